@@ -1,0 +1,42 @@
+# make demo, make test and make lint set up .venv on first use; they need python3 (3.11 or newer, with venv) and make.
+PYTHON ?= python3
+VENV := .venv/bin/python
+
+.PHONY: help demo test lint format gpu-check clean
+
+help:
+	@echo "make demo       train on generated pictures, show captions and scores, leave a run folder under runs/"
+	@echo "make test       every test that needs no GPU"
+	@echo "make lint       ruff and mypy"
+	@echo "make format     let ruff format the code"
+	@echo "make gpu-check  gpu tests and verify on CuPy, with the packages that $(PYTHON) has; installs nothing"
+	@echo "make clean      remove .venv and caches (runs/ stays)"
+
+# .venv is made anew when pyproject.toml changes, and only counts once everything is in it.
+.venv/ready: pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "xpcap needs Python 3.11 or newer; name one: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 1; }
+	$(PYTHON) -m venv .venv
+	$(VENV) -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	@touch $@
+
+demo: .venv/ready
+	$(VENV) cli.py train
+
+test: .venv/ready
+	$(VENV) -m pytest
+
+lint: .venv/ready
+	$(VENV) -m ruff check .
+	$(VENV) -m ruff format --check .
+	$(VENV) -m mypy
+
+format: .venv/ready
+	$(VENV) -m ruff check --fix .
+	$(VENV) -m ruff format .
+
+gpu-check:
+	$(PYTHON) -m pytest -m gpu
+	$(PYTHON) cli.py verify --backend cupy
+
+clean:
+	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache

@@ -1,0 +1,188 @@
+"""Which library new arrays come from, what is usable on this machine, and the way between host and device.
+
+The choice made here decides only where *new* arrays are made. Computation follows the arrays it is given:
+`get_array_module(x)` answers for them, and no layer reads the choice. cupy is imported here and nowhere else,
+and only once something asks for it.
+"""
+
+import contextlib
+import functools
+import os
+import sys
+import warnings
+from types import ModuleType
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from xpcap.errors import BackendError, unknown
+
+Array = Any  # a numpy.ndarray or a cupy.ndarray
+BACKENDS = ("numpy", "cupy")
+VARIABLE = "XPCAP_BACKEND"
+
+
+class BackendStatus(NamedTuple):
+    """What one backend offers on this machine: `reason` says why it is not `usable`, and is empty where it is."""
+
+    name: str
+    usable: bool
+    version: str
+    devices: tuple[str, ...]
+    reason: str
+
+
+def _first_line(error: BaseException) -> str:
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
+
+
+def _prove(cupy: ModuleType) -> None:
+    """Run an elementwise kernel and a product and read them back: a driver alone proves neither NVRTC nor cuBLAS."""
+    x = cupy.arange(4, dtype="float32")
+    if float((x * 2).sum()) != 12.0 or float(cupy.matmul(x[None, :], x[:, None])[0, 0]) != 14.0:
+        raise RuntimeError("a test computation on the device gave a wrong result")
+
+
+@functools.cache
+def _cupy_status() -> BackendStatus:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # two CuPy wheels side by side warn; the probe below decides
+            import cupy
+    except Exception as error:  # a broken installation raises far more than ImportError
+        return BackendStatus("cupy", False, "", (), f"cupy cannot be imported ({_first_line(error)})")
+    try:
+        count = cupy.cuda.runtime.getDeviceCount()
+        names = [cupy.cuda.runtime.getDeviceProperties(i)["name"] for i in range(count)]
+        if not names:
+            raise RuntimeError("no CUDA device is visible")
+        _prove(cupy)
+    except Exception as error:  # driver, toolkit and library faults come as many types
+        return BackendStatus("cupy", False, cupy.__version__, (), f"no usable CUDA device ({_first_line(error)})")
+    devices = tuple(name.decode() if isinstance(name, bytes) else str(name) for name in names)
+    return BackendStatus("cupy", True, cupy.__version__, devices, "")
+
+
+def backend_status() -> dict[str, BackendStatus]:
+    """Probe both backends.
+
+    Returns
+    -------
+    dict : name -> BackendStatus. The first call imports cupy where it is installed (about 0.3 s) and runs two small
+        computations on its device; the answer is kept.
+    """
+    return {"numpy": BackendStatus("numpy", True, np.__version__, ("host",), ""), "cupy": _cupy_status()}
+
+
+def _parse(spec: str) -> tuple[str, int]:
+    name, colon, index = spec.partition(":")
+    if name not in (*BACKENDS, "auto"):
+        raise unknown("use_backend", "backend", name, (*BACKENDS, "auto"))
+    if colon and (name != "cupy" or not index.isdigit()):
+        raise BackendError(f"use_backend: got {spec!r}, expected 'numpy', 'auto', 'cupy' or 'cupy:N' with N a device number")
+    return name, int(index) if colon else 0
+
+
+def _resolve(spec: str) -> str:
+    """The backend string that `spec` comes to on this machine; a BackendError where it cannot be had."""
+    name, device = _parse(spec)
+    if name == "numpy":
+        return "numpy"
+    status = _cupy_status()
+    if name == "auto":
+        chosen = "cupy" if status.usable else "numpy"
+        print(f"xpcap: backend auto chose {chosen} ({status.reason or status.devices[0]})", file=sys.stderr)
+        return chosen
+    if not status.usable:
+        raise BackendError(f"backend {spec}: {status.reason}; 'info' shows what is usable, --backend numpy runs on the CPU")
+    if device >= len(status.devices):
+        raise BackendError(f"backend {spec}: this machine has {len(status.devices)} CUDA device(s), numbered from 0")
+    return f"cupy:{device}" if device else "cupy"
+
+
+_active: str | None = None
+
+
+def _activate(resolved: str | None) -> None:
+    global _active
+    if resolved is not None and resolved.startswith("cupy"):
+        import cupy
+
+        cupy.cuda.Device(_parse(resolved)[1]).use()
+    _active = resolved
+
+
+class use_backend(contextlib.AbstractContextManager["use_backend"]):  # noqa: N801 - reads as a function
+    """Choose where new arrays are made, from now on or inside a ``with``.
+
+    Parameters
+    ----------
+    spec : ``"numpy"``, ``"cupy"``, ``"cupy:1"`` (a device number) or ``"auto"`` (cupy where it is usable, else numpy; says on
+        standard error what it chose).
+
+    Raises
+    ------
+    OptionError : no such backend. BackendError : it cannot be used here, with the reason; nothing falls back in silence.
+
+    Notes
+    -----
+    The choice belongs to the process, not to a thread. Before any call, `XPCAP_BACKEND` decides, and without it numpy.
+    """
+
+    def __init__(self, spec: str) -> None:
+        self._before = _active
+        self.name = _resolve(spec)
+        _activate(self.name)
+
+    def __exit__(self, *exc: object) -> None:
+        _activate(self._before)
+
+
+def get_backend() -> str:
+    """The backend in force: ``"numpy"``, ``"cupy"`` or ``"cupy:N"``."""
+    if _active is None:
+        _activate(_resolve(os.environ.get(VARIABLE) or "numpy"))
+    assert _active is not None
+    return _active
+
+
+def array_module() -> ModuleType:
+    """The module that makes new arrays: numpy or cupy."""
+    if get_backend() == "numpy":
+        return np
+    import cupy
+
+    return cupy
+
+
+def is_device_array(x: object) -> bool:
+    """Whether `x` is a cupy array. Never imports cupy: no such array exists before somebody did."""
+    cupy = sys.modules.get("cupy")
+    return cupy is not None and isinstance(x, getattr(cupy, "ndarray", ()))
+
+
+def get_array_module(*arrays: Array) -> ModuleType:
+    """The library that `arrays` belong to (numpy where there is no array at all).
+
+    Raises
+    ------
+    TypeError : some are numpy arrays and some cupy arrays. CuPy refuses such a mixture too, but later and less clearly.
+    """
+    device = [is_device_array(x) for x in arrays if is_device_array(x) or isinstance(x, np.ndarray)]
+    if any(device) and not all(device):
+        raise TypeError("get_array_module: got numpy and cupy arrays together, expected one library; move one side with asarray or to_numpy")
+    return sys.modules["cupy"] if any(device) else np
+
+
+def asarray(x: Any, dtype: Any = None, like: Array | None = None) -> Array:
+    """`x` as an array of the backend in force, or of the library of `like`; copied only where it has to be."""
+    xp = array_module() if like is None else get_array_module(like)
+    return xp.asarray(to_numpy(x) if xp is np else x, dtype=dtype)
+
+
+def to_numpy(x: Any) -> np.ndarray:
+    """`x` as a host array. From a device this waits until everything it depends on has run."""
+    if is_device_array(x):
+        return np.asarray(x.get())
+    return np.asarray(x)

@@ -1,0 +1,314 @@
+"""The command line: parses, calls, prints. What the commands do stands in the modules they call."""
+
+import dataclasses
+import json
+import os
+import platform
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+
+from xpcap import __version__, checkpoint, runs
+from xpcap.backend import BACKENDS, VARIABLE, backend_status, get_backend, use_backend
+from xpcap.data import open_data, write_dataset
+from xpcap.data.flickr8k import import_flickr8k
+from xpcap.data.scaling import KINDS
+from xpcap.errors import EXPECTED, OptionError, nearest
+from xpcap.models.captioning_rnn import CELLS
+from xpcap.progress import say
+from xpcap.solver import CaptioningSolver
+from xpcap.verify import verify as run_verify
+
+DEFAULTS = runs.TrainOptions()
+
+
+class Commands(click.Group):
+    """Turns errors that the user can mend into one message and the right exit status, and suggests near names."""
+
+    def resolve_command(self, ctx: click.Context, args: list[str]) -> tuple[str | None, click.Command | None, list[str]]:
+        if args and self.get_command(ctx, args[0]) is None and not args[0].startswith("-"):
+            raise click.UsageError(f"no command {args[0]!r}, expected one of {', '.join(self.commands)}{nearest(args[0], self.commands)}", ctx)
+        return super().resolve_command(ctx, args)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except OptionError as error:
+            raise click.UsageError(str(error)) from error
+        except EXPECTED as error:
+            raise click.ClickException(str(error)) from error
+        except OSError as error:
+            place = f"{error.filename}: " if error.filename else ""
+            raise click.ClickException(f"{place}{error.strerror or error}") from error
+
+
+class Choice(click.ParamType[str]):
+    """One of a few names; a wrong one brings the near one to mind."""
+
+    name = "choice"
+
+    def __init__(self, *names: str) -> None:
+        self.names = names
+
+    def get_metavar(self, param: click.Parameter, ctx: click.Context) -> str:
+        return "|".join(self.names)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        if value not in self.names:
+            self.fail(f"{value!r} does not exist, expected one of {', '.join(self.names)}{nearest(value, self.names)}", param, ctx)
+        return str(value)
+
+
+def _pair(ctx: click.Context, param: click.Parameter, values: Sequence[str]) -> dict[str, Path]:
+    """NAME=FILE options as a mapping."""
+    pairs: dict[str, Path] = {}
+    for value in values:
+        name, equals, file = value.partition("=")
+        if not (name and equals and file) or name in pairs or not name.isidentifier() or name == "vocab":
+            raise click.BadParameter(f"got {value!r}, expected NAME=LIST with a fresh name of letters, as in train=trainImages.txt")
+        pairs[name] = Path(file)
+    return pairs
+
+
+def _example(text: str) -> str:
+    """Examples for the foot of a help page, kept as they are."""
+    lines = (line if line.startswith(" ") else f"  python cli.py {line}" for line in text.splitlines())
+    return "\b\nExamples:\n" + "\n".join(lines)
+
+
+def _backend_option(command: Callable[..., None]) -> Callable[..., None]:
+    text = f"numpy, cupy, cupy:N (device N) or auto. Default: ${VARIABLE}, else numpy."
+    return click.option("--backend", metavar="|".join((*BACKENDS, "auto")), help=text)(command)
+
+
+def _json_option(command: Callable[..., None]) -> Callable[..., None]:
+    return click.option("--json", "as_json", is_flag=True, help="Print JSON for a program to read.")(command)
+
+
+def _choose(backend: str | None) -> None:
+    if backend is not None:
+        use_backend(backend)
+    else:
+        get_backend()  # from the environment; complains before any work is done
+
+
+def _table(rows: Sequence[Sequence[str]]) -> str:
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows)
+
+
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(__version__, prog_name="xpcap")
+def main() -> None:
+    """Train and run LSTM image captioners with hand-written gradients, on NumPy or CuPy.
+
+    'train' alone generates pictures, learns to describe them and shows what it learnt. Exit status: 0 done, 1 failed, 2 misused.
+    """
+
+
+PREPARE_EXAMPLE = """prepare --captions Flickr8k.token.txt --features features.npz --out flickr8k.h5 \\
+      --split train=Flickr_8k.trainImages.txt --split val=Flickr_8k.devImages.txt"""
+
+
+@main.command(epilog=_example(PREPARE_EXAMPLE))
+@click.option(
+    "--captions", type=click.Path(path_type=Path), required=True, help="Captions, lines of NAME#K, a tab and a caption (Flickr8k's token file)."
+)
+@click.option(
+    "--split",
+    "lists",
+    multiple=True,
+    required=True,
+    callback=_pair,
+    metavar="NAME=LIST",
+    help="A split and the file that lists its pictures, one name a line. Give one for each split.",
+)
+@click.option("--features", type=click.Path(path_type=Path), required=True, help="An .npz with 'names' (m,) and 'features' (m, D).")
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="The dataset file to write. Never overwritten.")
+@click.option("--min-count", type=click.IntRange(1), default=5, show_default=True, help="Rarer words of the train split become <UNK>.")
+@click.option(
+    "--max-words", type=click.IntRange(1), default=20, show_default=True, help="Longer captions are cut for training; scores use them whole."
+)
+def prepare(captions: Path, lists: dict[str, Path], features: Path, out: Path, min_count: int, max_words: int) -> None:
+    """Make a dataset file.
+
+    Checks that captions, split lists and features fit together, and writes them as one stamped HDF5 file.
+    """
+    data = import_flickr8k(captions, lists, features, min_count, max_words)
+    write_dataset(out, data)
+    click.echo(_describe_data(out, data))
+
+
+def _option(name: str, kind: Any, text: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """A train option whose default stands in TrainOptions."""
+    return click.option(f"--{name}", type=kind, default=getattr(DEFAULTS, name.replace("-", "_")), show_default=True, help=text)
+
+
+@main.command(epilog=_example("train\ntrain flickr8k.h5 --out runs/flickr8k\ntrain flickr8k.h5 --backend cupy --epochs 20"))
+@click.argument("data", required=False, type=click.Path(path_type=Path))
+@click.option("--out", type=click.Path(path_type=Path), help="The run folder to make. Never overwritten. Default: runs/NAME, or a fresh runs/NAME-N.")
+@_backend_option
+@_option("cell", Choice(*CELLS), "Recurrent cell.")
+@_option("hidden", click.IntRange(1), "H, units of the state.")
+@_option("wordvec", click.IntRange(1), "W, size of a word vector.")
+@_option("epochs", click.IntRange(1), "Times that every training caption is visited.")
+@_option("batch-size", click.IntRange(1), "N, captions in a step.")
+@_option("lr", click.FloatRange(0, min_open=True), "Adam's learning rate in the first epoch.")
+@_option("lr-decay", click.FloatRange(0, min_open=True), "Multiplies the learning rate after each epoch.")
+@_option("clip", click.FloatRange(0), "Largest global norm of a gradient; 0 for no clipping.")
+@_option("dropout", click.FloatRange(0, 1, max_open=True), "Share of features, word vectors and hidden units dropped.")
+@_option("feature-scaling", Choice(*KINDS), "How features are scaled, by the train split.")
+@_option("seed", click.IntRange(0), "Of weights, order of captions, dropout and generated pictures.")
+def train(data: Path | None, backend: str | None, **options: Any) -> None:
+    """Train a captioner.
+
+    Trains on DATA and writes a run folder.
+
+    DATA is a dataset file from 'prepare' or CS231n's coco_captioning folder. Without it, pictures of shapes are generated. The
+    parameters with the least validation loss are kept beside the latest; at the end they caption and are scored.
+    """
+    _choose(backend)
+    chosen = runs.TrainOptions(data=data, **options)
+    chosen = dataclasses.replace(chosen, out=chosen.out or runs.default_out(chosen))
+    shown = {field.name: getattr(chosen, field.name) for field in dataclasses.fields(chosen)}
+    click.echo("  ".join(f"{key} {value}" for key, value in {**shown, "data": data or "generated", "backend": get_backend()}.items()))
+    run = runs.train_run(chosen, on_epoch=_print_epoch, progress=True)
+    click.echo(f"wrote {run.path}, best after epoch {run.meta['epoch']}")
+    if "val_loss" in run.meta:
+        click.echo()
+        _print_captions(runs.caption_run(run))
+        _print_evaluation(runs.evaluate_run(run, progress=True))
+
+
+def _print_epoch(solver: CaptioningSolver) -> None:
+    record, times = solver.history[-1], solver.times[-1]
+    val = f"  val loss {record['val_loss']:6.2f}  perplexity {record['val_perplexity']:6.2f}" if "val_loss" in record else ""
+    say(f"epoch {record['epoch']:2}  train loss {record['train_loss']:6.2f}{val}  {times['train_seconds'] + times['check_seconds']:5.1f} s")
+
+
+@main.command(epilog=_example("evaluate runs/flickr8k\nevaluate runs/flickr8k --data other.h5 --split test --json"))
+@click.argument("run", type=click.Path(path_type=Path))
+@click.option(
+    "--data",
+    type=click.Path(path_type=Path),
+    help="Another dataset file; its text is encoded with the run's vocabulary. Default: the run's own data.",
+)
+@click.option("--split", default="val", show_default=True, help="The split to score.")
+@_backend_option
+@_json_option
+def evaluate(run: Path, data: Path | None, split: str, backend: str | None, as_json: bool) -> None:
+    """Score a run.
+
+    Captions every picture of a split greedily, compares with all its references, and gives the perplexity of the references.
+    """
+    _choose(backend)
+    result = runs.evaluate_run(checkpoint.open_run(run), data, split, progress=True)
+    if as_json:
+        click.echo(json.dumps(result._asdict()))
+    else:
+        _print_evaluation(result)
+
+
+def _print_evaluation(result: runs.Evaluation) -> None:
+    rows = [
+        ("BLEU-1..4", "  ".join(f"{score:.3f}" for score in result.bleu), result.protocol["bleu"]),
+        ("unigram BLEU", f"{result.unigram_bleu:.3f}", result.protocol["unigram_bleu"]),
+        ("perplexity", f"{result.perplexity:.2f}", result.protocol["perplexity"]),
+    ]
+    click.echo(f"{result.split}: {result.n} pictures, {result.seconds:.1f} s")
+    click.echo(_table(rows))
+
+
+@main.command(epilog=_example("caption runs/flickr8k --split val -n 20"))
+@click.argument("run", type=click.Path(path_type=Path))
+@click.option("--split", default="val", show_default=True, help="The split whose pictures to caption.")
+@click.option("-n", "count", type=click.IntRange(1), default=10, show_default=True, help="How many pictures, spread evenly over the split.")
+@click.option("--data", type=click.Path(path_type=Path), help="Another dataset file. Default: the run's own data.")
+@_backend_option
+@_json_option
+def caption(run: Path, split: str, count: int, data: Path | None, backend: str | None, as_json: bool) -> None:
+    """Caption pictures with a run.
+
+    Prints what RUN says of some pictures of a split beside what people wrote.
+    """
+    _choose(backend)
+    pictures = runs.caption_run(checkpoint.open_run(run), data, split, count)
+    if as_json:
+        click.echo(json.dumps([picture._asdict() for picture in pictures]))
+    else:
+        _print_captions(pictures)
+
+
+def _print_captions(pictures: Sequence[runs.PictureCaption]) -> None:
+    for picture in pictures:
+        click.echo(f"{picture.image}\n  model  {picture.caption}\n  truth  {picture.references[0]}")
+    click.echo()
+
+
+@main.command(epilog=_example("verify\nverify --backend cupy --json"))
+@_backend_option
+@_json_option
+def verify(backend: str | None, as_json: bool) -> None:
+    """Check published numbers and gradients.
+
+    CS231n's published values and numeric gradients, on a backend. Exit status 1 if any row fails.
+    """
+    _choose(backend)
+    rows = list(run_verify())
+    failed = [row for row in rows if not row.passed]
+    if as_json:
+        click.echo(json.dumps([row._asdict() for row in rows]))
+    else:
+        lines = [(row.case, row.backend, row.dtype, f"{row.error:.1e}", f"{row.tolerance:.0e}", "yes" if row.passed else "NO") for row in rows]
+        click.echo(_table([("case", "backend", "dtype", "error", "tolerance", "pass"), *lines]))
+        click.echo(f"{len(rows) - len(failed)} of {len(rows)} rows pass")
+    if failed:
+        sys.exit(1)
+
+
+@main.command(epilog=_example("info\ninfo flickr8k.h5\ninfo runs/flickr8k --json"))
+@click.argument("file", required=False, type=click.Path(path_type=Path))
+@_json_option
+def info(file: Path | None, as_json: bool) -> None:
+    """Show backends, or what a file holds.
+
+    Without FILE, the backends of this machine. FILE is a dataset file, a coco_captioning folder or a run folder.
+    """
+    if file is None:
+        _info_machine(as_json)
+    elif (file / checkpoint.CONFIG).is_file():
+        _info_run(checkpoint.open_run(file), as_json)
+    else:
+        data = open_data(file)
+        about = {"vocabulary": len(data.vocabulary), "feature_dim": data.feature_dim, "max_words": data.max_words, "source": dict(data.source)}
+        splits = {name: {"pictures": len(split.images), "captions": len(split.captions)} for name, split in data.splits.items()}
+        click.echo(json.dumps({**about, "splits": splits}) if as_json else _describe_data(file, data))
+
+
+def _info_machine(as_json: bool) -> None:
+    about = {"xpcap": __version__, "python": platform.python_version(), "platform": platform.platform(), "cores": os.cpu_count()}
+    status = backend_status()
+    if as_json:
+        click.echo(json.dumps({**about, "backends": {name: state._asdict() for name, state in status.items()}}))
+        return
+    click.echo(f"xpcap {__version__}, Python {about['python']}, {about['platform']}, {about['cores']} cores")
+    rows = [(s.name, s.version or "-", "usable" if s.usable else "not usable", ", ".join(s.devices) or s.reason) for s in status.values()]
+    click.echo(_table([("backend", "version", "", "devices, or why not"), *rows]))
+
+
+def _info_run(run: checkpoint.Run, as_json: bool) -> None:
+    parameters = int(run.model.params.flat.size)
+    if as_json:
+        click.echo(json.dumps({"config": run.config, "best": run.meta, "parameters": parameters}))
+        return
+    click.echo(_table([(key, json.dumps(value)) for key, value in run.config.items()]))
+    click.echo(f"{parameters:,} parameters; best after epoch {run.meta['epoch']}: {json.dumps(run.meta)}")
+
+
+def _describe_data(file: Path, data: Any) -> str:
+    rows = [(name, f"{len(split.images)} pictures", f"{len(split.captions)} captions") for name, split in data.splits.items()]
+    head = f"{file}: {len(data.vocabulary)} words, features of size {data.feature_dim}, captions of at most {data.max_words} words"
+    return f"{head}\n{_table(rows)}"

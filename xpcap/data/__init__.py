@@ -1,0 +1,38 @@
+"""Captions and features: files in, minibatches out."""
+
+from pathlib import Path
+
+from xpcap.data.coco import load_coco_data, read_coco_folder, sample_coco_minibatch
+from xpcap.data.dataset import CaptionData, Split
+from xpcap.data.hdf5 import read_dataset, write_dataset
+from xpcap.data.vocabulary import Vocabulary, decode_captions, tokenize
+from xpcap.errors import DataError
+
+
+def open_data(path: str | Path) -> CaptionData:
+    """Open a dataset file, or a folder as the course ships it.
+
+    Raises
+    ------
+    DataError : nothing there, or not what it should be.
+    """
+    path = Path(path)
+    if path.is_dir():
+        return read_coco_folder(path)
+    if not path.exists():
+        raise DataError(f"open_data: {path} does not exist, expected a dataset file from 'prepare' or a coco_captioning folder")
+    return read_dataset(path)
+
+
+__all__ = [
+    "CaptionData",
+    "Split",
+    "Vocabulary",
+    "decode_captions",
+    "load_coco_data",
+    "open_data",
+    "read_dataset",
+    "sample_coco_minibatch",
+    "tokenize",
+    "write_dataset",
+]

@@ -1,0 +1,141 @@
+"""The importer for Flickr8k's layout: a token file, lists of picture names, and features as .npz."""
+
+import re
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+
+from xpcap.data.dataset import CaptionData, Split
+from xpcap.data.vocabulary import Vocabulary, tokenize
+from xpcap.errors import DataError
+
+_LINE = re.compile(r"(?P<image>.+)#\d+\t(?P<caption>.*)")
+
+
+def read_token_file(path: Path) -> dict[str, list[str]]:
+    """Picture name to its captions, from lines ``NAME#K<TAB>CAPTION``.
+
+    Raises
+    ------
+    DataError : a line of another form, or a caption without a word, with its number.
+    """
+    captions: dict[str, list[str]] = {}
+    for number, line in enumerate(_read(path).split("\n"), start=1):
+        line = line.rstrip()
+        if not line:
+            continue
+        match = _LINE.fullmatch(line)
+        if not match:
+            raise DataError(f"prepare: {path}, line {number} is {line[:60]!r}, expected NAME#K, a tab and a caption")
+        if not tokenize(match["caption"]):
+            raise DataError(f"prepare: {path}, line {number} has no word in it, expected a caption in letters or digits; remove the line or mend it")
+        captions.setdefault(match["image"], []).append(match["caption"])
+    return captions
+
+
+def read_list(path: Path) -> list[str]:
+    """Picture names, one a line. DataError : none at all, or one twice."""
+    names = [line.strip() for line in _read(path).split("\n") if line.strip()]
+    if not names:
+        raise DataError(f"prepare: {path} is empty, expected one picture name a line; a split needs at least one picture")
+    if len(set(names)) < len(names):
+        twice = next(name for i, name in enumerate(names) if name in names[:i])
+        raise DataError(f"prepare: {path} lists {twice!r} twice, expected each picture once")
+    return names
+
+
+def read_features(path: Path) -> tuple[dict[str, int], np.ndarray]:
+    """Picture name to row, and features (m, D), from an .npz with ``names`` and ``features``.
+
+    Raises
+    ------
+    DataError : not an .npz, another content, names that do not match the rows, or a value that is not finite.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            if isinstance(archive, np.ndarray):
+                raise DataError(f"prepare: {path} is a single array, expected an .npz with 'names' and 'features'")
+            if missing := [key for key in ("names", "features") if key not in archive]:
+                raise DataError(
+                    f"prepare: {path} holds {', '.join(archive) or 'nothing'} and lacks {', '.join(missing)}, expected 'names' and 'features'"
+                )
+            names, features = archive["names"], archive["features"]
+    except (zipfile.BadZipFile, EOFError, ValueError) as error:
+        if isinstance(error, DataError):
+            raise
+        raise DataError(
+            f"prepare: {path} cannot be read as .npz, expected 'names' and 'features'; truncated or of another kind? ({error})"
+        ) from error
+    if names.ndim != 1 or names.dtype.kind not in "US":
+        raise DataError(f"prepare: {path}, 'names' has shape {names.shape} and dtype {names.dtype}, expected (m,) of text")
+    if features.ndim != 2 or features.dtype not in (np.float16, np.float32, np.float64):
+        raise DataError(f"prepare: {path}, 'features' has shape {features.shape} and dtype {features.dtype}, expected (m, D) of floats")
+    if len(names) != len(features):
+        raise DataError(f"prepare: {path} has {len(names)} names for {len(features)} feature rows, expected one each")
+    listed = [name.decode() if isinstance(name, bytes) else str(name) for name in names.tolist()]
+    rows = {name: i for i, name in enumerate(listed)}
+    if len(rows) < len(listed):
+        raise DataError(f"prepare: {path} names a picture twice among {len(listed)}, expected each once")
+    if (bad := np.flatnonzero(~np.isfinite(features).all(axis=1))).size:
+        raise DataError(
+            f"prepare: {path} has values that are not finite in {bad.size} rows, {listed[bad[0]]!r} among them, expected numbers; extract them again"
+        )
+    return rows, features.astype(np.float32) if features.dtype == np.float64 else features
+
+
+def import_flickr8k(captions_file: Path, lists: Mapping[str, Path], features_file: Path, min_count: int = 5, max_words: int = 20) -> CaptionData:
+    """Bring captions, split lists and features together.
+
+    Parameters
+    ----------
+    captions_file : lines ``NAME#K<TAB>CAPTION``
+    lists : split name to a file of picture names
+    features_file : .npz with ``names`` (m,) and ``features`` (m, D)
+    min_count : words that occur less often in the train split (in all splits where none is called train) become ``<UNK>``
+    max_words : longer captions are cut in their ids; their text is kept whole
+
+    Raises
+    ------
+    DataError : anything that does not fit together. OSError : a file that cannot be read.
+    """
+    if min_count < 1 or max_words < 1:
+        raise DataError(f"prepare: min_count is {min_count} and max_words {max_words}, expected both at least 1")
+    if not lists:
+        raise DataError("prepare: no split was named, expected at least one, as in --split train=LIST")
+    captions, (rows, features) = read_token_file(captions_file), read_features(features_file)
+    names = {split: read_list(path) for split, path in lists.items()}
+    owner: dict[str, str] = {}
+    for split, images in names.items():
+        for image in images:
+            if image in owner:
+                raise DataError(
+                    f"prepare: {image!r} is in split {owner[image]!r} and in {split!r}, expected each picture in one; scores would not be of unseen pictures"
+                )
+            owner[image] = split
+        _covered(f"prepare: split {split!r}", images, captions, f"captions in {captions_file}")
+        _covered(f"prepare: split {split!r}", images, rows, f"features in {features_file}")
+    learned_from = names.get("train") or list(owner)
+    vocabulary = Vocabulary.build((text for image in learned_from for text in captions[image]), min_count)
+    splits = {}
+    for split, images in names.items():
+        text = [caption for image in images for caption in captions[image]]
+        image_idxs = np.repeat(np.arange(len(images), dtype=np.int32), [len(captions[image]) for image in images])
+        splits[split] = Split(vocabulary.encode(text, max_words), image_idxs, features[[rows[image] for image in images]], images, text)
+    source = {"captions": captions_file.name, "features": features_file.name, "lists": {k: v.name for k, v in lists.items()}}
+    return CaptionData(vocabulary, splits, {**source, "min_count": min_count, "max_words": max_words})
+
+
+def _covered(where: str, images: list[str], known: Mapping[str, object], thing: str) -> None:
+    if missing := [image for image in images if image not in known]:
+        raise DataError(
+            f"{where}: {len(missing)} of {len(images)} pictures have no {thing}, {missing[0]!r} among them; do the files belong together?"
+        )
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise DataError(f"prepare: {path} is not UTF-8 text ({error}); save it as UTF-8") from error

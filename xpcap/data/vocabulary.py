@@ -1,0 +1,109 @@
+"""Text to word ids and back: the tokeniser, the vocabulary, and the course's decode_captions."""
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from xpcap.backend import to_numpy
+from xpcap.errors import DataError
+
+NULL, START, END, UNK = SPECIAL = ("<NULL>", "<START>", "<END>", "<UNK>")
+_WORD = re.compile("[a-z0-9]+")
+
+
+def tokenize(text: str) -> list[str]:
+    """Lower case, then runs of ``[a-z0-9]``: ``"A dog's 2nd ball!"`` gives ``a dog s 2nd ball``."""
+    return _WORD.findall(text.lower())
+
+
+class Vocabulary:
+    """Words and their ids; id k is the k-th word.
+
+    Parameters
+    ----------
+    words : distinct words; ``<NULL>``, ``<START>``, ``<END>`` and ``<UNK>`` are among them
+
+    Raises
+    ------
+    DataError : a word twice, or a special word missing.
+    """
+
+    def __init__(self, words: Iterable[str]) -> None:
+        self.idx_to_word = list(words)
+        self.word_to_idx = {word: i for i, word in enumerate(self.idx_to_word)}
+        if len(self.word_to_idx) != len(self.idx_to_word):
+            twice = [word for word, n in Counter(self.idx_to_word).items() if n > 1]
+            raise DataError(f"Vocabulary: {len(twice)} words occur twice, {twice[0]!r} among them, expected each once")
+        if missing := [word for word in SPECIAL if word not in self.word_to_idx]:
+            raise DataError(f"Vocabulary: {', '.join(missing)} missing from {len(self.idx_to_word)} words, expected all of {', '.join(SPECIAL)}")
+        self.null, self.start, self.end, self.unk = (self.word_to_idx[word] for word in SPECIAL)
+
+    @classmethod
+    def build(cls, texts: Iterable[str], min_count: int) -> "Vocabulary":
+        """The words that occur at least `min_count` times in `texts`, most frequent first, ties in alphabetical order."""
+        counts = Counter(word for text in texts for word in tokenize(text))
+        kept = sorted((word for word, n in counts.items() if n >= min_count), key=lambda word: (-counts[word], word))
+        return cls([*SPECIAL, *kept])
+
+    def __len__(self) -> int:
+        return len(self.idx_to_word)
+
+    def encode(self, texts: Sequence[str], max_words: int) -> np.ndarray:
+        """Captions (n, max_words + 2), int32: START, at most `max_words` words (UNK for those not in the vocabulary), END, then NULL."""
+        captions = np.full((len(texts), max_words + 2), self.null, np.int32)
+        for row, text in zip(captions, texts, strict=True):
+            ids = [self.word_to_idx.get(word, self.unk) for word in tokenize(text)[:max_words]]
+            row[: len(ids) + 2] = [self.start, *ids, self.end]
+        return captions
+
+    def words(self, caption: np.ndarray) -> list[str]:
+        """The words of one caption of ids (T,), up to END, without special words."""
+        words = []
+        for i in caption.tolist():
+            if i == self.end:
+                break
+            if self.idx_to_word[i] not in SPECIAL:
+                words.append(self.idx_to_word[i])
+        return words
+
+
+def decode_captions(captions: Any, idx_to_word: Sequence[str] | Mapping[int, str]) -> str | list[str]:
+    """Ids to text, as the course does it: ``<NULL>`` is dropped, ``<START>`` and ``<END>`` are kept, and ``<END>`` ends a caption.
+
+    Parameters
+    ----------
+    captions : array (T,) or (N, T), int, host or device
+    idx_to_word : list, or mapping of id to word
+
+    Returns
+    -------
+    str for one caption, list of N str for a batch
+
+    Raises
+    ------
+    ValueError : an id without a word.
+    """
+    ids = to_numpy(captions)
+    if ids.ndim not in (1, 2) or (ids.size and ids.dtype.kind not in "iu"):
+        raise ValueError(f"decode_captions: captions have shape {ids.shape} and dtype {ids.dtype}, expected integer ids (T,) or (N, T)")
+    decoded = [_decode(row, idx_to_word) for row in np.atleast_2d(ids).tolist()]
+    return decoded[0] if ids.ndim == 1 else decoded
+
+
+def _decode(row: list[int], idx_to_word: Sequence[str] | Mapping[int, str]) -> str:
+    words = []
+    for i in row:
+        try:
+            word = idx_to_word[i] if i >= 0 else None
+        except (IndexError, KeyError):
+            word = None
+        if word is None:
+            raise ValueError(f"decode_captions: id {i} has no word among {len(idx_to_word)}; another vocabulary made these captions?")
+        if word != NULL:
+            words.append(word)
+        if word == END:
+            break
+    return " ".join(words)

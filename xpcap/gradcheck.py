@@ -1,0 +1,126 @@
+"""Numeric gradients on either device: element by element as in the course, or along random directions of everything at once."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+
+from xpcap.backend import Array, asarray, get_array_module, to_numpy
+
+
+def rel_error(x: Array, y: Array) -> float:
+    """The course's relative error, max(|x - y| / max(1e-8, |x| + |y|)), over host or device arrays."""
+    a, b = to_numpy(x), to_numpy(y)
+    return float(np.max(np.abs(a - b) / np.maximum(1e-8, np.abs(a) + np.abs(b)))) if a.size else 0.0
+
+
+def _each_element(x: Array) -> Any:
+    """(index, value) of every element of x, read from its device once."""
+    return np.ndenumerate(to_numpy(x).copy())
+
+
+def eval_numerical_gradient(f: Callable[[Array], Any], x: Array, verbose: bool = True, h: float = 1e-5) -> Array:
+    """Centred differences of a scalar function.
+
+    Parameters
+    ----------
+    f : from x to a number; it may ignore its argument and read x where it lies, as the course's closures do
+    x : array, float; changed in place while this runs, and restored
+    verbose : print each index and slope
+    h : step
+
+    Returns
+    -------
+    grad : array like x
+    """
+    slopes = np.zeros(x.shape, x.dtype)
+    for index, value in _each_element(x):
+        x[index] = value + h
+        above = float(f(x))
+        x[index] = value - h
+        below = float(f(x))
+        x[index] = value
+        slopes[index] = (above - below) / (2 * h)
+        if verbose:
+            print(index, slopes[index])
+    return asarray(slopes, like=x)
+
+
+def eval_numerical_gradient_array(f: Callable[[Array], Array], x: Array, df: Array, h: float = 1e-5) -> Array:
+    """Centred differences of an array function, contracted with an upstream gradient: sum(df * f(x)) differentiated by each x.
+
+    Parameters
+    ----------
+    f : from x to an array of df's shape
+    x : array, float; changed in place while this runs, and restored
+    df : array, float; upstream gradient
+    h : step
+    """
+    slopes = np.zeros(x.shape, x.dtype)
+    for index, value in _each_element(x):
+        x[index] = value + h
+        above = f(x).copy()
+        x[index] = value - h
+        below = f(x).copy()
+        x[index] = value
+        slopes[index] = float(((above - below) * df).sum()) / (2 * h)
+    return asarray(slopes, like=x)
+
+
+def grad_check_sparse(f: Callable[[Array], Any], x: Array, analytic_grad: Array, num_checks: int = 10, h: float = 1e-5) -> None:
+    """Compare `num_checks` elements, drawn from NumPy's legacy global stream, and print each with its relative error."""
+    for _ in range(num_checks):
+        index = tuple(np.random.randint(size) for size in x.shape)
+        value = float(x[index])
+        x[index] = value + h
+        above = float(f(x))
+        x[index] = value - h
+        below = float(f(x))
+        x[index] = value
+        numeric, analytic = (above - below) / (2 * h), float(analytic_grad[index])
+        print(f"numerical: {numeric:f} analytic: {analytic:f}, relative error: {rel_error(np.float64(numeric), np.float64(analytic)):e}")
+
+
+def directional_errors(
+    f: Callable[[], Any],
+    params: Mapping[str, Array],
+    grads: Mapping[str, Array],
+    rng: np.random.Generator,
+    directions: int = 10,
+    h: float = 1e-5,
+) -> list[float]:
+    """Relative errors of analytic slopes along random directions, each moving every element of every parameter at once.
+
+    One direction costs two calls of f whatever the size, and an error anywhere shows in it; which parameter is wrong shows in
+    passing them one at a time.
+
+    Parameters
+    ----------
+    f : the loss at the present parameters
+    params, grads : same keys; params are changed in place while this runs, and restored to the bit
+    rng : draws the directions, each of unit length, on the host
+    h : step along the direction
+
+    Returns
+    -------
+    |numeric - analytic| / max(1e-8, |numeric| + |analytic|) for each direction
+    """
+    saved = {name: x.copy() for name, x in params.items()}
+
+    def at(direction: Mapping[str, Array], step: float) -> float:
+        for name, x in params.items():
+            x[...] = saved[name] + step * direction[name]
+        return float(f())
+
+    errors = []
+    for _ in range(directions):
+        draws = {name: rng.standard_normal(x.shape) for name, x in params.items()}
+        length = np.sqrt(sum(float((d * d).sum()) for d in draws.values()))
+        direction = {name: asarray(d / length, dtype=params[name].dtype, like=params[name]) for name, d in draws.items()}
+        numeric = (at(direction, h) - at(direction, -h)) / (2 * h)
+        xp = get_array_module(*grads.values())
+        analytic = sum(float(xp.vdot(grads[name], direction[name])) for name in params)
+        errors.append(rel_error(np.float64(numeric), np.float64(analytic)))
+    for name, x in params.items():
+        x[...] = saved[name]
+    return errors

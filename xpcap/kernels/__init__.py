@@ -1,0 +1,40 @@
+"""The table of fast versions: which op has one, and when it fits. Nothing in here changes a result."""
+
+import contextlib
+import contextvars
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+from xpcap.kernels import host
+
+
+class Kernel(NamedTuple):
+    """One fast version of an op. `supports` looks at the op's own arguments and says whether `run` may have them."""
+
+    op: str
+    supports: Callable[..., bool]
+    run: Callable[..., Any]
+
+
+TABLE = (
+    Kernel("adam_update", host.supports_adam_update, host.adam_update),
+    Kernel("segment_sum", host.supports_segment_sum, host.segment_sum),
+)
+_plain = contextvars.ContextVar("xpcap_plain_only", default=False)
+
+
+def find(op: str, *args: Any) -> Callable[..., Any] | None:
+    """The fast version of `op` for these arguments, or None where the plain equations are to run."""
+    if _plain.get():
+        return None
+    return next((kernel.run for kernel in TABLE if kernel.op == op and kernel.supports(*args)), None)
+
+
+@contextlib.contextmanager
+def plain_only() -> Iterator[None]:
+    """Run the plain equations everywhere inside the ``with``: the reference that every kernel is held to."""
+    token = _plain.set(True)
+    try:
+        yield
+    finally:
+        _plain.reset(token)

@@ -1,0 +1,44 @@
+"""Fast NumPy versions: each has a row in docs/benchmarks.md, and does what the plain equations in ops.py say."""
+
+import numpy as np
+
+BLOCK = 1 << 15  # elements: a block of w, dw, m, v and two scratch rows stays in the second-level cache
+
+
+def supports_adam_update(w, dw, m, v, *_):
+    return all(isinstance(a, np.ndarray) and a.ndim == 1 and a.flags.c_contiguous and a.dtype == w.dtype for a in (w, dw, m, v))
+
+
+def adam_update(w, dw, m, v, alpha, beta1, beta2, epsilon):
+    """ops.adam_update in blocks that stay in cache, without a temporary of the whole size."""
+    step, scratch = np.empty((2, min(BLOCK, w.size)), w.dtype)
+    for start in range(0, w.size, BLOCK):
+        block = slice(start, start + BLOCK)
+        g = dw[block]
+        s, t = step[: g.size], scratch[: g.size]
+        m[block] *= beta1
+        np.multiply(g, 1 - beta1, out=t)
+        m[block] += t
+        v[block] *= beta2
+        np.multiply(g, g, out=t)
+        t *= 1 - beta2
+        v[block] += t
+        np.sqrt(v[block], out=t)
+        t += epsilon
+        np.multiply(m[block], alpha, out=s)
+        s /= t
+        w[block] -= s
+
+
+def supports_segment_sum(rows, ids, count):
+    return isinstance(rows, np.ndarray) and rows.ndim == 2 and ids.size > 0
+
+
+def segment_sum(rows, ids, count):
+    """ops.segment_sum by sorting: rows of one id come to lie together and are added in one pass, in their old order."""
+    order = np.argsort(ids, kind="stable")
+    ordered = ids[order]
+    starts = np.flatnonzero(np.concatenate(([True], ordered[1:] != ordered[:-1])))
+    out = np.zeros((count, rows.shape[1]), rows.dtype)
+    out[ordered[starts]] = np.add.reduceat(rows[order], starts, axis=0)
+    return out

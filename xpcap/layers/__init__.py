@@ -1,0 +1,45 @@
+"""Forward and backward passes written out by hand, with CS231n's names and signatures.
+
+``forward(...) -> (out, cache)`` and ``backward(dout, cache) -> grads`` in argument order. Inputs are never written to, results are
+fresh arrays, dtype in is dtype out (float32 or float64), and arrays of either library are welcome as long as they do not mix.
+"""
+
+from xpcap.layers.affine import affine_backward, affine_forward, temporal_affine_backward, temporal_affine_forward
+from xpcap.layers.dropout import dropout_backward, dropout_forward
+from xpcap.layers.embedding import word_embedding_backward, word_embedding_forward
+from xpcap.layers.loss import temporal_softmax_loss
+from xpcap.layers.lstm import (
+    lstm_backward,
+    lstm_forward,
+    lstm_rows_backward,
+    lstm_rows_forward,
+    lstm_step_backward,
+    lstm_step_forward,
+)
+from xpcap.layers.rnn import rnn_backward, rnn_forward, rnn_rows_backward, rnn_rows_forward, rnn_step_backward, rnn_step_forward
+from xpcap.ops import sigmoid
+
+__all__ = [
+    "affine_backward",
+    "affine_forward",
+    "dropout_backward",
+    "dropout_forward",
+    "lstm_backward",
+    "lstm_forward",
+    "lstm_rows_backward",
+    "lstm_rows_forward",
+    "lstm_step_backward",
+    "lstm_step_forward",
+    "rnn_backward",
+    "rnn_forward",
+    "rnn_rows_backward",
+    "rnn_rows_forward",
+    "rnn_step_backward",
+    "rnn_step_forward",
+    "sigmoid",
+    "temporal_affine_backward",
+    "temporal_affine_forward",
+    "temporal_softmax_loss",
+    "word_embedding_backward",
+    "word_embedding_forward",
+]

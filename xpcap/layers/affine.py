@@ -1,0 +1,86 @@
+"""Affine layers: x @ w + b on rows, and at every time step of a sequence."""
+
+from typing import NamedTuple
+
+from xpcap.backend import Array
+from xpcap.layers.checks import check_arrays
+
+
+class AffineCache(NamedTuple):
+    x: Array
+    w: Array
+    b: Array
+
+
+def affine_forward(x: Array, w: Array, b: Array) -> tuple[Array, AffineCache]:
+    """out = x @ w + b, with every axis of x after the first taken as one.
+
+    Parameters
+    ----------
+    x : array (N, d1, ..., dk), float; D = d1 * ... * dk
+    w : array (D, M), float
+    b : array (M,), float
+
+    Returns
+    -------
+    out : array (N, M), float
+    cache : for affine_backward
+
+    Raises
+    ------
+    TypeError, ValueError : libraries, dtypes or shapes that do not fit together.
+
+    Notes
+    -----
+    CS231n's affine layer, same name and arguments.
+    """
+    check_arrays("affine_forward", "x:...,K w:D,M b:M", x, w, b)
+    check_arrays("affine_forward", "x:N,D w:D,M", _rows(x), w, note="every axis of x after the first counts towards D")
+    return _rows(x) @ w + b, AffineCache(x, w, b)
+
+
+def affine_backward(dout: Array, cache: AffineCache) -> tuple[Array, Array, Array]:
+    """Gradients of affine_forward: dout (N, M) to dx (shape of x), dw (D, M), db (M,)."""
+    x, w, _ = cache
+    check_arrays("affine_backward", "dout:N,M x:N,D w:D,M", dout, _rows(x), w)
+    return (dout @ w.T).reshape(x.shape), _rows(x).T @ dout, dout.sum(axis=0)
+
+
+def temporal_affine_forward(x: Array, w: Array, b: Array) -> tuple[Array, AffineCache]:
+    """out[n, t] = x[n, t] @ w + b, as one product over all N * T rows.
+
+    Parameters
+    ----------
+    x : array (N, T, D), float
+    w : array (D, M), float
+    b : array (M,), float
+
+    Returns
+    -------
+    out : array (N, T, M), float
+    cache : for temporal_affine_backward
+
+    Raises
+    ------
+    TypeError, ValueError : libraries, dtypes or shapes that do not fit together.
+    """
+    check_arrays("temporal_affine_forward", "x:N,T,D w:D,M b:M", x, w, b)
+    N, T, D = x.shape
+    return (x.reshape(N * T, D) @ w + b).reshape(N, T, -1), AffineCache(x, w, b)
+
+
+def temporal_affine_backward(dout: Array, cache: AffineCache) -> tuple[Array, Array, Array]:
+    """Gradients of temporal_affine_forward: dout (N, T, M) to dx (N, T, D), dw (D, M), db (M,)."""
+    x, w, _ = cache
+    check_arrays("temporal_affine_backward", "dout:N,T,M x:N,T,D w:D,M", dout, x, w)
+    N, T, D = x.shape
+    rows = dout.reshape(N * T, -1)
+    return (rows @ w.T).reshape(x.shape), x.reshape(N * T, D).T @ rows, rows.sum(axis=0)
+
+
+def _rows(x: Array) -> Array:
+    """x (N, ...) as (N, D); explicit sizes, since -1 cannot be worked out for N = 0."""
+    D = 1
+    for size in x.shape[1:]:
+        D *= size
+    return x.reshape(x.shape[0], D)

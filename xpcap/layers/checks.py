@@ -1,0 +1,73 @@
+"""What every layer asks of its arrays: one library, one float dtype, shapes that fit together."""
+
+from types import ModuleType
+
+import numpy as np
+
+from xpcap.backend import Array, get_array_module, is_device_array
+
+FLOATS = ("float32", "float64")
+
+
+def check_arrays(function: str, shapes: str, *arrays: Array, note: str = "") -> ModuleType:
+    """Check float arrays against named shapes and return their library.
+
+    Parameters
+    ----------
+    function : whose name the messages carry.
+    shapes : one entry an array, as in ``"x:N,T,D Wh:H,4H b:4H"``. A letter stands for the same size everywhere and takes it from
+        the first array that shows it; ``...`` at the front stands for any leading axes.
+    note : the likely cause, appended to a shape message.
+
+    Raises
+    ------
+    TypeError : something is no array, or of another library or float dtype than the first. ValueError : a shape does not fit.
+    """
+    entries = [entry.split(":") for entry in shapes.split()]
+    first_name, first = entries[0][0], arrays[0]
+    for (name, _), x in zip(entries, arrays, strict=True):
+        _check_kind(function, name, x, first_name, first)
+    sizes: dict[str, int] = {}
+    for (name, axes), x in zip(entries, arrays, strict=True):
+        _check_shape(function, name, axes.split(","), x.shape, sizes, note)
+    return get_array_module(first)
+
+
+def _check_kind(function: str, name: str, x: Array, first_name: str, first: Array) -> None:
+    if not isinstance(x, np.ndarray) and not is_device_array(x):
+        raise TypeError(f"{function}: {name} is a {type(x).__name__}, expected an array; make one with xpcap.asarray")
+    if x.dtype.name not in FLOATS:
+        raise TypeError(f"{function}: {name} has dtype {x.dtype}, expected float32 or float64; cast it with .astype")
+    if is_device_array(x) != is_device_array(first):
+        kinds = ["cupy" if is_device_array(a) else "numpy" for a in (x, first)]
+        raise TypeError(
+            f"{function}: {name} is a {kinds[0]} array and {first_name} a {kinds[1]} array, expected one library; move one with asarray or to_numpy"
+        )
+    if x.dtype != first.dtype:
+        raise TypeError(f"{function}: {name} has dtype {x.dtype} and {first_name} {first.dtype}, expected one; cast one with .astype")
+
+
+def _check_shape(function: str, name: str, axes: list[str], shape: tuple[int, ...], sizes: dict[str, int], note: str) -> None:
+    tail = shape
+    if axes[0] == "...":
+        axes = axes[1:]
+        tail = shape[len(shape) - len(axes) :] if len(shape) > len(axes) else ()
+    fits = len(tail) == len(axes)
+    for axis, size in zip(axes, tail, strict=False):
+        factor, letter = int(axis[:-1] or 1), axis[-1]
+        if size % factor == 0:
+            sizes.setdefault(letter, size // factor)
+        fits = fits and sizes.get(letter, -1) * factor == size
+    if not fits:
+        known = "".join(f", {letter} = {size}" for letter, size in sizes.items() if any(axis.endswith(letter) for axis in axes))
+        raise ValueError(f"{function}: {name} has shape {shape}, expected ({', '.join(axes)}){known}{'; ' + note if note else ''}")
+
+
+def check_ids(function: str, name: str, ids: Array, V: int, like: Array) -> None:
+    """Check integer ids against 0..V-1. Only a host array's values are looked at: reading a device's would wait for it."""
+    if is_device_array(ids) != is_device_array(like) or not (isinstance(ids, np.ndarray) or is_device_array(ids)):
+        raise TypeError(f"{function}: {name} is a {type(ids).__module__}.{type(ids).__name__}, expected an array of the same library as the weights")
+    if ids.dtype.kind not in "iu":
+        raise TypeError(f"{function}: {name} has dtype {ids.dtype}, expected integers")
+    if isinstance(ids, np.ndarray) and ids.size and not (ids.min() >= 0 and ids.max() < V):
+        raise ValueError(f"{function}: {name} holds {ids.min()}..{ids.max()}, expected word ids in 0..{V - 1}; another vocabulary made them?")

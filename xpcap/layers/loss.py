@@ -1,0 +1,47 @@
+"""Cross entropy over words: summed over time, averaged over captions."""
+
+from xpcap.backend import Array, get_array_module
+from xpcap.layers.checks import check_arrays, check_ids
+from xpcap.ops import softmax_loss
+
+
+def temporal_softmax_loss(x: Array, y: Array, mask: Array, verbose: bool = False) -> tuple[Array, Array]:
+    """Softmax cross entropy of a batch of sequences.
+
+    loss = 1/N * sum over n, t with mask[n, t] of -log softmax(x[n, t])[y[n, t]]
+
+    Parameters
+    ----------
+    x : array (N, T, V), float; scores
+    y : array (N, T), int; target words in 0..V-1
+    mask : array (N, T), bool; steps that count. The others give no loss and no gradient
+    verbose : print the shape of the gradient, as the course does
+
+    Returns
+    -------
+    loss : 0-d, float; on a device it stays there
+    dx : array (N, T, V), float
+
+    Raises
+    ------
+    TypeError, ValueError : libraries, dtypes or shapes that do not fit together, or a host target outside 0..V-1.
+
+    Notes
+    -----
+    CS231n's function in log-softmax form: a confident wrong answer gives a large loss, not inf.
+    """
+    check_arrays("temporal_softmax_loss", "x:N,T,V", x)
+    N, T, V = x.shape
+    check_ids("temporal_softmax_loss", "y", y, V, x)
+    if y.shape != (N, T) or mask.shape != (N, T) or mask.dtype != bool:
+        raise ValueError(
+            f"temporal_softmax_loss: y has shape {y.shape} and mask {mask.shape} of {mask.dtype}, expected both (N, T) = {(N, T)}, mask bool"
+        )
+    xp = get_array_module(x, y, mask)
+    nll, dx = softmax_loss(x.reshape(N * T, V), y.reshape(N * T))
+    counts = mask.reshape(N * T)
+    loss = xp.where(counts, nll, 0).sum() / N
+    dx *= (counts / N).astype(x.dtype)[:, None]
+    if verbose:
+        print("dx_flat:", dx.shape)
+    return loss, dx.reshape(N, T, V)

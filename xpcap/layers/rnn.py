@@ -1,0 +1,134 @@
+"""The vanilla RNN: a step, a sequence (N, T, D), and the one loop over packed time-major rows that both share."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from xpcap.backend import Array, get_array_module
+from xpcap.layers.checks import check_arrays
+from xpcap.layers.rows import carry_rows, from_rows, previous_rows, step_rows, to_rows
+
+
+class RNNStepCache(NamedTuple):
+    x: Array
+    prev_h: Array
+    Wx: Array
+    Wh: Array
+    next_h: Array
+
+
+class RNNRowsCache(NamedTuple):
+    h0: Array
+    Wh: Array
+    h: Array
+    sizes: Sequence[int]
+
+
+class RNNCache(NamedTuple):
+    x: Array  # (T*N, D)
+    Wx: Array
+    rows: RNNRowsCache
+
+
+def rnn_step_forward(x: Array, prev_h: Array, Wx: Array, Wh: Array, b: Array) -> tuple[Array, RNNStepCache]:
+    """next_h = tanh(x @ Wx + prev_h @ Wh + b).
+
+    Parameters
+    ----------
+    x : array (N, D), float
+    prev_h : array (N, H), float
+    Wx : array (D, H), float
+    Wh : array (H, H), float
+    b : array (H,), float
+
+    Returns
+    -------
+    next_h : array (N, H), float
+    cache : for rnn_step_backward
+
+    Raises
+    ------
+    TypeError, ValueError : libraries, dtypes or shapes that do not fit together.
+    """
+    xp = check_arrays("rnn_step_forward", "x:N,D prev_h:N,H Wx:D,H Wh:H,H b:H", x, prev_h, Wx, Wh, b)
+    next_h = xp.tanh(x @ Wx + prev_h @ Wh + b)
+    return next_h, RNNStepCache(x, prev_h, Wx, Wh, next_h)
+
+
+def rnn_step_backward(dnext_h: Array, cache: RNNStepCache) -> tuple[Array, Array, Array, Array, Array]:
+    """Gradients of rnn_step_forward: dnext_h (N, H) to dx, dprev_h, dWx, dWh, db."""
+    x, prev_h, Wx, Wh, next_h = cache
+    check_arrays("rnn_step_backward", "dnext_h:N,H next_h:N,H", dnext_h, next_h)
+    da = dnext_h * (1 - next_h * next_h)  # (N, H)
+    return da @ Wx.T, da @ Wh.T, x.T @ da, prev_h.T @ da, da.sum(axis=0)
+
+
+def rnn_rows_forward(a: Array, h0: Array, Wh: Array, sizes: Sequence[int]) -> tuple[Array, RNNRowsCache]:
+    """The recurrence over packed rows: h_t = tanh(a_t + h_{t-1} @ Wh).
+
+    Parameters
+    ----------
+    a : array (R, H), float; x @ Wx + b of every row. Time-major: the sizes[0] rows of step 0, then the sizes[1] of step 1, ...
+    h0 : array (N, H), float
+    Wh : array (H, H), float
+    sizes : rows alive at each step, never growing; row k of one step continues row k of the step before. R = sum(sizes)
+
+    Returns
+    -------
+    h : array (R, H), float
+    cache : for rnn_rows_backward
+    """
+    xp = get_array_module(a, h0, Wh)
+    h = xp.empty_like(a)
+    h_prev = h0
+    for rows, n in step_rows(sizes):
+        h[rows] = xp.tanh(a[rows] + h_prev[:n] @ Wh)
+        h_prev = h[rows]
+    return h, RNNRowsCache(h0, Wh, h, sizes)
+
+
+def rnn_rows_backward(dh: Array, cache: RNNRowsCache) -> tuple[Array, Array, Array]:
+    """Gradients of rnn_rows_forward: dh (R, H), each step's own, to da (R, H), dh0 (N, H), dWh (H, H)."""
+    h0, Wh, h, sizes = cache
+    xp = get_array_module(dh, h)
+    da = xp.empty_like(h)
+    dh_next = xp.zeros_like(h0)  # what the step after sends back; rows that have ended sent nothing
+    for rows, n in reversed(step_rows(sizes)):
+        da[rows] = (dh[rows] + dh_next[:n]) * (1 - h[rows] * h[rows])
+        dh_next = carry_rows(da[rows] @ Wh.T, dh_next)
+    return da, dh_next, previous_rows(h0, h, sizes).T @ da
+
+
+def rnn_forward(x: Array, h0: Array, Wx: Array, Wh: Array, b: Array) -> tuple[Array, RNNCache]:
+    """Run the RNN over a whole sequence.
+
+    Parameters
+    ----------
+    x : array (N, T, D), float
+    h0 : array (N, H), float; the state before the first step
+    Wx : array (D, H), float
+    Wh : array (H, H), float
+    b : array (H,), float
+
+    Returns
+    -------
+    h : array (N, T, H), float; the states after each step, h0 not among them
+    cache : for rnn_backward
+
+    Raises
+    ------
+    TypeError, ValueError : libraries, dtypes or shapes that do not fit together.
+    """
+    check_arrays("rnn_forward", "x:N,T,D h0:N,H Wx:D,H Wh:H,H b:H", x, h0, Wx, Wh, b)
+    N, T, _ = x.shape
+    x_rows = to_rows(x)
+    h, cache = rnn_rows_forward(x_rows @ Wx + b, h0, Wh, [N] * T)
+    return from_rows(h, N, T), RNNCache(x_rows, Wx, cache)
+
+
+def rnn_backward(dh: Array, cache: RNNCache) -> tuple[Array, Array, Array, Array, Array]:
+    """Gradients of rnn_forward: dh (N, T, H), each step's own, to dx (N, T, D), dh0, dWx, dWh, db."""
+    x, Wx, rows = cache
+    N, T = rows.h0.shape[0], len(rows.sizes)
+    check_arrays("rnn_backward", "dh:N,T,H h0:N,H", dh, rows.h0)
+    da, dh0, dWh = rnn_rows_backward(to_rows(dh), rows)
+    return from_rows(da @ Wx.T, N, T), dh0, x.T @ da, dWh, da.sum(axis=0)

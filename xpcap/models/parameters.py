@@ -1,0 +1,65 @@
+"""Named arrays that lie side by side in one flat buffer."""
+
+from collections.abc import Iterator, Mapping, MutableMapping
+from typing import Any
+
+import numpy as np
+
+from xpcap.backend import Array, asarray, get_array_module
+from xpcap.errors import nearest
+
+
+class Parameters(MutableMapping[str, Array]):
+    """A mapping with fixed keys whose values are views of one flat array.
+
+    ``params["Wx"] = array`` checks the shape, casts, and copies into the buffer, so views and buffer never part. Keys can neither be
+    added nor deleted. Gradients and moments of the same `shapes` are laid out alike.
+
+    Parameters
+    ----------
+    shapes : mapping of name to shape; its order is the order in the buffer
+    flat : array (sum of sizes,); the buffer, taken as it is
+    """
+
+    def __init__(self, shapes: Mapping[str, tuple[int, ...]], flat: Array) -> None:
+        self.shapes = dict(shapes)
+        self.flat = flat
+        self._views: dict[str, Array] = {}
+        start = 0
+        for name, shape in self.shapes.items():
+            size = int(np.prod(shape))
+            self._views[name] = flat[start : start + size].reshape(shape)
+            start += size
+        if start != flat.size:
+            raise ValueError(f"Parameters: flat has {flat.size} elements, expected {start} for {', '.join(self.shapes)}")
+
+    @classmethod
+    def empty(cls, shapes: Mapping[str, tuple[int, ...]], dtype: Any, like: Array) -> "Parameters":
+        """Uninitialised, in the library of `like`."""
+        size = sum(int(np.prod(shape)) for shape in shapes.values())
+        return cls(shapes, get_array_module(like).empty(size, dtype))
+
+    def __getitem__(self, name: str) -> Array:
+        try:
+            return self._views[name]
+        except KeyError:
+            raise KeyError(f"no parameter {name!r}, expected one of {', '.join(self._views)}{nearest(name, self._views)}") from None
+
+    def __setitem__(self, name: str, value: Any) -> None:
+        view = self[name]
+        if np.shape(value) != view.shape:
+            raise ValueError(f"params[{name!r}]: got an array of shape {np.shape(value)}, expected {view.shape}; it is copied into the flat buffer")
+        view[...] = asarray(value, dtype=view.dtype, like=view)
+
+    def __delitem__(self, name: str) -> None:
+        raise TypeError(f"params[{name!r}] cannot be deleted: the keys of a model are fixed")
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._views)
+
+    def __len__(self) -> int:
+        return len(self._views)
+
+    def copy(self) -> "Parameters":
+        """The same arrays in a buffer of their own."""
+        return Parameters(self.shapes, self.flat.copy())

@@ -1,0 +1,142 @@
+"""Update rules, as the course's ``rule(w, dw, config) -> (next_w, config)`` and in place over a flat buffer; gradient clipping."""
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from xpcap.backend import Array, get_array_module
+from xpcap.errors import OptionError, unknown
+from xpcap.ops import adam_update
+
+Config = dict[str, Any]
+DEFAULTS: dict[str, Config] = {
+    "sgd": {"learning_rate": 1e-2},
+    "sgd_momentum": {"learning_rate": 1e-2, "momentum": 0.9},
+    "rmsprop": {"learning_rate": 1e-2, "decay_rate": 0.99, "epsilon": 1e-8},
+    "adam": {"learning_rate": 1e-3, "beta1": 0.9, "beta2": 0.999, "epsilon": 1e-8},
+}
+STATE: dict[str, tuple[str, ...]] = {"sgd": (), "sgd_momentum": ("velocity",), "rmsprop": ("cache",), "adam": ("m", "v")}
+
+
+def init(rule: str, w: Array, config: Mapping[str, Any] | None = None) -> Config:
+    """A complete config for `rule`: what `config` gives, the course's defaults, and state arrays of zeros shaped like w.
+
+    Raises
+    ------
+    OptionError : an unknown rule or key, with the near one. ValueError : a hyperparameter that is no finite number.
+    """
+    if rule not in DEFAULTS:
+        raise unknown("optim", "update rule", rule, DEFAULTS)
+    known = (*DEFAULTS[rule], *STATE[rule], *(("t",) if rule == "adam" else ()))
+    given = dict(config or {})
+    for key in given:
+        if key not in known:
+            raise unknown(f"optim.{rule}", "config key", key, known)
+    full: Config = {**DEFAULTS[rule], **given}
+    for key in DEFAULTS[rule]:
+        full[key] = float(full[key])  # a NumPy float64 would promote float32 weights
+        if not math.isfinite(full[key]):
+            raise ValueError(f"optim.{rule}: {key} is {full[key]}, expected a finite number")
+    for key in STATE[rule]:
+        if full.get(key) is None:
+            full[key] = get_array_module(w).zeros_like(w)
+        elif full[key].shape != w.shape:
+            raise ValueError(f"optim.{rule}: {key} has shape {full[key].shape}, expected w's {w.shape}")
+    if rule == "adam":
+        full["t"] = int(full.get("t", 0))
+    return full
+
+
+def _sgd(w: Array, dw: Array, config: Config) -> None:
+    w -= config["learning_rate"] * dw
+
+
+def _sgd_momentum(w: Array, dw: Array, config: Config) -> None:
+    v = config["velocity"]
+    v *= config["momentum"]
+    v -= config["learning_rate"] * dw
+    w += v
+
+
+def _rmsprop(w: Array, dw: Array, config: Config) -> None:
+    cache, decay = config["cache"], config["decay_rate"]
+    cache *= decay
+    cache += (1 - decay) * (dw * dw)
+    w -= config["learning_rate"] * dw / (get_array_module(cache).sqrt(cache) + config["epsilon"])
+
+
+def _adam(w: Array, dw: Array, config: Config) -> None:
+    config["t"] += 1
+    b1, b2 = config["beta1"], config["beta2"]
+    alpha = config["learning_rate"] * math.sqrt(1 - b2 ** config["t"]) / (1 - b1 ** config["t"])
+    adam_update(w, dw, config["m"], config["v"], alpha, b1, b2, config["epsilon"])
+
+
+_IN_PLACE: dict[str, Callable[[Array, Array, Config], None]] = {
+    "sgd": _sgd,
+    "sgd_momentum": _sgd_momentum,
+    "rmsprop": _rmsprop,
+    "adam": _adam,
+}
+
+
+def update(rule: str, w: Array, dw: Array, config: Config) -> None:
+    """One step of `rule`, writing to w and to the state in `config` (complete, from `init`): what the solver runs over its flat buffer."""
+    _IN_PLACE[rule](w, dw, config)
+
+
+def _pure(rule: str, w: Array, dw: Array, config: Config | None) -> tuple[Array, Config]:
+    if dw.shape != w.shape:
+        raise ValueError(f"optim.{rule}: dw has shape {dw.shape}, expected w's {w.shape}")
+    full = init(rule, w, config)
+    for key in STATE[rule]:
+        full[key] = full[key].copy()
+    next_w = w.copy()
+    update(rule, next_w, dw, full)
+    if config is not None:
+        config.update(full)  # the course's callers may keep the dict they passed
+        full = config
+    return next_w, full
+
+
+def sgd(w: Array, dw: Array, config: Config | None = None) -> tuple[Array, Config]:
+    """w -= learning_rate * dw (default 1e-2). Returns (next_w, config); w itself is left alone."""
+    return _pure("sgd", w, dw, config)
+
+
+def sgd_momentum(w: Array, dw: Array, config: Config | None = None) -> tuple[Array, Config]:
+    """velocity = momentum * velocity - learning_rate * dw; w += velocity. Defaults: learning_rate 1e-2, momentum 0.9."""
+    return _pure("sgd_momentum", w, dw, config)
+
+
+def rmsprop(w: Array, dw: Array, config: Config | None = None) -> tuple[Array, Config]:
+    """cache = decay_rate * cache + (1 - decay_rate) * dw**2; w -= learning_rate * dw / (sqrt(cache) + epsilon).
+
+    Defaults: learning_rate 1e-2, decay_rate 0.99, epsilon 1e-8.
+    """
+    return _pure("rmsprop", w, dw, config)
+
+
+def adam(w: Array, dw: Array, config: Config | None = None) -> tuple[Array, Config]:
+    """Adam (Kingma & Ba 2015, the efficient form at the end of section 2).
+
+    t += 1; m = beta1 * m + (1 - beta1) * dw; v = beta2 * v + (1 - beta2) * dw**2
+    w -= learning_rate * sqrt(1 - beta2**t) / (1 - beta1**t) * m / (sqrt(v) + epsilon)
+
+    Defaults: learning_rate 1e-3, beta1 0.9, beta2 0.999, epsilon 1e-8, t 0 (it counts the steps done).
+    """
+    return _pure("adam", w, dw, config)
+
+
+def clip_by_global_norm(grads: Array, max_norm: float) -> Array:
+    """Scale `grads` (flat, in place) down to Euclidean norm `max_norm` where it is larger; the norm before that, 0-d, unread.
+
+    Pascanu et al. 2013, section 3.2. The captioner's loss is summed over time, so its norms are those of a per-word mean times
+    the words of a caption.
+    """
+    if not max_norm > 0:
+        raise OptionError(f"clip_by_global_norm: max_norm is {max_norm}, expected a positive number; None switches clipping off")
+    xp = get_array_module(grads)
+    norm = xp.sqrt(xp.vdot(grads, grads))
+    grads *= max_norm / xp.maximum(norm, max_norm)
+    return norm

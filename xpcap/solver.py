@@ -1,0 +1,219 @@
+"""CaptioningSolver: minibatches in, updates out, with validation, best parameters and history."""
+
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+
+from xpcap import optim
+from xpcap.backend import Array, get_array_module, to_numpy
+from xpcap.data.coco import from_coco
+from xpcap.data.dataset import CaptionData
+from xpcap.errors import OptionError, unknown
+from xpcap.metrics import TeacherForced, teacher_forced
+from xpcap.models.parameters import Parameters
+from xpcap.progress import bar, say
+
+ACCURACY_SAMPLE = 1000  # training captions that check_accuracy looks at after each epoch
+DEFAULTS: dict[str, Any] = {
+    "update_rule": "sgd",
+    "optim_config": None,
+    "lr_decay": 1.0,
+    "batch_size": 100,
+    "num_epochs": 10,
+    "print_every": 10,
+    "verbose": True,
+    "clip_norm": None,
+    "seed": None,
+    "progress": False,
+    "on_epoch": None,
+}
+
+
+class CaptioningSolver:
+    """Train a captioner.
+
+    Parameters
+    ----------
+    model : CaptioningRNN, or anything with its `params` (one flat buffer), `loss` and `score`
+    data : CaptionData, or the dict that load_coco_data returns
+    update_rule : "sgd", "sgd_momentum", "rmsprop" or "adam"
+    optim_config : hyperparameters of the rule, as in xpcap.optim
+    lr_decay : multiplies the learning rate after each epoch
+    batch_size, num_epochs : an epoch visits every training caption once, in an order of its own; its last batch may be smaller
+    print_every, verbose : print a line with the loss every so many steps
+    clip_norm : largest global norm of a gradient; None for no clipping. The loss is summed over time: 5 on a per-word mean is about 55 here
+    seed : of the order of captions; None draws it from NumPy's legacy global stream. Dropout masks come from `model.rng`
+    progress : show a progress bar where standard error is a terminal
+    on_epoch : called with the solver after each epoch, when everything about it is recorded
+
+    Attributes
+    ----------
+    loss_history : one float an iteration
+    history : one dict an epoch: iteration, losses, perplexities, accuracies, learning rate; `times` has the seconds
+    train_acc_history, val_acc_history : share of words guessed right after each epoch (on at most 1,000 training captions)
+    best_params, best_val_loss, best_val_acc, best_epoch : the parameters with the least validation loss and what they reached; without
+        a val split the latest. The model itself always goes on from the latest
+    epoch, iteration : done so far
+
+    Raises
+    ------
+    OptionError : an unknown keyword or rule, with the near one. ValueError : a bad value.
+
+    Notes
+    -----
+    CS231n's class, with what it only promised: validation, best parameters, epochs without replacement. Validation looks at no more
+    captions than there are to train on, spread evenly over the split, so it stays a small part of an epoch.
+    """
+
+    def __init__(self, model: Any, data: CaptionData | Mapping[str, Any], **kwargs: Any) -> None:
+        for keyword in kwargs:
+            if keyword not in DEFAULTS:
+                raise unknown("CaptioningSolver", "keyword", keyword, DEFAULTS)
+        options = {**DEFAULTS, **kwargs}
+        self.model = model
+        self.data = data if isinstance(data, CaptionData) else from_coco(data)
+        self.update_rule: str = options["update_rule"]
+        self.optim_config: dict[str, Any] = dict(options["optim_config"] or {})
+        self.lr_decay: float = options["lr_decay"]
+        self.batch_size: int = options["batch_size"]
+        self.num_epochs: int = options["num_epochs"]
+        self.print_every: int = options["print_every"]
+        self.verbose: bool = options["verbose"]
+        self.clip_norm: float | None = options["clip_norm"]
+        self.progress: bool = options["progress"]
+        self.on_epoch: Callable[[CaptioningSolver], None] | None = options["on_epoch"]
+        for name in ("batch_size", "num_epochs", "print_every"):
+            if not (isinstance(options[name], int | np.integer) and options[name] >= 1):
+                raise OptionError(f"CaptioningSolver: {name} is {options[name]!r}, expected a whole number of at least 1")
+        if self.clip_norm is not None and not self.clip_norm > 0:
+            raise OptionError(f"CaptioningSolver: clip_norm is {self.clip_norm}, expected a positive number, or None for no clipping")
+        seed = options["seed"]
+        self.rng = np.random.default_rng(np.random.randint(2**31) if seed is None else seed)
+        self._reset()
+
+    def _reset(self) -> None:
+        self._config = optim.init(self.update_rule, self.model.params.flat, self.optim_config)
+        self._train = self.data.split("train")
+        self._order: np.ndarray | None = None  # of the epoch under way
+        self._position = 0  # batches of it done
+        self._target = self.num_epochs
+        self._losses: list[float] = []
+        self._unread: list[Array] = []  # losses still on the device
+        self.epoch = self.iteration = self.best_epoch = 0
+        self.best_val_acc, self.best_val_loss = 0.0, float("inf")
+        self.best_params: Parameters | dict[str, Array] = {}
+        self.history: list[dict[str, Any]] = []
+        self.times: list[dict[str, Any]] = []
+        self.train_acc_history: list[float] = []
+        self.val_acc_history: list[float] = []
+
+    @property
+    def loss_history(self) -> list[float]:
+        """The loss of every iteration so far; asking for it reads those that are still on the device."""
+        if self._unread:
+            xp = get_array_module(*self._unread)
+            self._losses += to_numpy(xp.stack(self._unread)).tolist()
+            self._unread = []
+        return self._losses
+
+    @property
+    def optim_configs(self) -> dict[str, dict[str, Any]]:
+        """The rule's config parameter by parameter, as in the course; state arrays are views of the flat ones."""
+        layouts = {key: Parameters(self.model.params.shapes, self._config[key]) for key in optim.STATE[self.update_rule]}
+        rest = {key: value for key, value in self._config.items() if key not in layouts}
+        return {name: {**rest, **{key: views[name] for key, views in layouts.items()}} for name in self.model.params}
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Batches it takes to visit every training caption once."""
+        return -(-len(self._train.captions) // self.batch_size)
+
+    def step(self, features: Array, captions: Array) -> Array:
+        """One optimisation step on a minibatch: loss and gradients, clipping, update.
+
+        Parameters
+        ----------
+        features : array (N, D), host or device, scaled as the model is to see them
+        captions : array (N, T+1), int
+
+        Returns
+        -------
+        loss : 0-d, of the library of the model; reading it is the caller's wait
+        """
+        loss, grads = self.model.loss(features, captions)
+        if self.clip_norm is not None:
+            optim.clip_by_global_norm(grads.flat, self.clip_norm)
+        optim.update(self.update_rule, self.model.params.flat, grads.flat, self._config)
+        return loss
+
+    def train(self) -> None:
+        """Train for `num_epochs` epochs. Called again it goes on: to the end of what was interrupted, else for as many epochs more."""
+        if self.epoch >= self._target:
+            self._target = self.epoch + self.num_epochs
+        while self.epoch < self._target:
+            self._run_epoch()
+
+    def _run_epoch(self) -> None:
+        start = time.perf_counter()
+        if self._order is None:
+            self._order, self._position = self.rng.permutation(len(self._train.captions)), 0
+        batches = range(self._position, self.steps_per_epoch)
+        with bar(batches, self.progress, f"epoch {self.epoch + 1}/{self._target}", self.steps_per_epoch, self._position) as steps:
+            for k in steps:
+                rows = self._order[k * self.batch_size : (k + 1) * self.batch_size]
+                self._unread.append(self.step(*self.data.minibatch("train", rows)))
+                self._position, self.iteration = k + 1, self.iteration + 1
+                if (self.iteration - 1) % self.print_every == 0:
+                    self._tell(steps)
+        self._order = None
+        self._end_epoch(time.perf_counter() - start)
+
+    def _tell(self, steps: Any) -> None:
+        if self.verbose:
+            say(f"(Iteration {self.iteration} / {self._target * self.steps_per_epoch}) loss: {self.loss_history[-1]:f}")
+        if not steps.disable:
+            steps.set_postfix_str(f"loss {self.loss_history[-1]:.2f}")
+
+    def _end_epoch(self, seconds: float) -> None:
+        start = time.perf_counter()
+        self.epoch += 1
+        steps = self.loss_history[-self.steps_per_epoch :]
+        record = {
+            "epoch": self.epoch,
+            "iteration": self.iteration,
+            "learning_rate": self._config["learning_rate"],
+            "train_loss": float(np.mean(steps)),
+            "train_accuracy": self._check("train", ACCURACY_SAMPLE).accuracy,
+        }
+        self.train_acc_history.append(record["train_accuracy"])
+        if "val" in self.data.splits:
+            val = self._check("val", len(self._train.captions))
+            record |= {"val_loss": val.loss, "val_perplexity": val.perplexity, "val_accuracy": val.accuracy}
+            self.val_acc_history.append(val.accuracy)
+        val_loss = record.get("val_loss", -float(self.epoch))  # without a val split each epoch counts as better
+        if val_loss < self.best_val_loss:
+            self.best_val_loss, self.best_epoch, self.best_params = val_loss, self.epoch, self.model.params.copy()
+            self.best_val_acc = record.get("val_accuracy", 0.0)
+        self._config["learning_rate"] *= self.lr_decay
+        self.history.append(record)
+        self.times.append({"epoch": self.epoch, "train_seconds": seconds, "check_seconds": time.perf_counter() - start})
+        if self.on_epoch is not None:
+            self.on_epoch(self)
+
+    def _check(self, split: str, most: int) -> TeacherForced:
+        """Score at most `most` captions of a split, spread evenly over it."""
+        n = len(self.data.split(split).captions)
+        return teacher_forced(self.model, self.data, split, np.linspace(0, n - 1, min(n, most)).astype(np.int64))
+
+    def check_accuracy(self, X: Array, y: Array, num_samples: int | None = None, batch_size: int = 100) -> float:
+        """Share of the words of captions y (N, T+1) that the model scores highest, given features X (N, D) and the words before.
+
+        `num_samples` captions are drawn without replacement where there are more.
+        """
+        rows = np.arange(len(y))
+        if num_samples is not None and num_samples < len(rows):
+            rows = self.rng.choice(len(rows), num_samples, replace=False)
+        scores = [self.model.score(X[rows[i : i + batch_size]], y[rows[i : i + batch_size]]) for i in range(0, len(rows), batch_size)]
+        return sum(int(to_numpy(score.correct)) for score in scores) / max(sum(score.tokens for score in scores), 1)
