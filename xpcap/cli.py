@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 import os
 import platform
 import sys
@@ -60,6 +61,16 @@ class Choice(click.ParamType[str]):
         if value not in self.names:
             self.fail(f"{value!r} does not exist, expected one of {', '.join(self.names)}{nearest(value, self.names)}", param, ctx)
         return str(value)
+
+
+class Number(click.FloatRange):
+    """A finite number in a range."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        number = super().convert(value, param, ctx)
+        if not math.isfinite(number):
+            self.fail(f"got {value}, expected a finite number", param, ctx)
+        return float(number)
 
 
 def _pair(ctx: click.Context, param: click.Parameter, values: Sequence[str]) -> dict[str, Path]:
@@ -156,10 +167,10 @@ def _option(name: str, kind: Any, text: str) -> Callable[[Callable[..., None]], 
 @_option("wordvec", click.IntRange(1), "W, size of a word vector.")
 @_option("epochs", click.IntRange(1), "Times that every training caption is visited.")
 @_option("batch-size", click.IntRange(1), "N, captions in a step.")
-@_option("lr", click.FloatRange(0, min_open=True), "Adam's learning rate in the first epoch.")
-@_option("lr-decay", click.FloatRange(0, min_open=True), "Multiplies the learning rate after each epoch.")
-@_option("clip", click.FloatRange(0), "Largest global norm of a gradient; 0 for no clipping.")
-@_option("dropout", click.FloatRange(0, 1, max_open=True), "Share of features, word vectors and hidden units dropped.")
+@_option("lr", Number(0, min_open=True), "Adam's learning rate in the first epoch.")
+@_option("lr-decay", Number(0, min_open=True), "Multiplies the learning rate after each epoch.")
+@_option("clip", Number(0), "Largest global norm of a gradient; 0 for no clipping.")
+@_option("dropout", Number(0, 1, max_open=True), "Share of features, word vectors and hidden units dropped.")
 @_option("feature-scaling", Choice(*KINDS), "How features are scaled, by the train split.")
 @_option("seed", click.IntRange(0), "Of weights, order of captions, dropout and generated pictures.")
 def train(data: Path | None, backend: str | None, **options: Any) -> None:

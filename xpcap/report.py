@@ -13,7 +13,7 @@ INK, TRAIN, VAL = "#333333", "#8aa4c8", "#c0504d"
 
 def _save(figure: Any, path: Path) -> None:
     with atomic(path) as temporary:
-        figure.savefig(temporary, format="png", dpi=110, metadata={"Software": None})
+        figure.savefig(temporary, format="png", dpi=110, bbox_inches="tight", pad_inches=0.12, metadata={"Software": None})
 
 
 def draw_loss(path: Path, history: Sequence[dict[str, Any]]) -> None:
@@ -27,7 +27,7 @@ def draw_loss(path: Path, history: Sequence[dict[str, Any]]) -> None:
     axes.plot(epochs, [record["train_loss"] for record in history], color=TRAIN, marker="o", markersize=3, label="train (with dropout)")
     if all("val_loss" in record for record in history):
         axes.plot(epochs, [record["val_loss"] for record in history], color=VAL, marker="o", markersize=3, label="val")
-    axes.set(xlabel="epoch", ylabel="loss, summed over words, mean over captions")
+    axes.set(xlabel="epoch", ylabel="loss per caption")
     axes.spines[["top", "right"]].set_visible(False)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.legend(frameon=False)

@@ -56,7 +56,7 @@ class CaptionData:
         return next(iter(self.splits.values())).captions.shape[1] - 2
 
     def features(self, name: str, rows: np.ndarray) -> np.ndarray:
-        """Scaled features (len(rows), D), float32, of the pictures `rows` of a split, in that order, repeats allowed.
+        """Scaled features (len(rows), D), float32 (float64 where the source is), of the pictures `rows` of a split, in that order, repeats allowed.
 
         Raises
         ------

@@ -54,7 +54,8 @@ def read_features(path: Path) -> tuple[dict[str, int], np.ndarray]:
     DataError : not an .npz, another content, names that do not match the rows, or a value that is not finite.
     """
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        with path.open("rb") as stream:
+            archive = np.load(stream, allow_pickle=False)
             if isinstance(archive, np.ndarray):
                 raise DataError(f"prepare: {path} is a single array, expected an .npz with 'names' and 'features'")
             if missing := [key for key in ("names", "features") if key not in archive]:

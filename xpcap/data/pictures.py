@@ -103,7 +103,7 @@ def scenes(seed: int, count: int) -> list[Scene]:
     return [draw_scene(rng) for _ in range(count)]
 
 
-def generate(seed: int = 0, train: int = 1500, val: int = 300) -> CaptionData:
+def generate(seed: int = 0, train: int = 2000, val: int = 300) -> CaptionData:
     """Generated pictures as CaptionData, features by HistogramEncoder. `picture_of` draws one of them again from its name."""
     everything = scenes(seed, train + val)
     features = HistogramEncoder().encode(np.stack([render(scene) for scene in everything]))

@@ -17,8 +17,8 @@ class FeatureScaling(NamedTuple):
     scale: np.ndarray | None = None  # (D,) float32
 
     def __call__(self, features: np.ndarray) -> np.ndarray:
-        """Features (N, D) of any float dtype to scaled float32."""
-        x = features.astype(np.float32)
+        """Scaled features (N, D), a copy: float32, or float64 where they are that."""
+        x = features.astype(np.promote_types(features.dtype, np.float32))
         if self.mean is not None and self.scale is not None:
             x -= self.mean
             x /= self.scale

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from xpcap.backend import Array, get_array_module
 from xpcap.layers.checks import check_arrays
-from xpcap.layers.rows import carry_rows, from_rows, previous_rows, step_rows, to_rows
+from xpcap.layers.rows import carry_rows, check_sizes, from_rows, previous_rows, step_rows, to_rows
 from xpcap.ops import Gates, lstm_gates, lstm_gates_backward
 
 ORDER = "gates stack i, f, o, g"
@@ -87,8 +87,13 @@ def lstm_rows_forward(a: Array, h0: Array, c0: Array, Wh: Array, sizes: Sequence
     -------
     h : array (R, H), float
     cache : for lstm_rows_backward
+
+    Raises
+    ------
+    TypeError, ValueError : libraries, dtypes, shapes or sizes that do not fit together.
     """
-    xp = get_array_module(a, h0, c0, Wh)
+    xp = check_arrays("lstm_rows_forward", "a:R,4H h0:N,H c0:N,H Wh:H,4H", a, h0, c0, Wh, note=ORDER)
+    check_sizes("lstm_rows_forward", sizes, len(a), len(h0))
     R, H = a.shape[0], h0.shape[1]
     steps = Gates(h=xp.empty((R, H), a.dtype), c=xp.empty((R, H), a.dtype), gates=xp.empty_like(a), tanh_c=xp.empty((R, H), a.dtype))
     h_prev, c_prev = h0, c0

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 from xpcap.backend import Array, get_array_module
 from xpcap.layers.checks import check_arrays
-from xpcap.layers.rows import carry_rows, from_rows, previous_rows, step_rows, to_rows
+from xpcap.layers.rows import carry_rows, check_sizes, from_rows, previous_rows, step_rows, to_rows
 
 
 class RNNStepCache(NamedTuple):
@@ -76,8 +76,13 @@ def rnn_rows_forward(a: Array, h0: Array, Wh: Array, sizes: Sequence[int]) -> tu
     -------
     h : array (R, H), float
     cache : for rnn_rows_backward
+
+    Raises
+    ------
+    TypeError, ValueError : libraries, dtypes, shapes or sizes that do not fit together.
     """
-    xp = get_array_module(a, h0, Wh)
+    xp = check_arrays("rnn_rows_forward", "a:R,H h0:N,H Wh:H,H", a, h0, Wh)
+    check_sizes("rnn_rows_forward", sizes, len(a), len(h0))
     h = xp.empty_like(a)
     h_prev = h0
     for rows, n in step_rows(sizes):

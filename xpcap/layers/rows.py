@@ -4,6 +4,7 @@
 before, and row k of a step continues row k of the step before. (N, T, D) is the case where all sizes are N.
 """
 
+import itertools
 from collections.abc import Sequence
 
 from xpcap.backend import Array, get_array_module
@@ -16,6 +17,12 @@ def step_rows(sizes: Sequence[int]) -> list[tuple[slice, int]]:
         steps.append((slice(start, start + n), n))
         start += n
     return steps
+
+
+def check_sizes(function: str, sizes: Sequence[int], R: int, N: int) -> None:
+    """Check that `sizes` start at N at most, never grow, and add up to R rows; a ValueError where they do not."""
+    if sum(sizes) != R or any(not 0 <= n <= before for before, n in itertools.pairwise([N, *sizes])):
+        raise ValueError(f"{function}: sizes are {list(sizes)}, expected at most N = {N}, never growing, {R} rows in all; not sorted by length?")
 
 
 def to_rows(x: Array) -> Array:

@@ -1,0 +1,66 @@
+"""Fixtures: the libraries that a test runs on, small vocabularies and data sets, and where real data is."""
+
+import os
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pytest
+
+import xpcap
+from xpcap.backend import backend_status
+
+CUPY = backend_status()["cupy"]
+WORDS = ["<NULL>", "<START>", "<END>", "<UNK>", "a", "dog", "runs", "on", "the", "grass"]
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests marked gpu need a device: skipped with the probe's own reason where there is none."""
+    if not CUPY.usable:
+        skip = pytest.mark.skip(reason=CUPY.reason)
+        for item in items:
+            if "gpu" in item.keywords:
+                item.add_marker(skip)
+
+
+class Lib:
+    """One library to run a test on: its module, and a way to bring host arrays there."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.xp: ModuleType = np if name != "cupy" else __import__("cupy")
+
+    def __call__(self, *arrays: np.ndarray) -> Any:
+        """Host arrays as arrays of this library; read-only where that is what the test is about."""
+        moved = [self.xp.array(a) for a in arrays]
+        if self.name == "readonly":
+            for a in moved:
+                a.flags.writeable = False
+        return moved[0] if len(moved) == 1 else moved
+
+
+@pytest.fixture(params=["numpy", "readonly", pytest.param("cupy", marks=pytest.mark.gpu)])
+def lib(request: pytest.FixtureRequest) -> Any:
+    """NumPy, NumPy with read-only inputs, and CuPy (marker gpu); that backend is in force meanwhile."""
+    with xpcap.use_backend("cupy" if request.param == "cupy" else "numpy"):
+        yield Lib(request.param)
+
+
+@pytest.fixture
+def rng() -> np.random.Generator:
+    return np.random.default_rng(7)
+
+
+@pytest.fixture
+def word_to_idx() -> dict[str, int]:
+    return {word: i for i, word in enumerate(WORDS)}
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    """The folder that XPCAP_DATA names, with flickr8k/ and coco_mini/ in it."""
+    folder = os.environ.get("XPCAP_DATA")
+    if not folder:
+        pytest.skip("XPCAP_DATA is not set: no real captions to test with")
+    return Path(folder)

@@ -1,0 +1,295 @@
+"""The captioner: published losses, packing against padding, gradients, parameters, sampling, and what it refuses."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from xpcap import CaptioningRNN, CaptioningSolver, layers, to_numpy, use_backend
+from xpcap.gradcheck import directional_errors, eval_numerical_gradient
+from xpcap.models.packing import pack
+from xpcap.verify import read_cases
+
+CELLS = pytest.mark.parametrize("cell", ["rnn", "lstm"])
+WORDS = {"<NULL>": 0, "<START>": 1, "<END>": 2, **{f"w{i}": i for i in range(3, 12)}}
+N, D, W, H, V, T = 7, 5, 4, 6, len(WORDS), 8
+
+
+def make(cell: str, dropout: float = 0.0, dtype: Any = np.float64, seed: int | None = 5) -> CaptioningRNN:
+    return CaptioningRNN(WORDS, D, W, H, cell, dtype, dropout=dropout, seed=seed)
+
+
+def batch(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """Captions of several lengths, two of them equal, one without any target, and NULL targets inside two."""
+    captions = rng.integers(1, V, (N, T + 1)).astype(np.int32)
+    for row, length in zip(captions, (3, 8, 1, 5, 5, 0, 8), strict=True):
+        row[length + 1 :] = 0
+    captions[1, 4] = captions[3, 2] = 0
+    return rng.standard_normal((N, D)), captions
+
+
+def padded(model: CaptioningRNN, features: np.ndarray, captions: np.ndarray) -> tuple[Any, dict[str, Any]]:
+    """The course's own way, out of the course's layers: every step of every caption, masks laid out as DESIGN says they are drawn."""
+    p, keep = model.params, 1 - model.dropout
+    inputs, targets = captions[:, :-1], captions[:, 1:]
+    live = np.arange(T) < (T - np.argmax(targets[:, ::-1] != 0, axis=1))[:, None]
+    live[~(targets != 0).any(axis=1)] = False
+    x, word_mask, hidden_mask = features, np.ones((V, W)), np.ones((len(captions), T, H))
+    if model.dropout:
+        x = features * (model.rng.random(features.shape, dtype=np.float32) < keep) / keep
+        words = np.unique(inputs[live])
+        word_mask[words] = (model.rng.random((len(words), W), dtype=np.float32) < keep) / keep
+        hidden_mask[live] = (model.rng.random((live.sum(), H), dtype=np.float32) < keep) / keep
+    forward, backward = (layers.rnn_forward, layers.rnn_backward) if model.cell_type == "rnn" else (layers.lstm_forward, layers.lstm_backward)
+    h0, proj = layers.affine_forward(x, p["W_proj"], p["b_proj"])
+    vectors, embed = layers.word_embedding_forward(inputs, p["W_embed"] * word_mask)
+    h, cell = forward(vectors, h0, p["Wx"], p["Wh"], p["b"])
+    scores, vocab = layers.temporal_affine_forward(h * hidden_mask, p["W_vocab"], p["b_vocab"])
+    loss, dscores = layers.temporal_softmax_loss(scores, targets, targets != 0)
+    grads = {}
+    dh, grads["W_vocab"], grads["b_vocab"] = layers.temporal_affine_backward(dscores, vocab)
+    dx, dh0, grads["Wx"], grads["Wh"], grads["b"] = backward(dh * hidden_mask, cell)
+    grads["W_embed"] = layers.word_embedding_backward(dx, embed) * word_mask
+    _, grads["W_proj"], grads["b_proj"] = layers.affine_backward(dh0, proj)
+    return loss, grads
+
+
+@CELLS
+@pytest.mark.parametrize("dropout", [0.0, 0.4])
+def test_packed_equals_padded(cell: str, dropout: float, rng: np.random.Generator) -> None:
+    features, captions = batch(rng)
+    loss, grads = make(cell, dropout).loss(features, captions)
+    expected, expected_grads = padded(make(cell, dropout), features, captions)
+    assert loss == pytest.approx(expected, rel=1e-12)
+    assert set(grads) == set(expected_grads)
+    for name, grad in grads.items():
+        np.testing.assert_allclose(grad, expected_grads[name], rtol=1e-12, atol=1e-12, err_msg=name)
+
+
+@CELLS
+@pytest.mark.parametrize("dropout", [0.0, 0.4])
+def test_every_gradient_matches_finite_differences(cell: str, dropout: float, rng: np.random.Generator) -> None:
+    model, (features, captions) = make(cell, dropout), batch(rng)
+    for name in model.params:  # scales at which every slope is well above rounding
+        model.params[name] = rng.standard_normal(model.params[name].shape) / 2
+
+    def loss(*_: Any) -> Any:
+        model.rng = np.random.default_rng(11)
+        return model.loss(features, captions)
+
+    grads = loss()[1]
+    for name, value in model.params.items():
+        numeric = eval_numerical_gradient(lambda _: loss()[0], value, verbose=False)
+        np.testing.assert_allclose(grads[name], numeric, rtol=1e-6, atol=1e-8, err_msg=name)
+    assert max(directional_errors(lambda: loss()[0], model.params, grads, rng)) < 1e-7
+
+
+@pytest.mark.parametrize("case", read_cases()["captioners"], ids=lambda case: case["cell"])
+def test_setting_parameters_as_the_course_does_gives_its_loss_and_training_goes_on(case: dict[str, Any], lib: Any) -> None:
+    model = CaptioningRNN(case["word_to_idx"], 20, 30, 40, case["cell"], np.float64)
+    for k, v in model.params.items():
+        model.params[k] = np.linspace(-1.4, 1.3, num=v.size).reshape(*v.shape)
+    low, high = case["features"]["linspace"]
+    features, captions = np.linspace(low, high, num=200).reshape(10, 20), (np.arange(130) % 3).reshape(10, 13)
+    loss, _ = model.loss(lib(features), captions)
+    assert float(loss) == pytest.approx(case["published_loss"], abs=1e-10)
+    data = {
+        "train_captions": captions, "train_image_idxs": np.arange(10), "train_features": features,
+        "idx_to_word": ["<NULL>", "<START>", "<END>", "<UNK>"], "word_to_idx": {},
+    }  # fmt: skip
+    solver = CaptioningSolver(model, data, update_rule="adam", optim_config={"learning_rate": 1e-2}, num_epochs=20, batch_size=10, verbose=False)
+    solver.train()
+    assert solver.loss_history[0] == pytest.approx(case["published_loss"], abs=1e-10)
+    assert min(solver.loss_history) == solver.loss_history[-1] < 0.9 * case["published_loss"]
+
+
+@CELLS
+def test_the_constructor_draws_as_the_course_does(cell: str) -> None:
+    np.random.seed(231)
+    drawn = make(cell, seed=None).params
+    np.random.seed(231)
+    k = 4 if cell == "lstm" else 1
+    expected = {
+        "W_embed": np.random.randn(V, W) / 100,
+        "W_proj": np.random.randn(D, H) / np.sqrt(D),
+        "Wx": np.random.randn(W, k * H) / np.sqrt(W),
+        "Wh": np.random.randn(H, k * H) / np.sqrt(H),
+        "W_vocab": np.random.randn(H, V) / np.sqrt(H),
+        "b_proj": np.zeros(H),
+        "b": np.zeros(k * H),
+        "b_vocab": np.zeros(V),
+    }
+    assert set(drawn) == set(expected)
+    for name, value in expected.items():
+        np.testing.assert_array_equal(drawn[name], value)
+
+
+@CELLS
+def test_two_losses_can_be_in_flight_and_inputs_stay_as_they_were(cell: str, lib: Any, rng: np.random.Generator) -> None:
+    model = make(cell)
+    first, second = batch(rng), batch(rng)
+    features, captions = lib(first[0]), first[1].copy()
+    captions.flags.writeable = False
+    loss, grads = model.loss(features, captions)
+    kept = {name: to_numpy(grad).copy() for name, grad in grads.items()}
+    model.loss(lib(second[0]), second[1])
+    for name, grad in grads.items():
+        np.testing.assert_array_equal(to_numpy(grad), kept[name])
+    np.testing.assert_array_equal(to_numpy(features), first[0])
+    assert float(model.loss(features, captions)[0]) == float(loss)
+
+
+def test_float32_model_takes_float64_features_and_stays_float32(rng: np.random.Generator) -> None:
+    features, captions = batch(rng)
+    loss, grads = make("lstm", dtype=np.float32).loss(features, captions)
+    assert loss.dtype == grads.flat.dtype == np.float32
+
+
+def test_packing_lists_live_steps_longest_first_and_each_word_once() -> None:
+    captions = np.array([[1, 5, 2, 0, 0], [1, 5, 6, 0, 2], [0, 0, 0, 0, 0]])
+    packed = pack(captions, null=0)
+    assert packed.sizes == [2, 2, 1, 1]
+    assert packed.order.tolist() == [1, 0, 2]
+    assert packed.words.tolist() == [0, 1, 5, 6]
+    assert packed.words[packed.inputs].tolist() == [1, 1, 5, 5, 6, 0]
+    assert packed.kept is not None
+    assert packed.kept.tolist() == [0, 1, 2, 3, 5]
+    assert packed.targets.tolist() == [5, 5, 6, 2, 2]
+    assert packed.source.tolist() == [2, 0, 3, 1, 4, 5]
+
+
+@CELLS
+def test_score_is_the_loss_without_dropout(cell: str, rng: np.random.Generator) -> None:
+    features, captions = batch(rng)
+    score = make(cell, dropout=0.5).score(features, captions)
+    loss, _ = make(cell).loss(features, captions)
+    assert score.tokens == (captions[:, 1:] != 0).sum()
+    assert float(score.nll) / N == pytest.approx(float(loss), rel=1e-13)
+    assert 0 <= int(score.correct) <= score.tokens
+
+
+def test_parameters_are_views_of_one_buffer_with_fixed_keys() -> None:
+    params = make("lstm", dtype=np.float32).params
+    assert list(params) == ["W_proj", "b_proj", "W_embed", "Wx", "Wh", "b", "W_vocab", "b_vocab"]
+    params["b"] = np.arange(4 * H, dtype=np.float64)
+    start = sum(params[name].size for name in ("W_proj", "b_proj", "W_embed", "Wx", "Wh"))
+    np.testing.assert_array_equal(params.flat[start : start + 4 * H], np.arange(4 * H))
+    params.flat[:] = 3
+    assert (params["Wh"] == 3).all()
+    with pytest.raises(ValueError, match=r"params\['b'\]: got an array of shape \(6,\), expected \(24,\)"):
+        params["b"] = np.zeros(H)
+    with pytest.raises(KeyError, match="did you mean 'W_vocab'"):
+        params["W_vocabs"] = np.zeros(1)
+    with pytest.raises(TypeError, match="fixed"):
+        del params["b"]
+    other = params.copy()
+    other["b"] = np.ones(4 * H)
+    assert (params["b"] == 3).all()
+
+
+def greedy_one_by_one(model: CaptioningRNN, features: np.ndarray, length: int) -> np.ndarray:
+    """The course's loop, one picture at a time through the plain step functions."""
+    p, out = model.params, np.zeros((len(features), length), np.int32)
+    for row, x in zip(out, features, strict=True):
+        h, c, word = x[None] @ p["W_proj"] + p["b_proj"], np.zeros((1, H)), 1
+        for t in range(length):
+            vector = p["W_embed"][[word]]
+            if model.cell_type == "rnn":
+                h, _ = layers.rnn_step_forward(vector, h, p["Wx"], p["Wh"], p["b"])
+            else:
+                h, c, _ = layers.lstm_step_forward(vector, h, c, p["Wx"], p["Wh"], p["b"])
+            row[t] = word = int((h @ p["W_vocab"] + p["b_vocab"]).argmax())
+            if word == 2:
+                break
+    return out
+
+
+def lively(cell: str, rng: np.random.Generator) -> CaptioningRNN:
+    """A model whose captions end at many lengths."""
+    model = make(cell)
+    for name, value in model.params.items():
+        model.params[name] = 2 * rng.standard_normal(value.shape)
+    model.params["b_vocab"][2] += 4  # END, said often enough
+    return model
+
+
+@CELLS
+def test_sampling_a_batch_equals_sampling_one_by_one(cell: str, lib: Any, rng: np.random.Generator) -> None:
+    features = rng.standard_normal((40, D)) * 2
+    with use_backend("numpy"):
+        plain = lively(cell, np.random.default_rng(0))
+    expected = greedy_one_by_one(plain, features, 12)
+    got = lively(cell, np.random.default_rng(0)).sample(lib(features), max_length=12)
+    assert got.dtype == np.int32
+    np.testing.assert_array_equal(got, expected)
+    ends = (expected == 2).argmax(axis=1)
+    assert len(set(ends.tolist())) >= 3  # rows were dropped at several steps
+
+
+def test_forbidden_words_are_never_said(rng: np.random.Generator) -> None:
+    model, features = lively("lstm", np.random.default_rng(0)), rng.standard_normal((40, D)) * 2
+    common = int(np.bincount(model.sample(features).ravel())[3:].argmax()) + 3
+    assert common in model.sample(features)
+    assert common not in model.sample(features, forbid=[common])
+
+
+def test_sampling_nothing_gives_nothing() -> None:
+    assert make("lstm").sample(np.zeros((0, D)), max_length=4).shape == (0, 4)
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "words"),
+    [
+        (lambda m: CaptioningRNN(WORDS, cell_type="lstn"), ValueError, ["cell_type 'lstn'", "rnn, lstm", "did you mean 'lstm'"]),
+        (lambda m: CaptioningRNN({"a": 0}), ValueError, ["word_to_idx", "<NULL>"]),
+        (lambda m: CaptioningRNN(WORDS, dropout=1.0), ValueError, ["dropout is 1.0", "[0, 1)"]),
+        (lambda m: CaptioningRNN(WORDS, dtype=np.float16), ValueError, ["float16", "float32 or float64"]),
+        (lambda m: m.loss(np.zeros((2, D + 1)), np.ones((2, 4), int)), ValueError, ["CaptioningRNN.loss", "(2, 6)", f"(N, {D})"]),
+        (lambda m: m.loss(np.zeros((3, D)), np.ones((2, 4), int)), ValueError, ["features have shape (3, 5)", "captions (2, 4)"]),
+        (lambda m: m.loss(np.zeros((2, D)), np.full((2, 4), V)), ValueError, ["ids 12..12", "0..11", "vocabulary"]),
+        (lambda m: m.loss(np.zeros((2, D)), np.full((2, 4), -1)), ValueError, ["ids -1..-1"]),
+        (lambda m: m.score(np.zeros((2, D)), np.ones((2, 4))), TypeError, ["CaptioningRNN.score", "float64", "integer"]),
+        (lambda m: m.sample(np.zeros((2, D + 1))), ValueError, ["features have shape (2, 6)", f"(N, {D})"]),
+        (lambda m: CaptioningRNN({"<NULL>": 0, "a": 1}, D).sample(np.zeros((1, D))), ValueError, ["sample", "<START>"]),
+    ],
+)
+def test_bad_arguments_are_named_with_what_was_wanted(call: Any, error: type[Exception], words: list[str]) -> None:
+    with pytest.raises(error) as caught:
+        call(make("lstm"))
+    for word in words:
+        assert word in str(caught.value)
+
+
+@pytest.mark.gpu
+@CELLS
+@pytest.mark.parametrize("dropout", [0.0, 0.4])
+def test_loss_and_gradients_agree_on_both_libraries(cell: str, dropout: float, rng: np.random.Generator) -> None:
+    features, captions = batch(rng)
+    host_loss, host_grads = make(cell, dropout).loss(features, captions)
+    with use_backend("cupy"):
+        loss, grads = make(cell, dropout).loss(features, captions)
+    assert float(loss) == pytest.approx(float(host_loss), rel=1e-12)
+    for name, grad in grads.items():
+        np.testing.assert_allclose(to_numpy(grad), host_grads[name], rtol=1e-10, atol=1e-12, err_msg=name)
+
+
+@pytest.mark.gpu
+@CELLS
+def test_twenty_training_steps_agree_on_both_libraries(cell: str, rng: np.random.Generator) -> None:
+    batches = [batch(rng) for _ in range(20)]
+    data = {
+        "train_captions": batches[0][1],
+        "train_image_idxs": np.arange(N),
+        "train_features": batches[0][0],
+        "idx_to_word": ["<UNK>", *WORDS],
+        "word_to_idx": {},
+    }
+    runs = {}
+    for backend in ("numpy", "cupy"):
+        with use_backend(backend):
+            model = make(cell, 0.3)
+            solver = CaptioningSolver(model, data, update_rule="adam", optim_config={"learning_rate": 1e-2}, clip_norm=5.0, seed=0)
+            losses = [float(solver.step(*each)) for each in batches]
+            runs[backend] = losses, to_numpy(model.params.flat)
+    np.testing.assert_allclose(runs["cupy"][0], runs["numpy"][0], rtol=1e-9)
+    np.testing.assert_allclose(runs["cupy"][1], runs["numpy"][1], rtol=1e-7, atol=1e-9)

@@ -1,0 +1,279 @@
+"""The commands as people type them: what they print, leave behind, and say when something is wrong."""
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from click.testing import CliRunner, Result
+
+from xpcap import backend, checkpoint, runs
+from xpcap.cli import main
+from xpcap.data import open_data
+from xpcap.data.pictures import generate
+from xpcap.errors import DataError
+
+SMALL = ["--hidden", "16", "--wordvec", "8", "--epochs", "2"]
+
+
+def call(*args: object) -> Result:
+    return CliRunner().invoke(main, [str(arg) for arg in args])
+
+
+def good(*args: object) -> Result:
+    result = call(*args)
+    assert result.exit_code == 0, result.output
+    return result
+
+
+@pytest.fixture(autouse=True)
+def few_pictures(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Generated pictures by the dozen, and a folder of its own to run in."""
+    monkeypatch.setattr(runs, "generate", lambda seed: generate(seed, train=60, val=14))
+    monkeypatch.delenv("XPCAP_BACKEND", raising=False)
+    monkeypatch.setattr(backend, "_active", None)
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    good("train", "--out", tmp_path / "run", *SMALL)
+    return tmp_path / "run"
+
+
+def test_train_alone_generates_learns_and_leaves_a_run_folder() -> None:
+    output = good("train", *SMALL).output
+    for words in (
+        "data generated",
+        "out runs/pictures-lstm",
+        "epoch  2",
+        "wrote runs/pictures-lstm, best after epoch",
+        "model  ",
+        "truth  ",
+        "BLEU-1..4",
+        "perplexity",
+    ):
+        assert words in output
+    names = {path.name for path in Path("runs/pictures-lstm").iterdir()}
+    assert names == {
+        "best.safetensors", "config.json", "data.h5", "history.jsonl", "last.safetensors", "loss.png", "samples.png", "times.jsonl", "vocab.json",
+    }  # fmt: skip
+    assert "out runs/pictures-lstm-2" in good("train", *SMALL).output  # a second run gets a folder of its own
+
+
+def test_equal_runs_leave_equal_bytes(run: Path, tmp_path: Path) -> None:
+    good("train", "--out", tmp_path / "again", *SMALL)
+    for name in ("best.safetensors", "last.safetensors", "history.jsonl", "vocab.json", "config.json"):
+        assert (run / name).read_bytes() == (tmp_path / "again" / name).read_bytes(), name
+
+
+def test_evaluate_prints_one_json_object(run: Path) -> None:
+    result = json.loads(good("evaluate", run, "--json").stdout)
+    assert set(result) >= {"split", "n", "bleu", "unigram_bleu", "perplexity", "seconds", "protocol", "captions"}
+    assert (result["split"], result["n"], len(result["bleu"]), len(result["captions"])) == ("val", 14, 4, 14)
+    history = [json.loads(line) for line in (run / "history.jsonl").read_text().splitlines()]
+    assert result["perplexity"] == pytest.approx(min(record["val_perplexity"] for record in history), rel=1e-4)
+    assert "<" not in "".join(result["captions"].values())
+    assert "BLEU-1..4" in good("evaluate", run, "--split", "train").output
+
+
+def test_evaluate_encodes_other_data_with_the_runs_vocabulary_and_scaling(run: Path, tmp_path: Path) -> None:
+    """The same pictures in a file whose own vocabulary has other ids: the scores do not move."""
+    data = open_data(run / "data.h5")
+    other = data.encoded_with(type(data.vocabulary)([*data.vocabulary.idx_to_word[:4], "zebra", *reversed(data.vocabulary.idx_to_word[4:])]), 9)
+    runs.write_dataset(tmp_path / "other.h5", other)
+    ours, theirs = (json.loads(good("evaluate", run, *args, "--json").stdout) for args in ([], ["--data", tmp_path / "other.h5"]))
+    for key in ("bleu", "unigram_bleu", "perplexity", "captions"):
+        assert theirs[key] == ours[key]
+
+
+def test_caption_prints_pictures_with_what_people_wrote(run: Path) -> None:
+    result = json.loads(good("caption", run, "--split", "val", "-n", 3, "--json").stdout)
+    assert len(result) == 3
+    assert set(result[0]) == {"image", "caption", "references"}
+    assert len(result[0]["references"]) == 5
+    assert good("caption", run, "-n", 3).output.count("truth") == 3
+
+
+def test_runs_differ_by_cell_and_options_reach_the_model(tmp_path: Path) -> None:
+    good(
+        "train",
+        "--out",
+        tmp_path / "r",
+        *SMALL,
+        "--cell",
+        "rnn",
+        "--feature-scaling",
+        "none",
+        "--dropout",
+        0,
+        "--clip",
+        0,
+        "--batch-size",
+        50,
+        "--seed",
+        4,
+    )
+    opened = checkpoint.open_run(tmp_path / "r")
+    assert opened.model.cell_type == "rnn"
+    assert opened.scaling.mean is None
+    assert (opened.config["batch_size"], opened.config["seed"], opened.config["dropout"]) == (50, 4, 0)
+
+
+def test_verify_and_info_speak_json(run: Path) -> None:
+    rows = json.loads(good("verify", "--json").stdout)
+    assert all(set(row) == {"case", "backend", "dtype", "error", "tolerance", "passed"} for row in rows)
+    about = json.loads(good("info", "--json").stdout)
+    assert about["backends"]["numpy"]["usable"] is True
+    assert about["backends"]["cupy"]["usable"] or about["backends"]["cupy"]["reason"]
+    assert json.loads(good("info", run / "data.h5", "--json").stdout)["splits"]["val"] == {"pictures": 14, "captions": 70}
+    assert json.loads(good("info", run, "--json").stdout)["config"]["hidden"] == 16
+    for args in ([], [run], [run / "data.h5"]):
+        assert good("info", *args).output
+
+
+def test_verify_fails_where_a_row_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    from xpcap import cli
+    from xpcap.verify import Row
+
+    monkeypatch.setattr(cli, "run_verify", lambda: [Row("a case", "numpy", "float64", float("nan"), 1e-8, False)])
+    result = call("verify")
+    assert result.exit_code == 1
+    assert "0 of 1 rows pass" in result.output
+
+
+def test_prepare_writes_a_dataset_that_trains(tmp_path: Path, rng: np.random.Generator) -> None:
+    images = [f"{i}.jpg" for i in range(12)]
+    Path("token.txt").write_text(
+        "".join(f"{image}#{k}\tA {'red' if i % 2 else 'blue'} thing .\n" for i, image in enumerate(images) for k in range(2))
+    )
+    Path("train.txt").write_text("\n".join(images[:8]))
+    Path("val.txt").write_text("\n".join(images[8:]))
+    np.savez("features.npz", names=images, features=rng.standard_normal((12, 5)).astype("f4"))
+    made = [
+        "prepare",
+        "--captions",
+        "token.txt",
+        "--split",
+        "train=train.txt",
+        "--split",
+        "val=val.txt",
+        "--features",
+        "features.npz",
+        "--out",
+        "small.h5",
+    ]
+    assert "8 pictures" in good(*made).output
+    again = call(*made)
+    assert again.exit_code == 1
+    assert "small.h5 exists" in again.output
+    assert "out runs/small-lstm" in good("train", "small.h5", *SMALL).output
+    assert not Path("runs/small-lstm/data.h5").exists()
+    assert json.loads(good("evaluate", "runs/small-lstm", "--json").stdout)["n"] == 4
+
+
+MISUSED: dict[str, tuple[list[str], list[str]]] = {
+    "command": (["trian"], ["'trian'", "did you mean 'train'"]),
+    "option": (["train", "--hiden", "5"], ["--hiden", "--hidden"]),
+    "cell": (["train", "--cell", "lsmt"], ["--cell", "'lsmt'", "rnn, lstm", "did you mean 'lstm'"]),
+    "scaling": (["train", "--feature-scaling", "standardise"], ["did you mean 'standardize'"]),
+    "backend": (["train", "--backend", "cupi"], ["'cupi'", "numpy, cupy, auto", "did you mean 'cupy'"]),
+    "epochs": (["train", "--epochs", "0"], ["--epochs", "x>=1"]),
+    "dropout": (["train", "--dropout", "1"], ["--dropout", "0<=x<1"]),
+    "lr": (["train", "--lr", "nan"], ["--lr", "nan"]),
+    "split without list": (["prepare", "--split", "train", "--captions", "c", "--features", "f", "--out", "o"], ["'train'", "NAME=LIST"]),
+    "split twice": (["prepare", "--split", "a=x", "--split", "a=y", "--captions", "c", "--features", "f", "--out", "o"], ["'a=y'", "fresh name"]),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", MISUSED)
+def test_misuse_exits_2_with_the_near_name(name: str) -> None:
+    args, words = MISUSED[name]
+    result = call(*args)
+    assert result.exit_code == 2, result.output
+    for word in words:
+        assert word in result.output
+    assert list(Path().iterdir()) == []
+
+
+def failing(args: list[Any], *words: str) -> None:
+    """The command fails with one message, no traceback, and leaves the folder as it found it."""
+    before = sorted(Path().rglob("*"))
+    result = call(*args)
+    assert result.exit_code == 1, result.output
+    assert isinstance(result.exception, SystemExit)
+    assert "Traceback" not in result.output
+    assert result.output.splitlines()[-1].startswith("Error: ")
+    for word in words:
+        assert word in result.output
+    assert sorted(Path().rglob("*")) == before
+
+
+def test_what_is_not_there_fails_with_one_line(run: Path) -> None:
+    failing(["train", "nothing.h5"], "nothing.h5 does not exist", "prepare")
+    failing(["train", "--out", run], "exists", "not overwritten")
+    failing(["evaluate", "nothing"], "nothing does not exist", "run folder")
+    failing(["evaluate", run, "--split", "test"], "'test'", "train, val")
+    failing(["evaluate", run, "--data", "nothing.h5"], "nothing.h5")
+    failing(["caption", run / "data.h5"], "run folder")
+    failing(["info", "nothing"], "nothing does not exist")
+    failing(["prepare", "--captions", "no.txt", "--split", "a=no.txt", "--features", "no.npz", "--out", "o.h5"], "no.txt", "No such file")
+
+
+def test_cupy_without_a_device_is_one_clear_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    backend._cupy_status.cache_clear()
+    monkeypatch.setitem(sys.modules, "cupy", None)
+    for command in ("train", "verify"):
+        failing([command, "--backend", "cupy"], "backend cupy: cupy cannot be imported", "--backend numpy")
+    monkeypatch.setenv("XPCAP_BACKEND", "cupy")
+    failing(["verify"], "backend cupy")
+    backend._cupy_status.cache_clear()
+
+
+@pytest.mark.skipif(os.name != "posix" or os.geteuid() == 0, reason="root may write anywhere")
+def test_a_place_without_permission_fails_with_one_line(tmp_path: Path) -> None:
+    (tmp_path / "locked").mkdir(mode=0o500)
+    failing(["train", "--out", tmp_path / "locked" / "run", *SMALL], "locked", "Permission denied")
+
+
+def test_a_place_that_cannot_be_fails_with_one_line() -> None:
+    Path("file").write_text("")
+    failing(["train", "--out", "file/run", *SMALL], "file", "Not a directory")
+
+
+def spoil_best(run: Path) -> None:
+    path = run / "best.safetensors"
+    path.write_bytes(path.read_bytes()[:-100])
+
+
+def change_config(**values: Any) -> Any:
+    def change(run: Path) -> None:
+        path = run / "config.json"
+        path.write_text(json.dumps({**json.loads(path.read_text()), **values}))
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("spoil", "words"),
+    [
+        (spoil_best, ["best.safetensors", "damaged"]),
+        (lambda run: (run / "best.safetensors").unlink(), ["best.safetensors is missing"]),
+        (lambda run: (run / "vocab.json").write_text("[1]"), ["vocab.json", "list of words"]),
+        (lambda run: (run / "vocab.json").write_text("["), ["vocab.json is not JSON"]),
+        (lambda run: (run / "config.json").write_text("{}"), ["format None", "newer"]),
+        (change_config(hidden=17), ["best.safetensors", "has shape", "another run"]),
+        (change_config(cell="gru"), ["cell_type 'gru'"]),
+        (change_config(hidden="many"), ["config.json", "many"]),
+    ],
+)
+def test_a_damaged_run_folder_is_named(spoil: Any, words: list[str], run: Path) -> None:
+    spoil(run)
+    with pytest.raises((DataError, ValueError)) as caught:
+        checkpoint.open_run(run)
+    for word in words:
+        assert word in str(caught.value)
+    assert call("evaluate", run).exit_code in (1, 2)

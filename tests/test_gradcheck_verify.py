@@ -1,0 +1,103 @@
+"""Numeric gradients, and that verify passes when all is well and fails when something is planted."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+
+from xpcap import get_backend, layers, ops, to_numpy
+from xpcap.gradcheck import directional_errors, eval_numerical_gradient, eval_numerical_gradient_array, grad_check_sparse
+from xpcap.verify import read_cases, verify
+
+
+def test_numeric_gradients_are_right_and_leave_x_as_it_was(lib: Any, rng: np.random.Generator) -> None:
+    host, df = rng.standard_normal((3, 4)), rng.standard_normal((3, 4))
+    x = lib.xp.array(host)  # numeric gradients write to x, read-only or not elsewhere
+    slopes = eval_numerical_gradient(lambda x: (x**3).sum(), x, verbose=False)
+    np.testing.assert_allclose(to_numpy(slopes), 3 * host**2, rtol=1e-8, atol=1e-8)
+    slopes = eval_numerical_gradient_array(lambda x: x**2, x, lib.xp.array(df))
+    np.testing.assert_allclose(to_numpy(slopes), 2 * host * df, rtol=1e-8, atol=1e-8)
+    np.testing.assert_array_equal(to_numpy(x), host)
+
+
+def test_numeric_gradient_prints_each_slope_only_when_asked(capsys: pytest.CaptureFixture[str]) -> None:
+    eval_numerical_gradient(lambda x: x.sum(), np.zeros(2), verbose=False)
+    assert capsys.readouterr().out == ""
+    eval_numerical_gradient(lambda x: x.sum(), np.zeros(2))
+    assert len(capsys.readouterr().out.splitlines()) == 2
+
+
+def test_sparse_check_prints_what_it_compared(capsys: pytest.CaptureFixture[str]) -> None:
+    np.random.seed(0)
+    x = np.arange(6.0).reshape(2, 3)
+    grad_check_sparse(lambda x: (x**2).sum(), x, 2 * x + 1, num_checks=4)
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 4
+    numeric, analytic = float(lines[0].split()[1]), float(lines[0].split()[3].rstrip(","))
+    assert analytic - numeric == pytest.approx(1, abs=1e-4)
+
+
+def test_directions_find_one_wrong_element_among_many(lib: Any, rng: np.random.Generator) -> None:
+    host = {"a": rng.standard_normal((20, 30)), "b": rng.standard_normal(40)}
+    params = {name: lib.xp.array(x) for name, x in host.items()}
+    grads = {name: lib.xp.array(3 * x**2) for name, x in host.items()}
+
+    def f() -> Any:
+        return sum((x**3).sum() for x in params.values())
+
+    assert max(directional_errors(f, params, grads, rng)) < 1e-7
+    grads["b"][7] += 1.0
+    assert max(directional_errors(f, params, grads, rng)) > 1e-4
+    for name, x in params.items():
+        np.testing.assert_array_equal(to_numpy(x), host[name])
+
+
+def test_verify_passes_every_row_on_numpy_and_leaves_the_legacy_stream_alone() -> None:
+    np.random.seed(5)
+    before = np.random.get_state()[1].copy()
+    rows = list(verify())
+    assert [row for row in rows if not row.passed] == []
+    assert len({(row.case, row.dtype) for row in rows}) == len(rows) > 70
+    assert {row.backend for row in rows} == {get_backend()}
+    np.testing.assert_array_equal(np.random.get_state()[1], before)
+
+
+@pytest.mark.gpu
+def test_verify_passes_every_row_on_cupy() -> None:
+    import xpcap
+
+    with xpcap.use_backend("cupy"):
+        assert [row for row in verify() if not row.passed] == []
+
+
+def test_the_published_losses_are_among_the_cases() -> None:
+    assert [case["published_loss"] for case in read_cases()["captioners"]] == [9.83235591003, 9.82445935443]
+
+
+def swapped_gates(a: Any, c_prev: Any, plain: Callable[..., Any] = ops.lstm_gates) -> Any:
+    H = c_prev.shape[1]
+    return plain(np.concatenate((a[:, H : 2 * H], a[:, :H], a[:, 2 * H :]), axis=1), c_prev)
+
+
+def forgetful_backward(*args: Any, plain: Callable[..., Any] = ops.lstm_gates_backward) -> Any:
+    da, dc = plain(*args)
+    return da, dc * 0.999
+
+
+def rounded_loss(scores: Any, targets: Any, plain: Callable[..., Any] = ops.softmax_loss) -> Any:
+    nll, dscores = plain(scores, targets)
+    return nll, dscores.astype(np.float16).astype(scores.dtype)
+
+
+@pytest.mark.parametrize(
+    ("where", "name", "mistake", "rows"),
+    [
+        (layers.lstm, "lstm_gates", swapped_gates, "lstm_forward h"),
+        (layers.lstm, "lstm_gates_backward", forgetful_backward, "lstm_backward dx"),
+        (layers.loss, "softmax_loss", rounded_loss, "temporal_softmax_loss dx"),
+    ],
+)
+def test_verify_catches_a_planted_mistake(where: Any, name: str, mistake: Any, rows: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(where, name, mistake)
+    assert rows in [row.case for row in verify() if not row.passed]

@@ -1,0 +1,290 @@
+"""Every layer: values by hand, gradients against finite differences, purity, dtypes, and the two libraries against each other."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+import pytest
+
+from xpcap import layers, to_numpy
+from xpcap.gradcheck import eval_numerical_gradient_array, rel_error
+
+N, T, D, H, V = 3, 4, 5, 6, 7
+
+
+class Case(NamedTuple):
+    """A layer: its functions, the shapes of its float inputs and outputs, and what else it takes first."""
+
+    forward: Callable[..., Any]
+    backward: Callable[..., Any]
+    inputs: dict[str, tuple[int, ...]]
+    outputs: tuple[tuple[int, ...], ...]
+    ids: tuple[np.ndarray, ...] = ()
+
+
+def dropout(x: Any) -> Any:
+    return layers.dropout_forward(x, {"p": 0.6, "mode": "train", "seed": 3})
+
+
+WORDS = np.array([[0, 3, 3, 6], [6, 1, 0, 2], [5, 5, 5, 0]])
+CASES = {
+    "affine": Case(layers.affine_forward, layers.affine_backward, {"x": (N, 2, D), "w": (2 * D, H), "b": (H,)}, ((N, H),)),
+    "temporal_affine": Case(layers.temporal_affine_forward, layers.temporal_affine_backward, {"x": (N, T, D), "w": (D, H), "b": (H,)}, ((N, T, H),)),
+    "word_embedding": Case(layers.word_embedding_forward, layers.word_embedding_backward, {"W": (V, D)}, ((N, T, D),), (WORDS,)),
+    "rnn_step": Case(
+        layers.rnn_step_forward, layers.rnn_step_backward, {"x": (N, D), "prev_h": (N, H), "Wx": (D, H), "Wh": (H, H), "b": (H,)}, ((N, H),)
+    ),
+    "rnn": Case(layers.rnn_forward, layers.rnn_backward, {"x": (N, T, D), "h0": (N, H), "Wx": (D, H), "Wh": (H, H), "b": (H,)}, ((N, T, H),)),
+    "lstm_step": Case(
+        layers.lstm_step_forward,
+        layers.lstm_step_backward,
+        {"x": (N, D), "prev_h": (N, H), "prev_c": (N, H), "Wx": (D, 4 * H), "Wh": (H, 4 * H), "b": (4 * H,)},
+        ((N, H), (N, H)),
+    ),
+    "lstm": Case(
+        layers.lstm_forward, layers.lstm_backward, {"x": (N, T, D), "h0": (N, H), "Wx": (D, 4 * H), "Wh": (H, 4 * H), "b": (4 * H,)}, ((N, T, H),)
+    ),
+    "dropout": Case(dropout, layers.dropout_backward, {"x": (N, T, D)}, ((N, T, D),)),
+    "packed_rnn": Case(
+        lambda a, h0, Wh: layers.rnn_rows_forward(a, h0, Wh, [3, 2, 2]),
+        layers.rnn_rows_backward,
+        {"a": (7, H), "h0": (4, H), "Wh": (H, H)},
+        ((7, H),),
+    ),
+    "packed_lstm": Case(
+        lambda a, h0, c0, Wh: layers.lstm_rows_forward(a, h0, c0, Wh, [3, 2, 2]),
+        layers.lstm_rows_backward,
+        {"a": (7, 4 * H), "h0": (4, H), "c0": (4, H), "Wh": (H, 4 * H)},
+        ((7, H),),
+    ),
+}
+each_layer = pytest.mark.parametrize("case", CASES.values(), ids=CASES.keys())
+
+
+def draw(case: Case, rng: np.random.Generator, dtype: str = "float64") -> tuple[list[np.ndarray], list[np.ndarray]]:
+    inputs = [rng.standard_normal(shape).astype(dtype) for shape in case.inputs.values()]
+    return inputs, [rng.standard_normal(shape).astype(dtype) for shape in case.outputs]
+
+
+def run(case: Case, ids: list[Any], inputs: list[Any], upstream: list[Any]) -> tuple[list[Any], list[Any]]:
+    *outputs, cache = case.forward(*ids, *inputs)
+    grads = case.backward(*upstream, cache)
+    return outputs, list(grads) if isinstance(grads, tuple) else [grads]
+
+
+@each_layer
+def test_backward_matches_finite_differences(case: Case, rng: np.random.Generator) -> None:
+    inputs, upstream = draw(case, rng)
+    _, grads = run(case, list(case.ids), inputs, upstream)
+    for name, x, grad in zip(case.inputs, inputs, grads, strict=True):
+        numeric = sum(eval_numerical_gradient_array(lambda _, k=k: case.forward(*case.ids, *inputs)[k], x, df) for k, df in enumerate(upstream))
+        np.testing.assert_allclose(grad, numeric, rtol=1e-6, atol=1e-9, err_msg=name)
+        assert grad.shape == x.shape
+
+
+@each_layer
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_dtype_in_is_dtype_out_and_inputs_are_untouched(case: Case, dtype: str, lib: Any, rng: np.random.Generator) -> None:
+    host, host_upstream = draw(case, rng, dtype)
+    inputs, upstream, ids = [lib(x) for x in host], [lib(x) for x in host_upstream], [lib(x) for x in case.ids]
+    outputs, grads = run(case, ids, inputs, upstream)
+    for result in (*outputs, *grads):
+        assert result.dtype == dtype
+        assert isinstance(result, lib.xp.ndarray)
+    for before, after in zip(host + host_upstream, inputs + upstream, strict=True):
+        np.testing.assert_array_equal(before, to_numpy(after))
+        assert not any(lib.xp.shares_memory(after, result) for result in (*outputs, *grads))
+
+
+@each_layer
+def test_two_caches_can_be_alive_at_once(case: Case, rng: np.random.Generator) -> None:
+    first, upstream = draw(case, rng)
+    second, _ = draw(case, rng)
+    _, alone = run(case, list(case.ids), first, upstream)
+    *_, cache = case.forward(*case.ids, *first)
+    *_, other = case.forward(*case.ids, *second)
+    case.backward(*upstream, other)
+    together = case.backward(*upstream, cache)
+    for a, b in zip(alone, together if isinstance(together, tuple) else [together], strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.gpu
+@each_layer
+@pytest.mark.parametrize(("dtype", "tolerance"), [("float64", 1e-12), ("float32", 2e-5)])
+def test_numpy_and_cupy_agree(case: Case, dtype: str, tolerance: float, rng: np.random.Generator) -> None:
+    import cupy
+
+    inputs, upstream = draw(case, rng, dtype)
+    host = run(case, list(case.ids), inputs, upstream)
+    device = run(case, [cupy.asarray(x) for x in case.ids], [cupy.asarray(x) for x in inputs], [cupy.asarray(x) for x in upstream])
+    for a, b in zip((*host[0], *host[1]), (*device[0], *device[1]), strict=True):
+        np.testing.assert_allclose(to_numpy(b), a, rtol=tolerance, atol=tolerance)
+
+
+def test_values_match_hand_computed() -> None:
+    """One unit whose gates come out as i = 1/2, f = 3/4, o = 1/5 and g = 3/5: a mistaken order shows."""
+    x, h, c = np.array([[1.0]]), np.array([[0.5]]), np.array([[2.0]])
+    Wx, Wh = np.array([[1.0, -1.0, 2.0, 0.5]]), np.array([[2.0, 4.0, -2.0, 1.0]])
+    b = np.array([0.0, np.log(3), -np.log(4), np.log(2)]) - np.array([2.0, 1.0, 1.0, 1.0])  # sigmoid(log k) = k / (k + 1)
+    next_h, next_c, _ = layers.lstm_step_forward(x, h, c, Wx, Wh, b)
+    assert next_c.item() == pytest.approx(0.75 * 2 + 0.5 * 0.6, rel=1e-14)
+    assert next_h.item() == pytest.approx(0.2 * 0.9468060128462683, rel=1e-14)  # tanh(1.8)
+    next_h, _ = layers.rnn_step_forward(x, h, np.array([[0.5]]), np.array([[1.0]]), np.array([0.0]))
+    assert next_h.item() == pytest.approx(0.7615941559557649, rel=1e-14)  # tanh(1)
+    out, _ = layers.affine_forward(np.array([[[1.0, 2.0], [3.0, 4.0]]]), np.array([[1.0], [10.0], [100.0], [1000.0]]), np.array([0.5]))
+    assert out.item() == 4321.5
+
+
+@pytest.mark.parametrize("cell", ["rnn", "lstm"])
+def test_steps_compose_to_sequence(cell: str, rng: np.random.Generator) -> None:
+    inputs, (dh,) = draw(CASES[cell], rng)
+    x, h0, Wx, Wh, b = inputs
+    h, cache = CASES[cell].forward(*inputs)
+    state, caches = (h0,) if cell == "rnn" else (h0, np.zeros_like(h0)), []
+    for t in range(T):
+        *state, step_cache = CASES[f"{cell}_step"].forward(x[:, t], *state, Wx, Wh, b)
+        caches.append(step_cache)
+        np.testing.assert_allclose(state[0], h[:, t], rtol=1e-13)
+    dx, dh0, dWx, dWh, db = CASES[cell].backward(dh, cache)
+    carried, totals = [np.zeros_like(h0) for _ in state], [0.0, 0.0, 0.0]
+    for t in reversed(range(T)):
+        carried[0] = carried[0] + dh[:, t]
+        step_dx, *rest = CASES[f"{cell}_step"].backward(*carried, caches[t])
+        carried, weights = rest[: len(carried)], rest[len(carried) :]
+        totals = [total + w for total, w in zip(totals, weights, strict=True)]
+        np.testing.assert_allclose(step_dx, dx[:, t], rtol=1e-10, atol=1e-14)
+    for name, a, e in zip(("dh0", "dWx", "dWh", "db"), (dh0, dWx, dWh, db), (carried[0], *totals), strict=True):
+        np.testing.assert_allclose(a, e, rtol=1e-10, atol=1e-14, err_msg=name)
+
+
+@pytest.mark.parametrize("cell", ["rnn", "lstm"])
+def test_packed_rows_equal_each_caption_alone(cell: str, rng: np.random.Generator) -> None:
+    """Rows of sizes 3, 2, 2: captions of 3, 3 and 1 steps, and a fourth of none."""
+    k = 4 if cell == "lstm" else 1
+    a, Wh = rng.standard_normal((7, k * H)), rng.standard_normal((H, k * H))
+    states = [rng.standard_normal((4, H)) for _ in range(2 if cell == "lstm" else 1)]
+    forward, backward = getattr(layers, f"{cell}_rows_forward"), getattr(layers, f"{cell}_rows_backward")
+    h, cache = forward(a, *states, Wh, [3, 2, 2])
+    dh = rng.standard_normal(h.shape)
+    da, *dstates, dWh = backward(dh, cache)
+    total = np.zeros_like(dWh)
+    for caption, rows in enumerate(([0, 3, 5], [1, 4, 6], [2], [])):
+        alone, alone_cache = forward(a[rows], *(s[caption : caption + 1] for s in states), Wh, [1] * len(rows))
+        np.testing.assert_allclose(h[rows], alone, rtol=1e-13)
+        alone_da, *alone_dstates, alone_dWh = backward(dh[rows], alone_cache)
+        np.testing.assert_allclose(da[rows], alone_da, rtol=1e-11, atol=1e-14)
+        for d, e in zip(dstates, alone_dstates, strict=True):
+            np.testing.assert_allclose(d[caption], e[0], rtol=1e-11, atol=1e-14)
+        total += alone_dWh
+    np.testing.assert_allclose(dWh, total, rtol=1e-11)
+
+
+def test_repeated_words_add_their_gradients(lib: Any) -> None:
+    x, W = lib(np.array([[2, 2, 0]])), lib(np.zeros((4, 2)))
+    _, cache = layers.word_embedding_forward(x, W)
+    dW = layers.word_embedding_backward(lib(np.array([[[1.0, 2.0], [10.0, 20.0], [5.0, 5.0]]])), cache)
+    np.testing.assert_array_equal(to_numpy(dW), [[5, 5], [0, 0], [11, 22], [0, 0]])
+
+
+def test_softmax_loss_matches_finite_differences_and_masked_steps_get_nothing(lib: Any, rng: np.random.Generator) -> None:
+    x, y, mask = rng.standard_normal((N, T, V)), rng.integers(0, V, (N, T)), rng.random((N, T)) > 0.4
+    loss, dx = layers.temporal_softmax_loss(*lib(x, y, mask))
+    by_hand = sum(np.log(np.exp(x[n, t]).sum()) - x[n, t, y[n, t]] for n, t in zip(*np.nonzero(mask), strict=True)) / N
+    assert float(loss) == pytest.approx(by_hand, rel=1e-13)
+    numeric = eval_numerical_gradient_array(lambda x: np.asarray(layers.temporal_softmax_loss(x, y, mask)[0]), x, np.ones(()))
+    np.testing.assert_allclose(to_numpy(dx), numeric, rtol=1e-6, atol=1e-10)
+    assert not to_numpy(dx)[~mask].any()
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_a_confident_wrong_answer_costs_what_it_should(dtype: str) -> None:
+    """The course's log of a probability gives inf here."""
+    x = np.array([[[2000.0, 0.0]]], dtype)
+    loss, dx = layers.temporal_softmax_loss(x, np.array([[1]]), np.array([[True]]))
+    assert loss == 2000
+    assert loss.dtype == dx.dtype == dtype
+    np.testing.assert_array_equal(dx, [[[1, -1]]])
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_sigmoid_is_stable_for_both_signs(dtype: str) -> None:
+    got = layers.sigmoid(np.array([-1e4, -1.0, 0.0, 1.0, 1e4], dtype))
+    assert got.dtype == dtype
+    np.testing.assert_allclose(got, [0, 0.2689414213699951, 0.5, 0.7310585786300049, 1], rtol=1e-6, atol=1e-12)
+
+
+def test_dropout_keeps_the_mean_in_training_and_does_nothing_in_testing() -> None:
+    x = np.ones((300, 400))
+    out, cache = layers.dropout_forward(x, {"p": 0.25, "mode": "train", "seed": 1})
+    assert set(np.unique(out)) == {0.0, 4.0}
+    assert out.mean() == pytest.approx(1, abs=0.02)  # standard error 0.005
+    np.testing.assert_array_equal(layers.dropout_backward(x, cache), out)
+    np.testing.assert_array_equal(layers.dropout_forward(x, {"p": 0.25, "mode": "test"})[0], x)
+
+
+def test_dropout_without_a_seed_follows_the_legacy_stream() -> None:
+    x = np.ones((5, 6))
+    np.random.seed(231)
+    first = layers.dropout_forward(x, {"p": 0.5, "mode": "train"})[0]
+    second = layers.dropout_forward(x, {"p": 0.5, "mode": "train"})[0]
+    np.random.seed(231)
+    np.testing.assert_array_equal(first, layers.dropout_forward(x, {"p": 0.5, "mode": "train"})[0])
+    assert (first != second).any()
+
+
+def good(name: str, **changed: Any) -> list[Any]:
+    shapes = CASES[name].inputs
+    arrays = {key: np.zeros(shape, np.float32) for key, shape in shapes.items()}
+    return list({**arrays, **changed}.values())
+
+
+@pytest.mark.parametrize(
+    ("name", "changed", "error", "words"),
+    [
+        ("lstm", {"Wh": np.zeros((H, 3 * H), "f4")}, ValueError, ["lstm_forward", "Wh has shape (6, 18)", "(H, 4H)", "H = 6", "i, f, o, g"]),
+        ("lstm", {"h0": np.zeros((N + 1, H), "f4")}, ValueError, ["h0 has shape (4, 6)", "N = 3"]),
+        ("lstm", {"x": np.zeros((N, D), "f4")}, ValueError, ["x has shape (3, 5)", "(N, T, D)"]),
+        ("lstm_step", {"b": np.zeros(4 * H)}, TypeError, ["lstm_step_forward", "b has dtype float64", "x float32", "astype"]),
+        ("rnn", {"Wx": [[0.0]]}, TypeError, ["rnn_forward", "Wx is a list", "asarray"]),
+        ("rnn_step", {"x": np.zeros((N, D), int)}, TypeError, ["x has dtype int64", "float32 or float64"]),
+        ("affine", {"w": np.zeros((D, H), "f4")}, ValueError, ["affine_forward", "w has shape (5, 6)", "D = 10"]),
+        ("temporal_affine", {"b": np.zeros((H, 1), "f4")}, ValueError, ["b has shape (6, 1)", "(M)"]),
+    ],
+)
+def test_bad_arrays_are_named_with_what_was_wanted(name: str, changed: dict[str, Any], error: type[Exception], words: list[str]) -> None:
+    with pytest.raises(error) as caught:
+        CASES[name].forward(*good(name, **changed))
+    for word in words:
+        assert word in str(caught.value)
+
+
+@pytest.mark.parametrize("sizes", [[3, 2], [2, 3, 2], [5, 2], [3, 2, 2, 0, 0, 1]])
+def test_packed_sizes_that_do_not_fit_are_refused(sizes: list[int]) -> None:
+    with pytest.raises(ValueError, match=r"rnn_rows_forward: sizes"):
+        layers.rnn_rows_forward(np.zeros((7, H)), np.zeros((4, H)), np.zeros((H, H)), sizes)
+
+
+@pytest.mark.parametrize("ids", [np.array([[0, 7]]), np.array([[-1, 0]])])
+def test_word_ids_outside_the_vocabulary_are_refused(ids: np.ndarray) -> None:
+    with pytest.raises(ValueError, match=r"word ids in 0\.\.6"):
+        layers.word_embedding_forward(ids, np.zeros((V, D)))
+    with pytest.raises(ValueError, match=r"word ids in 0\.\.6"):
+        layers.temporal_softmax_loss(np.zeros((1, 2, V)), ids, np.ones((1, 2), bool))
+
+
+@pytest.mark.gpu
+@each_layer
+def test_mixed_libraries_are_a_type_error(case: Case, rng: np.random.Generator) -> None:
+    import cupy
+
+    inputs, _ = draw(case, rng)
+    mixed = [*case.ids, cupy.asarray(inputs[0]), *inputs[1:]]
+    if len(mixed) > 1:
+        with pytest.raises(TypeError, match="library"):
+            case.forward(*mixed)
+
+
+def test_rel_error_is_the_courses() -> None:
+    assert rel_error(np.array([1.0, 0.0]), np.array([1.1, 1e-9])) == pytest.approx(0.1)
+    assert rel_error(np.array([1.0]), np.array([3.0])) == 0.5

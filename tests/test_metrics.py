@@ -1,0 +1,49 @@
+"""BLEU by hand, the course's protocol, and teacher-forced scores."""
+
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+
+from xpcap import CaptioningRNN
+from xpcap.data.pictures import generate
+from xpcap.metrics import corpus_bleu, teacher_forced, unigram_bleu
+
+
+def test_corpus_bleu_matches_hand_counts() -> None:
+    """Two captions, 7 words, with 6 unigrams, 3 of 5 bigrams and 1 of 3 trigrams found, no 4-gram; closest references 4 and 4 long."""
+    references = [["a dog runs fast".split(), "the dog is fast now ok".split()], ["a cat sat down".split()]]
+    hypotheses = ["a dog runs away".split(), "a cat sat".split()]
+    b1, b2, b3, b4 = corpus_bleu(references, hypotheses)
+    brevity = math.exp(1 - 8 / 7)
+    p1, p2, p3 = 6 / 7, 4 / 5, 2 / 3
+    assert b1 == pytest.approx(brevity * p1)
+    assert b2 == pytest.approx(brevity * (p1 * p2) ** (1 / 2))
+    assert b3 == pytest.approx(brevity * (p1 * p2 * p3) ** (1 / 3))
+    assert b4 == 0  # without a single match; and no warning
+
+
+def test_bleu_of_the_reference_itself_is_1_and_of_nothing_is_0() -> None:
+    words = "a small dog runs on the grass".split()
+    assert corpus_bleu([[words]], [words]) == pytest.approx((1, 1, 1, 1))
+    assert corpus_bleu([[words]], [[]]) == (0, 0, 0, 0)
+    assert corpus_bleu([[words]], [["zebra"]]) == (0, 0, 0, 0)
+
+
+def test_unigram_bleu_is_the_mean_of_sentence_scores() -> None:
+    references = ["a dog runs".split(), "a dog runs".split(), "two cats".split()]
+    hypotheses = ["a dog dog".split(), "a dog".split(), []]
+    assert unigram_bleu(references, hypotheses) == pytest.approx((2 / 3 + math.exp(1 - 3 / 2) + 0) / 3)
+
+
+def test_teacher_forced_totals_do_not_depend_on_the_batch_size(lib: Any) -> None:
+    data = generate(seed=5, train=10, val=30)
+    model = CaptioningRNN(data.vocabulary.word_to_idx, data.feature_dim, 8, 9, "lstm", np.float64, seed=0)
+    whole, parts = (teacher_forced(model, data, "val", batch_size=size) for size in (150, 7))
+    assert parts == pytest.approx(whole)
+    captions = data.split("val").captions
+    assert (whole.n, whole.tokens) == (150, (captions[:, 1:] != 0).sum())
+    assert whole.perplexity == pytest.approx(math.exp(whole.loss * whole.n / whole.tokens))
+    assert whole.loss == pytest.approx(float(model.loss(data.features("val", data.split("val").image_idxs), captions)[0]))
+    assert teacher_forced(model, data, "val", np.array([3])).n == 1

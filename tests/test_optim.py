@@ -1,0 +1,96 @@
+"""Update rules: the formulas, flat against per-parameter, state that carries on, clipping, and what they refuse."""
+
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+
+from xpcap import optim, to_numpy
+
+
+def by_the_formula(rule: str, w: np.ndarray, grads: list[np.ndarray]) -> np.ndarray:
+    """Each rule written out with the course's defaults, from zero state."""
+    v, m = np.zeros_like(w), np.zeros_like(w)
+    for t, dw in enumerate(grads, start=1):
+        if rule == "sgd":
+            w = w - 1e-2 * dw
+        elif rule == "sgd_momentum":
+            v = 0.9 * v - 1e-2 * dw
+            w = w + v
+        elif rule == "rmsprop":
+            v = 0.99 * v + 0.01 * dw**2
+            w = w - 1e-2 * dw / (np.sqrt(v) + 1e-8)
+        else:
+            m, v = 0.9 * m + 0.1 * dw, 0.999 * v + 0.001 * dw**2
+            w = w - 1e-3 * math.sqrt(1 - 0.999**t) / (1 - 0.9**t) * m / (np.sqrt(v) + 1e-8)
+    return w
+
+
+@pytest.mark.parametrize("rule", list(optim.DEFAULTS))
+def test_rule_follows_its_formula_over_steps_and_leaves_w_alone(rule: str, lib: Any, rng: np.random.Generator) -> None:
+    w, grads = rng.standard_normal((3, 4)), list(rng.standard_normal((5, 3, 4)))
+    x, config = lib(w), None
+    for dw in grads:
+        x, config = getattr(optim, rule)(x, lib(dw), config)
+    np.testing.assert_allclose(to_numpy(x), by_the_formula(rule, w, grads), rtol=1e-12)
+    getattr(optim, rule)(start := lib(w), lib(grads[0]))
+    np.testing.assert_array_equal(to_numpy(start), w)
+
+
+@pytest.mark.parametrize("rule", list(optim.DEFAULTS))
+def test_in_place_over_a_flat_buffer_is_the_same_rule(rule: str, rng: np.random.Generator) -> None:
+    w, grads = rng.standard_normal(50), list(rng.standard_normal((4, 50)))
+    flat, config = w.copy(), optim.init(rule, w)
+    for dw in grads:
+        optim.update(rule, flat, dw, config)
+    np.testing.assert_allclose(flat, by_the_formula(rule, w, grads), rtol=1e-12)
+
+
+@pytest.mark.parametrize("rule", list(optim.DEFAULTS))
+def test_float32_stays_float32_whatever_the_learning_rate_is(rule: str) -> None:
+    w, config = optim.sgd(np.ones(3, np.float32), np.ones(3, np.float32), {"learning_rate": np.float64(0.1)})
+    next_w, config = getattr(optim, rule)(w, w, {"learning_rate": np.float64(0.1)})
+    assert next_w.dtype == np.float32
+    assert all(config[key].dtype == np.float32 for key in optim.STATE[rule])
+
+
+def test_the_callers_config_carries_the_state_on_as_in_the_course() -> None:
+    config: dict[str, Any] = {"learning_rate": 1e-3}
+    _, returned = optim.adam(np.ones(3), np.ones(3), config)
+    assert returned is config
+    assert config["t"] == 1
+    before = config["m"].copy()
+    optim.adam(np.ones(3), np.ones(3), dict(config))
+    np.testing.assert_array_equal(config["m"], before)  # a copied dict keeps its own arrays
+
+
+def test_clipping_scales_only_what_is_too_long(lib: Any) -> None:
+    xp = lib.xp
+    grads = xp.array([3.0, 4.0], xp.float32)
+    assert float(optim.clip_by_global_norm(grads, 10.0)) == 5
+    np.testing.assert_array_equal(to_numpy(grads), [3, 4])
+    optim.clip_by_global_norm(grads, 1.0)
+    np.testing.assert_allclose(to_numpy(grads), [0.6, 0.8], rtol=1e-6)
+    assert grads.dtype == np.float32
+    zero = xp.zeros(2, xp.float32)
+    optim.clip_by_global_norm(zero, 1.0)
+    assert not to_numpy(zero).any()
+
+
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        (lambda w: optim.init("adamm", w), ["'adamm'", "sgd, sgd_momentum, rmsprop, adam", "did you mean 'adam'"]),
+        (lambda w: optim.adam(w, w, {"learning_rat": 1}), ["optim.adam", "'learning_rat'", "did you mean 'learning_rate'"]),
+        (lambda w: optim.sgd(w, w, {"learning_rate": float("nan")}), ["optim.sgd", "learning_rate is nan", "finite"]),
+        (lambda w: optim.sgd(w, np.ones(4)), ["optim.sgd", "dw has shape (4,)", "(3,)"]),
+        (lambda w: optim.adam(w, w, {"m": np.zeros(2)}), ["optim.adam", "m has shape (2,)", "(3,)"]),
+        (lambda w: optim.clip_by_global_norm(w, 0), ["max_norm is 0", "positive"]),
+    ],
+)
+def test_bad_arguments_are_named_with_what_was_wanted(call: Any, words: list[str]) -> None:
+    with pytest.raises(ValueError, match=".") as caught:
+        call(np.ones(3))
+    for word in words:
+        assert word in str(caught.value)

@@ -1,0 +1,186 @@
+"""The solver: epochs, validation, best parameters, seeds, going on, and the course's words for it."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from xpcap import CaptioningRNN, CaptioningSolver, optim
+from xpcap.data.pictures import generate
+from xpcap.data.scaling import fit_scaling
+
+DATA = generate(seed=3, train=40, val=12)
+DATA.scaling = fit_scaling("standardize", DATA.split("train").features)
+COURSE = {
+    **{f"{name}_captions": split.captions for name, split in DATA.splits.items()},
+    **{f"{name}_image_idxs": split.image_idxs for name, split in DATA.splits.items()},
+    **{f"{name}_features": DATA.scaling(split.features) for name, split in DATA.splits.items()},
+    "idx_to_word": DATA.vocabulary.idx_to_word,
+    "word_to_idx": DATA.vocabulary.word_to_idx,
+}
+
+
+def make(data: Any = DATA, dropout: float = 0.2, **options: Any) -> CaptioningSolver:
+    model = CaptioningRNN(DATA.vocabulary.word_to_idx, DATA.feature_dim, 12, 16, "lstm", dropout=dropout, seed=1)
+    settings = {"update_rule": "adam", "optim_config": {"learning_rate": 1e-2}, "num_epochs": 3, "batch_size": 48, "seed": 2, "verbose": False}
+    return CaptioningSolver(model, data, **{**settings, **options})
+
+
+class Watch:
+    """A model that notes what it is shown."""
+
+    def __init__(self, model: CaptioningRNN) -> None:
+        self.model, self.params, self.rng, self.score = model, model.params, model.rng, model.score
+        self.seen: list[np.ndarray] = []
+
+    def loss(self, features: Any, captions: Any) -> Any:
+        self.seen.append(np.concatenate((features[:, :3], captions), axis=1))
+        return self.model.loss(features, captions)
+
+
+def test_an_epoch_visits_every_caption_once_and_in_another_order_each_time() -> None:
+    solver = make()
+    solver.model = watch = Watch(solver.model)
+    solver.train()
+    assert len(watch.seen) == len(solver.loss_history) == 3 * 5  # 200 captions by 48
+    epochs = [np.concatenate(watch.seen[k : k + 5]) for k in (0, 5, 10)]
+    everything = np.concatenate([np.concatenate((f[:, :3], c), axis=1) for f, c in [DATA.minibatch("train", np.arange(200))]])
+    for epoch in epochs:
+        assert (epoch != everything).any()
+        np.testing.assert_array_equal(np.sort(epoch, axis=0), np.sort(everything, axis=0))
+    assert (epochs[0] != epochs[1]).any()
+
+
+def test_training_lowers_the_loss_and_records_each_epoch() -> None:
+    solver = make(num_epochs=6)
+    solver.train()
+    assert solver.loss_history[-1] < 0.8 * solver.loss_history[0]
+    assert [record["epoch"] for record in solver.history] == [1, 2, 3, 4, 5, 6]
+    assert len(solver.val_acc_history) == len(solver.train_acc_history) == 6
+    last = solver.history[-1]
+    score = solver.model.score(*DATA.minibatch("val", np.arange(60)))
+    assert last["val_loss"] == pytest.approx(float(score.nll) / 60, rel=1e-5)
+    assert last["val_perplexity"] == pytest.approx(np.exp(float(score.nll) / score.tokens), rel=1e-5)
+    assert last["val_accuracy"] == pytest.approx(solver.check_accuracy(*DATA.minibatch("val", np.arange(60))))
+    assert last["train_loss"] == pytest.approx(np.mean(solver.loss_history[-5:]))
+
+
+def test_the_plain_dict_of_the_course_trains_alike() -> None:
+    ours, course = make(dropout=0.0), make(COURSE, dropout=0.0)
+    ours.train()
+    course.train()
+    np.testing.assert_allclose(course.loss_history, ours.loss_history, rtol=1e-6)
+    assert course.history[-1]["val_loss"] == pytest.approx(ours.history[-1]["val_loss"], rel=1e-5)
+
+
+def test_equal_seeds_give_equal_bits_and_others_do_not() -> None:
+    runs = [make(seed=seed) for seed in (2, 2, 3)]
+    for solver in runs:
+        solver.train()
+    np.testing.assert_array_equal(runs[0].model.params.flat, runs[1].model.params.flat)
+    assert runs[0].loss_history == runs[1].loss_history != runs[2].loss_history
+
+
+def test_train_called_again_goes_on_as_one_longer_training_would() -> None:
+    twice, once = make(num_epochs=2, lr_decay=0.5), make(num_epochs=4, lr_decay=0.5)
+    twice.train()
+    twice.train()
+    once.train()
+    assert twice.loss_history == once.loss_history
+    assert [record["learning_rate"] for record in once.history] == [1e-2, 5e-3, 2.5e-3, 1.25e-3]
+
+
+def test_an_interrupted_epoch_is_finished_not_begun_again() -> None:
+    solver, whole = make(), make()
+    step, calls = solver.step, 0
+
+    def interrupted(*batch: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls == 8:
+            raise KeyboardInterrupt
+        return step(*batch)
+
+    solver.step = interrupted  # type: ignore[method-assign]
+    with pytest.raises(KeyboardInterrupt):
+        solver.train()
+    assert (solver.epoch, solver.iteration) == (1, 7)
+    solver.train()
+    whole.train()
+    assert solver.loss_history == whole.loss_history
+
+
+def test_the_parameters_with_the_least_validation_loss_are_kept_and_the_model_goes_on() -> None:
+    solver = make(dropout=0.0, num_epochs=40, optim_config={"learning_rate": 3e-2})  # overfits soon
+    solver.train()
+    losses = [record["val_loss"] for record in solver.history]
+    assert solver.best_epoch == int(np.argmin(losses)) + 1 < 40
+    assert solver.best_val_loss == min(losses)
+    assert solver.best_val_acc == solver.val_acc_history[solver.best_epoch - 1]
+    assert (solver.best_params["Wh"] != solver.model.params["Wh"]).any()
+    for name, value in solver.best_params.items():
+        solver.model.params[name] = value
+    score = solver.model.score(*DATA.minibatch("val", np.arange(60)))
+    assert float(score.nll) / 60 == pytest.approx(solver.best_val_loss, rel=1e-5)
+
+
+@pytest.mark.parametrize("rule", list(optim.DEFAULTS))
+def test_a_step_is_loss_clipping_and_the_rule(rule: str) -> None:
+    solver, reference = make(update_rule=rule, clip_norm=1.0), make()
+    batch = DATA.minibatch("train", np.arange(30))
+    loss = solver.step(*batch)
+    expected, grads = reference.model.loss(*batch)
+    assert loss == expected
+    scale = min(1.0, 1.0 / np.sqrt((grads.flat.astype(np.float64) ** 2).sum()))
+    assert scale < 1
+    for name, value in reference.model.params.items():
+        next_w, _ = getattr(optim, rule)(value, (grads[name] * scale).astype(np.float32), {"learning_rate": 1e-2})
+        np.testing.assert_allclose(solver.model.params[name], next_w, rtol=1e-4, atol=1e-7, err_msg=name)
+
+
+def test_optim_configs_show_each_parameters_state_as_the_course_does() -> None:
+    solver = make()
+    solver.step(*DATA.minibatch("train", np.arange(30)))
+    config = solver.optim_configs["Wx"]
+    assert config["m"].shape == solver.model.params["Wx"].shape
+    assert config["m"].any()
+    assert config["t"] == 1
+
+
+def test_the_courses_lines_are_printed_every_print_every(capsys: pytest.CaptureFixture[str]) -> None:
+    solver = make(COURSE, verbose=True, print_every=4, num_epochs=2)
+    solver.train()
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split(" loss")[0] for line in lines] == [f"(Iteration {i} / 10)" for i in (1, 5, 9)]
+    assert float(lines[0].split("loss: ")[1]) == pytest.approx(solver.loss_history[0], abs=1e-6)
+
+
+def test_without_a_val_split_the_latest_parameters_are_the_best() -> None:
+    solver = make({key: value for key, value in COURSE.items() if not key.startswith("val")})
+    solver.train()
+    assert solver.best_epoch == 3
+    np.testing.assert_array_equal(solver.best_params["Wh"], solver.model.params["Wh"])
+    assert "val_loss" not in solver.history[-1]
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"batchsize": 3}, ["keyword 'batchsize'", "did you mean 'batch_size'"]),
+        ({"update_rule": "admm"}, ["update rule 'admm'", "did you mean 'adam'"]),
+        ({"optim_config": {"lr": 1}}, ["optim.adam", "config key 'lr'", "learning_rate"]),
+        ({"num_epochs": 0}, ["num_epochs is 0", "at least 1"]),
+        ({"batch_size": 2.5}, ["batch_size is 2.5", "whole number"]),
+        ({"clip_norm": -1.0}, ["clip_norm is -1.0", "None"]),
+    ],
+)
+def test_bad_keywords_are_named_with_the_near_one(options: dict[str, Any], words: list[str]) -> None:
+    with pytest.raises(ValueError, match=".") as caught:
+        make(**options)
+    for word in words:
+        assert word in str(caught.value)
+
+
+def test_a_dict_without_the_courses_keys_is_refused() -> None:
+    with pytest.raises(ValueError, match="train_features missing"):
+        make({key: value for key, value in COURSE.items() if key != "train_features"})

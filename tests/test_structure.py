@@ -1,0 +1,65 @@
+"""The shape of the house: imports point down, and only one file knows cupy."""
+
+import ast
+from pathlib import Path
+
+PACKAGE = Path(__file__).parent.parent / "xpcap"
+LEVELS = [
+    {"errors", "files", "progress"},
+    {"backend"},
+    {"kernels"},
+    {"ops"},
+    {"layers"},
+    {"models", "optim"},
+    {"gradcheck", "metrics", "encoders"},
+    {"data"},
+    {"sampling", "checkpoint", "report", "verify"},
+    {"solver"},
+    {"runs"},
+    {"cli"},
+]
+
+
+def level(part: str) -> int:
+    return next(i for i, parts in enumerate(LEVELS) if part in parts)
+
+
+def imports(file: Path) -> set[str]:
+    """Modules that a file imports, anywhere in it."""
+    found = set()
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{file}: relative import"
+            found |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return found
+
+
+def files() -> list[tuple[str, Path]]:
+    """Every file of the package with the part it belongs to; the package's own __init__ stands above all."""
+    return [(path.relative_to(PACKAGE).parts[0].removesuffix(".py"), path) for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py"]
+
+
+def test_imports_point_down() -> None:
+    known = {part for parts in LEVELS for part in parts}
+    seen = 0
+    for part, path in files():
+        for name in imports(path):
+            if name.split(".")[0] == "xpcap":
+                target = name.split(".")[1]
+                if target not in known:
+                    assert target == "__version__", f"{path}: imports {name}"
+                    continue
+                seen += 1
+                assert target == part or level(target) < level(part), f"{path}: {part} imports {target}, which stands no lower"
+    assert seen > 60
+
+
+def test_cupy_is_imported_in_one_file() -> None:
+    importers = {path.name for _, path in files() if any(name.split(".")[0] in ("cupy", "cupyx") for name in imports(path))}
+    assert importers == {"backend.py"}
+
+
+def test_every_part_is_on_a_level() -> None:
+    assert {part for part, _ in files()} == {part for parts in LEVELS for part in parts}
