@@ -175,7 +175,7 @@ def test_without_a_val_split_the_latest_parameters_are_the_best() -> None:
     ],
 )
 def test_bad_keywords_are_named_with_the_near_one(options: dict[str, Any], words: list[str]) -> None:
-    with pytest.raises(ValueError, match=".") as caught:
+    with pytest.raises(ValueError, match=r".") as caught:
         make(**options)
     for word in words:
         assert word in str(caught.value)

@@ -116,8 +116,8 @@ def open_run(path: Path) -> Run:
     try:
         shape = {key: int(config[key]) for key in ("feature_dim", "wordvec", "hidden")}
         model = CaptioningRNN(vocabulary.word_to_idx, shape["feature_dim"], shape["wordvec"], shape["hidden"], str(config["cell"]), seed=0)
-    except (KeyError, TypeError) as error:
-        raise DataError(f"open_run: {path / CONFIG} lacks {error}, expected what 'train' writes; damaged?") from error
+    except (KeyError, TypeError, ValueError) as error:
+        raise DataError(f"open_run: {path / CONFIG} describes no model, expected what 'train' writes; damaged? ({error!r})") from error
     if set(tensors) != set(model.params):
         raise DataError(f"open_run: {path / BEST} holds {', '.join(sorted(tensors))}, expected {', '.join(sorted(model.params))}; from another run?")
     for name, tensor in tensors.items():

@@ -35,10 +35,11 @@ def supports_segment_sum(rows, ids, count):
 
 
 def segment_sum(rows, ids, count):
-    """ops.segment_sum by sorting: rows of one id come to lie together and are added in one pass, in their old order."""
+    """ops.segment_sum by sorting: the rows of one id are gathered and added in one pass, in their old order."""
     order = np.argsort(ids, kind="stable")
     ordered = ids[order]
     starts = np.flatnonzero(np.concatenate(([True], ordered[1:] != ordered[:-1])))
     out = np.zeros((count, rows.shape[1]), rows.dtype)
-    out[ordered[starts]] = np.add.reduceat(rows[order], starts, axis=0)
+    for start, end in zip(starts, [*starts[1:], len(ids)], strict=True):
+        np.add.reduce(rows[order[start:end]], axis=0, out=out[ordered[start]])
     return out

@@ -1,0 +1,70 @@
+"""On real captions (XPCAP_DATA): overfitting fifty of them, and the commands from token file to scores."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+from xpcap import CaptioningRNN, CaptioningSolver
+from xpcap.cli import main
+from xpcap.data import Vocabulary
+from xpcap.data.flickr8k import read_features, read_list, read_token_file
+from xpcap.data.scaling import fit_scaling
+
+
+@pytest.fixture(scope="module")
+def flickr(real_data: Path) -> Path:
+    return real_data / "flickr8k"
+
+
+def fifty(flickr: Path) -> tuple[dict[str, Any], Vocabulary]:
+    """The first caption of each of fifty training pictures, as the course's dict, encoded with the vocabulary that `prepare` makes."""
+    images, captions = read_list(flickr / "Flickr_8k.trainImages.txt"), read_token_file(flickr / "Flickr8k.token.txt")
+    rows, features = read_features(flickr / "features_efficientnet_lite2.npz")
+    vocabulary = Vocabulary.build((text for image in images for text in captions[image]), min_count=5)
+    chosen = features[[rows[image] for image in images[:50]]]
+    data = {
+        "train_captions": vocabulary.encode([captions[image][0] for image in images[:50]], max_words=30),
+        "train_image_idxs": np.arange(50),
+        "train_features": fit_scaling("standardize", features[[rows[image] for image in images]])(chosen),
+        "idx_to_word": vocabulary.idx_to_word,
+        "word_to_idx": vocabulary.word_to_idx,
+    }
+    return data, vocabulary
+
+
+@pytest.mark.parametrize("cell", ["rnn", "lstm"])
+def test_fifty_captions_are_learnt_by_heart(flickr: Path, cell: str) -> None:
+    data, vocabulary = fifty(flickr)
+    model = CaptioningRNN(vocabulary.word_to_idx, 1280, 256, 512, cell, seed=231)
+    solver = CaptioningSolver(
+        model, data, update_rule="adam", optim_config={"learning_rate": 5e-3}, lr_decay=0.995, batch_size=25, num_epochs=50, seed=231, verbose=False
+    )  # fmt: skip
+    solver.train()
+    assert solver.loss_history[-1] < 0.2
+    said = model.sample(data["train_features"], max_length=31)
+    assert (said == data["train_captions"][:, 1:]).all(axis=1).sum() >= 48
+
+
+def test_the_commands_learn_from_real_captions(flickr: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A tenth of the train split, for a few seconds: far better than chance. The whole is a row in docs/benchmarks.md."""
+    monkeypatch.chdir(tmp_path)
+    Path("train.txt").write_text("\n".join(read_list(flickr / "Flickr_8k.trainImages.txt")[:600]))
+    Path("val.txt").write_text("\n".join(read_list(flickr / "Flickr_8k.devImages.txt")[:100]))
+
+    def call(*args: object) -> str:
+        result = CliRunner().invoke(main, [str(arg) for arg in args])
+        assert result.exit_code == 0, result.output
+        return result.stdout
+
+    split = ["--split", "train=train.txt", "--split", "val=val.txt"]
+    call("prepare", "--captions", flickr / "Flickr8k.token.txt", *split, "--features", flickr / "features_efficientnet_lite2.npz", "--out", "part.h5")
+    call("train", "part.h5", "--out", "run", "--hidden", 128, "--epochs", 6)
+    result = json.loads(call("evaluate", "run", "--json"))
+    words = json.loads(Path("run/config.json").read_text())["vocabulary"]
+    assert result["n"] == 100
+    assert result["perplexity"] < words / 10
+    assert result["bleu"][0] > 0.3
