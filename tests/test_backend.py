@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import xpcap
-from xpcap import backend
+from xpcap import backend, layers
 
 
 @pytest.fixture(autouse=True)
@@ -39,10 +39,16 @@ def pretend(monkeypatch: pytest.MonkeyPatch, count: Any) -> list[int]:
         def use(self) -> None:
             used.append(self.number)
 
+        def __enter__(self) -> None:
+            pass
+
+        def __exit__(self, *exc: object) -> None:
+            pass
+
     fake = types.ModuleType("cupy")
     runtime = types.SimpleNamespace(getDeviceCount=device_count, getDeviceProperties=lambda i: {"name": f"Card {i}".encode()})
     vars(fake).update(
-        __version__="14.0", cuda=types.SimpleNamespace(runtime=runtime, Device=Device), arange=np.arange, matmul=np.matmul, ndarray=type("ndarray", (), {})
+        __version__="14.0", cuda=types.SimpleNamespace(runtime=runtime, Device=Device), ones=np.ones, matmul=np.matmul, ndarray=type("ndarray", (), {})
     )  # fmt: skip
     monkeypatch.setitem(sys.modules, "cupy", fake)
     return used
@@ -59,6 +65,10 @@ def test_numpy_is_the_default_and_the_variable_comes_before_it(monkeypatch: pyte
     monkeypatch.setenv("XPCAP_BACKEND", "cupy:1")
     pretend(monkeypatch, 2)
     assert xpcap.get_backend() == "cupy:1"
+    monkeypatch.setattr(backend, "_active", None)
+    monkeypatch.setenv("XPCAP_BACKEND", "cupi")
+    with pytest.raises(ValueError, match=r"XPCAP_BACKEND=cupi: .*did you mean 'cupy'"):
+        xpcap.get_backend()
     xpcap.use_backend("numpy")  # a call comes before the variable
     assert xpcap.get_backend() == "numpy"
 
@@ -72,6 +82,7 @@ def test_use_backend_works_as_a_call_and_as_a_context_manager(monkeypatch: pytes
             assert xpcap.get_backend() == "cupy"
         assert used == [1, 0, 1]
     assert xpcap.get_backend() == "numpy"
+    assert used == [1, 0, 1, 0]  # device 1 does not stay the current one
 
 
 @pytest.mark.parametrize(
@@ -85,6 +96,8 @@ def test_use_backend_works_as_a_call_and_as_a_context_manager(monkeypatch: pytes
         (0, "cupy", ["no CUDA device is visible"]),
         (2, "cupy:2", ["backend cupy:2", "2 CUDA device(s)", "numbered from 0"]),
         (2, "numpy:1", ["'numpy:1'", "cupy:N"]),
+        (2, "cupy:²", ["'cupy:²'", "cupy:N"]),
+        (2, "cupy:", ["'cupy:'", "cupy:N"]),
         (2, "cupi", ["'cupi'", "numpy, cupy, auto", "did you mean 'cupy'"]),
     ],
 )
@@ -120,7 +133,7 @@ def test_auto_says_what_it_chose(monkeypatch: pytest.MonkeyPatch, capsys: pytest
 
 def test_a_device_that_computes_wrongly_is_not_usable(monkeypatch: pytest.MonkeyPatch) -> None:
     pretend(monkeypatch, 1)
-    monkeypatch.setattr(sys.modules["cupy"], "matmul", lambda a, b: np.zeros((1, 1)))
+    monkeypatch.setattr(sys.modules["cupy"], "matmul", lambda a, b: np.zeros((8, 8)))
     assert "wrong result" in xpcap.backend_status()["cupy"].reason
 
 
@@ -130,6 +143,16 @@ def test_asarray_keeps_what_fits_and_to_numpy_keeps_host_arrays() -> None:
     assert xpcap.to_numpy(x) is x
     assert xpcap.asarray([1, 2], dtype="float32").dtype == np.float32
     assert xpcap.get_array_module(x, 3.0) is np
+
+
+def test_a_mixture_of_libraries_is_refused_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    pretend(monkeypatch, 1)
+    device = vars(sys.modules["cupy"])["ndarray"]()
+    device.dtype = np.dtype("float64")
+    with pytest.raises(TypeError, match="numpy and cupy arrays together"):
+        xpcap.get_array_module(np.zeros(1), device)
+    with pytest.raises(TypeError, match=r"rnn_step_forward: prev_h is a cupy array and x a numpy array"):
+        layers.rnn_step_forward(np.zeros((1, 2)), device, np.zeros((2, 3)), np.zeros((3, 3)), np.zeros(3))
 
 
 @pytest.mark.gpu

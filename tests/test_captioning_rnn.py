@@ -168,6 +168,38 @@ def test_score_is_the_loss_without_dropout(cell: str, rng: np.random.Generator) 
     assert 0 <= int(score.correct) <= score.tokens
 
 
+@CELLS
+def test_score_counts_words_guessed_right(cell: str, rng: np.random.Generator) -> None:
+    """Against the argmax of the padded forward pass, step by step."""
+    features, captions, model = rng.standard_normal((60, D)), rng.integers(1, V, (60, T + 1)), lively(cell, rng)
+    captions[10:20, 5:] = 0
+    p, targets = model.params, captions[:, 1:]
+    h0, _ = layers.affine_forward(features, p["W_proj"], p["b_proj"])
+    forward = layers.rnn_forward if cell == "rnn" else layers.lstm_forward
+    h, _ = forward(p["W_embed"][captions[:, :-1]], h0, p["Wx"], p["Wh"], p["b"])
+    guesses = (h @ p["W_vocab"] + p["b_vocab"]).argmax(axis=2)
+    expected = int(((guesses == targets) & (targets != 0)).sum())
+    assert int(model.score(features, captions).correct) == expected > 0
+
+
+@CELLS
+def test_ids_may_come_in_any_order(cell: str, rng: np.random.Generator) -> None:
+    """NULL, START and END at other places than 0, 1 and 2 change nothing but the ids."""
+    (features, captions), model = batch(rng), lively(cell, rng)
+    new = rng.permutation(V)
+    other = CaptioningRNN({word: int(new[i]) for word, i in WORDS.items()}, D, W, H, cell, np.float64, seed=5)
+    for name, value in model.params.items():
+        other.params[name] = value
+    other.params["W_embed"][new] = model.params["W_embed"].copy()
+    other.params["W_vocab"][:, new] = model.params["W_vocab"].copy()
+    other.params["b_vocab"][new] = model.params["b_vocab"].copy()
+    loss, grads = model.loss(features, captions)
+    other_loss, other_grads = other.loss(features, new[captions])
+    assert other_loss == pytest.approx(loss, rel=1e-12)
+    np.testing.assert_allclose(other_grads["W_embed"][new], grads["W_embed"], rtol=1e-9, atol=1e-12)
+    np.testing.assert_array_equal(other.sample(features, 9), new[model.sample(features, 9)])
+
+
 def test_parameters_are_views_of_one_buffer_with_fixed_keys() -> None:
     params = make("lstm", dtype=np.float32).params
     assert list(params) == ["W_proj", "b_proj", "W_embed", "Wx", "Wh", "b", "W_vocab", "b_vocab"]
@@ -242,6 +274,14 @@ def test_sampling_nothing_gives_nothing() -> None:
     [
         (lambda m: CaptioningRNN(WORDS, cell_type="lstn"), ValueError, ["cell_type 'lstn'", "rnn, lstm", "did you mean 'lstm'"]),
         (lambda m: CaptioningRNN({"a": 0}), ValueError, ["word_to_idx", "<NULL>"]),
+        (lambda m: CaptioningRNN({"<NULL>": "0"}), ValueError, ["'<NULL>'", "'0'", "whole number"]),
+        (lambda m: CaptioningRNN({"<NULL>": 0, "a": 0}), ValueError, ["2 words only 1 ids"]),
+        (lambda m: CaptioningRNN(WORDS, hidden_dim=0), ValueError, ["hidden_dim is 0", "at least 1"]),
+        (lambda m: m.loss(np.zeros((0, D)), np.ones((0, 4), int)), ValueError, ["at least one caption"]),
+        (lambda m: m.loss(np.zeros((2, D), complex), np.ones((2, 4), int)), TypeError, ["features have dtype complex128"]),
+        (lambda m: m.sample(np.zeros((2, D)), forbid=[-1]), ValueError, ["forbid", "0..11"]),
+        (lambda m: m.sample(np.zeros((2, D)), forbid=range(V)), ValueError, ["forbid", "some, not all"]),
+        (lambda m: m.sample(np.zeros((2, D)), max_length=0), ValueError, ["max_length is 0"]),
         (lambda m: CaptioningRNN(WORDS, dropout=1.0), ValueError, ["dropout is 1.0", "[0, 1)"]),
         (lambda m: CaptioningRNN(WORDS, dtype=np.float16), ValueError, ["float16", "float32 or float64"]),
         (lambda m: m.loss(np.zeros((2, D + 1)), np.ones((2, 4), int)), ValueError, ["CaptioningRNN.loss", "(2, 6)", f"(N, {D})"]),

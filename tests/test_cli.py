@@ -1,7 +1,9 @@
 """The commands as people type them: what they print, leave behind, and say when something is wrong."""
 
+import dataclasses
 import json
 import os
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -9,13 +11,16 @@ from typing import Any
 import numpy as np
 import pytest
 from click.testing import CliRunner, Result
+from safetensors import safe_open
+from safetensors.numpy import save_file
 
 from xpcap import backend, checkpoint, runs
 from xpcap.cli import main
-from xpcap.data import open_data
+from xpcap.data import CaptionData, Vocabulary, open_data
 from xpcap.data.pictures import generate
 from xpcap.errors import DataError
 
+ROOT = Path(__file__).parent.parent
 SMALL = ["--hidden", "16", "--wordvec", "8", "--epochs", "2"]
 
 
@@ -83,7 +88,8 @@ def test_evaluate_prints_one_json_object(run: Path) -> None:
 def test_evaluate_encodes_other_data_with_the_runs_vocabulary_and_scaling(run: Path, tmp_path: Path) -> None:
     """The same pictures in a file whose own vocabulary has other ids: the scores do not move."""
     data = open_data(run / "data.h5")
-    other = data.encoded_with(type(data.vocabulary)([*data.vocabulary.idx_to_word[:4], "zebra", *reversed(data.vocabulary.idx_to_word[4:])]), 9)
+    words = data.vocabulary.idx_to_word
+    other = data.encoded_with(Vocabulary([*words[:4], "zebra", *reversed(words[4:])]), "val")
     runs.write_dataset(tmp_path / "other.h5", other)
     ours, theirs = (json.loads(good("evaluate", run, *args, "--json").stdout) for args in ([], ["--data", tmp_path / "other.h5"]))
     for key in ("bleu", "unigram_bleu", "perplexity", "captions"):
@@ -121,6 +127,44 @@ def test_runs_differ_by_cell_and_options_reach_the_model(tmp_path: Path) -> None
     assert opened.model.cell_type == "rnn"
     assert opened.scaling.mean is None
     assert (opened.config["batch_size"], opened.config["seed"], opened.config["dropout"]) == (50, 4, 0)
+
+
+def test_every_option_of_train_changes_what_is_trained(tmp_path: Path) -> None:
+    def trained(name: str, *options: object) -> bytes:
+        good("train", "--out", tmp_path / name, *SMALL, *options)
+        return (tmp_path / name / "last.safetensors").read_bytes()
+
+    changes = {
+        "--cell": "rnn", "--hidden": 15, "--wordvec": 7, "--epochs": 1, "--batch-size": 50, "--lr": 2e-3, "--lr-decay": 0.5, "--clip": 1,
+        "--dropout": 0.1, "--feature-scaling": "none", "--seed": 1,
+    }  # fmt: skip
+    options = {param.opts[-1] for param in main.commands["train"].params if param.opts[-1].startswith("--")}
+    assert set(changes) == options - {"--out", "--backend"}
+    results = {option: trained(option, option, value) for option, value in changes.items()}
+    assert len({trained("plain"), *results.values()}) == len(changes) + 1
+
+
+def test_the_scaling_is_fitted_on_the_train_split_alone(run: Path) -> None:
+    data, opened = open_data(run / "data.h5"), checkpoint.open_run(run)
+    np.testing.assert_allclose(opened.scaling.mean, data.split("train").features.mean(axis=0), rtol=1e-5, atol=1e-7)
+
+
+def test_best_keeps_the_epoch_with_the_least_validation_loss(tmp_path: Path) -> None:
+    good("train", "--out", tmp_path / "r", "--hidden", 24, "--wordvec", 8, "--epochs", 12, "--lr", 0.05, "--dropout", 0, "--lr-decay", 1)
+    history = [json.loads(line) for line in (tmp_path / "r" / "history.jsonl").read_text().splitlines()]
+    losses = [record["val_loss"] for record in history]
+    assert int(np.argmin(losses)) < 11
+    assert (tmp_path / "r" / "best.safetensors").read_bytes() != (tmp_path / "r" / "last.safetensors").read_bytes()
+    assert json.loads(good("evaluate", tmp_path / "r", "--json").stdout)["loss"] == pytest.approx(min(losses), rel=1e-5)
+
+
+def test_captions_stand_beside_their_own_pictures_references(run: Path) -> None:
+    data = open_data(run / "data.h5")
+    captions = json.loads(good("evaluate", run, "--json").stdout)["captions"]
+    numbers = {image: i for i, image in enumerate(data.split("val").images)}
+    for picture in json.loads(good("caption", run, "-n", 5, "--json").stdout):
+        assert picture["references"] == data.references("val")[numbers[picture["image"]]]
+        assert picture["caption"] == captions[picture["image"]]
 
 
 def test_verify_and_info_speak_json(run: Path) -> None:
@@ -167,12 +211,52 @@ def test_prepare_writes_a_dataset_that_trains(tmp_path: Path, rng: np.random.Gen
         "small.h5",
     ]
     assert "8 pictures" in good(*made).output
+    about = json.loads(good("info", "small.h5", "--json").stdout)
+    assert (about["source"]["min_count"], about["max_words"], about["vocabulary"]) == (5, 20, 4 + 4)
+    good(*made[:-1], "other.h5", "--min-count", 9, "--max-words", 2)
+    about = json.loads(good("info", "other.h5", "--json").stdout)
+    assert (about["max_words"], about["vocabulary"]) == (2, 4 + 2)  # a, thing
     again = call(*made)
     assert again.exit_code == 1
     assert "small.h5 exists" in again.output
     assert "out runs/small-lstm" in good("train", "small.h5", *SMALL).output
     assert not Path("runs/small-lstm/data.h5").exists()
     assert json.loads(good("evaluate", "runs/small-lstm", "--json").stdout)["n"] == 4
+    Path("small.h5").rename("moved.h5")
+    failing(["evaluate", "runs/small-lstm"], "small.h5, is gone", "--data")
+    assert json.loads(good("evaluate", "runs/small-lstm", "--data", "moved.h5", "--json").stdout)["n"] == 4
+    Path("other.h5").rename("small.h5")
+    failing(["evaluate", "runs/small-lstm"], "small.h5, has changed", "--data")
+
+
+def test_scores_do_not_depend_on_where_captions_were_cut(tmp_path: Path, run: Path) -> None:
+    """The same text in a file prepared with fewer words a caption: perplexity and BLEU take captions whole."""
+    data = open_data(run / "data.h5")
+    short = CaptionData(data.vocabulary, {"val": dataclasses.replace(data.split("val"), captions=data.vocabulary.encode(data.texts("val"), 3))})
+    runs.write_dataset(tmp_path / "short.h5", short)
+    whole, cut = (json.loads(good("evaluate", run, *args, "--json").stdout) for args in ([], ["--data", tmp_path / "short.h5"]))
+    for key in ("bleu", "unigram_bleu", "perplexity"):
+        assert cut[key] == whole[key]
+
+
+def test_training_that_fails_leaves_nothing(tmp_path: Path) -> None:
+    failing(["train", "--out", tmp_path / "r", *SMALL, "--lr", 1e30], "of epoch 1 is", "learning rate, now 1e+30, too high")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there is no limit on file sizes to set")
+@pytest.mark.parametrize("blocks", [0, 4, 64])
+def test_no_room_for_a_dataset_is_one_line_and_leaves_nothing(blocks: int, run: Path, tmp_path: Path) -> None:
+    """A limit on the size of files stands in for a full disk: writing fails after so many kB."""
+    code = (
+        "import resource, sys; from pathlib import Path; from xpcap.cli import main, Commands; from xpcap.data import open_data, write_dataset;"
+        f"data = open_data({str(run / 'data.h5')!r}); resource.setrlimit(resource.RLIMIT_FSIZE, ({blocks * 1024}, {blocks * 1024}));"
+        f"main.add_command(__import__('click').Command('write', callback=lambda: write_dataset(Path({str(tmp_path / 'big.h5')!r}), data))); main(['write'])"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, env={**os.environ, "PYTHONPATH": str(ROOT)})
+    assert (result.returncode, result.stdout) == (1, ""), result.stderr
+    assert "Traceback" not in result.stderr
+    assert "big.h5: File too large" in result.stderr
+    assert list(tmp_path.glob("*big.h5*")) == []
 
 
 MISUSED: dict[str, tuple[list[str], list[str]]] = {
@@ -181,7 +265,7 @@ MISUSED: dict[str, tuple[list[str], list[str]]] = {
     "cell": (["train", "--cell", "lsmt"], ["--cell", "'lsmt'", "rnn, lstm", "did you mean 'lstm'"]),
     "scaling": (["train", "--feature-scaling", "standardise"], ["did you mean 'standardize'"]),
     "backend": (["train", "--backend", "cupi"], ["'cupi'", "numpy, cupy, auto", "did you mean 'cupy'"]),
-    "epochs": (["train", "--epochs", "0"], ["--epochs", "x>=1"]),
+    "epochs": (["train", "--epochs", "0"], ["--epochs", "1<=x"]),
     "dropout": (["train", "--dropout", "1"], ["--dropout", "0<=x<1"]),
     "lr": (["train", "--lr", "nan"], ["--lr", "nan"]),
     "split without list": (["prepare", "--split", "train", "--captions", "c", "--features", "f", "--out", "o"], ["'train'", "NAME=LIST"]),
@@ -257,6 +341,19 @@ def change_config(**values: Any) -> Any:
     return change
 
 
+def swap_words(path: Path) -> None:
+    words = json.loads(path.read_text())
+    words[4], words[5] = words[5], words[4]
+    path.write_text(json.dumps(words))
+
+
+def change_tensors(run: Path, **changes: np.ndarray | None) -> None:
+    """Rewrite best.safetensors with some tensors replaced, or left out where they are None."""
+    with safe_open(run / "best.safetensors", framework="numpy") as file:
+        tensors, metadata = {name: file.get_tensor(name) for name in file.keys()}, file.metadata()  # noqa: SIM118 - not a mapping
+    save_file({name: x for name, x in {**tensors, **changes}.items() if x is not None}, run / "best.safetensors", metadata)
+
+
 @pytest.mark.parametrize(
     ("spoil", "words"),
     [
@@ -266,8 +363,20 @@ def change_config(**values: Any) -> Any:
         (lambda run: (run / "vocab.json").write_text("["), ["vocab.json is not JSON"]),
         (lambda run: (run / "config.json").write_text("{}"), ["format None", "newer"]),
         (change_config(hidden=17), ["best.safetensors", "has shape", "another run"]),
-        (change_config(cell="gru"), ["cell_type 'gru'"]),
-        (change_config(hidden="many"), ["config.json", "many"]),
+        (change_config(cell="gru"), ["cell 'gru'", "rnn, lstm"]),
+        (change_config(hidden="many"), ["config.json", "hidden 'many'"]),
+        (change_config(format=True), ["format True"]),
+        (change_config(max_words=0), ["max_words 0"]),
+        (change_config(feature_dim=10**12), ["feature_dim 1000000000000"]),
+        (change_config(data=None), ["data None"]),
+        (change_config(feature_scaling="none"), ["feature scaling whose mean"]),
+        (lambda run: (run / "config.json").write_text("[" * 100_000), ["config.json is not JSON"]),
+        (lambda run: swap_words(run / "vocab.json"), ["not the vocabulary that best.safetensors was trained with"]),
+        (lambda run: change_tensors(run, **{"feature_scaling.scale": None}), ["feature scaling whose scale has shape None"]),
+        (lambda run: change_tensors(run, **{"feature_scaling.scale": np.zeros(496, "f4")}), ["a scale above 0"]),
+        (lambda run: change_tensors(run, b=np.full(64, np.nan, "f4")), ["b has shape", "finite float32"]),
+        (lambda run: change_tensors(run, b=np.zeros(64)), ["dtype float64"]),
+        (lambda run: change_tensors(run, b=None), ["best.safetensors holds", "expected"]),
     ],
 )
 def test_a_damaged_run_folder_is_named(spoil: Any, words: list[str], run: Path) -> None:

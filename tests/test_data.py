@@ -1,5 +1,6 @@
 """Text, dataset files, CS231n's folder, Flickr8k's layout: what goes in comes out, and what is wrong is named."""
 
+import dataclasses
 import json
 import shutil
 from collections.abc import Callable
@@ -129,6 +130,10 @@ BAD_IMPORTS: dict[str, tuple[Callable[[dict[str, Any]], Any], list[str]]] = {
     "truncated archive": (lambda f: f["features_file"].write_bytes(f["features_file"].read_bytes()[:200]), ["cannot be read as .npz"]),
     "a single array": (lambda f: save_one_array(f["features_file"]), ["is a single array"]),
     "not an archive": (lambda f: f["features_file"].write_text("hello"), ["cannot be read as .npz"]),
+    "a caption twice": (lambda f: f["captions_file"].write_text("one.jpg#0\tA dog\none.jpg#0\tA dog\n"), ["line 2", "second one.jpg#0"]),
+    "no captions": (lambda f: f["captions_file"].write_text("\n"), ["token.txt has no line"]),
+    "no word often enough": (lambda f: f.update(min_count=99), ["no word occurs 99 times", "lower --min-count"]),
+    "features of no size": (lambda f: rewrite(f["features_file"], features=np.zeros((3, 0), "f4")), ["(3, 0)", "D at least 1"]),
     "no split": (lambda f: f.update(lists={}), ["no split"]),
 }
 
@@ -142,6 +147,11 @@ def test_bad_imports_name_the_thing(name: str, flickr: dict[str, Any]) -> None:
     assert "prepare" in str(caught.value)
     for word in words:
         assert word in str(caught.value)
+
+
+def test_a_number_sign_and_a_tab_in_a_caption_belong_to_the_caption(flickr: dict[str, Any]) -> None:
+    flickr["captions_file"].write_text("one.jpg#0\ta dog #1\tof two\ntwo.jpg#0\ta dog\nthree.jpg#0\ta dog\n")
+    assert import_flickr8k(**flickr).texts("train") == ["a dog #1\tof two", "a dog"]
 
 
 # Dataset files
@@ -184,18 +194,22 @@ def test_nothing_is_overwritten_and_a_failed_write_leaves_nothing(dataset: Path,
         write_dataset(dataset, data)
     assert dataset.read_bytes() == before
     data.split("val").features[0, 0] = np.nan
-    with pytest.raises(DataError, match=r"'three\.jpg' has a feature that is not finite"):
+    with pytest.raises(DataError, match=r"'three\.jpg' among them, have features that are not finite"):
         write_dataset(dataset.with_name("other.h5"), data)
     assert sorted(path.name for path in dataset.parent.iterdir()) == ["data.h5", "features.npz", "token.txt", "train.txt", "val.txt"]
 
 
-def test_a_feature_that_turns_bad_is_found_when_it_is_read(dataset: Path) -> None:
+def test_a_feature_that_turns_bad_is_found_when_it_is_read(dataset: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with h5py.File(dataset, "r+") as file:
         file["train/features"][1, 2] = np.inf
+    with pytest.raises(DataError, match=r"split 'train'.* 'two\.jpg'"):
+        open_data(dataset)
+    monkeypatch.setattr(dataset_file, "IN_MEMORY", 8)
     data = open_data(dataset)
     data.features("train", np.array([0]))
-    with pytest.raises(DataError, match=r"split 'train', picture 'two\.jpg'"):
+    with pytest.raises(DataError, match=r"split 'train'.* 'two\.jpg'"):
         data.minibatch("train", np.array([0, 2]))
+    data.split("train").features.file.close()
 
 
 def edit(change: Callable[[h5py.File], Any]) -> Callable[[Path], None]:
@@ -219,9 +233,15 @@ BAD_FILES: dict[str, tuple[Callable[[Path], Any], list[str]]] = {
     "newer": (edit(lambda f: f.attrs.__setitem__("xpcap", json.dumps({"format": 9}))), ["format 9", "newer"]),
     "changed caption": (edit(lambda f: f["train/captions"].__setitem__((0, 1), 3)), ["does not match its stamp"]),
     "changed text": (edit(lambda f: f["train/text"].__setitem__(0, 66)), ["does not match its stamp"]),
+    "attribute of another kind": (edit(lambda f: f.attrs.__setitem__("xpcap", "[1]")), ["not a whole dataset file"]),
+    "no source": (edit(lambda f: f.attrs.__setitem__("xpcap", json.dumps({"format": 1}))), ["not a whole dataset file"]),
+    "features of a group": (edit(lambda f: (f["val"].__delitem__("features"), f["val"].create_group("features"))), ["not a whole dataset file"]),
+    "float indices": (edit(lambda f: replace_dataset(f, "val/image_idxs", np.zeros(2, "f4"))), ["image_idxs have shape (2,) and dtype float32"]),
+    "no indices": (edit(lambda f: replace_dataset(f, "val/image_idxs", np.zeros(0, "i4"))), ["image_idxs have shape (0,)"]),
+    "a stray data set": (edit(lambda f: f.create_dataset("extra", data=np.zeros(3))), ["split 'extra' lacks captions"]),
     "no START": (edit(lambda f: f["train/captions"].__setitem__((1, 0), 4)), ["1 captions, number 1", "<START>"]),
-    "id beyond V": (edit(lambda f: f["val/captions"].__setitem__((0, 1), 600)), ["ids 0..600", "vocabulary"]),
-    "image beyond m": (edit(lambda f: f["val/image_idxs"].__setitem__(0, 5)), ["image_idxs", "reach 5"]),
+    "id beyond V": (edit(lambda f: f["val/captions"].__setitem__((0, 1), 600)), ["ids 0..600, expected 0..5"]),
+    "image beyond m": (edit(lambda f: f["val/image_idxs"].__setitem__(0, 5)), ["image_idxs hold numbers 0..5", "0..0"]),
     "no features": (edit(lambda f: f["val"].__delitem__("features")), ["split 'val' lacks features"]),
     "rows missing": (edit(lambda f: replace_dataset(f, "train/features", np.zeros((1, 4), "f4"))), ["one row for each of 2 pictures"]),
     "empty split": (edit(lambda f: replace_dataset(f, "val/captions", np.zeros((0, 7), "i4"))), ["split 'val' is empty"]),
@@ -238,6 +258,27 @@ def test_bad_dataset_files_name_the_thing(name: str, dataset: Path) -> None:
         assert word in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("spoil", "words"),
+    [
+        (lambda split: {"images": ["a.jpg"] * len(split.images)}, ["picture name twice"]),
+        (lambda split: {"text": ["..." for _ in split.text]}, ["caption without a word"]),
+        (lambda split: {"features": np.zeros((len(split.images), 9), "f4")}, ["features of the splits", "9"]),
+        (lambda split: {"captions": split.captions[:, :-1]}, ["captions of the splits"]),
+        (lambda split: {"text": split.text[:1]}, ["1 texts for 3 captions"]),
+    ],
+)
+def test_what_does_not_fit_together_is_not_stamped(spoil: Any, words: list[str], flickr: dict[str, Any], tmp_path: Path) -> None:
+    data = import_flickr8k(**flickr)
+    split = data.split("train")
+    bad = CaptionData(data.vocabulary, {**data.splits, "train": dataclasses.replace(split, **spoil(split))})
+    with pytest.raises(DataError) as caught:
+        write_dataset(tmp_path / "bad.h5", bad)
+    for word in words:
+        assert word in str(caught.value)
+    assert not (tmp_path / "bad.h5").exists()
+
+
 def test_an_unknown_split_is_refused_with_those_there_are(dataset: Path) -> None:
     with pytest.raises(DataError, match="split 'vall' does not exist, expected one of train, val; did you mean 'val'"):
         open_data(dataset).split("vall")
@@ -245,9 +286,11 @@ def test_an_unknown_split_is_refused_with_those_there_are(dataset: Path) -> None
 
 def test_another_vocabulary_encodes_the_text_afresh(dataset: Path) -> None:
     data = open_data(dataset)
-    other = data.encoded_with(Vocabulary.build(["cat mats"], 1), max_words=2)
-    assert decode_captions(other.split("val").captions, other.vocabulary.idx_to_word) == ["<START> <UNK> cat <END>", "<START> <UNK> <UNK> <END>"]
+    other = data.encoded_with(Vocabulary.build(["cat mats"], 1), "val")
+    uncut = "<START> <UNK> cat <UNK> <UNK> mats <END>"
+    assert decode_captions(other.split("val").captions, other.vocabulary.idx_to_word) == [uncut, "<START> <UNK> <UNK> <END>"]
     assert other.texts("val") == data.texts("val")
+    assert list(other.splits) == ["val"]
 
 
 # Scaling
@@ -339,11 +382,20 @@ def test_the_folder_opens_as_caption_data(coco: Path) -> None:
 @pytest.mark.parametrize(
     ("file", "spoil", "words"),
     [
-        ("coco2014_captions.h5", Path.unlink, ["coco2014_captions.h5 is missing", "coco_captioning.zip"]),
+        ("coco2014_captions.h5", Path.unlink, ["a folder without coco2014_captions.h5", "coco_captioning.zip"]),
         ("val2014_vgg16_fc7_pca.h5", lambda p: p.write_bytes(p.read_bytes()[:1000]), ["val2014_vgg16_fc7_pca.h5", "truncated"]),
         ("train2014_urls.txt", Path.unlink, ["train2014_urls.txt is missing"]),
-        ("coco2014_vocab.json", lambda p: p.write_text('{"idx'), ["coco2014_vocab.json is not JSON"]),
-        ("coco2014_vocab.json", lambda p: p.write_text("{}"), ["idx_to_word, word_to_idx missing"]),
+        ("coco2014_vocab.json", lambda p: p.write_text('{"idx'), ["coco2014_vocab.json is not the course's vocabulary", "truncated"]),
+        ("coco2014_vocab.json", lambda p: p.write_text("{}"), ["coco2014_vocab.json", "idx_to_word"]),
+        ("val2014_urls.txt", lambda p: p.write_text("http://one\n"), ["1 val_urls for 5 feature rows", "val2014_urls.txt"]),
+        ("coco2014_captions.h5", edit(lambda f: f.__delitem__("val_image_idxs")), ["lacks val_image_idxs"]),
+        ("coco2014_captions.h5", edit(lambda f: f["val_image_idxs"].__setitem__(0, -1)), ["image_idxs hold numbers -1.."]),
+        (
+            "val2014_vgg16_fc7_pca.h5",
+            edit(lambda f: replace_dataset(f, "features", np.zeros((5, 300), "f4"))),
+            ["features of the splits", "[512, 300]"],
+        ),
+        ("val2014_vgg16_fc7_pca.h5", edit(lambda f: f["features"].__setitem__((1, 1), np.nan)), ["split 'val'", "farm1", "not finite"]),
         ("coco2014_captions.h5", edit(lambda f: f["val_captions"].__setitem__((3, 0), 5)), ["1 captions, number 3", "<START>"]),
         ("train2014_vgg16_fc7_pca.h5", edit(lambda f: f.move("features", "feats")), ["holds feats", "'features'"]),
     ],

@@ -35,7 +35,7 @@ def test_defaults_in_the_docs_are_those_of_the_command(option: click.Option) -> 
         return
     row = re.search(rf"^\| `{option.opts[-1]}` \| ([^|]+) \|", section("train"), re.MULTILINE)
     assert row
-    assert row[1] == f"{option.default:g}" if isinstance(option.default, float) else str(option.default)
+    assert row[1] == (f"{option.default:g}" if isinstance(option.default, float) else str(option.default))
 
 
 @pytest.mark.parametrize("block", re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "library.md").read_text(), re.DOTALL))

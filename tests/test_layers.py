@@ -207,6 +207,23 @@ def test_a_confident_wrong_answer_costs_what_it_should(dtype: str) -> None:
     np.testing.assert_array_equal(dx, [[[1, -1]]])
 
 
+def test_rows_of_very_different_scores_do_not_disturb_each_other() -> None:
+    x = np.array([[[2000.0, 1999.0]], [[0.0, 1.0]]])
+    loss, dx = layers.temporal_softmax_loss(x, np.array([[0], [0]]), np.ones((2, 1), bool))
+    assert float(loss) == pytest.approx((np.log1p(np.exp(-1)) + np.log1p(np.exp(1))) / 2)
+    assert dx[1, 0, 1] == pytest.approx(0.5 / (1 + np.exp(-1)))
+
+
+def test_a_masked_step_may_hold_anything() -> None:
+    x = np.array([[[0.0, 1.0], [-np.inf, 3.0]]])
+    loss, dx = layers.temporal_softmax_loss(x, np.array([[0, 1]]), np.array([[True, False]]))
+    assert np.isfinite(loss)
+    np.testing.assert_array_equal(dx[0, 1], 0)
+    for mask, error in (([[True, False]], TypeError), (np.ones((1, 2)), TypeError), (np.ones((1, 3), bool), ValueError)):
+        with pytest.raises(error, match="mask"):
+            layers.temporal_softmax_loss(x, np.array([[0, 1]]), mask)
+
+
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_sigmoid_is_stable_for_both_signs(dtype: str) -> None:
     got = layers.sigmoid(np.array([-1e4, -1.0, 0.0, 1.0, 1e4], dtype))
@@ -223,14 +240,20 @@ def test_dropout_keeps_the_mean_in_training_and_does_nothing_in_testing() -> Non
     np.testing.assert_array_equal(layers.dropout_forward(x, {"p": 0.25, "mode": "test"})[0], x)
 
 
-def test_dropout_without_a_seed_follows_the_legacy_stream() -> None:
+@pytest.mark.parametrize("seed", [None, 5])
+def test_dropout_draws_the_courses_mask(seed: int | None) -> None:
     x = np.ones((5, 6))
+    np.random.seed(231 if seed is None else seed)
+    expected = (np.random.rand(5, 6) < 0.3) / 0.3
     np.random.seed(231)
-    first = layers.dropout_forward(x, {"p": 0.5, "mode": "train"})[0]
-    second = layers.dropout_forward(x, {"p": 0.5, "mode": "train"})[0]
-    np.random.seed(231)
-    np.testing.assert_array_equal(first, layers.dropout_forward(x, {"p": 0.5, "mode": "train"})[0])
-    assert (first != second).any()
+    out, _ = layers.dropout_forward(x, {"p": 0.3, "mode": "train", "seed": seed})
+    np.testing.assert_allclose(out, expected)
+
+
+@pytest.mark.parametrize("param", [{"p": 0.0, "mode": "train"}, {"p": 1.1, "mode": "train"}, {"p": 0.5, "mode": "trian"}, {"mode": "train"}])
+def test_bad_dropout_parameters_are_refused(param: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=r"dropout_forward: (p is|mode 'trian'.*did you mean 'train'|dropout_param lacks p)"):
+        layers.dropout_forward(np.ones(3), param)
 
 
 def good(name: str, **changed: Any) -> list[Any]:
@@ -257,6 +280,35 @@ def test_bad_arrays_are_named_with_what_was_wanted(name: str, changed: dict[str,
         CASES[name].forward(*good(name, **changed))
     for word in words:
         assert word in str(caught.value)
+
+
+@each_layer
+def test_upstream_gradients_of_another_shape_dtype_or_kind_are_refused(case: Case, rng: np.random.Generator) -> None:
+    inputs, upstream = draw(case, rng)
+    *_, cache = case.forward(*case.ids, *inputs)
+    longer = [np.concatenate((dout, dout)) for dout in upstream]
+    with pytest.raises(ValueError, match="that of the output"):
+        case.backward(*longer, cache)
+    with pytest.raises(ValueError, match="that of the output"):
+        case.backward(*(dout[..., :1] for dout in upstream), cache)
+    with pytest.raises(TypeError, match="dtype float32"):
+        case.backward(*(dout.astype(np.float32) for dout in upstream), cache)
+    with pytest.raises(TypeError, match="is a list"):
+        case.backward(*(dout.tolist() for dout in upstream), cache)
+
+
+@pytest.mark.parametrize("cell", ["rnn", "lstm"])
+@pytest.mark.parametrize(("n", "t"), [(1, T), (N, 1), (N, 0)])
+def test_results_share_no_memory_with_caches_at_any_size(cell: str, n: int, t: int, rng: np.random.Generator) -> None:
+    _, *rest = draw(CASES[cell], rng)[0]
+    x, h0 = rng.standard_normal((n, t, D)), rng.standard_normal((n, H))
+    h, cache = CASES[cell].forward(x, h0, *rest[1:])
+    assert h.shape == (n, t, H)
+    dx, dh0, *_ = CASES[cell].backward(np.ones_like(h), cache)
+    before = dx.copy()
+    h[...], dh0[...] = 7, 7
+    again, *_ = CASES[cell].backward(np.ones_like(h), cache)
+    np.testing.assert_array_equal(again, before)
 
 
 @pytest.mark.parametrize("sizes", [[3, 2], [2, 3, 2], [5, 2], [3, 2, 2, 0, 0, 1]])

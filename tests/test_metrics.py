@@ -12,12 +12,12 @@ from xpcap.metrics import corpus_bleu, teacher_forced, unigram_bleu
 
 
 def test_corpus_bleu_matches_hand_counts() -> None:
-    """Two captions, 7 words, with 6 unigrams, 3 of 5 bigrams and 1 of 3 trigrams found, no 4-gram; closest references 4 and 4 long."""
-    references = [["a dog runs fast".split(), "the dog is fast now ok".split()], ["a cat sat down".split()]]
+    """Captions of 4 and 3 words: all 7 unigrams found ("away" in a second reference only), 4 of 5 bigrams, 2 of 3 trigrams, no 4-gram."""
+    references = [["a dog runs fast".split(), "the dog went away now ok".split()], ["a cat sat down".split()]]
     hypotheses = ["a dog runs away".split(), "a cat sat".split()]
     b1, b2, b3, b4 = corpus_bleu(references, hypotheses)
-    brevity = math.exp(1 - 8 / 7)
-    p1, p2, p3 = 6 / 7, 4 / 5, 2 / 3
+    brevity = math.exp(1 - 8 / 7)  # closest references are 4 words long
+    p1, p2, p3 = 7 / 7, 4 / 5, 2 / 3
     assert b1 == pytest.approx(brevity * p1)
     assert b2 == pytest.approx(brevity * (p1 * p2) ** (1 / 2))
     assert b3 == pytest.approx(brevity * (p1 * p2 * p3) ** (1 / 3))
@@ -38,6 +38,7 @@ def test_unigram_bleu_is_the_mean_of_sentence_scores() -> None:
 
 
 def test_teacher_forced_totals_do_not_depend_on_the_batch_size(lib: Any) -> None:
+    pytest.importorskip("PIL")  # generated pictures
     data = generate(seed=5, train=10, val=30)
     model = CaptioningRNN(data.vocabulary.word_to_idx, data.feature_dim, 8, 9, "lstm", np.float64, seed=0)
     whole, parts = (teacher_forced(model, data, "val", batch_size=size) for size in (150, 7))

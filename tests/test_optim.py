@@ -83,9 +83,13 @@ def test_clipping_scales_only_what_is_too_long(lib: Any) -> None:
     [
         (lambda w: optim.init("adamm", w), ["'adamm'", "sgd, sgd_momentum, rmsprop, adam", "did you mean 'adam'"]),
         (lambda w: optim.adam(w, w, {"learning_rat": 1}), ["optim.adam", "'learning_rat'", "did you mean 'learning_rate'"]),
-        (lambda w: optim.sgd(w, w, {"learning_rate": float("nan")}), ["optim.sgd", "learning_rate is nan", "finite"]),
-        (lambda w: optim.sgd(w, np.ones(4)), ["optim.sgd", "dw has shape (4,)", "(3,)"]),
+        (lambda w: optim.sgd(w, w, {"learning_rate": float("nan")}), ["optim.sgd", "learning_rate is nan", "[0, inf)"]),
+        (lambda w: optim.sgd(w, np.ones(4)), ["optim.sgd", "dw (4,)", "(3,)"]),
         (lambda w: optim.adam(w, w, {"m": np.zeros(2)}), ["optim.adam", "m has shape (2,)", "(3,)"]),
+        (lambda w: optim.adam(w, w, {"beta2": 1}), ["optim.adam", "beta2 is 1", "[0, 1)"]),
+        (lambda w: optim.adam(w, w, {"t": -1}), ["optim.adam", "t is -1"]),
+        (lambda w: optim.rmsprop(w, w, {"learning_rate": "x"}), ["optim.rmsprop", "learning_rate is 'x'"]),
+        (lambda w: optim.sgd([1.0], [1.0]), ["optim.sgd", "expected arrays"]),
         (lambda w: optim.clip_by_global_norm(w, 0), ["max_norm is 0", "positive"]),
     ],
 )

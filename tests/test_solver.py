@@ -5,9 +5,13 @@ from typing import Any
 import numpy as np
 import pytest
 
+pytest.importorskip("PIL")  # generated pictures
+
 from xpcap import CaptioningRNN, CaptioningSolver, optim
 from xpcap.data.pictures import generate
 from xpcap.data.scaling import fit_scaling
+from xpcap.errors import TrainingError
+from xpcap.metrics import teacher_forced
 
 DATA = generate(seed=3, train=40, val=12)
 DATA.scaling = fit_scaling("standardize", DATA.split("train").features)
@@ -110,6 +114,72 @@ def test_an_interrupted_epoch_is_finished_not_begun_again() -> None:
     assert solver.loss_history == whole.loss_history
 
 
+def test_an_interrupted_validation_is_made_up_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    solver, whole = make(lr_decay=0.5), make(lr_decay=0.5)
+    check, calls = solver._check, 0
+
+    def interrupted(*args: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls == 4:  # val in the second epoch
+            raise KeyboardInterrupt
+        return check(*args)
+
+    monkeypatch.setattr(solver, "_check", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        solver.train()
+    solver.train()
+    whole.train()
+    assert solver.history == whole.history
+    assert solver.loss_history == whole.loss_history
+    assert solver.best_epoch == whole.best_epoch
+
+
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+def test_a_loss_that_is_not_finite_ends_training_and_keeps_what_was_good() -> None:
+    solver = make(num_epochs=2)
+    solver.train()
+    history, best = list(solver.history), solver.best_params["Wh"].copy()
+    solver.model.params["Wx"][0, 0] = np.nan
+    with pytest.raises(TrainingError, match=r"train_loss of epoch 3 is nan.*learning rate"):
+        solver.train()
+    assert solver.history == history
+    np.testing.assert_array_equal(solver.best_params["Wh"], best)
+
+
+def test_validation_looks_at_no_more_captions_than_there_are_to_train_on() -> None:
+    few = {**COURSE, "train_captions": COURSE["train_captions"][:20], "train_image_idxs": COURSE["train_image_idxs"][:20]}
+    solver = make(few, num_epochs=1)
+    solver.train()
+    spread = np.linspace(0, 59, 20).astype(int)
+    expected = teacher_forced(solver.model, solver.data, "val", spread)
+    assert solver.history[0]["val_loss"] == pytest.approx(expected.loss)
+    assert expected.n == 20
+
+
+def test_asking_for_accuracy_does_not_disturb_training() -> None:
+    asked, plain = make(), make()
+    for solver in (asked, plain):
+        solver.num_epochs = solver._target = 1
+        solver.train()
+        if solver is asked:
+            asked.check_accuracy(*DATA.minibatch("train", np.arange(100)), num_samples=30)
+        solver.train()
+    assert asked.loss_history == plain.loss_history
+
+
+def test_model_and_data_must_mean_the_same_words() -> None:
+    shifted = {word: (i + 1) % len(DATA.vocabulary) for word, i in DATA.vocabulary.word_to_idx.items()}
+    with pytest.raises(ValueError, match=r"the model gives '<NULL>' the id 1 and the data 0"):
+        CaptioningSolver(CaptioningRNN(shifted, DATA.feature_dim), DATA)
+
+
+def test_on_epoch_is_called_when_the_epoch_is_recorded() -> None:
+    seen: list[tuple[int, int]] = []
+    make(on_epoch=lambda solver: seen.append((solver.epoch, len(solver.history)))).train()
+    assert seen == [(1, 1), (2, 2), (3, 3)]
+
+
 def test_the_parameters_with_the_least_validation_loss_are_kept_and_the_model_goes_on() -> None:
     solver = make(dropout=0.0, num_epochs=40, optim_config={"learning_rate": 3e-2})  # overfits soon
     solver.train()
@@ -144,6 +214,8 @@ def test_optim_configs_show_each_parameters_state_as_the_course_does() -> None:
     config = solver.optim_configs["Wx"]
     assert config["m"].shape == solver.model.params["Wx"].shape
     assert config["m"].any()
+    with pytest.raises(TypeError):
+        config["learning_rate"] = 1.0  # type: ignore[index]
     assert config["t"] == 1
 
 
@@ -160,6 +232,7 @@ def test_without_a_val_split_the_latest_parameters_are_the_best() -> None:
     solver.train()
     assert solver.best_epoch == 3
     np.testing.assert_array_equal(solver.best_params["Wh"], solver.model.params["Wh"])
+    assert solver.best_val_loss == float("inf")
     assert "val_loss" not in solver.history[-1]
 
 
@@ -171,7 +244,9 @@ def test_without_a_val_split_the_latest_parameters_are_the_best() -> None:
         ({"optim_config": {"lr": 1}}, ["optim.adam", "config key 'lr'", "learning_rate"]),
         ({"num_epochs": 0}, ["num_epochs is 0", "at least 1"]),
         ({"batch_size": 2.5}, ["batch_size is 2.5", "whole number"]),
-        ({"clip_norm": -1.0}, ["clip_norm is -1.0", "None"]),
+        ({"lr_decay": float("nan")}, ["lr_decay is nan", "positive"]),
+        ({"clip_norm": "5"}, ["clip_norm is '5'", "positive"]),
+        ({"clip_norm": -1.0}, ["clip_norm is -1.0", "positive"]),
     ],
 )
 def test_bad_keywords_are_named_with_the_near_one(options: dict[str, Any], words: list[str]) -> None:
@@ -179,6 +254,19 @@ def test_bad_keywords_are_named_with_the_near_one(options: dict[str, Any], words
         make(**options)
     for word in words:
         assert word in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("changed", "words"),
+    [
+        ({"train_image_idxs": COURSE["train_image_idxs"] - 1}, "image_idxs hold numbers -1"),
+        ({"train_image_idxs": COURSE["train_image_idxs"][:3]}, "image_idxs have shape"),
+        ({"val_features": COURSE["val_features"][:, :5]}, "features of the splits"),
+    ],
+)
+def test_a_dict_whose_arrays_do_not_fit_is_refused(changed: dict[str, Any], words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        make({**COURSE, **changed})
 
 
 def test_a_dict_without_the_courses_keys_is_refused() -> None:

@@ -1,6 +1,8 @@
 """The shape of the house: imports point down, and only one file knows cupy."""
 
 import ast
+import subprocess
+import sys
 from pathlib import Path
 
 PACKAGE = Path(__file__).parent.parent / "xpcap"
@@ -59,6 +61,14 @@ def test_imports_point_down() -> None:
 def test_cupy_is_imported_in_one_file() -> None:
     importers = {path.name for _, path in files() if any(name.split(".")[0] in ("cupy", "cupyx") for name in imports(path))}
     assert importers == {"backend.py"}
+
+
+def test_gpu_tests_are_collected_with_the_few_packages_that_gpu_machines_have() -> None:
+    """numpy, h5py, click, tqdm, safetensors and pytest: the rest is imported where it is used."""
+    code = "import sys; sys.modules.update(dict.fromkeys(('nltk', 'PIL', 'matplotlib'))); import pytest; sys.exit(pytest.main(sys.argv[1:]))"
+    arguments = ["-m", "gpu", "--collect-only", "-q", "-p", "no:cacheprovider"]
+    result = subprocess.run([sys.executable, "-c", code, *arguments], cwd=PACKAGE.parent, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stdout
 
 
 def test_every_part_is_on_a_level() -> None:

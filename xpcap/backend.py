@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from xpcap.errors import BackendError, unknown
+from xpcap.errors import BackendError, OptionError, unknown
 
 Array = Any  # a numpy.ndarray or a cupy.ndarray
 BACKENDS = ("numpy", "cupy")
@@ -38,9 +38,12 @@ def _first_line(error: BaseException) -> str:
 
 
 def _prove(cupy: ModuleType) -> None:
-    """Run an elementwise kernel and a product and read them back: a driver alone proves neither NVRTC nor cuBLAS."""
-    x = cupy.arange(4, dtype="float32")
-    if float((x * 2).sum()) != 12.0 or float(cupy.matmul(x[None, :], x[:, None])[0, 0]) != 14.0:
+    """Run an elementwise kernel and a product and read them back: a driver alone proves neither NVRTC nor cuBLAS.
+
+    The product is 8 x 8, since CuPy takes very small ones past cuBLAS.
+    """
+    ones = cupy.ones((8, 8), dtype="float32")
+    if float((ones * 2).sum()) != 128.0 or float(cupy.matmul(ones, ones)[0, 0]) != 8.0:
         raise RuntimeError("a test computation on the device gave a wrong result")
 
 
@@ -76,11 +79,11 @@ def backend_status() -> dict[str, BackendStatus]:
 
 
 def _parse(spec: str) -> tuple[str, int]:
-    name, colon, index = spec.partition(":")
+    name, colon, index = str(spec).partition(":")
     if name not in (*BACKENDS, "auto"):
         raise unknown("use_backend", "backend", name, (*BACKENDS, "auto"))
-    if colon and (name != "cupy" or not index.isdigit()):
-        raise BackendError(f"use_backend: got {spec!r}, expected 'numpy', 'auto', 'cupy' or 'cupy:N' with N a device number")
+    if colon and (name != "cupy" or not (index.isascii() and index.isdecimal())):
+        raise OptionError(f"use_backend: got {spec!r}, expected 'numpy', 'auto', 'cupy' or 'cupy:N' with N a device number")
     return name, int(index) if colon else 0
 
 
@@ -98,6 +101,14 @@ def _resolve(spec: str) -> str:
         raise BackendError(f"backend {spec}: {status.reason}; 'info' shows what is usable, --backend numpy runs on the CPU")
     if device >= len(status.devices):
         raise BackendError(f"backend {spec}: this machine has {len(status.devices)} CUDA device(s), numbered from 0")
+    if device:  # the status speaks for device 0
+        import cupy
+
+        try:
+            with cupy.cuda.Device(device):
+                _prove(cupy)
+        except Exception as error:
+            raise BackendError(f"backend {spec}: device {device} is not usable ({_first_line(error)})") from error
     return f"cupy:{device}" if device else "cupy"
 
 
@@ -106,10 +117,10 @@ _active: str | None = None
 
 def _activate(resolved: str | None) -> None:
     global _active
-    if resolved is not None and resolved.startswith("cupy"):
+    if (resolved or "").startswith("cupy") or (_active or "").startswith("cupy"):
         import cupy
 
-        cupy.cuda.Device(_parse(resolved)[1]).use()
+        cupy.cuda.Device(_parse(resolved or "numpy")[1]).use()  # back on numpy, device 0 is the current one again
     _active = resolved
 
 
@@ -142,7 +153,11 @@ class use_backend(contextlib.AbstractContextManager["use_backend"]):  # noqa: N8
 def get_backend() -> str:
     """The backend in force: ``"numpy"``, ``"cupy"`` or ``"cupy:N"``."""
     if _active is None:
-        _activate(_resolve(os.environ.get(VARIABLE) or "numpy"))
+        wanted = os.environ.get(VARIABLE) or "numpy"
+        try:
+            _activate(_resolve(wanted))
+        except (BackendError, OptionError) as error:
+            raise type(error)(f"{VARIABLE}={wanted}: {error}") from error
     assert _active is not None
     return _active
 

@@ -1,5 +1,6 @@
 """Run folders: what a training run leaves behind, written in whole files, readable on either device and without pickle."""
 
+import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,11 +13,12 @@ from xpcap.data.scaling import FeatureScaling
 from xpcap.data.vocabulary import Vocabulary
 from xpcap.errors import DataError
 from xpcap.files import atomic, write_text
-from xpcap.models import CaptioningRNN
+from xpcap.models.captioning_rnn import CELLS, CaptioningRNN
 
 FORMAT = 1
 CONFIG, VOCAB, HISTORY, TIMES = "config.json", "vocab.json", "history.jsonl", "times.jsonl"
 BEST, LAST = "best.safetensors", "last.safetensors"
+LARGEST = 10**6  # of any size in a config: what is larger is a mistake or a trap
 _MEAN, _SCALE = "feature_scaling.mean", "feature_scaling.scale"
 
 
@@ -38,8 +40,8 @@ def create_run(path: Path, config: Mapping[str, Any], vocabulary: Vocabulary) ->
     ------
     DataError : there is something at `path` already. OSError : the place cannot be written to.
     """
-    if path.exists():
-        raise DataError(f"create_run: {path} exists, and a run is not overwritten; choose another --out, or remove it")
+    if path.exists() or path.is_symlink():
+        raise DataError(f"train: {path} exists, and a run is not overwritten; choose another --out, or remove it")
     path.mkdir(parents=True)
     write_text(path / CONFIG, json.dumps({"format": FORMAT, **config}, indent=2, sort_keys=True) + "\n")
     write_text(path / VOCAB, json.dumps(vocabulary.idx_to_word, ensure_ascii=False) + "\n")
@@ -70,22 +72,22 @@ def load_parameters(path: Path) -> tuple[dict[str, np.ndarray], FeatureScaling, 
     """
     from safetensors import SafetensorError, safe_open
 
-    if not path.exists():
-        raise DataError(f"load_parameters: {path} is missing, expected the parameters of a run; was it stopped before its first epoch ended?")
+    if not path.is_file():
+        raise DataError(f"open_run: {path} is missing, expected the parameters of a run; was it stopped before its first epoch ended?")
     try:
         with safe_open(path, framework="numpy") as file:
-            meta = (file.metadata() or {}).get("xpcap")
+            meta = json.loads((file.metadata() or {})["xpcap"])
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
-    except (SafetensorError, OSError) as error:
-        raise DataError(f"load_parameters: {path} cannot be read as safetensors, expected a run's parameters; damaged? ({error})") from error
-    if meta is None:
-        raise DataError(f"load_parameters: {path} has no xpcap metadata, expected a run's parameters; written by another program?")
+    except (SafetensorError, OSError, KeyError, ValueError, RecursionError) as error:
+        raise DataError(f"open_run: {path} cannot be read as a run's safetensors; damaged, or another program's? ({error!r})") from error
+    if not isinstance(meta, dict):
+        raise DataError(f"open_run: {path} has metadata {meta!r}, expected an object; damaged?")
     scaling = FeatureScaling(tensors.pop(_MEAN, None), tensors.pop(_SCALE, None))
-    return tensors, scaling, json.loads(meta)
+    return tensors, scaling, meta
 
 
 def read_config(path: Path) -> dict[str, Any]:
-    """The config of a run folder.
+    """The config of a run folder, with the settings that a run is used by checked.
 
     Raises
     ------
@@ -94,9 +96,15 @@ def read_config(path: Path) -> dict[str, Any]:
     if not (path / CONFIG).is_file():
         raise DataError(f"open_run: {path} {'has no config.json' if path.exists() else 'does not exist'}, expected a run folder from 'train'")
     config = _read_json(path / CONFIG)
-    if not isinstance(config, dict) or config.get("format") != FORMAT:
-        found = config.get("format") if isinstance(config, dict) else type(config).__name__
+    found = config.get("format") if isinstance(config, dict) else type(config).__name__
+    if type(found) is not int or found != FORMAT:
         raise DataError(f"open_run: {path / CONFIG} has format {found}, expected {FORMAT}; made by a newer xpcap?")
+    for key in ("feature_dim", "wordvec", "hidden", "max_words"):
+        if type(config.get(key)) is not int or not 1 <= config[key] <= LARGEST:
+            raise DataError(f"open_run: {path / CONFIG} has {key} {config.get(key)!r}, expected a whole number in 1..{LARGEST}; damaged?")
+    for key in ("data", "data_stamp", "cell", "feature_scaling"):
+        if not isinstance(config.get(key), str):
+            raise DataError(f"open_run: {path / CONFIG} has {key} {config.get(key)!r}, expected text; damaged?")
     return config
 
 
@@ -113,24 +121,45 @@ def open_run(path: Path) -> Run:
         raise DataError(f"open_run: {path / VOCAB} holds no list of words, expected the run's vocabulary; damaged?")
     vocabulary = Vocabulary(words)
     tensors, scaling, meta = load_parameters(path / BEST)
-    try:
-        shape = {key: int(config[key]) for key in ("feature_dim", "wordvec", "hidden")}
-        model = CaptioningRNN(vocabulary.word_to_idx, shape["feature_dim"], shape["wordvec"], shape["hidden"], str(config["cell"]), seed=0)
-    except (KeyError, TypeError, ValueError) as error:
-        raise DataError(f"open_run: {path / CONFIG} describes no model, expected what 'train' writes; damaged? ({error!r})") from error
+    if meta.get("vocabulary") != digest(vocabulary):
+        raise DataError(f"open_run: {path / VOCAB} is not the vocabulary that {BEST} was trained with; changed, or from another run?")
+    _check_scaling(path, scaling, config)
+    if config["cell"] not in CELLS:
+        raise DataError(f"open_run: {path / CONFIG} has cell {config['cell']!r}, expected one of {', '.join(CELLS)}; damaged?")
+    model = CaptioningRNN(vocabulary.word_to_idx, config["feature_dim"], config["wordvec"], config["hidden"], config["cell"], seed=0)
     if set(tensors) != set(model.params):
         raise DataError(f"open_run: {path / BEST} holds {', '.join(sorted(tensors))}, expected {', '.join(sorted(model.params))}; from another run?")
     for name, tensor in tensors.items():
-        if tensor.shape != model.params[name].shape:
-            raise DataError(f"open_run: {path / BEST}, {name} has shape {tensor.shape}, expected {model.params[name].shape}; from another run?")
+        if tensor.shape != model.params[name].shape or tensor.dtype != model.dtype or not np.isfinite(tensor).all():
+            raise DataError(
+                f"open_run: {path / BEST}, {name} has shape {tensor.shape} and dtype {tensor.dtype}, expected {model.params[name].shape} "
+                f"and finite {model.dtype}; damaged, or from another run?"
+            )
         model.params[name] = tensor
     return Run(path, config, vocabulary, scaling, model, meta)
+
+
+def digest(vocabulary: Vocabulary) -> str:
+    """What tells a vocabulary from another, the order of its words included."""
+    return hashlib.sha256("\n".join(vocabulary.idx_to_word).encode()).hexdigest()
+
+
+def _check_scaling(path: Path, scaling: FeatureScaling, config: Mapping[str, Any]) -> None:
+    expected = () if config["feature_scaling"] == "none" else (config["feature_dim"],)
+    for name, values in (("mean", scaling.mean), ("scale", scaling.scale)):
+        fits = values is None if not expected else values is not None and values.shape == expected and bool(np.isfinite(values).all())
+        if not fits or (name == "scale" and values is not None and not (values > 0).all()):
+            shape = None if values is None else values.shape
+            raise DataError(
+                f"open_run: {path / BEST} has a feature scaling whose {name} has shape {shape}, expected {expected or None} for "
+                f"{config['feature_scaling']!r}, finite, a scale above 0; damaged?"
+            )
 
 
 def _read_json(path: Path) -> Any:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    except (FileNotFoundError, IsADirectoryError):
         raise DataError(f"open_run: {path} is missing, expected a run folder from 'train'") from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise DataError(f"open_run: {path} is not JSON, expected what 'train' writes; damaged? ({error})") from error

@@ -1,6 +1,7 @@
 """The command line: parses, calls, prints. What the commands do stands in the modules they call."""
 
 import dataclasses
+import io
 import json
 import math
 import os
@@ -24,6 +25,7 @@ from xpcap.solver import CaptioningSolver
 from xpcap.verify import verify as run_verify
 
 DEFAULTS = runs.TrainOptions()
+LARGEST = checkpoint.LARGEST
 
 
 class Commands(click.Group):
@@ -41,9 +43,12 @@ class Commands(click.Group):
             raise click.UsageError(str(error)) from error
         except EXPECTED as error:
             raise click.ClickException(str(error)) from error
+        except MemoryError as error:
+            raise click.ClickException(f"{ctx.invoked_subcommand}: out of memory ({error}); choose smaller sizes, or smaller data") from error
         except OSError as error:
             place = f"{error.filename}: " if error.filename else ""
-            raise click.ClickException(f"{place}{error.strerror or error}") from error
+            hint = "expected to read or write there; is the path right, is there room, and permission?"
+            raise click.ClickException(f"{ctx.invoked_subcommand}: {place}{error.strerror or error}, {hint}") from error
 
 
 class Choice(click.ParamType[str]):
@@ -78,7 +83,7 @@ def _pair(ctx: click.Context, param: click.Parameter, values: Sequence[str]) -> 
     pairs: dict[str, Path] = {}
     for value in values:
         name, equals, file = value.partition("=")
-        if not (name and equals and file) or name in pairs or not name.isidentifier() or name == "vocab":
+        if not (name.isidentifier() and equals and file) or name in pairs or name == "vocab":
             raise click.BadParameter(f"got {value!r}, expected NAME=LIST with a fresh name of letters, as in train=trainImages.txt")
         pairs[name] = Path(file)
     return pairs
@@ -118,6 +123,8 @@ def main() -> None:
 
     'train' alone generates pictures, learns to describe them and shows what it learnt. Exit status: 0 done, 1 failed, 2 misused.
     """
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # captions may hold what the terminal cannot show
 
 
 PREPARE_EXAMPLE = """prepare --captions Flickr8k.token.txt --features features.npz --out flickr8k.h5 \\
@@ -139,9 +146,9 @@ PREPARE_EXAMPLE = """prepare --captions Flickr8k.token.txt --features features.n
 )
 @click.option("--features", type=click.Path(path_type=Path), required=True, help="An .npz with 'names' (m,) and 'features' (m, D).")
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="The dataset file to write. Never overwritten.")
-@click.option("--min-count", type=click.IntRange(1), default=5, show_default=True, help="Rarer words of the train split become <UNK>.")
+@click.option("--min-count", type=click.IntRange(1, LARGEST), default=5, show_default=True, help="Rarer words of the train split become <UNK>.")
 @click.option(
-    "--max-words", type=click.IntRange(1), default=20, show_default=True, help="Longer captions are cut for training; scores use them whole."
+    "--max-words", type=click.IntRange(1, 1000), default=20, show_default=True, help="Longer captions are cut for training; scores take them whole."
 )
 def prepare(captions: Path, lists: dict[str, Path], features: Path, out: Path, min_count: int, max_words: int) -> None:
     """Make a dataset file.
@@ -163,16 +170,16 @@ def _option(name: str, kind: Any, text: str) -> Callable[[Callable[..., None]], 
 @click.option("--out", type=click.Path(path_type=Path), help="The run folder to make. Never overwritten. Default: runs/NAME, or a fresh runs/NAME-N.")
 @_backend_option
 @_option("cell", Choice(*CELLS), "Recurrent cell.")
-@_option("hidden", click.IntRange(1), "H, units of the state.")
-@_option("wordvec", click.IntRange(1), "W, size of a word vector.")
-@_option("epochs", click.IntRange(1), "Times that every training caption is visited.")
-@_option("batch-size", click.IntRange(1), "N, captions in a step.")
+@_option("hidden", click.IntRange(1, LARGEST), "H, units of the state.")
+@_option("wordvec", click.IntRange(1, LARGEST), "W, size of a word vector.")
+@_option("epochs", click.IntRange(1, LARGEST), "Times that every training caption is visited.")
+@_option("batch-size", click.IntRange(1, LARGEST), "N, captions in a step.")
 @_option("lr", Number(0, min_open=True), "Adam's learning rate in the first epoch.")
 @_option("lr-decay", Number(0, min_open=True), "Multiplies the learning rate after each epoch.")
 @_option("clip", Number(0), "Largest global norm of a gradient; 0 for no clipping.")
 @_option("dropout", Number(0, 1, max_open=True), "Share of features, word vectors and hidden units dropped.")
 @_option("feature-scaling", Choice(*KINDS), "How features are scaled, by the train split.")
-@_option("seed", click.IntRange(0), "Of weights, order of captions, dropout and generated pictures.")
+@_option("seed", click.IntRange(0, 2**63 - 1), "Of weights, order of captions, dropout and generated pictures.")
 def train(data: Path | None, backend: str | None, **options: Any) -> None:
     """Train a captioner.
 
@@ -182,12 +189,11 @@ def train(data: Path | None, backend: str | None, **options: Any) -> None:
     parameters with the least validation loss are kept beside the latest; at the end they caption and are scored.
     """
     _choose(backend)
-    chosen = runs.TrainOptions(data=data, **options)
-    chosen = dataclasses.replace(chosen, out=chosen.out or runs.default_out(chosen))
+    chosen = runs.with_out(runs.TrainOptions(data=data, **options))
     shown = {field.name: getattr(chosen, field.name) for field in dataclasses.fields(chosen)}
     click.echo("  ".join(f"{key} {value}" for key, value in {**shown, "data": data or "generated", "backend": get_backend()}.items()))
     run = runs.train_run(chosen, on_epoch=_print_epoch, progress=True)
-    click.echo(f"wrote {run.path}, best after epoch {run.meta['epoch']}")
+    click.echo(f"wrote {run.path}, best after epoch {run.meta.get('epoch')}")
     if "val_loss" in run.meta:
         click.echo()
         _print_captions(runs.caption_run(run))
@@ -316,7 +322,7 @@ def _info_run(run: checkpoint.Run, as_json: bool) -> None:
         click.echo(json.dumps({"config": run.config, "best": run.meta, "parameters": parameters}))
         return
     click.echo(_table([(key, json.dumps(value)) for key, value in run.config.items()]))
-    click.echo(f"{parameters:,} parameters; best after epoch {run.meta['epoch']}: {json.dumps(run.meta)}")
+    click.echo(f"{parameters:,} parameters; best: {json.dumps(run.meta)}")
 
 
 def _describe_data(file: Path, data: Any) -> str:

@@ -16,7 +16,11 @@ class OptionError(ValueError):
     """An option or keyword has a value that does not exist."""
 
 
-EXPECTED = (BackendError, DataError, OptionError)
+class TrainingError(ArithmeticError):
+    """Training has gone where no number comes back from."""
+
+
+EXPECTED = (BackendError, DataError, OptionError, TrainingError)
 
 
 def nearest(name: object, known: Iterable[str]) -> str:

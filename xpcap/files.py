@@ -9,7 +9,12 @@ from pathlib import Path
 
 @contextlib.contextmanager
 def atomic(path: Path) -> Iterator[Path]:
-    """A temporary path beside `path`: what is written there is flushed to disk and renamed when the ``with`` ends well, else removed."""
+    """A temporary path beside `path`: what is written there is flushed to disk and renamed when the ``with`` ends well, else removed.
+
+    Raises
+    ------
+    OSError : the place cannot be written to; it names `path`, not the temporary one.
+    """
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
     try:
         yield temporary
@@ -17,8 +22,11 @@ def atomic(path: Path) -> Iterator[Path]:
             os.fsync(file.fileno())
         temporary.replace(path)
         _flush_folder(path.parent)
+    except OSError as error:
+        raise OSError(error.errno or 0, error.strerror or str(error), str(path)) from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(NotADirectoryError):  # a parent that is no folder: there is nothing to remove
+            temporary.unlink(missing_ok=True)
 
 
 def write_text(path: Path, text: str) -> None:

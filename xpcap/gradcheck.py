@@ -1,6 +1,7 @@
 """Numeric gradients on either device: element by element as in the course, or along random directions of everything at once."""
 
-from collections.abc import Callable, Mapping
+import contextlib
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -9,14 +10,25 @@ from xpcap.backend import Array, asarray, get_array_module, to_numpy
 
 
 def rel_error(x: Array, y: Array) -> float:
-    """The course's relative error, max(|x - y| / max(1e-8, |x| + |y|)), over host or device arrays."""
+    """The course's relative error, max(|x - y| / max(1e-8, |x| + |y|)), over host or device arrays of one shape."""
     a, b = to_numpy(x), to_numpy(y)
+    if a.shape != b.shape:
+        raise ValueError(f"rel_error: got shapes {a.shape} and {b.shape}, expected equal ones")
     return float(np.max(np.abs(a - b) / np.maximum(1e-8, np.abs(a) + np.abs(b)))) if a.size else 0.0
 
 
-def _each_element(x: Array) -> Any:
-    """(index, value) of every element of x, read from its device once."""
-    return np.ndenumerate(to_numpy(x).copy())
+@contextlib.contextmanager
+def _restored(function: str, *arrays: Array) -> Iterator[list[Array]]:
+    """Copies of `arrays`, which get their values back when the ``with`` ends, well or not."""
+    for x in arrays:
+        if x.dtype.kind != "f":
+            raise TypeError(f"{function}: x has dtype {x.dtype}, expected floats; an integer cannot be moved by a small step")
+    saved = [x.copy() for x in arrays]
+    try:
+        yield saved
+    finally:
+        for x, value in zip(arrays, saved, strict=True):
+            x[...] = value
 
 
 def eval_numerical_gradient(f: Callable[[Array], Any], x: Array, verbose: bool = True, h: float = 1e-5) -> Array:
@@ -25,7 +37,7 @@ def eval_numerical_gradient(f: Callable[[Array], Any], x: Array, verbose: bool =
     Parameters
     ----------
     f : from x to a number; it may ignore its argument and read x where it lies, as the course's closures do
-    x : array, float; changed in place while this runs, and restored
+    x : array, float64 for slopes to be trusted; changed in place while this runs, and restored
     verbose : print each index and slope
     h : step
 
@@ -34,15 +46,16 @@ def eval_numerical_gradient(f: Callable[[Array], Any], x: Array, verbose: bool =
     grad : array like x
     """
     slopes = np.zeros(x.shape, x.dtype)
-    for index, value in _each_element(x):
-        x[index] = value + h
-        above = float(f(x))
-        x[index] = value - h
-        below = float(f(x))
-        x[index] = value
-        slopes[index] = (above - below) / (2 * h)
-        if verbose:
-            print(index, slopes[index])
+    with _restored("eval_numerical_gradient", x) as (saved,):
+        for index, value in np.ndenumerate(to_numpy(saved)):
+            x[index] = value + h
+            above = float(f(x))
+            x[index] = value - h
+            below = float(f(x))
+            x[index] = value
+            slopes[index] = (above - below) / (2 * h)
+            if verbose:
+                print(index, slopes[index])
     return asarray(slopes, like=x)
 
 
@@ -52,33 +65,37 @@ def eval_numerical_gradient_array(f: Callable[[Array], Array], x: Array, df: Arr
     Parameters
     ----------
     f : from x to an array of df's shape
-    x : array, float; changed in place while this runs, and restored
+    x : array, float64 for slopes to be trusted; changed in place while this runs, and restored
     df : array, float; upstream gradient
     h : step
     """
     slopes = np.zeros(x.shape, x.dtype)
-    for index, value in _each_element(x):
-        x[index] = value + h
-        above = f(x).copy()
-        x[index] = value - h
-        below = f(x).copy()
-        x[index] = value
-        slopes[index] = float(((above - below) * df).sum()) / (2 * h)
+    with _restored("eval_numerical_gradient_array", x) as (saved,):
+        for index, value in np.ndenumerate(to_numpy(saved)):
+            x[index] = value + h
+            above = f(x).copy()
+            x[index] = value - h
+            below = f(x).copy()
+            x[index] = value
+            if above.shape != df.shape:
+                raise ValueError(f"eval_numerical_gradient_array: f gives shape {above.shape} and df has {df.shape}, expected equal ones")
+            slopes[index] = float(((above - below) * df).sum()) / (2 * h)
     return asarray(slopes, like=x)
 
 
 def grad_check_sparse(f: Callable[[Array], Any], x: Array, analytic_grad: Array, num_checks: int = 10, h: float = 1e-5) -> None:
     """Compare `num_checks` elements, drawn from NumPy's legacy global stream, and print each with its relative error."""
-    for _ in range(num_checks):
-        index = tuple(np.random.randint(size) for size in x.shape)
-        value = float(x[index])
-        x[index] = value + h
-        above = float(f(x))
-        x[index] = value - h
-        below = float(f(x))
-        x[index] = value
-        numeric, analytic = (above - below) / (2 * h), float(analytic_grad[index])
-        print(f"numerical: {numeric:f} analytic: {analytic:f}, relative error: {rel_error(np.float64(numeric), np.float64(analytic)):e}")
+    with _restored("grad_check_sparse", x):
+        for _ in range(num_checks):
+            index = tuple(np.random.randint(size) for size in x.shape)
+            value = float(x[index])
+            x[index] = value + h
+            above = float(f(x))
+            x[index] = value - h
+            below = float(f(x))
+            x[index] = value
+            numeric, analytic = (above - below) / (2 * h), float(analytic_grad[index])
+            print(f"numerical: {numeric:f} analytic: {analytic:f}, relative error: {rel_error(np.float64(numeric), np.float64(analytic)):e}")
 
 
 def directional_errors(
@@ -105,22 +122,21 @@ def directional_errors(
     -------
     |numeric - analytic| / max(1e-8, |numeric| + |analytic|) for each direction
     """
-    saved = {name: x.copy() for name, x in params.items()}
-
-    def at(direction: Mapping[str, Array], step: float) -> float:
-        for name, x in params.items():
-            x[...] = saved[name] + step * direction[name]
-        return float(f())
-
     errors = []
-    for _ in range(directions):
-        draws = {name: rng.standard_normal(x.shape) for name, x in params.items()}
-        length = np.sqrt(sum(float((d * d).sum()) for d in draws.values()))
-        direction = {name: asarray(d / length, dtype=params[name].dtype, like=params[name]) for name, d in draws.items()}
-        numeric = (at(direction, h) - at(direction, -h)) / (2 * h)
-        xp = get_array_module(*grads.values())
-        analytic = sum(float(xp.vdot(grads[name], direction[name])) for name in params)
-        errors.append(rel_error(np.float64(numeric), np.float64(analytic)))
-    for name, x in params.items():
-        x[...] = saved[name]
+    with _restored("directional_errors", *params.values()) as values:
+        saved = dict(zip(params, values, strict=True))
+
+        def at(direction: Mapping[str, Array], step: float) -> float:
+            for name, x in params.items():
+                x[...] = saved[name] + step * direction[name]
+            return float(f())
+
+        for _ in range(directions):
+            draws = {name: rng.standard_normal(x.shape) for name, x in params.items()}
+            length = np.sqrt(sum(float((d * d).sum()) for d in draws.values()))
+            direction = {name: asarray(d / length, dtype=params[name].dtype, like=params[name]) for name, d in draws.items()}
+            numeric = (at(direction, h) - at(direction, -h)) / (2 * h)
+            xp = get_array_module(*grads.values())
+            analytic = sum(float(xp.vdot(grads[name], direction[name])) for name in params)
+            errors.append(rel_error(np.float64(numeric), np.float64(analytic)))
     return errors

@@ -10,9 +10,9 @@ import numpy as np
 from xpcap.backend import to_numpy
 from xpcap.progress import bar
 
-BLEU_PROTOCOL = "corpus BLEU-1..4, uniform weights, no smoothing, all references of a picture, words in [a-z0-9]+ lower case"
-UNIGRAM_PROTOCOL = "the course's: sentence BLEU of single words against one reference, START, END and UNK removed, mean over n captions"
-PERPLEXITY_PROTOCOL = "exp of the mean negative log-likelihood per target word, END included, words outside the vocabulary as UNK"
+BLEU_PROTOCOL = "corpus BLEU-1..4 by nltk, uniform weights, no smoothing, all references of a picture, words in [a-z0-9]+ lower case"
+UNIGRAM_PROTOCOL = "the course's: sentence BLEU of single words, each caption as the one reference, START, END and UNK removed, mean over all"
+PERPLEXITY_PROTOCOL = "exp of the mean negative log-likelihood per target word, END included, captions uncut, words outside the vocabulary as UNK"
 Words = Sequence[str]
 
 
@@ -47,7 +47,8 @@ def teacher_forced(
 def corpus_bleu(references: Sequence[Sequence[Words]], hypotheses: Sequence[Words]) -> tuple[float, float, float, float]:
     """Corpus BLEU-1 to BLEU-4 (Papineni et al. 2002) of one hypothesis a picture against all its references.
 
-    No smoothing: an order without a single match makes that BLEU 0 (nltk's answer is some 1e-77 and a warning there).
+    No smoothing: an order without a single match makes that BLEU 0 (nltk's answer is some 1e-77 and a warning there). As nltk counts, a
+    hypothesis of fewer than n words adds one n-gram that is not found; Papineni et al. add none.
     """
     from nltk.translate.bleu_score import corpus_bleu as nltk_corpus_bleu
 

@@ -4,6 +4,8 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import numpy as np
+
 from xpcap.backend import Array, get_array_module
 from xpcap.errors import OptionError, unknown
 from xpcap.ops import adam_update
@@ -23,7 +25,7 @@ def init(rule: str, w: Array, config: Mapping[str, Any] | None = None) -> Config
 
     Raises
     ------
-    OptionError : an unknown rule or key, with the near one. ValueError : a hyperparameter that is no finite number.
+    OptionError : an unknown rule or key, with the near one. ValueError : a hyperparameter out of its range.
     """
     if rule not in DEFAULTS:
         raise unknown("optim", "update rule", rule, DEFAULTS)
@@ -34,17 +36,25 @@ def init(rule: str, w: Array, config: Mapping[str, Any] | None = None) -> Config
             raise unknown(f"optim.{rule}", "config key", key, known)
     full: Config = {**DEFAULTS[rule], **given}
     for key in DEFAULTS[rule]:
-        full[key] = float(full[key])  # a NumPy float64 would promote float32 weights
-        if not math.isfinite(full[key]):
-            raise ValueError(f"optim.{rule}: {key} is {full[key]}, expected a finite number")
+        full[key] = _number(rule, key, full[key])
     for key in STATE[rule]:
         if full.get(key) is None:
             full[key] = get_array_module(w).zeros_like(w)
         elif full[key].shape != w.shape:
             raise ValueError(f"optim.{rule}: {key} has shape {full[key].shape}, expected w's {w.shape}")
     if rule == "adam":
-        full["t"] = int(full.get("t", 0))
+        full["t"] = full.get("t", 0)
+        if not (isinstance(full["t"], int | np.integer) and full["t"] >= 0):
+            raise ValueError(f"optim.adam: t is {full['t']!r}, expected the number of steps done")
     return full
+
+
+def _number(rule: str, key: str, value: Any) -> float:
+    """A hyperparameter as a Python float, which leaves float32 weights float32; learning rates and epsilons in [0, inf), else [0, 1)."""
+    top = math.inf if key in ("learning_rate", "epsilon") else 1.0
+    if not (isinstance(value, int | float | np.number) and 0 <= value < top):
+        raise ValueError(f"optim.{rule}: {key} is {value!r}, expected a number in [0, {top:g})")
+    return float(value)
 
 
 def _sgd(w: Array, dw: Array, config: Config) -> None:
@@ -86,8 +96,8 @@ def update(rule: str, w: Array, dw: Array, config: Config) -> None:
 
 
 def _pure(rule: str, w: Array, dw: Array, config: Config | None) -> tuple[Array, Config]:
-    if dw.shape != w.shape:
-        raise ValueError(f"optim.{rule}: dw has shape {dw.shape}, expected w's {w.shape}")
+    if np.shape(dw) != np.shape(w) or not hasattr(w, "dtype"):
+        raise ValueError(f"optim.{rule}: w has shape {np.shape(w)} and dw {np.shape(dw)}, expected arrays of one shape")
     full = init(rule, w, config)
     for key in STATE[rule]:
         full[key] = full[key].copy()
@@ -134,8 +144,8 @@ def clip_by_global_norm(grads: Array, max_norm: float) -> Array:
     Pascanu et al. 2013, section 3.2. The captioner's loss is summed over time, so its norms are those of a per-word mean times
     the words of a caption.
     """
-    if not max_norm > 0:
-        raise OptionError(f"clip_by_global_norm: max_norm is {max_norm}, expected a positive number; None switches clipping off")
+    if not 0 < max_norm < math.inf:
+        raise OptionError(f"clip_by_global_norm: max_norm is {max_norm}, expected a positive number")
     xp = get_array_module(grads)
     norm = xp.sqrt(xp.vdot(grads, grads))
     grads *= max_norm / xp.maximum(norm, max_norm)

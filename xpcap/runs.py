@@ -1,9 +1,10 @@
 """What the commands train, evaluate and caption do, as functions: options in, a run folder or scores out."""
 
 import platform
+import shutil
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,6 +15,7 @@ from xpcap.backend import get_backend
 from xpcap.data import CaptionData, open_data, tokenize, write_dataset
 from xpcap.data.pictures import generate, picture_of
 from xpcap.data.scaling import fit_scaling
+from xpcap.data.vocabulary import UNK
 from xpcap.errors import DataError
 from xpcap.metrics import BLEU_PROTOCOL, PERPLEXITY_PROTOCOL, UNIGRAM_PROTOCOL, corpus_bleu, teacher_forced, unigram_bleu
 from xpcap.models import CaptioningRNN
@@ -67,13 +69,15 @@ class Evaluation(NamedTuple):
     captions: dict[str, str]  # picture name to caption
 
 
-def default_out(options: TrainOptions, root: Path = Path("runs")) -> Path:
-    """The first of runs/NAME, runs/NAME-2, ... that does not exist; NAME says data and cell."""
-    name = f"{options.data.stem if options.data else 'pictures'}-{options.cell}"
+def with_out(options: TrainOptions) -> TrainOptions:
+    """The options with a place to write to: where none is given, the first of runs/NAME, runs/NAME-2, ... that does not exist."""
+    if options.out is not None:
+        return options
+    name = f"{options.data.resolve().stem if options.data else 'pictures'}-{options.cell}"
     k = 1
-    while (path := root / (name if k == 1 else f"{name}-{k}")).exists():
+    while (path := Path("runs") / (name if k == 1 else f"{name}-{k}")).exists():
         k += 1
-    return path
+    return replace(options, out=path)
 
 
 def train_run(options: TrainOptions, on_epoch: Callable[[CaptioningSolver], None] | None = None, progress: bool = False) -> checkpoint.Run:
@@ -92,9 +96,8 @@ def train_run(options: TrainOptions, on_epoch: Callable[[CaptioningSolver], None
     ------
     DataError : the data is not what it should be, or the folder exists. OSError : the place cannot be written to.
     """
-    out = options.out or default_out(options)
-    if out.exists():
-        raise DataError(f"train: {out} exists, and a run is not overwritten; choose another --out, or remove it")
+    out = with_out(options).out
+    assert out is not None
     data = open_data(options.data) if options.data else generate(options.seed)
     data.scaling = fit_scaling(options.feature_scaling, data.split("train").features)
     model = CaptioningRNN(
@@ -102,7 +105,7 @@ def train_run(options: TrainOptions, on_epoch: Callable[[CaptioningSolver], None
     )  # fmt: skip
 
     def save(solver: CaptioningSolver) -> None:
-        record = solver.history[-1]
+        record = {**solver.history[-1], "vocabulary": checkpoint.digest(data.vocabulary)}
         checkpoint.save_parameters(out / checkpoint.LAST, model.params, data.scaling, record)
         if solver.best_epoch == solver.epoch:
             checkpoint.save_parameters(out / checkpoint.BEST, model.params, data.scaling, record)
@@ -117,9 +120,15 @@ def train_run(options: TrainOptions, on_epoch: Callable[[CaptioningSolver], None
         num_epochs=options.epochs, clip_norm=options.clip or None, seed=options.seed, verbose=False, progress=progress, on_epoch=save,
     )  # fmt: skip
     checkpoint.create_run(out, _config(options, data), data.vocabulary)
-    if options.data is None:
-        write_dataset(out / GENERATED, data)
-    solver.train()
+    try:
+        if options.data is None:
+            write_dataset(out / GENERATED, data)
+        with np.errstate(all="ignore"):  # a loss that is not finite is an error of the solver's, with more to say
+            solver.train()
+    except BaseException:
+        if not (out / checkpoint.BEST).exists():
+            shutil.rmtree(out)  # nothing in it to keep, and the same command may be given again
+        raise
     run = checkpoint.open_run(out)
     if options.data is None:
         _draw_samples(run)
@@ -130,17 +139,26 @@ def _config(options: TrainOptions, data: CaptionData) -> dict[str, Any]:
     settings = {key: value for key, value in asdict(options).items() if key != "out"}
     settings["data"] = str(options.data.resolve()) if options.data else GENERATED
     made = {"backend": get_backend(), "feature_dim": data.feature_dim, "max_words": data.max_words, "vocabulary": len(data.vocabulary)}
-    return {**settings, **made, "python": platform.python_version(), "numpy": np.__version__, "source": dict(data.source)}
+    versions = {"python": platform.python_version(), "numpy": np.__version__}
+    return {**settings, **made, **versions, "data_stamp": data.stamp, "source": dict(data.source)}
 
 
-def data_of(run: checkpoint.Run, file: Path | None = None) -> CaptionData:
-    """The data set `file` (the run's own where None), encoded with the run's vocabulary and scaled as the run scales."""
+def data_of(run: checkpoint.Run, file: Path | None, split: str) -> CaptionData:
+    """A split of the data set `file` (the run's own where None), encoded with the run's vocabulary, uncut, and scaled as the run scales.
+
+    Raises
+    ------
+    DataError : the file or the split is not there, does not fit the run, or is the run's own and has changed since.
+    """
     path = file or run.path / run.config["data"]  # an absolute path stays what it is
-    data = open_data(path).encoded_with(run.vocabulary, run.config["max_words"])
+    if file is None and not path.exists():
+        raise DataError(f"{run.path}: its data, {path}, is gone, expected the file it was trained on; name where it is now with --data")
+    data = open_data(path)
+    if file is None and run.config["data_stamp"] not in ("", data.stamp):
+        raise DataError(f"{run.path}: its data, {path}, has changed since it was trained, expected the same; score it as another file with --data")
     if data.feature_dim != run.config["feature_dim"]:
-        raise DataError(
-            f"data_of: {path} has features of size {data.feature_dim}, expected the run's {run.config['feature_dim']}; made by another encoder?"
-        )
+        raise DataError(f"{path} has features of size {data.feature_dim}, expected the run's {run.config['feature_dim']}; made by another encoder?")
+    data = data.encoded_with(run.vocabulary, split)
     data.scaling = run.scaling
     return data
 
@@ -153,19 +171,18 @@ def evaluate_run(run: checkpoint.Run, file: Path | None = None, split: str = "va
     DataError : the data set, or the split, is not there or does not fit the run.
     """
     start = time.perf_counter()
-    data = data_of(run, file)
+    data = data_of(run, file, split)
     scores = teacher_forced(run.model, data, split, progress=progress)
     references = data.references(split)
     pictures = np.fromiter(references, np.int64)
-    captions = caption_pictures(run.model, data, split, pictures, progress=progress)
-    tokens = [[tokenize(text) for text in texts] for texts in references.values()]
-    chunk, vocabulary = data.split(split), data.vocabulary
+    captions = _captions(run, data, split, pictures, progress)
     of_picture = dict(zip(pictures.tolist(), captions, strict=True))
+    chunk = data.split(split)
     return Evaluation(
         split=split,
         n=len(pictures),
-        bleu=corpus_bleu(tokens, captions),
-        unigram_bleu=unigram_bleu([vocabulary.words(ids[1:]) for ids in chunk.captions], [of_picture[i] for i in chunk.image_idxs.tolist()]),
+        bleu=corpus_bleu([[tokenize(text.replace(UNK, " ")) for text in texts] for texts in references.values()], captions),
+        unigram_bleu=unigram_bleu([data.vocabulary.words(ids[1:]) for ids in chunk.captions], [of_picture[i] for i in chunk.image_idxs.tolist()]),
         perplexity=scores.perplexity,
         loss=scores.loss,
         accuracy=scores.accuracy,
@@ -177,13 +194,17 @@ def evaluate_run(run: checkpoint.Run, file: Path | None = None, split: str = "va
 
 def caption_run(run: checkpoint.Run, file: Path | None = None, split: str = "val", count: int = 10) -> list[PictureCaption]:
     """Greedy captions of `count` pictures spread evenly over a split, each beside its references."""
-    data = data_of(run, file)
+    data = data_of(run, file, split)
     references = data.references(split)
     numbers = list(references)
     chosen = np.array([numbers[int(i)] for i in np.linspace(0, len(numbers) - 1, min(count, len(numbers)))])
-    captions = caption_pictures(run.model, data, split, chosen)
+    captions = _captions(run, data, split, chosen)
     images = data.split(split).images
     return [PictureCaption(images[i], " ".join(words), references[i]) for i, words in zip(chosen.tolist(), captions, strict=True)]
+
+
+def _captions(run: checkpoint.Run, data: CaptionData, split: str, pictures: np.ndarray, progress: bool = False) -> list[list[str]]:
+    return caption_pictures(run.model, data, split, pictures, max_words=run.config["max_words"], progress=progress)
 
 
 def _draw_samples(run: checkpoint.Run) -> None:

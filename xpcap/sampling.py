@@ -9,16 +9,16 @@ from xpcap.progress import bar
 
 
 def caption_pictures(
-    model: Any, data: CaptionData, split: str, pictures: np.ndarray, batch_size: int = 500, progress: bool = False
+    model: Any, data: CaptionData, split: str, pictures: np.ndarray, max_words: int, batch_size: int = 500, progress: bool = False
 ) -> list[list[str]]:
     """Greedy captions, as lists of words, for the pictures numbered `pictures` of a split.
 
-    NULL, START and UNK are never said; a caption ends at END, or at the most words the data set's captions may have.
+    NULL, START and UNK are never said; a caption ends at END, or after `max_words`.
     """
     vocabulary = data.vocabulary
     silent = (vocabulary.null, vocabulary.start, vocabulary.unk)
     captions: list[list[str]] = []
     for start in bar(range(0, len(pictures), batch_size), progress, f"captioning {split}"):
-        ids = model.sample(data.features(split, pictures[start : start + batch_size]), max_length=data.max_words + 1, forbid=silent)
+        ids = model.sample(data.features(split, pictures[start : start + batch_size]), max_length=max_words, forbid=silent)
         captions += [vocabulary.words(caption) for caption in ids]
     return captions

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -10,12 +11,14 @@ from xpcap import optim
 from xpcap.backend import Array, get_array_module, to_numpy
 from xpcap.data.coco import from_coco
 from xpcap.data.dataset import CaptionData
-from xpcap.errors import OptionError, unknown
+from xpcap.data.vocabulary import Vocabulary
+from xpcap.errors import DataError, OptionError, TrainingError, unknown
 from xpcap.metrics import TeacherForced, teacher_forced
 from xpcap.models.parameters import Parameters
 from xpcap.progress import bar, say
 
 ACCURACY_SAMPLE = 1000  # training captions that check_accuracy looks at after each epoch
+ORDER = 2  # the stream of a seed that orders captions; CaptioningRNN draws from streams 0 and 1
 DEFAULTS: dict[str, Any] = {
     "update_rule": "sgd",
     "optim_config": None,
@@ -56,10 +59,12 @@ class CaptioningSolver:
     best_params, best_val_loss, best_val_acc, best_epoch : the parameters with the least validation loss and what they reached; without
         a val split the latest. The model itself always goes on from the latest
     epoch, iteration : done so far
+    optim_configs : the rule's config and state for each parameter, to be read
 
     Raises
     ------
-    OptionError : an unknown keyword or rule, with the near one. ValueError : a bad value.
+    OptionError : an unknown keyword or rule, with the near one, or a bad value. DataError : data that does not fit together, or a
+        word to which model and data give different ids.
 
     Notes
     -----
@@ -87,10 +92,12 @@ class CaptioningSolver:
         for name in ("batch_size", "num_epochs", "print_every"):
             if not (isinstance(options[name], int | np.integer) and options[name] >= 1):
                 raise OptionError(f"CaptioningSolver: {name} is {options[name]!r}, expected a whole number of at least 1")
-        if self.clip_norm is not None and not self.clip_norm > 0:
-            raise OptionError(f"CaptioningSolver: clip_norm is {self.clip_norm}, expected a positive number, or None for no clipping")
+        for name in ("lr_decay",) if self.clip_norm is None else ("lr_decay", "clip_norm"):
+            if not (isinstance(options[name], int | float) and 0 < options[name] < float("inf")):
+                raise OptionError(f"CaptioningSolver: {name} is {options[name]!r}, expected a positive number")
+        _check_words(getattr(model, "word_to_idx", {}), self.data.vocabulary)
         seed = options["seed"]
-        self.rng = np.random.default_rng(np.random.randint(2**31) if seed is None else seed)
+        self.rng = np.random.default_rng([np.random.randint(2**31) if seed is None else seed, ORDER])
         self._reset()
 
     def _reset(self) -> None:
@@ -119,11 +126,11 @@ class CaptioningSolver:
         return self._losses
 
     @property
-    def optim_configs(self) -> dict[str, dict[str, Any]]:
-        """The rule's config parameter by parameter, as in the course; state arrays are views of the flat ones."""
+    def optim_configs(self) -> dict[str, Mapping[str, Any]]:
+        """The rule's config parameter by parameter, to be read; state arrays are views of the flat ones, of which there is one config."""
         layouts = {key: Parameters(self.model.params.shapes, self._config[key]) for key in optim.STATE[self.update_rule]}
         rest = {key: value for key, value in self._config.items() if key not in layouts}
-        return {name: {**rest, **{key: views[name] for key, views in layouts.items()}} for name in self.model.params}
+        return {name: MappingProxyType({**rest, **{key: views[name] for key, views in layouts.items()}}) for name in self.model.params}
 
     @property
     def steps_per_epoch(self) -> int:
@@ -149,13 +156,19 @@ class CaptioningSolver:
         return loss
 
     def train(self) -> None:
-        """Train for `num_epochs` epochs. Called again it goes on: to the end of what was interrupted, else for as many epochs more."""
+        """Train for `num_epochs` epochs. Called again it goes on: to the end of what was interrupted, else for as many epochs more.
+
+        Raises
+        ------
+        TrainingError : the loss of an epoch is not finite. Best parameters and history are those of the epochs before.
+        """
         if self.epoch >= self._target:
             self._target = self.epoch + self.num_epochs
         while self.epoch < self._target:
             self._run_epoch()
 
     def _run_epoch(self) -> None:
+        """One epoch, or what is left of it. It counts as done only once all that is known of it is recorded."""
         start = time.perf_counter()
         if self._order is None:
             self._order, self._position = self.rng.permutation(len(self._train.captions)), 0
@@ -167,8 +180,11 @@ class CaptioningSolver:
                 self._position, self.iteration = k + 1, self.iteration + 1
                 if (self.iteration - 1) % self.print_every == 0:
                     self._tell(steps)
-        self._order = None
-        self._end_epoch(time.perf_counter() - start)
+        trained = time.perf_counter()
+        record = self._examine()
+        self._close(record, {"train_seconds": trained - start, "check_seconds": time.perf_counter() - trained})
+        if self.on_epoch is not None:
+            self.on_epoch(self)
 
     def _tell(self, steps: Any) -> None:
         if self.verbose:
@@ -176,44 +192,64 @@ class CaptioningSolver:
         if not steps.disable:
             steps.set_postfix_str(f"loss {self.loss_history[-1]:.2f}")
 
-    def _end_epoch(self, seconds: float) -> None:
-        start = time.perf_counter()
-        self.epoch += 1
-        steps = self.loss_history[-self.steps_per_epoch :]
+    def _examine(self) -> dict[str, Any]:
+        """What there is to say of the epoch that has just been trained."""
         record = {
-            "epoch": self.epoch,
+            "epoch": self.epoch + 1,
             "iteration": self.iteration,
             "learning_rate": self._config["learning_rate"],
-            "train_loss": float(np.mean(steps)),
+            "train_loss": float(np.mean(self.loss_history[-self.steps_per_epoch :])),
             "train_accuracy": self._check("train", ACCURACY_SAMPLE).accuracy,
         }
-        self.train_acc_history.append(record["train_accuracy"])
         if "val" in self.data.splits:
             val = self._check("val", len(self._train.captions))
             record |= {"val_loss": val.loss, "val_perplexity": val.perplexity, "val_accuracy": val.accuracy}
-            self.val_acc_history.append(val.accuracy)
-        val_loss = record.get("val_loss", -float(self.epoch))  # without a val split each epoch counts as better
-        if val_loss < self.best_val_loss:
-            self.best_val_loss, self.best_epoch, self.best_params = val_loss, self.epoch, self.model.params.copy()
-            self.best_val_acc = record.get("val_accuracy", 0.0)
-        self._config["learning_rate"] *= self.lr_decay
+        for name in ("train_loss", "val_loss"):
+            if not np.isfinite(record.get(name, 0.0)):
+                raise TrainingError(
+                    f"CaptioningSolver: {name} of epoch {record['epoch']} is {record[name]}, expected a finite number; "
+                    f"is the learning rate, now {record['learning_rate']:g}, too high?"
+                )
+        return record
+
+    def _close(self, record: dict[str, Any], seconds: dict[str, float]) -> None:
+        """Record a finished epoch, keep its parameters where they are the best, and decay the learning rate."""
+        better = record["val_loss"] < self.best_val_loss if "val_loss" in record else True
+        if better:
+            self.best_epoch, self.best_params = record["epoch"], self.model.params.copy()
+            self.best_val_loss, self.best_val_acc = record.get("val_loss", self.best_val_loss), record.get("val_accuracy", 0.0)
+        self.train_acc_history.append(record["train_accuracy"])
+        if "val_accuracy" in record:
+            self.val_acc_history.append(record["val_accuracy"])
         self.history.append(record)
-        self.times.append({"epoch": self.epoch, "train_seconds": seconds, "check_seconds": time.perf_counter() - start})
-        if self.on_epoch is not None:
-            self.on_epoch(self)
+        self.times.append({"epoch": record["epoch"], **seconds})
+        self._config["learning_rate"] *= self.lr_decay
+        self.epoch, self._order = record["epoch"], None
 
     def _check(self, split: str, most: int) -> TeacherForced:
         """Score at most `most` captions of a split, spread evenly over it."""
-        n = len(self.data.split(split).captions)
-        return teacher_forced(self.model, self.data, split, np.linspace(0, n - 1, min(n, most)).astype(np.int64))
+        return teacher_forced(self.model, self.data, split, _spread(len(self.data.split(split).captions), most))
 
     def check_accuracy(self, X: Array, y: Array, num_samples: int | None = None, batch_size: int = 100) -> float:
         """Share of the words of captions y (N, T+1) that the model scores highest, given features X (N, D) and the words before.
 
-        `num_samples` captions are drawn without replacement where there are more.
+        Of more than `num_samples` captions so many are looked at, spread evenly: asking does not disturb the order of training.
         """
-        rows = np.arange(len(y))
-        if num_samples is not None and num_samples < len(rows):
-            rows = self.rng.choice(len(rows), num_samples, replace=False)
+        rows = _spread(len(y), num_samples or len(y))
         scores = [self.model.score(X[rows[i : i + batch_size]], y[rows[i : i + batch_size]]) for i in range(0, len(rows), batch_size)]
         return sum(int(to_numpy(score.correct)) for score in scores) / max(sum(score.tokens for score in scores), 1)
+
+
+def _spread(n: int, most: int) -> np.ndarray:
+    """At most `most` of the numbers 0..n-1, spread evenly."""
+    return np.linspace(0, n - 1, min(n, most)).astype(np.int64)
+
+
+def _check_words(word_to_idx: Mapping[str, int], vocabulary: Vocabulary) -> None:
+    """Model and data must mean the same by an id, as far as they share words."""
+    for word, i in word_to_idx.items():
+        j = vocabulary.word_to_idx.get(word, i)
+        if i != j:
+            raise DataError(
+                f"CaptioningSolver: the model gives {word!r} the id {i} and the data {j}, expected one; was the model made for other data?"
+            )

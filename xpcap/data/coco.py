@@ -8,17 +8,18 @@ from typing import Any
 import h5py
 import numpy as np
 
+from xpcap.data.checks import check_data
 from xpcap.data.dataset import CaptionData, Split
-from xpcap.data.hdf5 import check_split
 from xpcap.data.vocabulary import Vocabulary
 from xpcap.errors import DataError, unknown
 
 CAPTIONS, VOCABULARY = "coco2014_captions.h5", "coco2014_vocab.json"
 SPLITS = ("train", "val")
+FOLDER = "the folder that the course's coco_captioning.zip unpacks to"
 
 
 def load_coco_data(base_dir: str | Path = "datasets/coco_captioning", max_train: int | None = None, pca_features: bool = True) -> dict[str, Any]:
-    """Read the course's COCO captions, features and vocabulary into memory.
+    """Read the course's COCO captions, features and vocabulary into memory, and print where from, as the course does.
 
     Parameters
     ----------
@@ -35,24 +36,8 @@ def load_coco_data(base_dir: str | Path = "datasets/coco_captioning", max_train:
     ------
     DataError : a file is missing, truncated, or not what the course ships.
     """
-    folder = Path(base_dir)
-    print("base dir", folder)
-    data: dict[str, Any] = {}
-    with _open(folder / CAPTIONS) as file:
-        for key in file:
-            data[key] = file[key][:]
-    for split in SPLITS:
-        path = folder / f"{split}2014_vgg16_fc7{'_pca' if pca_features else ''}.h5"
-        with _open(path) as file:
-            if "features" not in file:
-                raise DataError(f"load_coco_data: {path} holds {', '.join(file) or 'nothing'}, expected a dataset 'features'")
-            data[f"{split}_features"] = file["features"][:]
-        data[f"{split}_urls"] = np.array(_read(folder / f"{split}2014_urls.txt").split())
-    try:
-        data.update(json.loads(_read(folder / VOCABULARY)))
-    except ValueError as error:
-        raise DataError(f"load_coco_data: {folder / VOCABULARY} is not JSON, expected the course's vocabulary; truncated? ({error})") from error
-    _check_keys("load_coco_data", data)
+    print("base dir", base_dir)
+    data = _load(Path(base_dir), pca_features)
     if max_train is not None:
         drawn = np.random.randint(len(data["train_captions"]), size=max_train)
         data["train_captions"], data["train_image_idxs"] = data["train_captions"][drawn], data["train_image_idxs"][drawn]
@@ -77,44 +62,79 @@ def sample_coco_minibatch(data: Mapping[str, Any], batch_size: int = 100, split:
     return data[f"{split}_captions"][drawn], data[f"{split}_features"][images], data[f"{split}_urls"][images]
 
 
-def from_coco(data: Mapping[str, Any], source: Mapping[str, Any] | None = None) -> CaptionData:
-    """The dict of load_coco_data as CaptionData. Splits without captions are left out; URLs serve as the pictures' names."""
-    _check_keys("from_coco", data)
+def from_coco(data: Mapping[str, Any], source: Mapping[str, Any] | None = None, start: bool = False, where: str = "the course's dict") -> CaptionData:
+    """The dict of load_coco_data as CaptionData. Splits without captions are left out; URLs serve as the pictures' names.
+
+    Parameters
+    ----------
+    data : the course's keys; those of val may be missing
+    start : whether each caption must begin with ``<START>``
+    where : names the data in messages
+
+    Raises
+    ------
+    DataError : a key is missing, or arrays do not fit together.
+    """
     splits = {}
     for name in SPLITS:
-        if len(data.get(f"{name}_captions", ())):
-            features = data[f"{name}_features"]
-            images = data.get(f"{name}_urls", np.arange(len(features)))
-            splits[name] = Split(data[f"{name}_captions"], data[f"{name}_image_idxs"], features, [str(url) for url in images])
-    return CaptionData(Vocabulary(data["idx_to_word"]), splits, dict(source or {}))
+        if not len(data.get(f"{name}_captions", ())):
+            continue
+        if missing := [key for thing in ("captions", "image_idxs", "features") if (key := f"{name}_{thing}") not in data]:
+            raise DataError(f"{where}: {', '.join(missing)} missing, expected {name}_captions, {name}_image_idxs and {name}_features")
+        captions, image_idxs, features = (data[f"{name}_{thing}"] for thing in ("captions", "image_idxs", "features"))
+        images = data.get(f"{name}_urls", np.arange(len(features)))
+        if len(images) != len(features):
+            raise DataError(f"{where}: {len(images)} {name}_urls for {len(features)} feature rows, expected one each; {name}2014_urls.txt cut short?")
+        splits[name] = Split(captions, image_idxs, features, [str(url) for url in images])
+    if "idx_to_word" not in data:
+        raise DataError(f"{where}: idx_to_word missing, expected the list of words, as load_coco_data returns it")
+    made = CaptionData(Vocabulary(data["idx_to_word"]), splits, dict(source or {}))
+    check_data(where, made, start)
+    return made
 
 
 def read_coco_folder(folder: Path) -> CaptionData:
     """Open a coco_captioning folder, with its 512-d features where they are there, and check it as a dataset file is checked."""
+    if not (folder / CAPTIONS).exists():
+        raise DataError(f"open_data: {folder} is a folder without {CAPTIONS}, expected a dataset file from 'prepare', or {FOLDER}")
     pca = (folder / "train2014_vgg16_fc7_pca.h5").exists()
-    data = from_coco(load_coco_data(folder, pca_features=pca), {"folder": folder.name, "pca_features": pca})
-    for name, split in data.splits.items():
-        check_split(f"{folder}, split {name!r}", split, data.vocabulary)
+    return from_coco(_load(folder, pca), {"folder": folder.resolve().name, "pca_features": pca}, start=True, where=str(folder))
+
+
+def _load(folder: Path, pca: bool) -> dict[str, Any]:
+    data: dict[str, Any] = _arrays(folder / CAPTIONS)
+    for split in SPLITS:
+        path = folder / f"{split}2014_vgg16_fc7{'_pca' if pca else ''}.h5"
+        arrays = _arrays(path)
+        if "features" not in arrays:
+            raise DataError(f"load_coco_data: {path} holds {', '.join(arrays) or 'nothing'}, expected a dataset 'features'")
+        data[f"{split}_features"] = arrays["features"]
+        data[f"{split}_urls"] = np.array([line for line in _read(folder / f"{split}2014_urls.txt").splitlines() if line])
+    try:
+        vocabulary = json.loads(_read(folder / VOCABULARY))
+        data["idx_to_word"], data["word_to_idx"] = list(vocabulary["idx_to_word"]), dict(vocabulary["word_to_idx"])
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise DataError(
+            f"load_coco_data: {folder / VOCABULARY} is not the course's vocabulary, expected JSON with idx_to_word and word_to_idx; truncated? ({error!r})"
+        ) from error
+    if missing := [f"{split}_{thing}" for split in SPLITS for thing in ("captions", "image_idxs") if f"{split}_{thing}" not in data]:
+        raise DataError(f"load_coco_data: {folder / CAPTIONS} lacks {', '.join(missing)}, expected captions and image_idxs of train and val")
     return data
 
 
-def _check_keys(function: str, data: Mapping[str, Any]) -> None:
-    wanted = ("train_captions", "train_image_idxs", "train_features", "idx_to_word", "word_to_idx")
-    if missing := [key for key in wanted if key not in data]:
-        raise DataError(f"{function}: {', '.join(missing)} missing, expected the course's keys {', '.join(wanted)} and the same for val")
-
-
-def _open(path: Path) -> h5py.File:
+def _arrays(path: Path) -> dict[str, np.ndarray]:
+    """Every data set of an HDF5 file."""
     if not path.exists():
-        raise DataError(f"load_coco_data: {path} is missing, expected the folder that the course's coco_captioning.zip unpacks to")
+        raise DataError(f"load_coco_data: {path} is missing, expected {FOLDER}")
     try:
-        return h5py.File(path, "r")
-    except OSError as error:
-        raise DataError(f"load_coco_data: {path} cannot be opened as HDF5; truncated download? ({error})") from error
+        with h5py.File(path, "r") as file:
+            return {key: file[key][:] for key in file}
+    except Exception as error:  # damaged HDF5 brings up errors of many types
+        raise DataError(f"load_coco_data: {path} cannot be read as HDF5, expected what the course ships; truncated download? ({error})") from error
 
 
 def _read(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        raise DataError(f"load_coco_data: {path} is missing, expected the folder that the course's coco_captioning.zip unpacks to") from None
+    except (FileNotFoundError, UnicodeDecodeError) as error:
+        raise DataError(f"load_coco_data: {path} is missing or not text, expected {FOLDER} ({error})") from error

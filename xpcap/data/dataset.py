@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from xpcap.data.scaling import FeatureScaling
-from xpcap.data.vocabulary import Vocabulary
+from xpcap.data.vocabulary import Vocabulary, tokenize
 from xpcap.errors import DataError, unknown
 
 
@@ -32,17 +32,19 @@ class CaptionData:
     splits : mapping of name to Split
     source : how it came about, for people and programs to read
     scaling : applied to every feature that is handed out
+    stamp : digest of what the file holds, where it came from one that `prepare` stamped
     """
 
     vocabulary: Vocabulary
     splits: Mapping[str, Split]
     source: Mapping[str, Any] = field(default_factory=dict)
     scaling: FeatureScaling = field(default_factory=FeatureScaling)
+    stamp: str = ""
 
     def split(self, name: str) -> Split:
         """The split of that name; a DataError lists the names there are."""
         if name not in self.splits:
-            raise unknown("CaptionData", "split", name, self.splits, DataError)
+            raise unknown("this data set", "split", name, self.splits, DataError)
         return self.splits[name]
 
     @property
@@ -56,24 +58,23 @@ class CaptionData:
         return next(iter(self.splits.values())).captions.shape[1] - 2
 
     def features(self, name: str, rows: np.ndarray) -> np.ndarray:
-        """Scaled features (len(rows), D), float32 (float64 where the source is), of the pictures `rows` of a split, in that order, repeats allowed.
+        """Scaled features of the pictures `rows` of a split, in that order, repeats allowed.
+
+        Returns
+        -------
+        array (len(rows), D), float32, or float64 where the source is that
 
         Raises
         ------
-        DataError : a feature that is not finite, with the picture's name.
+        DataError : a feature read from disk is not finite; it names the picture. (Those in memory were checked when they got there.)
         """
         split = self.split(name)
         if isinstance(split.features, np.ndarray):
-            raw = split.features[rows]
-        else:  # HDF5 reads rows in rising order, each once
-            distinct, back = np.unique(rows, return_inverse=True)
-            raw = split.features[distinct][back]
-        if not np.isfinite(raw).all():
-            bad = int(rows[np.flatnonzero(~np.isfinite(raw).all(axis=1))[0]])
-            raise DataError(
-                f"CaptionData: split {name!r}, picture {split.images[bad]!r} has a feature that is not finite, expected numbers; extract it again"
-            )
-        return self.scaling(raw)
+            return self.scaling(split.features[rows])
+        distinct, back = np.unique(rows, return_inverse=True)  # HDF5 reads rows in rising order, each once
+        raw = split.features[distinct]
+        check_finite(f"split {name!r}", raw, [split.images[row] for row in distinct.tolist()])
+        return self.scaling(raw[back])
 
     def minibatch(self, name: str, captions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Features (N, D) and captions (N, T+1) of the captions numbered `captions` (N,) of a split."""
@@ -89,15 +90,26 @@ class CaptionData:
         return [" ".join(self.vocabulary.idx_to_word[i] for i in row if i not in silent) for row in split.captions.tolist()]
 
     def references(self, name: str) -> dict[int, list[str]]:
-        """Picture number to its captions as text, for every picture of a split that has any."""
+        """Picture number to its captions as text, for every picture of a split that has any, in the order of the pictures."""
         references: dict[int, list[str]] = {}
         for image, text in zip(self.split(name).image_idxs.tolist(), self.texts(name), strict=True):
             references.setdefault(image, []).append(text)
         return dict(sorted(references.items()))
 
-    def encoded_with(self, vocabulary: Vocabulary, max_words: int) -> "CaptionData":
-        """The same data with captions encoded afresh by another vocabulary."""
-        if vocabulary.idx_to_word == self.vocabulary.idx_to_word and max_words == self.max_words:
-            return self
-        splits = {name: replace(split, captions=vocabulary.encode(self.texts(name), max_words)) for name, split in self.splits.items()}
-        return replace(self, vocabulary=vocabulary, splits=splits)
+    def encoded_with(self, vocabulary: Vocabulary, name: str) -> "CaptionData":
+        """One split of the same data, its captions encoded afresh by `vocabulary` and none of them cut."""
+        texts = self.texts(name)
+        longest = max(len(tokenize(text)) for text in texts)
+        split = replace(self.split(name), captions=vocabulary.encode(texts, longest))
+        return replace(self, vocabulary=vocabulary, splits={name: split})
+
+
+def check_finite(where: str, features: np.ndarray, images: Sequence[str]) -> None:
+    """Refuse features (n, D) that are not finite in float32; the DataError names the first such picture."""
+    with np.errstate(over="ignore"):
+        bad = np.flatnonzero(~np.isfinite(features.astype(np.float32, copy=False)).all(axis=1))
+    if bad.size:
+        name = images[int(bad[0])]
+        raise DataError(
+            f"{where}: {bad.size} pictures, {name!r} among them, have features that are not finite, expected float32 numbers; extract them again"
+        )

@@ -1,17 +1,16 @@
 """The importer for Flickr8k's layout: a token file, lists of picture names, and features as .npz."""
 
 import re
-import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 
-from xpcap.data.dataset import CaptionData, Split
-from xpcap.data.vocabulary import Vocabulary, tokenize
+from xpcap.data.dataset import CaptionData, Split, check_finite
+from xpcap.data.vocabulary import SPECIAL, Vocabulary, tokenize
 from xpcap.errors import DataError
 
-_LINE = re.compile(r"(?P<image>.+)#\d+\t(?P<caption>.*)")
+_LINE = re.compile(r"(?P<key>(?P<image>[^\t]+?)#\d+)\t(?P<caption>.*)")
 
 
 def read_token_file(path: Path) -> dict[str, list[str]]:
@@ -19,9 +18,10 @@ def read_token_file(path: Path) -> dict[str, list[str]]:
 
     Raises
     ------
-    DataError : a line of another form, or a caption without a word, with its number.
+    DataError : a line of another form, a caption without a word, or a second line for one NAME#K, with its number.
     """
     captions: dict[str, list[str]] = {}
+    seen: set[str] = set()
     for number, line in enumerate(_read(path).split("\n"), start=1):
         line = line.rstrip()
         if not line:
@@ -31,7 +31,14 @@ def read_token_file(path: Path) -> dict[str, list[str]]:
             raise DataError(f"prepare: {path}, line {number} is {line[:60]!r}, expected NAME#K, a tab and a caption")
         if not tokenize(match["caption"]):
             raise DataError(f"prepare: {path}, line {number} has no word in it, expected a caption in letters or digits; remove the line or mend it")
+        if match["key"] in seen:
+            raise DataError(
+                f"prepare: {path}, line {number} is a second {match['key']}, expected one caption for each; was the file joined to itself?"
+            )
+        seen.add(match["key"])
         captions.setdefault(match["image"], []).append(match["caption"])
+    if not captions:
+        raise DataError(f"prepare: {path} has no line in it, expected NAME#K, a tab and a caption on each")
     return captions
 
 
@@ -63,26 +70,23 @@ def read_features(path: Path) -> tuple[dict[str, int], np.ndarray]:
                     f"prepare: {path} holds {', '.join(archive) or 'nothing'} and lacks {', '.join(missing)}, expected 'names' and 'features'"
                 )
             names, features = archive["names"], archive["features"]
-    except (zipfile.BadZipFile, EOFError, ValueError) as error:
-        if isinstance(error, DataError):
-            raise
+    except (DataError, FileNotFoundError, IsADirectoryError, PermissionError):
+        raise
+    except Exception as error:  # damaged archives bring up errors of many types, from zipfile, zlib and NumPy
         raise DataError(
             f"prepare: {path} cannot be read as .npz, expected 'names' and 'features'; truncated or of another kind? ({error})"
         ) from error
     if names.ndim != 1 or names.dtype.kind not in "US":
         raise DataError(f"prepare: {path}, 'names' has shape {names.shape} and dtype {names.dtype}, expected (m,) of text")
-    if features.ndim != 2 or features.dtype not in (np.float16, np.float32, np.float64):
-        raise DataError(f"prepare: {path}, 'features' has shape {features.shape} and dtype {features.dtype}, expected (m, D) of floats")
+    if features.ndim != 2 or features.shape[1] < 1 or features.dtype not in (np.float16, np.float32, np.float64):
+        raise DataError(f"prepare: {path}, 'features' has shape {features.shape} and dtype {features.dtype}, expected (m, D) of floats, D at least 1")
     if len(names) != len(features):
         raise DataError(f"prepare: {path} has {len(names)} names for {len(features)} feature rows, expected one each")
-    listed = [name.decode() if isinstance(name, bytes) else str(name) for name in names.tolist()]
+    listed = [name.decode("utf-8", "backslashreplace") if isinstance(name, bytes) else str(name) for name in names.tolist()]
     rows = {name: i for i, name in enumerate(listed)}
     if len(rows) < len(listed):
         raise DataError(f"prepare: {path} names a picture twice among {len(listed)}, expected each once")
-    if (bad := np.flatnonzero(~np.isfinite(features).all(axis=1))).size:
-        raise DataError(
-            f"prepare: {path} has values that are not finite in {bad.size} rows, {listed[bad[0]]!r} among them, expected numbers; extract them again"
-        )
+    check_finite(f"prepare: {path}", features, listed)
     return rows, features.astype(np.float32) if features.dtype == np.float64 else features
 
 
@@ -119,6 +123,8 @@ def import_flickr8k(captions_file: Path, lists: Mapping[str, Path], features_fil
         _covered(f"prepare: split {split!r}", images, rows, f"features in {features_file}")
     learned_from = names.get("train") or list(owner)
     vocabulary = Vocabulary.build((text for image in learned_from for text in captions[image]), min_count)
+    if not vocabulary.idx_to_word[len(SPECIAL) :]:
+        raise DataError(f"prepare: no word occurs {min_count} times in the captions to learn from, expected some that do; lower --min-count")
     splits = {}
     for split, images in names.items():
         text = [caption for image in images for caption in captions[image]]

@@ -9,8 +9,9 @@ from typing import Any
 import h5py
 import numpy as np
 
+from xpcap.data.checks import check_data
 from xpcap.data.dataset import CaptionData, Split
-from xpcap.data.vocabulary import Vocabulary
+from xpcap.data.vocabulary import Vocabulary, tokenize
 from xpcap.errors import DataError
 from xpcap.files import atomic
 
@@ -26,12 +27,14 @@ def write_dataset(path: Path, data: CaptionData) -> None:
     ------
     DataError : something in it is wrong, or `path` exists. OSError : the place cannot be written to. Nothing is left behind then.
     """
-    if path.exists():
-        raise DataError(f"write_dataset: {path} exists, and is not overwritten; remove it or choose another name")
-    for name, split in data.splits.items():
-        check_split(f"split {name!r}", split, data.vocabulary)
-        data.features(name, np.arange(len(split.images)))
-    with atomic(path) as temporary, h5py.File(temporary, "w") as file:
+    if path.exists() or path.is_symlink():
+        raise DataError(f"prepare: {path} exists, and is not overwritten; remove it or choose another name")
+    check_data("write_dataset", data)
+    _check_names(data)
+    about = json.dumps({"format": FORMAT, "source": dict(data.source), "stamp": _stamp(data)}, sort_keys=True)
+    # h5py gets an open file rather than a name: on a full disk that is an OSError, where its own files end in a crash
+    with atomic(path) as temporary, temporary.open("w+b") as stream, h5py.File(stream, "w") as file:
+        file.attrs["xpcap"] = about
         file.create_dataset("vocab", data=data.vocabulary.idx_to_word, dtype=h5py.string_dtype())
         for name, split in data.splits.items():
             encoded = [text.encode("utf-8") for text in data.texts(name)]
@@ -40,11 +43,10 @@ def write_dataset(path: Path, data: CaptionData) -> None:
             group.create_dataset("images", data=list(split.images), dtype=h5py.string_dtype())
             group["text"] = np.frombuffer(b"".join(encoded), np.uint8)
             group["text_offsets"] = np.cumsum([0, *(len(text) for text in encoded)])
-        file.attrs["xpcap"] = json.dumps({"format": FORMAT, "source": dict(data.source), "stamp": _stamp(data)}, sort_keys=True)
 
 
 def read_dataset(path: Path) -> CaptionData:
-    """Open a dataset file, checking its stamp and everything but feature values, which are checked as they are handed out.
+    """Open a dataset file, checking its stamp and all of its contents; feature values that stay on disk are checked as they are read.
 
     Raises
     ------
@@ -56,61 +58,35 @@ def read_dataset(path: Path) -> CaptionData:
         raise DataError(
             f"read_dataset: {path} cannot be opened as HDF5, expected a file from 'prepare'; truncated or of another kind? ({error})"
         ) from error
+    keep_open = False
     try:
-        about = _about(path, file)
-        vocabulary = Vocabulary(_strings(file["vocab"]))
-        splits = {name: _read_split(path, name, group) for name, group in file.items() if name != "vocab"}
-    except (KeyError, OSError, TypeError, UnicodeDecodeError) as error:
-        file.close()
-        raise DataError(f"read_dataset: {path} is not a whole dataset file, expected what 'prepare' writes; damaged? ({error})") from error
+        data = _read(path, file)
+        check_data(str(path), data)
+        if data.stamp != _stamp(data):
+            raise DataError(f"read_dataset: {path} does not match its stamp; changed since 'prepare' wrote it? Prepare it again")
+        keep_open = any(not isinstance(split.features, np.ndarray) for split in data.splits.values())
     except DataError:
-        file.close()
         raise
-    if all(isinstance(split.features, np.ndarray) for split in splits.values()):
-        file.close()  # else it stays open for the features on disk
-    data = CaptionData(vocabulary, splits, about["source"])
-    for name, split in splits.items():
-        check_split(f"{path}, split {name!r}", split, vocabulary)
-    if about.get("stamp") != _stamp(data):
-        raise DataError(f"read_dataset: {path} does not match its stamp; changed since 'prepare' wrote it? Prepare it again")
+    except Exception as error:  # damaged HDF5 brings up errors of many types, from h5py and from what it feeds
+        raise DataError(f"read_dataset: {path} is not a whole dataset file, expected what 'prepare' writes; damaged? ({error!r})") from error
+    finally:
+        if not keep_open:
+            file.close()
     return data
 
 
-def check_split(where: str, split: Split, vocabulary: Vocabulary) -> None:
-    """Check everything about a split that is cheap to check: shapes that agree, indices in range, captions that begin with START.
-
-    Raises
-    ------
-    DataError : the first thing found wrong.
-    """
-    n, m = len(split.captions), len(split.images)
-    if n == 0 or m == 0:
-        raise DataError(f"{where} is empty: {n} captions of {m} pictures, expected at least one of each")
-    if split.captions.ndim != 2 or split.captions.shape[1] < 3 or split.captions.dtype.kind not in "iu":
-        raise DataError(
-            f"{where}: captions have shape {split.captions.shape} and dtype {split.captions.dtype}, expected integers (n, T+1), T+1 at least 3"
-        )
-    if split.features.ndim != 2 or len(split.features) != m or split.features.dtype.kind != "f":
-        raise DataError(
-            f"{where}: features have shape {split.features.shape} and dtype {split.features.dtype}, expected floats, one row for each of {m} pictures"
-        )
-    if split.image_idxs.shape != (n,) or split.image_idxs.min() < 0 or split.image_idxs.max() >= m:
-        raise DataError(
-            f"{where}: image_idxs have shape {split.image_idxs.shape} and reach {split.image_idxs.max()}, expected {n} numbers in 0..{m - 1}"
-        )
-    if split.captions.min() < 0 or split.captions.max() >= len(vocabulary):
-        raise DataError(
-            f"{where}: captions hold ids {split.captions.min()}..{split.captions.max()}, expected 0..{len(vocabulary) - 1}; another vocabulary?"
-        )
-    if (without := np.flatnonzero(split.captions[:, 0] != vocabulary.start)).size:
-        raise DataError(
-            f"{where}: {without.size} captions, number {without[0]} among them, do not begin with <START>, expected it in the first column"
-        )
-    if split.text is not None and len(split.text) != n:
-        raise DataError(f"{where}: {len(split.text)} texts for {n} captions, expected one each")
+def _check_names(data: CaptionData) -> None:
+    """What only a file that is about to be written must hold: names that can be told apart, and texts with something in them."""
+    for name, split in data.splits.items():
+        if name == "vocab" or not name.isidentifier():
+            raise DataError(f"write_dataset: a split is called {name!r}, expected letters, digits and _, and not 'vocab'")
+        if len(set(split.images)) < len(split.images) or any("\0" in image for image in split.images):
+            raise DataError(f"write_dataset: split {name!r} has a picture name twice, or one with a NUL in it; expected distinct names")
+        if not all(tokenize(text) for text in data.texts(name)):
+            raise DataError(f"write_dataset: split {name!r} has a caption without a word, expected words in each")
 
 
-def _about(path: Path, file: h5py.File) -> dict[str, Any]:
+def _read(path: Path, file: h5py.File) -> CaptionData:
     if "xpcap" not in file.attrs:
         raise DataError(
             f"read_dataset: {path} is HDF5 without xpcap's stamp (it holds {', '.join(file) or 'nothing'}), expected a file from 'prepare'"
@@ -118,7 +94,8 @@ def _about(path: Path, file: h5py.File) -> dict[str, Any]:
     about = json.loads(str(file.attrs["xpcap"]))
     if about.get("format") != FORMAT:
         raise DataError(f"read_dataset: {path} has format {about.get('format')}, expected {FORMAT}; made by a newer xpcap?")
-    return about
+    splits = {name: _read_split(path, name, file[name]) for name in file if name != "vocab"}
+    return CaptionData(Vocabulary(_strings(file["vocab"])), splits, dict(about["source"]), stamp=str(about["stamp"]))
 
 
 def _read_split(path: Path, name: str, group: Any) -> Split:
@@ -147,5 +124,6 @@ def _stamp(data: CaptionData) -> str:
         digest.update(f"{name} {split.features.shape} {split.features.dtype}".encode())
         for text in (*split.images, *data.texts(name)):
             digest.update(text.encode() + b"\0")
-        digest.update(np.ascontiguousarray(split.captions, "<i4").tobytes() + np.ascontiguousarray(split.image_idxs, "<i4").tobytes())
+        for numbers in (split.captions, split.image_idxs):
+            digest.update(f"{numbers.shape} {numbers.dtype.kind}".encode() + np.ascontiguousarray(numbers, "<i8").tobytes())
     return digest.hexdigest()

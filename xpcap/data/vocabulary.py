@@ -33,6 +33,8 @@ class Vocabulary:
 
     def __init__(self, words: Iterable[str]) -> None:
         self.idx_to_word = list(words)
+        if odd := [word for word in self.idx_to_word if not isinstance(word, str)]:
+            raise DataError(f"Vocabulary: {odd[0]!r} among {len(self.idx_to_word)} words is a {type(odd[0]).__name__}, expected text")
         self.word_to_idx = {word: i for i, word in enumerate(self.idx_to_word)}
         if len(self.word_to_idx) != len(self.idx_to_word):
             twice = [word for word, n in Counter(self.idx_to_word).items() if n > 1]
@@ -53,6 +55,8 @@ class Vocabulary:
 
     def encode(self, texts: Sequence[str], max_words: int) -> np.ndarray:
         """Captions (n, max_words + 2), int32: START, at most `max_words` words (UNK for those not in the vocabulary), END, then NULL."""
+        if isinstance(texts, str) or max_words < 1:
+            raise ValueError(f"Vocabulary.encode: got {type(texts).__name__} and max_words {max_words}, expected a list of captions and at least 1")
         captions = np.full((len(texts), max_words + 2), self.null, np.int32)
         for row, text in zip(captions, texts, strict=True):
             ids = [self.word_to_idx.get(word, self.unk) for word in tokenize(text)[:max_words]]

@@ -3,7 +3,7 @@
 from typing import NamedTuple
 
 from xpcap.backend import Array
-from xpcap.layers.checks import check_arrays
+from xpcap.layers.checks import check_arrays, check_upstream
 
 
 class AffineCache(NamedTuple):
@@ -42,7 +42,7 @@ def affine_forward(x: Array, w: Array, b: Array) -> tuple[Array, AffineCache]:
 def affine_backward(dout: Array, cache: AffineCache) -> tuple[Array, Array, Array]:
     """Gradients of affine_forward: dout (N, M) to dx (shape of x), dw (D, M), db (M,)."""
     x, w, _ = cache
-    check_arrays("affine_backward", "dout:N,M x:N,D w:D,M", dout, _rows(x), w)
+    check_upstream("affine_backward", "dout", dout, (x.shape[0], w.shape[1]), x)
     return (dout @ w.T).reshape(x.shape), _rows(x).T @ dout, dout.sum(axis=0)
 
 
@@ -66,15 +66,15 @@ def temporal_affine_forward(x: Array, w: Array, b: Array) -> tuple[Array, Affine
     """
     check_arrays("temporal_affine_forward", "x:N,T,D w:D,M b:M", x, w, b)
     N, T, D = x.shape
-    return (x.reshape(N * T, D) @ w + b).reshape(N, T, -1), AffineCache(x, w, b)
+    return (x.reshape(N * T, D) @ w + b).reshape(N, T, w.shape[1]), AffineCache(x, w, b)
 
 
 def temporal_affine_backward(dout: Array, cache: AffineCache) -> tuple[Array, Array, Array]:
     """Gradients of temporal_affine_forward: dout (N, T, M) to dx (N, T, D), dw (D, M), db (M,)."""
     x, w, _ = cache
-    check_arrays("temporal_affine_backward", "dout:N,T,M x:N,T,D w:D,M", dout, x, w)
     N, T, D = x.shape
-    rows = dout.reshape(N * T, -1)
+    check_upstream("temporal_affine_backward", "dout", dout, (N, T, w.shape[1]), x)
+    rows = dout.reshape(N * T, w.shape[1])
     return (rows @ w.T).reshape(x.shape), x.reshape(N * T, D).T @ rows, rows.sum(axis=0)
 
 

@@ -63,6 +63,14 @@ def _check_shape(function: str, name: str, axes: list[str], shape: tuple[int, ..
         raise ValueError(f"{function}: {name} has shape {shape}, expected ({', '.join(axes)}){known}{'; ' + note if note else ''}")
 
 
+def check_upstream(function: str, name: str, dout: Array, shape: tuple[int, ...], like: Array) -> None:
+    """Check an upstream gradient: library and dtype of `like`, an array that the forward pass saw, and exactly `shape`."""
+    _check_kind(function, name, like, "the cache", like)
+    _check_kind(function, name, dout, "the cache", like)
+    if dout.shape != shape:
+        raise ValueError(f"{function}: {name} has shape {dout.shape}, expected {shape}, that of the output; a cache of another batch?")
+
+
 def check_ids(function: str, name: str, ids: Array, V: int, like: Array) -> None:
     """Check integer ids against 0..V-1. Only a host array's values are looked at: reading a device's would wait for it."""
     if is_device_array(ids) != is_device_array(like) or not (isinstance(ids, np.ndarray) or is_device_array(ids)):
@@ -71,3 +79,13 @@ def check_ids(function: str, name: str, ids: Array, V: int, like: Array) -> None
         raise TypeError(f"{function}: {name} has dtype {ids.dtype}, expected integers")
     if isinstance(ids, np.ndarray) and ids.size and not (ids.min() >= 0 and ids.max() < V):
         raise ValueError(f"{function}: {name} holds {ids.min()}..{ids.max()}, expected word ids in 0..{V - 1}; another vocabulary made them?")
+
+
+def check_mask(function: str, mask: Array, shape: tuple[int, ...], like: Array) -> None:
+    """Check a boolean mask of that shape, in the library of `like`."""
+    if not isinstance(mask, np.ndarray) and not is_device_array(mask):
+        raise TypeError(f"{function}: mask is a {type(mask).__name__}, expected a boolean array; make one with xpcap.asarray")
+    if is_device_array(mask) != is_device_array(like) or mask.dtype != bool:
+        raise TypeError(f"{function}: mask is a {type(mask).__module__} array of {mask.dtype}, expected booleans in the library of the scores")
+    if mask.shape != shape:
+        raise ValueError(f"{function}: mask has shape {mask.shape}, expected {shape}")

@@ -6,12 +6,15 @@ import numpy as np
 
 from xpcap.backend import Array, asarray
 from xpcap.errors import unknown
-from xpcap.layers.checks import check_arrays
+from xpcap.layers.checks import check_arrays, check_upstream
 
 
 class DropoutCache(NamedTuple):
+    """What dropout_backward needs."""
+
     mask: Array | None  # bool, shape of x; None where nothing was dropped
     p: float
+    x: Array
 
 
 def draw_mask(rng: np.random.Generator, shape: tuple[int, ...], p: float) -> np.ndarray:
@@ -35,8 +38,8 @@ def dropout_forward(x: Array, dropout_param: dict[str, Any]) -> tuple[Array, Dro
     ----------
     x : array, float, any shape
     dropout_param : ``p``, probability of *keeping* a unit (the course's meaning; CaptioningRNN's `dropout` is the share dropped);
-        ``mode``, "train" or "test"; optional ``seed``, an int for a mask that can be drawn again. Without it the mask comes from
-        NumPy's legacy global stream, as in the course.
+        ``mode``, "train" or "test"; optional ``seed``, an int. The mask is what the course draws: ``rand(*x.shape) < p`` on NumPy's
+        legacy stream, the global one, or one of its own where there is a seed
 
     Returns
     -------
@@ -52,20 +55,22 @@ def dropout_forward(x: Array, dropout_param: dict[str, Any]) -> tuple[Array, Dro
     Srivastava et al. 2014, section 4, in the inverted form.
     """
     check_arrays("dropout_forward", "x:...", x)
+    if missing := [key for key in ("p", "mode") if key not in dropout_param]:
+        raise ValueError(f"dropout_forward: dropout_param lacks {', '.join(missing)}, expected p and mode, and seed where it is to be repeated")
     p, mode = dropout_param["p"], dropout_param["mode"]
     if not 0 < p <= 1:
         raise ValueError(f"dropout_forward: p is {p}, expected a probability of keeping a unit in (0, 1]")
     if mode not in ("train", "test"):
         raise unknown("dropout_forward", "mode", mode, ("train", "test"))
     if mode == "test":
-        return x.copy(), DropoutCache(None, p)
+        return x.copy(), DropoutCache(None, p, x)
     seed = dropout_param.get("seed")
-    rng = np.random.default_rng(np.random.randint(2**31) if seed is None else seed)
-    mask = asarray(draw_mask(rng, x.shape, p), like=x)
-    return apply_mask(x, mask, p), DropoutCache(mask, p)
+    draws = np.random.rand(*x.shape) if seed is None else np.random.RandomState(seed).rand(*x.shape)
+    mask = asarray(draws < p, like=x)
+    return apply_mask(x, mask, p), DropoutCache(mask, p, x)
 
 
 def dropout_backward(dout: Array, cache: DropoutCache) -> Array:
     """Gradient of dropout_forward: dout to dx, of the same shape."""
-    check_arrays("dropout_backward", "dout:...", dout)
+    check_upstream("dropout_backward", "dout", dout, cache.x.shape, cache.x)
     return dout.copy() if cache.mask is None else apply_mask(dout, cache.mask, cache.p)

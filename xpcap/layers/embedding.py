@@ -3,13 +3,15 @@
 from typing import NamedTuple
 
 from xpcap.backend import Array
-from xpcap.layers.checks import check_arrays, check_ids
+from xpcap.layers.checks import check_arrays, check_ids, check_upstream
 from xpcap.ops import segment_sum
 
 
 class EmbeddingCache(NamedTuple):
-    x: Array
-    V: int
+    """What word_embedding_backward needs."""
+
+    x: Array  # (N, T) int
+    W: Array  # (V, D)
 
 
 def word_embedding_forward(x: Array, W: Array) -> tuple[Array, EmbeddingCache]:
@@ -32,13 +34,12 @@ def word_embedding_forward(x: Array, W: Array) -> tuple[Array, EmbeddingCache]:
     """
     check_arrays("word_embedding_forward", "W:V,D", W)
     check_ids("word_embedding_forward", "x", x, W.shape[0], W)
-    return W[x], EmbeddingCache(x, W.shape[0])
+    return W[x], EmbeddingCache(x, W)
 
 
 def word_embedding_backward(dout: Array, cache: EmbeddingCache) -> Array:
     """Gradient of the table: dout (N, T, D) to dW (V, D). A word that occurs twice gets both gradients added."""
-    x, V = cache
-    check_arrays("word_embedding_backward", "dout:...,D", dout)
-    if dout.shape[:-1] != x.shape:
-        raise ValueError(f"word_embedding_backward: dout has shape {dout.shape}, expected {x.shape} and D")
-    return segment_sum(dout.reshape(x.size, dout.shape[-1]), x.reshape(x.size), V)
+    x, W = cache
+    V, D = W.shape
+    check_upstream("word_embedding_backward", "dout", dout, (*x.shape, D), W)
+    return segment_sum(dout.reshape(x.size, D), x.reshape(x.size), V)

@@ -1,7 +1,7 @@
 """Cross entropy over words: summed over time, averaged over captions."""
 
 from xpcap.backend import Array, get_array_module
-from xpcap.layers.checks import check_arrays, check_ids
+from xpcap.layers.checks import check_arrays, check_ids, check_mask
 from xpcap.ops import softmax_loss
 
 
@@ -33,15 +33,14 @@ def temporal_softmax_loss(x: Array, y: Array, mask: Array, verbose: bool = False
     check_arrays("temporal_softmax_loss", "x:N,T,V", x)
     N, T, V = x.shape
     check_ids("temporal_softmax_loss", "y", y, V, x)
-    if y.shape != (N, T) or mask.shape != (N, T) or mask.dtype != bool:
-        raise ValueError(
-            f"temporal_softmax_loss: y has shape {y.shape} and mask {mask.shape} of {mask.dtype}, expected both (N, T) = {(N, T)}, mask bool"
-        )
-    xp = get_array_module(x, y, mask)
+    check_mask("temporal_softmax_loss", mask, (N, T), x)
+    if y.shape != (N, T):
+        raise ValueError(f"temporal_softmax_loss: y has shape {y.shape}, expected (N, T) = {(N, T)}, as x has scores")
+    xp = get_array_module(x)
     nll, dx = softmax_loss(x.reshape(N * T, V), y.reshape(N * T))
     counts = mask.reshape(N * T)
     loss = xp.where(counts, nll, 0).sum() / N
-    dx *= (counts / N).astype(x.dtype)[:, None]
+    dx = xp.where(counts[:, None], dx / N, 0)  # not a product: a masked step may hold inf
     if verbose:
         print("dx_flat:", dx.shape)
     return loss, dx.reshape(N, T, V)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from xpcap.backend import Array, get_array_module
-from xpcap.layers.checks import check_arrays
+from xpcap.layers.checks import check_arrays, check_upstream
 from xpcap.layers.rows import carry_rows, check_sizes, from_rows, previous_rows, step_rows, to_rows
 from xpcap.ops import Gates, lstm_gates, lstm_gates_backward
 
@@ -15,6 +15,8 @@ ORDER = "gates stack i, f, o, g"
 
 
 class LSTMStepCache(NamedTuple):
+    """What lstm_step_backward needs: the arguments and the result of the step."""
+
     x: Array
     prev_h: Array
     prev_c: Array
@@ -24,16 +26,20 @@ class LSTMStepCache(NamedTuple):
 
 
 class LSTMRowsCache(NamedTuple):
-    h0: Array
-    c0: Array
-    Wh: Array
+    """What lstm_rows_backward needs."""
+
+    h0: Array  # (N, H)
+    c0: Array  # (N, H)
+    Wh: Array  # (H, 4H)
     steps: Gates  # each field over all rows (R, .)
     sizes: Sequence[int]
 
 
 class LSTMCache(NamedTuple):
-    x: Array  # (T*N, D)
-    Wx: Array
+    """What lstm_backward needs."""
+
+    x: Array  # (T*N, D), time-major
+    Wx: Array  # (D, 4H)
     rows: LSTMRowsCache
 
 
@@ -68,7 +74,8 @@ def lstm_step_forward(x: Array, prev_h: Array, prev_c: Array, Wx: Array, Wh: Arr
 def lstm_step_backward(dnext_h: Array, dnext_c: Array, cache: LSTMStepCache) -> tuple[Array, Array, Array, Array, Array, Array]:
     """Gradients of lstm_step_forward: dnext_h, dnext_c (N, H) to dx, dprev_h, dprev_c, dWx, dWh, db."""
     x, prev_h, prev_c, Wx, Wh, gates = cache
-    check_arrays("lstm_step_backward", "dnext_h:N,H dnext_c:N,H prev_c:N,H", dnext_h, dnext_c, prev_c)
+    check_upstream("lstm_step_backward", "dnext_h", dnext_h, prev_c.shape, prev_c)
+    check_upstream("lstm_step_backward", "dnext_c", dnext_c, prev_c.shape, prev_c)
     da, dprev_c = lstm_gates_backward(dnext_h, dnext_c, gates.gates, gates.tanh_c, prev_c)
     return da @ Wx.T, da @ Wh.T, dprev_c, x.T @ da, prev_h.T @ da, da.sum(axis=0)
 
@@ -108,6 +115,7 @@ def lstm_rows_forward(a: Array, h0: Array, c0: Array, Wh: Array, sizes: Sequence
 def lstm_rows_backward(dh: Array, cache: LSTMRowsCache) -> tuple[Array, Array, Array, Array]:
     """Gradients of lstm_rows_forward: dh (R, H), each step's own, to da (R, 4H), dh0, dc0 (N, H), dWh (H, 4H)."""
     h0, c0, Wh, steps, sizes = cache
+    check_upstream("lstm_rows_backward", "dh", dh, steps.h.shape, steps.h)
     xp = get_array_module(dh, steps.h)
     da = xp.empty_like(steps.gates)
     c_prev = previous_rows(c0, steps.c, sizes)
@@ -149,6 +157,6 @@ def lstm_backward(dh: Array, cache: LSTMCache) -> tuple[Array, Array, Array, Arr
     """Gradients of lstm_forward: dh (N, T, H), each step's own, to dx (N, T, D), dh0, dWx, dWh, db."""
     x, Wx, rows = cache
     N, T = rows.h0.shape[0], len(rows.sizes)
-    check_arrays("lstm_backward", "dh:N,T,H h0:N,H", dh, rows.h0)
+    check_upstream("lstm_backward", "dh", dh, (N, T, rows.h0.shape[1]), rows.h0)
     da, dh0, _, dWh = lstm_rows_backward(to_rows(dh), rows)
     return from_rows(da @ Wx.T, N, T), dh0, x.T @ da, dWh, da.sum(axis=0)

@@ -4,11 +4,13 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from xpcap.backend import Array, get_array_module
-from xpcap.layers.checks import check_arrays
+from xpcap.layers.checks import check_arrays, check_upstream
 from xpcap.layers.rows import carry_rows, check_sizes, from_rows, previous_rows, step_rows, to_rows
 
 
 class RNNStepCache(NamedTuple):
+    """What rnn_step_backward needs: the arguments and the result of the step."""
+
     x: Array
     prev_h: Array
     Wx: Array
@@ -17,15 +19,19 @@ class RNNStepCache(NamedTuple):
 
 
 class RNNRowsCache(NamedTuple):
-    h0: Array
-    Wh: Array
-    h: Array
+    """What rnn_rows_backward needs."""
+
+    h0: Array  # (N, H)
+    Wh: Array  # (H, H)
+    h: Array  # (R, H)
     sizes: Sequence[int]
 
 
 class RNNCache(NamedTuple):
-    x: Array  # (T*N, D)
-    Wx: Array
+    """What rnn_backward needs."""
+
+    x: Array  # (T*N, D), time-major
+    Wx: Array  # (D, H)
     rows: RNNRowsCache
 
 
@@ -57,7 +63,7 @@ def rnn_step_forward(x: Array, prev_h: Array, Wx: Array, Wh: Array, b: Array) ->
 def rnn_step_backward(dnext_h: Array, cache: RNNStepCache) -> tuple[Array, Array, Array, Array, Array]:
     """Gradients of rnn_step_forward: dnext_h (N, H) to dx, dprev_h, dWx, dWh, db."""
     x, prev_h, Wx, Wh, next_h = cache
-    check_arrays("rnn_step_backward", "dnext_h:N,H next_h:N,H", dnext_h, next_h)
+    check_upstream("rnn_step_backward", "dnext_h", dnext_h, next_h.shape, next_h)
     da = dnext_h * (1 - next_h * next_h)  # (N, H)
     return da @ Wx.T, da @ Wh.T, x.T @ da, prev_h.T @ da, da.sum(axis=0)
 
@@ -94,6 +100,7 @@ def rnn_rows_forward(a: Array, h0: Array, Wh: Array, sizes: Sequence[int]) -> tu
 def rnn_rows_backward(dh: Array, cache: RNNRowsCache) -> tuple[Array, Array, Array]:
     """Gradients of rnn_rows_forward: dh (R, H), each step's own, to da (R, H), dh0 (N, H), dWh (H, H)."""
     h0, Wh, h, sizes = cache
+    check_upstream("rnn_rows_backward", "dh", dh, h.shape, h)
     xp = get_array_module(dh, h)
     da = xp.empty_like(h)
     dh_next = xp.zeros_like(h0)  # what the step after sends back; rows that have ended sent nothing
@@ -134,6 +141,6 @@ def rnn_backward(dh: Array, cache: RNNCache) -> tuple[Array, Array, Array, Array
     """Gradients of rnn_forward: dh (N, T, H), each step's own, to dx (N, T, D), dh0, dWx, dWh, db."""
     x, Wx, rows = cache
     N, T = rows.h0.shape[0], len(rows.sizes)
-    check_arrays("rnn_backward", "dh:N,T,H h0:N,H", dh, rows.h0)
+    check_upstream("rnn_backward", "dh", dh, (N, T, rows.h0.shape[1]), rows.h0)
     da, dh0, dWh = rnn_rows_backward(to_rows(dh), rows)
     return from_rows(da @ Wx.T, N, T), dh0, x.T @ da, dWh, da.sum(axis=0)

@@ -33,8 +33,7 @@ def to_rows(x: Array) -> Array:
 
 def from_rows(rows: Array, N: int, T: int) -> Array:
     """Time-major rows (T*N, D) to (N, T, D)."""
-    xp = get_array_module(rows)
-    return xp.ascontiguousarray(rows.reshape(T, N, rows.shape[1]).transpose(1, 0, 2))
+    return rows.reshape(T, N, rows.shape[1]).transpose(1, 0, 2).copy()  # a copy for N = 1 too: results share no memory with caches
 
 
 def previous_rows(h0: Array, h: Array, sizes: Sequence[int]) -> Array:

@@ -16,6 +16,7 @@ from xpcap.ops import log_softmax, lstm_gates, segment_sum, softmax_loss
 
 CELLS = ("rnn", "lstm")
 INIT_ORDER = ("W_embed", "W_proj", "Wx", "Wh", "W_vocab")  # the course's; biases start at zero
+WEIGHTS, DROPOUT = 0, 1  # streams of one seed
 State = tuple[Array, ...]  # (h,) or (h, c), each (n, H)
 
 
@@ -93,12 +94,14 @@ class CaptioningRNN:
     ) -> None:
         if cell_type not in CELLS:
             raise unknown("CaptioningRNN", "cell_type", cell_type, CELLS)
-        if not 0 <= dropout < 1:
-            raise ValueError(f"CaptioningRNN: dropout is {dropout}, expected the share of units to drop, in [0, 1)")
-        if "<NULL>" not in word_to_idx:
-            raise ValueError(f"CaptioningRNN: word_to_idx has {len(word_to_idx)} words without <NULL>, expected it: it marks padding")
+        if not (isinstance(dropout, int | float) and 0 <= dropout < 1):
+            raise ValueError(f"CaptioningRNN: dropout is {dropout!r}, expected the share of units to drop, in [0, 1)")
         if np.dtype(dtype).name not in ("float32", "float64"):
             raise ValueError(f"CaptioningRNN: dtype is {np.dtype(dtype)}, expected float32 or float64")
+        for name, size in (("input_dim", input_dim), ("wordvec_dim", wordvec_dim), ("hidden_dim", hidden_dim)):
+            if not (isinstance(size, int | np.integer) and size >= 1):
+                raise ValueError(f"CaptioningRNN: {name} is {size!r}, expected a whole number of at least 1")
+        _check_words(word_to_idx)
         self.cell_type, self.dtype, self.dropout = cell_type, np.dtype(dtype), dropout
         self.word_to_idx = dict(word_to_idx)
         self.idx_to_word = {i: w for w, i in self.word_to_idx.items()}
@@ -111,15 +114,15 @@ class CaptioningRNN:
             "W_proj": (D, H), "b_proj": (H,), "W_embed": (V, W), "Wx": (W, k * H),
             "Wh": (H, k * H), "b": (k * H,), "W_vocab": (H, V), "b_vocab": (V,),
         }  # fmt: skip
-        rng = None if seed is None else np.random.default_rng(seed)
+        rng = None if seed is None else np.random.default_rng([seed, WEIGHTS])
         self.params = Parameters(shapes, array_module().zeros(sum(int(np.prod(s)) for s in shapes.values()), self.dtype))
         for name in INIT_ORDER:
             shape = shapes[name]
             draw = np.random.randn(*shape) if rng is None else rng.standard_normal(shape)
             self.params[name] = draw / (100 if name == "W_embed" else np.sqrt(shape[0]))
-        if rng is None:
-            rng = np.random.default_rng(np.random.randint(2**31) if dropout else 0)
-        self.rng = rng
+        if seed is None:  # dropout is ours, so the course's stream is left alone where there is none
+            seed = np.random.randint(2**31) if dropout else 0
+        self.rng = np.random.default_rng([seed, DROPOUT])
 
     # Training and scoring
 
@@ -159,16 +162,23 @@ class CaptioningRNN:
         V, D = len(self.word_to_idx), self.params.shapes["W_proj"][0]
         if captions.dtype.kind not in "iu":
             raise TypeError(f"CaptioningRNN.{function}: captions have dtype {captions.dtype}, expected integer word ids")
-        if captions.ndim != 2 or captions.shape[1] < 2 or np.shape(features) != (len(captions), D):
+        if captions.ndim != 2 or captions.shape[0] < 1 or captions.shape[1] < 2 or np.shape(features) != (len(captions), D):
             raise ValueError(
-                f"CaptioningRNN.{function}: features have shape {np.shape(features)} and captions {captions.shape}, expected (N, {D}) and (N, T+1)"
+                f"CaptioningRNN.{function}: features have shape {np.shape(features)} and captions {captions.shape}, "
+                f"expected (N, {D}) and (N, T+1), at least one caption of one step"
             )
-        if captions.size and not (captions.min() >= 0 and captions.max() < V):
+        if not (captions.min() >= 0 and captions.max() < V):
             raise ValueError(
                 f"CaptioningRNN.{function}: captions hold ids {captions.min()}..{captions.max()}, expected 0..{V - 1}; another vocabulary made them?"
             )
-        flat = self.params.flat
-        return asarray(features, dtype=self.dtype, like=flat), send(pack(captions, self._null), like=flat)
+        return self._to_device(function, features), send(pack(captions, self._null), like=self.params.flat)
+
+    def _to_device(self, function: str, features: Array) -> Array:
+        """Features as the model computes with them: on its device, in its dtype."""
+        kind = getattr(features, "dtype", np.asarray(0.0).dtype).kind
+        if kind not in "fiub":
+            raise TypeError(f"CaptioningRNN.{function}: features have dtype {features.dtype}, expected real numbers")
+        return asarray(features, dtype=self.dtype, like=self.params.flat)
 
     def _draw_masks(self, packed: PackedCaptions) -> Masks:
         if not self.dropout:
@@ -215,7 +225,7 @@ class CaptioningRNN:
         dwords = segment_sum(da, packed.inputs, len(packed.words))  # (K, kH)
         grads["b"] = dwords.sum(axis=0)
         grads["Wx"] = vectors.T @ dwords
-        grads["W_embed"] = xp.zeros_like(params["W_embed"])
+        grads["W_embed"][...] = 0
         grads["W_embed"][packed.words] = apply_mask(dwords @ params["Wx"].T, masks.words, keep)  # distinct words: nothing adds up
         grads["W_proj"], grads["b_proj"] = x.T @ dh0, dh0.sum(axis=0)
         return grads
@@ -227,7 +237,7 @@ class CaptioningRNN:
         D = self.params.shapes["W_proj"][0]
         if np.ndim(features) != 2 or np.shape(features)[1] != D:
             raise ValueError(f"CaptioningRNN.start: features have shape {np.shape(features)}, expected (N, {D})")
-        h = asarray(features, dtype=self.dtype, like=self.params.flat) @ self.params["W_proj"] + self.params["b_proj"]
+        h = self._to_device("start", features) @ self.params["W_proj"] + self.params["b_proj"]
         return (h, get_array_module(h).zeros_like(h)) if self.cell_type == "lstm" else (h,)
 
     def step(self, words: Array, state: State) -> tuple[Array, State]:
@@ -256,17 +266,22 @@ class CaptioningRNN:
 
         Raises
         ------
-        ValueError : features that do not fit, or a vocabulary without ``<START>``.
+        ValueError : features that do not fit, a vocabulary without ``<START>``, max_length below 1, or `forbid` with an id that is
+            no word's, or with all of them.
         """
-        if self._start is None:
-            raise ValueError(
-                f"CaptioningRNN.sample: the vocabulary of {len(self.word_to_idx)} words has no <START>, expected it: sampling begins there"
-            )
+        V = len(self.word_to_idx)
+        if self._start is None or self._start >= V:
+            raise ValueError(f"CaptioningRNN.sample: the vocabulary of {V} words has no <START> below {V}, expected it: sampling begins there")
+        if max_length < 1:
+            raise ValueError(f"CaptioningRNN.sample: max_length is {max_length}, expected at least 1")
+        banned = sorted({int(i) for i in forbid})
+        if banned and not (banned[0] >= 0 and banned[-1] < V and len(banned) < V):
+            raise ValueError(f"CaptioningRNN.sample: forbid holds {len(banned)} ids {banned[0]}..{banned[-1]}, expected some, not all, of 0..{V - 1}")
         state = self.start(features)
         xp, N = get_array_module(state[0]), len(state[0])
         captions = np.full((N, max_length), self._null, np.int32)
-        penalty = xp.zeros(len(self.word_to_idx), self.dtype)
-        penalty[list(forbid)] = -np.inf
+        penalty = xp.zeros(V, self.dtype)
+        penalty[asarray(np.array(banned, np.int64), like=penalty)] = -np.inf
         alive = np.arange(N)  # the captions that go on
         words = xp.full(N, self._start, np.int32)
         for t in range(max_length):
@@ -280,3 +295,14 @@ class CaptioningRNN:
                 rows = asarray(going, like=words)
                 alive, words, state = alive[going], words[rows], tuple(s[rows] for s in state)
         return captions
+
+
+def _check_words(word_to_idx: Mapping[str, int]) -> None:
+    """Ids must be distinct whole numbers; they may lie beyond V (the course's fixture has such a one), but not those of special words."""
+    ids = list(word_to_idx.values())
+    if odd := [(word, i) for word, i in word_to_idx.items() if not isinstance(i, int | np.integer) or i < 0]:
+        raise ValueError(f"CaptioningRNN: word_to_idx gives {odd[0][0]!r} the id {odd[0][1]!r}, expected a whole number of at least 0")
+    if len(set(ids)) < len(ids):
+        raise ValueError(f"CaptioningRNN: word_to_idx gives {len(ids)} words only {len(set(ids))} ids, expected one each")
+    if word_to_idx.get("<NULL>", len(ids)) >= len(ids):
+        raise ValueError(f"CaptioningRNN: word_to_idx has {len(ids)} words and no <NULL> with an id below that, expected it: it marks padding")

@@ -1,0 +1,43 @@
+"""Captions for the pictures of a split: batches, limits, and words that are never said."""
+
+import numpy as np
+
+from xpcap import CaptioningRNN
+from xpcap.data import CaptionData, Split, Vocabulary
+from xpcap.sampling import caption_pictures
+
+VOCABULARY = Vocabulary.build(["a dog runs on the grass"], min_count=1)
+
+
+def data(rng: np.random.Generator) -> CaptionData:
+    captions = VOCABULARY.encode(["a dog"] * 25, max_words=6)
+    return CaptionData(VOCABULARY, {"val": Split(captions, np.arange(25), rng.standard_normal((25, 4)) * 3, [str(i) for i in range(25)])})
+
+
+def model(rng: np.random.Generator) -> CaptioningRNN:
+    made = CaptioningRNN(VOCABULARY.word_to_idx, 4, 5, 6, "lstm", np.float64, seed=0)
+    for name, value in made.params.items():
+        made.params[name] = 2 * rng.standard_normal(value.shape)
+    return made
+
+
+def test_batches_of_any_size_give_the_same_captions_in_the_order_asked_for(rng: np.random.Generator) -> None:
+    pictures, captioner = data(rng), model(rng)
+    order = rng.permutation(25)
+    whole = caption_pictures(captioner, pictures, "val", order, max_words=6)
+    assert len(whole) == 25
+    assert len({" ".join(words) for words in whole}) > 5
+    assert caption_pictures(captioner, pictures, "val", order, max_words=6, batch_size=7) == whole
+    for place in (0, 24):
+        assert caption_pictures(captioner, pictures, "val", order[place : place + 1], max_words=6) == [whole[place]]
+
+
+def test_captions_are_of_max_words_at_most_and_of_real_words_only(rng: np.random.Generator) -> None:
+    pictures, captioner = data(rng), model(rng)
+    captioner.params["b_vocab"][[VOCABULARY.null, VOCABULARY.start, VOCABULARY.unk]] = 100  # what it would love to say
+    captioner.params["b_vocab"][VOCABULARY.end] = -100
+    captions = caption_pictures(captioner, pictures, "val", np.arange(25), max_words=6)
+    assert {len(words) for words in captions} == {6}
+    assert {word for words in captions for word in words} <= set(VOCABULARY.idx_to_word[4:])
+    captioner.params["b_vocab"][VOCABULARY.end] = 100
+    assert caption_pictures(captioner, pictures, "val", np.arange(2), max_words=6) == [[], []]
