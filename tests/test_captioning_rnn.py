@@ -321,7 +321,7 @@ def test_twenty_training_steps_agree_on_both_libraries(cell: str, rng: np.random
         "train_captions": batches[0][1],
         "train_image_idxs": np.arange(N),
         "train_features": batches[0][0],
-        "idx_to_word": ["<UNK>", *WORDS],
+        "idx_to_word": [*WORDS, "<UNK>"],
         "word_to_idx": {},
     }
     runs = {}
