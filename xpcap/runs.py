@@ -37,7 +37,7 @@ class TrainOptions:
     hidden: int = 512
     wordvec: int = 256
     epochs: int = 12
-    batch_size: int = 128
+    batch_size: int = 64
     lr: float = 1e-3
     lr_decay: float = 0.9
     clip: float = 50.0
