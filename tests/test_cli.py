@@ -16,9 +16,10 @@ from safetensors.numpy import save_file
 
 from xpcap import backend, checkpoint, runs
 from xpcap.cli import main
-from xpcap.data import CaptionData, Vocabulary, open_data
+from xpcap.data import CaptionData, Vocabulary, open_data, tokenize
 from xpcap.data.pictures import generate
 from xpcap.errors import DataError
+from xpcap.metrics import corpus_bleu, unigram_bleu
 
 ROOT = Path(__file__).parent.parent
 SMALL = ["--hidden", "16", "--wordvec", "8", "--epochs", "2"]
@@ -156,6 +157,15 @@ def test_best_keeps_the_epoch_with_the_least_validation_loss(tmp_path: Path) -> 
     assert int(np.argmin(losses)) < 11
     assert (tmp_path / "r" / "best.safetensors").read_bytes() != (tmp_path / "r" / "last.safetensors").read_bytes()
     assert json.loads(good("evaluate", tmp_path / "r", "--json").stdout)["loss"] == pytest.approx(min(losses), rel=1e-5)
+
+
+def test_scores_are_those_of_the_captions_against_the_text(run: Path) -> None:
+    data, result = open_data(run / "data.h5"), json.loads(good("evaluate", run, "--json").stdout)
+    said = {i: result["captions"][image].split() for i, image in enumerate(data.split("val").images)}
+    texts, pictures = data.texts("val"), data.split("val").image_idxs.tolist()
+    assert result["unigram_bleu"] == pytest.approx(unigram_bleu([tokenize(text) for text in texts], [said[i] for i in pictures]))
+    references = [[tokenize(text) for text, picture in zip(texts, pictures, strict=True) if picture == i] for i in said]
+    assert result["bleu"] == pytest.approx(corpus_bleu(references, list(said.values())))
 
 
 def test_captions_stand_beside_their_own_pictures_references(run: Path) -> None:

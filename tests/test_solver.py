@@ -85,6 +85,16 @@ def test_equal_seeds_give_equal_bits_and_others_do_not() -> None:
     assert runs[0].loss_history == runs[1].loss_history != runs[2].loss_history
 
 
+def test_without_a_seed_the_order_comes_from_the_legacy_stream() -> None:
+    losses = []
+    for state in (1, 1, 2):
+        np.random.seed(state)
+        solver = make(seed=None, num_epochs=1, dropout=0.0)
+        solver.train()
+        losses.append(solver.loss_history)
+    assert losses[0] == losses[1] != losses[2]
+
+
 def test_train_called_again_goes_on_as_one_longer_training_would() -> None:
     twice, once = make(num_epochs=2, lr_decay=0.5), make(num_epochs=4, lr_decay=0.5)
     twice.train()
