@@ -15,6 +15,9 @@ ROOT = Path(__file__).parent.parent
 COMMANDS = (ROOT / "docs" / "commands.md").read_text(encoding="utf-8")
 
 
+BLOCKS = [block for path in sorted((ROOT / "docs").glob("*.md")) for block in re.findall(r"```python\n(.*?)```", path.read_text(), re.DOTALL)]
+
+
 def section(name: str) -> str:
     return COMMANDS.split(f"\n## {name}\n")[1].split("\n## ")[0]
 
@@ -38,7 +41,7 @@ def test_defaults_in_the_docs_are_those_of_the_command(option: click.Option) -> 
     assert row[1] == (f"{option.default:g}" if isinstance(option.default, float) else str(option.default))
 
 
-@pytest.mark.parametrize("block", re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "library.md").read_text(), re.DOTALL))
+@pytest.mark.parametrize("block", BLOCKS)
 def test_code_blocks_run(block: str, tmp_path: Path) -> None:
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     result = subprocess.run([sys.executable, "-W", "error", "-c", block], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
