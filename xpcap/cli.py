@@ -31,6 +31,10 @@ LARGEST = checkpoint.LARGEST
 class Commands(click.Group):
     """Turns errors that the user can mend into one message and the right exit status, and suggests near names."""
 
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """In the order that people use them."""
+        return list(self.commands)
+
     def resolve_command(self, ctx: click.Context, args: list[str]) -> tuple[str | None, click.Command | None, list[str]]:
         if args and self.get_command(ctx, args[0]) is None and not args[0].startswith("-"):
             raise click.UsageError(f"no command {args[0]!r}, expected one of {', '.join(self.commands)}{nearest(args[0], self.commands)}", ctx)
