@@ -122,6 +122,10 @@ def test_the_constructor_draws_as_the_course_does(cell: str) -> None:
     assert set(drawn) == set(expected)
     for name, value in expected.items():
         np.testing.assert_array_equal(drawn[name], value)
+    after = np.random.rand()
+    np.random.seed(231)
+    make(cell, seed=None)
+    assert np.random.rand() == after  # and no more than the course does
 
 
 @CELLS
@@ -137,6 +141,13 @@ def test_two_losses_can_be_in_flight_and_inputs_stay_as_they_were(cell: str, lib
         np.testing.assert_array_equal(to_numpy(grad), kept[name])
     np.testing.assert_array_equal(to_numpy(features), first[0])
     assert float(model.loss(features, captions)[0]) == float(loss)
+
+
+def test_weights_masks_and_order_are_streams_of_their_own() -> None:
+    model = make("lstm", dropout=0.5, seed=5)
+    weights = np.random.default_rng([5, 0]).standard_normal(4)
+    np.testing.assert_array_equal(model.params["W_embed"].ravel()[:4], weights / 100)
+    assert (model.rng.standard_normal(4) != weights).all()
 
 
 def test_float32_model_takes_float64_features_and_stays_float32(rng: np.random.Generator) -> None:

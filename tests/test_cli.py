@@ -249,8 +249,28 @@ def test_scores_do_not_depend_on_where_captions_were_cut(tmp_path: Path, run: Pa
         assert cut[key] == whole[key]
 
 
+def test_a_run_is_kept_when_a_later_epoch_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def stop(solver: Any) -> None:
+        if solver.epoch == 2:
+            raise KeyboardInterrupt
+
+    options = runs.TrainOptions(out=tmp_path / "deep" / "r", hidden=8, wordvec=4, epochs=3)
+    with pytest.raises(KeyboardInterrupt):
+        runs.train_run(options, on_epoch=stop)
+    assert checkpoint.open_run(tmp_path / "deep" / "r").meta["epoch"] in (1, 2)
+
+    def at_once(*args: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(runs, "draw_loss", at_once)
+    monkeypatch.setattr(checkpoint, "save_parameters", at_once)
+    with pytest.raises(KeyboardInterrupt):
+        runs.train_run(dataclasses.replace(options, out=tmp_path / "other" / "r"))
+    assert not (tmp_path / "other").exists()
+
+
 def test_training_that_fails_leaves_nothing(tmp_path: Path) -> None:
-    failing(["train", "--out", tmp_path / "r", *SMALL, "--lr", 1e30], "of epoch 1 is", "learning rate, now 1e+30, too high")
+    failing(["train", "--out", tmp_path / "new" / "r", *SMALL, "--lr", 1e30], "of epoch 1 is", "learning rate, now 1e+30, too high")
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="there is no limit on file sizes to set")
@@ -379,6 +399,9 @@ def change_tensors(run: Path, **changes: np.ndarray | None) -> None:
         (change_config(max_words=0), ["max_words 0"]),
         (change_config(feature_dim=10**12), ["feature_dim 1000000000000"]),
         (change_config(data=None), ["data None"]),
+        (change_config(feature_scaling="foo"), ["feature_scaling 'foo'", "standardize, none"]),
+        (change_config(hidden=10**6), ["has shape", "another run"]),
+        (lambda run: change_tensors(run, **{"feature_scaling.mean": np.zeros(496)}), ["feature scaling whose mean", "float32"]),
         (change_config(feature_scaling="none"), ["feature scaling whose mean"]),
         (lambda run: (run / "config.json").write_text("[" * 100_000), ["config.json is not JSON"]),
         (lambda run: swap_words(run / "vocab.json"), ["not the vocabulary that best.safetensors was trained with"]),

@@ -91,6 +91,19 @@ def test_captions_features_and_lists_come_together_by_name(flickr: dict[str, Any
     assert data.references("val") == {0: CAPTIONS["three.jpg"]}
 
 
+def test_windows_line_ends_and_marks_and_byte_orders_are_taken_as_they_come(flickr: dict[str, Any]) -> None:
+    plain = import_flickr8k(**flickr)
+    for path in (flickr["captions_file"], *flickr["lists"].values()):
+        path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes().replace(b"\n", b"\r\n"))
+    with np.load(flickr["features_file"]) as old:
+        rewrite(flickr["features_file"], features=old["features"].astype(">f8"), names=old["names"].astype("S"))
+    odd = import_flickr8k(**flickr)
+    for name, split in plain.splits.items():
+        assert (odd.texts(name), odd.split(name).images) == (plain.texts(name), split.images)
+        np.testing.assert_array_equal(odd.split(name).features, split.features)
+        assert odd.split(name).features.dtype == np.float32
+
+
 def test_a_file_with_only_a_test_split_is_fine(flickr: dict[str, Any], tmp_path: Path) -> None:
     flickr["lists"] = {"test": flickr["lists"]["train"]}
     write_dataset(tmp_path / "d.h5", import_flickr8k(**flickr))
@@ -299,6 +312,9 @@ def test_another_vocabulary_encodes_the_text_afresh(dataset: Path) -> None:
 def test_standardised_features_have_mean_0_and_deviation_1_and_constants_do_not_blow_up(rng: np.random.Generator) -> None:
     features = rng.standard_normal((5000, 3)).astype(np.float16) * 3 + 10
     features[:, 2] = 7
+    rare = np.zeros((3, 1), np.float32)
+    rare[0] = 1e-45
+    assert np.isfinite(fit_scaling("standardize", rare)(rare)).all()
     scaled = fit_scaling("standardize", features)(features)
     assert scaled.dtype == np.float32
     np.testing.assert_allclose(scaled.mean(axis=0), 0, atol=1e-4)
@@ -379,6 +395,30 @@ def test_the_folder_opens_as_caption_data(coco: Path) -> None:
     assert data.split("val").images[2].startswith("http://")
 
 
+def test_the_folders_words_survive_another_vocabulary(coco: Path) -> None:
+    """Without raw text, words are those of the folder's own vocabulary, whatever they are encoded with next."""
+    data = open_data(coco)
+    data.vocabulary.idx_to_word[4] = "T-shirt"
+    words = data.words("val")
+    other = data.encoded_with(Vocabulary([*data.vocabulary.idx_to_word[:4], "w9", "T-shirt"]), "val")
+    assert other.texts("val") == data.texts("val") == [" ".join(caption) for caption in words]
+    for caption, ids in zip(words, other.split("val").captions, strict=True):
+        assert [other.vocabulary.idx_to_word[i] for i in ids if i > 2] == [word if word in ("w9", "T-shirt") else "<UNK>" for word in caption]
+
+
+def test_a_folder_with_the_4096_features_alone_opens(coco: Path) -> None:
+    for split in ("train", "val"):
+        (coco / f"{split}2014_vgg16_fc7_pca.h5").unlink()
+    assert open_data(coco).feature_dim == 4096
+
+
+def test_a_caption_without_words_is_scored_as_its_end(coco: Path) -> None:
+    with h5py.File(coco / "coco2014_captions.h5", "r+") as file:
+        file["val_captions"][:, 1:] = [2, *[0] * 15]
+    data = open_data(coco)
+    assert data.encoded_with(data.vocabulary, "val").split("val").captions[:, :2].tolist() == [[1, 2]] * 12
+
+
 @pytest.mark.parametrize(
     ("file", "spoil", "words"),
     [
@@ -386,6 +426,8 @@ def test_the_folder_opens_as_caption_data(coco: Path) -> None:
         ("val2014_vgg16_fc7_pca.h5", lambda p: p.write_bytes(p.read_bytes()[:1000]), ["val2014_vgg16_fc7_pca.h5", "truncated"]),
         ("train2014_urls.txt", Path.unlink, ["train2014_urls.txt is missing"]),
         ("coco2014_vocab.json", lambda p: p.write_text('{"idx'), ["coco2014_vocab.json is not the course's vocabulary", "truncated"]),
+        ("coco2014_vocab.json", lambda p: p.write_text(p.read_text().replace("w7", "\\ud800", 1)), ["no character", "UTF-8"]),
+        ("coco2014_captions.h5", edit(lambda f: f["val_captions"].__setitem__((0, 1), 100)), ["captions hold ids", "expected 0..99"]),
         ("coco2014_vocab.json", lambda p: p.write_text("{}"), ["coco2014_vocab.json", "idx_to_word"]),
         ("val2014_urls.txt", lambda p: p.write_text("http://one\n"), ["1 val_urls for 5 feature rows", "val2014_urls.txt"]),
         ("coco2014_captions.h5", edit(lambda f: f.__delitem__("val_image_idxs")), ["lacks val_image_idxs"]),

@@ -73,6 +73,8 @@ def test_clipping_scales_only_what_is_too_long(lib: Any) -> None:
     optim.clip_by_global_norm(grads, 1.0)
     np.testing.assert_allclose(to_numpy(grads), [0.6, 0.8], rtol=1e-6)
     assert grads.dtype == np.float32
+    optim.clip_by_global_norm(grads, 1e300)  # beyond float32: nothing is too long
+    np.testing.assert_allclose(to_numpy(grads), [0.6, 0.8], rtol=1e-6)
     zero = xp.zeros(2, xp.float32)
     optim.clip_by_global_norm(zero, 1.0)
     assert not to_numpy(zero).any()

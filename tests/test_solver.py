@@ -145,6 +145,44 @@ def test_an_interrupted_validation_is_made_up_for(monkeypatch: pytest.MonkeyPatc
     assert solver.best_epoch == whole.best_epoch
 
 
+def test_a_step_that_is_broken_off_gives_its_dropout_masks_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    solver, whole = make(dropout=0.3), make(dropout=0.3)
+    update, calls = optim.update, 0
+
+    def interrupted(*args: Any) -> None:
+        nonlocal calls
+        calls += 1
+        if calls == 7:
+            raise KeyboardInterrupt
+        update(*args)
+
+    monkeypatch.setattr(optim, "update", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        solver.train()
+    solver.train()
+    whole.train()
+    assert solver.loss_history == whole.loss_history
+    np.testing.assert_array_equal(solver.model.params.flat, whole.model.params.flat)
+
+
+def test_on_epoch_that_is_broken_off_is_called_again_and_no_epoch_is_added() -> None:
+    told: list[int] = []
+
+    def tell(solver: CaptioningSolver) -> None:
+        told.append(solver.epoch)
+        if len(told) == 3:
+            raise KeyboardInterrupt
+
+    solver = make(on_epoch=tell)
+    with pytest.raises(KeyboardInterrupt):
+        solver.train()
+    solver.train()
+    assert told == [1, 2, 3, 3]
+    assert solver.epoch == 3
+    solver.train()
+    assert solver.epoch == 6
+
+
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")
 def test_a_loss_that_is_not_finite_ends_training_and_keeps_what_was_good() -> None:
     solver = make(num_epochs=2)
@@ -155,6 +193,11 @@ def test_a_loss_that_is_not_finite_ends_training_and_keeps_what_was_good() -> No
         solver.train()
     assert solver.history == history
     np.testing.assert_array_equal(solver.best_params["Wh"], best)
+    for name, value in solver.best_params.items():
+        solver.model.params[name] = value
+    solver._config["m"][:], solver._config["v"][:] = 0, 0
+    solver.train()  # once it is mended it goes on
+    assert np.isfinite(solver.history[-1]["train_loss"])
 
 
 def test_validation_looks_at_no_more_captions_than_there_are_to_train_on() -> None:
@@ -254,6 +297,7 @@ def test_without_a_val_split_the_latest_parameters_are_the_best() -> None:
         ({"optim_config": {"lr": 1}}, ["optim.adam", "config key 'lr'", "learning_rate"]),
         ({"num_epochs": 0}, ["num_epochs is 0", "at least 1"]),
         ({"batch_size": 2.5}, ["batch_size is 2.5", "whole number"]),
+        ({"seed": -1}, ["seed is -1", "at least 0"]),
         ({"lr_decay": float("nan")}, ["lr_decay is nan", "positive"]),
         ({"clip_norm": "5"}, ["clip_norm is '5'", "positive"]),
         ({"clip_norm": -1.0}, ["clip_norm is -1.0", "positive"]),

@@ -9,11 +9,11 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from xpcap.backend import Array, to_numpy
-from xpcap.data.scaling import FeatureScaling
+from xpcap.data.scaling import KINDS, FeatureScaling
 from xpcap.data.vocabulary import Vocabulary
 from xpcap.errors import DataError
 from xpcap.files import atomic, write_text
-from xpcap.models.captioning_rnn import CELLS, CaptioningRNN
+from xpcap.models.captioning_rnn import CELLS, CaptioningRNN, parameter_shapes
 
 FORMAT = 1
 CONFIG, VOCAB, HISTORY, TIMES = "config.json", "vocab.json", "history.jsonl", "times.jsonl"
@@ -78,7 +78,7 @@ def load_parameters(path: Path) -> tuple[dict[str, np.ndarray], FeatureScaling, 
         with safe_open(path, framework="numpy") as file:
             meta = json.loads((file.metadata() or {})["xpcap"])
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
-    except (SafetensorError, OSError, KeyError, ValueError, RecursionError) as error:
+    except (SafetensorError, OSError, KeyError, ValueError, TypeError, AttributeError, RecursionError) as error:
         raise DataError(f"open_run: {path} cannot be read as a run's safetensors; damaged, or another program's? ({error!r})") from error
     if not isinstance(meta, dict):
         raise DataError(f"open_run: {path} has metadata {meta!r}, expected an object; damaged?")
@@ -105,6 +105,9 @@ def read_config(path: Path) -> dict[str, Any]:
     for key in ("data", "data_stamp", "cell", "feature_scaling"):
         if not isinstance(config.get(key), str):
             raise DataError(f"open_run: {path / CONFIG} has {key} {config.get(key)!r}, expected text; damaged?")
+    for key, names in (("cell", CELLS), ("feature_scaling", KINDS)):
+        if config[key] not in names:
+            raise DataError(f"open_run: {path / CONFIG} has {key} {config[key]!r}, expected one of {', '.join(names)}; damaged?")
     return config
 
 
@@ -124,17 +127,17 @@ def open_run(path: Path) -> Run:
     if meta.get("vocabulary") != digest(vocabulary):
         raise DataError(f"open_run: {path / VOCAB} is not the vocabulary that {BEST} was trained with; changed, or from another run?")
     _check_scaling(path, scaling, config)
-    if config["cell"] not in CELLS:
-        raise DataError(f"open_run: {path / CONFIG} has cell {config['cell']!r}, expected one of {', '.join(CELLS)}; damaged?")
-    model = CaptioningRNN(vocabulary.word_to_idx, config["feature_dim"], config["wordvec"], config["hidden"], config["cell"], seed=0)
-    if set(tensors) != set(model.params):
-        raise DataError(f"open_run: {path / BEST} holds {', '.join(sorted(tensors))}, expected {', '.join(sorted(model.params))}; from another run?")
+    shapes = parameter_shapes(config["feature_dim"], config["wordvec"], config["hidden"], len(vocabulary), config["cell"])
+    if set(tensors) != set(shapes):
+        raise DataError(f"open_run: {path / BEST} holds {', '.join(sorted(tensors))}, expected {', '.join(sorted(shapes))}; from another run?")
     for name, tensor in tensors.items():
-        if tensor.shape != model.params[name].shape or tensor.dtype != model.dtype or not np.isfinite(tensor).all():
+        if tensor.shape != shapes[name] or tensor.dtype != np.float32 or not np.isfinite(tensor).all():
             raise DataError(
-                f"open_run: {path / BEST}, {name} has shape {tensor.shape} and dtype {tensor.dtype}, expected {model.params[name].shape} "
-                f"and finite {model.dtype}; damaged, or from another run?"
+                f"open_run: {path / BEST}, {name} has shape {tensor.shape} and dtype {tensor.dtype}, expected {shapes[name]} "
+                "and finite float32; damaged, or from another run?"
             )
+    model = CaptioningRNN(vocabulary.word_to_idx, config["feature_dim"], config["wordvec"], config["hidden"], config["cell"], seed=0)
+    for name, tensor in tensors.items():
         model.params[name] = tensor
     return Run(path, config, vocabulary, scaling, model, meta)
 
@@ -147,12 +150,16 @@ def digest(vocabulary: Vocabulary) -> str:
 def _check_scaling(path: Path, scaling: FeatureScaling, config: Mapping[str, Any]) -> None:
     expected = () if config["feature_scaling"] == "none" else (config["feature_dim"],)
     for name, values in (("mean", scaling.mean), ("scale", scaling.scale)):
-        fits = values is None if not expected else values is not None and values.shape == expected and bool(np.isfinite(values).all())
+        fits = (
+            values is None
+            if not expected
+            else values is not None and values.shape == expected and values.dtype == np.float32 and bool(np.isfinite(values).all())
+        )
         if not fits or (name == "scale" and values is not None and not (values > 0).all()):
             shape = None if values is None else values.shape
             raise DataError(
                 f"open_run: {path / BEST} has a feature scaling whose {name} has shape {shape}, expected {expected or None} for "
-                f"{config['feature_scaling']!r}, finite, a scale above 0; damaged?"
+                f"{config['feature_scaling']!r}, finite float32, a scale above 0; damaged?"
             )
 
 

@@ -49,6 +49,8 @@ class Commands(click.Group):
             raise click.ClickException(str(error)) from error
         except MemoryError as error:
             raise click.ClickException(f"{ctx.invoked_subcommand}: out of memory ({error}); choose smaller sizes, or smaller data") from error
+        except BrokenPipeError:
+            raise  # whoever read our output has gone; click ends quietly
         except OSError as error:
             place = f"{error.filename}: " if error.filename else ""
             hint = "expected to read or write there; is the path right, is there room, and permission?"

@@ -148,5 +148,6 @@ def clip_by_global_norm(grads: Array, max_norm: float) -> Array:
         raise OptionError(f"clip_by_global_norm: max_norm is {max_norm}, expected a positive number")
     xp = get_array_module(grads)
     norm = xp.sqrt(xp.vdot(grads, grads))
-    grads *= max_norm / xp.maximum(norm, max_norm)
+    most = min(max_norm, float(np.finfo(grads.dtype).max))
+    grads *= most / xp.maximum(norm, most)
     return norm

@@ -1,5 +1,6 @@
 """What the commands train, evaluate and caption do, as functions: options in, a run folder or scores out."""
 
+import contextlib
 import platform
 import shutil
 import time
@@ -12,7 +13,7 @@ import numpy as np
 
 from xpcap import checkpoint
 from xpcap.backend import get_backend
-from xpcap.data import CaptionData, open_data, tokenize, write_dataset
+from xpcap.data import CaptionData, open_data, write_dataset
 from xpcap.data.pictures import generate, picture_of
 from xpcap.data.scaling import fit_scaling
 from xpcap.data.vocabulary import UNK
@@ -119,20 +120,29 @@ def train_run(options: TrainOptions, on_epoch: Callable[[CaptioningSolver], None
         model, data, update_rule="adam", optim_config={"learning_rate": options.lr}, lr_decay=options.lr_decay, batch_size=options.batch_size,
         num_epochs=options.epochs, clip_norm=options.clip or None, seed=options.seed, verbose=False, progress=progress, on_epoch=save,
     )  # fmt: skip
-    checkpoint.create_run(out, _config(options, data), data.vocabulary)
+    made = [folder for folder in (out, *out.parents) if not folder.exists()]
     try:
+        checkpoint.create_run(out, _config(options, data), data.vocabulary)
         if options.data is None:
             write_dataset(out / GENERATED, data)
         with np.errstate(all="ignore"):  # a loss that is not finite is an error of the solver's, with more to say
             solver.train()
     except BaseException:
-        if not (out / checkpoint.BEST).exists():
-            shutil.rmtree(out)  # nothing in it to keep, and the same command may be given again
+        if made and not (out / checkpoint.BEST).exists():
+            _remove(made)  # nothing in there to keep, and the same command may be given again
         raise
     run = checkpoint.open_run(out)
     if options.data is None:
         _draw_samples(run)
     return run
+
+
+def _remove(made: list[Path]) -> None:
+    """Remove the run folder that was just made, made[0], and the parents made for it, as far as they are empty."""
+    shutil.rmtree(made[0], ignore_errors=True)
+    for parent in made[1:]:
+        with contextlib.suppress(OSError):  # not made yet, or in use by somebody else by now
+            parent.rmdir()
 
 
 def _config(options: TrainOptions, data: CaptionData) -> dict[str, Any]:
@@ -143,8 +153,10 @@ def _config(options: TrainOptions, data: CaptionData) -> dict[str, Any]:
     return {**settings, **made, **versions, "data_stamp": data.stamp, "source": dict(data.source)}
 
 
-def data_of(run: checkpoint.Run, file: Path | None, split: str) -> CaptionData:
-    """A split of the data set `file` (the run's own where None), encoded with the run's vocabulary, uncut, and scaled as the run scales.
+def data_of(run: checkpoint.Run, file: Path | None, split: str) -> tuple[CaptionData, list[list[str]]]:
+    """A split of the data set `file` (the run's own where None) as the run sees it, and its captions as words.
+
+    As the run sees it: encoded with the run's vocabulary, uncut, and scaled as the run scales. The words are the data set's own.
 
     Raises
     ------
@@ -158,9 +170,10 @@ def data_of(run: checkpoint.Run, file: Path | None, split: str) -> CaptionData:
         raise DataError(f"{run.path}: its data, {path}, has changed since it was trained, expected the same; score it as another file with --data")
     if data.feature_dim != run.config["feature_dim"]:
         raise DataError(f"{path} has features of size {data.feature_dim}, expected the run's {run.config['feature_dim']}; made by another encoder?")
+    words = data.words(split)
     data = data.encoded_with(run.vocabulary, split)
     data.scaling = run.scaling
-    return data
+    return data, words
 
 
 def evaluate_run(run: checkpoint.Run, file: Path | None = None, split: str = "val", progress: bool = False) -> Evaluation:
@@ -171,17 +184,19 @@ def evaluate_run(run: checkpoint.Run, file: Path | None = None, split: str = "va
     DataError : the data set, or the split, is not there or does not fit the run.
     """
     start = time.perf_counter()
-    data = data_of(run, file, split)
+    data, words = data_of(run, file, split)
     scores = teacher_forced(run.model, data, split, progress=progress)
-    references = data.references(split)
-    pictures = np.fromiter(references, np.int64)
+    chunk = data.split(split)
+    references: dict[int, list[list[str]]] = {}
+    for picture, caption in zip(chunk.image_idxs.tolist(), words, strict=True):
+        references.setdefault(picture, []).append([word for word in caption if word != UNK])
+    pictures = np.array(sorted(references))
     captions = _captions(run, data, split, pictures, progress)
     of_picture = dict(zip(pictures.tolist(), captions, strict=True))
-    chunk = data.split(split)
     return Evaluation(
         split=split,
         n=len(pictures),
-        bleu=corpus_bleu([[tokenize(text.replace(UNK, " ")) for text in texts] for texts in references.values()], captions),
+        bleu=corpus_bleu([references[i] for i in of_picture], captions),
         unigram_bleu=unigram_bleu([data.vocabulary.words(ids[1:]) for ids in chunk.captions], [of_picture[i] for i in chunk.image_idxs.tolist()]),
         perplexity=scores.perplexity,
         loss=scores.loss,
@@ -194,7 +209,7 @@ def evaluate_run(run: checkpoint.Run, file: Path | None = None, split: str = "va
 
 def caption_run(run: checkpoint.Run, file: Path | None = None, split: str = "val", count: int = 10) -> list[PictureCaption]:
     """Greedy captions of `count` pictures spread evenly over a split, each beside its references."""
-    data = data_of(run, file, split)
+    data, _ = data_of(run, file, split)
     references = data.references(split)
     numbers = list(references)
     chosen = np.array([numbers[int(i)] for i in np.linspace(0, len(numbers) - 1, min(count, len(numbers)))])

@@ -93,11 +93,13 @@ class CaptioningSolver:
             if not (isinstance(options[name], int | np.integer) and options[name] >= 1):
                 raise OptionError(f"CaptioningSolver: {name} is {options[name]!r}, expected a whole number of at least 1")
         for name in ("lr_decay",) if self.clip_norm is None else ("lr_decay", "clip_norm"):
-            if not (isinstance(options[name], int | float) and 0 < options[name] < float("inf")):
+            if not (isinstance(options[name], int | float | np.number) and 0 < options[name] < float("inf")):
                 raise OptionError(f"CaptioningSolver: {name} is {options[name]!r}, expected a positive number")
         _check_words(getattr(model, "word_to_idx", {}), self.data.vocabulary)
         seed = options["seed"]
-        self.rng = np.random.default_rng([np.random.randint(2**31) if seed is None else seed, ORDER])
+        if seed is not None and not (isinstance(seed, int | np.integer) and seed >= 0):
+            raise OptionError(f"CaptioningSolver: seed is {seed!r}, expected a whole number of at least 0, or None")
+        self.rng = np.random.default_rng([np.random.randint(2**31) if seed is None else int(seed), ORDER])
         self._reset()
 
     def _reset(self) -> None:
@@ -105,6 +107,7 @@ class CaptioningSolver:
         self._train = self.data.split("train")
         self._order: np.ndarray | None = None  # of the epoch under way
         self._position = 0  # batches of it done
+        self._untold = False  # whether on_epoch has yet to be called for the last epoch
         self._target = self.num_epochs
         self._losses: list[float] = []
         self._unread: list[Array] = []  # losses still on the device
@@ -158,11 +161,15 @@ class CaptioningSolver:
     def train(self) -> None:
         """Train for `num_epochs` epochs. Called again it goes on: to the end of what was interrupted, else for as many epochs more.
 
+        An interrupt may come anywhere; one that falls into the update of the parameters itself can apply that one batch twice.
+
         Raises
         ------
         TrainingError : the loss of an epoch is not finite. Best parameters and history are those of the epochs before.
         """
-        if self.epoch >= self._target:
+        if self._untold:
+            self._tell_epoch()
+        elif self.epoch >= self._target:
             self._target = self.epoch + self.num_epochs
         while self.epoch < self._target:
             self._run_epoch()
@@ -176,15 +183,30 @@ class CaptioningSolver:
         with bar(batches, self.progress, f"epoch {self.epoch + 1}/{self._target}", self.steps_per_epoch, self._position) as steps:
             for k in steps:
                 rows = self._order[k * self.batch_size : (k + 1) * self.batch_size]
-                self._unread.append(self.step(*self.data.minibatch("train", rows)))
+                self._unread.append(self._step_or_undo(*self.data.minibatch("train", rows)))
                 self._position, self.iteration = k + 1, self.iteration + 1
                 if (self.iteration - 1) % self.print_every == 0:
                     self._tell(steps)
         trained = time.perf_counter()
         record = self._examine()
         self._close(record, {"train_seconds": trained - start, "check_seconds": time.perf_counter() - trained})
+        self._tell_epoch()
+
+    def _step_or_undo(self, features: Array, captions: Array) -> Array:
+        """A step; where it is broken off, the dropout masks it drew are given back."""
+        rng = getattr(self.model, "rng", None)
+        state = rng.bit_generator.state if rng is not None else None
+        try:
+            return self.step(features, captions)
+        except BaseException:
+            if rng is not None:
+                rng.bit_generator.state = state
+            raise
+
+    def _tell_epoch(self) -> None:
         if self.on_epoch is not None:
             self.on_epoch(self)
+        self._untold = False
 
     def _tell(self, steps: Any) -> None:
         if self.verbose:
@@ -206,6 +228,7 @@ class CaptioningSolver:
             record |= {"val_loss": val.loss, "val_perplexity": val.perplexity, "val_accuracy": val.accuracy}
         for name in ("train_loss", "val_loss"):
             if not np.isfinite(record.get(name, 0.0)):
+                self._order = None  # what is trained next, after whatever the caller mends, is an epoch of its own
                 raise TrainingError(
                     f"CaptioningSolver: {name} of epoch {record['epoch']} is {record[name]}, expected a finite number; "
                     f"is the learning rate, now {record['learning_rate']:g}, too high?"
@@ -224,7 +247,7 @@ class CaptioningSolver:
         self.history.append(record)
         self.times.append({"epoch": record["epoch"], **seconds})
         self._config["learning_rate"] *= self.lr_decay
-        self.epoch, self._order = record["epoch"], None
+        self.epoch, self._order, self._untold = record["epoch"], None, True
 
     def _check(self, split: str, most: int) -> TeacherForced:
         """Score at most `most` captions of a split, spread evenly over it."""

@@ -89,6 +89,12 @@ class CaptionData:
         silent = {self.vocabulary.null, self.vocabulary.start, self.vocabulary.end}
         return [" ".join(self.vocabulary.idx_to_word[i] for i in row if i not in silent) for row in split.captions.tolist()]
 
+    def words(self, name: str) -> list[list[str]]:
+        """Every caption of a split as words: of its text, or those its ids stand for (``<UNK>`` for what they lost)."""
+        if self.split(name).text is not None:
+            return [tokenize(text) for text in self.texts(name)]
+        return [text.split() for text in self.texts(name)]
+
     def references(self, name: str) -> dict[int, list[str]]:
         """Picture number to its captions as text, for every picture of a split that has any, in the order of the pictures."""
         references: dict[int, list[str]] = {}
@@ -98,10 +104,9 @@ class CaptionData:
 
     def encoded_with(self, vocabulary: Vocabulary, name: str) -> "CaptionData":
         """One split of the same data, its captions encoded afresh by `vocabulary` and none of them cut."""
-        texts = self.texts(name)
-        longest = max(len(tokenize(text)) for text in texts)
-        split = replace(self.split(name), captions=vocabulary.encode(texts, longest))
-        return replace(self, vocabulary=vocabulary, splits={name: split})
+        words = self.words(name)
+        captions = vocabulary.encode_words(words, max(1, *(len(caption) for caption in words)))
+        return replace(self, vocabulary=vocabulary, splits={name: replace(self.split(name), captions=captions, text=self.texts(name))})
 
 
 def check_finite(where: str, features: np.ndarray, images: Sequence[str]) -> None:

@@ -78,6 +78,7 @@ def read_features(path: Path) -> tuple[dict[str, int], np.ndarray]:
         ) from error
     if names.ndim != 1 or names.dtype.kind not in "US":
         raise DataError(f"prepare: {path}, 'names' has shape {names.shape} and dtype {names.dtype}, expected (m,) of text")
+    features = features.astype(features.dtype.newbyteorder("="), copy=False)
     if features.ndim != 2 or features.shape[1] < 1 or features.dtype not in (np.float16, np.float32, np.float64):
         raise DataError(f"prepare: {path}, 'features' has shape {features.shape} and dtype {features.dtype}, expected (m, D) of floats, D at least 1")
     if len(names) != len(features):

@@ -43,5 +43,5 @@ def fit_scaling(kind: str, features: Any) -> FeatureScaling:
     for start in range(0, m, CHUNK):
         squares += ((features[start : start + CHUNK].astype(np.float64) - mean) ** 2).sum(axis=0)
     scale = np.sqrt(squares / m)
-    scale[scale <= 1e-8 * np.abs(mean)] = 1  # what is left of a constant by rounding
+    scale[scale <= np.maximum(1e-8 * np.abs(mean), np.finfo(np.float32).tiny)] = 1  # what is left of a constant by rounding
     return FeatureScaling(mean.astype(np.float32), scale.astype(np.float32))

@@ -35,6 +35,12 @@ class Vocabulary:
         self.idx_to_word = list(words)
         if odd := [word for word in self.idx_to_word if not isinstance(word, str)]:
             raise DataError(f"Vocabulary: {odd[0]!r} among {len(self.idx_to_word)} words is a {type(odd[0]).__name__}, expected text")
+        try:
+            "".join(self.idx_to_word).encode("utf-8")
+        except UnicodeEncodeError as error:
+            raise DataError(
+                f"Vocabulary: {error.object[error.start]!r} among {len(self.idx_to_word)} words is no character, expected UTF-8 text"
+            ) from error
         self.word_to_idx = {word: i for i, word in enumerate(self.idx_to_word)}
         if len(self.word_to_idx) != len(self.idx_to_word):
             twice = [word for word, n in Counter(self.idx_to_word).items() if n > 1]
@@ -57,11 +63,15 @@ class Vocabulary:
         """Captions (n, max_words + 2), int32: START, at most `max_words` words (UNK for those not in the vocabulary), END, then NULL."""
         if isinstance(texts, str) or max_words < 1:
             raise ValueError(f"Vocabulary.encode: got {type(texts).__name__} and max_words {max_words}, expected a list of captions and at least 1")
-        captions = np.full((len(texts), max_words + 2), self.null, np.int32)
-        for row, text in zip(captions, texts, strict=True):
-            ids = [self.word_to_idx.get(word, self.unk) for word in tokenize(text)[:max_words]]
+        return self.encode_words([tokenize(text) for text in texts], max_words)
+
+    def encode_words(self, captions: Sequence[Sequence[str]], max_words: int) -> np.ndarray:
+        """The same for captions that are lists of words."""
+        encoded = np.full((len(captions), max_words + 2), self.null, np.int32)
+        for row, words in zip(encoded, captions, strict=True):
+            ids = [self.word_to_idx.get(word, self.unk) for word in words[:max_words]]
             row[: len(ids) + 2] = [self.start, *ids, self.end]
-        return captions
+        return encoded
 
     def words(self, caption: np.ndarray) -> list[str]:
         """The words of one caption of ids (T,), up to END, without special words."""

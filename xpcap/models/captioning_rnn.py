@@ -108,12 +108,7 @@ class CaptioningRNN:
         self._null = self.word_to_idx["<NULL>"]
         self._start, self._end = self.word_to_idx.get("<START>"), self.word_to_idx.get("<END>")
 
-        D, W, H, V = input_dim, wordvec_dim, hidden_dim, len(self.word_to_idx)
-        k = 4 if cell_type == "lstm" else 1
-        shapes = {
-            "W_proj": (D, H), "b_proj": (H,), "W_embed": (V, W), "Wx": (W, k * H),
-            "Wh": (H, k * H), "b": (k * H,), "W_vocab": (H, V), "b_vocab": (V,),
-        }  # fmt: skip
+        shapes = parameter_shapes(input_dim, wordvec_dim, hidden_dim, len(self.word_to_idx), cell_type)
         rng = None if seed is None else np.random.default_rng([seed, WEIGHTS])
         self.params = Parameters(shapes, array_module().zeros(sum(int(np.prod(s)) for s in shapes.values()), self.dtype))
         for name in INIT_ORDER:
@@ -295,6 +290,15 @@ class CaptioningRNN:
                 rows = asarray(going, like=words)
                 alive, words, state = alive[going], words[rows], tuple(s[rows] for s in state)
         return captions
+
+
+def parameter_shapes(D: int, W: int, H: int, V: int, cell_type: str) -> dict[str, tuple[int, ...]]:
+    """Names and shapes of a model's parameters, in the order of the flat buffer."""
+    k = 4 if cell_type == "lstm" else 1
+    return {
+        "W_proj": (D, H), "b_proj": (H,), "W_embed": (V, W), "Wx": (W, k * H),
+        "Wh": (H, k * H), "b": (k * H,), "W_vocab": (H, V), "b_vocab": (V,),
+    }  # fmt: skip
 
 
 def _check_words(word_to_idx: Mapping[str, int]) -> None:
