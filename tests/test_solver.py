@@ -1,5 +1,6 @@
 """The solver: epochs, validation, best parameters, seeds, going on, and the course's words for it."""
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -104,18 +105,23 @@ def test_train_called_again_goes_on_as_one_longer_training_would() -> None:
     assert [record["learning_rate"] for record in once.history] == [1e-2, 5e-3, 2.5e-3, 1.25e-3]
 
 
-def test_an_interrupted_epoch_is_finished_not_begun_again() -> None:
-    solver, whole = make(), make()
-    step, calls = solver.step, 0
+def interrupted(function: Callable[..., Any], at: int) -> Callable[..., Any]:
+    """The function, broken off at its call number `at`, as by a key."""
+    calls = 0
 
-    def interrupted(*batch: Any) -> Any:
+    def run(*args: Any) -> Any:
         nonlocal calls
         calls += 1
-        if calls == 8:
+        if calls == at:
             raise KeyboardInterrupt
-        return step(*batch)
+        return function(*args)
 
-    solver.step = interrupted  # type: ignore[method-assign]
+    return run
+
+
+def test_an_interrupted_epoch_is_finished_not_begun_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    solver, whole = make(), make()
+    monkeypatch.setattr(solver, "step", interrupted(solver.step, 8))
     with pytest.raises(KeyboardInterrupt):
         solver.train()
     assert (solver.epoch, solver.iteration) == (1, 7)
@@ -126,16 +132,7 @@ def test_an_interrupted_epoch_is_finished_not_begun_again() -> None:
 
 def test_an_interrupted_validation_is_made_up_for(monkeypatch: pytest.MonkeyPatch) -> None:
     solver, whole = make(lr_decay=0.5), make(lr_decay=0.5)
-    check, calls = solver._check, 0
-
-    def interrupted(*args: Any) -> Any:
-        nonlocal calls
-        calls += 1
-        if calls == 4:  # val in the second epoch
-            raise KeyboardInterrupt
-        return check(*args)
-
-    monkeypatch.setattr(solver, "_check", interrupted)
+    monkeypatch.setattr(solver, "_check", interrupted(solver._check, 4))  # val in the second epoch
     with pytest.raises(KeyboardInterrupt):
         solver.train()
     solver.train()
@@ -147,16 +144,7 @@ def test_an_interrupted_validation_is_made_up_for(monkeypatch: pytest.MonkeyPatc
 
 def test_a_step_that_is_broken_off_gives_its_dropout_masks_back(monkeypatch: pytest.MonkeyPatch) -> None:
     solver, whole = make(dropout=0.3), make(dropout=0.3)
-    update, calls = optim.update, 0
-
-    def interrupted(*args: Any) -> None:
-        nonlocal calls
-        calls += 1
-        if calls == 7:
-            raise KeyboardInterrupt
-        update(*args)
-
-    monkeypatch.setattr(optim, "update", interrupted)
+    monkeypatch.setattr(optim, "update", interrupted(optim.update, 7))
     with pytest.raises(KeyboardInterrupt):
         solver.train()
     solver.train()
