@@ -57,7 +57,7 @@ class Commands(click.Group):
             raise click.ClickException(f"{ctx.invoked_subcommand}: {place}{error.strerror or error}, {hint}") from error
 
 
-class Choice(click.ParamType[str]):
+class Choice(click.ParamType):
     """One of a few names; a wrong one brings the near one to mind."""
 
     name = "choice"

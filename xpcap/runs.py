@@ -14,6 +14,7 @@ import numpy as np
 from xpcap import checkpoint
 from xpcap.backend import get_backend
 from xpcap.data import CaptionData, open_data, write_dataset
+from xpcap.data.dataset import spread
 from xpcap.data.pictures import generate, picture_of
 from xpcap.data.scaling import fit_scaling
 from xpcap.data.vocabulary import UNK
@@ -211,8 +212,7 @@ def caption_run(run: checkpoint.Run, file: Path | None = None, split: str = "val
     """Greedy captions of `count` pictures spread evenly over a split, each beside its references."""
     data, _ = data_of(run, file, split)
     references = data.references(split)
-    numbers = list(references)
-    chosen = np.array([numbers[int(i)] for i in np.linspace(0, len(numbers) - 1, min(count, len(numbers)))])
+    chosen = np.fromiter(references, np.int64)[spread(len(references), count)]
     captions = _captions(run, data, split, chosen)
     images = data.split(split).images
     return [PictureCaption(images[i], " ".join(words), references[i]) for i, words in zip(chosen.tolist(), captions, strict=True)]

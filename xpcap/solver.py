@@ -10,14 +10,14 @@ import numpy as np
 from xpcap import optim
 from xpcap.backend import Array, get_array_module, to_numpy
 from xpcap.data.coco import from_coco
-from xpcap.data.dataset import CaptionData
+from xpcap.data.dataset import CaptionData, spread
 from xpcap.data.vocabulary import Vocabulary
 from xpcap.errors import DataError, OptionError, TrainingError, unknown
 from xpcap.metrics import TeacherForced, teacher_forced
 from xpcap.models.parameters import Parameters
 from xpcap.progress import bar, say
 
-ACCURACY_SAMPLE = 1000  # training captions that check_accuracy looks at after each epoch
+ACCURACY_SAMPLE = 1000  # training captions, at most, that an epoch's train_accuracy is measured on
 ORDER = 2  # the stream of a seed that orders captions; CaptioningRNN draws from streams 0 and 1
 DEFAULTS: dict[str, Any] = {
     "update_rule": "sgd",
@@ -251,21 +251,16 @@ class CaptioningSolver:
 
     def _check(self, split: str, most: int) -> TeacherForced:
         """Score at most `most` captions of a split, spread evenly over it."""
-        return teacher_forced(self.model, self.data, split, _spread(len(self.data.split(split).captions), most))
+        return teacher_forced(self.model, self.data, split, spread(len(self.data.split(split).captions), most))
 
     def check_accuracy(self, X: Array, y: Array, num_samples: int | None = None, batch_size: int = 100) -> float:
         """Share of the words of captions y (N, T+1) that the model scores highest, given features X (N, D) and the words before.
 
         Of more than `num_samples` captions so many are looked at, spread evenly: asking does not disturb the order of training.
         """
-        rows = _spread(len(y), num_samples or len(y))
+        rows = spread(len(y), num_samples or len(y))
         scores = [self.model.score(X[rows[i : i + batch_size]], y[rows[i : i + batch_size]]) for i in range(0, len(rows), batch_size)]
         return sum(int(to_numpy(score.correct)) for score in scores) / max(sum(score.tokens for score in scores), 1)
-
-
-def _spread(n: int, most: int) -> np.ndarray:
-    """At most `most` of the numbers 0..n-1, spread evenly."""
-    return np.linspace(0, n - 1, min(n, most)).astype(np.int64)
 
 
 def _check_words(word_to_idx: Mapping[str, int], vocabulary: Vocabulary) -> None:

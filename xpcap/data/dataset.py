@@ -118,3 +118,8 @@ def check_finite(where: str, features: np.ndarray, images: Sequence[str]) -> Non
         raise DataError(
             f"{where}: {bad.size} pictures, {name!r} among them, have features that are not finite, expected float32 numbers; extract them again"
         )
+
+
+def spread(n: int, most: int) -> np.ndarray:
+    """At most `most` of the numbers 0..n-1, spread evenly."""
+    return np.linspace(0, n - 1, min(n, most)).astype(np.int64)

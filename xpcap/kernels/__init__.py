@@ -1,4 +1,4 @@
-"""The table of fast versions: which op has one, and when it fits. Nothing in here changes a result."""
+"""The table of fast versions: which op has one, and when it fits. Nothing in here changes a result by more than rounding."""
 
 import contextlib
 import contextvars

@@ -65,7 +65,6 @@ def _check_shape(function: str, name: str, axes: list[str], shape: tuple[int, ..
 
 def check_upstream(function: str, name: str, dout: Array, shape: tuple[int, ...], like: Array) -> None:
     """Check an upstream gradient: library and dtype of `like`, an array that the forward pass saw, and exactly `shape`."""
-    _check_kind(function, name, like, "the cache", like)
     _check_kind(function, name, dout, "the cache", like)
     if dout.shape != shape:
         raise ValueError(f"{function}: {name} has shape {dout.shape}, expected {shape}, that of the output; a cache of another batch?")

@@ -110,7 +110,8 @@ class CaptioningRNN:
 
         shapes = parameter_shapes(input_dim, wordvec_dim, hidden_dim, len(self.word_to_idx), cell_type)
         rng = None if seed is None else np.random.default_rng([seed, WEIGHTS])
-        self.params = Parameters(shapes, array_module().zeros(sum(int(np.prod(s)) for s in shapes.values()), self.dtype))
+        self.params = Parameters.empty(shapes, self.dtype, array_module())
+        self.params.flat[...] = 0
         for name in INIT_ORDER:
             shape = shapes[name]
             draw = np.random.randn(*shape) if rng is None else rng.standard_normal(shape)
@@ -204,8 +205,8 @@ class CaptioningRNN:
     def _backward(self, dscores: Array, forward: Forward) -> Parameters:
         packed, masks, x, vectors, cell, hidden, _ = forward
         params, keep = self.params, 1 - self.dropout
-        grads = Parameters.empty(params.shapes, self.dtype, like=params.flat)
         xp = get_array_module(params.flat)
+        grads = Parameters.empty(params.shapes, self.dtype, xp)
         grads["W_vocab"], grads["b_vocab"] = hidden.T @ dscores, dscores.sum(axis=0)
         dh = dscores @ params["W_vocab"].T  # (L, H)
         if packed.kept is not None:

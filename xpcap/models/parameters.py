@@ -1,11 +1,12 @@
 """Named arrays that lie side by side in one flat buffer."""
 
 from collections.abc import Iterator, Mapping, MutableMapping
+from types import ModuleType
 from typing import Any
 
 import numpy as np
 
-from xpcap.backend import Array, asarray, get_array_module
+from xpcap.backend import Array, asarray
 from xpcap.errors import nearest
 
 
@@ -34,10 +35,9 @@ class Parameters(MutableMapping[str, Array]):
             raise ValueError(f"Parameters: flat has {flat.size} elements, expected {start} for {', '.join(self.shapes)}")
 
     @classmethod
-    def empty(cls, shapes: Mapping[str, tuple[int, ...]], dtype: Any, like: Array) -> "Parameters":
-        """Uninitialised, in the library of `like`."""
-        size = sum(int(np.prod(shape)) for shape in shapes.values())
-        return cls(shapes, get_array_module(like).empty(size, dtype))
+    def empty(cls, shapes: Mapping[str, tuple[int, ...]], dtype: Any, xp: ModuleType) -> "Parameters":
+        """Uninitialised, of the library `xp`."""
+        return cls(shapes, xp.empty(sum(int(np.prod(shape)) for shape in shapes.values()), dtype))
 
     def __getitem__(self, name: str) -> Array:
         try:
