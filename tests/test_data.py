@@ -18,10 +18,12 @@ from xpcap.data import (
     load_coco_data,
     open_data,
     sample_coco_minibatch,
+    to_coco,
     tokenize,
     write_dataset,
 )
 from xpcap.data import hdf5 as dataset_file
+from xpcap.data.coco import from_coco
 from xpcap.data.flickr8k import import_flickr8k
 from xpcap.data.pictures import generate, picture_of, render, scenes
 from xpcap.data.scaling import fit_scaling
@@ -393,6 +395,36 @@ def test_the_folder_opens_as_caption_data(coco: Path) -> None:
     text = data.texts("val")[0]
     assert text == decode_captions(data.split("val").captions[0, 1:], data.vocabulary.idx_to_word).removesuffix(" <END>")  # type: ignore[union-attr]
     assert data.split("val").images[2].startswith("http://")
+
+
+def test_data_turns_into_the_courses_dict_and_back(coco: Path) -> None:
+    """The dict of the course's own folder comes back key for key, and generated pictures come as they are handed out: scaled."""
+    ours, theirs = to_coco(open_data(coco)), load_coco_data(coco)
+    assert set(ours) == set(theirs)
+    for key, value in theirs.items():
+        np.testing.assert_array_equal(ours[key], value)
+        assert type(ours[key]) is type(value)
+
+    data = generate(seed=2, train=6, val=3)
+    data.scaling = fit_scaling("standardize", data.split("train").features)
+    made = to_coco(data)
+    assert made["train_features"].dtype == np.float32
+    np.testing.assert_array_equal(made["train_features"], data.features("train", np.arange(6)))
+    back = from_coco(made)
+    for name, split in data.splits.items():
+        assert back.split(name).images == list(split.images)
+        np.testing.assert_array_equal(back.split(name).captions, split.captions)
+        np.testing.assert_array_equal(back.minibatch(name, np.arange(4))[0], data.minibatch(name, np.arange(4))[0])
+    assert back.vocabulary.idx_to_word == data.vocabulary.idx_to_word
+
+
+def test_the_courses_dict_holds_train_and_val_alone(coco: Path) -> None:
+    data = open_data(coco)
+    data.splits = {"test": data.split("val"), "val": data.split("val")}
+    assert {key.split("_")[0] for key in to_coco(data)} == {"val", "idx", "word"}
+    data.splits = {"test": data.split("val")}
+    with pytest.raises(DataError, match="to_coco: the data has the splits test, expected train or val"):
+        to_coco(data)
 
 
 def test_the_folders_words_survive_another_vocabulary(coco: Path) -> None:

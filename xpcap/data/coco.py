@@ -93,6 +93,35 @@ def from_coco(data: Mapping[str, Any], source: Mapping[str, Any] | None = None, 
     return made
 
 
+def to_coco(data: CaptionData) -> dict[str, Any]:
+    """CaptionData as the dict that load_coco_data returns, for code written on the course's names; `from_coco` turns it back.
+
+    Parameters
+    ----------
+    data : with a train or a val split; the course's dict knows no other, and those are left out
+
+    Returns
+    -------
+    dict : for each of the two splits that is there ``train_captions`` (n, T+1) int32, ``train_image_idxs`` (n,) int32, ``train_features``
+        (m, D) float, scaled as `data` hands them out and read into memory, ``train_urls`` (m,) str, the names of the pictures;
+        ``idx_to_word`` (list), ``word_to_idx`` (dict). Arrays may be those of `data` itself
+
+    Raises
+    ------
+    DataError : neither split is there, or a feature on disk is not finite.
+    """
+    names = [name for name in SPLITS if name in data.splits]
+    if not names:
+        raise DataError(f"to_coco: the data has the splits {', '.join(data.splits) or 'none'}, expected train or val: the course's dict has no other")
+    made: dict[str, Any] = {}
+    for name in names:
+        split = data.split(name)
+        made[f"{name}_captions"], made[f"{name}_image_idxs"] = split.captions, split.image_idxs
+        made[f"{name}_features"] = data.features(name, np.arange(len(split.images)))
+        made[f"{name}_urls"] = np.array(split.images, dtype=str)
+    return {**made, "idx_to_word": list(data.vocabulary.idx_to_word), "word_to_idx": dict(data.vocabulary.word_to_idx)}
+
+
 def read_coco_folder(folder: Path) -> CaptionData:
     """Open a coco_captioning folder, with its 512-d features where they are there, and check it as a dataset file is checked."""
     if not (folder / CAPTIONS).exists():
