@@ -1,0 +1,109 @@
+"""A headless Chromium on a pair of pipes, spoken to in the DevTools protocol: needs no package, port or network."""
+
+import base64
+import json
+import os
+import select
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+NAMES = ("chromium", "chromium-browser", "google-chrome", "chrome")
+FLAGS = """--headless --no-sandbox --disable-gpu --disable-quic --disable-dev-shm-usage --no-first-run --no-default-browser-check
+    --disable-background-networking --disable-component-update --disable-sync --disable-extensions --hide-scrollbars --remote-debugging-pipe""".split()
+
+LAUNCH = """
+import fcntl, os, sys
+ends = [fcntl.fcntl(int(end), fcntl.F_DUPFD_CLOEXEC, 10) for end in sys.argv[1:3]]  # out of the way of 3 and 4, where the browser looks
+os.dup2(ends[0], 3)
+os.dup2(ends[1], 4)
+os.execv(sys.argv[3], sys.argv[3:])
+"""
+
+
+def find_browser() -> str | None:
+    return next(filter(None, map(shutil.which, NAMES)), None)
+
+
+class Browser:
+    """One tab. `folder` is a fresh folder for what the browser writes; no answer within `seconds` is a TimeoutError."""
+
+    def __init__(self, program: str, folder: Path, seconds: float = 60) -> None:
+        self._seconds, self._read, self._buffer, self._count = seconds, b"", b"", 0
+        self.requested: set[str] = set()
+        (theirs_in, self._out), (self._in, theirs_out) = os.pipe(), os.pipe()
+        self._process = subprocess.Popen(
+            [sys.executable, "-c", LAUNCH, str(theirs_in), str(theirs_out), program, *FLAGS, f"--user-data-dir={folder}", "about:blank"],
+            pass_fds=(theirs_in, theirs_out), env={**os.environ, "HOME": str(folder)}, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
+        )  # fmt: skip
+        os.close(theirs_in)
+        os.close(theirs_out)
+        self._session: str | None = None
+
+    def __enter__(self) -> "Browser":
+        try:
+            target = self.call("Target.createTarget", url="about:blank")["targetId"]
+            self._session = self.call("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
+            self.call("Page.enable")
+            self.call("Network.enable")
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        os.killpg(self._process.pid, signal.SIGKILL)  # with the processes that it started, or they go on writing to the folder
+        self._process.wait()
+        os.close(self._out)
+        os.close(self._in)
+
+    def show(self, page: Path, width: int, dark: bool, scale: float = 1) -> None:
+        """Load a page as a reader of a window of this width and theme gets it."""
+        self.call("Emulation.setDeviceMetricsOverride", width=width, height=844, deviceScaleFactor=scale, mobile=width < 600)
+        theme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
+        self.call("Emulation.setEmulatedMedia", features=[theme])
+        self.call("Page.navigate", until="Page.loadEventFired", url=page.as_uri())
+
+    def evaluate(self, expression: str) -> Any:
+        """The value of a JavaScript expression on the page, promises awaited."""
+        answer = self.call("Runtime.evaluate", expression=expression, returnByValue=True, awaitPromise=True)
+        assert "exceptionDetails" not in answer, answer
+        return answer["result"].get("value")
+
+    def screenshot(self, whole: bool = False) -> bytes:
+        """What is seen, or the whole page, as PNG."""
+        return base64.b64decode(self.call("Page.captureScreenshot", captureBeyondViewport=whole)["data"])
+
+    def call(self, method: str, until: str | None = None, **parameters: Any) -> Any:
+        """Call a method of the protocol and return its result, once the event `until` has come, if one is named."""
+        self._count += 1
+        message: dict[str, Any] = {"id": self._count, "method": method, "params": parameters}
+        if self._session:
+            message["sessionId"] = self._session
+        os.write(self._out, json.dumps(message).encode() + b"\0")
+        deadline, result, waiting = time.monotonic() + self._seconds, None, until
+        while result is None or waiting is not None:
+            answer = self._receive(deadline)
+            if answer.get("id") == self._count:
+                assert "error" not in answer, answer
+                result = answer["result"]
+            elif answer.get("method") == waiting:
+                waiting = None
+            elif answer.get("method") == "Network.requestWillBeSent":
+                self.requested.add(answer["params"]["request"]["url"].split(":")[0])
+        return result
+
+    def _receive(self, deadline: float) -> dict[str, Any]:
+        while b"\0" not in self._buffer:
+            if not select.select([self._in], [], [], max(0, deadline - time.monotonic()))[0]:
+                raise TimeoutError("the browser did not answer")
+            chunk = os.read(self._in, 1 << 20)
+            if not chunk:
+                raise ConnectionError("the browser ended")
+            self._buffer += chunk
+        line, self._buffer = self._buffer.split(b"\0", 1)
+        return json.loads(line)

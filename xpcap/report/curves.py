@@ -1,0 +1,118 @@
+"""Learning curves as PNG: the loss of each epoch, and the perplexity of the val split."""
+
+import io
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from xpcap.files import atomic
+
+
+class Palette(NamedTuple):
+    """Colours of a figure; the page has the same paper and ink."""
+
+    paper: str
+    ink: str
+    faint: str
+    train: str
+    val: str
+
+
+LIGHT = Palette(paper="#ffffff", ink="#1f2328", faint="#d9dde2", train="#6f8fc0", val="#b3402f")
+DARK = Palette(paper="#14171b", ink="#e4e7eb", faint="#39404a", train="#86a8dd", val="#f0917f")
+SIZE, DPI = (4.2, 2.8), 170  # inches; sharp on a phone that shows the figure at two pixels to a point
+
+
+def draw_loss(path: Path, history: Sequence[Mapping[str, Any]]) -> None:
+    """Write `loss_curve` of a history, light, to a file.
+
+    Raises
+    ------
+    OSError : the place cannot be written to.
+    """
+    png = loss_curve(history)
+    with atomic(path) as temporary:
+        temporary.write_bytes(png)
+
+
+def loss_curve(history: Sequence[Mapping[str, Any]], dark: bool = False) -> bytes:
+    """The loss of each epoch, in training (with dropout) and, where it was checked, on the val split, as PNG.
+
+    Parameters
+    ----------
+    history : the solver's: one record an epoch with ``epoch``, ``train_loss`` and perhaps ``val_loss``
+    dark : light lines on dark paper
+    """
+    palette = DARK if dark else LIGHT
+    figure, axes = _axes(palette, "loss per caption")
+    _line(axes, history, "train_loss", palette.train, marker="s", markersize=2.6, linewidth=1.2, label="train (with dropout)")
+    if _line(axes, history, "val_loss", palette.val, marker="o", markersize=3.2, linewidth=1.8, label="val"):
+        _ring_lowest(axes, history, "val_loss", palette)
+    axes.legend(frameon=False, labelcolor=palette.ink, fontsize=9)
+    return _png(figure)
+
+
+def perplexity_curve(history: Sequence[Mapping[str, Any]], dark: bool = False) -> bytes:
+    """The perplexity of the val split after each epoch, as PNG; records without ``val_perplexity`` are left out."""
+    palette = DARK if dark else LIGHT
+    figure, axes = _axes(palette, "perplexity on val")
+    if _line(axes, history, "val_perplexity", palette.val, marker="o", markersize=3.2, linewidth=1.8):
+        _ring_lowest(axes, history, "val_perplexity", palette)
+    return _png(figure)
+
+
+def points(history: Sequence[Mapping[str, Any]], key: str) -> list[tuple[int, float]]:
+    """(epoch, value) of the records that have the value."""
+    return [(record["epoch"], record[key]) for record in history if record.get(key) is not None]
+
+
+def _axes(palette: Palette, label: str) -> tuple[Any, Any]:
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
+
+    figure = Figure(figsize=SIZE, layout="constrained", facecolor=palette.paper)
+    axes = figure.add_subplot(facecolor=palette.paper)
+    axes.set_xlabel("epoch", color=palette.ink, fontsize=10)
+    axes.set_ylabel(label, color=palette.ink, fontsize=10)
+    axes.tick_params(colors=palette.ink, labelsize=9, color=palette.faint)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.spines[["left", "bottom"]].set_color(palette.faint)
+    axes.grid(axis="y", color=palette.faint, linewidth=0.6)
+    axes.set_axisbelow(True)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+    axes.margins(x=0.04)
+    return figure, axes
+
+
+def _line(axes: Any, history: Sequence[Mapping[str, Any]], key: str, colour: str, **style: Any) -> bool:
+    drawn = points(history, key)
+    if drawn:
+        epochs, values = zip(*drawn, strict=True)
+        axes.plot(epochs, values, color=colour, **style)
+        if len(drawn) == 1:
+            axes.set_xlim(epochs[0] - 1, epochs[0] + 1)
+    return bool(drawn)
+
+
+def _ring_lowest(axes: Any, history: Sequence[Mapping[str, Any]], key: str, palette: Palette) -> None:
+    """A ring where the value is lowest: the epoch whose parameters are kept."""
+    if len(points(history, key)) < 2:
+        return
+    epoch, value = min(points(history, key), key=lambda point: point[1])
+    ring = {"marker": "o", "markersize": 9, "markerfacecolor": "none", "markeredgecolor": palette.ink, "linestyle": "none"}
+    axes.plot(epoch, value, label=f"lowest, epoch {epoch}", **ring)
+
+
+def _png(figure: Any) -> bytes:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from PIL import Image
+
+    figure.set_dpi(DPI)
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    file = io.BytesIO()
+    picture = Image.fromarray(np.asarray(canvas.buffer_rgba())[..., :3].copy())
+    picture.quantize(64, dither=Image.Dither.NONE).save(file, format="png", optimize=True)  # a third of the bytes, no visible loss
+    return file.getvalue()

@@ -1,0 +1,187 @@
+"""One HTML page of a run or of captioned pictures: scores, learning curves, settings and galleries, whole in one file."""
+
+import base64
+import io
+from collections.abc import Mapping, Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from xpcap.files import atomic
+from xpcap.report.captions import NOTHING
+from xpcap.report.curves import DARK, LIGHT, loss_curve, perplexity_curve, points
+
+FLAT = 128  # pixels: a picture no larger, of at most COLOURS colours, is kept as it is and shown enlarged
+COLOURS = 256
+ENLARGED = 240  # pixels that a flat picture fills at most, by a whole factor
+LONGEST = 320  # pixels of any other picture's long side
+QUALITY = 80  # of JPEG
+ROUNDING = 1e-3  # how far beyond 0 and 1 a probability may lie
+COLUMNS = {  # of the table of epochs: key of a record, heading, format
+    "epoch": ("epoch", "d"),
+    "train_loss": ("train loss", ".2f"),
+    "val_loss": ("val loss", ".2f"),
+    "val_perplexity": ("val perplexity", ".2f"),
+    "val_accuracy": ("val accuracy", ".3f"),
+    "learning_rate": ("learning rate", ".2e"),
+}
+
+
+class Card(NamedTuple):
+    """One picture of a gallery."""
+
+    name: str  # the picture's name
+    picture: np.ndarray | None  # (h, w, 3) uint8; None where its file is not at hand
+    words: Sequence[tuple[str, float]]  # the caption: each word with the probability the model gave it
+    references: Sequence[str] = ()  # what people wrote; empty ones are left out
+    note: str = ""  # e.g. "BLEU-4 0.81"
+
+
+class Gallery(NamedTuple):
+    """Pictures chosen by one rule."""
+
+    title: str  # "Best"
+    about: str  # one sentence: how they were chosen
+    cards: Sequence[Card]
+
+
+class _Image(NamedTuple):
+    """A picture as the page holds it."""
+
+    uri: str
+    width: int  # as shown
+    height: int
+    flat: bool
+
+
+def write_page(
+    path: Path,
+    title: str,
+    *,
+    summary: str = "",
+    facts: Sequence[tuple[str, str]] = (),
+    history: Sequence[Mapping[str, Any]] = (),
+    scores: Sequence[tuple[str, str, str]] = (),
+    galleries: Sequence[Gallery] = (),
+    skipped: Sequence[tuple[str, str]] = (),
+) -> None:
+    """Write a self-contained HTML page; equal arguments give equal bytes.
+
+    Parts without content are left out. The page needs no network and no script, and follows the reader's light or dark theme.
+
+    Parameters
+    ----------
+    summary : a sentence or two below the title
+    facts : (name, value) of each setting
+    history : the solver's: one record an epoch with ``epoch``, ``train_loss`` and, where they were taken, ``val_loss``,
+        ``val_perplexity``, ``val_accuracy``, ``learning_rate``
+    scores : (name, value, protocol) of each score
+    skipped : (picture, why) of each picture that was to be captioned and could not be
+
+    Raises
+    ------
+    ValueError : a probability outside 0 to 1; a picture that is not uint8 of shape (h, w, 3).
+    OSError : the place cannot be written to.
+    """
+    shown = [(gallery.title, gallery.about, [_card(card) for card in gallery.cards]) for gallery in galleries]
+    cards = [card for _, _, cards in shown for card in cards]
+    page = _template().render(
+        title=title,
+        summary=summary,
+        facts=facts,
+        scores=scores,
+        curves=_curves(history),
+        epochs=_epochs(history),
+        galleries=shown,
+        skipped=skipped,
+        shaded=any(card["words"] for card in cards),
+        described=any(card["references"] for card in cards),
+        nothing=NOTHING,
+        light=LIGHT,
+        dark=DARK,
+    )
+    with atomic(path) as temporary:
+        temporary.write_bytes(page.encode("utf-8", "replace"))  # names of files may hold bytes that are no text
+
+
+def _template() -> Any:
+    from jinja2 import Environment, StrictUndefined
+
+    environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined)
+    return environment.from_string(resources.files("xpcap.report").joinpath("page.html").read_text(encoding="utf-8"))
+
+
+def _card(card: Card) -> dict[str, Any]:
+    return {
+        "name": card.name,
+        "image": None if card.picture is None else _embed(card.name, card.picture),
+        "words": [(word, _probability(word, p)) for word, p in card.words],
+        "references": [reference for reference in card.references if reference.strip()],
+        "note": card.note,
+    }
+
+
+def _probability(word: str, p: float) -> float:
+    if not -ROUNDING <= p <= 1 + ROUNDING:
+        raise ValueError(f"write_page: word {word!r} has probability {p}, expected one from 0 to 1; a logarithm?")
+    return min(max(float(p), 0.0), 1.0)
+
+
+def _embed(name: str, picture: np.ndarray) -> _Image:
+    """A picture as a data URI: PNG, to be enlarged by a whole factor, where it is small and flat, else JPEG."""
+    from PIL import Image
+
+    if picture.ndim != 3 or picture.shape[2] != 3 or picture.dtype != np.uint8 or not picture.size:
+        raise ValueError(f"write_page: picture {name} has shape {picture.shape} and dtype {picture.dtype}, expected uint8 (h, w, 3)")
+    image = Image.fromarray(picture)
+    longest = max(image.size)
+    if longest <= FLAT and image.getcolors(COLOURS):
+        factor = ENLARGED // longest
+        return _Image(_uri("png", image, optimize=True), image.width * factor, image.height * factor, True)
+    if longest > LONGEST:
+        size = [max(1, round(side * LONGEST / longest)) for side in image.size]
+        image = image.resize((size[0], size[1]), Image.Resampling.LANCZOS)
+    return _Image(_uri("jpeg", image, quality=QUALITY, optimize=True), image.width, image.height, False)
+
+
+def _uri(kind: str, image: Any, **options: Any) -> str:
+    file = io.BytesIO()
+    image.save(file, format=kind, **options)
+    return _data(kind, file.getvalue())
+
+
+def _data(kind: str, content: bytes) -> str:
+    return f"data:image/{kind};base64,{base64.b64encode(content).decode('ascii')}"
+
+
+def _curves(history: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Each curve, light and dark, with what it shows in words; none of a single epoch, which the table tells better."""
+    curves: list[dict[str, Any]] = []
+    if len(history) < 2:
+        return curves
+    for draw, keys in ((loss_curve, ("train_loss", "val_loss")), (perplexity_curve, ("val_perplexity",))):
+        courses = [_course(history, key) for key in keys if points(history, key)]
+        if courses:
+            light, dark = (_data("png", draw(history, shade)) for shade in (False, True))
+            curves.append({"light": light, "dark": dark, "alt": "; ".join(courses)})
+    return curves
+
+
+def _course(history: Sequence[Mapping[str, Any]], key: str) -> str:
+    """A curve in words."""
+    drawn, name = points(history, key), COLUMNS[key][0]
+    (first, start), (last, end) = drawn[0], drawn[-1]
+    if first == last:
+        return f"{name} {end:.2f} after epoch {last}"
+    best, lowest = min(drawn, key=lambda point: point[1])
+    turn = f", lowest {lowest:.2f} after epoch {best}" if best != last else ""
+    return f"{name} from {start:.2f} after epoch {first} to {end:.2f} after epoch {last}{turn}"
+
+
+def _epochs(history: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The history as a table: headings and rows of text."""
+    columns = {key: column for key, column in COLUMNS.items() if any(record.get(key) is not None for record in history)}
+    rows = [[format(record[key], form) if record.get(key) is not None else "–" for key, (_, form) in columns.items()] for record in history]
+    return {"heads": [heading for heading, _ in columns.values()], "rows": rows}
