@@ -1,14 +1,15 @@
-# make demo, make test and make lint set up .venv on first use; they need python3 (3.11 or newer, with venv) and make.
+# make demo, make test, make lint and make notebooks set up .venv on first use; they need python3 (3.11 or newer, with venv) and make.
 PYTHON ?= python3
 VENV := .venv/bin/python
 
-.PHONY: help demo test lint format gpu-check clean
+.PHONY: help demo test lint format notebooks gpu-check clean
 
 help:
 	@echo "make demo       train on generated pictures, show captions and scores, leave a run folder under runs/"
 	@echo "make test       every test that needs no GPU"
 	@echo "make lint       ruff and mypy"
 	@echo "make format     let ruff format the code"
+	@echo "make notebooks  run the notebooks of docs/ and write their outputs into them"
 	@echo "make gpu-check  gpu tests and verify on CuPy, with the packages that $(PYTHON) has; installs nothing"
 	@echo "make clean      remove .venv and caches (runs/ stays)"
 
@@ -33,6 +34,9 @@ lint: .venv/ready
 format: .venv/ready
 	$(VENV) -m ruff check --fix .
 	$(VENV) -m ruff format .
+
+notebooks: .venv/ready
+	$(VENV) tests/notebooks.py
 
 gpu-check:
 	$(PYTHON) -m pytest -m gpu

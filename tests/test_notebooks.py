@@ -1,0 +1,116 @@
+"""The notebooks of docs/ run from top to bottom and show the course's digits, afresh and as they are committed."""
+
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("nbclient")
+pytest.importorskip("PIL")  # generated pictures
+nbformat = pytest.importorskip("nbformat")
+
+from notebooks import NOTEBOOKS, run  # noqa: E402 - not there without nbclient
+
+SMALLER = {"lstm_captioning": "PICTURES, VAL_PICTURES, EPOCHS, SCORED = 80, 20, 1, 20", "rnn_captioning": "PICTURES = 80"}
+STRICT = "import warnings\nwarnings.simplefilter('error')"
+# The largest error that the course's own checks accept, by what is compared.
+ACCEPTED = {
+    "lstm_captioning": {
+        "lstm_step_forward next_h": 1e-8,
+        "lstm_step_forward next_c": 1e-8,
+        **dict.fromkeys([f"lstm_step_backward d{name}" for name in ("x", "prev_h", "prev_c", "Wx", "Wh", "b")], 5e-7),
+        "lstm_forward h": 1e-7,
+        "steps_one_by_one h": 1e-14,
+        **dict.fromkeys([f"lstm_backward d{name}" for name in ("x", "h0", "Wx", "b")], 1e-7),
+        "lstm_backward dWh": 1e-5,
+    },
+    "rnn_captioning": {
+        "rnn_step_forward next_h": 1e-8,
+        **dict.fromkeys([f"rnn_step_backward d{name}" for name in ("x", "prev_h", "Wx", "Wh", "b")], 1e-8),
+        "rnn_forward h": 1e-7,
+        **dict.fromkeys([f"rnn_backward d{name}" for name in ("x", "h0", "Wx", "Wh", "b")], 1e-6),
+        "word_embedding_forward out": 2e-8,
+        "word_embedding_backward dW": 1e-11,
+        **dict.fromkeys([f"temporal_affine_backward d{name}" for name in ("x", "w", "b")], 1e-9),
+        "temporal_softmax_loss dx": 1e-7,
+        **dict.fromkeys([f"captioner d{name}" for name in ("W_proj", "b_proj", "W_embed", "Wx", "Wh", "b", "W_vocab", "b_vocab")], 1e-5),
+    },
+}
+# Errors that are the rounding of the published values, the same on every machine.
+PUBLISHED_ERRORS = {
+    "lstm_captioning": {"lstm_step_forward next_h": "5.7e-09", "lstm_step_forward next_c": "5.8e-09", "lstm_forward h": "8.6e-08"},
+    "rnn_captioning": {"rnn_step_forward next_h": "6.3e-09", "rnn_forward h": "7.7e-08", "word_embedding_forward out": "1.0e-08"},
+}
+LOSSES = {"lstm_captioning": "9.82445935443", "rnn_captioning": "9.83235591003"}
+
+
+@pytest.fixture(params=NOTEBOOKS, ids=lambda path: path.stem)
+def path(request: pytest.FixtureRequest) -> Path:
+    return request.param
+
+
+def outputs(notebook: Any) -> Iterator[Any]:
+    for cell in notebook.cells:
+        yield from cell.get("outputs", ())
+
+
+def printed(notebook: Any) -> str:
+    return "".join(output.text for output in outputs(notebook) if output.output_type == "stream")
+
+
+def check_digits(name: str, text: str) -> None:
+    """What a notebook prints is what the course's prints: errors, the fixed loss, a first loss of guessing, a final loss below 0.2."""
+    errors = dict(re.findall(r"^(\w+ \w+) +error (\S+)$", text, re.MULTILINE))
+    assert set(errors) == set(ACCEPTED[name])
+    assert [what for what, most in ACCEPTED[name].items() if not float(errors[what]) <= most] == []
+    for what, digits in PUBLISHED_ERRORS[name].items():
+        assert errors[what] == digits
+    assert re.findall(r"^(?:loss|published) +(\S+)$", text, re.MULTILINE) == [LOSSES[name]] * 2
+    assert float(re.findall(r"^difference (\S+)$", text, re.MULTILINE)[0]) < 1e-10
+    expected, first = (float(re.findall(pattern, text)[0]) for pattern in (r"loss of guessing .*: (\S+)", r"\(Iteration 1 / .*loss: (\S+)"))
+    assert first == pytest.approx(expected, rel=0.1)
+    assert float(re.findall(r"^final loss (\S+)$", text, re.MULTILINE)[0]) < 0.2
+    if name == "rnn_captioning":
+        one, ten, tenth = map(float, re.findall(r"^1.*: +(\S+), expected", text, re.MULTILINE))
+        assert (one, ten) == (pytest.approx(2.3, abs=0.1), pytest.approx(23, abs=1))
+        assert 2.2 < tenth < 2.4
+
+
+def test_a_notebook_runs_from_top_to_bottom_in_smaller_sizes(path: Path, tmp_path: Path) -> None:
+    """A cell after the one tagged `parameters` sets the sizes; warnings are errors; nothing is written but to a temporary folder."""
+    notebook = nbformat.read(path, as_version=4)
+    (at,) = [k for k, cell in enumerate(notebook.cells) if "parameters" in cell.metadata.get("tags", ())]
+    notebook.cells.insert(at + 1, nbformat.v4.new_code_cell(SMALLER[path.stem]))
+    notebook.cells.insert(0, nbformat.v4.new_code_cell(STRICT))
+    home = tmp_path / "home"
+    home.mkdir()
+    run(notebook, {"HOME": str(home), "XDG_CACHE_HOME": str(home), "MPLCONFIGDIR": str(tmp_path / "matplotlib"), "XPCAP_BACKEND": "numpy"})
+    check_digits(path.stem, printed(notebook))
+    assert list(home.iterdir()) == []
+    assert sum("image/png" in output.get("data", {}) for output in outputs(notebook)) >= 4
+
+
+def test_a_committed_notebook_shows_the_digits_of_one_whole_run(path: Path) -> None:
+    notebook = nbformat.read(path, as_version=4)
+    nbformat.validate(notebook)
+    check_digits(path.stem, printed(notebook))
+    cells = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    assert [cell.execution_count for cell in cells] == list(range(1, len(cells) + 1))
+    assert not [output for output in outputs(notebook) if output.output_type == "error" or output.get("name") == "stderr"]
+
+
+def test_a_committed_notebook_is_small_and_says_nothing_of_the_machine_that_ran_it(path: Path) -> None:
+    text = path.read_text(encoding="utf-8")
+    assert len(text.encode()) < 1_000_000
+    notebook = nbformat.reads(text, as_version=4)
+    assert set(notebook.metadata) == {"kernelspec", "language_info"}
+    assert "version" not in notebook.metadata.language_info
+    assert {key for cell in notebook.cells for key in cell.metadata} <= {"tags"}
+    for output in outputs(notebook):
+        output.get("data", {}).pop("image/png", None)
+    words = nbformat.writes(notebook)
+    assert not re.search(r"(?<![\w.:])/(home|Users|root|tmp|var|usr|work|mnt|opt)\b|[A-Z]:\\\\", words)
+    assert str(Path.home()) not in words or str(Path.home()) == os.sep
