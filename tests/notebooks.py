@@ -13,7 +13,11 @@ from nbclient import NotebookClient
 
 ROOT = Path(__file__).parent.parent
 NOTEBOOKS = sorted((ROOT / "docs").glob("*.ipynb"))
-ONE_THREAD = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}  # the same sums on every machine; for products this small also the fastest
+SETTINGS = {
+    "OPENBLAS_NUM_THREADS": "1",  # the same sums on any number of cores; for products this small also the fastest
+    "OMP_NUM_THREADS": "1",
+    "MPLBACKEND": "module://matplotlib_inline.backend_inline",
+}
 WRITTEN_TO = ("IPYTHONDIR", "JUPYTER_CONFIG_DIR", "JUPYTER_DATA_DIR", "JUPYTER_RUNTIME_DIR")
 METADATA = {"kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"}, "language_info": {"name": "python"}}
 
@@ -26,7 +30,7 @@ def run(notebook: nbformat.NotebookNode, environment: Mapping[str, str] | None =
     """
     with TemporaryDirectory() as folder:
         paths = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
-        env = {**os.environ, "PYTHONPATH": paths, **ONE_THREAD, **dict.fromkeys(WRITTEN_TO, folder), **(environment or {})}
+        env = {**os.environ, "PYTHONPATH": paths, **SETTINGS, **dict.fromkeys(WRITTEN_TO, folder), **(environment or {})}
         manager = AsyncKernelManager(
             kernel_spec_manager=KernelSpecManager(kernel_dirs=[]),
             connection_file=str(Path(folder, "kernel.json")),
