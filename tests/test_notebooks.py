@@ -75,7 +75,7 @@ def check_digits(name: str, text: str) -> None:
     assert re.findall(r"^(?:loss|published) +(\S+)$", text, re.MULTILINE) == [LOSSES[name]] * 2
     assert float(re.findall(r"^difference (\S+)$", text, re.MULTILINE)[0]) < 1e-10
     expected, first = (float(re.findall(pattern, text)[0]) for pattern in (r"loss of guessing .*: (\S+)", r"\(Iteration 1 / .*loss: (\S+)"))
-    assert first == pytest.approx(expected, rel=0.1)
+    assert first == pytest.approx(expected, rel=0.2)
     assert float(re.findall(r"^final loss (\S+)$", text, re.MULTILINE)[0]) < 0.2
     if name == "rnn_captioning":
         one, ten, tenth = map(float, re.findall(r"^1.*: +(\S+), expected", text, re.MULTILINE))
