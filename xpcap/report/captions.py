@@ -12,7 +12,7 @@ import numpy as np
 from xpcap.files import atomic
 
 DPI = 110
-CELL, PICTURE = 2.9, (2.6, 2.05)  # inches: width of a column; the box that a picture is fitted into
+CELL, PICTURE = 3.0, (2.7, 2.05)  # inches: width of a column; the box that a picture is fitted into
 GAP, MARGIN = 0.09, 0.16  # inches
 LEADING = 1.3  # line height, in font sizes
 MOST_LINES = 8  # of a text; a longer one ends in an ellipsis

@@ -22,7 +22,8 @@ class Palette(NamedTuple):
 
 LIGHT = Palette(paper="#ffffff", ink="#1f2328", faint="#d9dde2", train="#6f8fc0", val="#b3402f")
 DARK = Palette(paper="#14171b", ink="#e4e7eb", faint="#39404a", train="#86a8dd", val="#f0917f")
-SIZE, DPI = (4.2, 2.8), 170  # inches; sharp on a phone that shows the figure at two pixels to a point
+SIZE, DPI = (4.25, 2.75), 160  # inches; sharp on a phone with two pixels to a point
+PIXELS = (680, 440)
 
 
 def draw_loss(path: Path, history: Sequence[Mapping[str, Any]]) -> None:

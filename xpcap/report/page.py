@@ -11,7 +11,7 @@ import numpy as np
 
 from xpcap.files import atomic
 from xpcap.report.captions import NOTHING
-from xpcap.report.curves import DARK, LIGHT, loss_curve, perplexity_curve, points
+from xpcap.report.curves import DARK, LIGHT, PIXELS, loss_curve, perplexity_curve, points
 
 FLAT = 128  # pixels: a picture no larger, of at most COLOURS colours, is kept as it is and shown enlarged
 COLOURS = 256
@@ -93,6 +93,7 @@ def write_page(
         facts=facts,
         scores=scores,
         curves=_curves(history),
+        pixels=PIXELS,
         epochs=_epochs(history),
         galleries=shown,
         skipped=skipped,
