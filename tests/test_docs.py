@@ -1,5 +1,6 @@
-"""The docs keep up with the code: every command and option is described, and code blocks run."""
+"""The docs keep up with the code: every command and option is described, blocks run, excerpts are verbatim, links and names exist."""
 
+import ast
 import os
 import re
 import subprocess
@@ -9,13 +10,15 @@ from pathlib import Path
 import click
 import pytest
 
+from xpcap import kernels, layers, ops
 from xpcap.cli import main
 
 ROOT = Path(__file__).parent.parent
-COMMANDS = (ROOT / "docs" / "commands.md").read_text(encoding="utf-8")
-
-
-BLOCKS = [block for path in sorted((ROOT / "docs").glob("*.md")) for block in re.findall(r"```python\n(.*?)```", path.read_text(), re.DOTALL)]
+DOCS = {path.name: path.read_text(encoding="utf-8") for path in sorted((ROOT / "docs").glob("*.md"))}
+COMMANDS, LAYERS = DOCS["commands.md"], DOCS["layers.md"]
+FENCE = re.compile(r"^ *```(.*)\n((?:.*\n)*?) *```$", re.MULTILINE)
+FENCES = [(name, info, code) for name, text in DOCS.items() for info, code in FENCE.findall(text)]
+BLOCKS = [code for _, info, code in FENCES if info == "python"]  # to be run; ```python FILE is an excerpt of FILE
 
 
 def section(name: str) -> str:
@@ -49,11 +52,61 @@ def test_code_blocks_run(block: str, tmp_path: Path) -> None:
     assert result.stdout
 
 
-def test_links_in_the_readme_lead_somewhere() -> None:
-    links = re.findall(r"\]\(([^)#:]+)\)", (ROOT / "README.md").read_text())
-    assert len(links) > 4
+def test_fences_are_blocks_excerpts_or_mathematics() -> None:
+    """A misspelt fence would be neither run nor compared."""
+    assert {info.split(" ")[0] for _, info, _ in FENCES} == {"python", "math"}
+    assert sum(text.count("```") for text in DOCS.values()) == 2 * len(FENCES)
+
+
+def test_excerpts_occur_in_the_functions_they_name() -> None:
+    """Word for word; only indentation and line breaks may differ."""
+    labelled = re.findall(r"^`(\w+)` in \[\w+\.py\]\(\.\./(\S+)\):\n\n```python \2\n((?:.*\n)*?)```", LAYERS, re.MULTILINE)
+    assert len(labelled) == sum(info.startswith("python ") for _, info, _ in FENCES) > 20
+    for name, file, excerpt in labelled:
+        source = (ROOT / file).read_text(encoding="utf-8")
+        bodies = [ast.get_source_segment(source, f) for f in ast.walk(ast.parse(source)) if isinstance(f, ast.FunctionDef) and f.name == name]
+        assert excerpt.strip()
+        assert any(" ".join(excerpt.split()) in " ".join((body or "").split()) for body in bodies), f"{file}, {name}:\n{excerpt}"
+
+
+def test_code_beside_mathematics_occurs_in_the_file_that_heads_its_column() -> None:
+    seen = 0
+    for file, rows in re.findall(r"^\|.*\| \[`(xpcap/\S+)`\]\(\S+\) \|\n((?:\|.*\n)+)", DOCS["notation.md"], re.MULTILINE):
+        for code in re.findall(r"\| `([^`]+)` \|$", rows, re.MULTILINE):
+            seen += 1
+            assert code in (ROOT / file).read_text(encoding="utf-8"), f"{file}: {code}"
+    assert seen > 30
+
+
+def test_layers_and_tests_that_the_docs_name_exist() -> None:
+    tests = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "tests").glob("test_*.py"))
+    for name in re.findall(r"`(test_\w+)`", "".join(DOCS.values())):
+        assert f"def {name}(" in tests, name
+    table = LAYERS.split("\n## Who proves what\n")[1].split("\n## ")[0]
+    assert set(layers.__all__) <= set(re.findall(r"`(\w+)`", table))
+
+
+def test_ops_with_a_fast_version_are_those_of_the_table() -> None:
+    listed = dict(re.findall(r"^\| `(\w+)` \| .* \|(.*)\|$", LAYERS.split("\n## Fast versions\n")[1].split("\n## ")[0], re.MULTILINE))
+    assert all(callable(getattr(ops, op)) for op in listed)
+    assert {op for op, fast in listed.items() if fast.strip()} == {kernel.op for kernel in kernels.TABLE}
+
+
+def anchors(text: str) -> set[str]:
+    """What GitHub makes of headings: lower case, hyphens for spaces, other punctuation dropped."""
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in re.findall(r"^#+ (.*)$", FENCE.sub("", text), re.MULTILINE)}
+
+
+@pytest.mark.parametrize("name", ["README.md", *(f"docs/{name}" for name in DOCS)])
+def test_links_lead_somewhere(name: str) -> None:
+    text = re.sub(r"`[^`\n]+`", "", FENCE.sub("", (ROOT / name).read_text(encoding="utf-8")))
+    links = [link for link in re.findall(r"\]\(([^)\s]+)\)", text) if ":" not in link]
+    assert links or name in ("docs/benchmarks.md", "docs/commands.md")
     for link in links:
-        assert (ROOT / link).exists(), link
+        path, _, anchor = link.partition("#")
+        target = (ROOT / name).parent / path if path else ROOT / name
+        assert target.exists(), link
+        assert not anchor or anchor in anchors(target.read_text(encoding="utf-8")), link
 
 
 def test_top_level_cli_is_the_command_line() -> None:
