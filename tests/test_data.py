@@ -25,7 +25,7 @@ from xpcap.data import (
 from xpcap.data import hdf5 as dataset_file
 from xpcap.data.coco import from_coco
 from xpcap.data.flickr8k import import_flickr8k
-from xpcap.data.pictures import generate, picture_of, render, scenes
+from xpcap.data.pictures import generate
 from xpcap.data.scaling import fit_scaling
 from xpcap.errors import DataError
 
@@ -492,24 +492,3 @@ def test_the_real_vocabulary_opens(real_data: Path, tmp_path: Path, rng: np.rand
 def test_a_dataset_file_can_be_moved(dataset: Path, tmp_path: Path) -> None:
     moved = shutil.move(dataset, tmp_path / "elsewhere.h5")
     assert len(open_data(moved).split("train").captions) == 3
-
-
-# Generated pictures
-
-
-def test_generated_pictures_are_seeded_and_can_be_drawn_again_by_name() -> None:
-    data, again, other = generate(1, 20, 5), generate(1, 20, 5), generate(2, 20, 5)
-    assert data.texts("val") == again.texts("val") != other.texts("val")
-    np.testing.assert_array_equal(data.split("val").features, again.split("val").features)
-    name = data.split("val").images[3]
-    np.testing.assert_array_equal(picture_of(name, seed=1), render(scenes(1, 24)[23]))
-
-
-def test_captions_of_a_scene_name_what_is_in_it() -> None:
-    data = generate(4, 60, 20)
-    for number, scene in enumerate(scenes(4, 60)):
-        for text in data.references("train")[number]:
-            for thing in scene.things:
-                assert f"{thing.colour} {thing.shape}" in text
-    longest = max(len(tokenize(text)) for text in data.texts("train"))
-    assert longest <= data.max_words

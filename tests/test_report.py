@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from browser import NAMES, Browser, find_browser
 
-from xpcap.data.pictures import COLOURS, render, scenes
+from xpcap.data.pictures.scenes import make_scene, paint
 from xpcap.report import Card, Gallery, draw_captions, draw_loss, loss_curve, perplexity_curve, write_page
 
 NASTY = "<script>alert('x')</script> & \"quoted\" 'single' </style> שלום 🐕 \u202e {{ 7 * 7 }}"
@@ -36,7 +36,7 @@ def photo(seed: int, height: int = 480, width: int = 640) -> np.ndarray:
 
 
 def scene(i: int = 0) -> np.ndarray:
-    return render(scenes(0, i + 1)[i])
+    return paint(make_scene("train", i, seed=0))
 
 
 def decode(png: bytes) -> Any:
@@ -301,9 +301,9 @@ def test_a_browser_draws_every_picture_in_either_theme(browser: Browser, full: P
     assert tuple(decode(loss_curve(HISTORY, dark))[0, 0]) == paper
     write_page(tmp_path / "p.html", "t", galleries=[Gallery("g", "", [Card("x", scene(), SAID)])])
     browser.show(tmp_path / "p.html", 390, dark)
-    colour = COLOURS[scenes(0, 1)[0].things[0].colour]
+    colour = make_scene("train", 0, seed=0).things[0].paint
     enlarged = (decode(browser.screenshot(whole=True)) == colour).all(axis=2).sum()
-    assert enlarged == 9 * (scene() == colour).all(axis=2).sum()
+    assert enlarged == 4 * (scene() == colour).all(axis=2).sum()
 
 
 @pytest.mark.parametrize("dark", [False, True])

@@ -1,6 +1,7 @@
 """Captions for the pictures of a split: batches, limits, and words that are never said."""
 
 import numpy as np
+import pytest
 
 from xpcap import CaptioningRNN
 from xpcap.data import CaptionData, Split, Vocabulary
@@ -26,10 +27,25 @@ def test_batches_of_any_size_give_the_same_captions_in_the_order_asked_for(rng: 
     order = rng.permutation(25)
     whole = caption_pictures(captioner, pictures, "val", order, max_words=6)
     assert len(whole) == 25
-    assert len({" ".join(words) for words in whole}) > 5
-    assert caption_pictures(captioner, pictures, "val", order, max_words=6, batch_size=7) == whole
-    for place in (0, 24):
-        assert caption_pictures(captioner, pictures, "val", order[place : place + 1], max_words=6) == [whole[place]]
+    assert len({caption.text for caption in whole}) > 5
+    pieces = caption_pictures(captioner, pictures, "val", order, max_words=6, batch_size=7)
+    pieces[0:25:24] = [caption_pictures(captioner, pictures, "val", order[place : place + 1], max_words=6)[0] for place in (0, 24)]
+    for piece, caption in zip(pieces, whole, strict=True):
+        assert piece.words == caption.words
+        np.testing.assert_allclose(piece.probabilities, caption.probabilities, rtol=1e-9)
+
+
+def test_probabilities_are_those_of_the_words_given_the_words_before(rng: np.random.Generator) -> None:
+    """With the chance of END, or of no more where the words run out, they multiply to the likelihood of the caption."""
+    pictures, captioner = data(rng), model(rng)
+    captions = caption_pictures(captioner, pictures, "val", np.arange(25), max_words=6)
+    for row, caption in enumerate(captions):
+        ids = [VOCABULARY.start, *(VOCABULARY.word_to_idx[word] for word in caption.words)]
+        if not caption.words:
+            continue
+        nll = captioner.score(pictures.features("val", np.array([row])), np.array([ids])).nll
+        assert np.prod(caption.probabilities) == pytest.approx(np.exp(-float(nll)), rel=1e-9)
+    assert sum(len(caption.words) > 2 for caption in captions) > 5
 
 
 def test_captions_are_of_max_words_at_most_and_of_real_words_only(rng: np.random.Generator) -> None:
@@ -37,7 +53,7 @@ def test_captions_are_of_max_words_at_most_and_of_real_words_only(rng: np.random
     captioner.params["b_vocab"][[VOCABULARY.null, VOCABULARY.start, VOCABULARY.unk]] = 100  # what it would love to say
     captioner.params["b_vocab"][VOCABULARY.end] = -100
     captions = caption_pictures(captioner, pictures, "val", np.arange(25), max_words=6)
-    assert {len(words) for words in captions} == {6}
-    assert {word for words in captions for word in words} <= set(VOCABULARY.idx_to_word[4:])
+    assert {len(caption.words) for caption in captions} == {6}
+    assert {word for caption in captions for word in caption.words} <= set(VOCABULARY.idx_to_word[4:])
     captioner.params["b_vocab"][VOCABULARY.end] = 100
-    assert caption_pictures(captioner, pictures, "val", np.arange(2), max_words=6) == [[], []]
+    assert caption_pictures(captioner, pictures, "val", np.arange(2), max_words=6) == [([], []), ([], [])]

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
 from xpcap import __version__, checkpoint, runs
 from xpcap.backend import BACKENDS, VARIABLE, backend_status, get_backend, use_backend
@@ -24,7 +25,7 @@ from xpcap.progress import say
 from xpcap.solver import CaptioningSolver
 from xpcap.verify import verify as run_verify
 
-DEFAULTS = runs.TrainOptions()
+DEFAULTS, GENERATED = runs.TrainOptions(), runs.GENERATED
 LARGEST = checkpoint.LARGEST
 
 
@@ -134,7 +135,8 @@ def main() -> None:
 
 
 PREPARE_EXAMPLE = """prepare --captions Flickr8k.token.txt --features features.npz --out flickr8k.h5 \\
-      --split train=Flickr_8k.trainImages.txt --split val=Flickr_8k.devImages.txt"""
+      --split train=Flickr_8k.trainImages.txt --split val=Flickr_8k.devImages.txt
+prepare --captions captions.txt --pictures photos --split train=train.txt --split val=val.txt --out own.h5"""
 
 
 @main.command(epilog=_example(PREPARE_EXAMPLE))
@@ -150,25 +152,35 @@ PREPARE_EXAMPLE = """prepare --captions Flickr8k.token.txt --features features.n
     metavar="NAME=LIST",
     help="A split and the file that lists its pictures, one name a line. Give one for each split.",
 )
-@click.option("--features", type=click.Path(path_type=Path), required=True, help="An .npz with 'names' (m,) and 'features' (m, D).")
+@click.option(
+    "--pictures",
+    type=click.Path(path_type=Path),
+    help="The folder that the pictures are in: shown on pages, and encoded as colour and edge histograms where no --features are given.",
+)
+@click.option("--features", type=click.Path(path_type=Path), help="An .npz with 'names' (m,) and 'features' (m, D), from an encoder of your own.")
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="The dataset file to write. Never overwritten.")
 @click.option("--min-count", type=click.IntRange(1, LARGEST), default=5, show_default=True, help="Rarer words of the train split become <UNK>.")
 @click.option(
     "--max-words", type=click.IntRange(1, 1000), default=20, show_default=True, help="Longer captions are cut for training; scores take them whole."
 )
-def prepare(captions: Path, lists: dict[str, Path], features: Path, out: Path, min_count: int, max_words: int) -> None:
+def prepare(captions: Path, lists: dict[str, Path], pictures: Path | None, features: Path | None, out: Path, min_count: int, max_words: int) -> None:
     """Make a dataset file.
 
-    Checks that captions, split lists and features fit together, and writes them as one stamped HDF5 file.
+    Checks that captions, split lists and pictures or their features fit together, and writes them as one stamped HDF5 file. Give
+    --pictures, --features or both.
     """
-    data = import_flickr8k(captions, lists, features, min_count, max_words)
+    if pictures is None and features is None:
+        raise click.UsageError("neither --pictures nor --features is given, expected at least one: where do the features come from?")
+    data = import_flickr8k(captions, lists, features, min_count, max_words, pictures, progress=True)
     write_dataset(out, data)
     click.echo(_describe_data(out, data))
 
 
 def _option(name: str, kind: Any, text: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """A train option whose default stands in TrainOptions."""
-    return click.option(f"--{name}", type=kind, default=getattr(DEFAULTS, name.replace("-", "_")), show_default=True, help=text)
+    """A train option whose default stands in TrainOptions, and in GENERATED where it is another for generated pictures."""
+    default, generated = (getattr(options, name.replace("-", "_")) for options in (DEFAULTS, GENERATED))
+    shown = str(default) if default == generated else f"{default}; generated pictures: {generated}"
+    return click.option(f"--{name}", type=kind, default=None, help=f"{text}  [default: {shown}]")
 
 
 @main.command(epilog=_example("train\ntrain flickr8k.h5 --out runs/flickr8k\ntrain flickr8k.h5 --backend cupy --epochs 20"))
@@ -192,18 +204,21 @@ def train(data: Path | None, backend: str | None, **options: Any) -> None:
     Trains on DATA and writes a run folder.
 
     DATA is a dataset file from 'prepare' or CS231n's coco_captioning folder. Without it, pictures of shapes are generated. The
-    parameters with the least validation loss are kept beside the latest; at the end they caption and are scored.
+    parameters with the least validation loss are kept beside the latest; at the end they caption and are scored, and index.html in the
+    run folder shows it all.
     """
     _choose(backend)
-    chosen = runs.with_out(runs.TrainOptions(data=data, **options))
+    given = {name: value for name, value in options.items() if value is not None}
+    chosen = runs.with_out(dataclasses.replace(runs.defaults(data), **given))
     shown = {field.name: getattr(chosen, field.name) for field in dataclasses.fields(chosen)}
     click.echo("  ".join(f"{key} {value}" for key, value in {**shown, "data": data or "generated", "backend": get_backend()}.items()))
-    run = runs.train_run(chosen, on_epoch=_print_epoch, progress=True)
-    click.echo(f"wrote {run.path}, best after epoch {run.meta.get('epoch')}")
-    if "val_loss" in run.meta:
+    run, evaluation = runs.train_run(chosen, on_epoch=_print_epoch, progress=True)
+    click.echo(f"best after epoch {run.meta.get('epoch')}")
+    if evaluation is not None:
         click.echo()
         _print_captions(runs.caption_run(run))
-        _print_evaluation(runs.evaluate_run(run, progress=True))
+        _print_evaluation(evaluation)
+    click.echo(f"wrote {run.path}; open {run.path / 'index.html'}")
 
 
 def _print_epoch(solver: CaptioningSolver) -> None:
@@ -236,38 +251,69 @@ def evaluate(run: Path, data: Path | None, split: str, backend: str | None, as_j
 
 
 def _print_evaluation(result: runs.Evaluation) -> None:
-    rows = [
-        ("BLEU-1..4", "  ".join(f"{score:.3f}" for score in result.bleu), result.protocol["bleu"]),
-        ("unigram BLEU", f"{result.unigram_bleu:.3f}", result.protocol["unigram_bleu"]),
-        ("perplexity", f"{result.perplexity:.2f}", result.protocol["perplexity"]),
-    ]
     click.echo(f"{result.split}: {result.n} pictures, {result.seconds:.1f} s")
-    click.echo(_table(rows))
+    click.echo(_table(result.rows()))
 
 
-@main.command(epilog=_example("caption runs/flickr8k --split val -n 20"))
+CAPTION_EXAMPLE = """caption runs/pictures-lstm drawing.png
+caption runs/pictures-lstm photos more/one.jpg --html page.html
+caption runs/flickr8k --split val -n 20"""
+
+
+@main.command(epilog=_example(CAPTION_EXAMPLE))
 @click.argument("run", type=click.Path(path_type=Path))
-@click.option("--split", default="val", show_default=True, help="The split whose pictures to caption.")
-@click.option("-n", "count", type=click.IntRange(1), default=10, show_default=True, help="How many pictures, spread evenly over the split.")
-@click.option("--data", type=click.Path(path_type=Path), help="Another dataset file. Default: the run's own data.")
+@click.argument("pictures", nargs=-1, metavar="[PICTURE|FOLDER]...", type=click.Path(path_type=Path))
+@click.option("--split", default="val", show_default=True, help="Without pictures: the split whose pictures to caption.")
+@click.option("-n", "count", type=click.IntRange(1), default=10, show_default=True, help="How many of them, spread evenly over the split.")
+@click.option("--data", type=click.Path(path_type=Path), help="Another dataset file to take them from. Default: the run's own data.")
+@click.option("--html", type=click.Path(path_type=Path), help="Write a page of pictures and captions as well. Never overwritten.")
+@click.option("--png", type=click.Path(path_type=Path), help="Write them as one picture as well. Never overwritten.")
 @_backend_option
 @_json_option
-def caption(run: Path, split: str, count: int, data: Path | None, backend: str | None, as_json: bool) -> None:
+@click.pass_context
+def caption(
+    ctx: click.Context, run: Path, pictures: tuple[Path, ...], split: str, count: int, data: Path | None, html: Path | None, png: Path | None,
+    backend: str | None, as_json: bool,
+) -> None:  # fmt: skip
     """Caption pictures with a run.
 
-    Prints what RUN says of some pictures of a split beside what people wrote.
+    Says what RUN sees in picture files, and in the pictures of folders; without any, in pictures of a split, beside what people wrote.
+    A picture that cannot be read is named and skipped; exit status 1 if none could be.
     """
+    given = [name for name in ("split", "count", "data") if ctx.get_parameter_source(name) is not ParameterSource.DEFAULT]
+    if pictures and given:
+        raise click.UsageError(
+            f"pictures and {', '.join('-n' if name == 'count' else f'--{name}' for name in given)} are given, expected one or the other"
+        )
     _choose(backend)
-    pictures = runs.caption_run(checkpoint.open_run(run), data, split, count)
-    if as_json:
-        click.echo(json.dumps([picture._asdict() for picture in pictures]))
+    opened = checkpoint.open_run(run)
+    skipped: list[runs.Skipped] = []
+    look: runs.Look
+    if pictures:
+        captions, skipped = runs.caption_files(opened, pictures, progress=True)
+        look = runs.look_at_files
     else:
-        _print_captions(pictures)
+        captions = runs.caption_run(opened, data, split, count)
+        look = runs.look_in(opened, runs.data_of(opened, data, split)[0])
+    for left in skipped:
+        click.echo(f"skipped {left.image}: {left.reason}", err=True)
+    if captions and html is not None:
+        runs.write_caption_page(html, opened, captions, look, skipped)
+    if captions and png is not None:
+        runs.write_caption_png(png, captions, look)
+    if as_json:
+        click.echo(json.dumps([caption._asdict() for caption in captions]))
+    else:
+        _print_captions(captions)
+    if skipped and not captions:
+        raise click.ClickException(f"caption: none of {len(skipped)} pictures could be read, expected at least one; the reasons stand above")
 
 
-def _print_captions(pictures: Sequence[runs.PictureCaption]) -> None:
-    for picture in pictures:
-        click.echo(f"{picture.image}\n  model  {picture.caption}\n  truth  {picture.references[0]}")
+def _print_captions(captions: Sequence[runs.PictureCaption]) -> None:
+    for caption in captions:
+        click.echo(f"{caption.image}\n  model  {caption.caption}")
+        for reference in caption.references[:1]:
+            click.echo(f"  truth  {reference}")
     click.echo()
 
 

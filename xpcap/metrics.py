@@ -68,3 +68,12 @@ def unigram_bleu(references: Sequence[Words], hypotheses: Sequence[Words]) -> fl
         sentence_bleu([list(reference)], list(hypothesis), weights=(1.0,)) for reference, hypothesis in zip(references, hypotheses, strict=True)
     ]
     return float(np.mean(scores)) if scores else 0.0
+
+
+def smoothed_bleu(references: Sequence[Words], hypothesis: Words) -> float:
+    """Sentence BLEU-4 for ranking captions: a count of 0 is taken as 0.1 (Chen & Cherry 2014, method 1). 0 for a caption without words."""
+    from nltk.translate.bleu_score import SmoothingFunction, sentence_bleu
+
+    if not hypothesis:
+        return 0.0
+    return float(sentence_bleu(list(references), list(hypothesis), smoothing_function=SmoothingFunction().method1))

@@ -1,14 +1,17 @@
-"""The importer for Flickr8k's layout: a token file, lists of picture names, and features as .npz."""
+"""The importer for Flickr8k's layout: a token file, lists of picture names, and pictures or their features as .npz."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from xpcap.data.dataset import CaptionData, Split, check_finite
 from xpcap.data.vocabulary import SPECIAL, Vocabulary, tokenize
+from xpcap.encoders import Encoder, HistogramEncoder, read_picture
 from xpcap.errors import DataError
+from xpcap.progress import bar
 
 _LINE = re.compile(r"(?P<key>(?P<image>[^\t]+?)#\d+)\t(?P<caption>.*)")
 
@@ -91,16 +94,38 @@ def read_features(path: Path) -> tuple[dict[str, int], np.ndarray]:
     return rows, features.astype(np.float32) if features.dtype == np.float64 else features
 
 
-def import_flickr8k(captions_file: Path, lists: Mapping[str, Path], features_file: Path, min_count: int = 5, max_words: int = 20) -> CaptionData:
+def encode_folder(folder: Path, names: Sequence[str], encoder: Encoder, progress: bool = False) -> tuple[dict[str, int], np.ndarray]:
+    """Picture name to row, and features (m, D), of the pictures called `names` in a folder.
+
+    Raises
+    ------
+    DataError : the folder or a picture is missing, or a picture cannot be read.
+    """
+    if not folder.is_dir():
+        raise DataError(f"prepare: {folder} is no folder, expected the one that holds the pictures")
+    pictures = (read_picture(folder / name) for name in bar(names, progress, "encoding pictures"))
+    return {name: i for i, name in enumerate(names)}, encoder.encode(pictures)
+
+
+def import_flickr8k(
+    captions_file: Path,
+    lists: Mapping[str, Path],
+    features_file: Path | None = None,
+    min_count: int = 5,
+    max_words: int = 20,
+    pictures: Path | None = None,
+    progress: bool = False,
+) -> CaptionData:
     """Bring captions, split lists and features together.
 
     Parameters
     ----------
     captions_file : lines ``NAME#K<TAB>CAPTION``
     lists : split name to a file of picture names
-    features_file : .npz with ``names`` (m,) and ``features`` (m, D)
+    features_file : .npz with ``names`` (m,) and ``features`` (m, D); None: HistogramEncoder makes them from `pictures`
     min_count : words that occur less often in the train split (in all splits where none is called train) become ``<UNK>``
     max_words : longer captions are cut in their ids; their text is kept whole
+    pictures : the folder that the pictures are in, remembered for pages that show them
 
     Raises
     ------
@@ -110,7 +135,7 @@ def import_flickr8k(captions_file: Path, lists: Mapping[str, Path], features_fil
         raise DataError(f"prepare: min_count is {min_count} and max_words {max_words}, expected both at least 1")
     if not lists:
         raise DataError("prepare: no split was named, expected at least one, as in --split train=LIST")
-    captions, (rows, features) = read_token_file(captions_file), read_features(features_file)
+    captions = read_token_file(captions_file)
     names = {split: read_list(path) for split, path in lists.items()}
     owner: dict[str, str] = {}
     for split, images in names.items():
@@ -121,6 +146,24 @@ def import_flickr8k(captions_file: Path, lists: Mapping[str, Path], features_fil
                 )
             owner[image] = split
         _covered(f"prepare: split {split!r}", images, captions, f"captions in {captions_file}")
+    source: dict[str, Any] = {
+        "captions": captions_file.name,
+        "lists": {k: v.name for k, v in lists.items()},
+        "min_count": min_count,
+        "max_words": max_words,
+    }
+    if pictures is not None:
+        source["pictures"] = str(pictures.resolve())
+    if features_file is not None:
+        rows, features = read_features(features_file)
+        source["features"] = features_file.name
+    elif pictures is not None:
+        encoder = HistogramEncoder()
+        rows, features = encode_folder(pictures, list(owner), encoder, progress)
+        source["encoder"] = encoder.name
+    else:
+        raise DataError("prepare: neither features nor pictures were named, expected --features FILE.npz or --pictures FOLDER")
+    for split, images in names.items():
         _covered(f"prepare: split {split!r}", images, rows, f"features in {features_file}")
     learned_from = names.get("train") or list(owner)
     vocabulary = Vocabulary.build((text for image in learned_from for text in captions[image]), min_count)
@@ -131,8 +174,7 @@ def import_flickr8k(captions_file: Path, lists: Mapping[str, Path], features_fil
         text = [caption for image in images for caption in captions[image]]
         image_idxs = np.repeat(np.arange(len(images), dtype=np.int32), [len(captions[image]) for image in images])
         splits[split] = Split(vocabulary.encode(text, max_words), image_idxs, features[[rows[image] for image in images]], images, text)
-    source = {"captions": captions_file.name, "features": features_file.name, "lists": {k: v.name for k, v in lists.items()}}
-    return CaptionData(vocabulary, splits, {**source, "min_count": min_count, "max_words": max_words})
+    return CaptionData(vocabulary, splits, source)
 
 
 def _covered(where: str, images: list[str], known: Mapping[str, object], thing: str) -> None:

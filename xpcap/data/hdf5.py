@@ -20,15 +20,16 @@ IN_MEMORY = 512 * 2**20  # bytes: features up to this size are held in memory, l
 FIELDS = ("captions", "image_idxs", "features", "images", "text", "text_offsets")
 
 
-def write_dataset(path: Path, data: CaptionData) -> None:
+def write_dataset(path: str | Path, data: CaptionData) -> None:
     """Validate `data` and write it to `path` in one piece, stamped.
 
     Raises
     ------
     DataError : something in it is wrong, or `path` exists. OSError : the place cannot be written to. Nothing is left behind then.
     """
+    path = Path(path)
     if path.exists() or path.is_symlink():
-        raise DataError(f"prepare: {path} exists, and is not overwritten; remove it or choose another name")
+        raise DataError(f"write_dataset: {path} exists, and is not overwritten; remove it or choose another name")
     check_data("write_dataset", data)
     _check_names(data)
     about = json.dumps({"format": FORMAT, "source": dict(data.source), "stamp": _stamp(data)}, sort_keys=True)
@@ -39,19 +40,21 @@ def write_dataset(path: Path, data: CaptionData) -> None:
         for name, split in data.splits.items():
             encoded = [text.encode("utf-8") for text in data.texts(name)]
             group = file.create_group(name)
-            group["captions"], group["image_idxs"], group["features"] = split.captions, split.image_idxs, split.features
+            group["captions"], group["image_idxs"] = split.captions, split.image_idxs
+            group.create_dataset("features", data=split.features, compression="lzf" if _mostly_zero(split.features) else None)
             group.create_dataset("images", data=list(split.images), dtype=h5py.string_dtype())
             group["text"] = np.frombuffer(b"".join(encoded), np.uint8)
             group["text_offsets"] = np.cumsum([0, *(len(text) for text in encoded)])
 
 
-def read_dataset(path: Path) -> CaptionData:
+def read_dataset(path: str | Path) -> CaptionData:
     """Open a dataset file, checking its stamp and all of its contents; feature values that stay on disk are checked as they are read.
 
     Raises
     ------
     DataError : not HDF5, truncated, not ours, of a newer format, or altered since it was stamped.
     """
+    path = Path(path)
     try:
         file = h5py.File(path, "r")
     except OSError as error:
@@ -73,6 +76,11 @@ def read_dataset(path: Path) -> CaptionData:
         if not keep_open:
             file.close()
     return data
+
+
+def _mostly_zero(features: Any) -> bool:
+    """Whether compression pays: a tenth of the size for histograms of drawings, nothing for the activations of a network."""
+    return isinstance(features, np.ndarray) and bool(np.count_nonzero(features) < features.size / 2)
 
 
 def _check_names(data: CaptionData) -> None:

@@ -1,6 +1,31 @@
-"""Pictures to features. An encoder has `dim`, the size D of a feature, and `encode(pictures) -> (n, D) float32`."""
+"""Pictures to features. An encoder has a `name`, `dim` (the size D of a feature), and `encode(pictures) -> (n, D) float32`."""
+
+from collections.abc import Iterable
+from typing import Protocol
+
+import numpy as np
 
 from xpcap.encoders.histogram import HistogramEncoder
+from xpcap.encoders.reading import find_pictures, read_picture
 from xpcap.encoders.url import image_from_url
+from xpcap.errors import DataError, unknown
 
-__all__ = ["HistogramEncoder", "image_from_url"]
+__all__ = ["Encoder", "HistogramEncoder", "find_encoder", "find_pictures", "image_from_url", "read_picture"]
+
+
+class Encoder(Protocol):
+    """What turns pictures into features."""
+
+    name: str  # kept with a data set, so that other pictures can be encoded alike
+    dim: int
+
+    def encode(self, pictures: Iterable[np.ndarray]) -> np.ndarray:
+        """Pictures, each (height, width, 3) uint8 RGB of any size, to features (n, dim), float32."""
+
+
+def find_encoder(name: str) -> Encoder:
+    """The encoder of that name. DataError : there is none."""
+    encoders: dict[str, type[Encoder]] = {HistogramEncoder.name: HistogramEncoder}
+    if name not in encoders:
+        raise unknown("find_encoder", "encoder", name, encoders, DataError)
+    return encoders[name]()

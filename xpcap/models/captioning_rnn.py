@@ -265,17 +265,34 @@ class CaptioningRNN:
         ValueError : features that do not fit, a vocabulary without ``<START>``, max_length below 1, or `forbid` with an id that is
             no word's, or with all of them.
         """
+        return self._greedy("sample", features, max_length, forbid, scored=False)[0]
+
+    def sample_with_probabilities(self, features: Array, max_length: int = 30, forbid: Sequence[int] = ()) -> tuple[np.ndarray, np.ndarray]:
+        """The same captions, and for each word the probability that the model gave it.
+
+        Returns
+        -------
+        captions : as `sample` returns them
+        probabilities : array (N, max_length), the model's dtype, on the host: softmax over the whole vocabulary, forbidden words
+            included, given the words before; 0 after END
+        """
+        return self._greedy("sample_with_probabilities", features, max_length, forbid, scored=True)
+
+    def _greedy(self, function: str, features: Array, max_length: int, forbid: Sequence[int], scored: bool) -> tuple[np.ndarray, np.ndarray]:
+        """Captions, and their probabilities, which stay 0 unless `scored`."""
         V = len(self.word_to_idx)
         if self._start is None or self._start >= V:
-            raise ValueError(f"CaptioningRNN.sample: the vocabulary of {V} words has no <START> below {V}, expected it: sampling begins there")
+            raise ValueError(f"CaptioningRNN.{function}: the vocabulary of {V} words has no <START> below {V}, expected it: sampling begins there")
         if max_length < 1:
-            raise ValueError(f"CaptioningRNN.sample: max_length is {max_length}, expected at least 1")
+            raise ValueError(f"CaptioningRNN.{function}: max_length is {max_length}, expected at least 1")
         banned = sorted({int(i) for i in forbid})
         if banned and not (banned[0] >= 0 and banned[-1] < V and len(banned) < V):
-            raise ValueError(f"CaptioningRNN.sample: forbid holds {len(banned)} ids {banned[0]}..{banned[-1]}, expected some, not all, of 0..{V - 1}")
+            raise ValueError(
+                f"CaptioningRNN.{function}: forbid holds {len(banned)} ids {banned[0]}..{banned[-1]}, expected some, not all, of 0..{V - 1}"
+            )
         state = self.start(features)
         xp, N = get_array_module(state[0]), len(state[0])
-        captions = np.full((N, max_length), self._null, np.int32)
+        captions, probabilities = np.full((N, max_length), self._null, np.int32), np.zeros((N, max_length), self.dtype)
         penalty = xp.zeros(V, self.dtype)
         penalty[asarray(np.array(banned, np.int64), like=penalty)] = -np.inf
         alive = np.arange(N)  # the captions that go on
@@ -286,11 +303,13 @@ class CaptioningRNN:
             scores, state = self.step(words, state)
             words = (scores + penalty).argmax(axis=1)
             captions[alive, t] = said = to_numpy(words)
+            if scored:
+                probabilities[alive, t] = to_numpy(xp.exp(log_softmax(scores)[xp.arange(len(words)), words]))
             going = np.flatnonzero(said != self._end)
             if len(going) < len(alive):
                 rows = asarray(going, like=words)
                 alive, words, state = alive[going], words[rows], tuple(s[rows] for s in state)
-        return captions
+        return captions, probabilities
 
 
 def parameter_shapes(D: int, W: int, H: int, V: int, cell_type: str) -> dict[str, tuple[int, ...]]:

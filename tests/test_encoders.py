@@ -1,0 +1,98 @@
+"""Pictures to features: what the histograms count, and how pictures of any size are fitted to them."""
+
+import numpy as np
+import pytest
+
+Image = pytest.importorskip("PIL.Image")
+
+from xpcap.data.pictures.scenes import make_scene, paint  # noqa: E402 - after the skip
+from xpcap.encoders import HistogramEncoder, find_encoder  # noqa: E402
+from xpcap.encoders.fitting import fit  # noqa: E402
+from xpcap.encoders.histogram import COLOURS, DIRECTIONS, TURNS  # noqa: E402
+from xpcap.errors import DataError  # noqa: E402
+
+ENCODER = HistogramEncoder()
+WHITE, RED, BLUE = 2, 3, 8  # places among the eleven colours
+
+
+def parts(feature: np.ndarray) -> list[np.ndarray]:
+    """Area, edges and turns of the whole picture, then those of its nine cells."""
+    found, at = [], 0
+    for cells in (1, 9):
+        for size in (1, DIRECTIONS, TURNS):
+            found.append(feature[at : at + cells * COLOURS * size].reshape(cells, COLOURS, size))
+            at += cells * COLOURS * size
+    assert at == len(feature)
+    return found
+
+
+def drawing(colour: tuple[int, int, int] = (210, 35, 40), box: tuple[int, int, int, int] = (40, 8, 60, 28)) -> np.ndarray:
+    """A rectangle on white, rows and columns box[0]..box[2] and box[1]..box[3]."""
+    picture = np.full((96, 96, 3), 255, np.uint8)
+    picture[box[0] : box[2], box[1] : box[3]] = colour
+    return picture
+
+
+def test_areas_are_the_square_roots_of_shares() -> None:
+    area, _, _, cells, _, _ = parts(ENCODER.encode([drawing()])[0])
+    assert area[0, RED, 0] == pytest.approx(np.sqrt(400 / 96**2), rel=1e-5)
+    assert area[0, WHITE, 0] == pytest.approx(np.sqrt(1 - 400 / 96**2), rel=1e-5)
+    assert (area[0, :, 0] > 0).sum() == 2
+    assert cells[3, RED, 0] == pytest.approx(np.sqrt(400 / 32**2), rel=1e-5)  # middle row, left column
+    assert (cells[:, RED, 0] > 0).sum() == 1
+
+
+def test_edges_of_an_upright_square_face_four_ways_and_turn_by_right_angles() -> None:
+    _, edges, turns, _, cells, _ = parts(ENCODER.encode([drawing()])[0])
+    red = edges[0, RED]
+    assert np.flatnonzero(red > 0.1 * red.max()).tolist() == [0, 3, 6, 9]  # 0, 90, 180 and 270 degrees; corners are a little of all
+    np.testing.assert_allclose(red[[0, 3, 6, 9]], red[0], rtol=1e-5)
+    assert turns[0, RED].argmax() == 2  # 90 degrees
+    assert np.flatnonzero(cells[:, RED].any(axis=1)).tolist() == [3]
+
+
+def test_shares_of_directions_hardly_change_with_size() -> None:
+    small, large = (parts(row)[1][0, RED] for row in ENCODER.encode([drawing(box=(40, 40, 54, 54)), drawing(box=(20, 20, 76, 76))]))
+    np.testing.assert_allclose(small / small.sum(), large / large.sum(), atol=0.02)
+    assert 0.7 < small.sum() / large.sum() < 1
+
+
+@pytest.mark.parametrize(("height", "width"), [(96, 96), (300, 300), (48, 48), (50, 200), (301, 97), (1, 1), (1, 400)])
+def test_pictures_of_any_size_are_encoded(height: int, width: int, rng: np.random.Generator) -> None:
+    features = ENCODER.encode([rng.integers(0, 256, (height, width, 3), dtype=np.uint8), np.zeros((height, width, 3), np.uint8)])
+    assert features.shape == (2, ENCODER.dim)
+    assert features.dtype == np.float32
+    assert np.isfinite(features).all()
+    assert (features >= 0).all()
+    assert (features <= 5).all()
+
+
+def test_a_drawing_of_another_size_is_encoded_much_alike() -> None:
+    """A scene enlarged threefold, or set on a wide sheet, is nearer to itself than to any of two hundred others."""
+    scenes = [paint(make_scene("train", number, seed=0)) for number in range(200)]
+    plain = ENCODER.encode(scenes)
+    for number in (0, 1, 2, 3):
+        large = np.asarray(Image.fromarray(scenes[number]).resize((288, 288), Image.Resampling.LANCZOS))
+        assert np.linalg.norm(plain - ENCODER.encode([large]), axis=1).argmin() == number
+
+
+def test_pictures_are_padded_evenly_in_the_colour_of_their_border() -> None:
+    wide = np.full((30, 90, 3), (250, 240, 10), np.uint8)
+    wide[10:20, 40:50] = 0
+    square = fit(wide, 90)
+    assert (square[0] == (250, 240, 10)).all()
+    np.testing.assert_array_equal(square[30:60], wide)
+    assert fit(square, 90) is square
+
+
+@pytest.mark.parametrize("wrong", [np.zeros((9, 9)), np.zeros((9, 9, 3)), np.zeros((9, 9, 4), np.uint8), np.zeros((0, 9, 3), np.uint8), "a.png"])
+def test_what_is_no_picture_is_refused(wrong: object) -> None:
+    with pytest.raises(ValueError, match=r"fit: a picture has .*, expected uint8 \(height, width, 3\)"):
+        ENCODER.encode([wrong])  # type: ignore[list-item]
+
+
+def test_encoders_are_found_by_name() -> None:
+    assert find_encoder("histogram").dim == ENCODER.dim == 2090
+    with pytest.raises(DataError, match="did you mean 'histogram'"):
+        find_encoder("histograms")
+    assert ENCODER.encode([]).shape == (0, 2090)

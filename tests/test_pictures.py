@@ -1,0 +1,144 @@
+"""Generated pictures: held-out combinations, captions that say what is there, and the best score that the grammar allows."""
+
+import itertools
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+Image = pytest.importorskip("PIL.Image")
+
+from xpcap.data.pictures import best_of, generate, named, picture_of, write_pictures  # noqa: E402 - after the skip
+from xpcap.data.pictures.best import best_captions  # noqa: E402
+from xpcap.data.pictures.grammar import describe, language, structure  # noqa: E402
+from xpcap.data.pictures.scenes import COLOURS, SHAPES, SIDE, Scene, combination, make_scene, paint  # noqa: E402
+from xpcap.data.vocabulary import tokenize  # noqa: E402
+from xpcap.encoders import read_picture  # noqa: E402
+from xpcap.errors import DataError  # noqa: E402
+from xpcap.metrics import corpus_bleu  # noqa: E402
+
+SCENES = {split: [make_scene(split, number, seed=0) for number in range(count)] for split, count in (("train", 3000), ("val", 300))}
+
+
+def kinds(scene: Scene) -> set[tuple[str, str]]:
+    return {(thing.colour, thing.shape) for thing in scene.things}
+
+
+def test_scenes_depend_on_seed_split_and_number_alone() -> None:
+    data, longer, other = generate(1, 20, 5), generate(1, 25, 9), generate(2, 20, 5)
+    assert data.texts("val") == longer.texts("val")[:25]
+    assert data.texts("val") != other.texts("val")
+    np.testing.assert_array_equal(data.split("train").features, longer.split("train").features[:20])
+    assert (data.split("train").features != other.split("train").features).any()
+
+
+def test_held_out_scenes_combine_what_was_seen_apart() -> None:
+    """No combination of val occurs in train, under any seed, while all its parts do."""
+    trained = {combination(scene) for scene in SCENES["train"]} | {combination(make_scene("train", i, seed=9)) for i in range(1000)}
+    assert not trained & {combination(scene) for scene in SCENES["val"]}
+    seen = {kind for scene in SCENES["train"] for kind in kinds(scene)}
+    assert seen == set(itertools.product(COLOURS, SHAPES))
+    assert {scene.arrangement for scene in SCENES["val"]} <= {scene.arrangement for scene in SCENES["train"]}
+    sizes = Counter(len(scene.things) for scene in SCENES["val"])
+    assert all(sizes[count] > 40 for count in (1, 2, 3))
+
+
+def test_pictures_show_each_thing_whole_in_its_colour_and_no_two_touch() -> None:
+    for scene in SCENES["val"][:100]:
+        pixels = paint(scene)
+        assert pixels.shape == (SIDE, SIDE, 3)
+        for thing in scene.things:
+            assert tuple(pixels[round(thing.y), round(thing.x)]) == thing.paint
+            assert 1.2 * thing.radius <= min(thing.x, thing.y, SIDE - thing.x, SIDE - thing.y)
+        for a, b in itertools.combinations(scene.things, 2):
+            assert np.hypot(a.x - b.x, a.y - b.y) > a.radius + b.radius
+
+
+def test_every_caption_of_the_language_names_exactly_what_is_in_the_scene() -> None:
+    for scene in {structure(scene): scene for scene in SCENES["train"]}.values():
+        captions = list(language(scene))
+        assert all(named(tokenize(text)) == kinds(scene) for text, _ in captions)
+        assert sum(p for _, p in captions) == pytest.approx(1)
+        assert len({text for text, _ in captions}) == len(captions) > 10
+        assert not any(a in text.split() and b[0] not in "aeio" for text, _ in captions for a, b in itertools.pairwise(text.split()) if a == "an")
+
+
+def test_sampled_captions_have_the_probabilities_of_the_language(rng: np.random.Generator) -> None:
+    scene = next(scene for scene in SCENES["val"] if len(scene.things) == 1)
+    expected = dict(language(scene))
+    count = 20_000
+    sampled = Counter(describe(scene, rng) for _ in range(count))
+    assert set(sampled) <= set(expected)
+    spread = [(sampled[text] - count * p) / np.sqrt(count * p * (1 - p)) for text, p in expected.items()]
+    assert max(map(abs, spread)) < 5
+
+
+@pytest.mark.parametrize(
+    ("text", "pairs"),
+    [
+        ("two tiny red circles side by side", {("red", "circle")}),
+        ("a red circle above a blue star", {("red", "circle"), ("blue", "star")}),
+        ("a red and a circle", set()),
+        ("", set()),
+    ],
+)
+def test_named_reads_pairs_of_colour_and_shape(text: str, pairs: set[tuple[str, str]]) -> None:
+    assert named(text.split()) == pairs
+
+
+def test_the_best_captions_beat_every_other_way_to_choose_them(rng: np.random.Generator) -> None:
+    """Against fresh references: captions drawn anew, the likeliest ones, the shortest and the longest ones score less."""
+    scenes = SCENES["val"]
+    references = [[describe(scene, rng).split() for _ in range(5)] for scene in scenes]
+    languages = {structure(scene): list(language(scene)) for scene in scenes}
+
+    def score(texts: list[str]) -> float:
+        return corpus_bleu(references, [text.split() for text in texts])[3]
+
+    best = score(best_captions(scenes, references=5))
+    assert 0.7 < best < 0.85
+    others = {
+        "drawn": [describe(scene, rng) for scene in scenes],
+        "likeliest": [max(language(scene), key=lambda caption: caption[1])[0] for scene in scenes],
+        "shortest": [min(language(scene), key=lambda caption: len(caption[0].split()))[0] for scene in scenes],
+        "longest": [max(language(scene), key=lambda caption: len(caption[0].split()))[0] for scene in scenes],
+    }
+    assert len(languages) > 20
+    for name, texts in others.items():
+        assert score(texts) < best - 0.015, name
+
+
+def test_expected_matches_are_those_of_many_draws(rng: np.random.Generator) -> None:
+    """The exact expectation behind the best captions, against counting."""
+    from xpcap.data.pictures.best import _prospects
+
+    scene = next(scene for scene in SCENES["val"] if scene.arrangement == "beside")
+    captions = list(language(scene))
+    prospects, number, draws = _prospects(captions, 5), 30, 3000
+    words = captions[number][0].split()
+    totals, closest = np.zeros(4), 0.0
+    for _ in range(draws):
+        references = [describe(scene, rng).split() for _ in range(5)]
+        closest += min((len(reference) for reference in references), key=lambda length: (abs(length - len(words)), length))
+        for n in range(1, 5):
+            most = Counter[tuple[str, ...]]()
+            for reference in references:
+                most |= Counter(zip(*(reference[i:] for i in range(n)), strict=False))
+            totals[n - 1] += (Counter(zip(*(words[i:] for i in range(n)), strict=False)) & most).total()
+    np.testing.assert_allclose(prospects.matches[number], totals / draws, rtol=0.03)
+    assert prospects.closest[number] == pytest.approx(closest / draws, rel=0.01)
+    assert prospects.counts[number].tolist() == [len(words) - n for n in range(4)]
+
+
+def test_pictures_can_be_drawn_again_by_name_and_written_as_files(tmp_path: Path) -> None:
+    data = generate(3, 4, 6)
+    np.testing.assert_array_equal(picture_of("val00004.png", seed=3), paint(make_scene("val", 4, seed=3)))
+    write_pictures(tmp_path / "pictures", data, "val")
+    assert [path.name for path in tmp_path.iterdir()] == ["pictures"]
+    assert sorted(path.name for path in (tmp_path / "pictures").iterdir()) == data.split("val").images
+    np.testing.assert_array_equal(read_picture(tmp_path / "pictures" / "val00002.png"), picture_of("val00002.png", seed=3))
+    assert len(best_of(list(data.split("val").images), seed=3)) == 6
+    for name in ("scene.png", "val1.jpg", "../val00001.png", "test00001.png"):
+        with pytest.raises(DataError, match=r"expected a name such as val00012\.png"):
+            picture_of(name)

@@ -1,0 +1,120 @@
+"""The grammar that captions of scenes are drawn from: sampled for references, written out in full for its best captions."""
+
+import itertools
+import math
+import re
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from xpcap.data.pictures.scenes import COLOURS, SHAPES, Scene, Thing
+
+SIZES = {"small": ("small", "little", "tiny"), "large": ("large", "big")}
+PLAIN = 0.4  # how often a size goes unsaid
+TWO = "two of a kind"
+CHOICE = re.compile(r"\(([^)]*)\)")
+
+# Each way to say it is as likely as the next, and so is each choice within brackets.
+PLACE = {
+    "top left": "(in the top left corner|at the top left)",
+    "top": "(at the top|near the top)",
+    "top right": "(in the top right corner|at the top right)",
+    "left": "(on the left|at the left)",
+    "middle": "(in the middle|in the centre)",
+    "right": "(on the right|at the right)",
+    "bottom left": "(in the bottom left corner|at the bottom left)",
+    "bottom": "(at the bottom|near the bottom)",
+    "bottom right": "(in the bottom right corner|at the bottom right)",
+}
+ALONE = ("{0} PLACE", "(there is|we see) {0} PLACE", "{0} is PLACE", "(a picture of|a drawing of) {0} PLACE", "PLACE there is {0}")
+WAYS = {
+    "beside": (
+        "{0} (to the left of|left of) {1}",
+        "{0} (beside|next to) {1}",
+        "(there is|we see) {0} (to the left of|beside) {1}",
+        "{0} with {1} (to its right|on its right)",
+        "{0} and {1} side by side",
+    ),
+    "above": (
+        "{0} (above|over) {1}",
+        "(there is|we see) {0} (above|over) {1}",
+        "{0} with {1} (below it|under it)",
+        "{0} at the top and {1} at the bottom",
+        "{0} and below it {1}",
+    ),
+    "row": (
+        "{0} {1} and {2} (in a row|side by side)",
+        "from left to right {0} {1} and {2}",
+        "(there is|we see) {0} next to {1} and {2}",
+        "a row of {0} {1} and {2}",
+    ),
+    "column": (
+        "{0} above {1} above {2}",
+        "from top to bottom {0} {1} and {2}",
+        "(there is|we see) {0} over {1} over {2}",
+        "a column of {0} {1} and {2}",
+    ),
+    "pyramid": (
+        "{0} above {1} and {2}",
+        "{0} at the top with {1} and {2} (below|below it)",
+        "(there is|we see) {0} over {1} and {2}",
+        "{0} and below it {1} and {2}",
+    ),
+    f"{TWO} beside": ("{0} (side by side|next to each other)", "(there are|we see) {0} side by side", "a row of {0}"),
+    f"{TWO} above": ("{0} (one above the other|in a column)", "(there are|we see) {0} one above the other", "a column of {0}"),
+}
+
+
+def describe(scene: Scene, rng: np.random.Generator) -> str:
+    """One caption of a scene, drawn from the grammar."""
+    ways, names = _parts(scene)
+    way = CHOICE.sub(lambda choice: str(rng.choice(choice[1].split("|"))), ways[int(rng.integers(len(ways)))])
+    said = [list(texts)[rng.choice(len(texts), p=list(texts.values()))] for texts in names]
+    return way.format(*said)
+
+
+def language(scene: Scene) -> Iterator[tuple[str, float]]:
+    """Every caption that the grammar has for a scene, with its probability; a scene of the same structure has them in the same order."""
+    ways, names = _parts(scene)
+    for way in ways:
+        choices = [part.split("|") for part in CHOICE.findall(way)]
+        share = 1 / len(ways) / math.prod(map(len, choices))
+        for chosen in itertools.product(*choices):
+            words = iter(chosen)
+            filled = CHOICE.sub(lambda _, words=words: next(words), way)  # type: ignore[misc]
+            for said in itertools.product(*(texts.items() for texts in names)):
+                yield filled.format(*(text for text, _ in said)), share * math.prod(p for _, p in said)
+
+
+def structure(scene: Scene) -> tuple[str, ...]:
+    """What of a scene decides how many captions it has and how likely each is: all but the names of its colours and shapes."""
+    return (scene.arrangement, *(thing.size for thing in scene.things), str(_alike(scene)))
+
+
+def named(words: Sequence[str]) -> set[tuple[str, str]]:
+    """The (colour, shape) pairs that a caption names."""
+    singular = {**{shape: shape for shape in SHAPES}, **{f"{shape}s": shape for shape in SHAPES}}
+    return {(colour, singular[shape]) for colour, shape in itertools.pairwise(words) if colour in COLOURS and shape in singular}
+
+
+def _alike(scene: Scene) -> bool:
+    """Whether two things are said in one breath."""
+    return len(scene.things) == 2 and len({(thing.size, thing.colour, thing.shape) for thing in scene.things}) == 1
+
+
+def _parts(scene: Scene) -> tuple[Sequence[str], list[dict[str, float]]]:
+    """The ways to say how a scene is arranged, and for each slot in them its texts with their probabilities."""
+    if len(scene.things) == 1:
+        return [way.replace("PLACE", PLACE[scene.arrangement]) for way in ALONE], [_names(scene.things[0])]
+    if _alike(scene):
+        thing = scene.things[0]
+        return WAYS[f"{TWO} {scene.arrangement}"], [_names(thing._replace(shape=f"{thing.shape}s"), article="two")]
+    return WAYS[scene.arrangement], [_names(thing) for thing in scene.things]
+
+
+def _names(thing: Thing, article: str = "") -> dict[str, float]:
+    """Ways to name a thing: with a word for its size, or without."""
+    texts = {f"{thing.colour} {thing.shape}": PLAIN}
+    for size in SIZES[thing.size]:
+        texts[f"{size} {thing.colour} {thing.shape}"] = (1 - PLAIN) / len(SIZES[thing.size])
+    return {f"{article or ('an' if text[0] in 'aeio' else 'a')} {text}": share for text, share in texts.items()}

@@ -1,0 +1,130 @@
+"""What goes on a page: a run's scores, curves and best, worst and random captions; or the captions of any pictures."""
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from xpcap.checkpoint import Run
+from xpcap.data import CaptionData, tokenize
+from xpcap.encoders import read_picture
+from xpcap.errors import DataError
+from xpcap.metrics import smoothed_bleu
+from xpcap.report import Card, Gallery, draw_captions, write_page
+from xpcap.runs.captioning import PictureCaption, Skipped, caption_chosen, data_of
+from xpcap.runs.evaluation import Evaluation
+from xpcap.runs.options import PICTURES
+
+PAGE = "index.html"
+SHOWN = 12  # pictures in each gallery of a run
+NOTE = "sentence BLEU-4"
+Look = Callable[[str], np.ndarray | None]  # a picture's name to the picture, None where it is not at hand
+
+
+def write_progress_page(folder: Path, epochs: int, history: Sequence[Mapping[str, Any]]) -> None:
+    """The page of a run that is still learning: its curves so far."""
+    summary = f"After epoch {history[-1]['epoch']} of {epochs}. Scores and captions follow when training ends."
+    write_page(folder / PAGE, f"{folder.name}, in training", summary=summary, history=history)
+
+
+def write_run_page(run: Run, history: Sequence[Mapping[str, Any]], evaluation: Evaluation | None) -> None:
+    """The page of a finished run: scores with their protocols, curves, settings and, where it was scored, three galleries."""
+    summary = f"An {run.config['cell'].upper()} captioner with its parameters of epoch {run.meta.get('epoch')}"
+    if evaluation is not None:
+        summary += f", scored on the {evaluation.n:,} pictures of {evaluation.split}"
+    write_page(
+        run.path / PAGE,
+        run.path.name,
+        summary=f"{summary}.",
+        facts=_facts(run),
+        history=history,
+        scores=evaluation.rows() if evaluation else (),
+        galleries=_galleries(run, evaluation) if evaluation else (),
+    )
+
+
+def write_caption_page(path: Path, run: Run, captions: Sequence[PictureCaption], look: Look, skipped: Sequence[Skipped] = ()) -> None:
+    """A page of captioned pictures. DataError : `path` exists."""
+    _check_new(path, ".html")
+    cards = [_card(caption, look) for caption in captions]
+    about = "In the order they were given." if not any(caption.references for caption in captions) else "Spread evenly over the split."
+    gallery = Gallery("Pictures", about, cards)
+    write_page(path, f"Captions by {run.path.resolve().name}", galleries=[gallery], skipped=skipped)
+
+
+def write_caption_png(path: Path, captions: Sequence[PictureCaption], look: Look) -> None:
+    """The same pictures and captions as one picture; those whose file is not at hand are left out.
+
+    Raises
+    ------
+    DataError : `path` exists, or no picture is at hand.
+    """
+    _check_new(path, ".png")
+    shown = [(picture, caption) for caption in captions if (picture := look(caption.image)) is not None]
+    if not shown:
+        raise DataError(f"caption: none of {len(captions)} pictures is at hand to be drawn in {path}, expected their folder as 'prepare --pictures'")
+    draw_captions(path, [picture for picture, _ in shown], [c.caption for _, c in shown], [c.references[0] if c.references else "" for _, c in shown])
+
+
+def look_at_files(name: str) -> np.ndarray | None:
+    """Pictures whose names are their paths."""
+    return read_picture(Path(name))
+
+
+def look_in(run: Run, data: CaptionData) -> Look:
+    """Pictures of a data set, from the folder that it remembers, or from the run folder where they were generated."""
+    remembered = data.source.get("pictures")
+    folder = Path(remembered) if isinstance(remembered, str) else run.path / PICTURES
+
+    def look(name: str) -> np.ndarray | None:
+        path = folder / name
+        if not path.resolve().is_relative_to(folder.resolve()) or not path.is_file():
+            return None
+        try:
+            return read_picture(path)
+        except DataError:
+            return None  # a page can do without; its frame says that the picture is missing
+
+    return look
+
+
+def _check_new(path: Path, suffix: str) -> None:
+    if path.suffix.lower() != suffix:
+        raise DataError(f"caption: {path} does not end in {suffix}, expected a name that does; are the arguments in order?")
+    if path.exists() or path.is_symlink():
+        raise DataError(f"caption: {path} exists, and is not overwritten; remove it or choose another name")
+
+
+def _card(caption: PictureCaption, look: Look, note: str = "") -> Card:
+    words = list(zip(caption.caption.split(), caption.probabilities, strict=True))
+    return Card(caption.image, look(caption.image), words, caption.references, note)
+
+
+def _facts(run: Run) -> list[tuple[str, str]]:
+    config = run.config
+    source = {key: value for key, value in config.get("source", {}).items() if key != "pictures"}
+    rows = [(key, str(value)) for key, value in config.items() if key not in ("format", "source", "data_stamp", "data")]
+    made = [("data", Path(config["data"]).name), *((f"data: {key}", str(value)) for key, value in source.items())]
+    return [*rows, ("parameters", f"{run.model.params.flat.size:,}"), *made]
+
+
+def _galleries(run: Run, evaluation: Evaluation) -> list[Gallery]:
+    """Best, worst and random captions of the split that a run was scored on."""
+    data, _ = data_of(run, None, evaluation.split)
+    look, images, references = look_in(run, data), data.split(evaluation.split).images, data.references(evaluation.split)
+    scores = {i: smoothed_bleu([tokenize(text) for text in references[i]], evaluation.captions[images[i]].split()) for i in references}
+    order = sorted(scores, key=lambda i: -scores[i])
+    count = min(SHOWN, max(1, len(order) // 3))
+    drawn = np.random.default_rng(0).choice(len(order), count, replace=False)
+    chosen = {
+        "Best": (f"The {count} captions with the highest smoothed sentence BLEU-4 of {len(order):,}.", order[:count]),
+        "Worst": (f"The {count} with the lowest.", order[::-1][:count]),
+        "Random": (f"{count} drawn at random.", [sorted(scores)[i] for i in sorted(drawn)]),
+    }
+    galleries = []
+    for title, (about, numbers) in chosen.items():
+        captions = caption_chosen(run, data, evaluation.split, np.array(numbers))
+        cards = [_card(caption, look, f"{NOTE} {scores[i]:.2f}") for caption, i in zip(captions, numbers, strict=True)]
+        galleries.append(Gallery(title, about, cards))
+    return galleries
