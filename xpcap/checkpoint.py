@@ -33,6 +33,12 @@ class Run(NamedTuple):
     meta: dict[str, Any]
 
 
+def check_free(path: Path) -> None:
+    """DataError : there is something at `path` already."""
+    if path.exists() or path.is_symlink():
+        raise DataError(f"train: {path} exists, and a run is not overwritten; choose another --out, or remove it")
+
+
 def create_run(path: Path, config: Mapping[str, Any], vocabulary: Vocabulary) -> None:
     """Make a run folder with its config and vocabulary.
 
@@ -40,8 +46,7 @@ def create_run(path: Path, config: Mapping[str, Any], vocabulary: Vocabulary) ->
     ------
     DataError : there is something at `path` already. OSError : the place cannot be written to.
     """
-    if path.exists() or path.is_symlink():
-        raise DataError(f"train: {path} exists, and a run is not overwritten; choose another --out, or remove it")
+    check_free(path)
     path.mkdir(parents=True)
     write_text(path / CONFIG, json.dumps({"format": FORMAT, **config}, indent=2, sort_keys=True) + "\n")
     write_text(path / VOCAB, json.dumps(vocabulary.idx_to_word, ensure_ascii=False) + "\n")

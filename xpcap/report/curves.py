@@ -48,7 +48,7 @@ def loss_curve(history: Sequence[Mapping[str, Any]], dark: bool = False) -> byte
     """
     palette = DARK if dark else LIGHT
     figure, axes = _axes(palette, "loss per caption")
-    _line(axes, history, "train_loss", palette.train, marker="s", markersize=2.6, linewidth=1.2, label="train (with dropout)")
+    _line(axes, history, "train_loss", palette.train, marker="s", markersize=2.6, linewidth=1.2, label="train")
     if _line(axes, history, "val_loss", palette.val, marker="o", markersize=3.2, linewidth=1.8, label="val"):
         _ring_lowest(axes, history, "val_loss", palette)
     axes.legend(frameon=False, labelcolor=palette.ink, fontsize=9)

@@ -17,7 +17,7 @@ from xpcap.runs.evaluation import Evaluation
 from xpcap.runs.options import PICTURES
 
 PAGE = "index.html"
-SHOWN = 12  # pictures in each gallery of a run
+SHOWN = 9  # pictures in each gallery of a run
 NOTE = "sentence BLEU-4"
 Look = Callable[[str], np.ndarray | None]  # a picture's name to the picture, None where it is not at hand
 

@@ -44,6 +44,22 @@ def train_run(options: TrainOptions, on_epoch: Callable[[CaptioningSolver], None
     """
     out = with_out(options).out
     assert out is not None
+    checkpoint.check_free(out)  # before any work is done
+    made = [folder for folder in (out, *out.parents) if not folder.exists()]
+    try:
+        history = _fit(options, out, on_epoch, progress)
+    except BaseException:
+        if made and not (out / checkpoint.BEST).exists():
+            _remove(made)  # nothing in there to keep, and the same command may be given again
+        raise
+    run = checkpoint.open_run(out)
+    evaluation = evaluate_run(run, split="val", progress=progress) if "val_loss" in history[-1] else None
+    write_run_page(run, history, evaluation)
+    return Trained(run, evaluation)
+
+
+def _fit(options: TrainOptions, out: Path, on_epoch: Callable[[CaptioningSolver], None] | None, progress: bool) -> list[dict[str, Any]]:
+    """Train, with everything on disk after each epoch, and return the history. What training held in memory is free afterwards."""
     data = open_data(options.data) if options.data else generate(options.seed)
     data.scaling = fit_scaling(options.feature_scaling, data.split("train").features)
     model = CaptioningRNN(
@@ -66,22 +82,13 @@ def train_run(options: TrainOptions, on_epoch: Callable[[CaptioningSolver], None
         model, data, update_rule="adam", optim_config={"learning_rate": options.lr}, lr_decay=options.lr_decay, batch_size=options.batch_size,
         num_epochs=options.epochs, clip_norm=options.clip or None, seed=options.seed, verbose=False, progress=progress, on_epoch=save,
     )  # fmt: skip
-    made = [folder for folder in (out, *out.parents) if not folder.exists()]
-    try:
-        checkpoint.create_run(out, _config(options, data), data.vocabulary)
-        if options.data is None:
-            write_dataset(out / DATA, data)
-            write_pictures(out / PICTURES, data, "val")
-        with np.errstate(all="ignore"):  # a loss that is not finite is an error of the solver's, with more to say
-            solver.train()
-    except BaseException:
-        if made and not (out / checkpoint.BEST).exists():
-            _remove(made)  # nothing in there to keep, and the same command may be given again
-        raise
-    run = checkpoint.open_run(out)
-    evaluation = evaluate_run(run, split="val", progress=progress) if "val" in data.splits else None
-    write_run_page(run, solver.history, evaluation)
-    return Trained(run, evaluation)
+    checkpoint.create_run(out, _config(options, data), data.vocabulary)
+    if options.data is None:
+        write_dataset(out / DATA, data)
+        write_pictures(out / PICTURES, data, "val")
+    with np.errstate(all="ignore"):  # a loss that is not finite is an error of the solver's, with more to say
+        solver.train()
+    return solver.history
 
 
 def _remove(made: list[Path]) -> None:
