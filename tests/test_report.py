@@ -207,7 +207,7 @@ def test_parts_without_content_are_left_out(tmp_path: Path) -> None:
     assert [attrs["id"] for attrs in page.all("section")] == ["gallery-1"]
     assert not page.all("nav")
     assert "How sure the model was" in page.text
-    assert "what people wrote" not in page.text
+    assert "the references" not in page.text
     write_page(tmp_path / "p.html", "Nothing")
     assert not Page(tmp_path / "p.html").all("section")
 
