@@ -3,17 +3,23 @@
 import ast
 import os
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
 
 import click
+import numpy as np
 import pytest
+from click.testing import CliRunner
 
-from xpcap import kernels, layers, ops
+from xpcap import backend, kernels, layers, ops, runs
 from xpcap.cli import main
+from xpcap.data.pictures import generate, picture_of
+from xpcap.runs import training
 
 ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
 DOCS = {path.name: path.read_text(encoding="utf-8") for path in sorted((ROOT / "docs").glob("*.md"))}
 COMMANDS, LAYERS = DOCS["commands.md"], DOCS["layers.md"]
 FENCE = re.compile(r"^ *```(.*)\n((?:.*\n)*?) *```$", re.MULTILINE)
@@ -37,11 +43,14 @@ def test_every_option_of_a_command_is_described(name: str) -> None:
 
 @pytest.mark.parametrize("option", [p for p in main.commands["train"].params if isinstance(p, click.Option)], ids=lambda p: p.name)
 def test_defaults_in_the_docs_are_those_of_the_command(option: click.Option) -> None:
-    if option.default is None or not isinstance(option.default, int | float | str):
+    if option.name in ("out", "backend"):
         return
     row = re.search(rf"^\| `{option.opts[-1]}` \| ([^|]+) \|", section("train"), re.MULTILINE)
     assert row
-    assert row[1] == (f"{option.default:g}" if isinstance(option.default, float) else str(option.default))
+    real, generated = (getattr(options, str(option.name)) for options in (runs.TrainOptions(), runs.GENERATED))
+    shown = [f"{value:g}" if isinstance(value, float) else str(value) for value in (real, generated)]
+    assert row[1] == (shown[0] if real == generated else f"{shown[0]} ({shown[1]})")
+    assert f"[default: {real}" in str(option.help)
 
 
 @pytest.mark.parametrize("block", BLOCKS)
@@ -50,6 +59,61 @@ def test_code_blocks_run(block: str, tmp_path: Path) -> None:
     result = subprocess.run([sys.executable, "-W", "error", "-c", block], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr
     assert result.stdout
+
+
+COMMAND = re.compile(r"^(?: {4})?(make demo|python cli\.py(?:.*\\\n)*.*)$", re.MULTILINE)
+SCRIPTS = {name: COMMAND.findall(text) for name, text in {"README.md": README, **DOCS}.items()}
+
+
+def put_files_that_the_docs_speak_of() -> None:
+    """In the working folder: captions, lists, features, pictures, and another dataset, all of them small."""
+    from PIL import Image
+
+    names = [f"val{i:05d}.png" for i in range(12)]
+    Path("photos").mkdir()
+    Path("more").mkdir()
+    for name in names:
+        Image.fromarray(picture_of(name)).save(Path("photos") / name)
+    Image.fromarray(picture_of(names[0])).save("more/one.jpg")
+    Image.fromarray(picture_of(names[1])).save("drawing.png")
+    lines = [f"{name}#{k}\tA {'red' if i % 2 else 'blue'} thing .\n" for i, name in enumerate(names) for k in range(3)]
+    for file, text in {
+        "captions.txt": "".join(lines), "Flickr8k.token.txt": "".join(lines), "train.txt": "\n".join(names[:8]), "val.txt": "\n".join(names[8:]),
+        "Flickr_8k.trainImages.txt": "\n".join(names[:8]), "Flickr_8k.devImages.txt": "\n".join(names[8:]),
+    }.items():  # fmt: skip
+        Path(file).write_text(text)
+    for file in ("features.npz", "features_efficientnet_lite2.npz"):
+        np.savez(file, names=names, features=np.random.default_rng(0).standard_normal((12, 6)).astype("f4"))
+    arguments = "prepare --captions captions.txt --split train=train.txt --split test=val.txt --features features.npz --out other.h5"
+    assert CliRunner().invoke(main, arguments.split()).exit_code == 0
+
+
+@pytest.mark.parametrize("name", [name for name, commands in SCRIPTS.items() if commands])
+def test_commands_in_the_docs_run_in_their_order(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each as it is written, on small data; those for a GPU only where there is one."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(training, "generate", lambda seed: generate(seed, train=40, val=12))
+    monkeypatch.setattr(backend, "_active", None)
+    put_files_that_the_docs_speak_of()
+    for command in SCRIPTS[name]:
+        if "cupy" in command and not backend.backend_status()["cupy"].usable:
+            continue
+        words = ["train"] if command == "make demo" else shlex.split(command.replace("\\\n", " "))[2:]
+        if "--out" in words and Path(words[words.index("--out") + 1]).exists():
+            continue  # an example given twice
+        result = CliRunner().invoke(main, words)
+        assert result.exit_code == 0, f"{command}\n{result.output}"
+        assert result.output
+
+
+def test_no_other_command_stands_in_the_docs_unproven() -> None:
+    """Besides those there are set-up and make targets, which the suite cannot run inside itself."""
+    others = re.findall(r"^(?: {4})?((?:make|pip|source|git|conda|curl|xpcap) \S.*)$", "\n".join([*DOCS.values(), README]), re.MULTILINE)
+    targets = re.findall(r"^(\w[\w-]*):", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    known = ("pip install '.[", "source .venv/bin/activate", *(f"make {target}" for target in targets))
+    assert len(others) >= 4
+    for other in others:
+        assert other.startswith(known), other
 
 
 def test_fences_are_blocks_excerpts_or_mathematics() -> None:
