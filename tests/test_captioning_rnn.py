@@ -262,9 +262,20 @@ def test_sampling_a_batch_equals_sampling_one_by_one(cell: str, lib: Any, rng: n
     with use_backend("numpy"):
         plain = lively(cell, np.random.default_rng(0))
     expected = greedy_one_by_one(plain, features, 12)
-    got = lively(cell, np.random.default_rng(0)).sample(lib(features), max_length=12)
+    model = lively(cell, np.random.default_rng(0))
+    got = model.sample(lib(features), max_length=12)
     assert got.dtype == np.int32
     np.testing.assert_array_equal(got, expected)
+    again, probabilities = model.sample_with_probabilities(lib(features), max_length=12)
+    np.testing.assert_array_equal(again, expected)
+    assert type(probabilities) is np.ndarray
+    ended = (np.cumsum(expected == 2, axis=1) - (expected == 2)).astype(bool)
+    np.testing.assert_array_equal(probabilities > 0, ~ended)
+    for row in range(0, 40, 13):  # against teacher forcing, END included
+        length = int((~ended[row]).sum())
+        nll = float(plain.score(features[row : row + 1], np.concatenate(([1], expected[row, :length]))[None]).nll)
+        said = expected[row, :length] != 0  # NULL is no target, though nothing keeps a model from saying it
+        assert np.log(probabilities[row, :length][said]).sum() == pytest.approx(-nll, rel=1e-6)
     ends = (expected == 2).argmax(axis=1)
     assert len(set(ends.tolist())) >= 3  # rows were dropped at several steps
 
