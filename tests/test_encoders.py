@@ -8,7 +8,7 @@ Image = pytest.importorskip("PIL.Image")
 from xpcap.data.pictures.scenes import make_scene, paint  # noqa: E402 - after the skip
 from xpcap.encoders import HistogramEncoder, find_encoder  # noqa: E402
 from xpcap.encoders.fitting import fit  # noqa: E402
-from xpcap.encoders.histogram import COLOURS, DIRECTIONS, TURNS  # noqa: E402
+from xpcap.encoders.histogram import COLOURS, DIRECTIONS, TURNS, _colours  # noqa: E402
 from xpcap.errors import DataError  # noqa: E402
 
 ENCODER = HistogramEncoder()
@@ -49,6 +49,13 @@ def test_edges_of_an_upright_square_face_four_ways_and_turn_by_right_angles() ->
     np.testing.assert_allclose(red[[0, 3, 6, 9]], red[0], rtol=1e-5)
     assert turns[0, RED].argmax() == 2  # 90 degrees
     assert np.flatnonzero(cells[:, RED].any(axis=1)).tolist() == [3]
+
+
+def test_every_colour_belongs_to_names_in_parts() -> None:
+    table = _colours()
+    assert table.min() >= 0
+    assert table.sum(axis=1).min() > 0.5
+    assert table.sum(axis=1).max() <= 1 + 1e-6
 
 
 def test_shares_of_directions_hardly_change_with_size() -> None:

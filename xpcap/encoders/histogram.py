@@ -68,7 +68,8 @@ def _colours() -> np.ndarray:
     count = len(HUES) - 1
     away = np.abs((place[:, None] - np.arange(count) + count / 2) % count - count / 2)  # (2**18, 8)
     hues = vivid[:, None] * np.clip(1.5 - 2 * away, 0, 1)
-    plain = np.stack((black, (1 - vivid - black) * (1 - white), (1 - vivid - black) * white), axis=1)
+    pale = np.maximum(1 - vivid - black, 0)  # rounding may leave it a little below
+    plain = np.stack((black, pale * (1 - white), pale * white), axis=1)
     return np.concatenate((plain, hues), axis=1).astype(np.float32)
 
 

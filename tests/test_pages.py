@@ -1,0 +1,142 @@
+"""What goes on a run's page: which captions are best and worst, whose references and pictures stand beside them, and what is missing."""
+
+import dataclasses
+import html
+import re
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pytest
+
+Image = pytest.importorskip("PIL.Image")
+
+from xpcap import checkpoint, runs  # noqa: E402 - after the skip
+from xpcap.data import CaptionData, open_data, tokenize, write_dataset  # noqa: E402
+from xpcap.data.pictures import generate, write_pictures  # noqa: E402
+from xpcap.metrics import smoothed_bleu  # noqa: E402
+from xpcap.runs import TrainOptions, evaluate_run, train_run, training  # noqa: E402
+
+SMALL: dict[str, Any] = {"hidden": 16, "wordvec": 8, "epochs": 2, "feature_scaling": "none"}
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A dataset file whose val pictures lie in a folder that it remembers, one of them missing, and a run on it."""
+    folder = tmp_path_factory.mktemp("made")
+    data = generate(0, train=60, val=40)
+    write_pictures(folder / "photos", data, "val")
+    (folder / "photos" / "val00000.png").unlink()
+    data.source = {"pictures": str(folder / "photos"), "encoder": "histogram"}
+    write_dataset(folder / "data.h5", data)
+    train_run(TrainOptions(data=folder / "data.h5", out=folder / "run", **SMALL))
+    return folder
+
+
+class Shown(NamedTuple):
+    """A card of a page: what a reader sees."""
+
+    name: str
+    caption: str
+    probabilities: list[float]
+    references: list[str]
+    note: str
+    has_picture: bool
+
+
+def galleries(page: str) -> dict[str, list[Shown]]:
+    found = {}
+    for section in re.findall(r'<section id="gallery-\d+">(.*?)</section>', page, re.DOTALL):
+        cards = []
+        for card in re.findall(r"<article>(.*?)</article>", section, re.DOTALL):
+            words = re.findall(r'<span class="word" style="--p: ([\d.]+)"[^>]*>(.*?)</span>', card)
+            lists = re.findall(r'<ul class="references"[^>]*>(.*?)</ul>', card, re.DOTALL)
+            cards.append(
+                Shown(
+                    name=re.findall(r"<h3[^>]*>(.*?)</h3>", card)[0],
+                    caption=" ".join(word for _, word in words),
+                    probabilities=[float(p) for p, _ in words],
+                    references=[html.unescape(text) for text in re.findall(r"<li[^>]*>(.*?)</li>", "".join(lists))],
+                    note=re.findall(r"</h3>\s*<p[^>]*>(.*?)</p>", card)[0],
+                    has_picture="<img" in card,
+                )
+            )
+        found[re.findall(r"<h2[^>]*>(.*?)</h2>", section)[0]] = cards
+    return found
+
+
+def test_galleries_show_the_best_the_worst_and_some_others_with_what_belongs_to_them(made: Path) -> None:
+    run, data = checkpoint.open_run(made / "run"), open_data(made / "data.h5")
+    result = evaluate_run(run)
+    images = data.split("val").images
+    references = {images[i]: texts for i, texts in data.references("val").items()}
+    scores = {name: smoothed_bleu([tokenize(text) for text in references[name]], result.captions[name].split()) for name in images}
+    shown = galleries((made / "run" / "index.html").read_text())
+    assert list(shown) == ["Best", "Worst", "Random"]
+    assert {len(cards) for cards in shown.values()} == {9}
+    ranked = sorted(scores.values())
+    assert [scores[card.name] for card in shown["Best"]] == ranked[::-1][:9]
+    assert [scores[card.name] for card in shown["Worst"]] == ranked[:9]
+    assert len({card.name for card in shown["Random"]}) == 9
+    for card in (card for cards in shown.values() for card in cards):
+        assert card.caption == result.captions[card.name]
+        assert card.references == references[card.name]
+        assert card.note == f"sentence BLEU-4 {scores[card.name]:.2f}"
+        assert card.has_picture == (card.name != "val00000.png")
+    said = {caption.image: caption for caption in runs.caption_run(run, count=40)}
+    for card in shown["Random"]:
+        np.testing.assert_allclose(card.probabilities, said[card.name].probabilities, atol=6e-4)
+
+
+def test_the_page_states_every_score_with_its_protocol(made: Path) -> None:
+    page = html.unescape((made / "run" / "index.html").read_text())
+    for row in evaluate_run(checkpoint.open_run(made / "run")).rows():
+        for text in row:
+            assert text in page
+
+
+def test_equal_runs_have_equal_pages(made: Path, tmp_path: Path) -> None:
+    train_run(TrainOptions(data=made / "data.h5", out=tmp_path / "run", **SMALL))
+    assert (tmp_path / "run" / "index.html").read_bytes() == (made / "run" / "index.html").read_bytes()
+
+
+def test_nothing_is_written_outside_the_run_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for variable in ("HOME", "TMPDIR", "XDG_CACHE_HOME", "XDG_CONFIG_HOME"):
+        (tmp_path / variable).mkdir()
+        monkeypatch.setenv(variable, str(tmp_path / variable))
+    monkeypatch.setattr(training, "generate", lambda seed: generate(seed, train=20, val=6))
+    monkeypatch.chdir(tmp_path)
+    train_run(TrainOptions(out=tmp_path / "run", **SMALL))
+    assert {path.relative_to(tmp_path).parts[0] for path in tmp_path.rglob("*") if path.is_file()} == {"run"}
+
+
+def test_a_run_on_data_without_val_has_a_page_of_curves(made: Path, tmp_path: Path) -> None:
+    data = open_data(made / "data.h5")
+    write_dataset(tmp_path / "train.h5", CaptionData(data.vocabulary, {"train": data.split("train")}, data.source))
+    run, evaluation = train_run(TrainOptions(data=tmp_path / "train.h5", out=tmp_path / "run", **SMALL))
+    assert evaluation is None
+    page = (run.path / "index.html").read_text()
+    assert galleries(page) == {}
+    assert "Training" in page
+
+
+def test_few_pictures_make_short_galleries(made: Path, tmp_path: Path) -> None:
+    data = open_data(made / "data.h5")
+    val = data.split("val")
+    one = dataclasses.replace(val, captions=val.captions[:5], image_idxs=val.image_idxs[:5], features=val.features[:1], images=["../secret.png"])
+    one = dataclasses.replace(one, text=list(val.text or [])[:5])
+    (Path(data.source["pictures"]).parent / "secret.png").write_bytes((made / "photos" / "val00001.png").read_bytes())
+    write_dataset(tmp_path / "one.h5", CaptionData(data.vocabulary, {"train": data.split("train"), "val": one}, data.source))
+    run, _ = train_run(TrainOptions(data=tmp_path / "one.h5", out=tmp_path / "run", **SMALL))
+    shown = galleries((run.path / "index.html").read_text())
+    assert {title: len(cards) for title, cards in shown.items()} == {"Best": 1, "Worst": 1, "Random": 1}
+    assert not shown["Best"][0].has_picture  # it lies outside the folder of pictures
+
+
+def test_a_run_stopped_on_the_way_has_a_page_that_says_so(made: Path, tmp_path: Path) -> None:
+    def stop(solver: object) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train_run(TrainOptions(data=made / "data.h5", out=tmp_path / "run", **SMALL), on_epoch=stop)
+    assert "After epoch 1 of 2" in (tmp_path / "run" / "index.html").read_text()
