@@ -20,6 +20,9 @@ help:
 	$(VENV) -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
 	@touch $@
 
+# The list of fonts that matplotlib keeps stays with the set-up.
+demo test notebooks: export MPLCONFIGDIR := $(CURDIR)/.venv/matplotlib
+
 demo: .venv/ready
 	$(VENV) cli.py train
 
