@@ -1,15 +1,19 @@
-"""Fixtures: the libraries that a test runs on, small vocabularies and data sets, and where real data is."""
+"""Fixtures: the libraries that a test runs on, small vocabularies, a small run, and where real data is."""
 
 import os
+import shutil
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import commands
 import numpy as np
 import pytest
 
 import xpcap
+from xpcap import backend
 from xpcap.backend import backend_status
+from xpcap.runs import training
 
 CUPY = backend_status()["cupy"]
 WORDS = ["<NULL>", "<START>", "<END>", "<UNK>", "a", "dog", "runs", "on", "the", "grass"]
@@ -64,3 +68,27 @@ def real_data() -> Path:
     if not folder:
         pytest.skip("XPCAP_DATA is not set: no real captions to test with")
     return Path(folder)
+
+
+@pytest.fixture
+def few_pictures(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Generated pictures by the dozen, and a folder of its own to run in."""
+    monkeypatch.setattr(training, "generate", commands.few)
+    monkeypatch.delenv("XPCAP_BACKEND", raising=False)
+    monkeypatch.setattr(backend, "_active", None)
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run, trained once; tests get copies."""
+    folder = tmp_path_factory.mktemp("trained") / "run"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(training, "generate", commands.few)
+        commands.good("train", "--out", folder, *commands.SMALL, "--feature-scaling", "standardize")
+    return folder
+
+
+@pytest.fixture
+def run(trained: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(trained, tmp_path / "run"))

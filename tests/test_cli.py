@@ -3,7 +3,6 @@
 import dataclasses
 import json
 import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -11,58 +10,19 @@ from typing import Any
 
 import numpy as np
 import pytest
-from click.testing import CliRunner, Result
+from commands import SMALL, call, failing, good
 from safetensors import safe_open
 from safetensors.numpy import save_file
 
 from xpcap import backend, checkpoint, runs
 from xpcap.cli import main
 from xpcap.data import CaptionData, Vocabulary, open_data, tokenize, write_dataset
-from xpcap.data.pictures import generate
 from xpcap.errors import DataError
 from xpcap.metrics import corpus_bleu, unigram_bleu
 from xpcap.runs import training
 
 ROOT = Path(__file__).parent.parent
-SMALL = ["--hidden", "16", "--wordvec", "8", "--epochs", "2"]
-
-
-def call(*args: object) -> Result:
-    return CliRunner().invoke(main, [str(arg) for arg in args])
-
-
-def good(*args: object) -> Result:
-    result = call(*args)
-    assert result.exit_code == 0, result.output
-    return result
-
-
-def few(seed: int) -> CaptionData:
-    return generate(seed, train=60, val=14)
-
-
-@pytest.fixture(autouse=True)
-def few_pictures(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Generated pictures by the dozen, and a folder of its own to run in."""
-    monkeypatch.setattr(training, "generate", few)
-    monkeypatch.delenv("XPCAP_BACKEND", raising=False)
-    monkeypatch.setattr(backend, "_active", None)
-    monkeypatch.chdir(tmp_path)
-
-
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run, trained once; tests get copies."""
-    folder = tmp_path_factory.mktemp("trained") / "run"
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(training, "generate", few)
-        good("train", "--out", folder, *SMALL, "--feature-scaling", "standardize")
-    return folder
-
-
-@pytest.fixture
-def run(trained: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(trained, tmp_path / "run"))
+pytestmark = pytest.mark.usefixtures("few_pictures")
 
 
 def test_train_alone_generates_learns_and_leaves_a_run_folder() -> None:
@@ -335,19 +295,6 @@ def test_misuse_exits_2_with_the_near_name(name: str) -> None:
     for word in words:
         assert word in result.output
     assert list(Path().iterdir()) == []
-
-
-def failing(args: list[Any], *words: str) -> None:
-    """The command fails with one message, no traceback, and leaves the folder as it found it."""
-    before = sorted(Path().rglob("*"))
-    result = call(*args)
-    assert result.exit_code == 1, result.output
-    assert isinstance(result.exception, SystemExit)
-    assert "Traceback" not in result.output
-    assert result.output.splitlines()[-1].startswith("Error: ")
-    for word in words:
-        assert word in result.output
-    assert sorted(Path().rglob("*")) == before
 
 
 def test_what_is_not_there_fails_with_one_line(run: Path) -> None:

@@ -20,6 +20,7 @@ from xpcap.data import open_data, write_dataset
 from xpcap.data.flickr8k import import_flickr8k
 from xpcap.data.scaling import KINDS
 from xpcap.errors import EXPECTED, OptionError, nearest
+from xpcap.files import obstacle
 from xpcap.models.captioning_rnn import CELLS
 from xpcap.progress import say
 from xpcap.solver import CaptioningSolver
@@ -171,6 +172,8 @@ def prepare(captions: Path, lists: dict[str, Path], pictures: Path | None, featu
     """
     if pictures is None and features is None:
         raise click.UsageError("neither --pictures nor --features is given, expected at least one: where do the features come from?")
+    if why := obstacle(out):
+        raise click.ClickException(f"prepare: {out} {why}")  # before any work is done
     data = import_flickr8k(captions, lists, features, min_count, max_words, pictures, progress=True)
     write_dataset(out, data)
     click.echo(_describe_data(out, data))
@@ -267,7 +270,7 @@ caption runs/flickr8k --split val -n 20"""
 @click.option("-n", "count", type=click.IntRange(1), default=10, show_default=True, help="How many of them, spread evenly over the split.")
 @click.option("--data", type=click.Path(path_type=Path), help="Another dataset file to take them from. Default: the run's own data.")
 @click.option("--html", type=click.Path(path_type=Path), help="Write a page of pictures and captions as well. Never overwritten.")
-@click.option("--png", type=click.Path(path_type=Path), help="Write them as one picture as well. Never overwritten.")
+@click.option("--png", type=click.Path(path_type=Path), help="Write them as one picture as well, at most 60 of them. Never overwritten.")
 @_backend_option
 @_json_option
 @click.pass_context
@@ -285,28 +288,34 @@ def caption(
         raise click.UsageError(
             f"pictures and {', '.join('-n' if name == 'count' else f'--{name}' for name in given)} are given, expected one or the other"
         )
+    for place, suffix in ((html, ".html"), (png, ".png")):
+        if place is not None:
+            runs.check_place(place, suffix)  # before any work is done
     _choose(backend)
     opened = checkpoint.open_run(run)
     skipped: list[runs.Skipped] = []
-    look: runs.Look
     if pictures:
         captions, skipped = runs.caption_files(opened, pictures, progress=True)
-        look = runs.look_at_files
     else:
         captions = runs.caption_run(opened, data, split, count)
-        look = runs.look_in(opened, runs.data_of(opened, data, split)[0])
     for left in skipped:
         click.echo(f"skipped {left.image}: {left.reason}", err=True)
-    if captions and html is not None:
-        runs.write_caption_page(html, opened, captions, look, skipped)
-    if captions and png is not None:
-        runs.write_caption_png(png, captions, look)
     if as_json:
         click.echo(json.dumps([caption._asdict() for caption in captions]))
     else:
         _print_captions(captions)
     if skipped and not captions:
-        raise click.ClickException(f"caption: none of {len(skipped)} pictures could be read, expected at least one; the reasons stand above")
+        raise click.ClickException(f"caption: none of {len(skipped)} could be read, expected at least one picture; the reasons stand above")
+    if html is None and png is None:
+        return
+    look = runs.look_at_files if pictures else runs.look_in(opened, runs.data_of(opened, data, split)[0])
+    if html is not None:
+        runs.write_caption_page(html, opened, captions, look, skipped, progress=True)
+        click.echo(f"wrote {html}", err=as_json)
+    if png is not None:
+        drawn = runs.write_caption_png(png, captions, look)
+        rest = f" with {drawn} of {len(captions)} pictures; the others are not at hand, or too many" if drawn < len(captions) else ""
+        click.echo(f"wrote {png}{rest}", err=as_json)
 
 
 def _print_captions(captions: Sequence[runs.PictureCaption]) -> None:

@@ -29,6 +29,17 @@ def atomic(path: Path) -> Iterator[Path]:
             temporary.unlink(missing_ok=True)
 
 
+def obstacle(path: Path) -> str:
+    """Why a new file cannot be made at `path`, empty where it can: to be asked before the work that is to end there."""
+    if path.exists() or path.is_symlink():
+        return "exists, and is not overwritten; remove it or choose another name"
+    if not path.parent.is_dir():
+        return f"is to be in {path.parent}, which is no folder, expected one that is there; is the path right?"
+    if not os.access(path.parent, os.W_OK | os.X_OK):
+        return f"is to be in {path.parent}, which may not be written to: Permission denied, expected a folder of your own"
+    return ""
+
+
 def write_text(path: Path, text: str) -> None:
     """Write a small text file in one piece."""
     with atomic(path) as temporary:

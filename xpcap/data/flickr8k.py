@@ -1,7 +1,7 @@
 """The importer for Flickr8k's layout: a token file, lists of picture names, and pictures or their features as .npz."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -99,10 +99,9 @@ def encode_folder(folder: Path, names: Sequence[str], encoder: Encoder, progress
 
     Raises
     ------
-    DataError : the folder or a picture is missing, or a picture cannot be read.
+    DataError : a picture is missing, or cannot be read.
     """
-    if not folder.is_dir():
-        raise DataError(f"prepare: {folder} is no folder, expected the one that holds the pictures")
+    _covered("prepare", names, {name for name in names if (folder / name).exists()}, f"file in {folder}")  # before the long work
     pictures = (read_picture(folder / name) for name in bar(names, progress, "encoding pictures"))
     return {name: i for i, name in enumerate(names)}, encoder.encode(pictures)
 
@@ -152,7 +151,13 @@ def import_flickr8k(
         "min_count": min_count,
         "max_words": max_words,
     }
+    learned_from = names.get("train") or list(owner)
+    vocabulary = Vocabulary.build((text for image in learned_from for text in captions[image]), min_count)
+    if not vocabulary.idx_to_word[len(SPECIAL) :]:
+        raise DataError(f"prepare: no word occurs {min_count} times in the captions to learn from, expected some that do; lower --min-count")
     if pictures is not None:
+        if not pictures.is_dir():
+            raise DataError(f"prepare: {pictures} is no folder, expected the one that holds the pictures")
         source["pictures"] = str(pictures.resolve())
     if features_file is not None:
         rows, features = read_features(features_file)
@@ -165,10 +170,6 @@ def import_flickr8k(
         raise DataError("prepare: neither features nor pictures were named, expected --features FILE.npz or --pictures FOLDER")
     for split, images in names.items():
         _covered(f"prepare: split {split!r}", images, rows, f"features in {features_file}")
-    learned_from = names.get("train") or list(owner)
-    vocabulary = Vocabulary.build((text for image in learned_from for text in captions[image]), min_count)
-    if not vocabulary.idx_to_word[len(SPECIAL) :]:
-        raise DataError(f"prepare: no word occurs {min_count} times in the captions to learn from, expected some that do; lower --min-count")
     splits = {}
     for split, images in names.items():
         text = [caption for image in images for caption in captions[image]]
@@ -177,7 +178,7 @@ def import_flickr8k(
     return CaptionData(vocabulary, splits, source)
 
 
-def _covered(where: str, images: list[str], known: Mapping[str, object], thing: str) -> None:
+def _covered(where: str, images: Sequence[str], known: Container[str], thing: str) -> None:
     if missing := [image for image in images if image not in known]:
         raise DataError(
             f"{where}: {len(missing)} of {len(images)} pictures have no {thing}, {missing[0]!r} among them; do the files belong together?"

@@ -13,7 +13,7 @@ from xpcap.data.checks import check_data
 from xpcap.data.dataset import CaptionData, Split
 from xpcap.data.vocabulary import Vocabulary, tokenize
 from xpcap.errors import DataError
-from xpcap.files import atomic
+from xpcap.files import atomic, obstacle
 
 FORMAT = 1
 IN_MEMORY = 512 * 2**20  # bytes: features up to this size are held in memory, larger ones are read from disk by the batch
@@ -25,11 +25,11 @@ def write_dataset(path: str | Path, data: CaptionData) -> None:
 
     Raises
     ------
-    DataError : something in it is wrong, or `path` exists. OSError : the place cannot be written to. Nothing is left behind then.
+    DataError : something in it is wrong, `path` exists, or its folder does not. OSError : it cannot be written. Nothing is left behind then.
     """
     path = Path(path)
-    if path.exists() or path.is_symlink():
-        raise DataError(f"write_dataset: {path} exists, and is not overwritten; remove it or choose another name")
+    if why := obstacle(path):
+        raise DataError(f"write_dataset: {path} {why}")
     check_data("write_dataset", data)
     _check_names(data)
     about = json.dumps({"format": FORMAT, "source": dict(data.source), "stamp": _stamp(data)}, sort_keys=True)

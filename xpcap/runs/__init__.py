@@ -3,7 +3,7 @@
 from xpcap.runs.captioning import PictureCaption, Skipped, caption_files, caption_run, data_of
 from xpcap.runs.evaluation import Evaluation, evaluate_run
 from xpcap.runs.options import GENERATED, TrainOptions, defaults, with_out
-from xpcap.runs.pages import Look, look_at_files, look_in, write_caption_page, write_caption_png
+from xpcap.runs.pages import Look, check_place, look_at_files, look_in, write_caption_page, write_caption_png
 from xpcap.runs.training import Trained, train_run
 
 __all__ = [
@@ -16,6 +16,7 @@ __all__ = [
     "Trained",
     "caption_files",
     "caption_run",
+    "check_place",
     "data_of",
     "defaults",
     "evaluate_run",

@@ -75,11 +75,11 @@ def caption_files(run: Run, paths: Sequence[Path], progress: bool = False) -> tu
 
     Returns
     -------
-    captions, in the order of the files, and the pictures that could not be read, with the reason
+    captions, in the order of the files, and what could not be read, folders without a picture among them, with the reason
 
     Raises
     ------
-    DataError : the run learnt from features that no encoder of ours made, or a folder holds no picture.
+    DataError : the run learnt from features that no encoder of ours made.
     """
     name = run.config.get("source", {}).get("encoder")
     if name is None:
@@ -95,19 +95,29 @@ def caption_files(run: Run, paths: Sequence[Path], progress: bool = False) -> tu
         )
     captions: list[PictureCaption] = []
     skipped: list[Skipped] = []
-    files = find_pictures(paths)
+    files: list[Path] = []
+    for path in paths:
+        try:
+            files += find_pictures([path])
+        except DataError as error:
+            skipped.append(_skipped(path, error))
     for start in bar(range(0, len(files), BATCH), progress, "captioning pictures"):
         read: list[tuple[Path, np.ndarray]] = []
         for file in files[start : start + BATCH]:
             try:
                 read.append((file, encoder.encode([read_picture(file)])[0]))
             except DataError as error:
-                skipped.append(Skipped(str(file), str(error)))
+                skipped.append(_skipped(file, error))
         if read:
             features = run.scaling(np.stack([feature for _, feature in read]))
             said = caption_features(run.model, run.vocabulary, features, run.config["max_words"])
             captions += [PictureCaption(str(file), c.text, c.probabilities, []) for (file, _), c in zip(read, said, strict=True)]
     return captions, skipped
+
+
+def _skipped(path: Path, error: DataError) -> Skipped:
+    """The reason without the function and the path that it begins with: the path is told beside it."""
+    return Skipped(str(path), str(error).partition(f": {path}")[2].lstrip(": "))
 
 
 def captions_of(run: Run, data: CaptionData, split: str, pictures: np.ndarray, progress: bool = False) -> list[Caption]:

@@ -1,8 +1,9 @@
 """What goes on a page: a run's scores, curves and best, worst and random captions; or the captions of any pictures."""
 
 from collections.abc import Callable, Mapping, Sequence
+from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -10,7 +11,9 @@ from xpcap.checkpoint import Run
 from xpcap.data import CaptionData, tokenize
 from xpcap.encoders import read_picture
 from xpcap.errors import DataError
+from xpcap.files import obstacle
 from xpcap.metrics import smoothed_bleu
+from xpcap.progress import bar
 from xpcap.report import Card, Gallery, draw_captions, write_page
 from xpcap.runs.captioning import PictureCaption, Skipped, caption_chosen, data_of
 from xpcap.runs.evaluation import Evaluation
@@ -18,6 +21,7 @@ from xpcap.runs.options import PICTURES
 
 PAGE = "index.html"
 SHOWN = 9  # pictures in each gallery of a run
+DRAWN = 60  # pictures in a PNG at most: twenty rows of three; many more would be too large to draw
 NOTE = "sentence BLEU-4"
 Look = Callable[[str], np.ndarray | None]  # a picture's name to the picture, None where it is not at hand
 
@@ -44,32 +48,45 @@ def write_run_page(run: Run, history: Sequence[Mapping[str, Any]], evaluation: E
     )
 
 
-def write_caption_page(path: Path, run: Run, captions: Sequence[PictureCaption], look: Look, skipped: Sequence[Skipped] = ()) -> None:
-    """A page of captioned pictures. DataError : `path` exists."""
-    _check_new(path, ".html")
-    cards = [_card(caption, look) for caption in captions]
+def check_place(path: Path, suffix: str) -> None:
+    """DataError : a page or PNG cannot be written to `path`; to be called before any work is done."""
+    if path.suffix.lower() != suffix:
+        raise DataError(f"caption: {path} does not end in {suffix}, expected a name that does; are the arguments in order?")
+    if why := obstacle(path):
+        raise DataError(f"caption: {path} {why}")
+
+
+def write_caption_page(
+    path: Path, run: Run, captions: Sequence[PictureCaption], look: Look, skipped: Sequence[Skipped] = (), progress: bool = False
+) -> None:
+    """A page of captioned pictures. DataError : `path` exists, or cannot be written to."""
+    check_place(path, ".html")
     about = "In the order they were given." if not any(caption.references for caption in captions) else "Spread evenly over the split."
-    gallery = Gallery("Pictures", about, cards)
+    cards = (_card(caption, look) for caption in bar(captions, progress, "writing the page"))
+    # drawn from once, so that one picture at a time is in memory: a thousand photos would fill it
+    gallery = Gallery("Pictures", about, cast("Sequence[Card]", cards))
     write_page(path, f"Captions by {run.path.resolve().name}", galleries=[gallery], skipped=skipped)
 
 
-def write_caption_png(path: Path, captions: Sequence[PictureCaption], look: Look) -> None:
-    """The same pictures and captions as one picture; those whose file is not at hand are left out.
+def write_caption_png(path: Path, captions: Sequence[PictureCaption], look: Look) -> int:
+    """The same as one picture: the first 60 whose file is at hand. How many that are comes back.
 
     Raises
     ------
-    DataError : `path` exists, or no picture is at hand.
+    DataError : `path` exists, cannot be written to, or no picture is at hand.
     """
-    _check_new(path, ".png")
-    shown = [(picture, caption) for caption in captions if (picture := look(caption.image)) is not None]
+    check_place(path, ".png")
+    at_hand = ((picture, caption) for caption in captions if (picture := look(caption.image)) is not None)
+    shown = list(islice(at_hand, DRAWN))
     if not shown:
         raise DataError(f"caption: none of {len(captions)} pictures is at hand to be drawn in {path}, expected their folder as 'prepare --pictures'")
     draw_captions(path, [picture for picture, _ in shown], [c.caption for _, c in shown], [c.references[0] if c.references else "" for _, c in shown])
+    return len(shown)
 
 
 def look_at_files(name: str) -> np.ndarray | None:
     """Pictures whose names are their paths."""
-    return read_picture(Path(name))
+    return _read_or_none(Path(name))
 
 
 def look_in(run: Run, data: CaptionData) -> Look:
@@ -79,21 +96,16 @@ def look_in(run: Run, data: CaptionData) -> Look:
 
     def look(name: str) -> np.ndarray | None:
         path = folder / name
-        if not path.resolve().is_relative_to(folder.resolve()) or not path.is_file():
-            return None
-        try:
-            return read_picture(path)
-        except DataError:
-            return None  # a page can do without; its frame says that the picture is missing
+        return _read_or_none(path) if path.resolve().is_relative_to(folder.resolve()) else None
 
     return look
 
 
-def _check_new(path: Path, suffix: str) -> None:
-    if path.suffix.lower() != suffix:
-        raise DataError(f"caption: {path} does not end in {suffix}, expected a name that does; are the arguments in order?")
-    if path.exists() or path.is_symlink():
-        raise DataError(f"caption: {path} exists, and is not overwritten; remove it or choose another name")
+def _read_or_none(path: Path) -> np.ndarray | None:
+    try:
+        return read_picture(path)
+    except DataError:
+        return None  # a page can do without; its frame says that the picture is missing
 
 
 def _card(caption: PictureCaption, look: Look, note: str = "") -> Card:

@@ -1,0 +1,280 @@
+"""`caption` on picture files, its pages, and `prepare --pictures`: from a folder of pictures to captions of others."""
+
+import errno
+import json
+import os
+import shutil
+import weakref
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from commands import SMALL, call, failing, good
+
+Image = pytest.importorskip("PIL.Image")
+
+from xpcap import checkpoint, runs  # noqa: E402 - after the skip
+from xpcap.data.pictures.scenes import make_scene, paint  # noqa: E402
+from xpcap.encoders import HistogramEncoder  # noqa: E402
+from xpcap.runs import captioning, pages  # noqa: E402
+
+pytestmark = pytest.mark.usefixtures("few_pictures")
+
+
+@pytest.fixture
+def photos(run: Path) -> Path:
+    """The run's val pictures, some of them in other formats, and files that are no pictures."""
+    folder = Path("photos")
+    shutil.copytree(run / "pictures", folder)
+    for path in sorted(folder.iterdir())[4:]:
+        path.unlink()
+    (folder / "broken.jpg").write_bytes(b"\xff\xd8\xff\xe0 and no more")
+    (folder / "notes.txt").write_text("not for captioning")
+    return folder
+
+
+def scene(path: Path, number: int) -> Path:
+    Image.fromarray(paint(make_scene("train", number, seed=0))).save(path)
+    return path
+
+
+def test_files_are_captioned_as_the_same_pictures_of_the_split_are(run: Path, photos: Path) -> None:
+    """In the order they were given, folders by name; what cannot be read is named on standard error."""
+    result = good("caption", run, photos / "val00002.png", photos, "none.png", "--json")
+    said = json.loads(result.stdout)
+    assert [Path(one["image"]).name for one in said] == ["val00002.png", *(f"val0000{i}.png" for i in range(4))]
+    assert said[0] == said[3]
+    of_split = {one["image"]: one for one in json.loads(good("caption", run, "-n", 14, "--json").stdout)}
+    for one in said:
+        assert set(one) == {"image", "caption", "probabilities", "references"}
+        twin = of_split[Path(one["image"]).name]
+        assert (one["caption"], one["references"]) == (twin["caption"], [])
+        assert one["probabilities"] == pytest.approx(twin["probabilities"], abs=1e-5)
+        assert len(one["probabilities"]) == len(one["caption"].split()) > 0
+    named = result.stderr.splitlines()
+    assert named == [
+        "skipped photos/broken.jpg: cannot be read as a picture, expected JPEG, PNG, GIF, WebP, BMP or TIFF; damaged, or of another kind?",
+        "skipped none.png: does not exist, expected a picture; is the path right?",
+    ]
+    text = good("caption", run, photos).stdout
+    assert [line for line in text.splitlines() if line and not line.startswith(" ")] == [f"photos/val0000{i}.png" for i in range(4)]
+    assert f"  model  {said[0]['caption']}" in text
+    assert "truth" not in text
+
+
+def test_batches_do_not_change_captions_or_their_order(run: Path, photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = json.loads(good("caption", run, photos, "--json").stdout)
+    monkeypatch.setattr(captioning, "BATCH", 2)
+    cut = json.loads(good("caption", run, photos, "--json").stdout)
+    assert [(one["image"], one["caption"]) for one in cut] == [(one["image"], one["caption"]) for one in whole]
+
+
+def test_names_of_any_kind_reach_the_output(run: Path) -> None:
+    names = ["two words.png", "Ωμέγα 🐕.png", "<b>&amp;.png", "line\nbreak.png"]
+    if os.name == "posix":
+        names.append(os.fsdecode(b"\xff.png"))
+    for name in names:
+        scene(Path(name), 0)
+    assert [one["image"] for one in json.loads(good("caption", run, *names, "--json").stdout)] == names
+    good("caption", run, *names, "--html", "p.html")
+    assert "&lt;b&gt;&amp;amp;.png" in Path("p.html").read_text(encoding="utf-8")
+
+
+def test_none_that_can_be_read_is_a_failure(run: Path, photos: Path) -> None:
+    Path("empty").mkdir()
+    for args in ([photos / "broken.jpg"], ["empty"], ["none.png", photos / "broken.jpg", "empty"]):
+        failing(["caption", run, *args, "--html", "p.html", "--png", "p.png"], "skipped ", f"none of {len(args)} could be read")
+    result = call("caption", run, "none.png", "--json")
+    assert (result.exit_code, result.stdout) == (1, "[]\n")
+    assert "skipped empty: holds no picture" in good("caption", run, "empty", photos).stderr
+
+
+def test_pages_show_the_pictures_with_their_captions(run: Path, photos: Path) -> None:
+    before = {path: path.read_bytes() for path in photos.iterdir()}
+    output = good("caption", run, photos, "--html", "p.html", "--png", "p.png").stdout
+    assert "wrote p.html\nwrote p.png\n" in output
+    page = Path("p.html").read_text(encoding="utf-8")
+    assert page.count("data:image/png;base64,") == 4
+    for words in ("Captions by run", "photos/val00003.png", "photos/broken.jpg", "cannot be read as a picture", "In the order they were given."):
+        assert words in page
+    with Image.open("p.png") as drawn:
+        assert drawn.width == 3 * 330
+    assert {path: path.read_bytes() for path in photos.iterdir()} == before
+    result = good("caption", run, "-n", 3, "--json", "--html", "split.html", "--png", "split.png")
+    page = Path("split.html").read_text(encoding="utf-8")
+    assert page.count("data:image/png;base64,") == 3
+    for one in json.loads(result.stdout):
+        assert one["references"][0] in page
+    assert result.stderr.splitlines() == ["wrote split.html", "wrote split.png"]
+
+
+@pytest.mark.parametrize("option", ["--html", "--png"])
+def test_a_place_that_will_not_do_is_refused_before_any_work(option: str, run: Path, photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    suffix = option.replace("--", ".")
+    Path(f"old{suffix}").write_text("old")
+    Path(f"link{suffix}").symlink_to("nowhere")
+    monkeypatch.setattr(checkpoint, "open_run", lambda *args: pytest.fail("work was done"))
+    for place, words in {
+        f"old{suffix}": "exists, and is not overwritten",
+        f"link{suffix}": "exists, and is not overwritten",
+        "page.jpg": f"page.jpg does not end in {suffix}",
+        f"nowhere/page{suffix}": "nowhere, which is no folder",
+        f"old{suffix}/page{suffix}": "no folder",
+    }.items():
+        failing(["caption", run, photos, option, place], words)
+    if os.name == "posix" and os.geteuid() != 0:
+        Path("locked").mkdir(mode=0o500)
+        failing(["caption", run, photos, option, f"locked/page{suffix}"], "Permission denied")
+    assert Path(f"old{suffix}").read_text() == "old"
+
+
+@pytest.mark.parametrize("option", ["--html", "--png"])
+def test_a_page_that_cannot_be_finished_leaves_nothing_and_loses_no_caption(
+    option: str, run: Path, photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*args: Any) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    place = option.replace("--", "page.")
+    monkeypatch.setattr(os, "fsync", full)
+    failing(["caption", run, photos, option, place], f"{place}: No space left on device", "photos/val00003.png\n  model  ")
+
+
+def test_a_page_holds_one_picture_at_a_time_in_memory(run: Path) -> None:
+    alive: set[int] = set()
+    most = 0
+
+    def look(name: str) -> np.ndarray:
+        nonlocal most
+        picture = np.zeros((9, 9, 3), np.uint8)
+        alive.add(id(picture))
+        weakref.finalize(picture, alive.discard, id(picture))
+        most = max(most, len(alive))
+        return picture
+
+    captions = [runs.PictureCaption(f"{i}.png", "a dog", [0.5, 0.5], []) for i in range(40)]
+    runs.write_caption_page(Path("p.html"), checkpoint.open_run(run), captions, look)
+    assert Path("p.html").read_text(encoding="utf-8").count("<img ") == 40
+    assert most <= 2
+
+
+def test_a_picture_that_goes_away_meanwhile_leaves_its_frame(run: Path, photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    look = pages.read_picture
+
+    def gone(path: Path) -> np.ndarray:
+        path.unlink(missing_ok=path.name == "val00001.png")
+        return look(path)
+
+    monkeypatch.setattr(pages, "read_picture", lambda path: gone(path) if path.name == "val00001.png" else look(path))
+    output = good("caption", run, photos, "--html", "p.html", "--png", "p.png").stdout
+    assert Path("p.html").read_text(encoding="utf-8").count("The picture is not at hand") == 1
+    assert "wrote p.png with 3 of 4 pictures" in output
+
+
+def test_a_png_takes_no_more_pictures_than_can_be_drawn(run: Path, photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pages, "DRAWN", 2)
+    assert "wrote p.png with 2 of 4 pictures" in good("caption", run, photos, "--png", "p.png").stdout
+    with Image.open("p.png") as drawn:
+        assert drawn.width == 2 * 330
+
+
+@pytest.mark.parametrize("option", [["--split", "val"], ["-n", "10"], ["--data", "x.h5"]], ids=lambda option: option[0])
+def test_pictures_beside_what_chooses_among_a_split_are_misuse(option: list[str], run: Path, photos: Path) -> None:
+    result = call("caption", run, photos, *option)
+    assert result.exit_code == 2
+    assert f"pictures and {option[0]} are given, expected one or the other" in result.output
+
+
+def test_an_interrupt_ends_without_a_traceback_or_a_page(run: Path, photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(path: Path) -> None:
+        raise KeyboardInterrupt
+
+    for place in (captioning, pages):
+        with monkeypatch.context() as patch:
+            patch.setattr(place, "read_picture", interrupt)
+            result = call("caption", run, photos, "--html", "p.html")
+        assert result.exit_code == 1
+        assert result.output.endswith("Aborted!\n")
+        assert "Traceback" not in result.output
+        assert not list(Path().glob("*p.html*"))
+
+
+# from a folder of pictures to captions of others
+
+
+@pytest.fixture
+def own(tmp_path: Path) -> list[str]:
+    """What `prepare` is called with for ten pictures of one's own, turned photos among them."""
+    folder = Path("own photos")
+    folder.mkdir()
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    names = [f"{i}.{'jpg' if i % 2 else 'png'}" for i in range(10)]
+    for i, name in enumerate(names):
+        colour = (210, 30, 40) if i < 5 else (20, 60, 220)
+        Image.new("RGB", (60, 40), colour).save(folder / name, exif=exif)
+    (folder / "unlisted.png").write_text("no picture, and nobody asks for it")
+    Path("captions.txt").write_text("".join(f"{name}#{k}\ta {'red' if i < 5 else 'blue'} thing\n" for i, name in enumerate(names) for k in range(5)))
+    Path("train.txt").write_text("\n".join(names[:4] + names[5:9]))
+    Path("val.txt").write_text("\n".join((names[4], names[9])))
+    return ["prepare", "--captions", "captions.txt", "--split", "train=train.txt", "--split", "val=val.txt", "--min-count", "1", "--out", "own.h5"]
+
+
+def save_features(**changes: Any) -> None:
+    names = [line for name in ("train.txt", "val.txt") for line in Path(name).read_text().split()]
+    np.savez("features.npz", **{"names": names, "features": np.arange(5.0 * len(names)).reshape(-1, 5).astype("f4"), **changes})
+
+
+def test_pictures_prepared_and_learnt_from_caption_others(own: list[str]) -> None:
+    good(*own, "--pictures", "own photos")
+    source = json.loads(good("info", "own.h5", "--json").stdout)["source"]
+    assert (source["encoder"], source["pictures"]) == (HistogramEncoder.name, str(Path("own photos").resolve()))
+    good("train", "own.h5", "--out", "own run", "--hidden", 16, "--wordvec", 8, "--epochs", 4, "--batch-size", 4, "--lr", "0.02", "--dropout", 0)
+    Image.new("RGB", (300, 200), (205, 40, 35)).save("new.jpg")
+    Image.new("L", (30, 20), 255).save("white.png")
+    shutil.rmtree("own photos")  # neither the pictures nor the data set are needed for others
+    Path("own.h5").rename("moved.h5")
+    said = json.loads(good("caption", "own run", "new.jpg", "white.png", "--html", "new.html", "--json").stdout)
+    assert said[0]["caption"] == "a red thing"
+    assert Path("new.html").read_text(encoding="utf-8").count('src="data:image/') == 2
+
+
+def test_pages_show_the_pictures_of_the_folder_that_prepare_was_given(own: list[str]) -> None:
+    save_features()
+    good(*own, "--pictures", "own photos", "--features", "features.npz")
+    good("train", "own.h5", "--out", "own run", *SMALL)
+    good("caption", "own run", "--html", "p.html", "--png", "p.png")
+    assert Path("p.html").read_text(encoding="utf-8").count('src="data:image/') == 2
+    shutil.rmtree("own photos")
+    good("caption", "own run", "--html", "q.html")
+    assert "data:image/" not in Path("q.html").read_text(encoding="utf-8")
+    result = call("caption", "own run", "--png", "q.png")
+    assert result.exit_code == 1
+    assert "none of 2 pictures is at hand" in result.output
+
+
+def test_a_run_on_features_of_another_making_says_why_it_captions_no_files(own: list[str]) -> None:
+    save_features()
+    good(*own, "--features", "features.npz")
+    good("train", "own.h5", "--out", "own run", *SMALL)
+    failing(["caption", "own run", "own photos"], "own run learnt from features that were given to it", "prepared from pictures")
+
+
+def test_pictures_that_prepare_cannot_use_are_named_before_the_long_work(own: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    from xpcap.data import flickr8k
+
+    Path("own photos/3.jpg").write_bytes(b"\xff\xd8\xff")
+    failing([*own, "--pictures", "own photos"], "own photos/3.jpg cannot be read as a picture")
+    monkeypatch.setattr(flickr8k, "read_picture", lambda path: pytest.fail("a picture was read"))
+    Path("own photos/8.png").unlink()
+    failing([*own, "--pictures", "own photos"], "1 of 10 pictures have no file in own photos, '8.png' among them")
+    failing([*own, "--pictures", "captions.txt"], "captions.txt is no folder")
+    failing([*own[:-1], "nowhere/own.h5", "--pictures", "own photos"], "nowhere/own.h5", "no folder")
+    failing([*own[:-1], "val.txt", "--pictures", "own photos"], "val.txt exists, and is not overwritten")
+    failing([*own, "--pictures", "own photos", "--min-count", "99"], "no word occurs 99 times")
+    save_features()
+    failing([*own, "--pictures", "nowhere", "--features", "features.npz"], "nowhere is no folder")
+    result = call(*own)
+    assert result.exit_code == 2
+    assert "neither --pictures nor --features" in result.output
