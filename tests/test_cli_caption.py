@@ -90,6 +90,16 @@ def test_none_that_can_be_read_is_a_failure(run: Path, photos: Path) -> None:
     assert "skipped empty: holds no picture" in good("caption", run, "empty", photos).stderr
 
 
+@pytest.mark.skipif(os.name != "posix" or os.geteuid() == 0, reason="root may read anything")
+def test_what_may_not_be_read_is_skipped_like_what_is_damaged(run: Path, photos: Path) -> None:
+    (photos / "val00001.png").chmod(0)
+    Path("locked").mkdir(mode=0)
+    result = good("caption", run, "locked", "locked/a.png", photos)
+    assert result.stdout.count("  model  ") == 3
+    named = [line for line in result.stderr.splitlines() if "Permission denied" in line]
+    assert [line.partition(": ")[0] for line in named] == ["skipped locked", "skipped locked/a.png", "skipped photos/val00001.png"]
+
+
 def test_pages_show_the_pictures_with_their_captions(run: Path, photos: Path) -> None:
     before = {path: path.read_bytes() for path in photos.iterdir()}
     output = good("caption", run, photos, "--html", "p.html", "--png", "p.png").stdout

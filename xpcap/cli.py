@@ -265,7 +265,7 @@ caption runs/flickr8k --split val -n 20"""
 
 @main.command(epilog=_example(CAPTION_EXAMPLE))
 @click.argument("run", type=click.Path(path_type=Path))
-@click.argument("pictures", nargs=-1, metavar="[PICTURE|FOLDER]...", type=click.Path(path_type=Path))
+@click.argument("pictures", nargs=-1, metavar="[PICTURE|FOLDER]...", type=click.Path(path_type=Path, readable=False))  # skipped if it is not
 @click.option("--split", default="val", show_default=True, help="Without pictures: the split whose pictures to caption.")
 @click.option("-n", "count", type=click.IntRange(1), default=10, show_default=True, help="How many of them, spread evenly over the split.")
 @click.option("--data", type=click.Path(path_type=Path), help="Another dataset file to take them from. Default: the run's own data.")
