@@ -2,7 +2,7 @@
 
 import base64
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -44,7 +44,7 @@ class Gallery(NamedTuple):
 
     title: str  # "Best"
     about: str  # one sentence: how they were chosen
-    cards: Sequence[Card]
+    cards: Iterable[Card]  # taken one after the other: with a generator one picture is in memory at a time
 
 
 class _Image(NamedTuple):

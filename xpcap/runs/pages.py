@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 
@@ -63,9 +63,7 @@ def write_caption_page(
     check_place(path, ".html")
     about = "In the order they were given." if not any(caption.references for caption in captions) else "Spread evenly over the split."
     cards = (_card(caption, look) for caption in bar(captions, progress, "writing the page"))
-    # drawn from once, so that one picture at a time is in memory: a thousand photos would fill it
-    gallery = Gallery("Pictures", about, cast("Sequence[Card]", cards))
-    write_page(path, f"Captions by {run.path.resolve().name}", galleries=[gallery], skipped=skipped)
+    write_page(path, f"Captions by {run.path.resolve().name}", galleries=[Gallery("Pictures", about, cards)], skipped=skipped)
 
 
 def write_caption_png(path: Path, captions: Sequence[PictureCaption], look: Look) -> int:
