@@ -173,6 +173,11 @@ def test_links_lead_somewhere(name: str) -> None:
         assert not anchor or anchor in anchors(target.read_text(encoding="utf-8")), link
 
 
+def test_pictures_in_the_docs_are_different_ones() -> None:
+    pictures = [path.read_bytes() for path in (ROOT / "docs").glob("*.png")]
+    assert len(pictures) == len(set(pictures)) >= 2
+
+
 def test_top_level_cli_is_the_command_line() -> None:
     result = subprocess.run([sys.executable, ROOT / "cli.py", "--help"], capture_output=True, text=True, check=False)
     assert result.returncode == 0
