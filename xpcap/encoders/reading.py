@@ -1,6 +1,7 @@
 """Picture files to arrays, as they come from phones, cameras and drawing programs."""
 
 import logging
+import re
 import stat
 import warnings
 from collections.abc import Iterable
@@ -59,7 +60,9 @@ def read_picture(source: Path | BinaryIO) -> np.ndarray:
     except MemoryError as error:
         raise DataError(f"read_picture: {name} takes more memory to decode than is free, expected a smaller picture; scale it down first") from error
     except Image.DecompressionBombError as error:
-        raise DataError(f"read_picture: {name} has too many pixels, expected at most {MOST_PIXELS:,}; scale it down first") from error
+        counted = re.search(r"\((\d+) pixels\)", str(error))  # Pillow refuses these itself, before it tells width and height
+        count = f"{int(counted[1]):,}" if counted else "too many"
+        raise DataError(f"read_picture: {name} has {count} pixels, expected at most {MOST_PIXELS:,}; scale it down first") from error
     except FileNotFoundError as error:
         raise DataError(f"read_picture: {name} does not exist, expected a picture; is the path right?") from error
     except Exception as error:  # damaged pictures bring up errors of many types, from Pillow and from what it calls
@@ -122,7 +125,11 @@ def _plain(picture: Any) -> Any:
     from PIL import Image
 
     if picture.mode.startswith("I") or picture.mode == "F":
-        return Image.fromarray(_eight_bits(np.asarray(picture), picture.mode)).convert("RGB")
+        levels = np.asarray(picture)
+        grey = _eight_bits(levels, picture.mode)
+        if isinstance(level := picture.info.get("transparency"), int):
+            grey[levels == level] = 255
+        return Image.fromarray(grey).convert("RGB")
     mode = "RGBA" if picture.has_transparency_data else "RGB"
     return picture if picture.mode == mode else picture.convert(mode)
 
