@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -53,6 +54,12 @@ def test_equal_runs_leave_equal_bytes(run: Path, tmp_path: Path) -> None:
     good("train", "--out", tmp_path / "again", *SMALL, "--feature-scaling", "standardize")
     for name in ("best.safetensors", "last.safetensors", "history.jsonl", "vocab.json", "config.json"):
         assert (run / name).read_bytes() == (tmp_path / "again" / name).read_bytes(), name
+
+
+def test_generated_data_that_was_swapped_is_noticed(run: Path, tmp_path: Path) -> None:
+    good("train", "--seed", 1, "--out", tmp_path / "other", *SMALL)
+    shutil.copyfile(tmp_path / "other" / "data.h5", run / "data.h5")
+    failing(["evaluate", run], "data.h5, has changed since it was trained", "--data")
 
 
 def test_evaluate_prints_one_json_object(run: Path) -> None:

@@ -32,7 +32,7 @@ def write_dataset(path: str | Path, data: CaptionData) -> None:
         raise DataError(f"write_dataset: {path} {why}")
     check_data("write_dataset", data)
     _check_names(data)
-    about = json.dumps({"format": FORMAT, "source": dict(data.source), "stamp": _stamp(data)}, sort_keys=True)
+    about = json.dumps({"format": FORMAT, "source": dict(data.source), "stamp": stamp_of(data)}, sort_keys=True)
     # h5py gets an open file rather than a name: on a full disk that is an OSError, where its own files end in a crash
     with atomic(path) as temporary, temporary.open("w+b") as stream, h5py.File(stream, "w") as file:
         file.attrs["xpcap"] = about
@@ -65,7 +65,7 @@ def read_dataset(path: str | Path) -> CaptionData:
     try:
         data = _read(path, file)
         check_data(str(path), data)
-        if data.stamp != _stamp(data):
+        if data.stamp != stamp_of(data):
             raise DataError(f"read_dataset: {path} does not match its stamp; changed since 'prepare' wrote it? Prepare it again")
         keep_open = any(not isinstance(split.features, np.ndarray) for split in data.splits.values())
     except DataError:
@@ -124,7 +124,7 @@ def _strings(dataset: Any) -> list[str]:
     return [str(word) for word in dataset.asstr()[:]]
 
 
-def _stamp(data: CaptionData) -> str:
+def stamp_of(data: CaptionData) -> str:
     """A digest of everything but feature values: what can be read in full each time a file is opened."""
     digest = hashlib.sha256("\n".join(data.vocabulary.idx_to_word).encode())
     for name in sorted(data.splits):

@@ -13,6 +13,7 @@ import numpy as np
 from xpcap import checkpoint
 from xpcap.backend import get_backend
 from xpcap.data import CaptionData, open_data, write_dataset
+from xpcap.data.hdf5 import stamp_of
 from xpcap.data.pictures import generate, write_pictures
 from xpcap.data.scaling import fit_scaling
 from xpcap.models import CaptioningRNN
@@ -60,7 +61,7 @@ def train_run(options: TrainOptions, on_epoch: Callable[[CaptioningSolver], None
 
 def _fit(options: TrainOptions, out: Path, on_epoch: Callable[[CaptioningSolver], None] | None, progress: bool) -> list[dict[str, Any]]:
     """Train, with everything on disk after each epoch, and return the history. What training held in memory is free afterwards."""
-    data = open_data(options.data) if options.data else generate(options.seed)
+    data = open_data(options.data) if options.data else _generated(options.seed)
     data.scaling = fit_scaling(options.feature_scaling, data.split("train").features)
     model = CaptioningRNN(
         data.vocabulary.word_to_idx, data.feature_dim, options.wordvec, options.hidden, options.cell, dropout=options.dropout, seed=options.seed
@@ -89,6 +90,13 @@ def _fit(options: TrainOptions, out: Path, on_epoch: Callable[[CaptioningSolver]
     with np.errstate(all="ignore"):  # a loss that is not finite is an error of the solver's, with more to say
         solver.train()
     return solver.history
+
+
+def _generated(seed: int) -> CaptionData:
+    """Generated pictures with the stamp that their file will have."""
+    data = generate(seed)
+    data.stamp = stamp_of(data)
+    return data
 
 
 def _remove(made: list[Path]) -> None:
