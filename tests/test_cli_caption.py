@@ -77,7 +77,10 @@ def test_names_of_any_kind_reach_the_output(run: Path) -> None:
     for name in names:
         scene(Path(name), 0)
     assert [one["image"] for one in json.loads(good("caption", run, *names, "--json").stdout)] == names
-    good("caption", run, *names, "--html", "p.html")
+    shown = good("caption", run, *names, "--html", "p.html").stdout.splitlines()
+    assert shown.count("line\\nbreak.png") == 1  # a picture takes two lines, whatever its name
+    assert len(shown) == 2 * len(names) + 2
+    assert r"skipped no\nsuch\x1b[31m.png: does not exist" in good("caption", run, "no\nsuch\x1b[31m.png", names[0]).stderr
     assert "&lt;b&gt;&amp;amp;.png" in Path("p.html").read_text(encoding="utf-8")
 
 

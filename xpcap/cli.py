@@ -299,7 +299,7 @@ def caption(
     else:
         captions = runs.caption_run(opened, data, split, count)
     for left in skipped:
-        click.echo(f"skipped {left.image}: {left.reason}", err=True)
+        click.echo(f"skipped {_on_a_line(left.image)}: {_on_a_line(left.reason)}", err=True)
     if as_json:
         click.echo(json.dumps([caption._asdict() for caption in captions]))
     else:
@@ -320,10 +320,15 @@ def caption(
 
 def _print_captions(captions: Sequence[runs.PictureCaption]) -> None:
     for caption in captions:
-        click.echo(f"{caption.image}\n  model  {caption.caption}")
+        click.echo(f"{_on_a_line(caption.image)}\n  model  {caption.caption}")
         for reference in caption.references[:1]:
-            click.echo(f"  truth  {reference}")
+            click.echo(f"  truth  {_on_a_line(reference)}")
     click.echo()
+
+
+def _on_a_line(text: str) -> str:
+    """Text of other people's with line breaks, and all else that a terminal would obey rather than show, escaped."""
+    return "".join(sign if sign.isprintable() else sign.encode("unicode_escape").decode() for sign in text)
 
 
 @main.command(epilog=_example("verify\nverify --backend cupy --json"))
