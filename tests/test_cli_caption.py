@@ -122,6 +122,19 @@ def test_pages_show_the_pictures_with_their_captions(run: Path, photos: Path) ->
     assert result.stderr.splitlines() == ["wrote split.html", "wrote split.png"]
 
 
+def test_generated_pictures_that_are_no_files_are_drawn_again(run: Path) -> None:
+    """Those of the train split are never written."""
+    for args in (["--split", "train"], []):
+        shutil.rmtree(run / "pictures", ignore_errors=True)
+        good("caption", run, *args, "-n", 3, "--html", "p.html", "--png", "p.png")
+        page = Path("p.html").read_text(encoding="utf-8")
+        assert page.count("data:image/png;base64,") == 3
+        Path("p.html").unlink()
+        Path("p.png").unlink()
+    look = pages.look_in(checkpoint.open_run(run), runs.data_of(checkpoint.open_run(run), None, "val")[0])
+    np.testing.assert_array_equal(look("train00007.png"), paint(make_scene("train", 7, seed=0)))
+
+
 @pytest.mark.parametrize("option", ["--html", "--png"])
 def test_a_place_that_will_not_do_is_refused_before_any_work(option: str, run: Path, photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     suffix = option.replace("--", ".")

@@ -9,6 +9,7 @@ import numpy as np
 
 from xpcap.checkpoint import Run
 from xpcap.data import CaptionData, tokenize
+from xpcap.data.pictures import KIND, picture_of
 from xpcap.encoders import read_picture
 from xpcap.errors import DataError
 from xpcap.files import obstacle
@@ -88,12 +89,14 @@ def look_at_files(name: str) -> np.ndarray | None:
 
 
 def look_in(run: Run, data: CaptionData) -> Look:
-    """Pictures of a data set, from the folder that it remembers, or from the run folder where they were generated."""
+    """Pictures of a data set, from the folder that it remembers; generated ones from the run folder, or drawn again where they are not there."""
     remembered = data.source.get("pictures")
     folder = Path(remembered) if isinstance(remembered, str) else run.path / PICTURES
 
     def look(name: str) -> np.ndarray | None:
         path = folder / name
+        if data.source.get("generated") == KIND and not path.is_file():
+            return picture_of(name, data.source["seed"])
         return _read_or_none(path) if path.resolve().is_relative_to(folder.resolve()) else None
 
     return look
