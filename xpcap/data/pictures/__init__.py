@@ -1,7 +1,7 @@
 """Generated pictures: seeded scenes of one to three shapes, each with five captions, to try everything without a download.
 
-Held-out scenes combine what was seen apart: a tenth of all combinations of things (for a single thing: of thing and place) are in val,
-the others in train, whatever the seed.
+Held-out scenes combine what was seen apart: no two things of a val scene are of kinds that any training scene has together, and a single thing
+lies where none of its kind does in train; all kinds, places and arrangements are in train. Which is which does not depend on the seed.
 """
 
 import re
@@ -60,7 +60,7 @@ def generate(seed: int = 0, train: int = 15000, val: int = 500) -> CaptionData:
 
 
 def picture_of(name: str, seed: int = 0) -> np.ndarray:
-    """The generated picture of that name, drawn again: (96, 96, 3), uint8.
+    """The generated picture of that name, drawn again: (128, 128, 3), uint8.
 
     Raises
     ------

@@ -10,11 +10,11 @@ import numpy as np
 from xpcap.data.pictures.scenes import COLOURS, SHAPES, Scene, Thing
 
 SIZES = {"small": ("small", "little", "tiny"), "large": ("large", "big")}
-PLAIN = 0.4  # how often a size goes unsaid
+PLAIN = 0.5  # how often a size goes unsaid
 TWO = "two of a kind"
 CHOICE = re.compile(r"\(([^)]*)\)")
 
-# Each way to say it is as likely as the next, and so is each choice within brackets.
+# Of several ways to say it, of choices within brackets, and of words for a size, the first is the likeliest: see _odds.
 PLACE = {
     "top left": "(in the top left corner|at the top left)",
     "top": "(at the top|near the top)",
@@ -68,22 +68,19 @@ WAYS = {
 def describe(scene: Scene, rng: np.random.Generator) -> str:
     """One caption of a scene, drawn from the grammar."""
     ways, names = _parts(scene)
-    way = CHOICE.sub(lambda choice: str(rng.choice(choice[1].split("|"))), ways[int(rng.integers(len(ways)))])
-    said = [list(texts)[rng.choice(len(texts), p=list(texts.values()))] for texts in names]
-    return way.format(*said)
+    way = CHOICE.sub(lambda choice: _draw(_odds(choice[1].split("|")), rng), _draw(_odds(ways), rng))
+    return way.format(*(_draw(texts, rng) for texts in names))
 
 
 def language(scene: Scene) -> Iterator[tuple[str, float]]:
     """Every caption that the grammar has for a scene, with its probability; a scene of the same structure has them in the same order."""
     ways, names = _parts(scene)
-    for way in ways:
-        choices = [part.split("|") for part in CHOICE.findall(way)]
-        share = 1 / len(ways) / math.prod(map(len, choices))
-        for chosen in itertools.product(*choices):
+    for way, share in _odds(ways).items():
+        for chosen in itertools.product(*(_odds(part.split("|")).items() for part in CHOICE.findall(way))):
             words = iter(chosen)
-            filled = CHOICE.sub(lambda _, words=words: next(words), way)  # type: ignore[misc]
+            filled = CHOICE.sub(lambda _, words=words: next(words)[0], way)  # type: ignore[misc]
             for said in itertools.product(*(texts.items() for texts in names)):
-                yield filled.format(*(text for text, _ in said)), share * math.prod(p for _, p in said)
+                yield filled.format(*(text for text, _ in said)), share * math.prod(p for _, p in (*chosen, *said))
 
 
 def structure(scene: Scene) -> tuple[str, ...]:
@@ -95,6 +92,16 @@ def named(words: Sequence[str]) -> set[tuple[str, str]]:
     """The (colour, shape) pairs that a caption names."""
     singular = {**{shape: shape for shape in SHAPES}, **{f"{shape}s": shape for shape in SHAPES}}
     return {(colour, singular[shape]) for colour, shape in itertools.pairwise(words) if colour in COLOURS and shape in singular}
+
+
+def _odds(texts: Sequence[str]) -> dict[str, float]:
+    """Each text with its probability: the k-th is said 1/sqrt(k) times as often as the first."""
+    weights = [1 / math.sqrt(k) for k in range(1, len(texts) + 1)]
+    return {text: weight / sum(weights) for text, weight in zip(texts, weights, strict=True)}
+
+
+def _draw(odds: dict[str, float], rng: np.random.Generator) -> str:
+    return list(odds)[rng.choice(len(odds), p=list(odds.values()))]
 
 
 def _alike(scene: Scene) -> bool:
@@ -115,6 +122,6 @@ def _parts(scene: Scene) -> tuple[Sequence[str], list[dict[str, float]]]:
 def _names(thing: Thing, article: str = "") -> dict[str, float]:
     """Ways to name a thing: with a word for its size, or without."""
     texts = {f"{thing.colour} {thing.shape}": PLAIN}
-    for size in SIZES[thing.size]:
-        texts[f"{size} {thing.colour} {thing.shape}"] = (1 - PLAIN) / len(SIZES[thing.size])
+    for size, share in _odds(SIZES[thing.size]).items():
+        texts[f"{size} {thing.colour} {thing.shape}"] = (1 - PLAIN) * share
     return {f"{article or ('an' if text[0] in 'aeio' else 'a')} {text}": share for text, share in texts.items()}

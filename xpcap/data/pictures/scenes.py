@@ -1,12 +1,13 @@
 """Scenes: which things lie where in a generated picture, drawn from a seed, and how the picture is painted."""
 
+import itertools
 import math
-import zlib
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 
-SIDE = 96  # pixels
+SIDE = 128  # pixels
 SHAPES = ("circle", "square", "triangle", "star")
 COLOURS = {
     "red": (210, 35, 40),
@@ -18,13 +19,18 @@ COLOURS = {
     "pink": (245, 130, 190),
     "black": (25, 25, 28),
 }
-LINES = (17, 48, 79)  # columns, left to right, and rows, top to bottom, near which things lie; pixels
+KINDS = tuple((colour, shape) for colour in COLOURS for shape in SHAPES)
 PLACES = ("top left", "top", "top right", "left", "middle", "right", "bottom left", "bottom", "bottom right")
+LINES = (22.0, 64.0, 106.0)  # columns, left to right, and rows, top to bottom, of PLACES; pixels
 PAIRS, TRIPLES = ("beside", "above"), ("row", "column", "pyramid")
-SMALL, LARGE, LARGE_ALONE = (6.5, 8.0), (10.5, 12.5), (11.0, 28.0)  # radius in pixels
-HELD_OUT = 10  # one combination in so many is never trained on
+APART = {2: (42.0, 84.0), 3: (37.0, 42.0)}  # pixels from one thing to the next, in scenes of so many
+ASTRAY = 6.0  # pixels that a thing may be off its line
+SMALL, LARGE, LARGE_ALONE = (8.0, 10.5), (13.5, 16.5), (14.5, 37.0)  # radius in pixels
+GROUP = 4  # kinds of a group, no two of which meet in training
+ALIKE = 0.1  # share of scenes of two or three things where two are of a kind
+LINED = 0.2  # share of scenes whose things have a dark line around them
 SPLITS = ("train", "val")
-SMOOTH = 4  # pixels painted for each one kept, along each side
+SMOOTH = 3  # pixels painted for each one kept, along each side
 
 
 class Thing(NamedTuple):
@@ -46,68 +52,96 @@ class Scene(NamedTuple):
     things: tuple[Thing, ...]
     arrangement: str
     background: tuple[int, int, int]
+    line: float = 0.0  # width of the dark line around each thing, in pixels
 
 
-def combination(scene: Scene) -> str:
-    """What is held out: the (colour, shape) pairs of a scene; for a single thing, where it lies as well."""
-    kinds = sorted(f"{thing.colour} {thing.shape}" for thing in scene.things)
-    return ", ".join([*kinds, scene.arrangement] if len(kinds) == 1 else kinds)
+def apart(one: tuple[str, str], other: tuple[str, str]) -> bool:
+    """Whether two kinds, each (colour, shape), never meet in a training picture.
+
+    The 32 kinds are dealt to eight groups of four: two of a group never meet, nor do two alike of its first kind.
+    """
+    return _dealt(one) // GROUP == _dealt(other) // GROUP and (one != other or _dealt(one) % GROUP == 0)
 
 
-def held_out(scene: Scene) -> bool:
-    """Whether a scene's combination belongs to val. A tenth of all do, whatever the seed, by a checksum of their name."""
-    return zlib.crc32(combination(scene).encode()) % HELD_OUT == 0
+def away(kind: tuple[str, str], place: str) -> bool:
+    """Whether a thing of this kind never lies alone in that place in a training picture: each kind misses one place of nine."""
+    return (_dealt(kind) + PLACES.index(place)) % len(PLACES) == 0
+
+
+def _dealt(kind: tuple[str, str]) -> int:
+    """When a kind is dealt, of 32: by triangular numbers, whose remainders come once each and mix colours and shapes about as chance would."""
+    number = KINDS.index(kind)
+    return 7 * number * (number + 1) // 2 % len(KINDS)
+
+
+def split_of(kinds: Sequence[tuple[str, str]], arrangement: str) -> str | None:
+    """The split that a scene of these kinds belongs to: val if all that it combines is held out, train if nothing is, else none."""
+    if len(kinds) == 1:
+        return "val" if away(kinds[0], arrangement) else "train"
+    held = [apart(one, other) for one, other in itertools.combinations(kinds, 2)]
+    return "val" if all(held) else None if any(held) else "train"
 
 
 def make_scene(split: str, number: int, seed: int) -> Scene:
-    """Scene `number` of a split: the first with a combination of that split in a stream of its own."""
+    """Scene `number` of a split, from a stream of its own."""
     rng = np.random.default_rng([seed, SPLITS.index(split), number])
-    while True:
-        scene = draw_scene(rng)
-        if held_out(scene) == (split == "val"):
-            return scene
-
-
-def draw_scene(rng: np.random.Generator) -> Scene:
-    """Any scene."""
-    count = int(rng.choice((1, 2, 3), p=(0.3, 0.45, 0.25)))
+    count = int(rng.choice((1, 2, 3), p=(0.3, 0.4, 0.3)))
     arrangement, centres = _arrange(count, rng)
-    kinds = [(str(rng.choice(list(COLOURS))), str(rng.choice(SHAPES))) for _ in centres]
-    if count == 2 and rng.random() < 0.1:
-        kinds[1] = kinds[0]  # two of a kind, more often than chance would have it
     things = []
-    for (colour, shape), (x, y) in zip(kinds, centres, strict=True):
+    for (colour, shape), (x, y) in zip(_choose(split, arrangement, count, rng), centres, strict=True):
         size = str(rng.choice(("small", "large")))
         radius = rng.uniform(*(SMALL if size == "small" else LARGE if count > 1 else LARGE_ALONE))
-        x, y = (float(np.clip(at + rng.uniform(-3, 3), 1.3 * radius, SIDE - 1.3 * radius)) for at in (x, y))
+        x, y = (float(np.clip(at, 1.3 * radius, SIDE - 1.3 * radius)) for at in (x, y))
         red, green, blue = (int(np.clip(part + rng.uniform(-14, 14), 0, 255)) for part in COLOURS[colour])
         things.append(Thing(size, colour, shape, x, y, radius, rng.uniform(-0.15, 0.15), (red, green, blue)))
     light = rng.uniform(215, 255) + rng.uniform(-8, 8, 3) if rng.random() < 0.8 else np.full(3, 255)
     red, green, blue = (int(part) for part in np.clip(light, 0, 255))
-    return Scene(tuple(things), arrangement, (red, green, blue))
+    return Scene(tuple(things), arrangement, (red, green, blue), float(rng.uniform(0.7, 1.5)) if rng.random() < LINED else 0.0)
+
+
+def _choose(split: str, arrangement: str, count: int, rng: np.random.Generator) -> list[tuple[str, str]]:
+    """Kinds of so many things that belong to the split. Now and then two of them are alike."""
+    alike = count > 1 and rng.random() < ALIKE
+    while True:
+        kinds = [KINDS[i] for i in rng.integers(len(KINDS), size=count - alike)]
+        if len(set(kinds)) < len(kinds):
+            continue
+        if alike:
+            kinds.insert(int(rng.integers(count)), kinds[int(rng.integers(len(kinds)))])
+        if split_of(kinds, arrangement) == split:
+            return kinds
 
 
 def _arrange(count: int, rng: np.random.Generator) -> tuple[str, list[tuple[float, float]]]:
     """An arrangement of so many things, and their centres (x, y) in reading order."""
+    off = rng.uniform(-ASTRAY, ASTRAY, (count, 2))
     if count == 1:
         place = int(rng.integers(len(PLACES)))
-        return PLACES[place], [(LINES[place % 3], LINES[place // 3])]
+        return PLACES[place], [(LINES[place % 3] + off[0, 0], LINES[place // 3] + off[0, 1])]
     arrangement = str(rng.choice(PAIRS if count == 2 else TRIPLES))
+    gaps = rng.uniform(*APART[count], 2)
+    span = float(gaps[: count - 1].sum())
+    first, across = rng.uniform(LINES[0], LINES[2] - span) if span < LINES[2] - LINES[0] else LINES[0], rng.uniform(LINES[0], LINES[2])
     if arrangement == "pyramid":
-        return arrangement, [(LINES[1], LINES[0]), (LINES[0], LINES[2]), (LINES[2], LINES[2])]
-    across = LINES[rng.integers(3)]
-    along = LINES if count == 3 else ((LINES[0], LINES[1]), (LINES[1], LINES[2]), (LINES[0], LINES[2]))[rng.integers(3)]
-    return arrangement, [(at, across) if arrangement in ("beside", "row") else (across, at) for at in along]
+        top = SIDE / 2 + rng.uniform(-ASTRAY, ASTRAY)
+        centres = [(top, LINES[0]), (top - gaps[0], LINES[2]), (top + gaps[1], LINES[2])]
+        return arrangement, [(x, y + dy) for (x, y), (_, dy) in zip(centres, off, strict=True)]
+    along = [first, first + gaps[0], first + span][:count]
+    lines = [(at, across + astray) for at, astray in zip(along, off[:, 0], strict=True)]
+    return arrangement, lines if arrangement in ("beside", "row") else [(x, y) for y, x in lines]
 
 
 def paint(scene: Scene) -> np.ndarray:
-    """The scene as a picture (96, 96, 3), uint8."""
+    """The scene as a picture (128, 128, 3), uint8."""
     from PIL import Image, ImageDraw
 
     picture = Image.new("RGB", (SIDE * SMOOTH, SIDE * SMOOTH), scene.background)
     pen = ImageDraw.Draw(picture)
     for thing in scene.things:
-        pen.polygon([((thing.x + x) * SMOOTH, (thing.y + y) * SMOOTH) for x, y in _outline(thing)], thing.paint)
+        corners = [((thing.x + x) * SMOOTH, (thing.y + y) * SMOOTH) for x, y in _outline(thing)]
+        pen.polygon(corners, thing.paint)
+        if scene.line:
+            pen.line([*corners, *corners[:2]], COLOURS["black"], round(scene.line * SMOOTH), joint="curve")
     return np.asarray(picture.reduce(SMOOTH))
 
 
