@@ -8,7 +8,7 @@ Image = pytest.importorskip("PIL.Image")
 from xpcap.data.pictures.scenes import make_scene, paint  # noqa: E402 - after the skip
 from xpcap.encoders import HistogramEncoder, find_encoder  # noqa: E402
 from xpcap.encoders.fitting import fit  # noqa: E402
-from xpcap.encoders.histogram import COLOURS, DIRECTIONS, TURNS, _colours  # noqa: E402
+from xpcap.encoders.histogram import COLOURS, DIRECTIONS, SIDE, TURNS, _colours  # noqa: E402
 from xpcap.errors import DataError  # noqa: E402
 
 ENCODER = HistogramEncoder()
@@ -26,20 +26,56 @@ def parts(feature: np.ndarray) -> list[np.ndarray]:
     return found
 
 
-def drawing(colour: tuple[int, int, int] = (210, 35, 40), box: tuple[int, int, int, int] = (40, 8, 60, 28)) -> np.ndarray:
+def drawing(colour: tuple[int, int, int] = (210, 35, 40), box: tuple[int, int, int, int] = (56, 8, 72, 24)) -> np.ndarray:
     """A rectangle on white, rows and columns box[0]..box[2] and box[1]..box[3]."""
-    picture = np.full((96, 96, 3), 255, np.uint8)
+    picture = np.full((SIDE, SIDE, 3), 255, np.uint8)
     picture[box[0] : box[2], box[1] : box[3]] = colour
     return picture
 
 
 def test_areas_are_the_square_roots_of_shares() -> None:
     area, _, _, cells, _, _ = parts(ENCODER.encode([drawing()])[0])
-    assert area[0, RED, 0] == pytest.approx(np.sqrt(400 / 96**2), rel=1e-5)
-    assert area[0, WHITE, 0] == pytest.approx(np.sqrt(1 - 400 / 96**2), rel=1e-5)
+    assert area[0, RED, 0] == pytest.approx(np.sqrt(256 / SIDE**2), rel=1e-5)
+    assert area[0, WHITE, 0] == pytest.approx(np.sqrt(1 - 256 / SIDE**2), rel=1e-5)
     assert (area[0, :, 0] > 0).sum() == 2
-    assert cells[3, RED, 0] == pytest.approx(np.sqrt(400 / 32**2), rel=1e-5)  # middle row, left column
+    assert cells[3, RED, 0] == pytest.approx(np.sqrt(256 / (SIDE / 3) ** 2), rel=1e-4)  # middle row, left column; borders fade pixel by pixel
     assert (cells[:, RED, 0] > 0).sum() == 1
+
+
+def test_cells_fade_into_each_other() -> None:
+    """What moves across a border between cells leaves the one as it enters the other; in the middle of it, it is half in each."""
+    border = round(SIDE / 3)
+    shares = [parts(ENCODER.encode([drawing(box=(56, left, 72, left + 2))])[0])[3][3:5, RED, 0] ** 2 for left in range(border - 20, border + 19)]
+    np.testing.assert_allclose(np.sum(shares, axis=1), 32 / (SIDE / 3) ** 2, rtol=0.01)
+    first = [one for one, _ in shares]
+    assert first == sorted(first, reverse=True)
+    assert first[0] > 0
+    assert first[-1] == 0
+    assert first[19] == pytest.approx(shares[19][1], rel=0.1)
+
+
+@pytest.mark.parametrize("size", [(600, 600), (600, 800), (1080, 1920), (1920, 1080), (90, 160)])
+def test_a_thing_looks_the_same_on_every_sheet(size: tuple[int, int]) -> None:
+    """A circle with a thirtieth of the sheet's area: as large, and as round, whatever the shape of the sheet."""
+    height, width = size
+    rows, columns = np.mgrid[:height, :width]
+    sheet = np.full((height, width, 3), 255, np.uint8)
+    sheet[np.hypot(rows - height / 2, columns - width / 2) < np.sqrt(height * width / 30 / np.pi)] = (210, 35, 40)
+    area, edges, _, cells, _, _ = parts(ENCODER.encode([sheet])[0])
+    assert area[0, RED, 0] ** 2 == pytest.approx(1 / 30, rel=0.03)
+    assert cells[4, RED, 0] ** 2 == pytest.approx(9 / 30, rel=0.1)  # all of it in the middle of the sheet
+    right, up, left, down = (np.roll(edges[0, RED], 1 - k)[:3].sum() for k in (0, 3, 6, 9))  # each with its two neighbours
+    np.testing.assert_allclose(np.array([right, up, left, down]) / edges[0, RED].sum(), 1 / 4, atol=0.03)
+
+
+@pytest.mark.parametrize(
+    ("colour", "name"), [((255, 192, 203), 10), ((255, 174, 201), 10), ((255, 105, 180), 10), ((255, 40, 30), RED), ((0, 162, 232), BLUE)]
+)
+def test_colours_of_drawing_programs_have_the_names_that_people_give_them(colour: tuple[int, int, int], name: int) -> None:
+    area = parts(ENCODER.encode([drawing(colour)])[0])[0][0, :, 0] ** 2
+    area[WHITE] = 0
+    assert area.argmax() == name
+    assert area[name] > 0.6 * area.sum()
 
 
 def test_edges_of_an_upright_square_face_four_ways_and_turn_by_right_angles() -> None:
@@ -64,7 +100,7 @@ def test_shares_of_directions_hardly_change_with_size() -> None:
     assert 0.7 < small.sum() / large.sum() < 1
 
 
-@pytest.mark.parametrize(("height", "width"), [(96, 96), (300, 300), (48, 48), (50, 200), (301, 97), (1, 1), (1, 400)])
+@pytest.mark.parametrize(("height", "width"), [(SIDE, SIDE), (300, 300), (48, 48), (50, 200), (301, 97), (1, 1), (1, 400)])
 def test_pictures_of_any_size_are_encoded(height: int, width: int, rng: np.random.Generator) -> None:
     features = ENCODER.encode([rng.integers(0, 256, (height, width, 3), dtype=np.uint8), np.zeros((height, width, 3), np.uint8)])
     assert features.shape == (2, ENCODER.dim)
@@ -75,7 +111,7 @@ def test_pictures_of_any_size_are_encoded(height: int, width: int, rng: np.rando
 
 
 def test_a_drawing_of_another_size_is_encoded_much_alike() -> None:
-    """A scene enlarged threefold, or set on a wide sheet, is nearer to itself than to any of two hundred others."""
+    """A scene enlarged more than twice is nearer to itself than to any of two hundred others."""
     scenes = [paint(make_scene("train", number, seed=0)) for number in range(200)]
     plain = ENCODER.encode(scenes)
     for number in (0, 1, 2, 3):
@@ -83,13 +119,31 @@ def test_a_drawing_of_another_size_is_encoded_much_alike() -> None:
         assert np.linalg.norm(plain - ENCODER.encode([large]), axis=1).argmin() == number
 
 
-def test_pictures_are_padded_evenly_in_the_colour_of_their_border() -> None:
-    wide = np.full((30, 90, 3), (250, 240, 10), np.uint8)
+@pytest.mark.parametrize(
+    ("size", "fitted"),
+    [
+        ((300, 300), (96, 96)),
+        ((600, 800), (83, 111)),
+        ((1080, 1920), (72, 128)),
+        ((1920, 1080), (128, 72)),
+        ((10, 900), (64, 144)),
+        ((1, 1), (96, 96)),
+    ],
+)
+def test_pictures_are_fitted_to_one_area(size: tuple[int, int], fitted: tuple[int, int]) -> None:
+    assert fit(np.zeros((*size, 3), np.uint8), 96).shape == (*fitted, 3)
+    same = np.zeros((*fitted, 3), np.uint8)
+    assert fit(same, 96) is same
+
+
+def test_very_long_pictures_are_padded_evenly_in_the_colour_of_their_border() -> None:
+    wide = np.full((36, 144, 3), (250, 240, 10), np.uint8)
     wide[10:20, 40:50] = 0
-    square = fit(wide, 90)
-    assert (square[0] == (250, 240, 10)).all()
-    np.testing.assert_array_equal(square[30:60], wide)
-    assert fit(square, 90) is square
+    sheet = fit(wide, 96)
+    assert sheet.shape == (64, 144, 3)
+    assert (sheet[[0, 13, 50, 63]] == (250, 240, 10)).all()
+    np.testing.assert_array_equal(sheet[14:50], wide)
+    np.testing.assert_array_equal(fit(wide.transpose(1, 0, 2), 96), sheet.transpose(1, 0, 2))
 
 
 @pytest.mark.parametrize("wrong", [np.zeros((9, 9)), np.zeros((9, 9, 3)), np.zeros((9, 9, 4), np.uint8), np.zeros((0, 9, 3), np.uint8), "a.png"])

@@ -1,10 +1,17 @@
-"""Pictures of any size made square, whole and undistorted."""
+"""Pictures of any size brought to one area, whole and undistorted."""
+
+import math
 
 import numpy as np
 
+WIDEST = 2.25  # longer side over shorter; narrower pictures are padded
+
 
 def fit(picture: np.ndarray, side: int) -> np.ndarray:
-    """Scale a picture so that its longer side is `side`, and pad it evenly to a square in the colour that is commonest along its border.
+    """Scale a picture to the area of a square of `side`, so that what is on it is as large on a wide sheet as on a square one.
+
+    A picture more than 2.25 times as long as wide is scaled to the longest that is not, and padded evenly in the colour that is commonest
+    along its border.
 
     Parameters
     ----------
@@ -13,7 +20,7 @@ def fit(picture: np.ndarray, side: int) -> np.ndarray:
 
     Returns
     -------
-    array (side, side, 3), uint8; the picture itself where it has that size already
+    array (height, width, 3), uint8, of about side * side pixels; the picture itself where it has that size already
 
     Raises
     ------
@@ -23,17 +30,21 @@ def fit(picture: np.ndarray, side: int) -> np.ndarray:
         came = f"shape {picture.shape} and dtype {picture.dtype}" if hasattr(picture, "dtype") else f"type {type(picture).__name__}"
         raise ValueError(f"fit: a picture has {came}, expected uint8 (height, width, 3)")
     height, width = picture.shape[:2]
-    if (height, width) == (side, side):
+    stretch = math.sqrt(min(max(height / width, 1 / WIDEST), WIDEST))
+    sheet = round(side * stretch), round(side / stretch)
+    scale = min(sheet[0] / height, sheet[1] / width)
+    inner = max(1, round(height * scale)), max(1, round(width * scale))
+    if inner == (height, width) == sheet:
         return picture
     from PIL import Image
 
-    longer = max(height, width)
-    inner = (max(1, round(width * side / longer)), max(1, round(height * side / longer)))
-    scaled = np.asarray(Image.fromarray(picture).resize(inner, Image.Resampling.BOX if longer > side else Image.Resampling.BICUBIC))
+    scaled = np.asarray(Image.fromarray(picture).resize(inner[::-1], Image.Resampling.BOX if scale < 1 else Image.Resampling.BICUBIC))
+    if inner == sheet:
+        return scaled
     border = np.concatenate((scaled[0], scaled[-1], scaled[:, 0], scaled[:, -1]))
     colours, counts = np.unique(border, axis=0, return_counts=True)
-    square = np.empty((side, side, 3), np.uint8)
-    square[:] = colours[counts.argmax()]
-    top, left = (side - inner[1]) // 2, (side - inner[0]) // 2
-    square[top : top + inner[1], left : left + inner[0]] = scaled
-    return square
+    padded = np.empty((*sheet, 3), np.uint8)
+    padded[:] = colours[counts.argmax()]
+    top, left = (sheet[0] - inner[0]) // 2, (sheet[1] - inner[1]) // 2
+    padded[top : top + inner[0], left : left + inner[1]] = scaled
+    return padded

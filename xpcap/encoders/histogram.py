@@ -7,13 +7,15 @@ import numpy as np
 
 from xpcap.encoders.fitting import fit
 
-SIDE = 96  # pixels; pictures are fitted to a square of it
-HUES = (0, 30, 54, 125, 180, 222, 280, 330, 360)  # degrees: red, orange, yellow, green, cyan, blue, purple, pink, and red again
+SIDE = 128  # pixels; pictures are fitted to the area of a square of it
+HUES = (0, 30, 54, 125, 172, 216, 280, 330, 360)  # degrees: red, orange, yellow, green, cyan, blue, purple, pink, and red again
 COLOURS = 3 + len(HUES) - 1  # black, grey, white, then the hues
 DIRECTIONS = 12  # of an edge, from 0 to 330 degrees
 TURNS = DIRECTIONS // 2  # between two edges, from 30 to 180 degrees
+TURNED = (np.arange(DIRECTIONS) - np.arange(1, TURNS + 1)[:, None]) % DIRECTIONS  # (6, 12), the direction that each turns to
 GRIDS = (1, 3)  # cells across and down, of each layer of the pyramid
-BLOCKS = 24  # across and down; edges in neighbouring blocks make corners
+BLOCK = 5  # pixels; edges in neighbouring blocks make corners
+BLUR = 0.5  # of the borders between cells, in cells
 BITS = 6  # of a colour channel that count
 FAINT = 0.05  # edges below this are noise
 FEW = 20.0  # edge strength that counts as half an outline
@@ -22,10 +24,10 @@ FEW = 20.0  # edge strength that counts as half an outline
 class HistogramEncoder:
     """What colours lie where, which way their edges face, and how sharply their outlines turn.
 
-    A picture is fitted to 96 x 96 pixels. Each pixel belongs, in parts, to eleven colours (black, grey, white, eight hues). For the whole
-    picture and each cell of a 3 x 3 grid, and for each colour: the square root of its share of the pixels; the shares that twelve
-    directions have in its edges; and how often edges that differ by 30, 60, ... 180 degrees lie side by side, per edge. Shares, so that a
-    small triangle looks like a large one.
+    A picture is scaled to the area of 128 x 128 pixels. Each pixel belongs, in parts, to eleven colours (black, grey, white, eight hues).
+    For the whole picture and each cell of a 3 x 3 grid, whose cells fade into each other, and for each colour: the square root of its share
+    of the pixels; the shares that twelve directions have in its edges; and how often edges that differ by 30, 60, ... 180 degrees lie side
+    by side, per edge. Shares, so that a small triangle looks like a large one.
 
     Notes
     -----
@@ -62,10 +64,12 @@ def _colours() -> np.ndarray:
     safe = np.maximum(spread, 1e-6)
     hue = 60 * np.where(brightest == r, ((g - b) / safe) % 6, np.where(brightest == g, (b - r) / safe + 2, (r - g) / safe + 4))
     black = np.clip((0.4 - brightest) / 0.15, 0, 1)
-    vivid = np.clip((spread / np.maximum(brightest, 1e-6) - 0.15) / 0.2, 0, 1) * (1 - black)
+    vivid = np.clip((spread / np.maximum(brightest, 1e-6) - 0.1) / 0.15, 0, 1) * (1 - black)
     white = np.clip((brightest - 0.6) / 0.2, 0, 1)
     place = np.interp(hue, HUES, np.arange(len(HUES)))  # red is both the first and the last
     count = len(HUES) - 1
+    light = np.clip((0.6 - spread / np.maximum(brightest, 1e-6)) / 0.2, 0, 1) * (place > count - 1)
+    place -= light * (place - (count - 1))  # a light red towards pink is pink
     away = np.abs((place[:, None] - np.arange(count) + count / 2) % count - count / 2)  # (2**18, 8)
     hues = vivid[:, None] * np.clip(1.5 - 2 * away, 0, 1)
     pale = np.maximum(1 - vivid - black, 0)  # rounding may leave it a little below
@@ -75,18 +79,28 @@ def _colours() -> np.ndarray:
 
 def _encode_one(codes: np.ndarray) -> np.ndarray:
     table = _colours()
-    cell = SIDE // GRIDS[-1]
+    rows, columns = (_shares(pixels, 1) for pixels in codes.shape)
     # np.take is several times faster than indexing
-    area = np.take(table, codes, axis=0).reshape(GRIDS[-1], cell, GRIDS[-1], cell, COLOURS).mean(axis=(1, 3)).reshape(-1, COLOURS)
+    colours = np.take(table, codes.ravel(), axis=0).reshape(*codes.shape, COLOURS)
+    area = (rows.T @ colours.reshape(len(codes), -1)).reshape(GRIDS[-1], -1, COLOURS)  # (3, width, 11)
+    area = (columns.T @ area).reshape(-1, COLOURS)
+    whole = area.sum(axis=0, keepdims=True) / codes.size
+    area /= (rows.sum(axis=0)[:, None] * columns.sum(axis=0)).reshape(-1, 1)
     edges, turns = _outlines(codes, table)
     layers = []
-    for shares, e, t in (  # the whole picture, then its cells
-        (area.mean(axis=0, keepdims=True), edges.sum(axis=0, keepdims=True), turns.sum(axis=0, keepdims=True)),
-        (area, edges, turns),
-    ):
+    for shares, e, t in ((whole, edges.sum(axis=0, keepdims=True), turns.sum(axis=0, keepdims=True)), (area, edges, turns)):
         strength = e.sum(axis=-1, keepdims=True) + FEW
-        layers += [np.sqrt(shares), e / strength, t / (4 * strength)]  # each edge is in four windows
+        layers += [np.sqrt(np.maximum(shares, 0)), e / strength, t / (4 * strength)]  # each edge is in four windows
     return np.concatenate([layer.ravel() for layer in layers]).astype(np.float32)
+
+
+@functools.cache
+def _shares(pixels: int, step: int) -> np.ndarray:
+    """How far each `step` pixels along a side of so many belong to each third of it: (steps, 3), rows of sum 1."""
+    third = (np.arange(-(-pixels // step)) + 0.5) * step * 3 / pixels  # thirds have their centres at 0.5, 1.5 and 2.5
+    first = np.clip((1 + BLUR / 2 - third) / BLUR, 0, 1)
+    last = np.clip((third - 2 + BLUR / 2) / BLUR, 0, 1)
+    return np.stack((first, 1 - first - last, last), axis=1).astype(np.float32)
 
 
 def _outlines(codes: np.ndarray, table: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -102,29 +116,32 @@ def _outlines(codes: np.ndarray, table: np.ndarray) -> tuple[np.ndarray, np.ndar
     direction = angle.astype(np.int64)
     late = strength * (angle - direction)  # shared between the two nearest directions
     direction %= DIRECTIONS
-    row, column = (1 + k for k in np.divmod(at[pixel], SIDE - 2))
-    row, column = row * BLOCKS // SIDE, column * BLOCKS // SIDE
+    height, width = codes.shape
+    row, column = (1 + k for k in np.divmod(at[pixel], width - 2))
+    row, column = row // BLOCK, column // BLOCK
+    shares = _shares(height, BLOCK), _shares(width, BLOCK)
+    across = len(shares[1])
 
-    def gather(row: np.ndarray, column: np.ndarray, repeats: int) -> tuple[np.ndarray, np.ndarray]:
-        """Direction histograms of the blocks and colours that have any (K, 12), and their places among cells and colours (K,)."""
-        key = (row * BLOCKS + column) * COLOURS + np.tile(colour, repeats)
+    def gather(row: np.ndarray, column: np.ndarray, repeats: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Direction histograms of the blocks and colours that have any (K, 12), their shares in the nine cells (K, 9), and colours (K,)."""
+        key = (row * across + column) * COLOURS + np.tile(colour, repeats)
         used, slot = np.unique(key, return_inverse=True)
         first, second = np.tile(direction, repeats), np.tile((direction + 1) % DIRECTIONS, repeats)
         bins = np.concatenate((slot * DIRECTIONS + first, slot * DIRECTIONS + second))
         weights = np.concatenate((np.tile(strength - late, repeats), np.tile(late, repeats)))
         histograms = np.bincount(bins, weights, len(used) * DIRECTIONS).reshape(-1, DIRECTIONS)
         block, of = np.divmod(used, COLOURS)
-        cell = block // BLOCKS * GRIDS[-1] // BLOCKS * GRIDS[-1] + block % BLOCKS * GRIDS[-1] // BLOCKS
-        return histograms, cell * COLOURS + of
+        cells = shares[0][block // across][:, :, None] * shares[1][block % across][:, None, :]
+        return histograms, cells.reshape(-1, GRIDS[-1] ** 2), of
 
-    cells = GRIDS[-1] ** 2 * COLOURS
-    edges, turns = np.zeros((cells, DIRECTIONS)), np.zeros((cells, TURNS))
-    histograms, place = gather(row, column, 1)
-    np.add.at(edges, place, histograms)
+    def collect(histograms: np.ndarray, cells: np.ndarray, of: np.ndarray) -> np.ndarray:
+        places = cells[:, :, None] * (of[:, None] == np.arange(COLOURS))[:, None, :]  # (K, 9, 11)
+        return (places.reshape(len(of), GRIDS[-1] ** 2 * COLOURS).T @ histograms).reshape(-1, COLOURS, histograms.shape[1])
+
+    edges = collect(*gather(row, column, 1))
     # windows of 2 x 2 blocks, so that a corner on a border between blocks counts as well
     rows = np.concatenate([np.maximum(row - k, 0) for k in (0, 0, 1, 1)])
     columns = np.concatenate([np.maximum(column - k, 0) for k in (0, 1, 0, 1)])
-    histograms, place = gather(rows, columns, 4)
+    histograms, cells, of = gather(rows, columns, 4)
     roots = np.sqrt(histograms)
-    np.add.at(turns, place, np.stack([(roots * np.roll(roots, turn, axis=1)).sum(axis=1) for turn in range(1, TURNS + 1)], axis=1))
-    return edges.reshape(-1, COLOURS, DIRECTIONS), turns.reshape(-1, COLOURS, TURNS)
+    return edges, collect(np.einsum("kd,ktd->kt", roots, roots[:, TURNED]), cells, of)
