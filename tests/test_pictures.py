@@ -39,7 +39,7 @@ def test_scenes_depend_on_seed_split_and_number_alone() -> None:
 
 def test_no_two_things_of_a_held_out_scene_were_ever_seen_together() -> None:
     """Against the very scenes that the demo trains on, and some of another seed; alone, no kind was seen where a held-out scene has it."""
-    trained = [make_scene("train", i, seed=0) for i in range(15_000)] + [make_scene("train", i, seed=9) for i in range(1000)]
+    trained = [make_scene("train", i, seed=0) for i in range(18_000)] + [make_scene("train", i, seed=9) for i in range(1000)]
     seen_together = {frozenset(pair) for scene in trained for pair in itertools.combinations(listed(scene), 2)}
     seen_alone = {(*listed(scene), scene.arrangement) for scene in trained if len(scene.things) == 1}
     for scene in SCENES["val"]:
@@ -70,7 +70,7 @@ def test_pictures_show_each_thing_whole_in_its_colour_and_no_two_touch() -> None
             assert tuple(pixels[round(thing.y), round(thing.x)]) == thing.paint
             assert 1.2 * thing.radius <= min(thing.x, thing.y, SIDE - thing.x, SIDE - thing.y)
         for a, b in itertools.combinations(scene.things, 2):
-            assert np.hypot(a.x - b.x, a.y - b.y) > a.radius + b.radius
+            assert np.hypot(a.x - b.x, a.y - b.y) > 1.15 * (a.radius + b.radius)
 
 
 def test_every_caption_of_the_language_names_exactly_what_is_in_the_scene() -> None:
@@ -129,16 +129,16 @@ def test_no_change_to_the_captions_of_one_kind_of_scene_betters_the_best_caption
 
 
 def test_the_best_captions_beat_every_other_way_to_choose_them(rng: np.random.Generator) -> None:
-    """Against fresh references, on the mean of four draws: captions drawn anew, the likeliest, the shortest and the longest ones score less."""
+    """Against fresh references, on the mean of eight draws: captions drawn anew, the likeliest, the shortest and the longest ones score less."""
     scenes = SCENES["val"]
-    references = [[[describe(scene, rng).split() for _ in range(5)] for scene in scenes] for _ in range(4)]
+    references = [[[describe(scene, rng).split() for _ in range(5)] for scene in scenes] for _ in range(8)]
     languages = {structure(scene): list(language(scene)) for scene in scenes}
 
     def score(texts: list[str]) -> float:
         return float(np.mean([corpus_bleu(drawn, [text.split() for text in texts])[3] for drawn in references]))
 
     best = score(best_captions(scenes, references=5))
-    assert 0.8 < best < 0.92
+    assert 0.85 < best < 0.95
     others = {
         "drawn": [describe(scene, rng) for scene in scenes],
         "likeliest": [max(language(scene), key=lambda caption: caption[1])[0] for scene in scenes],
@@ -147,7 +147,7 @@ def test_the_best_captions_beat_every_other_way_to_choose_them(rng: np.random.Ge
     }
     assert len(languages) > 20
     for name, texts in others.items():
-        assert score(texts) < best - 0.015, name
+        assert score(texts) < best - (0.005 if name == "likeliest" else 0.05), name  # the likeliest come close, since some ways are preferred
 
 
 def test_expected_matches_are_those_of_many_draws(rng: np.random.Generator) -> None:

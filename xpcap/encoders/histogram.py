@@ -8,7 +8,7 @@ import numpy as np
 from xpcap.encoders.fitting import fit
 
 SIDE = 128  # pixels; pictures are fitted to the area of a square of it
-HUES = (0, 30, 54, 125, 172, 216, 280, 330, 360)  # degrees: red, orange, yellow, green, cyan, blue, purple, pink, and red again
+HUES = (0, 33, 54, 125, 165, 222, 285, 335, 360)  # degrees: red, orange, yellow, green, cyan, blue, purple, pink, and red again
 COLOURS = 3 + len(HUES) - 1  # black, grey, white, then the hues
 DIRECTIONS = 12  # of an edge, from 0 to 330 degrees
 TURNS = DIRECTIONS // 2  # between two edges, from 30 to 180 degrees

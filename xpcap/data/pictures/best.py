@@ -40,7 +40,8 @@ def best_captions(scenes: Sequence[Scene], references: int) -> list[str]:
     rng = np.random.default_rng(0)
     starts = [[int(p.matches[:, 0].argmax()) for p in prospects]]
     starts += [[int(rng.integers(len(p.closest))) for p in prospects] for _ in range(STARTS - 1)]
-    chosen = dict(zip(share, max((_climb(prospects, start) for start in starts), key=lambda choice: _promise(prospects, choice)), strict=True))
+    best = max((_climb(prospects, start) for start in starts), key=lambda choice: _promise(prospects, choice))
+    chosen = dict(zip(share, best, strict=True))
     return [next(text for i, (text, _) in enumerate(language(scene)) if i == chosen[key]) for scene, key in zip(scenes, structures, strict=True)]
 
 

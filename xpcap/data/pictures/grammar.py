@@ -10,7 +10,7 @@ import numpy as np
 from xpcap.data.pictures.scenes import COLOURS, SHAPES, Scene, Thing
 
 SIZES = {"small": ("small", "little", "tiny"), "large": ("large", "big")}
-PLAIN = 0.5  # how often a size goes unsaid
+PLAIN = 0.6  # how often a size goes unsaid
 TWO = "two of a kind"
 CHOICE = re.compile(r"\(([^)]*)\)")
 
@@ -95,9 +95,9 @@ def named(words: Sequence[str]) -> set[tuple[str, str]]:
 
 
 def _odds(texts: Sequence[str]) -> dict[str, float]:
-    """Each text with its probability: the k-th is said 1/sqrt(k) times as often as the first."""
-    weights = [1 / math.sqrt(k) for k in range(1, len(texts) + 1)]
-    return {text: weight / sum(weights) for text, weight in zip(texts, weights, strict=True)}
+    """Each text with its probability: the k-th is said 1/k times as often as the first, as words of a language are by Zipf's law."""
+    whole = sum(1 / k for k in range(1, len(texts) + 1))
+    return {text: 1 / k / whole for k, text in enumerate(texts, start=1)}
 
 
 def _draw(odds: dict[str, float], rng: np.random.Generator) -> str:
