@@ -14,6 +14,8 @@ from commands import SMALL, call, failing, good
 
 Image = pytest.importorskip("PIL.Image")
 
+import drawings  # noqa: E402 - after the skip
+
 from xpcap import checkpoint, runs  # noqa: E402 - after the skip
 from xpcap.data.pictures.scenes import make_scene, paint  # noqa: E402
 from xpcap.encoders import HistogramEncoder  # noqa: E402
@@ -61,6 +63,19 @@ def test_files_are_captioned_as_the_same_pictures_of_the_split_are(run: Path, ph
     assert [line for line in text.splitlines() if line and not line.startswith(" ")] == [f"photos/val0000{i}.png" for i in range(4)]
     assert f"  model  {said[0]['caption']}" in text
     assert "truth" not in text
+
+
+def test_the_table_of_drawings_is_measured_on_every_sheet(run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(drawings, "COUNT", 2)
+    drawings.main(str(run))
+    sheets = [line.split("|")[1].strip() for line in capsys.readouterr().out.splitlines()[2:]]
+    assert sheets == ["600 x 600", *["800 x 600"] * 3, "1920 x 1080", "1080 x 1920"]
+    for style, middle in zip(drawings.STYLES, (True, True, False), strict=True):
+        picture, pairs = drawings.drawing(np.random.default_rng(0), (300, 200), 1, style)
+        ((colour, _),) = pairs
+        paints = [(picture == paint).all(axis=2) for paint in drawings.PAINTS[colour]]
+        assert sum(map(np.count_nonzero, paints)) > 0
+        assert (np.count_nonzero((picture != 255).any(axis=2)) > 400) == middle
 
 
 def test_batches_do_not_change_captions_or_their_order(run: Path, photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
