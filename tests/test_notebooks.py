@@ -77,6 +77,8 @@ def check_digits(name: str, text: str) -> None:
     expected, first = (float(re.findall(pattern, text)[0]) for pattern in (r"loss of guessing .*: (\S+)", r"\(Iteration 1 / .*loss: (\S+)"))
     assert first == pytest.approx(expected, rel=0.2)
     assert float(re.findall(r"^final loss (\S+)$", text, re.MULTILINE)[0]) < 0.2
+    dead = re.findall(r"^image_from_url: (\S+): .+$", text, re.MULTILINE)
+    assert dead == (["http://127.0.0.1:9/dead.jpg"] if name == "lstm_captioning" else [])
     if name == "rnn_captioning":
         one, ten, tenth = map(float, re.findall(r"^1.*: +(\S+), expected", text, re.MULTILINE))
         assert (one, ten) == (pytest.approx(2.3, abs=0.1), pytest.approx(23, abs=1))
@@ -95,6 +97,9 @@ def test_a_notebook_runs_from_top_to_bottom_in_smaller_sizes(path: Path, tmp_pat
     check_digits(path.stem, printed(notebook))
     assert list(home.iterdir()) == []
     assert sum("image/png" in output.get("data", {}) for output in outputs(notebook)) >= 4
+    for cell in notebook.cells:  # pictures after a dead link are drawn
+        if "dead.jpg" in cell.source and cell.cell_type == "code":
+            assert ["image/png" in output.get("data", {}) for output in cell.outputs] == [False, True]
 
 
 def test_a_committed_notebook_shows_the_digits_of_one_whole_run(path: Path) -> None:
