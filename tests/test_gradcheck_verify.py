@@ -75,18 +75,20 @@ def test_the_published_losses_are_among_the_cases() -> None:
     assert [case["published_loss"] for case in read_cases()["captioners"]] == [9.83235591003, 9.82445935443]
 
 
-def swapped_gates(a: Any, c_prev: Any, plain: Callable[..., Any] = ops.lstm_gates) -> Any:
+def swapped_gates(a: Any, r: Any, c_prev: Any, out: Any = None, plain: Callable[..., Any] = ops.lstm_gates) -> Any:
     H = c_prev.shape[1]
-    return plain(np.concatenate((a[:, H : 2 * H], a[:, :H], a[:, 2 * H :]), axis=1), c_prev)
+    swapped = a + r
+    return plain(np.concatenate((swapped[:, H : 2 * H], swapped[:, :H], swapped[:, 2 * H :]), axis=1), np.zeros_like(a), c_prev, out)
 
 
-def forgetful_backward(*args: Any, plain: Callable[..., Any] = ops.lstm_gates_backward) -> Any:
-    da, dc = plain(*args)
-    return da, dc * 0.999
+def forgetful_backward(*args: Any, out: Any = None, plain: Callable[..., Any] = ops.lstm_gates_backward) -> Any:
+    da, dc = plain(*args, out=out)
+    dc *= 0.999
+    return da, dc
 
 
-def rounded_loss(scores: Any, targets: Any, plain: Callable[..., Any] = ops.softmax_loss) -> Any:
-    nll, dscores = plain(scores, targets)
+def rounded_loss(scores: Any, targets: Any, scale: float, plain: Callable[..., Any] = ops.softmax_loss) -> Any:
+    nll, dscores = plain(scores, targets, scale)
     return nll, dscores.astype(np.float16).astype(scores.dtype)
 
 

@@ -38,9 +38,9 @@ class Watch:
         self.model, self.params, self.rng, self.score = model, model.params, model.rng, model.score
         self.seen: list[np.ndarray] = []
 
-    def loss(self, features: Any, captions: Any) -> Any:
+    def loss(self, features: Any, captions: Any, workspace: Any) -> Any:
         self.seen.append(np.concatenate((features[:, :3], captions), axis=1))
-        return self.model.loss(features, captions)
+        return self.model.loss(features, captions, workspace)
 
 
 def test_an_epoch_visits_every_caption_once_and_in_another_order_each_time() -> None:
@@ -121,7 +121,7 @@ def interrupted(function: Callable[..., Any], at: int) -> Callable[..., Any]:
 
 def test_an_interrupted_epoch_is_finished_not_begun_again(monkeypatch: pytest.MonkeyPatch) -> None:
     solver, whole = make(), make()
-    monkeypatch.setattr(solver, "step", interrupted(solver.step, 8))
+    monkeypatch.setattr(solver, "_step", interrupted(solver._step, 8))
     with pytest.raises(KeyboardInterrupt):
         solver.train()
     assert (solver.epoch, solver.iteration) == (1, 7)
@@ -177,7 +177,7 @@ def test_a_loss_that_is_not_finite_ends_training_and_keeps_what_was_good() -> No
     solver.train()
     history, best = list(solver.history), solver.best_params["Wh"].copy()
     solver.model.params["Wx"][0, 0] = np.nan
-    with pytest.raises(TrainingError, match=r"train_loss of epoch 3 is nan.*learning rate"):
+    with pytest.raises(TrainingError, match=r"iteration 11 has loss nan and a gradient of norm nan.*learning rate"):
         solver.train()
     assert solver.history == history
     np.testing.assert_array_equal(solver.best_params["Wh"], best)

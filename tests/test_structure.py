@@ -9,10 +9,10 @@ PACKAGE = Path(__file__).parent.parent / "xpcap"
 LEVELS = [
     {"errors", "files", "progress"},
     {"backend"},
-    {"kernels"},
+    {"kernels", "workspace"},
     {"ops"},
     {"layers"},
-    {"models", "optim"},
+    {"models", "optim", "record"},
     {"gradcheck", "metrics", "encoders"},
     {"data"},
     {"sampling", "checkpoint", "report", "verify"},

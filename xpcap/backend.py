@@ -201,3 +201,11 @@ def to_numpy(x: Any) -> np.ndarray:
     if is_device_array(x):
         return np.asarray(x.get())
     return np.asarray(x)
+
+
+def free_memory(like: Array) -> int | None:
+    """Bytes free on the device of `like`, what CuPy's pool holds in reserve included; None for a host array."""
+    if not is_device_array(like):
+        return None
+    cupy = sys.modules["cupy"]
+    return int(cupy.cuda.runtime.memGetInfo()[0]) + int(cupy.get_default_memory_pool().free_bytes())

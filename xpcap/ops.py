@@ -1,7 +1,7 @@
 """The handful of operations that have, or may come to have, a fast version.
 
 Each states the contract for every version, asks the table of kernels once, and else runs the plain equations.
-Arguments are trusted: the layer that calls has checked them.
+Arguments are trusted: the layer that calls has checked them. `out` names arrays to write to, fresh ones where it is None.
 """
 
 from typing import NamedTuple
@@ -25,39 +25,54 @@ class Gates(NamedTuple):
     tanh_c: Array  # (n, H)
 
 
-def lstm_gates(a: Array, c_prev: Array) -> Gates:
-    """The elementwise half of an LSTM step: pre-activations a (n, 4H), stacked i, f, o, g, and c_prev (n, H) to Gates.
+def lstm_gates(a: Array, r: Array, c_prev: Array, out: Gates | None = None) -> Gates:
+    """The elementwise half of an LSTM step, on what comes from its input, a (n, 4H), and from the state before, r (n, 4H).
 
-    i, f, o = sigmoid(a_i), sigmoid(a_f), sigmoid(a_o);  g = tanh(a_g)
+    i, f, o = sigmoid((a + r)_i), sigmoid((a + r)_f), sigmoid((a + r)_o);  g = tanh((a + r)_g)
     c = f * c_prev + i * g;  h = o * tanh(c)
+
+    The four blocks are stacked i, f, o, g. `out.gates` may be a or r itself.
     """
-    if fast := kernels.find("lstm_gates", a, c_prev):
-        return fast(a, c_prev)
-    xp = get_array_module(a, c_prev)
-    H = c_prev.shape[1]
-    gates = xp.empty_like(a)
+    if out is None:
+        xp = get_array_module(a, c_prev)
+        out = Gates(xp.empty_like(c_prev), xp.empty_like(c_prev), xp.empty_like(a), xp.empty_like(c_prev))
+    if fast := kernels.find("lstm_gates", a, r, c_prev, out):
+        return fast(a, r, c_prev, out)
+    xp, H = get_array_module(a, r, c_prev), c_prev.shape[1]
+    h, c, gates, tanh_c = out
+    a = a + r  # (n, 4H)
     gates[:, : 3 * H] = sigmoid(a[:, : 3 * H])
     gates[:, 3 * H :] = xp.tanh(a[:, 3 * H :])
     i, f, o, g = split_gates(gates)
-    c = f * c_prev + i * g
-    tanh_c = xp.tanh(c)
-    return Gates(o * tanh_c, c, gates, tanh_c)
+    c[...] = f * c_prev + i * g
+    tanh_c[...] = xp.tanh(c)
+    h[...] = o * tanh_c
+    return out
 
 
-def lstm_gates_backward(dh: Array, dc: Array, gates: Array, tanh_c: Array, c_prev: Array) -> tuple[Array, Array]:
-    """Gradients of lstm_gates: upstream dh and dc (n, H) to da (n, 4H) and dc_prev (n, H). Both upstreams meet in the cell."""
-    if fast := kernels.find("lstm_gates_backward", dh, dc, gates, tanh_c, c_prev):
-        return fast(dh, dc, gates, tanh_c, c_prev)
-    xp = get_array_module(dh, dc, gates)
+def lstm_gates_backward(
+    dh: Array, dh_next: Array, dc: Array, gates: Array, tanh_c: Array, c_prev: Array, out: tuple[Array, Array] | None = None
+) -> tuple[Array, Array]:
+    """Gradients of lstm_gates: da (n, 4H), that of a and of r alike, and dc_prev (n, H).
+
+    Upstream are dh from above, dh_next and dc from the step after, each (n, H); they meet in the cell. dc_prev may be dc itself.
+    """
+    if out is None:
+        xp = get_array_module(gates, dc)
+        out = xp.empty_like(gates), xp.empty_like(dc)
+    if fast := kernels.find("lstm_gates_backward", dh, dh_next, dc, gates, tanh_c, c_prev, out):
+        return fast(dh, dh_next, dc, gates, tanh_c, c_prev, out)
     i, f, o, g = split_gates(gates)
-    dc_all = dc + dh * o * (1 - tanh_c * tanh_c)  # (n, H)
-    da = xp.empty_like(gates)
+    da, dc_prev = out
+    dh_all = dh + dh_next  # (n, H)
+    dc_all = dc + dh_all * o * (1 - tanh_c * tanh_c)  # (n, H)
     di, df, do, dg = split_gates(da)
     di[...] = dc_all * g * i * (1 - i)
     df[...] = dc_all * c_prev * f * (1 - f)
-    do[...] = dh * tanh_c * o * (1 - o)
+    do[...] = dh_all * tanh_c * o * (1 - o)
     dg[...] = dc_all * i * (1 - g * g)
-    return da, dc_all * f
+    dc_prev[...] = dc_all * f
+    return out
 
 
 def split_gates(gates: Array) -> tuple[Array, Array, Array, Array]:
@@ -73,26 +88,76 @@ def log_softmax(scores: Array) -> Array:
     return shifted - xp.log(xp.exp(shifted).sum(axis=-1, keepdims=True))
 
 
-def softmax_loss(scores: Array, targets: Array) -> tuple[Array, Array]:
-    """Negative log-likelihood nll (R,) of targets (R,) under scores (R, V), and the gradient dscores (R, V) of its sum."""
-    if fast := kernels.find("softmax_loss", scores, targets):
-        return fast(scores, targets)
+def softmax_loss(scores: Array, targets: Array, scale: float = 1.0, out: Array | None = None) -> tuple[Array, Array]:
+    """Negative log-likelihood nll (R,) of targets (R,) under scores (R, V), and the gradient dscores (R, V) of `scale` times its sum.
+
+    dscores = scale * (softmax(scores) - onehot(targets)). `out`, for dscores, may be scores itself.
+    """
+    if out is None:
+        out = get_array_module(scores).empty_like(scores)
+    if fast := kernels.find("softmax_loss", scores, targets, scale, out):
+        return fast(scores, targets, scale, out)
     xp = get_array_module(scores, targets)
     rows = xp.arange(scores.shape[0])
     log_p = log_softmax(scores)
-    dscores = xp.exp(log_p)
-    dscores[rows, targets] -= 1
-    return -log_p[rows, targets], dscores
+    xp.exp(log_p, out=out)
+    out[rows, targets] -= 1
+    out *= scale
+    return -log_p[rows, targets], out
 
 
-def segment_sum(rows: Array, ids: Array, count: int) -> Array:
-    """out[k] = the sum of rows[r] over all r with ids[r] == k: rows (R, C), ids (R,) in 0..count-1, out (count, C)."""
-    if fast := kernels.find("segment_sum", rows, ids, count):
-        return fast(rows, ids, count)
-    xp = get_array_module(rows, ids)
-    out = xp.zeros((count, rows.shape[1]), rows.dtype)
-    xp.add.at(out, ids, rows)
+class Segments(NamedTuple):
+    """Rows grouped by id 0..K-1: `order` lists them id by id, those of one id in their old order, and id k's begin at starts[k]."""
+
+    ids: Array  # (R,) int
+    order: Array  # (R,) int
+    starts: Array  # (K+1,) int
+
+
+def segments(ids: Array, count: int) -> Segments:
+    """Group rows by ids (R,), each in 0..count-1. Reads nothing back from a device."""
+    xp = get_array_module(ids)
+    order = xp.argsort(ids, kind="stable")
+    starts = xp.searchsorted(ids[order], xp.arange(count + 1, dtype=ids.dtype))
+    return Segments(ids.astype(xp.int32), order.astype(xp.int32), starts.astype(xp.int32))
+
+
+def segment_sum(rows: Array, groups: Segments, out: Array | None = None) -> Array:
+    """out[k] = the sum of rows[r] over all r with ids[r] == k: rows (R, C) to out (K, C)."""
+    if out is None:
+        out = get_array_module(rows).empty((len(groups.starts) - 1, rows.shape[1]), rows.dtype)
+    if fast := kernels.find("segment_sum", rows, groups, out):
+        return fast(rows, groups, out)
+    xp = get_array_module(rows, groups.ids)
+    out[...] = 0
+    xp.add.at(out, groups.ids, rows)
     return out
+
+
+def drop(x: Array, mask: Array, keep: float) -> Array:
+    """x with the units outside `mask` (bool, shape of x) at zero and the others scaled by 1 / keep. Its own gradient."""
+    if fast := kernels.find("drop", x, mask, keep):
+        return fast(x, mask, keep)
+    out = x * mask
+    out *= 1 / keep
+    return out
+
+
+def global_norm(x: Array) -> Array:
+    """Euclidean norm of x (n,), 0-d."""
+    if fast := kernels.find("global_norm", x):
+        return fast(x)
+    xp = get_array_module(x)
+    return xp.sqrt(xp.vdot(x, x))
+
+
+def clip_to_norm(x: Array, norm: Array, most: float) -> None:
+    """Scale x (n,), of Euclidean norm `norm` (0-d), in place down to norm `most` where it is longer."""
+    if fast := kernels.find("clip_to_norm", x, norm, most):
+        fast(x, norm, most)
+        return
+    xp = get_array_module(x)
+    x *= most / xp.maximum(norm, most)
 
 
 def adam_update(w: Array, dw: Array, m: Array, v: Array, alpha: float, beta1: float, beta2: float, epsilon: float) -> None:
@@ -107,3 +172,14 @@ def adam_update(w: Array, dw: Array, m: Array, v: Array, alpha: float, beta1: fl
     m[...] = beta1 * m + (1 - beta1) * dw
     v[...] = beta2 * v + (1 - beta2) * (dw * dw)
     w -= alpha * m / (xp.sqrt(v) + epsilon)
+
+
+def record_step(record: Array, i: int, loss: Array, norm: Array) -> None:
+    """Note a step's loss and gradient norm (both 0-d) as row 1 + i of record (n+1, 2), and in record[0, 0], first 1, whether all are finite."""
+    if fast := kernels.find("record_step", record, i, loss, norm):
+        fast(record, i, loss, norm)
+        return
+    xp = get_array_module(record, loss, norm)
+    record[1 + i, 0] = loss
+    record[1 + i, 1] = norm
+    record[0, 0] *= xp.isfinite(loss) & xp.isfinite(norm)

@@ -8,7 +8,7 @@ import numpy as np
 
 from xpcap.backend import Array, get_array_module
 from xpcap.errors import OptionError, unknown
-from xpcap.ops import adam_update
+from xpcap.ops import adam_update, clip_to_norm, global_norm
 
 Config = dict[str, Any]
 DEFAULTS: dict[str, Config] = {
@@ -146,8 +146,6 @@ def clip_by_global_norm(grads: Array, max_norm: float) -> Array:
     """
     if not 0 < max_norm < math.inf:
         raise OptionError(f"clip_by_global_norm: max_norm is {max_norm}, expected a positive number")
-    xp = get_array_module(grads)
-    norm = xp.sqrt(xp.vdot(grads, grads))
-    most = min(max_norm, float(np.finfo(grads.dtype).max))
-    grads *= most / xp.maximum(norm, most)
+    norm = global_norm(grads)
+    clip_to_norm(grads, norm, min(max_norm, float(np.finfo(grads.dtype).max)))
     return norm

@@ -8,16 +8,21 @@ from typing import Any
 import numpy as np
 
 from xpcap import optim
-from xpcap.backend import Array, get_array_module, to_numpy
+from xpcap.backend import Array, to_numpy
 from xpcap.data.coco import from_coco
 from xpcap.data.dataset import CaptionData, spread
+from xpcap.data.feed import Feed
 from xpcap.data.vocabulary import Vocabulary
 from xpcap.errors import DataError, OptionError, TrainingError, unknown
 from xpcap.metrics import TeacherForced, teacher_forced
 from xpcap.models.parameters import Parameters
+from xpcap.ops import global_norm
 from xpcap.progress import bar, say
+from xpcap.record import StepRecord
+from xpcap.workspace import Workspace
 
 ACCURACY_SAMPLE = 1000  # training captions, at most, that an epoch's train_accuracy is measured on
+RECORD = 4096  # steps, at most, whose losses gather on the device before they have to be read
 ORDER = 2  # the stream of a seed that orders captions; CaptioningRNN draws from streams 0 and 1
 DEFAULTS: dict[str, Any] = {
     "update_rule": "sgd",
@@ -39,7 +44,7 @@ class CaptioningSolver:
 
     Parameters
     ----------
-    model : CaptioningRNN, or anything with its `params` (one flat buffer), `loss` and `score`
+    model : CaptioningRNN, or anything with its `params` (one flat buffer), `loss` (with a workspace) and `score`
     data : CaptionData, or the dict that load_coco_data returns
     update_rule : "sgd", "sgd_momentum", "rmsprop" or "adam"
     optim_config : hyperparameters of the rule, as in xpcap.optim
@@ -109,8 +114,11 @@ class CaptioningSolver:
         self._position = 0  # batches of it done
         self._untold = False  # whether on_epoch has yet to be called for the last epoch
         self._target = self.num_epochs
-        self._losses: list[float] = []
-        self._unread: list[Array] = []  # losses still on the device
+        self._feed = Feed(self.data, self.model.params.flat)
+        self._workspace = Workspace(self.model.params.flat)
+        self._record = StepRecord(self.model.params.flat, min(self.steps_per_epoch, RECORD))
+        self._losses: list[float] = []  # those read so far
+        self._bad: str = ""  # what was wrong with the first step that was not finite
         self.epoch = self.iteration = self.best_epoch = 0
         self.best_val_acc, self.best_val_loss = 0.0, float("inf")
         self.best_params: Parameters | dict[str, Array] = {}
@@ -122,11 +130,30 @@ class CaptioningSolver:
     @property
     def loss_history(self) -> list[float]:
         """The loss of every iteration so far; asking for it reads those that are still on the device."""
-        if self._unread:
-            xp = get_array_module(*self._unread)
-            self._losses += to_numpy(xp.stack(self._unread)).tolist()
-            self._unread = []
+        self._read()
         return self._losses
+
+    def _read(self) -> None:
+        """Bring what the steps noted to the host, and keep in mind the first that was not finite."""
+        if not len(self._record):
+            return
+        start, notes = len(self._losses), self._record.read()
+        self._losses += notes.losses
+        if notes.first_bad is not None and not self._bad:
+            loss, norm = notes.losses[notes.first_bad], notes.norms[notes.first_bad]
+            self._bad = f"iteration {start + notes.first_bad + 1} has loss {loss:g} and a gradient of norm {norm:g}"
+
+    def _check_finite(self) -> None:
+        """A TrainingError where a step so far was not finite: asked whenever losses are read to be told, and before anything is kept."""
+        self._read()
+        if self._bad:
+            bad, self._bad = self._bad, ""
+            self._give_up(bad)
+
+    def _give_up(self, what: str) -> None:
+        self._order = None  # what is trained next, after whatever the caller mends, is an epoch of its own
+        rate = self._config["learning_rate"]
+        raise TrainingError(f"CaptioningSolver: {what}, expected finite numbers; is the learning rate, now {rate:g}, too high?")
 
     @property
     def optim_configs(self) -> dict[str, Mapping[str, Any]]:
@@ -141,22 +168,25 @@ class CaptioningSolver:
         return -(-len(self._train.captions) // self.batch_size)
 
     def step(self, features: Array, captions: Array) -> Array:
-        """One optimisation step on a minibatch: loss and gradients, clipping, update.
+        """One optimisation step on a minibatch: loss and gradients, clipping, update. Reads nothing from a device.
 
         Parameters
         ----------
-        features : array (N, D), host or device, scaled as the model is to see them
+        features : array (N, D), host or device, or FeatureRows, scaled as the model is to see them
         captions : array (N, T+1), int
 
         Returns
         -------
         loss : 0-d, of the library of the model; reading it is the caller's wait
         """
-        loss, grads = self.model.loss(features, captions)
-        if self.clip_norm is not None:
-            optim.clip_by_global_norm(grads.flat, self.clip_norm)
+        return self._step(features, captions)[0]
+
+    def _step(self, features: Array, captions: Array) -> tuple[Array, Array]:
+        """A step: its loss and the norm that its gradient had before clipping, both 0-d and unread."""
+        loss, grads = self.model.loss(features, captions, self._workspace)
+        norm = global_norm(grads.flat) if self.clip_norm is None else optim.clip_by_global_norm(grads.flat, self.clip_norm)
         optim.update(self.update_rule, self.model.params.flat, grads.flat, self._config)
-        return loss
+        return loss, norm
 
     def train(self) -> None:
         """Train for `num_epochs` epochs. Called again it goes on: to the end of what was interrupted, else for as many epochs more.
@@ -165,7 +195,8 @@ class CaptioningSolver:
 
         Raises
         ------
-        TrainingError : the loss of an epoch is not finite. Best parameters and history are those of the epochs before.
+        TrainingError : a loss or gradient is not finite; noticed where losses are read, which is to print one and at the end of an epoch
+            before anything is kept of it. Best parameters and history are those of the epochs before.
         """
         if self._untold:
             self._tell_epoch()
@@ -183,7 +214,9 @@ class CaptioningSolver:
         with bar(batches, self.progress, f"epoch {self.epoch + 1}/{self._target}", self.steps_per_epoch, self._position) as steps:
             for k in steps:
                 rows = self._order[k * self.batch_size : (k + 1) * self.batch_size]
-                self._unread.append(self._step_or_undo(*self.data.minibatch("train", rows)))
+                if self._record.full:
+                    self._read()
+                self._record.add(*self._step_or_undo(*self._feed.minibatch("train", rows)))
                 self._position, self.iteration = k + 1, self.iteration + 1
                 if (self.iteration - 1) % self.print_every == 0:
                     self._tell(steps)
@@ -192,12 +225,12 @@ class CaptioningSolver:
         self._close(record, {"train_seconds": trained - start, "check_seconds": time.perf_counter() - trained})
         self._tell_epoch()
 
-    def _step_or_undo(self, features: Array, captions: Array) -> Array:
+    def _step_or_undo(self, features: Array, captions: Array) -> tuple[Array, Array]:
         """A step; where it is broken off, the dropout masks it drew are given back."""
         rng = getattr(self.model, "rng", None)
         state = rng.bit_generator.state if rng is not None else None
         try:
-            return self.step(features, captions)
+            return self._step(features, captions)
         except BaseException:
             if rng is not None:
                 rng.bit_generator.state = state
@@ -209,6 +242,8 @@ class CaptioningSolver:
         self._untold = False
 
     def _tell(self, steps: Any) -> None:
+        if self.verbose or not steps.disable:
+            self._check_finite()
         if self.verbose:
             say(f"(Iteration {self.iteration} / {self._target * self.steps_per_epoch}) loss: {self.loss_history[-1]:f}")
         if not steps.disable:
@@ -216,6 +251,7 @@ class CaptioningSolver:
 
     def _examine(self) -> dict[str, Any]:
         """What there is to say of the epoch that has just been trained."""
+        self._check_finite()
         record = {
             "epoch": self.epoch + 1,
             "iteration": self.iteration,
@@ -226,13 +262,8 @@ class CaptioningSolver:
         if "val" in self.data.splits:
             val = self._check("val", len(self._train.captions))
             record |= {"val_loss": val.loss, "val_perplexity": val.perplexity, "val_accuracy": val.accuracy}
-        for name in ("train_loss", "val_loss"):
-            if not np.isfinite(record.get(name, 0.0)):
-                self._order = None  # what is trained next, after whatever the caller mends, is an epoch of its own
-                raise TrainingError(
-                    f"CaptioningSolver: {name} of epoch {record['epoch']} is {record[name]}, expected a finite number; "
-                    f"is the learning rate, now {record['learning_rate']:g}, too high?"
-                )
+        if not np.isfinite(record.get("val_loss", 0.0)):
+            self._give_up(f"val_loss of epoch {record['epoch']} is {record['val_loss']}")
         return record
 
     def _close(self, record: dict[str, Any], seconds: dict[str, float]) -> None:
@@ -251,7 +282,7 @@ class CaptioningSolver:
 
     def _check(self, split: str, most: int) -> TeacherForced:
         """Score at most `most` captions of a split, spread evenly over it."""
-        return teacher_forced(self.model, self.data, split, spread(len(self.data.split(split).captions), most))
+        return teacher_forced(self.model, self._feed, split, spread(len(self.data.split(split).captions), most))
 
     def check_accuracy(self, X: Array, y: Array, num_samples: int | None = None, batch_size: int = 100) -> float:
         """Share of the words of captions y (N, T+1) that the model scores highest, given features X (N, D) and the words before.

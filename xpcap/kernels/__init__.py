@@ -5,7 +5,7 @@ import contextvars
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
-from xpcap.kernels import host
+from xpcap.kernels import cuda, host
 
 
 class Kernel(NamedTuple):
@@ -16,10 +16,19 @@ class Kernel(NamedTuple):
     run: Callable[..., Any]
 
 
-TABLE = (
-    Kernel("adam_update", host.supports_adam_update, host.adam_update),
-    Kernel("segment_sum", host.supports_segment_sum, host.segment_sum),
+HOST = ("adam_update", "segment_sum")
+CUDA = (
+    "lstm_gates",
+    "lstm_gates_backward",
+    "softmax_loss",
+    "segment_sum",
+    "drop",
+    "global_norm",
+    "clip_to_norm",
+    "adam_update",
+    "record_step",
 )
+TABLE = tuple(Kernel(op, getattr(library, f"supports_{op}"), getattr(library, op)) for library, ops in ((host, HOST), (cuda, CUDA)) for op in ops)
 _plain = contextvars.ContextVar("xpcap_plain_only", default=False)
 
 

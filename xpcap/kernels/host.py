@@ -1,5 +1,7 @@
 """Fast NumPy versions: each has a row in docs/benchmarks.md, and does what the plain equations in ops.py say."""
 
+import itertools
+
 import numpy as np
 
 BLOCK = 1 << 15  # elements: a block of w, dw, m, v and two scratch rows stays in the second-level cache
@@ -30,16 +32,16 @@ def adam_update(w, dw, m, v, alpha, beta1, beta2, epsilon):
         w[block] -= s
 
 
-def supports_segment_sum(rows, ids, count):
-    return isinstance(rows, np.ndarray) and rows.ndim == 2 and ids.size > 0
+def supports_segment_sum(rows, groups, out):
+    return isinstance(rows, np.ndarray) and rows.ndim == 2 and rows.size > 0
 
 
-def segment_sum(rows, ids, count):
-    """ops.segment_sum by sorting: the rows of one id are gathered and added in one pass, in their old order."""
-    order = np.argsort(ids, kind="stable")
-    ordered = ids[order]
-    starts = np.flatnonzero(np.concatenate(([True], ordered[1:] != ordered[:-1])))
-    out = np.zeros((count, rows.shape[1]), rows.dtype)
-    for start, end in zip(starts, [*starts[1:], len(ids)], strict=True):
-        np.add.reduce(rows[order[start:end]], axis=0, out=out[ordered[start]])
+def segment_sum(rows, groups, out):
+    """ops.segment_sum id by id: the rows of one are gathered and added in one pass, in their old order."""
+    starts = groups.starts.tolist()
+    for k, (start, end) in enumerate(itertools.pairwise(starts)):
+        if end > start:
+            np.add.reduce(rows[groups.order[start:end]], axis=0, out=out[k])
+        else:
+            out[k] = 0
     return out

@@ -7,6 +7,7 @@ import numpy as np
 from xpcap.backend import Array, asarray
 from xpcap.errors import unknown
 from xpcap.layers.checks import check_arrays, check_upstream
+from xpcap.ops import drop
 
 
 class DropoutCache(NamedTuple):
@@ -24,11 +25,7 @@ def draw_mask(rng: np.random.Generator, shape: tuple[int, ...], p: float) -> np.
 
 def apply_mask(x: Array, mask: Array | None, p: float) -> Array:
     """x with the units outside `mask` at zero and the others scaled by 1 / p; x itself where mask is None. Its own gradient."""
-    if mask is None:
-        return x
-    out = x * mask
-    out *= 1 / p
-    return out
+    return x if mask is None else drop(x, mask, p)
 
 
 def dropout_forward(x: Array, dropout_param: dict[str, Any]) -> tuple[Array, DropoutCache]:

@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 from xpcap.backend import Array
 from xpcap.layers.checks import check_arrays, check_ids, check_upstream
-from xpcap.ops import segment_sum
+from xpcap.ops import segment_sum, segments
 
 
 class EmbeddingCache(NamedTuple):
@@ -42,4 +42,4 @@ def word_embedding_backward(dout: Array, cache: EmbeddingCache) -> Array:
     x, W = cache
     V, D = W.shape
     check_upstream("word_embedding_backward", "dout", dout, (*x.shape, D), W)
-    return segment_sum(dout.reshape(x.size, D), x.reshape(x.size), V)
+    return segment_sum(dout.reshape(x.size, D), segments(x.reshape(x.size), V))

@@ -37,10 +37,10 @@ def temporal_softmax_loss(x: Array, y: Array, mask: Array, verbose: bool = False
     if y.shape != (N, T):
         raise ValueError(f"temporal_softmax_loss: y has shape {y.shape}, expected (N, T) = {(N, T)}, as x has scores")
     xp = get_array_module(x)
-    nll, dx = softmax_loss(x.reshape(N * T, V), y.reshape(N * T))
+    nll, dx = softmax_loss(x.reshape(N * T, V), y.reshape(N * T), 1 / max(N, 1))
     counts = mask.reshape(N * T)
     loss = xp.where(counts, nll, 0).sum() / N
-    dx = xp.where(counts[:, None], dx / N, 0)  # not a product: a masked step may hold inf
+    dx = xp.where(counts[:, None], dx, 0)  # not a product: a masked step may hold inf
     if verbose:
         print("dx_flat:", dx.shape)
     return loss, dx.reshape(N, T, V)

@@ -5,7 +5,8 @@ from typing import NamedTuple
 
 from xpcap.backend import Array, get_array_module
 from xpcap.layers.checks import check_arrays, check_upstream
-from xpcap.layers.rows import carry_rows, check_sizes, from_rows, previous_rows, step_rows, to_rows
+from xpcap.layers.rows import check_sizes, from_rows, past_states, step_rows, to_rows
+from xpcap.workspace import New, fresh
 
 
 class RNNStepCache(NamedTuple):
@@ -21,10 +22,10 @@ class RNNStepCache(NamedTuple):
 class RNNRowsCache(NamedTuple):
     """What rnn_rows_backward needs."""
 
-    h0: Array  # (N, H)
+    h: Array  # (N+R, H): h0, then the state after each row
     Wh: Array  # (H, H)
-    h: Array  # (R, H)
     sizes: Sequence[int]
+    past: Array | None
 
 
 class RNNCache(NamedTuple):
@@ -68,7 +69,9 @@ def rnn_step_backward(dnext_h: Array, cache: RNNStepCache) -> tuple[Array, Array
     return da @ Wx.T, da @ Wh.T, x.T @ da, prev_h.T @ da, da.sum(axis=0)
 
 
-def rnn_rows_forward(a: Array, h0: Array, Wh: Array, sizes: Sequence[int]) -> tuple[Array, RNNRowsCache]:
+def rnn_rows_forward(
+    a: Array, h0: Array, Wh: Array, sizes: Sequence[int], past: Array | None = None, new: New | None = None
+) -> tuple[Array, RNNRowsCache]:
     """The recurrence over packed rows: h_t = tanh(a_t + h_{t-1} @ Wh).
 
     Parameters
@@ -77,10 +80,12 @@ def rnn_rows_forward(a: Array, h0: Array, Wh: Array, sizes: Sequence[int]) -> tu
     h0 : array (N, H), float
     Wh : array (H, H), float
     sizes : rows alive at each step, never growing; row k of one step continues row k of the step before. R = sum(sizes)
+    past : array (R,), int; xpcap.layers.rows.past_rows of these sizes, where the caller has it on the device. Else it is worked out
+    new : where results and cache are put; in fresh memory if None
 
     Returns
     -------
-    h : array (R, H), float
+    h : array (R, H), float; a part of the cache
     cache : for rnn_rows_backward
 
     Raises
@@ -88,26 +93,34 @@ def rnn_rows_forward(a: Array, h0: Array, Wh: Array, sizes: Sequence[int]) -> tu
     TypeError, ValueError : libraries, dtypes, shapes or sizes that do not fit together.
     """
     xp = check_arrays("rnn_rows_forward", "a:R,H h0:N,H Wh:H,H", a, h0, Wh)
-    check_sizes("rnn_rows_forward", sizes, len(a), len(h0))
-    h = xp.empty_like(a)
-    h_prev = h0
-    for rows, n in step_rows(sizes):
-        h[rows] = xp.tanh(a[rows] + h_prev[:n] @ Wh)
-        h_prev = h[rows]
-    return h, RNNRowsCache(h0, Wh, h, sizes)
+    R, (N, H) = len(a), h0.shape
+    check_sizes("rnn_rows_forward", sizes, R, N)
+    h = (new or fresh(a))("h", (N + R, H))
+    h[:N] = h0
+    for rows, before, after in step_rows(sizes, N):
+        r = xp.dot(h[before], Wh, out=h[after])  # (n, H); the state takes its place
+        r += a[rows]
+        xp.tanh(r, out=h[after])
+    return h[N:], RNNRowsCache(h, Wh, sizes, past)
 
 
-def rnn_rows_backward(dh: Array, cache: RNNRowsCache) -> tuple[Array, Array, Array]:
-    """Gradients of rnn_rows_forward: dh (R, H), each step's own, to da (R, H), dh0 (N, H), dWh (H, H)."""
-    h0, Wh, h, sizes = cache
-    check_upstream("rnn_rows_backward", "dh", dh, h.shape, h)
-    xp = get_array_module(dh, h)
-    da = xp.empty_like(h)
-    dh_next = xp.zeros_like(h0)  # what the step after sends back; rows that have ended sent nothing
-    for rows, n in reversed(step_rows(sizes)):
-        da[rows] = (dh[rows] + dh_next[:n]) * (1 - h[rows] * h[rows])
-        dh_next = carry_rows(da[rows] @ Wh.T, dh_next)
-    return da, dh_next, previous_rows(h0, h, sizes).T @ da
+def rnn_rows_backward(dh: Array, cache: RNNRowsCache, new: New | None = None, dWh: Array | None = None) -> tuple[Array, Array, Array]:
+    """Gradients of rnn_rows_forward: dh (R, H), each step's own, to da (R, H), dh0 (N, H), dWh (H, H), which may be given to write to."""
+    h, Wh, sizes, past = cache
+    R, H = sum(sizes), h.shape[1]
+    N = len(h) - R
+    check_upstream("rnn_rows_backward", "dh", dh, (R, H), h)
+    xp, new = get_array_module(dh, h), new or fresh(h)
+    da, dh_next = new("da", (R, H)), new("dh_next", (N, H))
+    dh_next[...] = 0  # what the step after sends back; sequences that have ended there sent nothing
+    slope = 1 - h[N:] * h[N:]  # (R, H), of the tanh
+    for rows, _, _ in reversed(step_rows(sizes, N)):
+        n = rows.stop - rows.start
+        xp.add(dh[rows], dh_next[:n], out=da[rows])
+        da[rows] *= slope[rows]
+        xp.dot(da[rows], Wh.T, out=dh_next[:n])
+    dWh = xp.dot(past_states(h, sizes, N, past).T, da, out=dWh)
+    return da, dh_next, dWh
 
 
 def rnn_forward(x: Array, h0: Array, Wx: Array, Wh: Array, b: Array) -> tuple[Array, RNNCache]:
@@ -140,7 +153,8 @@ def rnn_forward(x: Array, h0: Array, Wx: Array, Wh: Array, b: Array) -> tuple[Ar
 def rnn_backward(dh: Array, cache: RNNCache) -> tuple[Array, Array, Array, Array, Array]:
     """Gradients of rnn_forward: dh (N, T, H), each step's own, to dx (N, T, D), dh0, dWx, dWh, db."""
     x, Wx, rows = cache
-    N, T = rows.h0.shape[0], len(rows.sizes)
-    check_upstream("rnn_backward", "dh", dh, (N, T, rows.h0.shape[1]), rows.h0)
+    T, (_, H) = len(rows.sizes), rows.h.shape
+    N = len(rows.h) - sum(rows.sizes)
+    check_upstream("rnn_backward", "dh", dh, (N, T, H), rows.h)
     da, dh0, dWh = rnn_rows_backward(to_rows(dh), rows)
     return from_rows(da @ Wx.T, N, T), dh0, x.T @ da, dWh, da.sum(axis=0)

@@ -2,20 +2,24 @@
 
 `sizes` lists how many sequences are alive at each step and never grows. The rows of a step follow those of the step
 before, and row k of a step continues row k of the step before. (N, T, D) is the case where all sizes are N.
+
+States are kept in one stack, the N first ones and then those after each row: row r's own is stack[N + r].
 """
 
 import itertools
 from collections.abc import Sequence
 
-from xpcap.backend import Array, get_array_module
+import numpy as np
+
+from xpcap.backend import Array, asarray
 
 
-def step_rows(sizes: Sequence[int]) -> list[tuple[slice, int]]:
-    """For each step, where its rows lie and how many they are."""
-    steps, start = [], 0
+def step_rows(sizes: Sequence[int], N: int) -> list[tuple[slice, slice, slice]]:
+    """For each step: where its rows lie, where in the stack the states that it starts from lie, and those that it makes."""
+    steps, start, past = [], 0, 0
     for n in sizes:
-        steps.append((slice(start, start + n), n))
-        start += n
+        steps.append((slice(start, start + n), slice(past, past + n), slice(N + start, N + start + n)))
+        start, past = start + n, N + start
     return steps
 
 
@@ -36,17 +40,16 @@ def from_rows(rows: Array, N: int, T: int) -> Array:
     return rows.reshape(T, N, rows.shape[1]).transpose(1, 0, 2).copy()  # a copy for N = 1 too: results share no memory with caches
 
 
-def previous_rows(h0: Array, h: Array, sizes: Sequence[int]) -> Array:
-    """For every row (R, H), the state that its step started from: h0's rows at the first step, then those of the step before."""
-    xp = get_array_module(h0, h)
-    states, previous = [h0[:0]], h0
-    for rows, n in step_rows(sizes):
-        states.append(previous[:n])
-        previous = h[rows]
-    return xp.concatenate(states)
+def past_rows(sizes: Sequence[int], N: int) -> np.ndarray | None:
+    """For each of the R rows, the place in the stack of the state that it starts from; None where those are simply the first R places."""
+    if all(n == N for n in sizes):
+        return None
+    places = [np.arange(past.start, past.stop, dtype=np.int32) for _, past, _ in step_rows(sizes, N)]
+    return np.concatenate(places)
 
 
-def carry_rows(new: Array, old: Array) -> Array:
-    """`new` in place of the first rows of `old`; going back in time, sequences join with the zeros they had."""
-    xp = get_array_module(new, old)
-    return new if len(new) == len(old) else xp.concatenate((new, old[len(new) :]))
+def past_states(stack: Array, sizes: Sequence[int], N: int, past: Array | None) -> Array:
+    """The states (R, H) that the rows start from. `past` is past_rows' answer where that is on the device already."""
+    if past is None and (places := past_rows(sizes, N)) is not None:
+        past = asarray(places, like=stack)
+    return stack[: len(stack) - N] if past is None else stack[past]

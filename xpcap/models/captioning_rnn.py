@@ -10,9 +10,10 @@ from xpcap.errors import unknown
 from xpcap.layers.dropout import apply_mask, draw_mask
 from xpcap.layers.lstm import lstm_rows_backward, lstm_rows_forward
 from xpcap.layers.rnn import rnn_rows_backward, rnn_rows_forward
-from xpcap.models.packing import PackedCaptions, pack, send
+from xpcap.models.packing import FeatureRows, PackedCaptions, pack, send, send_joined
 from xpcap.models.parameters import Parameters
 from xpcap.ops import log_softmax, lstm_gates, segment_sum, softmax_loss
+from xpcap.workspace import New, fresh
 
 CELLS = ("rnn", "lstm")
 INIT_ORDER = ("W_embed", "W_proj", "Wx", "Wh", "W_vocab")  # the course's; biases start at zero
@@ -29,19 +30,25 @@ class Score(NamedTuple):
 
 
 class Masks(NamedTuple):
-    """Dropout masks of one batch, or None throughout. Drawn on the host in this order, each in (caption, time, unit) order."""
+    """Dropout masks of one batch, or None throughout. Drawn on the host in this order, each in (caption, time, unit) order, then sorted."""
 
     features: Array | None = None  # (N, D)
     words: Array | None = None  # (K, W), one row for each distinct input word
-    hidden: Array | None = None  # (R, H), live steps caption by caption
+    hidden: Array | None = None  # (R, H)
+
+
+class Batch(NamedTuple):
+    """A minibatch on the model's device, sorted as it is packed."""
+
+    features: Array  # (N, D)
+    packed: PackedCaptions
+    masks: Masks
 
 
 class Forward(NamedTuple):
     """What the backward pass needs of the forward pass."""
 
-    packed: PackedCaptions
-    masks: Masks
-    features: Array  # (N, D) sorted, after dropout
+    features: Array  # (N, D) after dropout
     vectors: Array  # (K, W) after dropout
     cell: Any
     hidden: Array  # (L, H) rows with a target, after dropout
@@ -122,13 +129,14 @@ class CaptioningRNN:
 
     # Training and scoring
 
-    def loss(self, features: Array, captions: Array) -> tuple[Array, Parameters]:
+    def loss(self, features: Array | FeatureRows, captions: Array, workspace: New | None = None) -> tuple[Array, Parameters]:
         """Loss and gradients of a batch, with dropout where the model has it.
 
         Parameters
         ----------
-        features : array (N, D), host or device
+        features : array (N, D), host or device, or FeatureRows of a table on the model's device
         captions : array (N, T+1), int; inputs are all columns but the last, targets all but the first
+        workspace : xpcap.workspace.Workspace to work in; the gradients are then valid until it is used again. In fresh memory if None
 
         Returns
         -------
@@ -139,21 +147,23 @@ class CaptioningRNN:
         ------
         ValueError : shapes that do not fit, or word ids outside the vocabulary. TypeError : captions that are not integers.
         """
-        forward = self._forward(*self._enter("loss", features, captions), train=True)
-        nll, dscores = softmax_loss(forward.scores, forward.packed.targets)
-        dscores /= forward.packed.N
-        return nll.sum() / forward.packed.N, self._backward(dscores, forward)
+        batch = self._enter("loss", features, captions, train=True)
+        new = workspace or fresh(self.params.flat)
+        forward = self._forward(batch, new)
+        nll, dscores = softmax_loss(forward.scores, batch.packed.targets, 1 / batch.packed.N, out=forward.scores)
+        return nll.sum() / batch.packed.N, self._backward(dscores, batch, forward, new)
 
-    def score(self, features: Array, captions: Array) -> Score:
+    def score(self, features: Array | FeatureRows, captions: Array) -> Score:
         """Score given captions without dropout and without gradients: see Score. Arguments as for `loss`."""
-        forward = self._forward(*self._enter("score", features, captions), train=False)
-        xp, targets = get_array_module(forward.scores), forward.packed.targets
-        log_p = log_softmax(forward.scores)
-        right = (forward.scores.argmax(axis=1) == targets).sum()
+        batch = self._enter("score", features, captions, train=False)
+        scores, targets = self._forward(batch, fresh(self.params.flat)).scores, batch.packed.targets
+        xp = get_array_module(scores)
+        log_p = log_softmax(scores)
+        right = (scores.argmax(axis=1) == targets).sum()
         return Score(-log_p[xp.arange(len(targets)), targets].sum(dtype=np.float64), right, len(targets))
 
-    def _enter(self, function: str, features: Array, captions: Array) -> tuple[Array, PackedCaptions]:
-        """Check a batch on the host, pack it, and send features and packing to the model's device."""
+    def _enter(self, function: str, features: Array | FeatureRows, captions: Array, train: bool) -> Batch:
+        """Check a batch on the host, pack it, draw its masks, and send it all to the model's device."""
         captions = to_numpy(captions)
         V, D = len(self.word_to_idx), self.params.shapes["W_proj"][0]
         if captions.dtype.kind not in "iu":
@@ -167,7 +177,14 @@ class CaptioningRNN:
             raise ValueError(
                 f"CaptioningRNN.{function}: captions hold ids {captions.min()}..{captions.max()}, expected 0..{V - 1}; another vocabulary made them?"
             )
-        return self._to_device(function, features), send(pack(captions, self._null), like=self.params.flat)
+        packed = pack(captions, self._null)
+        masks = self._draw_masks(packed) if train and self.dropout else Masks()
+        if isinstance(features, FeatureRows):
+            table, rows = features.checked(f"CaptioningRNN.{function}", self.params.flat), features.rows[packed.order]
+        else:
+            table, rows = self._to_device(function, features), packed.order
+        packed = send(packed, self.params.flat, rows.astype(np.int32))
+        return Batch(table[packed.order], packed, masks)
 
     def _to_device(self, function: str, features: Array) -> Array:
         """Features as the model computes with them: on its device, in its dtype."""
@@ -177,53 +194,60 @@ class CaptioningRNN:
         return asarray(features, dtype=self.dtype, like=self.params.flat)
 
     def _draw_masks(self, packed: PackedCaptions) -> Masks:
-        if not self.dropout:
-            return Masks()
+        """Masks on the model's device, in the order of the rows."""
         p, shapes = 1 - self.dropout, self.params.shapes
-        sizes = ((packed.N, shapes["W_proj"][0]), (len(packed.words), shapes["W_embed"][1]), (len(packed.inputs), shapes["W_proj"][1]))
-        return Masks(*(asarray(draw_mask(self.rng, size, p), like=self.params.flat) for size in sizes))
+        features = draw_mask(self.rng, (packed.N, shapes["W_proj"][0]), p)
+        words = draw_mask(self.rng, (len(packed.words), shapes["W_embed"][1]), p)
+        hidden = draw_mask(self.rng, (len(packed.source), shapes["W_proj"][1]), p)
+        return Masks(*send_joined([features[packed.order], words, hidden[packed.source]], like=self.params.flat))
 
-    def _forward(self, features: Array, packed: PackedCaptions, train: bool) -> Forward:
-        params, keep = self.params, 1 - self.dropout
-        masks = self._draw_masks(packed) if train else Masks()
-        x = apply_mask(features, masks.features, keep)[packed.order]  # (N, D)
-        h0 = x @ params["W_proj"] + params["b_proj"]  # (N, H)
+    def _forward(self, batch: Batch, new: New) -> Forward:
+        packed, masks, params, keep = batch.packed, batch.masks, self.params, 1 - self.dropout
+        xp = get_array_module(params.flat)
+        x = apply_mask(batch.features, masks.features, keep)  # (N, D)
+        h0 = xp.dot(x, params["W_proj"], out=new("h0", (packed.N, len(params["b_proj"]))))
+        h0 += params["b_proj"]
         vectors = apply_mask(params["W_embed"][packed.words], masks.words, keep)  # (K, W)
-        a = (vectors @ params["Wx"] + params["b"])[packed.inputs]  # (R, kH): each distinct word is projected once
+        projected = xp.dot(vectors, params["Wx"], out=new("projected", (len(vectors), len(params["b"]))))
+        projected += params["b"]
+        a = projected[packed.inputs.ids]  # (R, kH): each distinct word is projected once
         cell: Any
         if self.cell_type == "lstm":
-            h, cell = lstm_rows_forward(a, h0, get_array_module(h0).zeros_like(h0), params["Wh"], packed.sizes)
+            h, cell = lstm_rows_forward(a, h0, xp.zeros_like(h0), params["Wh"], packed.sizes, packed.past, new)
         else:
-            h, cell = rnn_rows_forward(a, h0, params["Wh"], packed.sizes)
-        hidden_mask = None if masks.hidden is None else masks.hidden[packed.source]
-        masks = masks._replace(hidden=hidden_mask)  # from here on in the order of the rows
-        hidden = apply_mask(h, hidden_mask, keep)
+            h, cell = rnn_rows_forward(a, h0, params["Wh"], packed.sizes, packed.past, new)
+        hidden = apply_mask(h, masks.hidden, keep)
         if packed.kept is not None:
             hidden = hidden[packed.kept]
-        return Forward(packed, masks, x, vectors, cell, hidden, hidden @ params["W_vocab"] + params["b_vocab"])
+        scores = xp.dot(hidden, params["W_vocab"], out=new("scores", (len(hidden), len(params["b_vocab"]))))
+        scores += params["b_vocab"]
+        return Forward(x, vectors, cell, hidden, scores)
 
-    def _backward(self, dscores: Array, forward: Forward) -> Parameters:
-        packed, masks, x, vectors, cell, hidden, _ = forward
+    def _backward(self, dscores: Array, batch: Batch, forward: Forward, new: New) -> Parameters:
+        packed, masks, (x, vectors, cell, hidden, _) = batch.packed, batch.masks, forward
         params, keep = self.params, 1 - self.dropout
         xp = get_array_module(params.flat)
-        grads = Parameters.empty(params.shapes, self.dtype, xp)
-        grads["W_vocab"], grads["b_vocab"] = hidden.T @ dscores, dscores.sum(axis=0)
-        dh = dscores @ params["W_vocab"].T  # (L, H)
+        grads = Parameters(params.shapes, new("grads", params.flat.shape))
+        xp.dot(hidden.T, dscores, out=grads["W_vocab"])
+        dscores.sum(axis=0, out=grads["b_vocab"])
+        dh = xp.dot(dscores, params["W_vocab"].T, out=new("dh", hidden.shape))  # (L, H)
         if packed.kept is not None:
-            dh_rows = xp.zeros((len(packed.inputs), dh.shape[1]), dh.dtype)
+            dh_rows = new("dh_rows", (len(packed.inputs.ids), dh.shape[1]))
+            dh_rows[...] = 0
             dh_rows[packed.kept] = dh
             dh = dh_rows
         dh = apply_mask(dh, masks.hidden, keep)  # (R, H)
         if self.cell_type == "lstm":
-            da, dh0, _, grads["Wh"] = lstm_rows_backward(dh, cell)
+            da, dh0, _, _ = lstm_rows_backward(dh, cell, new, dWh=grads["Wh"])
         else:
-            da, dh0, grads["Wh"] = rnn_rows_backward(dh, cell)
-        dwords = segment_sum(da, packed.inputs, len(packed.words))  # (K, kH)
-        grads["b"] = dwords.sum(axis=0)
-        grads["Wx"] = vectors.T @ dwords
+            da, dh0, _ = rnn_rows_backward(dh, cell, new, dWh=grads["Wh"])
+        dwords = segment_sum(da, packed.inputs, out=new("dwords", (len(vectors), da.shape[1])))  # (K, kH)
+        dwords.sum(axis=0, out=grads["b"])
+        xp.dot(vectors.T, dwords, out=grads["Wx"])
         grads["W_embed"][...] = 0
         grads["W_embed"][packed.words] = apply_mask(dwords @ params["Wx"].T, masks.words, keep)  # distinct words: nothing adds up
-        grads["W_proj"], grads["b_proj"] = x.T @ dh0, dh0.sum(axis=0)
+        xp.dot(x.T, dh0, out=grads["W_proj"])
+        dh0.sum(axis=0, out=grads["b_proj"])
         return grads
 
     # Sampling
@@ -239,12 +263,12 @@ class CaptioningRNN:
     def step(self, words: Array, state: State) -> tuple[Array, State]:
         """Say `words` (n,), ids on the model's device, and return the scores (n, V) of the next word with the new state."""
         params, h = self.params, state[0]
-        a = params["W_embed"][words] @ params["Wx"] + params["b"] + h @ params["Wh"]
+        a, r = params["W_embed"][words] @ params["Wx"] + params["b"], h @ params["Wh"]
         if self.cell_type == "lstm":
-            gates = lstm_gates(a, state[1])
+            gates = lstm_gates(a, r, state[1])
             state = (gates.h, gates.c)
         else:
-            state = (get_array_module(a).tanh(a),)
+            state = (get_array_module(a).tanh(a + r),)
         return state[0] @ params["W_vocab"] + params["b_vocab"], state
 
     def sample(self, features: Array, max_length: int = 30, forbid: Sequence[int] = ()) -> np.ndarray:

@@ -1,10 +1,38 @@
 """Captions to packed rows: no step is computed for padding, and no word is projected twice."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 
 from xpcap.backend import Array, asarray, get_array_module
+from xpcap.layers.rows import past_rows
+from xpcap.ops import Segments, segments
+
+
+class FeatureRows(NamedTuple):
+    """Features of a batch as rows of a table that lies on the model's device already: table[rows]."""
+
+    table: Array  # (m, D)
+    rows: np.ndarray  # (N,) int, on the host
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(N, D), as if they were gathered."""
+        return len(self.rows), self.table.shape[1]
+
+    def checked(self, function: str, like: Array) -> Array:
+        """The table, once it is known to be of the library and dtype of `like` and to have all the rows."""
+        if get_array_module(self.table) is not get_array_module(like) or self.table.dtype != like.dtype:
+            raise TypeError(
+                f"{function}: the table of features is a {type(self.table).__module__} array of {self.table.dtype}, "
+                f"expected the model's library and {like.dtype}; made for another model?"
+            )
+        if self.rows.min() < 0 or self.rows.max() >= len(self.table):
+            raise ValueError(
+                f"{function}: feature rows are {self.rows.min()}..{self.rows.max()}, expected 0..{len(self.table) - 1}; another split's?"
+            )
+        return self.table
 
 
 class PackedCaptions(NamedTuple):
@@ -17,10 +45,11 @@ class PackedCaptions(NamedTuple):
     N: int
     order: Array  # (N,) caption of each sorted place
     words: Array  # (K,) ids of the distinct input words
-    inputs: Array  # (R,) each row's input word, as a place in `words`
+    inputs: Segments  # the rows grouped by input word; ids are places in `words`
     kept: Array | None  # (L,) rows whose target is not NULL; None where that is all of them
     targets: Array  # (L,) their target ids
-    source: Array  # (R,) each row's place when live steps are listed caption by caption, unsorted
+    past: Array | None  # (R,) place of the state that each row starts from, as layers.rows.past_rows has it
+    source: np.ndarray  # (R,) each row's place when live steps are listed caption by caption, unsorted; on the host always
 
 
 def pack(captions: np.ndarray, null: int) -> PackedCaptions:
@@ -47,24 +76,40 @@ def pack(captions: np.ndarray, null: int) -> PackedCaptions:
     row_targets = targets[caption, t]
     has_target = row_targets != null
     starts = np.cumsum(lengths) - lengths
+    sizes = [int(n) for n in np.bincount(t)]
     return PackedCaptions(
-        sizes=[int(n) for n in np.bincount(t)],
+        sizes=sizes,
         N=N,
         order=order.astype(np.int32),
         words=words.astype(np.int32),
-        inputs=input_places.astype(np.int32),
+        inputs=segments(input_places.astype(np.int32), len(words)),
         kept=None if has_target.all() else np.flatnonzero(has_target).astype(np.int32),
         targets=row_targets[has_target].astype(np.int32),
+        past=past_rows(sizes, N),
         source=(starts[caption] + t).astype(np.int32),
     )
 
 
-def send(packed: PackedCaptions, like: Array) -> PackedCaptions:
-    """The same packing with its index arrays in the library of `like`: one transfer for all of them."""
+def send(packed: PackedCaptions, like: Array, order: np.ndarray) -> PackedCaptions:
+    """The same packing with its index arrays, and `order` for its order, in the library of `like`: one transfer for all of them."""
+    packed = packed._replace(order=order)
     if get_array_module(like) is np:
         return packed
-    names = [name for name in packed._fields if isinstance(getattr(packed, name), np.ndarray)]
-    parts = [getattr(packed, name) for name in names]
-    ends = np.cumsum([part.size for part in parts])
-    joined = asarray(np.concatenate(parts), like=like)
-    return packed._replace(**{name: joined[end - part.size : end] for name, part, end in zip(names, parts, ends.tolist(), strict=True)})
+    words, kept, targets, past = packed.words, packed.kept, packed.targets, packed.past
+    moved = send_joined([order, words, *packed.inputs, targets, *(x for x in (kept, past) if x is not None)], like)
+    order, words, ids, by_word, starts, targets, *rest = moved
+    return packed._replace(
+        order=order,
+        words=words,
+        inputs=Segments(ids, by_word, starts),
+        targets=targets,
+        kept=None if kept is None else rest.pop(0),
+        past=None if past is None else rest.pop(0),
+    )
+
+
+def send_joined(parts: Sequence[np.ndarray], like: Array) -> list[Array]:
+    """Host arrays of one dtype as views of one array in the library of `like`: one transfer."""
+    ends = np.cumsum([part.size for part in parts]).tolist()
+    joined = asarray(np.concatenate([part.reshape(part.size) for part in parts]), like=like)
+    return [joined[end - part.size : end].reshape(part.shape) for part, end in zip(parts, ends, strict=True)]

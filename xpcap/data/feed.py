@@ -1,0 +1,56 @@
+"""Minibatches for a model: features of a whole split stay on its device where they fit, else travel by the batch."""
+
+from typing import Any
+
+import numpy as np
+
+from xpcap.backend import Array, asarray, free_memory
+from xpcap.data.dataset import CaptionData, Split
+from xpcap.models.packing import FeatureRows
+
+SHARE = 0.25  # of a device's free memory, that the features of a split may take
+CHUNK = 4096  # pictures scaled and sent at a time
+
+
+class Feed:
+    """A data set as a model is to be fed with it: `split` and `minibatch` are those of CaptionData.
+
+    Parameters
+    ----------
+    data : CaptionData; scaled as the model is to see it by the time of the first minibatch
+    like : array of the model's library, device and dtype, such as `model.params.flat`
+    """
+
+    def __init__(self, data: CaptionData, like: Array) -> None:
+        self._data, self._like = data, like
+        self._tables: dict[str, Array | None] = {}
+
+    def split(self, name: str) -> Split:
+        """The split of that name."""
+        return self._data.split(name)
+
+    def resident(self, name: str) -> bool:
+        """Whether the features of a split lie on the model's device as a whole. Where the model is on the host there is no such thing."""
+        return self._table(name) is not None
+
+    def minibatch(self, name: str, captions: np.ndarray) -> tuple[Any, np.ndarray]:
+        """Features (N, D), or FeatureRows of the table on the device, and captions (N, T+1) of the captions numbered `captions` (N,)."""
+        table = self._table(name)
+        if table is None:
+            return self._data.minibatch(name, captions)
+        split = self.split(name)
+        return FeatureRows(table, split.image_idxs[captions]), split.captions[captions]
+
+    def _table(self, name: str) -> Array | None:
+        if name not in self._tables:
+            self._tables[name] = self._send(name)
+        return self._tables[name]
+
+    def _send(self, name: str) -> Array | None:
+        """The scaled features of a split on the device, or None where that is the host or they do not fit."""
+        m, D = self.split(name).features.shape
+        free = free_memory(self._like)
+        if free is None or m * D * self._like.dtype.itemsize > SHARE * free:
+            return None
+        chunks = [self._data.features(name, np.arange(start, min(start + CHUNK, m))) for start in range(0, m, CHUNK)]
+        return asarray(np.concatenate(chunks), dtype=self._like.dtype, like=self._like)

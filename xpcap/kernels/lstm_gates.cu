@@ -1,0 +1,48 @@
+// The elementwise half of an LSTM step, and its gradient: ops.lstm_gates and ops.lstm_gates_backward state the contract.
+//
+// One thread for each k = (row, unit) of (n, H), in blocks along x; n * H stays below 2^31. Arrays of (n, 4H) hold a row's
+// gates i, f, o, g side by side, so the four of a unit stand H apart. A thread reads all it needs before it writes: gates may
+// be a or r, c may be c_prev, da may be gates, and dc_prev may be dc or dh_next.
+typedef REAL real;
+
+__device__ real sigmoid(real x) { return (real)0.5 * (1 + tanh((real)0.5 * x)); }
+
+extern "C" __global__ void lstm_gates(const real* a, const real* r, const real* c_prev, real* h, real* c, real* gates, real* tanh_c, int n, int H) {
+    const unsigned k = blockIdx.x * blockDim.x + threadIdx.x;
+    if (k >= (unsigned)n * H) return;
+    const long long at_i = (long long)(k / H) * 4 * H + k % H, at_f = at_i + H, at_o = at_f + H, at_g = at_o + H;
+
+    const real i = sigmoid(a[at_i] + r[at_i]);
+    const real f = sigmoid(a[at_f] + r[at_f]);
+    const real o = sigmoid(a[at_o] + r[at_o]);
+    const real g = tanh(a[at_g] + r[at_g]);
+    const real cell = f * c_prev[k] + i * g;
+    const real tanh_cell = tanh(cell);
+
+    gates[at_i] = i;
+    gates[at_f] = f;
+    gates[at_o] = o;
+    gates[at_g] = g;
+    c[k] = cell;
+    tanh_c[k] = tanh_cell;
+    h[k] = o * tanh_cell;
+}
+
+// dh comes from the layer above, dh_next and dc from the step after.
+extern "C" __global__ void lstm_gates_backward(const real* dh, const real* dh_next, const real* dc, const real* gates, const real* tanh_c,
+                                               const real* c_prev, real* da, real* dc_prev, int n, int H) {
+    const unsigned k = blockIdx.x * blockDim.x + threadIdx.x;
+    if (k >= (unsigned)n * H) return;
+    const long long at_i = (long long)(k / H) * 4 * H + k % H, at_f = at_i + H, at_o = at_f + H, at_g = at_o + H;
+
+    const real i = gates[at_i], f = gates[at_f], o = gates[at_o], g = gates[at_g];
+    const real tanh_cell = tanh_c[k], cell_prev = c_prev[k];
+    const real dh_all = dh[k] + dh_next[k];
+    const real dc_all = dc[k] + dh_all * o * (1 - tanh_cell * tanh_cell);
+
+    da[at_i] = dc_all * g * i * (1 - i);
+    da[at_f] = dc_all * cell_prev * f * (1 - f);
+    da[at_o] = dh_all * tanh_cell * o * (1 - o);
+    da[at_g] = dc_all * i * (1 - g * g);
+    dc_prev[k] = dc_all * f;
+}
