@@ -20,6 +20,8 @@ HOST = ("adam_update", "segment_sum")
 CUDA = (
     "lstm_gates",
     "lstm_gates_backward",
+    "rnn_cell",
+    "rnn_cell_backward",
     "softmax_loss",
     "segment_sum",
     "drop",

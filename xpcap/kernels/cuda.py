@@ -63,6 +63,24 @@ def lstm_gates_backward(dh, dh_next, dc, gates, tanh_c, c_prev, out):
     return out
 
 
+def supports_rnn_cell(a, r, out):
+    return _fits(a, r, out)
+
+
+def rnn_cell(a, r, out):
+    _launch("rnn_cell", "rnn_cell", a, _blocks(a.size), a, r, out, np.int64(a.size))
+    return out
+
+
+def supports_rnn_cell_backward(dh, dh_next, h, out):
+    return _fits(dh, dh_next, h, out)
+
+
+def rnn_cell_backward(dh, dh_next, h, out):
+    _launch("rnn_cell", "rnn_cell_backward", dh, _blocks(dh.size), dh, dh_next, h, out, np.int64(dh.size))
+    return out
+
+
 def supports_softmax_loss(scores, targets, scale, out):
     return _fits(scores, out) and _indexes(targets)
 
@@ -102,7 +120,7 @@ def global_norm(x):
     xp = get_array_module(x)
     partial, norm = xp.empty(NORM_BLOCKS, np.float64), xp.empty((), x.dtype)
     _launch("norm", "squares", x, NORM_BLOCKS, x, partial, np.int64(x.size))
-    _launch("norm", "norm", x, 1, partial, norm)
+    _launch("norm", "root", x, 1, partial, norm)
     return norm
 
 

@@ -1,0 +1,388 @@
+"""Every CUDA kernel on the CPU: its arithmetic at ragged sizes, its order of adding, its barriers, and the races that a mistake would make."""
+
+import functools
+import re
+import subprocess
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any, NamedTuple
+
+import numpy as np
+import pytest
+import twin
+from twin import KERNELS, REALS, THREADS
+from twin.cases import CASES, Case, Draw, bands_are_whole, guarded, softmax_equations, source
+
+from xpcap import ops
+
+TOLERANCE = {"float": 1e-6, "double": 2e-15}  # of the largest value
+BARRIERS = ("softmax_loss", "squares", "root")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _compiler() -> None:
+    try:
+        twin.compiler()
+    except twin.UnavailableError as reason:
+        pytest.skip(str(reason))
+
+
+# ---- arithmetic
+
+
+class Row(NamedTuple):
+    """How near one launch comes to the float64 equations."""
+
+    kernel: str
+    real: str
+    sizes: str
+    error: float  # relative to the largest value of an array
+
+
+def arithmetic_table(kernels: Any = CASES, reals: Any = REALS) -> list[Row]:
+    """Every kernel at every size, on poisoned outputs between guard bands; AssertionError where a band is touched or the order matters."""
+    return [_arithmetic(kernel, real, size) for kernel in kernels for real in reals for size in CASES[kernel].sizes]
+
+
+def _arithmetic(kernel: str, real: str, size: dict[str, Any]) -> Row:
+    cases = [CASES[kernel].make(Draw(real), **size) for _ in range(2)]
+    in_order, shuffled = (case.run(real, seed) for case, seed in zip(cases, (0, 9), strict=True))
+    for case in cases:
+        assert all(bands_are_whole(a) for a in case.args if isinstance(a, np.ndarray)), f"{kernel} {size}: wrote beyond the end of an array"
+    assert [a.tobytes() for a in in_order] == [a.tobytes() for a in shuffled], f"{kernel} {size}: the result depends on the order of the threads"
+    return Row(kernel, real, CASES[kernel].label(size), cases[0].error(in_order))
+
+
+def test_twin_builds_every_file_without_a_warning() -> None:
+    with ThreadPoolExecutor(2) as pool:
+        built = list(pool.map(lambda job: twin.build(*job), [(path, real) for path in twin.files() for real in REALS]))
+    assert [one.warnings for one in built] == [""] * len(built)
+
+
+def test_twin_covers_every_kernel_of_every_file() -> None:
+    assert {(path.name, kernel) for path in twin.files() for kernel in twin.parameters(path)} == {(case.file, k) for k, case in CASES.items()}
+
+
+@pytest.mark.parametrize("real", REALS)
+@pytest.mark.parametrize("kernel", CASES)
+def test_twin_equals_the_equations_in_any_order_and_stays_inside_its_arrays(kernel: str, real: str) -> None:
+    for row in arithmetic_table([kernel], [real]):
+        assert row.error < TOLERANCE[real], row
+
+
+@pytest.mark.parametrize("real", REALS)
+@pytest.mark.parametrize("kernel", ["softmax_loss", "segment_sum", "squares", "root"])
+def test_twin_sums_have_the_same_bits_each_time(kernel: str, real: str) -> None:
+    def bits(seed: int) -> list[bytes]:
+        return [a.tobytes() for a in CASES[kernel].make(Draw(real, 5), **CASES[kernel].sizes[-1]).run(real, seed)]
+
+    assert bits(0) == bits(0) == bits(1) == bits(2)
+
+
+# ---- numbers that are not ordinary
+
+
+def launch(kernel: str, real: str, grid: int, *args: Any) -> None:
+    twin.build(source(kernel), real).launch(kernel, (grid,), (THREADS,), args)
+
+
+@pytest.mark.parametrize("real", REALS)
+def test_twin_softmax_loss_takes_huge_and_infinite_scores_as_the_equations_do(real: str) -> None:
+    inf, nan = np.inf, np.nan
+    rows = [
+        ([1e30, -1e30, 0, 1e30], 0),
+        ([1e30, -1e30, 0, 1e30], 1),
+        ([-1e30, -1e30, -1e30, -1e30], 2),
+        ([-inf, 0, 1, 2], 3),
+        ([-inf, 0, 1, 2], 0),
+        ([-inf, -inf, -inf, -inf], 0),
+        ([0, inf, 1, 2], 0),
+        ([0, 1, nan, 2], 0),
+        ([nan, 0, 1, 2], 1),
+    ]
+    scores = np.array([row for row, _ in rows], REALS[real])
+    targets = np.array([target for _, target in rows], np.int32)
+    with np.errstate(all="ignore"):
+        nll, dscores = softmax_equations(scores, targets)
+    got_nll, got = guarded(np.full(len(rows), nan, REALS[real])), guarded(np.full(scores.shape, nan, REALS[real]))
+    launch("softmax_loss", real, len(rows), scores, targets, got_nll, got, np.int32(4), np.float64(1))
+    np.testing.assert_allclose(got_nll, nll, rtol=TOLERANCE[real])
+    np.testing.assert_allclose(got, dscores, rtol=TOLERANCE[real], atol=TOLERANCE[real])
+
+
+@pytest.mark.parametrize("real", REALS)
+@pytest.mark.parametrize("norm", [np.nan, np.inf, 0.0, 5.0, 4.999, 1e300])
+def test_twin_clip_follows_the_norm_wherever_it_goes(real: str, norm: float) -> None:
+    with np.errstate(all="ignore"):
+        norm_array = np.array(norm, REALS[real])
+        x = np.array([1, -2.5, 0, np.inf, np.nan, 3e-30], REALS[real])
+        wanted = x * (5.0 / np.maximum(norm_array, 5.0))
+    launch("clip", real, 1, x, norm_array, np.float64(5), np.int64(len(x)))
+    np.testing.assert_allclose(x, wanted, rtol=TOLERANCE[real])
+
+
+@pytest.mark.parametrize("real", REALS)
+def test_twin_norm_keeps_nan_and_infinity_and_does_not_overflow_early(real: str) -> None:
+    def norm(*values: float) -> float:
+        x, partial, out = np.array(values, REALS[real]), np.full(256, np.nan), np.full((), np.nan, REALS[real])
+        launch("squares", real, 256, x, partial, np.int64(len(x)))
+        launch("root", real, 1, partial, out)
+        return float(out)
+
+    assert norm(3, 4) == 5
+    assert norm(3e30, 4e30) == pytest.approx(5e30, rel=1e-6)
+    assert norm(1, -np.inf, 2) == np.inf
+    assert np.isnan(norm(1, np.nan, 2))
+    assert np.isnan(norm(np.nan, np.inf))
+    assert norm(3e38, 3e38) == (np.inf if real == "float" else pytest.approx(4.242640687e38))
+
+
+@pytest.mark.parametrize("real", REALS)
+@pytest.mark.parametrize(("loss", "norm", "before", "after"), [
+    (1.5, 2.5, 1, 1), (1.5, 2.5, 0, 0), (np.nan, 2.5, 1, 0), (1.5, np.nan, 1, 0), (np.inf, 2.5, 1, 0), (1.5, -np.inf, 1, 0), (np.nan, np.inf, 0, 0),
+])  # fmt: skip
+def test_twin_record_step_notes_what_is_not_finite_for_good(real: str, loss: float, norm: float, before: float, after: float) -> None:
+    record = np.full((4, 2), 7, REALS[real])
+    record[0, 0] = before
+    launch("record_step", real, 1, record, np.array(loss, REALS[real]), np.array(norm, REALS[real]), np.int32(1))
+    np.testing.assert_array_equal(record, np.array([[after, 7], [7, 7], [loss, norm], [7, 7]]))
+
+
+@pytest.mark.parametrize("real", REALS)
+def test_twin_dropped_units_are_zero_whatever_they_were(real: str) -> None:
+    x, mask = np.array([np.nan, np.inf, 2, 3], REALS[real]), np.array([False, False, False, True])
+    launch("dropout", real, 1, x, mask, x, np.float64(0.5), np.int64(4))
+    np.testing.assert_array_equal(x, [0, 0, 0, 6])
+
+
+@pytest.mark.parametrize("real", REALS)
+def test_twin_adam_leaves_what_has_no_gradient(real: str) -> None:
+    w, zero = np.array([1.25, -3], REALS[real]), np.zeros(2, REALS[real])
+    m, v = zero.copy(), zero.copy()
+    launch("adam_update", real, 1, w, zero, m, v, *map(np.float64, (1e-3, 0.9, 0.999, 1e-8)), np.int64(2))
+    np.testing.assert_array_equal([w, m, v], [[1.25, -3], [0, 0], [0, 0]])
+
+
+# ---- the thread sanitizer
+
+
+class Plant(NamedTuple):
+    """A mistake: in a kernel's file, `old` becomes `new`, the `nth` time that it stands there."""
+
+    kernel: str
+    mistake: str
+    old: str
+    new: str
+    nth: int = 0
+    size: int = 0  # which of the kernel's sizes is launched
+
+    def text(self) -> str:
+        text = source(self.kernel).read_text(encoding="utf-8")
+        places = [match.start() for match in re.finditer(re.escape(self.old), text)]
+        assert len(places) > self.nth, f"{self.kernel}: {self.old!r} stands there {len(places)} times"
+        place = places[self.nth]
+        return text[:place] + self.new + text[place + len(self.old) :]
+
+
+FEW = 32  # threads of a block here: the sanitizer tells 255 threads apart, and forgets what happened before when there are more
+BARRIER = "__syncthreads();"
+PLANTS = [
+    Plant("softmax_loss", "no barrier before the maxima meet", BARRIER, "", 0),
+    Plant("softmax_loss", "no barrier within the tree of maxima", BARRIER, "", 1),
+    Plant("softmax_loss", "no barrier before the sums take the maximum's place", BARRIER, "", 2),
+    Plant("softmax_loss", "no barrier before the sums meet", BARRIER, "", 3),
+    Plant("softmax_loss", "no barrier within the tree of sums", BARRIER, "", 4),
+    Plant("softmax_loss", "the target's score read after the gradient took its place", "most - target_score", "most - scores[row + target]", 0, -1),
+    Plant("squares", "no barrier before the sums meet", BARRIER, "", 0),
+    Plant("root", "no barrier within the tree", BARRIER, "", 3),
+    Plant("segment_sum", "two threads on one column", "C + column] = sum", "C + column / 2] = sum"),
+    Plant("segment_sum", "all segments in the first one's place", "out[(long long)k * C", "out[0LL * C"),
+    Plant("lstm_gates", "rows of three gates", "(k / H) * 4 * H", "(k / H) * 3 * H"),
+    Plant("adam_update", "the block's number forgotten", "(long long)blockIdx.x * blockDim.x + ", ""),
+    Plant("record_step", "every thread at it", "if (threadIdx.x > 0) return;", ""),
+]
+
+
+def _sanitize(kernel: str, real: str, size: dict[str, Any], text: str) -> tuple[twin.Report, Case]:
+    case = CASES[kernel].make(Draw(real, threads=FEW), **size)
+    small = text.replace("#define THREADS 256", f"#define THREADS {FEW}").replace("#define BLOCKS 256", f"#define BLOCKS {FEW}")
+    return twin.sanitize(small, real, kernel, tuple(min(n, 6) for n in case.grid), (FEW,), case.args), case
+
+
+@functools.cache
+def _sanitized() -> dict[Any, Future]:
+    """Each kernel as it is, by name and type, and each planted mistake: all begun at once, two at a time."""
+    pool = ThreadPoolExecutor(2)
+    jobs: dict[Any, tuple[str, str, int, Any]] = {
+        (kernel, real): (kernel, real, 0, twin.text_of(source(kernel))) for kernel in CASES for real in REALS if real == "float" or kernel in BARRIERS
+    }
+    jobs |= {plant: (plant.kernel, "float", plant.size, plant.text()) for plant in PLANTS}
+    started = {key: pool.submit(_sanitize, kernel, real, CASES[kernel].sizes[size], text) for key, (kernel, real, size, text) in jobs.items()}
+    pool.shutdown(wait=False)
+    return started
+
+
+def sanitized(key: Any) -> tuple[twin.Report, Case]:
+    """The report on a (kernel, type) or a Plant, with the launch; skips where the sanitizer does not run."""
+    try:
+        return _sanitized()[key].result()
+    except twin.UnavailableError as reason:
+        pytest.skip(str(reason))
+
+
+def sanitizer_table() -> list[tuple[str, str, int]]:
+    """(kernel, what was planted or "", races that the sanitizer reports)."""
+    rows = []
+    for key, job in _sanitized().items():
+        kernel, planted = (key.kernel, key.mistake) if isinstance(key, Plant) else (f"{key[0]}, {key[1]}", "")
+        rows.append((kernel, planted, job.result()[0].races))
+    return rows
+
+
+@pytest.mark.parametrize(("kernel", "real"), [(k, real) for k in CASES for real in REALS if real == "float" or k in BARRIERS])
+def test_twin_threads_do_not_race(kernel: str, real: str) -> None:
+    report, case = sanitized((kernel, real))
+    assert report.races == 0, report.text
+    if max(case.grid) < FEW:  # of squares, some blocks are left out
+        assert case.error(case.results(report.args)) < TOLERANCE[real]
+
+
+@pytest.mark.parametrize("plant", PLANTS, ids=lambda plant: f"{plant.kernel}: {plant.mistake}")
+def test_planted_race_is_reported(plant: Plant) -> None:
+    report, _ = sanitized(plant)
+    assert report.races > 0
+    assert f"#0 {plant.kernel} " in report.text, "the report names another function"
+
+
+def test_twin_sanitizer_that_does_not_start_is_helped_or_explained() -> None:
+    says = "echo 'FATAL: ThreadSanitizer: unexpected memory mapping' >&2; exit 66"
+    with pytest.raises(twin.UnavailableError, match=r"does not start here .*unexpected memory mapping"):
+        twin.run_sanitized(["sh", "-c", says], b"")
+    probe = subprocess.run(["sh", "-c", "setarch $(uname -m) -R cat /proc/self/personality"], capture_output=True, text=True, check=False)
+    if probe.stdout.strip() != "00040000":
+        pytest.skip(f"setarch -R does not work here: {probe.stderr.strip()}")
+    helped = twin.run_sanitized(["sh", "-c", f'[ "$(cat /proc/self/personality)" = 00040000 ] && exec cat; {says}'], b"seen")
+    assert helped.stdout == b"seen"
+
+
+# ---- the twins themselves
+
+HEAD = 'typedef REAL real;\nextern "C" __global__ void '
+
+
+def on_floats(body: str, *arrays: np.ndarray, seed: int = 0, block: int = 4) -> None:
+    """Run `body`, which knows its arrays as x, y, ..., as one block."""
+    names = "xyz"[: len(arrays)]
+    text = f"{HEAD}f({', '.join(f'real* {name}' for name in names)}) {{ const int t = threadIdx.x; {body} }}"
+    twin.build(text, "float").launch("f", (1,), (block,), arrays, seed)
+
+
+def test_twin_reads_what_a_kernel_takes() -> None:
+    names = [(p.name, p.type, p.pointer, p.const) for p in twin.parameters(KERNELS / "softmax_loss.cu")["softmax_loss"]]
+    assert names[1:] == [
+        ("targets", "int", True, True),
+        ("nll", "real", True, False),
+        ("dscores", "real", True, False),
+        ("V", "int", False, False),
+        ("scale", "double", False, False),
+    ]
+    assert twin.parameters(KERNELS / "dropout.cu")["dropout"][1] == ("mask", "unsigned char", True, True)
+    assert twin.parameters(KERNELS / "adam.cu")["adam_update"][-1] == ("n", "long long", False, False)
+    with pytest.raises(ValueError, match="does not read"):
+        twin.parameters("__global__ void f(int* x) {}")
+
+
+def test_twin_finds_barriers_behind_calls() -> None:
+    text = (
+        "__device__ void g() { if (1) { __syncthreads(); } }\n__device__ void h() { g(); }\n"
+        + HEAD
+        + "f(real* x) { h(); }\n"
+        + HEAD
+        + "e(real* x) { }"
+    )
+    assert twin.with_barriers(text) == {"g", "h", "f"}
+    assert {kernel for path in twin.files() for kernel in twin.with_barriers(path)} == set(BARRIERS)
+
+
+@pytest.mark.parametrize(("number", "wrong", "error"), [
+    (0, 1, "expected an array of float32"),
+    (0, np.zeros(4), "array of float32"),
+    (0, np.zeros((4, 2), np.float32)[:, 0], "contiguous"),
+    (1, np.zeros(4, np.int64), "array of uint8"),
+    (3, 0.5, "a NumPy scalar of float64"),
+    (3, np.float32(0.5), "a NumPy scalar of float64"),
+    (4, np.int32(4), "a NumPy scalar of int64"),
+    (4, 4, "a NumPy scalar of int64"),
+])  # fmt: skip
+def test_twin_refuses_arguments_of_another_type(number: int, wrong: Any, error: str) -> None:
+    args: list[Any] = [np.zeros(4, np.float32), np.ones(4, bool), np.zeros(4, np.float32), np.float64(0.5), np.int64(4)]
+    launch("dropout", "float", 1, *args)
+    args[number] = wrong
+    with pytest.raises((TypeError, ValueError), match=error):
+        launch("dropout", "float", 1, *args)
+    with pytest.raises(TypeError, match="expected 5: x, mask, out, keep, n"):
+        launch("dropout", "float", 1, *args[:4])
+
+
+def test_twin_refuses_read_only_outputs_and_launches_that_a_card_refuses() -> None:
+    x = np.zeros(4, np.float32)
+    x.flags.writeable = False
+    args = [x, np.ones(4, bool), x.copy(), np.float64(0.5), np.int64(4)]
+    launch("dropout", "float", 1, *args)
+    with pytest.raises(ValueError, match="writable"):
+        launch("dropout", "float", 1, *args[:2], x, *args[3:])
+    for grid, block in (((0,), (256,)), ((1, 65536), (256,)), ((1,), (2048,)), ((1,), (0,))):
+        with pytest.raises(ValueError, match=r"card does not launch|more than 1024"):
+            twin.build(source("dropout"), "float").launch("dropout", grid, block, args)
+
+
+def test_twin_shared_memory_begins_as_nan() -> None:
+    x = np.zeros(4, np.float32)
+    on_floats("__shared__ real s[4]; __shared__ real r[4]; r[t] = t; __syncthreads(); x[t] = t == 2 ? s[t] : r[3 - t];", x)
+    np.testing.assert_array_equal(x, [3, 2, np.nan, 0])
+    with pytest.raises(RuntimeError, match="more shared memory"):
+        on_floats("__shared__ real s[13000]; s[t] = 0; x[t] = s[t];", x)
+
+
+def test_twin_shuffles_the_order_of_threads() -> None:
+    orders = []
+    for body in ("y[(int)x[0]] = t; x[0] += 1;", "__syncthreads(); y[(int)x[0]] = t; x[0] += 1;"):  # a loop, and fibers
+        for seed in (0, 3):
+            order = np.full(32, np.nan, np.float32)
+            on_floats(body, np.zeros(1, np.float32), order, seed=seed, block=32)
+            orders.append(order.tolist())
+    assert orders[0] == orders[2] == list(range(32))
+    assert orders[1] == orders[3] != orders[0]
+    assert sorted(orders[1]) == orders[0]
+
+
+def test_twin_barrier_that_some_threads_miss_is_an_error() -> None:
+    body, x = "if (t == 1) return; __syncthreads(); x[t] = t;", np.zeros(4, np.float32)
+    for _ in range(2):  # and it leaves the next launch alone
+        with pytest.raises(RuntimeError, match="barrier that some threads of the block do not reach"):
+            on_floats(body, x)
+    text = f"{HEAD}f(real* x) {{ const int t = threadIdx.x; {body} }}"
+    try:
+        with pytest.raises(RuntimeError, match="barrier that some threads of the block do not reach"):
+            twin.sanitize(text, "float", "f", (1,), (4,), [x])
+    except twin.UnavailableError as reason:
+        pytest.skip(str(reason))
+
+
+def test_twin_writing_beyond_an_end_is_seen() -> None:
+    x = guarded(np.zeros(4, np.float32))
+    on_floats("x[t] = 1;", x)
+    assert bands_are_whole(x)
+    on_floats("x[t + 1] = 1;", x)
+    assert not bands_are_whole(x)
+
+
+def test_twin_files_are_plain_cuda_c_and_say_whose_contract_they_keep() -> None:
+    assert twin.files()
+    for path in twin.files():
+        text = twin.text_of(path)
+        head, code = text.split("typedef REAL real;")
+        named = re.findall(r"\bops\.(\w+)", head)
+        assert named, path
+        assert all(callable(getattr(ops, name)) for name in named), path
+        assert all(line.startswith("//") for line in head.splitlines()), path
+        assert not re.search(r"#include|atomic|__shfl|__ballot|__any|__all|warp|template|double_t", code), path

@@ -1,0 +1,308 @@
+"""The CUDA C kernel files, run on the CPU: built by g++ with shim.h, launched on NumPy arrays, or checked by the thread sanitizer.
+
+What this shows is arithmetic, indexing and barriers. What it cannot show: launch limits, a card's memory model, its rounding and its speed.
+"""
+
+import ctypes
+import functools
+import hashlib
+import math
+import os
+import platform
+import re
+import shutil
+import stat
+import struct
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+HERE = Path(__file__).parent
+KERNELS = HERE.parent.parent / "xpcap" / "kernels"
+HEADERS = ("shim.h", "fibers.h", "threads.h")
+THREADS = 256  # of a block, in every kernel
+REALS = {"float": np.float32, "double": np.float64}  # what the files are compiled for, and the arrays that go with it
+FLAGS = ["-std=c++17", "-U_FORTIFY_SOURCE", "-ffp-contract=off", "-Wall", "-Wextra", "-Wno-unknown-pragmas", "-Wno-unused-function"]
+PLAIN = ["-O2", "-fvisibility=hidden", "-fPIC", "-shared", "-Wl,-z,defs"]
+SANITIZED = ["-O1", "-g", "-fsanitize=thread", "-DTWIN_THREADS"]
+
+
+class UnavailableError(Exception):
+    """This machine cannot do it; the message says why."""
+
+
+class Parameter(NamedTuple):
+    """One parameter of a kernel: its name, its C type without const and star, whether it is a pointer, and whether what it points to is const."""
+
+    name: str
+    type: str
+    pointer: bool
+    const: bool
+
+
+class Report(NamedTuple):
+    """What the thread sanitizer said of one launch: the number of races, its own text, and the arguments as the launch left them."""
+
+    races: int
+    text: str
+    args: list[Any]
+
+
+# ---- reading the kernel text
+
+DTYPES = {"int": np.int32, "long long": np.int64, "double": np.float64, "float": np.float32, "unsigned char": np.uint8}
+SLOTS = {"int": "i4x", "long long": "q", "double": "d"}  # of scalars, eight bytes each
+
+
+def files() -> list[Path]:
+    """Every kernel file."""
+    return sorted(KERNELS.glob("*.cu"))
+
+
+def text_of(source: Path | str) -> str:
+    """The text of a kernel file; text itself is passed on."""
+    return source.read_text(encoding="utf-8") if isinstance(source, Path) else source
+
+
+def _bare(text: str) -> str:
+    return re.sub(r"//[^\n]*|/\*.*?\*/", "", text, flags=re.S)
+
+
+@functools.cache
+def parameters(source: Path | str) -> Mapping[str, tuple[Parameter, ...]]:
+    """The kernels of a file (or of its text), and what each takes."""
+    found = {}
+    for name, inside in re.findall(r'extern\s+"C"\s+__global__\s+void\s+(\w+)\s*\(([^)]*)\)', _bare(text_of(source))):
+        found[name] = tuple(_parameter(part) for part in inside.split(","))
+    if len(found) != text_of(source).count("__global__"):
+        raise ValueError(f'twin: {source}: a __global__ function that does not read extern "C" __global__ void NAME(...)')
+    return found
+
+
+def _parameter(part: str) -> Parameter:
+    match = re.fullmatch(r"\s*(const )?\s*([\w ]+?)\s*(\*?)\s*(?:__restrict__ )?\s*(\w+)\s*", part)
+    if not match:
+        raise ValueError(f"twin: cannot read the parameter {part!r}")
+    const, type_, star, name = match.groups()
+    return Parameter(name, type_, bool(star), bool(const))
+
+
+def with_barriers(source: Path | str) -> set[str]:
+    """The functions of a file that come to a __syncthreads, by themselves or by what they call."""
+    bodies = {}
+    text = _bare(text_of(source))
+    for match in re.finditer(r"^\w[^\n;{}#]*?(\w+)\s*\([^;{}]*\)\s*\{", text, flags=re.M):
+        depth, end = 1, match.end()
+        while depth:
+            depth += {"{": 1, "}": -1}.get(text[end], 0)
+            end += 1
+        bodies.setdefault(match[1], text[match.end() : end])
+    found = {"__syncthreads"}
+    while True:
+        more = {name for name, body in bodies.items() if any(re.search(rf"\b{other}\s*\(", body) for other in found)} - found
+        if not more:
+            return found - {"__syncthreads"}
+        found |= more
+
+
+# ---- building
+
+
+@functools.cache
+def compiler() -> str:
+    """g++, or UnavailableError."""
+    found = shutil.which("g++")
+    if not sys.platform.startswith("linux"):
+        raise UnavailableError(f"the twins of the CUDA kernels are built on Linux, and this is {sys.platform}")
+    if not found:
+        raise UnavailableError("g++ is not on the PATH: the twins of the CUDA kernels are built with it")
+    return found
+
+
+@functools.cache
+def cache_folder() -> Path:
+    """Where built files stay between runs: a folder that this user alone can write to."""
+    folder = Path(tempfile.gettempdir()) / f"xpcap-twins-{os.getuid()}"
+    folder.mkdir(mode=0o700, exist_ok=True)
+    found = folder.lstat()
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o022:
+        return Path(tempfile.mkdtemp(prefix="xpcap-twins-"))
+    return folder
+
+
+def _program(source: Path | str) -> str:
+    """The kernel text as C++: the shim before it, shared arrays in the shim's words, and a launcher for each kernel behind it."""
+    text = re.sub(r"__shared__\s+(\w+)\s+(\w+)\[(\w+)\];", r"SHARED(\1, \2, \3);", text_of(source))
+    if "__shared__" in _bare(text):
+        raise ValueError("twin: a __shared__ array that does not read __shared__ TYPE NAME[COUNT];")
+    barriers = with_barriers(source)
+    launchers = []
+    for name, wanted in parameters(source).items():
+        arguments = (f"argument<{p.type}{'*' if p.pointer else ''}>(slots, {k})" for k, p in enumerate(wanted))
+        launchers.append(f"LAUNCHER({name}, {str(name in barriers).lower()}, {', '.join(arguments)})")
+    calls = ["#ifdef TWIN_THREADS", "static void call(const char* kernel) {", *launchers, "}", "#else", *launchers, "#endif", ""]
+    return "\n".join(['#include "shim.h"', '#line 1 "kernel.cu"', text, '#line 1 "launchers"', *calls])
+
+
+def _built(source: Path | str, real: str, flags: list[str]) -> Path:
+    """The built file for this text, type and flags, made where the cache has none."""
+    program = _program(source)
+    headers = [(HERE / name).read_text(encoding="utf-8") for name in HEADERS]
+    command = [compiler(), *FLAGS, *flags, f"-DREAL={real}", f"-I{HERE}", "-x", "c++", "-"]
+    key = hashlib.sha256("\0".join([program, *headers, *command, platform.machine(), _version()]).encode()).hexdigest()
+    target = cache_folder() / f"{key[:32]}.bin"
+    if target.exists() and target.with_suffix(".log").exists():
+        return target
+    handle, draft = tempfile.mkstemp(dir=target.parent)
+    os.close(handle)
+    done = subprocess.run([*command, "-o", draft], input=program, capture_output=True, text=True, check=False)
+    if done.returncode:
+        Path(draft).unlink()
+        if "cannot find" in done.stderr and "tsan" in done.stderr:
+            raise UnavailableError(f"g++ lacks the thread sanitizer's library: {done.stderr.strip().splitlines()[0]}")
+        raise ValueError(f"twin: g++ refuses the kernel:\n{done.stderr}")
+    Path(draft).chmod(0o700)
+    target.with_suffix(".log").write_text(done.stderr, encoding="utf-8")
+    Path(draft).replace(target)
+    return target
+
+
+@functools.cache
+def _version() -> str:
+    return subprocess.run([compiler(), "--version"], capture_output=True, text=True, check=True).stdout
+
+
+# ---- launching
+
+FAULTS = {
+    1: "more shared memory than a block can have",
+    2: "a barrier that some threads of the block do not reach",
+    3: "a barrier where the text seemed to have none",
+}
+Size = Sequence[int]
+_THREE = ctypes.c_uint * 3
+
+
+class Twin:
+    """One kernel file, built for one real type ("float" or "double") and loaded; its kernels can be launched on NumPy arrays."""
+
+    def __init__(self, source: Path | str, real: str) -> None:
+        self.real = real
+        self.parameters = parameters(source)
+        built = _built(source, real, PLAIN)
+        self.warnings = built.with_suffix(".log").read_text(encoding="utf-8")
+        library = ctypes.PyDLL(str(built))  # holds the interpreter's lock: a launch is not reentrant
+        self.launchers = {name: library[f"launch_{name}"] for name in self.parameters}
+
+    def launch(self, name: str, grid: Size, block: Size, args: Sequence[Any], seed: int = 0) -> None:
+        """Run kernel `name`, writing to its arrays. `seed` above 0 shuffles the order in which blocks and threads run.
+
+        Raises TypeError or ValueError for arguments that are not exactly what the kernel takes, RuntimeError for a barrier that some
+        threads miss.
+        """
+        slots, _ = pack(self.parameters[name], self.real, name, args)
+        fault = self.launchers[name](_THREE(*_grid(name, grid)), _THREE(*_block(name, block)), seed, slots)
+        if fault:
+            raise RuntimeError(f"{name}: {FAULTS[fault]}")
+
+
+@functools.cache
+def build(source: Path | str, real: str) -> Twin:
+    """A kernel file, by its path or as text, for one real type ("float" or "double"). Built once: later calls find it."""
+    return Twin(source, real)
+
+
+def _size(name: str, what: str, size: Size, limits: Size) -> Size:
+    full = (*size, 1, 1)[:3]
+    if len(size) > 3 or any(not 1 <= n <= limit for n, limit in zip(full, limits, strict=True)):
+        raise ValueError(f"{name}: {what} is {tuple(size)}, which a card does not launch")
+    return full
+
+
+def _grid(name: str, size: Size) -> Size:
+    return _size(name, "grid", size, (2**31 - 1, 65535, 65535))
+
+
+def _block(name: str, size: Size) -> Size:
+    if math.prod(size) > 1024:
+        raise ValueError(f"{name}: block is {tuple(size)}, more than 1024 threads")
+    return _size(name, "block", size, (1024, 1024, 64))
+
+
+@functools.cache
+def _layout(wanted: tuple[Parameter, ...], real: str) -> tuple[str, list[np.dtype]]:
+    dtypes = [np.dtype(DTYPES[real if p.type == "real" else p.type]) for p in wanted]
+    return "<" + "".join("Q" if p.pointer else SLOTS[p.type] for p in wanted), dtypes
+
+
+def pack(wanted: tuple[Parameter, ...], real: str, name: str, args: Sequence[Any]) -> tuple[bytes, list[np.ndarray]]:
+    """Arguments as eight bytes each, checked against the kernel's parameters, and the arrays among them.
+
+    An array is C-contiguous and of the pointer's type (bool passes for unsigned char), and writable where the pointer is not const.
+    A scalar is a NumPy scalar of the C type: CuPy would pass a Python number as eight bytes, whatever the kernel expects.
+    """
+    if len(args) != len(wanted):
+        raise TypeError(f"{name}: {len(args)} arguments, expected {len(wanted)}: {', '.join(p.name for p in wanted)}")
+    layout, dtypes = _layout(wanted, real)
+    values, arrays = [], []
+    for p, dtype, arg in zip(wanted, dtypes, args, strict=True):
+        if not isinstance(arg, np.ndarray if p.pointer else np.generic) or not (arg.dtype == dtype or (dtype == np.uint8 and arg.dtype == bool)):
+            got = f"{type(arg).__name__} of {arg.dtype}" if hasattr(arg, "dtype") else f"{type(arg).__name__} {arg!r}"
+            raise TypeError(f"{name}: {p.name} is {got}, expected {'an array' if p.pointer else 'a NumPy scalar'} of {dtype}")
+        if not p.pointer:
+            values.append(arg.item())
+            continue
+        if not arg.flags.c_contiguous or not (p.const or arg.flags.writeable):
+            raise ValueError(f"{name}: {p.name} is an array with strides {arg.strides}, expected one that is contiguous, and writable if not const")
+        values.append(arg.__array_interface__["data"][0])
+        arrays.append(arg)
+    return struct.pack(layout, *values), arrays
+
+
+# ---- the thread sanitizer
+
+
+def sanitize(source: Path | str, real: str, name: str, grid: Size, block: Size, args: Sequence[Any]) -> Report:
+    """One launch with an OS thread for each CUDA thread, under the thread sanitizer. The arrays given stay as they are; the report has copies.
+
+    An array given twice is one buffer. Raises UnavailableError where the sanitizer does not run here.
+    """
+    wanted = parameters(source)[name]
+    slots, arrays = pack(wanted, real, name, args)
+    distinct = list({id(a): a for a in arrays}.values())
+    numbers = [next(k for k, a in enumerate(distinct) if a is arg) if p.pointer else -1 for p, arg in zip(wanted, args, strict=True)]
+    parts = [struct.pack("<3I3I", *_grid(name, grid), *_block(name, block))]
+    parts += [struct.pack("<q", len(distinct)), *(struct.pack("<q", a.nbytes) + a.tobytes() for a in distinct)]
+    parts += [struct.pack("<q", len(wanted)), *(struct.pack("<q", k) + slots[8 * j : 8 * j + 8] for j, k in enumerate(numbers))]
+    done = run_sanitized([str(_built(source, real, SANITIZED)), name], b"".join(parts))
+    text = done.stderr.decode(errors="replace")
+    races = text.count("WARNING: ThreadSanitizer: data race")
+    if done.returncode not in (0, 66) or (done.returncode == 66) != (races > 0):
+        raise RuntimeError(f"{name}: the sanitized launch failed with status {done.returncode}:\n{text}")
+    after, start = [], 0
+    for a in distinct:
+        after.append(np.frombuffer(done.stdout[start : start + a.nbytes], a.dtype).reshape(a.shape))
+        start += a.nbytes
+    return Report(races, text, [arg if k < 0 else after[k] for arg, k in zip(args, numbers, strict=True)])
+
+
+def run_sanitized(command: list[str], stdin: bytes) -> "subprocess.CompletedProcess[bytes]":
+    """Run it; where the sanitizer cannot place its memory, once more without the randomisation of addresses."""
+    environment = {**os.environ, "TSAN_OPTIONS": "exitcode=66 report_thread_leaks=0 history_size=2"}
+    done = subprocess.run(command, input=stdin, capture_output=True, env=environment, timeout=120, check=False)
+    if b"unexpected memory mapping" not in done.stderr:
+        return done
+    first = done.stderr.decode(errors="replace").strip().splitlines()[0]
+    setarch = shutil.which("setarch")
+    if not setarch:
+        raise UnavailableError(f"the thread sanitizer does not start here ({first}), and there is no setarch to help it")
+    done = subprocess.run([setarch, platform.machine(), "-R", *command], input=stdin, capture_output=True, env=environment, timeout=120, check=False)
+    if b"unexpected memory mapping" in done.stderr or done.stderr.startswith(b"setarch"):
+        said = done.stderr.decode(errors="replace").strip().splitlines()[0]
+        raise UnavailableError(f"the thread sanitizer does not start here ({first}; under setarch -R: {said})")
+    return done

@@ -1,0 +1,265 @@
+"""Launches of every kernel at ragged sizes, with the float64 equations that the results are held to.
+
+Arrays stand between guard bands: NaN, so that reading beyond an end shows in the results, and to be found as they were afterwards.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+
+import twin
+from twin import KERNELS, REALS, THREADS
+
+BAND = 64  # elements before and behind each array
+
+
+class Case(NamedTuple):
+    """One launch, and what its arrays must hold after it."""
+
+    kernel: str
+    grid: tuple[int, ...]
+    block: int
+    args: list[Any]
+    wanted: dict[int, np.ndarray]  # number of an argument: its values in float64
+
+    def run(self, real: str, seed: int = 0) -> list[np.ndarray]:
+        """Launch it; the arrays of `wanted`, in that order."""
+        twin.build(source(self.kernel), real).launch(self.kernel, self.grid, (self.block,), self.args, seed)
+        return self.results(self.args)
+
+    def results(self, args: list[Any]) -> list[np.ndarray]:
+        return [args[number] for number in self.wanted]
+
+    def error(self, results: list[np.ndarray]) -> float:
+        """The worst difference from `wanted`, relative to the largest value of each array. NaN where a value is missing."""
+        return max(
+            float(np.abs(got - want).max() / (np.abs(want).max() or 1)) for got, want in zip(results, self.wanted.values(), strict=True) if want.size
+        )
+
+
+class Draw:
+    """Guarded arrays of one real type, from one seed, and blocks of so many threads."""
+
+    def __init__(self, real: str, seed: int = 1, threads: int = THREADS) -> None:
+        self.rng = np.random.default_rng(seed)
+        self.threads = threads
+        self.dtype = np.dtype(REALS[real])
+
+    def normal(self, *shape: int) -> np.ndarray:
+        return guarded(self.rng.standard_normal(shape).astype(self.dtype))
+
+    def poison(self, *shape: int) -> np.ndarray:
+        return guarded(np.full(shape, np.nan, self.dtype))
+
+    def blocks(self, n: int) -> int:
+        return -(-n // self.threads)
+
+
+def guarded(values: np.ndarray) -> np.ndarray:
+    """A copy with BAND elements on either side of it."""
+    whole = np.full(values.size + 2 * BAND, _guard(values.dtype), values.dtype)
+    inside = whole[BAND : BAND + values.size].reshape(values.shape)
+    inside[...] = values
+    return inside
+
+
+def bands_are_whole(array: np.ndarray) -> bool:
+    """Whether nothing wrote beyond a guarded array's ends."""
+    whole = array.base
+    assert whole is not None
+    assert whole.size == array.size + 2 * BAND
+    bands = np.concatenate([whole[:BAND], whole[-BAND:]])
+    return bands.tobytes() == np.full(2 * BAND, _guard(array.dtype), array.dtype).tobytes()
+
+
+def _guard(dtype: np.dtype) -> float:
+    return np.nan if dtype.kind == "f" else 113
+
+
+def source(kernel: str) -> Any:
+    """The file that a kernel is in."""
+    return KERNELS / CASES[kernel].file
+
+
+def wide(array: np.ndarray) -> np.ndarray:
+    return array.astype(np.float64)
+
+
+def sizes(n: int, H: int) -> tuple[np.int32, np.int32]:
+    return np.int32(n), np.int32(H)
+
+
+# ---- a function a kernel: how a launch is put together, and the equations
+
+
+def lstm_gates(draw: Draw, n: int, H: int, same: str = "") -> Case:
+    a, r, c_prev = draw.normal(n, 4 * H), draw.normal(n, 4 * H), draw.normal(n, H)
+    i, f, o = (1 / (1 + np.exp(-(wide(a) + wide(r))[:, k * H : (k + 1) * H])) for k in range(3))
+    g = np.tanh((wide(a) + wide(r))[:, 3 * H :])
+    cell = f * wide(c_prev) + i * g
+    h, tanh_c = draw.poison(n, H), draw.poison(n, H)
+    c = c_prev if same == "c is c_prev" else draw.poison(n, H)
+    gates = {"gates is a": a, "gates is r": r}.get(same, draw.poison(n, 4 * H))
+    wanted = {3: o * np.tanh(cell), 4: cell, 5: np.hstack([i, f, o, g]), 6: np.tanh(cell)}
+    return Case("lstm_gates", (draw.blocks(n * H),), draw.threads, [a, r, c_prev, h, c, gates, tanh_c, *sizes(n, H)], wanted)
+
+
+def lstm_gates_backward(draw: Draw, n: int, H: int, same: str = "") -> Case:
+    dh, dh_next, dc, tanh_c, c_prev = (draw.normal(n, H) for _ in range(5))
+    gates = draw.normal(n, 4 * H)
+    i, f, o, g = np.split(wide(gates), 4, axis=1)
+    dh_all = wide(dh) + wide(dh_next)
+    dc_all = wide(dc) + dh_all * o * (1 - wide(tanh_c) ** 2)
+    wanted_da = np.hstack(
+        [dc_all * g * i * (1 - i), dc_all * wide(c_prev) * f * (1 - f), dh_all * wide(tanh_c) * o * (1 - o), dc_all * i * (1 - g * g)]
+    )
+    da = gates if same == "da is gates" else draw.poison(n, 4 * H)
+    dc_prev = {"dc_prev is dc": dc, "dc_prev is dh_next": dh_next}.get(same, draw.poison(n, H))
+    args = [dh, dh_next, dc, gates, tanh_c, c_prev, da, dc_prev, *sizes(n, H)]
+    return Case("lstm_gates_backward", (draw.blocks(n * H),), draw.threads, args, {6: wanted_da, 7: dc_all * f})
+
+
+def rnn_cell(draw: Draw, n: int, same: str = "") -> Case:
+    a, r = draw.normal(n), draw.normal(n)
+    wanted = np.tanh(wide(a) + wide(r))
+    h = {"h is a": a, "h is r": r}.get(same, draw.poison(n))
+    return Case("rnn_cell", (draw.blocks(n),), draw.threads, [a, r, h, np.int64(n)], {2: wanted})
+
+
+def rnn_cell_backward(draw: Draw, n: int, same: str = "") -> Case:
+    dh, dh_next, h = draw.normal(n), draw.normal(n), draw.normal(n)
+    wanted = (wide(dh) + wide(dh_next)) * (1 - wide(h) ** 2)
+    da = {"da is dh": dh, "da is dh_next": dh_next, "da is h": h}.get(same, draw.poison(n))
+    return Case("rnn_cell_backward", (draw.blocks(n),), draw.threads, [dh, dh_next, h, da, np.int64(n)], {3: wanted})
+
+
+def softmax_loss(draw: Draw, rows: int, V: int, same: str = "", scale: float = 1 / 7) -> Case:
+    scores, targets = draw.normal(rows, V), guarded(draw.rng.integers(0, V, rows).astype(np.int32))
+    scores *= 3
+    nll, dscores = softmax_equations(wide(scores), targets)
+    out = scores if same == "dscores is scores" else draw.poison(rows, V)
+    return Case(
+        "softmax_loss", (rows,), draw.threads, [scores, targets, draw.poison(rows), out, np.int32(V), np.float64(scale)], {2: nll, 3: dscores * scale}
+    )
+
+
+def softmax_equations(scores: np.ndarray, targets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    every = np.arange(len(scores))
+    shifted = scores - scores.max(axis=1, keepdims=True)
+    log_p = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
+    onehot = np.zeros_like(scores)
+    onehot[every, targets] = 1
+    return -log_p[every, targets], np.exp(log_p) - onehot
+
+
+def segment_sum(draw: Draw, R: int, C: int, K: int, first: int = 0) -> Case:
+    """R rows in K segments; those up to `first`, and most likely some others, have no rows."""
+    rows, ids = draw.normal(R, C), draw.rng.integers(first, K, R)
+    order = np.argsort(ids, kind="stable").astype(np.int32)
+    starts = np.searchsorted(ids[order], np.arange(K + 1)).astype(np.int32)
+    wanted = np.zeros((K, C))
+    np.add.at(wanted, ids, wide(rows))
+    return Case(
+        "segment_sum", (K, draw.blocks(C)), draw.threads, [rows, guarded(order), guarded(starts), draw.poison(K, C), np.int32(C)], {3: wanted}
+    )
+
+
+def squares(draw: Draw, n: int) -> Case:
+    x, threads = draw.normal(n), draw.threads  # as many blocks as threads
+    padded = np.zeros(-(-n // threads**2) * threads**2)
+    padded[:n] = wide(x) ** 2
+    partial = guarded(np.full(threads, np.nan))
+    return Case("squares", (threads,), threads, [x, partial, np.int64(n)], {1: padded.reshape(-1, threads, threads).sum(axis=(0, 2))})
+
+
+def root(draw: Draw) -> Case:
+    partial = guarded(draw.rng.random(draw.threads))
+    return Case("root", (1,), draw.threads, [partial, draw.poison(1)], {1: np.sqrt(partial.sum(keepdims=True))})
+
+
+def clip(draw: Draw, n: int, norm: float, most: float = 5.0) -> Case:
+    x, norm_array = draw.normal(n), guarded(np.array(norm, draw.dtype))
+    return Case("clip", (draw.blocks(n),), draw.threads, [x, norm_array, np.float64(most), np.int64(n)], {0: wide(x) * most / max(norm, most)})
+
+
+def adam_update(draw: Draw, n: int) -> Case:
+    w, dw, m, v = (draw.normal(n) for _ in range(4))
+    v *= v
+    alpha, beta1, beta2, epsilon = numbers = 1e-3, 0.9, 0.999, 1e-8
+    m_new = beta1 * wide(m) + (1 - beta1) * wide(dw)
+    v_new = beta2 * wide(v) + (1 - beta2) * wide(dw) ** 2
+    w_new = wide(w) - alpha * m_new / (np.sqrt(v_new) + epsilon)
+    return Case("adam_update", (draw.blocks(n),), draw.threads, [w, dw, m, v, *map(np.float64, numbers), np.int64(n)], {0: w_new, 2: m_new, 3: v_new})
+
+
+def dropout(draw: Draw, n: int, same: str = "", keep: float = 0.7) -> Case:
+    x, mask = draw.normal(n), guarded(draw.rng.random(n) < keep)
+    wanted = wide(x) * mask / keep
+    out = x if same == "out is x" else draw.poison(n)
+    return Case("dropout", (draw.blocks(n),), draw.threads, [x, mask, out, np.float64(keep), np.int64(n)], {2: wanted})
+
+
+def record_step(draw: Draw, capacity: int, i: int) -> Case:
+    record, loss, norm = draw.normal(capacity + 1, 2), draw.normal(), draw.normal()
+    record[0, 0] = 1
+    wanted = wide(record)
+    wanted[1 + i] = loss, norm
+    return Case("record_step", (1,), draw.threads, [record, loss, norm, np.int32(i)], {0: wanted})
+
+
+class Kernel(NamedTuple):
+    """A kernel's file, how its launches are made, and with what; the first of `sizes` is small, and more than one block of 32 threads."""
+
+    file: str
+    make: Callable[..., Case]
+    sizes: list[dict[str, Any]]
+
+    def label(self, size: dict[str, Any]) -> str:
+        return ", ".join(str(value) if key == "same" else f"{key}={value}" for key, value in size.items()) or "-"
+
+
+def _lstm(*same: str) -> list[dict[str, Any]]:
+    plain = [{"n": n, "H": H} for n, H in ((5, 37), (1, 1), (3, 5), (4, 64), (1, 257), (2, 300), (25, 16))]
+    return plain + [{"n": 7, "H": 37, "same": s} for s in same]
+
+
+def _flat(*same: str) -> list[dict[str, Any]]:
+    return [*({"n": n} for n in (150, 1, 255, 256, 1000)), *({"n": 300, "same": s} for s in same)]
+
+
+CASES = {
+    "lstm_gates": Kernel("lstm_gates.cu", lstm_gates, _lstm("gates is a", "gates is r", "c is c_prev")),
+    "lstm_gates_backward": Kernel("lstm_gates.cu", lstm_gates_backward, _lstm("dc_prev is dc", "dc_prev is dh_next", "da is gates")),
+    "rnn_cell": Kernel("rnn_cell.cu", rnn_cell, _flat("h is a", "h is r")),
+    "rnn_cell_backward": Kernel("rnn_cell.cu", rnn_cell_backward, _flat("da is dh", "da is dh_next", "da is h")),
+    "softmax_loss": Kernel(
+        "softmax_loss.cu",
+        softmax_loss,
+        [
+            *({"rows": rows, "V": V} for rows, V in ((2, 300), (1, 1), (3, 2), (5, 255), (2, 256), (2, 257), (4, 1004))),
+            *({"rows": 3, "V": V, "same": "dscores is scores"} for V in (9, 300)),
+        ],
+    ),
+    "segment_sum": Kernel(
+        "segment_sum.cu",
+        segment_sum,
+        [
+            {"R": 20, "C": 50, "K": 3},
+            {"R": 20, "C": 300, "K": 3},
+            {"R": 1, "C": 1, "K": 1},
+            {"R": 5, "C": 7, "K": 4, "first": 3},
+            {"R": 40, "C": 255, "K": 60},
+            {"R": 200, "C": 33, "K": 31, "first": 5},
+            {"R": 90, "C": 512, "K": 2},
+        ],
+    ),
+    "squares": Kernel("norm.cu", squares, [{"n": n} for n in (700, 1, 256, 65536, 65537, 200_003)]),
+    "root": Kernel("norm.cu", root, [{}]),
+    "clip": Kernel(
+        "norm.cu", clip, [{"n": n, "norm": norm} for n, norm in ((150, 25.0), (1, 25.0), (300, 25.0), (256, 5.0), (1000, 1.0), (1000, 1e30))]
+    ),
+    "adam_update": Kernel("adam.cu", adam_update, _flat()),
+    "dropout": Kernel("dropout.cu", dropout, _flat("out is x")),
+    "record_step": Kernel("record.cu", record_step, [{"capacity": c, "i": i} for c, i in ((4, 2), (1, 0), (9, 8))]),
+}

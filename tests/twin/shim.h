@@ -1,0 +1,38 @@
+// CUDA C's words for a C++17 compiler: what a kernel file may use, and the launch of a grid on the CPU.
+//
+// A built file is this header, the kernel file with each __shared__ array turned into SHARED(type, name, count), and a line
+// LAUNCHER(...) or CALL(...) for each kernel. With TWIN_THREADS every CUDA thread is an OS thread (threads.h), else a fiber or a turn
+// of a loop (fibers.h).
+#pragma once
+#include <cmath>
+#include <cstddef>
+#include <cstdint>
+#include <cstdlib>
+#include <cstring>
+
+#define __global__
+#define __device__ static inline
+using std::exp;
+using std::log;
+using std::sqrt;
+using std::tanh;
+
+struct dim3 {
+    unsigned x, y, z;
+};
+
+// The arguments of a launch, eight bytes each.
+template <class T> T argument(const char* slots, int number) {
+    T value;
+    std::memcpy(&value, slots + 8 * number, sizeof value);
+    return value;
+}
+
+#define SHARED(type, name, count) type* const name = static_cast<type*>(shared_memory((count) * sizeof(type)))
+const std::size_t SHARED_BYTES = 48 * 1024;  // what CUDA lets a block have without being asked
+
+#ifdef TWIN_THREADS
+#include "threads.h"
+#else
+#include "fibers.h"
+#endif
