@@ -22,6 +22,14 @@ def lstm_gates_backward_arguments(draw: Callable[..., np.ndarray]) -> tuple[Any,
     return draw(N, H), draw(N, H), draw(N, H), ops.sigmoid(draw(N, 4 * H)), np.tanh(draw(N, H)), draw(N, H), (draw(N, 4 * H), draw(N, H))
 
 
+def rnn_cell_arguments(draw: Callable[..., np.ndarray]) -> tuple[Any, ...]:
+    return draw(N, H), draw(N, H), draw(N, H)
+
+
+def rnn_cell_backward_arguments(draw: Callable[..., np.ndarray]) -> tuple[Any, ...]:
+    return draw(N, H), draw(N, H), np.tanh(draw(N, H)), draw(N, H)
+
+
 def softmax_loss_arguments(draw: Callable[..., np.ndarray]) -> tuple[Any, ...]:
     return 3 * draw(N, V), np.array([0, 3, 3, V - 1, 5], np.int32), 0.25, draw(N, V)
 
@@ -58,6 +66,8 @@ def record_step_arguments(draw: Callable[..., np.ndarray]) -> tuple[Any, ...]:
 ARGUMENTS: dict[str, Callable[..., tuple[Any, ...]]] = {
     "lstm_gates": lstm_gates_arguments,
     "lstm_gates_backward": lstm_gates_backward_arguments,
+    "rnn_cell": rnn_cell_arguments,
+    "rnn_cell_backward": rnn_cell_backward_arguments,
     "softmax_loss": softmax_loss_arguments,
     "segment_sum": segment_sum_arguments,
     "drop": drop_arguments,

@@ -81,6 +81,27 @@ def split_gates(gates: Array) -> tuple[Array, Array, Array, Array]:
     return gates[:, :H], gates[:, H : 2 * H], gates[:, 2 * H : 3 * H], gates[:, 3 * H :]
 
 
+def rnn_cell(a: Array, r: Array, out: Array | None = None) -> Array:
+    """The elementwise half of an RNN step: h = tanh(a + r), each (n, H), a from its input and r from the state before. `out` may be a or r."""
+    if out is None:
+        out = get_array_module(a).empty_like(a)
+    if fast := kernels.find("rnn_cell", a, r, out):
+        return fast(a, r, out)
+    xp = get_array_module(a, r)
+    out[...] = xp.tanh(a + r)
+    return out
+
+
+def rnn_cell_backward(dh: Array, dh_next: Array, h: Array, out: Array | None = None) -> Array:
+    """Gradient of rnn_cell: da (n, H), that of a and of r alike, from dh from above and dh_next from the step after, each (n, H)."""
+    if out is None:
+        out = get_array_module(h).empty_like(h)
+    if fast := kernels.find("rnn_cell_backward", dh, dh_next, h, out):
+        return fast(dh, dh_next, h, out)
+    out[...] = (dh + dh_next) * (1 - h * h)
+    return out
+
+
 def log_softmax(scores: Array) -> Array:
     """log(exp(s) / sum(exp(s))) along the last axis of scores (R, V), with the row's maximum taken off first."""
     xp = get_array_module(scores)

@@ -6,6 +6,7 @@ from typing import NamedTuple
 from xpcap.backend import Array, get_array_module
 from xpcap.layers.checks import check_arrays, check_upstream
 from xpcap.layers.rows import check_sizes, from_rows, past_states, step_rows, to_rows
+from xpcap.ops import rnn_cell, rnn_cell_backward
 from xpcap.workspace import New, fresh
 
 
@@ -56,8 +57,8 @@ def rnn_step_forward(x: Array, prev_h: Array, Wx: Array, Wh: Array, b: Array) ->
     ------
     TypeError, ValueError : libraries, dtypes or shapes that do not fit together.
     """
-    xp = check_arrays("rnn_step_forward", "x:N,D prev_h:N,H Wx:D,H Wh:H,H b:H", x, prev_h, Wx, Wh, b)
-    next_h = xp.tanh(x @ Wx + prev_h @ Wh + b)
+    check_arrays("rnn_step_forward", "x:N,D prev_h:N,H Wx:D,H Wh:H,H b:H", x, prev_h, Wx, Wh, b)
+    next_h = rnn_cell(x @ Wx + b, prev_h @ Wh)
     return next_h, RNNStepCache(x, prev_h, Wx, Wh, next_h)
 
 
@@ -65,7 +66,8 @@ def rnn_step_backward(dnext_h: Array, cache: RNNStepCache) -> tuple[Array, Array
     """Gradients of rnn_step_forward: dnext_h (N, H) to dx, dprev_h, dWx, dWh, db."""
     x, prev_h, Wx, Wh, next_h = cache
     check_upstream("rnn_step_backward", "dnext_h", dnext_h, next_h.shape, next_h)
-    da = dnext_h * (1 - next_h * next_h)  # (N, H)
+    nothing = get_array_module(dnext_h).zeros_like(dnext_h)  # all of dnext_h comes from above
+    da = rnn_cell_backward(dnext_h, nothing, next_h)
     return da @ Wx.T, da @ Wh.T, x.T @ da, prev_h.T @ da, da.sum(axis=0)
 
 
@@ -99,8 +101,7 @@ def rnn_rows_forward(
     h[:N] = h0
     for rows, before, after in step_rows(sizes, N):
         r = xp.dot(h[before], Wh, out=h[after])  # (n, H); the state takes its place
-        r += a[rows]
-        xp.tanh(r, out=h[after])
+        rnn_cell(a[rows], r, out=h[after])
     return h[N:], RNNRowsCache(h, Wh, sizes, past)
 
 
@@ -113,11 +114,9 @@ def rnn_rows_backward(dh: Array, cache: RNNRowsCache, new: New | None = None, dW
     xp, new = get_array_module(dh, h), new or fresh(h)
     da, dh_next = new("da", (R, H)), new("dh_next", (N, H))
     dh_next[...] = 0  # what the step after sends back; sequences that have ended there sent nothing
-    slope = 1 - h[N:] * h[N:]  # (R, H), of the tanh
-    for rows, _, _ in reversed(step_rows(sizes, N)):
+    for rows, _, after in reversed(step_rows(sizes, N)):
         n = rows.stop - rows.start
-        xp.add(dh[rows], dh_next[:n], out=da[rows])
-        da[rows] *= slope[rows]
+        rnn_cell_backward(dh[rows], dh_next[:n], h[after], out=da[rows])
         xp.dot(da[rows], Wh.T, out=dh_next[:n])
     dWh = xp.dot(past_states(h, sizes, N, past).T, da, out=dWh)
     return da, dh_next, dWh

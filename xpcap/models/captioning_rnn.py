@@ -12,7 +12,7 @@ from xpcap.layers.lstm import lstm_rows_backward, lstm_rows_forward
 from xpcap.layers.rnn import rnn_rows_backward, rnn_rows_forward
 from xpcap.models.packing import FeatureRows, PackedCaptions, pack, send, send_joined
 from xpcap.models.parameters import Parameters
-from xpcap.ops import log_softmax, lstm_gates, segment_sum, softmax_loss
+from xpcap.ops import log_softmax, lstm_gates, rnn_cell, segment_sum, softmax_loss
 from xpcap.workspace import New, fresh
 
 CELLS = ("rnn", "lstm")
@@ -268,7 +268,7 @@ class CaptioningRNN:
             gates = lstm_gates(a, r, state[1])
             state = (gates.h, gates.c)
         else:
-            state = (get_array_module(a).tanh(a + r),)
+            state = (rnn_cell(a, r),)
         return state[0] @ params["W_vocab"] + params["b_vocab"], state
 
     def sample(self, features: Array, max_length: int = 30, forbid: Sequence[int] = ()) -> np.ndarray:
