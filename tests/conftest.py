@@ -9,6 +9,7 @@ from typing import Any
 import commands
 import numpy as np
 import pytest
+from emulated import device  # noqa: F401 - a fixture
 
 import xpcap
 from xpcap import backend

@@ -1,0 +1,123 @@
+"""Making arrays: sent from the host, filled on the device, or left as memory is found."""
+
+from typing import Any
+
+import numpy as np
+
+from emulated import methods
+from emulated.arrays import array, ndarray, operand, poisoned, supported, view, wrap
+from emulated.methods import send
+from emulated.record import EMULATOR
+
+
+def make(obj: Any, dtype: Any = None, copy: Any = True, order: Any = "K", subok: bool = False, ndmin: int = 0, *, blocking: bool = False) -> ndarray:
+    """The one way in for host arrays."""
+    if isinstance(obj, ndarray):
+        same = dtype is None or supported(dtype) == obj.dtype
+        lies = order in (None, "K", "A") or obj.flags[f"{order}_CONTIGUOUS"]
+        if same and lies and not copy:
+            return obj
+        return obj.astype(obj.dtype if dtype is None else dtype, order or "K", copy=True)
+    if isinstance(obj, list | tuple) and any(isinstance(x, ndarray) for x in obj):
+        return _from_arrays([x if isinstance(x, ndarray) else make(x) for x in obj])
+    host = np.array(obj, dtype=None if dtype is None else supported(dtype), order=order or "K", ndmin=ndmin)
+    return send(host)
+
+
+def _from_arrays(parts: list[ndarray]) -> ndarray:
+    """A list of device arrays: each is copied to its place."""
+    for part in parts:
+        if part.size:
+            EMULATOR.launch("copy", "array of arrays")
+    return wrap(np.stack([array(part, "array") for part in parts]))
+
+
+def asarray(a: Any, dtype: Any = None, order: Any = None, *, copy: Any = None, blocking: bool = False) -> ndarray:
+    return make(a, dtype, bool(copy), order)
+
+
+def ascontiguousarray(a: Any, dtype: Any = None) -> ndarray:
+    x = asarray(a, dtype)
+    return x if x.flags.c_contiguous else x.copy()
+
+
+def asnumpy(a: Any, stream: Any = None, order: str = "C", out: Any = None, *, blocking: bool = True) -> np.ndarray:
+    return methods.read(a, "asnumpy", out) if isinstance(a, ndarray) else np.asarray(a)
+
+
+def empty(shape: Any, dtype: Any = float, order: Any = "C") -> ndarray:
+    return view(poisoned(shape, dtype, order), None)
+
+
+def full(shape: Any, fill_value: Any, dtype: Any = None, order: Any = "C") -> ndarray:
+    value = operand(fill_value, "full")
+    x = empty(shape, np.asarray(value).dtype if dtype is None else dtype, order)
+    if x.size:
+        EMULATOR.launch("elementwise", "full")
+    x.host[...] = value
+    return x
+
+
+def zeros(shape: Any, dtype: Any = float, order: Any = "C") -> ndarray:
+    x = empty(shape, dtype, order)
+    return _zeroed("zeros", x)
+
+
+def ones(shape: Any, dtype: Any = float, order: Any = "C") -> ndarray:
+    return full(shape, 1, dtype, order)
+
+
+def empty_like(prototype: Any, dtype: Any = None, order: Any = "K", subok: Any = None, shape: Any = None) -> ndarray:
+    host = np.empty_like(_any_device(prototype), None if dtype is None else supported(dtype), order, shape=shape)
+    host[...] = poisoned((), host.dtype)
+    return view(host, None)
+
+
+def zeros_like(a: Any, dtype: Any = None, order: Any = "K", subok: Any = None, shape: Any = None) -> ndarray:
+    x = empty_like(a, dtype, order, subok, shape)
+    return _zeroed("zeros_like", x)
+
+
+def _zeroed(name: str, x: ndarray) -> ndarray:
+    if x.size:
+        EMULATOR.launch("memset", name)
+    x.host[...] = 0
+    return x
+
+
+def full_like(a: Any, fill_value: Any, dtype: Any = None, order: Any = "K", subok: Any = None, shape: Any = None) -> ndarray:
+    x = empty_like(a, dtype, order, subok, shape)
+    if x.size:
+        EMULATOR.launch("elementwise", "full")
+    x.host[...] = operand(fill_value, "full_like")
+    return x
+
+
+def ones_like(a: Any, dtype: Any = None, order: Any = "K", subok: Any = None, shape: Any = None) -> ndarray:
+    return full_like(a, 1, dtype, order, subok, shape)
+
+
+def _any_device(x: Any) -> np.ndarray:
+    """A prototype may lie on another device: only its shape and dtype are asked for."""
+    return x.host if isinstance(x, ndarray) else array(x, "empty_like")
+
+
+def arange(start: Any, stop: Any = None, step: Any = 1, dtype: Any = None) -> ndarray:
+    x = np.arange(start, dtype=dtype) if stop is None else np.arange(start, stop, step, dtype=dtype)
+    return generated("arange", x)
+
+
+def linspace(start: Any, stop: Any, num: int = 50, endpoint: bool = True, retstep: bool = False, dtype: Any = None, axis: int = 0) -> ndarray:
+    return generated("linspace", np.linspace(start, stop, num, endpoint, dtype=dtype))
+
+
+def eye(N: int, M: Any = None, k: int = 0, dtype: Any = float, order: str = "C") -> ndarray:
+    EMULATOR.launch("memset", "zeros")
+    return generated("fill", np.eye(N, M, k, dtype, order))
+
+
+def generated(name: str, host: np.ndarray) -> ndarray:
+    supported(host.dtype)
+    if host.size:
+        EMULATOR.launch("elementwise", name)
+    return view(host, None)

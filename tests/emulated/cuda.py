@@ -1,0 +1,174 @@
+"""The emulated cupy.cuda: devices, runtime, streams, events and the memory pool, as far as xpcap has a use for them."""
+
+import time
+from types import SimpleNamespace
+from typing import Any
+
+from emulated import real
+from emulated.record import EMULATOR
+
+
+class Module:
+    """A namespace of cupy: what it offers is here, what the real one lacks is an AttributeError, and the rest is not modelled."""
+
+    def __init__(self, name: str, why: str = "is not modelled; add it to tests/emulated/cuda.py", **members: Any) -> None:
+        self.__name__ = f"cupy.{name}"
+        self._path, self._why = name, why
+        vars(self).update(members)
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        real.look_up(f"{self._path}.{name}")
+        raise NotImplementedError(f"emulated device: cupy.{self._path}.{name} {self._why}")
+
+
+def cuda_error(status: str) -> Exception:
+    """The error type of the real runtime, so that code that catches it is tested."""
+    number = {"cudaErrorInvalidDevice": 101, "cudaErrorNotReady": 600, "cudaErrorNoDevice": 100}[status]
+    return real.look_up("cuda.runtime.CUDARuntimeError")(number)
+
+
+class Device:
+    """One of the emulated devices; inside a ``with``, or after use(), it is the current one."""
+
+    def __init__(self, device: Any = None) -> None:
+        self.id = EMULATOR.current if device is None else int(device)
+        self._before: list[int] = []
+        if not 0 <= self.id < EMULATOR.devices:
+            raise cuda_error("cudaErrorInvalidDevice")
+
+    def use(self) -> None:
+        EMULATOR.current = self.id
+
+    def __enter__(self) -> "Device":
+        self._before.append(EMULATOR.current)
+        self.use()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        EMULATOR.current = self._before.pop()
+
+    def synchronize(self) -> None:
+        EMULATOR.wait("Device.synchronize")
+
+    @property
+    def mem_info(self) -> tuple[int, int]:
+        return EMULATOR.free, EMULATOR.total
+
+    compute_capability = "80"
+
+    def __int__(self) -> int:
+        return self.id
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Device) and other.id == self.id
+
+    def __hash__(self) -> int:
+        return hash(self.id)
+
+    def __repr__(self) -> str:
+        return f"<CUDA Device {self.id}>"
+
+
+class Event:
+    """A mark in the order of work; its time is known only after a synchronisation."""
+
+    def __init__(self, block: bool = False, disable_timing: bool = False, interprocess: bool = False) -> None:
+        self.seconds, self._mark, self._timed = 0.0, -1, not disable_timing
+
+    def record(self, stream: Any = None) -> None:
+        self.seconds, self._mark = time.perf_counter(), EMULATOR.clock
+
+    def synchronize(self) -> None:
+        EMULATOR.wait("Event.synchronize")
+
+    @property
+    def done(self) -> bool:
+        return EMULATOR.clock > self._mark
+
+
+class Stream:
+    """The null stream; xpcap has no other."""
+
+    ptr = 0
+    done = True
+
+    def synchronize(self) -> None:
+        EMULATOR.wait("Stream.synchronize")
+
+    def record(self, event: Event | None = None) -> Event:
+        event = event or Event()
+        event.record()
+        return event
+
+    def wait_event(self, event: Event) -> None:
+        """Work on the device waits, the host does not."""
+
+
+Stream.null = Stream()
+
+
+def get_elapsed_time(start_event: Event, end_event: Event) -> float:
+    if start_event._mark < 0 or end_event._mark < 0 or not end_event.done:
+        raise cuda_error("cudaErrorNotReady")
+    return 1e3 * (end_event.seconds - start_event.seconds)
+
+
+class MemoryPool:
+    """Says what the emulator was told to say."""
+
+    def used_bytes(self) -> int:
+        return EMULATOR.pool_used
+
+    def free_bytes(self) -> int:
+        return EMULATOR.pool_free
+
+    def total_bytes(self) -> int:
+        return EMULATOR.pool_used + EMULATOR.pool_free
+
+    def free_all_blocks(self, stream: Any = None) -> None:
+        EMULATOR.free += EMULATOR.pool_free
+        EMULATOR.pool_free = 0
+
+
+def get_device_properties(device: int) -> dict[str, Any]:
+    if not 0 <= device < EMULATOR.devices:
+        raise cuda_error("cudaErrorInvalidDevice")
+    return {
+        "name": EMULATOR.name.encode(), "totalGlobalMem": EMULATOR.total, "major": 8, "minor": 0, "multiProcessorCount": 2, "warpSize": 32,
+        "maxThreadsPerBlock": 1024, "maxThreadsDim": (1024, 1024, 64), "maxGridSize": (2147483647, 65535, 65535), "sharedMemPerBlock": 49152,
+        "clockRate": 1000000, "memoryClockRate": 1000000, "memoryBusWidth": 256, "l2CacheSize": 1 << 20, "maxThreadsPerMultiProcessor": 2048,
+    }  # fmt: skip
+
+
+POOL = MemoryPool()
+
+
+def namespace() -> Module:
+    """cupy.cuda."""
+    runtime = Module(
+        "cuda.runtime",
+        getDeviceCount=lambda: EMULATOR.devices,
+        getDeviceProperties=get_device_properties,
+        getDevice=lambda: EMULATOR.current,
+        setDevice=lambda device: Device(device).use(),
+        memGetInfo=lambda: (EMULATOR.free, EMULATOR.total),
+        driverGetVersion=lambda: 13000,
+        runtimeGetVersion=lambda: 13000,
+        deviceSynchronize=lambda: EMULATOR.wait("deviceSynchronize"),
+        CUDARuntimeError=real.look_up("cuda.runtime.CUDARuntimeError"),
+    )
+    return Module(
+        "cuda",
+        runtime=runtime,
+        Device=Device,
+        Event=Event,
+        Stream=Stream,
+        get_current_stream=lambda: Stream.null,
+        get_elapsed_time=get_elapsed_time,
+        get_device_id=lambda: EMULATOR.current,
+        is_available=lambda: EMULATOR.devices > 0,
+        device=SimpleNamespace(Device=Device),
+        get_local_runtime_version=lambda: 13000,
+    )

@@ -1,0 +1,139 @@
+"""Elementwise functions: one launch each, plus a copy where an input lies under the output, as in cupy/_core/_kernel.pyx."""
+
+from typing import Any
+
+import numpy as np
+
+from emulated import real
+from emulated.arrays import array, deliver, ndarray, operand, wrap
+from emulated.record import EMULATOR
+
+BINARY = {
+    "add": "add", "sub": "subtract", "mul": "multiply", "truediv": "true_divide", "floordiv": "floor_divide", "mod": "remainder",
+    "pow": "power", "and": "bitwise_and", "or": "bitwise_or", "xor": "bitwise_xor", "lshift": "left_shift", "rshift": "right_shift",
+}  # fmt: skip
+COMPARISONS = {"lt": "less", "le": "less_equal", "gt": "greater", "ge": "greater_equal", "eq": "equal", "ne": "not_equal"}
+UNARY = {"neg": "negative", "pos": "positive", "abs": "absolute", "invert": "invert"}
+ATOMIC = ("int32", "float16", "float32", "float64", "uint32", "uint64")  # what add.at takes in every release that xpcap allows
+
+
+class Ufunc:
+    """One of cupy's ufuncs. Results are fresh, C-contiguous, and 0-d arrays where NumPy gives scalars."""
+
+    def __init__(self, name: str) -> None:
+        self._real = real.look_up(name)
+        self.__name__ = name
+        self.nin, self.nout, self.nargs = self._real.nin, self._real.nout, self._real.nargs
+        self._numpy = getattr(np, name)
+
+    def __repr__(self) -> str:
+        return f"<emulated ufunc {self.__name__!r}>"
+
+    def __call__(self, *args: Any, out: Any = None, dtype: Any = None, casting: str = "same_kind", **wrong: Any) -> Any:
+        if wrong:
+            raise TypeError(f"cupy.{self.__name__}: Wrong arguments {wrong}")
+        if not self.nin <= len(args) <= self.nargs:
+            raise TypeError(f"cupy.{self.__name__}: takes {self.nin} arguments, {self.nargs} with outputs; got {len(args)}")
+        if len(args) > self.nin:
+            if out is not None:
+                raise ValueError("Cannot specify 'out' as both a positional and keyword argument")
+            args, out = args[: self.nin], args[self.nin :]
+        outs = out if isinstance(out, tuple) else (None,) * self.nout if out is None else (out,)
+        given = [x for x in outs if x is not None]
+        result = self._compute([operand(x, self.__name__) for x in args], dtype, casting)
+        for x in given:
+            array(x, f"{self.__name__}(out=)")
+        self._count(args, given, result)
+        results = result if isinstance(result, tuple) else (result,)
+        done = tuple(deliver(value, x, self.__name__) for x, value in zip(outs, results, strict=True))
+        return done if isinstance(result, tuple) else done[0]
+
+    def in_place(self, x: ndarray, other: Any) -> ndarray:
+        """`x op= other`: casts within a kind, as NumPy does."""
+        result = self._compute([array(x, self.__name__), operand(other, self.__name__)], None, "same_kind")
+        self._count((x, other), [x], result)
+        if result.shape != x.shape or not np.can_cast(result.dtype, x.dtype, "same_kind"):
+            raise TypeError(f"cupy.{self.__name__}: writes {result.dtype} {result.shape} into {x.dtype} {x.shape}, expected one kind and shape")
+        x.host[...] = result
+        return x
+
+    def at(self, a: ndarray, indices: Any, b: Any = None) -> None:
+        from emulated.indexing import add_at
+
+        if self.__name__ != "add":
+            raise NotImplementedError(f"`{self.__name__}.at` is not modelled; cupy has it for few ufuncs")
+        if a.dtype.name not in ATOMIC:
+            raise TypeError(f"cupy.add.at: got {a.dtype}, expected one of {', '.join(ATOMIC)}")
+        add_at(a, indices, operand(b, "add.at"))
+
+    def _compute(self, hosts: list[Any], dtype: Any, casting: str) -> Any:
+        settings = {} if dtype is None else {"dtype": dtype}
+        if casting != "same_kind":
+            settings["casting"] = casting
+        with np.errstate(all="ignore"):  # a device says nothing of overflow or 0/0
+            return self._numpy(*hosts, **settings)
+
+    def _count(self, args: Any, given: list[ndarray], result: Any) -> None:
+        if any(np.size(x) == 0 for x in (result if isinstance(result, tuple) else (result,))):
+            return
+        for x in args:
+            if isinstance(x, ndarray) and any(x is not out and np.may_share_memory(x.host, out.host) for out in given):
+                EMULATOR.launch("copy", f"{self.__name__}: input under the output")
+        EMULATOR.launch("elementwise", self.__name__)
+
+
+def where(condition: Any, x: Any = None, y: Any = None) -> Any:
+    mask = array(condition, "where")
+    if x is None and y is None:
+        return condition.nonzero()
+    if mask.dtype != bool:
+        EMULATOR.launch("copy", "where: condition to bool")
+    result = np.where(mask, operand(x, "where"), operand(y, "where"))
+    if result.size:
+        EMULATOR.launch("elementwise", "where")
+    return wrap(result)
+
+
+def clip(a: ndarray, low: Any = None, high: Any = None, out: Any = None) -> ndarray:
+    result = np.clip(array(a, "clip"), *(None if x is None else operand(x, "clip") for x in (low, high)))
+    if result.size:
+        EMULATOR.launch("elementwise", "clip")
+    return deliver(result, out, "clip")
+
+
+class Table(dict[str, Ufunc]):
+    """Ufuncs by name, made when first asked for."""
+
+    def __missing__(self, name: str) -> Ufunc:
+        self[name] = ufunc = Ufunc(name)
+        return ufunc
+
+
+UFUNCS = Table()
+
+
+def _attach() -> None:
+    """Give ndarray its operators."""
+
+    def binary(operator: str, name: str) -> None:
+        def forward(self: ndarray, other: Any) -> Any:
+            return UFUNCS[name](self, other)
+
+        def reflected(self: ndarray, other: Any) -> Any:
+            return UFUNCS[name](other, self)
+
+        def in_place(self: ndarray, other: Any) -> ndarray:
+            return UFUNCS[name].in_place(self, other)
+
+        setattr(ndarray, f"__{operator}__", forward)
+        if operator not in COMPARISONS:
+            setattr(ndarray, f"__r{operator}__", reflected)
+            setattr(ndarray, f"__i{operator}__", in_place)
+
+    for operator, name in {**BINARY, **COMPARISONS}.items():
+        binary(operator, name)
+    for operator, name in UNARY.items():
+        setattr(ndarray, f"__{operator}__", lambda self, name=name: UFUNCS[name](self))
+
+
+_attach()

@@ -1,0 +1,258 @@
+"""Methods of the emulated array: reads, copies, views and reductions. Each call is first held against the signature that cupy documents."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from emulated import indexing, products, real
+from emulated.arrays import array, cast, deliver, ndarray, supported, view, wrap
+from emulated.elementwise import UFUNCS, clip
+from emulated.record import EMULATOR
+
+# Launches of a reduction, with CUB as CuPy uses it by default (cupy/_core/_routines_statistics.pyx); the rest are one kernel.
+STEPS = {
+    "mean": (("reduction", "mean"), ("elementwise", "mean: divide")),
+    "var": (("reduction", "var: mean"), ("reduction", "var")),
+    "std": (("reduction", "std: mean"), ("reduction", "std: var"), ("elementwise", "std: root")),
+    "ptp": (("reduction", "max"), ("reduction", "min"), ("elementwise", "subtract")),
+    "cumsum": (("scan", "cumsum"),),
+    "cumprod": (("scan", "cumprod"),),
+}
+REDUCTIONS = ("sum", "prod", "max", "min", "mean", "var", "std", "ptp", "argmax", "argmin", "all", "any", "cumsum", "cumprod")
+
+
+# Reads: every way from the device to the host
+
+
+def get(self: ndarray, stream: Any = None, order: str = "C", out: Any = None, blocking: bool = True) -> np.ndarray:
+    return read(self, "get", out)
+
+
+def read(x: ndarray, how: str, out: Any = None) -> np.ndarray:
+    """The elements on the host, counted."""
+    if x.size and not x.flags.c_contiguous:
+        EMULATOR.launch("copy", "get: contiguous")
+    EMULATOR.read(how)
+    if out is None:
+        return x.host.copy()
+    out[...] = x.host
+    return out
+
+
+def item(self: ndarray) -> Any:
+    if self.size != 1:
+        raise ValueError("can only convert an array of size 1 to a Python scalar")
+    return read(self, "item").item()
+
+
+def tolist(self: ndarray) -> Any:
+    return read(self, "tolist").tolist()
+
+
+def tobytes(self: ndarray, order: str = "C") -> bytes:
+    return read(self, "tobytes").tobytes(order)
+
+
+def truth(self: ndarray) -> bool:
+    if self.size != 1:
+        raise ValueError("The truth value of an array with other than one element is ambiguous. Use a.any() or a.all()")
+    return bool(read(self, "bool"))
+
+
+def upload(self: ndarray, arr: np.ndarray, stream: Any = None) -> None:
+    if not isinstance(arr, np.ndarray) or arr.dtype != self.dtype or arr.shape != self.shape:
+        raise TypeError(f"cupy.ndarray.set: expected a host array of {self.dtype} {self.shape}")
+    EMULATOR.transfer(arr.nbytes)
+    self.host[...] = arr
+
+
+def send(host: np.ndarray) -> ndarray:
+    """A host array on the device."""
+    supported(host.dtype)
+    EMULATOR.transfer(host.nbytes)
+    return view(host, None)
+
+
+# Copies
+
+
+def copy(self: ndarray, order: str = "C") -> ndarray:
+    if self.size:
+        EMULATOR.launch("copy", "copy")
+    return view(self.host.copy(order), None)
+
+
+def astype(self: ndarray, dtype: Any, order: str = "K", casting: Any = None, subok: Any = None, copy: bool = True) -> ndarray:
+    target = supported(dtype)
+    if target == self.dtype and not copy:
+        return self
+    memory = array(self, "astype")
+    if self.size:
+        EMULATOR.launch("copy", "astype")
+    return view(cast(memory, target, "astype").copy(order), None)
+
+
+def flatten(self: ndarray, order: str = "C") -> ndarray:
+    return view(copy(self, order).host.reshape(-1, order=order), None)
+
+
+def repeat(self: ndarray, repeats: Any, axis: Any = None) -> ndarray:
+    result = np.repeat(array(self, "repeat"), repeats, axis)
+    if result.size:
+        EMULATOR.launch("copy", "repeat")
+    return wrap(result)
+
+
+def fill(self: ndarray, value: Any) -> None:
+    if isinstance(value, ndarray | np.ndarray):
+        raise TypeError("cupy.ndarray.fill: got an array, expected a scalar")
+    indexing.fill(array(self, "fill"), value)
+
+
+# Views
+
+
+def as_view(self: ndarray, host: np.ndarray) -> ndarray:
+    """What NumPy made of our memory: a view, or a copy, which is a launch."""
+    if host.size and not np.may_share_memory(host, self.host):
+        EMULATOR.launch("copy", "reshape")
+    return view(host, self)
+
+
+def reshape(self: ndarray, *shape: Any, order: str = "C", copy: Any = None) -> ndarray:
+    return as_view(self, self.host.reshape(*shape, order=order))
+
+
+def ravel(self: ndarray, order: str = "C") -> ndarray:
+    return as_view(self, self.host.reshape(-1, order=order))
+
+
+def transpose(self: ndarray, *axes: Any) -> ndarray:
+    return view(self.host.transpose(*axes), self)
+
+
+def swapaxes(self: ndarray, axis1: int, axis2: int) -> ndarray:
+    return view(self.host.swapaxes(axis1, axis2), self)
+
+
+def squeeze(self: ndarray, axis: Any = None) -> ndarray:
+    return view(self.host.squeeze(axis), self)
+
+
+def diagonal(self: ndarray, offset: int = 0, axis1: int = 0, axis2: int = 1) -> ndarray:
+    return view(self.host.diagonal(offset, axis1, axis2), self)
+
+
+def as_dtype(self: ndarray, dtype: Any = None, type: Any = None) -> ndarray:
+    return view(self.host.view() if dtype is None else self.host.view(supported(dtype)), self)
+
+
+# Reductions, sorting, and what has to be read to know its size
+
+
+def reduction(name: str) -> Callable[..., ndarray]:
+    def reduce(self: ndarray, **arguments: Any) -> ndarray:
+        out, dtype = arguments.pop("out", None), arguments.pop("dtype", None)
+        if dtype is not None and name not in ("argmax", "argmin"):
+            arguments["dtype"] = supported(dtype)
+        arguments["keepdims"] = arguments.get("keepdims") or False
+        if name in ("cumsum", "cumprod"):
+            del arguments["keepdims"]
+        with np.errstate(all="ignore"):
+            result = np.asarray(getattr(np, name)(array(self, name), **arguments), order="C")
+        if dtype is not None:
+            result = result.astype(dtype)
+        for kind, step in STEPS.get(name, (("reduction", name),)):
+            EMULATOR.launch(kind, step)
+        return deliver(result, out, name)
+
+    return reduce
+
+
+def argsort(self: ndarray, axis: Any = -1, kind: Any = None) -> ndarray:
+    _stable(kind)
+    EMULATOR.launch("sort", "argsort")
+    return wrap(np.argsort(array(self, "argsort"), axis, kind="stable"))
+
+
+def sort(self: ndarray, axis: int = -1, kind: Any = None) -> None:
+    _stable(kind)
+    EMULATOR.launch("sort", "sort")
+    array(self, "sort").sort(axis, kind="stable")
+
+
+def _stable(kind: Any) -> None:
+    if kind not in (None, "stable"):
+        raise ValueError(f"cupy sorts stably and knows kinds None and 'stable', got {kind!r}")
+
+
+def nonzero(self: ndarray) -> tuple[ndarray, ...]:
+    found = np.nonzero(array(self, "nonzero"))
+    EMULATOR.launch("scan", "nonzero")
+    EMULATOR.read("nonzero")
+    EMULATOR.launch("elementwise", "nonzero")
+    return tuple(wrap(index) for index in found)
+
+
+def clipped(self: ndarray, min: Any = None, max: Any = None, out: Any = None) -> ndarray:
+    return clip(self, min, max, out)
+
+
+def rounded(self: ndarray, decimals: int = 0, out: Any = None) -> ndarray:
+    return UFUNCS["rint"](self, out=out) if decimals == 0 else wrap(np.round(array(self, "round"), decimals))
+
+
+METHODS: dict[str, Callable[..., Any]] = {
+    "get": get, "item": item, "tolist": tolist, "tobytes": tobytes, "set": upload,
+    "copy": copy, "astype": astype, "flatten": flatten, "repeat": repeat, "fill": fill,
+    "reshape": reshape, "ravel": ravel, "transpose": transpose, "swapaxes": swapaxes, "squeeze": squeeze, "diagonal": diagonal, "view": as_dtype,
+    "take": indexing.take, "dot": products.dot, "argsort": argsort, "sort": sort, "nonzero": nonzero, "clip": clipped, "round": rounded,
+}  # fmt: skip
+
+
+def checked(name: str, method: Callable[..., Any]) -> Callable[..., Any]:
+    """`method` with calls that cupy would not take refused."""
+
+    def call(self: ndarray, *args: Any, **kwargs: Any) -> Any:
+        if args or kwargs:
+            real.bind(f"ndarray.{name}", (self, *args), kwargs)
+        return method(self, *args, **kwargs)
+
+    call.__name__ = name
+    return call
+
+
+def checked_by_name(name: str, method: Callable[..., Any]) -> Callable[..., Any]:
+    """The same for a method that takes its arguments by the names that cupy gives them."""
+
+    def call(self: ndarray, *args: Any, **kwargs: Any) -> Any:
+        bound = real.bind(f"ndarray.{name}", (self, *args), kwargs)
+        bound.pop("self")
+        return method(self, **bound)
+
+    call.__name__ = name
+    return call
+
+
+def _attach() -> None:
+    for name, method in METHODS.items():
+        setattr(ndarray, name, checked(name, method))
+    for name in REDUCTIONS:
+        setattr(ndarray, name, checked_by_name(name, reduction(name)))
+    for special, how, convert in (
+        ("__float__", "float", float),
+        ("__int__", "int", int),
+        ("__complex__", "complex", complex),
+        ("__repr__", "repr", repr),
+        ("__str__", "str", str),
+    ):
+        setattr(ndarray, special, lambda self, how=how, convert=convert: convert(read(self, how)))
+    ndarray.__bool__ = truth
+    ndarray.__format__ = lambda self, spec: format(read(self, "format"), spec)
+    ndarray.__copy__ = lambda self: copy(self)
+    ndarray.__deepcopy__ = lambda self, memo: copy(self)
+    ndarray.__reduce__ = lambda self: (send, (read(self, "pickle"),))
+
+
+_attach()

@@ -1,0 +1,118 @@
+"""Matrix products, with the copies that cupy/_core/_routines_linalg.pyx makes on the way to cuBLAS."""
+
+from typing import Any
+
+import numpy as np
+
+from emulated import arrays
+from emulated.arrays import ndarray, wrap
+from emulated.record import EMULATOR
+
+
+def dot(a: ndarray, b: ndarray, out: Any = None) -> ndarray:
+    x, y = arrays.array(a, "dot"), arrays.array(b, "dot")
+    if out is not None:
+        arrays.array(out, "dot(out=)")
+        if out.dtype != np.result_type(x.dtype, y.dtype):
+            raise ValueError(f"cupy.dot: out is {out.dtype} for {x.dtype} and {y.dtype}. Not supported dtype combination.")
+        if not out.flags.c_contiguous:
+            raise ValueError("cupy.dot: Output array must be C-contiguous")
+    return _finish(np.dot(x, y), x, y, out, "dot")
+
+
+def matmul(a: ndarray, b: ndarray, out: Any = None) -> ndarray:
+    x, y = arrays.array(a, "matmul"), arrays.array(b, "matmul")
+    if x.ndim == 0 or y.ndim == 0:
+        raise ValueError("cupy.matmul: Scalar operands are not allowed, use '*' instead")
+    result = np.matmul(x, y)
+    if max(x.ndim, y.ndim) <= 2:
+        _finish(result, x, y, None, "matmul")
+    else:
+        for operand in (x, y):
+            if not operand.flags.c_contiguous:
+                EMULATOR.launch("copy", "matmul: operand")
+        EMULATOR.launch("product", "matmul (batched)")
+    if out is not None and (not out.flags.c_contiguous or _overlap(out.host, x, y)):
+        EMULATOR.launch("copy", "matmul: result to out")
+    return arrays.deliver(result, out, "matmul")
+
+
+def vdot(a: ndarray, b: ndarray) -> ndarray:
+    x, y = arrays.array(a, "vdot"), arrays.array(b, "vdot")
+    if x.size != y.size:
+        raise ValueError("cupy.vdot: Axis dimension mismatch")
+    _inner(x, y, "vdot")
+    return wrap(np.vdot(x, y))
+
+
+def tensordot(a: ndarray, b: ndarray, axes: Any = 2) -> ndarray:
+    x, y = arrays.array(a, "tensordot"), arrays.array(b, "tensordot")
+    return _finish(np.tensordot(x, y, axes), x, y, None, "tensordot")
+
+
+def inner(a: ndarray, b: ndarray) -> ndarray:
+    x, y = arrays.array(a, "inner"), arrays.array(b, "inner")
+    return _finish(np.inner(x, y), x, y, None, "inner")
+
+
+def outer(a: ndarray, b: ndarray) -> ndarray:
+    x, y = arrays.array(a, "outer"), arrays.array(b, "outer")
+    return _finish(np.outer(x, y), x, y, None, "outer")
+
+
+def einsum(*operands: Any, **settings: Any) -> ndarray:
+    """Counted as one product, with a copy for each operand of a mixed layout: at least what cupy does."""
+    subscripts, *rest = operands
+    hosts = [arrays.array(x, "einsum") for x in rest]
+    for host in hosts:
+        _copy_mixed(host, "einsum")
+    EMULATOR.launch("product", "einsum")
+    return wrap(np.einsum(subscripts, *hosts, **settings))
+
+
+def _inner(x: np.ndarray, y: np.ndarray, who: str) -> None:
+    """A single number as the result: CuPy multiplies and adds up with CUB, two launches."""
+    for host in (x, y):
+        if not host.flags.c_contiguous:
+            EMULATOR.launch("copy", f"{who}: operand")
+    if x.size:
+        EMULATOR.launch("elementwise", f"{who}: multiply")
+        EMULATOR.launch("reduction", f"{who}: sum")
+    else:
+        EMULATOR.launch("memset", who)
+
+
+def _finish(result: Any, x: np.ndarray, y: np.ndarray, out: Any, who: str) -> ndarray:
+    """Count a product of x and y and bring its result home."""
+    result = np.asarray(result)
+    for host in (x, y):
+        if host.dtype != result.dtype and host.size:
+            EMULATOR.launch("copy", f"{who}: astype")
+    if x.ndim == 0 or y.ndim == 0:
+        EMULATOR.launch("elementwise", f"{who}: multiply")
+    elif result.size == 1 and x.size:
+        _inner(x, y, who)
+    elif not (x.size and y.size):
+        if result.size:
+            EMULATOR.launch("memset", who)
+    else:
+        _copy_mixed(x, who)
+        _copy_mixed(y, who)
+        EMULATOR.launch("product", who)
+    if out is not None and _overlap(out.host, x, y):
+        EMULATOR.launch("copy", f"{who}: result to out")
+    return arrays.deliver(result, out, who)
+
+
+def _copy_mixed(host: np.ndarray, who: str) -> None:
+    """cuBLAS takes rows or columns that lie one after the other; anything else is copied first."""
+    if not (host.flags.c_contiguous or host.flags.f_contiguous):
+        EMULATOR.launch("copy", f"{who}: operand")
+
+
+def _overlap(out: np.ndarray, *hosts: np.ndarray) -> bool:
+    return any(np.may_share_memory(out, host) for host in hosts)
+
+
+ndarray.__matmul__ = matmul
+ndarray.__rmatmul__ = lambda self, other: matmul(other, self)

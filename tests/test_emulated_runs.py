@@ -1,0 +1,83 @@
+"""Every command on the emulated device: what it writes and prints is what NumPy gives, to rounding, and runs go from one to the other."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+pytest.importorskip("PIL")  # generated pictures
+
+from commands import SMALL, few, good
+from emulated import Emulator
+
+from xpcap import checkpoint
+from xpcap.data.pictures import write_pictures
+
+LOOSE = {"rtol": 2e-4, "atol": 2e-5}  # float32, after some twenty steps of Adam
+
+
+def train(folder: Path, backend: str, *more: str) -> Path:
+    good("train", "--out", folder, *SMALL, "--feature-scaling", "standardize", "--backend", backend, *more)
+    return folder
+
+
+@pytest.fixture
+def runs(few_pictures: None, device: Emulator, tmp_path: Path) -> dict[str, Path]:
+    return {backend: train(tmp_path / backend, backend) for backend in ("numpy", "cupy")}
+
+
+def numbers(value: Any) -> list[float]:
+    """The numbers in something read from JSON, in order."""
+    if isinstance(value, dict):
+        return [n for key in sorted(value) for n in numbers(value[key])]
+    if isinstance(value, list):
+        return [n for part in value for n in numbers(part)]
+    return [float(value)] if isinstance(value, int | float) and not isinstance(value, bool) else []
+
+
+def lines(path: Path) -> list[Any]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def test_emulated_commands_say_what_numpy_says(runs: dict[str, Path], tmp_path: Path) -> None:
+    """train, info, evaluate, and caption of a split and of files."""
+    host, emulated = runs["numpy"], runs["cupy"]
+    np.testing.assert_allclose(numbers(lines(emulated / checkpoint.HISTORY)), numbers(lines(host / checkpoint.HISTORY)), **LOOSE)
+    for name in (checkpoint.BEST, checkpoint.LAST):
+        ours, theirs = (checkpoint.load_parameters(run / name)[0] for run in (emulated, host))
+        for key, tensor in theirs.items():
+            np.testing.assert_allclose(ours[key], tensor, err_msg=f"{name} {key}", **LOOSE)
+    configs = [json.loads((run / checkpoint.CONFIG).read_text()) for run in (emulated, host)]
+    assert {key: ours for key, ours in configs[0].items() if ours != configs[1][key]} == {"backend": "cupy"}
+
+    write_pictures(tmp_path / "pictures", few(5), "val")
+    for command in (["evaluate", emulated], ["caption", emulated, "-n", "6"], ["caption", emulated, tmp_path / "pictures"]):
+        ours, theirs = (json.loads(good(*command, "--json", "--backend", backend).stdout) for backend in ("cupy", "numpy"))
+        if isinstance(ours, dict):
+            ours["seconds"] = theirs["seconds"] = 0
+            assert ours["captions"] == theirs["captions"]
+        else:
+            assert [caption["caption"] for caption in ours] == [caption["caption"] for caption in theirs]
+        np.testing.assert_allclose(numbers(ours), numbers(theirs), **LOOSE)
+    assert json.loads(good("info", "--json").stdout)["backends"]["cupy"]["devices"] == ["emulated"]
+
+
+def test_emulated_run_folder_is_as_whole_as_any(runs: dict[str, Path]) -> None:
+    names = [sorted(path.relative_to(run) for path in run.rglob("*")) for run in runs.values()]
+    assert names[0] == names[1]
+    assert (runs["cupy"] / "index.html").stat().st_size > 10_000
+
+
+def test_emulated_vanilla_rnn_without_dropout_trains_too(few_pictures: None, device: Emulator, tmp_path: Path) -> None:
+    options = ("--cell", "rnn", "--dropout", "0")
+    histories = [numbers(lines(train(tmp_path / backend, backend, *options) / checkpoint.HISTORY)) for backend in ("numpy", "cupy")]
+    np.testing.assert_allclose(*histories, **LOOSE)
+
+
+def test_emulated_verify_passes(device: Emulator) -> None:
+    rows = json.loads(good("verify", "--backend", "cupy", "--json").stdout)
+    assert {row["backend"] for row in rows} == {"cupy"}
+    assert len(rows) > 80
+    assert [row for row in rows if not row["passed"]] == []

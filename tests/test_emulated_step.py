@@ -1,0 +1,228 @@
+"""One training step on the emulated device: what it launches, sends and reads, and that its numbers are NumPy's."""
+
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+pytest.importorskip("PIL")  # generated pictures
+
+from emulated import Counts, Emulator, install
+
+import xpcap
+from xpcap import CaptioningRNN, CaptioningSolver, checkpoint, kernels
+from xpcap.data import feed
+from xpcap.data.dataset import CaptionData, Split
+from xpcap.data.scaling import FeatureScaling
+from xpcap.data.vocabulary import SPECIAL, Vocabulary
+from xpcap.errors import TrainingError
+from xpcap.workspace import Workspace
+
+N, T, D, W, H, V = 12, 16, 10, 6, 8, 40
+MOST = 120  # launches of a step at T = 16
+VOCABULARY = Vocabulary([*SPECIAL, *(f"word{i}" for i in range(V - len(SPECIAL)))])
+
+
+def captions_of(rng: np.random.Generator, n: int, hole: bool = False) -> np.ndarray:
+    """Captions of 5 to T - 1 words, one of them of T - 1; with a NULL inside another if `hole`."""
+    captions = np.full((n, T + 1), VOCABULARY.null, np.int32)
+    for row, words in enumerate([T - 1, *rng.integers(5, T, n - 1)]):
+        captions[row, : words + 2] = [VOCABULARY.start, *rng.integers(len(SPECIAL), V, words), VOCABULARY.end]
+    if hole:
+        captions[1, 3] = VOCABULARY.null
+    return captions
+
+
+def make_data(hole: bool = False) -> CaptionData:
+    rng = np.random.default_rng(3)
+    features = rng.standard_normal((9, D)).astype("f4")
+    split = Split(captions_of(rng, 2 * N, hole), rng.integers(0, 9, 2 * N).astype(np.int32), features, [f"{i}.png" for i in range(9)])
+    return CaptionData(VOCABULARY, {"train": split, "val": split})
+
+
+def make(backend: str, cell: str = "lstm", dropout: float = 0.3, dtype: Any = np.float32, hole: bool = False, **options: Any) -> CaptioningSolver:
+    with xpcap.use_backend(backend):
+        model = CaptioningRNN(VOCABULARY.word_to_idx, D, W, H, cell, dtype, dropout=dropout, seed=1)
+        settings = {"update_rule": "adam", "batch_size": N, "num_epochs": 2, "clip_norm": 5.0, "seed": 2, "verbose": False}
+        return CaptioningSolver(model, make_data(hole), **{**settings, **options})
+
+
+def count_step(device: Emulator, solver: CaptioningSolver) -> Counts:
+    """What one step costs, the features resident and the buffers as large as they have to be."""
+    rows = np.arange(N)
+    solver.step(*solver._feed.minibatch("train", rows))
+    with device.counting() as counts:
+        loss, norm = solver._step(*solver._feed.minibatch("train", rows))
+        solver._record.add(loss, norm)
+    return counts
+
+
+@pytest.mark.parametrize("hole", [False, True], ids=["whole", "NULL-inside"])
+@pytest.mark.parametrize("dropout", [0.0, 0.3])
+@pytest.mark.parametrize("cell", ["lstm", "rnn"])
+def test_emulated_step_reads_nothing_and_launches_little(cell: str, dropout: float, hole: bool, device: Emulator) -> None:
+    counts = count_step(device, make("cupy", cell, dropout, hole=hole))
+    assert counts.reads == []
+    assert counts.waits == []
+    assert len(counts.transfers) == (2 if dropout else 1)  # index vectors, and masks; the features are there
+    assert len(counts.launches) <= MOST, counts
+
+
+def test_emulated_time_step_is_one_kernel_and_one_product_each_way(device: Emulator) -> None:
+    """Counted as the difference between captions of T and of T - 1 steps, so that nothing outside the loop matters."""
+    counted = []
+    for shorter in (0, 1):
+        solver = make("cupy")
+        captions = solver.data.split("train").captions[:N].copy()
+        captions[:, T + 1 - shorter :] = VOCABULARY.null
+        features = np.zeros((N, D), "f4")
+        solver.step(features, captions)
+        with device.counting() as counts:
+            solver.step(features, captions)
+        counted.append(counts.names())
+    longer = counted[0].copy()
+    longer.subtract(counted[1])
+    assert Counter({name: n for name, n in longer.items() if n}) == {
+        "raw lstm_gates": 1,
+        "raw lstm_gates_backward": 1,
+        "product dot": 2,
+    }
+
+
+def test_emulated_plain_equations_launch_several_times_as_much(device: Emulator) -> None:
+    """What the kernels are for; and the bound above is not met by just anything."""
+    fused = count_step(device, make("cupy"))
+    with kernels.plain_only():
+        plain = count_step(device, make("cupy"))
+    assert len(plain.launches) > 3 * len(fused.launches)
+    assert plain.reads == []
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("cell", ["lstm", "rnn"])
+def test_emulated_training_equals_numpy(cell: str, dtype: Any, device: Emulator) -> None:
+    """Losses, validation, parameters and moments after two epochs with dropout, clipping and a NULL inside a caption."""
+    runs = [make(backend, cell, dtype=dtype, hole=True) for backend in ("numpy", "cupy")]
+    for solver in runs:
+        solver.train()
+    host, emulated = runs
+    close = {"rtol": 2e-5, "atol": 1e-6} if dtype == np.float32 else {"rtol": 1e-11, "atol": 1e-13}
+    np.testing.assert_allclose(emulated.loss_history, host.loss_history, **close)
+    for ours, theirs in zip(emulated.history, host.history, strict=True):
+        assert ours == pytest.approx(theirs, rel=close["rtol"])
+    for key in ("m", "v"):
+        np.testing.assert_allclose(xpcap.to_numpy(emulated._config[key]), host._config[key], **close)
+    np.testing.assert_allclose(xpcap.to_numpy(emulated.model.params.flat), host.model.params.flat, **close)
+
+
+def test_emulated_epoch_reads_its_losses_once(device: Emulator) -> None:
+    """Besides them only the two scores that end an epoch are read: two numbers each."""
+    solver = make("cupy", num_epochs=1)
+    with device.counting() as counts:
+        solver.train()
+    places = Counter(read.place.split(":")[0].rpartition("/")[2] for read in counts.reads)
+    assert places == {"record.py": 1, "metrics.py": 4}
+
+
+def test_emulated_printing_reads_a_loss_each_time(device: Emulator, capsys: pytest.CaptureFixture[str]) -> None:
+    solver = make("cupy", num_epochs=1, verbose=True, print_every=1)
+    with device.counting() as counts:
+        solver.train()
+    assert sum("record.py" in read.place for read in counts.reads) == solver.steps_per_epoch == 2
+    assert capsys.readouterr().out.count("loss:") == 2
+
+
+def test_emulated_features_live_on_the_device_where_they_fit(device: Emulator) -> None:
+    solver = make("cupy")
+    size = solver.data.split("train").features.nbytes
+    device.free = int(size / feed.SHARE)
+    assert solver._feed.resident("train")
+    scarce = make("cupy")
+    device.free -= 4
+    assert not scarce._feed.resident("train")
+    losses = [[float(s.step(*s._feed.minibatch("train", np.arange(N)))) for _ in range(3)] for s in (solver, scarce)]
+    assert losses[0] == losses[1]
+    with device.counting() as counts:
+        scarce.step(*scarce._feed.minibatch("train", np.arange(N)))
+    assert len(counts.transfers) == 3  # the features travel as well
+    assert counts.reads == []
+
+
+def test_emulated_step_that_is_not_finite_is_found_before_anything_is_kept(device: Emulator) -> None:
+    solver = make("cupy", num_epochs=1)
+    solver.model.params["Wx"][0, 0] = np.nan
+    with pytest.raises(TrainingError, match=r"iteration 1 has loss nan and a gradient of norm nan"):
+        solver.train()
+    assert solver.history == []
+
+
+def test_emulated_device_gets_equal_bits_twice(device: Emulator) -> None:
+    """No step of training depends on an order that a device may choose: see the atomic additions that the emulation reorders."""
+    flats = []
+    for _ in range(2):
+        solver = make("cupy", hole=True)
+        solver.train()
+        flats.append(xpcap.to_numpy(solver.model.params.flat))
+    assert flats[0].tobytes() == flats[1].tobytes()
+    assert device.atomics == 0
+
+
+@pytest.mark.parametrize(("cell", "dropout", "launches"), [("lstm", 0.0, 35), ("lstm", 0.3, 40), ("rnn", 0.0, 32), ("rnn", 0.3, 37)])
+def test_emulated_step_launches_so_many_beside_its_time_steps(cell: str, dropout: float, launches: int, device: Emulator) -> None:
+    """To the last one: a copy that nobody asked for is seen. A NULL inside a caption adds three."""
+    for hole in (False, True):
+        counts = count_step(device, make("cupy", cell, dropout, hole=hole))
+        assert len(counts.launches) == 4 * T + launches + 3 * hole, str(counts)
+
+
+@pytest.mark.parametrize("cell", ["lstm", "rnn"])
+def test_emulated_workspace_changes_no_bit(cell: str, device: Emulator) -> None:
+    """No buffer is put to two uses, and none is read before it is written: each holds what the step before left."""
+    model, data = make("cupy", cell, dropout=0.0).model, make_data(hole=True)
+    workspace = Workspace(model.params.flat)
+    for rows in (np.arange(N), np.arange(N, 2 * N), np.arange(N)):
+        (loss, grads), (fresh_loss, fresh_grads) = (model.loss(*data.minibatch("train", rows), new) for new in (workspace, None))
+        assert xpcap.to_numpy(loss) == xpcap.to_numpy(fresh_loss)
+        np.testing.assert_array_equal(xpcap.to_numpy(grads.flat), xpcap.to_numpy(fresh_grads.flat))
+
+
+def test_emulated_epoch_sends_features_once_and_then_index_vectors_and_masks(device: Emulator) -> None:
+    solver = make("cupy", num_epochs=1)
+    with device.counting() as counts:
+        solver.train()
+    places = Counter(transfer.place.split(":")[0].rpartition("/")[2] for transfer in counts.transfers)
+    assert places == {"feed.py": 2, "packing.py": 2 * solver.steps_per_epoch + 2}  # two splits; two batches are scored as well
+
+
+def test_emulated_second_device_computes_where_it_was_asked_for(device: Emulator, monkeypatch: pytest.MonkeyPatch) -> None:
+    install(monkeypatch, devices=2)
+    losses = []
+    for backend, number in (("cupy", 0), ("cupy:1", 1)):
+        with xpcap.use_backend(backend):
+            solver = make(backend)
+            losses.append(solver.step(*solver._feed.minibatch("train", np.arange(N))))
+            assert [x.device.id for x in (solver.model.params.flat, solver._config["m"], losses[-1])] == [number] * 3
+    assert float(losses[0]) == float(losses[1])
+
+
+def test_emulated_sampling_says_what_numpy_says(device: Emulator) -> None:
+    """Captions of several lengths, so that ended ones are dropped on the way."""
+    said = []
+    for backend in ("numpy", "cupy"):
+        model = make(backend).model
+        model.params["W_proj"][...] *= 40
+        model.params["W_vocab"][:, VOCABULARY.end] *= 4
+        said.append(model.sample_with_probabilities(make_data().split("train").features, 6, forbid=[VOCABULARY.start]))
+    (host, probabilities), (emulated, emulated_probabilities) = said
+    assert len(set((host != VOCABULARY.null).sum(axis=1))) > 2
+    np.testing.assert_array_equal(emulated, host)
+    np.testing.assert_allclose(emulated_probabilities, probabilities, rtol=1e-5)
+
+
+def test_emulated_parameters_are_saved_as_they_are(device: Emulator, tmp_path: Path) -> None:
+    params = make("cupy").model.params
+    checkpoint.save_parameters(tmp_path / "p.safetensors", params, FeatureScaling(), {})
+    for name, saved in checkpoint.load_parameters(tmp_path / "p.safetensors")[0].items():
+        np.testing.assert_array_equal(saved, xpcap.to_numpy(params[name]))
