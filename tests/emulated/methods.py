@@ -252,7 +252,6 @@ def _attach() -> None:
     ndarray.__format__ = lambda self, spec: format(read(self, "format"), spec)
     ndarray.__copy__ = lambda self: copy(self)
     ndarray.__deepcopy__ = lambda self, memo: copy(self)
-    ndarray.__reduce__ = lambda self: (send, (read(self, "pickle"),))
 
 
 _attach()
