@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from xpcap import optim, to_numpy
+from xpcap.ops import global_norm
 
 
 def by_the_formula(rule: str, w: np.ndarray, grads: list[np.ndarray]) -> np.ndarray:
@@ -78,6 +79,13 @@ def test_clipping_scales_only_what_is_too_long(lib: Any) -> None:
     zero = xp.zeros(2, xp.float32)
     optim.clip_by_global_norm(zero, 1.0)
     assert not to_numpy(zero).any()
+
+
+def test_norms_of_millions_keep_their_digits_and_large_ones_are_finite(lib: Any) -> None:
+    x = np.random.default_rng(0).standard_normal(2_600_000).astype("f4")
+    assert float(global_norm(lib(x))) == pytest.approx(np.linalg.norm(x.astype("f8")), rel=1e-6)
+    assert float(global_norm(lib(np.array([3e30, 4e30], "f4")))) == pytest.approx(5e30, rel=1e-6)
+    assert np.isnan(float(global_norm(lib(np.array([np.nan, 1], "f4")))))
 
 
 @pytest.mark.parametrize(

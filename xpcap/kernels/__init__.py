@@ -16,7 +16,7 @@ class Kernel(NamedTuple):
     run: Callable[..., Any]
 
 
-HOST = ("adam_update", "segment_sum")
+HOST = ("adam_update", "global_norm", "segment_sum")
 CUDA = (
     "lstm_gates",
     "lstm_gates_backward",

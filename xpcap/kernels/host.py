@@ -1,6 +1,7 @@
 """Fast NumPy versions: each has a row in docs/benchmarks.md, and does what the plain equations in ops.py say."""
 
 import itertools
+import math
 
 import numpy as np
 
@@ -30,6 +31,20 @@ def adam_update(w, dw, m, v, alpha, beta1, beta2, epsilon):
         np.multiply(m[block], alpha, out=s)
         s /= t
         w[block] -= s
+
+
+def supports_global_norm(x):
+    return isinstance(x, np.ndarray) and x.ndim == 1
+
+
+def global_norm(x):
+    """ops.global_norm block by block: a block is short enough for its own dtype, unless its squares overflow; the blocks are added in double."""
+    total = 0.0
+    for start in range(0, x.size, BLOCK):
+        block = x[start : start + BLOCK]
+        square = float(np.vdot(block, block))
+        total += square if math.isfinite(square) else float(np.vdot(block, block.astype(np.float64)))
+    return np.asarray(math.sqrt(total), x.dtype)
 
 
 def supports_segment_sum(rows, groups, out):
