@@ -10,7 +10,7 @@ help:
 	@echo "make lint       ruff and mypy"
 	@echo "make format     let ruff format the code"
 	@echo "make notebooks  run the notebooks of docs/ and write their outputs into them"
-	@echo "make gpu-check  gpu tests and verify on CuPy, with the packages that $(PYTHON) has; installs nothing"
+	@echo "make gpu-check  gpu tests, verify and bench on CuPy, with the packages that $(PYTHON) has; installs nothing"
 	@echo "make clean      remove .venv and caches (runs/ stays)"
 
 # .venv is made anew when pyproject.toml changes, and only counts once everything is in it.
@@ -52,6 +52,9 @@ notebooks: .venv/ready
 gpu-check:
 	$(PYTHON) -m pytest -m gpu
 	$(PYTHON) cli.py verify --backend cupy
+	@if $(PYTHON) -c 'import torch; assert torch.cuda.is_available()' 2>/dev/null; \
+	then set -x; $(PYTHON) cli.py bench --backend cupy --peer torch; \
+	else echo "no torch that sees a GPU: timed without it"; set -x; $(PYTHON) cli.py bench --backend cupy; fi
 
 clean:
 	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache

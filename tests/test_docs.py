@@ -1,6 +1,7 @@
 """The docs keep up with the code: every command and option is described, blocks run, excerpts are verbatim, links and names exist."""
 
 import ast
+import importlib.util
 import os
 import re
 import shlex
@@ -13,7 +14,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from xpcap import backend, kernels, layers, ops, runs
+from xpcap import backend, bench, kernels, layers, ops, runs
 from xpcap.cli import main
 from xpcap.data.pictures import generate, picture_of
 from xpcap.runs import training
@@ -90,13 +91,17 @@ def put_files_that_the_docs_speak_of() -> None:
 
 @pytest.mark.parametrize("name", [name for name, commands in SCRIPTS.items() if commands])
 def test_commands_in_the_docs_run_in_their_order(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each as it is written, on small data; those for a GPU only where there is one."""
+    """Each as it is written, on small data; those for a GPU or PyTorch only where there is one."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(training, "generate", lambda seed: generate(seed, train=40, val=12))
+    monkeypatch.setattr(bench, "CONFIGS", {name: bench.Config(name, N=4, D=8, W=8, H=8, V=40) for name in bench.CONFIGS})
+    monkeypatch.setattr(bench, "USUAL", bench.Plan(rounds=1, warm_ms=0, block_ms=0))
     monkeypatch.setattr(backend, "_active", None)
     put_files_that_the_docs_speak_of()
     for command in SCRIPTS[name]:
         if "cupy" in command and not backend.backend_status()["cupy"].usable:
+            continue
+        if "torch" in command and importlib.util.find_spec("torch") is None:
             continue
         words = ["train"] if command == "make demo" else shlex.split(command.replace("\\\n", " "))[2:]
         if "--out" in words and Path(words[words.index("--out") + 1]).exists():

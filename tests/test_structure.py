@@ -15,9 +15,10 @@ LEVELS = [
     {"models", "optim", "record"},
     {"gradcheck", "metrics", "encoders"},
     {"data"},
-    {"sampling", "checkpoint", "report", "verify"},
+    {"sampling", "checkpoint", "report"},
     {"solver"},
-    {"runs"},
+    {"lockstep"},
+    {"runs", "verify", "bench"},
     {"cli"},
 ]
 
@@ -61,6 +62,13 @@ def test_imports_point_down() -> None:
 def test_cupy_is_imported_in_one_file() -> None:
     importers = {path.name for _, path in files() if any(name.split(".")[0] in ("cupy", "cupyx") for name in imports(path))}
     assert importers == {"backend.py"}
+
+
+def test_torch_is_imported_in_one_file_that_is_imported_late() -> None:
+    importers = {path.name for _, path in files() if any(name.split(".")[0] == "torch" for name in imports(path))}
+    assert importers == {"peer_torch.py"}
+    code = "import sys; import xpcap.cli; sys.exit('xpcap.bench.peer_torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=PACKAGE.parent, check=False).returncode == 0
 
 
 def test_gpu_tests_are_collected_with_the_few_packages_that_gpu_machines_have() -> None:

@@ -15,6 +15,7 @@ import click
 from click.core import ParameterSource
 
 from xpcap import __version__, checkpoint, runs
+from xpcap import bench as timings
 from xpcap.backend import BACKENDS, VARIABLE, backend_status, get_backend, use_backend
 from xpcap.data import open_data, write_dataset
 from xpcap.data.flickr8k import import_flickr8k
@@ -350,6 +351,31 @@ def verify(backend: str | None, as_json: bool) -> None:
         click.echo(f"{len(rows) - len(failed)} of {len(rows)} rows pass")
     if failed:
         sys.exit(1)
+
+
+@main.command(epilog=_example("bench\nbench --config notebook --config coco\nbench --backend cupy --peer torch --json"))
+@_backend_option
+@click.option(
+    "--config", "names", multiple=True, type=Choice(*timings.CONFIGS), metavar="NAME",
+    help=f"What to time; may be given several times. One of {', '.join(timings.CONFIGS)}. Default: the first five on numpy, all on a GPU.",
+)  # fmt: skip
+@click.option("--peer", "peers", multiple=True, type=Choice(*timings.PEERS), help="Time the same step in this library as well; on a GPU only.")
+@_json_option
+def bench(names: tuple[str, ...], peers: tuple[str, ...], backend: str | None, as_json: bool) -> None:
+    """Time the training step.
+
+    Loss, gradients, clipping and Adam of an LSTM captioner in float32, at sizes with names: medians of three rounds. A ratio is the
+    peer's time over ours.
+    """
+    _choose(backend)
+    configs = [timings.CONFIGS[name] for name in dict.fromkeys(names or timings.usual(get_backend()))]
+    results = timings.bench(configs, tuple(dict.fromkeys(peers)), timings.USUAL, progress=True)
+    if as_json:
+        click.echo(json.dumps([result.to_json() for result in results]))
+        return
+    click.echo("\n".join(f"{key.replace('_', ' ')} {value}" for key, value in results[0].machine.items()))
+    click.echo(f"{results[0].work}, float32, TF32 off; ms a step\n")
+    click.echo(_table(timings.table(results)))
 
 
 @main.command(epilog=_example("info\ninfo flickr8k.h5\ninfo runs/flickr8k --json"))

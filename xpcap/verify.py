@@ -10,6 +10,7 @@ import numpy as np
 from xpcap import layers, optim
 from xpcap.backend import Array, asarray, get_backend, to_numpy
 from xpcap.gradcheck import directional_errors, eval_numerical_gradient, eval_numerical_gradient_array, rel_error
+from xpcap.lockstep import TOLERANCE, Place, Setup, lock_step, on
 from xpcap.models import CaptioningRNN
 
 FLOAT32_TOLERANCE = 2e-6  # some 16 roundings of float32, on the mixed error
@@ -52,6 +53,8 @@ def verify() -> Iterator[Row]:
         yield from _sanity_losses(cases)
         yield from _gradients(cases)
         yield from _directions(cases["seed"])
+        if get_backend() != "numpy":
+            yield from _lock_step()
     finally:
         np.random.set_state(state)
 
@@ -193,6 +196,20 @@ def _directions(seed: int) -> Iterator[Row]:
         _, grads = model.loss(features, captions)
         errors = directional_errors(_loss_of(model, features, captions, state), model.params, grads, rng)
         yield _row(f"captioner {cell} along {len(errors)} directions", "float64", max(errors), DIRECTION_TOLERANCE)
+
+
+def _lock_step() -> Iterator[Row]:
+    """Training on a device beside NumPy's, and beside itself: see xpcap.lockstep."""
+    for dtype, tolerance in TOLERANCE.items():
+        for cell in ("rnn", "lstm"):
+            yield _together(f"lock-step {cell} with numpy", Setup(cell, dtype), on("numpy"), tolerance)
+            yield _together(f"same bits twice {cell}", Setup(cell, dtype), on(get_backend()), 0.0)
+
+
+def _together(label: str, setup: Setup, other: Place, tolerance: float) -> Row:
+    outcome = lock_step(setup, on(get_backend()), other, tolerance)
+    where = f": {outcome.tensor} parts at step {outcome.step}" if outcome.parted else f", {setup.steps} steps"
+    return _row(label + where, setup.dtype, outcome.error, tolerance)
 
 
 def _loss_of(model: CaptioningRNN, features: Array, captions: Array, rng_state: Any = None) -> Callable[..., Any]:

@@ -1,0 +1,210 @@
+"""Two runs in lock-step: equal ones stay together, and a change is named by the step and the tensor where it begins."""
+
+import contextlib
+from collections.abc import Callable, Iterator
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pytest
+from emulated import Emulator
+
+from xpcap import kernels, lockstep, models, ops, optim, use_backend, verify
+from xpcap.layers import dropout, lstm, rnn
+from xpcap.lockstep import TOLERANCE, Place, Setup, distance, lock_step, on
+from xpcap.models import captioning_rnn
+
+SMALL = {"N": 6, "D": 10, "W": 6, "H": 8, "V": 20}
+CELLS = pytest.mark.parametrize("cell", models.captioning_rnn.CELLS)
+DTYPES = pytest.mark.parametrize("dtype", TOLERANCE)
+
+
+@contextlib.contextmanager
+def plain() -> Iterator[None]:
+    """NumPy, without any fast version."""
+    with use_backend("numpy"), kernels.plain_only():
+        yield
+
+
+def spoilt(inner: Place, module: ModuleType, op: str, change: Callable[[Any], Any], since: int) -> Place:
+    """The place `inner`, where from step `since` on what `op` gives is changed."""
+    entered = 0  # once to make the run, then for each step
+
+    @contextlib.contextmanager
+    def place() -> Iterator[None]:
+        nonlocal entered
+        with inner(), pytest.MonkeyPatch.context() as patch:
+            if entered >= since:
+                right = getattr(module, op)
+                patch.setattr(module, op, lambda *args, **kwargs: change(right(*args, **kwargs)))
+            entered += 1
+            yield
+
+    return place
+
+
+def a_little(x: Any) -> Any:
+    """The first of an op's results, or its only one, off by a ten-thousandth; arrays in place, for they may be read as `out`."""
+    if np.isscalar(x):
+        return x * (1 + 1e-4)
+    first = x[0] if isinstance(x, tuple) else x
+    first *= 1 + 1e-4
+    return x
+
+
+MISTAKES = [  # where, the op, the cell, and the first tensor that it touches
+    (captioning_rnn, "softmax_loss", "lstm", "loss"),
+    (lstm, "lstm_gates", "lstm", "loss"),
+    (lstm, "lstm_gates_backward", "lstm", "dWh"),
+    (rnn, "rnn_cell", "rnn", "loss"),
+    (rnn, "rnn_cell_backward", "rnn", "dWh"),
+    (captioning_rnn, "segment_sum", "rnn", "db"),
+    (dropout, "drop", "rnn", "loss"),
+    (lockstep, "global_norm", "rnn", "norm"),
+    (optim, "global_norm", "rnn", "m of W_proj"),
+]
+
+
+def test_a_change_is_named_by_its_step_and_tensor() -> None:
+    for module, op, cell, tensor in MISTAKES:
+        setup = Setup(cell, "float64", **SMALL)
+        outcome = lock_step(setup, on("numpy"), spoilt(on("numpy"), module, op, a_little, since=3))
+        assert (outcome.step, outcome.tensor, outcome.parted) == (3, tensor, True), op
+        assert 1e-9 < outcome.error < 1e-3
+
+
+def test_a_change_of_the_update_is_named_too() -> None:
+    def rounded(w: Any, *args: Any) -> None:
+        ops.adam_update(w, *args)
+        w[...] = w.astype(np.float32)
+
+    @contextlib.contextmanager
+    def place() -> Iterator[None]:
+        with use_backend("numpy"), pytest.MonkeyPatch.context() as patch:
+            patch.setattr(optim, "adam_update", rounded)
+            yield
+
+    outcome = lock_step(Setup("lstm", "float64", **SMALL), on("numpy"), place)
+    assert (outcome.step, outcome.tensor, outcome.parted) == (1, "W_proj", True)
+
+
+@CELLS
+def test_products_in_tf32_part(cell: str) -> None:
+    dot = np.dot
+
+    def rounded(x: np.ndarray) -> np.ndarray:
+        """To the ten bits after the point that TF32 keeps of float32's 23."""
+        return ((x.view(np.int32) + (1 << 12)) & ~((1 << 13) - 1)).view(np.float32)
+
+    @contextlib.contextmanager
+    def place() -> Iterator[None]:
+        with use_backend("numpy"), pytest.MonkeyPatch.context() as patch:
+            patch.setattr(np, "dot", lambda a, b, out=None: dot(rounded(a), rounded(b), out=out))
+            yield
+
+    outcome = lock_step(Setup(cell, "float32"), on("numpy"), place)
+    assert (outcome.step, outcome.parted) == (1, True)
+    assert outcome.error > TOLERANCE["float32"]
+
+
+@CELLS
+@DTYPES
+def test_numpy_and_the_plain_equations_stay_together(cell: str, dtype: str) -> None:
+    outcome = lock_step(Setup(cell, dtype), on("numpy"), plain)
+    assert not outcome.parted
+    assert outcome.error <= TOLERANCE[dtype]
+
+
+@DTYPES
+def test_equal_runs_do_not_differ_at_all(dtype: str) -> None:
+    same = spoilt(on("numpy"), captioning_rnn, "softmax_loss", lambda x: x, since=1)  # what changes nothing parts nothing
+    assert lock_step(Setup("lstm", dtype, **SMALL), on("numpy"), same, tolerance=0) == (1, "loss", 0.0, False)
+
+
+def test_what_is_not_a_number_parts() -> None:
+    def nothing(x: Any) -> Any:
+        x[0][...] = np.nan
+        return x
+
+    outcome = lock_step(Setup("lstm", "float32", **SMALL), on("numpy"), spoilt(on("numpy"), captioning_rnn, "softmax_loss", nothing, since=2))
+    assert (outcome.step, outcome.tensor, outcome.parted) == (2, "loss", True)
+    assert np.isnan(outcome.error)
+
+
+def test_distance_is_a_share_of_the_largest_element() -> None:
+    assert distance(np.array([4.0, 1.0]), np.array([4.0, 2.0])) == 0.25
+    assert distance(np.zeros(3), np.zeros(3)) == 0
+    assert distance(np.zeros(3), np.array([0.0, 0.0, 1e-30])) == 1
+    assert np.isnan(distance(np.array([np.inf]), np.array([np.inf])))
+
+
+def test_batches_are_ragged_with_a_null_inside_and_one_is_smaller() -> None:
+    setup = Setup("lstm", "float32")
+    data = lockstep._draw(setup)
+    batches = list(lockstep._batches(setup, data))
+    assert [len(features) for features, _ in batches] == [20, 20, 10, 20, 20, 10]
+    for _, captions in batches:
+        live = captions[:, 1:] != data.vocabulary.null
+        lengths = np.where(live.any(axis=1), live.shape[1] - np.argmax(live[:, ::-1], axis=1), 0)
+        assert len(set(lengths.tolist())) > 4
+        assert (live.sum(axis=1) < lengths).any()
+        assert (captions[:, 0] == data.vocabulary.start).all()
+
+
+def test_clipping_acts_in_some_steps_and_not_in_others() -> None:
+    setup = Setup("lstm", "float64")
+    data = lockstep._draw(setup)
+    run = lockstep._Run(setup, data, on("numpy"))
+    norms = [float(run.step(*batch)["norm"]) for batch in lockstep._batches(setup, data)]
+    assert min(norms) < setup.clip < max(norms)
+
+
+@CELLS
+@DTYPES
+def test_emulated_device_stays_together_with_numpy(cell: str, dtype: str, device: Emulator) -> None:
+    outcome = lock_step(Setup(cell, dtype), on("cupy"), on("numpy"))
+    assert not outcome.parted
+    assert outcome.error < 0.1 * TOLERANCE[dtype]
+
+
+def test_emulated_change_on_the_device_is_named_by_its_step_and_tensor(device: Emulator) -> None:
+    setup = Setup("lstm", "float32", **SMALL)
+    outcome = lock_step(setup, spoilt(on("cupy"), lstm, "lstm_gates_backward", a_little, since=3), on("numpy"))
+    assert (outcome.step, outcome.tensor, outcome.parted) == (3, "dWh", True)
+
+
+def test_emulated_verify_has_rows_for_training(device: Emulator, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(verify, "Setup", lambda *args: Setup(*args, **SMALL, steps=3))
+    with use_backend("cupy"):
+        rows = list(verify._lock_step())
+        assert {row.case for row in rows} == {f"{what}, 3 steps" for what in (
+            "lock-step rnn with numpy", "lock-step lstm with numpy", "same bits twice rnn", "same bits twice lstm"
+        )}  # fmt: skip
+        assert len(rows) == 8
+        assert all(row.passed for row in rows)
+        assert all(row.error == row.tolerance == 0 for row in rows if "same bits" in row.case)
+        monkeypatch.setattr(
+            verify, "on", lambda name: spoilt(on(name), lstm, "lstm_gates_backward", a_little, since=2) if name == "cupy" else on(name)
+        )
+        failed = [row for row in verify._lock_step() if not row.passed]
+    assert [row.case for row in failed] == 2 * ["lock-step lstm with numpy: dWh parts at step 2"]
+
+
+@pytest.mark.gpu
+@CELLS
+def test_a_card_stays_together_with_numpy_at_the_notebooks_size(cell: str) -> None:
+    outcome = lock_step(Setup(cell, "float64", N=25, D=512, W=256, H=512, V=1004), on("cupy"), on("numpy"))
+    assert not outcome.parted, outcome
+
+
+@pytest.mark.gpu
+@CELLS
+@DTYPES
+def test_two_runs_on_one_card_give_the_same_bits_at_the_notebooks_size(cell: str, dtype: str) -> None:
+    setup = Setup(cell, dtype, N=25, D=512, W=256, H=512, V=1004)
+    data = lockstep._draw(setup)
+    runs = [lockstep._Run(setup, data, on("cupy")) for _ in range(2)]
+    for batch in lockstep._batches(setup, data):
+        ours, theirs = (run.step(*batch) for run in runs)
+        for name, x in ours.items():
+            assert x.tobytes() == theirs[name].tobytes(), name

@@ -1,0 +1,63 @@
+"""A contender in a process of its own: the threads and the memory of one library must not slow another.
+
+The child runs `main`: it is given one JSON object, and writes a line for each configuration, as it is timed.
+"""
+
+import dataclasses
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from xpcap.bench.configs import Config
+from xpcap.bench.contenders import Measurement, measure
+from xpcap.bench.timing import Plan
+from xpcap.errors import EXPECTED, BackendError
+
+
+def measure_apart(contender: str, configs: Iterable[Config], plan: Plan, backend: str) -> Iterator[Measurement]:
+    """contenders.measure in a fresh process.
+
+    Raises
+    ------
+    BackendError : the process did not come to its end; what it had to say is in the message or stands on standard error.
+    """
+    order = {
+        "contender": contender,
+        "configs": [dataclasses.asdict(config) for config in configs],
+        "plan": dataclasses.asdict(plan),
+        "backend": backend,
+    }
+    package = str(Path(__file__).parents[2])
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, (package, os.environ.get("PYTHONPATH"))))}
+    command = [sys.executable, "-c", "from xpcap.bench.apart import main; main()", json.dumps(order)]
+    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as child:
+        assert child.stdout is not None
+        try:
+            for line in child.stdout:
+                answer = json.loads(line)
+                if "error" in answer:
+                    raise BackendError(answer["error"])
+                yield Measurement(**answer)
+        except BaseException:
+            child.kill()
+            raise
+    if child.returncode:
+        raise BackendError(f"bench: {contender} stopped with exit status {child.returncode}, expected timings; what it said stands above")
+
+
+def main() -> None:
+    """The child."""
+    order = json.loads(sys.argv[1])
+    try:
+        configs = [Config(**config) for config in order["configs"]]
+        for measurement in measure(order["contender"], configs, Plan(**order["plan"]), order["backend"]):
+            print(json.dumps(measurement._asdict()), flush=True)
+    except (*EXPECTED, ArithmeticError) as error:
+        print(json.dumps({"error": str(error)}), flush=True)
+
+
+if __name__ == "__main__":
+    main()

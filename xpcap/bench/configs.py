@@ -1,0 +1,48 @@
+"""What is timed: sizes by name, the data for them, and the settings of a step."""
+
+from dataclasses import dataclass
+
+from xpcap.data.dataset import CaptionData
+from xpcap.data.synthetic import draw_data
+
+LEARNING_RATE = 1e-3
+CLIP = 50.0  # the default of train
+SEED = 0
+WORK = "training step"  # loss, gradients, clipping, Adam; float32, no dropout
+
+
+@dataclass(frozen=True)
+class Config:
+    """Sizes of a step of an LSTM captioner: N captions, D image feature, W word vector, H hidden, V vocabulary."""
+
+    name: str
+    N: int
+    D: int = 512
+    W: int = 256
+    H: int = 512
+    V: int = 1004
+
+    def data(self, batches: int) -> CaptionData:
+        """`batches` batches of captions, of 6 to 15 words, a few of them very common: the same whoever asks."""
+        return draw_data(batches * self.N, self.D, self.V, SEED)
+
+
+_EVERYWHERE = (
+    Config("notebook", 25),
+    Config("coco", 128),
+    Config("flickr8k", 128, D=1280, V=2539),
+    Config("large", 512),
+    Config("vocab10k", 128, W=512, V=10000),
+)
+_ON_A_GPU = (  # with those above N 25, 64, 128, 512 for each of two vocabularies
+    Config("coco-n64", 64),
+    Config("vocab10k-n25", 25, W=512, V=10000),
+    Config("vocab10k-n64", 64, W=512, V=10000),
+    Config("vocab10k-n512", 512, W=512, V=10000),
+)
+CONFIGS = {config.name: config for config in _EVERYWHERE + _ON_A_GPU}
+
+
+def usual(backend: str) -> list[str]:
+    """Names of the configurations that are timed on a backend where none are named."""
+    return [config.name for config in _EVERYWHERE + (() if backend == "numpy" else _ON_A_GPU)]

@@ -1,0 +1,49 @@
+"""What a timing was taken on."""
+
+import os
+import platform
+import re
+from pathlib import Path
+
+import numpy as np
+
+from xpcap import __version__
+from xpcap.backend import array_module, get_backend
+
+DRIVER = Path("/proc/driver/nvidia/version")
+PROCESSOR = Path("/proc/cpuinfo")
+
+
+def machine() -> dict[str, str]:
+    """Processor or card, and versions, for the backend in force."""
+    versions = {"numpy": np.__version__, "python": platform.python_version(), "xpcap": __version__}
+    host = {"backend": get_backend(), "processor": f"{processor()}, {os.cpu_count()} cores"}
+    xp = array_module()
+    if xp is np:
+        return {**host, **versions}
+    runtime = xp.cuda.runtime
+    name = runtime.getDeviceProperties(xp.cuda.Device().id)["name"]
+    card = {
+        "card": name.decode() if isinstance(name, bytes) else str(name),
+        "driver": f"{driver()} (CUDA {cuda_version(runtime.driverGetVersion())})",
+        "cuda_runtime": cuda_version(runtime.runtimeGetVersion()),  # the one within CuPy
+        "cupy": xp.__version__,
+    }
+    return {**card, **host, **versions}
+
+
+def cuda_version(number: int) -> str:
+    """13020 as CUDA's people say it: 13.2."""
+    return f"{number // 1000}.{number % 1000 // 10}"
+
+
+def driver() -> str:
+    """The version of NVIDIA's kernel module, where Linux tells it."""
+    found = re.search(r"Kernel Module.*?\s(\d+\.[\d.]+)", DRIVER.read_text()) if DRIVER.is_file() else None
+    return found[1] if found else "of unknown version"
+
+
+def processor() -> str:
+    """The processor's name, as Linux or else Python tells it."""
+    found = re.search(r"model name\s*: (.*)", PROCESSOR.read_text()) if PROCESSOR.is_file() else None
+    return found[1] if found else platform.processor() or platform.machine()

@@ -1,0 +1,161 @@
+"""The peer: the same captioner and step, as one who knows PyTorch writes them. The only file that imports torch; nobody imports it early.
+
+nn.Embedding, nn.LSTM (cuDNN's on a GPU), nn.Linear, cross_entropy that ignores NULL, clip_grad_norm_, fused Adam; eager, float32, TF32 off.
+What can be done ahead is done ahead, in PyTorch's favour: batches lie on the device, time-major, without columns that all captions
+pad, and for the packed layout sorted and packed.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch.nn.functional import cross_entropy
+from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence
+
+from xpcap.backend import to_numpy, use_backend
+from xpcap.bench.configs import CLIP, LEARNING_RATE, Config
+from xpcap.bench.contenders import Job, batch_rows, make_solver
+from xpcap.bench.timing import host_clock
+from xpcap.data.dataset import CaptionData
+from xpcap.errors import BackendError
+from xpcap.models.parameters import Parameters
+
+LOSS_TOLERANCE = 1e-5  # relative, between float32 losses: some hundred roundings, and far less than any slip in the gates would make
+GATES = (0, 1, 3, 2)  # of our blocks i, f, o, g, those that PyTorch stacks: i, f, g, o
+
+
+class Batch(NamedTuple):
+    """A minibatch on the device; words and targets are (T, N) or packed rows."""
+
+    features: torch.Tensor  # (N, D)
+    words: Any
+    targets: torch.Tensor
+
+
+class Captioner(torch.nn.Module):
+    """CaptioningRNN's LSTM in PyTorch's layers. nn.LSTM has two biases; they start as ours and zero, and both are trained."""
+
+    def __init__(self, D: int, W: int, H: int, V: int, null: int) -> None:
+        super().__init__()
+        self.project = torch.nn.Linear(D, H)
+        self.embed = torch.nn.Embedding(V, W)
+        self.lstm = torch.nn.LSTM(W, H)
+        self.vocabulary = torch.nn.Linear(H, V)
+        self.null = null
+
+    def forward(self, batch: Batch) -> torch.Tensor:
+        """The loss: cross entropy summed over words, averaged over captions."""
+        h0 = self.project(batch.features)[None]  # (1, N, H)
+        states, _ = self.lstm(self._vectors(batch.words), (h0, torch.zeros_like(h0)))
+        rows = states.data if isinstance(states, PackedSequence) else states.flatten(0, 1)  # (R, H)
+        return cross_entropy(self.vocabulary(rows), batch.targets, ignore_index=self.null, reduction="sum") / len(batch.features)
+
+    def _vectors(self, words: Any) -> Any:
+        if isinstance(words, PackedSequence):
+            return PackedSequence(self.embed(words.data), words.batch_sizes)
+        return self.embed(words)
+
+    def copy_from(self, params: Parameters) -> None:
+        """Start from our weights."""
+        host = {name: to_numpy(value) for name, value in params.items()}
+        state = {
+            "project.weight": host["W_proj"].T, "project.bias": host["b_proj"], "embed.weight": host["W_embed"],
+            "lstm.weight_ih_l0": torch_gates(host["Wx"]).T, "lstm.weight_hh_l0": torch_gates(host["Wh"]).T,
+            "lstm.bias_ih_l0": torch_gates(host["b"]), "lstm.bias_hh_l0": np.zeros_like(host["b"]),
+            "vocabulary.weight": host["W_vocab"].T, "vocabulary.bias": host["b_vocab"],
+        }  # fmt: skip
+        self.load_state_dict({name: torch.from_numpy(np.ascontiguousarray(value)) for name, value in state.items()})
+
+
+def torch_gates(x: np.ndarray) -> np.ndarray:
+    """Our (..., 4H), gates i, f, o, g, in PyTorch's order."""
+    blocks = np.split(x, 4, axis=-1)
+    return np.concatenate([blocks[k] for k in GATES], axis=-1)
+
+
+def padded(features: np.ndarray, captions: np.ndarray, null: int, device: torch.device) -> Batch:
+    """A batch as it comes, its captions cut to the longest of them."""
+    steps = int((captions[:, 1:] != null).sum(axis=1).max())
+    words = torch.from_numpy(captions[:, : steps + 1].astype(np.int64).T).contiguous().to(device)  # (T+1, N)
+    return Batch(torch.from_numpy(features).to(device), words[:-1], words[1:].flatten())
+
+
+def packed(features: np.ndarray, captions: np.ndarray, null: int, device: torch.device) -> Batch:
+    """A batch sorted by length and packed, words and targets alike."""
+    lengths = (captions[:, 1:] != null).sum(axis=1)
+    order = np.argsort(-lengths, kind="stable")
+    words, steps = torch.from_numpy(captions[order].astype(np.int64)), torch.from_numpy(lengths[order])
+    inputs, targets = (pack_padded_sequence(x, steps, batch_first=True) for x in (words[:, :-1], words[:, 1:]))
+    rows = PackedSequence(inputs.data.to(device), inputs.batch_sizes)
+    return Batch(torch.from_numpy(features[order]).to(device), rows, targets.data.to(device))
+
+
+LAYOUTS: dict[str, Callable[[np.ndarray, np.ndarray, int, torch.device], Batch]] = {"padded": padded, "packed": packed}
+
+
+def about() -> dict[str, str]:
+    """Which PyTorch this is."""
+    cudnn = torch.backends.cudnn.version() if torch.cuda.is_available() else None
+    return {"torch": str(torch.__version__), "cudnn": str(cudnn or "none")}
+
+
+def check_usable() -> None:
+    """A BackendError where this PyTorch cannot use a GPU."""
+    if not torch.cuda.is_available():
+        raise BackendError(f"bench: torch {torch.__version__} finds no CUDA device, expected one for --peer torch; is it a build for the CPU?")
+
+
+def device_of(backend: str) -> torch.device:
+    """The PyTorch device that one of our backends computes on."""
+    name, _, number = backend.partition(":")
+    return torch.device("cpu") if name == "numpy" else torch.device("cuda", int(number or 0))
+
+
+def ready(config: Config, data: CaptionData, backend: str, layout: str) -> Job:
+    """Model, optimiser and batches on the device; the loss is compared with ours, on NumPy, before anything is timed."""
+    device = device_of(backend)
+    on_gpu = device.type == "cuda"
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+    if on_gpu:
+        torch.cuda.set_device(device)
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
+    model = Captioner(config.D, config.W, config.H, config.V, data.vocabulary.null)
+    host = [data.minibatch("train", rows) for rows in batch_rows(config, data)]
+    with use_backend("numpy"):
+        ours = make_solver(config, data).model
+    model.copy_from(ours.params)
+    model.to(device)
+    batches = [LAYOUTS[layout](features, captions, data.vocabulary.null, device) for features, captions in host]
+    check_same_loss(float(model(batches[0]).detach()), float(ours.score(*host[0]).nll) / config.N, f"{config.name}, torch {layout}")
+    optimizer = torch.optim.Adam(model.parameters(), lr=LEARNING_RATE, fused=True)
+
+    def step(k: int) -> torch.Tensor:
+        loss: torch.Tensor = model(batches[k])
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), CLIP)
+        optimizer.step()
+        return loss
+
+    return Job(step, device_clock if on_gpu else host_clock, lambda: torch.cuda.max_memory_reserved() if on_gpu else None)
+
+
+def check_same_loss(theirs: float, ours: float, what: str) -> None:
+    """Two contenders that are compared must do the same work."""
+    if not abs(theirs - ours) <= LOSS_TOLERANCE * abs(ours):
+        raise ArithmeticError(
+            f"bench: {what} has loss {theirs:.7g} where ours is {ours:.7g}, expected them equal to {LOSS_TOLERANCE:g}: not the same work"
+        )
+
+
+def device_clock(work: Callable[[], object]) -> float:
+    """Time on the current CUDA device, as timing.device_clock has it for CuPy."""
+    before, behind = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    torch.cuda.synchronize()
+    before.record()
+    work()
+    behind.record()
+    behind.synchronize()
+    return float(before.elapsed_time(behind))

@@ -1,0 +1,163 @@
+"""Two training runs side by side, of one seed and on the same batches: where do they part?
+
+What two backends compute in the same order of operations differs by rounding, which training then carries along. Everything is compared
+after each step, so a mistake is named where it begins and not where it has grown.
+"""
+
+import functools
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from xpcap.backend import Array, to_numpy, use_backend
+from xpcap.data.dataset import CaptionData
+from xpcap.data.synthetic import Lengths, draw_data
+from xpcap.models import CaptioningRNN
+from xpcap.models.parameters import Parameters
+from xpcap.ops import global_norm
+from xpcap.solver import CaptioningSolver
+from xpcap.workspace import New
+
+TOLERANCE = {"float64": 1e-9, "float32": 3e-5}
+LENGTHS = Lengths(6, 3, 1, 10)
+BACKWARD = ("W_vocab", "b_vocab", "Wh", "b", "Wx", "W_embed", "W_proj", "b_proj")  # the order in which a step comes to gradients
+Place = Callable[[], AbstractContextManager[Any]]  # entered to make a run, and again for each of its steps
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What both runs do: Adam with clipping and dropout on captions of many lengths, some with a NULL inside, in batches of N and one smaller."""
+
+    cell: str
+    dtype: str
+    N: int = 20
+    D: int = 40
+    W: int = 24
+    H: int = 48
+    V: int = 300  # more than a block of threads has, and no multiple
+    steps: int = 6  # twice through the batches
+    dropout: float = 0.3
+    clip: float = 2.0  # an LSTM's steps have norms on both sides of it
+    learning_rate: float = 2e-3
+    epsilon: float = 1e-3  # Adam's
+    seed: int = 0
+
+
+class Outcome(NamedTuple):
+    """The first step, from 1, and its first tensor at which two runs part; where `parted` is False, those at which they were furthest apart."""
+
+    step: int
+    tensor: str
+    error: float
+    parted: bool
+
+
+def on(backend: str) -> Place:
+    """A run on this backend."""
+    return functools.partial(use_backend, backend)
+
+
+def lock_step(setup: Setup, left: Place, right: Place, tolerance: float | None = None) -> Outcome:
+    """Train two captioners alike, and compare after each step.
+
+    Parameters
+    ----------
+    setup : Setup
+    left, right : what to enter while a run is made and while it steps: `on` a backend, or something around it
+    tolerance : on each tensor's error, max |x - y| over the largest element of either; TOLERANCE of the dtype if None, and 0 for
+        runs that must be equal
+
+    Returns
+    -------
+    Outcome : tensors are looked at in the order in which a step computes them, which is loss, gradients from the last layer to the
+        first, norm, moments, parameters; so the first that parts is the nearest to the mistake
+
+    Notes
+    -----
+    Why these tolerances. A float32 run parts from the float64 run of the same weights by at most 4e-6 (12 seeds, both cells), so two
+    float32 runs by at most 8e-6; 3e-5 leaves room for larger sizes and for a device's exp and tanh, and products in TF32 do not pass
+    it. float64 rounds 5e8 times finer, so 1e-9 is loose, and still tells of anything that was computed in float32.
+    Both lean on Adam's epsilon: with the usual 1e-8 an element whose gradient is all rounding moves by the sign of that rounding, and
+    the parameters of a faultless float32 run were seen 9e-3 from those in float64.
+    """
+    if tolerance is None:
+        tolerance = TOLERANCE[setup.dtype]
+    data = _draw(setup)
+    runs = [_Run(setup, data, place) for place in (left, right)]
+    worst = Outcome(1, "loss", 0.0, False)
+    for step, batch in enumerate(_batches(setup, data), start=1):
+        ours, theirs = (run.step(*batch) for run in runs)
+        for name, x in ours.items():
+            error = distance(x, theirs[name])
+            if not error <= tolerance:  # NaN parts too
+                return Outcome(step, name, error, True)
+            if error > worst.error:
+                worst = Outcome(step, name, error, False)
+    return worst
+
+
+def distance(x: np.ndarray, y: np.ndarray) -> float:
+    """max |x - y| as a share of the largest element of either; 0 where all are zero."""
+    largest = max(float(np.abs(x).max()), float(np.abs(y).max()))
+    with np.errstate(invalid="ignore"):  # infinities give NaN, which no tolerance lets pass
+        return float(np.abs(x - y).max()) / largest if largest else 0.0
+
+
+def _draw(setup: Setup) -> CaptionData:
+    """Two batches and a half of captions, every third of which has lost a word."""
+    data = draw_data(2 * setup.N + setup.N // 2, setup.D, setup.V, setup.seed, LENGTHS)
+    captions = data.split("train").captions
+    captions[::3, 2] = np.where(captions[::3, 3] == data.vocabulary.null, captions[::3, 2], data.vocabulary.null)
+    return data
+
+
+def _batches(setup: Setup, data: CaptionData) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """One for each step, made on the host."""
+    starts = range(0, len(data.split("train").captions), setup.N)
+    for step in range(setup.steps):
+        start = starts[step % len(starts)]
+        yield data.minibatch("train", np.arange(start, min(start + setup.N, starts.stop)))
+
+
+class _Keeping(CaptioningRNN):
+    """A captioner that keeps its latest gradients as they are before clipping."""
+
+    grads: Parameters
+
+    def loss(self, features: Any, captions: Array, workspace: New | None = None) -> tuple[Array, Parameters]:
+        loss, grads = super().loss(features, captions, workspace)
+        self.grads = grads.copy()
+        return loss, grads
+
+
+class _Run:
+    """One of the two."""
+
+    def __init__(self, setup: Setup, data: CaptionData, place: Place) -> None:
+        words, sizes = data.vocabulary.word_to_idx, (setup.D, setup.W, setup.H)
+        self._place = place
+        with place():
+            self._model = _Keeping(words, *sizes, setup.cell, setup.dtype, dropout=setup.dropout, seed=setup.seed)
+            self._solver = CaptioningSolver(
+                self._model,
+                data,
+                update_rule="adam",
+                optim_config={"learning_rate": setup.learning_rate, "epsilon": setup.epsilon},
+                batch_size=setup.N,
+                clip_norm=setup.clip,
+                seed=setup.seed,
+            )
+
+    def step(self, features: np.ndarray, captions: np.ndarray) -> dict[str, np.ndarray]:
+        """Take a step, and bring all it left to the host, in the order in which it was computed."""
+        with self._place():
+            found = {"loss": self._solver.step(features, captions)}
+            found |= {f"d{name}": self._model.grads[name] for name in BACKWARD}
+            found["norm"] = global_norm(self._model.grads.flat)
+            for moment in ("m", "v"):
+                found |= {f"{moment} of {name}": config[moment] for name, config in self._solver.optim_configs.items()}
+            found |= self._model.params
+            return {name: to_numpy(x) for name, x in found.items()}
