@@ -188,3 +188,13 @@ def test_top_level_cli_is_the_command_line() -> None:
     assert result.returncode == 0
     for name in main.commands:
         assert f"\n  {name} " in result.stdout
+
+
+def test_gpu_page_lists_every_difference_and_every_planted_mistake() -> None:
+    from planted import MISTAKES
+    from test_emulated_device import DIFFERENCES
+
+    for number, difference, _ in DIFFERENCES:
+        assert f"\n| {number} | {difference} | " in DOCS["gpu.md"], difference
+    table = DOCS["gpu.md"].split("\n## Planted mistakes\n")[1].split("\n## ")[0]
+    assert re.findall(r"^\| ([^|]+) \| `", table, re.MULTILINE) == [mistake.kind for mistake in MISTAKES]

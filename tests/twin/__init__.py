@@ -153,14 +153,14 @@ def _built(source: Path | str, real: str, flags: list[str]) -> Path:
     """The built file for this text, type and flags, made where the cache has none."""
     program = _program(source)
     headers = [(HERE / name).read_text(encoding="utf-8") for name in HEADERS]
-    command = [compiler(), *FLAGS, *flags, f"-DREAL={real}", f"-I{HERE}", "-x", "c++", "-"]
+    command = [compiler(), *FLAGS, *flags, f"-DREAL={real}", "-x", "c++", "-"]  # the headers count by their text
     key = hashlib.sha256("\0".join([program, *headers, *command, platform.machine(), _version()]).encode()).hexdigest()
     target = cache_folder() / f"{key[:32]}.bin"
     if target.exists() and target.with_suffix(".log").exists():
         return target
     handle, draft = tempfile.mkstemp(dir=target.parent)
     os.close(handle)
-    done = subprocess.run([*command, "-o", draft], input=program, capture_output=True, text=True, check=False)
+    done = subprocess.run([*command, f"-I{HERE}", "-o", draft], input=program, capture_output=True, text=True, check=False)
     if done.returncode:
         Path(draft).unlink()
         if "cannot find" in done.stderr and "tsan" in done.stderr:

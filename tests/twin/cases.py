@@ -11,7 +11,7 @@ import numpy as np
 import twin
 from twin import KERNELS, REALS, THREADS
 
-BAND = 64  # elements before and behind each array
+BAND = 256  # elements before and behind each array: as far as the threads of a block reach that have no guard
 
 
 class Case(NamedTuple):
