@@ -109,7 +109,9 @@ def send(packed: PackedCaptions, like: Array, order: np.ndarray) -> PackedCaptio
 
 
 def send_joined(parts: Sequence[np.ndarray], like: Array) -> list[Array]:
-    """Host arrays of one dtype as views of one array in the library of `like`: one transfer."""
+    """Host arrays of one dtype as views of one array on the device of `like`: one transfer. Where that is the host they stay as they are."""
+    if get_array_module(like) is np:
+        return list(parts)
     ends = np.cumsum([part.size for part in parts]).tolist()
     joined = asarray(np.concatenate([part.reshape(part.size) for part in parts]), like=like)
     return [joined[end - part.size : end].reshape(part.shape) for part, end in zip(parts, ends, strict=True)]
