@@ -8,7 +8,7 @@ Image = pytest.importorskip("PIL.Image")
 from xpcap.data.pictures.scenes import make_scene, paint  # noqa: E402 - after the skip
 from xpcap.encoders import HistogramEncoder, find_encoder  # noqa: E402
 from xpcap.encoders.fitting import fit  # noqa: E402
-from xpcap.encoders.histogram import COLOURS, DIRECTIONS, SIDE, TURNS, _colours  # noqa: E402
+from xpcap.encoders.histogram import COLOURS, DIRECTIONS, SIDE, TURNS, _colours, _thirds  # noqa: E402
 from xpcap.errors import DataError  # noqa: E402
 
 ENCODER = HistogramEncoder()
@@ -16,13 +16,14 @@ WHITE, RED, BLUE = 2, 3, 8  # places among the eleven colours
 
 
 def parts(feature: np.ndarray) -> list[np.ndarray]:
-    """Area, edges and turns of the whole picture, then those of its nine cells."""
+    """Area, edges and turns of the whole picture, then those of nine cells, then the place of what is drawn, in nine cells of the sheet."""
     found, at = [], 0
     for cells in (1, 9):
         for size in (1, DIRECTIONS, TURNS):
             found.append(feature[at : at + cells * COLOURS * size].reshape(cells, COLOURS, size))
             at += cells * COLOURS * size
-    assert at == len(feature)
+    found.append(feature[at : at + 9])
+    assert at + 9 + 2 == len(feature)
     return found
 
 
@@ -34,24 +35,46 @@ def drawing(colour: tuple[int, int, int] = (210, 35, 40), box: tuple[int, int, i
 
 
 def test_areas_are_the_square_roots_of_shares() -> None:
-    area, _, _, cells, _, _ = parts(ENCODER.encode([drawing()])[0])
+    area, _, _, cells, *_ = parts(ENCODER.encode([drawing()])[0])
     assert area[0, RED, 0] == pytest.approx(np.sqrt(256 / SIDE**2), rel=1e-5)
     assert area[0, WHITE, 0] == pytest.approx(np.sqrt(1 - 256 / SIDE**2), rel=1e-5)
     assert (area[0, :, 0] > 0).sum() == 2
-    assert cells[3, RED, 0] == pytest.approx(np.sqrt(256 / (SIDE / 3) ** 2), rel=1e-4)  # middle row, left column; borders fade pixel by pixel
-    assert (cells[:, RED, 0] > 0).sum() == 1
+    np.testing.assert_allclose((cells[:, RED, 0] ** 2).mean(), 256 / 18**2, rtol=1e-5)  # a pixel of paper all around belongs to the grid
+    assert cells[4, RED, 0] == pytest.approx(1, rel=1e-5)
+
+
+def two_squares(top: int, left: int) -> np.ndarray:
+    """A red square and, forty pixels to its right, a blue one."""
+    picture = drawing(box=(top, left, top + 16, left + 16))
+    picture[top : top + 16, left + 56 : left + 72] = (35, 85, 205)
+    return picture
+
+
+def test_the_grid_lies_over_what_is_drawn_wherever_that_is() -> None:
+    one, other = (parts(ENCODER.encode([two_squares(*corner)])[0]) for corner in ((8, 12), (88, 40)))
+    for layer in range(6):
+        np.testing.assert_allclose(one[layer], other[layer], atol=1e-6)
+    for colour, column in ((RED, 0), (BLUE, 2)):
+        assert np.flatnonzero(one[3][:, colour, 0]).tolist() == [column, column + 3, column + 6]
+    assert one[6].argmax() == 1  # at the top
+    assert other[6].argmax() == 7
+
+
+@pytest.mark.parametrize("place", range(9))
+def test_the_place_on_the_sheet_is_told(place: int) -> None:
+    top, left = (round((k + 0.5) * SIDE / 3) - 8 for k in divmod(place, 3))
+    np.testing.assert_allclose(parts(ENCODER.encode([drawing(box=(top, left, top + 16, left + 16))])[0])[6], np.eye(9)[place], atol=1e-6)
 
 
 def test_cells_fade_into_each_other() -> None:
-    """What moves across a border between cells leaves the one as it enters the other; in the middle of it, it is half in each."""
-    border = round(SIDE / 3)
-    shares = [parts(ENCODER.encode([drawing(box=(56, left, 72, left + 2))])[0])[3][3:5, RED, 0] ** 2 for left in range(border - 20, border + 19)]
-    np.testing.assert_allclose(np.sum(shares, axis=1), 32 / (SIDE / 3) ** 2, rtol=0.01)
-    first = [one for one, _ in shares]
-    assert first == sorted(first, reverse=True)
-    assert first[0] > 0
-    assert first[-1] == 0
-    assert first[19] == pytest.approx(shares[19][1], rel=0.1)
+    """What moves across a border between thirds leaves the one as it enters the other; on the border it is half in each."""
+    shares = _thirds(np.linspace(10, 70, 61), 10, 70)
+    np.testing.assert_allclose(shares.sum(axis=1), 1, rtol=1e-6)
+    np.testing.assert_allclose(
+        shares[[0, 15, 20, 25, 30, 40, 45, 60]].tolist(),
+        np.array([[1, 0, 0], [1, 0, 0], [0.5, 0.5, 0], [0, 1, 0], [0, 1, 0], [0, 0.5, 0.5], [0, 0, 1], [0, 0, 1]]),
+        atol=1e-6,
+    )
 
 
 @pytest.mark.parametrize("size", [(600, 600), (600, 800), (1080, 1920), (1920, 1080), (90, 160)])
@@ -61,9 +84,11 @@ def test_a_thing_looks_the_same_on_every_sheet(size: tuple[int, int]) -> None:
     rows, columns = np.mgrid[:height, :width]
     sheet = np.full((height, width, 3), 255, np.uint8)
     sheet[np.hypot(rows - height / 2, columns - width / 2) < np.sqrt(height * width / 30 / np.pi)] = (210, 35, 40)
-    area, edges, _, cells, _, _ = parts(ENCODER.encode([sheet])[0])
+    area, edges, _, cells, _, _, place = parts(ENCODER.encode([sheet])[0])
     assert area[0, RED, 0] ** 2 == pytest.approx(1 / 30, rel=0.03)
-    assert cells[4, RED, 0] ** 2 == pytest.approx(9 / 30, rel=0.1)  # all of it in the middle of the sheet
+    radius = SIDE / np.sqrt(30 * np.pi)
+    assert (cells[:, RED, 0] ** 2).mean() == pytest.approx(SIDE**2 / 30 / (2 * radius + 3) ** 2, rel=0.06)  # a pixel more on each side
+    np.testing.assert_allclose(place, np.eye(9)[4], atol=1e-6)
     right, up, left, down = (np.roll(edges[0, RED], 1 - k)[:3].sum() for k in (0, 3, 6, 9))  # each with its two neighbours
     np.testing.assert_allclose(np.array([right, up, left, down]) / edges[0, RED].sum(), 1 / 4, atol=0.03)
 
@@ -79,12 +104,12 @@ def test_colours_of_drawing_programs_have_the_names_that_people_give_them(colour
 
 
 def test_edges_of_an_upright_square_face_four_ways_and_turn_by_right_angles() -> None:
-    _, edges, turns, _, cells, _ = parts(ENCODER.encode([drawing()])[0])
+    _, edges, turns, _, cells, *_ = parts(ENCODER.encode([drawing()])[0])
     red = edges[0, RED]
     assert np.flatnonzero(red > 0.1 * red.max()).tolist() == [0, 3, 6, 9]  # 0, 90, 180 and 270 degrees; corners are a little of all
     np.testing.assert_allclose(red[[0, 3, 6, 9]], red[0], rtol=1e-5)
     assert turns[0, RED].argmax() == 2  # 90 degrees
-    assert np.flatnonzero(cells[:, RED].any(axis=1)).tolist() == [3]
+    assert [cells[cell, RED].argmax() for cell in (3, 1, 5, 7)] == [0, 3, 6, 9]  # its left, upper, right and lower side
 
 
 def test_every_colour_belongs_to_names_in_parts() -> None:
@@ -153,7 +178,7 @@ def test_what_is_no_picture_is_refused(wrong: object) -> None:
 
 
 def test_encoders_are_found_by_name() -> None:
-    assert find_encoder("histogram").dim == ENCODER.dim == 2090
+    assert find_encoder("histogram").dim == ENCODER.dim == 2101
     with pytest.raises(DataError, match="did you mean 'histogram'"):
         find_encoder("histograms")
-    assert ENCODER.encode([]).shape == (0, 2090)
+    assert ENCODER.encode([]).shape == (0, 2101)

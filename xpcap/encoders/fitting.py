@@ -41,10 +41,15 @@ def fit(picture: np.ndarray, side: int) -> np.ndarray:
     scaled = np.asarray(Image.fromarray(picture).resize(inner[::-1], Image.Resampling.BOX if scale < 1 else Image.Resampling.BICUBIC))
     if inner == sheet:
         return scaled
-    border = np.concatenate((scaled[0], scaled[-1], scaled[:, 0], scaled[:, -1]))
-    colours, counts = np.unique(border, axis=0, return_counts=True)
     padded = np.empty((*sheet, 3), np.uint8)
-    padded[:] = colours[counts.argmax()]
+    padded[:] = border_colour(scaled)
     top, left = (sheet[0] - inner[0]) // 2, (sheet[1] - inner[1]) // 2
     padded[top : top + inner[0], left : left + inner[1]] = scaled
     return padded
+
+
+def border_colour(picture: np.ndarray) -> np.ndarray:
+    """The colour (3,) that is commonest along the border of a picture."""
+    border = np.concatenate((picture[0], picture[-1], picture[:, 0], picture[:, -1]))
+    _, first, counts = np.unique(border @ np.array([65536, 256, 1]), return_index=True, return_counts=True)
+    return border[first[counts.argmax()]]

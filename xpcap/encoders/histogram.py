@@ -5,7 +5,7 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from xpcap.encoders.fitting import fit
+from xpcap.encoders.fitting import border_colour, fit
 
 SIDE = 128  # pixels; pictures are fitted to the area of a square of it
 HUES = (0, 33, 54, 125, 165, 222, 285, 335, 360)  # degrees: red, orange, yellow, green, cyan, blue, purple, pink, and red again
@@ -13,21 +13,25 @@ COLOURS = 3 + len(HUES) - 1  # black, grey, white, then the hues
 DIRECTIONS = 12  # of an edge, from 0 to 330 degrees
 TURNS = DIRECTIONS // 2  # between two edges, from 30 to 180 degrees
 TURNED = (np.arange(DIRECTIONS) - np.arange(1, TURNS + 1)[:, None]) % DIRECTIONS  # (6, 12), the direction that each turns to
-GRIDS = (1, 3)  # cells across and down, of each layer of the pyramid
-BLOCK = 5  # pixels; edges in neighbouring blocks make corners
+CELLS = 9  # of a 3 x 3 grid over what is drawn
+BLOCK = 4  # pixels; edges in neighbouring blocks make corners
 BLUR = 0.5  # of the borders between cells, in cells
 BITS = 6  # of a colour channel that count
+PAPER = 40  # levels of a channel that paper may differ from the colour of the border
 FAINT = 0.05  # edges below this are noise
 FEW = 20.0  # edge strength that counts as half an outline
+Box = tuple[tuple[int, int], tuple[int, int]]  # rows, then columns, from and to
 
 
 class HistogramEncoder:
     """What colours lie where, which way their edges face, and how sharply their outlines turn.
 
     A picture is scaled to the area of 128 x 128 pixels. Each pixel belongs, in parts, to eleven colours (black, grey, white, eight hues).
-    For the whole picture and each cell of a 3 x 3 grid, whose cells fade into each other, and for each colour: the square root of its share
-    of the pixels; the shares that twelve directions have in its edges; and how often edges that differ by 30, 60, ... 180 degrees lie side
-    by side, per edge. Shares, so that a small triangle looks like a large one.
+    For the whole picture and each cell of a 3 x 3 grid, and for each colour: the square root of its share of the pixels; the shares that
+    twelve directions have in its edges; and how often edges that differ by 30, 60, ... 180 degrees lie side by side, per edge. Shares, so
+    that a small triangle looks like a large one. The grid lies over all that differs from the paper, the colour commonest along the border,
+    so that things are in the same cells wherever on the sheet they lie; its cells fade into each other. Last come where on the sheet the
+    middle of the grid is, as shares of nine places, and how far it spans down and across.
 
     Notes
     -----
@@ -36,16 +40,16 @@ class HistogramEncoder:
     """
 
     name = "histogram"
-    dim = sum(grid**2 for grid in GRIDS) * COLOURS * (1 + DIRECTIONS + TURNS)
+    dim = (1 + CELLS) * COLOURS * (1 + DIRECTIONS + TURNS) + CELLS + 2
 
     def encode(self, pictures: Iterable[np.ndarray]) -> np.ndarray:
-        """Pictures, each (height, width, 3) uint8 of any size, to features (n, 2090), float32. They are taken one after the other.
+        """Pictures, each (height, width, 3) uint8 of any size, to features (n, 2101), float32. They are taken one after the other.
 
         Raises
         ------
         ValueError : an array that is no such picture.
         """
-        return np.fromiter((_encode_one(_codes(fit(picture, SIDE))) for picture in pictures), np.dtype((np.float32, self.dim)))
+        return np.fromiter((_encode_one(fit(picture, SIDE)) for picture in pictures), np.dtype((np.float32, self.dim)))
 
 
 def _codes(picture: np.ndarray) -> np.ndarray:
@@ -77,33 +81,54 @@ def _colours() -> np.ndarray:
     return np.concatenate((plain, hues), axis=1).astype(np.float32)
 
 
-def _encode_one(codes: np.ndarray) -> np.ndarray:
-    table = _colours()
-    rows, columns = (_shares(pixels, 1) for pixels in codes.shape)
+def _encode_one(picture: np.ndarray) -> np.ndarray:
+    table, codes, paper = _colours(), _codes(picture), border_colour(picture)
+    box = _drawn(picture, paper)
+    (top, bottom), (left, right) = box
     # np.take is several times faster than indexing
-    colours = np.take(table, codes.ravel(), axis=0).reshape(*codes.shape, COLOURS)
-    area = (rows.T @ colours.reshape(len(codes), -1)).reshape(GRIDS[-1], -1, COLOURS)  # (3, width, 11)
-    area = (columns.T @ area).reshape(-1, COLOURS)
-    whole = area.sum(axis=0, keepdims=True) / codes.size
-    area /= (rows.sum(axis=0)[:, None] * columns.sum(axis=0)).reshape(-1, 1)
-    edges, turns = _outlines(codes, table)
+    inside = np.take(table, codes[top:bottom, left:right].ravel(), axis=0).reshape(bottom - top, right - left, COLOURS)
+    rows, columns = (_thirds(np.arange(start, stop) + 0.5, start, stop) for start, stop in box)
+    area = (columns.T @ (rows.T @ inside.reshape(bottom - top, -1)).reshape(3, -1, COLOURS)).reshape(-1, COLOURS)
+    pixels = len(rows) * len(columns)
+    whole = (area.sum(axis=0) + (codes.size - pixels) * table[_codes(paper)])[None] / codes.size  # all around is paper
+    area *= CELLS / pixels
+    edges, turns = _outlines(codes, table, box)
     layers = []
     for shares, e, t in ((whole, edges.sum(axis=0, keepdims=True), turns.sum(axis=0, keepdims=True)), (area, edges, turns)):
         strength = e.sum(axis=-1, keepdims=True) + FEW
         layers += [np.sqrt(np.maximum(shares, 0)), e / strength, t / (4 * strength)]  # each edge is in four windows
+    layers.append(_place(box, codes.shape))
     return np.concatenate([layer.ravel() for layer in layers]).astype(np.float32)
 
 
-@functools.cache
-def _shares(pixels: int, step: int) -> np.ndarray:
-    """How far each `step` pixels along a side of so many belong to each third of it: (steps, 3), rows of sum 1."""
-    third = (np.arange(-(-pixels // step)) + 0.5) * step * 3 / pixels  # thirds have their centres at 0.5, 1.5 and 2.5
+def _drawn(picture: np.ndarray, paper: np.ndarray) -> Box:
+    """The rows and the columns, from and to, that hold all that differs from the colour of the paper."""
+    low, high = (np.clip(paper.astype(np.int16) + step, 0, 255).astype(np.uint8) for step in (-PAPER, PAPER))
+    differs = (picture < low) | (picture > high)
+    drawn = differs[..., 0] | differs[..., 1] | differs[..., 2]
+    box = []
+    for axis, pixels in ((1, len(picture)), (0, len(picture[0]))):
+        at = np.flatnonzero(drawn.any(axis=axis))
+        box.append((max(int(at[0]) - 1, 0), min(int(at[-1]) + 2, pixels)) if len(at) else (0, pixels))
+    return box[0], box[1]
+
+
+def _place(box: Box, shape: tuple[int, ...]) -> np.ndarray:
+    """Where on the sheet the middle of what is drawn lies, as shares of nine cells, and how much of the sheet it spans down and across."""
+    down, across = (_thirds(np.array([(start + stop) / 2]), 0, pixels)[0] for (start, stop), pixels in zip(box, shape, strict=True))
+    spans = [(stop - start) / np.sqrt(shape[0] * shape[1]) for start, stop in box]
+    return np.concatenate((np.outer(down, across).ravel(), spans))
+
+
+def _thirds(at: np.ndarray, start: int, stop: int) -> np.ndarray:
+    """How far places belong to each third of what lies between start and stop: (n, 3), rows of sum 1."""
+    third = (at - start) * (3 / (stop - start))  # thirds have their centres at 0.5, 1.5 and 2.5
     first = np.clip((1 + BLUR / 2 - third) / BLUR, 0, 1)
     last = np.clip((third - 2 + BLUR / 2) / BLUR, 0, 1)
     return np.stack((first, 1 - first - last, last), axis=1).astype(np.float32)
 
 
-def _outlines(codes: np.ndarray, table: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _outlines(codes: np.ndarray, table: np.ndarray, box: Box) -> tuple[np.ndarray, np.ndarray]:
     """Edge strength of each colour in each cell by direction (9, 11, 12), and by turns to other edges nearby (9, 11, 6)."""
     left, right, up, down = (x.ravel() for x in (codes[1:-1, :-2], codes[1:-1, 2:], codes[:-2, 1:-1], codes[2:, 1:-1]))
     at = np.flatnonzero((left != right) | (up != down))  # where anything changes at all: a small part of a drawing
@@ -116,13 +141,10 @@ def _outlines(codes: np.ndarray, table: np.ndarray) -> tuple[np.ndarray, np.ndar
     direction = angle.astype(np.int64)
     late = strength * (angle - direction)  # shared between the two nearest directions
     direction %= DIRECTIONS
-    height, width = codes.shape
-    row, column = (1 + k for k in np.divmod(at[pixel], width - 2))
-    row, column = row // BLOCK, column // BLOCK
-    shares = _shares(height, BLOCK), _shares(width, BLOCK)
-    across = len(shares[1])
+    row, column = (1 + k for k in np.divmod(at[pixel], codes.shape[1] - 2))
+    across = codes.shape[1] // BLOCK + 1
 
-    def gather(row: np.ndarray, column: np.ndarray, repeats: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def gather(row: np.ndarray, column: np.ndarray, size: int, repeats: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Direction histograms of the blocks and colours that have any (K, 12), their shares in the nine cells (K, 9), and colours (K,)."""
         key = (row * across + column) * COLOURS + np.tile(colour, repeats)
         used, slot = np.unique(key, return_inverse=True)
@@ -131,17 +153,18 @@ def _outlines(codes: np.ndarray, table: np.ndarray) -> tuple[np.ndarray, np.ndar
         weights = np.concatenate((np.tile(strength - late, repeats), np.tile(late, repeats)))
         histograms = np.bincount(bins, weights, len(used) * DIRECTIONS).reshape(-1, DIRECTIONS)
         block, of = np.divmod(used, COLOURS)
-        cells = shares[0][block // across][:, :, None] * shares[1][block % across][:, None, :]
-        return histograms, cells.reshape(-1, GRIDS[-1] ** 2), of
+        places = ((k * BLOCK + size * BLOCK / 2) for k in np.divmod(block, across))
+        down, along = (_thirds(place, *span) for place, span in zip(places, box, strict=True))
+        return histograms, (down[:, :, None] * along[:, None, :]).reshape(-1, CELLS), of
 
     def collect(histograms: np.ndarray, cells: np.ndarray, of: np.ndarray) -> np.ndarray:
         places = cells[:, :, None] * (of[:, None] == np.arange(COLOURS))[:, None, :]  # (K, 9, 11)
-        return (places.reshape(len(of), GRIDS[-1] ** 2 * COLOURS).T @ histograms).reshape(-1, COLOURS, histograms.shape[1])
+        return (places.reshape(len(of), CELLS * COLOURS).T @ histograms).reshape(-1, COLOURS, histograms.shape[1])
 
-    edges = collect(*gather(row, column, 1))
+    edges = collect(*gather(row // BLOCK, column // BLOCK, 1, 1))
     # windows of 2 x 2 blocks, so that a corner on a border between blocks counts as well
-    rows = np.concatenate([np.maximum(row - k, 0) for k in (0, 0, 1, 1)])
-    columns = np.concatenate([np.maximum(column - k, 0) for k in (0, 1, 0, 1)])
-    histograms, cells, of = gather(rows, columns, 4)
+    rows = np.concatenate([np.maximum(row // BLOCK - k, 0) for k in (0, 0, 1, 1)])
+    columns = np.concatenate([np.maximum(column // BLOCK - k, 0) for k in (0, 1, 0, 1)])
+    histograms, cells, of = gather(rows, columns, 2, 4)
     roots = np.sqrt(histograms)
     return edges, collect(np.einsum("kd,ktd->kt", roots, roots[:, TURNED]), cells, of)

@@ -25,7 +25,7 @@ class TrainOptions:
     seed: int = 0
 
 
-# Eighteen thousand scenes want few passes and no dropout. Their features keep their scale: standardising would blow up the rare ones,
+# Fifteen thousand scenes want few passes and no dropout. Their features keep their scale: standardising would blow up the rare ones,
 # and a captioner that learns by heart from those does not carry over to combinations it has not seen.
 GENERATED = TrainOptions(hidden=256, wordvec=128, epochs=4, batch_size=32, lr=2e-3, lr_decay=0.5, dropout=0.0, feature_scaling="none")
 

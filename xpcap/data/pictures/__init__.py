@@ -27,7 +27,7 @@ BEST_PROTOCOL = (
 )
 
 
-def generate(seed: int = 0, train: int = 18000, val: int = 500) -> CaptionData:
+def generate(seed: int = 0, train: int = 15000, val: int = 500) -> CaptionData:
     """Generated pictures as CaptionData, features by HistogramEncoder.
 
     Parameters
