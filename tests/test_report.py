@@ -181,7 +181,7 @@ def test_flat_pictures_are_kept_to_the_pixel_and_photographs_made_small(tmp_path
     cards = [Card("s", scene(), SAID), Card("p", photo(0), SAID), Card("q", photo(0, 96, 96), SAID)]
     write_page(tmp_path / "p.html", "t", galleries=[Gallery("g", "", cards)])
     flat, large, small = Page(tmp_path / "p.html").all("img")
-    assert (flat["src"][:15], flat["width"], flat["class"]) == ("data:image/png;", "192", "flat")
+    assert (flat["src"][:15], flat["width"], flat["class"]) == ("data:image/png;", "256", "flat")
     with Image.open(io.BytesIO(base64.b64decode(flat["src"].split(",")[1]))) as image:
         np.testing.assert_array_equal(np.asarray(image), scene())
     assert (large["src"][:16], large["width"], large["height"]) == ("data:image/jpeg;", "320", "240")

@@ -15,7 +15,7 @@ from xpcap.report.curves import DARK, LIGHT, PIXELS, loss_curve, perplexity_curv
 
 FLAT = 128  # pixels: a picture no larger, of at most COLOURS colours, is kept as it is and shown enlarged
 COLOURS = 256
-ENLARGED = 240  # pixels that a flat picture fills at most, by a whole factor
+ENLARGED = 256  # pixels that a flat picture fills at most, by a whole factor
 LONGEST = 320  # pixels of any other picture's long side
 QUALITY = 80  # of JPEG
 ROUNDING = 1e-3  # how far beyond 0 and 1 a probability may lie
