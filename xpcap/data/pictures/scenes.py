@@ -28,7 +28,7 @@ ASTRAY = 6.0  # pixels that a thing may be off its line
 SMALL, LARGE, LARGE_ALONE = (7.5, 10.0), (13.0, 15.0), (14.5, 37.0)  # radius in pixels
 GROUP = 4  # kinds of a group, no two of which meet in training
 ALIKE = 0.1  # share of scenes of two or three things where two are of a kind
-LINED = 0.2  # share of scenes whose things have a dark line around them
+LINED = 0.3  # share of scenes whose things have a dark line around them
 SPLITS = ("train", "val")
 SMOOTH = 3  # pixels painted for each one kept, along each side
 
@@ -124,7 +124,9 @@ def _arrange(count: int, rng: np.random.Generator) -> tuple[str, list[tuple[floa
     first, across = rng.uniform(LINES[0], LINES[2] - span) if span < LINES[2] - LINES[0] else LINES[0], rng.uniform(LINES[0], LINES[2])
     if arrangement == "pyramid":
         top = SIDE / 2 + rng.uniform(-ASTRAY, ASTRAY)
-        centres = [(top, LINES[0]), (top - gaps[0], LINES[2]), (top + gaps[1], LINES[2])]
+        height = rng.uniform(APART[2][0], LINES[2] - LINES[0])
+        low = rng.uniform(LINES[0] + height, LINES[2])
+        centres = [(top, low - height), (top - gaps[0], low), (top + gaps[1], low)]
         return arrangement, [(x, y + dy) for (x, y), (_, dy) in zip(centres, off, strict=True)]
     along = [first, first + gaps[0], first + span][:count]
     lines = [(at, across + astray) for at, astray in zip(along, off[:, 0], strict=True)]
