@@ -122,7 +122,7 @@ def test_every_option_of_train_changes_what_is_trained(tmp_path: Path) -> None:
         return (tmp_path / name / "last.safetensors").read_bytes()
 
     changes = {
-        "--cell": "rnn", "--hidden": 15, "--wordvec": 7, "--epochs": 1, "--batch-size": 50, "--lr": 1e-3, "--lr-decay": 0.5, "--clip": 1,
+        "--cell": "rnn", "--hidden": 15, "--wordvec": 7, "--epochs": 1, "--batch-size": 50, "--lr": 1e-3, "--lr-decay": 0.9, "--clip": 1,
         "--dropout": 0.1, "--feature-scaling": "standardize", "--seed": 1,
     }  # fmt: skip
     options = {param.opts[-1] for param in main.commands["train"].params if param.opts[-1].startswith("--")}
