@@ -34,7 +34,7 @@ class Lib:
 
     def __init__(self, name: str) -> None:
         self.name = name
-        self.xp: ModuleType = np if name != "cupy" else __import__("cupy")
+        self.xp: ModuleType = np if name in ("numpy", "readonly") else __import__("cupy")
 
     def __call__(self, *arrays: np.ndarray) -> Any:
         """Host arrays as arrays of this library; read-only where that is what the test is about."""
@@ -45,10 +45,12 @@ class Lib:
         return moved[0] if len(moved) == 1 else moved
 
 
-@pytest.fixture(params=["numpy", "readonly", pytest.param("cupy", marks=pytest.mark.gpu)])
+@pytest.fixture(params=["numpy", "readonly", "emulated", pytest.param("cupy", marks=pytest.mark.gpu)])
 def lib(request: pytest.FixtureRequest) -> Any:
-    """NumPy, NumPy with read-only inputs, and CuPy (marker gpu); that backend is in force meanwhile."""
-    with xpcap.use_backend("cupy" if request.param == "cupy" else "numpy"):
+    """NumPy, NumPy with read-only inputs, the emulated device, and CuPy (marker gpu); that backend is in force meanwhile."""
+    if request.param == "emulated":
+        request.getfixturevalue("device")
+    with xpcap.use_backend("cupy" if request.param in ("emulated", "cupy") else "numpy"):
         yield Lib(request.param)
 
 
