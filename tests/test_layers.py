@@ -340,3 +340,12 @@ def test_mixed_libraries_are_a_type_error(case: Case, rng: np.random.Generator) 
 def test_rel_error_is_the_courses() -> None:
     assert rel_error(np.array([1.0, 0.0]), np.array([1.1, 1e-9])) == pytest.approx(0.1)
     assert rel_error(np.array([1.0]), np.array([3.0])) == 0.5
+
+
+def test_ids_of_a_narrow_type_find_every_row_of_the_table(lib: Any) -> None:
+    """One more than the largest id does not fit such a type."""
+    x = np.array([[0, 255, 255]], np.uint8)
+    _, cache = layers.word_embedding_forward(*lib(x, np.zeros((256, 2))))
+    dW = to_numpy(layers.word_embedding_backward(lib(np.ones((1, 3, 2))), cache))
+    assert dW.sum(axis=1).nonzero()[0].tolist() == [0, 255]
+    assert dW[255].tolist() == [2, 2]

@@ -138,9 +138,10 @@ class Segments(NamedTuple):
 def segments(ids: Array, count: int) -> Segments:
     """Group rows by ids (R,), each in 0..count-1. Reads nothing back from a device."""
     xp = get_array_module(ids)
+    ids = ids.astype(xp.int32)  # `count` itself need not fit a narrower type
     order = xp.argsort(ids, kind="stable")
-    starts = xp.searchsorted(ids[order], xp.arange(count + 1, dtype=ids.dtype))
-    return Segments(ids.astype(xp.int32), order.astype(xp.int32), starts.astype(xp.int32))
+    starts = xp.searchsorted(ids[order], xp.arange(count + 1, dtype=xp.int32))
+    return Segments(ids, order.astype(xp.int32), starts.astype(xp.int32))
 
 
 def segment_sum(rows: Array, groups: Segments, out: Array | None = None) -> Array:
@@ -165,7 +166,7 @@ def drop(x: Array, mask: Array, keep: float) -> Array:
 
 
 def global_norm(x: Array) -> Array:
-    """Euclidean norm of x (n,), 0-d, of x's dtype. Squares are added in double: float32 would lose four digits over millions of them."""
+    """Euclidean norm of x (n,), 0-d, of x's dtype. Squares are added in double: over millions of them float32 would lose two digits or three."""
     if fast := kernels.find("global_norm", x):
         return fast(x)
     xp = get_array_module(x)

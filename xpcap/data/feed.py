@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from xpcap.backend import Array, asarray, free_memory
+from xpcap.backend import Array, asarray, free_memory, get_array_module
 from xpcap.data.dataset import CaptionData, Split
 from xpcap.models.packing import FeatureRows
 
@@ -52,5 +52,8 @@ class Feed:
         free = free_memory(self._like)
         if free is None or m * D * self._like.dtype.itemsize > SHARE * free:
             return None
-        chunks = [self._data.features(name, np.arange(start, min(start + CHUNK, m))) for start in range(0, m, CHUNK)]
-        return asarray(np.concatenate(chunks), dtype=self._like.dtype, like=self._like)
+        table = get_array_module(self._like).empty((m, D), self._like.dtype)
+        for start in range(0, m, CHUNK):
+            rows = np.arange(start, min(start + CHUNK, m))
+            table[start : start + CHUNK] = asarray(self._data.features(name, rows), dtype=self._like.dtype, like=self._like)
+        return table
