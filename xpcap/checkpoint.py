@@ -64,8 +64,8 @@ def save_parameters(path: Path, params: Mapping[str, Array], scaling: FeatureSca
     tensors = {name: np.ascontiguousarray(to_numpy(x)) for name, x in params.items()}
     if scaling.mean is not None and scaling.scale is not None:
         tensors |= {_MEAN: scaling.mean, _SCALE: scaling.scale}
-    with atomic(path) as temporary:
-        temporary.write_bytes(save(tensors, {"xpcap": json.dumps(dict(meta), sort_keys=True)}))
+    with atomic(path) as file:
+        file.write(save(tensors, {"xpcap": json.dumps(dict(meta), sort_keys=True)}))
 
 
 def load_parameters(path: Path) -> tuple[dict[str, np.ndarray], FeatureScaling, dict[str, Any]]:

@@ -34,7 +34,7 @@ def write_dataset(path: str | Path, data: CaptionData) -> None:
     _check_names(data)
     about = json.dumps({"format": FORMAT, "source": dict(data.source), "stamp": stamp_of(data)}, sort_keys=True)
     # h5py gets an open file rather than a name: on a full disk that is an OSError, where its own files end in a crash
-    with atomic(path) as temporary, temporary.open("w+b") as stream, h5py.File(stream, "w") as file:
+    with atomic(path) as stream, h5py.File(stream, "w") as file:
         file.attrs["xpcap"] = about
         file.create_dataset("vocab", data=data.vocabulary.idx_to_word, dtype=h5py.string_dtype())
         for name, split in data.splits.items():

@@ -40,8 +40,8 @@ def draw_captions(path: Path, pictures: Sequence[np.ndarray], captions: Sequence
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph .* missing from font")  # such a sign becomes a box; there is nothing to mend
         figure = _draw(pictures, captions, references, columns)
-        with atomic(path) as temporary:
-            figure.savefig(temporary, format="png", dpi=DPI, metadata={"Software": None})
+        with atomic(path) as file:
+            figure.savefig(file, format="png", dpi=DPI, metadata={"Software": None})
 
 
 def _draw(pictures: Sequence[np.ndarray], captions: Sequence[str], references: Sequence[str], columns: int) -> Any:

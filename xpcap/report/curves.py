@@ -34,8 +34,8 @@ def draw_loss(path: Path, history: Sequence[Mapping[str, Any]]) -> None:
     OSError : the place cannot be written to.
     """
     png = loss_curve(history)
-    with atomic(path) as temporary:
-        temporary.write_bytes(png)
+    with atomic(path) as file:
+        file.write(png)
 
 
 def loss_curve(history: Sequence[Mapping[str, Any]], dark: bool = False) -> bytes:

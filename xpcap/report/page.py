@@ -103,8 +103,8 @@ def write_page(
         light=LIGHT,
         dark=DARK,
     )
-    with atomic(path) as temporary:
-        temporary.write_bytes(page.encode("utf-8", "replace"))  # names of files may hold bytes that are no text
+    with atomic(path) as file:
+        file.write(page.encode("utf-8", "replace"))  # names of files may hold bytes that are no text
 
 
 def _template() -> Any:
