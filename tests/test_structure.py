@@ -8,12 +8,12 @@ from pathlib import Path
 PACKAGE = Path(__file__).parent.parent / "xpcap"
 LEVELS = [
     {"errors", "files", "progress"},
-    {"backend"},
+    {"backend", "tensors"},
     {"kernels", "workspace"},
     {"ops"},
     {"layers"},
     {"models", "optim", "record"},
-    {"gradcheck", "metrics", "encoders"},
+    {"gradcheck", "metrics", "encoders", "health", "state"},
     {"data"},
     {"sampling", "checkpoint", "report"},
     {"solver"},

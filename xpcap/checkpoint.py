@@ -1,8 +1,9 @@
 """Run folders: what a training run leaves behind, written in whole files, readable on either device and without pickle."""
 
+import contextlib
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,13 +13,16 @@ from xpcap.backend import Array, to_numpy
 from xpcap.data.scaling import KINDS, FeatureScaling
 from xpcap.data.vocabulary import Vocabulary
 from xpcap.errors import DataError
-from xpcap.files import atomic, write_text
+from xpcap.files import PART, read_text, write_text
 from xpcap.models.captioning_rnn import CELLS, CaptioningRNN, parameter_shapes
+from xpcap.state import TrainingState, from_tensors, to_tensors
+from xpcap.tensors import check_format, read_tensors, write_tensors
 
 FORMAT = 1
 CONFIG, VOCAB, HISTORY, TIMES = "config.json", "vocab.json", "history.jsonl", "times.jsonl"
-BEST, LAST = "best.safetensors", "last.safetensors"
+BEST, LAST, LOCK = "best.safetensors", "last.safetensors", ".lock"
 LARGEST = 10**6  # of any size in a config: what is larger is a mistake or a trap
+MOST_CONFIG, MOST_VOCAB = 2**20, 16 * 2**20  # bytes
 _MEAN, _SCALE = "feature_scaling.mean", "feature_scaling.scale"
 
 
@@ -33,22 +37,67 @@ class Run(NamedTuple):
     meta: dict[str, Any]
 
 
+class Saved(NamedTuple):
+    """What last.safetensors holds: where training stood, and what belongs to the run as a whole."""
+
+    state: TrainingState
+    scaling: FeatureScaling
+    vocabulary: str  # its digest
+
+
 def check_free(path: Path) -> None:
     """DataError : there is something at `path` already."""
     if path.exists() or path.is_symlink():
-        raise DataError(f"train: {path} exists, and a run is not overwritten; choose another --out, or remove it")
+        raise DataError(
+            f"train: {path} exists, and a run is not overwritten; choose another --out, go on with it by --resume where it is a run, or remove it"
+        )
 
 
-def create_run(path: Path, config: Mapping[str, Any], vocabulary: Vocabulary) -> None:
-    """Make a run folder with its config and vocabulary.
+def is_begun(path: Path) -> bool:
+    """Whether there is a run at `path` to go on with. A folder that a run was killed in before it had a config is a place to begin one.
 
     Raises
     ------
-    DataError : there is something at `path` already. OSError : the place cannot be written to.
+    DataError : there is something else at `path`.
     """
-    check_free(path)
-    path.mkdir(parents=True)
+    if (path / CONFIG).is_file():
+        return True
+    left = [file.name for file in path.iterdir()] if path.is_dir() else ["a file"] if path.exists() or path.is_symlink() else []
+    if strange := [name for name in left if name != LOCK and not name.endswith(PART)]:
+        raise DataError(f"train: {path} holds {strange[0]!r} and no {CONFIG}, expected a run to go on with, or a place to begin one; is --out right?")
+    return False
+
+
+@contextlib.contextmanager
+def lock(path: Path) -> Iterator[None]:
+    """Keep other trainers out of a run folder meanwhile. The lock is the operating system's, so it ends with the process, however that ends.
+
+    Raises
+    ------
+    DataError : another process has it. OSError : the file system has no locks, or the folder cannot be written to.
+    """
+    from filelock import FileLock, Timeout
+
+    held = FileLock(path / LOCK, timeout=0)
+    try:
+        held.acquire()
+    except Timeout:
+        raise DataError(f"train: {path} is being trained by another process, expected none; wait for it to end, or stop it first") from None
+    except NotImplementedError as error:
+        raise OSError(0, f"no file locks there ({error}); choose a local disk", str(path)) from error
+    try:
+        yield
+    finally:
+        held.release()
+
+
+def write_config(path: Path, config: Mapping[str, Any]) -> None:
+    """Write the config of a run folder."""
     write_text(path / CONFIG, json.dumps({"format": FORMAT, **config}, indent=2, sort_keys=True) + "\n")
+
+
+def write_vocabulary(path: Path, vocabulary: Vocabulary) -> None:
+    """Write the vocabulary of a run folder."""
     write_text(path / VOCAB, json.dumps(vocabulary.idx_to_word, ensure_ascii=False) + "\n")
 
 
@@ -57,15 +106,19 @@ def write_lines(path: Path, records: list[dict[str, Any]]) -> None:
     write_text(path, "".join(json.dumps(record, sort_keys=True) + "\n" for record in records))
 
 
-def save_parameters(path: Path, params: Mapping[str, Array], scaling: FeatureScaling, meta: Mapping[str, Any]) -> None:
-    """Write parameters and feature scaling as safetensors, with `meta` as sorted JSON under one key: equal runs give equal bytes."""
-    from safetensors.numpy import save
+def read_times(path: Path, epochs: int) -> list[dict[str, Any]]:
+    """The records of times.jsonl of the first `epochs` epochs. Clock times decide nothing: what cannot be read of them is left out."""
+    try:
+        lines = read_text(path / TIMES, MOST_VOCAB).splitlines()
+        records = [json.loads(line) for line in lines]
+    except (OSError, ValueError, RecursionError):
+        return []
+    return [record for record in records if isinstance(record, dict) and type(record.get("epoch")) is int and 1 <= record["epoch"] <= epochs]
 
-    tensors = {name: np.ascontiguousarray(to_numpy(x)) for name, x in params.items()}
-    if scaling.mean is not None and scaling.scale is not None:
-        tensors |= {_MEAN: scaling.mean, _SCALE: scaling.scale}
-    with atomic(path) as file:
-        file.write(save(tensors, {"xpcap": json.dumps(dict(meta), sort_keys=True)}))
+
+def save_parameters(path: Path, params: Mapping[str, Array], scaling: FeatureScaling, meta: Mapping[str, Any]) -> None:
+    """Write parameters and feature scaling, with `meta` beside them: equal runs give equal bytes."""
+    write_tensors(path, {**{name: to_numpy(x) for name, x in params.items()}, **_scaling_tensors(scaling)}, meta)
 
 
 def load_parameters(path: Path) -> tuple[dict[str, np.ndarray], FeatureScaling, dict[str, Any]]:
@@ -75,20 +128,54 @@ def load_parameters(path: Path) -> tuple[dict[str, np.ndarray], FeatureScaling, 
     ------
     DataError : missing, damaged, or not ours.
     """
-    from safetensors import SafetensorError, safe_open
-
     if not path.is_file():
-        raise DataError(f"open_run: {path} is missing, expected the parameters of a run; was it stopped before its first epoch ended?")
-    try:
-        with safe_open(path, framework="numpy") as file:
-            meta = json.loads((file.metadata() or {})["xpcap"])
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
-    except (SafetensorError, OSError, KeyError, ValueError, TypeError, AttributeError, RecursionError) as error:
-        raise DataError(f"open_run: {path} cannot be read as a run's safetensors; damaged, or another program's? ({error!r})") from error
-    if not isinstance(meta, dict):
-        raise DataError(f"open_run: {path} has metadata {meta!r}, expected an object; damaged?")
-    scaling = FeatureScaling(tensors.pop(_MEAN, None), tensors.pop(_SCALE, None))
-    return tensors, scaling, meta
+        raise DataError(
+            f"open_run: {path} is missing, expected the parameters of a run; was it stopped before its first epoch ended? train --resume goes on"
+        )
+    tensors, meta = read_tensors(path, "open_run")
+    return tensors, _pop_scaling(tensors), meta
+
+
+def save_state(path: Path, state: TrainingState, scaling: FeatureScaling | None = None, vocabulary: str = "") -> None:
+    """Write where training stands, with the feature scaling and the digest of the vocabulary of its run: equal states give equal bytes.
+
+    Raises
+    ------
+    OSError : the place cannot be written to; what was there before is still there then.
+    """
+    tensors, meta = to_tensors(state)
+    write_tensors(path, {**tensors, **_scaling_tensors(scaling or FeatureScaling())}, {**meta, "vocabulary": vocabulary})
+
+
+def load_state(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> TrainingState:
+    """Read what save_state wrote, for a model whose parameters have these `shapes`.
+
+    Raises
+    ------
+    DataError : missing, damaged, not ours, or of another model.
+    """
+    return load_saved(path, shapes).state
+
+
+def load_saved(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> Saved:
+    """The same with the scaling and the vocabulary's digest."""
+    tensors, meta = read_tensors(path, "load_state")
+    scaling, vocabulary = _pop_scaling(tensors), meta.get("vocabulary")
+    if not isinstance(vocabulary, str):
+        raise DataError(
+            f"load_state: {path} has no digest of a vocabulary, expected training that can go on; is it a {BEST}, or from an older xpcap?"
+        )
+    return Saved(from_tensors(f"load_state: {path}", tensors, meta, shapes), scaling, vocabulary)
+
+
+def _scaling_tensors(scaling: FeatureScaling) -> dict[str, np.ndarray]:
+    if scaling.mean is None or scaling.scale is None:
+        return {}
+    return {_MEAN: scaling.mean, _SCALE: scaling.scale}
+
+
+def _pop_scaling(tensors: dict[str, np.ndarray]) -> FeatureScaling:
+    return FeatureScaling(tensors.pop(_MEAN, None), tensors.pop(_SCALE, None))
 
 
 def read_config(path: Path) -> dict[str, Any]:
@@ -100,10 +187,8 @@ def read_config(path: Path) -> dict[str, Any]:
     """
     if not (path / CONFIG).is_file():
         raise DataError(f"open_run: {path} {'has no config.json' if path.exists() else 'does not exist'}, expected a run folder from 'train'")
-    config = _read_json(path / CONFIG)
-    found = config.get("format") if isinstance(config, dict) else type(config).__name__
-    if type(found) is not int or found != FORMAT:
-        raise DataError(f"open_run: {path / CONFIG} has format {found}, expected {FORMAT}; made by a newer xpcap?")
+    config = _read_json(path / CONFIG, MOST_CONFIG)
+    check_format("open_run", path / CONFIG, config.get("format") if isinstance(config, dict) else type(config).__name__, FORMAT)
     for key in ("feature_dim", "wordvec", "hidden", "max_words"):
         if type(config.get(key)) is not int or not 1 <= config[key] <= LARGEST:
             raise DataError(f"open_run: {path / CONFIG} has {key} {config.get(key)!r}, expected a whole number in 1..{LARGEST}; damaged?")
@@ -113,6 +198,9 @@ def read_config(path: Path) -> dict[str, Any]:
     for key, names in (("cell", CELLS), ("feature_scaling", KINDS)):
         if config[key] not in names:
             raise DataError(f"open_run: {path / CONFIG} has {key} {config[key]!r}, expected one of {', '.join(names)}; damaged?")
+    source = config.get("source", {})
+    if not isinstance(source, dict) or not all(isinstance(source.get(key, ""), str) for key in ("encoder", "generated", "pictures")):
+        raise DataError(f"open_run: {path / CONFIG} has source {str(source)[:60]!r}, expected an object with text in it; damaged?")
     return config
 
 
@@ -124,27 +212,32 @@ def open_run(path: Path) -> Run:
     DataError : no run folder, or one that is damaged, incomplete or of a newer format.
     """
     config = read_config(path)
-    words = _read_json(path / VOCAB)
+    words = _read_json(path / VOCAB, MOST_VOCAB)
     if not isinstance(words, list) or not all(isinstance(word, str) for word in words):
         raise DataError(f"open_run: {path / VOCAB} holds no list of words, expected the run's vocabulary; damaged?")
     vocabulary = Vocabulary(words)
     tensors, scaling, meta = load_parameters(path / BEST)
     if meta.get("vocabulary") != digest(vocabulary):
         raise DataError(f"open_run: {path / VOCAB} is not the vocabulary that {BEST} was trained with; changed, or from another run?")
-    _check_scaling(path, scaling, config)
+    check_scaling(path / BEST, scaling, config)
     shapes = parameter_shapes(config["feature_dim"], config["wordvec"], config["hidden"], len(vocabulary), config["cell"])
-    if set(tensors) != set(shapes):
-        raise DataError(f"open_run: {path / BEST} holds {', '.join(sorted(tensors))}, expected {', '.join(sorted(shapes))}; from another run?")
-    for name, tensor in tensors.items():
-        if tensor.shape != shapes[name] or tensor.dtype != np.float32 or not np.isfinite(tensor).all():
-            raise DataError(
-                f"open_run: {path / BEST}, {name} has shape {tensor.shape} and dtype {tensor.dtype}, expected {shapes[name]} "
-                "and finite float32; damaged, or from another run?"
-            )
+    check_parameters(path / BEST, tensors, shapes)
     model = CaptioningRNN(vocabulary.word_to_idx, config["feature_dim"], config["wordvec"], config["hidden"], config["cell"], seed=0)
     for name, tensor in tensors.items():
         model.params[name] = tensor
     return Run(path, config, vocabulary, scaling, model, meta)
+
+
+def check_parameters(path: Path, tensors: Mapping[str, np.ndarray], shapes: Mapping[str, tuple[int, ...]]) -> None:
+    """DataError : what was read from `path` are not finite float32 parameters of these `shapes`."""
+    if set(tensors) != set(shapes):
+        raise DataError(f"open_run: {path} holds {', '.join(sorted(tensors))[:200]}, expected {', '.join(sorted(shapes))}; from another run?")
+    for name, tensor in tensors.items():
+        if tensor.shape != shapes[name] or tensor.dtype != np.float32 or not np.isfinite(tensor).all():
+            raise DataError(
+                f"open_run: {path}, {name} has shape {tensor.shape} and dtype {tensor.dtype}, expected {shapes[name]} "
+                "and finite float32; damaged, or from another run?"
+            )
 
 
 def digest(vocabulary: Vocabulary) -> str:
@@ -152,7 +245,8 @@ def digest(vocabulary: Vocabulary) -> str:
     return hashlib.sha256("\n".join(vocabulary.idx_to_word).encode()).hexdigest()
 
 
-def _check_scaling(path: Path, scaling: FeatureScaling, config: Mapping[str, Any]) -> None:
+def check_scaling(path: Path, scaling: FeatureScaling, config: Mapping[str, Any]) -> None:
+    """DataError : a feature scaling read from `path` is not one that a run with that config has."""
     expected = () if config["feature_scaling"] == "none" else (config["feature_dim"],)
     for name, values in (("mean", scaling.mean), ("scale", scaling.scale)):
         fits = (
@@ -163,15 +257,15 @@ def _check_scaling(path: Path, scaling: FeatureScaling, config: Mapping[str, Any
         if not fits or (name == "scale" and values is not None and not (values > 0).all()):
             shape = None if values is None else values.shape
             raise DataError(
-                f"open_run: {path / BEST} has a feature scaling whose {name} has shape {shape}, expected {expected or None} for "
+                f"open_run: {path} has a feature scaling whose {name} has shape {shape}, expected {expected or None} for "
                 f"{config['feature_scaling']!r}, finite float32, a scale above 0; damaged?"
             )
 
 
-def _read_json(path: Path) -> Any:
+def _read_json(path: Path, most: int) -> Any:
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return json.loads(read_text(path, most))
     except (FileNotFoundError, IsADirectoryError):
         raise DataError(f"open_run: {path} is missing, expected a run folder from 'train'") from None
     except (ValueError, RecursionError) as error:
-        raise DataError(f"open_run: {path} is not JSON, expected what 'train' writes; damaged? ({error})") from error
+        raise DataError(f"open_run: {path} is not JSON, expected what 'train' writes; damaged? ({str(error)[:100]})") from error

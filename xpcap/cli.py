@@ -6,6 +6,8 @@ import json
 import math
 import os
 import platform
+import shlex
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -47,11 +49,14 @@ class Commands(click.Group):
         try:
             return super().invoke(ctx)
         except OptionError as error:
-            raise click.UsageError(str(error)) from error
+            raise click.UsageError(_on_a_line(str(error))) from error
         except EXPECTED as error:
-            raise click.ClickException(str(error)) from error
+            raise click.ClickException(_on_a_line(str(error))) from error
         except MemoryError as error:
             raise click.ClickException(f"{ctx.invoked_subcommand}: out of memory ({error}); choose smaller sizes, or smaller data") from error
+        except KeyboardInterrupt:
+            click.echo(f"{ctx.invoked_subcommand}: interrupted; what was written is whole", err=True)
+            ctx.exit(128 + signal.SIGINT)
         except BrokenPipeError:
             raise  # whoever read our output has gone; click ends quietly
         except OSError as error:
@@ -187,7 +192,7 @@ def _option(name: str, kind: Any, text: str) -> Callable[[Callable[..., None]], 
     return click.option(f"--{name}", type=kind, default=None, help=f"{text}  [default: {shown}]")
 
 
-@main.command(epilog=_example("train\ntrain flickr8k.h5 --out runs/flickr8k\ntrain flickr8k.h5 --backend cupy --epochs 20"))
+@main.command(epilog=_example("train\ntrain flickr8k.h5 --out runs/flickr8k --resume\ntrain flickr8k.h5 --backend cupy --epochs 20"))
 @click.argument("data", required=False, type=click.Path(path_type=Path))
 @click.option("--out", type=click.Path(path_type=Path), help="The run folder to make. Never overwritten. Default: runs/NAME, or a fresh runs/NAME-N.")
 @_backend_option
@@ -202,6 +207,11 @@ def _option(name: str, kind: Any, text: str) -> Callable[[Callable[..., None]], 
 @_option("dropout", Number(0, 1, max_open=True), "Share of features, word vectors and hidden units dropped.")
 @_option("feature-scaling", Choice(*KINDS), "How features are scaled, by the train split.")
 @_option("seed", click.IntRange(0, 2**63 - 1), "Of weights, order of captions, dropout and generated pictures.")
+@_option("patience", click.IntRange(0, LARGEST), "Stop after so many epochs in a row without a lower validation loss; 0: never.")
+@_option("save-every", str, "Save within an epoch every so many seconds, as in 30s, or steps, as in 200. The end of an epoch is saved anyway.")
+@click.option(
+    "--resume", is_flag=True, default=None, help="Go on with the run at --out as if it had never been broken off; begin it where there is none."
+)
 def train(data: Path | None, backend: str | None, **options: Any) -> None:
     """Train a captioner.
 
@@ -210,19 +220,32 @@ def train(data: Path | None, backend: str | None, **options: Any) -> None:
     DATA is a dataset file from 'prepare' or CS231n's coco_captioning folder. Without it, pictures of shapes are generated. The
     parameters with the least validation loss are kept beside the latest; at the end they caption and are scored, and index.html in the
     run folder shows it all.
+
+    Ctrl-C and SIGTERM finish the step, save, and exit with 130 or 143; a second Ctrl-C leaves at once. With --resume the same command begins
+    a run and goes on with it after any end: options that are not given are then the run's own.
     """
     _choose(backend)
     given = {name: value for name, value in options.items() if value is not None}
-    chosen = runs.with_out(dataclasses.replace(runs.defaults(data), **given))
+    chosen = runs.choose(data, given)
     shown = {field.name: getattr(chosen, field.name) for field in dataclasses.fields(chosen)}
     click.echo("  ".join(f"{key} {value}" for key, value in {**shown, "data": data or "generated", "backend": get_backend()}.items()))
-    run, evaluation = runs.train_run(chosen, on_epoch=_print_epoch, progress=True)
+    try:
+        run, evaluation = runs.train_run(chosen, on_epoch=_print_epoch, progress=True)
+    except runs.Stopped as stopped:
+        again = ["train", "--out", str(chosen.out), "--resume", *(("--backend", backend) if backend else ())]
+        click.echo(f"{stopped}; go on with\n  {_program()} {shlex.join(again)}", err=True)
+        sys.exit(128 + stopped.signal)
     click.echo(f"best after epoch {run.meta.get('epoch')}")
     if evaluation is not None:
         click.echo()
         _print_captions(runs.caption_run(run))
         _print_evaluation(evaluation)
     click.echo(f"wrote {run.path}; open {run.path / 'index.html'}")
+
+
+def _program() -> str:
+    """How this was called."""
+    return "python cli.py" if Path(sys.argv[0]).name == "cli.py" else "xpcap"
 
 
 def _print_epoch(solver: CaptioningSolver) -> None:

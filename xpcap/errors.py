@@ -20,7 +20,11 @@ class TrainingError(ArithmeticError):
     """Training has gone where no number comes back from."""
 
 
-EXPECTED = (BackendError, DataError, OptionError, TrainingError)
+class SaveError(RuntimeError):
+    """Training could not be saved; what was saved before is whole."""
+
+
+EXPECTED = (BackendError, DataError, OptionError, SaveError, TrainingError)
 
 
 def nearest(name: object, known: Iterable[str]) -> str:

@@ -2,7 +2,7 @@
 
 import math
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -27,11 +27,17 @@ class TeacherForced(NamedTuple):
 
 
 def teacher_forced(
-    model: Any, data: Any, split: str, captions: np.ndarray | None = None, batch_size: int = 256, progress: bool = False
+    model: Any,
+    data: Any,
+    split: str,
+    captions: np.ndarray | None = None,
+    batch_size: int = 256,
+    progress: bool = False,
+    between: Callable[[], None] | None = None,
 ) -> TeacherForced:
     """Score the captions numbered `captions` (all where None) of a split, without dropout.
 
-    Totals gather on the model's device and are read once.
+    Totals gather on the model's device and are read once. `between` is called after each batch; what it raises ends the scoring.
     """
     chosen = np.arange(len(data.split(split).captions)) if captions is None else captions
     nll: Any = 0.0
@@ -40,6 +46,8 @@ def teacher_forced(
     for start in bar(range(0, len(chosen), batch_size), progress, f"scoring {split}"):
         score = model.score(*data.minibatch(split, chosen[start : start + batch_size]))
         nll, correct, tokens = nll + score.nll, correct + score.correct, tokens + score.tokens
+        if between is not None:
+            between()
     total, words = float(to_numpy(nll)), max(tokens, 1)
     return TeacherForced(total / max(len(chosen), 1), math.exp(min(total / words, 700.0)), int(to_numpy(correct)) / words, len(chosen), tokens)
 

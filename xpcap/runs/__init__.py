@@ -2,8 +2,9 @@
 
 from xpcap.runs.captioning import PictureCaption, Skipped, caption_files, caption_run, data_of
 from xpcap.runs.evaluation import Evaluation, evaluate_run
-from xpcap.runs.options import GENERATED, TrainOptions, defaults, with_out
+from xpcap.runs.options import GENERATED, TrainOptions, choose, defaults, with_out
 from xpcap.runs.pages import Look, check_place, look_at_files, look_in, write_caption_page, write_caption_png
+from xpcap.runs.stopping import Stopped
 from xpcap.runs.training import Trained, train_run
 
 __all__ = [
@@ -12,11 +13,13 @@ __all__ = [
     "Look",
     "PictureCaption",
     "Skipped",
+    "Stopped",
     "TrainOptions",
     "Trained",
     "caption_files",
     "caption_run",
     "check_place",
+    "choose",
     "data_of",
     "defaults",
     "evaluate_run",

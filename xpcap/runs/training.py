@@ -1,9 +1,9 @@
-"""Training from options to a run folder."""
+"""Training from options to a run folder, and going on with one."""
 
 import contextlib
 import platform
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,11 +16,15 @@ from xpcap.data import CaptionData, open_data, write_dataset
 from xpcap.data.hdf5 import stamp_of
 from xpcap.data.pictures import generate, write_pictures
 from xpcap.data.scaling import fit_scaling
+from xpcap.errors import DataError
+from xpcap.files import PART, remove_parts
 from xpcap.models import CaptioningRNN
-from xpcap.report import draw_loss
 from xpcap.runs.evaluation import Evaluation, evaluate_run
-from xpcap.runs.options import DATA, PICTURES, TrainOptions, with_out
-from xpcap.runs.pages import write_progress_page, write_run_page
+from xpcap.runs.keeping import Keeper
+from xpcap.runs.options import DATA, NO_SETTINGS, PICTURES, TrainOptions, agree, options_of, with_out
+from xpcap.runs.pages import write_run_page
+from xpcap.runs.saving import Saver, interval
+from xpcap.runs.stopping import StopRequest
 from xpcap.solver import CaptioningSolver
 
 
@@ -34,62 +38,86 @@ class Trained(NamedTuple):
 def train_run(options: TrainOptions, on_epoch: Callable[[CaptioningSolver], None] | None = None, progress: bool = False) -> Trained:
     """Train a captioner, score it, and leave a run folder with its page.
 
+    While it trains, SIGINT and SIGTERM make it finish the step and save; a second SIGINT ends the process at once.
+
     Parameters
     ----------
-    options : what to train, and where to
-    on_epoch : called with the solver after each epoch, once the epoch is on disk
+    options : what to train, and where to. With `resume` a run that is there already is gone on with, as if it had never been broken off
+    on_epoch : called with the solver after each epoch
 
     Raises
     ------
-    DataError : the data is not what it should be, or the folder exists. OSError : the place cannot be written to.
+    DataError : the data is not what it should be, or the folder exists, holds something else, or is being trained by another process.
+    OptionError : options that contradict those of the run to go on with. SaveError : a checkpoint could not be written.
+    TrainingError : a number is no longer finite. Stopped : a signal asked to stop, and training is saved. OSError : the place cannot be
+        written to.
     """
-    out = with_out(options).out
+    interval(options.save_every)
+    options = with_out(options)
+    out = options.out
     assert out is not None
-    checkpoint.check_free(out)  # before any work is done
+    if options.resume:
+        checkpoint.is_begun(out)
+    else:
+        checkpoint.check_free(out)  # before any work is done
     made = [folder for folder in (out, *out.parents) if not folder.exists()]
     try:
-        history = _fit(options, out, on_epoch, progress)
+        out.mkdir(parents=True, exist_ok=options.resume)
+        with checkpoint.lock(out):
+            history = _fit(options, out, on_epoch, progress)
+            run = checkpoint.open_run(out)
+            evaluation = evaluate_run(run, split="val", progress=progress) if "val_loss" in history[-1] else None
+            write_run_page(run, history, evaluation)
     except BaseException:
-        if made and not (out / checkpoint.BEST).exists():
+        if made and not (out / checkpoint.LAST).exists():
             _remove(made)  # nothing in there to keep, and the same command may be given again
         raise
-    run = checkpoint.open_run(out)
-    evaluation = evaluate_run(run, split="val", progress=progress) if "val_loss" in history[-1] else None
-    write_run_page(run, history, evaluation)
     return Trained(run, evaluation)
 
 
 def _fit(options: TrainOptions, out: Path, on_epoch: Callable[[CaptioningSolver], None] | None, progress: bool) -> list[dict[str, Any]]:
-    """Train, with everything on disk after each epoch, and return the history. What training held in memory is free afterwards."""
-    data = open_data(options.data) if options.data else _generated(options.seed)
-    data.scaling = fit_scaling(options.feature_scaling, data.split("train").features)
+    """Train to the end, and return the history. What training held in memory is free afterwards."""
+    _tidy(out)
+    config = checkpoint.read_config(out) if (out / checkpoint.CONFIG).is_file() else None
+    if config is not None:
+        agree(options, options_of(config, out))
+    data = _data(options, out, config)
     model = CaptioningRNN(
         data.vocabulary.word_to_idx, data.feature_dim, options.wordvec, options.hidden, options.cell, dropout=options.dropout, seed=options.seed
     )  # fmt: skip
+    saved = _saved(out, config, data, model) if config is not None else None
+    data.scaling = saved.scaling if saved is not None else fit_scaling(options.feature_scaling, data.split("train").features)
+    keeper = Keeper(out, options.epochs, data.scaling, checkpoint.digest(data.vocabulary))
+    stop = StopRequest()
+    saver = Saver(interval(options.save_every), keeper.write, out, stop)
 
-    def save(solver: CaptioningSolver) -> None:
-        record = {**solver.history[-1], "vocabulary": checkpoint.digest(data.vocabulary)}
-        checkpoint.save_parameters(out / checkpoint.LAST, model.params, data.scaling, record)
-        if solver.best_epoch == solver.epoch:
-            checkpoint.save_parameters(out / checkpoint.BEST, model.params, data.scaling, record)
-        checkpoint.write_lines(out / checkpoint.HISTORY, solver.history)
-        checkpoint.write_lines(out / checkpoint.TIMES, solver.times)
-        draw_loss(out / "loss.png", solver.history)
-        write_progress_page(out, options.epochs, solver.history)
+    def ended(solver: CaptioningSolver) -> None:
+        saver.on_epoch(solver)
         if on_epoch is not None:
             on_epoch(solver)
 
     solver = CaptioningSolver(
         model, data, update_rule="adam", optim_config={"learning_rate": options.lr}, lr_decay=options.lr_decay, batch_size=options.batch_size,
-        num_epochs=options.epochs, clip_norm=options.clip or None, seed=options.seed, verbose=False, progress=progress, on_epoch=save,
+        num_epochs=options.epochs, patience=options.patience or None, clip_norm=options.clip or None, seed=options.seed, verbose=False,
+        progress=progress, on_step=saver.on_step, on_epoch=ended,
     )  # fmt: skip
-    checkpoint.create_run(out, _config(options, data), data.vocabulary)
-    if options.data is None:
-        write_dataset(out / DATA, data)
-        write_pictures(out / PICTURES, data, "val")
-    with np.errstate(all="ignore"):  # a loss that is not finite is an error of the solver's, with more to say
-        solver.train()
+    _furnish(options, out, data, config)
+    if saved is not None:
+        keeper.go_on(solver, saved.state)
+    if not solver.finished:
+        saver.begin(solver.iteration)
+        with stop, saver, np.errstate(all="ignore"):  # a loss that is not finite is an error of the solver's, with more to say
+            solver.train()
     return solver.history
+
+
+def _data(options: TrainOptions, out: Path, config: Mapping[str, Any] | None) -> CaptionData:
+    """What to train on: for a run to go on with, the very data that it began with, wherever that lies by now."""
+    path = options.data or out / DATA
+    data = open_data(path) if options.data or path.exists() else _generated(options.seed)
+    if config is not None and config["data_stamp"] != data.stamp:
+        raise DataError(f"train: {path} is not the data that {out} began with, expected the same, unchanged; name it, or begin another run")
+    return data
 
 
 def _generated(seed: int) -> CaptionData:
@@ -99,17 +127,55 @@ def _generated(seed: int) -> CaptionData:
     return data
 
 
+def _saved(out: Path, config: Mapping[str, Any], data: CaptionData, model: CaptioningRNN) -> checkpoint.Saved | None:
+    """Where a run stood; None where it was broken off before anything was saved."""
+    path = out / checkpoint.LAST
+    if not path.exists():
+        return None
+    saved = checkpoint.load_saved(path, model.params.shapes)
+    if saved.vocabulary != checkpoint.digest(data.vocabulary):
+        raise DataError(f"train: {path} was trained with another vocabulary than that of its data, expected the same; from another run?")
+    checkpoint.check_scaling(path, saved.scaling, config)
+    return saved
+
+
+def _tidy(out: Path) -> None:
+    """Remove what a killed process was writing."""
+    remove_parts(out)
+    pictures = out / f".{PICTURES}{PART}"
+    if pictures.is_dir() and not pictures.is_symlink():
+        shutil.rmtree(pictures)
+
+
+def _furnish(options: TrainOptions, out: Path, data: CaptionData, config: Mapping[str, Any] | None) -> None:
+    """What a run folder holds before training begins; of one that is there already, what is missing or has changed."""
+    settings = _settings(options)
+    if config is None:
+        checkpoint.write_config(out, {**settings, **_made_with(data)})
+    elif any(config.get(key) != value for key, value in settings.items()):
+        checkpoint.write_config(out, {**config, **settings})
+    if not (out / checkpoint.VOCAB).exists():
+        checkpoint.write_vocabulary(out, data.vocabulary)
+    if options.data is None and not (out / DATA).exists():
+        write_dataset(out / DATA, data)
+    if options.data is None and not (out / PICTURES).exists():
+        write_pictures(out / PICTURES, data, "val")
+
+
+def _settings(options: TrainOptions) -> dict[str, Any]:
+    settings = {key: value for key, value in asdict(options).items() if key not in NO_SETTINGS}
+    return {**settings, "data": str(options.data.resolve()) if options.data else DATA}
+
+
+def _made_with(data: CaptionData) -> dict[str, Any]:
+    made = {"backend": get_backend(), "feature_dim": data.feature_dim, "max_words": data.max_words, "vocabulary": len(data.vocabulary)}
+    versions = {"python": platform.python_version(), "numpy": np.__version__}
+    return {**made, **versions, "data_stamp": data.stamp, "source": dict(data.source)}
+
+
 def _remove(made: list[Path]) -> None:
     """Remove the run folder that was just made, made[0], and the parents made for it, as far as they are empty."""
     shutil.rmtree(made[0], ignore_errors=True)
     for parent in made[1:]:
         with contextlib.suppress(OSError):  # not made yet, or in use by somebody else by now
             parent.rmdir()
-
-
-def _config(options: TrainOptions, data: CaptionData) -> dict[str, Any]:
-    settings = {key: value for key, value in asdict(options).items() if key != "out"}
-    settings["data"] = str(options.data.resolve()) if options.data else DATA
-    made = {"backend": get_backend(), "feature_dim": data.feature_dim, "max_words": data.max_words, "vocabulary": len(data.vocabulary)}
-    versions = {"python": platform.python_version(), "numpy": np.__version__}
-    return {**settings, **made, **versions, "data_stamp": data.stamp, "source": dict(data.source)}

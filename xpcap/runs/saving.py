@@ -1,0 +1,144 @@
+"""Checkpoints while training goes on: when one is due, and writing it off the training thread."""
+
+import errno
+import math
+import os
+import re
+import shutil
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import TracebackType
+from typing import Any, NamedTuple
+
+from xpcap.errors import OptionError, SaveError
+from xpcap.runs.stopping import Stopped, StopRequest
+from xpcap.solver import CaptioningSolver
+from xpcap.state import TrainingState
+
+
+class Interval(NamedTuple):
+    """How often training is saved within an epoch: every so many seconds, or steps."""
+
+    seconds: float = math.inf
+    steps: float = math.inf
+
+
+def interval(text: str) -> Interval:
+    """``"30s"`` is 30 seconds, ``"200"`` is 200 steps.
+
+    Raises
+    ------
+    OptionError : neither, or not above zero.
+    """
+    match = re.fullmatch(r"(\d{1,9}(?:\.\d{1,9})?)s|(\d{1,9})", text)
+    made = Interval() if match is None else Interval(seconds=float(match[1])) if match[1] else Interval(steps=int(match[2]))
+    if match is None or not min(made) > 0:
+        raise OptionError(f"--save-every: got {text!r}, expected seconds, as in 30s, or steps, as in 200")
+    return made
+
+
+class Saver:
+    """Saves a training as it goes: give its `on_step` and `on_epoch` to the solver, and enter it while that trains.
+
+    The training thread copies where it stands; another one writes that. One write is under way at a time: a checkpoint within an epoch that is
+    due meanwhile waits for a later step, while the end of an epoch waits for the writer.
+
+    Parameters
+    ----------
+    every : how often within an epoch; the end of each epoch is saved anyway
+    write : called on another thread with the state, and with the times of all epochs where one has just ended
+    place : the run folder, for messages
+    stop : asked after each step. Where it was requested, training is saved, and Stopped raised
+    """
+
+    def __init__(self, every: Interval, write: Callable[[TrainingState, list[dict[str, Any]] | None], None], place: Path, stop: StopRequest) -> None:
+        self._every, self._write, self._place, self._stop = every, write, place, stop
+        self._thread: threading.Thread | None = None
+        self._error: BaseException | None = None
+        self._saved: int | None = None  # the iteration that is safe on disk
+        self._seconds = 0.0
+        self._mark(0)
+
+    def _mark(self, iteration: int) -> None:
+        """Count from here until the next is due."""
+        self._since, self._from = time.monotonic(), iteration
+
+    def __enter__(self) -> "Saver":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
+        self.wait()
+
+    def begin(self, iteration: int) -> None:
+        """Training goes on from `iteration`, which is on disk where it is not 0."""
+        self._saved = iteration or None
+        self._mark(iteration)
+
+    def on_step(self, solver: CaptioningSolver) -> None:
+        """Save where one is due, and stop where that was asked for.
+
+        Raises
+        ------
+        Stopped, SaveError
+        """
+        if self._stop.signal is not None:
+            self._submit(solver)
+            self.wait()
+            raise Stopped(self._stop.signal, solver.iteration, solver.epoch)
+        if self._thread is not None and not self._thread.is_alive():
+            self.wait()  # to hear of a failure
+        due = solver.iteration - self._from >= self._every.steps or time.monotonic() - self._since >= self._every.seconds
+        if due and self._thread is None:
+            self._submit(solver)
+
+    def on_epoch(self, solver: CaptioningSolver) -> None:
+        """Save the end of an epoch. SaveError : that, or the one before, could not be written."""
+        solver.times[-1]["save_seconds"], self._seconds = self._seconds, 0.0  # the copy made now counts in the next epoch
+        self._submit(solver, [dict(record) for record in solver.times])
+
+    def _submit(self, solver: CaptioningSolver, times: list[dict[str, Any]] | None = None) -> None:
+        start = time.perf_counter()
+        self.wait()
+        state = solver.state()
+        self._mark(state.iteration)
+        self._thread = threading.Thread(target=self._run, args=(state, times), name="xpcap checkpoint")
+        self._thread.start()
+        self._seconds += time.perf_counter() - start
+
+    def _run(self, state: TrainingState, times: list[dict[str, Any]] | None) -> None:
+        try:
+            self._write(state, times)
+            self._saved = state.iteration
+        except BaseException as error:  # to be raised where training hears of it
+            self._error = error
+
+    def wait(self) -> None:
+        """Wait for the write under way. SaveError : it failed for want of room or permission; what was saved before is whole."""
+        if self._thread is not None:
+            self._thread.join()
+            self._thread = None
+        if self._error is not None:
+            error, self._error = self._error, None
+            raise self._explain(error) if isinstance(error, OSError) else error
+
+    def _explain(self, error: OSError) -> SaveError:
+        reason = error.strerror or str(error)
+        kept = "nothing was saved before" if self._saved is None else f"iteration {self._saved} is saved; --resume goes on from there"
+        return SaveError(f"train: {error.filename or self._place} could not be written: {reason}; {_advice(error, self._place)}; {kept}")
+
+
+def _advice(error: OSError, place: Path) -> str:
+    """What to do about a write that failed."""
+    if error.errno in (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)):
+        try:
+            free = f"{shutil.disk_usage(place).free / 1e6:,.1f} MB are free on the disk of {place}"
+        except OSError as problem:
+            free = f"how much is free cannot be told ({problem.strerror})"
+        return f"expected room for the checkpoint and its copy ({free}); free some, or raise your quota"
+    if error.errno == errno.EFBIG:
+        return "expected no limit on the size of files below the checkpoint's; raise it (ulimit -f)"
+    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        return f"expected a folder that may be written to; were the permissions of {os.fspath(place)} changed, or its disk mounted read-only?"
+    return "expected a disk that takes it; is it failing, or was it taken away?"

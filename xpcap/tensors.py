@@ -1,0 +1,82 @@
+"""One safetensors file: arrays and one JSON object beside them, written in one piece and read with nothing taken on trust."""
+
+import json
+import os
+import stat
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from xpcap.errors import DataError
+from xpcap.files import atomic
+
+FORMAT = 1
+KEY = "xpcap"  # the one metadata key: safetensors writes several in random order
+MOST_HEADER = 16 * 2**20  # bytes; the longest of ours hold the history of a run, some 400 bytes an epoch
+
+
+def write_tensors(path: Path, tensors: Mapping[str, np.ndarray], meta: Mapping[str, Any]) -> None:
+    """Write arrays, and `meta` as sorted JSON: equal content gives equal bytes.
+
+    Raises
+    ------
+    OSError : the place cannot be written to; what was there before is still there then. ValueError : `meta` holds what JSON cannot.
+    """
+    from safetensors.numpy import save
+
+    about = json.dumps({"format": FORMAT, **meta}, sort_keys=True, allow_nan=False)
+    content = save({name: np.ascontiguousarray(x) for name, x in tensors.items()}, {KEY: about})
+    with atomic(path) as file:
+        file.write(content)
+
+
+def read_tensors(path: Path, function: str) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """Read what write_tensors wrote.
+
+    Parameters
+    ----------
+    function : named in messages
+
+    Raises
+    ------
+    DataError : no file, a damaged one, one that is not ours, or one of a newer format.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    _check_header(path, function)
+    try:
+        with safe_open(path, framework="numpy") as file:
+            meta = json.loads((file.metadata() or {})[KEY])
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
+    except (SafetensorError, OSError, KeyError, ValueError, TypeError, AttributeError, RecursionError) as error:
+        raise DataError(f"{function}: {path} cannot be read as a safetensors file of ours; damaged, or another program's? ({error!r})") from error
+    found = meta.pop("format", None) if isinstance(meta, dict) else type(meta).__name__
+    check_format(function, path, found, FORMAT)
+    return tensors, meta
+
+
+def check_format(function: str, path: Path, found: Any, known: int) -> None:
+    """DataError : the format version of a file is another than the one that is `known` here."""
+    if type(found) is int and found > known:
+        raise DataError(f"{function}: {path} has format {found}, expected {known}; it was made by a newer xpcap: upgrade this one")
+    if type(found) is not int or found != known:
+        raise DataError(f"{function}: {path} has format {found!r}, expected {known}; damaged, or another program's?")
+
+
+def _check_header(path: Path, function: str) -> None:
+    """Look at the kind and size of a file, and at the length its header claims, before anything is read into memory."""
+    try:
+        about = path.stat()
+        if not stat.S_ISREG(about.st_mode):
+            raise DataError(f"{function}: {path} is a folder, pipe or device, expected a safetensors file; is the path right?")
+        with path.open("rb") as file:
+            claimed = int.from_bytes(file.read(8), "little")
+    except OSError as error:
+        raise DataError(f"{function}: {path}: {error.strerror or os.strerror(error.errno or 0)}, expected a safetensors file of ours") from error
+    if claimed > min(MOST_HEADER, about.st_size - 8):
+        raise DataError(
+            f"{function}: {path} has {about.st_size:,} bytes and claims a header of {claimed:,}, expected one within the file and within "
+            f"{MOST_HEADER:,}; damaged, or cut short?"
+        )
