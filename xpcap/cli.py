@@ -230,7 +230,7 @@ def train(data: Path | None, backend: str | None, **options: Any) -> None:
     shown = {field.name: getattr(chosen, field.name) for field in dataclasses.fields(chosen)}
     click.echo("  ".join(f"{key} {value}" for key, value in {**shown, "data": data or "generated", "backend": get_backend()}.items()))
     try:
-        run, evaluation = runs.train_run(chosen, on_epoch=_print_epoch, progress=True)
+        run, evaluation = runs.train_run(chosen, on_epoch=_print_epoch, progress=True, on_resume=_print_resume)
     except runs.Stopped as stopped:
         again = ["train", "--out", str(chosen.out), "--resume", *(("--backend", backend) if backend else ())]
         click.echo(f"{stopped}; go on with\n  {_program()} {shlex.join(again)}", err=True)
@@ -246,6 +246,10 @@ def train(data: Path | None, backend: str | None, **options: Any) -> None:
 def _program() -> str:
     """How this was called."""
     return "python cli.py" if Path(sys.argv[0]).name == "cli.py" else "xpcap"
+
+
+def _print_resume(solver: CaptioningSolver) -> None:
+    say(f"going on after iteration {solver.iteration}, with {solver.epoch} of {solver.num_epochs} epochs done")
 
 
 def _print_epoch(solver: CaptioningSolver) -> None:

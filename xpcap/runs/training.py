@@ -35,7 +35,10 @@ class Trained(NamedTuple):
     evaluation: Evaluation | None
 
 
-def train_run(options: TrainOptions, on_epoch: Callable[[CaptioningSolver], None] | None = None, progress: bool = False) -> Trained:
+Hook = Callable[[CaptioningSolver], None]
+
+
+def train_run(options: TrainOptions, on_epoch: Hook | None = None, progress: bool = False, on_resume: Hook | None = None) -> Trained:
     """Train a captioner, score it, and leave a run folder with its page.
 
     While it trains, SIGINT and SIGTERM make it finish the step and save; a second SIGINT ends the process at once.
@@ -43,7 +46,8 @@ def train_run(options: TrainOptions, on_epoch: Callable[[CaptioningSolver], None
     Parameters
     ----------
     options : what to train, and where to. With `resume` a run that is there already is gone on with, as if it had never been broken off
-    on_epoch : called with the solver after each epoch
+    on_epoch : called with the solver after each epoch, when that is about to be written
+    on_resume : called with the solver when it has been brought to where the run stood
 
     Raises
     ------
@@ -64,7 +68,7 @@ def train_run(options: TrainOptions, on_epoch: Callable[[CaptioningSolver], None
     try:
         out.mkdir(parents=True, exist_ok=options.resume)
         with checkpoint.lock(out):
-            history = _fit(options, out, on_epoch, progress)
+            history = _fit(options, out, on_epoch, progress, on_resume)
             run = checkpoint.open_run(out)
             evaluation = evaluate_run(run, split="val", progress=progress) if "val_loss" in history[-1] else None
             write_run_page(run, history, evaluation)
@@ -75,7 +79,7 @@ def train_run(options: TrainOptions, on_epoch: Callable[[CaptioningSolver], None
     return Trained(run, evaluation)
 
 
-def _fit(options: TrainOptions, out: Path, on_epoch: Callable[[CaptioningSolver], None] | None, progress: bool) -> list[dict[str, Any]]:
+def _fit(options: TrainOptions, out: Path, on_epoch: Hook | None, progress: bool, on_resume: Hook | None) -> list[dict[str, Any]]:
     """Train to the end, and return the history. What training held in memory is free afterwards."""
     _tidy(out)
     config = checkpoint.read_config(out) if (out / checkpoint.CONFIG).is_file() else None
@@ -104,6 +108,8 @@ def _fit(options: TrainOptions, out: Path, on_epoch: Callable[[CaptioningSolver]
     _furnish(options, out, data, config)
     if saved is not None:
         keeper.go_on(solver, saved.state)
+        if on_resume is not None:
+            on_resume(solver)
     if not solver.finished:
         saver.begin(solver.iteration)
         with stop, saver, np.errstate(all="ignore"):  # a loss that is not finite is an error of the solver's, with more to say
