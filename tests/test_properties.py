@@ -37,6 +37,7 @@ EVERY = settings(
     derandomize=not FRESH,
     deadline=None,
     database=None,
+    phases=[hypothesis.Phase.explicit, hypothesis.Phase.generate, hypothesis.Phase.shrink],
     suppress_health_check=list(hypothesis.HealthCheck),
 )
 SIZE = st.integers(1, 4)
