@@ -1,11 +1,13 @@
 """Text of strangers on a page or in a picture: it cannot leave its place, be obeyed, or grow without end."""
 
+import os
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from browser import NAMES, Browser, find_browser
 
 Image = pytest.importorskip("PIL.Image")
 
@@ -97,6 +99,21 @@ def test_a_page_holds_no_sign_that_is_obeyed_and_is_of_a_size(text: str, tmp_pat
     source = everywhere(tmp_path, text)
     assert not set(OBEYED) & set(source)
     assert len(source.encode()) < 150_000
+
+
+def test_a_browser_finds_no_other_elements_and_asks_for_nothing(tmp_path: Path) -> None:
+    program = find_browser()
+    if os.name != "posix" or program is None:
+        pytest.skip(f"none of {', '.join(NAMES)} is installed: no browser to look at the page with")
+    seen = []
+    with Browser(program, tmp_path / "browser") as browser:
+        for text in ("harmless", *HOSTILE.values()):
+            everywhere(tmp_path, text)
+            browser.show(tmp_path / "page.html", 800, dark=False)
+            seen.append(browser.evaluate("[...document.querySelectorAll('*')].map(e => [e.tagName, ...e.getAttributeNames()].join(' '))"))
+        assert browser.requested == {"file", "data"}
+    assert len(seen[0]) > 100
+    assert all(elements == seen[0] for elements in seen)
 
 
 def test_text_of_numpy_is_text_like_any_other(tmp_path: Path) -> None:
