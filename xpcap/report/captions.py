@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from xpcap.files import atomic
+from xpcap.report.text import visible
 
 DPI = 110
 CELL, PICTURE = 3.0, (2.7, 2.05)  # inches: width of a column; the box that a picture is fitted into
@@ -26,7 +27,8 @@ def draw_captions(path: Path, pictures: Sequence[np.ndarray], captions: Sequence
     Parameters
     ----------
     pictures : (h, w, 3) uint8 each, of any size
-    captions, references : one a picture; a reference may be empty, where nobody described the picture
+    captions, references : one a picture; a reference may be empty, where nobody described the picture. Text may be anybody's: control
+        and bidi characters are spelt out, and what is too long is cut
     columns : pictures side by side
 
     Raises
@@ -90,7 +92,7 @@ def _wrap_both(caption: str, reference: str) -> tuple[list[str], list[str]]:
         return renderer.get_text_width_height_descent(text, font, ismath=False)[0] / DPI
 
     large, small = (partial(width, font=FontProperties(size=size)) for size, _ in (CAPTION, REFERENCE))
-    return wrap(caption.strip() or NOTHING, large), wrap(reference, small)
+    return wrap(visible(caption).strip() or NOTHING, large), wrap(visible(reference), small)
 
 
 def wrap(text: str, width: Callable[[str], float], most: float = PICTURE[0]) -> list[str]:

@@ -12,6 +12,7 @@ import numpy as np
 from xpcap.files import atomic
 from xpcap.report.captions import NOTHING
 from xpcap.report.curves import DARK, LIGHT, PIXELS, loss_curve, perplexity_curve, points
+from xpcap.report.text import visible
 
 FLAT = 128  # pixels: a picture no larger, of at most COLOURS colours, is kept as it is and shown enlarged
 COLOURS = 256
@@ -19,6 +20,7 @@ ENLARGED = 256  # pixels that a flat picture fills at most, by a whole factor
 LONGEST = 320  # pixels of any other picture's long side
 QUALITY = 80  # of JPEG
 ROUNDING = 1e-3  # how far beyond 0 and 1 a probability may lie
+MOST_WORDS, MOST_REFERENCES, MOST_ROWS = 200, 50, 1000  # shown of a caption, of a picture's references, and of any table; the rest is counted
 COLUMNS = {  # of the table of epochs: key of a record, heading, format
     "epoch": ("epoch", "d"),
     "train_loss": ("train loss", ".2f"),
@@ -35,7 +37,7 @@ class Card(NamedTuple):
     name: str  # the picture's name
     picture: np.ndarray | None  # (h, w, 3) uint8; None where its file is not at hand
     words: Sequence[tuple[str, float]]  # the caption: each word with the probability the model gave it
-    references: Sequence[str] = ()  # what people wrote; empty ones are left out
+    references: Sequence[str] = ()  # what people wrote; empty ones are left out, and all beyond the first fifty
     note: str = ""  # e.g. "BLEU-4 0.81"
 
 
@@ -69,7 +71,8 @@ def write_page(
 ) -> None:
     """Write a self-contained HTML page; equal arguments give equal bytes.
 
-    Parts without content are left out. The page needs no network and no script, and follows the reader's light or dark theme.
+    Parts without content are left out. The page needs no network and no script, and follows the reader's light or dark theme. Text may
+    be anybody's: it stays text, control and bidi characters are spelt out, and what is too long is cut.
 
     Parameters
     ----------
@@ -90,13 +93,13 @@ def write_page(
     page = _template().render(
         title=title,
         summary=summary,
-        facts=facts,
-        scores=scores,
+        facts=_first(facts),
+        scores=_first(scores),
         curves=_curves(history),
         pixels=PIXELS,
         epochs=_epochs(history),
         galleries=shown,
-        skipped=skipped,
+        skipped=_first(skipped),
         shaded=any(card["words"] for card in cards),
         described=any(card["references"] for card in cards),
         nothing=NOTHING,
@@ -104,22 +107,36 @@ def write_page(
         dark=DARK,
     )
     with atomic(path) as file:
-        file.write(page.encode("utf-8", "replace"))  # names of files may hold bytes that are no text
+        file.write(page.encode("utf-8"))
 
 
 def _template() -> Any:
     from jinja2 import Environment, StrictUndefined
 
-    environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined)
+    # finalize sees whatever the template puts on the page, so that no text can be forgotten; autoescape sees what comes of it
+    environment = Environment(autoescape=True, finalize=_finalize, trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined)
     return environment.from_string(resources.files("xpcap.report").joinpath("page.html").read_text(encoding="utf-8"))
 
 
+def _finalize(value: Any) -> Any:
+    return visible(value) if isinstance(value, str) and not hasattr(value, "__html__") else value  # Markup is of our own making
+
+
+def _first(rows: Sequence[tuple[str, ...]]) -> list[tuple[str, ...]]:
+    """The first rows of a table, and one that counts the rest."""
+    rest = len(rows) - MOST_ROWS
+    return [*rows[:MOST_ROWS], *([(f"{rest:,} more", "not shown", "")[: len(rows[0])]] if rest > 0 else [])]
+
+
 def _card(card: Card) -> dict[str, Any]:
+    references = [reference for reference in card.references if reference.strip()]
     return {
         "name": card.name,
         "image": None if card.picture is None else _embed(card.name, card.picture),
-        "words": [(word, _probability(word, p)) for word, p in card.words],
-        "references": [reference for reference in card.references if reference.strip()],
+        "words": [(word, _probability(word, p)) for word, p in card.words[:MOST_WORDS]],
+        "cut": len(card.words) > MOST_WORDS,
+        "references": references[:MOST_REFERENCES],
+        "more": len(references) - 1,
         "note": card.note,
     }
 
@@ -135,7 +152,7 @@ def _embed(name: str, picture: np.ndarray) -> _Image:
     from PIL import Image
 
     if picture.ndim != 3 or picture.shape[2] != 3 or picture.dtype != np.uint8 or not picture.size:
-        raise ValueError(f"write_page: picture {name} has shape {picture.shape} and dtype {picture.dtype}, expected uint8 (h, w, 3)")
+        raise ValueError(f"write_page: picture {name!r} has shape {picture.shape} and dtype {picture.dtype}, expected uint8 (h, w, 3)")
     image = Image.fromarray(picture)
     longest = max(image.size)
     if longest <= FLAT and image.getcolors(COLOURS):
@@ -154,7 +171,9 @@ def _uri(kind: str, image: Any, **options: Any) -> str:
 
 
 def _data(kind: str, content: bytes) -> str:
-    return f"data:image/{kind};base64,{base64.b64encode(content).decode('ascii')}"
+    from markupsafe import Markup
+
+    return Markup(f"data:image/{kind};base64,{base64.b64encode(content).decode('ascii')}")
 
 
 def _curves(history: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
@@ -182,7 +201,9 @@ def _course(history: Sequence[Mapping[str, Any]], key: str) -> str:
 
 
 def _epochs(history: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """The history as a table: headings and rows of text."""
-    columns = {key: column for key, column in COLUMNS.items() if any(record.get(key) is not None for record in history)}
-    rows = [[format(record[key], form) if record.get(key) is not None else "–" for key, (_, form) in columns.items()] for record in history]
-    return {"heads": [heading for heading, _ in columns.values()], "rows": rows}
+    """The history as a table: headings and rows of text; of a very long one every second, third, ... epoch."""
+    every = -(-len(history) // MOST_ROWS)
+    told = [record for i, record in enumerate(history) if (i + 1) % every == 0 or i == len(history) - 1]
+    columns = {key: column for key, column in COLUMNS.items() if any(record.get(key) is not None for record in told)}
+    rows = [[format(record[key], form) if record.get(key) is not None else "–" for key, (_, form) in columns.items()] for record in told]
+    return {"heads": [heading for heading, _ in columns.values()], "rows": rows, "every": every}

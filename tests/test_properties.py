@@ -1,0 +1,432 @@
+"""What holds of any input, not of chosen ones: layers, packing, text, importer, update rules and scores, on examples that hypothesis makes up.
+
+The same few examples in every run of the suite; XPCAP_EXAMPLES=N takes N fresh ones for each property.
+"""
+
+import atexit
+import os
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+hypothesis = pytest.importorskip("hypothesis")
+pytest.importorskip("nltk")
+
+from hypothesis import given, settings  # noqa: E402 - after the skip
+from hypothesis import strategies as st  # noqa: E402
+from hypothesis.configuration import set_hypothesis_home_dir  # noqa: E402
+
+from xpcap import CaptioningRNN, layers, optim  # noqa: E402
+from xpcap.data import Vocabulary, decode_captions, read_dataset, tokenize, write_dataset  # noqa: E402
+from xpcap.data.flickr8k import import_flickr8k, read_list, read_token_file  # noqa: E402
+from xpcap.data.vocabulary import END, NULL, SPECIAL, START, UNK  # noqa: E402
+from xpcap.errors import DataError  # noqa: E402
+from xpcap.metrics import corpus_bleu, smoothed_bleu, unigram_bleu  # noqa: E402
+from xpcap.models.packing import FeatureRows  # noqa: E402
+
+STORE = tempfile.TemporaryDirectory()  # what hypothesis keeps on disk, from the moment that tests are collected
+atexit.register(STORE.cleanup)
+set_hypothesis_home_dir(STORE.name)
+FRESH = os.environ.get("XPCAP_EXAMPLES")
+EVERY = settings(
+    max_examples=int(FRESH) if FRESH else 120,
+    derandomize=not FRESH,
+    deadline=None,
+    database=None,
+    phases=[hypothesis.Phase.explicit, hypothesis.Phase.generate, hypothesis.Phase.shrink],
+    suppress_health_check=list(hypothesis.HealthCheck),
+)
+SIZE = st.integers(1, 4)
+SEED = st.integers(0, 2**32 - 1)
+SCALE = st.sampled_from([0.0, 5e-324, 1e-310, 1e-160, 1e-8, 1.0, 30.0, 800.0, 1e8, 1e160, 1e300])
+DTYPE = st.sampled_from([np.float32, np.float64])
+CELL = st.sampled_from(["rnn", "lstm"])
+
+
+def holds(*strategies: Any, **named: Any) -> Callable[[Any], Any]:
+    """A test of everything that the strategies make."""
+    return lambda test: EVERY(given(*strategies, **named)(test))
+
+
+# Layers
+
+
+class Layer:
+    """A layer of some shape with arguments for it: `forward(*arguments)` to outputs, `backward(upstream, caches)` to gradients in argument order."""
+
+    def __init__(self, name: str, sizes: Sequence[int], seed: int) -> None:
+        N, T, D, H = sizes
+        self.rng = rng = np.random.default_rng(seed)
+        k = 4 if name.startswith("lstm") else 1
+        shapes = {
+            "affine": [(N, T, D), (T * D, H), (H,)],
+            "temporal_affine": [(N, T, D), (D, H), (H,)],
+            "word_embedding": [(T, D)],
+            "dropout": [(N, T, D)],
+            "rnn_step": [(N, D), (N, H), (D, H), (H, H), (H,)],
+            "lstm_step": [(N, D), (N, H), (N, H), (D, 4 * H), (H, 4 * H), (4 * H,)],
+            "rnn": [(N, T, D), (N, H), (D, H), (H, H), (H,)],
+            "lstm": [(N, T, D), (N, H), (D, 4 * H), (H, 4 * H), (4 * H,)],
+        }[name]
+        assert shapes[-1][-1] % k == 0
+        self.arguments = [rng.standard_normal(shape) for shape in shapes]
+        self._forward, self._backward = (getattr(layers, f"{name}_{way}") for way in ("forward", "backward"))
+        self._before: tuple[Any, ...] = (rng.integers(0, T, (N, H)),) if name == "word_embedding" else ()
+        self._after: tuple[Any, ...] = ({"p": rng.uniform(0.05, 1), "mode": ("train", "test")[seed % 2], "seed": 3},) if name == "dropout" else ()
+
+    def forward(self, *arguments: np.ndarray) -> tuple[list[np.ndarray], Any]:
+        *outputs, cache = self._forward(*self._before, *arguments, *self._after)
+        return outputs, cache
+
+    def backward(self, upstream: Sequence[np.ndarray], cache: Any) -> list[np.ndarray]:
+        gradients = self._backward(*upstream, cache)
+        return list(gradients) if isinstance(gradients, tuple) else [gradients]
+
+
+LAYER = st.sampled_from(["affine", "temporal_affine", "word_embedding", "dropout", "rnn_step", "lstm_step", "rnn", "lstm"])
+SIZES = st.tuples(SIZE, SIZE, SIZE, SIZE)
+
+
+def inner(left: Sequence[np.ndarray], right: Sequence[np.ndarray]) -> float:
+    return float(sum(np.vdot(a, b) for a, b in zip(left, right, strict=True)))
+
+
+@holds(LAYER, SIZES, SEED)
+def test_backward_is_the_adjoint_of_forward(name: str, sizes: Sequence[int], seed: int) -> None:
+    """<dout, J v> = <J* dout, v> for a direction v in one argument at a time, and J v from centred differences."""
+    layer = Layer(name, sizes, seed)
+    outputs, cache = layer.forward(*layer.arguments)
+    upstream = [layer.rng.standard_normal(out.shape) for out in outputs]
+    gradients = layer.backward(upstream, cache)
+    assert [g.shape for g in gradients] == [x.shape for x in layer.arguments]
+    h = 1e-5
+    for i, gradient in enumerate(gradients):
+        v = layer.rng.standard_normal(gradient.shape)
+        moved = [[x + step * v if i == j else x for j, x in enumerate(layer.arguments)] for step in (h, -h)]
+        above, below = (layer.forward(*arguments)[0] for arguments in moved)
+        slopes = [(a - b) / (2 * h) for a, b in zip(above, below, strict=True)]
+        size = inner([np.abs(dout) for dout in upstream], [np.abs(slope) for slope in slopes])
+        assert inner(upstream, slopes) == pytest.approx(inner([gradient], [v]), rel=1e-6, abs=1e-7 * (1 + size)), i
+
+
+@holds(LAYER, SIZES, SEED, DTYPE)
+def test_layers_keep_the_dtype_and_leave_their_inputs_alone(name: str, sizes: Sequence[int], seed: int, dtype: Any) -> None:
+    layer = Layer(name, sizes, seed)
+    arguments = [x.astype(dtype) for x in layer.arguments]
+    for x in arguments:
+        x.flags.writeable = False
+    outputs, cache = layer.forward(*arguments)
+    kept = [out.copy() for out in outputs]
+    upstream = [np.ones_like(out) for out in outputs]
+    for dout in upstream:
+        dout.flags.writeable = False
+    gradients = layer.backward(upstream, cache)
+    assert {x.dtype for x in (*outputs, *gradients)} == {np.dtype(dtype)}
+    for out, before in zip(outputs, kept, strict=True):
+        np.testing.assert_array_equal(out, before)
+    for gradient, again in zip(gradients, layer.backward(upstream, cache), strict=True):  # a cache is there to be used twice
+        np.testing.assert_array_equal(gradient, again)
+
+
+@holds(st.sampled_from(["rnn", "lstm", "rnn_step", "lstm_step"]), SIZES, SEED, SCALE)
+def test_recurrent_layers_saturate_and_stay_finite(name: str, sizes: Sequence[int], seed: int, scale: float) -> None:
+    """Inputs of any magnitude, down to denormals: states stay in [-1, 1] and no gradient is lost to inf or NaN. A warning is an error here."""
+    layer = Layer(name, sizes, seed)
+    x, *rest = layer.arguments
+    outputs, cache = layer.forward(x * scale, *rest)
+    assert np.abs(outputs[0]).max() <= 1
+    gradients = layer.backward([np.ones_like(out) for out in outputs], cache)
+    assert all(np.isfinite(a).all() for a in (*outputs, *gradients))
+
+
+@holds(st.sampled_from(["rnn", "lstm"]), SIZES, SEED)
+def test_a_sequence_is_its_steps_one_after_the_other(name: str, sizes: Sequence[int], seed: int) -> None:
+    layer = Layer(name, sizes, seed)
+    x, h0, *weights = layer.arguments
+    (h,), cache = layer.forward(x, h0, *weights)
+    upstream = layer.rng.standard_normal(h.shape)
+    gradients = layer.backward([upstream], cache)
+    forward, backward = (getattr(layers, f"{name}_step_{way}") for way in ("forward", "backward"))
+    state, caches = (h0,) if name == "rnn" else (h0, np.zeros_like(h0)), []
+    for t in range(x.shape[1]):
+        *state, step = forward(x[:, t], *state, *weights)
+        caches.append(step)
+        np.testing.assert_allclose(h[:, t], state[0], rtol=1e-12, atol=1e-14)
+    dstate, dweights = [np.zeros_like(h0) for _ in state], [np.zeros_like(w) for w in weights]
+    for t in reversed(range(x.shape[1])):
+        dx, *rest = backward(upstream[:, t] + dstate[0], *dstate[1:], caches[t])
+        dstate, dweights = rest[: len(dstate)], [total + d for total, d in zip(dweights, rest[len(dstate) :], strict=True)]
+        np.testing.assert_allclose(gradients[0][:, t], dx, rtol=1e-11, atol=1e-13)
+    for gradient, expected in zip(gradients[1:], [dstate[0], *dweights], strict=True):
+        np.testing.assert_allclose(gradient, expected, rtol=1e-11, atol=1e-13)
+
+
+@holds(SEED, SCALE, DTYPE)
+def test_sigmoid_is_bounded_rising_and_symmetric(seed: int, scale: float, dtype: Any) -> None:
+    x = np.sort(np.random.default_rng(seed).standard_normal(50) * min(scale, 1e38 / 8)).astype(dtype)
+    y = layers.sigmoid(x)
+    assert y.dtype == dtype
+    assert y.min() >= 0
+    assert y.max() <= 1
+    assert (np.diff(y) >= 0).all()
+    np.testing.assert_allclose(y + layers.sigmoid(-x), 1, rtol=1e-6)
+    near = np.abs(x) < 30
+    np.testing.assert_allclose(y[near], 1 / (1 + np.exp(-x[near].astype(float))), atol=2e-7 if dtype == np.float32 else 2e-16)
+
+
+@holds(SIZES, SEED, SCALE, st.floats(0, 1))
+def test_softmax_loss_is_finite_and_its_gradient_adds_up_to_nothing(sizes: Sequence[int], seed: int, scale: float, share: float) -> None:
+    """Scores of any magnitude: the loss is no less than 0, a masked step counts for nothing, and a shift of all scores changes nothing."""
+    N, T, V, _ = sizes
+    rng = np.random.default_rng(seed)
+    x, y, mask = rng.standard_normal((N, T, V)) * scale, rng.integers(0, V, (N, T)), rng.random((N, T)) < share
+    loss, dx = layers.temporal_softmax_loss(x, y, mask)
+    assert np.isfinite(loss)
+    assert loss >= 0
+    assert np.abs(dx).max() * N <= 1 + 1e-12
+    np.testing.assert_allclose(dx.sum(axis=2), 0, atol=1e-12)
+    assert not dx[~mask].any()
+    if scale <= 800:
+        shifted, _ = layers.temporal_softmax_loss(x + 5, y, mask)
+        assert shifted == pytest.approx(loss, rel=1e-9, abs=1e-9)
+        at = (np.arange(N)[:, None], np.arange(T), y)
+        assert loss == pytest.approx((np.logaddexp.reduce(x, axis=2) - x[at])[mask].sum() / N, rel=1e-9, abs=1e-9)
+
+
+# Packing
+
+WORDS = {NULL: 0, START: 1, END: 2, "a": 3, "dog": 4, "runs": 5}
+CAPTIONS = st.integers(1, 6).flatmap(lambda T: st.lists(st.lists(st.integers(0, 5), min_size=T + 1, max_size=T + 1), min_size=1, max_size=6))
+D, W, H, V = 3, 2, 4, len(WORDS)
+
+
+def captioner(cell: str, dropout: float, seed: int) -> CaptioningRNN:
+    """One whose weights are all of a size that matters."""
+    model = CaptioningRNN(WORDS, D, W, H, cell, np.float64, dropout=dropout, seed=seed)
+    model.params.flat[...] = np.random.default_rng(seed).standard_normal(model.params.flat.shape) / 2
+    return model
+
+
+def masks(model: CaptioningRNN, inputs: np.ndarray, live: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """As DESIGN has them drawn: features, then a row for each distinct live word by id, then hidden units caption by caption and step by step."""
+    keep, draw = 1 - model.dropout, np.random.default_rng([7, 1]).random
+    features, words, hidden = np.ones((len(inputs), D)), np.ones((V, W)), np.ones((*inputs.shape, H))
+    if model.dropout:
+        features = (draw((len(inputs), D), dtype=np.float32) < keep) / keep
+        spoken = sorted(set(inputs[live].tolist()))
+        words[spoken] = (draw((len(spoken), W), dtype=np.float32) < keep) / keep
+        hidden[live] = (draw((int(live.sum()), H), dtype=np.float32) < keep) / keep
+    return features, words, hidden
+
+
+def padded(model: CaptioningRNN, features: np.ndarray, captions: np.ndarray) -> tuple[float, dict[str, np.ndarray]]:
+    """The loss and its gradients step by step over the whole batch, padding and all, out of the course's step functions and plain sums."""
+    p, inputs, targets = model.params, captions[:, :-1], captions[:, 1:]
+    N, T = targets.shape
+    live = np.array([[(row[t:] != 0).any() for t in range(T)] for row in targets])
+    mask_x, mask_w, mask_h = masks(model, inputs, live)
+    forward, backward = (getattr(layers, f"{model.cell_type}_step_{way}") for way in ("forward", "backward"))
+    x = features * mask_x
+    h = x @ p["W_proj"] + p["b_proj"]
+    state: Any = [h] if model.cell_type == "rnn" else [h, np.zeros_like(h)]
+    table, caches, states, dscores, loss = p["W_embed"] * mask_w, [], [], [], 0.0
+    for t in range(T):
+        *state, cache = forward(table[inputs[:, t]], *state, p["Wx"], p["Wh"], p["b"])
+        caches.append(cache)
+        states.append(state[0] * mask_h[:, t])
+        scores = states[t] @ p["W_vocab"] + p["b_vocab"]
+        log_p = scores - np.logaddexp.reduce(scores, axis=1, keepdims=True)
+        counts = (targets[:, t] != 0).astype(float)
+        loss -= (counts * log_p[np.arange(N), targets[:, t]]).sum() / N
+        dscores.append((np.exp(log_p) - np.eye(V)[targets[:, t]]) * counts[:, None] / N)
+    grads = {name: np.zeros_like(value) for name, value in p.items()}
+    dstate = [np.zeros_like(h) for _ in state]
+    for t in reversed(range(T)):
+        grads["W_vocab"] += states[t].T @ dscores[t]
+        grads["b_vocab"] += dscores[t].sum(axis=0)
+        dstate[0] = dstate[0] + dscores[t] @ p["W_vocab"].T * mask_h[:, t]
+        dx, *rest = backward(*dstate, caches[t])
+        dstate = rest[: len(dstate)]
+        for name, gradient in zip(("Wx", "Wh", "b"), rest[len(dstate) :], strict=True):
+            grads[name] += gradient
+        np.add.at(grads["W_embed"], inputs[:, t], dx)
+    grads["W_embed"] *= mask_w
+    grads["W_proj"], grads["b_proj"] = x.T @ dstate[0], dstate[0].sum(axis=0)
+    return loss, grads
+
+
+def close(got: Any, expected: Any, what: str) -> None:
+    """Equal to 1e-12 of the largest of them."""
+    np.testing.assert_allclose(got, expected, rtol=0, atol=1e-12 * max(1e-3, np.abs(expected).max()), err_msg=what)
+
+
+@holds(CAPTIONS, CELL, st.sampled_from([0.0, 0.4]), SEED)
+def test_packed_captions_are_padded_ones(rows: list[list[int]], cell: str, dropout: float, seed: int) -> None:
+    """Captions of any form: NULLs anywhere, nothing but NULL, one word, words that repeat. Loss, every gradient, and the order of the draws."""
+    captions = np.array(rows)
+    features = np.random.default_rng(seed).standard_normal((len(captions), D))
+    model = captioner(cell, dropout, seed)
+    expected, expected_grads = padded(model, features, captions)
+    for given_features in (features, FeatureRows(features[::-1].copy(), np.arange(len(captions))[::-1])):
+        model.rng = np.random.default_rng([7, 1])
+        loss, grads = model.loss(given_features, captions)
+        close(loss, expected, "loss")
+        for name, grad in grads.items():
+            close(grad, expected_grads[name], name)
+    if not dropout:
+        score = model.score(features, captions)
+        close(score.nll / len(captions), expected, "score")
+        assert score.tokens == np.count_nonzero(captions[:, 1:])
+
+
+@holds(CAPTIONS, CELL, SEED)
+def test_the_order_of_captions_in_a_batch_does_not_matter(rows: list[list[int]], cell: str, seed: int) -> None:
+    captions, rng, model = np.array(rows), np.random.default_rng(seed), captioner(cell, 0.0, seed)
+    features, order = rng.standard_normal((len(captions), D)), rng.permutation(len(captions))
+    loss, grads = model.loss(features, captions)
+    again, grads_again = model.loss(features[order], captions[order])
+    close(again, loss, "loss")
+    close(grads_again.flat, grads.flat, "gradients")
+
+
+# Text
+
+TEXT = st.text(max_size=40)
+CAPTION = st.lists(st.sampled_from(["a", "dog", "Runs", "9", "don't", "é", "<b>", "\x1b[1m", "\u202e", "犬"]), max_size=8).map(" ".join)
+
+
+@holds(TEXT)
+def test_tokens_are_plain_words_and_stay_what_they_are(text: str) -> None:
+    words = tokenize(text)
+    assert all(word and set(word) <= set("abcdefghijklmnopqrstuvwxyz0123456789") for word in words)
+    assert tokenize(" ".join(words)) == words
+    assert tokenize(text.lower()) == words
+
+
+@holds(st.lists(st.one_of(TEXT, CAPTION), min_size=1, max_size=5), st.integers(1, 6), st.integers(1, 2))
+def test_captions_survive_their_ids(texts: list[str], max_words: int, min_count: int) -> None:
+    vocabulary = Vocabulary.build(texts, min_count)
+    for text, row in zip(texts, vocabulary.encode(texts, max_words), strict=True):
+        words = [word if word in vocabulary.word_to_idx else UNK for word in tokenize(text)][:max_words]
+        padding = [vocabulary.null] * (max_words - len(words))
+        assert row.tolist() == [vocabulary.start, *(vocabulary.word_to_idx[word] for word in words), vocabulary.end, *padding]
+        assert vocabulary.words(row) == vocabulary.words(row[1:]) == [word for word in words if word != UNK]
+        assert decode_captions(row, vocabulary.idx_to_word) == " ".join([START, *words, END])
+    assert vocabulary.idx_to_word[:4] == list(SPECIAL)
+    assert Vocabulary.build(reversed(texts), min_count).idx_to_word == vocabulary.idx_to_word
+
+
+# Importer
+
+LINE = st.text(st.characters(exclude_characters="\n\r", exclude_categories=("Cs",)), max_size=20)
+NAME = LINE.map(lambda text: text.replace("\t", "").replace("\0", "").replace("\ufeff", "").strip()).filter(bool)
+SAID = st.tuples(LINE, st.sampled_from(["dog", "7", "A"]), LINE).map(lambda parts: "".join(parts).rstrip()).filter(tokenize)
+
+
+def write_layout(folder: Path, captions: dict[str, list[str]], features: np.ndarray) -> None:
+    """Flickr8k's files: the last picture is val, the others train."""
+    lines = [f"{name}#{k}\t{text}" for name, texts in captions.items() for k, text in enumerate(texts)]
+    (folder / "captions.txt").write_bytes("\n".join(lines).encode())
+    *train, val = captions
+    (folder / "train.txt").write_bytes("\n".join(train).encode())
+    (folder / "val.txt").write_bytes(val.encode())
+    np.savez(folder / "features.npz", names=np.array([name.encode() for name in captions]), features=features)
+
+
+@holds(st.dictionaries(NAME, st.lists(SAID, min_size=1, max_size=3), min_size=2, max_size=4), SEED)
+def test_what_is_imported_comes_back_from_the_file(captions: dict[str, list[str]], seed: int) -> None:
+    """Names and captions in any script, with markup and control characters: text, names, ids and features are what was given."""
+    features = np.random.default_rng(seed).standard_normal((len(captions), 2)).astype(np.float32)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        write_layout(folder, captions, features)
+        lists = {split: folder / f"{split}.txt" for split in ("train", "val")}
+        made = import_flickr8k(folder / "captions.txt", lists, folder / "features.npz", min_count=1, max_words=3)
+        write_dataset(folder / "data.h5", made)
+        back = read_dataset(folder / "data.h5")
+    assert back.vocabulary.idx_to_word == made.vocabulary.idx_to_word
+    *train, val = captions
+    for split, images, rows in (("train", train, features[:-1]), ("val", [val], features[-1:])):
+        read = back.split(split)
+        assert list(read.images) == images
+        assert list(back.references(split).values()) == [captions[image] for image in images]
+        np.testing.assert_array_equal(read.features, rows)
+        np.testing.assert_array_equal(read.captions, back.vocabulary.encode([text for image in images for text in captions[image]], 3))
+
+
+def attempt(read: Callable[[Path], Any], path: Path) -> Any:
+    """What comes of it, a DataError among it; any other error is the caller's."""
+    try:
+        return read(path)
+    except DataError as error:
+        return error
+
+
+@holds(st.one_of(st.binary(max_size=60), TEXT.map(lambda t: t.encode("utf-8", "ignore")), st.text("a#1\t\n \r\x1b", max_size=30).map(str.encode)))
+@hypothesis.example(b"a\x1b[31m#1\tdog\na\x1b[31m#1\tdog")
+@hypothesis.example(b"a\x1b[31m\na\x1b[31m")
+def test_any_text_file_is_read_or_refused_in_words_that_no_terminal_obeys(content: bytes) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "captions.txt"
+        path.write_bytes(content)
+        captions, names = attempt(read_token_file, path), attempt(read_list, path)
+    for result in (captions, names):
+        assert not isinstance(result, DataError) or str(result).isprintable()
+    if not isinstance(captions, DataError):
+        assert all(name and all(map(tokenize, texts)) for name, texts in captions.items())
+    if not isinstance(names, DataError):
+        assert names
+        assert all(name == name.strip() for name in names)
+
+
+# Update rules and scores
+
+SHAPES = st.lists(st.lists(st.integers(0, 3), max_size=3).map(tuple), min_size=1, max_size=3)
+
+
+@holds(st.sampled_from(list(optim.DEFAULTS)), SHAPES, SEED, DTYPE, st.sampled_from([0.0, 1e-30, 1e-3, 1.0, 1e3, 1e15]))
+def test_a_rule_on_each_array_is_the_rule_in_place_on_all_of_them(rule: str, shapes: Any, seed: int, dtype: Any, scale: float) -> None:
+    rng = np.random.default_rng(seed)
+    weights = [rng.standard_normal(shape).astype(dtype) for shape in shapes]
+    flat = np.concatenate([w.ravel() for w in weights])
+    state, configs = optim.init(rule, flat), [None] * len(weights)
+    for _ in range(3):
+        grads = [np.asarray(rng.standard_normal(w.shape) * scale, dtype) for w in weights]
+        optim.update(rule, flat, np.concatenate([dw.ravel() for dw in grads]), state)
+        moved = [getattr(optim, rule)(w, dw, config) for w, dw, config in zip(weights, grads, configs, strict=True)]
+        weights, configs = [w for w, _ in moved], [config for _, config in moved]
+    together = np.concatenate([w.ravel() for w in weights])
+    np.testing.assert_allclose(
+        flat, together, rtol=1e-5 if dtype == np.float32 else 1e-12, atol=np.finfo(dtype).eps * np.abs(together).max(initial=0)
+    )
+    assert [w.shape for w in weights] == [tuple(shape) for shape in shapes]
+    assert {w.dtype for w in weights} == {np.dtype(dtype)}
+
+
+@holds(st.integers(0, 40), SEED, DTYPE, st.sampled_from([0.0, 1e-40, 1e-3, 1.0, 1e6, 1e30]), st.floats(1e-3, 1e6))
+def test_clipping_never_lengthens_and_ends_at_its_limit(size: int, seed: int, dtype: Any, scale: float, most: float) -> None:
+    grads = (np.random.default_rng(seed).standard_normal(size) * scale).astype(dtype)
+    before, length = grads.copy(), float(np.linalg.norm(grads.astype(float)))
+    norm = optim.clip_by_global_norm(grads, most)
+    assert norm == pytest.approx(length, rel=1e-6)
+    assert (np.abs(grads) <= np.abs(before)).all()
+    assert float(np.linalg.norm(grads.astype(float))) == pytest.approx(min(length, most), rel=1e-5)
+    if length <= most * (1 - 1e-5):
+        np.testing.assert_array_equal(grads, before)
+
+
+SENTENCE = st.lists(st.sampled_from(["a", "dog", "runs", "on", "grass"]), max_size=7)
+
+
+@holds(st.lists(st.tuples(SENTENCE, st.lists(SENTENCE, min_size=1, max_size=3)), min_size=1, max_size=4))
+def test_scores_lie_between_nothing_and_one_and_copies_get_one(pairs: list[tuple[list[str], list[list[str]]]]) -> None:
+    said, references = [said for said, _ in pairs], [references for _, references in pairs]
+    scores = (*corpus_bleu(references, said), *map(smoothed_bleu, references, said), unigram_bleu([first for first, *_ in references], said))
+    assert all(0 <= score <= 1 + 1e-12 for score in scores)
+    copies = [first for first, *_ in references if len(first) >= 4]
+    if copies:
+        assert corpus_bleu([[copy, *references[0]] for copy in copies], copies) == pytest.approx((1, 1, 1, 1))

@@ -1,0 +1,244 @@
+"""Nobody let in: no construct that runs what a file says, and no command that writes, connects or starts anything where it should not."""
+
+import ast
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+PACKAGE = ROOT / "xpcap"
+NETWORK = {"urllib", "http", "socket", "ssl", "socketserver", "asyncio", "ftplib", "smtplib", "xmlrpc", "requests", "urllib3", "httpx", "aiohttp"}
+PICKLES = {"pickle", "cPickle", "_pickle", "marshal", "shelve", "dill", "cloudpickle", "joblib", "jsonpickle"}
+FORBIDDEN = {
+    *(f"builtins.{name}" for name in ("eval", "exec", "compile", "__import__")), "os.system", "os.popen", "os.startfile", "pty.spawn", "tempfile.mktemp",
+    "torch.load", "pandas.read_pickle", "numpy.lib.format.read_array", "subprocess.getoutput", "subprocess.getstatusoutput", "code.interact", "runpy.run_path",
+}  # fmt: skip
+FORBIDDEN_STARTS = ("os.exec", "os.spawn", "os.posix_spawn", "yaml.")
+STARTERS = {f"subprocess.{name}" for name in ("Popen", "run", "call", "check_call", "check_output")}
+
+
+class Scanner(ast.NodeVisitor):
+    """Finds in a file what this project does without. Names are followed through imports, also under another name."""
+
+    def __init__(self, source: str) -> None:
+        self.found: list[str] = []
+        self.network = False
+        tree = ast.parse(source)
+        self.names = {name: f"builtins.{name}" for name in ("eval", "exec", "compile", "__import__")}
+        self.lists = {target.id for target in self._assigned(tree, ast.List)} - {target.id for target in self._assigned(tree, ast.expr, ast.List)}
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Import | ast.ImportFrom):
+                self._import(node)
+        self.visit(tree)
+
+    @staticmethod
+    def _assigned(tree: ast.AST, kind: type[ast.expr], other_than: Any = ()) -> Iterator[ast.Name]:
+        """Names that are given something of a kind somewhere."""
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Assign) and isinstance(node.value, kind) and not isinstance(node.value, other_than):
+                yield from (target for target in node.targets if isinstance(target, ast.Name))
+
+    def _import(self, node: ast.Import | ast.ImportFrom) -> None:
+        for alias in node.names:
+            whole = alias.name if isinstance(node, ast.Import) else f"{node.module}.{alias.name}"
+            root = whole.split(".")[0]
+            self.names[alias.asname or alias.name.split(".")[0]] = whole if alias.asname or isinstance(node, ast.ImportFrom) else root
+            self._module(root)
+            self._forbid(whole)
+
+    def _module(self, root: str) -> None:
+        self.network |= root in NETWORK
+        if root in PICKLES:
+            self.found.append(f"import {root}")
+
+    def _dotted(self, node: ast.expr) -> str:
+        """The full name of what an expression names; empty where it names nothing that was imported or built in."""
+        if isinstance(node, ast.Name):
+            return self.names.get(node.id, "")
+        if isinstance(node, ast.Attribute) and (base := self._dotted(node.value)):
+            return f"{base}.{node.attr}".replace("np.", "numpy.")
+        return ""
+
+    def _name(self, node: ast.Name | ast.Attribute) -> None:
+        self._forbid(self._dotted(node))
+        self.generic_visit(node)
+
+    def _forbid(self, name: str) -> None:
+        if name in FORBIDDEN or name.startswith(FORBIDDEN_STARTS):
+            self.found.append(name)
+
+    visit_Name = visit_Attribute = _name  # noqa: N815 - ast's names
+
+    def visit_ExceptHandler(self, node: ast.ExceptHandler) -> None:
+        if node.type is None:
+            self.found.append("bare except")
+        self.generic_visit(node)
+
+    def visit_keyword(self, node: ast.keyword) -> None:
+        if node.arg in ("allow_pickle", "shell") and not (isinstance(node.value, ast.Constant) and node.value.value is False):
+            self.found.append(node.arg)
+        self.generic_visit(node)
+
+    def visit_Call(self, node: ast.Call) -> None:
+        name = self._dotted(node.func)
+        if name == "importlib.import_module":
+            known = node.args and isinstance(node.args[0], ast.Constant) and isinstance(node.args[0].value, str)
+            self._module(node.args[0].value.split(".")[0]) if known else self.found.append(name)  # type: ignore[attr-defined]
+        if name in STARTERS and not (node.args and self._is_list(node.args[0])):
+            self.found.append(f"{name} of no list")
+        self.generic_visit(node)
+
+    def _is_list(self, node: ast.expr) -> bool:
+        return isinstance(node, ast.List) or (isinstance(node, ast.Name) and node.id in self.lists)
+
+
+def sources() -> dict[str, str]:
+    return {path.relative_to(PACKAGE).as_posix(): path.read_text(encoding="utf-8") for path in PACKAGE.rglob("*.py")}
+
+
+def test_the_package_holds_nothing_that_runs_what_a_file_says() -> None:
+    assert len(sources()) > 50
+    assert {name: found for name, source in sources().items() if (found := Scanner(source).found)} == {}
+
+
+def test_the_network_is_known_to_one_file_and_that_file_to_no_command() -> None:
+    assert {name for name, source in sources().items() if Scanner(source).network} == {"encoders/url.py"}
+    assert {name for name, source in sources().items() if "image_from_url" in source or "encoders.url" in source} == {
+        "encoders/__init__.py",
+        "encoders/url.py",
+    }
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "import pickle", "import cPickle", "import marshal", "import shelve as s", "import dill", "from cloudpickle import dumps", "import joblib.parallel",
+        "def f():\n    import jsonpickle", "import importlib\nimportlib.import_module('pickle')", "from importlib import import_module\nimport_module(name)",
+        "eval('1')", "f = eval", "exec(text)", "compile(text, '', 'exec')", "__import__('os')", "import builtins\nbuiltins.eval('1')",
+        "from builtins import exec as run\nrun(text)", "import os\nos.system('ls')", "from os import system as s\ns('ls')", "import os as o\no.popen('ls')",
+        "import os\nos.execv('ls', [])", "import os\nos.spawnl(0, 'ls')", "import os\nos.posix_spawn('ls', [], {})", "import pty\npty.spawn('ls')",
+        "import subprocess\nsubprocess.run(['ls'], shell=True)", "import subprocess\nsubprocess.Popen(command, shell=shell)",
+        "import subprocess\nsubprocess.run('ls')", "from subprocess import check_output as c\nc(f'ls {x}')", "import subprocess\nsubprocess.run(args='ls')",
+        "import subprocess\nls = ['ls']\nls = 'ls'\nsubprocess.call(ls)", "import subprocess\nsubprocess.getoutput('ls')",
+        "try:\n    pass\nexcept:\n    pass", "import numpy as np\nnp.load(f, allow_pickle=True)", "np.load(f, allow_pickle=wanted)",
+        "import torch\ntorch.load(f)", "from torch import load\nload(f)", "import yaml\nyaml.load(f)", "from yaml import unsafe_load\nunsafe_load(f)",
+        "import tempfile\ntempfile.mktemp()", "from tempfile import mktemp", "import pandas as pd\npd.read_pickle(f)",
+    ],
+)  # fmt: skip
+def test_the_scanner_finds_each_kind_where_it_is_planted(source: str) -> None:
+    assert Scanner(source).found
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "model.eval()", "import torch\ntorch.nn.Linear(1, 2).eval()", "import re\nre.compile('x')", "self.exec(1)", "import os\nos.replace(a, b)",
+        "import subprocess, sys\nsubprocess.run([sys.executable, '-c', 'pass'], shell=False)", "import subprocess\nls = ['ls']\nsubprocess.Popen(ls)",
+        "try:\n    pass\nexcept Exception:\n    pass", "import numpy as np\nnp.load(f, allow_pickle=False)", "import tempfile\ntempfile.TemporaryDirectory()",
+        "import json\njson.load(f)", "'eval(1)'  # eval(1)", "import safetensors.numpy\nsafetensors.numpy.load(b)",
+    ],
+)  # fmt: skip
+def test_the_scanner_leaves_alone_what_only_looks_alike(source: str) -> None:
+    assert Scanner(source).found == []
+
+
+@pytest.mark.parametrize("source", ["import socket", "from urllib import request", "def f():\n    import http.client", "import requests as r"])
+def test_the_scanner_finds_the_network(source: str) -> None:
+    assert Scanner(source).network
+    assert not Scanner("import json").network
+
+
+# What commands do
+
+
+def watch(folder: Path, *commands: list[str]) -> list[dict[str, Any]]:
+    """Run commands in a folder, in a process that notes what they do; caches go to a folder beside it."""
+    caches = folder.parent / "caches"
+    caches.mkdir(exist_ok=True)
+    places = dict.fromkeys(("HOME", "TMPDIR", "XDG_CACHE_HOME", "XDG_CONFIG_HOME", "MPLCONFIGDIR"), str(caches))
+    environment = {**os.environ, **places, "PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": "1", "XPCAP_BACKEND": "numpy"}
+    command = [sys.executable, "-W", "error", str(Path(__file__).parent / "watched.py"), json.dumps(commands)]
+    result = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+    records: list[dict[str, Any]] = json.loads(result.stdout)
+    return records
+
+
+def snapshot(folder: Path) -> dict[str, Any]:
+    """Every file with its bytes, every link with where it leads."""
+    found: dict[str, Any] = {}
+    for path in folder.rglob("*"):
+        found[str(path.relative_to(folder))] = str(path.readlink()) if path.is_symlink() else path.read_bytes() if path.is_file() else None
+    return found
+
+
+def changed(record: dict[str, Any], folder: Path) -> set[str]:
+    """The places that a command changed, seen from `folder`; its caches left out."""
+    assert record["status"] == 0, record["output"]
+    places = [Path(place) for place in record["changed"]]
+    beside = [place for place in places if not place.is_relative_to(folder.parent / "caches") and place != Path(os.devnull)]
+    return {os.path.relpath(place, folder) for place in beside}
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the record looks up folders in /proc")
+def test_commands_write_in_their_place_connect_to_nothing_and_follow_no_link(tmp_path: Path) -> None:
+    """A run folder of somebody else's has links in it that lead out; whoever looks at the run changes neither them nor what they lead to."""
+    home, victim = (tmp_path / name for name in ("home", "victim"))
+    home.mkdir()
+    victim.mkdir()
+    (victim / "letter.txt").write_text("dear")
+    train, machine = watch(home, ["train", "--out", "runs/a", "--hidden", "8", "--wordvec", "4", "--epochs", "1"], ["info"])
+    made = changed(train, home)
+    assert {"runs", "runs/a"} < made
+    assert all(Path(place).is_relative_to("runs/a") for place in made - {"runs"})
+    assert changed(machine, home) == set()
+    for name in ("index.html", "loss.png", "history.jsonl.part"):
+        (home / "runs/a" / name).unlink(missing_ok=True)
+        (home / "runs/a" / name).symlink_to(victim / "letter.txt")
+    (home / "linked.html").symlink_to(victim / "page.html")
+    (home / "linked.png").symlink_to(victim / "letter.txt")
+    before = snapshot(home)
+    looks = watch(
+        home, ["evaluate", "runs/a"], ["info", "runs/a"], ["caption", "runs/a", "-n", "3", "--html", "page.html", "--png", "page.png"],
+        ["caption", "runs/a", "--html", "linked.html"], ["caption", "runs/a", "--png", "linked.png"],
+    )  # fmt: skip
+    evaluate, info, caption, *refused = looks
+    assert changed(evaluate, home) == changed(info, home) == set()
+    written = changed(caption, home)
+    assert {"page.html", "page.png"} < written
+    assert all(place in ("page.html", "page.png") or place.startswith((".page.html.", ".page.png.")) for place in written)
+    for record in refused:
+        assert (record["status"], record["changed"]) == (1, [])
+        assert "exists, and is not overwritten" in record["output"]
+    after = snapshot(home)
+    assert {name: after.pop(name) is not None for name in ("page.html", "page.png")} == {"page.html": True, "page.png": True}
+    assert after == before
+    assert snapshot(victim) == {"letter.txt": b"dear"}
+    for record in (train, machine, *looks):
+        assert record["sockets"] == []
+    for record in (train, *looks):  # not `info` alone: CuPy, where it is installed, looks for its libraries with programs of the system
+        assert {Path(program).name for program in record["started"]} <= {Path(sys.executable).name, "fc-list"}  # matplotlib asks for fonts once
+
+
+def test_the_record_notes_what_it_is_there_to_note(tmp_path: Path) -> None:
+    """An audit hook cannot be removed, so each act is planted in a process of its own."""
+    acts = """
+import os, socket, subprocess, sys, tempfile
+from pathlib import Path
+import watched
+record = watched.Record()
+sys.addaudithook(record.note)
+Path("a").write_text("x"); os.mkdir("d"); Path("a").rename("d/b"); os.symlink("d", "l"); Path("l/c").write_text("x")
+os.close(os.open("e", os.O_CREAT | os.O_WRONLY)); Path("e").unlink(); Path("d/b").read_text()
+socket.socket().close(); subprocess.run([sys.executable, "-c", "pass"])
+print(sorted({os.path.relpath(place) for place in record.changed}), record.sockets, [p == sys.executable for p in record.started])
+"""
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent)}
+    result = subprocess.run([sys.executable, "-c", acts], cwd=tmp_path, env=environment, capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == "['a', 'd', 'd/b', 'd/c', 'e', 'l'] ['socket.__new__'] [True]"

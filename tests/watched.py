@@ -1,0 +1,77 @@
+"""Commands run in a process that notes what they write, where they connect to and what they start. Run as a script by test_safety."""
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
+PLACES = {  # audit event: which of its arguments are places that change, and which the folders they are relative to, where it tells
+    "os.mkdir": ((0, 2),), "os.rmdir": ((0, 1),), "os.remove": ((0, 1),), "os.rename": ((0, 2), (1, 3)), "os.link": ((1, 3),), "os.symlink": ((1, 2),),
+    "os.truncate": ((0, None),), "os.chmod": ((0, 2),), "os.chown": ((0, 3),), "os.utime": ((0, 3),), "os.setxattr": ((0, None),),
+}  # fmt: skip
+STARTS = ("subprocess.Popen", "os.system", "os.exec", "os.posix_spawn", "os.spawn", "pty.spawn", "os.startfile")
+
+
+class Record:
+    """What one command did: places that it changed, programs that it started, and everything that it did with sockets."""
+
+    def __init__(self) -> None:
+        self.changed: list[str] = []
+        self.started: list[str] = []
+        self.sockets: list[str] = []
+
+    def note(self, event: str, arguments: tuple[Any, ...]) -> None:
+        if event == "open":
+            path, _, flags = arguments
+            if not isinstance(path, int) and flags & WRITING:
+                self.changed.append(os.path.realpath(os.fsdecode(path)))  # an open follows links
+        elif event in PLACES:
+            self.changed += [_place(arguments, *where) for where in PLACES[event]]
+        elif event in STARTS:
+            self.started.append(str(arguments[0]))
+        elif event.startswith("socket."):
+            self.sockets.append(event)
+
+
+def _place(arguments: tuple[Any, ...], path: int, folder: int | None) -> str:
+    """Where a name is that is made, moved or removed: the folders on the way may be links, the name itself is taken as it is."""
+    name = arguments[path]
+    if isinstance(name, int):
+        return str(_open_folder(name))
+    handle = -1 if folder is None else arguments[folder]
+    start = _open_folder(handle) if isinstance(handle, int) and handle >= 0 else Path.cwd()
+    place = start / os.fsdecode(name)
+    return str(Path(os.path.realpath(place.parent)) / place.name)
+
+
+def _open_folder(handle: int) -> Path:
+    return Path(f"/proc/self/fd/{handle}").readlink()
+
+
+def main() -> None:
+    """Run the commands of a JSON list one after the other, and write what each did to standard output, as JSON."""
+    record: Record | None = None
+
+    def hook(event: str, arguments: tuple[Any, ...]) -> None:
+        if record is not None:
+            record.note(event, arguments)
+
+    import commands
+
+    from xpcap.runs import training
+
+    training.generate = commands.few
+    sys.addaudithook(hook)
+    records = []
+    for arguments in json.loads(sys.argv[1]):
+        record = Record()
+        result = commands.call(*arguments)
+        done, record = record, None
+        records.append({**vars(done), "status": result.exit_code, "output": result.output})
+    print(json.dumps(records))
+
+
+if __name__ == "__main__":
+    main()
