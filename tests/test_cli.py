@@ -20,7 +20,6 @@ from xpcap.cli import main
 from xpcap.data import CaptionData, Vocabulary, open_data, tokenize, write_dataset
 from xpcap.errors import DataError
 from xpcap.metrics import corpus_bleu, unigram_bleu
-from xpcap.runs import training
 
 ROOT = Path(__file__).parent.parent
 pytestmark = pytest.mark.usefixtures("few_pictures")
@@ -260,7 +259,13 @@ def test_a_run_is_kept_when_a_later_epoch_fails(tmp_path: Path, monkeypatch: pyt
 
 
 def test_training_that_fails_leaves_nothing(tmp_path: Path) -> None:
-    failing(["train", "--out", tmp_path / "new" / "r", *SMALL, "--lr", 1e30], "iteration 2 has loss", "the largest finite parameter is", "learning rate", "1e+30")
+    failing(
+        ["train", "--out", tmp_path / "new" / "r", *SMALL, "--lr", 1e30],
+        "iteration 2 has loss",
+        "the largest finite parameter is",
+        "learning rate",
+        "1e+30",
+    )
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="there is no limit on file sizes to set")

@@ -7,10 +7,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import pytest
+
+pytest.importorskip("PIL")
+pytest.importorskip("filelock")
+
 import commands
 import faults
 import kill
-import pytest
 from faults import Fault
 
 pytestmark = pytest.mark.usefixtures("few_pictures")

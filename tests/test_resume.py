@@ -10,9 +10,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import kill
 import numpy as np
 import pytest
+
+pytest.importorskip("PIL")
+pytest.importorskip("filelock")
+
+import kill
 from commands import SMALL, call, failing, few, good
 from safetensors.numpy import load_file, save_file
 

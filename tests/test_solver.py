@@ -177,7 +177,9 @@ def test_a_loss_that_is_not_finite_ends_training_and_keeps_what_was_good() -> No
     solver.train()
     history, best = list(solver.history), solver.best_params["Wh"].copy()
     solver.model.params["Wx"][0, 0] = np.nan
-    with pytest.raises(TrainingError, match=r"iteration 11 has loss nan and a gradient of norm nan; before it .*parameters Wx are not finite.*was Wx set"):
+    with pytest.raises(
+        TrainingError, match=r"iteration 11 has loss nan and a gradient of norm nan; before it .*parameters Wx are not finite.*was Wx set"
+    ):
         solver.train()
     assert solver.history == history
     np.testing.assert_array_equal(solver.best_params["Wh"], best)

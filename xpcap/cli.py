@@ -26,11 +26,13 @@ from xpcap.errors import EXPECTED, OptionError, nearest
 from xpcap.files import obstacle
 from xpcap.models.captioning_rnn import CELLS
 from xpcap.progress import say
+from xpcap.report import visible
 from xpcap.solver import CaptioningSolver
 from xpcap.verify import verify as run_verify
 
 DEFAULTS, GENERATED = runs.TrainOptions(), runs.GENERATED
 LARGEST = checkpoint.LARGEST
+LONGEST_MESSAGE = 4000  # characters
 
 
 class Commands(click.Group):
@@ -49,9 +51,9 @@ class Commands(click.Group):
         try:
             return super().invoke(ctx)
         except OptionError as error:
-            raise click.UsageError(_on_a_line(str(error))) from error
+            raise click.UsageError(visible(str(error), LONGEST_MESSAGE)) from error
         except EXPECTED as error:
-            raise click.ClickException(_on_a_line(str(error))) from error
+            raise click.ClickException(visible(str(error), LONGEST_MESSAGE)) from error
         except MemoryError as error:
             raise click.ClickException(f"{ctx.invoked_subcommand}: out of memory ({error}); choose smaller sizes, or smaller data") from error
         except KeyboardInterrupt:
@@ -60,7 +62,7 @@ class Commands(click.Group):
         except BrokenPipeError:
             raise  # whoever read our output has gone; click ends quietly
         except OSError as error:
-            place = f"{error.filename}: " if error.filename else ""
+            place = f"{visible(str(error.filename))}: " if error.filename else ""
             hint = "expected to read or write there; is the path right, is there room, and permission?"
             raise click.ClickException(f"{ctx.invoked_subcommand}: {place}{error.strerror or error}, {hint}") from error
 
@@ -327,7 +329,7 @@ def caption(
     else:
         captions = runs.caption_run(opened, data, split, count)
     for left in skipped:
-        click.echo(f"skipped {_on_a_line(left.image)}: {_on_a_line(left.reason)}", err=True)
+        click.echo(f"skipped {visible(left.image)}: {visible(left.reason)}", err=True)
     if as_json:
         click.echo(json.dumps([caption._asdict() for caption in captions]))
     else:
@@ -348,15 +350,10 @@ def caption(
 
 def _print_captions(captions: Sequence[runs.PictureCaption]) -> None:
     for caption in captions:
-        click.echo(f"{_on_a_line(caption.image)}\n  model  {caption.caption}")
+        click.echo(f"{visible(caption.image)}\n  model  {visible(caption.caption)}")
         for reference in caption.references[:1]:
-            click.echo(f"  truth  {_on_a_line(reference)}")
+            click.echo(f"  truth  {visible(reference)}")
     click.echo()
-
-
-def _on_a_line(text: str) -> str:
-    """Text of other people's with line breaks, and all else that a terminal would obey rather than show, escaped."""
-    return "".join(sign if sign.isprintable() else sign.encode("unicode_escape").decode() for sign in text)
 
 
 @main.command(epilog=_example("verify\nverify --backend cupy --json"))
@@ -445,6 +442,6 @@ def _info_run(run: checkpoint.Run, as_json: bool) -> None:
 
 
 def _describe_data(file: Path, data: Any) -> str:
-    rows = [(name, f"{len(split.images)} pictures", f"{len(split.captions)} captions") for name, split in data.splits.items()]
+    rows = [(visible(name), f"{len(split.images)} pictures", f"{len(split.captions)} captions") for name, split in data.splits.items()]
     head = f"{file}: {len(data.vocabulary)} words, features of size {data.feature_dim}, captions of at most {data.max_words} words"
     return f"{head}\n{_table(rows)}"
