@@ -2,11 +2,13 @@
 PYTHON ?= python3
 VENV := .venv/bin/python
 
-.PHONY: help demo test lint format notebooks gpu-check clean
+.PHONY: help demo test fuzz kill-test lint format notebooks gpu-check clean
 
 help:
 	@echo "make demo       train on generated pictures, show captions and scores, leave a run folder under runs/"
 	@echo "make test       every test that needs no GPU"
+	@echo "make fuzz       10,000 bad inputs of each kind, and 2,000 fresh examples of each property; CASES and SEED may be given"
+	@echo "make kill-test  kill training 100 times, let every step of every write fail, and go on; KILLS and SEED may be given"
 	@echo "make lint       ruff and mypy"
 	@echo "make format     let ruff format the code"
 	@echo "make notebooks  run the notebooks of docs/ and write their outputs into them"
@@ -29,13 +31,25 @@ help:
 	@touch $@
 
 # The list of fonts that matplotlib keeps stays with the set-up.
-demo test notebooks: export MPLCONFIGDIR := $(CURDIR)/.venv/matplotlib
+demo test fuzz kill-test notebooks: export MPLCONFIGDIR := $(CURDIR)/.venv/matplotlib
 
 demo: .venv/ready
 	$(VENV) cli.py train
 
 test: .venv/kernels
 	$(VENV) -m pytest
+
+CASES ?= 10000
+KILLS ?= 100
+SEED ?= 0
+
+fuzz: .venv/ready
+	$(VENV) tests/fuzz.py --cases $(CASES) --seed $(SEED)
+	XPCAP_EXAMPLES=2000 $(VENV) -m pytest -q tests/test_properties.py
+
+kill-test: .venv/ready
+	$(VENV) tests/kill.py --kills $(KILLS) --seed $(SEED)
+	$(VENV) tests/faults.py
 
 lint: .venv/ready
 	$(VENV) -m ruff check .

@@ -223,7 +223,10 @@ class CaptioningSolver:
                 )
         if (state.dropout_rng is None) != (getattr(self.model, "rng", None) is None):
             raise DataError("CaptioningSolver.restore: state and model have not both a generator of dropout masks, expected both; of another run?")
-        config = optim.init(self.update_rule, self.model.params.flat, state.optimizer)
+        try:
+            config = optim.init(self.update_rule, self.model.params.flat, state.optimizer)
+        except ValueError as error:
+            raise DataError(f"CaptioningSolver.restore: the state's optimizer cannot be: {error}") from error
         self._reset()
         self._config = config
         for key, moment in state.moments.items():

@@ -11,6 +11,7 @@ from xpcap.optim import STATE
 
 _ORDER, _LOSSES = "order", "losses"
 VALIDATED = {"val_loss", "val_perplexity", "val_accuracy"}  # of a record, all or none
+SQUARED = {"v", "cache"}  # state arrays that are means of squares
 MOST = 2**53  # of any count: what JSON and doubles hold exactly
 
 
@@ -94,12 +95,15 @@ def from_tensors(where: str, tensors: Mapping[str, np.ndarray], meta: Mapping[st
         raise DataError(f"{where}: position {position} in {captions} captions by {batch_size}, expected one within an epoch; damaged?")
     if order is not None and not (order.shape == (captions,) and order.dtype == np.int32 and (np.sort(order) == np.arange(captions)).all()):
         raise DataError(f"{where}: order has shape {order.shape} and dtype {order.dtype}, expected each of 0..{captions - 1} once; damaged?")
+    moments = {key: _named(where, f"{rule}.{key}.", tensors, shapes, dtype) for key in STATE[rule]}
+    if below := [key for key in SQUARED & moments.keys() if moments[key].flat.min() < 0]:
+        raise DataError(f"{where}: {rule}.{below[0]} goes down to {moments[below[0]].flat.min():g}, expected means of squares; damaged?")
     rngs = _object(where, meta, "rng")
     return TrainingState(
         params=_named(where, "", tensors, shapes, dtype),
         rule=rule,
         optimizer=_numbers(where, optimizer),
-        moments={key: _named(where, f"{rule}.{key}.", tensors, shapes, dtype) for key in STATE[rule]},
+        moments=moments,
         captions=captions,
         batch_size=batch_size,
         order=order,

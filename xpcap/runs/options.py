@@ -87,7 +87,7 @@ def options_of(config: Mapping[str, Any], out: Path) -> TrainOptions:
         if name in (*kept, *NO_SETTINGS):
             continue
         value, kind = config.get(name), type(default)
-        if kind is float and type(value) is int:
+        if kind is float and type(value) is int and abs(value) <= checkpoint.LARGEST:
             value = float(value)
         if type(value) is not kind or (isinstance(value, int | float) and not 0 <= value < math.inf):
             raise DataError(f"train: the config of {out} has {name} {str(value)[:60]!r}, expected {kind.__name__} from 'train'; damaged?")
