@@ -355,6 +355,24 @@ def test_best_parameters_of_another_epoch_are_noticed(tmp_path: Path) -> None:
     assert "is of epoch 7, expected epoch 1" in call("train", "--out", out, "--resume").output
 
 
+def test_going_on_replaces_links_and_leaves_what_they_lead_to_alone(run: Path, tmp_path: Path) -> None:
+    victim = tmp_path / "victim"
+    victim.mkdir()
+    for path in list(run.iterdir()):
+        path.rename(victim / path.name)
+        if path.name != ".lock":
+            path.symlink_to(victim / path.name)
+    before = kill.files(victim)
+    good("train", "--out", run, "--resume", "--epochs", 3)
+    assert kill.files(victim) == before
+    assert not (run / "last.safetensors").is_symlink()
+    (run / ".lock").unlink()
+    (run / ".lock").symlink_to(victim / "times.jsonl")
+    times = (victim / "times.jsonl").read_bytes()
+    assert call("train", "--out", run, "--resume", "--epochs", 4).exit_code == 1
+    assert (victim / "times.jsonl").read_bytes() == times != b""
+
+
 # Sick training
 
 
@@ -366,6 +384,18 @@ def test_sick_training_names_step_parameter_norms_and_cause_and_saves_nothing_si
     result = call("train", "--out", run, "--resume", "--save-every", 1)
     assert result.exit_code == 1
     for words in ("iteration 21 has loss", "a gradient of norm", "the gradients of", "the largest finite parameter is", "learning rate"):
+        assert words in result.output
+    assert (run / "last.safetensors").read_bytes() == before
+
+
+def test_on_a_device_sick_training_is_caught_where_losses_are_read_and_nothing_sick_is_saved(run: Path, device: Any) -> None:
+    config = json.loads((run / "config.json").read_text())
+    (run / "config.json").write_text(json.dumps({**config, "epochs": 3}))
+    spoil_last(lambda x, meta: x["Wh"].fill(3e38))(run)
+    before = (run / "last.safetensors").read_bytes()
+    result = call("train", "--out", run, "--resume", "--save-every", 4, "--backend", "cupy")
+    assert result.exit_code == 1
+    for words in ("iteration 21 has loss", "a gradient of norm", "are not finite by now", "learning rate"):
         assert words in result.output
     assert (run / "last.safetensors").read_bytes() == before
 

@@ -1,0 +1,80 @@
+"""What saving and checking cost a training: the same steps with and without, in turn, in one process.
+
+    python tests/saving_cost.py flickr8k.h5
+
+Checkpoints are written far more often than anybody would, so that their cost stands out of the noise, and then told for a sane interval.
+"""
+
+import argparse
+import statistics
+import tempfile
+import time
+import timeit
+from pathlib import Path
+
+import numpy as np
+
+from xpcap import CaptioningRNN, CaptioningSolver, checkpoint, open_data, runs
+from xpcap.data.scaling import fit_scaling
+from xpcap.runs.keeping import Keeper
+from xpcap.runs.saving import Interval, Saver
+from xpcap.runs.stopping import StopRequest
+
+STEPS, EVERY = 60, 2.0  # of a block; seconds between two checkpoints
+
+
+def block(solver: CaptioningSolver, rows: np.ndarray, saver: Saver | None) -> float:
+    """Seconds of STEPS steps, the last write included."""
+    start = time.perf_counter()
+    for k in range(STEPS):
+        batch = rows[k * solver.batch_size : (k + 1) * solver.batch_size]
+        solver._record.add(*solver._step(*solver._feed.minibatch("train", batch)))
+        solver.iteration += 1
+        if saver is not None:
+            saver.on_step(solver)
+    if saver is not None:
+        saver.wait()
+    solver._read()
+    return time.perf_counter() - start
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("data", type=Path)
+    parser.add_argument("--pairs", type=int, default=9)
+    given = parser.parse_args()
+    options, data = runs.TrainOptions(), open_data(given.data)
+    data.scaling = fit_scaling(options.feature_scaling, data.split("train").features)
+    model = CaptioningRNN(
+        data.vocabulary.word_to_idx, data.feature_dim, options.wordvec, options.hidden, options.cell, dropout=options.dropout, seed=0
+    )  # fmt: skip
+    solver = CaptioningSolver(
+        model, data, update_rule="adam", batch_size=options.batch_size, optim_config={"learning_rate": options.lr}, clip_norm=options.clip, seed=0
+    )  # fmt: skip
+    rows = np.random.default_rng(0).permutation(len(data.split("train").captions))[: STEPS * solver.batch_size]
+    plain, extra, writes = [], [], 0
+    with tempfile.TemporaryDirectory() as folder:
+        keeper = Keeper(Path(folder), 1, data.scaling, checkpoint.digest(data.vocabulary))
+        block(solver, rows, None)
+        for _ in range(given.pairs):
+            saved: list[int] = []
+            saver = Saver(
+                Interval(seconds=EVERY),
+                lambda state, times, saved=saved: (saved.append(1), keeper.write(state, times))[1],
+                Path(folder),
+                StopRequest(),
+            )
+            plain.append(block(solver, rows, None))
+            extra.append((block(solver, rows, saver) - plain[-1]) / max(len(saved), 1))
+            writes += len(saved)
+        size = (Path(folder) / checkpoint.LAST).stat().st_size
+    step, cost = statistics.median(plain) / STEPS, statistics.median(extra)
+    loss, norm = np.float32(1), np.float32(1)
+    check = min(timeit.repeat(lambda: np.isfinite(loss) and np.isfinite(norm), number=1000, repeat=5)) / 1000
+    print(f"{given.pairs} pairs of {STEPS} steps, {writes} checkpoints of {size / 1e6:.1f} MB; medians")
+    print(f"a step: {step * 1e3:.1f} ms; its check: {check * 1e6:.1f} us, {check / step:.4%}")
+    print(f"a checkpoint: {cost * 1e3:.0f} ms of training, so {cost / 60:.2%} of it every 60s (the default), {cost / 30:.2%} every 30s")
+
+
+if __name__ == "__main__":
+    main()
