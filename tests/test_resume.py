@@ -242,6 +242,35 @@ def test_a_signal_finishes_the_step_saves_and_says_how_to_go_on(asked: signal.Si
     assert state.iteration == iteration
 
 
+def test_a_signal_in_the_very_last_moment_of_training_is_heeded_too(unbroken: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def on_epoch(saver: saving.Saver, solver: Any) -> None:
+        original(saver, solver)
+        if solver.epoch == 3:
+            saver._stop.signal = signal.SIGINT
+
+    original = saving.Saver.on_epoch
+    with monkeypatch.context() as patch:
+        patch.setattr(saving.Saver, "on_epoch", on_epoch)
+        result = call("train", "--out", tmp_path / "run", *OPTIONS)
+    assert result.exit_code == 130
+    assert "stopped by SIGINT after iteration 30, and saved; go on with" in result.output
+    good("train", "--out", tmp_path / "run", "--resume")
+    assert_equal_runs(tmp_path / "run", unbroken)
+
+
+def test_an_interrupt_while_a_trained_run_is_scored_says_how_to_finish_it(unbroken: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(*args: Any, **kwargs: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(training, "evaluate_run", interrupt)
+        result = call("train", "--out", tmp_path / "run", *OPTIONS)
+    assert result.exit_code == 130
+    assert "train: interrupted; go on with" in result.output
+    good("train", "--out", tmp_path / "run", "--resume")
+    assert_equal_runs(tmp_path / "run", unbroken)
+
+
 def shapes_of(run: Path) -> dict[str, tuple[int, ...]]:
     names = ("W_proj", "b_proj", "W_embed", "Wx", "Wh", "b", "W_vocab", "b_vocab")
     tensors = load_file(run / "last.safetensors")

@@ -68,6 +68,11 @@ def is_begun(path: Path) -> bool:
     return False
 
 
+def is_saved(path: Path | None) -> bool:
+    """Whether there is training at `path` that can be gone on with from where it was saved."""
+    return path is not None and (path / CONFIG).is_file() and (path / LAST).is_file()
+
+
 @contextlib.contextmanager
 def lock(path: Path) -> Iterator[None]:
     """Keep other trainers out of a run folder meanwhile. The lock is the operating system's, so it ends with the process, however that ends.

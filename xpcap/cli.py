@@ -230,13 +230,15 @@ def train(data: Path | None, backend: str | None, **options: Any) -> None:
     given = {name: value for name, value in options.items() if value is not None}
     chosen = runs.choose(data, given)
     shown = {field.name: getattr(chosen, field.name) for field in dataclasses.fields(chosen)}
-    click.echo("  ".join(f"{key} {value}" for key, value in {**shown, "data": data or "generated", "backend": get_backend()}.items()))
+    click.echo("  ".join(f"{key} {value}" for key, value in {**shown, "data": chosen.data or "generated", "backend": get_backend()}.items()))
     try:
         run, evaluation = runs.train_run(chosen, on_epoch=_print_epoch, progress=True, on_resume=_print_resume)
-    except runs.Stopped as stopped:
+    except KeyboardInterrupt as stopped:
+        if not isinstance(stopped, runs.Stopped) and not checkpoint.is_saved(chosen.out):
+            raise
         again = ["train", "--out", str(chosen.out), "--resume", *(("--backend", backend) if backend else ())]
-        click.echo(f"{stopped}; go on with\n  {_program()} {shlex.join(again)}", err=True)
-        sys.exit(128 + stopped.signal)
+        click.echo(f"train: {str(stopped) or 'interrupted'}; go on with\n  {_program()} {shlex.join(again)}", err=True)
+        sys.exit(128 + getattr(stopped, "signal", signal.SIGINT))
     click.echo(f"best after epoch {run.meta.get('epoch')}")
     if evaluation is not None:
         click.echo()

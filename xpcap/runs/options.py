@@ -61,6 +61,7 @@ def choose(data: Path | None, given: Mapping[str, Any]) -> TrainOptions:
             raise OptionError("train: --resume is given without --out, expected the run to go on with, as in --out runs/pictures-lstm --resume")
         if checkpoint.is_begun(out):
             options = options_of(checkpoint.read_config(out), out)
+            agree(replace(options, **given), options)
     return with_out(replace(options, data=data or options.data, **given))
 
 

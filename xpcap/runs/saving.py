@@ -85,13 +85,18 @@ class Saver:
         """
         if self._stop.signal is not None:
             self._submit(solver)
-            self.wait()
-            raise Stopped(self._stop.signal, solver.iteration, solver.epoch)
+            self.heed(solver)
         if self._thread is not None and not self._thread.is_alive():
             self.wait()  # to hear of a failure
         due = solver.iteration - self._from >= self._every.steps or time.monotonic() - self._since >= self._every.seconds
         if due and self._thread is None:
             self._submit(solver)
+
+    def heed(self, solver: CaptioningSolver) -> None:
+        """Stopped : that was asked for, and where training stands is on disk."""
+        if self._stop.signal is not None:
+            self.wait()
+            raise Stopped(self._stop.signal, solver.iteration, solver.epoch)
 
     def on_epoch(self, solver: CaptioningSolver) -> None:
         """Save the end of an epoch. SaveError : that, or the one before, could not be written."""

@@ -114,6 +114,7 @@ def _fit(options: TrainOptions, out: Path, on_epoch: Hook | None, progress: bool
         saver.begin(solver.iteration)
         with stop, saver, np.errstate(all="ignore"):  # a loss that is not finite is an error of the solver's, with more to say
             solver.train()
+        saver.heed(solver)
     return solver.history
 
 
