@@ -23,6 +23,8 @@ class Kind:
         self._good = place / "good.h5"
         write_dataset(self._good, generate(0, train=6, val=3))
         self._content = self._good.read_bytes()
+        with h5py.File(self._good) as file:
+            self._about = str(file.attrs["xpcap"])
 
     def make(self, draw: random.Random, folder: Path) -> None:
         path = folder / "data.h5"
@@ -32,7 +34,7 @@ class Kind:
         shutil.copyfile(self._good, path)
         with h5py.File(path, "r+") as file:
             for _ in range(draw.choice((1, 1, 2))):
-                _spoil_file(draw, file)
+                _spoil_file(draw, file, self._about)
 
     def use(self, folder: Path) -> None:
         """What every command does first with a data set."""
@@ -44,10 +46,10 @@ class Kind:
         json.dumps(dict(data.source))
 
 
-def _spoil_file(draw: random.Random, file: Any) -> None:
+def _spoil_file(draw: random.Random, file: Any, about: str) -> None:
     """One change that HDF5 itself has nothing against."""
     if draw.random() < 0.3:
-        text = spoil_json_text(draw, str(file.attrs["xpcap"])).decode("utf-8", "replace").replace("\0", "0")[:60_000]
+        text = spoil_json_text(draw, about).decode("utf-8", "replace").replace("\0", "0")[:60_000]
         file.attrs["xpcap"] = draw.choice((text, text, 3, np.zeros(5), text.encode("utf-8")))
         return
     names = ["vocab", *(f"{split}/{field}" for split in ("train", "val") if split in file for field in file[split])]
@@ -80,5 +82,15 @@ def _change_values(draw: random.Random, file: Any, name: str, old: Any) -> None:
         values.reshape(-1)[draw.randrange(values.size)] = (
             draw.choice((0, 1, 127)) if values.dtype.kind != "f" else draw.choice((np.nan, np.inf, 1e30))
         )
-    kinds = (values, values.astype("i8"), values.astype("f8"), values.astype("c16"), values.astype("?"), values.reshape(-1), values[:1], values[:0])
+    with np.errstate(all="ignore"):
+        kinds = (
+            values,
+            values.astype("i8"),
+            values.astype("f8"),
+            values.astype("c16"),
+            values.astype("?"),
+            values.reshape(-1),
+            values[:1],
+            values[:0],
+        )
     file[name] = draw.choice(kinds)
