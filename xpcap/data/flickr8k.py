@@ -1,6 +1,7 @@
 """The importer for Flickr8k's layout: a token file, lists of picture names, and pictures or their features as .npz."""
 
 import re
+import sys
 from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path, PurePath
 from typing import Any
@@ -76,7 +77,7 @@ def read_features(path: Path) -> tuple[dict[str, int], np.ndarray]:
     rows: dict[str, int] = {}
     for row, name in enumerate(_texts(path, names)):  # one after the other: a small archive may hold many of the same
         if rows.setdefault(name, row) != row:
-            raise DataError(f"prepare: {path} names a picture twice among {len(names)}, {name[:100]!r}, expected each once")
+            raise DataError(f"prepare: {path} names a picture twice among {len(names):,}, {name[:100]!r}, expected each once")
     check_finite(f"prepare: {path}", features, list(rows))
     return rows, features.astype(np.float32) if features.dtype == np.float64 else features
 
@@ -202,11 +203,9 @@ def _first_twice(names: Iterable[str]) -> str | None:
 
 
 def _texts(path: Path, names: np.ndarray) -> Iterator[str]:
-    for row in range(len(names)):
-        try:
-            name = names[row]
-        except ValueError as error:  # NumPy finds out when it is asked for one
-            raise DataError(f"prepare: {path}, number {row} of 'names' is no text ({error}), expected picture names; damaged?") from error
+    if names.dtype.kind == "U" and (most := int(names.view(f"{names.dtype.byteorder}u4").max(initial=0))) > sys.maxunicode:
+        raise DataError(f"prepare: {path}, 'names' holds a character of number {most:,}, expected at most {sys.maxunicode:,}; damaged?")
+    for name in names:
         yield name.decode("utf-8", "backslashreplace") if isinstance(name, bytes) else str(name)
 
 
