@@ -140,12 +140,12 @@ BAD_IMPORTS: dict[str, tuple[Callable[[dict[str, Any]], Any], list[str]]] = {
     "a name twice": (lambda f: rewrite(f["features_file"], names=np.array(["one.jpg"] * 3)), ["names a picture twice"]),
     "NaN features": (lambda f: rewrite(f["features_file"], features=NAN), ["not finite", "'two.jpg'"]),
     "integer features": (lambda f: rewrite(f["features_file"], features=np.zeros((3, 2), int)), ["dtype int64", "floats"]),
-    "no names": (lambda f: drop_feature_key(f["features_file"]), ["lacks names"]),
+    "no names": (lambda f: drop_feature_key(f["features_file"]), ["holds 'features' and lacks 'names'"]),
     "object names": (lambda f: rewrite(f["features_file"], names=np.array([{}, {}, {}], object)), ["cannot be read as .npz"]),
     "truncated archive": (lambda f: f["features_file"].write_bytes(f["features_file"].read_bytes()[:200]), ["cannot be read as .npz"]),
     "a single array": (lambda f: save_one_array(f["features_file"]), ["is a single array"]),
     "not an archive": (lambda f: f["features_file"].write_text("hello"), ["cannot be read as .npz"]),
-    "a caption twice": (lambda f: f["captions_file"].write_text("one.jpg#0\tA dog\none.jpg#0\tA dog\n"), ["line 2", "second one.jpg#0"]),
+    "a caption twice": (lambda f: f["captions_file"].write_text("one.jpg#0\tA dog\none.jpg#0\tA dog\n"), ["line 2", "second 'one.jpg#0'"]),
     "no captions": (lambda f: f["captions_file"].write_text("\n"), ["token.txt has no line"]),
     "no word often enough": (lambda f: f.update(min_count=99), ["no word occurs 99 times", "lower --min-count"]),
     "features of no size": (lambda f: rewrite(f["features_file"], features=np.zeros((3, 0), "f4")), ["(3, 0)", "D at least 1"]),
@@ -295,7 +295,7 @@ def test_what_does_not_fit_together_is_not_stamped(spoil: Any, words: list[str],
 
 
 def test_an_unknown_split_is_refused_with_those_there_are(dataset: Path) -> None:
-    with pytest.raises(DataError, match="split 'vall' does not exist, expected one of train, val; did you mean 'val'"):
+    with pytest.raises(DataError, match="split 'vall' does not exist, expected one of 'train', 'val'; did you mean 'val'"):
         open_data(dataset).split("vall")
 
 

@@ -188,9 +188,9 @@ def test_too_many_pixels_are_refused_by_the_header_alone(tmp_path: Path) -> None
     for width, height in ((60_000, 60_000), (13_000, 13_000), (2**31 - 1, 1)):
         (tmp_path / "bomb.png").write_bytes(png(width, height))
         size = f"{width * height:,}" if width * height > 2 * Image.MAX_IMAGE_PIXELS else f"{width} x {height}"  # Pillow's own limit
-        refused(tmp_path / "bomb.png", f"bomb.png has {size} pixels, expected at most 150,000,000; scale it down first")
+        refused(tmp_path / "bomb.png", f"bomb.png has {size} pixels, expected at most ", "0,000,000 in", "scale it down first")
         refused(io.BytesIO(png(width, height)), "the picture has")
-    refused(io.BytesIO(png(12_000, 12_000)), "damaged")
+    refused(io.BytesIO(png(7_000, 7_000)), "damaged")
 
 
 def test_a_picture_that_memory_does_not_suffice_for_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -36,4 +36,5 @@ def nearest(name: object, known: Iterable[str]) -> str:
 def unknown(function: str, thing: str, name: object, known: Iterable[str], error: type[Exception] = OptionError) -> Exception:
     """The error for a name that is not in `known`: it lists what is, and suggests the near one."""
     known = list(known)
-    return error(f"{function}: {thing} {name!r} does not exist, expected one of {', '.join(known)}{nearest(name, known)}")
+    more = f" and {len(known) - 20} more" if len(known) > 20 else ""
+    return error(f"{function}: {thing} {name!r} does not exist, expected one of {', '.join(map(repr, known[:20]))}{more}{nearest(name, known)}")

@@ -111,12 +111,16 @@ class CaptionData:
 
 def check_finite(where: str, features: np.ndarray, images: Sequence[str]) -> None:
     """Refuse features (n, D) that are not finite in float32; the DataError names the first such picture."""
+    at_once = max(1, (1 << 20) // max(1, features.shape[1]))  # else memory is taken for a second copy of all
+    bad: list[int] = []
     with np.errstate(over="ignore"):
-        bad = np.flatnonzero(~np.isfinite(features.astype(np.float32, copy=False)).all(axis=1))
-    if bad.size:
-        name = images[int(bad[0])]
+        for start in range(0, len(features), at_once):
+            finite = np.isfinite(features[start : start + at_once].astype(np.float32, copy=False)).all(axis=1)
+            bad += (start + np.flatnonzero(~finite)).tolist()
+    if bad:
+        name = images[bad[0]]
         raise DataError(
-            f"{where}: {bad.size} pictures, {name!r} among them, have features that are not finite, expected float32 numbers; extract them again"
+            f"{where}: {len(bad)} pictures, {name[:100]!r} among them, have features that are not finite, expected float32 numbers; extract them again"
         )
 
 

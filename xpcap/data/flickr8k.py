@@ -1,18 +1,22 @@
 """The importer for Flickr8k's layout: a token file, lists of picture names, and pictures or their features as .npz."""
 
 import re
-from collections.abc import Container, Mapping, Sequence
-from pathlib import Path
+import sys
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path, PurePath
 from typing import Any
 
 import numpy as np
 
 from xpcap.data.dataset import CaptionData, Split, check_finite
+from xpcap.data.npz import read_npz
 from xpcap.data.vocabulary import SPECIAL, Vocabulary, tokenize
 from xpcap.encoders import Encoder, HistogramEncoder, read_picture
 from xpcap.errors import DataError
+from xpcap.files import read_text
 from xpcap.progress import bar
 
+MOST_TEXT = 256 << 20  # bytes of a token file or list: more than a hundred times what Flickr8k's take
 _LINE = re.compile(r"(?P<key>(?P<image>[^\t]+?)#\d+)\t(?P<caption>.*)")
 
 
@@ -36,7 +40,7 @@ def read_token_file(path: Path) -> dict[str, list[str]]:
             raise DataError(f"prepare: {path}, line {number} has no word in it, expected a caption in letters or digits; remove the line or mend it")
         if match["key"] in seen:
             raise DataError(
-                f"prepare: {path}, line {number} is a second {match['key']}, expected one caption for each; was the file joined to itself?"
+                f"prepare: {path}, line {number} is a second {match['key'][:100]!r}, expected one caption for each; was the file joined to itself?"
             )
         seen.add(match["key"])
         captions.setdefault(match["image"], []).append(match["caption"])
@@ -50,9 +54,8 @@ def read_list(path: Path) -> list[str]:
     names = [line.strip() for line in _read(path).split("\n") if line.strip()]
     if not names:
         raise DataError(f"prepare: {path} is empty, expected one picture name a line; a split needs at least one picture")
-    if len(set(names)) < len(names):
-        twice = next(name for i, name in enumerate(names) if name in names[:i])
-        raise DataError(f"prepare: {path} lists {twice!r} twice, expected each picture once")
+    if (twice := _first_twice(names)) is not None:
+        raise DataError(f"prepare: {path} lists {twice[:100]!r} twice, expected each picture once")
     return names
 
 
@@ -63,22 +66,7 @@ def read_features(path: Path) -> tuple[dict[str, int], np.ndarray]:
     ------
     DataError : not an .npz, another content, names that do not match the rows, or a value that is not finite.
     """
-    try:
-        with path.open("rb") as stream:
-            archive = np.load(stream, allow_pickle=False)
-            if isinstance(archive, np.ndarray):
-                raise DataError(f"prepare: {path} is a single array, expected an .npz with 'names' and 'features'")
-            if missing := [key for key in ("names", "features") if key not in archive]:
-                raise DataError(
-                    f"prepare: {path} holds {', '.join(archive) or 'nothing'} and lacks {', '.join(missing)}, expected 'names' and 'features'"
-                )
-            names, features = archive["names"], archive["features"]
-    except (DataError, FileNotFoundError, IsADirectoryError, PermissionError):
-        raise
-    except Exception as error:  # damaged archives bring up errors of many types, from zipfile, zlib and NumPy
-        raise DataError(
-            f"prepare: {path} cannot be read as .npz, expected 'names' and 'features'; truncated or of another kind? ({error})"
-        ) from error
+    names, features = read_npz(path, ("names", "features"))
     if names.ndim != 1 or names.dtype.kind not in "US":
         raise DataError(f"prepare: {path}, 'names' has shape {names.shape} and dtype {names.dtype}, expected (m,) of text")
     features = features.astype(features.dtype.newbyteorder("="), copy=False)
@@ -86,11 +74,11 @@ def read_features(path: Path) -> tuple[dict[str, int], np.ndarray]:
         raise DataError(f"prepare: {path}, 'features' has shape {features.shape} and dtype {features.dtype}, expected (m, D) of floats, D at least 1")
     if len(names) != len(features):
         raise DataError(f"prepare: {path} has {len(names)} names for {len(features)} feature rows, expected one each")
-    listed = [name.decode("utf-8", "backslashreplace") if isinstance(name, bytes) else str(name) for name in names.tolist()]
-    rows = {name: i for i, name in enumerate(listed)}
-    if len(rows) < len(listed):
-        raise DataError(f"prepare: {path} names a picture twice among {len(listed)}, expected each once")
-    check_finite(f"prepare: {path}", features, listed)
+    rows: dict[str, int] = {}
+    for row, name in enumerate(_texts(path, names)):  # one after the other: a small archive may hold many of the same
+        if rows.setdefault(name, row) != row:
+            raise DataError(f"prepare: {path} names a picture twice among {len(names):,}, {name[:100]!r}, expected each once")
+    check_finite(f"prepare: {path}", features, list(rows))
     return rows, features.astype(np.float32) if features.dtype == np.float64 else features
 
 
@@ -99,9 +87,10 @@ def encode_folder(folder: Path, names: Sequence[str], encoder: Encoder, progress
 
     Raises
     ------
-    DataError : a picture is missing, or cannot be read.
+    DataError : a picture is missing, cannot be read, or would not lie in the folder.
     """
-    _covered("prepare", names, {name for name in names if (folder / name).exists()}, f"file in {folder}")  # before the long work
+    _stay_in(folder, names)
+    _covered("prepare", names, {name for name in names if _exists(folder / name)}, f"file in {folder}")  # before the long work
     pictures = (read_picture(folder / name) for name in bar(names, progress, "encoding pictures"))
     return {name: i for i, name in enumerate(names)}, encoder.encode(pictures)
 
@@ -141,7 +130,7 @@ def import_flickr8k(
         for image in images:
             if image in owner:
                 raise DataError(
-                    f"prepare: {image!r} is in split {owner[image]!r} and in {split!r}, expected each picture in one; scores would not be of unseen pictures"
+                    f"prepare: {image[:100]!r} is in split {owner[image]!r} and in {split!r}, expected each picture in one; scores would not be of unseen pictures"
                 )
             owner[image] = split
         _covered(f"prepare: split {split!r}", images, captions, f"captions in {captions_file}")
@@ -158,6 +147,7 @@ def import_flickr8k(
     if pictures is not None:
         if not pictures.is_dir():
             raise DataError(f"prepare: {pictures} is no folder, expected the one that holds the pictures")
+        _stay_in(pictures, list(owner))
         source["pictures"] = str(pictures.resolve())
     if features_file is not None:
         rows, features = read_features(features_file)
@@ -181,12 +171,52 @@ def import_flickr8k(
 def _covered(where: str, images: Sequence[str], known: Container[str], thing: str) -> None:
     if missing := [image for image in images if image not in known]:
         raise DataError(
-            f"{where}: {len(missing)} of {len(images)} pictures have no {thing}, {missing[0]!r} among them; do the files belong together?"
+            f"{where}: {len(missing)} of {len(images)} pictures have no {thing}, {missing[0][:100]!r} among them; do the files belong together?"
         )
 
 
-def _read(path: Path) -> str:
+def leads_out(name: str, kind: type[PurePath] = PurePath) -> bool:
+    """Whether a name, read as paths of this system are, could name a file outside the folder it is looked for in."""
+    path = kind(name)
+    return bool(path.anchor) or ".." in path.parts or "\0" in name
+
+
+def _stay_in(folder: Path, names: Iterable[str]) -> None:
+    if astray := next((name for name in names if leads_out(name)), None):
+        raise DataError(f"prepare: picture {astray[:100]!r} would lie outside {folder}, expected the name of a file in it; who wrote the list?")
+
+
+def _exists(path: Path) -> bool:
     try:
-        return path.read_text(encoding="utf-8-sig")
+        return path.exists()
+    except (OSError, ValueError):  # a name that no file can have
+        return False
+
+
+def _first_twice(names: Iterable[str]) -> str | None:
+    seen: set[str] = set()
+    for name in names:
+        if name in seen:
+            return name
+        seen.add(name)
+    return None
+
+
+def _texts(path: Path, names: np.ndarray) -> Iterator[str]:
+    if names.dtype.kind == "U" and (most := int(names.view(f"{names.dtype.byteorder}u4").max(initial=0))) > sys.maxunicode:
+        raise DataError(f"prepare: {path}, 'names' holds a character of number {most:,}, expected at most {sys.maxunicode:,}; damaged?")
+    for name in names:
+        yield name.decode("utf-8", "backslashreplace") if isinstance(name, bytes) else str(name)
+
+
+def _read(path: Path) -> str:
+    """The text of a file, each of its line ends, of whatever system, as one character."""
+    try:
+        text = read_text(path, MOST_TEXT)
     except UnicodeDecodeError as error:
-        raise DataError(f"prepare: {path} is not UTF-8 text ({error}); save it as UTF-8") from error
+        raise DataError(f"prepare: {path} is not UTF-8 text ({error.reason} at byte {error.start}); save it as UTF-8") from error
+    except ValueError as error:
+        raise DataError(
+            f"prepare: {path}: {error}; expected a text file of captions or picture names, at most {MOST_TEXT >> 20} MB; is the path right?"
+        ) from error
+    return text.removeprefix("\ufeff").replace("\r\n", "\n").replace("\r", "\n")

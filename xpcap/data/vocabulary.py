@@ -24,11 +24,11 @@ class Vocabulary:
 
     Parameters
     ----------
-    words : distinct words; ``<NULL>``, ``<START>``, ``<END>`` and ``<UNK>`` are among them
+    words : distinct words without white space in them; ``<NULL>``, ``<START>``, ``<END>`` and ``<UNK>`` are among them
 
     Raises
     ------
-    DataError : a word twice, or a special word missing.
+    DataError : a word twice, one that is empty or has white space in it, or a special word missing.
     """
 
     def __init__(self, words: Iterable[str]) -> None:
@@ -41,10 +41,14 @@ class Vocabulary:
             raise DataError(
                 f"Vocabulary: {error.object[error.start]!r} among {len(self.idx_to_word)} words is no character, expected UTF-8 text"
             ) from error
+        if torn := [word for word in self.idx_to_word if word.split() != [word]]:
+            raise DataError(
+                f"Vocabulary: {torn[0][:60]!r} among {len(self.idx_to_word)} words is empty or has white space in it, expected what is one word in a caption"
+            )
         self.word_to_idx = {word: i for i, word in enumerate(self.idx_to_word)}
         if len(self.word_to_idx) != len(self.idx_to_word):
             twice = [word for word, n in Counter(self.idx_to_word).items() if n > 1]
-            raise DataError(f"Vocabulary: {len(twice)} words occur twice, {twice[0]!r} among them, expected each once")
+            raise DataError(f"Vocabulary: {len(twice)} words occur twice, {twice[0][:60]!r} among them, expected each once")
         if missing := [word for word in SPECIAL if word not in self.word_to_idx]:
             raise DataError(f"Vocabulary: {', '.join(missing)} missing from {len(self.idx_to_word)} words, expected all of {', '.join(SPECIAL)}")
         self.null, self.start, self.end, self.unk = (self.word_to_idx[word] for word in SPECIAL)

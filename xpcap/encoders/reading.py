@@ -1,6 +1,7 @@
 """Picture files to arrays, as they come from phones, cameras and drawing programs."""
 
 import logging
+import math
 import re
 import stat
 import warnings
@@ -10,12 +11,17 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
+from xpcap.encoders.plain import LONGEST, plain
 from xpcap.errors import DataError
 
 FORMATS = ("JPEG", "MPO", "PNG", "GIF", "WEBP", "AVIF", "BMP", "TIFF", "PPM")
 SUFFIXES = (".jpg", ".jpeg", ".jfif", ".png", ".gif", ".webp", ".avif", ".bmp", ".tif", ".tiff", ".ppm", ".pgm", ".heic", ".heif")
-MOST_PIXELS = 150_000_000  # of a file, some 600 MB once decoded; more is a mistake or a trap
-LONGEST = 1024  # pixels of the longer side that is kept: no encoder looks at more
+MOST_PIXELS = 50_000_000  # of a file, some 200 MB once decoded; more is a mistake or a trap
+MOST_BY_ROWS = 150_000_000  # of a JPEG that is decoded row by row, at a fraction of its size
+MOST_IN_COPIES = 16_000_000  # of the kinds that are decoded by way of several copies, or pixel by pixel, which takes long
+IN_COPIES, BY_PIXEL = ("WEBP", "AVIF"), ("ppm", "ppm_plain", "bmp_rle")
+MOST_BYTES = 256 << 20  # of a file, which some kinds are read whole from
+STARTS_OF_FRAME = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}
 
 logging.getLogger("PIL").addHandler(logging.NullHandler())  # what it logs of a damaged picture is said by our error
 
@@ -36,8 +42,10 @@ def read_picture(source: Path | BinaryIO) -> np.ndarray:
 
     Raises
     ------
-    DataError : no picture, a damaged one, one of a kind that cannot be read here, one of more than 150 million pixels, which is refused
-        before it is decoded, or a folder, pipe or device.
+    DataError : no picture, a damaged one, one of a kind that cannot be read here, one of too many pixels, which is refused before it is
+        decoded, one of more than 256 MB, or a folder, pipe or device. Pixels are too many beyond 50 million; beyond 150 million in a JPEG that
+        is not progressive, 25 million in one that is and has colours as fine as light, and 16 million in WebP, AVIF, and TIFF in one piece, so
+        that some 300 MB of memory are enough.
     """
     from PIL import Image
 
@@ -47,14 +55,18 @@ def read_picture(source: Path | BinaryIO) -> np.ndarray:
         if isinstance(source, Path) and not stat.S_ISREG(source.stat().st_mode):  # a pipe would be waited for
             kind = "a folder" if source.is_dir() else "a pipe or a device"
             raise DataError(f"read_picture: {name} is {kind}, expected a picture file; is the path right?")
+        if isinstance(source, Path) and (size := source.stat().st_size) > MOST_BYTES:
+            raise DataError(f"read_picture: {name} has {size:,} bytes, expected at most {MOST_BYTES >> 20} MB; is it a picture?")
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Pillow warns of large pictures, refused below, and of odd metadata, not ours to mend
             with Image.open(source, formats=[kind for kind in FORMATS if kind in Image.OPEN]) as picture:
                 width, height = picture.size
-                if width * height > MOST_PIXELS:
-                    raise DataError(f"read_picture: {name} has {width} x {height} pixels, expected at most {MOST_PIXELS:,}; scale it down first")
-                picture.draft("RGB", (LONGEST, LONGEST))  # a JPEG is decoded at a fraction of its size
-                return np.asarray(_on_white(_shrink(_plain(_upright(picture)))))
+                if width * height > MOST_IN_COPIES and width * height > (most := _limit(picture))[0]:
+                    raise DataError(
+                        f"read_picture: {name} has {width} x {height} pixels, expected at most {most[0]:,} {most[1]}; scale it down first"
+                    )
+                _draft(picture)
+                return plain(picture)
     except DataError:
         raise
     except MemoryError as error:
@@ -62,7 +74,9 @@ def read_picture(source: Path | BinaryIO) -> np.ndarray:
     except Image.DecompressionBombError as error:
         counted = re.search(r"\((\d+) pixels\)", str(error))  # Pillow refuses these itself, before it tells width and height
         count = f"{int(counted[1]):,}" if counted else "too many"
-        raise DataError(f"read_picture: {name} has {count} pixels, expected at most {MOST_PIXELS:,}; scale it down first") from error
+        raise DataError(
+            f"read_picture: {name} has {count} pixels, expected at most {MOST_BY_ROWS:,} in a JPEG and fewer in others; scale it down first"
+        ) from error
     except FileNotFoundError as error:
         raise DataError(f"read_picture: {name} does not exist, expected a picture; is the path right?") from error
     except Exception as error:  # damaged pictures bring up errors of many types, from Pillow and from what it calls
@@ -98,58 +112,43 @@ def _inside(folder: Path) -> list[Path]:
     return sorted(file for file in folder.iterdir() if file.suffix.lower() in SUFFIXES and not file.name.startswith(".") and not file.is_dir())
 
 
-def _upright(picture: Any) -> Any:
-    """Turned as its EXIF says. Pillow's exif_transpose also writes the EXIF anew, and so fails on odd entries that matter to nobody here."""
-    from PIL.ExifTags import Base
-    from PIL.Image import Transpose
+def _limit(picture: Any) -> tuple[int, str]:
+    """The most pixels that a picture may have, and in what; some 300 MB are needed for as many of any kind."""
+    kind = picture.format
+    if kind in ("JPEG", "MPO"):
+        if _is_read_by_rows(picture.fp):
+            return MOST_BY_ROWS, "in such a JPEG"
+        sampled = [across * down for _, across, down, _ in picture.layer]  # a part of its size where colours are coarser than light
+        return MOST_PIXELS if sum(sampled) <= 2 * max(sampled) else MOST_PIXELS // 2, "in a JPEG that is progressive or in several scans"
+    decoder = picture.tile[0][0] if picture.tile else ""
+    copied = kind in IN_COPIES or decoder in BY_PIXEL or (decoder == "libtiff" and not _has_small_strips(picture))
+    return (MOST_IN_COPIES if copied else MOST_PIXELS), f"in such a {kind}"
 
-    turns = {
-        2: Transpose.FLIP_LEFT_RIGHT,
-        3: Transpose.ROTATE_180,
-        4: Transpose.FLIP_TOP_BOTTOM,
-        5: Transpose.TRANSPOSE,
-        6: Transpose.ROTATE_270,
-        7: Transpose.TRANSVERSE,
-        8: Transpose.ROTATE_90,
-    }
-    picture.load()
+
+def _has_small_strips(tiff: Any) -> bool:
+    rows, tiled = tiff.tag_v2.get(278), 322 in tiff.tag_v2
+    return isinstance(rows, int) and rows * tiff.width <= MOST_IN_COPIES // 4 and not tiled
+
+
+def _is_read_by_rows(file: BinaryIO) -> bool:
+    """Whether a JPEG is decoded row by row: baseline, all its colours in the first scan, and so plainly laid out that there is no doubt of it."""
+    place, colours = file.tell(), 0
+    file.seek(2)
     try:
-        turn = turns.get(picture.getexif().get(Base.Orientation))
-    except Exception:  # damaged EXIF, of as many types as damaged pictures; the picture itself has been read
-        turn = None
-    return picture if turn is None else picture.transpose(turn)
+        while len(head := file.read(4)) == 4 and head[0] == 0xFF and (size := int.from_bytes(head[2:], "big") - 2) > 5:
+            segment = file.read(size)
+            if head[1] == 0xDA:
+                return segment[0] == colours > 0
+            if head[1] in STARTS_OF_FRAME:
+                if head[1] not in (0xC0, 0xC1) or colours:
+                    return False
+                colours = segment[5] if len(segment) == size else 0
+        return False
+    finally:
+        file.seek(place)
 
 
-def _plain(picture: Any) -> Any:
-    """Any mode as RGB, or as RGBA where something is transparent: modes that can be scaled."""
-    from PIL import Image
-
-    if picture.mode.startswith("I") or picture.mode == "F":
-        levels = np.asarray(picture)
-        grey = _eight_bits(levels, picture.mode)
-        if isinstance(level := picture.info.get("transparency"), int):
-            grey[levels == level] = 255
-        return Image.fromarray(grey).convert("RGB")
-    mode = "RGBA" if picture.has_transparency_data else "RGB"
-    return picture if picture.mode == mode else picture.convert(mode)
-
-
-def _eight_bits(grey: np.ndarray, mode: str) -> np.ndarray:
-    """Finer greys as 8 bits. White is the most that 16 bits hold; of 32 bits and floats, the least of 1, 255 and 65535 that none exceeds."""
-    levels = np.nan_to_num(grey.astype(np.float32), copy=False, posinf=0, neginf=0)
-    most = float(levels.max(initial=0))
-    white = 65535.0 if mode.startswith("I;16") else next((white for white in (1.0, 255.0, 65535.0) if most <= white), most)
-    return np.clip(levels * np.float32(255 / white), 0, 255).round().astype(np.uint8)
-
-
-def _shrink(picture: Any) -> Any:
-    picture.thumbnail((LONGEST, LONGEST), reducing_gap=2.0)
-    return picture
-
-
-def _on_white(picture: Any) -> Any:
-    from PIL import Image
-
-    if picture.mode == "RGB":
-        return picture
-    return Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture).convert("RGB")
+def _draft(picture: Any) -> None:
+    """A JPEG is decoded at an eighth, a quarter or half of its size where that is enough; other kinds are not touched."""
+    shrink = max(1.0, max(picture.size) / LONGEST)
+    picture.draft("RGB", tuple(math.ceil(side / shrink) for side in picture.size))

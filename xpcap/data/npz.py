@@ -1,0 +1,109 @@
+"""Arrays out of an .npz archive that nobody vouches for: what it claims is weighed before memory is given for it."""
+
+import io
+import math
+import stat
+import zipfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import IO
+
+import numpy as np
+from numpy.lib import format as npy
+
+from xpcap.errors import DataError
+
+FREE = 64 << 20  # bytes that an array may hold however well they are compressed
+RATIO = 200  # times its compressed size, the most that a larger one may hold; numbers that say anything stay far below
+BLOCK = 1 << 20  # bytes that are read at once, and the longest list of members
+KINDS = "fiubUS"  # of dtypes: numbers and text
+
+
+def read_npz(path: Path, names: Sequence[str]) -> list[np.ndarray]:
+    """The arrays called `names`; whatever else the archive holds is not looked at.
+
+    Raises
+    ------
+    DataError : no .npz, one without these arrays, or one that is not what it says. OSError : it cannot be opened.
+    """
+    if not stat.S_ISREG(path.stat().st_mode) and not path.is_dir():  # a pipe would be waited for; opening a folder tells of itself
+        raise DataError(f"prepare: {path} is a pipe or a device, expected an .npz file; is the path right?")
+    with _Sparing(io.FileIO(path)) as file:
+        if file.peek(6)[:6] == npy.MAGIC_PREFIX:
+            raise DataError(f"prepare: {path} is a single array, expected an .npz with {_listed(names)}")
+        try:
+            with zipfile.ZipFile(file) as archive:
+                return [_array(archive, member, path.stat().st_size) for member in _members(archive, names, path)]
+        except DataError:
+            raise
+        except Exception as error:  # damaged archives bring up errors of many types, from zipfile, zlib and NumPy
+            raise DataError(
+                f"prepare: {path} cannot be read as .npz, expected {_listed(names)}; truncated, or of another kind? ({str(error)[:200]!r})"
+            ) from error
+
+
+class _Sparing(io.BufferedReader):
+    """A file of which nobody reads much at once: zipfile would read a list of members of any length."""
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        if size is not None and size > BLOCK:
+            raise ValueError(f"a list of members of {size:,} bytes, expected at most {BLOCK:,}")
+        return super().read(size)
+
+
+def _members(archive: zipfile.ZipFile, names: Sequence[str], path: Path) -> list[zipfile.ZipInfo]:
+    """The members that hold these arrays, each there once."""
+    held = [info.filename.removesuffix(".npy") for info in archive.infolist()]
+    if missing := [name for name in names if f"{name}.npy" not in archive.NameToInfo]:
+        raise DataError(f"prepare: {path} holds {_listed(held) or 'nothing'} and lacks {_listed(missing)}, expected {_listed(names)}")
+    for name in names:
+        if held.count(name) > 1:
+            raise ValueError(f"{name} is there {held.count(name)} times")
+    return [archive.getinfo(f"{name}.npy") for name in names]
+
+
+def _array(archive: zipfile.ZipFile, member: zipfile.ZipInfo, most: int) -> np.ndarray:
+    """One array of an archive of `most` bytes."""
+    if member.flag_bits & 0x1 or member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        raise ValueError(f"{member.filename} is encrypted, or compressed in a way of its own")
+    if member.compress_size > most:
+        raise ValueError(f"{member.filename} is to take {member.compress_size:,} bytes of a file of {most:,}")
+    if member.file_size > max(FREE, RATIO * member.compress_size):
+        raise ValueError(
+            f"{member.filename} is to hold {member.file_size:,} bytes in {member.compress_size:,}, expected at most {RATIO} times as many"
+        )
+    with archive.open(member) as stream:
+        shape, by_column, dtype = _header(stream)
+        size = math.prod(shape) * dtype.itemsize
+        if dtype.kind not in KINDS or not dtype.itemsize or dtype.hasobject:
+            raise ValueError(f"{member.filename} has dtype {str(dtype)[:60]}, expected numbers or text")
+        if min(shape, default=0) < 0 or size != member.file_size - stream.tell():
+            raise ValueError(f"{member.filename} has shape {str(shape)[:60]} and dtype {dtype}, which {member.file_size:,} bytes do not make up")
+        flat = _fill(stream, size).view(dtype)
+    return flat.reshape(shape[::-1]).T if by_column else flat.reshape(shape)
+
+
+def _header(stream: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype]:
+    version = npy.read_magic(stream)
+    if version == (1, 0):
+        return npy.read_array_header_1_0(stream)
+    if version == (2, 0):
+        return npy.read_array_header_2_0(stream)
+    raise ValueError(f"an array in version {version} of its format, expected (1, 0) or (2, 0)")
+
+
+def _fill(stream: IO[bytes], size: int) -> np.ndarray:
+    """So many bytes, and the end after them, where what was read is compared with its check sum."""
+    content = np.empty(size, np.uint8)
+    for start in range(0, size, BLOCK):
+        part = stream.read(min(BLOCK, size - start))
+        if start + len(part) < min(size, start + BLOCK):
+            raise EOFError(f"the archive ends {size - start - len(part):,} bytes before an array does")
+        content[start : start + len(part)] = np.frombuffer(part, np.uint8)
+    stream.read(1)
+    return content
+
+
+def _listed(names: Sequence[str]) -> str:
+    more = f" and {len(names) - 10:,} more" if len(names) > 10 else ""
+    return ", ".join(repr(name[:100]) for name in names[:10]) + more
