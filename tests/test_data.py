@@ -250,7 +250,10 @@ BAD_FILES: dict[str, tuple[Callable[[Path], Any], list[str]]] = {
     "changed text": (edit(lambda f: f["train/text"].__setitem__(0, 66)), ["does not match its stamp"]),
     "attribute of another kind": (edit(lambda f: f.attrs.__setitem__("xpcap", "[1]")), ["not a whole dataset file"]),
     "no source": (edit(lambda f: f.attrs.__setitem__("xpcap", json.dumps({"format": 1}))), ["not a whole dataset file"]),
-    "features of a group": (edit(lambda f: (f["val"].__delitem__("features"), f["val"].create_group("features"))), ["not a whole dataset file"]),
+    "features of a group": (
+        edit(lambda f: (f["val"].__delitem__("features"), f["val"].create_group("features"))),
+        ["groups more than 1 deep, 'features'"],
+    ),
     "float indices": (edit(lambda f: replace_dataset(f, "val/image_idxs", np.zeros(2, "f4"))), ["image_idxs have shape (2,) and dtype float32"]),
     "no indices": (edit(lambda f: replace_dataset(f, "val/image_idxs", np.zeros(0, "i4"))), ["image_idxs have shape (0,)"]),
     "a stray data set": (edit(lambda f: f.create_dataset("extra", data=np.zeros(3))), ["split 'extra' lacks captions"]),
@@ -471,7 +474,7 @@ def test_a_caption_without_words_is_scored_as_its_end(coco: Path) -> None:
         ),
         ("val2014_vgg16_fc7_pca.h5", edit(lambda f: f["features"].__setitem__((1, 1), np.nan)), ["split 'val'", "farm1", "not finite"]),
         ("coco2014_captions.h5", edit(lambda f: f["val_captions"].__setitem__((3, 0), 5)), ["1 captions, number 3", "<START>"]),
-        ("train2014_vgg16_fc7_pca.h5", edit(lambda f: f.move("features", "feats")), ["holds feats", "'features'"]),
+        ("train2014_vgg16_fc7_pca.h5", edit(lambda f: f.move("features", "feats")), ["holds 'feats'", "'features'"]),
     ],
 )
 def test_bad_folders_name_the_file(file: str, spoil: Any, words: list[str], coco: Path) -> None:
