@@ -74,13 +74,13 @@ def compressed_bomb(file: h5py.File) -> None:
 
 
 def text_bomb(path: Path) -> None:
-    """A GB of picture names, all of them the same one of a MB."""
+    """A GB of picture names, all of them the same one of 64 KiB."""
     with h5py.File(path, "r+") as file:
         del file["train/images"]
-        names = file["train"].create_dataset("images", data=["x" * 2**20, *["y"] * 999], dtype=h5py.string_dtype())
+        names = file["train"].create_dataset("images", data=["x" * 2**16, *["y"] * 15_999], dtype=h5py.string_dtype())
         place = names.id.get_offset()
     content = bytearray(path.read_bytes())
-    content[place : place + 16 * 1000] = content[place : place + 16] * 1000
+    content[place : place + 16 * 16_000] = content[place : place + 16] * 16_000
     path.write_bytes(content)
 
 
@@ -148,7 +148,7 @@ HOSTILE: dict[str, tuple[Callable[[Path], Any], list[str]]] = {
     "many members": (edit(lambda f: [f.create_group(f"g{i}") for i in range(70)]), ["more than 64 members"]),
     "texts in a table": (edit(lambda f: f["train"].create_dataset("t", (2, 2), h5py.string_dtype())), ["'/train/t'", "expected a list"]),
     "without an end": (endless, ["takes far longer"]),
-    "four gigabytes": (four_gigabytes, ["'/train/images'"]),
+    "four gigabytes": (four_gigabytes, ["far more memory"]),
     "no attribute but an array": (attribute(np.arange(3)), ["attribute 'xpcap' that is not a text"]),
     "a list of attributes": (attribute(["a", "b"]), ["attribute 'xpcap' that is not a text"]),
     "deep JSON": (attribute("[" * 50_000), ["is no JSON"]),
@@ -300,20 +300,16 @@ print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), first == second)
     "how", [{"compression": "gzip", "compression_opts": 9, "shuffle": True}, {"compression": "lzf", "fletcher32": True}, {"chunks": (2, 3)}]
 )
 def test_good_files_in_other_clothes_are_read(how: dict[str, Any], made: Path) -> None:
-    """As a file is after another program packed it: zeros that compress well among them, big-endian numbers, and attributes of others."""
+    """As a file is after another program packed it: compressed, numbers big-endian, with attributes of others."""
     packed = made.with_name("packed.h5")
     with h5py.File(made) as old, h5py.File(packed, "w", libver="latest") as new:
         new.attrs.update({**old.attrs, "note": np.zeros(9)})
-        for name, member in old.items():
-            for key, value in member.items() if isinstance(member, h5py.Group) else [("", member)]:
-                data = value[:].astype(value.dtype.newbyteorder(">")) if value.dtype.kind in "iuf" else value[:]
-                new.create_dataset(
-                    f"{name}/{key}".rstrip("/"),
-                    data=data,
-                    dtype=None if value.dtype.kind in "iuf" else value.dtype,
-                    **(how if data.ndim == 2 else {}),
-                )
-                new[f"{name}/{key}".rstrip("/")].attrs["note"] = "from elsewhere"
+        new.create_dataset("vocab", data=WORDS, dtype=h5py.string_dtype())
+        for name in ("train", "val"):
+            for key, value in old[name].items():
+                kind = ">i8" if value.dtype.kind == "i" else value.dtype
+                new.create_dataset(f"{name}/{key}", data=value[:], dtype=kind, **(how if value.ndim == 2 else {}))
+                new[f"{name}/{key}"].attrs["note"] = "from elsewhere"
     read = open_data(packed)
     np.testing.assert_array_equal(read.split("val").features, small().split("val").features)
     assert read.texts("train") == ["dog", "cat", "Dog!"]

@@ -103,7 +103,7 @@ def _check_names(data: CaptionData) -> None:
 def _read(path: Path, file: h5py.File) -> CaptionData:
     if "xpcap" not in file.attrs:
         raise DataError(
-            f"read_dataset: {path} is HDF5 without xpcap's stamp (it holds {', '.join(map(repr, file)) or 'nothing'}), expected a file from 'prepare'"
+            f"read_dataset: {path} is HDF5 without xpcap's stamp (it holds {', '.join(map(repr, file)) or 'nothing'}), expected a file from 'prepare'; another program's?"
         )
     about = _about(path, str(file.attrs["xpcap"]))
     splits = {name: _read_split(path, name, file[name]) for name in file if name != "vocab"}
