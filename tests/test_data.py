@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -464,6 +465,17 @@ def test_a_caption_without_words_is_scored_as_its_end(coco: Path) -> None:
         ("coco2014_vocab.json", lambda p: p.write_text(p.read_text().replace("w7", "\\ud800", 1)), ["no character", "UTF-8"]),
         ("coco2014_captions.h5", edit(lambda f: f["val_captions"].__setitem__((0, 1), 100)), ["captions hold ids", "expected 0..99"]),
         ("coco2014_vocab.json", lambda p: p.write_text("{}"), ["coco2014_vocab.json", "idx_to_word"]),
+        ("coco2014_vocab.json", lambda p: p.write_text('{"idx_to_word": "abc", "word_to_idx": {}}'), ["not a list of text"]),
+        ("coco2014_vocab.json", lambda p: p.write_text('{"idx_to_word": ["a", 1], "word_to_idx": {}}'), ["not a list of text"]),
+        ("coco2014_vocab.json", lambda p: p.write_text('{"idx_to_word": ["a"], "word_to_idx": {"a": "0"}}'), ["each word a whole number"]),
+        ("coco2014_vocab.json", lambda p: os.truncate(p, 2**40), ["coco2014_vocab.json", "expected at most 67,108,864"]),
+        ("val2014_urls.txt", lambda p: os.truncate(p, 2**40), ["val2014_urls.txt", "expected at most 67,108,864"]),
+        (
+            "val2014_vgg16_fc7_pca.h5",
+            edit(lambda f: f.__setitem__("x", h5py.ExternalLink("/etc/passwd", "/"))),
+            ["leads elsewhere", "the course ships"],
+        ),
+        ("coco2014_captions.h5", edit(lambda f: f.create_dataset("x", (2**20, 2**20), "i4")), ["says it holds", "stores 0"]),
         ("val2014_urls.txt", lambda p: p.write_text("http://one\n"), ["1 val_urls for 5 feature rows", "val2014_urls.txt"]),
         ("coco2014_captions.h5", edit(lambda f: f.__delitem__("val_image_idxs")), ["lacks val_image_idxs"]),
         ("coco2014_captions.h5", edit(lambda f: f["val_image_idxs"].__setitem__(0, -1)), ["image_idxs hold numbers -1.."]),

@@ -167,7 +167,7 @@ HOSTILE: dict[str, tuple[Callable[[Path], Any], list[str]]] = {
     "texts that end early": (edit(lambda f: f["train/text_offsets"].__setitem__(3, 9)), ["from 0 to 9", "a rise from 0 to 10"]),
 }  # fmt: skip
 if hasattr(os, "mkfifo"):
-    HOSTILE["a pipe"] = (pipe, ["is a pipe or a device"])
+    HOSTILE["a pipe"] = (pipe, ["is a folder, pipe or device"])
 
 
 @pytest.fixture

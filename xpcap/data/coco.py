@@ -173,7 +173,7 @@ def _arrays(path: Path) -> dict[str, np.ndarray]:
         with h5py.File(path, "r") as file:
             return {key: file[key][:] for key in file}
     except Exception as error:  # damaged HDF5 brings up errors of many types
-        raise DataError(f"load_coco_data: {path} cannot be read as HDF5, expected what the course ships; truncated download? ({error})") from error
+        raise DataError(f"load_coco_data: {path} cannot be read as HDF5, expected what the course ships; truncated download? ({error!r})") from error
 
 
 def _read(path: Path) -> str:

@@ -29,9 +29,12 @@ def look_through(function: str, path: Path, most: int | None, expected: str) -> 
 
     Raises
     ------
-    DataError : a link leads out of it, it claims more than it stores, it takes too long, or HDF5 fails on it. OSError : it is not there.
+    DataError : a link leads out of it, it claims more than it stores, it takes too long, or HDF5 fails on it.
     """
-    now = (*_as_it_is(path), most)
+    try:
+        now = (*_as_it_is(path), most)
+    except OSError as error:
+        raise DataError(f"{function}: {path} cannot be opened, expected {expected}; is the path right? ({error})") from error
     if now in _known:
         return
     if wrong := _helper.ask(path.resolve(), most):

@@ -57,7 +57,7 @@ def read_dataset(path: str | Path) -> CaptionData:
 
     Raises
     ------
-    DataError : not HDF5, truncated, not ours, of a newer format, altered since it was stamped, or made to harm. OSError : it is not there.
+    DataError : not HDF5, truncated, not ours, of a newer format, altered since it was stamped, or made to harm.
     """
     path = Path(path)
     look_through("read_dataset", path, IN_MEMORY, "a file from 'prepare'")
