@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -250,7 +251,10 @@ BAD_FILES: dict[str, tuple[Callable[[Path], Any], list[str]]] = {
     "changed text": (edit(lambda f: f["train/text"].__setitem__(0, 66)), ["does not match its stamp"]),
     "attribute of another kind": (edit(lambda f: f.attrs.__setitem__("xpcap", "[1]")), ["not a whole dataset file"]),
     "no source": (edit(lambda f: f.attrs.__setitem__("xpcap", json.dumps({"format": 1}))), ["not a whole dataset file"]),
-    "features of a group": (edit(lambda f: (f["val"].__delitem__("features"), f["val"].create_group("features"))), ["not a whole dataset file"]),
+    "features of a group": (
+        edit(lambda f: (f["val"].__delitem__("features"), f["val"].create_group("features"))),
+        ["groups more than 1 deep, 'features'"],
+    ),
     "float indices": (edit(lambda f: replace_dataset(f, "val/image_idxs", np.zeros(2, "f4"))), ["image_idxs have shape (2,) and dtype float32"]),
     "no indices": (edit(lambda f: replace_dataset(f, "val/image_idxs", np.zeros(0, "i4"))), ["image_idxs have shape (0,)"]),
     "a stray data set": (edit(lambda f: f.create_dataset("extra", data=np.zeros(3))), ["split 'extra' lacks captions"]),
@@ -461,6 +465,17 @@ def test_a_caption_without_words_is_scored_as_its_end(coco: Path) -> None:
         ("coco2014_vocab.json", lambda p: p.write_text(p.read_text().replace("w7", "\\ud800", 1)), ["no character", "UTF-8"]),
         ("coco2014_captions.h5", edit(lambda f: f["val_captions"].__setitem__((0, 1), 100)), ["captions hold ids", "expected 0..99"]),
         ("coco2014_vocab.json", lambda p: p.write_text("{}"), ["coco2014_vocab.json", "idx_to_word"]),
+        ("coco2014_vocab.json", lambda p: p.write_text('{"idx_to_word": "abc", "word_to_idx": {}}'), ["not a list of text"]),
+        ("coco2014_vocab.json", lambda p: p.write_text('{"idx_to_word": ["a", 1], "word_to_idx": {}}'), ["not a list of text"]),
+        ("coco2014_vocab.json", lambda p: p.write_text('{"idx_to_word": ["a"], "word_to_idx": {"a": "0"}}'), ["each word a whole number"]),
+        ("coco2014_vocab.json", lambda p: os.truncate(p, 2**40), ["coco2014_vocab.json", "expected at most 67,108,864"]),
+        ("val2014_urls.txt", lambda p: os.truncate(p, 2**40), ["val2014_urls.txt", "expected at most 67,108,864"]),
+        (
+            "val2014_vgg16_fc7_pca.h5",
+            edit(lambda f: f.__setitem__("x", h5py.ExternalLink("/etc/passwd", "/"))),
+            ["leads elsewhere", "the course ships"],
+        ),
+        ("coco2014_captions.h5", edit(lambda f: f.create_dataset("x", (2**20, 2**20), "i4")), ["says it holds", "stores 0"]),
         ("val2014_urls.txt", lambda p: p.write_text("http://one\n"), ["1 val_urls for 5 feature rows", "val2014_urls.txt"]),
         ("coco2014_captions.h5", edit(lambda f: f.__delitem__("val_image_idxs")), ["lacks val_image_idxs"]),
         ("coco2014_captions.h5", edit(lambda f: f["val_image_idxs"].__setitem__(0, -1)), ["image_idxs hold numbers -1.."]),
@@ -471,7 +486,7 @@ def test_a_caption_without_words_is_scored_as_its_end(coco: Path) -> None:
         ),
         ("val2014_vgg16_fc7_pca.h5", edit(lambda f: f["features"].__setitem__((1, 1), np.nan)), ["split 'val'", "farm1", "not finite"]),
         ("coco2014_captions.h5", edit(lambda f: f["val_captions"].__setitem__((3, 0), 5)), ["1 captions, number 3", "<START>"]),
-        ("train2014_vgg16_fc7_pca.h5", edit(lambda f: f.move("features", "feats")), ["holds feats", "'features'"]),
+        ("train2014_vgg16_fc7_pca.h5", edit(lambda f: f.move("features", "feats")), ["holds 'feats'", "'features'"]),
     ],
 )
 def test_bad_folders_name_the_file(file: str, spoil: Any, words: list[str], coco: Path) -> None:

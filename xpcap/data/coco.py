@@ -10,11 +10,14 @@ import numpy as np
 
 from xpcap.data.checks import check_data
 from xpcap.data.dataset import CaptionData, Split
+from xpcap.data.guard import look_through
 from xpcap.data.vocabulary import Vocabulary
 from xpcap.errors import DataError, unknown
+from xpcap.files import read_text
 
 CAPTIONS, VOCABULARY = "coco2014_captions.h5", "coco2014_vocab.json"
 SPLITS = ("train", "val")
+TEXT_BYTES = 64 * 2**20  # the course's longest list of URLs has 5 MB
 FOLDER = "the folder that the course's coco_captioning.zip unpacks to"
 
 
@@ -136,34 +139,45 @@ def _load(folder: Path, pca: bool) -> dict[str, Any]:
         path = folder / f"{split}2014_vgg16_fc7{'_pca' if pca else ''}.h5"
         arrays = _arrays(path)
         if "features" not in arrays:
-            raise DataError(f"load_coco_data: {path} holds {', '.join(arrays) or 'nothing'}, expected a dataset 'features'")
+            raise DataError(f"load_coco_data: {path} holds {', '.join(map(repr, arrays)) or 'nothing'}, expected a dataset 'features'")
         data[f"{split}_features"] = arrays["features"]
         data[f"{split}_urls"] = np.array([line for line in _read(folder / f"{split}2014_urls.txt").splitlines() if line])
-    try:
-        vocabulary = json.loads(_read(folder / VOCABULARY))
-        data["idx_to_word"], data["word_to_idx"] = list(vocabulary["idx_to_word"]), dict(vocabulary["word_to_idx"])
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise DataError(
-            f"load_coco_data: {folder / VOCABULARY} is not the course's vocabulary, expected JSON with idx_to_word and word_to_idx; truncated? ({error!r})"
-        ) from error
+    data |= _vocabulary(folder / VOCABULARY)
     if missing := [f"{split}_{thing}" for split in SPLITS for thing in ("captions", "image_idxs") if f"{split}_{thing}" not in data]:
         raise DataError(f"load_coco_data: {folder / CAPTIONS} lacks {', '.join(missing)}, expected captions and image_idxs of train and val")
     return data
+
+
+def _vocabulary(path: Path) -> dict[str, Any]:
+    text = _read(path)
+    try:
+        vocabulary = json.loads(text)
+        words, ids = vocabulary["idx_to_word"], vocabulary["word_to_idx"]
+        if not isinstance(words, list) or not all(isinstance(word, str) for word in words):
+            raise TypeError("idx_to_word is not a list of text")
+        if not isinstance(ids, dict) or not all(type(number) is int for number in ids.values()):
+            raise TypeError("word_to_idx does not give each word a whole number")
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise DataError(
+            f"load_coco_data: {path} is not the course's vocabulary, expected JSON with idx_to_word and word_to_idx; truncated? ({error!r})"
+        ) from error
+    return {"idx_to_word": words, "word_to_idx": ids}
 
 
 def _arrays(path: Path) -> dict[str, np.ndarray]:
     """Every data set of an HDF5 file."""
     if not path.exists():
         raise DataError(f"load_coco_data: {path} is missing, expected {FOLDER}")
+    look_through("load_coco_data", path, None, "what the course ships")
     try:
         with h5py.File(path, "r") as file:
             return {key: file[key][:] for key in file}
     except Exception as error:  # damaged HDF5 brings up errors of many types
-        raise DataError(f"load_coco_data: {path} cannot be read as HDF5, expected what the course ships; truncated download? ({error})") from error
+        raise DataError(f"load_coco_data: {path} cannot be read as HDF5, expected what the course ships; truncated download? ({error!r})") from error
 
 
 def _read(path: Path) -> str:
     try:
-        return path.read_text(encoding="utf-8")
-    except (FileNotFoundError, UnicodeDecodeError) as error:
+        return read_text(path, TEXT_BYTES)
+    except (FileNotFoundError, ValueError) as error:
         raise DataError(f"load_coco_data: {path} is missing or not text, expected {FOLDER} ({error})") from error

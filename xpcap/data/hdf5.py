@@ -4,13 +4,14 @@ import hashlib
 import itertools
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import h5py
 import numpy as np
 
-from xpcap.data.checks import check_data
+from xpcap.data.checks import check_data, check_source
 from xpcap.data.dataset import CaptionData, Split
+from xpcap.data.guard import look_through, trust
 from xpcap.data.vocabulary import Vocabulary, tokenize
 from xpcap.errors import DataError
 from xpcap.files import atomic, obstacle
@@ -31,6 +32,7 @@ def write_dataset(path: str | Path, data: CaptionData) -> None:
     if why := obstacle(path):
         raise DataError(f"write_dataset: {path} {why}")
     check_data("write_dataset", data)
+    check_source("write_dataset", data.source)
     _check_names(data)
     about = json.dumps({"format": FORMAT, "source": dict(data.source), "stamp": stamp_of(data)}, sort_keys=True)
     # h5py gets an open file rather than a name: on a full disk that is an OSError, where its own files end in a crash
@@ -45,16 +47,20 @@ def write_dataset(path: str | Path, data: CaptionData) -> None:
             group.create_dataset("images", data=list(split.images), dtype=h5py.string_dtype())
             group["text"] = np.frombuffer(b"".join(encoded), np.uint8)
             group["text_offsets"] = np.cumsum([0, *(len(text) for text in encoded)])
+    trust(path, IN_MEMORY)
 
 
 def read_dataset(path: str | Path) -> CaptionData:
     """Open a dataset file, checking its stamp and all of its contents; feature values that stay on disk are checked as they are read.
 
+    Unless this process wrote it, another one with limits goes through it first, for HDF5 never comes to an end with some damaged files.
+
     Raises
     ------
-    DataError : not HDF5, truncated, not ours, of a newer format, or altered since it was stamped.
+    DataError : not HDF5, truncated, not ours, of a newer format, altered since it was stamped, or made to harm.
     """
     path = Path(path)
+    look_through("read_dataset", path, IN_MEMORY, "a file from 'prepare'")
     try:
         file = h5py.File(path, "r")
     except OSError as error:
@@ -97,27 +103,61 @@ def _check_names(data: CaptionData) -> None:
 def _read(path: Path, file: h5py.File) -> CaptionData:
     if "xpcap" not in file.attrs:
         raise DataError(
-            f"read_dataset: {path} is HDF5 without xpcap's stamp (it holds {', '.join(file) or 'nothing'}), expected a file from 'prepare'"
+            f"read_dataset: {path} is HDF5 without xpcap's stamp (it holds {', '.join(map(repr, file)) or 'nothing'}), expected a file from 'prepare'; another program's?"
         )
-    about = json.loads(str(file.attrs["xpcap"]))
-    if about.get("format") != FORMAT:
-        raise DataError(f"read_dataset: {path} has format {about.get('format')}, expected {FORMAT}; made by a newer xpcap?")
+    about = _about(path, str(file.attrs["xpcap"]))
     splits = {name: _read_split(path, name, file[name]) for name in file if name != "vocab"}
-    return CaptionData(Vocabulary(_strings(file["vocab"])), splits, dict(about["source"]), stamp=str(about["stamp"]))
+    return CaptionData(Vocabulary(_strings(file["vocab"])), splits, about["source"], stamp=about["stamp"])
+
+
+def _about(path: Path, text: str) -> dict[str, Any]:
+    """The attribute of a dataset file, of which only the format is known to be there in files of a newer one."""
+    try:
+        about = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise DataError(
+            f"read_dataset: {path} is not a whole dataset file, its attribute 'xpcap' is no JSON, expected it; damaged? ({error})"
+        ) from error
+    if not isinstance(about, dict):
+        raise DataError(
+            f"read_dataset: {path} is not a whole dataset file, its attribute 'xpcap' is a {type(about).__name__}, expected an object; damaged?"
+        )
+    if about.get("format") != FORMAT:
+        raise DataError(f"read_dataset: {path} has format {about.get('format')!r:.60}, expected {FORMAT}; made by a newer xpcap?")
+    if not isinstance(about.get("source"), dict) or not isinstance(about.get("stamp"), str):
+        raise DataError(f"read_dataset: {path} is not a whole dataset file, its attribute 'xpcap' lacks source or stamp, expected both; damaged?")
+    check_source(f"read_dataset: {path}", about["source"])
+    return cast("dict[str, Any]", about)
 
 
 def _read_split(path: Path, name: str, group: Any) -> Split:
     if missing := [field for field in FIELDS if field not in group]:
         raise DataError(f"read_dataset: {path}, split {name!r} lacks {', '.join(missing)}, expected {', '.join(FIELDS)}")
     features = group["features"]
-    blob, offsets = group["text"][:].tobytes(), group["text_offsets"][:].tolist()
+    captions = group["captions"][:]
     return Split(
-        captions=group["captions"][:],
+        captions=captions,
         image_idxs=group["image_idxs"][:],
         features=features[:] if features.nbytes <= IN_MEMORY else features,
         images=_strings(group["images"]),
-        text=[blob[start:end].decode("utf-8") for start, end in itertools.pairwise(offsets)],
+        text=_texts(f"read_dataset: {path}, split {name!r}", group["text"][:], group["text_offsets"][:], len(captions)),
     )
+
+
+def _texts(where: str, blob: np.ndarray, offsets: np.ndarray, n: int) -> list[str]:
+    """The texts of `n` captions, out of one that holds them all."""
+    if n == 0:
+        return []
+    if offsets.shape != (n + 1,) or offsets.dtype.kind not in "iu" or blob.ndim != 1 or blob.dtype != np.uint8:
+        raise DataError(
+            f"{where}: text has shape {blob.shape} and dtype {blob.dtype}, text_offsets {offsets.shape} and {offsets.dtype}, "
+            f"expected bytes, and {n + 1} integers for {n} captions; damaged?"
+        )
+    if offsets[0] != 0 or offsets[-1] != len(blob) or (offsets[1:] < offsets[:-1]).any():
+        raise DataError(
+            f"{where}: text_offsets run from {offsets[0]} to {offsets[-1]}, expected a rise from 0 to {len(blob)}, where text ends; damaged?"
+        )
+    return [bytes(blob[start:end]).decode("utf-8") for start, end in itertools.pairwise(offsets.tolist())]
 
 
 def _strings(dataset: Any) -> list[str]:

@@ -1,0 +1,205 @@
+"""Looks through HDF5 files for `xpcap.data.guard`, as a process of its own: whether each is plain, and whether HDF5 gets to its end.
+
+It is started as a script, reads one request a line from standard input, and answers each with one line of JSON. A file is gone through in a
+forked child with little time and memory, since what HDF5 makes of a damaged file may never end. Nothing of this package is imported here.
+"""
+
+import contextlib
+import json
+import math
+import os
+import signal
+import stat
+import sys
+from collections.abc import Iterator
+
+import h5py
+
+MEMBERS, DEPTH = 64, 2  # a dataset file has 6 data sets for each split, in one group a split
+ATTRIBUTE = "xpcap"
+ATTRIBUTE_BYTES = 2**20
+CHUNK_BYTES = 64 * 2**20
+SPARE = 2**20  # what a data set may hold beyond what is stored of it: fill values, and small things that compress well
+RATIO = {"f": 200, "i": 100, "u": 100, "S": 100, "O": 100}  # bytes for each stored byte of compressed data; lzf reaches 90, sorted numbers 50
+FILTERS = {h5py.h5z.FILTER_DEFLATE: "gzip", h5py.h5z.FILTER_SHUFFLE: "shuffle", h5py.h5z.FILTER_FLETCHER32: "fletcher32", h5py.h5z.FILTER_LZF: "lzf"}
+CLASSES = (h5py.h5t.INTEGER, h5py.h5t.FLOAT, h5py.h5t.STRING)
+AT_ONCE = 8 * 2**20  # bytes
+STRINGS_AT_ONCE = 128
+SECONDS, BYTES_A_SECOND = 0.5, 20e6  # of computing, several times what good files take
+ROOM, ROOM_A_BYTE, ROOM_AT_MOST = 64 * 2**20, 16, 320 * 2**20  # bytes of memory on top of what the process has
+
+
+class OddError(Exception):
+    """What is wrong with a file, in words."""
+
+
+def check(path: str, most: int | None) -> None:
+    """Go through a file as whoever opens it will: all members, all values; of features that are larger than `most` only what describes them.
+
+    Raises
+    ------
+    OddError : it is not a plain file of arrays. Any exception : h5py's.
+    """
+    if not stat.S_ISREG(os.stat(path).st_mode):  # noqa: PTH116 - a path that is bytes or text
+        raise OddError("is a folder, pipe or device")
+    try:
+        file = h5py.File(path, "r")
+    except OSError as error:
+        raise OddError(f"cannot be opened as HDF5 ({error})") from error
+    with file:
+        _check_attribute(file)
+        size = os.path.getsize(path)  # noqa: PTH202
+        stored, text = 0, 0
+        for name, data in _data_sets(file, DEPTH):
+            stored += _check_described(name, data)
+            if stored > size:
+                raise OddError(f"has data sets that share what is stored: {stored:,} bytes in a file of {size:,}")
+            if data.dtype.kind == "O":
+                text = _read_strings(name, data, text, 4 * size + SPARE)
+            elif most is None or data.nbytes <= most or not name.endswith("features"):
+                _read(data)
+
+
+def _check_attribute(file: h5py.File) -> None:
+    if ATTRIBUTE not in file.attrs:
+        return
+    kind = file.attrs.get_id(ATTRIBUTE)
+    if kind.get_type().get_class() != h5py.h5t.STRING or kind.shape != ():
+        raise OddError(f"has an attribute {ATTRIBUTE!r} that is not a text")
+    if len(str(file.attrs[ATTRIBUTE])) > ATTRIBUTE_BYTES:
+        raise OddError(f"has an attribute {ATTRIBUTE!r} of more than {ATTRIBUTE_BYTES:,} characters")
+
+
+def _data_sets(group: h5py.Group, depth: int, seen: list[str] | None = None) -> Iterator[tuple[str, h5py.Dataset]]:
+    """Every data set by its whole name, reached by hard links only."""
+    seen = [] if seen is None else seen
+    for name in group:
+        seen.append(name)
+        if len(seen) > MEMBERS:
+            raise OddError(f"has more than {MEMBERS} members")
+        link = group.get(name, getlink=True)
+        if not isinstance(link, h5py.HardLink):
+            raise OddError(f"has a link that leads elsewhere, {_short(name)} ({type(link).__name__})")
+        member = group[name]
+        if isinstance(member, h5py.Dataset):
+            yield f"{group.name.rstrip('/')}/{name}", member
+        elif not isinstance(member, h5py.Group):
+            raise OddError(f"has a member {_short(name)} that is neither a group nor a data set")
+        elif depth == 1:
+            raise OddError(f"has groups more than {DEPTH - 1} deep, {_short(name)} among them")
+        else:
+            yield from _data_sets(member, depth - 1, seen)
+
+
+def _check_described(name: str, data: h5py.Dataset) -> int:
+    """Check what the file says of a data set before anything is read; returns the bytes that are stored of it."""
+    what = f"has a data set {_short(name)}"
+    plan = data.id.get_create_plist()
+    if data.is_virtual:
+        raise OddError(f"{what} that is virtual, made of those of other files")
+    if plan.get_external_count():
+        raise OddError(f"{what} that is stored in another file")
+    if data.id.get_type().get_class() not in CLASSES:
+        raise OddError(f"{what} of compound or other unusual type, expected numbers or text")
+    filters = [plan.get_filter(i)[0] for i in range(plan.get_nfilters())]
+    if unknown := [number for number in filters if number not in FILTERS]:
+        raise OddError(f"{what} with filter {unknown[0]}, expected {', '.join(FILTERS.values())} or none")
+    if data.shape is None:
+        raise OddError(f"{what} without a shape")
+    if data.chunks and (chunk := math.prod(data.chunks) * data.dtype.itemsize) > CHUNK_BYTES:
+        raise OddError(f"{what} in chunks of {chunk:,} bytes, expected at most {CHUNK_BYTES:,}")
+    whole, stored = math.prod(data.shape) * data.dtype.itemsize, data.id.get_storage_size()
+    ratio = RATIO[data.dtype.kind] if filters else 1
+    if whole > ratio * stored + SPARE:
+        raise OddError(f"{what} that says it holds {whole:,} bytes and stores {stored:,}, expected {ratio} times as many at most")
+    return stored
+
+
+def _read(data: h5py.Dataset) -> None:
+    """Read all values, a piece at a time."""
+    if data.chunks:
+        for piece in data.iter_chunks():
+            data[piece]
+    elif not data.shape:
+        data[()]
+    else:
+        rows = max(1, AT_ONCE // max(1, data.nbytes // max(1, data.shape[0])))
+        for start in range(0, data.shape[0], rows):
+            data[start : start + rows]
+
+
+def _read_strings(name: str, data: h5py.Dataset, before: int, most: int) -> int:
+    """Read texts of any length, few at a time, since many can be one and the same long one; returns the bytes of all so far."""
+    if data.ndim != 1:
+        raise OddError(f"has texts of shape {data.shape} in {_short(name)}, expected a list")
+    for start in range(0, data.shape[0], STRINGS_AT_ONCE):
+        before += sum(len(text) for text in data[start : start + STRINGS_AT_ONCE])
+        if before > most:
+            raise OddError(f"has more text in {_short(name)} than fits into the file, one text many times")
+    return before
+
+
+def _short(name: str) -> str:
+    return repr(name if len(name) <= 60 else f"{name[:60]}...")
+
+
+# The process
+
+
+def report(path: str, most: int | None) -> str:
+    """What is wrong with a file, empty where nothing is."""
+    try:
+        check(path, most)
+    except OddError as error:
+        return str(error)
+    except Exception as error:  # damaged HDF5 brings up errors of many types
+        if isinstance(error, MemoryError) or "memory allocation failed" in str(error):  # HDF5's words
+            return "needs far more memory than a file of its size should"
+        return f"is not whole HDF5 ({str(error)[:300]!r})"
+    return ""
+
+
+def limit(size: int) -> None:
+    """Give this process as much time and memory as a good file of `size` bytes needs several times over."""
+    import resource
+
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    with contextlib.suppress(OSError), open("/proc/self/statm", encoding="ascii") as file:  # noqa: PTH123 - not on every system
+        present = int(file.read().split()[0]) * resource.getpagesize()
+        hard = resource.getrlimit(resource.RLIMIT_AS)[1]
+        most = present + ROOM + min(ROOM_A_BYTE * size, ROOM_AT_MOST)
+        resource.setrlimit(resource.RLIMIT_AS, (most if hard == resource.RLIM_INFINITY else min(most, hard), hard))
+    signal.signal(signal.SIGPROF, signal.SIG_DFL)
+    signal.setitimer(signal.ITIMER_PROF, SECONDS + size / BYTES_A_SECOND)  # its signal ends the process, also inside HDF5
+
+
+def report_apart(path: str, most: int | None) -> str:
+    """The same from a forked child with limits, whose end is told where it does not get to say anything."""
+    reading, writing = os.pipe()
+    child = os.fork()
+    if child == 0:
+        try:
+            limit(os.path.getsize(path))  # noqa: PTH202
+            os.write(writing, b" " + report(path, most).encode("utf-8", "backslashreplace")[:2000])
+        finally:
+            os._exit(0)
+    os.close(writing)
+    with os.fdopen(reading, "rb") as answers:
+        said = answers.read()
+    status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    if said:
+        return said[1:].decode("utf-8", "replace")
+    return "takes far longer to go through than a file of its size should" if status == -signal.SIGPROF else "makes the HDF5 library fail"
+
+
+def main() -> None:
+    """Answer requests until standard input ends, as it does when the process that asks is gone."""
+    apart = report_apart if hasattr(os, "fork") else report
+    print("ready", flush=True)
+    for line in sys.stdin:
+        request = json.loads(line)
+        print(json.dumps(apart(request["path"], request["most"])), flush=True)
+
+
+if __name__ == "__main__":
+    main()
