@@ -133,7 +133,7 @@ HOSTILE: dict[str, tuple[Callable[[Path], Any], list[str]]] = {
     "far more than stored": (features(shape=(2**20, 2**20), dtype="f4"), [f"{2**42:,} bytes and stores 0"]),
     "far more pieces than stored": (features(shape=(2**40,), dtype="f4", chunks=(2**10,)), [f"{2**42:,} bytes and stores 0"]),
     "huge pieces": (features(shape=(2**25,), dtype="f4", chunks=(2**25,)), [f"chunks of {2**27:,} bytes"]),
-    "a compressed bomb": (edit(compressed_bomb), [f"{2**32:,} bytes", "expected 200 times as many at most"]),
+    "a compressed bomb": (edit(compressed_bomb), [f"{2**32:,} bytes", "at most 200 for each"]),
     "one text many times": (text_bomb, ["more text in '/train/images'"]),
     "data that is shared": (edit(many_names_for_one), ["share what is stored"]),
     "compound numbers": (features(data=np.zeros(3, COMPOUND)), ["unusual type"]),
@@ -217,7 +217,8 @@ for path in Path(sys.argv[1]).iterdir():
     raise SystemExit(f"{path} was read")
 process = guard._helper.process
 guard._helper.end()
-print(process.returncode, *(resource.getrusage(who).ru_maxrss // 1024 for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)))
+peak = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))  # ru_maxrss has that of pytest in it
+print(process.returncode, int(peak.split()[1]) // 1024, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss // 1024)
 """
     ended, ours, theirs = map(int, script(code, tmp_path).split())
     assert ended < 0  # by the signal that ended it, and waited for

@@ -111,7 +111,7 @@ def _check_described(name: str, data: h5py.Dataset) -> int:
     whole, stored = math.prod(data.shape) * data.dtype.itemsize, data.id.get_storage_size()
     ratio = RATIO[data.dtype.kind] if filters else 1
     if whole > ratio * stored + SPARE:
-        raise OddError(f"{what} that says it holds {whole:,} bytes and stores {stored:,}, expected {ratio} times as many at most")
+        raise OddError(f"{what} that says it holds {whole:,} bytes and stores {stored:,}, expected at most {ratio} for each that is stored")
     return stored
 
 
