@@ -20,7 +20,7 @@ def test_bad_input_is_read_or_refused_quickly_and_in_bounded_memory(kind: str) -
     result = fuzz.hunt(kind, 200, seed=20)
     assert result.broken == []
     assert result.outcomes["refused"] > 50
-    assert result.outcomes["accepted"] > 10
+    assert result.outcomes["accepted"] > 5
     assert result.outcomes.total() == 200
 
 

@@ -109,12 +109,12 @@ def interrupted(function: Callable[..., Any], at: int) -> Callable[..., Any]:
     """The function, broken off at its call number `at`, as by a key."""
     calls = 0
 
-    def run(*args: Any) -> Any:
+    def run(*args: Any, **kwargs: Any) -> Any:
         nonlocal calls
         calls += 1
         if calls == at:
             raise KeyboardInterrupt
-        return function(*args)
+        return function(*args, **kwargs)
 
     return run
 

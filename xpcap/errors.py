@@ -37,4 +37,5 @@ def unknown(function: str, thing: str, name: object, known: Iterable[str], error
     """The error for a name that is not in `known`: it lists what is, and suggests the near one."""
     known = list(known)
     more = f" and {len(known) - 20} more" if len(known) > 20 else ""
-    return error(f"{function}: {thing} {name!r} does not exist, expected one of {', '.join(map(repr, known[:20]))}{more}{nearest(name, known)}")
+    listed = ", ".join(one if one.isprintable() else repr(one) for one in known[:20])  # they may be a stranger's
+    return error(f"{function}: {thing} {name!r} does not exist, expected one of {listed}{more}{nearest(name, known)}")

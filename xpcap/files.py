@@ -51,7 +51,8 @@ def read_text(path: Path, most: int) -> str:
     ------
     ValueError : more bytes, no UTF-8, or no file but a pipe or device, which might never end. OSError : it cannot be opened.
     """
-    handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))  # else opening a pipe waits for somebody to write to it
+    # NONBLOCK: else opening a pipe waits for somebody to write to it. BINARY: else Windows changes line ends
+    handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
     with os.fdopen(handle, "rb") as file:
         about = os.fstat(file.fileno())
         if not stat.S_ISREG(about.st_mode):

@@ -269,18 +269,14 @@ class CaptioningSolver:
         Returns
         -------
         loss : 0-d, of the library of the model; reading it is the caller's wait
-
-        Raises
-        ------
-        TrainingError : on the host, a loss or gradient that is not finite, before it is applied. On a device that shows when losses are read.
         """
         return self._step(features, captions)[0]
 
-    def _step(self, features: Array, captions: Array) -> tuple[Array, Array]:
-        """A step: its loss and the norm that its gradient had before clipping, both 0-d and, on a device, unread."""
+    def _step(self, features: Array, captions: Array, watch: bool = False) -> tuple[Array, Array]:
+        """A step: its loss and the norm that its gradient had before clipping, both 0-d, and read only to `watch` that they are finite."""
         loss, grads = self.model.loss(features, captions, self._workspace)
         norm = global_norm(grads.flat) if self.clip_norm is None else optim.clip_by_global_norm(grads.flat, self.clip_norm)
-        if self._host and not (np.isfinite(loss) and np.isfinite(norm)):
+        if watch and not (np.isfinite(loss) and np.isfinite(norm)):
             self._read()
             step = Step(self.iteration + 1, float(loss), float(norm))
             self._give_up(diagnose(step, self._before, self.model.params, grads, self._config["learning_rate"]))
@@ -341,7 +337,7 @@ class CaptioningSolver:
         rng = getattr(self.model, "rng", None)
         state = rng.bit_generator.state if rng is not None else None
         try:
-            return self._step(features, captions)
+            return self._step(features, captions, watch=self._host)
         except BaseException:
             if rng is not None:
                 rng.bit_generator.state = state

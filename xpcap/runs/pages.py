@@ -94,10 +94,14 @@ def look_in(run: Run, data: CaptionData) -> Look:
     folder = Path(remembered) if isinstance(remembered, str) else run.path / PICTURES
 
     def look(name: str) -> np.ndarray | None:
-        path = folder / name
-        if data.source.get("generated") == KIND and not path.is_file():
+        try:
+            inside = (folder / name).resolve().is_relative_to(folder.resolve())
+            there = inside and (folder / name).is_file()
+        except (OSError, ValueError):  # a name that no file can have
+            there = False
+        if data.source.get("generated") == KIND and not there:
             return picture_of(name, data.source["seed"])
-        return _read_or_none(path) if path.resolve().is_relative_to(folder.resolve()) else None
+        return _read_or_none(folder / name) if there else None
 
     return look
 

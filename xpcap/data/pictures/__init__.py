@@ -91,7 +91,7 @@ def best_of(names: list[str], seed: int = 0) -> list[str]:
 
 
 def _scene_of(name: str, seed: int) -> Scene:
-    match = re.fullmatch(rf"({'|'.join(SPLITS)})(\d+)\.png", name)
+    match = re.fullmatch(rf"({'|'.join(SPLITS)})(\d{{1,9}})\.png", name)
     if match is None:
         raise DataError(f"picture_of: {name!r} is no generated picture, expected a name such as val00012.png")
     return make_scene(match[1], int(match[2]), seed)
