@@ -26,7 +26,7 @@ from xpcap.models.captioning_rnn import parameter_shapes
 from xpcap.report import curves, page
 from xpcap.runs import evaluation, training
 
-OPTIONS = ["--hidden", "8", "--wordvec", "4", "--epochs", "3", "--save-every", "6", "--dropout", "0.2"]
+OPTIONS = ["--hidden", "8", "--wordvec", "4", "--epochs", "2", "--save-every", "6", "--dropout", "0.2"]
 SHAPES = parameter_shapes(commands.few(0).feature_dim, 4, 8, len(commands.few(0).vocabulary), "lstm")
 STEPS = {"create": errno.ENOSPC, "write": errno.ENOSPC, "flush": errno.EIO, "rename": errno.EIO, "flush_folder": errno.EIO}
 ERRORS = (errno.ENOSPC, errno.EIO, errno.EACCES, errno.EFBIG)

@@ -299,7 +299,7 @@ def test_what_does_not_fit_together_is_not_stamped(spoil: Any, words: list[str],
 
 
 def test_an_unknown_split_is_refused_with_those_there_are(dataset: Path) -> None:
-    with pytest.raises(DataError, match="split 'vall' does not exist, expected one of 'train', 'val'; did you mean 'val'"):
+    with pytest.raises(DataError, match="split 'vall' does not exist, expected one of train, val; did you mean 'val'"):
         open_data(dataset).split("vall")
 
 

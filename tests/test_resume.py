@@ -1,12 +1,13 @@
 """Going on with a run: bit for bit as if it had never been broken off, whatever broke it off, and with nothing else than that run."""
 
+import contextlib
 import json
 import os
 import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -315,6 +316,27 @@ def test_a_second_trainer_is_refused_and_a_dead_one_keeps_nobody_out(tmp_path: P
     process.kill()
     process.communicate()
     broken_off(tmp_path / "run", 2, "--resume")
+
+
+@pytest.mark.parametrize("resume", [False, True])
+def test_who_comes_second_leaves_the_folder_of_the_first_alone(resume: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both found the place free; the other was quicker by then."""
+    out = tmp_path / "deep" / "run"
+
+    def others(path: Path) -> None:
+        out.mkdir(parents=True)
+        (out / "config.json").write_text("theirs")
+
+    @contextlib.contextmanager
+    def taken(path: Path) -> Iterator[None]:
+        raise DataError("train: is being trained by another process")
+        yield
+
+    monkeypatch.setattr(checkpoint, "is_begun" if resume else "check_free", others)
+    monkeypatch.setattr(checkpoint, "lock", taken)
+    with pytest.raises((DataError, FileExistsError)):
+        runs.train_run(runs.TrainOptions(out=out, hidden=8, wordvec=4, resume=resume))
+    assert (out / "config.json").read_text() == "theirs"
 
 
 # Files that are not what they were

@@ -64,18 +64,18 @@ def train_run(options: TrainOptions, on_epoch: Hook | None = None, progress: boo
         checkpoint.is_begun(out)
     else:
         checkpoint.check_free(out)  # before any work is done
-    made = [folder for folder in (out, *out.parents) if not folder.exists()]
-    try:
-        out.mkdir(parents=True, exist_ok=options.resume)
-        with checkpoint.lock(out):
+    made = _make(out, options.resume)
+    with checkpoint.lock(out):
+        try:
             history = _fit(options, out, on_epoch, progress, on_resume)
             run = checkpoint.open_run(out)
             evaluation = evaluate_run(run, split="val", progress=progress) if "val_loss" in history[-1] else None
             write_run_page(run, history, evaluation)
-    except BaseException:
-        if made and not (out / checkpoint.LAST).exists():
-            _remove(made)  # nothing in there to keep, and the same command may be given again
-        raise
+        except BaseException:
+            if made and not (out / checkpoint.LAST).exists():
+                shutil.rmtree(out, ignore_errors=True)  # nothing in there to keep, and the same command may be given again
+                _remove_empty(made)
+            raise
     return Trained(run, evaluation)
 
 
@@ -180,9 +180,18 @@ def _made_with(data: CaptionData) -> dict[str, Any]:
     return {**made, **versions, "data_stamp": data.stamp, "source": dict(data.source)}
 
 
-def _remove(made: list[Path]) -> None:
-    """Remove the run folder that was just made, made[0], and the parents made for it, as far as they are empty."""
-    shutil.rmtree(made[0], ignore_errors=True)
-    for parent in made[1:]:
+def _make(out: Path, may_exist: bool) -> list[Path]:
+    """Make a folder and its parents, and return those that were not there; what another process makes meanwhile is its own."""
+    missing = [folder for folder in (out, *out.parents) if not folder.exists()]
+    try:
+        out.mkdir(parents=True, exist_ok=may_exist)
+    except OSError:
+        _remove_empty(missing)
+        raise
+    return missing
+
+
+def _remove_empty(folders: list[Path]) -> None:
+    for folder in folders:
         with contextlib.suppress(OSError):  # not made yet, or in use by somebody else by now
-            parent.rmdir()
+            folder.rmdir()
