@@ -45,14 +45,13 @@ class Result(NamedTuple):
 
 def try_cases(kind: str, seed: int, first: int, cases: int) -> Iterator[dict[str, Any]]:
     """What became of each case, in this process."""
-    with tempfile.TemporaryDirectory() as place:
-        tried = importlib.import_module(f"fuzzing.{kind}").Kind(Path(place))
-        for case in range(first, first + cases):
-            yield {"begins": case}
-            outcome, seconds = _try(tried, f"{kind} {seed} {case}")
-            if seconds > LONGEST:
-                outcome, seconds = _try(tried, f"{kind} {seed} {case}")  # was the machine busy? The second time counts
-            yield {"case": case, "outcome": outcome, "seconds": seconds, "peak": _peak()}
+    tried = importlib.import_module(f"fuzzing.{kind}")
+    for case in range(first, first + cases):
+        yield {"begins": case}
+        outcome, seconds = _try(tried, f"{kind} {seed} {case}")
+        if seconds > LONGEST:
+            outcome, seconds = _try(tried, f"{kind} {seed} {case}")  # was the machine busy? The second time counts
+        yield {"case": case, "outcome": outcome, "seconds": seconds, "peak": _peak()}
 
 
 def _try(tried: Any, name: str) -> tuple[str, float]:
