@@ -66,7 +66,8 @@ def use(folder: Path) -> None:
     model = CaptioningRNN(run.vocabulary.word_to_idx, config["feature_dim"], options.wordvec, options.hidden, options.cell, seed=0)
     solver = CaptioningSolver(model, _data(), update_rule="adam", batch_size=32, num_epochs=3, seed=0, verbose=False)
     solver.restore(saved.state)
-    solver.step(*_data().minibatch("train", np.arange(4)))
+    with np.errstate(all="ignore"):  # as `train` has it: finite numbers may be large enough to overflow
+        solver.step(*_data().minibatch("train", np.arange(4)))
     json.dumps(solver.history)
 
 
