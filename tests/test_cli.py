@@ -380,7 +380,7 @@ def change_tensors(run: Path, **changes: np.ndarray | None) -> None:
         (change_config(format=True), ["format True"]),
         (change_config(format=2), ["format 2, expected 1", "made by a newer xpcap", "upgrade"]),
         (change_config(source=["encoder"]), ["config.json has source"]),
-        (change_config(source={"encoder": []}), ["config.json has source"]),
+        (change_config(source={"encoder": []}), ["config.json: source says that encoder is '[]'"]),
         (lambda run: (run / "config.json").write_bytes(b" " * 2**20 + b"1"), ["config.json", "expected at most 1,048,576"]),
         (change_config(max_words=0), ["max_words 0"]),
         (change_config(feature_dim=10**12), ["feature_dim 1000000000000"]),

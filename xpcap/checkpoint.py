@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from xpcap.backend import Array, to_numpy
+from xpcap.data.checks import check_source
 from xpcap.data.scaling import KINDS, FeatureScaling
 from xpcap.data.vocabulary import Vocabulary
 from xpcap.errors import DataError
@@ -204,8 +205,9 @@ def read_config(path: Path) -> dict[str, Any]:
         if config[key] not in names:
             raise DataError(f"open_run: {path / CONFIG} has {key} {config[key]!r}, expected one of {', '.join(names)}; damaged?")
     source = config.get("source", {})
-    if not isinstance(source, dict) or not all(isinstance(source.get(key, ""), str) for key in ("encoder", "generated", "pictures")):
-        raise DataError(f"open_run: {path / CONFIG} has source {str(source)[:60]!r}, expected an object with text in it; damaged?")
+    if not isinstance(source, dict):
+        raise DataError(f"open_run: {path / CONFIG} has source {str(source)[:60]!r}, expected an object; damaged?")
+    check_source(f"open_run: {path / CONFIG}", source)
     return config
 
 

@@ -53,12 +53,14 @@ def read_text(path: Path, most: int) -> str:
     """
     # NONBLOCK: else opening a pipe waits for somebody to write to it. BINARY: else Windows changes line ends
     handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+    about = os.fstat(handle)
+    wrong = (
+        "" if stat.S_ISREG(about.st_mode) else "a folder, expected a file" if stat.S_ISDIR(about.st_mode) else "a pipe or a device, expected a file"
+    )
+    if wrong or about.st_size > most:
+        os.close(handle)
+        raise ValueError(wrong or f"{about.st_size:,} bytes, expected at most {most:,}")
     with os.fdopen(handle, "rb") as file:
-        about = os.fstat(file.fileno())
-        if not stat.S_ISREG(about.st_mode):
-            raise ValueError("a pipe or a device, expected a file")
-        if about.st_size > most:
-            raise ValueError(f"{about.st_size:,} bytes, expected at most {most:,}")
         content = file.read(most + 1)
     if len(content) > most:
         raise ValueError(f"more than {most:,} bytes, expected at most that")
