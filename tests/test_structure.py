@@ -8,7 +8,7 @@ from pathlib import Path
 
 PACKAGE = Path(__file__).parent.parent / "xpcap"
 LEVELS = [
-    {"errors", "files", "progress"},
+    {"cores", "errors", "files", "progress"},
     {"backend", "tensors"},
     {"kernels", "workspace"},
     {"ops"},

@@ -127,6 +127,14 @@ def softmax_loss(scores: Array, targets: Array, scale: float = 1.0, out: Array |
     return -log_p[rows, targets], out
 
 
+def gather(table: Array, rows: Array, out: Array) -> Array:
+    """out = table[rows]: rows (R,) int of table (K, C) to out (R, C)."""
+    if fast := kernels.find("gather", table, rows, out):
+        return fast(table, rows, out)
+    out[...] = table[rows]
+    return out
+
+
 class Segments(NamedTuple):
     """Rows grouped by id 0..K-1: `order` lists them id by id, those of one id in their old order, and id k's begin at starts[k]."""
 
@@ -163,6 +171,14 @@ def drop(x: Array, mask: Array, keep: float) -> Array:
     out = x * mask
     out *= 1 / keep
     return out
+
+
+def add_up(x: Array, y: Array) -> None:
+    """x += y, both (n,)."""
+    if fast := kernels.find("add_up", x, y):
+        fast(x, y)
+        return
+    x += y
 
 
 def global_norm(x: Array) -> Array:

@@ -9,6 +9,7 @@ import numpy as np
 
 from xpcap import optim
 from xpcap.backend import Array, asarray, get_array_module, to_numpy
+from xpcap.cores import cores
 from xpcap.data.coco import from_coco
 from xpcap.data.dataset import CaptionData, spread
 from xpcap.data.feed import Feed
@@ -130,8 +131,8 @@ class CaptioningSolver:
         self._untold = False  # whether on_epoch has yet to be called for the last epoch
         self._target = self.num_epochs
         self._feed = Feed(self.data, self.model.params.flat)
-        self._workspace = Workspace(self.model.params.flat)
         self._host = get_array_module(self.model.params.flat) is np
+        self._workspace = Workspace(self.model.params.flat, cores() if self._host else 1)
         self._record = StepRecord(self.model.params.flat, min(self.steps_per_epoch, RECORD))
         self._losses: list[float] = []  # those read so far
         self._before: Step | None = None  # the last step read that was finite

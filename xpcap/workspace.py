@@ -19,11 +19,17 @@ class Workspace:
 
     What a step put there is overwritten by the next, so whoever owns a workspace decides when that may be. The solver is the only one,
     and hands it down; nothing else in this package keeps memory.
+
+    Parameters
+    ----------
+    like : array whose library, device and dtype the buffers have
+    parts : into how many parts, done side by side, its user may cut a step; each works in a `part` of its own
     """
 
-    def __init__(self, like: Array) -> None:
+    def __init__(self, like: Array, parts: int = 1) -> None:
         self._xp, self._dtype = get_array_module(like), like.dtype
         self._buffers: dict[str, Array] = {}
+        self._others = [Workspace(like) for _ in range(parts - 1)]
 
     def __call__(self, name: str, shape: tuple[int, ...]) -> Array:
         size = math.prod(shape)
@@ -33,6 +39,11 @@ class Workspace:
         return self._buffers[name][:size].reshape(shape)
 
     @property
+    def parts(self) -> list["Workspace"]:
+        """One for each part of a step; the first is this one itself."""
+        return [self, *self._others]
+
+    @property
     def nbytes(self) -> int:
-        """Bytes held."""
-        return sum(int(buffer.nbytes) for buffer in self._buffers.values())
+        """Bytes held, those of all parts."""
+        return sum(int(buffer.nbytes) for buffer in self._buffers.values()) + sum(other.nbytes for other in self._others)

@@ -1,11 +1,116 @@
-"""Fast NumPy versions: each has a row in docs/benchmarks.md, and does what the plain equations in ops.py say."""
+"""Fast NumPy versions: each has a row in docs/benchmarks.md, and does what the plain equations in ops.py say.
+
+What is elementwise runs in place, in blocks that stay in cache; what goes over all parameters takes a part of them on each core.
+"""
 
 import itertools
 import math
 
 import numpy as np
 
-BLOCK = 1 << 15  # elements: a block of w, dw, m, v and two scratch rows stays in the second-level cache
+from xpcap.cores import cores, side_by_side, stretches
+
+BLOCK = 1 << 17  # elements: few calls, since threads that take turns with Python's lock lose time at each, and still no trip to memory
+NORM_BLOCK = 1 << 15  # elements whose squares are added in their own dtype
+ROUNDS = 4  # ids with more rows than this are summed one by one
+SHARE = 1 << 18  # elements, at least, that are worth a core of their own
+
+
+def _on_host(*arrays):
+    return all(isinstance(a, np.ndarray) for a in arrays)
+
+
+def _blocks(n, width):
+    """Rows 0..n in blocks of about BLOCK elements of `width` each."""
+    step = max(1, BLOCK // width)
+    return [slice(start, min(start + step, n)) for start in range(0, n, step)]
+
+
+def _stretches(x):
+    """A part of x for each core that has enough to do with it."""
+    return stretches(x.size, min(cores(), x.size // SHARE))
+
+
+def _sigmoid(x):
+    """ops.sigmoid in place, by the exponential, which costs half of a tanh; its overflow is a sigmoid of 0."""
+    np.negative(x, out=x)
+    with np.errstate(over="ignore"):
+        np.exp(x, out=x)
+    x += 1
+    np.reciprocal(x, out=x)
+
+
+def supports_lstm_gates(a, r, c_prev, out):
+    return _on_host(a, r, c_prev, *out) and not np.may_share_memory(c_prev, out.c)
+
+
+def lstm_gates(a, r, c_prev, out):
+    """ops.lstm_gates with no array but those of `out`."""
+    H = c_prev.shape[1]
+    for rows in _blocks(len(a), 4 * H):
+        h, c, gates, tanh_c = (x[rows] for x in out)
+        np.add(a[rows], r[rows], out=gates)
+        _sigmoid(gates[:, : 3 * H])
+        i, f, o, g = (gates[:, k * H : (k + 1) * H] for k in range(4))
+        np.tanh(g, out=g)
+        np.multiply(f, c_prev[rows], out=c)
+        np.multiply(i, g, out=tanh_c)
+        c += tanh_c
+        np.tanh(c, out=tanh_c)
+        np.multiply(o, tanh_c, out=h)
+    return out
+
+
+def supports_lstm_gates_backward(dh, dh_next, dc, gates, tanh_c, c_prev, out):
+    return _on_host(dh, dh_next, dc, gates, tanh_c, c_prev, *out) and not any(np.may_share_memory(out[0], x) for x in (gates, dc, dh_next))
+
+
+def lstm_gates_backward(dh, dh_next, dc, gates, tanh_c, c_prev, out):
+    """ops.lstm_gates_backward with two scratch rows a block: everything else is worked out where it stays."""
+    H = dc.shape[1]
+    blocks = _blocks(len(dc), 4 * H)
+    scratch = np.empty((2, blocks[0].stop if blocks else 0, H), dc.dtype)
+    for rows in blocks:
+        i, f, o, g = (gates[rows, k * H : (k + 1) * H] for k in range(4))
+        di, df, do, dg = (out[0][rows, k * H : (k + 1) * H] for k in range(4))
+        dh_all, dc_all = scratch[:, : len(i)]
+        np.add(dh[rows], dh_next[rows], out=dh_all)
+        np.multiply(tanh_c[rows], tanh_c[rows], out=dc_all)
+        np.subtract(1, dc_all, out=dc_all)
+        dc_all *= o
+        dc_all *= dh_all
+        dc_all += dc[rows]
+        s, ds = gates[rows, : 3 * H], out[0][rows, : 3 * H]
+        np.subtract(1, s, out=ds)
+        ds *= s  # the slopes of the three sigmoids at once
+        np.multiply(g, g, out=dg)
+        np.subtract(1, dg, out=dg)
+        dh_all *= tanh_c[rows]
+        do *= dh_all
+        for d, other in ((di, g), (df, c_prev[rows]), (dg, i)):
+            d *= other
+            d *= dc_all
+        np.multiply(dc_all, f, out=out[1][rows])
+    return out
+
+
+def supports_softmax_loss(scores, targets, scale, out):
+    return _on_host(scores, targets, out) and scores.ndim == 2 and scores.shape[1] > 0
+
+
+def softmax_loss(scores, targets, scale, out):
+    """ops.softmax_loss in place: one exponential for probabilities and their sum, a block of rows at a time."""
+    nll = np.empty(len(scores), scores.dtype)
+    for rows in _blocks(*scores.shape):
+        p, chosen = out[rows], (np.arange(rows.stop - rows.start), targets[rows])
+        np.subtract(scores[rows], scores[rows].max(axis=1, keepdims=True), out=p)
+        nll[rows] = p[chosen]
+        np.exp(p, out=p)
+        total = p.sum(axis=1)
+        np.subtract(np.log(total), nll[rows], out=nll[rows])
+        p *= (scale / total)[:, None]
+        p[chosen] -= scale
+    return nll, out
 
 
 def supports_adam_update(w, dw, m, v, *_):
@@ -13,7 +118,12 @@ def supports_adam_update(w, dw, m, v, *_):
 
 
 def adam_update(w, dw, m, v, alpha, beta1, beta2, epsilon):
-    """ops.adam_update in blocks that stay in cache, without a temporary of the whole size."""
+    """ops.adam_update in blocks that stay in cache, without a temporary of the whole size, a stretch on each core."""
+    side_by_side(lambda part: _adam_stretch(w[part], dw[part], m[part], v[part], alpha, beta1, beta2, epsilon), _stretches(w))
+
+
+def _adam_stretch(w, dw, m, v, alpha, beta1, beta2, epsilon):
+    """The update of w, dw, m, v of one core."""
     step, scratch = np.empty((2, min(BLOCK, w.size)), w.dtype)
     for start in range(0, w.size, BLOCK):
         block = slice(start, start + BLOCK)
@@ -33,6 +143,15 @@ def adam_update(w, dw, m, v, alpha, beta1, beta2, epsilon):
         w[block] -= s
 
 
+def supports_add_up(x, y):
+    return _on_host(x, y)
+
+
+def add_up(x, y):
+    """ops.add_up, a stretch on each core."""
+    side_by_side(lambda part: np.add(x[part], y[part], out=x[part]), _stretches(x))
+
+
 def supports_global_norm(x):
     return isinstance(x, np.ndarray) and x.ndim == 1
 
@@ -40,23 +159,39 @@ def supports_global_norm(x):
 def global_norm(x):
     """ops.global_norm block by block: a block is short enough for its own dtype, unless its squares overflow; the blocks are added in double."""
     total = 0.0
-    for start in range(0, x.size, BLOCK):
-        block = x[start : start + BLOCK]
+    for start in range(0, x.size, NORM_BLOCK):
+        block = x[start : start + NORM_BLOCK]
         square = float(np.vdot(block, block))
         total += square if math.isfinite(square) else float(np.vdot(block, block.astype(np.float64)))
     return np.asarray(math.sqrt(total), x.dtype)
 
 
+def supports_gather(table, rows, out):
+    return _on_host(table, rows, out) and out.flags.c_contiguous
+
+
+def gather(table, rows, out):
+    """ops.gather without an array in between. Whoever calls has checked the rows, so that nothing is clipped."""
+    return np.take(table, rows, axis=0, out=out, mode="clip")
+
+
 def supports_segment_sum(rows, groups, out):
-    return isinstance(rows, np.ndarray) and rows.ndim == 2 and rows.size > 0
+    return _on_host(rows, out) and rows.ndim == 2 and rows.size > 0 and bool((np.diff(groups.starts.astype(np.int64), n=2) <= 0).all())
 
 
 def segment_sum(rows, groups, out):
-    """ops.segment_sum id by id: the rows of one are gathered and added in one pass, in their old order."""
-    starts = groups.starts.tolist()
-    for k, (start, end) in enumerate(itertools.pairwise(starts)):
-        if end > start:
-            np.add.reduce(rows[groups.order[start:end]], axis=0, out=out[k])
-        else:
-            out[k] = 0
+    """ops.segment_sum where ids are numbered by falling count, as packing numbers words.
+
+    The few ids with many rows are summed one by one; of the others all first rows are added at once, then all second ones, and so on.
+    """
+    starts, counts = groups.starts[:-1], np.diff(groups.starts)
+    many, some = (int((counts > most).sum()) for most in (ROUNDS, 0))
+    for k in range(many):
+        np.add.reduce(rows[groups.order[starts[k] : starts[k] + counts[k]]], axis=0, out=out[k])
+    np.take(rows, groups.order[starts[many:some]], axis=0, out=out[many:some], mode="clip")
+    for turn in range(1, ROUNDS):
+        more = int((counts > turn).sum())
+        if more > many:
+            out[many:more] += rows[groups.order[starts[many:more] + turn]]
+    out[some:] = 0
     return out

@@ -6,18 +6,22 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from xpcap.backend import Array, array_module, asarray, get_array_module, to_numpy
+from xpcap.cores import side_by_side
 from xpcap.errors import unknown
 from xpcap.layers.dropout import apply_mask, draw_mask
 from xpcap.layers.lstm import lstm_rows_backward, lstm_rows_forward
 from xpcap.layers.rnn import rnn_rows_backward, rnn_rows_forward
+from xpcap.layers.vocabulary import blocks, vocabulary_loss
+from xpcap.models.greedy import greedy
 from xpcap.models.packing import FeatureRows, PackedCaptions, pack, send, send_joined
 from xpcap.models.parameters import Parameters
-from xpcap.ops import log_softmax, lstm_gates, rnn_cell, segment_sum, softmax_loss
-from xpcap.workspace import New, fresh
+from xpcap.ops import Gates, add_up, gather, log_softmax, lstm_gates, rnn_cell, segment_sum
+from xpcap.workspace import New, Workspace, fresh
 
 CELLS = ("rnn", "lstm")
 INIT_ORDER = ("W_embed", "W_proj", "Wx", "Wh", "W_vocab")  # the course's; biases start at zero
 WEIGHTS, DROPOUT = 0, 1  # streams of one seed
+LEAST_PART = 32  # captions: products with fewer rows lose more than a core of their own gains
 State = tuple[Array, ...]  # (h,) or (h, c), each (n, H)
 
 
@@ -38,7 +42,7 @@ class Masks(NamedTuple):
 
 
 class Batch(NamedTuple):
-    """A minibatch on the model's device, sorted as it is packed."""
+    """A minibatch on the model's device, sorted as it is packed, or a part of one."""
 
     features: Array  # (N, D)
     packed: PackedCaptions
@@ -52,7 +56,6 @@ class Forward(NamedTuple):
     vectors: Array  # (K, W) after dropout
     cell: Any
     hidden: Array  # (L, H) rows with a target, after dropout
-    scores: Array  # (L, V)
 
 
 class CaptioningRNN:
@@ -129,14 +132,15 @@ class CaptioningRNN:
 
     # Training and scoring
 
-    def loss(self, features: Array | FeatureRows, captions: Array, workspace: New | None = None) -> tuple[Array, Parameters]:
+    def loss(self, features: Array | FeatureRows, captions: Array, workspace: Workspace | None = None) -> tuple[Array, Parameters]:
         """Loss and gradients of a batch, with dropout where the model has it.
 
         Parameters
         ----------
         features : array (N, D), host or device, or FeatureRows of a table on the model's device
         captions : array (N, T+1), int; inputs are all columns but the last, targets all but the first
-        workspace : xpcap.workspace.Workspace to work in; the gradients are then valid until it is used again. In fresh memory if None
+        workspace : xpcap.workspace.Workspace to work in; the gradients are then valid until it is used again. A batch of so many captions that
+            it is worth it is done in as many parts, side by side, as the workspace has. In fresh memory, as one part, if None
 
         Returns
         -------
@@ -147,23 +151,41 @@ class CaptioningRNN:
         ------
         ValueError : shapes that do not fit, or word ids outside the vocabulary. TypeError : captions that are not integers.
         """
-        batch = self._enter("loss", features, captions, train=True)
-        new = workspace or fresh(self.params.flat)
+        spaces = [fresh(self.params.flat)] if workspace is None else workspace.parts[: max(1, len(captions) // LEAST_PART)]
+        batches = self._enter("loss", features, captions, len(spaces), train=True)
+        parts = side_by_side(lambda k: self._loss(batches[k], 1 / len(captions), spaces[k]), range(len(spaces)))
+        loss, grads = parts[0]
+        for other_loss, other in parts[1:]:
+            loss = loss + other_loss
+            add_up(grads.flat, other.flat)
+        return loss, grads
+
+    def _loss(self, batch: Batch, scale: float, new: New) -> tuple[Array, Parameters]:
+        """What one part of a batch adds to loss and gradients."""
+        params = self.params
+        grads = Parameters(params.shapes, new("grads", params.flat.shape))
         forward = self._forward(batch, new)
-        nll, dscores = softmax_loss(forward.scores, batch.packed.targets, 1 / batch.packed.N, out=forward.scores)
-        return nll.sum() / batch.packed.N, self._backward(dscores, batch, forward, new)
+        vocabulary = (params["W_vocab"], params["b_vocab"])
+        nll, (dh, _, _) = vocabulary_loss(
+            forward.hidden, *vocabulary, batch.packed.targets, scale, new, out=(grads["W_vocab"], grads["b_vocab"])
+        )
+        self._backward(dh, batch, forward, grads, new)
+        return nll.sum() * scale, grads
 
     def score(self, features: Array | FeatureRows, captions: Array) -> Score:
         """Score given captions without dropout and without gradients: see Score. Arguments as for `loss`."""
-        batch = self._enter("score", features, captions, train=False)
-        scores, targets = self._forward(batch, fresh(self.params.flat)).scores, batch.packed.targets
-        xp = get_array_module(scores)
-        log_p = log_softmax(scores)
-        right = (scores.argmax(axis=1) == targets).sum()
-        return Score(-log_p[xp.arange(len(targets)), targets].sum(dtype=np.float64), right, len(targets))
+        (batch,) = self._enter("score", features, captions, 1, train=False)
+        hidden, targets = self._forward(batch, fresh(self.params.flat)).hidden, batch.packed.targets
+        xp = get_array_module(hidden)
+        nll, right = xp.zeros((), np.float64), xp.zeros((), np.int64)
+        for rows in blocks(len(hidden), len(self.word_to_idx)):
+            scores = hidden[rows] @ self.params["W_vocab"] + self.params["b_vocab"]
+            right = right + (scores.argmax(axis=1) == targets[rows]).sum()
+            nll = nll - log_softmax(scores)[xp.arange(len(scores)), targets[rows]].sum(dtype=np.float64)
+        return Score(nll, right, len(targets))
 
-    def _enter(self, function: str, features: Array | FeatureRows, captions: Array, train: bool) -> Batch:
-        """Check a batch on the host, pack it, draw its masks, and send it all to the model's device."""
+    def _enter(self, function: str, features: Array | FeatureRows, captions: Array, parts: int, train: bool) -> list[Batch]:
+        """Check a batch on the host, pack it in parts, draw their masks, and send it all to the model's device."""
         captions = to_numpy(captions)
         V, D = len(self.word_to_idx), self.params.shapes["W_proj"][0]
         if captions.dtype.kind not in "iu":
@@ -177,13 +199,17 @@ class CaptioningRNN:
             raise ValueError(
                 f"CaptioningRNN.{function}: captions hold ids {captions.min()}..{captions.max()}, expected 0..{V - 1}; another vocabulary made them?"
             )
-        packed = pack(captions, self._null)
-        masks = self._draw_masks(packed) if train and self.dropout else Masks()
+        packed = [pack(captions, self._null, part, parts) for part in range(parts)]
+        masks = self._draw_masks(packed) if train and self.dropout else [Masks()] * parts
         if isinstance(features, FeatureRows):
-            table, rows = features.checked(f"CaptioningRNN.{function}", self.params.flat), features.rows[packed.order]
+            table, rows = features.checked(f"CaptioningRNN.{function}", self.params.flat), features.rows
         else:
-            table, rows = self._to_device(function, features), packed.order
-        packed = send(packed, self.params.flat, rows.astype(np.int32))
+            table, rows = self._to_device(function, features), np.arange(len(captions))
+        return [self._send(p, m, table, rows) for p, m in zip(packed, masks, strict=True)]
+
+    def _send(self, packed: PackedCaptions, masks: Masks, table: Array, rows: np.ndarray) -> Batch:
+        """A part of a batch, whose captions have their features in those rows of a table."""
+        packed = send(packed, self.params.flat, rows[packed.order].astype(np.int32))
         return Batch(table[packed.order], packed, masks)
 
     def _to_device(self, function: str, features: Array) -> Array:
@@ -193,13 +219,15 @@ class CaptioningRNN:
             raise TypeError(f"CaptioningRNN.{function}: features have dtype {features.dtype}, expected real numbers")
         return asarray(features, dtype=self.dtype, like=self.params.flat)
 
-    def _draw_masks(self, packed: PackedCaptions) -> Masks:
-        """Masks on the model's device, in the order of the rows."""
+    def _draw_masks(self, parts: list[PackedCaptions]) -> list[Masks]:
+        """Masks on the model's device, in the order of each part's rows; drawn for the whole batch, so that they are the same in however many parts."""
         p, shapes = 1 - self.dropout, self.params.shapes
-        features = draw_mask(self.rng, (packed.N, shapes["W_proj"][0]), p)
-        words = draw_mask(self.rng, (len(packed.words), shapes["W_embed"][1]), p)
-        hidden = draw_mask(self.rng, (len(packed.source), shapes["W_proj"][1]), p)
-        return Masks(*send_joined([features[packed.order], words, hidden[packed.source]], like=self.params.flat))
+        words = np.unique(np.concatenate([part.words for part in parts]))  # sorted
+        features = draw_mask(self.rng, (sum(part.N for part in parts), shapes["W_proj"][0]), p)
+        vectors = draw_mask(self.rng, (len(words), shapes["W_embed"][1]), p)
+        hidden = draw_mask(self.rng, (sum(len(part.source) for part in parts), shapes["W_proj"][1]), p)
+        drawn = [(features[part.order], vectors[np.searchsorted(words, part.words)], hidden[part.source]) for part in parts]
+        return [Masks(*send_joined(masks, like=self.params.flat)) for masks in drawn]
 
     def _forward(self, batch: Batch, new: New) -> Forward:
         packed, masks, params, keep = batch.packed, batch.masks, self.params, 1 - self.dropout
@@ -210,7 +238,8 @@ class CaptioningRNN:
         vectors = apply_mask(params["W_embed"][packed.words], masks.words, keep)  # (K, W)
         projected = xp.dot(vectors, params["Wx"], out=new("projected", (len(vectors), len(params["b"]))))
         projected += params["b"]
-        a = projected[packed.inputs.ids]  # (R, kH): each distinct word is projected once
+        ids = packed.inputs.ids
+        a = gather(projected, ids, out=new("a", (len(ids), projected.shape[1])))  # (R, kH): each distinct word is projected once
         cell: Any
         if self.cell_type == "lstm":
             h, cell = lstm_rows_forward(a, h0, xp.zeros_like(h0), params["Wh"], packed.sizes, packed.past, new)
@@ -219,18 +248,13 @@ class CaptioningRNN:
         hidden = apply_mask(h, masks.hidden, keep)
         if packed.kept is not None:
             hidden = hidden[packed.kept]
-        scores = xp.dot(hidden, params["W_vocab"], out=new("scores", (len(hidden), len(params["b_vocab"]))))
-        scores += params["b_vocab"]
-        return Forward(x, vectors, cell, hidden, scores)
+        return Forward(x, vectors, cell, hidden)
 
-    def _backward(self, dscores: Array, batch: Batch, forward: Forward, new: New) -> Parameters:
-        packed, masks, (x, vectors, cell, hidden, _) = batch.packed, batch.masks, forward
+    def _backward(self, dh: Array, batch: Batch, forward: Forward, grads: Parameters, new: New) -> None:
+        """From dh (L, H), of the hidden rows, to the gradients of all parameters but the vocabulary's."""
+        packed, masks, (x, vectors, cell, _) = batch.packed, batch.masks, forward
         params, keep = self.params, 1 - self.dropout
         xp = get_array_module(params.flat)
-        grads = Parameters(params.shapes, new("grads", params.flat.shape))
-        xp.dot(hidden.T, dscores, out=grads["W_vocab"])
-        dscores.sum(axis=0, out=grads["b_vocab"])
-        dh = xp.dot(dscores, params["W_vocab"].T, out=new("dh", hidden.shape))  # (L, H)
         if packed.kept is not None:
             dh_rows = new("dh_rows", (len(packed.inputs.ids), dh.shape[1]))
             dh_rows[...] = 0
@@ -248,7 +272,6 @@ class CaptioningRNN:
         grads["W_embed"][packed.words] = apply_mask(dwords @ params["Wx"].T, masks.words, keep)  # distinct words: nothing adds up
         xp.dot(x.T, dh0, out=grads["W_proj"])
         dh0.sum(axis=0, out=grads["b_proj"])
-        return grads
 
     # Sampling
 
@@ -262,14 +285,25 @@ class CaptioningRNN:
 
     def step(self, words: Array, state: State) -> tuple[Array, State]:
         """Say `words` (n,), ids on the model's device, and return the scores (n, V) of the next word with the new state."""
+        return self.advance(self.project(words), state, fresh(self.params.flat))
+
+    def project(self, words: Array) -> Array:
+        """What `words` (n,), ids on the model's device, bring to a step: W_embed[words] @ Wx + b, (n, 4H) or (n, H)."""
+        return self.params["W_embed"][words] @ self.params["Wx"] + self.params["b"]
+
+    def advance(self, a: Array, state: State, new: New) -> tuple[Array, State]:
+        """A step on what the words bring, `project` of them: the scores (n, V) of the next word, which lie where `new` puts them, and the new state."""
         params, h = self.params, state[0]
-        a, r = params["W_embed"][words] @ params["Wx"] + params["b"], h @ params["Wh"]
+        xp = get_array_module(h)
+        r = xp.dot(h, params["Wh"], out=new("r", a.shape))
         if self.cell_type == "lstm":
-            gates = lstm_gates(a, r, state[1])
+            gates = lstm_gates(a, r, state[1], out=Gates(xp.empty_like(h), xp.empty_like(h), r, new("tanh_c", h.shape)))
             state = (gates.h, gates.c)
         else:
             state = (rnn_cell(a, r),)
-        return state[0] @ params["W_vocab"] + params["b_vocab"], state
+        scores = xp.dot(state[0], params["W_vocab"], out=new("scores", (len(h), len(params["b_vocab"]))))
+        scores += params["b_vocab"]
+        return scores, state
 
     def sample(self, features: Array, max_length: int = 30, forbid: Sequence[int] = ()) -> np.ndarray:
         """Caption a batch greedily: the likeliest word at each step, the whole batch at once, ended captions dropped on the way.
@@ -314,26 +348,7 @@ class CaptioningRNN:
             raise ValueError(
                 f"CaptioningRNN.{function}: forbid holds {len(banned)} ids {banned[0]}..{banned[-1]}, expected some, not all, of 0..{V - 1}"
             )
-        state = self.start(features)
-        xp, N = get_array_module(state[0]), len(state[0])
-        captions, probabilities = np.full((N, max_length), self._null, np.int32), np.zeros((N, max_length), self.dtype)
-        penalty = xp.zeros(V, self.dtype)
-        penalty[asarray(np.array(banned, np.int64), like=penalty)] = -np.inf
-        alive = np.arange(N)  # the captions that go on
-        words = xp.full(N, self._start, np.int32)
-        for t in range(max_length):
-            if alive.size == 0:
-                break
-            scores, state = self.step(words, state)
-            words = (scores + penalty).argmax(axis=1)
-            captions[alive, t] = said = to_numpy(words)
-            if scored:
-                probabilities[alive, t] = to_numpy(xp.exp(log_softmax(scores)[xp.arange(len(words)), words]))
-            going = np.flatnonzero(said != self._end)
-            if len(going) < len(alive):
-                rows = asarray(going, like=words)
-                alive, words, state = alive[going], words[rows], tuple(s[rows] for s in state)
-        return captions, probabilities
+        return greedy(self, features, self._start, self._end, self._null, max_length, banned, scored)
 
 
 def parameter_shapes(D: int, W: int, H: int, V: int, cell_type: str) -> dict[str, tuple[int, ...]]:

@@ -36,7 +36,7 @@ class FeatureRows(NamedTuple):
 
 
 class PackedCaptions(NamedTuple):
-    """A batch of captions as rows, time-major, longest caption first. Index arrays are small integers, host or device.
+    """A batch of captions, or a part of one, as rows, time-major, longest caption first. Index arrays are small integers, host or device.
 
     N captions, R live (caption, step) pairs, K distinct input words, L rows with a target.
     """
@@ -44,7 +44,7 @@ class PackedCaptions(NamedTuple):
     sizes: list[int]  # captions alive at each step; on the host always
     N: int
     order: Array  # (N,) caption of each sorted place
-    words: Array  # (K,) ids of the distinct input words
+    words: Array  # (K,) ids of the distinct input words, most frequent first
     inputs: Segments  # the rows grouped by input word; ids are places in `words`
     kept: Array | None  # (L,) rows whose target is not NULL; None where that is all of them
     targets: Array  # (L,) their target ids
@@ -52,13 +52,14 @@ class PackedCaptions(NamedTuple):
     source: np.ndarray  # (R,) each row's place when live steps are listed caption by caption, unsorted; on the host always
 
 
-def pack(captions: np.ndarray, null: int) -> PackedCaptions:
-    """Pack a batch of captions on the host.
+def pack(captions: np.ndarray, null: int, part: int = 0, parts: int = 1) -> PackedCaptions:
+    """Pack a batch of captions on the host, or one part of it.
 
     Parameters
     ----------
     captions : array (N, T+1), int; inputs are all columns but the last, targets all but the first
     null : id of the padding word
+    part, parts : take this one of so many parts, dealt out by length: each has as much to do as another. `order` and `source` go by the whole batch
 
     Notes
     -----
@@ -66,28 +67,37 @@ def pack(captions: np.ndarray, null: int) -> PackedCaptions:
     target inside a caption keeps its step, since later steps depend on it, but has no row in the loss.
     """
     inputs, targets = captions[:, :-1], captions[:, 1:]
-    N, T = targets.shape
+    T = targets.shape[1]
     live = targets != null
     lengths = np.where(live.any(axis=1), T - np.argmax(live[:, ::-1], axis=1), 0)
-    order = np.argsort(-lengths, kind="stable")
+    order = np.argsort(-lengths, kind="stable")[part::parts]
     t, place = np.nonzero(np.arange(T)[:, None] < lengths[order])  # time-major
     caption = order[place]
-    words, input_places = np.unique(inputs[caption, t], return_inverse=True)
+    words, input_places = distinct(inputs[caption, t])
     row_targets = targets[caption, t]
     has_target = row_targets != null
     starts = np.cumsum(lengths) - lengths
     sizes = [int(n) for n in np.bincount(t)]
     return PackedCaptions(
         sizes=sizes,
-        N=N,
+        N=len(order),
         order=order.astype(np.int32),
         words=words.astype(np.int32),
-        inputs=segments(input_places.astype(np.int32), len(words)),
+        inputs=segments(input_places, len(words)),
         kept=None if has_target.all() else np.flatnonzero(has_target).astype(np.int32),
         targets=row_targets[has_target].astype(np.int32),
-        past=past_rows(sizes, N),
+        past=past_rows(sizes, len(order)),
         source=(starts[caption] + t).astype(np.int32),
     )
+
+
+def distinct(ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The distinct ones of ids (R,), most frequent first, and the place of each of ids among them (R,)."""
+    values, places, counts = np.unique(ids, return_inverse=True, return_counts=True)
+    order = np.argsort(-counts, kind="stable")
+    rank = np.empty_like(order)
+    rank[order] = np.arange(len(order))
+    return values[order], rank[places]
 
 
 def send(packed: PackedCaptions, like: Array, order: np.ndarray) -> PackedCaptions:
