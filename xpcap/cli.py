@@ -379,29 +379,33 @@ def verify(backend: str | None, as_json: bool) -> None:
         sys.exit(1)
 
 
-@main.command(epilog=_example("bench\nbench --config notebook --config coco\nbench --backend cupy --peer torch --json"))
+@main.command(epilog=_example("bench\nbench --config notebook --config coco --peer torch\nbench --backend cupy --peer torch --json"))
 @_backend_option
 @click.option(
     "--config", "names", multiple=True, type=Choice(*timings.CONFIGS), metavar="NAME",
     help=f"What to time; may be given several times. One of {', '.join(timings.CONFIGS)}. Default: the first five on numpy, all on a GPU.",
 )  # fmt: skip
-@click.option("--peer", "peers", multiple=True, type=Choice(*timings.PEERS), help="Time the same step in this library as well; on a GPU only.")
+@click.option(
+    "--peer", "peers", multiple=True, type=Choice(*timings.PEERS), help="Time the same work as others do it as well. On numpy textbook always is."
+)
 @_json_option
 def bench(names: tuple[str, ...], peers: tuple[str, ...], backend: str | None, as_json: bool) -> None:
-    """Time the training step.
+    """Time training and sampling.
 
-    Loss, gradients, clipping and Adam of an LSTM captioner in float32, at sizes with names: medians of three rounds. A ratio is the
-    peer's time over ours.
+    A training step (loss, gradients, clipping and Adam of an LSTM captioner in float32) and greedy captions of 1,000 pictures, at sizes with names:
+    medians of three rounds. A ratio is the peer's time over ours.
     """
     _choose(backend)
+    if get_backend() == "numpy":
+        peers = ("textbook", *peers)
     configs = [timings.CONFIGS[name] for name in dict.fromkeys(names or timings.usual(get_backend()))]
     results = timings.bench(configs, tuple(dict.fromkeys(peers)), timings.USUAL, progress=True)
     if as_json:
         click.echo(json.dumps([result.to_json() for result in results]))
         return
     click.echo("\n".join(f"{key.replace('_', ' ')} {value}" for key, value in results[0].machine.items()))
-    click.echo(f"{results[0].work}, float32, TF32 off; ms a step\n")
-    click.echo(_table(timings.table(results)))
+    for title, rows in timings.tables(results):
+        click.echo(f"\n{title}\n{_table(rows)}")
 
 
 @main.command(epilog=_example("info\ninfo flickr8k.h5\ninfo runs/flickr8k --json"))
