@@ -296,6 +296,36 @@ def test_bench_prints_a_list_of_objects(tiny: None) -> None:
     assert training["machine"]["blas"]
 
 
+def test_scaling_times_training_of_coco_at_other_batches_and_vocabularies(tiny: None, tmp_path: Path) -> None:
+    from PIL import Image
+
+    place = tmp_path / "scaling.png"
+    found = json.loads(good("bench", "--scaling", "--plot", place, "--json").stdout)
+    assert {row["work"] for row in found} == {TRAINING}
+    base = bench.CONFIGS["coco"]
+    assert [row["sizes"]["N"] for row in found if row["sizes"]["V"] == base.V] == [8, 16, 32, 64, 128, 256, 512, 1024]
+    assert [row["sizes"]["V"] for row in found if row["sizes"]["N"] == base.N] == [1000, 2000, 5000, 10_000, 20_000, 50_000]
+    assert all(row["ms"] > 0 and row["ms_textbook"] is None for row in found)
+    with Image.open(place) as picture:
+        pixels = np.asarray(picture.convert("RGB"), int)
+    ours, others = (np.abs(pixels - [int(colour[i : i + 2], 16) for i in (1, 3, 5)]).sum(axis=2) < 40 for colour in ("#b3402f", "#33609e"))
+    for half in (slice(0, pixels.shape[1] // 2), slice(pixels.shape[1] // 2, None)):
+        assert ours[80:, half].any(axis=0).sum() > 400  # the line runs through the panel
+    assert not others.any()
+
+
+def test_options_of_scaling_that_do_not_fit_are_refused_before_anything_is_timed(tmp_path: Path) -> None:
+    for words, status, message in (
+        (["--scaling", "--config", "coco"], 2, "--config and --scaling are given, expected one or the other"),
+        (["--plot", "scaling.png"], 2, "--plot is given without --scaling, expected both"),
+        (["--scaling", "--plot", "scaling.pdf"], 2, "scaling.pdf does not end in .png"),
+        (["--scaling", "--plot", str(tmp_path / "nowhere" / "scaling.png")], 1, "which is no folder"),
+    ):
+        result = call("bench", *words)
+        assert result.exit_code == status
+        assert message in result.output
+
+
 def test_unknown_names_are_mended() -> None:
     assert "did you mean 'flickr8k'" in call("bench", "--config", "flickr").output
     with pytest.raises(OptionError, match="did you mean 'torch'"):
