@@ -11,7 +11,7 @@ from xpcap.bench.arithmetic import sampling_flops, training_flops
 from xpcap.bench.configs import TRAINING, WORKS, Config
 from xpcap.bench.contenders import CONTENDERS
 from xpcap.bench.timing import MatrixProduct, Plan, Timer, host_clock
-from xpcap.bench.work import batch_rows
+from xpcap.bench.work import batch_rows, check_same_captions, host_model, make_speaker
 
 OURS = "xpcap"
 
@@ -57,6 +57,8 @@ def _measure_sampling(contender: str, config: Config, plan: Plan, backend: str) 
 
     timer = Timer(step, host_clock, replace(plan, batches=1))
     timer.warm_up()
+    if contender != OURS:
+        check_same_captions(said, host_model(config, data, make_speaker), config.pictures(), f"{config.name}, {contender}")
     ms, rate = _run(timer, contender, plan)
     null, end = data.vocabulary.null, data.vocabulary.end
     flops = sampling_flops(config, said, null, end)

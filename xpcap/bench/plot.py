@@ -1,6 +1,7 @@
 """How the training step grows with batch and vocabulary, as PNG."""
 
 import io
+import statistics
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -25,13 +26,15 @@ LINES = (
     Line("PyTorch, padded", lambda r: r.ms_padded, {"color": "#8fb3e0", "marker": "s"}),
     Line("PyTorch, packed", lambda r: r.ms_packed, {"color": "#33609e", "marker": "^"}),
     Line("xpcap", lambda r: r.ms, {"color": LIGHT.val, "marker": "o", "linewidth": 2.0}),
-    Line("needed arithmetic at GEMM rate", lambda r: _floor(r), {"color": LIGHT.ink, "linestyle": (0, (4, 3)), "linewidth": 1.0}),
 )
+FLOOR = {"color": LIGHT.ink, "linestyle": (0, (4, 3)), "linewidth": 1.0}
 SIZES = {"N": "N, captions in a batch", "V": "V, words in the vocabulary"}
 
 
 def draw_scaling(path: Path, results: Sequence[Result]) -> None:
     """Write a PNG with a panel for each size that configs.scaling varies: milliseconds of a step against it, both on logarithmic axes.
+
+    A dashed line says how long the needed arithmetic would take, were all of it as fast as a large matrix product is in the median of the results.
 
     Raises
     ------
@@ -42,8 +45,9 @@ def draw_scaling(path: Path, results: Sequence[Result]) -> None:
 
     figure = Figure(figsize=SIZE, layout=ConstrainedLayoutEngine(w_pad=0.1, h_pad=0.06, wspace=0.03), facecolor=LIGHT.paper)
     panels = figure.subplots(1, len(SIZES))
+    floor = _floor(results)
     for axes, key in zip(panels, SIZES, strict=True):
-        _panel(axes, key, [result for result in results if result.config.name.startswith(f"{key}=")])
+        _panel(axes, key, [result for result in results if result.config.name.startswith(f"{key}=")], floor)
     handles, labels = panels[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside upper center", ncols=len(labels), frameon=False, labelcolor=LIGHT.ink, fontsize=9)
     png = io.BytesIO()
@@ -52,17 +56,21 @@ def draw_scaling(path: Path, results: Sequence[Result]) -> None:
         file.write(png.getvalue())
 
 
-def _panel(axes: Any, key: str, results: Sequence[Result]) -> None:
+def _floor(results: Sequence[Result]) -> Line:
+    rate = statistics.median(result.gemm_gflops or 0 for result in results)
+    return Line(f"needed arithmetic at {rate:.0f} GFLOP/s (GEMM)", lambda r: r.ms * r.gflops / rate if rate else None, FLOOR)
+
+
+def _panel(axes: Any, key: str, results: Sequence[Result], floor: Line) -> None:
     sizes = [getattr(result.config, key) for result in results]
-    for line in LINES:
+    for line in (*LINES, floor):
         times = [line.ms(result) for result in results]
         if None not in times:
             axes.plot(sizes, times, label=line.label, **{"linewidth": 1.4, "markersize": 4.5, **line.style})
     axes.set_xscale("log")
     axes.set_yscale("log")
     _plain_numbers(axes, sizes)
-    config = results[0].config
-    others = ", ".join(f"{name} {getattr(config, name):,}" for name in "NDWHV" if name != key)
+    others = ", ".join(f"{name} {getattr(results[0].config, name):,}" for name in "NDWHV" if name != key)
     axes.set_xlabel(f"{SIZES[key]}  ({others})", color=LIGHT.ink, fontsize=9.5)
     axes.set_ylabel("training step, ms", color=LIGHT.ink, fontsize=9.5)
     axes.spines[["top", "right"]].set_visible(False)
@@ -80,8 +88,3 @@ def _plain_numbers(axes: Any, sizes: Sequence[int]) -> None:
         axis.set_major_locator(locator)
         axis.set_minor_locator(NullLocator())
         axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,g}"))
-
-
-def _floor(result: Result) -> float | None:
-    """Milliseconds of the arithmetic alone, were all of it as fast as a large matrix product."""
-    return None if result.gemm_gflops is None else result.ms * result.gflops / result.gemm_gflops

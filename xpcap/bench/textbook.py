@@ -2,7 +2,7 @@
 
 Every step of every caption is computed, padding too, and masked in the loss. Each step multiplies its word vectors and its state by the
 weights, keeps its cache in a list, and adds its weight gradients to those of the other steps. Adam goes parameter by parameter and makes
-new arrays. In one thing it is faster than the course: sigmoid is written in one line. Nothing of xpcap is used.
+new arrays. In one thing it is faster than the course: sigmoid is written in one line. Nothing of xpcap is used in it.
 """
 
 from typing import Any

@@ -14,7 +14,7 @@ from xpcap.models import CaptioningRNN
 from xpcap.solver import CaptioningSolver
 
 LOSS_TOLERANCE = 1e-5  # relative, between float32 losses: some hundred roundings, and far less than any slip in the gates would make
-SAME_IDS = 0.999  # share of words that agree: a caption may part where its two likeliest words are as good as equally likely
+SAME_IDS = 0.999  # share of ids that agree: a caption may part where its two likeliest words are as good as equally likely
 
 
 class Job(NamedTuple):
@@ -79,6 +79,4 @@ def check_same_captions(theirs: np.ndarray, ours: CaptioningRNN, pictures: np.nd
     expected = ours.sample(pictures, max_length=MOST_WORDS)
     same = float((theirs == expected).mean()) if theirs.shape == expected.shape else 0.0
     if not same >= SAME_IDS:
-        raise ArithmeticError(
-            f"bench: {what} says {same:.2%} of the words that ours says, expected at least {SAME_IDS:.1%} of them the same: not the same work"
-        )
+        raise ArithmeticError(f"bench: {what} says what ours says in {same:.2%} of the ids, expected at least {SAME_IDS:.1%}: not the same work")
