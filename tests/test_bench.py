@@ -1,10 +1,11 @@
-"""Timings: the right work at the right sizes, clocked outside the warm-up, beside a peer that does the same. How fast it is, no test says."""
+"""Timings: the right work at the right sizes, clocked outside the warm-up, beside peers that do the same. How fast it is, no test says."""
 
 import dataclasses
 import importlib.util
 import json
 import re
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,15 +15,19 @@ from commands import call, good
 from emulated import Emulator
 
 from xpcap import backend, bench
-from xpcap.bench import apart, contenders, machine, results
-from xpcap.bench.contenders import Measurement, make_solver, measure
-from xpcap.bench.timing import host_clock, time_step
+from xpcap.bench import apart, contenders, machine, results, work
+from xpcap.bench.arithmetic import sampling_flops, training_flops
+from xpcap.bench.configs import MOST_WORDS, SAMPLING, TRAINING
+from xpcap.bench.measuring import Measurement, measure
+from xpcap.bench.textbook import Textbook
+from xpcap.bench.timing import Timer, host_clock
 from xpcap.data.synthetic import LIKE_COCO, draw_data
 from xpcap.errors import BackendError, OptionError
 
 TINY = bench.Config("tiny", N=5, D=12, W=6, H=10, V=40)
 OTHER = bench.Config("other", N=3, D=4, W=5, H=6, V=30)
-BRIEF = bench.Plan(rounds=2, batches=2, warm_ms=0, blocks=1, block_ms=0)
+BRIEF = bench.Plan(rounds=2, batches=2, warm_ms=0, blocks=1, block_ms=0, product=64)
+PEERS = ["textbook", "torch padded", "torch packed"]
 TORCH = pytest.mark.skipif(importlib.util.find_spec("torch") is None, reason="torch is not installed: no peer to compare with")
 LAYOUTS = pytest.mark.parametrize("layout", ["padded", "packed"])
 
@@ -37,9 +42,22 @@ def numpy_unless_said_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every configuration tiny, and timed briefly."""
+    """Every configuration tiny, and timed briefly, in this process."""
     monkeypatch.setattr(bench, "CONFIGS", {name: dataclasses.replace(TINY, name=name) for name in bench.CONFIGS})
     monkeypatch.setattr(bench, "USUAL", BRIEF)
+    monkeypatch.setattr(results, "measure_apart", measure)
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """PyTorch on one thread: beside other work on the machine its threads wait for one another, small as the work is."""
+    torch = sys.modules.get("torch") or (importlib.util.find_spec("torch") and importlib.import_module("torch"))
+    threads = torch.get_num_threads() if torch else 0
+    if torch:
+        torch.set_num_threads(1)
+    yield
+    if torch:
+        torch.set_num_threads(threads)
 
 
 # What is timed
@@ -84,71 +102,146 @@ def test_captions_are_as_long_and_words_as_common_as_stated() -> None:
     np.testing.assert_array_equal(captions, draw_data(4000, 3, 1004, seed=1).split("train").captions)
 
 
+def test_captions_of_the_speaking_model_end_and_vary_as_the_data_do() -> None:
+    config = dataclasses.replace(bench.CONFIGS["coco"], D=64, W=32, H=64)
+    data = config.data(1)
+    captions = work.make_speaker(config, data).sample(config.pictures(), max_length=40)
+    null, start, end, unk = range(4)
+    assert data.vocabulary.idx_to_word[:4] == ["<NULL>", "<START>", "<END>", "<UNK>"]
+    length = np.argmax(captions == end, axis=1) + 1
+    assert (np.count_nonzero(captions == end, axis=1) == 1).all()
+    assert (captions[np.arange(40) >= length[:, None]] == null).all()
+    assert length.mean() == pytest.approx(LIKE_COCO.mean + 1, abs=0.3)
+    assert length.std() == pytest.approx(LIKE_COCO.deviation, abs=0.3)
+    said = captions[np.arange(40) < length[:, None] - 1]
+    assert not np.isin(said, (null, start, unk)).any()
+    assert len(np.unique(said)) > 300
+    assert len(np.unique(captions, axis=0)) > 700
+
+
+def test_arithmetic_is_that_of_words_that_are_there() -> None:
+    config = bench.Config("by hand", N=2, D=3, W=5, H=7, V=11)
+    captions = np.array([[1, 4, 5, 2, 0], [1, 4, 2, 0, 0]])  # live rows: START 4 5, START 4; distinct input words: START 4 5
+    projection = 2 * (2 * 2 * 3 * 7)
+    words = 3 * (2 * 3 * 5 * 28)
+    recurrent = 3 * (2 * 5 * 7 * 28)
+    vocabulary = 3 * (2 * 5 * 7 * 11)
+    assert training_flops(config, [captions], null=0) == projection + words + recurrent + vocabulary
+    shorter = np.array([[1, 2, 0], [1, 2, 0]])
+    less = projection + 3 * (2 * 1 * 5 * 28) + 3 * (2 * 2 * 7 * 28) + 3 * (2 * 2 * 7 * 11)
+    assert training_flops(config, [captions, shorter], null=0) == (projection + words + recurrent + vocabulary + less) / 2
+    said = np.array([[4, 5, 4, 6], [4, 2, 0, 0]])  # fed in: START 4 5; 6 comes last, and END is not fed
+    assert sampling_flops(config, said, null=0, end=2) == 2 * 2 * 3 * 7 + 2 * 3 * 5 * 28 + 6 * (2 * 7 * 28 + 2 * 7 * 11)
+
+
 # How
+
+
+def a_clock(steps: list[int], blocks: list[int], ms: float) -> Any:
+    """A clock by which a step takes ms milliseconds, each of the first two four times as long."""
+
+    def clock(work: Any) -> float:
+        before = len(steps)
+        work()
+        blocks.append(len(steps) - before)
+        return ms * (blocks[-1] + 3 * max(0, min(2, len(steps)) - before))
+
+    return clock
 
 
 def test_blocks_are_whole_cycles_and_the_warm_up_is_not_among_them() -> None:
     steps: list[int] = []
     blocks: list[int] = []
-
-    def clock(work: Any) -> float:
-        """A step takes ten milliseconds, each of the first two forty."""
-        before = len(steps)
-        work()
-        blocks.append(len(steps) - before)
-        return 10.0 * blocks[-1] + 30.0 * max(0, min(2, len(steps)) - before)
-
-    ms = time_step(steps.append, clock, bench.Plan(batches=2, warm_ms=110, blocks=3, block_ms=55))
-    assert ms == 10
-    assert blocks == [2, 2, 2, 6, 6, 6]  # 80, 20 and 20 milliseconds to warm up; then three cycles of 20 are at least 55
+    timer = Timer(steps.append, a_clock(steps, blocks, 10), bench.Plan(batches=2, warm_ms=110, blocks=3, block_ms=55))
+    timer.warm_up()
+    assert blocks == [2, 2, 2]  # 80, 20 and 20 milliseconds
+    assert timer.run(between=lambda: blocks.append(0)) == 10
+    assert blocks[3:] == [0, 6, 0, 6, 0, 6, 0]  # three cycles of 20 milliseconds are at least 55
     assert steps == [0, 1] * (len(steps) // 2)
 
 
-def test_numpy_is_timed_alone_in_this_process() -> None:
-    found = bench.bench([TINY, OTHER], plan=BRIEF)
-    assert [result.config for result in found] == [TINY, OTHER]
-    for result in found:
-        tokens = result.tokens_per_s * result.ms / 1e3
-        assert 7 * result.config.N <= tokens <= 16 * result.config.N
-        assert result.ms > 0
-        assert (result.ms_padded, result.ratio_packed, result.memory) == (None, None, None)
-        assert result.machine["backend"] == "numpy"
-        assert result.machine["numpy"] == np.__version__
-    assert bench.table(found)[0] == ("config", "N", "D", "W", "H", "V", "ms", "tokens/s")
+def test_slow_steps_are_warmed_up_by_one_cycle_and_timed_three_times_in_all_rounds() -> None:
+    steps: list[int] = []
+    blocks: list[int] = []
+    timer = Timer(steps.append, a_clock(steps, blocks, 600), bench.Plan(rounds=2, batches=2, warm_ms=9000, blocks=3))
+    timer.warm_up()
+    assert timer.run() == 600
+    assert blocks == [2, 2, 2]  # two blocks of a cycle in each of two rounds
 
 
 def test_what_is_timed_trains() -> None:
     data = TINY.data(2)
-    job = contenders.CONTENDERS["xpcap"](TINY, data, "numpy")
+    job = contenders.CONTENDERS["xpcap"].train(TINY, data, "numpy")
     losses = [float(job.step(k % 2)) for k in range(60)]  # type: ignore[arg-type]
     assert np.mean(losses[-2:]) < 0.98 * np.mean(losses[:2])
     assert job.clock is host_clock
 
 
-def test_contenders_take_turns_each_in_a_process_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
-    turns: list[str] = []
-    ms = {"xpcap": iter([9.0, 2.0, 1.0]), "torch padded": iter([3.0, 4.0, 5.0]), "torch packed": iter([1.0, 1.0, 8.0])}
+def test_contenders_take_turns_at_each_configuration_and_are_compared_round_by_round(monkeypatch: pytest.MonkeyPatch) -> None:
+    turns: list[tuple[str, list[str]]] = []
+    ms = {"xpcap": [9.0, 2.0, 1.0], "textbook": [90.0, 10.0, 7.0], "torch padded": [9.0, 4.0, 1.5], "torch packed": [1.0, 1.0, 8.0]}
+    rounds = {(name, work): iter(times) for name, times in ms.items() for work in bench.WORKS}
 
-    def fake(contender: str, configs: Any, plan: Any, name: str) -> Any:
+    def fake(contender: str, configs: Any, plan: Any, name: str, works: Any) -> Any:
         assert name == "numpy"
-        turns.append(contender)
-        return [Measurement(next(ms[contender]), 50.0, 7) for _ in configs]
+        turns.append((contender, [config.name for config in configs]))
+        gemm = 100.0 if contender == "xpcap" else None
+        return [Measurement(next(rounds[contender, work]), 50.0, 40.0, gemm, 0.25, 7_000_000) for work in works]
 
-    monkeypatch.setattr(results, "_check_peers", lambda peers: {"torch": "0"})
     monkeypatch.setattr(results, "measure_apart", fake)
-    (result,) = bench.bench([TINY], ["torch"], bench.Plan(rounds=3))
-    assert turns == 3 * ["xpcap", "torch padded", "torch packed"]
-    assert (result.ms, result.ms_padded, result.ms_packed, result.ratio_padded, result.ratio_packed) == (2, 4, 1, 2, 0.5)
-    assert (result.tokens_per_s, result.memory, result.machine["torch"]) == (25_000, 7, "0")
-    head, row = bench.table([result])
-    assert dict(zip(head, row, strict=True))["device MB"] == "0"
-    assert row[6:11] == ("2.00", "4.00", "2.00", "1.00", "0.50")
+    monkeypatch.setattr(results, "_check_peers", lambda peers: {"torch": "0"})
+    result, sampling = bench.bench([TINY], ["textbook", "torch"], bench.Plan(rounds=3))
+    assert turns == 3 * [(name, ["tiny"]) for name in ("xpcap", *PEERS)]
+    assert (result.ms, result.ms_textbook, result.ms_padded, result.ms_packed) == (2, 10, 4, 1)
+    assert (result.ratio_textbook, result.ratio_padded, result.ratio_packed) == (7, 1.5, 0.5)  # 10/9/7, 1/2/1.5, 0.1/0.5/8
+    assert (result.tokens_per_s, result.gflops, result.gemm_gflops, result.gemm_fraction) == (25_000, 40, 100, 0.4)
+    assert (result.memory, result.feeding, result.machine["torch"]) == (7_000_000, 0.25, "0")
+    assert (result.work, sampling.work) == (TRAINING, SAMPLING)
+    rounds = {(name, work): iter(times * 2) for name, times in ms.items() for work in bench.WORKS}
+    turns.clear()
+    bench.bench([TINY, OTHER], ["textbook"], bench.Plan(rounds=3))
+    assert turns == 3 * [(name, [config]) for config in ("tiny", "other") for name in ("xpcap", "textbook")]
+
+
+def test_tables_are_narrow_and_their_columns_stand_under_their_headings() -> None:
+    about = {"backend": "numpy"}
+    sizes = bench.Config("vocab10k", 1024, D=1280, V=50000)
+    full = bench.Result(sizes, TRAINING, 1234.56, 12345.6, 1234.5, 1234.5, 10.0, 1.25, 0.98, 123, 234, 0.53, 123_456, 0.1234, 1.5e9, about)
+    title, rows = bench.tables([full])[0]
+    assert "training step" in title
+    assert len({tuple(map(len, row)) for row in rows}) == 1
+    assert len("  ".join(rows[0])) <= 160
+    shown = [(above.strip(), heading.strip(), cell.strip()) for above, heading, cell in zip(*rows, strict=True)]
+    assert ("", "config", "vocab10k") in shown
+    assert ("textbook", "ms", "12345.6") in shown
+    assert ("share", "of GEMM", "53%") in shown
+    assert ("", "feeding %", "12.34") in shown
+    assert ("peak", "MB", "1,500") in shown
+    bare = full._replace(work=SAMPLING, ms_padded=None, ratio_padded=None, memory=None, feeding=None)
+    title, rows = bench.tables([bare])[0]
+    assert "greedy sampling of 1,000 pictures" in title
+    assert not {"torch padded", "feeding %", "MB"} & {cell.strip() for row in rows for cell in row}
 
 
 def test_a_process_of_its_own_measures_alike() -> None:
     here, there = (list(run("xpcap", [TINY, OTHER], BRIEF, "numpy")) for run in (measure, apart.measure_apart))
     assert [m.tokens for m in here] == [m.tokens for m in there]
-    assert all(m.ms > 0 for m in there)
+    assert all(m.ms > 0 and m.gflops > 0 and m.gemm_gflops > 0 for m in (*here, *there))  # type: ignore[operator]
+    for training, sampling in (there[:2], there[2:]):
+        assert 7 * 3 <= training.tokens <= 16 * 5
+        assert 0 < training.feeding < 1  # type: ignore[operator]
+        assert sampling.tokens > 7000
+        assert (sampling.feeding, sampling.memory) == (None, None)
+
+
+def test_memory_is_that_of_the_process_alone() -> None:
+    memory = machine.peak_memory()
+    if memory is None:
+        pytest.skip("this system does not tell the peak memory of a process")
+    mine = np.ones(30_000_000)  # 240 MB
+    assert machine.peak_memory() >= memory  # type: ignore[operator]
+    training, _ = apart.measure_apart("xpcap", [TINY], BRIEF, "numpy")
+    assert 1e7 < training.memory < mine.nbytes  # type: ignore[operator]
 
 
 def test_what_a_process_finds_wrong_is_said_here() -> None:
@@ -178,29 +271,75 @@ def test_versions_of_cuda_and_its_driver_are_read_as_people_say_them(tmp_path: P
 # The command
 
 
-def test_bench_prints_the_machine_and_one_table(tiny: None) -> None:
-    lines = good("bench", "--config", "coco", "--config", "notebook", "--config", "coco").output.splitlines()
-    assert lines[0] == "backend numpy"
-    assert any(line.startswith("numpy ") for line in lines)
-    assert [line.split()[0] for line in lines[-3:]] == ["config", "coco", "notebook"]
+def test_bench_prints_the_machine_and_a_table_for_each_kind_of_work(tiny: None) -> None:
+    output = good("bench", "--config", "coco", "--config", "notebook", "--config", "coco").output
+    about, training, sampling = output.split("\n\n")
+    assert about.startswith("backend numpy\n")
+    assert re.search(r"^blas threads \d+$", about, re.MULTILINE)
+    for text, title in ((training, "training step of N captions"), (sampling, "greedy sampling of 1,000 pictures")):
+        lines = text.splitlines()
+        assert lines[0].startswith(title)
+        assert [line.split()[0] for line in lines[2:]] == ["config", "coco", "notebook"]
+        assert lines[1].split() == ["xpcap", "textbook", "needed", "GEMM", "share", *(["peak"] if text is training else [])]
 
 
 def test_bench_prints_a_list_of_objects(tiny: None) -> None:
     found = json.loads(good("bench", "--json").stdout)
-    assert [row["config"] for row in found] == bench.usual("numpy")
+    assert [(row["work"], row["config"]) for row in found] == [(work, config) for work in bench.WORKS for config in bench.usual("numpy")]
     assert set(found[0]) == {
-        "config", "work", "ms", "ms_padded", "ms_packed", "ratio_padded", "ratio_packed", "tokens_per_s", "memory", "sizes", "machine",
+        "config", "work", "ms", "ms_textbook", "ms_padded", "ms_packed", "ratio_textbook", "ratio_padded", "ratio_packed", "gflops", "gemm_gflops",
+        "gemm_fraction", "tokens_per_s", "feeding", "memory", "sizes", "machine",
     }  # fmt: skip
-    assert found[0]["work"] == "training step"
+    training, sampling = found[0], found[-1]
+    assert {key for key, value in training.items() if value is None} == {"ms_padded", "ms_packed", "ratio_padded", "ratio_packed"}
+    assert {key for key, value in sampling.items() if value is None} >= {"feeding", "memory"}
+    assert training["machine"]["blas"]
 
 
-def test_peers_are_refused_on_numpy_and_unknown_names_mended() -> None:
-    result = call("bench", "--peer", "torch")
-    assert result.exit_code == 2
-    assert "peers are timed on a GPU so far" in result.output
+def test_scaling_times_training_of_coco_at_other_batches_and_vocabularies(tiny: None, tmp_path: Path) -> None:
+    from PIL import Image
+
+    place = tmp_path / "scaling.png"
+    found = json.loads(good("bench", "--scaling", "--plot", place, "--json").stdout)
+    assert {row["work"] for row in found} == {TRAINING}
+    base = bench.CONFIGS["coco"]
+    assert [row["sizes"]["N"] for row in found if row["sizes"]["V"] == base.V] == [8, 16, 32, 64, 128, 256, 512, 1024]
+    assert [row["sizes"]["V"] for row in found if row["sizes"]["N"] == base.N] == [1000, 2000, 5000, 10_000, 20_000, 50_000]
+    assert all(row["ms"] > 0 and row["ms_textbook"] is None for row in found)
+    with Image.open(place) as picture:
+        pixels = np.asarray(picture.convert("RGB"), int)
+    ours, others = (np.abs(pixels - [int(colour[i : i + 2], 16) for i in (1, 3, 5)]).sum(axis=2) < 40 for colour in ("#b3402f", "#33609e"))
+    for half in (slice(0, pixels.shape[1] // 2), slice(pixels.shape[1] // 2, None)):
+        assert ours[80:, half].any(axis=0).sum() > 400  # the line runs through the panel
+    assert not others.any()
+
+
+def test_options_of_scaling_that_do_not_fit_are_refused_before_anything_is_timed(tmp_path: Path) -> None:
+    for words, status, message in (
+        (["--scaling", "--config", "coco"], 2, "--config and --scaling are given, expected one or the other"),
+        (["--plot", "scaling.png"], 2, "--plot is given without --scaling, expected both"),
+        (["--scaling", "--plot", "scaling.pdf"], 2, "scaling.pdf does not end in .png"),
+        (["--scaling", "--plot", str(tmp_path / "nowhere" / "scaling.png")], 1, "which is no folder"),
+    ):
+        result = call("bench", *words)
+        assert result.exit_code == status
+        assert message in result.output
+
+
+def test_unknown_names_are_mended() -> None:
     assert "did you mean 'flickr8k'" in call("bench", "--config", "flickr").output
     with pytest.raises(OptionError, match="did you mean 'torch'"):
         bench.bench([TINY], ["torsh"])
+
+
+def test_a_torch_that_is_not_there_is_named_with_its_remedy(tiny: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "torch", None)
+    monkeypatch.delitem(sys.modules, "xpcap.bench.peer_torch", raising=False)
+    monkeypatch.delattr(bench, "peer_torch", raising=False)
+    result = call("bench", "--peer", "torch")
+    assert result.exit_code == 1
+    assert "torch cannot be imported (ModuleNotFoundError" in result.output
+    assert "pip install '.[bench]'" in result.output
 
 
 @pytest.mark.parametrize("name", results.TF32)
@@ -213,23 +352,52 @@ def test_tf32_is_refused(name: str, tiny: None, monkeypatch: pytest.MonkeyPatch)
     good("bench", "--config", "coco")
 
 
-# The peer
+# The peers
+
+
+def test_the_textbook_has_our_loss_and_our_gradients() -> None:
+    data = TINY.data(1)
+    batch = data.minibatch("train", np.arange(5))
+    ours = work.host_model(TINY, data)
+    loss, grads = ours.loss(*batch)
+    theirs = Textbook(dict(ours.params), null=0, start=1, learning_rate=1e-3, clip=50)
+    got, got_grads = theirs.loss(*batch)
+    assert got == pytest.approx(float(loss), rel=work.LOSS_TOLERANCE)
+    assert set(got_grads) == set(grads)
+    for name, expected in grads.items():
+        assert got_grads[name].dtype == np.float32
+        np.testing.assert_allclose(got_grads[name], expected, rtol=1e-4, atol=1e-6, err_msg=name)
+
+
+@pytest.mark.parametrize("clip", [0.5, 50.0])
+def test_the_textbook_steps_as_our_solver_does(clip: float) -> None:
+    data = TINY.data(1)
+    batch = data.minibatch("train", np.arange(5))
+    solver = work.make_solver(TINY, data)
+    solver.clip_norm = clip
+    before = solver.model.params.copy()
+    theirs = Textbook(dict(before), null=0, start=1, learning_rate=1e-3, clip=clip)
+    for _ in range(5):
+        solver.step(*batch)
+        theirs.step(*batch)
+    for name, after in solver.model.params.items():  # in the mean: where there is next to no gradient, it matters where Adam adds epsilon
+        assert np.abs(theirs.params[name] - after).mean() < 0.05 * np.abs(after - before[name]).mean(), name
 
 
 @TORCH
 @LAYOUTS
-def test_the_peer_has_our_loss_and_our_gradients(layout: str) -> None:
+def test_the_peer_has_our_loss_and_our_gradients(layout: str, one_thread: None) -> None:
     from xpcap.bench import peer_torch
 
     data = TINY.data(2)
     features, captions = data.minibatch("train", np.arange(5))
-    ours = make_solver(TINY, data).model
+    ours = work.make_model(TINY, data)
     loss, grads = ours.loss(features, captions)
     theirs = peer_torch.Captioner(TINY.D, TINY.W, TINY.H, TINY.V, data.vocabulary.null)
     theirs.copy_from(ours.params)
     got = theirs(peer_torch.LAYOUTS[layout](features, captions, data.vocabulary.null, peer_torch.device_of("numpy")))
     got.backward()
-    assert float(got.detach()) == pytest.approx(float(loss), rel=peer_torch.LOSS_TOLERANCE)
+    assert float(got.detach()) == pytest.approx(float(loss), rel=work.LOSS_TOLERANCE)
     theirs.copy_from(grads)  # our gradients, laid out as theirs
     bias = theirs.lstm.bias_ih_l0
     for name, parameter in theirs.named_parameters():
@@ -237,32 +405,38 @@ def test_the_peer_has_our_loss_and_our_gradients(layout: str) -> None:
         np.testing.assert_allclose(parameter.grad.numpy(), expected.detach().numpy(), rtol=1e-4, atol=1e-6, err_msg=name)
 
 
-@TORCH
-@LAYOUTS
-def test_the_peer_is_timed_and_trains(layout: str) -> None:
-    (measurement,) = measure(f"torch {layout}", [TINY], BRIEF, "numpy")
-    assert measurement.ms > 0
-    assert measurement.memory is None
-    job = contenders.CONTENDERS[f"torch {layout}"](TINY, TINY.data(2), "numpy")
-    losses = [float(job.step(k % 2).detach()) for k in range(60)]  # type: ignore[attr-defined]
+@pytest.mark.parametrize("contender", ["textbook", pytest.param("torch padded", marks=TORCH), pytest.param("torch packed", marks=TORCH)])
+def test_a_peer_trains_says_what_we_say_and_is_timed(contender: str, one_thread: None) -> None:
+    training, sampling = measure(contender, [TINY], BRIEF, "numpy")
+    assert training.ms > 0
+    assert sampling.ms > 0
+    assert (training.memory, training.gemm_gflops, training.feeding) == (None, None, None)
+    data = TINY.data(2)
+    job = contenders.CONTENDERS[contender].train(TINY, data, "numpy")
+    losses = [getattr(loss, "detach", lambda loss=loss: loss)() for loss in (job.step(k % 2) for k in range(60))]
     assert np.mean(losses[-2:]) < 0.98 * np.mean(losses[:2])
+    ours, theirs = (contenders.CONTENDERS[name].sample(TINY, data, "numpy")() for name in ("xpcap", contender))
+    assert ours.shape == theirs.shape == (1000, MOST_WORDS)
+    assert (ours == theirs).mean() >= work.SAME_IDS
 
 
-@TORCH
-@LAYOUTS
-def test_a_peer_that_does_other_work_is_not_timed(layout: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    from xpcap.bench import peer_torch
-
-    monkeypatch.setattr(peer_torch, "GATES", (0, 1, 2, 3))
-    with pytest.raises(ArithmeticError, match=f"tiny, torch {layout} has loss .* where ours is .*: not the same work"):
-        contenders.CONTENDERS[f"torch {layout}"](TINY, TINY.data(2), "numpy")
+@pytest.mark.parametrize("contender", ["textbook", pytest.param("torch padded", marks=TORCH), pytest.param("torch packed", marks=TORCH)])
+def test_a_peer_that_does_other_work_is_not_timed(contender: str, one_thread: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    if contender == "textbook":
+        monkeypatch.setattr("xpcap.bench.textbook.sigmoid", np.tanh)
+    else:
+        monkeypatch.setattr("xpcap.bench.peer_torch.GATES", (0, 1, 2, 3))
+    with pytest.raises(ArithmeticError, match=f"tiny, {contender} has loss .* where ours is .*: not the same work"):
+        contenders.CONTENDERS[contender].train(TINY, TINY.data(2), "numpy")
+    with pytest.raises(ArithmeticError, match=f"tiny, {contender} says what ours says in .* of the ids, .*: not the same work"):
+        list(measure(contender, [TINY], BRIEF, "numpy", [SAMPLING]))
 
 
 # On a device
 
 
 def test_emulated_bench_times_by_events_and_reads_nothing(device: Emulator) -> None:
-    job = contenders.CONTENDERS["xpcap"](TINY, TINY.data(2), "cupy")
+    job = contenders.CONTENDERS["xpcap"].train(TINY, TINY.data(2), "cupy")
     job.step(0)
     device.reset()
     assert job.clock(lambda: [job.step(k) for k in (0, 1)]) > 0
@@ -276,29 +450,33 @@ def test_emulated_bench_says_what_card_it_was(device: Emulator, tiny: None) -> N
     assert found[0]["machine"]["cuda_runtime"] == "13.0"
     assert found[0]["machine"]["driver"].endswith("(CUDA 13.0)")
     assert found[0]["memory"] >= 0
+    assert [(row["work"], row["gemm_fraction"] > 0, row["feeding"]) for row in found] == [(work, True, None) for work in bench.WORKS]
     output = good("bench", "--backend", "cupy", "--config", "coco").output
     assert "card emulated" in output
-    assert "device MB" in output
+    assert re.search(r"\bdevice$", output, re.MULTILINE)
+    assert not re.search(r"\bpeak$", output, re.MULTILINE)
 
 
-def test_emulated_bench_wants_a_torch_that_sees_the_card(device: Emulator, tiny: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    if importlib.util.find_spec("torch") is not None:
-        result = call("bench", "--backend", "cupy", "--peer", "torch")
-        assert "finds no CUDA device" in result.output
-    monkeypatch.setitem(sys.modules, "torch", None)
-    monkeypatch.delitem(sys.modules, "xpcap.bench.peer_torch", raising=False)
-    monkeypatch.delattr(bench, "peer_torch", raising=False)
-    result = call("bench", "--backend", "cupy", "--peer", "torch")
-    assert result.exit_code == 1
-    assert "torch cannot be imported (ModuleNotFoundError" in result.output
+@TORCH
+def test_emulated_bench_wants_a_torch_that_sees_the_card(device: Emulator, tiny: None) -> None:
+    assert "finds no CUDA device" in call("bench", "--backend", "cupy", "--peer", "torch").output
+
+
+def test_emulated_bench_refuses_the_textbook(device: Emulator, tiny: None) -> None:
+    result = call("bench", "--backend", "cupy", "--peer", "textbook")
+    assert result.exit_code == 2
+    assert "peer textbook on backend cupy, expected numpy" in result.output
 
 
 @pytest.mark.gpu
 def test_a_card_is_timed_beside_torch_where_it_is_there(tiny: None) -> None:
     torch = importlib.util.find_spec("torch") and __import__("torch")
     peers = ["--peer", "torch"] if torch and torch.cuda.is_available() else []
-    (row,) = json.loads(good("bench", "--backend", "cupy", "--config", "coco", "--json", *peers).stdout)
-    assert row["ms"] > 0
-    assert row["memory"] > 0
-    assert row["machine"]["card"]
-    assert all((row[key] is not None) == bool(peers) for key in ("ratio_padded", "ratio_packed"))
+    rows = json.loads(good("bench", "--backend", "cupy", "--config", "coco", "--json", *peers).stdout)
+    assert [row["work"] for row in rows] == list(bench.WORKS)
+    assert rows[0]["memory"] > 0
+    for row in rows:
+        assert row["ms"] > 0
+        assert row["gemm_fraction"] > 0
+        assert row["machine"]["card"]
+        assert all((row[key] is not None) == bool(peers) for key in ("ratio_padded", "ratio_packed"))

@@ -379,29 +379,59 @@ def verify(backend: str | None, as_json: bool) -> None:
         sys.exit(1)
 
 
-@main.command(epilog=_example("bench\nbench --config notebook --config coco\nbench --backend cupy --peer torch --json"))
+@main.command(epilog=_example("bench\nbench --config notebook --config coco --peer torch\nbench --scaling --plot scaling.png"))
 @_backend_option
 @click.option(
     "--config", "names", multiple=True, type=Choice(*timings.CONFIGS), metavar="NAME",
     help=f"What to time; may be given several times. One of {', '.join(timings.CONFIGS)}. Default: the first five on numpy, all on a GPU.",
 )  # fmt: skip
-@click.option("--peer", "peers", multiple=True, type=Choice(*timings.PEERS), help="Time the same step in this library as well; on a GPU only.")
+@click.option(
+    "--peer",
+    "peers",
+    multiple=True,
+    type=Choice(*timings.PEERS),
+    help="Time the same work as others do it as well. On numpy textbook always is, but for --scaling.",
+)
+@click.option("--scaling", is_flag=True, help="Time the training step of coco for eight batch sizes and six vocabularies instead.")
+@click.option("--plot", type=click.Path(path_type=Path), help="With --scaling: draw it as PNG as well. Never overwritten.")
 @_json_option
-def bench(names: tuple[str, ...], peers: tuple[str, ...], backend: str | None, as_json: bool) -> None:
-    """Time the training step.
+def bench(names: tuple[str, ...], peers: tuple[str, ...], scaling: bool, plot: Path | None, backend: str | None, as_json: bool) -> None:
+    """Time training and sampling.
 
-    Loss, gradients, clipping and Adam of an LSTM captioner in float32, at sizes with names: medians of three rounds. A ratio is the
-    peer's time over ours.
+    A training step (loss, gradients, clipping and Adam of an LSTM captioner in float32) and greedy captions of 1,000 pictures, at sizes with names:
+    medians of three rounds. A ratio is the peer's time over ours.
     """
+    if scaling and names:
+        raise click.UsageError("--config and --scaling are given, expected one or the other: --scaling has sizes of its own")
+    if plot is not None:
+        _check_plot(plot, scaling)
     _choose(backend)
-    configs = [timings.CONFIGS[name] for name in dict.fromkeys(names or timings.usual(get_backend()))]
-    results = timings.bench(configs, tuple(dict.fromkeys(peers)), timings.USUAL, progress=True)
+    if scaling:
+        configs = [config for group in timings.scaling(timings.CONFIGS["coco"]).values() for config in group]
+    else:
+        configs = [timings.CONFIGS[name] for name in dict.fromkeys(names or timings.usual(get_backend()))]
+        peers = ("textbook", *peers) if get_backend() == "numpy" else peers
+    works = (timings.TRAINING,) if scaling else timings.WORKS
+    results = timings.bench(configs, tuple(dict.fromkeys(peers)), timings.USUAL, progress=True, works=works)
     if as_json:
         click.echo(json.dumps([result.to_json() for result in results]))
-        return
-    click.echo("\n".join(f"{key.replace('_', ' ')} {value}" for key, value in results[0].machine.items()))
-    click.echo(f"{results[0].work}, float32, TF32 off; ms a step\n")
-    click.echo(_table(timings.table(results)))
+    else:
+        click.echo("\n".join(f"{key.replace('_', ' ')} {value}" for key, value in results[0].machine.items()))
+        for title, rows in timings.tables(results):
+            click.echo(f"\n{title}\n{_table(rows)}")
+    if plot is not None:
+        timings.draw_scaling(plot, results)
+        click.echo(f"wrote {plot}", err=as_json)
+
+
+def _check_plot(plot: Path, scaling: bool) -> None:
+    """Complain before any work is done."""
+    if not scaling:
+        raise click.UsageError("--plot is given without --scaling, expected both: it draws how a step grows with its sizes")
+    if plot.suffix.lower() != ".png":
+        raise click.UsageError(f"--plot: {plot} does not end in .png, expected a name that does")
+    if why := obstacle(plot):
+        raise click.ClickException(f"bench: {plot} {why}")
 
 
 @main.command(epilog=_example("info\ninfo flickr8k.h5\ninfo runs/flickr8k --json"))

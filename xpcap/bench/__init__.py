@@ -1,11 +1,27 @@
-"""How long a training step takes: here, and in what others use for it.
+"""How long training and sampling take: here, and in what others use for it.
 
-`configs` says what is timed, `timing` how, `contenders` who; `apart` gives each a process of its own, `results` makes the table. A new
-contender is a function in `contenders.CONTENDERS`.
+`configs` says what is timed, `work` what must come out of it, `timing` how, `contenders` who; `measuring` is a round of one of them, `apart` gives
+it a process of its own, `results` takes turns and sums up, `tables` and `plot` show. A new contender is an entry of `contenders.CONTENDERS`.
 """
 
-from xpcap.bench.configs import CONFIGS, Config, usual
-from xpcap.bench.results import PEERS, Result, bench, table
+from xpcap.bench.configs import CONFIGS, TRAINING, WORKS, Config, scaling, usual
+from xpcap.bench.plot import draw_scaling
+from xpcap.bench.results import PEERS, Result, bench
+from xpcap.bench.tables import tables
 from xpcap.bench.timing import USUAL, Plan
 
-__all__ = ["CONFIGS", "PEERS", "USUAL", "Config", "Plan", "Result", "bench", "table", "usual"]
+__all__ = [
+    "CONFIGS",
+    "PEERS",
+    "TRAINING",
+    "USUAL",
+    "WORKS",
+    "Config",
+    "Plan",
+    "Result",
+    "bench",
+    "draw_scaling",
+    "scaling",
+    "tables",
+    "usual",
+]

@@ -1,6 +1,6 @@
 """A contender in a process of its own: the threads and the memory of one library must not slow another.
 
-The child runs `main`: it is given one JSON object, and writes a line for each configuration, as it is timed.
+The child runs `main`: it is given one JSON object, and writes a line for each configuration and kind of work, as it is timed.
 """
 
 import dataclasses
@@ -8,17 +8,17 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
-from xpcap.bench.configs import Config
-from xpcap.bench.contenders import Measurement, measure
+from xpcap.bench.configs import WORKS, Config
+from xpcap.bench.measuring import Measurement, measure
 from xpcap.bench.timing import Plan
 from xpcap.errors import EXPECTED, BackendError
 
 
-def measure_apart(contender: str, configs: Iterable[Config], plan: Plan, backend: str) -> Iterator[Measurement]:
-    """contenders.measure in a fresh process.
+def measure_apart(contender: str, configs: Iterable[Config], plan: Plan, backend: str, works: Sequence[str] = WORKS) -> Iterator[Measurement]:
+    """measuring.measure in a fresh process.
 
     Raises
     ------
@@ -29,6 +29,7 @@ def measure_apart(contender: str, configs: Iterable[Config], plan: Plan, backend
         "configs": [dataclasses.asdict(config) for config in configs],
         "plan": dataclasses.asdict(plan),
         "backend": backend,
+        "works": list(works),
     }
     package = str(Path(__file__).parents[2])
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, (package, os.environ.get("PYTHONPATH"))))}
@@ -53,7 +54,7 @@ def main() -> None:
     order = json.loads(sys.argv[1])
     try:
         configs = [Config(**config) for config in order["configs"]]
-        for measurement in measure(order["contender"], configs, Plan(**order["plan"]), order["backend"]):
+        for measurement in measure(order["contender"], configs, Plan(**order["plan"]), order["backend"], order["works"]):
             print(json.dumps(measurement._asdict()), flush=True)
     except (*EXPECTED, ArithmeticError) as error:
         print(json.dumps({"error": str(error)}), flush=True)

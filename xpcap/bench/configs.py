@@ -1,19 +1,25 @@
-"""What is timed: sizes by name, the data for them, and the settings of a step."""
+"""What is timed: the two kinds of work, sizes by name, the data for them, and the settings of a step."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+
+import numpy as np
 
 from xpcap.data.dataset import CaptionData
-from xpcap.data.synthetic import draw_data
+from xpcap.data.synthetic import LIKE_COCO, draw_data
 
 LEARNING_RATE = 1e-3
 CLIP = 50.0  # the default of train
 SEED = 0
-WORK = "training step"  # loss, gradients, clipping, Adam; float32, no dropout
+TRAINING = "training step"  # loss, gradients, clipping, Adam; float32, no dropout
+SAMPLING = "greedy sampling"  # of PICTURES pictures, at most MOST_WORDS words each
+WORKS = (TRAINING, SAMPLING)
+PICTURES = 1000
+MOST_WORDS = LIKE_COCO.high + 1  # END included
 
 
 @dataclass(frozen=True)
 class Config:
-    """Sizes of a step of an LSTM captioner: N captions, D image feature, W word vector, H hidden, V vocabulary."""
+    """Sizes of an LSTM captioner and its step: N captions, D image feature, W word vector, H hidden, V vocabulary."""
 
     name: str
     N: int
@@ -25,6 +31,10 @@ class Config:
     def data(self, batches: int) -> CaptionData:
         """`batches` batches of captions, of 6 to 15 words, a few of them very common: the same whoever asks."""
         return draw_data(batches * self.N, self.D, self.V, SEED)
+
+    def pictures(self) -> np.ndarray:
+        """Features (PICTURES, D) of the pictures to caption, standard normal: the same whoever asks."""
+        return np.random.default_rng(SEED).standard_normal((PICTURES, self.D), dtype=np.float32)
 
 
 _EVERYWHERE = (
@@ -46,3 +56,9 @@ CONFIGS = {config.name: config for config in _EVERYWHERE + _ON_A_GPU}
 def usual(backend: str) -> list[str]:
     """Names of the configurations that are timed on a backend where none are named."""
     return [config.name for config in _EVERYWHERE + (() if backend == "numpy" else _ON_A_GPU)]
+
+
+def scaling(base: Config) -> dict[str, list[Config]]:
+    """Configurations that differ from `base` in one size, by the name of that size: its batch N, its vocabulary V."""
+    sizes = {"N": (8, 16, 32, 64, 128, 256, 512, 1024), "V": (1000, 2000, 5000, 10_000, 20_000, 50_000)}
+    return {key: [replace(base, name=f"{key}={value}", **{key: value}) for value in values] for key, values in sizes.items()}

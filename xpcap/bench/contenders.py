@@ -1,65 +1,41 @@
-"""Who is timed: each contender gets a configuration ready, and is then asked for one step after another."""
+"""Who is timed: each contender gets a configuration ready, and is then asked for one step after another, or for captions."""
 
 import gc
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
 
-from xpcap.backend import array_module, use_backend
-from xpcap.bench.configs import CLIP, LEARNING_RATE, SEED, Config
-from xpcap.bench.timing import Clock, Plan, clock_of, time_step
+from xpcap.backend import Array, array_module, asarray, use_backend
+from xpcap.bench.configs import CLIP, LEARNING_RATE, MOST_WORDS, Config
+from xpcap.bench.machine import peak_memory
+from xpcap.bench.textbook import Textbook
+from xpcap.bench.timing import clock_of, host_clock
+from xpcap.bench.work import (
+    Job,
+    Sample,
+    batch_rows,
+    check_same_loss,
+    host_batches,
+    host_model,
+    make_solver,
+    make_speaker,
+)
 from xpcap.data.dataset import CaptionData
 from xpcap.data.feed import Feed
+from xpcap.data.scaling import fit_scaling
 from xpcap.models import CaptioningRNN
-from xpcap.solver import CaptioningSolver
 
 
-class Job(NamedTuple):
-    """A contender that is ready: `step(k)` is a training step on batch k, `clock` times it, `memory` says what it holds on a device."""
+class Contender(NamedTuple):
+    """How to get ready for either kind of work, on the backend of that name or the device that is meant by it."""
 
-    step: Callable[[int], object]
-    clock: Clock
-    memory: Callable[[], int | None]
-
-
-Ready = Callable[[Config, CaptionData, str], Job]  # on the backend of that name
+    train: Callable[[Config, CaptionData, str], Job]
+    sample: Callable[[Config, CaptionData, str], Sample]
 
 
-class Measurement(NamedTuple):
-    """What one round says of a contender: numbers only, so that they can come from another process."""
-
-    ms: float  # a step
-    tokens: float  # target words in a step, END included
-    memory: int | None  # bytes on the device, None on the host
-
-
-def measure(contender: str, configs: Iterable[Config], plan: Plan, backend: str) -> Iterator[Measurement]:
-    """Time a contender on a backend, or on the device that is meant by it, one configuration after the other."""
-    for config in configs:
-        yield _measure(contender, config, plan, backend)
-
-
-def _measure(contender: str, config: Config, plan: Plan, backend: str) -> Measurement:
-    data = config.data(plan.batches)
-    job = CONTENDERS[contender](config, data, backend)
-    tokens = np.count_nonzero(data.split("train").captions[:, 1:] != data.vocabulary.null) / plan.batches
-    return Measurement(time_step(job.step, job.clock, plan), float(tokens), job.memory())
-
-
-def batch_rows(config: Config, data: CaptionData) -> np.ndarray:
-    """The numbers of the captions of each batch, (batches, N)."""
-    return np.arange(len(data.split("train").captions)).reshape(-1, config.N)
-
-
-def make_solver(config: Config, data: CaptionData) -> CaptioningSolver:
-    """A fresh model of ours and its solver, on the backend in force: the same weights every time."""
-    model = CaptioningRNN(data.vocabulary.word_to_idx, config.D, config.W, config.H, "lstm", np.float32, seed=SEED)
-    rate = {"learning_rate": LEARNING_RATE}
-    return CaptioningSolver(model, data, update_rule="adam", optim_config=rate, batch_size=config.N, clip_norm=CLIP, seed=SEED)
-
-
-def ready_xpcap(config: Config, data: CaptionData, backend: str) -> Job:
+def train_xpcap(config: Config, data: CaptionData, backend: str) -> Job:
     """This package, as its solver steps: on a device the features lie there already, captions are packed and sent step by step."""
     use_backend(backend)
     xp = array_module()
@@ -69,20 +45,74 @@ def ready_xpcap(config: Config, data: CaptionData, backend: str) -> Job:
         pool.free_all_blocks()  # what it holds in the end is then this configuration's
     solver = make_solver(config, data)
     flat = solver.model.params.flat
-    feed = Feed(data, flat)
-    batches = [feed.minibatch("train", rows) for rows in batch_rows(config, data)]
-    return Job(lambda k: solver.step(*batches[k]), clock_of(flat), lambda: None if pool is None else int(pool.total_bytes()))
+    feed, rows = Feed(data, flat), batch_rows(config, data)
+    batches = [feed.minibatch("train", numbers) for numbers in rows]
+    return Job(
+        step=lambda k: solver.step(*batches[k]),
+        clock=clock_of(flat),
+        memory=peak_memory if pool is None else lambda: int(pool.total_bytes()),
+        feed=_feeder(data, flat, rows) if pool is None else None,
+    )
 
 
-def ready_torch(layout: str) -> Ready:
-    """PyTorch with its batches `padded` or `packed`; imported when it is its turn, and CuPy is not."""
+def _feeder(data: CaptionData, like: Array, rows: np.ndarray) -> Callable[[int], object]:
+    """Makes batch k ready as train does by default: standardised."""
+    feed = Feed(replace(data, scaling=fit_scaling("standardize", data.split("train").features)), like)
+    return lambda k: feed.minibatch("train", rows[k])
 
-    def ready(config: Config, data: CaptionData, backend: str) -> Job:
+
+def sample_xpcap(config: Config, data: CaptionData, backend: str) -> Sample:
+    """This package, as its captioner samples: all pictures at once, captions that have ended dropped."""
+    use_backend(backend)
+    model, pictures = make_speaker(config, data), asarray(config.pictures())
+    return lambda: model.sample(pictures, max_length=MOST_WORDS)
+
+
+def train_textbook(config: Config, data: CaptionData, backend: str) -> Job:
+    """NumPy as CS231n teaches it."""
+    ours, batches = host_model(config, data), host_batches(config, data)
+    course = _textbook(ours)
+    check_same_loss(course.loss(*batches[0])[0], ours, batches[0], f"{config.name}, textbook")
+    return Job(lambda k: course.step(*batches[k]), host_clock, lambda: None)
+
+
+def sample_textbook(config: Config, data: CaptionData, backend: str) -> Sample:
+    """The same, which never stops early; what it says after END is cut off, as the course does when it makes words of ids."""
+    course, pictures = _textbook(host_model(config, data, make_speaker)), config.pictures()
+    end, null = data.vocabulary.end, data.vocabulary.null
+
+    def sample() -> np.ndarray:
+        captions = course.sample(pictures, MOST_WORDS)
+        ended = np.cumsum(captions == end, axis=1) - (captions == end) > 0
+        return np.where(ended, null, captions)
+
+    return sample
+
+
+def _textbook(ours: CaptioningRNN) -> Textbook:
+    word_to_idx = ours.word_to_idx
+    return Textbook(dict(ours.params), word_to_idx["<NULL>"], word_to_idx["<START>"], LEARNING_RATE, CLIP)
+
+
+def torch(layout: str) -> Contender:
+    """PyTorch, `padded` or `packed`; imported when it is its turn, and CuPy is not."""
+
+    def train(config: Config, data: CaptionData, backend: str) -> Job:
         from xpcap.bench import peer_torch
 
-        return peer_torch.ready(config, data, backend, layout)
+        return peer_torch.train(config, data, backend, layout)
 
-    return ready
+    def sample(config: Config, data: CaptionData, backend: str) -> Sample:
+        from xpcap.bench import peer_torch
+
+        return peer_torch.sample(config, data, backend, layout)
+
+    return Contender(train, sample)
 
 
-CONTENDERS: dict[str, Ready] = {"xpcap": ready_xpcap, "torch padded": ready_torch("padded"), "torch packed": ready_torch("packed")}
+CONTENDERS = {
+    "xpcap": Contender(train_xpcap, sample_xpcap),
+    "textbook": Contender(train_textbook, sample_textbook),
+    "torch padded": torch("padded"),
+    "torch packed": torch("packed"),
+}

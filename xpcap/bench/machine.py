@@ -3,6 +3,7 @@
 import os
 import platform
 import re
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,8 @@ from xpcap.backend import array_module, get_backend
 
 DRIVER = Path("/proc/driver/nvidia/version")
 PROCESSOR = Path("/proc/cpuinfo")
+STATUS = Path("/proc/self/status")
+THREADS = ("OPENBLAS_NUM_THREADS", "GOTO_NUM_THREADS", "OMP_NUM_THREADS")  # those that OpenBLAS reads, in its order
 
 
 def machine() -> dict[str, str]:
@@ -20,7 +23,7 @@ def machine() -> dict[str, str]:
     host = {"backend": get_backend(), "processor": f"{processor()}, {os.cpu_count()} cores"}
     xp = array_module()
     if xp is np:
-        return {**host, **versions}
+        return {**host, "blas": blas(), "blas_threads": blas_threads(), **versions}
     runtime = xp.cuda.runtime
     name = runtime.getDeviceProperties(xp.cuda.Device().id)["name"]
     card = {
@@ -47,3 +50,26 @@ def processor() -> str:
     """The processor's name, as Linux or else Python tells it."""
     found = re.search(r"model name\s*: (.*)", PROCESSOR.read_text()) if PROCESSOR.is_file() else None
     return found[1] if found else platform.processor() or platform.machine()
+
+
+def blas() -> str:
+    """The library that NumPy multiplies matrices with."""
+    found = np.show_config(mode="dicts")["Build Dependencies"]["blas"]
+    return f"{found['name']} {found['version']}"
+
+
+def blas_threads() -> str:
+    """How many threads it is to use: what the environment says, else the cores that this process may use."""
+    given = [os.environ[name] for name in THREADS if os.environ.get(name)]
+    return given[0] if given else str(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count())
+
+
+def peak_memory() -> int | None:
+    """The most bytes that this process has had in memory so far, where the system tells it."""
+    if STATUS.is_file() and (found := re.search(r"^VmHWM:\s*(\d+) kB", STATUS.read_text(), re.MULTILINE)):
+        return 1024 * int(found[1])  # ru_maxrss would begin with that of the process which started this one
+    try:
+        import resource
+    except ImportError:  # Windows
+        return None
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)

@@ -1,37 +1,47 @@
-"""Contenders in turn, round after round, and what comes of it: one row for each configuration."""
+"""Contenders in turn, round after round, and what comes of it: a result for each configuration and kind of work."""
 
 import os
 import statistics
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from types import ModuleType
 from typing import Any, NamedTuple
 
 from xpcap.backend import get_backend
 from xpcap.bench.apart import measure_apart
-from xpcap.bench.configs import WORK, Config
-from xpcap.bench.contenders import Measurement, measure
+from xpcap.bench.configs import WORKS, Config
 from xpcap.bench.machine import machine
+from xpcap.bench.measuring import OURS, Measurement, measure
 from xpcap.bench.timing import USUAL, Plan
 from xpcap.errors import BackendError, OptionError, unknown
 from xpcap.progress import bar
 
-PEERS = {"torch": ("torch padded", "torch packed")}  # the contenders that an option stands for
+PEERS = {"textbook": ("textbook",), "torch": ("torch padded", "torch packed")}  # the contenders that an option stands for
 TF32 = ("CUPY_TF32", "NVIDIA_TF32_OVERRIDE", "TORCH_ALLOW_TF32_CUBLAS_OVERRIDE")
+Rounds = dict[str, list[Measurement]]  # by contender
 
 
 class Result(NamedTuple):
-    """A configuration on this machine. Ratios are a peer's milliseconds over ours: above 1 we are faster; None where it was not timed."""
+    """A kind of work at a configuration on this machine. None where something was not timed.
+
+    Times are medians over rounds. A ratio is a peer's milliseconds over ours in the same round, the median over rounds: above 1 we are faster.
+    """
 
     config: Config
     work: str
     ms: float
+    ms_textbook: float | None
     ms_padded: float | None
     ms_packed: float | None
+    ratio_textbook: float | None
     ratio_padded: float | None
     ratio_packed: float | None
-    tokens_per_s: float  # target words, END included
-    memory: int | None  # bytes that CuPy's pool took for it; None on the host
+    gflops: float  # GFLOP/s of ours, counting the arithmetic that is needed
+    gemm_gflops: float | None  # GFLOP/s of a large matrix product
+    gemm_fraction: float | None  # the one over the other, in the same round
+    tokens_per_s: float  # target or sampled words, END included
+    feeding: float | None  # share of a step that making its batch ready would have
+    memory: int | None  # bytes: the most that our process took on the host, or what CuPy's pool took
     machine: dict[str, str]
 
     def to_json(self) -> dict[str, Any]:
@@ -40,32 +50,52 @@ class Result(NamedTuple):
         return {**self._asdict(), "config": sizes.pop("name"), "sizes": sizes}
 
 
-def bench(configs: Sequence[Config], peers: Sequence[str] = (), plan: Plan = USUAL, progress: bool = False) -> list[Result]:
-    """Time the training step on the backend in force.
+def bench(
+    configs: Sequence[Config], peers: Sequence[str] = (), plan: Plan = USUAL, progress: bool = False, works: Sequence[str] = WORKS
+) -> list[Result]:
+    """Time training and sampling on the backend in force.
 
     Parameters
     ----------
     configs : what to time, such as values of CONFIGS
-    peers : names in PEERS. With any, each contender has a process of its own
+    peers : names in PEERS. On NumPy, and with any, contenders have processes of their own
     plan : how much is timed
     progress : show a progress bar where standard error is a terminal
+    works : of WORKS
+
+    Returns
+    -------
+    results : for each kind of work in turn, one for each configuration
 
     Raises
     ------
-    OptionError : an unknown name, or peers on the host. BackendError : a peer that is not there, or TF32 asked for by the environment.
+    OptionError : an unknown name, or textbook on a device. BackendError : a peer that is not there, or TF32 asked for by the environment.
     """
     about = machine() | _check_peers(peers)
     _check_tf32()
-    contenders = ["xpcap", *(contender for peer in peers for contender in PEERS[peer])]
-    run = measure if len(contenders) == 1 else measure_apart
-    found: dict[tuple[str, Config], list[Measurement]] = {(contender, config): [] for contender in contenders for config in configs}
-    with bar((), progress, "bench", plan.rounds * len(found)) as steps:
+    contenders = [OURS, *(contender for peer in peers for contender in PEERS[peer])]
+    backend = get_backend()
+    run = measure if backend != "numpy" and contenders == [OURS] else measure_apart
+    found: dict[tuple[str, Config], Rounds] = {(work, config): {name: [] for name in contenders} for work in works for config in configs}
+    with bar((), progress, "bench", plan.rounds * len(found) * len(contenders)) as steps:
         for _ in range(plan.rounds):
-            for contender in contenders:
-                for config, measurement in zip(configs, run(contender, configs, plan, get_backend()), strict=True):
-                    found[contender, config].append(measurement)
+            for contender, some in _turns(contenders, configs, backend):
+                tasks = [(work, config) for config in some for work in works]
+                for task, measurement in zip(tasks, run(contender, some, plan, backend, works), strict=True):
+                    found[task][contender].append(measurement)
                     steps.update()
-    return [_result(config, {contender: found[contender, config] for contender in contenders}, about) for config in configs]
+    return [_result(config, work, rounds, about) for (work, config), rounds in found.items()]
+
+
+def _turns(contenders: Sequence[str], configs: Sequence[Config], backend: str) -> list[tuple[str, Sequence[Config]]]:
+    """Who has a process for what, in a round.
+
+    On the host one for each configuration: its memory is then that of nothing else, and those that are compared follow one another, for a shared
+    machine is not equally fast all the time. A device holds still, and takes long to start: there one does for all configurations.
+    """
+    if backend == "numpy":
+        return [(contender, [config]) for config in configs for contender in contenders]
+    return [(contender, configs) for contender in contenders]
 
 
 def _check_peers(peers: Sequence[str]) -> dict[str, str]:
@@ -73,13 +103,15 @@ def _check_peers(peers: Sequence[str]) -> dict[str, str]:
     for peer in peers:
         if peer not in PEERS:
             raise unknown("bench", "peer", peer, PEERS)
-    if peers and get_backend() == "numpy":
-        raise OptionError(f"bench: peer {peers[0]} on backend numpy, expected cupy: peers are timed on a GPU so far")
-    if not peers:
+    backend = get_backend()
+    if "textbook" in peers and backend != "numpy":
+        raise OptionError(f"bench: peer textbook on backend {backend}, expected numpy: the textbook's step is written in it")
+    if "torch" not in peers:
         return {}
     peer_torch = _import_peer()
-    peer_torch.check_usable()
-    about: dict[str, str] = peer_torch.about()
+    if backend != "numpy":
+        peer_torch.check_usable()
+    about: dict[str, str] = peer_torch.about(backend)
     return about
 
 
@@ -88,7 +120,10 @@ def _import_peer() -> ModuleType:
         from xpcap.bench import peer_torch
     except Exception as error:  # a broken installation raises far more than ImportError
         what = f"{type(error).__name__}: {error}"
-        raise BackendError(f"bench: torch cannot be imported ({what}), expected it for --peer torch; is it installed in this environment?") from error
+        raise BackendError(
+            f"bench: torch cannot be imported ({what}), expected it for --peer torch; is it installed in this environment? "
+            "pip install '.[bench]' installs it"
+        ) from error
     return peer_torch
 
 
@@ -99,31 +134,30 @@ def _check_tf32() -> None:
             raise BackendError(f"bench: {name} is {os.environ[name]}, expected it unset: TF32 stays off, for this package and for its peers")
 
 
-def _result(config: Config, found: dict[str, list[Measurement]], about: dict[str, str]) -> Result:
-    ms = {contender: statistics.median(m.ms for m in measurements) for contender, measurements in found.items()}
-    ours, padded, packed = ms["xpcap"], ms.get("torch padded"), ms.get("torch packed")
-    last = found["xpcap"][-1]
-    return Result(config, WORK, ours, padded, packed, _over(padded, ours), _over(packed, ours), 1e3 * last.tokens / ours, last.memory, about)
+def _result(config: Config, work: str, rounds: Rounds, about: dict[str, str]) -> Result:
+    ours = rounds[OURS]
+    times = {contender: statistics.median(m.ms for m in measurements) for contender, measurements in rounds.items()}
+    ratios = {name: statistics.median(m.ms / own.ms for m, own in zip(measurements, ours, strict=True)) for name, measurements in rounds.items()}
+    return Result(
+        config=config,
+        work=work,
+        ms=times[OURS],
+        ms_textbook=times.get("textbook"),
+        ms_padded=times.get("torch padded"),
+        ms_packed=times.get("torch packed"),
+        ratio_textbook=ratios.get("textbook"),
+        ratio_padded=ratios.get("torch padded"),
+        ratio_packed=ratios.get("torch packed"),
+        gflops=statistics.median(m.gflops for m in ours),
+        gemm_gflops=_median(ours, lambda m: m.gemm_gflops),
+        gemm_fraction=_median(ours, lambda m: None if m.gemm_gflops is None else m.gflops / m.gemm_gflops),
+        tokens_per_s=1e3 * ours[-1].tokens / times[OURS],
+        feeding=_median(ours, lambda m: m.feeding),
+        memory=ours[-1].memory,
+        machine=about,
+    )
 
 
-def _over(theirs: float | None, ours: float) -> float | None:
-    return None if theirs is None else theirs / ours
-
-
-HEAD = ("config", "N", "D", "W", "H", "V", "ms", "torch padded", "ratio", "torch packed", "ratio", "tokens/s", "device MB")
-
-
-def table(results: Sequence[Result]) -> list[tuple[str, ...]]:
-    """Results as rows of text under a row of headings; columns that nothing stands in are left out."""
-    rows = []
-    for result in results:
-        times = (result.ms, result.ms_padded, result.ratio_padded, result.ms_packed, result.ratio_packed)
-        memory = None if result.memory is None else result.memory / 1e6
-        sizes = map(str, asdict(result.config).values())
-        rows.append((*sizes, *(_text(x, ".2f") for x in times), _text(result.tokens_per_s, ",.0f"), _text(memory, ",.0f")))
-    shown = [i for i in range(len(HEAD)) if any(row[i] for row in rows)]
-    return [tuple(row[i] for i in shown) for row in (HEAD, *rows)]
-
-
-def _text(x: Any, form: str) -> str:
-    return "" if x is None else format(x, form)
+def _median(measurements: Sequence[Measurement], value: Callable[[Measurement], float | None]) -> float | None:
+    values = [x for m in measurements if (x := value(m)) is not None]
+    return statistics.median(values) if values else None

@@ -1,4 +1,4 @@
-"""How a step is timed: a clock, a warm-up, and the median of blocks of steps."""
+"""How work is timed: a clock, a warm-up, and the median of blocks of steps; between them, how fast this machine multiplies matrices."""
 
 import math
 import statistics
@@ -6,6 +6,8 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from types import ModuleType
+
+import numpy as np
 
 from xpcap.backend import Array, get_array_module, is_device_array
 
@@ -18,6 +20,9 @@ class Plan:
 
     Contenders take turns for `rounds` rounds. In each one warms up for at least two cycles through its `batches` and `warm_ms`, then runs
     `blocks` blocks of whole cycles, of about `block_ms` each; the round counts by its median block, the contender by its median round.
+
+    Where a step of the first cycle takes longer than `slow_ms` that cycle is warm-up enough, and only as many blocks follow that there are
+    `blocks` of them over all rounds.
     """
 
     rounds: int = 3
@@ -25,6 +30,8 @@ class Plan:
     warm_ms: float = 300.0
     blocks: int = 3
     block_ms: float = 200.0
+    slow_ms: float = 500.0
+    product: int = 2048  # size of the matrices that are multiplied between blocks
 
 
 USUAL = Plan()
@@ -57,15 +64,55 @@ def clock_of(like: Array) -> Clock:
     return device_clock(get_array_module(like)) if is_device_array(like) else host_clock
 
 
-def time_step(step: Callable[[int], object], clock: Clock, plan: Plan) -> float:
-    """Milliseconds that `step` takes, which is called with the number of a batch."""
+class Timer:
+    """Times `step`, which is called with the number of a batch: `warm_up` first, then `run`."""
 
-    def cycles(count: int) -> float:
-        return clock(lambda: [step(k) for _ in range(count) for k in range(plan.batches)])
+    def __init__(self, step: Callable[[int], object], clock: Clock, plan: Plan) -> None:
+        self._step, self._clock, self._plan = step, clock, plan
+        self._count, self._blocks = 1, plan.blocks  # cycles in a block, blocks
 
-    spent = cycles(1)
-    spent += (once := cycles(1))
-    while spent < plan.warm_ms:
-        spent += (once := cycles(1))
-    count = max(1, math.ceil(plan.block_ms / once)) if once > 0 else 1
-    return statistics.median(cycles(count) for _ in range(plan.blocks)) / (count * plan.batches)
+    def warm_up(self) -> None:
+        """Run until memory, caches and clock rates are what they will be, and see how many cycles make a block."""
+        plan = self._plan
+        spent = once = self._cycles(1)
+        if once > plan.slow_ms * plan.batches:
+            self._blocks = math.ceil(plan.blocks / plan.rounds)
+        else:
+            spent += (once := self._cycles(1))
+            while spent < plan.warm_ms:
+                spent += (once := self._cycles(1))
+        self._count = max(1, math.ceil(plan.block_ms / once)) if once > 0 else 1
+
+    def run(self, between: Callable[[], object] = lambda: None) -> float:
+        """Milliseconds of a step, the median of blocks; `between` is called before each of them and after the last."""
+        times = []
+        for _ in range(self._blocks):
+            between()
+            times.append(self._cycles(self._count))
+        between()
+        return statistics.median(times) / (self._count * self._plan.batches)
+
+    def _cycles(self, count: int) -> float:
+        return self._clock(lambda: [self._step(k) for _ in range(count) for k in range(self._plan.batches)])
+
+
+class MatrixProduct:
+    """How fast a backend multiplies two float32 matrices of `size` x `size`: each call tries, `gflops` tells."""
+
+    def __init__(self, xp: ModuleType, size: int) -> None:
+        a, b = np.random.default_rng(0).standard_normal((2, size, size), dtype=np.float32)
+        self._xp, self._a, self._b = xp, xp.asarray(a), xp.asarray(b)
+        self._out = xp.zeros_like(self._a)
+        self._clock = clock_of(self._a)
+        self._times: list[float] = []
+        self()  # to warm up
+        self._times.clear()
+
+    def __call__(self) -> None:
+        """Multiply once."""
+        self._times.append(self._clock(lambda: self._xp.dot(self._a, self._b, out=self._out)))
+
+    @property
+    def gflops(self) -> float:
+        """GFLOP/s, the median of the calls; a multiplication and an addition are two operations."""
+        return 2 * len(self._a) ** 3 / statistics.median(self._times) / 1e6

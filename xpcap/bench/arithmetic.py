@@ -1,0 +1,35 @@
+"""The arithmetic that the work cannot do without: matrix products over words that are there, each distinct word projected once.
+
+A multiplication and an addition are two operations. Elementwise work, softmax and Adam are left out: they are bound by memory, not arithmetic.
+"""
+
+from collections.abc import Iterable
+
+import numpy as np
+
+from xpcap.bench.configs import Config
+from xpcap.models.packing import pack
+
+
+def training_flops(config: Config, batches: Iterable[np.ndarray], null: int) -> float:
+    """Operations that a step needs in the mean over batches of captions (N, T+1).
+
+    Forward and the gradients of both factors, three products each; the features have no gradient, so that projecting them has two.
+    """
+    return float(np.mean([_step_flops(config, captions, null) for captions in batches]))
+
+
+def _step_flops(config: Config, captions: np.ndarray, null: int) -> int:
+    packed = pack(captions, null)
+    R, K, L = len(packed.inputs.ids), len(packed.words), len(packed.targets)  # live rows, distinct input words, rows with a target
+    products = 3 * (K * config.W * 4 * config.H + R * config.H * 4 * config.H + L * config.H * config.V)
+    return 2 * (2 * packed.N * config.D * config.H + products)
+
+
+def sampling_flops(config: Config, captions: np.ndarray, null: int, end: int) -> int:
+    """Operations that saying captions (n, T) needs: from the first word said, NULL after END."""
+    rows = int(np.count_nonzero(captions != null))
+    fed = captions[:, :-1]
+    K = 1 + len(np.unique(fed[(fed != null) & (fed != end)]))  # START is one of them
+    H = config.H
+    return 2 * (len(captions) * config.D * H + K * config.W * 4 * H + rows * (H * 4 * H + H * config.V))
