@@ -79,7 +79,8 @@ def kernel(op: str, dtype: str = "float32") -> str:
     return f"test_emulated_kernels.py::test_emulated_kernel_equals_the_plain_equations[{dtype}-{op}]"
 
 
-OPS, MODEL, PACKING, LSTM = "xpcap/ops.py", "xpcap/models/captioning_rnn.py", "xpcap/models/packing.py", "xpcap/layers/lstm.py"
+OPS, LSTM = "xpcap/ops.py", "xpcap/layers/lstm.py"
+MODEL, PACKING, GREEDY = (f"xpcap/models/{name}.py" for name in ("captioning_rnn", "packing", "greedy"))
 SOLVER, RECORD, FEED, BACKEND = "xpcap/solver.py", "xpcap/record.py", "xpcap/data/feed.py", "xpcap/backend.py"
 CUDA, KERNELS = "xpcap/kernels/cuda.py", "xpcap/kernels/"
 
@@ -96,18 +97,18 @@ MISTAKES = [
             'np.zeros(h0.shape, h0.dtype), params["Wh"]',
             STEP, "c0 is a numpy array and a a cupy array"),
     Mistake("host-mask", "dropout masks are drawn on the host and not sent", MODEL,
-            "Masks(*send_joined([features[packed.order], words, hidden[packed.source]], like=self.params.flat))",
-            "Masks(features[packed.order], words, hidden[packed.source])",
+            "return [Masks(*send_joined(masks, like=self.params.flat)) for masks in drawn]",
+            "return [Masks(*masks) for masks in drawn]",
             STEP_WITH_DROPOUT, "mask is a numpy.ndarray, expected a device array"),
     Mistake("host-index", "an index vector stays on the host and is used on the device", PACKING,
             "past=None if past is None else rest.pop(0)",
             "past=past",
             STEP, "getitem by index: got a numpy.ndarray"),
-    Mistake("host-index-in-sampling", "the captions that go on are picked by an index on the host", MODEL,
-            "rows = asarray(going, like=words)",
+    Mistake("host-index-in-sampling", "the captions that go on are picked by an index on the host", GREEDY,
+            "rows = asarray(going.astype(np.int32), like=state[0])",
             "rows = going",
             SAMPLING, "getitem by index: got a numpy.ndarray"),
-    Mistake("device-into-host", "words chosen on the device are put into a host array unread", MODEL,
+    Mistake("device-into-host", "words chosen on the device are put into a host array unread", GREEDY,
             "captions[alive, t] = said = to_numpy(words)",
             "captions[alive, t] = said = words",
             SAMPLING, "Implicit conversion to a NumPy array is not allowed"),
@@ -127,12 +128,12 @@ MISTAKES = [
     # Waiting for the device
 
     Mistake("boolean-index", "a boolean index in the step, whose size the host waits for", MODEL,
-            "return nll.sum() / batch.packed.N",
-            "return nll[batch.packed.targets != self._null].sum() / batch.packed.N",
+            "return nll.sum() * scale",
+            "return nll[batch.packed.targets != self._null].sum() * scale",
             STEP, "Read(how='boolean index'"),
     Mistake("nonzero", "nonzero on the device, whose size the host waits for", MODEL,
-            "right = (scores.argmax(axis=1) == targets).sum()",
-            "right = (scores.argmax(axis=1) == targets).nonzero()[0].size",
+            "right = right + (scores.argmax(axis=1) == targets[rows]).sum()",
+            "right = right + (scores.argmax(axis=1) == targets[rows]).nonzero()[0].size",
             EPOCH_READS, "'captioning_rnn.py': 2"),
     Mistake("if", "an if on a number on the device", "xpcap/optim.py",
             "    clip_to_norm(grads, norm,",
@@ -174,8 +175,8 @@ MISTAKES = [
             "dh_next[:n] = da[rows] @ Wh.T",
             TIME_STEP, "'copy setitem': 1"),
     Mistake("copy-beside-the-loop", "an astype that changes nothing, and copies", MODEL,
-            "a = projected[packed.inputs.ids]",
-            "a = projected[packed.inputs.ids].astype(self.dtype)",
+            "hidden = apply_mask(h, masks.hidden, keep)",
+            "hidden = apply_mask(h, masks.hidden, keep).astype(self.dtype)",
             LAUNCHES, "105 launches"),
     Mistake("one-by-one", "each index vector is sent by itself", PACKING,
             "    ends = np.cumsum([part.size for part in parts]).tolist()\n",

@@ -8,6 +8,8 @@ import pytest
 
 from xpcap import layers, to_numpy
 from xpcap.gradcheck import eval_numerical_gradient_array, rel_error
+from xpcap.layers import vocabulary
+from xpcap.workspace import Workspace
 
 N, T, D, H, V = 3, 4, 5, 6, 7
 
@@ -349,3 +351,35 @@ def test_ids_of_a_narrow_type_find_every_row_of_the_table(lib: Any) -> None:
     dW = to_numpy(layers.word_embedding_backward(lib(np.ones((1, 3, 2))), cache))
     assert dW.sum(axis=1).nonzero()[0].tolist() == [0, 255]
     assert dW[255].tolist() == [2, 2]
+
+
+@pytest.mark.parametrize(("block", "least"), [(1 << 22, 256), (6, 2), (1, 3)])
+def test_vocabulary_loss_is_its_three_layers_and_holds_a_block_of_scores(
+    block: int, least: int, rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In blocks of all rows, of 2, and of 3 with one left over."""
+    monkeypatch.setattr(vocabulary, "BLOCK", block)
+    monkeypatch.setattr(vocabulary, "LEAST", least)
+    h, w, b, targets = rng.standard_normal((10, 4)), rng.standard_normal((4, 3)), rng.standard_normal(3), rng.integers(0, 3, 10)
+    new = Workspace(h)
+    nll, grads = vocabulary.vocabulary_loss(h, w, b, targets, 0.3, new)
+    scores, cache = layers.affine_forward(h, w, b)
+    loss, dscores = layers.temporal_softmax_loss(scores[None], targets[None], np.ones((1, 10), bool))
+    assert nll.sum() == pytest.approx(float(loss), rel=1e-14)
+    for got, expected in zip(grads, layers.affine_backward(0.3 * dscores[0], cache), strict=True):
+        np.testing.assert_allclose(got, expected, rtol=1e-12, atol=1e-15)
+    rows = max(least, block // 3)
+    assert new("scores", (0,)).base.size == min(10, rows) * 3
+    for x, dx in zip((h, w, b), grads, strict=True):
+        numeric = eval_numerical_gradient_array(lambda _: vocabulary.vocabulary_loss(h, w, b, targets, 0.3)[0], x, np.full(10, 0.3))
+        assert rel_error(dx, numeric) < 1e-7
+
+
+def test_vocabulary_loss_of_no_row_is_nothing() -> None:
+    nll, grads = vocabulary.vocabulary_loss(np.zeros((0, 4)), np.ones((4, 3)), np.ones(3), np.zeros(0, int))
+    assert nll.shape == (0,)
+    assert [x.shape for x in grads] == [(0, 4), (4, 3), (3,)]
+    assert not np.any(grads.w)
+    assert not np.any(grads.b)
+    with pytest.raises(ValueError, match=r"vocabulary_loss: targets holds 3..3, expected word ids in 0..2"):
+        vocabulary.vocabulary_loss(np.zeros((1, 4)), np.ones((4, 3)), np.ones(3), np.array([3]))

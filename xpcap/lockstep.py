@@ -19,7 +19,7 @@ from xpcap.models import CaptioningRNN
 from xpcap.models.parameters import Parameters
 from xpcap.ops import global_norm
 from xpcap.solver import CaptioningSolver
-from xpcap.workspace import New
+from xpcap.workspace import Workspace
 
 TOLERANCE = {"float64": 1e-9, "float32": 3e-5}
 LENGTHS = Lengths(6, 3, 1, 10)
@@ -127,7 +127,7 @@ class _Keeping(CaptioningRNN):
 
     grads: Parameters
 
-    def loss(self, features: Any, captions: Array, workspace: New | None = None) -> tuple[Array, Parameters]:
+    def loss(self, features: Any, captions: Array, workspace: Workspace | None = None) -> tuple[Array, Parameters]:
         loss, grads = super().loss(features, captions, workspace)
         self.grads = grads.copy()
         return loss, grads

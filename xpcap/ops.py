@@ -131,7 +131,7 @@ def gather(table: Array, rows: Array, out: Array) -> Array:
     """out = table[rows]: rows (R,) int of table (K, C) to out (R, C)."""
     if fast := kernels.find("gather", table, rows, out):
         return fast(table, rows, out)
-    out[...] = table[rows]
+    get_array_module(table, rows).take(table, rows, axis=0, out=out)
     return out
 
 

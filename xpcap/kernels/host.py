@@ -3,7 +3,6 @@
 What is elementwise runs in place, in blocks that stay in cache; what goes over all parameters takes a part of them on each core.
 """
 
-import itertools
 import math
 
 import numpy as np

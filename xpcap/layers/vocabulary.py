@@ -54,12 +54,14 @@ def vocabulary_loss(
     xp = check_arrays("vocabulary_loss", "h:L,H w:H,V b:V", h, w, b)
     check_ids("vocabulary_loss", "targets", targets, len(b), h)
     new = new or fresh(h)
-    nll, dh, (dw, db) = new("nll", targets.shape), new("dh", h.shape), out or (new("dw", w.shape), new("db", b.shape))
+    dh, (dw, db) = new("dh", h.shape), out or (new("dw", w.shape), new("db", b.shape))
+    found = []
     for rows in blocks(len(h), len(b)):
         x = h[rows]
         scores = xp.dot(x, w, out=new("scores", (len(x), len(b))))  # (n, V)
         scores += b
-        nll[rows], dscores = softmax_loss(scores, targets[rows], scale, out=scores)
+        nll, dscores = softmax_loss(scores, targets[rows], scale, out=scores)
+        found.append(nll)
         xp.dot(dscores, w.T, out=dh[rows])
         if rows.start == 0:
             xp.dot(x.T, dscores, out=dw)
@@ -67,4 +69,4 @@ def vocabulary_loss(
         else:
             dw += xp.dot(x.T, dscores, out=new("dw_block", w.shape))
             db += dscores.sum(axis=0)
-    return nll, VocabularyGrads(dh, dw, db)
+    return found[0] if len(found) == 1 else xp.concatenate(found), VocabularyGrads(dh, dw, db)

@@ -166,9 +166,7 @@ class CaptioningRNN:
         grads = Parameters(params.shapes, new("grads", params.flat.shape))
         forward = self._forward(batch, new)
         vocabulary = (params["W_vocab"], params["b_vocab"])
-        nll, (dh, _, _) = vocabulary_loss(
-            forward.hidden, *vocabulary, batch.packed.targets, scale, new, out=(grads["W_vocab"], grads["b_vocab"])
-        )
+        nll, (dh, _, _) = vocabulary_loss(forward.hidden, *vocabulary, batch.packed.targets, scale, new, out=(grads["W_vocab"], grads["b_vocab"]))
         self._backward(dh, batch, forward, grads, new)
         return nll.sum() * scale, grads
 

@@ -1,0 +1,205 @@
+"""Work side by side: nothing of it is lost, BLAS is given back its threads, and a step in parts is the step."""
+
+import contextlib
+import contextvars
+import os
+import subprocess
+import sys
+import threading
+from typing import Any
+
+import numpy as np
+import pytest
+from threadpoolctl import threadpool_info, threadpool_limits
+
+from xpcap import CaptioningRNN, CaptioningSolver, kernels
+from xpcap.backend import use_backend
+from xpcap.cores import cores, side_by_side, stretches
+from xpcap.data.synthetic import draw_data
+from xpcap.models import greedy
+from xpcap.workspace import Workspace
+
+D, W, H, V, N = 7, 5, 6, 60, 96  # three parts of 32 captions
+CELLS = pytest.mark.parametrize("cell", ["lstm", "rnn"])
+
+
+@pytest.fixture(autouse=True)
+def on_the_host() -> Any:
+    with use_backend("numpy"):
+        yield
+
+
+def blas_threads() -> list[int]:
+    return [library["num_threads"] for library in threadpool_info() if library["user_api"] == "blas"]
+
+
+def make(cell: str = "lstm", dropout: float = 0.3, dtype: Any = np.float64) -> CaptioningRNN:
+    return CaptioningRNN(draw_data(1, D, V, 0).vocabulary.word_to_idx, D, W, H, cell, dtype, dropout=dropout, seed=3)
+
+
+# Side by side
+
+
+def test_results_come_in_order_from_threads_of_their_own() -> None:
+    meet = threading.Barrier(3, timeout=20)  # broken unless all three are under way at once
+
+    def work(k: int) -> tuple[int, str]:
+        meet.wait()
+        return k, threading.current_thread().name
+
+    if (os.cpu_count() or 1) < 3:
+        meet = threading.Barrier(2, timeout=20)
+    found = side_by_side(work, range(meet.parties))
+    assert [k for k, _ in found] == list(range(meet.parties))
+    assert len({name for _, name in found}) == meet.parties
+
+
+def test_an_error_in_any_part_is_raised_once_all_have_ended() -> None:
+    ended = []
+
+    def work(k: int) -> None:
+        if k == wrong:
+            raise ArithmeticError(f"part {k}")
+        ended.append(k)
+
+    for wrong in (0, 1):
+        ended.clear()
+        with pytest.raises(ArithmeticError, match=f"part {wrong}"):
+            side_by_side(work, (0, 1))
+        assert ended == [1 - wrong]
+
+
+def test_blas_keeps_to_one_thread_meanwhile_and_has_its_threads_back_after_that() -> None:
+    before = blas_threads()
+    assert side_by_side(lambda _: blas_threads(), (0, 1)) == 2 * [[1] * len(before)]
+    with pytest.raises(ZeroDivisionError):
+        side_by_side(lambda k: 1 // k, (0, 1))
+    assert blas_threads() == before
+
+
+def test_two_callers_at_once_give_blas_its_threads_back() -> None:
+    before, meet = blas_threads(), threading.Barrier(2, timeout=20)
+
+    def caller() -> None:
+        side_by_side(lambda k: k or meet.wait(), (0, 1))
+
+    threads = [threading.Thread(target=caller) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert blas_threads() == before
+
+
+def test_cores_are_the_threads_that_blas_may_use() -> None:
+    if not blas_threads():
+        pytest.skip("NumPy's BLAS is none that threadpoolctl knows")
+    with threadpool_limits(1, user_api="blas"):
+        assert cores() == 1
+    assert cores() == min(blas_threads())
+
+
+def test_parts_see_the_callers_context_and_are_not_cut_again() -> None:
+    variable = contextvars.ContextVar("test", default=0)
+    variable.set(5)
+    assert side_by_side(lambda _: variable.get(), (0, 1)) == [5, 5]
+    names = side_by_side(lambda _: side_by_side(lambda _: threading.current_thread().name, (0, 1)), (0, 1))
+    assert all(len(set(inner)) == 1 for inner in names)
+
+
+def test_a_forked_process_works_side_by_side_too() -> None:
+    if not hasattr(os, "fork"):
+        pytest.skip("this system has no fork")
+    side_by_side(abs, (1, 2))
+    code = "import os; from xpcap.cores import side_by_side; side_by_side(abs, (1, 2)); p = os.fork(); r = side_by_side(abs, (-3, -4)) != [3, 4]\n"
+    code += "os._exit(r) if p == 0 else exit(os.waitstatus_to_exitcode(os.waitpid(p, 0)[1]) or r)"
+    assert subprocess.run([sys.executable, "-W", "ignore", "-c", code], timeout=60, check=False).returncode == 0
+
+
+def test_stretches_cover_everything_once() -> None:
+    for length in (0, 1, 5, 100):
+        for parts in (0, 1, 3, 7):
+            found = [i for stretch in stretches(length, parts) for i in range(length)[stretch]]
+            assert found == list(range(length))
+            assert len(stretches(length, parts)) == max(1, min(parts, length))
+
+
+# A step in parts
+
+
+@CELLS
+def test_a_step_in_parts_is_the_step_of_the_plain_equations(cell: str) -> None:
+    """Loss and every gradient to 1e-12, with dropout, whose masks are drawn for the whole batch."""
+    data = draw_data(N, D, V, seed=1)
+    captions = data.split("train").captions
+    captions[3, 4] = data.vocabulary.null  # a NULL within a caption
+    features = data.features("train", np.arange(N))
+    with kernels.plain_only():
+        loss, grads = make(cell).loss(features, captions)
+    for parts in (1, 2, 3, 8):
+        workspace = Workspace(grads.flat, parts)
+        for _ in range(2):  # a used workspace too
+            got, parted = make(cell).loss(features, captions, workspace)
+        assert [bool(space._buffers) for space in workspace.parts] == [k < 3 for k in range(parts)]  # of at least 32 captions each
+        assert float(got) == pytest.approx(float(loss), rel=1e-12)
+        for name, grad in grads.items():
+            scale = np.abs(grad).max()
+            np.testing.assert_allclose(parted[name], grad, rtol=0, atol=1e-12 * scale, err_msg=f"{parts} parts: {name}")
+
+
+def trained(parts: int, plain: bool, dtype: Any = np.float64) -> np.ndarray:
+    data = draw_data(2 * N, D, V, seed=2)
+    solver = CaptioningSolver(make(dtype=dtype), data, update_rule="adam", batch_size=N, clip_norm=5.0, seed=0, verbose=False)
+    solver._workspace = Workspace(solver.model.params.flat, parts)
+    with kernels.plain_only() if plain else contextlib.nullcontext():
+        for k in range(20):
+            solver.step(*data.minibatch("train", np.arange(N) + N * (k % 2)))
+    return solver.model.params.flat.copy()
+
+
+def test_twenty_steps_in_parts_end_where_the_plain_equations_end() -> None:
+    plain = trained(1, plain=True)
+    np.testing.assert_allclose(trained(3, plain=False), plain, rtol=0, atol=1e-9)
+
+
+def test_the_same_number_of_parts_gives_the_same_bits() -> None:
+    np.testing.assert_array_equal(trained(3, False, np.float32), trained(3, False, np.float32))
+
+
+def test_the_solver_takes_as_many_parts_as_cores_and_few_captions_are_one_part() -> None:
+    data = draw_data(N, D, V, seed=1)
+    solver = CaptioningSolver(make(), data, batch_size=N, seed=0, verbose=False)
+    assert len(solver._workspace.parts) == cores()
+    solver._workspace = Workspace(solver.model.params.flat, 3)
+    solver.step(*data.minibatch("train", np.arange(40)))
+    assert [space.nbytes > 0 for space in solver._workspace._others] == [False, False]
+
+
+# Sampling in parts
+
+
+@CELLS
+def test_captions_in_parts_and_by_the_word_table_are_those_of_model_step(cell: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Against a loop of model.step, whole batch, every step, without table or dropping rows."""
+    monkeypatch.setattr(greedy, "LEAST_PART", 8)
+    monkeypatch.setattr(greedy, "cores", lambda: 3)
+    model, rng = make(cell), np.random.default_rng(0)
+    for name, value in model.params.items():
+        model.params[name] = rng.standard_normal(value.shape)
+    features = rng.standard_normal((50, D))
+    null, start, end = (model.word_to_idx[word] for word in ("<NULL>", "<START>", "<END>"))
+    model.params["W_vocab"][:, end] *= 2
+    model.params["W_embed"][...] *= 3
+    model.params["b_vocab"][end] += 3
+    state, words, expected, ended = model.start(features), np.full(50, start), np.full((50, 12), null), np.zeros(50, bool)
+    for t in range(12):
+        scores, state = model.step(words, state)
+        scores[:, [null, start]] = -np.inf
+        words = scores.argmax(axis=1)
+        expected[~ended, t] = words[~ended]
+        ended |= words == end
+    assert ended.sum() > 5
+    captions, probabilities = model.sample_with_probabilities(features, 12, forbid=[null, start])
+    np.testing.assert_array_equal(captions, expected)
+    assert ((probabilities > 0) == (np.cumsum(expected == end, axis=1) - (expected == end) == 0)).all()
+    np.testing.assert_array_equal(model.sample(features, 12, forbid=[null, start]), expected)
