@@ -55,7 +55,7 @@ def processor() -> str:
 def blas() -> str:
     """The library that NumPy multiplies matrices with."""
     found = np.show_config(mode="dicts")["Build Dependencies"]["blas"]
-    return f"{found['name']} {found['version']}"
+    return f"{found.get('name', 'unknown')} {found.get('version', '')}".strip()
 
 
 def blas_threads() -> str:
