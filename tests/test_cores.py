@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import threading
+import tracemalloc
 from typing import Any
 
 import numpy as np
@@ -173,6 +174,31 @@ def test_the_solver_takes_as_many_parts_as_cores_and_few_captions_are_one_part()
     solver._workspace = Workspace(solver.model.params.flat, 3)
     solver.step(*data.minibatch("train", np.arange(40)))
     assert [space.nbytes > 0 for space in solver._workspace._others] == [False, False]
+
+
+def test_steps_make_no_large_array_once_the_buffers_are_there() -> None:
+    """Beside the workspace a step takes little: nothing as large as its rows of gates, let alone the gradients."""
+    data = draw_data(256, 64, 2000, seed=1)
+    model = CaptioningRNN(data.vocabulary.word_to_idx, 64, 64, 128, "lstm", np.float32, seed=0)
+    solver = CaptioningSolver(model, data, update_rule="adam", batch_size=128, clip_norm=5.0, seed=0, verbose=False)
+    batches = [data.minibatch("train", np.arange(128) + 128 * k) for k in range(2)]
+    for batch in batches:
+        solver.step(*batch)
+    tracemalloc.start()
+    try:
+        for batch in batches:
+            solver.step(*batch)
+        before = tracemalloc.get_traced_memory()[0]
+        tracemalloc.reset_peak()
+        for batch in 3 * batches:
+            solver.step(*batch)
+        after, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    rows = np.count_nonzero(batches[0][1][:, 1:]) * 4 * 128 * 4  # bytes of (R, 4H)
+    assert solver._workspace.nbytes > 5 * rows
+    assert peak - before < rows / 2
+    assert after - before < 100_000
 
 
 # Sampling in parts

@@ -131,7 +131,7 @@ def lstm_rows_backward(dh: Array, cache: LSTMRowsCache, new: New | None = None, 
         n = rows.stop - rows.start
         lstm_gates_backward(dh[rows], dh_next[:n], dc[:n], gates[rows], tanh_c[rows], c[before], out=(da[rows], dc[:n]))
         xp.dot(da[rows], Wh.T, out=dh_next[:n])
-    dWh = xp.dot(past_states(h, sizes, N, past).T, da, out=dWh)
+    dWh = xp.dot(past_states(h, sizes, N, past, new).T, da, out=dWh)
     return da, dh_next, dc, dWh
 
 

@@ -118,7 +118,7 @@ def rnn_rows_backward(dh: Array, cache: RNNRowsCache, new: New | None = None, dW
         n = rows.stop - rows.start
         rnn_cell_backward(dh[rows], dh_next[:n], h[after], out=da[rows])
         xp.dot(da[rows], Wh.T, out=dh_next[:n])
-    dWh = xp.dot(past_states(h, sizes, N, past).T, da, out=dWh)
+    dWh = xp.dot(past_states(h, sizes, N, past, new).T, da, out=dWh)
     return da, dh_next, dWh
 
 

@@ -12,6 +12,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from xpcap.backend import Array, asarray
+from xpcap.ops import gather
+from xpcap.workspace import New
 
 
 def step_rows(sizes: Sequence[int], N: int) -> list[tuple[slice, slice, slice]]:
@@ -48,8 +50,8 @@ def past_rows(sizes: Sequence[int], N: int) -> np.ndarray | None:
     return np.concatenate(places)
 
 
-def past_states(stack: Array, sizes: Sequence[int], N: int, past: Array | None) -> Array:
+def past_states(stack: Array, sizes: Sequence[int], N: int, past: Array | None, new: New) -> Array:
     """The states (R, H) that the rows start from. `past` is past_rows' answer where that is on the device already."""
     if past is None and (places := past_rows(sizes, N)) is not None:
         past = asarray(places, like=stack)
-    return stack[: len(stack) - N] if past is None else stack[past]
+    return stack[: len(stack) - N] if past is None else gather(stack, past, new("past", (len(past), stack.shape[1])))

@@ -1,0 +1,67 @@
+"""An epoch over a data set of COCO's size, drawn at random: its time, what feeding takes of it, and memory all along.
+
+    python tests/coco_sized.py
+
+400,000 captions of 82,783 pictures with 512 features each, 1,004 words, in batches of 128: 3,125 steps.
+"""
+
+import argparse
+import time
+from typing import Any
+
+import numpy as np
+
+from xpcap import CaptioningRNN, CaptioningSolver
+from xpcap.bench.machine import peak_memory
+from xpcap.data.dataset import CaptionData, Split
+from xpcap.data.scaling import fit_scaling
+from xpcap.data.synthetic import draw_data
+
+PICTURES, D, V, N = 82_783, 512, 1004, 128
+PLACES = 8  # at which memory is looked at
+
+
+def coco_sized(captions: int) -> CaptionData:
+    """Captions as `bench` draws them, several of each picture, in no order."""
+    rng = np.random.default_rng(0)
+    drawn = draw_data(captions, 1, V, seed=0)
+    features = rng.standard_normal((PICTURES, D), dtype=np.float32)
+    images = [f"picture{i}" for i in range(PICTURES)]
+    split = Split(drawn.split("train").captions, rng.integers(0, PICTURES, captions, dtype=np.int32), features, images)
+    return CaptionData(drawn.vocabulary, {"train": split}, scaling=fit_scaling("standardise", features))
+
+
+def resident() -> int:
+    """Bytes that this process has in memory now, on Linux."""
+    with open("/proc/self/statm", encoding="ascii") as file:  # noqa: PTH123 - not a file to be named
+        return int(file.read().split()[1]) * 4096
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--captions", type=int, default=400_000)
+    given = parser.parse_args()
+    data = coco_sized(given.captions)
+    model = CaptioningRNN(data.vocabulary.word_to_idx, D, 256, 512, "lstm", np.float32, seed=0)
+    memory: list[tuple[int, float]] = []
+
+    def look(solver: Any) -> None:
+        if solver.iteration % max(1, solver.steps_per_epoch // PLACES) == 0:
+            memory.append((solver.iteration, resident() / 1e6))
+
+    rule: dict[str, Any] = {"update_rule": "adam", "clip_norm": 50.0, "batch_size": N, "num_epochs": 1, "seed": 0, "verbose": False}
+    solver = CaptioningSolver(model, data, on_step=look, progress=True, **rule)
+    solver.train()
+    seconds = solver.times[0]["train_seconds"]
+    rows = np.random.default_rng(1).permutation(given.captions)[: 200 * N].reshape(-1, N)
+    start = time.perf_counter()
+    for batch in rows:
+        solver._feed.minibatch("train", batch)
+    feeding = (time.perf_counter() - start) / len(rows)
+    step = seconds / solver.steps_per_epoch
+    print(f"{solver.steps_per_epoch} steps in {seconds:.0f} s, {1e3 * step:.1f} ms each, {1e3 * feeding:.2f} ms of it ({feeding / step:.1%}) for feeding")
+    print("memory after so many steps: " + ", ".join(f"{k}: {mb:.0f} MB" for k, mb in memory) + f"; peak {(peak_memory() or 0) / 1e6:.0f} MB")
+
+
+if __name__ == "__main__":
+    main()
