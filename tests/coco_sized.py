@@ -59,7 +59,9 @@ def main() -> None:
         solver._feed.minibatch("train", batch)
     feeding = (time.perf_counter() - start) / len(rows)
     step = seconds / solver.steps_per_epoch
-    print(f"{solver.steps_per_epoch} steps in {seconds:.0f} s, {1e3 * step:.1f} ms each, {1e3 * feeding:.2f} ms of it ({feeding / step:.1%}) for feeding")
+    print(
+        f"{solver.steps_per_epoch} steps in {seconds:.0f} s, {1e3 * step:.1f} ms each, {1e3 * feeding:.2f} ms of it ({feeding / step:.1%}) for feeding"
+    )
     print("memory after so many steps: " + ", ".join(f"{k}: {mb:.0f} MB" for k, mb in memory) + f"; peak {(peak_memory() or 0) / 1e6:.0f} MB")
 
 
