@@ -103,7 +103,7 @@ MISTAKES = [
     Mistake("host-index", "an index vector stays on the host and is used on the device", PACKING,
             "past=None if past is None else rest.pop(0)",
             "past=past",
-            STEP, "getitem by index: got a numpy.ndarray"),
+            STEP, "got numpy and cupy arrays together"),
     Mistake("host-index-in-sampling", "the captions that go on are picked by an index on the host", GREEDY,
             "rows = asarray(going.astype(np.int32), like=state[0])",
             "rows = going",
