@@ -28,7 +28,7 @@ def coco_sized(captions: int) -> CaptionData:
     features = rng.standard_normal((PICTURES, D), dtype=np.float32)
     images = [f"picture{i}" for i in range(PICTURES)]
     split = Split(drawn.split("train").captions, rng.integers(0, PICTURES, captions, dtype=np.int32), features, images)
-    return CaptionData(drawn.vocabulary, {"train": split}, scaling=fit_scaling("standardise", features))
+    return CaptionData(drawn.vocabulary, {"train": split}, scaling=fit_scaling("standardize", features))
 
 
 def resident() -> int:
