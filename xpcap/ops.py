@@ -173,14 +173,6 @@ def drop(x: Array, mask: Array, keep: float) -> Array:
     return out
 
 
-def add_up(x: Array, y: Array) -> None:
-    """x += y, both (n,)."""
-    if fast := kernels.find("add_up", x, y):
-        fast(x, y)
-        return
-    x += y
-
-
 def global_norm(x: Array) -> Array:
     """Euclidean norm of x (n,), 0-d, of x's dtype. Squares are added in double: over millions of them float32 would lose two digits or three."""
     if fast := kernels.find("global_norm", x):

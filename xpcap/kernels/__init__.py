@@ -16,7 +16,7 @@ class Kernel(NamedTuple):
     run: Callable[..., Any]
 
 
-HOST = ("lstm_gates", "lstm_gates_backward", "softmax_loss", "gather", "segment_sum", "add_up", "global_norm", "adam_update")
+HOST = ("lstm_gates", "softmax_loss", "gather", "segment_sum", "global_norm", "adam_update")
 CUDA = (
     "lstm_gates",
     "lstm_gates_backward",

@@ -1,6 +1,6 @@
 """Fast NumPy versions: each has a row in docs/benchmarks.md, and does what the plain equations in ops.py say.
 
-What is elementwise runs in place, in blocks that stay in cache; what goes over all parameters takes a part of them on each core.
+What is elementwise runs in place, in blocks; Adam takes a part of the parameters on each core.
 """
 
 import math
@@ -23,11 +23,6 @@ def _blocks(n, width):
     """Rows 0..n in blocks of about BLOCK elements of `width` each."""
     step = max(1, BLOCK // width)
     return [slice(start, min(start + step, n)) for start in range(0, n, step)]
-
-
-def _stretches(x):
-    """A part of x for each core that has enough to do with it."""
-    return stretches(x.size, min(cores(), x.size // SHARE))
 
 
 def _sigmoid(x):
@@ -60,39 +55,6 @@ def lstm_gates(a, r, c_prev, out):
     return out
 
 
-def supports_lstm_gates_backward(dh, dh_next, dc, gates, tanh_c, c_prev, out):
-    return _on_host(dh, dh_next, dc, gates, tanh_c, c_prev, *out) and not any(np.may_share_memory(out[0], x) for x in (gates, dc, dh_next))
-
-
-def lstm_gates_backward(dh, dh_next, dc, gates, tanh_c, c_prev, out):
-    """ops.lstm_gates_backward with two scratch rows a block: everything else is worked out where it stays."""
-    H = dc.shape[1]
-    blocks = _blocks(len(dc), 4 * H)
-    scratch = np.empty((2, blocks[0].stop if blocks else 0, H), dc.dtype)
-    for rows in blocks:
-        i, f, o, g = (gates[rows, k * H : (k + 1) * H] for k in range(4))
-        di, df, do, dg = (out[0][rows, k * H : (k + 1) * H] for k in range(4))
-        dh_all, dc_all = scratch[:, : len(i)]
-        np.add(dh[rows], dh_next[rows], out=dh_all)
-        np.multiply(tanh_c[rows], tanh_c[rows], out=dc_all)
-        np.subtract(1, dc_all, out=dc_all)
-        dc_all *= o
-        dc_all *= dh_all
-        dc_all += dc[rows]
-        s, ds = gates[rows, : 3 * H], out[0][rows, : 3 * H]
-        np.subtract(1, s, out=ds)
-        ds *= s  # the slopes of the three sigmoids at once
-        np.multiply(g, g, out=dg)
-        np.subtract(1, dg, out=dg)
-        dh_all *= tanh_c[rows]
-        do *= dh_all
-        for d, other in ((di, g), (df, c_prev[rows]), (dg, i)):
-            d *= other
-            d *= dc_all
-        np.multiply(dc_all, f, out=out[1][rows])
-    return out
-
-
 def supports_softmax_loss(scores, targets, scale, out):
     return _on_host(scores, targets, out) and scores.ndim == 2 and scores.shape[1] > 0
 
@@ -118,7 +80,8 @@ def supports_adam_update(w, dw, m, v, *_):
 
 def adam_update(w, dw, m, v, alpha, beta1, beta2, epsilon):
     """ops.adam_update in blocks that stay in cache, without a temporary of the whole size, a stretch on each core."""
-    side_by_side(lambda part: _adam_stretch(w[part], dw[part], m[part], v[part], alpha, beta1, beta2, epsilon), _stretches(w))
+    parts = stretches(w.size, min(cores(), w.size // SHARE))
+    side_by_side(lambda part: _adam_stretch(w[part], dw[part], m[part], v[part], alpha, beta1, beta2, epsilon), parts)
 
 
 def _adam_stretch(w, dw, m, v, alpha, beta1, beta2, epsilon):
@@ -140,15 +103,6 @@ def _adam_stretch(w, dw, m, v, alpha, beta1, beta2, epsilon):
         np.multiply(m[block], alpha, out=s)
         s /= t
         w[block] -= s
-
-
-def supports_add_up(x, y):
-    return _on_host(x, y)
-
-
-def add_up(x, y):
-    """ops.add_up, a stretch on each core."""
-    side_by_side(lambda part: np.add(x[part], y[part], out=x[part]), _stretches(x))
 
 
 def supports_global_norm(x):
@@ -175,22 +129,21 @@ def gather(table, rows, out):
 
 
 def supports_segment_sum(rows, groups, out):
-    return _on_host(rows, out) and rows.ndim == 2 and rows.size > 0 and bool((np.diff(groups.starts.astype(np.int64), n=2) <= 0).all())
+    return _on_host(rows, out) and rows.ndim == 2 and rows.size > 0
 
 
 def segment_sum(rows, groups, out):
-    """ops.segment_sum where ids are numbered by falling count, as packing numbers words.
-
-    The few ids with many rows are summed one by one; of the others all first rows are added at once, then all second ones, and so on.
-    """
+    """ops.segment_sum: the few ids with many rows one by one; of the others all first rows at once, then all second ones, and so on."""
     starts, counts = groups.starts[:-1], np.diff(groups.starts)
+    by_count = np.argsort(-counts, kind="stable")  # of these ids the first ones have the most rows
+    starts, counts = starts[by_count], counts[by_count]
     many, some = (int((counts > most).sum()) for most in (ROUNDS, 0))
-    for k in range(many):
-        np.add.reduce(rows[groups.order[starts[k] : starts[k] + counts[k]]], axis=0, out=out[k])
-    np.take(rows, groups.order[starts[many:some]], axis=0, out=out[many:some], mode="clip")
+    for k, start, count in zip(by_count[:many], starts, counts, strict=False):
+        np.add.reduce(rows[groups.order[start : start + count]], axis=0, out=out[k])
+    out[by_count[many:some]] = rows[groups.order[starts[many:some]]]
     for turn in range(1, ROUNDS):
         more = int((counts > turn).sum())
         if more > many:
-            out[many:more] += rows[groups.order[starts[many:more] + turn]]
-    out[some:] = 0
+            out[by_count[many:more]] += rows[groups.order[starts[many:more] + turn]]
+    out[by_count[some:]] = 0
     return out

@@ -15,7 +15,7 @@ from xpcap.layers.vocabulary import blocks, vocabulary_loss
 from xpcap.models.greedy import greedy
 from xpcap.models.packing import FeatureRows, PackedCaptions, pack, send, send_joined
 from xpcap.models.parameters import Parameters
-from xpcap.ops import Gates, add_up, gather, log_softmax, lstm_gates, rnn_cell, segment_sum
+from xpcap.ops import Gates, gather, log_softmax, lstm_gates, rnn_cell, segment_sum
 from xpcap.workspace import New, Workspace, fresh
 
 CELLS = ("rnn", "lstm")
@@ -157,7 +157,8 @@ class CaptioningRNN:
         loss, grads = parts[0]
         for other_loss, other in parts[1:]:
             loss = loss + other_loss
-            add_up(grads.flat, other.flat)
+            flat = grads.flat
+            flat += other.flat
         return loss, grads
 
     def _loss(self, batch: Batch, scale: float, new: New) -> tuple[Array, Parameters]:

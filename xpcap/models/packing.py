@@ -44,7 +44,7 @@ class PackedCaptions(NamedTuple):
     sizes: list[int]  # captions alive at each step; on the host always
     N: int
     order: Array  # (N,) caption of each sorted place
-    words: Array  # (K,) ids of the distinct input words, most frequent first
+    words: Array  # (K,) ids of the distinct input words
     inputs: Segments  # the rows grouped by input word; ids are places in `words`
     kept: Array | None  # (L,) rows whose target is not NULL; None where that is all of them
     targets: Array  # (L,) their target ids
@@ -73,7 +73,7 @@ def pack(captions: np.ndarray, null: int, part: int = 0, parts: int = 1) -> Pack
     order = np.argsort(-lengths, kind="stable")[part::parts]
     t, place = np.nonzero(np.arange(T)[:, None] < lengths[order])  # time-major
     caption = order[place]
-    words, input_places = distinct(inputs[caption, t])
+    words, input_places = np.unique(inputs[caption, t], return_inverse=True)
     row_targets = targets[caption, t]
     has_target = row_targets != null
     starts = np.cumsum(lengths) - lengths
@@ -83,21 +83,12 @@ def pack(captions: np.ndarray, null: int, part: int = 0, parts: int = 1) -> Pack
         N=len(order),
         order=order.astype(np.int32),
         words=words.astype(np.int32),
-        inputs=segments(input_places, len(words)),
+        inputs=segments(input_places.astype(np.int32), len(words)),
         kept=None if has_target.all() else np.flatnonzero(has_target).astype(np.int32),
         targets=row_targets[has_target].astype(np.int32),
         past=past_rows(sizes, len(order)),
         source=(starts[caption] + t).astype(np.int32),
     )
-
-
-def distinct(ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The distinct ones of ids (R,), most frequent first, and the place of each of ids among them (R,)."""
-    values, places, counts = np.unique(ids, return_inverse=True, return_counts=True)
-    order = np.argsort(-counts, kind="stable")
-    rank = np.empty_like(order)
-    rank[order] = np.arange(len(order))
-    return values[order], rank[places]
 
 
 def send(packed: PackedCaptions, like: Array, order: np.ndarray) -> PackedCaptions:
