@@ -4,6 +4,7 @@ Each states the contract for every version, asks the table of kernels once, and 
 Arguments are trusted: the layer that calls has checked them. `out` names arrays to write to, fresh ones where it is None.
 """
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 from xpcap import kernels
@@ -133,6 +134,13 @@ def gather(table: Array, rows: Array, out: Array) -> Array:
         return fast(table, rows, out)
     get_array_module(table, rows).take(table, rows, axis=0, out=out)
     return out
+
+
+def transpose(x: Array, new: Callable[..., Array]) -> Array:
+    """x.T of x (m, n), to multiply by many times: a view, or a copy where `new` puts it (see xpcap.workspace), if that makes faster products."""
+    if fast := kernels.find("transpose", x, new):
+        return fast(x, new)
+    return x.T
 
 
 class Segments(NamedTuple):

@@ -11,6 +11,7 @@ from xpcap.cores import cores, side_by_side, stretches
 
 BLOCK = 1 << 17  # elements: few calls, since threads that take turns with Python's lock lose time at each, and still no trip to memory
 NORM_BLOCK = 1 << 15  # elements whose squares are added in their own dtype
+STRIP = 8  # rows whose elements of one column are written together: half a cache line of single precision
 ROUNDS = 4  # ids with more rows than this are summed one by one
 SHARE = 1 << 18  # elements, at least, that are worth a core of their own
 
@@ -126,6 +127,21 @@ def supports_gather(table, rows, out):
 def gather(table, rows, out):
     """ops.gather without an array in between. Whoever calls has checked the rows, so that nothing is clipped."""
     return np.take(table, rows, axis=0, out=out, mode="clip")
+
+
+def supports_transpose(x, new):
+    return isinstance(x, np.ndarray)
+
+
+def transpose(x, new):
+    """ops.transpose as a copy, in strips whose lines are used up while they are in cache.
+
+    OpenBLAS packs the right side of a product at each call, which takes long beside a product of few rows where it lies the other way.
+    """
+    out = new("transposed", x.shape[::-1])
+    for start in range(0, len(x), STRIP):
+        out[:, start : start + STRIP] = x[start : start + STRIP].T
+    return out
 
 
 def supports_segment_sum(rows, groups, out):
