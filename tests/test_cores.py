@@ -38,6 +38,32 @@ def make(cell: str = "lstm", dropout: float = 0.3, dtype: Any = np.float64) -> C
     return CaptioningRNN(draw_data(1, D, V, 0).vocabulary.word_to_idx, D, W, H, cell, dtype, dropout=dropout, seed=3)
 
 
+# BLAS
+
+TELL = """
+import os, sys
+sys.addaudithook(lambda event, args: event == "import" and args[0] == "numpy" and print("numpy", os.environ.get("OPENBLAS_THREAD_TIMEOUT")))
+{}
+print("after", os.environ.get("OPENBLAS_THREAD_TIMEOUT"))
+"""
+
+
+@pytest.mark.parametrize(
+    ("set_to", "first", "told"),
+    [
+        (None, "import xpcap", "numpy 20 after None"),
+        ("24", "import xpcap", "numpy 24 after 24"),
+        (None, "import numpy, xpcap", "numpy None after None"),
+    ],
+)
+def test_numpy_is_loaded_with_blas_to_rest_soon_unless_somebody_was_there_before(set_to: str | None, first: str, told: str) -> None:
+    environment = {key: value for key, value in os.environ.items() if key != "OPENBLAS_THREAD_TIMEOUT"}
+    environment |= {} if set_to is None else {"OPENBLAS_THREAD_TIMEOUT": set_to}
+    shown = subprocess.run([sys.executable, "-c", TELL.format(first)], env=environment, capture_output=True, text=True, check=True).stdout
+    lines = list(dict.fromkeys(shown.split("\n")))  # an import within NumPy may be told again
+    assert " ".join(line for line in lines if line) == told
+
+
 # Side by side
 
 

@@ -136,11 +136,11 @@ def gather(table: Array, rows: Array, out: Array) -> Array:
     return out
 
 
-def transpose(x: Array, new: Callable[..., Array]) -> Array:
-    """x.T of x (m, n), to multiply by many times: a view, or a copy where `new` puts it (see xpcap.workspace), if that makes faster products."""
-    if fast := kernels.find("transpose", x, new):
-        return fast(x, new)
-    return x.T
+def times_transpose(x: Array, w: Array, out: Array, new: Callable[..., Array]) -> Array:
+    """out = x @ w.T: x (n, k), w (m, k) to out (n, m). `new` (see xpcap.workspace) is where scratch may be put."""
+    if fast := kernels.find("times_transpose", x, w, out, new):
+        return fast(x, w, out, new)
+    return get_array_module(x, w).dot(x, w.T, out=out)
 
 
 class Segments(NamedTuple):

@@ -11,7 +11,7 @@ from xpcap.cores import cores, side_by_side, stretches
 
 BLOCK = 1 << 17  # elements: few calls, since threads that take turns with Python's lock lose time at each, and still no trip to memory
 NORM_BLOCK = 1 << 15  # elements whose squares are added in their own dtype
-STRIP = 8  # rows whose elements of one column are written together: half a cache line of single precision
+FEW = 128  # rows, at most, of a product that is worth turning round
 ROUNDS = 4  # ids with more rows than this are summed one by one
 SHARE = 1 << 18  # elements, at least, that are worth a core of their own
 
@@ -129,18 +129,17 @@ def gather(table, rows, out):
     return np.take(table, rows, axis=0, out=out, mode="clip")
 
 
-def supports_transpose(x, new):
-    return isinstance(x, np.ndarray)
+def supports_times_transpose(x, w, out, new):
+    return _on_host(x, w, out) and len(x) <= FEW
 
 
-def transpose(x, new):
-    """ops.transpose as a copy, in strips whose lines are used up while they are in cache.
+def times_transpose(x, w, out, new):
+    """ops.times_transpose for few rows: w @ x.T, turned round.
 
-    OpenBLAS packs the right side of a product at each call, which takes long beside a product of few rows where it lies the other way.
+    OpenBLAS packs its right side at each call, and w.T, which is large and lies across, takes it almost as long as the product.
     """
-    out = new("transposed", x.shape[::-1])
-    for start in range(0, len(x), STRIP):
-        out[:, start : start + STRIP] = x[start : start + STRIP].T
+    turned = np.dot(w, x.T, out=new("turned", out.shape[::-1]))
+    out[...] = turned.T
     return out
 
 

@@ -9,7 +9,7 @@ from typing import NamedTuple
 from xpcap.backend import Array, get_array_module
 from xpcap.layers.checks import check_arrays, check_upstream
 from xpcap.layers.rows import check_sizes, from_rows, past_states, step_rows, to_rows
-from xpcap.ops import Gates, lstm_gates, lstm_gates_backward, transpose
+from xpcap.ops import Gates, lstm_gates, lstm_gates_backward, times_transpose
 from xpcap.workspace import New, fresh
 
 ORDER = "gates stack i, f, o, g"
@@ -126,12 +126,11 @@ def lstm_rows_backward(dh: Array, cache: LSTMRowsCache, new: New | None = None, 
     check_upstream("lstm_rows_backward", "dh", dh, (R, H), h)
     xp, new = get_array_module(dh, h), new or fresh(h)
     da, dh_next, dc = new("da", (R, 4 * H)), new("dh_next", (N, H)), new("dc", (N, H))
-    back = transpose(Wh, new)  # (4H, H)
     dh_next[...], dc[...] = 0, 0  # what the step after sends back; sequences that have ended there sent nothing
     for rows, before, _ in reversed(step_rows(sizes, N)):
         n = rows.stop - rows.start
         lstm_gates_backward(dh[rows], dh_next[:n], dc[:n], gates[rows], tanh_c[rows], c[before], out=(da[rows], dc[:n]))
-        xp.dot(da[rows], back, out=dh_next[:n])
+        times_transpose(da[rows], Wh, dh_next[:n], new)
     dWh = xp.dot(past_states(h, sizes, N, past, new).T, da, out=dWh)
     return da, dh_next, dc, dWh
 
