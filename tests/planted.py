@@ -171,7 +171,7 @@ MISTAKES = [
             "lstm_gates(a[rows].copy(), r,",
             TIME_STEP, "'copy copy': 1"),
     Mistake("product-without-out", "a product in the time loop into memory of its own, and copied", LSTM,
-            "xp.dot(da[rows], Wh.T, out=dh_next[:n])",
+            "times_transpose(da[rows], Wh, dh_next[:n], new)",
             "dh_next[:n] = da[rows] @ Wh.T",
             TIME_STEP, "'copy setitem': 1"),
     Mistake("copy-beside-the-loop", "an astype that changes nothing, and copies", MODEL,

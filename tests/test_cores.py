@@ -20,7 +20,7 @@ from xpcap.data.synthetic import draw_data
 from xpcap.models import greedy
 from xpcap.workspace import Workspace
 
-D, W, H, V, N = 7, 5, 6, 60, 96  # three parts of 32 captions
+D, W, H, V, N = 7, 5, 6, 60, 144  # three parts of 48 captions
 CELLS = pytest.mark.parametrize("cell", ["lstm", "rnn"])
 
 
@@ -36,6 +36,32 @@ def blas_threads() -> list[int]:
 
 def make(cell: str = "lstm", dropout: float = 0.3, dtype: Any = np.float64) -> CaptioningRNN:
     return CaptioningRNN(draw_data(1, D, V, 0).vocabulary.word_to_idx, D, W, H, cell, dtype, dropout=dropout, seed=3)
+
+
+# BLAS
+
+TELL = """
+import os, sys
+sys.addaudithook(lambda event, args: event == "import" and args[0] == "numpy" and print("numpy", os.environ.get("OPENBLAS_THREAD_TIMEOUT")))
+{}
+print("after", os.environ.get("OPENBLAS_THREAD_TIMEOUT"))
+"""
+
+
+@pytest.mark.parametrize(
+    ("set_to", "first", "told"),
+    [
+        (None, "import xpcap", "numpy 20 after None"),
+        ("24", "import xpcap", "numpy 24 after 24"),
+        (None, "import numpy, xpcap", "numpy None after None"),
+    ],
+)
+def test_numpy_is_loaded_with_blas_to_rest_soon_unless_somebody_was_there_before(set_to: str | None, first: str, told: str) -> None:
+    environment = {key: value for key, value in os.environ.items() if key != "OPENBLAS_THREAD_TIMEOUT"}
+    environment |= {} if set_to is None else {"OPENBLAS_THREAD_TIMEOUT": set_to}
+    shown = subprocess.run([sys.executable, "-c", TELL.format(first)], env=environment, capture_output=True, text=True, check=True).stdout
+    lines = list(dict.fromkeys(shown.split("\n")))  # an import within NumPy may be told again
+    assert " ".join(line for line in lines if line) == told
 
 
 # Side by side
@@ -141,7 +167,7 @@ def test_a_step_in_parts_is_the_step_of_the_plain_equations(cell: str) -> None:
         workspace = Workspace(grads.flat, parts)
         for _ in range(2):  # a used workspace too
             got, parted = make(cell).loss(features, captions, workspace)
-        assert [bool(space._buffers) for space in workspace.parts] == [k < 3 for k in range(parts)]  # of at least 32 captions each
+        assert [bool(space._buffers) for space in workspace.parts] == [k < 3 for k in range(parts)]  # of at least 48 captions each
         assert float(got) == pytest.approx(float(loss), rel=1e-12)
         for name, grad in grads.items():
             scale = np.abs(grad).max()

@@ -10,6 +10,7 @@ import xpcap
 from xpcap import kernels, ops
 from xpcap.backend import asarray, to_numpy
 from xpcap.kernels.host import BLOCK
+from xpcap.workspace import fresh
 
 N, H, V = 5, 7, 11  # odd sizes: nothing fits a block
 
@@ -44,6 +45,10 @@ def gather_arguments(draw: Callable[..., np.ndarray]) -> tuple[Any, ...]:
     return draw(N, V), np.array([4, 0, 4, 2], np.int32), draw(4, V)
 
 
+def times_transpose_arguments(draw: Callable[..., np.ndarray]) -> tuple[Any, ...]:
+    return draw(N, V), draw(H, V), draw(N, H), fresh(draw(1))
+
+
 def drop_arguments(draw: Callable[..., np.ndarray]) -> tuple[Any, ...]:
     return draw(N, V), draw(N, V) > 0, 0.75
 
@@ -74,6 +79,7 @@ ARGUMENTS: dict[str, Callable[..., tuple[Any, ...]]] = {
     "rnn_cell_backward": rnn_cell_backward_arguments,
     "softmax_loss": softmax_loss_arguments,
     "gather": gather_arguments,
+    "times_transpose": times_transpose_arguments,
     "segment_sum": segment_sum_arguments,
     "drop": drop_arguments,
     "adam_update": adam_update_arguments,

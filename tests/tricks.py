@@ -4,24 +4,32 @@ python tests/tricks.py coco vocab10k
 """
 
 import contextlib
+import os
 import statistics
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
+from typing import Any
 from unittest import mock
 
+from xpcap.cores import BLAS_WAIT, SHORT_WAIT, cores  # before NumPy, which it loads with the short wait
+
+# isort: split
 import numpy as np
 
 from xpcap import CaptioningSolver, kernels
 from xpcap.backend import Array
 from xpcap.bench import CONFIGS
 from xpcap.bench.work import host_batches, make_solver
-from xpcap.cores import cores
 from xpcap.layers import vocabulary
+from xpcap.models import captioning_rnn, packing
+from xpcap.ops import segments
 from xpcap.workspace import Workspace
 
-ROUNDS, STEPS = 9, 4  # of each way; of each turn, the first not counted
+PAIRS, STEPS = 9, 4  # turns of each way beside one of all of them; steps of each turn, the first not counted
+USUAL_WAIT = "26"  # OpenBLAS's own
 
 
 class Forgetful(Workspace):
@@ -35,10 +43,17 @@ class Forgetful(Workspace):
         return np.empty(shape, self._dtype)
 
 
+def each_row(*args: Any) -> packing.PackedCaptions:
+    """A packing in which no row shares its word with another: the gradient of a word is then that of its last row, for as much work as it takes."""
+    packed = packing.pack(*args)
+    rows = np.arange(len(packed.inputs.ids), dtype=np.int32)
+    return packed._replace(words=packed.words[packed.inputs.ids], inputs=segments(rows, len(rows)))
+
+
 def ways(solver: CaptioningSolver) -> dict[str, Callable[[], AbstractContextManager[object]]]:
     """Contexts in which one thing is done the plain way."""
     flat, parts = solver.model.params.flat, cores()
-    kept, one, forgetful = Workspace(flat, parts), Workspace(flat, 1), Forgetful(flat, parts)
+    one, forgetful = Workspace(flat, 1), Forgetful(flat, parts)
 
     @contextlib.contextmanager
     def without(op: str) -> Iterator[None]:
@@ -46,34 +61,52 @@ def ways(solver: CaptioningSolver) -> dict[str, Callable[[], AbstractContextMana
             yield
 
     found: dict[str, Callable[[], AbstractContextManager[object]]] = {
-        "all": lambda: mock.patch.object(solver, "_workspace", kept),
-        "one part, BLAS on all cores": lambda: mock.patch.object(solver, "_workspace", one),
-        "buffers made anew": lambda: mock.patch.object(solver, "_workspace", forgetful),
-        "scores held as a whole": lambda: mock.patch.object(vocabulary, "LEAST", 1 << 30),
+        "nothing (twice the same)": contextlib.nullcontext,
+        "packing: each caption as long as the longest may be": lambda: mock.patch.object(solver.model, "_null", -1),
+        "the word table: each row projected by itself": lambda: mock.patch.object(captioning_rnn, "pack", each_row),
+        "parts: one, BLAS on all cores": lambda: mock.patch.object(solver, "_workspace", one),
+        "kept buffers": lambda: mock.patch.object(solver, "_workspace", forgetful),
+        "blocks: scores held as a whole": lambda: mock.patch.object(vocabulary, "LEAST", 1 << 30),
     }
-    return found | {f"plain {op}": lambda op=op: without(op) for op in kernels.HOST}  # type: ignore[misc]
+    return found | {op: lambda op=op: without(op) for op in kernels.HOST}  # type: ignore[misc]
+
+
+def milliseconds(solver: CaptioningSolver, batches: list[Any], count: int = STEPS) -> float:
+    """A step, the median of so many, the first not counted."""
+    times = []
+    for k in range(count):
+        start = time.perf_counter()
+        solver.step(*batches[k % len(batches)])
+        times.append(1e3 * (time.perf_counter() - start))
+    return statistics.median(times[1:])
+
+
+def with_wait(name: str, wait: str) -> float:
+    """A step in a process of its own, whose BLAS waits that long."""
+    command = [sys.executable, __file__, "--alone", name]
+    return float(subprocess.run(command, env={**os.environ, BLAS_WAIT: wait}, check=True, capture_output=True, text=True).stdout)
 
 
 def main() -> None:
-    for name in sys.argv[1:] or ["coco"]:
+    alone, names = sys.argv[1:2] == ["--alone"], [name for name in sys.argv[1:] if name in CONFIGS] or ["coco"]
+    for name in names:
         config = CONFIGS[name]
         data = config.data(3)
         solver, batches = make_solver(config, data), host_batches(config, data)
-        contexts = ways(solver)
-        times: dict[str, list[float]] = {way: [] for way in contexts}
-        for _ in range(ROUNDS):
-            for way, context in contexts.items():
+        if alone:
+            milliseconds(solver, batches)
+            print(milliseconds(solver, batches, 30))
+            continue
+        print(f"{name}: {milliseconds(solver, batches, 10):.1f} ms a step; slower, median of {PAIRS} pairs in turn, without")
+        for way, context in ways(solver).items():
+            ratios = []
+            for _ in range(PAIRS):
+                whole = milliseconds(solver, batches)
                 with context():
-                    for k in range(STEPS):
-                        start = time.perf_counter()
-                        solver.step(*batches[k % 3])
-                        if k:
-                            times[way].append(1e3 * (time.perf_counter() - start))
-        whole = statistics.median(times["all"])
-        print(f"{name}: {whole:.1f} ms a step")
-        for way, found in times.items():
-            if way != "all":
-                print(f"  {way}: {statistics.median(found):.1f} ms, {statistics.median(found) / whole - 1:+.1%}")
+                    ratios.append(milliseconds(solver, batches) / whole)
+            print(f"  {way}: {statistics.median(ratios) - 1:+.1%}", flush=True)
+        ratios = [with_wait(name, USUAL_WAIT) / with_wait(name, SHORT_WAIT) for _ in range(5)]
+        print(f"  the short wait of BLAS, 5 pairs of processes: {statistics.median(ratios) - 1:+.1%}", flush=True)
 
 
 if __name__ == "__main__":

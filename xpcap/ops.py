@@ -4,6 +4,7 @@ Each states the contract for every version, asks the table of kernels once, and 
 Arguments are trusted: the layer that calls has checked them. `out` names arrays to write to, fresh ones where it is None.
 """
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 from xpcap import kernels
@@ -133,6 +134,13 @@ def gather(table: Array, rows: Array, out: Array) -> Array:
         return fast(table, rows, out)
     get_array_module(table, rows).take(table, rows, axis=0, out=out)
     return out
+
+
+def times_transpose(x: Array, w: Array, out: Array, new: Callable[..., Array]) -> Array:
+    """out = x @ w.T: x (n, k), w (m, k) to out (n, m). `new` (see xpcap.workspace) is where scratch may be put."""
+    if fast := kernels.find("times_transpose", x, w, out, new):
+        return fast(x, w, out, new)
+    return get_array_module(x, w).dot(x, w.T, out=out)
 
 
 class Segments(NamedTuple):

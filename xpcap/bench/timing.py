@@ -83,13 +83,19 @@ class Timer:
                 spent += (once := self._cycles(1))
         self._count = max(1, math.ceil(plan.block_ms / once)) if once > 0 else 1
 
-    def run(self, between: Callable[[], object] = lambda: None) -> float:
-        """Milliseconds of a step, the median of blocks; `between` is called before each of them and after the last."""
+    def run(self, between: Callable[[], object] | None = None) -> float:
+        """Milliseconds of a step, the median of blocks; `between` is called before each of them and after the last.
+
+        An untimed cycle follows it: BLAS's threads spin for some 30 ms after a product of `between`, in the way of the first step.
+        """
         times = []
         for _ in range(self._blocks):
-            between()
+            if between is not None:
+                between()
+                self._cycles(1)
             times.append(self._cycles(self._count))
-        between()
+        if between is not None:
+            between()
         return statistics.median(times) / (self._count * self._plan.batches)
 
     def _cycles(self, count: int) -> float:

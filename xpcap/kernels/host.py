@@ -11,6 +11,7 @@ from xpcap.cores import cores, side_by_side, stretches
 
 BLOCK = 1 << 17  # elements: few calls, since threads that take turns with Python's lock lose time at each, and still no trip to memory
 NORM_BLOCK = 1 << 15  # elements whose squares are added in their own dtype
+FEW = 128  # rows, at most, of a product that is worth turning round
 ROUNDS = 4  # ids with more rows than this are summed one by one
 SHARE = 1 << 18  # elements, at least, that are worth a core of their own
 
@@ -25,15 +26,6 @@ def _blocks(n, width):
     return [slice(start, min(start + step, n)) for start in range(0, n, step)]
 
 
-def _sigmoid(x):
-    """ops.sigmoid in place, by the exponential, which costs half of a tanh; its overflow is a sigmoid of 0."""
-    np.negative(x, out=x)
-    with np.errstate(over="ignore"):
-        np.exp(x, out=x)
-    x += 1
-    np.reciprocal(x, out=x)
-
-
 def supports_lstm_gates(a, r, c_prev, out):
     return _on_host(a, r, c_prev, *out) and not np.may_share_memory(c_prev, out.c)
 
@@ -43,10 +35,13 @@ def lstm_gates(a, r, c_prev, out):
     H = c_prev.shape[1]
     for rows in _blocks(len(a), 4 * H):
         h, c, gates, tanh_c = (x[rows] for x in out)
+        sigmoids = gates[:, : 3 * H]  # (1 + tanh(x / 2)) / 2
         np.add(a[rows], r[rows], out=gates)
-        _sigmoid(gates[:, : 3 * H])
+        sigmoids *= 0.5
+        np.tanh(gates, out=gates)  # of all four at once: rows that lie together
+        sigmoids *= 0.5
+        sigmoids += 0.5
         i, f, o, g = (gates[:, k * H : (k + 1) * H] for k in range(4))
-        np.tanh(g, out=g)
         np.multiply(f, c_prev[rows], out=c)
         np.multiply(i, g, out=tanh_c)
         c += tanh_c
@@ -119,6 +114,16 @@ def global_norm(x):
     return np.asarray(math.sqrt(total), x.dtype)
 
 
+def supports_clip_to_norm(x, norm, most):
+    return isinstance(x, np.ndarray)
+
+
+def clip_to_norm(x, norm, most):
+    """ops.clip_to_norm, which leaves alone what is short enough: on the host the norm can be looked at."""
+    if not norm <= most:
+        x *= most / norm
+
+
 def supports_gather(table, rows, out):
     return _on_host(table, rows, out) and out.flags.c_contiguous
 
@@ -126,6 +131,20 @@ def supports_gather(table, rows, out):
 def gather(table, rows, out):
     """ops.gather without an array in between. Whoever calls has checked the rows, so that nothing is clipped."""
     return np.take(table, rows, axis=0, out=out, mode="clip")
+
+
+def supports_times_transpose(x, w, out, new):
+    return _on_host(x, w, out) and len(x) <= FEW
+
+
+def times_transpose(x, w, out, new):
+    """ops.times_transpose for few rows: w @ x.T, turned round.
+
+    OpenBLAS packs its right side at each call, and w.T, which is large and lies across, takes it almost as long as the product.
+    """
+    turned = np.dot(w, x.T, out=new("turned", out.shape[::-1]))
+    out[...] = turned.T
+    return out
 
 
 def supports_segment_sum(rows, groups, out):

@@ -9,7 +9,7 @@ from typing import NamedTuple
 from xpcap.backend import Array, get_array_module
 from xpcap.layers.checks import check_arrays, check_upstream
 from xpcap.layers.rows import check_sizes, from_rows, past_states, step_rows, to_rows
-from xpcap.ops import Gates, lstm_gates, lstm_gates_backward
+from xpcap.ops import Gates, lstm_gates, lstm_gates_backward, times_transpose
 from xpcap.workspace import New, fresh
 
 ORDER = "gates stack i, f, o, g"
@@ -130,7 +130,7 @@ def lstm_rows_backward(dh: Array, cache: LSTMRowsCache, new: New | None = None, 
     for rows, before, _ in reversed(step_rows(sizes, N)):
         n = rows.stop - rows.start
         lstm_gates_backward(dh[rows], dh_next[:n], dc[:n], gates[rows], tanh_c[rows], c[before], out=(da[rows], dc[:n]))
-        xp.dot(da[rows], Wh.T, out=dh_next[:n])
+        times_transpose(da[rows], Wh, dh_next[:n], new)
     dWh = xp.dot(past_states(h, sizes, N, past, new).T, da, out=dWh)
     return da, dh_next, dc, dWh
 

@@ -6,7 +6,7 @@ from typing import NamedTuple
 from xpcap.backend import Array, get_array_module
 from xpcap.layers.checks import check_arrays, check_upstream
 from xpcap.layers.rows import check_sizes, from_rows, past_states, step_rows, to_rows
-from xpcap.ops import rnn_cell, rnn_cell_backward
+from xpcap.ops import rnn_cell, rnn_cell_backward, times_transpose
 from xpcap.workspace import New, fresh
 
 
@@ -117,7 +117,7 @@ def rnn_rows_backward(dh: Array, cache: RNNRowsCache, new: New | None = None, dW
     for rows, _, after in reversed(step_rows(sizes, N)):
         n = rows.stop - rows.start
         rnn_cell_backward(dh[rows], dh_next[:n], h[after], out=da[rows])
-        xp.dot(da[rows], Wh.T, out=dh_next[:n])
+        times_transpose(da[rows], Wh, dh_next[:n], new)
     dWh = xp.dot(past_states(h, sizes, N, past, new).T, da, out=dWh)
     return da, dh_next, dWh
 
