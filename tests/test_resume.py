@@ -430,7 +430,7 @@ def test_going_on_replaces_links_and_leaves_what_they_lead_to_alone(run: Path, t
 def test_sick_training_names_step_parameter_norms_and_cause_and_saves_nothing_sick(run: Path) -> None:
     config = json.loads((run / "config.json").read_text())
     (run / "config.json").write_text(json.dumps({**config, "epochs": 3}))
-    spoil_last(lambda x, meta: x["Wh"].fill(3e38))(run)
+    spoil_last(lambda x, meta: x["W_proj"].fill(3e38))(run)  # h0 is infinite, and h0 @ Wh adds infinities of either sign
     before = (run / "last.safetensors").read_bytes()
     result = call("train", "--out", run, "--resume", "--save-every", 1)
     assert result.exit_code == 1
@@ -442,7 +442,7 @@ def test_sick_training_names_step_parameter_norms_and_cause_and_saves_nothing_si
 def test_on_a_device_sick_training_is_caught_where_losses_are_read_and_nothing_sick_is_saved(run: Path, device: Any) -> None:
     config = json.loads((run / "config.json").read_text())
     (run / "config.json").write_text(json.dumps({**config, "epochs": 3}))
-    spoil_last(lambda x, meta: x["Wh"].fill(3e38))(run)
+    spoil_last(lambda x, meta: x["W_proj"].fill(3e38))(run)  # h0 is infinite, and h0 @ Wh adds infinities of either sign
     before = (run / "last.safetensors").read_bytes()
     result = call("train", "--out", run, "--resume", "--save-every", 4, "--backend", "cupy")
     assert result.exit_code == 1
