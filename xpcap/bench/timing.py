@@ -86,7 +86,7 @@ class Timer:
     def run(self, between: Callable[[], object] | None = None) -> float:
         """Milliseconds of a step, the median of blocks; `between` is called before each of them and after the last.
 
-        An untimed cycle follows it: BLAS's threads spin for some 30 ms after a product of `between`, in the way of the first step.
+        An untimed cycle follows it: BLAS's threads may spin for 30 to 100 ms after a product of `between`, in the way of the first steps.
         """
         times = []
         for _ in range(self._blocks):
