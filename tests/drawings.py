@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw
 
-from xpcap import checkpoint
 from xpcap.data.pictures import named
 from xpcap.encoders import HistogramEncoder
-from xpcap.sampling import caption_features
+from xpcap.runs import folder as run_folder
+from xpcap.runs.sampling import caption_features
 
 SHEETS = ((600, 600), (800, 600), (1920, 1080), (1080, 1920))
 COUNT = 100  # drawings of so many things on each sheet
@@ -62,7 +62,7 @@ def drawing(rng: np.random.Generator, sheet: tuple[int, int], things: int, style
     return np.asarray(picture), pairs
 
 
-def share_named(run: checkpoint.Run, drawings: Sequence[tuple[np.ndarray, set[tuple[str, str]]]]) -> float:
+def share_named(run: run_folder.Run, drawings: Sequence[tuple[np.ndarray, set[tuple[str, str]]]]) -> float:
     """The share of drawings whose caption names exactly what is in them."""
     features = run.scaling(HistogramEncoder().encode(picture for picture, _ in drawings))
     captions = caption_features(run.model, run.vocabulary, features, run.config["max_words"])
@@ -70,7 +70,7 @@ def share_named(run: checkpoint.Run, drawings: Sequence[tuple[np.ndarray, set[tu
 
 
 def main(path: str) -> None:
-    run = checkpoint.open_run(Path(path))
+    run = run_folder.open_run(Path(path))
     print("| sheet | drawn | one thing | two | three |\n|---|---|---|---|---|")
     for width, height in SHEETS:
         for style in STYLES if (width, height) == SHEETS[1] else STYLES[:1]:

@@ -20,11 +20,12 @@ import commands
 import kill
 import pytest
 
-from xpcap import checkpoint, files
+from xpcap import files
 from xpcap.data import pictures
 from xpcap.models.captioning_rnn import parameter_shapes
 from xpcap.report import curves, page
 from xpcap.runs import evaluation, training
+from xpcap.runs import folder as run_folder
 
 OPTIONS = ["--hidden", "8", "--wordvec", "4", "--epochs", "2", "--save-every", "6", "--dropout", "0.2"]
 SHAPES = parameter_shapes(commands.few(0).feature_dim, 4, 8, len(commands.few(0).vocabulary), "lstm")
@@ -127,11 +128,11 @@ def check(fault: Fault, whole: dict[str, bytes], folder: Path) -> str:
     assert result.exit_code == 1, f"{fault}: {result.output}"
     assert isinstance(result.exception, SystemExit), f"{fault}: {result.exception!r}"
     assert list(out.glob(".*.part")) == [], fault
-    last = out / checkpoint.LAST
+    last = out / run_folder.LAST
     if last.exists():
-        checkpoint.load_state(last, SHAPES)
-        if (out / checkpoint.BEST).exists():
-            checkpoint.open_run(out)
+        run_folder.load_state(last, SHAPES)
+        if (out / run_folder.BEST).exists():
+            run_folder.open_run(out)
     else:
         assert not out.exists(), fault
     commands.good("train", "--out", out, *OPTIONS, "--resume")

@@ -80,8 +80,8 @@ def kernel(op: str, dtype: str = "float32") -> str:
 
 
 OPS, LSTM = "xpcap/ops.py", "xpcap/layers/lstm.py"
-MODEL, PACKING, GREEDY = (f"xpcap/models/{name}.py" for name in ("captioning_rnn", "packing", "greedy"))
-SOLVER, RECORD, FEED, BACKEND = "xpcap/solver.py", "xpcap/record.py", "xpcap/data/feed.py", "xpcap/backend.py"
+MODEL, PACKING, DECODING = (f"xpcap/models/{name}.py" for name in ("captioning_rnn", "packing", "decoding"))
+SOLVER, WATCH, FEED, BACKEND = "xpcap/training/solver.py", "xpcap/training/watch.py", "xpcap/data/feed.py", "xpcap/backend.py"
 CUDA, KERNELS = "xpcap/kernels/cuda.py", "xpcap/kernels/"
 
 # fmt: off
@@ -104,15 +104,15 @@ MISTAKES = [
             "past=None if past is None else rest.pop(0)",
             "past=past",
             STEP, "got numpy and cupy arrays together"),
-    Mistake("host-index-in-sampling", "the captions that go on are picked by an index on the host", GREEDY,
+    Mistake("host-index-in-sampling", "the captions that go on are picked by an index on the host", DECODING,
             "rows = asarray(going.astype(np.int32), like=state[0])",
             "rows = going",
             SAMPLING, "getitem by index: got a numpy.ndarray"),
-    Mistake("device-into-host", "words chosen on the device are put into a host array unread", GREEDY,
+    Mistake("device-into-host", "words chosen on the device are put into a host array unread", DECODING,
             "captions[alive, t] = said = to_numpy(words)",
             "captions[alive, t] = said = words",
             SAMPLING, "Implicit conversion to a NumPy array is not allowed"),
-    Mistake("device-into-file", "a checkpoint is written from device arrays", "xpcap/checkpoint.py",
+    Mistake("device-into-file", "a checkpoint is written from device arrays", "xpcap/runs/folder.py",
             "{name: to_numpy(x) for name, x in params.items()}",
             "{name: x for name, x in params.items()}",
             SAVED, "Implicit conversion to a NumPy array is not allowed"),
@@ -151,7 +151,7 @@ MISTAKES = [
             "if self._record.full:",
             "if len(self._record):",
             EPOCH_READS, "'record.py': 2"),
-    Mistake("synchronize", "a synchronisation left in after timing something", RECORD,
+    Mistake("synchronize", "a synchronisation left in after timing something", WATCH,
             "        self._unread += 1\n",
             "        get_array_module(loss).cuda.Device().synchronize()\n        self._unread += 1\n",
             STEP, "Wait(how='Device.synchronize'"),
@@ -162,7 +162,7 @@ MISTAKES = [
 
     # Launches and transfers that nobody needs
 
-    Mistake("stacked", "losses are stacked where one kernel notes them", RECORD,
+    Mistake("stacked", "losses are stacked where one kernel notes them", WATCH,
             "record_step(self._record, self._unread, loss, norm)",
             "self._record[1 + self._unread] = get_array_module(loss).stack([loss, norm])",
             LAUNCHES, "106 launches"),

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from xpcap import CaptioningRNN, CaptioningSolver, checkpoint, open_data, runs
+from xpcap import CaptioningRNN, CaptioningSolver, open_data, runs
 from xpcap.data.scaling import fit_scaling
 from xpcap.runs.keeping import Keeper
 from xpcap.runs.saving import Interval, Saver
@@ -54,7 +54,7 @@ def main() -> None:
     rows = np.random.default_rng(0).permutation(len(data.split("train").captions))[: STEPS * solver.batch_size]
     plain, extra, writes = [], [], 0
     with tempfile.TemporaryDirectory() as folder:
-        keeper = Keeper(Path(folder), 1, data.scaling, checkpoint.digest(data.vocabulary))
+        keeper = Keeper(Path(folder), 1, data.scaling, folder.digest(data.vocabulary))
         block(solver, rows, None)
         for _ in range(given.pairs):
             saved: list[int] = []
@@ -67,7 +67,7 @@ def main() -> None:
             plain.append(block(solver, rows, None))
             extra.append((block(solver, rows, saver) - plain[-1]) / max(len(saved), 1))
             writes += len(saved)
-        size = (Path(folder) / checkpoint.LAST).stat().st_size
+        size = (Path(folder) / folder.LAST).stat().st_size
     step, cost = statistics.median(plain) / STEPS, statistics.median(extra)
     loss, norm = np.float32(1), np.float32(1)
     check = min(timeit.repeat(lambda: np.isfinite(loss) and np.isfinite(norm), number=1000, repeat=5)) / 1000

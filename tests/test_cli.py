@@ -15,11 +15,12 @@ from commands import SMALL, call, failing, good
 from safetensors import safe_open
 from safetensors.numpy import save_file
 
-from xpcap import backend, checkpoint, runs
+from xpcap import backend, runs
 from xpcap.cli import main
 from xpcap.data import CaptionData, Vocabulary, open_data, tokenize, write_dataset
 from xpcap.errors import DataError
 from xpcap.metrics import corpus_bleu, unigram_bleu
+from xpcap.runs import folder as run_folder
 
 ROOT = Path(__file__).parent.parent
 pytestmark = pytest.mark.usefixtures("few_pictures")
@@ -109,7 +110,7 @@ def test_runs_differ_by_cell_and_options_reach_the_model(tmp_path: Path) -> None
         "--seed",
         4,
     )
-    opened = checkpoint.open_run(tmp_path / "r")
+    opened = run_folder.open_run(tmp_path / "r")
     assert opened.model.cell_type == "rnn"
     assert opened.scaling.mean is None
     assert (opened.config["batch_size"], opened.config["seed"], opened.config["dropout"]) == (50, 4, 0)
@@ -131,7 +132,7 @@ def test_every_option_of_train_changes_what_is_trained(tmp_path: Path) -> None:
 
 
 def test_the_scaling_is_fitted_on_the_train_split_alone(run: Path) -> None:
-    data, opened = open_data(run / "data.h5"), checkpoint.open_run(run)
+    data, opened = open_data(run / "data.h5"), run_folder.open_run(run)
     np.testing.assert_allclose(opened.scaling.mean, data.split("train").features.mean(axis=0), rtol=1e-5, atol=1e-7)
 
 
@@ -247,12 +248,12 @@ def test_a_run_is_kept_when_a_later_epoch_fails(tmp_path: Path, monkeypatch: pyt
     options = runs.TrainOptions(out=tmp_path / "deep" / "r", hidden=8, wordvec=4, epochs=3)
     with pytest.raises(KeyboardInterrupt):
         runs.train_run(options, on_epoch=stop)
-    assert checkpoint.open_run(tmp_path / "deep" / "r").meta["epoch"] in (1, 2)
+    assert run_folder.open_run(tmp_path / "deep" / "r").meta["epoch"] in (1, 2)
 
     def at_once(*args: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(checkpoint, "save_state", at_once)
+    monkeypatch.setattr(run_folder, "save_state", at_once)
     with pytest.raises(KeyboardInterrupt):
         runs.train_run(dataclasses.replace(options, out=tmp_path / "other" / "r"))
     assert not (tmp_path / "other").exists()
@@ -401,7 +402,7 @@ def change_tensors(run: Path, **changes: np.ndarray | None) -> None:
 def test_a_damaged_run_folder_is_named(spoil: Any, words: list[str], run: Path) -> None:
     spoil(run)
     with pytest.raises(DataError) as caught:
-        checkpoint.open_run(run)
+        run_folder.open_run(run)
     for word in words:
         assert word in str(caught.value)
     assert call("evaluate", run).exit_code == 1

@@ -16,10 +16,11 @@ Image = pytest.importorskip("PIL.Image")
 
 import drawings  # noqa: E402 - after the skip
 
-from xpcap import checkpoint, runs  # noqa: E402 - after the skip
+from xpcap import runs  # noqa: E402 - after the skip
 from xpcap.data.pictures.scenes import make_scene, paint  # noqa: E402
 from xpcap.encoders import HistogramEncoder  # noqa: E402
 from xpcap.runs import captioning, pages  # noqa: E402
+from xpcap.runs import folder as run_folder  # noqa: E402
 
 pytestmark = pytest.mark.usefixtures("few_pictures")
 
@@ -146,7 +147,7 @@ def test_generated_pictures_that_are_no_files_are_drawn_again(run: Path) -> None
         assert page.count("data:image/png;base64,") == 3
         Path("p.html").unlink()
         Path("p.png").unlink()
-    look = pages.look_in(checkpoint.open_run(run), runs.data_of(checkpoint.open_run(run), None, "val")[0])
+    look = pages.look_in(run_folder.open_run(run), runs.data_of(run_folder.open_run(run), None, "val")[0])
     np.testing.assert_array_equal(look("train00007.png"), paint(make_scene("train", 7, seed=0)))
 
 
@@ -155,7 +156,7 @@ def test_a_place_that_will_not_do_is_refused_before_any_work(option: str, run: P
     suffix = option.replace("--", ".")
     Path(f"old{suffix}").write_text("old")
     Path(f"link{suffix}").symlink_to("nowhere")
-    monkeypatch.setattr(checkpoint, "open_run", lambda *args: pytest.fail("work was done"))
+    monkeypatch.setattr(run_folder, "open_run", lambda *args: pytest.fail("work was done"))
     for place, words in {
         f"old{suffix}": "exists, and is not overwritten",
         f"link{suffix}": "exists, and is not overwritten",
@@ -195,7 +196,7 @@ def test_a_page_holds_one_picture_at_a_time_in_memory(run: Path) -> None:
         return picture
 
     captions = [runs.PictureCaption(f"{i}.png", "a dog", [0.5, 0.5], []) for i in range(40)]
-    runs.write_caption_page(Path("p.html"), checkpoint.open_run(run), captions, look)
+    runs.write_caption_page(Path("p.html"), run_folder.open_run(run), captions, look)
     assert Path("p.html").read_text(encoding="utf-8").count("<img ") == 40
     assert most <= 2
 

@@ -17,7 +17,7 @@ from xpcap import CaptioningRNN, CaptioningSolver, kernels
 from xpcap.backend import use_backend
 from xpcap.cores import cores, side_by_side, stretches
 from xpcap.data.synthetic import draw_data
-from xpcap.models import greedy
+from xpcap.models import decoding
 from xpcap.workspace import Workspace
 
 D, W, H, V, N = 7, 5, 6, 60, 144  # three parts of 48 captions
@@ -233,8 +233,8 @@ def test_steps_make_no_large_array_once_the_buffers_are_there() -> None:
 @CELLS
 def test_captions_in_parts_and_by_the_word_table_are_those_of_model_step(cell: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Against a loop of model.step, whole batch, every step, without table or dropping rows."""
-    monkeypatch.setattr(greedy, "LEAST_PART", 8)
-    monkeypatch.setattr(greedy, "cores", lambda: 3)
+    monkeypatch.setattr(decoding, "LEAST_PART", 8)
+    monkeypatch.setattr(decoding, "cores", lambda: 3)
     model, rng = make(cell), np.random.default_rng(0)
     for name, value in model.params.items():
         model.params[name] = rng.standard_normal(value.shape)

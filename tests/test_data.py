@@ -24,8 +24,8 @@ from xpcap.data import (
     write_dataset,
 )
 from xpcap.data import hdf5 as dataset_file
-from xpcap.data.coco import from_coco
-from xpcap.data.flickr8k import import_flickr8k
+from xpcap.data.cs231n import from_coco
+from xpcap.data.importers.flickr8k import import_flickr8k
 from xpcap.data.pictures import generate
 from xpcap.data.scaling import fit_scaling
 from xpcap.errors import DataError

@@ -12,12 +12,13 @@ pytest.importorskip("PIL")  # generated pictures
 from emulated import Counts, Emulator, install
 
 import xpcap
-from xpcap import CaptioningRNN, CaptioningSolver, checkpoint, kernels
+from xpcap import CaptioningRNN, CaptioningSolver, kernels
 from xpcap.data import feed
 from xpcap.data.dataset import CaptionData, Split
 from xpcap.data.scaling import FeatureScaling
 from xpcap.data.vocabulary import SPECIAL, Vocabulary
 from xpcap.errors import TrainingError
+from xpcap.runs import folder as run_folder
 from xpcap.workspace import Workspace
 
 N, T, D, W, H, V = 12, 16, 10, 6, 8, 40
@@ -223,6 +224,6 @@ def test_emulated_sampling_says_what_numpy_says(device: Emulator) -> None:
 
 def test_emulated_parameters_are_saved_as_they_are(device: Emulator, tmp_path: Path) -> None:
     params = make("cupy").model.params
-    checkpoint.save_parameters(tmp_path / "p.safetensors", params, FeatureScaling(), {})
-    for name, saved in checkpoint.load_parameters(tmp_path / "p.safetensors")[0].items():
+    run_folder.save_parameters(tmp_path / "p.safetensors", params, FeatureScaling(), {})
+    for name, saved in run_folder.load_parameters(tmp_path / "p.safetensors")[0].items():
         np.testing.assert_array_equal(saved, xpcap.to_numpy(params[name]))

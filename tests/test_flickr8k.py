@@ -11,7 +11,7 @@ from click.testing import CliRunner
 from xpcap import CaptioningRNN, CaptioningSolver
 from xpcap.cli import main
 from xpcap.data import Vocabulary
-from xpcap.data.flickr8k import read_features, read_list, read_token_file
+from xpcap.data.importers.flickr8k import read_features, read_list, read_token_file
 from xpcap.data.scaling import fit_scaling
 
 

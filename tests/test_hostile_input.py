@@ -21,7 +21,7 @@ Image = pytest.importorskip("PIL.Image")
 from PIL import features as built  # noqa: E402 - after the skip
 
 from xpcap.data import Vocabulary  # noqa: E402
-from xpcap.data.flickr8k import encode_folder, import_flickr8k, leads_out, read_features, read_list, read_token_file  # noqa: E402
+from xpcap.data.importers.flickr8k import encode_folder, import_flickr8k, leads_out, read_features, read_list, read_token_file  # noqa: E402
 from xpcap.data.vocabulary import SPECIAL  # noqa: E402
 from xpcap.encoders import HistogramEncoder, read_picture  # noqa: E402
 from xpcap.errors import DataError, unknown  # noqa: E402

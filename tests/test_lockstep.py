@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 from emulated import Emulator
 
-from xpcap import kernels, lockstep, models, ops, optim, use_backend, verify
+from xpcap import kernels, models, ops, optim, use_backend, verify
 from xpcap.layers import dropout, lstm, rnn, vocabulary
-from xpcap.lockstep import TOLERANCE, Place, Setup, distance, lock_step, on
 from xpcap.models import captioning_rnn
+from xpcap.verify import lockstep
+from xpcap.verify.lockstep import TOLERANCE, Place, Setup, distance, lock_step, on
 
 SMALL = {"N": 6, "D": 10, "W": 6, "H": 8, "V": 20}
 CELLS = pytest.mark.parametrize("cell", models.captioning_rnn.CELLS)

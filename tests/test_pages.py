@@ -14,11 +14,12 @@ import pytest
 
 Image = pytest.importorskip("PIL.Image")
 
-from xpcap import checkpoint, runs  # noqa: E402 - after the skip
+from xpcap import runs  # noqa: E402 - after the skip
 from xpcap.data import CaptionData, open_data, tokenize, write_dataset  # noqa: E402
 from xpcap.data.pictures import generate, write_pictures  # noqa: E402
 from xpcap.metrics import smoothed_bleu  # noqa: E402
 from xpcap.runs import TrainOptions, evaluate_run, train_run  # noqa: E402
+from xpcap.runs import folder as run_folder  # noqa: E402
 
 ROOT = Path(__file__).parent.parent
 SMALL: dict[str, Any] = {"hidden": 16, "wordvec": 8, "epochs": 2, "feature_scaling": "none"}
@@ -70,7 +71,7 @@ def galleries(page: str) -> dict[str, list[Shown]]:
 
 
 def test_galleries_show_the_best_the_worst_and_some_others_with_what_belongs_to_them(made: Path) -> None:
-    run, data = checkpoint.open_run(made / "run"), open_data(made / "data.h5")
+    run, data = run_folder.open_run(made / "run"), open_data(made / "data.h5")
     result = evaluate_run(run)
     images = data.split("val").images
     references = {images[i]: texts for i, texts in data.references("val").items()}
@@ -94,7 +95,7 @@ def test_galleries_show_the_best_the_worst_and_some_others_with_what_belongs_to_
 
 def test_the_page_states_every_score_with_its_protocol(made: Path) -> None:
     page = html.unescape((made / "run" / "index.html").read_text())
-    for row in evaluate_run(checkpoint.open_run(made / "run")).rows():
+    for row in evaluate_run(run_folder.open_run(made / "run")).rows():
         for text in row:
             assert text in page
 

@@ -21,8 +21,9 @@ import kill
 from commands import SMALL, call, failing, few, good
 from safetensors.numpy import load_file, save_file
 
-from xpcap import checkpoint, runs
+from xpcap import runs
 from xpcap.errors import DataError
+from xpcap.runs import folder as run_folder
 from xpcap.runs import saving, training
 from xpcap.runs.keeping import Keeper
 from xpcap.runs.stopping import Stopped, StopRequest
@@ -239,7 +240,7 @@ def test_a_signal_finishes_the_step_saves_and_says_how_to_go_on(asked: signal.Si
     assert f"train --out {tmp_path / 'run'} --resume" in errors
     assert "Traceback" not in errors
     iteration = int(errors.split("after iteration ")[1].split(",")[0])
-    state = checkpoint.load_state(tmp_path / "run" / "last.safetensors", shapes_of(tmp_path / "run"))
+    state = run_folder.load_state(tmp_path / "run" / "last.safetensors", shapes_of(tmp_path / "run"))
     assert state.iteration == iteration
 
 
@@ -293,7 +294,7 @@ def test_a_second_interrupt_leaves_at_once_with_nothing_broken(tmp_path: Path) -
     process.send_signal(signal.SIGINT)
     process.communicate(timeout=60)
     assert process.returncode == -signal.SIGINT
-    checkpoint.load_state(tmp_path / "run" / "last.safetensors", shapes_of(tmp_path / "run"))
+    run_folder.load_state(tmp_path / "run" / "last.safetensors", shapes_of(tmp_path / "run"))
     broken_off(tmp_path / "run", 2, "--resume")
     assert list((tmp_path / "run").glob(".*.part")) == []
 
@@ -332,8 +333,8 @@ def test_who_comes_second_leaves_the_folder_of_the_first_alone(resume: bool, tmp
         raise DataError("train: is being trained by another process")
         yield
 
-    monkeypatch.setattr(checkpoint, "is_begun" if resume else "check_free", others)
-    monkeypatch.setattr(checkpoint, "lock", taken)
+    monkeypatch.setattr(run_folder, "is_begun" if resume else "check_free", others)
+    monkeypatch.setattr(run_folder, "lock", taken)
     with pytest.raises((DataError, FileExistsError)):
         runs.train_run(runs.TrainOptions(out=out, hidden=8, wordvec=4, resume=resume))
     assert (out / "config.json").read_text() == "theirs"
@@ -401,8 +402,8 @@ def test_best_parameters_of_another_epoch_are_noticed(tmp_path: Path) -> None:
     broken_off(out, STEPS + 5, *OPTIONS)
     (out / "best.safetensors").rename(out / "kept")
     assert "best.safetensors is missing" in call("train", "--out", out, "--resume").output
-    tensors, scaling, meta = checkpoint.load_parameters(out / "kept")
-    checkpoint.save_parameters(out / "best.safetensors", tensors, scaling, {**meta, "epoch": 7})
+    tensors, scaling, meta = run_folder.load_parameters(out / "kept")
+    run_folder.save_parameters(out / "best.safetensors", tensors, scaling, {**meta, "epoch": 7})
     assert "is of epoch 7, expected epoch 1" in call("train", "--out", out, "--resume").output
 
 
@@ -474,4 +475,4 @@ def test_an_interval_is_seconds_or_steps(text: str) -> None:
 
 def test_a_state_of_another_solver_is_refused(run: Path) -> None:
     with pytest.raises(DataError, match="has shape"):
-        checkpoint.load_state(run / "last.safetensors", dict.fromkeys(shapes_of(run), (2, 2)))
+        run_folder.load_state(run / "last.safetensors", dict.fromkeys(shapes_of(run), (2, 2)))

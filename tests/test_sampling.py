@@ -5,7 +5,7 @@ import pytest
 
 from xpcap import CaptioningRNN
 from xpcap.data import CaptionData, Split, Vocabulary
-from xpcap.sampling import caption_pictures
+from xpcap.runs.sampling import caption_pictures
 
 VOCABULARY = Vocabulary.build(["a dog runs on the grass"], min_count=1)
 

@@ -13,13 +13,12 @@ LEVELS = [
     {"kernels", "workspace"},
     {"ops"},
     {"layers"},
-    {"models", "optim", "record"},
-    {"gradcheck", "metrics", "encoders", "health", "state"},
+    {"models", "optim"},
+    {"gradcheck", "metrics", "encoders"},
     {"data"},
-    {"sampling", "checkpoint", "report"},
-    {"solver"},
-    {"lockstep"},
-    {"runs", "verify", "bench"},
+    {"report", "training"},
+    {"runs"},
+    {"verify", "bench"},
     {"cli"},
 ]
 

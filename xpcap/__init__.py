@@ -4,7 +4,7 @@ from xpcap import cores as cores  # loads NumPy as it is best loaded, so it come
 from xpcap.backend import asarray, backend_status, get_array_module, get_backend, to_numpy, use_backend
 from xpcap.data import CaptionData, decode_captions, load_coco_data, open_data, sample_coco_minibatch
 from xpcap.models import CaptioningRNN
-from xpcap.solver import CaptioningSolver
+from xpcap.training.solver import CaptioningSolver
 
 __version__ = "0.1.0"
 __all__ = [

@@ -13,8 +13,9 @@ import pytest
 
 from fuzzing.spoiling import spoil_bytes
 from fuzzing.spoiling_json import NUMBERS, ODD, spoil_json, spoil_json_text
-from xpcap import CaptioningRNN, CaptioningSolver, checkpoint
+from xpcap import CaptioningRNN, CaptioningSolver
 from xpcap.data import CaptionData
+from xpcap.runs import folder as run_folder
 from xpcap.runs import training
 from xpcap.runs.options import options_of
 
@@ -55,14 +56,14 @@ def make(draw: random.Random, folder: Path) -> None:
 
 def use(folder: Path) -> None:
     """What `info`, `evaluate`, `caption` and `train --resume` open."""
-    config = checkpoint.read_config(folder)
+    config = run_folder.read_config(folder)
     options = options_of(config, folder)
-    run = checkpoint.open_run(folder)
+    run = run_folder.open_run(folder)
     json.dumps((run.config, run.meta))
     run.model.sample(run.scaling(np.zeros((1, config["feature_dim"]), np.float32)), 3)
-    saved = checkpoint.load_saved(folder / checkpoint.LAST, run.model.params.shapes)
-    checkpoint.check_scaling(folder / checkpoint.LAST, saved.scaling, config)
-    checkpoint.read_times(folder, saved.state.epoch)
+    saved = run_folder.load_saved(folder / run_folder.LAST, run.model.params.shapes)
+    run_folder.check_scaling(folder / run_folder.LAST, saved.scaling, config)
+    run_folder.read_times(folder, saved.state.epoch)
     model = CaptioningRNN(run.vocabulary.word_to_idx, config["feature_dim"], options.wordvec, options.hidden, options.cell, seed=0)
     solver = CaptioningSolver(model, _data(), update_rule="adam", batch_size=32, num_epochs=3, seed=0, verbose=False)
     solver.restore(saved.state)

@@ -11,7 +11,7 @@ from xpcap.bench.speaking import make_speak
 from xpcap.bench.timing import Clock
 from xpcap.data.dataset import CaptionData
 from xpcap.models import CaptioningRNN
-from xpcap.solver import CaptioningSolver
+from xpcap.training.solver import CaptioningSolver
 
 LOSS_TOLERANCE = 1e-5  # relative, between float32 losses: some hundred roundings, and far less than any slip in the gates would make
 SAME_IDS = 0.999  # share of ids that agree: a caption may part where its two likeliest words are as good as equally likely

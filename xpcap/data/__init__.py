@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from xpcap.data.coco import load_coco_data, read_coco_folder, sample_coco_minibatch, to_coco
+from xpcap.data.cs231n import load_coco_data, read_coco_folder, sample_coco_minibatch, to_coco
 from xpcap.data.dataset import CaptionData, Split
 from xpcap.data.hdf5 import read_dataset, write_dataset
 from xpcap.data.vocabulary import Vocabulary, decode_captions, tokenize

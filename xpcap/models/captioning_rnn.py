@@ -12,7 +12,7 @@ from xpcap.layers.dropout import apply_mask, draw_mask
 from xpcap.layers.lstm import lstm_rows_backward, lstm_rows_forward
 from xpcap.layers.rnn import rnn_rows_backward, rnn_rows_forward
 from xpcap.layers.vocabulary import blocks, vocabulary_loss
-from xpcap.models.greedy import greedy
+from xpcap.models.decoding import greedy
 from xpcap.models.packing import FeatureRows, PackedCaptions, pack, send, send_joined
 from xpcap.models.parameters import Parameters
 from xpcap.ops import Gates, gather, log_softmax, lstm_gates, rnn_cell, segment_sum

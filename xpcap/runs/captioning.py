@@ -6,13 +6,13 @@ from typing import NamedTuple
 
 import numpy as np
 
-from xpcap.checkpoint import Run
 from xpcap.data import CaptionData, open_data
 from xpcap.data.dataset import spread
 from xpcap.encoders import find_encoder, find_pictures, read_picture
 from xpcap.errors import DataError
 from xpcap.progress import bar
-from xpcap.sampling import Caption, caption_features, caption_pictures
+from xpcap.runs.folder import Run
+from xpcap.runs.sampling import Caption, caption_features, caption_pictures
 
 BATCH = 64  # picture files captioned at once
 

@@ -7,11 +7,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from xpcap.checkpoint import Run
 from xpcap.data.pictures import BEST_PROTOCOL, KIND, NAMED_PROTOCOL, best_of, named
 from xpcap.data.vocabulary import UNK, tokenize
 from xpcap.metrics import BLEU_PROTOCOL, PERPLEXITY_PROTOCOL, UNIGRAM_PROTOCOL, corpus_bleu, teacher_forced, unigram_bleu
 from xpcap.runs.captioning import captions_of, data_of
+from xpcap.runs.folder import Run
 
 
 class Evaluation(NamedTuple):

@@ -6,13 +6,13 @@ from typing import Any
 
 import numpy as np
 
-from xpcap import checkpoint
 from xpcap.data.scaling import FeatureScaling
 from xpcap.errors import DataError
 from xpcap.report import draw_loss
+from xpcap.runs import folder as run_folder
 from xpcap.runs.pages import write_progress_page
-from xpcap.solver import CaptioningSolver
-from xpcap.state import TrainingState, best_of
+from xpcap.training.solver import CaptioningSolver
+from xpcap.training.state import TrainingState, best_of
 
 
 class Keeper:
@@ -33,16 +33,16 @@ class Keeper:
 
     def write(self, state: TrainingState, times: list[dict[str, Any]] | None) -> None:
         """Write where training stands; with the `times` of all epochs where one has just ended, and then all there is to say of it too."""
-        checkpoint.save_state(self._out / checkpoint.LAST, state, self._scaling, self._vocabulary)
+        run_folder.save_state(self._out / run_folder.LAST, state, self._scaling, self._vocabulary)
         if times is not None:
             self._write_epoch(state, times)
 
     def _write_epoch(self, state: TrainingState, times: list[dict[str, Any]]) -> None:
         record = state.history[-1]
         if best_of(state.history) is record:
-            checkpoint.save_parameters(self._out / checkpoint.BEST, state.params, self._scaling, {**record, "vocabulary": self._vocabulary})
-        checkpoint.write_lines(self._out / checkpoint.HISTORY, state.history)
-        checkpoint.write_lines(self._out / checkpoint.TIMES, times)
+            run_folder.save_parameters(self._out / run_folder.BEST, state.params, self._scaling, {**record, "vocabulary": self._vocabulary})
+        run_folder.write_lines(self._out / run_folder.HISTORY, state.history)
+        run_folder.write_lines(self._out / run_folder.TIMES, times)
         draw_loss(self._out / "loss.png", state.history)
         write_progress_page(self._out, self._epochs, state.history)
 
@@ -56,16 +56,16 @@ class Keeper:
         between = state.order is None and state.history
         best = best_of(state.history)
         solver.restore(state, None if best is None or (between and best is state.history[-1]) else self._best(best, state))
-        solver.times = checkpoint.read_times(self._out, state.epoch)
+        solver.times = run_folder.read_times(self._out, state.epoch)
         if between:
             self._write_epoch(state, solver.times)
 
     def _best(self, best: Mapping[str, Any], state: TrainingState) -> dict[str, np.ndarray]:
-        path = self._out / checkpoint.BEST
-        tensors, _, meta = checkpoint.load_parameters(path)
+        path = self._out / run_folder.BEST
+        tensors, _, meta = run_folder.load_parameters(path)
         if meta.get("epoch") != best["epoch"] or meta.get("vocabulary") != self._vocabulary:
             raise DataError(
-                f"train: {path} is of epoch {str(meta.get('epoch'))[:20]}, expected epoch {best['epoch']}, the best of {checkpoint.LAST}; from another run?"
+                f"train: {path} is of epoch {str(meta.get('epoch'))[:20]}, expected epoch {best['epoch']}, the best of {run_folder.LAST}; from another run?"
             )
-        checkpoint.check_parameters(path, tensors, state.params.shapes)
+        run_folder.check_parameters(path, tensors, state.params.shapes)
         return tensors

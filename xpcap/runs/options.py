@@ -6,8 +6,8 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-from xpcap import checkpoint
 from xpcap.errors import DataError, OptionError
+from xpcap.runs import folder as run_folder
 
 DATA, PICTURES = "data.h5", "pictures"  # of generated pictures: captions and features, and the val split as PNGs
 
@@ -59,8 +59,8 @@ def choose(data: Path | None, given: Mapping[str, Any]) -> TrainOptions:
     if given.get("resume"):
         if out is None:
             raise OptionError("train: --resume is given without --out, expected the run to go on with, as in --out runs/pictures-lstm --resume")
-        if checkpoint.is_begun(out):
-            options = options_of(checkpoint.read_config(out), out)
+        if run_folder.is_begun(out):
+            options = options_of(run_folder.read_config(out), out)
             agree(replace(options, **given), options)
     return with_out(replace(options, data=data or options.data, **given))
 
@@ -88,7 +88,7 @@ def options_of(config: Mapping[str, Any], out: Path) -> TrainOptions:
         if name in (*kept, *NO_SETTINGS):
             continue
         value, kind = config.get(name), type(default)
-        if kind is float and type(value) is int and abs(value) <= checkpoint.LARGEST:
+        if kind is float and type(value) is int and abs(value) <= run_folder.LARGEST:
             value = float(value)
         if type(value) is not kind or (isinstance(value, int | float) and not 0 <= value < math.inf):
             raise DataError(f"train: the config of {out} has {name} {str(value)[:60]!r}, expected {kind.__name__} from 'train'; damaged?")

@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 
-from xpcap.checkpoint import Run
 from xpcap.data import CaptionData, tokenize
 from xpcap.data.pictures import KIND, picture_of
 from xpcap.encoders import read_picture
@@ -18,6 +17,7 @@ from xpcap.progress import bar
 from xpcap.report import Card, Gallery, draw_captions, write_page
 from xpcap.runs.captioning import PictureCaption, Skipped, caption_chosen, data_of
 from xpcap.runs.evaluation import Evaluation
+from xpcap.runs.folder import Run
 from xpcap.runs.options import PICTURES
 
 PAGE = "index.html"

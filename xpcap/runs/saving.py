@@ -14,8 +14,8 @@ from typing import Any, NamedTuple
 
 from xpcap.errors import OptionError, SaveError
 from xpcap.runs.stopping import Stopped, StopRequest
-from xpcap.solver import CaptioningSolver
-from xpcap.state import TrainingState
+from xpcap.training.solver import CaptioningSolver
+from xpcap.training.state import TrainingState
 
 
 class Interval(NamedTuple):

@@ -10,7 +10,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from xpcap import checkpoint
 from xpcap.backend import get_backend
 from xpcap.data import CaptionData, open_data, write_dataset
 from xpcap.data.hdf5 import stamp_of
@@ -19,19 +18,20 @@ from xpcap.data.scaling import fit_scaling
 from xpcap.errors import DataError
 from xpcap.files import PART, remove_parts
 from xpcap.models import CaptioningRNN
+from xpcap.runs import folder as run_folder
 from xpcap.runs.evaluation import Evaluation, evaluate_run
 from xpcap.runs.keeping import Keeper
 from xpcap.runs.options import DATA, NO_SETTINGS, PICTURES, TrainOptions, agree, options_of, with_out
 from xpcap.runs.pages import write_run_page
 from xpcap.runs.saving import Saver, interval
 from xpcap.runs.stopping import StopRequest
-from xpcap.solver import CaptioningSolver
+from xpcap.training.solver import CaptioningSolver
 
 
 class Trained(NamedTuple):
     """A finished run, opened with its best parameters, and its scores on the val split where the data has one."""
 
-    run: checkpoint.Run
+    run: run_folder.Run
     evaluation: Evaluation | None
 
 
@@ -61,18 +61,18 @@ def train_run(options: TrainOptions, on_epoch: Hook | None = None, progress: boo
     out = options.out
     assert out is not None
     if options.resume:
-        checkpoint.is_begun(out)
+        run_folder.is_begun(out)
     else:
-        checkpoint.check_free(out)  # before any work is done
+        run_folder.check_free(out)  # before any work is done
     made = _make(out, options.resume)
-    with checkpoint.lock(out):
+    with run_folder.lock(out):
         try:
             history = _fit(options, out, on_epoch, progress, on_resume)
-            run = checkpoint.open_run(out)
+            run = run_folder.open_run(out)
             evaluation = evaluate_run(run, split="val", progress=progress) if "val_loss" in history[-1] else None
             write_run_page(run, history, evaluation)
         except BaseException:
-            if made and not (out / checkpoint.LAST).exists():
+            if made and not (out / run_folder.LAST).exists():
                 shutil.rmtree(out, ignore_errors=True)  # nothing in there to keep, and the same command may be given again
                 _remove_empty(made)
             raise
@@ -82,7 +82,7 @@ def train_run(options: TrainOptions, on_epoch: Hook | None = None, progress: boo
 def _fit(options: TrainOptions, out: Path, on_epoch: Hook | None, progress: bool, on_resume: Hook | None) -> list[dict[str, Any]]:
     """Train to the end, and return the history. What training held in memory is free afterwards."""
     _tidy(out)
-    config = checkpoint.read_config(out) if (out / checkpoint.CONFIG).is_file() else None
+    config = run_folder.read_config(out) if (out / run_folder.CONFIG).is_file() else None
     if config is not None:
         agree(options, options_of(config, out))
     data = _data(options, out, config)
@@ -91,7 +91,7 @@ def _fit(options: TrainOptions, out: Path, on_epoch: Hook | None, progress: bool
     )  # fmt: skip
     saved = _saved(out, config, data, model) if config is not None else None
     data.scaling = saved.scaling if saved is not None else fit_scaling(options.feature_scaling, data.split("train").features)
-    keeper = Keeper(out, options.epochs, data.scaling, checkpoint.digest(data.vocabulary))
+    keeper = Keeper(out, options.epochs, data.scaling, run_folder.digest(data.vocabulary))
     stop = StopRequest()
     saver = Saver(interval(options.save_every), keeper.write, out, stop)
 
@@ -134,15 +134,15 @@ def _generated(seed: int) -> CaptionData:
     return data
 
 
-def _saved(out: Path, config: Mapping[str, Any], data: CaptionData, model: CaptioningRNN) -> checkpoint.Saved | None:
+def _saved(out: Path, config: Mapping[str, Any], data: CaptionData, model: CaptioningRNN) -> run_folder.Saved | None:
     """Where a run stood; None where it was broken off before anything was saved."""
-    path = out / checkpoint.LAST
+    path = out / run_folder.LAST
     if not path.exists():
         return None
-    saved = checkpoint.load_saved(path, model.params.shapes)
-    if saved.vocabulary != checkpoint.digest(data.vocabulary):
+    saved = run_folder.load_saved(path, model.params.shapes)
+    if saved.vocabulary != run_folder.digest(data.vocabulary):
         raise DataError(f"train: {path} was trained with another vocabulary than that of its data, expected the same; from another run?")
-    checkpoint.check_scaling(path, saved.scaling, config)
+    run_folder.check_scaling(path, saved.scaling, config)
     return saved
 
 
@@ -158,11 +158,11 @@ def _furnish(options: TrainOptions, out: Path, data: CaptionData, config: Mappin
     """What a run folder holds before training begins; of one that is there already, what is missing or has changed."""
     settings = _settings(options)
     if config is None:
-        checkpoint.write_config(out, {**settings, **_made_with(data)})
+        run_folder.write_config(out, {**settings, **_made_with(data)})
     elif any(config.get(key) != value for key, value in settings.items()):
-        checkpoint.write_config(out, {**config, **settings})
-    if not (out / checkpoint.VOCAB).exists():
-        checkpoint.write_vocabulary(out, data.vocabulary)
+        run_folder.write_config(out, {**config, **settings})
+    if not (out / run_folder.VOCAB).exists():
+        run_folder.write_vocabulary(out, data.vocabulary)
     if options.data is None and not (out / DATA).exists():
         write_dataset(out / DATA, data)
     if options.data is None and not (out / PICTURES).exists():

@@ -16,22 +16,23 @@ from typing import Any
 import click
 from click.core import ParameterSource
 
-from xpcap import __version__, checkpoint, runs
+from xpcap import __version__, runs
 from xpcap import bench as timings
 from xpcap.backend import BACKENDS, VARIABLE, backend_status, get_backend, use_backend
 from xpcap.data import open_data, write_dataset
-from xpcap.data.flickr8k import import_flickr8k
+from xpcap.data.importers.flickr8k import import_flickr8k
 from xpcap.data.scaling import KINDS
 from xpcap.errors import EXPECTED, OptionError, nearest
 from xpcap.files import obstacle
 from xpcap.models.captioning_rnn import CELLS
 from xpcap.progress import say
 from xpcap.report import visible
-from xpcap.solver import CaptioningSolver
+from xpcap.runs import folder as run_folder
+from xpcap.training.solver import CaptioningSolver
 from xpcap.verify import verify as run_verify
 
 DEFAULTS, GENERATED = runs.TrainOptions(), runs.GENERATED
-LARGEST = checkpoint.LARGEST
+LARGEST = run_folder.LARGEST
 LONGEST_MESSAGE = 4000  # characters
 
 
@@ -234,7 +235,7 @@ def train(data: Path | None, backend: str | None, **options: Any) -> None:
     try:
         run, evaluation = runs.train_run(chosen, on_epoch=_print_epoch, progress=True, on_resume=_print_resume)
     except KeyboardInterrupt as stopped:
-        if not isinstance(stopped, runs.Stopped) and not checkpoint.is_saved(chosen.out):
+        if not isinstance(stopped, runs.Stopped) and not run_folder.is_saved(chosen.out):
             raise
         again = ["train", "--out", str(chosen.out), "--resume", *(("--backend", backend) if backend else ())]
         click.echo(f"train: {str(stopped) or 'interrupted'}; go on with\n  {_program()} {shlex.join(again)}", err=True)
@@ -278,7 +279,7 @@ def evaluate(run: Path, data: Path | None, split: str, backend: str | None, as_j
     Captions every picture of a split greedily, compares with all its references, and gives the perplexity of the references.
     """
     _choose(backend)
-    result = runs.evaluate_run(checkpoint.open_run(run), data, split, progress=True)
+    result = runs.evaluate_run(run_folder.open_run(run), data, split, progress=True)
     if as_json:
         click.echo(json.dumps(result._asdict()))
     else:
@@ -324,7 +325,7 @@ def caption(
         if place is not None:
             runs.check_place(place, suffix)  # before any work is done
     _choose(backend)
-    opened = checkpoint.open_run(run)
+    opened = run_folder.open_run(run)
     skipped: list[runs.Skipped] = []
     if pictures:
         captions, skipped = runs.caption_files(opened, pictures, progress=True)
@@ -444,8 +445,8 @@ def info(file: Path | None, as_json: bool) -> None:
     """
     if file is None:
         _info_machine(as_json)
-    elif (file / checkpoint.CONFIG).is_file():
-        _info_run(checkpoint.open_run(file), as_json)
+    elif (file / run_folder.CONFIG).is_file():
+        _info_run(run_folder.open_run(file), as_json)
     else:
         data = open_data(file)
         about = {"vocabulary": len(data.vocabulary), "feature_dim": data.feature_dim, "max_words": data.max_words, "source": dict(data.source)}
@@ -464,7 +465,7 @@ def _info_machine(as_json: bool) -> None:
     click.echo(_table([("backend", "version", "", "devices, or why not"), *rows]))
 
 
-def _info_run(run: checkpoint.Run, as_json: bool) -> None:
+def _info_run(run: run_folder.Run, as_json: bool) -> None:
     parameters = int(run.model.params.flat.size)
     if as_json:
         click.echo(json.dumps({"config": run.config, "best": run.meta, "parameters": parameters}))

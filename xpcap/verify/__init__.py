@@ -10,8 +10,8 @@ import numpy as np
 from xpcap import layers, optim
 from xpcap.backend import Array, asarray, get_backend, to_numpy
 from xpcap.gradcheck import directional_errors, eval_numerical_gradient, eval_numerical_gradient_array, rel_error
-from xpcap.lockstep import TOLERANCE, Place, Setup, lock_step, on
 from xpcap.models import CaptioningRNN
+from xpcap.verify.lockstep import TOLERANCE, Place, Setup, lock_step, on
 
 FLOAT32_TOLERANCE = 2e-6  # some 16 roundings of float32, on the mixed error
 FIXED_LOSS_TOLERANCE = 1e-10  # absolute, on the two published losses
@@ -33,7 +33,7 @@ class Row(NamedTuple):
 
 def read_cases() -> dict[str, Any]:
     """The numbers, with their source, from conformance.json."""
-    return json.loads(resources.files("xpcap").joinpath("conformance.json").read_text(encoding="utf-8"))
+    return json.loads(resources.files("xpcap.verify").joinpath("conformance.json").read_text(encoding="utf-8"))
 
 
 def verify() -> Iterator[Row]:
@@ -199,7 +199,7 @@ def _directions(seed: int) -> Iterator[Row]:
 
 
 def _lock_step() -> Iterator[Row]:
-    """Training on a device beside NumPy's, and beside itself: see xpcap.lockstep."""
+    """Training on a device beside NumPy's, and beside itself: see xpcap.verify.lockstep."""
     for dtype, tolerance in TOLERANCE.items():
         for cell in ("rnn", "lstm"):
             yield _together(f"lock-step {cell} with numpy", Setup(cell, dtype), on("numpy"), tolerance)

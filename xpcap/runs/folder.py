@@ -16,8 +16,8 @@ from xpcap.data.vocabulary import Vocabulary
 from xpcap.errors import DataError
 from xpcap.files import PART, read_text, write_text
 from xpcap.models.captioning_rnn import CELLS, CaptioningRNN, parameter_shapes
-from xpcap.state import TrainingState, from_tensors, to_tensors
 from xpcap.tensors import check_format, read_tensors, write_tensors
+from xpcap.training.state import TrainingState, from_tensors, to_tensors
 
 FORMAT = 1
 CONFIG, VOCAB, HISTORY, TIMES = "config.json", "vocab.json", "history.jsonl", "times.jsonl"

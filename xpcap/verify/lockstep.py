@@ -18,7 +18,7 @@ from xpcap.data.synthetic import Lengths, draw_data
 from xpcap.models import CaptioningRNN
 from xpcap.models.parameters import Parameters
 from xpcap.ops import global_norm
-from xpcap.solver import CaptioningSolver
+from xpcap.training.solver import CaptioningSolver
 from xpcap.workspace import Workspace
 
 TOLERANCE = {"float64": 1e-9, "float32": 3e-5}

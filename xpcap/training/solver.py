@@ -10,18 +10,17 @@ import numpy as np
 from xpcap import optim
 from xpcap.backend import Array, asarray, get_array_module, to_numpy
 from xpcap.cores import cores
-from xpcap.data.coco import from_coco
+from xpcap.data.cs231n import from_coco
 from xpcap.data.dataset import CaptionData, spread
 from xpcap.data.feed import Feed
 from xpcap.data.vocabulary import Vocabulary
 from xpcap.errors import DataError, OptionError, TrainingError, unknown
-from xpcap.health import Step, diagnose
 from xpcap.metrics import TeacherForced, teacher_forced
 from xpcap.models.parameters import Parameters
 from xpcap.ops import global_norm
 from xpcap.progress import bar, say
-from xpcap.record import StepRecord
-from xpcap.state import TrainingState, best_of, check_finite
+from xpcap.training.state import TrainingState, best_of, check_finite
+from xpcap.training.watch import Step, StepRecord, diagnose
 from xpcap.workspace import Workspace
 
 ACCURACY_SAMPLE = 1000  # training captions, at most, that an epoch's train_accuracy is measured on
@@ -81,7 +80,7 @@ class CaptioningSolver:
 
     Examples
     --------
-    Training that goes on in another process: ``save_state(path, solver.state())`` of xpcap.checkpoint there, and here a solver made the same
+    Training that goes on in another process: ``save_state(path, solver.state())`` of xpcap.runs.folder there, and here a solver made the same
     way, then ``solver.restore(load_state(path, model.params.shapes))`` and ``solver.train()``.
 
     Notes
