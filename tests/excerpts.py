@@ -33,7 +33,7 @@ def _is_ceremony(statement: ast.stmt) -> bool:
         raises = all(isinstance(inner, ast.Raise) for inner in statement.body)
         return raises or ast.unparse(statement.test) == "out is None" or ast.unparse(statement.test).startswith("(fast := ")
     call = getattr(statement, "value", None)
-    return isinstance(call, ast.Call) and isinstance(call.func, ast.Name) and call.func.id.startswith("check")
+    return isinstance(call, ast.Call) and ast.unparse(call.func).rpartition(".")[2].startswith("check")
 
 
 def filled(page: str) -> str:

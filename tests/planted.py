@@ -55,7 +55,7 @@ _STEP = "test_emulated_step.py::test_emulated_"
 STEP = _STEP + "step_reads_nothing_and_launches_little[lstm-0.0-whole]"
 STEP_WITH_DROPOUT = _STEP + "step_reads_nothing_and_launches_little[lstm-0.3-whole]"
 TIME_STEP = _STEP + "time_step_is_one_kernel_and_one_product_each_way"
-LAUNCHES = _STEP + "step_launches_little_beside_its_time_steps[lstm-0.3-40]"
+LAUNCHES = _STEP + "step_launches_little_beside_its_time_steps[lstm-0.3-41]"
 TRAINING = _STEP + "training_equals_numpy[lstm-float32]"
 EPOCH_READS = _STEP + "epoch_reads_its_losses_once"
 EPOCH_SENDS = _STEP + "epoch_sends_features_once_and_then_index_vectors_and_masks"
@@ -75,7 +75,7 @@ def kernel(op: str, dtype: str = "float32") -> str:
 
 
 OPS, LSTM, OPTIM, FOLDER = "xpcap/ops.py", "xpcap/layers/lstm.py", "xpcap/optim.py", "xpcap/runs/folder.py"
-MODEL, PACKING, DECODING = (f"xpcap/models/{name}.py" for name in ("captioning_rnn", "packing", "decoding"))
+CELLS, NETWORK, MASKS, PACKING, DECODING = "xpcap/layers/cells.py", *(f"xpcap/models/{name}.py" for name in ("network", "masks", "packing", "decoding"))
 SOLVER, WATCH, FEED, BACKEND = "xpcap/training/solver.py", "xpcap/training/watch.py", "xpcap/data/feed.py", "xpcap/backend.py"
 CUDA, KERNELS = "xpcap/kernels/cuda.py", "xpcap/kernels/"
 
@@ -83,32 +83,32 @@ MISTAKES = [
     # What NumPy takes and CuPy does not
     Mistake(
         "np-for-xp", "np. for xp. in the mathematics",
-        MODEL, "_backward", '$here(..., out=grads["W_proj"])', "np.dot",
+        NETWORK, "backward", '$here(..., out=grads["W_proj"])', "np.dot",
         STEP, "numpy.dot was called on a device array",
     ),
     Mistake(
         "np-for-new", "np. for xp. where an array is made",
-        MODEL, "_forward", "xp.zeros_like($h)", "np.zeros($h.shape, $h.dtype)",
+        CELLS, "Cell.initial", "xp.zeros_like($h)", "__import__('numpy').zeros($h.shape, $h.dtype)",
         STEP, "c0 is a numpy array and a a cupy array",
     ),
     Mistake(
         "host-mask", "dropout masks are drawn on the host and not sent",
-        MODEL, "_draw_masks", "send_joined($masks, ...)", "$masks",
+        MASKS, "draw_masks", "send_joined($masks, ...)", "$masks",
         STEP_WITH_DROPOUT, "mask is a numpy.ndarray, expected a device array",
     ),
     Mistake(
         "host-index", "an index vector stays on the host and is used on the device",
-        PACKING, "send", "packed._replace(..., past=$here)", "past",
-        STEP, "got numpy and cupy arrays together",
+        PACKING, "send", "packed._replace(..., words=$here)", "packed.words",
+        STEP, "got a numpy.ndarray",
     ),
     Mistake(
         "host-index-in-sampling", "the captions that go on are picked by an index on the host",
-        DECODING, "_greedy", "$rows = asarray($going.astype(np.int32), like=$_)", "$rows = $going",
+        DECODING, "_decode", "$rows = asarray($going.astype(np.int32), like=$_)", "$rows = $going",
         SAMPLING, "getitem by index: got a numpy.ndarray",
     ),
     Mistake(
         "device-into-host", "words chosen on the device are put into a host array unread",
-        DECODING, "_greedy", "to_numpy(words)", "words",
+        DECODING, "_decode", "to_numpy($choice.words)", "$choice.words",
         SAMPLING, "Implicit conversion to a NumPy array is not allowed",
     ),
     Mistake(
@@ -129,12 +129,12 @@ MISTAKES = [
     # Waiting for the device
     Mistake(
         "boolean-index", "a boolean index in the step, whose size the host waits for",
-        MODEL, "CaptioningRNN._loss", "nll.sum()", "nll[batch.packed.targets != self._null].sum()",
+        NETWORK, "gradients", "nll.sum()", "nll[packed.targets != 0].sum()",
         STEP, "Read(how='boolean index'",
     ),
     Mistake(
         "nonzero", "nonzero on the device, whose size the host waits for",
-        MODEL, "score", "($hits == $targets).sum()", "($hits == $targets).nonzero()[0].size",
+        NETWORK, "score", "($hits == $targets).sum()", "($hits == $targets).nonzero()[0].size",
         EPOCH_READS, "'models': 2",
     ),
     Mistake(
@@ -175,7 +175,7 @@ MISTAKES = [
     ),
     Mistake(
         "copy-in-the-loop", "a copy in the time loop",
-        LSTM, "lstm_rows_forward", "lstm_gates($here, ...)", "$here.copy()",
+        LSTM, "lstm_recur", "lstm_gates($here, ...)", "$here.copy()",
         TIME_STEP, "'copy copy': 1",
     ),
     Mistake(
@@ -185,7 +185,7 @@ MISTAKES = [
     ),
     Mistake(
         "copy-beside-the-loop", "an astype that changes nothing, and copies",
-        MODEL, "_forward", "apply_mask($h, masks.hidden, $keep)", "apply_mask($h, masks.hidden, $keep).astype(self.dtype)",
+        NETWORK, "forward", "apply_mask($h, masks.hidden, $keep)", "apply_mask($h, masks.hidden, $keep).astype($h.dtype)",
         LAUNCHES, "launches beside the time steps",
     ),
     Mistake(
@@ -206,7 +206,7 @@ MISTAKES = [
     # Indices
     Mistake(
         "ids-from-one", "ids counted from 1, so that the last one is V, which CuPy wraps",
-        MODEL, "_forward", 'params["W_embed"][$here]', "$here + 1",
+        NETWORK, "forward", 'params["W_embed"][$here]', "$here + 1",
         STEP, "index 40 is out of bounds",
     ),
     Mistake(
@@ -221,20 +221,20 @@ MISTAKES = [
     ),
     Mistake(
         "duplicates", "rows added by an index that names some of them twice: one addition of each is left",
-        MODEL, "_backward", "$out = segment_sum($rows, $groups, ...)",
+        NETWORK, "backward", "$out = segment_sum($rows, $groups, ...)",
         "$out = xp.zeros((len($groups.starts) - 1, $rows.shape[1]), $rows.dtype)\n$out[$groups.ids] += $rows",
         STEP, "duplicate indices in an assignment",
     ),
     Mistake(
         "atomics", "rows added by atomics, in another order each time",
-        MODEL, "_backward", "$out = segment_sum($rows, $groups, ...)",
+        NETWORK, "backward", "$out = segment_sum($rows, $groups, ...)",
         "$out = xp.zeros((len($groups.starts) - 1, $rows.shape[1]), $rows.dtype)\nxp.add.at($out, $groups.ids, $rows)",
         SAME_BITS, "assert b'",
     ),
     # Memory
     Mistake(
         "rows-not-zeroed", "rows without a target keep what was in memory",
-        MODEL, "_backward", "dh_rows[...] = 0", "pass",
+        NETWORK, "backward", "dh_rows[...] = 0", "pass",
         TRAINING, "gradient of norm nan",
     ),
     Mistake(
@@ -244,7 +244,7 @@ MISTAKES = [
     ),
     Mistake(
         "buffer-used-twice", "one buffer for two things, after a line was copied",
-        MODEL, "_forward", 'new("projected", $shape)', 'new("h0", $shape)',
+        NETWORK, "forward", 'buffer("projected", $shape)', 'buffer("h0", $shape)',
         WORKSPACE, "assert array(",
     ),
     Mistake(
