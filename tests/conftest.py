@@ -14,7 +14,6 @@ from emulated import device  # noqa: F401 - a fixture
 import xpcap
 from xpcap import backend
 from xpcap.backend import backend_status
-from xpcap.runs import training
 
 CUPY = backend_status()["cupy"]
 WORDS = ["<NULL>", "<START>", "<END>", "<UNK>", "a", "dog", "runs", "on", "the", "grass"]
@@ -76,10 +75,16 @@ def real_data() -> Path:
 @pytest.fixture
 def few_pictures(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Generated pictures by the dozen, and a folder of its own to run in."""
-    monkeypatch.setattr(training, "generate", commands.few)
+    commands.use_few_pictures(monkeypatch)
     monkeypatch.delenv("XPCAP_BACKEND", raising=False)
     monkeypatch.setattr(backend, "_active", None)
     monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture
+def plain_curves(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The history in place of the curves that are drawn of it."""
+    commands.use_plain_curves(monkeypatch)
 
 
 @pytest.fixture(scope="session")
@@ -87,7 +92,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run, trained once; tests get copies."""
     folder = tmp_path_factory.mktemp("trained") / "run"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(training, "generate", commands.few)
+        commands.use_few_pictures(patch)
         commands.good("train", "--out", folder, *commands.SMALL, "--feature-scaling", "standardize")
     return folder
 

@@ -14,6 +14,8 @@ from xpcap.data import Vocabulary
 from xpcap.data.importers.flickr8k import read_features, read_list, read_token_file
 from xpcap.data.scaling import fit_scaling
 
+pytestmark = pytest.mark.hunt
+
 
 @pytest.fixture(scope="module")
 def flickr(real_data: Path) -> Path:

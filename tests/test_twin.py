@@ -246,6 +246,7 @@ def test_twin_threads_do_not_race(kernel: str, real: str) -> None:
         assert case.error(case.results(report.args)) < TOLERANCE[real]
 
 
+@pytest.mark.hunt
 @pytest.mark.parametrize("plant", PLANTS, ids=lambda plant: f"{plant.kernel}: {plant.mistake}")
 def test_planted_race_is_reported(plant: Plant) -> None:
     report, _ = sanitized(plant)
