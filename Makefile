@@ -38,8 +38,8 @@ demo test hunt fuzz kill-test notebooks: export MPLCONFIGDIR := $(CURDIR)/.venv/
 demo: .venv/ready
 	$(VENV) cli.py train
 
-# Tests share the cores by whole files, so that what a file sets up is set up once; each process leaves the other cores to the others.
-PARALLEL := -n auto --maxprocesses 4 --dist loadgroup
+# One process a core; a file's tests stay together, so that what they share is set up once.
+PARALLEL := -n auto --maxprocesses 4 --dist loadfile
 
 test: .venv/kernels
 	$(VENV) -m pytest $(PARALLEL)

@@ -108,7 +108,7 @@ MISTAKES = [
     ),
     Mistake(
         "device-into-host", "words chosen on the device are put into a host array unread",
-        DECODING, "_decode", "to_numpy($choice.words)", "$choice.words",
+        DECODING, "_decode", "captions[alive, t] = $said = to_numpy($words)", "captions[alive, t] = $said = $words",
         SAMPLING, "Implicit conversion to a NumPy array is not allowed",
     ),
     Mistake(

@@ -116,6 +116,7 @@ def test_runs_differ_by_cell_and_options_reach_the_model(tmp_path: Path) -> None
     assert (opened.config["batch_size"], opened.config["seed"], opened.config["dropout"]) == (50, 4, 0)
 
 
+@pytest.mark.usefixtures("plain_curves")
 def test_every_option_of_train_changes_what_is_trained(tmp_path: Path) -> None:
     def trained(name: str, *options: object) -> bytes:
         good("train", "--out", tmp_path / name, *SMALL, *options)

@@ -16,6 +16,7 @@ import numpy as np
 import planted
 import pytest
 from click.testing import CliRunner
+from commands import SMALL
 from planting import function_named
 
 from xpcap import backend, bench, kernels, layers, ops, runs
@@ -96,7 +97,7 @@ def put_files_that_the_docs_speak_of() -> None:
 
 @pytest.mark.parametrize("name", [name for name, commands in SCRIPTS.items() if commands])
 def test_commands_in_the_docs_run_in_their_order(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each as it is written, on small data; those for a GPU or PyTorch only where there is one."""
+    """On small data, and small models where they are trained; those for a GPU or PyTorch only where there is one."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(training, "generate", lambda seed: generate(seed, train=40, val=12))
     monkeypatch.setattr(bench, "CONFIGS", {name: bench.Config(name, N=4, D=8, W=8, H=8, V=40) for name in bench.CONFIGS})
@@ -109,6 +110,7 @@ def test_commands_in_the_docs_run_in_their_order(name: str, tmp_path: Path, monk
         if "torch" in command and importlib.util.find_spec("torch") is None:
             continue
         words = ["train"] if command == "make demo" else shlex.split(command.replace("\\\n", " "))[2:]
+        words += SMALL if words[0] == "train" and "--resume" not in words else []
         if "--out" in words and "--resume" not in words and Path(words[words.index("--out") + 1]).exists():
             continue  # an example given twice
         result = CliRunner().invoke(main, words)
