@@ -50,20 +50,20 @@ def _measure_training(contender: str, config: Config, plan: Plan, backend: str) 
 
 def _measure_sampling(contender: str, config: Config, plan: Plan, backend: str) -> Measurement:
     data = config.data(1)  # for its vocabulary
-    sample, said = CONTENDERS[contender].sample(config, data, backend), np.empty(0)
+    sample, captions = CONTENDERS[contender].sample(config, data, backend), np.empty(0)
 
     def step(_: int) -> None:
-        nonlocal said
-        said = sample()
+        nonlocal captions
+        captions = sample()
 
     timer = Timer(step, host_clock, replace(plan, batches=1))
     timer.warm_up()
     if contender != OURS:
-        check_same_captions(said, host_model(config, data, make_speaker), config.pictures(), f"{config.name}, {contender}")
+        check_same_captions(captions, host_model(config, data, make_speaker), config.pictures(), f"{config.name}, {contender}")
     ms, rate = _run(timer, contender, plan)
     null, end = data.vocabulary.null, data.vocabulary.end
-    flops = sampling_flops(config, said, null, end)
-    return Measurement(ms, float(np.count_nonzero(said != null)), flops / ms / 1e6, rate)
+    flops = sampling_flops(config, captions, null, end)
+    return Measurement(ms, float(np.count_nonzero(captions != null)), flops / ms / 1e6, rate)
 
 
 def _measure_beside(contender: str, config: Config, plan: Plan, backend: str) -> Measurement:

@@ -162,12 +162,12 @@ def sample(config: Config, data: CaptionData, backend: str, layout: str) -> Samp
     model = _captioner(config, host_model(config, data, make_speaker), device)
     features, vocabulary = torch.from_numpy(config.pictures()).to(device), data.vocabulary
 
-    def said() -> np.ndarray:
+    def captions_of_pictures() -> np.ndarray:
         with torch.inference_mode():
             captions = model.sample(features, vocabulary.start, vocabulary.end, drop=layout == "packed")
         return np.asarray(captions.cpu().numpy())
 
-    return said
+    return captions_of_pictures
 
 
 def _prepare(backend: str) -> torch.device:

@@ -156,12 +156,12 @@ def times_transpose(x, w, out, scratch):
     OpenBLAS packs the right factor on each call, and packing the large strided w.T costs almost as much as the product.
     """
     n, m = out.shape
-    turned = scratch[: n * m].reshape(m, n)
-    if free_cores() > 1 and turned.size > 0:
-        crowding().dot(w, x.T, turned)
+    transposed = scratch[: n * m].reshape(m, n)
+    if free_cores() > 1 and transposed.size > 0:
+        crowding().dot(w, x.T, transposed)
     else:
-        np.dot(w, x.T, out=turned)
-    out[...] = turned.T
+        np.dot(w, x.T, out=transposed)
+    out[...] = transposed.T
     return out
 
 

@@ -158,7 +158,7 @@ def lstm_rows_backward(dh: Array, cache: LSTMRowsCache, buffer: Buffer | None = 
     (R, H), N = tanh_c.shape, rows.N
     check_upstream("lstm_rows_backward", "dh", dh, (R, H), h)
     xp, buffer = get_array_module(dh, h), buffer or fresh(h)
-    da, dh_next, dc, scratch = buffer("da", (R, 4 * H)), buffer("dh_next", (N, H)), buffer("dc", (N, H)), buffer("turned", (N * H,))
+    da, dh_next, dc, scratch = buffer("da", (R, 4 * H)), buffer("dh_next", (N, H)), buffer("dc", (N, H)), buffer("scratch", (N * H,))
     dh_next[...], dc[...] = 0, 0  # gradient from the next time step: 0 at a sequence's last
     for t, before, _ in reversed(rows.steps):
         n = t.stop - t.start

@@ -141,7 +141,7 @@ def rnn_rows_backward(dh: Array, cache: RNNRowsCache, buffer: Buffer | None = No
     R, N, H = rows.R, rows.N, h.shape[1]
     check_upstream("rnn_rows_backward", "dh", dh, (R, H), h)
     xp, buffer = get_array_module(dh, h), buffer or fresh(h)
-    da, dh_next, scratch = buffer("da", (R, H)), buffer("dh_next", (N, H)), buffer("turned", (N * H,))
+    da, dh_next, scratch = buffer("da", (R, H)), buffer("dh_next", (N, H)), buffer("scratch", (N * H,))
     dh_next[...] = 0  # gradient from the next time step: 0 at a sequence's last
     for t, _, after in reversed(rows.steps):
         n = t.stop - t.start

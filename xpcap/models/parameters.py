@@ -88,6 +88,6 @@ class Parameters(MutableMapping[str, Array]):
 
     def __array__(self, *args: Any, **kwargs: Any) -> np.ndarray:
         raise TypeError(
-            "Parameters: cannot be converted to one array, expected use as a mapping; to save them write numpy.savez(file, **params), "
-            "or take params.flat for the whole buffer (xpcap.to_numpy brings device arrays to the host)"
+            "Parameters: several arrays cannot become one; to save them write numpy.savez(file, **params), or use params.flat, the whole buffer "
+            "(xpcap.to_numpy brings device arrays to the host)"
         )
