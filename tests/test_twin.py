@@ -104,7 +104,7 @@ def test_twin_softmax_loss_takes_huge_and_infinite_scores_as_the_equations_do(re
     with np.errstate(all="ignore"):
         nll, dscores = softmax_equations(scores, targets)
     got_nll, got = guarded(np.full(len(rows), nan, REALS[real])), guarded(np.full(scores.shape, nan, REALS[real]))
-    launch("softmax_loss", real, len(rows), scores, targets, got_nll, got, np.int32(4), np.float64(1))
+    launch("softmax_loss", real, len(rows), scores, targets, guarded(np.ones(len(rows), REALS[real])), got_nll, got, np.int32(4))
     np.testing.assert_allclose(got_nll, nll, rtol=TOLERANCE[real])
     np.testing.assert_allclose(got, dscores, rtol=TOLERANCE[real], atol=TOLERANCE[real])
 
@@ -280,10 +280,10 @@ def test_twin_reads_what_a_kernel_takes() -> None:
     names = [(p.name, p.type, p.pointer, p.const) for p in twin.parameters(KERNELS / "softmax_loss.cu")["softmax_loss"]]
     assert names[1:] == [
         ("targets", "int", True, True),
+        ("scale", "real", True, True),
         ("nll", "real", True, False),
         ("dscores", "real", True, False),
         ("V", "int", False, False),
-        ("scale", "double", False, False),
     ]
     assert twin.parameters(KERNELS / "dropout.cu")["dropout"][1] == ("mask", "unsigned char", True, True)
     assert twin.parameters(KERNELS / "adam.cu")["adam_update"][-1] == ("n", "long long", False, False)
