@@ -10,11 +10,11 @@ from xpcap.errors import DataError
 
 
 def open_data(path: str | Path) -> CaptionData:
-    """Open a dataset file, or a folder as the course ships it.
+    """Open a dataset file, or CS231n's coco_captioning folder.
 
     Raises
     ------
-    DataError : nothing there, or not what it should be.
+    DataError : nothing there, or damaged, or of another kind.
     """
     path = Path(path)
     if path.is_dir():
