@@ -20,7 +20,7 @@ def plain(picture: Any) -> np.ndarray:
 
 
 def _turn(picture: Any) -> Any:
-    """What brings it upright. Pillow's exif_transpose also writes the EXIF anew, and so fails on odd entries that matter to nobody here."""
+    """The turn that makes the picture upright. Pillow's exif_transpose also rewrites the EXIF, and fails on odd entries that do no harm here."""
     from PIL.ExifTags import Base
     from PIL.Image import Transpose
 
