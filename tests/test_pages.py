@@ -258,5 +258,6 @@ def test_pages_and_pngs_go_to_places_named_by_text(made: Path, tmp_path: Path) -
     run = run_folder.open_run(made / "run")
     captions, skipped = runs.caption_files(run, [str(made / "photos" / "val00001.png"), str(tmp_path)])
     assert [len(captions), len(skipped)] == [1, 1]
+    assert runs.caption_files(run, str(made / "photos" / "val00001.png"))[0] == captions
     runs.write_caption_page(f"{tmp_path}/p.html", run, captions, runs.look_at_files)
     assert runs.write_caption_png(f"{tmp_path}/p.png", captions, runs.look_at_files) == 1
