@@ -11,9 +11,9 @@ from click.testing import CliRunner, Result
 
 from xpcap.cli import main
 from xpcap.data import CaptionData
-from xpcap.data.pictures import best_of, generate
+from xpcap.data.pictures import best_of, generate, scoring
 from xpcap.report import curves, page
-from xpcap.runs import evaluation, training
+from xpcap.runs import training
 
 SMALL = ["--hidden", "16", "--wordvec", "8", "--epochs", "2"]
 
@@ -46,7 +46,7 @@ def _best_of(names: tuple[str, ...], seed: int) -> list[str]:
 def use_few_pictures(patch: pytest.MonkeyPatch) -> None:
     """Training generates `few` pictures, and the search for their best captions is done once."""
     patch.setattr(training, "generate", few)
-    patch.setattr(evaluation, "best_of", lambda names, seed: list(_best_of(tuple(names), seed)))
+    patch.setattr(scoring, "best_of", lambda names, seed: list(_best_of(tuple(names), seed)))
 
 
 def use_plain_curves(patch: pytest.MonkeyPatch) -> None:

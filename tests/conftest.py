@@ -1,7 +1,9 @@
 """Fixtures: the libraries that a test runs on, small vocabularies, a small run, and where real data is."""
 
+import contextlib
 import os
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -10,6 +12,7 @@ import commands
 import numpy as np
 import pytest
 from emulated import device  # noqa: F401 - a fixture
+from threadpoolctl import ThreadpoolController
 
 import xpcap
 from xpcap import backend
@@ -51,6 +54,17 @@ def lib(request: pytest.FixtureRequest) -> Any:
         request.getfixturevalue("device")
     with xpcap.use_backend("cupy" if request.param in ("emulated", "cupy") else "numpy"):
         yield Lib(request.param)
+
+
+BLAS = ThreadpoolController().select(user_api="blas")
+
+
+@pytest.fixture(autouse=True)
+def share_of_the_cores(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Where pytest runs in several processes, BLAS keeps to one thread in each, but for tests marked `threads`."""
+    alone = "PYTEST_XDIST_WORKER" not in os.environ or "threads" in request.keywords
+    with contextlib.nullcontext() if alone else BLAS.limit(limits=1):
+        yield
 
 
 @pytest.fixture

@@ -75,7 +75,10 @@ def kernel(op: str, dtype: str = "float32") -> str:
 
 
 OPS, LSTM, OPTIM, FOLDER = "xpcap/ops.py", "xpcap/layers/lstm.py", "xpcap/optim.py", "xpcap/runs/folder.py"
-CELLS, NETWORK, MASKS, PACKING, DECODING = "xpcap/layers/cells.py", *(f"xpcap/models/{name}.py" for name in ("network", "masks", "packing", "decoding"))
+CELLS, NETWORK, MASKS, PACKING, DECODING = (
+    "xpcap/layers/cells.py",
+    *(f"xpcap/models/{name}.py" for name in ("network", "masks", "packing", "decoding")),
+)
 SOLVER, WATCH, FEED, BACKEND = "xpcap/training/solver.py", "xpcap/training/watch.py", "xpcap/data/feed.py", "xpcap/backend.py"
 CUDA, KERNELS = "xpcap/kernels/cuda.py", "xpcap/kernels/"
 

@@ -3,7 +3,6 @@
 import ast
 import importlib.util
 import inspect
-import os
 import re
 import shlex
 import subprocess
