@@ -22,13 +22,13 @@ import pytest
 
 from xpcap import files
 from xpcap.data import pictures
-from xpcap.models.captioning_rnn import parameter_shapes
+from xpcap.models import ModelConfig
 from xpcap.report import curves, page
 from xpcap.runs import evaluation, training
 from xpcap.runs import folder as run_folder
 
 OPTIONS = ["--hidden", "8", "--wordvec", "4", "--epochs", "2", "--save-every", "6", "--dropout", "0.2"]
-SHAPES = parameter_shapes(commands.few(0).feature_dim, 4, 8, len(commands.few(0).vocabulary), "lstm")
+SHAPES = ModelConfig(len(commands.few(0).vocabulary), (commands.few(0).feature_dim,), 4, 8).shapes()
 STEPS = {"create": errno.ENOSPC, "write": errno.ENOSPC, "flush": errno.EIO, "rename": errno.EIO, "flush_folder": errno.EIO}
 ERRORS = (errno.ENOSPC, errno.EIO, errno.EACCES, errno.EFBIG)
 

@@ -87,7 +87,7 @@ def forgetful_backward(*args: Any, out: Any = None, plain: Callable[..., Any] = 
     return da, dc
 
 
-def rounded_loss(scores: Any, targets: Any, scale: float, plain: Callable[..., Any] = ops.softmax_loss) -> Any:
+def rounded_loss(scores: Any, targets: Any, scale: Any, plain: Callable[..., Any] = ops.softmax_loss) -> Any:
     nll, dscores = plain(scores, targets, scale)
     return nll, dscores.astype(np.float16).astype(scores.dtype)
 

@@ -9,9 +9,15 @@ import pytest
 from xpcap import layers, to_numpy
 from xpcap.gradcheck import eval_numerical_gradient_array, rel_error
 from xpcap.layers import vocabulary
+from xpcap.layers.rows import Rows
 from xpcap.workspace import Workspace
 
 N, T, D, H, V = 3, 4, 5, 6, 7
+
+
+def unpacked(da: np.ndarray, dstate0: tuple[np.ndarray, ...], dWh: np.ndarray) -> tuple[np.ndarray, ...]:
+    """Gradients of a loop over rows, one after the other."""
+    return da, *dstate0, dWh
 
 
 class Case(NamedTuple):
@@ -48,14 +54,14 @@ CASES = {
     ),
     "dropout": Case(dropout, layers.dropout_backward, {"x": (N, T, D)}, ((N, T, D),)),
     "packed_rnn": Case(
-        lambda a, h0, Wh: layers.rnn_rows_forward(a, h0, Wh, [3, 2, 2]),
-        layers.rnn_rows_backward,
+        lambda a, h0, Wh: layers.rnn_rows_forward(a, (h0,), Wh, Rows.of([3, 2, 2], 4)),
+        lambda dh, cache: unpacked(*layers.rnn_rows_backward(dh, cache)),
         {"a": (7, H), "h0": (4, H), "Wh": (H, H)},
         ((7, H),),
     ),
     "packed_lstm": Case(
-        lambda a, h0, c0, Wh: layers.lstm_rows_forward(a, h0, c0, Wh, [3, 2, 2]),
-        layers.lstm_rows_backward,
+        lambda a, h0, c0, Wh: layers.lstm_rows_forward(a, (h0, c0), Wh, Rows.of([3, 2, 2], 4)),
+        lambda dh, cache: unpacked(*layers.lstm_rows_backward(dh, cache)),
         {"a": (7, 4 * H), "h0": (4, H), "c0": (4, H), "Wh": (H, 4 * H)},
         ((7, H),),
     ),
@@ -163,20 +169,19 @@ def test_steps_compose_to_sequence(cell: str, rng: np.random.Generator) -> None:
 @pytest.mark.parametrize("cell", ["rnn", "lstm"])
 def test_packed_rows_equal_each_caption_alone(cell: str, rng: np.random.Generator) -> None:
     """Rows of sizes 3, 2, 2: captions of 3, 3 and 1 steps, and a fourth of none."""
-    k = 4 if cell == "lstm" else 1
-    a, Wh = rng.standard_normal((7, k * H)), rng.standard_normal((H, k * H))
-    states = [rng.standard_normal((4, H)) for _ in range(2 if cell == "lstm" else 1)]
-    forward, backward = getattr(layers, f"{cell}_rows_forward"), getattr(layers, f"{cell}_rows_backward")
-    h, cache = forward(a, *states, Wh, [3, 2, 2])
+    recurrent = layers.CELLS[cell]
+    a, Wh = rng.standard_normal((7, recurrent.gates * H)), rng.standard_normal((H, recurrent.gates * H))
+    state0 = tuple(rng.standard_normal((4, H)) for _ in range(recurrent.states))
+    h, cache = recurrent.rows_forward(a, state0, Wh, Rows.of([3, 2, 2], 4))
     dh = rng.standard_normal(h.shape)
-    da, *dstates, dWh = backward(dh, cache)
+    da, dstate0, dWh = recurrent.rows_backward(dh, cache)
     total = np.zeros_like(dWh)
     for caption, rows in enumerate(([0, 3, 5], [1, 4, 6], [2], [])):
-        alone, alone_cache = forward(a[rows], *(s[caption : caption + 1] for s in states), Wh, [1] * len(rows))
+        alone, alone_cache = recurrent.rows_forward(a[rows], tuple(s[caption : caption + 1] for s in state0), Wh, Rows.full(1, len(rows)))
         np.testing.assert_allclose(h[rows], alone, rtol=1e-13)
-        alone_da, *alone_dstates, alone_dWh = backward(dh[rows], alone_cache)
+        alone_da, alone_dstate0, alone_dWh = recurrent.rows_backward(dh[rows], alone_cache)
         np.testing.assert_allclose(da[rows], alone_da, rtol=1e-11, atol=1e-14)
-        for d, e in zip(dstates, alone_dstates, strict=True):
+        for d, e in zip(dstate0, alone_dstate0, strict=True):
             np.testing.assert_allclose(d[caption], e[0], rtol=1e-11, atol=1e-14)
         total += alone_dWh
     np.testing.assert_allclose(dWh, total, rtol=1e-11)
@@ -316,7 +321,7 @@ def test_results_share_no_memory_with_caches_at_any_size(cell: str, n: int, t: i
 @pytest.mark.parametrize("sizes", [[3, 2], [2, 3, 2], [5, 2], [3, 2, 2, 0, 0, 1]])
 def test_packed_sizes_that_do_not_fit_are_refused(sizes: list[int]) -> None:
     with pytest.raises(ValueError, match=r"rnn_rows_forward: sizes"):
-        layers.rnn_rows_forward(np.zeros((7, H)), np.zeros((4, H)), np.zeros((H, H)), sizes)
+        layers.rnn_rows_forward(np.zeros((7, H)), (np.zeros((4, H)),), np.zeros((H, H)), Rows.of(sizes, 4))
 
 
 @pytest.mark.parametrize("ids", [np.array([[0, 7]]), np.array([[-1, 0]])])
@@ -361,25 +366,25 @@ def test_vocabulary_loss_is_its_three_layers_and_holds_a_block_of_scores(
     monkeypatch.setattr(vocabulary, "BLOCK", block)
     monkeypatch.setattr(vocabulary, "LEAST", least)
     h, w, b, targets = rng.standard_normal((10, 4)), rng.standard_normal((4, 3)), rng.standard_normal(3), rng.integers(0, 3, 10)
-    new = Workspace(h)
-    nll, grads = vocabulary.vocabulary_loss(h, w, b, targets, 0.3, new)
+    scale, workspace = rng.standard_normal(10), Workspace(h)
+    nll, grads = vocabulary.vocabulary_loss(h, w, b, targets, scale, workspace.buffer)
     scores, cache = layers.affine_forward(h, w, b)
     loss, dscores = layers.temporal_softmax_loss(scores[None], targets[None], np.ones((1, 10), bool))
     assert nll.sum() == pytest.approx(float(loss), rel=1e-14)
-    for got, expected in zip(grads, layers.affine_backward(0.3 * dscores[0], cache), strict=True):
+    for got, expected in zip(grads, layers.affine_backward(scale[:, None] * dscores[0], cache), strict=True):
         np.testing.assert_allclose(got, expected, rtol=1e-12, atol=1e-15)
     rows = max(least, block // 3)
-    assert new("scores", (0,)).base.size == min(10, rows) * 3
+    assert workspace.buffer("scores", (0,)).base.size == min(10, rows) * 3
     for x, dx in zip((h, w, b), grads, strict=True):
-        numeric = eval_numerical_gradient_array(lambda _: vocabulary.vocabulary_loss(h, w, b, targets, 0.3)[0], x, np.full(10, 0.3))
+        numeric = eval_numerical_gradient_array(lambda _: vocabulary.vocabulary_loss(h, w, b, targets, scale)[0], x, scale)
         assert rel_error(dx, numeric) < 1e-7
 
 
 def test_vocabulary_loss_of_no_row_is_nothing() -> None:
-    nll, grads = vocabulary.vocabulary_loss(np.zeros((0, 4)), np.ones((4, 3)), np.ones(3), np.zeros(0, int))
+    nll, grads = vocabulary.vocabulary_loss(np.zeros((0, 4)), np.ones((4, 3)), np.ones(3), np.zeros(0, int), np.zeros(0))
     assert nll.shape == (0,)
     assert [x.shape for x in grads] == [(0, 4), (4, 3), (3,)]
     assert not np.any(grads.w)
     assert not np.any(grads.b)
     with pytest.raises(ValueError, match=r"vocabulary_loss: targets holds 3..3, expected word ids in 0..2"):
-        vocabulary.vocabulary_loss(np.zeros((1, 4)), np.ones((4, 3)), np.ones(3), np.array([3]))
+        vocabulary.vocabulary_loss(np.zeros((1, 4)), np.ones((4, 3)), np.ones(3), np.array([3]), np.ones(1))

@@ -26,7 +26,7 @@ from xpcap.data.importers.flickr8k import import_flickr8k, read_list, read_token
 from xpcap.data.vocabulary import END, NULL, SPECIAL, START, UNK  # noqa: E402
 from xpcap.errors import DataError  # noqa: E402
 from xpcap.metrics import corpus_bleu, smoothed_bleu, unigram_bleu  # noqa: E402
-from xpcap.models.packing import FeatureRows  # noqa: E402
+from xpcap.models import FeatureRows  # noqa: E402
 
 STORE = tempfile.TemporaryDirectory()  # what hypothesis keeps on disk, from the moment that tests are collected
 atexit.register(STORE.cleanup)

@@ -38,9 +38,9 @@ class Watch:
         self.model, self.params, self.rng, self.score = model, model.params, model.rng, model.score
         self.seen: list[np.ndarray] = []
 
-    def loss(self, features: Any, captions: Any, workspace: Any) -> Any:
+    def loss(self, features: Any, captions: Any, workspace: Any, **counts: Any) -> Any:
         self.seen.append(np.concatenate((features[:, :3], captions), axis=1))
-        return self.model.loss(features, captions, workspace)
+        return self.model.loss(features, captions, workspace, **counts)
 
 
 def test_an_epoch_visits_every_caption_once_and_in_another_order_each_time() -> None:

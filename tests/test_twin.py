@@ -104,7 +104,7 @@ def test_twin_softmax_loss_takes_huge_and_infinite_scores_as_the_equations_do(re
     with np.errstate(all="ignore"):
         nll, dscores = softmax_equations(scores, targets)
     got_nll, got = guarded(np.full(len(rows), nan, REALS[real])), guarded(np.full(scores.shape, nan, REALS[real]))
-    launch("softmax_loss", real, len(rows), scores, targets, got_nll, got, np.int32(4), np.float64(1))
+    launch("softmax_loss", real, len(rows), scores, targets, guarded(np.ones(len(rows), REALS[real])), got_nll, got, np.int32(4))
     np.testing.assert_allclose(got_nll, nll, rtol=TOLERANCE[real])
     np.testing.assert_allclose(got, dscores, rtol=TOLERANCE[real], atol=TOLERANCE[real])
 

@@ -39,7 +39,7 @@ class Forgetful(Workspace):
         super().__init__(like)
         self._others = [Forgetful(like) for _ in range(parts - 1)]
 
-    def __call__(self, name: str, shape: tuple[int, ...]) -> Array:
+    def _take(self, name: str, shape: tuple[int, ...]) -> Array:
         return np.empty(shape, self._dtype)
 
 
@@ -57,7 +57,7 @@ def ways(solver: CaptioningSolver) -> dict[str, Callable[[], AbstractContextMana
 
     @contextlib.contextmanager
     def without(op: str) -> Iterator[None]:
-        with mock.patch.object(kernels, "TABLE", tuple(kernel for kernel in kernels.TABLE if kernel.op != op)):
+        with mock.patch.object(kernels, "TABLE", {name: found for name, found in kernels.TABLE.items() if name != op}):
             yield
 
     found: dict[str, Callable[[], AbstractContextManager[object]]] = {

@@ -4,7 +4,6 @@ Each states the contract for every version, asks the table of kernels once, and 
 Arguments are trusted: the layer that calls has checked them. `out` names arrays to write to, fresh ones where it is None.
 """
 
-from collections.abc import Callable
 from typing import NamedTuple
 
 from xpcap import kernels
@@ -12,9 +11,10 @@ from xpcap.backend import Array, get_array_module
 
 
 def sigmoid(x: Array) -> Array:
-    """1 / (1 + exp(-x)), as (1 + tanh(x / 2)) / 2: no overflow for either sign, and dtype in is dtype out."""
+    """1 / (1 + exp(-x)), without overflow and to relative accuracy for either sign; dtype in is dtype out."""
     xp = get_array_module(x)
-    return 0.5 * (1 + xp.tanh(0.5 * x))
+    z = xp.exp(-xp.abs(x))  # in (0, 1]
+    return xp.where(x >= 0, 1, z) / (1 + z)
 
 
 class Gates(NamedTuple):
@@ -110,10 +110,10 @@ def log_softmax(scores: Array) -> Array:
     return shifted - xp.log(xp.exp(shifted).sum(axis=-1, keepdims=True))
 
 
-def softmax_loss(scores: Array, targets: Array, scale: float = 1.0, out: Array | None = None) -> tuple[Array, Array]:
-    """Negative log-likelihood nll (R,) of targets (R,) under scores (R, V), and the gradient dscores (R, V) of `scale` times its sum.
+def softmax_loss(scores: Array, targets: Array, scale: Array, out: Array | None = None) -> tuple[Array, Array]:
+    """Negative log-likelihood nll (R,) of targets (R,) under scores (R, V), and the gradient dscores (R, V) of sum(scale * nll).
 
-    dscores = scale * (softmax(scores) - onehot(targets)). `out`, for dscores, may be scores itself.
+    dscores[r] = scale[r] * (softmax(scores[r]) - onehot(targets[r])), with scale (R,). `out`, for dscores, may be scores itself.
     """
     if out is None:
         out = get_array_module(scores).empty_like(scores)
@@ -124,7 +124,7 @@ def softmax_loss(scores: Array, targets: Array, scale: float = 1.0, out: Array |
     log_p = log_softmax(scores)
     xp.exp(log_p, out=out)
     out[rows, targets] -= 1
-    out *= scale
+    out *= scale[:, None]
     return -log_p[rows, targets], out
 
 
@@ -136,10 +136,10 @@ def gather(table: Array, rows: Array, out: Array) -> Array:
     return out
 
 
-def times_transpose(x: Array, w: Array, out: Array, new: Callable[..., Array]) -> Array:
-    """out = x @ w.T: x (n, k), w (m, k) to out (n, m). `new` (see xpcap.workspace) is where scratch may be put."""
-    if fast := kernels.find("times_transpose", x, w, out, new):
-        return fast(x, w, out, new)
+def times_transpose(x: Array, w: Array, out: Array, scratch: Array) -> Array:
+    """out = x @ w.T: x (n, k), w (m, k) to out (n, m). `scratch` is a flat array of at least n * m elements, overwritten."""
+    if fast := kernels.find("times_transpose", x, w, out, scratch):
+        return fast(x, w, out, scratch)
     return get_array_module(x, w).dot(x, w.T, out=out)
 
 

@@ -5,45 +5,66 @@ from collections.abc import Callable
 
 from xpcap.backend import Array, get_array_module
 
-New = Callable[..., Array]  # new(name, shape): an array to write to, its content undefined
+
+class Buffer:
+    """Hands out arrays to write to: ``buffer(name, shape)``; their content is undefined.
+
+    A name stands for one array. Each layer gets a scope of its own from its caller, so that two layers never share a name.
+
+    Parameters
+    ----------
+    take : from a full name and a shape to an array
+    prefix : put in front of every name
+    """
+
+    def __init__(self, take: Callable[[str, tuple[int, ...]], Array], prefix: str = "") -> None:
+        self._take, self._prefix = take, prefix
+
+    def __call__(self, name: str, shape: tuple[int, ...]) -> Array:
+        return self._take(self._prefix + name, shape)
+
+    def scope(self, name: str) -> "Buffer":
+        """The same memory under names that begin with ``name.``"""
+        return Buffer(self._take, f"{self._prefix}{name}.")
 
 
-def fresh(like: Array) -> New:
-    """Arrays of the library and dtype of `like`, each in memory of its own."""
+def fresh(like: Array) -> Buffer:
+    """Arrays of the library and dtype of `like`, each in memory of its own, whatever its name."""
     xp, dtype = get_array_module(like), like.dtype
-    return lambda name, shape: xp.empty(shape, dtype)
+    return Buffer(lambda name, shape: xp.empty(shape, dtype))
 
 
 class Workspace:
-    """Buffers by name, of the library and dtype of `like`, each as large as its largest use so far; a use gets its first part.
+    """Named buffers of the library and dtype of `like`, kept from step to step. `buffer` hands them out.
 
-    What a step put there is overwritten by the next, so whoever owns a workspace decides when that may be. The solver is the only one,
-    and hands it down; nothing else in this package keeps memory.
+    A buffer is as large as its largest use so far, and a smaller use gets its beginning. Each step overwrites what the step before left there,
+    so whoever owns a workspace decides when that may happen. The solver owns one; a sampler makes one for each call.
 
     Parameters
     ----------
     like : array whose library, device and dtype the buffers have
-    parts : into how many parts, done side by side, its user may cut a step; each works in a `part` of its own
+    parts : the most parts that a step may be cut into; each part has buffers of its own
     """
 
     def __init__(self, like: Array, parts: int = 1) -> None:
         self._xp, self._dtype = get_array_module(like), like.dtype
         self._buffers: dict[str, Array] = {}
         self._others = [Workspace(like) for _ in range(parts - 1)]
+        self.buffer = Buffer(self._take)
 
-    def __call__(self, name: str, shape: tuple[int, ...]) -> Array:
+    def _take(self, name: str, shape: tuple[int, ...]) -> Array:
         size = math.prod(shape)
         if name not in self._buffers or self._buffers[name].size < size:
-            self._buffers.pop(name, None)  # its memory is free before more is asked for
+            self._buffers.pop(name, None)  # free the old memory before asking for more
             self._buffers[name] = self._xp.empty(size, self._dtype)
         return self._buffers[name][:size].reshape(shape)
 
     @property
     def parts(self) -> list["Workspace"]:
-        """One for each part of a step; the first is this one itself."""
+        """One workspace for each part of a step; the first is this one."""
         return [self, *self._others]
 
     @property
     def nbytes(self) -> int:
-        """Bytes held, those of all parts."""
+        """Bytes held, over all parts."""
         return sum(int(buffer.nbytes) for buffer in self._buffers.values()) + sum(other.nbytes for other in self._others)

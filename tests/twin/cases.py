@@ -134,13 +134,17 @@ def rnn_cell_backward(draw: Draw, n: int, same: str = "") -> Case:
     return Case("rnn_cell_backward", (draw.blocks(n),), draw.threads, [dh, dh_next, h, da, np.int64(n)], {3: wanted})
 
 
-def softmax_loss(draw: Draw, rows: int, V: int, same: str = "", scale: float = 1 / 7) -> Case:
-    scores, targets = draw.normal(rows, V), guarded(draw.rng.integers(0, V, rows).astype(np.int32))
+def softmax_loss(draw: Draw, rows: int, V: int, same: str = "") -> Case:
+    scores, targets, scale = draw.normal(rows, V), guarded(draw.rng.integers(0, V, rows).astype(np.int32)), draw.normal(rows)
     scores *= 3
     nll, dscores = softmax_equations(wide(scores), targets)
     out = scores if same == "dscores is scores" else draw.poison(rows, V)
     return Case(
-        "softmax_loss", (rows,), draw.threads, [scores, targets, draw.poison(rows), out, np.int32(V), np.float64(scale)], {2: nll, 3: dscores * scale}
+        "softmax_loss",
+        (rows,),
+        draw.threads,
+        [scores, targets, scale, draw.poison(rows), out, np.int32(V)],
+        {3: nll, 4: dscores * wide(scale)[:, None]},
     )
 
 

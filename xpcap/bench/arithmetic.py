@@ -23,7 +23,7 @@ def _step_flops(config: Config, captions: np.ndarray, null: int) -> int:
     packed = pack(captions, null)
     R, K, L = len(packed.inputs.ids), len(packed.words), len(packed.targets)  # live rows, distinct input words, rows with a target
     products = 3 * (K * config.W * 4 * config.H + R * config.H * 4 * config.H + L * config.H * config.V)
-    return 2 * (2 * packed.N * config.D * config.H + products)
+    return 2 * (2 * packed.rows.N * config.D * config.H + products)
 
 
 def sampling_flops(config: Config, captions: np.ndarray, null: int, end: int) -> int:

@@ -24,7 +24,7 @@ from xpcap.data.importers.flickr8k import import_flickr8k
 from xpcap.data.scaling import KINDS
 from xpcap.errors import EXPECTED, OptionError, nearest
 from xpcap.files import obstacle
-from xpcap.models.captioning_rnn import CELLS
+from xpcap.layers import CELLS
 from xpcap.progress import say
 from xpcap.report import visible
 from xpcap.runs import folder as run_folder

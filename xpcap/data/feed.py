@@ -6,7 +6,7 @@ import numpy as np
 
 from xpcap.backend import Array, asarray, free_memory, get_array_module
 from xpcap.data.dataset import CaptionData, Split
-from xpcap.models.packing import FeatureRows
+from xpcap.models.batch import FeatureRows
 
 SHARE = 0.25  # of a device's free memory, that the features of a split may take
 CHUNK = 4096  # pictures scaled and sent at a time

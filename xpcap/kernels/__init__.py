@@ -30,15 +30,20 @@ CUDA = (
     "adam_update",
     "record_step",
 )
-TABLE = tuple(Kernel(op, getattr(library, f"supports_{op}"), getattr(library, op)) for library, ops in ((host, HOST), (cuda, CUDA)) for op in ops)
+TABLE: dict[str, tuple[Kernel, ...]] = {
+    op: tuple(Kernel(op, getattr(library, f"supports_{op}"), getattr(library, op)) for library, ops in ((host, HOST), (cuda, CUDA)) if op in ops)
+    for op in dict.fromkeys(HOST + CUDA)
+}
 _plain = contextvars.ContextVar("xpcap_plain_only", default=False)
 
 
 def find(op: str, *args: Any) -> Callable[..., Any] | None:
     """The fast version of `op` for these arguments, or None where the plain equations are to run."""
-    if _plain.get():
-        return None
-    return next((kernel.run for kernel in TABLE if kernel.op == op and kernel.supports(*args)), None)
+    if not _plain.get():
+        for kernel in TABLE.get(op, ()):
+            if kernel.supports(*args):
+                return kernel.run
+    return None
 
 
 @contextlib.contextmanager

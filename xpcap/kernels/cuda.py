@@ -82,13 +82,13 @@ def rnn_cell_backward(dh, dh_next, h, out):
 
 
 def supports_softmax_loss(scores, targets, scale, out):
-    return _fits(scores, out) and _indexes(targets)
+    return _fits(scores, scale, out) and _indexes(targets)
 
 
 def softmax_loss(scores, targets, scale, out):
     rows, V = scores.shape
     nll = get_array_module(scores).empty(rows, scores.dtype)
-    _launch("softmax_loss", "softmax_loss", scores, rows, scores, targets, nll, out, np.int32(V), np.float64(scale))
+    _launch("softmax_loss", "softmax_loss", scores, rows, scores, targets, scale, nll, out, np.int32(V))
     return nll, out
 
 

@@ -51,7 +51,7 @@ def lstm_gates(a, r, c_prev, out):
 
 
 def supports_softmax_loss(scores, targets, scale, out):
-    return _on_host(scores, targets, out) and scores.ndim == 2 and scores.shape[1] > 0
+    return _on_host(scores, targets, scale, out) and scores.ndim == 2 and scores.shape[1] > 0
 
 
 def softmax_loss(scores, targets, scale, out):
@@ -64,8 +64,8 @@ def softmax_loss(scores, targets, scale, out):
         np.exp(p, out=p)
         total = p.sum(axis=1)
         np.subtract(np.log(total), nll[rows], out=nll[rows])
-        p *= (scale / total)[:, None]
-        p[chosen] -= scale
+        p *= (scale[rows] / total)[:, None]
+        p[chosen] -= scale[rows]
     return nll, out
 
 
@@ -133,16 +133,17 @@ def gather(table, rows, out):
     return np.take(table, rows, axis=0, out=out, mode="clip")
 
 
-def supports_times_transpose(x, w, out, new):
-    return _on_host(x, w, out) and len(x) <= FEW
+def supports_times_transpose(x, w, out, scratch):
+    return _on_host(x, w, out, scratch) and len(x) <= FEW
 
 
-def times_transpose(x, w, out, new):
-    """ops.times_transpose for few rows: w @ x.T, turned round.
+def times_transpose(x, w, out, scratch):
+    """ops.times_transpose for few rows, as the transpose of w @ x.T.
 
-    OpenBLAS packs its right side at each call, and w.T, which is large and lies across, takes it almost as long as the product.
+    OpenBLAS packs its right factor at each call, and packing the large strided w.T costs almost as much as the product.
     """
-    turned = np.dot(w, x.T, out=new("turned", out.shape[::-1]))
+    n, m = out.shape
+    turned = np.dot(w, x.T, out=scratch[: n * m].reshape(m, n))
     out[...] = turned.T
     return out
 

@@ -1,4 +1,4 @@
-// Softmax loss of rows of scores (rows, V) and its gradient: ops.softmax_loss states the contract, times scale for the gradient.
+// Softmax loss of rows of scores (rows, V) and its gradient, each row's times its scale: ops.softmax_loss states the contract.
 //
 // One block of THREADS for each row; a thread takes every THREADS-th score of it. The row is read three times, the last two out
 // of cache: for its maximum, for the sum of exp(score - maximum), and to write the gradient. dscores may be scores.
@@ -6,7 +6,7 @@
 typedef REAL real;
 #define THREADS 256
 
-extern "C" __global__ void softmax_loss(const real* scores, const int* targets, real* nll, real* dscores, int V, double scale) {
+extern "C" __global__ void softmax_loss(const real* scores, const int* targets, const real* scale, real* nll, real* dscores, int V) {
     __shared__ real partial[THREADS];
     const int thread = threadIdx.x, target = targets[blockIdx.x];
     const long long row = (long long)blockIdx.x * V;
@@ -33,7 +33,7 @@ extern "C" __global__ void softmax_loss(const real* scores, const int* targets, 
     }
     sum = partial[0];
 
-    const real share = 1 / sum, factor = scale;
+    const real share = 1 / sum, factor = scale[blockIdx.x];
     for (int j = thread; j < V; j += THREADS) dscores[row + j] = (exp(scores[row + j] - most) * share - (j == target)) * factor;
     if (thread == 0) nll[blockIdx.x] = log(sum) + (most - target_score);
 }

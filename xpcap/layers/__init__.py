@@ -5,6 +5,7 @@ fresh arrays, dtype in is dtype out (float32 or float64), and arrays of either l
 """
 
 from xpcap.layers.affine import affine_backward, affine_forward, temporal_affine_backward, temporal_affine_forward
+from xpcap.layers.cells import CELLS, Cell
 from xpcap.layers.dropout import dropout_backward, dropout_forward
 from xpcap.layers.embedding import word_embedding_backward, word_embedding_forward
 from xpcap.layers.loss import temporal_softmax_loss
@@ -17,9 +18,14 @@ from xpcap.layers.lstm import (
     lstm_step_forward,
 )
 from xpcap.layers.rnn import rnn_backward, rnn_forward, rnn_rows_backward, rnn_rows_forward, rnn_step_backward, rnn_step_forward
+from xpcap.layers.rows import Beside, Rows
 from xpcap.ops import sigmoid
 
 __all__ = [
+    "CELLS",
+    "Beside",
+    "Cell",
+    "Rows",
     "affine_backward",
     "affine_forward",
     "dropout_backward",

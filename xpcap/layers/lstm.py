@@ -1,18 +1,19 @@
-"""The LSTM: a step, a sequence (N, T, D), and the one loop over packed time-major rows that both share.
+"""The LSTM: a step, a sequence (N, T, D), and the loop over packed time-major rows.
 
 Gates are stacked i, f, o, g along the last axis. Hochreiter & Schmidhuber 1997, with the forget gate of Gers et al. 2000.
 """
 
-from collections.abc import Sequence
 from typing import NamedTuple
 
 from xpcap.backend import Array, get_array_module
 from xpcap.layers.checks import check_arrays, check_upstream
-from xpcap.layers.rows import check_sizes, from_rows, past_states, step_rows, to_rows
+from xpcap.layers.rows import Beside, Rows, from_rows, to_rows
 from xpcap.ops import Gates, lstm_gates, lstm_gates_backward, times_transpose
-from xpcap.workspace import New, fresh
+from xpcap.workspace import Buffer, fresh
 
 ORDER = "gates stack i, f, o, g"
+EVERY = slice(None)
+State = tuple[Array, Array]  # h and c, each (n, H)
 
 
 class LSTMStepCache(NamedTuple):
@@ -34,8 +35,8 @@ class LSTMRowsCache(NamedTuple):
     gates: Array  # (R, 4H)
     tanh_c: Array  # (R, H)
     Wh: Array  # (H, 4H)
-    sizes: Sequence[int]
-    past: Array | None
+    rows: Rows
+    beside: Beside | None
 
 
 class LSTMCache(NamedTuple):
@@ -43,7 +44,7 @@ class LSTMCache(NamedTuple):
 
     x: Array  # (T*N, D), time-major
     Wx: Array  # (D, 4H)
-    rows: LSTMRowsCache
+    loop: LSTMRowsCache
 
 
 def lstm_step_forward(x: Array, prev_h: Array, prev_c: Array, Wx: Array, Wh: Array, b: Array) -> tuple[Array, Array, LSTMStepCache]:
@@ -79,60 +80,94 @@ def lstm_step_backward(dnext_h: Array, dnext_c: Array, cache: LSTMStepCache) -> 
     x, prev_h, prev_c, Wx, Wh, gates = cache
     check_upstream("lstm_step_backward", "dnext_h", dnext_h, prev_c.shape, prev_c)
     check_upstream("lstm_step_backward", "dnext_c", dnext_c, prev_c.shape, prev_c)
-    nothing = get_array_module(dnext_h).zeros_like(dnext_h)  # all of dnext_h comes from above
+    nothing = get_array_module(dnext_h).zeros_like(dnext_h)  # no step follows: all of dnext_h comes from above
     da, dprev_c = lstm_gates_backward(dnext_h, nothing, dnext_c, gates.gates, gates.tanh_c, prev_c)
     return da @ Wx.T, da @ Wh.T, dprev_c, x.T @ da, prev_h.T @ da, da.sum(axis=0)
 
 
+def lstm_recur(a: Array, state: State, Wh: Array, out: Gates, beside: Beside | None = None, rows: slice = EVERY) -> Gates:
+    """The recurrent half of a step, for n rows: the gates of a + h_{t-1} @ Wh (+ beside) and c_{t-1}, written to `out`.
+
+    a : array (n, 4H), the half that comes from the input, x @ Wx + b. rows : where the n rows lie among all, for `beside`
+    """
+    h, c = state
+    r = get_array_module(h).dot(h, Wh, out=out.gates)  # (n, 4H); the gates take its place
+    if beside is not None:
+        beside.forward(h, r, rows)
+    return lstm_gates(a, r, c, out=out)
+
+
+def lstm_advance(a: Array, state: State, Wh: Array, buffer: Buffer, beside: Beside | None = None) -> State:
+    """One step for n hypotheses: a (n, 4H) and (h, c) to the next (h, c), in fresh memory. `buffer` holds what is not kept."""
+    h, _ = state
+    xp = get_array_module(h)
+    out = Gates(xp.empty_like(h), xp.empty_like(h), buffer("gates", a.shape), buffer("tanh_c", h.shape))
+    gates = lstm_recur(a, state, Wh, out, beside)
+    return gates.h, gates.c
+
+
 def lstm_rows_forward(
-    a: Array, h0: Array, c0: Array, Wh: Array, sizes: Sequence[int], past: Array | None = None, new: New | None = None
+    a: Array, state0: State, Wh: Array, rows: Rows, buffer: Buffer | None = None, beside: Beside | None = None
 ) -> tuple[Array, LSTMRowsCache]:
     """The recurrence over packed rows: an LSTM step on a_t + h_{t-1} @ Wh, for the sequences alive at each t.
 
     Parameters
     ----------
-    a : array (R, 4H), float; x @ Wx + b of every row. Time-major: the sizes[0] rows of step 0, then the sizes[1] of step 1, ...
-    h0, c0 : array (N, H), float
+    a : array (R, 4H), float; x @ Wx + b of every row, time-major
+    state0 : (h0, c0), each an array (N, H), float
     Wh : array (H, 4H), float
-    sizes : rows alive at each step, never growing; row k of one step continues row k of the step before. R = sum(sizes)
-    past : array (R,), int; xpcap.layers.rows.past_rows of these sizes, where the caller has it on the device. Else it is worked out
-    new : where results and cache are put; in fresh memory if None
+    rows : Rows; how the R rows belong to the N sequences
+    buffer : where results and cache are put; in fresh memory if None
+    beside : what a step adds to its pre-activation from h_{t-1} besides h_{t-1} @ Wh
 
     Returns
     -------
-    h : array (R, H), float; a part of the cache
+    h : array (R, H), float; a view into the cache
     cache : for lstm_rows_backward
 
     Raises
     ------
     TypeError, ValueError : libraries, dtypes, shapes or sizes that do not fit together.
     """
-    xp = check_arrays("lstm_rows_forward", "a:R,4H h0:N,H c0:N,H Wh:H,4H", a, h0, c0, Wh, note=ORDER)
+    h0, c0 = state0
+    check_arrays("lstm_rows_forward", "a:R,4H h0:N,H c0:N,H Wh:H,4H", a, h0, c0, Wh, note=ORDER)
     (R, _), (N, H) = a.shape, h0.shape
-    check_sizes("lstm_rows_forward", sizes, R, N)
-    new = new or fresh(a)
-    h, c, gates, tanh_c = new("h", (N + R, H)), new("c", (N + R, H)), new("gates", (R, 4 * H)), new("tanh_c", (R, H))
+    rows.check("lstm_rows_forward", R, N)
+    buffer = buffer or fresh(a)
+    h, c, gates, tanh_c = buffer("h", (N + R, H)), buffer("c", (N + R, H)), buffer("gates", (R, 4 * H)), buffer("tanh_c", (R, H))
     h[:N], c[:N] = h0, c0
-    for rows, before, after in step_rows(sizes, N):
-        r = xp.dot(h[before], Wh, out=gates[rows])  # (n, 4H); the gates take its place
-        lstm_gates(a[rows], r, c[before], out=Gates(h[after], c[after], gates[rows], tanh_c[rows]))
-    return h[N:], LSTMRowsCache(h, c, gates, tanh_c, Wh, sizes, past)
+    for t, before, after in rows.steps:
+        lstm_recur(a[t], (h[before], c[before]), Wh, Gates(h[after], c[after], gates[t], tanh_c[t]), beside, t)
+    return h[N:], LSTMRowsCache(h, c, gates, tanh_c, Wh, rows, beside)
 
 
-def lstm_rows_backward(dh: Array, cache: LSTMRowsCache, new: New | None = None, dWh: Array | None = None) -> tuple[Array, Array, Array, Array]:
-    """Gradients of lstm_rows_forward: dh (R, H), each step's own, to da (R, 4H), dh0, dc0 (N, H), dWh (H, 4H), which may be given to write to."""
-    h, c, gates, tanh_c, Wh, sizes, past = cache
-    (R, H), N = tanh_c.shape, len(h) - len(tanh_c)
+def lstm_rows_backward(dh: Array, cache: LSTMRowsCache, buffer: Buffer | None = None, dWh: Array | None = None) -> tuple[Array, State, Array]:
+    """Gradients of lstm_rows_forward.
+
+    Parameters
+    ----------
+    dh : array (R, H), float; each row's own, from the layers above
+    buffer : where da, dh0 and dc0 are put; in fresh memory if None
+    dWh : array (H, 4H) to write to; fresh if None
+
+    Returns
+    -------
+    da (R, 4H), (dh0, dc0), each (N, H), dWh (H, 4H)
+    """
+    h, c, gates, tanh_c, Wh, rows, beside = cache
+    (R, H), N = tanh_c.shape, rows.N
     check_upstream("lstm_rows_backward", "dh", dh, (R, H), h)
-    xp, new = get_array_module(dh, h), new or fresh(h)
-    da, dh_next, dc = new("da", (R, 4 * H)), new("dh_next", (N, H)), new("dc", (N, H))
-    dh_next[...], dc[...] = 0, 0  # what the step after sends back; sequences that have ended there sent nothing
-    for rows, before, _ in reversed(step_rows(sizes, N)):
-        n = rows.stop - rows.start
-        lstm_gates_backward(dh[rows], dh_next[:n], dc[:n], gates[rows], tanh_c[rows], c[before], out=(da[rows], dc[:n]))
-        times_transpose(da[rows], Wh, dh_next[:n], new)
-    dWh = xp.dot(past_states(h, sizes, N, past, new).T, da, out=dWh)
-    return da, dh_next, dc, dWh
+    xp, buffer = get_array_module(dh, h), buffer or fresh(h)
+    da, dh_next, dc, scratch = buffer("da", (R, 4 * H)), buffer("dh_next", (N, H)), buffer("dc", (N, H)), buffer("turned", (N * H,))
+    dh_next[...], dc[...] = 0, 0  # what the step after sends back; nothing where a sequence has ended
+    for t, before, _ in reversed(rows.steps):
+        n = t.stop - t.start
+        lstm_gates_backward(dh[t], dh_next[:n], dc[:n], gates[t], tanh_c[t], c[before], out=(da[t], dc[:n]))
+        times_transpose(da[t], Wh, dh_next[:n], scratch)
+        if beside is not None:
+            beside.backward(da[t], dh_next[:n], t)
+    dWh = xp.dot(rows.past_states(h, buffer).T, da, out=dWh)
+    return da, (dh_next, dc), dWh
 
 
 def lstm_forward(x: Array, h0: Array, Wx: Array, Wh: Array, b: Array) -> tuple[Array, LSTMCache]:
@@ -158,14 +193,14 @@ def lstm_forward(x: Array, h0: Array, Wx: Array, Wh: Array, b: Array) -> tuple[A
     xp = check_arrays("lstm_forward", "x:N,T,D h0:N,H Wx:D,4H Wh:H,4H b:4H", x, h0, Wx, Wh, b, note=ORDER)
     N, T, _ = x.shape
     x_rows = to_rows(x)
-    h, cache = lstm_rows_forward(x_rows @ Wx + b, h0, xp.zeros_like(h0), Wh, [N] * T)
+    h, cache = lstm_rows_forward(x_rows @ Wx + b, (h0, xp.zeros_like(h0)), Wh, Rows.full(N, T))
     return from_rows(h, N, T), LSTMCache(x_rows, Wx, cache)
 
 
 def lstm_backward(dh: Array, cache: LSTMCache) -> tuple[Array, Array, Array, Array, Array]:
     """Gradients of lstm_forward: dh (N, T, H), each step's own, to dx (N, T, D), dh0, dWx, dWh, db."""
-    x, Wx, rows = cache
-    N, T, H = len(rows.h) - len(rows.tanh_c), len(rows.sizes), rows.h.shape[1]
-    check_upstream("lstm_backward", "dh", dh, (N, T, H), rows.h)
-    da, dh0, _, dWh = lstm_rows_backward(to_rows(dh), rows)
+    x, Wx, loop = cache
+    N, T, H = loop.rows.N, len(loop.rows.sizes), loop.h.shape[1]
+    check_upstream("lstm_backward", "dh", dh, (N, T, H), loop.h)
+    da, (dh0, _), dWh = lstm_rows_backward(to_rows(dh), loop)
     return from_rows(da @ Wx.T, N, T), dh0, x.T @ da, dWh, da.sum(axis=0)

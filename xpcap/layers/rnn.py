@@ -1,13 +1,15 @@
-"""The vanilla RNN: a step, a sequence (N, T, D), and the one loop over packed time-major rows that both share."""
+"""The vanilla RNN: a step, a sequence (N, T, D), and the loop over packed time-major rows."""
 
-from collections.abc import Sequence
 from typing import NamedTuple
 
 from xpcap.backend import Array, get_array_module
 from xpcap.layers.checks import check_arrays, check_upstream
-from xpcap.layers.rows import check_sizes, from_rows, past_states, step_rows, to_rows
+from xpcap.layers.rows import Beside, Rows, from_rows, to_rows
 from xpcap.ops import rnn_cell, rnn_cell_backward, times_transpose
-from xpcap.workspace import New, fresh
+from xpcap.workspace import Buffer, fresh
+
+EVERY = slice(None)
+State = tuple[Array]  # h (n, H)
 
 
 class RNNStepCache(NamedTuple):
@@ -25,8 +27,8 @@ class RNNRowsCache(NamedTuple):
 
     h: Array  # (N+R, H): h0, then the state after each row
     Wh: Array  # (H, H)
-    sizes: Sequence[int]
-    past: Array | None
+    rows: Rows
+    beside: Beside | None
 
 
 class RNNCache(NamedTuple):
@@ -34,7 +36,7 @@ class RNNCache(NamedTuple):
 
     x: Array  # (T*N, D), time-major
     Wx: Array  # (D, H)
-    rows: RNNRowsCache
+    loop: RNNRowsCache
 
 
 def rnn_step_forward(x: Array, prev_h: Array, Wx: Array, Wh: Array, b: Array) -> tuple[Array, RNNStepCache]:
@@ -66,60 +68,89 @@ def rnn_step_backward(dnext_h: Array, cache: RNNStepCache) -> tuple[Array, Array
     """Gradients of rnn_step_forward: dnext_h (N, H) to dx, dprev_h, dWx, dWh, db."""
     x, prev_h, Wx, Wh, next_h = cache
     check_upstream("rnn_step_backward", "dnext_h", dnext_h, next_h.shape, next_h)
-    nothing = get_array_module(dnext_h).zeros_like(dnext_h)  # all of dnext_h comes from above
+    nothing = get_array_module(dnext_h).zeros_like(dnext_h)  # no step follows: all of dnext_h comes from above
     da = rnn_cell_backward(dnext_h, nothing, next_h)
     return da @ Wx.T, da @ Wh.T, x.T @ da, prev_h.T @ da, da.sum(axis=0)
 
 
+def rnn_recur(a: Array, state: State, Wh: Array, out: Array, beside: Beside | None = None, rows: slice = EVERY) -> Array:
+    """The recurrent half of a step, for n rows: tanh(a + h_{t-1} @ Wh (+ beside)), written to `out`.
+
+    a : array (n, H), the half that comes from the input, x @ Wx + b. rows : where the n rows lie among all, for `beside`
+    """
+    (h,) = state
+    r = get_array_module(h).dot(h, Wh, out=out)  # (n, H); the state takes its place
+    if beside is not None:
+        beside.forward(h, r, rows)
+    return rnn_cell(a, r, out=out)
+
+
+def rnn_advance(a: Array, state: State, Wh: Array, buffer: Buffer, beside: Beside | None = None) -> State:
+    """One step for n hypotheses: a (n, H) and (h,) to the next (h,), in fresh memory."""
+    return (rnn_recur(a, state, Wh, get_array_module(a).empty_like(a), beside),)
+
+
 def rnn_rows_forward(
-    a: Array, h0: Array, Wh: Array, sizes: Sequence[int], past: Array | None = None, new: New | None = None
+    a: Array, state0: State, Wh: Array, rows: Rows, buffer: Buffer | None = None, beside: Beside | None = None
 ) -> tuple[Array, RNNRowsCache]:
-    """The recurrence over packed rows: h_t = tanh(a_t + h_{t-1} @ Wh).
+    """The recurrence over packed rows: h_t = tanh(a_t + h_{t-1} @ Wh), for the sequences alive at each t.
 
     Parameters
     ----------
-    a : array (R, H), float; x @ Wx + b of every row. Time-major: the sizes[0] rows of step 0, then the sizes[1] of step 1, ...
-    h0 : array (N, H), float
+    a : array (R, H), float; x @ Wx + b of every row, time-major
+    state0 : (h0,), an array (N, H), float
     Wh : array (H, H), float
-    sizes : rows alive at each step, never growing; row k of one step continues row k of the step before. R = sum(sizes)
-    past : array (R,), int; xpcap.layers.rows.past_rows of these sizes, where the caller has it on the device. Else it is worked out
-    new : where results and cache are put; in fresh memory if None
+    rows : Rows; how the R rows belong to the N sequences
+    buffer : where results and cache are put; in fresh memory if None
+    beside : what a step adds to its pre-activation from h_{t-1} besides h_{t-1} @ Wh
 
     Returns
     -------
-    h : array (R, H), float; a part of the cache
+    h : array (R, H), float; a view into the cache
     cache : for rnn_rows_backward
 
     Raises
     ------
     TypeError, ValueError : libraries, dtypes, shapes or sizes that do not fit together.
     """
-    xp = check_arrays("rnn_rows_forward", "a:R,H h0:N,H Wh:H,H", a, h0, Wh)
+    (h0,) = state0
+    check_arrays("rnn_rows_forward", "a:R,H h0:N,H Wh:H,H", a, h0, Wh)
     R, (N, H) = len(a), h0.shape
-    check_sizes("rnn_rows_forward", sizes, R, N)
-    h = (new or fresh(a))("h", (N + R, H))
+    rows.check("rnn_rows_forward", R, N)
+    h = (buffer or fresh(a))("h", (N + R, H))
     h[:N] = h0
-    for rows, before, after in step_rows(sizes, N):
-        r = xp.dot(h[before], Wh, out=h[after])  # (n, H); the state takes its place
-        rnn_cell(a[rows], r, out=h[after])
-    return h[N:], RNNRowsCache(h, Wh, sizes, past)
+    for t, before, after in rows.steps:
+        rnn_recur(a[t], (h[before],), Wh, h[after], beside, t)
+    return h[N:], RNNRowsCache(h, Wh, rows, beside)
 
 
-def rnn_rows_backward(dh: Array, cache: RNNRowsCache, new: New | None = None, dWh: Array | None = None) -> tuple[Array, Array, Array]:
-    """Gradients of rnn_rows_forward: dh (R, H), each step's own, to da (R, H), dh0 (N, H), dWh (H, H), which may be given to write to."""
-    h, Wh, sizes, past = cache
-    R, H = sum(sizes), h.shape[1]
-    N = len(h) - R
+def rnn_rows_backward(dh: Array, cache: RNNRowsCache, buffer: Buffer | None = None, dWh: Array | None = None) -> tuple[Array, State, Array]:
+    """Gradients of rnn_rows_forward.
+
+    Parameters
+    ----------
+    dh : array (R, H), float; each row's own, from the layers above
+    buffer : where da and dh0 are put; in fresh memory if None
+    dWh : array (H, H) to write to; fresh if None
+
+    Returns
+    -------
+    da (R, H), (dh0,), (N, H), dWh (H, H)
+    """
+    h, Wh, rows, beside = cache
+    R, N, H = rows.R, rows.N, h.shape[1]
     check_upstream("rnn_rows_backward", "dh", dh, (R, H), h)
-    xp, new = get_array_module(dh, h), new or fresh(h)
-    da, dh_next = new("da", (R, H)), new("dh_next", (N, H))
-    dh_next[...] = 0  # what the step after sends back; sequences that have ended there sent nothing
-    for rows, _, after in reversed(step_rows(sizes, N)):
-        n = rows.stop - rows.start
-        rnn_cell_backward(dh[rows], dh_next[:n], h[after], out=da[rows])
-        times_transpose(da[rows], Wh, dh_next[:n], new)
-    dWh = xp.dot(past_states(h, sizes, N, past, new).T, da, out=dWh)
-    return da, dh_next, dWh
+    xp, buffer = get_array_module(dh, h), buffer or fresh(h)
+    da, dh_next, scratch = buffer("da", (R, H)), buffer("dh_next", (N, H)), buffer("turned", (N * H,))
+    dh_next[...] = 0  # what the step after sends back; nothing where a sequence has ended
+    for t, _, after in reversed(rows.steps):
+        n = t.stop - t.start
+        rnn_cell_backward(dh[t], dh_next[:n], h[after], out=da[t])
+        times_transpose(da[t], Wh, dh_next[:n], scratch)
+        if beside is not None:
+            beside.backward(da[t], dh_next[:n], t)
+    dWh = xp.dot(rows.past_states(h, buffer).T, da, out=dWh)
+    return da, (dh_next,), dWh
 
 
 def rnn_forward(x: Array, h0: Array, Wx: Array, Wh: Array, b: Array) -> tuple[Array, RNNCache]:
@@ -145,15 +176,14 @@ def rnn_forward(x: Array, h0: Array, Wx: Array, Wh: Array, b: Array) -> tuple[Ar
     check_arrays("rnn_forward", "x:N,T,D h0:N,H Wx:D,H Wh:H,H b:H", x, h0, Wx, Wh, b)
     N, T, _ = x.shape
     x_rows = to_rows(x)
-    h, cache = rnn_rows_forward(x_rows @ Wx + b, h0, Wh, [N] * T)
+    h, cache = rnn_rows_forward(x_rows @ Wx + b, (h0,), Wh, Rows.full(N, T))
     return from_rows(h, N, T), RNNCache(x_rows, Wx, cache)
 
 
 def rnn_backward(dh: Array, cache: RNNCache) -> tuple[Array, Array, Array, Array, Array]:
     """Gradients of rnn_forward: dh (N, T, H), each step's own, to dx (N, T, D), dh0, dWx, dWh, db."""
-    x, Wx, rows = cache
-    T, (_, H) = len(rows.sizes), rows.h.shape
-    N = len(rows.h) - sum(rows.sizes)
-    check_upstream("rnn_backward", "dh", dh, (N, T, H), rows.h)
-    da, dh0, dWh = rnn_rows_backward(to_rows(dh), rows)
+    x, Wx, loop = cache
+    N, T, H = loop.rows.N, len(loop.rows.sizes), loop.h.shape[1]
+    check_upstream("rnn_backward", "dh", dh, (N, T, H), loop.h)
+    da, (dh0,), dWh = rnn_rows_backward(to_rows(dh), loop)
     return from_rows(da @ Wx.T, N, T), dh0, x.T @ da, dWh, da.sum(axis=0)

@@ -1,7 +1,8 @@
-"""Greedy captions: the likeliest word at each step, many pictures at once, each caption computed no further than its end."""
+"""Decoding: from image features to captions, word by word, by a policy that chooses the words."""
 
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -10,7 +11,57 @@ from xpcap.cores import cores, side_by_side, stretches
 from xpcap.ops import gather, log_softmax
 from xpcap.workspace import Workspace
 
-LEAST_PART = 64  # captions that are worth a core of their own
+LEAST_PART = 64  # pictures that are worth a core of their own
+
+
+class Choice(NamedTuple):
+    """What a policy chooses in one step, for m hypotheses."""
+
+    words: Array  # (m,) int
+    parents: Array | None = None  # (m,) int, the hypothesis that each one continues; None: each continues itself
+    totals: Array | None = None  # (m,) float, what the policy adds up along a hypothesis
+
+
+@dataclass(frozen=True)
+class Policy:
+    """How words are chosen: greedily, the likeliest word at each step. Another policy is a subclass with another `choose`.
+
+    Parameters
+    ----------
+    max_length : most words a caption may have, END included
+    forbid : ids of words never to say
+    """
+
+    max_length: int = 30
+    forbid: Sequence[int] = ()
+
+    def choose(self, scores: Array, totals: Array | None, t: int) -> Choice:
+        """Choose the next words.
+
+        Parameters
+        ----------
+        scores : array (n, V); log-probabilities of the next word up to a constant in each row, forbidden words at -inf
+        totals : what the last choice returned as such
+        t : words said so far
+        """
+        return Choice(scores.argmax(axis=1))
+
+    def banned(self, function: str, V: int) -> list[int]:
+        """The forbidden ids, sorted. ValueError : max_length is below 1, or `forbid` has an id without a word, or every word."""
+        if self.max_length < 1:
+            raise ValueError(f"{function}: max_length is {self.max_length}, expected at least 1")
+        banned = sorted({int(i) for i in self.forbid})
+        if banned and not (banned[0] >= 0 and banned[-1] < V and len(banned) < V):
+            raise ValueError(f"{function}: forbid holds {len(banned)} ids {banned[0]}..{banned[-1]}, expected some, not all, of 0..{V - 1}")
+        return banned
+
+
+class Special(NamedTuple):
+    """Ids of the words that begin, end and pad a caption; a vocabulary may lack END."""
+
+    start: int
+    end: int | None
+    null: int
 
 
 class WordTable:
@@ -23,7 +74,7 @@ class WordTable:
         self._filled = 0
 
     def rows(self, words: np.ndarray, out: Array) -> Array:
-        """The rows of words (n,), host ids, put into out (n, kH)."""
+        """The rows of words (n,), host ids, put into out (n, G)."""
         if (unknown := np.unique(words[self._places[words] < 0])).size:
             self._add(unknown)
         return gather(self._table, asarray(self._places[words], like=out), out)
@@ -39,56 +90,52 @@ class WordTable:
         self._filled = end
 
 
-def greedy(
-    model: Any, features: Array, start: int, end: int | None, null: int, most: int, banned: Sequence[int], scored: bool
-) -> tuple[np.ndarray, np.ndarray]:
-    """Captions (N, most), int32, and the probabilities of their words, which stay 0 unless `scored`; both on the host.
+def decode(model: Any, features: Array, policy: Policy, special: Special, scored: bool, function: str = "decode") -> tuple[np.ndarray, np.ndarray]:
+    """Caption N pictures. On the host, parts of them are captioned side by side on the cores.
 
     Parameters
     ----------
-    model : with `start`, `project` and `advance`, as CaptioningRNN has them
+    model : with `start`, `project`, `advance`, `params` and `word_to_idx`, as CaptioningRNN has them
     features : array (N, D), host or device
-    start, end, null : ids of the words that begin, end and fill up a caption; end may be None
-    most : words a caption may have, END included
-    banned : ids never to say
-    scored : whether probabilities are asked for
+    scored : whether the probabilities of the words are asked for; they stay 0 otherwise
+    function : named in messages
 
-    Notes
-    -----
-    Words are read after each step, to see which captions have ended; the others go on as a smaller batch. On the host, parts of the pictures are
-    captioned side by side on the cores.
+    Returns
+    -------
+    captions : array (N, max_length), int32, on the host, NULL after END
+    probabilities : array (N, max_length), the model's dtype, on the host
     """
-    N = len(features)
+    N, banned = len(features), policy.banned(function, len(model.word_to_idx))
     parts = stretches(N, min(cores(), N // LEAST_PART)) if get_array_module(model.params.flat) is np else [slice(0, N)]
-    found = side_by_side(lambda part: _greedy(model, features[part], start, end, null, most, banned, scored), parts)
+    found = side_by_side(lambda part: _decode(model, features[part], policy, special, banned, scored), parts)
     captions, probabilities = (np.concatenate(results) for results in zip(*found, strict=True))
     return captions, probabilities
 
 
-def _greedy(
-    model: Any, features: Array, start: int, end: int | None, null: int, most: int, banned: Sequence[int], scored: bool
-) -> tuple[np.ndarray, np.ndarray]:
+def _decode(
+    model: Any, features: Array, policy: Policy, special: Special, banned: Sequence[int], scored: bool
+) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
+    """One part. Words are read after each step to see which captions have ended; the others go on as a smaller batch."""
     state = model.start(features)
-    xp, N, new = get_array_module(state[0]), len(features), Workspace(state[0])
-    captions, probabilities = np.full((N, most), null, np.int32), np.zeros((N, most), state[0].dtype)
-    silent = asarray(np.array(banned, np.int32), like=state[0])
+    h, N = state[0], len(features)
+    xp, buffer = get_array_module(h), Workspace(h).buffer
+    captions, probabilities = np.full((N, policy.max_length), special.null, np.int32), np.zeros((N, policy.max_length), h.dtype)
+    silent = asarray(np.array(banned, np.int32), like=h)
     table, width = WordTable(model), model.params.shapes["Wx"][1]
-    alive = np.arange(N)  # the captions that go on
-    said = np.full(N, start, np.int32)
-    for t in range(most):
+    alive, said, totals = np.arange(N), np.full(N, special.start, np.int32), None  # `alive`: the captions that go on
+    for t in range(policy.max_length):
         if alive.size == 0:
             break
-        a = table.rows(said, out=new("a", (len(said), width)))
-        scores, state = model.advance(a, state, new)
+        scores, state = model.advance(table.rows(said, out=buffer("a", (len(said), width))), state, buffer)
         log_p = log_softmax(scores) if scored else None
         if banned:
             scores[:, silent] = -np.inf
-        words = scores.argmax(axis=1)
-        captions[alive, t] = said = to_numpy(words)
+        choice = policy.choose(scores, totals, t)
+        captions[alive, t] = said = to_numpy(choice.words)
         if log_p is not None:
-            probabilities[alive, t] = to_numpy(xp.exp(log_p[xp.arange(len(words)), words]))
-        going = np.flatnonzero(said != end)
+            probabilities[alive, t] = to_numpy(xp.exp(log_p[xp.arange(len(said)), choice.words]))
+        going = np.flatnonzero(said != special.end)
         if len(going) < len(alive):
-            rows = asarray(going.astype(np.int32), like=state[0])
+            rows = asarray(going.astype(np.int32), like=h)
             alive, said, state = alive[going], said[going], tuple(s[rows] for s in state)
     return captions, probabilities

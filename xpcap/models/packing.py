@@ -6,64 +6,38 @@ from typing import NamedTuple
 import numpy as np
 
 from xpcap.backend import Array, asarray, get_array_module
-from xpcap.layers.rows import past_rows
+from xpcap.layers.rows import Rows
 from xpcap.ops import Segments, segments
 
 
-class FeatureRows(NamedTuple):
-    """Features of a batch as rows of a table that lies on the model's device already: table[rows]."""
-
-    table: Array  # (m, D)
-    rows: np.ndarray  # (N,) int, on the host
-
-    @property
-    def shape(self) -> tuple[int, int]:
-        """(N, D), as if they were gathered."""
-        return len(self.rows), self.table.shape[1]
-
-    def checked(self, function: str, like: Array) -> Array:
-        """The table, once it is known to be of the library and dtype of `like` and to have all the rows."""
-        if get_array_module(self.table) is not get_array_module(like) or self.table.dtype != like.dtype:
-            raise TypeError(
-                f"{function}: the table of features is a {type(self.table).__module__} array of {self.table.dtype}, "
-                f"expected the model's library and {like.dtype}; made for another model?"
-            )
-        if self.rows.min() < 0 or self.rows.max() >= len(self.table):
-            raise ValueError(
-                f"{function}: feature rows are {self.rows.min()}..{self.rows.max()}, expected 0..{len(self.table) - 1}; another split's?"
-            )
-        return self.table
-
-
 class PackedCaptions(NamedTuple):
-    """A batch of captions, or a part of one, as rows, time-major, longest caption first. Index arrays are small integers, host or device.
+    """A batch of captions, or one part of it, as packed rows, longest caption first. Index arrays are int32, host or device.
 
     N captions, R live (caption, step) pairs, K distinct input words, L rows with a target.
     """
 
-    sizes: list[int]  # captions alive at each step; on the host always
-    N: int
-    order: Array  # (N,) caption of each sorted place
+    rows: Rows
+    order: Array  # (N,) the caption in each sorted place
     words: Array  # (K,) ids of the distinct input words
     inputs: Segments  # the rows grouped by input word; ids are places in `words`
     kept: Array | None  # (L,) rows whose target is not NULL; None where that is all of them
     targets: Array  # (L,) their target ids
-    past: Array | None  # (R,) place of the state that each row starts from, as layers.rows.past_rows has it
     source: np.ndarray  # (R,) each row's place when live steps are listed caption by caption, unsorted; on the host always
 
 
 def pack(captions: np.ndarray, null: int, part: int = 0, parts: int = 1) -> PackedCaptions:
-    """Pack a batch of captions on the host, or one part of it.
+    """Pack a batch of captions, or one of the parts that it is cut into, on the host.
 
     Parameters
     ----------
     captions : array (N, T+1), int; inputs are all columns but the last, targets all but the first
     null : id of the padding word
-    part, parts : take this one of so many parts, dealt out by length: each has as much to do as another. `order` and `source` go by the whole batch
+    part, parts : pack part number `part` of `parts`. Captions are dealt round-robin by length, so that parts cost the same. `order` and
+        `source` number the captions of the whole batch
 
     Notes
     -----
-    A caption's length is the position of its last non-NULL target plus one. Steps beyond it contribute nothing and are left out. A NULL
+    A caption's length is the position of its last non-NULL target plus one. Later steps contribute nothing and are left out. A NULL
     target inside a caption keeps its step, since later steps depend on it, but has no row in the loss.
     """
     inputs, targets = captions[:, :-1], captions[:, 1:]
@@ -77,35 +51,34 @@ def pack(captions: np.ndarray, null: int, part: int = 0, parts: int = 1) -> Pack
     row_targets = targets[caption, t]
     has_target = row_targets != null
     starts = np.cumsum(lengths) - lengths
-    sizes = [int(n) for n in np.bincount(t)]
     return PackedCaptions(
-        sizes=sizes,
-        N=len(order),
+        rows=Rows.of([int(n) for n in np.bincount(t)], len(order)),
         order=order.astype(np.int32),
         words=words.astype(np.int32),
         inputs=segments(input_places.astype(np.int32), len(words)),
         kept=None if has_target.all() else np.flatnonzero(has_target).astype(np.int32),
         targets=row_targets[has_target].astype(np.int32),
-        past=past_rows(sizes, len(order)),
         source=(starts[caption] + t).astype(np.int32),
     )
 
 
 def send(packed: PackedCaptions, like: Array, order: np.ndarray) -> PackedCaptions:
-    """The same packing with its index arrays, and `order` for its order, in the library of `like`: one transfer for all of them."""
+    """The same packing with its index arrays in the library of `like`, and `order` in place of its own: one transfer for all of them."""
     packed = packed._replace(order=order)
     if get_array_module(like) is np:
         return packed
-    words, kept, targets, past = packed.words, packed.kept, packed.targets, packed.past
-    moved = send_joined([order, words, *packed.inputs, targets, *(x for x in (kept, past) if x is not None)], like)
-    order, words, ids, by_word, starts, targets, *rest = moved
+    rows, words, kept, targets = packed.rows, packed.words, packed.kept, packed.targets
+    optional = [x for x in (kept, rows.past) if x is not None]
+    order, words, ids, by_word, starts, targets, caption, *rest = send_joined([order, words, *packed.inputs, targets, rows.caption, *optional], like)
+    kept = None if kept is None else rest.pop(0)
+    past = None if rows.past is None else rest.pop(0)
     return packed._replace(
+        rows=rows._replace(past=past, caption=caption),
         order=order,
         words=words,
         inputs=Segments(ids, by_word, starts),
         targets=targets,
-        kept=None if kept is None else rest.pop(0),
-        past=None if past is None else rest.pop(0),
+        kept=kept,
     )
 
 

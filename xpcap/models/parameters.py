@@ -13,8 +13,8 @@ from xpcap.errors import nearest
 class Parameters(MutableMapping[str, Array]):
     """A mapping with fixed keys whose values are views of one flat array.
 
-    ``params["Wx"] = array`` checks the shape, casts, and copies into the buffer, so views and buffer never part. Keys can neither be
-    added nor deleted. Gradients and moments of the same `shapes` are laid out alike.
+    ``params["Wx"] = array`` checks the shape, casts, and copies into the buffer, so views and buffer never part. Keys can be neither
+    added nor deleted. Copies and pickles have a buffer of their own. Gradients and moments of the same `shapes` are laid out alike.
 
     Parameters
     ----------
@@ -60,6 +60,32 @@ class Parameters(MutableMapping[str, Array]):
     def __len__(self) -> int:
         return len(self._views)
 
+    def assign(self, values: Mapping[str, Any]) -> None:
+        """Copy in a value for every parameter. ValueError : a key is missing or unknown, or a shape differs; nothing is changed then."""
+        if not isinstance(values, Mapping):
+            raise TypeError(f"params: got a {type(values).__name__}, expected a mapping of parameter names to arrays")
+        if odd := sorted(set(values) ^ set(self)):
+            raise ValueError(f"params: {', '.join(map(str, odd))} missing or unknown, expected {', '.join(self)}; the parameters of another model?")
+        if wrong := [name for name in self if np.shape(values[name]) != self[name].shape]:
+            came = np.shape(values[wrong[0]])
+            raise ValueError(f"params[{wrong[0]!r}]: got an array of shape {came}, expected {self[wrong[0]].shape}; the parameters of another model?")
+        self.update(values)
+
     def copy(self) -> "Parameters":
-        """The same arrays in a buffer of their own."""
+        """The same values in a buffer of their own."""
         return Parameters(self.shapes, self.flat.copy())
+
+    def __copy__(self) -> "Parameters":
+        return self.copy()
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "Parameters":
+        return self.copy()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Parameters, (self.shapes, self.flat)
+
+    def __array__(self, *args: Any, **kwargs: Any) -> np.ndarray:
+        raise TypeError(
+            "Parameters: got asked for one array, expected to be used as a mapping; as a file write numpy.savez(file, **params), "
+            "or params.flat for the buffer (xpcap.to_numpy brings either to the host)"
+        )

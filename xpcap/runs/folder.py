@@ -15,7 +15,8 @@ from xpcap.data.scaling import KINDS, FeatureScaling
 from xpcap.data.vocabulary import Vocabulary
 from xpcap.errors import DataError
 from xpcap.files import PART, read_text, write_text
-from xpcap.models.captioning_rnn import CELLS, CaptioningRNN, parameter_shapes
+from xpcap.layers import CELLS
+from xpcap.models import CaptioningRNN, ModelConfig
 from xpcap.tensors import check_format, read_tensors, write_tensors
 from xpcap.training.state import TrainingState, from_tensors, to_tensors
 
@@ -227,11 +228,9 @@ def open_run(path: Path) -> Run:
     if meta.get("vocabulary") != digest(vocabulary):
         raise DataError(f"open_run: {path / VOCAB} is not the vocabulary that {BEST} was trained with; changed, or from another run?")
     check_scaling(path / BEST, scaling, config)
-    shapes = parameter_shapes(config["feature_dim"], config["wordvec"], config["hidden"], len(vocabulary), config["cell"])
-    check_parameters(path / BEST, tensors, shapes)
-    model = CaptioningRNN(vocabulary.word_to_idx, config["feature_dim"], config["wordvec"], config["hidden"], config["cell"], seed=0)
-    for name, tensor in tensors.items():
-        model.params[name] = tensor
+    shape = ModelConfig(len(vocabulary), (config["feature_dim"],), config["wordvec"], config["hidden"], config["cell"])
+    check_parameters(path / BEST, tensors, shape.shapes())
+    model = CaptioningRNN.from_config(shape, vocabulary.word_to_idx, params=tensors)
     return Run(path, config, vocabulary, scaling, model, meta)
 
 

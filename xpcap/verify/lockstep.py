@@ -127,8 +127,8 @@ class _Keeping(CaptioningRNN):
 
     grads: Parameters
 
-    def loss(self, features: Any, captions: Array, workspace: Workspace | None = None) -> tuple[Array, Parameters]:
-        loss, grads = super().loss(features, captions, workspace)
+    def loss(self, features: Any, captions: Array, workspace: Workspace | None = None, **counts: Any) -> tuple[Array, Parameters]:
+        loss, grads = super().loss(features, captions, workspace, **counts)
         self.grads = grads.copy()
         return loss, grads
 

@@ -1,0 +1,34 @@
+"""What a captioner asks of its vocabulary and of a batch before it computes anything."""
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from xpcap.backend import Array
+from xpcap.models.batch import FeatureRows
+
+
+def check_batch(where: str, features: Array | FeatureRows, captions: np.ndarray, shape: tuple[int, ...], V: int, weights: np.ndarray | None) -> None:
+    (D,) = shape
+    if captions.dtype.kind not in "iu":
+        raise TypeError(f"{where}: captions have dtype {captions.dtype}, expected integer word ids")
+    if captions.ndim != 2 or captions.shape[0] < 1 or captions.shape[1] < 2 or np.shape(features) != (len(captions), D):
+        raise ValueError(
+            f"{where}: features have shape {np.shape(features)} and captions {captions.shape}, "
+            f"expected (N, {D}) and (N, T+1), at least one caption of one step"
+        )
+    if not (captions.min() >= 0 and captions.max() < V):
+        raise ValueError(f"{where}: captions hold ids {captions.min()}..{captions.max()}, expected 0..{V - 1}; another vocabulary made them?")
+    if weights is not None and (weights.shape != (len(captions),) or weights.dtype.kind != "f"):
+        raise ValueError(f"{where}: weights have shape {weights.shape}, expected one real number for each of {len(captions)} captions")
+
+
+def check_words(word_to_idx: Mapping[str, int]) -> None:
+    """Ids must be distinct whole numbers; they may lie beyond V (the course's fixture has such a one), but not those of special words."""
+    ids = list(word_to_idx.values())
+    if odd := [(word, i) for word, i in word_to_idx.items() if not isinstance(i, int | np.integer) or i < 0]:
+        raise ValueError(f"CaptioningRNN: word_to_idx gives {odd[0][0]!r} the id {odd[0][1]!r}, expected a whole number of at least 0")
+    if len(set(ids)) < len(ids):
+        raise ValueError(f"CaptioningRNN: word_to_idx gives {len(ids)} words only {len(set(ids))} ids, expected one each")
+    if word_to_idx.get("<NULL>", len(ids)) >= len(ids):
+        raise ValueError(f"CaptioningRNN: word_to_idx has {len(ids)} words and no <NULL> with an id below that, expected it: it marks padding")

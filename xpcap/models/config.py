@@ -1,0 +1,56 @@
+"""ModelConfig: what a captioner is made of, and the parameter shapes that follow from it."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from xpcap.errors import unknown
+from xpcap.layers.cells import CELLS
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """Sizes and kind of a captioner. The field names are also the keys of a run's ``config.json``.
+
+    Parameters
+    ----------
+    vocabulary : V, number of words, special ones included
+    feature_shape : shape of one image feature; (D,) for a pooled one
+    wordvec : W, size of a word vector
+    hidden : H, units of the state
+    cell : a name in xpcap.layers.CELLS
+    dropout : share of units dropped in training, in [0, 1)
+
+    Raises
+    ------
+    OptionError : no such cell. ValueError : a size below 1, or dropout out of range.
+    """
+
+    vocabulary: int
+    feature_shape: tuple[int, ...]
+    wordvec: int
+    hidden: int
+    cell: str = "lstm"
+    dropout: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.cell not in CELLS:
+            raise unknown("ModelConfig", "cell", self.cell, CELLS)
+        if len(self.feature_shape) != 1:
+            raise ValueError(f"ModelConfig: feature_shape is {self.feature_shape}, expected one size, (D,)")
+        check_sizes("ModelConfig", vocabulary=self.vocabulary, feature_shape=self.feature_shape[0], wordvec=self.wordvec, hidden=self.hidden)
+        if not (isinstance(self.dropout, int | float) and 0 <= self.dropout < 1):
+            raise ValueError(f"ModelConfig: dropout is {self.dropout!r}, expected the share of units to drop, in [0, 1)")
+
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Names and shapes of the parameters, in the order of the flat buffer."""
+        (D,), V, W, H = self.feature_shape, self.vocabulary, self.wordvec, self.hidden
+        G = CELLS[self.cell].gates * H
+        return {"W_proj": (D, H), "b_proj": (H,), "W_embed": (V, W), "Wx": (W, G), "Wh": (H, G), "b": (G,), "W_vocab": (H, V), "b_vocab": (V,)}
+
+
+def check_sizes(function: str, **sizes: int) -> None:
+    """ValueError : one of the named sizes is not a whole number of at least 1."""
+    for name, size in sizes.items():
+        if not (isinstance(size, int | np.integer) and size >= 1):
+            raise ValueError(f"{function}: {name} is {size!r}, expected a whole number of at least 1")
