@@ -25,8 +25,7 @@ DOCS = {path.name: path.read_text(encoding="utf-8") for path in sorted((ROOT / "
 COMMANDS, LAYERS = DOCS["commands.md"], DOCS["layers.md"]
 FENCE = re.compile(r"^ *```(.*)\n((?:.*\n)*?) *```$", re.MULTILINE)
 FENCES = [(name, info, code) for name, text in DOCS.items() for info, code in FENCE.findall(text)]
-README_BLOCKS = [code for info, code in FENCE.findall(README) if info == "python"]
-BLOCKS = [*README_BLOCKS, *(code for _, info, code in FENCES if info == "python")]  # to be run; ```python FILE is an excerpt of FILE
+BLOCKS = [code for _, info, code in FENCES if info == "python"]  # to be run; ```python FILE is an excerpt of FILE
 
 
 def section(name: str) -> str:
@@ -55,7 +54,10 @@ def test_defaults_in_the_docs_are_those_of_the_command(option: click.Option) -> 
     assert f"[default: {real}" in str(option.help)
 
 
-@pytest.mark.parametrize("block", BLOCKS)
+README_BLOCKS = [code for info, code in FENCE.findall(README) if info == "python"]
+
+
+@pytest.mark.parametrize("block", [*README_BLOCKS, *BLOCKS])
 def test_code_blocks_run(block: str, tmp_path: Path) -> None:
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     result = subprocess.run([sys.executable, "-W", "error", "-c", block], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
