@@ -86,6 +86,7 @@ ARGUMENTS: dict[str, Callable[..., tuple[Any, ...]]] = {
     "clip_to_norm": clip_to_norm_arguments,
     "record_step": record_step_arguments,
 }
+SCRATCH = {"times_transpose": 3}  # the argument that a version may leave anything in
 TOLERANCES = {"float32": 3e-6, "float64": 1e-14}
 
 
@@ -114,7 +115,7 @@ def check_equals_plain(kernel: kernels.Kernel, dtype: str) -> None:
         assert kernel.supports(*copies)
         with kernels.plain_only():
             returned = run(*copies)
-        results.append(flat([returned, *copies]))
+        results.append(flat([returned, *(copy for i, copy in enumerate(copies) if i != SCRATCH.get(kernel.op))]))
     assert len(results[0]) == len(results[1])
     for fast, plain in zip(*results, strict=True):
         assert fast.dtype == plain.dtype

@@ -285,6 +285,10 @@ class CaptioningRNN:
         """
         return self._decode("sample_with_probabilities", features, Policy(max_length, forbid), scored=True)
 
+    def decode(self, features: Array, policy: Policy, scored: bool = False) -> tuple[np.ndarray, np.ndarray]:
+        """Caption a batch by any policy: what `sample_with_probabilities` returns, with probabilities only where `scored`."""
+        return self._decode("decode", features, policy, scored)
+
     def _decode(self, function: str, features: Array, policy: Policy, scored: bool) -> tuple[np.ndarray, np.ndarray]:
         where, V = f"CaptioningRNN.{function}", len(self.word_to_idx)
         start = self.word_to_idx.get("<START>", V)
