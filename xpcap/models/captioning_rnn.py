@@ -6,7 +6,7 @@ from typing import Any, Self
 
 import numpy as np
 
-from xpcap.backend import Array, array_module, asarray, get_array_module, to_numpy
+from xpcap.backend import Array, array_module, asarray, to_numpy
 from xpcap.cores import side_by_side
 from xpcap.errors import unknown
 from xpcap.layers.cells import CELLS, State
@@ -19,6 +19,7 @@ from xpcap.models.masks import Masks, draw_masks
 from xpcap.models.network import Part, Score
 from xpcap.models.packing import PackedCaptions, pack, send
 from xpcap.models.parameters import Parameters
+from xpcap.ops import product
 from xpcap.workspace import Buffer, Workspace, fresh
 
 INIT_ORDER = ("W_embed", "W_proj", "Wx", "Wh", "W_vocab")  # the course's; biases start at zero
@@ -250,7 +251,7 @@ class CaptioningRNN:
         params = self.params
         state = self._cell.step(a, state, params["Wh"], buffer.scope("cell"))
         h = state[0]
-        scores = get_array_module(h).dot(h, params["W_vocab"], out=buffer("scores", (len(h), len(params["b_vocab"]))))
+        scores = product(h, params["W_vocab"], out=buffer("scores", (len(h), len(params["b_vocab"]))))
         scores += params["b_vocab"]
         return scores, state
 
