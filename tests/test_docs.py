@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
+import xpcap
 from xpcap import backend, bench, kernels, layers, ops, runs
 from xpcap.cli import main
 from xpcap.data.pictures import generate, picture_of
@@ -175,6 +176,11 @@ def test_readme_is_short_and_its_python_runs(tmp_path: Path) -> None:
     assert result.returncode == 0, result.stderr
     assert result.stdout
     assert len(README.splitlines()) <= 100
+
+
+def test_reference_lists_every_public_name() -> None:
+    reference = DOCS["library.md"].split("\n## Reference\n")[1].split("\n## ")[0]
+    assert set(xpcap.__all__) <= set(re.findall(r"`(\w+)", reference))
 
 
 def test_functions_that_internals_names_are_in_the_files_it_links() -> None:
