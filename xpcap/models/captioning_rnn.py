@@ -24,7 +24,7 @@ from xpcap.workspace import Buffer, Workspace, fresh
 
 INIT_ORDER = ("W_embed", "W_proj", "Wx", "Wh", "W_vocab")  # the course's; biases start at zero
 WEIGHTS, DROPOUT = 0, 1  # streams of one seed
-LEAST_PART = 48  # captions: products with fewer rows lose more than a core of their own gains
+LEAST_PART = 32  # captions; fewer rows make products too thin to gain from a core of their own
 
 
 class CaptioningRNN:
