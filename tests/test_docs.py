@@ -18,18 +18,21 @@ from click.testing import CliRunner
 from commands import SMALL
 from planting import function_named
 
+import xpcap
 from xpcap import backend, bench, kernels, layers, ops, runs
 from xpcap.cli import main
 from xpcap.data.pictures import generate, picture_of
 from xpcap.runs import training
 
 ROOT = Path(__file__).parent.parent
-README = (ROOT / "README.md").read_text(encoding="utf-8")
+README, CONTRIBUTING = ((ROOT / name).read_text(encoding="utf-8") for name in ("README.md", "CONTRIBUTING.md"))
 DOCS = {path.name: path.read_text(encoding="utf-8") for path in sorted((ROOT / "docs").glob("*.md"))}
 COMMANDS, LAYERS = DOCS["commands.md"], DOCS["layers.md"]
 FENCE = re.compile(r"^ *```(.*)\n((?:.*\n)*?) *```$", re.MULTILINE)
 FENCES = [(name, info, code) for name, text in DOCS.items() for info, code in FENCE.findall(text)]
-BLOCKS = [code for _, info, code in FENCES if info == "python"]  # to be run; ```python FILE FUNCTION is an excerpt
+BLOCKS = [
+    code for info, code in (*FENCE.findall(README), *(fence[1:] for fence in FENCES)) if info == "python"
+]  # to be run; ```python FILE FUNCTION is an excerpt
 
 
 def section(name: str) -> str:
@@ -119,7 +122,9 @@ def test_commands_in_the_docs_run_in_their_order(name: str, tmp_path: Path, monk
 
 def test_no_other_command_stands_in_the_docs_unproven() -> None:
     """Besides those there are set-up and make targets, which the suite cannot run inside itself."""
-    others = re.findall(r"^(?: {4})?((?:make|pip|source|git|conda|curl|xpcap) \S.*)$", "\n".join([*DOCS.values(), README]), re.MULTILINE)
+    others = re.findall(
+        r"^(?: {4})?((?:make|pip|source|git|conda|curl|xpcap) \S.*)$", "\n".join([*DOCS.values(), README, CONTRIBUTING]), re.MULTILINE
+    )
     targets = re.findall(r"^(\w[\w-]*):", (ROOT / "Makefile").read_text(), re.MULTILINE)
     known = ("pip install '.[", "source .venv/bin/activate", *(f"make {target}" for target in targets))
     assert len(others) >= 4
@@ -174,11 +179,31 @@ def anchors(text: str) -> set[str]:
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in re.findall(r"^#+ (.*)$", FENCE.sub("", text), re.MULTILINE)}
 
 
-@pytest.mark.parametrize("name", ["README.md", *(f"docs/{name}" for name in DOCS)])
+def test_readme_is_short() -> None:
+    assert len(README.splitlines()) <= 100
+
+
+def test_reference_lists_every_public_name() -> None:
+    reference = DOCS["library.md"].split("\n## Reference\n")[1].split("\n## ")[0]
+    assert set(xpcap.__all__) <= set(re.findall(r"`(\w+)", reference))
+
+
+def test_functions_that_internals_names_are_in_the_files_it_links() -> None:
+    hops = re.findall(r"\[`([\w.]+)`\]\(\.\./(xpcap/\S+\.py)\)", DOCS["internals.md"])
+    assert len(hops) > 30
+    for name, file in hops:
+        if name.endswith(".py"):  # the file as a whole
+            assert file.endswith(f"/{name}")
+            continue
+        source, last = (ROOT / file).read_text(encoding="utf-8"), name.rpartition(".")[2]
+        assert re.search(rf"^ *(?:def|class) {last}\b|^{last}\b.* = ", source, re.MULTILINE), f"{file}: {name}"
+
+
+@pytest.mark.parametrize("name", ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", "SECURITY.md", *(f"docs/{name}" for name in DOCS)])
 def test_links_lead_somewhere(name: str) -> None:
     text = re.sub(r"`[^`\n]+`", "", FENCE.sub("", (ROOT / name).read_text(encoding="utf-8")))
     links = [link for link in re.findall(r"\]\(([^)\s]+)\)", text) if ":" not in link]
-    assert links or name in ("docs/benchmarks.md", "docs/commands.md")
+    assert links or name == "SECURITY.md"
     for link in links:
         path, _, anchor = link.partition("#")
         target = (ROOT / name).parent / path if path else ROOT / name
