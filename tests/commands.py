@@ -1,6 +1,6 @@
 """Commands as people type them, called from tests."""
 
-import dataclasses
+import copy
 import functools
 import json
 from pathlib import Path
@@ -30,7 +30,7 @@ def good(*args: object) -> Result:
 
 def few(seed: int) -> CaptionData:
     """Generated pictures by the dozen; drawn once for each seed."""
-    return dataclasses.replace(_few(seed))
+    return copy.deepcopy(_few(seed))
 
 
 @functools.cache

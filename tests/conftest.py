@@ -57,13 +57,21 @@ def lib(request: pytest.FixtureRequest) -> Any:
 
 
 BLAS = ThreadpoolController().select(user_api="blas")
+THREADS = max((library.num_threads for library in BLAS.lib_controllers), default=1)
+SIDE_BY_SIDE = "PYTEST_XDIST_WORKER" in os.environ
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_thread_each() -> Iterator[None]:
+    """Where pytest runs in several processes side by side, BLAS keeps to one thread in each."""
+    with BLAS.limit(limits=1) if SIDE_BY_SIDE else contextlib.nullcontext():
+        yield
 
 
 @pytest.fixture(autouse=True)
-def share_of_the_cores(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Where pytest runs in several processes, BLAS keeps to one thread in each, but for tests marked `threads`."""
-    alone = "PYTEST_XDIST_WORKER" not in os.environ or "threads" in request.keywords
-    with contextlib.nullcontext() if alone else BLAS.limit(limits=1):
+def all_threads(request: pytest.FixtureRequest) -> Iterator[None]:
+    """But for tests marked `threads`."""
+    with BLAS.limit(limits=THREADS) if SIDE_BY_SIDE and "threads" in request.keywords else contextlib.nullcontext():
         yield
 
 
