@@ -11,7 +11,7 @@ from PIL import Image, ImageDraw
 from xpcap.data.pictures import named
 from xpcap.encoders import HistogramEncoder
 from xpcap.runs import folder as run_folder
-from xpcap.runs.sampling import caption_features
+from xpcap.runs.captioning import caption_features
 
 SHEETS = ((600, 600), (800, 600), (1920, 1080), (1080, 1920))
 COUNT = 100  # drawings of so many things on each sheet

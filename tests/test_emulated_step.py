@@ -124,7 +124,7 @@ def test_emulated_epoch_reads_its_losses_once(device: Emulator) -> None:
     with device.counting() as counts:
         solver.train()
     places = Counter(read.place.split(":")[0].rpartition("/")[2] for read in counts.reads)
-    assert places == {"record.py": 1, "metrics.py": 4}
+    assert places == {"record.py": 1, "teacher_forced.py": 4}
 
 
 def test_emulated_printing_reads_a_loss_each_time(device: Emulator, capsys: pytest.CaptureFixture[str]) -> None:

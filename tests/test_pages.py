@@ -17,6 +17,7 @@ Image = pytest.importorskip("PIL.Image")
 from xpcap import runs  # noqa: E402 - after the skip
 from xpcap.data import CaptionData, open_data, tokenize, write_dataset  # noqa: E402
 from xpcap.data.pictures import generate, write_pictures  # noqa: E402
+from xpcap.data.source import Source  # noqa: E402
 from xpcap.metrics import smoothed_bleu  # noqa: E402
 from xpcap.runs import TrainOptions, evaluate_run, train_run  # noqa: E402
 from xpcap.runs import folder as run_folder  # noqa: E402
@@ -32,7 +33,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     data = generate(0, train=60, val=40)
     write_pictures(folder / "photos", data, "val")
     (folder / "photos" / "val00000.png").unlink()
-    data.source = {"pictures": str(folder / "photos"), "encoder": "histogram"}
+    data.source = Source("histogram", str(folder / "photos"))
     write_dataset(folder / "data.h5", data)
     train_run(TrainOptions(data=folder / "data.h5", out=folder / "run", **SMALL))
     return folder
@@ -72,10 +73,10 @@ def galleries(page: str) -> dict[str, list[Shown]]:
 
 def test_galleries_show_the_best_the_worst_and_some_others_with_what_belongs_to_them(made: Path) -> None:
     run, data = run_folder.open_run(made / "run"), open_data(made / "data.h5")
-    result = evaluate_run(run)
+    said = evaluate_run(run).to_json()["captions"]
     images = data.split("val").images
     references = {images[i]: texts for i, texts in data.references("val").items()}
-    scores = {name: smoothed_bleu([tokenize(text) for text in references[name]], result.captions[name].split()) for name in images}
+    scores = {name: smoothed_bleu([tokenize(text) for text in references[name]], said[name].split()) for name in images}
     shown = galleries((made / "run" / "index.html").read_text())
     assert list(shown) == ["Best", "Worst", "Random"]
     assert {len(cards) for cards in shown.values()} == {9}
@@ -84,13 +85,13 @@ def test_galleries_show_the_best_the_worst_and_some_others_with_what_belongs_to_
     assert [scores[card.name] for card in shown["Worst"]] == ranked[:9]
     assert len({card.name for card in shown["Random"]}) == 9
     for card in (card for cards in shown.values() for card in cards):
-        assert card.caption == result.captions[card.name]
+        assert card.caption == said[card.name]
         assert card.references == references[card.name]
         assert card.note == f"sentence BLEU-4 {scores[card.name]:.2f}"
         assert card.has_picture == (card.name != "val00000.png")
-    said = {caption.image: caption for caption in runs.caption_run(run, count=40)}
+    captions = {caption.image: caption for caption in runs.caption_run(run, count=40)}
     for card in shown["Random"]:
-        np.testing.assert_allclose(card.probabilities, said[card.name].probabilities, atol=6e-4)
+        np.testing.assert_allclose(card.probabilities, captions[card.name].probabilities, atol=6e-4)
 
 
 def test_the_page_states_every_score_with_its_protocol(made: Path) -> None:
@@ -136,7 +137,7 @@ def test_few_pictures_make_short_galleries(made: Path, tmp_path: Path) -> None:
     val = data.split("val")
     one = dataclasses.replace(val, captions=val.captions[:5], image_idxs=val.image_idxs[:5], features=val.features[:1], images=["../secret.png"])
     one = dataclasses.replace(one, text=list(val.text or [])[:5])
-    (Path(data.source["pictures"]).parent / "secret.png").write_bytes((made / "photos" / "val00001.png").read_bytes())
+    (made / "secret.png").write_bytes((made / "photos" / "val00001.png").read_bytes())
     write_dataset(tmp_path / "one.h5", CaptionData(data.vocabulary, {"train": data.split("train"), "val": one}, data.source))
     run, _ = train_run(TrainOptions(data=tmp_path / "one.h5", out=tmp_path / "run", **SMALL))
     shown = galleries((run.path / "index.html").read_text())

@@ -11,6 +11,7 @@ import numpy as np
 from xpcap.data.checks import check_data
 from xpcap.data.dataset import CaptionData, Split
 from xpcap.data.guard import look_through
+from xpcap.data.source import Source
 from xpcap.data.vocabulary import Vocabulary
 from xpcap.errors import DataError, unknown
 from xpcap.files import read_text
@@ -18,15 +19,16 @@ from xpcap.files import read_text
 CAPTIONS, VOCABULARY = "coco2014_captions.h5", "coco2014_vocab.json"
 SPLITS = ("train", "val")
 TEXT_BYTES = 64 * 2**20  # the course's longest list of URLs has 5 MB
+PLACES = ("datasets/coco_captioning", "cs231n/datasets/coco_captioning")  # seen from cs231n/ and from the assignment's folder
 FOLDER = "the folder that the course's coco_captioning.zip unpacks to"
 
 
-def load_coco_data(base_dir: str | Path = "datasets/coco_captioning", max_train: int | None = None, pca_features: bool = True) -> dict[str, Any]:
+def load_coco_data(base_dir: str | Path | None = None, max_train: int | None = None, pca_features: bool = True) -> dict[str, Any]:
     """Read the course's COCO captions, features and vocabulary into memory, and print where from, as the course does.
 
     Parameters
     ----------
-    base_dir : the folder that coco_captioning.zip unpacks to
+    base_dir : the folder that coco_captioning.zip unpacks to; None: datasets/coco_captioning, or else cs231n/datasets/coco_captioning
     max_train : draw this many training captions, with replacement, from NumPy's legacy global stream, as the course does
     pca_features : the 512-d features, else the 4096-d ones
 
@@ -39,6 +41,7 @@ def load_coco_data(base_dir: str | Path = "datasets/coco_captioning", max_train:
     ------
     DataError : a file is missing, truncated, or not what the course ships.
     """
+    base_dir = _find() if base_dir is None else base_dir
     print("base dir", base_dir)
     data = _load(Path(base_dir), pca_features)
     if max_train is not None:
@@ -65,7 +68,7 @@ def sample_coco_minibatch(data: Mapping[str, Any], batch_size: int = 100, split:
     return data[f"{split}_captions"][drawn], data[f"{split}_features"][images], data[f"{split}_urls"][images]
 
 
-def from_coco(data: Mapping[str, Any], source: Mapping[str, Any] | None = None, start: bool = False, where: str = "the course's dict") -> CaptionData:
+def from_coco(data: Mapping[str, Any], source: Source | None = None, start: bool = False, where: str = "the course's dict") -> CaptionData:
     """The dict of load_coco_data as CaptionData. Splits without captions are left out; URLs serve as the pictures' names.
 
     Parameters
@@ -91,7 +94,7 @@ def from_coco(data: Mapping[str, Any], source: Mapping[str, Any] | None = None, 
         splits[name] = Split(captions, image_idxs, features, [str(url) for url in images])
     if "idx_to_word" not in data:
         raise DataError(f"{where}: idx_to_word missing, expected the list of words, as load_coco_data returns it")
-    made = CaptionData(Vocabulary(data["idx_to_word"]), splits, dict(source or {}))
+    made = CaptionData(Vocabulary(data["idx_to_word"]), splits, source or Source())
     check_data(where, made, start)
     return made
 
@@ -130,7 +133,15 @@ def read_coco_folder(folder: Path) -> CaptionData:
     if not (folder / CAPTIONS).exists():
         raise DataError(f"open_data: {folder} is a folder without {CAPTIONS}, expected a dataset file from 'prepare', or {FOLDER}")
     pca = (folder / "train2014_vgg16_fc7_pca.h5").exists()
-    return from_coco(_load(folder, pca), {"folder": folder.resolve().name, "pca_features": pca}, start=True, where=str(folder))
+    return from_coco(_load(folder, pca), Source(record={"folder": folder.resolve().name, "pca_features": pca}), start=True, where=str(folder))
+
+
+def _find() -> Path:
+    """The first of PLACES that is a folder."""
+    found = next((Path(place) for place in PLACES if Path(place).is_dir()), None)
+    if found is None:
+        raise DataError(f"load_coco_data: there is neither {PLACES[0]} nor {PLACES[1]} in {Path.cwd()}, expected {FOLDER}; name it as base_dir")
+    return found
 
 
 def _load(folder: Path, pca: bool) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from xpcap.data.scaling import FeatureScaling
+from xpcap.data.source import Source
 from xpcap.data.vocabulary import Vocabulary, tokenize
 from xpcap.errors import DataError, unknown
 
@@ -37,7 +38,7 @@ class CaptionData:
 
     vocabulary: Vocabulary
     splits: Mapping[str, Split]
-    source: Mapping[str, Any] = field(default_factory=dict)
+    source: Source = field(default_factory=Source)
     scaling: FeatureScaling = field(default_factory=FeatureScaling)
     stamp: str = ""
 
@@ -102,9 +103,14 @@ class CaptionData:
             references.setdefault(image, []).append(text)
         return dict(sorted(references.items()))
 
-    def encoded_with(self, vocabulary: Vocabulary, name: str) -> "CaptionData":
-        """One split of the same data, its captions encoded afresh by `vocabulary` and none of them cut."""
-        words = self.words(name)
+    def encoded_with(self, vocabulary: Vocabulary, name: str, words: Sequence[Sequence[str]] | None = None) -> "CaptionData":
+        """One split of the same data, its captions encoded by another vocabulary and not cut.
+
+        Parameters
+        ----------
+        words : the split's captions as `words` gives them, where the caller has them already; tokenising takes long
+        """
+        words = self.words(name) if words is None else words
         captions = vocabulary.encode_words(words, max(1, *(len(caption) for caption in words)))
         return replace(self, vocabulary=vocabulary, splits={name: replace(self.split(name), captions=captions, text=self.texts(name))})
 

@@ -3,16 +3,18 @@
 import hashlib
 import itertools
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
 import h5py
 import numpy as np
 
-from xpcap.data.checks import check_data, check_source
+from xpcap.data.checks import check_data
 from xpcap.data.dataset import CaptionData, Split
 from xpcap.data.guard import look_through, trust
-from xpcap.data.vocabulary import Vocabulary, tokenize
+from xpcap.data.source import Source
+from xpcap.data.vocabulary import Vocabulary, has_word
 from xpcap.errors import DataError
 from xpcap.files import atomic, obstacle
 
@@ -22,19 +24,36 @@ FIELDS = ("captions", "image_idxs", "features", "images", "text", "text_offsets"
 
 
 def write_dataset(path: str | Path, data: CaptionData) -> None:
-    """Validate `data` and write it to `path` in one piece, stamped.
+    """Check `data`, stamp it, and write it to `path` in one piece.
 
     Raises
     ------
     DataError : something in it is wrong, `path` exists, or its folder does not. OSError : it cannot be written. Nothing is left behind then.
     """
-    path = Path(path)
+    _check(Path(path), data)
+    _write(Path(path), stamped(data))
+
+
+def stamped(data: CaptionData) -> CaptionData:
+    """The same data with the stamp that its file would have."""
+    return replace(data, stamp=stamp_of(data))
+
+
+def write_stamped(path: str | Path, data: CaptionData) -> None:
+    """`write_dataset` for what `stamped` has just returned: it is not hashed again."""
+    _check(Path(path), data)
+    _write(Path(path), data)
+
+
+def _check(path: Path, data: CaptionData) -> None:
     if why := obstacle(path):
         raise DataError(f"write_dataset: {path} {why}")
     check_data("write_dataset", data)
-    check_source("write_dataset", data.source)
     _check_names(data)
-    about = json.dumps({"format": FORMAT, "source": dict(data.source), "stamp": stamp_of(data)}, sort_keys=True)
+
+
+def _write(path: Path, data: CaptionData) -> None:
+    about = json.dumps({"format": FORMAT, "source": data.source.to_json(), "stamp": data.stamp}, sort_keys=True)
     # h5py gets an open file rather than a name: on a full disk that is an OSError, where its own files end in a crash
     with atomic(path) as stream, h5py.File(stream, "w") as file:
         file.attrs["xpcap"] = about
@@ -96,7 +115,7 @@ def _check_names(data: CaptionData) -> None:
             raise DataError(f"write_dataset: a split is called {name!r}, expected letters, digits and _, and not 'vocab'")
         if len(set(split.images)) < len(split.images) or any("\0" in image for image in split.images):
             raise DataError(f"write_dataset: split {name!r} has a picture name twice, or one with a NUL in it; expected distinct names")
-        if not all(tokenize(text) for text in data.texts(name)):
+        if not all(has_word(text) for text in data.texts(name)):
             raise DataError(f"write_dataset: split {name!r} has a caption without a word, expected words in each")
 
 
@@ -107,7 +126,7 @@ def _read(path: Path, file: h5py.File) -> CaptionData:
         )
     about = _about(path, str(file.attrs["xpcap"]))
     splits = {name: _read_split(path, name, file[name]) for name in file if name != "vocab"}
-    return CaptionData(Vocabulary(_strings(file["vocab"])), splits, about["source"], stamp=about["stamp"])
+    return CaptionData(Vocabulary(_strings(file["vocab"])), splits, Source.from_json(f"read_dataset: {path}", about["source"]), stamp=about["stamp"])
 
 
 def _about(path: Path, text: str) -> dict[str, Any]:
@@ -126,7 +145,6 @@ def _about(path: Path, text: str) -> dict[str, Any]:
         raise DataError(f"read_dataset: {path} has format {about.get('format')!r:.60}, expected {FORMAT}; made by a newer xpcap?")
     if not isinstance(about.get("source"), dict) or not isinstance(about.get("stamp"), str):
         raise DataError(f"read_dataset: {path} is not a whole dataset file, its attribute 'xpcap' lacks source or stamp, expected both; damaged?")
-    check_source(f"read_dataset: {path}", about["source"])
     return cast("dict[str, Any]", about)
 
 

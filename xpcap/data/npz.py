@@ -27,10 +27,10 @@ def read_npz(path: Path, names: Sequence[str]) -> list[np.ndarray]:
     DataError : no .npz, one without these arrays, or one that is not what it says. OSError : it cannot be opened.
     """
     if not stat.S_ISREG(path.stat().st_mode) and not path.is_dir():  # a pipe would be waited for; opening a folder tells of itself
-        raise DataError(f"prepare: {path} is a pipe or a device, expected an .npz file; is the path right?")
+        raise DataError(f"read_npz: {path} is a pipe or a device, expected an .npz file; is the path right?")
     with _Sparing(io.FileIO(path)) as file:
         if file.peek(6)[:6] == npy.MAGIC_PREFIX:
-            raise DataError(f"prepare: {path} is a single array, expected an .npz with {_listed(names)}")
+            raise DataError(f"read_npz: {path} is a single array, expected an .npz with {_listed(names)}")
         try:
             with zipfile.ZipFile(file) as archive:
                 return [_array(archive, member, path.stat().st_size) for member in _members(archive, names, path)]
@@ -38,7 +38,7 @@ def read_npz(path: Path, names: Sequence[str]) -> list[np.ndarray]:
             raise
         except Exception as error:  # damaged archives bring up errors of many types, from zipfile, zlib and NumPy
             raise DataError(
-                f"prepare: {path} cannot be read as .npz, expected {_listed(names)}; truncated, or of another kind? ({str(error)[:200]!r})"
+                f"read_npz: {path} cannot be read as .npz, expected {_listed(names)}; truncated, or of another kind? ({str(error)[:200]!r})"
             ) from error
 
 
@@ -55,7 +55,7 @@ def _members(archive: zipfile.ZipFile, names: Sequence[str], path: Path) -> list
     """The members that hold these arrays, each there once."""
     held = [info.filename.removesuffix(".npy") for info in archive.infolist()]
     if missing := [name for name in names if f"{name}.npy" not in archive.NameToInfo]:
-        raise DataError(f"prepare: {path} holds {_listed(held) or 'nothing'} and lacks {_listed(missing)}, expected {_listed(names)}")
+        raise DataError(f"read_npz: {path} holds {_listed(held) or 'nothing'} and lacks {_listed(missing)}, expected {_listed(names)}")
     for name in names:
         if held.count(name) > 1:
             raise ValueError(f"{name} is there {held.count(name)} times")

@@ -5,6 +5,7 @@ from typing import NamedTuple
 import numpy as np
 
 from xpcap.data.dataset import CaptionData, Split
+from xpcap.data.source import Source
 from xpcap.data.vocabulary import SPECIAL, Vocabulary
 
 
@@ -44,4 +45,4 @@ def draw_data(n: int, D: int, V: int, seed: int, lengths: Lengths = LIKE_COCO) -
     captions[column > words[:, None] + 1] = vocabulary.null
     features = rng.standard_normal((n, D), dtype=np.float32)
     split = Split(captions, np.arange(n, dtype=np.int32), features, [f"picture{i}" for i in range(n)])
-    return CaptionData(vocabulary, {"train": split}, {"drawn": "at random", "seed": seed})
+    return CaptionData(vocabulary, {"train": split}, Source(seed=int(seed), record={"drawn": "at random"}))

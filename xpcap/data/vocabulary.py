@@ -19,6 +19,11 @@ def tokenize(text: str) -> list[str]:
     return _WORD.findall(text.lower())
 
 
+def has_word(text: str) -> bool:
+    """Whether `tokenize` would find a word."""
+    return _WORD.search(text.lower()) is not None
+
+
 class Vocabulary:
     """Words and their ids; id k is the k-th word.
 
@@ -56,7 +61,12 @@ class Vocabulary:
     @classmethod
     def build(cls, texts: Iterable[str], min_count: int) -> "Vocabulary":
         """The words that occur at least `min_count` times in `texts`, most frequent first, ties in alphabetical order."""
-        counts = Counter(word for text in texts for word in tokenize(text))
+        return cls.build_from_words((tokenize(text) for text in texts), min_count)
+
+    @classmethod
+    def build_from_words(cls, captions: Iterable[Sequence[str]], min_count: int) -> "Vocabulary":
+        """`build` for captions that are lists of words."""
+        counts = Counter(word for caption in captions for word in caption)
         kept = sorted((word for word, n in counts.items() if n >= min_count), key=lambda word: (-counts[word], word))
         return cls([*SPECIAL, *kept])
 
@@ -70,7 +80,7 @@ class Vocabulary:
         return self.encode_words([tokenize(text) for text in texts], max_words)
 
     def encode_words(self, captions: Sequence[Sequence[str]], max_words: int) -> np.ndarray:
-        """The same for captions that are lists of words."""
+        """`encode` for captions that are lists of words."""
         encoded = np.full((len(captions), max_words + 2), self.null, np.int32)
         for row, words in zip(encoded, captions, strict=True):
             ids = [self.word_to_idx.get(word, self.unk) for word in words[:max_words]]

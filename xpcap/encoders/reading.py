@@ -26,7 +26,7 @@ STARTS_OF_FRAME = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}
 logging.getLogger("PIL").addHandler(logging.NullHandler())  # what it logs of a damaged picture is said by our error
 
 
-def read_picture(source: Path | BinaryIO) -> np.ndarray:
+def read_picture(source: str | Path | BinaryIO) -> np.ndarray:
     """Read a picture file the way a person would see it: upright, in colour, on white.
 
     EXIF orientation is applied; grey, palette, 16-bit and CMYK pictures become RGB; transparent parts become white; of several frames
@@ -49,6 +49,7 @@ def read_picture(source: Path | BinaryIO) -> np.ndarray:
     """
     from PIL import Image
 
+    source = Path(source) if isinstance(source, str) else source
     name = source if isinstance(source, Path) else getattr(source, "name", "the picture")
     Image.init()
     try:
@@ -86,7 +87,7 @@ def read_picture(source: Path | BinaryIO) -> np.ndarray:
         raise DataError(f"read_picture: {name} cannot be read as a picture, expected JPEG, PNG, GIF, WebP, BMP or TIFF; {hint}") from error
 
 
-def find_pictures(paths: Iterable[Path]) -> list[Path]:
+def find_pictures(paths: Iterable[str | Path]) -> list[Path]:
     """The files among `paths`, and for each folder among them the pictures directly in it, by name.
 
     Raises
@@ -94,7 +95,7 @@ def find_pictures(paths: Iterable[Path]) -> list[Path]:
     DataError : a folder without a picture, or one that cannot be read.
     """
     found: list[Path] = []
-    for path in paths:
+    for path in map(Path, paths):
         try:
             inside = _inside(path) if path.is_dir() else [path]
         except OSError as error:

@@ -21,7 +21,7 @@ NOTHING = "(nothing)"  # a caption without a word
 CAPTION, REFERENCE = (9.0, "#222222"), (7.5, "#666666")  # points, colour
 
 
-def draw_captions(path: Path, pictures: Sequence[np.ndarray], captions: Sequence[str], references: Sequence[str], columns: int = 3) -> None:
+def draw_captions(path: str | Path, pictures: Sequence[np.ndarray], captions: Sequence[str], references: Sequence[str], columns: int = 3) -> None:
     """Write pictures with the model's caption (dark) and one human's (grey) under each, as a PNG.
 
     Parameters
@@ -42,7 +42,7 @@ def draw_captions(path: Path, pictures: Sequence[np.ndarray], captions: Sequence
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph .* missing from font")  # such a sign becomes a box; there is nothing to mend
         figure = _draw(pictures, captions, references, columns)
-        with atomic(path) as file:
+        with atomic(Path(path)) as file:
             figure.savefig(file, format="png", dpi=DPI, metadata={"Software": None})
 
 

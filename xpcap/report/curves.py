@@ -26,7 +26,7 @@ SIZE, DPI = (4.25, 2.75), 160  # inches; sharp on a phone with two pixels to a p
 PIXELS = (680, 440)
 
 
-def draw_loss(path: Path, history: Sequence[Mapping[str, Any]]) -> None:
+def draw_loss(path: str | Path, history: Sequence[Mapping[str, Any]]) -> None:
     """Write `loss_curve` of a history, light, to a file.
 
     Raises
@@ -34,7 +34,7 @@ def draw_loss(path: Path, history: Sequence[Mapping[str, Any]]) -> None:
     OSError : the place cannot be written to.
     """
     png = loss_curve(history)
-    with atomic(path) as file:
+    with atomic(Path(path)) as file:
         file.write(png)
 
 

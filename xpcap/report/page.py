@@ -59,7 +59,7 @@ class _Image(NamedTuple):
 
 
 def write_page(
-    path: Path,
+    path: str | Path,
     title: str,
     *,
     summary: str = "",
@@ -106,7 +106,7 @@ def write_page(
         light=LIGHT,
         dark=DARK,
     )
-    with atomic(path) as file:
+    with atomic(Path(path)) as file:
         file.write(page.encode("utf-8"))
 
 

@@ -9,6 +9,7 @@ import numpy as np
 
 from xpcap.data.pictures.scenes import COLOURS, SHAPES, Scene, Thing
 
+CAPTIONS = 5  # drawn for each scene
 SIZES = {"small": ("small", "little", "tiny"), "large": ("large", "big")}
 PLAIN = 0.6  # how often a size goes unsaid
 TWO = "two of a kind"

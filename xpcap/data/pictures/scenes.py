@@ -2,10 +2,13 @@
 
 import itertools
 import math
+import re
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
+
+from xpcap.errors import DataError
 
 SIDE = 128  # pixels
 SHAPES = ("circle", "square", "triangle", "star")
@@ -97,6 +100,14 @@ def make_scene(split: str, number: int, seed: int) -> Scene:
     light = rng.uniform(215, 255) + rng.uniform(-8, 8, 3) if rng.random() < 0.8 else np.full(3, 255)
     red, green, blue = (int(part) for part in np.clip(light, 0, 255))
     return Scene(tuple(things), arrangement, (red, green, blue), float(rng.uniform(0.7, 1.5)) if rng.random() < LINED else 0.0)
+
+
+def scene_of(name: str, seed: int) -> Scene:
+    """The scene behind a picture's name, such as ``val00012.png``. DataError : no such name."""
+    match = re.fullmatch(rf"({'|'.join(SPLITS)})(\d{{1,9}})\.png", name)
+    if match is None:
+        raise DataError(f"scene_of: {name!r} is no generated picture, expected a name such as val00012.png")
+    return make_scene(match[1], int(match[2]), seed)
 
 
 def _choose(split: str, arrangement: str, count: int, rng: np.random.Generator) -> list[tuple[str, str]]:
