@@ -44,6 +44,10 @@ def gather_arguments(draw: Callable[..., np.ndarray]) -> tuple[Any, ...]:
     return draw(N, V), np.array([4, 0, 4, 2], np.int32), draw(4, V)
 
 
+def product_arguments(draw: Callable[..., np.ndarray]) -> tuple[Any, ...]:
+    return draw(150, V), draw(V, H), draw(150, H)
+
+
 def times_transpose_arguments(draw: Callable[..., np.ndarray]) -> tuple[Any, ...]:
     return draw(N, V), draw(H, V), draw(N, H), draw(N * H + 3)
 
@@ -78,6 +82,7 @@ ARGUMENTS: dict[str, Callable[..., tuple[Any, ...]]] = {
     "rnn_cell_backward": rnn_cell_backward_arguments,
     "softmax_loss": softmax_loss_arguments,
     "gather": gather_arguments,
+    "product": product_arguments,
     "times_transpose": times_transpose_arguments,
     "segment_sum": segment_sum_arguments,
     "drop": drop_arguments,
@@ -86,6 +91,7 @@ ARGUMENTS: dict[str, Callable[..., tuple[Any, ...]]] = {
     "clip_to_norm": clip_to_norm_arguments,
     "record_step": record_step_arguments,
 }
+SCRATCH = {"times_transpose": 3}  # the argument that a version may leave anything in
 TOLERANCES = {"float32": 3e-6, "float64": 1e-14}
 
 
@@ -114,7 +120,7 @@ def check_equals_plain(kernel: kernels.Kernel, dtype: str) -> None:
         assert kernel.supports(*copies)
         with kernels.plain_only():
             returned = run(*copies)
-        results.append(flat([returned, *copies]))
+        results.append(flat([returned, *(copy for i, copy in enumerate(copies) if i != SCRATCH.get(kernel.op))]))
     assert len(results[0]) == len(results[1])
     for fast, plain in zip(*results, strict=True):
         assert fast.dtype == plain.dtype

@@ -9,14 +9,14 @@ import numpy as np
 import pytest
 from emulated import Emulator
 
-from xpcap import kernels, models, ops, optim, use_backend
+from xpcap import kernels, layers, ops, optim, use_backend
 from xpcap.layers import dropout, lstm, rnn, vocabulary
-from xpcap.models import captioning_rnn
+from xpcap.models import network
 from xpcap.verify import lockstep
 from xpcap.verify.lockstep import TOLERANCE, Place, Setup, distance, lock_step, on
 
 SMALL = {"N": 6, "D": 10, "W": 6, "H": 8, "V": 20}
-CELLS = pytest.mark.parametrize("cell", models.captioning_rnn.CELLS)
+CELLS = pytest.mark.parametrize("cell", layers.CELLS)
 DTYPES = pytest.mark.parametrize("dtype", TOLERANCE)
 
 
@@ -59,7 +59,7 @@ MISTAKES = [  # where, the op, the cell, and the first tensor that it touches
     (lstm, "lstm_gates_backward", "lstm", "dWh"),
     (rnn, "rnn_cell", "rnn", "loss"),
     (rnn, "rnn_cell_backward", "rnn", "dWh"),
-    (captioning_rnn, "segment_sum", "rnn", "db"),
+    (network, "segment_sum", "rnn", "db"),
     (dropout, "drop", "rnn", "loss"),
     (lockstep, "global_norm", "rnn", "norm"),
     (optim, "global_norm", "rnn", "m of W_proj"),

@@ -103,8 +103,9 @@ def test_curves_are_small_pictures_on_paper_of_their_theme(history: list[dict[st
 
 
 def test_loss_png_is_the_light_curve(tmp_path: Path) -> None:
-    draw_loss(tmp_path / "loss.png", HISTORY)
-    assert (tmp_path / "loss.png").read_bytes() == loss_curve(HISTORY)
+    for name in ("path.png", "text.png"):
+        draw_loss(tmp_path / name if name == "path.png" else str(tmp_path / name), HISTORY)
+        assert (tmp_path / name).read_bytes() == loss_curve(HISTORY)
 
 
 @pytest.mark.parametrize("count", [1, 2, 6, 12])

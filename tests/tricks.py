@@ -14,7 +14,8 @@ from contextlib import AbstractContextManager
 from typing import Any
 from unittest import mock
 
-from xpcap.cores import BLAS_WAIT, SHORT_WAIT, cores  # before NumPy, which it loads with the short wait
+from xpcap.blas import SHORT_WAIT, WAIT_VARIABLE  # before NumPy, which it loads with the short wait
+from xpcap.cores import cores
 
 # isort: split
 import numpy as np
@@ -84,7 +85,7 @@ def milliseconds(solver: CaptioningSolver, batches: list[Any], count: int = STEP
 def with_wait(name: str, wait: str) -> float:
     """A step in a process of its own, whose BLAS waits that long."""
     command = [sys.executable, __file__, "--alone", name]
-    return float(subprocess.run(command, env={**os.environ, BLAS_WAIT: wait}, check=True, capture_output=True, text=True).stdout)
+    return float(subprocess.run(command, env={**os.environ, WAIT_VARIABLE: wait}, check=True, capture_output=True, text=True).stdout)
 
 
 def main() -> None:

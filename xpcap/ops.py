@@ -136,6 +136,13 @@ def gather(table: Array, rows: Array, out: Array) -> Array:
     return out
 
 
+def product(x: Array, w: Array, out: Array) -> Array:
+    """out = x @ w: x (n, k), w (k, m) to out (n, m), C-contiguous."""
+    if fast := kernels.find("product", x, w, out):
+        return fast(x, w, out)
+    return get_array_module(x, w).dot(x, w, out=out)
+
+
 def times_transpose(x: Array, w: Array, out: Array, scratch: Array) -> Array:
     """out = x @ w.T: x (n, k), w (m, k) to out (n, m). `scratch` is a flat array of at least n * m elements, overwritten."""
     if fast := kernels.find("times_transpose", x, w, out, scratch):

@@ -12,6 +12,7 @@ CLIP = 50.0  # the default of train
 SEED = 0
 TRAINING = "training step"  # loss, gradients, clipping, Adam; float32, no dropout
 SAMPLING = "greedy sampling"  # of PICTURES pictures, at most MOST_WORDS words each
+BESIDE = "training step beside a busy process of another login"  # the same step
 WORKS = (TRAINING, SAMPLING)
 PICTURES = 1000
 MOST_WORDS = LIKE_COCO.high + 1  # END included

@@ -8,8 +8,9 @@ import numpy as np
 
 from xpcap.backend import array_module
 from xpcap.bench.arithmetic import sampling_flops, training_flops
-from xpcap.bench.configs import TRAINING, WORKS, Config
+from xpcap.bench.configs import BESIDE, SAMPLING, TRAINING, WORKS, Config
 from xpcap.bench.contenders import CONTENDERS
+from xpcap.bench.neighbour import busy_neighbour
 from xpcap.bench.timing import MatrixProduct, Plan, Timer, host_clock
 from xpcap.bench.work import batch_rows, check_same_captions, host_model, make_speaker
 
@@ -31,7 +32,7 @@ def measure(contender: str, configs: Iterable[Config], plan: Plan, backend: str,
     """Time a contender on a backend, or on the device that is meant by it: every kind of work of one configuration after the other."""
     for config in configs:
         for work in works:
-            yield (_measure_training if work == TRAINING else _measure_sampling)(contender, config, plan, backend)
+            yield _MEASURE[work](contender, config, plan, backend)
 
 
 def _measure_training(contender: str, config: Config, plan: Plan, backend: str) -> Measurement:
@@ -63,6 +64,14 @@ def _measure_sampling(contender: str, config: Config, plan: Plan, backend: str) 
     null, end = data.vocabulary.null, data.vocabulary.end
     flops = sampling_flops(config, said, null, end)
     return Measurement(ms, float(np.count_nonzero(said != null)), flops / ms / 1e6, rate)
+
+
+def _measure_beside(contender: str, config: Config, plan: Plan, backend: str) -> Measurement:
+    with busy_neighbour():
+        return _measure_training(contender, config, plan, backend)
+
+
+_MEASURE = {TRAINING: _measure_training, BESIDE: _measure_beside, SAMPLING: _measure_sampling}
 
 
 def _run(timer: Timer, contender: str, plan: Plan) -> tuple[float, float | None]:

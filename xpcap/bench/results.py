@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from xpcap.backend import get_backend
 from xpcap.bench.apart import measure_apart
-from xpcap.bench.configs import WORKS, Config
+from xpcap.bench.configs import BESIDE, TRAINING, WORKS, Config
 from xpcap.bench.machine import machine
 from xpcap.bench.measuring import OURS, Measurement, measure
 from xpcap.bench.timing import USUAL, Plan
@@ -43,11 +43,13 @@ class Result(NamedTuple):
     feeding: float | None  # share of a step that making its batch ready would have
     memory: int | None  # bytes: the most that our process took on the host, or what CuPy's pool took
     machine: dict[str, str]
+    slowdown: float | None = None  # our time beside a busy neighbour over that alone, in the same round
 
     def to_json(self) -> dict[str, Any]:
-        """As an object for a program to read: the configuration by its name, and its sizes."""
+        """As an object for a program to read: the configuration by its name, and its sizes; `slowdown` only beside a neighbour."""
         sizes = asdict(self.config)
-        return {**self._asdict(), "config": sizes.pop("name"), "sizes": sizes}
+        told = {**self._asdict(), "config": sizes.pop("name"), "sizes": sizes}
+        return {key: value for key, value in told.items() if key != "slowdown" or value is not None}
 
 
 def bench(
@@ -84,7 +86,7 @@ def bench(
                 for task, measurement in zip(tasks, run(contender, some, plan, backend, works), strict=True):
                     found[task][contender].append(measurement)
                     steps.update()
-    return [_result(config, work, rounds, about) for (work, config), rounds in found.items()]
+    return [_result(config, work, rounds, about, found.get((TRAINING, config))) for (work, config), rounds in found.items()]
 
 
 def _turns(contenders: Sequence[str], configs: Sequence[Config], backend: str) -> list[tuple[str, Sequence[Config]]]:
@@ -134,8 +136,9 @@ def _check_tf32() -> None:
             raise BackendError(f"bench: {name} is {os.environ[name]}, expected it unset: TF32 stays off, for this package and for its peers")
 
 
-def _result(config: Config, work: str, rounds: Rounds, about: dict[str, str]) -> Result:
+def _result(config: Config, work: str, rounds: Rounds, about: dict[str, str], alone: Rounds | None) -> Result:
     ours = rounds[OURS]
+    slowdowns = [m.ms / before.ms for m, before in zip(ours, alone[OURS], strict=True)] if work == BESIDE and alone else []
     times = {contender: statistics.median(m.ms for m in measurements) for contender, measurements in rounds.items()}
     ratios = {name: statistics.median(m.ms / own.ms for m, own in zip(measurements, ours, strict=True)) for name, measurements in rounds.items()}
     return Result(
@@ -154,6 +157,7 @@ def _result(config: Config, work: str, rounds: Rounds, about: dict[str, str]) ->
         tokens_per_s=1e3 * ours[-1].tokens / times[OURS],
         feeding=_median(ours, lambda m: m.feeding),
         memory=ours[-1].memory,
+        slowdown=statistics.median(slowdowns) if slowdowns else None,
         machine=about,
     )
 

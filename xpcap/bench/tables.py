@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from xpcap.bench.configs import MOST_WORDS, PICTURES, TRAINING
+from xpcap.bench.configs import MOST_WORDS, PICTURES, SAMPLING
 from xpcap.bench.results import Result
 
 Rows = list[tuple[str, ...]]
@@ -26,6 +26,7 @@ COLUMNS = (
     Column("", "H", lambda r: r.config.H),
     Column("", "V", lambda r: r.config.V),
     Column("xpcap", "ms", lambda r: r.ms, ".2f"),
+    Column("times", "alone", lambda r: r.slowdown, ".2f"),
     Column("textbook", "ms", lambda r: r.ms_textbook, ".1f"),
     Column("", "ratio", lambda r: r.ratio_textbook, ".2f"),
     Column("torch padded", "ms", lambda r: r.ms_padded, ".2f"),
@@ -54,9 +55,9 @@ def tables(results: Sequence[Result]) -> list[tuple[str, Rows]]:
 
 
 def _title(work: str) -> str:
-    if work == TRAINING:
-        return f"{work} of N captions: loss, gradients, clipping, Adam; float32"
-    return f"{work} of {PICTURES:,} pictures, at most {MOST_WORDS} words each; float32"
+    if work == SAMPLING:
+        return f"{work} of {PICTURES:,} pictures, at most {MOST_WORDS} words each; float32"
+    return f"{work.replace('step', 'step of N captions')}: loss, gradients, clipping, Adam; float32"
 
 
 def _rows(results: Sequence[Result]) -> Rows:

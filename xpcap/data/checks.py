@@ -1,4 +1,4 @@
-"""What must hold of a data set before anybody learns from it: everything that is cheap to check."""
+"""Checks that a data set must pass before anyone trains on it: all that are cheap."""
 
 import numpy as np
 
@@ -8,16 +8,16 @@ from xpcap.errors import DataError
 
 
 def check_data(where: str, data: CaptionData, start: bool = True) -> None:
-    """Check every split, and that they agree with each other.
+    """Check every split, and that the splits agree in feature size and caption length.
 
     Parameters
     ----------
-    where : names the data set in messages
-    start : whether each caption must begin with ``<START>``, as in a data set of ours or the course's
+    where : name of the data set in messages
+    start : require each caption to begin with ``<START>``, as in our dataset files and the course's folder
 
     Raises
     ------
-    DataError : the first thing found wrong.
+    DataError : the first fault found.
     """
     if not data.splits:
         raise DataError(f"{where} has no split, expected at least one, such as train")

@@ -1,4 +1,4 @@
-"""The dataset file: how CaptionData lies in HDF5, and what is checked before it is believed."""
+"""The dataset file: CaptionData in HDF5, checked when it is written and when it is read."""
 
 import hashlib
 import itertools
@@ -19,7 +19,7 @@ from xpcap.errors import DataError
 from xpcap.files import atomic, obstacle
 
 FORMAT = 1
-IN_MEMORY = 512 * 2**20  # bytes: features up to this size are held in memory, larger ones are read from disk by the batch
+IN_MEMORY = 512 * 2**20  # bytes: larger features stay on disk and are read by the batch
 FIELDS = ("captions", "image_idxs", "features", "images", "text", "text_offsets")
 
 
@@ -54,7 +54,7 @@ def _check(path: Path, data: CaptionData) -> None:
 
 def _write(path: Path, data: CaptionData) -> None:
     about = json.dumps({"format": FORMAT, "source": data.source.to_json(), "stamp": data.stamp}, sort_keys=True)
-    # h5py gets an open file rather than a name: on a full disk that is an OSError, where its own files end in a crash
+    # h5py gets an open file, not a name: a full disk is then an OSError; with files that h5py opens itself it is a crash
     with atomic(path) as stream, h5py.File(stream, "w") as file:
         file.attrs["xpcap"] = about
         file.create_dataset("vocab", data=data.vocabulary.idx_to_word, dtype=h5py.string_dtype())
@@ -70,13 +70,13 @@ def _write(path: Path, data: CaptionData) -> None:
 
 
 def read_dataset(path: str | Path) -> CaptionData:
-    """Open a dataset file, checking its stamp and all of its contents; feature values that stay on disk are checked as they are read.
+    """Open a dataset file and check its stamp and contents. Features that stay on disk are checked as they are read.
 
-    Unless this process wrote it, another one with limits goes through it first, for HDF5 never comes to an end with some damaged files.
+    Files that this process did not write are first screened in another one, since some damaged files make HDF5 loop for ever.
 
     Raises
     ------
-    DataError : not HDF5, truncated, not ours, of a newer format, altered since it was stamped, or made to harm.
+    DataError : not HDF5, truncated, not ours, of a newer format, altered since it was stamped, or malicious.
     """
     path = Path(path)
     look_through("read_dataset", path, IN_MEMORY, "a file from 'prepare'")
@@ -95,7 +95,7 @@ def read_dataset(path: str | Path) -> CaptionData:
         keep_open = any(not isinstance(split.features, np.ndarray) for split in data.splits.values())
     except DataError:
         raise
-    except Exception as error:  # damaged HDF5 brings up errors of many types, from h5py and from what it feeds
+    except Exception as error:  # damaged HDF5 raises errors of many types, from h5py and from whatever uses its values
         raise DataError(f"read_dataset: {path} is not a whole dataset file, expected what 'prepare' writes; damaged? ({error!r})") from error
     finally:
         if not keep_open:
@@ -104,12 +104,12 @@ def read_dataset(path: str | Path) -> CaptionData:
 
 
 def _mostly_zero(features: Any) -> bool:
-    """Whether compression pays: a tenth of the size for histograms of drawings, nothing for the activations of a network."""
+    """Whether compression pays: histograms of drawings shrink to a tenth, activations of a network not at all."""
     return isinstance(features, np.ndarray) and bool(np.count_nonzero(features) < features.size / 2)
 
 
 def _check_names(data: CaptionData) -> None:
-    """What only a file that is about to be written must hold: names that can be told apart, and texts with something in them."""
+    """Checks for writing alone: distinct names, and a word in every text."""
     for name, split in data.splits.items():
         if name == "vocab" or not name.isidentifier():
             raise DataError(f"write_dataset: a split is called {name!r}, expected letters, digits and _, and not 'vocab'")
@@ -130,7 +130,7 @@ def _read(path: Path, file: h5py.File) -> CaptionData:
 
 
 def _about(path: Path, text: str) -> dict[str, Any]:
-    """The attribute of a dataset file, of which only the format is known to be there in files of a newer one."""
+    """The object in the attribute of a dataset file. The format comes first: a newer one may lack the rest."""
     try:
         about = json.loads(text)
     except (ValueError, RecursionError) as error:
@@ -163,7 +163,7 @@ def _read_split(path: Path, name: str, group: Any) -> Split:
 
 
 def _texts(where: str, blob: np.ndarray, offsets: np.ndarray, n: int) -> list[str]:
-    """The texts of `n` captions, out of one that holds them all."""
+    """The texts of `n` captions, cut out of the blob that holds them all."""
     if n == 0:
         return []
     if offsets.shape != (n + 1,) or offsets.dtype.kind not in "iu" or blob.ndim != 1 or blob.dtype != np.uint8:
@@ -183,7 +183,7 @@ def _strings(dataset: Any) -> list[str]:
 
 
 def stamp_of(data: CaptionData) -> str:
-    """A digest of everything but feature values: what can be read in full each time a file is opened."""
+    """A digest of everything but the values of features, which may be too large to read each time a file is opened."""
     digest = hashlib.sha256("\n".join(data.vocabulary.idx_to_word).encode())
     for name in sorted(data.splits):
         split = data.splits[name]

@@ -7,7 +7,8 @@ import math
 
 import numpy as np
 
-from xpcap.cores import cores, side_by_side, stretches
+from xpcap.blas import crowding
+from xpcap.cores import cores, free_cores, side_by_side, stretches
 
 BLOCK = 1 << 17  # elements: few calls, since threads that take turns with Python's lock lose time at each, and still no trip to memory
 NORM_BLOCK = 1 << 15  # elements whose squares are added in their own dtype
@@ -133,6 +134,18 @@ def gather(table, rows, out):
     return np.take(table, rows, axis=0, out=out, mode="clip")
 
 
+def supports_product(x, w, out):
+    return _on_host(x, w, out) and x.size > 0 and w.size > 0 and free_cores() > 1
+
+
+def product(x, w, out):
+    """ops.product with threads that do not wait for one another: for few rows see blas.Crowding, more are shared out among the cores by row."""
+    if len(x) <= FEW:
+        return crowding().dot(x, w, out)
+    side_by_side(lambda rows: np.dot(x[rows], w, out=out[rows]), stretches(len(x), free_cores()))
+    return out
+
+
 def supports_times_transpose(x, w, out, scratch):
     return _on_host(x, w, out, scratch) and len(x) <= FEW
 
@@ -143,7 +156,11 @@ def times_transpose(x, w, out, scratch):
     OpenBLAS packs its right factor at each call, and packing the large strided w.T costs almost as much as the product.
     """
     n, m = out.shape
-    turned = np.dot(w, x.T, out=scratch[: n * m].reshape(m, n))
+    turned = scratch[: n * m].reshape(m, n)
+    if free_cores() > 1 and turned.size > 0:
+        crowding().dot(w, x.T, turned)
+    else:
+        np.dot(w, x.T, out=turned)
     out[...] = turned.T
     return out
 

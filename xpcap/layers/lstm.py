@@ -8,7 +8,7 @@ from typing import NamedTuple
 from xpcap.backend import Array, get_array_module
 from xpcap.layers.checks import check_arrays, check_upstream
 from xpcap.layers.rows import Beside, Rows, from_rows, to_rows
-from xpcap.ops import Gates, lstm_gates, lstm_gates_backward, times_transpose
+from xpcap.ops import Gates, lstm_gates, lstm_gates_backward, product, times_transpose
 from xpcap.workspace import Buffer, fresh
 
 ORDER = "gates stack i, f, o, g"
@@ -91,7 +91,7 @@ def lstm_recur(a: Array, state: State, Wh: Array, out: Gates, beside: Beside | N
     a : array (n, 4H), the half that comes from the input, x @ Wx + b. rows : where the n rows lie among all, for `beside`
     """
     h, c = state
-    r = get_array_module(h).dot(h, Wh, out=out.gates)  # (n, 4H); the gates take its place
+    r = product(h, Wh, out=out.gates)  # (n, 4H); the gates take its place
     if beside is not None:
         beside.forward(h, r, rows)
     return lstm_gates(a, r, c, out=out)
@@ -166,7 +166,7 @@ def lstm_rows_backward(dh: Array, cache: LSTMRowsCache, buffer: Buffer | None = 
         times_transpose(da[t], Wh, dh_next[:n], scratch)
         if beside is not None:
             beside.backward(da[t], dh_next[:n], t)
-    dWh = xp.dot(rows.past_states(h, buffer).T, da, out=dWh)
+    dWh = product(rows.past_states(h, buffer).T, da, out=xp.empty_like(Wh) if dWh is None else dWh)
     return da, (dh_next, dc), dWh
 
 

@@ -5,7 +5,7 @@ from typing import NamedTuple
 from xpcap.backend import Array, get_array_module
 from xpcap.layers.checks import check_arrays, check_upstream
 from xpcap.layers.rows import Beside, Rows, from_rows, to_rows
-from xpcap.ops import rnn_cell, rnn_cell_backward, times_transpose
+from xpcap.ops import product, rnn_cell, rnn_cell_backward, times_transpose
 from xpcap.workspace import Buffer, fresh
 
 EVERY = slice(None)
@@ -79,7 +79,7 @@ def rnn_recur(a: Array, state: State, Wh: Array, out: Array, beside: Beside | No
     a : array (n, H), the half that comes from the input, x @ Wx + b. rows : where the n rows lie among all, for `beside`
     """
     (h,) = state
-    r = get_array_module(h).dot(h, Wh, out=out)  # (n, H); the state takes its place
+    r = product(h, Wh, out=out)  # (n, H); the state takes its place
     if beside is not None:
         beside.forward(h, r, rows)
     return rnn_cell(a, r, out=out)
@@ -149,7 +149,7 @@ def rnn_rows_backward(dh: Array, cache: RNNRowsCache, buffer: Buffer | None = No
         times_transpose(da[t], Wh, dh_next[:n], scratch)
         if beside is not None:
             beside.backward(da[t], dh_next[:n], t)
-    dWh = xp.dot(rows.past_states(h, buffer).T, da, out=dWh)
+    dWh = product(rows.past_states(h, buffer).T, da, out=xp.empty_like(Wh) if dWh is None else dWh)
     return da, (dh_next,), dWh
 
 

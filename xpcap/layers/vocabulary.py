@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 from xpcap.backend import Array
 from xpcap.layers.checks import check_arrays, check_ids
-from xpcap.ops import softmax_loss
+from xpcap.ops import product, softmax_loss
 from xpcap.workspace import Buffer, fresh
 
 BLOCK = 1 << 22  # scores in a block: more would not stay in cache anyway, and a large vocabulary's would fill memory
@@ -58,15 +58,15 @@ def vocabulary_loss(
     found = []
     for rows in blocks(len(h), len(b)):
         x = h[rows]
-        scores = xp.dot(x, w, out=buffer("scores", (len(x), len(b))))  # (n, V)
+        scores = product(x, w, out=buffer("scores", (len(x), len(b))))  # (n, V)
         scores += b
         nll, dscores = softmax_loss(scores, targets[rows], scale[rows], out=scores)
         found.append(nll)
-        xp.dot(dscores, w.T, out=dh[rows])
+        product(dscores, w.T, out=dh[rows])
         if rows.start == 0:
-            xp.dot(x.T, dscores, out=dw)
+            product(x.T, dscores, out=dw)
             dscores.sum(axis=0, out=db)
         else:
-            dw += xp.dot(x.T, dscores, out=buffer("dw_block", w.shape))
+            dw += product(x.T, dscores, out=buffer("dw_block", w.shape))
             db += dscores.sum(axis=0)
     return found[0] if len(found) == 1 else xp.concatenate(found), VocabularyGrads(dh, dw, db)

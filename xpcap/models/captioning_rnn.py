@@ -6,7 +6,7 @@ from typing import Any, Self
 
 import numpy as np
 
-from xpcap.backend import Array, array_module, asarray, get_array_module, to_numpy
+from xpcap.backend import Array, array_module, asarray, to_numpy
 from xpcap.cores import side_by_side
 from xpcap.errors import unknown
 from xpcap.layers.cells import CELLS, State
@@ -19,6 +19,7 @@ from xpcap.models.masks import Masks, draw_masks
 from xpcap.models.network import Part, Score
 from xpcap.models.packing import PackedCaptions, pack, send
 from xpcap.models.parameters import Parameters
+from xpcap.ops import product
 from xpcap.workspace import Buffer, Workspace, fresh
 
 INIT_ORDER = ("W_embed", "W_proj", "Wx", "Wh", "W_vocab")  # the course's; biases start at zero
@@ -250,7 +251,7 @@ class CaptioningRNN:
         params = self.params
         state = self._cell.step(a, state, params["Wh"], buffer.scope("cell"))
         h = state[0]
-        scores = get_array_module(h).dot(h, params["W_vocab"], out=buffer("scores", (len(h), len(params["b_vocab"]))))
+        scores = product(h, params["W_vocab"], out=buffer("scores", (len(h), len(params["b_vocab"]))))
         scores += params["b_vocab"]
         return scores, state
 
@@ -284,6 +285,10 @@ class CaptioningRNN:
             included, given the words before; 0 after END
         """
         return self._decode("sample_with_probabilities", features, Policy(max_length, forbid), scored=True)
+
+    def decode(self, features: Array, policy: Policy, scored: bool = False) -> tuple[np.ndarray, np.ndarray]:
+        """Caption a batch by any policy: what `sample_with_probabilities` returns, with probabilities only where `scored`."""
+        return self._decode("decode", features, policy, scored)
 
     def _decode(self, function: str, features: Array, policy: Policy, scored: bool) -> tuple[np.ndarray, np.ndarray]:
         where, V = f"CaptioningRNN.{function}", len(self.word_to_idx)

@@ -122,7 +122,8 @@ def _decode(
     captions, probabilities = np.full((N, policy.max_length), special.null, np.int32), np.zeros((N, policy.max_length), h.dtype)
     silent = asarray(np.array(banned, np.int32), like=h)
     table, width = WordTable(model), model.params.shapes["Wx"][1]
-    alive, said, totals = np.arange(N), np.full(N, special.start, np.int32), None  # `alive`: the captions that go on
+    alive, said = np.arange(N), np.full(N, special.start, np.int32)  # the captions that go on, and their last words
+    totals: Array | None = None
     for t in range(policy.max_length):
         if alive.size == 0:
             break
@@ -130,12 +131,16 @@ def _decode(
         log_p = log_softmax(scores) if scored else None
         if banned:
             scores[:, silent] = -np.inf
-        choice = policy.choose(scores, totals, t)
-        captions[alive, t] = said = to_numpy(choice.words)
+        words, parents, totals = policy.choose(scores, totals, t)
+        if parents is not None:
+            state, past = tuple(s[parents] for s in state), alive[to_numpy(parents)]
+            captions[alive], probabilities[alive] = captions[past], probabilities[past]
+        captions[alive, t] = said = to_numpy(words)
         if log_p is not None:
-            probabilities[alive, t] = to_numpy(xp.exp(log_p[xp.arange(len(said)), choice.words]))
+            probabilities[alive, t] = to_numpy(xp.exp(log_p[xp.arange(len(said)) if parents is None else parents, words]))
         going = np.flatnonzero(said != special.end)
         if len(going) < len(alive):
             rows = asarray(going.astype(np.int32), like=h)
             alive, said, state = alive[going], said[going], tuple(s[rows] for s in state)
+            totals = None if totals is None else totals[rows]
     return captions, probabilities

@@ -12,7 +12,7 @@ from xpcap.models.config import ModelConfig
 from xpcap.models.masks import Masks
 from xpcap.models.packing import PackedCaptions
 from xpcap.models.parameters import Parameters
-from xpcap.ops import gather, log_softmax, segment_sum
+from xpcap.ops import gather, log_softmax, product, segment_sum
 from xpcap.workspace import Buffer, fresh
 
 
@@ -70,12 +70,12 @@ def score(config: ModelConfig, params: Parameters, part: Part) -> Score:
 def forward(config: ModelConfig, params: Parameters, part: Part, buffer: Buffer) -> Forward:
     """From features and words to the hidden states of the rows that have a target."""
     packed, masks, keep = part.packed, part.masks, 1 - config.dropout
-    xp, cell = get_array_module(params.flat), CELLS[config.cell]
+    cell = CELLS[config.cell]
     x = apply_mask(part.features, masks.features, keep)  # (N, D)
-    h0 = xp.dot(x, params["W_proj"], out=buffer("h0", (packed.rows.N, config.hidden)))
+    h0 = product(x, params["W_proj"], out=buffer("h0", (packed.rows.N, config.hidden)))
     h0 += params["b_proj"]
     vectors = apply_mask(params["W_embed"][packed.words], masks.words, keep)  # (K, W)
-    projected = xp.dot(vectors, params["Wx"], out=buffer("projected", (len(vectors), len(params["b"]))))
+    projected = product(vectors, params["Wx"], out=buffer("projected", (len(vectors), len(params["b"]))))
     projected += params["b"]
     ids = packed.inputs.ids
     a = gather(projected, ids, out=buffer("a", (len(ids), projected.shape[1])))  # (R, G): each distinct word is projected once
@@ -89,7 +89,6 @@ def forward(config: ModelConfig, params: Parameters, part: Part, buffer: Buffer)
 def backward(config: ModelConfig, params: Parameters, dh: Array, part: Part, forward_pass: Forward, grads: Parameters, buffer: Buffer) -> None:
     """From dh (L, H), of the hidden rows with a target, to the gradients of all parameters but the vocabulary's."""
     packed, masks, keep, (x, vectors, cache, _) = part.packed, part.masks, 1 - config.dropout, forward_pass
-    xp = get_array_module(params.flat)
     if packed.kept is not None:
         dh_rows = buffer("dh_rows", (packed.rows.R, dh.shape[1]))
         dh_rows[...] = 0
@@ -99,10 +98,11 @@ def backward(config: ModelConfig, params: Parameters, dh: Array, part: Part, for
     da, (dh0, *_), _ = CELLS[config.cell].rows_backward(dh, cache, buffer.scope("cell"), dWh=grads["Wh"])
     dwords = segment_sum(da, packed.inputs, out=buffer("dwords", (len(vectors), da.shape[1])))  # (K, G)
     dwords.sum(axis=0, out=grads["b"])
-    xp.dot(vectors.T, dwords, out=grads["Wx"])
+    product(vectors.T, dwords, out=grads["Wx"])
+    dvectors = product(dwords, params["Wx"].T, out=buffer("dvectors", vectors.shape))  # (K, W)
     grads["W_embed"][...] = 0
-    grads["W_embed"][packed.words] = apply_mask(dwords @ params["Wx"].T, masks.words, keep)  # distinct words: nothing adds up
-    xp.dot(x.T, dh0, out=grads["W_proj"])
+    grads["W_embed"][packed.words] = apply_mask(dvectors, masks.words, keep)  # distinct words: nothing adds up
+    product(x.T, dh0, out=grads["W_proj"])
     dh0.sum(axis=0, out=grads["b_proj"])
 
 

@@ -116,8 +116,12 @@ def caption_chosen(run: Run, data: CaptionData, split: str, pictures: np.ndarray
     return [PictureCaption(images[i], said.text, said.probabilities, references[i]) for i, said in zip(pictures.tolist(), captions, strict=True)]
 
 
-def caption_files(run: Run, paths: Iterable[str | Path], progress: bool = False) -> tuple[list[PictureCaption], list[Skipped]]:
+def caption_files(run: Run, paths: str | Path | Iterable[str | Path], progress: bool = False) -> tuple[list[PictureCaption], list[Skipped]]:
     """Greedy captions of picture files, and of the pictures in folders, through the encoder that made the run's features.
+
+    Parameters
+    ----------
+    paths : files and folders, or one of them
 
     Returns
     -------
@@ -129,7 +133,7 @@ def caption_files(run: Run, paths: Iterable[str | Path], progress: bool = False)
     """
     encoder = _encoder_of(run)
     captions: list[PictureCaption] = []
-    files, skipped = _find(paths)
+    files, skipped = _find([paths] if isinstance(paths, str | Path) else paths)
     for start in bar(range(0, len(files), BATCH), progress, "captioning pictures"):
         read: list[tuple[Path, np.ndarray]] = []
         for file in files[start : start + BATCH]:

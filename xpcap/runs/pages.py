@@ -1,4 +1,4 @@
-"""What goes on a page: a run's scores, curves and best, worst and random captions; or the captions of any pictures."""
+"""Pages of a run: its scores, curves and best, worst and random captions; and pages or PNGs of any captioned pictures."""
 
 from collections.abc import Callable, Mapping, Sequence
 from itertools import islice
@@ -20,20 +20,20 @@ from xpcap.runs.folder import PICTURES, Run
 
 PAGE = "index.html"
 SHOWN = 9  # pictures in each gallery of a run
-DRAWN = 60  # pictures in a PNG at most: twenty rows of three; many more would be too large to draw
+DRAWN = 60  # most pictures in a PNG: twenty rows of three
 NOTE = "sentence BLEU-4"
-Look = Callable[[str], np.ndarray | None]  # a picture's name to the picture, None where it is not at hand
+Look = Callable[[str], np.ndarray | None]  # name of a picture to the picture; None if it is not at hand
 
 
 def write_progress_page(folder: str | Path, epochs: int, history: Sequence[Mapping[str, Any]]) -> None:
-    """The page of a run that is still learning: its curves so far."""
+    """Write the page of a run in training: its curves so far."""
     summary = f"After epoch {history[-1]['epoch']} of {epochs}. Scores and captions follow when training ends."
     folder = Path(folder)
     write_page(folder / PAGE, f"{folder.name}, in training", summary=summary, history=history)
 
 
 def write_run_page(run: Run, history: Sequence[Mapping[str, Any]], evaluation: Evaluation | None) -> None:
-    """The page of a finished run: scores with their protocols, curves, settings and, where it was scored, three galleries."""
+    """Write the page of a finished run: curves, settings and, if it was scored, scores with their protocols and three galleries."""
     summary = f"An {run.config['cell'].upper()} captioner with its parameters of epoch {run.meta.get('epoch')}"
     if evaluation is not None:
         summary += f", scored on the {evaluation.n:,} pictures of {evaluation.split}"
@@ -60,7 +60,7 @@ def check_place(path: str | Path, suffix: str) -> None:
 def write_caption_page(
     path: str | Path, run: Run, captions: Sequence[PictureCaption], look: Look, skipped: Sequence[Skipped] = (), progress: bool = False
 ) -> None:
-    """A page of captioned pictures. DataError : `path` exists, or cannot be written to."""
+    """Write a page of captioned pictures. DataError : `path` exists, or cannot be written to."""
     check_place(path, ".html")
     about = "In the order they were given." if not any(caption.references for caption in captions) else "Spread evenly over the split."
     cards = (_card(caption, look) for caption in bar(captions, progress, "writing the page"))
@@ -68,7 +68,11 @@ def write_caption_page(
 
 
 def write_caption_png(path: str | Path, captions: Sequence[PictureCaption], look: Look) -> int:
-    """The same as one picture: the first 60 whose file is at hand. How many that are comes back.
+    """Write captioned pictures as one PNG: the first 60 that are at hand.
+
+    Returns
+    -------
+    int : how many there are in it
 
     Raises
     ------
@@ -86,7 +90,7 @@ def write_caption_png(path: str | Path, captions: Sequence[PictureCaption], look
 
 
 def look_at_files(name: str) -> np.ndarray | None:
-    """Pictures whose names are their paths."""
+    """A picture whose name is its path."""
     return _read_or_none(Path(name))
 
 
@@ -114,7 +118,7 @@ def _read_or_none(path: Path) -> np.ndarray | None:
     try:
         return read_picture(path)
     except DataError:
-        return None  # a page can do without; its frame says that the picture is missing
+        return None  # the page shows an empty frame that says so
 
 
 def _card(caption: PictureCaption, look: Look, note: str = "") -> Card:

@@ -35,7 +35,7 @@ def assemble(
     captions : ``{split: {picture: [captions]}}``, as a reader returns it; a picture is in one split
     features : picture to its feature (D,); pictures of no split are ignored. None: `encoder` makes them from `pictures`
     pictures : folder that holds the pictures under their names. The data set remembers it, so that pages can show them
-    encoder : default HistogramEncoder. The data set remembers its name, so that a run can caption new pictures
+    encoder : default HistogramEncoder. The data set remembers its name; a run captions new pictures if `find_encoder` knows that name
     min_count : words that occur less often in the train split (in all splits if none is called train) become ``<UNK>``
     max_words : the ids of longer captions are cut; their text is kept whole
     source : JSON-like facts to store beside those above, such as the names of the files
@@ -52,17 +52,14 @@ def assemble(
     if min_count < 1 or max_words < 1:
         raise DataError(f"assemble: min_count is {min_count} and max_words {max_words}, expected both at least 1")
     names = _pictures(captions)
-    words = {split: [tokenize(text) for text in _texts(captions[split])] for split in captions}
-    _check_words(captions, words)
+    words = {split: _words(split, captions[split]) for split in captions}
     vocabulary = _vocabulary(words, min_count)
     folder, encoder = _folder(pictures, names), _choose_encoder(features, pictures, encoder)
     if features is None:
         assert folder is not None
         assert encoder is not None
         features = encode_folder(folder, names, encoder, progress)
-    for split, by_picture in captions.items():
-        covered(f"assemble: split {split!r}", list(by_picture), features, "features")
-    splits = {split: _split(captions[split], words[split], features, vocabulary, max_words) for split in captions}
+    splits = {split: _split(split, captions[split], words[split], features, vocabulary, max_words) for split in captions}
     made = CaptionData(vocabulary, splits, _source(source, min_count, max_words, folder, encoder))
     check_data("assemble", made)
     return made
@@ -86,19 +83,18 @@ def _pictures(captions: Captions) -> list[str]:
     return list(owner)
 
 
-def _texts(by_picture: Mapping[str, Sequence[str]]) -> list[str]:
-    return [text for texts in by_picture.values() for text in texts]
-
-
-def _check_words(captions: Captions, words: Mapping[str, Sequence[Sequence[str]]]) -> None:
-    """Refuse pictures without a caption, and captions without a word."""
-    for split, by_picture in captions.items():
-        owners = [picture for picture, texts in by_picture.items() for _ in texts]
-        if bare := set(by_picture) - set(owners):
-            raise DataError(f"assemble: split {split!r}: {len(bare)} pictures have no caption, {min(bare)[:100]!r} among them, expected one or more")
-        for picture, caption in zip(owners, words[split], strict=True):
-            if not caption:
-                raise DataError(f"assemble: split {split!r}: {picture[:100]!r} has a caption without a word, expected letters or digits in each")
+def _words(split: str, by_picture: Mapping[str, Sequence[str]]) -> list[list[str]]:
+    """The words of each caption, after checking that each picture has a caption and each caption a word."""
+    words = []
+    for picture, texts in by_picture.items():
+        if isinstance(texts, str):
+            raise DataError(f"assemble: split {split!r}: the captions of {picture[:100]!r} are one text, expected a list of texts")
+        said = [tokenize(text) for text in texts]
+        if not said or not all(said):
+            lack = "no caption, expected one or more" if not said else "a caption without a word, expected letters or digits in each"
+            raise DataError(f"assemble: split {split!r}: {picture[:100]!r} has {lack}")
+        words += said
+    return words
 
 
 def _vocabulary(words: Mapping[str, Sequence[Sequence[str]]], min_count: int) -> Vocabulary:
@@ -132,14 +128,20 @@ def _choose_encoder(features: Mapping[str, Any] | None, pictures: str | Path | N
 
 
 def _split(
-    by_picture: Mapping[str, Sequence[str]], words: Sequence[Sequence[str]], features: Mapping[str, Any], vocabulary: Vocabulary, max_words: int
+    name: str,
+    by_picture: Mapping[str, Sequence[str]],
+    words: Sequence[Sequence[str]],
+    features: Mapping[str, Any],
+    vocabulary: Vocabulary,
+    max_words: int,
 ) -> Split:
+    covered(f"assemble: split {name!r}", list(by_picture), features, "features")
     return Split(
         captions=vocabulary.encode_words(words, max_words),
         image_idxs=np.repeat(np.arange(len(by_picture), dtype=np.int32), [len(texts) for texts in by_picture.values()]),
         features=_stack(features, list(by_picture)),
         images=list(by_picture),
-        text=_texts(by_picture),
+        text=[text for texts in by_picture.values() for text in texts],
     )
 
 

@@ -1,7 +1,7 @@
 """Generated pictures: seeded scenes of one to three shapes, each with five captions, to try everything without a download.
 
-Held-out scenes combine what was seen apart: no two things of a val scene are of kinds that any training scene has together, and a single thing
-lies where none of its kind does in train; all kinds, places and arrangements are in train. Which is which does not depend on the seed.
+The val split tests new combinations: no training scene has together any two kinds that a val scene has, and a single thing of a val scene lies
+where no training scene has its kind alone. All kinds, places and arrangements occur in train. What is held out does not depend on the seed.
 """
 
 from pathlib import Path
@@ -21,12 +21,12 @@ MAX_WORDS = 25  # more than the grammar ever says
 
 
 def generate(seed: int = 0, train: int = 15000, val: int = 500) -> CaptionData:
-    """Generated pictures as CaptionData, features by HistogramEncoder.
+    """Generate pictures with captions, as CaptionData with features by HistogramEncoder.
 
     Parameters
     ----------
     seed : of scenes and captions
-    train, val : numbers of scenes; scene i of a split is the same whatever these are
+    train, val : numbers of scenes; scene i of a split does not depend on them
 
     Notes
     -----
@@ -54,7 +54,7 @@ def generate(seed: int = 0, train: int = 15000, val: int = 500) -> CaptionData:
 
 
 def picture_of(name: str, seed: int = 0) -> np.ndarray:
-    """The generated picture of that name, drawn again: (128, 128, 3), uint8.
+    """Draw the generated picture of that name again: (128, 128, 3), uint8.
 
     Raises
     ------
@@ -64,11 +64,11 @@ def picture_of(name: str, seed: int = 0) -> np.ndarray:
 
 
 def write_pictures(folder: str | Path, data: CaptionData, split: str) -> None:
-    """Write the pictures of a split of generated pictures to a new folder, as PNGs.
+    """Write the pictures of a generated split to a new folder, as PNGs.
 
     Raises
     ------
-    OSError : the place cannot be written to; the folder is not there then.
+    OSError : the place cannot be written to; then there is no folder.
     """
     from PIL import Image
 
