@@ -25,16 +25,20 @@ EXAMPLES = examples("bench", "bench --config notebook --config coco --peer torch
     help="Also time the same work by this peer; may be repeated. On numpy textbook is always timed, except with --scaling.",
 )  # fmt: skip
 @click.option("--scaling", is_flag=True, help="Instead, time the training step of coco at eight batch sizes and six vocabulary sizes.")
+@click.option("--neighbour", is_flag=True, help="Instead, time the training step alone and beside a busy process of another login.")
 @click.option("--plot", type=PATH, help="With --scaling: also draw the times as a PNG. An existing file is never overwritten.")
 @json_option
-def bench(names: tuple[str, ...], peers: tuple[str, ...], scaling: bool, plot: Path | None, backend: str | None, as_json: bool) -> None:
+def bench(
+    names: tuple[str, ...], peers: tuple[str, ...], scaling: bool, neighbour: bool, plot: Path | None, backend: str | None, as_json: bool
+) -> None:
     """Time training and sampling.
 
     Times a training step (loss, gradients, clipping and Adam of an LSTM captioner in float32) and greedy captions of 1,000 pictures, at
     named sizes. Times are medians of three rounds; a ratio is the peer's time divided by ours.
     """
-    if scaling and names:
-        raise click.UsageError("--config and --scaling are given, expected one or the other: --scaling has sizes of its own")
+    for flag, given, why in (("--config", names, "has sizes of its own"), ("--neighbour", neighbour, "times a step alone")):
+        if scaling and given:
+            raise click.UsageError(f"{flag} and --scaling are given, expected one or the other: --scaling {why}")
     if plot is not None:
         _check_plot(plot, scaling)
     choose_backend(backend)
@@ -43,7 +47,7 @@ def bench(names: tuple[str, ...], peers: tuple[str, ...], scaling: bool, plot: P
     else:
         configs = [timings.CONFIGS[name] for name in dict.fromkeys(names or timings.usual(get_backend()))]
         peers = ("textbook", *peers) if get_backend() == "numpy" else peers
-    works = (timings.TRAINING,) if scaling else timings.WORKS
+    works = (timings.TRAINING,) if scaling else (timings.TRAINING, timings.BESIDE) if neighbour else timings.WORKS
     results = timings.bench(configs, tuple(dict.fromkeys(peers)), timings.USUAL, progress=True, works=works)
     _print(results, as_json)
     if plot is not None:

@@ -72,7 +72,7 @@ def choose(data: str | Path | None, given: Mapping[str, Any]) -> TrainOptions:
     options, out = replace(GENERATED if data is None else TrainOptions(), data=data), given.get("out")
     if given.get("resume"):
         if out is None:
-            raise OptionError("train_run: `resume` is given without `out`, expected both: which run is to be continued?")
+            raise OptionError("train_run: `resume` is given without `out`, expected both: which run should continue?")
         check_resumable(Path(out))
         if has_run(Path(out)):
             options = options_of(read_config(Path(out)), Path(out))
