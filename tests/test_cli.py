@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import click
 import numpy as np
 import pytest
 from commands import SMALL, call, failing, good
@@ -441,8 +442,8 @@ def test_errors_of_the_library_speak_of_parameters_and_those_of_the_command_of_i
 def test_each_parameter_of_a_command_is_put_in_its_own_words(name: str) -> None:
     params = main.commands[name].params
     for param in params:
-        said = in_options(f"f: `{param.name}` is 3, expected 4", params)
-        assert said == f"f: {param.opts[-1] if param.opts[-1].startswith('-') else param.name.upper()} is 3, expected 4" or param.metavar
+        word = param.opts[-1] if isinstance(param, click.Option) else param.metavar or str(param.name).upper()
+        assert in_options(f"f: `{param.name}` is 3, expected 4", params) == f"f: {word} is 3, expected 4"
     assert in_options("f: `nobody's` and `unheard_of` stay", params) == "f: `nobody's` and `unheard_of` stay"
 
 
