@@ -267,7 +267,7 @@ def test_versions_of_cuda_and_its_driver_are_read_as_people_say_them(tmp_path: P
     assert [machine.cuda_version(n) for n in (12090, 13000, 13020)] == ["12.9", "13.0", "13.2"]
     file = tmp_path / "version"
     monkeypatch.setattr(machine, "DRIVER", file)
-    assert machine.driver() == "of unknown version"
+    assert machine.driver() == "unknown version"
     for line in ("NVIDIA UNIX x86_64 Kernel Module  580.159.04  Tue", "NVIDIA UNIX Open Kernel Module for x86_64  580.159.04  Release Build"):
         file.write_text(f"NVRM version: {line}\nGCC version: 12.2.0\n")
         assert machine.driver() == "580.159.04"
@@ -431,9 +431,9 @@ def test_a_peer_that_does_other_work_is_not_timed(contender: str, one_thread: No
         monkeypatch.setattr("xpcap.bench.textbook.sigmoid", np.tanh)
     else:
         monkeypatch.setattr("xpcap.bench.peer_torch.GATES", (0, 1, 2, 3))
-    with pytest.raises(ArithmeticError, match=f"tiny, {contender} has loss .* where ours is .*: not the same work"):
+    with pytest.raises(ArithmeticError, match=f"tiny, {contender} has loss .* and xpcap .*: not the same work"):
         contenders.CONTENDERS[contender].train(TINY, TINY.data(2), "numpy")
-    with pytest.raises(ArithmeticError, match=f"tiny, {contender} says what ours says in .* of the ids, .*: not the same work"):
+    with pytest.raises(ArithmeticError, match=f"tiny, {contender} agrees with xpcap in .* of the word ids, .*: not the same work"):
         list(measure(contender, [TINY], BRIEF, "numpy", [SAMPLING]))
 
 

@@ -89,6 +89,11 @@ def test_a_source_of_other_types_is_refused_where_it_is_read_and_where_it_is_mad
             Source(**stored)
 
 
+def test_a_data_set_wants_a_source() -> None:
+    with pytest.raises(TypeError, match="source is a dict, expected a Source"):
+        CaptionData(Vocabulary(["<NULL>", "<START>", "<END>", "<UNK>"]), {}, {"made by": "hand"})  # type: ignore[arg-type]
+
+
 # Dataset files
 
 

@@ -95,7 +95,7 @@ BAD_IMPORTS: dict[str, tuple[Callable[[dict[str, Any]], Any], list[str]]] = {
     "not an archive": (lambda f: f["features_file"].write_text("hello"), ["cannot be read as .npz"]),
     "a caption twice": (lambda f: f["captions_file"].write_text("one.jpg#0\tA dog\none.jpg#0\tA dog\n"), ["line 2", "second 'one.jpg#0'"]),
     "no captions": (lambda f: f["captions_file"].write_text("\n"), ["token.txt has no line"]),
-    "no word often enough": (lambda f: f.update(min_count=99), ["no word occurs 99 times", "choose a smaller min_count"]),
+    "no word often enough": (lambda f: f.update(min_count=99), ["no word occurs 99 times", "choose a smaller `min_count`"]),
     "features of no size": (lambda f: rewrite(f["features_file"], features=np.zeros((3, 0), "f4")), ["(3, 0)", "D at least 1"]),
     "no split": (lambda f: f.update(lists={}), ["no split"]),
 }
@@ -172,12 +172,12 @@ BAD_PARTS: dict[str, tuple[dict[str, Any], list[str]]] = {
     "splits of two sizes": ({"features": {**FEATURES, "three.jpg": [1.0]}}, ["features of the splits 'train', 'val' have [2, 1] columns"]),
     "features of text": ({"features": {**FEATURES, "one.jpg": ["a", "b"]}}, ["the feature of 'one.jpg'", "expected numbers"]),
     "infinite features": ({"features": {**FEATURES, "three.jpg": [1.0, np.inf]}}, ["'three.jpg'", "not finite"]),
-    "no features at all": ({"features": None}, ["neither features nor pictures"]),
-    "features and an encoder": ({"encoder": Brightness()}, ["got features and the encoder 'brightness'"]),
+    "no features at all": ({"features": None}, ["neither `features` nor `pictures`"]),
+    "features and an encoder": ({"encoder": Brightness()}, ["got `features` and the encoder 'brightness'"]),
     "no folder": ({"pictures": "nowhere"}, ["nowhere is no folder"]),
     "a name that leads out": ({"captions": {"val": {"../one.jpg": ["a dog"]}}, "pictures": "."}, ["'../one.jpg' would lie outside"]),
     "no word often enough": ({"min_count": 9}, ["no word occurs 9 times"]),
-    "no words at all": ({"max_words": 0}, ["max_words 0, expected both at least 1"]),
+    "no words at all": ({"max_words": 0}, ["`max_words` 0, expected both at least 1"]),
     "a field in the record": ({"source": {"encoder": "mine"}}, ["record holds 'encoder'"]),
 }
 

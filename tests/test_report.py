@@ -131,7 +131,7 @@ def test_captions_of_any_length_overlap_nothing(tmp_path: Path) -> None:
 
 def test_captions_png_wants_as_many_texts_as_pictures(tmp_path: Path) -> None:
     for pictures, captions, references in (([], [], []), ([scene()], ["a"], []), ([scene()], ["a", "b"], ["a"])):
-        with pytest.raises(ValueError, match="expected as many of each, and at least one"):
+        with pytest.raises(ValueError, match="expected the same number of each, at least one"):
             draw_captions(tmp_path / "c.png", pictures, captions, references)
     assert not list(tmp_path.iterdir())
 

@@ -1,4 +1,4 @@
-"""A busy neighbour: what a step takes on a machine that somebody else uses too."""
+"""A busy neighbour: a process that occupies a core, to time a step on a machine that somebody else is using too."""
 
 import contextlib
 import subprocess
@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 SPIN = """
 import os, sys, threading
-threading.Thread(target=lambda: (sys.stdin.read(), os._exit(0)), daemon=True).start()  # ends with whoever started it
+threading.Thread(target=lambda: (sys.stdin.read(), os._exit(0)), daemon=True).start()  # ends when its parent does
 while True:
     pass
 """
@@ -15,7 +15,7 @@ while True:
 
 @contextlib.contextmanager
 def busy_neighbour() -> Iterator[None]:
-    """Keep one core busy meanwhile, from a process in a session of its own: Linux shares processor time between logins, not processes."""
+    """Keep one core busy from a process in its own session, because Linux shares processor time between logins, not processes."""
     with subprocess.Popen([sys.executable, "-c", SPIN], stdin=subprocess.PIPE, start_new_session=True) as child:
         try:
             yield

@@ -1,4 +1,4 @@
-"""Results as tables to read: one for each kind of work, narrow enough for a terminal of 160 columns."""
+"""Formats results as text tables, one for each kind of work, for a terminal of 160 columns."""
 
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
@@ -10,7 +10,7 @@ Rows = list[tuple[str, ...]]
 
 
 class Column(NamedTuple):
-    """A heading in two lines, what stands below it, and in which form."""
+    """A column: heading in two lines, value of a result, and number format."""
 
     above: str
     heading: str
@@ -44,12 +44,12 @@ COLUMNS = (
 
 
 def on_host(result: Result) -> bool:
-    """Whether it was NumPy that computed."""
+    """Whether NumPy computed this result."""
     return result.machine["backend"] == "numpy"
 
 
 def tables(results: Sequence[Result]) -> list[tuple[str, Rows]]:
-    """A line that says what was timed, with rows of text under two rows of headings; columns that nothing stands in are left out."""
+    """For each kind of work, a title and a table: two rows of headings, then one row for each result. Empty columns are left out."""
     works = dict.fromkeys(result.work for result in results)
     return [(_title(work), _rows([result for result in results if result.work == work])) for work in works]
 
@@ -72,6 +72,6 @@ def _text(column: Column, result: Result) -> str:
 
 
 def _pad(cells: Sequence[str], left: bool) -> list[str]:
-    """To one width; numbers stand right."""
+    """Pad cells to one width: flush left if `left`, else flush right, as numbers are."""
     width = max(map(len, cells))
     return [cell.ljust(width) if left else cell.rjust(width) for cell in cells]

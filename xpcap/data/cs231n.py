@@ -141,7 +141,9 @@ def _find() -> Path:
     """The first of PLACES that is a folder."""
     found = next((Path(place) for place in PLACES if Path(place).is_dir()), None)
     if found is None:
-        raise DataError(f"load_coco_data: there is neither {PLACES[0]} nor {PLACES[1]} in {Path.cwd()}, expected {FOLDER}; name it as base_dir")
+        raise DataError(
+            f"load_coco_data: there is neither {PLACES[0]} nor {PLACES[1]} in {Path.cwd()}, expected {FOLDER}; give its place as `base_dir`"
+        )
     return found
 
 

@@ -42,6 +42,10 @@ class CaptionData:
     scaling: FeatureScaling = field(default_factory=FeatureScaling)
     stamp: str = ""
 
+    def __post_init__(self) -> None:
+        if not isinstance(self.source, Source):
+            raise TypeError(f"CaptionData: source is a {type(self.source).__name__}, expected a Source; wrap facts as Source(record=...)")
+
     def split(self, name: str) -> Split:
         """The split of that name. DataError : there is none; the message lists those there are."""
         if name not in self.splits:

@@ -50,7 +50,7 @@ def assemble(
     DataError : the parts do not fit together; the message names the picture. OSError : a picture or folder cannot be read.
     """
     if min_count < 1 or max_words < 1:
-        raise DataError(f"assemble: min_count is {min_count} and max_words {max_words}, expected both at least 1")
+        raise DataError(f"assemble: `min_count` is {min_count} and `max_words` {max_words}, expected both at least 1")
     names = _pictures(captions)
     words = {split: _words(split, captions[split]) for split in captions}
     vocabulary = _vocabulary(words, min_count)
@@ -102,7 +102,7 @@ def _vocabulary(words: Mapping[str, Sequence[Sequence[str]]], min_count: int) ->
     vocabulary = Vocabulary.build_from_words(learned_from, min_count)
     if len(vocabulary) == len(SPECIAL):
         raise DataError(
-            f"assemble: no word occurs {min_count} times in the captions to learn from, expected some that do; choose a smaller min_count"
+            f"assemble: no word occurs {min_count} times in the captions to learn from, expected some that do; choose a smaller `min_count`"
         )
     return vocabulary
 
@@ -121,9 +121,9 @@ def _folder(pictures: str | Path | None, names: Sequence[str]) -> Path | None:
 def _choose_encoder(features: Mapping[str, Any] | None, pictures: str | Path | None, encoder: Encoder | None) -> Encoder | None:
     """The encoder to use; None if features are given."""
     if features is None and pictures is None:
-        raise DataError("assemble: got neither features nor pictures, expected one or both; where do the features come from?")
+        raise DataError("assemble: got neither `features` nor `pictures`, expected one or both; where do the features come from?")
     if features is not None and encoder is not None:
-        raise DataError(f"assemble: got features and the encoder {encoder.name!r}, expected one of them")
+        raise DataError(f"assemble: got `features` and the encoder {encoder.name!r}, expected one of them")
     return None if features is not None else encoder or HistogramEncoder()
 
 
