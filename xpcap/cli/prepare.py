@@ -30,31 +30,27 @@ def pairs(ctx: click.Context, param: click.Parameter, values: Sequence[str]) -> 
 
 
 @click.command(epilog=EXAMPLES)
-@click.option(
-    "--captions", "captions_file", type=PATH, required=True, help="File of captions, one a line: NAME#K, a tab, the caption (Flickr8k's token file)."
-)
+@click.option("--captions", type=PATH, required=True, help="File of captions, one a line: NAME#K, a tab, the caption (Flickr8k's token file).")
 @click.option(
     "--split", "lists", multiple=True, required=True, callback=pairs, metavar="NAME=LIST",
     help="A split and the file that lists its pictures, one name a line. Repeat for each split. A run learns from 'train' and checks itself on 'val'.",
 )  # fmt: skip
 @click.option("--pictures", type=PATH, help="Folder of the pictures. Pages show them; without --features they are encoded as histograms.")
-@click.option("--features", "features_file", type=PATH, help="An .npz with 'names' (m,) and 'features' (m, D), made by an encoder of your own.")
+@click.option("--features", type=PATH, help="An .npz with 'names' (m,) and 'features' (m, D), made by an encoder of your own.")
 @click.option("--out", type=PATH, required=True, help="Dataset file to write. An existing file is never overwritten.")
 @click.option("--min-count", type=click.IntRange(1, LARGEST), default=5, show_default=True, help="Rarer words of the train split become <UNK>.")
 @click.option("--max-words", type=click.IntRange(1, 1000), default=20, show_default=True, help="Longer captions are cut in training, not in scoring.")
-def prepare(
-    captions_file: Path, lists: dict[str, Path], pictures: Path | None, features_file: Path | None, out: Path, min_count: int, max_words: int
-) -> None:
+def prepare(captions: Path, lists: dict[str, Path], pictures: Path | None, features: Path | None, out: Path, min_count: int, max_words: int) -> None:
     """Make a dataset file from captions and pictures.
 
     Checks that captions, split lists, and pictures or features belong together, and writes them as one HDF5 file for 'train'. Give
     --pictures, --features or both. With --pictures alone each picture is encoded as histograms of colours and edges; a run on such data can
     caption new pictures.
     """
-    if pictures is None and features_file is None:
+    if pictures is None and features is None:
         raise click.UsageError("neither --pictures nor --features is given, expected at least one: where do the features come from?")
     if why := obstacle(out):
         raise click.ClickException(f"prepare: {out} {why}")  # before any work is done
-    data = import_flickr8k(captions_file, lists, features_file, min_count, max_words, pictures, progress=True)
+    data = import_flickr8k(captions, lists, features, min_count, max_words, pictures, progress=True)
     write_dataset(out, data)
     click.echo(describe_data(out, data))
