@@ -17,6 +17,7 @@ from threadpoolctl import ThreadpoolController
 import xpcap
 from xpcap import backend
 from xpcap.backend import backend_status
+from xpcap.verify import Row, verify
 
 CUPY = backend_status()["cupy"]
 WORDS = ["<NULL>", "<START>", "<END>", "<UNK>", "a", "dog", "runs", "on", "the", "grass"]
@@ -92,6 +93,23 @@ def real_data() -> Path:
     if not folder:
         pytest.skip("XPCAP_DATA is not set: no real captions to test with")
     return Path(folder)
+
+
+@pytest.fixture(scope="session")
+def verified() -> list[Row]:
+    """What `verify` finds on NumPy, worked out once. NumPy's legacy stream is as it was."""
+    np.random.seed(5)
+    before = np.random.get_state()[1].copy()
+    with xpcap.use_backend("numpy"):
+        rows = list(verify())
+    np.testing.assert_array_equal(np.random.get_state()[1], before)
+    return rows
+
+
+@pytest.fixture
+def verify_once(verified: list[Row], monkeypatch: pytest.MonkeyPatch) -> None:
+    """The command `verify` tells what is known already."""
+    monkeypatch.setattr("xpcap.cli.verify.run_verify", lambda: iter(verified))
 
 
 @pytest.fixture

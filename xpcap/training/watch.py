@@ -102,7 +102,7 @@ def _cause(step: Step, before: Step | None, bad: list[str], most: float, at_once
     if at_once and bad:
         return f"was {bad[0]} set to what is not finite from outside, or did the last update, with the learning rate {learning_rate:g}, overflow?"
     if before is None and at_once and not diverged:
-        return "this is the first step: are the features finite, and of a size near 1? Scale them, as by --feature-scaling standardize"
+        return "this is the first step: are the features finite, and of a size near 1? Scale them, as `feature_scaling` standardize does"
     return f"is the learning rate, now {learning_rate:g}, too high?"
 
 
