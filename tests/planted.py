@@ -225,13 +225,13 @@ MISTAKES = [
     Mistake(
         "duplicates", "rows added by an index that names some of them twice: one addition of each is left",
         NETWORK, "backward", "$out = segment_sum($rows, $groups, ...)",
-        "$out = xp.zeros((len($groups.starts) - 1, $rows.shape[1]), $rows.dtype)\n$out[$groups.ids] += $rows",
+        "$out = get_array_module($rows).zeros((len($groups.starts) - 1, $rows.shape[1]), $rows.dtype)\n$out[$groups.ids] += $rows",
         STEP, "duplicate indices in an assignment",
     ),
     Mistake(
         "atomics", "rows added by atomics, in another order each time",
         NETWORK, "backward", "$out = segment_sum($rows, $groups, ...)",
-        "$out = xp.zeros((len($groups.starts) - 1, $rows.shape[1]), $rows.dtype)\nxp.add.at($out, $groups.ids, $rows)",
+        "$out = get_array_module($rows).zeros((len($groups.starts) - 1, $rows.shape[1]), $rows.dtype)\nget_array_module($rows).add.at($out, $groups.ids, $rows)",
         SAME_BITS, "assert b'",
     ),
     # Memory
