@@ -1,6 +1,8 @@
 """The solver: epochs, validation, best parameters, seeds, interrupts, its options, and what it shares with the course's."""
 
+import copy
 import inspect
+import pickle
 from collections.abc import Callable
 from typing import Any
 
@@ -12,7 +14,7 @@ pytest.importorskip("PIL")  # generated pictures
 from xpcap import CaptioningRNN, CaptioningSolver, optim
 from xpcap.data.pictures import generate
 from xpcap.data.scaling import fit_scaling
-from xpcap.errors import TrainingError
+from xpcap.errors import DataError, TrainingError
 from xpcap.metrics import teacher_forced
 from xpcap.models.batch import Batch
 from xpcap.training import cross_entropy, validation
