@@ -1,4 +1,4 @@
-"""Commands run in a process that notes what they write, where they connect to and what they start. Run as a script by test_safety."""
+"""Run commands and record what they write, where they connect and what they start. test_safety runs this file as a script."""
 
 import json
 import os
@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
-PLACES = {  # audit event: which of its arguments are places that change, and which the folders they are relative to, where it tells
+PLACES = {  # audit event: indices of its arguments (path, folder it is relative to or None), for each path that changes
     "os.mkdir": ((0, 2),), "os.rmdir": ((0, 1),), "os.remove": ((0, 1),), "os.rename": ((0, 2), (1, 3)), "os.link": ((1, 3),), "os.symlink": ((1, 2),),
     "os.truncate": ((0, None),), "os.chmod": ((0, 2),), "os.chown": ((0, 3),), "os.utime": ((0, 3),), "os.setxattr": ((0, None),),
 }  # fmt: skip
@@ -15,7 +15,7 @@ STARTS = ("subprocess.Popen", "os.system", "os.exec", "os.posix_spawn", "os.spaw
 
 
 class Record:
-    """What one command did: places that it changed, programs that it started, and everything that it did with sockets."""
+    """What one command did: paths it changed, programs it started, socket events."""
 
     def __init__(self) -> None:
         self.changed: list[str] = []
@@ -36,7 +36,7 @@ class Record:
 
 
 def _place(arguments: tuple[Any, ...], path: int, folder: int | None) -> str:
-    """Where a name is that is made, moved or removed: the folders on the way may be links, the name itself is taken as it is."""
+    """The real path of a name that is made, moved or removed: links among its folders are followed, the name itself is not."""
     name = arguments[path]
     if isinstance(name, int):
         return str(_open_folder(name))
@@ -51,7 +51,7 @@ def _open_folder(handle: int) -> Path:
 
 
 def main() -> None:
-    """Run the commands of a JSON list one after the other, and write what each did to standard output, as JSON."""
+    """Run the commands of a JSON list in turn, and print what each did as JSON."""
     record: Record | None = None
 
     def hook(event: str, arguments: tuple[Any, ...]) -> None:

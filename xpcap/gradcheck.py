@@ -1,4 +1,4 @@
-"""Numeric gradients on either device: element by element as in the course, or along random directions of everything at once."""
+"""Numeric gradients on either device: element by element as in the course, or along random directions of all parameters at once."""
 
 import contextlib
 from collections.abc import Callable, Iterator, Mapping
@@ -19,10 +19,10 @@ def rel_error(x: Array, y: Array) -> float:
 
 @contextlib.contextmanager
 def _restored(function: str, *arrays: Array) -> Iterator[list[Array]]:
-    """Copies of `arrays`, which get their values back when the ``with`` ends, well or not."""
+    """Copies of `arrays`; the arrays get their values back when the block ends, also by an error."""
     for x in arrays:
         if x.dtype.kind != "f":
-            raise TypeError(f"{function}: x has dtype {x.dtype}, expected floats; an integer cannot be moved by a small step")
+            raise TypeError(f"{function}: x has dtype {x.dtype}, expected floats; integers cannot take a small step")
     saved = [x.copy() for x in arrays]
     try:
         yield saved
@@ -36,8 +36,8 @@ def eval_numerical_gradient(f: Callable[[Array], Any], x: Array, verbose: bool =
 
     Parameters
     ----------
-    f : from x to a number; it may ignore its argument and read x where it lies, as the course's closures do
-    x : array, float64 for slopes to be trusted; changed in place while this runs, and restored
+    f : takes x, returns a number; it may ignore its argument and read the array itself, as the course's closures do
+    x : array, float; changed in place while this runs, then restored. Use float64: differences in float32 are mostly rounding
     verbose : print each index and slope
     h : step
 
@@ -64,8 +64,8 @@ def eval_numerical_gradient_array(f: Callable[[Array], Array], x: Array, df: Arr
 
     Parameters
     ----------
-    f : from x to an array of df's shape
-    x : array, float64 for slopes to be trusted; changed in place while this runs, and restored
+    f : takes x, returns an array of df's shape
+    x : array, float; changed in place while this runs, then restored. Use float64: differences in float32 are mostly rounding
     df : array, float; upstream gradient
     h : step
     """
@@ -108,13 +108,13 @@ def directional_errors(
 ) -> list[float]:
     """Relative errors of analytic slopes along random directions, each moving every element of every parameter at once.
 
-    One direction costs two calls of f whatever the size, and an error anywhere shows in it; which parameter is wrong shows in
-    passing them one at a time.
+    A direction costs two calls of f whatever the size, and an error in any element shows in it. To find the parameter that is wrong, pass
+    them one at a time.
 
     Parameters
     ----------
     f : the loss at the present parameters
-    params, grads : same keys; params are changed in place while this runs, and restored to the bit
+    params, grads : same keys; params are changed in place while this runs, then restored to the bit
     rng : draws the directions, each of unit length, on the host
     h : step along the direction
 

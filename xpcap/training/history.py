@@ -1,4 +1,4 @@
-"""Records of the epochs of a training, and which of them was the best."""
+"""Records of the epochs of a training: which was the best, and whether it is time to stop."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -19,6 +19,11 @@ def best_of(history: Sequence[Record]) -> Record | None:
 class EpochHistory:
     """The epochs done so far: a record and times for each, and the parameters of the best.
 
+    Parameters
+    ----------
+    num_epochs : to be trained
+    patience : the most epochs in a row without a better one; None: any number
+
     Attributes
     ----------
     history : one dict an epoch: epoch, iteration, learning_rate, train_loss, train_accuracy, and with a val split val_loss,
@@ -27,7 +32,9 @@ class EpochHistory:
     best_params : the parameters of the best epoch, in a buffer of their own; empty before the first
     """
 
-    def __init__(self) -> None:
+    def __init__(self, num_epochs: int, patience: int | None) -> None:
+        self.num_epochs, self.patience = num_epochs, patience
+        self._last_epoch = num_epochs
         self.history: list[Record] = []
         self.times: list[Record] = []
         self.best_params: Parameters | dict[str, Array] = {}
@@ -36,6 +43,11 @@ class EpochHistory:
     def epoch(self) -> int:
         """Epochs done."""
         return len(self.history)
+
+    @property
+    def finished(self) -> bool:
+        """Whether all epochs are done, or patience has ended."""
+        return self.epoch >= self._last_epoch or (self.patience is not None and self.epoch - self.best_epoch >= self.patience)
 
     @property
     def best_epoch(self) -> int:
@@ -72,3 +84,9 @@ class EpochHistory:
             self.best_params = params.copy()
         self.times.append(times)
         self.history.append(record)
+
+    def _restore_epochs(self, history: Sequence[Record], best_params: Parameters | None) -> None:
+        """Start from the records of epochs done before, and the parameters of the best of them, if they are known."""
+        self.history, self.times = [dict(record) for record in history], []
+        self.best_params = {} if best_params is None else best_params
+        self._last_epoch = self.num_epochs

@@ -26,8 +26,6 @@ from xpcap.training.validation import accuracy, evaluate
 from xpcap.training.watch import StepRecord
 from xpcap.workspace import Workspace
 
-MOST_WAITING = 4096  # steps whose losses may wait on the device
-
 
 class CaptioningSolver(EpochHistory):
     """Train a captioner.
@@ -88,11 +86,10 @@ class CaptioningSolver(EpochHistory):
         objective: Objective = cross_entropy,
         group: Group = ALONE,
     ) -> None:
-        super().__init__()
+        super().__init__(num_epochs, patience)
         self.model, self.data = model, data if isinstance(data, CaptionData) else from_coco(data)
         self.update_rule, self.lr_decay, self.clip_norm = update_rule, lr_decay, clip_norm
-        self.batch_size, self.num_epochs, self.patience = batch_size, num_epochs, patience
-        self.print_every, self.verbose, self.progress = print_every, verbose, progress
+        self.batch_size, self.print_every, self.verbose, self.progress = batch_size, print_every, verbose, progress
         self.on_step, self.on_epoch, self.objective, self.group = on_step, on_epoch, objective, group
         check_options(self, seed)
         flat = model.params.flat
@@ -101,8 +98,7 @@ class CaptioningSolver(EpochHistory):
         self._config = optim.init(update_rule, flat, optim_config)
         self._feed = Feed(self.data, flat)
         self._workspace = Workspace(flat, cores() if self._on_host else 1)
-        self._record = StepRecord(flat, min(self.steps_per_epoch, MOST_WAITING))
-        self._last_epoch = num_epochs  # that `train` trains
+        self._record = StepRecord(flat, self.steps_per_epoch)
         self._report_due = False  # on_epoch has yet to hear of the last epoch
 
     def train(self) -> None:
@@ -173,11 +169,6 @@ class CaptioningSolver(EpochHistory):
         loss : 0-d, of the model's library; reading it waits for the device
         """
         return self._step(Batch(features, captions))[0]
-
-    @property
-    def finished(self) -> bool:
-        """Whether all epochs are done, or patience has ended."""
-        return self.epoch >= self._last_epoch or (self.patience is not None and self.epoch - self.best_epoch >= self.patience)
 
     @property
     def steps_per_epoch(self) -> int:
@@ -279,17 +270,15 @@ class CaptioningSolver(EpochHistory):
         """
         params = self.model.params
         check_fits(state, self.model, self.update_rule, self._order, self.batch_size)
-        config, best = optimizer_config(state, params.flat), params.copy()
+        config, best = optimizer_config(state, params.flat), None
         if best_params is not None:
+            best = params.copy()
             best.assign(best_params)
-        self._config = config
+        self._config, self._report_due = config, False
         restore_model(state, self.model)
         restore_order(state, self._order)
-        self._record = StepRecord(params.flat, min(self.steps_per_epoch, MOST_WAITING), state.losses.tolist())
-        self.history, self.times = [dict(record) for record in state.history], []
-        self._last_epoch, self._report_due = self.num_epochs, False
-        in_state = self.best_epoch == self.epoch and state.order is None
-        self.best_params = best if best_params is not None else params.copy() if in_state else {}
+        self._record = StepRecord(params.flat, self.steps_per_epoch, state.losses.tolist())
+        self._restore_epochs(state.history, params.copy() if best is None and state.is_best else best)
 
     def __reduce__(self) -> Any:
         raise TypeError(

@@ -11,6 +11,7 @@ from xpcap import optim
 from xpcap.backend import Array, asarray, to_numpy
 from xpcap.errors import DataError, TrainingError
 from xpcap.models.parameters import Parameters
+from xpcap.training.history import best_of
 from xpcap.training.order import EpochOrder
 
 
@@ -42,6 +43,11 @@ class TrainingState(NamedTuple):
     def epoch(self) -> int:
         """Epochs done."""
         return len(self.history)
+
+    @property
+    def is_best(self) -> bool:
+        """Whether its parameters are those of the best epoch: that one has just ended."""
+        return self.order is None and bool(self.history) and best_of(self.history) is self.history[-1]
 
 
 def capture(

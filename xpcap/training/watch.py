@@ -9,6 +9,7 @@ from xpcap.backend import Array, get_array_module, to_numpy
 from xpcap.models.parameters import Parameters
 from xpcap.ops import record_step
 
+MOST_WAITING = 4096  # steps whose losses may wait on the device, at most
 HUGE = 1e6  # no parameter or gradient of a healthy captioner has a norm anywhere near
 
 
@@ -34,12 +35,12 @@ class StepRecord:
     Parameters
     ----------
     like : array whose library, device and dtype the numbers have
-    capacity : steps that may wait; one more reads them
+    capacity : steps that may wait, up to MOST_WAITING; one more reads them
     losses : of the steps before
     """
 
     def __init__(self, like: Array, capacity: int, losses: Sequence[float] = ()) -> None:
-        self._waiting = get_array_module(like).empty((capacity + 1, 2), like.dtype)
+        self._waiting = get_array_module(like).empty((min(capacity, MOST_WAITING) + 1, 2), like.dtype)
         self._losses = list(losses)
         self._last_good: Step | None = None
         self._first_bad: Step | None = None
