@@ -1,4 +1,4 @@
-"""A headless Chromium on a pair of pipes, spoken to in the DevTools protocol: needs no package, port or network."""
+"""Drives a headless Chromium over a pair of pipes with the DevTools protocol: no package, port or network needed."""
 
 import base64
 import json
@@ -18,7 +18,7 @@ FLAGS = """--headless --no-sandbox --disable-gpu --disable-quic --disable-dev-sh
 
 LAUNCH = """
 import fcntl, os, sys
-ends = [fcntl.fcntl(int(end), fcntl.F_DUPFD_CLOEXEC, 10) for end in sys.argv[1:3]]  # out of the way of 3 and 4, where the browser looks
+ends = [fcntl.fcntl(int(end), fcntl.F_DUPFD_CLOEXEC, 10) for end in sys.argv[1:3]]  # away from 3 and 4, which the browser reads and writes
 os.dup2(ends[0], 3)
 os.dup2(ends[1], 4)
 os.execv(sys.argv[3], sys.argv[3:])
@@ -30,7 +30,7 @@ def find_browser() -> str | None:
 
 
 class Browser:
-    """One tab. `folder` is a fresh folder for what the browser writes; no answer within `seconds` is a TimeoutError."""
+    """A browser with one tab. `folder` is an empty folder for its files; no answer within `seconds` raises a TimeoutError."""
 
     def __init__(self, program: str, folder: Path, seconds: float = 60) -> None:
         self._seconds, self._read, self._buffer, self._count = seconds, b"", b"", 0
@@ -56,30 +56,30 @@ class Browser:
         return self
 
     def __exit__(self, *_: object) -> None:
-        os.killpg(self._process.pid, signal.SIGKILL)  # with the processes that it started, or they go on writing to the folder
+        os.killpg(self._process.pid, signal.SIGKILL)  # with its child processes, or they keep writing to the folder
         self._process.wait()
         os.close(self._out)
         os.close(self._in)
 
     def show(self, page: Path, width: int, dark: bool, scale: float = 1) -> None:
-        """Load a page as a reader of a window of this width and theme gets it."""
+        """Load a page in a window of this width and theme."""
         self.call("Emulation.setDeviceMetricsOverride", width=width, height=844, deviceScaleFactor=scale, mobile=width < 600)
         theme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
         self.call("Emulation.setEmulatedMedia", features=[theme])
         self.call("Page.navigate", until="Page.loadEventFired", url=page.as_uri())
 
     def evaluate(self, expression: str) -> Any:
-        """The value of a JavaScript expression on the page, promises awaited."""
+        """The value of a JavaScript expression on the page; promises are awaited."""
         answer = self.call("Runtime.evaluate", expression=expression, returnByValue=True, awaitPromise=True)
         assert "exceptionDetails" not in answer, answer
         return answer["result"].get("value")
 
     def screenshot(self, whole: bool = False) -> bytes:
-        """What is seen, or the whole page, as PNG."""
+        """PNG of the visible part, or of the whole page."""
         return base64.b64decode(self.call("Page.captureScreenshot", captureBeyondViewport=whole)["data"])
 
     def call(self, method: str, until: str | None = None, **parameters: Any) -> Any:
-        """Call a method of the protocol and return its result, once the event `until` has come, if one is named."""
+        """Call a method of the protocol and return its result. If `until` names an event, wait for it first."""
         self._count += 1
         message: dict[str, Any] = {"id": self._count, "method": method, "params": parameters}
         if self._session:

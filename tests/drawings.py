@@ -1,4 +1,4 @@
-"""How much of other people's drawings a run names: `python tests/drawings.py RUN` prints shares named exactly, sheet by sheet."""
+"""Tests a run on drawings unlike its training pictures: `python tests/drawings.py RUN` prints the share named exactly, sheet by sheet."""
 
 import math
 import sys
@@ -11,12 +11,12 @@ from PIL import Image, ImageDraw
 from xpcap.data.pictures import named
 from xpcap.encoders import HistogramEncoder
 from xpcap.runs import folder as run_folder
-from xpcap.runs.sampling import caption_features
+from xpcap.runs.captioning import caption_features
 
 SHEETS = ((600, 600), (800, 600), (1920, 1080), (1080, 1920))
-COUNT = 100  # drawings of so many things on each sheet
-SIZES = (0.08, 0.13)  # radius, of the shorter side of the sheet
-PAINTS = {  # of common drawing programs, by the name that people give them
+COUNT = 100  # drawings for each sheet, style and number of things
+SIZES = (0.08, 0.13)  # radius, as a share of the shorter side of the sheet
+PAINTS = {  # of common drawing programs, by common colour name
     "red": ((255, 0, 0), (237, 28, 36)),
     "orange": ((255, 127, 39), (255, 165, 0)),
     "yellow": ((255, 255, 0), (255, 242, 0)),
@@ -35,7 +35,7 @@ STYLES = ("filled", "filled, with a black line", "a coloured line")
 
 
 def draw(pen: ImageDraw.ImageDraw, shape: str, x: float, y: float, radius: float, paint: tuple[int, int, int], style: str = STYLES[0]) -> None:
-    """One shape, its centre at x, y."""
+    """Draw one shape with its centre at (x, y)."""
     width = max(2, round(radius / 20))
     fill, line = {"filled": (paint, paint), "filled, with a black line": (paint, (0, 0, 0)), "a coloured line": (None, paint)}[style]
     if shape == "circle":
@@ -51,7 +51,7 @@ def draw(pen: ImageDraw.ImageDraw, shape: str, x: float, y: float, radius: float
 
 
 def drawing(rng: np.random.Generator, sheet: tuple[int, int], things: int, style: str = STYLES[0]) -> tuple[np.ndarray, set[tuple[str, str]]]:
-    """A drawing of so many things on a white sheet (width, height), and the (colour, shape) pairs in it."""
+    """Draw `things` shapes on a white sheet (width, height). Returns the picture and its set of (colour, shape) pairs."""
     picture = Image.new("RGB", sheet, "white")
     pen, pairs = ImageDraw.Draw(picture), set()
     for x, y in LAYOUTS[things][rng.integers(len(LAYOUTS[things]))]:
@@ -63,7 +63,7 @@ def drawing(rng: np.random.Generator, sheet: tuple[int, int], things: int, style
 
 
 def share_named(run: run_folder.Run, drawings: Sequence[tuple[np.ndarray, set[tuple[str, str]]]]) -> float:
-    """The share of drawings whose caption names exactly what is in them."""
+    """Share of drawings whose caption names exactly their (colour, shape) pairs."""
     features = run.scaling(HistogramEncoder().encode(picture for picture, _ in drawings))
     captions = caption_features(run.model, run.vocabulary, features, run.config["max_words"])
     return float(np.mean([named(said.text.split()) == pairs for said, (_, pairs) in zip(captions, drawings, strict=True)]))

@@ -22,10 +22,11 @@ import pytest
 
 from xpcap import files
 from xpcap.data import pictures
+from xpcap.data.pictures import scoring
 from xpcap.models import ModelConfig
 from xpcap.report import curves, page
-from xpcap.runs import evaluation, training
 from xpcap.runs import folder as run_folder
+from xpcap.runs import training
 
 OPTIONS = ["--hidden", "8", "--wordvec", "4", "--epochs", "2", "--save-every", "6", "--dropout", "0.2"]
 SHAPES = ModelConfig(len(commands.few(0).vocabulary), (commands.few(0).feature_dim,), 4, 8).shapes()
@@ -101,7 +102,7 @@ def quick() -> Iterator[None]:
     data, best = commands.few(0), functools.cache(lambda names, seed: pictures.best_of(list(names), seed))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(training, "generate", lambda seed: dataclasses.replace(data))
-        patch.setattr(evaluation, "best_of", lambda names, seed: best(tuple(names), seed))
+        patch.setattr(scoring, "best_of", lambda names, seed: best(tuple(names), seed))
         patch.setattr(curves, "loss_curve", lambda history, dark=False: json.dumps(list(history), sort_keys=True).encode())
         for name in ("loss_curve", "perplexity_curve"):
             patch.setattr(page, name, getattr(curves, name) if name == "loss_curve" else curves.loss_curve)

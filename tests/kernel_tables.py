@@ -1,4 +1,4 @@
-"""Print what is known of the CUDA kernels without a card, as Markdown for docs/gpu.md: python tests/kernel_tables.py"""
+"""Prints what can be measured of the CUDA kernels without a GPU, as Markdown for docs/gpu.md: python tests/kernel_tables.py"""
 
 import platform
 import subprocess

@@ -1,4 +1,4 @@
-"""Run the notebooks of docs/ in this very interpreter: what their tests and `make notebooks` share."""
+"""Runs the notebooks of docs/ with this Python interpreter, for their tests and for `make notebooks`."""
 
 import os
 import sys
@@ -14,7 +14,7 @@ from nbclient import NotebookClient
 ROOT = Path(__file__).parent.parent
 NOTEBOOKS = sorted((ROOT / "docs").glob("*.ipynb"))
 SETTINGS = {
-    "OPENBLAS_NUM_THREADS": "1",  # the same sums on any number of cores; for products this small also the fastest
+    "OPENBLAS_NUM_THREADS": "1",  # the same sums on any number of cores, and fastest for such small products
     "OMP_NUM_THREADS": "1",
     "MPLBACKEND": "module://matplotlib_inline.backend_inline",
 }
@@ -23,10 +23,10 @@ METADATA = {"kernelspec": {"display_name": "Python 3", "language": "python", "na
 
 
 def run(notebook: nbformat.NotebookNode, environment: Mapping[str, str] | None = None) -> None:
-    """Run a notebook from top to bottom, filling in its outputs; a cell that fails raises CellExecutionError.
+    """Run a notebook from top to bottom and fill in its outputs. A failing cell raises CellExecutionError.
 
-    It runs in a temporary folder, which also takes what Jupyter and IPython write. No installed kernel is looked for: given no folder to
-    look in, Jupyter takes the ipykernel of this interpreter. Times and versions are left out, so that equal runs give equal files.
+    It runs in a temporary folder, where Jupyter and IPython also write their files. Installed kernels are ignored: without kernel folders,
+    Jupyter uses this interpreter's ipykernel. Times and versions are left out, so that equal runs give equal files.
     """
     with TemporaryDirectory() as folder:
         paths = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
@@ -34,7 +34,7 @@ def run(notebook: nbformat.NotebookNode, environment: Mapping[str, str] | None =
         manager = AsyncKernelManager(
             kernel_spec_manager=KernelSpecManager(kernel_dirs=[]),
             connection_file=str(Path(folder, "kernel.json")),
-            transport="tcp" if os.name == "nt" else "ipc",  # no port is opened where there is another way
+            transport="tcp" if os.name == "nt" else "ipc",  # no open port where the system allows
         )
         client = NotebookClient(notebook, km=manager, timeout=600, record_timing=False, coalesce_streams=True)
         client.execute(cleanup_kc=True, cwd=folder, env=env)
@@ -42,7 +42,7 @@ def run(notebook: nbformat.NotebookNode, environment: Mapping[str, str] | None =
 
 
 def main() -> None:
-    """Run every notebook and write its outputs into it."""
+    """Run every notebook and save its outputs in it."""
     for path in NOTEBOOKS:
         print(path.relative_to(ROOT), flush=True)
         notebook = nbformat.read(path, as_version=4)

@@ -1,4 +1,4 @@
-"""Kernel files to machine code without a GPU: by NVRTC from its PyPI wheel, else by nvcc where it is installed."""
+"""Compiles kernel files to machine code without a GPU: with NVRTC from its PyPI wheel, else with nvcc if it is installed."""
 
 import ctypes
 import functools
@@ -13,23 +13,23 @@ from pathlib import Path
 from typing import NamedTuple
 
 ARCHITECTURES = ("sm_75", "sm_80", "sm_86", "sm_89", "sm_90", "sm_100", "sm_120")
-OPTIONS = ("-ftz=true", "--std=c++17", "-Xptxas", "-v")  # the first two as CuPy gives them; the rest makes ptxas tell what a kernel takes
+OPTIONS = ("-ftz=true", "--std=c++17", "-Xptxas", "-v")  # the first two are CuPy's; the rest makes ptxas report what a kernel uses
 
 
 class UnavailableError(Exception):
-    """There is no compiler here; the message says what was looked for."""
+    """No compiler is installed; the message says which ones were tried."""
 
 
 class CompileError(Exception):
-    """The compiler's own words."""
+    """Compilation failed; the message is the compiler's."""
 
 
 class Usage(NamedTuple):
-    """What one kernel takes of a card."""
+    """GPU resources that a kernel uses."""
 
-    registers: int  # of a thread
-    shared: int  # bytes of a block
-    spills: int  # bytes of stack, stores and loads: registers that did not suffice
+    registers: int  # per thread
+    shared: int  # bytes per block
+    spills: int  # bytes of stack frame, spill stores and spill loads
 
 
 class Compiled(NamedTuple):
@@ -39,14 +39,14 @@ class Compiled(NamedTuple):
 
 
 class Compiler(NamedTuple):
-    name: str  # with its version
+    name: str  # with version
     compile: Callable[[str, str, str], Compiled]  # text, real type, architecture
-    architectures: Sequence[str]  # those of ARCHITECTURES that it knows
+    architectures: Sequence[str]  # the ones of ARCHITECTURES that it supports
 
 
 @functools.cache
 def compiler() -> Compiler:
-    """NVRTC, else nvcc, else UnavailableError."""
+    """NVRTC if available, else nvcc, else an UnavailableError."""
     if library := _library():
         nvrtc = _load(library)
         return Compiler(_nvrtc_name(nvrtc), functools.partial(_by_nvrtc, nvrtc), _known(nvrtc))
@@ -55,17 +55,17 @@ def compiler() -> Compiler:
         listed = subprocess.run([nvcc, "--list-gpu-code"], capture_output=True, text=True, check=True).stdout.split()
         name = "nvcc " + re.findall(r"release ([\d.]+)", said)[0]
         return Compiler(name, functools.partial(_by_nvcc, nvcc), [arch for arch in ARCHITECTURES if arch in listed])
-    raise UnavailableError("neither the package nvidia-cuda-nvrtc nor nvcc is here (pip install 'xpcap[kernels]')")
+    raise UnavailableError("neither the package nvidia-cuda-nvrtc nor nvcc is installed (pip install 'xpcap[kernels]')")
 
 
 def compile_all(sources: Iterable[tuple[str, str, str]]) -> list[Compiled]:
-    """Each (text, real type, architecture) compiled, two at a time."""
+    """Compile each (text, real type, architecture), two at a time."""
     with ThreadPoolExecutor(2) as pool:
         return list(pool.map(lambda job: compiler().compile(*job), sources))
 
 
 def read_log(log: str) -> tuple[dict[str, Usage], list[str]]:
-    """What ptxas says of each kernel, and every line that is not such news: warnings."""
+    """Each kernel's usage as ptxas reports it, and all other lines, which are warnings."""
     usage, warnings, kernel, spills = {}, [], "", 0
     for line in filter(str.strip, log.replace("\0", "").splitlines()):
         if match := re.search(r"Compiling entry function '(\w+)'", line):
@@ -84,7 +84,7 @@ def read_log(log: str) -> tuple[dict[str, Usage], list[str]]:
 
 
 def _library() -> Path | None:
-    """libnvrtc of the newest CUDA among the installed wheels: they put it below the folder nvidia of site-packages."""
+    """libnvrtc of the newest CUDA among the installed wheels, which put it under site-packages/nvidia."""
     spec = importlib.util.find_spec("nvidia")
     folders = list(spec.submodule_search_locations or ()) if spec else []
     found = [path for folder in folders for path in Path(folder).glob("*/lib/libnvrtc.so.*")]

@@ -3,11 +3,14 @@
 import dataclasses
 import importlib.util
 import json
+import os
 import re
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -15,15 +18,17 @@ from commands import call, good
 from emulated import Emulator
 
 from xpcap import backend, bench
-from xpcap.bench import apart, contenders, machine, results, work
+from xpcap.bench import apart, contenders, machine, neighbour, results, work
 from xpcap.bench.arithmetic import sampling_flops, training_flops
-from xpcap.bench.configs import MOST_WORDS, SAMPLING, TRAINING
+from xpcap.bench.configs import BESIDE, MOST_WORDS, SAMPLING, TRAINING
 from xpcap.bench.measuring import Measurement, measure
+from xpcap.bench.neighbour import busy_neighbour
 from xpcap.bench.textbook import Textbook
 from xpcap.bench.timing import Timer, host_clock
 from xpcap.data.synthetic import LIKE_COCO, draw_data
 from xpcap.errors import BackendError, OptionError
 
+POPEN = subprocess.Popen
 TINY = bench.Config("tiny", N=5, D=12, W=6, H=10, V=40)
 OTHER = bench.Config("other", N=3, D=4, W=5, H=6, V=30)
 BRIEF = bench.Plan(rounds=2, batches=2, warm_ms=0, blocks=1, block_ms=0, product=64)
@@ -262,7 +267,7 @@ def test_versions_of_cuda_and_its_driver_are_read_as_people_say_them(tmp_path: P
     assert [machine.cuda_version(n) for n in (12090, 13000, 13020)] == ["12.9", "13.0", "13.2"]
     file = tmp_path / "version"
     monkeypatch.setattr(machine, "DRIVER", file)
-    assert machine.driver() == "of unknown version"
+    assert machine.driver() == "unknown version"
     for line in ("NVIDIA UNIX x86_64 Kernel Module  580.159.04  Tue", "NVIDIA UNIX Open Kernel Module for x86_64  580.159.04  Release Build"):
         file.write_text(f"NVRM version: {line}\nGCC version: 12.2.0\n")
         assert machine.driver() == "580.159.04"
@@ -426,9 +431,9 @@ def test_a_peer_that_does_other_work_is_not_timed(contender: str, one_thread: No
         monkeypatch.setattr("xpcap.bench.textbook.sigmoid", np.tanh)
     else:
         monkeypatch.setattr("xpcap.bench.peer_torch.GATES", (0, 1, 2, 3))
-    with pytest.raises(ArithmeticError, match=f"tiny, {contender} has loss .* where ours is .*: not the same work"):
+    with pytest.raises(ArithmeticError, match=f"tiny, {contender} has loss .* and xpcap .*: not the same work"):
         contenders.CONTENDERS[contender].train(TINY, TINY.data(2), "numpy")
-    with pytest.raises(ArithmeticError, match=f"tiny, {contender} says what ours says in .* of the ids, .*: not the same work"):
+    with pytest.raises(ArithmeticError, match=f"tiny, {contender} agrees with xpcap in .* of the word ids, .*: not the same work"):
         list(measure(contender, [TINY], BRIEF, "numpy", [SAMPLING]))
 
 
@@ -480,3 +485,25 @@ def test_a_card_is_timed_beside_torch_where_it_is_there(tiny: None) -> None:
         assert row["gemm_fraction"] > 0
         assert row["machine"]["card"]
         assert all((row[key] is not None) == bool(peers) for key in ("ratio_padded", "ratio_packed"))
+
+
+def test_beside_a_neighbour_is_timed_and_set_against_alone(tiny: None) -> None:
+    """The neighbour runs while that work is timed, and is gone afterwards."""
+    alone, beside = bench.bench([TINY], (), BRIEF, works=(TRAINING, BESIDE))
+    assert alone.slowdown is None
+    assert beside.slowdown is not None
+    assert beside.slowdown > 0
+    title, rows = bench.tables([beside])[0]
+    assert title.startswith("training step of N captions beside a busy process")
+    assert "times" in rows[0]
+
+
+def test_a_neighbour_is_a_session_of_its_own_and_leaves_with_us() -> None:
+    started: list[subprocess.Popen[bytes]] = []
+    with mock.patch.object(neighbour.subprocess, "Popen", side_effect=lambda *a, **k: started.append(POPEN(*a, **k)) or started[0]), busy_neighbour():
+        assert os.getsid(started[0].pid) == started[0].pid != os.getsid(0)
+        assert started[0].poll() is None
+    assert started[0].poll() is not None
+    orphan = subprocess.Popen([sys.executable, "-c", neighbour.SPIN], stdin=subprocess.PIPE)
+    orphan.stdin.close()  # as if whoever started it had died
+    assert orphan.wait(timeout=30) == 0

@@ -147,7 +147,7 @@ def test_generated_pictures_that_are_no_files_are_drawn_again(run: Path) -> None
         assert page.count("data:image/png;base64,") == 3
         Path("p.html").unlink()
         Path("p.png").unlink()
-    look = pages.look_in(run_folder.open_run(run), runs.data_of(run_folder.open_run(run), None, "val")[0])
+    look = pages.look_in(run_folder.open_run(run), runs.data_of(run_folder.open_run(run)).source)
     np.testing.assert_array_equal(look("train00007.png"), paint(make_scene("train", 7, seed=0)))
 
 
@@ -304,11 +304,11 @@ def test_a_run_on_features_of_another_making_says_why_it_captions_no_files(own: 
 
 
 def test_pictures_that_prepare_cannot_use_are_named_before_the_long_work(own: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    from xpcap.data import flickr8k
+    from xpcap.data.importers import features
 
     Path("own photos/3.jpg").write_bytes(b"\xff\xd8\xff")
     failing([*own, "--pictures", "own photos"], "own photos/3.jpg cannot be read as a picture")
-    monkeypatch.setattr(flickr8k, "read_picture", lambda path: pytest.fail("a picture was read"))
+    monkeypatch.setattr(features, "read_picture", lambda path: pytest.fail("a picture was read"))
     Path("own photos/8.png").unlink()
     failing([*own, "--pictures", "own photos"], "1 of 10 pictures have no file in own photos, '8.png' among them")
     failing([*own, "--pictures", "captions.txt"], "captions.txt is no folder")

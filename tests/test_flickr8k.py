@@ -11,7 +11,8 @@ from click.testing import CliRunner
 from xpcap import CaptioningRNN, CaptioningSolver
 from xpcap.cli import main
 from xpcap.data import Vocabulary
-from xpcap.data.importers.flickr8k import read_features, read_list, read_token_file
+from xpcap.data.importers import read_features
+from xpcap.data.importers.flickr8k import read_list, read_token_file
 from xpcap.data.scaling import fit_scaling
 
 
@@ -23,13 +24,13 @@ def flickr(real_data: Path) -> Path:
 def fifty(flickr: Path) -> tuple[dict[str, Any], Vocabulary]:
     """The first caption of each of fifty training pictures, as the course's dict, encoded with the vocabulary that `prepare` makes."""
     images, captions = read_list(flickr / "Flickr_8k.trainImages.txt"), read_token_file(flickr / "Flickr8k.token.txt")
-    rows, features = read_features(flickr / "features_efficientnet_lite2.npz")
+    features = read_features(flickr / "features_efficientnet_lite2.npz")
     vocabulary = Vocabulary.build((text for image in images for text in captions[image]), min_count=5)
-    chosen = features[[rows[image] for image in images[:50]]]
+    known = np.stack([features[image] for image in images])
     data = {
         "train_captions": vocabulary.encode([captions[image][0] for image in images[:50]], max_words=30),
         "train_image_idxs": np.arange(50),
-        "train_features": fit_scaling("standardize", features[[rows[image] for image in images]])(chosen),
+        "train_features": fit_scaling("standardize", known)(known[:50]),
         "idx_to_word": vocabulary.idx_to_word,
         "word_to_idx": vocabulary.word_to_idx,
     }

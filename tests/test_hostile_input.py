@@ -21,7 +21,9 @@ Image = pytest.importorskip("PIL.Image")
 from PIL import features as built  # noqa: E402 - after the skip
 
 from xpcap.data import Vocabulary  # noqa: E402
-from xpcap.data.importers.flickr8k import encode_folder, import_flickr8k, leads_out, read_features, read_list, read_token_file  # noqa: E402
+from xpcap.data.importers import encode_folder, import_flickr8k, read_features  # noqa: E402
+from xpcap.data.importers.features import leads_out  # noqa: E402
+from xpcap.data.importers.flickr8k import read_list, read_token_file  # noqa: E402
 from xpcap.data.vocabulary import SPECIAL  # noqa: E402
 from xpcap.encoders import HistogramEncoder, read_picture  # noqa: E402
 from xpcap.errors import DataError, unknown  # noqa: E402
@@ -129,7 +131,7 @@ ARCHIVES: dict[str, tuple[Callable[[Path], Any], list[str]]] = {
 def test_an_archive_that_lies_is_refused(name: str, tmp_path: Path) -> None:
     make, words = ARCHIVES[name]
     make(tmp_path / "a.npz")
-    refused(lambda: read_features(tmp_path / "a.npz"), "prepare: ", "a.npz", *words)
+    refused(lambda: read_features(tmp_path / "a.npz"), "a.npz", *words)
 
 
 def refused(read: Callable[[], Any], *words: str) -> None:
@@ -146,12 +148,11 @@ def refused(read: Callable[[], Any], *words: str) -> None:
 
 def test_an_archive_may_be_as_compressed_as_it_likes_while_it_is_small(tmp_path: Path) -> None:
     zeros(tmp_path / "a.npz", (2, 2**22), "<f4")
-    rows, features = read_features(tmp_path / "a.npz")
-    assert (rows, features.shape) == ({"a": 0, "b": 1}, (2, 2**22))
+    features = read_features(tmp_path / "a.npz")
+    assert {name: feature.shape for name, feature in features.items()} == {"a": (2**22,), "b": (2**22,)}
     np.savez(tmp_path / "b.npz", names=np.array(["é", "\udce9"]), features=np.asfortranarray(np.arange(6.0).reshape(2, 3)), other=np.zeros(3))
-    rows, features = read_features(tmp_path / "b.npz")
-    assert rows == {"é": 0, "\udce9": 1}
-    np.testing.assert_array_equal(features, [[0, 1, 2], [3, 4, 5]])
+    features = read_features(tmp_path / "b.npz")
+    assert {name: feature.tolist() for name, feature in features.items()} == {"é": [0, 1, 2], "\udce9": [3, 4, 5]}
 
 
 # Token files and lists
@@ -165,7 +166,7 @@ def sparse(path: Path, size: int) -> Path:
 
 def test_text_files_without_end_are_not_read(tmp_path: Path) -> None:
     for read in (read_token_file, read_list):
-        refused(lambda read=read: read(sparse(tmp_path / "a.txt", 256 * MB + 1)), "prepare: ", "268,435,457 bytes", "at most 256 MB")  # type: ignore[misc]
+        refused(lambda read=read: read(sparse(tmp_path / "a.txt", 256 * MB + 1)), f"{read.__name__}: ", "268,435,457 bytes", "at most 256 MB")  # type: ignore[misc]
         if hasattr(os, "mkfifo"):
             os.mkfifo(tmp_path / f"{read.__name__}.pipe")
             for path in (tmp_path / f"{read.__name__}.pipe", Path("/dev/zero")):

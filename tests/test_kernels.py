@@ -44,6 +44,10 @@ def gather_arguments(draw: Callable[..., np.ndarray]) -> tuple[Any, ...]:
     return draw(N, V), np.array([4, 0, 4, 2], np.int32), draw(4, V)
 
 
+def product_arguments(draw: Callable[..., np.ndarray]) -> tuple[Any, ...]:
+    return draw(150, V), draw(V, H), draw(150, H)
+
+
 def times_transpose_arguments(draw: Callable[..., np.ndarray]) -> tuple[Any, ...]:
     return draw(N, V), draw(H, V), draw(N, H), draw(N * H + 3)
 
@@ -78,6 +82,7 @@ ARGUMENTS: dict[str, Callable[..., tuple[Any, ...]]] = {
     "rnn_cell_backward": rnn_cell_backward_arguments,
     "softmax_loss": softmax_loss_arguments,
     "gather": gather_arguments,
+    "product": product_arguments,
     "times_transpose": times_transpose_arguments,
     "segment_sum": segment_sum_arguments,
     "drop": drop_arguments,

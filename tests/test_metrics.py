@@ -8,7 +8,7 @@ import pytest
 
 from xpcap import CaptioningRNN
 from xpcap.data.pictures import generate
-from xpcap.metrics import corpus_bleu, teacher_forced, unigram_bleu
+from xpcap.metrics import METRICS, Bleu, UnigramBleu, corpus_bleu, smoothed_bleu, teacher_forced, unigram_bleu
 
 
 def test_corpus_bleu_matches_hand_counts() -> None:
@@ -35,6 +35,31 @@ def test_unigram_bleu_is_the_mean_of_sentence_scores() -> None:
     references = ["a dog runs".split(), "a dog runs".split(), "two cats".split()]
     hypotheses = ["a dog dog".split(), "a dog".split(), []]
     assert unigram_bleu(references, hypotheses) == pytest.approx((2 / 3 + math.exp(1 - 3 / 2) + 0) / 3)
+
+
+def test_every_metric_says_how_it_scores_and_gives_each_picture_one_value() -> None:
+    references = [["a dog runs".split(), "the dog".split()], ["two cats".split()], ["a red ball on grass".split()]]
+    hypotheses = ["a dog runs".split(), [], "a ball".split()]
+    for metric in METRICS:
+        scored = metric.score(references, hypotheses)
+        assert metric.protocol
+        assert metric.title
+        assert all(name.startswith(metric.name) for name in scored.corpus)
+        assert len(scored.pictures) == 3
+        assert scored.pictures[0] > scored.pictures[2] > scored.pictures[1] == 0
+    assert len({metric.name for metric in METRICS}) == len(METRICS) == 2
+
+
+def test_bleu_of_a_picture_is_smoothed_and_unigram_bleu_of_one_is_the_mean_over_its_references() -> None:
+    references = [["a dog runs".split(), "a dog".split()], ["two cats".split()]]
+    hypotheses = ["a dog".split(), "two dogs".split()]
+    bleu, unigram = Bleu().score(references, hypotheses), UnigramBleu().score(references, hypotheses)
+    assert tuple(bleu.corpus.values()) == corpus_bleu(references, hypotheses)
+    assert list(bleu.corpus) == ["bleu1", "bleu2", "bleu3", "bleu4"]
+    assert bleu.pictures == [smoothed_bleu(written, said) for written, said in zip(references, hypotheses, strict=True)]
+    singles = [math.exp(1 - 3 / 2), 1, 1 / 2]
+    assert unigram.pictures == pytest.approx([(singles[0] + singles[1]) / 2, singles[2]])
+    assert unigram.corpus == {"unigram_bleu": pytest.approx(sum(singles) / 3)}  # over captions, not over pictures
 
 
 def test_teacher_forced_totals_do_not_depend_on_the_batch_size(lib: Any) -> None:

@@ -2,22 +2,30 @@
 
 import dataclasses
 import html
+import json
 import os
 import re
 import subprocess
 import sys
+from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import commands
 import numpy as np
 import pytest
 
 Image = pytest.importorskip("PIL.Image")
 
-from xpcap import runs  # noqa: E402 - after the skip
-from xpcap.data import CaptionData, open_data, tokenize, write_dataset  # noqa: E402
-from xpcap.data.pictures import generate, write_pictures  # noqa: E402
-from xpcap.metrics import smoothed_bleu  # noqa: E402
+import xpcap.data  # noqa: E402 - after the skip
+from xpcap import CaptioningRNN, runs  # noqa: E402
+from xpcap.data import CaptionData, dataset, hdf5, open_data, tokenize, vocabulary, write_dataset  # noqa: E402
+from xpcap.data.pictures import best_of, generate, named, write_pictures  # noqa: E402
+from xpcap.data.scaling import fit_scaling  # noqa: E402
+from xpcap.data.source import Source  # noqa: E402
+from xpcap.errors import DataError  # noqa: E402
+from xpcap.metrics import corpus_bleu, smoothed_bleu  # noqa: E402
 from xpcap.runs import TrainOptions, evaluate_run, train_run  # noqa: E402
 from xpcap.runs import folder as run_folder  # noqa: E402
 
@@ -32,7 +40,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     data = generate(0, train=60, val=40)
     write_pictures(folder / "photos", data, "val")
     (folder / "photos" / "val00000.png").unlink()
-    data.source = {"pictures": str(folder / "photos"), "encoder": "histogram"}
+    data.source = Source("histogram", str(folder / "photos"))
     write_dataset(folder / "data.h5", data)
     train_run(TrainOptions(data=folder / "data.h5", out=folder / "run", **SMALL))
     return folder
@@ -72,10 +80,10 @@ def galleries(page: str) -> dict[str, list[Shown]]:
 
 def test_galleries_show_the_best_the_worst_and_some_others_with_what_belongs_to_them(made: Path) -> None:
     run, data = run_folder.open_run(made / "run"), open_data(made / "data.h5")
-    result = evaluate_run(run)
+    said = evaluate_run(run).to_json()["captions"]
     images = data.split("val").images
     references = {images[i]: texts for i, texts in data.references("val").items()}
-    scores = {name: smoothed_bleu([tokenize(text) for text in references[name]], result.captions[name].split()) for name in images}
+    scores = {name: smoothed_bleu([tokenize(text) for text in references[name]], said[name].split()) for name in images}
     shown = galleries((made / "run" / "index.html").read_text())
     assert list(shown) == ["Best", "Worst", "Random"]
     assert {len(cards) for cards in shown.values()} == {9}
@@ -84,13 +92,13 @@ def test_galleries_show_the_best_the_worst_and_some_others_with_what_belongs_to_
     assert [scores[card.name] for card in shown["Worst"]] == ranked[:9]
     assert len({card.name for card in shown["Random"]}) == 9
     for card in (card for cards in shown.values() for card in cards):
-        assert card.caption == result.captions[card.name]
+        assert card.caption == said[card.name]
         assert card.references == references[card.name]
         assert card.note == f"sentence BLEU-4 {scores[card.name]:.2f}"
         assert card.has_picture == (card.name != "val00000.png")
-    said = {caption.image: caption for caption in runs.caption_run(run, count=40)}
+    captions = {caption.image: caption for caption in runs.caption_run(run, count=40)}
     for card in shown["Random"]:
-        np.testing.assert_allclose(card.probabilities, said[card.name].probabilities, atol=6e-4)
+        np.testing.assert_allclose(card.probabilities, captions[card.name].probabilities, atol=6e-4)
 
 
 def test_the_page_states_every_score_with_its_protocol(made: Path) -> None:
@@ -136,7 +144,7 @@ def test_few_pictures_make_short_galleries(made: Path, tmp_path: Path) -> None:
     val = data.split("val")
     one = dataclasses.replace(val, captions=val.captions[:5], image_idxs=val.image_idxs[:5], features=val.features[:1], images=["../secret.png"])
     one = dataclasses.replace(one, text=list(val.text or [])[:5])
-    (Path(data.source["pictures"]).parent / "secret.png").write_bytes((made / "photos" / "val00001.png").read_bytes())
+    (made / "secret.png").write_bytes((made / "photos" / "val00001.png").read_bytes())
     write_dataset(tmp_path / "one.h5", CaptionData(data.vocabulary, {"train": data.split("train"), "val": one}, data.source))
     run, _ = train_run(TrainOptions(data=tmp_path / "one.h5", out=tmp_path / "run", **SMALL))
     shown = galleries((run.path / "index.html").read_text())
@@ -151,3 +159,105 @@ def test_a_run_stopped_on_the_way_has_a_page_that_says_so(made: Path, tmp_path: 
     with pytest.raises(KeyboardInterrupt):
         train_run(TrainOptions(data=made / "data.h5", out=tmp_path / "run", **SMALL), on_epoch=stop)
     assert "After epoch 1 of 2" in (tmp_path / "run" / "index.html").read_text()
+
+
+def test_one_training_opens_stamps_tokenises_and_captions_once(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Training, scores, page and the captions that the command prints share one open data set and the captions that were scored."""
+    data = open_data(made / "data.h5")
+    counts: Counter[str] = Counter()
+
+    def count(place: Any, name: str, size: Callable[..., int] = lambda *args, **kwargs: 1) -> None:
+        real = getattr(place, name)
+
+        def counted(*args: Any, **kwargs: Any) -> Any:
+            counts[name] += size(*args, **kwargs)
+            return real(*args, **kwargs)
+
+        monkeypatch.setattr(place, name, counted)
+
+    count(xpcap.data, "read_dataset")
+    count(hdf5, "stamp_of")
+    count(hdf5, "check_data")
+    count(CaptioningRNN, "sample_with_probabilities", lambda model, features, **kwargs: len(features))
+    for module in (dataset, vocabulary):
+        count(module, "tokenize")
+    commands.good("train", made / "data.h5", "--out", tmp_path / "run", *commands.SMALL)
+    val = data.split("val")
+    assert counts == {
+        "read_dataset": 1, "stamp_of": 1, "check_data": 1, "sample_with_probabilities": len(val.images), "tokenize": len(val.captions)
+    }  # fmt: skip
+
+
+def test_generated_pictures_are_stamped_once_and_never_opened(few_pictures: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    stamps: list[str] = []
+    real = hdf5.stamp_of
+
+    def stamp(data: CaptionData) -> str:
+        stamps.append(real(data))
+        return stamps[-1]
+
+    with monkeypatch.context() as patch:
+        patch.setattr(hdf5, "stamp_of", stamp)
+        patch.setattr(xpcap.data, "read_dataset", lambda path: pytest.fail(f"{path} was opened"))
+        run, evaluation = train_run(TrainOptions(out=Path("run"), **SMALL))
+    assert evaluation is not None
+    assert stamps == [run.config["data_stamp"]] == [open_data(run.path / "data.h5").stamp]
+
+
+def test_a_data_set_is_taken_open_or_by_any_kind_of_path(made: Path) -> None:
+    run = run_folder.open_run(made / "run")
+    path = made / "data.h5"
+    first, *others = (evaluate_run(run, data) for data in (None, path, str(path), open_data(path)))
+    assert all(other.scores == first.scores and other.captions == first.captions for other in others)
+    captions = [runs.caption_run(run, data, count=5) for data in (None, path, str(path), open_data(path))]
+    assert captions[1:] == captions[:1] * 3
+    assert [caption.image for caption in first.spread(5)] == [caption.image for caption in captions[0]]
+
+
+def test_an_open_data_set_is_left_as_it_was_and_checked_to_fit(made: Path) -> None:
+    run, data = run_folder.open_run(made / "run"), open_data(made / "data.h5")
+    data.scaling = fit_scaling("standardize", data.split("train").features)
+    before = data.features("val", np.arange(3))
+    evaluate_run(run, data)
+    np.testing.assert_array_equal(data.features("val", np.arange(3)), before)
+    narrow = {name: dataclasses.replace(split, features=split.features[:, :9]) for name, split in data.splits.items()}
+    with pytest.raises(DataError, match=r"the data set has features of size 9, expected the run's 2101"):
+        evaluate_run(run, dataclasses.replace(data, splits=narrow))
+
+
+def test_an_evaluation_has_every_score_by_name_and_one_value_a_picture(made: Path, tmp_path: Path) -> None:
+    result = evaluate_run(run_folder.open_run(made / "run"))
+    bleu = ["bleu1", "bleu2", "bleu3", "bleu4"]
+    assert list(result.scores) == [*bleu, "unigram_bleu", "perplexity", "loss", "accuracy"]
+    assert set(result.protocol) == {"bleu", "unigram_bleu", "perplexity"}
+    assert {name: len(values) for name, values in result.per_picture.items()} == {"bleu": 40, "unigram_bleu": 40}
+    assert np.mean(result.per_picture["unigram_bleu"]) == pytest.approx(result.scores["unigram_bleu"])  # as many references each
+    told = result.to_json()
+    assert set(told) == {
+        "split", "n", "bleu", "unigram_bleu", "perplexity", "loss", "accuracy", "seconds", "protocol", "captions", "named", "best_bleu", "scores"
+    }  # fmt: skip
+    assert (told["named"], told["best_bleu"]) == (None, None)
+    assert told["bleu"] == [result.scores[name] for name in bleu]
+    assert json.loads(json.dumps(told)) == told
+
+
+def test_generated_pictures_bring_scores_of_their_own(few_pictures: None) -> None:
+    run, result = train_run(TrainOptions(out=Path("run"), **SMALL))
+    assert result is not None
+    assert [title for title, _, _ in result.rows()] == ["BLEU-1..4", "best possible", "named exactly", "unigram BLEU", "perplexity"]
+    exact = [named(caption.caption.split()) == named(caption.references[0].split()) for caption in result.captions]
+    assert result.per_picture["named"] == exact
+    assert result.scores["named"] == pytest.approx(np.mean(exact))
+    best = best_of([caption.image for caption in result.captions], run.config["seed"])
+    references = [[tokenize(text) for text in caption.references] for caption in result.captions]
+    assert tuple(result.to_json()["best_bleu"]) == corpus_bleu(references, [text.split() for text in best])
+    assert result.scores["best_bleu4"] > result.scores["bleu4"]
+
+
+def test_pages_and_pngs_go_to_places_named_by_text(made: Path, tmp_path: Path) -> None:
+    run = run_folder.open_run(made / "run")
+    captions, skipped = runs.caption_files(run, [str(made / "photos" / "val00001.png"), str(tmp_path)])
+    assert [len(captions), len(skipped)] == [1, 1]
+    assert runs.caption_files(run, str(made / "photos" / "val00001.png"))[0] == captions
+    runs.write_caption_page(f"{tmp_path}/p.html", run, captions, runs.look_at_files)
+    assert runs.write_caption_png(f"{tmp_path}/p.png", captions, runs.look_at_files) == 1

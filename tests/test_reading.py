@@ -260,6 +260,14 @@ def test_what_is_no_file_is_refused_and_not_waited_for(tmp_path: Path) -> None:
         os.mkfifo(tmp_path / "pipe.jpg")
         refused(tmp_path / "pipe.jpg", "is a pipe or a device")
         refused(Path("/dev/zero"), "is a pipe or a device")
+        with pytest.raises(DataError, match="is a pipe or a device"):
+            read_picture("/dev/zero")
+
+
+def test_text_names_a_picture_as_well_as_a_path_does(tmp_path: Path) -> None:
+    Image.new("RGB", (3, 2), (9, 8, 7)).save(tmp_path / "a.png")
+    np.testing.assert_array_equal(read_picture(str(tmp_path / "a.png")), read_picture(tmp_path / "a.png"))
+    assert find_pictures([str(tmp_path)]) == [tmp_path / "a.png"]
 
 
 @pytest.mark.skipif(os.name != "posix" or os.geteuid() == 0, reason="root may read anything")

@@ -103,8 +103,9 @@ def test_curves_are_small_pictures_on_paper_of_their_theme(history: list[dict[st
 
 
 def test_loss_png_is_the_light_curve(tmp_path: Path) -> None:
-    draw_loss(tmp_path / "loss.png", HISTORY)
-    assert (tmp_path / "loss.png").read_bytes() == loss_curve(HISTORY)
+    for name in ("path.png", "text.png"):
+        draw_loss(tmp_path / name if name == "path.png" else str(tmp_path / name), HISTORY)
+        assert (tmp_path / name).read_bytes() == loss_curve(HISTORY)
 
 
 @pytest.mark.parametrize("count", [1, 2, 6, 12])
@@ -130,7 +131,7 @@ def test_captions_of_any_length_overlap_nothing(tmp_path: Path) -> None:
 
 def test_captions_png_wants_as_many_texts_as_pictures(tmp_path: Path) -> None:
     for pictures, captions, references in (([], [], []), ([scene()], ["a"], []), ([scene()], ["a", "b"], ["a"])):
-        with pytest.raises(ValueError, match="expected as many of each, and at least one"):
+        with pytest.raises(ValueError, match="expected the same number of each, at least one"):
             draw_captions(tmp_path / "c.png", pictures, captions, references)
     assert not list(tmp_path.iterdir())
 

@@ -8,7 +8,8 @@ from pathlib import Path
 
 PACKAGE = Path(__file__).parent.parent / "xpcap"
 LEVELS = [
-    {"cores", "errors", "files", "progress"},
+    {"blas", "errors", "files", "progress"},
+    {"cores"},
     {"backend", "tensors"},
     {"kernels", "workspace"},
     {"ops"},

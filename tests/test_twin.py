@@ -280,10 +280,10 @@ def test_twin_reads_what_a_kernel_takes() -> None:
     names = [(p.name, p.type, p.pointer, p.const) for p in twin.parameters(KERNELS / "softmax_loss.cu")["softmax_loss"]]
     assert names[1:] == [
         ("targets", "int", True, True),
+        ("scale", "real", True, True),
         ("nll", "real", True, False),
         ("dscores", "real", True, False),
         ("V", "int", False, False),
-        ("scale", "double", False, False),
     ]
     assert twin.parameters(KERNELS / "dropout.cu")["dropout"][1] == ("mask", "unsigned char", True, True)
     assert twin.parameters(KERNELS / "adam.cu")["adam_update"][-1] == ("n", "long long", False, False)

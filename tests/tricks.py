@@ -1,4 +1,4 @@
-"""What each fast way buys in a training step on NumPy: the same steps with all of them and without one, in turn, in one process.
+"""What each optimisation gains in a training step on NumPy: times the same steps with all of them and without one, in turn, in one process.
 
 python tests/tricks.py coco vocab10k
 """
@@ -14,7 +14,8 @@ from contextlib import AbstractContextManager
 from typing import Any
 from unittest import mock
 
-from xpcap.cores import BLAS_WAIT, SHORT_WAIT, cores  # before NumPy, which it loads with the short wait
+from xpcap.blas import SHORT_WAIT, WAIT_VARIABLE  # first, as it loads NumPy with the short wait
+from xpcap.cores import cores
 
 # isort: split
 import numpy as np
@@ -28,12 +29,12 @@ from xpcap.models import captioning_rnn, packing
 from xpcap.ops import segments
 from xpcap.workspace import Workspace
 
-PAIRS, STEPS = 9, 4  # turns of each way beside one of all of them; steps of each turn, the first not counted
-USUAL_WAIT = "26"  # OpenBLAS's own
+PAIRS, STEPS = 9, 4  # pairs of timings, without one optimisation and with all; steps per timing, the first not counted
+USUAL_WAIT = "26"  # OpenBLAS's default
 
 
 class Forgetful(Workspace):
-    """A workspace that keeps nothing."""
+    """A workspace that allocates fresh memory each time."""
 
     def __init__(self, like: Array, parts: int = 1) -> None:
         super().__init__(like)
@@ -44,14 +45,14 @@ class Forgetful(Workspace):
 
 
 def each_row(*args: Any) -> packing.PackedCaptions:
-    """A packing in which no row shares its word with another: the gradient of a word is then that of its last row, for as much work as it takes."""
+    """Pack so that no rows share a word. Only the amount of work is right: the gradient of a repeated word is that of its last row."""
     packed = packing.pack(*args)
     rows = np.arange(len(packed.inputs.ids), dtype=np.int32)
     return packed._replace(words=packed.words[packed.inputs.ids], inputs=segments(rows, len(rows)))
 
 
 def ways(solver: CaptioningSolver) -> dict[str, Callable[[], AbstractContextManager[object]]]:
-    """Contexts in which one thing is done the plain way."""
+    """Contexts that each turn off one optimisation, by name."""
     flat, parts = solver.model.params.flat, cores()
     one, forgetful = Workspace(flat, 1), Forgetful(flat, parts)
 
@@ -72,7 +73,7 @@ def ways(solver: CaptioningSolver) -> dict[str, Callable[[], AbstractContextMana
 
 
 def milliseconds(solver: CaptioningSolver, batches: list[Any], count: int = STEPS) -> float:
-    """A step, the median of so many, the first not counted."""
+    """Milliseconds per step: the median of `count` steps, without the first."""
     times = []
     for k in range(count):
         start = time.perf_counter()
@@ -82,9 +83,9 @@ def milliseconds(solver: CaptioningSolver, batches: list[Any], count: int = STEP
 
 
 def with_wait(name: str, wait: str) -> float:
-    """A step in a process of its own, whose BLAS waits that long."""
+    """Milliseconds per step in a separate process whose idle BLAS threads wait that long."""
     command = [sys.executable, __file__, "--alone", name]
-    return float(subprocess.run(command, env={**os.environ, BLAS_WAIT: wait}, check=True, capture_output=True, text=True).stdout)
+    return float(subprocess.run(command, env={**os.environ, WAIT_VARIABLE: wait}, check=True, capture_output=True, text=True).stdout)
 
 
 def main() -> None:
@@ -97,7 +98,7 @@ def main() -> None:
             milliseconds(solver, batches)
             print(milliseconds(solver, batches, 30))
             continue
-        print(f"{name}: {milliseconds(solver, batches, 10):.1f} ms a step; slower, median of {PAIRS} pairs in turn, without")
+        print(f"{name}: {milliseconds(solver, batches, 10):.1f} ms a step; median slowdown over {PAIRS} alternating pairs, without")
         for way, context in ways(solver).items():
             ratios = []
             for _ in range(PAIRS):

@@ -1,4 +1,4 @@
-"""Run commands and record what they write, where they connect and what they start. test_safety runs this file as a script."""
+"""Runs commands and records the paths they change, the sockets they use and the programs they start. test_safety runs this as a script."""
 
 import json
 import os
@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
-PLACES = {  # audit event: indices of its arguments (path, folder it is relative to or None), for each path that changes
+PLACES = {  # audit event: (argument with a path that changes, argument with the folder it is relative to or None), ...
     "os.mkdir": ((0, 2),), "os.rmdir": ((0, 1),), "os.remove": ((0, 1),), "os.rename": ((0, 2), (1, 3)), "os.link": ((1, 3),), "os.symlink": ((1, 2),),
     "os.truncate": ((0, None),), "os.chmod": ((0, 2),), "os.chown": ((0, 3),), "os.utime": ((0, 3),), "os.setxattr": ((0, None),),
 }  # fmt: skip
@@ -36,7 +36,7 @@ class Record:
 
 
 def _place(arguments: tuple[Any, ...], path: int, folder: int | None) -> str:
-    """The real path of a name that is made, moved or removed: links among its folders are followed, the name itself is not."""
+    """The absolute path of a name that is created, moved or removed. Links among its parent folders are resolved; the name itself is not."""
     name = arguments[path]
     if isinstance(name, int):
         return str(_open_folder(name))
@@ -51,7 +51,7 @@ def _open_folder(handle: int) -> Path:
 
 
 def main() -> None:
-    """Run the commands of a JSON list in turn, and print what each did as JSON."""
+    """Run the commands of a JSON list in turn, and print their records as JSON."""
     record: Record | None = None
 
     def hook(event: str, arguments: tuple[Any, ...]) -> None:

@@ -1,6 +1,6 @@
 """xpcap: LSTM image captioners with hand-written forward and backward passes, on NumPy or on CuPy, from one source."""
 
-from xpcap import cores as cores  # loads NumPy as it is best loaded, so it comes first
+from xpcap import blas as blas  # loads NumPy as it is best loaded, so it comes first
 from xpcap.backend import asarray, backend_status, get_array_module, get_backend, to_numpy, use_backend
 from xpcap.data import CaptionData, decode_captions, load_coco_data, open_data, sample_coco_minibatch
 from xpcap.models import CaptioningRNN

@@ -1,8 +1,7 @@
-"""Which library new arrays come from, what is usable on this machine, and the way between host and device.
+"""Chooses the library for new arrays, reports what is usable on this machine, and moves arrays between host and device.
 
-The choice made here decides only where *new* arrays are made. Computation follows the arrays it is given:
-`get_array_module(x)` answers for them, and no layer reads the choice. cupy is imported here and nowhere else,
-and only once something asks for it.
+The choice decides only where *new* arrays are made. Computation follows the arrays it is given: `get_array_module(x)` returns their library, and
+no layer reads the choice. Only this file imports cupy, and only when something asks for it.
 """
 
 import contextlib
@@ -23,7 +22,7 @@ VARIABLE = "XPCAP_BACKEND"
 
 
 class BackendStatus(NamedTuple):
-    """What one backend offers on this machine: `reason` says why it is not `usable`, and is empty where it is."""
+    """State of a backend on this machine. `reason` says why it is not `usable`, and is empty if it is."""
 
     name: str
     usable: bool
@@ -38,9 +37,9 @@ def _first_line(error: BaseException) -> str:
 
 
 def _prove(cupy: ModuleType) -> None:
-    """Run an elementwise kernel and a product and read them back: a driver alone proves neither NVRTC nor cuBLAS.
+    """Run an elementwise kernel and a matrix product, and check the results: a driver alone proves neither NVRTC nor cuBLAS.
 
-    The product is 8 x 8, since CuPy takes very small ones past cuBLAS.
+    The product is 8 x 8, since CuPy computes very small ones without cuBLAS.
     """
     ones = cupy.ones((8, 8), dtype="float32")
     if float((ones * 2).sum()) != 128.0 or float(cupy.matmul(ones, ones)[0, 0]) != 8.0:
@@ -51,9 +50,9 @@ def _prove(cupy: ModuleType) -> None:
 def _cupy_status() -> BackendStatus:
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # two CuPy wheels side by side warn; the probe below decides
+            warnings.simplefilter("ignore")  # CuPy warns if two of its wheels are installed; the probe below decides
             import cupy
-    except Exception as error:  # a broken installation raises far more than ImportError
+    except Exception as error:  # a broken installation can raise anything, not just ImportError
         return BackendStatus("cupy", False, "", (), f"cupy cannot be imported ({_first_line(error)})")
     try:
         count = cupy.cuda.runtime.getDeviceCount()
@@ -61,7 +60,7 @@ def _cupy_status() -> BackendStatus:
         if not names:
             raise RuntimeError("no CUDA device is visible")
         _prove(cupy)
-    except Exception as error:  # driver, toolkit and library faults come as many types
+    except Exception as error:  # faults of driver, toolkit and libraries have many types
         return BackendStatus("cupy", False, cupy.__version__, (), f"no usable CUDA device ({_first_line(error)})")
     devices = tuple(name.decode() if isinstance(name, bytes) else str(name) for name in names)
     return BackendStatus("cupy", True, cupy.__version__, devices, "")
@@ -72,8 +71,8 @@ def backend_status() -> dict[str, BackendStatus]:
 
     Returns
     -------
-    dict : name -> BackendStatus. The first call imports cupy where it is installed (about 0.3 s) and runs two small
-        computations on its device; the answer is kept.
+    dict : name -> BackendStatus. The first call imports cupy, if installed (about 0.3 s), and runs two small computations on its device; the
+        result is cached.
     """
     return {"numpy": BackendStatus("numpy", True, np.__version__, ("host",), ""), "cupy": _cupy_status()}
 
@@ -88,7 +87,7 @@ def _parse(spec: str) -> tuple[str, int]:
 
 
 def _resolve(spec: str) -> str:
-    """The backend string that `spec` comes to on this machine; a BackendError where it cannot be had."""
+    """Resolve `spec` to a backend string for this machine, or raise a BackendError if it is not usable."""
     name, device = _parse(spec)
     if name == "numpy":
         return "numpy"
@@ -101,7 +100,7 @@ def _resolve(spec: str) -> str:
         raise BackendError(f"backend {spec}: {status.reason}; 'info' shows what is usable, --backend numpy runs on the CPU")
     if device >= len(status.devices):
         raise BackendError(f"backend {spec}: this machine has {len(status.devices)} CUDA device(s), numbered from 0")
-    if device:  # the status speaks for device 0
+    if device:  # the status covers only device 0
         import cupy
 
         try:
@@ -120,7 +119,7 @@ def _activate(resolved: str | None) -> None:
     if (resolved or "").startswith("cupy") or (_active or "").startswith("cupy"):
         import cupy
 
-        cupy.cuda.Device(_parse(resolved or "numpy")[1]).use()  # back on numpy, device 0 is the current one again
+        cupy.cuda.Device(_parse(resolved or "numpy")[1]).use()  # numpy makes device 0 current again
     _active = resolved
 
 
@@ -129,16 +128,15 @@ class use_backend(contextlib.AbstractContextManager["use_backend"]):  # noqa: N8
 
     Parameters
     ----------
-    spec : ``"numpy"``, ``"cupy"``, ``"cupy:1"`` (a device number) or ``"auto"`` (cupy where it is usable, else numpy; says on
-        standard error what it chose).
+    spec : ``"numpy"``, ``"cupy"``, ``"cupy:1"`` (a device number) or ``"auto"`` (cupy if usable, else numpy; prints its choice to standard error)
 
     Raises
     ------
-    OptionError : no such backend. BackendError : it cannot be used here, with the reason; nothing falls back in silence.
+    OptionError : the backend does not exist. BackendError : it is not usable here, with the reason; there is no silent fallback.
 
     Notes
     -----
-    The choice belongs to the process, not to a thread. Before any call, `XPCAP_BACKEND` decides, and without it numpy.
+    The choice applies to the whole process, not to one thread. Before the first call it is `XPCAP_BACKEND`, or numpy if that is not set.
     """
 
     def __init__(self, spec: str) -> None:
@@ -151,7 +149,7 @@ class use_backend(contextlib.AbstractContextManager["use_backend"]):  # noqa: N8
 
 
 def get_backend() -> str:
-    """The backend in force: ``"numpy"``, ``"cupy"`` or ``"cupy:N"``."""
+    """The current backend: ``"numpy"``, ``"cupy"`` or ``"cupy:N"``."""
     if _active is None:
         wanted = os.environ.get(VARIABLE) or "numpy"
         try:
@@ -163,7 +161,7 @@ def get_backend() -> str:
 
 
 def array_module() -> ModuleType:
-    """The module that makes new arrays: numpy or cupy."""
+    """The module for new arrays, numpy or cupy."""
     if get_backend() == "numpy":
         return np
     import cupy
@@ -172,17 +170,17 @@ def array_module() -> ModuleType:
 
 
 def is_device_array(x: object) -> bool:
-    """Whether `x` is a cupy array. Never imports cupy: no such array exists before somebody did."""
+    """Whether `x` is a cupy array. Never imports cupy: if nobody has, `x` cannot be one."""
     cupy = sys.modules.get("cupy")
     return cupy is not None and isinstance(x, getattr(cupy, "ndarray", ()))
 
 
 def get_array_module(*arrays: Array) -> ModuleType:
-    """The library that `arrays` belong to (numpy where there is no array at all).
+    """The library of `arrays`; numpy if there are none.
 
     Raises
     ------
-    TypeError : some are numpy arrays and some cupy arrays. CuPy refuses such a mixture too, but later and less clearly.
+    TypeError : numpy and cupy arrays are mixed. CuPy rejects that too, but later and less clearly.
     """
     device = [is_device_array(x) for x in arrays if is_device_array(x) or isinstance(x, np.ndarray)]
     if any(device) and not all(device):
@@ -191,20 +189,20 @@ def get_array_module(*arrays: Array) -> ModuleType:
 
 
 def asarray(x: Any, dtype: Any = None, like: Array | None = None) -> Array:
-    """`x` as an array of the backend in force, or of the library of `like`; copied only where it has to be."""
+    """`x` as an array of the current backend, or of the library of `like`; copied only if necessary."""
     xp = array_module() if like is None else get_array_module(like)
     return xp.asarray(to_numpy(x) if xp is np else x, dtype=dtype)
 
 
 def to_numpy(x: Any) -> np.ndarray:
-    """`x` as a host array. From a device this waits until everything it depends on has run."""
+    """`x` as a host array. For a device array, this waits until everything it depends on has been computed."""
     if is_device_array(x):
         return np.asarray(x.get())
     return np.asarray(x)
 
 
 def free_memory(like: Array) -> int | None:
-    """Bytes free on the device of `like`, what CuPy's pool holds in reserve included; None for a host array."""
+    """Free bytes on the device of `like`, including the free part of CuPy's pool; None for a host array."""
     if not is_device_array(like):
         return None
     cupy = sys.modules["cupy"]

@@ -1,4 +1,4 @@
-"""Numeric gradients on either device: element by element as in the course, or along random directions of all parameters at once."""
+"""Numeric gradients on either device: element by element as in the course, or along random directions through all parameters at once."""
 
 import contextlib
 from collections.abc import Callable, Iterator, Mapping
@@ -10,19 +10,19 @@ from xpcap.backend import Array, asarray, get_array_module, to_numpy
 
 
 def rel_error(x: Array, y: Array) -> float:
-    """The course's relative error, max(|x - y| / max(1e-8, |x| + |y|)), over host or device arrays of one shape."""
+    """The course's relative error, max(|x - y| / max(1e-8, |x| + |y|)), of host or device arrays of one shape."""
     a, b = to_numpy(x), to_numpy(y)
     if a.shape != b.shape:
-        raise ValueError(f"rel_error: got shapes {a.shape} and {b.shape}, expected equal ones")
+        raise ValueError(f"rel_error: got shapes {a.shape} and {b.shape}, expected equal shapes")
     return float(np.max(np.abs(a - b) / np.maximum(1e-8, np.abs(a) + np.abs(b)))) if a.size else 0.0
 
 
 @contextlib.contextmanager
 def _restored(function: str, *arrays: Array) -> Iterator[list[Array]]:
-    """Copies of `arrays`; the arrays get their values back when the block ends, also by an error."""
+    """Yield copies of `arrays`, and restore the arrays when the ``with`` ends, even by an error."""
     for x in arrays:
         if x.dtype.kind != "f":
-            raise TypeError(f"{function}: x has dtype {x.dtype}, expected floats; integers cannot take a small step")
+            raise TypeError(f"{function}: x has dtype {x.dtype}, expected floats; integers cannot change by a small step")
     saved = [x.copy() for x in arrays]
     try:
         yield saved
@@ -32,14 +32,14 @@ def _restored(function: str, *arrays: Array) -> Iterator[list[Array]]:
 
 
 def eval_numerical_gradient(f: Callable[[Array], Any], x: Array, verbose: bool = True, h: float = 1e-5) -> Array:
-    """Centred differences of a scalar function.
+    """Gradient of a scalar function by centred differences.
 
     Parameters
     ----------
-    f : takes x, returns a number; it may ignore its argument and read the array itself, as the course's closures do
-    x : array, float; changed in place while this runs, then restored. Use float64: differences in float32 are mostly rounding
+    f : maps x to a number; it may ignore its argument and read x itself, as closures in the course do
+    x : array; use float64 for accurate slopes. Modified in place during the call, then restored
     verbose : print each index and slope
-    h : step
+    h : step size
 
     Returns
     -------
@@ -60,14 +60,14 @@ def eval_numerical_gradient(f: Callable[[Array], Any], x: Array, verbose: bool =
 
 
 def eval_numerical_gradient_array(f: Callable[[Array], Array], x: Array, df: Array, h: float = 1e-5) -> Array:
-    """Centred differences of an array function, contracted with an upstream gradient: sum(df * f(x)) differentiated by each x.
+    """Gradient of sum(df * f(x)) by centred differences, for an array function f and an upstream gradient df.
 
     Parameters
     ----------
-    f : takes x, returns an array of df's shape
-    x : array, float; changed in place while this runs, then restored. Use float64: differences in float32 are mostly rounding
+    f : maps x to an array in the shape of df
+    x : array; use float64 for accurate slopes. Modified in place during the call, then restored
     df : array, float; upstream gradient
-    h : step
+    h : step size
     """
     slopes = np.zeros(x.shape, x.dtype)
     with _restored("eval_numerical_gradient_array", x) as (saved,):
@@ -78,13 +78,13 @@ def eval_numerical_gradient_array(f: Callable[[Array], Array], x: Array, df: Arr
             below = f(x).copy()
             x[index] = value
             if above.shape != df.shape:
-                raise ValueError(f"eval_numerical_gradient_array: f gives shape {above.shape} and df has {df.shape}, expected equal ones")
+                raise ValueError(f"eval_numerical_gradient_array: f returns shape {above.shape} and df has {df.shape}, expected equal shapes")
             slopes[index] = float(((above - below) * df).sum()) / (2 * h)
     return asarray(slopes, like=x)
 
 
 def grad_check_sparse(f: Callable[[Array], Any], x: Array, analytic_grad: Array, num_checks: int = 10, h: float = 1e-5) -> None:
-    """Compare `num_checks` elements, drawn from NumPy's legacy global stream, and print each with its relative error."""
+    """Compare `num_checks` random elements, drawn from NumPy's legacy global stream, and print their relative errors."""
     with _restored("grad_check_sparse", x):
         for _ in range(num_checks):
             index = tuple(np.random.randint(size) for size in x.shape)
@@ -106,17 +106,17 @@ def directional_errors(
     directions: int = 10,
     h: float = 1e-5,
 ) -> list[float]:
-    """Relative errors of analytic slopes along random directions, each moving every element of every parameter at once.
+    """Relative errors of analytic slopes along random directions, each of which changes every element of every parameter.
 
-    A direction costs two calls of f whatever the size, and an error in any element shows in it. To find the parameter that is wrong, pass
-    them one at a time.
+    A direction costs two calls of f, however many parameters there are, and reveals an error anywhere. To find the wrong parameter, pass them
+    one at a time.
 
     Parameters
     ----------
-    f : the loss at the present parameters
-    params, grads : same keys; params are changed in place while this runs, then restored to the bit
-    rng : draws the directions, each of unit length, on the host
-    h : step along the direction
+    f : returns the loss at the current parameters
+    params, grads : mappings with the same keys; params are modified in place during the call, then restored to the bit
+    rng : draws directions of unit length, on the host
+    h : step size along a direction
 
     Returns
     -------

@@ -1,7 +1,7 @@
-"""The handful of operations that have, or may come to have, a fast version.
+"""The few operations that have, or may get, a fast version.
 
-Each states the contract for every version, asks the table of kernels once, and else runs the plain equations.
-Arguments are trusted: the layer that calls has checked them. `out` names arrays to write to, fresh ones where it is None.
+Each docstring is the contract for all versions. The function asks the kernel table once and otherwise runs the plain equations. Arguments are
+trusted, since the calling layer has checked them. `out` gives arrays to write to; None allocates them.
 """
 
 from typing import NamedTuple
@@ -11,14 +11,14 @@ from xpcap.backend import Array, get_array_module
 
 
 def sigmoid(x: Array) -> Array:
-    """1 / (1 + exp(-x)), without overflow and to relative accuracy for either sign; dtype in is dtype out."""
+    """1 / (1 + exp(-x)) without overflow and with full relative accuracy for either sign; dtype in is dtype out."""
     xp = get_array_module(x)
     z = xp.exp(-xp.abs(x))  # in (0, 1]
     return xp.where(x >= 0, 1, z) / (1 + z)
 
 
 class Gates(NamedTuple):
-    """What one LSTM step made of its pre-activations: state h and c, the gates i, f, o, g side by side, and tanh(c)."""
+    """Results of an LSTM step: state h and c, the gates i, f, o, g side by side, and tanh(c)."""
 
     h: Array  # (n, H)
     c: Array  # (n, H)
@@ -27,7 +27,7 @@ class Gates(NamedTuple):
 
 
 def lstm_gates(a: Array, r: Array, c_prev: Array, out: Gates | None = None) -> Gates:
-    """The elementwise half of an LSTM step, on what comes from its input, a (n, 4H), and from the state before, r (n, 4H).
+    """The elementwise half of an LSTM step: a (n, 4H) comes from the input, r (n, 4H) from the previous state.
 
     i, f, o = sigmoid((a + r)_i), sigmoid((a + r)_f), sigmoid((a + r)_o);  g = tanh((a + r)_g)
     c = f * c_prev + i * g;  h = o * tanh(c)
@@ -54,9 +54,9 @@ def lstm_gates(a: Array, r: Array, c_prev: Array, out: Gates | None = None) -> G
 def lstm_gates_backward(
     dh: Array, dh_next: Array, dc: Array, gates: Array, tanh_c: Array, c_prev: Array, out: tuple[Array, Array] | None = None
 ) -> tuple[Array, Array]:
-    """Gradients of lstm_gates: da (n, 4H), that of a and of r alike, and dc_prev (n, H).
+    """Gradients of lstm_gates: da (n, 4H), for a and r alike, and dc_prev (n, H).
 
-    Upstream are dh from above, dh_next and dc from the step after, each (n, H); they meet in the cell. dc_prev may be dc itself.
+    Upstream gradients, each (n, H): dh from the layer above, dh_next and dc from the next time step. dc_prev may be dc itself.
     """
     if out is None:
         xp = get_array_module(gates, dc)
@@ -83,7 +83,7 @@ def split_gates(gates: Array) -> tuple[Array, Array, Array, Array]:
 
 
 def rnn_cell(a: Array, r: Array, out: Array | None = None) -> Array:
-    """The elementwise half of an RNN step: h = tanh(a + r), each (n, H), a from its input and r from the state before. `out` may be a or r."""
+    """The elementwise half of an RNN step: h = tanh(a + r), each (n, H); a comes from the input, r from the previous state. `out` may be a or r."""
     if out is None:
         out = get_array_module(a).empty_like(a)
     if fast := kernels.find("rnn_cell", a, r, out):
@@ -94,7 +94,7 @@ def rnn_cell(a: Array, r: Array, out: Array | None = None) -> Array:
 
 
 def rnn_cell_backward(dh: Array, dh_next: Array, h: Array, out: Array | None = None) -> Array:
-    """Gradient of rnn_cell: da (n, H), that of a and of r alike, from dh from above and dh_next from the step after, each (n, H)."""
+    """Gradient of rnn_cell: da (n, H), for a and r alike, given dh from the layer above and dh_next from the next time step, each (n, H)."""
     if out is None:
         out = get_array_module(h).empty_like(h)
     if fast := kernels.find("rnn_cell_backward", dh, dh_next, h, out):
@@ -104,7 +104,7 @@ def rnn_cell_backward(dh: Array, dh_next: Array, h: Array, out: Array | None = N
 
 
 def log_softmax(scores: Array) -> Array:
-    """log(exp(s) / sum(exp(s))) along the last axis of scores (R, V), with the row's maximum taken off first."""
+    """log(exp(s) / sum(exp(s))) along the last axis of scores (R, V), after subtracting each row's maximum."""
     xp = get_array_module(scores)
     shifted = scores - scores.max(axis=-1, keepdims=True)
     return shifted - xp.log(xp.exp(shifted).sum(axis=-1, keepdims=True))
@@ -113,7 +113,7 @@ def log_softmax(scores: Array) -> Array:
 def softmax_loss(scores: Array, targets: Array, scale: Array, out: Array | None = None) -> tuple[Array, Array]:
     """Negative log-likelihood nll (R,) of targets (R,) under scores (R, V), and the gradient dscores (R, V) of sum(scale * nll).
 
-    dscores[r] = scale[r] * (softmax(scores[r]) - onehot(targets[r])), with scale (R,). `out`, for dscores, may be scores itself.
+    dscores[r] = scale[r] * (softmax(scores[r]) - onehot(targets[r])), with scale (R,). `out` receives dscores and may be scores itself.
     """
     if out is None:
         out = get_array_module(scores).empty_like(scores)
@@ -129,22 +129,29 @@ def softmax_loss(scores: Array, targets: Array, scale: Array, out: Array | None 
 
 
 def gather(table: Array, rows: Array, out: Array) -> Array:
-    """out = table[rows]: rows (R,) int of table (K, C) to out (R, C)."""
+    """out = table[rows]: table (K, C), rows (R,) int, out (R, C)."""
     if fast := kernels.find("gather", table, rows, out):
         return fast(table, rows, out)
     get_array_module(table, rows).take(table, rows, axis=0, out=out)
     return out
 
 
+def product(x: Array, w: Array, out: Array) -> Array:
+    """out = x @ w: x (n, k), w (k, m), out (n, m) C-contiguous."""
+    if fast := kernels.find("product", x, w, out):
+        return fast(x, w, out)
+    return get_array_module(x, w).dot(x, w, out=out)
+
+
 def times_transpose(x: Array, w: Array, out: Array, scratch: Array) -> Array:
-    """out = x @ w.T: x (n, k), w (m, k) to out (n, m). `scratch` is a flat array of at least n * m elements, overwritten."""
+    """out = x @ w.T: x (n, k), w (m, k), out (n, m). `scratch` is a flat array of at least n * m elements; it is overwritten."""
     if fast := kernels.find("times_transpose", x, w, out, scratch):
         return fast(x, w, out, scratch)
     return get_array_module(x, w).dot(x, w.T, out=out)
 
 
 class Segments(NamedTuple):
-    """Rows grouped by id 0..K-1: `order` lists them id by id, those of one id in their old order, and id k's begin at starts[k]."""
+    """Rows grouped by id 0..K-1. `order` lists row numbers sorted by id, ties in their original order; those of id k start at starts[k]."""
 
     ids: Array  # (R,) int
     order: Array  # (R,) int
@@ -152,16 +159,16 @@ class Segments(NamedTuple):
 
 
 def segments(ids: Array, count: int) -> Segments:
-    """Group rows by ids (R,), each in 0..count-1. Reads nothing back from a device."""
+    """Group rows by ids (R,), each in 0..count-1. Never waits for a device."""
     xp = get_array_module(ids)
-    ids = ids.astype(xp.int32)  # `count` itself need not fit a narrower type
+    ids = ids.astype(xp.int32)  # `count` may not fit a narrower type
     order = xp.argsort(ids, kind="stable")
     starts = xp.searchsorted(ids[order], xp.arange(count + 1, dtype=xp.int32))
     return Segments(ids, order.astype(xp.int32), starts.astype(xp.int32))
 
 
 def segment_sum(rows: Array, groups: Segments, out: Array | None = None) -> Array:
-    """out[k] = the sum of rows[r] over all r with ids[r] == k: rows (R, C) to out (K, C)."""
+    """out[k] = sum of rows[r] over all r with ids[r] == k: rows (R, C), out (K, C)."""
     if out is None:
         out = get_array_module(rows).empty((len(groups.starts) - 1, rows.shape[1]), rows.dtype)
     if fast := kernels.find("segment_sum", rows, groups, out):
@@ -173,7 +180,7 @@ def segment_sum(rows: Array, groups: Segments, out: Array | None = None) -> Arra
 
 
 def drop(x: Array, mask: Array, keep: float) -> Array:
-    """x with the units outside `mask` (bool, shape of x) at zero and the others scaled by 1 / keep. Its own gradient."""
+    """Inverted dropout: x / keep where `mask` (bool, shape of x) is true, else 0. The gradient is the same function of dout."""
     if fast := kernels.find("drop", x, mask, keep):
         return fast(x, mask, keep)
     out = x * mask
@@ -182,7 +189,7 @@ def drop(x: Array, mask: Array, keep: float) -> Array:
 
 
 def global_norm(x: Array) -> Array:
-    """Euclidean norm of x (n,), 0-d, of x's dtype. Squares are added in double: over millions of them float32 would lose two digits or three."""
+    """Euclidean norm of x (n,): 0-d, in x's dtype. Squares are summed in double: over millions, float32 would lose two or three digits."""
     if fast := kernels.find("global_norm", x):
         return fast(x)
     xp = get_array_module(x)
@@ -191,7 +198,7 @@ def global_norm(x: Array) -> Array:
 
 
 def clip_to_norm(x: Array, norm: Array, most: float) -> None:
-    """Scale x (n,), of Euclidean norm `norm` (0-d), in place down to norm `most` where it is longer."""
+    """Scale x (n,) in place to Euclidean norm `most` if its norm, given as `norm` (0-d), is larger."""
     if fast := kernels.find("clip_to_norm", x, norm, most):
         fast(x, norm, most)
         return
@@ -200,7 +207,7 @@ def clip_to_norm(x: Array, norm: Array, most: float) -> None:
 
 
 def adam_update(w: Array, dw: Array, m: Array, v: Array, alpha: float, beta1: float, beta2: float, epsilon: float) -> None:
-    """One Adam step, writing to w, m and v (all of one shape); alpha carries the bias correction.
+    """One Adam step, updating w, m and v (all of one shape) in place; alpha includes the bias correction.
 
     m = beta1 * m + (1 - beta1) * dw;  v = beta2 * v + (1 - beta2) * dw**2;  w -= alpha * m / (sqrt(v) + epsilon)
     """
@@ -214,7 +221,7 @@ def adam_update(w: Array, dw: Array, m: Array, v: Array, alpha: float, beta1: fl
 
 
 def record_step(record: Array, i: int, loss: Array, norm: Array) -> None:
-    """Note a step's loss and gradient norm (both 0-d) as row 1 + i of record (n+1, 2), and in record[0, 0], first 1, whether all are finite."""
+    """Write loss and gradient norm (both 0-d) of step i to row 1 + i of record (n+1, 2). record[0, 0] starts at 1 and turns 0 if any is not finite."""
     if fast := kernels.find("record_step", record, i, loss, norm):
         fast(record, i, loss, norm)
         return

@@ -156,7 +156,7 @@ def _restamp(file: h5py.File, draw: random.Random) -> None:
 
     if all(file[name].nbytes <= HELD for name in MEMBERS):
         data = hdf5._read(Path(NAME), file)
-        file.attrs["xpcap"] = json.dumps({"format": 1, "source": dict(data.source), "stamp": stamp_of(data)})
+        file.attrs["xpcap"] = json.dumps({"format": 1, "source": data.source.to_json(), "stamp": stamp_of(data)})
 
 
 def _extra(file: h5py.File, draw: random.Random) -> None:

@@ -1,16 +1,18 @@
-"""How long training and sampling take: here, and in what others use for it.
+"""Times training and sampling, for xpcap and its peers.
 
-`configs` says what is timed, `work` what must come out of it, `timing` how, `contenders` who; `measuring` is a round of one of them, `apart` gives
-it a process of its own, `results` takes turns and sums up, `tables` and `plot` show. A new contender is an entry of `contenders.CONTENDERS`.
+`configs` holds the sizes, `work` the model and data that all contenders share, `timing` the clocks, `contenders` the table of contenders.
+`measuring` times one round of one contender, `apart` does it in a separate process, `results` alternates the rounds and takes medians, `tables`
+and `plot` show the results. To add a contender, add an entry to `contenders.CONTENDERS`.
 """
 
-from xpcap.bench.configs import CONFIGS, TRAINING, WORKS, Config, scaling, usual
+from xpcap.bench.configs import BESIDE, CONFIGS, TRAINING, WORKS, Config, scaling, usual
 from xpcap.bench.plot import draw_scaling
 from xpcap.bench.results import PEERS, Result, bench
 from xpcap.bench.tables import tables
 from xpcap.bench.timing import USUAL, Plan
 
 __all__ = [
+    "BESIDE",
     "CONFIGS",
     "PEERS",
     "TRAINING",

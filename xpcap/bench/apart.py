@@ -1,6 +1,6 @@
-"""A contender in a process of its own: the threads and the memory of one library must not slow another.
+"""Runs a contender in a separate process, so that the threads and memory of one library cannot slow another.
 
-The child runs `main`: it is given one JSON object, and writes a line for each configuration and kind of work, as it is timed.
+The child runs `main`. It gets its task as one JSON object, and prints a JSON line as soon as it has timed a configuration and kind of work.
 """
 
 import dataclasses
@@ -18,11 +18,11 @@ from xpcap.errors import EXPECTED, BackendError
 
 
 def measure_apart(contender: str, configs: Iterable[Config], plan: Plan, backend: str, works: Sequence[str] = WORKS) -> Iterator[Measurement]:
-    """measuring.measure in a fresh process.
+    """Run measuring.measure in a fresh process.
 
     Raises
     ------
-    BackendError : the process did not come to its end; what it had to say is in the message or stands on standard error.
+    BackendError : the process failed. The message says why, or else standard error does.
     """
     order = {
         "contender": contender,
@@ -46,11 +46,11 @@ def measure_apart(contender: str, configs: Iterable[Config], plan: Plan, backend
             child.kill()
             raise
     if child.returncode:
-        raise BackendError(f"bench: {contender} stopped with exit status {child.returncode}, expected timings; what it said stands above")
+        raise BackendError(f"bench: {contender} stopped with exit status {child.returncode}, expected timings; its own output is above")
 
 
 def main() -> None:
-    """The child."""
+    """What the child process runs."""
     order = json.loads(sys.argv[1])
     try:
         configs = [Config(**config) for config in order["configs"]]

@@ -1,6 +1,6 @@
-"""The arithmetic that the work cannot do without: matrix products over words that are there, each distinct word projected once.
+"""Counts the arithmetic that the work needs: the matrix products, without padding, with each distinct word projected once.
 
-A multiplication and an addition are two operations. Elementwise work, softmax and Adam are left out: they are bound by memory, not arithmetic.
+A multiplication and an addition count as two operations. Elementwise work, softmax and Adam do not count: memory bounds them, not arithmetic.
 """
 
 from collections.abc import Iterable
@@ -12,9 +12,9 @@ from xpcap.models.packing import pack
 
 
 def training_flops(config: Config, batches: Iterable[np.ndarray], null: int) -> float:
-    """Operations that a step needs in the mean over batches of captions (N, T+1).
+    """Operations that a training step needs, averaged over batches of captions (N, T+1).
 
-    Forward and the gradients of both factors, three products each; the features have no gradient, so that projecting them has two.
+    Each layer takes three products: forward, and a gradient for each factor. The features need no gradient, so their projection takes two.
     """
     return float(np.mean([_step_flops(config, captions, null) for captions in batches]))
 
@@ -27,9 +27,9 @@ def _step_flops(config: Config, captions: np.ndarray, null: int) -> int:
 
 
 def sampling_flops(config: Config, captions: np.ndarray, null: int, end: int) -> int:
-    """Operations that saying captions (n, T) needs: from the first word said, NULL after END."""
+    """Operations that sampling captions (n, T) needs. Captions begin with the first sampled word and hold NULL after END."""
     rows = int(np.count_nonzero(captions != null))
     fed = captions[:, :-1]
-    K = 1 + len(np.unique(fed[(fed != null) & (fed != end)]))  # START is one of them
+    K = 1 + len(np.unique(fed[(fed != null) & (fed != end)]))  # the 1 is START
     H = config.H
     return 2 * (len(captions) * config.D * H + K * config.W * 4 * H + rows * (H * 4 * H + H * config.V))

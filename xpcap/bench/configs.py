@@ -1,4 +1,4 @@
-"""What is timed: the two kinds of work, sizes by name, the data for them, and the settings of a step."""
+"""What is timed: the kinds of work, the named sizes, their data, and the settings of a training step."""
 
 from dataclasses import dataclass, replace
 
@@ -8,10 +8,11 @@ from xpcap.data.dataset import CaptionData
 from xpcap.data.synthetic import LIKE_COCO, draw_data
 
 LEARNING_RATE = 1e-3
-CLIP = 50.0  # the default of train
+CLIP = 50.0  # the default of `train`
 SEED = 0
-TRAINING = "training step"  # loss, gradients, clipping, Adam; float32, no dropout
-SAMPLING = "greedy sampling"  # of PICTURES pictures, at most MOST_WORDS words each
+TRAINING = "training step"  # loss, gradients, clipping, Adam; float32, without dropout
+SAMPLING = "greedy sampling"  # PICTURES pictures, at most MOST_WORDS words each
+BESIDE = "training step beside a busy process of another login"  # the same step
 WORKS = (TRAINING, SAMPLING)
 PICTURES = 1000
 MOST_WORDS = LIKE_COCO.high + 1  # END included
@@ -29,11 +30,11 @@ class Config:
     V: int = 1004
 
     def data(self, batches: int) -> CaptionData:
-        """`batches` batches of captions, of 6 to 15 words, a few of them very common: the same whoever asks."""
+        """`batches` batches of captions of 6 to 15 words, a few words very common. Every call draws the same data."""
         return draw_data(batches * self.N, self.D, self.V, SEED)
 
     def pictures(self) -> np.ndarray:
-        """Features (PICTURES, D) of the pictures to caption, standard normal: the same whoever asks."""
+        """Standard normal features (PICTURES, D) of the pictures to caption. Every call draws the same ones."""
         return np.random.default_rng(SEED).standard_normal((PICTURES, self.D), dtype=np.float32)
 
 
@@ -44,7 +45,7 @@ _EVERYWHERE = (
     Config("large", 512),
     Config("vocab10k", 128, W=512, V=10000),
 )
-_ON_A_GPU = (  # with those above N 25, 64, 128, 512 for each of two vocabularies
+_ON_A_GPU = (  # together with the ones above: N = 25, 64, 128, 512 for each of two vocabularies
     Config("coco-n64", 64),
     Config("vocab10k-n25", 25, W=512, V=10000),
     Config("vocab10k-n64", 64, W=512, V=10000),
@@ -54,11 +55,11 @@ CONFIGS = {config.name: config for config in _EVERYWHERE + _ON_A_GPU}
 
 
 def usual(backend: str) -> list[str]:
-    """Names of the configurations that are timed on a backend where none are named."""
+    """Names of the configurations that `bench` times on a backend by default."""
     return [config.name for config in _EVERYWHERE + (() if backend == "numpy" else _ON_A_GPU)]
 
 
 def scaling(base: Config) -> dict[str, list[Config]]:
-    """Configurations that differ from `base` in one size, by the name of that size: its batch N, its vocabulary V."""
+    """Variations of `base` in a single size, keyed by that size: the batch N or the vocabulary V."""
     sizes = {"N": (8, 16, 32, 64, 128, 256, 512, 1024), "V": (1000, 2000, 5000, 10_000, 20_000, 50_000)}
     return {key: [replace(base, name=f"{key}={value}", **{key: value}) for value in values] for key, values in sizes.items()}

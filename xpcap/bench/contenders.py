@@ -1,4 +1,4 @@
-"""Who is timed: each contender gets a configuration ready, and is then asked for one step after another, or for captions."""
+"""The contenders: each prepares a configuration, then runs training steps or samples captions on request."""
 
 import gc
 from collections.abc import Callable
@@ -29,20 +29,20 @@ from xpcap.models import CaptioningRNN
 
 
 class Contender(NamedTuple):
-    """How to get ready for either kind of work, on the backend of that name or the device that is meant by it."""
+    """How a contender prepares to train and to sample. The last argument names a backend; PyTorch uses the device that it stands for."""
 
     train: Callable[[Config, CaptionData, str], Job]
     sample: Callable[[Config, CaptionData, str], Sample]
 
 
 def train_xpcap(config: Config, data: CaptionData, backend: str) -> Job:
-    """This package, as its solver steps: on a device the features lie there already, captions are packed and sent step by step."""
+    """xpcap's solver. On a GPU the features are already in device memory; captions are packed and sent in each step."""
     use_backend(backend)
     xp = array_module()
     pool = None if xp is np else xp.get_default_memory_pool()
     if pool is not None:
         gc.collect()
-        pool.free_all_blocks()  # what it holds in the end is then this configuration's
+        pool.free_all_blocks()  # so that its size at the end is due to this configuration alone
     solver = make_solver(config, data)
     flat = solver.model.params.flat
     feed, rows = Feed(data, flat), batch_rows(config, data)
@@ -56,20 +56,20 @@ def train_xpcap(config: Config, data: CaptionData, backend: str) -> Job:
 
 
 def _feeder(data: CaptionData, like: Array, rows: np.ndarray) -> Callable[[int], object]:
-    """Makes batch k ready as train does by default: standardised."""
+    """A function that prepares batch k as `train` does by default, with standardised features."""
     feed = Feed(replace(data, scaling=fit_scaling("standardize", data.split("train").features)), like)
     return lambda k: feed.minibatch("train", rows[k])
 
 
 def sample_xpcap(config: Config, data: CaptionData, backend: str) -> Sample:
-    """This package, as its captioner samples: all pictures at once, captions that have ended dropped."""
+    """xpcap's captioner: all pictures at once, dropping captions as they end."""
     use_backend(backend)
     model, pictures = make_speaker(config, data), asarray(config.pictures())
     return lambda: model.sample(pictures, max_length=MOST_WORDS)
 
 
 def train_textbook(config: Config, data: CaptionData, backend: str) -> Job:
-    """NumPy as CS231n teaches it."""
+    """The textbook NumPy captioner, as CS231n teaches it."""
     ours, batches = host_model(config, data), host_batches(config, data)
     course = _textbook(ours)
     check_same_loss(course.loss(*batches[0])[0], ours, batches[0], f"{config.name}, textbook")
@@ -77,7 +77,7 @@ def train_textbook(config: Config, data: CaptionData, backend: str) -> Job:
 
 
 def sample_textbook(config: Config, data: CaptionData, backend: str) -> Sample:
-    """The same, which never stops early; what it says after END is cut off, as the course does when it makes words of ids."""
+    """The textbook captioner. It never stops early; words after END are cut off afterwards, as the course does when decoding ids."""
     course, pictures = _textbook(host_model(config, data, make_speaker)), config.pictures()
     end, null = data.vocabulary.end, data.vocabulary.null
 
@@ -95,7 +95,7 @@ def _textbook(ours: CaptioningRNN) -> Textbook:
 
 
 def torch(layout: str) -> Contender:
-    """PyTorch, `padded` or `packed`; imported when it is its turn, and CuPy is not."""
+    """PyTorch with a layout, `padded` or `packed`. It imports torch only when it is timed, and never CuPy."""
 
     def train(config: Config, data: CaptionData, backend: str) -> Job:
         from xpcap.bench import peer_torch

@@ -1,4 +1,4 @@
-"""One round of one contender: what it takes, and for ours what that means beside what this machine can do at that moment."""
+"""Times one round of one contender. For xpcap it also times a large matrix product, to show how fast the machine is at that moment."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
@@ -8,8 +8,9 @@ import numpy as np
 
 from xpcap.backend import array_module
 from xpcap.bench.arithmetic import sampling_flops, training_flops
-from xpcap.bench.configs import TRAINING, WORKS, Config
+from xpcap.bench.configs import BESIDE, SAMPLING, TRAINING, WORKS, Config
 from xpcap.bench.contenders import CONTENDERS
+from xpcap.bench.neighbour import busy_neighbour
 from xpcap.bench.timing import MatrixProduct, Plan, Timer, host_clock
 from xpcap.bench.work import batch_rows, check_same_captions, host_model, make_speaker
 
@@ -17,21 +18,21 @@ OURS = "xpcap"
 
 
 class Measurement(NamedTuple):
-    """What one round says of a contender at one kind of work: numbers only, so that they can come from another process."""
+    """One round of a contender at one kind of work. Plain numbers, so that another process can send them as JSON."""
 
-    ms: float  # a step, or all pictures
-    tokens: float  # words in it, END included
-    gflops: float  # GFLOP/s, of the arithmetic that is needed
-    gemm_gflops: float | None = None  # GFLOP/s of a large matrix product between the blocks; None but for ours
-    feeding: float | None = None  # share of a step that making its batch ready would have; None where that was not timed
-    memory: int | None = None  # bytes: the most of this process on the host, held on a device; None where nobody asked
+    ms: float  # per training step, or to caption all pictures
+    tokens: float  # words that it trains on or samples, END included
+    gflops: float  # GFLOP/s, counting only the arithmetic that is needed
+    gemm_gflops: float | None = None  # GFLOP/s of a large matrix product between the blocks; xpcap only
+    feeding: float | None = None  # share of a step spent preparing its batch; None if not timed
+    memory: int | None = None  # bytes: peak of this process on the host, or held on the GPU; None if not measured
 
 
 def measure(contender: str, configs: Iterable[Config], plan: Plan, backend: str, works: Sequence[str] = WORKS) -> Iterator[Measurement]:
-    """Time a contender on a backend, or on the device that is meant by it: every kind of work of one configuration after the other."""
+    """Time a contender on a backend, or on the device that the backend stands for: for each configuration, each kind of work."""
     for config in configs:
         for work in works:
-            yield (_measure_training if work == TRAINING else _measure_sampling)(contender, config, plan, backend)
+            yield _MEASURE[work](contender, config, plan, backend)
 
 
 def _measure_training(contender: str, config: Config, plan: Plan, backend: str) -> Measurement:
@@ -39,41 +40,49 @@ def _measure_training(contender: str, config: Config, plan: Plan, backend: str) 
     job = CONTENDERS[contender].train(config, data, backend)
     timer = Timer(job.step, job.clock, plan)
     timer.warm_up()
-    memory = job.memory()  # before the gauge takes some
+    memory = job.memory()  # before the matrix product adds to it
     ms, rate = _run(timer, contender, plan)
     captions, null = data.split("train").captions[batch_rows(config, data)], data.vocabulary.null  # (batches, N, T+1)
     tokens = np.count_nonzero(captions[..., 1:] != null) / plan.batches
-    feeding = None if job.feed is None else _share(job.feed, ms, plan)
+    feeding = None if job.feed is None else _feeding_share(job.feed, ms, plan)
     return Measurement(ms, float(tokens), training_flops(config, captions, null) / ms / 1e6, rate, feeding, memory)
 
 
 def _measure_sampling(contender: str, config: Config, plan: Plan, backend: str) -> Measurement:
     data = config.data(1)  # for its vocabulary
-    sample, said = CONTENDERS[contender].sample(config, data, backend), np.empty(0)
+    sample, captions = CONTENDERS[contender].sample(config, data, backend), np.empty(0)
 
     def step(_: int) -> None:
-        nonlocal said
-        said = sample()
+        nonlocal captions
+        captions = sample()
 
     timer = Timer(step, host_clock, replace(plan, batches=1))
     timer.warm_up()
     if contender != OURS:
-        check_same_captions(said, host_model(config, data, make_speaker), config.pictures(), f"{config.name}, {contender}")
+        check_same_captions(captions, host_model(config, data, make_speaker), config.pictures(), f"{config.name}, {contender}")
     ms, rate = _run(timer, contender, plan)
     null, end = data.vocabulary.null, data.vocabulary.end
-    flops = sampling_flops(config, said, null, end)
-    return Measurement(ms, float(np.count_nonzero(said != null)), flops / ms / 1e6, rate)
+    flops = sampling_flops(config, captions, null, end)
+    return Measurement(ms, float(np.count_nonzero(captions != null)), flops / ms / 1e6, rate)
+
+
+def _measure_beside(contender: str, config: Config, plan: Plan, backend: str) -> Measurement:
+    with busy_neighbour():
+        return _measure_training(contender, config, plan, backend)
+
+
+_MEASURE = {TRAINING: _measure_training, BESIDE: _measure_beside, SAMPLING: _measure_sampling}
 
 
 def _run(timer: Timer, contender: str, plan: Plan) -> tuple[float, float | None]:
-    """Milliseconds of a step; for ours the rate of a large matrix product as well."""
+    """Milliseconds per step, and for xpcap the GFLOP/s of a large matrix product."""
     if contender != OURS:
         return timer.run(), None
     gauge = MatrixProduct(array_module(), plan.product)
     return timer.run(between=gauge), gauge.gflops
 
 
-def _share(feed: Callable[[int], object], ms: float, plan: Plan) -> float:
+def _feeding_share(feed: Callable[[int], object], ms: float, plan: Plan) -> float:
     timer = Timer(feed, host_clock, replace(plan, warm_ms=0, block_ms=plan.block_ms / 10))
     timer.warm_up()
     feeding = timer.run()

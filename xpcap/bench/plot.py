@@ -1,4 +1,4 @@
-"""How the training step grows with batch and vocabulary, as PNG."""
+"""Plots the time of a training step against batch and vocabulary size, as PNG."""
 
 import io
 import statistics
@@ -14,7 +14,7 @@ SIZE, DPI = (9.6, 4.2), 160  # inches
 
 
 class Line(NamedTuple):
-    """A contender in the legend: its time, and how it is drawn."""
+    """A line of the plot: its label, its value for a result, and its style."""
 
     label: str
     ms: Callable[[Result], float | None]
@@ -32,13 +32,13 @@ SIZES = {"N": "N, captions in a batch", "V": "V, words in the vocabulary"}
 
 
 def draw_scaling(path: Path, results: Sequence[Result]) -> None:
-    """Write a PNG with a panel for each size that configs.scaling varies: milliseconds of a step against it, both on logarithmic axes.
+    """Write a PNG with one panel for each size that configs.scaling varies: milliseconds per step against that size, on logarithmic axes.
 
-    A dashed line says how long the needed arithmetic would take, were all of it as fast as a large matrix product is in the median of the results.
+    A dashed line shows how long the needed arithmetic would take at the speed of a large matrix product, the median over the results.
 
     Raises
     ------
-    OSError : the place cannot be written to.
+    OSError : the file cannot be written.
     """
     from matplotlib.figure import Figure
     from matplotlib.layout_engine import ConstrainedLayoutEngine
@@ -81,7 +81,7 @@ def _panel(axes: Any, key: str, results: Sequence[Result], floor: Line) -> None:
 
 
 def _plain_numbers(axes: Any, sizes: Sequence[int]) -> None:
-    """The sizes below, and 1, 2, 5, 10, ... milliseconds beside."""
+    """Ticks at the sizes on the x axis and at 1, 2, 5, 10, ... ms on the y axis, labelled with plain numbers."""
     from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullLocator
 
     for axis, locator in ((axes.xaxis, FixedLocator(sizes)), (axes.yaxis, LogLocator(10, (1.0, 2.0, 5.0)))):

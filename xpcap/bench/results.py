@@ -1,4 +1,4 @@
-"""Contenders in turn, round after round, and what comes of it: a result for each configuration and kind of work."""
+"""Runs the contenders in turn, round after round, and sums up each configuration and kind of work in a Result."""
 
 import os
 import statistics
@@ -9,22 +9,22 @@ from typing import Any, NamedTuple
 
 from xpcap.backend import get_backend
 from xpcap.bench.apart import measure_apart
-from xpcap.bench.configs import WORKS, Config
+from xpcap.bench.configs import BESIDE, TRAINING, WORKS, Config
 from xpcap.bench.machine import machine
 from xpcap.bench.measuring import OURS, Measurement, measure
 from xpcap.bench.timing import USUAL, Plan
 from xpcap.errors import BackendError, OptionError, unknown
 from xpcap.progress import bar
 
-PEERS = {"textbook": ("textbook",), "torch": ("torch padded", "torch packed")}  # the contenders that an option stands for
+PEERS = {"textbook": ("textbook",), "torch": ("torch padded", "torch packed")}  # contenders by the name of the peer
 TF32 = ("CUPY_TF32", "NVIDIA_TF32_OVERRIDE", "TORCH_ALLOW_TF32_CUBLAS_OVERRIDE")
 Rounds = dict[str, list[Measurement]]  # by contender
 
 
 class Result(NamedTuple):
-    """A kind of work at a configuration on this machine. None where something was not timed.
+    """Timings of one kind of work at one configuration. None means not timed.
 
-    Times are medians over rounds. A ratio is a peer's milliseconds over ours in the same round, the median over rounds: above 1 we are faster.
+    Times are medians over rounds. A ratio is the peer's time divided by ours in the same round, again the median: above 1, xpcap is faster.
     """
 
     config: Config
@@ -36,40 +36,42 @@ class Result(NamedTuple):
     ratio_textbook: float | None
     ratio_padded: float | None
     ratio_packed: float | None
-    gflops: float  # GFLOP/s of ours, counting the arithmetic that is needed
+    gflops: float  # xpcap's GFLOP/s, counting only the arithmetic that is needed
     gemm_gflops: float | None  # GFLOP/s of a large matrix product
-    gemm_fraction: float | None  # the one over the other, in the same round
+    gemm_fraction: float | None  # gflops / gemm_gflops in the same round
     tokens_per_s: float  # target or sampled words, END included
-    feeding: float | None  # share of a step that making its batch ready would have
-    memory: int | None  # bytes: the most that our process took on the host, or what CuPy's pool took
+    feeding: float | None  # share of a step spent preparing its batch
+    memory: int | None  # bytes: peak of xpcap's process on the host, or size of CuPy's pool
     machine: dict[str, str]
+    slowdown: float | None = None  # time beside a busy neighbour / time alone, in the same round
 
     def to_json(self) -> dict[str, Any]:
-        """As an object for a program to read: the configuration by its name, and its sizes."""
+        """A JSON object with the configuration's name and sizes; `slowdown` appears only if a neighbour was timed."""
         sizes = asdict(self.config)
-        return {**self._asdict(), "config": sizes.pop("name"), "sizes": sizes}
+        fields = {**self._asdict(), "config": sizes.pop("name"), "sizes": sizes}
+        return {key: value for key, value in fields.items() if key != "slowdown" or value is not None}
 
 
 def bench(
     configs: Sequence[Config], peers: Sequence[str] = (), plan: Plan = USUAL, progress: bool = False, works: Sequence[str] = WORKS
 ) -> list[Result]:
-    """Time training and sampling on the backend in force.
+    """Time training and sampling on the current backend.
 
     Parameters
     ----------
-    configs : what to time, such as values of CONFIGS
-    peers : names in PEERS. On NumPy, and with any, contenders have processes of their own
-    plan : how much is timed
-    progress : show a progress bar where standard error is a terminal
-    works : of WORKS
+    configs : what to time, for example values of CONFIGS
+    peers : names in PEERS. On NumPy, or with any peer, each contender runs in its own process
+    plan : how many rounds, blocks and steps to time
+    progress : show a progress bar if standard error is a terminal
+    works : kinds of work to time: WORKS, or BESIDE as well
 
     Returns
     -------
-    results : for each kind of work in turn, one for each configuration
+    results : a Result for each kind of work and configuration, grouped by kind of work
 
     Raises
     ------
-    OptionError : an unknown name, or textbook on a device. BackendError : a peer that is not there, or TF32 asked for by the environment.
+    OptionError : an unknown peer, or textbook on a GPU. BackendError : a peer is not installed, or the environment turns on TF32.
     """
     about = machine() | _check_peers(peers)
     _check_tf32()
@@ -79,19 +81,19 @@ def bench(
     found: dict[tuple[str, Config], Rounds] = {(work, config): {name: [] for name in contenders} for work in works for config in configs}
     with bar((), progress, "bench", plan.rounds * len(found) * len(contenders)) as steps:
         for _ in range(plan.rounds):
-            for contender, some in _turns(contenders, configs, backend):
-                tasks = [(work, config) for config in some for work in works]
-                for task, measurement in zip(tasks, run(contender, some, plan, backend, works), strict=True):
+            for contender, group in _turns(contenders, configs, backend):
+                tasks = [(work, config) for config in group for work in works]
+                for task, measurement in zip(tasks, run(contender, group, plan, backend, works), strict=True):
                     found[task][contender].append(measurement)
                     steps.update()
-    return [_result(config, work, rounds, about) for (work, config), rounds in found.items()]
+    return [_result(config, work, rounds, about, found.get((TRAINING, config))) for (work, config), rounds in found.items()]
 
 
 def _turns(contenders: Sequence[str], configs: Sequence[Config], backend: str) -> list[tuple[str, Sequence[Config]]]:
-    """Who has a process for what, in a round.
+    """The processes of a round: each is a contender with the configurations that it times.
 
-    On the host one for each configuration: its memory is then that of nothing else, and those that are compared follow one another, for a shared
-    machine is not equally fast all the time. A device holds still, and takes long to start: there one does for all configurations.
+    On the host each configuration gets a process of its own. Its peak memory is then due to that configuration alone, and contenders are timed
+    right after one another, since a shared machine's speed drifts. A GPU is steady but slow to start, so one process times all configurations.
     """
     if backend == "numpy":
         return [(contender, [config]) for config in configs for contender in contenders]
@@ -99,13 +101,13 @@ def _turns(contenders: Sequence[str], configs: Sequence[Config], backend: str) -
 
 
 def _check_peers(peers: Sequence[str]) -> dict[str, str]:
-    """What there is to say of the peers, which must be there before anything is timed."""
+    """Versions of the peers. Raises before anything is timed if one of them cannot run."""
     for peer in peers:
         if peer not in PEERS:
             raise unknown("bench", "peer", peer, PEERS)
     backend = get_backend()
     if "textbook" in peers and backend != "numpy":
-        raise OptionError(f"bench: peer textbook on backend {backend}, expected numpy: the textbook's step is written in it")
+        raise OptionError(f"bench: peer textbook on backend {backend}, expected numpy: the textbook's step is plain NumPy")
     if "torch" not in peers:
         return {}
     peer_torch = _import_peer()
@@ -118,7 +120,7 @@ def _check_peers(peers: Sequence[str]) -> dict[str, str]:
 def _import_peer() -> ModuleType:
     try:
         from xpcap.bench import peer_torch
-    except Exception as error:  # a broken installation raises far more than ImportError
+    except Exception as error:  # a broken installation can raise anything, not just ImportError
         what = f"{type(error).__name__}: {error}"
         raise BackendError(
             f"bench: torch cannot be imported ({what}), expected it for --peer torch; is it installed in this environment? "
@@ -128,14 +130,15 @@ def _import_peer() -> ModuleType:
 
 
 def _check_tf32() -> None:
-    """TF32 rounds products to ten bits: none of the contenders may use it."""
+    """Refuse to run with TF32, which rounds the factors of products to ten bits, for any contender."""
     for name in TF32:
         if os.environ.get(name, "0") not in ("", "0"):
-            raise BackendError(f"bench: {name} is {os.environ[name]}, expected it unset: TF32 stays off, for this package and for its peers")
+            raise BackendError(f"bench: {name} is {os.environ[name]}, expected it unset: TF32 stays off for xpcap and its peers alike")
 
 
-def _result(config: Config, work: str, rounds: Rounds, about: dict[str, str]) -> Result:
+def _result(config: Config, work: str, rounds: Rounds, about: dict[str, str], alone: Rounds | None) -> Result:
     ours = rounds[OURS]
+    slowdowns = [m.ms / before.ms for m, before in zip(ours, alone[OURS], strict=True)] if work == BESIDE and alone else []
     times = {contender: statistics.median(m.ms for m in measurements) for contender, measurements in rounds.items()}
     ratios = {name: statistics.median(m.ms / own.ms for m, own in zip(measurements, ours, strict=True)) for name, measurements in rounds.items()}
     return Result(
@@ -154,6 +157,7 @@ def _result(config: Config, work: str, rounds: Rounds, about: dict[str, str]) ->
         tokens_per_s=1e3 * ours[-1].tokens / times[OURS],
         feeding=_median(ours, lambda m: m.feeding),
         memory=ours[-1].memory,
+        slowdown=statistics.median(slowdowns) if slowdowns else None,
         machine=about,
     )
 

@@ -1,4 +1,4 @@
-"""A model whose captions end. Drawn weights never say END, and how long captions are decides what sampling costs."""
+"""Makes a model whose captions end. Randomly drawn weights never produce END, and caption length decides the cost of sampling."""
 
 import math
 
@@ -9,23 +9,23 @@ from xpcap.data.synthetic import LIKE_COCO
 from xpcap.data.vocabulary import END, NULL, START, UNK
 from xpcap.models import CaptioningRNN
 
-OPEN = 20.0  # pre-activation of an open gate: its sigmoid is 1 in float32
-TICK = 0.01  # what the timer grows by in a step: small, so that tanh does not bend it
-LOUD = 2000.0  # END's score rises by LOUD * TICK a step, far more than other words' scores differ by
-SILENT = -1e4  # bias of words that are not to be said
-TIMER, MEMORY, CUE = 0, 1, 0  # two hidden units, and the word dimension that is 1 for START and 0 for others
+OPEN = 20.0  # pre-activation of an open gate: sigmoid(20) is 1 in float32
+TICK = 0.01  # growth of the timer per step: small, so that tanh stays linear
+LOUD = 2000.0  # END's score rises by LOUD * TICK per step, far more than the spread of the other scores
+SILENT = -1e4  # bias of words that must not be sampled
+TIMER, MEMORY, CUE = 0, 1, 0  # two hidden units, and a word dimension: 1 for START, 0 for other words
 
 
 def make_speak(model: CaptioningRNN) -> None:
-    """Change a drawn LSTM captioner so that its greedy captions are as long as those of data.synthetic, and of many words.
+    """Change a randomly drawn LSTM captioner so that its greedy captions are as long as those of data.synthetic, and use many words.
 
-    The timer's state grows by TICK a step. The memory takes one number from the picture at START, normal(0, deviation * TICK), and keeps
-    it. END is said once timer and memory together pass a threshold: normal(mean, deviation) steps, END included. Other units do as they
-    are drawn, but word vectors are as long as other inputs, so that what was said decides what is said next.
+    The timer unit grows by TICK per step. The memory unit takes a number from the picture at START, normal(0, deviation * TICK), and keeps it.
+    END wins as soon as timer + memory passes a threshold, after normal(mean, deviation) steps, END included. All other units stay random, but
+    word vectors are scaled up to the size of the other inputs, so that each word influences the next.
     """
     params = {name: to_numpy(value).copy() for name, value in model.params.items()}
     word_to_idx, H = model.word_to_idx, len(params["b_proj"])
-    params["W_embed"] *= 100  # they are drawn with deviation 0.01
+    params["W_embed"] *= 100  # drawn with deviation 0.01
     params["W_embed"][:, CUE] = 0
     params["W_embed"][word_to_idx[START], CUE] = 1
     Wx, Wh, b = params["Wx"], params["Wh"], params["b"]
@@ -45,9 +45,9 @@ def make_speak(model: CaptioningRNN) -> None:
 
 
 def _let_end(params: dict[str, np.ndarray], end: int) -> None:
-    """END listens to timer and memory alone, and nothing else does."""
+    """Score END by timer and memory alone, and all other words by the other units."""
     W_vocab, b_vocab = params["W_vocab"], params["b_vocab"]
     W_vocab[[TIMER, MEMORY]] = W_vocab[:, end] = 0
     W_vocab[[TIMER, MEMORY], end] = LOUD
-    length = LIKE_COCO.mean + 1  # END among the words
-    b_vocab[end] = -LOUD * TICK * (length - 0.5)  # the first whole step beyond it: half a step later in the mean
+    length = LIKE_COCO.mean + 1  # END included
+    b_vocab[end] = -LOUD * TICK * (length - 0.5)  # the first whole step past the threshold is on average half a step later

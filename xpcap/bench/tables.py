@@ -1,16 +1,16 @@
-"""Results as tables to read: one for each kind of work, narrow enough for a terminal of 160 columns."""
+"""Formats results as text tables, one for each kind of work, for a terminal of 160 columns."""
 
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from xpcap.bench.configs import MOST_WORDS, PICTURES, TRAINING
+from xpcap.bench.configs import MOST_WORDS, PICTURES, SAMPLING
 from xpcap.bench.results import Result
 
 Rows = list[tuple[str, ...]]
 
 
 class Column(NamedTuple):
-    """A heading in two lines, what stands below it, and in which form."""
+    """A column: heading in two lines, value of a result, and number format."""
 
     above: str
     heading: str
@@ -26,6 +26,7 @@ COLUMNS = (
     Column("", "H", lambda r: r.config.H),
     Column("", "V", lambda r: r.config.V),
     Column("xpcap", "ms", lambda r: r.ms, ".2f"),
+    Column("times", "alone", lambda r: r.slowdown, ".2f"),
     Column("textbook", "ms", lambda r: r.ms_textbook, ".1f"),
     Column("", "ratio", lambda r: r.ratio_textbook, ".2f"),
     Column("torch padded", "ms", lambda r: r.ms_padded, ".2f"),
@@ -43,20 +44,20 @@ COLUMNS = (
 
 
 def on_host(result: Result) -> bool:
-    """Whether it was NumPy that computed."""
+    """Whether NumPy computed this result."""
     return result.machine["backend"] == "numpy"
 
 
 def tables(results: Sequence[Result]) -> list[tuple[str, Rows]]:
-    """A line that says what was timed, with rows of text under two rows of headings; columns that nothing stands in are left out."""
+    """For each kind of work, a title and a table: two rows of headings, then one row for each result. Empty columns are left out."""
     works = dict.fromkeys(result.work for result in results)
     return [(_title(work), _rows([result for result in results if result.work == work])) for work in works]
 
 
 def _title(work: str) -> str:
-    if work == TRAINING:
-        return f"{work} of N captions: loss, gradients, clipping, Adam; float32"
-    return f"{work} of {PICTURES:,} pictures, at most {MOST_WORDS} words each; float32"
+    if work == SAMPLING:
+        return f"{work} of {PICTURES:,} pictures, at most {MOST_WORDS} words each; float32"
+    return f"{work.replace('step', 'step of N captions')}: loss, gradients, clipping, Adam; float32"
 
 
 def _rows(results: Sequence[Result]) -> Rows:
@@ -71,6 +72,6 @@ def _text(column: Column, result: Result) -> str:
 
 
 def _pad(cells: Sequence[str], left: bool) -> list[str]:
-    """To one width; numbers stand right."""
+    """Pad cells to one width: flush left if `left`, else flush right, as numbers are."""
     width = max(map(len, cells))
     return [cell.ljust(width) if left else cell.rjust(width) for cell in cells]

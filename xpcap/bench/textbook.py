@@ -1,8 +1,8 @@
-"""The captioner as CS231n teaches it to be written in NumPy: what this package is compared with where there is nothing else.
+"""The captioner in NumPy as CS231n teaches it: the baseline for machines without PyTorch. It uses nothing of xpcap.
 
-Every step of every caption is computed, padding too, and masked in the loss. Each step multiplies its word vectors and its state by the
-weights, keeps its cache in a list, and adds its weight gradients to those of the other steps. Adam goes parameter by parameter and makes
-new arrays. In one thing it is faster than the course: sigmoid is written in one line. Nothing of xpcap is used in it.
+It computes every step of every caption, padding included, and masks the loss. Each step multiplies word vectors and state by the weights, keeps
+its cache in a list, and adds up its weight gradients. Adam updates parameter by parameter and makes new arrays. Only sigmoid is faster than the
+course's: a single line.
 """
 
 from typing import Any
@@ -17,10 +17,10 @@ class Textbook:
 
     Parameters
     ----------
-    params : W_proj, b_proj, W_embed, Wx, Wh, b, W_vocab, b_vocab, shaped and named as the course's; copied
+    params : W_proj, b_proj, W_embed, Wx, Wh, b, W_vocab, b_vocab, with the course's names and shapes; copied
     null, start : ids of these words
-    learning_rate : Adam's
-    clip : largest global norm of a gradient
+    learning_rate : of Adam
+    clip : largest global norm of the gradients
     """
 
     def __init__(self, params: Arrays, null: int, start: int, learning_rate: float, clip: float) -> None:
@@ -29,7 +29,7 @@ class Textbook:
         self.configs: dict[str, dict[str, Any]] = {name: {} for name in params}
 
     def loss(self, features: np.ndarray, captions: np.ndarray) -> tuple[float, Arrays]:
-        """Features (N, D) and captions (N, T+1) to the loss, summed over words and averaged over captions, and its gradients."""
+        """Loss of features (N, D) and captions (N, T+1), summed over words and averaged over captions, with its gradients."""
         p = self.params
         captions_in, captions_out = captions[:, :-1], captions[:, 1:]
         h0 = features @ p["W_proj"] + p["b_proj"]  # (N, H)
@@ -46,7 +46,7 @@ class Textbook:
         return loss, grads
 
     def step(self, features: np.ndarray, captions: np.ndarray) -> float:
-        """Loss, gradients, clipping, Adam."""
+        """Take a training step, loss, gradients, clipping and Adam, and return the loss."""
         loss, grads = self.loss(features, captions)
         norm = np.sqrt(sum(float(np.sum(grad**2)) for grad in grads.values()))
         if norm > self.clip:
@@ -56,7 +56,7 @@ class Textbook:
         return loss
 
     def sample(self, features: np.ndarray, max_length: int) -> np.ndarray:
-        """Greedy captions (N, max_length) of features (N, D). What stands after END is meaningless: all rows are carried on to the last step."""
+        """Greedy captions (N, max_length) of features (N, D). All rows run to the last step; words after END are meaningless."""
         p = self.params
         h = features @ p["W_proj"] + p["b_proj"]
         c = np.zeros_like(h)
@@ -70,13 +70,13 @@ class Textbook:
 
 
 def sigmoid(x: np.ndarray) -> np.ndarray:
-    """1 / (1 + exp(-x)); exp may overflow, which gives the right 0."""
+    """1 / (1 + exp(-x)). If exp overflows, the result is 0, as it should be."""
     with np.errstate(over="ignore"):
         return 1 / (1 + np.exp(-x))
 
 
 def lstm_step_forward(x: np.ndarray, prev_h: np.ndarray, prev_c: np.ndarray, Wx: np.ndarray, Wh: np.ndarray, b: np.ndarray) -> tuple[Any, Any, Any]:
-    """One step: x (N, W), state (N, H) to the next state and what its backward pass needs."""
+    """One LSTM step: from x (N, W) and state (N, H) to the next state, and a cache for the backward pass."""
     H = prev_h.shape[1]
     a = x @ Wx + prev_h @ Wh + b  # (N, 4H)
     i, f, o, g = sigmoid(a[:, :H]), sigmoid(a[:, H : 2 * H]), sigmoid(a[:, 2 * H : 3 * H]), np.tanh(a[:, 3 * H :])
@@ -86,7 +86,7 @@ def lstm_step_forward(x: np.ndarray, prev_h: np.ndarray, prev_c: np.ndarray, Wx:
 
 
 def lstm_step_backward(dnext_h: np.ndarray, dnext_c: np.ndarray, cache: Any) -> tuple[Any, ...]:
-    """Gradients of one step: dx, dprev_h, dprev_c, dWx, dWh, db."""
+    """Gradients of lstm_step_forward: dx, dprev_h, dprev_c, dWx, dWh, db."""
     x, prev_h, prev_c, Wx, Wh, i, f, o, g, tanh_c = cache
     dc = dnext_c + dnext_h * o * (1 - tanh_c**2)
     di, df, do, dg = dc * g, dc * prev_c, dnext_h * tanh_c, dc * i
@@ -95,7 +95,7 @@ def lstm_step_backward(dnext_h: np.ndarray, dnext_c: np.ndarray, cache: Any) -> 
 
 
 def lstm_forward(x: np.ndarray, h0: np.ndarray, Wx: np.ndarray, Wh: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, list[Any]]:
-    """x (N, T, W) and h0 (N, H) to h (N, T, H) and the caches of the steps."""
+    """From x (N, T, W) and h0 (N, H) to h (N, T, H) and the caches of the steps."""
     N, T, _ = x.shape
     h, prev_h, prev_c, caches = np.zeros((N, T, h0.shape[1]), x.dtype), h0, np.zeros_like(h0), []
     for t in range(T):
@@ -106,7 +106,7 @@ def lstm_forward(x: np.ndarray, h0: np.ndarray, Wx: np.ndarray, Wh: np.ndarray, 
 
 
 def lstm_backward(dh: np.ndarray, caches: list[Any]) -> tuple[np.ndarray, ...]:
-    """dh (N, T, H) to dx, dh0, dWx, dWh, db."""
+    """From dh (N, T, H) to dx, dh0, dWx, dWh, db."""
     N, T, H = dh.shape
     x, _, _, Wx, Wh, *_ = caches[0]
     dx, dWx, dWh, db = np.zeros((N, T, x.shape[1]), dh.dtype), np.zeros_like(Wx), np.zeros_like(Wh), np.zeros(4 * H, dh.dtype)
@@ -120,20 +120,20 @@ def lstm_backward(dh: np.ndarray, caches: list[Any]) -> tuple[np.ndarray, ...]:
 
 
 def temporal_affine_forward(x: np.ndarray, w: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """x (N, T, H) to (N, T, V)."""
+    """From x (N, T, H) to scores (N, T, V)."""
     N, T, H = x.shape
     return (x.reshape(N * T, H) @ w).reshape(N, T, -1) + b
 
 
 def temporal_affine_backward(dout: np.ndarray, x: np.ndarray, w: np.ndarray) -> tuple[np.ndarray, ...]:
-    """dout (N, T, V) to dx, dw, db."""
+    """From dout (N, T, V) to dx, dw, db."""
     N, T, H = x.shape
     rows = dout.reshape(N * T, -1)
     return (rows @ w.T).reshape(N, T, H), x.reshape(N * T, H).T @ rows, rows.sum(axis=0)
 
 
 def temporal_softmax_loss(x: np.ndarray, y: np.ndarray, mask: np.ndarray) -> tuple[float, np.ndarray]:
-    """Scores (N, T, V), targets and mask (N, T) to the loss and dx."""
+    """Loss and dx of scores (N, T, V), given targets and mask (N, T)."""
     N, T, V = x.shape
     rows, targets, counts = x.reshape(N * T, V), y.reshape(N * T), mask.reshape(N * T)
     probs = np.exp(rows - rows.max(axis=1, keepdims=True))
@@ -147,7 +147,7 @@ def temporal_softmax_loss(x: np.ndarray, y: np.ndarray, mask: np.ndarray) -> tup
 
 
 def adam(w: np.ndarray, dw: np.ndarray, config: dict[str, Any], learning_rate: float) -> np.ndarray:
-    """The next w; moments and count stay in `config`."""
+    """The updated w. `config` keeps the moments and the step count."""
     beta1, beta2, epsilon = 0.9, 0.999, 1e-8
     t = config["t"] = config.get("t", 0) + 1
     m = config["m"] = beta1 * config.get("m", np.zeros_like(w)) + (1 - beta1) * dw

@@ -1,4 +1,4 @@
-"""How work is timed: a clock, a warm-up, and the median of blocks of steps; between them, how fast this machine multiplies matrices."""
+"""How work is timed: clocks, a warm-up, the median over blocks of steps, and a matrix product between blocks to gauge the machine."""
 
 import math
 import statistics
@@ -11,18 +11,18 @@ import numpy as np
 
 from xpcap.backend import Array, get_array_module, is_device_array
 
-Clock = Callable[[Callable[[], object]], float]  # runs what it is given, and says how many milliseconds that took
+Clock = Callable[[Callable[[], object]], float]  # runs a function and returns the milliseconds it took
 
 
 @dataclass(frozen=True)
 class Plan:
-    """How much is timed.
+    """How much to time.
 
-    Contenders take turns for `rounds` rounds. In each one warms up for at least two cycles through its `batches` and `warm_ms`, then runs
-    `blocks` blocks of whole cycles, of about `block_ms` each; the round counts by its median block, the contender by its median round.
+    Contenders take turns for `rounds` rounds. In each round a contender warms up for at least two cycles through its `batches` and at least
+    `warm_ms`, then runs `blocks` blocks of whole cycles, about `block_ms` each. The median block stands for the round, the median round for the
+    contender.
 
-    Where a step of the first cycle takes longer than `slow_ms` that cycle is warm-up enough, and only as many blocks follow that there are
-    `blocks` of them over all rounds.
+    If a step of the first cycle takes longer than `slow_ms`, that cycle is all the warm-up, and the `blocks` blocks are spread over all rounds.
     """
 
     rounds: int = 3
@@ -31,21 +31,21 @@ class Plan:
     blocks: int = 3
     block_ms: float = 200.0
     slow_ms: float = 500.0
-    product: int = 2048  # size of the matrices that are multiplied between blocks
+    product: int = 2048  # size of the square matrices multiplied between blocks
 
 
 USUAL = Plan()
 
 
 def host_clock(work: Callable[[], object]) -> float:
-    """Wall-clock time."""
+    """Milliseconds of wall-clock time."""
     start = time.perf_counter()
     work()
     return 1e3 * (time.perf_counter() - start)
 
 
 def device_clock(xp: ModuleType) -> Clock:
-    """Time on the current CuPy device, from an event before the work to one behind it, with nothing else under way."""
+    """A clock for the current CuPy device: milliseconds between an event before the work and one after it, on an otherwise idle device."""
 
     def clock(work: Callable[[], object]) -> float:
         before, behind = xp.cuda.Event(), xp.cuda.Event()
@@ -60,19 +60,19 @@ def device_clock(xp: ModuleType) -> Clock:
 
 
 def clock_of(like: Array) -> Clock:
-    """The clock for work on the device of `like`."""
+    """The clock for work on the device that holds `like`."""
     return device_clock(get_array_module(like)) if is_device_array(like) else host_clock
 
 
 class Timer:
-    """Times `step`, which is called with the number of a batch: `warm_up` first, then `run`."""
+    """Times `step`, a function of the batch number. Call `warm_up` first, then `run`."""
 
     def __init__(self, step: Callable[[int], object], clock: Clock, plan: Plan) -> None:
         self._step, self._clock, self._plan = step, clock, plan
         self._count, self._blocks = 1, plan.blocks  # cycles in a block, blocks
 
     def warm_up(self) -> None:
-        """Run until memory, caches and clock rates are what they will be, and see how many cycles make a block."""
+        """Run until memory, caches and clock rates have settled, and work out how many cycles make a block."""
         plan = self._plan
         spent = once = self._cycles(1)
         if once > plan.slow_ms * plan.batches:
@@ -84,9 +84,9 @@ class Timer:
         self._count = max(1, math.ceil(plan.block_ms / once)) if once > 0 else 1
 
     def run(self, between: Callable[[], object] | None = None) -> float:
-        """Milliseconds of a step, the median of blocks; `between` is called before each of them and after the last.
+        """Milliseconds per step, the median over blocks. `between` is called before each block and after the last.
 
-        An untimed cycle follows it: BLAS's threads may spin for 30 to 100 ms after a product of `between`, in the way of the first steps.
+        An untimed cycle follows each call, because BLAS threads may spin for 30 to 100 ms after a product and slow the first steps.
         """
         times = []
         for _ in range(self._blocks):
@@ -103,7 +103,7 @@ class Timer:
 
 
 class MatrixProduct:
-    """How fast a backend multiplies two float32 matrices of `size` x `size`: each call tries, `gflops` tells."""
+    """Gauges how fast a backend multiplies two float32 matrices (size, size). Each call times one product; `gflops` is their median."""
 
     def __init__(self, xp: ModuleType, size: int) -> None:
         a, b = np.random.default_rng(0).standard_normal((2, size, size), dtype=np.float32)
@@ -115,10 +115,10 @@ class MatrixProduct:
         self._times.clear()
 
     def __call__(self) -> None:
-        """Multiply once."""
+        """Time one product."""
         self._times.append(self._clock(lambda: self._xp.dot(self._a, self._b, out=self._out)))
 
     @property
     def gflops(self) -> float:
-        """GFLOP/s, the median of the calls; a multiplication and an addition are two operations."""
+        """GFLOP/s, the median over calls; a multiplication and an addition count as two operations."""
         return 2 * len(self._a) ** 3 / statistics.median(self._times) / 1e6

@@ -20,7 +20,7 @@ from xpcap import __version__, runs
 from xpcap import bench as timings
 from xpcap.backend import BACKENDS, VARIABLE, backend_status, get_backend, use_backend
 from xpcap.data import open_data, write_dataset
-from xpcap.data.importers.flickr8k import import_flickr8k
+from xpcap.data.importers import import_flickr8k
 from xpcap.data.scaling import KINDS
 from xpcap.errors import EXPECTED, OptionError, nearest
 from xpcap.files import obstacle
@@ -243,7 +243,7 @@ def train(data: Path | None, backend: str | None, **options: Any) -> None:
     click.echo(f"best after epoch {run.meta.get('epoch')}")
     if evaluation is not None:
         click.echo()
-        _print_captions(runs.caption_run(run))
+        _print_captions(evaluation.spread())
         _print_evaluation(evaluation)
     click.echo(f"wrote {run.path}; open {run.path / 'index.html'}")
 
@@ -281,7 +281,7 @@ def evaluate(run: Path, data: Path | None, split: str, backend: str | None, as_j
     _choose(backend)
     result = runs.evaluate_run(run_folder.open_run(run), data, split, progress=True)
     if as_json:
-        click.echo(json.dumps(result._asdict()))
+        click.echo(json.dumps(result.to_json()))
     else:
         _print_evaluation(result)
 
@@ -327,10 +327,12 @@ def caption(
     _choose(backend)
     opened = run_folder.open_run(run)
     skipped: list[runs.Skipped] = []
+    look: runs.Look = runs.look_at_files
     if pictures:
         captions, skipped = runs.caption_files(opened, pictures, progress=True)
     else:
-        captions = runs.caption_run(opened, data, split, count)
+        seen = runs.data_of(opened, data)
+        captions, look = runs.caption_run(opened, seen, split, count), runs.look_in(opened, seen.source)
     for left in skipped:
         click.echo(f"skipped {visible(left.image)}: {visible(left.reason)}", err=True)
     if as_json:
@@ -341,7 +343,6 @@ def caption(
         raise click.ClickException(f"caption: none of {len(skipped)} could be read, expected at least one picture; the reasons stand above")
     if html is None and png is None:
         return
-    look = runs.look_at_files if pictures else runs.look_in(opened, runs.data_of(opened, data, split)[0])
     if html is not None:
         runs.write_caption_page(html, opened, captions, look, skipped, progress=True)
         click.echo(f"wrote {html}", err=as_json)
@@ -449,7 +450,7 @@ def info(file: Path | None, as_json: bool) -> None:
         _info_run(run_folder.open_run(file), as_json)
     else:
         data = open_data(file)
-        about = {"vocabulary": len(data.vocabulary), "feature_dim": data.feature_dim, "max_words": data.max_words, "source": dict(data.source)}
+        about = {"vocabulary": len(data.vocabulary), "feature_dim": data.feature_dim, "max_words": data.max_words, "source": data.source.to_json()}
         splits = {name: {"pictures": len(split.images), "captions": len(split.captions)} for name, split in data.splits.items()}
         click.echo(json.dumps({**about, "splits": splits}) if as_json else _describe_data(file, data))
 

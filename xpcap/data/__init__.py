@@ -5,16 +5,17 @@ from pathlib import Path
 from xpcap.data.cs231n import load_coco_data, read_coco_folder, sample_coco_minibatch, to_coco
 from xpcap.data.dataset import CaptionData, Split
 from xpcap.data.hdf5 import read_dataset, write_dataset
+from xpcap.data.source import Source
 from xpcap.data.vocabulary import Vocabulary, decode_captions, tokenize
 from xpcap.errors import DataError
 
 
 def open_data(path: str | Path) -> CaptionData:
-    """Open a dataset file, or a folder as the course ships it.
+    """Open a dataset file, or CS231n's coco_captioning folder.
 
     Raises
     ------
-    DataError : nothing there, or not what it should be.
+    DataError : nothing there, or damaged, or of another kind.
     """
     path = Path(path)
     if path.is_dir():
@@ -26,6 +27,7 @@ def open_data(path: str | Path) -> CaptionData:
 
 __all__ = [
     "CaptionData",
+    "Source",
     "Split",
     "Vocabulary",
     "decode_captions",

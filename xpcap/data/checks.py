@@ -1,7 +1,4 @@
-"""What must hold of a data set before anybody learns from it: everything that is cheap to check."""
-
-from collections.abc import Mapping
-from typing import Any
+"""Checks that a data set must pass before anyone trains on it: all that are cheap."""
 
 import numpy as np
 
@@ -11,16 +8,16 @@ from xpcap.errors import DataError
 
 
 def check_data(where: str, data: CaptionData, start: bool = True) -> None:
-    """Check every split, and that they agree with each other.
+    """Check every split, and that the splits agree in feature size and caption length.
 
     Parameters
     ----------
-    where : names the data set in messages
-    start : whether each caption must begin with ``<START>``, as in a data set of ours or the course's
+    where : name of the data set in messages
+    start : require each caption to begin with ``<START>``, as in our dataset files and the course's folder
 
     Raises
     ------
-    DataError : the first thing found wrong.
+    DataError : the first fault found.
     """
     if not data.splits:
         raise DataError(f"{where} has no split, expected at least one, such as train")
@@ -34,20 +31,6 @@ def check_data(where: str, data: CaptionData, start: bool = True) -> None:
             raise DataError(
                 f"{where}: {thing} of the splits {', '.join(map(repr, data.splits))} have {sizes} columns, expected one number; made by two extractors?"
             )
-
-
-def check_source(where: str, source: Mapping[str, Any]) -> None:
-    """Check what a file of somebody else's says of how it came about, as far as this package goes by it.
-
-    Raises
-    ------
-    DataError : a name, kind or folder that is not text, or generated pictures whose seed is not one.
-    """
-    if odd := [key for key in ("encoder", "pictures", "generated") if not isinstance(source.get(key, ""), str)]:
-        raise DataError(f"{where}: source says that {odd[0]} is {str(source[odd[0]])[:60]!r}, expected text; altered?")
-    seed = source.get("seed")
-    if (seed is not None or "generated" in source) and (type(seed) is not int or not 0 <= seed < 2**63):
-        raise DataError(f"{where}: source says that seed is {str(seed)[:60]!r}, expected a whole number, 0 to 2**63-1; altered?")
 
 
 def _check_split(where: str, split: Split, vocabulary: Vocabulary, start: bool) -> None:

@@ -1,4 +1,4 @@
-"""CS231n's coco_captioning folder, exactly as downloaded: the course's functions on it, and the same data as CaptionData."""
+"""CS231n's coco_captioning folder as downloaded: the course's functions on it, and the same data as CaptionData."""
 
 import json
 from collections.abc import Mapping
@@ -11,6 +11,7 @@ import numpy as np
 from xpcap.data.checks import check_data
 from xpcap.data.dataset import CaptionData, Split
 from xpcap.data.guard import look_through
+from xpcap.data.source import Source
 from xpcap.data.vocabulary import Vocabulary
 from xpcap.errors import DataError, unknown
 from xpcap.files import read_text
@@ -18,17 +19,18 @@ from xpcap.files import read_text
 CAPTIONS, VOCABULARY = "coco2014_captions.h5", "coco2014_vocab.json"
 SPLITS = ("train", "val")
 TEXT_BYTES = 64 * 2**20  # the course's longest list of URLs has 5 MB
+PLACES = ("datasets/coco_captioning", "cs231n/datasets/coco_captioning")  # seen from cs231n/ and from the assignment's folder
 FOLDER = "the folder that the course's coco_captioning.zip unpacks to"
 
 
-def load_coco_data(base_dir: str | Path = "datasets/coco_captioning", max_train: int | None = None, pca_features: bool = True) -> dict[str, Any]:
-    """Read the course's COCO captions, features and vocabulary into memory, and print where from, as the course does.
+def load_coco_data(base_dir: str | Path | None = None, max_train: int | None = None, pca_features: bool = True) -> dict[str, Any]:
+    """Read the course's COCO captions, features and vocabulary into memory, and print the folder, as the course does.
 
     Parameters
     ----------
-    base_dir : the folder that coco_captioning.zip unpacks to
-    max_train : draw this many training captions, with replacement, from NumPy's legacy global stream, as the course does
-    pca_features : the 512-d features, else the 4096-d ones
+    base_dir : the folder that coco_captioning.zip unpacks to; None: datasets/coco_captioning, or else cs231n/datasets/coco_captioning
+    max_train : draw this many training captions with replacement from NumPy's legacy global stream, as the course does; None: keep all
+    pca_features : read the 512-d features instead of the 4096-d ones
 
     Returns
     -------
@@ -39,6 +41,7 @@ def load_coco_data(base_dir: str | Path = "datasets/coco_captioning", max_train:
     ------
     DataError : a file is missing, truncated, or not what the course ships.
     """
+    base_dir = _find() if base_dir is None else base_dir
     print("base dir", base_dir)
     data = _load(Path(base_dir), pca_features)
     if max_train is not None:
@@ -65,14 +68,15 @@ def sample_coco_minibatch(data: Mapping[str, Any], batch_size: int = 100, split:
     return data[f"{split}_captions"][drawn], data[f"{split}_features"][images], data[f"{split}_urls"][images]
 
 
-def from_coco(data: Mapping[str, Any], source: Mapping[str, Any] | None = None, start: bool = False, where: str = "the course's dict") -> CaptionData:
-    """The dict of load_coco_data as CaptionData. Splits without captions are left out; URLs serve as the pictures' names.
+def from_coco(data: Mapping[str, Any], source: Source | None = None, start: bool = False, where: str = "the course's dict") -> CaptionData:
+    """Turn the dict of load_coco_data into CaptionData. Splits without captions are left out; URLs serve as names of pictures.
 
     Parameters
     ----------
     data : the course's keys; those of val may be missing
-    start : whether each caption must begin with ``<START>``
-    where : names the data in messages
+    source : how it came about
+    start : require each caption to begin with ``<START>``
+    where : name of the data in messages
 
     Raises
     ------
@@ -91,23 +95,23 @@ def from_coco(data: Mapping[str, Any], source: Mapping[str, Any] | None = None, 
         splits[name] = Split(captions, image_idxs, features, [str(url) for url in images])
     if "idx_to_word" not in data:
         raise DataError(f"{where}: idx_to_word missing, expected the list of words, as load_coco_data returns it")
-    made = CaptionData(Vocabulary(data["idx_to_word"]), splits, dict(source or {}))
+    made = CaptionData(Vocabulary(data["idx_to_word"]), splits, source or Source())
     check_data(where, made, start)
     return made
 
 
 def to_coco(data: CaptionData) -> dict[str, Any]:
-    """CaptionData as the dict that load_coco_data returns, for code written on the course's names; `from_coco` turns it back.
+    """Turn CaptionData into the dict that load_coco_data returns, for code written for the course. `from_coco` turns it back.
 
     Parameters
     ----------
-    data : with a train or a val split; the course's dict knows no other, and those are left out
+    data : with a train or a val split; other splits are left out, since the course's dict has no keys for them
 
     Returns
     -------
-    dict : for each of the two splits that is there ``train_captions`` (n, T+1) int32, ``train_image_idxs`` (n,) int32, ``train_features``
-        (m, D) float, scaled as `data` hands them out and read into memory, ``train_urls`` (m,) str, the names of the pictures;
-        ``idx_to_word`` (list), ``word_to_idx`` (dict). Arrays may be those of `data` itself
+    dict : for each of the two splits ``train_captions`` (n, T+1) int32, ``train_image_idxs`` (n,) int32, ``train_features`` (m, D) float,
+        scaled and in memory, ``train_urls`` (m,) str, the names of the pictures; ``idx_to_word`` (list), ``word_to_idx`` (dict).
+        Arrays may be those of `data` itself
 
     Raises
     ------
@@ -126,11 +130,21 @@ def to_coco(data: CaptionData) -> dict[str, Any]:
 
 
 def read_coco_folder(folder: Path) -> CaptionData:
-    """Open a coco_captioning folder, with its 512-d features where they are there, and check it as a dataset file is checked."""
+    """Open a coco_captioning folder and check it like a dataset file. Without the 512-d features the 4096-d ones are read."""
     if not (folder / CAPTIONS).exists():
         raise DataError(f"open_data: {folder} is a folder without {CAPTIONS}, expected a dataset file from 'prepare', or {FOLDER}")
     pca = (folder / "train2014_vgg16_fc7_pca.h5").exists()
-    return from_coco(_load(folder, pca), {"folder": folder.resolve().name, "pca_features": pca}, start=True, where=str(folder))
+    return from_coco(_load(folder, pca), Source(record={"folder": folder.resolve().name, "pca_features": pca}), start=True, where=str(folder))
+
+
+def _find() -> Path:
+    """The first of PLACES that is a folder."""
+    found = next((Path(place) for place in PLACES if Path(place).is_dir()), None)
+    if found is None:
+        raise DataError(
+            f"load_coco_data: there is neither {PLACES[0]} nor {PLACES[1]} in {Path.cwd()}, expected {FOLDER}; give its place as `base_dir`"
+        )
+    return found
 
 
 def _load(folder: Path, pca: bool) -> dict[str, Any]:
@@ -165,7 +179,7 @@ def _vocabulary(path: Path) -> dict[str, Any]:
 
 
 def _arrays(path: Path) -> dict[str, np.ndarray]:
-    """Every data set of an HDF5 file."""
+    """All data sets of an HDF5 file, by name."""
     if not path.exists():
         raise DataError(f"load_coco_data: {path} is missing, expected {FOLDER}")
     look_through("load_coco_data", path, None, "what the course ships")

@@ -1,4 +1,4 @@
-"""CaptionData: pictures' features and their captions, split by split, wherever they came from."""
+"""CaptionData: features of pictures and their captions, split by split, from any source."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -7,42 +7,47 @@ from typing import Any
 import numpy as np
 
 from xpcap.data.scaling import FeatureScaling
+from xpcap.data.source import Source
 from xpcap.data.vocabulary import Vocabulary, tokenize
 from xpcap.errors import DataError, unknown
 
 
 @dataclass(frozen=True)
 class Split:
-    """One part of a data set: n captions of m pictures."""
+    """One split of a data set: n captions of m pictures."""
 
     captions: np.ndarray  # (n, T+1) int32
-    image_idxs: np.ndarray  # (n,) int32, the picture of each caption
-    features: Any  # (m, D) float, an array or an HDF5 data set
+    image_idxs: np.ndarray  # (n,) int32, number of each caption's picture
+    features: Any  # (m, D) float, raw; an array, or an HDF5 data set that is read by the batch
     images: Sequence[str]  # (m,) names or URLs
-    text: Sequence[str] | None = None  # (n,) captions as they were written, where they are known
+    text: Sequence[str] | None = None  # (n,) captions as written, if known
 
 
 @dataclass
 class CaptionData:
-    """A data set: its splits, the vocabulary its captions are encoded with, and how its features are to be scaled.
+    """A data set: its splits, the vocabulary that encodes its captions, and the scaling of its features.
 
     Parameters
     ----------
     vocabulary : Vocabulary
     splits : mapping of name to Split
-    source : how it came about, for people and programs to read
-    scaling : applied to every feature that is handed out
-    stamp : digest of what the file holds, where it came from one that `prepare` stamped
+    source : how it came about
+    scaling : applied to every feature that `features` and `minibatch` return
+    stamp : digest of its contents, if it was read from a stamped file
     """
 
     vocabulary: Vocabulary
     splits: Mapping[str, Split]
-    source: Mapping[str, Any] = field(default_factory=dict)
+    source: Source = field(default_factory=Source)
     scaling: FeatureScaling = field(default_factory=FeatureScaling)
     stamp: str = ""
 
+    def __post_init__(self) -> None:
+        if not isinstance(self.source, Source):
+            raise TypeError(f"CaptionData: source is a {type(self.source).__name__}, expected a Source; wrap facts as Source(record=...)")
+
     def split(self, name: str) -> Split:
-        """The split of that name; a DataError lists the names there are."""
+        """The split of that name. DataError : there is none; the message lists those there are."""
         if name not in self.splits:
             raise unknown("this data set", "split", name, self.splits, DataError)
         return self.splits[name]
@@ -54,19 +59,19 @@ class CaptionData:
 
     @property
     def max_words(self) -> int:
-        """The most words a caption may have, START and END not counted."""
+        """The most words that captions have room for, START and END not counted."""
         return next(iter(self.splits.values())).captions.shape[1] - 2
 
     def features(self, name: str, rows: np.ndarray) -> np.ndarray:
-        """Scaled features of the pictures `rows` of a split, in that order, repeats allowed.
+        """Scaled features of the pictures numbered `rows` of a split, in that order; repeats are allowed.
 
         Returns
         -------
-        array (len(rows), D), float32, or float64 where the source is that
+        array (len(rows), D), float32, or float64 if the data set is float64
 
         Raises
         ------
-        DataError : a feature read from disk is not finite; it names the picture. (Those in memory were checked when they got there.)
+        DataError : a feature read from disk is not finite; the message names the picture. Features in memory were checked on the way in.
         """
         split = self.split(name)
         if isinstance(split.features, np.ndarray):
@@ -82,7 +87,7 @@ class CaptionData:
         return self.features(name, split.image_idxs[captions]), split.captions[captions]
 
     def texts(self, name: str) -> list[str]:
-        """Every caption of a split as text: as written, or from its ids (``<UNK>`` for what they lost) where the source keeps no text."""
+        """Every caption of a split as text: as written, or rebuilt from its ids, with ``<UNK>`` for lost words, if no text was kept."""
         split = self.split(name)
         if split.text is not None:
             return list(split.text)
@@ -90,28 +95,33 @@ class CaptionData:
         return [" ".join(self.vocabulary.idx_to_word[i] for i in row if i not in silent) for row in split.captions.tolist()]
 
     def words(self, name: str) -> list[list[str]]:
-        """Every caption of a split as words: of its text, or those its ids stand for (``<UNK>`` for what they lost)."""
+        """Every caption of a split as words: its text tokenised, or the words of its ids, with ``<UNK>`` for lost ones."""
         if self.split(name).text is not None:
             return [tokenize(text) for text in self.texts(name)]
         return [text.split() for text in self.texts(name)]
 
     def references(self, name: str) -> dict[int, list[str]]:
-        """Picture number to its captions as text, for every picture of a split that has any, in the order of the pictures."""
+        """Picture number to its captions as text, in the order of the pictures; pictures without captions are left out."""
         references: dict[int, list[str]] = {}
         for image, text in zip(self.split(name).image_idxs.tolist(), self.texts(name), strict=True):
             references.setdefault(image, []).append(text)
         return dict(sorted(references.items()))
 
-    def encoded_with(self, vocabulary: Vocabulary, name: str) -> "CaptionData":
-        """One split of the same data, its captions encoded afresh by `vocabulary` and none of them cut."""
-        words = self.words(name)
+    def encoded_with(self, vocabulary: Vocabulary, name: str, words: Sequence[Sequence[str]] | None = None) -> "CaptionData":
+        """One split of the same data, its captions encoded by another vocabulary and not cut.
+
+        Parameters
+        ----------
+        words : the split's captions as `words` gives them, where the caller has them already; tokenising takes long
+        """
+        words = self.words(name) if words is None else words
         captions = vocabulary.encode_words(words, max(1, *(len(caption) for caption in words)))
         return replace(self, vocabulary=vocabulary, splits={name: replace(self.split(name), captions=captions, text=self.texts(name))})
 
 
 def check_finite(where: str, features: np.ndarray, images: Sequence[str]) -> None:
-    """Refuse features (n, D) that are not finite in float32; the DataError names the first such picture."""
-    at_once = max(1, (1 << 20) // max(1, features.shape[1]))  # else memory is taken for a second copy of all
+    """DataError : features (n, D) are not finite in float32; the message names the first such picture."""
+    at_once = max(1, (1 << 20) // max(1, features.shape[1]))  # in blocks: a float32 copy of everything would double the memory
     bad: list[int] = []
     with np.errstate(over="ignore"):
         for start in range(0, len(features), at_once):

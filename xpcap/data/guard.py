@@ -1,4 +1,4 @@
-"""Has HDF5 files of strangers looked through by another process, with limits, before this one opens them: what HDF5 does cannot be interrupted."""
+"""Screens HDF5 files from strangers in a separate process with limits before they are opened here: a call into HDF5 cannot be interrupted."""
 
 import atexit
 import contextlib
@@ -13,23 +13,23 @@ from typing import Any
 from xpcap.errors import DataError
 
 SCRIPT = Path(__file__).with_name("hdf5_check.py")
-ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "VECLIB_MAXIMUM_THREADS"), "1")  # so that it may fork
-WALL_SECONDS, BYTES_A_SECOND = 30.0, 5e6  # in case the time of computing that the other process keeps to cannot end it
+ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "VECLIB_MAXIMUM_THREADS"), "1")  # so that it can fork
+WALL_SECONDS, BYTES_A_SECOND = 30.0, 5e6  # the last resort, if the limit on CPU time does not end the other process
 
-_known: set[tuple[Any, ...]] = set()  # files that are as they were when they were written or looked through here
+_known: set[tuple[Any, ...]] = set()  # files that this process wrote or has screened, and that have not changed since
 
 
 def look_through(function: str, path: Path, most: int | None, expected: str) -> None:
-    """Return when the HDF5 file `path` is plain and can be gone through to its end, as most of what is damaged or made to harm cannot.
+    """Check that an HDF5 file is plain and can be read to its end, which most damaged or malicious files cannot.
 
     Parameters
     ----------
-    function, expected : for the message: who asks, and for what
-    most : bytes of features beyond which their values are not read; None to read all
+    function, expected : for messages: who asks, and for what
+    most : features of more bytes are not read; None: read all
 
     Raises
     ------
-    DataError : a link leads out of it, it claims more than it stores, it takes too long, or HDF5 fails on it.
+    DataError : it links to another file, claims more than it stores, takes too long, or makes HDF5 fail.
     """
     try:
         now = (*_as_it_is(path), most)
@@ -43,7 +43,7 @@ def look_through(function: str, path: Path, most: int | None, expected: str) -> 
 
 
 def trust(path: Path, most: int | None) -> None:
-    """Note that this process wrote the file `path`: as long as it is the same one it need not be looked through."""
+    """Note that this process wrote the file, so that `look_through` accepts it as long as it is unchanged."""
     _known.add((*_as_it_is(path), most))
 
 
@@ -53,19 +53,19 @@ def _as_it_is(path: Path) -> tuple[Any, ...]:
 
 
 class Helper:
-    """The process that looks: started when first asked, ended with this one."""
+    """The screening process: started on first use, ended with this one."""
 
     def __init__(self) -> None:
         self.lock = threading.Lock()
         self.process: subprocess.Popen[str] | None = None
 
     def ask(self, path: Path, most: int | None) -> str:
-        """What is wrong with a file, empty where nothing is."""
+        """What is wrong with a file; empty if nothing is."""
         seconds = WALL_SECONDS + path.stat().st_size / BYTES_A_SECOND
         with self.lock:
             try:
                 answer = self._within(seconds, self._started(), json.dumps({"path": str(path), "most": most}))
-            except BaseException:  # its answer is still to come, and would be taken for that to the next question
+            except BaseException:  # a late answer would be taken for that to the next question
                 self.end()
                 raise
             if not answer:
@@ -74,7 +74,7 @@ class Helper:
         return str(json.loads(answer))
 
     def end(self) -> None:
-        """End the process, if there is one."""
+        """End the process, if it runs."""
         if self.process is not None:
             process, self.process = self.process, None
             process.kill()
@@ -82,11 +82,11 @@ class Helper:
             _close(process)
 
     def forget(self) -> None:
-        """Leave the process to the one that this was forked from."""
+        """After a fork: leave the process to the parent."""
         self.lock = threading.Lock()
         if self.process is not None:
             process, self.process = self.process, None
-            process.returncode = 0  # else it is warned of as running
+            process.returncode = 0  # else Popen warns that it still runs
             _close(process)
 
     def _started(self) -> subprocess.Popen[str]:
@@ -127,7 +127,7 @@ class Helper:
 def _close(process: subprocess.Popen[str]) -> None:
     for pipe in (process.stdin, process.stdout):
         if pipe is not None:
-            with contextlib.suppress(OSError):  # what was still to be said to a process that is gone
+            with contextlib.suppress(OSError):  # unsent data for a process that has ended
                 pipe.close()
 
 

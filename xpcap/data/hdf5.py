@@ -1,41 +1,60 @@
-"""The dataset file: how CaptionData lies in HDF5, and what is checked before it is believed."""
+"""The dataset file: CaptionData in HDF5, checked when it is written and when it is read."""
 
 import hashlib
 import itertools
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
 import h5py
 import numpy as np
 
-from xpcap.data.checks import check_data, check_source
+from xpcap.data.checks import check_data
 from xpcap.data.dataset import CaptionData, Split
 from xpcap.data.guard import look_through, trust
-from xpcap.data.vocabulary import Vocabulary, tokenize
+from xpcap.data.source import Source
+from xpcap.data.vocabulary import Vocabulary, has_word
 from xpcap.errors import DataError
 from xpcap.files import atomic, obstacle
 
 FORMAT = 1
-IN_MEMORY = 512 * 2**20  # bytes: features up to this size are held in memory, larger ones are read from disk by the batch
+IN_MEMORY = 512 * 2**20  # bytes: larger features stay on disk and are read by the batch
 FIELDS = ("captions", "image_idxs", "features", "images", "text", "text_offsets")
 
 
 def write_dataset(path: str | Path, data: CaptionData) -> None:
-    """Validate `data` and write it to `path` in one piece, stamped.
+    """Check `data`, stamp it, and write it to `path` in one piece.
 
     Raises
     ------
     DataError : something in it is wrong, `path` exists, or its folder does not. OSError : it cannot be written. Nothing is left behind then.
     """
-    path = Path(path)
+    _check(Path(path), data)
+    _write(Path(path), stamped(data))
+
+
+def stamped(data: CaptionData) -> CaptionData:
+    """The same data with the stamp that its file would have."""
+    return replace(data, stamp=stamp_of(data))
+
+
+def write_stamped(path: str | Path, data: CaptionData) -> None:
+    """`write_dataset` for what `stamped` has just returned: it is not hashed again."""
+    _check(Path(path), data)
+    _write(Path(path), data)
+
+
+def _check(path: Path, data: CaptionData) -> None:
     if why := obstacle(path):
         raise DataError(f"write_dataset: {path} {why}")
     check_data("write_dataset", data)
-    check_source("write_dataset", data.source)
     _check_names(data)
-    about = json.dumps({"format": FORMAT, "source": dict(data.source), "stamp": stamp_of(data)}, sort_keys=True)
-    # h5py gets an open file rather than a name: on a full disk that is an OSError, where its own files end in a crash
+
+
+def _write(path: Path, data: CaptionData) -> None:
+    about = json.dumps({"format": FORMAT, "source": data.source.to_json(), "stamp": data.stamp}, sort_keys=True)
+    # h5py gets an open file, not a name: a full disk is then an OSError; with files that h5py opens itself it is a crash
     with atomic(path) as stream, h5py.File(stream, "w") as file:
         file.attrs["xpcap"] = about
         file.create_dataset("vocab", data=data.vocabulary.idx_to_word, dtype=h5py.string_dtype())
@@ -51,13 +70,13 @@ def write_dataset(path: str | Path, data: CaptionData) -> None:
 
 
 def read_dataset(path: str | Path) -> CaptionData:
-    """Open a dataset file, checking its stamp and all of its contents; feature values that stay on disk are checked as they are read.
+    """Open a dataset file and check its stamp and contents. Features that stay on disk are checked as they are read.
 
-    Unless this process wrote it, another one with limits goes through it first, for HDF5 never comes to an end with some damaged files.
+    Files that this process did not write are first screened in another one, since some damaged files make HDF5 loop for ever.
 
     Raises
     ------
-    DataError : not HDF5, truncated, not ours, of a newer format, altered since it was stamped, or made to harm.
+    DataError : not HDF5, truncated, not ours, of a newer format, altered since it was stamped, or malicious.
     """
     path = Path(path)
     look_through("read_dataset", path, IN_MEMORY, "a file from 'prepare'")
@@ -76,7 +95,7 @@ def read_dataset(path: str | Path) -> CaptionData:
         keep_open = any(not isinstance(split.features, np.ndarray) for split in data.splits.values())
     except DataError:
         raise
-    except Exception as error:  # damaged HDF5 brings up errors of many types, from h5py and from what it feeds
+    except Exception as error:  # damaged HDF5 raises errors of many types, from h5py and from whatever uses its values
         raise DataError(f"read_dataset: {path} is not a whole dataset file, expected what 'prepare' writes; damaged? ({error!r})") from error
     finally:
         if not keep_open:
@@ -85,18 +104,18 @@ def read_dataset(path: str | Path) -> CaptionData:
 
 
 def _mostly_zero(features: Any) -> bool:
-    """Whether compression pays: a tenth of the size for histograms of drawings, nothing for the activations of a network."""
+    """Whether compression pays: histograms of drawings shrink to a tenth, activations of a network not at all."""
     return isinstance(features, np.ndarray) and bool(np.count_nonzero(features) < features.size / 2)
 
 
 def _check_names(data: CaptionData) -> None:
-    """What only a file that is about to be written must hold: names that can be told apart, and texts with something in them."""
+    """Checks for writing alone: distinct names, and a word in every text."""
     for name, split in data.splits.items():
         if name == "vocab" or not name.isidentifier():
             raise DataError(f"write_dataset: a split is called {name!r}, expected letters, digits and _, and not 'vocab'")
         if len(set(split.images)) < len(split.images) or any("\0" in image for image in split.images):
             raise DataError(f"write_dataset: split {name!r} has a picture name twice, or one with a NUL in it; expected distinct names")
-        if not all(tokenize(text) for text in data.texts(name)):
+        if not all(has_word(text) for text in data.texts(name)):
             raise DataError(f"write_dataset: split {name!r} has a caption without a word, expected words in each")
 
 
@@ -107,11 +126,11 @@ def _read(path: Path, file: h5py.File) -> CaptionData:
         )
     about = _about(path, str(file.attrs["xpcap"]))
     splits = {name: _read_split(path, name, file[name]) for name in file if name != "vocab"}
-    return CaptionData(Vocabulary(_strings(file["vocab"])), splits, about["source"], stamp=about["stamp"])
+    return CaptionData(Vocabulary(_strings(file["vocab"])), splits, Source.from_json(f"read_dataset: {path}", about["source"]), stamp=about["stamp"])
 
 
 def _about(path: Path, text: str) -> dict[str, Any]:
-    """The attribute of a dataset file, of which only the format is known to be there in files of a newer one."""
+    """The object in the attribute of a dataset file. The format comes first: a newer one may lack the rest."""
     try:
         about = json.loads(text)
     except (ValueError, RecursionError) as error:
@@ -126,7 +145,6 @@ def _about(path: Path, text: str) -> dict[str, Any]:
         raise DataError(f"read_dataset: {path} has format {about.get('format')!r:.60}, expected {FORMAT}; made by a newer xpcap?")
     if not isinstance(about.get("source"), dict) or not isinstance(about.get("stamp"), str):
         raise DataError(f"read_dataset: {path} is not a whole dataset file, its attribute 'xpcap' lacks source or stamp, expected both; damaged?")
-    check_source(f"read_dataset: {path}", about["source"])
     return cast("dict[str, Any]", about)
 
 
@@ -145,7 +163,7 @@ def _read_split(path: Path, name: str, group: Any) -> Split:
 
 
 def _texts(where: str, blob: np.ndarray, offsets: np.ndarray, n: int) -> list[str]:
-    """The texts of `n` captions, out of one that holds them all."""
+    """The texts of `n` captions, cut out of the blob that holds them all."""
     if n == 0:
         return []
     if offsets.shape != (n + 1,) or offsets.dtype.kind not in "iu" or blob.ndim != 1 or blob.dtype != np.uint8:
@@ -165,7 +183,7 @@ def _strings(dataset: Any) -> list[str]:
 
 
 def stamp_of(data: CaptionData) -> str:
-    """A digest of everything but feature values: what can be read in full each time a file is opened."""
+    """A digest of everything but the values of features, which may be too large to read each time a file is opened."""
     digest = hashlib.sha256("\n".join(data.vocabulary.idx_to_word).encode())
     for name in sorted(data.splits):
         split = data.splits[name]

@@ -1,7 +1,7 @@
-"""Looks through HDF5 files for `xpcap.data.guard`, as a process of its own: whether each is plain, and whether HDF5 gets to its end.
+"""Screens HDF5 files for `xpcap.data.guard` in a process of its own: is each file plain, and does HDF5 read it to the end?
 
-It is started as a script, reads one request a line from standard input, and answers each with one line of JSON. A file is gone through in a
-forked child with little time and memory, since what HDF5 makes of a damaged file may never end. Nothing of this package is imported here.
+A script: it reads one request a line from standard input and answers each with one line of JSON. A forked child with little time and memory
+reads the file, since HDF5 may loop for ever on a damaged one. Nothing of this package is imported here.
 """
 
 import contextlib
@@ -15,30 +15,30 @@ from collections.abc import Iterator
 
 import h5py
 
-MEMBERS, DEPTH = 64, 2  # a dataset file has 6 data sets for each split, in one group a split
+MEMBERS, DEPTH = 64, 2  # a dataset file has one group a split, with 6 data sets
 ATTRIBUTE = "xpcap"
 ATTRIBUTE_BYTES = 2**20
 CHUNK_BYTES = 64 * 2**20
-SPARE = 2**20  # what a data set may hold beyond what is stored of it: fill values, and small things that compress well
-RATIO = {"f": 200, "i": 100, "u": 100, "S": 100, "O": 100}  # bytes for each stored byte of compressed data; lzf reaches 90, sorted numbers 50
+SPARE = 2**20  # bytes that a data set may hold beyond its share of stored ones: fill values, and small things that compress well
+RATIO = {"f": 200, "i": 100, "u": 100, "S": 100, "O": 100}  # most bytes for each stored one, of compressed data; lzf reaches 90, sorted numbers 50
 FILTERS = {h5py.h5z.FILTER_DEFLATE: "gzip", h5py.h5z.FILTER_SHUFFLE: "shuffle", h5py.h5z.FILTER_FLETCHER32: "fletcher32", h5py.h5z.FILTER_LZF: "lzf"}
 CLASSES = (h5py.h5t.INTEGER, h5py.h5t.FLOAT, h5py.h5t.STRING)
 AT_ONCE = 8 * 2**20  # bytes
 STRINGS_AT_ONCE = 128
-SECONDS, BYTES_A_SECOND = 0.5, 20e6  # of computing, several times what good files take
-ROOM, ROOM_A_BYTE, ROOM_AT_MOST = 64 * 2**20, 16, 320 * 2**20  # bytes of memory on top of what the process has
+SECONDS, BYTES_A_SECOND = 0.5, 20e6  # of CPU time; several times what good files take
+ROOM, ROOM_A_BYTE, ROOM_AT_MOST = 64 * 2**20, 16, 320 * 2**20  # bytes of memory beyond what the process has
 
 
 class OddError(Exception):
-    """What is wrong with a file, in words."""
+    """A fault of a file, in words."""
 
 
 def check(path: str, most: int | None) -> None:
-    """Go through a file as whoever opens it will: all members, all values; of features that are larger than `most` only what describes them.
+    """Read a file as whoever opens it will: all members, all values, except values of features larger than `most`.
 
     Raises
     ------
-    OddError : it is not a plain file of arrays. Any exception : h5py's.
+    OddError : it is not a plain file of arrays. h5py may raise anything else.
     """
     if not stat.S_ISREG(os.stat(path).st_mode):  # noqa: PTH116 - a path that is bytes or text
         raise OddError("is a folder, pipe or device")
@@ -71,7 +71,7 @@ def _check_attribute(file: h5py.File) -> None:
 
 
 def _data_sets(group: h5py.Group, depth: int, seen: list[str] | None = None) -> Iterator[tuple[str, h5py.Dataset]]:
-    """Every data set by its whole name, reached by hard links only."""
+    """Every data set with its full name, reached through hard links alone."""
     seen = [] if seen is None else seen
     for name in group:
         seen.append(name)
@@ -92,7 +92,7 @@ def _data_sets(group: h5py.Group, depth: int, seen: list[str] | None = None) -> 
 
 
 def _check_described(name: str, data: h5py.Dataset) -> int:
-    """Check what the file says of a data set before anything is read; returns the bytes that are stored of it."""
+    """Check the description of a data set before reading any of it; return how many bytes are stored."""
     what = f"has a data set {_short(name)}"
     plan = data.id.get_create_plist()
     if data.is_virtual:
@@ -116,7 +116,7 @@ def _check_described(name: str, data: h5py.Dataset) -> int:
 
 
 def _read(data: h5py.Dataset) -> None:
-    """Read all values, a piece at a time."""
+    """Read all values, a block at a time."""
     if data.chunks:
         for piece in data.iter_chunks():
             data[piece]
@@ -129,7 +129,7 @@ def _read(data: h5py.Dataset) -> None:
 
 
 def _read_strings(name: str, data: h5py.Dataset, before: int, most: int) -> int:
-    """Read texts of any length, few at a time, since many can be one and the same long one; returns the bytes of all so far."""
+    """Read texts a few at a time, since many may share one long one; return the bytes of all so far."""
     if data.ndim != 1:
         raise OddError(f"has texts of shape {data.shape} in {_short(name)}, expected a list")
     for start in range(0, data.shape[0], STRINGS_AT_ONCE):
@@ -143,16 +143,16 @@ def _short(name: str) -> str:
     return repr(name if len(name) <= 60 else f"{name[:60]}...")
 
 
-# The process
+# The screening process
 
 
 def report(path: str, most: int | None) -> str:
-    """What is wrong with a file, empty where nothing is."""
+    """What is wrong with a file; empty if nothing is."""
     try:
         check(path, most)
     except OddError as error:
         return str(error)
-    except Exception as error:  # damaged HDF5 brings up errors of many types
+    except Exception as error:  # damaged HDF5 raises errors of many types
         if isinstance(error, MemoryError) or "memory allocation failed" in str(error):  # HDF5's words
             return "needs far more memory than a file of its size should"
         return f"is not whole HDF5 ({str(error)[:300]!r})"
@@ -160,7 +160,7 @@ def report(path: str, most: int | None) -> str:
 
 
 def limit(size: int) -> None:
-    """Give this process as much time and memory as a good file of `size` bytes needs several times over."""
+    """Limit the time and memory of this process to several times what a good file of `size` bytes needs."""
     import resource
 
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
@@ -170,11 +170,11 @@ def limit(size: int) -> None:
         most = present + ROOM + min(ROOM_A_BYTE * size, ROOM_AT_MOST)
         resource.setrlimit(resource.RLIMIT_AS, (most if hard == resource.RLIM_INFINITY else min(most, hard), hard))
     signal.signal(signal.SIGPROF, signal.SIG_DFL)
-    signal.setitimer(signal.ITIMER_PROF, SECONDS + size / BYTES_A_SECOND)  # its signal ends the process, also inside HDF5
+    signal.setitimer(signal.ITIMER_PROF, SECONDS + size / BYTES_A_SECOND)  # its signal ends the process even inside HDF5
 
 
 def report_apart(path: str, most: int | None) -> str:
-    """The same from a forked child with limits, whose end is told where it does not get to say anything."""
+    """`report` from a forked child with limits. If the child dies without a word, say how it died."""
     reading, writing = os.pipe()
     child = os.fork()
     if child == 0:
@@ -193,7 +193,7 @@ def report_apart(path: str, most: int | None) -> str:
 
 
 def main() -> None:
-    """Answer requests until standard input ends, as it does when the process that asks is gone."""
+    """Answer requests until standard input ends, which it does when the asking process ends."""
     apart = report_apart if hasattr(os, "fork") else report
     print("ready", flush=True)
     for line in sys.stdin:

@@ -1,4 +1,4 @@
-"""Arrays out of an .npz archive that nobody vouches for: what it claims is weighed before memory is given for it."""
+"""Reads arrays from an .npz archive that nobody vouches for: its claims are checked before memory is allocated."""
 
 import io
 import math
@@ -13,37 +13,37 @@ from numpy.lib import format as npy
 
 from xpcap.errors import DataError
 
-FREE = 64 << 20  # bytes that an array may hold however well they are compressed
-RATIO = 200  # times its compressed size, the most that a larger one may hold; numbers that say anything stay far below
-BLOCK = 1 << 20  # bytes that are read at once, and the longest list of members
-KINDS = "fiubUS"  # of dtypes: numbers and text
+FREE = 64 << 20  # bytes: arrays up to this size may be compressed as much as they like
+RATIO = 200  # most times that a larger array may exceed its compressed size; real features stay far below
+BLOCK = 1 << 20  # bytes read at once, and the longest list of members
+KINDS = "fiubUS"  # kinds of dtypes that are read: numbers and text
 
 
 def read_npz(path: Path, names: Sequence[str]) -> list[np.ndarray]:
-    """The arrays called `names`; whatever else the archive holds is not looked at.
+    """Read the arrays called `names`; whatever else the archive holds is ignored.
 
     Raises
     ------
-    DataError : no .npz, one without these arrays, or one that is not what it says. OSError : it cannot be opened.
+    DataError : no .npz, one without these arrays, or one that lies about its contents. OSError : it cannot be opened.
     """
-    if not stat.S_ISREG(path.stat().st_mode) and not path.is_dir():  # a pipe would be waited for; opening a folder tells of itself
-        raise DataError(f"prepare: {path} is a pipe or a device, expected an .npz file; is the path right?")
+    if not stat.S_ISREG(path.stat().st_mode) and not path.is_dir():  # opening a pipe would wait for a writer; opening a folder raises anyway
+        raise DataError(f"read_npz: {path} is a pipe or a device, expected an .npz file; is the path right?")
     with _Sparing(io.FileIO(path)) as file:
         if file.peek(6)[:6] == npy.MAGIC_PREFIX:
-            raise DataError(f"prepare: {path} is a single array, expected an .npz with {_listed(names)}")
+            raise DataError(f"read_npz: {path} is a single array, expected an .npz with {_listed(names)}")
         try:
             with zipfile.ZipFile(file) as archive:
                 return [_array(archive, member, path.stat().st_size) for member in _members(archive, names, path)]
         except DataError:
             raise
-        except Exception as error:  # damaged archives bring up errors of many types, from zipfile, zlib and NumPy
+        except Exception as error:  # damaged archives raise errors of many types, from zipfile, zlib and NumPy
             raise DataError(
-                f"prepare: {path} cannot be read as .npz, expected {_listed(names)}; truncated, or of another kind? ({str(error)[:200]!r})"
+                f"read_npz: {path} cannot be read as .npz, expected {_listed(names)}; truncated, or of another kind? ({str(error)[:200]!r})"
             ) from error
 
 
 class _Sparing(io.BufferedReader):
-    """A file of which nobody reads much at once: zipfile would read a list of members of any length."""
+    """A file that refuses large reads: zipfile would read a list of members of any length."""
 
     def read(self, size: int | None = -1, /) -> bytes:
         if size is not None and size > BLOCK:
@@ -52,10 +52,10 @@ class _Sparing(io.BufferedReader):
 
 
 def _members(archive: zipfile.ZipFile, names: Sequence[str], path: Path) -> list[zipfile.ZipInfo]:
-    """The members that hold these arrays, each there once."""
+    """The members that hold these arrays, each of them once."""
     held = [info.filename.removesuffix(".npy") for info in archive.infolist()]
     if missing := [name for name in names if f"{name}.npy" not in archive.NameToInfo]:
-        raise DataError(f"prepare: {path} holds {_listed(held) or 'nothing'} and lacks {_listed(missing)}, expected {_listed(names)}")
+        raise DataError(f"read_npz: {path} holds {_listed(held) or 'nothing'} and lacks {_listed(missing)}, expected {_listed(names)}")
     for name in names:
         if held.count(name) > 1:
             raise ValueError(f"{name} is there {held.count(name)} times")
@@ -63,7 +63,7 @@ def _members(archive: zipfile.ZipFile, names: Sequence[str], path: Path) -> list
 
 
 def _array(archive: zipfile.ZipFile, member: zipfile.ZipInfo, most: int) -> np.ndarray:
-    """One array of an archive of `most` bytes."""
+    """Read one array from an archive of `most` bytes."""
     if member.flag_bits & 0x1 or member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
         raise ValueError(f"{member.filename} is encrypted, or compressed in a way of its own")
     if member.compress_size > most:
@@ -93,7 +93,7 @@ def _header(stream: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype]:
 
 
 def _fill(stream: IO[bytes], size: int) -> np.ndarray:
-    """So many bytes, and the end after them, where what was read is compared with its check sum."""
+    """Read `size` bytes and the end after them, where zipfile compares the checksum."""
     content = np.empty(size, np.uint8)
     for start in range(0, size, BLOCK):
         part = stream.read(min(BLOCK, size - start))

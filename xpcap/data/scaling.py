@@ -1,4 +1,4 @@
-"""How raw image features are scaled before a model sees them; a run keeps its own and applies it wherever it is used."""
+"""Scaling of raw image features. A run keeps the scaling that it was trained with, and applies it to all it captions."""
 
 from typing import Any, NamedTuple
 
@@ -7,17 +7,17 @@ import numpy as np
 from xpcap.errors import unknown
 
 KINDS = ("standardize", "none")
-CHUNK = 4096  # rows at a time, so that features on disk need never be held whole
+CHUNK = 4096  # rows at a time: features on disk may not fit into memory
 
 
 class FeatureScaling(NamedTuple):
-    """(x - mean) / scale for each of the D features, or x itself where there is no mean."""
+    """(x - mean) / scale for each of the D features; x itself if mean and scale are None."""
 
     mean: np.ndarray | None = None  # (D,) float32
     scale: np.ndarray | None = None  # (D,) float32
 
     def __call__(self, features: np.ndarray) -> np.ndarray:
-        """Scaled features (N, D), a copy: float32, or float64 where they are that."""
+        """A scaled copy of features (N, D): float64 stays float64, other dtypes become float32."""
         x = features.astype(np.promote_types(features.dtype, np.float32))
         if self.mean is not None and self.scale is not None:
             x -= self.mean
@@ -26,10 +26,16 @@ class FeatureScaling(NamedTuple):
 
 
 def fit_scaling(kind: str, features: Any) -> FeatureScaling:
-    """The scaling of that `kind` for features (m, D), an array or an HDF5 data set.
+    """Fit a scaling to features (m, D), an array or an HDF5 data set.
 
-    ``standardize``: mean 0 and standard deviation 1 for each feature over these m rows; a feature that never changes is only centred.
-    ``none``: features as they are.
+    Parameters
+    ----------
+    kind : ``standardize``: mean 0 and standard deviation 1 for each feature over these m rows; a constant feature is only centred.
+        ``none``: features as they are
+
+    Raises
+    ------
+    OptionError : another kind.
     """
     if kind not in KINDS:
         raise unknown("fit_scaling", "feature scaling", kind, KINDS)
@@ -43,5 +49,5 @@ def fit_scaling(kind: str, features: Any) -> FeatureScaling:
     for start in range(0, m, CHUNK):
         squares += ((features[start : start + CHUNK].astype(np.float64) - mean) ** 2).sum(axis=0)
     scale = np.sqrt(squares / m)
-    scale[scale <= np.maximum(1e-8 * np.abs(mean), np.finfo(np.float32).tiny)] = 1  # what is left of a constant by rounding
+    scale[scale <= np.maximum(1e-8 * np.abs(mean), np.finfo(np.float32).tiny)] = 1  # rounding errors of a constant feature
     return FeatureScaling(mean.astype(np.float32), scale.astype(np.float32))

@@ -1,10 +1,11 @@
-"""A data set drawn at random, without pictures behind it or meaning in it: for timings, and for runs that are compared."""
+"""A random data set, without pictures or meaning: for timings, and for comparing runs."""
 
 from typing import NamedTuple
 
 import numpy as np
 
 from xpcap.data.dataset import CaptionData, Split
+from xpcap.data.source import Source
 from xpcap.data.vocabulary import SPECIAL, Vocabulary
 
 
@@ -21,17 +22,17 @@ LIKE_COCO = Lengths(10.5, 2.3, 6, 15)
 
 
 def draw_data(n: int, D: int, V: int, seed: int, lengths: Lengths = LIKE_COCO) -> CaptionData:
-    """A train split of n captions, each of a picture of its own.
+    """Draw a train split of n captions, each of its own picture.
 
     Parameters
     ----------
     n, D, V : captions, size of a feature, words in the vocabulary (the four special ones among them)
     seed : equal seeds draw equal data
-    lengths : of the captions; they have lengths.high + 2 columns, ``<START>`` first, ``<END>`` after the last word, then ``<NULL>``
+    lengths : of the captions, which have lengths.high + 2 columns, ``<START>`` first, ``<END>`` after the last word, then ``<NULL>``
 
     Notes
     -----
-    The word of rank k comes with frequency 1 / k, as in text. Features are standard normal.
+    The word of rank k has a frequency proportional to 1 / k, as in text. Features are standard normal.
     """
     rng = np.random.default_rng(seed)
     vocabulary = Vocabulary([*SPECIAL, *(f"word{rank}" for rank in range(1, V - len(SPECIAL) + 1))])
@@ -44,4 +45,4 @@ def draw_data(n: int, D: int, V: int, seed: int, lengths: Lengths = LIKE_COCO) -
     captions[column > words[:, None] + 1] = vocabulary.null
     features = rng.standard_normal((n, D), dtype=np.float32)
     split = Split(captions, np.arange(n, dtype=np.int32), features, [f"picture{i}" for i in range(n)])
-    return CaptionData(vocabulary, {"train": split}, {"drawn": "at random", "seed": seed})
+    return CaptionData(vocabulary, {"train": split}, Source(seed=int(seed), record={"drawn": "at random"}))

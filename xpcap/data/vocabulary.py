@@ -15,8 +15,13 @@ _WORD = re.compile("[a-z0-9]+")
 
 
 def tokenize(text: str) -> list[str]:
-    """Lower case, then runs of ``[a-z0-9]``: ``"A dog's 2nd ball!"`` gives ``a dog s 2nd ball``."""
+    """The words of a text: lower case, then runs of ``[a-z0-9]``. ``"A dog's 2nd ball!"`` gives ``a dog s 2nd ball``."""
     return _WORD.findall(text.lower())
+
+
+def has_word(text: str) -> bool:
+    """Whether `tokenize` would find a word."""
+    return _WORD.search(text.lower()) is not None
 
 
 class Vocabulary:
@@ -28,7 +33,7 @@ class Vocabulary:
 
     Raises
     ------
-    DataError : a word twice, one that is empty or has white space in it, or a special word missing.
+    DataError : a word occurs twice, is empty or has white space in it, or a special word is missing.
     """
 
     def __init__(self, words: Iterable[str]) -> None:
@@ -43,7 +48,7 @@ class Vocabulary:
             ) from error
         if torn := [word for word in self.idx_to_word if word.split() != [word]]:
             raise DataError(
-                f"Vocabulary: {torn[0][:60]!r} among {len(self.idx_to_word)} words is empty or has white space in it, expected what is one word in a caption"
+                f"Vocabulary: {torn[0][:60]!r} among {len(self.idx_to_word)} words is empty or has white space in it, expected single words"
             )
         self.word_to_idx = {word: i for i, word in enumerate(self.idx_to_word)}
         if len(self.word_to_idx) != len(self.idx_to_word):
@@ -56,7 +61,12 @@ class Vocabulary:
     @classmethod
     def build(cls, texts: Iterable[str], min_count: int) -> "Vocabulary":
         """The words that occur at least `min_count` times in `texts`, most frequent first, ties in alphabetical order."""
-        counts = Counter(word for text in texts for word in tokenize(text))
+        return cls.build_from_words((tokenize(text) for text in texts), min_count)
+
+    @classmethod
+    def build_from_words(cls, captions: Iterable[Sequence[str]], min_count: int) -> "Vocabulary":
+        """`build` for captions that are lists of words."""
+        counts = Counter(word for caption in captions for word in caption)
         kept = sorted((word for word, n in counts.items() if n >= min_count), key=lambda word: (-counts[word], word))
         return cls([*SPECIAL, *kept])
 
@@ -64,13 +74,13 @@ class Vocabulary:
         return len(self.idx_to_word)
 
     def encode(self, texts: Sequence[str], max_words: int) -> np.ndarray:
-        """Captions (n, max_words + 2), int32: START, at most `max_words` words (UNK for those not in the vocabulary), END, then NULL."""
+        """Encode captions as ids (n, max_words + 2), int32: START, at most `max_words` words (UNK if unknown), END, then NULL."""
         if isinstance(texts, str) or max_words < 1:
             raise ValueError(f"Vocabulary.encode: got {type(texts).__name__} and max_words {max_words}, expected a list of captions and at least 1")
         return self.encode_words([tokenize(text) for text in texts], max_words)
 
     def encode_words(self, captions: Sequence[Sequence[str]], max_words: int) -> np.ndarray:
-        """The same for captions that are lists of words."""
+        """`encode` for captions that are lists of words."""
         encoded = np.full((len(captions), max_words + 2), self.null, np.int32)
         for row, words in zip(encoded, captions, strict=True):
             ids = [self.word_to_idx.get(word, self.unk) for word in words[:max_words]]
@@ -78,7 +88,7 @@ class Vocabulary:
         return encoded
 
     def words(self, caption: np.ndarray) -> list[str]:
-        """The words of one caption of ids (T,), up to END, without special words."""
+        """The words of one caption of ids (T,), up to END; special words are left out."""
         words = []
         for i in caption.tolist():
             if i == self.end:
@@ -89,7 +99,7 @@ class Vocabulary:
 
 
 def decode_captions(captions: Any, idx_to_word: Sequence[str] | Mapping[int, str]) -> str | list[str]:
-    """Ids to text, as the course does it: ``<NULL>`` is dropped, ``<START>`` and ``<END>`` are kept, and ``<END>`` ends a caption.
+    """Turn ids into text as the course does: ``<NULL>`` is dropped, ``<START>`` and ``<END>`` are kept, and ``<END>`` ends a caption.
 
     Parameters
     ----------

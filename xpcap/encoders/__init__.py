@@ -1,4 +1,4 @@
-"""Pictures to features. An encoder has a `name`, `dim` (the size D of a feature), and `encode(pictures) -> (n, D) float32`."""
+"""Encoders: pictures to features. One has a `name`, a feature size `dim`, and `encode(pictures) -> (n, dim) float32`."""
 
 from collections.abc import Iterable
 from typing import Protocol
@@ -14,13 +14,13 @@ __all__ = ["Encoder", "HistogramEncoder", "find_encoder", "find_pictures", "imag
 
 
 class Encoder(Protocol):
-    """What turns pictures into features."""
+    """Turns pictures into features."""
 
-    name: str  # kept with a data set, so that other pictures can be encoded alike
+    name: str  # stored with a data set, so that new pictures can be encoded the same way
     dim: int
 
     def encode(self, pictures: Iterable[np.ndarray]) -> np.ndarray:
-        """Pictures, each (height, width, 3) uint8 RGB of any size, to features (n, dim), float32."""
+        """Encode pictures, each (height, width, 3) uint8 RGB of any size, as features (n, dim), float32."""
 
 
 def find_encoder(name: str) -> Encoder:

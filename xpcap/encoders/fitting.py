@@ -1,17 +1,16 @@
-"""Pictures of any size brought to one area, whole and undistorted."""
+"""Scales pictures of any size to one area, without cropping or distortion."""
 
 import math
 
 import numpy as np
 
-WIDEST = 2.25  # longer side over shorter; narrower pictures are padded
+WIDEST = 2.25  # longer side over shorter; longer pictures are padded to it
 
 
 def fit(picture: np.ndarray, side: int) -> np.ndarray:
-    """Scale a picture to the area of a square of `side`, so that what is on it is as large on a wide sheet as on a square one.
+    """Scale a picture to the area of a square of `side`, so that things are as large on a wide sheet as on a square one.
 
-    A picture more than 2.25 times as long as wide is scaled to the longest that is not, and padded evenly in the colour that is commonest
-    along its border.
+    A picture whose sides differ more than 2.25 times is padded to that ratio, evenly on both sides, in the commonest colour of its border.
 
     Parameters
     ----------
@@ -20,11 +19,11 @@ def fit(picture: np.ndarray, side: int) -> np.ndarray:
 
     Returns
     -------
-    array (height, width, 3), uint8, of about side * side pixels; the picture itself where it has that size already
+    array (height, width, 3), uint8, of about side * side pixels; the picture itself if it has that size already
 
     Raises
     ------
-    ValueError : no such array, or one without pixels.
+    ValueError : not such an array, or one without pixels.
     """
     if getattr(picture, "ndim", 0) != 3 or picture.shape[2] != 3 or picture.dtype != np.uint8 or not picture.size:
         came = f"shape {picture.shape} and dtype {picture.dtype}" if hasattr(picture, "dtype") else f"type {type(picture).__name__}"
@@ -49,7 +48,7 @@ def fit(picture: np.ndarray, side: int) -> np.ndarray:
 
 
 def border_colour(picture: np.ndarray) -> np.ndarray:
-    """The colour (3,) that is commonest along the border of a picture."""
+    """The commonest colour (3,) along the border of a picture."""
     border = np.concatenate((picture[0], picture[-1], picture[:, 0], picture[:, -1]))
     _, first, counts = np.unique(border @ np.array([65536, 256, 1]), return_index=True, return_counts=True)
     return border[first[counts.argmax()]]

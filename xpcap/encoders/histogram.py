@@ -1,4 +1,4 @@
-"""Colours, edges and corners counted on a grid: features that need nothing but NumPy, for pictures of plain shapes."""
+"""Histograms of colours, edges and corners on a grid: features for pictures of plain shapes that need NumPy alone."""
 
 import functools
 from collections.abc import Iterable
@@ -15,23 +15,23 @@ TURNS = DIRECTIONS // 2  # between two edges, from 30 to 180 degrees
 TURNED = (np.arange(DIRECTIONS) - np.arange(1, TURNS + 1)[:, None]) % DIRECTIONS  # (6, 12), the direction that each turns to
 CELLS = 9  # of a 3 x 3 grid over what is drawn
 BLOCK = 4  # pixels; edges in neighbouring blocks make corners
-BLUR = 0.5  # of the borders between cells, in cells
-BITS = 6  # of a colour channel that count
-PAPER = 40  # levels of a channel that paper may differ from the colour of the border
+BLUR = 0.5  # width of the fade between cells, in cells
+BITS = 6  # of a colour channel that are used
+PAPER = 40  # most levels of a channel by which paper differs from the colour of the border
 FAINT = 0.05  # edges below this are noise
-FEW = 20.0  # edge strength that counts as half an outline
+FEW = 20.0  # added to edge strength when shares are taken: fewer edges give smaller shares
 Box = tuple[tuple[int, int], tuple[int, int]]  # rows, then columns, from and to
 
 
 class HistogramEncoder:
-    """What colours lie where, which way their edges face, and how sharply their outlines turn.
+    """Which colours lie where, which way their edges face, and how sharply their outlines turn.
 
-    A picture is scaled to the area of 128 x 128 pixels. Each pixel belongs, in parts, to eleven colours (black, grey, white, eight hues).
-    For the whole picture and each cell of a 3 x 3 grid, and for each colour: the square root of its share of the pixels; the shares that
-    twelve directions have in its edges; and how often edges that differ by 30, 60, ... 180 degrees lie side by side, per edge. Shares, so
-    that a small triangle looks like a large one. The grid lies over all that differs from the paper, the colour commonest along the border,
-    so that things are in the same cells wherever on the sheet they lie; its cells fade into each other. Last come where on the sheet the
-    middle of the grid is, as shares of nine places, and how far it spans down and across.
+    A picture is scaled to the area of 128 x 128 pixels. Each pixel is a mixture of eleven colours (black, grey, white, eight hues).
+    For the whole picture and each cell of a 3 x 3 grid, and for each colour, the feature holds the square root of its share of the pixels; a
+    histogram of the directions of its edges, in twelve bins; and per edge, how often edges that differ by 30, 60, ... 180 degrees are
+    neighbours. All are shares, so that a small triangle looks like a large one. The grid covers all that differs from the paper, the
+    commonest colour along the border, so that things fall into the same cells wherever they lie; its cells fade into each other. Last come
+    the position of the grid's middle on the sheet, as shares of nine places, and the grid's height and width.
 
     Notes
     -----
@@ -43,24 +43,24 @@ class HistogramEncoder:
     dim = (1 + CELLS) * COLOURS * (1 + DIRECTIONS + TURNS) + CELLS + 2
 
     def encode(self, pictures: Iterable[np.ndarray]) -> np.ndarray:
-        """Pictures, each (height, width, 3) uint8 of any size, to features (n, 2101), float32. They are taken one after the other.
+        """Encode pictures, each (height, width, 3) uint8 of any size, as features (n, 2101), float32, one after the other.
 
         Raises
         ------
-        ValueError : an array that is no such picture.
+        ValueError : an array is not such a picture.
         """
         return np.fromiter((_encode_one(fit(picture, SIDE)) for picture in pictures), np.dtype((np.float32, self.dim)))
 
 
 def _codes(picture: np.ndarray) -> np.ndarray:
-    """Rows of `_colours`, one for each pixel: (height, width)."""
+    """For each pixel its row in `_colours`: (height, width), int."""
     r, g, b = (picture[..., channel].astype(np.int32) >> (8 - BITS) for channel in range(3))
     return (r << (2 * BITS)) | (g << BITS) | b
 
 
 @functools.cache
 def _colours() -> np.ndarray:
-    """How far each of 2**18 colours belongs to each of the eleven: (2**18, 11) float32, rows of sum 1 up to the fading between names."""
+    """Share of each of the eleven colours in each of 2**18: (2**18, 11) float32; rows sum to about 1, since names fade into each other."""
     levels = (np.arange(2**BITS, dtype=np.float32) + 0.5) / 2**BITS
     r, g, b = (channel.ravel() for channel in np.meshgrid(levels, levels, levels, indexing="ij"))
     brightest = np.maximum(np.maximum(r, g), b)
@@ -73,10 +73,10 @@ def _colours() -> np.ndarray:
     place = np.interp(hue, HUES, np.arange(len(HUES)))  # red is both the first and the last
     count = len(HUES) - 1
     light = np.clip((0.6 - spread / np.maximum(brightest, 1e-6)) / 0.2, 0, 1) * (place > count - 1)
-    place -= light * (place - (count - 1))  # a light red towards pink is pink
+    place -= light * (place - (count - 1))  # light red is pink
     away = np.abs((place[:, None] - np.arange(count) + count / 2) % count - count / 2)  # (2**18, 8)
     hues = vivid[:, None] * np.clip(1.5 - 2 * away, 0, 1)
-    pale = np.maximum(1 - vivid - black, 0)  # rounding may leave it a little below
+    pale = np.maximum(1 - vivid - black, 0)  # rounding may leave it slightly negative
     plain = np.stack((black, pale * (1 - white), pale * white), axis=1)
     return np.concatenate((plain, hues), axis=1).astype(np.float32)
 
@@ -102,7 +102,7 @@ def _encode_one(picture: np.ndarray) -> np.ndarray:
 
 
 def _drawn(picture: np.ndarray, paper: np.ndarray) -> Box:
-    """The rows and the columns, from and to, that hold all that differs from the colour of the paper."""
+    """The rows and the columns, from and to, that hold everything that is not paper."""
     low, high = (np.clip(paper.astype(np.int16) + step, 0, 255).astype(np.uint8) for step in (-PAPER, PAPER))
     differs = (picture < low) | (picture > high)
     drawn = differs[..., 0] | differs[..., 1] | differs[..., 2]
@@ -114,14 +114,14 @@ def _drawn(picture: np.ndarray, paper: np.ndarray) -> Box:
 
 
 def _place(box: Box, shape: tuple[int, ...]) -> np.ndarray:
-    """Where on the sheet the middle of what is drawn lies, as shares of nine cells, and how much of the sheet it spans down and across."""
+    """Position of the middle of the drawing on the sheet, as shares of nine cells, and its height and width relative to the sheet."""
     down, across = (_thirds(np.array([(start + stop) / 2]), 0, pixels)[0] for (start, stop), pixels in zip(box, shape, strict=True))
     spans = [(stop - start) / np.sqrt(shape[0] * shape[1]) for start, stop in box]
     return np.concatenate((np.outer(down, across).ravel(), spans))
 
 
 def _thirds(at: np.ndarray, start: int, stop: int) -> np.ndarray:
-    """How far places belong to each third of what lies between start and stop: (n, 3), rows of sum 1."""
+    """Share of each third of start..stop in positions `at` (n,): (n, 3), rows sum to 1."""
     third = (at - start) * (3 / (stop - start))  # thirds have their centres at 0.5, 1.5 and 2.5
     first = np.clip((1 + BLUR / 2 - third) / BLUR, 0, 1)
     last = np.clip((third - 2 + BLUR / 2) / BLUR, 0, 1)
@@ -129,23 +129,23 @@ def _thirds(at: np.ndarray, start: int, stop: int) -> np.ndarray:
 
 
 def _outlines(codes: np.ndarray, table: np.ndarray, box: Box) -> tuple[np.ndarray, np.ndarray]:
-    """Edge strength of each colour in each cell by direction (9, 11, 12), and by turns to other edges nearby (9, 11, 6)."""
+    """Edge strength of each colour in each cell by direction (9, 11, 12), and by the turn to neighbouring edges (9, 11, 6)."""
     left, right, up, down = (x.ravel() for x in (codes[1:-1, :-2], codes[1:-1, 2:], codes[:-2, 1:-1], codes[2:, 1:-1]))
-    at = np.flatnonzero((left != right) | (up != down))  # where anything changes at all: a small part of a drawing
-    x = np.take(table, right[at], axis=0) - np.take(table, left[at], axis=0)  # (P, 11), how each colour comes and goes
+    at = np.flatnonzero((left != right) | (up != down))  # pixels where anything changes: few in a drawing
+    x = np.take(table, right[at], axis=0) - np.take(table, left[at], axis=0)  # (P, 11), horizontal change of each colour
     y = np.take(table, down[at], axis=0) - np.take(table, up[at], axis=0)
     strength = np.hypot(x, y)
     pixel, colour = np.nonzero(strength > FAINT)
     strength = strength[pixel, colour]
     angle = np.arctan2(y[pixel, colour], x[pixel, colour]) * (DIRECTIONS / (2 * np.pi)) % DIRECTIONS
     direction = angle.astype(np.int64)
-    late = strength * (angle - direction)  # shared between the two nearest directions
+    late = strength * (angle - direction)  # the second nearest direction's share
     direction %= DIRECTIONS
     row, column = (1 + k for k in np.divmod(at[pixel], codes.shape[1] - 2))
     across = codes.shape[1] // BLOCK + 1
 
     def gather(row: np.ndarray, column: np.ndarray, size: int, repeats: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Direction histograms of the blocks and colours that have any (K, 12), their shares in the nine cells (K, 9), and colours (K,)."""
+        """For the K blocks and colours with edges: histograms of directions (K, 12), shares of the nine cells (K, 9), and the colours (K,)."""
         key = (row * across + column) * COLOURS + np.tile(colour, repeats)
         used, slot = np.unique(key, return_inverse=True)
         first, second = np.tile(direction, repeats), np.tile((direction + 1) % DIRECTIONS, repeats)
@@ -162,7 +162,7 @@ def _outlines(codes: np.ndarray, table: np.ndarray, box: Box) -> tuple[np.ndarra
         return (places.reshape(len(of), CELLS * COLOURS).T @ histograms).reshape(-1, COLOURS, histograms.shape[1])
 
     edges = collect(*gather(row // BLOCK, column // BLOCK, 1, 1))
-    # windows of 2 x 2 blocks, so that a corner on a border between blocks counts as well
+    # windows of 2 x 2 blocks, so that corners on the border between blocks count too
     rows = np.concatenate([np.maximum(row // BLOCK - k, 0) for k in (0, 0, 1, 1)])
     columns = np.concatenate([np.maximum(column // BLOCK - k, 0) for k in (0, 1, 0, 1)])
     histograms, cells, of = gather(rows, columns, 2, 4)

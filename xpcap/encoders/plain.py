@@ -1,17 +1,17 @@
-"""Decoded pictures of any mode to RGB as a person sees them, strip by strip: a whole copy would take as much memory as the picture."""
+"""Turns decoded pictures of any mode into RGB as a person sees them, strip by strip: a whole copy would double the memory."""
 
 from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 
-LONGEST = 1024  # pixels of the longer side that is kept: no encoder looks at more
-STRIP = 1 << 20  # pixels that are converted at once
-MOST_EXIF = 1 << 16  # bytes that are looked at, as many as a JPEG's segment holds; a longer one could have Pillow copy it thousands of times
+LONGEST = 1024  # pixels of the longer side; no encoder uses more
+STRIP = 1 << 20  # pixels converted at once
+MOST_EXIF = 1 << 16  # bytes, what a segment of a JPEG holds; longer EXIF could make Pillow copy it thousands of times
 
 
 def plain(picture: Any) -> np.ndarray:
-    """Upright, in colour, on white, and no longer than `LONGEST`: array (height, width, 3), uint8."""
+    """Make a picture upright, RGB, on white, and at most `LONGEST` long: array (height, width, 3), uint8."""
     picture.load()
     turn = _turn(picture)
     small = _small(picture)
@@ -20,7 +20,7 @@ def plain(picture: Any) -> np.ndarray:
 
 
 def _turn(picture: Any) -> Any:
-    """What brings it upright. Pillow's exif_transpose also writes the EXIF anew, and so fails on odd entries that matter to nobody here."""
+    """The turn that makes the picture upright. Pillow's exif_transpose also rewrites the EXIF, and fails on odd entries that do no harm here."""
     from PIL.ExifTags import Base
     from PIL.Image import Transpose
 
@@ -37,12 +37,12 @@ def _turn(picture: Any) -> Any:
         return None
     try:
         return turns.get(picture.getexif().get(Base.Orientation))
-    except Exception:  # damaged EXIF, of as many types as damaged pictures; the picture itself has been read
+    except Exception:  # damaged EXIF raises errors of many types; the picture itself has been read
         return None
 
 
 def _small(picture: Any) -> Any:
-    """As RGB, or as RGBA where something is transparent, modes that can be scaled; a large one at a whole fraction of its size."""
+    """The picture as RGB, or RGBA if anything is transparent, modes that can be scaled; a large one at a whole fraction of its size."""
     from PIL import Image
 
     factor = max(1, max(picture.size) // (2 * LONGEST))
@@ -54,7 +54,7 @@ def _small(picture: Any) -> Any:
 
 
 def _strips(picture: Any, factor: int) -> Iterator[tuple[int, Any]]:
-    """Its strips and where they begin, each of a multiple of `factor` rows."""
+    """Strips of the picture, of a multiple of `factor` rows, each with its first row."""
     width, height = picture.size
     rows = factor * max(1, STRIP // (width * factor))
     for top in range(0, height, rows):
@@ -82,7 +82,7 @@ def _converted(strip: Any, white: float) -> Any:
 
 
 def _white(picture: Any, factor: int) -> float:
-    """Of finer greys: the most that 16 bits hold; of 32 bits and floats, the least of 1, 255 and 65535 that no pixel exceeds."""
+    """The value of white in a finer grey: 65535 of 16 bits; of 32 bits and floats, the least of 1, 255 and 65535 that no pixel exceeds."""
     if not _is_finer(picture) or picture.mode.startswith("I;16"):
         return 65535.0
     most = max(float(_finite(np.asarray(strip)).max(initial=0)) for _, strip in _strips(picture, factor))

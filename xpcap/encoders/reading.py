@@ -1,4 +1,4 @@
-"""Picture files to arrays, as they come from phones, cameras and drawing programs."""
+"""Reads picture files, as they come from phones, cameras and drawing programs, into arrays."""
 
 import logging
 import math
@@ -16,21 +16,21 @@ from xpcap.errors import DataError
 
 FORMATS = ("JPEG", "MPO", "PNG", "GIF", "WEBP", "AVIF", "BMP", "TIFF", "PPM")
 SUFFIXES = (".jpg", ".jpeg", ".jfif", ".png", ".gif", ".webp", ".avif", ".bmp", ".tif", ".tiff", ".ppm", ".pgm", ".heic", ".heif")
-MOST_PIXELS = 50_000_000  # of a file, some 200 MB once decoded; more is a mistake or a trap
-MOST_BY_ROWS = 150_000_000  # of a JPEG that is decoded row by row, at a fraction of its size
-MOST_IN_COPIES = 16_000_000  # of the kinds that are decoded by way of several copies, or pixel by pixel, which takes long
+MOST_PIXELS = 50_000_000  # of a file: about 200 MB once decoded; more is a mistake or a trap
+MOST_BY_ROWS = 150_000_000  # of a JPEG that is decoded row by row, scaled down as it goes
+MOST_IN_COPIES = 16_000_000  # of formats that take several copies to decode, or are decoded pixel by pixel, which is slow
 IN_COPIES, BY_PIXEL = ("WEBP", "AVIF"), ("ppm", "ppm_plain", "bmp_rle")
-MOST_BYTES = 256 << 20  # of a file, which some kinds are read whole from
+MOST_BYTES = 256 << 20  # of a file; some formats are read whole
 STARTS_OF_FRAME = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}
 
-logging.getLogger("PIL").addHandler(logging.NullHandler())  # what it logs of a damaged picture is said by our error
+logging.getLogger("PIL").addHandler(logging.NullHandler())  # our error says what Pillow would log about a damaged picture
 
 
-def read_picture(source: Path | BinaryIO) -> np.ndarray:
-    """Read a picture file the way a person would see it: upright, in colour, on white.
+def read_picture(source: str | Path | BinaryIO) -> np.ndarray:
+    """Read a picture file as a person sees it: upright, in colour, on white.
 
-    EXIF orientation is applied; grey, palette, 16-bit and CMYK pictures become RGB; transparent parts become white; of several frames
-    the first is taken; larger pictures are scaled down to 1024 pixels on the longer side.
+    EXIF orientation is applied; grey, palette, 16-bit and CMYK pictures become RGB; transparent parts become white; the first of several
+    frames is read; larger pictures are scaled down to 1024 pixels on the longer side.
 
     Parameters
     ----------
@@ -42,23 +42,23 @@ def read_picture(source: Path | BinaryIO) -> np.ndarray:
 
     Raises
     ------
-    DataError : no picture, a damaged one, one of a kind that cannot be read here, one of too many pixels, which is refused before it is
-        decoded, one of more than 256 MB, or a folder, pipe or device. Pixels are too many beyond 50 million; beyond 150 million in a JPEG that
-        is not progressive, 25 million in one that is and has colours as fine as light, and 16 million in WebP, AVIF, and TIFF in one piece, so
-        that some 300 MB of memory are enough.
+    DataError : not a picture, a damaged one, a format that cannot be read here, too many pixels (refused before decoding), more than 256 MB,
+        or a folder, pipe or device. The limit is 50 million pixels; 150 million in a JPEG that is not progressive; 25 million in a progressive
+        one without chroma subsampling; 16 million in WebP, AVIF, and TIFF in one piece. So about 300 MB of memory are enough.
     """
     from PIL import Image
 
+    source = Path(source) if isinstance(source, str) else source
     name = source if isinstance(source, Path) else getattr(source, "name", "the picture")
     Image.init()
     try:
-        if isinstance(source, Path) and not stat.S_ISREG(source.stat().st_mode):  # a pipe would be waited for
+        if isinstance(source, Path) and not stat.S_ISREG(source.stat().st_mode):  # opening a pipe would wait for a writer
             kind = "a folder" if source.is_dir() else "a pipe or a device"
             raise DataError(f"read_picture: {name} is {kind}, expected a picture file; is the path right?")
         if isinstance(source, Path) and (size := source.stat().st_size) > MOST_BYTES:
             raise DataError(f"read_picture: {name} has {size:,} bytes, expected at most {MOST_BYTES >> 20} MB; is it a picture?")
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # Pillow warns of large pictures, refused below, and of odd metadata, not ours to mend
+            warnings.simplefilter("ignore")  # Pillow warns of large pictures, refused below, and of odd metadata, which does no harm
             with Image.open(source, formats=[kind for kind in FORMATS if kind in Image.OPEN]) as picture:
                 width, height = picture.size
                 if width * height > MOST_IN_COPIES and width * height > (most := _limit(picture))[0]:
@@ -72,29 +72,29 @@ def read_picture(source: Path | BinaryIO) -> np.ndarray:
     except MemoryError as error:
         raise DataError(f"read_picture: {name} takes more memory to decode than is free, expected a smaller picture; scale it down first") from error
     except Image.DecompressionBombError as error:
-        counted = re.search(r"\((\d+) pixels\)", str(error))  # Pillow refuses these itself, before it tells width and height
+        counted = re.search(r"\((\d+) pixels\)", str(error))  # Pillow refuses these before it gives width and height
         count = f"{int(counted[1]):,}" if counted else "too many"
         raise DataError(
             f"read_picture: {name} has {count} pixels, expected at most {MOST_BY_ROWS:,} in a JPEG and fewer in others; scale it down first"
         ) from error
     except FileNotFoundError as error:
         raise DataError(f"read_picture: {name} does not exist, expected a picture; is the path right?") from error
-    except Exception as error:  # damaged pictures bring up errors of many types, from Pillow and from what it calls
+    except Exception as error:  # damaged pictures raise errors of many types, from Pillow and from what it calls
         if isinstance(error, OSError) and error.strerror:
             raise DataError(f"read_picture: {name}: {error.strerror}, expected a picture file; is the path right, and may it be read?") from error
         hint = "convert it to JPEG first" if str(name).lower().endswith((".heic", ".heif")) else "damaged, or of another kind?"
         raise DataError(f"read_picture: {name} cannot be read as a picture, expected JPEG, PNG, GIF, WebP, BMP or TIFF; {hint}") from error
 
 
-def find_pictures(paths: Iterable[Path]) -> list[Path]:
-    """The files among `paths`, and for each folder among them the pictures directly in it, by name.
+def find_pictures(paths: Iterable[str | Path]) -> list[Path]:
+    """The files among `paths`, and in place of each folder the pictures directly in it, sorted by name.
 
     Raises
     ------
     DataError : a folder without a picture, or one that cannot be read.
     """
     found: list[Path] = []
-    for path in paths:
+    for path in map(Path, paths):
         try:
             inside = _inside(path) if path.is_dir() else [path]
         except OSError as error:
@@ -108,17 +108,17 @@ def find_pictures(paths: Iterable[Path]) -> list[Path]:
 
 
 def _inside(folder: Path) -> list[Path]:
-    """What is called like a picture; whether it is one shows when it is read."""
+    """Files with the suffix of a picture; whether they are pictures shows when they are read."""
     return sorted(file for file in folder.iterdir() if file.suffix.lower() in SUFFIXES and not file.name.startswith(".") and not file.is_dir())
 
 
 def _limit(picture: Any) -> tuple[int, str]:
-    """The most pixels that a picture may have, and in what; some 300 MB are needed for as many of any kind."""
+    """The most pixels that a picture may have, and in what format: as many as take about 300 MB to decode."""
     kind = picture.format
     if kind in ("JPEG", "MPO"):
         if _is_read_by_rows(picture.fp):
             return MOST_BY_ROWS, "in such a JPEG"
-        sampled = [across * down for _, across, down, _ in picture.layer]  # a part of its size where colours are coarser than light
+        sampled = [across * down for _, across, down, _ in picture.layer]  # chroma subsampling shrinks the buffers
         return MOST_PIXELS if sum(sampled) <= 2 * max(sampled) else MOST_PIXELS // 2, "in a JPEG that is progressive or in several scans"
     decoder = picture.tile[0][0] if picture.tile else ""
     copied = kind in IN_COPIES or decoder in BY_PIXEL or (decoder == "libtiff" and not _has_small_strips(picture))
@@ -131,7 +131,7 @@ def _has_small_strips(tiff: Any) -> bool:
 
 
 def _is_read_by_rows(file: BinaryIO) -> bool:
-    """Whether a JPEG is decoded row by row: baseline, all its colours in the first scan, and so plainly laid out that there is no doubt of it."""
+    """Whether a JPEG is decoded row by row: baseline, with all components in the first scan. Anything unusual counts as no."""
     place, colours = file.tell(), 0
     file.seek(2)
     try:
@@ -149,6 +149,6 @@ def _is_read_by_rows(file: BinaryIO) -> bool:
 
 
 def _draft(picture: Any) -> None:
-    """A JPEG is decoded at an eighth, a quarter or half of its size where that is enough; other kinds are not touched."""
+    """Have a JPEG decoded at an eighth, a quarter or half of its size if that is enough; other formats ignore this."""
     shrink = max(1.0, max(picture.size) / LONGEST)
     picture.draft("RGB", tuple(math.ceil(side / shrink) for side in picture.size))

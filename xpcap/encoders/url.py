@@ -1,4 +1,4 @@
-"""Pictures from the web: one URL in, one array out, and no stop where a link is dead."""
+"""Downloads pictures: one URL in, one array out. A dead link prints a line and does not raise."""
 
 import io
 import time
@@ -17,16 +17,16 @@ CHUNK = 65_536
 
 
 def image_from_url(url: str, timeout: float = 20.0) -> np.ndarray | None:
-    """Download a picture. Where that fails, print ``image_from_url: URL: reason`` and return None, so that the rest goes on.
+    """Download a picture. On failure print ``image_from_url: URL: reason`` and return None, so that a notebook goes on.
 
     Parameters
     ----------
-    url : http or https; a redirect may lead to nothing else either
+    url : http or https, also after redirects
     timeout : seconds, for each wait and for the whole download
 
     Returns
     -------
-    array (height, width, 3), uint8, RGB; or None: no such place, refused, too slow, more than 20 MB, or not a picture
+    array (height, width, 3), uint8, RGB; None if the download failed, took too long, had more than 20 MB, or was not a picture
 
     Notes
     -----
@@ -37,16 +37,16 @@ def image_from_url(url: str, timeout: float = 20.0) -> np.ndarray | None:
     try:
         return read_picture(io.BytesIO(_download(str(url), timeout)))
     except URLError as error:
-        with error if isinstance(error, HTTPError) else io.BytesIO():  # an HTTP error is also the open answer that it came with
+        with error if isinstance(error, HTTPError) else io.BytesIO():  # an HTTPError is also an open response
             reason = str(error) if isinstance(error, HTTPError) else str(error.reason)
-    except (OSError, HTTPException, ValueError) as error:  # ValueError: no URL at all, or a DataError about what came
+    except (OSError, HTTPException, ValueError) as error:  # ValueError: not a URL, or the DataError of what was downloaded
         reason = str(error) or type(error).__name__
     say(f"image_from_url: {url}: {' '.join(reason.split())}")
     return None
 
 
 def _download(url: str, timeout: float) -> bytes:
-    """What `url` answers with: at most MOST_BYTES, within `timeout` seconds."""
+    """The body of the response: at most MOST_BYTES, within `timeout` seconds."""
     deadline = time.monotonic() + timeout
     parts: list[bytes] = []
     size = 0
@@ -64,7 +64,7 @@ def _download(url: str, timeout: float) -> bytes:
 
 
 class _Redirects(request.HTTPRedirectHandler):
-    """Follows a redirect without reading what comes with it, which may be of any length."""
+    """Follows redirects without reading their bodies, which may be of any length."""
 
     def redirect_request(self, req: Any, fp: Any, code: int, msg: str, headers: Any, newurl: str) -> request.Request | None:
         fp.close()
@@ -72,7 +72,7 @@ class _Redirects(request.HTTPRedirectHandler):
 
 
 def _opener() -> request.OpenerDirector:
-    """http and https, through the proxies of the environment. urllib's own opener would also read file:, ftp: and data:."""
+    """An opener for http and https, through the proxies of the environment. urllib's default also reads file:, ftp: and data:."""
     opener = request.OpenerDirector()
     for handler in (
         request.ProxyHandler,

@@ -1,4 +1,4 @@
-"""The table of fast versions: which op has one, and when it fits. Nothing in here changes a result by more than rounding."""
+"""The table of kernels: which ops have a fast version, and for which arguments. No kernel changes a result by more than rounding."""
 
 import contextlib
 import contextvars
@@ -9,14 +9,14 @@ from xpcap.kernels import cuda, host
 
 
 class Kernel(NamedTuple):
-    """One fast version of an op. `supports` looks at the op's own arguments and says whether `run` may have them."""
+    """A fast version of an op. `supports` takes the op's arguments and says whether `run` can handle them."""
 
     op: str
     supports: Callable[..., bool]
     run: Callable[..., Any]
 
 
-HOST = ("lstm_gates", "softmax_loss", "gather", "times_transpose", "segment_sum", "global_norm", "clip_to_norm", "adam_update")
+HOST = ("lstm_gates", "softmax_loss", "gather", "product", "times_transpose", "segment_sum", "global_norm", "clip_to_norm", "adam_update")
 CUDA = (
     "lstm_gates",
     "lstm_gates_backward",
@@ -38,7 +38,7 @@ _plain = contextvars.ContextVar("xpcap_plain_only", default=False)
 
 
 def find(op: str, *args: Any) -> Callable[..., Any] | None:
-    """The fast version of `op` for these arguments, or None where the plain equations are to run."""
+    """The fast version of `op` for these arguments, or None if the plain equations should run."""
     if not _plain.get():
         for kernel in TABLE.get(op, ()):
             if kernel.supports(*args):
@@ -48,7 +48,7 @@ def find(op: str, *args: Any) -> Callable[..., Any] | None:
 
 @contextlib.contextmanager
 def plain_only() -> Iterator[None]:
-    """Run the plain equations everywhere inside the ``with``: the reference that every kernel is held to."""
+    """Run only the plain equations inside the ``with``: the reference that kernels are tested against."""
     token = _plain.set(True)
     try:
         yield

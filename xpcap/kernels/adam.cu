@@ -1,4 +1,4 @@
-// One Adam step over the flat buffers w, dw, m and v of n numbers: ops.adam_update states the contract. One thread for each number.
+// One Adam step over the flat buffers w, dw, m and v (n,), one thread per element. Contract: ops.adam_update.
 typedef REAL real;
 
 extern "C" __global__ void adam_update(real* __restrict__ w, const real* __restrict__ dw, real* __restrict__ m, real* __restrict__ v,

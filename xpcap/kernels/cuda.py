@@ -1,7 +1,7 @@
-"""Fast CuPy versions: CUDA C files beside this one, each loaded once, lazily, by name. ops.py states what they compute.
+"""CuPy kernels: the CUDA C files beside this one, each loaded by name when first used. ops.py states what they compute.
 
-The files are compiled for float32 and float64 by a macro. What a kernel is given besides arrays travels as a NumPy scalar of its C type:
-CuPy would pass a Python number as eight bytes, whatever the kernel expects.
+A macro compiles each file for float32 or float64. Scalar arguments are NumPy scalars of the C type that the kernel expects: CuPy passes a Python
+number as eight bytes, whatever the kernel expects.
 """
 
 import functools
@@ -11,20 +11,20 @@ import numpy as np
 
 from xpcap.backend import get_array_module, is_device_array
 
-THREADS = 256  # of a block, in every kernel
-NORM_BLOCKS = 256  # of the first pass of a norm, so that its order of adding does not depend on the card
+THREADS = 256  # per block, in every kernel
+NORM_BLOCKS = 256  # in the first pass of a norm; fixed, so that the order of summation is the same on every GPU
 REALS = {"float32": "float", "float64": "double"}
 
 
 @functools.cache
 def _function(xp, device, file, name, dtype):
-    """A kernel on one device. `device` is only a key: modules are loaded on the current one."""
+    """A kernel for one device. `device` only keys the cache: a module loads on the current device."""
     code = resources.files("xpcap.kernels").joinpath(f"{file}.cu").read_text(encoding="utf-8")
     return xp.RawModule(code=code, options=(f"-DREAL={REALS[dtype]}",)).get_function(name)
 
 
 def _launch(file, name, like, grid, *args):
-    """Run a kernel in the dtype and on the device of `like`, with `grid` blocks."""
+    """Launch a kernel with `grid` blocks, in the dtype and on the device of `like`."""
     function = _function(get_array_module(like), like.device.id, file, name, like.dtype.name)
     function(grid if isinstance(grid, tuple) else (grid,), (THREADS,), args)
 
@@ -34,7 +34,7 @@ def _blocks(n):
 
 
 def _fits(*arrays):
-    """Whether arrays are what the kernels index: of a device, not empty, C-contiguous, and of the first one's float dtype."""
+    """Whether kernels can index these arrays: on a device, non-empty, C-contiguous, all of the same float dtype."""
     first = arrays[0]
     return is_device_array(first) and first.dtype.name in REALS and all(a.size and a.dtype == first.dtype and a.flags.c_contiguous for a in arrays)
 

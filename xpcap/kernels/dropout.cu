@@ -1,4 +1,4 @@
-// Inverted dropout of n numbers under a mask that the host drew: ops.drop states the contract. One thread for each number. out may be x.
+// Inverted dropout of x (n,) with a mask from the host, one thread per element. out may be x. Contract: ops.drop.
 typedef REAL real;
 
 extern "C" __global__ void dropout(const real* x, const unsigned char* mask, real* out, double keep, long long n) {

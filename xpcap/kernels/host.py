@@ -1,19 +1,20 @@
-"""Fast NumPy versions: each has a row in docs/benchmarks.md, and does what the plain equations in ops.py say.
+"""NumPy kernels: each does what the plain equations in ops.py say, and has a row in docs/benchmarks.md.
 
-What is elementwise runs in place, in blocks; Adam takes a part of the parameters on each core.
+Elementwise work runs in place, in blocks that fit in cache. Adam updates a share of the parameters on each core.
 """
 
 import math
 
 import numpy as np
 
-from xpcap.cores import cores, side_by_side, stretches
+from xpcap.blas import crowding
+from xpcap.cores import cores, free_cores, side_by_side, stretches
 
-BLOCK = 1 << 17  # elements: few calls, since threads that take turns with Python's lock lose time at each, and still no trip to memory
-NORM_BLOCK = 1 << 15  # elements whose squares are added in their own dtype
-FEW = 128  # rows, at most, of a product that is worth turning round
-ROUNDS = 4  # ids with more rows than this are summed one by one
-SHARE = 1 << 18  # elements, at least, that are worth a core of their own
+BLOCK = 1 << 17  # elements: small enough to stay in cache, large enough that threads rarely wait for Python's lock between calls
+NORM_BLOCK = 1 << 15  # elements whose squares are summed in their own dtype
+FEW = 128  # rows, at most, of a small product: `product` keeps it whole, `times_transpose` computes its transpose
+ROUNDS = 4  # ids with more rows than this are summed separately
+SHARE = 1 << 18  # elements, at least, for Adam to use another core
 
 
 def _on_host(*arrays):
@@ -31,14 +32,14 @@ def supports_lstm_gates(a, r, c_prev, out):
 
 
 def lstm_gates(a, r, c_prev, out):
-    """ops.lstm_gates with no array but those of `out`."""
+    """ops.lstm_gates without temporaries: everything happens in the arrays of `out`."""
     H = c_prev.shape[1]
     for rows in _blocks(len(a), 4 * H):
         h, c, gates, tanh_c = (x[rows] for x in out)
         sigmoids = gates[:, : 3 * H]  # (1 + tanh(x / 2)) / 2
         np.add(a[rows], r[rows], out=gates)
         sigmoids *= 0.5
-        np.tanh(gates, out=gates)  # of all four at once: rows that lie together
+        np.tanh(gates, out=gates)  # all four gates at once, as whole rows are contiguous
         sigmoids *= 0.5
         sigmoids += 0.5
         i, f, o, g = (gates[:, k * H : (k + 1) * H] for k in range(4))
@@ -55,7 +56,7 @@ def supports_softmax_loss(scores, targets, scale, out):
 
 
 def softmax_loss(scores, targets, scale, out):
-    """ops.softmax_loss in place: one exponential for probabilities and their sum, a block of rows at a time."""
+    """ops.softmax_loss in place, a block of rows at a time, with one exp per score for both the probabilities and their sum."""
     nll = np.empty(len(scores), scores.dtype)
     for rows in _blocks(*scores.shape):
         p, chosen = out[rows], (np.arange(rows.stop - rows.start), targets[rows])
@@ -74,13 +75,13 @@ def supports_adam_update(w, dw, m, v, *_):
 
 
 def adam_update(w, dw, m, v, alpha, beta1, beta2, epsilon):
-    """ops.adam_update in blocks that stay in cache, without a temporary of the whole size, a stretch on each core."""
+    """ops.adam_update in blocks that stay in cache, without full-size temporaries, on all cores."""
     parts = stretches(w.size, min(cores(), w.size // SHARE))
     side_by_side(lambda part: _adam_stretch(w[part], dw[part], m[part], v[part], alpha, beta1, beta2, epsilon), parts)
 
 
 def _adam_stretch(w, dw, m, v, alpha, beta1, beta2, epsilon):
-    """The update of w, dw, m, v of one core."""
+    """Update one core's share of w, m and v."""
     step, scratch = np.empty((2, min(BLOCK, w.size)), w.dtype)
     for start in range(0, w.size, BLOCK):
         block = slice(start, start + BLOCK)
@@ -105,7 +106,7 @@ def supports_global_norm(x):
 
 
 def global_norm(x):
-    """ops.global_norm block by block: a block is short enough for its own dtype, unless its squares overflow; the blocks are added in double."""
+    """ops.global_norm block by block: squares are summed in their own dtype, in double if that overflows; blocks are summed in double."""
     total = 0.0
     for start in range(0, x.size, NORM_BLOCK):
         block = x[start : start + NORM_BLOCK]
@@ -119,7 +120,7 @@ def supports_clip_to_norm(x, norm, most):
 
 
 def clip_to_norm(x, norm, most):
-    """ops.clip_to_norm, which leaves alone what is short enough: on the host the norm can be looked at."""
+    """ops.clip_to_norm that skips the scaling if x is short enough; on the host, reading the norm costs nothing."""
     if not norm <= most:
         x *= most / norm
 
@@ -129,8 +130,20 @@ def supports_gather(table, rows, out):
 
 
 def gather(table, rows, out):
-    """ops.gather without an array in between. Whoever calls has checked the rows, so that nothing is clipped."""
+    """ops.gather straight into `out`. mode="clip" avoids NumPy's temporary; it clips nothing, as the caller has checked the rows."""
     return np.take(table, rows, axis=0, out=out, mode="clip")
+
+
+def supports_product(x, w, out):
+    return _on_host(x, w, out) and x.size > 0 and w.size > 0 and free_cores() > 1
+
+
+def product(x, w, out):
+    """ops.product with threads that do not wait for one another. Few rows go through blas.Crowding; many are split by rows among the cores."""
+    if len(x) <= FEW:
+        return crowding().dot(x, w, out)
+    side_by_side(lambda rows: np.dot(x[rows], w, out=out[rows]), stretches(len(x), free_cores()))
+    return out
 
 
 def supports_times_transpose(x, w, out, scratch):
@@ -138,13 +151,17 @@ def supports_times_transpose(x, w, out, scratch):
 
 
 def times_transpose(x, w, out, scratch):
-    """ops.times_transpose for few rows, as the transpose of w @ x.T.
+    """ops.times_transpose for few rows, computed as (w @ x.T).T.
 
-    OpenBLAS packs its right factor at each call, and packing the large strided w.T costs almost as much as the product.
+    OpenBLAS packs the right factor on each call, and packing the large strided w.T costs almost as much as the product.
     """
     n, m = out.shape
-    turned = np.dot(w, x.T, out=scratch[: n * m].reshape(m, n))
-    out[...] = turned.T
+    transposed = scratch[: n * m].reshape(m, n)
+    if free_cores() > 1 and transposed.size > 0:
+        crowding().dot(w, x.T, transposed)
+    else:
+        np.dot(w, x.T, out=transposed)
+    out[...] = transposed.T
     return out
 
 
@@ -153,9 +170,9 @@ def supports_segment_sum(rows, groups, out):
 
 
 def segment_sum(rows, groups, out):
-    """ops.segment_sum: the few ids with many rows one by one; of the others all first rows at once, then all second ones, and so on."""
+    """ops.segment_sum: the few ids with many rows are summed one by one; for the rest, all first rows at once, then all second rows, and so on."""
     starts, counts = groups.starts[:-1], np.diff(groups.starts)
-    by_count = np.argsort(-counts, kind="stable")  # of these ids the first ones have the most rows
+    by_count = np.argsort(-counts, kind="stable")  # ids with the most rows first
     starts, counts = starts[by_count], counts[by_count]
     many, some = (int((counts > most).sum()) for most in (ROUNDS, 0))
     for k, start, count in zip(by_count[:many], starts, counts, strict=False):

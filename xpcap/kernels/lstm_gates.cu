@@ -1,8 +1,8 @@
-// The elementwise half of an LSTM step, and its gradient: ops.lstm_gates and ops.lstm_gates_backward state the contract.
+// The elementwise half of an LSTM step, and its gradient. Contracts: ops.lstm_gates, ops.lstm_gates_backward.
 //
-// One thread for each k = (row, unit) of (n, H), in blocks along x; n * H stays below 2^31. Arrays of (n, 4H) hold a row's
-// gates i, f, o, g side by side, so the four of a unit stand H apart. A thread reads all it needs before it writes: gates may
-// be a or r, c may be c_prev, da may be gates, and dc_prev may be dc or dh_next.
+// One thread per k = (row, unit) of (n, H), in a 1-D grid; n * H < 2^31. Arrays (n, 4H) hold a row's gates i, f, o, g side by side,
+// so a unit's four gates are H apart. Each thread reads everything it needs before it writes: gates may alias a or r, c may alias
+// c_prev, da may alias gates, and dc_prev may alias dc or dh_next.
 typedef REAL real;
 
 __device__ real sigmoid(real x) { return (real)0.5 * (1 + tanh((real)0.5 * x)); }
@@ -28,7 +28,7 @@ extern "C" __global__ void lstm_gates(const real* a, const real* r, const real* 
     h[k] = o * tanh_cell;
 }
 
-// dh comes from the layer above, dh_next and dc from the step after.
+// dh comes from the layer above, dh_next and dc from the next time step.
 extern "C" __global__ void lstm_gates_backward(const real* dh, const real* dh_next, const real* dc, const real* gates, const real* tanh_c,
                                                const real* c_prev, real* da, real* dc_prev, int n, int H) {
     const unsigned k = blockIdx.x * blockDim.x + threadIdx.x;

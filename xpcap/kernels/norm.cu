@@ -1,7 +1,8 @@
-// Clipping of the flat gradient by its Euclidean norm, in three launches: ops.global_norm and ops.clip_to_norm state the contract.
+// Clips the flat gradient by its Euclidean norm, in three launches. Contracts: ops.global_norm, ops.clip_to_norm.
 //
-// squares: BLOCKS blocks of THREADS leave one partial sum of squares each; root: one block of THREADS adds them and takes the square root;
-// clip: one thread for each number scales x in place. Sums are in double and meet in trees of fixed shape, so two runs give equal bits.
+// squares: each of BLOCKS blocks of THREADS threads writes a partial sum of squares; root: one block of THREADS threads adds them and takes the
+// square root; clip: scales x in place, one thread per element. Sums are in double, reduced in trees of fixed shape, so results are reproducible
+// to the bit.
 typedef REAL real;
 #define THREADS 256
 #define BLOCKS 256
@@ -36,6 +37,6 @@ extern "C" __global__ void root(const double* partial, real* out) {
 extern "C" __global__ void clip(real* x, const real* norm, double most, long long n) {
     const long long k = (long long)blockIdx.x * blockDim.x + threadIdx.x;
     const real limit = most, length = norm[0];
-    const real factor = limit / (length <= limit ? limit : length);  // a NaN length stays NaN, as in xp.maximum
-    if (k < n && factor != 1) x[k] *= factor;                        // most steps have factor 1, and x is left unread
+    const real factor = limit / (length <= limit ? limit : length);  // a NaN length stays NaN, as with xp.maximum
+    if (k < n && factor != 1) x[k] *= factor;                        // usually 1, and then x is not even read
 }

@@ -1,6 +1,6 @@
-// What one training step leaves for later reading: ops.record_step states the contract. One block, whose first thread does it.
+// Records the loss and gradient norm of a training step on the device. Contract: ops.record_step. Only the first thread works.
 //
-// record (capacity + 1, 2): row 0 begins with 1, and 0 from the first loss or norm on that is not finite; row 1 + i = loss, norm of step i.
+// record (capacity + 1, 2): row 1 + i holds loss and norm of step i; record[0, 0] starts at 1 and becomes 0 with the first one that is not finite.
 typedef REAL real;
 
 extern "C" __global__ void record_step(real* record, const real* loss, const real* norm, int i) {

@@ -1,8 +1,8 @@
-// Softmax loss of rows of scores (rows, V) and its gradient, each row's times its scale: ops.softmax_loss states the contract.
+// Softmax loss of scores (rows, V), and its gradient with a scale per row. Contract: ops.softmax_loss.
 //
-// One block of THREADS for each row; a thread takes every THREADS-th score of it. The row is read three times, the last two out
-// of cache: for its maximum, for the sum of exp(score - maximum), and to write the gradient. dscores may be scores.
-// Partial results meet in a tree of fixed shape, so two runs give equal bits.
+// One block of THREADS threads per row; each thread takes every THREADS-th score. The row is read three times, the last two times from cache:
+// for its maximum, for the sum of exp(score - maximum), and to write the gradient. dscores may alias scores.
+// Partial results are reduced in a tree of fixed shape, so results are reproducible to the bit.
 typedef REAL real;
 #define THREADS 256
 
@@ -10,9 +10,9 @@ extern "C" __global__ void softmax_loss(const real* scores, const int* targets, 
     __shared__ real partial[THREADS];
     const int thread = threadIdx.x, target = targets[blockIdx.x];
     const long long row = (long long)blockIdx.x * V;
-    const real target_score = scores[row + target];  // read before any thread writes the gradient over it
+    const real target_score = scores[row + target];  // read before any thread overwrites it with the gradient
 
-    real most = scores[row];  // a NaN that the comparisons lose comes back with the sum
+    real most = scores[row];  // comparisons drop a NaN, but the sum brings it back
     for (int j = thread; j < V; j += THREADS) most = scores[row + j] > most ? scores[row + j] : most;
     partial[thread] = most;
     __syncthreads();
@@ -21,7 +21,7 @@ extern "C" __global__ void softmax_loss(const real* scores, const int* targets, 
         __syncthreads();
     }
     most = partial[0];
-    __syncthreads();  // all have read the maximum before the sum takes its place
+    __syncthreads();  // all have read the maximum before partial is reused for the sum
 
     real sum = 0;
     for (int j = thread; j < V; j += THREADS) sum += exp(scores[row + j] - most);

@@ -1,7 +1,7 @@
-"""Forward and backward passes written out by hand, with CS231n's names and signatures.
+"""Hand-written forward and backward passes, with CS231n's names and signatures.
 
-``forward(...) -> (out, cache)`` and ``backward(dout, cache) -> grads`` in argument order. Inputs are never written to, results are
-fresh arrays, dtype in is dtype out (float32 or float64), and arrays of either library are welcome as long as they do not mix.
+``forward(...) -> (out, cache)``, and ``backward(dout, cache) -> grads`` with gradients in argument order. Inputs are read-only, results are fresh
+arrays, and dtype in is dtype out (float32 or float64). Arrays may be NumPy's or CuPy's, but not both in one call.
 """
 
 from xpcap.layers.affine import affine_backward, affine_forward, temporal_affine_backward, temporal_affine_forward

@@ -1,4 +1,4 @@
-"""Affine layers: x @ w + b on rows, and at every time step of a sequence."""
+"""Affine layers: x @ w + b on rows, or at every time step of a sequence."""
 
 from typing import NamedTuple
 
@@ -13,7 +13,7 @@ class AffineCache(NamedTuple):
 
 
 def affine_forward(x: Array, w: Array, b: Array) -> tuple[Array, AffineCache]:
-    """out = x @ w + b, with every axis of x after the first taken as one.
+    """out = x @ w + b, with all axes of x after the first flattened into one.
 
     Parameters
     ----------
@@ -28,14 +28,14 @@ def affine_forward(x: Array, w: Array, b: Array) -> tuple[Array, AffineCache]:
 
     Raises
     ------
-    TypeError, ValueError : libraries, dtypes or shapes that do not fit together.
+    TypeError, ValueError : libraries, dtypes or shapes do not match.
 
     Notes
     -----
-    CS231n's affine layer, same name and arguments.
+    CS231n's affine layer: same name and arguments.
     """
     check_arrays("affine_forward", "x:...,K w:D,M b:M", x, w, b)
-    check_arrays("affine_forward", "x:N,D w:D,M", _rows(x), w, note="every axis of x after the first counts towards D")
+    check_arrays("affine_forward", "x:N,D w:D,M", _rows(x), w, note="D is the product of all axes of x after the first")
     return _rows(x) @ w + b, AffineCache(x, w, b)
 
 
@@ -47,7 +47,7 @@ def affine_backward(dout: Array, cache: AffineCache) -> tuple[Array, Array, Arra
 
 
 def temporal_affine_forward(x: Array, w: Array, b: Array) -> tuple[Array, AffineCache]:
-    """out[n, t] = x[n, t] @ w + b, as one product over all N * T rows.
+    """out[n, t] = x[n, t] @ w + b, computed as one product over all N * T rows.
 
     Parameters
     ----------
@@ -62,7 +62,7 @@ def temporal_affine_forward(x: Array, w: Array, b: Array) -> tuple[Array, Affine
 
     Raises
     ------
-    TypeError, ValueError : libraries, dtypes or shapes that do not fit together.
+    TypeError, ValueError : libraries, dtypes or shapes do not match.
     """
     check_arrays("temporal_affine_forward", "x:N,T,D w:D,M b:M", x, w, b)
     N, T, D = x.shape
@@ -79,7 +79,7 @@ def temporal_affine_backward(dout: Array, cache: AffineCache) -> tuple[Array, Ar
 
 
 def _rows(x: Array) -> Array:
-    """x (N, ...) as (N, D); explicit sizes, since -1 cannot be worked out for N = 0."""
+    """Reshape x (N, ...) to (N, D). D is explicit, since reshape cannot infer -1 if N is 0."""
     D = 1
     for size in x.shape[1:]:
         D *= size

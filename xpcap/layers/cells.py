@@ -1,4 +1,4 @@
-"""The table of recurrent cells. Nothing above this file asks which cell it is; a new one is a new entry."""
+"""The table of recurrent cells. To add a cell, add an entry; no code above this file depends on which cell it is."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -11,21 +11,21 @@ State = tuple[Array, ...]  # h first; each array (n, H)
 
 
 class Cell(NamedTuple):
-    """A recurrent cell on pre-activations a = x @ Wx + b of G = gates * H columns.
+    """A recurrent cell that works on pre-activations a = x @ Wx + b with G = gates * H columns.
 
-    ``step(a, state, Wh, buffer, beside=None) -> state`` is one step, for sampling.
-    ``rows_forward(a, state0, Wh, rows, buffer=None, beside=None) -> h, cache`` is the loop over packed Rows: h (R, H).
-    ``rows_backward(dh, cache, buffer=None, dWh=None) -> da, dstate0, dWh`` are its gradients.
+    ``step(a, state, Wh, buffer, beside=None) -> state`` takes one step, for sampling.
+    ``rows_forward(a, state0, Wh, rows, buffer=None, beside=None) -> h, cache`` loops over packed Rows; h is (R, H).
+    ``rows_backward(dh, cache, buffer=None, dWh=None) -> da, dstate0, dWh`` returns its gradients.
     """
 
     gates: int  # columns of Wx, Wh and b, in units of H
-    states: int  # arrays in a state
+    states: int  # number of arrays in a state
     step: Callable[..., State]
     rows_forward: Callable[..., tuple[Array, Any]]
     rows_backward: Callable[..., tuple[Array, State, Array]]
 
     def initial(self, h0: Array) -> State:
-        """The state before the first step: h0 (n, H), and zeros for whatever else the cell keeps."""
+        """The state before the first step: h0 (n, H), with zeros for the other arrays."""
         xp = get_array_module(h0)
         return (h0, *(xp.zeros_like(h0) for _ in range(self.states - 1)))
 

@@ -1,4 +1,4 @@
-"""What every layer asks of its arrays: one library, one float dtype, shapes that fit together."""
+"""Argument checks for layers: one library, one float dtype, matching shapes."""
 
 from types import ModuleType
 
@@ -10,18 +10,18 @@ FLOATS = ("float32", "float64")
 
 
 def check_arrays(function: str, shapes: str, *arrays: Array, note: str = "") -> ModuleType:
-    """Check float arrays against named shapes and return their library.
+    """Check float arrays against symbolic shapes and return their library.
 
     Parameters
     ----------
-    function : whose name the messages carry.
-    shapes : one entry an array, as in ``"x:N,T,D Wh:H,4H b:4H"``. A letter stands for the same size everywhere and takes it from
-        the first array that shows it; ``...`` at the front stands for any leading axes.
-    note : the likely cause, appended to a shape message.
+    function : the caller's name, for messages
+    shapes : one entry per array, as in ``"x:N,T,D Wh:H,4H b:4H"``. A letter is the same size everywhere, bound by the first array that
+        has it; a leading ``...`` matches any axes
+    note : likely cause, appended to messages about shapes
 
     Raises
     ------
-    TypeError : something is no array, or of another library or float dtype than the first. ValueError : a shape does not fit.
+    TypeError : not an array, not float32 or float64, or another library or dtype than the first. ValueError : a shape does not match.
     """
     entries = [entry.split(":") for entry in shapes.split()]
     first_name, first = entries[0][0], arrays[0]
@@ -64,24 +64,24 @@ def _check_shape(function: str, name: str, axes: list[str], shape: tuple[int, ..
 
 
 def check_upstream(function: str, name: str, dout: Array, shape: tuple[int, ...], like: Array) -> None:
-    """Check an upstream gradient: library and dtype of `like`, an array that the forward pass saw, and exactly `shape`."""
+    """Check that an upstream gradient has shape `shape`, and the library and dtype of `like`, an array from the forward pass."""
     _check_kind(function, name, dout, "the cache", like)
     if dout.shape != shape:
-        raise ValueError(f"{function}: {name} has shape {dout.shape}, expected {shape}, that of the output; a cache of another batch?")
+        raise ValueError(f"{function}: {name} has shape {dout.shape}, expected {shape}, the shape of the output; is the cache from another batch?")
 
 
 def check_ids(function: str, name: str, ids: Array, V: int, like: Array) -> None:
-    """Check integer ids against 0..V-1. Only a host array's values are looked at: reading a device's would wait for it."""
+    """Check that ids are integers in 0..V-1. Values are checked on the host only, because reading them from a device would wait for it."""
     if is_device_array(ids) != is_device_array(like) or not (isinstance(ids, np.ndarray) or is_device_array(ids)):
         raise TypeError(f"{function}: {name} is a {type(ids).__module__}.{type(ids).__name__}, expected an array of the same library as the weights")
     if ids.dtype.kind not in "iu":
         raise TypeError(f"{function}: {name} has dtype {ids.dtype}, expected integers")
     if isinstance(ids, np.ndarray) and ids.size and not (ids.min() >= 0 and ids.max() < V):
-        raise ValueError(f"{function}: {name} holds {ids.min()}..{ids.max()}, expected word ids in 0..{V - 1}; another vocabulary made them?")
+        raise ValueError(f"{function}: {name} holds {ids.min()}..{ids.max()}, expected word ids in 0..{V - 1}; are they from another vocabulary?")
 
 
 def check_mask(function: str, mask: Array, shape: tuple[int, ...], like: Array) -> None:
-    """Check a boolean mask of that shape, in the library of `like`."""
+    """Check that a mask is boolean, of shape `shape`, and in the library of `like`."""
     if not isinstance(mask, np.ndarray) and not is_device_array(mask):
         raise TypeError(f"{function}: mask is a {type(mask).__name__}, expected a boolean array; make one with xpcap.asarray")
     if is_device_array(mask) != is_device_array(like) or mask.dtype != bool:

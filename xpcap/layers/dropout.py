@@ -1,4 +1,4 @@
-"""Inverted dropout with masks drawn on the host, so that a run drops the same units on either device."""
+"""Inverted dropout. Masks are drawn on the host, so that a run drops the same units on either device."""
 
 from typing import Any, NamedTuple
 
@@ -11,32 +11,32 @@ from xpcap.ops import drop
 
 
 class DropoutCache(NamedTuple):
-    """What dropout_backward needs."""
+    """Cache of dropout_forward."""
 
-    mask: Array | None  # bool, shape of x; None where nothing was dropped
+    mask: Array | None  # bool, shape of x; None if nothing was dropped
     p: float
     x: Array
 
 
 def draw_mask(rng: np.random.Generator, shape: tuple[int, ...], p: float) -> np.ndarray:
-    """A host mask, bool: each unit is kept with probability p."""
+    """Draw a boolean mask on the host that keeps each unit with probability p."""
     return rng.random(shape, dtype=np.float32) < p
 
 
 def apply_mask(x: Array, mask: Array | None, p: float) -> Array:
-    """x with the units outside `mask` at zero and the others scaled by 1 / p; x itself where mask is None. Its own gradient."""
+    """x / p where `mask` is true, else 0; x itself if mask is None. The gradient is the same function of dout."""
     return x if mask is None else drop(x, mask, p)
 
 
 def dropout_forward(x: Array, dropout_param: dict[str, Any]) -> tuple[Array, DropoutCache]:
-    """Inverted dropout: in training each unit is kept with probability p and scaled by 1 / p; in testing out = x.
+    """Inverted dropout: training keeps each unit with probability p and scales it by 1 / p; testing returns a copy of x.
 
     Parameters
     ----------
     x : array, float, any shape
-    dropout_param : ``p``, probability of *keeping* a unit (the course's meaning; CaptioningRNN's `dropout` is the share dropped);
-        ``mode``, "train" or "test"; optional ``seed``, an int. The mask is what the course draws: ``rand(*x.shape) < p`` on NumPy's
-        legacy stream, the global one, or one of its own where there is a seed
+    dropout_param : ``p``, the probability of *keeping* a unit (as in the course; CaptioningRNN's `dropout` is the share dropped);
+        ``mode``, "train" or "test"; optionally ``seed``, an int. The mask is the course's: ``rand(*x.shape) < p`` from NumPy's legacy
+        generator, the global one or, given a seed, a fresh one
 
     Returns
     -------
@@ -45,7 +45,7 @@ def dropout_forward(x: Array, dropout_param: dict[str, Any]) -> tuple[Array, Dro
 
     Raises
     ------
-    ValueError : p outside (0, 1]. OptionError : an unknown mode.
+    ValueError : p is missing or outside (0, 1]. OptionError : the mode is unknown.
 
     Notes
     -----
@@ -53,7 +53,7 @@ def dropout_forward(x: Array, dropout_param: dict[str, Any]) -> tuple[Array, Dro
     """
     check_arrays("dropout_forward", "x:...", x)
     if missing := [key for key in ("p", "mode") if key not in dropout_param]:
-        raise ValueError(f"dropout_forward: dropout_param lacks {', '.join(missing)}, expected p and mode, and seed where it is to be repeated")
+        raise ValueError(f"dropout_forward: dropout_param lacks {', '.join(missing)}, expected p and mode, and a seed for a repeatable mask")
     p, mode = dropout_param["p"], dropout_param["mode"]
     if not 0 < p <= 1:
         raise ValueError(f"dropout_forward: p is {p}, expected a probability of keeping a unit in (0, 1]")
@@ -68,6 +68,6 @@ def dropout_forward(x: Array, dropout_param: dict[str, Any]) -> tuple[Array, Dro
 
 
 def dropout_backward(dout: Array, cache: DropoutCache) -> Array:
-    """Gradient of dropout_forward: dout to dx, of the same shape."""
+    """Gradient of dropout_forward: dx, in the shape of dout."""
     check_upstream("dropout_backward", "dout", dout, cache.x.shape, cache.x)
     return dout.copy() if cache.mask is None else apply_mask(dout, cache.mask, cache.p)

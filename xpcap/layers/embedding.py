@@ -1,4 +1,4 @@
-"""Word embedding: ids to rows of a table, and gradients added back to those rows."""
+"""Word embedding: looks up ids in a table, and adds gradients back to its rows."""
 
 from typing import NamedTuple
 
@@ -8,7 +8,7 @@ from xpcap.ops import segment_sum, segments
 
 
 class EmbeddingCache(NamedTuple):
-    """What word_embedding_backward needs."""
+    """Cache of word_embedding_forward."""
 
     x: Array  # (N, T) int
     W: Array  # (V, D)
@@ -29,8 +29,8 @@ def word_embedding_forward(x: Array, W: Array) -> tuple[Array, EmbeddingCache]:
 
     Raises
     ------
-    TypeError : x is not integer, or of another library than W. ValueError : a host id outside 0..V-1 (CuPy would wrap it in
-        silence; device ids are not read here, the model checks them before they travel).
+    TypeError : x is not integer, or in another library than W. ValueError : an id on the host is outside 0..V-1. Ids on a device are
+        not read here, and CuPy wraps bad ones silently; the model checks ids before it sends them.
     """
     check_arrays("word_embedding_forward", "W:V,D", W)
     check_ids("word_embedding_forward", "x", x, W.shape[0], W)
@@ -38,7 +38,7 @@ def word_embedding_forward(x: Array, W: Array) -> tuple[Array, EmbeddingCache]:
 
 
 def word_embedding_backward(dout: Array, cache: EmbeddingCache) -> Array:
-    """Gradient of the table: dout (N, T, D) to dW (V, D). A word that occurs twice gets both gradients added."""
+    """Gradient of the table: dout (N, T, D) to dW (V, D). Gradients of a repeated word add up."""
     x, W = cache
     V, D = W.shape
     check_upstream("word_embedding_backward", "dout", dout, (*x.shape, D), W)

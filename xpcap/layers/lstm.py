@@ -1,6 +1,6 @@
-"""The LSTM: a step, a sequence (N, T, D), and the loop over packed time-major rows.
+"""The LSTM: one step, a sequence (N, T, D), and the loop over packed time-major rows.
 
-Gates are stacked i, f, o, g along the last axis. Hochreiter & Schmidhuber 1997, with the forget gate of Gers et al. 2000.
+Gates are stacked i, f, o, g along the last axis. Source: Hochreiter & Schmidhuber 1997, with the forget gate of Gers et al. 2000.
 """
 
 from typing import NamedTuple
@@ -8,7 +8,7 @@ from typing import NamedTuple
 from xpcap.backend import Array, get_array_module
 from xpcap.layers.checks import check_arrays, check_upstream
 from xpcap.layers.rows import Beside, Rows, from_rows, to_rows
-from xpcap.ops import Gates, lstm_gates, lstm_gates_backward, times_transpose
+from xpcap.ops import Gates, lstm_gates, lstm_gates_backward, product, times_transpose
 from xpcap.workspace import Buffer, fresh
 
 ORDER = "gates stack i, f, o, g"
@@ -17,7 +17,7 @@ State = tuple[Array, Array]  # h and c, each (n, H)
 
 
 class LSTMStepCache(NamedTuple):
-    """What lstm_step_backward needs: the arguments and the result of the step."""
+    """Cache of lstm_step_forward: its arguments and results."""
 
     x: Array
     prev_h: Array
@@ -28,7 +28,7 @@ class LSTMStepCache(NamedTuple):
 
 
 class LSTMRowsCache(NamedTuple):
-    """What lstm_rows_backward needs."""
+    """Cache of lstm_rows_forward."""
 
     h: Array  # (N+R, H): h0, then the state after each row
     c: Array  # (N+R, H)
@@ -40,7 +40,7 @@ class LSTMRowsCache(NamedTuple):
 
 
 class LSTMCache(NamedTuple):
-    """What lstm_backward needs."""
+    """Cache of lstm_forward."""
 
     x: Array  # (T*N, D), time-major
     Wx: Array  # (D, 4H)
@@ -48,7 +48,7 @@ class LSTMCache(NamedTuple):
 
 
 def lstm_step_forward(x: Array, prev_h: Array, prev_c: Array, Wx: Array, Wh: Array, b: Array) -> tuple[Array, Array, LSTMStepCache]:
-    """One LSTM step.
+    """Take one LSTM step.
 
     a = x @ Wx + prev_h @ Wh + b;  i, f, o = sigmoid(a_i), sigmoid(a_f), sigmoid(a_o);  g = tanh(a_g)
     next_c = f * prev_c + i * g;  next_h = o * tanh(next_c)
@@ -68,7 +68,7 @@ def lstm_step_forward(x: Array, prev_h: Array, prev_c: Array, Wx: Array, Wh: Arr
 
     Raises
     ------
-    TypeError, ValueError : libraries, dtypes or shapes that do not fit together.
+    TypeError, ValueError : libraries, dtypes or shapes do not match.
     """
     check_arrays("lstm_step_forward", "x:N,D prev_h:N,H prev_c:N,H Wx:D,4H Wh:H,4H b:4H", x, prev_h, prev_c, Wx, Wh, b, note=ORDER)
     gates = lstm_gates(x @ Wx + b, prev_h @ Wh, prev_c)
@@ -80,25 +80,25 @@ def lstm_step_backward(dnext_h: Array, dnext_c: Array, cache: LSTMStepCache) -> 
     x, prev_h, prev_c, Wx, Wh, gates = cache
     check_upstream("lstm_step_backward", "dnext_h", dnext_h, prev_c.shape, prev_c)
     check_upstream("lstm_step_backward", "dnext_c", dnext_c, prev_c.shape, prev_c)
-    nothing = get_array_module(dnext_h).zeros_like(dnext_h)  # no step follows: all of dnext_h comes from above
+    nothing = get_array_module(dnext_h).zeros_like(dnext_h)  # dnext_h is the whole gradient: no separate part from a next step
     da, dprev_c = lstm_gates_backward(dnext_h, nothing, dnext_c, gates.gates, gates.tanh_c, prev_c)
     return da @ Wx.T, da @ Wh.T, dprev_c, x.T @ da, prev_h.T @ da, da.sum(axis=0)
 
 
 def lstm_recur(a: Array, state: State, Wh: Array, out: Gates, beside: Beside | None = None, rows: slice = EVERY) -> Gates:
-    """The recurrent half of a step, for n rows: the gates of a + h_{t-1} @ Wh (+ beside) and c_{t-1}, written to `out`.
+    """The recurrent half of a step for n rows: gates of a + h_{t-1} @ Wh (+ beside), and the new state, written to `out`.
 
-    a : array (n, 4H), the half that comes from the input, x @ Wx + b. rows : where the n rows lie among all, for `beside`
+    a : array (n, 4H), the input half x @ Wx + b. rows : position of the n rows among all rows, for `beside`
     """
     h, c = state
-    r = get_array_module(h).dot(h, Wh, out=out.gates)  # (n, 4H); the gates take its place
+    r = product(h, Wh, out=out.gates)  # (n, 4H); overwritten by the gates
     if beside is not None:
         beside.forward(h, r, rows)
     return lstm_gates(a, r, c, out=out)
 
 
 def lstm_advance(a: Array, state: State, Wh: Array, buffer: Buffer, beside: Beside | None = None) -> State:
-    """One step for n hypotheses: a (n, 4H) and (h, c) to the next (h, c), in fresh memory. `buffer` holds what is not kept."""
+    """One step for n hypotheses: from a (n, 4H) and (h, c) to the next (h, c), in fresh memory. `buffer` is for temporaries."""
     h, _ = state
     xp = get_array_module(h)
     out = Gates(xp.empty_like(h), xp.empty_like(h), buffer("gates", a.shape), buffer("tanh_c", h.shape))
@@ -109,16 +109,16 @@ def lstm_advance(a: Array, state: State, Wh: Array, buffer: Buffer, beside: Besi
 def lstm_rows_forward(
     a: Array, state0: State, Wh: Array, rows: Rows, buffer: Buffer | None = None, beside: Beside | None = None
 ) -> tuple[Array, LSTMRowsCache]:
-    """The recurrence over packed rows: an LSTM step on a_t + h_{t-1} @ Wh, for the sequences alive at each t.
+    """Run the LSTM over packed rows: a step on a_t + h_{t-1} @ Wh for the sequences alive at each t.
 
     Parameters
     ----------
     a : array (R, 4H), float; x @ Wx + b of every row, time-major
     state0 : (h0, c0), each an array (N, H), float
     Wh : array (H, 4H), float
-    rows : Rows; how the R rows belong to the N sequences
-    buffer : where results and cache are put; in fresh memory if None
-    beside : what a step adds to its pre-activation from h_{t-1} besides h_{t-1} @ Wh
+    rows : Rows; which sequence and step each of the R rows belongs to
+    buffer : memory for results and cache; None allocates
+    beside : an extra term that each step adds to its pre-activation from h_{t-1}, such as attention
 
     Returns
     -------
@@ -127,7 +127,7 @@ def lstm_rows_forward(
 
     Raises
     ------
-    TypeError, ValueError : libraries, dtypes, shapes or sizes that do not fit together.
+    TypeError, ValueError : libraries, dtypes, shapes or sizes do not match.
     """
     h0, c0 = state0
     check_arrays("lstm_rows_forward", "a:R,4H h0:N,H c0:N,H Wh:H,4H", a, h0, c0, Wh, note=ORDER)
@@ -146,9 +146,9 @@ def lstm_rows_backward(dh: Array, cache: LSTMRowsCache, buffer: Buffer | None = 
 
     Parameters
     ----------
-    dh : array (R, H), float; each row's own, from the layers above
-    buffer : where da, dh0 and dc0 are put; in fresh memory if None
-    dWh : array (H, 4H) to write to; fresh if None
+    dh : array (R, H), float; the upstream gradient of each row, from the layers above
+    buffer : memory for da, dh0 and dc0; None allocates
+    dWh : array (H, 4H) to write to; None allocates
 
     Returns
     -------
@@ -158,15 +158,15 @@ def lstm_rows_backward(dh: Array, cache: LSTMRowsCache, buffer: Buffer | None = 
     (R, H), N = tanh_c.shape, rows.N
     check_upstream("lstm_rows_backward", "dh", dh, (R, H), h)
     xp, buffer = get_array_module(dh, h), buffer or fresh(h)
-    da, dh_next, dc, scratch = buffer("da", (R, 4 * H)), buffer("dh_next", (N, H)), buffer("dc", (N, H)), buffer("turned", (N * H,))
-    dh_next[...], dc[...] = 0, 0  # what the step after sends back; nothing where a sequence has ended
+    da, dh_next, dc, scratch = buffer("da", (R, 4 * H)), buffer("dh_next", (N, H)), buffer("dc", (N, H)), buffer("scratch", (N * H,))
+    dh_next[...], dc[...] = 0, 0  # gradient from the next time step: 0 at a sequence's last
     for t, before, _ in reversed(rows.steps):
         n = t.stop - t.start
         lstm_gates_backward(dh[t], dh_next[:n], dc[:n], gates[t], tanh_c[t], c[before], out=(da[t], dc[:n]))
         times_transpose(da[t], Wh, dh_next[:n], scratch)
         if beside is not None:
             beside.backward(da[t], dh_next[:n], t)
-    dWh = xp.dot(rows.past_states(h, buffer).T, da, out=dWh)
+    dWh = product(rows.past_states(h, buffer).T, da, out=xp.empty_like(Wh) if dWh is None else dWh)
     return da, (dh_next, dc), dWh
 
 
@@ -183,12 +183,12 @@ def lstm_forward(x: Array, h0: Array, Wx: Array, Wh: Array, b: Array) -> tuple[A
 
     Returns
     -------
-    h : array (N, T, H), float; the states after each step, h0 not among them
+    h : array (N, T, H), float; the state after each step, without h0
     cache : for lstm_backward
 
     Raises
     ------
-    TypeError, ValueError : libraries, dtypes or shapes that do not fit together.
+    TypeError, ValueError : libraries, dtypes or shapes do not match.
     """
     xp = check_arrays("lstm_forward", "x:N,T,D h0:N,H Wx:D,4H Wh:H,4H b:4H", x, h0, Wx, Wh, b, note=ORDER)
     N, T, _ = x.shape
@@ -198,7 +198,7 @@ def lstm_forward(x: Array, h0: Array, Wx: Array, Wh: Array, b: Array) -> tuple[A
 
 
 def lstm_backward(dh: Array, cache: LSTMCache) -> tuple[Array, Array, Array, Array, Array]:
-    """Gradients of lstm_forward: dh (N, T, H), each step's own, to dx (N, T, D), dh0, dWx, dWh, db."""
+    """Gradients of lstm_forward: dh (N, T, H), the upstream gradient of each step, to dx (N, T, D), dh0, dWx, dWh, db."""
     x, Wx, loop = cache
     N, T, H = loop.rows.N, len(loop.rows.sizes), loop.h.shape[1]
     check_upstream("lstm_backward", "dh", dh, (N, T, H), loop.h)

@@ -1,11 +1,11 @@
-"""The vanilla RNN: a step, a sequence (N, T, D), and the loop over packed time-major rows."""
+"""The vanilla RNN: one step, a sequence (N, T, D), and the loop over packed time-major rows."""
 
 from typing import NamedTuple
 
 from xpcap.backend import Array, get_array_module
 from xpcap.layers.checks import check_arrays, check_upstream
 from xpcap.layers.rows import Beside, Rows, from_rows, to_rows
-from xpcap.ops import rnn_cell, rnn_cell_backward, times_transpose
+from xpcap.ops import product, rnn_cell, rnn_cell_backward, times_transpose
 from xpcap.workspace import Buffer, fresh
 
 EVERY = slice(None)
@@ -13,7 +13,7 @@ State = tuple[Array]  # h (n, H)
 
 
 class RNNStepCache(NamedTuple):
-    """What rnn_step_backward needs: the arguments and the result of the step."""
+    """Cache of rnn_step_forward: its arguments and results."""
 
     x: Array
     prev_h: Array
@@ -23,7 +23,7 @@ class RNNStepCache(NamedTuple):
 
 
 class RNNRowsCache(NamedTuple):
-    """What rnn_rows_backward needs."""
+    """Cache of rnn_rows_forward."""
 
     h: Array  # (N+R, H): h0, then the state after each row
     Wh: Array  # (H, H)
@@ -32,7 +32,7 @@ class RNNRowsCache(NamedTuple):
 
 
 class RNNCache(NamedTuple):
-    """What rnn_backward needs."""
+    """Cache of rnn_forward."""
 
     x: Array  # (T*N, D), time-major
     Wx: Array  # (D, H)
@@ -57,7 +57,7 @@ def rnn_step_forward(x: Array, prev_h: Array, Wx: Array, Wh: Array, b: Array) ->
 
     Raises
     ------
-    TypeError, ValueError : libraries, dtypes or shapes that do not fit together.
+    TypeError, ValueError : libraries, dtypes or shapes do not match.
     """
     check_arrays("rnn_step_forward", "x:N,D prev_h:N,H Wx:D,H Wh:H,H b:H", x, prev_h, Wx, Wh, b)
     next_h = rnn_cell(x @ Wx + b, prev_h @ Wh)
@@ -68,41 +68,41 @@ def rnn_step_backward(dnext_h: Array, cache: RNNStepCache) -> tuple[Array, Array
     """Gradients of rnn_step_forward: dnext_h (N, H) to dx, dprev_h, dWx, dWh, db."""
     x, prev_h, Wx, Wh, next_h = cache
     check_upstream("rnn_step_backward", "dnext_h", dnext_h, next_h.shape, next_h)
-    nothing = get_array_module(dnext_h).zeros_like(dnext_h)  # no step follows: all of dnext_h comes from above
+    nothing = get_array_module(dnext_h).zeros_like(dnext_h)  # dnext_h is the whole gradient: no separate part from a next step
     da = rnn_cell_backward(dnext_h, nothing, next_h)
     return da @ Wx.T, da @ Wh.T, x.T @ da, prev_h.T @ da, da.sum(axis=0)
 
 
 def rnn_recur(a: Array, state: State, Wh: Array, out: Array, beside: Beside | None = None, rows: slice = EVERY) -> Array:
-    """The recurrent half of a step, for n rows: tanh(a + h_{t-1} @ Wh (+ beside)), written to `out`.
+    """The recurrent half of a step for n rows: tanh(a + h_{t-1} @ Wh (+ beside)), written to `out`.
 
-    a : array (n, H), the half that comes from the input, x @ Wx + b. rows : where the n rows lie among all, for `beside`
+    a : array (n, H), the input half x @ Wx + b. rows : position of the n rows among all rows, for `beside`
     """
     (h,) = state
-    r = get_array_module(h).dot(h, Wh, out=out)  # (n, H); the state takes its place
+    r = product(h, Wh, out=out)  # (n, H); overwritten by the new state
     if beside is not None:
         beside.forward(h, r, rows)
     return rnn_cell(a, r, out=out)
 
 
 def rnn_advance(a: Array, state: State, Wh: Array, buffer: Buffer, beside: Beside | None = None) -> State:
-    """One step for n hypotheses: a (n, H) and (h,) to the next (h,), in fresh memory."""
+    """One step for n hypotheses: from a (n, H) and (h,) to the next (h,), in fresh memory."""
     return (rnn_recur(a, state, Wh, get_array_module(a).empty_like(a), beside),)
 
 
 def rnn_rows_forward(
     a: Array, state0: State, Wh: Array, rows: Rows, buffer: Buffer | None = None, beside: Beside | None = None
 ) -> tuple[Array, RNNRowsCache]:
-    """The recurrence over packed rows: h_t = tanh(a_t + h_{t-1} @ Wh), for the sequences alive at each t.
+    """Run the RNN over packed rows: h_t = tanh(a_t + h_{t-1} @ Wh) for the sequences alive at each t.
 
     Parameters
     ----------
     a : array (R, H), float; x @ Wx + b of every row, time-major
     state0 : (h0,), an array (N, H), float
     Wh : array (H, H), float
-    rows : Rows; how the R rows belong to the N sequences
-    buffer : where results and cache are put; in fresh memory if None
-    beside : what a step adds to its pre-activation from h_{t-1} besides h_{t-1} @ Wh
+    rows : Rows; which sequence and step each of the R rows belongs to
+    buffer : memory for results and cache; None allocates
+    beside : an extra term that each step adds to its pre-activation from h_{t-1}, such as attention
 
     Returns
     -------
@@ -111,7 +111,7 @@ def rnn_rows_forward(
 
     Raises
     ------
-    TypeError, ValueError : libraries, dtypes, shapes or sizes that do not fit together.
+    TypeError, ValueError : libraries, dtypes, shapes or sizes do not match.
     """
     (h0,) = state0
     check_arrays("rnn_rows_forward", "a:R,H h0:N,H Wh:H,H", a, h0, Wh)
@@ -129,9 +129,9 @@ def rnn_rows_backward(dh: Array, cache: RNNRowsCache, buffer: Buffer | None = No
 
     Parameters
     ----------
-    dh : array (R, H), float; each row's own, from the layers above
-    buffer : where da and dh0 are put; in fresh memory if None
-    dWh : array (H, H) to write to; fresh if None
+    dh : array (R, H), float; the upstream gradient of each row, from the layers above
+    buffer : memory for da and dh0; None allocates
+    dWh : array (H, H) to write to; None allocates
 
     Returns
     -------
@@ -141,15 +141,15 @@ def rnn_rows_backward(dh: Array, cache: RNNRowsCache, buffer: Buffer | None = No
     R, N, H = rows.R, rows.N, h.shape[1]
     check_upstream("rnn_rows_backward", "dh", dh, (R, H), h)
     xp, buffer = get_array_module(dh, h), buffer or fresh(h)
-    da, dh_next, scratch = buffer("da", (R, H)), buffer("dh_next", (N, H)), buffer("turned", (N * H,))
-    dh_next[...] = 0  # what the step after sends back; nothing where a sequence has ended
+    da, dh_next, scratch = buffer("da", (R, H)), buffer("dh_next", (N, H)), buffer("scratch", (N * H,))
+    dh_next[...] = 0  # gradient from the next time step: 0 at a sequence's last
     for t, _, after in reversed(rows.steps):
         n = t.stop - t.start
         rnn_cell_backward(dh[t], dh_next[:n], h[after], out=da[t])
         times_transpose(da[t], Wh, dh_next[:n], scratch)
         if beside is not None:
             beside.backward(da[t], dh_next[:n], t)
-    dWh = xp.dot(rows.past_states(h, buffer).T, da, out=dWh)
+    dWh = product(rows.past_states(h, buffer).T, da, out=xp.empty_like(Wh) if dWh is None else dWh)
     return da, (dh_next,), dWh
 
 
@@ -166,12 +166,12 @@ def rnn_forward(x: Array, h0: Array, Wx: Array, Wh: Array, b: Array) -> tuple[Ar
 
     Returns
     -------
-    h : array (N, T, H), float; the states after each step, h0 not among them
+    h : array (N, T, H), float; the state after each step, without h0
     cache : for rnn_backward
 
     Raises
     ------
-    TypeError, ValueError : libraries, dtypes or shapes that do not fit together.
+    TypeError, ValueError : libraries, dtypes or shapes do not match.
     """
     check_arrays("rnn_forward", "x:N,T,D h0:N,H Wx:D,H Wh:H,H b:H", x, h0, Wx, Wh, b)
     N, T, _ = x.shape
@@ -181,7 +181,7 @@ def rnn_forward(x: Array, h0: Array, Wx: Array, Wh: Array, b: Array) -> tuple[Ar
 
 
 def rnn_backward(dh: Array, cache: RNNCache) -> tuple[Array, Array, Array, Array, Array]:
-    """Gradients of rnn_forward: dh (N, T, H), each step's own, to dx (N, T, D), dh0, dWx, dWh, db."""
+    """Gradients of rnn_forward: dh (N, T, H), the upstream gradient of each step, to dx (N, T, D), dh0, dWx, dWh, db."""
     x, Wx, loop = cache
     N, T, H = loop.rows.N, len(loop.rows.sizes), loop.h.shape[1]
     check_upstream("rnn_backward", "dh", dh, (N, T, H), loop.h)

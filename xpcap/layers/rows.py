@@ -1,9 +1,9 @@
-"""Packed time-major rows: how a batch of sequences lies in memory once finished ones are left out.
+"""Packed time-major rows: the memory layout of a batch of sequences without padding.
 
-The rows of a step follow those of the step before, and row k of a step continues row k of the step before. An (N, T, D) batch is the case
-in which all N sequences are alive at every step.
+Rows are ordered by time step, and row k of a step continues row k of the previous step. In an (N, T, D) batch all N sequences are alive at every
+step.
 
-States are kept in one stack: the N initial ones, then the state after each row. Row r's own state is stack[N + r].
+States form one stack: the N initial states, then the state after each row, so row r's state is stack[N + r].
 """
 
 import itertools
@@ -18,7 +18,7 @@ from xpcap.workspace import Buffer
 
 
 class Step(NamedTuple):
-    """Where one time step lies: its rows, and in the stack the states that it starts from and those that it makes."""
+    """Slices of one time step: its rows, and in the stack the states it starts from (`before`) and produces (`after`)."""
 
     rows: slice
     before: slice
@@ -28,14 +28,14 @@ class Step(NamedTuple):
 class Rows(NamedTuple):
     """R packed rows of N sequences, longest sequence first."""
 
-    sizes: Sequence[int]  # sequences alive at each step, never growing; on the host always
+    sizes: Sequence[int]  # sequences alive at each step, non-increasing; always on the host
     N: int
-    past: Any  # (R,) int array, place in the stack of the state that each row starts from; None: row r starts from place r
-    caption: Any  # (R,) int array, the sequence of each row, in sorted order; None: row r is of sequence r % N
+    past: Any  # (R,) int array, index in the stack of each row's previous state; None: r for row r
+    caption: Any  # (R,) int array, the sequence of each row, in sorted order; None: r % N for row r
 
     @classmethod
     def of(cls, sizes: Sequence[int], N: int) -> "Rows":
-        """Rows for N sequences of which sizes[t] are alive at step t; index arrays are on the host."""
+        """Rows of N sequences, of which sizes[t] are alive at step t. Index arrays are on the host."""
         rows = cls(sizes, N, None, np.concatenate([np.zeros(0, np.int32), *(np.arange(n, dtype=np.int32) for n in sizes)]))
         if all(n == N for n in sizes):
             return rows
@@ -43,7 +43,7 @@ class Rows(NamedTuple):
 
     @classmethod
     def full(cls, N: int, T: int) -> "Rows":
-        """N sequences of T steps each, as an (N, T, D) array has them."""
+        """Rows of N sequences with T steps each, as in an (N, T, D) array."""
         return cls([N] * T, N, None, None)
 
     @property
@@ -61,31 +61,31 @@ class Rows(NamedTuple):
         return steps
 
     def check(self, function: str, R: int, N: int) -> None:
-        """ValueError : these are not R rows of N sequences, or the sizes grow from one step to the next."""
+        """Raise a ValueError unless these are R rows of N sequences and sizes never increase."""
         if self.R != R or self.N != N or any(not 0 <= n <= before for before, n in itertools.pairwise([N, *self.sizes])):
             raise ValueError(
-                f"{function}: sizes are {list(self.sizes)} of N = {self.N}, expected at most N = {N}, never growing, {R} rows in all; "
-                "sequences not sorted by length?"
+                f"{function}: sizes are {list(self.sizes)} with N = {self.N}, expected N = {N} and non-increasing sizes that add up to {R}; "
+                "are the sequences sorted by length?"
             )
 
     def past_states(self, stack: Array, buffer: Buffer) -> Array:
-        """The states (R, H) that the rows start from, out of a stack (N + R, H)."""
+        """The state (R, H) before each row, from a stack (N + R, H)."""
         if self.past is None:
             return stack[: self.R]
         return gather(stack, asarray(self.past, like=stack), buffer("past", (self.R, stack.shape[1])))
 
 
 class Beside(Protocol):
-    """What a step adds to its pre-activation from the state before it, besides h @ Wh: attention, for example.
+    """An extra term that a step adds to its pre-activation from the previous state, besides h @ Wh: attention, for example.
 
-    One object serves one pass: it keeps what its backward needs, and collects the gradients of its own parameters.
+    Each object serves one forward and backward pass. It keeps its own cache and collects the gradients of its own parameters.
     """
 
     def forward(self, h_prev: Array, r: Array, rows: slice) -> None:
-        """Add to r (n, G), in place, what comes from h_prev (n, H). `rows` is where the step's rows lie among all."""
+        """Add the term from h_prev (n, H) to r (n, G) in place. `rows` is the position of the step's rows among all rows."""
 
     def backward(self, da: Array, dh_prev: Array, rows: slice) -> None:
-        """Add to dh_prev (n, H), in place, what da (n, G), the gradient of the pre-activation, sends back through `forward`."""
+        """Backpropagate da (n, G), the gradient of the pre-activation, through `forward`: add to dh_prev (n, H) in place."""
 
 
 def to_rows(x: Array) -> Array:
@@ -96,4 +96,4 @@ def to_rows(x: Array) -> Array:
 
 def from_rows(rows: Array, N: int, T: int) -> Array:
     """Time-major rows (T*N, D) to (N, T, D)."""
-    return rows.reshape(T, N, rows.shape[1]).transpose(1, 0, 2).copy()  # a copy for N = 1 too: results share no memory with caches
+    return rows.reshape(T, N, rows.shape[1]).transpose(1, 0, 2).copy()  # copies even for N = 1: results must not share memory with caches

@@ -1,18 +1,18 @@
-"""The last affine layer and the softmax loss as one, a block of rows at a time, so that the scores of all rows never exist at once."""
+"""The vocabulary layer fused with the softmax loss, a block of rows at a time, so that the scores of all rows never exist at once."""
 
 from typing import NamedTuple
 
 from xpcap.backend import Array
 from xpcap.layers.checks import check_arrays, check_ids
-from xpcap.ops import softmax_loss
+from xpcap.ops import product, softmax_loss
 from xpcap.workspace import Buffer, fresh
 
-BLOCK = 1 << 22  # scores in a block: more would not stay in cache anyway, and a large vocabulary's would fill memory
-LEAST = 256  # rows in a block, at least: each block adds once to all of dw
+BLOCK = 1 << 22  # scores in a block: more would not stay in cache, and with a large vocabulary fill memory
+LEAST = 256  # rows in a block, at least, since each block adds to all of dw
 
 
 class VocabularyGrads(NamedTuple):
-    """Gradients of vocabulary_loss, of sum(scale * nll)."""
+    """Gradients of sum(scale * nll) of vocabulary_loss."""
 
     h: Array  # (L, H)
     w: Array  # (H, V)
@@ -20,7 +20,7 @@ class VocabularyGrads(NamedTuple):
 
 
 def blocks(L: int, V: int) -> list[slice]:
-    """Rows 0..L in blocks whose scores over V words are held at the same time; one empty block where there is no row."""
+    """Rows 0..L cut into blocks, for scores over V words. No rows give one empty block."""
     n = max(LEAST, BLOCK // V)
     return [slice(start, min(start + n, L)) for start in range(0, max(L, 1), n)]
 
@@ -28,7 +28,7 @@ def blocks(L: int, V: int) -> list[slice]:
 def vocabulary_loss(
     h: Array, w: Array, b: Array, targets: Array, scale: Array, buffer: Buffer | None = None, out: tuple[Array, Array] | None = None
 ) -> tuple[Array, VocabularyGrads]:
-    """Negative log-likelihood of words given states, and its gradients: affine_forward, softmax_loss and affine_backward in one.
+    """Negative log-likelihood of words given hidden states, with gradients: affine_forward, softmax_loss and affine_backward in one.
 
     nll = -log softmax(h @ w + b)[targets]
 
@@ -38,9 +38,9 @@ def vocabulary_loss(
     w : array (H, V), float
     b : array (V,), float
     targets : array (L,), int; words in 0..V-1
-    scale : array (L,), float; what each row counts in the gradients
-    buffer : where gradients and scratch are put; in fresh memory if None
-    out : arrays for the gradients of w and b; from `buffer` if None
+    scale : array (L,), float; weight of each row in the gradients
+    buffer : memory for gradients and temporaries; None allocates
+    out : arrays for the gradients of w and b; None takes them from `buffer`
 
     Returns
     -------
@@ -49,7 +49,7 @@ def vocabulary_loss(
 
     Raises
     ------
-    TypeError, ValueError : libraries, dtypes or shapes that do not fit together, or a host target outside 0..V-1.
+    TypeError, ValueError : libraries, dtypes or shapes do not match, or a target on the host is outside 0..V-1.
     """
     xp = check_arrays("vocabulary_loss", "h:L,H w:H,V b:V scale:L", h, w, b, scale)
     check_ids("vocabulary_loss", "targets", targets, len(b), h)
@@ -58,15 +58,15 @@ def vocabulary_loss(
     found = []
     for rows in blocks(len(h), len(b)):
         x = h[rows]
-        scores = xp.dot(x, w, out=buffer("scores", (len(x), len(b))))  # (n, V)
+        scores = product(x, w, out=buffer("scores", (len(x), len(b))))  # (n, V)
         scores += b
         nll, dscores = softmax_loss(scores, targets[rows], scale[rows], out=scores)
         found.append(nll)
-        xp.dot(dscores, w.T, out=dh[rows])
+        product(dscores, w.T, out=dh[rows])
         if rows.start == 0:
-            xp.dot(x.T, dscores, out=dw)
+            product(x.T, dscores, out=dw)
             dscores.sum(axis=0, out=db)
         else:
-            dw += xp.dot(x.T, dscores, out=buffer("dw_block", w.shape))
+            dw += product(x.T, dscores, out=buffer("dw_block", w.shape))
             db += dscores.sum(axis=0)
     return found[0] if len(found) == 1 else xp.concatenate(found), VocabularyGrads(dh, dw, db)

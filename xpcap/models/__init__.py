@@ -1,4 +1,4 @@
-"""Captioners: their config, parameters, loss and gradients, and decoding."""
+"""Captioning models: config, parameters, loss and gradients, decoding."""
 
 from xpcap.models.batch import Batch, FeatureRows
 from xpcap.models.captioning_rnn import CaptioningRNN

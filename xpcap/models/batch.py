@@ -1,4 +1,4 @@
-"""A minibatch as it reaches a model: features, captions, and what each caption counts."""
+"""A minibatch for a model: features, captions, and a weight for each caption."""
 
 from typing import NamedTuple
 
@@ -8,35 +8,35 @@ from xpcap.backend import Array, get_array_module
 
 
 class FeatureRows(NamedTuple):
-    """Features of a batch as rows of a table that already lies on the model's device: table[rows]."""
+    """Features of a batch as table[rows], for a table that is already on the model's device."""
 
     table: Array  # (m, D)
     rows: np.ndarray  # (N,) int, on the host
 
     @property
     def shape(self) -> tuple[int, int]:
-        """(N, D), as if they were gathered."""
+        """(N, D), the shape of table[rows]."""
         return len(self.rows), self.table.shape[1]
 
     def checked(self, function: str, like: Array) -> Array:
-        """The table, once it is known to have the library and dtype of `like`, and all the rows."""
+        """Check that the table has the library and dtype of `like` and that all rows exist, and return the table."""
         if get_array_module(self.table) is not get_array_module(like) or self.table.dtype != like.dtype:
             raise TypeError(
                 f"{function}: the table of features is a {type(self.table).__module__} array of {self.table.dtype}, "
-                f"expected the model's library and {like.dtype}; made for another model?"
+                f"expected the model's library and {like.dtype}; was it made for another model?"
             )
         if self.rows.min() < 0 or self.rows.max() >= len(self.table):
             raise ValueError(
-                f"{function}: feature rows are {self.rows.min()}..{self.rows.max()}, expected 0..{len(self.table) - 1}; another split's?"
+                f"{function}: feature rows are {self.rows.min()}..{self.rows.max()}, expected 0..{len(self.table) - 1}; are they from another split?"
             )
         return self.table
 
 
 class Batch(NamedTuple):
-    """A minibatch of N captions. The loss is the sum over captions of weight times summed cross entropy, divided by `total`."""
+    """A minibatch of N captions. Its loss is sum(weights * cross entropy of each caption, summed over words) / total."""
 
     features: Array | FeatureRows  # (N, D), host or device
     captions: np.ndarray  # (N, T+1) int
-    pictures: np.ndarray | None = None  # (N,) int, the number of each caption's picture in its split
-    weights: np.ndarray | None = None  # (N,) float, what each caption counts; None: 1 each
-    total: float | None = None  # what the loss is divided by: the captions of the whole batch, over all ranks; None: N
+    pictures: np.ndarray | None = None  # (N,) int, picture number of each caption, within its split
+    weights: np.ndarray | None = None  # (N,) float, weight of each caption; None: 1 each
+    total: float | None = None  # divisor of the loss: the number of captions in the whole batch, over all ranks; None: N

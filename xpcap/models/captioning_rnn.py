@@ -1,4 +1,4 @@
-"""CaptioningRNN: an image feature sets the first state of a recurrent cell, which then says the caption word by word."""
+"""CaptioningRNN: an image feature sets the initial state of a recurrent cell, which generates the caption word by word."""
 
 import copy
 from collections.abc import Mapping, Sequence
@@ -6,7 +6,7 @@ from typing import Any, Self
 
 import numpy as np
 
-from xpcap.backend import Array, array_module, asarray, get_array_module, to_numpy
+from xpcap.backend import Array, array_module, asarray, to_numpy
 from xpcap.cores import side_by_side
 from xpcap.errors import unknown
 from xpcap.layers.cells import CELLS, State
@@ -19,11 +19,12 @@ from xpcap.models.masks import Masks, draw_masks
 from xpcap.models.network import Part, Score
 from xpcap.models.packing import PackedCaptions, pack, send
 from xpcap.models.parameters import Parameters
+from xpcap.ops import product
 from xpcap.workspace import Buffer, Workspace, fresh
 
-INIT_ORDER = ("W_embed", "W_proj", "Wx", "Wh", "W_vocab")  # the course's; biases start at zero
-WEIGHTS, DROPOUT = 0, 1  # streams of one seed
-LEAST_PART = 48  # captions: products with fewer rows lose more than a core of their own gains
+INIT_ORDER = ("W_embed", "W_proj", "Wx", "Wh", "W_vocab")  # as in the course; biases start at zero
+WEIGHTS, DROPOUT = 0, 1  # random streams from one seed
+LEAST_PART = 32  # captions per part: products with fewer rows are too thin to gain from another core
 
 
 class CaptioningRNN:
@@ -33,7 +34,7 @@ class CaptioningRNN:
 
     Parameters
     ----------
-    word_to_idx : mapping of word to id; must hold ``<NULL>``, may hold ``<START>`` and ``<END>`` (`sample` needs them)
+    word_to_idx : mapping of word to id. It needs ``<NULL>``; sampling also needs ``<START>``, and stops early at ``<END>``
     input_dim : D, size of an image feature
     wordvec_dim : W, size of a word vector
     hidden_dim : H, size of the state
@@ -41,22 +42,23 @@ class CaptioningRNN:
     dtype : numpy.float32 or numpy.float64
     dropout : share of units dropped in training, in [0, 1): of image features, of word vectors (one mask per distinct word and batch)
         and of hidden states before the vocabulary
-    seed : int for a random stream of this model's own; None draws from NumPy's legacy global stream, as the course does
+    seed : int, seeds a random stream for this model; None draws from NumPy's legacy global stream, as the course does
 
     Attributes
     ----------
     config : ModelConfig
-    params : Parameters; views of one flat buffer, on the backend in force when the model was made. Assigning a mapping copies its values in
-    rng : numpy.random.Generator behind the dropout masks
+    params : Parameters; views of one flat buffer, on the backend that was current when the model was made. Assigning a mapping copies its
+        values in
+    rng : numpy.random.Generator for dropout masks
 
     Raises
     ------
-    OptionError : unknown cell_type. ValueError : another bad argument.
+    OptionError : unknown cell_type. ValueError : any other bad argument.
 
     Notes
     -----
-    CS231n's class of that name: same constructor, parameter shapes, initialisation and draw order; `dropout` and `seed` are ours.
-    Image features enter through h0 only. Copies, deep copies and pickles are whole models with a buffer of their own.
+    CS231n's class of the same name, with the same constructor, parameter shapes, initialisation and draw order; `dropout` and `seed` are
+    additions. Image features enter through h0 only. Copies, deep copies and pickles are complete models with their own buffer.
     """
 
     def __init__(
@@ -88,16 +90,18 @@ class CaptioningRNN:
         seed: int | None = None,
         params: Mapping[str, Array] | None = None,
     ) -> Self:
-        """Build a model from a config: with weights drawn as the constructor draws them, or with `params` copied in and nothing drawn.
+        """Build a model from a config. Weights are copied from `params`, or drawn as the constructor draws them if it is None.
 
         Raises
         ------
-        ValueError : another number of words than the config has, or params of other names or shapes.
+        ValueError : the number of words differs from the config, or names or shapes of params do.
         """
         model = cls.__new__(cls)
         check_words(word_to_idx)
         if len(word_to_idx) != config.vocabulary:
-            raise ValueError(f"CaptioningRNN: word_to_idx has {len(word_to_idx)} words, expected the config's {config.vocabulary}; of another run?")
+            raise ValueError(
+                f"CaptioningRNN: word_to_idx has {len(word_to_idx)} words, expected {config.vocabulary} as in the config; is it from another run?"
+            )
         model._setup(config, word_to_idx, dtype)
         if params is None:
             model._draw_weights(seed)
@@ -107,7 +111,7 @@ class CaptioningRNN:
         return model
 
     def _setup(self, config: ModelConfig, word_to_idx: Mapping[str, int], dtype: Any) -> None:
-        """Everything but the values of the parameters."""
+        """Set up everything but the values of the parameters."""
         self.dtype = np.dtype(dtype)
         if self.dtype.name not in ("float32", "float64"):
             raise ValueError(f"CaptioningRNN: dtype is {self.dtype}, expected float32 or float64")
@@ -124,13 +128,13 @@ class CaptioningRNN:
             shape = self.params.shapes[name]
             draw = np.random.randn(*shape) if rng is None else rng.standard_normal(shape)
             self.params[name] = draw / (100 if name == "W_embed" else np.sqrt(shape[0]))
-        if seed is None:  # dropout is ours, so the course's stream is left alone where there is none
+        if seed is None:  # the course has no dropout: without it, draw nothing more from its stream
             seed = np.random.randint(2**31) if self.dropout else 0
         self.rng = np.random.default_rng([seed, DROPOUT])
 
     @property
     def params(self) -> Parameters:
-        """The parameters. ``model.params = mapping`` checks names and shapes, and copies the values in."""
+        """The parameters. ``model.params = mapping`` checks names and shapes, then copies the values."""
         return self._params
 
     @params.setter
@@ -139,7 +143,7 @@ class CaptioningRNN:
 
     @property
     def cell_type(self) -> str:
-        """Name of the recurrent cell, as the course calls it."""
+        """Name of the recurrent cell; the course's name for `config.cell`."""
         return self.config.cell
 
     @property
@@ -161,18 +165,18 @@ class CaptioningRNN:
         weights: np.ndarray | None = None,
         total: float | None = None,
     ) -> tuple[Array, Parameters]:
-        """Loss and gradients of a batch, with dropout where the model has it.
+        """Loss and gradients of a batch, with dropout if the model has any.
 
         loss = 1 / total * sum over captions of weight * sum over time of -log p(target word)
 
         Parameters
         ----------
         features : array (N, D), host or device, or FeatureRows of a table on the model's device
-        captions : array (N, T+1), int; inputs are all columns but the last, targets all but the first; NULL targets are left out
-        workspace : xpcap.workspace.Workspace to work in; the gradients are then valid until it is used again. A large enough batch is cut
-            into as many parts as the workspace has, which are done side by side. None: fresh memory, and one part
-        weights : array (N,), real, on the host; what each caption counts. None: 1 each
-        total : what the sum is divided by. None: N
+        captions : array (N, T+1), int; inputs are all columns but the last, targets all but the first; NULL targets do not count
+        workspace : xpcap.workspace.Workspace for memory; the gradients stay valid until its next use. A large enough batch is split into as many
+            parts as the workspace has, computed in parallel. None: fresh memory, one part
+        weights : array (N,), real, on the host; the weight of each caption. None: 1 each
+        total : divisor of the sum. None: N
 
         Returns
         -------
@@ -181,7 +185,7 @@ class CaptioningRNN:
 
         Raises
         ------
-        ValueError : shapes that do not fit, or word ids outside the vocabulary. TypeError : captions that are not integers.
+        ValueError : shapes do not match, or word ids are outside the vocabulary. TypeError : captions are not integers.
         """
         total = len(captions) if total is None else total
         spaces = [] if workspace is None else workspace.parts[: max(1, len(captions) // LEAST_PART)]
@@ -196,14 +200,14 @@ class CaptioningRNN:
         return loss, grads
 
     def score(self, features: Array | FeatureRows, captions: Array) -> Score:
-        """Score given captions without dropout and without gradients: see Score. Arguments as for `loss`."""
+        """Score given captions, without dropout or gradients. Arguments are those of `loss`."""
         (part,) = self._enter("score", features, captions, 1, train=False)
         return network.score(self.config, self.params, part)
 
     def _enter(
         self, function: str, features: Array | FeatureRows, captions: Array, parts: int, train: bool, weights: np.ndarray | None = None
     ) -> list[Part]:
-        """Check a batch on the host, pack it in parts, draw their masks, and send it all to the model's device."""
+        """Check a batch, pack it in parts and draw dropout masks, all on the host; then send everything to the model's device."""
         where, captions = f"CaptioningRNN.{function}", to_numpy(captions)
         check_batch(where, features, captions, self.config.feature_shape, len(self.word_to_idx), weights)
         packed = [pack(captions, self._null, part, parts) for part in range(parts)]
@@ -215,14 +219,14 @@ class CaptioningRNN:
         return [self._send(p, m, table, rows, weights) for p, m in zip(packed, masks, strict=True)]
 
     def _send(self, packed: PackedCaptions, masks: Masks, table: Array, rows: np.ndarray, weights: np.ndarray | None) -> Part:
-        """A part on the device. Its captions have their features in these rows of a table."""
+        """Send a part to the device. `rows` are the rows of `table` with the features of the batch's captions."""
         if weights is not None:
             weights = asarray(weights[packed.order], dtype=self.dtype, like=self.params.flat)
         packed = send(packed, self.params.flat, rows[packed.order].astype(np.int32))
         return Part(table[packed.order], packed, masks, weights)
 
     def _to_device(self, where: str, features: Array) -> Array:
-        """Features as the model computes with them: on its device, in its dtype."""
+        """Features on the model's device, in its dtype."""
         kind = getattr(features, "dtype", np.asarray(0.0).dtype).kind
         if kind not in "fiub":
             raise TypeError(f"{where}: features have dtype {features.dtype}, expected real numbers")
@@ -231,51 +235,51 @@ class CaptioningRNN:
     # Sampling
 
     def start(self, features: Array) -> State:
-        """The state before the first word: features (n, D), host or device, to (h,) or (h, c), each (n, H)."""
+        """The state before the first word, (h,) or (h, c), each (n, H), from features (n, D) on host or device."""
         (D,) = self.config.feature_shape
         if np.ndim(features) != 2 or np.shape(features)[1] != D:
             raise ValueError(f"CaptioningRNN.start: features have shape {np.shape(features)}, expected (N, {D})")
         return self._cell.initial(self._to_device("CaptioningRNN.start", features) @ self.params["W_proj"] + self.params["b_proj"])
 
     def step(self, words: Array, state: State) -> tuple[Array, State]:
-        """Say `words` (n,), ids on the model's device, and return the scores (n, V) of the next word with the new state."""
+        """Feed `words` (n,), ids on the model's device. Return the scores (n, V) of the next word and the new state."""
         return self.advance(self.project(words), state, fresh(self.params.flat))
 
     def project(self, words: Array) -> Array:
-        """What `words` (n,), ids on the model's device, bring to a step: W_embed[words] @ Wx + b, (n, G)."""
+        """The input half of a step, W_embed[words] @ Wx + b, (n, G), for `words` (n,), ids on the model's device."""
         return self.params["W_embed"][words] @ self.params["Wx"] + self.params["b"]
 
     def advance(self, a: Array, state: State, buffer: Buffer) -> tuple[Array, State]:
-        """A step on what the words bring, `project` of them: the scores (n, V) of the next word, which lie in `buffer`, and the new state."""
+        """Take a step on a = project(words). Return the scores (n, V) of the next word, held in `buffer`, and the new state."""
         params = self.params
         state = self._cell.step(a, state, params["Wh"], buffer.scope("cell"))
         h = state[0]
-        scores = get_array_module(h).dot(h, params["W_vocab"], out=buffer("scores", (len(h), len(params["b_vocab"]))))
+        scores = product(h, params["W_vocab"], out=buffer("scores", (len(h), len(params["b_vocab"]))))
         scores += params["b_vocab"]
         return scores, state
 
     def sample(self, features: Array, max_length: int = 30, forbid: Sequence[int] = ()) -> np.ndarray:
-        """Caption a batch greedily: the likeliest word at each step, the whole batch at once, ended captions dropped on the way.
+        """Caption a batch greedily: the likeliest word at each step, for the whole batch at once; captions leave the batch as they end.
 
         Parameters
         ----------
         features : array (N, D), host or device
-        max_length : most words a caption may have, END included
-        forbid : ids of words never to say
+        max_length : most words in a caption, END included
+        forbid : ids of words that are never chosen
 
         Returns
         -------
-        captions : array (N, max_length), int32, on the host; from the first generated word (START is not among them), NULL after END
+        captions : array (N, max_length), int32, on the host; without START, NULL after END
 
         Raises
         ------
-        ValueError : features that do not fit, a vocabulary without ``<START>``, max_length below 1, or `forbid` with an id that is
-            no word's, or with all of them.
+        ValueError : features do not match, the vocabulary has no ``<START>``, max_length is below 1, or `forbid` has an id outside the
+            vocabulary or all of it.
         """
         return self._decode("sample", features, Policy(max_length, forbid), scored=False)[0]
 
     def sample_with_probabilities(self, features: Array, max_length: int = 30, forbid: Sequence[int] = ()) -> tuple[np.ndarray, np.ndarray]:
-        """The same captions, and for each word the probability that the model gave it.
+        """Caption like `sample`, and return the probability of each word as well.
 
         Returns
         -------
@@ -286,12 +290,12 @@ class CaptioningRNN:
         return self._decode("sample_with_probabilities", features, Policy(max_length, forbid), scored=True)
 
     def decode(self, features: Array, policy: Policy, scored: bool = False) -> tuple[np.ndarray, np.ndarray]:
-        """Caption a batch by any policy: what `sample_with_probabilities` returns, with probabilities only where `scored`."""
+        """Caption a batch with any policy. Returns captions and probabilities as `sample_with_probabilities` does; if not `scored`, all 0."""
         return self._decode("decode", features, policy, scored)
 
     def _decode(self, function: str, features: Array, policy: Policy, scored: bool) -> tuple[np.ndarray, np.ndarray]:
         where, V = f"CaptioningRNN.{function}", len(self.word_to_idx)
         start = self.word_to_idx.get("<START>", V)
         if start >= V:
-            raise ValueError(f"{where}: the vocabulary of {V} words has no <START> below {V}, expected it: sampling begins there")
+            raise ValueError(f"{where}: the vocabulary of {V} words has no <START> with an id below {V}, expected one: sampling starts from it")
         return decode(self, features, policy, Special(start, self.word_to_idx.get("<END>"), self._null), scored, where)

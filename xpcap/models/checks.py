@@ -1,4 +1,4 @@
-"""What a captioner asks of its vocabulary and of a batch before it computes anything."""
+"""Checks of a vocabulary and of a batch, before a captioner computes anything."""
 
 from collections.abc import Mapping
 
@@ -18,17 +18,17 @@ def check_batch(where: str, features: Array | FeatureRows, captions: np.ndarray,
             f"expected (N, {D}) and (N, T+1), at least one caption of one step"
         )
     if not (captions.min() >= 0 and captions.max() < V):
-        raise ValueError(f"{where}: captions hold ids {captions.min()}..{captions.max()}, expected 0..{V - 1}; another vocabulary made them?")
+        raise ValueError(f"{where}: captions hold ids {captions.min()}..{captions.max()}, expected 0..{V - 1}; are they from another vocabulary?")
     if weights is not None and (weights.shape != (len(captions),) or weights.dtype.kind != "f"):
         raise ValueError(f"{where}: weights have shape {weights.shape}, expected one real number for each of {len(captions)} captions")
 
 
 def check_words(word_to_idx: Mapping[str, int]) -> None:
-    """Ids must be distinct whole numbers; they may lie beyond V (the course's fixture has such a one), but not those of special words."""
+    """Ids must be distinct whole numbers. Ids from V on are allowed, as the course's fixture has one, but not for <NULL>."""
     ids = list(word_to_idx.values())
     if odd := [(word, i) for word, i in word_to_idx.items() if not isinstance(i, int | np.integer) or i < 0]:
         raise ValueError(f"CaptioningRNN: word_to_idx gives {odd[0][0]!r} the id {odd[0][1]!r}, expected a whole number of at least 0")
     if len(set(ids)) < len(ids):
         raise ValueError(f"CaptioningRNN: word_to_idx gives {len(ids)} words only {len(set(ids))} ids, expected one each")
     if word_to_idx.get("<NULL>", len(ids)) >= len(ids):
-        raise ValueError(f"CaptioningRNN: word_to_idx has {len(ids)} words and no <NULL> with an id below that, expected it: it marks padding")
+        raise ValueError(f"CaptioningRNN: word_to_idx has {len(ids)} words but no <NULL> with an id below that, expected one: it marks padding")

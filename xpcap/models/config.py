@@ -1,4 +1,4 @@
-"""ModelConfig: what a captioner is made of, and the parameter shapes that follow from it."""
+"""ModelConfig: sizes and cell of a captioner, and the parameter shapes that follow."""
 
 from dataclasses import dataclass
 
@@ -10,20 +10,20 @@ from xpcap.layers.cells import CELLS
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """Sizes and kind of a captioner. The field names are also the keys of a run's ``config.json``.
+    """Sizes and cell of a captioner. A run's ``config.json`` uses the field names as keys.
 
     Parameters
     ----------
-    vocabulary : V, number of words, special ones included
-    feature_shape : shape of one image feature; (D,) for a pooled one
+    vocabulary : V, number of words, including special ones
+    feature_shape : shape of an image feature, (D,)
     wordvec : W, size of a word vector
-    hidden : H, units of the state
+    hidden : H, size of the state
     cell : a name in xpcap.layers.CELLS
     dropout : share of units dropped in training, in [0, 1)
 
     Raises
     ------
-    OptionError : no such cell. ValueError : a size below 1, or dropout out of range.
+    OptionError : the cell is unknown. ValueError : a size is below 1, or dropout is out of range.
     """
 
     vocabulary: int
@@ -43,14 +43,14 @@ class ModelConfig:
             raise ValueError(f"ModelConfig: dropout is {self.dropout!r}, expected the share of units to drop, in [0, 1)")
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
-        """Names and shapes of the parameters, in the order of the flat buffer."""
+        """Parameter names and shapes, in the order of the flat buffer."""
         (D,), V, W, H = self.feature_shape, self.vocabulary, self.wordvec, self.hidden
         G = CELLS[self.cell].gates * H
         return {"W_proj": (D, H), "b_proj": (H,), "W_embed": (V, W), "Wx": (W, G), "Wh": (H, G), "b": (G,), "W_vocab": (H, V), "b_vocab": (V,)}
 
 
 def check_sizes(function: str, **sizes: int) -> None:
-    """ValueError : one of the named sizes is not a whole number of at least 1."""
+    """Raise a ValueError unless every size is a whole number of at least 1."""
     for name, size in sizes.items():
         if not (isinstance(size, int | np.integer) and size >= 1):
             raise ValueError(f"{function}: {name} is {size!r}, expected a whole number of at least 1")

@@ -1,4 +1,4 @@
-"""Decoding: from image features to captions, word by word, by a policy that chooses the words."""
+"""Decoding: turns image features into captions, word by word; a policy chooses the words."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,25 +11,25 @@ from xpcap.cores import cores, side_by_side, stretches
 from xpcap.ops import gather, log_softmax
 from xpcap.workspace import Workspace
 
-LEAST_PART = 64  # pictures that are worth a core of their own
+LEAST_PART = 64  # pictures, at least, for another core to pay off
 
 
 class Choice(NamedTuple):
-    """What a policy chooses in one step, for m hypotheses."""
+    """A policy's choice in one step, for m hypotheses."""
 
     words: Array  # (m,) int
-    parents: Array | None = None  # (m,) int, the hypothesis that each one continues; None: each continues itself
-    totals: Array | None = None  # (m,) float, what the policy adds up along a hypothesis
+    parents: Array | None = None  # (m,) int, index of the hypothesis that each one continues; None: itself
+    totals: Array | None = None  # (m,) float, whatever the policy sums up along a hypothesis, such as log-probabilities
 
 
 @dataclass(frozen=True)
 class Policy:
-    """How words are chosen: greedily, the likeliest word at each step. Another policy is a subclass with another `choose`.
+    """Greedy decoding: the likeliest word at each step. For another policy, subclass and override `choose`.
 
     Parameters
     ----------
-    max_length : most words a caption may have, END included
-    forbid : ids of words never to say
+    max_length : most words in a caption, END included
+    forbid : ids of words that are never chosen
     """
 
     max_length: int = 30
@@ -40,14 +40,14 @@ class Policy:
 
         Parameters
         ----------
-        scores : array (n, V); log-probabilities of the next word up to a constant in each row, forbidden words at -inf
-        totals : what the last choice returned as such
-        t : words said so far
+        scores : array (n, V); log-probabilities of the next word up to a constant per row; -inf for forbidden words
+        totals : the totals of the previous Choice; None in the first step
+        t : number of words chosen so far
         """
         return Choice(scores.argmax(axis=1))
 
     def banned(self, function: str, V: int) -> list[int]:
-        """The forbidden ids, sorted. ValueError : max_length is below 1, or `forbid` has an id without a word, or every word."""
+        """The forbidden ids, sorted. ValueError : max_length is below 1, or `forbid` has an id outside 0..V-1, or all of them."""
         if self.max_length < 1:
             raise ValueError(f"{function}: max_length is {self.max_length}, expected at least 1")
         banned = sorted({int(i) for i in self.forbid})
@@ -57,7 +57,7 @@ class Policy:
 
 
 class Special(NamedTuple):
-    """Ids of the words that begin, end and pad a caption; a vocabulary may lack END."""
+    """Ids of START, END and NULL; a vocabulary may lack END."""
 
     start: int
     end: int | None
@@ -65,16 +65,16 @@ class Special(NamedTuple):
 
 
 class WordTable:
-    """What words bring to a step, W_embed[word] @ Wx + b, each worked out when it is said for the first time."""
+    """A cache of `model.project`, W_embed[word] @ Wx + b: each word is projected when it first occurs."""
 
     def __init__(self, model: Any) -> None:
         self._model = model
-        self._places = np.full(len(model.word_to_idx), -1, np.int32)  # where each word stands in the table; on the host
+        self._places = np.full(len(model.word_to_idx), -1, np.int32)  # row of each word in the table, or -1; on the host
         self._table = model.project(asarray(np.zeros(0, np.int32), like=model.params.flat))
         self._filled = 0
 
     def rows(self, words: np.ndarray, out: Array) -> Array:
-        """The rows of words (n,), host ids, put into out (n, G)."""
+        """Write the rows of words (n,), ids on the host, to out (n, G)."""
         if (unknown := np.unique(words[self._places[words] < 0])).size:
             self._add(unknown)
         return gather(self._table, asarray(self._places[words], like=out), out)
@@ -91,14 +91,14 @@ class WordTable:
 
 
 def decode(model: Any, features: Array, policy: Policy, special: Special, scored: bool, function: str = "decode") -> tuple[np.ndarray, np.ndarray]:
-    """Caption N pictures. On the host, parts of them are captioned side by side on the cores.
+    """Caption N pictures. On the host, the cores caption parts of them in parallel.
 
     Parameters
     ----------
-    model : with `start`, `project`, `advance`, `params` and `word_to_idx`, as CaptioningRNN has them
+    model : an object with `start`, `project`, `advance`, `params` and `word_to_idx` as in CaptioningRNN
     features : array (N, D), host or device
-    scored : whether the probabilities of the words are asked for; they stay 0 otherwise
-    function : named in messages
+    scored : whether to compute the probabilities of the words; else they are 0
+    function : the caller's name, for messages
 
     Returns
     -------
@@ -115,14 +115,14 @@ def decode(model: Any, features: Array, policy: Policy, special: Special, scored
 def _decode(
     model: Any, features: Array, policy: Policy, special: Special, banned: Sequence[int], scored: bool
 ) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
-    """One part. Words are read after each step to see which captions have ended; the others go on as a smaller batch."""
+    """Caption one part. The host reads the words after each step, and captions that have ended leave the batch."""
     state = model.start(features)
     h, N = state[0], len(features)
     xp, buffer = get_array_module(h), Workspace(h).buffer
     captions, probabilities = np.full((N, policy.max_length), special.null, np.int32), np.zeros((N, policy.max_length), h.dtype)
     silent = asarray(np.array(banned, np.int32), like=h)
     table, width = WordTable(model), model.params.shapes["Wx"][1]
-    alive, said = np.arange(N), np.full(N, special.start, np.int32)  # the captions that go on, and their last words
+    alive, said = np.arange(N), np.full(N, special.start, np.int32)  # the captions that have not ended, and their last words
     totals: Array | None = None
     for t in range(policy.max_length):
         if alive.size == 0:

@@ -1,4 +1,4 @@
-"""Dropout masks of one batch: drawn on the host for the batch as a whole, then handed to the parts that it is cut into."""
+"""Dropout masks: drawn on the host for a whole batch, then divided among its parts."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -12,7 +12,7 @@ from xpcap.models.packing import PackedCaptions, send_joined
 
 
 class Masks(NamedTuple):
-    """Which units are kept, bool; None throughout where nothing is dropped."""
+    """Boolean masks of the units to keep; all None without dropout."""
 
     features: Array | None = None  # (N, D)
     words: Array | None = None  # (K, W), one row for each distinct input word
@@ -20,9 +20,9 @@ class Masks(NamedTuple):
 
 
 def draw_masks(rng: np.random.Generator, config: ModelConfig, parts: Sequence[PackedCaptions], like: Array) -> list[Masks]:
-    """Masks in the order of each part's rows, on the device of `like`.
+    """Draw the masks of each part, in the order of its rows, on the device of `like`.
 
-    They are drawn for the whole batch: features by caption, words by id, hidden units by (caption, time). So they do not depend on the parts.
+    Drawing covers the whole batch, features by caption, words by id, hidden units by (caption, time), so the masks do not depend on the parts.
     """
     keep, (D,) = 1 - config.dropout, config.feature_shape
     words = np.unique(np.concatenate([part.words for part in parts]))  # sorted

@@ -1,4 +1,4 @@
-"""The captioner's forward and backward pass over one packed part of a batch, already on the model's device."""
+"""The captioner's forward and backward pass, over one packed part of a batch on the model's device."""
 
 from typing import Any, NamedTuple
 
@@ -12,12 +12,12 @@ from xpcap.models.config import ModelConfig
 from xpcap.models.masks import Masks
 from xpcap.models.packing import PackedCaptions
 from xpcap.models.parameters import Parameters
-from xpcap.ops import gather, log_softmax, segment_sum
+from xpcap.ops import gather, log_softmax, product, segment_sum
 from xpcap.workspace import Buffer, fresh
 
 
 class Score(NamedTuple):
-    """Teacher-forced result on a batch: total negative log-likelihood (0-d), words guessed right (0-d), words in all (int)."""
+    """Teacher-forced scores of a batch: total negative log-likelihood (0-d), number of words predicted correctly (0-d), number of words (int)."""
 
     nll: Array
     correct: Array
@@ -25,25 +25,25 @@ class Score(NamedTuple):
 
 
 class Part(NamedTuple):
-    """A minibatch, or one part of it, on the model's device, sorted as it is packed."""
+    """A minibatch, or one part of it, on the model's device, in packed order."""
 
     features: Array  # (N, D)
     packed: PackedCaptions
     masks: Masks
-    weights: Array | None = None  # (N,) what each caption counts, already divided by the batch's total; None: 1 / total each
+    weights: Array | None = None  # (N,) weight of each caption, already divided by the batch's total; None: 1 / total each
 
 
 class Forward(NamedTuple):
-    """What the backward pass needs of the forward pass."""
+    """The forward pass's results and cache."""
 
     features: Array  # (N, D) after dropout
     vectors: Array  # (K, W) after dropout
     cell: Any  # the cell's cache
-    hidden: Array  # (L, H) rows with a target, after dropout
+    hidden: Array  # (L, H) hidden states of rows with a target, after dropout
 
 
 def gradients(config: ModelConfig, params: Parameters, part: Part, scale: float, buffer: Buffer) -> tuple[Array, Parameters]:
-    """What one part of a batch adds to loss and gradients. `scale` is what each caption counts where the part has no weights."""
+    """The loss and gradients of one part; a batch's are the sum over its parts. `scale` weights each caption if the part has no weights."""
     packed = part.packed
     grads = Parameters(params.shapes, buffer("grads", params.flat.shape))
     forward_pass = forward(config, params, part, buffer)
@@ -56,7 +56,7 @@ def gradients(config: ModelConfig, params: Parameters, part: Part, scale: float,
 
 
 def score(config: ModelConfig, params: Parameters, part: Part) -> Score:
-    """Teacher-forced scores of a part without dropout."""
+    """Teacher-forced scores of a part, without dropout."""
     hidden, targets = forward(config, params, part, fresh(params.flat)).hidden, part.packed.targets
     xp = get_array_module(hidden)
     nll, right = xp.zeros((), np.float64), xp.zeros((), np.int64)
@@ -68,14 +68,14 @@ def score(config: ModelConfig, params: Parameters, part: Part) -> Score:
 
 
 def forward(config: ModelConfig, params: Parameters, part: Part, buffer: Buffer) -> Forward:
-    """From features and words to the hidden states of the rows that have a target."""
+    """From features and words to the hidden states of the rows with a target."""
     packed, masks, keep = part.packed, part.masks, 1 - config.dropout
-    xp, cell = get_array_module(params.flat), CELLS[config.cell]
+    cell = CELLS[config.cell]
     x = apply_mask(part.features, masks.features, keep)  # (N, D)
-    h0 = xp.dot(x, params["W_proj"], out=buffer("h0", (packed.rows.N, config.hidden)))
+    h0 = product(x, params["W_proj"], out=buffer("h0", (packed.rows.N, config.hidden)))
     h0 += params["b_proj"]
     vectors = apply_mask(params["W_embed"][packed.words], masks.words, keep)  # (K, W)
-    projected = xp.dot(vectors, params["Wx"], out=buffer("projected", (len(vectors), len(params["b"]))))
+    projected = product(vectors, params["Wx"], out=buffer("projected", (len(vectors), len(params["b"]))))
     projected += params["b"]
     ids = packed.inputs.ids
     a = gather(projected, ids, out=buffer("a", (len(ids), projected.shape[1])))  # (R, G): each distinct word is projected once
@@ -87,9 +87,8 @@ def forward(config: ModelConfig, params: Parameters, part: Part, buffer: Buffer)
 
 
 def backward(config: ModelConfig, params: Parameters, dh: Array, part: Part, forward_pass: Forward, grads: Parameters, buffer: Buffer) -> None:
-    """From dh (L, H), of the hidden rows with a target, to the gradients of all parameters but the vocabulary's."""
+    """Write the gradients of all parameters but W_vocab and b_vocab to `grads`, given dh (L, H) of `Forward.hidden`."""
     packed, masks, keep, (x, vectors, cache, _) = part.packed, part.masks, 1 - config.dropout, forward_pass
-    xp = get_array_module(params.flat)
     if packed.kept is not None:
         dh_rows = buffer("dh_rows", (packed.rows.R, dh.shape[1]))
         dh_rows[...] = 0
@@ -99,14 +98,15 @@ def backward(config: ModelConfig, params: Parameters, dh: Array, part: Part, for
     da, (dh0, *_), _ = CELLS[config.cell].rows_backward(dh, cache, buffer.scope("cell"), dWh=grads["Wh"])
     dwords = segment_sum(da, packed.inputs, out=buffer("dwords", (len(vectors), da.shape[1])))  # (K, G)
     dwords.sum(axis=0, out=grads["b"])
-    xp.dot(vectors.T, dwords, out=grads["Wx"])
+    product(vectors.T, dwords, out=grads["Wx"])
+    dvectors = product(dwords, params["Wx"].T, out=buffer("dvectors", vectors.shape))  # (K, W)
     grads["W_embed"][...] = 0
-    grads["W_embed"][packed.words] = apply_mask(dwords @ params["Wx"].T, masks.words, keep)  # distinct words: nothing adds up
-    xp.dot(x.T, dh0, out=grads["W_proj"])
+    grads["W_embed"][packed.words] = apply_mask(dvectors, masks.words, keep)  # words are distinct, so assignment suffices
+    product(x.T, dh0, out=grads["W_proj"])
     dh0.sum(axis=0, out=grads["b_proj"])
 
 
 def _per_target(weights: Array, packed: PackedCaptions) -> Array:
-    """Weights of captions (N,) as weights of the rows that have a target, (L,)."""
+    """Expand caption weights (N,) to the rows with a target, (L,)."""
     caption = packed.rows.caption
     return weights[caption if packed.kept is None else caption[packed.kept]]

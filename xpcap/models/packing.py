@@ -1,4 +1,4 @@
-"""Captions to packed rows: no step is computed for padding, and no word is projected twice."""
+"""Packs captions into rows, so that no step is computed for padding and no word is projected twice."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -11,34 +11,34 @@ from xpcap.ops import Segments, segments
 
 
 class PackedCaptions(NamedTuple):
-    """A batch of captions, or one part of it, as packed rows, longest caption first. Index arrays are int32, host or device.
+    """A batch of captions, or one part of it, as packed rows, longest caption first. Index arrays are int32, on host or device.
 
-    N captions, R live (caption, step) pairs, K distinct input words, L rows with a target.
+    N captions, R rows or live (caption, step) pairs, K distinct input words, L rows with a target.
     """
 
     rows: Rows
-    order: Array  # (N,) the caption in each sorted place
+    order: Array  # (N,) caption number at each sorted position
     words: Array  # (K,) ids of the distinct input words
-    inputs: Segments  # the rows grouped by input word; ids are places in `words`
-    kept: Array | None  # (L,) rows whose target is not NULL; None where that is all of them
+    inputs: Segments  # rows grouped by input word; ids index `words`
+    kept: Array | None  # (L,) rows whose target is not NULL; None if all are
     targets: Array  # (L,) their target ids
-    source: np.ndarray  # (R,) each row's place when live steps are listed caption by caption, unsorted; on the host always
+    source: np.ndarray  # (R,) position of each row in the caption-by-caption, unsorted list of live steps; always on the host
 
 
 def pack(captions: np.ndarray, null: int, part: int = 0, parts: int = 1) -> PackedCaptions:
-    """Pack a batch of captions, or one of the parts that it is cut into, on the host.
+    """Pack a batch of captions, or one part of it, on the host.
 
     Parameters
     ----------
     captions : array (N, T+1), int; inputs are all columns but the last, targets all but the first
     null : id of the padding word
-    part, parts : pack part number `part` of `parts`. Captions are dealt round-robin by length, so that parts cost the same. `order` and
-        `source` number the captions of the whole batch
+    part, parts : pack part `part` of `parts`; captions are dealt round-robin by length, so parts cost the same. `order` and `source` refer to
+        the whole batch
 
     Notes
     -----
-    A caption's length is the position of its last non-NULL target plus one. Later steps contribute nothing and are left out. A NULL
-    target inside a caption keeps its step, since later steps depend on it, but has no row in the loss.
+    A caption ends with its last non-NULL target; later steps contribute nothing and are left out. A step with a NULL target inside a caption
+    stays, since later steps depend on it, but does not enter the loss.
     """
     inputs, targets = captions[:, :-1], captions[:, 1:]
     T = targets.shape[1]
@@ -63,7 +63,7 @@ def pack(captions: np.ndarray, null: int, part: int = 0, parts: int = 1) -> Pack
 
 
 def send(packed: PackedCaptions, like: Array, order: np.ndarray) -> PackedCaptions:
-    """The same packing with its index arrays in the library of `like`, and `order` in place of its own: one transfer for all of them."""
+    """Send the index arrays to the device of `like`, with `order` replacing the packing's own, in one transfer."""
     packed = packed._replace(order=order)
     if get_array_module(like) is np:
         return packed
@@ -83,7 +83,7 @@ def send(packed: PackedCaptions, like: Array, order: np.ndarray) -> PackedCaptio
 
 
 def send_joined(parts: Sequence[np.ndarray], like: Array) -> list[Array]:
-    """Host arrays of one dtype as views of one array on the device of `like`: one transfer. Where that is the host they stay as they are."""
+    """Send host arrays of one dtype to the device of `like` in one transfer, as views of one array. If `like` is on the host, return them as they are."""
     if get_array_module(like) is np:
         return list(parts)
     ends = np.cumsum([part.size for part in parts]).tolist()

@@ -1,4 +1,4 @@
-"""Named arrays that lie side by side in one flat buffer."""
+"""Named arrays in one flat buffer."""
 
 from collections.abc import Iterator, Mapping, MutableMapping
 from types import ModuleType
@@ -13,13 +13,13 @@ from xpcap.errors import nearest
 class Parameters(MutableMapping[str, Array]):
     """A mapping with fixed keys whose values are views of one flat array.
 
-    ``params["Wx"] = array`` checks the shape, casts, and copies into the buffer, so views and buffer never part. Keys can be neither
-    added nor deleted. Copies and pickles have a buffer of their own. Gradients and moments of the same `shapes` are laid out alike.
+    ``params["Wx"] = array`` checks the shape, casts, and copies into the buffer, so the values always stay views of it. Keys cannot be added or
+    deleted. Copies and pickles have their own buffer. Gradients and moments with the same `shapes` have the same layout.
 
     Parameters
     ----------
-    shapes : mapping of name to shape; its order is the order in the buffer
-    flat : array (sum of sizes,); the buffer, taken as it is
+    shapes : mapping of name to shape, in buffer order
+    flat : array (sum of sizes,); the buffer itself, not a copy
     """
 
     def __init__(self, shapes: Mapping[str, tuple[int, ...]], flat: Array) -> None:
@@ -36,7 +36,7 @@ class Parameters(MutableMapping[str, Array]):
 
     @classmethod
     def empty(cls, shapes: Mapping[str, tuple[int, ...]], dtype: Any, xp: ModuleType) -> "Parameters":
-        """Uninitialised, of the library `xp`."""
+        """Uninitialised parameters in the library `xp`."""
         return cls(shapes, xp.empty(sum(int(np.prod(shape)) for shape in shapes.values()), dtype))
 
     def __getitem__(self, name: str) -> Array:
@@ -48,7 +48,9 @@ class Parameters(MutableMapping[str, Array]):
     def __setitem__(self, name: str, value: Any) -> None:
         view = self[name]
         if np.shape(value) != view.shape:
-            raise ValueError(f"params[{name!r}]: got an array of shape {np.shape(value)}, expected {view.shape}; it is copied into the flat buffer")
+            raise ValueError(
+                f"params[{name!r}]: got an array of shape {np.shape(value)}, expected {view.shape}; assignment copies into the flat buffer"
+            )
         view[...] = asarray(value, dtype=view.dtype, like=view)
 
     def __delitem__(self, name: str) -> None:
@@ -61,18 +63,18 @@ class Parameters(MutableMapping[str, Array]):
         return len(self._views)
 
     def assign(self, values: Mapping[str, Any]) -> None:
-        """Copy in a value for every parameter. ValueError : a key is missing or unknown, or a shape differs; nothing is changed then."""
+        """Copy in values for all parameters. ValueError : a key is missing or unknown, or a shape differs; nothing has changed then."""
         if not isinstance(values, Mapping):
             raise TypeError(f"params: got a {type(values).__name__}, expected a mapping of parameter names to arrays")
         if odd := sorted(set(values) ^ set(self)):
-            raise ValueError(f"params: {', '.join(map(str, odd))} missing or unknown, expected {', '.join(self)}; the parameters of another model?")
+            raise ValueError(f"params: {', '.join(map(str, odd))} missing or unknown, expected {', '.join(self)}; are they from another model?")
         if wrong := [name for name in self if np.shape(values[name]) != self[name].shape]:
             came = np.shape(values[wrong[0]])
-            raise ValueError(f"params[{wrong[0]!r}]: got an array of shape {came}, expected {self[wrong[0]].shape}; the parameters of another model?")
+            raise ValueError(f"params[{wrong[0]!r}]: got an array of shape {came}, expected {self[wrong[0]].shape}; are they from another model?")
         self.update(values)
 
     def copy(self) -> "Parameters":
-        """The same values in a buffer of their own."""
+        """A copy with its own buffer."""
         return Parameters(self.shapes, self.flat.copy())
 
     def __copy__(self) -> "Parameters":
@@ -86,6 +88,6 @@ class Parameters(MutableMapping[str, Array]):
 
     def __array__(self, *args: Any, **kwargs: Any) -> np.ndarray:
         raise TypeError(
-            "Parameters: got asked for one array, expected to be used as a mapping; as a file write numpy.savez(file, **params), "
-            "or params.flat for the buffer (xpcap.to_numpy brings either to the host)"
+            "Parameters: several arrays cannot become one; to save them write numpy.savez(file, **params), or use params.flat, the whole buffer "
+            "(xpcap.to_numpy brings device arrays to the host)"
         )

@@ -1,4 +1,4 @@
-"""What is to be seen of a run: learning curves, captions beside their pictures, and a page that holds both."""
+"""Pictures and pages of a run: learning curves, captions below their pictures, and an HTML page with both."""
 
 from xpcap.report.captions import draw_captions
 from xpcap.report.curves import draw_loss, loss_curve, perplexity_curve

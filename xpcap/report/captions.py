@@ -1,4 +1,4 @@
-"""Captions beside the pictures they are of, as one PNG."""
+"""Pictures with their captions below them, as one PNG."""
 
 import warnings
 from bisect import bisect_right
@@ -16,20 +16,20 @@ DPI = 110
 CELL, PICTURE = 3.0, (2.7, 2.05)  # inches: width of a column; the box that a picture is fitted into
 GAP, MARGIN = 0.09, 0.16  # inches
 LEADING = 1.3  # line height, in font sizes
-MOST_LINES = 8  # of a text; a longer one ends in an ellipsis
+MOST_LINES = 8  # of a text; a longer one is cut and ends in an ellipsis
 NOTHING = "(nothing)"  # a caption without a word
 CAPTION, REFERENCE = (9.0, "#222222"), (7.5, "#666666")  # points, colour
 
 
-def draw_captions(path: Path, pictures: Sequence[np.ndarray], captions: Sequence[str], references: Sequence[str], columns: int = 3) -> None:
+def draw_captions(path: str | Path, pictures: Sequence[np.ndarray], captions: Sequence[str], references: Sequence[str], columns: int = 3) -> None:
     """Write pictures with the model's caption (dark) and one human's (grey) under each, as a PNG.
 
     Parameters
     ----------
     pictures : (h, w, 3) uint8 each, of any size
-    captions, references : one a picture; a reference may be empty, where nobody described the picture. Text may be anybody's: control
-        and bidi characters are spelt out, and what is too long is cut
-    columns : pictures side by side
+    captions, references : one a picture; a reference may be empty. The text may be untrusted: control and bidi characters are escaped,
+        and long text is cut
+    columns : pictures in a row
 
     Raises
     ------
@@ -37,12 +37,12 @@ def draw_captions(path: Path, pictures: Sequence[np.ndarray], captions: Sequence
     """
     if not pictures or not len(pictures) == len(captions) == len(references):
         counts = f"{len(pictures)} pictures, {len(captions)} captions and {len(references)} references"
-        raise ValueError(f"draw_captions: got {counts}, expected as many of each, and at least one")
+        raise ValueError(f"draw_captions: got {counts}, expected the same number of each, at least one")
     columns = min(columns, len(pictures))
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Glyph .* missing from font")  # such a sign becomes a box; there is nothing to mend
+        warnings.filterwarnings("ignore", "Glyph .* missing from font")  # a character without a glyph becomes a box, which is fine
         figure = _draw(pictures, captions, references, columns)
-        with atomic(path) as file:
+        with atomic(Path(path)) as file:
             figure.savefig(file, format="png", dpi=DPI, metadata={"Software": None})
 
 
@@ -63,7 +63,7 @@ def _draw(pictures: Sequence[np.ndarray], captions: Sequence[str], references: S
 
 
 def _draw_cell(figure: Any, corner: tuple[float, float], picture: np.ndarray, texts: tuple[list[str], list[str]]) -> None:
-    """One picture and what is said of it; `corner` is its upper left, in inches from the lower left of the figure."""
+    """Draw one picture and its texts. `corner` is their upper left, in inches from the lower left of the figure."""
     width, height = figure.get_size_inches()
     left, top = corner
     box = ((left + (CELL - PICTURE[0]) / 2) / width, (top - PICTURE[1]) / height, PICTURE[0] / width, PICTURE[1] / height)
@@ -96,7 +96,7 @@ def _wrap_both(caption: str, reference: str) -> tuple[list[str], list[str]]:
 
 
 def wrap(text: str, width: Callable[[str], float], most: float = PICTURE[0]) -> list[str]:
-    """A text in lines of which none is wider than `most` by the measure `width`; a word that is wider alone is broken."""
+    """Break a text into lines no wider than `most`, as measured by `width`; a single wider word is broken too."""
     lines: list[str] = []
     for word in text.split():
         if lines and width(f"{lines[-1]} {word}") <= most:

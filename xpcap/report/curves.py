@@ -1,4 +1,4 @@
-"""Learning curves as PNG: the loss of each epoch, and the perplexity of the val split."""
+"""Learning curves as PNG: loss by epoch, and perplexity of the val split."""
 
 import io
 from collections.abc import Mapping, Sequence
@@ -11,7 +11,7 @@ from xpcap.files import atomic
 
 
 class Palette(NamedTuple):
-    """Colours of a figure; the page has the same paper and ink."""
+    """Colours of a figure; the page uses the same paper and ink."""
 
     paper: str
     ink: str
@@ -22,28 +22,28 @@ class Palette(NamedTuple):
 
 LIGHT = Palette(paper="#ffffff", ink="#1f2328", faint="#d9dde2", train="#6f8fc0", val="#b3402f")
 DARK = Palette(paper="#14171b", ink="#e4e7eb", faint="#39404a", train="#86a8dd", val="#f0917f")
-SIZE, DPI = (4.25, 2.75), 160  # inches; sharp on a phone with two pixels to a point
+SIZE, DPI = (4.25, 2.75), 160  # inches; sharp on screens with two pixels a point
 PIXELS = (680, 440)
 
 
-def draw_loss(path: Path, history: Sequence[Mapping[str, Any]]) -> None:
-    """Write `loss_curve` of a history, light, to a file.
+def draw_loss(path: str | Path, history: Sequence[Mapping[str, Any]]) -> None:
+    """Write the light `loss_curve` of a history to a file.
 
     Raises
     ------
     OSError : the place cannot be written to.
     """
     png = loss_curve(history)
-    with atomic(path) as file:
+    with atomic(Path(path)) as file:
         file.write(png)
 
 
 def loss_curve(history: Sequence[Mapping[str, Any]], dark: bool = False) -> bytes:
-    """The loss of each epoch, in training (with dropout) and, where it was checked, on the val split, as PNG.
+    """Draw the loss of each epoch, in training (with dropout) and on the val split if it was measured, as PNG.
 
     Parameters
     ----------
-    history : the solver's: one record an epoch with ``epoch``, ``train_loss`` and perhaps ``val_loss``
+    history : the solver's: one record an epoch with ``epoch``, ``train_loss`` and, if measured, ``val_loss``
     dark : light lines on dark paper
     """
     palette = DARK if dark else LIGHT
@@ -56,7 +56,7 @@ def loss_curve(history: Sequence[Mapping[str, Any]], dark: bool = False) -> byte
 
 
 def perplexity_curve(history: Sequence[Mapping[str, Any]], dark: bool = False) -> bytes:
-    """The perplexity of the val split after each epoch, as PNG; records without ``val_perplexity`` are left out."""
+    """Draw the perplexity of the val split after each epoch, as PNG; records without ``val_perplexity`` are left out."""
     palette = DARK if dark else LIGHT
     figure, axes = _axes(palette, "perplexity on val")
     if _line(axes, history, "val_perplexity", palette.val, marker="o", markersize=3.2, linewidth=1.8):
@@ -98,7 +98,7 @@ def _line(axes: Any, history: Sequence[Mapping[str, Any]], key: str, colour: str
 
 
 def _ring_lowest(axes: Any, history: Sequence[Mapping[str, Any]], key: str, palette: Palette) -> None:
-    """A ring where the value is lowest: the epoch whose parameters are kept."""
+    """Mark the lowest value: the epoch whose parameters are kept."""
     if len(points(history, key)) < 2:
         return
     epoch, value = min(points(history, key), key=lambda point: point[1])

@@ -1,4 +1,4 @@
-"""One HTML page of a run or of captioned pictures: scores, learning curves, settings and galleries, whole in one file."""
+"""An HTML page of a run or of captioned pictures in one file: scores, learning curves, settings and galleries."""
 
 import base64
 import io
@@ -14,13 +14,13 @@ from xpcap.report.captions import NOTHING
 from xpcap.report.curves import DARK, LIGHT, PIXELS, loss_curve, perplexity_curve, points
 from xpcap.report.text import visible
 
-FLAT = 128  # pixels: a picture no larger, of at most COLOURS colours, is kept as it is and shown enlarged
+FLAT = 128  # pixels: a picture no larger and of at most COLOURS colours is stored as it is and shown enlarged
 COLOURS = 256
-ENLARGED = 256  # pixels that a flat picture fills at most, by a whole factor
+ENLARGED = 256  # most pixels of a flat picture as shown; the factor is a whole number
 LONGEST = 320  # pixels of any other picture's long side
 QUALITY = 80  # of JPEG
-ROUNDING = 1e-3  # how far beyond 0 and 1 a probability may lie
-MOST_WORDS, MOST_REFERENCES, MOST_ROWS = 200, 50, 1000  # shown of a caption, of a picture's references, and of any table; the rest is counted
+ROUNDING = 1e-3  # a probability may lie this far outside 0..1
+MOST_WORDS, MOST_REFERENCES, MOST_ROWS = 200, 50, 1000  # shown of a caption, of a picture's references, and of a table; the rest is counted
 COLUMNS = {  # of the table of epochs: key of a record, heading, format
     "epoch": ("epoch", "d"),
     "train_loss": ("train loss", ".2f"),
@@ -35,9 +35,9 @@ class Card(NamedTuple):
     """One picture of a gallery."""
 
     name: str  # the picture's name
-    picture: np.ndarray | None  # (h, w, 3) uint8; None where its file is not at hand
-    words: Sequence[tuple[str, float]]  # the caption: each word with the probability the model gave it
-    references: Sequence[str] = ()  # what people wrote; empty ones are left out, and all beyond the first fifty
+    picture: np.ndarray | None  # (h, w, 3) uint8; None if its file is not at hand
+    words: Sequence[tuple[str, float]]  # the caption: each word with its probability
+    references: Sequence[str] = ()  # what people wrote; empty ones, and those after the fiftieth, are left out
     note: str = ""  # e.g. "BLEU-4 0.81"
 
 
@@ -46,11 +46,11 @@ class Gallery(NamedTuple):
 
     title: str  # "Best"
     about: str  # one sentence: how they were chosen
-    cards: Iterable[Card]  # taken one after the other: with a generator one picture is in memory at a time
+    cards: Iterable[Card]  # read once, in order: a generator keeps one picture in memory at a time
 
 
 class _Image(NamedTuple):
-    """A picture as the page holds it."""
+    """A picture as it is embedded in the page."""
 
     uri: str
     width: int  # as shown
@@ -59,7 +59,7 @@ class _Image(NamedTuple):
 
 
 def write_page(
-    path: Path,
+    path: str | Path,
     title: str,
     *,
     summary: str = "",
@@ -71,17 +71,17 @@ def write_page(
 ) -> None:
     """Write a self-contained HTML page; equal arguments give equal bytes.
 
-    Parts without content are left out. The page needs no network and no script, and follows the reader's light or dark theme. Text may
-    be anybody's: it stays text, control and bidi characters are spelt out, and what is too long is cut.
+    Parts without content are left out. The page needs no network and no script, and follows the reader's light or dark theme. The text may be
+    untrusted: it is escaped, control and bidi characters are spelt out, and long text is cut.
 
     Parameters
     ----------
     summary : a sentence or two below the title
     facts : (name, value) of each setting
-    history : the solver's: one record an epoch with ``epoch``, ``train_loss`` and, where they were taken, ``val_loss``,
-        ``val_perplexity``, ``val_accuracy``, ``learning_rate``
+    history : the solver's: one record an epoch with ``epoch``, ``train_loss`` and, if measured, ``val_loss``, ``val_perplexity``,
+        ``val_accuracy``, ``learning_rate``
     scores : (name, value, protocol) of each score
-    skipped : (picture, why) of each picture that was to be captioned and could not be
+    skipped : (picture, reason) of each picture that could not be captioned
 
     Raises
     ------
@@ -106,24 +106,24 @@ def write_page(
         light=LIGHT,
         dark=DARK,
     )
-    with atomic(path) as file:
+    with atomic(Path(path)) as file:
         file.write(page.encode("utf-8"))
 
 
 def _template() -> Any:
     from jinja2 import Environment, StrictUndefined
 
-    # finalize sees whatever the template puts on the page, so that no text can be forgotten; autoescape sees what comes of it
+    # finalize gets everything that the template prints, so no text escapes it; autoescape comes after it
     environment = Environment(autoescape=True, finalize=_finalize, trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined)
     return environment.from_string(resources.files("xpcap.report").joinpath("page.html").read_text(encoding="utf-8"))
 
 
 def _finalize(value: Any) -> Any:
-    return visible(value) if isinstance(value, str) and not hasattr(value, "__html__") else value  # Markup is of our own making
+    return visible(value) if isinstance(value, str) and not hasattr(value, "__html__") else value  # Markup is our own
 
 
 def _first(rows: Sequence[tuple[str, ...]]) -> list[tuple[str, ...]]:
-    """The first rows of a table, and one that counts the rest."""
+    """The first rows of a table, and a row that counts the rest."""
     rest = len(rows) - MOST_ROWS
     return [*rows[:MOST_ROWS], *([(f"{rest:,} more", "not shown", "")[: len(rows[0])]] if rest > 0 else [])]
 
@@ -148,7 +148,7 @@ def _probability(word: str, p: float) -> float:
 
 
 def _embed(name: str, picture: np.ndarray) -> _Image:
-    """A picture as a data URI: PNG, to be enlarged by a whole factor, where it is small and flat, else JPEG."""
+    """Embed a picture as a data URI: a small flat one as PNG, enlarged by a whole factor, others as JPEG."""
     from PIL import Image
 
     if picture.ndim != 3 or picture.shape[2] != 3 or picture.dtype != np.uint8 or not picture.size:
@@ -177,7 +177,7 @@ def _data(kind: str, content: bytes) -> str:
 
 
 def _curves(history: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Each curve, light and dark, with what it shows in words; none of a single epoch, which the table tells better."""
+    """Each curve, light and dark, and described in words. None for a single epoch, which the table shows better."""
     curves: list[dict[str, Any]] = []
     if len(history) < 2:
         return curves
@@ -190,7 +190,7 @@ def _curves(history: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _course(history: Sequence[Mapping[str, Any]], key: str) -> str:
-    """A curve in words."""
+    """A curve described in words."""
     drawn, name = points(history, key), COLUMNS[key][0]
     (first, start), (last, end) = drawn[0], drawn[-1]
     if first == last:
@@ -201,7 +201,7 @@ def _course(history: Sequence[Mapping[str, Any]], key: str) -> str:
 
 
 def _epochs(history: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """The history as a table: headings and rows of text; of a very long one every second, third, ... epoch."""
+    """The history as a table: headings and rows of text. A very long one shows every second, third, ... epoch."""
     every = -(-len(history) // MOST_ROWS)
     told = [record for i, record in enumerate(history) if (i + 1) % every == 0 or i == len(history) - 1]
     columns = {key: column for key, column in COLUMNS.items() if any(record.get(key) is not None for record in told)}

@@ -1,18 +1,18 @@
-"""Other people's text as a page or a picture shows it: what would be obeyed is spelt out, and nothing is endless."""
+"""Makes untrusted text safe to show: control characters are escaped, and long text is cut."""
 
 import unicodedata
 
-LONGEST = 1000  # characters that are shown of a text; a longer one ends in an ellipsis
-STACKED = 6  # marks on one letter; more would tower over the lines around it
-BIDI = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")  # turn the text after them around
-SPELT = ("Cc", "Cs", "Zl", "Zp", "Co", "Cn")  # Unicode categories: controls, lone surrogates, line ends, and what has no look of its own
+LONGEST = 1000  # characters shown of a text; a longer one ends in an ellipsis
+STACKED = 6  # combining marks on one letter; more would cover the lines around it
+BIDI = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")  # reverse the direction of the text after them
+SPELT = ("Cc", "Cs", "Zl", "Zp", "Co", "Cn")  # Unicode categories: controls, lone surrogates, line ends, and characters without a glyph
 MARKS = ("Mn", "Me")
 
 
 def visible(text: str, most: int = LONGEST) -> str:
-    """A text with control and bidi characters as escapes, such as ``\\x1b``, line breaks as spaces, and cut at some `most` characters.
+    """Escape control and bidi characters, as in ``\\x1b``, turn line breaks into spaces, and cut after about `most` characters.
 
-    Letters of every script, emoji and the joiners within them stay what they are. It makes no markup harmless: whoever writes HTML escapes it too.
+    Letters of every script, emoji and their joiners stay as they are. This does not escape HTML; do that as well.
     """
     signs: list[str] = []
     length = stacked = 0

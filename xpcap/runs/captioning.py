@@ -1,24 +1,38 @@
-"""Captions from a run: of pictures of a data set, beside what people wrote, and of picture files."""
+"""Captions from a run: of the pictures of a data set, beside what people wrote, and of picture files."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from xpcap.data import CaptionData, open_data
 from xpcap.data.dataset import spread
-from xpcap.encoders import find_encoder, find_pictures, read_picture
+from xpcap.data.source import Source
+from xpcap.data.vocabulary import Vocabulary
+from xpcap.encoders import Encoder, find_encoder, find_pictures, read_picture
 from xpcap.errors import DataError
 from xpcap.progress import bar
 from xpcap.runs.folder import Run
-from xpcap.runs.sampling import Caption, caption_features, caption_pictures
 
 BATCH = 64  # picture files captioned at once
 
 
+class Caption(NamedTuple):
+    """What a model says, word by word, and the probability it gave each word."""
+
+    words: list[str]
+    probabilities: list[float]
+
+    @property
+    def text(self) -> str:
+        """The caption as one line."""
+        return " ".join(self.words)
+
+
 class PictureCaption(NamedTuple):
-    """A picture's name, the caption sampled for it with the probability of each word, and its references."""
+    """A picture's name, its caption with the probability of each word, and its references."""
 
     image: str
     caption: str
@@ -27,80 +41,96 @@ class PictureCaption(NamedTuple):
 
 
 class Skipped(NamedTuple):
-    """A picture that was to be captioned and could not be."""
+    """A picture that could not be captioned, and why."""
 
     image: str
     reason: str
 
 
-def data_of(run: Run, file: Path | None, split: str) -> tuple[CaptionData, list[list[str]]]:
-    """A split of the data set `file` (the run's own where None) as the run sees it, and its captions as words.
+def data_of(run: Run, data: CaptionData | str | Path | None = None) -> CaptionData:
+    """A data set as the run sees it: checked to fit, and its features scaled as the run scales.
 
-    As the run sees it: encoded with the run's vocabulary, uncut, and scaled as the run scales. The words are the data set's own.
+    Parameters
+    ----------
+    data : an open data set, or the path of one; None: the one that the run was trained on
 
     Raises
     ------
-    DataError : the file or the split is not there, does not fit the run, or is the run's own and has changed since.
+    DataError : it is not there, does not fit the run, or is the run's own and has changed since.
     """
-    path = file or run.path / run.config["data"]  # an absolute path stays what it is
-    if file is None and not path.exists():
-        raise DataError(f"{run.path}: its data, {path}, is gone, expected the file it was trained on; name where it is now with --data")
-    data = open_data(path)
-    if file is None and run.config["data_stamp"] not in ("", data.stamp):
-        raise DataError(f"{run.path}: its data, {path}, has changed since it was trained, expected the same; score it as another file with --data")
+    where = "the data set"
+    if not isinstance(data, CaptionData):
+        where = str(_own(run) if data is None else data)
+        opened = open_data(where)
+        if data is None and run.config["data_stamp"] not in ("", opened.stamp):
+            raise DataError(f"data_of: {where}, the data of {run.path}, has changed since training, expected it unchanged; name it to use it anyway")
+        data = opened
     if data.feature_dim != run.config["feature_dim"]:
-        raise DataError(f"{path} has features of size {data.feature_dim}, expected the run's {run.config['feature_dim']}; made by another encoder?")
-    words = data.words(split)
-    data = data.encoded_with(run.vocabulary, split)
-    data.scaling = run.scaling
-    return data, words
+        raise DataError(
+            f"data_of: {where} has features of size {data.feature_dim}, expected the run's {run.config['feature_dim']}; made by another encoder?"
+        )
+    return replace(data, scaling=run.scaling)
 
 
-def caption_run(run: Run, file: Path | None = None, split: str = "val", count: int = 10) -> list[PictureCaption]:
-    """Greedy captions of `count` pictures spread evenly over a split, each beside its references."""
-    data, _ = data_of(run, file, split)
-    pictures = np.unique(data.split(split).image_idxs)  # those that have captions
-    return caption_chosen(run, data, split, pictures[spread(len(pictures), count)])
+def _own(run: Run) -> Path:
+    """The path of the data that a run was trained on."""
+    path = run.path / run.config["data"]  # an absolute path stays what it is
+    if not path.exists():
+        raise DataError(f"data_of: {path}, the data of {run.path}, is gone, expected the file it was trained on; name its new place")
+    return path
 
 
-def caption_chosen(run: Run, data: CaptionData, split: str, pictures: np.ndarray) -> list[PictureCaption]:
-    """Greedy captions of the pictures numbered `pictures` of a split of data_of, each beside its references."""
+def source_of(run: Run) -> Source:
+    """How the data that a run was trained on came about."""
+    return Source.from_json(f"open_run: {run.path}", run.config.get("source", {}))
+
+
+def caption_run(run: Run, data: CaptionData | str | Path | None = None, split: str = "val", count: int = 10) -> list[PictureCaption]:
+    """Greedy captions of `count` pictures spread evenly over a split, each beside its references.
+
+    Parameters
+    ----------
+    data : as in `data_of`
+
+    Raises
+    ------
+    DataError : the data set, or the split, is not there or does not fit the run.
+    """
+    seen = data_of(run, data)
+    pictures = captioned(seen, split)
+    return caption_chosen(run, seen, split, pictures[spread(len(pictures), count)])
+
+
+def captioned(data: CaptionData, split: str) -> np.ndarray:
+    """Numbers of the pictures of a split that have captions, in rising order."""
+    return np.unique(data.split(split).image_idxs)
+
+
+def caption_chosen(run: Run, data: CaptionData, split: str, pictures: np.ndarray, progress: bool = False) -> list[PictureCaption]:
+    """Greedy captions of the pictures numbered `pictures` of a split of `data_of`, each beside its references."""
     references, images = data.references(split), data.split(split).images
-    captions = captions_of(run, data, split, pictures)
+    captions = caption_pictures(run.model, run.vocabulary, data, split, pictures, run.config["max_words"], progress=progress)
     return [PictureCaption(images[i], said.text, said.probabilities, references[i]) for i, said in zip(pictures.tolist(), captions, strict=True)]
 
 
-def caption_files(run: Run, paths: Sequence[Path], progress: bool = False) -> tuple[list[PictureCaption], list[Skipped]]:
+def caption_files(run: Run, paths: str | Path | Iterable[str | Path], progress: bool = False) -> tuple[list[PictureCaption], list[Skipped]]:
     """Greedy captions of picture files, and of the pictures in folders, through the encoder that made the run's features.
+
+    Parameters
+    ----------
+    paths : files and folders, or one of them
 
     Returns
     -------
-    captions, in the order of the files, and what could not be read, folders without a picture among them, with the reason
+    captions, in the order of the files; and what could not be read, with the reason: pictures, and folders without one
 
     Raises
     ------
-    DataError : the run learnt from features that no encoder of ours made.
+    DataError : the run was trained on features that no encoder of this package made.
     """
-    name = run.config.get("source", {}).get("encoder")
-    if name is None:
-        raise DataError(
-            f"caption: {run.path} learnt from features that were given to it, expected a run whose data was prepared from pictures; "
-            "what made the features must make them for other pictures too"
-        )
-    encoder = find_encoder(name)
-    if encoder.dim != run.config["feature_dim"]:
-        raise DataError(
-            f"caption: {run.path} learnt from features of size {run.config['feature_dim']}, expected the {encoder.dim} of the {name} encoder; "
-            "prepared by another version?"
-        )
+    encoder = _encoder_of(run)
     captions: list[PictureCaption] = []
-    skipped: list[Skipped] = []
-    files: list[Path] = []
-    for path in paths:
-        try:
-            files += find_pictures([path])
-        except DataError as error:
-            skipped.append(_skipped(path, error))
+    files, skipped = _find([paths] if isinstance(paths, str | Path) else paths)
     for start in bar(range(0, len(files), BATCH), progress, "captioning pictures"):
         read: list[tuple[Path, np.ndarray]] = []
         for file in files[start : start + BATCH]:
@@ -115,11 +145,60 @@ def caption_files(run: Run, paths: Sequence[Path], progress: bool = False) -> tu
     return captions, skipped
 
 
+def _encoder_of(run: Run) -> Encoder:
+    name = source_of(run).encoder
+    if name is None:
+        raise DataError(
+            f"caption_files: {run.path} learnt from features that were given to it, expected a run whose data was prepared from pictures; "
+            "new pictures need the encoder that made those features"
+        )
+    encoder = find_encoder(name)
+    if encoder.dim != run.config["feature_dim"]:
+        raise DataError(
+            f"caption_files: {run.path} learnt from features of size {run.config['feature_dim']}, expected the {encoder.dim} of the {name} encoder; "
+            "prepared by another version?"
+        )
+    return encoder
+
+
+def _find(paths: Iterable[str | Path]) -> tuple[list[Path], list[Skipped]]:
+    files: list[Path] = []
+    skipped: list[Skipped] = []
+    for path in paths:
+        try:
+            files += find_pictures([path])
+        except DataError as error:
+            skipped.append(_skipped(Path(path), error))
+    return files, skipped
+
+
 def _skipped(path: Path, error: DataError) -> Skipped:
-    """The reason without the function and the path that it begins with: the path is told beside it."""
+    """The reason, without the function and path that the message begins with: the path stands beside it."""
     return Skipped(str(path), str(error).partition(f": {path}")[2].lstrip(": "))
 
 
-def captions_of(run: Run, data: CaptionData, split: str, pictures: np.ndarray, progress: bool = False) -> list[Caption]:
-    """Captions of the pictures numbered `pictures` of a split of data_of."""
-    return caption_pictures(run.model, data, split, pictures, max_words=run.config["max_words"], progress=progress)
+def caption_features(model: Any, vocabulary: Vocabulary, features: np.ndarray, max_words: int) -> list[Caption]:
+    """Greedy captions for scaled features (n, D). They end at END or after `max_words`, and never hold NULL, START or UNK."""
+    silent = (vocabulary.null, vocabulary.start, vocabulary.unk)
+    captions = []
+    for ids, probabilities in zip(*model.sample_with_probabilities(features, max_length=max_words, forbid=silent), strict=True):
+        words = vocabulary.words(ids)
+        captions.append(Caption(words, [float(p) for p in probabilities[: len(words)]]))
+    return captions
+
+
+def caption_pictures(
+    model: Any,
+    vocabulary: Vocabulary,
+    data: CaptionData,
+    split: str,
+    pictures: Sequence[int] | np.ndarray,
+    max_words: int,
+    batch_size: int = 500,
+    progress: bool = False,
+) -> list[Caption]:
+    """Greedy captions for the pictures numbered `pictures` (n,) of a split, in that order."""
+    captions: list[Caption] = []
+    for start in bar(range(0, len(pictures), batch_size), progress, f"captioning {split}"):
+        captions += caption_features(model, vocabulary, data.features(split, np.asarray(pictures[start : start + batch_size])), max_words)
+    return captions

@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from xpcap.backend import Array, to_numpy
-from xpcap.data.checks import check_source
 from xpcap.data.scaling import KINDS, FeatureScaling
+from xpcap.data.source import Source
 from xpcap.data.vocabulary import Vocabulary
 from xpcap.errors import DataError
 from xpcap.files import PART, read_text, write_text
@@ -209,7 +209,7 @@ def read_config(path: Path) -> dict[str, Any]:
     source = config.get("source", {})
     if not isinstance(source, dict):
         raise DataError(f"open_run: {path / CONFIG} has source {str(source)[:60]!r}, expected an object; damaged?")
-    check_source(f"open_run: {path / CONFIG}", source)
+    Source.from_json(f"open_run: {path / CONFIG}", source)
     return config
 
 

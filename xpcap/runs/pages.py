@@ -1,4 +1,4 @@
-"""What goes on a page: a run's scores, curves and best, worst and random captions; or the captions of any pictures."""
+"""Pages of a run: its scores, curves and best, worst and random captions; and pages or PNGs of any captioned pictures."""
 
 from collections.abc import Callable, Mapping, Sequence
 from itertools import islice
@@ -7,34 +7,34 @@ from typing import Any
 
 import numpy as np
 
-from xpcap.data import CaptionData, tokenize
 from xpcap.data.pictures import KIND, picture_of
+from xpcap.data.source import Source
 from xpcap.encoders import read_picture
 from xpcap.errors import DataError
 from xpcap.files import obstacle
-from xpcap.metrics import smoothed_bleu
 from xpcap.progress import bar
 from xpcap.report import Card, Gallery, draw_captions, write_page
-from xpcap.runs.captioning import PictureCaption, Skipped, caption_chosen, data_of
+from xpcap.runs.captioning import PictureCaption, Skipped, source_of
 from xpcap.runs.evaluation import Evaluation
 from xpcap.runs.folder import Run
 from xpcap.runs.options import PICTURES
 
 PAGE = "index.html"
 SHOWN = 9  # pictures in each gallery of a run
-DRAWN = 60  # pictures in a PNG at most: twenty rows of three; many more would be too large to draw
+DRAWN = 60  # most pictures in a PNG: twenty rows of three
 NOTE = "sentence BLEU-4"
-Look = Callable[[str], np.ndarray | None]  # a picture's name to the picture, None where it is not at hand
+Look = Callable[[str], np.ndarray | None]  # name of a picture to the picture; None if it is not at hand
 
 
-def write_progress_page(folder: Path, epochs: int, history: Sequence[Mapping[str, Any]]) -> None:
-    """The page of a run that is still learning: its curves so far."""
+def write_progress_page(folder: str | Path, epochs: int, history: Sequence[Mapping[str, Any]]) -> None:
+    """Write the page of a run in training: its curves so far."""
     summary = f"After epoch {history[-1]['epoch']} of {epochs}. Scores and captions follow when training ends."
+    folder = Path(folder)
     write_page(folder / PAGE, f"{folder.name}, in training", summary=summary, history=history)
 
 
 def write_run_page(run: Run, history: Sequence[Mapping[str, Any]], evaluation: Evaluation | None) -> None:
-    """The page of a finished run: scores with their protocols, curves, settings and, where it was scored, three galleries."""
+    """Write the page of a finished run: curves, settings and, if it was scored, scores with their protocols and three galleries."""
     summary = f"An {run.config['cell'].upper()} captioner with its parameters of epoch {run.meta.get('epoch')}"
     if evaluation is not None:
         summary += f", scored on the {evaluation.n:,} pictures of {evaluation.split}"
@@ -49,8 +49,9 @@ def write_run_page(run: Run, history: Sequence[Mapping[str, Any]], evaluation: E
     )
 
 
-def check_place(path: Path, suffix: str) -> None:
-    """DataError : a page or PNG cannot be written to `path`; to be called before any work is done."""
+def check_place(path: str | Path, suffix: str) -> None:
+    """DataError : a page or PNG cannot be written to `path`. Call it before the work whose result goes there."""
+    path = Path(path)
     if path.suffix.lower() != suffix:
         raise DataError(f"caption: {path} does not end in {suffix}, expected a name that does; are the arguments in order?")
     if why := obstacle(path):
@@ -58,17 +59,21 @@ def check_place(path: Path, suffix: str) -> None:
 
 
 def write_caption_page(
-    path: Path, run: Run, captions: Sequence[PictureCaption], look: Look, skipped: Sequence[Skipped] = (), progress: bool = False
+    path: str | Path, run: Run, captions: Sequence[PictureCaption], look: Look, skipped: Sequence[Skipped] = (), progress: bool = False
 ) -> None:
-    """A page of captioned pictures. DataError : `path` exists, or cannot be written to."""
+    """Write a page of captioned pictures. DataError : `path` exists, or cannot be written to."""
     check_place(path, ".html")
     about = "In the order they were given." if not any(caption.references for caption in captions) else "Spread evenly over the split."
     cards = (_card(caption, look) for caption in bar(captions, progress, "writing the page"))
     write_page(path, f"Captions by {run.path.resolve().name}", galleries=[Gallery("Pictures", about, cards)], skipped=skipped)
 
 
-def write_caption_png(path: Path, captions: Sequence[PictureCaption], look: Look) -> int:
-    """The same as one picture: the first 60 whose file is at hand. How many that are comes back.
+def write_caption_png(path: str | Path, captions: Sequence[PictureCaption], look: Look) -> int:
+    """Write captioned pictures as one PNG: the first 60 that are at hand.
+
+    Returns
+    -------
+    int : how many there are in it
 
     Raises
     ------
@@ -78,20 +83,24 @@ def write_caption_png(path: Path, captions: Sequence[PictureCaption], look: Look
     at_hand = ((picture, caption) for caption in captions if (picture := look(caption.image)) is not None)
     shown = list(islice(at_hand, DRAWN))
     if not shown:
-        raise DataError(f"caption: none of {len(captions)} pictures is at hand to be drawn in {path}, expected their folder as 'prepare --pictures'")
+        raise DataError(
+            f"caption: none of {len(captions)} pictures is at hand to be drawn in {path}, expected the folder that the data set remembers; was it moved?"
+        )
     draw_captions(path, [picture for picture, _ in shown], [c.caption for _, c in shown], [c.references[0] if c.references else "" for _, c in shown])
     return len(shown)
 
 
 def look_at_files(name: str) -> np.ndarray | None:
-    """Pictures whose names are their paths."""
+    """A picture whose name is its path."""
     return _read_or_none(Path(name))
 
 
-def look_in(run: Run, data: CaptionData) -> Look:
-    """Pictures of a data set, from the folder that it remembers; generated ones from the run folder, or drawn again where they are not there."""
-    remembered = data.source.get("pictures")
-    folder = Path(remembered) if isinstance(remembered, str) else run.path / PICTURES
+def look_in(run: Run, source: Source) -> Look:
+    """Pictures of a data set with that source, from the folder that it remembers; generated ones from the run folder, or drawn again.
+
+    Names come from files of anybody's: what lies outside the folder is not opened.
+    """
+    folder = run.path / PICTURES if source.pictures is None else Path(source.pictures)
 
     def look(name: str) -> np.ndarray | None:
         try:
@@ -99,8 +108,8 @@ def look_in(run: Run, data: CaptionData) -> Look:
             there = inside and (folder / name).is_file()
         except (OSError, ValueError):  # a name that no file can have
             there = False
-        if data.source.get("generated") == KIND and not there:
-            return picture_of(name, data.source["seed"])
+        if source.generated == KIND and source.seed is not None and not there:
+            return picture_of(name, source.seed)
         return _read_or_none(folder / name) if there else None
 
     return look
@@ -110,7 +119,7 @@ def _read_or_none(path: Path) -> np.ndarray | None:
     try:
         return read_picture(path)
     except DataError:
-        return None  # a page can do without; its frame says that the picture is missing
+        return None  # the page shows an empty frame that says so
 
 
 def _card(caption: PictureCaption, look: Look, note: str = "") -> Card:
@@ -128,20 +137,16 @@ def _facts(run: Run) -> list[tuple[str, str]]:
 
 def _galleries(run: Run, evaluation: Evaluation) -> list[Gallery]:
     """Best, worst and random captions of the split that a run was scored on."""
-    data, _ = data_of(run, None, evaluation.split)
-    look, images, references = look_in(run, data), data.split(evaluation.split).images, data.references(evaluation.split)
-    scores = {i: smoothed_bleu([tokenize(text) for text in references[i]], evaluation.captions[images[i]].split()) for i in references}
-    order = sorted(scores, key=lambda i: -scores[i])
+    look, scores = look_in(run, source_of(run)), evaluation.per_picture["bleu"]
+    order = sorted(range(evaluation.n), key=lambda i: -scores[i])
     count = min(SHOWN, max(1, len(order) // 3))
     drawn = np.random.default_rng(0).choice(len(order), count, replace=False)
     chosen = {
         "Best": (f"The {count} captions with the highest smoothed sentence BLEU-4 of {len(order):,}.", order[:count]),
         "Worst": (f"The {count} with the lowest.", order[::-1][:count]),
-        "Random": (f"{count} drawn at random.", [sorted(scores)[i] for i in sorted(drawn)]),
+        "Random": (f"{count} drawn at random.", sorted(drawn.tolist())),
     }
-    galleries = []
-    for title, (about, numbers) in chosen.items():
-        captions = caption_chosen(run, data, evaluation.split, np.array(numbers))
-        cards = [_card(caption, look, f"{NOTE} {scores[i]:.2f}") for caption, i in zip(captions, numbers, strict=True)]
-        galleries.append(Gallery(title, about, cards))
-    return galleries
+    return [
+        Gallery(title, about, [_card(evaluation.captions[i], look, f"{NOTE} {scores[i]:.2f}") for i in numbers])
+        for title, (about, numbers) in chosen.items()
+    ]

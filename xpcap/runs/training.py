@@ -11,8 +11,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from xpcap.backend import get_backend
-from xpcap.data import CaptionData, open_data, write_dataset
-from xpcap.data.hdf5 import stamp_of
+from xpcap.data import CaptionData, open_data
+from xpcap.data.hdf5 import stamped, write_stamped
 from xpcap.data.pictures import generate, write_pictures
 from xpcap.data.scaling import fit_scaling
 from xpcap.errors import DataError
@@ -67,9 +67,9 @@ def train_run(options: TrainOptions, on_epoch: Hook | None = None, progress: boo
     made = _make(out, options.resume)
     with run_folder.lock(out):
         try:
-            history = _fit(options, out, on_epoch, progress, on_resume)
+            history, data = _fit(options, out, on_epoch, progress, on_resume)
             run = run_folder.open_run(out)
-            evaluation = evaluate_run(run, split="val", progress=progress) if "val_loss" in history[-1] else None
+            evaluation = evaluate_run(run, data, "val", progress) if "val_loss" in history[-1] else None
             write_run_page(run, history, evaluation)
         except BaseException:
             if made and not (out / run_folder.LAST).exists():
@@ -79,8 +79,8 @@ def train_run(options: TrainOptions, on_epoch: Hook | None = None, progress: boo
     return Trained(run, evaluation)
 
 
-def _fit(options: TrainOptions, out: Path, on_epoch: Hook | None, progress: bool, on_resume: Hook | None) -> list[dict[str, Any]]:
-    """Train to the end, and return the history. What training held in memory is free afterwards."""
+def _fit(options: TrainOptions, out: Path, on_epoch: Hook | None, progress: bool, on_resume: Hook | None) -> tuple[list[dict[str, Any]], CaptionData]:
+    """Train to the end; return the history and the data. What training itself held in memory is free afterwards."""
     _tidy(out)
     config = run_folder.read_config(out) if (out / run_folder.CONFIG).is_file() else None
     if config is not None:
@@ -115,22 +115,15 @@ def _fit(options: TrainOptions, out: Path, on_epoch: Hook | None, progress: bool
         with stop, saver, np.errstate(all="ignore"):  # a loss that is not finite is an error of the solver's, with more to say
             solver.train()
         saver.heed(solver)
-    return solver.history
+    return solver.history, data
 
 
 def _data(options: TrainOptions, out: Path, config: Mapping[str, Any] | None) -> CaptionData:
     """What to train on: for a run to go on with, the very data that it began with, wherever that lies by now."""
     path = options.data or out / DATA
-    data = open_data(path) if options.data or path.exists() else _generated(options.seed)
+    data = open_data(path) if options.data or path.exists() else stamped(generate(options.seed))
     if config is not None and config["data_stamp"] != data.stamp:
         raise DataError(f"train: {path} is not the data that {out} began with, expected the same, unchanged; name it, or begin another run")
-    return data
-
-
-def _generated(seed: int) -> CaptionData:
-    """Generated pictures with the stamp that their file will have."""
-    data = generate(seed)
-    data.stamp = stamp_of(data)
     return data
 
 
@@ -164,7 +157,7 @@ def _furnish(options: TrainOptions, out: Path, data: CaptionData, config: Mappin
     if not (out / run_folder.VOCAB).exists():
         run_folder.write_vocabulary(out, data.vocabulary)
     if options.data is None and not (out / DATA).exists():
-        write_dataset(out / DATA, data)
+        write_stamped(out / DATA, data)
     if options.data is None and not (out / PICTURES).exists():
         write_pictures(out / PICTURES, data, "val")
 
@@ -177,7 +170,7 @@ def _settings(options: TrainOptions) -> dict[str, Any]:
 def _made_with(data: CaptionData) -> dict[str, Any]:
     made = {"backend": get_backend(), "feature_dim": data.feature_dim, "max_words": data.max_words, "vocabulary": len(data.vocabulary)}
     versions = {"python": platform.python_version(), "numpy": np.__version__}
-    return {**made, **versions, "data_stamp": data.stamp, "source": dict(data.source)}
+    return {**made, **versions, "data_stamp": data.stamp, "source": data.source.to_json()}
 
 
 def _make(out: Path, may_exist: bool) -> list[Path]:

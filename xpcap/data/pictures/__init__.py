@@ -1,39 +1,32 @@
 """Generated pictures: seeded scenes of one to three shapes, each with five captions, to try everything without a download.
 
-Held-out scenes combine what was seen apart: no two things of a val scene are of kinds that any training scene has together, and a single thing
-lies where none of its kind does in train; all kinds, places and arrangements are in train. Which is which does not depend on the seed.
+The val split tests new combinations: no training scene has together any two kinds that a val scene has, and a single thing of a val scene lies
+where no training scene has its kind alone. All kinds, places and arrangements occur in train. What is held out does not depend on the seed.
 """
 
-import re
 from pathlib import Path
 
 import numpy as np
 
 from xpcap.data.dataset import CaptionData, Split
-from xpcap.data.pictures.best import best_captions
-from xpcap.data.pictures.grammar import describe, named
-from xpcap.data.pictures.scenes import SPLITS, Scene, make_scene, paint
-from xpcap.data.vocabulary import Vocabulary
+from xpcap.data.pictures.grammar import CAPTIONS, describe, named
+from xpcap.data.pictures.scenes import SPLITS, make_scene, paint, scene_of
+from xpcap.data.pictures.scoring import KIND, best_of, metrics_of
+from xpcap.data.source import Source
+from xpcap.data.vocabulary import Vocabulary, tokenize
 from xpcap.encoders import HistogramEncoder
-from xpcap.errors import DataError
 
-__all__ = ["BEST_PROTOCOL", "KIND", "NAMED_PROTOCOL", "best_of", "generate", "named", "picture_of", "write_pictures"]
-CAPTIONS = 5  # for each picture
+__all__ = ["KIND", "best_of", "generate", "metrics_of", "named", "picture_of", "write_pictures"]
 MAX_WORDS = 25  # more than the grammar ever says
-KIND = "pictures"  # how a data set's source says that it was generated here
-NAMED_PROTOCOL = "share of captions that name exactly the (colour, shape) pairs of their scene, none missing and none made up"
-BEST_PROTOCOL = (
-    "the same of captions chosen by one who knows every scene and the grammar, but not the references: the most promising found in 16 searches"
-)
 
 
 def generate(seed: int = 0, train: int = 15000, val: int = 500) -> CaptionData:
-    """Generated pictures as CaptionData, features by HistogramEncoder.
+    """Generate pictures with captions, as CaptionData with features by HistogramEncoder.
 
     Parameters
     ----------
     seed : of scenes and captions
-    train, val : numbers of scenes; scene i of a split is the same whatever these are
+    train, val : numbers of scenes; scene i of a split does not depend on them
 
     Notes
     -----
@@ -45,10 +38,11 @@ def generate(seed: int = 0, train: int = 15000, val: int = 500) -> CaptionData:
         scenes = [make_scene(split, number, seed) for number in range(count)]
         features[split] = encoder.encode(paint(scene) for scene in scenes)
         texts[split] = [describe(scene, rng) for scene in scenes for _ in range(CAPTIONS)]
-    vocabulary = Vocabulary.build(texts["train"], min_count=1)
+    words = {split: [tokenize(text) for text in texts[split]] for split in SPLITS}
+    vocabulary = Vocabulary.build_from_words(words["train"], min_count=1)
     splits = {
         split: Split(
-            captions=vocabulary.encode(texts[split], MAX_WORDS),
+            captions=vocabulary.encode_words(words[split], MAX_WORDS),
             image_idxs=np.repeat(np.arange(len(features[split]), dtype=np.int32), CAPTIONS),
             features=features[split],
             images=[f"{split}{number:05d}.png" for number in range(len(features[split]))],
@@ -56,42 +50,32 @@ def generate(seed: int = 0, train: int = 15000, val: int = 500) -> CaptionData:
         )
         for split in SPLITS
     }
-    return CaptionData(vocabulary, splits, {"generated": KIND, "encoder": encoder.name, "seed": seed, "train": train, "val": val})
+    return CaptionData(vocabulary, splits, Source(encoder.name, generated=KIND, seed=int(seed), record={"train": train, "val": val}))
 
 
 def picture_of(name: str, seed: int = 0) -> np.ndarray:
-    """The generated picture of that name, drawn again: (128, 128, 3), uint8.
+    """Draw the generated picture of that name again: (128, 128, 3), uint8.
 
     Raises
     ------
-    DataError : no name of a generated picture.
+    DataError : not the name of a generated picture.
     """
-    return paint(_scene_of(name, seed))
+    return paint(scene_of(name, seed))
 
 
-def write_pictures(folder: Path, data: CaptionData, split: str) -> None:
-    """Write the pictures of a split of generated pictures to a new folder, as PNGs.
+def write_pictures(folder: str | Path, data: CaptionData, split: str) -> None:
+    """Write the pictures of a generated split to a new folder, as PNGs.
 
     Raises
     ------
-    OSError : the place cannot be written to; the folder is not there then.
+    OSError : the place cannot be written to; then there is no folder.
     """
     from PIL import Image
 
+    assert data.source.seed is not None
+    folder = Path(folder)
     temporary = folder.with_name(f".{folder.name}.part")
     temporary.mkdir()
     for name in data.split(split).images:
-        Image.fromarray(picture_of(name, data.source["seed"])).save(temporary / name)
+        Image.fromarray(picture_of(name, data.source.seed)).save(temporary / name)
     temporary.rename(folder)
-
-
-def best_of(names: list[str], seed: int = 0) -> list[str]:
-    """For generated pictures the captions of one who knows scenes and grammar, and wants the best corpus BLEU-4: see `best_captions`."""
-    return best_captions([_scene_of(name, seed) for name in names], CAPTIONS)
-
-
-def _scene_of(name: str, seed: int) -> Scene:
-    match = re.fullmatch(rf"({'|'.join(SPLITS)})(\d{{1,9}})\.png", name)
-    if match is None:
-        raise DataError(f"picture_of: {name!r} is no generated picture, expected a name such as val00012.png")
-    return make_scene(match[1], int(match[2]), seed)

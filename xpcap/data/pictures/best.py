@@ -1,4 +1,4 @@
-"""What a captioner could score that knows every scene and the grammar, but not which captions were drawn as references."""
+"""The captions with the best expected BLEU, for someone who knows every scene and the grammar, but not which captions were drawn."""
 
 import itertools
 from collections import Counter, defaultdict
@@ -11,11 +11,11 @@ from xpcap.data.pictures.grammar import language, structure
 from xpcap.data.pictures.scenes import Scene
 
 ORDERS = 4
-STARTS = 16  # of the search: one that is good on its own, and random ones
+STARTS = 16  # starting points of the search: a good one, and random ones
 
 
 class _Prospects(NamedTuple):
-    """What each caption of a scene's language can expect against references drawn from that language, added over scenes."""
+    """Expected counts of each caption of a scene's language against references drawn from that language, summed over scenes."""
 
     matches: np.ndarray  # (captions, 4), n-grams found in the references
     counts: np.ndarray  # (captions, 4), n-grams
@@ -26,12 +26,12 @@ class _Prospects(NamedTuple):
 
 
 def best_captions(scenes: Sequence[Scene], references: int) -> list[str]:
-    """For each scene a caption, such that together they promise a corpus BLEU-4 that no other caption for one kind of scene betters.
+    """Choose a caption for each scene so that expected corpus BLEU-4 is a local optimum.
 
-    Scenes of one structure are captioned alike. What is promised is BLEU of the expected matches and lengths, over so many references
-    drawn from the grammar; expected matches are exact: an n-gram that a caption holds k times counts once for each of the k that some
-    reference holds as often. Corpus BLEU is no sum over scenes, so the search climbs: structure by structure it takes the caption that
-    promises most beside the present ones of all others, until none can be bettered; and the best of a few such climbs counts.
+    Scenes of one structure get the same caption. The objective is BLEU of expected matches and lengths, over `references` captions drawn from
+    the grammar for each scene. Expected matches are exact: an n-gram that a caption holds k times counts once for each j <= k such that some
+    reference holds it at least j times. Corpus BLEU is not a sum over scenes, so the search is coordinate ascent: structure by structure it
+    takes the best caption given all others, until no change helps. The best of 16 starts wins.
     """
     structures = [structure(scene) for scene in scenes]
     share = Counter(structures)
@@ -46,14 +46,14 @@ def best_captions(scenes: Sequence[Scene], references: int) -> list[str]:
 
 
 def _climb(prospects: Sequence[_Prospects], start: Sequence[int]) -> list[int]:
-    """A choice of captions that promises no less than `start`, and that no change to one of them betters."""
+    """Coordinate ascent from `start`: a choice that no change to one caption improves."""
     choice, settled = list(start), 0
     promised = _promise(prospects, choice)
     for k in itertools.cycle(range(len(choice))):
         totals = _totals(prospects, choice)
         promises = _bleu(*(total - field[choice[k]] + field for total, field in zip(totals, prospects[k], strict=True)))
         best = int(promises.argmax())
-        if promises[best] > promised * (1 + 1e-9):  # by more than rounding
+        if promises[best] > promised * (1 + 1e-9):  # by more than rounding errors
             choice[k], promised, settled = best, float(promises[best]), 0
         settled += 1
         if settled == len(choice):
@@ -62,7 +62,7 @@ def _climb(prospects: Sequence[_Prospects], start: Sequence[int]) -> list[int]:
 
 
 def _totals(prospects: Sequence[_Prospects], choice: Sequence[int]) -> Iterator[np.ndarray]:
-    """Matches (4,), counts (4,) and closest lengths of a choice of captions, over all scenes."""
+    """Matches (4,), counts (4,) and closest length of a choice of captions, summed over all scenes."""
     for field in zip(*prospects, strict=True):
         yield np.sum([own[i] for own, i in zip(field, choice, strict=True)], axis=0)
 
@@ -95,7 +95,7 @@ def _prospects(captions: Sequence[tuple[str, float]], references: int) -> _Prosp
 
 
 def _closest(length: int, lengths: Mapping[int, float], references: int) -> float:
-    """Expected length of the reference nearest to `length`, the shorter of two that are equally near."""
+    """Expected length of the reference nearest to `length`; of two equally near ones the shorter counts."""
     expected, left = 0.0, 1.0
     for other in sorted(lengths, key=lambda other: (abs(other - length), other)):
         after = max(left - lengths[other], 0.0)

@@ -1,4 +1,4 @@
-"""The grammar that captions of scenes are drawn from: sampled for references, written out in full for its best captions."""
+"""The grammar of captions: sampled for references, enumerated to find the best captions."""
 
 import itertools
 import math
@@ -9,12 +9,13 @@ import numpy as np
 
 from xpcap.data.pictures.scenes import COLOURS, SHAPES, Scene, Thing
 
+CAPTIONS = 5  # drawn for each scene
 SIZES = {"small": ("small", "little", "tiny"), "large": ("large", "big")}
-PLAIN = 0.6  # how often a size goes unsaid
+PLAIN = 0.6  # probability that a size is not mentioned
 TWO = "two of a kind"
 CHOICE = re.compile(r"\(([^)]*)\)")
 
-# Of several ways to say it, of choices within brackets, and of words for a size, the first is the likeliest: see _odds.
+# Ways, choices in brackets and words for a size are listed from the likeliest to the rarest: see _odds.
 PLACE = {
     "top left": "(in the top left corner|at the top left)",
     "top": "(at the top|near the top)",
@@ -66,14 +67,14 @@ WAYS = {
 
 
 def describe(scene: Scene, rng: np.random.Generator) -> str:
-    """One caption of a scene, drawn from the grammar."""
+    """Draw one caption of a scene from the grammar."""
     ways, names = _parts(scene)
     way = CHOICE.sub(lambda choice: _draw(_odds(choice[1].split("|")), rng), _draw(_odds(ways), rng))
     return way.format(*(_draw(texts, rng) for texts in names))
 
 
 def language(scene: Scene) -> Iterator[tuple[str, float]]:
-    """Every caption that the grammar has for a scene, with its probability; a scene of the same structure has them in the same order."""
+    """Every caption that the grammar has for a scene, with its probability; in the same order for all scenes of one structure."""
     ways, names = _parts(scene)
     for way, share in _odds(ways).items():
         for chosen in itertools.product(*(_odds(part.split("|")).items() for part in CHOICE.findall(way))):
@@ -84,7 +85,7 @@ def language(scene: Scene) -> Iterator[tuple[str, float]]:
 
 
 def structure(scene: Scene) -> tuple[str, ...]:
-    """What of a scene decides how many captions it has and how likely each is: all but the names of its colours and shapes."""
+    """All that decides how many captions a scene has and how likely each is: everything but the names of colours and shapes."""
     return (scene.arrangement, *(thing.size for thing in scene.things), str(_alike(scene)))
 
 
@@ -95,7 +96,7 @@ def named(words: Sequence[str]) -> set[tuple[str, str]]:
 
 
 def _odds(texts: Sequence[str]) -> dict[str, float]:
-    """Each text with its probability: the k-th is said 1/k times as often as the first, as words of a language are by Zipf's law."""
+    """Each text with its probability: the k-th is 1/k times as likely as the first (Zipf's law)."""
     whole = sum(1 / k for k in range(1, len(texts) + 1))
     return {text: 1 / k / whole for k, text in enumerate(texts, start=1)}
 
@@ -105,12 +106,12 @@ def _draw(odds: dict[str, float], rng: np.random.Generator) -> str:
 
 
 def _alike(scene: Scene) -> bool:
-    """Whether two things are said in one breath."""
+    """Whether a scene has two equal things, named together as in "two red circles"."""
     return len(scene.things) == 2 and len({(thing.size, thing.colour, thing.shape) for thing in scene.things}) == 1
 
 
 def _parts(scene: Scene) -> tuple[Sequence[str], list[dict[str, float]]]:
-    """The ways to say how a scene is arranged, and for each slot in them its texts with their probabilities."""
+    """The ways to say how a scene is arranged, and for each slot in them the texts that fill it, with their probabilities."""
     if len(scene.things) == 1:
         return [way.replace("PLACE", PLACE[scene.arrangement]) for way in ALONE], [_names(scene.things[0])]
     if _alike(scene):
@@ -120,7 +121,7 @@ def _parts(scene: Scene) -> tuple[Sequence[str], list[dict[str, float]]]:
 
 
 def _names(thing: Thing, article: str = "") -> dict[str, float]:
-    """Ways to name a thing: with a word for its size, or without."""
+    """Ways to name a thing, with a word for its size or without, and their probabilities."""
     texts = {f"{thing.colour} {thing.shape}": PLAIN}
     for size, share in _odds(SIZES[thing.size]).items():
         texts[f"{size} {thing.colour} {thing.shape}"] = (1 - PLAIN) * share

@@ -1,11 +1,14 @@
-"""Scenes: which things lie where in a generated picture, drawn from a seed, and how the picture is painted."""
+"""Scenes: which things lie where in a generated picture, drawn from a seed; and painting them."""
 
 import itertools
 import math
+import re
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
+
+from xpcap.errors import DataError
 
 SIDE = 128  # pixels
 SHAPES = ("circle", "square", "triangle", "star")
@@ -23,18 +26,18 @@ KINDS = tuple((colour, shape) for colour in COLOURS for shape in SHAPES)
 PLACES = ("top left", "top", "top right", "left", "middle", "right", "bottom left", "bottom", "bottom right")
 LINES = (22.0, 64.0, 106.0)  # columns, left to right, and rows, top to bottom, of PLACES; pixels
 PAIRS, TRIPLES = ("beside", "above"), ("row", "column", "pyramid")
-APART = {2: (40.0, 84.0), 3: (36.0, 42.0)}  # pixels from one thing to the next, in scenes of so many
-ASTRAY = 6.0  # pixels that a thing may be off its line
+APART = {2: (40.0, 84.0), 3: (36.0, 42.0)}  # pixels from one thing to the next, by number of things
+ASTRAY = 6.0  # most pixels that a thing is off its line
 SMALL, LARGE, LARGE_ALONE = (7.5, 10.0), (13.0, 15.0), (14.5, 37.0)  # radius in pixels
-GROUP = 4  # kinds of a group, no two of which meet in training
-ALIKE = 0.1  # share of scenes of two or three things where two are of a kind
+GROUP = 4  # kinds in a group; no two of one group meet in a training picture
+ALIKE = 0.1  # share of scenes of two or three things in which two are of one kind
 LINED = 0.3  # share of scenes whose things have a dark line around them
 SPLITS = ("train", "val")
-SMOOTH = 3  # pixels painted for each one kept, along each side
+SMOOTH = 3  # pictures are painted this many times as large and scaled down, for smooth edges
 
 
 class Thing(NamedTuple):
-    """One shape of a scene, with the particulars that captions leave out."""
+    """One shape of a scene, with details that captions leave out."""
 
     size: str  # small or large
     colour: str
@@ -47,7 +50,7 @@ class Thing(NamedTuple):
 
 
 class Scene(NamedTuple):
-    """One to three things in reading order, and how they lie: a place of PLACES for one, else one of PAIRS or TRIPLES."""
+    """One to three things in reading order, and their arrangement: one of PLACES for one thing, of PAIRS for two, of TRIPLES for three."""
 
     things: tuple[Thing, ...]
     arrangement: str
@@ -58,24 +61,24 @@ class Scene(NamedTuple):
 def apart(one: tuple[str, str], other: tuple[str, str]) -> bool:
     """Whether two kinds, each (colour, shape), never meet in a training picture.
 
-    The 32 kinds are dealt to eight groups of four: two of a group never meet, nor do two alike of its first kind.
+    The 32 kinds are in eight groups of four. Two kinds of one group never meet, nor do two things of a group's first kind.
     """
     return _dealt(one) // GROUP == _dealt(other) // GROUP and (one != other or _dealt(one) % GROUP == 0)
 
 
 def away(kind: tuple[str, str], place: str) -> bool:
-    """Whether a thing of this kind never lies alone in that place in a training picture: each kind misses one place of nine."""
+    """Whether a single thing of this kind never lies in that place in a training picture; so it is for one place of nine, for each kind."""
     return (_dealt(kind) + PLACES.index(place)) % len(PLACES) == 0
 
 
 def _dealt(kind: tuple[str, str]) -> int:
-    """When a kind is dealt, of 32: by triangular numbers, whose remainders come once each and mix colours and shapes about as chance would."""
+    """A kind's place in a fixed shuffle of all 32: triangular numbers modulo 32, a permutation that mixes colours and shapes."""
     number = KINDS.index(kind)
     return 7 * number * (number + 1) // 2 % len(KINDS)
 
 
 def split_of(kinds: Sequence[tuple[str, str]], arrangement: str) -> str | None:
-    """The split that a scene of these kinds belongs to: val if all that it combines is held out, train if nothing is, else none."""
+    """The split of a scene: val if every pair of kinds in it (of a single thing: its place) is held out, train if none is, else None."""
     if len(kinds) == 1:
         return "val" if away(kinds[0], arrangement) else "train"
     held = [apart(one, other) for one, other in itertools.combinations(kinds, 2)]
@@ -83,7 +86,7 @@ def split_of(kinds: Sequence[tuple[str, str]], arrangement: str) -> str | None:
 
 
 def make_scene(split: str, number: int, seed: int) -> Scene:
-    """Scene `number` of a split, from a stream of its own."""
+    """Scene `number` of a split, drawn from a random stream of its own."""
     rng = np.random.default_rng([seed, SPLITS.index(split), number])
     count = int(rng.choice((1, 2, 3), p=(0.3, 0.4, 0.3)))
     arrangement, centres = _arrange(count, rng)
@@ -99,8 +102,16 @@ def make_scene(split: str, number: int, seed: int) -> Scene:
     return Scene(tuple(things), arrangement, (red, green, blue), float(rng.uniform(0.7, 1.5)) if rng.random() < LINED else 0.0)
 
 
+def scene_of(name: str, seed: int) -> Scene:
+    """The scene behind a picture's name, such as ``val00012.png``. DataError : no such name."""
+    match = re.fullmatch(rf"({'|'.join(SPLITS)})(\d{{1,9}})\.png", name)
+    if match is None:
+        raise DataError(f"scene_of: {name!r} is no generated picture, expected a name such as val00012.png")
+    return make_scene(match[1], int(match[2]), seed)
+
+
 def _choose(split: str, arrangement: str, count: int, rng: np.random.Generator) -> list[tuple[str, str]]:
-    """Kinds of so many things that belong to the split. Now and then two of them are alike."""
+    """Draw the kinds of `count` things so that the scene belongs to the split. In a share of ALIKE two are equal."""
     alike = count > 1 and rng.random() < ALIKE
     while True:
         kinds = [KINDS[i] for i in rng.integers(len(KINDS), size=count - alike)]
@@ -113,7 +124,7 @@ def _choose(split: str, arrangement: str, count: int, rng: np.random.Generator) 
 
 
 def _arrange(count: int, rng: np.random.Generator) -> tuple[str, list[tuple[float, float]]]:
-    """An arrangement of so many things, and their centres (x, y) in reading order."""
+    """Draw an arrangement of `count` things, and their centres (x, y) in reading order."""
     off = rng.uniform(-ASTRAY, ASTRAY, (count, 2))
     if count == 1:
         place = int(rng.integers(len(PLACES)))
@@ -134,7 +145,7 @@ def _arrange(count: int, rng: np.random.Generator) -> tuple[str, list[tuple[floa
 
 
 def paint(scene: Scene) -> np.ndarray:
-    """The scene as a picture (128, 128, 3), uint8."""
+    """Paint a scene: (128, 128, 3), uint8."""
     from PIL import Image, ImageDraw
 
     picture = Image.new("RGB", (SIDE * SMOOTH, SIDE * SMOOTH), scene.background)
@@ -148,7 +159,7 @@ def paint(scene: Scene) -> np.ndarray:
 
 
 def _outline(thing: Thing) -> list[tuple[float, float]]:
-    """Corners of a thing's outline around its centre, clockwise from the top."""
+    """Corners (x, y) of a thing's outline relative to its centre, clockwise from the top."""
     corners, radii = {
         "circle": (48, (1.0,)),
         "square": (4, (1.25,)),

@@ -1,0 +1,191 @@
+"""Importers: Flickr8k's files, and what assemble makes of any reader's captions."""
+
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from xpcap.data import decode_captions, open_data, write_dataset
+from xpcap.data.importers import assemble, import_flickr8k
+from xpcap.data.source import Source
+from xpcap.errors import DataError
+
+# Flickr8k's layout
+
+CAPTIONS = {"one.jpg": ["A dog runs .", "The dog ran"], "two.jpg": ["A dog sits"], "three.jpg": ["A cat — on 2 mats", "a dog"]}
+
+
+@pytest.fixture
+def flickr(tmp_path: Path) -> dict[str, Any]:
+    """A small data set in Flickr8k's layout, as keyword arguments of import_flickr8k."""
+    lines = [f"{image}#{k}\t{text}\n" for image, texts in CAPTIONS.items() for k, text in enumerate(texts)]
+    (tmp_path / "token.txt").write_text("".join(lines), encoding="utf-8")
+    (tmp_path / "train.txt").write_text("one.jpg\ntwo.jpg\n")
+    (tmp_path / "val.txt").write_text("three.jpg\n")
+    features = np.arange(12, dtype=np.float32).reshape(3, 4)
+    np.savez(tmp_path / "features.npz", names=np.array(["three.jpg", "two.jpg", "one.jpg"]), features=features)
+    lists = {"train": tmp_path / "train.txt", "val": tmp_path / "val.txt"}
+    return {"captions_file": tmp_path / "token.txt", "lists": lists, "features_file": tmp_path / "features.npz", "min_count": 2, "max_words": 5}
+
+
+def test_captions_features_and_lists_come_together_by_name(flickr: dict[str, Any]) -> None:
+    data = import_flickr8k(**flickr)
+    assert data.vocabulary.idx_to_word[4:] == ["dog", "a"]  # counted in train only
+    assert data.texts("val") == CAPTIONS["three.jpg"]
+    np.testing.assert_array_equal(data.features("train", np.array([1, 0])), [[4, 5, 6, 7], [8, 9, 10, 11]])
+    features, captions = data.minibatch("train", np.array([2, 0]))
+    np.testing.assert_array_equal(features[:, 0], [4, 8])
+    assert decode_captions(captions, data.vocabulary.idx_to_word) == ["<START> a dog <UNK> <END>", "<START> a dog <UNK> <END>"]
+    assert data.references("val") == {0: CAPTIONS["three.jpg"]}
+
+
+def test_windows_line_ends_and_marks_and_byte_orders_are_taken_as_they_come(flickr: dict[str, Any]) -> None:
+    plain = import_flickr8k(**flickr)
+    for path in (flickr["captions_file"], *flickr["lists"].values()):
+        path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes().replace(b"\n", b"\r\n"))
+    with np.load(flickr["features_file"]) as old:
+        rewrite(flickr["features_file"], features=old["features"].astype(">f8"), names=old["names"].astype("S"))
+    odd = import_flickr8k(**flickr)
+    for name, split in plain.splits.items():
+        assert (odd.texts(name), odd.split(name).images) == (plain.texts(name), split.images)
+        np.testing.assert_array_equal(odd.split(name).features, split.features)
+        assert odd.split(name).features.dtype == np.float32
+
+
+def test_a_file_with_only_a_test_split_is_fine(flickr: dict[str, Any], tmp_path: Path) -> None:
+    flickr["lists"] = {"test": flickr["lists"]["train"]}
+    write_dataset(tmp_path / "d.h5", import_flickr8k(**flickr))
+    assert list(open_data(tmp_path / "d.h5").splits) == ["test"]
+
+
+def rewrite(path: Path, **arrays: Any) -> None:
+    with np.load(path) as old:
+        np.savez(path, **{**{key: old[key] for key in old}, **arrays})
+
+
+def drop_feature_key(path: Path) -> None:
+    np.savez(path, features=np.zeros((3, 4), "f4"))
+
+
+def save_one_array(path: Path) -> None:
+    with path.open("wb") as stream:
+        np.save(stream, np.zeros(3))
+
+
+NAN = np.array([[0, 0], [0, np.nan], [0, 0]], np.float32)
+BAD_IMPORTS: dict[str, tuple[Callable[[dict[str, Any]], Any], list[str]]] = {
+    "malformed line": (lambda f: f["captions_file"].write_text("one.jpg#0\tA dog\nrubbish\n"), ["line 2", "'rubbish'", "NAME#K"]),
+    "caption without words": (lambda f: f["captions_file"].write_text("\none.jpg#0\t...\n"), ["line 2", "no word"]),
+    "not UTF-8": (lambda f: f["captions_file"].write_bytes(b"one.jpg#0\t\xff\xfe"), ["token.txt", "not UTF-8"]),
+    "empty split": (lambda f: f["lists"]["val"].write_text("\n"), ["val.txt is empty", "at least one picture"]),
+    "picture listed twice": (lambda f: f["lists"]["train"].write_text("one.jpg\none.jpg\n"), ["'one.jpg' twice"]),
+    "picture in two splits": (lambda f: f["lists"]["val"].write_text("one.jpg\n"), ["'one.jpg' is in split 'train' and in 'val'"]),
+    "picture without captions": (lambda f: f["lists"]["val"].write_text("four.jpg\n"), ["1 of 1 pictures have no captions", "'four.jpg'"]),
+    "names that do not match": (lambda f: rewrite(f["features_file"], names=np.array(["x", "y", "one.jpg"])), ["no features", "'two.jpg'"]),
+    "fewer names than rows": (lambda f: rewrite(f["features_file"], names=np.array(["one.jpg"])), ["1 names for 3 feature rows"]),
+    "a name twice": (lambda f: rewrite(f["features_file"], names=np.array(["one.jpg"] * 3)), ["names a picture twice"]),
+    "NaN features": (lambda f: rewrite(f["features_file"], features=NAN), ["not finite", "'two.jpg'"]),
+    "integer features": (lambda f: rewrite(f["features_file"], features=np.zeros((3, 2), int)), ["dtype int64", "floats"]),
+    "no names": (lambda f: drop_feature_key(f["features_file"]), ["holds 'features' and lacks 'names'"]),
+    "object names": (lambda f: rewrite(f["features_file"], names=np.array([{}, {}, {}], object)), ["cannot be read as .npz"]),
+    "truncated archive": (lambda f: f["features_file"].write_bytes(f["features_file"].read_bytes()[:200]), ["cannot be read as .npz"]),
+    "a single array": (lambda f: save_one_array(f["features_file"]), ["is a single array"]),
+    "not an archive": (lambda f: f["features_file"].write_text("hello"), ["cannot be read as .npz"]),
+    "a caption twice": (lambda f: f["captions_file"].write_text("one.jpg#0\tA dog\none.jpg#0\tA dog\n"), ["line 2", "second 'one.jpg#0'"]),
+    "no captions": (lambda f: f["captions_file"].write_text("\n"), ["token.txt has no line"]),
+    "no word often enough": (lambda f: f.update(min_count=99), ["no word occurs 99 times", "choose a smaller `min_count`"]),
+    "features of no size": (lambda f: rewrite(f["features_file"], features=np.zeros((3, 0), "f4")), ["(3, 0)", "D at least 1"]),
+    "no split": (lambda f: f.update(lists={}), ["no split"]),
+}
+
+
+@pytest.mark.parametrize("name", BAD_IMPORTS)
+def test_bad_imports_name_the_thing(name: str, flickr: dict[str, Any]) -> None:
+    spoil, words = BAD_IMPORTS[name]
+    spoil(flickr)
+    with pytest.raises(DataError) as caught:
+        import_flickr8k(**flickr)
+    assert str(caught.value).split(":")[0] in ("assemble", "read_features", "read_flickr8k", "read_list", "read_npz", "read_token_file")
+    for word in words:
+        assert word in str(caught.value)
+
+
+def test_a_number_sign_and_a_tab_in_a_caption_belong_to_the_caption(flickr: dict[str, Any]) -> None:
+    flickr["captions_file"].write_text("one.jpg#0\ta dog #1\tof two\ntwo.jpg#0\ta dog\nthree.jpg#0\ta dog\n")
+    assert import_flickr8k(**flickr).texts("train") == ["a dog #1\tof two", "a dog"]
+
+
+def test_text_names_files_as_well_as_paths_do(flickr: dict[str, Any]) -> None:
+    plain = import_flickr8k(**flickr)
+    names = {key: str(flickr[key]) for key in ("captions_file", "features_file")}
+    named = import_flickr8k(**{**flickr, **names, "lists": {split: str(path) for split, path in flickr["lists"].items()}})
+    assert named.source == plain.source
+    assert named.texts("val") == plain.texts("val")
+
+
+# Importers of one's own
+
+SAID = {"train": {"one.jpg": ["a dog", "A dog!"], "two.jpg": ["a cat"]}, "val": {"three.jpg": ["a dog"]}}
+FEATURES = {"one.jpg": [1.0, 2.0], "two.jpg": np.array([3, 4]), "three.jpg": np.array([5, 6], "f4"), "unused.jpg": "not looked at"}
+
+
+def test_captions_by_split_and_features_by_name_are_a_data_set() -> None:
+    data = assemble(SAID, features=FEATURES, min_count=1, max_words=4, source={"made by": "hand"})
+    assert data.vocabulary.idx_to_word[4:] == ["a", "dog", "cat"]
+    assert data.references("train") == dict(enumerate(SAID["train"].values()))
+    np.testing.assert_array_equal(data.minibatch("train", np.array([2, 0]))[0], [[3, 4], [1, 2]])
+    assert data.split("train").features.dtype == np.float32
+    assert (data.split("val").images, data.split("val").captions.tolist()) == (["three.jpg"], [[1, 4, 5, 2, 0, 0]])
+    assert data.source == Source(record={"made by": "hand", "min_count": 1, "max_words": 4})
+
+
+class Brightness:
+    """An encoder of one's own."""
+
+    name, dim = "brightness", 1
+
+    def encode(self, pictures: Iterable[np.ndarray]) -> np.ndarray:
+        return np.array([[picture.mean()] for picture in pictures], np.float32)
+
+
+def test_any_encoder_makes_the_features_and_is_remembered(tmp_path: Path) -> None:
+    Image = pytest.importorskip("PIL.Image")
+    for name, grey in (("one.jpg", 10), ("two.jpg", 200), ("three.jpg", 90)):
+        Image.new("L", (8, 8), grey).save(tmp_path / name, format="PNG")
+    data = assemble(SAID, pictures=str(tmp_path), encoder=Brightness(), min_count=1)
+    assert (data.source.encoder, data.source.pictures) == ("brightness", str(tmp_path.resolve()))
+    np.testing.assert_array_equal(data.split("train").features, [[10], [200]])
+    assert assemble(SAID, pictures=tmp_path, features=FEATURES, min_count=1).source.encoder is None
+
+
+BAD_PARTS: dict[str, tuple[dict[str, Any], list[str]]] = {
+    "no split": ({"captions": {}}, ["got no split"]),
+    "an empty split": ({"captions": {**SAID, "test": {}}}, ["split 'test' is empty"]),
+    "a picture in two splits": ({"captions": {**SAID, "test": SAID["val"]}}, ["'three.jpg' is in split 'val' and in 'test'"]),
+    "a picture without captions": ({"captions": {"val": {"one.jpg": []}}}, ["'one.jpg' has no caption"]),
+    "a text for a list": ({"captions": {"val": {"one.jpg": "a dog"}}}, ["the captions of 'one.jpg' are one text"]),
+    "a caption without words": ({"captions": {"val": {"one.jpg": ["a", "..."]}}}, ["'one.jpg' has a caption without a word"]),
+    "no features": ({"features": {"one.jpg": [1.0]}}, ["split 'train': 1 of 2 pictures have no features, 'two.jpg' among them"]),
+    "features of two sizes": ({"features": {**FEATURES, "two.jpg": [1.0]}}, ["the feature of 'two.jpg' has shape (1,)", "(2,)"]),
+    "splits of two sizes": ({"features": {**FEATURES, "three.jpg": [1.0]}}, ["features of the splits 'train', 'val' have [2, 1] columns"]),
+    "features of text": ({"features": {**FEATURES, "one.jpg": ["a", "b"]}}, ["the feature of 'one.jpg'", "expected numbers"]),
+    "infinite features": ({"features": {**FEATURES, "three.jpg": [1.0, np.inf]}}, ["'three.jpg'", "not finite"]),
+    "no features at all": ({"features": None}, ["neither `features` nor `pictures`"]),
+    "features and an encoder": ({"encoder": Brightness()}, ["got `features` and the encoder 'brightness'"]),
+    "no folder": ({"pictures": "nowhere"}, ["nowhere is no folder"]),
+    "a name that leads out": ({"captions": {"val": {"../one.jpg": ["a dog"]}}, "pictures": "."}, ["'../one.jpg' would lie outside"]),
+    "no word often enough": ({"min_count": 9}, ["no word occurs 9 times"]),
+    "no words at all": ({"max_words": 0}, ["`max_words` 0, expected both at least 1"]),
+    "a field in the record": ({"source": {"encoder": "mine"}}, ["record holds 'encoder'"]),
+}
+
+
+@pytest.mark.parametrize("name", BAD_PARTS)
+def test_parts_that_do_not_fit_are_named(name: str) -> None:
+    changes, words = BAD_PARTS[name]
+    with pytest.raises(DataError) as caught:
+        assemble(**{"captions": SAID, "features": FEATURES, "min_count": 1, **changes})
+    for word in words:
+        assert word in str(caught.value)
