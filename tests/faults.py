@@ -25,8 +25,8 @@ from xpcap.data import pictures
 from xpcap.data.pictures import scoring
 from xpcap.models import ModelConfig
 from xpcap.report import curves, page
-from xpcap.runs import folder as run_folder
 from xpcap.runs import training
+from xpcap.runs.folder import BEST, LAST, load_state, open_run
 
 OPTIONS = ["--hidden", "8", "--wordvec", "4", "--epochs", "2", "--save-every", "6", "--dropout", "0.2"]
 SHAPES = ModelConfig(len(commands.few(0).vocabulary), (commands.few(0).feature_dim,), 4, 8).shapes()
@@ -129,11 +129,11 @@ def check(fault: Fault, whole: dict[str, bytes], folder: Path) -> str:
     assert result.exit_code == 1, f"{fault}: {result.output}"
     assert isinstance(result.exception, SystemExit), f"{fault}: {result.exception!r}"
     assert list(out.glob(".*.part")) == [], fault
-    last = out / run_folder.LAST
+    last = out / LAST
     if last.exists():
-        run_folder.load_state(last, SHAPES)
-        if (out / run_folder.BEST).exists():
-            run_folder.open_run(out)
+        load_state(last, SHAPES)
+        if (out / BEST).exists():
+            open_run(out)
     else:
         assert not out.exists(), fault
     commands.good("train", "--out", out, *OPTIONS, "--resume")

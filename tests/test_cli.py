@@ -3,24 +3,27 @@
 import dataclasses
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
+import click
 import numpy as np
 import pytest
 from commands import SMALL, call, failing, good
 from safetensors import safe_open
 from safetensors.numpy import save_file
 
-from xpcap import backend, runs
+from xpcap import backend, open_run, runs
 from xpcap.cli import main
+from xpcap.cli.group import in_options
 from xpcap.data import CaptionData, Vocabulary, open_data, tokenize, write_dataset
 from xpcap.errors import DataError
 from xpcap.metrics import corpus_bleu, unigram_bleu
-from xpcap.runs import folder as run_folder
+from xpcap.runs import keeping
 
 ROOT = Path(__file__).parent.parent
 pytestmark = pytest.mark.usefixtures("few_pictures")
@@ -59,7 +62,7 @@ def test_equal_runs_leave_equal_bytes(run: Path, tmp_path: Path) -> None:
 def test_generated_data_that_was_swapped_is_noticed(run: Path, tmp_path: Path) -> None:
     good("train", "--seed", 1, "--out", tmp_path / "other", *SMALL)
     shutil.copyfile(tmp_path / "other" / "data.h5", run / "data.h5")
-    failing(["evaluate", run], "data.h5, has changed since it was trained", "--data")
+    failing(["evaluate", run], "data.h5, the data of", "has changed since training", "give it as --data")
 
 
 def test_evaluate_prints_one_json_object(run: Path) -> None:
@@ -110,7 +113,7 @@ def test_runs_differ_by_cell_and_options_reach_the_model(tmp_path: Path) -> None
         "--seed",
         4,
     )
-    opened = run_folder.open_run(tmp_path / "r")
+    opened = open_run(tmp_path / "r")
     assert opened.model.cell_type == "rnn"
     assert opened.scaling.mean is None
     assert (opened.config["batch_size"], opened.config["seed"], opened.config["dropout"]) == (50, 4, 0)
@@ -132,7 +135,7 @@ def test_every_option_of_train_changes_what_is_trained(tmp_path: Path) -> None:
 
 
 def test_the_scaling_is_fitted_on_the_train_split_alone(run: Path) -> None:
-    data, opened = open_data(run / "data.h5"), run_folder.open_run(run)
+    data, opened = open_data(run / "data.h5"), open_run(run)
     np.testing.assert_allclose(opened.scaling.mean, data.split("train").features.mean(axis=0), rtol=1e-5, atol=1e-7)
 
 
@@ -181,10 +184,10 @@ def test_verify_and_info_speak_json(run: Path) -> None:
 
 
 def test_verify_fails_where_a_row_fails(monkeypatch: pytest.MonkeyPatch) -> None:
-    from xpcap import cli
+    from xpcap.cli import verify
     from xpcap.verify import Row
 
-    monkeypatch.setattr(cli, "run_verify", lambda: [Row("a case", "numpy", "float64", float("nan"), 1e-8, False)])
+    monkeypatch.setattr(verify, "run_verify", lambda: [Row("a case", "numpy", "float64", float("nan"), 1e-8, False)])
     result = call("verify")
     assert result.exit_code == 1
     assert "0 of 1 rows pass" in result.output
@@ -224,10 +227,10 @@ def test_prepare_writes_a_dataset_that_trains(tmp_path: Path, rng: np.random.Gen
     assert not Path("runs/small-lstm/data.h5").exists()
     assert json.loads(good("evaluate", "runs/small-lstm", "--json").stdout)["n"] == 4
     Path("small.h5").rename("moved.h5")
-    failing(["evaluate", "runs/small-lstm"], "small.h5, is gone", "--data")
+    failing(["evaluate", "runs/small-lstm"], "small.h5, the data of", "is gone", "give its new path as --data")
     assert json.loads(good("evaluate", "runs/small-lstm", "--data", "moved.h5", "--json").stdout)["n"] == 4
     Path("other.h5").rename("small.h5")
-    failing(["evaluate", "runs/small-lstm"], "small.h5, has changed", "--data")
+    failing(["evaluate", "runs/small-lstm"], "small.h5, the data of", "has changed", "--data")
 
 
 def test_scores_do_not_depend_on_where_captions_were_cut(tmp_path: Path, run: Path) -> None:
@@ -248,12 +251,12 @@ def test_a_run_is_kept_when_a_later_epoch_fails(tmp_path: Path, monkeypatch: pyt
     options = runs.TrainOptions(out=tmp_path / "deep" / "r", hidden=8, wordvec=4, epochs=3)
     with pytest.raises(KeyboardInterrupt):
         runs.train_run(options, on_epoch=stop)
-    assert run_folder.open_run(tmp_path / "deep" / "r").meta["epoch"] in (1, 2)
+    assert open_run(tmp_path / "deep" / "r").meta["epoch"] in (1, 2)
 
     def at_once(*args: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(run_folder, "save_state", at_once)
+    monkeypatch.setattr(keeping, "save_state", at_once)
     with pytest.raises(KeyboardInterrupt):
         runs.train_run(dataclasses.replace(options, out=tmp_path / "other" / "r"))
     assert not (tmp_path / "other").exists()
@@ -274,7 +277,7 @@ def test_training_that_fails_leaves_nothing(tmp_path: Path) -> None:
 def test_no_room_for_a_dataset_is_one_line_and_leaves_nothing(blocks: int, run: Path, tmp_path: Path) -> None:
     """A limit on the size of files stands in for a full disk: writing fails after so many kB."""
     code = (
-        "import resource, sys; from pathlib import Path; from xpcap.cli import main, Commands; from xpcap.data import open_data, write_dataset;"
+        "import resource, sys; from pathlib import Path; from xpcap.cli import main; from xpcap.data import open_data, write_dataset;"
         f"data = open_data({str(run / 'data.h5')!r}); resource.setrlimit(resource.RLIMIT_FSIZE, ({blocks * 1024}, {blocks * 1024}));"
         f"main.add_command(__import__('click').Command('write', callback=lambda: write_dataset(Path({str(tmp_path / 'big.h5')!r}), data))); main(['write'])"
     )
@@ -311,7 +314,7 @@ def test_misuse_exits_2_with_the_near_name(name: str) -> None:
 
 def test_what_is_not_there_fails_with_one_line(run: Path) -> None:
     failing(["train", "nothing.h5"], "nothing.h5 does not exist", "prepare")
-    failing(["train", "--out", run], "exists", "not overwritten")
+    failing(["train", "--out", run], "exists", "never overwritten")
     failing(["evaluate", "nothing"], "nothing does not exist", "run folder")
     failing(["evaluate", run, "--split", "test"], "'test'", "train, val")
     failing(["evaluate", run, "--data", "nothing.h5"], "nothing.h5")
@@ -376,15 +379,23 @@ def change_tensors(run: Path, **changes: np.ndarray | None) -> None:
         (lambda run: (run / "vocab.json").write_text("["), ["vocab.json is not JSON"]),
         (lambda run: (run / "config.json").write_text("{}"), ["format None, expected 1", "damaged"]),
         (change_config(hidden=17), ["best.safetensors", "has shape", "another run"]),
-        (change_config(cell="gru"), ["cell 'gru'", "rnn, lstm"]),
+        (change_config(cell="gru"), ["config.json", "cell 'gru'", "rnn, lstm"]),
+        (change_config(cell=["lstm"]), ["cell ['lstm'], expected text"]),
+        (change_config(dropout=1), ["config.json", "dropout is 1"]),
+        (change_config(dropout=None), ["dropout is None"]),
+        (change_config(hidden=True), ["hidden 'True'"]),
+        (change_config(vocabulary=999), ["config.json has vocabulary 999, expected the", "words of vocab.json"]),
         (change_config(hidden="many"), ["config.json", "hidden 'many'"]),
         (change_config(format=True), ["format True"]),
         (change_config(format=2), ["format 2, expected 1", "made by a newer xpcap", "upgrade"]),
         (change_config(source=["encoder"]), ["config.json has source"]),
         (change_config(source={"encoder": []}), ["config.json: source says that encoder is '[]'"]),
         (lambda run: (run / "config.json").write_bytes(b" " * 2**20 + b"1"), ["config.json", "expected at most 1,048,576"]),
-        (change_config(max_words=0), ["max_words 0"]),
-        (change_config(feature_dim=10**12), ["feature_dim 1000000000000"]),
+        (change_config(max_words=0), ["max_words '0'"]),
+        (change_config(feature_shape=[10**12]), ["feature_shape '1000000000000'"]),
+        (change_config(feature_shape=[]), ["feature_shape is ()"]),
+        (change_config(feature_shape=2101), ["feature_shape '2101', expected a list of sizes"]),
+        (change_config(feature_shape=None), ["feature_shape 'None'"]),
         (change_config(data=None), ["data None"]),
         (change_config(feature_scaling="foo"), ["feature_scaling 'foo'", "standardize, none"]),
         (change_config(hidden=10**6), ["has shape", "another run"]),
@@ -402,7 +413,48 @@ def change_tensors(run: Path, **changes: np.ndarray | None) -> None:
 def test_a_damaged_run_folder_is_named(spoil: Any, words: list[str], run: Path) -> None:
     spoil(run)
     with pytest.raises(DataError) as caught:
-        run_folder.open_run(run)
+        open_run(run)
     for word in words:
         assert word in str(caught.value)
     assert call("evaluate", run).exit_code == 1
+
+
+# Flags are the command line's alone
+
+
+def test_no_flag_is_named_outside_the_command_line() -> None:
+    package = ROOT / "xpcap"
+    sources = {path: path.read_text(encoding="utf-8") for path in package.rglob("*.py") if path.relative_to(package).parts[0] != "cli"}
+    assert len(sources) > 80
+    assert {path: found for path, text in sources.items() if (found := re.findall(r"--[a-z][\w-]*", text))} == {}
+
+
+def test_errors_of_the_library_speak_of_parameters_and_those_of_the_command_of_its_options(run: Path) -> None:
+    with pytest.raises(DataError) as caught:
+        runs.train_run(runs.TrainOptions(out=run))
+    assert "choose another `out`, continue it with `resume`" in str(caught.value)
+    assert "choose another --out, continue it with --resume" in call("train", "--out", run).output
+    result = call("train", "--resume")
+    assert (result.exit_code, "--resume is given without --out" in result.output) == (2, True)
+
+
+@pytest.mark.parametrize("name", main.commands)
+def test_each_parameter_of_a_command_is_put_in_its_own_words(name: str) -> None:
+    params = main.commands[name].params
+    for param in params:
+        word = param.opts[-1] if isinstance(param, click.Option) else param.metavar or str(param.name).upper()
+        assert in_options(f"f: `{param.name}` is 3, expected 4", params) == f"f: {word} is 3, expected 4"
+    assert in_options("f: `nobody's` and `unheard_of` stay", params) == "f: `nobody's` and `unheard_of` stay"
+
+
+def test_bench_beside_a_neighbour_times_the_step_alone_and_beside_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    from xpcap import bench
+
+    monkeypatch.setattr(bench, "CONFIGS", {"coco": bench.Config("coco", N=4, D=8, W=8, H=8, V=40)})
+    monkeypatch.setattr(bench, "USUAL", bench.Plan(rounds=1, warm_ms=0, block_ms=0))
+    alone, beside = json.loads(good("bench", "--config", "coco", "--neighbour", "--json").stdout)
+    assert (alone["work"], beside["work"]) == (bench.TRAINING, bench.BESIDE)
+    assert beside["slowdown"] > 0
+    assert "slowdown" not in alone
+    result = call("bench", "--neighbour", "--scaling")
+    assert (result.exit_code, "--neighbour and --scaling are given" in result.output) == (2, True)

@@ -16,11 +16,11 @@ Image = pytest.importorskip("PIL.Image")
 
 import drawings  # noqa: E402 - after the skip
 
-from xpcap import runs  # noqa: E402 - after the skip
+from xpcap import open_run, runs  # noqa: E402 - after the skip
+from xpcap.cli import caption  # noqa: E402
 from xpcap.data.pictures.scenes import make_scene, paint  # noqa: E402
 from xpcap.encoders import HistogramEncoder  # noqa: E402
 from xpcap.runs import captioning, pages  # noqa: E402
-from xpcap.runs import folder as run_folder  # noqa: E402
 
 pytestmark = pytest.mark.usefixtures("few_pictures")
 
@@ -147,7 +147,7 @@ def test_generated_pictures_that_are_no_files_are_drawn_again(run: Path) -> None
         assert page.count("data:image/png;base64,") == 3
         Path("p.html").unlink()
         Path("p.png").unlink()
-    look = pages.look_in(run_folder.open_run(run), runs.data_of(run_folder.open_run(run)).source)
+    look = pages.look_in(open_run(run), runs.data_of(open_run(run)).source)
     np.testing.assert_array_equal(look("train00007.png"), paint(make_scene("train", 7, seed=0)))
 
 
@@ -156,7 +156,7 @@ def test_a_place_that_will_not_do_is_refused_before_any_work(option: str, run: P
     suffix = option.replace("--", ".")
     Path(f"old{suffix}").write_text("old")
     Path(f"link{suffix}").symlink_to("nowhere")
-    monkeypatch.setattr(run_folder, "open_run", lambda *args: pytest.fail("work was done"))
+    monkeypatch.setattr(caption, "open_run", lambda *args: pytest.fail("work was done"))
     for place, words in {
         f"old{suffix}": "exists, and is not overwritten",
         f"link{suffix}": "exists, and is not overwritten",
@@ -196,7 +196,7 @@ def test_a_page_holds_one_picture_at_a_time_in_memory(run: Path) -> None:
         return picture
 
     captions = [runs.PictureCaption(f"{i}.png", "a dog", [0.5, 0.5], []) for i in range(40)]
-    runs.write_caption_page(Path("p.html"), run_folder.open_run(run), captions, look)
+    runs.write_caption_page(Path("p.html"), open_run(run), captions, look)
     assert Path("p.html").read_text(encoding="utf-8").count("<img ") == 40
     assert most <= 2
 
@@ -237,7 +237,7 @@ def test_an_interrupt_ends_without_a_traceback_or_a_page(run: Path, photos: Path
             patch.setattr(place, "read_picture", interrupt)
             result = call("caption", run, photos, "--html", "p.html")
         assert result.exit_code == 130
-        assert result.output.endswith("caption: interrupted; what was written is whole\n")
+        assert result.output.endswith("caption: interrupted; no file was left half-written\n")
         assert "Traceback" not in result.output
         assert not list(Path().glob("*p.html*"))
 

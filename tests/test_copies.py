@@ -110,7 +110,7 @@ def test_parameters_are_no_single_array_and_say_how_to_save_them() -> None:
     params = make().params
     file = io.BytesIO()
     for ask in (lambda: np.save(file, params), lambda: np.asarray(params), lambda: np.array(params, np.float32)):
-        with pytest.raises(TypeError, match=r"numpy\.savez\(file, \*\*params\), or params\.flat"):
+        with pytest.raises(TypeError, match=r"numpy\.savez\(file, \*\*params\), or use params\.flat"):
             ask()
     assert file.getvalue() == b""
     np.savez(archive := io.BytesIO(), **params)

@@ -13,7 +13,7 @@ from commands import SMALL, few, good
 from emulated import Emulator
 
 from xpcap.data.pictures import write_pictures
-from xpcap.runs import folder as run_folder
+from xpcap.runs.folder import BEST, CONFIG, HISTORY, LAST, load_parameters
 
 LOOSE = {"rtol": 2e-4, "atol": 2e-5}  # float32, after some twenty steps of Adam
 
@@ -44,12 +44,12 @@ def lines(path: Path) -> list[Any]:
 def test_emulated_commands_say_what_numpy_says(runs: dict[str, Path], tmp_path: Path) -> None:
     """train, info, evaluate, and caption of a split and of files."""
     host, emulated = runs["numpy"], runs["cupy"]
-    np.testing.assert_allclose(numbers(lines(emulated / run_folder.HISTORY)), numbers(lines(host / run_folder.HISTORY)), **LOOSE)
-    for name in (run_folder.BEST, run_folder.LAST):
-        ours, theirs = (run_folder.load_parameters(run / name)[0] for run in (emulated, host))
+    np.testing.assert_allclose(numbers(lines(emulated / HISTORY)), numbers(lines(host / HISTORY)), **LOOSE)
+    for name in (BEST, LAST):
+        ours, theirs = (load_parameters(run / name)[0] for run in (emulated, host))
         for key, tensor in theirs.items():
             np.testing.assert_allclose(ours[key], tensor, err_msg=f"{name} {key}", **LOOSE)
-    configs = [json.loads((run / run_folder.CONFIG).read_text()) for run in (emulated, host)]
+    configs = [json.loads((run / CONFIG).read_text()) for run in (emulated, host)]
     assert {key: ours for key, ours in configs[0].items() if ours != configs[1][key]} == {"backend": "cupy"}
 
     write_pictures(tmp_path / "pictures", few(5), "val")
@@ -72,7 +72,7 @@ def test_emulated_run_folder_is_as_whole_as_any(runs: dict[str, Path]) -> None:
 
 def test_emulated_vanilla_rnn_without_dropout_trains_too(few_pictures: None, device: Emulator, tmp_path: Path) -> None:
     options = ("--cell", "rnn", "--dropout", "0")
-    histories = [numbers(lines(train(tmp_path / backend, backend, *options) / run_folder.HISTORY)) for backend in ("numpy", "cupy")]
+    histories = [numbers(lines(train(tmp_path / backend, backend, *options) / HISTORY)) for backend in ("numpy", "cupy")]
     np.testing.assert_allclose(*histories, **LOOSE)
 
 

@@ -90,7 +90,7 @@ def test_the_message_says_what_to_do_and_what_is_safe(error: str, words: list[st
     number = getattr(errno, error)
     with faults.failing_at(Fault("last.safetensors", "write", 2, number)):
         output = commands.call("train", "--out", tmp_path / "run", *faults.OPTIONS).output
-    for word in (*words, "last.safetensors could not be written", "iteration 6 is saved; --resume goes on from there"):
+    for word in (*words, "last.safetensors could not be written", "iteration 6 is saved; --resume continues from there"):
         assert word in output
 
 

@@ -1,12 +1,13 @@
 """Numeric gradients, and that verify passes when all is well and fails when something is planted."""
 
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 
-from xpcap import get_backend, layers, ops, to_numpy
+from xpcap import CaptioningRNN, get_backend, layers, ops, optim, to_numpy
 from xpcap.gradcheck import directional_errors, eval_numerical_gradient, eval_numerical_gradient_array, grad_check_sparse
 from xpcap.verify import read_cases, verify
 
@@ -103,3 +104,51 @@ def rounded_loss(scores: Any, targets: Any, scale: Any, plain: Callable[..., Any
 def test_verify_catches_a_planted_mistake(where: Any, name: str, mistake: Any, rows: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(where, name, mistake)
     assert rows in [row.case for row in verify() if not row.passed]
+
+
+# Other people's modules
+
+
+class TheirCaptioner:
+    """A captioner as the course's notebook leaves it: a plain dict of parameters, no dropout, no seed. The arithmetic is ours."""
+
+    def __init__(self, word_to_idx: Any, input_dim: int, wordvec_dim: int, hidden_dim: int, cell_type: str, dtype: Any) -> None:
+        self._ours = CaptioningRNN(word_to_idx, input_dim, wordvec_dim, hidden_dim, cell_type, dtype)
+        self.params = {name: x.copy() for name, x in self._ours.params.items()}
+
+    def loss(self, features: Any, captions: Any) -> Any:
+        self._ours.params = self.params
+        loss, grads = self._ours.loss(features, captions)
+        return loss, {name: x.copy() for name, x in grads.items()}
+
+
+class TheirWrongCaptioner(TheirCaptioner):
+    def loss(self, features: Any, captions: Any) -> Any:
+        loss, grads = super().loss(features, captions)
+        return loss, {**grads, "W_proj": grads["W_proj"] * 1.01}
+
+
+def test_verify_grades_other_peoples_captioners() -> None:
+    assert [row for row in verify(captioner=TheirCaptioner) if not row.passed] == []
+    failed = {row.case for row in verify(captioner=TheirWrongCaptioner) if not row.passed}
+    assert failed == {
+        "captioner fixed rnn dW_proj (mixed)", "captioner fixed lstm dW_proj (mixed)", "captioner rnn dW_proj", "captioner lstm dW_proj (mixed)",
+        "captioner rnn along 10 directions", "captioner lstm along 10 directions",
+    }  # fmt: skip
+
+
+def test_verify_grades_other_peoples_layers_and_rules() -> None:
+    """Of theirs one layer and one rule are wrong; ours, which are not asked, are right."""
+
+    def wrong_backward(dh: Any, cache: Any) -> Any:
+        dx, *rest = layers.lstm_backward(dh, cache)
+        return (dx + 1e-3, *rest)
+
+    def wrong_adam(w: Any, dw: Any, config: Any = None) -> Any:
+        next_w, config = optim.adam(w, dw, config)
+        return next_w + 1e-3, config
+
+    theirs = SimpleNamespace(**{**{name: getattr(layers, name) for name in layers.__all__}, "lstm_backward": wrong_backward})
+    rules = SimpleNamespace(**{**{name: getattr(optim, name) for name in ("sgd", "sgd_momentum", "rmsprop", "adam")}, "adam": wrong_adam})
+    failed = {row.case for row in verify(layers=theirs, optim=rules) if not row.passed}
+    assert failed == {"lstm_backward dx", "adam next_w"}

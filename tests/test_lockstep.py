@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from emulated import Emulator
 
-from xpcap import kernels, layers, ops, optim, use_backend, verify
+from xpcap import kernels, layers, ops, optim, use_backend
 from xpcap.layers import dropout, lstm, rnn, vocabulary
 from xpcap.models import network
 from xpcap.verify import lockstep
@@ -175,9 +175,9 @@ def test_emulated_change_on_the_device_is_named_by_its_step_and_tensor(device: E
 
 
 def test_emulated_verify_has_rows_for_training(device: Emulator, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(verify, "Setup", lambda *args: Setup(*args, **SMALL, steps=3))
+    monkeypatch.setattr(lockstep, "Setup", lambda *args: Setup(*args, **SMALL, steps=3))
     with use_backend("cupy"):
-        rows = list(verify._lock_step())
+        rows = list(lockstep.rows())
         assert {row.case for row in rows} == {f"{what}, 3 steps" for what in (
             "lock-step rnn with numpy", "lock-step lstm with numpy", "same bits twice rnn", "same bits twice lstm"
         )}  # fmt: skip
@@ -185,9 +185,9 @@ def test_emulated_verify_has_rows_for_training(device: Emulator, monkeypatch: py
         assert all(row.passed for row in rows)
         assert all(row.error == row.tolerance == 0 for row in rows if "same bits" in row.case)
         monkeypatch.setattr(
-            verify, "on", lambda name: spoilt(on(name), lstm, "lstm_gates_backward", a_little, since=2) if name == "cupy" else on(name)
+            lockstep, "on", lambda name: spoilt(on(name), lstm, "lstm_gates_backward", a_little, since=2) if name == "cupy" else on(name)
         )
-        failed = [row for row in verify._lock_step() if not row.passed]
+        failed = [row for row in lockstep.rows() if not row.passed]
     assert [row.case for row in failed] == 2 * ["lock-step lstm with numpy: dWh parts at step 2"]
 
 

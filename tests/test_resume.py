@@ -23,8 +23,8 @@ from safetensors.numpy import load_file, save_file
 
 from xpcap import runs
 from xpcap.errors import DataError
-from xpcap.runs import folder as run_folder
-from xpcap.runs import saving, training
+from xpcap.runs import place, saving, training
+from xpcap.runs.folder import load_parameters, load_state, save_parameters
 from xpcap.runs.keeping import Keeper
 from xpcap.runs.stopping import Stopped, StopRequest
 from xpcap.tensors import KEY, read_tensors, write_tensors
@@ -84,7 +84,7 @@ def test_a_run_that_was_stopped_ends_as_if_it_had_not_been(pauses: list[int], un
     for more in pauses[1:]:
         broken_off(out, more, "--resume")
     output = good("train", "--out", out, "--resume").output
-    assert "going on after iteration" in output
+    assert "resuming after iteration" in output
     assert_equal_runs(out, unbroken)
     good("train", "--out", out, "--resume")  # there is nothing left to do, and nothing changes
     assert_equal_runs(out, unbroken)
@@ -183,7 +183,7 @@ def test_options_that_contradict_the_run_are_refused_all_at_once(run: Path) -> N
 
 
 def test_only_a_run_or_a_free_place_is_taken_for_one(run: Path, tmp_path: Path) -> None:
-    failing(["train", "--out", run], "exists", "go on with it by --resume")
+    failing(["train", "--out", run], "exists", "choose another --out, continue it with --resume")
     (tmp_path / "photos").mkdir()
     (tmp_path / "photos" / "holiday.jpg").write_text("")
     failing(["train", "--out", tmp_path / "photos", "--resume"], "holds 'holiday.jpg' and no config.json")
@@ -236,11 +236,11 @@ def test_a_signal_finishes_the_step_saves_and_says_how_to_go_on(asked: signal.Si
     process.send_signal(asked)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == status
-    assert f"{asked.name}: finishing this step and saving it" in errors
+    assert f"{asked.name}: finishing this step and saving" in errors
     assert f"train --out {tmp_path / 'run'} --resume" in errors
     assert "Traceback" not in errors
     iteration = int(errors.split("after iteration ")[1].split(",")[0])
-    state = run_folder.load_state(tmp_path / "run" / "last.safetensors", shapes_of(tmp_path / "run"))
+    state = load_state(tmp_path / "run" / "last.safetensors", shapes_of(tmp_path / "run"))
     assert state.iteration == iteration
 
 
@@ -255,7 +255,7 @@ def test_a_signal_in_the_very_last_moment_of_training_is_heeded_too(unbroken: Pa
         patch.setattr(saving.Saver, "on_epoch", on_epoch)
         result = call("train", "--out", tmp_path / "run", *OPTIONS)
     assert result.exit_code == 130
-    assert "stopped by SIGINT after iteration 30, and saved; go on with" in result.output
+    assert "stopped by SIGINT after iteration 30, and saved; continue with" in result.output
     good("train", "--out", tmp_path / "run", "--resume")
     assert_equal_runs(tmp_path / "run", unbroken)
 
@@ -268,7 +268,7 @@ def test_an_interrupt_while_a_trained_run_is_scored_says_how_to_finish_it(unbrok
         patch.setattr(training, "evaluate_run", interrupt)
         result = call("train", "--out", tmp_path / "run", *OPTIONS)
     assert result.exit_code == 130
-    assert "train: interrupted; go on with" in result.output
+    assert "train: interrupted; continue with" in result.output
     good("train", "--out", tmp_path / "run", "--resume")
     assert_equal_runs(tmp_path / "run", unbroken)
 
@@ -294,7 +294,7 @@ def test_a_second_interrupt_leaves_at_once_with_nothing_broken(tmp_path: Path) -
     process.send_signal(signal.SIGINT)
     process.communicate(timeout=60)
     assert process.returncode == -signal.SIGINT
-    run_folder.load_state(tmp_path / "run" / "last.safetensors", shapes_of(tmp_path / "run"))
+    load_state(tmp_path / "run" / "last.safetensors", shapes_of(tmp_path / "run"))
     broken_off(tmp_path / "run", 2, "--resume")
     assert list((tmp_path / "run").glob(".*.part")) == []
 
@@ -333,8 +333,8 @@ def test_who_comes_second_leaves_the_folder_of_the_first_alone(resume: bool, tmp
         raise DataError("train: is being trained by another process")
         yield
 
-    monkeypatch.setattr(run_folder, "is_begun" if resume else "check_free", others)
-    monkeypatch.setattr(run_folder, "lock", taken)
+    monkeypatch.setattr(place, "check_resumable" if resume else "check_free", others)
+    monkeypatch.setattr(place, "lock", taken)
     with pytest.raises((DataError, FileExistsError)):
         runs.train_run(runs.TrainOptions(out=out, hidden=8, wordvec=4, resume=resume))
     assert (out / "config.json").read_text() == "theirs"
@@ -402,8 +402,8 @@ def test_best_parameters_of_another_epoch_are_noticed(tmp_path: Path) -> None:
     broken_off(out, STEPS + 5, *OPTIONS)
     (out / "best.safetensors").rename(out / "kept")
     assert "best.safetensors is missing" in call("train", "--out", out, "--resume").output
-    tensors, scaling, meta = run_folder.load_parameters(out / "kept")
-    run_folder.save_parameters(out / "best.safetensors", tensors, scaling, {**meta, "epoch": 7})
+    tensors, scaling, meta = load_parameters(out / "kept")
+    save_parameters(out / "best.safetensors", tensors, scaling, {**meta, "epoch": 7})
     assert "is of epoch 7, expected epoch 1" in call("train", "--out", out, "--resume").output
 
 
@@ -475,4 +475,4 @@ def test_an_interval_is_seconds_or_steps(text: str) -> None:
 
 def test_a_state_of_another_solver_is_refused(run: Path) -> None:
     with pytest.raises(DataError, match="has shape"):
-        run_folder.load_state(run / "last.safetensors", dict.fromkeys(shapes_of(run), (2, 2)))
+        load_state(run / "last.safetensors", dict.fromkeys(shapes_of(run), (2, 2)))

@@ -1,24 +1,55 @@
-"""xpcap: LSTM image captioners with hand-written forward and backward passes, on NumPy or on CuPy, from one source."""
+"""xpcap: LSTM image captioners with hand-written forward and backward passes, on NumPy or CuPy from one source."""
 
-from xpcap import blas as blas  # loads NumPy as it is best loaded, so it comes first
+from xpcap import blas as blas  # sets OpenBLAS up before anything loads NumPy, so it comes first
 from xpcap.backend import asarray, backend_status, get_array_module, get_backend, to_numpy, use_backend
-from xpcap.data import CaptionData, decode_captions, load_coco_data, open_data, sample_coco_minibatch
-from xpcap.models import CaptioningRNN
+from xpcap.data import (
+    CaptionData,
+    decode_captions,
+    load_coco_data,
+    open_data,
+    sample_coco_minibatch,
+    to_coco,
+    write_dataset,
+)
+from xpcap.data.pictures import generate
+from xpcap.data.scaling import fit_scaling
+from xpcap.errors import BackendError, DataError, OptionError, SaveError, TrainingError
+from xpcap.models import CaptioningRNN, ModelConfig
+from xpcap.runs import Stopped, TrainOptions, caption_files, evaluate_run, load_state, open_run, save_state, train_run
 from xpcap.training.solver import CaptioningSolver
 
 __version__ = "0.1.0"
 __all__ = [
+    "BackendError",
     "CaptionData",
     "CaptioningRNN",
     "CaptioningSolver",
+    "DataError",
+    "ModelConfig",
+    "OptionError",
+    "SaveError",
+    "Stopped",
+    "TrainOptions",
+    "TrainingError",
+    "__version__",
     "asarray",
     "backend_status",
+    "caption_files",
     "decode_captions",
+    "evaluate_run",
+    "fit_scaling",
+    "generate",
     "get_array_module",
     "get_backend",
     "load_coco_data",
+    "load_state",
     "open_data",
+    "open_run",
     "sample_coco_minibatch",
+    "save_state",
+    "to_coco",
     "to_numpy",
+    "train_run",
     "use_backend",
+    "write_dataset",
 ]

@@ -97,7 +97,7 @@ def _resolve(spec: str) -> str:
         print(f"xpcap: backend auto chose {chosen} ({status.reason or status.devices[0]})", file=sys.stderr)
         return chosen
     if not status.usable:
-        raise BackendError(f"backend {spec}: {status.reason}; 'info' shows what is usable, --backend numpy runs on the CPU")
+        raise BackendError(f"backend {spec}: {status.reason}; the command 'info' shows what is usable; `backend` numpy runs on the CPU")
     if device >= len(status.devices):
         raise BackendError(f"backend {spec}: this machine has {len(status.devices)} CUDA device(s), numbered from 0")
     if device:  # the status covers only device 0

@@ -1,4 +1,4 @@
-"""Writing files so that a reader finds the old one or the new one, whole, and never a half."""
+"""Reading and writing files: a reader finds the old file or the new one, whole, never half of one."""
 
 import contextlib
 import os
@@ -9,19 +9,19 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-PART = ".part"  # how names of files that are being written end
+PART = ".part"  # suffix of files that are being written
 
 
 @contextlib.contextmanager
 def atomic(path: Path) -> Iterator[BinaryIO]:
-    """A new file, open for writing bytes, that takes the place of `path` when the ``with`` ends well and is removed when it does not.
+    """A new file, open for writing bytes, that replaces `path` if the ``with`` block succeeds and is removed if it fails.
 
-    It is written beside `path` under a name that nobody can guess, flushed to disk, and renamed; then its folder is flushed. Where `path` is a
-    link, the link is replaced, and what it led to is left alone.
+    It is written beside `path` under a name that cannot be guessed, flushed to disk and renamed; then its folder is flushed. If `path` is a
+    link, the link is replaced and its target left alone.
 
     Raises
     ------
-    OSError : the place cannot be written to; it names `path`, not the temporary one.
+    OSError : the file cannot be written; it names `path`, not the temporary name.
     """
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}{PART}")
     try:
@@ -33,25 +33,25 @@ def atomic(path: Path) -> Iterator[BinaryIO]:
     except OSError as error:
         raise OSError(error.errno or 0, error.strerror or str(error), str(path)) from error
     finally:
-        with contextlib.suppress(NotADirectoryError):  # a parent that is no folder: there is nothing to remove
+        with contextlib.suppress(NotADirectoryError):  # the parent is no folder, so there is nothing to remove
             temporary.unlink(missing_ok=True)
 
 
 def remove_parts(folder: Path) -> None:
-    """Remove what `atomic` was writing in a folder when its process was killed. To be called by whoever alone writes there."""
+    """Remove the temporary files that a killed process left in a folder. Call it only while nobody else writes there."""
     for path in folder.glob(f".*{PART}"):
         if re.fullmatch(rf"\..+\.[0-9a-f]{{8}}{re.escape(PART)}", path.name):
             path.unlink()
 
 
 def read_text(path: Path, most: int) -> str:
-    """The text of a file of UTF-8 that holds at most `most` bytes.
+    """The text of a UTF-8 file of at most `most` bytes.
 
     Raises
     ------
-    ValueError : more bytes, no UTF-8, or no file but a pipe or device, which might never end. OSError : it cannot be opened.
+    ValueError : more bytes, not UTF-8, or a pipe or device, which might never end. OSError : it cannot be opened.
     """
-    # NONBLOCK: else opening a pipe waits for somebody to write to it. BINARY: else Windows changes line ends
+    # NONBLOCK, so that opening a pipe does not wait for a writer; BINARY, so that Windows does not change line ends
     handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
     about = os.fstat(handle)
     wrong = (
@@ -68,23 +68,23 @@ def read_text(path: Path, most: int) -> str:
 
 
 def obstacle(path: Path) -> str:
-    """Why a new file cannot be made at `path`, empty where it can: to be asked before the work that is to end there."""
+    """Why no new file can be made at `path`; empty if it can. Ask before the work whose result goes there."""
     if path.exists() or path.is_symlink():
-        return "exists, and is not overwritten; remove it or choose another name"
+        return "exists, and is not overwritten; remove it, or choose another name"
     if not path.parent.is_dir():
-        return f"is to be in {path.parent}, which is no folder, expected one that is there; is the path right?"
+        return f"is to go into {path.parent}, which is no folder, expected an existing one; is the path right?"
     if not os.access(path.parent, os.W_OK | os.X_OK):
-        return f"is to be in {path.parent}, which may not be written to: Permission denied, expected a folder of your own"
+        return f"is to go into {path.parent}, which may not be written to: Permission denied, expected a folder of your own"
     return ""
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a small text file in one piece."""
+    """Write a text file, whole or not at all."""
     with atomic(path) as file:
         file.write(text.encode("utf-8"))
 
 
-# The steps of a write, one function each, so that tests can let any of them fail.
+# The steps of a write, one function each, so that tests can make any of them fail.
 
 
 def _create(path: Path) -> BinaryIO:

@@ -1,4 +1,4 @@
-"""One safetensors file: arrays and one JSON object beside them, written in one piece and read with nothing taken on trust."""
+"""Safetensors files: arrays and one JSON object beside them, written whole and read with nothing taken on trust."""
 
 import json
 import os
@@ -13,16 +13,16 @@ from xpcap.errors import DataError
 from xpcap.files import atomic
 
 FORMAT = 1
-KEY = "xpcap"  # the one metadata key: safetensors writes several in random order
-MOST_HEADER = 16 * 2**20  # bytes; the longest of ours hold the history of a run, some 400 bytes an epoch
+KEY = "xpcap"  # the only metadata key: safetensors writes several in random order
+MOST_HEADER = 16 * 2**20  # bytes; our longest hold the history of a run, some 400 bytes an epoch
 
 
 def write_tensors(path: Path, tensors: Mapping[str, np.ndarray], meta: Mapping[str, Any]) -> None:
-    """Write arrays, and `meta` as sorted JSON: equal content gives equal bytes.
+    """Write arrays, and `meta` as sorted JSON. Equal content gives equal bytes.
 
     Raises
     ------
-    OSError : the place cannot be written to; what was there before is still there then. ValueError : `meta` holds what JSON cannot.
+    OSError : the file cannot be written; what was there before is intact. ValueError : `meta` holds what JSON cannot express.
     """
     from safetensors.numpy import save
 
@@ -51,14 +51,16 @@ def read_tensors(path: Path, function: str) -> tuple[dict[str, np.ndarray], dict
             meta = json.loads((file.metadata() or {})[KEY])
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
     except (SafetensorError, OSError, KeyError, ValueError, TypeError, AttributeError, RecursionError) as error:
-        raise DataError(f"{function}: {path} cannot be read as a safetensors file of ours; damaged, or another program's? ({error!r})") from error
+        raise DataError(
+            f"{function}: {path} cannot be read as a safetensors file of ours, expected one that 'train' wrote; damaged, or another program's? ({error!r})"
+        ) from error
     found = meta.pop("format", None) if isinstance(meta, dict) else type(meta).__name__
     check_format(function, path, found, FORMAT)
     return tensors, meta
 
 
 def check_format(function: str, path: Path, found: Any, known: int) -> None:
-    """DataError : the format version of a file is another than the one that is `known` here."""
+    """DataError : a file has another format version than `known`."""
     if type(found) is int and found > known:
         raise DataError(f"{function}: {path} has format {found}, expected {known}; it was made by a newer xpcap: upgrade this one")
     if type(found) is not int or found != known:
@@ -66,7 +68,7 @@ def check_format(function: str, path: Path, found: Any, known: int) -> None:
 
 
 def _check_header(path: Path, function: str) -> None:
-    """Look at the kind and size of a file, and at the length its header claims, before anything is read into memory."""
+    """Check the kind and size of a file, and the header length it claims, before anything is read into memory."""
     try:
         about = path.stat()
         if not stat.S_ISREG(about.st_mode):
@@ -75,8 +77,8 @@ def _check_header(path: Path, function: str) -> None:
             claimed = int.from_bytes(file.read(8), "little")
     except OSError as error:
         raise DataError(f"{function}: {path}: {error.strerror or os.strerror(error.errno or 0)}, expected a safetensors file of ours") from error
-    if claimed > min(MOST_HEADER, about.st_size - 8):
+    most = max(0, min(MOST_HEADER, about.st_size - 8))
+    if claimed > most:
         raise DataError(
-            f"{function}: {path} has {about.st_size:,} bytes and claims a header of {claimed:,}, expected one within the file and within "
-            f"{MOST_HEADER:,}; damaged, or cut short?"
+            f"{function}: {path} has {about.st_size:,} bytes and claims a header of {claimed:,}, expected at most {most:,}; damaged, or cut short?"
         )

@@ -15,8 +15,8 @@ from fuzzing.spoiling import spoil_bytes
 from fuzzing.spoiling_json import NUMBERS, ODD, spoil_json, spoil_json_text
 from xpcap import CaptioningRNN, CaptioningSolver
 from xpcap.data import CaptionData
-from xpcap.runs import folder as run_folder
 from xpcap.runs import training
+from xpcap.runs.folder import LAST, check_scaling, load_saved, open_run, read_config, read_times
 from xpcap.runs.options import options_of
 
 FILES = ("config.json", "vocab.json", "times.jsonl", "best.safetensors", "last.safetensors")
@@ -56,15 +56,15 @@ def make(draw: random.Random, folder: Path) -> None:
 
 def use(folder: Path) -> None:
     """What `info`, `evaluate`, `caption` and `train --resume` open."""
-    config = run_folder.read_config(folder)
-    options = options_of(config, folder)
-    run = run_folder.open_run(folder)
+    config = read_config(folder)
+    options_of(config, folder)
+    run = open_run(folder)
     json.dumps((run.config, run.meta))
-    run.model.sample(run.scaling(np.zeros((1, config["feature_dim"]), np.float32)), 3)
-    saved = run_folder.load_saved(folder / run_folder.LAST, run.model.params.shapes)
-    run_folder.check_scaling(folder / run_folder.LAST, saved.scaling, config)
-    run_folder.read_times(folder, saved.state.epoch)
-    model = CaptioningRNN(run.vocabulary.word_to_idx, config["feature_dim"], options.wordvec, options.hidden, options.cell, seed=0)
+    run.model.sample(run.scaling(np.zeros((1, *run.model.config.feature_shape), np.float32)), 3)
+    saved = load_saved(folder / LAST, run.model.params.shapes)
+    check_scaling(folder / LAST, saved.scaling, config)
+    read_times(folder, saved.state.epoch)
+    model = CaptioningRNN.from_config(run.model.config, run.vocabulary.word_to_idx, seed=0)
     solver = CaptioningSolver(model, _data(), update_rule="adam", batch_size=32, num_epochs=3, seed=0, verbose=False)
     solver.restore(saved.state)
     with np.errstate(all="ignore"):  # as `train` has it: finite numbers may be large enough to overflow

@@ -126,7 +126,7 @@ def about(backend: str) -> dict[str, str]:
 def check_usable() -> None:
     """Raise a BackendError if this PyTorch cannot use a GPU."""
     if not torch.cuda.is_available():
-        raise BackendError(f"bench: torch {torch.__version__} finds no CUDA device, expected one for --peer torch; is it a build for the CPU?")
+        raise BackendError(f"bench: torch {torch.__version__} finds no CUDA device, expected one to time torch on; is it a build for the CPU?")
 
 
 def device_of(backend: str) -> torch.device:

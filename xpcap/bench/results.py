@@ -123,7 +123,7 @@ def _import_peer() -> ModuleType:
     except Exception as error:  # a broken installation can raise anything, not just ImportError
         what = f"{type(error).__name__}: {error}"
         raise BackendError(
-            f"bench: torch cannot be imported ({what}), expected it for --peer torch; is it installed in this environment? "
+            f"bench: torch cannot be imported ({what}), expected it to be timed as a peer; is it installed in this environment? "
             "pip install '.[bench]' installs it"
         ) from error
     return peer_torch

@@ -1,9 +1,11 @@
-"""What the commands train, evaluate and caption do, as functions: options in, a run folder, scores, captions or pages out."""
+"""What the commands train, evaluate and caption do, as functions: options in; a run folder, scores, captions or pages out."""
 
 from xpcap.runs.captioning import PictureCaption, Skipped, caption_files, caption_run, data_of
 from xpcap.runs.evaluation import Evaluation, evaluate_run
-from xpcap.runs.options import GENERATED, TrainOptions, choose, defaults, with_out
+from xpcap.runs.folder import Run, load_state, open_run, save_state
+from xpcap.runs.options import GENERATED, TrainOptions, choose
 from xpcap.runs.pages import Look, check_place, look_at_files, look_in, write_caption_page, write_caption_png
+from xpcap.runs.place import is_saved
 from xpcap.runs.stopping import Stopped
 from xpcap.runs.training import Trained, train_run
 
@@ -12,6 +14,7 @@ __all__ = [
     "Evaluation",
     "Look",
     "PictureCaption",
+    "Run",
     "Skipped",
     "Stopped",
     "TrainOptions",
@@ -21,12 +24,14 @@ __all__ = [
     "check_place",
     "choose",
     "data_of",
-    "defaults",
     "evaluate_run",
+    "is_saved",
+    "load_state",
     "look_at_files",
     "look_in",
+    "open_run",
+    "save_state",
     "train_run",
-    "with_out",
     "write_caption_page",
     "write_caption_png",
 ]

@@ -63,12 +63,13 @@ def data_of(run: Run, data: CaptionData | str | Path | None = None) -> CaptionDa
         where = str(_own(run) if data is None else data)
         opened = open_data(where)
         if data is None and run.config["data_stamp"] not in ("", opened.stamp):
-            raise DataError(f"data_of: {where}, the data of {run.path}, has changed since training, expected it unchanged; name it to use it anyway")
+            raise DataError(
+                f"data_of: {where}, the data of {run.path}, has changed since training, expected it unchanged; give it as `data` to use it anyway"
+            )
         data = opened
-    if data.feature_dim != run.config["feature_dim"]:
-        raise DataError(
-            f"data_of: {where} has features of size {data.feature_dim}, expected the run's {run.config['feature_dim']}; made by another encoder?"
-        )
+    (D,) = run.model.config.feature_shape
+    if data.feature_dim != D:
+        raise DataError(f"data_of: {where} has features of size {data.feature_dim}, expected the run's {D}; made by another encoder?")
     return replace(data, scaling=run.scaling)
 
 
@@ -76,7 +77,9 @@ def _own(run: Run) -> Path:
     """The path of the data that a run was trained on."""
     path = run.path / run.config["data"]  # an absolute path stays what it is
     if not path.exists():
-        raise DataError(f"data_of: {path}, the data of {run.path}, is gone, expected the file it was trained on; name its new place")
+        raise DataError(
+            f"data_of: {path}, the data of {run.path}, is gone, expected the file it was trained on; if it was moved, give its new path as `data`"
+        )
     return path
 
 
@@ -153,10 +156,10 @@ def _encoder_of(run: Run) -> Encoder:
             "new pictures need the encoder that made those features"
         )
     encoder = find_encoder(name)
-    if encoder.dim != run.config["feature_dim"]:
+    (D,) = run.model.config.feature_shape
+    if encoder.dim != D:
         raise DataError(
-            f"caption_files: {run.path} learnt from features of size {run.config['feature_dim']}, expected the {encoder.dim} of the {name} encoder; "
-            "prepared by another version?"
+            f"caption_files: {run.path} learnt from features of size {D}, expected the {encoder.dim} of the {name} encoder; prepared by another version?"
         )
     return encoder
 

@@ -1,4 +1,4 @@
-"""What training leaves in its run folder, and takes up again from there."""
+"""Keeper: writes a run folder while training goes on, and brings a solver back to where the folder says it stood."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -9,7 +9,7 @@ import numpy as np
 from xpcap.data.scaling import FeatureScaling
 from xpcap.errors import DataError
 from xpcap.report import draw_loss
-from xpcap.runs import folder as run_folder
+from xpcap.runs.folder import BEST, HISTORY, LAST, TIMES, check_parameters, load_parameters, read_times, save_parameters, save_state, write_lines
 from xpcap.runs.pages import write_progress_page
 from xpcap.training.history import best_of
 from xpcap.training.solver import CaptioningSolver
@@ -19,54 +19,55 @@ from xpcap.training.state import TrainingState
 class Keeper:
     """Writes a run folder as training goes on.
 
-    `last.safetensors` comes first, and alone decides how training goes on: it holds the history, and at the end of an epoch that is the best
-    also the best parameters. So a process may be killed between any two writes; `go_on` makes up for those that are missing.
+    `last.safetensors` is written first, and alone decides how training continues: it holds the history and, at the end of an epoch that is the
+    best so far, also the best parameters. So the process may be killed between any two writes; `restore` repeats those that are missing.
 
     Parameters
     ----------
     out : the run folder
-    epochs : how many there are to be
-    scaling, vocabulary : of the run; the digest of the latter
+    epochs : how many there will be
+    scaling : of the run's features
+    vocabulary : its digest
     """
 
     def __init__(self, out: Path, epochs: int, scaling: FeatureScaling, vocabulary: str) -> None:
         self._out, self._epochs, self._scaling, self._vocabulary = out, epochs, scaling, vocabulary
 
     def write(self, state: TrainingState, times: list[dict[str, Any]] | None) -> None:
-        """Write where training stands; with the `times` of all epochs where one has just ended, and then all there is to say of it too."""
-        run_folder.save_state(self._out / run_folder.LAST, state, self._scaling, self._vocabulary)
+        """Write a checkpoint. After an epoch, with the `times` of all epochs, also write best parameters, history, curves and page."""
+        save_state(self._out / LAST, state, self._scaling, self._vocabulary)
         if times is not None:
             self._write_epoch(state, times)
 
     def _write_epoch(self, state: TrainingState, times: list[dict[str, Any]]) -> None:
         record = state.history[-1]
         if best_of(state.history) is record:
-            run_folder.save_parameters(self._out / run_folder.BEST, state.params, self._scaling, {**record, "vocabulary": self._vocabulary})
-        run_folder.write_lines(self._out / run_folder.HISTORY, state.history)
-        run_folder.write_lines(self._out / run_folder.TIMES, times)
+            save_parameters(self._out / BEST, state.params, self._scaling, {**record, "vocabulary": self._vocabulary})
+        write_lines(self._out / HISTORY, state.history)
+        write_lines(self._out / TIMES, times)
         draw_loss(self._out / "loss.png", state.history)
         write_progress_page(self._out, self._epochs, state.history)
 
-    def go_on(self, solver: CaptioningSolver, state: TrainingState) -> None:
-        """Bring a solver to where training stood.
+    def restore(self, solver: CaptioningSolver, state: TrainingState) -> None:
+        """Bring a solver to where training stood, and repeat the writes of an epoch that may not have been finished.
 
         Raises
         ------
-        DataError : the best parameters are not there, or not those of the epoch that was the best.
+        DataError : the best parameters are missing, or not from the epoch that was the best.
         """
         between = state.order is None and state.history
         best = best_of(state.history)
         solver.restore(state, None if best is None or (between and best is state.history[-1]) else self._best(best, state))
-        solver.times = run_folder.read_times(self._out, state.epoch)
+        solver.times = read_times(self._out, state.epoch)
         if between:
             self._write_epoch(state, solver.times)
 
     def _best(self, best: Mapping[str, Any], state: TrainingState) -> dict[str, np.ndarray]:
-        path = self._out / run_folder.BEST
-        tensors, _, meta = run_folder.load_parameters(path)
+        path = self._out / BEST
+        tensors, _, meta = load_parameters(path)
         if meta.get("epoch") != best["epoch"] or meta.get("vocabulary") != self._vocabulary:
             raise DataError(
-                f"train: {path} is of epoch {str(meta.get('epoch'))[:20]}, expected epoch {best['epoch']}, the best of {run_folder.LAST}; from another run?"
+                f"train_run: {path} is of epoch {str(meta.get('epoch'))[:20]}, expected epoch {best['epoch']}, the best of {LAST}; from another run?"
             )
-        run_folder.check_parameters(path, tensors, state.params.shapes)
+        check_parameters(path, tensors, state.params.shapes)
         return tensors

@@ -1,4 +1,4 @@
-"""What a run is made with: the options of `train`, their defaults, and the names of what a run on generated pictures keeps."""
+"""The options of `train`: their defaults, how they are chosen, and how those of a run are read back from its config."""
 
 import math
 from collections.abc import Mapping
@@ -7,17 +7,36 @@ from pathlib import Path
 from typing import Any
 
 from xpcap.errors import DataError, OptionError
-from xpcap.runs import folder as run_folder
-
-DATA, PICTURES = "data.h5", "pictures"  # of generated pictures: captions and features, and the val split as PNGs
+from xpcap.runs.folder import DATA, LARGEST, read_config
+from xpcap.runs.place import check_resumable, has_run
 
 
 @dataclass(frozen=True)
 class TrainOptions:
-    """The options of `train`; their defaults are stated here, those for generated pictures in GENERATED, and nowhere else."""
+    """The options of `train`. Their defaults stand here, those for generated pictures in GENERATED.
 
-    data: Path | None = None  # None: generated pictures
-    out: Path | None = None  # None: a fresh folder under runs/
+    Parameters
+    ----------
+    data : dataset file or coco_captioning folder; None: generated pictures
+    out : run folder to make; None: a fresh folder under runs/
+    cell : "lstm" or "rnn"
+    hidden : H, size of the hidden state
+    wordvec : W, size of a word vector
+    epochs : passes over the training captions
+    batch_size : N, captions in a batch
+    lr : Adam's learning rate in the first epoch
+    lr_decay : factor on the learning rate after each epoch
+    clip : largest global norm of a gradient; 0: no clipping
+    dropout : share of features, word vectors and hidden units dropped, in [0, 1)
+    feature_scaling : "standardize" or "none", fitted on the train split
+    seed : of weights, order of captions, dropout and generated pictures
+    patience : stop after this many epochs in a row without a lower validation loss; 0: never
+    save_every : how often to save within an epoch, in seconds ("60s") or steps ("200")
+    resume : continue the run at `out` if there is one
+    """
+
+    data: str | Path | None = None
+    out: str | Path | None = None
     cell: str = "lstm"
     hidden: int = 512
     wordvec: int = 256
@@ -29,84 +48,87 @@ class TrainOptions:
     dropout: float = 0.5
     feature_scaling: str = "standardize"
     seed: int = 0
-    patience: int = 0  # epochs; 0: never stop early
-    save_every: str = "60s"  # or steps: "200"
+    patience: int = 0
+    save_every: str = "60s"
     resume: bool = False
 
 
 NO_SETTINGS = ("out", "save_every", "resume")  # they do not change what is learnt, and are not kept with a run
-MAY_CHANGE = ("data", "epochs", "patience")  # from one start to the next: what was learnt so far would have been the same
+MAY_CHANGE = ("data", "epochs", "patience")  # when a run is continued: what was learnt so far would have been the same
 
 
-# Fifteen thousand scenes want few passes and no dropout. Their features keep their scale: standardising would blow up the rare ones,
-# and a captioner that learns by heart from those does not carry over to combinations it has not seen.
+# Fifteen thousand scenes need few epochs and no dropout. Their features keep their scale: standardising would blow up rare ones,
+# and a captioner that memorises those does not carry over to combinations it has not seen.
 GENERATED = TrainOptions(hidden=256, wordvec=128, epochs=4, batch_size=32, lr=2e-3, lr_decay=0.5, dropout=0.0, feature_scaling="none")
 
 
-def defaults(data: Path | None) -> TrainOptions:
-    """The options that `train` has where none are given."""
-    return replace(GENERATED if data is None else TrainOptions(), data=data)
-
-
-def choose(data: Path | None, given: Mapping[str, Any]) -> TrainOptions:
-    """What to train, from what was given on the command line: the rest are defaults, or with `resume` the options of the run that is there.
+def choose(data: str | Path | None, given: Mapping[str, Any]) -> TrainOptions:
+    """Complete the options that were given: with the defaults, or with `resume` by those of the run at `out`.
 
     Raises
     ------
-    OptionError : `resume` without `out`. DataError : what is at `out` is no run.
+    OptionError : `resume` without `out`, or options that contradict the run's. DataError : something other than a run is at `out`.
     """
-    options, out = defaults(data), given.get("out")
+    options, out = replace(GENERATED if data is None else TrainOptions(), data=data), given.get("out")
     if given.get("resume"):
         if out is None:
-            raise OptionError("train: --resume is given without --out, expected the run to go on with, as in --out runs/pictures-lstm --resume")
-        if run_folder.is_begun(out):
-            options = options_of(run_folder.read_config(out), out)
-            agree(replace(options, **given), options)
-    return with_out(replace(options, data=data or options.data, **given))
+            raise OptionError("train_run: `resume` is given without `out`, expected both: which run should continue?")
+        check_resumable(Path(out))
+        if has_run(Path(out)):
+            options = options_of(read_config(Path(out)), Path(out))
+            check_agreement(replace(options, **given), options)
+    options = replace(options, data=data or options.data, **given)
+    return replace(options, out=options.out or default_out(options))
 
 
-def with_out(options: TrainOptions) -> TrainOptions:
-    """The options with a place to write to: where none is given, the first of runs/NAME, runs/NAME-2, ... that does not exist."""
-    if options.out is not None:
-        return options
-    name = f"{options.data.resolve().stem if options.data else 'pictures'}-{options.cell}"
+def default_out(options: TrainOptions) -> Path:
+    """The first of runs/NAME-CELL, runs/NAME-CELL-2, ... that does not exist; NAME is the data's."""
+    name = f"{Path(options.data).resolve().stem if options.data else 'pictures'}-{options.cell}"
     k = 1
     while (path := Path("runs") / (name if k == 1 else f"{name}-{k}")).exists():
         k += 1
-    return replace(options, out=path)
+    return path
+
+
+def settings_of(options: TrainOptions) -> dict[str, Any]:
+    """The options as a run's config stores them: without NO_SETTINGS, and `data` as an absolute path."""
+    settings = {key: value for key, value in asdict(options).items() if key not in NO_SETTINGS}
+    return {**settings, "data": str(Path(options.data).resolve()) if options.data else DATA}
 
 
 def options_of(config: Mapping[str, Any], out: Path) -> TrainOptions:
-    """The options that the run at `out`, with that config, was made with.
+    """The options that the run at `out` was trained with, from its config: the inverse of settings_of.
 
     Raises
     ------
-    DataError : a setting is missing, or of a kind that no option has.
+    DataError : a setting is missing, or has a value of the wrong kind.
     """
     kept: dict[str, Any] = {"data": None if config["data"] == DATA else Path(config["data"]), "out": out}
     for name, default in asdict(TrainOptions()).items():
         if name in (*kept, *NO_SETTINGS):
             continue
         value, kind = config.get(name), type(default)
-        if kind is float and type(value) is int and abs(value) <= run_folder.LARGEST:
+        if kind is float and type(value) is int and abs(value) <= LARGEST:
             value = float(value)
         if type(value) is not kind or (isinstance(value, int | float) and not 0 <= value < math.inf):
-            raise DataError(f"train: the config of {out} has {name} {str(value)[:60]!r}, expected {kind.__name__} from 'train'; damaged?")
+            raise DataError(f"train_run: the config of {out} has {name} {str(value)[:60]!r}, expected {kind.__name__} from 'train'; damaged?")
         kept[name] = value
     return TrainOptions(**kept)
 
 
-def agree(options: TrainOptions, run: TrainOptions) -> None:
-    """Check that options to go on with do not contradict those of the run.
+def check_agreement(options: TrainOptions, run: TrainOptions) -> None:
+    """Check that options do not contradict those of the run to continue. More epochs, or another patience, are no contradiction.
 
     Raises
     ------
-    OptionError : they do; it names all that differ. More epochs, or another patience, are no contradiction.
+    OptionError : they do; it names all that differ.
     """
     names = [field.name for field in fields(TrainOptions) if field.name not in (*NO_SETTINGS, *MAY_CHANGE)]
     different = [name for name in names if getattr(options, name) != getattr(run, name)]
     if options.epochs < run.epochs:
         different.append("epochs")
     if different:
-        told = ", ".join(f"--{name.replace('_', '-')} {getattr(options, name)} (the run has {getattr(run, name)})" for name in different)
-        raise OptionError(f"train: {told} given with --resume, expected those of {run.out}; leave them away, or begin another run with another --out")
+        listed = ", ".join(f"`{name}` {getattr(options, name)} (the run has {getattr(run, name)})" for name in different)
+        raise OptionError(
+            f"train_run: {listed} given with `resume`, expected the options of {run.out}; leave them out, or begin another run with another `out`"
+        )

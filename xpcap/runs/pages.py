@@ -16,8 +16,7 @@ from xpcap.progress import bar
 from xpcap.report import Card, Gallery, draw_captions, write_page
 from xpcap.runs.captioning import PictureCaption, Skipped, source_of
 from xpcap.runs.evaluation import Evaluation
-from xpcap.runs.folder import Run
-from xpcap.runs.options import PICTURES
+from xpcap.runs.folder import PICTURES, Run
 
 PAGE = "index.html"
 SHOWN = 9  # pictures in each gallery of a run

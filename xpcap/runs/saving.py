@@ -1,4 +1,4 @@
-"""Checkpoints while training goes on: when one is due, and writing it off the training thread."""
+"""Checkpoints while training goes on: when one is due, and writing it on another thread."""
 
 import errno
 import math
@@ -19,7 +19,7 @@ from xpcap.training.state import TrainingState
 
 
 class Interval(NamedTuple):
-    """How often training is saved within an epoch: every so many seconds, or steps."""
+    """How often training is saved within an epoch: in seconds, or in steps."""
 
     seconds: float = math.inf
     steps: float = math.inf
@@ -30,27 +30,27 @@ def interval(text: str) -> Interval:
 
     Raises
     ------
-    OptionError : neither, or not above zero.
+    OptionError : neither, or not above zero. It names `save_every`.
     """
     match = re.fullmatch(r"(\d{1,9}(?:\.\d{1,9})?)s|(\d{1,9})", text)
     made = Interval() if match is None else Interval(seconds=float(match[1])) if match[1] else Interval(steps=int(match[2]))
     if match is None or not min(made) > 0:
-        raise OptionError(f"--save-every: got {text!r}, expected seconds, as in 30s, or steps, as in 200")
+        raise OptionError(f"train_run: `save_every` is {text!r}, expected seconds, as in 30s, or steps, as in 200")
     return made
 
 
 class Saver:
-    """Saves a training as it goes: give its `on_step` and `on_epoch` to the solver, and enter it while that trains.
+    """Saves training as it goes: give `on_step` and `on_epoch` to the solver, and enter the saver while the solver trains.
 
-    The training thread copies where it stands; another one writes that. One write is under way at a time: a checkpoint within an epoch that is
-    due meanwhile waits for a later step, while the end of an epoch waits for the writer.
+    The training thread copies the state; another thread writes it. One write is under way at a time: a checkpoint within an epoch that is due
+    meanwhile waits for a later step, but the end of an epoch waits for the writer.
 
     Parameters
     ----------
-    every : how often within an epoch; the end of each epoch is saved anyway
-    write : called on another thread with the state, and with the times of all epochs where one has just ended
+    every : how often within an epoch; the end of each epoch is always saved
+    write : called on another thread with the state, and with the times of all epochs if one has just ended
     place : the run folder, for messages
-    stop : asked after each step. Where it was requested, training is saved, and Stopped raised
+    stop : looked at after each step; if a signal has come, training is saved and Stopped raised
     """
 
     def __init__(self, every: Interval, write: Callable[[TrainingState, list[dict[str, Any]] | None], None], place: Path, stop: StopRequest) -> None:
@@ -62,7 +62,7 @@ class Saver:
         self._mark(0)
 
     def _mark(self, iteration: int) -> None:
-        """Count from here until the next is due."""
+        """Count from here until the next checkpoint is due."""
         self._since, self._from = time.monotonic(), iteration
 
     def __enter__(self) -> "Saver":
@@ -72,12 +72,12 @@ class Saver:
         self.wait()
 
     def begin(self, iteration: int) -> None:
-        """Training goes on from `iteration`, which is on disk where it is not 0."""
+        """Training begins at `iteration`, which is on disk unless it is 0."""
         self._saved = iteration or None
         self._mark(iteration)
 
     def on_step(self, solver: CaptioningSolver) -> None:
-        """Save where one is due, and stop where that was asked for.
+        """Save if a checkpoint is due, and stop if a signal has come.
 
         Raises
         ------
@@ -85,21 +85,21 @@ class Saver:
         """
         if self._stop.signal is not None:
             self._submit(solver)
-            self.heed(solver)
+            self.check_stop(solver)
         if self._thread is not None and not self._thread.is_alive():
-            self.wait()  # to hear of a failure
+            self.wait()  # raises if the write failed
         due = solver.iteration - self._from >= self._every.steps or time.monotonic() - self._since >= self._every.seconds
         if due and self._thread is None:
             self._submit(solver)
 
-    def heed(self, solver: CaptioningSolver) -> None:
-        """Stopped : that was asked for, and where training stands is on disk."""
+    def check_stop(self, solver: CaptioningSolver) -> None:
+        """Stopped : a signal has come, and training is on disk as it stands."""
         if self._stop.signal is not None:
             self.wait()
             raise Stopped(self._stop.signal, solver.iteration, solver.epoch)
 
     def on_epoch(self, solver: CaptioningSolver) -> None:
-        """Save the end of an epoch. SaveError : that, or the one before, could not be written."""
+        """Save the end of an epoch. SaveError : the write before it failed."""
         solver.times[-1]["save_seconds"], self._seconds = self._seconds, 0.0  # the copy made now counts in the next epoch
         self._submit(solver, [dict(record) for record in solver.times])
 
@@ -116,11 +116,11 @@ class Saver:
         try:
             self._write(state, times)
             self._saved = state.iteration
-        except BaseException as error:  # to be raised where training hears of it
+        except BaseException as error:  # raised on the training thread, by wait
             self._error = error
 
     def wait(self) -> None:
-        """Wait for the write under way. SaveError : it failed for want of room or permission; what was saved before is whole."""
+        """Wait for the write under way. SaveError : it failed for lack of room or permission; the checkpoint before it is intact."""
         if self._thread is not None:
             self._thread.join()
             self._thread = None
@@ -130,8 +130,8 @@ class Saver:
 
     def _explain(self, error: OSError) -> SaveError:
         reason = error.strerror or str(error)
-        kept = "nothing was saved before" if self._saved is None else f"iteration {self._saved} is saved; --resume goes on from there"
-        return SaveError(f"train: {error.filename or self._place} could not be written: {reason}; {_advice(error, self._place)}; {kept}")
+        kept = "nothing was saved before" if self._saved is None else f"iteration {self._saved} is saved; `resume` continues from there"
+        return SaveError(f"train_run: {error.filename or self._place} could not be written: {reason}; {_advice(error, self._place)}; {kept}")
 
 
 def _advice(error: OSError, place: Path) -> str:
@@ -140,10 +140,10 @@ def _advice(error: OSError, place: Path) -> str:
         try:
             free = f"{shutil.disk_usage(place).free / 1e6:,.1f} MB are free on the disk of {place}"
         except OSError as problem:
-            free = f"how much is free cannot be told ({problem.strerror})"
-        return f"expected room for the checkpoint and its copy ({free}); free some, or raise your quota"
+            free = f"free space unknown: {problem.strerror}"
+        return f"expected room for the new checkpoint beside the old one ({free}); free some, or raise your quota"
     if error.errno == errno.EFBIG:
-        return "expected no limit on the size of files below the checkpoint's; raise it (ulimit -f)"
+        return "expected a limit on file sizes above the checkpoint's; raise it (ulimit -f)"
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-        return f"expected a folder that may be written to; were the permissions of {os.fspath(place)} changed, or its disk mounted read-only?"
-    return "expected a disk that takes it; is it failing, or was it taken away?"
+        return f"expected a folder that may be written to; did the permissions of {os.fspath(place)} change, or is its disk mounted read-only?"
+    return "expected a working disk; is it failing, or was it removed?"

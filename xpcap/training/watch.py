@@ -129,7 +129,7 @@ def _cause(before: Step | None, bad: list[str], largest: float, at_once: bool, l
     if at_once and bad:
         return f"was {bad[0]} set from outside, or did the last update, with the learning rate {learning_rate:g}, overflow?"
     if at_once and before is None and not diverged:
-        return "this is the first step: are the features finite, and of a size near 1? xpcap.data.scaling.fit_scaling standardises them"
+        return "this is the first step: are the features finite, and of a size near 1? Scale them, as `feature_scaling` standardize does"
     return f"is the learning rate, now {learning_rate:g}, too high?"
 
 

@@ -1,7 +1,7 @@
-"""Two training runs side by side, of one seed and on the same batches: where do they part?
+"""Lock-step: two training runs with one seed and the same batches, compared after each step to find where they part.
 
-What two backends compute in the same order of operations differs by rounding, which training then carries along. Everything is compared
-after each step, so a mistake is named where it begins and not where it has grown.
+Two backends that do the same operations in the same order differ by rounding, and training carries that along. Comparing after each step
+names a mistake where it begins, not where it has grown.
 """
 
 import functools
@@ -12,24 +12,25 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from xpcap.backend import Array, to_numpy, use_backend
+from xpcap.backend import Array, get_backend, to_numpy, use_backend
 from xpcap.data.dataset import CaptionData
 from xpcap.data.synthetic import Lengths, draw_data
 from xpcap.models import CaptioningRNN
 from xpcap.models.parameters import Parameters
 from xpcap.ops import global_norm
 from xpcap.training.solver import CaptioningSolver
+from xpcap.verify.rows import Row, make_row
 from xpcap.workspace import Workspace
 
 TOLERANCE = {"float64": 1e-9, "float32": 3e-5}
 LENGTHS = Lengths(6, 3, 1, 10)
-BACKWARD = ("W_vocab", "b_vocab", "Wh", "b", "Wx", "W_embed", "W_proj", "b_proj")  # the order in which a step comes to gradients
+BACKWARD = ("W_vocab", "b_vocab", "Wh", "b", "Wx", "W_embed", "W_proj", "b_proj")  # the order in which a step computes gradients
 Place = Callable[[], AbstractContextManager[Any]]  # entered to make a run, and again for each of its steps
 
 
 @dataclass(frozen=True)
 class Setup:
-    """What both runs do: Adam with clipping and dropout on captions of many lengths, some with a NULL inside, in batches of N and one smaller."""
+    """What both runs do: Adam with clipping and dropout, on captions of many lengths, some with a NULL inside, in two batches of N and a smaller one."""
 
     cell: str
     dtype: str
@@ -47,7 +48,7 @@ class Setup:
 
 
 class Outcome(NamedTuple):
-    """The first step, from 1, and its first tensor at which two runs part; where `parted` is False, those at which they were furthest apart."""
+    """The first step, counted from 1, and tensor at which two runs part; if they never do, those at which they were furthest apart."""
 
     step: int
     tensor: str
@@ -60,28 +61,41 @@ def on(backend: str) -> Place:
     return functools.partial(use_backend, backend)
 
 
+def rows() -> Iterator[Row]:
+    """Training on the backend in force beside NumPy's, and beside itself, as rows of `verify`."""
+    for dtype, tolerance in TOLERANCE.items():
+        for cell in ("rnn", "lstm"):
+            yield _compare(f"lock-step {cell} with numpy", Setup(cell, dtype), on("numpy"), tolerance)
+            yield _compare(f"same bits twice {cell}", Setup(cell, dtype), on(get_backend()), 0.0)
+
+
+def _compare(label: str, setup: Setup, other: Place, tolerance: float) -> Row:
+    outcome = lock_step(setup, on(get_backend()), other, tolerance)
+    where = f": {outcome.tensor} parts at step {outcome.step}" if outcome.parted else f", {setup.steps} steps"
+    return make_row(label + where, setup.dtype, outcome.error, tolerance)
+
+
 def lock_step(setup: Setup, left: Place, right: Place, tolerance: float | None = None) -> Outcome:
     """Train two captioners alike, and compare after each step.
 
     Parameters
     ----------
     setup : Setup
-    left, right : what to enter while a run is made and while it steps: `on` a backend, or something around it
-    tolerance : on each tensor's error, max |x - y| over the largest element of either; TOLERANCE of the dtype if None, and 0 for
-        runs that must be equal
+    left, right : context managers to enter while a run is made and while it steps: `on` a backend, or one around it
+    tolerance : on each tensor's error, max |x - y| over the largest element of either; None: TOLERANCE of the dtype; 0: equal bits
 
     Returns
     -------
-    Outcome : tensors are looked at in the order in which a step computes them, which is loss, gradients from the last layer to the
-        first, norm, moments, parameters; so the first that parts is the nearest to the mistake
+    Outcome : tensors are compared in the order in which a step computes them: loss, gradients from the last layer to the first, norm,
+        moments, parameters. So the first to part is the nearest to the mistake
 
     Notes
     -----
-    Why these tolerances. A float32 run parts from the float64 run of the same weights by at most 4e-6 (12 seeds, both cells), so two
-    float32 runs by at most 8e-6; 3e-5 leaves room for larger sizes and for a device's exp and tanh, and products in TF32 do not pass
-    it. float64 rounds 5e8 times finer, so 1e-9 is loose, and still tells of anything that was computed in float32.
-    Both lean on Adam's epsilon: with the usual 1e-8 an element whose gradient is all rounding moves by the sign of that rounding, and
-    the parameters of a faultless float32 run were seen 9e-3 from those in float64.
+    Why these tolerances: a float32 run differs from the float64 run with the same weights by at most 4e-6 (12 seeds, both cells), so two
+    float32 runs by at most 8e-6. 3e-5 leaves room for larger sizes and for a device's exp and tanh; products in TF32 fail it. float64
+    rounds 5e8 times finer, so 1e-9 is loose, yet anything computed in float32 fails it.
+    Both rely on the large epsilon of Adam here. With the usual 1e-8, an element whose gradient is all rounding moves by the sign of that
+    rounding; the parameters of a correct float32 run were then 9e-3 from those in float64.
     """
     if tolerance is None:
         tolerance = TOLERANCE[setup.dtype]
@@ -107,7 +121,7 @@ def distance(x: np.ndarray, y: np.ndarray) -> float:
 
 
 def _draw(setup: Setup) -> CaptionData:
-    """Two batches and a half of captions, every third of which has lost a word."""
+    """Captions for two and a half batches, every third with a word missing."""
     data = draw_data(2 * setup.N + setup.N // 2, setup.D, setup.V, setup.seed, LENGTHS)
     captions = data.split("train").captions
     captions[::3, 2] = np.where(captions[::3, 3] == data.vocabulary.null, captions[::3, 2], data.vocabulary.null)
@@ -115,7 +129,7 @@ def _draw(setup: Setup) -> CaptionData:
 
 
 def _batches(setup: Setup, data: CaptionData) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """One for each step, made on the host."""
+    """One batch a step, made on the host."""
     starts = range(0, len(data.split("train").captions), setup.N)
     for step in range(setup.steps):
         start = starts[step % len(starts)]
@@ -123,7 +137,7 @@ def _batches(setup: Setup, data: CaptionData) -> Iterator[tuple[np.ndarray, np.n
 
 
 class _Keeping(CaptioningRNN):
-    """A captioner that keeps its latest gradients as they are before clipping."""
+    """A captioner that keeps its latest gradients as they were before clipping."""
 
     grads: Parameters
 
@@ -152,7 +166,7 @@ class _Run:
             )
 
     def step(self, features: np.ndarray, captions: np.ndarray) -> dict[str, np.ndarray]:
-        """Take a step, and bring all it left to the host, in the order in which it was computed."""
+        """Take a step, and bring all that it computed to the host, in that order."""
         with self._place():
             found = {"loss": self._solver.step(features, captions)}
             found |= {f"d{name}": self._model.grads[name] for name in BACKWARD}

@@ -1,0 +1,93 @@
+"""`caption`: what a run says about picture files, or about pictures of a split."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import click
+from click.core import ParameterSource
+
+from xpcap import runs
+from xpcap.cli.shared import PATH, backend_option, choose_backend, examples, json_option, print_captions
+from xpcap.report import visible
+from xpcap.runs import Look, PictureCaption, Run, Skipped, open_run
+
+EXAMPLES = examples(
+    "caption runs/pictures-lstm drawing.png",
+    "caption runs/pictures-lstm photos more/one.jpg --html page.html",
+    "caption runs/flickr8k --split val -n 20",
+)
+OF_A_SPLIT = ("split", "count", "data")  # parameters that choose pictures when none are given
+
+
+@click.command(epilog=EXAMPLES)
+@click.argument("run", type=PATH)
+@click.argument("pictures", nargs=-1, metavar="[PICTURE|FOLDER]...", type=click.Path(path_type=Path, readable=False))  # skipped if it is not
+@click.option("--split", default="val", show_default=True, help="If no pictures are given: the split to take them from.")
+@click.option("-n", "count", type=click.IntRange(1), default=10, show_default=True, help="How many to take, spread evenly over the split.")
+@click.option("--data", type=PATH, help="Another dataset file to take them from. Default: the run's own data.")
+@click.option("--html", type=PATH, help="Also write a page of pictures and captions. An existing file is never overwritten.")
+@click.option("--png", type=PATH, help="Also draw them in one PNG, at most 60 of them. An existing file is never overwritten.")
+@backend_option
+@json_option
+@click.pass_context
+def caption(
+    ctx: click.Context, run: Path, pictures: tuple[Path, ...], split: str, count: int, data: Path | None, html: Path | None, png: Path | None,
+    backend: str | None, as_json: bool,
+) -> None:  # fmt: skip
+    """Caption pictures with a run.
+
+    Captions picture files, and the pictures in folders. Without any it captions pictures of a split and prints a reference beside each. RUN
+    is a run folder; for picture files it must have learnt from pictures, generated or prepared with --pictures alone.
+
+    A picture that cannot be read is named on standard error and skipped. The exit status is 1 if none could be read.
+    """
+    if pictures:
+        _refuse_both(ctx)
+    for place, suffix in ((html, ".html"), (png, ".png")):
+        if place is not None:
+            runs.check_place(place, suffix)  # before any work is done
+    choose_backend(backend)
+    opened = open_run(run)
+    skipped: list[Skipped] = []
+    look: Look = runs.look_at_files
+    if pictures:
+        captions, skipped = runs.caption_files(opened, pictures, progress=True)
+    else:
+        seen = runs.data_of(opened, data)
+        captions, look = runs.caption_run(opened, seen, split, count), runs.look_in(opened, seen.source)
+    _print(captions, skipped, as_json)
+    _write(html, png, opened, captions, skipped, look, as_json)
+
+
+def _refuse_both(ctx: click.Context) -> None:
+    given = [param.opts[-1] for param in ctx.command.params if param.name in OF_A_SPLIT and _was_given(ctx, param)]
+    if given:
+        raise click.UsageError(f"pictures and {', '.join(given)} are given, expected one or the other")
+
+
+def _was_given(ctx: click.Context, param: click.Parameter) -> bool:
+    return ctx.get_parameter_source(str(param.name)) is not ParameterSource.DEFAULT
+
+
+def _print(captions: Sequence[PictureCaption], skipped: Sequence[Skipped], as_json: bool) -> None:
+    for left in skipped:
+        click.echo(f"skipped {visible(left.image)}: {visible(left.reason)}", err=True)
+    if as_json:
+        click.echo(json.dumps([one._asdict() for one in captions]))
+    else:
+        print_captions(captions)
+    if skipped and not captions:
+        raise click.ClickException(f"caption: none of {len(skipped)} could be read, expected at least one picture; the reasons are listed above")
+
+
+def _write(
+    html: Path | None, png: Path | None, run: Run, captions: Sequence[PictureCaption], skipped: Sequence[Skipped], look: Look, as_json: bool
+) -> None:
+    if html is not None:
+        runs.write_caption_page(html, run, captions, look, skipped, progress=True)
+        click.echo(f"wrote {html}", err=as_json)
+    if png is not None:
+        drawn = runs.write_caption_png(png, captions, look)
+        rest = f" with {drawn} of {len(captions)} pictures; the others were not found, or are too many" if drawn < len(captions) else ""
+        click.echo(f"wrote {png}{rest}", err=as_json)

@@ -1,0 +1,62 @@
+"""`info`: the backends of this machine, or what a file or run folder holds."""
+
+import json
+import os
+import platform
+from pathlib import Path
+
+import click
+
+from xpcap import __version__
+from xpcap.backend import backend_status
+from xpcap.cli.shared import PATH, describe_data, examples, json_option, table
+from xpcap.data import open_data
+from xpcap.runs import open_run
+from xpcap.runs.folder import CONFIG
+
+
+@click.command(epilog=examples("info", "info flickr8k.h5", "info runs/flickr8k --json"))
+@click.argument("file", required=False, type=PATH)
+@json_option
+def info(file: Path | None, as_json: bool) -> None:
+    """Show usable backends, or what a file holds.
+
+    Without FILE: the backends of this machine, and why one is unusable. FILE is a dataset file, a coco_captioning folder or a run folder.
+    """
+    if file is None:
+        _print_machine(as_json)
+    elif (file / CONFIG).is_file():
+        _print_run(file, as_json)
+    else:
+        _print_data(file, as_json)
+
+
+def _print_machine(as_json: bool) -> None:
+    about = {"xpcap": __version__, "python": platform.python_version(), "platform": platform.platform(), "cores": os.cpu_count()}
+    status = backend_status()
+    if as_json:
+        click.echo(json.dumps({**about, "backends": {name: state._asdict() for name, state in status.items()}}))
+        return
+    click.echo(f"xpcap {__version__}, Python {about['python']}, {about['platform']}, {about['cores']} cores")
+    rows = [(s.name, s.version or "-", "usable" if s.usable else "not usable", ", ".join(s.devices) or s.reason) for s in status.values()]
+    click.echo(table([("backend", "version", "", "devices, or why not"), *rows]))
+
+
+def _print_run(folder: Path, as_json: bool) -> None:
+    run = open_run(folder)
+    parameters = int(run.model.params.flat.size)
+    if as_json:
+        click.echo(json.dumps({"config": run.config, "best": run.meta, "parameters": parameters}))
+        return
+    click.echo(table([(key, json.dumps(value)) for key, value in run.config.items()]))
+    click.echo(f"{parameters:,} parameters; best: {json.dumps(run.meta)}")
+
+
+def _print_data(file: Path, as_json: bool) -> None:
+    data = open_data(file)
+    if not as_json:
+        click.echo(describe_data(file, data))
+        return
+    about = {"vocabulary": len(data.vocabulary), "feature_dim": data.feature_dim, "max_words": data.max_words, "source": data.source.to_json()}
+    splits = {name: {"pictures": len(split.images), "captions": len(split.captions)} for name, split in data.splits.items()}
+    click.echo(json.dumps({**about, "splits": splits}))

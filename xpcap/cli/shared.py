@@ -1,0 +1,99 @@
+"""What commands share: types of options, the options --backend and --json, examples in help pages, and printing."""
+
+import math
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+
+from xpcap.backend import BACKENDS, VARIABLE, get_backend, use_backend
+from xpcap.data import CaptionData
+from xpcap.errors import nearest
+from xpcap.report import visible
+from xpcap.runs import Evaluation, PictureCaption
+
+PATH = click.Path(path_type=Path)
+Function = Callable[..., None]
+
+
+class Choice(click.ParamType):
+    """One of a few names; for a wrong one the message suggests the nearest."""
+
+    name = "choice"
+
+    def __init__(self, *names: str) -> None:
+        self.names = names
+
+    def get_metavar(self, param: click.Parameter, ctx: click.Context) -> str:
+        return "|".join(self.names)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        if value not in self.names:
+            self.fail(f"{value!r} does not exist, expected one of {', '.join(self.names)}{nearest(value, self.names)}", param, ctx)
+        return str(value)
+
+
+class Number(click.FloatRange):
+    """A finite number in a range."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        number = super().convert(value, param, ctx)
+        if not math.isfinite(number):
+            self.fail(f"got {value}, expected a finite number", param, ctx)
+        return float(number)
+
+
+def examples(*lines: str) -> str:
+    """Examples for the foot of a help page, one command each; an indented line continues the one before."""
+    return "\b\nExamples:\n" + "\n".join(line if line.startswith(" ") else f"  python cli.py {line}" for line in lines)
+
+
+def backend_option(command: Function) -> Function:
+    """Add --backend to a command, which calls `choose_backend` with it."""
+    text = f"Where to compute: numpy, cupy, cupy:N (GPU number N) or auto (a GPU if usable). Default: ${VARIABLE}, else numpy."
+    return click.option("--backend", metavar="|".join((*BACKENDS, "auto")), help=text)(command)
+
+
+def choose_backend(backend: str | None) -> None:
+    """Put a backend in force, or check the one from the environment. An unusable one fails here, before any work is done."""
+    if backend is None:
+        get_backend()
+    else:
+        use_backend(backend)
+
+
+def json_option(command: Function) -> Function:
+    """Add --json to a command."""
+    return click.option("--json", "as_json", is_flag=True, help="Print JSON instead of text.")(command)
+
+
+# Printing
+
+
+def table(rows: Sequence[Sequence[str]]) -> str:
+    """Rows of cells as lines with aligned columns."""
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows)
+
+
+def print_captions(captions: Sequence[PictureCaption]) -> None:
+    """Two or three lines a picture: its name, its caption, and the first reference if it has any."""
+    for caption in captions:
+        click.echo(f"{visible(caption.image)}\n  model  {visible(caption.caption)}")
+        for reference in caption.references[:1]:
+            click.echo(f"  truth  {visible(reference)}")
+    click.echo()
+
+
+def print_evaluation(evaluation: Evaluation) -> None:
+    """The scores of a run, each with its protocol."""
+    click.echo(f"{evaluation.split}: {evaluation.n} pictures, {evaluation.seconds:.1f} s")
+    click.echo(table(evaluation.rows()))
+
+
+def describe_data(file: Path, data: CaptionData) -> str:
+    """What a data set holds, in a few lines."""
+    rows = [(visible(name), f"{len(split.images)} pictures", f"{len(split.captions)} captions") for name, split in data.splits.items()]
+    head = f"{file}: {len(data.vocabulary)} words, features of size {data.feature_dim}, captions of at most {data.max_words} words"
+    return f"{head}\n{table(rows)}"

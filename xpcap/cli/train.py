@@ -1,0 +1,99 @@
+"""`train`: a data set in, a run folder out; and what it prints meanwhile."""
+
+import dataclasses
+import shlex
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+from xpcap.backend import get_backend
+from xpcap.cli.shared import PATH, Choice, Function, Number, backend_option, choose_backend, examples, print_captions, print_evaluation
+from xpcap.data.scaling import KINDS
+from xpcap.layers import CELLS
+from xpcap.progress import say
+from xpcap.runs import GENERATED, Stopped, TrainOptions, choose, is_saved, train_run
+from xpcap.runs.folder import LARGEST
+from xpcap.training.solver import CaptioningSolver
+
+DEFAULTS = TrainOptions()
+EXAMPLES = examples("train", "train flickr8k.h5 --out runs/flickr8k --resume", "train flickr8k.h5 --backend cupy --epochs 20")
+
+
+def option(name: str, kind: Any, text: str) -> Callable[[Function], Function]:
+    """An option of train. Its default stands in TrainOptions, and in GENERATED if generated pictures have another."""
+    default, generated = (getattr(options, name.replace("-", "_")) for options in (DEFAULTS, GENERATED))
+    shown = str(default) if default == generated else f"{default}; generated pictures: {generated}"
+    return click.option(f"--{name}", type=kind, default=None, help=f"{text}  [default: {shown}]")
+
+
+@click.command(epilog=EXAMPLES)
+@click.argument("data", required=False, type=PATH)
+@click.option("--out", type=PATH, help="Run folder to make. An existing one is never overwritten. Default: runs/NAME, or a fresh runs/NAME-N.")
+@backend_option
+@option("cell", Choice(*CELLS), "Recurrent cell.")
+@option("hidden", click.IntRange(1, LARGEST), "H, size of the hidden state.")
+@option("wordvec", click.IntRange(1, LARGEST), "W, size of a word vector.")
+@option("epochs", click.IntRange(1, LARGEST), "Passes over the training captions.")
+@option("batch-size", click.IntRange(1, LARGEST), "N, captions in a batch.")
+@option("lr", Number(0, min_open=True), "Adam's learning rate in the first epoch.")
+@option("lr-decay", Number(0, min_open=True), "Factor on the learning rate after each epoch.")
+@option("clip", Number(0), "Largest global norm of a gradient; 0: no clipping.")
+@option("dropout", Number(0, 1, max_open=True), "Share of features, word vectors and hidden units dropped.")
+@option("feature-scaling", Choice(*KINDS), "Scaling of image features, fitted on the train split.")
+@option("seed", click.IntRange(0, 2**63 - 1), "Seed of weights, order of captions, dropout and generated pictures.")
+@option("patience", click.IntRange(0, LARGEST), "Stop after this many epochs in a row without a lower validation loss; 0: never.")
+@option("save-every", str, "How often to save within an epoch: seconds, as in 30s, or steps, as in 200. The end of an epoch is always saved.")
+@click.option("--resume", is_flag=True, default=None, help="Continue the run at --out as if it had never stopped; begin it if there is none.")
+def train(data: Path | None, backend: str | None, **options: Any) -> None:
+    """Train a captioner.
+
+    DATA is a dataset file from 'prepare' or CS231n's coco_captioning folder. Without it, pictures of shapes are generated and learnt.
+
+    The result is a run folder. It keeps the parameters with the lowest validation loss beside the latest ones; when training ends, the former
+    caption the val split and are scored. Open index.html in the run folder for captions, scores and curves.
+
+    Ctrl-C and SIGTERM finish the step, save, and exit with 130 or 143; a second Ctrl-C exits at once. With --resume the same command begins
+    a run and continues it, however it ended; options that you leave out are then the run's own.
+    """
+    choose_backend(backend)
+    chosen = choose(data, {name: value for name, value in options.items() if value is not None})
+    _print_options(chosen)
+    try:
+        run, evaluation = train_run(chosen, on_epoch=_print_epoch, progress=True, on_resume=_print_resume)
+    except KeyboardInterrupt as stopped:
+        if not isinstance(stopped, Stopped) and not is_saved(chosen.out):
+            raise
+        _print_how_to_continue(stopped, chosen, backend)
+        sys.exit(128 + getattr(stopped, "signal", signal.SIGINT))
+    click.echo(f"best after epoch {run.meta.get('epoch')}")
+    if evaluation is not None:
+        click.echo()
+        print_captions(evaluation.spread())
+        print_evaluation(evaluation)
+    click.echo(f"wrote {run.path}; open {run.path / 'index.html'}")
+
+
+def _print_options(options: TrainOptions) -> None:
+    shown = {field.name: getattr(options, field.name) for field in dataclasses.fields(options)}
+    shown |= {"data": options.data or "generated", "backend": get_backend()}
+    click.echo("  ".join(f"{key} {value}" for key, value in shown.items()))
+
+
+def _print_how_to_continue(stopped: KeyboardInterrupt, options: TrainOptions, backend: str | None) -> None:
+    program = "python cli.py" if Path(sys.argv[0]).name == "cli.py" else "xpcap"
+    again = ["train", "--out", str(options.out), "--resume", *(("--backend", backend) if backend else ())]
+    click.echo(f"train: {str(stopped) or 'interrupted'}; continue with\n  {program} {shlex.join(again)}", err=True)
+
+
+def _print_resume(solver: CaptioningSolver) -> None:
+    say(f"resuming after iteration {solver.iteration}; {solver.epoch} of {solver.num_epochs} epochs are done")
+
+
+def _print_epoch(solver: CaptioningSolver) -> None:
+    record, times = solver.history[-1], solver.times[-1]
+    val = f"  val loss {record['val_loss']:6.2f}  perplexity {record['val_perplexity']:6.2f}" if "val_loss" in record else ""
+    say(f"epoch {record['epoch']:2}  train loss {record['train_loss']:6.2f}{val}  {times['train_seconds'] + times['check_seconds']:5.1f} s")
