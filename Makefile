@@ -2,15 +2,17 @@
 PYTHON ?= python3
 VENV := .venv/bin/python
 
-.PHONY: help demo test fuzz kill-test lint format notebooks gpu-check clean
+.PHONY: help demo test hunt fuzz kill-test lint format docs notebooks gpu-check clean
 
 help:
 	@echo "make demo       train on generated pictures, show captions and scores, leave a run folder under runs/"
-	@echo "make test       every test that needs no GPU"
+	@echo "make test       the tests, on up to four cores; on Linux with a CUDA compiler, so that kernels are checked without a GPU"
+	@echo "make hunt       the long ones: planted mistakes, races, faults and kills, real captions, whole notebooks"
 	@echo "make fuzz       10,000 bad inputs of each kind, and 2,000 fresh examples of each property; CASES and SEED may be given"
 	@echo "make kill-test  kill training 100 times, let every step of every write fail, and go on; KILLS and SEED may be given"
 	@echo "make lint       ruff and mypy"
 	@echo "make format     let ruff format the code"
+	@echo "make docs       bring what the docs quote from the code up to date"
 	@echo "make notebooks  run the notebooks of docs/ and write their outputs into them"
 	@echo "make gpu-check  gpu tests, verify and bench on CuPy, with the packages that $(PYTHON) has; installs nothing"
 	@echo "make clean      remove .venv and caches (runs/ stays)"
@@ -31,13 +33,19 @@ help:
 	@touch $@
 
 # The list of fonts that matplotlib keeps stays with the set-up.
-demo test fuzz kill-test notebooks: export MPLCONFIGDIR := $(CURDIR)/.venv/matplotlib
+demo test hunt fuzz kill-test notebooks: export MPLCONFIGDIR := $(CURDIR)/.venv/matplotlib
 
 demo: .venv/ready
 	$(VENV) cli.py train
 
+# One process a core; a file's tests stay together, so that what they share is set up once.
+PARALLEL := -n auto --maxprocesses 4 --dist loadfile
+
 test: .venv/kernels
-	$(VENV) -m pytest
+	$(VENV) -m pytest $(PARALLEL)
+
+hunt: .venv/kernels
+	$(VENV) -m pytest $(PARALLEL) -m hunt
 
 CASES ?= 10000
 KILLS ?= 100
@@ -59,6 +67,9 @@ lint: .venv/ready
 format: .venv/ready
 	$(VENV) -m ruff check --fix .
 	$(VENV) -m ruff format .
+
+docs: .venv/ready
+	$(VENV) tests/excerpts.py
 
 notebooks: .venv/ready
 	$(VENV) tests/notebooks.py

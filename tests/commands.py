@@ -1,13 +1,19 @@
 """Commands as people type them, called from tests."""
 
+import copy
+import functools
+import json
 from pathlib import Path
 from typing import Any
 
+import pytest
 from click.testing import CliRunner, Result
 
 from xpcap.cli import main
 from xpcap.data import CaptionData
-from xpcap.data.pictures import generate
+from xpcap.data.pictures import best_of, generate, scoring
+from xpcap.report import curves, page
+from xpcap.runs import training
 
 SMALL = ["--hidden", "16", "--wordvec", "8", "--epochs", "2"]
 
@@ -23,7 +29,35 @@ def good(*args: object) -> Result:
 
 
 def few(seed: int) -> CaptionData:
+    """Generated pictures by the dozen; drawn once for each seed."""
+    return copy.deepcopy(_few(seed))
+
+
+@functools.cache
+def _few(seed: int) -> CaptionData:
     return generate(seed, train=60, val=14)
+
+
+@functools.cache
+def _best_of(names: tuple[str, ...], seed: int) -> list[str]:
+    return best_of(list(names), seed)
+
+
+def use_few_pictures(patch: pytest.MonkeyPatch) -> None:
+    """Training generates `few` pictures, and the search for their best captions is done once."""
+    patch.setattr(training, "generate", few)
+    patch.setattr(scoring, "best_of", lambda names, seed: list(_best_of(tuple(names), seed)))
+
+
+def use_plain_curves(patch: pytest.MonkeyPatch) -> None:
+    """In place of a picture of curves, the history that they would show."""
+
+    def curve(history: Any, dark: bool = False) -> bytes:
+        return json.dumps(list(history), sort_keys=True).encode()
+
+    patch.setattr(curves, "loss_curve", curve)
+    patch.setattr(page, "loss_curve", curve)
+    patch.setattr(page, "perplexity_curve", curve)
 
 
 def failing(args: list[Any], *words: str) -> None:

@@ -1,7 +1,9 @@
 """Fixtures: the libraries that a test runs on, small vocabularies, a small run, and where real data is."""
 
+import contextlib
 import os
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -10,11 +12,12 @@ import commands
 import numpy as np
 import pytest
 from emulated import device  # noqa: F401 - a fixture
+from threadpoolctl import ThreadpoolController
 
 import xpcap
 from xpcap import backend
 from xpcap.backend import backend_status
-from xpcap.runs import training
+from xpcap.verify import Row, verify
 
 CUPY = backend_status()["cupy"]
 WORDS = ["<NULL>", "<START>", "<END>", "<UNK>", "a", "dog", "runs", "on", "the", "grass"]
@@ -54,6 +57,25 @@ def lib(request: pytest.FixtureRequest) -> Any:
         yield Lib(request.param)
 
 
+BLAS = ThreadpoolController().select(user_api="blas")
+THREADS = max((library.num_threads for library in BLAS.lib_controllers), default=1)
+SIDE_BY_SIDE = "PYTEST_XDIST_WORKER" in os.environ
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_thread_each() -> Iterator[None]:
+    """Where pytest runs in several processes side by side, BLAS keeps to one thread in each."""
+    with BLAS.limit(limits=1) if SIDE_BY_SIDE else contextlib.nullcontext():
+        yield
+
+
+@pytest.fixture(autouse=True)
+def all_threads(request: pytest.FixtureRequest) -> Iterator[None]:
+    """But for tests marked `threads`."""
+    with BLAS.limit(limits=THREADS) if SIDE_BY_SIDE and "threads" in request.keywords else contextlib.nullcontext():
+        yield
+
+
 @pytest.fixture
 def rng() -> np.random.Generator:
     return np.random.default_rng(7)
@@ -73,13 +95,36 @@ def real_data() -> Path:
     return Path(folder)
 
 
+@pytest.fixture(scope="session")
+def verified() -> list[Row]:
+    """What `verify` finds on NumPy, worked out once. NumPy's legacy stream is as it was."""
+    np.random.seed(5)
+    before = np.random.get_state()[1].copy()
+    with xpcap.use_backend("numpy"):
+        rows = list(verify())
+    np.testing.assert_array_equal(np.random.get_state()[1], before)
+    return rows
+
+
+@pytest.fixture
+def verify_once(verified: list[Row], monkeypatch: pytest.MonkeyPatch) -> None:
+    """The command `verify` tells what is known already."""
+    monkeypatch.setattr("xpcap.cli.verify.run_verify", lambda: iter(verified))
+
+
 @pytest.fixture
 def few_pictures(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Generated pictures by the dozen, and a folder of its own to run in."""
-    monkeypatch.setattr(training, "generate", commands.few)
+    commands.use_few_pictures(monkeypatch)
     monkeypatch.delenv("XPCAP_BACKEND", raising=False)
     monkeypatch.setattr(backend, "_active", None)
     monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture
+def plain_curves(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The history in place of the curves that are drawn of it."""
+    commands.use_plain_curves(monkeypatch)
 
 
 @pytest.fixture(scope="session")
@@ -87,7 +132,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run, trained once; tests get copies."""
     folder = tmp_path_factory.mktemp("trained") / "run"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(training, "generate", commands.few)
+        commands.use_few_pictures(patch)
         commands.good("train", "--out", folder, *commands.SMALL, "--feature-scaling", "standardize")
     return folder
 

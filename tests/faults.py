@@ -3,11 +3,8 @@
 python tests/faults.py
 """
 
-import dataclasses
 import errno
-import functools
 import itertools
-import json
 import re
 import tempfile
 import time
@@ -21,11 +18,7 @@ import kill
 import pytest
 
 from xpcap import files
-from xpcap.data import pictures
-from xpcap.data.pictures import scoring
 from xpcap.models import ModelConfig
-from xpcap.report import curves, page
-from xpcap.runs import training
 from xpcap.runs.folder import BEST, LAST, load_state, open_run
 
 OPTIONS = ["--hidden", "8", "--wordvec", "4", "--epochs", "2", "--save-every", "6", "--dropout", "0.2"]
@@ -96,19 +89,6 @@ def failing_at(fault: Fault | None) -> Iterator[list[tuple[str, str]]]:
         yield done
 
 
-@contextmanager
-def quick() -> Iterator[None]:
-    """Few pictures, drawn and described once, and curves that nobody looks at."""
-    data, best = commands.few(0), functools.cache(lambda names, seed: pictures.best_of(list(names), seed))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(training, "generate", lambda seed: dataclasses.replace(data))
-        patch.setattr(scoring, "best_of", lambda names, seed: best(tuple(names), seed))
-        patch.setattr(curves, "loss_curve", lambda history, dark=False: json.dumps(list(history), sort_keys=True).encode())
-        for name in ("loss_curve", "perplexity_curve"):
-            patch.setattr(page, name, getattr(curves, name) if name == "loss_curve" else curves.loss_curve)
-        yield
-
-
 def points(folder: Path) -> tuple[list[Fault], dict[str, bytes]]:
     """Every step of every write of one training, and the files that it leaves."""
     with failing_at(None) as done:
@@ -148,7 +128,9 @@ def chosen(found: list[Fault]) -> list[Fault]:
 
 def main() -> None:
     began = time.monotonic()
-    with tempfile.TemporaryDirectory() as folder, quick():
+    with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
+        commands.use_few_pictures(patch)
+        commands.use_plain_curves(patch)
         found, whole = points(Path(folder))
         every = [fault._replace(error=error) for fault, error in itertools.product(found, ERRORS)]
         for i, fault in enumerate(every):

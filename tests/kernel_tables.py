@@ -17,7 +17,7 @@ def table(head: Sequence[object], rows: Sequence[Sequence[object]]) -> None:
 
 
 def compiles() -> None:
-    rows = {(row.kernel, row.arch, row.real): row.usage for row in test_nvrtc.compile_table()}
+    rows = {(row.kernel, row.arch, row.real): row.usage for row in test_nvrtc.compile_table(nvrtc.compiler().architectures)}
     kernels, arches = (list(dict.fromkeys(key[k] for key in rows)) for k in (0, 1))
     print(f"Registers a thread, float32 / float64, as compiled by {nvrtc.compiler().name}; none spills:\n")
 

@@ -12,6 +12,7 @@ from xpcap import CaptioningRNN, blas
 from xpcap.cores import cores
 from xpcap.workspace import Workspace
 
+pytestmark = pytest.mark.threads
 THREADS = pytest.mark.skipif(cores() < 2, reason="BLAS has one thread here: there is nothing to choose")
 NEVER, ALWAYS = np.inf, 0.0  # seconds that one thread is known to take: no product is slow beside the one, every product beside the other
 

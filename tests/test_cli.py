@@ -119,6 +119,7 @@ def test_runs_differ_by_cell_and_options_reach_the_model(tmp_path: Path) -> None
     assert (opened.config["batch_size"], opened.config["seed"], opened.config["dropout"]) == (50, 4, 0)
 
 
+@pytest.mark.usefixtures("plain_curves")
 def test_every_option_of_train_changes_what_is_trained(tmp_path: Path) -> None:
     def trained(name: str, *options: object) -> bytes:
         good("train", "--out", tmp_path / name, *SMALL, *options)
@@ -171,6 +172,7 @@ def test_captions_stand_beside_their_own_pictures_references(run: Path) -> None:
         assert picture["caption"] == captions[picture["image"]]
 
 
+@pytest.mark.usefixtures("verify_once")
 def test_verify_and_info_speak_json(run: Path) -> None:
     rows = json.loads(good("verify", "--json").stdout)
     assert all(set(row) == {"case", "backend", "dtype", "error", "tolerance", "passed"} for row in rows)

@@ -21,6 +21,7 @@ from xpcap.models import decoding
 from xpcap.workspace import Workspace
 
 D, W, H, V, N = 7, 5, 6, 60, 96  # three parts of 32 captions
+pytestmark = pytest.mark.threads
 CELLS = pytest.mark.parametrize("cell", ["lstm", "rnn"])
 
 

@@ -3,7 +3,6 @@
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,16 +17,11 @@ import faults
 import kill
 from faults import Fault
 
-pytestmark = pytest.mark.usefixtures("few_pictures")
+pytestmark = pytest.mark.usefixtures("few_pictures", "plain_curves")
 ROOT = Path(__file__).parent.parent
 
 
-@pytest.fixture(autouse=True)
-def quick() -> Iterator[None]:
-    with faults.quick():
-        yield
-
-
+@pytest.mark.hunt
 def test_at_every_step_of_every_write_a_fault_costs_nothing_that_was_saved(tmp_path: Path) -> None:
     """`make kill-test` lets each fail every time that it is done, with four errors."""
     found, whole = faults.points(tmp_path)

@@ -15,6 +15,8 @@ from xpcap.data.importers import read_features
 from xpcap.data.importers.flickr8k import read_list, read_token_file
 from xpcap.data.scaling import fit_scaling
 
+pytestmark = pytest.mark.hunt
+
 
 @pytest.fixture(scope="module")
 def flickr(real_data: Path) -> Path:

@@ -138,6 +138,7 @@ def test_every_kernel_stands_for_an_op_and_is_tested_here() -> None:
         assert callable(getattr(ops, op))
 
 
+@pytest.mark.threads
 @pytest.mark.parametrize("kernel", kernels_of("host"), ids=lambda kernel: kernel.op)
 @pytest.mark.parametrize("dtype", TOLERANCES)
 def test_host_kernel_equals_the_plain_equations(kernel: kernels.Kernel, dtype: str) -> None:

@@ -85,6 +85,7 @@ def check_digits(name: str, text: str) -> None:
         assert 2.2 < tenth < 2.4
 
 
+@pytest.mark.hunt
 def test_a_notebook_runs_from_top_to_bottom_in_smaller_sizes(path: Path, tmp_path: Path) -> None:
     """A cell after the one tagged `parameters` sets the sizes; warnings are errors; nothing is written but to a temporary folder."""
     notebook = nbformat.read(path, as_version=4)

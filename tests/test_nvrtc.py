@@ -1,6 +1,8 @@
 """Every kernel file becomes machine code for every architecture, without a GPU: by NVRTC's wheel, else by nvcc."""
 
 import functools
+from collections.abc import Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 import nvrtc
@@ -8,6 +10,7 @@ import pytest
 import twin
 
 FILES = twin.files()
+ENDS = (nvrtc.ARCHITECTURES[0], nvrtc.ARCHITECTURES[-1])
 UNUSED = 'extern "C" __global__ void f(REAL* x) { int unused; x[0] = 0; }'
 WRONG = 'extern "C" __global__ void f(REAL* x) { x[0] = y; }'
 
@@ -23,17 +26,19 @@ class Row(NamedTuple):
 
 
 @functools.cache
-def compiled() -> dict[tuple[str, str, str], nvrtc.Compiled]:
-    """Every (file, real type, architecture) that this compiler can do. UnavailableError where there is none."""
-    keys = [(path.name, real, arch) for path in FILES for real in twin.REALS for arch in nvrtc.compiler().architectures]
-    texts = {path.name: twin.text_of(path) for path in FILES}
-    return dict(zip(keys, nvrtc.compile_all((texts[name], real, arch) for name, real, arch in keys), strict=True))
+def compiled(arch: str) -> dict[tuple[str, str], nvrtc.Compiled]:
+    """Every (file, real type) for one architecture."""
+    keys = [(path, real) for path in FILES for real in twin.REALS]
+    made = nvrtc.compile_all((twin.text_of(path), real, arch) for path, real in keys)
+    return {(path.name, real): one for (path, real), one in zip(keys, made, strict=True)}
 
 
-def compile_table() -> list[Row]:
+def compile_table(architectures: Sequence[str]) -> list[Row]:
     """What the compiler says of each kernel, real type and architecture."""
-    kernels = {path.name: twin.parameters(path) for path in FILES}
-    return [Row(name, kernel, real, arch, made.kernels.get(kernel)) for (name, real, arch), made in compiled().items() for kernel in kernels[name]]
+    return [
+        Row(path.name, kernel, real, arch, compiled(arch)[path.name, real].kernels.get(kernel))
+        for path in FILES for real in twin.REALS for arch in architectures for kernel in twin.parameters(path)
+    ]  # fmt: skip
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -44,24 +49,25 @@ def _compiler() -> None:
         pytest.skip(str(reason))
 
 
+@pytest.fixture(params=[pytest.param(arch, marks=() if arch in ENDS else pytest.mark.hunt) for arch in nvrtc.ARCHITECTURES])
+def arch(request: pytest.FixtureRequest) -> str:
+    """The oldest and the newest architecture; those between in the hunt."""
+    if request.param not in nvrtc.compiler().architectures:
+        pytest.skip(f"{nvrtc.compiler().name} does not know {request.param}")
+    return request.param
+
+
 @pytest.mark.parametrize("real", twin.REALS)
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)
-def test_nvrtc_compiles_for_every_architecture_without_a_warning(path, real) -> None:
-    made = {arch: compiled()[path.name, real, arch] for arch in nvrtc.compiler().architectures}
-    assert {arch: one.warnings for arch, one in made.items() if one.warnings} == {}
-    for arch, one in made.items():
-        for kernel in twin.parameters(path):
-            assert f".text.{kernel}\0".encode() in one.cubin, f"{kernel} is not in the code for {arch}"
+def test_nvrtc_compiles_for_every_architecture_without_a_warning(path: Path, real: str, arch: str) -> None:
+    made = compiled(arch)[path.name, real]
+    assert made.warnings == []
+    for kernel in twin.parameters(path):
+        assert f".text.{kernel}\0".encode() in made.cubin, f"{kernel} is not in the code for {arch}"
 
 
-def test_nvrtc_knows_every_architecture() -> None:
-    missing = set(nvrtc.ARCHITECTURES) - set(nvrtc.compiler().architectures)
-    if missing:
-        pytest.skip(f"{nvrtc.compiler().name} does not know {', '.join(sorted(missing))}")
-
-
-def test_nvrtc_finds_no_kernel_short_of_registers() -> None:
-    rows = compile_table()
+def test_nvrtc_finds_no_kernel_short_of_registers(arch: str) -> None:
+    rows = compile_table([arch])
     assert rows
     for row in rows:
         if row.usage is None:

@@ -105,6 +105,7 @@ def test_named_reads_pairs_of_colour_and_shape(text: str, pairs: set[tuple[str, 
     assert named(text.split()) == pairs
 
 
+@pytest.mark.hunt
 def test_no_change_to_the_captions_of_one_kind_of_scene_betters_the_best_captions() -> None:
     """BLEU-4 of expected matches and lengths, with the captions of all scenes of one structure replaced by any other of theirs."""
     from xpcap.data.pictures.best import _prospects
@@ -128,6 +129,7 @@ def test_no_change_to_the_captions_of_one_kind_of_scene_betters_the_best_caption
         assert promises(key).max() <= promised + 1e-9, key
 
 
+@pytest.mark.hunt
 def test_the_best_captions_beat_every_other_way_to_choose_them(rng: np.random.Generator) -> None:
     """Against fresh references, on the mean of eight draws: captions drawn anew, the likeliest, the shortest and the longest ones score less."""
     scenes = SCENES["val"]

@@ -17,8 +17,9 @@ import pytest
 pytest.importorskip("PIL")
 pytest.importorskip("filelock")
 
+import commands
 import kill
-from commands import SMALL, call, failing, few, good
+from commands import SMALL, call, failing, good
 from safetensors.numpy import load_file, save_file
 
 from xpcap import runs
@@ -30,7 +31,7 @@ from xpcap.runs.stopping import Stopped, StopRequest
 from xpcap.tensors import KEY, read_tensors, write_tensors
 
 ROOT = Path(__file__).parent.parent
-pytestmark = pytest.mark.usefixtures("few_pictures")
+pytestmark = pytest.mark.usefixtures("few_pictures", "plain_curves")
 STEPS = 10  # of an epoch of the few pictures; each is followed by three pauses, two of them in validation
 
 
@@ -71,7 +72,8 @@ def unbroken(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Three epochs in one go."""
     folder = tmp_path_factory.mktemp("unbroken") / "run"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(training, "generate", few)
+        commands.use_few_pictures(patch)
+        commands.use_plain_curves(patch)
         good("train", "--out", folder, *OPTIONS)
     return folder
 
@@ -459,6 +461,7 @@ def test_a_run_of_python_stops_with_what_it_knows(tmp_path: Path, monkeypatch: p
     assert (caught.value.signal, caught.value.iteration, caught.value.epoch) == (signal.SIGTERM, 3, 0)
 
 
+@pytest.mark.hunt
 def test_killed_runs_go_on_to_the_same_bytes() -> None:
     """`make kill-test` does a hundred."""
     count = kill.hunt(4, seed=3)

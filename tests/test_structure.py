@@ -1,9 +1,10 @@
-"""The shape of the house: imports point down, and only one file knows cupy."""
+"""The shape of the house: imports point down and never round, files and functions are short, and only one file knows cupy."""
 
 import ast
 import os
 import subprocess
 import sys
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 PACKAGE = Path(__file__).parent.parent / "xpcap"
@@ -22,6 +23,9 @@ LEVELS = [
     {"verify", "bench"},
     {"cli"},
 ]
+
+
+LONGEST_FILE, LONGEST_FUNCTION = 300, 40  # lines; of a function without its docstring
 
 
 def level(part: str) -> int:
@@ -58,6 +62,33 @@ def test_imports_point_down() -> None:
                 seen += 1
                 assert target == part or level(target) < level(part), f"{path}: {part} imports {target}, which stands no lower"
     assert seen > 60
+
+
+def module(path: Path) -> str:
+    return ".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts).removesuffix(".__init__")
+
+
+def test_no_file_imports_itself_by_way_of_others() -> None:
+    modules = {module(path): path for path in PACKAGE.rglob("*.py")}
+    graph = {}
+    for name, path in modules.items():  # `from xpcap.data import hdf5` imports a file, `from xpcap.data import open_data` a name of its folder's
+        owners = (imported if imported in modules else imported.rpartition(".")[0] for imported in imports(path))
+        graph[name] = {owner for owner in owners if owner in modules} - {name}
+    try:
+        assert len(list(TopologicalSorter(graph).static_order())) == len(modules) > 60
+    except CycleError as error:
+        raise AssertionError(" imports ".join(reversed(error.args[1]))) from None
+
+
+def test_files_and_functions_are_read_in_a_sitting() -> None:
+    for path in PACKAGE.rglob("*.py"):
+        text = path.read_text(encoding="utf-8")
+        assert len(text.splitlines()) <= LONGEST_FILE, f"{path.name} has {len(text.splitlines())} lines: does it have a second subject?"
+        for node in ast.walk(ast.parse(text)):
+            if isinstance(node, ast.FunctionDef):
+                docstring = node.body[0].end_lineno - node.body[0].lineno + 1 if ast.get_docstring(node) else 0
+                lines = node.end_lineno - node.lineno + 1 - docstring
+                assert lines <= LONGEST_FUNCTION, f"{path.name}: {node.name} has {lines} lines: does it do two things?"
 
 
 def test_cupy_is_imported_in_one_file() -> None:

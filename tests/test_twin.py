@@ -1,14 +1,14 @@
 """Every CUDA kernel on the CPU: its arithmetic at ragged sizes, its order of adding, its barriers, and the races that a mistake would make."""
 
-import functools
 import re
 import subprocess
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
 import twin
+from planting import in_cuda
 from twin import KERNELS, REALS, THREADS
 from twin.cases import CASES, Case, Draw, bands_are_whole, guarded, softmax_equations, source
 
@@ -166,25 +166,23 @@ def test_twin_adam_leaves_what_has_no_gradient(real: str) -> None:
 
 
 class Plant(NamedTuple):
-    """A mistake: in a kernel's file, `old` becomes `new`, the `nth` time that it stands there."""
+    """A mistake: in a kernel, what the pattern finds for the `nth` time is replaced (see planting.py)."""
 
     kernel: str
     mistake: str
-    old: str
-    new: str
+    pattern: str
+    instead: str
     nth: int = 0
     size: int = 0  # which of the kernel's sizes is launched
 
     def text(self) -> str:
-        text = source(self.kernel).read_text(encoding="utf-8")
-        places = [match.start() for match in re.finditer(re.escape(self.old), text)]
-        assert len(places) > self.nth, f"{self.kernel}: {self.old!r} stands there {len(places)} times"
-        place = places[self.nth]
-        return text[:place] + self.new + text[place + len(self.old) :]
+        text, count = in_cuda(source(self.kernel).read_text(encoding="utf-8"), self.kernel, self.pattern, self.instead, self.nth)
+        assert count == 1, f"{self.kernel}: {self.pattern!r} is not found {self.nth + 1} times"
+        return text
 
 
 FEW = 32  # threads of a block here: the sanitizer tells 255 threads apart, and forgets what happened before when there are more
-BARRIER = "__syncthreads();"
+BARRIER = r"__syncthreads\(\);"
 PLANTS = [
     Plant("softmax_loss", "no barrier before the maxima meet", BARRIER, "", 0),
     Plant("softmax_loss", "no barrier within the tree of maxima", BARRIER, "", 1),
@@ -193,12 +191,12 @@ PLANTS = [
     Plant("softmax_loss", "no barrier within the tree of sums", BARRIER, "", 4),
     Plant("softmax_loss", "the target's score read after the gradient took its place", "most - target_score", "most - scores[row + target]", 0, -1),
     Plant("squares", "no barrier before the sums meet", BARRIER, "", 0),
-    Plant("root", "no barrier within the tree", BARRIER, "", 3),
-    Plant("segment_sum", "two threads on one column", "C + column] = sum", "C + column / 2] = sum"),
-    Plant("segment_sum", "all segments in the first one's place", "out[(long long)k * C", "out[0LL * C"),
-    Plant("lstm_gates", "rows of three gates", "(k / H) * 4 * H", "(k / H) * 3 * H"),
-    Plant("adam_update", "the block's number forgotten", "(long long)blockIdx.x * blockDim.x + ", ""),
-    Plant("record_step", "every thread at it", "if (threadIdx.x > 0) return;", ""),
+    Plant("root", "no barrier within the tree", BARRIER, "", 1),
+    Plant("segment_sum", "two threads on one column", r"\+ column\] = sum", "+ column / 2] = sum"),
+    Plant("segment_sum", "all segments in the first one's place", r"out\[\(long long\)k \* C", "out[0LL * C"),
+    Plant("lstm_gates", "rows of three gates", r"\(k / H\) \* 4 \* H", "(k / H) * 3 * H"),
+    Plant("adam_update", "the block's number forgotten", r"\(long long\)blockIdx\.x \* blockDim\.x \+", ""),
+    Plant("record_step", "every thread at it", r"if \(threadIdx\.x > 0\) return;", ""),
 ]
 
 
@@ -208,47 +206,45 @@ def _sanitize(kernel: str, real: str, size: dict[str, Any], text: str) -> tuple[
     return twin.sanitize(small, real, kernel, tuple(min(n, 6) for n in case.grid), (FEW,), case.args), case
 
 
-@functools.cache
-def _sanitized() -> dict[Any, Future]:
-    """Each kernel as it is, by name and type, and each planted mistake: all begun at once, two at a time."""
-    pool = ThreadPoolExecutor(2)
-    jobs: dict[Any, tuple[str, str, int, Any]] = {
-        (kernel, real): (kernel, real, 0, twin.text_of(source(kernel))) for kernel in CASES for real in REALS if real == "float" or kernel in BARRIERS
-    }
-    jobs |= {plant: (plant.kernel, "float", plant.size, plant.text()) for plant in PLANTS}
-    started = {key: pool.submit(_sanitize, kernel, real, CASES[kernel].sizes[size], text) for key, (kernel, real, size, text) in jobs.items()}
-    pool.shutdown(wait=False)
-    return started
+CLEAN = [(kernel, real) for kernel in CASES for real in REALS if real == "float" or kernel in BARRIERS]
 
 
 def sanitized(key: Any) -> tuple[twin.Report, Case]:
-    """The report on a (kernel, type) or a Plant, with the launch; skips where the sanitizer does not run."""
+    """The report on a (kernel, type) or a Plant, with the launch."""
+    if isinstance(key, Plant):
+        return _sanitize(key.kernel, "float", CASES[key.kernel].sizes[key.size], key.text())
+    kernel, real = key
+    return _sanitize(kernel, real, CASES[kernel].sizes[0], twin.text_of(source(kernel)))
+
+
+def sanitized_or_skip(key: Any) -> tuple[twin.Report, Case]:
+    """The same in a test; skips where the sanitizer does not run."""
     try:
-        return _sanitized()[key].result()
+        return sanitized(key)
     except twin.UnavailableError as reason:
         pytest.skip(str(reason))
 
 
 def sanitizer_table() -> list[tuple[str, str, int]]:
     """(kernel, what was planted or "", races that the sanitizer reports)."""
-    rows = []
-    for key, job in _sanitized().items():
-        kernel, planted = (key.kernel, key.mistake) if isinstance(key, Plant) else (f"{key[0]}, {key[1]}", "")
-        rows.append((kernel, planted, job.result()[0].races))
-    return rows
+    with ThreadPoolExecutor(2) as pool:
+        reports = list(pool.map(sanitized, [*CLEAN, *PLANTS]))
+    names = [(f"{kernel}, {real}", "") for kernel, real in CLEAN] + [(plant.kernel, plant.mistake) for plant in PLANTS]
+    return [(*name, report.races) for name, (report, _) in zip(names, reports, strict=True)]
 
 
-@pytest.mark.parametrize(("kernel", "real"), [(k, real) for k in CASES for real in REALS if real == "float" or k in BARRIERS])
+@pytest.mark.parametrize(("kernel", "real"), CLEAN)
 def test_twin_threads_do_not_race(kernel: str, real: str) -> None:
-    report, case = sanitized((kernel, real))
+    report, case = sanitized_or_skip((kernel, real))
     assert report.races == 0, report.text
     if max(case.grid) < FEW:  # of squares, some blocks are left out
         assert case.error(case.results(report.args)) < TOLERANCE[real]
 
 
+@pytest.mark.hunt
 @pytest.mark.parametrize("plant", PLANTS, ids=lambda plant: f"{plant.kernel}: {plant.mistake}")
 def test_planted_race_is_reported(plant: Plant) -> None:
-    report, _ = sanitized(plant)
+    report, _ = sanitized_or_skip(plant)
     assert report.races > 0
     assert f"#0 {plant.kernel} " in report.text, "the report names another function"
 

@@ -3,6 +3,7 @@
 What this shows is arithmetic, indexing and barriers. What it cannot show: launch limits, a card's memory model, its rounding and its speed.
 """
 
+import contextlib
 import ctypes
 import functools
 import hashlib
@@ -16,11 +17,12 @@ import struct
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from planting import functions_in_cuda
 
 HERE = Path(__file__).parent
 KERNELS = HERE.parent.parent / "xpcap" / "kernels"
@@ -94,14 +96,8 @@ def _parameter(part: str) -> Parameter:
 
 def with_barriers(source: Path | str) -> set[str]:
     """The functions of a file that come to a __syncthreads, by themselves or by what they call."""
-    bodies = {}
     text = _bare(text_of(source))
-    for match in re.finditer(r"^\w[^\n;{}#]*?(\w+)\s*\([^;{}]*\)\s*\{", text, flags=re.M):
-        depth, end = 1, match.end()
-        while depth:
-            depth += {"{": 1, "}": -1}.get(text[end], 0)
-            end += 1
-        bodies.setdefault(match[1], text[match.end() : end])
+    bodies = {name: text[start:end] for name, (start, end) in functions_in_cuda(text).items()}
     found = {"__syncthreads"}
     while True:
         more = {name for name, body in bodies.items() if any(re.search(rf"\b{other}\s*\(", body) for other in found)} - found
@@ -156,8 +152,24 @@ def _built(source: Path | str, real: str, flags: list[str]) -> Path:
     command = [compiler(), *FLAGS, *flags, f"-DREAL={real}", "-x", "c++", "-"]  # the headers count by their text
     key = hashlib.sha256("\0".join([program, *headers, *command, platform.machine(), _version()]).encode()).hexdigest()
     target = cache_folder() / f"{key[:32]}.bin"
-    if target.exists() and target.with_suffix(".log").exists():
-        return target
+    with _locked(target.with_suffix(".lock")):  # another process may be at it
+        if not (target.exists() and target.with_suffix(".log").exists()):
+            _compile(command, program, target)
+    return target
+
+
+@contextlib.contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """Wait until no other process is between entering and leaving this."""
+    import fcntl  # not on Windows, where nothing is built
+
+    with path.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def _compile(command: list[str], program: str, target: Path) -> None:
+    """Put the built file in its place, whole, and what the compiler said beside it."""
     handle, draft = tempfile.mkstemp(dir=target.parent)
     os.close(handle)
     done = subprocess.run([*command, f"-I{HERE}", "-o", draft], input=program, capture_output=True, text=True, check=False)
@@ -169,7 +181,6 @@ def _built(source: Path | str, real: str, flags: list[str]) -> Path:
     Path(draft).chmod(0o700)
     target.with_suffix(".log").write_text(done.stderr, encoding="utf-8")
     Path(draft).replace(target)
-    return target
 
 
 @functools.cache

@@ -1,0 +1,99 @@
+"""Run pytest again and again, each time in a process forked from one that has the heavy libraries loaded, and none of the code under test.
+
+Run as a script it is that process: it reads one request a line from standard input, as JSON, and answers each by a line.
+"""
+
+import contextlib
+import importlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import warnings
+from collections.abc import Iterable
+from pathlib import Path
+from typing import NamedTuple
+from xml.etree import ElementTree
+
+LOADED = ("pytest", "numpy.testing", "h5py", "click.testing", "tqdm", "safetensors.numpy", "filelock", "threadpoolctl", "PIL.Image", "cupy")
+OPTIONS = ("-x", "-q", "-p", "no:cacheprovider", "-o", "verbosity_assertions=2")
+SECONDS = 300  # that one run may take
+
+
+class Result(NamedTuple):
+    """What pytest says of one test: "passed", "failed", "error" or "skipped", and why."""
+
+    outcome: str
+    why: str
+
+
+class Nursery:
+    """Runs tests of copies of the project; a context manager."""
+
+    def __enter__(self) -> "Nursery":
+        kept = {name: value for name, value in os.environ.items() if not name.startswith(("PYTEST_", "PYTHON"))}
+        command = [sys.executable, "-P", __file__]
+        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=kept)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._process.communicate()
+
+    def run(self, root: Path, tests: Iterable[str]) -> list[Result]:
+        """Run tests of the project at `root`, up to the first that fails."""
+        report, log = root / "report.xml", root / "log.txt"
+        arguments = [*OPTIONS, f"--basetemp={root / 'temporary'}", f"--junit-xml={report}", *(f"tests/{test}" for test in tests)]
+        assert self._process.stdin
+        assert self._process.stdout
+        self._process.stdin.write(json.dumps([str(root), str(log), arguments]) + "\n")
+        self._process.stdin.flush()
+        status = self._process.stdout.readline().strip()
+        results = [_result(case) for case in ElementTree.parse(report).iter("testcase")] if report.exists() else []
+        return results or [Result("error", f"no test ran (status {status or 'unknown'}): {log.read_text() if log.exists() else ''}")]
+
+
+def _result(case: ElementTree.Element) -> Result:
+    for kind, outcome in (("failure", "failed"), ("error", "error"), ("skipped", "skipped")):
+        if (found := case.find(kind)) is not None:
+            return Result(outcome, " ".join(found.get("message", "").split()))
+    return Result("passed", "")
+
+
+# ---- the process itself
+
+
+def main() -> None:
+    for name in LOADED:
+        with contextlib.suppress(ImportError), warnings.catch_warnings(action="ignore"):
+            importlib.import_module(name)
+    for line in sys.stdin:
+        child = os.fork()
+        if not child:
+            _become(*json.loads(line))
+        _, status = os.waitpid(child, 0)
+        print(os.waitstatus_to_exitcode(status), flush=True)
+
+
+def _become(root: str, log: str, arguments: list[str]) -> None:
+    """Be a process that was started in `root` to run pytest there. Another xpcap that is installed is not met."""
+    signal.alarm(SECONDS)
+    os.chdir(root)
+    output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+    os.dup2(output, 1)
+    os.dup2(output, 2)
+    sys.path.insert(0, root)
+    os.environ["PYTHONPATH"] = root
+    import pytest
+
+    import xpcap
+
+    assert str(xpcap.__file__).startswith(f"{root}{os.sep}"), xpcap.__file__
+    status = int(pytest.main(arguments))
+    sys.stdout.flush()
+    os._exit(status)
+
+
+if __name__ == "__main__":
+    main()
