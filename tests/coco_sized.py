@@ -1,4 +1,4 @@
-"""An epoch over a data set of COCO's size, drawn at random: its time, what feeding takes of it, and memory all along.
+"""An epoch over random data of COCO's size: its time, the share of feeding, and memory along the way.
 
     python tests/coco_sized.py
 
@@ -18,11 +18,11 @@ from xpcap.data.scaling import fit_scaling
 from xpcap.data.synthetic import draw_data
 
 PICTURES, D, V, N = 82_783, 512, 1004, 128
-PLACES = 8  # at which memory is looked at
+SAMPLES = 8  # of memory
 
 
 def coco_sized(captions: int) -> CaptionData:
-    """Captions as `bench` draws them, several of each picture, in no order."""
+    """Captions as `bench` draws them, each of a random picture."""
     rng = np.random.default_rng(0)
     drawn = draw_data(captions, 1, V, seed=0)
     features = rng.standard_normal((PICTURES, D), dtype=np.float32)
@@ -32,8 +32,8 @@ def coco_sized(captions: int) -> CaptionData:
 
 
 def resident() -> int:
-    """Bytes that this process has in memory now, on Linux."""
-    with open("/proc/self/statm", encoding="ascii") as file:  # noqa: PTH123 - not a file to be named
+    """Bytes of memory that this process holds now, on Linux."""
+    with open("/proc/self/statm", encoding="ascii") as file:  # noqa: PTH123 - not a file on disk
         return int(file.read().split()[1]) * 4096
 
 
@@ -45,12 +45,12 @@ def main() -> None:
     model = CaptioningRNN(data.vocabulary.word_to_idx, D, 256, 512, "lstm", np.float32, seed=0)
     memory: list[tuple[int, float]] = []
 
-    def look(solver: Any) -> None:
-        if solver.iteration % max(1, solver.steps_per_epoch // PLACES) == 0:
+    def sample_memory(solver: Any) -> None:
+        if solver.iteration % max(1, solver.steps_per_epoch // SAMPLES) == 0:
             memory.append((solver.iteration, resident() / 1e6))
 
     rule: dict[str, Any] = {"update_rule": "adam", "clip_norm": 50.0, "batch_size": N, "num_epochs": 1, "seed": 0, "verbose": False}
-    solver = CaptioningSolver(model, data, on_step=look, progress=True, **rule)
+    solver = CaptioningSolver(model, data, on_step=sample_memory, progress=True, **rule)
     solver.train()
     seconds = solver.times[0]["train_seconds"]
     rows = np.random.default_rng(1).permutation(given.captions)[: 200 * N].reshape(-1, N)
@@ -60,9 +60,9 @@ def main() -> None:
     feeding = (time.perf_counter() - start) / len(rows)
     step = seconds / solver.steps_per_epoch
     print(
-        f"{solver.steps_per_epoch} steps in {seconds:.0f} s, {1e3 * step:.1f} ms each, {1e3 * feeding:.2f} ms of it ({feeding / step:.1%}) for feeding"
+        f"{solver.steps_per_epoch} steps in {seconds:.0f} s, {1e3 * step:.1f} ms each, of which feeding takes {1e3 * feeding:.2f} ms ({feeding / step:.1%})"
     )
-    print("memory after so many steps: " + ", ".join(f"{k}: {mb:.0f} MB" for k, mb in memory) + f"; peak {(peak_memory() or 0) / 1e6:.0f} MB")
+    print("memory by step: " + ", ".join(f"{k}: {mb:.0f} MB" for k, mb in memory) + f"; peak {(peak_memory() or 0) / 1e6:.0f} MB")
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
-"""What saving and checking cost a training: the same steps with and without, in turn, in one process.
+"""What saving and checking cost: the same training steps with and without, in turn, in one process.
 
     python tests/saving_cost.py flickr8k.h5
 
-Checkpoints are written far more often than anybody would, so that their cost stands out of the noise, and then told for a sane interval.
+Checkpoints are written far more often than usual, so that their cost stands out of the noise; it is then reported for usual intervals.
 """
 
 import argparse
@@ -16,25 +16,25 @@ import numpy as np
 
 from xpcap import CaptioningRNN, CaptioningSolver, open_data, runs
 from xpcap.data.scaling import fit_scaling
+from xpcap.runs import folder as run_folder
 from xpcap.runs.keeping import Keeper
 from xpcap.runs.saving import Interval, Saver
 from xpcap.runs.stopping import StopRequest
 
-STEPS, EVERY = 60, 2.0  # of a block; seconds between two checkpoints
+STEPS, EVERY = 60, 2.0  # steps of a block; seconds between checkpoints
 
 
 def block(solver: CaptioningSolver, rows: np.ndarray, saver: Saver | None) -> float:
-    """Seconds of STEPS steps, the last write included."""
+    """Seconds that STEPS steps take, the last write included."""
     start = time.perf_counter()
     for k in range(STEPS):
         batch = rows[k * solver.batch_size : (k + 1) * solver.batch_size]
-        solver._record.add(*solver._step(*solver._feed.minibatch("train", batch)))
-        solver.iteration += 1
+        solver._record.add(*solver._step(solver._feed.minibatch("train", batch)))
         if saver is not None:
             saver.on_step(solver)
     if saver is not None:
         saver.wait()
-    solver._read()
+    solver.loss_history  # noqa: B018 - reads what is on the device
     return time.perf_counter() - start
 
 
@@ -54,7 +54,7 @@ def main() -> None:
     rows = np.random.default_rng(0).permutation(len(data.split("train").captions))[: STEPS * solver.batch_size]
     plain, extra, writes = [], [], 0
     with tempfile.TemporaryDirectory() as folder:
-        keeper = Keeper(Path(folder), 1, data.scaling, folder.digest(data.vocabulary))
+        keeper = Keeper(Path(folder), 1, data.scaling, run_folder.digest(data.vocabulary))
         block(solver, rows, None)
         for _ in range(given.pairs):
             saved: list[int] = []
@@ -67,7 +67,7 @@ def main() -> None:
             plain.append(block(solver, rows, None))
             extra.append((block(solver, rows, saver) - plain[-1]) / max(len(saved), 1))
             writes += len(saved)
-        size = (Path(folder) / folder.LAST).stat().st_size
+        size = (Path(folder) / run_folder.LAST).stat().st_size
     step, cost = statistics.median(plain) / STEPS, statistics.median(extra)
     loss, norm = np.float32(1), np.float32(1)
     check = min(timeit.repeat(lambda: np.isfinite(loss) and np.isfinite(norm), number=1000, repeat=5)) / 1000

@@ -54,9 +54,9 @@ def make(backend: str, cell: str = "lstm", dropout: float = 0.3, dtype: Any = np
 def count_step(device: Emulator, solver: CaptioningSolver) -> Counts:
     """What one step costs, the features resident and the buffers as large as they have to be."""
     rows = np.arange(N)
-    solver.step(*solver._feed.minibatch("train", rows))
+    solver.step(*solver._feed.minibatch("train", rows)[:2])
     with device.counting() as counts:
-        loss, norm = solver._step(*solver._feed.minibatch("train", rows))
+        loss, norm = solver._step(solver._feed.minibatch("train", rows))
         solver._record.add(loss, norm)
     return counts
 
@@ -144,10 +144,10 @@ def test_emulated_features_live_on_the_device_where_they_fit(device: Emulator) -
     scarce = make("cupy")
     device.free -= 4
     assert not scarce._feed.resident("train")
-    losses = [[float(s.step(*s._feed.minibatch("train", np.arange(N)))) for _ in range(3)] for s in (solver, scarce)]
+    losses = [[float(s.step(*s._feed.minibatch("train", np.arange(N))[:2])) for _ in range(3)] for s in (solver, scarce)]
     assert losses[0] == losses[1]
     with device.counting() as counts:
-        scarce.step(*scarce._feed.minibatch("train", np.arange(N)))
+        scarce.step(*scarce._feed.minibatch("train", np.arange(N))[:2])
     assert len(counts.transfers) == 3  # the features travel as well
     assert counts.reads == []
 
@@ -204,7 +204,7 @@ def test_emulated_second_device_computes_where_it_was_asked_for(device: Emulator
     for backend, number in (("cupy", 0), ("cupy:1", 1)):
         with xpcap.use_backend(backend):
             solver = make(backend)
-            losses.append(solver.step(*solver._feed.minibatch("train", np.arange(N))))
+            losses.append(solver.step(*solver._feed.minibatch("train", np.arange(N))[:2]))
             assert [x.device.id for x in (solver.model.params.flat, solver._config["m"], losses[-1])] == [number] * 3
     assert float(losses[0]) == float(losses[1])
 

@@ -1,5 +1,8 @@
-"""The solver: epochs, validation, best parameters, seeds, going on, and the course's words for it."""
+"""The solver: epochs, validation, best parameters, seeds, interrupts, its options, and what it shares with the course's."""
 
+import copy
+import inspect
+import pickle
 from collections.abc import Callable
 from typing import Any
 
@@ -11,8 +14,10 @@ pytest.importorskip("PIL")  # generated pictures
 from xpcap import CaptioningRNN, CaptioningSolver, optim
 from xpcap.data.pictures import generate
 from xpcap.data.scaling import fit_scaling
-from xpcap.errors import TrainingError
+from xpcap.errors import DataError, TrainingError
 from xpcap.metrics import teacher_forced
+from xpcap.models.batch import Batch
+from xpcap.training import cross_entropy, validation
 
 DATA = generate(seed=3, train=40, val=12)
 DATA.scaling = fit_scaling("standardize", DATA.split("train").features)
@@ -31,24 +36,19 @@ def make(data: Any = DATA, dropout: float = 0.2, **options: Any) -> CaptioningSo
     return CaptioningSolver(model, data, **{**settings, **options})
 
 
-class Watch:
-    """A model that notes what it is shown."""
-
-    def __init__(self, model: CaptioningRNN) -> None:
-        self.model, self.params, self.rng, self.score = model, model.params, model.rng, model.score
-        self.seen: list[np.ndarray] = []
-
-    def loss(self, features: Any, captions: Any, workspace: Any, **counts: Any) -> Any:
-        self.seen.append(np.concatenate((features[:, :3], captions), axis=1))
-        return self.model.loss(features, captions, workspace, **counts)
-
-
 def test_an_epoch_visits_every_caption_once_and_in_another_order_each_time() -> None:
-    solver = make()
-    solver.model = watch = Watch(solver.model)
+    seen: list[np.ndarray] = []
+
+    def objective(model: Any, batch: Batch, workspace: Any) -> Any:
+        assert batch.pictures is not None
+        np.testing.assert_array_equal(batch.features, DATA.features("train", batch.pictures))
+        seen.append(np.concatenate((batch.features[:, :3], batch.captions), axis=1))
+        return cross_entropy(model, batch, workspace)
+
+    solver = make(objective=objective)
     solver.train()
-    assert len(watch.seen) == len(solver.loss_history) == 3 * 5  # 200 captions by 48
-    epochs = [np.concatenate(watch.seen[k : k + 5]) for k in (0, 5, 10)]
+    assert len(seen) == len(solver.loss_history) == 3 * 5  # 200 captions by 48
+    epochs = [np.concatenate(seen[k : k + 5]) for k in (0, 5, 10)]
     everything = np.concatenate([np.concatenate((f[:, :3], c), axis=1) for f, c in [DATA.minibatch("train", np.arange(200))]])
     for epoch in epochs:
         assert (epoch != everything).any()
@@ -106,7 +106,7 @@ def test_train_called_again_goes_on_as_one_longer_training_would() -> None:
 
 
 def interrupted(function: Callable[..., Any], at: int) -> Callable[..., Any]:
-    """The function, broken off at its call number `at`, as by a key."""
+    """The function, interrupted at its call number `at`."""
     calls = 0
 
     def run(*args: Any, **kwargs: Any) -> Any:
@@ -119,7 +119,7 @@ def interrupted(function: Callable[..., Any], at: int) -> Callable[..., Any]:
     return run
 
 
-def test_an_interrupted_epoch_is_finished_not_begun_again(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupted_epoch_goes_on_where_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
     solver, whole = make(), make()
     monkeypatch.setattr(solver, "_step", interrupted(solver._step, 8))
     with pytest.raises(KeyboardInterrupt):
@@ -130,9 +130,9 @@ def test_an_interrupted_epoch_is_finished_not_begun_again(monkeypatch: pytest.Mo
     assert solver.loss_history == whole.loss_history
 
 
-def test_an_interrupted_validation_is_made_up_for(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupted_validation_is_repeated(monkeypatch: pytest.MonkeyPatch) -> None:
     solver, whole = make(lr_decay=0.5), make(lr_decay=0.5)
-    monkeypatch.setattr(solver, "_check", interrupted(solver._check, 4))  # val in the second epoch
+    monkeypatch.setattr(validation, "teacher_forced", interrupted(teacher_forced, 4))  # val in the second epoch
     with pytest.raises(KeyboardInterrupt):
         solver.train()
     solver.train()
@@ -142,7 +142,7 @@ def test_an_interrupted_validation_is_made_up_for(monkeypatch: pytest.MonkeyPatc
     assert solver.best_epoch == whole.best_epoch
 
 
-def test_a_step_that_is_broken_off_gives_its_dropout_masks_back(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupted_step_gives_its_dropout_masks_back(monkeypatch: pytest.MonkeyPatch) -> None:
     solver, whole = make(dropout=0.3), make(dropout=0.3)
     monkeypatch.setattr(optim, "update", interrupted(optim.update, 7))
     with pytest.raises(KeyboardInterrupt):
@@ -153,19 +153,19 @@ def test_a_step_that_is_broken_off_gives_its_dropout_masks_back(monkeypatch: pyt
     np.testing.assert_array_equal(solver.model.params.flat, whole.model.params.flat)
 
 
-def test_on_epoch_that_is_broken_off_is_called_again_and_no_epoch_is_added() -> None:
-    told: list[int] = []
+def test_an_interrupted_on_epoch_is_called_again_and_no_epoch_is_added() -> None:
+    epochs: list[int] = []
 
-    def tell(solver: CaptioningSolver) -> None:
-        told.append(solver.epoch)
-        if len(told) == 3:
+    def on_epoch(solver: CaptioningSolver) -> None:
+        epochs.append(solver.epoch)
+        if len(epochs) == 3:
             raise KeyboardInterrupt
 
-    solver = make(on_epoch=tell)
+    solver = make(on_epoch=on_epoch)
     with pytest.raises(KeyboardInterrupt):
         solver.train()
     solver.train()
-    assert told == [1, 2, 3, 3]
+    assert epochs == [1, 2, 3, 3]
     assert solver.epoch == 3
     solver.train()
     assert solver.epoch == 6
@@ -183,14 +183,13 @@ def test_a_loss_that_is_not_finite_ends_training_and_keeps_what_was_good() -> No
         solver.train()
     assert solver.history == history
     np.testing.assert_array_equal(solver.best_params["Wh"], best)
-    for name, value in solver.best_params.items():
-        solver.model.params[name] = value
+    solver.model.params = solver.best_params
     solver._config["m"][:], solver._config["v"][:] = 0, 0
     solver.train()  # once it is mended it goes on
     assert np.isfinite(solver.history[-1]["train_loss"])
 
 
-def test_validation_looks_at_no_more_captions_than_there_are_to_train_on() -> None:
+def test_validation_takes_no_more_captions_than_there_are_to_train_on() -> None:
     few = {**COURSE, "train_captions": COURSE["train_captions"][:20], "train_image_idxs": COURSE["train_image_idxs"][:20]}
     solver = make(few, num_epochs=1)
     solver.train()
@@ -203,7 +202,6 @@ def test_validation_looks_at_no_more_captions_than_there_are_to_train_on() -> No
 def test_asking_for_accuracy_does_not_disturb_training() -> None:
     asked, plain = make(), make()
     for solver in (asked, plain):
-        solver.num_epochs = solver._target = 1
         solver.train()
         if solver is asked:
             asked.check_accuracy(*DATA.minibatch("train", np.arange(100)), num_samples=30)
@@ -231,8 +229,7 @@ def test_the_parameters_with_the_least_validation_loss_are_kept_and_the_model_go
     assert solver.best_val_loss == min(losses)
     assert solver.best_val_acc == solver.val_acc_history[solver.best_epoch - 1]
     assert (solver.best_params["Wh"] != solver.model.params["Wh"]).any()
-    for name, value in solver.best_params.items():
-        solver.model.params[name] = value
+    solver.model.params = solver.best_params
     score = solver.model.score(*DATA.minibatch("val", np.arange(60)))
     assert float(score.nll) / 60 == pytest.approx(solver.best_val_loss, rel=1e-5)
 
@@ -249,6 +246,127 @@ def test_a_step_is_loss_clipping_and_the_rule(rule: str) -> None:
     for name, value in reference.model.params.items():
         next_w, _ = getattr(optim, rule)(value, (grads[name] * scale).astype(np.float32), {"learning_rate": 1e-2})
         np.testing.assert_allclose(solver.model.params[name], next_w, rtol=1e-4, atol=1e-7, err_msg=name)
+
+
+class Group:
+    """A group of two ranks in which the other one computes the same gradients, and stops when told to."""
+
+    rank, size, sums, other_stops = 0, 2, 0, False
+
+    def add(self, flat: np.ndarray) -> None:
+        flat *= 2
+        self.sums += 1
+
+    def any(self, flag: bool) -> bool:
+        return flag or self.other_stops
+
+    def share(self, n: int) -> slice:
+        return slice(0, n)
+
+
+def test_gradients_come_from_the_objective_and_are_summed_over_the_group() -> None:
+    """Each rank divides by the captions of both, so the sum is the gradient of one process."""
+    group = Group()
+    together = make(objective=lambda model, batch, space: cross_entropy(model, batch._replace(total=2 * len(batch.captions)), space), group=group)
+    alone = make()
+    for solver in (together, alone):
+        solver.train()
+    assert group.sums == together.iteration == 15
+    np.testing.assert_array_equal(together.model.params.flat, alone.model.params.flat)
+
+
+def test_training_stops_after_an_epoch_if_any_rank_wants_to() -> None:
+    group = Group()
+
+    def on_epoch(solver: CaptioningSolver) -> None:
+        group.other_stops = solver.epoch == 2
+
+    solver = make(num_epochs=5, on_epoch=on_epoch, group=group)
+    solver.train()
+    assert solver.epoch == 2
+
+
+def test_a_step_that_is_not_finite_on_another_rank_is_not_taken_here() -> None:
+    solver = make(group=(group := Group()))
+    before = solver.model.params.flat.copy()
+    group.other_stops = True
+    with pytest.raises(TrainingError, match="iteration 1 "):
+        solver._train_epoch()
+    np.testing.assert_array_equal(solver.model.params.flat, before)
+
+
+@pytest.mark.parametrize("way", [copy.copy, copy.deepcopy, pickle.dumps], ids=["copy", "deepcopy", "pickle"])
+def test_a_copy_of_a_solver_is_refused_with_what_to_do_instead(way: Callable[[Any], Any]) -> None:
+    solver = make()
+    with pytest.raises(TypeError, match=r"another solver from the same arguments, and write other\.restore\(solver\.state\(\)\)"):
+        way(solver)
+    solver.train()
+    other = make()
+    other.restore(solver.state())  # what it says
+    solver.train()
+    other.train()
+    assert other.loss_history == solver.loss_history
+    np.testing.assert_array_equal(other.model.params.flat, solver.model.params.flat)
+
+
+def test_further_training_leaves_the_best_parameters_alone_once_the_model_has_them() -> None:
+    solver = make()
+    solver.train()
+    best = solver.best_params["Wx"].copy()
+    solver.model.params = solver.best_params
+    np.testing.assert_array_equal(solver.model.params["Wx"], best)
+    for _ in range(3):
+        solver.step(*DATA.minibatch("train", np.arange(30)))
+    assert (solver.model.params["Wx"] != best).any()
+    np.testing.assert_array_equal(solver.best_params["Wx"], best)
+
+
+def test_a_model_whose_parameters_are_a_plain_dict_is_refused_with_what_is_wanted() -> None:
+    class Course:
+        params: dict[str, np.ndarray] = {"Wx": np.zeros((2, 8))}  # noqa: RUF012 - as the course has it
+
+    with pytest.raises(TypeError, match=r"model\.params is a dict, expected .*Parameters, named views of one flat buffer; .*xpcap\.CaptioningRNN"):
+        CaptioningSolver(Course(), DATA)
+
+
+def test_the_learning_rate_can_be_set_and_goes_into_the_next_step_and_the_state() -> None:
+    solver, other = make(update_rule="sgd", lr_decay=0.5, num_epochs=1), make(update_rule="sgd", optim_config={"learning_rate": 3e-2})
+    assert solver.learning_rate == 1e-2
+    solver.learning_rate = np.float32(0.03)
+    assert solver.learning_rate == pytest.approx(3e-2)
+    solver.learning_rate = 3e-2
+    batch = DATA.minibatch("train", np.arange(30))
+    for each in (solver, other):
+        each.step(*batch)
+    np.testing.assert_array_equal(solver.model.params.flat, other.model.params.flat)
+    assert solver.state().optimizer["learning_rate"] == 3e-2
+    solver.train()
+    assert solver.history[0]["learning_rate"] == 3e-2
+    assert solver.learning_rate == 1.5e-2
+    other.restore(solver.state())
+    assert other.learning_rate == 1.5e-2
+
+
+@pytest.mark.parametrize("value", [0, -1e-3, float("nan"), float("inf"), "1e-3", None])
+def test_a_learning_rate_that_is_no_positive_number_is_refused(value: Any) -> None:
+    solver = make()
+    with pytest.raises(ValueError, match=r"learning_rate is .*, expected a positive number"):
+        solver.learning_rate = value
+    assert solver.learning_rate == 1e-2
+
+
+def test_a_state_that_does_not_fit_changes_nothing() -> None:
+    solver, other = make(num_epochs=1), make(num_epochs=1, batch_size=20)
+    solver.train()
+    before, history = other.model.params.flat.copy(), list(other.history)
+    with pytest.raises(DataError, match="batch_size of the state: 48, of this solver: 20"):
+        other.restore(solver.state())
+    right = make()
+    with pytest.raises(ValueError, match="Wh missing or unknown"):
+        right.restore(solver.state(), {name: value for name, value in solver.best_params.items() if name != "Wh"})
+    for each in (other, right):
+        np.testing.assert_array_equal(each.model.params.flat, before)
+        assert (each.history, each.iteration) == (history, 0)
 
 
 def test_optim_configs_show_each_parameters_state_as_the_course_does() -> None:
@@ -282,7 +400,6 @@ def test_without_a_val_split_the_latest_parameters_are_the_best() -> None:
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"batchsize": 3}, ["keyword 'batchsize'", "did you mean 'batch_size'"]),
         ({"update_rule": "admm"}, ["update rule 'admm'", "did you mean 'adam'"]),
         ({"optim_config": {"lr": 1}}, ["optim.adam", "config key 'lr'", "learning_rate"]),
         ({"num_epochs": 0}, ["num_epochs is 0", "at least 1"]),
@@ -293,11 +410,17 @@ def test_without_a_val_split_the_latest_parameters_are_the_best() -> None:
         ({"clip_norm": -1.0}, ["clip_norm is -1.0", "positive"]),
     ],
 )
-def test_bad_keywords_are_named_with_the_near_one(options: dict[str, Any], words: list[str]) -> None:
+def test_bad_options_are_named_with_what_was_wanted(options: dict[str, Any], words: list[str]) -> None:
     with pytest.raises(ValueError, match=r".") as caught:
         make(**options)
     for word in words:
         assert word in str(caught.value)
+
+
+def test_an_unknown_keyword_is_an_error_and_every_known_one_is_in_the_signature() -> None:
+    with pytest.raises(TypeError, match="'batchsize'"):
+        make(batchsize=3)
+    assert all(option.kind is not option.VAR_KEYWORD for option in inspect.signature(CaptioningSolver).parameters.values())
 
 
 @pytest.mark.parametrize(

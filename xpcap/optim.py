@@ -1,4 +1,4 @@
-"""Update rules, as the course's ``rule(w, dw, config) -> (next_w, config)`` and in place over a flat buffer; gradient clipping."""
+"""Update rules, as the course's ``rule(w, dw, config) -> (next_w, config)`` and in place on a flat buffer; gradient clipping."""
 
 import math
 from collections.abc import Callable, Mapping
@@ -21,11 +21,11 @@ STATE: dict[str, tuple[str, ...]] = {"sgd": (), "sgd_momentum": ("velocity",), "
 
 
 def init(rule: str, w: Array, config: Mapping[str, Any] | None = None) -> Config:
-    """A complete config for `rule`: what `config` gives, the course's defaults, and state arrays of zeros shaped like w.
+    """A complete config for `rule`: `config` over the course's defaults, and state arrays of zeros shaped like w.
 
     Raises
     ------
-    OptionError : an unknown rule or key, with the near one. ValueError : a hyperparameter out of its range.
+    OptionError : an unknown rule or key, with the nearest known one. ValueError : a hyperparameter out of its range.
     """
     if rule not in DEFAULTS:
         raise unknown("optim", "update rule", rule, DEFAULTS)
@@ -50,7 +50,7 @@ def init(rule: str, w: Array, config: Mapping[str, Any] | None = None) -> Config
 
 
 def _number(rule: str, key: str, value: Any) -> float:
-    """A hyperparameter as a Python float, which leaves float32 weights float32; learning rates and epsilons in [0, inf), else [0, 1)."""
+    """A hyperparameter as a Python float, so that float32 weights stay float32; learning rates and epsilons in [0, inf), others in [0, 1)."""
     top = math.inf if key in ("learning_rate", "epsilon") else 1.0
     if not (isinstance(value, int | float | np.number) and 0 <= value < top):
         raise ValueError(f"optim.{rule}: {key} is {value!r}, expected a number in [0, {top:g})")
@@ -91,7 +91,7 @@ _IN_PLACE: dict[str, Callable[[Array, Array, Config], None]] = {
 
 
 def update(rule: str, w: Array, dw: Array, config: Config) -> None:
-    """One step of `rule`, writing to w and to the state in `config` (complete, from `init`): what the solver runs over its flat buffer."""
+    """One step of `rule` in place: updates w and the state in `config`, which `init` has completed. The solver runs it on its flat buffer."""
     _IN_PLACE[rule](w, dw, config)
 
 
@@ -104,7 +104,7 @@ def _pure(rule: str, w: Array, dw: Array, config: Config | None) -> tuple[Array,
     next_w = w.copy()
     update(rule, next_w, dw, full)
     if config is not None:
-        config.update(full)  # the course's callers may keep the dict they passed
+        config.update(full)  # callers of the course's rules may keep the dict they passed
         full = config
     return next_w, full
 
@@ -139,10 +139,16 @@ def adam(w: Array, dw: Array, config: Config | None = None) -> tuple[Array, Conf
 
 
 def clip_by_global_norm(grads: Array, max_norm: float) -> Array:
-    """Scale `grads` (flat, in place) down to Euclidean norm `max_norm` where it is larger; the norm before that, 0-d, unread.
+    """Scale `grads` (flat, in place) down to Euclidean norm `max_norm` if it is longer.
 
-    Pascanu et al. 2013, section 3.2. The captioner's loss is summed over time, so its norms are those of a per-word mean times
-    the words of a caption.
+    Returns
+    -------
+    norm : 0-d, before clipping; not read from a device
+
+    Notes
+    -----
+    Pascanu et al. 2013, section 3.2. The captioner's loss is summed over time, so its gradient is that of a per-word mean times the words
+    of a caption.
     """
     if not 0 < max_norm < math.inf:
         raise OptionError(f"clip_by_global_norm: max_norm is {max_norm}, expected a positive number")

@@ -46,7 +46,7 @@ def train_xpcap(config: Config, data: CaptionData, backend: str) -> Job:
     solver = make_solver(config, data)
     flat = solver.model.params.flat
     feed, rows = Feed(data, flat), batch_rows(config, data)
-    batches = [feed.minibatch("train", numbers) for numbers in rows]
+    batches = [feed.minibatch("train", numbers)[:2] for numbers in rows]
     return Job(
         step=lambda k: solver.step(*batches[k]),
         clock=clock_of(flat),

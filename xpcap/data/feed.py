@@ -1,23 +1,21 @@
-"""Minibatches for a model: features of a whole split stay on its device where they fit, else travel by the batch."""
-
-from typing import Any
+"""Minibatches for a model: the features of a whole split stay on its device if they fit, else they travel batch by batch."""
 
 import numpy as np
 
 from xpcap.backend import Array, asarray, free_memory, get_array_module
 from xpcap.data.dataset import CaptionData, Split
-from xpcap.models.batch import FeatureRows
+from xpcap.models.batch import Batch, FeatureRows
 
-SHARE = 0.25  # of a device's free memory, that the features of a split may take
+SHARE = 0.25  # of a device's free memory that the features of a split may take
 CHUNK = 4096  # pictures scaled and sent at a time
 
 
 class Feed:
-    """A data set as a model is to be fed with it: `split` and `minibatch` are those of CaptionData.
+    """Minibatches of a data set for one model.
 
     Parameters
     ----------
-    data : CaptionData; scaled as the model is to see it by the time of the first minibatch
+    data : CaptionData; its scaling must be set before the first minibatch
     like : array of the model's library, device and dtype, such as `model.params.flat`
     """
 
@@ -30,16 +28,15 @@ class Feed:
         return self._data.split(name)
 
     def resident(self, name: str) -> bool:
-        """Whether the features of a split lie on the model's device as a whole. Where the model is on the host there is no such thing."""
+        """Whether the features of a split lie on the model's device as a whole. Never so for a model on the host."""
         return self._table(name) is not None
 
-    def minibatch(self, name: str, captions: np.ndarray) -> tuple[Any, np.ndarray]:
-        """Features (N, D), or FeatureRows of the table on the device, and captions (N, T+1) of the captions numbered `captions` (N,)."""
-        table = self._table(name)
-        if table is None:
-            return self._data.minibatch(name, captions)
-        split = self.split(name)
-        return FeatureRows(table, split.image_idxs[captions]), split.captions[captions]
+    def minibatch(self, name: str, captions: np.ndarray) -> Batch:
+        """The captions numbered `captions` (N,) of a split, with features (N, D), or FeatureRows of the table on the device."""
+        split, table = self.split(name), self._table(name)
+        pictures = split.image_idxs[captions]
+        features = self._data.features(name, pictures) if table is None else FeatureRows(table, pictures)
+        return Batch(features, split.captions[captions], pictures)
 
     def _table(self, name: str) -> Array | None:
         if name not in self._tables:

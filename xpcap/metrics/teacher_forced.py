@@ -45,7 +45,7 @@ def teacher_forced(
     correct: Any = 0
     tokens = 0
     for start in bar(range(0, len(chosen), batch_size), progress, f"scoring {split}"):
-        score = model.score(*data.minibatch(split, chosen[start : start + batch_size]))
+        score = model.score(*data.minibatch(split, chosen[start : start + batch_size])[:2])
         nll, correct, tokens = nll + score.nll, correct + score.correct, tokens + score.tokens
         if between is not None:
             between()

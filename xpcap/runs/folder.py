@@ -16,7 +16,8 @@ from xpcap.errors import DataError
 from xpcap.files import read_text, write_text
 from xpcap.models import CaptioningRNN, ModelConfig
 from xpcap.tensors import check_format, read_tensors, write_tensors
-from xpcap.training.state import TrainingState, from_tensors, to_tensors
+from xpcap.training.state import TrainingState
+from xpcap.training.state_tensors import from_tensors, to_tensors
 
 FORMAT = 1
 CONFIG, VOCAB, HISTORY, TIMES = "config.json", "vocab.json", "history.jsonl", "times.jsonl"

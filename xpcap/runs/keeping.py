@@ -11,8 +11,9 @@ from xpcap.errors import DataError
 from xpcap.report import draw_loss
 from xpcap.runs.folder import BEST, HISTORY, LAST, TIMES, check_parameters, load_parameters, read_times, save_parameters, save_state, write_lines
 from xpcap.runs.pages import write_progress_page
+from xpcap.training.history import best_of
 from xpcap.training.solver import CaptioningSolver
-from xpcap.training.state import TrainingState, best_of
+from xpcap.training.state import TrainingState
 
 
 class Keeper:

@@ -1,5 +1,7 @@
-"""Minibatches in, updates out: the solver, and what it keeps of the way."""
+"""Training: the solver, its objectives, its history and its state."""
 
+from xpcap.training.group import ALONE, Group
+from xpcap.training.objectives import Objective, cross_entropy
 from xpcap.training.solver import CaptioningSolver
 
-__all__ = ["CaptioningSolver"]
+__all__ = ["ALONE", "CaptioningSolver", "Group", "Objective", "cross_entropy"]

@@ -1,5 +1,6 @@
-"""What training notes of each step on the model's device, and reads in one piece when something is to be printed, saved or decided."""
+"""Losses and gradient norms: they gather on the model's device, are read in one go, and are checked for being finite."""
 
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -8,61 +9,12 @@ from xpcap.backend import Array, get_array_module, to_numpy
 from xpcap.models.parameters import Parameters
 from xpcap.ops import record_step
 
-
-class Notes(NamedTuple):
-    """Steps as they were read: `first_bad` is the place of the first whose loss or gradient norm is not finite, None where all are."""
-
-    losses: list[float]
-    norms: list[float]
-    first_bad: int | None
-
-
-class StepRecord:
-    """A small buffer of (loss, gradient norm) pairs beside a model's parameters, with one flag for whether all of them are finite.
-
-    Parameters
-    ----------
-    like : array whose library, device and dtype the numbers have
-    capacity : steps that fit before they have to be read
-    """
-
-    def __init__(self, like: Array, capacity: int) -> None:
-        self._record = get_array_module(like).empty((capacity + 1, 2), like.dtype)
-        self._clear()
-
-    def _clear(self) -> None:
-        self._record[0] = 1
-        self._unread = 0
-
-    def __len__(self) -> int:
-        """Steps that are noted and not yet read."""
-        return self._unread
-
-    @property
-    def full(self) -> bool:
-        """Whether the next step needs a `read` first."""
-        return self._unread + 1 == len(self._record)
-
-    def add(self, loss: Array, norm: Array) -> None:
-        """Note a step, both numbers 0-d. Nothing is read."""
-        record_step(self._record, self._unread, loss, norm)
-        self._unread += 1
-
-    def read(self) -> Notes:
-        """All steps noted since the last time: the one place where training waits for the device."""
-        table = to_numpy(self._record[: self._unread + 1])
-        flag, steps = table[0, 0], table[1:]
-        bad = None if flag == 1 else int(np.flatnonzero(~np.isfinite(steps).all(axis=1))[0])
-        notes = Notes(steps[:, 0].tolist(), steps[:, 1].tolist(), bad)
-        self._clear()
-        return notes
-
-
-HUGE = 1e6  # a norm, of a parameter or of a gradient, that no captioner in good health comes near
+MOST_WAITING = 4096  # steps whose losses may wait on the device, at most
+HUGE = 1e6  # no parameter or gradient of a healthy captioner has a norm anywhere near
 
 
 class Step(NamedTuple):
-    """An iteration with its loss and the norm of its gradient before clipping."""
+    """An iteration, its loss, and the norm of its gradient before clipping."""
 
     iteration: int
     loss: float
@@ -71,39 +23,118 @@ class Step(NamedTuple):
     def __str__(self) -> str:
         return f"iteration {self.iteration} has loss {self.loss:g} and a gradient of norm {self.norm:g}"
 
+    @property
+    def finite(self) -> bool:
+        """Whether both numbers are finite."""
+        return bool(np.isfinite(self.loss) and np.isfinite(self.norm))
+
+
+class StepRecord:
+    """The loss of every step. The latest wait on the device with their gradient norms and one flag, whether all are finite.
+
+    Parameters
+    ----------
+    like : array whose library, device and dtype the numbers have
+    capacity : steps that may wait, up to MOST_WAITING; one more reads them
+    losses : of the steps before
+    """
+
+    def __init__(self, like: Array, capacity: int, losses: Sequence[float] = ()) -> None:
+        self._waiting = get_array_module(like).empty((min(capacity, MOST_WAITING) + 1, 2), like.dtype)
+        self._losses = list(losses)
+        self._last_good: Step | None = None
+        self._first_bad: Step | None = None
+        self._clear()
+
+    def _clear(self) -> None:
+        self._waiting[0] = 1  # the flag
+        self._unread = 0
+
+    def __len__(self) -> int:
+        """Steps recorded."""
+        return len(self._losses) + self._unread
+
+    @property
+    def full(self) -> bool:
+        """Whether the next step needs a read first."""
+        return self._unread + 1 == len(self._waiting)
+
+    def add(self, loss: Array, norm: Array) -> None:
+        """Record a step, both numbers 0-d. Reads nothing unless the buffer is full."""
+        if self.full:
+            self._read()
+        record_step(self._waiting, self._unread, loss, norm)
+        self._unread += 1
+
+    @property
+    def losses(self) -> list[float]:
+        """The loss of every step; reads those that wait."""
+        self._read()
+        return self._losses
+
+    def _read(self) -> None:
+        """Bring the steps that wait to the host: the one place where training waits for the device."""
+        if not self._unread:
+            return
+        table = to_numpy(self._waiting[: self._unread + 1])
+        steps = [Step(len(self._losses) + k, loss, norm) for k, (loss, norm) in enumerate(table[1:].tolist(), start=1)]
+        self._losses += [step.loss for step in steps]
+        self._clear()
+        if self._first_bad is None:
+            bad = len(steps) if table[0, 0] == 1 else [step.finite for step in steps].index(False)
+            self._last_good = steps[bad - 1] if bad else self._last_good
+            self._first_bad = steps[bad] if bad < len(steps) else None
+
+    def fault(self, params: Parameters, learning_rate: float) -> str:
+        """What is wrong with the first step that was not finite, said once; empty if there is none. Reads the steps that wait."""
+        self._read()
+        step, self._first_bad = self._first_bad, None
+        return "" if step is None else diagnose(step, self._last_good, params, None, learning_rate)
+
+    def explain(self, loss: Array, norm: Array, params: Parameters, grads: Parameters, learning_rate: float) -> str:
+        """What is wrong with a step that is not finite and not recorded, from its gradients before the update."""
+        self._read()
+        return diagnose(Step(len(self) + 1, float(loss), float(norm)), self._last_good, params, grads, learning_rate)
+
 
 def diagnose(step: Step, before: Step | None, params: Parameters, grads: Parameters | None, learning_rate: float) -> str:
-    """A sick step in words: which parameters it shows in, the norms before it, the likely cause.
+    """A step that is not finite in words: where it shows, the norms before it, the likely cause.
 
     Parameters
     ----------
     step, before : the first step that is not finite, and the one before it
-    params, grads : as they are now. On the host that is at this very step, before its update; on a device it is some steps later, when the
-        losses were read, and there are no gradients any more
+    params, grads : as they are now. On the host that is at this step, before its update. On a device it is some steps later, when the losses
+        are read, and the gradients are gone: None
     """
     norms = {name: _norm(value) for name, value in params.items()}
-    bad = [name for name, norm in norms.items() if not np.isfinite(norm)]
-    blown = [] if grads is None else [name for name, value in grads.items() if not np.isfinite(_norm(value))]
-    largest = max((name for name in norms if name not in bad), key=lambda name: norms[name], default=None)
-    told = [str(step)]
+    bad, bad_grads = _not_finite(norms), _not_finite({name: _norm(value) for name, value in (grads or {}).items()})
+    finite = {name: norm for name, norm in norms.items() if name not in bad}
+    parts = [str(step)]
     if before is not None:
-        told.append(f"before it the loss was {before.loss:g} and the norm {before.norm:g}")
-    if blown:
-        told.append(f"the gradients of {', '.join(blown)} are not finite")
+        parts.append(f"before it the loss was {before.loss:g} and the norm {before.norm:g}")
+    if bad_grads:
+        parts.append(f"the gradients of {', '.join(bad_grads)} are not finite")
     if bad:
-        told.append(f"the parameters {', '.join(bad)} {'are not finite' if grads is not None else 'are not finite by now'}")
-    if largest is not None:
-        told.append(f"the largest finite parameter is {largest} with norm {norms[largest]:.3g}")
-    return f"{'; '.join(told)}; expected finite numbers; {_cause(step, before, bad, max([0.0, *norms.values()]), grads is not None, learning_rate)}"
+        parts.append(f"the parameters {', '.join(bad)} are not finite{' by now' if grads is None else ''}")
+    if finite:
+        largest = max(finite, key=lambda name: finite[name])
+        parts.append(f"the largest finite parameter is {largest} with norm {finite[largest]:.3g}")
+    cause = _cause(before, bad, max([0.0, *finite.values()]), grads is not None, learning_rate)
+    return f"{'; '.join(parts)}; expected finite numbers; {cause}"
 
 
-def _cause(step: Step, before: Step | None, bad: list[str], most: float, at_once: bool, learning_rate: float) -> str:
-    diverged = most > HUGE or (before is not None and before.norm > HUGE)
+def _cause(before: Step | None, bad: list[str], largest: float, at_once: bool, learning_rate: float) -> str:
+    """The likely cause. `at_once`: noticed at the step itself, before its update."""
+    diverged = largest > HUGE or (before is not None and before.norm > HUGE)
     if at_once and bad:
-        return f"was {bad[0]} set to what is not finite from outside, or did the last update, with the learning rate {learning_rate:g}, overflow?"
-    if before is None and at_once and not diverged:
+        return f"was {bad[0]} set from outside, or did the last update, with the learning rate {learning_rate:g}, overflow?"
+    if at_once and before is None and not diverged:
         return "this is the first step: are the features finite, and of a size near 1? Scale them, as `feature_scaling` standardize does"
     return f"is the learning rate, now {learning_rate:g}, too high?"
+
+
+def _not_finite(norms: Mapping[str, float]) -> list[str]:
+    return [name for name, norm in norms.items() if not np.isfinite(norm)]
 
 
 def _norm(value: Any) -> float:

@@ -1,0 +1,181 @@
+"""What a model gives away and takes in is whole: copies, assigned parameters, saved parameters, and batches with weights."""
+
+import copy
+import io
+import pickle
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+
+from xpcap import CaptioningRNN, CaptioningSolver, to_numpy
+from xpcap.data.synthetic import draw_data
+from xpcap.gradcheck import directional_errors, eval_numerical_gradient
+from xpcap.models import captioning_rnn
+from xpcap.models.batch import Batch
+from xpcap.models.parameters import Parameters
+from xpcap.training import cross_entropy
+from xpcap.workspace import Workspace
+
+D, W, H, V, N = 5, 4, 6, 12, 10
+WAYS = pytest.mark.parametrize("way", [copy.copy, copy.deepcopy, lambda model: pickle.loads(pickle.dumps(model))], ids=["copy", "deepcopy", "pickle"])
+CELLS = pytest.mark.parametrize("cell", ["lstm", "rnn"])
+DATA = draw_data(N, D, V, seed=1)
+
+
+def make(cell: str = "lstm", dropout: float = 0.0) -> CaptioningRNN:
+    return CaptioningRNN(DATA.vocabulary.word_to_idx, D, W, H, cell, np.float64, dropout=dropout, seed=3)
+
+
+def batch() -> tuple[np.ndarray, np.ndarray]:
+    """Captions of many lengths, one with a NULL inside."""
+    features, captions = DATA.minibatch("train", np.arange(N))
+    captions = captions.copy()
+    captions[2, 3] = DATA.vocabulary.null
+    assert captions[2, 4] != DATA.vocabulary.null
+    return features, captions
+
+
+# Copies
+
+
+@WAYS
+def test_a_copy_of_a_model_trains_as_the_model_would_and_leaves_it_alone(way: Callable[[Any], Any], lib: Any) -> None:
+    model, expected = make(dropout=0.3), make(dropout=0.3)
+    other = way(model)
+    assert other.word_to_idx == model.word_to_idx
+    before = to_numpy(model.params.flat).copy()
+    for each in (other, expected):
+        solver = CaptioningSolver(each, DATA, update_rule="adam", batch_size=4, num_epochs=2, seed=0, verbose=False)
+        solver.train()
+    np.testing.assert_array_equal(to_numpy(model.params.flat), before)
+    np.testing.assert_array_equal(to_numpy(other.params.flat), to_numpy(expected.params.flat))
+    assert (to_numpy(other.params.flat) != before).any()
+    assert model.rng.bit_generator.state != other.rng.bit_generator.state  # the dropout masks are the copy's own
+
+
+@WAYS
+def test_the_parameters_of_a_copy_are_views_of_its_own_buffer(way: Callable[[Any], Any], lib: Any) -> None:
+    model = make()
+    before = to_numpy(model.params.flat).copy()
+    for params in (way(model).params, way(model.params)):
+        assert isinstance(params, Parameters)
+        params.flat[...] = 7
+        for name, value in params.items():
+            assert (to_numpy(value) == 7).all(), name
+        params["Wx"] = np.zeros(params.shapes["Wx"])
+        assert int((to_numpy(params.flat) == 0).sum()) == params["Wx"].size
+    np.testing.assert_array_equal(to_numpy(model.params.flat), before)
+
+
+# Assigned parameters
+
+
+def test_assigned_parameters_are_copied_into_the_buffer(lib: Any) -> None:
+    model = make()
+    params = model.params
+    values = {name: np.random.default_rng(0).standard_normal(shape) for name, shape in params.shapes.items()}
+    model.params = values
+    assert model.params is params
+    for name, value in values.items():
+        np.testing.assert_array_equal(to_numpy(model.params[name]), value)
+    values["Wx"][...] = 0
+    assert to_numpy(params["Wx"]).all()
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda values: values.pop("Wh"), "Wh missing or unknown, expected W_proj, b_proj"),
+        (lambda values: values.update(extra=1), "extra missing or unknown"),
+        (lambda values: values.update(b=np.zeros(3)), r"params\['b'\]: got an array of shape \(3,\), expected \(24,\)"),
+    ],
+)
+def test_parameters_of_another_model_are_refused_and_change_nothing(change: Callable[[dict[str, Any]], Any], words: str) -> None:
+    model = make()
+    before, values = model.params.flat.copy(), {name: np.ones(shape) for name, shape in model.params.shapes.items()}
+    change(values)
+    with pytest.raises(ValueError, match=words):
+        model.params = values
+    with pytest.raises(TypeError, match="got a list, expected a mapping"):
+        model.params = list(values.values())
+    np.testing.assert_array_equal(model.params.flat, before)
+
+
+# Saved parameters
+
+
+def test_parameters_are_no_single_array_and_say_how_to_save_them() -> None:
+    params = make().params
+    file = io.BytesIO()
+    for ask in (lambda: np.save(file, params), lambda: np.asarray(params), lambda: np.array(params, np.float32)):
+        with pytest.raises(TypeError, match=r"numpy\.savez\(file, \*\*params\), or use params\.flat"):
+            ask()
+    assert file.getvalue() == b""
+    np.savez(archive := io.BytesIO(), **params)
+    archive.seek(0)
+    other = make()
+    other.params.flat[...] = 0
+    with np.load(archive) as saved:
+        other.params = dict(saved)
+    np.testing.assert_array_equal(other.params.flat, params.flat)
+
+
+# Weights and totals
+
+
+@pytest.fixture(params=[1, 3], ids=["whole", "in-parts"])
+def workspace(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Workspace:
+    """For a batch of N captions at once, or in parts of three or four."""
+    monkeypatch.setattr(captioning_rnn, "LEAST_PART", 3)
+    return Workspace(make().params.flat, request.param)
+
+
+WEIGHTS = np.random.default_rng(2).uniform(-1, 2, N)
+WEIGHTS[4] = 0
+
+
+@CELLS
+def test_a_weighted_loss_is_the_weighted_sum_of_single_captions(cell: str, workspace: Workspace) -> None:
+    model, (features, captions) = make(cell), batch()
+    loss, grads = cross_entropy(model, Batch(features, captions, weights=WEIGHTS, total=7.5), workspace)
+    singles = [model.loss(features[i : i + 1], captions[i : i + 1]) for i in range(N)]
+    assert float(loss) == pytest.approx(sum(w * float(one) for w, (one, _) in zip(WEIGHTS, singles, strict=True)) / 7.5, rel=1e-12)
+    for name, grad in grads.items():
+        expected = sum(w * one[name] for w, (_, one) in zip(WEIGHTS, singles, strict=True)) / 7.5
+        np.testing.assert_allclose(grad, expected, rtol=1e-10, atol=1e-13, err_msg=name)
+    assert [space.nbytes > 0 for space in workspace.parts] == [True] * len(workspace.parts)
+
+
+def test_weights_of_one_and_a_total_of_all_are_the_plain_loss(workspace: Workspace) -> None:
+    model, (features, captions) = make(), batch()
+    loss, grads = model.loss(features, captions)
+    for options in ({"weights": np.ones(N)}, {"total": float(N)}, {"weights": np.full(N, 3), "total": 3 * N}):
+        other, other_grads = model.loss(features, captions, workspace, **options)
+        assert float(other) == pytest.approx(float(loss), rel=1e-12)
+        np.testing.assert_allclose(other_grads.flat, grads.flat, rtol=1e-10, atol=1e-13)
+
+
+@CELLS
+@pytest.mark.parametrize("dropout", [0.0, 0.4])
+def test_gradients_of_a_weighted_loss_match_finite_differences(cell: str, dropout: float, workspace: Workspace, rng: np.random.Generator) -> None:
+    model, (features, captions) = make(cell, dropout), batch()
+    for name in model.params:  # scales at which every slope is well above rounding
+        model.params[name] = rng.standard_normal(model.params[name].shape) / 2
+
+    def loss(*_: Any) -> Any:
+        model.rng = np.random.default_rng(11)
+        return model.loss(features, captions, workspace, weights=WEIGHTS, total=7.5)
+
+    grads = loss()[1].copy()
+    for name in ("W_proj", "Wh", "b", "b_vocab"):
+        numeric = eval_numerical_gradient(lambda _: loss()[0], model.params[name], verbose=False)
+        np.testing.assert_allclose(grads[name], numeric, rtol=1e-6, atol=1e-8, err_msg=name)
+    assert max(directional_errors(lambda: loss()[0], model.params, grads, rng)) < 1e-6
+
+
+@pytest.mark.parametrize("shape", [(N - 1,), (N, 1), ()])
+def test_weights_that_are_not_one_for_each_caption_are_refused(shape: tuple[int, ...]) -> None:
+    with pytest.raises(ValueError, match=r"weights have shape .*, expected one real number for each of 10 captions"):
+        make().loss(*batch(), weights=np.ones(shape))

@@ -1,0 +1,92 @@
+"""Records of the epochs of a training: which was the best, and whether it is time to stop."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from xpcap.backend import Array
+from xpcap.models.parameters import Parameters
+
+Record = dict[str, Any]
+
+
+def best_of(history: Sequence[Record]) -> Record | None:
+    """The record with the lowest validation loss, the first of equals; the latest if there is no validation; None of no records."""
+    if not history or "val_loss" not in history[-1]:
+        return history[-1] if history else None
+    return min(history, key=lambda record: record["val_loss"])
+
+
+class EpochHistory:
+    """The epochs done so far: a record and times for each, and the parameters of the best.
+
+    Parameters
+    ----------
+    num_epochs : to be trained
+    patience : the most epochs in a row without a better one; None: any number
+
+    Attributes
+    ----------
+    history : one dict an epoch: epoch, iteration, learning_rate, train_loss, train_accuracy, and with a val split val_loss,
+        val_perplexity, val_accuracy
+    times : one dict an epoch: epoch, steps, train_seconds, check_seconds
+    best_params : the parameters of the best epoch, in a buffer of their own; empty before the first
+    """
+
+    def __init__(self, num_epochs: int, patience: int | None) -> None:
+        self.num_epochs, self.patience = num_epochs, patience
+        self._last_epoch = num_epochs
+        self.history: list[Record] = []
+        self.times: list[Record] = []
+        self.best_params: Parameters | dict[str, Array] = {}
+
+    @property
+    def epoch(self) -> int:
+        """Epochs done."""
+        return len(self.history)
+
+    @property
+    def finished(self) -> bool:
+        """Whether all epochs are done, or patience has ended."""
+        return self.epoch >= self._last_epoch or (self.patience is not None and self.epoch - self.best_epoch >= self.patience)
+
+    @property
+    def best_epoch(self) -> int:
+        """Number of the best epoch, from 1; 0 before the first."""
+        return self._best.get("epoch", 0)
+
+    @property
+    def best_val_loss(self) -> float:
+        """The lowest validation loss; infinity if there is none."""
+        return self._best.get("val_loss", float("inf"))
+
+    @property
+    def best_val_acc(self) -> float:
+        """Validation accuracy of the best epoch; 0 if there is none."""
+        return self._best.get("val_accuracy", 0.0)
+
+    @property
+    def train_acc_history(self) -> list[float]:
+        """Share of training words guessed right after each epoch, on at most 1,000 captions."""
+        return [record["train_accuracy"] for record in self.history]
+
+    @property
+    def val_acc_history(self) -> list[float]:
+        """Share of validation words guessed right after each epoch; empty without a val split."""
+        return [record["val_accuracy"] for record in self.history if "val_accuracy" in record]
+
+    @property
+    def _best(self) -> Mapping[str, Any]:
+        return best_of(self.history) or {}
+
+    def _add_epoch(self, record: Record, times: Record, params: Parameters) -> None:
+        """Take in a finished epoch, and copy its parameters if it is the best so far."""
+        if best_of([*self.history, record]) is record:
+            self.best_params = params.copy()
+        self.times.append(times)
+        self.history.append(record)
+
+    def _restore_epochs(self, history: Sequence[Record], best_params: Parameters | None) -> None:
+        """Start from the records of epochs done before, and the parameters of the best of them, if they are known."""
+        self.history, self.times = [dict(record) for record in history], []
+        self.best_params = {} if best_params is None else best_params
+        self._last_epoch = self.num_epochs
