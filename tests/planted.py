@@ -157,7 +157,7 @@ MISTAKES = [
     ),
     Mistake(
         "read-each-step", "each loss is read when it is made",
-        SOLVER, "CaptioningSolver._run_epoch", "self._record.full", "len(self._record)",
+        WATCH, "StepRecord.add", "self.full", "self._unread",
         EPOCH_READS, "'training': 2",
     ),
     Mistake(
@@ -167,7 +167,7 @@ MISTAKES = [
     ),
     Mistake(
         "unread", "an epoch is kept although nobody looked whether its steps were finite",
-        SOLVER, "CaptioningSolver._examine", "self._check_finite()", "None",
+        SOLVER, "CaptioningSolver._evaluate_epoch", "self._require_finite()", "None",
         NOT_FINITE, "CaptioningSolver: val_loss of epoch 1 is nan",
     ),
     # Launches and transfers that nobody needs
@@ -198,7 +198,7 @@ MISTAKES = [
     ),
     Mistake(
         "features-by-the-batch", "features are sent with each batch although they are on the device",
-        SOLVER, "CaptioningSolver._run_epoch", "self._feed.minibatch", "self.data.minibatch",
+        SOLVER, "CaptioningSolver._train_batch", "self._feed.minibatch($split, $rows)", "Batch(*self.data.minibatch($split, $rows))",
         EPOCH_SENDS, "'models': 6",
     ),
     Mistake(
