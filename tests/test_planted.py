@@ -1,4 +1,4 @@
-"""Planted mistakes are caught: see planted.py. Each is made in a copy of the project; the code is searched for their places in any case."""
+"""Planted mistakes are caught: see mistakes.py. Each is made in a copy of the project; that the code has a place for each is looked up in any case."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -7,8 +7,8 @@ import planted
 import pytest
 import twin
 from emulated import MISSING, real
+from mistakes import MISTAKES, Mistake
 from nursery import Nursery
-from planted import MISTAKES, Mistake
 
 
 @pytest.fixture(scope="module")

@@ -47,8 +47,7 @@ class CaptioningRNN:
     Attributes
     ----------
     config : ModelConfig
-    params : Parameters; views of one flat buffer, on the backend that was current when the model was made. Assigning a mapping copies its
-        values in
+    params : Parameters; views of one flat buffer, on the backend current when the model was made. Assigning a mapping copies its values in
     rng : numpy.random.Generator for dropout masks
 
     Raises

@@ -1,0 +1,311 @@
+"""The mistakes that planted.py plants: what is changed where, and the test that has to catch it."""
+
+from pathlib import Path
+from typing import NamedTuple
+
+from planting import in_cuda, in_python
+
+
+class Mistake(NamedTuple):
+    """In a function of a file, what the pattern finds is replaced (see planting.py); `test` then fails with a message that holds `says`."""
+
+    name: str
+    kind: str
+    file: str
+    function: str
+    pattern: str
+    instead: str
+    test: str
+    says: str
+    nth: int | None = None  # of the matches in a CUDA file, counted from 0; None: all there are
+
+    def plant(self, root: Path) -> None:
+        """Make it in the copy of the project at `root`."""
+        path = root / self.file
+        before = path.read_text(encoding="utf-8")
+        change = (in_cuda, self.nth) if path.suffix == ".cu" else (in_python,)
+        after, count = change[0](before, self.function, self.pattern, self.instead, *change[1:])
+        assert count == 1, f"{self.name}: {self.pattern!r} is found {count} times in {self.function} of {self.file}, expected once"
+        assert after != before, f"{self.name}: nothing is changed"
+        path.write_text(after, encoding="utf-8")
+        for compiled in path.parent.glob(f"__pycache__/{path.stem}.*"):
+            compiled.unlink()
+
+
+_STEP = "test_emulated_step.py::test_emulated_"
+STEP = _STEP + "step_reads_nothing_and_launches_little[lstm-0.0-whole]"
+STEP_WITH_DROPOUT = _STEP + "step_reads_nothing_and_launches_little[lstm-0.3-whole]"
+TIME_STEP = _STEP + "time_step_is_one_kernel_and_one_product_each_way"
+LAUNCHES = _STEP + "step_launches_little_beside_its_time_steps[lstm-0.3-41]"
+TRAINING = _STEP + "training_equals_numpy[lstm-float32]"
+EPOCH_READS = _STEP + "epoch_reads_its_losses_once"
+EPOCH_SENDS = _STEP + "epoch_sends_features_once_and_then_index_vectors_and_masks"
+FEATURES = _STEP + "features_live_on_the_device_where_they_fit"
+NOT_FINITE = _STEP + "step_that_is_not_finite_is_found_before_anything_is_kept"
+SAME_BITS = _STEP + "device_gets_equal_bits_twice"
+WORKSPACE = _STEP + "workspace_changes_no_bit[lstm]"
+SECOND_DEVICE = _STEP + "second_device_computes_where_it_was_asked_for"
+SAMPLING = _STEP + "sampling_says_what_numpy_says"
+SAVED = _STEP + "parameters_are_saved_as_they_are"
+NO_KERNEL = "test_emulated_kernels.py::test_emulated_plain_equations_run_where_no_kernel_fits"
+ANY_ORDER = "test_twin.py::test_twin_equals_the_equations_in_any_order_and_stays_inside_its_arrays[softmax_loss-float]"
+
+
+def kernel(op: str, dtype: str = "float32") -> str:
+    return f"test_emulated_kernels.py::test_emulated_kernel_equals_the_plain_equations[{dtype}-{op}]"
+
+
+OPS, LSTM, OPTIM, FOLDER = "xpcap/ops.py", "xpcap/layers/lstm.py", "xpcap/optim.py", "xpcap/runs/folder.py"
+CELLS, NETWORK, MASKS, PACKING, DECODING = (
+    "xpcap/layers/cells.py",
+    *(f"xpcap/models/{name}.py" for name in ("network", "masks", "packing", "decoding")),
+)
+SOLVER, WATCH, FEED, BACKEND = "xpcap/training/solver.py", "xpcap/training/watch.py", "xpcap/data/feed.py", "xpcap/backend.py"
+CUDA, KERNELS = "xpcap/kernels/cuda.py", "xpcap/kernels/"
+
+MISTAKES = [
+    # What NumPy takes and CuPy does not
+    Mistake(
+        "np-for-xp", "np. for xp. in the mathematics",
+        NETWORK, "backward", '$here(..., out=grads["W_proj"])', "np.dot",
+        STEP, "numpy.dot was called on a device array",
+    ),
+    Mistake(
+        "np-for-new", "np. for xp. where an array is made",
+        CELLS, "Cell.initial", "xp.zeros_like($h)", "__import__('numpy').zeros($h.shape, $h.dtype)",
+        STEP, "c0 is a numpy array and a a cupy array",
+    ),
+    Mistake(
+        "host-mask", "dropout masks are drawn on the host and not sent",
+        MASKS, "draw_masks", "send_joined($masks, ...)", "$masks",
+        STEP_WITH_DROPOUT, "mask is a numpy.ndarray, expected a device array",
+    ),
+    Mistake(
+        "host-index", "an index vector stays on the host and is used on the device",
+        PACKING, "send", "packed._replace(..., words=$here)", "packed.words",
+        STEP, "got a numpy.ndarray",
+    ),
+    Mistake(
+        "host-index-in-sampling", "the captions that go on are picked by an index on the host",
+        DECODING, "_decode", "$rows = asarray($going.astype(np.int32), like=$_)", "$rows = $going",
+        SAMPLING, "getitem by index: got a numpy.ndarray",
+    ),
+    Mistake(
+        "device-into-host", "words chosen on the device are put into a host array unread",
+        DECODING, "_decode", "captions[alive, t] = $said = to_numpy($words)", "captions[alive, t] = $said = $words",
+        SAMPLING, "Implicit conversion to a NumPy array is not allowed",
+    ),
+    Mistake(
+        "device-into-file", "a checkpoint is written from device arrays",
+        FOLDER, "save_parameters", "to_numpy($x)", "$x",
+        SAVED, "Implicit conversion to a NumPy array is not allowed",
+    ),
+    Mistake(
+        "keyword", "a keyword that CuPy lacks",
+        OPS, "log_softmax", "$scores.max(axis=-1, keepdims=True)", "$scores.max(axis=-1, keepdims=True, initial=-xp.inf)",
+        TRAINING, "unexpected keyword argument 'initial'",
+    ),
+    Mistake(
+        "function", "a function that CuPy lacks",
+        OPS, "global_norm", "xp.vdot", "xp.vecdot",
+        kernel("global_norm"), "module 'cupy' has no attribute 'vecdot'",
+    ),
+    # Waiting for the device
+    Mistake(
+        "boolean-index", "a boolean index in the step, whose size the host waits for",
+        NETWORK, "gradients", "nll.sum()", "nll[packed.targets != 0].sum()",
+        STEP, "Read(how='boolean index'",
+    ),
+    Mistake(
+        "nonzero", "nonzero on the device, whose size the host waits for",
+        NETWORK, "score", "($hits == $targets).sum()", "($hits == $targets).nonzero()[0].size",
+        EPOCH_READS, "'models': 2",
+    ),
+    Mistake(
+        "if", "an if on a number on the device",
+        OPTIM, "clip_by_global_norm", "clip_to_norm($grads, $norm, $most)", "norm > max_norm and clip_to_norm($grads, $norm, $most)",
+        STEP, "Read(how='bool'",
+    ),
+    Mistake(
+        "float", "float() of a number on the device",
+        SOLVER, "CaptioningSolver._step", "return $loss, $norm", "self.last_norm = float($norm)\nreturn $loss, $norm",
+        STEP, "Read(how='float'",
+    ),
+    Mistake(
+        "print", "a loss printed while looking for something, and the line left in",
+        SOLVER, "CaptioningSolver._step", "return $loss, $norm", "print(f'loss {$loss:.4f}')\nreturn $loss, $norm",
+        STEP, "Read(how='format'",
+    ),
+    Mistake(
+        "read-each-step", "each loss is read when it is made",
+        WATCH, "StepRecord.add", "self.full", "self._unread",
+        EPOCH_READS, "'training': 2",
+    ),
+    Mistake(
+        "synchronize", "a synchronisation left in after timing something",
+        WATCH, "StepRecord.add", "self._unread += 1", "get_array_module(loss).cuda.Device().synchronize()\nself._unread += 1",
+        STEP, "Wait(how='Device.synchronize'",
+    ),
+    Mistake(
+        "unread", "an epoch is kept although nobody looked whether its steps were finite",
+        SOLVER, "CaptioningSolver._evaluate_epoch", "self._require_finite()", "None",
+        NOT_FINITE, "CaptioningSolver: val_loss of epoch 1 is nan",
+    ),
+    # Launches and transfers that nobody needs
+    Mistake(
+        "stacked", "losses are stacked where one kernel notes them",
+        WATCH, "StepRecord.add", "record_step($record, $i, $loss, $norm)", "$record[1 + $i] = get_array_module($loss).stack([$loss, $norm])",
+        LAUNCHES, "launches beside the time steps",
+    ),
+    Mistake(
+        "copy-in-the-loop", "a copy in the time loop",
+        LSTM, "lstm_recur", "lstm_gates($here, ...)", "$here.copy()",
+        TIME_STEP, "'copy copy': 1",
+    ),
+    Mistake(
+        "product-without-out", "a product in the time loop into memory of its own, and copied",
+        LSTM, "lstm_rows_backward", "times_transpose($x, $w, $out, ...)", "$out[...] = $x @ $w.T",
+        TIME_STEP, "'copy setitem': 1",
+    ),
+    Mistake(
+        "copy-beside-the-loop", "an astype that changes nothing, and copies",
+        NETWORK, "forward", "apply_mask($h, masks.hidden, $keep)", "apply_mask($h, masks.hidden, $keep).astype($h.dtype)",
+        LAUNCHES, "launches beside the time steps",
+    ),
+    Mistake(
+        "one-by-one", "each index vector is sent by itself",
+        PACKING, "send_joined", "$ends = np.cumsum($sizes).tolist()", "return [asarray(part, like=like) for part in parts]",
+        STEP, "transfers",
+    ),
+    Mistake(
+        "features-by-the-batch", "features are sent with each batch although they are on the device",
+        SOLVER, "CaptioningSolver._train_batch", "self._feed.minibatch($split, $rows)", "Batch(*self.data.minibatch($split, $rows))",
+        EPOCH_SENDS, "'models': 6",
+    ),
+    Mistake(
+        "features-beyond-memory", "features may take all memory, and none is left to compute with",
+        FEED, "Feed._send", "SHARE * $free", "$free",
+        FEATURES, "assert not True",
+    ),
+    # Indices
+    Mistake(
+        "ids-from-one", "ids counted from 1, so that the last one is V, which CuPy wraps",
+        NETWORK, "forward", 'params["W_embed"][$here]', "$here + 1",
+        STEP, "index 40 is out of bounds",
+    ),
+    Mistake(
+        "past-the-end", "a kernel takes one row too many, the last time beyond the array",
+        KERNELS + "segment_sum.cu", "segment_sum", r"(\w+) < end", r"\1 <= end",
+        kernel("segment_sum"), "Not equal to tolerance",
+    ),
+    Mistake(
+        "before-the-start", "targets counted from 1 in a kernel: target 0 is read before the row",
+        KERNELS + "softmax_loss.cu", "softmax_loss", r"(targets\[blockIdx\.x\])", r"\1 - 1",
+        kernel("softmax_loss"), "Not equal to tolerance",
+    ),
+    Mistake(
+        "duplicates", "rows added by an index that names some of them twice: one addition of each is left",
+        NETWORK, "backward", "$out = segment_sum($rows, $groups, ...)",
+        "$out = get_array_module($rows).zeros((len($groups.starts) - 1, $rows.shape[1]), $rows.dtype)\n$out[$groups.ids] += $rows",
+        STEP, "duplicate indices in an assignment",
+    ),
+    Mistake(
+        "atomics", "rows added by atomics, in another order each time",
+        NETWORK, "backward", "$out = segment_sum($rows, $groups, ...)",
+        "$out = get_array_module($rows).zeros((len($groups.starts) - 1, $rows.shape[1]), $rows.dtype)\nget_array_module($rows).add.at($out, $groups.ids, $rows)",
+        SAME_BITS, "assert b'",
+    ),
+    # Memory
+    Mistake(
+        "rows-not-zeroed", "rows without a target keep what was in memory",
+        NETWORK, "backward", "dh_rows[...] = 0", "pass",
+        TRAINING, "gradient of norm nan",
+    ),
+    Mistake(
+        "state-not-zeroed", "the last step starts its gradient from what was in memory",
+        LSTM, "lstm_rows_backward", "$dh[...], $dc[...] = 0, 0", "$dc[...] = 0",
+        TRAINING, "gradient of norm nan",
+    ),
+    Mistake(
+        "buffer-used-twice", "one buffer for two things, after a line was copied",
+        NETWORK, "forward", 'buffer("projected", $shape)', 'buffer("h0", $shape)',
+        WORKSPACE, "assert array(",
+    ),
+    Mistake(
+        "strides", "a view with strides for a kernel, which gets a bare pointer",
+        CUDA, "_fits", "$a.flags.c_contiguous", "True",
+        NO_KERNEL, "expected C-contiguous rows",
+    ),
+    Mistake(
+        "default-device", "the number of a device is checked and forgotten",
+        BACKEND, "", 'f"cupy:{device}" if device else "cupy"', '"cupy"',
+        SECOND_DEVICE, "== [1, 1, 1]",
+    ),
+    Mistake(
+        "kernel-of-another-device", "a kernel is loaded once, and not once a device",
+        CUDA, "_launch", "$like.device.id", "0",
+        SECOND_DEVICE, "was loaded on device 0",
+    ),
+    # Launching kernels
+    Mistake(
+        "python-int", "a Python int, which CuPy passes as 64 bits, where a kernel takes 32",
+        CUDA, "segment_sum", "np.int32($C)", "$C",
+        kernel("segment_sum"), "C is int 33, expected a NumPy scalar of int32",
+    ),
+    Mistake(
+        "blocks-rounded-down", "blocks are rounded down, and the tail is not computed",
+        CUDA, "_blocks", "-(-$n // THREADS)", "max(1, $n // THREADS)",
+        kernel("adam_update"), "Not equal to tolerance",
+    ),
+    Mistake(
+        "grid-turned", "the axes of a grid change places",
+        CUDA, "segment_sum", "$count, _blocks($C)", "(_blocks($C), $count)",
+        kernel("segment_sum"), "Not equal to tolerance",
+    ),
+    Mistake(
+        "macro", "float64 arrays for a kernel compiled for float",
+        CUDA, "", '{"float32": "float", "float64": $here}', '"float"',
+        kernel("adam_update", "float64"), "expected an array of float32",
+    ),
+    Mistake(
+        "partial-sums", "a buffer of floats where a kernel writes doubles",
+        CUDA, "global_norm", "xp.empty(NORM_BLOCKS, $here)", "x.dtype",
+        kernel("global_norm"), "expected an array of float64",
+    ),
+    # Inside kernels
+    Mistake(
+        "gates-transposed", "gates stacked i, f, g, o, as other libraries have them",
+        KERNELS + "lstm_gates.cu", "lstm_gates", r"(\w+) = (\w+) \+ H, (\w+) = \1 \+ H", r"\3 = \2 + H, \1 = \3 + H",
+        kernel("lstm_gates"), "Not equal to tolerance",
+    ),
+    Mistake(
+        "gradient-forgotten", "the gradient from the step after is forgotten",
+        KERNELS + "lstm_gates.cu", "lstm_gates_backward", r"dh\[k\] \+ dh_next\[k\]", "dh[k]",
+        kernel("lstm_gates_backward"), "Not equal to tolerance",
+    ),
+    Mistake(
+        "guard", "threads of the last block that have no number write beyond the array",
+        KERNELS + "dropout.cu", "dropout", r"if \(\w+ >= n\) return;", "",
+        kernel("drop"), "wrote outside out",
+    ),
+    Mistake(
+        "barrier-between-uses", "no barrier before shared memory is used for something else",
+        KERNELS + "softmax_loss.cu", "softmax_loss", r"__syncthreads\(\);", "",
+        kernel("softmax_loss"), "Not equal to tolerance", nth=2,
+    ),
+    Mistake(
+        "barrier-before-the-tree", "no barrier before the sums of a block's threads meet",
+        KERNELS + "norm.cu", "squares", r"__syncthreads\(\);", "",
+        kernel("global_norm"), "Not equal to tolerance", nth=0,
+    ),
+    Mistake(
+        "read-after-write", "a score is read after another thread may have put its gradient there",
+        KERNELS + "softmax_loss.cu", "softmax_loss", r"most - target_score", "most - scores[row + target]",
+        ANY_ORDER, "the result depends on the order of the threads",
+    ),
+    Mistake(
+        "flag", "the flag for what is not finite is never set",
+        KERNELS + "record.cu", "record_step", r"record\[0\] = 0;", ";",
+        NOT_FINITE, "CaptioningSolver: val_loss of epoch 1 is nan",
+    ),
+]  # fmt: skip
