@@ -13,7 +13,7 @@ pytest.importorskip("PIL")  # generated pictures
 from xpcap import CaptioningRNN, CaptioningSolver, optim
 from xpcap.data.pictures import generate
 from xpcap.data.scaling import fit_scaling
-from xpcap.errors import DataError, TrainingError
+from xpcap.errors import DataError, OptionError, TrainingError
 from xpcap.metrics import teacher_forced
 from xpcap.models.batch import Batch
 from xpcap.training import cross_entropy, validation
