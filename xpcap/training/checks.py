@@ -1,13 +1,21 @@
 """Checks of a solver's arguments."""
 
-from collections.abc import Mapping
+import inspect
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 
 from xpcap.data.vocabulary import Vocabulary
-from xpcap.errors import DataError, OptionError
+from xpcap.errors import DataError, OptionError, unknown
 from xpcap.models.parameters import Parameters
+
+
+def refuse_keywords(function: Callable[..., Any], given: Mapping[str, Any]) -> None:
+    """OptionError : a keyword was given that the function does not have; it lists those there are, and suggests the nearest."""
+    if given:
+        known = [name for name, parameter in inspect.signature(function).parameters.items() if parameter.kind is parameter.KEYWORD_ONLY]
+        raise unknown(function.__name__, "keyword", next(iter(given)), known)
 
 
 def check_options(solver: Any, seed: Any) -> None:

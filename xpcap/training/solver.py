@@ -16,7 +16,7 @@ from xpcap.errors import TrainingError
 from xpcap.models.batch import Batch, FeatureRows
 from xpcap.ops import global_norm
 from xpcap.progress import bar, say
-from xpcap.training.checks import check_options, check_positive
+from xpcap.training.checks import check_options, check_positive, refuse_keywords
 from xpcap.training.group import ALONE, Group
 from xpcap.training.history import EpochHistory, Record
 from xpcap.training.objectives import Objective, cross_entropy
@@ -57,8 +57,8 @@ class CaptioningSolver(EpochHistory):
 
     Raises
     ------
-    OptionError : an unknown rule or hyperparameter, with the nearest known one, or a bad value. DataError : data that does not fit together, or
-        a word to which model and data give different ids. TypeError : an unknown keyword, or a model whose parameters are not a Parameters.
+    OptionError : an unknown keyword, rule or hyperparameter, with the nearest known one, or a bad value. DataError : data that does not fit together, or
+        a word to which model and data give different ids. TypeError : a model whose parameters are not a Parameters.
 
     Notes
     -----
@@ -85,17 +85,20 @@ class CaptioningSolver(EpochHistory):
         on_epoch: Callable[["CaptioningSolver"], None] | None = None,
         objective: Objective = cross_entropy,
         group: Group = ALONE,
+        **unknown_keywords: Any,
     ) -> None:
+        refuse_keywords(CaptioningSolver, unknown_keywords)
         super().__init__(num_epochs, patience)
         self.model, self.data = model, data if isinstance(data, CaptionData) else from_coco(data)
-        self.update_rule, self.lr_decay, self.clip_norm = update_rule, lr_decay, clip_norm
+        self.update_rule, self.optim_config = update_rule, dict(optim_config or {})
+        self.lr_decay, self.clip_norm = lr_decay, clip_norm
         self.batch_size, self.print_every, self.verbose, self.progress = batch_size, print_every, verbose, progress
         self.on_step, self.on_epoch, self.objective, self.group = on_step, on_epoch, objective, group
         check_options(self, seed)
         flat = model.params.flat
         self._on_host = get_array_module(flat) is np
         self._order = EpochOrder(len(self.data.split("train").captions), seed)
-        self._config = optim.init(update_rule, flat, optim_config)
+        self._config = optim.init(update_rule, flat, self.optim_config)
         self._feed = Feed(self.data, flat)
         self._workspace = Workspace(flat, cores() if self._on_host else 1)
         self._record = StepRecord(flat, self.steps_per_epoch)

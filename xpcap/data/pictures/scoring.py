@@ -39,9 +39,7 @@ class BestPossible:
 
     name = "best_bleu"
     title = "best possible"
-    protocol = (
-        "the same of captions chosen by one who knows every scene and the grammar, but not the references: the most promising found in 16 searches"
-    )
+    protocol = "BLEU-1..4 of the best captions that a search found (16 starts), given each scene and the grammar but not the references"
     known_only = False
 
     def __init__(self, names: Sequence[str], seed: int) -> None:
