@@ -40,7 +40,8 @@ def draw_captions(path: str | Path, pictures: Sequence[np.ndarray], captions: Se
         raise ValueError(f"draw_captions: got {counts}, expected the same number of each, at least one")
     columns = min(columns, len(pictures))
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Glyph .* missing from font")  # a character without a glyph becomes a box, which is fine
+        for harmless in ("Glyph .* missing from font", "Matplotlib currently does not support .* natively"):  # shown as a box, or unjoined
+            warnings.filterwarnings("ignore", harmless)
         figure = _draw(pictures, captions, references, columns)
         with atomic(Path(path)) as file:
             figure.savefig(file, format="png", dpi=DPI, metadata={"Software": None})
