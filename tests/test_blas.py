@@ -14,7 +14,7 @@ from xpcap.workspace import Workspace
 
 pytestmark = pytest.mark.threads
 THREADS = pytest.mark.skipif(cores() < 2, reason="BLAS has one thread here: there is nothing to choose")
-NEVER, ALWAYS = np.inf, 0.0  # seconds that one thread is known to take: no product is slow beside the one, every product beside the other
+ALWAYS = -1.0  # seconds that one thread is known to take, so that every product is late
 
 
 class Spied(blas.Crowding):
@@ -111,7 +111,7 @@ def test_a_step_beside_a_neighbour_has_the_bits_of_a_step_alone(cell: str, monke
         alone = blas.Crowding()
         monkeypatch.setattr(blas, "crowding", lambda: alone)
         monkeypatch.setattr("xpcap.kernels.host.crowding", lambda: alone)
-        alone.SLOW = NEVER
+        alone.LATE = np.inf
         expected = model.loss(features, captions, Workspace(model.params.flat))
         beside: Any = Spied(monkeypatch)
         monkeypatch.setattr("xpcap.kernels.host.crowding", lambda: beside)

@@ -45,7 +45,12 @@ def gather_arguments(draw: Callable[..., np.ndarray]) -> tuple[Any, ...]:
 
 
 def product_arguments(draw: Callable[..., np.ndarray]) -> tuple[Any, ...]:
-    return draw(150, V), draw(V, H), draw(150, H)
+    return draw(150, 512), draw(512, 450), draw(150, 450)  # enough for a share on each core
+
+
+def word_loss_arguments(draw: Callable[..., np.ndarray]) -> tuple[Any, ...]:
+    words = np.abs(draw(150) * 200).astype(np.int32) % 450
+    return draw(150, 512) / 20, draw(512, 450), draw(450), words, draw(150), draw(150, 450), draw(150, 512)
 
 
 def times_transpose_arguments(draw: Callable[..., np.ndarray]) -> tuple[Any, ...]:
@@ -83,6 +88,7 @@ ARGUMENTS: dict[str, Callable[..., tuple[Any, ...]]] = {
     "softmax_loss": softmax_loss_arguments,
     "gather": gather_arguments,
     "product": product_arguments,
+    "word_loss": word_loss_arguments,
     "times_transpose": times_transpose_arguments,
     "segment_sum": segment_sum_arguments,
     "drop": drop_arguments,

@@ -10,7 +10,7 @@ import pytest
 from emulated import Emulator
 
 from xpcap import kernels, layers, ops, optim, use_backend
-from xpcap.layers import dropout, lstm, rnn, vocabulary
+from xpcap.layers import dropout, lstm, rnn
 from xpcap.models import network
 from xpcap.verify import lockstep
 from xpcap.verify.lockstep import TOLERANCE, Place, Setup, distance, lock_step, on
@@ -54,7 +54,7 @@ def a_little(x: Any) -> Any:
 
 
 MISTAKES = [  # where, the op, the cell, and the first tensor that it touches
-    (vocabulary, "softmax_loss", "lstm", "loss"),
+    (ops, "softmax_loss", "lstm", "loss"),
     (lstm, "lstm_gates", "lstm", "loss"),
     (lstm, "lstm_gates_backward", "lstm", "dWh"),
     (rnn, "rnn_cell", "rnn", "loss"),
@@ -118,7 +118,7 @@ def test_numpy_and_the_plain_equations_stay_together(cell: str, dtype: str) -> N
 
 @DTYPES
 def test_equal_runs_do_not_differ_at_all(dtype: str) -> None:
-    same = spoilt(on("numpy"), vocabulary, "softmax_loss", lambda x: x, since=1)  # what changes nothing parts nothing
+    same = spoilt(on("numpy"), ops, "softmax_loss", lambda x: x, since=1)  # what changes nothing parts nothing
     assert lock_step(Setup("lstm", dtype, **SMALL), on("numpy"), same, tolerance=0) == (1, "loss", 0.0, False)
 
 
@@ -127,7 +127,7 @@ def test_what_is_not_a_number_parts() -> None:
         x[0][...] = np.nan
         return x
 
-    outcome = lock_step(Setup("lstm", "float32", **SMALL), on("numpy"), spoilt(on("numpy"), vocabulary, "softmax_loss", nothing, since=2))
+    outcome = lock_step(Setup("lstm", "float32", **SMALL), on("numpy"), spoilt(on("numpy"), ops, "softmax_loss", nothing, since=2))
     assert (outcome.step, outcome.tensor, outcome.parted) == (2, "loss", True)
     assert np.isnan(outcome.error)
 

@@ -75,15 +75,15 @@ def blas() -> Blas:
 class Crowding:
     """Notices that another process keeps a core busy, and takes small products on one BLAS thread until it has gone.
 
-    A product on two threads waits for the slower one. Where another login's process holds a core, that thread is off the processor for many
-    milliseconds at a time, and OpenBLAS's other thread spins meanwhile. On one thread the same product takes less than twice as long, whoever
-    else is there. So a product that takes several times as long as it is known to take on one thread is a sign of a neighbour: for a pause the
-    products stay on one thread, then one tries two again. Pauses grow as long as the neighbour stays.
+    A product on two threads waits for the slower one. If a process of another login holds a core, that thread can be off the processor for
+    many milliseconds, while OpenBLAS's other thread spins. On one thread the product would take less than twice its usual time, neighbour or
+    not. So a product that takes milliseconds longer than it is known to take on one thread gives the neighbour away: for a pause, products
+    stay on one thread; then one of them tries all threads again. Pauses get longer while the neighbour stays.
 
-    Results do not depend on any of this: a shape is only ever taken on one thread after a product of it gave the same bits both ways.
+    Results do not depend on any of this: a shape goes to one thread only after a product of that shape gave the same bits both ways.
     """
 
-    SLOW = 1.5  # times what one thread takes: on two a product is at most about as slow as on one
+    LATE = 2e-3  # seconds longer than on one thread: waking a sleeping thread takes a tenth of that, a neighbour's turn several times as long
     SHORTEST, LONGEST = 0.05, 2.0  # seconds of a pause
 
     def __init__(self) -> None:
@@ -102,7 +102,7 @@ class Crowding:
             self._known[key] = min(single, time.perf_counter() - start)
             return out
         np.dot(x, w, out=out)
-        self._judge(start, time.perf_counter(), self.SLOW * single)
+        self._judge(start, time.perf_counter(), single + self.LATE)
         return out
 
     def _judge(self, start: float, end: float, most: float) -> None:

@@ -11,6 +11,8 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from typing import TypeVar
 
+import numpy as np
+
 from xpcap.blas import blas
 
 Part = TypeVar("Part")
@@ -60,6 +62,15 @@ def side_by_side(work: Callable[[Part], Outcome], parts: Sequence[Part]) -> list
     finally:
         _beside.reset(token)
     return [first, *(other.result() for other in others)]
+
+
+def on_cores(like: object, *tasks: Callable[[], object]) -> None:
+    """Run tasks that do not depend on each other: side by side if `like` is a host array, else in turn, for a device has cores of its own."""
+    if isinstance(like, np.ndarray):
+        side_by_side(lambda task: task(), tasks)
+    else:
+        for task in tasks:
+            task()
 
 
 def stretches(length: int, parts: int) -> list[slice]:

@@ -128,6 +128,20 @@ def softmax_loss(scores: Array, targets: Array, scale: Array, out: Array | None 
     return -log_p[rows, targets], out
 
 
+def word_loss(h: Array, w: Array, b: Array, targets: Array, scale: Array, dscores: Array, dh: Array) -> Array:
+    """nll (R,) of targets (R,) under the scores h @ w + b, with h (R, H), w (H, V), and its gradients: dscores (R, V) and dh (R, H), written to.
+
+    dscores, as in softmax_loss, is the gradient of sum(scale * nll);  dh = dscores @ w.T
+    """
+    if fast := kernels.find("word_loss", h, w, b, targets, scale, dscores, dh):
+        return fast(h, w, b, targets, scale, dscores, dh)
+    scores = product(h, w, out=dscores)
+    scores += b
+    nll, _ = softmax_loss(scores, targets, scale, out=dscores)
+    product(dscores, w.T, out=dh)
+    return nll
+
+
 def gather(table: Array, rows: Array, out: Array) -> Array:
     """out = table[rows]: table (K, C), rows (R,) int, out (R, C)."""
     if fast := kernels.find("gather", table, rows, out):

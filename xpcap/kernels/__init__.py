@@ -16,7 +16,18 @@ class Kernel(NamedTuple):
     run: Callable[..., Any]
 
 
-HOST = ("lstm_gates", "softmax_loss", "gather", "product", "times_transpose", "segment_sum", "global_norm", "clip_to_norm", "adam_update")
+HOST = (
+    "lstm_gates",
+    "softmax_loss",
+    "word_loss",
+    "gather",
+    "product",
+    "times_transpose",
+    "segment_sum",
+    "global_norm",
+    "clip_to_norm",
+    "adam_update",
+)
 CUDA = (
     "lstm_gates",
     "lstm_gates_backward",

@@ -13,6 +13,7 @@ from xpcap.cores import cores, free_cores, side_by_side, stretches
 BLOCK = 1 << 17  # elements: small enough to stay in cache, large enough that threads rarely wait for Python's lock between calls
 NORM_BLOCK = 1 << 15  # elements whose squares are summed in their own dtype
 FEW = 128  # rows, at most, of a small product: `product` keeps it whole, `times_transpose` computes its transpose
+SMALL = 1 << 27  # multiplications: fewer are done before another thread has woken
 ROUNDS = 4  # ids with more rows than this are summed separately
 SHARE = 1 << 18  # elements, at least, for Adam to use another core
 
@@ -139,11 +140,33 @@ def supports_product(x, w, out):
 
 
 def product(x, w, out):
-    """ops.product with threads that do not wait for one another. Few rows go through blas.Crowding; many are split by rows among the cores."""
-    if len(x) <= FEW:
+    """ops.product with threads that do not wait for one another: a small product by blas.Crowding, a large one split among the cores."""
+    (n, m), parts = out.shape, free_cores()
+    if n <= FEW or x.size * m < SMALL:
         return crowding().dot(x, w, out)
-    side_by_side(lambda rows: np.dot(x[rows], w, out=out[rows]), stretches(len(x), free_cores()))
+    if n > m:
+        side_by_side(lambda rows: np.matmul(x[rows], w, out=out[rows]), stretches(n, parts))
+    else:  # each core packs its share of w, and x is the smaller one to pack twice
+        side_by_side(lambda columns: np.matmul(x, w[:, columns], out=out[:, columns]), stretches(m, parts))
     return out
+
+
+def supports_word_loss(h, w, b, targets, scale, dscores, dh):
+    return _on_host(h, w, b, targets, scale, dscores, dh) and h.size * len(b) >= SMALL and free_cores() > 1
+
+
+def word_loss(h, w, b, targets, scale, dscores, dh):
+    """ops.word_loss with its rows split among the cores."""
+    nll = np.empty(len(h), h.dtype)
+
+    def work(rows):
+        scores = np.dot(h[rows], w, out=dscores[rows])
+        scores += b
+        nll[rows], _ = softmax_loss(scores, targets[rows], scale[rows], scores)
+        np.dot(scores, w.T, out=dh[rows])
+
+    side_by_side(work, stretches(len(h), free_cores()))
+    return nll
 
 
 def supports_times_transpose(x, w, out, scratch):

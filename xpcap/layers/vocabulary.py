@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 from xpcap.backend import Array
 from xpcap.layers.checks import check_arrays, check_ids
-from xpcap.ops import product, softmax_loss
+from xpcap.ops import product, word_loss
 from xpcap.workspace import Buffer, fresh
 
 BLOCK = 1 << 22  # scores in a block: more would not stay in cache, and with a large vocabulary fill memory
@@ -58,11 +58,8 @@ def vocabulary_loss(
     found = []
     for rows in blocks(len(h), len(b)):
         x = h[rows]
-        scores = product(x, w, out=buffer("scores", (len(x), len(b))))  # (n, V)
-        scores += b
-        nll, dscores = softmax_loss(scores, targets[rows], scale[rows], out=scores)
-        found.append(nll)
-        product(dscores, w.T, out=dh[rows])
+        dscores = buffer("scores", (len(x), len(b)))  # (n, V)
+        found.append(word_loss(x, w, b, targets[rows], scale[rows], dscores, dh[rows]))
         if rows.start == 0:
             product(x.T, dscores, out=dw)
             dscores.sum(axis=0, out=db)

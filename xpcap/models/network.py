@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from xpcap.backend import Array, get_array_module
+from xpcap.cores import on_cores
 from xpcap.layers.cells import CELLS
 from xpcap.layers.dropout import apply_mask
 from xpcap.layers.vocabulary import blocks, vocabulary_loss
@@ -98,12 +99,18 @@ def backward(config: ModelConfig, params: Parameters, dh: Array, part: Part, for
     da, (dh0, *_), _ = CELLS[config.cell].rows_backward(dh, cache, buffer.scope("cell"), dWh=grads["Wh"])
     dwords = segment_sum(da, packed.inputs, out=buffer("dwords", (len(vectors), da.shape[1])))  # (K, G)
     dwords.sum(axis=0, out=grads["b"])
-    product(vectors.T, dwords, out=grads["Wx"])
-    dvectors = product(dwords, params["Wx"].T, out=buffer("dvectors", vectors.shape))  # (K, W)
-    grads["W_embed"][...] = 0
-    grads["W_embed"][packed.words] = apply_mask(dvectors, masks.words, keep)  # words are distinct, so assignment suffices
-    product(x.T, dh0, out=grads["W_proj"])
-    dh0.sum(axis=0, out=grads["b_proj"])
+
+    def weights_and_image() -> None:
+        product(vectors.T, dwords, out=grads["Wx"])
+        product(x.T, dh0, out=grads["W_proj"])
+        dh0.sum(axis=0, out=grads["b_proj"])
+
+    def words() -> None:
+        dvectors = product(dwords, params["Wx"].T, out=buffer("dvectors", vectors.shape))  # (K, W)
+        grads["W_embed"][...] = 0
+        grads["W_embed"][packed.words] = apply_mask(dvectors, masks.words, keep)  # words are distinct, so assignment suffices
+
+    on_cores(params.flat, weights_and_image, words)
 
 
 def _per_target(weights: Array, packed: PackedCaptions) -> Array:
