@@ -25,7 +25,7 @@ from xpcap.backend import Array
 from xpcap.bench import CONFIGS
 from xpcap.bench.work import host_batches, make_solver
 from xpcap.layers import vocabulary
-from xpcap.models import captioning_rnn, packing
+from xpcap.models import entry, packing
 from xpcap.ops import segments
 from xpcap.workspace import Workspace
 
@@ -64,7 +64,7 @@ def ways(solver: CaptioningSolver) -> dict[str, Callable[[], AbstractContextMana
     found: dict[str, Callable[[], AbstractContextManager[object]]] = {
         "nothing (twice the same)": contextlib.nullcontext,
         "packing: each caption as long as the longest may be": lambda: mock.patch.object(solver.model, "_null", -1),
-        "the word table: each row projected by itself": lambda: mock.patch.object(captioning_rnn, "pack", each_row),
+        "the word table: each row projected by itself": lambda: mock.patch.object(entry, "pack", each_row),
         "parts: one, BLAS on all cores": lambda: mock.patch.object(solver, "_workspace", one),
         "kept buffers": lambda: mock.patch.object(solver, "_workspace", forgetful),
         "blocks: scores held as a whole": lambda: mock.patch.object(vocabulary, "LEAST", 1 << 30),

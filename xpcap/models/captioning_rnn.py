@@ -6,18 +6,17 @@ from typing import Any, Self
 
 import numpy as np
 
-from xpcap.backend import Array, array_module, asarray, to_numpy
+from xpcap.backend import Array, array_module
 from xpcap.cores import side_by_side
 from xpcap.errors import unknown
 from xpcap.layers.cells import CELLS, State
 from xpcap.models import network
 from xpcap.models.batch import FeatureRows
-from xpcap.models.checks import check_batch, check_words
+from xpcap.models.checks import check_words
 from xpcap.models.config import ModelConfig, check_sizes
 from xpcap.models.decoding import Policy, Special, decode
-from xpcap.models.masks import Masks, draw_masks
+from xpcap.models.entry import enter, to_device
 from xpcap.models.network import Part, Score
-from xpcap.models.packing import PackedCaptions, pack, send
 from xpcap.models.parameters import Parameters
 from xpcap.ops import product
 from xpcap.workspace import Buffer, Workspace, fresh
@@ -206,30 +205,8 @@ class CaptioningRNN:
     def _enter(
         self, function: str, features: Array | FeatureRows, captions: Array, parts: int, train: bool, weights: np.ndarray | None = None
     ) -> list[Part]:
-        """Check a batch, pack it in parts and draw dropout masks, all on the host; then send everything to the model's device."""
-        where, captions = f"CaptioningRNN.{function}", to_numpy(captions)
-        check_batch(where, features, captions, self.config.feature_shape, len(self.word_to_idx), weights)
-        packed = [pack(captions, self._null, part, parts) for part in range(parts)]
-        masks = draw_masks(self.rng, self.config, packed, self.params.flat) if train and self.dropout else [Masks()] * parts
-        if isinstance(features, FeatureRows):
-            table, rows = features.checked(where, self.params.flat), features.rows
-        else:
-            table, rows = self._to_device(where, features), np.arange(len(captions))
-        return [self._send(p, m, table, rows, weights) for p, m in zip(packed, masks, strict=True)]
-
-    def _send(self, packed: PackedCaptions, masks: Masks, table: Array, rows: np.ndarray, weights: np.ndarray | None) -> Part:
-        """Send a part to the device. `rows` are the rows of `table` with the features of the batch's captions."""
-        if weights is not None:
-            weights = asarray(weights[packed.order], dtype=self.dtype, like=self.params.flat)
-        packed = send(packed, self.params.flat, rows[packed.order].astype(np.int32))
-        return Part(table[packed.order], packed, masks, weights)
-
-    def _to_device(self, where: str, features: Array) -> Array:
-        """Features on the model's device, in its dtype."""
-        kind = getattr(features, "dtype", np.asarray(0.0).dtype).kind
-        if kind not in "fiub":
-            raise TypeError(f"{where}: features have dtype {features.dtype}, expected real numbers")
-        return asarray(features, dtype=self.dtype, like=self.params.flat)
+        rng = self.rng if train and self.dropout else None
+        return enter(f"CaptioningRNN.{function}", self.config, self.params.flat, self._null, features, captions, parts, rng, weights)
 
     # Sampling
 
@@ -238,7 +215,7 @@ class CaptioningRNN:
         (D,) = self.config.feature_shape
         if np.ndim(features) != 2 or np.shape(features)[1] != D:
             raise ValueError(f"CaptioningRNN.start: features have shape {np.shape(features)}, expected (N, {D})")
-        return self._cell.initial(self._to_device("CaptioningRNN.start", features) @ self.params["W_proj"] + self.params["b_proj"])
+        return self._cell.initial(to_device("CaptioningRNN.start", features, self.params.flat) @ self.params["W_proj"] + self.params["b_proj"])
 
     def step(self, words: Array, state: State) -> tuple[Array, State]:
         """Feed `words` (n,), ids on the model's device. Return the scores (n, V) of the next word and the new state."""
