@@ -45,12 +45,12 @@ def gather_arguments(draw: Callable[..., np.ndarray]) -> tuple[Any, ...]:
 
 
 def product_arguments(draw: Callable[..., np.ndarray]) -> tuple[Any, ...]:
-    return draw(150, 512), draw(512, 450), draw(150, 450)  # enough for a share on each core
+    return draw(300, 512) / 20, draw(512, 1000) / 20, draw(300, 1000)  # enough for a share on each core
 
 
 def word_loss_arguments(draw: Callable[..., np.ndarray]) -> tuple[Any, ...]:
-    words = np.abs(draw(150) * 200).astype(np.int32) % 450
-    return draw(150, 512) / 20, draw(512, 450), draw(450), words, draw(150), draw(150, 450), draw(150, 512)
+    words = np.abs(draw(300) * 500).astype(np.int32) % 1000
+    return draw(300, 512) / 20, draw(512, 1000) / 20, draw(1000), words, draw(300), draw(300, 1000), draw(300, 512)
 
 
 def times_transpose_arguments(draw: Callable[..., np.ndarray]) -> tuple[Any, ...]:
