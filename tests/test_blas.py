@@ -101,6 +101,17 @@ def test_a_shape_whose_bits_would_differ_stays_on_all_threads(crowding: Spied, r
     assert crowding.single == 1
 
 
+def test_a_shape_first_seen_with_zeros_stays_on_all_threads(crowding: Spied, rng: np.random.Generator) -> None:
+    """Zeros round alike however they are added up."""
+    x, w, out = arrays(rng)
+    crowding.dot(np.zeros_like(x), w, out)
+    crowding._until = np.inf
+    for _ in range(3):
+        crowding.dot(x, w, out)
+        np.testing.assert_array_equal(out, x @ w)
+    assert crowding.single == 1
+
+
 @THREADS
 @pytest.mark.parametrize("cell", ["rnn", "lstm"])
 def test_a_step_beside_a_neighbour_has_the_bits_of_a_step_alone(cell: str, monkeypatch: pytest.MonkeyPatch, rng: np.random.Generator) -> None:

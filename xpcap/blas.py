@@ -80,7 +80,8 @@ class Crowding:
     not. So a product that takes milliseconds longer than it is known to take on one thread gives the neighbour away: for a pause, products
     stay on one thread; then one of them tries all threads again. Pauses get longer while the neighbour stays.
 
-    Results do not depend on any of this: a shape goes to one thread only after a product of that shape gave the same bits both ways.
+    Results do not depend on any of this: a shape goes to one thread only after a product of that shape gave the same bits both ways. Where its
+    first factors are mostly zero, equal bits say nothing, and the shape stays on all threads.
     """
 
     LATE = 2e-3  # seconds longer than on one thread: waking a sleeping thread takes a tenth of that, a neighbour's turn several times as long
@@ -114,12 +115,13 @@ class Crowding:
 
     def _learn(self, key: Any, x: np.ndarray, w: np.ndarray, out: np.ndarray) -> np.ndarray:
         """A shape's first product, both ways: are the bits the same, and how long does one thread take?"""
+        telling = all(np.count_nonzero(factor) > factor.size // 4 for factor in (x, w))
         with blas().on_one_thread():
             start = time.perf_counter()
             alone = np.dot(x, w)
             seconds = time.perf_counter() - start
         np.dot(x, w, out=out)
-        self._known[key] = seconds if np.array_equal(alone, out, equal_nan=True) else np.inf
+        self._known[key] = seconds if telling and np.array_equal(alone, out, equal_nan=True) else np.inf
         return out
 
 

@@ -18,6 +18,8 @@ from xpcap.blas import blas
 Part = TypeVar("Part")
 Outcome = TypeVar("Outcome")
 
+WORTH_WAKING = 1 << 24  # multiplications
+
 _beside = contextvars.ContextVar("xpcap_beside", default=False)
 
 
@@ -64,9 +66,12 @@ def side_by_side(work: Callable[[Part], Outcome], parts: Sequence[Part]) -> list
     return [first, *(other.result() for other in others)]
 
 
-def on_cores(like: object, *tasks: Callable[[], object]) -> None:
-    """Run tasks that do not depend on each other: side by side if `like` is a host array, else in turn, for a device has cores of its own."""
-    if isinstance(like, np.ndarray):
+def on_cores(like: object, work: int, *tasks: Callable[[], object]) -> None:
+    """Run tasks that do not depend on each other: side by side on the host, in turn on a device, which has cores of its own.
+
+    `like` is an array of the library that they compute with, `work` the multiplications of a task: few are done before a thread has woken.
+    """
+    if isinstance(like, np.ndarray) and work >= WORTH_WAKING:
         side_by_side(lambda task: task(), tasks)
     else:
         for task in tasks:

@@ -110,7 +110,7 @@ def backward(config: ModelConfig, params: Parameters, dh: Array, part: Part, for
         grads["W_embed"][...] = 0
         grads["W_embed"][packed.words] = apply_mask(dvectors, masks.words, keep)  # words are distinct, so assignment suffices
 
-    on_cores(params.flat, weights_and_image, words)
+    on_cores(params.flat, dwords.size * config.wordvec, weights_and_image, words)
 
 
 def _per_target(weights: Array, packed: PackedCaptions) -> Array:
