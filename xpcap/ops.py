@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from xpcap import kernels
 from xpcap.backend import Array, get_array_module
+from xpcap.workspace import Buffer, fresh
 
 
 def sigmoid(x: Array) -> Array:
@@ -110,10 +111,11 @@ def log_softmax(scores: Array) -> Array:
     return shifted - xp.log(xp.exp(shifted).sum(axis=-1, keepdims=True))
 
 
-def softmax_loss(scores: Array, targets: Array, scale: Array, out: Array | None = None) -> tuple[Array, Array]:
+def softmax_loss(scores: Array, targets: Array, scale: Array | float, out: Array | None = None) -> tuple[Array, Array]:
     """Negative log-likelihood nll (R,) of targets (R,) under scores (R, V), and the gradient dscores (R, V) of sum(scale * nll).
 
-    dscores[r] = scale[r] * (softmax(scores[r]) - onehot(targets[r])), with scale (R,). `out` receives dscores and may be scores itself.
+    dscores[r] = scale[r] * (softmax(scores[r]) - onehot(targets[r])), with scale (R,), or one number for all rows. `out` receives dscores and may be
+    scores itself.
     """
     if out is None:
         out = get_array_module(scores).empty_like(scores)
@@ -124,29 +126,59 @@ def softmax_loss(scores: Array, targets: Array, scale: Array, out: Array | None 
     log_p = log_softmax(scores)
     xp.exp(log_p, out=out)
     out[rows, targets] -= 1
-    out *= scale[:, None]
+    out *= scale if isinstance(scale, float) else scale[:, None]
     return -log_p[rows, targets], out
 
 
-def word_loss(h: Array, w: Array, b: Array, targets: Array, scale: Array, dscores: Array, dh: Array) -> Array:
-    """nll (R,) of targets (R,) under the scores h @ w + b, with h (R, H), w (H, V), and its gradients: dscores (R, V) and dh (R, H), written to.
+def word_loss(h: Array, w: Array, b: Array, targets: Array, scale: Array | float, nll: Array, dscores: Array, dh: Array) -> None:
+    """nll (R,) of targets (R,) under the scores h @ w + b, with h (R, H), w (H, V), and its gradients: dscores (R, V) and dh (R, H), all written to.
 
     dscores, as in softmax_loss, is the gradient of sum(scale * nll);  dh = dscores @ w.T
     """
-    if fast := kernels.find("word_loss", h, w, b, targets, scale, dscores, dh):
-        return fast(h, w, b, targets, scale, dscores, dh)
+    if fast := kernels.find("word_loss", h, w, b, targets, scale, nll, dscores, dh):
+        fast(h, w, b, targets, scale, nll, dscores, dh)
+        return
     scores = product(h, w, out=dscores)
     scores += b
-    nll, _ = softmax_loss(scores, targets, scale, out=dscores)
+    nll[...], _ = softmax_loss(scores, targets, scale, out=dscores)
     product(dscores, w.T, out=dh)
-    return nll
 
 
-def gather(table: Array, rows: Array, out: Array) -> Array:
-    """out = table[rows]: table (K, C), rows (R,) int, out (R, C)."""
-    if fast := kernels.find("gather", table, rows, out):
-        return fast(table, rows, out)
-    get_array_module(table, rows).take(table, rows, axis=0, out=out)
+def weighted_sum(x: Array, scale: Array | float, out: Array) -> Array:
+    """out = sum(scale * x), 0-d: x (R,), scale (R,) or one number. Returns `out`, or on the host a number, which no later step overwrites."""
+    if fast := kernels.find("weighted_sum", x, scale, out):
+        return fast(x, scale, out)
+    return x.sum() * scale if isinstance(scale, float) else (x * scale).sum()
+
+
+def gather(table: Array, rows: Array | None, out: Array, mask: Array | None = None, keep: float = 1.0) -> Array:
+    """out = table[rows]: table (K, C), rows (R,) int, or None for all K, out (R, C). With a mask (R, C), inverted dropout: `drop`, of those rows."""
+    if fast := kernels.find("gather", table, rows, out, mask, keep):
+        return fast(table, rows, out, mask, keep)
+    xp = get_array_module(table)
+    if rows is None:
+        out[...] = table
+    else:
+        xp.take(table, rows, axis=0, out=out)
+    if mask is not None:
+        out[...] = drop(out, mask, keep)
+    return out
+
+
+def gather_plus(table: Array, rows: Array, b: Array, out: Array) -> Array:
+    """out = table[rows] + b: table (K, C), rows (R,) int, b (C,), out (R, C). The table may be overwritten."""
+    if fast := kernels.find("gather_plus", table, rows, b, out):
+        return fast(table, rows, b, out)
+    table += b
+    return gather(table, rows, out)
+
+
+def scatter(x: Array, rows: Array, out: Array, mask: Array | None = None, keep: float = 1.0) -> Array:
+    """The gradient of gather for distinct rows: out (K, C) = 0, then out[rows] = x (R, C), after inverted dropout if there is a mask (R, C)."""
+    if fast := kernels.find("scatter", x, rows, out, mask, keep):
+        return fast(x, rows, out, mask, keep)
+    out[...] = 0
+    out[rows] = x if mask is None else drop(x, mask, keep)
     return out
 
 
@@ -210,10 +242,10 @@ def drop(x: Array, mask: Array, keep: float) -> Array:
     return out
 
 
-def global_norm(x: Array) -> Array:
-    """Euclidean norm of x (n,): 0-d, in x's dtype. Squares are summed in double: over millions, float32 would lose two or three digits."""
+def global_norm(x: Array, buffer: Buffer | None = None) -> Array:
+    """Euclidean norm of x (n,): 0-d, in x's dtype, on a device in memory from `buffer`. Squares are summed in double: float32 would lose digits."""
     if fast := kernels.find("global_norm", x):
-        return fast(x)
+        return fast(x, buffer or fresh(x))
     xp = get_array_module(x)
     wide = x.astype(xp.float64)
     return xp.sqrt(xp.vdot(wide, wide)).astype(x.dtype)

@@ -9,6 +9,7 @@ import numpy as np
 from xpcap.backend import Array, get_array_module
 from xpcap.errors import OptionError, unknown
 from xpcap.ops import adam_update, clip_to_norm, global_norm
+from xpcap.workspace import Buffer
 
 Config = dict[str, Any]
 DEFAULTS: dict[str, Config] = {
@@ -138,12 +139,12 @@ def adam(w: Array, dw: Array, config: Config | None = None) -> tuple[Array, Conf
     return _pure("adam", w, dw, config)
 
 
-def clip_by_global_norm(grads: Array, max_norm: float) -> Array:
+def clip_by_global_norm(grads: Array, max_norm: float, buffer: Buffer | None = None) -> Array:
     """Scale `grads` (flat, in place) down to Euclidean norm `max_norm` if it is longer.
 
     Returns
     -------
-    norm : 0-d, before clipping; not read from a device
+    norm : 0-d, before clipping; not read from a device. With a `buffer` it lies there, until the next step overwrites it
 
     Notes
     -----
@@ -152,6 +153,6 @@ def clip_by_global_norm(grads: Array, max_norm: float) -> Array:
     """
     if not 0 < max_norm < math.inf:
         raise OptionError(f"clip_by_global_norm: max_norm is {max_norm}, expected a positive number")
-    norm = global_norm(grads)
+    norm = global_norm(grads, buffer)
     clip_to_norm(grads, norm, min(max_norm, float(np.finfo(grads.dtype).max)))
     return norm

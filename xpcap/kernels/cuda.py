@@ -3,7 +3,8 @@
 import numpy as np
 
 from xpcap.backend import get_array_module
-from xpcap.kernels.launching import are_indices, blocks, fits, i32, launch
+from xpcap.kernels import cublas
+from xpcap.kernels.launching import INT_MAX, are_indices, blocks, fits, i32, launch
 
 NORM_BLOCKS = 256  # in the first pass of a norm; fixed, so that the order of summation is the same on every GPU
 
@@ -48,15 +49,99 @@ def rnn_cell_backward(dh, dh_next, h, out):
     return out
 
 
+def _scale(scale, like):
+    """A scale per row, or one for all, as a kernel takes it: an array (any, if it is not read), the number, and whether there is one per row."""
+    return (like, np.float64(scale), i32(0)) if isinstance(scale, float) else (scale, np.float64(0), i32(1))
+
+
+def _fits_scale(scale, x):
+    return isinstance(scale, float) or fits(x, scale)
+
+
 def supports_softmax_loss(scores, targets, scale, out):
-    return fits(scores, scale, out) and are_indices(targets)
+    return fits(scores, out) and are_indices(targets) and _fits_scale(scale, scores)
 
 
 def softmax_loss(scores, targets, scale, out):
-    rows, V = scores.shape
-    nll = get_array_module(scores).empty(rows, scores.dtype)
-    launch("softmax_loss", "softmax_loss", scores, rows, scores, targets, scale, nll, out, i32(V))
+    nll = get_array_module(scores).empty(len(scores), scores.dtype)
+    _softmax_loss(scores, None, targets, scale, nll, out)
     return nll, out
+
+
+def _softmax_loss(scores, bias, targets, scale, nll, out):
+    """nll and gradient of softmax(scores + bias)."""
+    (R, V), (array, number, each) = scores.shape, _scale(scale, nll)
+    biased = (scores, i32(0)) if bias is None else (bias, i32(1))
+    launch("softmax_loss", "softmax_loss", scores, R, scores, biased[0], targets, array, number, nll, out, biased[1], each, i32(V))
+
+
+def supports_word_loss(h, w, b, targets, scale, nll, dscores, dh):
+    there = fits(h, w, b, nll, dscores, dh) and are_indices(targets) and _fits_scale(scale, h)
+    return there and cublas.supports_product(h, w, dscores)
+
+
+def word_loss(h, w, b, targets, scale, nll, dscores, dh):
+    cublas.product(h, w, dscores)
+    _softmax_loss(dscores, b, targets, scale, nll, dscores)
+    cublas.product(dscores, w.T, dh)
+
+
+def supports_weighted_sum(x, scale, out):
+    return fits(x, out) and _fits_scale(scale, x) and x.size <= INT_MAX
+
+
+def weighted_sum(x, scale, out):
+    array, number, each = _scale(scale, x)
+    launch("weighted_sum", "weighted_sum", x, 1, x, array, number, out, each, i32(x.size))
+    return out
+
+
+def _fits_rows(table, rows, out, mask):
+    """Whether the kernels of gather.cu take these."""
+    there = fits(table, out) and table.ndim == out.ndim == 2 and out.size <= INT_MAX and (rows is None or are_indices(rows))
+    return there and (mask is None or _is_mask(mask, out))
+
+
+def _is_mask(mask, x):
+    return mask.dtype == bool and mask.shape == x.shape and mask.flags.c_contiguous
+
+
+def supports_gather(table, rows, out, mask, keep):
+    return _fits_rows(table, rows, out, mask) and not (rows is None and mask is None)
+
+
+def gather(table, rows, out, mask, keep):
+    size = i32(out.size), i32(out.shape[1])
+    if rows is None:
+        launch("dropout", "dropout", out, blocks(out.size), table, mask, out, np.float64(keep), np.int64(out.size))
+    elif mask is None:
+        launch("gather", "gather", out, blocks(out.size), table, rows, out, *size)
+    else:
+        launch("gather", "gather_drop", out, blocks(out.size), table, rows, mask, out, np.float64(keep), *size)
+    return out
+
+
+def supports_gather_plus(table, rows, b, out):
+    return _fits_rows(table, rows, out, None) and fits(b, out)
+
+
+def gather_plus(table, rows, b, out):
+    launch("gather", "gather_plus", out, blocks(out.size), table, rows, b, out, i32(out.size), i32(out.shape[1]))
+    return out
+
+
+def supports_scatter(x, rows, out, mask, keep):
+    return _fits_rows(out, rows, x, mask)
+
+
+def scatter(x, rows, out, mask, keep):
+    size = i32(x.size), i32(x.shape[1])
+    out[...] = 0
+    if mask is None:
+        launch("gather", "scatter", x, blocks(x.size), x, rows, out, *size)
+    else:
+        launch("gather", "scatter_drop", x, blocks(x.size), x, rows, mask, out, np.float64(keep), *size)
+    return out
 
 
 def supports_segment_sum(rows, groups, out):
@@ -70,7 +155,7 @@ def segment_sum(rows, groups, out):
 
 
 def supports_drop(x, mask, keep):
-    return fits(x) and mask.dtype == bool and mask.shape == x.shape and mask.flags.c_contiguous
+    return fits(x) and _is_mask(mask, x)
 
 
 def drop(x, mask, keep):
@@ -83,9 +168,8 @@ def supports_global_norm(x):
     return fits(x)
 
 
-def global_norm(x):
-    xp = get_array_module(x)
-    partial, norm = xp.empty(NORM_BLOCKS, np.float64), xp.empty((), x.dtype)
+def global_norm(x, buffer):
+    partial, norm = buffer("squares", (NORM_BLOCKS,), np.float64), buffer("norm", ())
     launch("norm", "squares", x, NORM_BLOCKS, x, partial, np.int64(x.size))
     launch("norm", "root", x, 1, partial, norm)
     return norm

@@ -52,8 +52,17 @@ def lstm_gates(a, r, c_prev, out):
     return out
 
 
+def _is_scale(scale):
+    return isinstance(scale, float | np.ndarray)
+
+
+def _part(scale, rows):
+    """The scale of some rows: its part of an array, or the number that counts for all."""
+    return scale if isinstance(scale, float) else scale[rows]
+
+
 def supports_softmax_loss(scores, targets, scale, out):
-    return _on_host(scores, targets, scale, out) and scores.ndim == 2 and scores.shape[1] > 0
+    return _on_host(scores, targets, out) and _is_scale(scale) and scores.ndim == 2 and scores.shape[1] > 0
 
 
 def softmax_loss(scores, targets, scale, out):
@@ -66,8 +75,9 @@ def softmax_loss(scores, targets, scale, out):
         np.exp(p, out=p)
         total = p.sum(axis=1)
         np.subtract(np.log(total), nll[rows], out=nll[rows])
-        p *= (scale[rows] / total)[:, None]
-        p[chosen] -= scale[rows]
+        weight = np.asarray(_part(scale, rows), scores.dtype)
+        p *= (weight / total)[:, None]
+        p[chosen] -= weight
     return nll, out
 
 
@@ -102,11 +112,11 @@ def _adam_stretch(w, dw, m, v, alpha, beta1, beta2, epsilon):
         w[block] -= s
 
 
-def supports_global_norm(x):
+def supports_global_norm(x, *_):
     return isinstance(x, np.ndarray) and x.ndim == 1
 
 
-def global_norm(x):
+def global_norm(x, *_):
     """ops.global_norm block by block: squares are summed in their own dtype, in double if that overflows; blocks are summed in double."""
     total = 0.0
     for start in range(0, x.size, NORM_BLOCK):
@@ -126,13 +136,20 @@ def clip_to_norm(x, norm, most):
         x *= most / norm
 
 
-def supports_gather(table, rows, out):
-    return _on_host(table, rows, out) and out.flags.c_contiguous
+def supports_gather(table, rows, out, mask, keep):
+    return _on_host(table, out) and out.flags.c_contiguous
 
 
-def gather(table, rows, out):
+def gather(table, rows, out, mask, keep):
     """ops.gather straight into `out`. mode="clip" avoids NumPy's temporary; it clips nothing, as the caller has checked the rows."""
-    return np.take(table, rows, axis=0, out=out, mode="clip")
+    if rows is not None:
+        table = np.take(table, rows, axis=0, out=out, mode="clip")
+    if mask is None:
+        out[...] = table
+        return out
+    np.multiply(table, mask, out=out)
+    out *= 1 / keep
+    return out
 
 
 def supports_product(x, w, out):
@@ -151,22 +168,20 @@ def product(x, w, out):
     return out
 
 
-def supports_word_loss(h, w, b, targets, scale, dscores, dh):
-    return _on_host(h, w, b, targets, scale, dscores, dh) and h.size * len(b) >= SMALL and free_cores() > 1
+def supports_word_loss(h, w, b, targets, scale, nll, dscores, dh):
+    return _on_host(h, w, b, targets, dscores, dh) and _is_scale(scale) and h.size * len(b) >= SMALL and free_cores() > 1
 
 
-def word_loss(h, w, b, targets, scale, dscores, dh):
+def word_loss(h, w, b, targets, scale, nll, dscores, dh):
     """ops.word_loss with its rows split among the cores."""
-    nll = np.empty(len(h), h.dtype)
 
     def work(rows):
         scores = np.dot(h[rows], w, out=dscores[rows])
         scores += b
-        nll[rows], _ = softmax_loss(scores, targets[rows], scale[rows], scores)
+        nll[rows], _ = softmax_loss(scores, targets[rows], _part(scale, rows), scores)
         np.dot(scores, w.T, out=dh[rows])
 
     side_by_side(work, stretches(len(h), free_cores()))
-    return nll
 
 
 def supports_times_transpose(x, w, out, scratch):

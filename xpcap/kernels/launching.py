@@ -14,6 +14,7 @@ from xpcap.backend import get_array_module, is_device_array
 THREADS = 256  # per block, in every kernel
 BLOCK = (THREADS,)
 REALS = {"float32": "float", "float64": "double"}
+INT_MAX = 2**31 - 1
 
 i32 = functools.lru_cache(maxsize=1 << 14)(np.int32)  # most are asked for again in the next step; making one costs more than finding it
 

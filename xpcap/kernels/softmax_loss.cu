@@ -1,4 +1,5 @@
-// Softmax loss of scores (rows, V), and its gradient with a scale per row. Contract: ops.softmax_loss.
+// Softmax loss of scores (rows, V), plus a bias (V,) if `biased`, and its gradient with a scale per row if `each`, else one scale for all. Contracts:
+// ops.softmax_loss, ops.word_loss. A target outside 0..V-1 gives a loss of NaN, so that it is seen and nothing beyond the scores is read.
 //
 // One block of THREADS threads per row; each thread takes every THREADS-th score. The row is read three times, the last two times from cache:
 // for its maximum, for the sum of exp(score - maximum), and to write the gradient. dscores may alias scores.
@@ -6,14 +7,20 @@
 typedef REAL real;
 #define THREADS 256
 
-extern "C" __global__ void softmax_loss(const real* scores, const int* targets, const real* scale, real* nll, real* dscores, int V) {
+extern "C" __global__ void softmax_loss(const real* scores, const real* bias, const int* targets, const real* scale, double same, real* nll,
+                                        real* dscores, int biased, int each, int V) {
     __shared__ real partial[THREADS];
     const int thread = threadIdx.x, target = targets[blockIdx.x];
     const long long row = (long long)blockIdx.x * V;
-    const real target_score = scores[row + target];  // read before any thread overwrites it with the gradient
+    const bool known = target >= 0 && target < V;
+    const int at = known ? target : 0;
+    const real target_score = scores[row + at] + (biased ? bias[at] : 0);  // read before any thread overwrites it with the gradient
 
-    real most = scores[row];  // comparisons drop a NaN, but the sum brings it back
-    for (int j = thread; j < V; j += THREADS) most = scores[row + j] > most ? scores[row + j] : most;
+    real most = scores[row] + (biased ? bias[0] : 0);  // comparisons drop a NaN, but the sum brings it back
+    for (int j = thread; j < V; j += THREADS) {
+        const real score = scores[row + j] + (biased ? bias[j] : 0);
+        most = score > most ? score : most;
+    }
     partial[thread] = most;
     __syncthreads();
     for (int half = THREADS / 2; half > 0; half /= 2) {
@@ -24,7 +31,7 @@ extern "C" __global__ void softmax_loss(const real* scores, const int* targets, 
     __syncthreads();  // all have read the maximum before partial is reused for the sum
 
     real sum = 0;
-    for (int j = thread; j < V; j += THREADS) sum += exp(scores[row + j] - most);
+    for (int j = thread; j < V; j += THREADS) sum += exp(scores[row + j] + (biased ? bias[j] : 0) - most);
     partial[thread] = sum;
     __syncthreads();
     for (int half = THREADS / 2; half > 0; half /= 2) {
@@ -33,7 +40,10 @@ extern "C" __global__ void softmax_loss(const real* scores, const int* targets, 
     }
     sum = partial[0];
 
-    const real share = 1 / sum, factor = scale[blockIdx.x];
-    for (int j = thread; j < V; j += THREADS) dscores[row + j] = (exp(scores[row + j] - most) * share - (j == target)) * factor;
-    if (thread == 0) nll[blockIdx.x] = log(sum) + (most - target_score);
+    const real share = 1 / sum, factor = each ? scale[blockIdx.x] : (real)same;
+    for (int j = thread; j < V; j += THREADS) {
+        const real p = exp(scores[row + j] + (biased ? bias[j] : 0) - most) * share;
+        dscores[row + j] = (p - (j == target)) * factor;
+    }
+    if (thread == 0) nll[blockIdx.x] = known ? log(sum) + (most - target_score) : nan("");
 }

@@ -39,9 +39,9 @@ def enter(
 def _send(packed: PackedCaptions, masks: Masks, table: Array, rows: np.ndarray, weights: np.ndarray | None) -> Part:
     """Send a part to the device of `table`. `rows` are the rows of `table` with the features of the batch's captions."""
     if weights is not None:
-        weights = asarray(weights[packed.order], dtype=table.dtype, like=table)
-    packed = send(packed, table, rows[packed.order].astype(np.int32))
-    return Part(table[packed.order], packed, masks, weights)
+        by_row = weights[packed.order][packed.rows.caption]
+        weights = asarray(by_row if packed.kept is None else by_row[packed.kept], dtype=table.dtype, like=table)
+    return Part(table, send(packed, table, rows[packed.order].astype(np.int32)), masks, weights)
 
 
 def to_device(where: str, features: Array, like: Array) -> Array:

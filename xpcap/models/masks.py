@@ -16,7 +16,7 @@ class Masks(NamedTuple):
 
     features: Array | None = None  # (N, D)
     words: Array | None = None  # (K, W), one row for each distinct input word
-    hidden: Array | None = None  # (R, H)
+    hidden: Array | None = None  # (L, H), one row for each row with a target
 
 
 def draw_masks(rng: np.random.Generator, config: ModelConfig, parts: Sequence[PackedCaptions], like: Array) -> list[Masks]:
@@ -28,6 +28,6 @@ def draw_masks(rng: np.random.Generator, config: ModelConfig, parts: Sequence[Pa
     words = np.unique(np.concatenate([part.words for part in parts]))  # sorted
     features = draw_mask(rng, (sum(part.rows.N for part in parts), D), keep)
     vectors = draw_mask(rng, (len(words), config.wordvec), keep)
-    hidden = draw_mask(rng, (sum(len(part.source) for part in parts), config.hidden), keep)
+    hidden = draw_mask(rng, (sum(part.rows.R for part in parts), config.hidden), keep)
     drawn = [(features[part.order], vectors[np.searchsorted(words, part.words)], hidden[part.source]) for part in parts]
     return [Masks(*send_joined(masks, like=like)) for masks in drawn]

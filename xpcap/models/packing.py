@@ -22,7 +22,7 @@ class PackedCaptions(NamedTuple):
     inputs: Segments  # rows grouped by input word; ids index `words`
     kept: Array | None  # (L,) rows whose target is not NULL; None if all are
     targets: Array  # (L,) their target ids
-    source: np.ndarray  # (R,) position of each row in the caption-by-caption, unsorted list of live steps; always on the host
+    source: np.ndarray  # (L,) position of each row with a target in the caption-by-caption, unsorted list of live steps; always on the host
 
 
 def pack(captions: np.ndarray, null: int, part: int = 0, parts: int = 1) -> PackedCaptions:
@@ -58,7 +58,7 @@ def pack(captions: np.ndarray, null: int, part: int = 0, parts: int = 1) -> Pack
         inputs=segments(input_places.astype(np.int32), len(words)),
         kept=None if has_target.all() else np.flatnonzero(has_target).astype(np.int32),
         targets=row_targets[has_target].astype(np.int32),
-        source=(starts[caption] + t).astype(np.int32),
+        source=(starts[caption] + t)[has_target].astype(np.int32),
     )
 
 

@@ -153,7 +153,8 @@ class CaptioningSolver(EpochHistory):
         """An optimisation step: its loss, and the norm of the gradient before clipping, both 0-d."""
         loss, grads = self.objective(self.model, batch, self._workspace)
         self.group.add(grads.flat)
-        norm = global_norm(grads.flat) if self.clip_norm is None else optim.clip_by_global_norm(grads.flat, self.clip_norm)
+        buffer = self._workspace.buffer.scope("solver")
+        norm = global_norm(grads.flat, buffer) if self.clip_norm is None else optim.clip_by_global_norm(grads.flat, self.clip_norm, buffer)
         if require_finite and self.group.any(not (np.isfinite(loss) and np.isfinite(norm))):
             self._fail(self._record.explain(loss, norm, self.model.params, grads, self.learning_rate))
         optim.update(self.update_rule, self.model.params.flat, grads.flat, self._config)
@@ -171,7 +172,7 @@ class CaptioningSolver(EpochHistory):
         -------
         loss : 0-d, of the model's library; reading it waits for the device
         """
-        return self._step(Batch(features, captions))[0]
+        return self._step(Batch(features, captions))[0].copy()  # the next step overwrites a device's own
 
     @property
     def steps_per_epoch(self) -> int:

@@ -1,0 +1,19 @@
+// sum(scale * x) of x (n,), with a scale for each element or one for all. Contract: ops.weighted_sum.
+//
+// One block of THREADS threads. Sums are in double, reduced in a tree of fixed shape, so the result is reproducible to the bit.
+typedef REAL real;
+#define THREADS 256
+
+extern "C" __global__ void weighted_sum(const real* x, const real* scale, double same, real* out, int each, int n) {
+    __shared__ double sums[THREADS];
+    const int thread = threadIdx.x;
+    double sum = 0;
+    for (int k = thread; k < n; k += THREADS) sum += (double)x[k] * (each ? (double)scale[k] : same);
+    sums[thread] = sum;
+    __syncthreads();
+    for (int half = THREADS / 2; half > 0; half /= 2) {
+        if (thread < half) sums[thread] += sums[thread + half];
+        __syncthreads();
+    }
+    if (thread == 0) out[0] = sums[0];
+}
