@@ -26,16 +26,16 @@ def step(a: Any, state: Any, Wh: Any, buffer: Any, beside: Any = None) -> Any:
 
 def rows_forward(a: Any, state0: Any, Wh: Any, rows: Any, buffer: Any = None, beside: Any = None) -> Any:
     h = np.concatenate((state0[0], np.empty((rows.R, len(Wh)), a.dtype)))
-    for t, before, after in rows.steps:
-        (h[after],) = step(a[t], (h[before],), Wh, buffer)
+    for t in rows.steps:
+        (h[t.afters],) = step(a[t.rows], (h[t.befores],), Wh, buffer)
     return h[rows.N :], (a, h, Wh, rows)
 
 
 def rows_backward(dh: Any, cache: Any, buffer: Any = None, dWh: Any = None) -> Any:
     a, h, Wh, rows = cache
     da, dr, dh_next = np.empty_like(a), np.empty_like(a), np.zeros((rows.N, len(Wh)), a.dtype)
-    for t, before, _ in reversed(rows.steps):
-        n = t.stop - t.start
+    for step_ in reversed(rows.steps):
+        t, before, n = step_.rows, step_.befores, step_.n
         z, q, g, r = gates(a[t], h[before], Wh)
         dh_all = dh[t] + dh_next[:n]
         dg = dh_all * (1 - z) * (1 - g * g)

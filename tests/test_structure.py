@@ -14,6 +14,7 @@ LEVELS = [
     {"backend", "tensors"},
     {"kernels", "workspace"},
     {"ops"},
+    {"loops"},
     {"layers"},
     {"models", "optim"},
     {"gradcheck", "metrics", "encoders"},

@@ -194,7 +194,7 @@ PLANTS = [
     Plant("root", "no barrier within the tree", BARRIER, "", 1),
     Plant("segment_sum", "two threads on one column", r"\+ column\] = sum", "+ column / 2] = sum"),
     Plant("segment_sum", "all segments in the first one's place", r"out\[\(long long\)k \* C", "out[0LL * C"),
-    Plant("lstm_gates", "rows of three gates", r"\(k / H\) \* 4 \* H", "(k / H) * 3 * H"),
+    Plant("lstm_gates", "rows of three gates", r"\(first \+ row\) \* 4 \* H", "(first + row) * 3 * H"),
     Plant("adam_update", "the block's number forgotten", r"\(long long\)blockIdx\.x \* blockDim\.x \+", ""),
     Plant("record_step", "every thread at it", r"if \(threadIdx\.x > 0\) return;", ""),
 ]

@@ -157,6 +157,14 @@ def product(x: Array, w: Array, out: Array) -> Array:
     return get_array_module(x, w).dot(x, w, out=out)
 
 
+def add_product(x: Array, w: Array, out: Array, scratch: Array) -> Array:
+    """out += x @ w: x (n, k), w (k, m), out (n, m) C-contiguous. `scratch` has the shape of out; it is overwritten."""
+    if fast := kernels.find("add_product", x, w, out, scratch):
+        return fast(x, w, out, scratch)
+    out += product(x, w, out=scratch)
+    return out
+
+
 def times_transpose(x: Array, w: Array, out: Array, scratch: Array) -> Array:
     """out = x @ w.T: x (n, k), w (m, k), out (n, m). `scratch` is a flat array of at least n * m elements; it is overwritten."""
     if fast := kernels.find("times_transpose", x, w, out, scratch):

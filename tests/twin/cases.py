@@ -86,52 +86,86 @@ def wide(array: np.ndarray) -> np.ndarray:
     return array.astype(np.float64)
 
 
-def sizes(n: int, H: int) -> tuple[np.int32, np.int32]:
-    return np.int32(n), np.int32(H)
-
-
 # ---- a function a kernel: how a launch is put together, and the equations
 
 
+def ints(*numbers: int) -> tuple[np.int32, ...]:
+    return tuple(map(np.int32, numbers))
+
+
+def placed(array: np.ndarray, first: int, values: np.ndarray) -> np.ndarray:
+    """What a whole buffer holds in float64 once a step has written `values` from row `first` on, and nothing else."""
+    wanted = wide(array)
+    wanted[first : first + len(values)] = values
+    return wanted
+
+
+FIRST, BEFORE, AFTER = 3, 2, 5  # where a step lies in its buffers; behind it are two rows more
+
+
 def lstm_gates(draw: Draw, n: int, H: int, same: str = "") -> Case:
-    a, r, c_prev = draw.normal(n, 4 * H), draw.normal(n, 4 * H), draw.normal(n, H)
-    i, f, o = (1 / (1 + np.exp(-(wide(a) + wide(r))[:, k * H : (k + 1) * H])) for k in range(3))
-    g = np.tanh((wide(a) + wide(r))[:, 3 * H :])
-    cell = f * wide(c_prev) + i * g
-    h, tanh_c = draw.poison(n, H), draw.poison(n, H)
-    c = c_prev if same == "c is c_prev" else draw.poison(n, H)
-    gates = {"gates is a": a, "gates is r": r}.get(same, draw.poison(n, 4 * H))
-    wanted = {3: o * np.tanh(cell), 4: cell, 5: np.hstack([i, f, o, g]), 6: np.tanh(cell)}
-    return Case("lstm_gates", (draw.blocks(n * H),), draw.threads, [a, r, c_prev, h, c, gates, tanh_c, *sizes(n, H)], wanted)
+    a, r, tanh_c = (draw.normal(FIRST + n + 2, width) for width in (4 * H, 4 * H, H))
+    stack, h = draw.normal(AFTER + n + 2, H), draw.normal(AFTER + n + 2, H)
+    rows = slice(FIRST, FIRST + n)
+    i, f, o = (1 / (1 + np.exp(-(wide(a) + wide(r))[rows, k * H : (k + 1) * H])) for k in range(3))
+    g = np.tanh((wide(a) + wide(r))[rows, 3 * H :])
+    before = AFTER - n if same == "c is c_prev" else BEFORE  # a step that reads what it writes would race
+    cell = f * wide(stack)[max(before, 0) : max(before, 0) + n] + i * g
+    c = stack if same == "c is c_prev" else draw.normal(AFTER + n + 2, H)
+    gates = {"gates is a": a, "gates is r": r}.get(same, draw.normal(FIRST + n + 2, 4 * H))
+    wanted = {
+        3: placed(h, AFTER, o * np.tanh(cell)),
+        4: placed(c, AFTER, cell),
+        5: placed(gates, FIRST, np.hstack([i, f, o, g])),
+        6: placed(tanh_c, FIRST, np.tanh(cell)),
+    }
+    args = [a, r, stack, h, c, gates, tanh_c, *ints(FIRST, max(before, 0), AFTER, n, H)]
+    return Case("lstm_gates", (draw.blocks(n * H),), draw.threads, args, wanted)
 
 
-def lstm_gates_backward(draw: Draw, n: int, H: int, same: str = "") -> Case:
-    dh, dh_next, dc, tanh_c, c_prev = (draw.normal(n, H) for _ in range(5))
-    gates = draw.normal(n, 4 * H)
-    i, f, o, g = np.split(wide(gates), 4, axis=1)
-    dh_all = wide(dh) + wide(dh_next)
-    dc_all = wide(dc) + dh_all * o * (1 - wide(tanh_c) ** 2)
+def lstm_gates_backward(draw: Draw, n: int, H: int, same: str = "", more: int | None = None) -> Case:
+    """The first `more` sequences have a next step; what dh_next and dc hold for the others is NaN, and must not be read."""
+    more = n // 2 if more is None else more
+    dh, tanh_c, stack = draw.normal(FIRST + n + 2, H), draw.normal(FIRST + n + 2, H), draw.normal(BEFORE + n + 2, H)
+    dh_next, dc = draw.normal(n + 2, H), draw.normal(n + 2, H)
+    dh_next[more:], dc[more:] = np.nan, np.nan
+    gates = draw.normal(FIRST + n + 2, 4 * H)
+    rows = slice(FIRST, FIRST + n)
+    i, f, o, g = np.split(wide(gates)[rows], 4, axis=1)
+    dh_all, dc_next = wide(dh)[rows], np.zeros((n, H))
+    dh_all[:more] += wide(dh_next)[:more]
+    dc_next[:more] = wide(dc)[:more]
+    dc_all = dc_next + dh_all * o * (1 - wide(tanh_c)[rows] ** 2)
+    c_prev = wide(stack)[BEFORE : BEFORE + n]
     wanted_da = np.hstack(
-        [dc_all * g * i * (1 - i), dc_all * wide(c_prev) * f * (1 - f), dh_all * wide(tanh_c) * o * (1 - o), dc_all * i * (1 - g * g)]
+        [dc_all * g * i * (1 - i), dc_all * c_prev * f * (1 - f), dh_all * wide(tanh_c)[rows] * o * (1 - o), dc_all * i * (1 - g * g)]
     )
-    da = gates if same == "da is gates" else draw.poison(n, 4 * H)
-    dc_prev = {"dc_prev is dc": dc, "dc_prev is dh_next": dh_next}.get(same, draw.poison(n, H))
-    args = [dh, dh_next, dc, gates, tanh_c, c_prev, da, dc_prev, *sizes(n, H)]
-    return Case("lstm_gates_backward", (draw.blocks(n * H),), draw.threads, args, {6: wanted_da, 7: dc_all * f})
+    da = gates if same == "da is gates" else draw.normal(FIRST + n + 2, 4 * H)
+    dc_prev = {"dc_prev is dc": dc, "dc_prev is dh_next": dh_next}.get(same, draw.normal(n + 2, H))
+    dc_prev[n:] = 0
+    args = [dh, dh_next, dc, gates, tanh_c, stack, da, dc_prev, *ints(FIRST, BEFORE, n, more, H)]
+    return Case(
+        "lstm_gates_backward", (draw.blocks(n * H),), draw.threads, args, {6: placed(da, FIRST, wanted_da), 7: placed(dc_prev, 0, dc_all * f)}
+    )
 
 
-def rnn_cell(draw: Draw, n: int, same: str = "") -> Case:
-    a, r = draw.normal(n), draw.normal(n)
-    wanted = np.tanh(wide(a) + wide(r))
-    h = {"h is a": a, "h is r": r}.get(same, draw.poison(n))
-    return Case("rnn_cell", (draw.blocks(n),), draw.threads, [a, r, h, np.int64(n)], {2: wanted})
+def rnn_cell(draw: Draw, n: int, H: int = 1, same: str = "") -> Case:
+    a, stack = draw.normal(FIRST + n + 2, H), draw.normal(AFTER + n + 2, H)
+    values = np.tanh(wide(a)[FIRST : FIRST + n] + wide(stack)[AFTER : AFTER + n])
+    h = stack if same == "h is r" else draw.normal(AFTER + n + 2, H)
+    return Case("rnn_cell", (draw.blocks(n * H),), draw.threads, [a, stack, h, *ints(FIRST, AFTER, n, H)], {2: placed(h, AFTER, values)})
 
 
-def rnn_cell_backward(draw: Draw, n: int, same: str = "") -> Case:
-    dh, dh_next, h = draw.normal(n), draw.normal(n), draw.normal(n)
-    wanted = (wide(dh) + wide(dh_next)) * (1 - wide(h) ** 2)
-    da = {"da is dh": dh, "da is dh_next": dh_next, "da is h": h}.get(same, draw.poison(n))
-    return Case("rnn_cell_backward", (draw.blocks(n),), draw.threads, [dh, dh_next, h, da, np.int64(n)], {3: wanted})
+def rnn_cell_backward(draw: Draw, n: int, H: int = 1, same: str = "") -> Case:
+    more = n // 2
+    dh, dh_next, stack = draw.normal(FIRST + n + 2, H), draw.normal(n + 2, H), draw.normal(AFTER + n + 2, H)
+    dh_next[more:] = np.nan
+    dh_all = wide(dh)[FIRST : FIRST + n]
+    dh_all[:more] += wide(dh_next)[:more]
+    values = dh_all * (1 - wide(stack)[AFTER : AFTER + n] ** 2)
+    da = dh if same == "da is dh" else draw.normal(FIRST + n + 2, H)
+    args = [dh, dh_next, stack, da, *ints(FIRST, AFTER, n, more, H)]
+    return Case("rnn_cell_backward", (draw.blocks(n * H),), draw.threads, args, {3: placed(da, FIRST, values)})
 
 
 def softmax_loss(draw: Draw, rows: int, V: int, same: str = "") -> Case:
@@ -223,9 +257,9 @@ class Kernel(NamedTuple):
         return ", ".join(str(value) if key == "same" else f"{key}={value}" for key, value in size.items()) or "-"
 
 
-def _lstm(*same: str) -> list[dict[str, Any]]:
+def _step(*same: str) -> list[dict[str, Any]]:
     plain = [{"n": n, "H": H} for n, H in ((5, 37), (1, 1), (3, 5), (4, 64), (1, 257), (2, 300), (25, 16))]
-    return plain + [{"n": 7, "H": 37, "same": s} for s in same]
+    return plain + [{"n": 5, "H": 37, "same": s} for s in same]
 
 
 def _flat(*same: str) -> list[dict[str, Any]]:
@@ -233,10 +267,10 @@ def _flat(*same: str) -> list[dict[str, Any]]:
 
 
 CASES = {
-    "lstm_gates": Kernel("lstm_gates.cu", lstm_gates, _lstm("gates is a", "gates is r", "c is c_prev")),
-    "lstm_gates_backward": Kernel("lstm_gates.cu", lstm_gates_backward, _lstm("dc_prev is dc", "dc_prev is dh_next", "da is gates")),
-    "rnn_cell": Kernel("rnn_cell.cu", rnn_cell, _flat("h is a", "h is r")),
-    "rnn_cell_backward": Kernel("rnn_cell.cu", rnn_cell_backward, _flat("da is dh", "da is dh_next", "da is h")),
+    "lstm_gates": Kernel("lstm_gates.cu", lstm_gates, _step("gates is a", "gates is r", "c is c_prev")),
+    "lstm_gates_backward": Kernel("lstm_gates.cu", lstm_gates_backward, _step("dc_prev is dc", "dc_prev is dh_next", "da is gates")),
+    "rnn_cell": Kernel("rnn_cell.cu", rnn_cell, _step("h is r")),
+    "rnn_cell_backward": Kernel("rnn_cell.cu", rnn_cell_backward, _step("da is dh")),
     "softmax_loss": Kernel(
         "softmax_loss.cu",
         softmax_loss,

@@ -5,7 +5,7 @@ import contextvars
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
-from xpcap.kernels import cuda, host
+from xpcap.kernels import cublas, cuda, cuda_loops, host
 
 
 class Kernel(NamedTuple):
@@ -41,9 +41,12 @@ CUDA = (
     "adam_update",
     "record_step",
 )
+CUDA_LOOPS = ("lstm_gate_steps", "lstm_gate_backward_steps", "rnn_cell_steps", "rnn_cell_backward_steps")
+CUBLAS = ("product", "add_product", "times_transpose", "row_products", "row_products_transpose")
+LIBRARIES = ((host, HOST), (cuda, CUDA), (cuda_loops, CUDA_LOOPS), (cublas, CUBLAS))
 TABLE: dict[str, tuple[Kernel, ...]] = {
-    op: tuple(Kernel(op, getattr(library, f"supports_{op}"), getattr(library, op)) for library, ops in ((host, HOST), (cuda, CUDA)) if op in ops)
-    for op in dict.fromkeys(HOST + CUDA)
+    op: tuple(Kernel(op, getattr(library, f"supports_{op}"), getattr(library, op)) for library, ops in LIBRARIES if op in ops)
+    for op in dict.fromkeys(op for _, ops in LIBRARIES for op in ops)
 }
 _plain = contextvars.ContextVar("xpcap_plain_only", default=False)
 

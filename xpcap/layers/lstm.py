@@ -7,12 +7,12 @@ from typing import NamedTuple
 
 from xpcap.backend import Array, get_array_module
 from xpcap.layers.checks import check_arrays, check_upstream
-from xpcap.layers.rows import Beside, Rows, from_rows, to_rows
-from xpcap.ops import Gates, lstm_gates, lstm_gates_backward, product, times_transpose
+from xpcap.layers.rows import Beside, Rows, from_rows, to_rows, zero_without_steps
+from xpcap.loops import lstm_backward_steps, lstm_steps, single_step
+from xpcap.ops import Gates, lstm_gates, lstm_gates_backward, product
 from xpcap.workspace import Buffer, fresh
 
 ORDER = "gates stack i, f, o, g"
-EVERY = slice(None)
 State = tuple[Array, Array]  # h and c, each (n, H)
 
 
@@ -30,10 +30,7 @@ class LSTMStepCache(NamedTuple):
 class LSTMRowsCache(NamedTuple):
     """Cache of lstm_rows_forward."""
 
-    h: Array  # (N+R, H): h0, then the state after each row
-    c: Array  # (N+R, H)
-    gates: Array  # (R, 4H)
-    tanh_c: Array  # (R, H)
+    out: Gates  # h and c (N+R, H), the initial states, then those after each row; gates (R, 4H) and tanh_c (R, H) by row
     Wh: Array  # (H, 4H)
     rows: Rows
     beside: Beside | None
@@ -85,25 +82,13 @@ def lstm_step_backward(dnext_h: Array, dnext_c: Array, cache: LSTMStepCache) -> 
     return da @ Wx.T, da @ Wh.T, dprev_c, x.T @ da, prev_h.T @ da, da.sum(axis=0)
 
 
-def lstm_recur(a: Array, state: State, Wh: Array, out: Gates, beside: Beside | None = None, rows: slice = EVERY) -> Gates:
-    """The recurrent half of a step for n rows: gates of a + h_{t-1} @ Wh (+ beside), and the new state, written to `out`.
-
-    a : array (n, 4H), the input half x @ Wx + b. rows : position of the n rows among all rows, for `beside`
-    """
-    h, c = state
-    r = product(h, Wh, out=out.gates)  # (n, 4H); overwritten by the gates
-    if beside is not None:
-        beside.forward(h, r, rows)
-    return lstm_gates(a, r, c, out=out)
-
-
 def lstm_advance(a: Array, state: State, Wh: Array, buffer: Buffer, beside: Beside | None = None) -> State:
     """One step for n hypotheses: from a (n, 4H) and (h, c) to the next (h, c), in fresh memory. `buffer` is for temporaries."""
     h, _ = state
     xp = get_array_module(h)
     out = Gates(xp.empty_like(h), xp.empty_like(h), buffer("gates", a.shape), buffer("tanh_c", h.shape))
-    gates = lstm_recur(a, state, Wh, out, beside)
-    return gates.h, gates.c
+    lstm_steps(a, Wh, state, out, beside)(single_step(len(h)))
+    return out.h, out.c
 
 
 def lstm_rows_forward(
@@ -136,9 +121,11 @@ def lstm_rows_forward(
     buffer = buffer or fresh(a)
     h, c, gates, tanh_c = buffer("h", (N + R, H)), buffer("c", (N + R, H)), buffer("gates", (R, 4 * H)), buffer("tanh_c", (R, H))
     h[:N], c[:N] = h0, c0
-    for t, before, after in rows.steps:
-        lstm_recur(a[t], (h[before], c[before]), Wh, Gates(h[after], c[after], gates[t], tanh_c[t]), beside, t)
-    return h[N:], LSTMRowsCache(h, c, gates, tanh_c, Wh, rows, beside)
+    out = Gates(h, c, gates, tanh_c)
+    take = lstm_steps(a, Wh, (h, c), out, beside)
+    for step in rows.steps:
+        take(step)
+    return h[N:], LSTMRowsCache(out, Wh, rows, beside)
 
 
 def lstm_rows_backward(dh: Array, cache: LSTMRowsCache, buffer: Buffer | None = None, dWh: Array | None = None) -> tuple[Array, State, Array]:
@@ -154,18 +141,15 @@ def lstm_rows_backward(dh: Array, cache: LSTMRowsCache, buffer: Buffer | None = 
     -------
     da (R, 4H), (dh0, dc0), each (N, H), dWh (H, 4H)
     """
-    h, c, gates, tanh_c, Wh, rows, beside = cache
-    (R, H), N = tanh_c.shape, rows.N
+    out, Wh, rows, beside = cache
+    h, (R, H), N = out.h, out.tanh_c.shape, rows.N
     check_upstream("lstm_rows_backward", "dh", dh, (R, H), h)
     xp, buffer = get_array_module(dh, h), buffer or fresh(h)
     da, dh_next, dc, scratch = buffer("da", (R, 4 * H)), buffer("dh_next", (N, H)), buffer("dc", (N, H)), buffer("scratch", (N * H,))
-    dh_next[...], dc[...] = 0, 0  # gradient from the next time step: 0 at a sequence's last
-    for t, before, _ in reversed(rows.steps):
-        n = t.stop - t.start
-        lstm_gates_backward(dh[t], dh_next[:n], dc[:n], gates[t], tanh_c[t], c[before], out=(da[t], dc[:n]))
-        times_transpose(da[t], Wh, dh_next[:n], scratch)
-        if beside is not None:
-            beside.backward(da[t], dh_next[:n], t)
+    take = lstm_backward_steps(dh, dh_next, dc, out, Wh, da, scratch, beside)
+    for step in reversed(rows.steps):
+        take(step)
+    zero_without_steps(rows, dh_next, dc)
     dWh = product(rows.past_states(h, buffer).T, da, out=xp.empty_like(Wh) if dWh is None else dWh)
     return da, (dh_next, dc), dWh
 
@@ -200,7 +184,7 @@ def lstm_forward(x: Array, h0: Array, Wx: Array, Wh: Array, b: Array) -> tuple[A
 def lstm_backward(dh: Array, cache: LSTMCache) -> tuple[Array, Array, Array, Array, Array]:
     """Gradients of lstm_forward: dh (N, T, H), the upstream gradient of each step, to dx (N, T, D), dh0, dWx, dWh, db."""
     x, Wx, loop = cache
-    N, T, H = loop.rows.N, len(loop.rows.sizes), loop.h.shape[1]
-    check_upstream("lstm_backward", "dh", dh, (N, T, H), loop.h)
+    N, T, H = loop.rows.N, len(loop.rows.sizes), loop.out.h.shape[1]
+    check_upstream("lstm_backward", "dh", dh, (N, T, H), loop.out.h)
     da, (dh0, _), dWh = lstm_rows_backward(to_rows(dh), loop)
     return from_rows(da @ Wx.T, N, T), dh0, x.T @ da, dWh, da.sum(axis=0)

@@ -4,11 +4,11 @@ from typing import NamedTuple
 
 from xpcap.backend import Array, get_array_module
 from xpcap.layers.checks import check_arrays, check_upstream
-from xpcap.layers.rows import Beside, Rows, from_rows, to_rows
-from xpcap.ops import product, rnn_cell, rnn_cell_backward, times_transpose
+from xpcap.layers.rows import Beside, Rows, from_rows, to_rows, zero_without_steps
+from xpcap.loops import rnn_backward_steps, rnn_steps, single_step
+from xpcap.ops import product, rnn_cell, rnn_cell_backward
 from xpcap.workspace import Buffer, fresh
 
-EVERY = slice(None)
 State = tuple[Array]  # h (n, H)
 
 
@@ -73,21 +73,12 @@ def rnn_step_backward(dnext_h: Array, cache: RNNStepCache) -> tuple[Array, Array
     return da @ Wx.T, da @ Wh.T, x.T @ da, prev_h.T @ da, da.sum(axis=0)
 
 
-def rnn_recur(a: Array, state: State, Wh: Array, out: Array, beside: Beside | None = None, rows: slice = EVERY) -> Array:
-    """The recurrent half of a step for n rows: tanh(a + h_{t-1} @ Wh (+ beside)), written to `out`.
-
-    a : array (n, H), the input half x @ Wx + b. rows : position of the n rows among all rows, for `beside`
-    """
-    (h,) = state
-    r = product(h, Wh, out=out)  # (n, H); overwritten by the new state
-    if beside is not None:
-        beside.forward(h, r, rows)
-    return rnn_cell(a, r, out=out)
-
-
 def rnn_advance(a: Array, state: State, Wh: Array, buffer: Buffer, beside: Beside | None = None) -> State:
     """One step for n hypotheses: from a (n, H) and (h,) to the next (h,), in fresh memory."""
-    return (rnn_recur(a, state, Wh, get_array_module(a).empty_like(a), beside),)
+    (h_prev,) = state
+    h = get_array_module(a).empty_like(a)
+    rnn_steps(a, Wh, h_prev, h, beside)(single_step(len(h)))
+    return (h,)
 
 
 def rnn_rows_forward(
@@ -119,8 +110,9 @@ def rnn_rows_forward(
     rows.check("rnn_rows_forward", R, N)
     h = (buffer or fresh(a))("h", (N + R, H))
     h[:N] = h0
-    for t, before, after in rows.steps:
-        rnn_recur(a[t], (h[before],), Wh, h[after], beside, t)
+    take = rnn_steps(a, Wh, h, h, beside)
+    for step in rows.steps:
+        take(step)
     return h[N:], RNNRowsCache(h, Wh, rows, beside)
 
 
@@ -142,13 +134,10 @@ def rnn_rows_backward(dh: Array, cache: RNNRowsCache, buffer: Buffer | None = No
     check_upstream("rnn_rows_backward", "dh", dh, (R, H), h)
     xp, buffer = get_array_module(dh, h), buffer or fresh(h)
     da, dh_next, scratch = buffer("da", (R, H)), buffer("dh_next", (N, H)), buffer("scratch", (N * H,))
-    dh_next[...] = 0  # gradient from the next time step: 0 at a sequence's last
-    for t, _, after in reversed(rows.steps):
-        n = t.stop - t.start
-        rnn_cell_backward(dh[t], dh_next[:n], h[after], out=da[t])
-        times_transpose(da[t], Wh, dh_next[:n], scratch)
-        if beside is not None:
-            beside.backward(da[t], dh_next[:n], t)
+    take = rnn_backward_steps(dh, dh_next, h, Wh, da, scratch, beside)
+    for step in reversed(rows.steps):
+        take(step)
+    zero_without_steps(rows, dh_next)
     dWh = product(rows.past_states(h, buffer).T, da, out=xp.empty_like(Wh) if dWh is None else dWh)
     return da, (dh_next,), dWh
 

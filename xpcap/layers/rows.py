@@ -13,16 +13,9 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 
 from xpcap.backend import Array, asarray
+from xpcap.loops import Step
 from xpcap.ops import gather
 from xpcap.workspace import Buffer
-
-
-class Step(NamedTuple):
-    """Slices of one time step: its rows, and in the stack the states it starts from (`before`) and produces (`after`)."""
-
-    rows: slice
-    before: slice
-    after: slice
 
 
 class Rows(NamedTuple):
@@ -39,7 +32,7 @@ class Rows(NamedTuple):
         rows = cls(sizes, N, None, np.concatenate([np.zeros(0, np.int32), *(np.arange(n, dtype=np.int32) for n in sizes)]))
         if all(n == N for n in sizes):
             return rows
-        return rows._replace(past=np.concatenate([np.arange(step.before.start, step.before.stop, dtype=np.int32) for step in rows.steps]))
+        return rows._replace(past=np.concatenate([np.arange(step.before, step.before + step.n, dtype=np.int32) for step in rows.steps]))
 
     @classmethod
     def full(cls, N: int, T: int) -> "Rows":
@@ -54,10 +47,10 @@ class Rows(NamedTuple):
     @property
     def steps(self) -> list[Step]:
         """The time steps, first to last."""
-        steps, start, past = [], 0, 0
-        for n in self.sizes:
-            steps.append(Step(slice(start, start + n), slice(past, past + n), slice(self.N + start, self.N + start + n)))
-            start, past = start + n, self.N + start
+        steps, first, before = [], 0, 0
+        for n, more in itertools.zip_longest(self.sizes, self.sizes[1:], fillvalue=0):
+            steps.append(Step(first, before, self.N + first, n, more))
+            first, before = first + n, self.N + first
         return steps
 
     def check(self, function: str, R: int, N: int) -> None:
@@ -73,6 +66,14 @@ class Rows(NamedTuple):
         if self.past is None:
             return stack[: self.R]
         return gather(stack, asarray(self.past, like=stack), buffer("past", (self.R, stack.shape[1])))
+
+
+def zero_without_steps(rows: Rows, *grads: Array) -> None:
+    """Zero the gradients (N, H) of the initial states of sequences that have no step: a backward loop never reaches them."""
+    first = rows.sizes[0] if rows.sizes else 0
+    if first < rows.N:
+        for grad in grads:
+            grad[first:] = 0
 
 
 class Beside(Protocol):

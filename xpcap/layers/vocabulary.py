@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 from xpcap.backend import Array
 from xpcap.layers.checks import check_arrays, check_ids
-from xpcap.ops import product, word_loss
+from xpcap.ops import add_product, product, word_loss
 from xpcap.workspace import Buffer, fresh
 
 BLOCK = 1 << 22  # scores in a block: more would not stay in cache, and with a large vocabulary fill memory
@@ -64,6 +64,6 @@ def vocabulary_loss(
             product(x.T, dscores, out=dw)
             dscores.sum(axis=0, out=db)
         else:
-            dw += product(x.T, dscores, out=buffer("dw_block", w.shape))
+            add_product(x.T, dscores, dw, buffer("dw_block", w.shape))
             db += dscores.sum(axis=0)
     return found[0] if len(found) == 1 else xp.concatenate(found), VocabularyGrads(dh, dw, db)

@@ -1,0 +1,51 @@
+"""Loads CUDA C files from this folder and launches their kernels.
+
+A macro compiles each file for float32 or float64. Scalar arguments are NumPy scalars of the C type that the kernel expects: CuPy passes a Python
+number as eight bytes, whatever the kernel expects.
+"""
+
+import functools
+from importlib import resources
+
+import numpy as np
+
+from xpcap.backend import get_array_module, is_device_array
+
+THREADS = 256  # per block, in every kernel
+BLOCK = (THREADS,)
+REALS = {"float32": "float", "float64": "double"}
+
+i32 = functools.lru_cache(maxsize=1 << 14)(np.int32)  # most are asked for again in the next step; making one costs more than finding it
+
+
+@functools.cache
+def _function(xp, device, file, name, dtype):
+    """A kernel for one device. `device` only keys the cache: a module loads on the current device."""
+    code = resources.files("xpcap.kernels").joinpath(f"{file}.cu").read_text(encoding="utf-8")
+    return xp.RawModule(code=code, options=(f"-DREAL={REALS[dtype]}",)).get_function(name)
+
+
+def kernel(file, name, like):
+    """The kernel for the dtype and device of `like`; call it with (grid, BLOCK, arguments)."""
+    return _function(get_array_module(like), like.device.id, file, name, like.dtype.name)
+
+
+def launch(file, name, like, grid, *args):
+    """Launch a kernel with `grid` blocks, in the dtype and on the device of `like`."""
+    kernel(file, name, like)(grid if isinstance(grid, tuple) else (grid,), BLOCK, args)
+
+
+def blocks(n):
+    """Blocks of one thread for each of n elements."""
+    return -(-n // THREADS)
+
+
+def fits(*arrays):
+    """Whether kernels can index these arrays: on a device, non-empty, C-contiguous, all of the same float dtype."""
+    first = arrays[0]
+    return is_device_array(first) and first.dtype.name in REALS and all(a.size and a.dtype == first.dtype and a.flags.c_contiguous for a in arrays)
+
+
+def are_indices(*arrays):
+    """Whether kernels can take these as vectors of row numbers."""
+    return all(a.dtype == np.int32 and a.flags.c_contiguous for a in arrays)

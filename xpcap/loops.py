@@ -1,0 +1,186 @@
+"""The work of a time step, over whole buffers. Each function chooses its kernels once for a sequence and returns a function that takes one Step.
+
+So a step on a GPU costs the host two launches each way: nothing is sliced, looked up or asked for.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from xpcap import kernels
+from xpcap.backend import Array
+from xpcap.ops import Gates, lstm_gates, lstm_gates_backward, product, rnn_cell, rnn_cell_backward, times_transpose
+
+
+class Step(NamedTuple):
+    """Where a time step of n sequences lies.
+
+    Its rows begin at row `first`. In a stack of states, those it starts from begin at `before` and those it produces at `after`. The first `more`
+    of its sequences have a next step, whose rows begin at `first + n`.
+    """
+
+    first: int
+    before: int
+    after: int
+    n: int
+    more: int
+
+    @property
+    def rows(self) -> slice:
+        """Its rows among all rows."""
+        return slice(self.first, self.first + self.n)
+
+    @property
+    def befores(self) -> slice:
+        """The states it starts from, in their stack."""
+        return slice(self.before, self.before + self.n)
+
+    @property
+    def afters(self) -> slice:
+        """The states it produces, in their stack."""
+        return slice(self.after, self.after + self.n)
+
+
+TakeStep = Callable[[Step], None]
+
+
+def single_step(n: int) -> Step:
+    """The one step of n sequences, where the states before and after lie in arrays of their own."""
+    return Step(0, 0, 0, n, 0)
+
+
+def row_products(x: Array, w: Array, out: Array) -> Callable[[int, int, int], None]:
+    """out[o : o + n] = x[i : i + n] @ w, for each call with (i, o, n); x (., k), w (k, m), out (., m)."""
+    if fast := kernels.find("row_products", x, w, out):
+        return fast(x, w, out)
+
+    def multiply(i: int, o: int, n: int) -> None:
+        product(x[i : i + n], w, out=out[o : o + n])
+
+    return multiply
+
+
+def row_products_transpose(x: Array, w: Array, out: Array, scratch: Array) -> Callable[[int, int, int], None]:
+    """out[o : o + n] = x[i : i + n] @ w.T, for each call with (i, o, n); x (., k), w (m, k), out (., m). `scratch` as in ops.times_transpose."""
+    if fast := kernels.find("row_products_transpose", x, w, out, scratch):
+        return fast(x, w, out, scratch)
+
+    def multiply(i: int, o: int, n: int) -> None:
+        times_transpose(x[i : i + n], w, out[o : o + n], scratch)
+
+    return multiply
+
+
+def lstm_steps(a: Array, Wh: Array, state: tuple[Array, Array], out: Gates, beside: Any = None) -> TakeStep:
+    """A step of an LSTM: h, c and the gates from a + h_prev @ Wh (+ beside).
+
+    a (R, 4H), gates and tanh_c by row; `state`, the stacks h and c that steps start from, and out.h and out.c, those they produce, may be the same.
+    """
+    if beside is None and (fast := kernels.find("lstm_steps", a, Wh, state, out)):
+        return fast(a, Wh, state, out)
+    h, c = state
+    multiply, gate = row_products(h, Wh, out.gates), lstm_gate_steps(a, out.gates, c, out)
+
+    def take(step: Step) -> None:
+        multiply(step.before, step.first, step.n)  # r, overwritten by the gates
+        if beside is not None:
+            beside.forward(h[step.befores], out.gates[step.rows], step.rows)
+        gate(step)
+
+    return take
+
+
+def lstm_backward_steps(dh: Array, dh_next: Array, dc: Array, out: Gates, Wh: Array, da: Array, scratch: Array, beside: Any = None) -> TakeStep:
+    """Gradients of lstm_steps, later steps first: da by row, then dh_next[:n] and dc[:n], which go to the step before.
+
+    Arguments as in lstm_gate_backward_steps; `out` holds the stacks and buffers of the forward pass, `scratch` (N * H,) is overwritten.
+    """
+    if beside is None and (fast := kernels.find("lstm_backward_steps", dh, dh_next, dc, out, Wh, da)):
+        return fast(dh, dh_next, dc, out, Wh, da)
+    gate, multiply = lstm_gate_backward_steps(dh, dh_next, dc, out, da), row_products_transpose(da, Wh, dh_next, scratch)
+
+    def take(step: Step) -> None:
+        gate(step)
+        multiply(step.first, 0, step.n)
+        if beside is not None:
+            beside.backward(da[step.rows], dh_next[: step.n], step.rows)
+
+    return take
+
+
+def lstm_gate_steps(a: Array, r: Array, c_prev: Array, out: Gates) -> TakeStep:
+    """ops.lstm_gates on the rows of a step: a, r, gates, tanh_c (R, .) by row, c_prev in the stack before, h and c in the stack after."""
+    if fast := kernels.find("lstm_gate_steps", a, r, c_prev, out):
+        return fast(a, r, c_prev, out)
+
+    def take(step: Step) -> None:
+        rows, afters = step.rows, step.afters
+        lstm_gates(a[rows], r[rows], c_prev[step.befores], out=Gates(out.h[afters], out.c[afters], out.gates[rows], out.tanh_c[rows]))
+
+    return take
+
+
+def lstm_gate_backward_steps(dh: Array, dh_next: Array, dc: Array, out: Gates, da: Array) -> TakeStep:
+    """ops.lstm_gates_backward on the rows of a step, later steps first.
+
+    dh, da (R, .) by row; dh_next and dc (N, H) hold the gradients from the next step for its first `more` sequences. For the others both count as 0,
+    whatever they hold on a GPU; elsewhere they begin as 0. `out` are the whole buffers of the forward pass; dc is written to.
+    """
+    if fast := kernels.find("lstm_gate_backward_steps", dh, dh_next, dc, out, da):
+        return fast(dh, dh_next, dc, out, da)
+    dh_next[...], dc[...] = 0, 0
+
+    def take(step: Step) -> None:
+        rows, n = step.rows, step.n
+        args = dh[rows], dh_next[:n], dc[:n], out.gates[rows], out.tanh_c[rows], out.c[step.befores]
+        lstm_gates_backward(*args, out=(da[rows], dc[:n]))
+
+    return take
+
+
+def rnn_steps(a: Array, Wh: Array, h_prev: Array, h: Array, beside: Any = None) -> TakeStep:
+    """A step of an RNN: h = tanh(a + h_prev @ Wh (+ beside)); a (R, H) by row, h_prev and h stacks, which may be the same."""
+    multiply, activate = row_products(h_prev, Wh, h), rnn_cell_steps(a, h)
+
+    def take(step: Step) -> None:
+        multiply(step.before, step.after, step.n)  # r, overwritten by the new state
+        if beside is not None:
+            beside.forward(h_prev[step.befores], h[step.afters], step.rows)
+        activate(step)
+
+    return take
+
+
+def rnn_backward_steps(dh: Array, dh_next: Array, h: Array, Wh: Array, da: Array, scratch: Array, beside: Any = None) -> TakeStep:
+    """Gradients of rnn_steps, later steps first: da by row, then dh_next[:n], which goes to the step before."""
+    activate, multiply = rnn_cell_backward_steps(dh, dh_next, h, da), row_products_transpose(da, Wh, dh_next, scratch)
+
+    def take(step: Step) -> None:
+        activate(step)
+        multiply(step.first, 0, step.n)
+        if beside is not None:
+            beside.backward(da[step.rows], dh_next[: step.n], step.rows)
+
+    return take
+
+
+def rnn_cell_steps(a: Array, h: Array) -> TakeStep:
+    """ops.rnn_cell on the rows of a step: a (R, H) by row; the stack h holds r after the step, and receives the new state there."""
+    if fast := kernels.find("rnn_cell_steps", a, h):
+        return fast(a, h)
+
+    def take(step: Step) -> None:
+        rnn_cell(a[step.rows], h[step.afters], out=h[step.afters])
+
+    return take
+
+
+def rnn_cell_backward_steps(dh: Array, dh_next: Array, h: Array, da: Array) -> TakeStep:
+    """ops.rnn_cell_backward on the rows of a step, later steps first; dh_next as in lstm_gate_backward_steps."""
+    if fast := kernels.find("rnn_cell_backward_steps", dh, dh_next, h, da):
+        return fast(dh, dh_next, h, da)
+    dh_next[...] = 0
+
+    def take(step: Step) -> None:
+        rnn_cell_backward(dh[step.rows], dh_next[: step.n], h[step.afters], out=da[step.rows])
+
+    return take
