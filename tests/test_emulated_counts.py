@@ -7,11 +7,13 @@ from typing import Any
 import numpy as np
 import pytest
 from emulated import Emulator, install_or_skip
+from emulated.record import SCRATCH
 
 import xpcap
 from xpcap import gradcheck
 
 E, R, P, C, M = "elementwise", "reduction", "product", "copy", "memset"
+HOST = np.ones((2, 3), "f4")
 
 
 @pytest.fixture
@@ -50,14 +52,16 @@ LAUNCHES: dict[str, tuple[Callable[..., Any], list[str]]] = {
     "nothing to compute": (lambda xp, x, **_: x[:0] + 1, []),
     "where": (lambda xp, x, **_: xp.where(x > 1, x, 0), [E, E]),
     "sum": (lambda xp, x, **_: x.sum(axis=0), [R]),
+    "sum into out": (lambda xp, x, out, **_: x[:, :4].sum(axis=0, out=out[0]), [R]),
+    "sum of what lies side by side into out: copies": (lambda xp, x, out, **_: x.sum(axis=1, out=out[0]), [R, C]),
     "max and argmax": (lambda xp, x, **_: (x.max(), xp.argmax(x, axis=1)), [R, R]),
     "mean: sums, divides": (lambda xp, x, **_: x.mean(), [R, E]),
     "matmul": (lambda xp, x, **_: x @ x.T, [P]),
     "dot into out": (lambda xp, x, out, **_: xp.dot(x, x.T, out=out), [P]),
     "dot of rows and columns of a part": (lambda xp, x, part, **_: xp.dot(part.T, x), [C, P]),
     "dot over its own operand": (lambda xp, out, **_: xp.dot(out, out, out=out), [P, C]),
-    "dot of vectors: multiplies, sums": (lambda xp, v, **_: xp.dot(v, v), [E, R]),
-    "vdot: multiplies, sums": (lambda xp, x, **_: xp.vdot(x, x), [E, R]),
+    "dot of vectors: multiplies, sums, copies": (lambda xp, v, **_: xp.dot(v, v), [E, R, C]),
+    "vdot: multiplies, sums, copies": (lambda xp, x, **_: xp.vdot(x, x), [E, R, C]),
     "tensordot": (lambda xp, x, **_: xp.tensordot(x, x, axes=((1,), (1,))), [P]),
     "einsum": (lambda xp, x, **_: xp.einsum("ij,kj->ik", x, x), [P]),
     "a batch of products": (lambda xp, x, **_: xp.matmul(x.reshape(2, 2, 6), x.reshape(2, 6, 2)), [P]),
@@ -85,6 +89,62 @@ LAUNCHES: dict[str, tuple[Callable[..., Any], list[str]]] = {
     "sort": (lambda xp, x, **_: xp.argsort(x), ["sort"]),
     "cumsum": (lambda xp, x, **_: x.cumsum(), ["scan"]),
 }  # fmt: skip
+
+
+S = SCRATCH
+ALLOCATIONS: dict[str, tuple[Callable[..., Any], list[int]]] = {
+    "memory": (lambda xp, x, **_: (xp.empty(3, "f4"), xp.empty_like(x), xp.ndarray((2, 2)), xp.empty((0, 3))), [12, 96, 32]),
+    "filled": (lambda xp, **_: (xp.zeros(3), xp.full(2, 1, "i4"), xp.ones(1), xp.arange(4), xp.eye(2)), [24, 8, 8, 32, 32]),
+    "sent": (lambda xp, x, **_: (xp.asarray(HOST), xp.array(HOST), xp.asarray(2.0), xp.asarray(x)), [24, 24, 8]),
+    "sent into what is there": (lambda xp, x, **_: x[:2, :3].set(HOST), []),
+    "views": (lambda xp, x, **_: (x[1:], x[0, 0], x.T, x.reshape(6, 4), x.ravel(), xp.broadcast_to(x, (2, 4, 6)), x.view("i4"), list(x)), []),
+    "copies": (lambda xp, x, **_: (x.copy(), x.astype("f8"), x.flatten(), x[:1].repeat(2, 0)), [96, 192, 96, 48]),
+    "no copies": (lambda xp, x, **_: (x.astype("f4", copy=False), xp.ascontiguousarray(x)), []),
+    "reshape of a part": (lambda xp, part, **_: part.reshape(-1), [48]),
+    "a part made contiguous": (lambda xp, part, **_: (xp.ascontiguousarray(part), part.flatten()), [48, 48]),
+    "a ufunc": (lambda xp, x, **_: (xp.exp(x), x > 0), [96, 24]),
+    "an expression: one each": (lambda xp, x, **_: 0.5 * (1 + xp.tanh(0.5 * x)), [96] * 4),
+    "into out, and in place": (lambda xp, x, **_: (xp.multiply(x, 2, out=x), x.__iadd__(1)), []),
+    "into what is read elsewhere": (lambda xp, x, **_: xp.multiply(x[1:], 2, out=x[:3]), [72]),
+    "where": (lambda xp, x, **_: xp.where(x, x, 0), [24, 96]),
+    "clip": (lambda xp, x, **_: (x.clip(0, 1), xp.clip(x, 0, 1, out=x)), [96]),
+    "sum over rows": (lambda xp, x, **_: x.sum(axis=0), [24]),
+    "sum over rows into out": (lambda xp, x, out, **_: x[:, :4].sum(axis=0, out=out[0]), []),
+    "sum of what lies side by side: CUB's scratch": (lambda xp, x, **_: (x.sum(), x.max(axis=1), x.T.sum(axis=0)), [4, S, 16, S, 16, S]),
+    "the same into out: memory of its own too": (lambda xp, x, out, **_: x.sum(axis=1, out=out[0]), [16, S]),
+    "mean, var": (lambda xp, x, **_: (x.mean(axis=0), x.var(axis=0)), [24, 24, 24]),
+    "argmax of rows": (lambda xp, x, **_: x.argmax(axis=1), [32]),
+    "matmul": (lambda xp, x, **_: x @ x.T, [64]),
+    "dot into out": (lambda xp, x, out, **_: xp.dot(x, x.T, out=out), []),
+    "dot of a part": (lambda xp, x, part, **_: xp.dot(part.T, x), [48, 72]),
+    "dot of two dtypes": (lambda xp, x, **_: xp.dot(x, x.T.astype("f8")), [192, 192, 128]),
+    "dot over its own operand": (lambda xp, out, **_: xp.dot(out, out, out=out), [64]),
+    "vdot: the products, their sum, scratch, the result": (lambda xp, x, **_: xp.vdot(x, x), [96, 4, S, 4]),
+    "a batch of products": (lambda xp, x, **_: xp.matmul(x.reshape(2, 2, 6), x.reshape(2, 6, 2)), [32]),
+    "rows by index": (lambda xp, x, i, **_: (x[i], x.take(i, axis=0)), [48, 48]),
+    "rows by index into out": (lambda xp, x, i, **_: x.take(i, axis=0, out=x[2:]), []),
+    "elements by two indices": (lambda xp, x, i, **_: x[i, i], [8, 16]),
+    "a list as an index": (lambda xp, x, **_: x[[0, 1]], [16, 48]),
+    "by mask": (lambda xp, x, **_: x[x > 30], [24, 192]),
+    "assignment by index": (lambda xp, x, i, **_: x.__setitem__(i, x[:2]), []),
+    "assignment of a scalar by index": (lambda xp, x, i, **_: x.__setitem__(i, 0.0), [4]),
+    "assignment": (lambda xp, x, **_: (x.__setitem__(0, x[1]), x.fill(0), x.__setitem__(..., 1)), []),
+    "assignment of what lies under it": (lambda xp, x, **_: x.__setitem__(slice(1, 4), x[:3]), [72]),
+    "concatenate a few": (lambda xp, few, **_: (xp.concatenate(few), xp.stack(few)), [72, 72]),
+    "concatenate many small ones: their addresses": (lambda xp, many, **_: xp.concatenate(many), [72, 216]),
+    "read": (lambda xp, x, part, **_: (x.get(), float(x[0, 0]), part.get()), [48]),
+    "cumsum": (lambda xp, v, **_: v.cumsum(), [24, S]),
+    "argsort": (lambda xp, v, **_: xp.argsort(v), [24, S, 48]),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("use", "sizes"), ALLOCATIONS.values(), ids=ALLOCATIONS)
+def test_emulated_allocations_are_counted(use: Callable[..., Any], sizes: list[int], xp: ModuleType, emulator: Emulator) -> None:
+    operands = arrays(xp)
+    with emulator.counting() as counts:
+        use(xp, **operands)
+    assert sorted(allocation.nbytes for allocation in counts.allocations) == sorted(sizes)
+    assert {allocation.place.split(":")[0] for allocation in counts.allocations} <= {"test_emulated_counts.py"}
 
 
 def add_to_rows(x: Any) -> None:
@@ -152,7 +212,7 @@ def test_emulated_transfers_are_counted_apart(xp: ModuleType, emulator: Emulator
         x[[0, 1]] = 1.0  # a list is sent, and so is the scalar that goes to an index
     assert [transfer.nbytes for transfer in counts.transfers] == [24, 16, 4]
     assert counts.kinds() == {"scatter": 1}
-    assert str(counts) == "1 launches (1 scatter), 0 reads, 3 transfers, 0 waits"
+    assert str(counts) == "1 launches (1 scatter), 3 allocations, 0 reads, 3 transfers, 0 waits"
 
 
 def test_emulated_counts_nest_and_reset(xp: ModuleType, emulator: Emulator) -> None:
@@ -163,9 +223,10 @@ def test_emulated_counts_nest_and_reset(xp: ModuleType, emulator: Emulator) -> N
     xp.zeros(3)
     assert (len(inner.launches), len(outer.launches), len(emulator.launches)) == (2, 3, 4)
     assert inner.names() == {"elementwise full": 1, "elementwise exp": 1}
+    assert [len(counts.allocations) for counts in (inner, outer, emulator)] == [2, 3, 4]
     emulator.reset()
-    assert emulator.launches == []
-    assert len(outer.launches) == 3
+    assert emulator.launches == emulator.allocations == []
+    assert (len(outer.launches), len(outer.allocations)) == (3, 3)
 
 
 def test_emulated_probe_is_not_counted(emulator: Emulator) -> None:
@@ -315,3 +376,37 @@ def test_emulated_kernels_are_caught_outside_their_arrays(device: Emulator) -> N
     scale_kernel(xp)((2,), (256,), (*args[:5], np.int64(1)))  # reads one element too far
     assert np.isnan(args[2].get()[-1])
     assert not np.isnan(args[2].get()[:-1]).any()
+
+
+def test_emulated_kernels_take_parts_of_one_buffer_and_one_array_twice(device: Emulator) -> None:
+    """Buffers are cut into parts, and the state of one step is the next one's: only what lies across another argument is refused."""
+    import cupy as xp
+
+    x, shift, _, *numbers = scale_arguments(xp)
+    flat = xp.empty(3 * N, "f4")
+    flat[:N] = x
+    scale_kernel(xp)((2,), (256,), (flat[:N], shift, flat[2 * N :], *numbers))
+    np.testing.assert_array_equal(flat[2 * N :].get(), np.arange(N) * 2 + 7)
+    scale_kernel(xp)((2,), (256,), (flat[:N], shift, flat[:N].reshape(3, 100), *numbers))  # the same memory in another shape
+    np.testing.assert_array_equal(flat[:N].get(), np.arange(N) * 2 + 7)
+    for part in (flat[1 : N + 1], flat[: N - 1], flat[: 2 * N]):
+        with pytest.raises(NotImplementedError, match="scale: out overlaps another argument in part"):
+            scale_kernel(xp)((2,), (256,), (flat[:N], shift, part, *numbers))
+
+
+def test_emulated_kernels_leave_a_record_of_what_they_wrote(device: Emulator) -> None:
+    """A kernel that is given a whole buffer and goes wrong inside it is seen by this alone."""
+    import cupy as xp
+
+    x, shift, _, by, _, ahead = scale_arguments(xp)
+    out = xp.empty((N, 5), "f4")
+    with device.counting() as counts:
+        scale_kernel(xp, guard="k >= 10 && k < n")((2,), (256,), (x, shift, out, by, np.int32(20), ahead))
+    (written,) = counts.written
+    assert written.kernel == "scale"
+    assert written.place.startswith("test_emulated_counts.py:")
+    assert {name: changes.ranges for name, changes in written.changes.items()} == {"x": [], "shift": [], "out": [(10, 20)]}
+    assert written.changes["out"].rows() == [2, 3]
+    scale_kernel(xp, guard="k % 7 == 0 && k < n")((2,), (256,), (out, shift, out, by, np.int32(20), ahead))
+    assert device.written[-1].changes["x"] == device.written[-1].changes["out"]
+    assert device.written[-1].changes["out"].ranges == [(14, 15)]  # 0 and 7 are NaN as before

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from emulated import real
+from emulated import memory, real
 from emulated.record import EMULATOR
 
 SCALARS = (bool, int, float, complex, np.number, np.bool_)
@@ -42,7 +42,7 @@ class ndarray:  # noqa: N801 - cupy's name
     def __init__(self, shape: Any, dtype: Any = float, memptr: Any = None, strides: Any = None, order: str = "C") -> None:
         if memptr is not None or strides is not None:
             raise NotImplementedError("emulated cupy.ndarray: memptr and strides are not modelled")
-        self.host, self.number = poisoned(shape, dtype, order or "C"), EMULATOR.current
+        self.host, self.number = memory.allocate(poisoned(shape, dtype, order or "C")), EMULATOR.current
 
     def __getattr__(self, name: str) -> Any:
         """Only for what the emulation does not define."""
@@ -119,13 +119,20 @@ def poisoned(shape: Any, dtype: Any, order: Any = "C") -> np.ndarray:
 
 def wrap(value: Any) -> ndarray:
     """A fresh result as an array on the current device: C-contiguous, as cupy's results are, and never a scalar."""
-    return view(np.asarray(value, order="C"), None)
+    return fresh(np.asarray(value, order="C"))
 
 
-def view(host: np.ndarray, like: ndarray | None) -> ndarray:
-    """NumPy's array `host` as it lies, on the device of `like`."""
+def fresh(host: np.ndarray) -> ndarray:
+    """NumPy's array `host` as it lies, as new memory on the current device."""
     x = ndarray.__new__(ndarray)
-    x.host, x.number = host, EMULATOR.current if like is None else like.number
+    x.host, x.number = memory.allocate(host), EMULATOR.current
+    return x
+
+
+def view(host: np.ndarray, like: ndarray) -> ndarray:
+    """NumPy's array `host`, which lies in the memory of `like`."""
+    x = ndarray.__new__(ndarray)
+    x.host, x.number = host, like.number
     return x
 
 
@@ -153,10 +160,10 @@ def deliver(result: Any, out: ndarray | None, who: str) -> ndarray:
     if out is None:
         return wrap(result)
     value = np.asarray(result)
-    memory = array(out, f"{who}(out=)")
-    if memory.dtype != value.dtype or memory.shape != value.shape:
-        raise TypeError(f"cupy.{who}: out is {memory.dtype} {memory.shape}, expected {value.dtype} {value.shape}")
-    memory[...] = value
+    target = array(out, f"{who}(out=)")
+    if target.dtype != value.dtype or target.shape != value.shape:
+        raise TypeError(f"cupy.{who}: out is {target.dtype} {target.shape}, expected {value.dtype} {value.shape}")
+    target[...] = value
     return out
 
 

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 
 from emulated import methods
-from emulated.arrays import array, ndarray, operand, poisoned, supported, view, wrap
+from emulated.arrays import array, fresh, ndarray, operand, poisoned, supported, wrap
 from emulated.methods import send
 from emulated.record import EMULATOR
 
@@ -46,7 +46,7 @@ def asnumpy(a: Any, stream: Any = None, order: str = "C", out: Any = None, *, bl
 
 
 def empty(shape: Any, dtype: Any = float, order: Any = "C") -> ndarray:
-    return view(poisoned(shape, dtype, order), None)
+    return fresh(poisoned(shape, dtype, order))
 
 
 def full(shape: Any, fill_value: Any, dtype: Any = None, order: Any = "C") -> ndarray:
@@ -70,7 +70,7 @@ def ones(shape: Any, dtype: Any = float, order: Any = "C") -> ndarray:
 def empty_like(prototype: Any, dtype: Any = None, order: Any = "K", subok: Any = None, shape: Any = None) -> ndarray:
     host = np.empty_like(_any_device(prototype), None if dtype is None else supported(dtype), order, shape=shape)
     host[...] = poisoned((), host.dtype)
-    return view(host, None)
+    return fresh(host)
 
 
 def zeros_like(a: Any, dtype: Any = None, order: Any = "K", subok: Any = None, shape: Any = None) -> ndarray:
@@ -120,4 +120,4 @@ def generated(name: str, host: np.ndarray) -> ndarray:
     supported(host.dtype)
     if host.size:
         EMULATOR.launch("elementwise", name)
-    return view(host, None)
+    return fresh(host)

@@ -1,7 +1,6 @@
 """The emulated cupy.cuda: devices, runtime, streams, events and the memory pool, as far as xpcap has a use for them."""
 
 import time
-from types import SimpleNamespace
 from typing import Any
 
 from emulated import real
@@ -55,6 +54,12 @@ class Device:
     @property
     def mem_info(self) -> tuple[int, int]:
         return EMULATOR.free, EMULATOR.total
+
+    @property
+    def cublas_handle(self) -> int:
+        from emulated.blas import handle_of
+
+        return handle_of(self.id)
 
     compute_capability = "80"
 
@@ -145,8 +150,22 @@ def get_device_properties(device: int) -> dict[str, Any]:
 POOL = MemoryPool()
 
 
+class Cuda(Module):
+    """cupy.cuda, whose cublas is loaded when first asked for: an ImportError where it cannot be."""
+
+    @property
+    def cublas(self) -> Any:
+        from emulated import blas
+
+        if not EMULATOR.cublas:
+            raise ImportError(blas.MISSING)
+        return blas.CUBLAS
+
+
 def namespace() -> Module:
     """cupy.cuda."""
+    from emulated.blas import get_cublas_handle
+
     runtime = Module(
         "cuda.runtime",
         getDeviceCount=lambda: EMULATOR.devices,
@@ -159,16 +178,15 @@ def namespace() -> Module:
         deviceSynchronize=lambda: EMULATOR.wait("deviceSynchronize"),
         CUDARuntimeError=real.look_up("cuda.runtime.CUDARuntimeError"),
     )
-    return Module(
+    streams = {"Stream": Stream, "Event": Event, "get_current_stream": lambda: Stream.null, "get_elapsed_time": get_elapsed_time}
+    devices = {"Device": Device, "get_device_id": lambda: EMULATOR.current, "get_cublas_handle": get_cublas_handle}
+    return Cuda(
         "cuda",
         runtime=runtime,
-        Device=Device,
-        Event=Event,
-        Stream=Stream,
-        get_current_stream=lambda: Stream.null,
-        get_elapsed_time=get_elapsed_time,
-        get_device_id=lambda: EMULATOR.current,
+        **streams,
+        **devices,
+        stream=Module("cuda.stream", **streams),
+        device=Module("cuda.device", **devices),
         is_available=lambda: EMULATOR.devices > 0,
-        device=SimpleNamespace(Device=Device),
         get_local_runtime_version=lambda: 13000,
     )

@@ -78,7 +78,7 @@ class Ufunc:
             return
         for x in args:
             if isinstance(x, ndarray) and any(x is not out and np.may_share_memory(x.host, out.host) for out in given):
-                EMULATOR.launch("copy", f"{self.__name__}: input under the output")
+                EMULATOR.launch("copy", f"{self.__name__}: input under the output", x.nbytes)
         EMULATOR.launch("elementwise", self.__name__)
 
 
@@ -87,7 +87,7 @@ def where(condition: Any, x: Any = None, y: Any = None) -> Any:
     if x is None and y is None:
         return condition.nonzero()
     if mask.dtype != bool:
-        EMULATOR.launch("copy", "where: condition to bool")
+        EMULATOR.launch("copy", "where: condition to bool", mask.size)
     result = np.where(mask, operand(x, "where"), operand(y, "where"))
     if result.size:
         EMULATOR.launch("elementwise", "where")

@@ -30,6 +30,7 @@ def concatenate(tup: Any, axis: Any = 0, out: Any = None, *, dtype: Any = None, 
         alike = all(host.flags.c_contiguous and host.shape == hosts[0].shape for host in hosts)
         for _ in range(1 if alike else 3):
             EMULATOR.transfer(8 * len(hosts))
+            EMULATOR.allocate(8 * len(hosts))
         EMULATOR.launch("copy", "concatenate (one kernel)")
     else:
         for host in hosts:
@@ -76,11 +77,11 @@ def roll(a: Any, shift: Any, axis: Any = None) -> ndarray:
 
 
 def tril(m: Any, k: int = 0) -> ndarray:
-    return wrap(generated("tril", np.tril(array(m, "tril"), k)).host)
+    return generated("tril", np.tril(array(m, "tril"), k))
 
 
 def triu(m: Any, k: int = 0) -> ndarray:
-    return wrap(generated("triu", np.triu(array(m, "triu"), k)).host)
+    return generated("triu", np.triu(array(m, "triu"), k))
 
 
 def _rearranged(name: str, host: np.ndarray) -> ndarray:
@@ -132,7 +133,7 @@ def atleast_2d(*arys: Any) -> Any:
 
 def _size_read(name: str, a: Any) -> np.ndarray:
     host = array(a, name)
-    EMULATOR.launch("scan", name)
+    EMULATOR.launch("scan", name, 8 * host.size)
     EMULATOR.read(name)
     return host
 

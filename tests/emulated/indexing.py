@@ -4,11 +4,12 @@ Where cupy wraps an index that is out of range, this raises; where it leaves ope
 boolean mask counts as a read, since the size of what comes out of it has to be known on the host.
 """
 
+import math
 from typing import Any
 
 import numpy as np
 
-from emulated.arrays import SCALARS, array, cast, deliver, ndarray, view, wrap
+from emulated.arrays import SCALARS, array, cast, deliver, fresh, ndarray, view, wrap
 from emulated.record import EMULATOR
 
 
@@ -29,7 +30,7 @@ class Key:
             return part
         if isinstance(part, list):
             EMULATOR.transfer(8 * len(part))  # cupy sends it, and says nothing
-            part = view(np.asarray(part, dtype=None if part else np.int32), None)
+            part = fresh(np.asarray(part, dtype=None if part else np.int32))
         index = array(part, f"{who} by index")
         if index.dtype == bool:
             self.masks += 1
@@ -43,9 +44,10 @@ class Key:
     def count(self, kind: str, size: int) -> None:
         """The launches of a gather or a scatter of `size` elements."""
         if self.masks:
-            EMULATOR.launch("scan", f"{kind} by mask")
+            EMULATOR.launch("scan", f"{kind} by mask", *(8 * part.size for part in self.host if _is_mask(part)))
         if len(self.arrays) + self.masks > 1:
-            EMULATOR.launch("memset", f"{kind}: linear index")
+            places = np.broadcast_shapes(*(index.shape for index in self.arrays)) if not self.masks else (size,)
+            EMULATOR.launch("memset", f"{kind}: linear index", 8 * math.prod(places))
             for _ in range(len(self.arrays) + self.masks):
                 EMULATOR.launch("elementwise", f"{kind}: linear index")
         if size:
@@ -64,7 +66,7 @@ class Key:
 
     def _axes(self, shape: tuple[int, ...]) -> list[int]:
         """The sizes of the axes that the integer arrays index."""
-        taken = sum(part.ndim if isinstance(part, np.ndarray) and part.dtype == bool else part is not None for part in self.host) - 1
+        taken = sum(part.ndim if _is_mask(part) else part is not None for part in self.host) - 1
         sizes, axis = [], 0
         for part in self.host:
             if part is Ellipsis:
@@ -76,6 +78,10 @@ class Key:
             elif part is not None:
                 axis += 1
         return sizes
+
+
+def _is_mask(part: Any) -> bool:
+    return isinstance(part, np.ndarray) and part.dtype == bool
 
 
 def getitem(x: ndarray, key: Any) -> ndarray:
@@ -102,10 +108,11 @@ def setitem(x: ndarray, key: Any, value: Any) -> None:
     index.count("scatter", size)
     if not isinstance(value, ndarray):
         EMULATOR.transfer(memory.itemsize)  # cupy makes a device array of the scalar
+        EMULATOR.allocate(memory.itemsize)
         memory[index.host] = value
         return
     if value.dtype != x.dtype:
-        EMULATOR.launch("copy", "scatter: astype")
+        EMULATOR.launch("copy", "scatter: astype", value.size * x.itemsize)
     memory[index.host] = cast(value.host, x.dtype, "setitem")
 
 
@@ -121,7 +128,7 @@ def _assign(target: np.ndarray, value: Any) -> None:
         copied = cast(source, target.dtype, "setitem")
         if target.size:
             if np.may_share_memory(source, target):
-                EMULATOR.launch("copy", "setitem: value under the target")
+                EMULATOR.launch("copy", "setitem: value under the target", source.nbytes)
             EMULATOR.launch("copy", "setitem")
         target[...] = copied
     else:
@@ -157,7 +164,7 @@ def take(x: ndarray, indices: Any, axis: Any = None, out: Any = None) -> ndarray
     memory = array(x, "take")
     if isinstance(indices, list):
         EMULATOR.transfer(8 * len(indices))
-        indices = view(np.asarray(indices, dtype=int), None)
+        indices = fresh(np.asarray(indices, dtype=int))
     where = indices if isinstance(indices, int | np.integer) else array(indices, "take by index")
     if isinstance(where, np.ndarray) and where.dtype.kind not in "iu":
         raise TypeError(f"cupy.take: indices have dtype {where.dtype}, expected integers")

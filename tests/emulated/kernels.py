@@ -2,7 +2,7 @@
 
 Arguments are held against the C parameter list: device arrays and NumPy scalars of exactly the C type, since CuPy passes on whatever it
 is given. Each array is laid between margins while the kernel runs, so that what it reads beyond an end is NaN and what it writes there
-is an error.
+is an error. What a launch changed inside its arrays is in `Counts.written`.
 """
 
 import functools
@@ -12,7 +12,7 @@ import numpy as np
 
 from emulated import real
 from emulated.arrays import ndarray
-from emulated.record import EMULATOR
+from emulated.record import EMULATOR, Changes
 
 MARGIN = 1024  # elements before and behind: more than the threads of a last block that has no guard
 
@@ -58,16 +58,18 @@ class RawKernel:
             raise NotImplementedError("emulated RawKernel: dynamic shared memory is not modelled")
         guarded = Guarded(self.name, self._built.parameters[self.name], args)
         self._built.launch(self.name, grid, block, guarded.args)
-        guarded.leave()
+        changes = guarded.leave()
         EMULATOR.launch("raw", self.name)
+        EMULATOR.wrote(self.name, changes)
 
 
 class Guarded:
-    """The arguments of a launch with every array between margins. Equal arrays share one place, as they do on the device."""
+    """The arguments of a launch with every array between margins. Arrays of the same memory share one place, as they do on the device."""
 
     def __init__(self, who: str, parameters: Any, args: tuple[Any, ...]) -> None:
         self._who = who
-        self._places: dict[tuple[int, tuple[int, ...], str], tuple[str, np.ndarray, np.ndarray, np.ndarray]] = {}
+        self._places: dict[tuple[int, int, str], tuple[str, np.ndarray, np.ndarray, np.ndarray]] = {}
+        self._arrays: dict[str, tuple[np.ndarray, np.ndarray]] = {}  # by parameter: the array given, and its place
         if len(args) != len(parameters):
             raise TypeError(f"{who}: got {len(args)} arguments, expected {len(parameters)}: {', '.join(p.name for p in parameters)}")
         self.args = [self._argument(parameter, x) for parameter, x in zip(parameters, args, strict=True)]
@@ -84,25 +86,38 @@ class Guarded:
             raise ValueError(f"{who} lies on device {x.number}, and device {EMULATOR.current} is the current one")
         if not x.flags.c_contiguous:
             raise ValueError(f"{who} has strides {x.strides} for shape {x.shape}, expected C-contiguous rows; a kernel gets a bare pointer")
-        return self._laid(parameter.name, x.host)
+        laid = self._laid(parameter.name, x.host).reshape(x.shape)
+        self._arrays[parameter.name] = x.host, laid
+        return laid
 
     def _laid(self, name: str, host: np.ndarray) -> np.ndarray:
-        key = (host.ctypes.data, host.shape, host.dtype.str)
+        key = (host.ctypes.data, host.size, host.dtype.str)
         if key not in self._places:
             if any(np.may_share_memory(host, other) for _, other, _, _ in self._places.values()):
-                raise NotImplementedError(f"{self._who}: {name} overlaps another argument in part; the emulated device knows equal ones only")
+                raise NotImplementedError(
+                    f"{self._who}: {name} overlaps another argument in part; the emulated device runs kernels on equal or separate memory alone"
+                )
             behind = margin(host.dtype.str, len(self._places))
             room = np.concatenate((behind[::-1], host.reshape(-1), behind))
             self._places[key] = (name, host, room, room[MARGIN : MARGIN + host.size].reshape(host.shape))
         return self._places[key][3]
 
-    def leave(self) -> None:
-        """Take the results home; an error where the kernel wrote beside one of its arrays."""
+    def leave(self) -> dict[str, Changes]:
+        """Take the results home and say what changed; an error where the kernel wrote beside one of its arrays."""
+        changes = {name: changed(host, laid) for name, (host, laid) in self._arrays.items()}
         for number, (name, host, room, inside) in enumerate(self._places.values()):
             behind = margin(host.dtype.str, number)
             if room[MARGIN + host.size :].tobytes() != behind.tobytes() or room[:MARGIN].tobytes() != behind[::-1].tobytes():
                 raise RuntimeError(f"{self._who}: wrote outside {name} of {host.size} elements; a guard is missing, or a size is wrong")
             host[...] = inside
+        return changes
+
+
+def changed(before: np.ndarray, after: np.ndarray) -> Changes:
+    """Where two C-contiguous arrays have different bits."""
+    old, new = (x.reshape(-1).view(np.uint8).reshape(x.size, x.itemsize) for x in (before, after))
+    edges = np.flatnonzero(np.diff((old != new).any(axis=1), prepend=False, append=False))
+    return Changes(before.shape, [(int(start), int(stop)) for start, stop in edges.reshape(-1, 2)])
 
 
 @functools.cache

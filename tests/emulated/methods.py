@@ -6,19 +6,20 @@ from typing import Any
 import numpy as np
 
 from emulated import indexing, products, real
-from emulated.arrays import array, cast, deliver, ndarray, supported, view, wrap
+from emulated.arrays import array, cast, deliver, fresh, ndarray, supported, view, wrap
 from emulated.elementwise import UFUNCS, clip
-from emulated.record import EMULATOR
+from emulated.record import EMULATOR, SCRATCH
 
-# Launches of a reduction, with CUB as CuPy uses it by default (cupy/_core/_routines_statistics.pyx); the rest are one kernel.
-STEPS = {
-    "mean": (("reduction", "mean"), ("elementwise", "mean: divide")),
-    "var": (("reduction", "var: mean"), ("reduction", "var")),
-    "std": (("reduction", "std: mean"), ("reduction", "std: var"), ("elementwise", "std: root")),
-    "ptp": (("reduction", "max"), ("reduction", "min"), ("elementwise", "subtract")),
-    "cumsum": (("scan", "cumsum"),),
-    "cumprod": (("scan", "cumprod"),),
+# Launches of a reduction (cupy/_core/_routines_statistics.pyx), and how many results of that size it makes on the way; the rest are one kernel.
+STEPS: dict[str, tuple[int, tuple[tuple[str, str], ...]]] = {
+    "mean": (0, (("reduction", "mean"), ("elementwise", "mean: divide"))),
+    "var": (1, (("reduction", "var: mean"), ("reduction", "var"))),
+    "std": (1, (("reduction", "std: mean"), ("reduction", "std: var"), ("elementwise", "std: root"))),
+    "ptp": (1, (("reduction", "max"), ("reduction", "min"), ("elementwise", "subtract"))),
+    "cumsum": (0, (("scan", "cumsum"),)),
+    "cumprod": (0, (("scan", "cumprod"),)),
 }
+CUB = ("sum", "prod", "max", "min", "mean")  # by axes; argmax and argmin of whole arrays too
 REDUCTIONS = ("sum", "prod", "max", "min", "mean", "var", "std", "ptp", "argmax", "argmin", "all", "any", "cumsum", "cumprod")
 
 
@@ -32,7 +33,7 @@ def get(self: ndarray, stream: Any = None, order: str = "C", out: Any = None, bl
 def read(x: ndarray, how: str, out: Any = None) -> np.ndarray:
     """The elements on the host, counted."""
     if x.size and not x.flags.c_contiguous:
-        EMULATOR.launch("copy", "get: contiguous")
+        EMULATOR.launch("copy", "get: contiguous", x.nbytes)
     EMULATOR.read(how)
     if out is None:
         return x.host.copy()
@@ -71,7 +72,7 @@ def send(host: np.ndarray) -> ndarray:
     """A host array on the device."""
     supported(host.dtype)
     EMULATOR.transfer(host.nbytes)
-    return view(host, None)
+    return fresh(host)
 
 
 # Copies
@@ -80,7 +81,7 @@ def send(host: np.ndarray) -> ndarray:
 def copy(self: ndarray, order: str = "C") -> ndarray:
     if self.size:
         EMULATOR.launch("copy", "copy")
-    return view(self.host.copy(order), None)
+    return fresh(self.host.copy(order))
 
 
 def astype(self: ndarray, dtype: Any, order: str = "K", casting: Any = None, subok: Any = None, copy: bool = True) -> ndarray:
@@ -90,11 +91,11 @@ def astype(self: ndarray, dtype: Any, order: str = "K", casting: Any = None, sub
     memory = array(self, "astype")
     if self.size:
         EMULATOR.launch("copy", "astype")
-    return view(cast(memory, target, "astype").copy(order), None)
+    return fresh(cast(memory, target, "astype").copy(order))
 
 
 def flatten(self: ndarray, order: str = "C") -> ndarray:
-    return view(copy(self, order).host.reshape(-1, order=order), None)
+    return ravel(copy(self, order), order)
 
 
 def repeat(self: ndarray, repeats: Any, axis: Any = None) -> ndarray:
@@ -117,6 +118,7 @@ def as_view(self: ndarray, host: np.ndarray) -> ndarray:
     """What NumPy made of our memory: a view, or a copy, which is a launch."""
     if host.size and not np.may_share_memory(host, self.host):
         EMULATOR.launch("copy", "reshape")
+        return fresh(host)
     return view(host, self)
 
 
@@ -163,22 +165,43 @@ def reduction(name: str) -> Callable[..., ndarray]:
             result = np.asarray(getattr(np, name)(array(self, name), **arguments), order="C")
         if dtype is not None:
             result = result.astype(dtype)
-        for kind, step in STEPS.get(name, (("reduction", name),)):
-            EMULATOR.launch(kind, step)
+        _count_reduction(name, self.host, arguments.get("axis"), result, out)
         return deliver(result, out, name)
 
     return reduce
 
 
+def _count_reduction(name: str, host: np.ndarray, axis: Any, result: np.ndarray, out: Any) -> None:
+    """The launches of a reduction, and what it takes from the pool besides its result.
+
+    CUB, which CuPy uses by default, wants scratch memory, and writes to memory of its own even where there is an out= (cupy/cuda/cub.pyx).
+    """
+    between, steps = STEPS.get(name, (0, (("reduction", name),)))
+    adjacent = _is_adjacent(host, axis)
+    for kind, step in steps:
+        EMULATOR.launch(kind, step, SCRATCH if kind == "scan" or (kind == "reduction" and adjacent and (name in CUB or result.size == 1)) else 0)
+    for _ in range(between):
+        EMULATOR.allocate(result.nbytes)
+    if adjacent and name in CUB and out is not None:
+        EMULATOR.launch("copy", f"{name}: result to out", result.nbytes)
+
+
+def _is_adjacent(host: np.ndarray, axis: Any) -> bool:
+    """Whether elements that are reduced to one lie side by side."""
+    axes = range(host.ndim) if axis is None else sorted(a % host.ndim for a in (axis if isinstance(axis, tuple) else (axis,)))
+    ends = tuple(range(host.ndim - len(axes), host.ndim)), tuple(range(len(axes)))
+    return any(flag and tuple(axes) == end for flag, end in zip((host.flags.c_contiguous, host.flags.f_contiguous), ends, strict=True))
+
+
 def argsort(self: ndarray, axis: Any = -1, kind: Any = None) -> ndarray:
     _stable(kind)
-    EMULATOR.launch("sort", "argsort")
+    EMULATOR.launch("sort", "argsort", self.nbytes, SCRATCH)
     return wrap(np.argsort(array(self, "argsort"), axis, kind="stable"))
 
 
 def sort(self: ndarray, axis: int = -1, kind: Any = None) -> None:
     _stable(kind)
-    EMULATOR.launch("sort", "sort")
+    EMULATOR.launch("sort", "sort", SCRATCH)
     array(self, "sort").sort(axis, kind="stable")
 
 
@@ -189,7 +212,7 @@ def _stable(kind: Any) -> None:
 
 def nonzero(self: ndarray) -> tuple[ndarray, ...]:
     found = np.nonzero(array(self, "nonzero"))
-    EMULATOR.launch("scan", "nonzero")
+    EMULATOR.launch("scan", "nonzero", 8 * self.size)
     EMULATOR.read("nonzero")
     EMULATOR.launch("elementwise", "nonzero")
     return tuple(wrap(index) for index in found)

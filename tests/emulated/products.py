@@ -6,7 +6,7 @@ import numpy as np
 
 from emulated import arrays
 from emulated.arrays import ndarray, wrap
-from emulated.record import EMULATOR
+from emulated.record import EMULATOR, SCRATCH
 
 
 def dot(a: ndarray, b: ndarray, out: Any = None) -> ndarray:
@@ -26,14 +26,14 @@ def matmul(a: ndarray, b: ndarray, out: Any = None) -> ndarray:
         raise ValueError("cupy.matmul: Scalar operands are not allowed, use '*' instead")
     result = np.matmul(x, y)
     if max(x.ndim, y.ndim) <= 2:
-        _finish(result, x, y, None, "matmul")
+        _count(result, x, y, "matmul")
     else:
         for operand in (x, y):
             if not operand.flags.c_contiguous:
-                EMULATOR.launch("copy", "matmul: operand")
+                EMULATOR.launch("copy", "matmul: operand", operand.nbytes)
         EMULATOR.launch("product", "matmul (batched)")
     if out is not None and (not out.flags.c_contiguous or _overlap(out.host, x, y)):
-        EMULATOR.launch("copy", "matmul: result to out")
+        EMULATOR.launch("copy", "matmul: result to out", result.nbytes)
     return arrays.deliver(result, out, "matmul")
 
 
@@ -71,13 +71,15 @@ def einsum(*operands: Any, **settings: Any) -> ndarray:
 
 
 def _inner(x: np.ndarray, y: np.ndarray, who: str) -> None:
-    """A single number as the result: CuPy multiplies and adds up with CUB, two launches."""
+    """A single number as the result: CuPy multiplies, adds up with CUB, and copies the sum to its place."""
+    dtype = np.result_type(x.dtype, y.dtype)
     for host in (x, y):
         if not host.flags.c_contiguous:
-            EMULATOR.launch("copy", f"{who}: operand")
+            EMULATOR.launch("copy", f"{who}: operand", host.nbytes)
     if x.size:
-        EMULATOR.launch("elementwise", f"{who}: multiply")
-        EMULATOR.launch("reduction", f"{who}: sum")
+        EMULATOR.launch("elementwise", f"{who}: multiply", x.size * dtype.itemsize)
+        EMULATOR.launch("reduction", f"{who}: sum", dtype.itemsize, SCRATCH)
+        EMULATOR.launch("copy", f"{who}: sum to its place")
     else:
         EMULATOR.launch("memset", who)
 
@@ -85,9 +87,16 @@ def _inner(x: np.ndarray, y: np.ndarray, who: str) -> None:
 def _finish(result: Any, x: np.ndarray, y: np.ndarray, out: Any, who: str) -> ndarray:
     """Count a product of x and y and bring its result home."""
     result = np.asarray(result)
+    _count(result, x, y, who)
+    if out is not None and _overlap(out.host, x, y):
+        EMULATOR.launch("copy", f"{who}: result to out", result.nbytes)
+    return arrays.deliver(result, out, who)
+
+
+def _count(result: np.ndarray, x: np.ndarray, y: np.ndarray, who: str) -> None:
     for host in (x, y):
         if host.dtype != result.dtype and host.size:
-            EMULATOR.launch("copy", f"{who}: astype")
+            EMULATOR.launch("copy", f"{who}: astype", host.size * result.itemsize)
     if x.ndim == 0 or y.ndim == 0:
         EMULATOR.launch("elementwise", f"{who}: multiply")
     elif result.size == 1 and x.size:
@@ -99,15 +108,12 @@ def _finish(result: Any, x: np.ndarray, y: np.ndarray, out: Any, who: str) -> nd
         _copy_mixed(x, who)
         _copy_mixed(y, who)
         EMULATOR.launch("product", who)
-    if out is not None and _overlap(out.host, x, y):
-        EMULATOR.launch("copy", f"{who}: result to out")
-    return arrays.deliver(result, out, who)
 
 
 def _copy_mixed(host: np.ndarray, who: str) -> None:
     """cuBLAS takes rows or columns that lie one after the other; anything else is copied first."""
     if not (host.flags.c_contiguous or host.flags.f_contiguous):
-        EMULATOR.launch("copy", f"{who}: operand")
+        EMULATOR.launch("copy", f"{who}: operand", host.nbytes)
 
 
 def _overlap(out: np.ndarray, *hosts: np.ndarray) -> bool:

@@ -1,7 +1,8 @@
-"""What the emulated device did: launches, reads, transfers and waits, each with the place in the program that asked for it."""
+"""What the emulated device did: launches, allocations, reads, transfers and waits, each with the place in the program that asked for it."""
 
 import contextlib
 import functools
+import math
 import os
 import sys
 from collections import Counter
@@ -9,11 +10,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
+
 import xpcap
 
 HERE = str(Path(__file__).parent) + os.sep
 PACKAGE = str(Path(xpcap.__file__).parent) + os.sep
 CONVERSIONS = PACKAGE + "backend.py"  # to_numpy and asarray: who called them says more
+SCRATCH = 512  # bytes: the smallest block of CuPy's pool, for scratch memory whose size only CUB and Thrust know
 
 
 class Launch(NamedTuple):
@@ -24,10 +28,74 @@ class Launch(NamedTuple):
     place: str
 
 
+class Allocation(NamedTuple):
+    """One request for memory from CuPy's pool: a fresh array, or scratch that CuPy needs on the way. Views and empty arrays take none."""
+
+    nbytes: int
+    place: str
+
+
 class Read(NamedTuple):
     """One wait for a value that the host wanted: from get() to an f-string. `how` names the way."""
 
     how: str
+    place: str
+
+
+class Footprint(NamedTuple):
+    """The memory of a matrix in a raw product, as cuBLAS sees it: `columns` columns of `rows` elements, each column `ld` elements after the last."""
+
+    address: int
+    rows: int
+    columns: int
+    ld: int
+    itemsize: int
+
+    @property
+    def nbytes(self) -> int:
+        """From the first element to the end of the last one."""
+        return (self.ld * (self.columns - 1) + self.rows) * self.itemsize if self.rows and self.columns else 0
+
+    def elements(self) -> set[int]:
+        """The address of every element. A test holds it against `elements(x)` of the arrays that it meant."""
+        return {self.address + self.itemsize * (self.ld * column + row) for column in range(self.columns) for row in range(self.rows)}
+
+
+def elements(x: Any) -> set[int]:
+    """The address of every element of the device array `x`."""
+    offsets = np.zeros((), np.int64)
+    for size, stride in zip(x.shape, x.strides, strict=True):
+        offsets = np.add.outer(offsets, np.arange(size) * stride)
+    return set((x.data.ptr + offsets).reshape(-1).tolist())
+
+
+class Product(NamedTuple):
+    """One raw product, C = op(A) op(B): A, B and C as they lie in memory, before any op."""
+
+    name: str
+    A: Footprint
+    B: Footprint
+    C: Footprint
+    place: str
+
+
+class Changes(NamedTuple):
+    """Elements of one argument that a launch left with other bits: ranges from start to before stop, in C order."""
+
+    shape: tuple[int, ...]
+    ranges: list[tuple[int, int]]
+
+    def rows(self) -> list[int]:
+        """The indices along the first axis where something changed."""
+        width = math.prod(self.shape[1:])
+        return sorted({row for start, stop in self.ranges for row in range(start // width, (stop - 1) // width + 1)})
+
+
+class Written(NamedTuple):
+    """What one launch of a kernel changed, by parameter. An element that got the bits it had is not among it: let tests begin with poison."""
+
+    kernel: str
+    changes: dict[str, Changes]
     place: str
 
 
@@ -50,6 +118,9 @@ class Counts:
 
     def __init__(self) -> None:
         self.launches: list[Launch] = []
+        self.allocations: list[Allocation] = []
+        self.products: list[Product] = []
+        self.written: list[Written] = []
         self.reads: list[Read] = []
         self.transfers: list[Transfer] = []
         self.waits: list[Wait] = []
@@ -68,12 +139,13 @@ class Counts:
 
     def reset(self) -> None:
         """Forget what was counted so far."""
-        for events in (self.launches, self.reads, self.transfers, self.waits):
+        for events in (self.launches, self.allocations, self.products, self.written, self.reads, self.transfers, self.waits):
             events.clear()
 
     def __str__(self) -> str:
         launches = ", ".join(f"{count} {kind}" for kind, count in self.kinds().most_common())
-        return f"{len(self.launches)} launches ({launches}), {len(self.reads)} reads, {len(self.transfers)} transfers, {len(self.waits)} waits"
+        counted = f"{len(self.launches)} launches ({launches})", f"{len(self.allocations)} allocations"
+        return ", ".join((*counted, *(f"{len(getattr(self, events))} {events}" for events in ("reads", "transfers", "waits"))))
 
 
 class Emulator(Counts):
@@ -84,11 +156,12 @@ class Emulator(Counts):
         self._open: list[Counts] = []
         self.configure()
 
-    def configure(self, devices: int = 1, name: str = "emulated", free: int = 8 << 30, total: int = 16 << 30) -> None:
-        """A fresh machine: number of devices, their name, bytes free and in all on each."""
+    def configure(self, devices: int = 1, name: str = "emulated", free: int = 8 << 30, total: int = 16 << 30, cublas: bool = True) -> None:
+        """A fresh machine: number of devices, their name, bytes free and in all on each, and whether the binding of cuBLAS can be loaded."""
         self.reset()
         self._open.clear()
-        self.devices, self.name, self.free, self.total = devices, name, free, total
+        self.devices, self.name, self.free, self.total, self.cublas = devices, name, free, total, cublas
+        self.handles: dict[tuple[int, int], int] = {}  # of cuBLAS, by device and thread
         self.pool_used, self.pool_free = 0, 0  # bytes that CuPy's memory pool says it has given out, and holds back
         self.current = 0  # the current device
         self.clock = 0  # synchronisations so far; an event is ready once one came after it
@@ -108,8 +181,26 @@ class Emulator(Counts):
         for counts in (self, *self._open):
             getattr(counts, events).append(event)
 
-    def launch(self, kind: str, name: str) -> None:
-        self._record("launches", Launch(kind, name, place()))
+    def launch(self, kind: str, name: str, *scratch: int) -> None:
+        """A launch, and the bytes of each piece of memory that CuPy takes for it besides its result."""
+        where = place()
+        self._record("launches", Launch(kind, name, where))
+        for nbytes in filter(None, scratch):
+            self._record("allocations", Allocation(nbytes, where))
+
+    def allocate(self, nbytes: int) -> None:
+        if nbytes:
+            self._record("allocations", Allocation(nbytes, place()))
+
+    def multiply(self, name: str, A: "Footprint", B: "Footprint", C: "Footprint") -> None:
+        """A raw product: one launch, and the memory that it reads and writes."""
+        where = place()
+        self._record("launches", Launch("product", name, where))
+        self._record("products", Product(name, A, B, C, where))
+
+    def wrote(self, name: str, changes: "dict[str, Changes]") -> None:
+        """What a kernel changed."""
+        self._record("written", Written(name, changes, place()))
 
     def read(self, how: str) -> None:
         self.clock += 1

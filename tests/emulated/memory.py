@@ -1,0 +1,44 @@
+"""The memory of the emulated device: which addresses belong to an array that is alive, of which dtype, and on which device."""
+
+import bisect
+import weakref
+from typing import NamedTuple
+
+import numpy as np
+
+from emulated.record import EMULATOR
+
+
+class Block(NamedTuple):
+    """One allocation. `owner` is NumPy's array whose memory it is; the block is gone when that is."""
+
+    start: int
+    nbytes: int
+    dtype: np.dtype
+    device: int
+    owner: "weakref.ref[np.ndarray]"
+
+
+_blocks: dict[int, Block] = {}  # by start
+
+
+def allocate(host: np.ndarray) -> np.ndarray:
+    """Count the memory of a new array as taken from the pool, on the current device, and know it until it is freed."""
+    owner = host
+    while isinstance(owner.base, np.ndarray):
+        owner = owner.base
+    assert owner.base is None, "the emulation took memory that is not NumPy's own"
+    if owner.nbytes:
+        start = owner.ctypes.data
+        assert start not in _blocks, "the emulation counts a view as new memory"
+        _blocks[start] = Block(start, owner.nbytes, owner.dtype, EMULATOR.current, weakref.ref(owner, lambda _: _blocks.pop(start)))
+        EMULATOR.allocate(owner.nbytes)
+    return host
+
+
+def find(address: int) -> Block | None:
+    """The allocation that `address` lies in, if it is alive."""
+    starts = sorted(_blocks)
+    i = bisect.bisect_right(starts, address) - 1
+    block = _blocks.get(starts[i]) if i >= 0 else None
+    return block if block and address < block.start + block.nbytes else None
