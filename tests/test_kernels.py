@@ -1,5 +1,6 @@
 """Every fast version against the plain equations of its op."""
 
+import contextlib
 from collections.abc import Callable
 from typing import Any
 
@@ -31,8 +32,9 @@ def rnn_cell_backward_arguments(draw: Callable[..., np.ndarray]) -> tuple[Any, .
     return draw(N, H), draw(N, H), np.tanh(draw(N, H)), draw(N, H)
 
 
-def softmax_loss_arguments(draw: Callable[..., np.ndarray]) -> tuple[Any, ...]:
-    return 3 * draw(N, V), np.array([0, 3, 3, V - 1, 5], np.int32), draw(N), draw(N, V)
+def softmax_loss_arguments(draw: Callable[..., np.ndarray]) -> list[tuple[Any, ...]]:
+    scores, targets = 3 * draw(N, V), np.array([0, 3, 3, V - 1, 5], np.int32)
+    return [(scores, targets, scale, draw(N, V)) for scale in (draw(N), 0.125)]
 
 
 def segment_sum_arguments(draw: Callable[..., np.ndarray]) -> tuple[Any, ...]:
@@ -41,17 +43,33 @@ def segment_sum_arguments(draw: Callable[..., np.ndarray]) -> tuple[Any, ...]:
     return draw(200, 33), ops.segments(ids, 31), draw(31, 33)
 
 
-def gather_arguments(draw: Callable[..., np.ndarray]) -> tuple[Any, ...]:
-    return draw(N, V), np.array([4, 0, 4, 2], np.int32), draw(4, V)
+def gather_arguments(draw: Callable[..., np.ndarray]) -> list[tuple[Any, ...]]:
+    table, rows, mask = draw(N, V), np.array([4, 0, 4, 2], np.int32), draw(4, V) > 0
+    return [(table, rows, draw(4, V), None, 1.0), (table, rows, draw(4, V), mask, 0.75), (table, None, draw(N, V), draw(N, V) > 0, 0.75)]
+
+
+def gather_plus_arguments(draw: Callable[..., np.ndarray]) -> tuple[Any, ...]:
+    return draw(N, V), np.array([4, 0, 4, 2], np.int32), draw(V), draw(4, V)
+
+
+def scatter_arguments(draw: Callable[..., np.ndarray]) -> list[tuple[Any, ...]]:
+    return [(draw(3, V), np.array([4, 0, 2], np.int32), draw(N, V), mask, 0.75) for mask in (None, draw(3, V) > 0)]
+
+
+def weighted_sum_arguments(draw: Callable[..., np.ndarray]) -> list[tuple[Any, ...]]:
+    return [(draw(301), scale, draw()) for scale in (draw(301), 0.125)]
 
 
 def product_arguments(draw: Callable[..., np.ndarray]) -> tuple[Any, ...]:
     return draw(300, 512) / 20, draw(512, 1000) / 20, draw(300, 1000)  # enough for a share on each core
 
 
-def word_loss_arguments(draw: Callable[..., np.ndarray]) -> tuple[Any, ...]:
+def word_loss_arguments(draw: Callable[..., np.ndarray]) -> list[tuple[Any, ...]]:
     words = np.abs(draw(300) * 500).astype(np.int32) % 1000
-    return draw(300, 512) / 20, draw(512, 1000) / 20, draw(1000), words, draw(300), draw(300, 1000), draw(300, 512)
+    return [
+        (draw(300, 512) / 20, draw(512, 1000) / 20, draw(1000), words, scale, draw(300), draw(300, 1000), draw(300, 512))
+        for scale in (draw(300), 0.125)
+    ]
 
 
 def times_transpose_arguments(draw: Callable[..., np.ndarray]) -> tuple[Any, ...]:
@@ -138,13 +156,16 @@ DRIVES = dict.fromkeys(("row_products", "row_products_transpose"), products)
 DRIVES |= dict.fromkeys(("lstm_gate_steps", "rnn_cell_steps"), forwards) | dict.fromkeys(
     ("lstm_gate_backward_steps", "rnn_cell_backward_steps"), backwards
 )
-ARGUMENTS: dict[str, Callable[..., tuple[Any, ...]]] = {
+ARGUMENTS: dict[str, Callable[..., Any]] = {  # of an op: its arguments, or a list of several
     "lstm_gates": lstm_gates_arguments,
     "lstm_gates_backward": lstm_gates_backward_arguments,
     "rnn_cell": rnn_cell_arguments,
     "rnn_cell_backward": rnn_cell_backward_arguments,
     "softmax_loss": softmax_loss_arguments,
     "gather": gather_arguments,
+    "gather_plus": gather_plus_arguments,
+    "scatter": scatter_arguments,
+    "weighted_sum": weighted_sum_arguments,
     "product": product_arguments,
     "add_product": add_product_arguments,
     "row_products": row_products_arguments,
@@ -162,7 +183,13 @@ ARGUMENTS: dict[str, Callable[..., tuple[Any, ...]]] = {
     "clip_to_norm": clip_to_norm_arguments,
     "record_step": record_step_arguments,
 }
-SCRATCH = {"times_transpose": 3, "row_products_transpose": 3, "add_product": 3}  # the argument that a version may leave anything in
+SCRATCH = {
+    "times_transpose": 3,
+    "row_products_transpose": 3,
+    "add_product": 3,
+    "gather_plus": 0,
+    "weighted_sum": 2,
+}  # the argument that a version may leave anything in
 TOLERANCES = {"float32": 3e-6, "float64": 1e-14}
 
 
@@ -189,20 +216,25 @@ def flat(value: Any) -> list[np.ndarray]:
 def check_equals_plain(kernel: kernels.Kernel, dtype: str) -> None:
     """The kernel and the plain equations on the same arguments, in the backend in force: results, and everything written to."""
     rng = np.random.default_rng(7)
-    arguments = ARGUMENTS[kernel.op](lambda *shape: np.asarray(rng.standard_normal(shape)).astype(dtype))
-    results = []
-    for run in (kernel.run, op_of(kernel)):
-        copies = each(lambda x: asarray(x.copy()), arguments)
-        assert kernel.supports(*copies)
-        with kernels.plain_only():
-            returned = run(*copies)
-            if kernel.op in DRIVES:
-                returned = DRIVES[kernel.op](returned, copies)
-        results.append(flat([returned, *(copy for i, copy in enumerate(copies) if i != SCRATCH.get(kernel.op))]))
-    assert len(results[0]) == len(results[1])
-    for fast, plain in zip(*results, strict=True):
-        assert fast.dtype == plain.dtype
-        np.testing.assert_allclose(fast, plain, rtol=TOLERANCES[dtype], atol=TOLERANCES[dtype])
+    made = ARGUMENTS[kernel.op](lambda *shape: np.asarray(rng.standard_normal(shape)).astype(dtype))
+    for arguments in made if isinstance(made, list) else [made]:
+        fast, plain = run(kernel, arguments, contextlib.nullcontext()), run(kernel, arguments, kernels.plain_only())
+        assert len(fast) == len(plain)
+        for ours, theirs in zip(fast, plain, strict=True):
+            assert ours.dtype == theirs.dtype
+            np.testing.assert_allclose(ours, theirs, rtol=TOLERANCES[dtype], atol=TOLERANCES[dtype])
+
+
+def run(kernel: kernels.Kernel, arguments: Any, where: Any) -> list[np.ndarray]:
+    """What the kernel's op returns and writes to, with the kernel, or inside plain_only() without it."""
+    copies = each(lambda x: asarray(x.copy()), arguments)
+    assert kernel.supports(*copies)
+    with where:
+        assert kernels.find(kernel.op, *copies) is (kernel.run if isinstance(where, contextlib.nullcontext) else None)
+        returned = op_of(kernel)(*copies)
+        if kernel.op in DRIVES:
+            returned = DRIVES[kernel.op](returned, copies)
+    return flat([returned, *(copy for i, copy in enumerate(copies) if i != SCRATCH.get(kernel.op))])
 
 
 def op_of(kernel: kernels.Kernel) -> Callable[..., Any]:

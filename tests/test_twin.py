@@ -10,12 +10,12 @@ import pytest
 import twin
 from planting import in_cuda
 from twin import KERNELS, REALS, THREADS
-from twin.cases import CASES, Case, Draw, bands_are_whole, guarded, softmax_equations, source
+from twin.cases import CASES, Case, Draw, bands_are_whole, guarded, ints, softmax_equations, source
 
 from xpcap import ops
 
 TOLERANCE = {"float": 1e-6, "double": 2e-15}  # of the largest value
-BARRIERS = ("softmax_loss", "squares", "root")
+BARRIERS = ("softmax_loss", "weighted_sum", "squares", "root")
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -104,9 +104,22 @@ def test_twin_softmax_loss_takes_huge_and_infinite_scores_as_the_equations_do(re
     with np.errstate(all="ignore"):
         nll, dscores = softmax_equations(scores, targets)
     got_nll, got = guarded(np.full(len(rows), nan, REALS[real])), guarded(np.full(scores.shape, nan, REALS[real]))
-    launch("softmax_loss", real, len(rows), scores, targets, guarded(np.ones(len(rows), REALS[real])), got_nll, got, np.int32(4))
+    bias = np.zeros(4, REALS[real])
+    launch("softmax_loss", real, len(rows), scores, bias, targets, bias, np.float64(1), got_nll, got, np.int32(0), np.int32(0), np.int32(4))
     np.testing.assert_allclose(got_nll, nll, rtol=TOLERANCE[real])
     np.testing.assert_allclose(got, dscores, rtol=TOLERANCE[real], atol=TOLERANCE[real])
+
+
+@pytest.mark.parametrize("real", REALS)
+@pytest.mark.parametrize("target", [-1, 4, 2**31 - 1, -(2**31)])
+def test_twin_softmax_loss_of_a_target_outside_the_vocabulary_is_nan(real: str, target: int) -> None:
+    """And nothing beyond the scores is read or written."""
+    scores, nll, got = (guarded(np.full(shape, 0.5, REALS[real])) for shape in ((1, 4), 1, (1, 4)))
+    one = np.ones(4, REALS[real])
+    launch("softmax_loss", real, 1, scores, one, np.array([target], np.int32), one, np.float64(1), nll, got, *ints(1, 0, 4))
+    assert np.isnan(nll[0])
+    np.testing.assert_allclose(got, 0.25)
+    assert all(bands_are_whole(x) for x in (nll, got))
 
 
 @pytest.mark.parametrize("real", REALS)
@@ -191,6 +204,8 @@ PLANTS = [
     Plant("softmax_loss", "no barrier within the tree of sums", BARRIER, "", 4),
     Plant("softmax_loss", "the target's score read after the gradient took its place", "most - target_score", "most - scores[row + target]", 0, -1),
     Plant("squares", "no barrier before the sums meet", BARRIER, "", 0),
+    Plant("weighted_sum", "no barrier within the tree", BARRIER, "", 1),
+    Plant("scatter", "rows in one place", r"\(long long\)rows\[k / C\] \* C", "0"),
     Plant("root", "no barrier within the tree", BARRIER, "", 1),
     Plant("segment_sum", "two threads on one column", r"\+ column\] = sum", "+ column / 2] = sum"),
     Plant("segment_sum", "all segments in the first one's place", r"out\[\(long long\)k \* C", "out[0LL * C"),
@@ -275,10 +290,14 @@ def on_floats(body: str, *arrays: np.ndarray, seed: int = 0, block: int = 4) -> 
 def test_twin_reads_what_a_kernel_takes() -> None:
     names = [(p.name, p.type, p.pointer, p.const) for p in twin.parameters(KERNELS / "softmax_loss.cu")["softmax_loss"]]
     assert names[1:] == [
+        ("bias", "real", True, True),
         ("targets", "int", True, True),
         ("scale", "real", True, True),
+        ("same", "double", False, False),
         ("nll", "real", True, False),
         ("dscores", "real", True, False),
+        ("biased", "int", False, False),
+        ("each", "int", False, False),
         ("V", "int", False, False),
     ]
     assert twin.parameters(KERNELS / "dropout.cu")["dropout"][1] == ("mask", "unsigned char", True, True)

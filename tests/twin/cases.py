@@ -168,18 +168,17 @@ def rnn_cell_backward(draw: Draw, n: int, H: int = 1, same: str = "") -> Case:
     return Case("rnn_cell_backward", (draw.blocks(n * H),), draw.threads, args, {3: placed(da, FIRST, values)})
 
 
-def softmax_loss(draw: Draw, rows: int, V: int, same: str = "") -> Case:
+def softmax_loss(draw: Draw, rows: int, V: int, same: str = "", biased: bool = False, each: bool = True) -> Case:
+    """Without a bias, or with one scale for all, NaN stands where nothing is to be read."""
     scores, targets, scale = draw.normal(rows, V), guarded(draw.rng.integers(0, V, rows).astype(np.int32)), draw.normal(rows)
     scores *= 3
-    nll, dscores = softmax_equations(wide(scores), targets)
+    bias = draw.normal(V) if biased else draw.poison(V)
+    nll, dscores = softmax_equations(wide(scores) + (wide(bias) if biased else 0), targets)
     out = scores if same == "dscores is scores" else draw.poison(rows, V)
-    return Case(
-        "softmax_loss",
-        (rows,),
-        draw.threads,
-        [scores, targets, scale, draw.poison(rows), out, np.int32(V)],
-        {3: nll, 4: dscores * wide(scale)[:, None]},
-    )
+    if not each:
+        scale[...] = np.nan
+    args = [scores, bias, targets, scale, np.float64(0.375), draw.poison(rows), out, *ints(biased, each, V)]
+    return Case("softmax_loss", (rows,), draw.threads, args, {5: nll, 6: dscores * (wide(scale)[:, None] if each else 0.375)})
 
 
 def softmax_equations(scores: np.ndarray, targets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -246,6 +245,50 @@ def record_step(draw: Draw, capacity: int, i: int) -> Case:
     return Case("record_step", (1,), draw.threads, [record, loss, norm, np.int32(i)], {0: wanted})
 
 
+def weighted_sum(draw: Draw, n: int, each: bool = True) -> Case:
+    x, scale = draw.normal(n), draw.normal(n) if each else draw.poison(n)
+    wanted = (wide(x) * (wide(scale) if each else 0.375)).sum()
+    args = [x, scale, np.float64(0.375), draw.poison(1), *ints(each, n)]
+    return Case("weighted_sum", (1,), draw.threads, args, {3: np.array([wanted])})
+
+
+def _rows(draw: Draw, R: int, K: int) -> np.ndarray:
+    """R distinct rows of K, in any order."""
+    return guarded(draw.rng.permutation(K)[:R].astype(np.int32))
+
+
+def gather(draw: Draw, R: int, K: int, C: int) -> Case:
+    table, rows = draw.normal(K, C), guarded(draw.rng.integers(0, K, R).astype(np.int32))
+    return Case("gather", (draw.blocks(R * C),), draw.threads, [table, rows, draw.poison(R, C), *ints(R * C, C)], {2: wide(table)[rows]})
+
+
+def gather_drop(draw: Draw, R: int, K: int, C: int, keep: float = 0.7) -> Case:
+    table, rows, mask = draw.normal(K, C), guarded(draw.rng.integers(0, K, R).astype(np.int32)), guarded(draw.rng.random((R, C)) < keep)
+    args = [table, rows, mask, draw.poison(R, C), np.float64(keep), *ints(R * C, C)]
+    return Case("gather_drop", (draw.blocks(R * C),), draw.threads, args, {3: wide(table)[rows] * mask / keep})
+
+
+def gather_plus(draw: Draw, R: int, K: int, C: int) -> Case:
+    table, rows, b = draw.normal(K, C), guarded(draw.rng.integers(0, K, R).astype(np.int32)), draw.normal(C)
+    args = [table, rows, b, draw.poison(R, C), *ints(R * C, C)]
+    return Case("gather_plus", (draw.blocks(R * C),), draw.threads, args, {3: wide(table)[rows] + wide(b)})
+
+
+def scatter(draw: Draw, R: int, K: int, C: int) -> Case:
+    x, rows, out = draw.normal(R, C), _rows(draw, R, K), draw.normal(K, C)
+    wanted = wide(out)
+    wanted[rows] = wide(x)
+    return Case("scatter", (draw.blocks(R * C),), draw.threads, [x, rows, out, *ints(R * C, C)], {2: wanted})
+
+
+def scatter_drop(draw: Draw, R: int, K: int, C: int, keep: float = 0.7) -> Case:
+    x, rows, mask, out = draw.normal(R, C), _rows(draw, R, K), guarded(draw.rng.random((R, C)) < keep), draw.normal(K, C)
+    wanted = wide(out)
+    wanted[rows] = wide(x) * mask / keep
+    args = [x, rows, mask, out, np.float64(keep), *ints(R * C, C)]
+    return Case("scatter_drop", (draw.blocks(R * C),), draw.threads, args, {3: wanted})
+
+
 class Kernel(NamedTuple):
     """A kernel's file, how its launches are made, and with what; the first of `sizes` is small, and more than one block of 32 threads."""
 
@@ -276,9 +319,21 @@ CASES = {
         softmax_loss,
         [
             *({"rows": rows, "V": V} for rows, V in ((2, 300), (1, 1), (3, 2), (5, 255), (2, 256), (2, 257), (4, 1004))),
-            *({"rows": 3, "V": V, "same": "dscores is scores"} for V in (9, 300)),
+            *({"rows": 3, "V": V, "same": "dscores is scores", "biased": True, "each": V > 9} for V in (9, 300)),
+            {"rows": 3, "V": 300, "each": False},
         ],
     ),
+    "weighted_sum": Kernel("weighted_sum.cu", weighted_sum, [{"n": 150}, {"n": 1}, {"n": 1000}, {"n": 300, "each": False}]),
+    **{
+        name: Kernel("gather.cu", make, [{"R": R, "K": K, "C": C} for R, K, C in ((5, 9, 37), (1, 1, 1), (3, 4, 257), (40, 60, 16))])
+        for name, make in (
+            ("gather", gather),
+            ("gather_drop", gather_drop),
+            ("gather_plus", gather_plus),
+            ("scatter", scatter),
+            ("scatter_drop", scatter_drop),
+        )  # fmt: skip
+    },
     "segment_sum": Kernel(
         "segment_sum.cu",
         segment_sum,

@@ -14,7 +14,7 @@ class Cell(NamedTuple):
     """A recurrent cell that works on pre-activations a = x @ Wx + b with G = gates * H columns.
 
     ``step(a, state, Wh, buffer, beside=None) -> state`` takes one step, for sampling.
-    ``rows_forward(a, state0, Wh, rows, buffer=None, beside=None) -> h, cache`` loops over packed Rows; h is (R, H).
+    ``rows_forward(a, state0, Wh, rows, buffer=None, beside=None) -> h, cache`` loops over packed Rows; h is (R, H). In state0 all but h may be None: zeros.
     ``rows_backward(dh, cache, buffer=None, dWh=None) -> da, dstate0, dWh`` returns its gradients.
     """
 

@@ -92,14 +92,14 @@ def lstm_advance(a: Array, state: State, Wh: Array, buffer: Buffer, beside: Besi
 
 
 def lstm_rows_forward(
-    a: Array, state0: State, Wh: Array, rows: Rows, buffer: Buffer | None = None, beside: Beside | None = None
+    a: Array, state0: tuple[Array, Array | None], Wh: Array, rows: Rows, buffer: Buffer | None = None, beside: Beside | None = None
 ) -> tuple[Array, LSTMRowsCache]:
     """Run the LSTM over packed rows: a step on a_t + h_{t-1} @ Wh for the sequences alive at each t.
 
     Parameters
     ----------
     a : array (R, 4H), float; x @ Wx + b of every row, time-major
-    state0 : (h0, c0), each an array (N, H), float
+    state0 : (h0, c0), each an array (N, H), float; c0 None: zeros
     Wh : array (H, 4H), float
     rows : Rows; which sequence and step each of the R rows belongs to
     buffer : memory for results and cache; None allocates
@@ -115,12 +115,15 @@ def lstm_rows_forward(
     TypeError, ValueError : libraries, dtypes, shapes or sizes do not match.
     """
     h0, c0 = state0
-    check_arrays("lstm_rows_forward", "a:R,4H h0:N,H c0:N,H Wh:H,4H", a, h0, c0, Wh, note=ORDER)
+    if c0 is None:
+        check_arrays("lstm_rows_forward", "a:R,4H h0:N,H Wh:H,4H", a, h0, Wh, note=ORDER)
+    else:
+        check_arrays("lstm_rows_forward", "a:R,4H h0:N,H c0:N,H Wh:H,4H", a, h0, c0, Wh, note=ORDER)
     (R, _), (N, H) = a.shape, h0.shape
     rows.check("lstm_rows_forward", R, N)
     buffer = buffer or fresh(a)
     h, c, gates, tanh_c = buffer("h", (N + R, H)), buffer("c", (N + R, H)), buffer("gates", (R, 4 * H)), buffer("tanh_c", (R, H))
-    h[:N], c[:N] = h0, c0
+    h[:N], c[:N] = h0, 0 if c0 is None else c0
     out = Gates(h, c, gates, tanh_c)
     take = lstm_steps(a, Wh, (h, c), out, beside)
     for step in rows.steps:
@@ -174,10 +177,10 @@ def lstm_forward(x: Array, h0: Array, Wx: Array, Wh: Array, b: Array) -> tuple[A
     ------
     TypeError, ValueError : libraries, dtypes or shapes do not match.
     """
-    xp = check_arrays("lstm_forward", "x:N,T,D h0:N,H Wx:D,4H Wh:H,4H b:4H", x, h0, Wx, Wh, b, note=ORDER)
+    check_arrays("lstm_forward", "x:N,T,D h0:N,H Wx:D,4H Wh:H,4H b:4H", x, h0, Wx, Wh, b, note=ORDER)
     N, T, _ = x.shape
     x_rows = to_rows(x)
-    h, cache = lstm_rows_forward(x_rows @ Wx + b, (h0, xp.zeros_like(h0)), Wh, Rows.full(N, T))
+    h, cache = lstm_rows_forward(x_rows @ Wx + b, (h0, None), Wh, Rows.full(N, T))
     return from_rows(h, N, T), LSTMCache(x_rows, Wx, cache)
 
 

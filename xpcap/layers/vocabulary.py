@@ -52,7 +52,7 @@ def vocabulary_loss(
     ------
     TypeError, ValueError : libraries, dtypes or shapes do not match, or a target on the host is outside 0..V-1.
     """
-    given, of = (("", ()) if isinstance(scale, float) else (" scale:L", (scale,)))
+    given, of = ("", ()) if isinstance(scale, float) else (" scale:L", (scale,))
     check_arrays("vocabulary_loss", f"h:L,H w:H,V b:V{given}", h, w, b, *of)
     check_ids("vocabulary_loss", "targets", targets, len(b), h)
     buffer = buffer or fresh(h)

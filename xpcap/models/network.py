@@ -76,7 +76,7 @@ def forward(config: ModelConfig, params: Parameters, part: Part, buffer: Buffer)
     vectors = gather(params["W_embed"], packed.words, buffer("vectors", (len(packed.words), config.wordvec)), masks.words, keep)  # (K, W)
     projected = product(vectors, params["Wx"], out=buffer("projected", (len(vectors), len(params["b"]))))
     a = gather_plus(projected, packed.inputs.ids, params["b"], buffer("a", (rows.R, len(params["b"]))))  # (R, G): each word is projected once
-    h, cache = cell.rows_forward(a, cell.initial(h0), params["Wh"], rows, buffer.scope("cell"))
+    h, cache = cell.rows_forward(a, (h0, *[None] * (cell.states - 1)), params["Wh"], rows, buffer.scope("cell"))
     if packed.kept is None and masks.hidden is None:
         return Forward(x, vectors, cache, h)
     return Forward(x, vectors, cache, gather(h, packed.kept, buffer("hidden", (len(packed.targets), config.hidden)), masks.hidden, keep))
