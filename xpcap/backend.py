@@ -186,18 +186,15 @@ def import_cupy() -> ModuleType:
 
 @contextlib.contextmanager
 def stand_in(module: ModuleType) -> Iterator[None]:
-    """Inside the ``with``, `module` stands in for cupy and is the backend of the whole process. It is not probed."""
-    global _active
-    backend, cupy = _active, sys.modules.get("cupy")
-    sys.modules["cupy"], _active = module, "cupy"
+    """Inside the ``with``, `module` stands in for cupy and is the backend of the whole process; its device counts as usable."""
+    global _active, _cupy_status
+    backend, probe, cupy = _active, _cupy_status, sys.modules["cupy"]
+    status = BackendStatus("cupy", True, module.__version__, (module.__name__,), "")
+    sys.modules["cupy"], _active, _cupy_status = module, "cupy", functools.cache(lambda: status)
     try:
         yield
     finally:
-        _active = backend
-        if cupy is None:
-            del sys.modules["cupy"]
-        else:
-            sys.modules["cupy"] = cupy
+        sys.modules["cupy"], _active, _cupy_status = cupy, backend, probe
 
 
 def is_device_array(x: object) -> bool:

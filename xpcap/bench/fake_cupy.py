@@ -196,6 +196,7 @@ def _copies(ndarray: Any, meter: Meter) -> dict[str, Function]:
         "copy": meter.stub("ufunc", lambda self: meter.array(self.shape, self.dtype)),
         "astype": meter.stub("ufunc", lambda self, dtype: meter.array(self.shape, dtype)),
         "fill": meter.stub("ufunc", lambda self, value: None),
+        "set": meter.stub("transfer", lambda self, host: None),
     }
 
 
@@ -220,6 +221,7 @@ def _module(cupy: ModuleType, meter: Meter) -> StandIn:
     types = {name: value for name, value in vars(cupy).items() if isinstance(value, type) and issubclass(value, np.generic)}
     ufuncs = {name: Ufunc(name, meter) for name, value in vars(cupy).items() if isinstance(value, cupy.ufunc)}
     pool = StandIn("pool", free_bytes=lambda: 0)
+    kernel = meter.stub("kernel", lambda grid, block, args, shared_mem=0: None)
     return StandIn(
         "cupy",
         **{name: getattr(cupy, name) for name in CONSTANTS},
@@ -228,7 +230,8 @@ def _module(cupy: ModuleType, meter: Meter) -> StandIn:
         **_creation(meter),
         **_functions(meter),
         cuda=_cuda(meter),
-        RawModule=lambda **_: SimpleNamespace(get_function=lambda name: meter.stub("kernel", lambda grid, block, args, **more: None)),
+        RawModule=lambda *_, **__: SimpleNamespace(get_function=lambda name: kernel),
+        RawKernel=lambda *_, **__: kernel,
         get_default_memory_pool=lambda: pool,
     )
 
@@ -237,7 +240,9 @@ def _cuda(meter: Meter) -> StandIn:
     gemm = meter.stub("gemm", lambda handle, transa, transb, m, n, k, alpha, a, lda, b, ldb, beta, c, ldc: None)
     cublas = StandIn("cupy.cuda.cublas", sgemm=gemm, dgemm=gemm, CUBLAS_OP_N=0, CUBLAS_OP_T=1)
     runtime = StandIn("cupy.cuda.runtime", getDeviceCount=lambda: 1, memGetInfo=lambda: (FREE, TOTAL))
-    return StandIn("cupy.cuda", cublas=cublas, runtime=runtime, device=StandIn("cupy.cuda.device", get_cublas_handle=lambda: 1))
+    device = StandIn("cupy.cuda.device", get_cublas_handle=lambda: 1)
+    current = SimpleNamespace(id=0, use=lambda: None)
+    return StandIn("cupy.cuda", cublas=cublas, runtime=runtime, device=device, Device=lambda device=0: current)
 
 
 def _creation(meter: Meter) -> dict[str, Function]:
@@ -267,4 +272,11 @@ def _functions(meter: Meter) -> dict[str, Function]:
             raise not_modelled(f"cupy.take along axis {axis}")
         return meter.array(_picked_shape(a.shape, indices), a.dtype) if out is None else out
 
-    return {"asarray": asarray, "asnumpy": lambda a: a.get(), "take": meter.stub("index", take), "dot": _dot(meter), "matmul": _dot(meter)}
+    return {
+        "asarray": asarray,
+        "asnumpy": lambda a: a.get(),
+        "take": meter.stub("index", take),
+        "copyto": meter.stub("ufunc", lambda dst, src: None),
+        **dict.fromkeys(("dot", "matmul"), _dot(meter)),
+        **{name: _reduction(name, meter) for name in REDUCTIONS},
+    }

@@ -44,6 +44,9 @@ REST = "rest"
 PARTS = (*SEAMS, REST)
 
 
+HOST_TIME = "host time of a training step of N captions on a card, from published times of calls: at most 16 time steps, LSTM; float32"
+
+
 class HostTime(NamedTuple):
     """Host time of a training step of N captions, medians over steps."""
 
@@ -95,7 +98,7 @@ class Clock:
         return time.perf_counter() - self._meter.seconds
 
 
-def host_time(sizes: Sequence[int] = SIZES, dropouts: Sequence[float] = DROPOUTS, steps: int = STEPS, warm_up: int = WARM_UP) -> list[HostTime]:
+def host_times(sizes: Sequence[int] = SIZES, dropouts: Sequence[float] = DROPOUTS, steps: int = STEPS, warm_up: int = WARM_UP) -> list[HostTime]:
     """Measure the host time of a step for each batch size and dropout.
 
     Raises
@@ -106,6 +109,21 @@ def host_time(sizes: Sequence[int] = SIZES, dropouts: Sequence[float] = DROPOUTS
         clock = Clock(meter)
         with _seams(clock):
             return [_measure(meter, clock, data, n, p, warm_up) for n in sizes for data in [_data(n, warm_up + steps)] for p in dropouts]
+
+
+def host_time_rows(results: Sequence[HostTime]) -> list[tuple[str, ...]]:
+    """A table: two rows of headings, then one row for each result. Parts are in microseconds of our own Python."""
+    headings = [("", "N"), ("", "dropout"), ("", "ms"), ("Python", "ms"), ("", "calls"), ("", "reads"), ("", "allocations")]
+    headings += [(first, f"{second} us".strip()) for first, _, second in (part.partition("_") for part in PARTS)]
+    lines = [_line(result) for result in results]
+    columns = zip(*zip(*headings, strict=True), *lines, strict=True)
+    return list(zip(*([cell.rjust(max(map(len, column))) for cell in column] for column in columns), strict=True))
+
+
+def _line(result: HostTime) -> tuple[str, ...]:
+    parts = [f"{result.parts[part]:.0f}" for part in PARTS]
+    counts = [str(count) for count in (result.calls, result.reads, result.allocations)]
+    return str(result.n), f"{result.dropout:g}", f"{result.ms:.2f}", f"{result.python_ms:.2f}", *counts, *parts
 
 
 def _data(n: int, batches: int) -> CaptionData:
