@@ -9,6 +9,7 @@ import functools
 import os
 import sys
 import warnings
+from collections.abc import Iterator
 from types import ModuleType
 from typing import Any, NamedTuple
 
@@ -167,6 +168,33 @@ def array_module() -> ModuleType:
     import cupy
 
     return cupy
+
+
+def import_cupy() -> ModuleType:
+    """The package cupy, whether or not it has a device here. BackendError : it cannot be imported."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            import cupy
+    except Exception as error:  # a broken installation can raise anything, not just ImportError
+        raise BackendError(
+            f"import_cupy: cupy cannot be imported ({_first_line(error)}), expected the package, a device is not needed; "
+            "is it installed in this environment? pip install '.[kernels]' installs it"
+        ) from error
+    return cupy
+
+
+@contextlib.contextmanager
+def stand_in(module: ModuleType) -> Iterator[None]:
+    """Inside the ``with``, `module` stands in for cupy and is the backend of the whole process; its device counts as usable."""
+    global _active, _cupy_status
+    backend, probe, cupy = _active, _cupy_status, sys.modules["cupy"]
+    status = BackendStatus("cupy", True, module.__version__, (module.__name__,), "")
+    sys.modules["cupy"], _active, _cupy_status = module, "cupy", functools.cache(lambda: status)
+    try:
+        yield
+    finally:
+        sys.modules["cupy"], _active, _cupy_status = cupy, backend, probe
 
 
 def is_device_array(x: object) -> bool:

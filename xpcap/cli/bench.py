@@ -1,7 +1,7 @@
 """`bench`: times of training and sampling, beside the same work as others do it."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import click
@@ -11,7 +11,7 @@ from xpcap.backend import get_backend
 from xpcap.cli.shared import PATH, Choice, backend_option, choose_backend, examples, json_option, table
 from xpcap.files import obstacle
 
-EXAMPLES = examples("bench", "bench --config notebook --config coco --peer torch", "bench --scaling --plot scaling.png")
+EXAMPLES = examples("bench", "bench --config notebook --config coco --peer torch", "bench --scaling --plot scaling.png", "bench --host-time")
 
 
 @click.command(epilog=EXAMPLES)
@@ -26,19 +26,46 @@ EXAMPLES = examples("bench", "bench --config notebook --config coco --peer torch
 )  # fmt: skip
 @click.option("--scaling", is_flag=True, help="Instead, time the training step of coco at eight batch sizes and six vocabulary sizes.")
 @click.option("--neighbour", is_flag=True, help="Instead, time the training step alone and beside a busy process of another login.")
+@click.option(
+    "--host-time", is_flag=True,
+    help="Instead, measure how long the host needs for a training step on a card. Needs CuPy's package, no card: pip install '.[kernels]'.",
+)  # fmt: skip
 @click.option("--plot", type=PATH, help="With --scaling: also draw the times as a PNG. An existing file is never overwritten.")
 @json_option
 def bench(
-    names: tuple[str, ...], peers: tuple[str, ...], scaling: bool, neighbour: bool, plot: Path | None, backend: str | None, as_json: bool
+    names: tuple[str, ...],
+    peers: tuple[str, ...],
+    scaling: bool,
+    neighbour: bool,
+    host_time: bool,
+    plot: Path | None,
+    backend: str | None,
+    as_json: bool,
 ) -> None:
     """Time training and sampling.
 
     Times a training step (loss, gradients, clipping and Adam of an LSTM captioner in float32) and greedy captions of 1,000 pictures, at
     named sizes. Times are medians of three rounds; a ratio is the peer's time divided by ours.
+
+    --host-time runs the step of train on a fake device, whose calls take the time that is published and compute nothing: what is left is the
+    time of our own Python, by part.
     """
-    for flag, given, why in (("--config", names, "has sizes of its own"), ("--neighbour", neighbour, "times a step alone")):
-        if scaling and given:
-            raise click.UsageError(f"{flag} and --scaling are given, expected one or the other: --scaling {why}")
+    if scaling:
+        _refuse("--scaling", (("--config", names, "has sizes of its own"), ("--neighbour", neighbour, "times a step alone")))
+    if host_time:
+        _refuse(
+            "--host-time",
+            (
+                ("--config", names, "has sizes of its own"),
+                ("--peer", peers, "times xpcap alone"),
+                ("--scaling", scaling, "has sizes of its own"),
+                ("--neighbour", neighbour, "times a step alone"),
+                ("--plot", plot, "draws nothing"),
+                ("--backend", backend, "brings a fake device"),
+            ),
+        )
+        _print_host_time(timings.host_times(), as_json)
+        return
     if plot is not None:
         _check_plot(plot, scaling)
     choose_backend(backend)
@@ -53,6 +80,20 @@ def bench(
     if plot is not None:
         timings.draw_scaling(plot, results)
         click.echo(f"wrote {plot}", err=as_json)
+
+
+def _refuse(flag: str, others: Iterable[tuple[str, object, str]]) -> None:
+    """Complain if one of the other options is given beside `flag`."""
+    for other, given, why in others:
+        if given:
+            raise click.UsageError(f"{other} and {flag} are given, expected one or the other: {flag} {why}")
+
+
+def _print_host_time(results: Sequence[timings.HostTime], as_json: bool) -> None:
+    if as_json:
+        click.echo(json.dumps([result._asdict() for result in results]))
+    else:
+        click.echo(f"{timings.HOST_TIME}\n{table(timings.host_time_rows(results))}")
 
 
 def _print(results: Sequence[timings.Result], as_json: bool) -> None:

@@ -1,0 +1,282 @@
+"""Real cupy arrays over fake pointers: shapes, slices and views are cupy's own, what would reach the driver is a stub.
+
+Nothing is computed: a read returns ones. What is not modelled raises a NotImplementedError.
+"""
+
+import contextlib
+import functools
+from collections.abc import Callable, Iterator
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import numpy as np
+
+from xpcap.backend import import_cupy, stand_in
+from xpcap.bench.fake_device import Meter, StandIn, not_modelled, replaced
+
+OPERATORS = {
+    "add": "add", "sub": "subtract", "mul": "multiply", "truediv": "true_divide", "and": "bitwise_and", "or": "bitwise_or",
+}  # fmt: skip
+COMPARISONS = {"lt": "less", "le": "less_equal", "gt": "greater", "ge": "greater_equal", "eq": "equal", "ne": "not_equal"}
+UNARY = {"neg": "negative", "abs": "absolute", "invert": "invert"}
+REDUCTIONS = ("sum", "max", "min", "argmax", "mean", "all", "any")
+UNTOUCHED = ("view", "transpose", "swapaxes", "squeeze", "__len__", "__iter__", "__init__", "__new__", "__array_finalize__", "__class_getitem__")
+CONSTANTS = ("newaxis", "pi", "e", "inf", "nan", "dtype", "finfo", "iinfo", "ndarray", "ufunc", "__version__")
+SHAPES = (np.shape, np.ndim, np.size)  # of NumPy: they look at no element
+FREE, TOTAL = 64 << 30, 80 << 30  # bytes of the device: features are resident
+Function = Callable[..., Any]
+
+
+@contextlib.contextmanager
+def fake_device() -> Iterator[Meter]:
+    """The fake device is the backend inside the ``with``, for the whole process. Everything is as before afterwards.
+
+    Raises
+    ------
+    BackendError : cupy cannot be imported. It needs no device.
+    """
+    cupy = import_cupy()
+    meter = Meter(cupy.ndarray, cupy.cuda.memory)
+    with contextlib.ExitStack() as stack:
+        for name, method in _methods(cupy.ndarray, meter).items():
+            stack.enter_context(replaced(cupy.ndarray, name, method))
+        stack.enter_context(stand_in(_module(cupy, meter)))
+        yield meter
+
+
+# Results of stubs
+
+
+@functools.cache
+def _dtype(name: str, kinds: tuple[Any, ...]) -> Any:
+    """The dtype of a ufunc's result for operands of these dtypes; a Python or NumPy scalar stands as its type."""
+    return getattr(np, name)(*(np.empty(0, kind) if isinstance(kind, np.dtype) else kind(1) for kind in kinds)).dtype
+
+
+@functools.cache
+def _reduced(name: str, shape: tuple[int, ...], dtype: Any, axis: Any, keepdims: bool) -> tuple[tuple[int, ...], Any]:
+    """Shape and dtype of a reduction."""
+    axes = set(range(len(shape))) if axis is None else {k % len(shape) for k in (axis if isinstance(axis, tuple) else (axis,))}
+    kept = tuple(1 if k in axes else size for k, size in enumerate(shape) if keepdims or k not in axes)
+    return kept, np.asarray(getattr(np.zeros(1, dtype), name)()).dtype
+
+
+def _is_indexed(index: Any) -> bool:
+    """Whether an index holds arrays or lists, and not just numbers and slices."""
+    parts = index if isinstance(index, tuple) else (index,)
+    return any(hasattr(part, "dtype") or isinstance(part, list) for part in parts)
+
+
+def _picked_shape(shape: tuple[int, ...], index: Any) -> tuple[int, ...]:
+    """The shape of x[index] for one index array, or one for each of the first axes."""
+    arrays = index if isinstance(index, tuple) else (index,)
+    if any(isinstance(x, (list, np.ndarray)) or getattr(x, "dtype", np.dtype(bool)).kind not in "iu" for x in arrays):
+        raise not_modelled("an index other than integer arrays on the device")
+    return np.broadcast_shapes(*(x.shape for x in arrays)) + shape[len(arrays) :]
+
+
+# Methods of arrays
+
+
+def _methods(ndarray: Any, meter: Meter) -> dict[str, Any]:
+    """Methods by name: stubs, and for what is not modelled an error. Views and properties stay cupy's own."""
+    refused = {name: _refuse(f"cupy.ndarray.{name}") for name, value in vars(ndarray.__mro__[1]).items() if _is_method(name, value)}
+    return {**refused, **_operators(meter), **_indexing(ndarray, meter), **_reads(meter), **_copies(ndarray, meter)}
+
+
+def _is_method(name: str, value: Any) -> bool:
+    special = name.startswith("__")
+    return callable(value) and name not in UNTOUCHED and (special or not name.startswith("_"))
+
+
+def _refuse(what: str) -> Function:
+    def refuse(*args: Any, **kwargs: Any) -> Any:
+        raise not_modelled(what)
+
+    return refuse
+
+
+def _ufunc(name: str, meter: Meter) -> Function:
+    def result(*operands: Any, out: Any = None, dtype: Any = None) -> Any:
+        if any(isinstance(x, np.ndarray) for x in operands):
+            raise TypeError(f"cupy.{name}: got a numpy.ndarray, expected device arrays and scalars")
+        if out is not None:
+            return out
+        kinds = tuple(x.dtype if isinstance(x, meter.ndarray) else type(x) for x in operands)
+        return meter.array(np.broadcast_shapes(*(np.shape(x) for x in operands)), dtype or _dtype(name, kinds))
+
+    return meter.stub("ufunc", result)
+
+
+def _operators(meter: Meter) -> dict[str, Function]:
+    found: dict[str, Function] = {}
+    for name, ufunc in OPERATORS.items():
+        call = found[f"__{name}__"] = _ufunc(ufunc, meter)
+        found[f"__r{name}__"] = lambda self, other, call=call: call(other, self)
+        found[f"__i{name}__"] = lambda self, other, call=call: call(self, other, out=self)
+    for name, ufunc in {**COMPARISONS, **UNARY}.items():
+        found[f"__{name}__"] = _ufunc(ufunc, meter)
+    for name in REDUCTIONS:
+        found[name] = _reduction(name, meter)
+    found["dot"] = found["__matmul__"] = _dot(meter)
+    return found
+
+
+def _reduction(name: str, meter: Meter) -> Function:
+    def result(self: Any, axis: Any = None, dtype: Any = None, out: Any = None, keepdims: bool = False) -> Any:
+        if out is not None:
+            return out
+        shape, found = _reduced(name, self.shape, self.dtype, axis, keepdims)
+        return meter.array(shape, dtype or found)
+
+    return meter.stub("ufunc", result)
+
+
+def _dot(meter: Meter) -> Function:
+    def result(a: Any, b: Any, out: Any = None) -> Any:
+        if a.ndim != 2 or b.ndim != 2 or a.shape[1] != b.shape[0]:
+            raise not_modelled(f"a product of shapes {a.shape} and {b.shape}")
+        return meter.array((a.shape[0], b.shape[1]), a.dtype) if out is None else out
+
+    return meter.stub("dot", result)
+
+
+def _indexing(ndarray: Any, meter: Meter) -> dict[str, Function]:
+    view = ndarray.__getitem__
+    pick = meter.stub("index", lambda self, index: meter.array(_picked_shape(self.shape, index), self.dtype))
+    put, fill = meter.stub("index", _written), meter.stub("ufunc", _written)
+
+    def getitem(self: Any, index: Any) -> Any:
+        if type(index) is slice or not _is_indexed(index):
+            return view(self, index)
+        return pick(self, index)
+
+    def setitem(self: Any, index: Any, value: Any) -> None:
+        (put if _is_indexed(index) else fill)(self, index, value)
+
+    return {"__getitem__": getitem, "__setitem__": setitem}
+
+
+def _written(self: Any, index: Any, value: Any) -> None:
+    if isinstance(value, np.ndarray) and value.ndim:
+        raise ValueError("cupy.ndarray.__setitem__: got a numpy.ndarray, expected a device array or a scalar")
+    if _is_indexed(index):
+        _picked_shape(self.shape, index)
+
+
+def _reads(meter: Meter) -> dict[str, Function]:
+    """Ways to look at elements: all of them wait for the device."""
+    results: dict[str, Function] = {
+        "get": lambda self, **_: np.ones(self.shape, self.dtype),
+        "tolist": lambda self: np.ones(self.shape, self.dtype).tolist(),
+        "item": lambda self, *_: np.ones((), self.dtype).item(),
+        "__float__": lambda self: 1.0,
+        "__int__": lambda self: 1,
+        "__bool__": lambda self: True,
+    }
+    return {name: meter.stub("read", result) for name, result in results.items()}
+
+
+def _copies(ndarray: Any, meter: Meter) -> dict[str, Function]:
+    reshape, function = ndarray.reshape, ndarray.__array_function__
+
+    def reshaped(self: Any, *shape: Any, **options: Any) -> Any:
+        if not self._c_contiguous:
+            raise not_modelled("cupy.ndarray.reshape of an array that is not C-contiguous")
+        return reshape(self, *shape, **options)
+
+    def array_function(self: Any, func: Any, types: Any, args: Any, kwargs: Any) -> Any:
+        if func not in SHAPES:
+            raise not_modelled(f"numpy.{func.__name__} of a device array")
+        return function(self, func, types, args, kwargs)
+
+    return {
+        "reshape": reshaped,
+        "__array_function__": array_function,
+        "copy": meter.stub("ufunc", lambda self: meter.array(self.shape, self.dtype)),
+        "astype": meter.stub("ufunc", lambda self, dtype: meter.array(self.shape, dtype)),
+        "fill": meter.stub("ufunc", lambda self, value: None),
+        "set": meter.stub("transfer", lambda self, host: None),
+    }
+
+
+# The module
+
+
+class Ufunc:
+    """A ufunc without its methods."""
+
+    def __init__(self, name: str, meter: Meter) -> None:
+        self.__name__, self._call = name, _ufunc(name, meter)
+
+    def __call__(self, *operands: Any, **options: Any) -> Any:
+        return self._call(*operands, **options)
+
+    def __getattr__(self, name: str) -> Any:
+        raise not_modelled(f"cupy.{self.__name__}.{name}")
+
+
+def _module(cupy: ModuleType, meter: Meter) -> StandIn:
+    """What stands in for the package."""
+    types = {name: value for name, value in vars(cupy).items() if isinstance(value, type) and issubclass(value, np.generic)}
+    ufuncs = {name: Ufunc(name, meter) for name, value in vars(cupy).items() if isinstance(value, cupy.ufunc)}
+    pool = StandIn("pool", free_bytes=lambda: 0)
+    kernel = meter.stub("kernel", lambda grid, block, args, shared_mem=0: None)
+    return StandIn(
+        "cupy",
+        **{name: getattr(cupy, name) for name in CONSTANTS},
+        **types,
+        **ufuncs,
+        **_creation(meter),
+        **_functions(meter),
+        cuda=_cuda(meter),
+        RawModule=lambda *_, **__: SimpleNamespace(get_function=lambda name: kernel),
+        RawKernel=lambda *_, **__: kernel,
+        get_default_memory_pool=lambda: pool,
+    )
+
+
+def _cuda(meter: Meter) -> StandIn:
+    gemm = meter.stub("gemm", lambda handle, transa, transb, m, n, k, alpha, a, lda, b, ldb, beta, c, ldc: None)
+    cublas = StandIn("cupy.cuda.cublas", sgemm=gemm, dgemm=gemm, CUBLAS_OP_N=0, CUBLAS_OP_T=1)
+    runtime = StandIn("cupy.cuda.runtime", getDeviceCount=lambda: 1, memGetInfo=lambda: (FREE, TOTAL))
+    device = StandIn("cupy.cuda.device", get_cublas_handle=lambda: 1)
+    current = SimpleNamespace(id=0, use=lambda: None)
+    return StandIn("cupy.cuda", cublas=cublas, runtime=runtime, device=device, Device=lambda device=0: current)
+
+
+def _creation(meter: Meter) -> dict[str, Function]:
+    """Functions that make arrays; all but `empty` launch a kernel or a memset."""
+    filled = meter.stub("ufunc", lambda shape, dtype=float: meter.array(shape, dtype))
+    filled_like = meter.stub("ufunc", lambda a, dtype=None: meter.array(a.shape, dtype or a.dtype))
+    return {
+        "empty": meter.empty,
+        "empty_like": lambda a, dtype=None: meter.empty(a.shape, dtype or a.dtype),
+        **dict.fromkeys(("zeros", "ones"), filled),
+        **dict.fromkeys(("zeros_like", "ones_like"), filled_like),
+        "full": meter.stub("ufunc", lambda shape, fill_value, dtype: meter.array(shape, dtype)),
+        "arange": meter.stub("ufunc", lambda stop, dtype=int: meter.array(stop, dtype)),
+    }
+
+
+def _functions(meter: Meter) -> dict[str, Function]:
+    send = meter.stub("transfer", lambda host, dtype: meter.array(host.shape, dtype or host.dtype))
+
+    def asarray(a: Any, dtype: Any = None) -> Any:
+        if isinstance(a, meter.ndarray):
+            return a if dtype is None or a.dtype == dtype else a.astype(dtype)
+        return send(np.asarray(a), dtype)
+
+    def take(a: Any, indices: Any, axis: int, out: Any = None) -> Any:
+        if axis != 0:
+            raise not_modelled(f"cupy.take along axis {axis}")
+        return meter.array(_picked_shape(a.shape, indices), a.dtype) if out is None else out
+
+    return {
+        "asarray": asarray,
+        "asnumpy": lambda a: a.get(),
+        "take": meter.stub("index", take),
+        "copyto": meter.stub("ufunc", lambda dst, src: None),
+        **dict.fromkeys(("dot", "matmul"), _dot(meter)),
+        **{name: _reduction(name, meter) for name in REDUCTIONS},
+    }

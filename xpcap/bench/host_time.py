@@ -1,0 +1,219 @@
+"""How long the host needs for a training step on a card, measured without one: on a fake device, whose calls take the time that is published.
+
+A step is a step of `train`: a minibatch from resident features, loss, gradients, clipping, Adam, recording. The clock stops in stubs, so what
+is left is our own Python, divided by part.
+"""
+
+import contextlib
+import functools
+import importlib
+import itertools
+import statistics
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from xpcap.bench.configs import CLIP, LEARNING_RATE, SEED, Config
+from xpcap.bench.fake_cupy import fake_device
+from xpcap.bench.fake_device import Meter, replaced
+from xpcap.data.dataset import CaptionData
+from xpcap.layers import lstm
+from xpcap.layers.cells import CELLS
+from xpcap.models import CaptioningRNN
+from xpcap.training.solver import CaptioningSolver
+
+SIZES = (25, 64, 128)
+DROPOUTS = (0.0, 0.5)  # 0.5 is the default of `train`
+STEPS, WARM_UP = 200, 20
+CELL = "lstm"
+
+# Where a part begins and ends: functions and methods, replaced wherever they were imported. All that exist count, and one must be entered in each
+# step. A part inside another is counted apart.
+SEAMS = {
+    "packing": ("xpcap.models.entry:enter",),
+    "masks": ("xpcap.models.masks:draw_masks", "xpcap.ops:draw_masks"),
+    "loop_forward": ("xpcap.layers.lstm:lstm_rows_forward",),
+    "loop_backward": ("xpcap.layers.lstm:lstm_rows_backward",),
+    "vocabulary": ("xpcap.layers.vocabulary:vocabulary_loss",),
+    "update": ("xpcap.optim:clip_by_global_norm", "xpcap.optim:update", "xpcap.training.watch:StepRecord.add"),
+}
+REST = "rest"
+PARTS = (*SEAMS, REST)
+
+
+HOST_TIME = "host time of a training step of N captions on a card, from published times of calls: at most 16 time steps, LSTM; float32"
+
+
+class HostTime(NamedTuple):
+    """Host time of a training step of N captions, medians over steps."""
+
+    n: int
+    dropout: float
+    ms: float  # with the time that passed in stubs
+    python_ms: float  # without it: our own Python
+    calls: int  # launches, products, copies, memsets and transfers
+    parts: dict[str, float]  # microseconds of our own Python
+    reads: int  # waits for a value from the device
+    allocations: int  # arrays taken from CuPy's pool
+
+
+class Clock:
+    """Our own seconds by part: those that did not pass in stubs."""
+
+    def __init__(self, meter: Meter) -> None:
+        self._meter = meter
+        self.begin()
+
+    def begin(self) -> None:
+        """Begin a step: nothing is counted yet."""
+        self.seconds = dict.fromkeys(PARTS, 0.0)
+        self.entered: set[str] = set()
+        self._part, self._since = REST, self._own()
+
+    def switch(self, part: str) -> str:
+        """From now on `part` is running. Returns the part that was."""
+        now, before = self._own(), self._part
+        self.seconds[before] += now - self._since
+        self._part, self._since = part, now
+        return before
+
+    def timed(self, part: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        """`function`, which counts as that part."""
+
+        @functools.wraps(function)
+        def run(*args: Any, **kwargs: Any) -> Any:
+            before = self.switch(part)
+            self.entered.add(part)
+            try:
+                return function(*args, **kwargs)
+            finally:
+                self.switch(before)
+
+        return run
+
+    def _own(self) -> float:
+        return time.perf_counter() - self._meter.seconds
+
+
+def host_times(sizes: Sequence[int] = SIZES, dropouts: Sequence[float] = DROPOUTS, steps: int = STEPS, warm_up: int = WARM_UP) -> list[HostTime]:
+    """Measure the host time of a step for each batch size and dropout.
+
+    Raises
+    ------
+    BackendError : cupy cannot be imported. It needs no device.
+    """
+    with fake_device() as meter:
+        clock = Clock(meter)
+        with _seams(clock):
+            return [_measure(meter, clock, data, n, p, warm_up) for n in sizes for data in [_data(n, warm_up + steps)] for p in dropouts]
+
+
+def host_time_rows(results: Sequence[HostTime]) -> list[tuple[str, ...]]:
+    """A table: two rows of headings, then one row for each result. Parts are in microseconds of our own Python."""
+    headings = [("", "N"), ("", "dropout"), ("", "ms"), ("Python", "ms"), ("", "calls"), ("", "reads"), ("", "allocations")]
+    headings += [(first, f"{second} us".strip()) for first, _, second in (part.partition("_") for part in PARTS)]
+    lines = [_line(result) for result in results]
+    columns = zip(*zip(*headings, strict=True), *lines, strict=True)
+    return list(zip(*([cell.rjust(max(map(len, column))) for cell in column] for column in columns), strict=True))
+
+
+def _line(result: HostTime) -> tuple[str, ...]:
+    parts = [f"{result.parts[part]:.0f}" for part in PARTS]
+    counts = [str(count) for count in (result.calls, result.reads, result.allocations)]
+    return str(result.n), f"{result.dropout:g}", f"{result.ms:.2f}", f"{result.python_ms:.2f}", *counts, *parts
+
+
+def _data(n: int, batches: int) -> CaptionData:
+    """Captions as `bench` draws them, the first of each batch replaced by one of the longest, so that every batch takes 16 time steps."""
+    data = _config(n).data(batches)
+    captions = data.split("train").captions
+    captions[::n] = captions[np.argmax((captions != data.vocabulary.null).sum(axis=1))]
+    return data
+
+
+def _config(n: int) -> Config:
+    return Config("host time", n)
+
+
+def _solver(n: int, data: CaptionData, dropout: float) -> CaptioningSolver:
+    config = _config(n)
+    model = CaptioningRNN(data.vocabulary.word_to_idx, config.D, config.W, config.H, CELL, np.float32, dropout=dropout, seed=SEED)
+    rate = {"learning_rate": LEARNING_RATE}
+    return CaptioningSolver(model, data, update_rule="adam", optim_config=rate, batch_size=n, clip_norm=CLIP, seed=SEED)
+
+
+def _measure(meter: Meter, clock: Clock, data: CaptionData, n: int, dropout: float, warm_up: int) -> HostTime:
+    solver = _solver(n, data, dropout)
+    batches = np.arange(len(data.split("train").captions)).reshape(-1, n)
+    for captions in batches[:warm_up]:
+        solver._train_batch(captions)
+    steps = [_step(meter, clock, functools.partial(solver._train_batch, captions)) for captions in batches[warm_up:]]
+    if missing := set(SEAMS) - clock.entered - (set() if dropout else {"masks"}):
+        raise NotImplementedError(f"host_time: no step entered {', '.join(sorted(missing))}, expected every part; name its functions in SEAMS")
+    return HostTime(
+        n,
+        dropout,
+        ms=1e3 * statistics.median(step.seconds for step in steps),
+        python_ms=1e3 * statistics.median(sum(step.parts.values()) for step in steps),
+        parts={part: 1e6 * statistics.median(step.parts[part] for step in steps) for part in PARTS},
+        **{name: statistics.median_low(getattr(step, name) for step in steps) for name in ("calls", "reads", "allocations")},
+    )
+
+
+class Step(NamedTuple):
+    """What one step took."""
+
+    seconds: float
+    parts: dict[str, float]
+    calls: int
+    reads: int
+    allocations: int
+
+
+def _step(meter: Meter, clock: Clock, work: Callable[[], object]) -> Step:
+    calls, counts = meter.calls, dict(meter.counts)
+    clock.begin()
+    start = time.perf_counter()
+    work()
+    seconds = time.perf_counter() - start
+    clock.switch(REST)
+    return Step(seconds, clock.seconds, meter.calls - calls, *(meter.counts[kind] - counts[kind] for kind in ("read", "allocation")))
+
+
+@contextlib.contextmanager
+def _seams(clock: Clock) -> Iterator[None]:
+    """Inside the ``with`` the functions of SEAMS tell the clock which part is running."""
+    with contextlib.ExitStack() as stack:
+        for part, places in SEAMS.items():
+            for owner, name, function in itertools.chain.from_iterable(map(_holders, places)):
+                stack.enter_context(replaced(owner, name, clock.timed(part, function)))
+        stack.enter_context(_cell(lstm.lstm_rows_forward, lstm.lstm_rows_backward))
+        yield
+
+
+@contextlib.contextmanager
+def _cell(forward: Callable[..., Any], backward: Callable[..., Any]) -> Iterator[None]:
+    """The cell with other loops over its steps."""
+    cell = CELLS[CELL]
+    CELLS[CELL] = cell._replace(rows_forward=forward, rows_backward=backward)
+    try:
+        yield
+    finally:
+        CELLS[CELL] = cell
+
+
+def _holders(place: str) -> list[tuple[Any, str, Any]]:
+    """Everything that holds the function at ``module:name`` or ``module:Class.name``: (owner, name, function). Nothing where there is none."""
+    module_name, _, path = place.partition(":")
+    module, (*classes, name) = importlib.import_module(module_name), path.split(".")
+    owner = getattr(module, classes[0], None) if classes else module
+    function = vars(owner).get(name) if owner else None
+    if function is None:
+        return []
+    if classes:
+        return [(owner, name, function)]
+    modules = [module for name, module in sorted(sys.modules.items()) if name.split(".")[0] == "xpcap"]
+    return [(module, name, function) for module in modules for name, value in list(vars(module).items()) if value is function]
