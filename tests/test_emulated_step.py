@@ -91,7 +91,7 @@ def test_emulated_time_step_is_one_kernel_and_one_product_each_way(device: Emula
             solver.step(features, captions)
         counted.append(counts.names())
     longer, shorter_ones = counted
-    assert longer - shorter_ones <= Counter({"raw lstm_gates": 1, "raw lstm_gates_backward": 1, "product dot": 2})
+    assert longer - shorter_ones <= Counter({"raw lstm_gates": 1, "raw lstm_gates_backward": 1, "product sgemm": 2})
 
 
 def test_emulated_plain_equations_launch_several_times_as_much(device: Emulator) -> None:
