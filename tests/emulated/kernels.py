@@ -117,7 +117,7 @@ def changed(before: np.ndarray, after: np.ndarray) -> Changes:
     """Where two C-contiguous arrays have different bits."""
     old, new = (x.reshape(-1).view(np.uint8).reshape(x.size, x.itemsize) for x in (before, after))
     edges = np.flatnonzero(np.diff((old != new).any(axis=1), prepend=False, append=False))
-    return Changes(before.shape, [(int(start), int(stop)) for start, stop in edges.reshape(-1, 2)])
+    return Changes(before.ctypes.data, before.itemsize, before.shape, [(int(start), int(stop)) for start, stop in edges.reshape(-1, 2)])
 
 
 @functools.cache

@@ -82,8 +82,14 @@ class Product(NamedTuple):
 class Changes(NamedTuple):
     """Elements of one argument that a launch left with other bits: ranges from start to before stop, in C order."""
 
+    address: int
+    itemsize: int
     shape: tuple[int, ...]
     ranges: list[tuple[int, int]]
+
+    def elements(self) -> set[int]:
+        """The address of every element that changed."""
+        return {self.address + self.itemsize * i for start, stop in self.ranges for i in range(start, stop)}
 
     def rows(self) -> list[int]:
         """The indices along the first axis where something changed."""
@@ -136,6 +142,11 @@ class Counts:
     def places(self) -> Counter[str]:
         """Launches by the line that asked for them: where the time goes."""
         return Counter(launch.place for launch in self.launches)
+
+    def overwritten(self) -> set[int]:
+        """The addresses that raw products and kernels wrote to; what NumPy did for cupy's own functions is not among them."""
+        changes = (changes for written in self.written for changes in written.changes.values())
+        return set().union(*(product.C.elements() for product in self.products), *(each.elements() for each in changes))
 
     def reset(self) -> None:
         """Forget what was counted so far."""

@@ -1,0 +1,68 @@
+"""Steps of the time loops on the emulated device: each touches its own rows of the whole buffers it is given, and no others."""
+
+import numpy as np
+import pytest
+from emulated import Emulator
+from emulated.record import Counts, elements
+
+import xpcap
+from xpcap import loops
+from xpcap.layers.rows import Rows
+from xpcap.loops import Step
+from xpcap.ops import Gates
+
+N, H = 5, 7
+ROWS = Rows.of([5, 5, 3, 1], N)  # sequences of 4, 3, 3, 2 and 2 steps
+R = ROWS.R
+
+
+def drawn(*shape: int) -> xpcap.backend.Array:
+    return xpcap.asarray(np.random.default_rng(shape[0]).standard_normal(shape).astype("f4"))
+
+
+def record(device: Emulator, take: loops.TakeStep, step: Step) -> Counts:
+    """What one step did: raw products and kernels alone."""
+    with device.counting() as counts:
+        take(step)
+    assert set(counts.kinds()) <= {"product", "raw"}
+    assert counts.allocations == []
+    return counts
+
+
+def read_by_products(counts: Counts) -> set[int]:
+    return set().union(*(product.A.elements() | product.B.elements() for product in counts.products))
+
+
+@pytest.mark.parametrize("cell", ["lstm", "rnn"])
+def test_emulated_steps_forward_touch_their_own_rows(cell: str, device: Emulator) -> None:
+    with xpcap.use_backend("cupy"):
+        xp, G = xpcap.backend.array_module(), 4 * H if cell == "lstm" else H
+        a, Wh = drawn(R, G), drawn(H, G)
+        out = Gates(*(xp.empty(shape, "f4") for shape in ((N + R, H), (N + R, H), (R, G), (R, H))))  # NaN, so that each write shows
+        for stack in (out.h, out.c):
+            stack[:N] = drawn(N, H)
+        take = loops.lstm_steps(a, Wh, (out.h, out.c), out) if cell == "lstm" else loops.rnn_steps(a, Wh, out.h, out.h)
+        for step in ROWS.steps:
+            counts = record(device, take, step)
+            assert read_by_products(counts) <= elements(out.h[step.befores]) | elements(Wh)
+            states = elements(out.h[step.afters])
+            gates = elements(out.c[step.afters]) | elements(out.gates[step.rows]) | elements(out.tanh_c[step.rows])
+            assert counts.overwritten() == (states | gates if cell == "lstm" else states)
+
+
+@pytest.mark.parametrize("cell", ["lstm", "rnn"])
+def test_emulated_steps_backward_touch_their_own_rows(cell: str, device: Emulator) -> None:
+    with xpcap.use_backend("cupy"):
+        xp, G = xpcap.backend.array_module(), 4 * H if cell == "lstm" else H
+        dh, Wh = drawn(R, H), drawn(H, G)
+        out = Gates(drawn(N + R, H), drawn(N + R, H), drawn(R, G), drawn(R, H))
+        dh_next, dc, da, scratch = (xp.empty(shape, "f4") for shape in ((N, H), (N, H), (R, G), N * H))
+        if cell == "lstm":
+            take = loops.lstm_backward_steps(dh, dh_next, dc, out, Wh, da, scratch)
+        else:
+            take = loops.rnn_backward_steps(dh, dh_next, out.h, Wh, da, scratch)
+        for step in reversed(ROWS.steps):
+            counts = record(device, take, step)
+            assert read_by_products(counts) <= elements(da[step.rows]) | elements(Wh)
+            states = elements(dh_next[: step.n]) | elements(da[step.rows])
+            assert counts.overwritten() == (states | elements(dc[: step.n]) if cell == "lstm" else states)
