@@ -50,15 +50,21 @@ class Workspace:
     def __init__(self, like: Array, parts: int = 1) -> None:
         self._xp, self._dtype = get_array_module(like), like.dtype
         self._buffers: dict[str, Array] = {}
+        self._views: dict[str, Array] = {}  # the last view of each: most are asked for in the same shape again, and a view costs a device's host time
         self._others = [Workspace(like) for _ in range(parts - 1)]
         self.buffer = Buffer(self._take)
 
     def _take(self, name: str, shape: tuple[int, ...], dtype: Any) -> Array:
+        view = self._views.get(name)
+        if view is not None and view.shape == shape:
+            return view
         size = math.prod(shape)
         if name not in self._buffers or self._buffers[name].size < size:
+            self._views.pop(name, None)
             self._buffers.pop(name, None)  # free the old memory before asking for more
             self._buffers[name] = self._xp.empty(size, dtype or self._dtype)
-        return self._buffers[name][:size].reshape(shape)
+        view = self._views[name] = self._buffers[name][:size].reshape(shape)
+        return view
 
     @property
     def parts(self) -> list["Workspace"]:
