@@ -127,6 +127,7 @@ WRONG: dict[str, tuple[Callable[[Operands], dict[str, Any]], str]] = {
     "a host array": (lambda o: {"A": o.host[0].ctypes.data}, "lies in no array of the device"),
     "no address": (lambda o: {"C": 0}, "lies in no array of the device"),
     "an offset in elements": (lambda o: {"B": o.arguments["B"] + 1}, "begins inside an element"),
+    "one element too far": (lambda o: {"A": o.arguments["A"] + 8}, "ends 4 bytes beyond its allocation of 120 bytes"),
     "one row too far": (lambda o: {"A": o.arguments["A"] + 4 * o.arguments["lda"]}, "ends 16 bytes beyond its allocation"),
     "one column too many": (lambda o: {"n": N + 1}, "bytes beyond its allocation"),
     "rows too far apart": (lambda o: {"ldc": o.arguments["ldc"] + 1}, r"C of shape \(3, 4\) with ld 6 .* ends 8 bytes beyond"),

@@ -143,10 +143,17 @@ class Counts:
         """Launches by the line that asked for them: where the time goes."""
         return Counter(launch.place for launch in self.launches)
 
-    def overwritten(self) -> set[int]:
-        """The addresses that raw products and kernels wrote to; what NumPy did for cupy's own functions is not among them."""
-        changes = (changes for written in self.written for changes in written.changes.values())
-        return set().union(*(product.C.elements() for product in self.products), *(each.elements() for each in changes))
+    def changed_by_kernels(self) -> set[int]:
+        """The addresses of the elements that kernels left with other bits."""
+        return set().union(*(changes.elements() for written in self.written for changes in written.changes.values()))
+
+    def written_by_products(self) -> set[int]:
+        """The addresses of the results of raw products."""
+        return set().union(*(product.C.elements() for product in self.products))
+
+    def read_by_products(self) -> set[int]:
+        """The addresses of the factors of raw products."""
+        return set().union(*(product.A.elements() | product.B.elements() for product in self.products))
 
     def reset(self) -> None:
         """Forget what was counted so far."""
