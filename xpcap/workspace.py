@@ -2,26 +2,27 @@
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 from xpcap.backend import Array, get_array_module
 
 
 class Buffer:
-    """Hands out arrays to write to: ``buffer(name, shape)``; their content is undefined.
+    """Hands out arrays to write to: ``buffer(name, shape)``, or ``buffer(name, shape, bool)`` for one that holds no floats; their content is undefined.
 
-    A name stands for one array. Each layer gets a scope of its own from its caller, so that two layers never share a name.
+    A name stands for one array, always of one dtype. Each layer gets a scope of its own from its caller, so that two layers never share a name.
 
     Parameters
     ----------
-    take : from a full name and a shape to an array
+    take : from a full name, a shape and a dtype, None for the usual one, to an array
     prefix : put in front of every name
     """
 
-    def __init__(self, take: Callable[[str, tuple[int, ...]], Array], prefix: str = "") -> None:
+    def __init__(self, take: Callable[[str, tuple[int, ...], Any], Array], prefix: str = "") -> None:
         self._take, self._prefix = take, prefix
 
-    def __call__(self, name: str, shape: tuple[int, ...]) -> Array:
-        return self._take(self._prefix + name, shape)
+    def __call__(self, name: str, shape: tuple[int, ...], dtype: Any = None) -> Array:
+        return self._take(self._prefix + name, shape, dtype)
 
     def scope(self, name: str) -> "Buffer":
         """The same memory under names that begin with ``name.``"""
@@ -30,8 +31,8 @@ class Buffer:
 
 def fresh(like: Array) -> Buffer:
     """Arrays of the library and dtype of `like`, each in memory of its own, whatever its name."""
-    xp, dtype = get_array_module(like), like.dtype
-    return Buffer(lambda name, shape: xp.empty(shape, dtype))
+    xp, usual = get_array_module(like), like.dtype
+    return Buffer(lambda name, shape, dtype: xp.empty(shape, dtype or usual))
 
 
 class Workspace:
@@ -52,11 +53,11 @@ class Workspace:
         self._others = [Workspace(like) for _ in range(parts - 1)]
         self.buffer = Buffer(self._take)
 
-    def _take(self, name: str, shape: tuple[int, ...]) -> Array:
+    def _take(self, name: str, shape: tuple[int, ...], dtype: Any) -> Array:
         size = math.prod(shape)
         if name not in self._buffers or self._buffers[name].size < size:
             self._buffers.pop(name, None)  # free the old memory before asking for more
-            self._buffers[name] = self._xp.empty(size, self._dtype)
+            self._buffers[name] = self._xp.empty(size, dtype or self._dtype)
         return self._buffers[name][:size].reshape(shape)
 
     @property
