@@ -80,6 +80,15 @@ def record_step_arguments(draw: Callable[..., np.ndarray]) -> tuple[Any, ...]:
     return record, 2, draw(), draw()
 
 
+def draw_masks_arguments(draw: Callable[..., np.ndarray]) -> tuple[Any, ...]:
+    """Two parts that share the rows of each mask, in no order, in widths that are no multiple of a block."""
+    masks, numbers = [], []
+    for part in (0, 1):
+        masks.append(tuple(np.zeros((n, width), bool) for n, width in ((3, 33), (4, 7), (5 * part, 48))))
+        numbers.append(tuple(np.array(rows, np.int32) for rows in ([4, 0, 2], [1, 6, 5, 2], [3, 0, 4, 1, 2][: 5 * part])))
+    return tuple(masks), tuple(numbers), (5, 7, 5), 2**63 - 1, 3, 0.7
+
+
 ARGUMENTS: dict[str, Callable[..., tuple[Any, ...]]] = {
     "lstm_gates": lstm_gates_arguments,
     "lstm_gates_backward": lstm_gates_backward_arguments,
@@ -96,6 +105,7 @@ ARGUMENTS: dict[str, Callable[..., tuple[Any, ...]]] = {
     "global_norm": global_norm_arguments,
     "clip_to_norm": clip_to_norm_arguments,
     "record_step": record_step_arguments,
+    "draw_masks": draw_masks_arguments,
 }
 SCRATCH = {"times_transpose": 3}  # the argument that a version may leave anything in
 TOLERANCES = {"float32": 3e-6, "float64": 1e-14}

@@ -40,6 +40,7 @@ CUDA = (
     "clip_to_norm",
     "adam_update",
     "record_step",
+    "draw_masks",
 )
 TABLE: dict[str, tuple[Kernel, ...]] = {
     op: tuple(Kernel(op, getattr(library, f"supports_{op}"), getattr(library, op)) for library, ops in ((host, HOST), (cuda, CUDA)) if op in ops)

@@ -18,9 +18,9 @@ REALS = {"float32": "float", "float64": "double"}
 
 @functools.cache
 def _function(xp, device, file, name, dtype):
-    """A kernel for one device. `device` only keys the cache: a module loads on the current device."""
+    """A kernel for one device. `device` only keys the cache: a module loads on the current device. Another `dtype` than a float: the file has no reals."""
     code = resources.files("xpcap.kernels").joinpath(f"{file}.cu").read_text(encoding="utf-8")
-    return xp.RawModule(code=code, options=(f"-DREAL={REALS[dtype]}",)).get_function(name)
+    return xp.RawModule(code=code, options=(f"-DREAL={REALS.get(dtype, 'float')}",)).get_function(name)
 
 
 def _launch(file, name, like, grid, *args):
@@ -147,3 +147,16 @@ def supports_record_step(record, i, loss, norm):
 
 def record_step(record, i, loss, norm):
     _launch("record", "record_step", record, 1, record, loss, norm, np.int32(i))
+
+
+def supports_draw_masks(masks, numbers, *_):
+    places = [x for part in masks for x in part]
+    return all(is_device_array(x) and x.dtype == bool and x.flags.c_contiguous for x in places) and all(_indexes(*rows) for rows in numbers)
+
+
+def draw_masks(masks, numbers, counts, seed, step, keep):
+    scalars = np.int32(round(65536 * keep)), np.int64(seed), np.int64(step)
+    for part, rows in zip(masks, numbers, strict=True):
+        sizes = [np.int32(size) for mask in part for size in mask.shape]
+        blocks = sum(len(mask) * -(-mask.shape[1] // 16) for mask in part)
+        _launch("philox", "draw_masks", part[0], _blocks(blocks), *rows, *part, *sizes, *scalars)

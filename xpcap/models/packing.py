@@ -62,17 +62,18 @@ def pack(captions: np.ndarray, null: int, part: int = 0, parts: int = 1) -> Pack
     )
 
 
-def send(packed: PackedCaptions, like: Array, order: np.ndarray) -> PackedCaptions:
-    """Send the index arrays to the device of `like`, with `order` replacing the packing's own, in one transfer."""
+def send(packed: PackedCaptions, like: Array, order: np.ndarray, more: Sequence[np.ndarray] = ()) -> tuple[PackedCaptions, list[Array]]:
+    """Send the index arrays to the device of `like`, with `order` replacing the packing's own, and `more` int32 arrays, all in one transfer."""
     packed = packed._replace(order=order)
     if get_array_module(like) is np:
-        return packed
+        return packed, list(more)
     rows, words, kept, targets = packed.rows, packed.words, packed.kept, packed.targets
     optional = [x for x in (kept, rows.past) if x is not None]
-    order, words, ids, by_word, starts, targets, caption, *rest = send_joined([order, words, *packed.inputs, targets, rows.caption, *optional], like)
+    joined = send_joined([order, words, *packed.inputs, targets, rows.caption, *optional, *more], like)
+    order, words, ids, by_word, starts, targets, caption, *rest = joined
     kept = None if kept is None else rest.pop(0)
     past = None if rows.past is None else rest.pop(0)
-    return packed._replace(
+    packed = packed._replace(
         rows=rows._replace(past=past, caption=caption),
         order=order,
         words=words,
@@ -80,6 +81,7 @@ def send(packed: PackedCaptions, like: Array, order: np.ndarray) -> PackedCaptio
         targets=targets,
         kept=kept,
     )
+    return packed, rest
 
 
 def send_joined(parts: Sequence[np.ndarray], like: Array) -> list[Array]:
