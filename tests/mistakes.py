@@ -36,10 +36,10 @@ _STEP = "test_emulated_step.py::test_emulated_"
 STEP = _STEP + "step_reads_nothing_and_launches_little[lstm-0.0-whole]"
 STEP_WITH_DROPOUT = _STEP + "step_reads_nothing_and_launches_little[lstm-0.3-whole]"
 TIME_STEP = _STEP + "time_step_is_one_kernel_and_one_product_each_way"
-LAUNCHES = _STEP + "step_launches_little_beside_its_time_steps[lstm-0.3-41]"
+LAUNCHES = _STEP + "step_launches_little_beside_its_time_steps[lstm-0.3-42]"
 TRAINING = _STEP + "training_equals_numpy[lstm-float32]"
 EPOCH_READS = _STEP + "epoch_reads_its_losses_once"
-EPOCH_SENDS = _STEP + "epoch_sends_features_once_and_then_index_vectors_and_masks"
+EPOCH_SENDS = _STEP + "epoch_sends_features_once_and_then_index_vectors"
 FEATURES = _STEP + "features_live_on_the_device_where_they_fit"
 NOT_FINITE = _STEP + "step_that_is_not_finite_is_found_before_anything_is_kept"
 SAME_BITS = _STEP + "device_gets_equal_bits_twice"
@@ -56,9 +56,9 @@ def kernel(op: str, dtype: str = "float32") -> str:
 
 
 OPS, LSTM, OPTIM, FOLDER = "xpcap/ops.py", "xpcap/layers/lstm.py", "xpcap/optim.py", "xpcap/runs/folder.py"
-CELLS, NETWORK, MASKS, PACKING, DECODING = (
+CELLS, NETWORK, ENTRY, PACKING, DECODING = (
     "xpcap/layers/cells.py",
-    *(f"xpcap/models/{name}.py" for name in ("network", "masks", "packing", "decoding")),
+    *(f"xpcap/models/{name}.py" for name in ("network", "entry", "packing", "decoding")),
 )
 SOLVER, WATCH, FEED, BACKEND = "xpcap/training/solver.py", "xpcap/training/watch.py", "xpcap/data/feed.py", "xpcap/backend.py"
 CUDA, KERNELS = "xpcap/kernels/cuda.py", "xpcap/kernels/"
@@ -76,9 +76,9 @@ MISTAKES = [
         STEP, "c0 is a numpy array and a a cupy array",
     ),
     Mistake(
-        "host-mask", "dropout masks are drawn on the host and not sent",
-        MASKS, "draw_masks", "send_joined($masks, ...)", "$masks",
-        STEP_WITH_DROPOUT, "mask is a numpy.ndarray, expected a device array",
+        "host-numbers", "the row numbers of dropout masks are sent, and those on the host used",
+        ENTRY, "enter", "[more for _, more in sent]", "numbers",
+        STEP_WITH_DROPOUT, "feature_numbers is a numpy.ndarray, expected a device array",
     ),
     Mistake(
         "host-index", "an index vector stays on the host and is used on the device",
@@ -302,6 +302,21 @@ MISTAKES = [
         "read-after-write", "a score is read after another thread may have put its gradient there",
         KERNELS + "softmax_loss.cu", "softmax_loss", r"most - target_score", "most - scores[row + target]",
         ANY_ORDER, "the result depends on the order of the threads",
+    ),
+    Mistake(
+        "masks-of-step-0", "the number of the step is left out of the counter, so that each step drops the same units",
+        KERNELS + "philox.cu", "draw", r"0, 0, step", "0, 0, 0",
+        kernel("draw_masks"), "Not equal to tolerance",
+    ),
+    Mistake(
+        "nine-rounds", "a round of Philox too few",
+        KERNELS + "philox.cu", "philox", r"round < 10", "round < 9",
+        kernel("draw_masks"), "Not equal to tolerance",
+    ),
+    Mistake(
+        "high-first", "the high bits of a word are taken first",
+        KERNELS + "philox.cu", "draw", r"\(u % 4\)", "(3 - u % 4)",
+        kernel("draw_masks"), "Not equal to tolerance",
     ),
     Mistake(
         "flag", "the flag for what is not finite is never set",

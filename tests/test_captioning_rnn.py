@@ -3,6 +3,7 @@
 from typing import Any
 
 import numpy as np
+import philox
 import pytest
 
 from xpcap import CaptioningRNN, CaptioningSolver, layers, to_numpy, use_backend
@@ -36,10 +37,10 @@ def padded(model: CaptioningRNN, features: np.ndarray, captions: np.ndarray) -> 
     live[~(targets != 0).any(axis=1)] = False
     x, word_mask, hidden_mask = features, np.ones((V, W)), np.ones((len(captions), T, H))
     if model.dropout:
-        x = features * (model.rng.random(features.shape, dtype=np.float32) < keep) / keep
         words = np.unique(inputs[live])
-        word_mask[words] = (model.rng.random((len(words), W), dtype=np.float32) < keep) / keep
-        hidden_mask[live] = (model.rng.random((live.sum(), H), dtype=np.float32) < keep) / keep
+        shapes = features.shape, (len(words), W), (int(live.sum()), H)
+        scaled = [philox.kept(model.seed, place, 0, shape, keep) / keep for place, shape in enumerate(shapes)]
+        x, word_mask[words], hidden_mask[live] = features * scaled[0], scaled[1], scaled[2]
     forward, backward = (layers.rnn_forward, layers.rnn_backward) if model.cell_type == "rnn" else (layers.lstm_forward, layers.lstm_backward)
     h0, proj = layers.affine_forward(x, p["W_proj"], p["b_proj"])
     vectors, embed = layers.word_embedding_forward(inputs, p["W_embed"] * word_mask)
@@ -74,8 +75,7 @@ def test_every_gradient_matches_finite_differences(cell: str, dropout: float, rn
         model.params[name] = rng.standard_normal(model.params[name].shape) / 2
 
     def loss(*_: Any) -> Any:
-        model.rng = np.random.default_rng(11)
-        return model.loss(features, captions)
+        return model.loss(features, captions, step=11)
 
     grads = loss()[1]
     for name, value in model.params.items():
@@ -147,7 +147,8 @@ def test_weights_masks_and_order_are_streams_of_their_own() -> None:
     model = make("lstm", dropout=0.5, seed=5)
     weights = np.random.default_rng([5, 0]).standard_normal(4)
     np.testing.assert_array_equal(model.params["W_embed"].ravel()[:4], weights / 100)
-    assert (model.rng.standard_normal(4) != weights).all()
+    bits = np.random.Philox(key=[5, 0], counter=[0, 0, 0, 0]).random_raw(64)
+    assert not np.isin(bits, np.random.default_rng([5, 0]).bit_generator.random_raw(64)).any()
 
 
 def test_float32_model_takes_float64_features_and_stays_float32(rng: np.random.Generator) -> None:
@@ -307,6 +308,10 @@ def test_sampling_nothing_gives_nothing() -> None:
         (lambda m: m.sample(np.zeros((2, D)), forbid=[-1]), ValueError, ["forbid", "0..11"]),
         (lambda m: m.sample(np.zeros((2, D)), forbid=range(V)), ValueError, ["forbid", "some, not all"]),
         (lambda m: m.sample(np.zeros((2, D)), max_length=0), ValueError, ["max_length is 0"]),
+        (lambda m: CaptioningRNN(WORDS, seed=-1), ValueError, ["seed is -1", "0..2**63-1"]),
+        (lambda m: CaptioningRNN.from_config(m.config, WORDS, seed=2**63, params=m.params), ValueError, [f"seed is {2**63}", "0..2**63-1"]),
+        (lambda m: m.loss(np.zeros((2, D)), np.ones((2, 4), int), step=-1), ValueError, ["CaptioningRNN.loss", "step is -1", "0..2**63-1"]),
+        (lambda m: m.loss(np.zeros((2, D)), np.ones((2, 4), int), step=1.5), TypeError, ["step is a float", "whole number"]),
         (lambda m: CaptioningRNN(WORDS, dropout=1.0), ValueError, ["dropout is 1.0", "[0, 1)"]),
         (lambda m: CaptioningRNN(WORDS, dtype=np.float16), ValueError, ["float16", "float32 or float64"]),
         (lambda m: m.loss(np.zeros((2, D + 1)), np.ones((2, 4), int)), ValueError, ["CaptioningRNN.loss", "(2, 6)", f"(N, {D})"]),

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import xpcap
-from xpcap import kernels, loops, ops
+from xpcap import draws, kernels, loops, ops
 from xpcap.backend import asarray, to_numpy
 from xpcap.kernels.host import BLOCK
 from xpcap.layers.rows import Rows
@@ -99,6 +99,15 @@ def record_step_arguments(draw: Callable[..., np.ndarray]) -> tuple[Any, ...]:
     return record, 2, draw(), draw()
 
 
+def draw_masks_arguments(draw: Callable[..., np.ndarray]) -> tuple[Any, ...]:
+    """Two parts that share the rows of each mask, in no order, in widths that are no multiple of a block."""
+    masks, numbers = [], []
+    for part in (0, 1):
+        masks.append(tuple(np.zeros((n, width), bool) for n, width in ((3, 33), (4, 7), (5 * part, 48))))
+        numbers.append(tuple(np.array(rows, np.int32) for rows in ([4, 0, 2], [1, 6, 5, 2], [3, 0, 4, 1, 2][: 5 * part])))
+    return tuple(masks), tuple(numbers), (5, 7, 5), 2**63 - 1, 3, 0.7
+
+
 def add_product_arguments(draw: Callable[..., np.ndarray]) -> tuple[Any, ...]:
     return draw(N, V), draw(V, H), draw(N, H), draw(N, H)
 
@@ -182,6 +191,7 @@ ARGUMENTS: dict[str, Callable[..., Any]] = {  # of an op: its arguments, or a li
     "global_norm": global_norm_arguments,
     "clip_to_norm": clip_to_norm_arguments,
     "record_step": record_step_arguments,
+    "draw_masks": draw_masks_arguments,
 }
 SCRATCH = {
     "times_transpose": 3,
@@ -238,7 +248,7 @@ def run(kernel: kernels.Kernel, arguments: Any, where: Any) -> list[np.ndarray]:
 
 
 def op_of(kernel: kernels.Kernel) -> Callable[..., Any]:
-    return getattr(ops, kernel.op, None) or getattr(loops, kernel.op)
+    return next(getattr(module, kernel.op) for module in (ops, loops, draws) if hasattr(module, kernel.op))
 
 
 def kernels_of(*libraries: str) -> list[kernels.Kernel]:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import philox
 import pytest
 
 hypothesis = pytest.importorskip("hypothesis")
@@ -213,14 +214,13 @@ def captioner(cell: str, dropout: float, seed: int) -> CaptioningRNN:
 
 
 def masks(model: CaptioningRNN, inputs: np.ndarray, live: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """As DESIGN has them drawn: features, then a row for each distinct live word by id, then hidden units caption by caption and step by step."""
-    keep, draw = 1 - model.dropout, np.random.default_rng([7, 1]).random
+    """As DESIGN has them drawn: a row for each caption, for each distinct live word by id, and for each live step, caption by caption."""
+    keep = 1 - model.dropout
     features, words, hidden = np.ones((len(inputs), D)), np.ones((V, W)), np.ones((*inputs.shape, H))
     if model.dropout:
-        features = (draw((len(inputs), D), dtype=np.float32) < keep) / keep
         spoken = sorted(set(inputs[live].tolist()))
-        words[spoken] = (draw((len(spoken), W), dtype=np.float32) < keep) / keep
-        hidden[live] = (draw((int(live.sum()), H), dtype=np.float32) < keep) / keep
+        shapes = features.shape, (len(spoken), W), (int(live.sum()), H)
+        features, words[spoken], hidden[live] = (philox.kept(model.seed, place, 7, shape, keep) / keep for place, shape in enumerate(shapes))
     return features, words, hidden
 
 
@@ -273,8 +273,7 @@ def test_packed_captions_are_padded_ones(rows: list[list[int]], cell: str, dropo
     model = captioner(cell, dropout, seed)
     expected, expected_grads = padded(model, features, captions)
     for given_features in (features, FeatureRows(features[::-1].copy(), np.arange(len(captions))[::-1])):
-        model.rng = np.random.default_rng([7, 1])
-        loss, grads = model.loss(given_features, captions)
+        loss, grads = model.loss(given_features, captions, step=7)
         close(loss, expected, "loss")
         for name, grad in grads.items():
             close(grad, expected_grads[name], name)

@@ -206,6 +206,20 @@ def test_data_that_moved_is_found_by_its_name_and_data_that_changed_is_refused(r
     failing(["train", tmp_path / "other" / "data.h5", "--out", tmp_path / "r", "--resume"], "is not the data that", "began with")
 
 
+@pytest.mark.parametrize("dropout", [0, 0.3])
+def test_a_run_of_an_older_version_goes_on_and_says_that_its_masks_change(dropout: float, tmp_path: Path) -> None:
+    """Its state holds a generator of dropout masks."""
+    out = tmp_path / "run"
+    broken_off(out, STEPS + 5, *SMALL, "--dropout", dropout)
+    spoil_last(lambda x, meta: meta["rng"].update(dropout=np.random.default_rng(0).bit_generator.state))(out)
+    with pytest.warns(UserWarning, match="load_state: .*older xpcap"):
+        load_state(out / "last.safetensors", shapes_of(out))
+    output = good("train", "--out", out, "--resume").output
+    assert ("is from an older xpcap: training goes on from it with other dropout masks" in output) == (dropout > 0)
+    assert "resuming after iteration" in output
+    load_state(out / "last.safetensors", shapes_of(out))
+
+
 def test_a_run_goes_on_on_another_backend(unbroken: Path, tmp_path: Path, device: Any) -> None:
     out = tmp_path / "run"
     broken_off(out, STEPS + 5, *OPTIONS)

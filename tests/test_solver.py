@@ -141,7 +141,7 @@ def test_an_interrupted_validation_is_repeated(monkeypatch: pytest.MonkeyPatch) 
     assert solver.best_epoch == whole.best_epoch
 
 
-def test_an_interrupted_step_gives_its_dropout_masks_back(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupted_step_is_tried_again_with_the_same_dropout_masks(monkeypatch: pytest.MonkeyPatch) -> None:
     solver, whole = make(dropout=0.3), make(dropout=0.3)
     monkeypatch.setattr(optim, "update", interrupted(optim.update, 7))
     with pytest.raises(KeyboardInterrupt):

@@ -15,7 +15,7 @@ LEVELS = [
     {"kernels", "uploads"},
     {"workspace"},
     {"ops"},
-    {"loops"},
+    {"loops", "draws"},
     {"layers"},
     {"models", "optim"},
     {"gradcheck", "metrics", "encoders"},

@@ -40,8 +40,8 @@ class Forgetful(Workspace):
         super().__init__(like)
         self._others = [Forgetful(like) for _ in range(parts - 1)]
 
-    def _take(self, name: str, shape: tuple[int, ...]) -> Array:
-        return np.empty(shape, self._dtype)
+    def _take(self, name: str, shape: tuple[int, ...], dtype: Any) -> Array:
+        return np.empty(shape, dtype or self._dtype)
 
 
 def each_row(*args: Any) -> packing.PackedCaptions:

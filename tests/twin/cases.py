@@ -237,6 +237,27 @@ def dropout(draw: Draw, n: int, same: str = "", keep: float = 0.7) -> Case:
     return Case("dropout", (draw.blocks(n),), draw.threads, [x, mask, out, np.float64(keep), np.int64(n)], {2: wanted})
 
 
+def draw_masks(draw: Draw, keep: float = 0.7, seed: int = 2**63 - 1, step: int = 2**40, **sizes: int) -> Case:
+    """Rows of masks that are twice as long, the last among them, in no order; the bits are NumPy's."""
+    counts, widths = [sizes[name] for name in "NKR"], [sizes[name] for name in "DWH"]
+    masks = [guarded(np.full(shape, 113, np.uint8)) for shape in zip(counts, widths, strict=True)]
+    numbers = [np.append(2 * n - 1, draw.rng.permutation(2 * n))[:n].astype(np.int32) for n in counts]
+    wanted = {}
+    for place, (n, width) in enumerate(zip(counts, widths, strict=True)):
+        key, counter = np.array([seed, place], np.uint64), np.array([0, 0, 0, step], np.uint64)
+        blocks = draw_blocks(width)
+        bits = np.random.Philox(key=key, counter=counter).random_raw(2 * n * blocks * 4).view(np.uint16)
+        wanted[3 + place] = wide(bits.reshape(2 * n, 16 * blocks)[numbers[place], :width] < 65536 * keep)
+    threads = sum(n * draw_blocks(width) for n, width in zip(counts, widths, strict=True))
+    scalars = [*(np.int32(sizes[name]) for name in "NDKWRH"), np.int32(round(65536 * keep)), np.int64(seed), np.int64(step)]
+    return Case("draw_masks", (draw.blocks(threads),), draw.threads, [*map(guarded, numbers), *masks, *scalars], wanted)
+
+
+def draw_blocks(width: int) -> int:
+    """Blocks of random bits in a row of a mask."""
+    return -(-width // 16)
+
+
 def record_step(draw: Draw, capacity: int, i: int) -> Case:
     record, loss, norm = draw.normal(capacity + 1, 2), draw.normal(), draw.normal()
     record[0, 0] = 1
@@ -332,7 +353,7 @@ CASES = {
             ("gather_plus", gather_plus),
             ("scatter", scatter),
             ("scatter_drop", scatter_drop),
-        )  # fmt: skip
+        )
     },
     "segment_sum": Kernel(
         "segment_sum.cu",
@@ -354,5 +375,13 @@ CASES = {
     ),
     "adam_update": Kernel("adam.cu", adam_update, _flat()),
     "dropout": Kernel("dropout.cu", dropout, _flat("out is x")),
+    "draw_masks": Kernel(
+        "philox.cu",
+        draw_masks,
+        [
+            dict(zip("NDKWRH", sizes, strict=True))
+            for sizes in ((3, 70, 2, 33, 5, 101), (1, 1, 1, 1, 1, 1), (4, 16, 3, 32, 8, 160), (5, 15, 0, 20, 0, 8), (2, 300, 9, 17, 40, 31))
+        ],
+    ),
     "record_step": Kernel("record.cu", record_step, [{"capacity": c, "i": i} for c, i in ((4, 2), (1, 0), (9, 8))]),
 }

@@ -17,6 +17,8 @@ using std::log;
 using std::sqrt;
 using std::tanh;
 
+static inline unsigned long long __umul64hi(unsigned long long a, unsigned long long b) { return (unsigned __int128)a * b >> 64; }
+
 struct dim3 {
     unsigned x, y, z;
 };

@@ -63,7 +63,7 @@ def train(data: Path | None, backend: str | None, **options: Any) -> None:
     chosen = choose(data, {name: value for name, value in options.items() if value is not None})
     _print_options(chosen)
     try:
-        run, evaluation = train_run(chosen, on_epoch=_print_epoch, progress=True, on_resume=_print_resume)
+        run, evaluation = train_run(chosen, on_epoch=_print_epoch, progress=True, on_resume=_print_resume, on_remark=say)
     except KeyboardInterrupt as stopped:
         if not isinstance(stopped, Stopped) and not is_saved(chosen.out):
             raise

@@ -45,6 +45,7 @@ CUDA = (
     "clip_to_norm",
     "adam_update",
     "record_step",
+    "draw_masks",
 )
 CUDA_LOOPS = ("lstm_gate_steps", "lstm_gate_backward_steps", "rnn_cell_steps", "rnn_cell_backward_steps")
 CUBLAS = ("product", "add_product", "times_transpose", "row_products", "row_products_transpose")

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from xpcap.backend import get_array_module
+from xpcap.backend import get_array_module, is_device_array
 from xpcap.kernels import cublas
 from xpcap.kernels.launching import INT_MAX, are_indices, blocks, fits, i32, launch
 
@@ -198,3 +198,16 @@ def supports_record_step(record, i, loss, norm):
 
 def record_step(record, i, loss, norm):
     launch("record", "record_step", record, 1, record, loss, norm, i32(i))
+
+
+def supports_draw_masks(masks, numbers, *_):
+    places = [x for part in masks for x in part]
+    return all(is_device_array(x) and x.dtype == bool and x.flags.c_contiguous for x in places) and all(are_indices(*rows) for rows in numbers)
+
+
+def draw_masks(masks, numbers, counts, seed, step, keep):
+    scalars = i32(round(65536 * keep)), np.int64(seed), np.int64(step)
+    for part, rows in zip(masks, numbers, strict=True):
+        sizes = [i32(size) for mask in part for size in mask.shape]
+        threads = sum(len(mask) * -(-mask.shape[1] // 16) for mask in part)
+        launch("philox", "draw_masks", part[0], blocks(threads), *rows, *part, *sizes, *scalars)

@@ -144,11 +144,11 @@ def gather(table, rows, out, mask, keep):
     """ops.gather straight into `out`. mode="clip" avoids NumPy's temporary; it clips nothing, as the caller has checked the rows."""
     if rows is not None:
         table = np.take(table, rows, axis=0, out=out, mode="clip")
-    if mask is None:
+    elif mask is None:
         out[...] = table
-        return out
-    np.multiply(table, mask, out=out)
-    out *= 1 / keep
+    if mask is not None:
+        np.multiply(table, mask, out=out)
+        out *= 1 / keep
     return out
 
 

@@ -21,9 +21,9 @@ i32 = functools.lru_cache(maxsize=1 << 14)(np.int32)  # most are asked for again
 
 @functools.cache
 def _function(xp, device, file, name, real):
-    """A kernel for one device. `device` only keys the cache: a module loads on the current device."""
+    """A kernel for one device. `device` only keys the cache: a module loads on the current device. `real` is no float where a file has no reals."""
     code = resources.files("xpcap.kernels").joinpath(f"{file}.cu").read_text(encoding="utf-8")
-    return xp.RawModule(code=code, options=(f"-DREAL={REALS[real]}",)).get_function(name)
+    return xp.RawModule(code=code, options=(f"-DREAL={REALS.get(real, 'float')}",)).get_function(name)
 
 
 def kernel(file, name, like):
@@ -46,7 +46,7 @@ def fits(*arrays):
     dtype = arrays[0].dtype
     if dtype.char not in REALS or not is_device_array(arrays[0]):
         return False
-    for a in arrays:  # a generator in all() would double the time, and a step asks some thirty times
+    for a in arrays:  # noqa: SIM110 - all() of a generator takes twice as long, and a step asks some thirty times
         if not (a.size and a.dtype == dtype and a.flags.c_contiguous):
             return False
     return True

@@ -1,4 +1,4 @@
-"""Inverted dropout. Masks are drawn on the host, so that a run drops the same units on either device."""
+"""Inverted dropout."""
 
 from typing import Any, NamedTuple
 
@@ -16,11 +16,6 @@ class DropoutCache(NamedTuple):
     mask: Array | None  # bool, shape of x; None if nothing was dropped
     p: float
     x: Array
-
-
-def draw_mask(rng: np.random.Generator, shape: tuple[int, ...], p: float) -> np.ndarray:
-    """Draw a boolean mask on the host that keeps each unit with probability p."""
-    return rng.random(shape, dtype=np.float32) < p
 
 
 def apply_mask(x: Array, mask: Array | None, p: float) -> Array:

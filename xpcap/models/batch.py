@@ -40,3 +40,4 @@ class Batch(NamedTuple):
     pictures: np.ndarray | None = None  # (N,) int, picture number of each caption, within its split
     weights: np.ndarray | None = None  # (N,) float, weight of each caption; None: 1 each
     total: float | None = None  # divisor of the loss: the number of captions in the whole batch, over all ranks; None: N
+    step: int | None = None  # number of the training step, from 0, that dropout masks are drawn for; None: one more than the last

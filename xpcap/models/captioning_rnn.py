@@ -12,17 +12,18 @@ from xpcap.errors import unknown
 from xpcap.layers.cells import CELLS, State
 from xpcap.models import network
 from xpcap.models.batch import FeatureRows
-from xpcap.models.checks import check_words
+from xpcap.models.checks import check_counter, check_words
 from xpcap.models.config import ModelConfig, check_sizes
 from xpcap.models.decoding import Policy, Special, decode
 from xpcap.models.entry import enter, to_device
+from xpcap.models.masks import Draw
 from xpcap.models.network import Part, Score
 from xpcap.models.parameters import Parameters
 from xpcap.ops import product
 from xpcap.workspace import Buffer, Workspace, fresh
 
 INIT_ORDER = ("W_embed", "W_proj", "Wx", "Wh", "W_vocab")  # as in the course; biases start at zero
-WEIGHTS, DROPOUT = 0, 1  # random streams from one seed
+WEIGHTS = 0  # random stream of the initial weights, from the seed
 LEAST_PART = 32  # captions per part: products with fewer rows are too thin to gain from another core
 
 
@@ -39,15 +40,16 @@ class CaptioningRNN:
     hidden_dim : H, size of the state
     cell_type : a name in xpcap.layers.CELLS: "rnn" or "lstm"
     dtype : numpy.float32 or numpy.float64
-    dropout : share of units dropped in training, in [0, 1): of image features, of word vectors (one mask per distinct word and batch)
-        and of hidden states before the vocabulary
-    seed : int, seeds a random stream for this model; None draws from NumPy's legacy global stream, as the course does
+    dropout : share of units dropped in training, in [0, 1), to the nearest 1 / 65536: of image features, of word vectors (one mask per distinct
+        word and batch) and of hidden states before the vocabulary
+    seed : int in 0..2**63-1, of weights and dropout masks; None draws weights from NumPy's legacy global stream, as the course does, and with
+        dropout a seed of the masks
 
     Attributes
     ----------
     config : ModelConfig
     params : Parameters; views of one flat buffer, on the backend current when the model was made. Assigning a mapping copies its values in
-    rng : numpy.random.Generator for dropout masks
+    seed : int; with the number of the training step it decides the dropout masks
 
     Raises
     ------
@@ -105,7 +107,7 @@ class CaptioningRNN:
             model._draw_weights(seed)
         else:
             model.params = params
-            model.rng = np.random.default_rng([seed or 0, DROPOUT])
+            model.seed = check_counter("CaptioningRNN", "seed", seed or 0)
         return model
 
     def _setup(self, config: ModelConfig, word_to_idx: Mapping[str, int], dtype: Any) -> None:
@@ -118,9 +120,10 @@ class CaptioningRNN:
         self.idx_to_word = {i: w for w, i in self.word_to_idx.items()}
         self._null = self.word_to_idx["<NULL>"]
         self._params = Parameters.empty(config.shapes(), self.dtype, array_module())
+        self._next_step = 0  # of `loss`, where none is given
 
     def _draw_weights(self, seed: int | None) -> None:
-        rng = None if seed is None else np.random.default_rng([seed, WEIGHTS])
+        rng = None if seed is None else np.random.default_rng([check_counter("CaptioningRNN", "seed", seed), WEIGHTS])
         self.params.flat[...] = 0
         for name in INIT_ORDER:
             shape = self.params.shapes[name]
@@ -128,7 +131,7 @@ class CaptioningRNN:
             self.params[name] = draw / (100 if name == "W_embed" else np.sqrt(shape[0]))
         if seed is None:  # the course has no dropout: without it, draw nothing more from its stream
             seed = np.random.randint(2**31) if self.dropout else 0
-        self.rng = np.random.default_rng([seed, DROPOUT])
+        self.seed = int(seed)
 
     @property
     def params(self) -> Parameters:
@@ -162,6 +165,7 @@ class CaptioningRNN:
         *,
         weights: np.ndarray | None = None,
         total: float | None = None,
+        step: int | None = None,
     ) -> tuple[Array, Parameters]:
         """Loss and gradients of a batch, with dropout if the model has any.
 
@@ -175,6 +179,8 @@ class CaptioningRNN:
             parts as the workspace has, computed in parallel. None: fresh memory, one part
         weights : array (N,), real, on the host; the weight of each caption. None: 1 each
         total : divisor of the sum. None: N
+        step : number of the training step; a batch has the same dropout masks each time it is asked for with the same number. None: one more than
+            in the last call, 0 in the first
 
         Returns
         -------
@@ -185,28 +191,31 @@ class CaptioningRNN:
         ------
         ValueError : shapes do not match, or word ids are outside the vocabulary. TypeError : captions are not integers.
         """
+        step = self._next_step if step is None else check_counter("CaptioningRNN.loss", "step", step)
         total = len(captions) if total is None else total
         spaces = [] if workspace is None else workspace.parts[: max(1, len(captions) // LEAST_PART)]
         buffers = [space.buffer for space in spaces] or [fresh(self.params.flat)]
-        parts = self._enter("loss", features, captions, len(buffers), train=True, weights=None if weights is None else np.asarray(weights) / total)
+        draw = Draw(self.seed, step) if self.dropout else None
+        parts = self._enter("loss", features, captions, buffers, draw, None if weights is None else np.asarray(weights) / total)
         results = side_by_side(lambda k: network.gradients(self.config, self.params, parts[k], 1 / total, buffers[k]), range(len(buffers)))
         loss, grads = results[0]
         for other_loss, other in results[1:]:
             loss = loss + other_loss
             flat = grads.flat
             flat += other.flat
+        self._next_step = step + 1
         return loss, grads
 
     def score(self, features: Array | FeatureRows, captions: Array) -> Score:
         """Score given captions, without dropout or gradients. Arguments are those of `loss`."""
-        (part,) = self._enter("score", features, captions, 1, train=False)
+        (part,) = self._enter("score", features, captions, [fresh(self.params.flat)])
         return network.score(self.config, self.params, part)
 
     def _enter(
-        self, function: str, features: Array | FeatureRows, captions: Array, parts: int, train: bool, weights: np.ndarray | None = None
-    ) -> list[Part]:
-        rng = self.rng if train and self.dropout else None
-        return enter(f"CaptioningRNN.{function}", self.config, self.params.flat, self._null, features, captions, parts, rng, weights)
+        self, function: str, features: Array | FeatureRows, captions: Array, buffers: Sequence[Buffer], draw: Draw | None = None,
+        weights: np.ndarray | None = None,
+    ) -> list[Part]:  # fmt: skip
+        return enter(f"CaptioningRNN.{function}", self.config, self.params.flat, self._null, features, captions, buffers, draw, weights)
 
     # Sampling
 

@@ -1,6 +1,8 @@
 """Checks of a vocabulary and of a batch, before a captioner computes anything."""
 
+import operator
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 
@@ -32,3 +34,13 @@ def check_words(word_to_idx: Mapping[str, int]) -> None:
         raise ValueError(f"CaptioningRNN: word_to_idx gives {len(ids)} words only {len(set(ids))} ids, expected one each")
     if word_to_idx.get("<NULL>", len(ids)) >= len(ids):
         raise ValueError(f"CaptioningRNN: word_to_idx has {len(ids)} words but no <NULL> with an id below that, expected one: it marks padding")
+
+
+def check_counter(where: str, name: str, value: Any) -> int:
+    """A seed or a step as an int. ValueError : not in 0..2**63-1. TypeError : no whole number."""
+    number = operator.index(value) if hasattr(value, "__index__") else None
+    if number is None:
+        raise TypeError(f"{where}: {name} is a {type(value).__name__}, expected a whole number")
+    if not 0 <= number < 2**63:
+        raise ValueError(f"{where}: {name} is {number}, expected a whole number in 0..2**63-1")
+    return number

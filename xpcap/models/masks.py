@@ -1,4 +1,4 @@
-"""Dropout masks: drawn on the host for a whole batch, then divided among its parts."""
+"""Dropout masks of a batch and its parts: which rows they have, and their drawing."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -6,9 +6,10 @@ from typing import NamedTuple
 import numpy as np
 
 from xpcap.backend import Array
-from xpcap.layers.dropout import draw_mask
+from xpcap.draws import draw_masks
 from xpcap.models.config import ModelConfig
-from xpcap.models.packing import PackedCaptions, send_joined
+from xpcap.models.packing import PackedCaptions
+from xpcap.workspace import Buffer
 
 
 class Masks(NamedTuple):
@@ -19,15 +20,35 @@ class Masks(NamedTuple):
     hidden: Array | None = None  # (L, H), one row for each row with a target
 
 
-def draw_masks(rng: np.random.Generator, config: ModelConfig, parts: Sequence[PackedCaptions], like: Array) -> list[Masks]:
-    """Draw the masks of each part, in the order of its rows, on the device of `like`.
+class Draw(NamedTuple):
+    """What the masks of a step are drawn from."""
 
-    Drawing covers the whole batch, features by caption, words by id, hidden units by (caption, time), so the masks do not depend on the parts.
-    """
-    keep, (D,) = 1 - config.dropout, config.feature_shape
+    seed: int
+    step: int  # number of the training step
+
+
+class RowNumbers(NamedTuple):
+    """Which row of the whole batch's masks each row of a part's masks is, for the places of ops.draw_masks."""
+
+    parts: Sequence[Sequence[np.ndarray]]  # of each part, for each place: (n,) int32
+    counts: Sequence[int]  # for each place: rows of the whole batch
+
+
+def row_numbers(parts: Sequence[PackedCaptions]) -> RowNumbers:
+    """Number captions as they come, distinct words by id, and live steps caption by caption, so that masks depend on neither packing nor parts."""
     words = np.unique(np.concatenate([part.words for part in parts]))  # sorted
-    features = draw_mask(rng, (sum(part.rows.N for part in parts), D), keep)
-    vectors = draw_mask(rng, (len(words), config.wordvec), keep)
-    hidden = draw_mask(rng, (sum(part.rows.R for part in parts), config.hidden), keep)
-    drawn = [(features[part.order], vectors[np.searchsorted(words, part.words)], hidden[part.source]) for part in parts]
-    return [Masks(*send_joined(masks, like=like)) for masks in drawn]
+    numbers = [[part.order, np.searchsorted(words, part.words).astype(np.int32), part.source] for part in parts]
+    return RowNumbers(numbers, (sum(part.rows.N for part in parts), len(words), sum(part.rows.R for part in parts)))
+
+
+def masks_of(
+    config: ModelConfig, draw: Draw, numbers: Sequence[Sequence[Array]], counts: Sequence[int], buffers: Sequence[Buffer]
+) -> list[Masks]:  # fmt: skip
+    """Draw the masks of each part into its buffer; numbers and counts as in RowNumbers, the numbers on the model's device."""
+    (D,), W, H = config.feature_shape, config.wordvec, config.hidden
+    masks = []
+    for part, buffer in zip(numbers, buffers, strict=True):
+        shapes = {name: (len(rows), width) for name, rows, width in zip(Masks._fields, part, (D, W, H), strict=True)}
+        masks.append(Masks(**{name: buffer(f"mask of {name}", shape, bool) for name, shape in shapes.items()}))
+    draw_masks(masks, numbers, counts, draw.seed, draw.step, 1 - config.dropout)
+    return masks

@@ -5,9 +5,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from xpcap.backend import Array, asarray, get_array_module
+from xpcap.backend import Array, get_array_module
 from xpcap.layers.rows import Rows
 from xpcap.ops import Segments, segments
+from xpcap.workspace import Buffer
 
 
 class PackedCaptions(NamedTuple):
@@ -62,17 +63,20 @@ def pack(captions: np.ndarray, null: int, part: int = 0, parts: int = 1) -> Pack
     )
 
 
-def send(packed: PackedCaptions, like: Array, order: np.ndarray) -> PackedCaptions:
-    """Send the index arrays to the device of `like`, with `order` replacing the packing's own, in one transfer."""
+def send(
+    packed: PackedCaptions, like: Array, order: np.ndarray, more: Sequence[np.ndarray], buffer: Buffer
+) -> tuple[PackedCaptions, list[Array]]:  # fmt: skip
+    """Send the index arrays to the device of `like`, with `order` replacing the packing's own, and `more` int32 arrays, all in one transfer."""
     packed = packed._replace(order=order)
     if get_array_module(like) is np:
-        return packed
+        return packed, list(more)
     rows, words, kept, targets = packed.rows, packed.words, packed.kept, packed.targets
     optional = [x for x in (kept, rows.past) if x is not None]
-    order, words, ids, by_word, starts, targets, caption, *rest = send_joined([order, words, *packed.inputs, targets, rows.caption, *optional], like)
+    joined = send_joined([order, words, *packed.inputs, targets, rows.caption, *optional, *more], buffer)
+    order, words, ids, by_word, starts, targets, caption, *rest = joined
     kept = None if kept is None else rest.pop(0)
     past = None if rows.past is None else rest.pop(0)
-    return packed._replace(
+    packed = packed._replace(
         rows=rows._replace(past=past, caption=caption),
         order=order,
         words=words,
@@ -80,12 +84,13 @@ def send(packed: PackedCaptions, like: Array, order: np.ndarray) -> PackedCaptio
         targets=targets,
         kept=kept,
     )
+    return packed, rest
 
 
-def send_joined(parts: Sequence[np.ndarray], like: Array) -> list[Array]:
-    """Send host arrays of one dtype to the device of `like` in one transfer, as views of one array. If `like` is on the host, return them as they are."""
-    if get_array_module(like) is np:
-        return list(parts)
-    ends = np.cumsum([part.size for part in parts]).tolist()
-    joined = asarray(np.concatenate([part.reshape(part.size) for part in parts]), like=like)
-    return [joined[end - part.size : end].reshape(part.shape) for part, end in zip(parts, ends, strict=True)]
+def send_joined(parts: Sequence[np.ndarray], buffer: Buffer) -> list[Array]:
+    """Send index vectors to the device where `buffer` lies in one transfer, as views of one array."""
+    joined, views, start = buffer.upload("indices", np.concatenate(parts)), [], 0
+    for part in parts:
+        views.append(joined[start : start + part.size])
+        start += part.size
+    return views

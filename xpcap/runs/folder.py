@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,7 +18,7 @@ from xpcap.files import read_text, write_text
 from xpcap.models import CaptioningRNN, ModelConfig
 from xpcap.tensors import check_format, read_tensors, write_tensors
 from xpcap.training.state import TrainingState
-from xpcap.training.state_tensors import from_tensors, to_tensors
+from xpcap.training.state_tensors import drew_masks_in_turn, from_tensors, to_tensors
 
 FORMAT = 1
 CONFIG, VOCAB, HISTORY, TIMES = "config.json", "vocab.json", "history.jsonl", "times.jsonl"
@@ -25,6 +26,7 @@ BEST, LAST = "best.safetensors", "last.safetensors"
 DATA, PICTURES = "data.h5", "pictures"  # of generated pictures: the data set, and its val split as PNGs
 LARGEST = 10**6  # of any size in a config: what is larger is a mistake or a trap
 MOST_CONFIG, MOST_VOCAB = 2**20, 16 * 2**20  # bytes
+OTHER_MASKS = "is from an older xpcap: training goes on from it with other dropout masks than that version would have drawn"
 _MEAN, _SCALE = "feature_scaling.mean", "feature_scaling.scale"
 
 
@@ -45,6 +47,7 @@ class Saved(NamedTuple):
     state: TrainingState
     scaling: FeatureScaling
     vocabulary: str  # its digest
+    drew_masks_in_turn: bool  # it is from an older xpcap, whose dropout masks were others
 
 
 def open_run(path: str | Path) -> Run:
@@ -246,8 +249,15 @@ def load_state(path: str | Path, shapes: Mapping[str, tuple[int, ...]]) -> Train
     Raises
     ------
     DataError : missing, damaged, not ours, or of another model.
+
+    Notes
+    -----
+    A state from an older xpcap, which drew its dropout masks from a generator in turn, can be gone on from, and is warned of.
     """
-    return load_saved(Path(path), shapes).state
+    saved = load_saved(Path(path), shapes)
+    if saved.drew_masks_in_turn:
+        warnings.warn(f"load_state: {path} {OTHER_MASKS}", stacklevel=2)
+    return saved.state
 
 
 def load_saved(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> Saved:
@@ -256,4 +266,4 @@ def load_saved(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> Saved:
     scaling, vocabulary = _pop_scaling(tensors), meta.get("vocabulary")
     if not isinstance(vocabulary, str):
         raise DataError(f"load_state: {path} has no digest of a vocabulary, expected a training state; is it a {BEST}, or from an older xpcap?")
-    return Saved(from_tensors(f"load_state: {path}", tensors, meta, shapes), scaling, vocabulary)
+    return Saved(from_tensors(f"load_state: {path}", tensors, meta, shapes), scaling, vocabulary, drew_masks_in_turn(meta))

@@ -1,6 +1,7 @@
 """train_run: from options to a finished run folder, in one go or continuing a run that is there."""
 
 import platform
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -20,6 +21,7 @@ from xpcap.runs.evaluation import Evaluation, evaluate_run
 from xpcap.runs.folder import (
     DATA,
     LAST,
+    OTHER_MASKS,
     PICTURES,
     VOCAB,
     Run,
@@ -48,9 +50,12 @@ class Trained(NamedTuple):
 
 
 Hook = Callable[[CaptioningSolver], None]
+Remark = Callable[[str], object]
 
 
-def train_run(options: TrainOptions, on_epoch: Hook | None = None, progress: bool = False, on_resume: Hook | None = None) -> Trained:
+def train_run(
+    options: TrainOptions, on_epoch: Hook | None = None, progress: bool = False, on_resume: Hook | None = None, on_remark: Remark = warnings.warn
+) -> Trained:
     """Train a captioner, score it, and leave a run folder with its page.
 
     Meanwhile SIGINT and SIGTERM finish the step, save, and raise Stopped; a second SIGINT ends the process at once.
@@ -61,6 +66,7 @@ def train_run(options: TrainOptions, on_epoch: Hook | None = None, progress: boo
     on_epoch : called with the solver at the end of each epoch, once its checkpoint is on its way to disk
     progress : show progress bars on a terminal
     on_resume : called with the solver when a run is continued, before its first step
+    on_remark : called with a sentence where a run of an older xpcap goes on otherwise than it would have there
 
     Raises
     ------
@@ -77,14 +83,16 @@ def train_run(options: TrainOptions, on_epoch: Hook | None = None, progress: boo
     else:
         place.check_free(out)
     with place.reserved(out, may_exist=options.resume):
-        history, data = _fit(options, out, on_epoch, progress, on_resume)
+        history, data = _fit(options, out, on_epoch, progress, on_resume, on_remark)
         run = open_run(out)
         evaluation = evaluate_run(run, data, "val", progress) if "val_loss" in history[-1] else None
         write_run_page(run, history, evaluation)
     return Trained(run, evaluation)
 
 
-def _fit(options: TrainOptions, out: Path, on_epoch: Hook | None, progress: bool, on_resume: Hook | None) -> tuple[list[dict[str, Any]], CaptionData]:
+def _fit(
+    options: TrainOptions, out: Path, on_epoch: Hook | None, progress: bool, on_resume: Hook | None, on_remark: Remark
+) -> tuple[list[dict[str, Any]], CaptionData]:
     """Train to the end; return the history and the data. What training itself held in memory is free afterwards."""
     place.tidy(out)
     config = read_config(out) if place.has_run(out) else None
@@ -92,7 +100,7 @@ def _fit(options: TrainOptions, out: Path, on_epoch: Hook | None, progress: bool
         check_agreement(options, options_of(config, out))
     data = _data(options, out, config)
     model = CaptioningRNN.from_config(_model_config(options, data), data.vocabulary.word_to_idx, seed=options.seed)
-    saved = None if config is None else _saved(out, config, data, model)
+    saved = None if config is None else _saved(out, config, data, model, on_remark)
     data.scaling = saved.scaling if saved is not None else fit_scaling(options.feature_scaling, data.split("train").features)
     keeper = Keeper(out, options.epochs, data.scaling, digest(data.vocabulary))
     stop = StopRequest()
@@ -136,7 +144,7 @@ def _data(options: TrainOptions, out: Path, config: Mapping[str, Any] | None) ->
     return data
 
 
-def _saved(out: Path, config: Mapping[str, Any], data: CaptionData, model: CaptioningRNN) -> Saved | None:
+def _saved(out: Path, config: Mapping[str, Any], data: CaptionData, model: CaptioningRNN, on_remark: Remark) -> Saved | None:
     """The checkpoint of a run; None if it ended before the first."""
     path = out / LAST
     if not path.exists():
@@ -145,6 +153,8 @@ def _saved(out: Path, config: Mapping[str, Any], data: CaptionData, model: Capti
     if saved.vocabulary != digest(data.vocabulary):
         raise DataError(f"train_run: {path} was trained with another vocabulary than that of its data, expected the same; from another run?")
     check_scaling(path, saved.scaling, config)
+    if saved.drew_masks_in_turn and model.dropout:
+        on_remark(f"train_run: {path} {OTHER_MASKS}")
     return saved
 
 

@@ -13,4 +13,4 @@ Objective = Callable[[Any, Batch, Workspace | None], tuple[Array, Parameters]]
 
 def cross_entropy(model: Any, batch: Batch, workspace: Workspace | None = None) -> tuple[Array, Parameters]:
     """Cross entropy of the captions: summed over time, weighted by caption, divided by `batch.total`; see CaptioningRNN.loss."""
-    return model.loss(batch.features, batch.captions, workspace, weights=batch.weights, total=batch.total)
+    return model.loss(batch.features, batch.captions, workspace, weights=batch.weights, total=batch.total, step=batch.step)

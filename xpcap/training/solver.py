@@ -21,7 +21,7 @@ from xpcap.training.group import ALONE, Group
 from xpcap.training.history import EpochHistory, Record
 from xpcap.training.objectives import Objective, cross_entropy
 from xpcap.training.order import EpochOrder
-from xpcap.training.state import TrainingState, by_parameter, capture, check_fits, optimizer_config, restore_model, restore_order, rewound_on_error
+from xpcap.training.state import TrainingState, by_parameter, capture, check_fits, optimizer_config, restore_model, restore_order
 from xpcap.training.validation import accuracy, evaluate
 from xpcap.training.watch import StepRecord
 from xpcap.workspace import Workspace
@@ -40,7 +40,7 @@ class CaptioningSolver(EpochHistory):
     batch_size, num_epochs : an epoch visits every training caption once, in an order of its own; its last batch may be smaller
     print_every, verbose : print the loss every `print_every` steps
     clip_norm : largest global norm of a gradient; None: no clipping. The loss is summed over time: 5 on a per-word mean is about 55 here
-    seed : of the order of captions; None draws it from NumPy's legacy global stream. Dropout masks come from `model.rng`
+    seed : of the order of captions; None draws it from NumPy's legacy global stream. Dropout masks come from `model.seed` and the iteration
     patience : stop after this many epochs in a row without a lower validation loss; None: never before `num_epochs`
     progress : show a progress bar where standard error is a terminal
     on_step : called with the solver after each step and between the batches of a validation: `state` may be asked for there. What it raises
@@ -143,9 +143,8 @@ class CaptioningSolver(EpochHistory):
 
     def _train_batch(self, captions: np.ndarray) -> None:
         """Train on the captions of those numbers."""
-        batch = self._feed.minibatch("train", captions)
-        with rewound_on_error(getattr(self.model, "rng", None)):
-            loss, norm = self._step(batch, require_finite=self._on_host)
+        batch = self._feed.minibatch("train", captions)._replace(step=self.iteration)
+        loss, norm = self._step(batch, require_finite=self._on_host)
         self._record.add(loss, norm)
         self._order.position += 1
 
@@ -171,6 +170,10 @@ class CaptioningSolver(EpochHistory):
         Returns
         -------
         loss : 0-d, of the model's library; reading it waits for the device
+
+        Notes
+        -----
+        Dropout masks are those of the step after the model's last one: `model.loss` counts.
         """
         return self._step(Batch(features, captions))[0].copy()  # the next step overwrites a device's own
 

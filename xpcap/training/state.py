@@ -1,7 +1,6 @@
 """The state of a training: everything that decides how it goes on, on the host."""
 
-import contextlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
@@ -32,7 +31,6 @@ class TrainingState(NamedTuple):
     losses: np.ndarray  # (iterations,), of the dtype of the parameters
     history: list[dict[str, Any]]  # one record an epoch
     order_rng: dict[str, Any]  # of numpy.random.Generator.bit_generator
-    dropout_rng: dict[str, Any] | None
 
     @property
     def iteration(self) -> int:
@@ -65,7 +63,7 @@ def capture(
     ------
     TrainingError : a parameter or moment is not finite.
     """
-    params, rng = model.params, getattr(model, "rng", None)
+    params = model.params
     state = TrainingState(
         params=_on_host(params, params.flat),
         rule=rule,
@@ -78,7 +76,6 @@ def capture(
         losses=np.array(losses, params.flat.dtype),
         history=[dict(record) for record in history],
         order_rng=dict(order.rng.bit_generator.state),
-        dropout_rng=None if rng is None else dict(rng.bit_generator.state),
     )
     cause = f"iteration {state.iteration}; is the learning rate, now {config['learning_rate']:g}, too high?"
     for thing, arrays in (("the value", state.params), *((f"{rule}'s {key}", moment) for key, moment in state.moments.items())):
@@ -101,8 +98,6 @@ def check_fits(state: TrainingState, model: Any, rule: str, order: EpochOrder, b
             raise DataError(
                 f"CaptioningSolver.restore: {thing} of the state: {theirs}, of this solver: {ours}, expected the same; of another training?"
             )
-    if (state.dropout_rng is None) != (getattr(model, "rng", None) is None):
-        raise DataError("CaptioningSolver.restore: only one of state and model has a generator of dropout masks, expected both; of another training?")
 
 
 def optimizer_config(state: TrainingState, like: Array) -> optim.Config:
@@ -124,11 +119,9 @@ def by_parameter(rule: str, config: optim.Config, shapes: Mapping[str, tuple[int
 
 
 def restore_model(state: TrainingState, model: Any) -> None:
-    """Copy the state's parameters into the model, and set its generator of dropout masks."""
+    """Copy the state's parameters into the model."""
     flat = model.params.flat
     flat[...] = asarray(state.params.flat, like=flat)
-    if state.dropout_rng is not None:
-        model.rng.bit_generator.state = state.dropout_rng
 
 
 def restore_order(state: TrainingState, order: EpochOrder) -> None:
@@ -136,18 +129,6 @@ def restore_order(state: TrainingState, order: EpochOrder) -> None:
     order.rng.bit_generator.state = state.order_rng
     order.captions = None if state.order is None else state.order.astype(np.int64)
     order.position = state.position
-
-
-@contextlib.contextmanager
-def rewound_on_error(rng: np.random.Generator | None) -> Iterator[None]:
-    """Give back what was drawn from a generator where the block is broken off: a step that is tried again gets the same dropout masks."""
-    before = {} if rng is None else dict(rng.bit_generator.state)
-    try:
-        yield
-    except BaseException:
-        if rng is not None:
-            rng.bit_generator.state = before
-        raise
 
 
 def check_finite(where: str, thing: str, arrays: Mapping[str, np.ndarray], error: type[Exception], cause: str) -> None:

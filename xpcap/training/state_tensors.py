@@ -32,7 +32,7 @@ def to_tensors(state: TrainingState) -> tuple[dict[str, np.ndarray], dict[str, A
         "captions": state.captions,
         "batch_size": state.batch_size,
         "history": state.history,
-        "rng": {"order": state.order_rng, "dropout": state.dropout_rng},
+        "rng": {"order": state.order_rng},
     }
     return tensors, meta
 
@@ -56,7 +56,6 @@ def from_tensors(where: str, tensors: Mapping[str, np.ndarray], meta: Mapping[st
     captions, batch_size, position = (_count(where, meta, key) for key in ("captions", "batch_size", "position"))
     order = tensors.get(_ORDER)
     _check_position(where, order, captions, batch_size, position)
-    rngs = _object(where, meta, "rng")
     return TrainingState(
         params=_named(where, "", tensors, shapes, losses.dtype),
         rule=rule,
@@ -68,9 +67,14 @@ def from_tensors(where: str, tensors: Mapping[str, np.ndarray], meta: Mapping[st
         position=position,
         losses=losses,
         history=_history(where, meta),
-        order_rng=_rng(where, rngs.get("order")),
-        dropout_rng=None if rngs.get("dropout") is None else _rng(where, rngs["dropout"]),
+        order_rng=_rng(where, _object(where, meta, "rng").get("order")),
     )
+
+
+def drew_masks_in_turn(meta: Mapping[str, Any]) -> bool:
+    """Whether a state is from a version whose dropout masks came from a generator, one after the other: going on from it takes other masks."""
+    rng = meta.get("rng")
+    return isinstance(rng, dict) and rng.get("dropout") is not None
 
 
 def _rule(where: str, rule: Any) -> str:
