@@ -21,6 +21,7 @@ from xpcap.bench.fake_cupy import fake_device
 from xpcap.layers.cells import CELLS
 from xpcap.training.watch import StepRecord
 
+ROOT = Path(__file__).parent.parent
 NEEDS_CUPY = pytest.mark.skipif(not real.is_installed(), reason=MISSING)
 KEYS = ["n", "dropout", "ms", "python_ms", "calls", "parts", "reads", "allocations"]
 PARTS = ["packing", "masks", "loop_forward", "loop_backward", "vocabulary", "update", "rest"]
@@ -40,7 +41,7 @@ def measure(dropout: float = 0.5) -> bench.HostTime:
 @NEEDS_CUPY
 def test_host_time_prints_the_objects_that_are_promised() -> None:
     command = [sys.executable, "-c", BRIEF, "bench", "--host-time", "--json"]
-    rows = json.loads(subprocess.run(command, cwd=Path(__file__).parent.parent, capture_output=True, text=True, check=True).stdout)
+    rows = json.loads(subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout)
     assert [(row["n"], row["dropout"]) for row in rows] == [(n, p) for n in (25, 64, 128) for p in (0.0, 0.5)]
     for row in rows:
         assert list(row) == KEYS
@@ -170,6 +171,12 @@ def test_host_time_table_has_a_column_for_each_number(monkeypatch: pytest.Monkey
     assert "published" in title
     assert len(lines) == 3
     assert len(lines[2].split()) == len(KEYS) - 1 + len(PARTS)
+
+
+def test_host_time_costs_in_the_docs_are_those_of_the_stubs() -> None:
+    text = (ROOT / "docs/benchmarks.md").read_text(encoding="utf-8")
+    section = text.split("\n## Host time of a step on a card\n")[1].split("\n## ")[0]
+    assert [f"| {cost.microseconds:g} | {cost.source} |" for cost in costs.COSTS.values()] == section.split("|---|---|\n")[1].split("\n\n")[0].splitlines()
 
 
 @pytest.mark.parametrize(
