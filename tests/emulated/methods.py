@@ -26,7 +26,21 @@ REDUCTIONS = ("sum", "prod", "max", "min", "mean", "var", "std", "ptp", "argmax"
 
 
 def get(self: ndarray, stream: Any = None, order: str = "C", out: Any = None, blocking: bool = True) -> np.ndarray:
-    return read(self, "get", out)
+    return read(self, "get", out) if blocking else begin_to_read(self, out)
+
+
+def begin_to_read(x: ndarray, out: np.ndarray) -> np.ndarray:
+    """A copy that is under way until somebody waits for it."""
+    from emulated.cuda import PinnedMemory
+
+    if not isinstance(out, np.ndarray) or not isinstance(out.base, PinnedMemory) or (out.shape, out.dtype) != (x.shape, x.dtype):
+        raise ValueError(
+            "cupy.ndarray.get(blocking=False): expected out= of the same shape and dtype in pinned memory; any other makes the host wait"
+        )
+    value = x.host.copy()
+    EMULATOR.launch("copy", "get")
+    EMULATOR.copies.append(lambda: out.__setitem__(..., value))
+    return out
 
 
 def read(x: ndarray, how: str, out: Any = None) -> np.ndarray:
