@@ -46,6 +46,7 @@ SAME_BITS = _STEP + "device_gets_equal_bits_twice"
 WORKSPACE = _STEP + "workspace_changes_no_bit[lstm]"
 SECOND_DEVICE = _STEP + "second_device_computes_where_it_was_asked_for"
 SAMPLING = _STEP + "sampling_says_what_numpy_says"
+LATE = "test_emulated_sampling.py::test_emulated_words_are_read_once_the_next_step_is_launched"
 SAVED = _STEP + "parameters_are_saved_as_they_are"
 NO_KERNEL = "test_emulated_kernels.py::test_emulated_plain_equations_run_where_no_kernel_fits"
 ANY_ORDER = "test_twin.py::test_twin_equals_the_equations_in_any_order_and_stays_inside_its_arrays[softmax_loss-float]"
@@ -56,9 +57,9 @@ def kernel(op: str, dtype: str = "float32") -> str:
 
 
 OPS, LSTM, OPTIM, FOLDER = "xpcap/ops.py", "xpcap/layers/lstm.py", "xpcap/optim.py", "xpcap/runs/folder.py"
-CELLS, NETWORK, ENTRY, PACKING, DECODING = (
+CELLS, NETWORK, ENTRY, PACKING, DECODING, READING = (
     "xpcap/layers/cells.py",
-    *(f"xpcap/models/{name}.py" for name in ("network", "entry", "packing", "decoding")),
+    *(f"xpcap/models/{name}.py" for name in ("network", "entry", "packing", "decoding", "reading")),
 )
 SOLVER, WATCH, FEED, BACKEND = "xpcap/training/solver.py", "xpcap/training/watch.py", "xpcap/data/feed.py", "xpcap/backend.py"
 CUDA, KERNELS = "xpcap/kernels/cuda.py", "xpcap/kernels/"
@@ -92,8 +93,8 @@ MISTAKES = [
     ),
     Mistake(
         "device-into-host", "words chosen on the device are put into a host array unread",
-        DECODING, "_decode", "captions[alive, t] = $said = to_numpy($words)", "captions[alive, t] = $said = $words",
-        SAMPLING, "Implicit conversion to a NumPy array is not allowed",
+        READING, "Reading.__init__", "xp is np", "True",
+        SAMPLING, "getitem by index: got a numpy.ndarray",
     ),
     Mistake(
         "device-into-file", "a checkpoint is written from device arrays",
@@ -145,6 +146,16 @@ MISTAKES = [
         "synchronize", "a synchronisation left in after timing something",
         WATCH, "StepRecord.add", "self._unread += 1", "get_array_module(loss).cuda.Device().synchronize()\nself._unread += 1",
         STEP, "Wait(how='Device.synchronize'",
+    ),
+    Mistake(
+        "wait-in-sampling", "the host reads the words of a step before it launches the next one",
+        DECODING, "_decode", "len(unread) > behind", "unread",
+        LATE, "assert 'SWSWSWSWSW'",
+    ),
+    Mistake(
+        "read-too-early", "words are read while their copy to the host is under way",
+        READING, "Reading.wait", "self._copied.synchronize()", "None",
+        SAMPLING, "Arrays are not equal",
     ),
     Mistake(
         "unread", "an epoch is kept although nobody looked whether its steps were finite",

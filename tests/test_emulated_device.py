@@ -34,7 +34,7 @@ DIFFERENCES = [
      "kernels are built without either; a card differs by that much, which the tolerances of the checks on a card allow for"),
     (19, "an error in a kernel comes up later, at some wait", "not emulated: it is raised at the launch, where it is easier to see"),
     (20, "x[mask], nonzero and unique wait, since they have to know a size", "test_emulated_sizes_that_depend_on_values_are_reads"),
-    (21, "a copy from pinned memory goes on while the host does", "test_emulated_pinned_memory_is_not_to_be_had"),
+    (21, "a copy to pinned memory goes on while the host does", "test_emulated_copies_to_pinned_memory_are_there_after_a_wait"),
     (22, "h5py wants host arrays", "test_emulated_h5py_refuses_device_arrays"),
     (23, "integer products have a slow kernel of their own", "not emulated: a matter of speed, and xpcap multiplies no matrices of integers"),
     (24, "sorting is always stable", "test_emulated_sorting_is_stable"),
@@ -325,9 +325,26 @@ def test_emulated_sizes_that_depend_on_values_are_reads(xp: ModuleType, x: Any) 
         assert len(counts.reads) == 1
 
 
-def test_emulated_pinned_memory_is_not_to_be_had(xp: ModuleType) -> None:
-    with pytest.raises(NotImplementedError):
-        xp.cuda.alloc_pinned_memory(64)
+def test_emulated_copies_to_pinned_memory_are_there_after_a_wait(xp: ModuleType, x: Any) -> None:
+    """Each event brings the copies begun before it was recorded."""
+    from emulated import EMULATOR
+
+    first, second = (np.ndarray(x.shape, x.dtype, xp.cuda.alloc_pinned_memory(x.nbytes)) for _ in range(2))
+    expected, event = x.get(), xp.cuda.Event()
+    EMULATOR.reset()
+    x.get(out=first, blocking=False)
+    event.record()
+    x += 1  # the copy comes first
+    x.get(out=second, blocking=False)
+    assert EMULATOR.reads == []
+    assert not (first == expected).any()
+    event.synchronize()
+    np.testing.assert_array_equal(first, expected)
+    assert not (second == expected + 1).any()
+    xp.cuda.Stream.null.synchronize()
+    np.testing.assert_array_equal(second, expected + 1)
+    with pytest.raises(ValueError, match="pinned memory"):
+        x.get(out=np.empty_like(first), blocking=False)
 
 
 def test_emulated_h5py_refuses_device_arrays(x: Any) -> None:

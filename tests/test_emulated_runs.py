@@ -1,6 +1,7 @@
 """Every command on the emulated device: what it writes and prints is what NumPy gives, to rounding, and runs go from one to the other."""
 
 import json
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from emulated import Emulator
 
 from xpcap.data.pictures import write_pictures
 from xpcap.runs.folder import BEST, CONFIG, HISTORY, LAST, load_parameters
+from xpcap.runs.keeping import Keeper
 
 LOOSE = {"rtol": 2e-4, "atol": 2e-5}  # float32, after some twenty steps of Adam
 
@@ -74,6 +76,28 @@ def test_emulated_vanilla_rnn_without_dropout_trains_too(few_pictures: None, dev
     options = ("--cell", "rnn", "--dropout", "0")
     histories = [numbers(lines(train(tmp_path / backend, backend, *options) / HISTORY)) for backend in ("numpy", "cupy")]
     np.testing.assert_allclose(*histories, **LOOSE)
+
+
+def test_emulated_checkpoints_are_written_without_the_device(
+    few_pictures: None, plain_curves: None, device: Emulator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The thread that writes gets copies on the host; only the one that trains speaks to the device."""
+    used, wrote = set(), set()
+
+    def record(emulator: Any, *event: Any) -> None:
+        used.add(threading.current_thread())
+        original(emulator, *event)
+
+    def write(keeper: Keeper, *saved: Any) -> None:
+        wrote.add(threading.current_thread().name)
+        write_originally(keeper, *saved)
+
+    original, write_originally = type(device)._record, Keeper.write
+    monkeypatch.setattr(type(device), "_record", record)
+    monkeypatch.setattr(Keeper, "write", write)
+    train(tmp_path / "run", "cupy", "--save-every", "4")
+    assert wrote == {"xpcap checkpoint"}
+    assert used == {threading.main_thread()}
 
 
 @pytest.mark.hunt

@@ -1,5 +1,6 @@
 """One training step on the emulated device: what it launches, sends and reads, and that its numbers are NumPy's."""
 
+import io
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
@@ -11,14 +12,16 @@ import pytest
 pytest.importorskip("PIL")  # generated pictures
 
 from emulated import Counts, Emulator, install
+from tqdm import tqdm
 
 import xpcap
-from xpcap import CaptioningRNN, CaptioningSolver, kernels
+from xpcap import CaptioningRNN, CaptioningSolver, kernels, training
 from xpcap.data import feed
 from xpcap.data.dataset import CaptionData, Split
 from xpcap.data.scaling import FeatureScaling
 from xpcap.data.vocabulary import SPECIAL, Vocabulary
 from xpcap.errors import TrainingError
+from xpcap.progress import Pace
 from xpcap.runs import folder as run_folder
 from xpcap.workspace import Workspace
 
@@ -133,6 +136,22 @@ def test_emulated_printing_reads_a_loss_each_time(device: Emulator, capsys: pyte
         solver.train()
     assert rooms(counts.reads)["training"] == solver.steps_per_epoch == 2
     assert capsys.readouterr().out.count("loss:") == 2
+
+
+def test_emulated_bar_reads_losses_by_the_clock(device: Emulator, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every half second, however short the steps; `print_every` decides only what is printed."""
+    clock = [0.0]
+
+    def tick(solver: CaptioningSolver) -> None:
+        clock[0] += 0.125 if solver._order.position < solver.steps_per_epoch else 0  # validation calls as well
+
+    monkeypatch.setattr(training.solver, "bar", lambda batches, *_: tqdm(batches, disable=False, file=io.StringIO()))
+    solver = make("cupy", num_epochs=1, batch_size=2, print_every=1, on_step=tick)
+    solver._pace = Pace(0.5, lambda: clock[0])
+    with device.counting() as counts:
+        solver.train()
+    assert solver.iteration == 12
+    assert rooms(counts.reads)["training"] == 3 + 1  # steps 1, 5 and 9, and the end of the epoch
 
 
 def test_emulated_features_live_on_the_device_where_they_fit(device: Emulator) -> None:

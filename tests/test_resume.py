@@ -1,6 +1,7 @@
 """Going on with a run: bit for bit as if it had never been broken off, whatever broke it off, and with nothing else than that run."""
 
 import contextlib
+import functools
 import json
 import os
 import shutil
@@ -9,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -23,8 +25,8 @@ from commands import SMALL, call, failing, good
 from safetensors.numpy import load_file, save_file
 
 from xpcap import runs
-from xpcap.errors import DataError
-from xpcap.runs import place, saving, training
+from xpcap.errors import DataError, TrainingError
+from xpcap.runs import keeping, place, saving, training
 from xpcap.runs.folder import load_parameters, load_state, save_parameters
 from xpcap.runs.keeping import Keeper
 from xpcap.runs.stopping import Stopped, StopRequest
@@ -152,6 +154,73 @@ class AtOnce:
 def assert_equal_runs_but_for_their_names(ours: Path, theirs: Path) -> None:
     a, b = kill.files(ours), kill.files(theirs)
     assert {name for name in a.keys() | b.keys() if a.get(name) != b.get(name)} == {"index.html"}
+
+
+# Pictures of the history
+
+
+def shown(run: Path) -> int:
+    """Epochs that loss.png shows, drawn as text here; the page has to show as many."""
+    epochs = len(json.loads((run / "loss.png").read_bytes()))
+    assert f"After epoch {epochs} of " in (run / "index.html").read_text()
+    return epochs
+
+
+def use_clock(clock: Callable[[], float], patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(training, "Keeper", functools.partial(Keeper, clock=clock))
+
+
+def test_curves_are_drawn_now_and_then_while_training_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """loss.png every 10 s at most and the page every minute, both at the first epoch; and both when training ends."""
+    clock, drawn = [0.0], []
+
+    def tick(solver: Any) -> None:
+        clock[0] += 4
+
+    def noted(name: str, draw: Callable[..., None]) -> Callable[..., None]:
+        return lambda *args: (drawn.append((name, len(args[-1]))), draw(*args))[1]
+
+    use_clock(lambda: clock[0], monkeypatch)
+    monkeypatch.setattr(saving, "threading", SimpleNamespace(Thread=AtOnce))
+    for name in ("draw_loss", "write_progress_page"):
+        monkeypatch.setattr(keeping, name, noted(name, getattr(keeping, name)))
+    runs.train_run(runs.TrainOptions(out=tmp_path / "run", hidden=8, wordvec=4, epochs=17), on_epoch=tick)
+    assert [epoch for name, epoch in drawn if name == "draw_loss"] == [1, 4, 7, 10, 13, 16, 17]
+    assert [epoch for name, epoch in drawn if name == "write_progress_page"] == [1, 16, 17]
+
+
+def test_checkpoints_within_an_epoch_draw_what_is_due(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An epoch may be long, and what its beginning did not show is drawn before its end."""
+    clock = [0.0]
+    drawn: list[Any] = []
+    picture = keeping.Picture(lambda history: drawn.append(len(history)), 10, lambda: clock[0])
+    one, two = [{}], [{}, {}]
+    for seconds, history in ((0, []), (0, one), (5, two), (9, two), (10, two), (30, two)):
+        clock[0] = seconds
+        picture.update(history)
+        drawn.append(f"at {seconds}")
+    assert drawn == ["at 0", 1, "at 0", "at 5", "at 9", 2, "at 10", "at 30"]
+
+
+def test_curves_show_every_epoch_when_training_stops(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By a signal, also soon after a resume; or because a loss is not finite."""
+    use_clock(lambda: 0.0, monkeypatch)
+    out, epoch = tmp_path / "run", STEPS + 3
+    broken_off(out, 3 * epoch + 2, *OPTIONS, "--epochs", 9)
+    assert shown(out) == 3
+    broken_off(out, epoch, "--resume")
+    assert shown(out) == 4
+    (out / "loss.png").unlink()  # as if killed before it was drawn
+    broken_off(out, 1, "--resume")
+    assert shown(out) == 4
+
+    def sicken(solver: Any) -> None:
+        if solver.epoch == 3:
+            solver.model.params["W_proj"][...] = np.nan
+
+    with pytest.raises(TrainingError):
+        runs.train_run(runs.TrainOptions(out=tmp_path / "sick", hidden=8, wordvec=4), on_epoch=sicken)
+    assert shown(tmp_path / "sick") == 3
 
 
 def test_more_epochs_give_the_run_of_that_many(unbroken: Path, tmp_path: Path) -> None:

@@ -3,6 +3,8 @@
 import time
 from typing import Any
 
+import numpy as np
+
 from emulated import real
 from emulated.record import EMULATOR
 
@@ -81,12 +83,13 @@ class Event:
 
     def __init__(self, block: bool = False, disable_timing: bool = False, interprocess: bool = False) -> None:
         self.seconds, self._mark, self._timed = 0.0, -1, not disable_timing
+        self._copies = 0  # to pinned memory, begun before it
 
     def record(self, stream: Any = None) -> None:
-        self.seconds, self._mark = time.perf_counter(), EMULATOR.clock
+        self.seconds, self._mark, self._copies = time.perf_counter(), EMULATOR.clock, len(EMULATOR.copies)
 
     def synchronize(self) -> None:
-        EMULATOR.wait("Event.synchronize")
+        EMULATOR.wait("Event.synchronize", self._copies)
 
     @property
     def done(self) -> bool:
@@ -118,6 +121,21 @@ def get_elapsed_time(start_event: Event, end_event: Event) -> float:
     if start_event._mark < 0 or end_event._mark < 0 or not end_event.done:
         raise cuda_error("cudaErrorNotReady")
     return 1e3 * (end_event.seconds - start_event.seconds)
+
+
+class PinnedMemory(bytearray):
+    """Where copies to the host may end while it goes on; poisoned until they do."""
+
+    def __init__(self, size: int) -> None:
+        super().__init__(b"\x7f" * size)
+
+
+def is_pinned(host: np.ndarray) -> bool:
+    """Whether an array lies in pinned memory."""
+    base: Any = host
+    while isinstance(base, np.ndarray | memoryview):
+        base = base.obj if isinstance(base, memoryview) else base.base
+    return isinstance(base, PinnedMemory)
 
 
 class MemoryPool:
@@ -189,4 +207,5 @@ def namespace() -> Module:
         device=Module("cuda.device", **devices),
         is_available=lambda: EMULATOR.devices > 0,
         get_local_runtime_version=lambda: 13000,
+        alloc_pinned_memory=PinnedMemory,
     )

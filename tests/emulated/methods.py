@@ -27,7 +27,21 @@ REDUCTIONS = ("sum", "prod", "max", "min", "mean", "var", "std", "ptp", "argmax"
 
 
 def get(self: ndarray, stream: Any = None, order: str = "C", out: Any = None, blocking: bool = True) -> np.ndarray:
-    return read(self, "get", out)
+    return read(self, "get", out) if blocking else begin_to_read(self, out)
+
+
+def begin_to_read(x: ndarray, out: np.ndarray) -> np.ndarray:
+    """A copy that is under way until somebody waits for it."""
+    from emulated.cuda import is_pinned
+
+    if not isinstance(out, np.ndarray) or not is_pinned(out) or (out.shape, out.dtype) != (x.shape, x.dtype):
+        raise ValueError(
+            "cupy.ndarray.get(blocking=False): expected out= of the same shape and dtype in pinned memory; any other makes the host wait"
+        )
+    value = x.host.copy()
+    EMULATOR.launch("copy", "get")
+    EMULATOR.copies.append(lambda: out.__setitem__(..., value))
+    return out
 
 
 def read(x: ndarray, how: str, out: Any = None) -> np.ndarray:
@@ -62,10 +76,23 @@ def truth(self: ndarray) -> bool:
 
 
 def upload(self: ndarray, arr: np.ndarray, stream: Any = None) -> None:
+    """From pinned memory the copy is under way until somebody waits, and the memory has to stay as it is until then; from any other the host waits."""
+    from emulated.cuda import is_pinned
+
     if not isinstance(arr, np.ndarray) or arr.dtype != self.dtype or arr.shape != self.shape:
         raise TypeError(f"cupy.ndarray.set: expected a host array of {self.dtype} {self.shape}")
     EMULATOR.transfer(arr.nbytes)
     self.host[...] = arr
+    if not is_pinned(arr):
+        EMULATOR.wait("set from memory that is not pinned")
+        return
+    sent = arr.copy()
+
+    def check() -> None:
+        if not np.array_equal(arr, sent):
+            raise RuntimeError("cupy.ndarray.set: pinned memory was written to while its copy to the device was under way")
+
+    EMULATOR.copies.append(check)
 
 
 def send(host: np.ndarray) -> ndarray:

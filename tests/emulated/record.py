@@ -6,7 +6,7 @@ import math
 import os
 import sys
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -130,6 +130,7 @@ class Counts:
         self.reads: list[Read] = []
         self.transfers: list[Transfer] = []
         self.waits: list[Wait] = []
+        self.events: list[Launch | Read | Transfer | Wait] = []  # all of them, in order
 
     def kinds(self) -> Counter[str]:
         """Launches by kind."""
@@ -157,7 +158,7 @@ class Counts:
 
     def reset(self) -> None:
         """Forget what was counted so far."""
-        for events in (self.launches, self.allocations, self.products, self.written, self.reads, self.transfers, self.waits):
+        for events in (self.launches, self.allocations, self.products, self.written, self.reads, self.transfers, self.waits, self.events):
             events.clear()
 
     def __str__(self) -> str:
@@ -183,6 +184,7 @@ class Emulator(Counts):
         self.pool_used, self.pool_free = 0, 0  # bytes that CuPy's memory pool says it has given out, and holds back
         self.current = 0  # the current device
         self.clock = 0  # synchronisations so far; an event is ready once one came after it
+        self.copies: list[Callable[[], None]] = []  # to pinned memory, in order; what they bring is there after a wait
         self.atomics = 0  # atomic additions so far: the order of each is another one
 
     @contextlib.contextmanager
@@ -198,6 +200,7 @@ class Emulator(Counts):
     def _record(self, events: str, event: Any) -> None:
         for counts in (self, *self._open):
             getattr(counts, events).append(event)
+            counts.events.append(event)
 
     def launch(self, kind: str, name: str, *scratch: int) -> None:
         """A launch, and the bytes of each piece of memory that CuPy takes for it besides its result."""
@@ -222,14 +225,22 @@ class Emulator(Counts):
 
     def read(self, how: str) -> None:
         self.clock += 1
+        self.arrive()
         self._record("reads", Read(how, place()))
 
     def transfer(self, nbytes: int) -> None:
         self._record("transfers", Transfer(nbytes, place()))
 
-    def wait(self, how: str) -> None:
+    def wait(self, how: str, begun: int | None = None) -> None:
+        """Wait for everything, or for the first `begun` copies to pinned memory."""
         self.clock += 1
+        self.arrive(begun)
         self._record("waits", Wait(how, place()))
+
+    def arrive(self, begun: int | None = None) -> None:
+        for i, bring in enumerate(self.copies[:begun]):
+            bring()
+            self.copies[i] = lambda: None
 
 
 def place() -> str:

@@ -19,7 +19,7 @@ from xpcap.models.entry import enter, to_device
 from xpcap.models.masks import Draw
 from xpcap.models.network import Part, Score
 from xpcap.models.parameters import Parameters
-from xpcap.ops import product
+from xpcap.ops import gather, product
 from xpcap.workspace import Buffer, Workspace, fresh
 
 INIT_ORDER = ("W_embed", "W_proj", "Wx", "Wh", "W_vocab")  # as in the course; biases start at zero
@@ -230,9 +230,15 @@ class CaptioningRNN:
         """Feed `words` (n,), ids on the model's device. Return the scores (n, V) of the next word and the new state."""
         return self.advance(self.project(words), state, fresh(self.params.flat))
 
-    def project(self, words: Array) -> Array:
-        """The input half of a step, W_embed[words] @ Wx + b, (n, G), for `words` (n,), ids on the model's device."""
-        return self.params["W_embed"][words] @ self.params["Wx"] + self.params["b"]
+    def project(self, words: Array, buffer: Buffer | None = None) -> Array:
+        """The input half of a step, W_embed[words] @ Wx + b, (n, G), for `words` (n,), ids on the model's device; held in `buffer` if given."""
+        params = self.params
+        if buffer is None:
+            return params["W_embed"][words] @ params["Wx"] + params["b"]
+        vectors = gather(params["W_embed"], words, out=buffer("vectors", (len(words), self.config.wordvec)))
+        a = product(vectors, params["Wx"], out=buffer("a", (len(words), len(params["b"]))))
+        a += params["b"]
+        return a
 
     def advance(self, a: Array, state: State, buffer: Buffer) -> tuple[Array, State]:
         """Take a step on a = project(words). Return the scores (n, V) of the next word, held in `buffer`, and the new state."""

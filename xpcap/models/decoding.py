@@ -1,5 +1,6 @@
 """Decoding: turns image features into captions, word by word; a policy chooses the words."""
 
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -8,8 +9,9 @@ import numpy as np
 
 from xpcap.backend import Array, asarray, get_array_module, to_numpy
 from xpcap.cores import cores, side_by_side, stretches
+from xpcap.models.reading import Reading
 from xpcap.ops import gather, log_softmax
-from xpcap.workspace import Workspace
+from xpcap.workspace import Buffer, Workspace
 
 LEAST_PART = 64  # pictures, at least, for another core to pay off
 
@@ -34,6 +36,14 @@ class Policy:
 
     max_length: int = 30
     forbid: Sequence[int] = ()
+
+    @property
+    def rowwise(self) -> bool:
+        """Whether `choose` looks at each row by itself, and names no parents. Greedy decoding does; a policy of your own may say so.
+
+        On a device it then also gets rows of captions that ended in the step before, and what it chooses for them is dropped.
+        """
+        return type(self).choose is Policy.choose
 
     def choose(self, scores: Array, totals: Array | None, t: int) -> Choice:
         """Choose the next words.
@@ -65,29 +75,59 @@ class Special(NamedTuple):
 
 
 class WordTable:
-    """A cache of `model.project`, W_embed[word] @ Wx + b: each word is projected when it first occurs."""
+    """A cache of `model.project`, W_embed[word] @ Wx + b, on the host: each word is projected when it first occurs."""
 
     def __init__(self, model: Any) -> None:
         self._model = model
-        self._places = np.full(len(model.word_to_idx), -1, np.int32)  # row of each word in the table, or -1; on the host
-        self._table = model.project(asarray(np.zeros(0, np.int32), like=model.params.flat))
+        self._places = np.full(len(model.word_to_idx), -1, np.int32)  # row of each word in the table, or -1
+        self._table = model.project(np.zeros(0, np.int32))
         self._filled = 0
 
-    def rows(self, words: np.ndarray, out: Array) -> Array:
-        """Write the rows of words (n,), ids on the host, to out (n, G)."""
+    def project(self, words: np.ndarray, buffer: Buffer) -> np.ndarray:
+        """The rows of words (n,), ids, in `buffer`: (n, G)."""
         if (unknown := np.unique(words[self._places[words] < 0])).size:
             self._add(unknown)
-        return gather(self._table, asarray(self._places[words], like=out), out)
+        return gather(self._table, self._places[words], out=buffer("a", (len(words), self._table.shape[1])))
 
     def _add(self, words: np.ndarray) -> None:
-        xp, end = get_array_module(self._table), self._filled + len(words)
+        end = self._filled + len(words)
         if end > len(self._table):
-            larger = xp.empty((max(end, min(2 * end, len(self._places))), self._table.shape[1]), self._table.dtype)
+            larger = np.empty((max(end, min(2 * end, len(self._places))), self._table.shape[1]), self._table.dtype)
             larger[: self._filled] = self._table[: self._filled]
             self._table = larger
-        self._table[self._filled : end] = self._model.project(asarray(words, like=self._table))
+        self._table[self._filled : end] = self._model.project(words)
         self._places[words] = np.arange(self._filled, end, dtype=np.int32)
         self._filled = end
+
+
+class Transcript:
+    """What N captions say, on the host.
+
+    Attributes
+    ----------
+    captions, probabilities : as `decode` returns them
+    ended : array (N,), bool; the captions that have said END
+    """
+
+    def __init__(self, N: int, length: int, special: Special, dtype: Any) -> None:
+        self._end = special.end
+        self.captions, self.probabilities = np.full((N, length), special.null, np.int32), np.zeros((N, length), dtype)
+        self.ended = np.zeros(N, bool)
+
+    def write(self, t: int, alive: np.ndarray, said: Reading) -> None:
+        """Write down word t, and its probability if there is one, of the captions `alive` (n,). Those that had ended say nothing more."""
+        words, *p = said.wait()
+        going = ~self.ended[alive]
+        captions = alive[going]
+        self.captions[captions, t] = words[going]
+        if p:
+            self.probabilities[captions, t] = p[0][going]
+        self.ended[captions] = words[going] == self._end
+
+    def go_on_from(self, alive: np.ndarray, parents: np.ndarray) -> None:
+        """The captions `alive` (n,) take over what those at `parents` (n,) among them have said."""
+        past = alive[parents]
+        self.captions[alive], self.probabilities[alive] = self.captions[past], self.probabilities[past]
 
 
 def decode(model: Any, features: Array, policy: Policy, special: Special, scored: bool, function: str = "decode") -> tuple[np.ndarray, np.ndarray]:
@@ -115,32 +155,41 @@ def decode(model: Any, features: Array, policy: Policy, special: Special, scored
 def _decode(
     model: Any, features: Array, policy: Policy, special: Special, banned: Sequence[int], scored: bool
 ) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
-    """Caption one part. The host reads the words after each step, and captions that have ended leave the batch."""
+    """Caption one part. The host reads the words of each step, and captions that have ended leave the batch.
+
+    On a device the next step is launched before the words of the last one are read, so that the device never waits for the host; captions
+    leave a step later then.
+    """
     state = model.start(features)
-    h, N = state[0], len(features)
+    h, alive = state[0], np.arange(len(features))  # the captions in the batch
     xp, buffer = get_array_module(h), Workspace(h).buffer
-    captions, probabilities = np.full((N, policy.max_length), special.null, np.int32), np.zeros((N, policy.max_length), h.dtype)
-    silent = asarray(np.array(banned, np.int32), like=h)
-    table, width = WordTable(model), model.params.shapes["Wx"][1]
-    alive, said = np.arange(N), np.full(N, special.start, np.int32)  # the captions that have not ended, and their last words
-    totals: Array | None = None
+    behind = 1 if xp is not np and policy.rowwise else 0  # steps that the host reads late
+    project = WordTable(model).project if xp is np else model.project
+    silent, silence = asarray(np.array(banned, np.int32), like=h), xp.full(len(banned), -np.inf, h.dtype)
+    words, totals = xp.full(len(alive), special.start, np.int32), None
+    transcript, unread = Transcript(len(alive), policy.max_length, special, h.dtype), deque[tuple[int, np.ndarray, Reading]]()
     for t in range(policy.max_length):
-        if alive.size == 0:
+        going = np.flatnonzero(~transcript.ended[alive])
+        if going.size == 0:
             break
-        scores, state = model.advance(table.rows(said, out=buffer("a", (len(said), width))), state, buffer)
-        log_p = log_softmax(scores) if scored else None
-        if banned:
-            scores[:, silent] = -np.inf
-        words, parents, totals = policy.choose(scores, totals, t)
-        if parents is not None:
-            state, past = tuple(s[parents] for s in state), alive[to_numpy(parents)]
-            captions[alive], probabilities[alive] = captions[past], probabilities[past]
-        captions[alive, t] = said = to_numpy(words)
-        if log_p is not None:
-            probabilities[alive, t] = to_numpy(xp.exp(log_p[xp.arange(len(said)) if parents is None else parents, words]))
-        going = np.flatnonzero(said != special.end)
         if len(going) < len(alive):
             rows = asarray(going.astype(np.int32), like=h)
-            alive, said, state = alive[going], said[going], tuple(s[rows] for s in state)
+            alive, words, state = alive[going], words[rows], tuple(s[rows] for s in state)
             totals = None if totals is None else totals[rows]
-    return captions, probabilities
+        scores, state = model.advance(project(words, buffer), state, buffer)
+        log_p = log_softmax(scores) if scored else None
+        if banned:
+            scores[:, silent] = silence
+        words, parents, totals = policy.choose(scores, totals, t)
+        if parents is not None:
+            if behind:
+                raise ValueError(f"decode: {type(policy).__name__}.choose names parents, expected None; is it `rowwise`?")
+            state = tuple(s[parents] for s in state)
+            transcript.go_on_from(alive, to_numpy(parents))
+        p = () if log_p is None else (xp.exp(log_p[xp.arange(len(words)) if parents is None else parents, words]),)
+        unread.append((t, alive, Reading(words, *p)))
+        if len(unread) > behind:
+            transcript.write(*unread.popleft())
+    while unread:
+        transcript.write(*unread.popleft())
+    return transcript.captions, transcript.probabilities

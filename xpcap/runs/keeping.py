@@ -1,6 +1,7 @@
 """Keeper: writes a run folder while training goes on, and brings a solver back to where the folder says it stood."""
 
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,7 @@ import numpy as np
 
 from xpcap.data.scaling import FeatureScaling
 from xpcap.errors import DataError
+from xpcap.progress import Pace
 from xpcap.report import draw_loss
 from xpcap.runs.folder import BEST, HISTORY, LAST, TIMES, check_parameters, load_parameters, read_times, save_parameters, save_state, write_lines
 from xpcap.runs.pages import write_progress_page
@@ -15,12 +17,34 @@ from xpcap.training.history import best_of
 from xpcap.training.solver import CaptioningSolver
 from xpcap.training.state import TrainingState
 
+CURVE_SECONDS, PAGE_SECONDS = 10, 60  # between two drawings of loss.png, and of the page with its four curves
+History = list[dict[str, Any]]
+
+
+class Picture:
+    """A file that shows the history. It is drawn at the end of an epoch, but no sooner than `seconds` after the last time.
+
+    A curve takes some 0.1 s, and holds Python's lock: a thread that launches kernels for a device stands still meanwhile.
+    """
+
+    def __init__(self, draw: Callable[[History], None], seconds: float, clock: Callable[[], float]) -> None:
+        self._draw, self._pace = draw, Pace(seconds, clock)
+        self._shown = 0  # epochs
+
+    def update(self, history: History, now: bool = False) -> None:
+        """Draw a history if it has epochs that are not shown, and it is time or has to be `now`."""
+        if len(history) > self._shown and (now or self._pace.due):
+            self._draw(history)
+            self._shown = len(history)
+            self._pace.done()
+
 
 class Keeper:
     """Writes a run folder as training goes on.
 
     `last.safetensors` is written first, and alone decides how training continues: it holds the history and, at the end of an epoch that is the
     best so far, also the best parameters. So the process may be killed between any two writes; `restore` repeats those that are missing.
+    Pictures of the history may stay behind by their intervals while training goes on; `finish` draws what is missing.
 
     Parameters
     ----------
@@ -28,16 +52,34 @@ class Keeper:
     epochs : how many there will be
     scaling : of the run's features
     vocabulary : its digest
+    clock : gives the time in seconds
     """
 
-    def __init__(self, out: Path, epochs: int, scaling: FeatureScaling, vocabulary: str) -> None:
-        self._out, self._epochs, self._scaling, self._vocabulary = out, epochs, scaling, vocabulary
+    def __init__(
+        self, out: Path, epochs: int, scaling: FeatureScaling, vocabulary: str, clock: Callable[[], float] = time.monotonic
+    ) -> None:  # fmt: skip
+        self._out, self._scaling, self._vocabulary = out, scaling, vocabulary
+        self._history: History = []  # as it was last saved
+        self._pictures = (
+            Picture(lambda history: draw_loss(out / "loss.png", history), CURVE_SECONDS, clock),
+            Picture(lambda history: write_progress_page(out, epochs, history), PAGE_SECONDS, clock),
+        )
 
     def write(self, state: TrainingState, times: list[dict[str, Any]] | None) -> None:
-        """Write a checkpoint. After an epoch, with the `times` of all epochs, also write best parameters, history, curves and page."""
+        """Write a checkpoint. After an epoch, with the `times` of all epochs, also best parameters and history. Curves and page if they are due."""
         save_state(self._out / LAST, state, self._scaling, self._vocabulary)
         if times is not None:
             self._write_epoch(state, times)
+        self._show(state.history)
+
+    def finish(self) -> None:
+        """Draw what curves and page do not show yet. OSError : a file cannot be written."""
+        self._show(self._history, now=True)
+
+    def _show(self, history: History, now: bool = False) -> None:
+        self._history = history
+        for picture in self._pictures:
+            picture.update(history, now)
 
     def _write_epoch(self, state: TrainingState, times: list[dict[str, Any]]) -> None:
         record = state.history[-1]
@@ -45,8 +87,6 @@ class Keeper:
             save_parameters(self._out / BEST, state.params, self._scaling, {**record, "vocabulary": self._vocabulary})
         write_lines(self._out / HISTORY, state.history)
         write_lines(self._out / TIMES, times)
-        draw_loss(self._out / "loss.png", state.history)
-        write_progress_page(self._out, self._epochs, state.history)
 
     def restore(self, solver: CaptioningSolver, state: TrainingState) -> None:
         """Bring a solver to where training stood, and repeat the writes of an epoch that may not have been finished.
@@ -61,6 +101,7 @@ class Keeper:
         solver.times = read_times(self._out, state.epoch)
         if between:
             self._write_epoch(state, solver.times)
+        self._show(state.history)
 
     def _best(self, best: Mapping[str, Any], state: TrainingState) -> dict[str, np.ndarray]:
         path = self._out / BEST

@@ -51,10 +51,18 @@ class Saver:
     write : called on another thread with the state, and with the times of all epochs if one has just ended
     place : the run folder, for messages
     stop : looked at after each step; if a signal has come, training is saved and Stopped raised
+    finish : called when the saver is left, after the last write, unless that failed
     """
 
-    def __init__(self, every: Interval, write: Callable[[TrainingState, list[dict[str, Any]] | None], None], place: Path, stop: StopRequest) -> None:
-        self._every, self._write, self._place, self._stop = every, write, place, stop
+    def __init__(
+        self,
+        every: Interval,
+        write: Callable[[TrainingState, list[dict[str, Any]] | None], None],
+        place: Path,
+        stop: StopRequest,
+        finish: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._every, self._write, self._place, self._stop, self._finish = every, write, place, stop, finish
         self._thread: threading.Thread | None = None
         self._error: BaseException | None = None
         self._saved: int | None = None  # the iteration that is safe on disk
@@ -70,6 +78,12 @@ class Saver:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
         self.wait()
+        if isinstance(error, SaveError):
+            return  # what was to be written next would fail as well, and hide why
+        try:
+            self._finish()
+        except OSError as problem:
+            raise self._explain(problem) from problem
 
     def begin(self, iteration: int) -> None:
         """Training begins at `iteration`, which is on disk unless it is 0."""

@@ -104,7 +104,7 @@ def _fit(
     data.scaling = saved.scaling if saved is not None else fit_scaling(options.feature_scaling, data.split("train").features)
     keeper = Keeper(out, options.epochs, data.scaling, digest(data.vocabulary))
     stop = StopRequest()
-    saver = Saver(interval(options.save_every), keeper.write, out, stop)
+    saver = Saver(interval(options.save_every), keeper.write, out, stop, keeper.finish)
 
     def ended(solver: CaptioningSolver) -> None:
         saver.on_epoch(solver)

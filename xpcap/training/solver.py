@@ -15,7 +15,7 @@ from xpcap.data.feed import Feed
 from xpcap.errors import TrainingError
 from xpcap.models.batch import Batch, FeatureRows
 from xpcap.ops import global_norm
-from xpcap.progress import bar, say
+from xpcap.progress import BAR_SECONDS, Pace, bar, say
 from xpcap.training.checks import check_options, check_positive, refuse_keywords
 from xpcap.training.group import ALONE, Group
 from xpcap.training.history import EpochHistory, Record
@@ -102,6 +102,7 @@ class CaptioningSolver(EpochHistory):
         self._feed = Feed(self.data, flat)
         self._workspace = Workspace(flat, cores() if self._on_host else 1)
         self._record = StepRecord(flat, self.steps_per_epoch)
+        self._pace = Pace(BAR_SECONDS)  # of reading losses for the progress bar
         self._report_due = False  # on_epoch has yet to hear of the last epoch
 
     def train(self) -> None:
@@ -129,8 +130,7 @@ class CaptioningSolver(EpochHistory):
         with bar(batches, self.progress, f"epoch {self.epoch + 1}/{self._last_epoch}", self.steps_per_epoch, first) as shown:
             for captions in shown:
                 self._train_batch(captions)
-                if (self.iteration - 1) % self.print_every == 0:
-                    self._print_loss(shown)
+                self._show_loss(shown)
                 self._call_on_step()
         trained = time.perf_counter()
         record = self._evaluate_epoch()
@@ -225,14 +225,17 @@ class CaptioningSolver(EpochHistory):
             self._fail(f"val_loss of epoch {record['epoch']} is {val_loss}, expected a finite number; {cause}")
         return record
 
-    def _print_loss(self, shown: Any) -> None:
-        """Print the loss, and show it on the progress bar `shown`."""
-        if self.verbose or not shown.disable:
-            self._require_finite()
-        if self.verbose:
+    def _show_loss(self, shown: Any) -> None:
+        """Print the loss every `print_every` steps, and keep it on the progress bar `shown`. By time there: each read waits for a device."""
+        printed = self.verbose and (self.iteration - 1) % self.print_every == 0
+        if not printed and (shown.disable or not self._pace.due):
+            return
+        self._require_finite()
+        if printed:
             say(f"(Iteration {self.iteration} / {self._last_epoch * self.steps_per_epoch}) loss: {self.loss_history[-1]:f}")
         if not shown.disable:
             shown.set_postfix_str(f"loss {self.loss_history[-1]:.2f}")
+            self._pace.done()
 
     def _call_on_step(self) -> None:
         if self.on_step is not None:
