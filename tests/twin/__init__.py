@@ -72,7 +72,7 @@ def text_of(source: Path | str) -> str:
 
 
 def _bare(text: str) -> str:
-    return re.sub(r"//[^\n]*|/\*.*?\*/", "", text, flags=re.S)
+    return re.sub(r"//[^\n]*|/\*.*?\*/|__launch_bounds__\(.*?\)", "", text, flags=re.S)
 
 
 @functools.cache
