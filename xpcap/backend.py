@@ -199,6 +199,8 @@ def stand_in(module: ModuleType) -> Iterator[None]:
 
 def is_device_array(x: object) -> bool:
     """Whether `x` is a cupy array. Never imports cupy: if nobody has, `x` cannot be one."""
+    if isinstance(x, np.ndarray):  # the common case, and the fastest answer
+        return False
     cupy = sys.modules.get("cupy")
     return cupy is not None and isinstance(x, getattr(cupy, "ndarray", ()))
 
@@ -210,6 +212,8 @@ def get_array_module(*arrays: Array) -> ModuleType:
     ------
     TypeError : numpy and cupy arrays are mixed. CuPy rejects that too, but later and less clearly.
     """
+    if len(arrays) == 1:
+        return sys.modules["cupy"] if is_device_array(arrays[0]) else np
     device = [is_device_array(x) for x in arrays if is_device_array(x) or isinstance(x, np.ndarray)]
     if any(device) and not all(device):
         raise TypeError("get_array_module: got numpy and cupy arrays together, expected one library; move one side with asarray or to_numpy")

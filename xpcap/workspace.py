@@ -4,35 +4,47 @@ import math
 from collections.abc import Callable
 from typing import Any
 
-from xpcap.backend import Array, get_array_module
+import numpy as np
+
+from xpcap.backend import Array, asarray, get_array_module
+from xpcap.uploads import Uploads
 
 
 class Buffer:
     """Hands out arrays to write to: ``buffer(name, shape)``, or ``buffer(name, shape, bool)`` for one that holds no floats; their content is undefined.
+
+    ``buffer.upload(name, host)`` gives a host array on the device; on the host, the array itself.
 
     A name stands for one array, always of one dtype. Each layer gets a scope of its own from its caller, so that two layers never share a name.
 
     Parameters
     ----------
     take : from a full name, a shape and a dtype, None for the usual one, to an array
+    send : from a full name and a host array to that array where the others lie
     prefix : put in front of every name
     """
 
-    def __init__(self, take: Callable[[str, tuple[int, ...], Any], Array], prefix: str = "") -> None:
-        self._take, self._prefix = take, prefix
+    def __init__(
+        self, take: Callable[[str, tuple[int, ...], Any], Array], send: Callable[[str, np.ndarray], Array], prefix: str = ""
+    ) -> None:  # fmt: skip
+        self._take, self._send, self._prefix = take, send, prefix
 
     def __call__(self, name: str, shape: tuple[int, ...], dtype: Any = None) -> Array:
         return self._take(self._prefix + name, shape, dtype)
 
+    def upload(self, name: str, host: np.ndarray) -> Array:
+        """A host array where the others lie. Like them it stays until the next use of its name."""
+        return self._send(self._prefix + name, host)
+
     def scope(self, name: str) -> "Buffer":
         """The same memory under names that begin with ``name.``"""
-        return Buffer(self._take, f"{self._prefix}{name}.")
+        return Buffer(self._take, self._send, f"{self._prefix}{name}.")
 
 
 def fresh(like: Array) -> Buffer:
     """Arrays of the library and dtype of `like`, each in memory of its own, whatever its name."""
     xp, usual = get_array_module(like), like.dtype
-    return Buffer(lambda name, shape, dtype: xp.empty(shape, dtype or usual))
+    return Buffer(lambda name, shape, dtype: xp.empty(shape, dtype or usual), lambda name, host: asarray(host, like=like))
 
 
 class Workspace:
@@ -50,15 +62,29 @@ class Workspace:
     def __init__(self, like: Array, parts: int = 1) -> None:
         self._xp, self._dtype = get_array_module(like), like.dtype
         self._buffers: dict[str, Array] = {}
+        self._views: dict[str, Array] = {}  # the last view of each: most are asked for in the same shape again, and a view costs a device's host time
         self._others = [Workspace(like) for _ in range(parts - 1)]
-        self.buffer = Buffer(self._take)
+        self._uploads = Uploads(self._xp)
+        self.buffer = Buffer(self._take, self._send)
 
     def _take(self, name: str, shape: tuple[int, ...], dtype: Any) -> Array:
+        view = self._views.get(name)
+        if view is not None and view.shape == shape:
+            return view
         size = math.prod(shape)
         if name not in self._buffers or self._buffers[name].size < size:
+            self._views.pop(name, None)
             self._buffers.pop(name, None)  # free the old memory before asking for more
             self._buffers[name] = self._xp.empty(size, dtype or self._dtype)
-        return self._buffers[name][:size].reshape(shape)
+        view = self._views[name] = self._buffers[name][:size].reshape(shape)
+        return view
+
+    def _send(self, name: str, host: np.ndarray) -> Array:
+        if self._xp is np:
+            return host
+        device = self._take(name, host.shape, host.dtype)
+        self._uploads.send(host, device)
+        return device
 
     @property
     def parts(self) -> list["Workspace"]:

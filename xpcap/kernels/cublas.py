@@ -12,9 +12,9 @@ import numpy as np
 
 from xpcap.backend import get_array_module, is_device_array
 
-GEMM = {"float32": "sgemm", "float64": "dgemm"}
-FACTORS = {name: np.array([0, 1], name) for name in GEMM}  # 0 and 1 in the host's memory, where cuBLAS reads beta and alpha
-ZERO, ONE = ({name: pair.ctypes.data + k * pair.itemsize for name, pair in FACTORS.items()} for k in (0, 1))
+GEMM = {"f": "sgemm", "d": "dgemm"}  # by NumPy's character for the dtype
+FACTORS = {real: np.array([0, 1], real) for real in GEMM}  # 0 and 1 in the host's memory, where cuBLAS reads beta and alpha
+ZERO, ONE = ({real: pair.ctypes.data + k * pair.itemsize for real, pair in FACTORS.items()} for k in (0, 1))
 AS_IT_IS, TRANSPOSED = 0, 1  # CUBLAS_OP_N and CUBLAS_OP_T
 
 
@@ -35,36 +35,35 @@ def _binding(xp):
 
 
 def layout(x):
-    """The layout of a matrix whose rows or columns are contiguous; None for any other."""
-    (rows, columns), (down, along), size = x.shape, x.strides, x.itemsize
-    if along == size and down >= columns * size and down % size == 0:
-        return Layout(AS_IT_IS, down // size)
-    if down == size and along >= rows * size and along % size == 0:
-        return Layout(TRANSPOSED, along // size)
-    return None
+    """The layout of a matrix that is row-major, or whose transpose is; None for any other."""
+    flags = x.flags
+    if flags.c_contiguous:
+        return Layout(AS_IT_IS, x.shape[1])
+    return Layout(TRANSPOSED, x.shape[0]) if flags.f_contiguous else None
 
 
 def gemm(like):
     """The function for the dtype of `like`, and the current device's handle for it."""
     xp = get_array_module(like)
-    return getattr(_binding(xp), GEMM[like.dtype.name]), xp.cuda.device.get_cublas_handle()
+    return getattr(_binding(xp), GEMM[like.dtype.char]), xp.cuda.device.get_cublas_handle()
 
 
 def _fits(x, w, out):
     """Whether gemm can compute out = x @ w."""
     if not (is_device_array(x) and is_device_array(w) and is_device_array(out) and x.ndim == w.ndim == out.ndim == 2):
         return False
-    same = out.dtype.name in GEMM and x.dtype == w.dtype == out.dtype
+    dtype = out.dtype
+    same = dtype.char in GEMM and x.dtype == dtype and w.dtype == dtype
     return bool(same and x.size and w.size and layout(x) and layout(w) and out.flags.c_contiguous and _binding(get_array_module(x)))
 
 
 def _multiply(x, w, out, beta):
     """out = x @ w + beta * out."""
     function, handle = gemm(out)
-    (n, k), m, name = x.shape, w.shape[1], out.dtype.name
+    (n, k), m, real = x.shape, w.shape[1], out.dtype.char
     of_x, of_w = layout(x), layout(w)
-    places = (w.data.ptr, of_w.leading, x.data.ptr, of_x.leading, beta[name], out.data.ptr, m)
-    function(handle, of_w.flag, of_x.flag, m, n, k, ONE[name], *places)
+    places = (w.data.ptr, of_w.leading, x.data.ptr, of_x.leading, beta[real], out.data.ptr, m)
+    function(handle, of_w.flag, of_x.flag, m, n, k, ONE[real], *places)
     return out
 
 
@@ -98,9 +97,9 @@ def supports_row_products(x, w, out):
 
 def row_products(x, w, out):
     function, handle = gemm(out)
-    (k, m), of_w, size, name = w.shape, layout(w), out.itemsize, out.dtype.name
+    (k, m), of_w, size, real = w.shape, layout(w), out.itemsize, out.dtype.char
     from_x, to_out, (flag, leading), w_at = x.data.ptr, out.data.ptr, of_w, w.data.ptr
-    one, zero, x_row, out_row = ONE[name], ZERO[name], k * size, m * size
+    one, zero, x_row, out_row = ONE[real], ZERO[real], k * size, m * size
 
     def multiply(i, o, n):
         function(handle, flag, AS_IT_IS, m, n, k, one, w_at, leading, from_x + i * x_row, k, zero, to_out + o * out_row, m)

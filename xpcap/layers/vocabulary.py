@@ -66,5 +66,5 @@ def vocabulary_loss(
             dscores.sum(axis=0, out=db)
         else:
             add_product(x.T, dscores, dw, buffer("dw_block", w.shape))
-            db += dscores.sum(axis=0)
+            db += dscores.sum(axis=0, out=buffer("db_block", b.shape))
     return nll, VocabularyGrads(dh, dw, db)
