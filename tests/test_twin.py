@@ -175,7 +175,7 @@ def test_twin_adam_leaves_what_has_no_gradient(real: str) -> None:
     np.testing.assert_array_equal([w, m, v], [[1.25, -3], [0, 0], [0, 0]])
 
 
-# ---- the thread sanitizer
+# ---- the sanitizers
 
 
 class Plant(NamedTuple):
@@ -228,6 +228,21 @@ def _sanitize(kernel: str, real: str, size: dict[str, Any], text: str) -> tuple[
     case = CASES[kernel].make(Draw(real, threads=threads), **size)
     small = text.replace("#define THREADS 256", f"#define THREADS {threads}").replace("#define BLOCKS 256", f"#define BLOCKS {threads}")
     return twin.sanitize(small, real, kernel, tuple(min(n, 6) for n in case.grid), (threads,), case.args), case
+
+
+@pytest.mark.parametrize("guard", ["line + j * apart < lines_left", "k < terms_left", "unit < units_left", "k + j % 2 * apart < terms_left"])
+def test_twin_step_reads_nothing_beyond_its_arrays(guard: str) -> None:
+    """Not even what it drops afterwards, which no result shows; without one of its guards it does."""
+    text = twin.text_of(source("lstm_step")).replace("#define THREADS 256", "#define THREADS 64")
+    unguarded = text.replace(f"{guard} &&", "").replace(f"&& {guard}", "")
+    assert unguarded != text
+    cases = [CASES[kernel].make(Draw("float", threads=64), **size) for kernel in FEWEST for size in CASES[kernel].sizes if size["n"] < 6]
+    try:
+        right, wrong = ([twin.beyond(code, "float", c.kernel, c.grid, (64,), c.args) for c in cases] for code in (text, unguarded))
+    except twin.UnavailableError as reason:
+        pytest.skip(str(reason))
+    assert not any(right), "".join(right)
+    assert any(wrong)
 
 
 CLEAN = [(kernel, real) for kernel in CASES for real in REALS if real == "float" or kernel in BARRIERS]
