@@ -295,6 +295,31 @@ MISTAKES = [
         kernel("lstm_gates_backward"), "Not equal to tolerance",
     ),
     Mistake(
+        "row-of-the-state-before", "a step starts from states one row further on",
+        KERNELS + "lstm_step.cu", "lstm_step", r"\(before \+ row0\)", "(before + row0 + 1)",
+        kernel("lstm_steps"), "Not equal to tolerance",
+    ),
+    Mistake(
+        "ended-sequences", "sequences that have ended get a gradient from the next step, too",
+        KERNELS + "lstm_step.cu", "lstm_step_backward", r"row < more \? dc\[k\] \+ dc_here : dc_here", "dc[k] + dc_here",
+        kernel("lstm_backward_steps"), "Not equal to tolerance",
+    ),
+    Mistake(
+        "more-is-n", "a step looks for the next one of all its sequences",
+        KERNELS + "cuda_loops.py", "lstm_backward_steps", "i32(more)", "i32(n)",
+        kernel("lstm_backward_steps"), "Not equal to tolerance",
+    ),
+    Mistake(
+        "Wh-transposed", "Wh is read as if it were (4H, H)",
+        KERNELS + "lstm_step.cu", "load_gates", r"\(\(k \+ j % 2 \* apart\) \* 4 \+ j / 2\) \* H \+ unit", "(j / 2 * H + unit) * H + k + j % 2 * apart",
+        kernel("lstm_steps"), "Not equal to tolerance",
+    ),
+    Mistake(
+        "tiles-in-use", "the sums take the place of tiles that are still multiplied",
+        KERNELS + "lstm_step.cu", "lstm_step", r"__syncthreads\(\);", "",
+        kernel("lstm_steps"), "Not equal to tolerance", nth=1,
+    ),
+    Mistake(
         "guard", "threads of the last block that have no number write beyond the array",
         KERNELS + "dropout.cu", "dropout", r"if \(\w+ >= n\) return;", "",
         kernel("drop"), "wrote outside out",

@@ -108,7 +108,7 @@ def _filled(instead: str, holes: Holes, text: str, node: ast.AST) -> str:
 
 def functions_in_cuda(text: str) -> dict[str, tuple[int, int]]:
     """The functions of a kernel file, and where the text of each begins and ends, braces left out."""
-    bare = re.sub(r"//[^\n]*|/\*.*?\*/", lambda comment: re.sub(r"[^\n]", " ", comment[0]), text, flags=re.S)
+    bare = re.sub(r"//[^\n]*|/\*.*?\*/|__launch_bounds__\(.*?\)", lambda comment: re.sub(r"[^\n]", " ", comment[0]), text, flags=re.S)
     found = {}
     for match in re.finditer(r"^\w[^\n;{}#]*?(\w+)\s*\([^;{}]*\)\s*\{", bare, flags=re.M):
         depth, end = 1, match.end()

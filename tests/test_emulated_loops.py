@@ -6,7 +6,8 @@ from emulated import Emulator
 from emulated.record import Counts, elements
 
 import xpcap
-from xpcap import loops
+from xpcap import layers, loops
+from xpcap.kernels import cuda_loops
 from xpcap.layers.rows import Rows
 from xpcap.loops import Step
 from xpcap.ops import Gates
@@ -29,7 +30,14 @@ def record(device: Emulator, take: loops.TakeStep, step: Step) -> Counts:
     return counts
 
 
-@pytest.mark.parametrize("cell", ["lstm", "rnn"])
+@pytest.fixture(params=["lstm", "lstm, many sequences", "rnn"])
+def cell(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """An LSTM's step is one kernel for few sequences, and a product and a kernel for many."""
+    if "many" in request.param:
+        monkeypatch.setattr(cuda_loops, "FUSED", N - 1)
+    return str(request.param)[:4].rstrip(",")
+
+
 def test_emulated_steps_forward_touch_their_own_rows(cell: str, device: Emulator) -> None:
     with xpcap.use_backend("cupy"):
         xp, G = xpcap.backend.array_module(), 4 * H if cell == "lstm" else H
@@ -48,7 +56,6 @@ def test_emulated_steps_forward_touch_their_own_rows(cell: str, device: Emulator
             assert counts.written_by_products() <= own  # overwritten by the kernel
 
 
-@pytest.mark.parametrize("cell", ["lstm", "rnn"])
 def test_emulated_steps_backward_touch_their_own_rows(cell: str, device: Emulator) -> None:
     with xpcap.use_backend("cupy"):
         xp, G = xpcap.backend.array_module(), 4 * H if cell == "lstm" else H
@@ -62,5 +69,21 @@ def test_emulated_steps_backward_touch_their_own_rows(cell: str, device: Emulato
         for step in reversed(ROWS.steps):
             counts = record(device, take, step)
             assert counts.read_by_products() <= elements(da[step.rows]) | elements(Wh)
-            own = elements(dh_next[: step.n]) | elements(da[step.rows]) | (elements(dc[: step.n]) if cell == "lstm" else set())
+            own = elements(da[step.rows]) | (elements(dc[: step.n]) if cell == "lstm" else set())
+            if cell == "rnn" or cuda_loops.FUSED < N or step.first == 0:  # else the step before multiplies by itself
+                own |= elements(dh_next[: step.n])
             assert counts.changed_by_kernels() | counts.written_by_products() == own
+
+
+@pytest.mark.parametrize("sizes", [[2, 1, 0, 0], [2, 0], [0]])
+def test_emulated_steps_that_no_sequence_reaches_launch_nothing(sizes: list[int], cell: str, device: Emulator) -> None:
+    """A card refuses a grid without blocks."""
+    rows, G = Rows.of(sizes, 2), 4 * H if cell == "lstm" else H
+    forward, backward = (getattr(layers, f"{cell}_rows_{way}") for way in ("forward", "backward"))
+    with xpcap.use_backend("cupy"):
+        h, cache = forward(drawn(rows.R, G), (drawn(2, H),) * (2 if cell == "lstm" else 1), drawn(H, G), rows)
+        with device.counting() as counts:
+            _, (dh0, *_), _ = backward(drawn(rows.R, H), cache)
+    assert len(h) == rows.R
+    assert np.isfinite(xpcap.to_numpy(dh0)).all()
+    assert sum("back" in launch.name for launch in counts.launches) == sum(n > 0 for n in sizes)

@@ -144,6 +144,33 @@ def rnn_cell_backward_steps_arguments(draw: Callable[..., np.ndarray]) -> tuple[
     return draw(R, H), draw(N, H), np.tanh(draw(N + R, H)), draw(R, H)
 
 
+# More than a block of lstm_step.cu takes, each way and in each direction, and more terms than fit a tile
+WIDE_SIZES, WIDE = (37, 36, 2), 67
+WIDE_STEPS = Rows.of(WIDE_SIZES, WIDE_SIZES[0]).steps
+
+
+def lstm_steps_arguments(draw: Callable[..., np.ndarray]) -> tuple[Any, ...]:
+    (n, *_), rows = WIDE_SIZES, sum(WIDE_SIZES)
+    h, c = draw(n + rows, WIDE), draw(n + rows, WIDE)
+    return draw(rows, 4 * WIDE), draw(WIDE, 4 * WIDE) / 4, (h, c), ops.Gates(h, c, draw(rows, 4 * WIDE), draw(rows, WIDE))
+
+
+def lstm_backward_steps_arguments(draw: Callable[..., np.ndarray]) -> tuple[Any, ...]:
+    (n, *_), rows = WIDE_SIZES, sum(WIDE_SIZES)
+    out = ops.Gates(draw(n + rows, WIDE), draw(n + rows, WIDE), ops.sigmoid(draw(rows, 4 * WIDE)), np.tanh(draw(rows, WIDE)))
+    return draw(rows, WIDE), draw(n, WIDE), draw(n, WIDE), out, draw(WIDE, 4 * WIDE) / 4, draw(rows, 4 * WIDE), draw(n * WIDE)
+
+
+def wide_forwards(take: Any, arguments: Any) -> None:
+    for step in WIDE_STEPS:
+        take(step)
+
+
+def wide_backwards(take: Any, arguments: Any) -> None:
+    for step in reversed(WIDE_STEPS):
+        take(step)
+
+
 def products(multiply: Any, arguments: Any) -> None:
     for i, o, n in ((2, 0, 3), (0, 4 if len(arguments) == 3 else 1, 4)):
         multiply(i, o, n)
@@ -165,6 +192,7 @@ DRIVES = dict.fromkeys(("row_products", "row_products_transpose"), products)
 DRIVES |= dict.fromkeys(("lstm_gate_steps", "rnn_cell_steps"), forwards) | dict.fromkeys(
     ("lstm_gate_backward_steps", "rnn_cell_backward_steps"), backwards
 )
+DRIVES |= {"lstm_steps": wide_forwards, "lstm_backward_steps": wide_backwards}
 ARGUMENTS: dict[str, Callable[..., Any]] = {  # of an op: its arguments, or a list of several
     "lstm_gates": lstm_gates_arguments,
     "lstm_gates_backward": lstm_gates_backward_arguments,
@@ -179,6 +207,8 @@ ARGUMENTS: dict[str, Callable[..., Any]] = {  # of an op: its arguments, or a li
     "add_product": add_product_arguments,
     "row_products": row_products_arguments,
     "row_products_transpose": row_products_transpose_arguments,
+    "lstm_steps": lstm_steps_arguments,
+    "lstm_backward_steps": lstm_backward_steps_arguments,
     "lstm_gate_steps": lstm_gate_steps_arguments,
     "lstm_gate_backward_steps": lstm_gate_backward_steps_arguments,
     "rnn_cell_steps": rnn_cell_steps_arguments,
@@ -196,6 +226,7 @@ ARGUMENTS: dict[str, Callable[..., Any]] = {  # of an op: its arguments, or a li
 SCRATCH = {
     "times_transpose": 3,
     "row_products_transpose": 3,
+    "lstm_backward_steps": 6,
     "add_product": 3,
     "gather_plus": 0,
     "weighted_sum": 2,

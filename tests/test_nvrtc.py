@@ -25,6 +25,13 @@ class Row(NamedTuple):
     usage: nvrtc.Usage | None  # None: the compiler said nothing of this kernel
 
 
+def limits(row: Row) -> tuple[int, int]:
+    """Registers and bytes of shared memory a thread, with which a multiprocessor has room for four blocks; for two of lstm_step.cu, or one in double."""
+    if row.file == "lstm_step.cu":
+        return (128, 17 * 4) if row.real == "float" else (255, 17 * 8)
+    return 64, 8
+
+
 @functools.cache
 def compiled(arch: str) -> dict[tuple[str, str], nvrtc.Compiled]:
     """Every (file, real type) for one architecture."""
@@ -73,8 +80,9 @@ def test_nvrtc_finds_no_kernel_short_of_registers(arch: str) -> None:
         if row.usage is None:
             pytest.skip(f"{nvrtc.compiler().name} does not tell what kernels take")
         assert row.usage.spills == 0, row
-        assert row.usage.registers <= 64, row  # 1024 threads of a multiprocessor at least, four blocks of 256
-        assert row.usage.shared <= twin.THREADS * 8, row
+        registers, shared = limits(row)
+        assert row.usage.registers <= registers, row
+        assert row.usage.shared <= twin.THREADS * shared, row
 
 
 def test_nvrtc_mistakes_and_warnings_would_be_seen() -> None:

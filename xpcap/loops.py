@@ -1,6 +1,6 @@
 """The work of a time step, over whole buffers. Each function chooses its kernels once for a sequence and returns a function that takes one Step.
 
-So a step on a GPU costs the host two launches each way: nothing is sliced, looked up or asked for.
+So a step on a GPU costs the host two launches each way, or one where the batch is small: nothing is sliced, looked up or asked for.
 """
 
 from collections.abc import Callable
@@ -90,12 +90,13 @@ def lstm_steps(a: Array, Wh: Array, state: tuple[Array, Array], out: Gates, besi
 
 
 def lstm_backward_steps(dh: Array, dh_next: Array, dc: Array, out: Gates, Wh: Array, da: Array, scratch: Array, beside: Any = None) -> TakeStep:
-    """Gradients of lstm_steps, later steps first: da by row, then dh_next[:n] and dc[:n], which go to the step before.
+    """Gradients of lstm_steps, later steps first: da by row; dh_next[:n] and dc[:n], which go to the step before, and from the first to h0 and c0.
 
-    Arguments as in lstm_gate_backward_steps; `out` holds the stacks and buffers of the forward pass, `scratch` (N * H,) is overwritten.
+    Arguments as in lstm_gate_backward_steps; `out` holds the stacks and buffers of the forward pass, `scratch` (N * H,) is overwritten. Between steps
+    a kernel may leave dh_next as it was.
     """
-    if beside is None and (fast := kernels.find("lstm_backward_steps", dh, dh_next, dc, out, Wh, da)):
-        return fast(dh, dh_next, dc, out, Wh, da)
+    if beside is None and (fast := kernels.find("lstm_backward_steps", dh, dh_next, dc, out, Wh, da, scratch)):
+        return fast(dh, dh_next, dc, out, Wh, da, scratch)
     gate, multiply = lstm_gate_backward_steps(dh, dh_next, dc, out, da), row_products_transpose(da, Wh, dh_next, scratch)
 
     def take(step: Step) -> None:

@@ -16,7 +16,7 @@ import xpcap
 
 HERE = str(Path(__file__).parent) + os.sep
 PACKAGE = str(Path(xpcap.__file__).parent) + os.sep
-CONVERSIONS = PACKAGE + "backend.py"  # to_numpy and asarray: who called them says more
+CONVERSIONS = tuple(PACKAGE + name for name in ("backend.py", "uploads.py", "workspace.py"))  # who called them says more
 SCRATCH = 512  # bytes: the smallest block of CuPy's pool, for scratch memory whose size only CUB and Thrust know
 
 
@@ -251,7 +251,7 @@ def place() -> str:
         path = frame.f_code.co_filename
         if path.startswith(PACKAGE):
             best = frame
-            if path != CONVERSIONS:
+            if path not in CONVERSIONS:
                 break
         elif best is None and not path.startswith(HERE):
             best = frame

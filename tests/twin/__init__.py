@@ -32,6 +32,7 @@ REALS = {"float": np.float32, "double": np.float64}  # what the files are compil
 FLAGS = ["-std=c++17", "-U_FORTIFY_SOURCE", "-ffp-contract=off", "-Wall", "-Wextra", "-Wno-unknown-pragmas", "-Wno-unused-function"]
 PLAIN = ["-O2", "-fvisibility=hidden", "-fPIC", "-shared", "-Wl,-z,defs"]
 SANITIZED = ["-O1", "-g", "-fsanitize=thread", "-DTWIN_THREADS"]
+ADDRESSED = ["-O1", "-g", "-fsanitize=address", "-DTWIN_THREADS"]
 
 
 class UnavailableError(Exception):
@@ -72,7 +73,7 @@ def text_of(source: Path | str) -> str:
 
 
 def _bare(text: str) -> str:
-    return re.sub(r"//[^\n]*|/\*.*?\*/", "", text, flags=re.S)
+    return re.sub(r"//[^\n]*|/\*.*?\*/|__launch_bounds__\(.*?\)", "", text, flags=re.S)
 
 
 @functools.cache
@@ -175,8 +176,8 @@ def _compile(command: list[str], program: str, target: Path) -> None:
     done = subprocess.run([*command, f"-I{HERE}", "-o", draft], input=program, capture_output=True, text=True, check=False)
     if done.returncode:
         Path(draft).unlink()
-        if "cannot find" in done.stderr and "tsan" in done.stderr:
-            raise UnavailableError(f"g++ lacks the thread sanitizer's library: {done.stderr.strip().splitlines()[0]}")
+        if "cannot find" in done.stderr and ("tsan" in done.stderr or "asan" in done.stderr):
+            raise UnavailableError(f"g++ lacks a sanitizer's library: {done.stderr.strip().splitlines()[0]}")
         raise ValueError(f"twin: g++ refuses the kernel:\n{done.stderr}")
     Path(draft).chmod(0o700)
     target.with_suffix(".log").write_text(done.stderr, encoding="utf-8")
@@ -275,7 +276,7 @@ def pack(wanted: tuple[Parameter, ...], real: str, name: str, args: Sequence[Any
     return struct.pack(layout, *values), arrays
 
 
-# ---- the thread sanitizer
+# ---- the sanitizers
 
 
 def sanitize(source: Path | str, real: str, name: str, grid: Size, block: Size, args: Sequence[Any]) -> Report:
@@ -283,14 +284,8 @@ def sanitize(source: Path | str, real: str, name: str, grid: Size, block: Size, 
 
     An array given twice is one buffer. Raises UnavailableError where the sanitizer does not run here.
     """
-    wanted = parameters(source)[name]
-    slots, arrays = pack(wanted, real, name, args)
-    distinct = list({id(a): a for a in arrays}.values())
-    numbers = [next(k for k, a in enumerate(distinct) if a is arg) if p.pointer else -1 for p, arg in zip(wanted, args, strict=True)]
-    parts = [struct.pack("<3I3I", *_grid(name, grid), *_block(name, block))]
-    parts += [struct.pack("<q", len(distinct)), *(struct.pack("<q", a.nbytes) + a.tobytes() for a in distinct)]
-    parts += [struct.pack("<q", len(wanted)), *(struct.pack("<q", k) + slots[8 * j : 8 * j + 8] for j, k in enumerate(numbers))]
-    done = run_sanitized([str(_built(source, real, SANITIZED)), name], b"".join(parts))
+    launch, distinct, numbers = _launch(parameters(source)[name], real, name, grid, block, args)
+    done = run_sanitized([str(_built(source, real, SANITIZED)), name], launch)
     text = done.stderr.decode(errors="replace")
     races = text.count("WARNING: ThreadSanitizer: data race")
     if done.returncode not in (0, 66) or (done.returncode == 66) != (races > 0):
@@ -300,6 +295,31 @@ def sanitize(source: Path | str, real: str, name: str, grid: Size, block: Size, 
         after.append(np.frombuffer(done.stdout[start : start + a.nbytes], a.dtype).reshape(a.shape))
         start += a.nbytes
     return Report(races, text, [arg if k < 0 else after[k] for arg, k in zip(args, numbers, strict=True)])
+
+
+def beyond(source: Path | str, real: str, name: str, grid: Size, block: Size, args: Sequence[Any]) -> str:
+    """What the address sanitizer says of one launch; "" where all accesses lie inside the arrays. The arrays given stay as they are."""
+    launch, _, _ = _launch(parameters(source)[name], real, name, grid, block, args)
+    command = [str(_built(source, real, ADDRESSED)), name]
+    environment = {**os.environ, "ASAN_OPTIONS": "detect_leaks=0:exitcode=66"}
+    done = subprocess.run(command, input=launch, capture_output=True, env=environment, timeout=120, check=False)
+    text = done.stderr.decode(errors="replace")
+    if done.returncode not in (0, 66) or (done.returncode == 66) != ("ERROR: AddressSanitizer" in text):
+        raise RuntimeError(f"{name}: the sanitized launch failed with status {done.returncode}:\n{text}")
+    return text if done.returncode else ""
+
+
+def _launch(
+    wanted: Sequence[Parameter], real: str, name: str, grid: Size, block: Size, args: Sequence[Any]
+) -> tuple[bytes, list[np.ndarray], list[int]]:
+    """A launch as threads.h reads it, its distinct arrays, and for each argument the number of its array, or -1."""
+    slots, arrays = pack(tuple(wanted), real, name, args)
+    distinct = list({id(a): a for a in arrays}.values())
+    numbers = [next(k for k, a in enumerate(distinct) if a is arg) if p.pointer else -1 for p, arg in zip(wanted, args, strict=True)]
+    parts = [struct.pack("<3I3I", *_grid(name, grid), *_block(name, block))]
+    parts += [struct.pack("<q", len(distinct)), *(struct.pack("<q", a.nbytes) + a.tobytes() for a in distinct)]
+    parts += [struct.pack("<q", len(wanted)), *(struct.pack("<q", k) + slots[8 * j : 8 * j + 8] for j, k in enumerate(numbers))]
+    return b"".join(parts), distinct, numbers
 
 
 def run_sanitized(command: list[str], stdin: bytes) -> "subprocess.CompletedProcess[bytes]":

@@ -55,6 +55,10 @@ class Draw:
     def blocks(self, n: int) -> int:
         return -(-n // self.threads)
 
+    def pairs(self, n: int, H: int, units: int) -> tuple[int, int]:
+        """The grid of blocks of (row, unit) pairs, each with so many units."""
+        return -(-H // units), -(-n // (self.threads // units))
+
 
 def guarded(values: np.ndarray) -> np.ndarray:
     """A copy with BAND elements on either side of it."""
@@ -147,6 +151,57 @@ def lstm_gates_backward(draw: Draw, n: int, H: int, same: str = "", more: int | 
     return Case(
         "lstm_gates_backward", (draw.blocks(n * H),), draw.threads, args, {6: placed(da, FIRST, wanted_da), 7: placed(dc_prev, 0, dc_all * f)}
     )
+
+
+def lstm_step(draw: Draw, n: int, H: int, same: str = "") -> Case:
+    """In stacks of their own, NaN stands in all rows that the step does not start from; in one stack, its own rows are behind those."""
+    a, Wh, h_prev, c_prev = draw.normal(FIRST + n + 2, 4 * H), draw.normal(H, 4 * H), draw.normal(BEFORE + n + 2, H), draw.normal(BEFORE + n + 2, H)
+    Wh /= np.sqrt(draw.dtype.type(H))
+    a[:FIRST], a[FIRST + n :] = np.nan, np.nan
+    rows, before, after = slice(FIRST, FIRST + n), slice(BEFORE, BEFORE + n), AFTER
+    if same == "one stack":
+        after, (h_prev, c_prev) = BEFORE + n + 1, (draw.normal(BEFORE + 2 * n + 3, H) for _ in range(2))
+        h, c = h_prev, c_prev
+    else:
+        h, c = draw.normal(AFTER + n + 2, H), draw.normal(AFTER + n + 2, H)
+        for stack in (h_prev, c_prev):
+            stack[:BEFORE], stack[BEFORE + n :] = np.nan, np.nan
+    gates, tanh_c = draw.normal(FIRST + n + 2, 4 * H), draw.normal(FIRST + n + 2, H)
+    pre = np.split(wide(a)[rows] + wide(h_prev)[before] @ wide(Wh), 4, axis=1)
+    i, f, o = (1 / (1 + np.exp(-x)) for x in pre[:3])
+    g = np.tanh(pre[3])
+    cell = f * wide(c_prev)[before] + i * g
+    wanted = {
+        4: placed(h, after, o * np.tanh(cell)),
+        5: placed(c, after, cell),
+        6: placed(gates, FIRST, np.hstack([i, f, o, g])),
+        7: placed(tanh_c, FIRST, np.tanh(cell)),
+    }
+    args = [a, Wh, h_prev, c_prev, h, c, gates, tanh_c, *ints(FIRST, BEFORE, after, n, H)]
+    return Case("lstm_step", draw.pairs(n, H, 8), draw.threads, args, wanted)
+
+
+def lstm_step_backward(draw: Draw, n: int, H: int, more: int | None = None) -> Case:
+    """The first `more` sequences have a next step, whose da lies behind this one's; what dc holds for the others is NaN, and must not be read."""
+    more = n // 2 if more is None else more
+    dh, tanh_c, c_prev = draw.normal(FIRST + n + 2, H), draw.normal(FIRST + n + 2, H), draw.normal(BEFORE + n + 2, H)
+    gates, Wh, da, dc = draw.normal(FIRST + n + 2, 4 * H), draw.normal(H, 4 * H), draw.normal(FIRST + n + more, 4 * H), draw.normal(n + 2, H)
+    Wh /= np.sqrt(draw.dtype.type(H))
+    for x, first in ((dh, FIRST), (tanh_c, FIRST), (gates, FIRST), (c_prev, BEFORE)):
+        x[:first], x[first + n :] = np.nan, np.nan
+    dc[more:n] = np.nan
+    rows = slice(FIRST, FIRST + n)
+    i, f, o, g = np.split(wide(gates)[rows], 4, axis=1)
+    dh_all, dc_next = wide(dh)[rows], np.zeros((n, H))
+    dh_all[:more] += wide(da)[FIRST + n :] @ wide(Wh).T
+    dc_next[:more] = wide(dc)[:more]
+    dc_all = dc_next + dh_all * o * (1 - wide(tanh_c)[rows] ** 2)
+    before = wide(c_prev)[BEFORE : BEFORE + n]
+    wanted_da = np.hstack(
+        [dc_all * g * i * (1 - i), dc_all * before * f * (1 - f), dh_all * wide(tanh_c)[rows] * o * (1 - o), dc_all * i * (1 - g * g)]
+    )
+    args = [dh, gates, tanh_c, c_prev, Wh, da, dc, *ints(FIRST, BEFORE, n, more, H)]
+    return Case("lstm_step_backward", draw.pairs(n, H, 16), draw.threads, args, {5: placed(da, FIRST, wanted_da), 6: placed(dc, 0, dc_all * f)})
 
 
 def rnn_cell(draw: Draw, n: int, H: int = 1, same: str = "") -> Case:
@@ -333,6 +388,24 @@ def _flat(*same: str) -> list[dict[str, Any]]:
 CASES = {
     "lstm_gates": Kernel("lstm_gates.cu", lstm_gates, _step("gates is a", "gates is r", "c is c_prev")),
     "lstm_gates_backward": Kernel("lstm_gates.cu", lstm_gates_backward, _step("dc_prev is dc", "dc_prev is dh_next", "da is gates")),
+    "lstm_step": Kernel(
+        "lstm_step.cu",
+        lstm_step,
+        [
+            {"n": 5, "H": 17},
+            *({"n": n, "H": H} for n, H in ((1, 1), (3, 5), (32, 64), (33, 65), (2, 200), (70, 8))),
+            {"n": 5, "H": 17, "same": "one stack"},
+        ],
+    ),
+    "lstm_step_backward": Kernel(
+        "lstm_step.cu",
+        lstm_step_backward,
+        [
+            {"n": 5, "H": 9},
+            *({"n": n, "H": H} for n, H in ((1, 1), (3, 5), (16, 32), (35, 33), (2, 100), (70, 8))),
+            *({"n": n, "H": H, "more": more} for n, H, more in ((1, 1, 1), (5, 17, 0), (40, 17, 40), (40, 17, 16), (40, 35, 17), (3, 17, 3))),
+        ],
+    ),
     "rnn_cell": Kernel("rnn_cell.cu", rnn_cell, _step("h is r")),
     "rnn_cell_backward": Kernel("rnn_cell.cu", rnn_cell_backward, _step("da is dh")),
     "softmax_loss": Kernel(

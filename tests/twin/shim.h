@@ -12,6 +12,7 @@
 
 #define __global__
 #define __device__ static inline
+#define __launch_bounds__(...)
 using std::exp;
 using std::log;
 using std::sqrt;

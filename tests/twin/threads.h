@@ -1,5 +1,7 @@
 // A grid as one OS thread for each CUDA thread, all blocks at once, so that the thread sanitizer sees every access that no barrier orders.
 //
+// Built with the address sanitizer instead, it shows what is read beyond an array, even where the result does not tell.
+//
 // A program: it reads one launch from its standard input, runs it, and writes the arrays back. The sanitizer knows of nothing that
 // orders the threads but __syncthreads: the waiting itself is hidden from it, and each barrier is stated to it as what it is.
 #pragma once
@@ -12,8 +14,13 @@
 #include <unistd.h>
 #include <vector>
 
+#ifdef __SANITIZE_THREAD__
 extern "C" void __tsan_acquire(void*);
 extern "C" void __tsan_release(void*);
+#else
+static inline void __tsan_acquire(void*) {}
+static inline void __tsan_release(void*) {}
+#endif
 #define UNSEEN __attribute__((no_sanitize_thread, noinline))
 
 static dim3 gridDim, blockDim;
@@ -111,7 +118,7 @@ int main(int, char** arguments) {
     std::vector<std::pair<char*, std::size_t>> arrays(read_one<std::int64_t>());
     for (auto& [data, bytes] : arrays) {
         bytes = read_one<std::int64_t>();
-        data = static_cast<char*>(std::malloc(bytes + 1));
+        data = static_cast<char*>(std::malloc(bytes));
         read_exactly(data, bytes);
     }
     std::vector<std::int64_t> values(read_one<std::int64_t>());

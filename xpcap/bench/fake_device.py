@@ -23,7 +23,8 @@ COSTS = {
     "gemm": Cost(6.0, "a raw cuBLAS call, assumed: a plain driver launch, published as 4 to 6, and cuBLAS's choice of an algorithm"),
     "ufunc": Cost(11.0, "a ufunc, reduction, copy or memset: 11 in CuPy's pull request 3298 (2020); 19 to 20 in 8457 (2025)"),
     "index": Cost(15.0, "reading or writing at an index array, assumed: more than a ufunc, since indices are checked and arranged"),
-    "transfer": Cost(10.0, "a copy of pageable memory from the host, assumed"),
+    "transfer": Cost(10.0, "a copy from the host, assumed"),
+    "event": Cost(2.0, "recording an event or asking for it, assumed"),
     "read": Cost(10.0, "a copy to the host, assumed, without the wait for the device"),
     "allocation": Cost(2.0, "an array from CuPy's pool, assumed; a call that returns a fresh array includes it"),
 }

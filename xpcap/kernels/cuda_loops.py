@@ -1,6 +1,10 @@
 """CUDA kernels of the time loops: launches of one step over whole buffers, with everything that stays the same prepared. loops.py states what they compute."""
 
-from xpcap.kernels.launching import BLOCK, blocks, fits, i32, kernel
+from xpcap.kernels import cublas
+from xpcap.kernels.launching import BLOCK, THREADS, blocks, fits, i32, kernel
+
+FUSED = 128  # with at most so many sequences, a step of an LSTM is one launch each way: product and gates together. Not yet timed on a card
+FORWARD_UNITS, BACKWARD_UNITS = 8, 16  # of a block in lstm_step.cu; its rows are the rest of its threads
 
 
 def supports_lstm_gate_steps(a, r, c_prev, out):
@@ -59,5 +63,46 @@ def rnn_cell_backward_steps(dh, dh_next, h, da):
     def take(step):
         first, _, after, n, more = step
         backward((blocks(n * H),), BLOCK, (*arrays, i32(first), i32(after), i32(n), i32(more), width))
+
+    return take
+
+
+def _grid(n, H, units):
+    """Blocks of (row, unit) pairs, with so many units each."""
+    return -(-H // units), -(-n // (THREADS // units))
+
+
+def supports_lstm_steps(a, Wh, state, out):
+    h, c = state
+    N = len(h) - len(a) or len(h)  # a stack holds N more than there are rows; a single step has arrays of its own
+    return N <= FUSED and fits(a, Wh, h, c, *out)
+
+
+def lstm_steps(a, Wh, state, out):
+    fused, H = kernel("lstm_step", "lstm_step", a), len(Wh)
+    arrays, width = (a, Wh, *state, *out), i32(H)
+
+    def take(step):
+        first, before, after, n, _ = step
+        fused(_grid(n, H, FORWARD_UNITS), BLOCK, (*arrays, i32(first), i32(before), i32(after), i32(n), width))
+
+    return take
+
+
+def supports_lstm_backward_steps(dh, dh_next, dc, out, Wh, da, scratch):
+    return len(dc) <= FUSED and fits(dh, dh_next, dc, *out, Wh, da) and cublas.supports_row_products_transpose(da, Wh, dh_next, scratch)
+
+
+def lstm_backward_steps(dh, dh_next, dc, out, Wh, da, scratch):
+    """Each step multiplies the da of its next one itself, so dh_next is written only at the end: by the first step."""
+    fused, H = kernel("lstm_step", "lstm_step_backward", dh), len(Wh)
+    arrays, width = (dh, out.gates, out.tanh_c, out.c, Wh, da, dc), i32(H)
+    multiply = cublas.row_products_transpose(da, Wh, dh_next, scratch)
+
+    def take(step):
+        first, before, _, n, more = step
+        fused(_grid(n, H, BACKWARD_UNITS), BLOCK, (*arrays, i32(first), i32(before), i32(n), i32(more), width))
+        if not first:
+            multiply(0, 0, n)
 
     return take

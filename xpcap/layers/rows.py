@@ -7,7 +7,7 @@ States form one stack: the N initial states, then the state after each row, so r
 """
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -29,10 +29,10 @@ class Rows(NamedTuple):
     @classmethod
     def of(cls, sizes: Sequence[int], N: int) -> "Rows":
         """Rows of N sequences, of which sizes[t] are alive at step t. Index arrays are on the host."""
-        rows = cls(sizes, N, None, np.concatenate([np.zeros(0, np.int32), *(np.arange(n, dtype=np.int32) for n in sizes)]))
+        rows = cls(sizes, N, None, _joined(np.arange(n, dtype=np.int32) for n in sizes))
         if all(n == N for n in sizes):
             return rows
-        return rows._replace(past=np.concatenate([np.arange(step.before, step.before + step.n, dtype=np.int32) for step in rows.steps]))
+        return rows._replace(past=_joined(np.arange(step.before, step.before + step.n, dtype=np.int32) for step in rows.steps))
 
     @classmethod
     def full(cls, N: int, T: int) -> "Rows":
@@ -46,10 +46,11 @@ class Rows(NamedTuple):
 
     @property
     def steps(self) -> list[Step]:
-        """The time steps, first to last."""
+        """The time steps, first to last, without those that no sequence reaches."""
         steps, first, before = [], 0, 0
         for n, more in itertools.zip_longest(self.sizes, self.sizes[1:], fillvalue=0):
-            steps.append(Step(first, before, self.N + first, n, more))
+            if n:
+                steps.append(Step(first, before, self.N + first, n, more))
             first, before = first + n, self.N + first
         return steps
 
@@ -66,6 +67,10 @@ class Rows(NamedTuple):
         if self.past is None:
             return stack[: self.R]
         return gather(stack, asarray(self.past, like=stack), buffer("past", (self.R, stack.shape[1])))
+
+
+def _joined(parts: Iterable[np.ndarray]) -> np.ndarray:
+    return np.concatenate([np.zeros(0, np.int32), *parts])
 
 
 def zero_without_steps(rows: Rows, *grads: Array) -> None:
