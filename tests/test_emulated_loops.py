@@ -64,3 +64,12 @@ def test_emulated_steps_backward_touch_their_own_rows(cell: str, device: Emulato
             assert counts.read_by_products() <= elements(da[step.rows]) | elements(Wh)
             own = elements(dh_next[: step.n]) | elements(da[step.rows]) | (elements(dc[: step.n]) if cell == "lstm" else set())
             assert counts.changed_by_kernels() | counts.written_by_products() == own
+
+
+def test_emulated_row_products_keep_the_memory_of_their_arrays(device: Emulator) -> None:
+    """They hold addresses; whoever made the loop may have let the arrays go."""
+    with xpcap.use_backend("cupy"):
+        out = xpcap.backend.array_module().empty((R, H), "f4")
+        multiply = loops.row_products(drawn(R, N), drawn(N, H), out)
+        multiply(2, 1, 3)
+        np.testing.assert_array_equal(xpcap.to_numpy(out)[1:4], xpcap.to_numpy(drawn(R, N) @ drawn(N, H))[2:5])
