@@ -36,8 +36,9 @@ _STEP = "test_emulated_step.py::test_emulated_"
 STEP = _STEP + "step_reads_nothing_and_launches_little[lstm-0.0-whole]"
 STEP_WITH_DROPOUT = _STEP + "step_reads_nothing_and_launches_little[lstm-0.3-whole]"
 TIME_STEP = _STEP + "time_step_is_one_kernel_and_one_product_each_way"
-LAUNCHES = _STEP + "step_launches_little_beside_its_time_steps[lstm-0.3-42]"
+LAUNCHES = _STEP + "step_launches_little_beside_its_time_steps[lstm-0.3]"
 TRAINING = _STEP + "training_equals_numpy[lstm-float32]"
+WITHOUT_CUBLAS = _STEP + "training_equals_numpy_where_cublas_cannot_be_called[lstm]"
 EPOCH_READS = _STEP + "epoch_reads_its_losses_once"
 EPOCH_SENDS = _STEP + "epoch_sends_features_once_and_then_index_vectors"
 FEATURES = _STEP + "features_live_on_the_device_where_they_fit"
@@ -48,6 +49,12 @@ SECOND_DEVICE = _STEP + "second_device_computes_where_it_was_asked_for"
 SAMPLING = _STEP + "sampling_says_what_numpy_says"
 LATE = "test_emulated_sampling.py::test_emulated_words_are_read_once_the_next_step_is_launched"
 SAVED = _STEP + "parameters_are_saved_as_they_are"
+NO_MEMORY = _STEP + "step_takes_no_memory_from_the_pool[lstm-0.3-whole]"
+LOOP = "test_emulated_loops.py::test_emulated_steps_forward_touch_their_own_rows[rnn]"
+KEPT = "test_emulated_loops.py::test_emulated_row_products_keep_the_memory_of_their_arrays"
+ALONE = "test_layers.py::test_packed_rows_equal_each_caption_alone[emulated-{}]"
+SECOND_BLOCK = "test_layers.py::test_vocabulary_loss_is_its_three_layers_and_holds_a_block_of_scores[emulated-6-2]"
+NO_SUCH_WORD = "test_twin.py::test_twin_softmax_loss_of_a_target_outside_the_vocabulary_is_nan[2147483647-float]"
 NO_KERNEL = "test_emulated_kernels.py::test_emulated_plain_equations_run_where_no_kernel_fits"
 ANY_ORDER = "test_twin.py::test_twin_equals_the_equations_in_any_order_and_stays_inside_its_arrays[softmax_loss-float]"
 
@@ -56,13 +63,12 @@ def kernel(op: str, dtype: str = "float32") -> str:
     return f"test_emulated_kernels.py::test_emulated_kernel_equals_the_plain_equations[{dtype}-{op}]"
 
 
-OPS, LSTM, OPTIM, FOLDER = "xpcap/ops.py", "xpcap/layers/lstm.py", "xpcap/optim.py", "xpcap/runs/folder.py"
-CELLS, NETWORK, ENTRY, PACKING, DECODING, READING = (
-    "xpcap/layers/cells.py",
-    *(f"xpcap/models/{name}.py" for name in ("network", "entry", "packing", "decoding", "reading")),
-)
+OPS, LOOPS, OPTIM, FOLDER = "xpcap/ops.py", "xpcap/loops.py", "xpcap/optim.py", "xpcap/runs/folder.py"
+CELLS, LSTM, ROWS, VOCABULARY = (f"xpcap/layers/{name}.py" for name in ("cells", "lstm", "rows", "vocabulary"))
+NETWORK, ENTRY, PACKING, DECODING, READING = (f"xpcap/models/{name}.py" for name in ("network", "entry", "packing", "decoding", "reading"))
 SOLVER, WATCH, FEED, BACKEND = "xpcap/training/solver.py", "xpcap/training/watch.py", "xpcap/data/feed.py", "xpcap/backend.py"
-CUDA, KERNELS = "xpcap/kernels/cuda.py", "xpcap/kernels/"
+KERNELS = "xpcap/kernels/"
+CUDA, CUDA_LOOPS, CUBLAS, LAUNCHING = (f"{KERNELS}{name}.py" for name in ("cuda", "cuda_loops", "cublas", "launching"))
 
 MISTAKES = [
     # What NumPy takes and CuPy does not
@@ -74,7 +80,7 @@ MISTAKES = [
     Mistake(
         "np-for-new", "np. for xp. where an array is made",
         CELLS, "Cell.initial", "xp.zeros_like($h)", "__import__('numpy').zeros($h.shape, $h.dtype)",
-        STEP, "c0 is a numpy array and a a cupy array",
+        SAMPLING, "c_prev is a numpy.ndarray, expected a device array",
     ),
     Mistake(
         "host-numbers", "the row numbers of dropout masks are sent, and those on the host used",
@@ -84,7 +90,7 @@ MISTAKES = [
     Mistake(
         "host-index", "an index vector stays on the host and is used on the device",
         PACKING, "send", "packed._replace(..., words=$here)", "packed.words",
-        STEP, "got a numpy.ndarray",
+        STEP, "rows is a numpy.ndarray, expected a device array",
     ),
     Mistake(
         "host-index-in-sampling", "the captions that go on are picked by an index on the host",
@@ -114,7 +120,7 @@ MISTAKES = [
     # Waiting for the device
     Mistake(
         "boolean-index", "a boolean index in the step, whose size the host waits for",
-        NETWORK, "gradients", "nll.sum()", "nll[packed.targets != 0].sum()",
+        NETWORK, "gradients", "weighted_sum($here, ...)", "$here[packed.targets != 0]",
         STEP, "Read(how='boolean index'",
     ),
     Mistake(
@@ -170,17 +176,17 @@ MISTAKES = [
     ),
     Mistake(
         "copy-in-the-loop", "a copy in the time loop",
-        LSTM, "lstm_recur", "lstm_gates($here, ...)", "$here.copy()",
+        LSTM, "lstm_rows_forward", "take($step)", "h[$step.afters] = h[$step.befores].copy()\ntake($step)",
         TIME_STEP, "'copy copy': 1",
     ),
     Mistake(
         "product-without-out", "a product in the time loop into memory of its own, and copied",
-        LSTM, "lstm_rows_backward", "times_transpose($x, $w, $out, ...)", "$out[...] = $x @ $w.T",
+        LOOPS, "rnn_backward_steps", "multiply($step.first, 0, $step.n)", "dh_next[: $step.n] = da[$step.rows] @ Wh.T",
         TIME_STEP, "'copy setitem': 1",
     ),
     Mistake(
         "copy-beside-the-loop", "an astype that changes nothing, and copies",
-        NETWORK, "forward", "apply_mask($h, masks.hidden, $keep)", "apply_mask($h, masks.hidden, $keep).astype($h.dtype)",
+        NETWORK, "forward", "gather($here, packed.kept, ...)", "$here.astype($here.dtype)",
         LAUNCHES, "launches beside the time steps",
     ),
     Mistake(
@@ -200,9 +206,9 @@ MISTAKES = [
     ),
     # Indices
     Mistake(
-        "ids-from-one", "ids counted from 1, so that the last one is V, which CuPy wraps",
-        NETWORK, "forward", 'params["W_embed"][$here]', "$here + 1",
-        STEP, "index 40 is out of bounds",
+        "ids-from-one", "ids counted from 1, so that the last one is V, and a kernel reads beyond the table",
+        NETWORK, "forward", 'gather(params["W_embed"], $here, ...)', "$here + 1",
+        TRAINING, "has loss nan",
     ),
     Mistake(
         "past-the-end", "a kernel takes one row too many, the last time beyond the array",
@@ -229,12 +235,12 @@ MISTAKES = [
     # Memory
     Mistake(
         "rows-not-zeroed", "rows without a target keep what was in memory",
-        NETWORK, "backward", "dh_rows[...] = 0", "pass",
+        CUDA, "scatter", "out[...] = 0", "pass",
         TRAINING, "gradient of norm nan",
     ),
     Mistake(
         "state-not-zeroed", "the last step starts its gradient from what was in memory",
-        LSTM, "lstm_rows_backward", "$dh[...], $dc[...] = 0, 0", "$dc[...] = 0",
+        CUDA_LOOPS, "lstm_gate_backward_steps", "i32(more)", "i32(n)",
         TRAINING, "gradient of norm nan",
     ),
     Mistake(
@@ -244,7 +250,7 @@ MISTAKES = [
     ),
     Mistake(
         "strides", "a view with strides for a kernel, which gets a bare pointer",
-        CUDA, "_fits", "$a.flags.c_contiguous", "True",
+        LAUNCHING, "fits", "$a.flags.c_contiguous", "True",
         NO_KERNEL, "expected C-contiguous rows",
     ),
     Mistake(
@@ -254,33 +260,149 @@ MISTAKES = [
     ),
     Mistake(
         "kernel-of-another-device", "a kernel is loaded once, and not once a device",
-        CUDA, "_launch", "$like.device.id", "0",
+        LAUNCHING, "kernel", "$like.device.id", "0",
         SECOND_DEVICE, "was loaded on device 0",
+    ),
+    # Raw products, and loops over whole buffers
+    Mistake(
+        "leading-dimension", "the leading dimension is counted along the other axis",
+        CUBLAS, "layout", "Layout(TRANSPOSED, $x.shape[0])", "Layout(TRANSPOSED, $x.shape[1])",
+        kernel("times_transpose"), "lda is 7, expected at least the 11 rows of A",
+    ),
+    Mistake(
+        "flags-of-the-factors", "the flags of the two factors change places, as the factors have",
+        CUBLAS, "_multiply", "$f($handle, of_w.flag, of_x.flag, ...)", "function(handle, of_x.flag, of_w.flag, m, n, k, ONE[real], *places)",
+        kernel("times_transpose"), "beyond its allocation",
+    ),
+    Mistake(
+        "rows-for-columns", "m and n change places: cuBLAS counts by column",
+        CUBLAS, "_multiply", "(n, k), m, real = $sizes", "(m, k), n, real = $sizes",
+        kernel("add_product"), "beyond its allocation",
+    ),
+    Mistake(
+        "single-precision", "float64 for sgemm",
+        CUBLAS, "", '{"f": "sgemm", "d": $here}', '"sgemm"',
+        kernel("product", "float64"), "lies in memory of float64, expected float32",
+    ),
+    Mistake(
+        "beta-forgotten", "a product that is to be added takes the place of what is there",
+        CUBLAS, "add_product", "_multiply(x, w, out, ONE)", "_multiply(x, w, out, ZERO)",
+        kernel("add_product"), "Not equal to tolerance",
+    ),
+    Mistake(
+        "beta-left-over", "a product is added to what was in memory",
+        CUBLAS, "product", "_multiply(x, w, out, ZERO)", "_multiply(x, w, out, ONE)",
+        kernel("product"), "Not equal to tolerance",
+    ),
+    Mistake(
+        "handle-of-another-device", "the handle of cuBLAS is asked for once, and not once a device",
+        CUBLAS, "gemm", "$xp.cuda.device.get_cublas_handle()", "vars(gemm).setdefault('handle', $xp.cuda.device.get_cublas_handle())",
+        SECOND_DEVICE, "the handle belongs to device 0, and device 1 is the current one",
+    ),
+    Mistake(
+        "no-cublas", "nobody asks whether the binding of cuBLAS can be loaded",
+        CUBLAS, "_fits", "_binding(get_array_module(x))", "True",
+        WITHOUT_CUBLAS, "'NoneType' object has no attribute 'sgemm'",
+    ),
+    Mistake(
+        "memory-let-go", "a loop keeps the address of an array, and not the array",
+        CUBLAS, "row_products", "multiply.arrays = $arrays", "pass",
+        KEPT, "lies in no array of the device",
+    ),
+    Mistake(
+        "next-rows", "the rows of a product begin one too late",
+        CUBLAS, "row_products", "$i * x_row", "($i + 1) * x_row",
+        LOOP, "C overlaps B",
+    ),
+    Mistake(
+        "stride-of-the-factor", "rows of the result are found by the length of the factor's",
+        CUBLAS, "row_products", "$o * out_row", "$o * x_row",
+        kernel("row_products"), "Not equal to tolerance",
+    ),
+    Mistake(
+        "transpose-forgotten", "the recurrent weights go backward as they went forward",
+        CUBLAS, "row_products_transpose", "row_products(x, $here, out)", "w",
+        kernel("row_products_transpose"), "beyond its allocation",
+    ),
+    Mistake(
+        "first-for-before", "a row where the stack of states wants the state before it",
+        LOOPS, "rnn_steps", "multiply(step.before, ...)", "multiply(step.first, step.after, step.n)",
+        ALONE.format("rnn"), "Not equal to tolerance",
+    ),
+    Mistake(
+        "first-for-before-in-a-launch", "the same in the launch of a kernel",
+        CUDA_LOOPS, "lstm_gate_steps", "i32(before)", "i32(first)",
+        kernel("lstm_gate_steps"), "Not equal to tolerance",
+    ),
+    Mistake(
+        "state-before", "the derivative of tanh is taken of the state before the step",
+        CUDA_LOOPS, "rnn_cell_backward_steps", "first, _, after, n, more = step", "first, after, _, n, more = step",
+        kernel("rnn_cell_backward_steps"), "Not equal to tolerance",
+    ),
+    Mistake(
+        "first-row-in-a-kernel", "gates of each step are written from row 0 on",
+        KERNELS + "lstm_gates.cu", "lstm_gates", r"at_i = \(first \+ row\)", "at_i = row",
+        kernel("lstm_gate_steps"), "Not equal to tolerance",
+    ),
+    Mistake(
+        "short-stack", "a stack of states has no room for the initial ones",
+        LSTM, "lstm_rows_forward", 'buffer("h", (N + R, H))', 'buffer("h", (R, H))',
+        STEP, "wrote outside h",
+    ),
+    Mistake(
+        "all-go-on", "every sequence of a step takes a gradient from the next step",
+        ROWS, "Rows.steps", "Step($first, $before, $after, $n, $here)", "$n",
+        TRAINING, "gradient of norm nan",
+    ),
+    Mistake(
+        "all-go-on-in-a-kernel", "the same in a kernel: what a step of other sequences left is added to dc",
+        KERNELS + "lstm_gates.cu", "lstm_gates_backward", r"row < more \? dc\[k\] \+ dc_here : dc_here", "dc[k] + dc_here",
+        kernel("lstm_gate_backward_steps"), "Not equal to tolerance",
+    ),
+    Mistake(
+        "without-a-step", "the gradient of a state that no step starts from is what was in memory",
+        LSTM, "lstm_rows_backward", "zero_without_steps($rows, ...)", "None",
+        ALONE.format("lstm"), "Not equal to tolerance",
+    ),
+    Mistake(
+        "second-block", "the second block of rows takes the place of the first one's gradients",
+        VOCABULARY, "vocabulary_loss", "rows.start == 0", "rows.stop > 0",
+        SECOND_BLOCK, "Not equal to tolerance",
+    ),
+    Mistake(
+        "no-such-word", "a target is taken as it comes, and a kernel reads beyond the scores",
+        KERNELS + "softmax_loss.cu", "softmax_loss", r"known = [^;]*;", "known = true;",
+        NO_SUCH_WORD, "SIGSEGV",
+    ),
+    Mistake(
+        "memory-in-a-step", "a step takes fresh memory where it has a buffer",
+        NETWORK, "backward", 'buffer("dvectors", $x.shape)', "get_array_module($x).empty_like($x)",
+        NO_MEMORY, "Allocation(",
     ),
     # Launching kernels
     Mistake(
         "python-int", "a Python int, which CuPy passes as 64 bits, where a kernel takes 32",
-        CUDA, "segment_sum", "np.int32($C)", "$C",
+        CUDA, "segment_sum", "i32($C)", "$C",
         kernel("segment_sum"), "C is int 33, expected a NumPy scalar of int32",
     ),
     Mistake(
         "blocks-rounded-down", "blocks are rounded down, and the tail is not computed",
-        CUDA, "_blocks", "-(-$n // THREADS)", "max(1, $n // THREADS)",
+        LAUNCHING, "blocks", "-(-$n // THREADS)", "max(1, $n // THREADS)",
         kernel("adam_update"), "Not equal to tolerance",
     ),
     Mistake(
         "grid-turned", "the axes of a grid change places",
-        CUDA, "segment_sum", "$count, _blocks($C)", "(_blocks($C), $count)",
+        CUDA, "segment_sum", "$count, blocks($C)", "(blocks($C), $count)",
         kernel("segment_sum"), "Not equal to tolerance",
     ),
     Mistake(
         "macro", "float64 arrays for a kernel compiled for float",
-        CUDA, "", '{"float32": "float", "float64": $here}', '"float"',
+        LAUNCHING, "", '{"f": "float", "d": $here}', '"float"',
         kernel("adam_update", "float64"), "expected an array of float32",
     ),
     Mistake(
         "partial-sums", "a buffer of floats where a kernel writes doubles",
-        CUDA, "global_norm", "xp.empty(NORM_BLOCKS, $here)", "x.dtype",
+        CUDA, "global_norm", 'buffer("squares", $shape, np.float64)', 'buffer("squares", $shape)',
         kernel("global_norm"), "expected an array of float64",
     ),
     # Inside kernels
@@ -291,7 +413,7 @@ MISTAKES = [
     ),
     Mistake(
         "gradient-forgotten", "the gradient from the step after is forgotten",
-        KERNELS + "lstm_gates.cu", "lstm_gates_backward", r"dh\[k\] \+ dh_next\[k\]", "dh[k]",
+        KERNELS + "lstm_gates.cu", "lstm_gates_backward", r"row < more \? dh\[at\] \+ dh_next\[k\] :", "",
         kernel("lstm_gates_backward"), "Not equal to tolerance",
     ),
     Mistake(

@@ -43,6 +43,7 @@ class Nursery:
     def run(self, root: Path, tests: Iterable[str]) -> list[Result]:
         """Run tests of the project at `root`, up to the first that fails."""
         report, log = root / "report.xml", root / "log.txt"
+        report.unlink(missing_ok=True)  # of an earlier run: a process that dies leaves none
         arguments = [*OPTIONS, f"--basetemp={root / 'temporary'}", f"--junit-xml={report}", *(f"tests/{test}" for test in tests)]
         assert self._process.stdin
         assert self._process.stdout
@@ -50,6 +51,8 @@ class Nursery:
         self._process.stdin.flush()
         status = self._process.stdout.readline().strip()
         results = [_result(case) for case in ElementTree.parse(report).iter("testcase")] if report.exists() else []
+        if not results and status.startswith("-"):
+            return [Result("failed", f"the process died of {signal.Signals(-int(status)).name}")]
         return results or [Result("error", f"no test ran (status {status or 'unknown'}): {log.read_text() if log.exists() else ''}")]
 
 

@@ -87,3 +87,12 @@ def test_emulated_steps_that_no_sequence_reaches_launch_nothing(sizes: list[int]
     assert len(h) == rows.R
     assert np.isfinite(xpcap.to_numpy(dh0)).all()
     assert sum("back" in launch.name for launch in counts.launches) == sum(n > 0 for n in sizes)
+
+
+def test_emulated_row_products_keep_the_memory_of_their_arrays(device: Emulator) -> None:
+    """They hold addresses; whoever made the loop may have let the arrays go."""
+    with xpcap.use_backend("cupy"):
+        out = xpcap.backend.array_module().empty((R, H), "f4")
+        multiply = loops.row_products(drawn(R, N), drawn(N, H), out)
+        multiply(2, 1, 3)
+        np.testing.assert_array_equal(xpcap.to_numpy(out)[1:4], xpcap.to_numpy(drawn(R, N) @ drawn(N, H))[2:5])

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from xpcap import CaptioningRNN, layers, ops, optim, to_numpy
+from xpcap import CaptioningRNN, asarray, get_array_module, layers, loops, ops, optim, to_numpy
 from xpcap.gradcheck import directional_errors, eval_numerical_gradient, eval_numerical_gradient_array, grad_check_sparse
 from xpcap.verify import Row, read_cases, verify
 
@@ -72,16 +72,20 @@ def test_the_published_losses_are_among_the_cases() -> None:
     assert [case["published_loss"] for case in read_cases()["captioners"]] == [9.83235591003, 9.82445935443]
 
 
-def swapped_gates(a: Any, r: Any, c_prev: Any, out: Any = None, plain: Callable[..., Any] = ops.lstm_gates) -> Any:
-    H = c_prev.shape[1]
-    swapped = a + r
-    return plain(np.concatenate((swapped[:, H : 2 * H], swapped[:, :H], swapped[:, 2 * H :]), axis=1), np.zeros_like(a), c_prev, out)
+def swapped_gates(a: Any, Wh: Any, *args: Any, right: Callable[..., Any] = layers.lstm.lstm_steps) -> Any:
+    H = len(Wh)
+    swapped = np.concatenate((np.arange(H, 2 * H), np.arange(H), np.arange(2 * H, 4 * H)))  # f, i, o, g
+    return right(*(get_array_module(x).take(x, asarray(swapped, like=x), axis=1) for x in (a, Wh)), *args)
 
 
-def forgetful_backward(*args: Any, out: Any = None, plain: Callable[..., Any] = ops.lstm_gates_backward) -> Any:
-    da, dc = plain(*args, out=out)
-    dc *= 0.999
-    return da, dc
+def forgetful_backward(dh: Any, dh_next: Any, dc: Any, *args: Any, right: Callable[..., Any] = layers.lstm.lstm_backward_steps) -> Any:
+    take = right(dh, dh_next, dc, *args)
+
+    def forget(step: loops.Step) -> None:
+        take(step)
+        dc[...] *= 0.999
+
+    return forget
 
 
 def rounded_loss(scores: Any, targets: Any, scale: Any, plain: Callable[..., Any] = ops.softmax_loss) -> Any:
@@ -92,12 +96,12 @@ def rounded_loss(scores: Any, targets: Any, scale: Any, plain: Callable[..., Any
 @pytest.mark.parametrize(
     ("where", "name", "mistake", "rows"),
     [
-        (layers.lstm, "lstm_gates", swapped_gates, "lstm_forward h"),
-        (layers.lstm, "lstm_gates_backward", forgetful_backward, "lstm_backward dx"),
+        (layers.lstm, "lstm_steps", swapped_gates, "lstm_forward h"),
+        (layers.lstm, "lstm_backward_steps", forgetful_backward, "lstm_backward dx"),
         (layers.loss, "softmax_loss", rounded_loss, "temporal_softmax_loss dx"),
     ],
 )
-def test_verify_catches_a_planted_mistake(where: Any, name: str, mistake: Any, rows: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_verify_catches_a_planted_mistake(where: Any, name: str, mistake: Any, rows: str, lib: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(where, name, mistake)
     assert rows in (row.case for row in verify() if not row.passed)  # looks no further than that row
 

@@ -167,20 +167,24 @@ def test_steps_compose_to_sequence(cell: str, rng: np.random.Generator) -> None:
 
 
 @pytest.mark.parametrize("cell", ["rnn", "lstm"])
-def test_packed_rows_equal_each_caption_alone(cell: str, rng: np.random.Generator) -> None:
+def test_packed_rows_equal_each_caption_alone(cell: str, lib: Any, rng: np.random.Generator) -> None:
     """Rows of sizes 3, 2, 2: captions of 3, 3 and 1 steps, and a fourth of none."""
     recurrent = layers.CELLS[cell]
-    a, Wh = rng.standard_normal((7, recurrent.gates * H)), rng.standard_normal((H, recurrent.gates * H))
-    state0 = tuple(rng.standard_normal((4, H)) for _ in range(recurrent.states))
-    h, cache = recurrent.rows_forward(a, state0, Wh, Rows.of([3, 2, 2], 4))
-    dh = rng.standard_normal(h.shape)
-    da, dstate0, dWh = recurrent.rows_backward(dh, cache)
+    a, Wh, dh = (rng.standard_normal(shape) for shape in ((7, recurrent.gates * H), (H, recurrent.gates * H), (7, H)))
+    state0 = [rng.standard_normal((4, H)) for _ in range(recurrent.states)]
+
+    def run(captions: Any, of: Any, rows: Rows) -> tuple[Any, Any, list[Any], Any]:
+        """h, da, dstate0 and dWh of some captions and their rows, on the host."""
+        h, cache = recurrent.rows_forward(lib(a[of]), tuple(lib(s[captions]) for s in state0), lib(Wh), rows)
+        da, dstate0, dWh = recurrent.rows_backward(lib(dh[of]), cache)
+        return to_numpy(h), to_numpy(da), [to_numpy(d) for d in dstate0], to_numpy(dWh)
+
+    h, da, dstate0, dWh = run(slice(4), slice(7), Rows.of([3, 2, 2], 4))
     total = np.zeros_like(dWh)
-    for caption, rows in enumerate(([0, 3, 5], [1, 4, 6], [2], [])):
-        alone, alone_cache = recurrent.rows_forward(a[rows], tuple(s[caption : caption + 1] for s in state0), Wh, Rows.full(1, len(rows)))
-        np.testing.assert_allclose(h[rows], alone, rtol=1e-13)
-        alone_da, alone_dstate0, alone_dWh = recurrent.rows_backward(dh[rows], alone_cache)
-        np.testing.assert_allclose(da[rows], alone_da, rtol=1e-11, atol=1e-14)
+    for caption, of in enumerate(([0, 3, 5], [1, 4, 6], [2], [])):
+        alone, alone_da, alone_dstate0, alone_dWh = run([caption], of, Rows.full(1, len(of)))
+        np.testing.assert_allclose(h[of], alone, rtol=1e-13)
+        np.testing.assert_allclose(da[of], alone_da, rtol=1e-11, atol=1e-14)
         for d, e in zip(dstate0, alone_dstate0, strict=True):
             np.testing.assert_allclose(d[caption], e[0], rtol=1e-11, atol=1e-14)
         total += alone_dWh

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from emulated import Emulator
 
-from xpcap import kernels, layers, ops, optim, use_backend
-from xpcap.layers import dropout, lstm, rnn
+from xpcap import kernels, layers, loops, ops, optim, use_backend
+from xpcap.layers import lstm
 from xpcap.models import network
 from xpcap.verify import lockstep
 from xpcap.verify.lockstep import TOLERANCE, Place, Setup, distance, lock_step, on
@@ -27,8 +27,8 @@ def plain() -> Iterator[None]:
         yield
 
 
-def spoilt(inner: Place, module: ModuleType, op: str, change: Callable[[Any], Any], since: int) -> Place:
-    """The place `inner`, where from step `since` on what `op` gives is changed."""
+def spoilt(inner: Place, module: ModuleType, op: str, change: Callable[..., Any], since: int) -> Place:
+    """The place `inner`, where from step `since` on what `op` gives is changed: `change` gets it, and the op's arguments."""
     entered = 0  # once to make the run, then for each step
 
     @contextlib.contextmanager
@@ -37,14 +37,14 @@ def spoilt(inner: Place, module: ModuleType, op: str, change: Callable[[Any], An
         with inner(), pytest.MonkeyPatch.context() as patch:
             if entered >= since:
                 right = getattr(module, op)
-                patch.setattr(module, op, lambda *args, **kwargs: change(right(*args, **kwargs)))
+                patch.setattr(module, op, lambda *args, **kwargs: change(right(*args, **kwargs), *args))
             entered += 1
             yield
 
     return place
 
 
-def a_little(x: Any) -> Any:
+def a_little(x: Any, *_: Any) -> Any:
     """The first of an op's results, or its only one, off by a ten-thousandth; arrays in place, for they may be read as `out`."""
     if np.isscalar(x):
         return x * (1 + 1e-4)
@@ -53,14 +53,26 @@ def a_little(x: Any) -> Any:
     return x
 
 
+def da_a_little(take: loops.TakeStep, *args: Any) -> loops.TakeStep:
+    """Steps of lstm_backward_steps after which the gradient of the pre-activations is off by as much, whatever computes it."""
+    _, _, _, _, _, da, *_ = args
+
+    def spoilt_step(step: loops.Step) -> None:
+        take(step)
+        da[step.rows] *= 1 + 1e-4
+
+    return spoilt_step
+
+
 MISTAKES = [  # where, the op, the cell, and the first tensor that it touches
     (ops, "softmax_loss", "lstm", "loss"),
-    (lstm, "lstm_gates", "lstm", "loss"),
-    (lstm, "lstm_gates_backward", "lstm", "dWh"),
-    (rnn, "rnn_cell", "rnn", "loss"),
-    (rnn, "rnn_cell_backward", "rnn", "dWh"),
+    (loops, "lstm_gates", "lstm", "loss"),
+    (loops, "lstm_gates_backward", "lstm", "dWh"),
+    (loops, "rnn_cell", "rnn", "loss"),
+    (loops, "rnn_cell_backward", "rnn", "dWh"),
     (network, "segment_sum", "rnn", "db"),
-    (dropout, "drop", "rnn", "loss"),
+    (network, "gather", "rnn", "loss"),
+    (network, "scatter", "rnn", "dW_embed"),
     (lockstep, "global_norm", "rnn", "norm"),
     (optim, "global_norm", "rnn", "m of W_proj"),
 ]
@@ -118,12 +130,12 @@ def test_numpy_and_the_plain_equations_stay_together(cell: str, dtype: str) -> N
 
 @DTYPES
 def test_equal_runs_do_not_differ_at_all(dtype: str) -> None:
-    same = spoilt(on("numpy"), ops, "softmax_loss", lambda x: x, since=1)  # what changes nothing parts nothing
+    same = spoilt(on("numpy"), ops, "softmax_loss", lambda x, *_: x, since=1)  # what changes nothing parts nothing
     assert lock_step(Setup("lstm", dtype, **SMALL), on("numpy"), same, tolerance=0) == (1, "loss", 0.0, False)
 
 
 def test_what_is_not_a_number_parts() -> None:
-    def nothing(x: Any) -> Any:
+    def nothing(x: Any, *_: Any) -> Any:
         x[0][...] = np.nan
         return x
 
@@ -170,7 +182,7 @@ def test_emulated_device_stays_together_with_numpy(cell: str, dtype: str, device
 
 def test_emulated_change_on_the_device_is_named_by_its_step_and_tensor(device: Emulator) -> None:
     setup = Setup("lstm", "float32", **SMALL)
-    outcome = lock_step(setup, spoilt(on("cupy"), lstm, "lstm_gates_backward", a_little, since=3), on("numpy"))
+    outcome = lock_step(setup, spoilt(on("cupy"), lstm, "lstm_backward_steps", da_a_little, since=3), on("numpy"))
     assert (outcome.step, outcome.tensor, outcome.parted) == (3, "dWh", True)
 
 
@@ -185,7 +197,7 @@ def test_emulated_verify_has_rows_for_training(device: Emulator, monkeypatch: py
         assert all(row.passed for row in rows)
         assert all(row.error == row.tolerance == 0 for row in rows if "same bits" in row.case)
         monkeypatch.setattr(
-            lockstep, "on", lambda name: spoilt(on(name), lstm, "lstm_gates_backward", a_little, since=2) if name == "cupy" else on(name)
+            lockstep, "on", lambda name: spoilt(on(name), lstm, "lstm_backward_steps", da_a_little, since=2) if name == "cupy" else on(name)
         )
         failed = [row for row in lockstep.rows() if not row.passed]
     assert [row.case for row in failed] == 2 * ["lock-step lstm with numpy: dWh parts at step 2"]

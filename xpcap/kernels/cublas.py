@@ -104,6 +104,7 @@ def row_products(x, w, out):
     def multiply(i, o, n):
         function(handle, flag, AS_IT_IS, m, n, k, one, w_at, leading, from_x + i * x_row, k, zero, to_out + o * out_row, m)
 
+    multiply.arrays = x, w, out  # an address keeps no memory alive
     return multiply
 
 
