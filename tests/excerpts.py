@@ -30,8 +30,8 @@ def excerpt(file: str, function: str) -> str:
 
 def _is_ceremony(statement: ast.stmt) -> bool:
     if isinstance(statement, ast.If):
-        raises = all(isinstance(inner, ast.Raise) for inner in statement.body)
-        return raises or ast.unparse(statement.test) == "out is None" or ast.unparse(statement.test).startswith("(fast := ")
+        checks = all(isinstance(inner, ast.Raise) or _is_ceremony(inner) for inner in (*statement.body, *statement.orelse))
+        return checks or ast.unparse(statement.test) == "out is None" or "(fast := " in ast.unparse(statement.test)
     call = getattr(statement, "value", None)
     return isinstance(call, ast.Call) and ast.unparse(call.func).rpartition(".")[2].startswith("check")
 

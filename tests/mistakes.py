@@ -306,7 +306,7 @@ MISTAKES = [
     ),
     Mistake(
         "memory-let-go", "a loop keeps the address of an array, and not the array",
-        CUBLAS, "row_products", "multiply.arrays = $arrays", "pass",
+        CUBLAS, "row_products", "(x, w, out)", "()",
         KEPT, "lies in no array of the device",
     ),
     Mistake(

@@ -83,13 +83,15 @@ class Event:
 
     def __init__(self, block: bool = False, disable_timing: bool = False, interprocess: bool = False) -> None:
         self.seconds, self._mark, self._timed = 0.0, -1, not disable_timing
-        self._copies = 0  # to pinned memory, begun before it
+        self._copies = 0  # to or from pinned memory, begun before it
+        self._machine = EMULATOR.machine
 
     def record(self, stream: Any = None) -> None:
         self.seconds, self._mark, self._copies = time.perf_counter(), EMULATOR.clock, len(EMULATOR.copies)
 
     def synchronize(self) -> None:
-        EMULATOR.wait("Event.synchronize", self._copies)
+        if self._machine is EMULATOR.machine:
+            EMULATOR.wait("Event.synchronize", self._copies)
 
     @property
     def done(self) -> bool:

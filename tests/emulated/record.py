@@ -183,6 +183,8 @@ class Emulator(Counts):
         self.handles: dict[tuple[int, int], int] = {}  # of cuBLAS, by device and thread
         self.pool_used, self.pool_free = 0, 0  # bytes that CuPy's memory pool says it has given out, and holds back
         self.current = 0  # the current device
+        self.machine = object()  # that of this test: what one before it left behind disturbs no count
+        self.machine = object()  # that of this test: what an earlier one left behind disturbs no count
         self.clock = 0  # synchronisations so far; an event is ready once one came after it
         self.copies: list[Callable[[], None]] = []  # to pinned memory, in order; what they bring is there after a wait
         self.atomics = 0  # atomic additions so far: the order of each is another one

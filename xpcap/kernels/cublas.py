@@ -101,10 +101,9 @@ def row_products(x, w, out):
     from_x, to_out, (flag, leading), w_at = x.data.ptr, out.data.ptr, of_w, w.data.ptr
     one, zero, x_row, out_row = ONE[real], ZERO[real], k * size, m * size
 
-    def multiply(i, o, n):
+    def multiply(i, o, n, alive=(x, w, out)):  # an address keeps no memory alive
         function(handle, flag, AS_IT_IS, m, n, k, one, w_at, leading, from_x + i * x_row, k, zero, to_out + o * out_row, m)
 
-    multiply.arrays = x, w, out  # an address keeps no memory alive
     return multiply
 
 
