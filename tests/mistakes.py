@@ -38,6 +38,7 @@ STEP_WITH_DROPOUT = _STEP + "step_reads_nothing_and_launches_little[lstm-0.3-who
 TIME_STEP = _STEP + "time_step_is_one_kernel_and_one_product_each_way"
 LAUNCHES = _STEP + "step_launches_little_beside_its_time_steps[lstm-0.3]"
 TRAINING = _STEP + "training_equals_numpy[lstm-float32]"
+TRAINING_RNN = _STEP + "training_equals_numpy[rnn-float32]"
 WITHOUT_CUBLAS = _STEP + "training_equals_numpy_where_cublas_cannot_be_called[lstm]"
 EPOCH_READS = _STEP + "epoch_reads_its_losses_once"
 EPOCH_SENDS = _STEP + "epoch_sends_features_once_and_then_index_vectors"
@@ -191,8 +192,9 @@ MISTAKES = [
     ),
     Mistake(
         "one-by-one", "each index vector is sent by itself",
-        PACKING, "send_joined", "$ends = np.cumsum($sizes).tolist()", "return [asarray(part, like=like) for part in parts]",
-        STEP, "transfers",
+        PACKING, "send_joined", 'joined, $views, $start = buffer.upload("indices", $all), [], 0',
+        "return [buffer.upload(f'indices {k}', part) for k, part in enumerate(parts)]",
+        STEP, "Wait(how='Event.synchronize'",
     ),
     Mistake(
         "features-by-the-batch", "features are sent with each batch although they are on the device",
@@ -240,8 +242,8 @@ MISTAKES = [
     ),
     Mistake(
         "state-not-zeroed", "the last step starts its gradient from what was in memory",
-        CUDA_LOOPS, "lstm_gate_backward_steps", "i32(more)", "i32(n)",
-        TRAINING, "gradient of norm nan",
+        CUDA_LOOPS, "rnn_cell_backward_steps", "i32(more)", "i32(n)",
+        TRAINING_RNN, "gradient of norm nan",
     ),
     Mistake(
         "buffer-used-twice", "one buffer for two things, after a line was copied",

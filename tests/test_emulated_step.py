@@ -1,5 +1,6 @@
 """One training step on the emulated device: what it launches, sends and reads, and that its numbers are NumPy's."""
 
+import gc
 import io
 from collections import Counter
 from collections.abc import Iterable
@@ -60,6 +61,7 @@ def count_step(device: Emulator, solver: CaptioningSolver) -> Counts:
     """What one step costs, the features resident and the buffers as large as they have to be."""
     rows = np.arange(N)
     solver.step(*solver._feed.minibatch("train", rows)[:2])
+    gc.collect()  # the uploads of an earlier solver wait when they go, which would be counted here
     with device.counting() as counts:
         loss, norm = solver._step(solver._feed.minibatch("train", rows))
         solver._record.add(loss, norm)
