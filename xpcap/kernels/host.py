@@ -18,8 +18,8 @@ ROUNDS = 4  # ids with more rows than this are summed separately
 SHARE = 1 << 18  # elements, at least, for Adam to use another core
 
 
-def _on_host(*arrays):
-    return all(isinstance(a, np.ndarray) for a in arrays)
+def _on_host(first, *arrays):
+    return isinstance(first, np.ndarray) and all(isinstance(a, np.ndarray) for a in arrays)
 
 
 def _blocks(n, width):

@@ -6,8 +6,9 @@ step.
 States form one stack: the N initial states, then the state after each row, so row r's state is stack[N + r].
 """
 
+import functools
 import itertools
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -29,10 +30,13 @@ class Rows(NamedTuple):
     @classmethod
     def of(cls, sizes: Sequence[int], N: int) -> "Rows":
         """Rows of N sequences, of which sizes[t] are alive at step t. Index arrays are on the host."""
-        rows = cls(sizes, N, None, _joined(np.arange(n, dtype=np.int32) for n in sizes))
+        lengths = np.array(sizes, np.int32).reshape(-1)
+        starts = np.cumsum(lengths, dtype=np.int32) - lengths
+        caption = np.arange(lengths.sum(), dtype=np.int32) - np.repeat(starts, lengths)
         if all(n == N for n in sizes):
-            return rows
-        return rows._replace(past=_joined(np.arange(step.before, step.before + step.n, dtype=np.int32) for step in rows.steps))
+            return cls(sizes, N, None, caption)
+        before = np.concatenate((np.zeros(1, np.int32), N + starts[:-1]))[: len(lengths)]  # where each step's past states begin in the stack
+        return cls(sizes, N, caption + np.repeat(before, lengths), caption)
 
     @classmethod
     def full(cls, N: int, T: int) -> "Rows":
@@ -45,14 +49,9 @@ class Rows(NamedTuple):
         return sum(self.sizes)
 
     @property
-    def steps(self) -> list[Step]:
+    def steps(self) -> tuple[Step, ...]:
         """The time steps, first to last, without those that no sequence reaches."""
-        steps, first, before = [], 0, 0
-        for n, more in itertools.zip_longest(self.sizes, self.sizes[1:], fillvalue=0):
-            if n:
-                steps.append(Step(first, before, self.N + first, n, more))
-            first, before = first + n, self.N + first
-        return steps
+        return _steps(tuple(self.sizes), self.N)
 
     def check(self, function: str, R: int, N: int) -> None:
         """Raise a ValueError unless these are R rows of N sequences and sizes never increase."""
@@ -69,8 +68,14 @@ class Rows(NamedTuple):
         return gather(stack, asarray(self.past, like=stack), buffer("past", (self.R, stack.shape[1])))
 
 
-def _joined(parts: Iterable[np.ndarray]) -> np.ndarray:
-    return np.concatenate([np.zeros(0, np.int32), *parts])
+@functools.lru_cache(maxsize=64)  # the forward and the backward loop ask for the same ones
+def _steps(sizes: tuple[int, ...], N: int) -> tuple[Step, ...]:
+    steps, first, before = [], 0, 0
+    for n, more in itertools.zip_longest(sizes, sizes[1:], fillvalue=0):
+        if n:
+            steps.append(Step(first, before, N + first, n, more))
+        first, before = first + n, N + first
+    return tuple(steps)
 
 
 def zero_without_steps(rows: Rows, *grads: Array) -> None:

@@ -7,7 +7,7 @@ import numpy as np
 
 from xpcap.backend import Array, get_array_module
 from xpcap.layers.rows import Rows
-from xpcap.ops import Segments, segments
+from xpcap.ops import Segments
 from xpcap.workspace import Buffer
 
 
@@ -48,19 +48,32 @@ def pack(captions: np.ndarray, null: int, part: int = 0, parts: int = 1) -> Pack
     order = np.argsort(-lengths, kind="stable")[part::parts]
     t, place = np.nonzero(np.arange(T)[:, None] < lengths[order])  # time-major
     caption = order[place]
-    words, input_places = np.unique(inputs[caption, t], return_inverse=True)
+    words, segments = _grouped(inputs[caption, t])
     row_targets = targets[caption, t]
     has_target = row_targets != null
     starts = np.cumsum(lengths) - lengths
     return PackedCaptions(
         rows=Rows.of([int(n) for n in np.bincount(t)], len(order)),
         order=order.astype(np.int32),
-        words=words.astype(np.int32),
-        inputs=segments(input_places.astype(np.int32), len(words)),
+        words=words,
+        inputs=segments,
         kept=None if has_target.all() else np.flatnonzero(has_target).astype(np.int32),
         targets=row_targets[has_target].astype(np.int32),
         source=(starts[caption] + t)[has_target].astype(np.int32),
     )
+
+
+def _grouped(words: np.ndarray) -> tuple[np.ndarray, Segments]:
+    """The distinct words (K,) of rows (R,), sorted, and the rows grouped by them, all int32: np.unique and ops.segments with one sort."""
+    order = np.argsort(words, kind="stable")
+    in_order = words[order]
+    is_first = np.ones(len(words), bool)
+    np.not_equal(in_order[1:], in_order[:-1], out=is_first[1:])
+    firsts = np.flatnonzero(is_first)
+    ids = np.empty(len(words), np.int32)
+    ids[order] = np.cumsum(is_first) - 1
+    starts = np.append(firsts, len(words)).astype(np.int32)
+    return in_order[firsts].astype(np.int32), Segments(ids, order.astype(np.int32), starts)
 
 
 def send(

@@ -1,5 +1,6 @@
 """Named arrays in one flat buffer."""
 
+import math
 from collections.abc import Iterator, Mapping, MutableMapping
 from types import ModuleType
 from typing import Any
@@ -28,7 +29,7 @@ class Parameters(MutableMapping[str, Array]):
         self._views: dict[str, Array] = {}
         start = 0
         for name, shape in self.shapes.items():
-            size = int(np.prod(shape))
+            size = math.prod(shape)
             self._views[name] = flat[start : start + size].reshape(shape)
             start += size
         if start != flat.size:
@@ -37,7 +38,7 @@ class Parameters(MutableMapping[str, Array]):
     @classmethod
     def empty(cls, shapes: Mapping[str, tuple[int, ...]], dtype: Any, xp: ModuleType) -> "Parameters":
         """Uninitialised parameters in the library `xp`."""
-        return cls(shapes, xp.empty(sum(int(np.prod(shape)) for shape in shapes.values()), dtype))
+        return cls(shapes, xp.empty(sum(math.prod(shape) for shape in shapes.values()), dtype))
 
     def __getitem__(self, name: str) -> Array:
         try:
