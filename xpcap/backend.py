@@ -10,6 +10,7 @@ import os
 import sys
 import warnings
 from collections.abc import Iterator
+from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
 
@@ -20,6 +21,9 @@ from xpcap.errors import BackendError, OptionError, unknown
 Array = Any  # a numpy.ndarray or a cupy.ndarray
 BACKENDS = ("numpy", "cupy")
 VARIABLE = "XPCAP_BACKEND"
+KERNEL = """typedef REAL real;
+extern "C" __global__ void twice(real* x) { x[threadIdx.x] *= 2; }
+"""
 
 
 class BackendStatus(NamedTuple):
@@ -37,34 +41,88 @@ def _first_line(error: BaseException) -> str:
     return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
 
 
-def _prove(cupy: ModuleType) -> None:
-    """Run an elementwise kernel and a matrix product, and check the results: a driver alone proves neither NVRTC nor cuBLAS.
+def _why(error: Exception) -> str:
+    """The error in brackets, and what to do if CuPy found no place for its compiled kernels."""
+    is_file = isinstance(error, OSError) and error.filename is not None  # a library that cannot be loaded is an OSError too, without one
+    return f"({_first_line(error)})" + ("; CuPy keeps compiled kernels on disk: set CUPY_CACHE_DIR to a folder you may write to" if is_file else "")
 
-    The product is 8 x 8, since CuPy computes very small ones without cuBLAS.
+
+def _cached_kernels() -> int:
+    """Files in CuPy's cache of compiled kernels."""
+    return sum(1 for _ in Path(os.environ.get("CUPY_CACHE_DIR", "~/.cupy/kernel_cache")).expanduser().glob("*"))
+
+
+def _announce(card: str) -> None:
+    print(f"xpcap: compiling CUDA kernels for {card}; CuPy keeps them, so only the first use takes long", file=sys.stderr, flush=True)
+
+
+def _prove(cupy: ModuleType, card: str) -> None:
+    """Compute on the current device and check the results, since a driver alone proves neither NVRTC and its headers nor cuBLAS.
+
+    An elementwise kernel, a sum, a product (8 x 8, since CuPy computes very small ones without cuBLAS), an argmax and a kernel of our own: all
+    the ways in which xpcap computes. If one of them had to be compiled, the others will be too, and a line on standard error says so.
     """
-    ones = cupy.ones((8, 8), dtype="float32")
-    if float((ones * 2).sum()) != 128.0 or float(cupy.matmul(ones, ones)[0, 0]) != 8.0:
+    from xpcap import __version__
+
+    cached = _cached_kernels()
+    if not cached:
+        _announce(card)
+    x = cupy.ones((8, 8), dtype="float32")
+    code = f"// xpcap {__version__}: other versions have other kernels\n{KERNEL}"
+    cupy.RawModule(code=code, options=("-DREAL=float",)).get_function("twice")((1,), (64,), (x,))
+    found = float((x * 2).sum()), float(cupy.matmul(x, x)[0, 0]), int((x.ravel() * cupy.arange(64, dtype="float32")).argmax())
+    if found != (256.0, 32.0, 63):
         raise RuntimeError("a test computation on the device gave a wrong result")
+    if 0 < cached < _cached_kernels():
+        _announce(card)
+
+
+def _device_in_use(cupy: ModuleType) -> int | None:
+    """This thread's current device; None if it has no context, which making it current would create (from CUDA 12 on)."""
+    return int(cupy.cuda.runtime.getDevice()) if cupy.cuda.driver.ctxGetCurrent() else None
+
+
+@contextlib.contextmanager
+def _current(cupy: ModuleType, device: int) -> Iterator[None]:
+    """Make a device current inside the ``with``, then the one before, but without a context on a device that had none."""
+    before = _device_in_use(cupy)
+    cupy.cuda.Device(device).use()
+    try:
+        yield
+    finally:
+        if before is not None:
+            cupy.cuda.Device(before).use()
 
 
 @functools.cache
-def _cupy_status() -> BackendStatus:
+def _cupy_status(device: int) -> BackendStatus:
+    """The state of CuPy on one device. The others are only counted, since computing there would leave a context behind."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # CuPy warns if two of its wheels are installed; the probe below decides
             import cupy
     except Exception as error:  # a broken installation can raise anything, not just ImportError
-        return BackendStatus("cupy", False, "", (), f"cupy cannot be imported ({_first_line(error)})")
+        return BackendStatus("cupy", False, "", (), f"cupy cannot be imported {_why(error)}")
+    cards: tuple[str, ...] = ()
     try:
-        count = cupy.cuda.runtime.getDeviceCount()
-        names = [cupy.cuda.runtime.getDeviceProperties(i)["name"] for i in range(count)]
-        if not names:
+        cards = _cards(cupy)
+        if not cards:
             raise RuntimeError("no CUDA device is visible")
-        _prove(cupy)
+        if device >= len(cards):
+            return BackendStatus("cupy", False, cupy.__version__, cards, f"this machine has {len(cards)} CUDA device(s), numbered from 0")
+        with _current(cupy, device):
+            _prove(cupy, cards[device])
     except Exception as error:  # faults of driver, toolkit and libraries have many types
-        return BackendStatus("cupy", False, cupy.__version__, (), f"no usable CUDA device ({_first_line(error)})")
-    devices = tuple(name.decode() if isinstance(name, bytes) else str(name) for name in names)
-    return BackendStatus("cupy", True, cupy.__version__, devices, "")
+        other = f"CUDA device {device} of {len(cards)} is not usable {_why(error)}; cupy:N asks for another"
+        return BackendStatus("cupy", False, cupy.__version__, cards, other if len(cards) > 1 else f"no usable CUDA device {_why(error)}")
+    return BackendStatus("cupy", True, cupy.__version__, cards, "")
+
+
+def _cards(cupy: ModuleType) -> tuple[str, ...]:
+    """The names of the visible devices."""
+    runtime = cupy.cuda.runtime
+    names = [runtime.getDeviceProperties(i)["name"] for i in range(runtime.getDeviceCount())]
+    return tuple(name.decode() if isinstance(name, bytes) else str(name) for name in names)
 
 
 def backend_status() -> dict[str, BackendStatus]:
@@ -72,13 +130,14 @@ def backend_status() -> dict[str, BackendStatus]:
 
     Returns
     -------
-    dict : name -> BackendStatus. The first call imports cupy, if installed (about 0.3 s), and runs two small computations on its device; the
-        result is cached.
+    dict : name -> BackendStatus. The first call imports cupy, if installed (about 0.3 s), and runs a few small computations on device 0; the
+        result is cached. Other devices are listed, and proved when they are asked for.
     """
-    return {"numpy": BackendStatus("numpy", True, np.__version__, ("host",), ""), "cupy": _cupy_status()}
+    return {"numpy": BackendStatus("numpy", True, np.__version__, ("host",), ""), "cupy": _cupy_status(0)}
 
 
-def _parse(spec: str) -> tuple[str, int]:
+def parse_backend(spec: str) -> tuple[str, int]:
+    """The name and device number in a backend string. OptionError : there is no such backend."""
     name, colon, index = str(spec).partition(":")
     if name not in (*BACKENDS, "auto"):
         raise unknown("use_backend", "backend", name, (*BACKENDS, "auto"))
@@ -89,39 +148,33 @@ def _parse(spec: str) -> tuple[str, int]:
 
 def _resolve(spec: str) -> str:
     """Resolve `spec` to a backend string for this machine, or raise a BackendError if it is not usable."""
-    name, device = _parse(spec)
+    name, device = parse_backend(spec)
     if name == "numpy":
         return "numpy"
-    status = _cupy_status()
+    status = _cupy_status(device)
     if name == "auto":
         chosen = "cupy" if status.usable else "numpy"
         print(f"xpcap: backend auto chose {chosen} ({status.reason or status.devices[0]})", file=sys.stderr)
         return chosen
     if not status.usable:
         raise BackendError(f"backend {spec}: {status.reason}; the command 'info' shows what is usable; `backend` numpy runs on the CPU")
-    if device >= len(status.devices):
-        raise BackendError(f"backend {spec}: this machine has {len(status.devices)} CUDA device(s), numbered from 0")
-    if device:  # the status covers only device 0
-        import cupy
-
-        try:
-            with cupy.cuda.Device(device):
-                _prove(cupy)
-        except Exception as error:
-            raise BackendError(f"backend {spec}: device {device} is not usable ({_first_line(error)})") from error
     return f"cupy:{device}" if device else "cupy"
 
 
 _active: str | None = None
 
 
-def _activate(resolved: str | None) -> None:
+def _activate(resolved: str) -> int | None:
+    """Put a backend in force, and its device if it has one. Returns the device to go back to, or None."""
     global _active
-    if (resolved or "").startswith("cupy") or (_active or "").startswith("cupy"):
+    before = None
+    if resolved != "numpy":
         import cupy
 
-        cupy.cuda.Device(_parse(resolved or "numpy")[1]).use()  # numpy makes device 0 current again
+        before = _device_in_use(cupy)
+        cupy.cuda.Device(parse_backend(resolved)[1]).use()
     _active = resolved
+    return before
 
 
 class use_backend(contextlib.AbstractContextManager["use_backend"]):  # noqa: N801 - reads as a function
@@ -137,16 +190,20 @@ class use_backend(contextlib.AbstractContextManager["use_backend"]):  # noqa: N8
 
     Notes
     -----
-    The choice applies to the whole process, not to one thread. Before the first call it is `XPCAP_BACKEND`, or numpy if that is not set.
+    The choice applies to the whole process. CUDA's current device belongs to a thread: one that is to compute on ``cupy:N`` calls this itself.
+    numpy leaves the current device as it is. Before the first call the choice is `XPCAP_BACKEND`, or numpy if that is not set.
     """
 
     def __init__(self, spec: str) -> None:
         self._before = _active
         self.name = _resolve(spec)
-        _activate(self.name)
+        self._device = _activate(self.name)
 
     def __exit__(self, *exc: object) -> None:
-        _activate(self._before)
+        global _active
+        _active = self._before
+        if self._device is not None:
+            sys.modules["cupy"].cuda.Device(self._device).use()
 
 
 def get_backend() -> str:
@@ -239,3 +296,9 @@ def free_memory(like: Array) -> int | None:
         return None
     cupy = sys.modules["cupy"]
     return int(cupy.cuda.runtime.memGetInfo()[0]) + int(cupy.get_default_memory_pool().free_bytes())
+
+
+def free_staging(like: Array) -> None:
+    """Give back the page-locked host memory through which arrays were sent to the device of `like`; a copy under way keeps its own."""
+    if is_device_array(like):
+        sys.modules["cupy"].get_default_pinned_memory_pool().free_all_blocks()
