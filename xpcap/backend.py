@@ -62,13 +62,11 @@ def _prove(cupy: ModuleType, card: str) -> None:
     An elementwise kernel, a sum, a product (8 x 8, since CuPy computes very small ones without cuBLAS), an argmax and a kernel of our own: all
     the ways in which xpcap computes. If one of them had to be compiled, the others will be too, and a line on standard error says so.
     """
-    from xpcap import __version__
-
     cached = _cached_kernels()
     if not cached:
         _announce(card)
     x = cupy.ones((8, 8), dtype="float32")
-    code = f"// xpcap {__version__}: other versions have other kernels\n{KERNEL}"
+    code = f"// xpcap {sys.modules['xpcap'].__version__}: other versions have other kernels\n{KERNEL}"
     cupy.RawModule(code=code, options=("-DREAL=float",)).get_function("twice")((1,), (64,), (x,))
     found = float((x * 2).sum()), float(cupy.matmul(x, x)[0, 0]), int((x.ravel() * cupy.arange(64, dtype="float32")).argmax())
     if found != (256.0, 32.0, 63):
