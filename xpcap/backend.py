@@ -41,6 +41,13 @@ def _first_line(error: BaseException) -> str:
     return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
 
 
+def _load() -> ModuleType:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # CuPy warns if two of its wheels are installed; the probe decides
+        import cupy
+    return cupy
+
+
 def _why(error: Exception) -> str:
     """The error in brackets, and what to do if CuPy found no place for its compiled kernels."""
     is_file = isinstance(error, OSError) and error.filename is not None  # a library that cannot be loaded is an OSError too, without one
@@ -96,9 +103,7 @@ def _current(cupy: ModuleType, device: int) -> Iterator[None]:
 def _cupy_status(device: int) -> BackendStatus:
     """The state of CuPy on one device. The others are only counted, since computing there would leave a context behind."""
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # CuPy warns if two of its wheels are installed; the probe below decides
-            import cupy
+        cupy = _load()
     except Exception as error:  # a broken installation can raise anything, not just ImportError
         return BackendStatus("cupy", False, "", (), f"cupy cannot be imported {_why(error)}")
     cards: tuple[str, ...] = ()
@@ -228,15 +233,12 @@ def array_module() -> ModuleType:
 def import_cupy() -> ModuleType:
     """The package cupy, whether or not it has a device here. BackendError : it cannot be imported."""
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            import cupy
+        return _load()
     except Exception as error:  # a broken installation can raise anything, not just ImportError
         raise BackendError(
             f"import_cupy: cupy cannot be imported ({_first_line(error)}), expected the package, a device is not needed; "
             "is it installed in this environment? pip install '.[kernels]' installs it"
         ) from error
-    return cupy
 
 
 @contextlib.contextmanager
@@ -245,7 +247,7 @@ def stand_in(module: ModuleType) -> Iterator[None]:
     global _active, _cupy_status
     backend, probe, cupy = _active, _cupy_status, sys.modules["cupy"]
     status = BackendStatus("cupy", True, module.__version__, (module.__name__,), "")
-    sys.modules["cupy"], _active, _cupy_status = module, "cupy", functools.cache(lambda: status)
+    sys.modules["cupy"], _active, _cupy_status = module, "cupy", functools.cache(lambda device: status)
     try:
         yield
     finally:
