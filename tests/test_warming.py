@@ -14,7 +14,7 @@ from xpcap.training.warming import warm_up
 
 @pytest.mark.parametrize("cell", ["lstm", "rnn"])
 def test_emulated_warm_up_launches_all_that_training_will_and_changes_nothing(cell: str, device: Emulator) -> None:
-    cold, warm = (make("cupy", cell, hole=True) for _ in range(2))
+    cold, warm = (make("cupy", cell) for _ in range(2))
     with device.counting() as counts:
         warm_up(warm)
     with device.counting() as training:

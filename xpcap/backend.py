@@ -10,20 +10,17 @@ import os
 import sys
 import warnings
 from collections.abc import Iterator
-from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from xpcap.errors import BackendError, OptionError, unknown
+from xpcap.probe import cards_of, current, device_in_use, first_line, prove, reason_of
 
 Array = Any  # a numpy.ndarray or a cupy.ndarray
 BACKENDS = ("numpy", "cupy")
 VARIABLE = "XPCAP_BACKEND"
-KERNEL = """typedef REAL real;
-extern "C" __global__ void twice(real* x) { x[threadIdx.x] *= 2; }
-"""
 
 
 class BackendStatus(NamedTuple):
@@ -36,67 +33,11 @@ class BackendStatus(NamedTuple):
     reason: str
 
 
-def _first_line(error: BaseException) -> str:
-    lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
-
-
 def _load() -> ModuleType:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # CuPy warns if two of its wheels are installed; the probe decides
         import cupy
     return cupy
-
-
-def _why(error: Exception) -> str:
-    """The error in brackets, and what to do if CuPy found no place for its compiled kernels."""
-    is_file = isinstance(error, OSError) and error.filename is not None  # a library that cannot be loaded is an OSError too, without one
-    return f"({_first_line(error)})" + ("; CuPy keeps compiled kernels on disk: set CUPY_CACHE_DIR to a folder you may write to" if is_file else "")
-
-
-def _cached_kernels() -> int:
-    """Files in CuPy's cache of compiled kernels."""
-    return sum(1 for _ in Path(os.environ.get("CUPY_CACHE_DIR", "~/.cupy/kernel_cache")).expanduser().glob("*"))
-
-
-def _announce(card: str) -> None:
-    print(f"xpcap: compiling CUDA kernels for {card}; CuPy keeps them, so only the first use takes long", file=sys.stderr, flush=True)
-
-
-def _prove(cupy: ModuleType, card: str) -> None:
-    """Compute on the current device and check the results, since a driver alone proves neither NVRTC and its headers nor cuBLAS.
-
-    An elementwise kernel, a sum, a product (8 x 8, since CuPy computes very small ones without cuBLAS), an argmax and a kernel of our own: all
-    the ways in which xpcap computes. If one of them had to be compiled, the others will be too, and a line on standard error says so.
-    """
-    cached = _cached_kernels()
-    if not cached:
-        _announce(card)
-    x = cupy.ones((8, 8), dtype="float32")
-    code = f"// xpcap {sys.modules['xpcap'].__version__}: other versions have other kernels\n{KERNEL}"
-    cupy.RawModule(code=code, options=("-DREAL=float",)).get_function("twice")((1,), (64,), (x,))
-    found = float((x * 2).sum()), float(cupy.matmul(x, x)[0, 0]), int((x.ravel() * cupy.arange(64, dtype="float32")).argmax())
-    if found != (256.0, 32.0, 63):
-        raise RuntimeError("a test computation on the device gave a wrong result")
-    if 0 < cached < _cached_kernels():
-        _announce(card)
-
-
-def _device_in_use(cupy: ModuleType) -> int | None:
-    """This thread's current device; None if it has no context, which making it current would create (from CUDA 12 on)."""
-    return int(cupy.cuda.runtime.getDevice()) if cupy.cuda.driver.ctxGetCurrent() else None
-
-
-@contextlib.contextmanager
-def _current(cupy: ModuleType, device: int) -> Iterator[None]:
-    """Make a device current inside the ``with``, then the one before, but without a context on a device that had none."""
-    before = _device_in_use(cupy)
-    cupy.cuda.Device(device).use()
-    try:
-        yield
-    finally:
-        if before is not None:
-            cupy.cuda.Device(before).use()
 
 
 @functools.cache
@@ -105,27 +46,20 @@ def _cupy_status(device: int) -> BackendStatus:
     try:
         cupy = _load()
     except Exception as error:  # a broken installation can raise anything, not just ImportError
-        return BackendStatus("cupy", False, "", (), f"cupy cannot be imported {_why(error)}")
+        return BackendStatus("cupy", False, "", (), f"cupy cannot be imported {reason_of(error)}")
     cards: tuple[str, ...] = ()
     try:
-        cards = _cards(cupy)
+        cards = cards_of(cupy)
         if not cards:
             raise RuntimeError("no CUDA device is visible")
         if device >= len(cards):
             return BackendStatus("cupy", False, cupy.__version__, cards, f"this machine has {len(cards)} CUDA device(s), numbered from 0")
-        with _current(cupy, device):
-            _prove(cupy, cards[device])
+        with current(cupy, device):
+            prove(cupy, cards[device])
     except Exception as error:  # faults of driver, toolkit and libraries have many types
-        other = f"CUDA device {device} of {len(cards)} is not usable {_why(error)}; cupy:N asks for another"
-        return BackendStatus("cupy", False, cupy.__version__, cards, other if len(cards) > 1 else f"no usable CUDA device {_why(error)}")
+        other = f"CUDA device {device} of {len(cards)} is not usable {reason_of(error)}; cupy:N asks for another"
+        return BackendStatus("cupy", False, cupy.__version__, cards, other if len(cards) > 1 else f"no usable CUDA device {reason_of(error)}")
     return BackendStatus("cupy", True, cupy.__version__, cards, "")
-
-
-def _cards(cupy: ModuleType) -> tuple[str, ...]:
-    """The names of the visible devices."""
-    runtime = cupy.cuda.runtime
-    names = [runtime.getDeviceProperties(i)["name"] for i in range(runtime.getDeviceCount())]
-    return tuple(name.decode() if isinstance(name, bytes) else str(name) for name in names)
 
 
 def backend_status() -> dict[str, BackendStatus]:
@@ -174,7 +108,7 @@ def _activate(resolved: str) -> int | None:
     if resolved != "numpy":
         import cupy
 
-        before = _device_in_use(cupy)
+        before = device_in_use(cupy)
         cupy.cuda.Device(parse_backend(resolved)[1]).use()
     _active = resolved
     return before
@@ -236,7 +170,7 @@ def import_cupy() -> ModuleType:
         return _load()
     except Exception as error:  # a broken installation can raise anything, not just ImportError
         raise BackendError(
-            f"import_cupy: cupy cannot be imported ({_first_line(error)}), expected the package, a device is not needed; "
+            f"import_cupy: cupy cannot be imported ({first_line(error)}), expected the package, a device is not needed; "
             "is it installed in this environment? pip install '.[kernels]' installs it"
         ) from error
 
