@@ -569,7 +569,7 @@ def test_a_process_of_its_own_describes_the_machine_or_says_why_not() -> None:
         apart.machine_apart("cupy:99")
 
 
-def test_emulated_parts_of_a_step_add_up_to_it(device: Emulator, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_emulated_parts_of_a_step_add_up_to_it(device: Emulator, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     """By the device's events and the host's clock; the device is kept busy first; afterwards the step is as it was."""
     monkeypatch.setattr(parts, "PRODUCT", 64)
     before = network.vocabulary_loss
@@ -585,6 +585,10 @@ def test_emulated_parts_of_a_step_add_up_to_it(device: Emulator, monkeypatch: py
     assert {len(row) for row in rows} == {len(heading)}
     with pytest.raises(OptionError, match="parts: backend is numpy, expected cupy"):
         parts.parts([TINY])
+    monkeypatch.setattr(parts, "CONFIGS", {"tiny": TINY})
+    monkeypatch.setattr(parts, "USUAL_CONFIGS", ("tiny",))
+    parts.main()
+    assert [line.split()[1] for line in capsys.readouterr().out.splitlines()[1:]] == ["host", "device"]
 
 
 def test_marks_charge_each_moment_to_the_innermost_part() -> None:

@@ -8,6 +8,7 @@ has handed over the whole step.
 import functools
 import math
 import statistics
+import sys
 import time
 from collections.abc import Callable, Sequence
 from types import ModuleType
@@ -20,7 +21,7 @@ from xpcap.bench.configs import CONFIGS, Config
 from xpcap.bench.host_time import PARTS, REST, seams
 from xpcap.bench.timing import device_clock
 from xpcap.bench.work import batch_rows, make_solver
-from xpcap.errors import OptionError
+from xpcap.errors import BackendError, OptionError
 from xpcap.training.solver import CaptioningSolver
 
 USUAL_CONFIGS = ("notebook", "coco-n64", "coco", "coco-dropout", "vocab10k")
@@ -146,7 +147,10 @@ def parts_rows(results: Sequence[StepParts]) -> list[tuple[str, ...]]:
 
 def main() -> None:
     """Print the parts of a step at the usual configurations."""
-    use_backend("cupy")
+    try:
+        use_backend("cupy")
+    except BackendError as error:
+        sys.exit(str(error))
     rows = parts_rows(parts([CONFIGS[name] for name in USUAL_CONFIGS]))
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     print("\n".join("  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in rows))
