@@ -14,7 +14,7 @@ help:
 	@echo "make format     let ruff format the code"
 	@echo "make docs       bring what the docs quote from the code up to date"
 	@echo "make notebooks  run the notebooks of docs/ and write their outputs into them"
-	@echo "make gpu-check  gpu tests, verify and bench on CuPy, with the packages that $(PYTHON) has; installs nothing"
+	@echo "make gpu-check  gpu tests, verify and bench on CuPy, and a page about it (PAGE=gpu-check.md); installs nothing, uses the packages of $(PYTHON)"
 	@echo "make clean      remove .venv and caches (runs/ stays)"
 
 # .venv is made anew when pyproject.toml changes, and only counts once everything is in it.
@@ -75,11 +75,7 @@ notebooks: .venv/ready
 	$(VENV) tests/notebooks.py
 
 gpu-check:
-	$(PYTHON) -m pytest -m gpu
-	$(PYTHON) cli.py verify --backend cupy
-	@if $(PYTHON) -c 'import torch; assert torch.cuda.is_available()' 2>/dev/null; \
-	then set -x; $(PYTHON) cli.py bench --backend cupy --peer torch; \
-	else echo "no torch that sees a GPU: timed without it"; set -x; $(PYTHON) cli.py bench --backend cupy; fi
+	$(PYTHON) tests/gpu_check.py $(PAGE)
 
 clean:
 	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache

@@ -262,7 +262,7 @@ MISTAKES = [
     ),
     Mistake(
         "kernel-of-another-device", "a kernel is loaded once, and not once a device",
-        LAUNCHING, "kernel", "$like.device.id", "0",
+        LAUNCHING, "kernel", "_function($xp, $here, ...)", "0",
         SECOND_DEVICE, "was loaded on device 0",
     ),
     # Raw products, and loops over whole buffers

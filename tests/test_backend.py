@@ -1,16 +1,22 @@
 """The backend switch: choosing, refusing, restoring, and conversions. CuPy's part runs against a stand-in package."""
 
+import hashlib
+import os
 import subprocess
 import sys
 import types
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from commands import good
+from emulated import MISSING, install_or_skip, real
 
 import xpcap
 from xpcap import backend, layers
+from xpcap.errors import BackendError
 
 
 @pytest.fixture(autouse=True)
@@ -24,7 +30,7 @@ def clean(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 def pretend(monkeypatch: pytest.MonkeyPatch, count: Any) -> list[int]:
-    """Put a package called cupy in place whose runtime reports `count` devices; returns the device numbers that get used."""
+    """Put a package called cupy in place whose runtime reports `count` devices; returns the device numbers that are made current."""
     used: list[int] = []
 
     def device_count() -> int:
@@ -32,23 +38,21 @@ def pretend(monkeypatch: pytest.MonkeyPatch, count: Any) -> list[int]:
             raise count
         return count
 
-    class Device:
-        def __init__(self, number: int) -> None:
-            self.number = number
+    class RawModule:
+        def __init__(self, code: str, options: tuple[str, ...]) -> None:
+            assert "twice" in code
 
-        def use(self) -> None:
-            used.append(self.number)
-
-        def __enter__(self) -> None:
-            pass
-
-        def __exit__(self, *exc: object) -> None:
-            pass
+        def get_function(self, name: str) -> Any:
+            return lambda grid, block, args: np.multiply(args[0], 2, out=args[0])
 
     fake = types.ModuleType("cupy")
-    runtime = types.SimpleNamespace(getDeviceCount=device_count, getDeviceProperties=lambda i: {"name": f"Card {i}".encode()})
+    runtime = types.SimpleNamespace(
+        getDeviceCount=device_count, getDeviceProperties=lambda i: {"name": f"Card {i}".encode()}, getDevice=lambda: used[-1] if used else 0
+    )
+    driver = types.SimpleNamespace(ctxGetCurrent=lambda: len(used))
+    cuda = types.SimpleNamespace(runtime=runtime, driver=driver, Device=lambda i: types.SimpleNamespace(use=lambda: used.append(i)))
     vars(fake).update(
-        __version__="14.0", cuda=types.SimpleNamespace(runtime=runtime, Device=Device), ones=np.ones, matmul=np.matmul, ndarray=type("ndarray", (), {})
+        __version__="14.0", cuda=cuda, ones=np.ones, arange=np.arange, matmul=np.matmul, RawModule=RawModule, ndarray=type("ndarray", (), {})
     )  # fmt: skip
     monkeypatch.setitem(sys.modules, "cupy", fake)
     return used
@@ -75,14 +79,17 @@ def test_numpy_is_the_default_and_the_variable_comes_before_it(monkeypatch: pyte
 
 def test_use_backend_works_as_a_call_and_as_a_context_manager(monkeypatch: pytest.MonkeyPatch) -> None:
     used = pretend(monkeypatch, 2)
-    xpcap.use_backend("numpy")
+    xpcap.use_backend("cupy")
     with xpcap.use_backend("cupy:1"):
         assert xpcap.get_backend() == "cupy:1"
-        with xpcap.use_backend("cupy"):
-            assert xpcap.get_backend() == "cupy"
-        assert used == [1, 0, 1]
+        with xpcap.use_backend("numpy"):
+            assert xpcap.get_backend() == "numpy"
+            assert used[-1] == 1  # NumPy needs no device, and changes none
+        assert xpcap.get_backend() == "cupy:1"
+    assert xpcap.get_backend() == "cupy"
+    assert used[-1] == 0  # device 1 does not stay the current one
+    xpcap.use_backend("numpy")
     assert xpcap.get_backend() == "numpy"
-    assert used == [1, 0, 1, 0]  # device 1 does not stay the current one
 
 
 @pytest.mark.parametrize(
@@ -135,6 +142,85 @@ def test_a_device_that_computes_wrongly_is_not_usable(monkeypatch: pytest.Monkey
     pretend(monkeypatch, 1)
     monkeypatch.setattr(sys.modules["cupy"], "matmul", lambda a, b: np.zeros((8, 8)))
     assert "wrong result" in xpcap.backend_status()["cupy"].reason
+
+
+def test_emulated_other_devices_are_counted_and_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Device 0 gives no context, as when another process has it to itself: the second one computes all the same, and nothing stays on the first."""
+    device = install_or_skip(monkeypatch, devices=2, busy=(0,))
+    status = xpcap.backend_status()["cupy"]
+    assert (status.usable, status.devices) == (False, ("emulated", "emulated"))
+    assert "CUDA device 0 of 2 is not usable (CUDARuntimeError: cudaErrorDevicesUnavailable" in status.reason
+    assert "cupy:N asks for another" in good("info").output
+    with xpcap.use_backend("cupy:1"):
+        x = xpcap.asarray(np.ones(3))
+        with xpcap.use_backend("numpy"):
+            assert isinstance(xpcap.asarray([1.0]), np.ndarray)
+        assert (x.device.id, float((x + 1).sum())) == (1, 6.0)
+    assert device.contexts == {1}
+    with pytest.raises(BackendError, match="backend cupy: CUDA device 0 of 2 is not usable"):
+        xpcap.use_backend("cupy")
+    assert device.current == 1
+
+
+def test_emulated_status_of_one_device_leaves_the_other_current(monkeypatch: pytest.MonkeyPatch) -> None:
+    device = install_or_skip(monkeypatch, devices=2)
+    xpcap.use_backend("cupy:1")
+    backend._cupy_status.cache_clear()
+    assert xpcap.backend_status()["cupy"].usable
+    assert device.current == 1
+
+
+def test_emulated_first_use_says_that_kernels_are_compiled(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Once where CuPy's cache is empty or lacks a kernel of the probe, and not at all where nothing is compiled."""
+    install_or_skip(monkeypatch)
+    import cupy
+
+    real, folder = cupy.RawModule, tmp_path / "cache"
+    monkeypatch.setenv("CUPY_CACHE_DIR", str(folder))
+
+    class Compiling(real):  # type: ignore[misc, valid-type]
+        def get_function(self, name: str) -> Any:
+            folder.mkdir(exist_ok=True)
+            (folder / f"{hashlib.sha1(self.code.encode()).hexdigest()}.cubin").touch()
+            return super().get_function(name)
+
+    def probe() -> str:
+        backend._cupy_status.cache_clear()
+        assert xpcap.backend_status()["cupy"].usable
+        return capsys.readouterr().err
+
+    capsys.readouterr()
+    line = "xpcap: compiling CUDA kernels for emulated; CuPy keeps them, so only the first use takes long\n"
+    assert probe() == line  # no folder yet
+    monkeypatch.setattr(cupy, "RawModule", Compiling)
+    assert probe() == line  # still nothing in it
+    assert probe() == ""
+    monkeypatch.setattr(xpcap, "__version__", "another")
+    assert probe() == line
+    assert probe() == ""
+
+
+def test_a_cache_of_kernels_that_cannot_be_made_is_named_with_its_remedy() -> None:
+    if not real.is_installed():
+        pytest.skip(MISSING)
+    code = "from xpcap import backend_status; print(backend_status()['cupy'].reason)"
+    environment = {**os.environ, "CUPY_CACHE_DIR": f"{os.devnull}/cache"}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout.startswith("cupy cannot be imported (")
+    assert "set CUPY_CACHE_DIR to a folder you may write to" in done.stdout
+
+
+def test_a_library_that_cannot_be_loaded_is_no_matter_of_the_cache(monkeypatch: pytest.MonkeyPatch) -> None:
+    def matmul(a: Any, b: Any) -> Any:
+        raise OSError("libcublas.so.12: cannot open shared object file")
+
+    pretend(monkeypatch, 1)
+    monkeypatch.setattr(sys.modules["cupy"], "matmul", matmul)
+    reason = xpcap.backend_status()["cupy"].reason
+    assert "libcublas.so.12" in reason
+    assert "CUPY_CACHE_DIR" not in reason
 
 
 def test_asarray_keeps_what_fits_and_to_numpy_keeps_host_arrays() -> None:

@@ -7,6 +7,8 @@ import os
 import re
 import subprocess
 import sys
+import textwrap
+import types
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,7 +20,7 @@ from commands import call, good
 from emulated import Emulator
 
 from xpcap import backend, bench
-from xpcap.bench import apart, contenders, machine, neighbour, results, work
+from xpcap.bench import apart, contenders, machine, neighbour, parts, results, work
 from xpcap.bench.arithmetic import sampling_flops, training_flops
 from xpcap.bench.configs import BESIDE, MOST_WORDS, SAMPLING, TRAINING
 from xpcap.bench.measuring import Measurement, measure
@@ -27,6 +29,8 @@ from xpcap.bench.textbook import Textbook
 from xpcap.bench.timing import Timer, host_clock
 from xpcap.data.synthetic import LIKE_COCO, draw_data
 from xpcap.errors import BackendError, OptionError
+from xpcap.models import network
+from xpcap.runs import TrainOptions
 
 POPEN = subprocess.Popen
 TINY = bench.Config("tiny", N=5, D=12, W=6, H=10, V=40)
@@ -41,15 +45,22 @@ LAYOUTS = pytest.mark.parametrize("layout", ["padded", "packed"])
 def numpy_unless_said_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv(backend.VARIABLE, raising=False)
     monkeypatch.setattr(backend, "_active", None)
-    for name in results.TF32:
+    for name in results.IMITATIONS:
         monkeypatch.delenv(name, raising=False)
 
 
 @pytest.fixture
 def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every configuration tiny, and timed briefly, in this process."""
-    monkeypatch.setattr(bench, "CONFIGS", {name: dataclasses.replace(TINY, name=name) for name in bench.CONFIGS})
+
+    def machine_here(name: str) -> dict[str, str]:
+        backend.use_backend(name)
+        return machine.machine()
+
+    sizes = {name: dataclasses.replace(TINY, name=name, dropout=config.dropout) for name, config in bench.CONFIGS.items()}
+    monkeypatch.setattr(bench, "CONFIGS", sizes)
     monkeypatch.setattr(bench, "USUAL", BRIEF)
+    monkeypatch.setattr(bench, "machine_apart", machine_here)
     monkeypatch.setattr(results, "measure_apart", measure)
 
 
@@ -78,6 +89,9 @@ def test_configurations_have_the_sizes_that_are_compared_elsewhere() -> None:
     assert bench.usual("numpy") == ["notebook", "coco", "flickr8k", "large", "vocab10k"]
     on_a_gpu = [bench.CONFIGS[name] for name in bench.usual("cupy")]
     assert {(N, V) for N in (25, 64, 128, 512) for V in (1004, 10000)} <= {(c.N, c.V) for c in on_a_gpu}
+    coco, flickr8k = bench.CONFIGS["coco"], bench.CONFIGS["flickr8k"]
+    assert dataclasses.replace(coco, name="coco-dropout", dropout=TrainOptions().dropout) in on_a_gpu
+    assert dataclasses.replace(flickr8k, name="flickr8k-v2540", V=2540) in on_a_gpu
 
 
 def test_docs_list_the_configurations() -> None:
@@ -143,13 +157,13 @@ def test_arithmetic_is_that_of_words_that_are_there() -> None:
 
 
 def a_clock(steps: list[int], blocks: list[int], ms: float) -> Any:
-    """A clock by which a step takes ms milliseconds, each of the first two four times as long."""
+    """A clock by which a step takes ms milliseconds, each of the first two a hundred times as long, as if kernels were compiled in them."""
 
     def clock(work: Any) -> float:
         before = len(steps)
         work()
         blocks.append(len(steps) - before)
-        return ms * (blocks[-1] + 3 * max(0, min(2, len(steps)) - before))
+        return ms * (blocks[-1] + 99 * max(0, min(2, len(steps)) - before))
 
     return clock
 
@@ -157,21 +171,21 @@ def a_clock(steps: list[int], blocks: list[int], ms: float) -> Any:
 def test_blocks_are_whole_cycles_and_the_warm_up_is_not_among_them() -> None:
     steps: list[int] = []
     blocks: list[int] = []
-    timer = Timer(steps.append, a_clock(steps, blocks, 10), bench.Plan(batches=2, warm_ms=110, blocks=3, block_ms=55))
+    timer = Timer(steps.append, a_clock(steps, blocks, 10), bench.Plan(batches=2, warm_ms=55, blocks=3, block_ms=55))
     timer.warm_up()
-    assert blocks == [2, 2, 2]  # 80, 20 and 20 milliseconds
+    assert blocks == [2, 2, 2, 2]  # 2000 milliseconds, which say nothing of how slow a step is, then three times 20
     assert timer.run(between=lambda: blocks.append(0)) == 10
-    assert blocks[3:] == [0, 2, 6, 0, 2, 6, 0, 2, 6, 0]  # after what came between a cycle untimed; three cycles of 20 milliseconds are at least 55
+    assert blocks[4:] == [0, 2, 6, 0, 2, 6, 0, 2, 6, 0]  # after what came between a cycle untimed; three cycles of 20 milliseconds are at least 55
     assert steps == [0, 1] * (len(steps) // 2)
 
 
-def test_slow_steps_are_warmed_up_by_one_cycle_and_timed_three_times_in_all_rounds() -> None:
+def test_slow_steps_are_warmed_up_by_two_cycles_and_timed_three_times_in_all_rounds() -> None:
     steps: list[int] = []
     blocks: list[int] = []
     timer = Timer(steps.append, a_clock(steps, blocks, 600), bench.Plan(rounds=2, batches=2, warm_ms=9000, blocks=3))
     timer.warm_up()
     assert timer.run() == 600
-    assert blocks == [2, 2, 2]  # two blocks of a cycle in each of two rounds
+    assert blocks == [2, 2, 2, 2]  # two blocks of a cycle in each of two rounds
 
 
 def test_what_is_timed_trains() -> None:
@@ -194,7 +208,7 @@ def test_contenders_take_turns_at_each_configuration_and_are_compared_round_by_r
         return [Measurement(next(rounds[contender, work]), 50.0, 40.0, gemm, 0.25, 7_000_000) for work in works]
 
     monkeypatch.setattr(results, "measure_apart", fake)
-    monkeypatch.setattr(results, "_check_peers", lambda peers: {"torch": "0"})
+    monkeypatch.setattr(results, "_check_peers", lambda peers, name: {"torch": "0"})
     result, sampling = bench.bench([TINY], ["textbook", "torch"], bench.Plan(rounds=3))
     assert turns == 3 * [(name, ["tiny"]) for name in ("xpcap", *PEERS)]
     assert (result.ms, result.ms_textbook, result.ms_padded, result.ms_packed) == (2, 10, 4, 1)
@@ -255,7 +269,7 @@ def test_what_a_process_finds_wrong_is_said_here() -> None:
 
 
 def test_a_process_that_ends_early_is_an_error(capfd: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(BackendError, match="bench: nobody stopped with exit status 1, expected timings"):
+    with pytest.raises(BackendError, match="bench: nobody stopped with exit status 1, expected an answer"):
         list(apart.measure_apart("nobody", [TINY], BRIEF, "numpy"))
     assert "KeyError" in capfd.readouterr().err
 
@@ -332,7 +346,13 @@ def test_options_of_scaling_that_do_not_fit_are_refused_before_anything_is_timed
 
 
 def test_unknown_names_are_mended() -> None:
-    assert "did you mean 'flickr8k'" in call("bench", "--config", "flickr").output
+    assert "did you mean 'flickr8k'" in call("bench", "--config", "flickr8").output
+    for words, variable in ((["--backend", "cupi"], {}), ([], {backend.VARIABLE: "cupi"})):
+        with mock.patch.dict(os.environ, variable):
+            result = call("bench", *words)
+        assert result.exit_code == 2
+        assert "did you mean 'cupy'" in result.output
+        assert all(f"{name}=cupi: " in result.output for name in variable)
     with pytest.raises(OptionError, match="did you mean 'torch'"):
         bench.bench([TINY], ["torsh"])
 
@@ -347,8 +367,8 @@ def test_a_torch_that_is_not_there_is_named_with_its_remedy(tiny: None, monkeypa
     assert "pip install '.[bench]'" in result.output
 
 
-@pytest.mark.parametrize("name", results.TF32)
-def test_tf32_is_refused(name: str, tiny: None, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("name", results.IMITATIONS)
+def test_less_than_float32_is_refused(name: str, tiny: None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(name, "1")
     result = call("bench", "--config", "coco")
     assert result.exit_code == 1
@@ -387,6 +407,48 @@ def test_the_textbook_steps_as_our_solver_does(clip: float) -> None:
         theirs.step(*batch)
     for name, after in solver.model.params.items():  # in the mean: where there is next to no gradient, it matters where Adam adds epsilon
         assert np.abs(theirs.params[name] - after).mean() < 0.05 * np.abs(after - before[name]).mean(), name
+
+
+def test_the_textbook_drops_features_words_and_states_and_their_gradients_alike() -> None:
+    """By a difference along a random direction in float64, with the same masks each time."""
+    data = TINY.data(1)
+    features, captions = data.minibatch("train", np.arange(5))
+    rng = np.random.default_rng(0)
+    params = {name: value.astype(float) for name, value in work.host_model(TINY, data).params.items()}
+    course = Textbook(params, null=0, start=1, learning_rate=1e-3, clip=50, dropout=0.5)
+
+    def loss(step: float) -> float:
+        np.random.seed(3)
+        course.params = {name: value + step * direction[name] for name, value in params.items()}
+        return course.loss(features.astype(float), captions, 0.5)[0]
+
+    direction = {name: rng.standard_normal(value.shape) for name, value in params.items()}
+    here = loss(0.0)
+    np.random.seed(3)
+    slope = sum(float((grad * direction[name]).sum()) for name, grad in course.loss(features.astype(float), captions, 0.5)[1].items())
+    assert (loss(1e-5) - loss(-1e-5)) / 2e-5 == pytest.approx(slope, rel=1e-6)
+    assert course.loss(features.astype(float), captions, 0.5)[0] != here  # other masks
+    assert course.step(features, captions) != course.step(features, captions) != course.loss(features, captions)[0]
+
+
+@TORCH
+@LAYOUTS
+def test_the_peer_drops_in_training_alone(layout: str, one_thread: None) -> None:
+    """The loss before training equals ours, which checks it; a step's does not, and no two are alike."""
+    from xpcap.bench import peer_torch
+
+    config = dataclasses.replace(TINY, dropout=0.5)
+    data = config.data(1)
+    job = peer_torch.train(config, data, "numpy", layout)
+    model = peer_torch.Captioner(config.D, config.W, config.H, config.V, 0, 0.5)
+    batch = peer_torch.LAYOUTS[layout](*data.minibatch("train", np.arange(5)), 0, peer_torch.device_of("numpy"))
+    with mock.patch.object(model.drop, "forward", side_effect=lambda x: x) as dropped:
+        model(batch)
+    assert [call.args[0].shape[-1] for call in dropped.call_args_list] == [config.D, config.W, config.H]
+    plain = work.host_model(config, data).score(*data.minibatch("train", np.arange(5))).nll / 5
+    first, *later = (float(job.step(0).detach()) for _ in range(3))  # type: ignore[attr-defined]
+    assert abs(first - plain) > 1e-3
+    assert len({first, *later}) == 3
 
 
 @TORCH
@@ -433,7 +495,7 @@ def test_a_peer_that_does_other_work_is_not_timed(contender: str, one_thread: No
         monkeypatch.setattr("xpcap.bench.peer_torch.GATES", (0, 1, 2, 3))
     with pytest.raises(ArithmeticError, match=f"tiny, {contender} has loss .* and xpcap .*: not the same work"):
         contenders.CONTENDERS[contender].train(TINY, TINY.data(2), "numpy")
-    with pytest.raises(ArithmeticError, match=f"tiny, {contender} agrees with xpcap in .* of the word ids, .*: not the same work"):
+    with pytest.raises(ArithmeticError, match=f"tiny, {contender} agrees with xpcap on NumPy in .* of the word ids, .*: not the same work"):
         list(measure(contender, [TINY], BRIEF, "numpy", [SAMPLING]))
 
 
@@ -446,7 +508,7 @@ def test_emulated_bench_times_by_events_and_reads_nothing(device: Emulator) -> N
     device.reset()
     assert job.clock(lambda: [job.step(k) for k in (0, 1)]) > 0
     assert device.reads == []
-    assert [wait.how for wait in device.waits] == ["Stream.synchronize", "Event.synchronize"]
+    assert [wait.how for wait in device.waits] == ["Device.synchronize", "Event.synchronize"]
 
 
 def test_emulated_bench_says_what_card_it_was(device: Emulator, tiny: None) -> None:
@@ -462,6 +524,91 @@ def test_emulated_bench_says_what_card_it_was(device: Emulator, tiny: None) -> N
     assert not re.search(r"\bpeak$", output, re.MULTILINE)
 
 
+def test_emulated_bench_checks_our_own_device_before_timing_it(device: Emulator, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With dropout too: losses are compared without it."""
+    train, sample = contenders.CONTENDERS["xpcap"]
+    config = dataclasses.replace(TINY, dropout=0.5)
+    train(config, TINY.data(2), "cupy")
+    right = network.vocabulary_loss
+
+    def spoilt(*args: Any) -> Any:
+        nll, grads = right(*args)
+        return nll * (1 + 1e-4), grads
+
+    monkeypatch.setattr(network, "vocabulary_loss", spoilt)
+    with pytest.raises(ArithmeticError, match=r"tiny, xpcap on cupy has loss .* and xpcap on NumPy .*: not the same work"):
+        train(config, TINY.data(2), "cupy")
+    monkeypatch.setitem(contenders.CONTENDERS, "xpcap", contenders.Contender(train, lambda *args: lambda: sample(*args)()[::-1]))
+    with pytest.raises(ArithmeticError, match=r"tiny, xpcap agrees with xpcap on NumPy in .* of the word ids"):
+        list(measure("xpcap", [TINY], BRIEF, "cupy", [SAMPLING]))
+
+
+def test_bench_of_a_card_leaves_it_to_other_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In exclusive-process mode a context here would shut out the processes that are timed."""
+
+    def probe(device: int) -> Any:
+        raise AssertionError("the process that only hands out work has probed the card")
+
+    def timed(contender: str, configs: Any, plan: Any, name: str, works: Any) -> Any:
+        assert name == "cupy:1"
+        return [Measurement(1.0, 50.0, 40.0) for _ in configs for _ in works]
+
+    asked: list[str] = []
+    monkeypatch.setattr(backend, "_cupy_status", probe)
+    monkeypatch.setattr(bench, "machine_apart", lambda name: asked.append(name) or {"backend": "cupy:1", "card": "a card"})
+    monkeypatch.setattr(results, "measure_apart", timed)
+    assert "card a card" in good("bench", "--backend", "cupy:1", "--config", "coco").output
+    monkeypatch.setenv(backend.VARIABLE, "cupy:1")
+    assert "coco-dropout" in good("bench").output
+    assert asked == ["cupy:1", "cupy:1"]
+
+
+def test_a_process_of_its_own_describes_the_machine_or_says_why_not() -> None:
+    assert apart.machine_apart("numpy") == machine.machine()
+    with pytest.raises(BackendError, match="backend cupy:99: "):
+        apart.machine_apart("cupy:99")
+
+
+def test_emulated_parts_of_a_step_add_up_to_it(device: Emulator, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """By the device's events and the host's clock; the device is kept busy first; afterwards the step is as it was."""
+    monkeypatch.setattr(parts, "PRODUCT", 64)
+    before = network.vocabulary_loss
+    with backend.use_backend("cupy"), device.counting() as counts:
+        plain, dropped = parts.parts([TINY, dataclasses.replace(TINY, name="drops", dropout=0.5)], steps=3, warm_up=1)
+    assert network.vocabulary_loss is before
+    for times in (plain.host, plain.device, dropped.host, dropped.device):
+        assert all(ms > 0 for part, ms in times.items() if part != "masks")
+    assert (plain.device["masks"], dropped.device["masks"] > 0) == (0, True)
+    assert any(launch.kind == "product" and launch.place.startswith("xpcap/bench/parts.py") for launch in counts.launches)
+    heading, *rows = parts.parts_rows([plain, dropped])
+    assert [row[:2] for row in rows] == [(name, where) for name in ("tiny", "drops") for where in ("host", "device")]
+    assert {len(row) for row in rows} == {len(heading)}
+    with pytest.raises(OptionError, match="parts: backend is numpy, expected cupy"):
+        parts.parts([TINY])
+    monkeypatch.setattr(parts, "CONFIGS", {"tiny": TINY})
+    monkeypatch.setattr(parts, "USUAL_CONFIGS", ("tiny",))
+    parts.main()
+    assert [line.split()[1] for line in capsys.readouterr().out.splitlines()[1:]] == ["host", "device"]
+
+
+def test_marks_charge_each_moment_to_the_innermost_part() -> None:
+    """By a clock that shows the number of times it was read."""
+    ticks = iter(range(100))
+    event = mock.Mock(side_effect=lambda: types.SimpleNamespace(record=lambda: None, synchronize=lambda: None))
+    xp: Any = types.SimpleNamespace(cuda=types.SimpleNamespace(Event=event, get_elapsed_time=lambda a, b: 10.0))
+    with mock.patch.object(parts.time, "perf_counter", side_effect=lambda: 1e-3 * next(ticks)):
+        marks = parts.Marks(xp)
+        masks = marks.timed("masks", lambda: None)
+        packing = marks.timed("packing", lambda: (masks(), masks()))
+        for _ in range(2):
+            marks.begin()
+            packing()
+            host, device = marks.read()
+    assert {part: round(ms) for part, ms in host.items() if ms} == {"rest": 2, "packing": 3, "masks": 2}
+    assert {part: ms for part, ms in device.items() if ms} == {"rest": 20, "packing": 30, "masks": 20}
+    assert event.call_count == 8  # kept for the second step
+
+
 @TORCH
 def test_emulated_bench_wants_a_torch_that_sees_the_card(device: Emulator, tiny: None) -> None:
     assert "finds no CUDA device" in call("bench", "--backend", "cupy", "--peer", "torch").output
@@ -474,17 +621,34 @@ def test_emulated_bench_refuses_the_textbook(device: Emulator, tiny: None) -> No
 
 
 @pytest.mark.gpu
-def test_a_card_is_timed_beside_torch_where_it_is_there(tiny: None) -> None:
-    torch = importlib.util.find_spec("torch") and __import__("torch")
-    peers = ["--peer", "torch"] if torch and torch.cuda.is_available() else []
-    rows = json.loads(good("bench", "--backend", "cupy", "--config", "coco", "--json", *peers).stdout)
+def test_a_card_is_timed_beside_torch_where_it_is_there() -> None:
+    """In processes of their own: this one has CuPy, makes errors of warnings, and holds a context."""
+
+    def run(code: str) -> str:
+        return subprocess.run([sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True, check=True).stdout
+
+    torch = importlib.util.find_spec("torch") is not None and run("import torch; print(torch.cuda.is_available())") == "True\n"
+    rows = json.loads(run(f"""
+        import json
+        from xpcap import bench
+        config, plan = bench.Config(**{dataclasses.asdict(TINY)}), bench.Plan(**{dataclasses.asdict(BRIEF)})
+        results = bench.bench([config], {("torch",) if torch else ()}, plan, about=bench.machine_apart("cupy"))
+        print(json.dumps([result.to_json() for result in results]))
+    """))  # fmt: skip
     assert [row["work"] for row in rows] == list(bench.WORKS)
     assert rows[0]["memory"] > 0
     for row in rows:
         assert row["ms"] > 0
         assert row["gemm_fraction"] > 0
         assert row["machine"]["card"]
-        assert all((row[key] is not None) == bool(peers) for key in ("ratio_padded", "ratio_packed"))
+        assert all((row[key] is not None) == torch for key in ("ratio_padded", "ratio_packed"))
+
+
+@pytest.mark.gpu
+def test_parts_of_a_step_on_a_card_are_timed_by_its_events() -> None:
+    with backend.use_backend("cupy"):
+        (result,) = parts.parts([dataclasses.replace(TINY, dropout=0.5)], steps=3, warm_up=1)
+    assert min(*result.host.values(), *result.device.values()) > 0
 
 
 def test_beside_a_neighbour_is_timed_and_set_against_alone(tiny: None) -> None:

@@ -1,8 +1,10 @@
 """The CUDA kernels as xpcap launches them, run on the host by the emulated device, against the plain equations."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
-from emulated import Emulator
+from emulated import Emulator, install
 from test_kernels import ON_A_CARD, TOLERANCES, check_equals_plain
 
 import xpcap
@@ -27,3 +29,24 @@ def test_emulated_plain_equations_run_where_no_kernel_fits(device: Emulator) -> 
     assert not any(launch.kind == "raw" for launch in counts.launches)
     for ours, theirs in zip(gates, expected, strict=True):
         np.testing.assert_allclose(xpcap.to_numpy(ours), theirs, rtol=1e-14)
+
+
+def test_emulated_thread_on_another_device_is_told_so(device: Emulator, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The backend belongs to the process, the current device to a thread: a new one is on device 0."""
+    install(monkeypatch, devices=2)
+    xpcap.use_backend("cupy:1")
+    w, dw, m, v = (xpcap.asarray(np.ones(8, np.float32)) for _ in range(4))
+
+    def update() -> None:
+        ops.adam_update(w, dw, m, v, 0.5, 0.9, 0.999, 1e-8)
+
+    def update_there() -> None:
+        with xpcap.use_backend("cupy:1"):
+            update()
+
+    with ThreadPoolExecutor(1) as other:
+        with pytest.raises(ValueError, match=r"arrays lie on CUDA device 1, .* current device is 0, .* use_backend\('cupy:1'\)"):
+            other.submit(update).result()
+        assert (xpcap.to_numpy(w) == 1).all()
+        other.submit(update_there).result()
+    assert (xpcap.to_numpy(w) != 1).all()

@@ -250,6 +250,15 @@ def test_emulated_epoch_sends_features_once_and_then_index_vectors(device: Emula
     assert rooms(counts.transfers) <= Counter({"data": 2, "models": solver.steps_per_epoch + 2})  # two splits; two batches are scored as well
 
 
+def test_emulated_staging_memory_goes_back_once_features_are_sent(device: Emulator, monkeypatch: pytest.MonkeyPatch) -> None:
+    freed: list[None] = []
+    monkeypatch.setattr("emulated.cuda.PINNED.free_all_blocks", lambda: freed.append(None))
+    assert make("cupy")._feed.resident("train")
+    assert len(freed) == 1
+    assert not make("numpy")._feed.resident("train")
+    assert len(freed) == 1
+
+
 def test_emulated_second_device_computes_where_it_was_asked_for(device: Emulator, monkeypatch: pytest.MonkeyPatch) -> None:
     install(monkeypatch, devices=2)
     losses = []

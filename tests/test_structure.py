@@ -10,7 +10,7 @@ from pathlib import Path
 PACKAGE = Path(__file__).parent.parent / "xpcap"
 LEVELS = [
     {"blas", "errors", "files", "progress"},
-    {"cores"},
+    {"cores", "probe"},
     {"backend", "tensors"},
     {"kernels", "uploads"},
     {"workspace"},

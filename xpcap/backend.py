@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from xpcap.errors import BackendError, OptionError, unknown
+from xpcap.probe import cards_of, current, device_in_use, first_line, prove, reason_of
 
 Array = Any  # a numpy.ndarray or a cupy.ndarray
 BACKENDS = ("numpy", "cupy")
@@ -32,39 +33,33 @@ class BackendStatus(NamedTuple):
     reason: str
 
 
-def _first_line(error: BaseException) -> str:
-    lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
-
-
-def _prove(cupy: ModuleType) -> None:
-    """Run an elementwise kernel and a matrix product, and check the results: a driver alone proves neither NVRTC nor cuBLAS.
-
-    The product is 8 x 8, since CuPy computes very small ones without cuBLAS.
-    """
-    ones = cupy.ones((8, 8), dtype="float32")
-    if float((ones * 2).sum()) != 128.0 or float(cupy.matmul(ones, ones)[0, 0]) != 8.0:
-        raise RuntimeError("a test computation on the device gave a wrong result")
+def _load() -> ModuleType:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # CuPy warns if two of its wheels are installed; the probe decides
+        import cupy
+    return cupy
 
 
 @functools.cache
-def _cupy_status() -> BackendStatus:
+def _cupy_status(device: int) -> BackendStatus:
+    """The state of CuPy on one device. The others are only counted, since computing there would leave a context behind."""
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # CuPy warns if two of its wheels are installed; the probe below decides
-            import cupy
+        cupy = _load()
     except Exception as error:  # a broken installation can raise anything, not just ImportError
-        return BackendStatus("cupy", False, "", (), f"cupy cannot be imported ({_first_line(error)})")
+        return BackendStatus("cupy", False, "", (), f"cupy cannot be imported {reason_of(error)}")
+    cards: tuple[str, ...] = ()
     try:
-        count = cupy.cuda.runtime.getDeviceCount()
-        names = [cupy.cuda.runtime.getDeviceProperties(i)["name"] for i in range(count)]
-        if not names:
+        cards = cards_of(cupy)
+        if not cards:
             raise RuntimeError("no CUDA device is visible")
-        _prove(cupy)
+        if device >= len(cards):
+            return BackendStatus("cupy", False, cupy.__version__, cards, f"this machine has {len(cards)} CUDA device(s), numbered from 0")
+        with current(cupy, device):
+            prove(cupy, cards[device])
     except Exception as error:  # faults of driver, toolkit and libraries have many types
-        return BackendStatus("cupy", False, cupy.__version__, (), f"no usable CUDA device ({_first_line(error)})")
-    devices = tuple(name.decode() if isinstance(name, bytes) else str(name) for name in names)
-    return BackendStatus("cupy", True, cupy.__version__, devices, "")
+        other = f"CUDA device {device} of {len(cards)} is not usable {reason_of(error)}; cupy:N asks for another"
+        return BackendStatus("cupy", False, cupy.__version__, cards, other if len(cards) > 1 else f"no usable CUDA device {reason_of(error)}")
+    return BackendStatus("cupy", True, cupy.__version__, cards, "")
 
 
 def backend_status() -> dict[str, BackendStatus]:
@@ -72,13 +67,14 @@ def backend_status() -> dict[str, BackendStatus]:
 
     Returns
     -------
-    dict : name -> BackendStatus. The first call imports cupy, if installed (about 0.3 s), and runs two small computations on its device; the
-        result is cached.
+    dict : name -> BackendStatus. The first call imports cupy, if installed (about 0.3 s), and runs a few small computations on device 0; the
+        result is cached. Other devices are listed, and proved when they are asked for.
     """
-    return {"numpy": BackendStatus("numpy", True, np.__version__, ("host",), ""), "cupy": _cupy_status()}
+    return {"numpy": BackendStatus("numpy", True, np.__version__, ("host",), ""), "cupy": _cupy_status(0)}
 
 
-def _parse(spec: str) -> tuple[str, int]:
+def parse_backend(spec: str) -> tuple[str, int]:
+    """The name and device number in a backend string. OptionError : there is no such backend."""
     name, colon, index = str(spec).partition(":")
     if name not in (*BACKENDS, "auto"):
         raise unknown("use_backend", "backend", name, (*BACKENDS, "auto"))
@@ -89,39 +85,33 @@ def _parse(spec: str) -> tuple[str, int]:
 
 def _resolve(spec: str) -> str:
     """Resolve `spec` to a backend string for this machine, or raise a BackendError if it is not usable."""
-    name, device = _parse(spec)
+    name, device = parse_backend(spec)
     if name == "numpy":
         return "numpy"
-    status = _cupy_status()
+    status = _cupy_status(device)
     if name == "auto":
         chosen = "cupy" if status.usable else "numpy"
         print(f"xpcap: backend auto chose {chosen} ({status.reason or status.devices[0]})", file=sys.stderr)
         return chosen
     if not status.usable:
         raise BackendError(f"backend {spec}: {status.reason}; the command 'info' shows what is usable; `backend` numpy runs on the CPU")
-    if device >= len(status.devices):
-        raise BackendError(f"backend {spec}: this machine has {len(status.devices)} CUDA device(s), numbered from 0")
-    if device:  # the status covers only device 0
-        import cupy
-
-        try:
-            with cupy.cuda.Device(device):
-                _prove(cupy)
-        except Exception as error:
-            raise BackendError(f"backend {spec}: device {device} is not usable ({_first_line(error)})") from error
     return f"cupy:{device}" if device else "cupy"
 
 
 _active: str | None = None
 
 
-def _activate(resolved: str | None) -> None:
+def _activate(resolved: str) -> int | None:
+    """Put a backend in force, and its device if it has one. Returns the device to go back to, or None."""
     global _active
-    if (resolved or "").startswith("cupy") or (_active or "").startswith("cupy"):
+    before = None
+    if resolved != "numpy":
         import cupy
 
-        cupy.cuda.Device(_parse(resolved or "numpy")[1]).use()  # numpy makes device 0 current again
+        before = device_in_use(cupy)
+        cupy.cuda.Device(parse_backend(resolved)[1]).use()
     _active = resolved
+    return before
 
 
 class use_backend(contextlib.AbstractContextManager["use_backend"]):  # noqa: N801 - reads as a function
@@ -137,16 +127,20 @@ class use_backend(contextlib.AbstractContextManager["use_backend"]):  # noqa: N8
 
     Notes
     -----
-    The choice applies to the whole process, not to one thread. Before the first call it is `XPCAP_BACKEND`, or numpy if that is not set.
+    The choice applies to the whole process. CUDA's current device belongs to a thread: one that is to compute on ``cupy:N`` calls this itself.
+    numpy leaves the current device as it is. Before the first call the choice is `XPCAP_BACKEND`, or numpy if that is not set.
     """
 
     def __init__(self, spec: str) -> None:
         self._before = _active
         self.name = _resolve(spec)
-        _activate(self.name)
+        self._device = _activate(self.name)
 
     def __exit__(self, *exc: object) -> None:
-        _activate(self._before)
+        global _active
+        _active = self._before
+        if self._device is not None:
+            sys.modules["cupy"].cuda.Device(self._device).use()
 
 
 def get_backend() -> str:
@@ -173,15 +167,12 @@ def array_module() -> ModuleType:
 def import_cupy() -> ModuleType:
     """The package cupy, whether or not it has a device here. BackendError : it cannot be imported."""
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            import cupy
+        return _load()
     except Exception as error:  # a broken installation can raise anything, not just ImportError
         raise BackendError(
-            f"import_cupy: cupy cannot be imported ({_first_line(error)}), expected the package, a device is not needed; "
+            f"import_cupy: cupy cannot be imported ({first_line(error)}), expected the package, a device is not needed; "
             "is it installed in this environment? pip install '.[kernels]' installs it"
         ) from error
-    return cupy
 
 
 @contextlib.contextmanager
@@ -190,7 +181,7 @@ def stand_in(module: ModuleType) -> Iterator[None]:
     global _active, _cupy_status
     backend, probe, cupy = _active, _cupy_status, sys.modules["cupy"]
     status = BackendStatus("cupy", True, module.__version__, (module.__name__,), "")
-    sys.modules["cupy"], _active, _cupy_status = module, "cupy", functools.cache(lambda: status)
+    sys.modules["cupy"], _active, _cupy_status = module, "cupy", functools.cache(lambda device: status)
     try:
         yield
     finally:
@@ -239,3 +230,9 @@ def free_memory(like: Array) -> int | None:
         return None
     cupy = sys.modules["cupy"]
     return int(cupy.cuda.runtime.memGetInfo()[0]) + int(cupy.get_default_memory_pool().free_bytes())
+
+
+def free_staging(like: Array) -> None:
+    """Give back the page-locked host memory through which arrays were sent to the device of `like`; a copy under way keeps its own."""
+    if is_device_array(like):
+        sys.modules["cupy"].get_default_pinned_memory_pool().free_all_blocks()

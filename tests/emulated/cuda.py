@@ -26,7 +26,7 @@ class Module:
 
 def cuda_error(status: str) -> Exception:
     """The error type of the real runtime, so that code that catches it is tested."""
-    number = {"cudaErrorInvalidDevice": 101, "cudaErrorNotReady": 600, "cudaErrorNoDevice": 100}[status]
+    number = {"cudaErrorInvalidDevice": 101, "cudaErrorNotReady": 600, "cudaErrorNoDevice": 100, "cudaErrorDevicesUnavailable": 46}[status]
     return real.look_up("cuda.runtime.CUDARuntimeError")(number)
 
 
@@ -40,6 +40,9 @@ class Device:
             raise cuda_error("cudaErrorInvalidDevice")
 
     def use(self) -> None:
+        """As from CUDA 12 on: it makes a context, or fails if the device gives none."""
+        if self.id in EMULATOR.busy:
+            raise cuda_error("cudaErrorDevicesUnavailable")
         EMULATOR.current = self.id
 
     def __enter__(self) -> "Device":
@@ -48,7 +51,7 @@ class Device:
         return self
 
     def __exit__(self, *exc: object) -> None:
-        EMULATOR.current = self._before.pop()
+        Device(self._before.pop()).use()
 
     def synchronize(self) -> None:
         EMULATOR.wait("Device.synchronize")
@@ -167,7 +170,21 @@ def get_device_properties(device: int) -> dict[str, Any]:
     }  # fmt: skip
 
 
-POOL = MemoryPool()
+class PinnedMemoryPool:
+    """Only counts how often it was emptied."""
+
+    emptied = 0
+
+    def free_all_blocks(self) -> None:
+        PinnedMemoryPool.emptied += 1
+
+
+POOL, PINNED = MemoryPool(), PinnedMemoryPool()
+
+
+def driver() -> Module:
+    """cupy.cuda.driver."""
+    return Module("cuda.driver", ctxGetCurrent=lambda: 1 + EMULATOR.current if EMULATOR.has_context else 0)
 
 
 class Cuda(Module):

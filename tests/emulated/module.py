@@ -10,7 +10,7 @@ import numpy as np
 
 from emulated import real
 from emulated.arrays import ndarray
-from emulated.cuda import POOL, Module, namespace
+from emulated.cuda import PINNED, POOL, Module, driver, namespace
 from emulated.functions import BY_NAME, FUNCTIONS
 from emulated.kernels import RawKernel, RawModule
 from emulated.record import EMULATOR, Emulator
@@ -44,6 +44,7 @@ class Cupy(ModuleType):
         self.__version__ = real.cupy().__version__
         self.__path__: list[str] = []
         self.ndarray, self.cuda, self.random, self.linalg = ndarray, namespace(), Module("random", DRAWS), Module("linalg")
+        self.cuda.driver, self.get_default_pinned_memory_pool = driver(), lambda: PINNED
         self.RawModule, self.RawKernel = RawModule, RawKernel
         self.get_default_memory_pool, self.is_available = lambda: POOL, lambda: EMULATOR.devices > 0
 
@@ -89,7 +90,7 @@ def install(monkeypatch: Any, **machine: Any) -> Emulator:
     Parameters
     ----------
     monkeypatch : pytest's fixture, or a pytest.MonkeyPatch in a script
-    machine : devices, name, free, total; see Emulator.configure
+    machine : devices, name, free, total, busy; see Emulator.configure
     """
     from xpcap import backend
 

@@ -5,6 +5,7 @@ import functools
 import math
 import os
 import sys
+import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -175,19 +176,43 @@ class Emulator(Counts):
         self._open: list[Counts] = []
         self.configure()
 
-    def configure(self, devices: int = 1, name: str = "emulated", free: int = 8 << 30, total: int = 16 << 30, cublas: bool = True) -> None:
-        """A fresh machine: number of devices, their name, bytes free and in all on each, and whether the binding of cuBLAS can be loaded."""
+    def configure(
+        self,
+        devices: int = 1,
+        name: str = "emulated",
+        free: int = 8 << 30,
+        total: int = 16 << 30,
+        cublas: bool = True,
+        busy: tuple[int, ...] = (),
+    ) -> None:
+        """A fresh machine: number of devices, their name, bytes free and in all on each, whether cuBLAS's binding loads, devices without a context."""
         self.reset()
         self._open.clear()
         self.devices, self.name, self.free, self.total, self.cublas = devices, name, free, total, cublas
         self.handles: dict[tuple[int, int], int] = {}  # of cuBLAS, by device and thread
         self.pool_used, self.pool_free = 0, 0  # bytes that CuPy's memory pool says it has given out, and holds back
-        self.current = 0  # the current device
-        self.machine = object()  # that of this test: what one before it left behind disturbs no count
         self.machine = object()  # that of this test: what an earlier one left behind disturbs no count
+        self.busy = busy  # devices that refuse a context
+        self.contexts: set[int] = set()  # devices that were made current or computed on
+        self._thread = threading.local()
         self.clock = 0  # synchronisations so far; an event is ready once one came after it
         self.copies: list[Callable[[], None]] = []  # to pinned memory, in order; what they bring is there after a wait
         self.atomics = 0  # atomic additions so far: the order of each is another one
+
+    @property
+    def current(self) -> int:
+        """The current device of this thread: 0 in a new one, whatever the others have chosen."""
+        return getattr(self._thread, "device", 0)
+
+    @current.setter
+    def current(self, device: int) -> None:
+        self._thread.device = device
+        self.contexts.add(device)
+
+    @property
+    def has_context(self) -> bool:
+        """Whether this thread has a context by now."""
+        return hasattr(self._thread, "device")
 
     @contextlib.contextmanager
     def counting(self) -> Iterator[Counts]:
@@ -200,6 +225,7 @@ class Emulator(Counts):
             self._open.remove(counts)
 
     def _record(self, events: str, event: Any) -> None:
+        self.contexts.add(self.current)
         for counts in (self, *self._open):
             getattr(counts, events).append(event)
             counts.events.append(event)

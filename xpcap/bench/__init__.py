@@ -6,6 +6,7 @@ and `plot` show the results. To add a contender, add an entry to `contenders.CON
 card without one: `fake_device` has what each call costs, `fake_cupy` what stands in for CuPy.
 """
 
+from xpcap.bench.apart import machine_apart
 from xpcap.bench.configs import BESIDE, CONFIGS, TRAINING, WORKS, Config, scaling, usual
 from xpcap.bench.host_time import HOST_TIME, HostTime, host_time_rows, host_times
 from xpcap.bench.plot import draw_scaling
@@ -29,6 +30,7 @@ __all__ = [
     "draw_scaling",
     "host_time_rows",
     "host_times",
+    "machine_apart",
     "scaling",
     "tables",
     "usual",

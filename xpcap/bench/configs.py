@@ -10,7 +10,7 @@ from xpcap.data.synthetic import LIKE_COCO, draw_data
 LEARNING_RATE = 1e-3
 CLIP = 50.0  # the default of `train`
 SEED = 0
-TRAINING = "training step"  # loss, gradients, clipping, Adam; float32, without dropout
+TRAINING = "training step"  # loss, gradients, clipping, Adam; float32
 SAMPLING = "greedy sampling"  # PICTURES pictures, at most MOST_WORDS words each
 BESIDE = "training step beside a busy process of another login"  # the same step
 WORKS = (TRAINING, SAMPLING)
@@ -20,7 +20,7 @@ MOST_WORDS = LIKE_COCO.high + 1  # END included
 
 @dataclass(frozen=True)
 class Config:
-    """Sizes of an LSTM captioner and its step: N captions, D image feature, W word vector, H hidden, V vocabulary."""
+    """Sizes of an LSTM captioner and its step: N captions, D image feature, W word vector, H hidden, V vocabulary; and its dropout."""
 
     name: str
     N: int
@@ -28,6 +28,7 @@ class Config:
     W: int = 256
     H: int = 512
     V: int = 1004
+    dropout: float = 0.0
 
     def data(self, batches: int) -> CaptionData:
         """`batches` batches of captions of 6 to 15 words, a few words very common. Every call draws the same data."""
@@ -45,11 +46,13 @@ _EVERYWHERE = (
     Config("large", 512),
     Config("vocab10k", 128, W=512, V=10000),
 )
-_ON_A_GPU = (  # together with the ones above: N = 25, 64, 128, 512 for each of two vocabularies
+_ON_A_GPU = (  # the first four and those above: N = 25, 64, 128, 512 for each of two vocabularies
     Config("coco-n64", 64),
     Config("vocab10k-n25", 25, W=512, V=10000),
     Config("vocab10k-n64", 64, W=512, V=10000),
     Config("vocab10k-n512", 512, W=512, V=10000),
+    Config("coco-dropout", 128, dropout=0.5),  # the default of `train`
+    Config("flickr8k-v2540", 128, D=1280, V=2540),  # rows of V numbers begin at multiples of 16 bytes, unlike those of flickr8k's 2539
 )
 CONFIGS = {config.name: config for config in _EVERYWHERE + _ON_A_GPU}
 

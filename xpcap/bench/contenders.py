@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from xpcap.backend import Array, array_module, asarray, use_backend
+from xpcap.backend import Array, array_module, asarray, get_backend, use_backend
 from xpcap.bench.configs import CLIP, LEARNING_RATE, MOST_WORDS, Config
 from xpcap.bench.machine import peak_memory
 from xpcap.bench.textbook import Textbook
@@ -19,6 +19,7 @@ from xpcap.bench.work import (
     check_same_loss,
     host_batches,
     host_model,
+    make_model,
     make_solver,
     make_speaker,
 )
@@ -39,6 +40,8 @@ def train_xpcap(config: Config, data: CaptionData, backend: str) -> Job:
     """xpcap's solver. On a GPU the features are already in device memory; captions are packed and sent in each step."""
     use_backend(backend)
     xp = array_module()
+    if xp is not np:
+        _check_device(config, data)
     pool = None if xp is np else xp.get_default_memory_pool()
     if pool is not None:
         gc.collect()
@@ -53,6 +56,13 @@ def train_xpcap(config: Config, data: CaptionData, backend: str) -> Job:
         memory=peak_memory if pool is None else lambda: int(pool.total_bytes()),
         feed=_feeder(data, flat, rows) if pool is None else None,
     )
+
+
+def _check_device(config: Config, data: CaptionData) -> None:
+    """Compare the loss on the device, as training computes it, with NumPy's."""
+    plain, batch = replace(config, dropout=0.0), host_batches(config, data)[0]
+    loss, _ = make_model(plain, data).loss(*batch)
+    check_same_loss(float(loss), host_model(plain, data), batch, f"{config.name}, xpcap on {get_backend()}")
 
 
 def _feeder(data: CaptionData, like: Array, rows: np.ndarray) -> Callable[[int], object]:
@@ -71,7 +81,7 @@ def sample_xpcap(config: Config, data: CaptionData, backend: str) -> Sample:
 def train_textbook(config: Config, data: CaptionData, backend: str) -> Job:
     """The textbook NumPy captioner, as CS231n teaches it."""
     ours, batches = host_model(config, data), host_batches(config, data)
-    course = _textbook(ours)
+    course = _textbook(ours, config.dropout)
     check_same_loss(course.loss(*batches[0])[0], ours, batches[0], f"{config.name}, textbook")
     return Job(lambda k: course.step(*batches[k]), host_clock, lambda: None)
 
@@ -89,9 +99,9 @@ def sample_textbook(config: Config, data: CaptionData, backend: str) -> Sample:
     return sample
 
 
-def _textbook(ours: CaptioningRNN) -> Textbook:
+def _textbook(ours: CaptioningRNN, dropout: float = 0.0) -> Textbook:
     word_to_idx = ours.word_to_idx
-    return Textbook(dict(ours.params), word_to_idx["<NULL>"], word_to_idx["<START>"], LEARNING_RATE, CLIP)
+    return Textbook(dict(ours.params), word_to_idx["<NULL>"], word_to_idx["<START>"], LEARNING_RATE, CLIP, dropout)
 
 
 def torch(layout: str) -> Contender:

@@ -233,17 +233,19 @@ def _module(cupy: ModuleType, meter: Meter) -> StandIn:
         RawModule=lambda *_, **__: SimpleNamespace(get_function=lambda name: kernel),
         RawKernel=lambda *_, **__: kernel,
         get_default_memory_pool=lambda: pool,
+        get_default_pinned_memory_pool=lambda: StandIn("pinned pool", free_all_blocks=lambda: None),
     )
 
 
 def _cuda(meter: Meter) -> StandIn:
     gemm = meter.stub("gemm", lambda handle, transa, transb, m, n, k, alpha, a, lda, b, ldb, beta, c, ldc: None)
     cublas = StandIn("cupy.cuda.cublas", sgemm=gemm, dgemm=gemm, CUBLAS_OP_N=0, CUBLAS_OP_T=1)
-    runtime = StandIn("cupy.cuda.runtime", getDeviceCount=lambda: 1, memGetInfo=lambda: (FREE, TOTAL))
+    runtime = StandIn("cupy.cuda.runtime", getDeviceCount=lambda: 1, getDevice=lambda: 0, memGetInfo=lambda: (FREE, TOTAL))
     device = StandIn("cupy.cuda.device", get_cublas_handle=lambda: 1)
+    driver = StandIn("cupy.cuda.driver", ctxGetCurrent=lambda: 1)
     current = SimpleNamespace(id=0, use=lambda: None)
     pinned = {"alloc_pinned_memory": bytearray, "get_current_stream": lambda: SimpleNamespace(ptr=0), "Event": _event(meter)}
-    return StandIn("cupy.cuda", cublas=cublas, runtime=runtime, device=device, Device=lambda device=0: current, **pinned)
+    return StandIn("cupy.cuda", cublas=cublas, runtime=runtime, driver=driver, device=device, Device=lambda device=0: current, **pinned)
 
 
 def _event(meter: Meter) -> Function:

@@ -115,7 +115,7 @@ def host_times(sizes: Sequence[int] = SIZES, dropouts: Sequence[float] = DROPOUT
     """
     with fake_device() as meter:
         clock = Clock(meter)
-        with _seams(clock):
+        with seams(clock.timed):
             return [_measure(meter, clock, n, dropout, steps, warm_up) for n in sizes for dropout in dropouts]
 
 
@@ -196,12 +196,12 @@ def _step(meter: Meter, clock: Clock, work: Callable[[], object]) -> Step:
 
 
 @contextlib.contextmanager
-def _seams(clock: Clock) -> Iterator[None]:
-    """Inside the ``with`` the functions of SEAMS tell the clock which part is running."""
+def seams(timed: Callable[[str, Callable[..., Any]], Callable[..., Any]]) -> Iterator[None]:
+    """Inside the ``with``, `timed` of the part and the function runs in place of each function of SEAMS."""
     with contextlib.ExitStack() as stack:
         for part, places in SEAMS.items():
             for owner, name, function in itertools.chain.from_iterable(map(_holders, places)):
-                stack.enter_context(replaced(owner, name, clock.timed(part, function)))
+                stack.enter_context(replaced(owner, name, timed(part, function)))
         stack.enter_context(_cell(lstm.lstm_rows_forward, lstm.lstm_rows_backward))
         yield
 

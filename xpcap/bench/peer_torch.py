@@ -1,6 +1,6 @@
 """The PyTorch peer: the same captioner, training step and sampling, in idiomatic PyTorch. Only this file imports torch, and it is imported late.
 
-It uses nn.Embedding, nn.LSTM (cuDNN's on a GPU), nn.Linear, cross_entropy that ignores NULL, clip_grad_norm_ and fused Adam: eager, float32,
+It uses nn.Embedding, nn.LSTM (cuDNN's on a GPU), nn.Linear, nn.Dropout if there is any, cross_entropy that ignores NULL, clip_grad_norm_ and fused Adam: eager, float32,
 TF32 off. Whatever can be prepared is prepared before timing, in PyTorch's favour: batches are on the device, time-major, cut to their longest
 caption, and for the packed layout sorted and packed. Sampling runs nn.LSTM one step at a time in inference mode. On two cores that took up to
 20 % less time than torch.lstm_cell or nn.LSTMCell for 100 to 500 captions, and the same for 10 or 1,000.
@@ -37,8 +37,9 @@ class Batch(NamedTuple):
 class Captioner(torch.nn.Module):
     """CaptioningRNN with an LSTM, in PyTorch's layers. nn.LSTM trains two biases; one starts as ours, the other at zero."""
 
-    def __init__(self, D: int, W: int, H: int, V: int, null: int) -> None:
+    def __init__(self, D: int, W: int, H: int, V: int, null: int, dropout: float = 0.0) -> None:
         super().__init__()
+        self.drop = torch.nn.Dropout(dropout) if dropout else torch.nn.Identity()  # of features, word vectors and hidden states
         self.project = torch.nn.Linear(D, H)
         self.embed = torch.nn.Embedding(V, W)
         self.lstm = torch.nn.LSTM(W, H)
@@ -47,15 +48,15 @@ class Captioner(torch.nn.Module):
 
     def forward(self, batch: Batch) -> torch.Tensor:
         """The loss: cross entropy summed over words, averaged over captions."""
-        h0 = self.project(batch.features)[None]  # (1, N, H)
+        h0 = self.project(self.drop(batch.features))[None]  # (1, N, H)
         states, _ = self.lstm(self._vectors(batch.words), (h0, torch.zeros_like(h0)))
         rows = states.data if isinstance(states, PackedSequence) else states.flatten(0, 1)  # (R, H)
-        return cross_entropy(self.vocabulary(rows), batch.targets, ignore_index=self.null, reduction="sum") / len(batch.features)
+        return cross_entropy(self.vocabulary(self.drop(rows)), batch.targets, ignore_index=self.null, reduction="sum") / len(batch.features)
 
     def _vectors(self, words: Any) -> Any:
         if isinstance(words, PackedSequence):
-            return PackedSequence(self.embed(words.data), words.batch_sizes)
-        return self.embed(words)
+            return PackedSequence(self.drop(self.embed(words.data)), words.batch_sizes)
+        return self.drop(self.embed(words))
 
     def sample(self, features: torch.Tensor, start: int, end: int, drop: bool) -> torch.Tensor:
         """Greedy captions (n, MOST_WORDS) of features (n, D), NULL after END. `drop` removes ended captions from the batch; else they stay."""
@@ -136,13 +137,14 @@ def device_of(backend: str) -> torch.device:
 
 
 def train(config: Config, data: CaptionData, backend: str, layout: str) -> Job:
-    """Put model, optimiser and batches on the device. Check the loss against xpcap's on NumPy before anything is timed."""
+    """Put model, optimiser and batches on the device. Check the loss, without dropout, against xpcap's on NumPy before anything is timed."""
     device = _prepare(backend)
     on_gpu = device.type == "cuda"
     host, ours = host_batches(config, data), host_model(config, data)
     model = _captioner(config, ours, device)
     batches = [LAYOUTS[layout](features, captions, data.vocabulary.null, device) for features, captions in host]
-    check_same_loss(float(model(batches[0]).detach()), ours, host[0], f"{config.name}, torch {layout}")
+    check_same_loss(float(model.eval()(batches[0]).detach()), ours, host[0], f"{config.name}, torch {layout}")
+    model.train()
     optimizer = torch.optim.Adam(model.parameters(), lr=LEARNING_RATE, fused=True)
 
     def step(k: int) -> torch.Tensor:
@@ -159,7 +161,7 @@ def train(config: Config, data: CaptionData, backend: str, layout: str) -> Job:
 def sample(config: Config, data: CaptionData, backend: str, layout: str) -> Sample:
     """Sample captions on the device. `padded` keeps all captions until the last one ends; `packed` drops each as it ends."""
     device = _prepare(backend)
-    model = _captioner(config, host_model(config, data, make_speaker), device)
+    model = _captioner(config, host_model(config, data, make_speaker), device).eval()
     features, vocabulary = torch.from_numpy(config.pictures()).to(device), data.vocabulary
 
     def captions_of_pictures() -> np.ndarray:
@@ -182,7 +184,7 @@ def _prepare(backend: str) -> torch.device:
 
 
 def _captioner(config: Config, ours: CaptioningRNN, device: torch.device) -> Captioner:
-    model = Captioner(config.D, config.W, config.H, config.V, ours.word_to_idx["<NULL>"])
+    model = Captioner(config.D, config.W, config.H, config.V, ours.word_to_idx["<NULL>"], config.dropout)
     model.copy_from(ours.params)
     return model.to(device)
 

@@ -7,7 +7,6 @@ from dataclasses import asdict
 from types import ModuleType
 from typing import Any, NamedTuple
 
-from xpcap.backend import get_backend
 from xpcap.bench.apart import measure_apart
 from xpcap.bench.configs import BESIDE, TRAINING, WORKS, Config
 from xpcap.bench.machine import machine
@@ -17,7 +16,14 @@ from xpcap.errors import BackendError, OptionError, unknown
 from xpcap.progress import bar
 
 PEERS = {"textbook": ("textbook",), "torch": ("torch padded", "torch packed")}  # contenders by the name of the peer
-TF32 = ("CUPY_TF32", "NVIDIA_TF32_OVERRIDE", "TORCH_ALLOW_TF32_CUBLAS_OVERRIDE")
+# Variables that let products compute with less than float32, or imitate it; CuPy, cuBLAS and PyTorch read them
+IMITATIONS = (
+    "CUPY_TF32",
+    "NVIDIA_TF32_OVERRIDE",
+    "TORCH_ALLOW_TF32_CUBLAS_OVERRIDE",
+    "CUBLAS_EMULATE_SINGLE_PRECISION",
+    "CUBLAS_EMULATION_STRATEGY",
+)
 Rounds = dict[str, list[Measurement]]  # by contender
 
 
@@ -53,9 +59,14 @@ class Result(NamedTuple):
 
 
 def bench(
-    configs: Sequence[Config], peers: Sequence[str] = (), plan: Plan = USUAL, progress: bool = False, works: Sequence[str] = WORKS
+    configs: Sequence[Config],
+    peers: Sequence[str] = (),
+    plan: Plan = USUAL,
+    progress: bool = False,
+    works: Sequence[str] = WORKS,
+    about: dict[str, str] | None = None,
 ) -> list[Result]:
-    """Time training and sampling on the current backend.
+    """Time training and sampling on the current backend, or on that of `about`.
 
     Parameters
     ----------
@@ -64,6 +75,8 @@ def bench(
     plan : how many rounds, blocks and steps to time
     progress : show a progress bar if standard error is a terminal
     works : kinds of work to time: WORKS, or BESIDE as well
+    about : the machine and its backend, from machine_apart; only other processes then use that backend, so that this one may hold no context on
+        a card in exclusive-process mode. None: the current backend
 
     Returns
     -------
@@ -71,13 +84,14 @@ def bench(
 
     Raises
     ------
-    OptionError : an unknown peer, or textbook on a GPU. BackendError : a peer is not installed, or the environment turns on TF32.
+    OptionError : an unknown peer, or textbook on a GPU. BackendError : a peer is not installed, or the environment turns float32 into less.
     """
-    about = machine() | _check_peers(peers)
-    _check_tf32()
+    alone, about = about is None, about or machine()
+    backend = about["backend"]
+    about |= _check_peers(peers, backend)
+    _check_float32()
     contenders = [OURS, *(contender for peer in peers for contender in PEERS[peer])]
-    backend = get_backend()
-    run = measure if backend != "numpy" and contenders == [OURS] else measure_apart
+    run = measure if alone and backend != "numpy" and contenders == [OURS] else measure_apart
     found: dict[tuple[str, Config], Rounds] = {(work, config): {name: [] for name in contenders} for work in works for config in configs}
     with bar((), progress, "bench", plan.rounds * len(found) * len(contenders)) as steps:
         for _ in range(plan.rounds):
@@ -100,12 +114,11 @@ def _turns(contenders: Sequence[str], configs: Sequence[Config], backend: str) -
     return [(contender, configs) for contender in contenders]
 
 
-def _check_peers(peers: Sequence[str]) -> dict[str, str]:
+def _check_peers(peers: Sequence[str], backend: str) -> dict[str, str]:
     """Versions of the peers. Raises before anything is timed if one of them cannot run."""
     for peer in peers:
         if peer not in PEERS:
             raise unknown("bench", "peer", peer, PEERS)
-    backend = get_backend()
     if "textbook" in peers and backend != "numpy":
         raise OptionError(f"bench: peer textbook on backend {backend}, expected numpy: the textbook's step is plain NumPy")
     if "torch" not in peers:
@@ -113,8 +126,8 @@ def _check_peers(peers: Sequence[str]) -> dict[str, str]:
     peer_torch = _import_peer()
     if backend != "numpy":
         peer_torch.check_usable()
-    about: dict[str, str] = peer_torch.about(backend)
-    return about
+    found: dict[str, str] = peer_torch.about(backend)
+    return found
 
 
 def _import_peer() -> ModuleType:
@@ -129,11 +142,11 @@ def _import_peer() -> ModuleType:
     return peer_torch
 
 
-def _check_tf32() -> None:
-    """Refuse to run with TF32, which rounds the factors of products to ten bits, for any contender."""
-    for name in TF32:
+def _check_float32() -> None:
+    """Refuse to run with products in TF32, which rounds their factors to ten bits, or in float32 put together from shorter numbers."""
+    for name in IMITATIONS:
         if os.environ.get(name, "0") not in ("", "0"):
-            raise BackendError(f"bench: {name} is {os.environ[name]}, expected it unset: TF32 stays off for xpcap and its peers alike")
+            raise BackendError(f"bench: {name} is {os.environ[name]}, expected it unset: xpcap and its peers multiply in plain float32 alike")
 
 
 def _result(config: Config, work: str, rounds: Rounds, about: dict[str, str], alone: Rounds | None) -> Result:

@@ -18,11 +18,11 @@ Clock = Callable[[Callable[[], object]], float]  # runs a function and returns t
 class Plan:
     """How much to time.
 
-    Contenders take turns for `rounds` rounds. In each round a contender warms up for at least two cycles through its `batches` and at least
-    `warm_ms`, then runs `blocks` blocks of whole cycles, about `block_ms` each. The median block stands for the round, the median round for the
-    contender.
+    Contenders take turns for `rounds` rounds. In each round a contender runs an untimed cycle through its `batches`, in which kernels may be
+    compiled, warms up for at least one more and `warm_ms`, then runs `blocks` blocks of whole cycles, about `block_ms` each. The median block
+    stands for the round, the median round for the contender.
 
-    If a step of the first cycle takes longer than `slow_ms`, that cycle is all the warm-up, and the `blocks` blocks are spread over all rounds.
+    If a step of the second cycle takes longer than `slow_ms`, the warm-up ends there, and the `blocks` blocks are spread over all rounds.
     """
 
     rounds: int = 3
@@ -49,7 +49,7 @@ def device_clock(xp: ModuleType) -> Clock:
 
     def clock(work: Callable[[], object]) -> float:
         before, behind = xp.cuda.Event(), xp.cuda.Event()
-        xp.cuda.Stream.null.synchronize()
+        xp.cuda.Device().synchronize()
         before.record()
         work()
         behind.record()
@@ -74,11 +74,11 @@ class Timer:
     def warm_up(self) -> None:
         """Run until memory, caches and clock rates have settled, and work out how many cycles make a block."""
         plan = self._plan
+        self._cycles(1)
         spent = once = self._cycles(1)
         if once > plan.slow_ms * plan.batches:
             self._blocks = math.ceil(plan.blocks / plan.rounds)
         else:
-            spent += (once := self._cycles(1))
             while spent < plan.warm_ms:
                 spent += (once := self._cycles(1))
         self._count = max(1, math.ceil(plan.block_ms / once)) if once > 0 else 1

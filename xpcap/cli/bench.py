@@ -7,8 +7,8 @@ from pathlib import Path
 import click
 
 from xpcap import bench as timings
-from xpcap.backend import get_backend
-from xpcap.cli.shared import PATH, Choice, backend_option, choose_backend, examples, json_option, table
+from xpcap.bench.machine import machine
+from xpcap.cli.shared import PATH, Choice, backend_option, choose_backend, examples, json_option, table, wanted_backend
 from xpcap.files import obstacle
 
 EXAMPLES = examples("bench", "bench --config notebook --config coco --peer torch", "bench --scaling --plot scaling.png", "bench --host-time")
@@ -68,18 +68,27 @@ def bench(
         return
     if plot is not None:
         _check_plot(plot, scaling)
-    choose_backend(backend)
+    about = _machine(backend)
     if scaling:
         configs = [config for group in timings.scaling(timings.CONFIGS["coco"]).values() for config in group]
     else:
-        configs = [timings.CONFIGS[name] for name in dict.fromkeys(names or timings.usual(get_backend()))]
-        peers = ("textbook", *peers) if get_backend() == "numpy" else peers
+        configs = [timings.CONFIGS[name] for name in dict.fromkeys(names or timings.usual(about["backend"]))]
+        peers = ("textbook", *peers) if about["backend"] == "numpy" else peers
     works = (timings.TRAINING,) if scaling else (timings.TRAINING, timings.BESIDE) if neighbour else timings.WORKS
-    results = timings.bench(configs, tuple(dict.fromkeys(peers)), timings.USUAL, progress=True, works=works)
+    results = timings.bench(configs, tuple(dict.fromkeys(peers)), timings.USUAL, progress=True, works=works, about=about)
     _print(results, as_json)
     if plot is not None:
         timings.draw_scaling(plot, results)
         click.echo(f"wrote {plot}", err=as_json)
+
+
+def _machine(backend: str | None) -> dict[str, str]:
+    """The machine and its backend. This process makes no context on a card, which in exclusive-process mode would shut out those that are timed."""
+    wanted = wanted_backend(backend)
+    if wanted != "numpy":
+        return timings.machine_apart(wanted)
+    choose_backend(backend)
+    return machine()
 
 
 def _refuse(flag: str, others: Iterable[tuple[str, object, str]]) -> None:

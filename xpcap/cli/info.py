@@ -38,7 +38,9 @@ def _print_machine(as_json: bool) -> None:
         click.echo(json.dumps({**about, "backends": {name: state._asdict() for name, state in status.items()}}))
         return
     click.echo(f"xpcap {__version__}, Python {about['python']}, {about['platform']}, {about['cores']} cores")
-    rows = [(s.name, s.version or "-", "usable" if s.usable else "not usable", ", ".join(s.devices) or s.reason) for s in status.values()]
+    rows = [
+        (s.name, s.version or "-", "usable" if s.usable else "not usable", ", ".join(s.devices) if s.usable else s.reason) for s in status.values()
+    ]
     click.echo(table([("backend", "version", "", "devices, or why not"), *rows]))
 
 

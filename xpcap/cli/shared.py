@@ -1,15 +1,16 @@
 """What commands share: types of options, the options --backend and --json, examples in help pages, and printing."""
 
 import math
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import click
 
-from xpcap.backend import BACKENDS, VARIABLE, get_backend, use_backend
+from xpcap.backend import BACKENDS, VARIABLE, get_backend, parse_backend, use_backend
 from xpcap.data import CaptionData
-from xpcap.errors import nearest
+from xpcap.errors import OptionError, nearest
 from xpcap.report import visible
 from xpcap.runs import Evaluation, PictureCaption
 
@@ -61,6 +62,16 @@ def choose_backend(backend: str | None) -> None:
         get_backend()
     else:
         use_backend(backend)
+
+
+def wanted_backend(backend: str | None) -> str:
+    """The backend that --backend or the environment asks for, unproved. OptionError : there is none of that name."""
+    wanted = backend or os.environ.get(VARIABLE) or "numpy"
+    try:
+        parse_backend(wanted)
+    except OptionError as error:
+        raise error if backend else OptionError(f"{VARIABLE}={wanted}: {error}") from error
+    return wanted
 
 
 def json_option(command: Function) -> Function:

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from xpcap.backend import Array, asarray, free_memory, get_array_module
+from xpcap.backend import Array, asarray, free_memory, free_staging, get_array_module
 from xpcap.data.dataset import CaptionData, Split
 from xpcap.models.batch import Batch, FeatureRows
 
@@ -53,4 +53,5 @@ class Feed:
         for start in range(0, m, CHUNK):
             rows = np.arange(start, min(start + CHUNK, m))
             table[start : start + CHUNK] = asarray(self._data.features(name, rows), dtype=self._like.dtype, like=self._like)
+        free_staging(self._like)  # CuPy would keep as much for the life of the process
         return table

@@ -27,8 +27,14 @@ def _function(xp, device, file, name, real):
 
 
 def kernel(file, name, like):
-    """The kernel for the dtype and device of `like`; call it with (grid, BLOCK, arguments)."""
-    return _function(get_array_module(like), like.device.id, file, name, like.dtype.char)
+    """The kernel for the dtype and device of `like`; call it with (grid, BLOCK, arguments). ValueError : that device is not this thread's."""
+    xp, device = get_array_module(like), like.data.device_id
+    if device != (current := xp.cuda.runtime.getDevice()):
+        raise ValueError(
+            f"{name}: its arrays lie on CUDA device {device}, and this thread's current device is {current}, expected the same; "
+            f"call use_backend('cupy:{device}') in each thread that computes there"
+        )
+    return _function(xp, device, file, name, like.dtype.char)
 
 
 def launch(file, name, like, grid, *args):

@@ -40,6 +40,7 @@ from xpcap.runs.pages import write_run_page
 from xpcap.runs.saving import Saver, interval
 from xpcap.runs.stopping import StopRequest
 from xpcap.training.solver import CaptioningSolver
+from xpcap.training.warming import warm_up
 
 
 class Trained(NamedTuple):
@@ -122,6 +123,7 @@ def _fit(
         if on_resume is not None:
             on_resume(solver)
     if not solver.finished:
+        warm_up(solver)
         saver.begin(solver.iteration)
         with stop, saver, np.errstate(all="ignore"):  # a loss that is not finite is an error of the solver's, with more to say
             solver.train()

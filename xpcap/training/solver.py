@@ -267,7 +267,8 @@ class CaptioningSolver(EpochHistory):
         return capture(self.model, self.update_rule, self._config, self._order, self.batch_size, self.loss_history, self.history)
 
     def restore(self, state: TrainingState, best_params: Mapping[str, Array] | None = None) -> None:
-        """Go on from a state: the next `train` does what it would have done then, bit for bit on the same machine, backend and threads.
+        """Go on from a state: the next `train` does what it would have done then. On the host that is bit for bit with the same machine and threads,
+        on a device with the same card model, CUDA libraries, CuPy and their settings.
 
         Parameters
         ----------

@@ -92,8 +92,9 @@ def lock_step(setup: Setup, left: Place, right: Place, tolerance: float | None =
     Notes
     -----
     Why these tolerances: a float32 run differs from the float64 run with the same weights by at most 4e-6 (12 seeds, both cells), so two
-    float32 runs by at most 8e-6. 3e-5 leaves room for larger sizes and for a device's exp and tanh; products in TF32 fail it. float64
-    rounds 5e8 times finer, so 1e-9 is loose, yet anything computed in float32 fails it.
+    float32 runs by at most 8e-6; at H 512, with products added up in another order, 3.5e-6 (four seeds, both cells, on a CPU). 3e-5 leaves
+    room for a device's exp and tanh; products in TF32 fail it. float64 rounds 5e8 times finer, so 1e-9 is loose, yet anything computed in float32
+    fails it.
     Both rely on the large epsilon of Adam here. With the usual 1e-8, an element whose gradient is all rounding moves by the sign of that
     rounding; the parameters of a correct float32 run were then 9e-3 from those in float64.
     """

@@ -1,0 +1,32 @@
+"""Before training on a device: kernels are compiled and libraries loaded where no step is being timed."""
+
+import copy
+
+import numpy as np
+
+from xpcap import optim
+from xpcap.backend import asarray, is_device_array
+from xpcap.models.batch import Batch, FeatureRows
+from xpcap.ops import global_norm
+from xpcap.training.solver import CaptioningSolver
+from xpcap.training.watch import StepRecord
+from xpcap.workspace import Workspace
+
+
+def warm_up(solver: CaptioningSolver) -> None:
+    """Do once what training and validation do, on a device with a copy of the model, at the real sizes, since CuPy compiles for some of them.
+
+    Nothing of the solver changes: parameters, moments, order of captions and random streams are as they were. On the host this does nothing.
+    """
+    flat = solver.model.params.flat
+    if not is_device_array(flat):
+        return
+    model, record = copy.copy(solver.model), StepRecord(flat, 1)
+    numbers = np.arange(min(solver.batch_size, len(solver.data.split("train").captions)))
+    features, captions = solver.data.minibatch("train", numbers)
+    batch = Batch(FeatureRows(asarray(features, dtype=flat.dtype, like=flat), numbers), captions)
+    loss, grads = solver.objective(model, batch, Workspace(flat, 1))
+    norm = global_norm(grads.flat) if solver.clip_norm is None else optim.clip_by_global_norm(grads.flat, solver.clip_norm)
+    optim.update(solver.update_rule, model.params.flat, grads.flat, optim.init(solver.update_rule, flat, solver.optim_config))
+    record.add(loss, norm)
+    float(model.score(batch.features, captions).nll)  # waits, so that the work itself is done too
