@@ -353,7 +353,7 @@ MISTAKES = [
     ),
     Mistake(
         "all-go-on", "every sequence of a step takes a gradient from the next step",
-        ROWS, "Rows.steps", "Step($first, $before, $after, $n, $here)", "$n",
+        ROWS, "_steps", "Step($first, $before, $after, $n, $here)", "$n",
         TRAINING, "gradient of norm nan",
     ),
     Mistake(
