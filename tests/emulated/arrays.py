@@ -67,6 +67,9 @@ class ndarray:  # noqa: N801 - cupy's name
 
         return Device(self.number)
 
+    def __reduce__(self) -> Any:
+        return fresh, (self.host.copy(),)  # a copy on the current device
+
     def __len__(self) -> int:
         return len(self.host)
 

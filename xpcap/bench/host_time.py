@@ -6,7 +6,6 @@ is left is our own Python, divided by part. Of all steps those count that lost l
 
 import contextlib
 import functools
-import importlib
 import itertools
 import statistics
 import sys
@@ -220,7 +219,7 @@ def _cell(forward: Callable[..., Any], backward: Callable[..., Any]) -> Iterator
 def _holders(place: str) -> list[tuple[Any, str, Any]]:
     """Everything that holds the function at ``module:name`` or ``module:Class.name``: (owner, name, function). Nothing where there is none."""
     module_name, _, path = place.partition(":")
-    module, (*classes, name) = importlib.import_module(module_name), path.split(".")
+    module, (*classes, name) = sys.modules[module_name], path.split(".")  # a step has imported it
     owner = getattr(module, classes[0], None) if classes else module
     function = vars(owner).get(name) if owner else None
     if function is None:
