@@ -13,7 +13,8 @@ from xpcap.uploads import Uploads
 class Buffer:
     """Hands out arrays to write to: ``buffer(name, shape)``, or ``buffer(name, shape, bool)`` for one that holds no floats; their content is undefined.
 
-    ``buffer.upload(name, host)`` gives a host array on the device; on the host, the array itself.
+    ``buffer.upload(name, host)`` gives a host array on the device; on the host, the array itself. ``buffer.made(name, shape, make)`` gives what `make`
+    makes of a buffer, such as a mapping of views, once for as long as the buffer stays where it is.
 
     A name stands for one array, always of one dtype. Each layer gets a scope of its own from its caller, so that two layers never share a name.
 
@@ -28,9 +29,17 @@ class Buffer:
         self, take: Callable[[str, tuple[int, ...], Any], Array], send: Callable[[str, np.ndarray], Array], prefix: str = ""
     ) -> None:  # fmt: skip
         self._take, self._send, self._prefix = take, send, prefix
+        self._made: dict[str, tuple[Array, Any]] = {}
 
     def __call__(self, name: str, shape: tuple[int, ...], dtype: Any = None) -> Array:
         return self._take(self._prefix + name, shape, dtype)
+
+    def made(self, name: str, shape: tuple[int, ...], make: Callable[[Array], Any]) -> Any:
+        """make(self(name, shape)), which is kept as long as that gives the same array."""
+        array = self(name, shape)
+        if name not in self._made or self._made[name][0] is not array:
+            self._made[name] = array, make(array)
+        return self._made[name][1]
 
     def upload(self, name: str, host: np.ndarray) -> Array:
         """A host array where the others lie. Like them it stays until the next use of its name."""
@@ -45,6 +54,13 @@ def fresh(like: Array) -> Buffer:
     """Arrays of the library and dtype of `like`, each in memory of its own, whatever its name."""
     xp, usual = get_array_module(like), like.dtype
     return Buffer(lambda name, shape, dtype: xp.empty(shape, dtype or usual), lambda name, host: asarray(host, like=like))
+
+
+def view(flat: Array, start: int, shape: tuple[int, ...]) -> Array:
+    """flat[start : start + size].reshape(shape). A device's array is made at that address, since slicing and reshaping cost the host twice the time."""
+    if isinstance(flat, np.ndarray):
+        return flat[start : start + math.prod(shape)].reshape(shape)
+    return get_array_module(flat).ndarray(shape, flat.dtype, flat.data + start * flat.itemsize)
 
 
 class Workspace:
@@ -68,16 +84,16 @@ class Workspace:
         self.buffer = Buffer(self._take, self._send)
 
     def _take(self, name: str, shape: tuple[int, ...], dtype: Any) -> Array:
-        view = self._views.get(name)
-        if view is not None and view.shape == shape:
-            return view
+        last = self._views.get(name)
+        if last is not None and last.shape == shape:
+            return last
         size = math.prod(shape)
         if name not in self._buffers or self._buffers[name].size < size:
             self._views.pop(name, None)
             self._buffers.pop(name, None)  # free the old memory before asking for more
             self._buffers[name] = self._xp.empty(size, dtype or self._dtype)
-        view = self._views[name] = self._buffers[name][:size].reshape(shape)
-        return view
+        self._views[name] = made = view(self._buffers[name], 0, shape)
+        return made
 
     def _send(self, name: str, host: np.ndarray) -> Array:
         if self._xp is np:

@@ -24,10 +24,20 @@ class Flags:
 
 
 class Pointer:
-    """What `array.data` is: where the elements lie."""
+    """What `array.data` is: where the elements lie; further on, so many bytes are added."""
 
-    def __init__(self, host: np.ndarray, device_id: int) -> None:
-        self.ptr, self.device_id = host.ctypes.data, device_id
+    def __init__(self, host: np.ndarray, device_id: int, offset: int = 0) -> None:
+        self.host, self.offset, self.device_id = host, offset, device_id
+        self.ptr = host.ctypes.data + offset
+
+    def __add__(self, nbytes: int) -> "Pointer":
+        return Pointer(self.host, self.device_id, self.offset + nbytes)
+
+    def view(self, shape: Any, dtype: Any) -> np.ndarray:
+        """An array of the memory behind it. It has to lie in what the pointer came from, which is stricter than cupy."""
+        if not self.host.flags.c_contiguous:
+            raise NotImplementedError("emulated cupy.ndarray: memptr into an array that is not contiguous is not modelled")
+        return np.ndarray(shape, dtype, self.host.reshape(-1).view(np.uint8), self.offset)
 
 
 class ndarray:  # noqa: N801 - cupy's name
@@ -40,8 +50,11 @@ class ndarray:  # noqa: N801 - cupy's name
     number: int  # the device it lies on
 
     def __init__(self, shape: Any, dtype: Any = float, memptr: Any = None, strides: Any = None, order: str = "C") -> None:
-        if memptr is not None or strides is not None:
-            raise NotImplementedError("emulated cupy.ndarray: memptr and strides are not modelled")
+        if strides is not None:
+            raise NotImplementedError("emulated cupy.ndarray: strides are not modelled")
+        if memptr is not None:
+            self.host, self.number = memptr.view(shape, supported(dtype)), memptr.device_id
+            return
         self.host, self.number = memory.allocate(poisoned(shape, dtype, order or "C")), EMULATOR.current
 
     def __getattr__(self, name: str) -> Any:
@@ -68,7 +81,7 @@ class ndarray:  # noqa: N801 - cupy's name
         return Device(self.number)
 
     def __reduce__(self) -> Any:
-        return fresh, (self.host.copy(),)  # a copy on the current device
+        return loaded, (self.host,)
 
     def __len__(self) -> int:
         return len(self.host)
@@ -130,6 +143,11 @@ def fresh(host: np.ndarray) -> ndarray:
     x = ndarray.__new__(ndarray)
     x.host, x.number = memory.allocate(host), EMULATOR.current
     return x
+
+
+def loaded(host: np.ndarray) -> ndarray:
+    """A copy of a host array on the current device, as unpickling gives one."""
+    return fresh(host.copy())
 
 
 def view(host: np.ndarray, like: ndarray) -> ndarray:

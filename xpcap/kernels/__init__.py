@@ -5,6 +5,8 @@ import contextvars
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from xpcap.kernels import cublas, cuda, cuda_loops, host
 
 
@@ -54,15 +56,24 @@ TABLE: dict[str, tuple[Kernel, ...]] = {
     op: tuple(Kernel(op, getattr(library, f"supports_{op}"), getattr(library, op)) for library, ops in LIBRARIES if op in ops)
     for op in dict.fromkeys(op for _, ops in LIBRARIES for op in ops)
 }
+# The same by where the arrays lie, so that no kernel of the other place is asked
+_FOR_HOST, _FOR_DEVICE = (
+    {op: tuple(kernel for kernel in found if (kernel.run.__module__ == host.__name__) == on_host) for op, found in TABLE.items()}
+    for on_host in (True, False)
+)
 _plain = contextvars.ContextVar("xpcap_plain_only", default=False)
 
 
 def find(op: str, *args: Any) -> Callable[..., Any] | None:
     """The fast version of `op` for these arguments, or None if the plain equations should run."""
-    if not _plain.get():
-        for kernel in TABLE.get(op, ()):
-            if kernel.supports(*args):
-                return kernel.run
+    if _plain.get():
+        return None
+    first = args[0]
+    while isinstance(first, tuple | list):
+        first = first[0]
+    for kernel in (_FOR_HOST if isinstance(first, np.ndarray) else _FOR_DEVICE).get(op, ()):
+        if kernel.supports(*args):
+            return kernel.run
     return None
 
 

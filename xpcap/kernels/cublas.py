@@ -6,23 +6,17 @@ stream. A raw call checks nothing: `supports` does.
 """
 
 import functools
-from typing import NamedTuple
+import sys
 
 import numpy as np
 
-from xpcap.backend import get_array_module, is_device_array
+from xpcap.backend import is_device_array
+from xpcap.kernels.launching import current_device
 
 GEMM = {"f": "sgemm", "d": "dgemm"}  # by NumPy's character for the dtype
 FACTORS = {real: np.array([0, 1], real) for real in GEMM}  # 0 and 1 in the host's memory, where cuBLAS reads beta and alpha
 ZERO, ONE = ({real: pair.ctypes.data + k * pair.itemsize for real, pair in FACTORS.items()} for k in (0, 1))
 AS_IT_IS, TRANSPOSED = 0, 1  # CUBLAS_OP_N and CUBLAS_OP_T
-
-
-class Layout(NamedTuple):
-    """How cuBLAS reads a factor: its flag and its leading dimension, the distance between the beginnings of rows or columns in elements."""
-
-    flag: int
-    leading: int
 
 
 @functools.cache
@@ -35,35 +29,38 @@ def _binding(xp):
 
 
 def layout(x):
-    """The layout of a matrix that is row-major, or whose transpose is; None for any other."""
+    """How cuBLAS reads a factor that is row-major, or whose transpose is: its flag, and its leading dimension, the distance between rows in elements.
+
+    None for any other.
+    """
     flags = x.flags
     if flags.c_contiguous:
-        return Layout(AS_IT_IS, x.shape[1])
-    return Layout(TRANSPOSED, x.shape[0]) if flags.f_contiguous else None
+        return AS_IT_IS, x.shape[1]
+    return (TRANSPOSED, x.shape[0]) if flags.f_contiguous else None
 
 
 def gemm(like):
-    """The function for the dtype of `like`, and the current device's handle for it."""
-    xp = get_array_module(like)
-    return getattr(_binding(xp), GEMM[like.dtype.char]), xp.cuda.device.get_cublas_handle()
+    """The function for the dtype of `like`, and its device's handle. ValueError : that device is not this thread's."""
+    name = GEMM[like.dtype.char]
+    xp, _ = current_device(name, like)
+    return getattr(_binding(xp), name), xp.cuda.device.get_cublas_handle()
 
 
 def _fits(x, w, out):
     """Whether gemm can compute out = x @ w."""
-    if not (is_device_array(x) and is_device_array(w) and is_device_array(out) and x.ndim == w.ndim == out.ndim == 2):
-        return False
     dtype = out.dtype
-    same = dtype.char in GEMM and x.dtype == dtype and w.dtype == dtype
-    return bool(same and x.size and w.size and layout(x) and layout(w) and out.flags.c_contiguous and _binding(get_array_module(x)))
+    if dtype.char not in GEMM or x.dtype != dtype or w.dtype != dtype or not (x.ndim == w.ndim == out.ndim == 2):
+        return False
+    there = is_device_array(x) and is_device_array(w) and is_device_array(out)
+    return bool(there and x.size and w.size and layout(x) and layout(w) and out.flags.c_contiguous and _binding(sys.modules["cupy"]))
 
 
 def _multiply(x, w, out, beta):
     """out = x @ w + beta * out."""
     function, handle = gemm(out)
     (n, k), m, real = x.shape, w.shape[1], out.dtype.char
-    of_x, of_w = layout(x), layout(w)
-    places = (w.data.ptr, of_w.leading, x.data.ptr, of_x.leading, beta[real], out.data.ptr, m)
-    function(handle, of_w.flag, of_x.flag, m, n, k, ONE[real], *places)
+    (flag_x, leading_x), (flag_w, leading_w) = layout(x), layout(w)
+    function(handle, flag_w, flag_x, m, n, k, ONE[real], w.data.ptr, leading_w, x.data.ptr, leading_x, beta[real], out.data.ptr, m)
     return out
 
 

@@ -5,11 +5,12 @@ number as eight bytes, whatever the kernel expects.
 """
 
 import functools
+import sys
 from importlib import resources
 
 import numpy as np
 
-from xpcap.backend import get_array_module, is_device_array
+from xpcap.backend import is_device_array
 
 THREADS = 256  # per block, in every kernel
 BLOCK = (THREADS,)
@@ -26,14 +27,20 @@ def _function(xp, device, file, name, real):
     return xp.RawModule(code=code, options=(f"-DREAL={REALS.get(real, 'float')}",)).get_function(name)
 
 
-def kernel(file, name, like):
-    """The kernel for the dtype and device of `like`; call it with (grid, BLOCK, arguments). ValueError : that device is not this thread's."""
-    xp, device = get_array_module(like), like.data.device_id
+def current_device(name, like):
+    """CuPy and the number of the device of `like`, which `name` is about to use. ValueError : it is not this thread's current device."""
+    xp, device = sys.modules["cupy"], like.data.device_id
     if device != (current := xp.cuda.runtime.getDevice()):
         raise ValueError(
             f"{name}: its arrays lie on CUDA device {device}, and this thread's current device is {current}, expected the same; "
             f"call use_backend('cupy:{device}') in each thread that computes there"
         )
+    return xp, device
+
+
+def kernel(file, name, like):
+    """The kernel for the dtype and device of `like`; call it with (grid, BLOCK, arguments). ValueError : that device is not this thread's."""
+    xp, device = current_device(name, like)
     return _function(xp, device, file, name, like.dtype.char)
 
 
@@ -60,4 +67,7 @@ def fits(*arrays):
 
 def are_indices(*arrays):
     """Whether kernels can take these as vectors of row numbers."""
-    return all(a.dtype == np.int32 and a.flags.c_contiguous for a in arrays)
+    for a in arrays:  # noqa: SIM110 - as in fits
+        if not (a.dtype == np.int32 and a.flags.c_contiguous):
+            return False
+    return True

@@ -1,6 +1,6 @@
 """The vocabulary layer fused with the softmax loss, a block of rows at a time, so that the scores of all rows never exist at once."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from xpcap.backend import Array, is_device_array
 from xpcap.layers.checks import check_arrays, check_ids
@@ -58,9 +58,9 @@ def vocabulary_loss(
     buffer = buffer or fresh(h)
     dh, nll, (dw, db) = buffer("dh", h.shape), buffer("nll", (len(h),)), out or (buffer("dw", w.shape), buffer("db", b.shape))
     for rows in blocks(len(h), len(b), h):
-        x = h[rows]
+        x, words, weights, losses, dx = _rows(rows, h, targets, scale, nll, dh)
         dscores = buffer("scores", (len(x), len(b)))  # (n, V)
-        word_loss(x, w, b, targets[rows], scale if isinstance(scale, float) else scale[rows], nll[rows], dscores, dh[rows])
+        word_loss(x, w, b, words, weights, losses, dscores, dx)
         if rows.start == 0:
             product(x.T, dscores, out=dw)
             dscores.sum(axis=0, out=db)
@@ -68,3 +68,10 @@ def vocabulary_loss(
             add_product(x.T, dscores, dw, buffer("dw_block", w.shape))
             db += dscores.sum(axis=0, out=buffer("db_block", b.shape))
     return nll, VocabularyGrads(dh, dw, db)
+
+
+def _rows(rows: slice, *arrays: Any) -> tuple[Any, ...]:
+    """Those rows of each array; a number is the same for every row. All rows are the arrays themselves: a slice costs a device's host time."""
+    if rows.start == 0 and rows.stop == len(arrays[0]):
+        return arrays
+    return tuple(x if isinstance(x, float) else x[rows] for x in arrays)

@@ -36,6 +36,10 @@ class RowNumbers(NamedTuple):
 
 def row_numbers(parts: Sequence[PackedCaptions]) -> RowNumbers:
     """Number captions as they come, distinct words by id, and live steps caption by caption, so that masks depend on neither packing nor parts."""
+    if len(parts) == 1:
+        (part,) = parts
+        K = len(part.words)  # sorted, so each is its own number
+        return RowNumbers([[part.order, np.arange(K, dtype=np.int32), part.source]], (part.rows.N, K, part.rows.R))
     words = np.unique(np.concatenate([part.words for part in parts]))  # sorted
     numbers = [[part.order, np.searchsorted(words, part.words).astype(np.int32), part.source] for part in parts]
     return RowNumbers(numbers, (sum(part.rows.N for part in parts), len(words), sum(part.rows.R for part in parts)))

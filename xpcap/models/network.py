@@ -1,5 +1,6 @@
 """The captioner's forward and backward pass, over one packed part of a batch on the model's device."""
 
+import functools
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -45,7 +46,7 @@ class Forward(NamedTuple):
 def gradients(config: ModelConfig, params: Parameters, part: Part, scale: float, buffer: Buffer) -> tuple[Array, Parameters]:
     """The loss and gradients of one part; a batch's are the sum over its parts. `scale` weights each caption if the part has no weights."""
     packed = part.packed
-    grads = Parameters(params.shapes, buffer("grads", params.flat.shape))
+    grads = buffer.made("grads", params.flat.shape, functools.partial(Parameters, params.shapes))
     forward_pass = forward(config, params, part, buffer)
     weights = scale if part.weights is None else part.weights
     vocabulary, out = (params["W_vocab"], params["b_vocab"]), (grads["W_vocab"], grads["b_vocab"])

@@ -8,7 +8,7 @@ import numpy as np
 from xpcap.backend import Array, get_array_module
 from xpcap.layers.rows import Rows
 from xpcap.ops import Segments
-from xpcap.workspace import Buffer
+from xpcap.workspace import Buffer, view
 
 
 class PackedCaptions(NamedTuple):
@@ -104,6 +104,6 @@ def send_joined(parts: Sequence[np.ndarray], buffer: Buffer) -> list[Array]:
     """Send index vectors to the device where `buffer` lies in one transfer, as views of one array."""
     joined, views, start = buffer.upload("indices", np.concatenate(parts)), [], 0
     for part in parts:
-        views.append(joined[start : start + part.size])
+        views.append(view(joined, start, part.shape))
         start += part.size
     return views

@@ -9,6 +9,7 @@ import numpy as np
 
 from xpcap.backend import Array, asarray
 from xpcap.errors import nearest
+from xpcap.workspace import view
 
 
 class Parameters(MutableMapping[str, Array]):
@@ -29,9 +30,8 @@ class Parameters(MutableMapping[str, Array]):
         self._views: dict[str, Array] = {}
         start = 0
         for name, shape in self.shapes.items():
-            size = math.prod(shape)
-            self._views[name] = flat[start : start + size].reshape(shape)
-            start += size
+            self._views[name] = view(flat, start, shape)
+            start += math.prod(shape)
         if start != flat.size:
             raise ValueError(f"Parameters: flat has {flat.size} elements, expected {start} for {', '.join(self.shapes)}")
 
