@@ -51,7 +51,7 @@ def _fits(x, w, out):
     dtype = out.dtype
     if dtype.char not in GEMM or x.dtype != dtype or w.dtype != dtype or not (x.ndim == w.ndim == out.ndim == 2):
         return False
-    there = is_device_array(x) and is_device_array(w) and is_device_array(out)
+    there = is_device_array(x) and (type(x) is type(w) is type(out) or (is_device_array(w) and is_device_array(out)))
     return bool(there and x.size and w.size and layout(x) and layout(w) and out.flags.c_contiguous and _binding(sys.modules["cupy"]))
 
 

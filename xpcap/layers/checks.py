@@ -41,6 +41,8 @@ def _entries(shapes: str) -> list[tuple[str, list[str]]]:
 
 
 def _check_kind(function: str, name: str, x: Array, first_name: str, first: Array) -> None:
+    if type(x) is type(first) and x is not first and hasattr(x, "dtype") and x.dtype == first.dtype:
+        return  # as good as the first, which has been checked: the common case, told at once
     if not isinstance(x, np.ndarray) and not is_device_array(x):
         raise TypeError(f"{function}: {name} is a {type(x).__name__}, expected an array; make one with xpcap.asarray")
     if x.dtype.char not in FLOATS:

@@ -30,13 +30,19 @@ class Rows(NamedTuple):
     @classmethod
     def of(cls, sizes: Sequence[int], N: int) -> "Rows":
         """Rows of N sequences, of which sizes[t] are alive at step t. Index arrays are on the host."""
-        lengths = np.array(sizes, np.int32).reshape(-1)
-        starts = np.cumsum(lengths, dtype=np.int32) - lengths
-        caption = np.arange(lengths.sum(), dtype=np.int32) - np.repeat(starts, lengths)
-        if all(n == N for n in sizes):
-            return cls(sizes, N, None, caption)
-        before = np.concatenate((np.zeros(1, np.int32), N + starts[:-1]))[: len(lengths)]  # where each step's past states begin in the stack
-        return cls(sizes, N, caption + np.repeat(before, lengths), caption)
+        t = np.repeat(np.arange(len(sizes)), sizes)
+        return cls.of_steps(t, np.arange(len(t)) - (np.cumsum(sizes) - sizes)[t], N, len(sizes))
+
+    @classmethod
+    def of_steps(cls, t: np.ndarray, caption: np.ndarray, N: int, T: int = 0) -> "Rows":
+        """Rows of N sequences, given the step and the sequence of each row, both (R,), in order; at least T steps. Index arrays are on the host."""
+        sizes = np.bincount(t, minlength=T)
+        starts = sizes.cumsum() - sizes
+        if len(t) == N * len(sizes):
+            return cls(sizes.tolist(), N, None, caption)
+        before = np.zeros_like(starts)  # where the states that a step starts from begin in the stack
+        before[1:] = N + starts[:-1]
+        return cls(sizes.tolist(), N, before[t] + caption, caption)
 
     @classmethod
     def full(cls, N: int, T: int) -> "Rows":

@@ -38,7 +38,7 @@ def enter(
         table, rows = features.checked(where, like), features.rows
     else:
         table, rows = to_device(where, features, like, buffers[0]), np.arange(len(captions))
-    sent = [send(p, table, rows[p.order].astype(np.int32), more, buffer) for p, more, buffer in zip(packed, numbers, buffers, strict=True)]
+    sent = [send(p, table, rows[p.order], more, buffer) for p, more, buffer in zip(packed, numbers, buffers, strict=True)]
     masks = [Masks()] * len(packed) if draw is None else masks_of(config, draw, [more for _, more in sent], counts, buffers)
     scales = [None if weights is None else _by_target(weights, p, buffer, like.dtype) for p, buffer in zip(packed, buffers, strict=True)]
     return [Part(table, p, m, scale) for (p, _), m, scale in zip(sent, masks, scales, strict=True)]

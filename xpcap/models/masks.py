@@ -30,7 +30,7 @@ class Draw(NamedTuple):
 class RowNumbers(NamedTuple):
     """Which row of the whole batch's masks each row of a part's masks is, for the places of ops.draw_masks."""
 
-    parts: Sequence[Sequence[np.ndarray]]  # of each part, for each place: (n,) int32
+    parts: Sequence[Sequence[np.ndarray]]  # of each part, for each place: (n,) int
     counts: Sequence[int]  # for each place: rows of the whole batch
 
 
@@ -39,9 +39,9 @@ def row_numbers(parts: Sequence[PackedCaptions]) -> RowNumbers:
     if len(parts) == 1:
         (part,) = parts
         K = len(part.words)  # sorted, so each is its own number
-        return RowNumbers([[part.order, np.arange(K, dtype=np.int32), part.source]], (part.rows.N, K, part.rows.R))
+        return RowNumbers([[part.order, np.arange(K), part.source]], (part.rows.N, K, part.rows.R))
     words = np.unique(np.concatenate([part.words for part in parts]))  # sorted
-    numbers = [[part.order, np.searchsorted(words, part.words).astype(np.int32), part.source] for part in parts]
+    numbers = [[part.order, np.searchsorted(words, part.words), part.source] for part in parts]
     return RowNumbers(numbers, (sum(part.rows.N for part in parts), len(words), sum(part.rows.R for part in parts)))
 
 

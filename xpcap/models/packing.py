@@ -12,7 +12,7 @@ from xpcap.workspace import Buffer, view
 
 
 class PackedCaptions(NamedTuple):
-    """A batch of captions, or one part of it, as packed rows, longest caption first. Index arrays are int32, on host or device.
+    """A batch of captions, or one part of it, as packed rows, longest caption first. Index arrays are int32 on a device, of any integer type on the host.
 
     N captions, R rows or live (caption, step) pairs, K distinct input words, L rows with a target.
     """
@@ -44,36 +44,31 @@ def pack(captions: np.ndarray, null: int, part: int = 0, parts: int = 1) -> Pack
     inputs, targets = captions[:, :-1], captions[:, 1:]
     T = targets.shape[1]
     live = targets != null
-    lengths = np.where(live.any(axis=1), T - np.argmax(live[:, ::-1], axis=1), 0)
-    order = np.argsort(-lengths, kind="stable")[part::parts]
-    t, place = np.nonzero(np.arange(T)[:, None] < lengths[order])  # time-major
+    lengths = np.where(live.any(axis=1), T - live[:, ::-1].argmax(axis=1), 0)
+    order = (-lengths).argsort(kind="stable")[part::parts]
+    t, place = (np.arange(T)[:, None] < lengths[order]).nonzero()  # time-major
     caption = order[place]
     words, segments = _grouped(inputs[caption, t])
-    row_targets = targets[caption, t]
-    has_target = row_targets != null
-    starts = np.cumsum(lengths) - lengths
-    return PackedCaptions(
-        rows=Rows.of([int(n) for n in np.bincount(t)], len(order)),
-        order=order.astype(np.int32),
-        words=words,
-        inputs=segments,
-        kept=None if has_target.all() else np.flatnonzero(has_target).astype(np.int32),
-        targets=row_targets[has_target].astype(np.int32),
-        source=(starts[caption] + t)[has_target].astype(np.int32),
-    )
+    row_targets, source = targets[caption, t], (lengths.cumsum() - lengths)[caption] + t
+    kept = None
+    if not (has_target := row_targets != null).all():
+        kept = has_target.nonzero()[0]
+        row_targets, source = row_targets[kept], source[kept]
+    return PackedCaptions(Rows.of_steps(t, place, len(order)), order, words, segments, kept, row_targets, source)
 
 
 def _grouped(words: np.ndarray) -> tuple[np.ndarray, Segments]:
-    """The distinct words (K,) of rows (R,), sorted, and the rows grouped by them, all int32: np.unique and ops.segments with one sort."""
-    order = np.argsort(words, kind="stable")
+    """The distinct words (K,) of rows (R,), sorted, and the rows grouped by them: np.unique and ops.segments with one sort."""
+    R, order = len(words), words.argsort(kind="stable")
     in_order = words[order]
-    is_first = np.ones(len(words), bool)
+    is_first = np.empty(R, bool)
+    is_first[:1] = True
     np.not_equal(in_order[1:], in_order[:-1], out=is_first[1:])
-    firsts = np.flatnonzero(is_first)
-    ids = np.empty(len(words), np.int32)
-    ids[order] = np.cumsum(is_first) - 1
-    starts = np.append(firsts, len(words)).astype(np.int32)
-    return in_order[firsts].astype(np.int32), Segments(ids, order.astype(np.int32), starts)
+    starts = np.empty(is_first.sum() + 1, np.intp)
+    starts[:-1], starts[-1] = is_first.nonzero()[0], R
+    ids = np.empty(R, np.intp)
+    ids[order] = is_first.cumsum() - 1
+    return in_order[starts[:-1]], Segments(ids, order, starts)
 
 
 def send(
@@ -101,8 +96,8 @@ def send(
 
 
 def send_joined(parts: Sequence[np.ndarray], buffer: Buffer) -> list[Array]:
-    """Send index vectors to the device where `buffer` lies in one transfer, as views of one array."""
-    joined, views, start = buffer.upload("indices", np.concatenate(parts)), [], 0
+    """Send index vectors as int32 to the device where `buffer` lies in one transfer, as views of one array."""
+    joined, views, start = buffer.upload("indices", np.concatenate(parts, dtype=np.int32, casting="same_kind")), [], 0
     for part in parts:
         views.append(view(joined, start, part.shape))
         start += part.size
