@@ -53,7 +53,7 @@ def gather_plus_arguments(draw: Callable[..., np.ndarray]) -> tuple[Any, ...]:
 
 
 def scatter_arguments(draw: Callable[..., np.ndarray]) -> list[tuple[Any, ...]]:
-    return [(draw(3, V), np.array([4, 0, 2], np.int32), draw(N, V), mask, 0.75) for mask in (None, draw(3, V) > 0)]
+    return [(draw(3, V), np.array([0, 2, 4], np.int32), draw(N, V), mask, 0.75) for mask in (None, draw(3, V) > 0)]
 
 
 def weighted_sum_arguments(draw: Callable[..., np.ndarray]) -> list[tuple[Any, ...]]:
@@ -116,6 +116,10 @@ def add_product_arguments(draw: Callable[..., np.ndarray]) -> tuple[Any, ...]:
 SIZES = (N, N - 1, 2)
 STEPS = Rows.of(SIZES, N).steps
 R = sum(SIZES)
+
+
+def start_states_arguments(draw: Callable[..., np.ndarray]) -> list[tuple[Any, ...]]:
+    return [(draw(N, H), c0, draw(N + R, H), draw(N + R, H)) for c0 in (draw(N, H), None)]
 
 
 def row_products_arguments(draw: Callable[..., np.ndarray]) -> tuple[Any, ...]:
@@ -205,6 +209,7 @@ ARGUMENTS: dict[str, Callable[..., Any]] = {  # of an op: its arguments, or a li
     "weighted_sum": weighted_sum_arguments,
     "product": product_arguments,
     "add_product": add_product_arguments,
+    "start_states": start_states_arguments,
     "row_products": row_products_arguments,
     "row_products_transpose": row_products_transpose_arguments,
     "lstm_steps": lstm_steps_arguments,

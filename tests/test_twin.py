@@ -206,7 +206,7 @@ PLANTS = [
     Plant("softmax_loss", "the target's score read after the gradient took its place", "most - target_score", "most - scores[row + target]", 0, -1),
     Plant("squares", "no barrier before the sums meet", BARRIER, "", 0),
     Plant("weighted_sum", "no barrier within the tree", BARRIER, "", 1),
-    Plant("scatter", "rows in one place", r"\(long long\)rows\[k / C\] \* C", "0"),
+    Plant("scatter", "rows in one place", r"out\[k\] =", "out[k % C] ="),
     Plant("root", "no barrier within the tree", BARRIER, "", 1),
     Plant("segment_sum", "two threads on one column", r"\+ column\] = sum", "+ column / 2] = sum"),
     Plant("segment_sum", "all segments in the first one's place", r"out\[\(long long\)k \* C", "out[0LL * C"),

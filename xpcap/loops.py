@@ -48,6 +48,15 @@ def single_step(n: int) -> Step:
     return Step(0, 0, 0, n, 0)
 
 
+def start_states(h0: Array, c0: Array | None, h: Array, c: Array) -> None:
+    """h[:N], c[:N] = h0, c0: the states (N, H) before the first step, at the beginning of their stacks. c0 None: zeros."""
+    if fast := kernels.find("start_states", h0, c0, h, c):
+        fast(h0, c0, h, c)
+        return
+    N = len(h0)
+    h[:N], c[:N] = h0, 0 if c0 is None else c0
+
+
 def row_products(x: Array, w: Array, out: Array) -> Callable[[int, int, int], None]:
     """out[o : o + n] = x[i : i + n] @ w, for each call with (i, o, n); x (., k), w (k, m), out (., m)."""
     if fast := kernels.find("row_products", x, w, out):

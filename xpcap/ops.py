@@ -174,7 +174,7 @@ def gather_plus(table: Array, rows: Array, b: Array, out: Array) -> Array:
 
 
 def scatter(x: Array, rows: Array, out: Array, mask: Array | None = None, keep: float = 1.0) -> Array:
-    """The gradient of gather for distinct rows: out (K, C) = 0, then out[rows] = x (R, C), after inverted dropout if there is a mask (R, C)."""
+    """The gradient of gather for distinct rows that ascend: out (K, C) = 0, then out[rows] = x (R, C), after inverted dropout if there is a mask (R, C)."""
     if fast := kernels.find("scatter", x, rows, out, mask, keep):
         return fast(x, rows, out, mask, keep)
     out[...] = 0

@@ -60,7 +60,7 @@ def view(flat: Array, start: int, shape: tuple[int, ...]) -> Array:
     """flat[start : start + size].reshape(shape). A device's array is made at that address, since slicing and reshaping cost the host twice the time."""
     if isinstance(flat, np.ndarray):
         return flat[start : start + math.prod(shape)].reshape(shape)
-    return get_array_module(flat).ndarray(shape, flat.dtype, flat.data + start * flat.itemsize)
+    return type(flat)(shape, flat.dtype, flat.data + start * flat.itemsize if start else flat.data)
 
 
 class Workspace:

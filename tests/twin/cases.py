@@ -329,8 +329,8 @@ def weighted_sum(draw: Draw, n: int, each: bool = True) -> Case:
 
 
 def _rows(draw: Draw, R: int, K: int) -> np.ndarray:
-    """R distinct rows of K, in any order."""
-    return guarded(draw.rng.permutation(K)[:R].astype(np.int32))
+    """R distinct rows of K that ascend."""
+    return guarded(np.sort(draw.rng.permutation(K)[:R]).astype(np.int32))
 
 
 def gather(draw: Draw, R: int, K: int, C: int) -> Case:
@@ -351,18 +351,27 @@ def gather_plus(draw: Draw, R: int, K: int, C: int) -> Case:
 
 
 def scatter(draw: Draw, R: int, K: int, C: int) -> Case:
-    x, rows, out = draw.normal(R, C), _rows(draw, R, K), draw.normal(K, C)
-    wanted = wide(out)
+    R = min(R, K)
+    x, rows, wanted = draw.normal(R, C), _rows(draw, R, K), np.zeros((K, C))
     wanted[rows] = wide(x)
-    return Case("scatter", (draw.blocks(R * C),), draw.threads, [x, rows, out, *ints(R * C, C)], {2: wanted})
+    return Case("scatter", (draw.blocks(K * C),), draw.threads, [x, rows, draw.poison(K, C), *ints(R, K * C, C)], {2: wanted})
 
 
 def scatter_drop(draw: Draw, R: int, K: int, C: int, keep: float = 0.7) -> Case:
-    x, rows, mask, out = draw.normal(R, C), _rows(draw, R, K), guarded(draw.rng.random((R, C)) < keep), draw.normal(K, C)
-    wanted = wide(out)
+    R = min(R, K)
+    x, rows, mask, wanted = draw.normal(R, C), _rows(draw, R, K), guarded(draw.rng.random((R, C)) < keep), np.zeros((K, C))
     wanted[rows] = wide(x) * mask / keep
-    args = [x, rows, mask, out, np.float64(keep), *ints(R * C, C)]
-    return Case("scatter_drop", (draw.blocks(R * C),), draw.threads, args, {3: wanted})
+    args = [x, rows, mask, draw.poison(K, C), np.float64(keep), *ints(R, K * C, C)]
+    return Case("scatter_drop", (draw.blocks(K * C),), draw.threads, args, {3: wanted})
+
+
+def start_states(draw: Draw, n: int, given: bool = True) -> Case:
+    h0, c0 = draw.normal(n), draw.normal(n) if given else draw.poison(n)
+    h, c = draw.normal(n + 40), draw.normal(n + 40)
+    args = [h0, c0, h, c, *ints(given, n)]
+    return Case(
+        "start_states", (draw.blocks(n),), draw.threads, args, {2: placed(h, 0, wide(h0)), 3: placed(c, 0, wide(c0) if given else np.zeros(n))}
+    )
 
 
 class Kernel(NamedTuple):
@@ -417,9 +426,10 @@ CASES = {
             {"rows": 3, "V": 300, "each": False},
         ],
     ),
+    "start_states": Kernel("start.cu", start_states, [*_flat(), {"n": 300, "given": False}]),
     "weighted_sum": Kernel("weighted_sum.cu", weighted_sum, [{"n": 150}, {"n": 1}, {"n": 1000}, {"n": 300, "each": False}]),
     **{
-        name: Kernel("gather.cu", make, [{"R": R, "K": K, "C": C} for R, K, C in ((5, 9, 37), (1, 1, 1), (3, 4, 257), (40, 60, 16))])
+        name: Kernel("gather.cu", make, [{"R": R, "K": K, "C": C} for R, K, C in ((3, 5, 37), (1, 1, 1), (3, 4, 257), (40, 60, 16))])
         for name, make in (
             ("gather", gather),
             ("gather_drop", gather_drop),

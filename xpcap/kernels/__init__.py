@@ -49,7 +49,15 @@ CUDA = (
     "record_step",
     "draw_masks",
 )
-CUDA_LOOPS = ("lstm_steps", "lstm_backward_steps", "lstm_gate_steps", "lstm_gate_backward_steps", "rnn_cell_steps", "rnn_cell_backward_steps")
+CUDA_LOOPS = (
+    "start_states",
+    "lstm_steps",
+    "lstm_backward_steps",
+    "lstm_gate_steps",
+    "lstm_gate_backward_steps",
+    "rnn_cell_steps",
+    "rnn_cell_backward_steps",
+)
 CUBLAS = ("product", "add_product", "times_transpose", "row_products", "row_products_transpose")
 LIBRARIES = ((host, HOST), (cuda, CUDA), (cuda_loops, CUDA_LOOPS), (cublas, CUBLAS))
 TABLE: dict[str, tuple[Kernel, ...]] = {

@@ -131,16 +131,15 @@ def gather_plus(table, rows, b, out):
 
 
 def supports_scatter(x, rows, out, mask, keep):
-    return _fits_rows(out, rows, x, mask)
+    return _fits_rows(out, rows, x, mask) and out.size <= INT_MAX
 
 
 def scatter(x, rows, out, mask, keep):
-    size = i32(x.size), i32(x.shape[1])
-    out[...] = 0
+    size = i32(len(rows)), i32(out.size), i32(out.shape[1])
     if mask is None:
-        launch("gather", "scatter", x, blocks(x.size), x, rows, out, *size)
+        launch("gather", "scatter", x, blocks(out.size), x, rows, out, *size)
     else:
-        launch("gather", "scatter_drop", x, blocks(x.size), x, rows, mask, out, np.float64(keep), *size)
+        launch("gather", "scatter_drop", x, blocks(out.size), x, rows, mask, out, np.float64(keep), *size)
     return out
 
 

@@ -1,10 +1,18 @@
 """CUDA kernels of the time loops: launches of one step over whole buffers, with everything that stays the same prepared. loops.py states what they compute."""
 
 from xpcap.kernels import cublas
-from xpcap.kernels.launching import BLOCK, THREADS, blocks, fits, i32, kernel
+from xpcap.kernels.launching import BLOCK, THREADS, blocks, fits, i32, kernel, launch
 
 FUSED = 128  # with at most so many sequences, a step of an LSTM is one launch each way: product and gates together. Not yet timed on a card
 FORWARD_UNITS, BACKWARD_UNITS = 8, 16  # of a block in lstm_step.cu; its rows are the rest of its threads
+
+
+def supports_start_states(h0, c0, h, c):
+    return fits(h0, h, c) and (c0 is None or fits(h0, c0))
+
+
+def start_states(h0, c0, h, c):
+    launch("start", "start_states", h0, blocks(h0.size), h0, h0 if c0 is None else c0, h, c, i32(c0 is not None), i32(h0.size))
 
 
 def supports_lstm_gate_steps(a, r, c_prev, out):

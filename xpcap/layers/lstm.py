@@ -8,7 +8,7 @@ from typing import NamedTuple
 from xpcap.backend import Array, get_array_module
 from xpcap.layers.checks import check_arrays, check_upstream
 from xpcap.layers.rows import Beside, Rows, from_rows, to_rows, zero_without_steps
-from xpcap.loops import lstm_backward_steps, lstm_steps, single_step
+from xpcap.loops import lstm_backward_steps, lstm_steps, single_step, start_states
 from xpcap.ops import Gates, lstm_gates, lstm_gates_backward, product
 from xpcap.workspace import Buffer, fresh
 
@@ -123,7 +123,7 @@ def lstm_rows_forward(
     rows.check("lstm_rows_forward", R, N)
     buffer = buffer or fresh(a)
     h, c, gates, tanh_c = buffer("h", (N + R, H)), buffer("c", (N + R, H)), buffer("gates", (R, 4 * H)), buffer("tanh_c", (R, H))
-    h[:N], c[:N] = h0, 0 if c0 is None else c0
+    start_states(h0, c0, h, c)
     out = Gates(h, c, gates, tanh_c)
     take = lstm_steps(a, Wh, (h, c), out, beside)
     for step in rows.steps:

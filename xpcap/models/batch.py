@@ -5,6 +5,7 @@ from typing import NamedTuple
 import numpy as np
 
 from xpcap.backend import Array, get_array_module
+from xpcap.layers.checks import all_below
 
 
 class FeatureRows(NamedTuple):
@@ -25,7 +26,7 @@ class FeatureRows(NamedTuple):
                 f"{function}: the table of features is a {type(self.table).__module__} array of {self.table.dtype}, "
                 f"expected the model's library and {like.dtype}; was it made for another model?"
             )
-        if self.rows.min() < 0 or self.rows.max() >= len(self.table):
+        if not all_below(self.rows, len(self.table)):
             raise ValueError(
                 f"{function}: feature rows are {self.rows.min()}..{self.rows.max()}, expected 0..{len(self.table) - 1}; are they from another split?"
             )

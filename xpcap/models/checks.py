@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from xpcap.backend import Array
+from xpcap.layers.checks import all_below
 from xpcap.models.batch import FeatureRows
 
 
@@ -19,7 +20,7 @@ def check_batch(where: str, features: Array | FeatureRows, captions: np.ndarray,
             f"{where}: features have shape {np.shape(features)} and captions {captions.shape}, "
             f"expected (N, {D}) and (N, T+1), at least one caption of one step"
         )
-    if not (captions.min() >= 0 and captions.max() < V):
+    if not all_below(captions, V):
         raise ValueError(f"{where}: captions hold ids {captions.min()}..{captions.max()}, expected 0..{V - 1}; are they from another vocabulary?")
     if weights is not None and (weights.shape != (len(captions),) or weights.dtype.kind != "f"):
         raise ValueError(f"{where}: weights have shape {weights.shape}, expected one real number for each of {len(captions)} captions")

@@ -51,8 +51,8 @@ def masks_of(
     """Draw the masks of each part into its buffer; numbers and counts as in RowNumbers, the numbers on the model's device."""
     (D,), W, H = config.feature_shape, config.wordvec, config.hidden
     masks = []
-    for part, buffer in zip(numbers, buffers, strict=True):
-        shapes = {name: (len(rows), width) for name, rows, width in zip(Masks._fields, part, (D, W, H), strict=True)}
-        masks.append(Masks(**{name: buffer(f"mask of {name}", shape, bool) for name, shape in shapes.items()}))
+    for (order, words, source), buffer in zip(numbers, buffers, strict=True):
+        features, vectors = buffer("mask of features", (len(order), D), bool), buffer("mask of words", (len(words), W), bool)
+        masks.append(Masks(features, vectors, buffer("mask of hidden", (len(source), H), bool)))
     draw_masks(masks, numbers, counts, draw.seed, draw.step, 1 - config.dropout)
     return masks

@@ -75,24 +75,15 @@ def send(
     packed: PackedCaptions, like: Array, order: np.ndarray, more: Sequence[np.ndarray], buffer: Buffer
 ) -> tuple[PackedCaptions, list[Array]]:  # fmt: skip
     """Send the index arrays to the device of `like`, with `order` replacing the packing's own, and `more` int32 arrays, all in one transfer."""
-    packed = packed._replace(order=order)
+    rows, words, inputs, kept, targets, source = packed.rows, packed.words, packed.inputs, packed.kept, packed.targets, packed.source
     if get_array_module(like) is np:
-        return packed, list(more)
-    rows, words, kept, targets = packed.rows, packed.words, packed.kept, packed.targets
+        return PackedCaptions(rows, order, words, inputs, kept, targets, source), list(more)
     optional = [x for x in (kept, rows.past) if x is not None]
-    joined = send_joined([order, words, *packed.inputs, targets, rows.caption, *optional, *more], buffer)
+    joined = send_joined([order, words, *inputs, targets, rows.caption, *optional, *more], buffer)
     order, words, ids, by_word, starts, targets, caption, *rest = joined
     kept = None if kept is None else rest.pop(0)
     past = None if rows.past is None else rest.pop(0)
-    packed = packed._replace(
-        rows=rows._replace(past=past, caption=caption),
-        order=order,
-        words=words,
-        inputs=Segments(ids, by_word, starts),
-        targets=targets,
-        kept=kept,
-    )
-    return packed, rest
+    return PackedCaptions(Rows(rows.sizes, rows.N, past, caption), order, words, Segments(ids, by_word, starts), kept, targets, source), rest
 
 
 def send_joined(parts: Sequence[np.ndarray], buffer: Buffer) -> list[Array]:
