@@ -90,7 +90,7 @@ MISTAKES = [
     ),
     Mistake(
         "host-index", "an index vector stays on the host and is used on the device",
-        PACKING, "send", "packed._replace(..., words=$here)", "packed.words",
+        PACKING, "send", "PackedCaptions(Rows(...), $order, $here, ...)", "packed.words",
         STEP, "rows is a numpy.ndarray, expected a device array",
     ),
     Mistake(
@@ -131,7 +131,7 @@ MISTAKES = [
     ),
     Mistake(
         "if", "an if on a number on the device",
-        OPTIM, "clip_by_global_norm", "clip_to_norm($grads, $norm, $most)", "norm > max_norm and clip_to_norm($grads, $norm, $most)",
+        OPTIM, "clip_by_global_norm", "return clip_by_norm($grads, $most, $buffer)", "norm = clip_by_norm($grads, $most, $buffer)\nreturn norm if norm > 0 else norm",
         STEP, "Read(how='bool'",
     ),
     Mistake(
@@ -404,7 +404,7 @@ MISTAKES = [
     ),
     Mistake(
         "partial-sums", "a buffer of floats where a kernel writes doubles",
-        CUDA, "global_norm", 'buffer("squares", $shape, np.float64)', 'buffer("squares", $shape)',
+        CUDA, "_squares", 'buffer("squares", $shape, np.float64)', 'buffer("squares", $shape)',
         kernel("global_norm"), "expected an array of float64",
     ),
     # Inside kernels

@@ -89,8 +89,8 @@ def global_norm_arguments(draw: Callable[..., np.ndarray]) -> tuple[Any, ...]:
     return (draw(70_001),)
 
 
-def clip_to_norm_arguments(draw: Callable[..., np.ndarray]) -> tuple[Any, ...]:
-    return draw(301), np.abs(draw()) + 20, 3.5
+def clip_by_norm_arguments(draw: Callable[..., np.ndarray]) -> list[tuple[Any, ...]]:
+    return [(draw(70_001), most) for most in (3.5, 1e9)]
 
 
 def record_step_arguments(draw: Callable[..., np.ndarray]) -> tuple[Any, ...]:
@@ -224,7 +224,7 @@ ARGUMENTS: dict[str, Callable[..., Any]] = {  # of an op: its arguments, or a li
     "drop": drop_arguments,
     "adam_update": adam_update_arguments,
     "global_norm": global_norm_arguments,
-    "clip_to_norm": clip_to_norm_arguments,
+    "clip_by_norm": clip_by_norm_arguments,
     "record_step": record_step_arguments,
     "draw_masks": draw_masks_arguments,
 }

@@ -251,13 +251,13 @@ def global_norm(x: Array, buffer: Buffer | None = None) -> Array:
     return xp.sqrt(xp.vdot(wide, wide)).astype(x.dtype)
 
 
-def clip_to_norm(x: Array, norm: Array, most: float) -> None:
-    """Scale x (n,) in place to Euclidean norm `most` if its norm, given as `norm` (0-d), is larger."""
-    if fast := kernels.find("clip_to_norm", x, norm, most):
-        fast(x, norm, most)
-        return
-    xp = get_array_module(x)
-    x *= most / xp.maximum(norm, most)
+def clip_by_norm(x: Array, most: float, buffer: Buffer | None = None) -> Array:
+    """Scale x (n,) in place to Euclidean norm `most` if its norm is larger, and return the norm it had, as global_norm does."""
+    if fast := kernels.find("clip_by_norm", x, most):
+        return fast(x, most, buffer or fresh(x))
+    norm = global_norm(x, buffer)
+    x *= most / get_array_module(x).maximum(norm, most)
+    return norm
 
 
 def adam_update(w: Array, dw: Array, m: Array, v: Array, alpha: float, beta1: float, beta2: float, epsilon: float) -> None:

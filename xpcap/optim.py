@@ -8,7 +8,7 @@ import numpy as np
 
 from xpcap.backend import Array, get_array_module
 from xpcap.errors import OptionError, unknown
-from xpcap.ops import adam_update, clip_to_norm, global_norm
+from xpcap.ops import adam_update, clip_by_norm
 from xpcap.workspace import Buffer
 
 Config = dict[str, Any]
@@ -153,6 +153,4 @@ def clip_by_global_norm(grads: Array, max_norm: float, buffer: Buffer | None = N
     """
     if not 0 < max_norm < math.inf:
         raise OptionError(f"clip_by_global_norm: max_norm is {max_norm}, expected a positive number")
-    norm = global_norm(grads, buffer)
-    clip_to_norm(grads, norm, min(max_norm, float(np.finfo(grads.dtype).max)))
-    return norm
+    return clip_by_norm(grads, min(max_norm, float(np.finfo(grads.dtype).max)), buffer)

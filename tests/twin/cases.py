@@ -271,8 +271,11 @@ def root(draw: Draw) -> Case:
 
 
 def clip(draw: Draw, n: int, norm: float, most: float = 5.0) -> Case:
-    x, norm_array = draw.normal(n), guarded(np.array(norm, draw.dtype))
-    return Case("clip", (draw.blocks(n),), draw.threads, [x, norm_array, np.float64(most), np.int64(n)], {0: wide(x) * most / max(norm, most)})
+    x, threads = draw.normal(n), draw.threads  # as many blocks as threads
+    partial = guarded(draw.rng.random(threads))
+    partial *= norm * norm / partial.sum()
+    args = [x, partial, draw.poison(1), np.float64(most), np.int64(n)]
+    return Case("clip", (threads,), threads, args, {0: wide(x) * most / max(norm, most), 2: np.array([norm])})
 
 
 def adam_update(draw: Draw, n: int) -> Case:

@@ -27,7 +27,7 @@ HOST = (
     "times_transpose",
     "segment_sum",
     "global_norm",
-    "clip_to_norm",
+    "clip_by_norm",
     "adam_update",
 )
 CUDA = (
@@ -44,7 +44,7 @@ CUDA = (
     "segment_sum",
     "drop",
     "global_norm",
-    "clip_to_norm",
+    "clip_by_norm",
     "adam_update",
     "record_step",
     "draw_masks",
@@ -77,7 +77,7 @@ def find(op: str, *args: Any) -> Callable[..., Any] | None:
     if _plain.get():
         return None
     first = args[0]
-    while isinstance(first, tuple | list):
+    while type(first) in (tuple, list):
         first = first[0]
     for kernel in (_FOR_HOST if isinstance(first, np.ndarray) else _FOR_DEVICE).get(op, ()):
         if kernel.supports(*args):

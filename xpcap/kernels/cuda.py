@@ -168,18 +168,26 @@ def supports_global_norm(x):
 
 
 def global_norm(x, buffer):
-    partial, norm = buffer("squares", (NORM_BLOCKS,), np.float64), buffer("norm", ())
-    launch("norm", "squares", x, NORM_BLOCKS, x, partial, np.int64(x.size))
+    partial, norm = _squares(x, buffer)
     launch("norm", "root", x, 1, partial, norm)
     return norm
 
 
-def supports_clip_to_norm(x, norm, most):
-    return fits(x, norm)
+def _squares(x, buffer):
+    """Partial sums of squares, and where the norm goes."""
+    partial = buffer("squares", (NORM_BLOCKS,), np.float64)
+    launch("norm", "squares", x, NORM_BLOCKS, x, partial, np.int64(x.size))
+    return partial, buffer("norm", ())
 
 
-def clip_to_norm(x, norm, most):
-    launch("norm", "clip", x, blocks(x.size), x, norm, np.float64(most), np.int64(x.size))
+def supports_clip_by_norm(x, most):
+    return fits(x)
+
+
+def clip_by_norm(x, most, buffer):
+    partial, norm = _squares(x, buffer)
+    launch("norm", "clip", x, NORM_BLOCKS, x, partial, norm, np.float64(most), np.int64(x.size))
+    return norm
 
 
 def supports_adam_update(w, dw, m, v, *_):
@@ -200,13 +208,18 @@ def record_step(record, i, loss, norm):
 
 
 def supports_draw_masks(masks, numbers, *_):
-    places = [x for part in masks for x in part]
-    return all(is_device_array(x) and x.dtype == bool and x.flags.c_contiguous for x in places) and all(are_indices(*rows) for rows in numbers)
+    for part, rows in zip(masks, numbers, strict=True):
+        for mask in part:
+            if not (is_device_array(mask) and mask.dtype == bool and mask.flags.c_contiguous):
+                return False
+        if not are_indices(*rows):
+            return False
+    return True
 
 
 def draw_masks(masks, numbers, counts, seed, step, keep):
     scalars = i32(round(65536 * keep)), np.int64(seed), np.int64(step)
     for part, rows in zip(masks, numbers, strict=True):
-        sizes = [i32(size) for mask in part for size in mask.shape]
-        threads = sum(len(mask) * -(-mask.shape[1] // 16) for mask in part)
-        launch("philox", "draw_masks", part[0], blocks(threads), *rows, *part, *sizes, *scalars)
+        (N, D), (K, W), (L, H) = (mask.shape for mask in part)
+        threads = N * -(-D // 16) + K * -(-W // 16) + L * -(-H // 16)
+        launch("philox", "draw_masks", part[0], blocks(threads), *rows, *part, i32(N), i32(D), i32(K), i32(W), i32(L), i32(H), *scalars)

@@ -126,14 +126,16 @@ def global_norm(x, *_):
     return np.asarray(math.sqrt(total), x.dtype)
 
 
-def supports_clip_to_norm(x, norm, most):
-    return isinstance(x, np.ndarray)
+def supports_clip_by_norm(x, most):
+    return isinstance(x, np.ndarray) and x.ndim == 1
 
 
-def clip_to_norm(x, norm, most):
-    """ops.clip_to_norm that skips the scaling if x is short enough; on the host, reading the norm costs nothing."""
+def clip_by_norm(x, most, *_):
+    """ops.clip_by_norm that skips the scaling if x is short enough; on the host, reading the norm costs nothing."""
+    norm = global_norm(x)
     if not norm <= most:
         x *= most / norm
+    return norm
 
 
 def supports_gather(table, rows, out, mask, keep):

@@ -60,7 +60,7 @@ def fits(*arrays):
     if dtype.char not in REALS or not is_device_array(arrays[0]):
         return False
     for a in arrays:  # noqa: SIM110 - all() of a generator takes twice as long, and a step asks some thirty times
-        if not (a.size and a.dtype == dtype and a.flags.c_contiguous):
+        if not (a.size and (a.dtype is dtype or a.dtype == dtype) and a.flags.c_contiguous):
             return False
     return True
 

@@ -1,8 +1,8 @@
-// Clips the flat gradient by its Euclidean norm, in three launches. Contracts: ops.global_norm, ops.clip_to_norm.
+// The Euclidean norm of the flat gradient, and clipping by it, in two launches each. Contracts: ops.global_norm, ops.clip_by_norm.
 //
 // squares: each of BLOCKS blocks of THREADS threads writes a partial sum of squares; root: one block of THREADS threads adds them and takes the
-// square root; clip: scales x in place, one thread per element. Sums are in double, reduced in trees of fixed shape, so results are reproducible
-// to the bit.
+// square root; clip: each of BLOCKS blocks does so for itself, and scales its share of x in place. Sums are in double, reduced in trees of fixed
+// shape, so results are reproducible to the bit.
 typedef REAL real;
 #define THREADS 256
 #define BLOCKS 256
@@ -22,8 +22,8 @@ extern "C" __global__ void squares(const real* x, double* partial, long long n) 
     if (thread == 0) partial[blockIdx.x] = sums[0];
 }
 
-extern "C" __global__ void root(const double* partial, real* out) {
-    __shared__ double sums[BLOCKS];
+// The square root of the sum of all partial sums, in every thread of a block.
+__device__ real root_of(const double* partial, double* sums) {
     const int thread = threadIdx.x;
     sums[thread] = partial[thread];
     __syncthreads();
@@ -31,12 +31,20 @@ extern "C" __global__ void root(const double* partial, real* out) {
         if (thread < half) sums[thread] += sums[thread + half];
         __syncthreads();
     }
-    if (thread == 0) out[0] = sqrt(sums[0]);
+    return sqrt(sums[0]);
 }
 
-extern "C" __global__ void clip(real* x, const real* norm, double most, long long n) {
-    const long long k = (long long)blockIdx.x * blockDim.x + threadIdx.x;
-    const real limit = most, length = norm[0];
+extern "C" __global__ void root(const double* partial, real* out) {
+    __shared__ double sums[BLOCKS];
+    const real length = root_of(partial, sums);
+    if (threadIdx.x == 0) out[0] = length;
+}
+
+extern "C" __global__ void clip(real* x, const double* partial, real* norm, double most, long long n) {
+    __shared__ double sums[BLOCKS];
+    const real limit = most, length = root_of(partial, sums);
     const real factor = limit / (length <= limit ? limit : length);  // a NaN length stays NaN, as with xp.maximum
-    if (k < n && factor != 1) x[k] *= factor;                        // usually 1, and then x is not even read
+    if (blockIdx.x == 0 && threadIdx.x == 0) norm[0] = length;
+    if (factor == 1) return;  // usually, and then x is not even read
+    for (long long k = (long long)blockIdx.x * THREADS + threadIdx.x; k < n; k += BLOCKS * THREADS) x[k] *= factor;
 }

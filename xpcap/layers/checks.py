@@ -2,6 +2,7 @@
 
 import functools
 from types import ModuleType
+from typing import NamedTuple
 
 import numpy as np
 
@@ -34,10 +35,24 @@ def check_arrays(function: str, shapes: str, *arrays: Array, note: str = "") -> 
     return get_array_module(first)
 
 
+class _Axes(NamedTuple):
+    """The axes of an array: factor and letter of each, and whether any others may come before them."""
+
+    letters: tuple[tuple[int, str], ...]
+    open: bool
+
+    def __str__(self) -> str:
+        return ", ".join(f"{factor if factor > 1 else ''}{letter}" for factor, letter in self.letters)
+
+
 @functools.cache
-def _entries(shapes: str) -> list[tuple[str, list[str]]]:
+def _entries(shapes: str) -> list[tuple[str, _Axes]]:
     """Names and axes in ``"x:N,T,D Wh:H,4H b:4H"``."""
-    return [(name, axes.split(",")) for name, axes in (entry.split(":") for entry in shapes.split())]
+    found = []
+    for name, axes in (entry.split(":") for entry in shapes.split()):
+        letters = [axis for axis in axes.split(",") if axis != "..."]
+        found.append((name, _Axes(tuple((int(axis[:-1] or 1), axis[-1]) for axis in letters), axes.startswith("..."))))
+    return found
 
 
 def _check_kind(function: str, name: str, x: Array, first_name: str, first: Array) -> None:
@@ -56,20 +71,18 @@ def _check_kind(function: str, name: str, x: Array, first_name: str, first: Arra
         raise TypeError(f"{function}: {name} has dtype {x.dtype} and {first_name} {first.dtype}, expected one; cast one with .astype")
 
 
-def _check_shape(function: str, name: str, axes: list[str], shape: tuple[int, ...], sizes: dict[str, int], note: str) -> None:
-    tail = shape
-    if axes[0] == "...":
-        axes = axes[1:]
-        tail = shape[len(shape) - len(axes) :] if len(shape) > len(axes) else ()
-    fits = len(tail) == len(axes)
-    for axis, size in zip(axes, tail, strict=False):
-        factor, letter = int(axis[:-1] or 1), axis[-1]
+def _check_shape(function: str, name: str, axes: _Axes, shape: tuple[int, ...], sizes: dict[str, int], note: str) -> None:
+    letters, tail = axes.letters, shape
+    if axes.open:
+        tail = shape[len(shape) - len(letters) :] if len(shape) > len(letters) else ()
+    fits = len(tail) == len(letters)
+    for (factor, letter), size in zip(letters, tail, strict=False):
         if size % factor == 0:
             sizes.setdefault(letter, size // factor)
         fits = fits and sizes.get(letter, -1) * factor == size
     if not fits:
-        known = "".join(f", {letter} = {size}" for letter, size in sizes.items() if any(axis.endswith(letter) for axis in axes))
-        raise ValueError(f"{function}: {name} has shape {shape}, expected ({', '.join(axes)}){known}{'; ' + note if note else ''}")
+        known = "".join(f", {letter} = {size}" for letter, size in sizes.items() if any(letter == own for _, own in letters))
+        raise ValueError(f"{function}: {name} has shape {shape}, expected ({axes}){known}{'; ' + note if note else ''}")
 
 
 def check_upstream(function: str, name: str, dout: Array, shape: tuple[int, ...], like: Array) -> None:
@@ -85,7 +98,7 @@ def check_ids(function: str, name: str, ids: Array, V: int, like: Array) -> None
         raise TypeError(f"{function}: {name} is a {type(ids).__module__}.{type(ids).__name__}, expected an array of the same library as the weights")
     if ids.dtype.kind not in "iu":
         raise TypeError(f"{function}: {name} has dtype {ids.dtype}, expected integers")
-    if isinstance(ids, np.ndarray) and ids.size and not all_below(ids, V):
+    if isinstance(ids, np.ndarray) and not all_below(ids, V):
         raise ValueError(f"{function}: {name} holds {ids.min()}..{ids.max()}, expected word ids in 0..{V - 1}; are they from another vocabulary?")
 
 
@@ -93,7 +106,7 @@ def all_below(numbers: np.ndarray, bound: int) -> bool:
     """Whether all integers are in 0..bound-1. Seen as unsigned, negative ones are above all others: one pass in place of two."""
     if numbers.dtype.kind == "i":
         bound = min(bound, 1 << (8 * numbers.itemsize - 1))
-    return bool(numbers.view(numbers.dtype.str.replace("i", "u")).max() < bound)
+    return not numbers.size or bool(numbers.view(numbers.dtype.str.replace("i", "u")).max() < bound)
 
 
 def check_mask(function: str, mask: Array, shape: tuple[int, ...], like: Array) -> None:

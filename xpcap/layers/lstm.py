@@ -147,13 +147,13 @@ def lstm_rows_backward(dh: Array, cache: LSTMRowsCache, buffer: Buffer | None = 
     out, Wh, rows, beside = cache
     h, (R, H), N = out.h, out.tanh_c.shape, rows.N
     check_upstream("lstm_rows_backward", "dh", dh, (R, H), h)
-    xp, buffer = get_array_module(dh, h), buffer or fresh(h)
+    buffer = buffer or fresh(h)
     da, dh_next, dc, scratch = buffer("da", (R, 4 * H)), buffer("dh_next", (N, H)), buffer("dc", (N, H)), buffer("scratch", (N * H,))
     take = lstm_backward_steps(dh, dh_next, dc, out, Wh, da, scratch, beside)
     for step in reversed(rows.steps):
         take(step)
     zero_without_steps(rows, dh_next, dc)
-    dWh = product(rows.past_states(h, buffer).T, da, out=xp.empty_like(Wh) if dWh is None else dWh)
+    dWh = product(rows.past_states(h, buffer).T, da, out=buffer("dWh", Wh.shape) if dWh is None else dWh)
     return da, (dh_next, dc), dWh
 
 

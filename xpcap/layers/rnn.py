@@ -132,13 +132,13 @@ def rnn_rows_backward(dh: Array, cache: RNNRowsCache, buffer: Buffer | None = No
     h, Wh, rows, beside = cache
     R, N, H = rows.R, rows.N, h.shape[1]
     check_upstream("rnn_rows_backward", "dh", dh, (R, H), h)
-    xp, buffer = get_array_module(dh, h), buffer or fresh(h)
+    buffer = buffer or fresh(h)
     da, dh_next, scratch = buffer("da", (R, H)), buffer("dh_next", (N, H)), buffer("scratch", (N * H,))
     take = rnn_backward_steps(dh, dh_next, h, Wh, da, scratch, beside)
     for step in reversed(rows.steps):
         take(step)
     zero_without_steps(rows, dh_next)
-    dWh = product(rows.past_states(h, buffer).T, da, out=xp.empty_like(Wh) if dWh is None else dWh)
+    dWh = product(rows.past_states(h, buffer).T, da, out=buffer("dWh", Wh.shape) if dWh is None else dWh)
     return da, (dh_next,), dWh
 
 

@@ -30,19 +30,14 @@ class Rows(NamedTuple):
     @classmethod
     def of(cls, sizes: Sequence[int], N: int) -> "Rows":
         """Rows of N sequences, of which sizes[t] are alive at step t. Index arrays are on the host."""
-        t = np.repeat(np.arange(len(sizes)), sizes)
-        return cls.of_steps(t, np.arange(len(t)) - (np.cumsum(sizes) - sizes)[t], N, len(sizes))
-
-    @classmethod
-    def of_steps(cls, t: np.ndarray, caption: np.ndarray, N: int, T: int = 0) -> "Rows":
-        """Rows of N sequences, given the step and the sequence of each row, both (R,), in order; at least T steps. Index arrays are on the host."""
-        sizes = np.bincount(t, minlength=T)
-        starts = sizes.cumsum() - sizes
-        if len(t) == N * len(sizes):
-            return cls(sizes.tolist(), N, None, caption)
+        lengths = np.array(sizes, np.intp)
+        starts = lengths.cumsum() - lengths
+        caption = np.arange(lengths.sum()) - starts.repeat(lengths)
+        if len(caption) == N * len(lengths):
+            return cls(tuple(sizes), N, None, caption)
         before = np.zeros_like(starts)  # where the states that a step starts from begin in the stack
         before[1:] = N + starts[:-1]
-        return cls(sizes.tolist(), N, before[t] + caption, caption)
+        return cls(tuple(sizes), N, before.repeat(lengths) + caption, caption)
 
     @classmethod
     def full(cls, N: int, T: int) -> "Rows":
@@ -52,7 +47,7 @@ class Rows(NamedTuple):
     @property
     def R(self) -> int:  # noqa: N802 - a size
         """Number of rows."""
-        return sum(self.sizes)
+        return sum(self.sizes) if self.caption is None else len(self.caption)
 
     @property
     def steps(self) -> tuple[Step, ...]:
@@ -61,7 +56,8 @@ class Rows(NamedTuple):
 
     def check(self, function: str, R: int, N: int) -> None:
         """Raise a ValueError unless these are R rows of N sequences and sizes never increase."""
-        if self.R != R or self.N != N or any(not 0 <= n <= before for before, n in itertools.pairwise([N, *self.sizes])):
+        bounds = [N, *self.sizes, 0]
+        if self.R != R or self.N != N or bounds != sorted(bounds, reverse=True):
             raise ValueError(
                 f"{function}: sizes are {list(self.sizes)} with N = {self.N}, expected N = {N} and non-increasing sizes that add up to {R}; "
                 "are the sequences sorted by length?"
