@@ -91,7 +91,7 @@ MISTAKES = [
     Mistake(
         "host-index", "an index vector stays on the host and is used on the device",
         PACKING, "send", "PackedCaptions(Rows(...), $order, $here, ...)", "packed.words",
-        STEP, "rows is a numpy.ndarray, expected a device array",
+        STEP, "got a numpy.ndarray, expected a device array",
     ),
     Mistake(
         "host-index-in-sampling", "the captions that go on are picked by an index on the host",
@@ -237,7 +237,7 @@ MISTAKES = [
     # Memory
     Mistake(
         "rows-not-zeroed", "rows without a target keep what was in memory",
-        CUDA, "scatter", "out[...] = 0", "pass",
+        KERNELS + "gather.cu", "scatter_drop", r"(1 / keep)\) : 0;", r"\1) : out[k];",
         TRAINING, "gradient of norm nan",
     ),
     Mistake(
@@ -268,12 +268,12 @@ MISTAKES = [
     # Raw products, and loops over whole buffers
     Mistake(
         "leading-dimension", "the leading dimension is counted along the other axis",
-        CUBLAS, "layout", "Layout(TRANSPOSED, $x.shape[0])", "Layout(TRANSPOSED, $x.shape[1])",
+        CUBLAS, "layout", "(TRANSPOSED, $x.shape[0])", "(TRANSPOSED, $x.shape[1])",
         kernel("times_transpose"), "lda is 7, expected at least the 11 rows of A",
     ),
     Mistake(
         "flags-of-the-factors", "the flags of the two factors change places, as the factors have",
-        CUBLAS, "_multiply", "$f($handle, of_w.flag, of_x.flag, ...)", "function(handle, of_x.flag, of_w.flag, m, n, k, ONE[real], *places)",
+        CUBLAS, "_multiply", "(flag_x, leading_x), (flag_w, leading_w) = $factors", "(flag_w, leading_x), (flag_x, leading_w) = $factors",
         kernel("times_transpose"), "beyond its allocation",
     ),
     Mistake(
@@ -303,7 +303,7 @@ MISTAKES = [
     ),
     Mistake(
         "no-cublas", "nobody asks whether the binding of cuBLAS can be loaded",
-        CUBLAS, "_fits", "_binding(get_array_module(x))", "True",
+        CUBLAS, "_fits", '_binding(sys.modules["cupy"])', "True",
         WITHOUT_CUBLAS, "'NoneType' object has no attribute 'sgemm'",
     ),
     Mistake(

@@ -5,8 +5,7 @@ import copy
 import numpy as np
 
 from xpcap import optim
-from xpcap.backend import asarray, is_device_array
-from xpcap.models.batch import Batch, FeatureRows
+from xpcap.backend import is_device_array
 from xpcap.ops import global_norm
 from xpcap.training.solver import CaptioningSolver
 from xpcap.training.watch import StepRecord
@@ -23,10 +22,9 @@ def warm_up(solver: CaptioningSolver) -> None:
         return
     model, record = copy.copy(solver.model), StepRecord(flat, 1)
     numbers = np.arange(min(solver.batch_size, len(solver.data.split("train").captions)))
-    features, captions = solver.data.minibatch("train", numbers)
-    batch = Batch(FeatureRows(asarray(features, dtype=flat.dtype, like=flat), numbers), captions)
+    batch = solver._feed.minibatch("train", numbers)  # sends the features, which stay there
     loss, grads = solver.objective(model, batch, Workspace(flat, 1))
     norm = global_norm(grads.flat) if solver.clip_norm is None else optim.clip_by_global_norm(grads.flat, solver.clip_norm)
     optim.update(solver.update_rule, model.params.flat, grads.flat, optim.init(solver.update_rule, flat, solver.optim_config))
     record.add(loss, norm)
-    float(model.score(batch.features, captions).nll)  # waits, so that the work itself is done too
+    float(model.score(batch.features, batch.captions).nll)  # waits, so that the work itself is done too
