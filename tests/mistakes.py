@@ -86,7 +86,7 @@ MISTAKES = [
     Mistake(
         "host-numbers", "the row numbers of dropout masks are sent, and those on the host used",
         ENTRY, "enter", "[more for _, more in sent]", "numbers",
-        STEP_WITH_DROPOUT, "feature_numbers is a numpy.ndarray, expected a device array",
+        STEP_WITH_DROPOUT, "got a numpy.ndarray, expected a device array",
     ),
     Mistake(
         "host-index", "an index vector stays on the host and is used on the device",

@@ -29,7 +29,7 @@ from xpcap.workspace import Workspace
 
 N, T, D, W, H, V = 12, 16, 10, 6, 8, 40
 MOST = {"lstm": 75, "rnn": 97}  # launches of a step at T = 16
-BESIDE = {("lstm", 0.0): (28, 30), ("lstm", 0.3): (31, 31), ("rnn", 0.0): (27, 29), ("rnn", 0.3): (30, 30)}  # beside the loop; with a NULL inside
+BESIDE = {("lstm", 0.0): (27, 29), ("lstm", 0.3): (30, 30), ("rnn", 0.0): (26, 28), ("rnn", 0.3): (29, 29)}  # beside the loop; with a NULL inside
 VOCABULARY = Vocabulary([*SPECIAL, *(f"word{i}" for i in range(V - len(SPECIAL)))])
 
 

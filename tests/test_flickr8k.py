@@ -53,7 +53,7 @@ def test_fifty_captions_are_learnt_by_heart(flickr: Path, cell: str) -> None:
 
 
 def test_the_commands_learn_from_real_captions(flickr: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A tenth of the train split, for a few seconds: far better than chance. The whole is a row in docs/benchmarks.md."""
+    """A tenth of the train split, for some seconds: far better than chance. The whole is a row in docs/benchmarks.md."""
     monkeypatch.chdir(tmp_path)
     Path("train.txt").write_text("\n".join(read_list(flickr / "Flickr_8k.trainImages.txt")[:600]))
     Path("val.txt").write_text("\n".join(read_list(flickr / "Flickr_8k.devImages.txt")[:100]))
@@ -65,7 +65,7 @@ def test_the_commands_learn_from_real_captions(flickr: Path, tmp_path: Path, mon
 
     split = ["--split", "train=train.txt", "--split", "val=val.txt"]
     call("prepare", "--captions", flickr / "Flickr8k.token.txt", *split, "--features", flickr / "features_efficientnet_lite2.npz", "--out", "part.h5")
-    call("train", "part.h5", "--out", "run", "--hidden", 128, "--epochs", 6)
+    call("train", "part.h5", "--out", "run", "--hidden", 128, "--epochs", 10)
     result = json.loads(call("evaluate", "run", "--json"))
     words = json.loads(Path("run/config.json").read_text())["vocabulary"]
     assert result["n"] == 100

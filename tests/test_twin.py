@@ -190,9 +190,10 @@ class Plant(NamedTuple):
     instead: str
     nth: int = 0
     size: int = 0  # which of the kernel's sizes is launched
+    function: str = ""  # where the pattern is; the kernel itself if it is not said
 
     def text(self) -> str:
-        text, count = in_cuda(source(self.kernel).read_text(encoding="utf-8"), self.kernel, self.pattern, self.instead, self.nth)
+        text, count = in_cuda(source(self.kernel).read_text(encoding="utf-8"), self.function or self.kernel, self.pattern, self.instead, self.nth)
         assert count == 1, f"{self.kernel}: {self.pattern!r} is not found {self.nth + 1} times"
         return text
 
@@ -206,11 +207,12 @@ PLANTS = [
     Plant("softmax_loss", "no barrier before the sums take the maximum's place", BARRIER, "", 2),
     Plant("softmax_loss", "no barrier before the sums meet", BARRIER, "", 3),
     Plant("softmax_loss", "no barrier within the tree of sums", BARRIER, "", 4),
-    Plant("softmax_loss", "the target's score read after the gradient took its place", "most - target_score", "most - scores[row + target]", 0, -1),
+    Plant("softmax_loss", "the target's score read after the gradient took its place", "most - target_score", "most - scores[row + target]", 0, -2),
     Plant("squares", "no barrier before the sums meet", BARRIER, "", 0),
     Plant("weighted_sum", "no barrier within the tree", BARRIER, "", 1),
     Plant("scatter", "rows in one place", r"out\[k\] =", "out[k % C] ="),
-    Plant("root", "no barrier within the tree", BARRIER, "", 1),
+    Plant("root", "no barrier within the tree", BARRIER, "", 1, function="root_of"),
+    Plant("clip", "no barrier before the partial sums meet", BARRIER, "", 0, function="root_of"),
     Plant("segment_sum", "two threads on one column", r"\+ column\] = sum", "+ column / 2] = sum"),
     Plant("segment_sum", "all segments in the first one's place", r"out\[\(long long\)k \* C", "out[0LL * C"),
     Plant("lstm_gates", "rows of three gates", r"\(first \+ row\) \* 4 \* H", "(first + row) * 3 * H"),
