@@ -10,6 +10,7 @@ from xpcap import CaptioningRNN, CaptioningSolver, layers, to_numpy, use_backend
 from xpcap.gradcheck import directional_errors, eval_numerical_gradient
 from xpcap.models.packing import pack
 from xpcap.verify import read_cases
+from xpcap.workspace import Workspace
 
 CELLS = pytest.mark.parametrize("cell", ["rnn", "lstm"])
 WORDS = {"<NULL>": 0, "<START>": 1, "<END>": 2, **{f"w{i}": i for i in range(3, 12)}}
@@ -363,3 +364,16 @@ def test_twenty_training_steps_agree_on_both_libraries(cell: str, rng: np.random
             runs[backend] = losses, to_numpy(model.params.flat)
     np.testing.assert_allclose(runs["cupy"][0], runs["numpy"][0], rtol=1e-9)
     np.testing.assert_allclose(runs["cupy"][1], runs["numpy"][1], rtol=1e-7, atol=1e-9)
+
+
+def test_models_of_one_size_and_other_shapes_can_share_a_workspace(lib: Any, rng: np.random.Generator) -> None:
+    words = {"<NULL>": 0, "<START>": 1, "<END>": 2, "a": 3, "b": 4}
+    captions = np.array([[1, 3, 4, 2], [1, 4, 2, 0]])
+    workspace = None
+    for D, W in ((10, 6), (19, 2), (10, 6)):  # 143 parameters each
+        model = CaptioningRNN(words, D, W, 4, "rnn", np.float64, seed=0)
+        workspace = workspace or Workspace(model.params.flat)
+        features = rng.standard_normal((2, D))
+        grads, expected = (model.loss(features, captions, space)[1] for space in (workspace, None))
+        assert grads.shapes == model.params.shapes
+        np.testing.assert_array_equal(to_numpy(grads.flat), to_numpy(expected.flat))

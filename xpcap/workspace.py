@@ -13,7 +13,7 @@ from xpcap.uploads import Uploads
 class Buffer:
     """Hands out arrays to write to: ``buffer(name, shape)``, or ``buffer(name, shape, bool)`` for one that holds no floats; their content is undefined.
 
-    ``buffer.upload(name, host)`` gives a host array on the device; on the host, the array itself. ``buffer.made(name, shape, make)`` gives what `make`
+    ``buffer.upload(name, host)`` gives a host array on the device; on the host, the array itself. ``buffer.made(name, shape, make, of)`` gives what `make`
     makes of a buffer, such as a mapping of views, once for as long as the buffer stays where it is.
 
     A name stands for one array, always of one dtype. Each layer gets a scope of its own from its caller, so that two layers never share a name.
@@ -29,17 +29,18 @@ class Buffer:
         self, take: Callable[[str, tuple[int, ...], Any], Array], send: Callable[[str, np.ndarray], Array], prefix: str = ""
     ) -> None:  # fmt: skip
         self._take, self._send, self._prefix = take, send, prefix
-        self._made: dict[str, tuple[Array, Any]] = {}
+        self._made: dict[str, tuple[Array, Any, Any]] = {}
 
     def __call__(self, name: str, shape: tuple[int, ...], dtype: Any = None) -> Array:
         return self._take(self._prefix + name, shape, dtype)
 
-    def made(self, name: str, shape: tuple[int, ...], make: Callable[[Array], Any]) -> Any:
-        """make(self(name, shape)), which is kept as long as that gives the same array."""
+    def made(self, name: str, shape: tuple[int, ...], make: Callable[[Array], Any], of: Any) -> Any:
+        """make(self(name, shape)), which is kept as long as that gives the same array and `of`, what it is made for, is the same object."""
         array = self(name, shape)
-        if name not in self._made or self._made[name][0] is not array:
-            self._made[name] = array, make(array)
-        return self._made[name][1]
+        last = self._made.get(name)
+        if last is None or last[0] is not array or last[1] is not of:
+            last = self._made[name] = array, of, make(array)
+        return last[2]
 
     def upload(self, name: str, host: np.ndarray) -> Array:
         """A host array where the others lie. Like them it stays until the next use of its name."""

@@ -175,8 +175,8 @@ class CaptioningRNN:
         ----------
         features : array (N, D), host or device, or FeatureRows of a table on the model's device
         captions : array (N, T+1), int; inputs are all columns but the last, targets all but the first; NULL targets do not count
-        workspace : xpcap.workspace.Workspace for memory; the gradients stay valid until its next use. A large enough batch is split into as many
-            parts as the workspace has, computed in parallel. None: fresh memory, one part
+        workspace : xpcap.workspace.Workspace for memory; the gradients, and on a device the loss, stay valid until its next use. A large enough
+            batch is split into as many parts as the workspace has, computed in parallel. None: fresh memory, one part
         weights : array (N,), real, on the host; the weight of each caption. None: 1 each
         total : divisor of the sum. None: N
         step : number of the training step; a batch has the same dropout masks each time it is asked for with the same number. None: one more than

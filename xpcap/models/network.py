@@ -46,7 +46,7 @@ class Forward(NamedTuple):
 def gradients(config: ModelConfig, params: Parameters, part: Part, scale: float, buffer: Buffer) -> tuple[Array, Parameters]:
     """The loss and gradients of one part; a batch's are the sum over its parts. `scale` weights each caption if the part has no weights."""
     packed = part.packed
-    grads = buffer.made("grads", params.flat.shape, functools.partial(Parameters, params.shapes))
+    grads = buffer.made("grads", params.flat.shape, functools.partial(Parameters, params.shapes), of=params)
     forward_pass = forward(config, params, part, buffer)
     weights = scale if part.weights is None else part.weights
     vocabulary, out = (params["W_vocab"], params["b_vocab"]), (grads["W_vocab"], grads["b_vocab"])
