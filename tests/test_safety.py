@@ -107,12 +107,13 @@ def test_the_package_holds_nothing_that_runs_what_a_file_says() -> None:
     assert {name: found for name, source in sources().items() if (found := Scanner(source).found)} == {}
 
 
-def test_the_network_is_known_to_one_file_and_that_file_to_no_command() -> None:
-    assert {name for name, source in sources().items() if Scanner(source).network} == {"encoders/url.py"}
-    assert {name for name, source in sources().items() if "image_from_url" in source or "encoders.url" in source} == {
-        "encoders/__init__.py",
-        "encoders/url.py",
-    }
+def test_the_network_is_known_to_few_files_and_no_command_reaches_private_addresses() -> None:
+    users = {word: {name for name, source in sources().items() if word in source} for word in ("image_from_url", "read_url", "encoders.visiting")}
+    door = {"encoders/__init__.py", "encoders/url.py"}
+    assert {name for name, source in sources().items() if Scanner(source).network} == {"encoders/url.py", "encoders/visiting.py"}
+    assert users["encoders.visiting"] == {"encoders/url.py"}
+    assert users["image_from_url"] == door  # which goes to private addresses too
+    assert users["read_url"] == door | {"runs/captioning.py", "runs/pages.py"}  # what `caption` is given
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
-"""image_from_url against a server of its own: a picture comes as an array, anything else as a line and None."""
+"""Downloads against a server of the test's own: a picture comes as an array, anything else as a reason; read_url stays on public addresses."""
 
+import contextlib
 import io
 import socket
 import threading
@@ -12,8 +13,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from xpcap.encoders import image_from_url, url
+from xpcap.encoders import image_from_url, read_url, url, visiting
+from xpcap.encoders.addresses import is_public
+from xpcap.errors import DataError
 
+asked: list[tuple[str, str]] = []  # host and path of each request that reached the server
 PICTURE = np.arange(5 * 7 * 3, dtype=np.uint8).reshape(5, 7, 3)
 
 
@@ -25,9 +29,16 @@ def png() -> bytes:
 
 
 class Handler(BaseHTTPRequestHandler):
-    """Pages by path; `/to/URL` redirects to URL."""
+    """Pages by path; `/to/URL` redirects to URL. Asked as a proxy, it serves the path of the URL."""
 
     def do_GET(self) -> None:
+        asked.append((self.headers["Host"], self.path))
+        self.path = "/" + self.path.split("/", 3)[3] if self.path.startswith("http://") else self.path
+        if self.path == "/drip":  # a response that never begins
+            with contextlib.suppress(OSError):
+                while True:
+                    self.wfile.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+            return
         if self.path.startswith("/to/"):
             self.send_response(302)
             self.send_header("Location", self.path.removeprefix("/to/"))
@@ -39,6 +50,7 @@ class Handler(BaseHTTPRequestHandler):
             return
         self.send_response(200)
         self.send_header("Content-Length", str(len(body) + (self.path == "/short")))
+        self.send_header("Content-Type", "text/html" if self.path == "/text" else "image/png")
         self.end_headers()
         self.wfile.write(body)
 
@@ -132,5 +144,163 @@ def test_a_server_that_says_nothing_is_given_up(capsys: pytest.CaptureFixture[st
 def test_a_download_that_takes_too_long_is_given_up(server: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     """A slow drip never lets a single wait run out: the whole has its limit too. The clock here jumps ten seconds at every look."""
     now = iter(range(0, 1000, 10))
-    monkeypatch.setattr(url, "time", SimpleNamespace(monotonic=lambda: next(now)))
+    monkeypatch.setattr(visiting, "time", SimpleNamespace(monotonic=lambda: next(now)))
     assert "timed out after 15 seconds" in refused(server + "/long", capsys, timeout=15)
+
+
+def test_a_response_that_never_begins_is_given_up(server: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Each wait is short here, and http.client would wait for the true response for ever."""
+    assert "timed out after 0.2 seconds" in refused(server + "/drip", capsys, timeout=0.2)
+
+
+def test_a_resolver_that_says_nothing_is_given_up(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    said = threading.Event()
+    monkeypatch.setattr(visiting.socket, "getaddrinfo", lambda *args, **options: said.wait(60) and [])
+    assert "timed out while pictures.example was looked up" in refused("http://pictures.example/good", capsys, timeout=0.1)
+    said.set()
+
+
+# Public addresses alone
+
+
+@pytest.mark.parametrize(
+    ("address", "public"),
+    [
+        *((address, True) for address in ("93.184.216.34", "192.1.0.1", "2606:2800:220:1::1", "64:ff9b::93.184.216.34", "::ffff:93.184.216.34")),
+        *((address, False) for address in ("127.0.0.1", "127.9.9.9", "0.0.0.0", "10.0.0.1", "172.31.0.1", "192.168.1.1", "169.254.169.254")),
+        *((address, False) for address in ("100.64.0.1", "192.0.0.8", "198.18.0.1", "203.0.113.7", "224.0.0.251", "239.1.1.1", "240.0.0.1")),
+        *((address, False) for address in ("255.255.255.255", "::", "::1", "fe80::1", "fe80::1%eth0", "fc00::1", "fd12::1", "fec0::1", "ff02::1")),
+        *((address, False) for address in ("::ffff:127.0.0.1", "::ffff:a00:1", "::127.0.0.1", "64:ff9b::10.0.0.1", "64:ff9b:1::1", "2001::1")),
+        *((address, False) for address in ("2002:7f00:1::", "2001:db8::1", "3fff::1", "4000::1", "localhost", "")),
+    ],
+)
+def test_public_addresses_are_told_from_all_others(address: str, public: bool) -> None:
+    assert is_public(address) == public
+
+
+PUBLIC, OTHER = "93.184.216.34", "2606:2800:220:1::1"
+NAMES = {
+    "pictures.example": [PUBLIC],
+    "both.example": [OTHER, PUBLIC],
+    "home.example": ["127.0.0.1"],
+    "mixed.example": [PUBLIC, "10.0.0.1"],
+    "mixed6.example": [PUBLIC, "::1"],
+    "mapped.example": ["::ffff:192.168.0.1"],
+}
+
+
+@pytest.fixture
+def internet(server: str, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Names of a little internet whose public addresses all lead to the server. Gives the addresses that were connected to, as they come."""
+    port, real, connect = int(server.rpartition(":")[2]), socket.getaddrinfo, visiting._dial
+    dialled: list[str] = []
+
+    def resolve(host: str, service: int, **options: Any) -> list[Any]:
+        if host not in NAMES:
+            return real(host, service, flags=socket.AI_NUMERICHOST, **options)
+        return [(socket.AF_INET6 if ":" in a else socket.AF_INET, socket.SOCK_STREAM, 6, "", (a, service)) for a in NAMES[host]]
+
+    def dial(found: Any, timeout: float) -> socket.socket:
+        dialled.append(found[3][0])
+        if dialled[-1] == OTHER:
+            raise OSError("no route to host")
+        return connect((socket.AF_INET, socket.SOCK_STREAM, 6, ("127.0.0.1", port)), timeout)
+
+    monkeypatch.setattr(visiting.socket, "getaddrinfo", resolve)
+    monkeypatch.setattr(visiting, "_dial", dial)
+    for name in ("http_proxy", "https_proxy", "all_proxy", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    asked.clear()
+    return dialled
+
+
+def test_urls_are_taken_as_people_paste_them(internet: list[str]) -> None:
+    with pytest.raises(DataError, match="404"):
+        read_url("HTTP://pictures.example/ü b%20c.png?d=é#top")
+    assert asked == [("pictures.example", "/%C3%BC%20b%20c.png?d=%C3%A9")]
+
+
+@pytest.mark.parametrize("path", ["/good", "/to//good", "/to/http://both.example/good"])
+def test_public_names_are_visited_at_the_address_that_was_checked(internet: list[str], path: str) -> None:
+    np.testing.assert_array_equal(read_url(f"http://pictures.example{path}"), PICTURE)
+    assert internet[0] == PUBLIC
+    assert set(internet) <= {PUBLIC, OTHER}
+
+
+@pytest.mark.parametrize(
+    "host",
+    ["127.0.0.1", "10.0.0.1", "[::1]", "[::ffff:127.0.0.1]", "169.254.169.254", "224.0.0.1", "127.1", "2130706433", "0x7f000001", "127.0.0.%31"]
+    + [name for name in NAMES if name not in ("pictures.example", "both.example")],
+)
+@pytest.mark.parametrize("through", ["", "http://pictures.example/to/"])
+def test_no_request_and_no_redirect_reaches_an_address_that_is_not_public(internet: list[str], host: str, through: str) -> None:
+    address = f"{through}http://{host}/good"
+    with pytest.raises(DataError, match="private, local or reserved") as caught:
+        read_url(address)
+    assert str(caught.value).startswith(f"read_url: {address}: ")
+    assert internet == [PUBLIC] * bool(through)
+    assert len(asked) == bool(through)
+
+
+def test_a_name_that_changes_its_address_after_the_check_is_not_asked_again(internet: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    answers = iter([[PUBLIC], ["127.0.0.1"]])
+    monkeypatch.setattr(
+        visiting.socket, "getaddrinfo", lambda host, port, **options: [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (a, port)) for a in next(answers)]
+    )
+    np.testing.assert_array_equal(read_url("http://rebinding.example/good"), PICTURE)
+    assert internet == [PUBLIC]
+
+
+def test_https_is_checked_too_and_asks_for_the_certificate_of_the_name(internet: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(DataError, match="private, local or reserved"):
+        read_url("https://mixed.example/good")
+    assert internet == []
+    near, far = socket.socketpair()
+    far.sendall(b"no TLS")
+    monkeypatch.setattr(visiting, "_dial", lambda found, timeout: near)
+    with far:
+        with pytest.raises(DataError, match="SSL"):
+            read_url("https://pictures.example/good")
+        assert b"pictures.example" in far.recv(10_000)
+
+
+def test_a_notebook_may_ask_localhost_but_is_not_led_there(internet: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert image_from_url("http://home.example/to/http://127.0.0.1/good") is not None
+    assert "private, local or reserved" in refused("http://pictures.example/to/http://home.example/good", capsys)
+    assert "private, local or reserved" in refused("http://home.example/to/http://pictures.example/to/http://127.0.0.1/good", capsys)
+
+
+def test_a_proxy_decides_on_names_but_gets_no_private_address(server: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("http_proxy", server)
+    monkeypatch.delenv("no_proxy", raising=False)
+    monkeypatch.setattr(visiting, "_resolve", lambda *args: pytest.fail("a name was looked up"))
+    asked.clear()
+    np.testing.assert_array_equal(read_url("http://nobody-here-knows.example/good"), PICTURE)
+    assert asked == [("nobody-here-knows.example", "http://nobody-here-knows.example/good")]
+    for host in ("127.0.0.1:8000", "127.1", "[::1]:80", "localhost", "a.localhost.", "169.254.169.254", "127.0.0.%31"):
+        for through in ("", "http://pictures.example/to/"):
+            with pytest.raises(DataError, match="private, local or reserved"):
+                read_url(f"{through}http://{host}/good")
+    assert {host for host, _ in asked} == {"nobody-here-knows.example", "pictures.example"}
+
+
+@pytest.mark.parametrize(
+    ("path", "reason"),
+    [
+        ("/nothing", "HTTP Error 404: Not Found"),
+        ("/text", "cannot be read as a picture, expected .* The server calls it text/html"),
+        ("/long", "more than 100,000 bytes"),
+        ("/short", "the answer broke off 1 bytes before its end"),
+        ("/drip", "timed out after 0.5 seconds"),
+    ],
+)
+def test_what_is_no_picture_is_an_error_with_the_reason(internet: list[str], path: str, reason: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(url, "MOST_BYTES", 100_000)
+    with pytest.raises(DataError, match=f"^read_url: http://pictures.example{path}: {reason}"):
+        read_url(f"http://pictures.example{path}", timeout=0.5 if path == "/drip" else 20)
+
+
+def test_ports_that_do_not_exist_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    """The system would take 99999 for another port, and fail on larger ones with an error of its own."""
+    for port in (99_999, 10**30):
+        assert f"port {port} does not exist" in refused(f"http://127.0.0.1:{port}/", capsys)

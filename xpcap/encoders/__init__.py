@@ -7,10 +7,10 @@ import numpy as np
 
 from xpcap.encoders.histogram import HistogramEncoder
 from xpcap.encoders.reading import find_pictures, read_picture
-from xpcap.encoders.url import image_from_url
+from xpcap.encoders.url import image_from_url, is_url, read_url
 from xpcap.errors import DataError, unknown
 
-__all__ = ["Encoder", "HistogramEncoder", "find_encoder", "find_pictures", "image_from_url", "read_picture"]
+__all__ = ["Encoder", "HistogramEncoder", "find_encoder", "find_pictures", "image_from_url", "is_url", "read_picture", "read_url"]
 
 
 class Encoder(Protocol):
