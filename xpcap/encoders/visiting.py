@@ -92,7 +92,7 @@ def _resolve(host: str, port: int, timeout: float) -> list[Found]:
     try:
         answer = answers.get(timeout=timeout)
     except queue.Empty:
-        raise TimeoutError(f"timed out while {host} was looked up") from None
+        raise TimeoutError(f"{host} could not be looked up in time") from None
     if isinstance(answer, Exception):
         raise answer
     return answer

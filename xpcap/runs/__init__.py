@@ -4,13 +4,14 @@ from xpcap.runs.captioning import PictureCaption, Skipped, caption_files, captio
 from xpcap.runs.evaluation import Evaluation, evaluate_run
 from xpcap.runs.folder import Run, load_state, open_run, save_state
 from xpcap.runs.options import GENERATED, TrainOptions, choose
-from xpcap.runs.pages import Look, check_place, look_at_files, look_in, write_caption_page, write_caption_png
+from xpcap.runs.pages import Downloads, Look, check_place, look_at_files, look_in, write_caption_page, write_caption_png
 from xpcap.runs.place import is_saved
 from xpcap.runs.stopping import Stopped
 from xpcap.runs.training import Trained, train_run
 
 __all__ = [
     "GENERATED",
+    "Downloads",
     "Evaluation",
     "Look",
     "PictureCaption",

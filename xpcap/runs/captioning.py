@@ -1,7 +1,8 @@
-"""Captions from a run: of the pictures of a data set, beside what people wrote, and of picture files."""
+"""Captions from a run: of the pictures of a data set, beside what people wrote, and of picture files and URLs."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -11,12 +12,12 @@ from xpcap.data import CaptionData, open_data
 from xpcap.data.dataset import spread
 from xpcap.data.source import Source
 from xpcap.data.vocabulary import Vocabulary
-from xpcap.encoders import Encoder, find_encoder, find_pictures, read_picture
+from xpcap.encoders import Encoder, find_encoder, find_pictures, is_url, read_picture, read_url
 from xpcap.errors import DataError
 from xpcap.progress import bar
 from xpcap.runs.folder import Run
 
-BATCH = 64  # picture files captioned at once
+BATCH = 64  # pictures captioned at once
 
 
 class Caption(NamedTuple):
@@ -116,16 +117,20 @@ def caption_chosen(run: Run, data: CaptionData, split: str, pictures: np.ndarray
     return [PictureCaption(images[i], said.text, said.probabilities, references[i]) for i, said in zip(pictures.tolist(), captions, strict=True)]
 
 
-def caption_files(run: Run, paths: str | Path | Iterable[str | Path], progress: bool = False) -> tuple[list[PictureCaption], list[Skipped]]:
-    """Greedy captions of picture files, and of the pictures in folders, through the encoder that made the run's features.
+def caption_files(
+    run: Run, paths: str | Path | Iterable[str | Path], progress: bool = False, keep: Callable[[str, np.ndarray], object] | None = None
+) -> tuple[list[PictureCaption], list[Skipped]]:
+    """Greedy captions of picture files, of the pictures in folders, and of pictures behind URLs, through the encoder that made the run's features.
 
     Parameters
     ----------
-    paths : files and folders, or one of them
+    paths : files, folders and URLs, or one of them; text that begins with ``http://`` or ``https://`` is a URL
+    keep : is given each URL and its picture, to show it without another download
 
     Returns
     -------
-    captions, in the order of the files; and what could not be read, with the reason: pictures, and folders without one
+    captions, in the order of `paths`; and what could not be read, with the reason: pictures, folders without one, and URLs, which are limited
+        as in `read_url`
 
     Raises
     ------
@@ -133,19 +138,29 @@ def caption_files(run: Run, paths: str | Path | Iterable[str | Path], progress: 
     """
     encoder = _encoder_of(run)
     captions: list[PictureCaption] = []
-    files, skipped = _find([paths] if isinstance(paths, str | Path) else paths)
-    for start in bar(range(0, len(files), BATCH), progress, "captioning pictures"):
-        read: list[tuple[Path, np.ndarray]] = []
-        for file in files[start : start + BATCH]:
-            try:
-                read.append((file, encoder.encode([read_picture(file)])[0]))
-            except DataError as error:
-                skipped.append(_skipped(file, error))
-        if read:
-            features = run.scaling(np.stack([feature for _, feature in read]))
-            said = caption_features(run.model, run.vocabulary, features, run.config["max_words"])
-            captions += [PictureCaption(str(file), c.text, c.probabilities, []) for (file, _), c in zip(read, said, strict=True)]
+    places, skipped = _find([paths] if isinstance(paths, str | Path) else paths)
+    encoded = _encode(bar(places, progress, "captioning pictures"), encoder, skipped, keep)
+    while batch := list(islice(encoded, BATCH)):
+        features = run.scaling(np.stack([feature for _, feature in batch]))
+        said = caption_features(run.model, run.vocabulary, features, run.config["max_words"])
+        captions += [PictureCaption(name, c.text, c.probabilities, []) for (name, _), c in zip(batch, said, strict=True)]
     return captions, skipped
+
+
+def _encode(
+    places: Iterable[str | Path], encoder: Encoder, skipped: list[Skipped], keep: Callable[[str, np.ndarray], object] | None
+) -> Iterator[tuple[str, np.ndarray]]:
+    """Name and feature of each picture that can be read; the others go to `skipped`."""
+    for place in places:
+        try:
+            picture = read_url(place) if isinstance(place, str) else read_picture(place)
+            feature = encoder.encode([picture])[0]
+        except DataError as error:
+            skipped.append(_skipped(place, error))
+            continue
+        if keep and isinstance(place, str):
+            keep(place, picture)
+        yield str(place), feature
 
 
 def _encoder_of(run: Run) -> Encoder:
@@ -153,7 +168,7 @@ def _encoder_of(run: Run) -> Encoder:
     if name is None:
         raise DataError(
             f"caption_files: {run.path} learnt from features that were given to it, expected a run whose data was prepared from pictures; "
-            "new pictures need the encoder that made those features"
+            "new pictures need the encoder that made those features; prepare --pictures FOLDER --encoder NAME makes data of a known one, to train on"
         )
     encoder = find_encoder(name)
     (D,) = run.model.config.feature_shape
@@ -164,20 +179,21 @@ def _encoder_of(run: Run) -> Encoder:
     return encoder
 
 
-def _find(paths: Iterable[str | Path]) -> tuple[list[Path], list[Skipped]]:
-    files: list[Path] = []
+def _find(paths: Iterable[str | Path]) -> tuple[list[str | Path], list[Skipped]]:
+    """URLs as text and picture files as paths, in order; and what holds none."""
+    places: list[str | Path] = []
     skipped: list[Skipped] = []
     for path in paths:
         try:
-            files += find_pictures([path])
+            places += [path] if isinstance(path, str) and is_url(path) else find_pictures([path])
         except DataError as error:
             skipped.append(_skipped(Path(path), error))
-    return files, skipped
+    return places, skipped
 
 
-def _skipped(path: Path, error: DataError) -> Skipped:
-    """The reason, without the function and path that the message begins with: the path stands beside it."""
-    return Skipped(str(path), str(error).partition(f": {path}")[2].lstrip(": "))
+def _skipped(place: str | Path, error: DataError) -> Skipped:
+    """The reason, without the function and place that the message begins with: the place stands beside it."""
+    return Skipped(str(place), str(error).partition(f": {place}")[2].lstrip(": ") or str(error))
 
 
 def caption_features(model: Any, vocabulary: Vocabulary, features: np.ndarray, max_words: int) -> list[Caption]:

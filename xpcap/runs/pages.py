@@ -21,6 +21,7 @@ from xpcap.runs.folder import PICTURES, Run
 PAGE = "index.html"
 SHOWN = 9  # pictures in each gallery of a run
 DRAWN = 60  # most pictures in a PNG: twenty rows of three
+KEPT = 320  # pixels of the longer side of a downloaded picture that is kept, as much as a page or PNG shows
 NOTE = "sentence BLEU-4"
 Look = Callable[[str], np.ndarray | None]  # name of a picture to the picture; None if it is not at hand
 
@@ -92,6 +93,29 @@ def write_caption_png(path: str | Path, captions: Sequence[PictureCaption], look
 def look_at_files(name: str) -> np.ndarray | None:
     """A picture whose name is its path."""
     return _read_or_none(Path(name))
+
+
+class Downloads:
+    """Small copies of downloaded pictures: a page shows what was captioned, though the link may be dead or lead to another picture by then.
+
+    Hand `keep` to `caption_files`, and `look` to `write_caption_page` and `write_caption_png`.
+    """
+
+    def __init__(self) -> None:
+        self._small: dict[str, np.ndarray] = {}
+
+    def keep(self, url: str, picture: np.ndarray) -> None:
+        """Keep a small copy."""
+        from PIL import Image
+
+        small = Image.fromarray(picture)
+        small.thumbnail((KEPT, KEPT), Image.Resampling.LANCZOS)
+        self._small[url] = np.asarray(small)
+
+    def look(self, name: str) -> np.ndarray | None:
+        """The copy of a URL's picture, or a picture whose name is its path."""
+        kept = self._small.get(name)
+        return look_at_files(name) if kept is None else kept
 
 
 def look_in(run: Run, source: Source) -> Look:
