@@ -39,6 +39,13 @@ class Handler(BaseHTTPRequestHandler):
                 while True:
                     self.wfile.write(b"HTTP/1.1 100 Continue\r\n\r\n")
             return
+        if self.path == "/endless":
+            self.send_response(200)
+            self.end_headers()
+            with contextlib.suppress(OSError):
+                while True:
+                    self.wfile.write(bytes(10_000))
+            return
         if self.path.startswith("/to/"):
             self.send_response(302)
             self.send_header("Location", self.path.removeprefix("/to/"))
@@ -102,6 +109,7 @@ def refused(address: str, capsys: pytest.CaptureFixture[str], **options: float) 
         ("/nothing", "HTTP Error 404: Not Found"),
         ("/text", "picture"),
         ("/long", "more than 100,000 bytes"),
+        ("/endless", "more than 100,000 bytes"),
         ("/short", "broke off 1 bytes before its end"),
         ("/to/ftp://127.0.0.1/x.png", "unknown url type: ftp"),
         ("/to//nothing", "HTTP Error 404: Not Found"),
@@ -203,6 +211,7 @@ def internet(server: str, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     def dial(found: Any, timeout: float) -> socket.socket:
         dialled.append(found[3][0])
         if dialled[-1] == OTHER:
+            assert timeout <= url.SECONDS / 2  # some is left for the next address
             raise OSError("no route to host")
         return connect((socket.AF_INET, socket.SOCK_STREAM, 6, ("127.0.0.1", port)), timeout)
 
@@ -290,6 +299,7 @@ def test_a_proxy_decides_on_names_but_gets_no_private_address(server: str, monke
         ("/nothing", "HTTP Error 404: Not Found"),
         ("/text", "cannot be read as a picture, expected .* The server calls it text/html"),
         ("/long", "more than 100,000 bytes"),
+        ("/endless", "more than 100,000 bytes"),
         ("/short", "the answer broke off 1 bytes before its end"),
         ("/drip", "timed out after 0.5 seconds"),
     ],
