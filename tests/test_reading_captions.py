@@ -282,6 +282,17 @@ def test_a_folder_of_photos_and_a_table_become_a_captioner() -> None:
     assert "thing" in good("caption", "run", "photos/blue/9.png").output
 
 
+def test_lists_name_pictures_as_the_captions_do_wherever_the_files_are() -> None:
+    Path("photos/deep").mkdir(parents=True)
+    for name in SAID:
+        Path("photos/deep", name).write_bytes(b"a page shows it, nobody reads it here")
+    files = [(None, write("captions", forms.table(SAID)))]
+    data, findings = import_captions(files, lists={"train": "train.txt"}, features_file="features.npz", pictures="photos", min_count=1)
+    assert data.split("train").images == ["deep/one.jpg", "deep/two.jpg"]
+    np.testing.assert_array_equal(data.split("train").features, np.arange(8).reshape(2, 4))
+    assert not findings.skipped
+
+
 def test_prepare_says_what_it_kept_cut_and_does_not_know() -> None:
     write("c.csv", "image,caption\none.jpg,a dog a dog a dog\ntwo.jpg,a dog and more\nthree.jpg,strange words\n")
     command = ["prepare", "c.csv", "--features", "features.npz", "--min-count", 2, "--max-words", 5, "--split", "train=train.txt", "--out", "own.h5"]

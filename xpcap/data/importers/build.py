@@ -61,21 +61,22 @@ def import_captions(
     findings = Findings()
     read = read_captions(files, columns, findings)
     features: Features | None = None if features_file is None else read_features(features_file)
-    said, features = _settle(_tidy(_by_split(read), findings), features, pictures, findings)
+    said, places, rows = _settle(_tidy(_by_split(read), findings), features, pictures, findings)
     record: dict[str, Any] = {"captions": [Path(path).name for _, path in files], "forms": findings.forms}
-    captions = _divide(said, lists, fractions, seed, record, findings)
+    divided = _divide(said, lists, fractions, seed, record, findings)
+    captions = {split: {places.get(name, name): texts for name, texts in by_picture.items()} for split, by_picture in divided.items()}
     if strict:
         findings.refuse(WHERE)
     _check_left(captions, findings)
-    if features is None:
+    if rows is None:
         assert pictures is not None
         encoder = encoder or HistogramEncoder()
-        captions, features = _encode(captions, Path(pictures), encoder, progress, strict, findings)
+        captions, rows = _encode(captions, Path(pictures), encoder, progress, strict, findings)
     elif encoder is not None:
         raise DataError(f"{WHERE}: got features and the encoder {encoder.name!r}, expected one of them")
     if features_file is not None:
         record["features"] = Path(features_file).name
-    data = assemble(captions, features=features, pictures=pictures, **how)
+    data = assemble(captions, features=rows, pictures=pictures, **how)
     record |= {**data.source.record, "skipped": dict(findings.skipped), **count(data)}
     source = dataclasses.replace(data.source, encoder=None if encoder is None else encoder.name, record=record)
     return dataclasses.replace(data, source=source), findings
@@ -127,8 +128,8 @@ def _encodable(texts: Sequence[str]) -> bool:
 
 def _settle(
     captions: BySplit, features: Features | None, folder: str | Path | None, findings: Findings
-) -> tuple[BySplit, Features | None]:  # fmt: skip
-    """Captions under the names of their files, and features under the same names; pictures that have neither are left out."""
+) -> tuple[BySplit, dict[str, str], Features | None]:  # fmt: skip
+    """Captions of the pictures that are there, where in the folder each of them is, and features under the names of the files."""
     names = list(dict.fromkeys(name for by_picture in captions.values() for name in by_picture))
     if folder is None and features is None:
         raise DataError(f"{WHERE}: got neither features nor pictures, expected one or both; where do the features come from?")
@@ -143,8 +144,8 @@ def _settle(
             findings.skip(f"pictures in {folder} without captions", name)
         if faceless := sum(name not in files for name in there):
             findings.notes.append(f"pictures with features and without a file in {folder}: {faceless:,}")
-    settled = {split: {files.get(name, name): texts for name, texts in by_picture.items() if name in there} for split, by_picture in captions.items()}
-    return settled, None if features is None else {files.get(name, name): features[row] for name, row in rows.items()}
+    kept = {split: {name: texts for name, texts in by_picture.items() if name in there} for split, by_picture in captions.items()}
+    return kept, files, None if features is None else {files.get(name, name): features[row] for name, row in rows.items()}
 
 
 def _divide(
