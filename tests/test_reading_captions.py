@@ -81,7 +81,7 @@ def test_columns_may_be_named_and_a_table_may_say_the_splits() -> None:
     assert read(text, columns=Columns("foto", "en", "teil")) == {"train": {"a.jpg": ["a dog"]}, "val": {"b.jpg": ["a cat"]}}
     with pytest.raises(DataError, match="columns 'id', 'Foto', 'de', 'en', 'teil', expected one such as photo for pictures"):
         read(text, columns=Columns("photo", "en"))
-    assert read("split,file,comment\ntest,a.jpg,a dog\n") == {"test": {"a.jpg": ["a dog"]}}
+    assert read("caption,file,split\na dog,a.jpg,test,,\n") == {"test": {"a.jpg": ["a dog"]}}
 
 
 def test_restval_joins_train_and_is_said() -> None:
@@ -96,6 +96,7 @@ def test_a_pipe_that_is_missing_costs_one_line_of_flickr30k() -> None:
     findings = Findings()
     text = 'image_name| comment_number| comment\na.jpg| 0| A "dog" runs .\na.jpg| 1   A dog sits .\na.jpg| 2| a | b\na.jpg| 2| again\n'
     assert read(text, findings=findings) == {"a.jpg": ['A "dog" runs .', "a | b"]}
+    assert read('image|caption\na.jpg|"A dog" runs\n') == {"a.jpg": ['"A dog" runs']}  # a quote is a sign like any other
     assert findings.lines() == ["rows without 3 columns: 1 (line 3)", "second captions of one number: 1 (a.jpg 2)"]
 
 
@@ -112,6 +113,7 @@ def test_fractions_divide_by_picture_and_depend_on_names_and_seed_alone() -> Non
     assert list(backwards["train"]) == list(reversed(made["train"]))
     assert by_fractions(said, (0.8, 0.1, 0.1), seed=4) != made
     assert [len(part) for part in by_fractions(dict(list(said.items())[:3]), (0.8, 0.1, 0.1), 0).values()] == [1, 1, 1]
+    assert [len(part) for part in by_fractions(dict(list(said.items())[:3]), (0.1, 0.8, 0.1), 0).values()] == [1, 1, 1]
     assert list(by_fractions(said, (0.5, 0, 0.5), 0)) == ["train", "test"]
     with pytest.raises(DataError, match="2 pictures, expected at least one for each of train, val, test"):
         by_fractions({"a": ["a"], "b": ["b"]}, (0.8, 0.1, 0.1), 0)
@@ -141,6 +143,10 @@ SKIPPED: dict[str, tuple[bytes | str, str]] = {
     "no image": (json.dumps({**COCO, "annotations": [*COCO["annotations"], {"image_id": 1, "caption": "a"}]}), "of no image: 1 (image_id 1)"),
     "id twice": (json.dumps({**COCO, "annotations": [COCO["annotations"][0], *COCO["annotations"]]}), "the id of another: 1 (0)"),
     "image twice": (json.dumps({**COCO, "images": [*COCO["images"], {"id": 1, "file_name": "one.jpg"}]}), "the name of another: 1 (one.jpg)"),
+    "Karpathy's image twice": (
+        forms.plain_karpathy(SAID).replace(b'"images": [', b'"images": [{"filename": "one.jpg", "sentences": [{"raw": "a dog"}]}, '),
+        "the name of another: 1 (one.jpg)",
+    ),
     "key twice": (forms.token(SAID) + b"one.jpg#0\tA dog\n", "second lines of one NAME#K: 1 (line 9)"),
     "odd line": (forms.token(SAID) + b"rubbish\n", "lines of another form: 1 (line 9)"),
     "short row": (forms.table(SAID) + b"one.jpg\n", "rows without 2 columns: 1 (line 10)"),
@@ -158,7 +164,7 @@ def test_what_does_not_fit_is_counted_and_named_and_refused_if_strict(name: str)
     assert len([shown for shown in output.splitlines() if shown.startswith("skipped ") and shown.endswith(line)]) == 1
     kept = json.loads(good("info", "own.h5", "--json").stdout)["source"]["skipped"]
     assert sum(kept.values()) >= 1
-    failing([*command, "strict.h5", "--strict"], line.split(" (")[0], "strict")
+    failing([*command, "strict.h5", "--strict"], line.split(" (")[0], "as --strict asks")
 
 
 BROKEN: dict[str, tuple[bytes | str, list[str]]] = {
@@ -226,11 +232,13 @@ def test_broken_files_are_refused_in_one_sentence(name: str) -> None:
         ("image,caption\n/etc/a.jpg,a dog\n", ["'/etc/a.jpg' would lie outside"]),
         ("image,caption\nx/one.jpg,a dog\ny/one.jpg,a cat\n", ["'x/one.jpg' and 'y/one.jpg' both lead to 'one.jpg'"]),
         ("image,caption\nnowhere.jpg,a dog\n", ["no picture left", "not in photos: 1 (nowhere.jpg)"]),
+        ("image,caption\ntwo.jpg,a dog\n", ["no picture left", "not in photos: 1 (two.jpg)"]),  # in two sub-folders
     ],
 )
 def test_names_that_lead_astray_are_refused(content: str, words: list[str]) -> None:
-    Path("photos").mkdir()
-    Path("photos/one.jpg").write_bytes(b"")
+    for place in ("photos", "photos/1", "photos/2"):
+        Path(place).mkdir()
+        Path(place, "one.jpg" if place == "photos" else "two.jpg").write_bytes(b"")
     Path("captions").write_text(content)
     failing(["prepare", "captions", "--pictures", "photos", "--out", "own.h5"], *words)
 

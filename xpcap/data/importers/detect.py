@@ -19,7 +19,7 @@ Named = tuple[str | None, str | Path]  # the split that a file is of, if it was 
 
 FORMS = (
     "COCO annotations JSON, Karpathy's data set JSON, lines NAME#K, tab, caption as of Flickr8k, a table (CSV, TSV, pipes, JSON lines) "
-    "whose heading names a picture and a caption"
+    "whose heading names a picture and a caption, or has the names in `image_column` and `caption_column`"
 )
 
 

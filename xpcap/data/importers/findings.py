@@ -33,4 +33,4 @@ class Findings:
     def refuse(self, where: str) -> None:
         """DataError : something was left out."""
         if self.skipped:
-            raise DataError(f"{where}: {'; '.join(self.lines())}; expected nothing to leave out, as strict reading was asked for")
+            raise DataError(f"{where}: {'; '.join(self.lines())}; expected nothing that must be left out, as `strict` asks")

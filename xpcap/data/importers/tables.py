@@ -96,7 +96,7 @@ def no_columns(where: str, names: Sequence[str], columns: Columns) -> str:
     """The message for a table whose columns are not found."""
     wanted = {key: [told] if (told := getattr(columns, key)) else list(KNOWN[key][:4]) for key in ("image", "caption")}
     told = f"one such as {' or '.join(wanted['image'])} for pictures and one such as {' or '.join(wanted['caption'])} for captions"
-    return f"{where} has the columns {', '.join(repr(name[:40]) for name in names[:10])}, expected {told}; name yours"
+    return f"{where} has the columns {', '.join(repr(name[:40]) for name in names[:10])}, expected {told}; name yours by `image_column` and `caption_column`"
 
 
 def _start(text: str) -> int:

@@ -21,8 +21,7 @@ def read_whole(function: str, path: str | Path) -> str:
     try:
         text = read_text(Path(path), MOST_TEXT)
     except UnicodeDecodeError as error:
-        before = bytes(error.object[: error.start])
-        utf16 = before[:2] in (b"\xff\xfe", b"\xfe\xff") or bytes(error.object[:2]) in (b"\xff\xfe", b"\xfe\xff")
+        before, utf16 = bytes(error.object[: error.start]), bytes(error.object[:2]) in (b"\xff\xfe", b"\xfe\xff")
         place = "it is UTF-16" if utf16 else f"{error.reason} at byte {error.start}, line {before.count(10) + 1}"
         raise DataError(f"{function}: {path} is not UTF-8 text ({place}); save it as UTF-8") from error
     except ValueError as error:
