@@ -11,6 +11,7 @@ from pathlib import Path
 
 import click
 import excerpts
+import forms
 import numpy as np
 import planted
 import pytest
@@ -93,6 +94,9 @@ def put_files_that_the_docs_speak_of() -> None:
         "Flickr_8k.trainImages.txt": "\n".join(names[:8]), "Flickr_8k.devImages.txt": "\n".join(names[8:]),
     }.items():  # fmt: skip
         Path(file).write_text(text)
+    Path("captions.csv").write_bytes(forms.table({name: ["a red thing", "a thing"] for name in names}))
+    for split, part in (("train", names[:8]), ("val", names[8:])):
+        Path(f"captions_{split}2017.json").write_bytes(forms.coco({name: ["a thing"] for name in part}))
     for file in ("features.npz", "features_efficientnet_lite2.npz"):
         np.savez(file, names=names, features=np.random.default_rng(0).standard_normal((12, 6)).astype("f4"))
     arguments = "prepare --captions captions.txt --split train=train.txt --split test=val.txt --features features.npz --out other.h5"

@@ -8,20 +8,24 @@ import struct
 from pathlib import Path
 from typing import Any
 
+import forms
 import h5py
 import numpy as np
 
 from fuzzing.spoiling import ODD, spoil_bytes, spoil_text
 from xpcap.data import open_data
-from xpcap.data.importers import import_flickr8k
+from xpcap.data.importers import import_captions, import_flickr8k
 
 PICTURES = [f"{name}.jpg" for name in ("one", "two", "three", "four", "five", "six")]
 COCO_TEXT = ("coco2014_vocab.json", "train2014_urls.txt", "val2014_urls.txt")
 
 
 def make(draw: random.Random, folder: Path) -> None:
-    """One in four is CS231n's folder; the rest has Flickr8k's layout, some of it with pictures in place of features."""
-    if draw.random() < 0.25:
+    """One in four is CS231n's folder, one in four a file of captions of any form; the rest has Flickr8k's layout, some with pictures for features."""
+    if (kind := draw.random()) < 0.25:
+        (folder / "any").write_bytes(_spoilt_form(draw))
+        return
+    if kind < 0.5:
         for name, content in good_coco().items():
             (folder / name).write_bytes(content)
         _spoil_coco(folder, draw)
@@ -36,7 +40,10 @@ def make(draw: random.Random, folder: Path) -> None:
 
 def use(folder: Path) -> None:
     """Import it, or open it."""
-    if (folder / "coco2014_vocab.json").exists():
+    if (folder / "any").exists():
+        np.savez(folder / "features.npz", names=np.array(PICTURES), features=np.ones((6, 4), np.float32))
+        data, _ = import_captions([(None, folder / "any")], features_file=folder / "features.npz", min_count=1, max_words=9)
+    elif (folder / "coco2014_vocab.json").exists():
         data = open_data(folder)
     else:
         features, pictures = folder / "features.npz", folder / "pictures"
@@ -46,6 +53,12 @@ def use(folder: Path) -> None:
     for name, split in data.splits.items():
         data.minibatch(name, np.arange(min(4, len(split.captions))))
         data.references(name)
+
+
+def _spoilt_form(draw: random.Random) -> bytes:
+    said = {name: [f'A dog, "number {k}", runs on the {name[:3]} grass .' for k in range(3)] for name in PICTURES}
+    content = draw.choice(list(forms.FORMS.values()))(said)
+    return spoil_text(content.decode(), draw) if draw.random() < 0.75 else spoil_bytes(content, draw)
 
 
 @functools.cache

@@ -1,21 +1,28 @@
 """`prepare`: captions, split lists and pictures or features in, one dataset file out."""
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import click
 
 from xpcap.cli.shared import PATH, describe_data, examples
-from xpcap.data import write_dataset
-from xpcap.data.importers import import_flickr8k
+from xpcap.data import CaptionData, write_dataset
+from xpcap.data.importers import Columns, Findings, import_captions, import_flickr8k
+from xpcap.data.importers.build import count
+from xpcap.encoders import find_encoder
 from xpcap.files import obstacle
+from xpcap.report import visible
 from xpcap.runs.folder import LARGEST
 
 EXAMPLES = examples(
-    "prepare --captions Flickr8k.token.txt --features features.npz --out flickr8k.h5 \\",
+    "prepare captions.csv --pictures photos --out own.h5",
+    "prepare train=captions_train2017.json val=captions_val2017.json --pictures coco --out coco.h5",
+    "prepare Flickr8k.token.txt --features features.npz --out flickr8k.h5 \\",
     "      --split train=Flickr_8k.trainImages.txt --split val=Flickr_8k.devImages.txt",
-    "prepare --captions captions.txt --pictures photos --split train=train.txt --split val=val.txt --out own.h5",
 )
+FEWEST = 5  # the default of --min-count
 
 
 def pairs(ctx: click.Context, param: click.Parameter, values: Sequence[str]) -> dict[str, Path]:
@@ -29,28 +36,123 @@ def pairs(ctx: click.Context, param: click.Parameter, values: Sequence[str]) -> 
     return lists
 
 
+def named_files(ctx: click.Context, param: click.Parameter, values: Sequence[str]) -> list[tuple[str | None, Path]]:
+    """Arguments FILE or SPLIT=FILE; a file that is called so is a file."""
+    files: list[tuple[str | None, Path]] = []
+    for value in values:
+        name, equals, file = value.partition("=")
+        told = bool(equals and file) and name.isidentifier() and name != "vocab" and not Path(value).exists()
+        files.append((name, Path(file)) if told else (None, Path(value)))
+    return files
+
+
+def parts(ctx: click.Context, param: click.Parameter, value: str | None) -> list[float] | None:
+    """0.8,0.1,0.1 as numbers; they must be three at most, none below 0, and 1 together."""
+    if value is None:
+        return None
+    try:
+        numbers = [float(part) for part in value.split(",")]
+    except ValueError:
+        numbers = []
+    if not 1 <= len(numbers) <= 3 or not all(0 <= part <= 1 for part in numbers) or not math.isclose(sum(numbers), 1, abs_tol=1e-6) or not numbers[0]:
+        raise click.BadParameter(f"got {value!r}, expected the shares of train, val and test, together 1, as in 0.8,0.1,0.1")
+    return numbers
+
+
 @click.command(epilog=EXAMPLES)
-@click.option("--captions", type=PATH, required=True, help="File of captions, one a line: NAME#K, a tab, the caption (Flickr8k's token file).")
+@click.argument("files", metavar="CAPTIONS...", nargs=-1, callback=named_files)
 @click.option(
-    "--split", "lists", multiple=True, required=True, callback=pairs, metavar="NAME=LIST",
+    "--split", "lists", multiple=True, callback=pairs, metavar="NAME=LIST",
     help="A split and the file that lists its pictures, one name a line. Repeat for each split. A run learns from 'train' and checks itself on 'val'.",
 )  # fmt: skip
-@click.option("--pictures", type=PATH, help="Folder of the pictures. Pages show them; without --features they are encoded as histograms.")
+@click.option("--fractions", callback=parts, help="Shares of train, val and test, where neither files nor lists say it. Default: 0.8,0.1,0.1.")
+@click.option("--seed", type=click.IntRange(0, LARGEST), default=0, show_default=True, help="Seed of the draw that --fractions makes.")
+@click.option("--pictures", type=PATH, help="Folder of the pictures, or of folders of them. Pages show them; without --features they are encoded.")
 @click.option("--features", type=PATH, help="An .npz with 'names' (m,) and 'features' (m, D), made by an encoder of your own.")
+@click.option("--encoder", help="What encodes the pictures. Default: histogram, which knows colours and shapes.")
 @click.option("--out", type=PATH, required=True, help="Dataset file to write. An existing file is never overwritten.")
-@click.option("--min-count", type=click.IntRange(1, LARGEST), default=5, show_default=True, help="Rarer words of the train split become <UNK>.")
+@click.option("--min-count", type=click.IntRange(1, LARGEST), help=f"Rarer words of the train split become <UNK>.  [default: {FEWEST}]")
+@click.option(
+    "--vocabulary", type=click.IntRange(1, LARGEST), help="Instead of --min-count: keep so many words, the most frequent of the train split."
+)
 @click.option("--max-words", type=click.IntRange(1, 1000), default=20, show_default=True, help="Longer captions are cut in training, not in scoring.")
-def prepare(captions: Path, lists: dict[str, Path], pictures: Path | None, features: Path | None, out: Path, min_count: int, max_words: int) -> None:
+@click.option("--float16", is_flag=True, help="Store features in half the bytes.")
+@click.option("--strict", is_flag=True, help="Refuse what would be skipped: captions without a picture or a word, pictures without captions, ...")
+@click.option("--image-column", help="Name of a table's column of pictures, if it is not found.")
+@click.option("--caption-column", help="Name of a table's column of captions, if it is not found.")
+@click.option("--split-column", help="Name of a table's column of splits, if it is not found.")
+@click.option("--captions", type=PATH, help="Flickr8k's token file, in place of CAPTIONS: takes --split, is strict, and keeps no record of counts.")
+def prepare(**given: Any) -> None:
     """Make a dataset file from captions and pictures.
 
-    Checks that captions, split lists, and pictures or features belong together, and writes them as one HDF5 file for 'train'. Give
-    --pictures, --features or both. With --pictures alone each picture is encoded as histograms of colours and edges; a run on such data can
-    caption new pictures.
+    CAPTIONS are files, or SPLIT=FILE each: COCO's or Karpathy's JSON, Flickr8k's token file, or a table (CSV, TSV, JSON lines) of pictures and
+    captions. Their form is found by looking. Give --pictures, --features or both. What does not fit together is skipped, counted and named. A
+    run on data whose pictures were encoded here can caption new pictures.
     """
-    if pictures is None and features is None:
-        raise click.UsageError("neither --pictures nor --features is given, expected at least one: where do the features come from?")
+    _check_usage(given)
+    out: Path = given["out"]
     if why := obstacle(out):
         raise click.ClickException(f"prepare: {out} {why}")  # before any work is done
-    data = import_flickr8k(captions, lists, features, min_count, max_words, pictures, progress=True)
+    data, findings = _old_form(given) if given["captions"] else _any_form(given)
     write_dataset(out, data)
+    _describe(out, data, given["files"], findings)
+
+
+def _check_usage(given: dict[str, Any]) -> None:
+    """UsageError : options that are missing or contradict each other."""
+    if given["pictures"] is None and given["features"] is None:
+        raise click.UsageError("neither --pictures nor --features is given, expected at least one: where do the features come from?")
+    if bool(given["captions"]) == bool(given["files"]):
+        raise click.UsageError(f"{'--captions and CAPTIONS are both' if given['files'] else 'no CAPTIONS are'} given, expected files of captions")
+    if given["captions"] and not given["lists"]:
+        raise click.UsageError("--captions is given without --split, expected a list for each split; or give the file without --captions")
+    taken = ("fractions", "image_column", "caption_column", "split_column")
+    if given["captions"] and (odd := [name for name in taken if given[name] is not None]):
+        raise click.UsageError(f"--captions does not go with --{odd[0].replace('_', '-')}; give the file without --captions")
+    for one, other in (("features", "encoder"), ("lists", "fractions"), ("min_count", "vocabulary")):
+        if given[one] and given[other]:
+            shown = "split" if one == "lists" else one.replace("_", "-")
+            raise click.UsageError(f"--{shown} and --{other} are both given, expected one of them")
+
+
+def _how(given: dict[str, Any]) -> dict[str, Any]:
+    """What both forms hand to `assemble`."""
+    fewest = given["min_count"] or (1 if given["vocabulary"] else FEWEST)
+    encoder = None if given["encoder"] is None else find_encoder(given["encoder"])
+    return {
+        "pictures": given["pictures"], "encoder": encoder, "min_count": fewest, "vocabulary_size": given["vocabulary"],
+        "max_words": given["max_words"], "float16": given["float16"], "progress": True,
+    }  # fmt: skip
+
+
+def _old_form(given: dict[str, Any]) -> tuple[CaptionData, Findings]:
+    return import_flickr8k(given["captions"], given["lists"], given["features"], **_how(given)), Findings()
+
+
+def _any_form(given: dict[str, Any]) -> tuple[CaptionData, Findings]:
+    columns = Columns(given["image_column"], given["caption_column"], given["split_column"])
+    return import_captions(
+        given["files"], lists=given["lists"], fractions=given["fractions"], seed=given["seed"], columns=columns, features_file=given["features"],
+        strict=given["strict"], **_how(given),
+    )  # fmt: skip
+
+
+def _describe(out: Path, data: CaptionData, files: Sequence[tuple[str | None, Path]], findings: Findings) -> None:
+    """What was read, left out, kept and cut, and three captions as a run will see them."""
+    for (_, path), form in zip(files, findings.forms, strict=False):
+        click.echo(f"{visible(str(path))}: {form}")
+    for note in findings.notes:
+        click.echo(f"note: {visible(note)}")
+    for line in findings.lines():
+        click.echo(f"skipped {visible(line)}")
     click.echo(describe_data(out, data))
+    counts = count(data)
+    for name in data.splits:
+        click.echo(f"{visible(name)}: {counts['cut'][name]:,} captions cut, {counts['unknown'][name]:.1%} of the words unknown")
+    name, split = next(iter(data.splits.items()))
+    n = len(split.captions)
+    for row in sorted({0, n // 2, n - 1}):
+        words = (
+            data.vocabulary.idx_to_word[i] for i in split.captions[row] if i not in (data.vocabulary.null, data.vocabulary.start, data.vocabulary.end)
+        )
+        click.echo(f"  {visible(split.images[split.image_idxs[row]])}: {' '.join(words)}")

@@ -64,11 +64,11 @@ class Vocabulary:
         return cls.build_from_words((tokenize(text) for text in texts), min_count)
 
     @classmethod
-    def build_from_words(cls, captions: Iterable[Sequence[str]], min_count: int) -> "Vocabulary":
-        """`build` for captions that are lists of words."""
+    def build_from_words(cls, captions: Iterable[Sequence[str]], min_count: int, most: int | None = None) -> "Vocabulary":
+        """`build` for captions that are lists of words; at most the first `most` of those words, if given."""
         counts = Counter(word for caption in captions for word in caption)
         kept = sorted((word for word, n in counts.items() if n >= min_count), key=lambda word: (-counts[word], word))
-        return cls([*SPECIAL, *kept])
+        return cls([*SPECIAL, *kept[:most]])
 
     def __len__(self) -> int:
         return len(self.idx_to_word)

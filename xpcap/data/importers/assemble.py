@@ -25,6 +25,8 @@ def assemble(
     encoder: Encoder | None = None,
     min_count: int = 5,
     max_words: int = 20,
+    vocabulary_size: int | None = None,
+    float16: bool = False,
     source: Mapping[str, Any] | None = None,
     progress: bool = False,
 ) -> CaptionData:
@@ -38,6 +40,8 @@ def assemble(
     encoder : default HistogramEncoder. The data set remembers its name; a run captions new pictures if `find_encoder` knows that name
     min_count : words that occur less often in the train split (in all splits if none is called train) become ``<UNK>``
     max_words : the ids of longer captions are cut; their text is kept whole
+    vocabulary_size : keep so many of those words, the most frequent, beside the four special ones; None: all
+    float16 : store features in half the bytes; they differ by up to a two-thousandth
     source : JSON-like facts to store beside those above, such as the names of the files
     progress : show a progress bar while pictures are encoded
 
@@ -51,16 +55,19 @@ def assemble(
     """
     if min_count < 1 or max_words < 1:
         raise DataError(f"assemble: `min_count` is {min_count} and `max_words` {max_words}, expected both at least 1")
+    if vocabulary_size is not None and vocabulary_size < 1:
+        raise DataError(f"assemble: `vocabulary_size` is {vocabulary_size}, expected at least 1")
     names = _pictures(captions)
     words = {split: _words(split, captions[split]) for split in captions}
-    vocabulary = _vocabulary(words, min_count)
+    vocabulary = _vocabulary(words, min_count, vocabulary_size)
     folder, encoder = _folder(pictures, names), _choose_encoder(features, pictures, encoder)
     if features is None:
         assert folder is not None
         assert encoder is not None
         features = encode_folder(folder, names, encoder, progress)
-    splits = {split: _split(split, captions[split], words[split], features, vocabulary, max_words) for split in captions}
-    made = CaptionData(vocabulary, splits, _source(source, min_count, max_words, folder, encoder))
+    splits = {split: _split(split, captions[split], words[split], features, vocabulary, max_words, float16) for split in captions}
+    settings = {"min_count": min_count, "max_words": max_words} | ({} if vocabulary_size is None else {"vocabulary_size": vocabulary_size})
+    made = CaptionData(vocabulary, splits, _source(source, settings, folder, encoder))
     check_data("assemble", made)
     return made
 
@@ -97,9 +104,9 @@ def _words(split: str, by_picture: Mapping[str, Sequence[str]]) -> list[list[str
     return words
 
 
-def _vocabulary(words: Mapping[str, Sequence[Sequence[str]]], min_count: int) -> Vocabulary:
+def _vocabulary(words: Mapping[str, Sequence[Sequence[str]]], min_count: int, most: int | None) -> Vocabulary:
     learned_from: Iterable[Sequence[str]] = words["train"] if "train" in words else (caption for split in words.values() for caption in split)
-    vocabulary = Vocabulary.build_from_words(learned_from, min_count)
+    vocabulary = Vocabulary.build_from_words(learned_from, min_count, most)
     if len(vocabulary) == len(SPECIAL):
         raise DataError(
             f"assemble: no word occurs {min_count} times in the captions to learn from, expected some that do; choose a smaller `min_count`"
@@ -134,12 +141,14 @@ def _split(
     features: Mapping[str, Any],
     vocabulary: Vocabulary,
     max_words: int,
+    float16: bool,
 ) -> Split:
     covered(f"assemble: split {name!r}", list(by_picture), features, "features")
+    features_of_split = _stack(features, list(by_picture))
     return Split(
         captions=vocabulary.encode_words(words, max_words),
         image_idxs=np.repeat(np.arange(len(by_picture), dtype=np.int32), [len(texts) for texts in by_picture.values()]),
-        features=_stack(features, list(by_picture)),
+        features=_halved(features_of_split, list(by_picture)) if float16 else features_of_split,
         images=list(by_picture),
         text=[text for texts in by_picture.values() for text in texts],
     )
@@ -158,9 +167,16 @@ def _stack(features: Mapping[str, Any], pictures: Sequence[str]) -> np.ndarray:
     return stacked if stacked.dtype in (np.float16, np.float32) else stacked.astype(np.float32)
 
 
-def _source(told: Mapping[str, Any] | None, min_count: int, max_words: int, folder: Path | None, encoder: Encoder | None) -> Source:
+def _halved(features: np.ndarray, pictures: Sequence[str]) -> np.ndarray:
+    """Features as float16, after checking that none is too large for it."""
+    if (large := np.flatnonzero(np.abs(features).max(axis=1) > np.finfo(np.float16).max)).size:
+        raise DataError(f"assemble: the feature of {pictures[large[0]][:100]!r} has a number above 65,504, which float16 cannot hold; keep float32")
+    return features.astype(np.float16)
+
+
+def _source(told: Mapping[str, Any] | None, settings: Mapping[str, Any], folder: Path | None, encoder: Encoder | None) -> Source:
     return Source(
         encoder=None if encoder is None else encoder.name,
         pictures=None if folder is None else str(folder.resolve()),
-        record={**(told or {}), "min_count": min_count, "max_words": max_words},
+        record={**(told or {}), **settings},
     )

@@ -41,8 +41,12 @@ def read_features(path: str | Path) -> dict[str, np.ndarray]:
     return dict(zip(rows, features.astype(np.float32) if features.dtype == np.float64 else features, strict=True))
 
 
-def encode_folder(folder: str | Path, names: Sequence[str], encoder: Encoder, progress: bool = False) -> dict[str, np.ndarray]:
+def encode_folder(
+    folder: str | Path, names: Sequence[str], encoder: Encoder, progress: bool = False, skipped: dict[str, str] | None = None
+) -> dict[str, np.ndarray]:
     """Picture name to feature (D,), for the pictures called `names` in a folder.
+
+    `skipped` takes the pictures that cannot be read, and why; None: the first of them is an error.
 
     Raises
     ------
@@ -51,8 +55,20 @@ def encode_folder(folder: str | Path, names: Sequence[str], encoder: Encoder, pr
     folder = Path(folder)
     stay_in("encode_folder", folder, names)
     covered("encode_folder", names, {name for name in names if _exists(folder / name)}, f"file in {folder}")  # before the slow part
-    pictures = (read_picture(folder / name) for name in bar(names, progress, "encoding pictures"))
-    return dict(zip(names, encoder.encode(pictures), strict=True))
+    features = encoder.encode(_readable(folder, bar(names, progress, "encoding pictures"), skipped))
+    return dict(zip((name for name in names if name not in (skipped or {})), features, strict=True))
+
+
+def _readable(folder: Path, names: Iterable[str], skipped: dict[str, str] | None) -> Iterator[np.ndarray]:
+    for name in names:
+        try:
+            picture = read_picture(folder / name)
+        except DataError as error:
+            if skipped is None:
+                raise
+            skipped[name] = str(error).removeprefix("read_picture: ")
+            continue
+        yield picture
 
 
 def covered(where: str, pictures: Sequence[str], known: Container[str], thing: str) -> None:

@@ -8,11 +8,11 @@ from typing import Any
 from xpcap.data.dataset import CaptionData
 from xpcap.data.importers.assemble import assemble
 from xpcap.data.importers.features import covered, read_features
+from xpcap.data.importers.findings import Findings
+from xpcap.data.importers.text import read_whole
 from xpcap.data.vocabulary import has_word
 from xpcap.errors import DataError
-from xpcap.files import read_text
 
-MOST_TEXT = 256 << 20  # bytes of a token file or list: more than a hundred times what Flickr8k's take
 _LINE = re.compile(r"(?P<key>(?P<image>[^\t]+?)#\d+)\t(?P<caption>.*)")
 
 
@@ -24,6 +24,7 @@ def import_flickr8k(
     max_words: int = 20,
     pictures: str | Path | None = None,
     progress: bool = False,
+    **more: Any,
 ) -> CaptionData:
     """Read Flickr8k's files and assemble them.
 
@@ -33,6 +34,7 @@ def import_flickr8k(
     lists : split name to a file of picture names, one a line
     features_file : .npz with ``names`` (m,) and ``features`` (m, D); None: HistogramEncoder makes features from `pictures`
     min_count, max_words, pictures, progress : as in `assemble`
+    more : `encoder`, `vocabulary_size` and `float16` of `assemble`
 
     Raises
     ------
@@ -44,7 +46,7 @@ def import_flickr8k(
     if features_file is not None:
         features, source["features"] = read_features(features_file), Path(features_file).name
     return assemble(
-        captions, features=features, pictures=pictures, min_count=min_count, max_words=max_words, source=source, progress=progress
+        captions, features=features, pictures=pictures, min_count=min_count, max_words=max_words, source=source, progress=progress, **more
     )  # fmt: skip
 
 
@@ -69,30 +71,50 @@ def read_token_file(path: str | Path) -> dict[str, list[str]]:
     ------
     DataError : a malformed line, a caption without a word, or a NAME#K twice; the message gives the line's number.
     """
+    return parse_tokens(f"read_token_file: {path}", read_whole("read_token_file", path))
+
+
+def is_token_line(line: str) -> bool:
+    """Whether a line has the form ``NAME#K<TAB>CAPTION``."""
+    return _LINE.fullmatch(line) is not None
+
+
+def parse_tokens(where: str, text: str, findings: Findings | None = None) -> dict[str, list[str]]:
+    """`read_token_file` for the text of a file called `where`. With `findings`, lines that it would refuse are left out."""
     captions: dict[str, list[str]] = {}
     seen: set[str] = set()
-    for number, line in enumerate(_read("read_token_file", path).split("\n"), start=1):
-        line = line.rstrip()
-        if not line:
+    for number, line in enumerate(text.split("\n"), start=1):
+        if not (line := line.rstrip()):
             continue
-        where = f"read_token_file: {path}, line {number}"
         match = _LINE.fullmatch(line)
-        if not match:
-            raise DataError(f"{where} is {line[:60]!r}, expected NAME#K, a tab and a caption")
-        if not has_word(match["caption"]):
-            raise DataError(f"{where} has no word in it, expected a caption in letters or digits; correct or remove the line")
-        if match["key"] in seen:
-            raise DataError(f"{where} is a second {match['key'][:100]!r}, expected one caption for each; was the file joined to itself?")
+        kind, fault = _fault(line, match, seen)
+        if fault and findings is None:
+            raise DataError(f"{where}, line {number} {fault}")
+        if fault and findings is not None:
+            findings.skip(kind, f"line {number}")
+            continue
+        assert match is not None
         seen.add(match["key"])
         captions.setdefault(match["image"], []).append(match["caption"])
     if not captions:
-        raise DataError(f"read_token_file: {path} has no line in it, expected NAME#K, a tab and a caption on each")
+        raise DataError(f"{where} has no line in it, expected NAME#K, a tab and a caption on each")
     return captions
+
+
+def _fault(line: str, match: re.Match[str] | None, seen: set[str]) -> tuple[str, str]:
+    """What is wrong with a line, as a kind and as the end of a message; both empty if nothing is."""
+    if not match:
+        return "lines of another form", f"is {line[:60]!r}, expected NAME#K, a tab and a caption"
+    if not has_word(match["caption"]):
+        return "captions without a word", "has no word in it, expected a caption in letters or digits; correct or remove the line"
+    if match["key"] in seen:
+        return "second lines of one NAME#K", f"is a second {match['key'][:100]!r}, expected one caption for each; was the file joined to itself?"
+    return "", ""
 
 
 def read_list(path: str | Path) -> list[str]:
     """Picture names, one a line. DataError : there is none, or one twice."""
-    names = [line.strip() for line in _read("read_list", path).split("\n") if line.strip()]
+    names = [line.strip() for line in read_whole("read_list", path).split("\n") if line.strip()]
     if not names:
         raise DataError(f"read_list: {path} is empty, expected one picture name a line; a split needs at least one picture")
     if (twice := _first_twice(names)) is not None:
@@ -107,16 +129,3 @@ def _first_twice(names: Iterable[str]) -> str | None:
             return name
         seen.add(name)
     return None
-
-
-def _read(function: str, path: str | Path) -> str:
-    """The text of a file without byte order mark, line ends of any system as one newline."""
-    try:
-        text = read_text(Path(path), MOST_TEXT)
-    except UnicodeDecodeError as error:
-        raise DataError(f"{function}: {path} is not UTF-8 text ({error.reason} at byte {error.start}); save it as UTF-8") from error
-    except ValueError as error:
-        raise DataError(
-            f"{function}: {path}: {error}; expected a text file of captions or picture names, at most {MOST_TEXT >> 20} MB; is the path right?"
-        ) from error
-    return text.removeprefix("\ufeff").replace("\r\n", "\n").replace("\r", "\n")

@@ -1,0 +1,390 @@
+"""Files of captions of every form: found by looking, read alike, split by picture; what does not fit is counted, or refused."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import forms
+import numpy as np
+import pytest
+from commands import SMALL, call, failing, good
+
+from xpcap.data import open_data
+from xpcap.data.importers import Columns, Findings, import_captions, import_flickr8k, read_captions
+from xpcap.data.importers.splits import by_fractions
+from xpcap.errors import DataError
+
+SAID = {
+    "one.jpg": ["A dog, a cat; and more .", 'The dog says "woof" loudly', "the dog"],
+    "two.jpg": ["a cat's 2nd dog", "Ein Hund läuft — schnell"],
+    "three.jpg": ['"Quoted" from the start, a cat', "the same", "the same"],
+}
+LISTS = {"train": ["one.jpg", "two.jpg"], "val": ["three.jpg"]}
+
+
+@pytest.fixture(autouse=True)
+def small_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Features and lists for SAID in an empty working folder."""
+    monkeypatch.chdir(tmp_path)
+    np.savez("features.npz", names=list(SAID), features=np.arange(12, dtype=np.float32).reshape(3, 4))
+    for split, names in LISTS.items():
+        Path(f"{split}.txt").write_text("\n".join(names))
+
+
+def read(content: bytes | str, **how: Any) -> Any:
+    Path("captions").write_bytes(content.encode() if isinstance(content, str) else content)  # the name says nothing
+    return read_captions([(None, "captions")], **how)
+
+
+# every form
+
+
+@pytest.mark.parametrize("form", forms.FORMS)
+def test_every_form_says_the_same(form: str) -> None:
+    assert read(forms.FORMS[form](SAID)) == SAID
+
+
+def test_the_same_captions_are_the_same_data_whatever_their_form() -> None:
+    made = {"old": import_flickr8k(write("token.txt", forms.token(SAID)), {"train": "train.txt", "val": "val.txt"}, "features.npz", min_count=1)}
+    for form in ("lines NAME#K", "Kaggle's", "JSON lines"):
+        files = [(None, write("file", forms.FORMS[form](SAID)))]
+        made[form], _ = import_captions(files, lists={"train": "train.txt", "val": "val.txt"}, features_file="features.npz", min_count=1)
+    splits = {split: {name: SAID[name] for name in names} for split, names in LISTS.items()}
+    made["Karpathy's"], _ = import_captions([(None, write("file", forms.karpathy(splits)))], features_file="features.npz", min_count=1)
+    files = [(split, write(f"{split}.json", forms.coco(said))) for split, said in splits.items()]
+    made["COCO's"], _ = import_captions(files, features_file="features.npz", min_count=1)
+    for data in made.values():
+        assert data.vocabulary.idx_to_word == made["old"].vocabulary.idx_to_word
+        for name, split in made["old"].splits.items():
+            np.testing.assert_array_equal(data.split(name).captions, split.captions)
+            np.testing.assert_array_equal(data.split(name).features, split.features)
+            assert (data.split(name).images, data.texts(name)) == (split.images, made["old"].texts(name))
+    assert len({json.dumps(data.source.to_json()) for data in made.values()}) == len(made)
+
+
+def write(name: str, content: bytes | str) -> Path:
+    path = Path(name)
+    path.write_bytes(content.encode() if isinstance(content, str) else content)
+    return path
+
+
+def test_a_field_may_hold_what_separates_fields() -> None:
+    text = 'image,caption\r\na.jpg,"A dog, who said ""woof""\r\n  and ran"\r\nb.jpg,A dog, not quoted\r\n\r\nb.jpg, "spaced, too"\r\n'
+    assert read(text) == {"a.jpg": ['A dog, who said "woof"\n  and ran'], "b.jpg": ["A dog, not quoted", "spaced, too"]}
+    np.savez("features.npz", names=["a.jpg", "b.jpg"], features=np.ones((2, 3), "f4"))
+    data, _ = import_captions([("train", "captions")], features_file="features.npz", min_count=1)
+    assert data.texts("train")[0] == 'A dog, who said "woof" and ran'
+
+
+def test_columns_may_be_named_and_a_table_may_say_the_splits() -> None:
+    text = "id;Foto;de;en;teil\n1;a.jpg;Ein Hund;a dog;Training\n2;b.jpg;Eine Katze;a cat;dev\n"
+    assert read(text, columns=Columns("foto", "en", "teil")) == {"train": {"a.jpg": ["a dog"]}, "val": {"b.jpg": ["a cat"]}}
+    with pytest.raises(DataError, match="columns 'id', 'Foto', 'de', 'en', 'teil', expected one such as photo for pictures"):
+        read(text, columns=Columns("photo", "en"))
+    assert read("caption,file,split\na dog,a.jpg,test,,\n") == {"test": {"a.jpg": ["a dog"]}}
+
+
+def test_restval_joins_train_and_is_said() -> None:
+    findings = Findings()
+    said = read(forms.karpathy({"train": {"a.jpg": ["a"]}, "restval": {"b.jpg": ["b"]}, "test": {"c.jpg": ["c"]}}), findings=findings)
+    assert said == {"train": {"a.jpg": ["a"], "b.jpg": ["b"]}, "test": {"c.jpg": ["c"]}}
+    assert findings.notes == ["restval joins train: 1 pictures"]
+
+
+def test_a_pipe_that_is_missing_costs_one_line_of_flickr30k() -> None:
+    """As line 19,999 of the published file."""
+    findings = Findings()
+    text = 'image_name| comment_number| comment\na.jpg| 0| A "dog" runs .\na.jpg| 1   A dog sits .\na.jpg| 2| a | b\na.jpg| 2| again\n'
+    assert read(text, findings=findings) == {"a.jpg": ['A "dog" runs .', "a | b"]}
+    assert read('image|caption\na.jpg|"A dog" runs\n') == {"a.jpg": ['"A dog" runs']}  # a quote is a sign like any other
+    assert findings.lines() == ["rows without 3 columns: 1 (line 3)", "second captions of one number: 1 (a.jpg 2)"]
+
+
+# splits
+
+
+def test_fractions_divide_by_picture_and_depend_on_names_and_seed_alone() -> None:
+    said = {f"{i}.jpg": [f"caption {i}", "again"] for i in range(50)}
+    made = by_fractions(said, (0.8, 0.1, 0.1), seed=3)
+    assert {split: len(part) for split, part in made.items()} == {"train": 40, "val": 5, "test": 5}
+    assert {name: texts for part in made.values() for name, texts in part.items()} == said
+    backwards = by_fractions(dict(reversed(said.items())), (0.8, 0.1, 0.1), seed=3)
+    assert backwards == made
+    assert list(backwards["train"]) == list(reversed(made["train"]))
+    assert by_fractions(said, (0.8, 0.1, 0.1), seed=4) != made
+    assert [len(part) for part in by_fractions(dict(list(said.items())[:3]), (0.8, 0.1, 0.1), 0).values()] == [1, 1, 1]
+    assert [len(part) for part in by_fractions(dict(list(said.items())[:3]), (0.1, 0.8, 0.1), 0).values()] == [1, 1, 1]
+    assert list(by_fractions(said, (0.5, 0, 0.5), 0)) == ["train", "test"]
+    with pytest.raises(DataError, match="2 pictures, expected at least one for each of train, val, test"):
+        by_fractions({"a": ["a"], "b": ["b"]}, (0.8, 0.1, 0.1), 0)
+
+
+def test_files_with_and_without_splits_do_not_mix() -> None:
+    table, karpathy = write("t.csv", forms.table(SAID)), write("k.json", forms.karpathy({"train": SAID}))
+    with pytest.raises(DataError, match="some of the files have splits and some have none"):
+        read_captions([(None, table), ("val", table)])
+    with pytest.raises(DataError, match=r"k\.json says itself who is in which split \(train\)"):
+        read_captions([("val", karpathy)])
+    failing(["prepare", karpathy, "--split", "train=train.txt", "--features", "features.npz", "--out", "o.h5"], "splits train already", "no lists")
+    failing(
+        ["prepare", f"train={table}", f"val={table}", "--features", "features.npz", "--out", "o.h5"], "'one.jpg' is in split 'train' and in 'val'"
+    )
+    assert read_captions([("a", table), ("b", table)]) == {"a": SAID, "b": SAID}
+
+
+# what does not fit
+
+
+COCO = json.loads(forms.coco(SAID))
+SKIPPED: dict[str, tuple[bytes | str, str]] = {
+    "no word": (forms.table({**SAID, "one.jpg": ["a dog", "...", ""]}), "captions without a word: 2 (one.jpg, one.jpg)"),
+    "no caption": (json.dumps({**COCO, "images": [*COCO["images"], {"id": 1, "file_name": "four.jpg"}]}), "pictures without captions: 1 (four.jpg)"),
+    "no feature": (forms.table({**SAID, **{f"{i}.jpg": ["a dog"] for i in range(5)}}), "without features: 5 (0.jpg, 1.jpg, 2.jpg, ...)"),
+    "no image": (json.dumps({**COCO, "annotations": [*COCO["annotations"], {"image_id": 1, "caption": "a"}]}), "of no image: 1 (image_id 1)"),
+    "id twice": (json.dumps({**COCO, "annotations": [COCO["annotations"][0], *COCO["annotations"]]}), "the id of another: 1 (0)"),
+    "image twice": (json.dumps({**COCO, "images": [*COCO["images"], {"id": 1, "file_name": "one.jpg"}]}), "the name of another: 1 (one.jpg)"),
+    "Karpathy's image twice": (
+        forms.plain_karpathy(SAID).replace(b'"images": [', b'"images": [{"filename": "one.jpg", "sentences": [{"raw": "a dog"}]}, '),
+        "the name of another: 1 (one.jpg)",
+    ),
+    "key twice": (forms.token(SAID) + b"one.jpg#0\tA dog\n", "second lines of one NAME#K: 1 (line 9)"),
+    "odd line": (forms.token(SAID) + b"rubbish\n", "lines of another form: 1 (line 9)"),
+    "short row": (forms.table(SAID) + b"one.jpg\n", "rows without 2 columns: 1 (line 10)"),
+    "nameless": (forms.table(SAID) + b" ,a dog\n", "rows without a picture: 1 (captions, line 10)"),
+    "unlisted": (forms.table({name: SAID[name] for name in ("two.jpg", "three.jpg")}), "have no captions, or were skipped: 1 (one.jpg)"),
+}
+
+
+@pytest.mark.parametrize("name", SKIPPED)
+def test_what_does_not_fit_is_counted_and_named_and_refused_if_strict(name: str) -> None:
+    content, line = SKIPPED[name]
+    write("captions", content)
+    command = ["prepare", "captions", "--features", "features.npz", "--split", "train=train.txt", "--split", "val=val.txt", "--min-count", 1, "--out"]
+    output = good(*command, "own.h5").output.replace("read_captions: ", "")
+    assert len([shown for shown in output.splitlines() if shown.startswith("skipped ") and shown.endswith(line)]) == 1
+    kept = json.loads(good("info", "own.h5", "--json").stdout)["source"]["skipped"]
+    assert sum(kept.values()) >= 1
+    failing([*command, "strict.h5", "--strict"], line.split(" (")[0], "as --strict asks")
+
+
+BROKEN: dict[str, tuple[bytes | str, list[str]]] = {
+    "nothing": ("", ["captions is empty"]),
+    "blank lines": ("\ufeff\r\n \n", ["captions is empty"]),
+    "prose": ("Dear all,\nhere are the captions", ["no form known here", "'Dear all,'", "COCO", "Karpathy", "NAME#K", "CSV"]),
+    "a table without heading": ("a.jpg,A dog\nb.jpg,A cat\n", ["no form known here", "'a.jpg,A dog'", "whose heading names"]),
+    "one column": ("image\na.jpg\n", ["no form known here", "'image'"]),
+    "Latin 1": ("image,caption\na.jpg,Ein Hund läuft\n".encode("latin-1"), ["not UTF-8", "line 2", "save it as UTF-8"]),
+    "two encodings": ("image,caption\na.jpg,ä\n".encode() + "b.jpg,ä\n".encode("cp1252"), ["not UTF-8", "line 3"]),
+    "UTF-16": ("image\tcaption\n".encode("utf-16"), ["it is UTF-16", "save it as UTF-8"]),
+    "a quote never closed": ('image,caption\na.jpg,"A dog\nb.jpg,A cat\n', ["unexpected end of data", "each quote that opens"]),
+    "a quote closed in the next row": ('image,caption\na.jpg,"A dog\nb.jpg,"A cat"\n', ["line 3", "each quote that opens"]),
+    "a field without end": ("image,caption\na.jpg,\n" + "b.jpg," + "x" * 200_000, ["line 3", "field larger than field limit"]),
+    "a heading without end": ("image," * 100_000, ["no form known here"]),
+    "only short rows": ("image,caption\na.jpg\nb.jpg\n", ["no caption that could be read"]),
+    "many splits": ("image,caption,split\n" + "".join(f"{i}.jpg,a,s{i}\n" for i in range(30)), ["line 22", "'s20'", "at most 20"]),
+    "a split with a path": ("image,caption,split\na.jpg,a,../x\n", ["line 2", "split '../x'"]),
+    "cut short": (forms.coco(SAID)[:-30], ["not whole JSON", "cut short"]),
+    "two texts": (forms.coco(SAID) + forms.coco(SAID), ["not whole JSON"]),
+    "deep": ("[" * 100_000, ["nested too deep"]),
+    "deep objects": ('{"images":' * 100_000, ["nested too deep"]),
+    "many values": ("[" + "[]," * 9_000_000, ["18,000,001 values", "is it a file of captions"]),
+    "a number without end": ("[" + "9" * 5000 + "]", ["not whole JSON"]),
+    "a list of numbers": ("[1, 2]", ["its first row is 1", "expected an object"]),
+    "an empty list": ("[]", ["its first row is null"]),
+    "an empty object": ("{}", ["has the columns"]),
+    "another object": ('{"type": "FeatureCollection"}', ["'type'", "image or image_name"]),
+    "another object in lines": ('{\n"type": 1}', ["is a JSON object with 'type'"]),
+    "a broken line": ('{"image": "a", "caption": "b"}\n{"image": "a"\n', ["line 2", "not whole JSON"]),
+    "a line of another kind": ('{"image": "a", "caption": "b"}\n7\n', ["line 2 is 7", "expected an object"]),
+    "a line of other types": ('{"image": "a", "caption": "b"}\n{"image": 7, "caption": ["b"]}\n', ["line 2", "picture 7"]),
+    "captions of objects": ('{"image": "a", "caption": [{"raw": 1}]}', ["caption a list", "expected text"]),
+    "COCO without captions": ('{"images": [{"id": 1, "file_name": "a"}]}', ["'annotations' is missing", "captions_*.json"]),
+    "COCO's instances": (
+        '{"images": [{"id": 1, "file_name": "a"}], "annotations": [{"image_id": 1, "bbox": []}]}',
+        ["annotation 1", "instances_*.json"],
+    ),
+    "COCO of numbers": ('{"images": [{"id": 1, "file_name": 7}], "annotations": [{}]}', ["image 1", "'file_name' is 7"]),
+    "COCO of lists": ('{"images": {"a": 1}, "annotations": []}', ["'images' is no list of objects"]),
+    "COCO with a list for an id": ('{"images": [{"id": [], "file_name": "a"}], "annotations": [{}]}', ["'id' is a list"]),
+    "Karpathy's without raw": ('{"images": [{"filename": "a", "sentences": [{"tokens": []}]}]}', ["image 1", "'raw'"]),
+    "Karpathy's of numbers": ('{"images": [{"filename": 3, "sentences": []}]}', ["filename is 3"]),
+    "Karpathy's of two kinds": ('{"images": [{"filename": "a", "sentences": []}, 7]}', ["image 2 is 7"]),
+}
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_broken_files_are_refused_in_one_sentence(name: str) -> None:
+    content, words = BROKEN[name]
+    with pytest.raises(DataError) as caught:
+        read(content)
+    message = str(caught.value)
+    assert message.startswith("read_captions: captions")
+    assert len(message) < 600
+    for word in words:
+        assert word in message
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (r'{"image": "a\ud800.jpg", "caption": "a dog"}', ["half a character"]),
+        ("image,caption\n../a.jpg,a dog\n", ["'../a.jpg' would lie outside"]),
+        ("image,caption\n/etc/a.jpg,a dog\n", ["'/etc/a.jpg' would lie outside"]),
+        ("image,caption\nx/one.jpg,a dog\ny/one.jpg,a cat\n", ["'x/one.jpg' and 'y/one.jpg' both lead to 'one.jpg'"]),
+        ("image,caption\nnowhere.jpg,a dog\n", ["no picture left", "not in photos: 1 (nowhere.jpg)"]),
+        ("image,caption\ntwo.jpg,a dog\n", ["no picture left", "not in photos: 1 (two.jpg)"]),  # in two sub-folders
+    ],
+)
+def test_names_that_lead_astray_are_refused(content: str, words: list[str]) -> None:
+    for place in ("photos", "photos/1", "photos/2"):
+        Path(place).mkdir()
+        Path(place, "one.jpg" if place == "photos" else "two.jpg").write_bytes(b"")
+    Path("captions").write_text(content)
+    failing(["prepare", "captions", "--pictures", "photos", "--out", "own.h5"], *words)
+
+
+# the command
+
+
+def test_a_folder_of_photos_and_a_table_become_a_captioner() -> None:
+    """Names with a folder that is not there, pictures in sub-folders, one that cannot be read, one without captions."""
+    Image = pytest.importorskip("PIL.Image")
+    for i in range(10):
+        path = Path("photos") / ("red" if i < 5 else "blue") / f"{i}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (40, 30), (200, 30, 30) if i < 5 else (30, 30, 200)).save(path)
+    Image.new("RGB", (40, 30)).save("photos/spare.png")
+    Path("photos/red/0.png").write_bytes(b"\x89PNG")
+    write("c.csv", "filename,caption\n" + "".join(f"old/{i}.png,a {'red' if i < 5 else 'blue'} thing\n" for i in range(10)))
+    command = [
+        "prepare",
+        "c.csv",
+        "--pictures",
+        "photos",
+        "--encoder",
+        "histogram",
+        "--vocabulary",
+        3,
+        "--float16",
+        "--fractions",
+        "0.8,0.2",
+        "--out",
+    ]
+    output = good(*command, "own.h5").output
+    assert "skipped pictures that cannot be read: 1 (red/0.png: photos/red/0.png cannot be read" in output
+    assert "skipped pictures in photos without captions: 1 (spare.png)" in output
+    assert "splits drawn by picture, 0.8 / 0.2, seed 0" in output
+    data = open_data("own.h5")
+    assert sum(len(split.images) for split in data.splits.values()) == 9
+    assert len(data.vocabulary) == 4 + 3
+    assert data.split("train").features.dtype == np.float16
+    assert data.source.encoder == "histogram"
+    assert all((Path(str(data.source.pictures)) / name).exists() for split in data.splits.values() for name in split.images)
+    assert dict(data.source.record["drawn"]) == {"fractions": [0.8, 0.2], "seed": 0}
+    good(*command, "again.h5")
+    assert Path("own.h5").read_bytes() == Path("again.h5").read_bytes()
+    failing([*command, "strict.h5", "--strict"], "spare.png")
+    Path("photos/spare.png").unlink()
+    failing([*command, "strict.h5", "--strict"], "photos/red/0.png cannot be read")
+    good("train", "own.h5", "--out", "run", *SMALL)
+    assert "thing" in good("caption", "run", "photos/blue/9.png").output
+
+
+def test_lists_name_pictures_as_the_captions_do_wherever_the_files_are() -> None:
+    Path("photos/deep").mkdir(parents=True)
+    for name in SAID:
+        Path("photos/deep", name).write_bytes(b"a page shows it, nobody reads it here")
+    files = [(None, write("captions", forms.table(SAID)))]
+    data, findings = import_captions(files, lists={"train": "train.txt"}, features_file="features.npz", pictures="photos", min_count=1)
+    assert data.split("train").images == ["deep/one.jpg", "deep/two.jpg"]
+    np.testing.assert_array_equal(data.split("train").features, np.arange(8).reshape(2, 4))
+    assert not findings.skipped
+
+
+def test_prepare_says_what_it_kept_cut_and_does_not_know() -> None:
+    write("c.csv", "image,caption\none.jpg,a dog a dog a dog\ntwo.jpg,a dog and more\nthree.jpg,strange words\n")
+    command = ["prepare", "c.csv", "--features", "features.npz", "--min-count", 2, "--max-words", 5, "--split", "train=train.txt", "--out", "own.h5"]
+    lines = good(*command).output.splitlines()
+    assert lines == [
+        "c.csv: a table with commas",
+        "note: pictures in no split: 1",
+        "own.h5: 6 words, features of size 4, captions of at most 5 words",
+        "train  2 pictures  2 captions",
+        "train: 1 captions cut, 22.2% of the words unknown",
+        "  one.jpg: a dog a dog a",
+        "  two.jpg: a dog <UNK> <UNK>",
+    ]
+    source = json.loads(good("info", "own.h5", "--json").stdout)["source"]
+    assert (source["cut"], source["unknown"], source["skipped"], source["forms"]) == ({"train": 1}, {"train": 0.2222}, {}, ["a table with commas"])
+
+
+def test_features_too_large_for_float16_are_refused() -> None:
+    np.savez("features.npz", names=list(SAID), features=np.array([[1], [70_000], [1]], np.float32))
+    write("c.csv", forms.table(SAID))
+    failing(["prepare", "train=c.csv", "--features", "features.npz", "--float16", "--out", "o.h5"], "feature of 'two.jpg'", "above 65,504")
+
+
+def test_the_form_of_old_keeps_its_bytes() -> None:
+    write("token.txt", forms.token(SAID))
+    lists = ["--split", "train=train.txt", "--split", "val=val.txt", "--features", "features.npz", "--min-count", 1, "--out"]
+    good("prepare", "--captions", "token.txt", *lists, "old.h5")
+    good("prepare", "token.txt", *lists, "new.h5")
+    old, new = open_data("old.h5"), open_data("new.h5")
+    assert old.stamp == new.stamp
+    assert set(old.source.record) == {"captions", "lists", "features", "min_count", "max_words"}
+    write("token.txt", forms.token(SAID) + b"one.jpg#0\tA dog\n")
+    failing(["prepare", "--captions", "token.txt", *lists, "more.h5"], "line 9", "a second 'one.jpg#0'")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ([], ["no CAPTIONS are given"]),
+        (["c", "--captions", "c"], ["both given"]),
+        (["--captions", "c"], ["without --split"]),
+        (["--captions", "c", "--split", "a=b", "--image-column", "x"], ["--captions does not go with --image-column"]),
+        (["c", "--encoder", "histogram"], ["--features and --encoder are both given"]),
+        (["c", "--min-count", "2", "--vocabulary", "2"], ["--min-count and --vocabulary"]),
+        (["c", "--split", "a=b", "--fractions", "1"], ["--split and --fractions"]),
+        (["c", "--fractions", "0.5,0.4"], ["'0.5,0.4'", "together 1"]),
+        (["c", "--fractions", "nan,1"], ["'nan,1'"]),
+        (["c", "--fractions", "0,1"], ["'0,1'"]),
+    ],
+)
+def test_misuse_of_prepare_exits_2(arguments: list[str], words: list[str]) -> None:
+    result = call("prepare", "--features", "features.npz", "--out", "o.h5", *arguments)
+    assert result.exit_code == 2, result.output
+    for word in words:
+        assert word in result.output
+
+
+# real captions
+
+
+@pytest.mark.hunt
+def test_real_captions_are_the_same_data_as_csv_and_json(real_data: Path) -> None:
+    source = real_data / "flickr8k"
+    said = dict(list(read_captions([(None, source / "Flickr8k.token.txt")]).items())[:400])
+    names = {name for name in np.load(source / "features_efficientnet_lite2.npz")["names"].tolist() if name in said}
+    said = {name: [text.strip() for text in texts] for name, texts in said.items() if name in names}
+    features = source / "features_efficientnet_lite2.npz"
+    stamps = set()
+    for form in forms.FORMS.values():
+        data, findings = import_captions([(None, write("file", form(said)))], features_file=features)
+        good_bytes = [data.vocabulary.idx_to_word, *(split.captions.tolist() for split in data.splits.values()), *map(data.texts, data.splits)]
+        stamps.add(json.dumps(good_bytes))
+        assert not findings.skipped
+    assert len(said) > 300
+    assert len(stamps) == 1
+
+
+@pytest.mark.hunt
+def test_coco_mini_prepares_and_trains(real_data: Path) -> None:
+    coco = real_data / "coco_mini"
+    files = [f"train={coco / 'captions_train2017_80images.json'}", f"val={coco / 'captions_val2017.json'}"]
+    output = good("prepare", *files, "--pictures", coco, "--features", coco / "features_efficientnet_lite2.npz", "--out", "coco.h5").output
+    assert "captioned pictures without features: 4,841" in output
+    data = open_data("coco.h5")
+    assert {name: len(split.images) for name, split in data.splits.items()} == {"train": 80, "val": 159}
+    assert all((coco / name).exists() for split in data.splits.values() for name in split.images)
+    good("train", "coco.h5", "--out", "run", "--hidden", 32, "--wordvec", 16, "--epochs", 1)

@@ -1,0 +1,187 @@
+"""import_captions: files of captions, pictures or features to a data set; what does not fit is left out and counted, or refused."""
+
+import dataclasses
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from xpcap.data.dataset import CaptionData
+from xpcap.data.importers.assemble import assemble
+from xpcap.data.importers.detect import Named, read_captions
+from xpcap.data.importers.features import encode_folder, read_features
+from xpcap.data.importers.findings import Findings
+from xpcap.data.importers.places import find_all, without_captions
+from xpcap.data.importers.splits import DEFAULT_FRACTIONS, ByPicture, BySplit, by_fractions, by_lists
+from xpcap.data.importers.tables import Columns
+from xpcap.data.vocabulary import has_word, tokenize
+from xpcap.encoders import Encoder, HistogramEncoder
+from xpcap.errors import DataError
+
+Features = Mapping[str, np.ndarray]
+WHERE = "import_captions"
+
+
+def import_captions(
+    files: Sequence[Named],
+    *,
+    lists: Mapping[str, str | Path] | None = None,
+    fractions: Sequence[float] | None = None,
+    seed: int = 0,
+    columns: Columns | None = None,
+    features_file: str | Path | None = None,
+    pictures: str | Path | None = None,
+    encoder: Encoder | None = None,
+    strict: bool = False,
+    progress: bool = False,
+    **how: Any,
+) -> tuple[CaptionData, Findings]:
+    """Read captions of any known form, split them, bring in features, and assemble a data set.
+
+    Parameters
+    ----------
+    files, columns : as in `read_captions`
+    lists : split name to a file of picture names, for files without splits
+    fractions, seed : of train, val and test, and of the draw, for files without splits and without lists
+    features_file, pictures, encoder : an .npz; the folder of the pictures; what encodes them, if there is no .npz (HistogramEncoder)
+    strict : refuse what would be left out: captions and pictures without each other, captions without a word, rows of another form, ...
+    how : `min_count`, `vocabulary_size`, `max_words` and `float16` of `assemble`
+
+    Returns
+    -------
+    the data set, whose record holds the counts, and the findings
+
+    Raises
+    ------
+    DataError : nothing is left, a picture is in two splits, a name leads out of the folder, a file is damaged; or anything, if `strict`.
+    OSError : a file cannot be read.
+    """
+    findings = Findings()
+    read = read_captions(files, columns, findings)
+    features: Features | None = None if features_file is None else read_features(features_file)
+    said, places, rows = _settle(_tidy(_by_split(read), findings), features, pictures, findings)
+    record: dict[str, Any] = {"captions": [Path(path).name for _, path in files], "forms": findings.forms}
+    divided = _divide(said, lists, fractions, seed, record, findings)
+    captions = {split: {places.get(name, name): texts for name, texts in by_picture.items()} for split, by_picture in divided.items()}
+    if strict:
+        findings.refuse(WHERE)
+    _check_left(captions, findings)
+    if rows is None:
+        assert pictures is not None
+        encoder = encoder or HistogramEncoder()
+        captions, rows = _encode(captions, Path(pictures), encoder, progress, strict, findings)
+    elif encoder is not None:
+        raise DataError(f"{WHERE}: got features and the encoder {encoder.name!r}, expected one of them")
+    if features_file is not None:
+        record["features"] = Path(features_file).name
+    data = assemble(captions, features=rows, pictures=pictures, **how)
+    record |= {**data.source.record, "skipped": dict(findings.skipped), **count(data)}
+    source = dataclasses.replace(data.source, encoder=None if encoder is None else encoder.name, record=record)
+    return dataclasses.replace(data, source=source), findings
+
+
+def count(data: CaptionData) -> dict[str, Any]:
+    """Captions cut, and the share of unknown words, by split."""
+    cut, unknown = {}, {}
+    words = data.vocabulary
+    for name, split in data.splits.items():
+        ids = np.asarray(split.captions)
+        full = np.flatnonzero(ids[:, -1] == words.end)
+        texts = data.texts(name)
+        cut[name] = sum(len(tokenize(texts[row])) > ids.shape[1] - 2 for row in full)
+        inside = (ids != words.null) & (ids != words.start) & (ids != words.end)
+        unknown[name] = round(float((ids == words.unk).sum() / inside.sum()), 4)
+    return {"cut": cut, "unknown": unknown}
+
+
+def _by_split(read: BySplit | ByPicture) -> BySplit:
+    return read if any(isinstance(inner, dict) for inner in read.values()) else {"": read}  # type: ignore[dict-item, return-value]  # one or the other
+
+
+def _tidy(captions: BySplit, findings: Findings) -> BySplit:
+    """Captions without line ends and space around them; those without a word and pictures without captions left out."""
+    tidied: BySplit = {}
+    for split, by_picture in captions.items():
+        tidied[split] = {}
+        for picture, texts in by_picture.items():
+            if not _encodable([picture, *texts]):
+                raise DataError(f"{WHERE}: {picture[:100]!r} or a caption of it holds half a character, expected text that UTF-8 can hold")
+            kept = [re.sub(r"\s*\n\s*", " ", text.strip()) for text in texts if has_word(text)]
+            for _ in range(len(texts) - len(kept)):
+                findings.skip("captions without a word", picture)
+            if kept:
+                tidied[split][picture] = kept
+            else:
+                findings.skip("pictures without captions", picture)
+    return tidied
+
+
+def _encodable(texts: Sequence[str]) -> bool:
+    try:
+        "".join(texts).encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _settle(
+    captions: BySplit, features: Features | None, folder: str | Path | None, findings: Findings
+) -> tuple[BySplit, dict[str, str], Features | None]:  # fmt: skip
+    """Captions of the pictures that are there, where in the folder each of them is, and features under the names of the files."""
+    names = list(dict.fromkeys(name for by_picture in captions.values() for name in by_picture))
+    if folder is None and features is None:
+        raise DataError(f"{WHERE}: got neither features nor pictures, expected one or both; where do the features come from?")
+    files = {} if folder is None else find_all(WHERE, names, Path(folder))
+    rows = {} if features is None else find_all(WHERE, names, features)
+    there, lack = (files, f"captioned pictures that are not in {folder}") if features is None else (rows, "captioned pictures without features")
+    for name in names:
+        if name not in there:
+            findings.skip(lack, name)
+    if folder is not None:
+        for name in without_captions(Path(folder), files.values()):
+            findings.skip(f"pictures in {folder} without captions", name)
+        if faceless := sum(name not in files for name in there):
+            findings.notes.append(f"pictures with features and without a file in {folder}: {faceless:,}")
+    kept = {split: {name: texts for name, texts in by_picture.items() if name in there} for split, by_picture in captions.items()}
+    return kept, files, None if features is None else {files.get(name, name): features[row] for name, row in rows.items()}
+
+
+def _divide(
+    captions: BySplit, lists: Mapping[str, str | Path] | None, fractions: Sequence[float] | None, seed: int, record: dict[str, Any], findings: Findings
+) -> BySplit:  # fmt: skip
+    if lists and fractions:
+        raise DataError(f"{WHERE}: got lists and fractions, expected one of them to make splits")
+    if "" not in captions:
+        if lists or fractions:
+            raise DataError(f"{WHERE}: the captions have the splits {', '.join(captions)} already, expected no {'lists' if lists else 'fractions'}")
+        return captions
+    if lists:
+        record["lists"] = {split: Path(path).name for split, path in lists.items()}
+        return by_lists(captions[""], lists, findings)
+    _check_left(captions, findings)
+    fractions = DEFAULT_FRACTIONS if fractions is None else fractions
+    record["drawn"] = {"fractions": list(fractions), "seed": seed}
+    findings.notes.append(f"splits drawn by picture, {' / '.join(f'{part:g}' for part in fractions)}, seed {seed}")
+    return by_fractions(captions[""], fractions, seed)
+
+
+def _check_left(captions: BySplit, findings: Findings) -> None:
+    if empty := [split for split, by_picture in captions.items() if not by_picture]:
+        what = f"split {empty[0]!r} has" if empty[0] else "the captions have"
+        raise DataError(f"{WHERE}: {what} no picture left, expected some; {'; '.join(findings.lines()) or 'is a list empty?'}")
+
+
+def _encode(
+    captions: BySplit, folder: Path, encoder: Encoder, progress: bool, strict: bool, findings: Findings
+) -> tuple[BySplit, Features]:  # fmt: skip
+    """Features of all pictures, and the captions of those that could be read."""
+    names = list(dict.fromkeys(name for by_picture in captions.values() for name in by_picture))
+    skipped: dict[str, str] = {}
+    features = encode_folder(folder, names, encoder, progress, None if strict else skipped)
+    for name, why in skipped.items():
+        findings.skip("pictures that cannot be read", name if len(skipped) > 1 else f"{name}: {why}")
+    kept = {split: {name: texts for name, texts in by_picture.items() if name not in skipped} for split, by_picture in captions.items()}
+    _check_left(kept, findings)
+    return kept, features

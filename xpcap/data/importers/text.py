@@ -1,0 +1,58 @@
+"""Text and JSON of strangers: read whole, with limits, and refused in one sentence."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from xpcap.errors import DataError
+from xpcap.files import read_text
+
+MOST_TEXT = 256 << 20  # bytes of a captions file or list; the largest in use, Karpathy's of COCO, takes 144 MB
+MOST_VALUES = 16 << 20  # of a JSON text, counted by its commas and brackets; Karpathy's of COCO has about 10 million
+
+
+def read_whole(function: str, path: str | Path) -> str:
+    """The text of a file without byte order mark, line ends of any system as one newline.
+
+    Raises
+    ------
+    DataError : not UTF-8, too large, a pipe or a device. OSError : it cannot be opened.
+    """
+    try:
+        text = read_text(Path(path), MOST_TEXT)
+    except UnicodeDecodeError as error:
+        before, utf16 = bytes(error.object[: error.start]), bytes(error.object[:2]) in (b"\xff\xfe", b"\xfe\xff")
+        place = "it is UTF-16" if utf16 else f"{error.reason} at byte {error.start}, line {before.count(10) + 1}"
+        raise DataError(f"{function}: {path} is not UTF-8 text ({place}); save it as UTF-8") from error
+    except ValueError as error:
+        raise DataError(
+            f"{function}: {path}: {error}; expected a text file of captions or picture names, at most {MOST_TEXT >> 20} MB; is the path right?"
+        ) from error
+    return text.removeprefix("\ufeff").replace("\r\n", "\n").replace("\r", "\n")
+
+
+def parse_json(where: str, text: str) -> Any:
+    """The value of a JSON text. DataError : it is none, or holds more than a captions file would."""
+    refuse_masses(where, text)
+    try:
+        return json.loads(text)
+    except RecursionError as error:
+        raise DataError(f"{where} is JSON nested too deep to be captions; is the path right?") from error
+    except ValueError as error:
+        raise DataError(f"{where} is not whole JSON ({error}); cut short, or edited by hand?") from error
+
+
+def refuse_masses(where: str, text: str) -> None:
+    """DataError : a JSON text holds so many values that they would fill the memory."""
+    if (count := sum(text.count(sign) for sign in "[{,")) > MOST_VALUES:
+        raise DataError(f"{where} holds {count:,} values, expected at most {MOST_VALUES:,}; is it a file of captions?")
+
+
+def first_line(text: str) -> str:
+    """The first line that is not blank."""
+    return text.lstrip().partition("\n")[0].rstrip()
+
+
+def kind_of(value: Any) -> str:
+    """What a value of JSON is, for messages: ``null``, ``an object``, or the value itself, shortened."""
+    return {dict: "an object", list: "a list", type(None): "null"}.get(type(value)) or repr(value)[:60]
