@@ -168,7 +168,7 @@ def _encoder_of(run: Run) -> Encoder:
     if name is None:
         raise DataError(
             f"caption_files: {run.path} learnt from features that were given to it, expected a run whose data was prepared from pictures; "
-            "new pictures need the encoder that made those features; prepare --pictures FOLDER --encoder NAME makes data of a known one, to train on"
+            "new pictures need the encoder that made those features; the command 'prepare' encodes a folder of pictures by a known one, to train on"
         )
     encoder = find_encoder(name)
     (D,) = run.model.config.feature_shape
