@@ -107,8 +107,11 @@ def test_the_package_holds_nothing_that_runs_what_a_file_says() -> None:
     assert {name: found for name, source in sources().items() if (found := Scanner(source).found)} == {}
 
 
-def test_the_network_is_known_to_one_file_and_that_file_to_no_command() -> None:
-    assert {name for name, source in sources().items() if Scanner(source).network} == {"encoders/url.py"}
+def test_the_network_is_known_to_two_files_and_to_one_command() -> None:
+    assert {name for name, source in sources().items() if Scanner(source).network} == {"encoders/url.py", "data/fetching.py"}
+    assert {name for name, source in sources().items() if "data.fetching" in source or "data.download" in source} == {
+        "data/download.py", "data/unpacking.py", "cli/download.py",
+    }  # fmt: skip
     assert {name for name, source in sources().items() if "image_from_url" in source or "encoders.url" in source} == {
         "encoders/__init__.py",
         "encoders/url.py",
