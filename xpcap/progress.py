@@ -34,6 +34,14 @@ def bar(things: Iterable[Any], shown: bool, label: str, total: int | None = None
     return tqdm(things, desc=label, total=total, initial=done, disable=None if shown else True, leave=False, mininterval=BAR_SECONDS)
 
 
+def byte_bar(shown: bool, label: str, total: int | None, done: int = 0) -> Any:
+    """A bar like `bar` for bytes, with their rate and the time left; ``update(n)`` moves it on."""
+    from tqdm import tqdm
+
+    disable = None if shown else True
+    return tqdm(desc=label, total=total, initial=done, unit="B", unit_scale=True, disable=disable, leave=False, mininterval=BAR_SECONDS)
+
+
 def say(line: str) -> None:
     """Print a line without breaking a bar on the screen."""
     from tqdm import tqdm

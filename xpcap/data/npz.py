@@ -28,7 +28,7 @@ def read_npz(path: Path, names: Sequence[str]) -> list[np.ndarray]:
     """
     if not stat.S_ISREG(path.stat().st_mode) and not path.is_dir():  # opening a pipe would wait for a writer; opening a folder raises anyway
         raise DataError(f"read_npz: {path} is a pipe or a device, expected an .npz file; is the path right?")
-    with _Sparing(io.FileIO(path)) as file:
+    with Sparing(io.FileIO(path)) as file:
         if file.peek(6)[:6] == npy.MAGIC_PREFIX:
             raise DataError(f"read_npz: {path} is a single array, expected an .npz with {_listed(names)}")
         try:
@@ -42,7 +42,7 @@ def read_npz(path: Path, names: Sequence[str]) -> list[np.ndarray]:
             ) from error
 
 
-class _Sparing(io.BufferedReader):
+class Sparing(io.BufferedReader):
     """A file that refuses large reads: zipfile would read a list of members of any length."""
 
     def read(self, size: int | None = -1, /) -> bytes:
