@@ -359,7 +359,11 @@ def test_a_run_on_features_of_another_making_says_why_it_captions_no_files(own: 
     save_features()
     good(*own, "--features", "features.npz")
     good("train", "own.h5", "--out", "own run", *SMALL)
-    failing(["caption", "own run", "own photos"], "own run learnt from features that were given to it", "the command 'prepare' encodes a folder of pictures")
+    failing(
+        ["caption", "own run", "own photos"],
+        "own run learnt from features that were given to it",
+        "the command 'prepare' encodes a folder of pictures",
+    )
 
 
 def test_an_encoder_that_is_not_installed_is_one_line_that_says_how_to_install_it(run: Path, photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
