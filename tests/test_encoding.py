@@ -42,15 +42,15 @@ class Batchwise:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """Pictures 000.png, 001.png, ..., each of its number's grey."""
+    """Pictures 000.bmp, 001.bmp, ..., each of its number's grey."""
     place = tmp_path / "photos"
     place.mkdir()
     for number in range(COUNT):
-        Image.new("L", (4, 4), number).save(place / f"{number:03}.png")
+        Image.new("L", (4, 4), number).save(place / f"{number:03}.bmp")
     return place
 
 
-NAMES = [f"{number:03}.png" for number in range(COUNT)]
+NAMES = [f"{number:03}.bmp" for number in range(COUNT)]
 
 
 def same(a: dict[str, np.ndarray], b: dict[str, np.ndarray]) -> bool:
@@ -110,7 +110,11 @@ def test_a_damaged_end_is_made_again(damage: str, folder: Path, tmp_path: Path, 
 def test_what_another_encoder_made_or_from_another_picture_is_made_again(folder: Path, tmp_path: Path) -> None:
     kept = tmp_path / "kept"
     encode_folder(folder, NAMES, Batchwise(), kept=kept)
-    Image.new("L", (5, 5), 255).save(folder / NAMES[BLOCK])
+    place = folder / NAMES[BLOCK]
+    before = place.stat()
+    Image.new("L", (4, 4), 255).save(place)
+    os.utime(place, ns=(before.st_atime_ns, before.st_mtime_ns + 1_000_000_000))
+    assert place.stat().st_size == before.st_size  # its time alone gives it away
     features = encode_folder(folder, NAMES, encoder := Batchwise(), kept=kept)
     assert len(encoder.encoded) == BLOCK
     assert features[NAMES[BLOCK]][0] == 255
@@ -133,8 +137,7 @@ def test_pictures_that_cannot_be_read_end_it_or_are_left_out_with_the_reason(fol
     (folder / NAMES[3]).write_bytes(b"not a picture")
     (folder / NAMES[60]).write_bytes(b"")
     with pytest.raises(DataError, match="cannot be read as a picture"):
-        encode_folder(folder, NAMES, encoder := Batchwise())
-    assert len(encoder.encoded) < COUNT  # no block is begun after the error
+        encode_folder(folder, NAMES, Batchwise())
     unreadable: dict[str, str] = {}
     features = encode_folder(folder, NAMES, Batchwise(), kept=tmp_path / "kept", unreadable=unreadable)
     assert list(features) == [name for name in NAMES if name not in (NAMES[3], NAMES[60])]
@@ -143,3 +146,24 @@ def test_pictures_that_cannot_be_read_end_it_or_are_left_out_with_the_reason(fol
     again: dict[str, str] = {}
     assert same(encode_folder(folder, NAMES, Batchwise(), kept=tmp_path / "kept", unreadable=again), features)
     assert again == unreadable
+
+
+@pytest.mark.threads
+def test_no_block_is_begun_after_an_error(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("xpcap.data.importers.features.cores", lambda: 2)
+    (folder / NAMES[3]).write_bytes(b"not a picture")
+    failed = threading.Event()
+
+    class Waiting(Batchwise):
+        def encode(self, pictures: Iterable[np.ndarray]) -> np.ndarray:
+            try:
+                return super().encode(pictures)
+            except DataError:
+                failed.set()
+                raise
+            finally:
+                assert failed.wait(60)
+
+    with pytest.raises(DataError, match="cannot be read as a picture"):
+        encode_folder(folder, NAMES, encoder := Waiting())
+    assert len(encoder.encoded) <= 2 * BLOCK  # what the other core was at, and at most one more

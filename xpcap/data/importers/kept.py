@@ -16,7 +16,7 @@ KEY = 32  # bytes
 class Kept:
     """A file that features are appended to, each under a key, and read back from by the next process. Use it in a ``with`` block.
 
-    A record is key, feature and checksum. Where the first one is broken, by a kill in the middle of a write, the file is cut.
+    A record is key, feature and checksum. The first one that is broken, by a kill in the middle of a write, and what follows are written over.
 
     Parameters
     ----------
@@ -40,7 +40,6 @@ class Kept:
         if beginning != BEGINNING:  # new, or killed while it was begun
             self._file.seek(0)
             self._file.write(BEGINNING)
-            self._file.flush()
 
     def __enter__(self) -> "Kept":
         return self
@@ -61,7 +60,6 @@ class Kept:
             if (name := names.get(content[:KEY])) is not None:
                 found[name] = record["feature"]
         self._file.seek(good)
-        self._file.truncate()
         return found
 
     def add(self, keys: Iterable[bytes], features: Iterable[np.ndarray]) -> None:
