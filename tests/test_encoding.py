@@ -167,3 +167,22 @@ def test_no_block_is_begun_after_an_error(folder: Path, monkeypatch: pytest.Monk
     with pytest.raises(DataError, match="cannot be read as a picture"):
         encode_folder(folder, NAMES, encoder := Waiting())
     assert len(encoder.encoded) <= 2 * BLOCK  # what the other core was at, and at most one more
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs a limit on the size of files, which stands for a full disk")
+def test_a_full_disk_is_an_error_that_names_the_file_and_what_was_kept_counts(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import resource
+
+    monkeypatch.setattr("xpcap.data.importers.features.cores", lambda: 1)
+    kept = tmp_path / "kept"
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2000, before[1]))
+    try:
+        with pytest.raises(OSError, match="File too large") as caught:
+            encode_folder(folder, NAMES, Batchwise(), kept=kept)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert caught.value.filename == str(kept)
+    features = encode_folder(folder, NAMES, encoder := Batchwise(), kept=kept)
+    assert 0 < len(encoder.encoded) < COUNT
+    assert same(features, encode_folder(folder, NAMES, Batchwise()))

@@ -1,5 +1,6 @@
 """Features kept on disk while more are made, so that a killed encoding goes on where it was."""
 
+import contextlib
 import zlib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -31,6 +32,7 @@ class Kept:
     def __init__(self, path: Path, dim: int) -> None:
         if path.is_symlink() or (path.exists() and not path.is_file()):
             raise DataError(f"encode_folder: {path} is a link, a folder or a device, expected features kept by a run before, or no file; remove it")
+        self._path = path
         self._record = np.dtype([("key", f"V{KEY}"), ("feature", "<f4", (dim,)), ("sum", "<u4")])
         self._file = path.open("r+b" if path.exists() else "x+b")
         beginning = self._file.read(len(BEGINNING))
@@ -45,7 +47,8 @@ class Kept:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self._file.close()
+        with contextlib.suppress(OSError) if error else contextlib.nullcontext():  # a full disk is told once
+            self._file.close()
 
     def read(self, names: Mapping[bytes, str]) -> dict[str, np.ndarray]:
         """The features whose keys are among those of `names`, under these names."""
@@ -63,7 +66,15 @@ class Kept:
         return found
 
     def add(self, keys: Iterable[bytes], features: Iterable[np.ndarray]) -> None:
-        """Append features (dim,) with their keys, in one write. This outlives the process, if not the machine."""
+        """Append features (dim,) with their keys, in one write, which outlives the process if not the machine.
+
+        Raises
+        ------
+        OSError : they cannot be written; it names the file.
+        """
         records = [key + feature.astype("<f4").tobytes() for key, feature in zip(keys, features, strict=True)]
-        self._file.write(b"".join(record + zlib.crc32(record).to_bytes(4, "little") for record in records))
-        self._file.flush()
+        try:
+            self._file.write(b"".join(record + zlib.crc32(record).to_bytes(4, "little") for record in records))
+            self._file.flush()
+        except OSError as error:
+            raise OSError(error.errno or 0, error.strerror or str(error), str(self._path)) from error
