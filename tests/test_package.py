@@ -23,7 +23,7 @@ from xpcap.runs import Stopped
 from xpcap.runs.folder import model_config, read_config
 
 ROOT = Path(__file__).parent.parent
-HEAVY = ("matplotlib", "PIL", "nltk", "jinja2", "filelock", "safetensors", "tqdm", "click", "cupy", "torch")
+HEAVY = ("matplotlib", "PIL", "nltk", "jinja2", "filelock", "safetensors", "tqdm", "click", "cupy", "torch", "onnxruntime", "timm")
 
 
 def test_every_public_name_is_there_once() -> None:

@@ -11,7 +11,7 @@ from xpcap.cli.shared import PATH, describe_data, examples
 from xpcap.data import CaptionData, write_dataset
 from xpcap.data.importers import Columns, Findings, import_captions, import_flickr8k
 from xpcap.data.importers.build import count
-from xpcap.encoders import find_encoder
+from xpcap.encoders import PHOTOGRAPHS, find_encoder
 from xpcap.files import obstacle
 from xpcap.report import visible
 from xpcap.runs.folder import LARGEST
@@ -69,7 +69,11 @@ def parts(ctx: click.Context, param: click.Parameter, value: str | None) -> list
 @click.option("--seed", type=click.IntRange(0, LARGEST), default=0, show_default=True, help="Seed of the draw that --fractions makes.")
 @click.option("--pictures", type=PATH, help="Folder of the pictures, or of folders of them. Pages show them; without --features they are encoded.")
 @click.option("--features", type=PATH, help="An .npz with 'names' (m,) and 'features' (m, D), made by an encoder of your own.")
-@click.option("--encoder", help="What encodes the pictures. Default: histogram, which knows colours and shapes.")
+@click.option(
+    "--encoder",
+    help=f"What encodes the pictures: {PHOTOGRAPHS} (the default; pip install '.[images]'), histogram (colours and shapes; needs nothing), onnx:FILE, "
+    "timm:MODEL.",
+)  # fmt: skip
 @click.option("--out", type=PATH, required=True, help="Dataset file to write. An existing file is never overwritten.")
 @click.option("--min-count", type=click.IntRange(1, LARGEST), help=f"Rarer words of the train split become <UNK>.  [default: {FEWEST}]")
 @click.option(
@@ -93,8 +97,10 @@ def prepare(**given: Any) -> None:
     out: Path = given["out"]
     if why := obstacle(out):
         raise click.ClickException(f"prepare: {out} {why}")  # before any work is done
-    data, findings = _old_form(given) if given["captions"] else _any_form(given)
+    kept = out.with_name(f"{out.name}.encoding")  # features so far: the same command goes on from there if it is killed
+    data, findings = _old_form(given) if given["captions"] else _any_form(given, kept)
     write_dataset(out, data)
+    kept.unlink(missing_ok=True)
     _describe(out, data, given["files"], findings)
 
 
@@ -129,11 +135,11 @@ def _old_form(given: dict[str, Any]) -> tuple[CaptionData, Findings]:
     return import_flickr8k(given["captions"], given["lists"], given["features"], **_how(given)), Findings()
 
 
-def _any_form(given: dict[str, Any]) -> tuple[CaptionData, Findings]:
+def _any_form(given: dict[str, Any], kept: Path) -> tuple[CaptionData, Findings]:
     columns = Columns(given["image_column"], given["caption_column"], given["split_column"])
     return import_captions(
         given["files"], lists=given["lists"], fractions=given["fractions"], seed=given["seed"], columns=columns, features_file=given["features"],
-        strict=given["strict"], **_how(given),
+        strict=given["strict"], kept=kept, **_how(given),
     )  # fmt: skip
 
 

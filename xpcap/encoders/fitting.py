@@ -25,9 +25,7 @@ def fit(picture: np.ndarray, side: int) -> np.ndarray:
     ------
     ValueError : not such an array, or one without pixels.
     """
-    if getattr(picture, "ndim", 0) != 3 or picture.shape[2] != 3 or picture.dtype != np.uint8 or not picture.size:
-        came = f"shape {picture.shape} and dtype {picture.dtype}" if hasattr(picture, "dtype") else f"type {type(picture).__name__}"
-        raise ValueError(f"fit: a picture has {came}, expected uint8 (height, width, 3)")
+    require_picture("fit", picture)
     height, width = picture.shape[:2]
     stretch = math.sqrt(min(max(height / width, 1 / WIDEST), WIDEST))
     sheet = round(side * stretch), round(side / stretch)
@@ -45,6 +43,13 @@ def fit(picture: np.ndarray, side: int) -> np.ndarray:
     top, left = (sheet[0] - inner[0]) // 2, (sheet[1] - inner[1]) // 2
     padded[top : top + inner[0], left : left + inner[1]] = scaled
     return padded
+
+
+def require_picture(where: str, picture: np.ndarray) -> None:
+    """ValueError : not an array (height, width, 3), uint8, or one without pixels."""
+    if getattr(picture, "ndim", 0) != 3 or picture.shape[2] != 3 or picture.dtype != np.uint8 or not picture.size:
+        came = f"shape {picture.shape} and dtype {picture.dtype}" if hasattr(picture, "dtype") else f"type {type(picture).__name__}"
+        raise ValueError(f"{where}: a picture has {came}, expected uint8 (height, width, 3)")
 
 
 def border_colour(picture: np.ndarray) -> np.ndarray:

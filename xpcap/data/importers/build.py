@@ -17,7 +17,7 @@ from xpcap.data.importers.places import find_all, without_captions
 from xpcap.data.importers.splits import DEFAULT_FRACTIONS, ByPicture, BySplit, by_fractions, by_lists
 from xpcap.data.importers.tables import Columns
 from xpcap.data.vocabulary import has_word, tokenize
-from xpcap.encoders import Encoder, HistogramEncoder
+from xpcap.encoders import PHOTOGRAPHS, Encoder, find_encoder
 from xpcap.errors import DataError
 
 Features = Mapping[str, np.ndarray]
@@ -34,6 +34,7 @@ def import_captions(
     features_file: str | Path | None = None,
     pictures: str | Path | None = None,
     encoder: Encoder | None = None,
+    kept: str | Path | None = None,
     strict: bool = False,
     progress: bool = False,
     **how: Any,
@@ -45,7 +46,8 @@ def import_captions(
     files, columns : as in `read_captions`
     lists : split name to a file of picture names, for files without splits
     fractions, seed : of train, val and test, and of the draw, for files without splits and without lists
-    features_file, pictures, encoder : an .npz; the folder of the pictures; what encodes them, if there is no .npz (HistogramEncoder)
+    features_file, pictures, encoder : an .npz; the folder of the pictures; what encodes them, if there is no .npz (efficientnet-lite2)
+    kept : file that features go to as they are made, so that a killed encoding can go on; remove it once the data set is written
     strict : refuse what would be left out: captions and pictures without each other, captions without a word, rows of another form, ...
     how : `min_count`, `vocabulary_size`, `max_words` and `float16` of `assemble`
 
@@ -70,8 +72,8 @@ def import_captions(
     _check_left(captions, findings)
     if rows is None:
         assert pictures is not None
-        encoder = encoder or HistogramEncoder()
-        captions, rows = _encode(captions, Path(pictures), encoder, progress, strict, findings)
+        encoder = encoder or find_encoder(PHOTOGRAPHS)
+        captions, rows = _encode(captions, Path(pictures), encoder, kept, progress, strict, findings)
     elif encoder is not None:
         raise DataError(f"{WHERE}: got features and the encoder {encoder.name!r}, expected one of them")
     if features_file is not None:
@@ -174,14 +176,14 @@ def _check_left(captions: BySplit, findings: Findings) -> None:
 
 
 def _encode(
-    captions: BySplit, folder: Path, encoder: Encoder, progress: bool, strict: bool, findings: Findings
+    captions: BySplit, folder: Path, encoder: Encoder, kept: str | Path | None, progress: bool, strict: bool, findings: Findings
 ) -> tuple[BySplit, Features]:  # fmt: skip
     """Features of all pictures, and the captions of those that could be read."""
     names = list(dict.fromkeys(name for by_picture in captions.values() for name in by_picture))
     skipped: dict[str, str] = {}
-    features = encode_folder(folder, names, encoder, progress, None if strict else skipped)
+    features = encode_folder(folder, names, encoder, progress, kept, None if strict else skipped)
     for name, why in skipped.items():
-        findings.skip("pictures that cannot be read", name if len(skipped) > 1 else f"{name}: {why}")
-    kept = {split: {name: texts for name, texts in by_picture.items() if name not in skipped} for split, by_picture in captions.items()}
-    _check_left(kept, findings)
-    return kept, features
+        findings.skip("pictures that cannot be read", name if len(skipped) > 1 else f"{name}: {why.removeprefix('read_picture: ')}")
+    left = {split: {name: texts for name, texts in by_picture.items() if name not in skipped} for split, by_picture in captions.items()}
+    _check_left(left, findings)
+    return left, features

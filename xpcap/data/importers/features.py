@@ -1,16 +1,25 @@
 """Features for importers: read from an .npz, or encoded from a folder of pictures. Either is a mapping of picture to feature (D,)."""
 
+import collections
+import contextlib
+import hashlib
+import json
 import sys
-from collections.abc import Container, Iterable, Iterator, Sequence
+import threading
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from pathlib import Path, PurePath
 
 import numpy as np
 
+from xpcap.cores import cores, side_by_side
 from xpcap.data.dataset import check_finite
+from xpcap.data.importers.kept import Kept
 from xpcap.data.npz import read_npz
 from xpcap.encoders import Encoder, read_picture
 from xpcap.errors import DataError
 from xpcap.progress import bar
+
+BLOCK = 16  # pictures encoded in one call, and done again after a kill
 
 
 def read_features(path: str | Path) -> dict[str, np.ndarray]:
@@ -42,33 +51,100 @@ def read_features(path: str | Path) -> dict[str, np.ndarray]:
 
 
 def encode_folder(
-    folder: str | Path, names: Sequence[str], encoder: Encoder, progress: bool = False, skipped: dict[str, str] | None = None
+    folder: str | Path,
+    names: Sequence[str],
+    encoder: Encoder,
+    progress: bool = False,
+    kept: str | Path | None = None,
+    unreadable: dict[str, str] | None = None,
 ) -> dict[str, np.ndarray]:
-    """Picture name to feature (D,), for the pictures called `names` in a folder.
+    """Picture name to feature (D,), for the pictures called `names` in a folder. They are read and encoded side by side, on all cores.
 
-    `skipped` takes the pictures that cannot be read, and why; None: the first of them is an error.
+    Parameters
+    ----------
+    progress : show a bar
+    kept : file that features go to as they are made. If it is there already, left by a killed process, that work is not done again and the
+        features are the same bits; what another encoder made, or from a picture that has changed, is. Remove it once the features are safe
+    unreadable : where pictures that cannot be read are put, name to reason; the result lacks them. None: the first is an error
 
     Raises
     ------
-    DataError : a picture is missing, cannot be read, or would lie outside the folder.
+    DataError : a picture is missing, cannot be read, or would lie outside the folder; or `kept` is another file. OSError : it cannot be written.
     """
     folder = Path(folder)
     stay_in("encode_folder", folder, names)
     covered("encode_folder", names, {name for name in names if _exists(folder / name)}, f"file in {folder}")  # before the slow part
-    features = encoder.encode(_readable(folder, bar(names, progress, "encoding pictures"), skipped))
-    return dict(zip((name for name in names if name not in (skipped or {})), features, strict=True))
+    blocks = [names[start : start + BLOCK] for start in range(0, len(names), BLOCK)]
+    keys = {name: key for block in blocks for name, key in _keys(folder, block, encoder)} if kept else {}
+    faults: dict[str, str] = {}
+    with Kept(Path(kept), encoder.dim) if kept else contextlib.nullcontext() as store:
+        features = store.read({key: name for name, key in keys.items()}) if store else {}
+        left = [block for block in blocks if not features.keys() >= set(block)]  # whole blocks: some encoders' bits depend on the batch
+        lock = threading.Lock()
+        with bar((), progress, "encoding pictures", total=len(names), done=len(names) - sum(map(len, left))) as shown:
+
+            def encode(block: Sequence[str]) -> None:
+                made, bad = _encode_block(folder, block, encoder, strict=unreadable is None)
+                with lock:
+                    features.update(made)
+                    faults.update(bad)
+                    if store:
+                        store.add([keys[name] for name in made], made.values())
+                    shown.update(len(block))
+
+            _share_out(encode, left)
+    if unreadable is not None:
+        unreadable.update((name, faults[name]) for name in names if name in faults)
+    return {name: features[name] for name in names if name not in faults}
 
 
-def _readable(folder: Path, names: Iterable[str], skipped: dict[str, str] | None) -> Iterator[np.ndarray]:
-    for name in names:
+def _keys(folder: Path, block: Sequence[str], encoder: Encoder) -> Iterator[tuple[str, bytes]]:
+    """What the feature of each picture of a block depends on, as a digest: the encoder, and the names, sizes and times of the block's files."""
+    files = [(name, about.st_size, about.st_mtime_ns) for name in block for about in [(folder / name).stat()]]
+    for name in block:
+        yield name, hashlib.sha256(json.dumps([encoder.name, files, name]).encode()).digest()
+
+
+def _encode_block(folder: Path, block: Sequence[str], encoder: Encoder, strict: bool) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+    """Features by name, and the reasons why the others could not be read."""
+    read: list[str] = []
+    faults: dict[str, str] = {}
+
+    def pictures() -> Iterator[np.ndarray]:
+        for name in block:
+            try:
+                picture = read_picture(folder / name)
+            except DataError as error:
+                if strict:
+                    raise
+                faults[name] = str(error)
+            else:
+                read.append(name)
+                yield picture
+
+    features = encoder.encode(pictures())
+    return dict(zip(read, features, strict=True)), faults
+
+
+def _share_out(work: Callable[[Sequence[str]], None], blocks: Iterable[Sequence[str]]) -> None:
+    """Work on blocks on all cores, each taking the next one when it is free. After an error, or Ctrl-C, none is begun."""
+    queue = collections.deque(blocks)
+
+    def following() -> Sequence[str] | None:
         try:
-            picture = read_picture(folder / name)
-        except DataError as error:
-            if skipped is None:
-                raise
-            skipped[name] = str(error).removeprefix("read_picture: ")
-            continue
-        yield picture
+            return queue.popleft()
+        except IndexError:
+            return None
+
+    def take(_: int) -> None:
+        try:
+            for block in iter(following, None):
+                work(block)
+        except BaseException:
+            queue.clear()
+            raise
+
+    side_by_side(take, range(min(cores(), len(queue))))
 
 
 def covered(where: str, pictures: Sequence[str], known: Container[str], thing: str) -> None:

@@ -1,0 +1,47 @@
+"""Packages that only some encoders need, and the endings of names: what is missing, what is asked for, what no longer fits."""
+
+import importlib.util
+import re
+from collections.abc import Collection
+
+from xpcap.errors import DataError, unknown
+
+OPTION = re.compile(r"(.*):(\w+)=([^:]*)", re.DOTALL)
+DIGITS = 16  # of a SHA-256 digest that a name holds: enough to tell weights apart
+
+
+def require(encoder: str, *packages: str) -> None:
+    """DataError : one of the packages, given as they are called on PyPI, is not installed; it says the line that installs them."""
+    if missing := [package for package in packages if importlib.util.find_spec(package.replace("-", "_")) is None]:
+        raise DataError(
+            f"find_encoder: encoder {encoder!r} needs {' and '.join(missing)}, expected {'it' if len(missing) == 1 else 'them'} to be installed: "
+            f"pip install {' '.join(packages)}"
+        )
+
+
+def split_options(name: str, known: Collection[str]) -> tuple[str, dict[str, str]]:
+    """``"onnx:a.onnx:size=64:std=0.5"`` as ``"onnx:a.onnx"`` and ``{"size": "64", "std": "0.5"}``.
+
+    Raises
+    ------
+    DataError : an option that is not among the `known`, or given twice.
+    """
+    rest, options = name, {}
+    while match := OPTION.fullmatch(rest):
+        rest, key, value = match.groups()
+        if key not in known:
+            raise unknown("find_encoder", f"encoder {name!r}: option", key, known, DataError)
+        if key in options:
+            raise DataError(f"find_encoder: encoder {name!r} gives {key} twice, expected it once")
+        options[key] = value
+    return rest, options
+
+
+def require_digest(encoder: str, digest: str, wanted: str | None) -> str:
+    """The digits of a digest that go into a name. DataError : other weights are `wanted`."""
+    if wanted is not None and digest[:DIGITS] != wanted:
+        raise DataError(
+            f"find_encoder: the weights of encoder {encoder!r} have a SHA-256 that starts {digest[:DIGITS]}, expected {wanted[:DIGITS]!r}; "
+            "replaced since the features were made?"
+        )
+    return digest[:DIGITS]

@@ -1,0 +1,75 @@
+"""Runs a network in ONNX form on pictures: scales them to its input, and gives what comes out as features."""
+
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+
+from xpcap.encoders.fitting import require_picture
+from xpcap.errors import DataError
+
+
+def open_session(where: str, model: bytes) -> Any:
+    """An ONNX Runtime session on one thread: pictures run side by side, each on a core of its own.
+
+    Raises
+    ------
+    DataError : it is no model, or has operators that this version does not know.
+    """
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    options.log_severity_level = 4  # fatal errors; what it logs about others, our error says
+    try:
+        return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # its errors have no type in common
+        reason = " ".join(str(error).split())[:300]
+        raise DataError(
+            f"find_encoder: {where} cannot be opened by ONNX Runtime {onnxruntime.__version__}: {reason}; damaged, or too new?"
+        ) from error
+
+
+class Network:
+    """An encoder that runs a network on one picture after the other, so that features do not depend on which are encoded together.
+
+    A picture is scaled to the network's input (bicubic, not cropped); its levels, 0 to 255, become ``(level - offset) / scale``.
+
+    Parameters
+    ----------
+    session : of ONNX Runtime
+    output : the one of its outputs that is a feature (1, dim) or (1, dim, 1, 1)
+    size : height and width of its input
+    channels_last : whether that is (1, height, width, 3), not (1, 3, height, width)
+    offset, scale : one number or three
+    """
+
+    def __init__(
+        self, name: str, session: Any, output: str, size: tuple[int, int], offset: np.ndarray, scale: np.ndarray, channels_last: bool = False
+    ) -> None:
+        self.name = name
+        self._session, self._input, self._output = session, session.get_inputs()[0].name, output
+        self._size, self._channels_last = size, channels_last
+        self._offset, self._scale = np.asarray(offset, np.float32), np.asarray(scale, np.float32)
+        self.dim = self._run(np.zeros((*size, 3), np.uint8)).size
+
+    def encode(self, pictures: Iterable[np.ndarray]) -> np.ndarray:
+        """Encode pictures, each (height, width, 3) uint8 of any size, as features (n, dim), float32, one after the other.
+
+        Raises
+        ------
+        ValueError : an array is not such a picture.
+        """
+        return np.fromiter((self._run(self._fit(picture)) for picture in pictures), np.dtype((np.float32, self.dim)))
+
+    def _fit(self, picture: np.ndarray) -> np.ndarray:
+        from PIL import Image
+
+        require_picture("encode", picture)
+        return np.asarray(Image.fromarray(picture).resize(self._size[::-1], Image.Resampling.BICUBIC))
+
+    def _run(self, picture: np.ndarray) -> np.ndarray:
+        levels = (picture.astype(np.float32) - self._offset) / self._scale
+        x = levels[None] if self._channels_last else np.ascontiguousarray(levels.transpose(2, 0, 1))[None]
+        (out,) = self._session.run([self._output], {self._input: x})
+        return out.reshape(-1)
