@@ -6,6 +6,6 @@ from pathlib import Path
 
 project = tomllib.loads((Path(__file__).parent.parent / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 extras = project["optional-dependencies"]
-for requirement in (*project["dependencies"], *extras["dev"], *extras["kernels"]):
-    name, oldest = re.match(r"([\w-]+)>=([\w.]+)", requirement).groups()
+for requirement in (*project["dependencies"], *extras["dev"], *extras["kernels"], *extras["images"]):
+    name, oldest = re.match(r"([\w-]+)[>=]=([\w.]+)", requirement).groups()
     print(f"{name}=={oldest}")

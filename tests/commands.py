@@ -60,8 +60,8 @@ def use_plain_curves(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(page, "perplexity_curve", curve)
 
 
-def failing(args: list[Any], *words: str) -> None:
-    """The command fails with one message, no traceback, and leaves the folder as it found it."""
+def failing(args: list[Any], *words: str, left: tuple[str, ...] = ()) -> None:
+    """The command fails with one message, no traceback, and leaves the folder as it found it, but for the files `left`."""
     before = sorted(Path().rglob("*"))
     result = call(*args)
     assert result.exit_code == 1, result.output
@@ -70,4 +70,4 @@ def failing(args: list[Any], *words: str) -> None:
     assert result.output.splitlines()[-1].startswith("Error: ")
     for word in words:
         assert word in result.output
-    assert sorted(Path().rglob("*")) == before
+    assert sorted(Path().rglob("*")) == sorted([*before, *map(Path, left)])

@@ -52,7 +52,7 @@ def caption(
 
     Captions picture files, the pictures in folders and those behind http and https URLs, in the order given. Without any it captions pictures
     of a split and prints a reference beside each. RUN is a run folder; to caption pictures of yours, it must have learnt from pictures,
-    generated or prepared with --pictures alone.
+    generated, or prepared with --pictures and without --features.
 
     A picture that cannot be read or downloaded is named on standard error and skipped. The exit status is 1 if none could be read. URLs have
     20 seconds and 20 MB each, and must lead to public addresses.
