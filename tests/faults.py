@@ -19,7 +19,8 @@ import pytest
 
 from xpcap import files
 from xpcap.models import ModelConfig
-from xpcap.runs.folder import BEST, LAST, load_state, open_run
+from xpcap.runs.checkpoint import load_state
+from xpcap.runs.folder import BEST, LAST, open_run
 
 OPTIONS = ["--hidden", "8", "--wordvec", "4", "--epochs", "2", "--save-every", "6", "--dropout", "0.2"]
 SHAPES = ModelConfig(len(commands.few(0).vocabulary), (commands.few(0).feature_dim,), 4, 8).shapes()

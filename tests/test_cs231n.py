@@ -191,7 +191,7 @@ def test_a_caption_without_words_is_scored_as_its_end(coco: Path) -> None:
         (
             "val2014_vgg16_fc7_pca.h5",
             edit(lambda f: replace_dataset(f, "features", np.zeros((5, 300), "f4"))),
-            ["features of the splits", "[512, 300]"],
+            ["features of the splits", "(512,), (300,)"],
         ),
         ("val2014_vgg16_fc7_pca.h5", edit(lambda f: f["features"].__setitem__((1, 1), np.nan)), ["split 'val'", "farm1", "not finite"]),
         ("coco2014_captions.h5", edit(lambda f: f["val_captions"].__setitem__((3, 0), 5)), ["1 captions, number 3", "<START>"]),

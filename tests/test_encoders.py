@@ -128,7 +128,7 @@ def test_shares_of_directions_hardly_change_with_size() -> None:
 @pytest.mark.parametrize(("height", "width"), [(SIDE, SIDE), (300, 300), (48, 48), (50, 200), (301, 97), (1, 1), (1, 400)])
 def test_pictures_of_any_size_are_encoded(height: int, width: int, rng: np.random.Generator) -> None:
     features = ENCODER.encode([rng.integers(0, 256, (height, width, 3), dtype=np.uint8), np.zeros((height, width, 3), np.uint8)])
-    assert features.shape == (2, ENCODER.dim)
+    assert features.shape == (2, *ENCODER.shape)
     assert features.dtype == np.float32
     assert np.isfinite(features).all()
     assert (features >= 0).all()
@@ -178,7 +178,7 @@ def test_what_is_no_picture_is_refused(wrong: object) -> None:
 
 
 def test_encoders_are_found_by_name() -> None:
-    assert find_encoder("histogram").dim == ENCODER.dim == 2101
+    assert find_encoder("histogram").shape == ENCODER.shape == (2101,)
     with pytest.raises(DataError, match="did you mean 'histogram'"):
         find_encoder("histograms")
     assert ENCODER.encode([]).shape == (0, 2101)

@@ -5,7 +5,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +24,7 @@ COUNT = 5 * BLOCK + 3
 class Batchwise:
     """An encoder whose features depend on which pictures come together, as some networks' last bits do. It notes what it encoded."""
 
-    dim = 4
+    shape = (4,)
 
     def __init__(self, name: str = "batchwise", fatal: int | None = None) -> None:
         self.name, self.fatal = name, fatal
@@ -53,7 +53,7 @@ def folder(tmp_path: Path) -> Path:
 NAMES = [f"{number:03}.bmp" for number in range(COUNT)]
 
 
-def same(a: dict[str, np.ndarray], b: dict[str, np.ndarray]) -> bool:
+def same(a: Mapping[str, np.ndarray], b: Mapping[str, np.ndarray]) -> bool:
     return list(a) == list(b) and all(a[name].tobytes() == b[name].tobytes() for name in a)
 
 

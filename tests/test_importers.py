@@ -144,7 +144,7 @@ def test_captions_by_split_and_features_by_name_are_a_data_set() -> None:
 class Brightness:
     """An encoder of one's own."""
 
-    name, dim = "brightness", 1
+    name, shape = "brightness", (1,)
 
     def encode(self, pictures: Iterable[np.ndarray]) -> np.ndarray:
         return np.array([[picture.mean()] for picture in pictures], np.float32)
@@ -169,7 +169,7 @@ BAD_PARTS: dict[str, tuple[dict[str, Any], list[str]]] = {
     "a caption without words": ({"captions": {"val": {"one.jpg": ["a", "..."]}}}, ["'one.jpg' has a caption without a word"]),
     "no features": ({"features": {"one.jpg": [1.0]}}, ["split 'train': 1 of 2 pictures have no features, 'two.jpg' among them"]),
     "features of two sizes": ({"features": {**FEATURES, "two.jpg": [1.0]}}, ["the feature of 'two.jpg' has shape (1,)", "(2,)"]),
-    "splits of two sizes": ({"features": {**FEATURES, "three.jpg": [1.0]}}, ["features of the splits 'train', 'val' have [2, 1] columns"]),
+    "splits of two sizes": ({"features": {**FEATURES, "three.jpg": [1.0]}}, ["the feature of 'three.jpg' has shape (1,)", "(2,)"]),
     "features of text": ({"features": {**FEATURES, "one.jpg": ["a", "b"]}}, ["the feature of 'one.jpg'", "expected numbers"]),
     "infinite features": ({"features": {**FEATURES, "three.jpg": [1.0, np.inf]}}, ["'three.jpg'", "not finite"]),
     "no features at all": ({"features": None}, ["neither `features` nor `pictures`"]),

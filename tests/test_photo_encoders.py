@@ -92,7 +92,7 @@ def test_exported_models_get_pictures_as_their_file_or_name_says(
     path = tmp_path / "model.onnx"
     path.write_bytes(model(shape, metadata=metadata))
     encoder = find_encoder(f"onnx:{path}{options}")
-    assert encoder.dim == 3
+    assert encoder.shape == (3,)
     features = encoder.encode([PHOTO, PHOTO[:, ::-1]])
     np.testing.assert_allclose(features[0], means(size, mean, std), atol=1e-5)
     np.testing.assert_allclose(features[1], features[0], atol=1e-5)
@@ -158,7 +158,7 @@ def test_timm_models_see_pictures_as_they_were_trained_to(monkeypatch: pytest.Mo
     torch.manual_seed(0)
     encoder = TimmEncoder("timm:resnet10t", pretrained=False)
     features = encoder.encode([PHOTO, PHOTO[::-1]])
-    assert (features.shape, features.dtype, encoder.dim) == ((2, 512), np.float32, 512)
+    assert (features.shape, features.dtype, encoder.shape) == ((2, 512), np.float32, (512,))
     np.testing.assert_array_equal(features[1], encoder.encode([PHOTO[::-1]])[0])
     torch.manual_seed(0)
     net = timm.create_model("resnet10t", num_classes=0).eval()

@@ -27,7 +27,8 @@ from safetensors.numpy import load_file, save_file
 from xpcap import runs
 from xpcap.errors import DataError, TrainingError
 from xpcap.runs import keeping, place, saving, training
-from xpcap.runs.folder import load_parameters, load_state, save_parameters
+from xpcap.runs.checkpoint import load_state
+from xpcap.runs.folder import load_parameters, save_parameters
 from xpcap.runs.keeping import Keeper
 from xpcap.runs.stopping import Stopped, StopRequest
 from xpcap.tensors import KEY, read_tensors, write_tensors

@@ -59,6 +59,12 @@ def _print_data(file: Path, as_json: bool) -> None:
     if not as_json:
         click.echo(describe_data(file, data))
         return
-    about = {"vocabulary": len(data.vocabulary), "feature_dim": data.feature_dim, "max_words": data.max_words, "source": data.source.to_json()}
+    about = {
+        "vocabulary": len(data.vocabulary),
+        "feature_dim": data.feature_dim,
+        "feature_shape": list(data.feature_shape),
+        "max_words": data.max_words,
+        "source": data.source.to_json(),
+    }
     splits = {name: {"pictures": len(split.images), "captions": len(split.captions)} for name, split in data.splits.items()}
     click.echo(json.dumps({**about, "splits": splits}))

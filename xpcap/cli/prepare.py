@@ -9,9 +9,11 @@ import click
 
 from xpcap.cli.shared import PATH, describe_data, examples
 from xpcap.data import CaptionData, write_dataset
+from xpcap.data.dataset import may_name_a_split
 from xpcap.data.importers import Columns, Findings, import_captions, import_flickr8k
 from xpcap.data.importers.build import count
 from xpcap.encoders import PHOTOGRAPHS, find_encoder
+from xpcap.encoders.grid import MOST, grid_name
 from xpcap.files import obstacle
 from xpcap.report import visible
 from xpcap.runs.folder import LARGEST
@@ -30,7 +32,7 @@ def pairs(ctx: click.Context, param: click.Parameter, values: Sequence[str]) -> 
     lists: dict[str, Path] = {}
     for value in values:
         name, equals, file = value.partition("=")
-        if not (name.isidentifier() and equals and file) or name in lists or name == "vocab":
+        if not (may_name_a_split(name) and equals and file) or name in lists:
             raise click.BadParameter(f"got {value!r}, expected NAME=LIST with a fresh name of letters, as in train=trainImages.txt")
         lists[name] = Path(file)
     return lists
@@ -41,7 +43,7 @@ def named_files(ctx: click.Context, param: click.Parameter, values: Sequence[str
     files: list[tuple[str | None, Path]] = []
     for value in values:
         name, equals, file = value.partition("=")
-        told = bool(equals and file) and name.isidentifier() and name != "vocab" and not Path(value).exists()
+        told = bool(equals and file) and may_name_a_split(name) and not Path(value).exists()
         files.append((name, Path(file)) if told else (None, Path(value)))
     return files
 
@@ -80,6 +82,8 @@ def parts(ctx: click.Context, param: click.Parameter, value: str | None) -> list
     "--vocabulary", type=click.IntRange(1, LARGEST), help="Instead of --min-count: keep so many words, the most frequent of the train split."
 )
 @click.option("--max-words", type=click.IntRange(1, 1000), default=20, show_default=True, help="Longer captions are cut in training, not in scoring.")
+@click.option("--grid", type=click.IntRange(1, MOST), help="Features of GRID x GRID places of each picture, in place of one for the whole.")
+@click.option("--pca", type=click.IntRange(1, LARGEST), help="Project features onto their first PCA principal components, fitted on the train split.")
 @click.option("--float16", is_flag=True, help="Store features in half the bytes.")
 @click.option("--strict", is_flag=True, help="Refuse what would be skipped: captions without a picture or a word, pictures without captions, ...")
 @click.option("--image-column", help="Name of a table's column of pictures, if it is not found.")
@@ -115,7 +119,7 @@ def _check_usage(given: dict[str, Any]) -> None:
     taken = ("fractions", "image_column", "caption_column", "split_column")
     if given["captions"] and (odd := [name for name in taken if given[name] is not None]):
         raise click.UsageError(f"--captions does not go with --{odd[0].replace('_', '-')}; give the file without --captions")
-    for one, other in (("features", "encoder"), ("lists", "fractions"), ("min_count", "vocabulary")):
+    for one, other in (("features", "encoder"), ("features", "grid"), ("lists", "fractions"), ("min_count", "vocabulary")):
         if given[one] and given[other]:
             shown = "split" if one == "lists" else one.replace("_", "-")
             raise click.UsageError(f"--{shown} and --{other} are both given, expected one of them")
@@ -124,10 +128,11 @@ def _check_usage(given: dict[str, Any]) -> None:
 def _how(given: dict[str, Any]) -> dict[str, Any]:
     """What both forms hand to `assemble`."""
     fewest = given["min_count"] or (1 if given["vocabulary"] else FEWEST)
-    encoder = None if given["encoder"] is None else find_encoder(given["encoder"])
+    named = given["encoder"] or (PHOTOGRAPHS if given["files"] and not given["features"] else "histogram" if given["grid"] else None)
+    encoder = find_encoder(grid_name(named, given["grid"])) if named else None
     return {
         "pictures": given["pictures"], "encoder": encoder, "min_count": fewest, "vocabulary_size": given["vocabulary"],
-        "max_words": given["max_words"], "float16": given["float16"], "progress": True,
+        "max_words": given["max_words"], "pca": given["pca"], "float16": given["float16"], "progress": True,
     }  # fmt: skip
 
 
@@ -152,6 +157,8 @@ def _describe(out: Path, data: CaptionData, files: Sequence[tuple[str | None, Pa
     for line in findings.lines():
         click.echo(f"skipped {visible(line)}")
     click.echo(describe_data(out, data))
+    if pca := data.source.record.get("pca"):
+        click.echo(f"PCA: {pca['from']:,} numbers of a feature to {pca['to']:,}, which keep {pca['variance']:.1%} of the variance")
     counts = count(data)
     for name in data.splits:
         click.echo(f"{visible(name)}: {counts['cut'][name]:,} captions cut, {counts['unknown'][name]:.1%} of the words unknown")

@@ -10,6 +10,7 @@ import click
 
 from xpcap.backend import BACKENDS, VARIABLE, get_backend, parse_backend, use_backend
 from xpcap.data import CaptionData
+from xpcap.data.dataset import size
 from xpcap.errors import OptionError, nearest
 from xpcap.report import visible
 from xpcap.runs import Evaluation, PictureCaption
@@ -106,5 +107,5 @@ def print_evaluation(evaluation: Evaluation) -> None:
 def describe_data(file: Path, data: CaptionData) -> str:
     """What a data set holds, in a few lines."""
     rows = [(visible(name), f"{len(split.images)} pictures", f"{len(split.captions)} captions") for name, split in data.splits.items()]
-    head = f"{file}: {len(data.vocabulary)} words, features of size {data.feature_dim}, captions of at most {data.max_words} words"
+    head = f"{file}: {len(data.vocabulary)} words, features of size {size(data.feature_shape)}, captions of at most {data.max_words} words"
     return f"{head}\n{table(rows)}"

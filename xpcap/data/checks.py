@@ -24,13 +24,14 @@ def check_data(where: str, data: CaptionData, start: bool = True) -> None:
     for name, split in data.splits.items():
         _check_split(f"{where}, split {name!r}", split, data.vocabulary, start)
     for thing, sizes in (
-        ("features", [s.features.shape[1] for s in data.splits.values()]),
-        ("captions", [s.captions.shape[1] for s in data.splits.values()]),
+        ("features", [s.features.shape[1:] for s in data.splits.values()]),
+        ("captions", [s.captions.shape[1:] for s in data.splits.values()]),
     ):
         if len(set(sizes)) > 1:
             raise DataError(
-                f"{where}: {thing} of the splits {', '.join(map(repr, data.splits))} have {sizes} columns, expected one number; made by two extractors?"
+                f"{where}: {thing} of the splits {', '.join(map(repr, data.splits))} have shapes {sizes}, expected one; made by two extractors?"
             )
+    _check_projection(where, data)
 
 
 def _check_split(where: str, split: Split, vocabulary: Vocabulary, start: bool) -> None:
@@ -42,10 +43,11 @@ def _check_split(where: str, split: Split, vocabulary: Vocabulary, start: bool) 
         raise DataError(
             f"{where}: captions have shape {split.captions.shape} and dtype {split.captions.dtype}, expected integers (n, T+1), T+1 at least 3"
         )
-    if split.features.ndim != 2 or len(split.features) != m or split.features.shape[1] < 1 or split.features.dtype.kind != "f":
+    shape = split.features.shape
+    if len(shape) not in (2, 3) or shape[0] != m or min(shape) < 1 or split.features.dtype.kind != "f":
         raise DataError(
-            f"{where}: features have shape {split.features.shape} and dtype {split.features.dtype}, "
-            f"expected floats (m, D), D at least 1, one row for each of {m} pictures"
+            f"{where}: features have shape {shape} and dtype {split.features.dtype}, "
+            f"expected floats (m, D), or grids (m, P, D), D at least 1, one row for each of {m} pictures"
         )
     if split.image_idxs.shape != (n,) or split.image_idxs.dtype.kind not in "iu":
         raise DataError(f"{where}: image_idxs have shape {split.image_idxs.shape} and dtype {split.image_idxs.dtype}, expected {n} integers")
@@ -59,6 +61,18 @@ def _check_split(where: str, split: Split, vocabulary: Vocabulary, start: bool) 
         raise DataError(f"{where}: {len(split.text)} texts for {n} captions, expected one each")
     if isinstance(split.features, np.ndarray):
         check_finite(where, split.features, split.images)
+
+
+def _check_projection(where: str, data: CaptionData) -> None:
+    if data.projection is None:
+        return
+    mean, components = data.projection
+    fits = mean.ndim == 1 and components.shape == (len(mean), data.feature_dim) and mean.dtype == components.dtype == np.float32
+    if not fits or not np.isfinite(mean).all() or not np.isfinite(components).all():
+        raise DataError(
+            f"{where}: its PCA has a mean of shape {mean.shape} and components of {components.shape}, "
+            f"expected (D,) and (D, {data.feature_dim}), finite float32; damaged?"
+        )
 
 
 def _check_range(what: str, numbers: np.ndarray, count: int) -> None:

@@ -6,10 +6,13 @@ from typing import Any
 
 import numpy as np
 
+from xpcap.data.projection import Preprocessing, Projection
 from xpcap.data.scaling import FeatureScaling
 from xpcap.data.source import Source
 from xpcap.data.vocabulary import Vocabulary, tokenize
 from xpcap.errors import DataError, unknown
+
+RESERVED = ("vocab", "pca_mean", "pca_components")  # what else a dataset file holds beside its splits
 
 
 @dataclass(frozen=True)
@@ -18,7 +21,7 @@ class Split:
 
     captions: np.ndarray  # (n, T+1) int32
     image_idxs: np.ndarray  # (n,) int32, number of each caption's picture
-    features: Any  # (m, D) float, raw; an array, or an HDF5 data set that is read by the batch
+    features: Any  # (m, D) float, raw, or grids (m, P, D); an array, or what is read by the batch: an HDF5 data set, or `rows.Picked`
     images: Sequence[str]  # (m,) names or URLs
     text: Sequence[str] | None = None  # (n,) captions as written, if known
 
@@ -34,13 +37,15 @@ class CaptionData:
     source : how it came about
     scaling : applied to every feature that `features` and `minibatch` return
     stamp : digest of its contents, if it was read from a stamped file
+    projection : what the features have been through since an encoder made them
     """
 
     vocabulary: Vocabulary
     splits: Mapping[str, Split]
     source: Source = field(default_factory=Source)
-    scaling: FeatureScaling = field(default_factory=FeatureScaling)
+    scaling: FeatureScaling | Preprocessing = field(default_factory=FeatureScaling)
     stamp: str = ""
+    projection: Projection | None = None
 
     def __post_init__(self) -> None:
         if not isinstance(self.source, Source):
@@ -53,9 +58,14 @@ class CaptionData:
         return self.splits[name]
 
     @property
+    def feature_shape(self) -> tuple[int, ...]:
+        """Shape of an image feature: (D,), or (P, D) for a grid of P places."""
+        return tuple(next(iter(self.splits.values())).features.shape[1:])
+
+    @property
     def feature_dim(self) -> int:
-        """D, the size of an image feature."""
-        return next(iter(self.splits.values())).features.shape[1]
+        """D, the size of an image feature, or of one place of a grid."""
+        return self.feature_shape[-1]
 
     @property
     def max_words(self) -> int:
@@ -67,7 +77,7 @@ class CaptionData:
 
         Returns
         -------
-        array (len(rows), D), float32, or float64 if the data set is float64
+        array (len(rows), D), or (len(rows), P, D) for grids; float32, or float64 if the data set is float64
 
         Raises
         ------
@@ -120,18 +130,29 @@ class CaptionData:
 
 
 def check_finite(where: str, features: np.ndarray, images: Sequence[str]) -> None:
-    """DataError : features (n, D) are not finite in float32; the message names the first such picture."""
-    at_once = max(1, (1 << 20) // max(1, features.shape[1]))  # in blocks: a float32 copy of everything would double the memory
+    """DataError : features (n, *shape) are not finite in float32; the message names the first such picture."""
+    at_once = max(1, (1 << 20) // max(1, int(np.prod(features.shape[1:]))))  # in blocks: a float32 copy of everything would double the memory
     bad: list[int] = []
     with np.errstate(over="ignore"):
         for start in range(0, len(features), at_once):
-            finite = np.isfinite(features[start : start + at_once].astype(np.float32, copy=False)).all(axis=1)
+            block = features[start : start + at_once].astype(np.float32, copy=False)
+            finite = np.isfinite(block.reshape(len(block), -1)).all(axis=1)
             bad += (start + np.flatnonzero(~finite)).tolist()
     if bad:
         name = images[bad[0]]
         raise DataError(
             f"{where}: {len(bad)} pictures, {name[:100]!r} among them, have features that are not finite, expected float32 numbers; extract them again"
         )
+
+
+def may_name_a_split(name: str) -> bool:
+    """Whether a split may be called that in a dataset file."""
+    return name.isidentifier() and name not in RESERVED
+
+
+def size(shape: Sequence[int]) -> str:
+    """The shape of a feature in words: ``512``, or ``25 x 512`` for a grid."""
+    return " x ".join(map(str, shape))
 
 
 def spread(n: int, most: int) -> np.ndarray:

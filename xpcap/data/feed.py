@@ -1,5 +1,7 @@
 """Minibatches for a model: the features of a whole split stay on its device if they fit, else they travel batch by batch."""
 
+import math
+
 import numpy as np
 
 from xpcap.backend import Array, asarray, free_memory, free_staging, get_array_module
@@ -45,13 +47,13 @@ class Feed:
 
     def _send(self, name: str) -> Array | None:
         """The scaled features of a split on the device, or None where that is the host or they do not fit."""
-        m, D = self.split(name).features.shape
+        shape = self.split(name).features.shape
         free = free_memory(self._like)
-        if free is None or m * D * self._like.dtype.itemsize > SHARE * free:
+        if free is None or math.prod(shape) * self._like.dtype.itemsize > SHARE * free:
             return None
-        table = get_array_module(self._like).empty((m, D), self._like.dtype)
-        for start in range(0, m, CHUNK):
-            rows = np.arange(start, min(start + CHUNK, m))
+        table = get_array_module(self._like).empty(shape, self._like.dtype)
+        for start in range(0, len(table), CHUNK):
+            rows = np.arange(start, min(start + CHUNK, len(table)))
             table[start : start + CHUNK] = asarray(self._data.features(name, rows), dtype=self._like.dtype, like=self._like)
         free_staging(self._like)  # CuPy would keep as much for the life of the process
         return table

@@ -11,8 +11,10 @@ import h5py
 import numpy as np
 
 from xpcap.data.checks import check_data
-from xpcap.data.dataset import CaptionData, Split
+from xpcap.data.dataset import RESERVED, CaptionData, Split, may_name_a_split
 from xpcap.data.guard import look_through, trust
+from xpcap.data.projection import Projection
+from xpcap.data.rows import blocks
 from xpcap.data.source import Source
 from xpcap.data.vocabulary import Vocabulary, has_word
 from xpcap.errors import DataError
@@ -58,11 +60,16 @@ def _write(path: Path, data: CaptionData) -> None:
     with atomic(path) as stream, h5py.File(stream, "w") as file:
         file.attrs["xpcap"] = about
         file.create_dataset("vocab", data=data.vocabulary.idx_to_word, dtype=h5py.string_dtype())
+        if data.projection is not None:
+            file["pca_mean"], file["pca_components"] = data.projection
         for name, split in data.splits.items():
             encoded = [text.encode("utf-8") for text in data.texts(name)]
             group = file.create_group(name)
             group["captions"], group["image_idxs"] = split.captions, split.image_idxs
-            group.create_dataset("features", data=split.features, compression="lzf" if _mostly_zero(split.features) else None)
+            shape, dtype = split.features.shape, split.features.dtype
+            features = group.create_dataset("features", shape, dtype, compression="lzf" if _mostly_zero(split.features) else None)
+            for where, rows in blocks(split.features):
+                features[where] = rows
             group.create_dataset("images", data=list(split.images), dtype=h5py.string_dtype())
             group["text"] = np.frombuffer(b"".join(encoded), np.uint8)
             group["text_offsets"] = np.cumsum([0, *(len(text) for text in encoded)])
@@ -111,8 +118,8 @@ def _mostly_zero(features: Any) -> bool:
 def _check_names(data: CaptionData) -> None:
     """Checks for writing alone: distinct names, and a word in every text."""
     for name, split in data.splits.items():
-        if name == "vocab" or not name.isidentifier():
-            raise DataError(f"write_dataset: a split is called {name!r}, expected letters, digits and _, and not 'vocab'")
+        if not may_name_a_split(name):
+            raise DataError(f"write_dataset: a split is called {name!r}, expected letters, digits and _, and none of {', '.join(RESERVED)}")
         if len(set(split.images)) < len(split.images) or any("\0" in image for image in split.images):
             raise DataError(f"write_dataset: split {name!r} has a picture name twice, or one with a NUL in it; expected distinct names")
         if not all(has_word(text) for text in data.texts(name)):
@@ -125,8 +132,10 @@ def _read(path: Path, file: h5py.File) -> CaptionData:
             f"read_dataset: {path} is HDF5 without xpcap's stamp (it holds {', '.join(map(repr, file)) or 'nothing'}), expected a file from 'prepare'; another program's?"
         )
     about = _about(path, str(file.attrs["xpcap"]))
-    splits = {name: _read_split(path, name, file[name]) for name in file if name != "vocab"}
-    return CaptionData(Vocabulary(_strings(file["vocab"])), splits, Source.from_json(f"read_dataset: {path}", about["source"]), stamp=about["stamp"])
+    splits = {name: _read_split(path, name, file[name]) for name in file if name not in RESERVED}
+    projection = Projection(file["pca_mean"][:], file["pca_components"][:]) if "pca_mean" in file else None
+    source = Source.from_json(f"read_dataset: {path}", about["source"])
+    return CaptionData(Vocabulary(_strings(file["vocab"])), splits, source, stamp=about["stamp"], projection=projection)
 
 
 def _about(path: Path, text: str) -> dict[str, Any]:
@@ -185,6 +194,8 @@ def _strings(dataset: Any) -> list[str]:
 def stamp_of(data: CaptionData) -> str:
     """A digest of everything but the values of features, which may be too large to read each time a file is opened."""
     digest = hashlib.sha256("\n".join(data.vocabulary.idx_to_word).encode())
+    for numbers in data.projection or ():
+        digest.update(np.ascontiguousarray(numbers, "<f4").tobytes())
     for name in sorted(data.splits):
         split = data.splits[name]
         digest.update(f"{name} {split.features.shape} {split.features.dtype}".encode())

@@ -3,14 +3,16 @@
 import io
 import math
 import stat
+import struct
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import numpy as np
 from numpy.lib import format as npy
 
+from xpcap.data.rows import IN_MEMORY, Stored
 from xpcap.errors import DataError
 
 FREE = 64 << 20  # bytes: arrays up to this size may be compressed as much as they like
@@ -19,8 +21,13 @@ BLOCK = 1 << 20  # bytes read at once, and the longest list of members
 KINDS = "fiubUS"  # kinds of dtypes that are read: numbers and text
 
 
-def read_npz(path: Path, names: Sequence[str]) -> list[np.ndarray]:
+def read_npz(path: Path, names: Sequence[str]) -> list[Any]:
     """Read the arrays called `names`; whatever else the archive holds is ignored.
+
+    Returns
+    -------
+    arrays; one of more than 64 MB of floats that is not compressed, and lies there row by row, is `Stored`: it has been read once, for its checksum, and
+        stays on disk
 
     Raises
     ------
@@ -33,7 +40,7 @@ def read_npz(path: Path, names: Sequence[str]) -> list[np.ndarray]:
             raise DataError(f"read_npz: {path} is a single array, expected an .npz with {_listed(names)}")
         try:
             with zipfile.ZipFile(file) as archive:
-                return [_array(archive, member, path.stat().st_size) for member in _members(archive, names, path)]
+                return [_array(path, archive, member) for member in _members(archive, names, path)]
         except DataError:
             raise
         except Exception as error:  # damaged archives raise errors of many types, from zipfile, zlib and NumPy
@@ -62,8 +69,9 @@ def _members(archive: zipfile.ZipFile, names: Sequence[str], path: Path) -> list
     return [archive.getinfo(f"{name}.npy") for name in names]
 
 
-def _array(archive: zipfile.ZipFile, member: zipfile.ZipInfo, most: int) -> np.ndarray:
-    """Read one array from an archive of `most` bytes."""
+def _array(path: Path, archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> Any:
+    """Read one array from an archive."""
+    most = path.stat().st_size
     if member.flag_bits & 0x1 or member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
         raise ValueError(f"{member.filename} is encrypted, or compressed in a way of its own")
     if member.compress_size > most:
@@ -79,6 +87,10 @@ def _array(archive: zipfile.ZipFile, member: zipfile.ZipInfo, most: int) -> np.n
             raise ValueError(f"{member.filename} has dtype {str(dtype)[:60]}, expected numbers or text")
         if min(shape, default=0) < 0 or size != member.file_size - stream.tell():
             raise ValueError(f"{member.filename} has shape {str(shape)[:60]} and dtype {dtype}, which {member.file_size:,} bytes do not make up")
+        if size > IN_MEMORY and dtype.kind == "f" and member.compress_type == zipfile.ZIP_STORED and shape and shape[0] and not by_column:
+            start = _content(path, member) + stream.tell()
+            _skim(stream, size)
+            return Stored(path, start, size // shape[0], shape, dtype)
         flat = _fill(stream, size).view(dtype)
     return flat.reshape(shape[::-1]).T if by_column else flat.reshape(shape)
 
@@ -95,13 +107,33 @@ def _header(stream: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype]:
 def _fill(stream: IO[bytes], size: int) -> np.ndarray:
     """Read `size` bytes and the end after them, where zipfile compares the checksum."""
     content = np.empty(size, np.uint8)
+    start = 0
+    for part in _parts(stream, size):
+        content[start : start + len(part)] = np.frombuffer(part, np.uint8)
+        start += len(part)
+    return content
+
+
+def _skim(stream: IO[bytes], size: int) -> None:
+    """The same, kept nowhere."""
+    for _ in _parts(stream, size):
+        pass
+
+
+def _parts(stream: IO[bytes], size: int) -> Iterator[bytes]:
     for start in range(0, size, BLOCK):
         part = stream.read(min(BLOCK, size - start))
         if start + len(part) < min(size, start + BLOCK):
             raise EOFError(f"the archive ends {size - start - len(part):,} bytes before an array does")
-        content[start : start + len(part)] = np.frombuffer(part, np.uint8)
+        yield part
     stream.read(1)
-    return content
+
+
+def _content(path: Path, member: zipfile.ZipInfo) -> int:
+    """Where in the file the content of a member begins: behind a header of 30 bytes, the name and the extra field."""
+    with path.open("rb", buffering=0) as file:
+        file.seek(member.header_offset + 26)
+        return member.header_offset + 30 + sum(struct.unpack("<HH", file.read(4)))
 
 
 def _listed(names: Sequence[str]) -> str:

@@ -1,5 +1,6 @@
 """Scaling of raw image features. A run keeps the scaling that it was trained with, and applies it to all it captions."""
 
+import math
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -7,17 +8,18 @@ import numpy as np
 from xpcap.errors import unknown
 
 KINDS = ("standardize", "none")
-CHUNK = 4096  # rows at a time: features on disk may not fit into memory
+AT_ONCE = 3 << 22  # numbers: features on disk may not fit into memory
+CHUNK = 4096  # rows at a time, of features that are not long
 
 
 class FeatureScaling(NamedTuple):
     """(x - mean) / scale for each of the D features; x itself if mean and scale are None."""
 
-    mean: np.ndarray | None = None  # (D,) float32
+    mean: np.ndarray | None = None  # (D,) float32; each place of a grid is scaled alike
     scale: np.ndarray | None = None  # (D,) float32
 
     def __call__(self, features: np.ndarray) -> np.ndarray:
-        """A scaled copy of features (N, D): float64 stays float64, other dtypes become float32."""
+        """A scaled copy of features (N, D) or (N, P, D): float64 stays float64, other dtypes become float32."""
         x = features.astype(np.promote_types(features.dtype, np.float32))
         if self.mean is not None and self.scale is not None:
             x -= self.mean
@@ -26,7 +28,7 @@ class FeatureScaling(NamedTuple):
 
 
 def fit_scaling(kind: str, features: Any) -> FeatureScaling:
-    """Fit a scaling to features (m, D), an array or an HDF5 data set.
+    """Fit a scaling to features (m, D) or grids (m, P, D), an array or an HDF5 data set.
 
     Parameters
     ----------
@@ -41,13 +43,15 @@ def fit_scaling(kind: str, features: Any) -> FeatureScaling:
         raise unknown("fit_scaling", "feature scaling", kind, KINDS)
     if kind == "none":
         return FeatureScaling()
-    m, D = features.shape
+    m, *shape = features.shape
+    D, count = shape[-1], m * math.prod(shape[:-1])
+    step = min(CHUNK, max(1, AT_ONCE // math.prod(shape)))
     total, squares = np.zeros(D), np.zeros(D)
-    for start in range(0, m, CHUNK):
-        total += features[start : start + CHUNK].astype(np.float64).sum(axis=0)
-    mean = total / m
-    for start in range(0, m, CHUNK):
-        squares += ((features[start : start + CHUNK].astype(np.float64) - mean) ** 2).sum(axis=0)
-    scale = np.sqrt(squares / m)
+    for start in range(0, m, step):
+        total += features[start : start + step].astype(np.float64).reshape(-1, D).sum(axis=0)
+    mean = total / count
+    for start in range(0, m, step):
+        squares += ((features[start : start + step].astype(np.float64).reshape(-1, D) - mean) ** 2).sum(axis=0)
+    scale = np.sqrt(squares / count)
     scale[scale <= np.maximum(1e-8 * np.abs(mean), np.finfo(np.float32).tiny)] = 1  # rounding errors of a constant feature
     return FeatureScaling(mean.astype(np.float32), scale.astype(np.float32))

@@ -1,4 +1,4 @@
-"""Encoders: pictures to features. One has a `name`, a feature size `dim`, and `encode(pictures) -> (n, dim) float32`."""
+"""Encoders: pictures to features. One has a `name`, the `shape` of a feature, and `encode(pictures) -> (n, *shape) float32`."""
 
 from collections.abc import Callable, Iterable
 from typing import Protocol
@@ -6,6 +6,8 @@ from typing import Protocol
 import numpy as np
 
 from xpcap.encoders.efficientnet import efficientnet_lite2
+from xpcap.encoders.extras import split_options
+from xpcap.encoders.grid import grid_of
 from xpcap.encoders.histogram import HistogramEncoder
 from xpcap.encoders.onnx_file import onnx_file
 from xpcap.encoders.reading import find_pictures, read_picture
@@ -33,30 +35,34 @@ class Encoder(Protocol):
     """Turns pictures into features."""
 
     name: str  # stored with a data set, so that new pictures can be encoded the same way; other weights, another name
-    dim: int
+    shape: tuple[int, ...]  # (D,), or (K*K, D) for a grid
 
     def encode(self, pictures: Iterable[np.ndarray]) -> np.ndarray:
-        """Encode pictures, each (height, width, 3) uint8 RGB of any size, as features (n, dim), float32.
+        """Encode pictures, each (height, width, 3) uint8 RGB of any size, as features (n, *shape), float32.
 
         Several threads may call it at a time, each with pictures of its own.
         """
 
 
-WHOLE: dict[str, Callable[[], Encoder]] = {HistogramEncoder.name: HistogramEncoder, "efficientnet-lite2": efficientnet_lite2}
+WHOLE: dict[str, Callable[[int | None], Encoder]] = {"histogram": HistogramEncoder, PHOTOGRAPHS: efficientnet_lite2}
 BEGINNINGS: dict[str, Callable[[str], Encoder]] = {"timm": TimmEncoder, "onnx": onnx_file}
 
 
 def find_encoder(name: str) -> Encoder:
     """The encoder of that name: ``"histogram"``, ``"efficientnet-lite2"``, ``"timm:MODEL"`` or ``"onnx:FILE"``.
 
-    The encoder's own `name` may say more, so that it finds the same weights again: those of ``timm:`` and ``onnx:`` end in a digest of them.
+    ``:grid=K`` behind any of these asks for a grid: features of K x K places, (K*K, D), row by row. The encoder's own `name` may say more, so that
+    it finds the same weights again: those of ``timm:`` and ``onnx:`` end in a digest of them.
 
     Raises
     ------
     DataError : there is none; a package that it needs is missing, and the message says the line that installs it; or its weights do not fit.
     """
-    if name in WHOLE:
-        return WHOLE[name]()
+    plain, _, rest = name.partition(":")
+    if plain in WHOLE and (rest or name == plain):
+        _, options = split_options(name, ("grid",))
+        if name == ":".join((plain, *(f"{key}={value}" for key, value in options.items()))):
+            return WHOLE[plain](grid_of(name, options))
     if ":" in name and (beginning := name.partition(":")[0]) in BEGINNINGS:
         return BEGINNINGS[beginning](name)
     raise unknown("find_encoder", "encoder", name, [*WHOLE, *(f"{beginning}:..." for beginning in BEGINNINGS)], DataError)

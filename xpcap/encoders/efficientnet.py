@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from xpcap.encoders.extras import require
+from xpcap.encoders.grid import grid_name
 from xpcap.encoders.network import Network, open_session
 from xpcap.encoders.onnx_graph import Graph
 from xpcap.encoders.torch_weights import read_torch
@@ -19,8 +20,8 @@ STAGES = ((1, 1), (3, 2), (3, 2), (4, 2), (4, 1), (5, 2), (1, 1))  # blocks of e
 EPSILON = 1e-3  # of batch norm
 
 
-def efficientnet_lite2() -> Network:
-    """The encoder: 1280 features, each the mean over the picture of one channel of the last convolution.
+def efficientnet_lite2(grid: int | None = None) -> Network:
+    """The encoder: 1280 features, each the mean over the picture, or over each place of a grid, of one channel of the last convolution (9 x 9).
 
     Pictures are scaled to 260 x 260, their levels to ``(level - 127) / 128``.
 
@@ -36,19 +37,21 @@ def efficientnet_lite2() -> Network:
     spec = importlib.util.find_spec(PACKAGE.replace("-", "_"))
     assert spec is not None
     assert spec.origin is not None
-    graph, output = _build(read_torch(Path(spec.origin).parent / "models" / FILE, SHA256))
-    session = open_session(NAME, graph.to_bytes(output, ("N", DIM)))
-    return Network(NAME, session, output, (SIDE, SIDE), offset=np.array(127), scale=np.array(128))
+    graph, output = _build(read_torch(Path(spec.origin).parent / "models" / FILE, SHA256), pooled=grid is None)
+    session = open_session(NAME, graph.to_bytes(output, ("N", DIM) if grid is None else ("N", DIM, "h", "w")))
+    return Network(grid_name(NAME, grid), session, output, (SIDE, SIDE), offset=np.array(127), scale=np.array(128), grid=grid)
 
 
-def _build(weights: Mapping[str, np.ndarray]) -> tuple[Graph, str]:
-    """The network as a graph, and the name of its output."""
+def _build(weights: Mapping[str, np.ndarray], pooled: bool) -> tuple[Graph, str]:
+    """The network as a graph, and the name of its output: pooled features, or the map."""
     builder = _Builder(weights)
     x = builder.convolve(builder.graph.input, "_conv_stem", "_bn0", stride=2)
     strides = [stride if first else 1 for blocks, stride in STAGES for first in [True] + [False] * (blocks - 1)]
     for number, stride in enumerate(strides):
         x = builder.block(x, f"_blocks.{number}", stride)
     x = builder.convolve(x, "_conv_head", "_bn1")
+    if not pooled:
+        return builder.graph, x
     return builder.graph, builder.graph.node("Flatten", builder.graph.node("GlobalAveragePool", x), axis=1)
 
 

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 import numpy as np
 
 from xpcap.encoders.fitting import border_colour, fit
+from xpcap.encoders.grid import grid_name, pool, require_places
 
 SIDE = 128  # pixels; pictures are fitted to the area of a square of it
 HUES = (0, 33, 54, 125, 165, 222, 285, 335, 360)  # degrees: red, orange, yellow, green, cyan, blue, purple, pink, and red again
@@ -20,6 +21,8 @@ BITS = 6  # of a colour channel that are used
 PAPER = 40  # most levels of a channel by which paper differs from the colour of the border
 FAINT = 0.05  # edges below this are noise
 FEW = 20.0  # added to edge strength when shares are taken: fewer edges give smaller shares
+OF_CELL = COLOURS * (1 + DIRECTIONS + TURNS)
+ALL = (1 + CELLS) * OF_CELL + CELLS + 2
 Box = tuple[tuple[int, int], tuple[int, int]]  # rows, then columns, from and to
 
 
@@ -33,23 +36,38 @@ class HistogramEncoder:
     commonest colour along the border, so that things fall into the same cells wherever they lie; its cells fade into each other. Last come
     the position of the grid's middle on the sheet, as shares of nine places, and the grid's height and width.
 
+    Parameters
+    ----------
+    grid : K, at most 3: give the features of the cells alone, averaged over K x K places, (K*K, 209); None: all, (2101,)
+
     Notes
     -----
     Histograms of gradient directions: Dalal & Triggs 2005; their products, for corners: Watanabe et al. 2009; the pyramid of grids:
     Lazebnik et al. 2006; square roots of shares: Arandjelović & Zisserman 2012.
     """
 
-    name = "histogram"
-    dim = (1 + CELLS) * COLOURS * (1 + DIRECTIONS + TURNS) + CELLS + 2
+    def __init__(self, grid: int | None = None) -> None:
+        self.name = grid_name("histogram", grid)
+        if grid is not None:
+            require_places(self.name, (3, 3), grid)
+        self.shape: tuple[int, ...] = (ALL,) if grid is None else (grid * grid, OF_CELL)
+        self._grid = grid
 
     def encode(self, pictures: Iterable[np.ndarray]) -> np.ndarray:
-        """Encode pictures, each (height, width, 3) uint8 of any size, as features (n, 2101), float32, one after the other.
+        """Encode pictures, each (height, width, 3) uint8 of any size, as features (n, *shape), float32, one after the other.
 
         Raises
         ------
         ValueError : an array is not such a picture.
         """
-        return np.fromiter((_encode_one(fit(picture, SIDE)) for picture in pictures), np.dtype((np.float32, self.dim)))
+        return np.fromiter((self._encode(picture) for picture in pictures), np.dtype((np.float32, self.shape)))
+
+    def _encode(self, picture: np.ndarray) -> np.ndarray:
+        layers, place = _encode_one(fit(picture, SIDE))
+        if self._grid is None:
+            return np.concatenate([layer.ravel() for layer in (*layers, place)]).astype(np.float32)
+        cells = np.concatenate([layer.reshape(CELLS, -1) for layer in layers[3:]], axis=1)  # the first three are of the whole picture
+        return pool(cells.reshape(3, 3, -1), self._grid).astype(np.float32)
 
 
 def _codes(picture: np.ndarray) -> np.ndarray:
@@ -81,7 +99,8 @@ def _colours() -> np.ndarray:
     return np.concatenate((plain, hues), axis=1).astype(np.float32)
 
 
-def _encode_one(picture: np.ndarray) -> np.ndarray:
+def _encode_one(picture: np.ndarray) -> tuple[list[np.ndarray], np.ndarray]:
+    """Shares, edges and turns of the whole picture (1, ...), then of its cells (9, ...); and the grid's place (11,)."""
     table, codes, paper = _colours(), _codes(picture), border_colour(picture)
     box = _drawn(picture, paper)
     (top, bottom), (left, right) = box
@@ -97,8 +116,7 @@ def _encode_one(picture: np.ndarray) -> np.ndarray:
     for shares, e, t in ((whole, edges.sum(axis=0, keepdims=True), turns.sum(axis=0, keepdims=True)), (area, edges, turns)):
         strength = e.sum(axis=-1, keepdims=True) + FEW
         layers += [np.sqrt(np.maximum(shares, 0)), e / strength, t / (4 * strength)]  # each edge is in four windows
-    layers.append(_place(box, codes.shape))
-    return np.concatenate([layer.ravel() for layer in layers]).astype(np.float32)
+    return layers, _place(box, codes.shape)
 
 
 def _drawn(picture: np.ndarray, paper: np.ndarray) -> Box:

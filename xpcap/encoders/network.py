@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from xpcap.encoders.fitting import require_picture
+from xpcap.encoders.grid import pool, require_places
 from xpcap.errors import DataError
 
 
@@ -38,29 +39,43 @@ class Network:
     Parameters
     ----------
     session : of ONNX Runtime
-    output : the one of its outputs that is a feature (1, dim) or (1, dim, 1, 1)
+    output : the one of its outputs that is a feature (1, D), (1, D, 1, 1), or for a grid a map (1, D, h, w) or (1, h, w, D), as the input has it
     size : height and width of its input
     channels_last : whether that is (1, height, width, 3), not (1, 3, height, width)
     offset, scale : one number or three
+    grid : K, to average a map over K x K places
+
+    Raises
+    ------
+    DataError : the map is coarser than the grid.
     """
 
     def __init__(
-        self, name: str, session: Any, output: str, size: tuple[int, int], offset: np.ndarray, scale: np.ndarray, channels_last: bool = False
+        self,
+        name: str,
+        session: Any,
+        output: str,
+        size: tuple[int, int],
+        offset: np.ndarray,
+        scale: np.ndarray,
+        channels_last: bool = False,
+        grid: int | None = None,
     ) -> None:
         self.name = name
         self._session, self._input, self._output = session, session.get_inputs()[0].name, output
         self._size, self._channels_last = size, channels_last
         self._offset, self._scale = np.asarray(offset, np.float32), np.asarray(scale, np.float32)
-        self.dim = self._run(np.zeros((*size, 3), np.uint8)).size
+        self._grid = grid
+        self.shape = self._run(np.zeros((*size, 3), np.uint8)).shape
 
     def encode(self, pictures: Iterable[np.ndarray]) -> np.ndarray:
-        """Encode pictures, each (height, width, 3) uint8 of any size, as features (n, dim), float32, one after the other.
+        """Encode pictures, each (height, width, 3) uint8 of any size, as features (n, *shape), float32, one after the other.
 
         Raises
         ------
         ValueError : an array is not such a picture.
         """
-        return np.fromiter((self._run(self._fit(picture)) for picture in pictures), np.dtype((np.float32, self.dim)))
+        return np.fromiter((self._run(self._fit(picture)) for picture in pictures), np.dtype((np.float32, self.shape)))
 
     def _fit(self, picture: np.ndarray) -> np.ndarray:
         from PIL import Image
@@ -72,4 +87,8 @@ class Network:
         levels = (picture.astype(np.float32) - self._offset) / self._scale
         x = levels[None] if self._channels_last else np.ascontiguousarray(levels.transpose(2, 0, 1))[None]
         (out,) = self._session.run([self._output], {self._input: x})
-        return out.reshape(-1)
+        if self._grid is None:
+            return out.reshape(-1)
+        map_ = out[0] if self._channels_last else out[0].transpose(1, 2, 0)  # (h, w, D)
+        require_places(self.name, map_.shape, self._grid)
+        return pool(map_, self._grid)

@@ -9,10 +9,11 @@ from typing import Any
 import numpy as np
 
 from xpcap.encoders.extras import require, require_digest, split_options
+from xpcap.encoders.grid import grid_of
 from xpcap.encoders.network import Network, open_session
 from xpcap.errors import DataError, unknown
 
-OPTIONS = ("size", "mean", "std", "output", "sha256")
+OPTIONS = ("size", "mean", "std", "output", "grid", "sha256")
 MOST_BYTES = (1 << 31) - 1  # what ONNX holds in one file
 MOST_SIDE = 4096
 
@@ -26,6 +27,7 @@ def onnx_file(name: str) -> Network:
         size : side of the square that pictures are scaled to; needed where the model's input has no fixed height and width
         mean, std : of red, green and blue, or one number for all, where levels are 0 to 1; needed unless the model's metadata has them
         output : which output is the feature, if not the first
+        grid : K, to average an output that is a map over K x K places
         sha256 : how the digest of the file begins; the encoder's own name has the first 16 digits
 
     Raises
@@ -43,10 +45,11 @@ def onnx_file(name: str) -> Network:
     scaling = {key: _numbers(path, key, told.get(key)) for key in ("mean", "std")}
     if not scaling["std"].all():
         raise DataError(f"find_encoder: {path}: std is {told['std']}, expected numbers other than 0")
-    output = _output(path, session, options.get("output"))
-    kept = {key: options[key] for key in ("size", "mean", "std", "output") if key in options} | {"sha256": digest}
+    grid = grid_of(name, options)
+    output = _output(path, session, options.get("output"), grid is not None)
+    kept = {key: options[key] for key in ("size", "mean", "std", "output", "grid") if key in options} | {"sha256": digest}
     whole = ":".join((f"onnx:{path.resolve()}", *(f"{key}={value}" for key, value in kept.items())))
-    return Network(whole, session, output, size, 255 * scaling["mean"], 255 * scaling["std"], channels_last)
+    return Network(whole, session, output, size, 255 * scaling["mean"], 255 * scaling["std"], channels_last, grid)
 
 
 def _read(path: Path) -> bytes:
@@ -95,15 +98,17 @@ def _numbers(path: Path, key: str, text: str | None) -> np.ndarray:
     return np.array(numbers)
 
 
-def _output(path: Path, session: Any, wanted: str | None) -> str:
+def _output(path: Path, session: Any, wanted: str | None, is_map: bool) -> str:
     outputs = {output.name: output for output in session.get_outputs()}
     if wanted is not None and wanted not in outputs:
         raise unknown("find_encoder", f"{path}: output", wanted, outputs, DataError)
     name = wanted or next(iter(outputs))
     shape = outputs[name].shape
-    if outputs[name].type != "tensor(float)" or len(shape) not in (2, 4) or list(shape[2:]) != [1] * (len(shape) - 2):
+    fits = len(shape) == 4 if is_map else len(shape) in (2, 4) and list(shape[2:]) == [1] * (len(shape) - 2)
+    if outputs[name].type != "tensor(float)" or not fits:
+        wanted = "a map, float (N, D, height, width)" if is_map else "pooled features, float (N, D) or (N, D, 1, 1)"
         raise DataError(
-            f"find_encoder: {path} gives {name} {outputs[name].type} {shape}, expected pooled features, float (N, D) or (N, D, 1, 1); "
+            f"find_encoder: {path} gives {name} {outputs[name].type} {shape}, expected {wanted}; "
             f"its outputs are {', '.join(outputs)}: choose one with :output=NAME"
         )
     return name

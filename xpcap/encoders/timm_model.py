@@ -1,6 +1,7 @@
 """Encoders from timm: any of its models without its last layer, with the preprocessing it was trained with. Weights are fetched by timm."""
 
 import hashlib
+import math
 from collections.abc import Iterable
 from typing import Any
 
@@ -8,6 +9,7 @@ import numpy as np
 
 from xpcap.encoders.extras import require, require_digest, split_options
 from xpcap.encoders.fitting import require_picture
+from xpcap.encoders.grid import grid_name, grid_of, pool, require_places
 from xpcap.errors import DataError, unknown
 
 
@@ -19,16 +21,19 @@ class TimmEncoder:
     Parameters
     ----------
     name : ``timm:MODEL``, or ``timm:MODEL.TAG`` for other weights of it, as ``timm.list_models(pretrained=True)`` lists them; behind it may stand
-        ``:sha256=DIGITS``, how the digest of the weights begins, as the encoder's own name has it
+        ``:grid=K``, to average the map of its last layers over K x K places, and ``:sha256=DIGITS``, how the digest of the weights begins, as the
+        encoder's own name has it
     pretrained : False leaves the weights random
 
     Raises
     ------
-    DataError : timm is missing, has no such model, or cannot fetch its weights; or they are not those that the name has the digest of.
+    DataError : timm is missing, has no such model, or cannot fetch its weights; they are not those that the name has the digest of; or the model
+        has no map, or one that is coarser than the grid.
     """
 
     def __init__(self, name: str, pretrained: bool = True) -> None:
-        asked, options = split_options(name, ("sha256",))
+        asked, options = split_options(name, ("grid", "sha256"))
+        self._grid = grid_of(name, options)
         require(name, "timm")
         import timm
         import torch
@@ -48,12 +53,12 @@ class TimmEncoder:
         digest = require_digest(name, _digest(self._model), options.get("sha256"))
         about = self._model.pretrained_cfg
         tagged = ".".join(part for part in (about.get("architecture") or model_name, about.get("tag")) if part)
-        self.name = f"timm:{tagged}:sha256={digest}"
+        self.name = f"{grid_name(f'timm:{tagged}', self._grid)}:sha256={digest}"
         with torch.inference_mode():
-            self.dim = self._model(torch.zeros((1, *data["input_size"]))).numel()
+            self.shape = self._feature(torch.zeros((1, *data["input_size"]))).shape
 
     def encode(self, pictures: Iterable[np.ndarray]) -> np.ndarray:
-        """Encode pictures, each (height, width, 3) uint8 of any size, as features (n, dim), float32, one after the other.
+        """Encode pictures, each (height, width, 3) uint8 of any size, as features (n, *shape), float32, one after the other.
 
         Raises
         ------
@@ -62,7 +67,7 @@ class TimmEncoder:
         import torch
 
         torch.set_num_threads(1)
-        return np.fromiter((self._encode_one(picture) for picture in pictures), np.dtype((np.float32, self.dim)))
+        return np.fromiter((self._encode_one(picture) for picture in pictures), np.dtype((np.float32, self.shape)))
 
     def _encode_one(self, picture: np.ndarray) -> np.ndarray:
         import torch
@@ -70,8 +75,26 @@ class TimmEncoder:
 
         require_picture("encode", picture)
         with torch.inference_mode():
-            feature: Any = self._model(self._transform(Image.fromarray(picture))[None])
-        return feature.numpy().reshape(-1)
+            return self._feature(self._transform(Image.fromarray(picture))[None])
+
+    def _feature(self, x: Any) -> np.ndarray:
+        if self._grid is None:
+            return np.asarray(self._model(x).numpy().reshape(-1))
+        map_ = _map(self.name, self._model.forward_features(x)[0].numpy(), self._model)
+        require_places(self.name, map_.shape, self._grid)
+        return pool(map_, self._grid)
+
+
+def _map(name: str, out: np.ndarray, model: Any) -> np.ndarray:
+    """What the layers before pooling give for a picture, as (h, w, D): a map with channels first or last, or the tokens of a square of patches."""
+    channels = model.num_features
+    if out.ndim == 3:
+        return out if out.shape[2] == channels != out.shape[0] else out.transpose(1, 2, 0)
+    tokens = out[getattr(model, "num_prefix_tokens", 0) :] if out.ndim == 2 else out
+    side = math.isqrt(len(tokens))
+    if tokens.ndim != 2 or side * side != len(tokens):
+        raise DataError(f"find_encoder: encoder {name!r} gives {out.shape}, expected a map or a square of patches; ask for it without a grid")
+    return tokens.reshape(side, side, -1)
 
 
 def _digest(model: Any) -> str:

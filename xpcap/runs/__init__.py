@@ -1,8 +1,9 @@
 """What the commands train, evaluate and caption do, as functions: options in; a run folder, scores, captions or pages out."""
 
 from xpcap.runs.captioning import PictureCaption, Skipped, caption_files, caption_run, data_of
+from xpcap.runs.checkpoint import load_state, save_state
 from xpcap.runs.evaluation import Evaluation, evaluate_run
-from xpcap.runs.folder import Run, load_state, open_run, save_state
+from xpcap.runs.folder import Run, open_run
 from xpcap.runs.options import GENERATED, TrainOptions, choose
 from xpcap.runs.pages import Downloads, Look, check_place, look_at_files, look_in, write_caption_page, write_caption_png
 from xpcap.runs.place import is_saved

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from xpcap.data import CaptionData, open_data
-from xpcap.data.dataset import spread
+from xpcap.data.dataset import size, spread
 from xpcap.data.source import Source
 from xpcap.data.vocabulary import Vocabulary
 from xpcap.encoders import Encoder, find_encoder, find_pictures, is_url, read_picture, read_url
@@ -49,7 +49,7 @@ class Skipped(NamedTuple):
 
 
 def data_of(run: Run, data: CaptionData | str | Path | None = None) -> CaptionData:
-    """A data set as the run sees it: checked to fit, and its features scaled as the run scales.
+    """A data set as the run sees it: checked to fit, and its features scaled, and projected unless they have been, as the run does it.
 
     Parameters
     ----------
@@ -68,10 +68,14 @@ def data_of(run: Run, data: CaptionData | str | Path | None = None) -> CaptionDa
                 f"data_of: {where}, the data of {run.path}, has changed since training, expected it unchanged; give it as `data` to use it anyway"
             )
         data = opened
-    (D,) = run.model.config.feature_shape
-    if data.feature_dim != D:
-        raise DataError(f"data_of: {where} has features of size {data.feature_dim}, expected the run's {D}; made by another encoder?")
-    return replace(data, scaling=run.scaling)
+    if data.projection is not None and not data.projection.is_like(run.projection):
+        raise DataError(f"data_of: {where} was prepared with another PCA than the data of {run.path}, expected the same, or none; prepare it without")
+    expected = run.raw_shape if data.projection is None else run.model.config.feature_shape
+    if data.feature_shape != expected:
+        raise DataError(
+            f"data_of: {where} has features of size {size(data.feature_shape)}, expected the run's {size(expected)}; made by another encoder?"
+        )
+    return replace(data, scaling=run.preprocessing if data.projection is None else run.scaling)
 
 
 def _own(run: Run) -> Path:
@@ -141,7 +145,7 @@ def caption_files(
     places, skipped = _find([paths] if isinstance(paths, str | Path) else paths)
     encoded = _encode(bar(places, progress, "captioning pictures"), encoder, skipped, keep)
     while batch := list(islice(encoded, BATCH)):
-        features = run.scaling(np.stack([feature for _, feature in batch]))
+        features = run.preprocessing(np.stack([feature for _, feature in batch]))
         said = caption_features(run.model, run.vocabulary, features, run.config["max_words"])
         captions += [PictureCaption(name, c.text, c.probabilities, []) for (name, _), c in zip(batch, said, strict=True)]
     return captions, skipped
@@ -171,10 +175,10 @@ def _encoder_of(run: Run) -> Encoder:
             "new pictures need the encoder that made those features; the command 'prepare' encodes a folder of pictures by a known one, to train on"
         )
     encoder = find_encoder(name)
-    (D,) = run.model.config.feature_shape
-    if encoder.dim != D:
+    if encoder.shape != run.raw_shape:
         raise DataError(
-            f"caption_files: {run.path} learnt from features of size {D}, expected the {encoder.dim} of the {name} encoder; prepared by another version?"
+            f"caption_files: {run.path} learnt from features of size {size(run.raw_shape)}, expected the {size(encoder.shape)} of the {name} encoder; "
+            "prepared by another version?"
         )
     return encoder
 

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -10,6 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from xpcap.backend import Array, to_numpy
+from xpcap.data.projection import Preprocessing, Projection
 from xpcap.data.scaling import KINDS, FeatureScaling
 from xpcap.data.source import Source
 from xpcap.data.vocabulary import Vocabulary
@@ -17,16 +17,14 @@ from xpcap.errors import DataError
 from xpcap.files import read_text, write_text
 from xpcap.models import CaptioningRNN, ModelConfig
 from xpcap.tensors import check_format, read_tensors, write_tensors
-from xpcap.training.state import TrainingState
-from xpcap.training.state_tensors import drew_masks_in_turn, from_tensors, to_tensors
 
 FORMAT = 1
 CONFIG, VOCAB, HISTORY, TIMES = "config.json", "vocab.json", "history.jsonl", "times.jsonl"
 BEST, LAST = "best.safetensors", "last.safetensors"
+PROJECTION = "projection.safetensors"  # where the data was prepared with PCA
 DATA, PICTURES = "data.h5", "pictures"  # of generated pictures: the data set, and its val split as PNGs
 LARGEST = 10**6  # of any size in a config: what is larger is a mistake or a trap
 MOST_CONFIG, MOST_VOCAB = 2**20, 16 * 2**20  # bytes
-OTHER_MASKS = "is from an older xpcap: training goes on from it with other dropout masks than that version would have drawn"
 _MEAN, _SCALE = "feature_scaling.mean", "feature_scaling.scale"
 
 
@@ -39,15 +37,18 @@ class Run(NamedTuple):
     scaling: FeatureScaling
     model: CaptioningRNN
     meta: dict[str, Any]  # the record of the epoch that the parameters are from
+    projection: Projection | None = None  # of raw features, where the data was prepared with PCA
 
+    @property
+    def preprocessing(self) -> Preprocessing:
+        """What turns features, as the encoder makes them, into what the model takes."""
+        return Preprocessing(self.projection, self.scaling)
 
-class Saved(NamedTuple):
-    """What last.safetensors holds: where training stands, and what belongs to the run as a whole."""
-
-    state: TrainingState
-    scaling: FeatureScaling
-    vocabulary: str  # its digest
-    drew_masks_in_turn: bool  # it is from an older xpcap, whose dropout masks were others
+    @property
+    def raw_shape(self) -> tuple[int, ...]:
+        """Shape of a feature as the encoder makes it."""
+        shape = self.model.config.feature_shape
+        return shape if self.projection is None else (*shape[:-1], len(self.projection.mean))
 
 
 def open_run(path: str | Path) -> Run:
@@ -68,7 +69,8 @@ def open_run(path: str | Path) -> Run:
         raise DataError(f"open_run: {path / CONFIG} has vocabulary {shape.vocabulary}, expected the {len(vocabulary)} words of {VOCAB}; damaged?")
     check_scaling(path / BEST, scaling, config)
     check_parameters(path / BEST, tensors, shape.shapes())
-    return Run(path, config, vocabulary, scaling, CaptioningRNN.from_config(shape, vocabulary.word_to_idx, params=tensors), meta)
+    projection = read_projection(path, config)
+    return Run(path, config, vocabulary, scaling, CaptioningRNN.from_config(shape, vocabulary.word_to_idx, params=tensors), meta, projection)
 
 
 # config.json
@@ -176,7 +178,7 @@ def _read_json(path: Path, most: int) -> Any:
 
 def save_parameters(path: Path, params: Mapping[str, Array], scaling: FeatureScaling, meta: Mapping[str, Any]) -> None:
     """Write parameters and feature scaling, with `meta` beside them. Equal content gives equal bytes."""
-    write_tensors(path, {**{name: to_numpy(x) for name, x in params.items()}, **_scaling_tensors(scaling)}, meta)
+    write_tensors(path, {**{name: to_numpy(x) for name, x in params.items()}, **scaling_tensors(scaling)}, meta)
 
 
 def load_parameters(path: Path) -> tuple[dict[str, np.ndarray], FeatureScaling, dict[str, Any]]:
@@ -191,7 +193,7 @@ def load_parameters(path: Path) -> tuple[dict[str, np.ndarray], FeatureScaling, 
             f"open_run: {path} is missing, expected the parameters of a run; was it stopped before its first epoch ended? resume its training then"
         )
     tensors, meta = read_tensors(path, "open_run")
-    return tensors, _pop_scaling(tensors), meta
+    return tensors, pop_scaling(tensors), meta
 
 
 def check_parameters(path: Path, tensors: Mapping[str, np.ndarray], shapes: Mapping[str, tuple[int, ...]]) -> None:
@@ -219,51 +221,35 @@ def check_scaling(path: Path, scaling: FeatureScaling, config: Mapping[str, Any]
             )
 
 
-def _scaling_tensors(scaling: FeatureScaling) -> dict[str, np.ndarray]:
+def scaling_tensors(scaling: FeatureScaling) -> dict[str, np.ndarray]:
+    """A scaling as tensors of a file."""
     if scaling.mean is None or scaling.scale is None:
         return {}
     return {_MEAN: scaling.mean, _SCALE: scaling.scale}
 
 
-def _pop_scaling(tensors: dict[str, np.ndarray]) -> FeatureScaling:
+def pop_scaling(tensors: dict[str, np.ndarray]) -> FeatureScaling:
+    """Take the scaling out of what was read from a file."""
     return FeatureScaling(tensors.pop(_MEAN, None), tensors.pop(_SCALE, None))
 
 
-# last.safetensors
+# projection.safetensors
 
 
-def save_state(path: str | Path, state: TrainingState, scaling: FeatureScaling | None = None, vocabulary: str = "") -> None:
-    """Write where training stands, with the feature scaling and the vocabulary's digest of its run. Equal states give equal bytes.
-
-    Raises
-    ------
-    OSError : the place cannot be written to; what was there before is intact.
-    """
-    tensors, meta = to_tensors(state)
-    write_tensors(Path(path), {**tensors, **_scaling_tensors(scaling or FeatureScaling())}, {**meta, "vocabulary": vocabulary})
+def write_projection(path: Path, projection: Projection) -> None:
+    """Write the projection of a run's features."""
+    write_tensors(path / PROJECTION, projection._asdict(), {})
 
 
-def load_state(path: str | Path, shapes: Mapping[str, tuple[int, ...]]) -> TrainingState:
-    """Read what save_state wrote, for a model whose parameters have these `shapes`: ``model.params.shapes``.
-
-    Raises
-    ------
-    DataError : missing, damaged, not ours, or of another model.
-
-    Notes
-    -----
-    A state from an older xpcap, which drew its dropout masks from a generator in turn, can be gone on from, and is warned of.
-    """
-    saved = load_saved(Path(path), shapes)
-    if saved.drew_masks_in_turn:
-        warnings.warn(f"load_state: {path} {OTHER_MASKS}", stacklevel=2)
-    return saved.state
-
-
-def load_saved(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> Saved:
-    """Like load_state, with the scaling and the vocabulary's digest."""
-    tensors, meta = read_tensors(path, "load_state")
-    scaling, vocabulary = _pop_scaling(tensors), meta.get("vocabulary")
-    if not isinstance(vocabulary, str):
-        raise DataError(f"load_state: {path} has no digest of a vocabulary, expected a training state; is it a {BEST}, or from an older xpcap?")
-    return Saved(from_tensors(f"load_state: {path}", tensors, meta, shapes), scaling, vocabulary, drew_masks_in_turn(meta))
+def read_projection(path: Path, config: Mapping[str, Any]) -> Projection | None:
+    """Read the projection of a run's features; None if its config says that there is none. DataError : missing, or damaged."""
+    told = config.get("projected_from")
+    if told is None:
+        return None
+    _check_size(path / CONFIG, "projected_from", told)
+    file, shapes = path / PROJECTION, {"mean": (told,), "components": (told, config["feature_shape"][-1])}
+    if not file.is_file():
+        raise DataError(f"open_run: {file} is missing, expected the PCA that the run's features go through; copy the run folder whole")
+    tensors, _ = read_tensors(file, "open_run")
+    check_parameters(file, tensors, shapes)
+    return Projection(**tensors)

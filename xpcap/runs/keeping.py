@@ -11,7 +11,8 @@ from xpcap.data.scaling import FeatureScaling
 from xpcap.errors import DataError
 from xpcap.progress import Pace
 from xpcap.report import draw_loss
-from xpcap.runs.folder import BEST, HISTORY, LAST, TIMES, check_parameters, load_parameters, read_times, save_parameters, save_state, write_lines
+from xpcap.runs.checkpoint import save_state
+from xpcap.runs.folder import BEST, HISTORY, LAST, TIMES, check_parameters, load_parameters, read_times, save_parameters, write_lines
 from xpcap.runs.pages import write_progress_page
 from xpcap.training.history import best_of
 from xpcap.training.solver import CaptioningSolver

@@ -17,21 +17,21 @@ from xpcap.data.scaling import fit_scaling
 from xpcap.errors import DataError
 from xpcap.models import CaptioningRNN, ModelConfig
 from xpcap.runs import place
+from xpcap.runs.checkpoint import OTHER_MASKS, Saved, load_saved
 from xpcap.runs.evaluation import Evaluation, evaluate_run
 from xpcap.runs.folder import (
     DATA,
     LAST,
-    OTHER_MASKS,
     PICTURES,
+    PROJECTION,
     VOCAB,
     Run,
-    Saved,
     check_scaling,
     digest,
-    load_saved,
     open_run,
     read_config,
     write_config,
+    write_projection,
     write_vocabulary,
 )  # fmt: skip
 from xpcap.runs.keeping import Keeper
@@ -102,8 +102,9 @@ def _fit(
     data = _data(options, out, config)
     model = CaptioningRNN.from_config(_model_config(options, data), data.vocabulary.word_to_idx, seed=options.seed)
     saved = None if config is None else _saved(out, config, data, model, on_remark)
-    data.scaling = saved.scaling if saved is not None else fit_scaling(options.feature_scaling, data.split("train").features)
-    keeper = Keeper(out, options.epochs, data.scaling, digest(data.vocabulary))
+    scaling = saved.scaling if saved is not None else fit_scaling(options.feature_scaling, data.split("train").features)
+    data.scaling = scaling
+    keeper = Keeper(out, options.epochs, scaling, digest(data.vocabulary))
     stop = StopRequest()
     saver = Saver(interval(options.save_every), keeper.write, out, stop, keeper.finish)
 
@@ -132,7 +133,10 @@ def _fit(
 
 
 def _model_config(options: TrainOptions, data: CaptionData) -> ModelConfig:
-    return ModelConfig(len(data.vocabulary), (data.feature_dim,), options.wordvec, options.hidden, options.cell, options.dropout)
+    if len(data.feature_shape) > 1:
+        places = data.feature_shape[0]
+        raise DataError(f"train_run: the features are grids of {places} places, expected one feature a picture; prepare the data without a grid")
+    return ModelConfig(len(data.vocabulary), data.feature_shape, options.wordvec, options.hidden, options.cell, options.dropout)
 
 
 def _data(options: TrainOptions, out: Path, config: Mapping[str, Any] | None) -> CaptionData:
@@ -169,6 +173,8 @@ def _furnish(options: TrainOptions, out: Path, data: CaptionData, model: ModelCo
         write_config(out, {**config, **settings})
     if not (out / VOCAB).exists():
         write_vocabulary(out, data.vocabulary)
+    if data.projection is not None and not (out / PROJECTION).exists():
+        write_projection(out, data.projection)
     if options.data is None and not (out / DATA).exists():
         write_stamped(out / DATA, data)
     if options.data is None and not (out / PICTURES).exists():
@@ -176,5 +182,6 @@ def _furnish(options: TrainOptions, out: Path, data: CaptionData, model: ModelCo
 
 
 def _made_with(data: CaptionData) -> dict[str, Any]:
+    projected = {} if data.projection is None else {"projected_from": len(data.projection.mean)}
     versions = {"python": platform.python_version(), "numpy": np.__version__}
-    return {**versions, "backend": get_backend(), "max_words": data.max_words, "data_stamp": data.stamp, "source": data.source.to_json()}
+    return {**versions, "backend": get_backend(), "max_words": data.max_words, "data_stamp": data.stamp, "source": data.source.to_json()} | projected

@@ -9,6 +9,8 @@ import numpy as np
 from xpcap.data.checks import check_data
 from xpcap.data.dataset import CaptionData, Split
 from xpcap.data.importers.features import covered, encode_folder, stay_in
+from xpcap.data.projection import Projection, fit_projection
+from xpcap.data.rows import Function, Table, blocks
 from xpcap.data.source import Source
 from xpcap.data.vocabulary import SPECIAL, Vocabulary, tokenize
 from xpcap.encoders import Encoder, HistogramEncoder
@@ -26,6 +28,7 @@ def assemble(
     min_count: int = 5,
     max_words: int = 20,
     vocabulary_size: int | None = None,
+    pca: int | None = None,
     float16: bool = False,
     source: Mapping[str, Any] | None = None,
     progress: bool = False,
@@ -35,19 +38,20 @@ def assemble(
     Parameters
     ----------
     captions : ``{split: {picture: [captions]}}``, as a reader returns it; a picture is in one split
-    features : picture to its feature (D,); pictures of no split are ignored. None: `encoder` makes them from `pictures`
+    features : picture to its feature (D,) or grid (P, D); pictures of no split are ignored. None: `encoder` makes them from `pictures`
     pictures : folder that holds the pictures under their names. The data set remembers it, so that pages can show them
     encoder : default HistogramEncoder. The data set remembers its name; a run captions new pictures if `find_encoder` knows that name
     min_count : words that occur less often in the train split (in all splits if none is called train) become ``<UNK>``
     max_words : the ids of longer captions are cut; their text is kept whole
     vocabulary_size : keep so many of those words, the most frequent, beside the four special ones; None: all
+    pca : project features onto so many principal components of the train split (of all splits if none is called train), D' of each D numbers
     float16 : store features in half the bytes; they differ by up to a two-thousandth
     source : JSON-like facts to store beside those above, such as the names of the files
     progress : show a progress bar while pictures are encoded
 
     Returns
     -------
-    CaptionData; features float16 or float32
+    CaptionData; features float16 or float32. Those of a table that lies on disk are read from there as they are needed
 
     Raises
     ------
@@ -65,9 +69,17 @@ def assemble(
         assert folder is not None
         assert encoder is not None
         features = encode_folder(folder, names, encoder, progress)
-    splits = {split: _split(split, captions[split], words[split], features, vocabulary, max_words, float16) for split in captions}
-    settings = {"min_count": min_count, "max_words": max_words} | ({} if vocabulary_size is None else {"vocabulary_size": vocabulary_size})
-    made = CaptionData(vocabulary, splits, _source(source, settings, folder, encoder))
+    table = _table(captions, features)
+    settings: dict[str, Any] = {"min_count": min_count, "max_words": max_words}
+    settings |= {} if vocabulary_size is None else {"vocabulary_size": vocabulary_size}
+    projection = None
+    if pca is not None:
+        projection, settings["pca"] = _project(captions, table, pca)
+    splits = {}
+    for split, by_picture in captions.items():
+        rows = _features(table, list(by_picture), projection, float16)
+        splits[split] = _split(by_picture, vocabulary.encode_words(words[split], max_words), rows)
+    made = CaptionData(vocabulary, splits, _source(source, settings, folder, encoder), projection=projection)
     check_data("assemble", made)
     return made
 
@@ -134,44 +146,62 @@ def _choose_encoder(features: Mapping[str, Any] | None, pictures: str | Path | N
     return None if features is not None else encoder or HistogramEncoder()
 
 
-def _split(
-    name: str,
-    by_picture: Mapping[str, Sequence[str]],
-    words: Sequence[Sequence[str]],
-    features: Mapping[str, Any],
-    vocabulary: Vocabulary,
-    max_words: int,
-    float16: bool,
-) -> Split:
-    covered(f"assemble: split {name!r}", list(by_picture), features, "features")
-    features_of_split = _stack(features, list(by_picture))
+def _split(by_picture: Mapping[str, Sequence[str]], captions: np.ndarray, features: Any) -> Split:
     return Split(
-        captions=vocabulary.encode_words(words, max_words),
+        captions=captions,
         image_idxs=np.repeat(np.arange(len(by_picture), dtype=np.int32), [len(texts) for texts in by_picture.values()]),
-        features=_halved(features_of_split, list(by_picture)) if float16 else features_of_split,
+        features=features,
         images=list(by_picture),
         text=[text for texts in by_picture.values() for text in texts],
     )
 
 
-def _stack(features: Mapping[str, Any], pictures: Sequence[str]) -> np.ndarray:
-    """Features (m, D) of the pictures in that order: float16 and float32 as they are, other numbers as float32."""
-    rows = [np.asarray(features[picture]) for picture in pictures]
-    for picture, row in zip(pictures, rows, strict=True):
-        if row.ndim != 1 or row.shape != rows[0].shape or row.dtype.kind not in "fiu":
+def _table(captions: Captions, features: Mapping[str, Any]) -> Table:
+    """Features as a table, after checking that all pictures have some and that they are alike."""
+    for split, by_picture in captions.items():
+        covered(f"assemble: split {split!r}", list(by_picture), features, "features")
+    if isinstance(features, Table):
+        return features
+    rows = {picture: np.asarray(features[picture]) for by_picture in captions.values() for picture in by_picture}
+    first, like = next(iter(rows.items()))
+    for picture, row in rows.items():
+        if row.ndim not in (1, 2) or row.shape != like.shape or row.dtype.kind not in "fiu":
             raise DataError(
                 f"assemble: the feature of {picture[:100]!r} has shape {row.shape} and dtype {row.dtype}, "
-                f"expected numbers (D,), as many as that of {pictures[0][:100]!r}, {rows[0].shape}"
+                f"expected numbers (D,) or (P, D), as many as that of {first[:100]!r}, {like.shape}"
             )
-    stacked = np.stack(rows)
-    return stacked if stacked.dtype in (np.float16, np.float32) else stacked.astype(np.float32)
+    return Table({picture: number for number, picture in enumerate(rows)}, np.stack(list(rows.values())))
 
 
-def _halved(features: np.ndarray, pictures: Sequence[str]) -> np.ndarray:
-    """Features as float16, after checking that none is too large for it."""
-    if (large := np.flatnonzero(np.abs(features).max(axis=1) > np.finfo(np.float16).max)).size:
-        raise DataError(f"assemble: the feature of {pictures[large[0]][:100]!r} has a number above 65,504, which float16 cannot hold; keep float32")
-    return features.astype(np.float16)
+def _project(captions: Captions, table: Table, d: int) -> tuple[Projection, dict[str, Any]]:
+    """A projection fitted to the train split, or to all splits without one; and the record of it."""
+    if d < 1:
+        raise DataError(f"assemble: `pca` is {d}, expected at least 1")
+    learned_from = [captions["train"]] if "train" in captions else captions.values()
+    rows = table.pick([picture for by_picture in learned_from for picture in by_picture], _as_float(table))
+    projection, share = fit_projection(rows, d)
+    return projection, {"from": len(projection.mean), "to": d, "variance": round(share, 4)}
+
+
+def _as_float(table: Table) -> Function | None:
+    """What turns numbers that are neither float16 nor float32 into float32."""
+    return None if table.rows.dtype in (np.float16, np.float32) else lambda rows: rows.astype(np.float32)
+
+
+def _features(table: Table, pictures: Sequence[str], projection: Projection | None, float16: bool) -> Any:
+    """Features (m, *shape) of the pictures, in that order: float16 and float32 as they are, other numbers as float32, then as was asked for."""
+    features = table.pick(pictures, _as_float(table) if projection is None else projection.__call__)
+    if not float16 or features.dtype == np.float16:
+        return features
+    for where, rows in blocks(features):
+        if (large := np.flatnonzero(np.abs(rows).reshape(len(rows), -1).max(axis=1) > np.finfo(np.float16).max)).size:
+            name = pictures[where.start + large[0]]
+            raise DataError(f"assemble: the feature of {name[:100]!r} has a number above 65,504, which float16 cannot hold; keep float32")
+
+    def halved(rows: np.ndarray) -> np.ndarray:
+        return (rows if projection is None else projection(rows)).astype(np.float16)
+
+    return table.pick(pictures, halved)
 
 
 def _source(told: Mapping[str, Any] | None, settings: Mapping[str, Any], folder: Path | None, encoder: Encoder | None) -> Source:

@@ -16,11 +16,11 @@ from xpcap.data.importers.findings import Findings
 from xpcap.data.importers.places import find_all, without_captions
 from xpcap.data.importers.splits import DEFAULT_FRACTIONS, ByPicture, BySplit, by_fractions, by_lists
 from xpcap.data.importers.tables import Columns
+from xpcap.data.rows import Table
 from xpcap.data.vocabulary import has_word, tokenize
 from xpcap.encoders import PHOTOGRAPHS, Encoder, find_encoder
 from xpcap.errors import DataError
 
-Features = Mapping[str, np.ndarray]
 WHERE = "import_captions"
 
 
@@ -49,7 +49,7 @@ def import_captions(
     features_file, pictures, encoder : an .npz; the folder of the pictures; what encodes them, if there is no .npz (efficientnet-lite2)
     kept : file that features go to as they are made, so that a killed encoding can go on; remove it once the data set is written
     strict : refuse what would be left out: captions and pictures without each other, captions without a word, rows of another form, ...
-    how : `min_count`, `vocabulary_size`, `max_words` and `float16` of `assemble`
+    how : `min_count`, `vocabulary_size`, `max_words`, `pca` and `float16` of `assemble`
 
     Returns
     -------
@@ -62,7 +62,7 @@ def import_captions(
     """
     findings = Findings()
     read = read_captions(files, columns, findings)
-    features: Features | None = None if features_file is None else read_features(features_file)
+    features = None if features_file is None else read_features(features_file)
     said, places, rows = _settle(_tidy(_by_split(read), findings), features, pictures, findings)
     record: dict[str, Any] = {"captions": [Path(path).name for _, path in files], "forms": findings.forms}
     divided = _divide(said, lists, fractions, seed, record, findings)
@@ -129,8 +129,8 @@ def _encodable(texts: Sequence[str]) -> bool:
 
 
 def _settle(
-    captions: BySplit, features: Features | None, folder: str | Path | None, findings: Findings
-) -> tuple[BySplit, dict[str, str], Features | None]:  # fmt: skip
+    captions: BySplit, features: Table | None, folder: str | Path | None, findings: Findings
+) -> tuple[BySplit, dict[str, str], Table | None]:  # fmt: skip
     """Captions of the pictures that are there, where in the folder each of them is, and features under the names of the files."""
     names = list(dict.fromkeys(name for by_picture in captions.values() for name in by_picture))
     if folder is None and features is None:
@@ -147,7 +147,9 @@ def _settle(
         if faceless := sum(name not in files for name in there):
             findings.notes.append(f"pictures with features and without a file in {folder}: {faceless:,}")
     kept = {split: {name: texts for name, texts in by_picture.items() if name in there} for split, by_picture in captions.items()}
-    return kept, files, None if features is None else {files.get(name, name): features[row] for name, row in rows.items()}
+    if features is None:
+        return kept, files, None
+    return kept, files, Table({files.get(name, name): features.numbers[row] for name, row in rows.items()}, features.rows)
 
 
 def _divide(
@@ -177,7 +179,7 @@ def _check_left(captions: BySplit, findings: Findings) -> None:
 
 def _encode(
     captions: BySplit, folder: Path, encoder: Encoder, kept: str | Path | None, progress: bool, strict: bool, findings: Findings
-) -> tuple[BySplit, Features]:  # fmt: skip
+) -> tuple[BySplit, Table]:  # fmt: skip
     """Features of all pictures, and the captions of those that could be read."""
     names = list(dict.fromkeys(name for by_picture in captions.values() for name in by_picture))
     skipped: dict[str, str] = {}

@@ -1,4 +1,4 @@
-"""Features for importers: read from an .npz, or encoded from a folder of pictures. Either is a mapping of picture to feature (D,)."""
+"""Features for importers: read from an .npz, or encoded from a folder of pictures. Either is a table by picture, on disk where it is large."""
 
 import collections
 import contextlib
@@ -15,6 +15,7 @@ from xpcap.cores import cores, side_by_side
 from xpcap.data.dataset import check_finite
 from xpcap.data.importers.kept import Kept
 from xpcap.data.npz import read_npz
+from xpcap.data.rows import Table
 from xpcap.encoders import Encoder, read_picture
 from xpcap.errors import DataError
 from xpcap.progress import bar
@@ -22,10 +23,10 @@ from xpcap.progress import bar
 BLOCK = 16  # pictures encoded in one call, and done again after a kill
 
 
-def read_features(path: str | Path) -> dict[str, np.ndarray]:
-    """Picture name to feature (D,), from an .npz with ``names`` (m,) and ``features`` (m, D).
+def read_features(path: str | Path) -> Table:
+    """Features by picture name, from an .npz with ``names`` (m,) and ``features`` (m, D), or grids (m, P, D), of floats.
 
-    Features are rows of one array, float16 or float32; float64 becomes float32.
+    More than 64 MB that `numpy.savez` wrote stay on disk, and are read from there as they are needed.
 
     Raises
     ------
@@ -35,11 +36,11 @@ def read_features(path: str | Path) -> dict[str, np.ndarray]:
     names, features = read_npz(path, ("names", "features"))
     if names.ndim != 1 or names.dtype.kind not in "US":
         raise DataError(f"read_features: {path}, 'names' has shape {names.shape} and dtype {names.dtype}, expected (m,) of text")
-    features = features.astype(features.dtype.newbyteorder("="), copy=False)
-    if features.ndim != 2 or features.shape[1] < 1 or features.dtype not in (np.float16, np.float32, np.float64):
-        raise DataError(
-            f"read_features: {path}, 'features' has shape {features.shape} and dtype {features.dtype}, expected (m, D) of floats, D at least 1"
-        )
+    shape, dtype = features.shape, features.dtype.newbyteorder("=")
+    if len(shape) not in (2, 3) or min(shape[1:]) < 1 or dtype not in (np.float16, np.float32, np.float64):
+        raise DataError(f"read_features: {path}, 'features' has shape {shape} and dtype {dtype}, expected (m, D) of floats, D at least 1")
+    if isinstance(features, np.ndarray):
+        features = features.astype(dtype, copy=False)
     if len(names) != len(features):
         raise DataError(f"read_features: {path} has {len(names)} names for {len(features)} feature rows, expected one each")
     rows: dict[str, int] = {}
@@ -47,7 +48,7 @@ def read_features(path: str | Path) -> dict[str, np.ndarray]:
         if rows.setdefault(name, row) != row:
             raise DataError(f"read_features: {path} names a picture twice among {len(names):,}, {name[:100]!r}, expected each once")
     check_finite(f"read_features: {path}", features, list(rows))
-    return dict(zip(rows, features.astype(np.float32) if features.dtype == np.float64 else features, strict=True))
+    return Table(rows, features)
 
 
 def encode_folder(
@@ -57,14 +58,15 @@ def encode_folder(
     progress: bool = False,
     kept: str | Path | None = None,
     unreadable: dict[str, str] | None = None,
-) -> dict[str, np.ndarray]:
-    """Picture name to feature (D,), for the pictures called `names` in a folder. They are read and encoded side by side, on all cores.
+) -> Table:
+    """Features of the pictures called `names` in a folder. They are read and encoded side by side, on all cores.
 
     Parameters
     ----------
     progress : show a bar
     kept : file that features go to as they are made. If it is there already, left by a killed process, that work is not done again and the
-        features are the same bits; what another encoder made, or from a picture that has changed, is. Remove it once the features are safe
+        features are the same bits; what another encoder made, or from a picture that has changed, is. More than 64 MB of features are left there
+        and read from there as they are needed: remove it once they are safe elsewhere
     unreadable : where pictures that cannot be read are put, name to reason; the result lacks them. None: the first is an error
 
     Raises
@@ -77,25 +79,31 @@ def encode_folder(
     blocks = [names[start : start + BLOCK] for start in range(0, len(names), BLOCK)]
     keys = {name: key for block in blocks for name, key in _keys(folder, block, encoder)} if kept else {}
     faults: dict[str, str] = {}
-    with Kept(Path(kept), encoder.dim) if kept else contextlib.nullcontext() as store:
-        features = store.read({key: name for name, key in keys.items()}) if store else {}
-        left = [block for block in blocks if not features.keys() >= set(block)]  # whole blocks: some encoders' bits depend on the batch
+    features: dict[str, np.ndarray] = {}
+    with Kept(Path(kept), encoder.shape) if kept else contextlib.nullcontext() as store:
+        done = store.find({key: name for name, key in keys.items()}) if store else set()
+        left = [block for block in blocks if not done >= set(block)]  # whole blocks: some encoders' bits depend on the batch
         lock = threading.Lock()
         with bar((), progress, "encoding pictures", total=len(names), done=len(names) - sum(map(len, left))) as shown:
 
             def encode(block: Sequence[str]) -> None:
                 made, bad = _encode_block(folder, block, encoder, strict=unreadable is None)
                 with lock:
-                    features.update(made)
                     faults.update(bad)
                     if store:
-                        store.add([keys[name] for name in made], made.values())
+                        store.add({name: keys[name] for name in made}, made.values())
+                    else:
+                        features.update(made)
                     shown.update(len(block))
 
             _share_out(encode, left)
     if unreadable is not None:
         unreadable.update((name, faults[name]) for name in names if name in faults)
-    return {name: features[name] for name in names if name not in faults}
+    there = [name for name in names if name not in faults]
+    if store:
+        return store.table(there)
+    rows = np.stack([features.pop(name) for name in there]) if there else np.empty((0, *encoder.shape), np.float32)
+    return Table({name: row for row, name in enumerate(there)}, rows)
 
 
 def _keys(folder: Path, block: Sequence[str], encoder: Encoder) -> Iterator[tuple[str, bytes]]:

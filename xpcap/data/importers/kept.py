@@ -1,13 +1,15 @@
-"""Features kept on disk while more are made, so that a killed encoding goes on where it was."""
+"""Features kept on disk while more are made, so that a killed encoding goes on where it was, and they need not all be in memory."""
 
 import contextlib
+import math
 import zlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 
 import numpy as np
 
+from xpcap.data.rows import IN_MEMORY, Stored, Table, whole
 from xpcap.errors import DataError
 
 BEGINNING = b"xpcap: features kept while more are made\n"
@@ -15,25 +17,27 @@ KEY = 32  # bytes
 
 
 class Kept:
-    """A file that features are appended to, each under a key, and read back from by the next process. Use it in a ``with`` block.
+    """A file that features are appended to, each under a key, where the next process finds them. Use it in a ``with`` block.
 
     A record is key, feature and checksum. The first one that is broken, by a kill in the middle of a write, and what follows are written over.
 
     Parameters
     ----------
     path : of the file; made if it is missing
-    dim : numbers of a feature
+    shape : of a feature
 
     Raises
     ------
     DataError : `path` is another file, or a link. OSError : it cannot be opened or written.
     """
 
-    def __init__(self, path: Path, dim: int) -> None:
+    def __init__(self, path: Path, shape: tuple[int, ...]) -> None:
         if path.is_symlink() or (path.exists() and not path.is_file()):
             raise DataError(f"encode_folder: {path} is a link, a folder or a device, expected features kept by a run before, or no file; remove it")
-        self._path = path
-        self._record = np.dtype([("key", f"V{KEY}"), ("feature", "<f4", (dim,)), ("sum", "<u4")])
+        self._path, self._shape = path, shape
+        self._size = KEY + 4 * math.prod(shape) + 4  # bytes of a record
+        self._numbers: dict[str, int] = {}  # record of each picture
+        self._count = 0  # records
         self._file = path.open("r+b" if path.exists() else "x+b")
         beginning = self._file.read(len(BEGINNING))
         if not BEGINNING.startswith(beginning):
@@ -50,31 +54,36 @@ class Kept:
         with contextlib.suppress(OSError) if error else contextlib.nullcontext():  # a full disk is told once
             self._file.close()
 
-    def read(self, names: Mapping[bytes, str]) -> dict[str, np.ndarray]:
-        """The features whose keys are among those of `names`, under these names."""
-        found: dict[str, np.ndarray] = {}
-        good = len(BEGINNING)
-        self._file.seek(good)
-        while len(content := self._file.read(self._record.itemsize)) == self._record.itemsize:
-            record = np.frombuffer(content, self._record)[0]
-            if zlib.crc32(content[:-4]) != record["sum"]:
-                break
-            good += len(content)
+    def find(self, names: Mapping[bytes, str]) -> set[str]:
+        """The pictures, called as `names` calls their keys, whose features are there. Call it once, before `add`."""
+        self._file.seek(len(BEGINNING))
+        while len(content := self._file.read(self._size)) == self._size and zlib.crc32(content[:-4]) == int.from_bytes(content[-4:], "little"):
             if (name := names.get(content[:KEY])) is not None:
-                found[name] = record["feature"]
-        self._file.seek(good)
-        return found
+                self._numbers[name] = self._count
+            self._count += 1
+        self._file.seek(len(BEGINNING) + self._count * self._size)
+        return set(self._numbers)
 
-    def add(self, keys: Iterable[bytes], features: Iterable[np.ndarray]) -> None:
-        """Append features (dim,) with their keys, in one write, which outlives the process if not the machine.
+    def add(self, keys: Mapping[str, bytes], features: Iterable[np.ndarray]) -> None:
+        """Append features with the keys of their pictures, in one write, which outlives the process if not the machine.
 
         Raises
         ------
         OSError : they cannot be written; it names the file.
         """
-        records = [key + feature.astype("<f4").tobytes() for key, feature in zip(keys, features, strict=True)]
+        records = [key + feature.astype("<f4").tobytes() for key, feature in zip(keys.values(), features, strict=True)]
         try:
             self._file.write(b"".join(record + zlib.crc32(record).to_bytes(4, "little") for record in records))
             self._file.flush()
         except OSError as error:
             raise OSError(error.errno or 0, error.strerror or str(error), str(self._path)) from error
+        self._numbers.update((name, self._count + i) for i, name in enumerate(keys))
+        self._count += len(records)
+
+    def table(self, names: Sequence[str]) -> Table:
+        """The features of pictures that are there, once the ``with`` block is left; more than 64 MB stay in the file."""
+        stored = Stored(self._path, len(BEGINNING) + KEY, self._size, (self._count, *self._shape), np.dtype("<f4"))
+        table = Table({name: self._numbers[name] for name in names}, stored)
+        if len(names) * (self._size - KEY - 4) > IN_MEMORY:
+            return table
+        return Table({name: row for row, name in enumerate(names)}, whole(table.pick(names)) if names else np.empty((0, *self._shape), np.float32))

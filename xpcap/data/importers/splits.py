@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
+from xpcap.data.dataset import may_name_a_split
 from xpcap.data.importers.findings import Findings
 from xpcap.data.importers.flickr8k import read_list
 from xpcap.errors import DataError
@@ -32,7 +33,7 @@ def gather(rows: Iterable[Row], has_split: bool, findings: Findings) -> BySplit 
         if word == "restval":
             rest.add(picture)
         split = MEANT.get(word, word) if has_split else ""
-        if split not in by_split and has_split and (not split.isidentifier() or split == "vocab" or len(by_split) == MOST_SPLITS):
+        if split not in by_split and has_split and (not may_name_a_split(split) or len(by_split) == MOST_SPLITS):
             raise DataError(f"{place}: split {told[:60]!r}, expected a name such as train, val or test, and at most {MOST_SPLITS} of them")
         by_split.setdefault(split, {}).setdefault(picture, []).extend(texts)
     if rest:

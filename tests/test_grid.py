@@ -1,0 +1,118 @@
+"""Grids of features: averages over K x K places, from every encoder, through the dataset file."""
+
+from pathlib import Path
+from typing import Any
+
+import forms
+import numpy as np
+import pytest
+from commands import failing, good
+from test_photo_encoders import needs_runtime, needs_timm, needs_weights
+
+from xpcap.data import open_data
+from xpcap.encoders import HistogramEncoder, TimmEncoder, find_encoder
+from xpcap.encoders.grid import pool
+from xpcap.encoders.onnx_graph import Graph
+from xpcap.errors import DataError
+
+Image = pytest.importorskip("PIL.Image")
+
+RNG = np.random.default_rng(0)
+PHOTO = RNG.integers(0, 256, (40, 60, 3), np.uint8)
+
+
+@pytest.mark.parametrize(("height", "width", "grid"), [(9, 9, 5), (7, 4, 3), (6, 6, 6), (5, 8, 1)])
+def test_pooling_averages_the_rows_and_columns_that_a_place_covers(height: int, width: int, grid: int) -> None:
+    x = RNG.standard_normal((height, width, 2))
+    wanted = [
+        x[i * height // grid : -(-(i + 1) * height // grid), j * width // grid : -(-(j + 1) * width // grid)].mean((0, 1))
+        for i in range(grid)
+        for j in range(grid)
+    ]
+    np.testing.assert_allclose(pool(x, grid), wanted, atol=1e-12)
+
+
+@needs_weights
+def test_lite2s_single_place_is_its_pooled_feature() -> None:
+    pooled, one, five = (find_encoder(f"efficientnet-lite2{end}") for end in ("", ":grid=1", ":grid=5"))
+    assert (five.name, five.shape) == ("efficientnet-lite2:grid=5", (25, 1280))
+    np.testing.assert_allclose(one.encode([PHOTO])[0, 0], pooled.encode([PHOTO])[0], rtol=1e-4, atol=1e-5)
+    grey = np.full((100, 100, 3), 128, np.uint8)
+    for row, column in ((0, 4), (4, 0), (2, 3)):
+        picture = grey.copy()
+        picture[20 * row : 20 * row + 20, 20 * column : 20 * column + 20] = PHOTO[:20, :20]
+        change = np.abs(five.encode([picture])[0] - five.encode([grey])[0]).mean(axis=1)
+        found = np.array(divmod(int(change.argmax()), 5))
+        assert np.abs(found - (row, column)).max() <= 1  # fields of view overlap
+
+
+@needs_runtime
+@pytest.mark.parametrize("shape", [["N", 3, 6, 8], ["N", 6, 8, 3]], ids=["channels first", "channels last"])
+def test_an_exported_models_map_becomes_a_grid(shape: list[Any], tmp_path: Path) -> None:
+    graph = Graph(shape)
+    (tmp_path / "m.onnx").write_bytes(graph.to_bytes(graph.node("Relu", graph.input), shape))
+    encoder = find_encoder(f"onnx:{tmp_path}/m.onnx:mean=0:std=1:grid=2")
+    assert (encoder.shape, ":grid=2:" in encoder.name, find_encoder(encoder.name).shape) == ((4, 3), True, (4, 3))
+    scaled = np.asarray(Image.fromarray(PHOTO).resize((8, 6), Image.Resampling.BICUBIC)) / 255
+    wanted = scaled.reshape(2, 3, 2, 4, 3).mean((1, 3)).reshape(4, 3)
+    np.testing.assert_allclose(encoder.encode([PHOTO])[0], wanted, atol=1e-6)
+    with pytest.raises(DataError, match=r"sees 6 x 8 places, expected at least the 7 x 7 of its grid"):
+        find_encoder(f"onnx:{tmp_path}/m.onnx:mean=0:std=1:grid=7")
+
+
+@needs_timm
+@pytest.mark.parametrize(
+    ("model", "shape"), [("resnet10t", (9, 512)), ("vit_tiny_patch16_224", (9, 192)), ("swin_tiny_patch4_window7_224", (9, 768))]
+)
+def test_timms_maps_and_patches_become_grids(model: str, shape: tuple[int, int]) -> None:
+    encoder = TimmEncoder(f"timm:{model}:grid=3", pretrained=False)
+    features = encoder.encode([PHOTO])
+    assert (features.shape, encoder.shape) == ((1, *shape), shape)
+    assert ":grid=3:sha256=" in encoder.name
+    assert features.std(axis=1).max() > 0  # places differ
+
+
+def test_histograms_of_the_cells_are_a_grid() -> None:
+    cells, whole = HistogramEncoder(3), HistogramEncoder()
+    assert (cells.shape, cells.name) == ((9, 209), "histogram:grid=3")
+    colours = whole.encode([PHOTO])[0, 209 : 209 + 99].reshape(9, 11)  # what `HistogramEncoder` puts behind the whole picture's
+    np.testing.assert_array_equal(cells.encode([PHOTO])[0, :, :11], colours)
+    np.testing.assert_allclose(HistogramEncoder(1).encode([PHOTO])[0, 0], cells.encode([PHOTO])[0].mean(axis=0), rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        ("histogram:grid=4", "sees 3 x 3 places, expected at least the 4 x 4"),
+        ("histogram:grid=0", "has grid=0, expected places along a side"),
+        ("histogram:grid=two", "has grid=two"),
+        ("histogram:cells=3", "option 'cells' does not exist"),
+        ("histogram:", "encoder 'histogram:' does not exist"),
+    ],
+)
+def test_grids_that_cannot_be_are_refused(name: str, says: str) -> None:
+    with pytest.raises(DataError, match=says):
+        find_encoder(name)
+
+
+def test_a_grid_goes_through_the_dataset_file_and_training_says_what_it_wants(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("photos").mkdir()
+    names = [f"{number}.png" for number in range(30)]
+    for name in names:
+        Image.fromarray(RNG.integers(0, 256, (20, 20, 3), np.uint8)).save(Path("photos") / name)
+    Path("captions.csv").write_bytes(forms.table({name: ["a dog"] for name in names}))
+    arguments = ["prepare", "captions.csv", "--pictures", "photos", "--encoder", "histogram", "--grid", 2, "--min-count", 1, "--float16"]
+    assert "features of size 4 x 209" in good(*arguments, "--out", "grid.h5").output
+    data = open_data("grid.h5")
+    assert (data.feature_shape, data.source.encoder) == ((4, 209), "histogram:grid=2")
+    np.testing.assert_array_equal(data.split("val").features, np.stack([_encoded(name) for name in data.split("val").images]))
+    good(*arguments, "--pca", 5, "--out", "pca.h5")
+    assert open_data("pca.h5").feature_shape == (4, 5)
+    failing(["train", "grid.h5", "--out", "run"], "the features are grids of 4 places, expected one feature a picture")
+
+
+def _encoded(name: str) -> np.ndarray:
+    from xpcap.encoders import read_picture
+
+    return HistogramEncoder(2).encode([read_picture(Path("photos") / name)])[0].astype(np.float16)

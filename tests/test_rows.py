@@ -1,0 +1,138 @@
+"""Features larger than memory: read from disk as they are needed, they make the same data set as features in memory."""
+
+import os
+import sys
+from pathlib import Path
+
+import forms
+import numpy as np
+import pytest
+from commands import good
+from from_disk import run, write_features
+
+from xpcap.data import npz, rows
+from xpcap.data.importers import kept, read_features
+from xpcap.data.npz import read_npz
+from xpcap.data.rows import Picked, Stored, Table, blocks, whole
+from xpcap.errors import DataError
+
+NAMES = [f"{number:02}.jpg" for number in range(40)]
+
+
+@pytest.fixture
+def on_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tables of any size stay on disk."""
+    monkeypatch.setattr(npz, "IN_MEMORY", 0)
+    monkeypatch.setattr(kept, "IN_MEMORY", 0)
+
+
+def features(dtype: str = "f4", shape: tuple[int, ...] = (6,)) -> np.ndarray:
+    return np.random.default_rng(3).standard_normal((len(NAMES), *shape)).astype(dtype)
+
+
+@pytest.mark.usefixtures("on_disk")
+@pytest.mark.parametrize("dtype", ["f4", "f2", "f8", ">f4"])
+@pytest.mark.parametrize("shape", [(6,), (4, 5)])
+def test_a_table_on_disk_has_the_rows_of_the_array(dtype: str, shape: tuple[int, ...], tmp_path: Path) -> None:
+    array = features(dtype, shape)
+    np.savez(tmp_path / "f.npz", other=np.arange(3), features=array, names=NAMES)
+    table = read_features(tmp_path / "f.npz")
+    assert isinstance(table.rows, Stored)
+    assert (list(table), len(table)) == (NAMES, 40)
+    np.testing.assert_array_equal(table["07.jpg"], array[7])
+    picked = table.pick(["30.jpg", "07.jpg", "30.jpg"])
+    assert (picked.shape, len(picked), picked.dtype) == ((3, *shape), 3, np.dtype(dtype).newbyteorder("="))
+    np.testing.assert_array_equal(picked[np.array([2, 1])], array[[30, 7]])
+    np.testing.assert_array_equal(picked[1:], array[[7, 30]])
+
+
+def test_blocks_cover_all_rows_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    array = features()
+    monkeypatch.setattr(rows, "AT_ONCE", 7 * array[0].nbytes)
+    assert [len(block) for _, block in blocks(array)] == [7, 7, 7, 7, 7, 5]
+    order = np.random.default_rng(0).permutation(40)
+    np.testing.assert_array_equal(whole(Picked(array, order, lambda block: 2 * block)), 2 * array[order])
+
+
+@pytest.mark.parametrize("options", [[], ["--float16"], ["--pca", "3"], ["--pca", "3", "--float16"]], ids=" ".join)
+def test_a_data_set_has_the_same_bytes_made_from_disk_or_from_memory(
+    options: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("captions.csv").write_bytes(forms.table({name: ["a dog", "the dog runs"] for name in NAMES}))
+    np.savez("f.npz", names=NAMES, features=features())
+    arguments = ["prepare", "captions.csv", "--features", "f.npz", "--min-count", 1, *options]
+    good(*arguments, "--out", "memory.h5")
+    request.getfixturevalue("on_disk")
+    good(*arguments, "--out", "disk.h5")
+    assert Path("disk.h5").read_bytes() == Path("memory.h5").read_bytes()
+
+
+def test_pictures_that_are_encoded_are_read_from_what_is_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+) -> None:
+    from PIL import Image
+
+    monkeypatch.chdir(tmp_path)
+    Path("photos").mkdir()
+    for number, name in enumerate(NAMES):
+        Image.new("RGB", (9, 9), (6 * number, 0, 0)).save(Path("photos") / name)
+    Path("captions.csv").write_bytes(forms.table({name: ["a dog"] for name in NAMES}))
+    arguments = ["prepare", "captions.csv", "--pictures", "photos", "--encoder", "histogram", "--min-count", 1]
+    good(*arguments, "--out", "memory.h5")
+    request.getfixturevalue("on_disk")
+    monkeypatch.setattr("xpcap.data.hdf5._mostly_zero", lambda features: True)  # what is on disk is not looked through for that
+    good(*arguments, "--out", "disk.h5")
+    assert Path("disk.h5").read_bytes() == Path("memory.h5").read_bytes()
+    assert not Path("disk.h5.encoding").exists()
+
+
+@pytest.mark.usefixtures("on_disk")
+def test_a_file_that_changes_while_it_is_read_is_an_error(tmp_path: Path) -> None:
+    path = tmp_path / "f.npz"
+    np.savez(path, names=NAMES, features=features())
+    table = read_features(path)
+    os.truncate(path, 2000)
+    with pytest.raises(DataError, match=r"f\.npz was changed while it was read"):
+        whole(table.pick(NAMES))
+
+
+@pytest.mark.usefixtures("on_disk")
+def test_a_damaged_table_on_disk_is_found_before_it_is_used(tmp_path: Path) -> None:
+    path = tmp_path / "f.npz"
+    np.savez(path, features=features())
+    content = bytearray(path.read_bytes())
+    content[400] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(DataError, match="Bad CRC-32"):
+        read_npz(path, ["features"])
+
+
+@pytest.mark.usefixtures("on_disk")
+def test_compressed_and_transposed_arrays_are_read_into_memory(tmp_path: Path) -> None:
+    np.savez_compressed(tmp_path / "a.npz", features=features())
+    np.savez(tmp_path / "b.npz", features=np.asfortranarray(features()))
+    for name in ("a.npz", "b.npz"):
+        (read,) = read_npz(tmp_path / name, ["features"])
+        assert isinstance(read, np.ndarray)
+        np.testing.assert_array_equal(read, features())
+
+
+@pytest.mark.hunt
+@pytest.mark.skipif(sys.platform != "linux", reason="peak memory is counted in other units")
+def test_preparing_takes_far_less_memory_than_the_features(tmp_path: Path) -> None:
+    """410 MB of features that `prepare` never holds; `from_disk.py` is the same at COCO's size, with training."""
+    names = [f"{number:05}.jpg" for number in range(25_000)]
+    write_features(tmp_path / "f.npz", names, 4096)
+    (tmp_path / "captions.csv").write_bytes(forms.table({name: ["a dog runs"] for name in names}))
+    assert run(tmp_path, "prepare", "captions.csv", "--features", "f.npz", "--out", "big.h5")[1] < 300  # MB
+
+
+def test_tables_are_mappings() -> None:
+    array = features()
+    table = Table({name: row for row, name in enumerate(NAMES)}, array)
+    assert "00.jpg" in table
+    assert "x.jpg" not in table
+    with pytest.raises(KeyError):
+        table["x.jpg"]
+    assert all(np.array_equal(feature, array[row]) for row, feature in enumerate(table.values()))
