@@ -13,12 +13,13 @@ from xpcap.verify import read_cases
 from xpcap.workspace import Workspace
 
 CELLS = pytest.mark.parametrize("cell", ["rnn", "lstm"])
+INJECT = pytest.mark.parametrize("inject", ["init", "every-step"])
 WORDS = {"<NULL>": 0, "<START>": 1, "<END>": 2, **{f"w{i}": i for i in range(3, 12)}}
 N, D, W, H, V, T = 7, 5, 4, 6, len(WORDS), 8
 
 
-def make(cell: str, dropout: float = 0.0, dtype: Any = np.float64, seed: int | None = 5) -> CaptioningRNN:
-    return CaptioningRNN(WORDS, D, W, H, cell, dtype, dropout=dropout, seed=seed)
+def make(cell: str, dropout: float = 0.0, dtype: Any = np.float64, seed: int | None = 5, inject: str = "init") -> CaptioningRNN:
+    return CaptioningRNN(WORDS, D, W, H, cell, dtype, dropout=dropout, inject=inject, seed=seed)
 
 
 def batch(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
@@ -31,7 +32,10 @@ def batch(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
 
 
 def padded(model: CaptioningRNN, features: np.ndarray, captions: np.ndarray) -> tuple[Any, dict[str, Any]]:
-    """The course's own way, out of the course's layers: every step of every caption, masks laid out as DESIGN says they are drawn."""
+    """The course's own way, out of the course's layers: every step of every caption, masks laid out as DESIGN says they are drawn.
+
+    A picture at every step is more of each step's input: [word vector, h0] @ [Wx, W_image].
+    """
     p, keep = model.params, 1 - model.dropout
     inputs, targets = captions[:, :-1], captions[:, 1:]
     live = np.arange(T) < (T - np.argmax(targets[:, ::-1] != 0, axis=1))[:, None]
@@ -45,23 +49,29 @@ def padded(model: CaptioningRNN, features: np.ndarray, captions: np.ndarray) -> 
     forward, backward = (layers.rnn_forward, layers.rnn_backward) if model.cell_type == "rnn" else (layers.lstm_forward, layers.lstm_backward)
     h0, proj = layers.affine_forward(x, p["W_proj"], p["b_proj"])
     vectors, embed = layers.word_embedding_forward(inputs, p["W_embed"] * word_mask)
-    h, cell = forward(vectors, h0, p["Wx"], p["Wh"], p["b"])
+    Wx = np.concatenate([p[name] for name in ("Wx", "W_image") if name in p])
+    images = np.broadcast_to(h0[:, None], (len(h0), T, H))[..., : len(Wx) - W]
+    h, cell = forward(np.concatenate((vectors, images), axis=2), h0, Wx, p["Wh"], p["b"])
     scores, vocab = layers.temporal_affine_forward(h * hidden_mask, p["W_vocab"], p["b_vocab"])
     loss, dscores = layers.temporal_softmax_loss(scores, targets, targets != 0)
     grads = {}
     dh, grads["W_vocab"], grads["b_vocab"] = layers.temporal_affine_backward(dscores, vocab)
-    dx, dh0, grads["Wx"], grads["Wh"], grads["b"] = backward(dh * hidden_mask, cell)
+    dx, dh0, dWx, grads["Wh"], grads["b"] = backward(dh * hidden_mask, cell)
+    grads["Wx"], dx, dimages = dWx[:W], dx[..., :W], dx[..., W:]
+    if "W_image" in p:
+        grads["W_image"], dh0 = dWx[W:], dh0 + dimages.sum(axis=1)
     grads["W_embed"] = layers.word_embedding_backward(dx, embed) * word_mask
     _, grads["W_proj"], grads["b_proj"] = layers.affine_backward(dh0, proj)
     return loss, grads
 
 
 @CELLS
+@INJECT
 @pytest.mark.parametrize("dropout", [0.0, 0.4])
-def test_packed_equals_padded(cell: str, dropout: float, rng: np.random.Generator) -> None:
+def test_packed_equals_padded(cell: str, inject: str, dropout: float, rng: np.random.Generator) -> None:
     features, captions = batch(rng)
-    loss, grads = make(cell, dropout).loss(features, captions)
-    expected, expected_grads = padded(make(cell, dropout), features, captions)
+    loss, grads = make(cell, dropout, inject=inject).loss(features, captions)
+    expected, expected_grads = padded(make(cell, dropout, inject=inject), features, captions)
     assert loss == pytest.approx(expected, rel=1e-12)
     assert set(grads) == set(expected_grads)
     for name, grad in grads.items():
@@ -69,9 +79,10 @@ def test_packed_equals_padded(cell: str, dropout: float, rng: np.random.Generato
 
 
 @CELLS
+@INJECT
 @pytest.mark.parametrize("dropout", [0.0, 0.4])
-def test_every_gradient_matches_finite_differences(cell: str, dropout: float, rng: np.random.Generator) -> None:
-    model, (features, captions) = make(cell, dropout), batch(rng)
+def test_every_gradient_matches_finite_differences(cell: str, inject: str, dropout: float, rng: np.random.Generator) -> None:
+    model, (features, captions) = make(cell, dropout, inject=inject), batch(rng)
     for name in model.params:  # scales at which every slope is well above rounding
         model.params[name] = rng.standard_normal(model.params[name].shape) / 2
 
@@ -102,6 +113,16 @@ def test_setting_parameters_as_the_course_does_gives_its_loss_and_training_goes_
     solver.train()
     assert solver.loss_history[0] == pytest.approx(case["published_loss"], abs=1e-10)
     assert min(solver.loss_history) == solver.loss_history[-1] < 0.9 * case["published_loss"]
+
+
+def test_a_picture_at_every_step_is_drawn_small_and_after_everything_else() -> None:
+    once, each = make("lstm").params, make("lstm", inject="every-step").params
+    assert [*once, "W_image"] == [*each]
+    for name, value in once.items():
+        np.testing.assert_array_equal(each[name], value)
+    wide = CaptioningRNN(WORDS, D, W, 400, "lstm", inject="every-step", seed=0).params["W_image"]
+    assert wide.shape == (400, 1600)
+    assert float(wide.std()) == pytest.approx(0.25 / 20, rel=0.01)
 
 
 @CELLS
@@ -240,21 +261,22 @@ def greedy_one_by_one(model: CaptioningRNN, features: np.ndarray, length: int) -
     p, out = model.params, np.zeros((len(features), length), np.int32)
     for row, x in zip(out, features, strict=True):
         h, c, word = x[None] @ p["W_proj"] + p["b_proj"], np.zeros((1, H)), 1
+        b = p["b"] + (h @ p["W_image"])[0] if "W_image" in p else p["b"]
         for t in range(length):
             vector = p["W_embed"][[word]]
             if model.cell_type == "rnn":
-                h, _ = layers.rnn_step_forward(vector, h, p["Wx"], p["Wh"], p["b"])
+                h, _ = layers.rnn_step_forward(vector, h, p["Wx"], p["Wh"], b)
             else:
-                h, c, _ = layers.lstm_step_forward(vector, h, c, p["Wx"], p["Wh"], p["b"])
+                h, c, _ = layers.lstm_step_forward(vector, h, c, p["Wx"], p["Wh"], b)
             row[t] = word = int((h @ p["W_vocab"] + p["b_vocab"]).argmax())
             if word == 2:
                 break
     return out
 
 
-def lively(cell: str, rng: np.random.Generator) -> CaptioningRNN:
+def lively(cell: str, rng: np.random.Generator, inject: str = "init") -> CaptioningRNN:
     """A model whose captions end at many lengths."""
-    model = make(cell)
+    model = make(cell, inject=inject)
     for name, value in model.params.items():
         model.params[name] = 2 * rng.standard_normal(value.shape)
     model.params["b_vocab"][2] += 4  # END, said often enough
@@ -262,12 +284,13 @@ def lively(cell: str, rng: np.random.Generator) -> CaptioningRNN:
 
 
 @CELLS
-def test_sampling_a_batch_equals_sampling_one_by_one(cell: str, lib: Any, rng: np.random.Generator) -> None:
+@INJECT
+def test_sampling_a_batch_equals_sampling_one_by_one(cell: str, inject: str, lib: Any, rng: np.random.Generator) -> None:
     features = rng.standard_normal((40, D)) * 2
     with use_backend("numpy"):
-        plain = lively(cell, np.random.default_rng(0))
+        plain = lively(cell, np.random.default_rng(0), inject)
     expected = greedy_one_by_one(plain, features, 12)
-    model = lively(cell, np.random.default_rng(0))
+    model = lively(cell, np.random.default_rng(0), inject)
     got = model.sample(lib(features), max_length=12)
     assert got.dtype == np.int32
     np.testing.assert_array_equal(got, expected)
@@ -333,12 +356,13 @@ def test_bad_arguments_are_named_with_what_was_wanted(call: Any, error: type[Exc
 
 @pytest.mark.gpu
 @CELLS
+@INJECT
 @pytest.mark.parametrize("dropout", [0.0, 0.4])
-def test_loss_and_gradients_agree_on_both_libraries(cell: str, dropout: float, rng: np.random.Generator) -> None:
+def test_loss_and_gradients_agree_on_both_libraries(cell: str, inject: str, dropout: float, rng: np.random.Generator) -> None:
     features, captions = batch(rng)
-    host_loss, host_grads = make(cell, dropout).loss(features, captions)
+    host_loss, host_grads = make(cell, dropout, inject=inject).loss(features, captions)
     with use_backend("cupy"):
-        loss, grads = make(cell, dropout).loss(features, captions)
+        loss, grads = make(cell, dropout, inject=inject).loss(features, captions)
     assert float(loss) == pytest.approx(float(host_loss), rel=1e-12)
     for name, grad in grads.items():
         np.testing.assert_allclose(to_numpy(grad), host_grads[name], rtol=1e-10, atol=1e-12, err_msg=name)

@@ -50,9 +50,11 @@ def make_data(hole: bool = False) -> CaptionData:
     return CaptionData(VOCABULARY, {"train": split, "val": split})
 
 
-def make(backend: str, cell: str = "lstm", dropout: float = 0.3, dtype: Any = np.float32, hole: bool = False, **options: Any) -> CaptioningSolver:
+def make(
+    backend: str, cell: str = "lstm", dropout: float = 0.3, dtype: Any = np.float32, hole: bool = False, inject: str = "init", **options: Any
+) -> CaptioningSolver:
     with xpcap.use_backend(backend):
-        model = CaptioningRNN(VOCABULARY.word_to_idx, D, W, H, cell, dtype, dropout=dropout, seed=1)
+        model = CaptioningRNN(VOCABULARY.word_to_idx, D, W, H, cell, dtype, dropout=dropout, inject=inject, seed=1)
         settings = {"update_rule": "adam", "batch_size": N, "num_epochs": 2, "clip_norm": 5.0, "seed": 2, "verbose": False}
         return CaptioningSolver(model, make_data(hole), **{**settings, **options})
 
@@ -121,6 +123,16 @@ def test_emulated_step_launches_little_beside_its_time_steps(cell: str, dropout:
         assert beside <= most, f"{beside} launches beside the time steps, at most {most}"
 
 
+@pytest.mark.parametrize("cell", ["lstm", "rnn"])
+def test_emulated_picture_at_every_step_takes_four_launches_and_no_memory(cell: str, device: Emulator) -> None:
+    """Its product and three for the gradients; it joins the rows in the launch that makes them."""
+    without, counts = (count_step(device, make("cupy", cell, inject=inject)) for inject in ("init", "every-step"))
+    more = counts.names() - without.names()
+    assert more == Counter({"raw gather_plus_image": 1, "raw sequence_sum": 1, "product sgemm": 3})
+    assert without.names() - counts.names() == Counter({"raw gather_plus": 1})
+    assert (counts.reads, counts.waits, counts.allocations, len(counts.transfers)) == ([], [], [], 1)
+
+
 def test_emulated_plain_equations_launch_several_times_as_much(device: Emulator) -> None:
     """What the kernels are for; and the bound above is not met by just anything."""
     fused = count_step(device, make("cupy"))
@@ -134,6 +146,11 @@ def test_emulated_plain_equations_launch_several_times_as_much(device: Emulator)
 @pytest.mark.parametrize("cell", ["lstm", "rnn"])
 def test_emulated_training_equals_numpy(cell: str, dtype: Any, device: Emulator) -> None:
     check_training_equals_numpy(cell, dtype)
+
+
+@pytest.mark.parametrize("cell", ["lstm", "rnn"])
+def test_emulated_training_with_the_picture_at_every_step_equals_numpy(cell: str, device: Emulator) -> None:
+    check_training_equals_numpy(cell, np.float64, inject="every-step")
 
 
 def test_emulated_training_of_many_captions_equals_numpy(device: Emulator, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -150,9 +167,9 @@ def test_emulated_training_equals_numpy_where_cublas_cannot_be_called(cell: str,
     assert device.names()["product dot"] > 4 * T
 
 
-def check_training_equals_numpy(cell: str, dtype: Any) -> None:
+def check_training_equals_numpy(cell: str, dtype: Any, inject: str = "init") -> None:
     """Losses, validation, parameters and moments after two epochs with dropout, clipping and a NULL inside a caption."""
-    runs = [make(backend, cell, dtype=dtype, hole=True) for backend in ("numpy", "cupy")]
+    runs = [make(backend, cell, dtype=dtype, hole=True, inject=inject) for backend in ("numpy", "cupy")]
     for solver in runs:
         solver.train()
     host, emulated = runs

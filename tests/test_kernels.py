@@ -148,6 +148,20 @@ def rnn_cell_backward_steps_arguments(draw: Callable[..., np.ndarray]) -> tuple[
     return draw(R, H), draw(N, H), np.tanh(draw(N + R, H)), draw(R, H)
 
 
+def _rows() -> Rows:
+    sizes, count, past, caption, firsts = Rows.of(SIZES, N)
+    return Rows(sizes, count, *(x.astype(np.int32) for x in (past, caption, firsts)))
+
+
+def gather_plus_image_arguments(draw: Callable[..., np.ndarray]) -> tuple[Any, ...]:
+    ids = np.arange(R, dtype=np.int32)[::-1].copy() % 4
+    return draw(4, V), ids, draw(V), draw(N, V), _rows(), draw(R, V)
+
+
+def sequence_sum_arguments(draw: Callable[..., np.ndarray]) -> tuple[Any, ...]:
+    return draw(R, 300), _rows(), draw(N, 300)
+
+
 # More than a block of lstm_step.cu takes, each way and in each direction, and more terms than fit a tile
 WIDE_SIZES, WIDE = (37, 36, 2), 67
 WIDE_STEPS = Rows.of(WIDE_SIZES, WIDE_SIZES[0]).steps
@@ -218,6 +232,8 @@ ARGUMENTS: dict[str, Callable[..., Any]] = {  # of an op: its arguments, or a li
     "lstm_gate_backward_steps": lstm_gate_backward_steps_arguments,
     "rnn_cell_steps": rnn_cell_steps_arguments,
     "rnn_cell_backward_steps": rnn_cell_backward_steps_arguments,
+    "gather_plus_image": gather_plus_image_arguments,
+    "sequence_sum": sequence_sum_arguments,
     "word_loss": word_loss_arguments,
     "times_transpose": times_transpose_arguments,
     "segment_sum": segment_sum_arguments,
@@ -234,6 +250,7 @@ SCRATCH = {
     "lstm_backward_steps": 6,
     "add_product": 3,
     "gather_plus": 0,
+    "gather_plus_image": 0,
     "weighted_sum": 2,
 }  # the argument that a version may leave anything in
 TOLERANCES = {"float32": 3e-6, "float64": 1e-14}

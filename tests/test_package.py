@@ -87,7 +87,7 @@ def test_a_run_stores_the_models_config_flat_and_opens_it_with_the_dropout_it_wa
     stored = json.loads(Path("runs/x/config.json").read_text())
     expected = ModelConfig(len(run.vocabulary), (few(0).feature_dim,), 4, 8, "lstm", 0.2)
     assert run.model.config == expected == model_config(Path("config.json"), stored)
-    assert {name: stored[name] for name in ("vocabulary", "feature_shape", "wordvec", "hidden", "cell", "dropout")} == {
+    assert {name: stored[name] for name in ("vocabulary", "feature_shape", "wordvec", "hidden", "cell", "dropout", "inject")} == {
         **dataclasses.asdict(expected),
         "feature_shape": [few(0).feature_dim],
     }
@@ -98,12 +98,14 @@ def test_a_run_stores_the_models_config_flat_and_opens_it_with_the_dropout_it_wa
     assert float(run.model.loss(*batch)[0]) != float(run.model.loss(*batch)[0])
 
 
-def test_run_folders_from_before_there_were_feature_shapes_open_and_go_on(options: TrainOptions) -> None:
+def test_run_folders_from_before_there_were_feature_shapes_and_ways_of_the_image_open_and_go_on(options: TrainOptions) -> None:
     run = train_run(options).run
     path = Path("runs/x/config.json")
     config = json.loads(path.read_text())
     path.write_text(
-        json.dumps({**{key: value for key, value in config.items() if key != "feature_shape"}, "feature_dim": config["feature_shape"][0]})
+        json.dumps(
+            {**{key: value for key, value in config.items() if key not in ("feature_shape", "inject")}, "feature_dim": config["feature_shape"][0]}
+        )
     )
     old = open_run("runs/x")
     assert old.model.config == run.model.config

@@ -215,6 +215,7 @@ PLANTS = [
     Plant("clip", "no barrier before the partial sums meet", BARRIER, "", 0, function="root_of"),
     Plant("segment_sum", "two threads on one column", r"\+ column\] = sum", "+ column / 2] = sum"),
     Plant("segment_sum", "all segments in the first one's place", r"out\[\(long long\)k \* C", "out[0LL * C"),
+    Plant("sequence_sum", "the next sequence's rows", r"firsts\[t\] \+ k\) \* C", "firsts[t] + k + 1) * C"),
     Plant("lstm_gates", "rows of three gates", r"\(first \+ row\) \* 4 \* H", "(first + row) * 3 * H"),
     *(
         Plant(kernel, f"no barrier {place}", BARRIER, "", nth)

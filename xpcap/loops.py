@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from xpcap import kernels
 from xpcap.backend import Array
-from xpcap.ops import Gates, lstm_gates, lstm_gates_backward, product, rnn_cell, rnn_cell_backward, times_transpose
+from xpcap.ops import Gates, gather_plus, lstm_gates, lstm_gates_backward, product, rnn_cell, rnn_cell_backward, times_transpose
 
 
 class Step(NamedTuple):
@@ -194,3 +194,26 @@ def rnn_cell_backward_steps(dh: Array, dh_next: Array, h: Array, da: Array) -> T
         rnn_cell_backward(dh[step.rows], dh_next[: step.n], h[step.afters], out=da[step.rows])
 
     return take
+
+
+def gather_plus_image(table: Array, ids: Array, b: Array, image: Array, rows: Any, out: Array) -> Array:
+    """out[r] = table[ids[r]] + b + image[k] for each row r of sequence k: table (K, C), ids (R,) int, b (C,), image (N, C), out (R, C).
+
+    `rows` are layers.rows.Rows. The table may be overwritten.
+    """
+    if fast := kernels.find("gather_plus_image", table, ids, b, image, rows, out):
+        return fast(table, ids, b, image, rows, out)
+    gather_plus(table, ids, b, out)
+    for step in rows.steps:
+        out[step.rows] += image[: step.n]
+    return out
+
+
+def sequence_sum(x: Array, rows: Any, out: Array) -> Array:
+    """out[k] = sum of x[r] over all rows r of sequence k, later steps last: x (R, C), out (N, C). The gradient of `gather_plus_image` for `image`."""
+    if fast := kernels.find("sequence_sum", x, rows, out):
+        return fast(x, rows, out)
+    out[...] = 0
+    for step in rows.steps:
+        out[: step.n] += x[step.rows]
+    return out

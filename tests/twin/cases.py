@@ -353,6 +353,23 @@ def gather_plus(draw: Draw, R: int, K: int, C: int) -> Case:
     return Case("gather_plus", (draw.blocks(R * C),), draw.threads, args, {3: wide(table)[rows] + wide(b)})
 
 
+def gather_plus_image(draw: Draw, R: int, K: int, C: int) -> Case:
+    table, rows, b = draw.normal(K, C), guarded(draw.rng.integers(0, K, R).astype(np.int32)), draw.normal(C)
+    image, captions = draw.normal(K, C), guarded(draw.rng.integers(0, K, R).astype(np.int32))
+    args = [table, rows, b, image, captions, draw.poison(R, C), *ints(R * C, C)]
+    return Case("gather_plus_image", (draw.blocks(R * C),), draw.threads, args, {5: wide(table)[rows] + wide(b) + wide(image)[captions]})
+
+
+def sequence_sum(draw: Draw, N: int, T: int, C: int) -> Case:
+    """N sequences of up to T steps, the longest first; the last one has none where N > T."""
+    lengths = np.linspace(T, 0 if N > T else 1, N).astype(int)
+    sizes = [(lengths > t).sum() for t in range(T)]
+    firsts, x = np.cumsum([0, *sizes]).astype(np.int32), draw.normal(int(lengths.sum()), C)
+    caption, wanted = np.concatenate([np.arange(n) for n in sizes]), np.zeros((N, C))
+    np.add.at(wanted, caption, wide(x))
+    return Case("sequence_sum", (N, draw.blocks(C)), draw.threads, [x, guarded(firsts), draw.poison(N, C), *ints(T, C)], {2: wanted})
+
+
 def scatter(draw: Draw, R: int, K: int, C: int) -> Case:
     R = min(R, K)
     x, rows, wanted = draw.normal(R, C), _rows(draw, R, K), np.zeros((K, C))
@@ -437,6 +454,7 @@ CASES = {
             ("gather", gather),
             ("gather_drop", gather_drop),
             ("gather_plus", gather_plus),
+            ("gather_plus_image", gather_plus_image),
             ("scatter", scatter),
             ("scatter_drop", scatter_drop),
         )
@@ -453,6 +471,9 @@ CASES = {
             {"R": 200, "C": 33, "K": 31, "first": 5},
             {"R": 90, "C": 512, "K": 2},
         ],
+    ),
+    "sequence_sum": Kernel(
+        "segment_sum.cu", sequence_sum, [{"N": N, "T": T, "C": C} for N, T, C in ((4, 3, 50), (1, 1, 1), (3, 7, 300), (9, 5, 33), (25, 16, 8))]
     ),
     "squares": Kernel("norm.cu", squares, [{"n": n} for n in (700, 1, 256, 65536, 65537, 200_003)]),
     "root": Kernel("norm.cu", root, [{}]),

@@ -14,6 +14,7 @@ from xpcap.backend import get_backend
 from xpcap.cli.shared import PATH, Choice, Function, Number, backend_option, choose_backend, examples, print_captions, print_evaluation
 from xpcap.data.scaling import KINDS
 from xpcap.layers import CELLS
+from xpcap.models.config import INJECT
 from xpcap.progress import say
 from xpcap.runs import GENERATED, Stopped, TrainOptions, choose, is_saved, train_run
 from xpcap.runs.folder import LARGEST
@@ -43,6 +44,7 @@ def option(name: str, kind: Any, text: str) -> Callable[[Function], Function]:
 @option("lr-decay", Number(0, min_open=True), "Factor on the learning rate after each epoch.")
 @option("clip", Number(0), "Largest global norm of a gradient; 0: no clipping.")
 @option("dropout", Number(0, 1, max_open=True), "Share of features, word vectors and hidden units dropped.")
+@option("inject", Choice(*INJECT), "How the image enters: as the initial state, or also as a term of every step.")
 @option("feature-scaling", Choice(*KINDS), "Scaling of image features, fitted on the train split.")
 @option("seed", click.IntRange(0, 2**63 - 1), "Seed of weights, order of captions, dropout and generated pictures.")
 @option("patience", click.IntRange(0, LARGEST), "Stop after this many epochs in a row without a lower validation loss; 0: never.")

@@ -57,6 +57,8 @@ CUDA_LOOPS = (
     "lstm_gate_backward_steps",
     "rnn_cell_steps",
     "rnn_cell_backward_steps",
+    "gather_plus_image",
+    "sequence_sum",
 )
 CUBLAS = ("product", "add_product", "times_transpose", "row_products", "row_products_transpose")
 LIBRARIES = ((host, HOST), (cuda, CUDA), (cuda_loops, CUDA_LOOPS), (cublas, CUBLAS))

@@ -1,7 +1,7 @@
 """CUDA kernels of the time loops: launches of one step over whole buffers, with everything that stays the same prepared. loops.py states what they compute."""
 
 from xpcap.kernels import cublas
-from xpcap.kernels.launching import BLOCK, THREADS, blocks, fits, i32, kernel, launch
+from xpcap.kernels.launching import BLOCK, INT_MAX, THREADS, are_indices, blocks, fits, i32, kernel, launch
 
 FUSED = 128  # with at most so many sequences, a step of an LSTM is one launch each way: product and gates together. Not yet timed on a card
 FORWARD_UNITS, BACKWARD_UNITS = 8, 16  # of a block in lstm_step.cu; its rows are the rest of its threads
@@ -114,3 +114,24 @@ def lstm_backward_steps(dh, dh_next, dc, out, Wh, da, scratch):
             multiply(0, 0, n)
 
     return take
+
+
+def supports_gather_plus_image(table, ids, b, image, rows, out):
+    there = rows.caption is not None and are_indices(ids, rows.caption)
+    return there and fits(table, b, image, out) and table.ndim == image.ndim == out.ndim == 2 and out.size <= INT_MAX
+
+
+def gather_plus_image(table, ids, b, image, rows, out):
+    size = i32(out.size), i32(out.shape[1])
+    launch("gather", "gather_plus_image", out, blocks(out.size), table, ids, b, image, rows.caption, out, *size)
+    return out
+
+
+def supports_sequence_sum(x, rows, out):
+    return rows.firsts is not None and are_indices(rows.firsts) and fits(x, out)
+
+
+def sequence_sum(x, rows, out):
+    N, C = out.shape
+    launch("segment_sum", "sequence_sum", x, (N, blocks(C)), x, rows.firsts, out, i32(len(rows.firsts) - 1), i32(C))
+    return out

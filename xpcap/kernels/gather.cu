@@ -1,5 +1,5 @@
 // Rows of a table to where they are used, and gradients back; with inverted dropout if there is a mask. Contracts: ops.gather, ops.gather_plus,
-// ops.scatter.
+// ops.scatter, loops.gather_plus_image.
 //
 // One thread per element of `out`, n < 2^31; `rows` (R,) are rows of the table. In a scatter they are distinct and ascend, so each row of `out` can look
 // for itself among them: all of `out` is written in one launch, without atomics.
@@ -22,6 +22,16 @@ extern "C" __global__ void gather_plus(const real* table, const int* rows, const
     if (k >= (unsigned)n) return;
     const unsigned column = k % C;
     out[k] = table[(long long)rows[k / C] * C + column] + b[column];
+}
+
+// `image` (N, C) has a row for each sequence; captions[r] is that of row r.
+extern "C" __global__ void gather_plus_image(
+    const real* table, const int* rows, const real* b, const real* image, const int* captions, real* out, int n, int C
+) {
+    const unsigned k = blockIdx.x * blockDim.x + threadIdx.x;
+    if (k >= (unsigned)n) return;
+    const unsigned column = k % C;
+    out[k] = table[(long long)rows[k / C] * C + column] + b[column] + image[(long long)captions[k / C] * C + column];
 }
 
 // The place of a row in `rows` (R,), which ascend; R where it is not there.

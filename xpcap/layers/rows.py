@@ -26,18 +26,21 @@ class Rows(NamedTuple):
     N: int
     past: Any  # (R,) int array, index in the stack of each row's previous state; None: r for row r
     caption: Any  # (R,) int array, the sequence of each row, in sorted order; None: r % N for row r
+    firsts: Any = None  # (T+1,) int array, the first row of each step, and R; None: multiples of N
 
     @classmethod
     def of(cls, sizes: Sequence[int], N: int) -> "Rows":
         """Rows of N sequences, of which sizes[t] are alive at step t. Index arrays are on the host."""
         lengths = np.array(sizes, np.intp)
-        starts = lengths.cumsum() - lengths
+        firsts = np.zeros(len(lengths) + 1, np.intp)
+        lengths.cumsum(out=firsts[1:])
+        starts = firsts[:-1]
         caption = np.arange(lengths.sum()) - starts.repeat(lengths)
         if len(caption) == N * len(lengths):
-            return cls(tuple(sizes), N, None, caption)
+            return cls(tuple(sizes), N, None, caption, firsts)
         before = np.zeros_like(starts)  # where the states that a step starts from begin in the stack
         before[1:] = N + starts[:-1]
-        return cls(tuple(sizes), N, before.repeat(lengths) + caption, caption)
+        return cls(tuple(sizes), N, before.repeat(lengths) + caption, caption, firsts)
 
     @classmethod
     def full(cls, N: int, T: int) -> "Rows":

@@ -16,13 +16,13 @@ from xpcap.models.checks import check_counter, check_words
 from xpcap.models.config import ModelConfig, check_sizes
 from xpcap.models.decoding import Policy, Special, decode
 from xpcap.models.entry import enter, to_device
+from xpcap.models.initial import draw_weights
 from xpcap.models.masks import Draw
 from xpcap.models.network import Part, Score
 from xpcap.models.parameters import Parameters
 from xpcap.ops import gather, product
 from xpcap.workspace import Buffer, Workspace, fresh
 
-INIT_ORDER = ("W_embed", "W_proj", "Wx", "Wh", "W_vocab")  # as in the course; biases start at zero
 WEIGHTS = 0  # random stream of the initial weights, from the seed
 LEAST_PART = 32  # captions per part: products with fewer rows are too thin to gain from another core
 
@@ -31,6 +31,8 @@ class CaptioningRNN:
     """An image captioner with a vanilla RNN or an LSTM.
 
     h0 = features @ W_proj + b_proj;  h_t = cell(W_embed[word_t] @ Wx + b, h_{t-1});  scores_t = h_t @ W_vocab + b_vocab
+
+    With `inject` "every-step", h_t = cell(W_embed[word_t] @ Wx + b + h0 @ W_image, h_{t-1}).
 
     Parameters
     ----------
@@ -42,6 +44,7 @@ class CaptioningRNN:
     dtype : numpy.float32 or numpy.float64
     dropout : share of units dropped in training, in [0, 1), to the nearest 1 / 65536: of image features, of word vectors (one mask per distinct
         word and batch) and of hidden states before the vocabulary
+    inject : how the image enters, a name in xpcap.models.config.INJECT: "init" or "every-step"
     seed : int in 0..2**63-1, of weights and dropout masks; None draws weights from NumPy's legacy global stream, as the course does, and with
         dropout a seed of the masks
 
@@ -57,8 +60,8 @@ class CaptioningRNN:
 
     Notes
     -----
-    CS231n's class of the same name, with the same constructor, parameter shapes, initialisation and draw order; `dropout` and `seed` are
-    additions. Image features enter through h0 only. Copies, deep copies and pickles are complete models with their own buffer.
+    CS231n's class of the same name, with the same constructor, parameter shapes, initialisation and draw order; `dropout`, `inject` and
+    `seed` are additions. Copies, deep copies and pickles are complete models with their own buffer.
     """
 
     def __init__(
@@ -71,13 +74,14 @@ class CaptioningRNN:
         dtype: Any = np.float32,
         *,
         dropout: float = 0.0,
+        inject: str = "init",
         seed: int | None = None,
     ) -> None:
         if cell_type not in CELLS:
             raise unknown("CaptioningRNN", "cell_type", cell_type, CELLS)
         check_sizes("CaptioningRNN", input_dim=input_dim, wordvec_dim=wordvec_dim, hidden_dim=hidden_dim)
         check_words(word_to_idx)
-        self._setup(ModelConfig(len(word_to_idx), (input_dim,), wordvec_dim, hidden_dim, cell_type, dropout), word_to_idx, dtype)
+        self._setup(ModelConfig(len(word_to_idx), (input_dim,), wordvec_dim, hidden_dim, cell_type, dropout, inject), word_to_idx, dtype)
         self._draw_weights(seed)
 
     @classmethod
@@ -124,11 +128,7 @@ class CaptioningRNN:
 
     def _draw_weights(self, seed: int | None) -> None:
         rng = None if seed is None else np.random.default_rng([check_counter("CaptioningRNN", "seed", seed), WEIGHTS])
-        self.params.flat[...] = 0
-        for name in INIT_ORDER:
-            shape = self.params.shapes[name]
-            draw = np.random.randn(*shape) if rng is None else rng.standard_normal(shape)
-            self.params[name] = draw / (100 if name == "W_embed" else np.sqrt(shape[0]))
+        draw_weights(self.params, rng)
         if seed is None:  # the course has no dropout: without it, draw nothing more from its stream
             seed = np.random.randint(2**31) if self.dropout else 0
         self.seed = int(seed)
@@ -220,11 +220,13 @@ class CaptioningRNN:
     # Sampling
 
     def start(self, features: Array) -> State:
-        """The state before the first word, (h,) or (h, c), each (n, H), from features (n, D) on host or device."""
+        """The state before the first word, from features (n, D) on host or device: (h,) or (h, c), each (n, H); then the image's term (n, G), if any."""
         (D,) = self.config.feature_shape
         if np.ndim(features) != 2 or np.shape(features)[1] != D:
             raise ValueError(f"CaptioningRNN.start: features have shape {np.shape(features)}, expected (N, {D})")
-        return self._cell.initial(to_device("CaptioningRNN.start", features, self.params.flat) @ self.params["W_proj"] + self.params["b_proj"])
+        h0 = to_device("CaptioningRNN.start", features, self.params.flat) @ self.params["W_proj"] + self.params["b_proj"]
+        image = (h0 @ self.params["W_image"],) if self.config.every_step else ()
+        return (*self._cell.initial(h0), *image)
 
     def step(self, words: Array, state: State) -> tuple[Array, State]:
         """Feed `words` (n,), ids on the model's device. Return the scores (n, V) of the next word and the new state."""
@@ -241,13 +243,16 @@ class CaptioningRNN:
         return a
 
     def advance(self, a: Array, state: State, buffer: Buffer) -> tuple[Array, State]:
-        """Take a step on a = project(words). Return the scores (n, V) of the next word, held in `buffer`, and the new state."""
-        params = self.params
+        """Take a step on a = project(words), which may be overwritten. Return the scores (n, V) of the next word, held in `buffer`, and the new state."""
+        params, states = self.params, self._cell.states
+        state, image = state[:states], state[states:]
+        for term in image:
+            a += term
         state = self._cell.step(a, state, params["Wh"], buffer.scope("cell"))
         h = state[0]
         scores = product(h, params["W_vocab"], out=buffer("scores", (len(h), len(params["b_vocab"]))))
         scores += params["b_vocab"]
-        return scores, state
+        return scores, (*state, *image)
 
     def sample(self, features: Array, max_length: int = 30, forbid: Sequence[int] = ()) -> np.ndarray:
         """Caption a batch greedily: the likeliest word at each step, for the whole batch at once; captions leave the batch as they end.

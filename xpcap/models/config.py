@@ -7,6 +7,8 @@ import numpy as np
 from xpcap.errors import unknown
 from xpcap.layers.cells import CELLS
 
+INJECT = ("init", "every-step")  # how the image enters
+
 
 @dataclass(frozen=True)
 class ModelConfig:
@@ -20,10 +22,12 @@ class ModelConfig:
     hidden : H, size of the state
     cell : a name in xpcap.layers.CELLS
     dropout : share of units dropped in training, in [0, 1)
+    inject : how the image enters. ``init``: as the initial state, h0 = features @ W_proj + b_proj. ``every-step``: also as a term h0 @ W_image of the
+        pre-activation of every step
 
     Raises
     ------
-    OptionError : the cell is unknown. ValueError : a size is below 1, or dropout is out of range.
+    OptionError : the cell or `inject` is unknown. ValueError : a size is below 1, or dropout is out of range.
     """
 
     vocabulary: int
@@ -32,10 +36,13 @@ class ModelConfig:
     hidden: int
     cell: str = "lstm"
     dropout: float = 0.0
+    inject: str = "init"
 
     def __post_init__(self) -> None:
         if self.cell not in CELLS:
             raise unknown("ModelConfig", "cell", self.cell, CELLS)
+        if self.inject not in INJECT:
+            raise unknown("ModelConfig", "inject", self.inject, INJECT)
         if len(self.feature_shape) != 1:
             raise ValueError(f"ModelConfig: feature_shape is {self.feature_shape}, expected one size, (D,)")
         check_sizes("ModelConfig", vocabulary=self.vocabulary, feature_shape=self.feature_shape[0], wordvec=self.wordvec, hidden=self.hidden)
@@ -46,7 +53,13 @@ class ModelConfig:
         """Parameter names and shapes, in the order of the flat buffer."""
         (D,), V, W, H = self.feature_shape, self.vocabulary, self.wordvec, self.hidden
         G = CELLS[self.cell].gates * H
-        return {"W_proj": (D, H), "b_proj": (H,), "W_embed": (V, W), "Wx": (W, G), "Wh": (H, G), "b": (G,), "W_vocab": (H, V), "b_vocab": (V,)}
+        shapes = {"W_proj": (D, H), "b_proj": (H,), "W_embed": (V, W), "Wx": (W, G), "Wh": (H, G), "b": (G,), "W_vocab": (H, V), "b_vocab": (V,)}
+        return {**shapes, "W_image": (H, G)} if self.every_step else shapes
+
+    @property
+    def every_step(self) -> bool:
+        """Whether the image is a term of every step."""
+        return self.inject == "every-step"
 
 
 def check_sizes(function: str, **sizes: int) -> None:

@@ -9,11 +9,12 @@ from xpcap.backend import Array, get_array_module
 from xpcap.cores import on_cores
 from xpcap.layers.cells import CELLS
 from xpcap.layers.vocabulary import blocks, vocabulary_loss
+from xpcap.loops import gather_plus_image, sequence_sum
 from xpcap.models.config import ModelConfig
 from xpcap.models.masks import Masks
 from xpcap.models.packing import PackedCaptions
 from xpcap.models.parameters import Parameters
-from xpcap.ops import gather, gather_plus, log_softmax, product, scatter, segment_sum, weighted_sum
+from xpcap.ops import add_product, gather, gather_plus, log_softmax, product, scatter, segment_sum, weighted_sum
 from xpcap.workspace import Buffer, fresh
 
 
@@ -38,6 +39,7 @@ class Forward(NamedTuple):
     """The forward pass's results and cache."""
 
     features: Array  # (N, D) after dropout
+    h0: Array  # (N, H)
     vectors: Array  # (K, W) after dropout
     cell: Any  # the cell's cache
     hidden: Array  # (L, H) hidden states of rows with a target, after dropout
@@ -76,16 +78,21 @@ def forward(config: ModelConfig, params: Parameters, part: Part, buffer: Buffer)
     h0 += params["b_proj"]
     vectors = gather(params["W_embed"], packed.words, buffer("vectors", (len(packed.words), config.wordvec)), masks.words, keep)  # (K, W)
     projected = product(vectors, params["Wx"], out=buffer("projected", (len(vectors), len(params["b"]))))
-    a = gather_plus(projected, packed.inputs.ids, params["b"], buffer("a", (rows.R, len(params["b"]))))  # (R, G): each word is projected once
+    a = buffer("a", (rows.R, len(params["b"])))  # (R, G): each word is projected once, and each image
+    if config.every_step:
+        image = product(h0, params["W_image"], out=buffer("image", (rows.N, len(params["b"]))))
+        gather_plus_image(projected, packed.inputs.ids, params["b"], image, rows, a)
+    else:
+        gather_plus(projected, packed.inputs.ids, params["b"], a)
     h, cache = cell.rows_forward(a, (h0, *[None] * (cell.states - 1)), params["Wh"], rows, buffer.scope("cell"))
     if packed.kept is None and masks.hidden is None:
-        return Forward(x, vectors, cache, h)
-    return Forward(x, vectors, cache, gather(h, packed.kept, buffer("hidden", (len(packed.targets), config.hidden)), masks.hidden, keep))
+        return Forward(x, h0, vectors, cache, h)
+    return Forward(x, h0, vectors, cache, gather(h, packed.kept, buffer("hidden", (len(packed.targets), config.hidden)), masks.hidden, keep))
 
 
 def backward(config: ModelConfig, params: Parameters, dh: Array, part: Part, forward_pass: Forward, grads: Parameters, buffer: Buffer) -> None:
     """Write the gradients of all parameters but W_vocab and b_vocab to `grads`, given dh (L, H) of `Forward.hidden`."""
-    packed, masks, keep, (x, vectors, cache, _) = part.packed, part.masks, 1 - config.dropout, forward_pass
+    packed, masks, keep, (x, h0, vectors, cache, _) = part.packed, part.masks, 1 - config.dropout, forward_pass
     if packed.kept is not None:
         dh = scatter(dh, packed.kept, buffer("dh_rows", (packed.rows.R, dh.shape[1])), masks.hidden, keep)  # (R, H)
     elif masks.hidden is not None:
@@ -95,6 +102,10 @@ def backward(config: ModelConfig, params: Parameters, dh: Array, part: Part, for
     dwords.sum(axis=0, out=grads["b"])
 
     def weights_and_image() -> None:
+        if config.every_step:
+            dimage = sequence_sum(da, packed.rows, buffer("dimage", (len(h0), da.shape[1])))  # (N, G)
+            product(h0.T, dimage, out=grads["W_image"])
+            add_product(dimage, params["W_image"].T, dh0, buffer("dh0 of image", dh0.shape))
         product(vectors.T, dwords, out=grads["Wx"])
         product(x.T, dh0, out=grads["W_proj"])
         dh0.sum(axis=0, out=grads["b_proj"])

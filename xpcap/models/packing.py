@@ -85,11 +85,11 @@ def send(
     if get_array_module(like) is np:
         return PackedCaptions(rows, order, words, inputs, kept, targets, source), list(more)
     optional = [x for x in (kept, rows.past) if x is not None]
-    joined = send_joined([order, words, *inputs, targets, rows.caption, *optional, *more], buffer)
-    order, words, ids, by_word, starts, targets, caption, *rest = joined
+    joined = send_joined([order, words, *inputs, targets, rows.caption, rows.firsts, *optional, *more], buffer)
+    order, words, ids, by_word, starts, targets, caption, firsts, *rest = joined
     kept = None if kept is None else rest.pop(0)
     past = None if rows.past is None else rest.pop(0)
-    return PackedCaptions(Rows(rows.sizes, rows.N, past, caption), order, words, Segments(ids, by_word, starts), kept, targets, source), rest
+    return PackedCaptions(Rows(rows.sizes, rows.N, past, caption, firsts), order, words, Segments(ids, by_word, starts), kept, targets, source), rest
 
 
 def send_joined(parts: Sequence[np.ndarray], buffer: Buffer) -> list[Array]:

@@ -95,7 +95,8 @@ def read_config(path: Path) -> dict[str, Any]:
     check_format("open_run", file, config.get("format") if isinstance(config, dict) else type(config).__name__, FORMAT)
     if "feature_shape" not in config and "feature_dim" in config:
         config["feature_shape"] = [config.pop("feature_dim")]  # as it was called before there were other shapes
-    for key in ("data", "data_stamp", "cell", "feature_scaling"):
+    config.setdefault("inject", "init")  # before there was a choice
+    for key in ("data", "data_stamp", "cell", "feature_scaling", "inject"):
         if not isinstance(config.get(key), str):
             raise DataError(f"open_run: {file} has {key} {config.get(key)!r}, expected text; damaged?")
     if config["feature_scaling"] not in KINDS:
@@ -118,7 +119,8 @@ def model_config(file: Path, config: Mapping[str, Any]) -> ModelConfig:
     for name, size in (*sizes.items(), *(("feature_shape", size) for size in shape)):
         _check_size(file, name, size)
     try:
-        return ModelConfig(**sizes, feature_shape=tuple(shape), cell=config["cell"], dropout=config.get("dropout"))  # type: ignore[arg-type]
+        entering = {"dropout": config.get("dropout"), "inject": config["inject"]}
+        return ModelConfig(**sizes, feature_shape=tuple(shape), cell=config["cell"], **entering)  # type: ignore[arg-type]
     except ValueError as error:
         raise DataError(f"open_run: {file} holds no model: {error}; damaged?") from error
 

@@ -28,6 +28,7 @@ class TrainOptions:
     lr_decay : factor on the learning rate after each epoch
     clip : largest global norm of a gradient; 0: no clipping
     dropout : share of features, word vectors and hidden units dropped, in [0, 1)
+    inject : how the image enters, "init" or "every-step"
     feature_scaling : "standardize" or "none", fitted on the train split
     seed : of weights, order of captions, dropout and generated pictures
     patience : stop after this many epochs in a row without a lower validation loss; 0: never
@@ -46,6 +47,7 @@ class TrainOptions:
     lr_decay: float = 0.9
     clip: float = 50.0
     dropout: float = 0.5
+    inject: str = "init"
     feature_scaling: str = "standardize"
     seed: int = 0
     patience: int = 0

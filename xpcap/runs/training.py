@@ -136,7 +136,7 @@ def _model_config(options: TrainOptions, data: CaptionData) -> ModelConfig:
     if len(data.feature_shape) > 1:
         places = data.feature_shape[0]
         raise DataError(f"train_run: the features are grids of {places} places, expected one feature a picture; prepare the data without a grid")
-    return ModelConfig(len(data.vocabulary), data.feature_shape, options.wordvec, options.hidden, options.cell, options.dropout)
+    return ModelConfig(len(data.vocabulary), data.feature_shape, options.wordvec, options.hidden, options.cell, options.dropout, options.inject)
 
 
 def _data(options: TrainOptions, out: Path, config: Mapping[str, Any] | None) -> CaptionData:
