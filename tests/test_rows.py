@@ -119,7 +119,7 @@ def test_compressed_and_transposed_arrays_are_read_into_memory(tmp_path: Path) -
 
 
 @pytest.mark.hunt
-@pytest.mark.skipif(sys.platform != "linux", reason="peak memory is counted in other units")
+@pytest.mark.skipif(sys.platform != "linux", reason="peak memory is read from /proc")
 def test_preparing_takes_far_less_memory_than_the_features(tmp_path: Path) -> None:
     """410 MB of features that `prepare` never holds; `from_disk.py` is the same at COCO's size, with training."""
     names = [f"{number:05}.jpg" for number in range(25_000)]
