@@ -35,7 +35,7 @@ from xpcap.tensors import KEY, read_tensors, write_tensors
 
 ROOT = Path(__file__).parent.parent
 pytestmark = pytest.mark.usefixtures("few_pictures", "plain_curves")
-STEPS = 10  # of an epoch of the few pictures; each is followed by three pauses, two of them in validation
+STEPS = 10  # of an epoch of the few pictures; they are followed by four pauses, three of them in validation
 
 
 def stop_after(pauses: int, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -67,7 +67,7 @@ def assert_equal_runs(ours: Path, theirs: Path) -> None:
     assert {name for name in a.keys() | b.keys() if a.get(name) != b.get(name)} == set()
 
 
-OPTIONS = [*SMALL, "--epochs", 3, "--dropout", 0.3, "--lr-decay", 0.5]
+OPTIONS = [*SMALL, "--epochs", 3, "--dropout", 0.3, "--lr-decay", 0.5, "--ema", 0.9, "--select", "cider"]
 
 
 @pytest.fixture(scope="module")
@@ -81,9 +81,9 @@ def unbroken(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("pauses", [[1], [STEPS], [STEPS + 1], [STEPS + 2], [STEPS + 3], [2 * STEPS + 5, 1, 1, STEPS]])
+@pytest.mark.parametrize("pauses", [[1], [STEPS], [STEPS + 1], [STEPS + 2], [STEPS + 3], [STEPS + 4], [2 * STEPS + 6, 1, 1, STEPS]])
 def test_a_run_that_was_stopped_ends_as_if_it_had_not_been(pauses: list[int], unbroken: Path, tmp_path: Path) -> None:
-    """In an epoch, at its end, in either check of it, at the first step of the next, and several times."""
+    """In an epoch, at its end, in each check of it, at the first step of the next, and several times."""
     out = tmp_path / "run"
     broken_off(out, pauses[0], *OPTIONS)
     for more in pauses[1:]:
@@ -206,7 +206,7 @@ def test_checkpoints_within_an_epoch_draw_what_is_due(tmp_path: Path, monkeypatc
 def test_curves_show_every_epoch_when_training_stops(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """By a signal, also soon after a resume; or because a loss is not finite."""
     use_clock(lambda: 0.0, monkeypatch)
-    out, epoch = tmp_path / "run", STEPS + 3
+    out, epoch = tmp_path / "run", STEPS + 4
     broken_off(out, 3 * epoch + 2, *OPTIONS, "--epochs", 9)
     assert shown(out) == 3
     broken_off(out, epoch, "--resume")
@@ -252,6 +252,13 @@ def test_options_that_contradict_the_run_are_refused_all_at_once(run: Path) -> N
     for words in ("--hidden 17 (the run has 16)", "--seed 3 (the run has 0)", "--epochs 1 (the run has 2)"):
         assert words in result.output
     assert kill.files(run) == before
+
+
+def test_a_linear_rate_is_planned_for_its_epochs(tmp_path: Path) -> None:
+    good("train", "--out", tmp_path / "run", *SMALL, "--lr-decay", "linear")
+    result = call("train", "--out", tmp_path / "run", "--resume", "--epochs", 3)
+    assert result.exit_code == 2
+    assert "--epochs 3 (the run has 2)" in result.output
 
 
 def test_only_a_run_or_a_free_place_is_taken_for_one(run: Path, tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from xpcap.data.pictures import generate
 from xpcap.data.scaling import fit_scaling
 from xpcap.errors import DataError, OptionError, TrainingError
 from xpcap.metrics import teacher_forced
+from xpcap.metrics.cider import CiderD
 from xpcap.models.batch import Batch
 from xpcap.training import cross_entropy, validation
 
@@ -183,7 +184,7 @@ def test_a_loss_that_is_not_finite_ends_training_and_keeps_what_was_good() -> No
     assert solver.history == history
     np.testing.assert_array_equal(solver.best_params["Wh"], best)
     solver.model.params = solver.best_params
-    solver._config["m"][:], solver._config["v"][:] = 0, 0
+    solver._descent.config["m"][:], solver._descent.config["v"][:] = 0, 0
     solver.train()  # once it is mended it goes on
     assert np.isfinite(solver.history[-1]["train_loss"])
 
@@ -231,6 +232,56 @@ def test_the_parameters_with_the_least_validation_loss_are_kept_and_the_model_go
     solver.model.params = solver.best_params
     score = solver.model.score(*DATA.minibatch("val", np.arange(60)))
     assert float(score.nll) / 60 == pytest.approx(solver.best_val_loss, rel=1e-5)
+
+
+def test_a_linear_rate_falls_with_each_step_to_zero_and_begins_anew_for_more_epochs() -> None:
+    rates: list[float] = []
+    solver = make(lr_decay="linear", num_epochs=2, on_step=lambda solver: rates.append(solver.learning_rate))
+    solver.train()
+    steps = [rates[k] for k in range(len(rates)) if k == 0 or rates[k] != rates[k - 1]]  # on_step is called in validation too
+    np.testing.assert_allclose(steps, 1e-2 * (1 - np.arange(1, 11) / 10), rtol=1e-12)
+    state = solver.state()
+    rates.clear()
+    solver.train()
+    np.testing.assert_allclose(rates[:2], [1e-2 * 0.9, 1e-2 * 0.8], rtol=1e-12)
+    other = make(lr_decay="linear", num_epochs=2)
+    other.restore(state)
+    other.train()
+    np.testing.assert_array_equal(other.model.params.flat, solver.model.params.flat)
+
+
+def test_the_average_of_the_parameters_is_validated_and_kept_while_training_goes_on_without_it() -> None:
+    averages: list[np.ndarray] = []
+
+    def average(solver: CaptioningSolver) -> None:
+        k, flat = solver.iteration, solver.model.params.flat.astype(np.float64)
+        if k > len(averages) - 1:
+            decay = min(0.8, (1 + k) / (10 + k))
+            averages.append(decay * averages[-1] + (1 - decay) * flat)
+
+    solver, plain = make(ema=0.8, num_epochs=12, on_step=average), make(num_epochs=12)
+    averages.append(solver.model.params.flat.astype(np.float64))
+    solver.train()
+    plain.train()
+    np.testing.assert_array_equal(solver.model.params.flat, plain.model.params.flat)
+    np.testing.assert_allclose(solver.best_params.flat, averages[5 * solver.best_epoch], rtol=0, atol=1e-6)
+    assert np.abs(solver.best_params.flat - plain.best_params.flat).max() > 1e-3
+    solver.model.params = solver.best_params
+    score = solver.model.score(*DATA.minibatch("val", np.arange(60)))
+    assert float(score.nll) / 60 == pytest.approx(solver.best_val_loss, rel=1e-5)
+
+
+def test_the_epoch_whose_captions_score_best_is_kept_if_that_is_asked_for() -> None:
+    """Six epochs at a rate so high that captions get worse again, although the loss may not."""
+    solver = make(select="cider", num_epochs=8, optim_config={"learning_rate": 5e-2})
+    solver.train()
+    scores = [record["val_cider"] for record in solver.history]
+    assert solver.best_epoch == int(np.argmax(scores)) + 1 < 8
+    solver.model.params = solver.best_params
+    words = DATA.vocabulary
+    said = solver.model.sample(DATA.features("val", np.arange(12)), DATA.max_words, forbid=[words.null, words.start, words.unk])
+    expected = CiderD(list(DATA.reference_words("val").values())).scores([words.words(ids) for ids in said])
+    assert max(scores) == pytest.approx(expected.mean(), rel=1e-12)
 
 
 @pytest.mark.parametrize("rule", list(optim.DEFAULTS))
@@ -404,7 +455,10 @@ def test_without_a_val_split_the_latest_parameters_are_the_best() -> None:
         ({"num_epochs": 0}, ["num_epochs is 0", "at least 1"]),
         ({"batch_size": 2.5}, ["batch_size is 2.5", "whole number"]),
         ({"seed": -1}, ["seed is -1", "at least 0"]),
-        ({"lr_decay": float("nan")}, ["lr_decay is nan", "positive"]),
+        ({"lr_decay": float("nan")}, ["lr_decay is nan", "positive", "linear"]),
+        ({"lr_decay": "cosine"}, ["lr_decay is 'cosine'", "linear"]),
+        ({"ema": 1.0}, ["ema is 1.0", "[0, 1)"]),
+        ({"select": "ciderd"}, ["select 'ciderd'", "did you mean 'cider'"]),
         ({"clip_norm": "5"}, ["clip_norm is '5'", "positive"]),
         ({"clip_norm": -1.0}, ["clip_norm is -1.0", "positive"]),
     ],

@@ -18,10 +18,22 @@ from xpcap.models.config import INJECT
 from xpcap.progress import say
 from xpcap.runs import GENERATED, Stopped, TrainOptions, choose, is_saved, train_run
 from xpcap.runs.folder import LARGEST
+from xpcap.training.descent import LINEAR
+from xpcap.training.selection import SELECT
 from xpcap.training.solver import CaptioningSolver
 
 DEFAULTS = TrainOptions()
 EXAMPLES = examples("train", "train flickr8k.h5 --out runs/flickr8k --resume", "train flickr8k.h5 --backend cupy --epochs 20")
+
+
+class Decay(Number):
+    """A number in a range, or ``linear``."""
+
+    def get_metavar(self, param: click.Parameter, ctx: click.Context) -> str:
+        return f"FLOAT|{LINEAR}"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        return value if value == LINEAR else super().convert(value, param, ctx)
 
 
 def option(name: str, kind: Any, text: str) -> Callable[[Function], Function]:
@@ -41,13 +53,15 @@ def option(name: str, kind: Any, text: str) -> Callable[[Function], Function]:
 @option("epochs", click.IntRange(1, LARGEST), "Passes over the training captions.")
 @option("batch-size", click.IntRange(1, LARGEST), "N, captions in a batch.")
 @option("lr", Number(0, min_open=True), "Adam's learning rate in the first epoch.")
-@option("lr-decay", Number(0, min_open=True), "Factor on the learning rate after each epoch.")
+@option("lr-decay", Decay(0, min_open=True), "Factor on the learning rate after each epoch, or linear: to zero, step by step.")
+@option("ema", Number(0, 1, max_open=True), "Decay of a moving average of the parameters, which is kept in their place; 0: no average.")
+@option("select", Choice(*SELECT), "What tells the best epoch: loss, or CIDEr-D of greedy captions, of the val split.")
 @option("clip", Number(0), "Largest global norm of a gradient; 0: no clipping.")
 @option("dropout", Number(0, 1, max_open=True), "Share of features, word vectors and hidden units dropped.")
 @option("inject", Choice(*INJECT), "How the image enters: as the initial state, or also as a term of every step.")
 @option("feature-scaling", Choice(*KINDS), "Scaling of image features, fitted on the train split.")
 @option("seed", click.IntRange(0, 2**63 - 1), "Seed of weights, order of captions, dropout and generated pictures.")
-@option("patience", click.IntRange(0, LARGEST), "Stop after this many epochs in a row without a lower validation loss; 0: never.")
+@option("patience", click.IntRange(0, LARGEST), "Stop after this many epochs in a row without a better one; 0: never.")
 @option("save-every", str, "How often to save within an epoch: seconds, as in 30s, or steps, as in 200. The end of an epoch is always saved.")
 @click.option("--resume", is_flag=True, default=None, help="Continue the run at --out as if it had never stopped; begin it if there is none.")
 def train(data: Path | None, backend: str | None, **options: Any) -> None:
@@ -55,8 +69,8 @@ def train(data: Path | None, backend: str | None, **options: Any) -> None:
 
     DATA is a dataset file from 'prepare' or CS231n's coco_captioning folder. Without it, pictures of shapes are generated and learnt.
 
-    The result is a run folder. It keeps the parameters with the lowest validation loss beside the latest ones; when training ends, the former
-    caption the val split and are scored. Open index.html in the run folder for captions, scores and curves.
+    The result is a run folder. It keeps the best epoch's parameters (see --select) beside the latest ones; when training ends, the former caption
+    the val split and are scored. Open index.html in the run folder for captions, scores and curves.
 
     Ctrl-C and SIGTERM finish the step, save, and exit with 130 or 143; a second Ctrl-C exits at once. With --resume the same command begins
     a run and continues it, however it ended; options that you leave out are then the run's own.
@@ -98,4 +112,5 @@ def _print_resume(solver: CaptioningSolver) -> None:
 def _print_epoch(solver: CaptioningSolver) -> None:
     record, times = solver.history[-1], solver.times[-1]
     val = f"  val loss {record['val_loss']:6.2f}  perplexity {record['val_perplexity']:6.2f}" if "val_loss" in record else ""
+    val += f"  CIDEr {record['val_cider']:.3f}" if "val_cider" in record else ""
     say(f"epoch {record['epoch']:2}  train loss {record['train_loss']:6.2f}{val}  {times['train_seconds'] + times['check_seconds']:5.1f} s")

@@ -9,7 +9,7 @@ import numpy as np
 from xpcap.data.projection import Preprocessing, Projection
 from xpcap.data.scaling import FeatureScaling
 from xpcap.data.source import Source
-from xpcap.data.vocabulary import Vocabulary, tokenize
+from xpcap.data.vocabulary import UNK, Vocabulary, tokenize
 from xpcap.errors import DataError, unknown
 
 RESERVED = ("vocab", "pca_mean", "pca_components")  # what else a dataset file holds beside its splits
@@ -115,6 +115,18 @@ class CaptionData:
         references: dict[int, list[str]] = {}
         for image, text in zip(self.split(name).image_idxs.tolist(), self.texts(name), strict=True):
             references.setdefault(image, []).append(text)
+        return dict(sorted(references.items()))
+
+    def reference_words(self, name: str, words: Sequence[list[str]] | None = None) -> dict[int, list[list[str]]]:
+        """Like `references`, as words for metrics, without the mark of lost words.
+
+        Parameters
+        ----------
+        words : the split's captions as `words` gives them, where the caller has them already
+        """
+        references: dict[int, list[list[str]]] = {}
+        for image, caption in zip(self.split(name).image_idxs.tolist(), self.words(name) if words is None else words, strict=True):
+            references.setdefault(image, []).append([word for word in caption if word != UNK])
         return dict(sorted(references.items()))
 
     def encoded_with(self, vocabulary: Vocabulary, name: str, words: Sequence[Sequence[str]] | None = None) -> "CaptionData":

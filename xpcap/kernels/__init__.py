@@ -29,6 +29,7 @@ HOST = (
     "global_norm",
     "clip_by_norm",
     "adam_update",
+    "average_update",
 )
 CUDA = (
     "lstm_gates",
@@ -46,6 +47,7 @@ CUDA = (
     "global_norm",
     "clip_by_norm",
     "adam_update",
+    "average_update",
     "record_step",
     "draw_masks",
 )

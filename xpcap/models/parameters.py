@@ -74,6 +74,12 @@ class Parameters(MutableMapping[str, Array]):
             raise ValueError(f"params[{wrong[0]!r}]: got an array of shape {came}, expected {self[wrong[0]].shape}; are they from another model?")
         self.update(values)
 
+    def holding(self, values: Mapping[str, Any]) -> "Parameters":
+        """Parameters of the same layout with these values, in a buffer of their own. ValueError : as of assign."""
+        made = self.copy()
+        made.assign(values)
+        return made
+
     def copy(self) -> "Parameters":
         """A copy with its own buffer."""
         return Parameters(self.shapes, self.flat.copy())

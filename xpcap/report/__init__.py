@@ -1,8 +1,8 @@
 """Pictures and pages of a run: learning curves, captions below their pictures, and an HTML page with both."""
 
 from xpcap.report.captions import draw_captions
-from xpcap.report.curves import draw_loss, loss_curve, perplexity_curve
+from xpcap.report.curves import cider_curve, draw_loss, loss_curve, perplexity_curve
 from xpcap.report.page import Card, Gallery, write_page
 from xpcap.report.text import visible
 
-__all__ = ["Card", "Gallery", "draw_captions", "draw_loss", "loss_curve", "perplexity_curve", "visible", "write_page"]
+__all__ = ["Card", "Gallery", "cider_curve", "draw_captions", "draw_loss", "loss_curve", "perplexity_curve", "visible", "write_page"]

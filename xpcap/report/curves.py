@@ -1,4 +1,4 @@
-"""Learning curves as PNG: loss by epoch, and perplexity of the val split."""
+"""Learning curves as PNG: loss by epoch, and perplexity and CIDEr-D of the val split."""
 
 import io
 from collections.abc import Mapping, Sequence
@@ -24,6 +24,7 @@ LIGHT = Palette(paper="#ffffff", ink="#1f2328", faint="#d9dde2", train="#6f8fc0"
 DARK = Palette(paper="#14171b", ink="#e4e7eb", faint="#39404a", train="#86a8dd", val="#f0917f")
 SIZE, DPI = (4.25, 2.75), 160  # inches; sharp on screens with two pixels a point
 PIXELS = (680, 440)
+SCORES = ("val_cider",)  # the more the better
 
 
 def draw_loss(path: str | Path, history: Sequence[Mapping[str, Any]]) -> None:
@@ -50,7 +51,7 @@ def loss_curve(history: Sequence[Mapping[str, Any]], dark: bool = False) -> byte
     figure, axes = _axes(palette, "loss per caption")
     _line(axes, history, "train_loss", palette.train, marker="s", markersize=2.6, linewidth=1.2, label="train")
     if _line(axes, history, "val_loss", palette.val, marker="o", markersize=3.2, linewidth=1.8, label="val"):
-        _ring_lowest(axes, history, "val_loss", palette)
+        _ring_best(axes, history, "val_loss", palette)
     axes.legend(frameon=False, labelcolor=palette.ink, fontsize=9)
     return _png(figure)
 
@@ -60,8 +61,23 @@ def perplexity_curve(history: Sequence[Mapping[str, Any]], dark: bool = False) -
     palette = DARK if dark else LIGHT
     figure, axes = _axes(palette, "perplexity on val")
     if _line(axes, history, "val_perplexity", palette.val, marker="o", markersize=3.2, linewidth=1.8):
-        _ring_lowest(axes, history, "val_perplexity", palette)
+        _ring_best(axes, history, "val_perplexity", palette)
     return _png(figure)
+
+
+def cider_curve(history: Sequence[Mapping[str, Any]], dark: bool = False) -> bytes:
+    """Draw CIDEr-D of the val split's captions after each epoch, as PNG; records without ``val_cider`` are left out."""
+    palette = DARK if dark else LIGHT
+    figure, axes = _axes(palette, "CIDEr-D on val")
+    if _line(axes, history, "val_cider", palette.val, marker="o", markersize=3.2, linewidth=1.8):
+        _ring_best(axes, history, "val_cider", palette)
+    return _png(figure)
+
+
+def best_point(history: Sequence[Mapping[str, Any]], key: str) -> tuple[int, float, str]:
+    """Epoch and value of the best, and the word for it: scores are best where they are highest, losses where they are lowest."""
+    best, word = (max, "highest") if key in SCORES else (min, "lowest")
+    return *best(points(history, key), key=lambda point: point[1]), word
 
 
 def points(history: Sequence[Mapping[str, Any]], key: str) -> list[tuple[int, float]]:
@@ -97,13 +113,13 @@ def _line(axes: Any, history: Sequence[Mapping[str, Any]], key: str, colour: str
     return bool(drawn)
 
 
-def _ring_lowest(axes: Any, history: Sequence[Mapping[str, Any]], key: str, palette: Palette) -> None:
-    """Mark the lowest value: the epoch whose parameters are kept."""
+def _ring_best(axes: Any, history: Sequence[Mapping[str, Any]], key: str, palette: Palette) -> None:
+    """Mark the best value."""
     if len(points(history, key)) < 2:
         return
-    epoch, value = min(points(history, key), key=lambda point: point[1])
+    epoch, value, word = best_point(history, key)
     ring = {"marker": "o", "markersize": 9, "markerfacecolor": "none", "markeredgecolor": palette.ink, "linestyle": "none"}
-    axes.plot(epoch, value, label=f"lowest, epoch {epoch}", **ring)
+    axes.plot(epoch, value, label=f"{word}, epoch {epoch}", **ring)
 
 
 def _png(figure: Any) -> bytes:

@@ -11,7 +11,7 @@ import numpy as np
 
 from xpcap.files import atomic
 from xpcap.report.captions import NOTHING
-from xpcap.report.curves import DARK, LIGHT, PIXELS, loss_curve, perplexity_curve, points
+from xpcap.report.curves import DARK, LIGHT, PIXELS, best_point, cider_curve, loss_curve, perplexity_curve, points
 from xpcap.report.text import visible
 
 FLAT = 128  # pixels: a picture no larger and of at most COLOURS colours is stored as it is and shown enlarged
@@ -27,6 +27,7 @@ COLUMNS = {  # of the table of epochs: key of a record, heading, format
     "val_loss": ("val loss", ".2f"),
     "val_perplexity": ("val perplexity", ".2f"),
     "val_accuracy": ("val accuracy", ".3f"),
+    "val_cider": ("val CIDEr-D", ".3f"),
     "learning_rate": ("learning rate", ".2e"),
 }
 
@@ -181,7 +182,7 @@ def _curves(history: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     curves: list[dict[str, Any]] = []
     if len(history) < 2:
         return curves
-    for draw, keys in ((loss_curve, ("train_loss", "val_loss")), (perplexity_curve, ("val_perplexity",))):
+    for draw, keys in ((loss_curve, ("train_loss", "val_loss")), (perplexity_curve, ("val_perplexity",)), (cider_curve, ("val_cider",))):
         courses = [_course(history, key) for key in keys if points(history, key)]
         if courses:
             light, dark = (_data("png", draw(history, shade)) for shade in (False, True))
@@ -195,8 +196,8 @@ def _course(history: Sequence[Mapping[str, Any]], key: str) -> str:
     (first, start), (last, end) = drawn[0], drawn[-1]
     if first == last:
         return f"{name} {end:.2f} after epoch {last}"
-    best, lowest = min(drawn, key=lambda point: point[1])
-    turn = f", lowest {lowest:.2f} after epoch {best}" if best != last else ""
+    best, value, word = best_point(history, key)
+    turn = f", {word} {value:.2f} after epoch {best}" if best != last else ""
     return f"{name} from {start:.2f} after epoch {first} to {end:.2f} after epoch {last}{turn}"
 
 

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from xpcap.data import CaptionData
 from xpcap.data.dataset import spread
 from xpcap.data.pictures import metrics_of
-from xpcap.data.vocabulary import SPECIAL, UNK, Vocabulary
+from xpcap.data.vocabulary import SPECIAL, Vocabulary
 from xpcap.metrics import METRICS, Metric, Scored, TeacherForced, teacher_forced
 from xpcap.metrics.bleu import ORDERS
 from xpcap.metrics.teacher_forced import PROTOCOL
@@ -110,7 +110,7 @@ def evaluate_run(run: Run, data: CaptionData | str | Path | None = None, split: 
     words = seen.words(split)
     forced = teacher_forced(run.model, seen.encoded_with(run.vocabulary, split, words), split, progress=progress)
     captions = caption_chosen(run, seen, split, captioned(seen, split), progress)
-    written = _by_picture(seen.split(split).image_idxs.tolist(), words)
+    written = list(seen.reference_words(split, words).values())
     results = _score(_metrics(seen, split), written, run.vocabulary, [caption.caption.split() for caption in captions])
     return Evaluation(split, captions, results, forced, time.perf_counter() - start)
 
@@ -125,11 +125,3 @@ def _score(metrics: Sequence[Metric], written: list[list[list[str]]], vocabulary
     known = set(vocabulary.idx_to_word) - set(SPECIAL)
     in_vocabulary = [[[word for word in caption if word in known] for caption in captions] for captions in written]
     return [Result(metric, metric.score(in_vocabulary if metric.known_only else written, said)) for metric in metrics]
-
-
-def _by_picture(pictures: Sequence[int], words: Sequence[Sequence[str]]) -> list[list[list[str]]]:
-    """The captions of each picture that has any, in the order of the pictures, without the mark of words that the data set has lost."""
-    references: dict[int, list[list[str]]] = {}
-    for picture, caption in zip(pictures, words, strict=True):
-        references.setdefault(picture, []).append([word for word in caption if word != UNK])
-    return [references[picture] for picture in sorted(references)]

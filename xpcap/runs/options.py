@@ -9,6 +9,7 @@ from typing import Any
 from xpcap.errors import DataError, OptionError
 from xpcap.runs.folder import DATA, LARGEST, read_config
 from xpcap.runs.place import check_resumable, has_run
+from xpcap.training.descent import LINEAR
 
 
 @dataclass(frozen=True)
@@ -25,13 +26,15 @@ class TrainOptions:
     epochs : passes over the training captions
     batch_size : N, captions in a batch
     lr : Adam's learning rate in the first epoch
-    lr_decay : factor on the learning rate after each epoch
+    lr_decay : factor on the learning rate after each epoch; "linear": it falls with every step, to zero after the last
+    ema : decay of a moving average of the parameters, which is kept in their place; 0: no average
+    select : what tells the best epoch: "loss" or "cider"; see CaptioningSolver
     clip : largest global norm of a gradient; 0: no clipping
     dropout : share of features, word vectors and hidden units dropped, in [0, 1)
     inject : how the image enters, "init" or "every-step"
     feature_scaling : "standardize" or "none", fitted on the train split
     seed : of weights, order of captions, dropout and generated pictures
-    patience : stop after this many epochs in a row without a lower validation loss; 0: never
+    patience : stop after this many epochs in a row without a better one; 0: never
     save_every : how often to save within an epoch, in seconds ("60s") or steps ("200")
     resume : continue the run at `out` if there is one
     """
@@ -44,7 +47,9 @@ class TrainOptions:
     epochs: int = 12
     batch_size: int = 64
     lr: float = 1e-3
-    lr_decay: float = 0.9
+    lr_decay: float | str = 0.9
+    ema: float = 0.0
+    select: str = "loss"
     clip: float = 50.0
     dropout: float = 0.5
     inject: str = "init"
@@ -110,6 +115,8 @@ def options_of(config: Mapping[str, Any], out: Path) -> TrainOptions:
         if name in (*kept, *NO_SETTINGS):
             continue
         value, kind = config.get(name), type(default)
+        if name == "lr_decay":
+            kind = str if value == LINEAR else float
         if kind is float and type(value) is int and abs(value) <= LARGEST:
             value = float(value)
         if type(value) is not kind or (isinstance(value, int | float) and not 0 <= value < math.inf):
@@ -121,13 +128,15 @@ def options_of(config: Mapping[str, Any], out: Path) -> TrainOptions:
 def check_agreement(options: TrainOptions, run: TrainOptions) -> None:
     """Check that options do not contradict those of the run to continue. More epochs, or another patience, are no contradiction.
 
+    With a learning rate that falls to zero in the last epoch, other epochs are one: every step would have been another.
+
     Raises
     ------
     OptionError : they do; it names all that differ.
     """
     names = [field.name for field in fields(TrainOptions) if field.name not in (*NO_SETTINGS, *MAY_CHANGE)]
     different = [name for name in names if getattr(options, name) != getattr(run, name)]
-    if options.epochs < run.epochs:
+    if options.epochs < run.epochs or (options.epochs != run.epochs and run.lr_decay == LINEAR):
         different.append("epochs")
     if different:
         listed = ", ".join(f"`{name}` {getattr(options, name)} (the run has {getattr(run, name)})" for name in different)

@@ -114,8 +114,8 @@ def _fit(
             on_epoch(solver)
 
     solver = CaptioningSolver(
-        model, data, update_rule="adam", optim_config={"learning_rate": options.lr}, lr_decay=options.lr_decay, batch_size=options.batch_size,
-        num_epochs=options.epochs, patience=options.patience or None, clip_norm=options.clip or None, seed=options.seed, verbose=False,
+        model, data, update_rule="adam", optim_config={"learning_rate": options.lr}, lr_decay=options.lr_decay, ema=options.ema,
+        select=options.select, batch_size=options.batch_size,        num_epochs=options.epochs, patience=options.patience or None, clip_norm=options.clip or None, seed=options.seed, verbose=False,
         progress=progress, on_step=saver.on_step, on_epoch=ended,
     )  # fmt: skip
     _furnish(options, out, data, model.config, config)

@@ -9,6 +9,8 @@ import numpy as np
 from xpcap.data.vocabulary import Vocabulary
 from xpcap.errors import DataError, OptionError, unknown
 from xpcap.models.parameters import Parameters
+from xpcap.training.descent import check_decays
+from xpcap.training.selection import SELECT
 
 
 def refuse_keywords(function: Callable[..., Any], given: Mapping[str, Any]) -> None:
@@ -29,8 +31,11 @@ def check_options(solver: Any, seed: Any) -> None:
     check_model(solver.model)
     for name in ("batch_size", "num_epochs", "print_every", *(["patience"] if solver.patience is not None else [])):
         check_count(name, getattr(solver, name))
-    for name in ("lr_decay", *(["clip_norm"] if solver.clip_norm is not None else [])):
-        check_positive(name, getattr(solver, name))
+    if solver.clip_norm is not None:
+        check_positive("clip_norm", solver.clip_norm)
+    check_decays(solver.lr_decay, solver.ema)
+    if solver.select not in SELECT:
+        raise unknown("CaptioningSolver", "select", solver.select, SELECT)
     if seed is not None and not (isinstance(seed, int | np.integer) and seed >= 0):
         raise OptionError(f"CaptioningSolver: seed is {seed!r}, expected a whole number of at least 0, or None")
     check_words(getattr(solver.model, "word_to_idx", {}), solver.data.vocabulary)

@@ -10,10 +10,16 @@ Record = dict[str, Any]
 
 
 def best_of(history: Sequence[Record]) -> Record | None:
-    """The record with the lowest validation loss, the first of equals; the latest if there is no validation; None of no records."""
-    if not history or "val_loss" not in history[-1]:
-        return history[-1] if history else None
-    return min(history, key=lambda record: record["val_loss"])
+    """The record with the best captions of the val split by CIDEr-D, else the lowest validation loss, the first of equals.
+
+    Without validation it is the latest; of no records, None.
+    """
+    figures = history[-1] if history else {}
+    if "val_cider" in figures:
+        return max(history, key=lambda record: record["val_cider"])
+    if "val_loss" in figures:
+        return min(history, key=lambda record: record["val_loss"])
+    return history[-1] if history else None
 
 
 class EpochHistory:
@@ -27,7 +33,7 @@ class EpochHistory:
     Attributes
     ----------
     history : one dict an epoch: epoch, iteration, learning_rate, train_loss, train_accuracy, and with a val split val_loss,
-        val_perplexity, val_accuracy
+        val_perplexity, val_accuracy, and where captions select the best, val_cider
     times : one dict an epoch: epoch, steps, train_seconds, check_seconds
     best_params : the parameters of the best epoch, in a buffer of their own; empty before the first
     """
@@ -56,7 +62,7 @@ class EpochHistory:
 
     @property
     def best_val_loss(self) -> float:
-        """The lowest validation loss; infinity if there is none."""
+        """Validation loss of the best epoch; infinity if there is none."""
         return self._best.get("val_loss", float("inf"))
 
     @property

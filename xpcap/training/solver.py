@@ -1,5 +1,6 @@
 """CaptioningSolver: the training loop. Take a batch, get its loss and gradients, clip, update, record; evaluate after each epoch."""
 
+import copy
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -17,18 +18,19 @@ from xpcap.models.batch import Batch, FeatureRows
 from xpcap.ops import global_norm
 from xpcap.progress import BAR_SECONDS, Pace, bar, say
 from xpcap.training.checks import check_options, check_positive, refuse_keywords
+from xpcap.training.descent import Descent
 from xpcap.training.group import ALONE, Group
 from xpcap.training.history import EpochHistory, Record
 from xpcap.training.objectives import Objective, cross_entropy
 from xpcap.training.order import EpochOrder
-from xpcap.training.state import TrainingState, by_parameter, capture, check_fits, optimizer_config, restore_model, restore_order
-from xpcap.training.validation import accuracy, evaluate
+from xpcap.training.state import TrainingState, by_parameter, capture, check_fits, restore_descent, restore_order
+from xpcap.training.validation import Judge, accuracy
 from xpcap.training.watch import StepRecord
 from xpcap.workspace import Workspace
 
 
 class CaptioningSolver(EpochHistory):
-    """Train a captioner.
+    """Train a captioner: CS231n's class, with what it only promised, which is validation, best parameters, and epochs without replacement.
 
     Parameters
     ----------
@@ -36,12 +38,14 @@ class CaptioningSolver(EpochHistory):
     data : CaptionData, or the dict that load_coco_data returns
     update_rule : "sgd", "sgd_momentum", "rmsprop" or "adam"
     optim_config : hyperparameters of the rule, as in xpcap.optim
-    lr_decay : multiplies the learning rate after each epoch
+    lr_decay : multiplies the learning rate after each epoch; "linear": the rate falls with every step, to zero after the last epoch
+    ema : decay of a moving average of the parameters. It is validated, and kept if it is the best; training goes on as without it. 0: no average
+    select : what tells the best epoch: "loss", the lowest validation loss, or "cider", the highest CIDEr-D of greedy captions of the val split
     batch_size, num_epochs : an epoch visits every training caption once, in an order of its own; its last batch may be smaller
     print_every, verbose : print the loss every `print_every` steps
     clip_norm : largest global norm of a gradient; None: no clipping. The loss is summed over time: 5 on a per-word mean is about 55 here
     seed : of the order of captions; None draws it from NumPy's legacy global stream. Dropout masks come from `model.seed` and the iteration
-    patience : stop after this many epochs in a row without a lower validation loss; None: never before `num_epochs`
+    patience : stop after this many epochs in a row without a better one; None: never before `num_epochs`
     progress : show a progress bar where standard error is a terminal
     on_step : called with the solver after each step and between the batches of a validation: `state` may be asked for there. What it raises
         ends training; `train`, or the state, goes on from there
@@ -59,10 +63,6 @@ class CaptioningSolver(EpochHistory):
     ------
     OptionError : an unknown keyword, rule or hyperparameter, with the nearest known one, or a bad value. DataError : data that does not fit together, or
         a word to which model and data give different ids. TypeError : a model whose parameters are not a Parameters.
-
-    Notes
-    -----
-    CS231n's class, with what it only promised: validation, best parameters, epochs without replacement.
     """
 
     def __init__(
@@ -72,7 +72,9 @@ class CaptioningSolver(EpochHistory):
         *,
         update_rule: str = "sgd",
         optim_config: Mapping[str, Any] | None = None,
-        lr_decay: float = 1.0,
+        lr_decay: float | str = 1.0,
+        ema: float = 0.0,
+        select: str = "loss",
         batch_size: int = 100,
         num_epochs: int = 10,
         print_every: int = 10,
@@ -90,18 +92,17 @@ class CaptioningSolver(EpochHistory):
         refuse_keywords(CaptioningSolver, unknown_keywords)
         super().__init__(num_epochs, patience)
         self.model, self.data = model, data if isinstance(data, CaptionData) else from_coco(data)
-        self.update_rule, self.optim_config = update_rule, dict(optim_config or {})
-        self.lr_decay, self.clip_norm = lr_decay, clip_norm
-        self.batch_size, self.print_every, self.verbose, self.progress = batch_size, print_every, verbose, progress
-        self.on_step, self.on_epoch, self.objective, self.group = on_step, on_epoch, objective, group
+        self.update_rule, self.optim_config, self.lr_decay, self.ema = update_rule, dict(optim_config or {}), lr_decay, ema
+        self.select, self.clip_norm, self.batch_size, self.objective, self.group = select, clip_norm, batch_size, objective, group
+        self.print_every, self.verbose, self.progress, self.on_step, self.on_epoch = print_every, verbose, progress, on_step, on_epoch
         check_options(self, seed)
         flat = model.params.flat
         self._on_host = get_array_module(flat) is np
         self._order = EpochOrder(len(self.data.split("train").captions), seed)
-        self._config = optim.init(update_rule, flat, self.optim_config)
-        self._feed = Feed(self.data, flat)
+        self._feed, self._record = Feed(self.data, flat), StepRecord(flat, self.steps_per_epoch)
+        self._judge = Judge(copy.deepcopy(model) if ema else model, self.data, self._feed, select)
+        self._descent = Descent(update_rule, self.optim_config, flat, self._judge.model.params if ema else None)
         self._workspace = Workspace(flat, cores() if self._on_host else 1)
-        self._record = StepRecord(flat, self.steps_per_epoch)
         self._pace = Pace(BAR_SECONDS)  # of reading losses for the progress bar
         self._report_due = False  # on_epoch has yet to hear of the last epoch
 
@@ -119,6 +120,7 @@ class CaptioningSolver(EpochHistory):
             self._report_epoch()
         elif self.finished:
             self._last_epoch = self.epoch + self.num_epochs
+            self._descent.begin_again(self.lr_decay)
             self._train_epoch()
         while not self.group.any(self.finished):
             self._train_epoch()
@@ -135,8 +137,8 @@ class CaptioningSolver(EpochHistory):
         trained = time.perf_counter()
         record = self._evaluate_epoch()
         seconds = {"train_seconds": trained - start, "check_seconds": time.perf_counter() - trained}
-        self._add_epoch(record, {"epoch": record["epoch"], "steps": self._order.position - first, **seconds}, self.model.params)
-        self._config["learning_rate"] *= self.lr_decay
+        self._add_epoch(record, {"epoch": record["epoch"], "steps": self._order.position - first, **seconds}, self._judge.model.params)
+        self._descent.end_epoch(self.lr_decay)
         self._order.end()
         self._report_due = True
         self._report_epoch()
@@ -146,6 +148,7 @@ class CaptioningSolver(EpochHistory):
         batch = self._feed.minibatch("train", captions)._replace(step=self.iteration)
         loss, norm = self._step(batch, require_finite=self._on_host)
         self._record.add(loss, norm)
+        self._descent.end_step(self.lr_decay, (self._last_epoch - self.epoch) * self.steps_per_epoch - self._order.position)
         self._order.position += 1
 
     def _step(self, batch: Batch, require_finite: bool = False) -> tuple[Array, Array]:
@@ -156,7 +159,7 @@ class CaptioningSolver(EpochHistory):
         norm = global_norm(grads.flat, buffer) if self.clip_norm is None else optim.clip_by_global_norm(grads.flat, self.clip_norm, buffer)
         if require_finite and self.group.any(not (np.isfinite(loss) and np.isfinite(norm))):
             self._fail(self._record.explain(loss, norm, self.model.params, grads, self.learning_rate))
-        optim.update(self.update_rule, self.model.params.flat, grads.flat, self._config)
+        self._descent.update(self.model.params.flat, grads.flat, self.ema, self.iteration + 1)
         return loss, norm
 
     def step(self, features: Array | FeatureRows, captions: Array) -> Array:
@@ -195,17 +198,17 @@ class CaptioningSolver(EpochHistory):
     @property
     def learning_rate(self) -> float:
         """The learning rate of the next step; `lr_decay` goes on from a value that is set. OptionError : not a positive number."""
-        return self._config["learning_rate"]
+        return self._descent.config["learning_rate"]
 
     @learning_rate.setter
     def learning_rate(self, value: float) -> None:
         check_positive("learning_rate", value)
-        self._config["learning_rate"] = float(value)
+        self._descent.config["learning_rate"] = float(value)
 
     @property
     def optim_configs(self) -> dict[str, Mapping[str, Any]]:
         """The rule's config for each parameter, read-only. There is one flat config: state arrays here are views of it."""
-        return by_parameter(self.update_rule, self._config, self.model.params.shapes)
+        return by_parameter(self.update_rule, self._descent.config, self.model.params.shapes)
 
     def check_accuracy(self, X: Array, y: Array, num_samples: int | None = None, batch_size: int = 100) -> float:
         """Share of the words of captions y (N, T+1) that the model scores highest, given features X (N, D) and the words before.
@@ -219,7 +222,7 @@ class CaptioningSolver(EpochHistory):
         self._require_finite()
         record = {"epoch": self.epoch + 1, "iteration": self.iteration, "learning_rate": self.learning_rate}
         record["train_loss"] = float(np.mean(self.loss_history[-self.steps_per_epoch :]))
-        record |= evaluate(self.model, self.data, self._feed, between=self._call_on_step)
+        record |= self._judge(between=self._call_on_step)
         if not np.isfinite(val_loss := record.get("val_loss", 0.0)):
             cause = f"is the learning rate, now {self.learning_rate:g}, too high?"
             self._fail(f"val_loss of epoch {record['epoch']} is {val_loss}, expected a finite number; {cause}")
@@ -264,7 +267,7 @@ class CaptioningSolver(EpochHistory):
         TrainingError : a loss, gradient norm, parameter or moment is not finite: there is nothing to go on from.
         """
         self._require_finite()
-        return capture(self.model, self.update_rule, self._config, self._order, self.batch_size, self.loss_history, self.history)
+        return capture(self.model.params, self._descent, self._order, self.batch_size, self.loss_history, self.history)
 
     def restore(self, state: TrainingState, best_params: Mapping[str, Array] | None = None) -> None:
         """Go on from a state: the next `train` does what it would have done then. On the host that is bit for bit with the same machine and threads,
@@ -280,19 +283,14 @@ class CaptioningSolver(EpochHistory):
         DataError : a state of another model, data set, rule or batch size. ValueError : best_params of another model. Nothing is changed then.
         """
         params = self.model.params
-        check_fits(state, self.model, self.update_rule, self._order, self.batch_size)
-        config, best = optimizer_config(state, params.flat), None
-        if best_params is not None:
-            best = params.copy()
-            best.assign(best_params)
-        self._config, self._report_due = config, False
-        restore_model(state, self.model)
+        check_fits(state, params, self._descent, self._order, self.batch_size)
+        best = None if best_params is None else params.holding(best_params)
+        restore_descent(state, params, self._descent)
+        self._report_due = False
         restore_order(state, self._order)
         self._record = StepRecord(params.flat, self.steps_per_epoch, state.losses.tolist())
-        self._restore_epochs(state.history, params.copy() if best is None and state.is_best else best)
+        self._restore_epochs(state.history, self._judge.model.params.copy() if best is None and state.is_best else best)
 
     def __reduce__(self) -> Any:
-        raise TypeError(
-            "CaptioningSolver: cannot be copied or pickled, since it holds callbacks and buffers on a device; "
-            "make another solver from the same arguments, and write other.restore(solver.state())"
-        )
+        why = "since it holds callbacks and buffers; make another solver from the same arguments, and write other.restore(solver.state())"
+        raise TypeError(f"CaptioningSolver: cannot be copied or pickled, {why}")

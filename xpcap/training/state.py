@@ -10,6 +10,7 @@ from xpcap import optim
 from xpcap.backend import Array, asarray, to_numpy
 from xpcap.errors import DataError, TrainingError
 from xpcap.models.parameters import Parameters
+from xpcap.training.descent import Descent
 from xpcap.training.history import best_of
 from xpcap.training.order import EpochOrder
 
@@ -31,6 +32,7 @@ class TrainingState(NamedTuple):
     losses: np.ndarray  # (iterations,), of the dtype of the parameters
     history: list[dict[str, Any]]  # one record an epoch
     order_rng: dict[str, Any]  # of numpy.random.Generator.bit_generator
+    average: Parameters | None = None  # of the parameters, laid out like them, where the solver keeps one
 
     @property
     def iteration(self) -> int:
@@ -43,15 +45,19 @@ class TrainingState(NamedTuple):
         return len(self.history)
 
     @property
+    def judged(self) -> Parameters:
+        """What is validated, and kept if it is the best: the average, or the parameters where there is none."""
+        return self.params if self.average is None else self.average
+
+    @property
     def is_best(self) -> bool:
-        """Whether its parameters are those of the best epoch: that one has just ended."""
+        """Whether `judged` is the best so far: the best epoch has just ended."""
         return self.order is None and bool(self.history) and best_of(self.history) is self.history[-1]
 
 
 def capture(
-    model: Any,
-    rule: str,
-    config: Mapping[str, Any],
+    params: Parameters,
+    descent: Descent,
     order: EpochOrder,
     batch_size: int,
     losses: Sequence[float],
@@ -63,7 +69,7 @@ def capture(
     ------
     TrainingError : a parameter or moment is not finite.
     """
-    params = model.params
+    rule, config = descent.rule, descent.config
     state = TrainingState(
         params=_on_host(params, params.flat),
         rule=rule,
@@ -76,6 +82,7 @@ def capture(
         losses=np.array(losses, params.flat.dtype),
         history=[dict(record) for record in history],
         order_rng=dict(order.rng.bit_generator.state),
+        average=None if descent.average is None else _on_host(params, descent.average.flat),
     )
     cause = f"iteration {state.iteration}; is the learning rate, now {config['learning_rate']:g}, too high?"
     for thing, arrays in (("the value", state.params), *((f"{rule}'s {key}", moment) for key, moment in state.moments.items())):
@@ -83,11 +90,11 @@ def capture(
     return state
 
 
-def check_fits(state: TrainingState, model: Any, rule: str, order: EpochOrder, batch_size: int) -> None:
-    """DataError : the state is of another model, data set, update rule or batch size."""
-    params = model.params
+def check_fits(state: TrainingState, params: Parameters, descent: Descent, order: EpochOrder, batch_size: int) -> None:
+    """DataError : the state is of another model, data set, update rule or batch size, or only one of the two has an average."""
     pairs = {
-        "update rule": (state.rule, rule),
+        "update rule": (state.rule, descent.rule),
+        "an average of the parameters": (state.average is not None, descent.average is not None),
         "batch_size": (state.batch_size, batch_size),
         "number of captions": (state.captions, order.count),
         "parameters": (dict(state.params.shapes), dict(params.shapes)),
@@ -100,8 +107,16 @@ def check_fits(state: TrainingState, model: Any, rule: str, order: EpochOrder, b
             )
 
 
-def optimizer_config(state: TrainingState, like: Array) -> optim.Config:
-    """The state's complete config for its rule, arrays copied to the library of `like`. DataError : hyperparameters that cannot be."""
+def restore_descent(state: TrainingState, params: Parameters, descent: Descent) -> None:
+    """Copy the state's parameters, their average and the optimizer's state into those of a solver. DataError : hyperparameters that cannot be."""
+    descent.config = _optimizer_config(state, params.flat)
+    for ours, theirs in ((params, state.params), (descent.average, state.average)):
+        if ours is not None and theirs is not None:
+            ours.flat[...] = asarray(theirs.flat, like=ours.flat)
+
+
+def _optimizer_config(state: TrainingState, like: Array) -> optim.Config:
+    """The state's complete config for its rule, arrays copied to the library of `like`."""
     try:
         config = optim.init(state.rule, like, state.optimizer)
     except ValueError as error:
@@ -116,12 +131,6 @@ def by_parameter(rule: str, config: optim.Config, shapes: Mapping[str, tuple[int
     moments = {key: Parameters(shapes, config[key]) for key in optim.STATE[rule]}
     rest = {key: value for key, value in config.items() if key not in moments}
     return {name: MappingProxyType({**rest, **{key: views[name] for key, views in moments.items()}}) for name in shapes}
-
-
-def restore_model(state: TrainingState, model: Any) -> None:
-    """Copy the state's parameters into the model."""
-    flat = model.params.flat
-    flat[...] = asarray(state.params.flat, like=flat)
 
 
 def restore_order(state: TrainingState, order: EpochOrder) -> None:

@@ -10,18 +10,21 @@ from xpcap.models.parameters import Parameters
 from xpcap.optim import STATE
 from xpcap.training.state import TrainingState, check_finite
 
-_ORDER, _LOSSES = "order", "losses"
+_ORDER, _LOSSES, _AVERAGE = "order", "losses", "average."
 VALIDATED = {"val_loss", "val_perplexity", "val_accuracy"}  # a record has all of them or none
+FIGURES = {*VALIDATED, "val_cider"}  # all records have the same
 SQUARED = {"v", "cache"}  # state arrays that are means of squares
 MOST = 2**53  # of any count: what JSON and doubles hold exactly
 Shapes = Mapping[str, tuple[int, ...]]
 
 
 def to_tensors(state: TrainingState) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-    """A state as arrays by name (parameters by their own, moments as ``adam.m.Wx``) and a JSON object."""
+    """A state as arrays by name (parameters by their own, moments as ``adam.m.Wx``, an average as ``average.Wx``) and a JSON object."""
     tensors = {**state.params, _LOSSES: state.losses}
     for key, moment in state.moments.items():
         tensors |= {f"{state.rule}.{key}.{name}": value for name, value in moment.items()}
+    if state.average is not None:
+        tensors |= {_AVERAGE + name: value for name, value in state.average.items()}
     if state.order is not None:
         tensors[_ORDER] = state.order
     meta = {
@@ -68,6 +71,7 @@ def from_tensors(where: str, tensors: Mapping[str, np.ndarray], meta: Mapping[st
         losses=losses,
         history=_history(where, meta),
         order_rng=_rng(where, _object(where, meta, "rng").get("order")),
+        average=_named(where, _AVERAGE, tensors, shapes, losses.dtype) if _averaged(tensors) else None,
     )
 
 
@@ -85,9 +89,15 @@ def _rule(where: str, rule: Any) -> str:
 
 def _check_names(where: str, rule: str, tensors: Mapping[str, np.ndarray], shapes: Shapes) -> None:
     expected = {*shapes, _LOSSES, *(f"{rule}.{key}.{name}" for key in STATE[rule] for name in shapes)}
+    if _averaged(tensors):
+        expected |= {_AVERAGE + name for name in shapes}
     if (found := set(tensors) - {_ORDER}) != expected:
         odd = ", ".join(sorted(found ^ expected)[:5])
         raise DataError(f"{where}: {odd} missing or unknown, expected parameters, losses and the state of {rule}; from another run?")
+
+
+def _averaged(tensors: Mapping[str, np.ndarray]) -> bool:
+    return any(name.startswith(_AVERAGE) for name in tensors)
 
 
 def _losses(where: str, losses: np.ndarray, iterations: int) -> np.ndarray:
@@ -152,7 +162,7 @@ def _history(where: str, meta: Mapping[str, Any]) -> list[dict[str, Any]]:
     if not isinstance(history, list) or len(history) != _count(where, meta, "epoch"):
         raise DataError(f"{where}: history is {_short(history)}, expected a list of {_short(meta.get('epoch'))} records; damaged?")
     for number, record in enumerate(history, start=1):
-        if not _is_record(record, number) or (VALIDATED & set(record)) != (VALIDATED & set(history[0])):
+        if not _is_record(record, number) or (FIGURES & set(record)) != (FIGURES & set(history[0])):
             raise DataError(f"{where}: record {number} of the history is {_short(record)}, expected the figures of epoch {number}; damaged?")
     return history
 

@@ -7,29 +7,39 @@ from xpcap.backend import Array, to_numpy
 from xpcap.data.dataset import CaptionData, spread
 from xpcap.data.feed import Feed
 from xpcap.metrics import TeacherForced, teacher_forced
+from xpcap.training.selection import CaptionScore
 
 ACCURACY_SAMPLE = 1000  # training captions, at most, that train_accuracy is measured on
 
 
-def evaluate(model: Any, data: CaptionData, feed: Feed, between: Callable[[], None]) -> dict[str, float]:
-    """Accuracy on training captions, and with a val split loss, perplexity and accuracy there.
+class Judge:
+    """Accuracy on training captions, and with a val split loss, perplexity and accuracy there, and the score of captions if that selects the best.
 
     Validation takes no more captions than there are to train on, spread evenly over the split, so that it stays a small part of an epoch.
 
     Parameters
     ----------
+    model : what is judged
     feed : of `data`
-    between : called between batches; what it raises ends the evaluation
+    select : a name in SELECT
     """
 
-    def scored(split: str, most: int) -> TeacherForced:
-        return teacher_forced(model, feed, split, spread(len(data.split(split).captions), most), between=between)
+    def __init__(self, model: Any, data: CaptionData, feed: Feed, select: str) -> None:
+        self.model, self._data, self._feed = model, data, feed
+        self._captions = CaptionScore(data) if select == "cider" and "val" in data.splits else None
 
-    figures = {"train_accuracy": scored("train", ACCURACY_SAMPLE).accuracy}
-    if "val" in data.splits:
-        val = scored("val", len(data.split("train").captions))
-        figures |= {"val_loss": val.loss, "val_perplexity": val.perplexity, "val_accuracy": val.accuracy}
-    return figures
+    def __call__(self, between: Callable[[], None]) -> dict[str, float]:
+        """The figures of the model now. `between` is called between batches; what it raises ends the evaluation."""
+        figures = {"train_accuracy": self._scored("train", ACCURACY_SAMPLE, between).accuracy}
+        if "val" in self._data.splits:
+            val = self._scored("val", len(self._data.split("train").captions), between)
+            figures |= {"val_loss": val.loss, "val_perplexity": val.perplexity, "val_accuracy": val.accuracy}
+        if self._captions is not None:
+            figures["val_cider"] = self._captions(self.model, between)
+        return figures
+
+    def _scored(self, split: str, most: int, between: Callable[[], None]) -> TeacherForced:
+        return teacher_forced(self.model, self._feed, split, spread(len(self._data.split(split).captions), most), between=between)
 
 
 def accuracy(model: Any, features: Array, captions: Array, most: int | None, batch_size: int) -> float:

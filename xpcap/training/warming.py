@@ -7,6 +7,7 @@ import numpy as np
 from xpcap import optim
 from xpcap.backend import is_device_array
 from xpcap.ops import global_norm
+from xpcap.training.descent import Descent
 from xpcap.training.solver import CaptioningSolver
 from xpcap.training.watch import StepRecord
 from xpcap.workspace import Workspace
@@ -25,6 +26,9 @@ def warm_up(solver: CaptioningSolver) -> None:
     batch = solver._feed.minibatch("train", numbers)  # sends the features, which stay there
     loss, grads = solver.objective(model, batch, Workspace(flat, 1))
     norm = global_norm(grads.flat) if solver.clip_norm is None else optim.clip_by_global_norm(grads.flat, solver.clip_norm)
-    optim.update(solver.update_rule, model.params.flat, grads.flat, optim.init(solver.update_rule, flat, solver.optim_config))
+    average = model.params.copy() if solver.ema else None
+    Descent(solver.update_rule, solver.optim_config, flat, average).update(model.params.flat, grads.flat, solver.ema, 1)
     record.add(loss, norm)
+    if solver.select == "cider":
+        model.sample(solver.data.features("train", solver.data.split("train").image_idxs[numbers]), 1)
     float(model.score(batch.features, batch.captions).nll)  # waits, so that the work itself is done too
