@@ -87,8 +87,9 @@ def test_every_gradient_matches_finite_differences(cell: str, inject: str, dropo
         model.params[name] = rng.standard_normal(model.params[name].shape) / 2
 
     def loss(*_: Any) -> Any:
-        return model.loss(features, captions, step=11)
+        return model.loss(features, captions, step=11, smoothing=smoothing)
 
+    smoothing = dropout / 2  # both or neither
     grads = loss()[1]
     for name, value in model.params.items():
         numeric = eval_numerical_gradient(lambda _: loss()[0], value, verbose=False)
@@ -360,9 +361,10 @@ def test_bad_arguments_are_named_with_what_was_wanted(call: Any, error: type[Exc
 @pytest.mark.parametrize("dropout", [0.0, 0.4])
 def test_loss_and_gradients_agree_on_both_libraries(cell: str, inject: str, dropout: float, rng: np.random.Generator) -> None:
     features, captions = batch(rng)
-    host_loss, host_grads = make(cell, dropout, inject=inject).loss(features, captions)
+    smoothing = dropout / 2
+    host_loss, host_grads = make(cell, dropout, inject=inject).loss(features, captions, smoothing=smoothing)
     with use_backend("cupy"):
-        loss, grads = make(cell, dropout, inject=inject).loss(features, captions)
+        loss, grads = make(cell, dropout, inject=inject).loss(features, captions, smoothing=smoothing)
     assert float(loss) == pytest.approx(float(host_loss), rel=1e-12)
     for name, grad in grads.items():
         np.testing.assert_allclose(to_numpy(grad), host_grads[name], rtol=1e-10, atol=1e-12, err_msg=name)

@@ -34,7 +34,7 @@ def rnn_cell_backward_arguments(draw: Callable[..., np.ndarray]) -> tuple[Any, .
 
 def softmax_loss_arguments(draw: Callable[..., np.ndarray]) -> list[tuple[Any, ...]]:
     scores, targets = 3 * draw(N, V), np.array([0, 3, 3, V - 1, 5], np.int32)
-    return [(scores, targets, scale, draw(N, V)) for scale in (draw(N), 0.125)]
+    return [(scores, targets, scale, draw(N, V), smoothing) for scale in (draw(N), 0.125) for smoothing in (0.0, 0.2)]
 
 
 def segment_sum_arguments(draw: Callable[..., np.ndarray]) -> tuple[Any, ...]:
@@ -67,8 +67,8 @@ def product_arguments(draw: Callable[..., np.ndarray]) -> tuple[Any, ...]:
 def word_loss_arguments(draw: Callable[..., np.ndarray]) -> list[tuple[Any, ...]]:
     words = np.abs(draw(300) * 500).astype(np.int32) % 1000
     return [
-        (draw(300, 512) / 20, draw(512, 1000) / 20, draw(1000), words, scale, draw(300), draw(300, 1000), draw(300, 512))
-        for scale in (draw(300), 0.125)
+        (draw(300, 512) / 20, draw(512, 1000) / 20, draw(1000), words, scale, draw(300), draw(300, 1000), draw(300, 512), smoothing)
+        for scale, smoothing in ((draw(300), 0.0), (0.125, 0.1))
     ]
 
 

@@ -105,7 +105,22 @@ def test_twin_softmax_loss_takes_huge_and_infinite_scores_as_the_equations_do(re
         nll, dscores = softmax_equations(scores, targets)
     got_nll, got = guarded(np.full(len(rows), nan, REALS[real])), guarded(np.full(scores.shape, nan, REALS[real]))
     bias = np.zeros(4, REALS[real])
-    launch("softmax_loss", real, len(rows), scores, bias, targets, bias, np.float64(1), got_nll, got, np.int32(0), np.int32(0), np.int32(4))
+    launch(
+        "softmax_loss",
+        real,
+        len(rows),
+        scores,
+        bias,
+        targets,
+        bias,
+        np.float64(1),
+        np.float64(0),
+        got_nll,
+        got,
+        np.int32(0),
+        np.int32(0),
+        np.int32(4),
+    )
     np.testing.assert_allclose(got_nll, nll, rtol=TOLERANCE[real])
     np.testing.assert_allclose(got, dscores, rtol=TOLERANCE[real], atol=TOLERANCE[real])
 
@@ -116,7 +131,7 @@ def test_twin_softmax_loss_of_a_target_outside_the_vocabulary_is_nan(real: str, 
     """And nothing beyond the scores is read or written."""
     scores, nll, got = (guarded(np.full(shape, 0.5, REALS[real])) for shape in ((1, 4), 1, (1, 4)))
     one = np.ones(4, REALS[real])
-    launch("softmax_loss", real, 1, scores, one, np.array([target], np.int32), one, np.float64(1), nll, got, *ints(1, 0, 4))
+    launch("softmax_loss", real, 1, scores, one, np.array([target], np.int32), one, np.float64(1), np.float64(0), nll, got, *ints(1, 0, 4))
     assert np.isnan(nll[0])
     np.testing.assert_allclose(got, 0.25)
     assert all(bands_are_whole(x) for x in (nll, got))
@@ -207,6 +222,7 @@ PLANTS = [
     Plant("softmax_loss", "no barrier before the sums take the maximum's place", BARRIER, "", 2),
     Plant("softmax_loss", "no barrier before the sums meet", BARRIER, "", 3),
     Plant("softmax_loss", "no barrier within the tree of sums", BARRIER, "", 4),
+    Plant("softmax_loss", "no barrier before the sum of scores takes the sum's place", BARRIER, "", 5),
     Plant("softmax_loss", "the target's score read after the gradient took its place", "most - target_score", "most - scores[row + target]", 0, -2),
     Plant("squares", "no barrier before the sums meet", BARRIER, "", 0),
     Plant("weighted_sum", "no barrier within the tree", BARRIER, "", 1),
@@ -324,6 +340,7 @@ def test_twin_reads_what_a_kernel_takes() -> None:
         ("targets", "int", True, True),
         ("scale", "real", True, True),
         ("same", "double", False, False),
+        ("smoothing", "double", False, False),
         ("nll", "real", True, False),
         ("dscores", "real", True, False),
         ("biased", "int", False, False),

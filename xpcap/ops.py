@@ -111,36 +111,41 @@ def log_softmax(scores: Array) -> Array:
     return shifted - xp.log(xp.exp(shifted).sum(axis=-1, keepdims=True))
 
 
-def softmax_loss(scores: Array, targets: Array, scale: Array | float, out: Array | None = None) -> tuple[Array, Array]:
-    """Negative log-likelihood nll (R,) of targets (R,) under scores (R, V), and the gradient dscores (R, V) of sum(scale * nll).
+def softmax_loss(scores: Array, targets: Array, scale: Array | float, out: Array | None = None, smoothing: float = 0.0) -> tuple[Array, Array]:
+    """Cross entropy nll (R,) of scores (R, V) with q, and the gradient dscores (R, V) of sum(scale * nll).
 
-    dscores[r] = scale[r] * (softmax(scores[r]) - onehot(targets[r])), with scale (R,), or one number for all rows. `out` receives dscores and may be
-    scores itself.
+    q[r] = (1 - smoothing) * onehot(targets[r]) + smoothing / V;  nll[r] = -sum(q[r] * log softmax(scores[r]))
+    dscores[r] = scale[r] * (softmax(scores[r]) - q[r]), with scale (R,), or one number for all rows
+
+    Without smoothing nll is the negative log-likelihood of the targets. `out` receives dscores and may be scores itself.
     """
     if out is None:
         out = get_array_module(scores).empty_like(scores)
     if fast := kernels.find("softmax_loss", scores, targets, scale, out):
-        return fast(scores, targets, scale, out)
+        return fast(scores, targets, scale, out, smoothing)
     xp = get_array_module(scores, targets)
     rows = xp.arange(scores.shape[0])
     log_p = log_softmax(scores)
     xp.exp(log_p, out=out)
-    out[rows, targets] -= 1
+    out[rows, targets] -= 1 - smoothing
+    nll = (smoothing - 1) * log_p[rows, targets]
+    if smoothing:
+        out -= smoothing / scores.shape[1]
+        nll -= smoothing * log_p.mean(axis=1)
     out *= scale if isinstance(scale, float) else scale[:, None]
-    return -log_p[rows, targets], out
+    return nll, out
 
 
-def word_loss(h: Array, w: Array, b: Array, targets: Array, scale: Array | float, nll: Array, dscores: Array, dh: Array) -> None:
-    """nll (R,) of targets (R,) under the scores h @ w + b, with h (R, H), w (H, V), and its gradients: dscores (R, V) and dh (R, H), all written to.
-
-    dscores, as in softmax_loss, is the gradient of sum(scale * nll);  dh = dscores @ w.T
-    """
+def word_loss(
+    h: Array, w: Array, b: Array, targets: Array, scale: Array | float, nll: Array, dscores: Array, dh: Array, smoothing: float = 0.0
+) -> None:
+    """softmax_loss of the scores h @ w + b, with h (R, H), w (H, V): nll (R,), dscores (R, V) and dh = dscores @ w.T (R, H), all written to."""
     if fast := kernels.find("word_loss", h, w, b, targets, scale, nll, dscores, dh):
-        fast(h, w, b, targets, scale, nll, dscores, dh)
+        fast(h, w, b, targets, scale, nll, dscores, dh, smoothing)
         return
     scores = product(h, w, out=dscores)
     scores += b
-    nll[...], _ = softmax_loss(scores, targets, scale, out=dscores)
+    nll[...], _ = softmax_loss(scores, targets, scale, dscores, smoothing)
     product(dscores, w.T, out=dh)
 
 

@@ -223,26 +223,31 @@ def rnn_cell_backward(draw: Draw, n: int, H: int = 1, same: str = "") -> Case:
     return Case("rnn_cell_backward", (draw.blocks(n * H),), draw.threads, args, {3: placed(da, FIRST, values)})
 
 
-def softmax_loss(draw: Draw, rows: int, V: int, same: str = "", biased: bool = False, each: bool = True) -> Case:
+def softmax_loss(
+    draw: Draw, rows: int, V: int, same: str = "", biased: bool = False, each: bool = True, smoothing: float = 0.0
+) -> Case:  # fmt: skip
     """Without a bias, or with one scale for all, NaN stands where nothing is to be read."""
     scores, targets, scale = draw.normal(rows, V), guarded(draw.rng.integers(0, V, rows).astype(np.int32)), draw.normal(rows)
     scores *= 3
     bias = draw.normal(V) if biased else draw.poison(V)
-    nll, dscores = softmax_equations(wide(scores) + (wide(bias) if biased else 0), targets)
+    nll, dscores = softmax_equations(wide(scores) + (wide(bias) if biased else 0), targets, smoothing)
     out = scores if same == "dscores is scores" else draw.poison(rows, V)
     if not each:
         scale[...] = np.nan
-    args = [scores, bias, targets, scale, np.float64(0.375), draw.poison(rows), out, *ints(biased, each, V)]
-    return Case("softmax_loss", (rows,), draw.threads, args, {5: nll, 6: dscores * (wide(scale)[:, None] if each else 0.375)})
+    args = [scores, bias, targets, scale, np.float64(0.375), np.float64(smoothing), draw.poison(rows), out, *ints(biased, each, V)]
+    return Case("softmax_loss", (rows,), draw.threads, args, {6: nll, 7: dscores * (wide(scale)[:, None] if each else 0.375)})
 
 
-def softmax_equations(scores: np.ndarray, targets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def softmax_equations(scores: np.ndarray, targets: np.ndarray, smoothing: float = 0.0) -> tuple[np.ndarray, np.ndarray]:
     every = np.arange(len(scores))
     shifted = scores - scores.max(axis=1, keepdims=True)
     log_p = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
     onehot = np.zeros_like(scores)
     onehot[every, targets] = 1
-    return -log_p[every, targets], np.exp(log_p) - onehot
+    if not smoothing:
+        return -log_p[every, targets], np.exp(log_p) - onehot
+    wanted = (1 - smoothing) * onehot + smoothing / scores.shape[1]
+    return -(wanted * log_p).sum(axis=1), np.exp(log_p) - wanted
 
 
 def segment_sum(draw: Draw, R: int, C: int, K: int, first: int = 0) -> Case:
@@ -450,6 +455,7 @@ CASES = {
             *({"rows": rows, "V": V} for rows, V in ((2, 300), (1, 1), (3, 2), (5, 255), (2, 256), (2, 257), (4, 1004))),
             *({"rows": 3, "V": V, "same": "dscores is scores", "biased": True, "each": V > 9} for V in (9, 300)),
             {"rows": 3, "V": 300, "each": False},
+            *({"rows": 3, "V": V, "same": "dscores is scores", "biased": True, "smoothing": 0.1} for V in (9, 300)),
         ],
     ),
     "start_states": Kernel("start.cu", start_states, [*_flat(), {"n": 300, "given": False}]),

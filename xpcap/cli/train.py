@@ -58,6 +58,7 @@ def option(name: str, kind: Any, text: str) -> Callable[[Function], Function]:
 @option("select", Choice(*SELECT), "What tells the best epoch: loss, or CIDEr-D of greedy captions, of the val split.")
 @option("clip", Number(0), "Largest global norm of a gradient; 0: no clipping.")
 @option("dropout", Number(0, 1, max_open=True), "Share of features, word vectors and hidden units dropped.")
+@option("smoothing", Number(0, 1, max_open=True), "Label smoothing: share of each target word's probability that all words get alike.")
 @option("inject", Choice(*INJECT), "How the image enters: as the initial state, or also as a term of every step.")
 @option("feature-scaling", Choice(*KINDS), "Scaling of image features, fitted on the train split.")
 @option("seed", click.IntRange(0, 2**63 - 1), "Seed of weights, order of captions, dropout and generated pictures.")

@@ -58,31 +58,32 @@ def _fits_scale(scale, x):
     return isinstance(scale, float) or fits(x, scale)
 
 
-def supports_softmax_loss(scores, targets, scale, out):
+def supports_softmax_loss(scores, targets, scale, out, *_):
     return fits(scores, out) and are_indices(targets) and _fits_scale(scale, scores)
 
 
-def softmax_loss(scores, targets, scale, out):
+def softmax_loss(scores, targets, scale, out, smoothing=0.0):
     nll = get_array_module(scores).empty(len(scores), scores.dtype)
-    _softmax_loss(scores, None, targets, scale, nll, out)
+    _softmax_loss(scores, None, targets, scale, nll, out, smoothing)
     return nll, out
 
 
-def _softmax_loss(scores, bias, targets, scale, nll, out):
+def _softmax_loss(scores, bias, targets, scale, nll, out, smoothing):
     """nll and gradient of softmax(scores + bias)."""
     (R, V), (array, number, each) = scores.shape, _scale(scale, nll)
     biased = (scores, i32(0)) if bias is None else (bias, i32(1))
-    launch("softmax_loss", "softmax_loss", scores, R, scores, biased[0], targets, array, number, nll, out, biased[1], each, i32(V))
+    numbers = number, np.float64(smoothing)
+    launch("softmax_loss", "softmax_loss", scores, R, scores, biased[0], targets, array, *numbers, nll, out, biased[1], each, i32(V))
 
 
-def supports_word_loss(h, w, b, targets, scale, nll, dscores, dh):
+def supports_word_loss(h, w, b, targets, scale, nll, dscores, dh, *_):
     there = fits(h, w, b, nll, dscores, dh) and are_indices(targets) and _fits_scale(scale, h)
     return there and cublas.supports_product(h, w, dscores)
 
 
-def word_loss(h, w, b, targets, scale, nll, dscores, dh):
+def word_loss(h, w, b, targets, scale, nll, dscores, dh, smoothing=0.0):
     cublas.product(h, w, dscores)
-    _softmax_loss(dscores, b, targets, scale, nll, dscores)
+    _softmax_loss(dscores, b, targets, scale, nll, dscores, smoothing)
     cublas.product(dscores, w.T, dh)
 
 

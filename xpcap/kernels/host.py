@@ -61,23 +61,27 @@ def _part(scale, rows):
     return scale if isinstance(scale, float) else scale[rows]
 
 
-def supports_softmax_loss(scores, targets, scale, out):
+def supports_softmax_loss(scores, targets, scale, out, *_):
     return _on_host(scores, targets, out) and _is_scale(scale) and scores.ndim == 2 and scores.shape[1] > 0
 
 
-def softmax_loss(scores, targets, scale, out):
+def softmax_loss(scores, targets, scale, out, smoothing=0.0):
     """ops.softmax_loss in place, a block of rows at a time, with one exp per score for both the probabilities and their sum."""
     nll = np.empty(len(scores), scores.dtype)
     for rows in _blocks(*scores.shape):
         p, chosen = out[rows], (np.arange(rows.stop - rows.start), targets[rows])
         np.subtract(scores[rows], scores[rows].max(axis=1, keepdims=True), out=p)
-        nll[rows] = p[chosen]
+        score = (1 - smoothing) * p[chosen]  # of the target, above the row's maximum
+        if smoothing:
+            score += smoothing * p.mean(axis=1)
         np.exp(p, out=p)
         total = p.sum(axis=1)
-        np.subtract(np.log(total), nll[rows], out=nll[rows])
+        np.subtract(np.log(total), score, out=nll[rows])
         weight = np.asarray(_part(scale, rows), scores.dtype)
         p *= (weight / total)[:, None]
-        p[chosen] -= weight
+        if smoothing:
+            p -= (weight * smoothing / p.shape[1])[..., None]
+        p[chosen] -= (1 - smoothing) * weight
     return nll, out
 
 
@@ -190,17 +194,17 @@ def product(x, w, out):
     return out
 
 
-def supports_word_loss(h, w, b, targets, scale, nll, dscores, dh):
+def supports_word_loss(h, w, b, targets, scale, nll, dscores, dh, *_):
     return _on_host(h, w, b, targets, dscores, dh) and _is_scale(scale) and h.size * len(b) >= SMALL and free_cores() > 1
 
 
-def word_loss(h, w, b, targets, scale, nll, dscores, dh):
+def word_loss(h, w, b, targets, scale, nll, dscores, dh, smoothing=0.0):
     """ops.word_loss with its rows split among the cores."""
 
     def work(rows):
         scores = np.dot(h[rows], w, out=dscores[rows])
         scores += b
-        nll[rows], _ = softmax_loss(scores, targets[rows], _part(scale, rows), scores)
+        nll[rows], _ = softmax_loss(scores, targets[rows], _part(scale, rows), scores, smoothing)
         np.dot(scores, w.T, out=dh[rows])
 
     side_by_side(work, stretches(len(h), free_cores()))

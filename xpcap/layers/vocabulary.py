@@ -27,11 +27,18 @@ def blocks(L: int, V: int, like: Array) -> list[slice]:
 
 
 def vocabulary_loss(
-    h: Array, w: Array, b: Array, targets: Array, scale: Array | float, buffer: Buffer | None = None, out: tuple[Array, Array] | None = None
+    h: Array,
+    w: Array,
+    b: Array,
+    targets: Array,
+    scale: Array | float,
+    buffer: Buffer | None = None,
+    out: tuple[Array, Array] | None = None,
+    smoothing: float = 0.0,
 ) -> tuple[Array, VocabularyGrads]:
     """Negative log-likelihood of words given hidden states, with gradients: affine_forward, softmax_loss and affine_backward in one.
 
-    nll = -log softmax(h @ w + b)[targets]
+    nll = -(1 - smoothing) * log_p[targets] - smoothing * mean(log_p), with log_p = log softmax(h @ w + b)
 
     Parameters
     ----------
@@ -42,6 +49,7 @@ def vocabulary_loss(
     scale : array (L,), float; weight of each row in the gradients; or one number for all
     buffer : memory for gradients and temporaries; None allocates
     out : arrays for the gradients of w and b; None takes them from `buffer`
+    smoothing : share of a target's probability that all words get alike (label smoothing, Szegedy et al. 2016, section 7)
 
     Returns
     -------
@@ -60,7 +68,7 @@ def vocabulary_loss(
     for rows in blocks(len(h), len(b), h):
         x, words, weights, losses, dx = _rows(rows, h, targets, scale, nll, dh)
         dscores = buffer("scores", (len(x), len(b)))  # (n, V)
-        word_loss(x, w, b, words, weights, losses, dscores, dx)
+        word_loss(x, w, b, words, weights, losses, dscores, dx, smoothing)
         if rows.start == 0:
             product(x.T, dscores, out=dw)
             dscores.sum(axis=0, out=db)

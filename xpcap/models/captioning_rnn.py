@@ -166,10 +166,14 @@ class CaptioningRNN:
         weights: np.ndarray | None = None,
         total: float | None = None,
         step: int | None = None,
+        smoothing: float = 0.0,
     ) -> tuple[Array, Parameters]:
         """Loss and gradients of a batch, with dropout if the model has any.
 
-        loss = 1 / total * sum over captions of weight * sum over time of -log p(target word)
+        loss = 1 / total * sum over captions of weight * sum over time of cross entropy
+
+        The cross entropy of a word is -log p(target word); with smoothing, (1 - smoothing) times that, and smoothing times the mean over the
+        vocabulary of -log p(word) (Szegedy et al. 2016, section 7).
 
         Parameters
         ----------
@@ -181,6 +185,7 @@ class CaptioningRNN:
         total : divisor of the sum. None: N
         step : number of the training step; a batch has the same dropout masks each time it is asked for with the same number. None: one more than
             in the last call, 0 in the first
+        smoothing : share of each target's probability, in [0, 1), that all words get alike
 
         Returns
         -------
@@ -197,7 +202,7 @@ class CaptioningRNN:
         buffers = [space.buffer for space in spaces] or [fresh(self.params.flat)]
         draw = Draw(self.seed, step) if self.dropout else None
         parts = self._enter("loss", features, captions, buffers, draw, None if weights is None else np.asarray(weights) / total)
-        results = side_by_side(lambda k: network.gradients(self.config, self.params, parts[k], 1 / total, buffers[k]), range(len(buffers)))
+        results = side_by_side(lambda k: network.gradients(self.config, self.params, parts[k], 1 / total, smoothing, buffers[k]), range(len(buffers)))
         loss, grads = results[0]
         for other_loss, other in results[1:]:
             loss = loss + other_loss

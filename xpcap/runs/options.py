@@ -31,6 +31,7 @@ class TrainOptions:
     select : what tells the best epoch: "loss" or "cider"; see CaptioningSolver
     clip : largest global norm of a gradient; 0: no clipping
     dropout : share of features, word vectors and hidden units dropped, in [0, 1)
+    smoothing : share of each target word's probability that all words get alike, in [0, 1)
     inject : how the image enters, "init" or "every-step"
     feature_scaling : "standardize" or "none", fitted on the train split
     seed : of weights, order of captions, dropout and generated pictures
@@ -52,6 +53,7 @@ class TrainOptions:
     select: str = "loss"
     clip: float = 50.0
     dropout: float = 0.5
+    smoothing: float = 0.0
     inject: str = "init"
     feature_scaling: str = "standardize"
     seed: int = 0

@@ -39,6 +39,7 @@ from xpcap.runs.options import TrainOptions, check_agreement, default_out, optio
 from xpcap.runs.pages import write_run_page
 from xpcap.runs.saving import Saver, interval
 from xpcap.runs.stopping import StopRequest
+from xpcap.training.objectives import smoothed_cross_entropy
 from xpcap.training.solver import CaptioningSolver
 from xpcap.training.warming import warm_up
 
@@ -117,6 +118,7 @@ def _fit(
         model, data, update_rule="adam", optim_config={"learning_rate": options.lr}, lr_decay=options.lr_decay, ema=options.ema,
         select=options.select, batch_size=options.batch_size,        num_epochs=options.epochs, patience=options.patience or None, clip_norm=options.clip or None, seed=options.seed, verbose=False,
         progress=progress, on_step=saver.on_step, on_epoch=ended,
+        objective=smoothed_cross_entropy(options.smoothing),
     )  # fmt: skip
     _furnish(options, out, data, model.config, config)
     if saved is not None:

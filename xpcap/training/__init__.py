@@ -1,7 +1,7 @@
 """Training: the solver, its objectives, its history and its state."""
 
 from xpcap.training.group import ALONE, Group
-from xpcap.training.objectives import Objective, cross_entropy
+from xpcap.training.objectives import Objective, cross_entropy, smoothed_cross_entropy
 from xpcap.training.solver import CaptioningSolver
 
-__all__ = ["ALONE", "CaptioningSolver", "Group", "Objective", "cross_entropy"]
+__all__ = ["ALONE", "CaptioningSolver", "Group", "Objective", "cross_entropy", "smoothed_cross_entropy"]

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 from xpcap.backend import Array
+from xpcap.errors import OptionError
 from xpcap.models.batch import Batch
 from xpcap.models.parameters import Parameters
 from xpcap.workspace import Workspace
@@ -14,3 +15,22 @@ Objective = Callable[[Any, Batch, Workspace | None], tuple[Array, Parameters]]
 def cross_entropy(model: Any, batch: Batch, workspace: Workspace | None = None) -> tuple[Array, Parameters]:
     """Cross entropy of the captions: summed over time, weighted by caption, divided by `batch.total`; see CaptioningRNN.loss."""
     return model.loss(batch.features, batch.captions, workspace, weights=batch.weights, total=batch.total, step=batch.step)
+
+
+def smoothed_cross_entropy(smoothing: float) -> Objective:
+    """The objective that is cross entropy with label smoothing, in [0, 1); see CaptioningRNN.loss. With 0 it is `cross_entropy` itself.
+
+    Raises
+    ------
+    OptionError : smoothing is out of range.
+    """
+    if not (isinstance(smoothing, int | float) and 0 <= smoothing < 1):
+        raise OptionError(f"smoothed_cross_entropy: smoothing is {smoothing!r}, expected a share of probability, in [0, 1)")
+    if not smoothing:
+        return cross_entropy
+
+    def objective(model: Any, batch: Batch, workspace: Workspace | None = None) -> tuple[Array, Parameters]:
+        options = {"weights": batch.weights, "total": batch.total, "step": batch.step}
+        return model.loss(batch.features, batch.captions, workspace, smoothing=smoothing, **options)
+
+    return objective
