@@ -19,6 +19,7 @@ from xpcap.layers.activations import no_activations
 from xpcap.models.activations import activations
 from xpcap.runs import Finding, Run, examine_run
 from xpcap.runs.captioning import caption_chosen, captioned, data_of
+from xpcap.runs.findings import Symptom
 from xpcap.runs.folder import HISTORY, write_lines
 
 COLOURS, THINGS, PLACES = "red blue green black white".split(), "dog cat bird horse cow fish".split(), "grass road sand snow hill".split()
@@ -186,7 +187,21 @@ def test_weights_that_grew_too_large_saturate_the_cell(healthy: dict[tuple[str, 
     assert found.value > 0.95 > 0.8 > (examine(run)["gates"].value or 1)
 
 
-@pytest.mark.parametrize("history", ["", "no JSON", '{"epoch": 1, "train_loss": 9.0}\n{"epoch": 2, "train_loss": 9.0, "val_loss": NaN}'])
+def test_a_learning_rate_that_is_far_too_high_saturates_the_cell(tmp_path: Path) -> None:
+    found = examine(train(tmp_path / "run", DATA, lr=1.0))["gates"]
+    assert found.verdict == "bad"
+    assert "--lr" in found.text
+
+
+@pytest.mark.parametrize(("bad", "verdicts"), [(0.3, ["ok", "ok", "check", "check", "bad"]), (0.1, ["bad", "bad", "check", "ok", "ok"])])
+def test_a_value_at_a_limit_is_on_its_better_side(bad: float, verdicts: list[str]) -> None:
+    symptom = Symptom("name", "title", check=0.2, bad=bad)
+    assert [symptom.verdict(value) for value in (0.0, 0.2 if bad > 0.2 else 0.05, 0.25 if bad > 0.2 else 0.1, max(bad, 0.2), 0.4)] == verdicts
+
+
+@pytest.mark.parametrize(
+    "history", ["", "no JSON", '{"epoch": 1, "train_loss": 9.0, "val_loss": 9.0}\n{"epoch": 2, "train_loss": 9.0, "val_loss": Infinity}']
+)
 def test_without_a_history_overfitting_is_unknown_and_not_well(healthy: dict[tuple[str, str], Run], tmp_path: Path, history: str) -> None:
     (tmp_path / HISTORY).write_text(history)
     found = examine(healthy["lstm", "init"]._replace(path=tmp_path))["overfitting"]

@@ -20,11 +20,12 @@ SCORED = 1000  # captions scored with the wrong picture, at most: the ratio is t
 READ = 256  # captions read to look at gates, at most: millions of activations
 EXCHANGE = 0  # random stream of the exchange of pictures
 
-# Good runs on photographs 1.6 to 3.4, on generated pictures 13; on features without meaning 1.00.
+# Runs learnt from 250 to 8,000 photographs 1.6 to 3.5, from generated pictures 13; from features without meaning 1.00.
 FEATURES = Symptom("features", "perplexity with the wrong picture, over that with its own", check=1.2, bad=1.05, share=False)
-# A run that stops by --patience has risen by 0.01 or so. A tenth is a quarter to a third more perplexity.
+# At a perplexity near 16, two per cent more loss are 6 % more perplexity, and ten per cent a third more.
 OVERFITTING = Symptom("overfitting", "rise of validation loss since its lowest", check=0.02, bad=0.10)
-# Good runs 0.3 with the image in the initial state, 0.65 with it in every step, 0.53 on generated pictures; with weights ten times theirs 0.95 and more.
+# Good runs 0.3 with the image in the initial state, 0.65 with it in every step, 0.53 on generated pictures; with all weights three times as large 0.72
+# to 0.88, ten times 0.91 to 0.96. On toy data learning rates of 0.01, 0.1, 0.3 and 1 leave 0.42, 0.76, 0.94 and 0.99, and captions that get worse.
 GATES = Symptom("gates", "gates, or units of an RNN, at the ends of their range", check=0.8, bad=0.95)
 
 
