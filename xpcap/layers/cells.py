@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from xpcap.backend import Array, get_array_module
+from xpcap.layers.activations import Activation, lstm_activations, no_activations, rnn_activations
 from xpcap.layers.lstm import lstm_advance, lstm_rows_backward, lstm_rows_forward
 from xpcap.layers.rnn import rnn_advance, rnn_rows_backward, rnn_rows_forward
 
@@ -16,6 +17,7 @@ class Cell(NamedTuple):
     ``step(a, state, Wh, buffer, beside=None) -> state`` takes one step, for sampling.
     ``rows_forward(a, state0, Wh, rows, buffer=None, beside=None) -> h, cache`` loops over packed Rows; h is (R, H). In state0 all but h may be None: zeros.
     ``rows_backward(dh, cache, buffer=None, dWh=None) -> da, dstate0, dWh`` returns its gradients.
+    ``activations(cache) -> dict`` names what the loop's nonlinearities gave, for `evaluate --doctor`; a cell may leave it out.
     """
 
     gates: int  # columns of Wx, Wh and b, in units of H
@@ -23,6 +25,7 @@ class Cell(NamedTuple):
     step: Callable[..., State]
     rows_forward: Callable[..., tuple[Array, Any]]
     rows_backward: Callable[..., tuple[Array, State, Array]]
+    activations: Callable[[Any], dict[str, Activation]] = no_activations
 
     def initial(self, h0: Array) -> State:
         """The state before the first step: h0 (n, H), with zeros for the other arrays."""
@@ -31,6 +34,6 @@ class Cell(NamedTuple):
 
 
 CELLS: dict[str, Cell] = {
-    "rnn": Cell(1, 1, rnn_advance, rnn_rows_forward, rnn_rows_backward),
-    "lstm": Cell(4, 2, lstm_advance, lstm_rows_forward, lstm_rows_backward),
+    "rnn": Cell(1, 1, rnn_advance, rnn_rows_forward, rnn_rows_backward, rnn_activations),
+    "lstm": Cell(4, 2, lstm_advance, lstm_rows_forward, lstm_rows_backward, lstm_activations),
 }

@@ -2,7 +2,9 @@
 
 from xpcap.runs.captioning import PictureCaption, Skipped, caption_files, caption_run, data_of
 from xpcap.runs.checkpoint import load_state, save_state
+from xpcap.runs.doctor import examine_run
 from xpcap.runs.evaluation import Evaluation, evaluate_run
+from xpcap.runs.findings import Finding
 from xpcap.runs.folder import Run, open_run
 from xpcap.runs.options import GENERATED, TrainOptions, choose
 from xpcap.runs.pages import Downloads, Look, check_place, look_at_files, look_in, write_caption_page, write_caption_png
@@ -14,6 +16,7 @@ __all__ = [
     "GENERATED",
     "Downloads",
     "Evaluation",
+    "Finding",
     "Look",
     "PictureCaption",
     "Run",
@@ -27,6 +30,7 @@ __all__ = [
     "choose",
     "data_of",
     "evaluate_run",
+    "examine_run",
     "is_saved",
     "load_state",
     "look_at_files",

@@ -160,12 +160,21 @@ def write_lines(path: Path, records: list[dict[str, Any]]) -> None:
 
 def read_times(path: Path, epochs: int) -> list[dict[str, Any]]:
     """The records of times.jsonl for the first `epochs` epochs. Nothing is decided by clock times, so unreadable records are left out."""
+    return [record for record in _records(path / TIMES) if record["epoch"] <= epochs]
+
+
+def read_history(path: Path) -> list[dict[str, Any]]:
+    """The records of history.jsonl, for people to read about: what cannot be read is left out. Training itself goes by its checkpoint."""
+    return _records(path / HISTORY)
+
+
+def _records(file: Path) -> list[dict[str, Any]]:
+    """The records of a file of one JSON object an epoch; none if it cannot be read."""
     try:
-        lines = read_text(path / TIMES, MOST_VOCAB).splitlines()
-        records = [json.loads(line) for line in lines]
+        records = [json.loads(line) for line in read_text(file, MOST_VOCAB).splitlines()]
     except (OSError, ValueError, RecursionError):
         return []
-    return [record for record in records if isinstance(record, dict) and type(record.get("epoch")) is int and 1 <= record["epoch"] <= epochs]
+    return [record for record in records if isinstance(record, dict) and type(record.get("epoch")) is int and record["epoch"] >= 1]
 
 
 def _read_json(path: Path, most: int) -> Any:

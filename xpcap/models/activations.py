@@ -1,0 +1,27 @@
+"""The recurrent cell's activations on given captions, for finding out why a model is bad."""
+
+from xpcap.backend import Array
+from xpcap.layers.activations import Activation
+from xpcap.layers.cells import CELLS
+from xpcap.models import network
+from xpcap.models.captioning_rnn import CaptioningRNN
+from xpcap.models.entry import enter
+from xpcap.workspace import fresh
+
+
+def activations(model: CaptioningRNN, features: Array, captions: Array) -> dict[str, Activation]:
+    """What the cell's nonlinearities give when the model reads captions, without dropout, a row for each live (caption, step).
+
+    Parameters
+    ----------
+    features : array (N, D), host or device
+    captions : array (N, T+1), int
+
+    Returns
+    -------
+    mapping of name to Activation, on the model's device; empty for a cell whose entry in CELLS names none
+    """
+    config, params = model.config, model.params
+    buffer = fresh(params.flat)
+    (part,) = enter("activations", config, params.flat, model.word_to_idx["<NULL>"], features, captions, [buffer], None, None)
+    return CELLS[config.cell].activations(network.forward(config, params, part, buffer).cell)
