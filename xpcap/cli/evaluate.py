@@ -5,7 +5,7 @@ from pathlib import Path
 
 import click
 
-from xpcap.cli.shared import PATH, backend_option, choose_backend, examples, json_option, print_evaluation
+from xpcap.cli.shared import PATH, backend_option, choose_backend, examples, json_option, print_scores
 from xpcap.runs import evaluate_run, open_run
 
 
@@ -22,8 +22,8 @@ def evaluate(run: Path, data: Path | None, split: str, backend: str | None, as_j
     and computes the perplexity of the references.
     """
     choose_backend(backend)
-    evaluation = evaluate_run(open_run(run), data, split, progress=True)
+    evaluation = evaluate_run(open_run(run), data, split, progress=True, java=True)
     if as_json:
         click.echo(json.dumps(evaluation.to_json()))
     else:
-        print_evaluation(evaluation)
+        print_scores(evaluation)

@@ -7,6 +7,7 @@ from xpcap.runs.folder import Run, open_run
 from xpcap.runs.options import GENERATED, TrainOptions, choose
 from xpcap.runs.pages import Downloads, Look, check_place, look_at_files, look_in, write_caption_page, write_caption_png
 from xpcap.runs.place import is_saved
+from xpcap.runs.scoring import Scores
 from xpcap.runs.stopping import Stopped
 from xpcap.runs.training import Trained, train_run
 
@@ -17,6 +18,7 @@ __all__ = [
     "Look",
     "PictureCaption",
     "Run",
+    "Scores",
     "Skipped",
     "Stopped",
     "TrainOptions",
