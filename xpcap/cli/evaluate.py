@@ -5,25 +5,43 @@ from pathlib import Path
 
 import click
 
-from xpcap.cli.shared import PATH, backend_option, choose_backend, examples, json_option, print_scores
-from xpcap.runs import evaluate_run, open_run
+from xpcap.cli.shared import PATH, backend_option, choose_backend, csv_option, examples, json_option, print_scores, table
+from xpcap.report import visible
+from xpcap.runs import check_place, compare, evaluate_run, open_run
+
+EXAMPLES = examples(
+    "evaluate runs/flickr8k",
+    "evaluate runs/flickr8k --data other.h5 --split test --json",
+    "evaluate runs/flickr8k --against runs/other --csv scores.csv",
+)
 
 
-@click.command(epilog=examples("evaluate runs/flickr8k", "evaluate runs/flickr8k --data other.h5 --split test --json"))
+@click.command(epilog=EXAMPLES)
 @click.argument("run", type=PATH)
 @click.option("--data", type=PATH, help="Another dataset file; its text is encoded with the run's vocabulary. Default: the run's own data.")
 @click.option("--split", default="val", show_default=True, help="The split to score.")
+@click.option("--against", type=PATH, help="Another run folder: score its captions of the same pictures too, and say how sure the differences are.")
+@csv_option
 @backend_option
 @json_option
-def evaluate(run: Path, data: Path | None, split: str, backend: str | None, as_json: bool) -> None:
+def evaluate(run: Path, data: Path | None, split: str, against: Path | None, csv: Path | None, backend: str | None, as_json: bool) -> None:
     """Score a run.
 
     Captions every picture of a split greedily with the best parameters of the run folder RUN, scores the captions against all references,
     and computes the perplexity of the references.
     """
+    if csv is not None:
+        check_place(csv, ".csv", "evaluate")
     choose_backend(backend)
     evaluation = evaluate_run(open_run(run), data, split, progress=True, java=True)
+    comparison = compare(evaluation, evaluate_run(open_run(against), data, split, progress=True, java=True)) if against else None
+    if csv is not None:
+        evaluation.write_csv(csv)
     if as_json:
-        click.echo(json.dumps(evaluation.to_json()))
-    else:
-        print_scores(evaluation)
+        more = {"against": {"run": str(against), **comparison.to_json()}} if comparison else {}
+        click.echo(json.dumps({**evaluation.to_json(), **more}))
+        return
+    print_scores(evaluation)
+    if comparison:
+        heads = ("", visible(str(run)), visible(str(against)), "difference", "95 % interval")
+        click.echo(f"\n{table([heads, *comparison.rows()])}")

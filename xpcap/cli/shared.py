@@ -80,6 +80,12 @@ def json_option(command: Function) -> Function:
     return click.option("--json", "as_json", is_flag=True, help="Print JSON instead of text.")(command)
 
 
+def csv_option(command: Function) -> Function:
+    """Add --csv to a command."""
+    text = "Also write a table with one row a picture: its caption and scores. Must end in .csv; an existing file is never overwritten."
+    return click.option("--csv", type=PATH, help=text)(command)
+
+
 # Printing
 
 

@@ -1,18 +1,24 @@
 """Scores of captions, whoever made them: by every metric, with intervals and protocols, for a split or picture by picture."""
 
+import csv
+import io
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from xpcap.data import CaptionData
 from xpcap.data.dataset import spread
 from xpcap.data.pictures import metrics_of
-from xpcap.data.vocabulary import SPECIAL, Vocabulary
+from xpcap.data.vocabulary import SPECIAL, Vocabulary, tokenize
+from xpcap.errors import DataError
+from xpcap.files import write_text
 from xpcap.metrics import ALIASES, METRICS, Interval, Metric, Novel, Scored, intervals
 from xpcap.metrics.bleu import ORDERS
 from xpcap.metrics.java import JavaError, java_metrics
-from xpcap.runs.captioning import PictureCaption
+from xpcap.runs.captioning import PictureCaption, captioned
 
 
 class Result(NamedTuple):
@@ -98,10 +104,47 @@ class Scores:
             "unscored": self.unscored,
         }
 
+    def write_csv(self, path: str | Path) -> None:
+        """Write a table with one row a picture: ``image``, ``caption``, and every score that a picture has. OSError : it cannot be written."""
+        scores = self.per_picture
+        table = io.StringIO()
+        rows = csv.writer(table, lineterminator="\n")
+        rows.writerow(["image", "caption", *scores])
+        for caption, *values in zip(self.captions, *scores.values(), strict=True):
+            rows.writerow([caption.image, caption.caption, *values])
+        write_text(Path(path), table.getvalue())
+
 
 def figure(value: float) -> str:
     """A score as tables show it: three decimals, a count without."""
     return str(value) if isinstance(value, int) else f"{value:.3f}"
+
+
+def score_captions(data: CaptionData, split: str, captions: Mapping[str, str], java: bool = False) -> Scores:
+    """Score captions that anything made of the pictures of a split, by the words that the split's own captions are made of: see `CaptionData.words`.
+
+    Parameters
+    ----------
+    captions : name of a picture to its caption; one for each picture of the split that has references
+    java : METEOR and SPICE too, if they can be computed here
+
+    Raises
+    ------
+    DataError : the split is not there, or a picture has no caption.
+    """
+    start = time.perf_counter()
+    chosen = data.split(split)
+    names = [chosen.images[i] for i in captioned(data, split).tolist()]
+    if missing := [name for name in names if name not in captions]:
+        raise DataError(
+            f"score_captions: {len(missing):,} of the {len(names):,} pictures of split {split!r} have no caption, {missing[0][:100]!r} among them, "
+            "expected one of each; are the captions of another split?"
+        )
+    pairs = zip(names, data.references(split).values(), strict=True)
+    shown = [PictureCaption(name, captions[name], [], references) for name, references in pairs]
+    said = [caption.caption.split() if chosen.text is None else tokenize(caption.caption) for caption in shown]
+    results, unscored = score_words(data, split, data.words(split), data.vocabulary, said, java)
+    return Scores(split, shown, results, time.perf_counter() - start, unscored=unscored)
 
 
 def score_words(
