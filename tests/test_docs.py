@@ -3,6 +3,7 @@
 import ast
 import importlib.util
 import inspect
+import json
 import re
 import shlex
 import subprocess
@@ -95,6 +96,7 @@ def put_files_that_the_docs_speak_of() -> None:
     for file, text in {
         "captions.txt": "".join(lines), "Flickr8k.token.txt": "".join(lines), "train.txt": "\n".join(names[:8]), "val.txt": "\n".join(names[8:]),
         "Flickr_8k.trainImages.txt": "\n".join(names[:8]), "Flickr_8k.devImages.txt": "\n".join(names[8:]),
+        "captions.json": json.dumps(dict.fromkeys(names[8:], "a thing")),
     }.items():  # fmt: skip
         Path(file).write_text(text)
     Path("captions.csv").write_bytes(forms.table({name: ["a red thing", "a thing"] for name in names}))

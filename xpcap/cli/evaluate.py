@@ -1,38 +1,64 @@
-"""`evaluate`: the scores of a run on a split."""
+"""`evaluate`: the scores of a run on a split, beside those of another run, and the doctor's findings."""
 
 import json
 from pathlib import Path
+from typing import Any
 
 import click
 
 from xpcap.cli.doctor import print_findings
-from xpcap.cli.shared import PATH, backend_option, choose_backend, examples, json_option, print_evaluation
-from xpcap.runs import data_of, evaluate_run, examine_run, open_run
+from xpcap.cli.shared import PATH, backend_option, choose_backend, csv_option, examples, json_option, print_scores, table
+from xpcap.report import visible
+from xpcap.runs import Comparison, check_place, compare, data_of, evaluate_run, examine_run, open_run
 
-
-@click.command(
-    epilog=examples("evaluate runs/flickr8k", "evaluate runs/flickr8k --data other.h5 --split test --json", "evaluate runs/flickr8k --doctor")
+EXAMPLES = examples(
+    "evaluate runs/flickr8k",
+    "evaluate runs/flickr8k --data other.h5 --split test --json",
+    "evaluate runs/flickr8k --against runs/other --csv scores.csv",
+    "evaluate runs/flickr8k --doctor",
 )
+
+
+@click.command(epilog=EXAMPLES)
 @click.argument("run", type=PATH)
 @click.option("--data", type=PATH, help="Another dataset file; its text is encoded with the run's vocabulary. Default: the run's own data.")
 @click.option("--split", default="val", show_default=True, help="The split to score.")
+@click.option("--against", type=PATH, help="Another run folder: score its captions of the same pictures too, and say how sure the differences are.")
 @click.option("--doctor", is_flag=True, help="Also look for the usual reasons of bad captions, and say what to do.")
+@csv_option
 @backend_option
 @json_option
-def evaluate(run: Path, data: Path | None, split: str, doctor: bool, backend: str | None, as_json: bool) -> None:
+def evaluate(
+    run: Path, data: Path | None, split: str, against: Path | None, doctor: bool, csv: Path | None, backend: str | None, as_json: bool
+) -> None:
     """Score a run.
 
     Captions every picture of a split greedily with the best parameters of the run folder RUN, scores the captions against all references,
     and computes the perplexity of the references.
     """
+    if csv is not None:
+        check_place(csv, ".csv", "evaluate")
     choose_backend(backend)
     opened = open_run(run)
     seen = data_of(opened, data)
-    evaluation = evaluate_run(opened, seen, split, progress=True)
-    findings = examine_run(opened, [caption.caption.split() for caption in evaluation.captions], seen, split) if doctor else []
+    evaluation = evaluate_run(opened, seen, split, progress=True, java=True)
+    comparison = compare(evaluation, evaluate_run(open_run(against), data, split, progress=True, java=True)) if against else None
+    findings = examine_run(opened, [caption.caption.split() for caption in evaluation.captions], seen, split) if doctor else None
+    if csv is not None:
+        evaluation.write_csv(csv)
     if as_json:
-        click.echo(json.dumps(evaluation.to_json() | ({"doctor": [finding.to_json() for finding in findings]} if doctor else {})))
+        more: dict[str, Any] = {"against": {"run": str(against), **comparison.to_json()}} if comparison else {}
+        if findings is not None:
+            more["doctor"] = [finding.to_json() for finding in findings]
+        click.echo(json.dumps({**evaluation.to_json(), **more}))
         return
-    print_evaluation(evaluation)
-    if doctor:
+    print_scores(evaluation)
+    if comparison:
+        _print_comparison(comparison, run, against)
+    if findings is not None:
         print_findings(findings)
+
+
+def _print_comparison(comparison: Comparison, run: Path, against: Path | None) -> None:
+    heads = ("", visible(str(run)), visible(str(against)), "difference", "95 % interval")
+    click.echo(f"\n{table([heads, *comparison.rows()])}")

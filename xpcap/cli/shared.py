@@ -13,7 +13,7 @@ from xpcap.data import CaptionData
 from xpcap.data.dataset import size
 from xpcap.errors import OptionError, nearest
 from xpcap.report import visible
-from xpcap.runs import Evaluation, PictureCaption
+from xpcap.runs import PictureCaption, Scores
 
 PATH = click.Path(path_type=Path)
 Function = Callable[..., None]
@@ -80,6 +80,12 @@ def json_option(command: Function) -> Function:
     return click.option("--json", "as_json", is_flag=True, help="Print JSON instead of text.")(command)
 
 
+def csv_option(command: Function) -> Function:
+    """Add --csv to a command."""
+    text = "Also write a table with one row a picture: its caption and scores. Must end in .csv; an existing file is never overwritten."
+    return click.option("--csv", type=PATH, help=text)(command)
+
+
 # Printing
 
 
@@ -98,10 +104,12 @@ def print_captions(captions: Sequence[PictureCaption]) -> None:
     click.echo()
 
 
-def print_evaluation(evaluation: Evaluation) -> None:
-    """The scores of a run, each with its protocol."""
-    click.echo(f"{evaluation.split}: {evaluation.n} pictures, {evaluation.seconds:.1f} s")
-    click.echo(table(evaluation.rows()))
+def print_scores(scores: Scores) -> None:
+    """Scores of captions, each with its interval and protocol, and what could not be scored here."""
+    click.echo(f"{scores.split}: {scores.n} pictures, {scores.seconds:.1f} s; ± is half of the 95 % interval, over pictures")
+    click.echo(table(scores.rows()))
+    for name, reason in scores.unscored.items():
+        click.echo(f"{name.upper()} is not scored: {reason}")
 
 
 def describe_data(file: Path, data: CaptionData) -> str:

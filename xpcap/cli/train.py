@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 from xpcap.backend import get_backend
-from xpcap.cli.shared import PATH, Choice, Function, Number, backend_option, choose_backend, examples, print_captions, print_evaluation
+from xpcap.cli.shared import PATH, Choice, Function, Number, backend_option, choose_backend, examples, print_captions, print_scores
 from xpcap.data.scaling import KINDS
 from xpcap.layers import CELLS
 from xpcap.models.config import INJECT
@@ -90,7 +90,7 @@ def train(data: Path | None, backend: str | None, **options: Any) -> None:
     if evaluation is not None:
         click.echo()
         print_captions(evaluation.spread())
-        print_evaluation(evaluation)
+        print_scores(evaluation)
     click.echo(f"wrote {run.path}; open {run.path / 'index.html'}")
 
 

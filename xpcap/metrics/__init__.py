@@ -1,13 +1,20 @@
 """Scores, one file each. Those of captions against references are in the table METRICS; a model's own come from `teacher_forced`."""
 
 from xpcap.metrics.bleu import Bleu, corpus_bleu, smoothed_bleu
-from xpcap.metrics.metric import Metric, References, Scored, Words
+from xpcap.metrics.bootstrap import Interval, intervals, paired
+from xpcap.metrics.cider import Cider, Cider2015, CiderD, DocumentFrequencies
+from xpcap.metrics.metric import Metric, References, Scored, Sums, Words, averaged
+from xpcap.metrics.rouge import RougeL, rouge_l
 from xpcap.metrics.teacher_forced import TeacherForced, teacher_forced
 from xpcap.metrics.unigram import UnigramBleu, unigram_bleu
+from xpcap.metrics.variety import Distinct, Length, Novel, WordsUsed
 
-METRICS: tuple[Metric, ...] = (Bleu(), UnigramBleu())  # in the order that tables show them
+# in the order that tables show them
+METRICS: tuple[Metric, ...] = (Bleu(), UnigramBleu(), RougeL(), Cider(), Cider2015(), Distinct(), WordsUsed(), Length())
+ALIASES = {"cider_d": "cider"}  # a second name of a score, to its first
 
 __all__ = [
-    "METRICS", "Bleu", "Metric", "References", "Scored", "TeacherForced", "UnigramBleu", "Words",
-    "corpus_bleu", "smoothed_bleu", "teacher_forced", "unigram_bleu",
+    "ALIASES", "METRICS", "Bleu", "Cider", "Cider2015", "CiderD", "Distinct", "DocumentFrequencies", "Interval", "Length", "Metric", "Novel",
+    "References", "RougeL", "Scored", "Sums", "TeacherForced", "UnigramBleu", "Words", "WordsUsed", "averaged", "corpus_bleu", "intervals",
+    "paired", "rouge_l", "smoothed_bleu", "teacher_forced", "unigram_bleu",
 ]  # fmt: skip

@@ -1,11 +1,13 @@
 """BLEU-1 to BLEU-4 of a corpus (Papineni et al. 2002), and smoothed sentence BLEU-4 for each picture."""
 
-import warnings
 from collections.abc import Sequence
 
-from xpcap.metrics.metric import References, Scored, Words
+import numpy as np
+
+from xpcap.metrics.metric import References, Scored, Sums, Words
 
 ORDERS = (1, 2, 3, 4)
+SMOOTH = 0.1  # what a count of 0 is taken as in a single sentence
 
 
 class Bleu:
@@ -18,8 +20,10 @@ class Bleu:
 
     def score(self, references: References, hypotheses: Sequence[Words]) -> Scored:
         """Corpus values ``bleu1`` to ``bleu4``."""
-        corpus = {f"bleu{n}": value for n, value in zip(ORDERS, corpus_bleu(references, hypotheses), strict=True)}
-        return Scored(corpus, [smoothed_bleu(written, said) for written, said in zip(references, hypotheses, strict=True)])
+        counts = _counts(references, hypotheses)
+        sums = Sums(counts, lambda totals: {f"bleu{n}": values for n, values in zip(ORDERS, _bleu(totals).T, strict=True)})
+        corpus = {name: float(values[0]) for name, values in sums.values(counts.sum(axis=0, keepdims=True)).items()}
+        return Scored(corpus, _bleu(counts, SMOOTH)[:, -1].tolist(), sums)
 
 
 def corpus_bleu(references: References, hypotheses: Sequence[Words]) -> tuple[float, float, float, float]:
@@ -30,20 +34,36 @@ def corpus_bleu(references: References, hypotheses: Sequence[Words]) -> tuple[fl
     No smoothing: an order without a single match makes that BLEU 0 (nltk returns about 1e-77 and warns). As nltk counts, a hypothesis of
     fewer than n words adds one n-gram that is not found; Papineni et al. add none.
     """
-    from nltk.translate.bleu_score import corpus_bleu as nltk_corpus_bleu
-
-    weights = [(1 / n,) * n for n in ORDERS]
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # nltk's about an order without a match
-        scores = nltk_corpus_bleu(references, hypotheses, weights=weights)
-    b1, b2, b3, b4 = (float(score) if score > 1e-50 else 0.0 for score in scores)
+    b1, b2, b3, b4 = _bleu(_counts(references, hypotheses).sum(axis=0, keepdims=True))[0].tolist()
     return b1, b2, b3, b4
 
 
 def smoothed_bleu(references: Sequence[Words], hypothesis: Words) -> float:
-    """Sentence BLEU-4 for ranking captions: a count of 0 is taken as 0.1 (Chen & Cherry 2014, method 1). 0 for an empty caption."""
-    from nltk.translate.bleu_score import SmoothingFunction, sentence_bleu
+    """Sentence BLEU-4 for ranking captions: a count of 0 is taken as 0.1 (Chen & Cherry 2014, method 1). 0 without a common word."""
+    return float(_bleu(_counts([references], [hypothesis]), SMOOTH)[0, -1])
 
-    if not hypothesis:
-        return 0.0
-    return float(sentence_bleu(list(references), list(hypothesis), smoothing_function=SmoothingFunction().method1))
+
+def _counts(references: References, hypotheses: Sequence[Words]) -> np.ndarray:
+    """What each picture adds to corpus BLEU (n, 10): n-grams found, n-grams said, words, words of the reference closest in length; by nltk."""
+    from nltk.translate.bleu_score import closest_ref_length, modified_precision
+
+    counts = np.zeros((len(hypotheses), 2 * len(ORDERS) + 2))
+    for row, written, said in zip(counts, references, hypotheses, strict=True):
+        precisions = [modified_precision(written, said, n) for n in ORDERS]
+        row[:] = [
+            *(precision.numerator for precision in precisions),
+            *(precision.denominator for precision in precisions),
+            len(said),
+            closest_ref_length(written, len(said)),
+        ]
+    return counts
+
+
+def _bleu(counts: np.ndarray, smooth: float = 0.0) -> np.ndarray:
+    """BLEU-1 to BLEU-4 (b, 4) of rows of counts (b, 10), each the sum over a corpus. `smooth` stands in for counts of 0, single words apart."""
+    orders = len(ORDERS)
+    found, said, words, closest = counts[:, :orders], counts[:, orders : 2 * orders], counts[:, -2:-1], counts[:, -1:]
+    with np.errstate(divide="ignore"):  # nothing found: log(0)
+        precision = np.log(np.where((found == 0) & (found[:, :1] > 0), smooth, found) / np.maximum(said, 1))
+    brevity = np.minimum(0, 1 - closest / np.maximum(words, 1))
+    return np.exp(brevity + np.cumsum(precision, axis=1) / ORDERS)

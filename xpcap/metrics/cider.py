@@ -1,34 +1,50 @@
-"""CIDEr-D (Vedantam, Zitnick & Parikh 2015): a caption is good if it has the n-grams that people use for this picture, and rarely for others."""
+"""CIDEr (Vedantam, Zitnick & Parikh 2015): a caption is good if it has the n-grams that people use for this picture, and rarely for others."""
 
 from collections.abc import Iterable, Sequence
-from hashlib import blake2b
-from itertools import chain
+from functools import cache
 from typing import NamedTuple
 
 import numpy as np
 
-from xpcap.metrics.metric import References, Words
+from xpcap.metrics.grams import ORDERS, Counts, Hashes, count_grams, join
+from xpcap.metrics.metric import References, Scored, Words, averaged
 
-ORDERS = 4  # n-grams of 1 to 4 words
 SIGMA = 6.0  # of the penalty on a difference in length
-FACTOR = np.uint64(0x9E3779B97F4A7C15)  # odd; makes one number of two
 
 
-class Counts(NamedTuple):
-    """How often each n-gram occurs in each sentence: one entry a pair, sorted by sentence, then by n-gram."""
+class Cider:
+    """What papers report as CIDEr: the number that pycocoevalcap gives, which is CIDEr-D."""
 
-    sentence: np.ndarray  # (e,) int
-    gram: np.ndarray  # (e,) uint64, a hash: the chance that two of ten million n-grams share theirs is 3e-6
-    order: np.ndarray  # (e,) int, 0 for single words
-    times: np.ndarray  # (e,) int
+    name = "cider"
+    title = "CIDEr (CIDEr-D)"
+    protocol = (
+        "pycocoevalcap's 'CIDEr', whose formula is CIDEr-D: n-grams of 1 to 4 words, clipped, sigma 6; document frequencies of these references, "
+        "words as for BLEU, not stemmed"
+    )
+    known_only = False
+
+    def score(self, references: References, hypotheses: Sequence[Words]) -> Scored:
+        """Corpus value ``cider``; `ALIASES` gives it the name ``cider_d`` as well."""
+        return averaged(self.name, CiderD(references).scores(hypotheses))
 
 
-class Hashes(dict[str, int]):
-    """Word to 64 bits. The same in every process, as Python's own hash is not, so that sums run in the same order and give the same bits."""
+class Cider2015:
+    """CIDEr as first defined, equations 1 to 3 of the paper. Few report it, since captions can be written to please it: section 5 there."""
 
-    def __missing__(self, word: str) -> int:
-        self[word] = number = int.from_bytes(blake2b(word.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "little")
-        return number
+    name = "cider_2015"
+    title = "CIDEr of 2015"
+    protocol = (
+        "CIDEr as first defined, without clipping, penalty on length and factor 10, words stemmed (Porter); no paper's 'CIDEr'; mean over pictures"
+    )
+    known_only = False
+
+    def score(self, references: References, hypotheses: Sequence[Words]) -> Scored:
+        """Corpus value ``cider_2015``, 0 to 1."""
+        from nltk.stem import PorterStemmer
+
+        stem = cache(PorterStemmer().stem)
+        stemmed = [[[stem(word) for word in caption] for caption in captions] for captions in references]
+        return averaged(self.name, CiderD(stemmed).unclipped([[stem(word) for word in said] for said in hypotheses]))
 
 
 class DocumentFrequencies:
@@ -41,9 +57,9 @@ class DocumentFrequencies:
 
     def __init__(self, references: References) -> None:
         self.pictures = len(references)
-        counts = _count([caption for captions in references for caption in captions], Hashes())
+        counts = count_grams([caption for captions in references for caption in captions], Hashes())
         picture = _number_of_picture(references)[counts.sentence]
-        _, once = np.unique(_join(counts.gram, picture), return_index=True)
+        _, once = np.unique(join(counts.gram, picture), return_index=True)
         self._grams, frequencies = np.unique(counts.gram[once], return_counts=True)
         self._frequencies = np.append(frequencies, 1)  # the last for what is beyond all grams
 
@@ -51,6 +67,16 @@ class DocumentFrequencies:
         """log(pictures / pictures with the n-gram); an n-gram of no picture counts as one of a single picture."""
         left, right = (np.searchsorted(self._grams, grams, side) for side in ("left", "right"))
         return np.log(max(self.pictures, 1)) - np.log(np.where(right > left, self._frequencies[left], 1))
+
+
+class Shared(NamedTuple):
+    """What captions and references have in common: one entry for each n-gram of a caption and each reference of its picture that has it."""
+
+    caption: np.ndarray  # (p,) int
+    said: np.ndarray  # (p,) its value in the caption's vector
+    written: np.ndarray  # (p,) and in the reference's
+    norms: np.ndarray  # (p,) product of the two vectors' norms
+    gap: np.ndarray  # (p,) how much longer the caption is
 
 
 class CiderD:
@@ -83,11 +109,11 @@ class CiderD:
         self.frequencies = DocumentFrequencies(references) if frequencies is None else frequencies
         self._hashes = Hashes()
         sentences = [caption for captions in references for caption in captions]
-        counts = _count(sentences, self._hashes)
+        counts = count_grams(sentences, self._hashes)
         values, self._norms = self._vectors(counts, len(sentences))  # (R, 4)
         self._lengths = _lengths(sentences)  # (R,)
         self._each = np.array([len(captions) for captions in references], np.int64)
-        keys = _join(counts.gram, _number_of_picture(references)[counts.sentence])
+        keys = join(counts.gram, _number_of_picture(references)[counts.sentence])
         by_key = np.argsort(keys, kind="stable")
         self._keys, self._reference, self._values = keys[by_key], counts.sentence[by_key], values[by_key]
 
@@ -107,19 +133,28 @@ class CiderD:
         ------
         ValueError : there are not as many captions as pictures, or no picture has that number.
         """
-        n = len(hypotheses)
-        picture = self._check(n, pictures)
-        counts = _count(hypotheses, self._hashes)
-        values, norms = self._vectors(counts, n)
-        keys = _join(counts.gram, picture[counts.sentence])
+        picture = self._check(len(hypotheses), pictures)
+        shared = self._shared(hypotheses, picture)
+        cosines = np.minimum(shared.said, shared.written) * shared.written / shared.norms  # summands of them
+        penalty = np.exp(-(shared.gap**2) / (2 * SIGMA**2))
+        return 10 / ORDERS * np.bincount(shared.caption, cosines * penalty, len(picture)) / self._each[picture]
+
+    def unclipped(self, hypotheses: Sequence[Words]) -> np.ndarray:
+        """CIDEr as first defined of one caption a picture, 0 to 1: g(c) . g(r) in place of min(g(c), g(r)) . g(r), no penalty, no factor 10."""
+        picture = self._check(len(hypotheses), None)
+        shared = self._shared(hypotheses, picture)
+        return np.bincount(shared.caption, shared.said * shared.written / shared.norms, len(picture)) / ORDERS / self._each[picture]
+
+    def _shared(self, hypotheses: Sequence[Words], picture: np.ndarray) -> Shared:
+        counts = count_grams(hypotheses, self._hashes)
+        values, norms = self._vectors(counts, len(hypotheses))
+        keys = join(counts.gram, picture[counts.sentence])
         first, end = (np.searchsorted(self._keys, keys, side) for side in ("left", "right"))
-        mine = np.repeat(np.arange(len(keys)), end - first)  # each n-gram of a caption, once for every reference that has it too: (p,)
+        mine = np.repeat(np.arange(len(keys)), end - first)  # an entry of the captions, once for every reference that has the n-gram too: (p,)
         theirs = np.arange(len(mine)) - np.repeat(np.cumsum(end - first) - end, end - first)  # that reference's entry
         caption, reference, order = counts.sentence[mine], self._reference[theirs], counts.order[mine]
-        products = np.minimum(values[mine], self._values[theirs]) * self._values[theirs]
-        cosines = products / (norms[caption, order] * self._norms[reference, order])  # summands of them
-        penalty = np.exp(-((_lengths(hypotheses)[caption] - self._lengths[reference]) ** 2) / (2 * SIGMA**2))
-        return 10 / ORDERS * np.bincount(caption, cosines * penalty, n) / self._each[picture]
+        both = norms[caption, order] * self._norms[reference, order]
+        return Shared(caption, values[mine], self._values[theirs], both, _lengths(hypotheses)[caption] - self._lengths[reference])
 
     def _vectors(self, counts: Counts, n: int) -> tuple[np.ndarray, np.ndarray]:
         """Values of the vectors of n sentences, an entry each, and norms (n, 4); a vector of zeros has norm 1, so that it can be divided by."""
@@ -135,35 +170,6 @@ class CiderD:
         if n and (chosen.min() < 0 or chosen.max() >= size):
             raise ValueError(f"CiderD.scores: `pictures` holds {chosen.min()} to {chosen.max()}, expected numbers from 0 to {size - 1}")
         return chosen
-
-
-def _count(sentences: Sequence[Words], hashes: Hashes) -> Counts:
-    lengths = np.fromiter(map(len, sentences), np.int64, len(sentences))
-    words = np.fromiter(map(hashes.__getitem__, chain.from_iterable(sentences)), np.uint64, lengths.sum())
-    sentence = np.repeat(np.arange(len(lengths)), lengths)
-    left = np.repeat(np.cumsum(lengths), lengths) - np.arange(len(words))  # words from here to the end of the sentence, this one included
-    start, gram = np.arange(len(words)), np.zeros(len(words), np.uint64)
-    parts = []
-    for order in range(ORDERS):
-        start = start[left[start] > order]
-        gram[start] = _join(words[start + order], gram[start])
-        parts.append((sentence[start], gram[start], np.full(len(start), order)))
-    return _merge(*(np.concatenate(part) for part in zip(*parts, strict=True)))
-
-
-def _merge(sentence: np.ndarray, gram: np.ndarray, order: np.ndarray) -> Counts:
-    """Equal pairs of sentence and n-gram as one entry with their count."""
-    sort = np.lexsort((gram, sentence))
-    sentence, gram, order = sentence[sort], gram[sort], order[sort]
-    new = np.ones(len(gram), bool)
-    new[1:] = (gram[1:] != gram[:-1]) | (sentence[1:] != sentence[:-1])
-    first = np.flatnonzero(new)
-    return Counts(sentence[first], gram[first], order[first], np.diff(np.append(first, len(gram))))
-
-
-def _join(number: np.ndarray, other: np.ndarray) -> np.ndarray:
-    """One hash of two numbers, of which the first is a hash."""
-    return number + other.astype(np.uint64) * FACTOR
 
 
 def _number_of_picture(references: References) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 from xpcap.runs.captioning import PictureCaption, Skipped, caption_files, caption_run, data_of
 from xpcap.runs.checkpoint import load_state, save_state
+from xpcap.runs.comparing import Comparison, compare
 from xpcap.runs.doctor import examine_run
 from xpcap.runs.evaluation import Evaluation, evaluate_run
 from xpcap.runs.findings import Finding
@@ -9,17 +10,21 @@ from xpcap.runs.folder import Run, open_run
 from xpcap.runs.options import GENERATED, TrainOptions, choose
 from xpcap.runs.pages import Downloads, Look, check_place, look_at_files, look_in, write_caption_page, write_caption_png
 from xpcap.runs.place import is_saved
+from xpcap.runs.said import read_said
+from xpcap.runs.scoring import Scores, score_captions
 from xpcap.runs.stopping import Stopped
 from xpcap.runs.training import Trained, train_run
 
 __all__ = [
     "GENERATED",
+    "Comparison",
     "Downloads",
     "Evaluation",
     "Finding",
     "Look",
     "PictureCaption",
     "Run",
+    "Scores",
     "Skipped",
     "Stopped",
     "TrainOptions",
@@ -28,6 +33,7 @@ __all__ = [
     "caption_run",
     "check_place",
     "choose",
+    "compare",
     "data_of",
     "evaluate_run",
     "examine_run",
@@ -36,7 +42,9 @@ __all__ = [
     "look_at_files",
     "look_in",
     "open_run",
+    "read_said",
     "save_state",
+    "score_captions",
     "train_run",
     "write_caption_page",
     "write_caption_png",

@@ -44,18 +44,24 @@ def write_run_page(run: Run, history: Sequence[Mapping[str, Any]], evaluation: E
         summary=f"{summary}.",
         facts=_facts(run),
         history=history,
-        scores=evaluation.rows() if evaluation else (),
+        scores=_scores(evaluation) if evaluation else (),
         galleries=_galleries(run, evaluation) if evaluation else (),
     )
 
 
-def check_place(path: str | Path, suffix: str) -> None:
-    """DataError : a page or PNG cannot be written to `path`. Call it before the work whose result goes there."""
+def _scores(evaluation: Evaluation) -> list[tuple[str, str, str]]:
+    """Each score with its protocol, which begins with half the width of the interval if it has one."""
+    rows = evaluation.rows()
+    return [(title, value, f"{width}, half of the 95 % interval; {protocol}" if width else protocol) for title, value, width, protocol in rows]
+
+
+def check_place(path: str | Path, suffix: str, command: str = "caption") -> None:
+    """DataError : a page, PNG or table cannot be written to `path`. Call it before the work whose result goes there."""
     path = Path(path)
     if path.suffix.lower() != suffix:
-        raise DataError(f"caption: {path} does not end in {suffix}, expected a name that does; are the arguments in order?")
+        raise DataError(f"{command}: {path} does not end in {suffix}, expected a name that does; are the arguments in order?")
     if why := obstacle(path):
-        raise DataError(f"caption: {path} {why}")
+        raise DataError(f"{command}: {path} {why}")
 
 
 def write_caption_page(

@@ -9,7 +9,7 @@ from xpcap.data.pictures.best import best_captions
 from xpcap.data.pictures.grammar import CAPTIONS, named
 from xpcap.data.pictures.scenes import scene_of
 from xpcap.data.vocabulary import tokenize
-from xpcap.metrics import Bleu, Metric, References, Scored, Words
+from xpcap.metrics import Bleu, Metric, References, Scored, Words, averaged
 
 KIND = "pictures"  # `generated` of a data set's source
 
@@ -25,7 +25,7 @@ class NamedExactly:
     def score(self, references: References, hypotheses: Sequence[Words]) -> Scored:
         """Corpus value ``named``; 1 or 0 for each picture. Any reference names all that is there, so the first stands for the scene."""
         exact = [float(named(said) == named(written[0])) for written, said in zip(references, hypotheses, strict=True)]
-        return Scored({self.name: float(np.mean(exact))}, exact)
+        return averaged(self.name, exact)
 
 
 class BestPossible:
@@ -47,7 +47,7 @@ class BestPossible:
 
     def score(self, references: References, hypotheses: Sequence[Words]) -> Scored:
         """Corpus values ``best_bleu1`` to ``best_bleu4``."""
-        corpus, pictures = Bleu().score(references, [tokenize(caption) for caption in best_of(self._names, self._seed)])
+        corpus, pictures, _ = Bleu().score(references, [tokenize(caption) for caption in best_of(self._names, self._seed)])
         return Scored({f"best_{name}": value for name, value in corpus.items()}, pictures)
 
 

@@ -1,0 +1,173 @@
+"""ROUGE-L, BLEU's counts, variety, intervals and the Java programs: each beside what it is defined by."""
+
+import functools
+import itertools
+import sys
+import types
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from xpcap.metrics import (
+    Bleu,
+    Cider2015,
+    Distinct,
+    Length,
+    Metric,
+    Novel,
+    RougeL,
+    UnigramBleu,
+    WordsUsed,
+    averaged,
+    bootstrap,
+    corpus_bleu,
+    intervals,
+    java,
+    paired,
+    rouge_l,
+    smoothed_bleu,
+)
+from xpcap.metrics.rouge import common_words
+
+
+def random_captions(rng: np.random.Generator, n: int, least: int = 0) -> list[list[str]]:
+    return [[f"w{word}" for word in rng.integers(0, 3, rng.integers(least, 9))] for _ in range(n)]
+
+
+def random_pictures(seed: int, n: int = 30) -> tuple[list[list[list[str]]], list[list[str]]]:
+    rng = np.random.default_rng(seed)
+    return [random_captions(rng, int(rng.integers(1, 5)), least=1) for _ in range(n)], random_captions(rng, n)
+
+
+def test_common_words_are_those_of_the_table() -> None:
+    @functools.cache
+    def longest(one: tuple[str, ...], other: tuple[str, ...]) -> int:
+        if not one or not other:
+            return 0
+        if one[-1] == other[-1]:
+            return longest(one[:-1], other[:-1]) + 1
+        return max(longest(one[:-1], other), longest(one, other[:-1]))
+
+    captions = random_captions(np.random.default_rng(0), 25)
+    for one, other in itertools.product(captions, captions):
+        assert common_words(one, other) == longest(tuple(one), tuple(other)), (one, other)
+
+
+def test_rouge_l_is_pycocoevalcaps() -> None:
+    """Values of pycocoevalcap 1.2. Of the second picture precision is best for one reference, recall for another."""
+    references = [["a dog runs over the grass", "the dog plays"], ["a man in red climbs", "red man on a very big and steep rock in the sun"], ["a b"]]
+    said = ["the dog runs in the grass", "red man on a steep rock climbs", "c d"]
+    written = [[caption.split() for caption in captions] for captions in references]
+    scored = RougeL().score(written, [caption.split() for caption in said])
+    assert scored.pictures == pytest.approx([0.6666666666666666, 0.6029654036243821, 0.0], rel=1e-12)
+    assert rouge_l([["a"]], []) == rouge_l([[]], ["a"]) == rouge_l([[]], []) == 0
+
+
+def test_bleu_from_counts_is_nltks() -> None:
+    from nltk.translate.bleu_score import SmoothingFunction, sentence_bleu
+    from nltk.translate.bleu_score import corpus_bleu as nltk_corpus_bleu
+
+    references, hypotheses = random_pictures(seed=1)
+    weights = [(1 / n,) * n for n in (1, 2, 3, 4)]
+    np.testing.assert_allclose(corpus_bleu(references, hypotheses), nltk_corpus_bleu(references, hypotheses, weights=weights), rtol=1e-12)
+    smooth = SmoothingFunction().method1
+    for written, said in zip(references, hypotheses, strict=True):
+        expected = sentence_bleu(written, said, smoothing_function=smooth) if said else 0
+        assert smoothed_bleu(written, said) == pytest.approx(expected, rel=1e-12)
+
+
+def test_cider_of_2015_is_the_mean_cosine_of_stemmed_words() -> None:
+    """A caption that repeats a rare word gains by it, and length costs nothing."""
+    references = [["two dogs running".split()], ["a cat".split()]]
+    scored = Cider2015().score(references, ["dogs dog dogs dog running run runs run".split(), "a cat".split()])
+    by_hand = 2 * 4 / (np.sqrt(2 * 4**2) * np.sqrt(3))  # of single words: dog and run of "two dog run"; "dog run" is one of two pairs there
+    pairs = 1 / (np.sqrt(3**2 + 1 + 3**2) * np.sqrt(2))
+    assert scored.pictures == pytest.approx([(by_hand + pairs) / 4, 2 / 4])
+
+
+def test_variety_counts_captions_and_words() -> None:
+    said = ["a dog".split(), "a dog".split(), "two cats run".split(), []]
+    references: list[list[Sequence[str]]] = [[["x"]]] * 4
+    assert Distinct().score(references, said).corpus == {"distinct": 3 / 4}
+    assert WordsUsed().score(references, said).corpus == {"words": 5}
+    assert Length().score(references, said).corpus == {"length": 7 / 4}
+    novel = Novel([["a", "dog"], ["cats", "run"]]).score(references, said)
+    assert (novel.corpus, novel.pictures) == ({"novel": 0.5}, [0, 0, 1, 1])
+
+
+def test_an_interval_is_that_of_scores_of_resampled_captions(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each score computed anew from the captions of every resample."""
+    monkeypatch.setattr(bootstrap, "RESAMPLES", 40)
+    references, hypotheses = random_pictures(seed=2, n=15)
+    metrics: list[Metric] = [Bleu(), UnigramBleu(), RougeL()]
+    found = intervals([scored.sums for metric in metrics if (scored := metric.score(references, hypotheses)).sums])
+    rng = np.random.default_rng(bootstrap.SEED)
+    values: dict[str, list[float]] = {}
+    for _ in range(40):
+        drawn = rng.integers(0, 15, 15)
+        for metric in metrics:
+            for name, value in metric.score([references[i] for i in drawn], [hypotheses[i] for i in drawn]).corpus.items():
+                values.setdefault(name, []).append(value)
+    assert set(found) == set(values) == {"bleu1", "bleu2", "bleu3", "bleu4", "unigram_bleu", "rouge_l"}
+    for name, ends in found.items():
+        assert ends == pytest.approx(tuple(np.percentile(values[name], [2.5, 97.5])), rel=1e-12), name
+    assert intervals([]) == intervals([averaged("x", []).sums]) == {}  # type: ignore[list-item]
+
+
+def test_an_interval_of_a_mean_is_two_standard_errors_wide_and_a_paired_one_only_as_wide_as_its_differences() -> None:
+    rng = np.random.default_rng(3)
+    easy = rng.normal(0, 1, 500)
+    ours, theirs = (averaged("x", easy + rng.normal(shift, 0.1, 500)).sums for shift in (0.5, 0.4))
+    assert ours is not None
+    assert theirs is not None
+    low, high = intervals([ours])["x"]
+    assert (high - low) / 2 == pytest.approx(1.96 / 500**0.5, rel=0.1)
+    low, high = paired([ours], [theirs])["x"]
+    assert (high - low) / 2 == pytest.approx(1.96 * 0.1 * (2 / 500) ** 0.5, rel=0.15)
+    assert low < 0.1 < high
+    assert paired([ours], [averaged("y", easy).sums]) == {}  # type: ignore[list-item]
+
+
+@pytest.fixture
+def program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """A package that looks like pycocoevalcap; what its METEOR is given, and what it raises."""
+    seen: dict[str, Any] = {"raises": None}
+
+    class Meteor:
+        def compute_score(self, written: Any, said: Any) -> tuple[float, list[float]]:
+            if seen["raises"]:
+                raise seen["raises"]
+            seen["given"] = (written, said)
+            return 0.25, [0.5, 0.1]
+
+    (tmp_path / "pycocoevalcap").mkdir()
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setitem(sys.modules, "pycocoevalcap.meteor.meteor", types.SimpleNamespace(Meteor=Meteor))
+    monkeypatch.setattr(java.shutil, "which", lambda name: f"/usr/bin/{name}")
+    seen["folder"] = tmp_path / "pycocoevalcap"
+    return seen
+
+
+def test_meteor_is_asked_for_text_and_its_failure_told(program: dict[str, Any]) -> None:
+    [meteor], missing = java.java_metrics()
+    assert (list(missing), "get_stanford_models downloads" in missing["spice"]) == (["spice"], True)
+    scored = meteor.score([["a dog".split(), "b".split()], ["c".split()]], ["x y".split(), []])
+    assert scored == ({"meteor": 0.25}, [0.5, 0.1], None)
+    assert program["given"] == ({0: ["a dog", "b"], 1: ["c"]}, {0: ["x y"], 1: [""]})
+    program["raises"] = BrokenPipeError("Broken pipe")
+    with pytest.raises(java.JavaError, match=r"METEOR's Java program failed \(Broken pipe\); is the memory large enough"):
+        meteor.score([[["a"]]], [["a"]])
+
+
+def test_spice_runs_only_where_its_models_are_and_nothing_without_java(program: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    models = program["folder"] / java.MODELS
+    models.parent.mkdir(parents=True)
+    models.touch()
+    assert ([metric.name for metric in java.java_metrics()[0]], java.java_metrics()[1]) == (["meteor", "spice"], {})
+    monkeypatch.setattr(java.shutil, "which", lambda name: None)
+    assert java.java_metrics() == ([], {"meteor": "there is no java on the PATH", "spice": "there is no java on the PATH"})
+    monkeypatch.setattr(java, "PACKAGE", "no_such_package")
+    assert java.java_metrics()[1]["meteor"] == "no_such_package is not installed"

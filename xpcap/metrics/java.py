@@ -1,0 +1,85 @@
+"""METEOR (Denkowski & Lavie 2014) and SPICE (Anderson et al. 2016): Java programs that the package pycocoevalcap brings and calls."""
+
+import importlib.util
+import shutil
+import subprocess
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from xpcap.metrics.metric import Metric, References, Scored, Words, averaged
+
+PACKAGE = "pycocoevalcap"
+MODELS = Path("spice", "lib", "stanford-corenlp-3.6.0.jar")  # which SPICE would download when called
+Said = dict[int, list[str]]
+
+
+class JavaError(RuntimeError):
+    """A Java program did not do its work."""
+
+
+class Meteor:
+    """METEOR 1.5. No interval, since its corpus value is no function of sums over pictures that it tells."""
+
+    name = "meteor"
+    title = "METEOR"
+    protocol = "METEOR 1.5 of pycocoevalcap, words as for BLEU"
+    known_only = False
+
+    def score(self, references: References, hypotheses: Sequence[Words]) -> Scored:
+        """Corpus value ``meteor``. JavaError : the program failed."""
+        corpus, pictures = _run(self.title, _meteor, references, hypotheses)
+        return Scored({self.name: float(corpus)}, [float(score) for score in pictures])
+
+
+class Spice:
+    """SPICE 1.0."""
+
+    name = "spice"
+    title = "SPICE"
+    protocol = "SPICE 1.0 of pycocoevalcap, F-measure of all tuples, words as for BLEU, mean over pictures"
+    known_only = False
+
+    def score(self, references: References, hypotheses: Sequence[Words]) -> Scored:
+        """Corpus value ``spice``. JavaError : the program failed."""
+        _, pictures = _run(self.title, _spice, references, hypotheses)
+        return averaged(self.name, np.nan_to_num([score["All"]["f"] for score in pictures]))
+
+
+def java_metrics() -> tuple[list[Metric], dict[str, str]]:
+    """Those of the two that can be computed here; and name to reason for those that cannot. Nothing is downloaded."""
+    found = importlib.util.find_spec(PACKAGE)
+    places = list(found.submodule_search_locations or ()) if found else []  # it has no __init__.py
+    if not places:
+        return [], dict.fromkeys((Meteor.name, Spice.name), f"{PACKAGE} is not installed")
+    if not shutil.which("java"):
+        return [], dict.fromkeys((Meteor.name, Spice.name), "there is no java on the PATH")
+    if not any(Path(place, MODELS).is_file() for place in places):
+        return [Meteor()], {Spice.name: f"its language models are not there; python -m {PACKAGE}.spice.get_stanford_models downloads them"}
+    return [Meteor(), Spice()], {}
+
+
+def _run(title: str, compute: Callable[[Said, Said], Any], references: References, hypotheses: Sequence[Words]) -> tuple[Any, Any]:
+    """Corpus value, and one value a picture. The programs take text, one space between words."""
+    written = {i: [" ".join(caption) for caption in captions] for i, captions in enumerate(references)}
+    try:
+        corpus, pictures = compute(written, {i: [" ".join(said)] for i, said in enumerate(hypotheses)})
+    except (OSError, ValueError, subprocess.SubprocessError) as error:  # ValueError: an answer that is no number, since the program has ended
+        raise JavaError(
+            f"{title}'s Java program failed ({str(error)[:200]}); is the memory large enough, and the Java not too new for it?"
+        ) from error
+    return corpus, pictures
+
+
+def _meteor(written: Said, said: Said) -> Any:
+    from pycocoevalcap.meteor.meteor import Meteor as Program
+
+    return Program().compute_score(written, said)
+
+
+def _spice(written: Said, said: Said) -> Any:
+    from pycocoevalcap.spice.spice import Spice as Program
+
+    return Program().compute_score(written, said)

@@ -1,0 +1,46 @@
+"""ROUGE-L (Lin 2004): the longest common subsequence of a caption and what people wrote."""
+
+from collections.abc import Sequence
+
+from xpcap.metrics.metric import References, Scored, Words, averaged
+
+BETA = 1.2  # recall counts that much more than precision
+
+
+class RougeL:
+    """ROUGE-L as pycocoevalcap computes it."""
+
+    name = "rouge_l"
+    title = "ROUGE-L"
+    protocol = "as pycocoevalcap: longest common subsequence, best precision and best recall over the references, beta 1.2, words as for BLEU"
+    known_only = False
+
+    def score(self, references: References, hypotheses: Sequence[Words]) -> Scored:
+        """Corpus value ``rouge_l``."""
+        return averaged(self.name, [rouge_l(written, said) for written, said in zip(references, hypotheses, strict=True)])
+
+
+def rouge_l(references: Sequence[Words], hypothesis: Words) -> float:
+    """ROUGE-L of one caption. Precision and recall may be of two different references. 0 for an empty caption."""
+    common = [(common_words(reference, hypothesis), len(reference)) for reference in references]
+    precision = max((count / len(hypothesis) for count, _ in common if count), default=0.0)
+    recall = max((count / length for count, length in common if count), default=0.0)
+    return (1 + BETA**2) * precision * recall / (recall + BETA**2 * precision) if precision else 0.0
+
+
+def common_words(one: Words, other: Words) -> int:
+    """Length of the longest common subsequence of two sentences.
+
+    Notes
+    -----
+    Hyyro (2004): a row of the usual table is one integer, whose bit i is 0 where the row grows from column i to i + 1, and a word of `other`
+    is one step from row to row. A tenth of the time of the table.
+    """
+    places: dict[str, int] = {}
+    for i, word in enumerate(one):
+        places[word] = places.get(word, 0) | 1 << i
+    row = every = (1 << len(one)) - 1
+    for word in other:
+        match = row & places.get(word, 0)
+        row = (row + match | row - match) & every
+    return len(one) - row.bit_count()

@@ -1,0 +1,65 @@
+"""What captions are like, whatever the references say: how many differ, how many are new, how many words they use, how long they are."""
+
+from collections.abc import Iterable, Sequence
+
+from xpcap.metrics.metric import References, Scored, Words, averaged
+
+
+class Distinct:
+    """Captions that differ, as a share of the pictures. No interval: a resample repeats pictures, and with them captions."""
+
+    name = "distinct"
+    title = "distinct captions"
+    protocol = "number of different captions divided by the number of pictures"
+    known_only = False
+
+    def score(self, references: References, hypotheses: Sequence[Words]) -> Scored:
+        """Corpus value ``distinct``, 0 to 1."""
+        return Scored({self.name: len({tuple(said) for said in hypotheses}) / max(len(hypotheses), 1)}, [])
+
+
+class Novel:
+    """Captions that nobody wrote of a picture of the train split.
+
+    Parameters
+    ----------
+    train : its captions as lists of words
+    """
+
+    name = "novel"
+    title = "novel captions"
+    protocol = "share of captions that are, word for word, no caption of the train split as the data file encodes it"
+    known_only = False
+
+    def __init__(self, train: Iterable[Words]) -> None:
+        self._train = {tuple(caption) for caption in train}
+
+    def score(self, references: References, hypotheses: Sequence[Words]) -> Scored:
+        """Corpus value ``novel``, 0 to 1; 1 or 0 for each picture."""
+        return averaged(self.name, [float(tuple(said) not in self._train) for said in hypotheses])
+
+
+class WordsUsed:
+    """How many different words all captions use. No interval, as with `Distinct`."""
+
+    name = "words"
+    title = "words used"
+    protocol = "number of different words in all captions"
+    known_only = False
+
+    def score(self, references: References, hypotheses: Sequence[Words]) -> Scored:
+        """Corpus value ``words``, a whole number."""
+        return Scored({self.name: len({word for said in hypotheses for word in said})}, [])
+
+
+class Length:
+    """Words in a caption."""
+
+    name = "length"
+    title = "length"
+    protocol = "words in a caption, mean over pictures"
+    known_only = False
+
+    def score(self, references: References, hypotheses: Sequence[Words]) -> Scored:
+        """Corpus value ``length``."""
+        return averaged(self.name, [float(len(said)) for said in hypotheses])
