@@ -1,10 +1,12 @@
 """Captioning models: config, parameters, loss and gradients, decoding."""
 
 from xpcap.models.batch import Batch, FeatureRows
+from xpcap.models.beam import Beam
 from xpcap.models.captioning_rnn import CaptioningRNN
 from xpcap.models.config import ModelConfig
-from xpcap.models.decoding import Choice, Policy
+from xpcap.models.decoding import Said
 from xpcap.models.network import Score
 from xpcap.models.parameters import Parameters
+from xpcap.models.policies import Choice, Policy, Sampling
 
-__all__ = ["Batch", "CaptioningRNN", "Choice", "FeatureRows", "ModelConfig", "Parameters", "Policy", "Score"]
+__all__ = ["Batch", "Beam", "CaptioningRNN", "Choice", "FeatureRows", "ModelConfig", "Parameters", "Policy", "Said", "Sampling", "Score"]

@@ -14,12 +14,13 @@ from xpcap.models import network
 from xpcap.models.batch import FeatureRows
 from xpcap.models.checks import check_counter, check_words
 from xpcap.models.config import ModelConfig, check_sizes
-from xpcap.models.decoding import Policy, Special, decode
+from xpcap.models.decoding import Said, decode
 from xpcap.models.entry import enter, to_device
 from xpcap.models.initial import draw_weights
 from xpcap.models.masks import Draw
 from xpcap.models.network import Part, Score
 from xpcap.models.parameters import Parameters
+from xpcap.models.policies import Policy
 from xpcap.ops import gather, product
 from xpcap.workspace import Buffer, Workspace, fresh
 
@@ -259,14 +260,15 @@ class CaptioningRNN:
         scores += params["b_vocab"]
         return scores, (*state, *image)
 
-    def sample(self, features: Array, max_length: int = 30, forbid: Sequence[int] = ()) -> np.ndarray:
-        """Caption a batch greedily: the likeliest word at each step, for the whole batch at once; captions leave the batch as they end.
+    def sample(self, features: Array, max_length: int = 30, forbid: Sequence[int] = (), policy: Policy | None = None) -> np.ndarray:
+        """Caption a batch, greedily if no policy is given; whole batch at once, and captions leave the batch as they end.
 
         Parameters
         ----------
         features : array (N, D), host or device
         max_length : most words in a caption, END included
         forbid : ids of words that are never chosen
+        policy : Beam, Sampling or another Policy, used as it is: it has limits of its own. None: the likeliest word at each step
 
         Returns
         -------
@@ -277,10 +279,10 @@ class CaptioningRNN:
         ValueError : features do not match, the vocabulary has no ``<START>``, max_length is below 1, or `forbid` has an id outside the
             vocabulary or all of it.
         """
-        return self._decode("sample", features, Policy(max_length, forbid), scored=False)[0]
+        return self._decode("sample", features, policy or Policy(max_length, forbid), scored=False).captions[:, 0]
 
     def sample_with_probabilities(self, features: Array, max_length: int = 30, forbid: Sequence[int] = ()) -> tuple[np.ndarray, np.ndarray]:
-        """Caption like `sample`, and return the probability of each word as well.
+        """Caption greedily, as `sample` does, and return the probability of each word as well.
 
         Returns
         -------
@@ -288,15 +290,19 @@ class CaptioningRNN:
         probabilities : array (N, max_length), the model's dtype, on the host: softmax over the whole vocabulary, forbidden words
             included, given the words before; 0 after END
         """
-        return self._decode("sample_with_probabilities", features, Policy(max_length, forbid), scored=True)
+        said = self._decode("sample_with_probabilities", features, Policy(max_length, forbid), scored=True)
+        return said.captions[:, 0], said.probabilities[:, 0]
 
     def decode(self, features: Array, policy: Policy, scored: bool = False) -> tuple[np.ndarray, np.ndarray]:
         """Caption a batch with any policy. Returns captions and probabilities as `sample_with_probabilities` does; if not `scored`, all 0."""
-        return self._decode("decode", features, policy, scored)
+        said = self._decode("decode", features, policy, scored)
+        return said.captions[:, 0], said.probabilities[:, 0]
 
-    def _decode(self, function: str, features: Array, policy: Policy, scored: bool) -> tuple[np.ndarray, np.ndarray]:
-        where, V = f"CaptioningRNN.{function}", len(self.word_to_idx)
-        start = self.word_to_idx.get("<START>", V)
-        if start >= V:
-            raise ValueError(f"{where}: the vocabulary of {V} words has no <START> with an id below {V}, expected one: sampling starts from it")
-        return decode(self, features, policy, Special(start, self.word_to_idx.get("<END>"), self._null), scored, where)
+    def say(self, features: Array, policy: Policy, numbers: Sequence[int] | np.ndarray | None = None) -> Said:
+        """All captions that a policy returns of each picture, and how likely they are. `numbers` (N,) are those that Sampling draws by: None: 0..N-1."""
+        return self._decode("say", features, policy, True, numbers)
+
+    def _decode(
+        self, function: str, features: Array, policy: Policy, scored: bool, numbers: Sequence[int] | np.ndarray | None = None
+    ) -> Said:  # fmt: skip
+        return decode(self, features, policy, scored, f"CaptioningRNN.{function}", numbers)

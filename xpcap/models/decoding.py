@@ -2,76 +2,40 @@
 
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from xpcap.backend import Array, asarray, get_array_module, to_numpy
+from xpcap.backend import Array, asarray, get_array_module
 from xpcap.cores import cores, side_by_side, stretches
+from xpcap.models.beam import normalise
+from xpcap.models.policies import Policy, Silence, Special, no_limits
 from xpcap.models.reading import Reading
+from xpcap.models.transcript import Step, Transcript
 from xpcap.ops import gather, log_softmax
 from xpcap.workspace import Buffer, Workspace
 
 LEAST_PART = 64  # pictures, at least, for another core to pay off
 
 
-class Choice(NamedTuple):
-    """A policy's choice in one step, for m hypotheses."""
+class Said(NamedTuple):
+    """The captions of N pictures, n of each, the best first.
 
-    words: Array  # (m,) int
-    parents: Array | None = None  # (m,) int, index of the hypothesis that each one continues; None: itself
-    totals: Array | None = None  # (m,) float, whatever the policy sums up along a hypothesis, such as log-probabilities
-
-
-@dataclass(frozen=True)
-class Policy:
-    """Greedy decoding: the likeliest word at each step. For another policy, subclass and override `choose`.
-
-    Parameters
-    ----------
-    max_length : most words in a caption, END included
-    forbid : ids of words that are never chosen
+    `log_probabilities` are totals over a caption's words, END included. Where a picture has fewer than n captions, the others are empty.
     """
 
-    max_length: int = 30
-    forbid: Sequence[int] = ()
-
-    @property
-    def rowwise(self) -> bool:
-        """Whether `choose` looks at each row by itself, and names no parents. Greedy decoding does; a policy of your own may say so.
-
-        On a device it then also gets rows of captions that ended in the step before, and what it chooses for them is dropped.
-        """
-        return type(self).choose is Policy.choose
-
-    def choose(self, scores: Array, totals: Array | None, t: int) -> Choice:
-        """Choose the next words.
-
-        Parameters
-        ----------
-        scores : array (n, V); log-probabilities of the next word up to a constant per row; -inf for forbidden words
-        totals : the totals of the previous Choice; None in the first step
-        t : number of words chosen so far
-        """
-        return Choice(scores.argmax(axis=1))
-
-    def banned(self, function: str, V: int) -> list[int]:
-        """The forbidden ids, sorted. ValueError : max_length is below 1, or `forbid` has an id outside 0..V-1, or all of them."""
-        if self.max_length < 1:
-            raise ValueError(f"{function}: max_length is {self.max_length}, expected at least 1")
-        banned = sorted({int(i) for i in self.forbid})
-        if banned and not (banned[0] >= 0 and banned[-1] < V and len(banned) < V):
-            raise ValueError(f"{function}: forbid holds {len(banned)} ids {banned[0]}..{banned[-1]}, expected some, not all, of 0..{V - 1}")
-        return banned
+    captions: np.ndarray  # (N, n, max_length) int32, NULL after END
+    probabilities: np.ndarray  # (N, n, max_length), the model's dtype; of the words, 0 after END
+    log_probabilities: np.ndarray  # (N, n), the model's dtype; -inf where there is no n-th caption
 
 
-class Special(NamedTuple):
-    """Ids of START, END and NULL; a vocabulary may lack END."""
-
-    start: int
-    end: int | None
-    null: int
+def special_words(function: str, model: Any) -> Special:
+    """The special words of a model's vocabulary. ValueError : it has no START."""
+    ids, V = model.word_to_idx, len(model.word_to_idx)
+    start = ids.get("<START>", V)
+    if start >= V:
+        raise ValueError(f"{function}: the vocabulary of {V} words has no <START> with an id below {V}, expected one: sampling starts from it")
+    return Special(start, ids.get("<END>"), ids["<NULL>"])
 
 
 class WordTable:
@@ -100,96 +64,94 @@ class WordTable:
         self._filled = end
 
 
-class Transcript:
-    """What N captions say, on the host.
-
-    Attributes
-    ----------
-    captions, probabilities : as `decode` returns them
-    ended : array (N,), bool; the captions that have said END
-    """
-
-    def __init__(self, N: int, length: int, special: Special, dtype: Any) -> None:
-        self._end = special.end
-        self.captions, self.probabilities = np.full((N, length), special.null, np.int32), np.zeros((N, length), dtype)
-        self.ended = np.zeros(N, bool)
-
-    def write(self, t: int, alive: np.ndarray, said: Reading) -> None:
-        """Write down word t, and its probability if there is one, of the captions `alive` (n,). Those that had ended say nothing more."""
-        words, *p = said.wait()
-        going = ~self.ended[alive]
-        captions = alive[going]
-        self.captions[captions, t] = words[going]
-        if p:
-            self.probabilities[captions, t] = p[0][going]
-        self.ended[captions] = words[going] == self._end
-
-    def go_on_from(self, alive: np.ndarray, parents: np.ndarray) -> None:
-        """The captions `alive` (n,) take over what those at `parents` (n,) among them have said."""
-        past = alive[parents]
-        self.captions[alive], self.probabilities[alive] = self.captions[past], self.probabilities[past]
-
-
-def decode(model: Any, features: Array, policy: Policy, special: Special, scored: bool, function: str = "decode") -> tuple[np.ndarray, np.ndarray]:
+def decode(
+    model: Any, features: Array, policy: Policy, scored: bool, function: str = "decode", numbers: Sequence[int] | np.ndarray | None = None
+) -> Said:  # fmt: skip
     """Caption N pictures. On the host, the cores caption parts of them in parallel.
 
     Parameters
     ----------
     model : an object with `start`, `project`, `advance`, `params` and `word_to_idx` as in CaptioningRNN
     features : array (N, D), host or device
-    scored : whether to compute the probabilities of the words; else they are 0
+    scored : whether to compute the probabilities of the words; else they and their totals are 0
     function : the caller's name, for messages
-
-    Returns
-    -------
-    captions : array (N, max_length), int32, on the host, NULL after END
-    probabilities : array (N, max_length), the model's dtype, on the host
+    numbers : (N,), int from 0; what a policy that draws knows a picture by. None: 0..N-1
     """
-    N, banned = len(features), policy.banned(function, len(model.word_to_idx))
+    special = special_words(function, model)
+    N, banned = len(features), policy.banned(function, len(model.word_to_idx), special.end)
+    numbers = np.arange(N) if numbers is None else np.asarray(numbers)
+    if numbers.shape != (N,):
+        raise ValueError(f"{function}: numbers has shape {numbers.shape}, expected one for each picture, ({N},)")
     parts = stretches(N, min(cores(), N // LEAST_PART)) if get_array_module(model.params.flat) is np else [slice(0, N)]
-    found = side_by_side(lambda part: _decode(model, features[part], policy, special, banned, scored), parts)
-    captions, probabilities = (np.concatenate(results) for results in zip(*found, strict=True))
-    return captions, probabilities
+    found = side_by_side(lambda part: _decode(model, features[part], policy, special, banned, scored, numbers[part]), parts)
+    return Said(*(np.concatenate(results) for results in zip(*found, strict=True)))
 
 
 def _decode(
-    model: Any, features: Array, policy: Policy, special: Special, banned: Sequence[int], scored: bool
-) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
-    """Caption one part. The host reads the words of each step, and captions that have ended leave the batch.
+    model: Any, features: Array, policy: Policy, special: Special, banned: Sequence[int], scored: bool, numbers: np.ndarray
+) -> Said:  # fmt: skip
+    """Caption one part. The host reads the words of each step, and hypotheses that have ended leave the batch.
 
-    On a device the next step is launched before the words of the last one are read, so that the device never waits for the host; captions
-    leave a step later then.
+    On a device, where no choice depends on what the host reads, the next step is launched before the words of the last one are read, so that
+    the device never waits for the host; captions leave a step later then.
     """
-    state = model.start(features)
-    h, alive = state[0], np.arange(len(features))  # the captions in the batch
+    state = tuple(s if policy.roots == 1 else s.repeat(policy.roots, axis=0) for s in model.start(features))
+    h, alive = state[0], np.arange(len(state[0])) * (policy.places // policy.roots)  # places of the hypotheses in the batch
     xp, buffer = get_array_module(h), Workspace(h).buffer
-    behind = 1 if xp is not np and policy.rowwise else 0  # steps that the host reads late
+    behind = 1 if xp is not np and no_limits(policy) else 0  # steps that the host reads late
     project = WordTable(model).project if xp is np else model.project
-    silent, silence = asarray(np.array(banned, np.int32), like=h), xp.full(len(banned), -np.inf, h.dtype)
-    words, totals = xp.full(len(alive), special.start, np.int32), None
-    transcript, unread = Transcript(len(alive), policy.max_length, special, h.dtype), deque[tuple[int, np.ndarray, Reading]]()
+    choose, silence = policy.begin(numbers, special, buffer.scope("policy")), Silence(policy, banned, special, buffer.scope("silence"))
+    said, unread = Transcript(len(features) * policy.places, policy.max_length, special.end, special.null, h.dtype), deque[Step]()
+    words, totals, parents = xp.full(len(alive), special.start, np.int32), None, None
     for t in range(policy.max_length):
-        going = np.flatnonzero(~transcript.ended[alive])
+        going = np.flatnonzero(~policy.settled(said)[alive])
         if going.size == 0:
             break
         if len(going) < len(alive):
             rows = asarray(going.astype(np.int32), like=h)
-            alive, words, state = alive[going], words[rows], tuple(s[rows] for s in state)
-            totals = None if totals is None else totals[rows]
-        scores, state = model.advance(project(words, buffer), state, buffer)
-        log_p = log_softmax(scores) if scored else None
-        if banned:
-            scores[:, silent] = silence
-        words, parents, totals = policy.choose(scores, totals, t)
+            alive, words, totals = alive[going], words[rows], None if totals is None else totals[rows]
+            parents = rows if parents is None else parents[rows]
         if parents is not None:
-            if behind:
-                raise ValueError(f"decode: {type(policy).__name__}.choose names parents, expected None; is it `rowwise`?")
             state = tuple(s[parents] for s in state)
-            transcript.go_on_from(alive, to_numpy(parents))
-        p = () if log_p is None else (xp.exp(log_p[xp.arange(len(words)) if parents is None else parents, words]),)
-        unread.append((t, alive, Reading(words, *p)))
+        scores, state = model.advance(project(words, buffer), state, buffer)
+        log_p = normalise(scores) if policy.normalised else log_softmax(scores) if scored else None
+        silence(scores, t, said, alive)
+        words, parents, totals = choose(scores, totals, t, alive)
+        if parents is not None and behind:
+            raise ValueError(f"decode: {type(policy).__name__}.choose names parents, expected None; is it `rowwise`?")
+        before, alive = alive, np.arange(len(said.ended)) if t == 0 and policy.places > 1 else alive
+        unread.append(_read(t, before, alive, words, _of(words, log_p, parents) if scored else None, parents, totals if policy.places > 1 else None))
         if len(unread) > behind:
-            transcript.write(*unread.popleft())
+            said.write(unread.popleft())
     while unread:
-        transcript.write(*unread.popleft())
-    return transcript.captions, transcript.probabilities
+        said.write(unread.popleft())
+    return _best(policy, said, scored)
+
+
+def _of(words: Array, log_p: Array, parents: Array | None) -> Array:
+    """The probability of each word."""
+    xp = get_array_module(log_p)
+    return xp.exp(log_p[xp.arange(len(words)) if parents is None else parents, words])
+
+
+def _read(
+    t: int, before: np.ndarray, after: np.ndarray, words: Array, probabilities: Array | None, parents: Array | None, totals: Array | None
+) -> Step:  # fmt: skip
+    more = {"probabilities": probabilities, "parents": parents, "totals": totals}
+    there = {name: x for name, x in more.items() if x is not None}
+    return Step(t, before, after, tuple(there), Reading(words, *there.values()))
+
+
+def _best(policy: Policy, said: Transcript, scored: bool) -> Said:
+    """What a policy returns of all that was said."""
+    places = policy.ranked(said)
+    captions, probabilities, lengths = said.captions[places], said.probabilities[places], said.lengths[places]
+    if policy.places > 1:
+        totals = said.totals[places]
+    elif scored:
+        there = np.arange(captions.shape[2]) < lengths[:, :, None]
+        with np.errstate(divide="ignore"):  # a word may be less likely than the smallest number
+            totals = np.log(probabilities, dtype=np.float64, where=there, out=np.zeros(there.shape)).sum(axis=2)
+    else:
+        totals = np.zeros(places.shape)
+    return Said(captions, probabilities, totals.astype(probabilities.dtype))

@@ -1,0 +1,231 @@
+"""Policies choose the words of captions, step by step: the likeliest, or drawn at random. xpcap.models.beam adds the beam."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from xpcap.backend import Array, asarray, get_array_module
+from xpcap.errors import OptionError
+from xpcap.models.transcript import Transcript
+from xpcap.workspace import Buffer
+
+
+class Special(NamedTuple):
+    """Ids of START, END and NULL; a vocabulary may lack END."""
+
+    start: int
+    end: int | None
+    null: int
+
+
+class Choice(NamedTuple):
+    """A policy's choice in one step, for m hypotheses."""
+
+    words: Array  # (m,) int
+    parents: Array | None = None  # (m,) int, index of the hypothesis that each one continues; None: itself
+    totals: Array | None = None  # (m,) float, whatever the policy sums up along a hypothesis, such as log-probabilities
+
+
+Chooser = Callable[[Array, Array | None, int, np.ndarray], Choice]  # of scores, totals, t, and the places of the rows
+
+
+@dataclass(frozen=True)
+class Policy:
+    """Greedy decoding: the likeliest word at each step. For another policy, subclass and override `choose`.
+
+    Parameters
+    ----------
+    max_length : most words in a caption, END included
+    forbid : ids of words that are never chosen
+    least_length : least words in a caption, END not counted
+    no_repeat_trigram : whether no three words may follow each other twice in a caption
+    """
+
+    max_length: int = 30
+    forbid: Sequence[int] = ()
+    least_length: int = 0
+    no_repeat_trigram: bool = False
+
+    normalised = False  # whether `choose` is to get log-probabilities, and not only up to a constant per row
+
+    @property
+    def rowwise(self) -> bool:
+        """Whether `choose` looks at each row by itself, and names no parents. Greedy decoding does; a policy of your own may say so.
+
+        On a device it then also gets rows of captions that ended in the step before, and what it chooses for them is dropped.
+        """
+        return type(self).choose is Policy.choose
+
+    def choose(self, scores: Array, totals: Array | None, t: int) -> Choice:
+        """Choose the next words.
+
+        Parameters
+        ----------
+        scores : array (n, V); log-probabilities of the next word up to a constant per row; -inf for forbidden words
+        totals : the totals of the previous Choice; None in the first step
+        t : number of words chosen so far
+        """
+        return Choice(scores.argmax(axis=1))
+
+    # What the loop asks of a policy that keeps several hypotheses of a picture, or needs to know which captions it chooses for
+
+    @property
+    def places(self) -> int:
+        """Hypotheses of a picture: it has the places picture * places and up. Ended ones keep theirs, and the others may be put anew each step."""
+        return 1
+
+    @property
+    def roots(self) -> int:
+        """Hypotheses of a picture before the first word, at equal distances in its places. The first choice fills all of them."""
+        return 1
+
+    def begin(self, numbers: np.ndarray, special: Special, buffer: Buffer) -> Chooser:
+        """`choose` for the pictures of these numbers (N,): it gets the places (n,) of the rows as well."""
+        return lambda scores, totals, t, places: self.choose(scores, totals, t)
+
+    def settled(self, said: Transcript) -> np.ndarray:
+        """Which places need no further word: those that have ended, or whose words cannot matter any more."""
+        return said.ended
+
+    def ranked(self, said: Transcript) -> np.ndarray:
+        """Places (N, n) of the captions to return, the best one of a picture first."""
+        return np.arange(len(said.ended))[:, None]
+
+    def banned(self, function: str, V: int, end: int | None = None) -> list[int]:
+        """The forbidden ids, sorted. ValueError : a limit on lengths, or an id in `forbid`, is out of range, or too few words are left."""
+        if self.max_length < 1:
+            raise ValueError(f"{function}: max_length is {self.max_length}, expected at least 1")
+        if not 0 <= self.least_length <= self.max_length:
+            raise ValueError(f"{function}: least_length is {self.least_length}, expected 0..{self.max_length}, max_length")
+        banned = sorted({int(i) for i in self.forbid})
+        if banned and not (banned[0] >= 0 and banned[-1] < V and len(banned) < V):
+            raise ValueError(f"{function}: forbid holds {len(banned)} ids {banned[0]}..{banned[-1]}, expected some, not all, of 0..{V - 1}")
+        left = V - len({*banned, *(() if end is None else (end,))})
+        used = self.max_length // 2 if self.no_repeat_trigram else 0  # two words have at most so many that followed them
+        if (self.least_length or used) and left <= used:
+            raise ValueError(
+                f"{function}: forbid leaves {left} of {V} words besides END, expected more than {used}: a caption could not go on "
+                "with least_length or no_repeat_trigram"
+            )
+        return banned
+
+
+@dataclass(frozen=True)
+class Sampling(Policy):
+    """Words drawn at random, each with the probability softmax(scores / temperature), cut to the likeliest words and made to sum to 1 again.
+
+    Parameters
+    ----------
+    temperature : above 1 for more surprise, below 1 for less
+    top_k : draw only from the words that are as likely as the k-th likeliest; None: from all
+    top_p : draw only from the nucleus: the words that are at least as likely as the last of the likeliest ones needed to reach this
+        probability; after `top_k`. None: from all
+    seed : int in 0..2**63-1. Step t of the picture numbered i takes number t of ``numpy.random.Philox(key=[seed, i])``, so a caption depends
+        neither on the batch nor on what other captions say
+
+    Raises
+    ------
+    OptionError : a number is out of range.
+
+    Notes
+    -----
+    Holtzman et al. 2020, *The Curious Case of Neural Text Degeneration*.
+    """
+
+    max_length: int = field(default=30, kw_only=True)
+    forbid: Sequence[int] = field(default=(), kw_only=True)
+    least_length: int = field(default=0, kw_only=True)
+    no_repeat_trigram: bool = field(default=False, kw_only=True)
+    temperature: float = 1.0
+    top_k: int | None = None
+    top_p: float | None = None
+    seed: int = 0
+
+    rowwise = True
+
+    def __post_init__(self) -> None:
+        if not (self.temperature > 0 and np.isfinite(self.temperature)):
+            raise OptionError(f"Sampling: `temperature` is {self.temperature}, expected a number above 0; for the likeliest words decode greedily")
+        if self.top_k is not None and self.top_k < 1:
+            raise OptionError(f"Sampling: `top_k` is {self.top_k}, expected at least 1")
+        if self.top_p is not None and not 0 < self.top_p <= 1:
+            raise OptionError(f"Sampling: `top_p` is {self.top_p}, expected a probability above 0, at most 1")
+        if not 0 <= self.seed < 2**63:
+            raise OptionError(f"Sampling: `seed` is {self.seed}, expected 0..2**63-1")
+
+    def begin(self, numbers: np.ndarray, special: Special, buffer: Buffer) -> Chooser:
+        dtype = buffer("", (0,)).dtype
+        below_1 = np.nextafter(dtype.type(1), dtype.type(0))  # rounding to float32 may give 1
+        drawn = [np.random.Generator(np.random.Philox(key=np.array([self.seed, i], np.uint64))).random(self.max_length) for i in numbers.tolist()]
+        uniforms = np.minimum(np.array(drawn).reshape(-1, self.max_length).T.astype(dtype), below_1)  # (T, N)
+
+        def choose(scores: Array, totals: Array | None, t: int, places: np.ndarray) -> Choice:
+            cumulative = self.weights(scores).cumsum(axis=1)
+            u = buffer.upload("uniforms", np.ascontiguousarray(uniforms[t, places]))
+            return Choice((cumulative <= (u * cumulative[:, -1])[:, None]).sum(axis=1))
+
+        return choose
+
+    def weights(self, scores: Array) -> Array:
+        """What the words are drawn in proportion to: (n, V), 0 for words that are cut off."""
+        xp, (n, V) = get_array_module(scores), scores.shape
+        p = xp.exp((scores - scores.max(axis=1, keepdims=True)) / self.temperature)
+        if self.top_k is None and self.top_p is None:
+            return p
+        rising = xp.sort(p, axis=1)
+        if self.top_k is not None and self.top_k < V:
+            rising[:, : V - self.top_k] = 0
+        least = rising[:, V - min(self.top_k or V, V)]
+        if self.top_p is not None:
+            cumulative = rising.cumsum(axis=1)
+            outside = (cumulative <= (1 - self.top_p) * cumulative[:, -1:]).sum(axis=1)  # the least likely words, which the nucleus leaves out
+            least = rising[xp.arange(n), xp.minimum(outside, V - 1)]
+        return xp.where(p >= least[:, None], p, 0)
+
+
+class Silence:
+    """Puts -inf in the place of scores of words that a policy's limits forbid.
+
+    Parameters
+    ----------
+    banned : ids that are never said
+    """
+
+    def __init__(self, policy: Policy, banned: Sequence[int], special: Special, buffer: Buffer) -> None:
+        self._least, self._trigram = policy.least_length, policy.no_repeat_trigram
+        short = sorted({*banned, *(() if special.end is None else (special.end,))}) if policy.least_length else []
+        self._buffer = buffer
+        self._words = self._sent("silent", banned), self._sent("silent at first", short)
+
+    def _sent(self, name: str, ids: Sequence[int]) -> tuple[Array, Array] | None:
+        return (asarray(np.array(ids, np.int32), like=self._buffer("", (0,))), self._hidden(name, len(ids))) if ids else None
+
+    def _hidden(self, name: str, count: int) -> Array:
+        """(count,), -inf each: an array, since a device would have to be sent a number."""
+        hidden = self._buffer(name, (count,))
+        hidden[...] = -np.inf
+        return hidden
+
+    def __call__(self, scores: Array, t: int, said: Transcript, places: np.ndarray) -> None:
+        """Write to scores (n, V) of the word after t others, of the hypotheses at `places` (n,) in `said`."""
+        if silent := self._words[t < self._least]:
+            scores[:, silent[0]] = silent[1]
+        if self._trigram and t >= 3:
+            rows, words = _repeating(said.captions[places, :t])
+            if rows.size:
+                flat = scores.reshape(-1)
+                flat[self._buffer.upload("repeated", rows * scores.shape[1] + words)] = self._hidden("hidden", rows.size)
+
+
+def _repeating(words: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Row and word for each word that would repeat three words of its row: words (n, t), int."""
+    again = (words[:, :-2] == words[:, -2:-1]) & (words[:, 1:-1] == words[:, -1:])
+    rows, starts = again.nonzero()
+    return rows, words[rows, starts + 2].astype(np.int64)
+
+
+def no_limits(policy: Any) -> bool:
+    """Whether a policy's words depend on nothing that the host has to read first."""
+    return bool(policy.rowwise) and not policy.no_repeat_trigram
