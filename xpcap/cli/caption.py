@@ -9,6 +9,7 @@ import click
 from click.core import ParameterSource
 
 from xpcap import runs
+from xpcap.cli.decoding import Decoding, decoding_options
 from xpcap.cli.shared import PATH, backend_option, choose_backend, examples, json_option, print_captions
 from xpcap.encoders import is_url
 from xpcap.report import visible
@@ -18,8 +19,9 @@ EXAMPLES = examples(
     "caption runs/pictures-lstm drawing.png",
     "caption runs/pictures-lstm photos more/one.jpg --html page.html",
     "caption runs/pictures-lstm https://example.org/drawing.png",
-    "caption runs/flickr8k --split val -n 20",
+    "caption runs/flickr8k --split val -n 20 --beam 5",
 )
+SHOWN = 5  # captions of a beam in JSON and on a page
 OF_A_SPLIT = ("split", "count", "data")  # parameters that choose pictures when none are given
 
 
@@ -41,12 +43,13 @@ class Place(click.Path):
 @click.option("--data", type=PATH, help="Another dataset file to take them from. Default: the run's own data.")
 @click.option("--html", type=PATH, help="Also write a page of pictures and captions. An existing file is never overwritten.")
 @click.option("--png", type=PATH, help="Also draw them in one PNG, at most 60 of them. An existing file is never overwritten.")
+@decoding_options
 @backend_option
 @json_option
 @click.pass_context
 def caption(
     ctx: click.Context, run: Path, pictures: tuple[str | Path, ...], split: str, count: int, data: Path | None, html: Path | None, png: Path | None,
-    backend: str | None, as_json: bool,
+    decoding: Decoding, backend: str | None, as_json: bool,
 ) -> None:  # fmt: skip
     """Caption pictures with a run.
 
@@ -56,6 +59,8 @@ def caption(
 
     A picture that cannot be read or downloaded is named on standard error and skipped. The exit status is 1 if none could be read. URLs have
     20 seconds and 20 MB each, and must lead to public addresses.
+
+    Captions are greedy. --beam ranks whole captions and says better ones; --temperature, --top-k and --top-p draw at random.
     """
     if pictures:
         _refuse_both(ctx)
@@ -64,14 +69,15 @@ def caption(
             runs.check_place(place, suffix)  # before any work is done
     choose_backend(backend)
     opened = open_run(run)
+    policy = decoding.policy(opened, SHOWN if html or as_json else 1)
     skipped: list[Skipped] = []
     if pictures:
         downloads = Downloads()
         look: Look = downloads.look
-        captions, skipped = runs.caption_files(opened, pictures, progress=True, keep=downloads.keep if html or png else None)
+        captions, skipped = runs.caption_files(opened, pictures, progress=True, keep=downloads.keep if html or png else None, policy=policy)
     else:
         seen = runs.data_of(opened, data)
-        captions, look = runs.caption_run(opened, seen, split, count), runs.look_in(opened, seen.source)
+        captions, look = runs.caption_run(opened, seen, split, count, policy), runs.look_in(opened, seen.source)
     _print(captions, skipped, as_json)
     _write(html, png, opened, captions, skipped, look, as_json)
 
@@ -90,11 +96,16 @@ def _print(captions: Sequence[PictureCaption], skipped: Sequence[Skipped], as_js
     for left in skipped:
         click.echo(f"skipped {visible(left.image)}: {visible(left.reason)}", err=True)
     if as_json:
-        click.echo(json.dumps([one._asdict() for one in captions]))
+        click.echo(json.dumps([_object(one) for one in captions]))
     else:
         print_captions(captions)
     if skipped and not captions:
         raise click.ClickException(f"caption: none of {len(skipped)} could be read, expected at least one picture; the reasons are listed above")
+
+
+def _object(caption: PictureCaption) -> dict[str, Any]:
+    one = caption._asdict() | {"n_best": [ranked._asdict() for ranked in caption.n_best]}
+    return one if caption.n_best else {key: value for key, value in one.items() if key != "n_best"}
 
 
 def _write(

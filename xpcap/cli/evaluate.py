@@ -6,13 +6,15 @@ from typing import Any
 
 import click
 
+from xpcap.cli.decoding import Decoding, decoding_options
 from xpcap.cli.doctor import print_findings
 from xpcap.cli.shared import PATH, backend_option, choose_backend, csv_option, examples, json_option, print_scores, table
 from xpcap.report import visible
-from xpcap.runs import Comparison, check_place, compare, data_of, evaluate_run, examine_run, open_run
+from xpcap.runs import Comparison, Evaluation, check_place, compare, data_of, evaluate_run, examine_run, open_run
 
 EXAMPLES = examples(
     "evaluate runs/flickr8k",
+    "evaluate runs/flickr8k --beam 5",
     "evaluate runs/flickr8k --data other.h5 --split test --json",
     "evaluate runs/flickr8k --against runs/other --csv scores.csv",
     "evaluate runs/flickr8k --doctor",
@@ -26,14 +28,15 @@ EXAMPLES = examples(
 @click.option("--against", type=PATH, help="Another run folder: score its captions of the same pictures too, and say how sure the differences are.")
 @click.option("--doctor", is_flag=True, help="Also look for the usual reasons of bad captions, and say what to do.")
 @csv_option
+@decoding_options
 @backend_option
 @json_option
 def evaluate(
-    run: Path, data: Path | None, split: str, against: Path | None, doctor: bool, csv: Path | None, backend: str | None, as_json: bool
-) -> None:
+    run: Path, data: Path | None, split: str, against: Path | None, doctor: bool, csv: Path | None, decoding: Decoding, backend: str | None, as_json: bool
+) -> None:  # fmt: skip
     """Score a run.
 
-    Captions every picture of a split greedily with the best parameters of the run folder RUN, scores the captions against all references,
+    Captions every picture of a split, greedily or as the options say, with the best parameters of the run folder RUN, scores the captions against all references,
     and computes the perplexity of the references.
     """
     if csv is not None:
@@ -41,8 +44,8 @@ def evaluate(
     choose_backend(backend)
     opened = open_run(run)
     seen = data_of(opened, data)
-    evaluation = evaluate_run(opened, seen, split, progress=True, java=True)
-    comparison = compare(evaluation, evaluate_run(open_run(against), data, split, progress=True, java=True)) if against else None
+    evaluation = evaluate_run(opened, seen, split, progress=True, policy=decoding.policy(opened), java=True)
+    comparison = compare(evaluation, _other(against, data, split, decoding)) if against else None
     findings = examine_run(opened, [caption.caption.split() for caption in evaluation.captions], seen, split) if doctor else None
     if csv is not None:
         evaluation.write_csv(csv)
@@ -57,6 +60,11 @@ def evaluate(
         _print_comparison(comparison, run, against)
     if findings is not None:
         print_findings(findings)
+
+
+def _other(against: Path, data: Path | None, split: str, decoding: Decoding) -> Evaluation:
+    run = open_run(against)
+    return evaluate_run(run, data, split, progress=True, policy=decoding.policy(run), java=True)
 
 
 def _print_comparison(comparison: Comparison, run: Path, against: Path | None) -> None:

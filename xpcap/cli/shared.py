@@ -96,11 +96,13 @@ def table(rows: Sequence[Sequence[str]]) -> str:
 
 
 def print_captions(captions: Sequence[PictureCaption]) -> None:
-    """Two or three lines a picture: its name, its caption, and the first reference if it has any."""
+    """A few lines a picture: its name, its caption, the first reference if it has any, and a beam's captions with their log-probabilities."""
     for caption in captions:
         click.echo(f"{visible(caption.image)}\n  model  {visible(caption.caption)}")
         for reference in caption.references[:1]:
             click.echo(f"  truth  {visible(reference)}")
+        for ranked in caption.n_best if len(caption.n_best) > 1 else ():
+            click.echo(f"  {ranked.log_probability:6.2f}  {visible(ranked.caption)}")
     click.echo()
 
 

@@ -102,7 +102,7 @@ class Cells(NamedTuple):
     A cell has a table of `size` rows, one for each of its hypotheses, of their best words; hypothesis j of the choice takes its j-th best entry.
     """
 
-    count: int
+    cells: int
     rows: np.ndarray  # (n,) int, place of each row in the tables
     made: np.ndarray  # (m,) int, likewise of each hypothesis of the choice
     firsts: np.ndarray  # (m,) int, the first row of its cell
@@ -138,9 +138,9 @@ class Search:
         layout = Cells.of(cells, size, t == 0)
         rows, made, firsts = (send(f"{name}{field}", getattr(layout, field)) for field in ("rows", "made", "firsts"))
         values, words = largest(scores, size)  # (n, size)
-        table = xp.full((layout.count * size, size), -np.inf, scores.dtype)
+        table = xp.full((layout.cells * size, size), -np.inf, scores.dtype)
         table[rows] = values + totals[:, None]
-        best, entries = largest(table.reshape(layout.count, size * size), size)
+        best, entries = largest(table.reshape(layout.cells, size * size), size)
         best, entries = best.reshape(-1)[made], entries.reshape(-1)[made]  # (m,)
         parents = firsts + entries // size
         said = words.reshape(-1)[parents * size + entries % size]
@@ -182,7 +182,7 @@ def largest(x: Array, k: int) -> tuple[Array, Array]:
 
     Where fewer than k are above -inf, the rest are -inf, of any column.
     """
-    xp, (n, m) = get_array_module(x), x.shape
+    xp, n = get_array_module(x), len(x)
     values, columns = xp.empty((n, k), x.dtype), xp.empty((n, k), np.int32)
     for part in stretches(n, -(-n // IN_CACHE)) if xp is np else [slice(0, n)]:
         _largest(x[part], values[part], columns[part])

@@ -13,11 +13,19 @@ from xpcap.data.dataset import size, spread
 from xpcap.data.source import Source
 from xpcap.data.vocabulary import Vocabulary
 from xpcap.encoders import Encoder, find_encoder, find_pictures, is_url, read_picture, read_url
-from xpcap.errors import DataError
+from xpcap.errors import DataError, OptionError
+from xpcap.models import Beam, Policy
 from xpcap.progress import bar
 from xpcap.runs.folder import Run
 
 BATCH = 64  # pictures captioned at once
+
+
+class Ranked(NamedTuple):
+    """One of the captions that came out of a beam, and its total log-probability, END included."""
+
+    caption: str
+    log_probability: float
 
 
 class Caption(NamedTuple):
@@ -33,12 +41,13 @@ class Caption(NamedTuple):
 
 
 class PictureCaption(NamedTuple):
-    """A picture's name, its caption with the probability of each word, and its references."""
+    """A picture's name, its caption with the probability of each word, its references, and of a beam the n best captions."""
 
     image: str
     caption: str
     probabilities: list[float]
     references: list[str]
+    n_best: Sequence[Ranked] = ()
 
 
 class Skipped(NamedTuple):
@@ -93,12 +102,15 @@ def source_of(run: Run) -> Source:
     return Source.from_json(f"open_run: {run.path}", run.config.get("source", {}))
 
 
-def caption_run(run: Run, data: CaptionData | str | Path | None = None, split: str = "val", count: int = 10) -> list[PictureCaption]:
-    """Greedy captions of `count` pictures spread evenly over a split, each beside its references.
+def caption_run(
+    run: Run, data: CaptionData | str | Path | None = None, split: str = "val", count: int = 10, policy: Policy | None = None
+) -> list[PictureCaption]:
+    """Captions of `count` pictures spread evenly over a split, each beside its references.
 
     Parameters
     ----------
     data : as in `data_of`
+    policy : as in `caption_features`
 
     Raises
     ------
@@ -106,7 +118,7 @@ def caption_run(run: Run, data: CaptionData | str | Path | None = None, split: s
     """
     seen = data_of(run, data)
     pictures = captioned(seen, split)
-    return caption_chosen(run, seen, split, pictures[spread(len(pictures), count)])
+    return caption_chosen(run, seen, split, pictures[spread(len(pictures), count)], policy=policy)
 
 
 def captioned(data: CaptionData, split: str) -> np.ndarray:
@@ -114,22 +126,33 @@ def captioned(data: CaptionData, split: str) -> np.ndarray:
     return np.unique(data.split(split).image_idxs)
 
 
-def caption_chosen(run: Run, data: CaptionData, split: str, pictures: np.ndarray, progress: bool = False) -> list[PictureCaption]:
-    """Greedy captions of the pictures numbered `pictures` of a split of `data_of`, each beside its references."""
+def caption_chosen(
+    run: Run, data: CaptionData, split: str, pictures: np.ndarray, progress: bool = False, policy: Policy | None = None
+) -> list[PictureCaption]:
+    """Captions of the pictures numbered `pictures` of a split of `data_of`, each beside its references. `policy` is as in `caption_features`."""
     references, images = data.references(split), data.split(split).images
-    captions = caption_pictures(run.model, run.vocabulary, data, split, pictures, run.config["max_words"], progress=progress)
-    return [PictureCaption(images[i], said.text, said.probabilities, references[i]) for i, said in zip(pictures.tolist(), captions, strict=True)]
+    said = _say_pictures(run.model, run.vocabulary, data, split, pictures, run.config["max_words"], progress=progress, policy=policy)
+    return [_of_picture(images[i], *found, references[i]) for i, found in zip(pictures.tolist(), said, strict=True)]
+
+
+def _of_picture(name: str, said: Caption, n_best: Sequence[Ranked], references: list[str]) -> PictureCaption:
+    return PictureCaption(name, said.text, said.probabilities, references, n_best)
 
 
 def caption_files(
-    run: Run, paths: str | Path | Iterable[str | Path], progress: bool = False, keep: Callable[[str, np.ndarray], object] | None = None
+    run: Run,
+    paths: str | Path | Iterable[str | Path],
+    progress: bool = False,
+    keep: Callable[[str, np.ndarray], object] | None = None,
+    policy: Policy | None = None,
 ) -> tuple[list[PictureCaption], list[Skipped]]:
-    """Greedy captions of picture files, of the pictures in folders, and of pictures behind URLs, through the encoder that made the run's features.
+    """Captions of picture files, of the pictures in folders, and of pictures behind URLs, through the encoder that made the run's features.
 
     Parameters
     ----------
     paths : files, folders and URLs, or one of them; text that begins with ``http://`` or ``https://`` is a URL
     keep : is given each URL and its picture, to show it without another download
+    policy : as in `caption_features`
 
     Returns
     -------
@@ -146,8 +169,9 @@ def caption_files(
     encoded = _encode(bar(places, progress, "captioning pictures"), encoder, skipped, keep)
     while batch := list(islice(encoded, BATCH)):
         features = run.preprocessing(np.stack([feature for _, feature in batch]))
-        said = caption_features(run.model, run.vocabulary, features, run.config["max_words"])
-        captions += [PictureCaption(name, c.text, c.probabilities, []) for (name, _), c in zip(batch, said, strict=True)]
+        numbers = np.arange(len(captions), len(captions) + len(batch))
+        said = _say(run.model, run.vocabulary, features, run.config["max_words"], policy, numbers)
+        captions += [_of_picture(name, *found, []) for (name, _), found in zip(batch, said, strict=True)]
     return captions, skipped
 
 
@@ -200,14 +224,43 @@ def _skipped(place: str | Path, error: DataError) -> Skipped:
     return Skipped(str(place), str(error).partition(f": {place}")[2].lstrip(": ") or str(error))
 
 
-def caption_features(model: Any, vocabulary: Vocabulary, features: np.ndarray, max_words: int) -> list[Caption]:
-    """Greedy captions for scaled features (n, D). They end at END or after `max_words`, and never hold NULL, START or UNK."""
-    silent = (vocabulary.null, vocabulary.start, vocabulary.unk)
-    captions = []
-    for ids, probabilities in zip(*model.sample_with_probabilities(features, max_length=max_words, forbid=silent), strict=True):
-        words = vocabulary.words(ids)
-        captions.append(Caption(words, [float(p) for p in probabilities[: len(words)]]))
-    return captions
+def caption_features(
+    model: Any, vocabulary: Vocabulary, features: np.ndarray, max_words: int, policy: Policy | None = None, numbers: np.ndarray | None = None
+) -> list[Caption]:
+    """Captions for scaled features (n, D). They end at END or after `max_words`, and never hold NULL, START or UNK.
+
+    Parameters
+    ----------
+    policy : chooses the words; captions keep to its limits as well. None: greedy
+    numbers : (n,), of the pictures, for a policy that draws. None: 0..n-1
+
+    Raises
+    ------
+    OptionError : the policy wants longer captions than there are, or no word is left to it.
+    """
+    return [caption for caption, _ in _say(model, vocabulary, features, max_words, policy, numbers)]
+
+
+def _say(
+    model: Any, vocabulary: Vocabulary, features: np.ndarray, max_words: int, policy: Policy | None, numbers: np.ndarray | None
+) -> Iterator[tuple[Caption, list[Ranked]]]:
+    """The same, each with the n best captions if they come out of a beam."""
+    said = model.say(features, _within(policy or Policy(max_words), vocabulary, max_words), numbers)
+    for ids, probabilities, totals in zip(*said, strict=True):
+        words = vocabulary.words(ids[0])
+        best = zip(ids, totals.tolist(), strict=True) if isinstance(policy, Beam) else ()
+        ranked = [Ranked(" ".join(vocabulary.words(one)), total) for one, total in best if total > -np.inf]
+        yield Caption(words, [float(p) for p in probabilities[0][: len(words)]]), ranked
+
+
+def _within(policy: Policy, vocabulary: Vocabulary, max_words: int) -> Policy:
+    """A policy that keeps to `max_words` too, and to words that mean something."""
+    most, silent = min(policy.max_length, max_words), {vocabulary.null, vocabulary.start, vocabulary.unk, *policy.forbid}
+    if policy.least_length > most:
+        raise OptionError(f"caption: `least_length` is {policy.least_length}, expected at most {most}, the most words of a caption")
+    if not set(range(len(vocabulary))) - silent - {vocabulary.end}:
+        raise OptionError(f"caption: `forbid` holds all {len(vocabulary)} words, expected to be left some; which words are to be said?")
+    return replace(policy, max_length=most, forbid=tuple(sorted(silent)))
 
 
 def caption_pictures(
@@ -219,9 +272,23 @@ def caption_pictures(
     max_words: int,
     batch_size: int = 500,
     progress: bool = False,
+    policy: Policy | None = None,
 ) -> list[Caption]:
-    """Greedy captions for the pictures numbered `pictures` (n,) of a split, in that order."""
-    captions: list[Caption] = []
+    """Captions for the pictures numbered `pictures` (n,) of a split, in that order. `policy` is as in `caption_features`."""
+    return [caption for caption, _ in _say_pictures(model, vocabulary, data, split, pictures, max_words, batch_size, progress, policy)]
+
+
+def _say_pictures(
+    model: Any,
+    vocabulary: Vocabulary,
+    data: CaptionData,
+    split: str,
+    pictures: Sequence[int] | np.ndarray,
+    max_words: int,
+    batch_size: int = 500,
+    progress: bool = False,
+    policy: Policy | None = None,
+) -> Iterator[tuple[Caption, list[Ranked]]]:
     for start in bar(range(0, len(pictures), batch_size), progress, f"captioning {split}"):
-        captions += caption_features(model, vocabulary, data.features(split, np.asarray(pictures[start : start + batch_size])), max_words)
-    return captions
+        numbers = np.asarray(pictures[start : start + batch_size])
+        yield from _say(model, vocabulary, data.features(split, numbers), max_words, policy, numbers)

@@ -8,6 +8,7 @@ from typing import Any
 from xpcap.data import CaptionData
 from xpcap.metrics import TeacherForced, teacher_forced
 from xpcap.metrics.teacher_forced import PROTOCOL
+from xpcap.models import Policy
 from xpcap.runs.captioning import caption_chosen, captioned, data_of
 from xpcap.runs.folder import Run
 from xpcap.runs.scoring import Scores, score_words
@@ -50,14 +51,15 @@ class Evaluation(Scores):
 
 
 def evaluate_run(
-    run: Run, data: CaptionData | str | Path | None = None, split: str = "val", progress: bool = False, java: bool = False
-) -> Evaluation:
-    """Score a run on a split: greedy captions against all references, and the likelihood it gives the references.
+    run: Run, data: CaptionData | str | Path | None = None, split: str = "val", progress: bool = False, java: bool = False, policy: Policy | None = None
+) -> Evaluation:  # fmt: skip
+    """Score a run on a split: its captions against all references, and the likelihood it gives the references.
 
     Parameters
     ----------
     data : as in `data_of`: an open data set, a path, or None for the run's own
     java : METEOR and SPICE too, if they can be computed here
+    policy : chooses the words, as in `caption_features`. None: greedy
 
     Raises
     ------
@@ -67,7 +69,7 @@ def evaluate_run(
     seen = data_of(run, data)
     words = seen.words(split)
     forced = teacher_forced(run.model, seen.encoded_with(run.vocabulary, split, words), split, progress=progress)
-    captions = caption_chosen(run, seen, split, captioned(seen, split), progress)
+    captions = caption_chosen(run, seen, split, captioned(seen, split), progress, policy)
     said = [caption.caption.split() for caption in captions]
     results, unscored = score_words(seen, split, words, run.vocabulary, said, java)
     return Evaluation(split, captions, results, time.perf_counter() - start, forced, unscored=unscored)
