@@ -279,7 +279,7 @@ class CaptioningRNN:
         ValueError : features do not match, the vocabulary has no ``<START>``, max_length is below 1, or `forbid` has an id outside the
             vocabulary or all of it.
         """
-        return self._decode("sample", features, policy or Policy(max_length, forbid), scored=False).captions[:, 0]
+        return decode(self, features, policy or Policy(max_length, forbid), False, "CaptioningRNN.sample").captions[:, 0]
 
     def sample_with_probabilities(self, features: Array, max_length: int = 30, forbid: Sequence[int] = ()) -> tuple[np.ndarray, np.ndarray]:
         """Caption greedily, as `sample` does, and return the probability of each word as well.
@@ -290,19 +290,14 @@ class CaptioningRNN:
         probabilities : array (N, max_length), the model's dtype, on the host: softmax over the whole vocabulary, forbidden words
             included, given the words before; 0 after END
         """
-        said = self._decode("sample_with_probabilities", features, Policy(max_length, forbid), scored=True)
+        said = decode(self, features, Policy(max_length, forbid), True, "CaptioningRNN.sample_with_probabilities")
         return said.captions[:, 0], said.probabilities[:, 0]
 
     def decode(self, features: Array, policy: Policy, scored: bool = False) -> tuple[np.ndarray, np.ndarray]:
         """Caption a batch with any policy. Returns captions and probabilities as `sample_with_probabilities` does; if not `scored`, all 0."""
-        said = self._decode("decode", features, policy, scored)
+        said = decode(self, features, policy, scored, "CaptioningRNN.decode")
         return said.captions[:, 0], said.probabilities[:, 0]
 
     def say(self, features: Array, policy: Policy, numbers: Sequence[int] | np.ndarray | None = None) -> Said:
         """All captions that a policy returns of each picture, and how likely they are. `numbers` (N,) are those that Sampling draws by: None: 0..N-1."""
-        return self._decode("say", features, policy, True, numbers)
-
-    def _decode(
-        self, function: str, features: Array, policy: Policy, scored: bool, numbers: Sequence[int] | np.ndarray | None = None
-    ) -> Said:  # fmt: skip
-        return decode(self, features, policy, scored, f"CaptioningRNN.{function}", numbers)
+        return decode(self, features, policy, True, "CaptioningRNN.say", numbers)

@@ -1,0 +1,198 @@
+"""Sampling and the limits that every policy keeps: frequencies beside the softmax, cut distributions, and what draws must not depend on."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from xpcap import CaptioningRNN
+from xpcap.errors import OptionError
+from xpcap.models import Beam, Policy, Sampling, decoding
+
+NULL, START, END, V, T = 0, 1, 2, 14, 9
+WORDS = {"<NULL>": NULL, "<START>": START, "<END>": END, **{f"word{i}": i for i in range(3, V)}}
+SILENT = (NULL, START)
+
+
+@pytest.fixture
+def model() -> CaptioningRNN:
+    made = CaptioningRNN(WORDS, 4, 5, 6, "lstm", np.float64, seed=1)
+    rng = np.random.default_rng(0)
+    for name, value in made.params.items():
+        made.params[name] = rng.standard_normal(value.shape)
+    return made
+
+
+def pictures(n: int) -> np.ndarray:
+    return 3 * np.random.default_rng(3).standard_normal((n, 4))
+
+
+def softmax(scores: np.ndarray) -> np.ndarray:
+    p = np.exp(scores - scores.max())
+    return p / p.sum()
+
+
+def first_words(model: CaptioningRNN, n: int, **settings: Any) -> np.ndarray:
+    """How often each word comes first in n captions of one picture."""
+    said = model.sample(np.repeat(pictures(1), n, axis=0), policy=Sampling(max_length=1, **settings))
+    return np.bincount(said[:, 0], minlength=V) / n
+
+
+def test_words_are_drawn_as_often_as_the_softmax_says(model: CaptioningRNN) -> None:
+    n = 40_000
+    scores, state = model.step(np.array([START]), model.start(pictures(1)))
+    for temperature in (0.5, 1.0, 2.0):
+        p = softmax(scores[0] / temperature)
+        assert np.abs(first_words(model, n, temperature=temperature) - p).max() < 4 * np.sqrt(0.25 / n)
+    assert ((np.abs(first_words(model, n) - p) / np.sqrt(p * (1 - p) / n)) > 4).any()  # of the last temperature: the test can tell them apart
+    said = model.sample(np.repeat(pictures(1), n, axis=0), policy=Sampling(max_length=2))
+    first = int(np.bincount(said[:, 0]).argmax())
+    second, _ = model.step(np.array([first]), state)
+    p = softmax(second[0])
+    went_on = said[said[:, 0] == first, 1]
+    assert first != END
+    assert np.abs(np.bincount(went_on, minlength=V) / len(went_on) - p).max() < 4 * np.sqrt(0.25 / len(went_on))
+
+
+def nucleus(p: np.ndarray, share: float) -> np.ndarray:
+    """Word by word, the likeliest first, until they reach the share."""
+    kept = np.zeros(len(p))
+    for word in np.argsort(-p):
+        kept[word] = p[word]
+        if kept.sum() >= share:
+            break
+    return kept / kept.sum()
+
+
+def likeliest(p: np.ndarray, k: int) -> np.ndarray:
+    kept = np.where(p >= np.sort(p)[-min(k, len(p))], p, 0)
+    return kept / kept.sum()
+
+
+@pytest.mark.parametrize(
+    ("settings", "cut"),
+    [
+        *(({"top_k": k}, lambda p, k=k: likeliest(p, k)) for k in (1, 3, V, 100)),
+        *(({"top_p": share}, lambda p, share=share: nucleus(p, share)) for share in (1e-9, 0.3, 0.5, 0.9, 1.0)),
+        ({"top_k": 4, "top_p": 0.7}, lambda p: nucleus(likeliest(p, 4), 0.7)),
+        ({"top_k": 5, "temperature": 3.0}, lambda p: likeliest(softmax(np.log(p) / 3), 5)),
+    ],
+)
+def test_what_is_cut_is_never_drawn_and_the_rest_is_as_likely_as_it_was_among_itself(
+    settings: dict[str, Any], cut: Callable[[np.ndarray], np.ndarray], rng: np.random.Generator
+) -> None:
+    for scores in rng.standard_normal((20, V)) * 2:
+        scores[:2] = -np.inf
+        weights = Sampling(**settings).weights(scores[None])[0]
+        with np.errstate(divide="ignore"):
+            np.testing.assert_allclose(weights / weights.sum(), cut(softmax(scores)), rtol=1e-9, atol=1e-12)
+
+
+def test_draws_follow_what_is_cut(model: CaptioningRNN) -> None:
+    scores, _ = model.step(np.array([START]), model.start(pictures(1)))
+    weights = Sampling(top_k=5, top_p=0.8).weights(scores)[0]
+    assert np.abs(first_words(model, 20_000, top_k=5, top_p=0.8) - weights / weights.sum()).max() < 4 * np.sqrt(0.25 / 20_000)
+
+
+def test_a_caption_is_drawn_by_seed_and_number_alone(model: CaptioningRNN, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever the batch, the cores, and the captions beside it, some of which end sooner."""
+    features, numbers, policy = pictures(40), np.arange(100, 140), Sampling(max_length=T, forbid=SILENT, seed=5)
+    whole = model.say(features, policy, numbers).captions[:, 0]
+    assert len({(caption != NULL).sum() for caption in whole}) > 4
+    assert (whole != model.say(features, policy).captions[:, 0]).any()
+    assert (whole != model.say(features, Sampling(max_length=T, forbid=SILENT, seed=6), numbers).captions[:, 0]).any()
+    order = np.random.default_rng(0).permutation(40)
+    pieces = [model.say(features[rows], policy, numbers[rows]).captions[:, 0] for rows in np.split(order, [7, 8, 30])]
+    np.testing.assert_array_equal(np.concatenate(pieces), whole[order])
+    monkeypatch.setattr(decoding, "LEAST_PART", 8)
+    monkeypatch.setattr(decoding, "cores", lambda: 3)
+    np.testing.assert_array_equal(model.say(features, policy, numbers).captions[:, 0], whole)
+
+
+def test_step_t_takes_number_t_of_the_stream_that_is_documented(model: CaptioningRNN) -> None:
+    (caption,) = model.say(pictures(1), Sampling(max_length=T, forbid=SILENT, seed=5), [17]).captions[:, 0]
+    u = np.random.Generator(np.random.Philox(key=np.array([5, 17], np.uint64))).random(T)
+    words, state = [START], model.start(pictures(1))
+    for t in range((caption != NULL).sum()):
+        scores, state = model.step(np.array(words[-1:]), state)
+        scores[:, SILENT] = -np.inf
+        words.append(int(np.searchsorted(np.cumsum(softmax(scores[0])), u[t], side="right")))
+    assert words[1:] == caption[: len(words) - 1].tolist()
+    assert len(words) > 3
+
+
+def test_float32_draws_no_word_that_is_forbidden(model: CaptioningRNN) -> None:
+    """Not with the largest number below 1 either, which float32 would round to 1."""
+    narrow = CaptioningRNN.from_config(model.config, WORDS, np.float32, params=model.params)
+    assert narrow.sample(pictures(50), policy=Sampling(max_length=T, forbid=(NULL, START, V - 1))).max() < V - 1
+
+    class Last:
+        def __init__(self, *_: Any) -> None: ...
+
+        def random(self, n: int) -> np.ndarray:
+            return np.full(n, np.nextafter(1.0, 0.0))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(np.random, "Generator", Last)
+        said = narrow.sample(pictures(50), policy=Sampling(max_length=T, forbid=(NULL, START, V - 1)))
+    assert set(said[:, 0].tolist()) <= {V - 2, V - 3}
+
+
+def distinct_trigrams(caption: list[int]) -> bool:
+    trigrams = list(zip(caption, caption[1:], caption[2:], strict=False))
+    return len(set(trigrams)) == len(trigrams)
+
+
+@pytest.mark.parametrize(
+    "policy", [Policy(), Sampling(seed=1, temperature=0.3), Beam(3, n_best=3), Beam(4, n_best=4, groups=2)], ids=lambda policy: type(policy).__name__
+)
+def test_limits_hold_for_every_policy(policy: Policy, model: CaptioningRNN) -> None:
+    def said(**limits: Any) -> list[list[int]]:
+        captions = model.say(pictures(30), replace(policy, max_length=20, **({"forbid": SILENT} | limits))).captions
+        return [[word for word in caption if word != NULL] for caption in captions.reshape(-1, 20).tolist()]
+
+    model.params["b_vocab"][END] += 50
+    assert min(map(len, said())) == 1
+    assert {len(caption) for caption in said(least_length=12)} == {13}  # END is no word
+    model.params["b_vocab"][[3, END]] += 2, -1e3
+    assert not any(map(distinct_trigrams, said()))
+    assert all(map(distinct_trigrams, said(no_repeat_trigram=True)))
+    assert 3 not in {word for caption in said(forbid=(*SILENT, 3)) for word in caption}
+
+
+@pytest.mark.parametrize(
+    ("policy", "says"),
+    [
+        (Policy(5, least_length=6), r"least_length is 6, expected 0\.\.5, max_length"),
+        (Policy(5, least_length=-1), r"least_length is -1"),
+        (Policy(5, [i for i in range(V) if i != END], least_length=1), rf"forbid leaves 0 of {V} words besides END, expected more than 0"),
+        (Policy(30, SILENT, no_repeat_trigram=True), rf"forbid leaves 11 of {V} words besides END, expected more than 15"),
+        (Sampling(forbid=[V]), "forbid holds 1 ids"),
+    ],
+)
+def test_limits_that_leave_no_caption_are_refused(policy: Policy, says: str, model: CaptioningRNN) -> None:
+    with pytest.raises(ValueError, match=says):
+        model.sample(pictures(2), policy=policy)
+
+
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        ({"temperature": 0.0}, r"`temperature` is 0\.0, expected a number above 0; for the likeliest words decode greedily"),
+        ({"temperature": float("inf")}, r"`temperature` is inf"),
+        ({"top_k": 0}, r"`top_k` is 0, expected at least 1"),
+        ({"top_p": 0.0}, r"`top_p` is 0\.0, expected a probability above 0"),
+        ({"top_p": 1.5}, r"`top_p` is 1\.5"),
+        ({"seed": -1}, r"`seed` is -1"),
+    ],
+)
+def test_sampling_that_makes_no_sense_is_refused(settings: dict[str, Any], says: str) -> None:
+    with pytest.raises(OptionError, match=says):
+        Sampling(**settings)
+
+
+def test_numbers_are_one_a_picture(model: CaptioningRNN) -> None:
+    with pytest.raises(ValueError, match=r"CaptioningRNN\.say: numbers has shape \(2,\), expected one for each picture, \(3,\)"):
+        model.say(pictures(3), Sampling(), [1, 2])
