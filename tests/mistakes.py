@@ -95,7 +95,7 @@ MISTAKES = [
     ),
     Mistake(
         "host-index-in-sampling", "the captions that go on are picked by an index on the host",
-        DECODING, "_decode", "$rows = asarray($going.astype(np.int32), like=$_)", "$rows = $going",
+        DECODING, "_decode", "$rows = buffer.upload($_, $going.astype(np.int32))", "$rows = $going",
         SAMPLING, "getitem by index: got a numpy.ndarray",
     ),
     Mistake(

@@ -8,7 +8,7 @@ import pytest
 from xpcap import CaptioningRNN, cores
 from xpcap.errors import OptionError
 from xpcap.models import Beam, decoding
-from xpcap.models.beam import largest
+from xpcap.models.scores import largest
 
 NULL, START, END = 0, 1, 2
 SILENT = (NULL, START)

@@ -1,7 +1,9 @@
 """Sampling on the emulated device: what a step costs, when its words are read, and that every policy says what it says on NumPy."""
 
+import gc
 from collections import Counter
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -10,20 +12,22 @@ from emulated import Counts, Emulator
 
 import xpcap
 from xpcap import CaptioningRNN
-from xpcap.models import Choice, Policy
+from xpcap.models import Beam, Choice, Policy, Sampling
+from xpcap.models.decoding import decode
 from xpcap.models.reading import Reading
+from xpcap.uploads import AHEAD
 
 N, D, V, START, END = 12, 10, 40, 1, 2
 WORDS = {"<NULL>": 0, "<START>": START, "<END>": END, **{f"word{i}": i for i in range(3, V)}}
 
 
-def make(backend: str, says_end: float, cell: str = "lstm") -> CaptioningRNN:
-    """A model with much to say; the more it `says_end`, the sooner captions end."""
+def make(backend: str, says_end: float, cell: str = "lstm", inject: str = "init", scale: float = 2.0) -> CaptioningRNN:
+    """A model with much to say; the more it `says_end`, the sooner captions end. Weights of a small `scale` leave its states short of +-1."""
     with xpcap.use_backend(backend):
-        model = CaptioningRNN(WORDS, D, 6, 8, cell, np.float64, seed=1)
+        model = CaptioningRNN(WORDS, D, 6, 8, cell, np.float64, inject=inject, seed=1)
         rng = np.random.default_rng(5)
         for name, value in model.params.items():
-            model.params[name] = 2 * rng.standard_normal(value.shape)
+            model.params[name] = scale * rng.standard_normal(value.shape)
         model.params["W_vocab"][:, END] *= 3
         model.params["b_vocab"][END] = says_end
         return model
@@ -75,6 +79,7 @@ def order(counts: Counts) -> str:
 
 def count(device: Emulator, says_end: float, policy: Policy) -> Counts:
     model = make("cupy", says_end)
+    gc.collect()  # an upload that is forgotten is waited for
     with device.counting() as counts:
         model.decode(features(), policy)
     assert counts.reads == []
@@ -83,16 +88,16 @@ def count(device: Emulator, says_end: float, policy: Policy) -> Counts:
 
 def test_emulated_words_are_read_once_the_next_step_is_launched(device: Emulator) -> None:
     """So the device has work while the host looks at them. Another policy must not see captions that have ended: the host waits at once."""
-    assert order(count(device, -1e9, Policy(5))) == "SSWSWSWSWW"
-    assert order(count(device, -1e9, WatchedRowwise(5))) == "SSWSWSWSWW"
-    assert order(count(device, -1e9, Watched(5))) == "SWSWSWSWSW"
-    assert order(count(device, 1e9, Policy(5))) == "SSWW"  # all have ended after a word, which is known after another
-    assert order(count(device, -1e9, Policy(1))) == "SW"
+    assert order(count(device, -1e9, Policy(max_length=5))) == "SSWSWSWSWW"
+    assert order(count(device, -1e9, WatchedRowwise(max_length=5))) == "SSWSWSWSWW"
+    assert order(count(device, -1e9, Watched(max_length=5))) == "SWSWSWSWSW"
+    assert order(count(device, 1e9, Policy(max_length=5))) == "SSWW"  # all have ended after a word, which is known after another
+    assert order(count(device, -1e9, Policy(max_length=1))) == "SW"
 
 
 def test_emulated_step_of_sampling_launches_little_and_sends_nothing(device: Emulator) -> None:
     """Counted as the difference between captions of 7 and of 6 words."""
-    longer, shorter = (count(device, -1e9, Policy(length, forbid=[0, START])) for length in (7, 6))
+    longer, shorter = (count(device, -1e9, Policy(max_length=length, forbid=[0, START])) for length in (7, 6))
     assert longer.names() - shorter.names() <= Counter(
         {"product dgemm": 2, "elementwise add": 2, "gather take": 1, "raw lstm_step": 1, "scatter index": 1, "reduction argmax": 1, "copy get": 1}
     )
@@ -105,7 +110,7 @@ def lengths(policies: Iterable[Watched]) -> list[list[int]]:
 
 def test_emulated_policy_of_ones_own_gets_the_captions_that_go_on(device: Emulator) -> None:
     """A `rowwise` one those that ended in the step before as well."""
-    policies = [Watched(9), Watched(9), WatchedRowwise(9)]
+    policies = [Watched(max_length=9), Watched(max_length=9), WatchedRowwise(max_length=9)]
     said = [make(backend, 8.0).decode(features(), policy)[0] for backend, policy in zip(("numpy", "cupy", "cupy"), policies, strict=True)]
     host, emulated, late = lengths(policies)
     assert len(set(host)) > 3
@@ -122,7 +127,10 @@ def test_emulated_policies_say_what_they_say_on_numpy(cell: str, policy: type[Po
     seen = set()
     for says_end in (-1e9, 4.0, 8.0, 1e9):
         for length in (1, 2, 9):
-            said = [make(backend, says_end, cell).decode(features(), policy(length, [START]), scored=True) for backend in ("numpy", "cupy")]
+            said = [
+                make(backend, says_end, cell).decode(features(), policy(max_length=length, forbid=[START]), scored=True)
+                for backend in ("numpy", "cupy")
+            ]
             (host, probabilities), (emulated, emulated_probabilities) = said
             np.testing.assert_array_equal(emulated, host)
             np.testing.assert_allclose(emulated_probabilities, probabilities, rtol=1e-9)
@@ -130,12 +138,54 @@ def test_emulated_policies_say_what_they_say_on_numpy(cell: str, policy: type[Po
     assert len(seen) > 3
 
 
+OURS = [
+    Policy(no_repeat_trigram=True),
+    Sampling(seed=3),
+    Sampling(0.5, top_k=7, top_p=0.9, least_length=3, no_repeat_trigram=True),
+    Beam(5, n_best=5),
+    Beam(6, n_best=4, groups=3, diversity=2.0),
+    Beam(3, least_length=3, no_repeat_trigram=True),
+]
+
+
+@pytest.mark.parametrize("policy", OURS, ids=str)
+@pytest.mark.parametrize(("cell", "inject"), [("lstm", "init"), ("lstm", "every-step"), ("rnn", "every-step")])
+def test_emulated_beams_and_draws_are_those_of_numpy(cell: str, inject: str, policy: Policy, device: Emulator) -> None:
+    lengths = set()
+    for says_end in (-1e9, 2.0, 5.0):
+        for most in (4, 9):
+            limited = replace(policy, max_length=most, forbid=[0, START])
+            host, emulated = (make(backend, says_end, cell, inject, 0.7).say(features(), limited) for backend in ("numpy", "cupy"))
+            np.testing.assert_array_equal(emulated.captions, host.captions)
+            np.testing.assert_allclose(emulated.probabilities, host.probabilities, rtol=1e-9)
+            np.testing.assert_allclose(emulated.log_probabilities, host.log_probabilities, rtol=1e-9)
+            lengths |= set((host.captions != 0).sum(axis=2).ravel().tolist())
+    assert len(lengths) > 1
+
+
+@pytest.mark.parametrize("policy", OURS, ids=str)
+def test_emulated_host_reads_once_a_word_and_sends_little_whatever_the_policy(policy: Policy, device: Emulator) -> None:
+    """Uploads go through a ring of AHEAD buffers: with fewer than that between two reads, none waits for the device."""
+    for scored in (True, False):
+        counted = []
+        for most in (7, 8):
+            model = make("cupy", -1e9)
+            gc.collect()  # an upload that is forgotten is waited for
+            with device.counting() as counts:
+                decode(model, features(), replace(policy, max_length=most, forbid=[0, START]), scored)
+            assert counts.reads == []
+            reads = [wait for wait in counts.waits if "reading.py" in wait.place]
+            assert [wait.how for wait in reads] == most * ["Event.synchronize"]
+            counted.append(len(counts.transfers))
+        assert counted[1] - counted[0] <= 2 < AHEAD
+
+
 def test_emulated_rowwise_policy_with_parents_is_refused(device: Emulator) -> None:
     class Wrong(Turning):
         rowwise = True
 
     with pytest.raises(ValueError, match=r"Wrong\.choose names parents"):
-        make("cupy", 0.0).decode(features(), Wrong(3))
+        make("cupy", 0.0).decode(features(), Wrong(max_length=3))
 
 
 def test_emulated_copy_ends_before_its_memory_is_given_back(device: Emulator) -> None:

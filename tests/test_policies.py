@@ -165,10 +165,13 @@ def test_limits_hold_for_every_policy(policy: Policy, model: CaptioningRNN) -> N
 @pytest.mark.parametrize(
     ("policy", "says"),
     [
-        (Policy(5, least_length=6), r"least_length is 6, expected 0\.\.5, max_length"),
-        (Policy(5, least_length=-1), r"least_length is -1"),
-        (Policy(5, [i for i in range(V) if i != END], least_length=1), rf"forbid leaves 0 of {V} words besides END, expected more than 0"),
-        (Policy(30, SILENT, no_repeat_trigram=True), rf"forbid leaves 11 of {V} words besides END, expected more than 15"),
+        (Policy(max_length=5, least_length=6), r"least_length is 6, expected 0\.\.5, max_length"),
+        (Policy(max_length=5, least_length=-1), r"least_length is -1"),
+        (
+            Policy(max_length=5, forbid=[i for i in range(V) if i != END], least_length=1),
+            rf"forbid leaves 0 of {V} words besides END, expected more than 0",
+        ),
+        (Policy(forbid=SILENT, no_repeat_trigram=True), rf"forbid leaves 11 of {V} words besides END, expected more than 15"),
         (Sampling(forbid=[V]), "forbid holds 1 ids"),
     ],
 )

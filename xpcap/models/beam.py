@@ -1,19 +1,17 @@
 """Beam search: a few hypotheses of each picture side by side, alike or in groups that are made to differ."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
 
 from xpcap.backend import Array, get_array_module
-from xpcap.cores import stretches
 from xpcap.errors import OptionError
 from xpcap.models.policies import Choice, Chooser, Policy, Special
+from xpcap.models.scores import largest
 from xpcap.models.transcript import Transcript
 from xpcap.workspace import Buffer
-
-IN_CACHE = 64  # rows of scores that a core works on at once
 
 
 @dataclass(frozen=True)
@@ -45,10 +43,6 @@ class Beam(Policy):
     Groups: Vijayakumar et al. 2018, *Diverse Beam Search*, with Hamming diversity.
     """
 
-    max_length: int = field(default=30, kw_only=True)
-    forbid: Sequence[int] = field(default=(), kw_only=True)
-    least_length: int = field(default=0, kw_only=True)
-    no_repeat_trigram: bool = field(default=False, kw_only=True)
     width: int = 5
     length_penalty: float = 0.7
     n_best: int = 1
@@ -70,144 +64,111 @@ class Beam(Policy):
             raise OptionError(f"Beam: `groups` is {self.groups}, expected a divisor of `width`, {self.width}: groups are of equal width")
 
     @property
-    def places(self) -> int:
-        return self.width
+    def size(self) -> int:
+        """Hypotheses of a picture in one group."""
+        return self.width // self.groups
 
     @property
-    def roots(self) -> int:
-        return self.groups
+    def places(self) -> int:
+        """Hypotheses of a picture. Hypothesis j in group g of picture i of N has the place (g * N + i) * size + j."""
+        return self.width
 
     def begin(self, numbers: np.ndarray, special: Special, buffer: Buffer) -> Chooser:
-        return Search(self, special.null, buffer)
+        return Search(self, len(numbers), special.null, buffer)
 
     def settled(self, said: Transcript) -> np.ndarray:
-        ended, totals, scores = (x.reshape(-1, self.width) for x in (said.ended, said.totals, self.scores(said)))
-        finished = np.sort(np.where(ended, scores, -np.inf), axis=1)[:, -self.n_best]
+        ended, totals, scores = (self._by_picture(x) for x in (said.ended, said.totals, self._scores(said)))
+        found = np.sort(np.where(ended, scores, -np.inf), axis=1)[:, -self.n_best]
         reach = np.where(ended, -np.inf, totals).max(axis=1) / self.max_length**self.length_penalty
-        done = (reach < finished) | (reach == -np.inf)
-        return said.ended | np.repeat(done, self.width)
+        done = (reach < found) | (reach == -np.inf)
+        return said.ended | np.tile(np.repeat(done, self.size), self.groups)
 
     def ranked(self, said: Transcript) -> np.ndarray:
-        order = np.argsort(-self.scores(said).reshape(-1, self.width), axis=1, kind="stable")[:, : self.n_best]
-        return order + self.width * np.arange(len(order))[:, None]
+        order = np.argsort(-self._by_picture(self._scores(said)), axis=1, kind="stable")[:, : self.n_best]
+        return np.take_along_axis(self._by_picture(np.arange(len(said.ended))), order, axis=1)
 
-    def scores(self, said: Transcript) -> np.ndarray:
-        """The score of each hypothesis in `said`: (places,)."""
+    def _scores(self, said: Transcript) -> np.ndarray:
         return said.totals / np.maximum(said.lengths, 1) ** self.length_penalty
 
+    def _by_picture(self, x: np.ndarray) -> np.ndarray:
+        """One value of each hypothesis, from the order of their places to (N, width)."""
+        return x.reshape(self.groups, -1, self.size).swapaxes(0, 1).reshape(-1, self.width)
 
-class Cells(NamedTuple):
-    """Rows that choose together: those of a picture, or of a group of it. Rows are in the order of their cells, and in a cell in that of its hypotheses.
 
-    A cell has a table of `size` rows, one for each of its hypotheses, of their best words; hypothesis j of the choice takes its j-th best entry.
+class Group(NamedTuple):
+    """The n hypotheses of one group, and the m that it makes of them. Indices count from the first row of the group.
+
+    Those of one picture choose together. Each has a row in a table, which has `size` rows a picture, and puts its best words there.
     """
 
-    cells: int
-    rows: np.ndarray  # (n,) int, place of each row in the tables
-    made: np.ndarray  # (m,) int, likewise of each hypothesis of the choice
-    firsts: np.ndarray  # (m,) int, the first row of its cell
-
-    @classmethod
-    def of(cls, cells: np.ndarray, size: int, first_step: bool) -> "Cells":
-        """From the number of the cell of each row (n,), rising. In the first step a cell has one row and makes `size`, later it makes as many."""
-        changes = np.flatnonzero(np.diff(cells, prepend=-1))
-        cell = np.repeat(np.arange(len(changes)), np.diff(changes, append=len(cells)))
-        rows = cell * size + np.arange(len(cells)) - changes[cell]
-        made = np.arange(len(cells) * size) if first_step else rows
-        return cls(len(changes), rows.astype(np.int32), made.astype(np.int32), changes[made // size].astype(np.int32))
+    own: slice  # of all hypotheses
+    rows: Array  # (n,) int, row of each in the table
+    made: Array  # (m,) int, likewise of each one made: the j-th of a picture takes its j-th best entry
+    firsts: Array  # (m,) int, the picture's first hypothesis before the choice
 
 
 class Search:
-    """The choices of a beam for the pictures of one call."""
+    """The choices of a beam for the N pictures of one call."""
 
-    def __init__(self, beam: Beam, null: int, buffer: Buffer) -> None:
-        self._beam, self._null, self._buffer = beam, null, buffer
-        self._size = beam.width // beam.groups
+    def __init__(self, beam: Beam, N: int, null: int, buffer: Buffer) -> None:
+        self._beam, self._N, self._null, self._buffer = beam, N, null, buffer
 
     def __call__(self, scores: Array, totals: Array | None, t: int, places: np.ndarray) -> Choice:
-        xp = get_array_module(scores)
-        if totals is None:
-            totals = xp.zeros(len(scores), scores.dtype)
-        if self._beam.groups == 1:
-            return self._choose(scores, totals, t, places // self._size, "")
-        return self._in_turn(scores, totals, t, places)
+        xp, n, cells = get_array_module(scores), len(scores), places // self._beam.size
+        if totals is None:  # the first step: a picture has one hypothesis, and every group begins with it
+            copies = self._beam.groups
+            scores, totals, cells = xp.concatenate([scores] * copies), xp.zeros(n * copies, scores.dtype), np.arange(n * copies)
+        choices: list[Choice] = []
+        said: list[Array] = []
+        for group in self._groups(cells, t == 0):
+            own = scores[group.own]
+            words, parents, new = self._choose(self._held_off(own, said, group), own, totals[group.own], group)
+            choices.append(Choice(words, (parents + group.own.start) % n, new))
+            if self._beam.groups == 1:
+                return choices[0]
+            said.append(xp.full(self._N * self._beam.size, -1, np.int32))
+            said[-1][group.made] = xp.where(new == -np.inf, -1, words)
+        return Choice(*(xp.concatenate(parts) for parts in zip(*choices, strict=True)))
 
-    def _choose(self, scores: Array, totals: Array, t: int, cells: np.ndarray, name: str, true: Array | None = None) -> Choice:
-        """The best continuations in each cell. Ranked by totals + scores; with `true` the totals are then made of those scores."""
-        xp, size, send = get_array_module(scores), self._size, self._buffer.upload
-        layout = Cells.of(cells, size, t == 0)
-        rows, made, firsts = (send(f"{name}{field}", getattr(layout, field)) for field in ("rows", "made", "firsts"))
-        values, words = largest(scores, size)  # (n, size)
-        table = xp.full((layout.cells * size, size), -np.inf, scores.dtype)
-        table[rows] = values + totals[:, None]
-        best, entries = largest(table.reshape(layout.cells, size * size), size)
-        best, entries = best.reshape(-1)[made], entries.reshape(-1)[made]  # (m,)
-        parents = firsts + entries // size
-        said = words.reshape(-1)[parents * size + entries % size]
-        if true is not None:
-            best = xp.where(best == -np.inf, best, totals[parents] + true.reshape(-1)[parents.astype(np.int64) * scores.shape[1] + said])
-        return Choice(xp.where(best == -np.inf, self._null, said), parents, best)  # -inf: a place that no hypothesis is left for
+    def _groups(self, cells: np.ndarray, first_step: bool) -> Iterator[Group]:
+        """The groups with hypotheses left, from the cell of each: group * N + picture. All indices go to the device at once."""
+        size, n = self._beam.size, len(cells)
+        bounds = np.searchsorted(cells, self._N * np.arange(self._beam.groups + 1))
+        firsts = np.searchsorted(cells, cells)
+        rows = cells % self._N * size + np.arange(n) - firsts
+        firsts -= bounds[cells // self._N]
+        made = rows
+        if first_step:
+            made, firsts = (rows[:, None] + np.arange(size)).reshape(-1), firsts.repeat(size)
+        each, m = len(made) // n, len(made)
+        sent = self._buffer.upload("groups", np.concatenate([rows, made, firsts]).astype(np.int32))
+        for start, stop in zip(bounds[:-1].tolist(), bounds[1:].tolist(), strict=True):
+            if start < stop:
+                new = slice(n + start * each, n + stop * each)
+                yield Group(slice(start, stop), sent[start:stop], sent[new], sent[new.start + m : new.stop + m])
 
-    def _in_turn(self, scores: Array, totals: Array, t: int, places: np.ndarray) -> Choice:
-        """The same for groups: each in turn, words that the groups before have just said held against it."""
-        xp, beam, size = get_array_module(scores), self._beam, self._size
-        V, cells = scores.shape[1], places // size
-        earlier = xp.full((places[-1] // beam.width + 1) * beam.width, -1, np.int32)  # what each place has just said
-        choices, order = [], []
-        for g in range(beam.groups):
-            chosen = np.flatnonzero(cells % beam.groups == g).astype(np.int32)
-            if not chosen.size:
-                continue
-            rows = self._buffer.upload(f"{g}.chosen", chosen)
-            own, own_totals = scores[rows], totals[rows]
-            held = own.copy()
-            pictures = self._buffer.upload(f"{g}.pictures", (cells[chosen] // beam.groups).astype(np.int32))
-            offsets = xp.arange(len(chosen), dtype=np.int64) * V
-            for j in range(g * size):
-                word = earlier[pictures * beam.width + j]
-                at, off = offsets + xp.maximum(word, 0), xp.where(word < 0, 0, beam.diversity).astype(scores.dtype)
-                flat = held.reshape(-1)
-                flat[at] = flat[at] - off
-            choice = self._choose(held, own_totals, t, cells[chosen], f"{g}.", own)
-            made = np.repeat(cells[chosen] * size, size) + np.tile(np.arange(size), len(chosen)) if t == 0 else places[chosen]
-            earlier[self._buffer.upload(f"{g}.places", made.astype(np.int32))] = xp.where(choice.totals == -np.inf, -1, choice.words).astype(np.int32)
-            choices.append(Choice(choice.words, rows[choice.parents], choice.totals))
-            order.append(made)
-        back = self._buffer.upload("back", np.argsort(np.concatenate(order)).astype(np.int32))
-        return Choice(*(xp.concatenate(parts)[back] for parts in zip(*choices, strict=True)))
+    def _held_off(self, scores: Array, said: Sequence[Array], group: Group) -> Array:
+        """Scores (n, V) less `diversity` for each hypothesis of the groups before that has just said the word; -1 in `said` is nobody."""
+        if not said:
+            return scores
+        xp, held = get_array_module(scores), scores.copy()
+        flat, starts = held.reshape(-1), xp.arange(len(scores), dtype=np.int64) * scores.shape[1]
+        first = group.rows // self._beam.size * self._beam.size
+        for just in said:
+            for j in range(self._beam.size):
+                word = just[first + j]
+                at = starts + xp.maximum(word, 0)
+                flat[at] = flat[at] - xp.where(word < 0, 0, self._beam.diversity).astype(scores.dtype)
+        return held
 
-
-def largest(x: Array, k: int) -> tuple[Array, Array]:
-    """The k largest of each row of x (n, m), falling, and their columns, each (n, k); of equals the first one first. x is as it was afterwards.
-
-    Where fewer than k are above -inf, the rest are -inf, of any column.
-    """
-    xp, n = get_array_module(x), len(x)
-    values, columns = xp.empty((n, k), x.dtype), xp.empty((n, k), np.int32)
-    for part in stretches(n, -(-n // IN_CACHE)) if xp is np else [slice(0, n)]:
-        _largest(x[part], values[part], columns[part])
-    return values, columns
-
-
-def _largest(x: Array, values: Array, columns: Array) -> None:
-    """Each is found and then hidden behind -inf: k fast passes, where sorting would be one slow one."""
-    xp, (n, m) = get_array_module(x), x.shape
-    flat, offsets, hidden = x.reshape(-1), xp.arange(n, dtype=np.int64) * m, xp.full(n, -np.inf, x.dtype)
-    seen = []
-    for j in range(values.shape[1]):
-        columns[:, j] = best = x.argmax(axis=1)
-        seen.append(offsets + best)
-        values[:, j] = flat[seen[-1]]
-        flat[seen[-1]] = hidden
-    for j in reversed(range(len(seen))):  # backwards: a column of -inf may have been found again
-        flat[seen[j]] = values[:, j]
-
-
-def normalise(scores: Array) -> Array:
-    """log_softmax in place: scores (n, V) become log-probabilities."""
-    xp, n = get_array_module(scores), len(scores)
-    for part in stretches(n, -(-n // IN_CACHE)) if xp is np else [slice(0, n)]:
-        some = scores[part]
-        some -= some.max(axis=1, keepdims=True)
-        some -= xp.log(xp.exp(some).sum(axis=1, keepdims=True))
-    return scores
+    def _choose(self, ranked: Array, scores: Array, totals: Array, group: Group) -> Choice:
+        """The best continuations of each picture in a group by totals + ranked (n, V); their totals are made of `scores`."""
+        xp, size = get_array_module(scores), self._beam.size
+        values, words = largest(ranked, size)  # (n, size)
+        table = xp.full((self._N * size, size), -np.inf, scores.dtype)
+        table[group.rows] = values + totals[:, None]
+        best, entries = (x.reshape(-1)[group.made] for x in largest(table.reshape(self._N, -1), size))  # (m,)
+        parents = group.firsts + entries // size
+        chosen = words[parents, entries % size]
+        there = best > -np.inf  # else no word is left for this place
+        return Choice(xp.where(there, chosen, self._null), parents, xp.where(there, totals[parents] + scores[parents, chosen], -np.inf))

@@ -279,7 +279,7 @@ class CaptioningRNN:
         ValueError : features do not match, the vocabulary has no ``<START>``, max_length is below 1, or `forbid` has an id outside the
             vocabulary or all of it.
         """
-        return decode(self, features, policy or Policy(max_length, forbid), False, "CaptioningRNN.sample").captions[:, 0]
+        return decode(self, features, policy or Policy(max_length=max_length, forbid=forbid), False, "CaptioningRNN.sample").captions[:, 0]
 
     def sample_with_probabilities(self, features: Array, max_length: int = 30, forbid: Sequence[int] = ()) -> tuple[np.ndarray, np.ndarray]:
         """Caption greedily, as `sample` does, and return the probability of each word as well.
@@ -290,7 +290,7 @@ class CaptioningRNN:
         probabilities : array (N, max_length), the model's dtype, on the host: softmax over the whole vocabulary, forbidden words
             included, given the words before; 0 after END
         """
-        said = decode(self, features, Policy(max_length, forbid), True, "CaptioningRNN.sample_with_probabilities")
+        said = decode(self, features, Policy(max_length=max_length, forbid=forbid), True, "CaptioningRNN.sample_with_probabilities")
         return said.captions[:, 0], said.probabilities[:, 0]
 
     def decode(self, features: Array, policy: Policy, scored: bool = False) -> tuple[np.ndarray, np.ndarray]:

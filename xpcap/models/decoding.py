@@ -6,16 +6,16 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from xpcap.backend import Array, asarray, get_array_module
+from xpcap.backend import Array, get_array_module
 from xpcap.cores import cores, side_by_side, stretches
-from xpcap.models.beam import normalise
 from xpcap.models.policies import Policy, Silence, Special, no_limits
 from xpcap.models.reading import Reading
+from xpcap.models.scores import normalise
 from xpcap.models.transcript import Step, Transcript
 from xpcap.ops import gather, log_softmax
 from xpcap.workspace import Buffer, Workspace
 
-LEAST_PART = 64  # pictures, at least, for another core to pay off
+LEAST_PART = 64  # hypotheses, at least, for another core to pay off
 
 
 class Said(NamedTuple):
@@ -82,7 +82,7 @@ def decode(
     numbers = np.arange(N) if numbers is None else np.asarray(numbers)
     if numbers.shape != (N,):
         raise ValueError(f"{function}: numbers has shape {numbers.shape}, expected one for each picture, ({N},)")
-    parts = stretches(N, min(cores(), N // LEAST_PART)) if get_array_module(model.params.flat) is np else [slice(0, N)]
+    parts = stretches(N, min(cores(), N * policy.places // LEAST_PART)) if get_array_module(model.params.flat) is np else [slice(0, N)]
     found = side_by_side(lambda part: _decode(model, features[part], policy, special, banned, scored, numbers[part]), parts)
     return Said(*(np.concatenate(results) for results in zip(*found, strict=True)))
 
@@ -95,8 +95,8 @@ def _decode(
     On a device, where no choice depends on what the host reads, the next step is launched before the words of the last one are read, so that
     the device never waits for the host; captions leave a step later then.
     """
-    state = tuple(s if policy.roots == 1 else s.repeat(policy.roots, axis=0) for s in model.start(features))
-    h, alive = state[0], np.arange(len(state[0])) * (policy.places // policy.roots)  # places of the hypotheses in the batch
+    state = model.start(features)
+    h, alive = state[0], np.arange(len(features))  # places of the hypotheses in the batch
     xp, buffer = get_array_module(h), Workspace(h).buffer
     behind = 1 if xp is not np and no_limits(policy) else 0  # steps that the host reads late
     project = WordTable(model).project if xp is np else model.project
@@ -108,7 +108,7 @@ def _decode(
         if going.size == 0:
             break
         if len(going) < len(alive):
-            rows = asarray(going.astype(np.int32), like=h)
+            rows = buffer.upload("going", going.astype(np.int32))
             alive, words, totals = alive[going], words[rows], None if totals is None else totals[rows]
             parents = rows if parents is None else parents[rows]
         if parents is not None:

@@ -1,7 +1,7 @@
 """Policies choose the words of captions, step by step: the likeliest, or drawn at random. xpcap.models.beam adds the beam."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -31,7 +31,7 @@ class Choice(NamedTuple):
 Chooser = Callable[[Array, Array | None, int, np.ndarray], Choice]  # of scores, totals, t, and the places of the rows
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Policy:
     """Greedy decoding: the likeliest word at each step. For another policy, subclass and override `choose`.
 
@@ -73,12 +73,11 @@ class Policy:
 
     @property
     def places(self) -> int:
-        """Hypotheses of a picture: it has the places picture * places and up. Ended ones keep theirs, and the others may be put anew each step."""
-        return 1
+        """Hypotheses of a picture. There is one before the first word, and the first choice makes all of them.
 
-    @property
-    def roots(self) -> int:
-        """Hypotheses of a picture before the first word, at equal distances in its places. The first choice fills all of them."""
+        Each has a place: a number of its own that it keeps when it has ended. The first choice names them 0, 1, ... in its order; later ones
+        put what goes on anew into the places that have not ended.
+        """
         return 1
 
     def begin(self, numbers: np.ndarray, special: Special, buffer: Buffer) -> Chooser:
@@ -134,10 +133,6 @@ class Sampling(Policy):
     Holtzman et al. 2020, *The Curious Case of Neural Text Degeneration*.
     """
 
-    max_length: int = field(default=30, kw_only=True)
-    forbid: Sequence[int] = field(default=(), kw_only=True)
-    least_length: int = field(default=0, kw_only=True)
-    no_repeat_trigram: bool = field(default=False, kw_only=True)
     temperature: float = 1.0
     top_k: int | None = None
     top_p: float | None = None

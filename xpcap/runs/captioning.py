@@ -245,7 +245,7 @@ def _say(
     model: Any, vocabulary: Vocabulary, features: np.ndarray, max_words: int, policy: Policy | None, numbers: np.ndarray | None
 ) -> Iterator[tuple[Caption, list[Ranked]]]:
     """The same, each with the n best captions if they come out of a beam."""
-    said = model.say(features, _within(policy or Policy(max_words), vocabulary, max_words), numbers)
+    said = model.say(features, _within(policy or Policy(max_length=max_words), vocabulary, max_words), numbers)
     for ids, probabilities, totals in zip(*said, strict=True):
         words = vocabulary.words(ids[0])
         best = zip(ids, totals.tolist(), strict=True) if isinstance(policy, Beam) else ()

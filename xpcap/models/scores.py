@@ -1,0 +1,50 @@
+"""Operations on rows of scores: a block of rows at a time on the host, so that a block stays in the cache of its core."""
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from xpcap.backend import Array, get_array_module
+from xpcap.cores import stretches
+
+BLOCK = 64  # rows
+
+
+def normalise(scores: Array) -> Array:
+    """log_softmax in place: scores (n, V) become log-probabilities."""
+    xp = get_array_module(scores)
+    for block in _blocks(scores):
+        some = scores[block]
+        some -= some.max(axis=1, keepdims=True)
+        some -= xp.log(xp.exp(some).sum(axis=1, keepdims=True))
+    return scores
+
+
+def largest(x: Array, k: int) -> tuple[Array, Array]:
+    """The k largest of each row of x (n, m), falling, and their columns, each (n, k); of equals the first one first.
+
+    x is written to, and is as it was afterwards. Where fewer than k of a row are above -inf, the rest are -inf, of any column.
+    """
+    xp, n = get_array_module(x), len(x)
+    values, columns = xp.empty((n, k), x.dtype), xp.empty((n, k), np.int32)
+    for block in _blocks(x):
+        _largest(x[block], values[block], columns[block])
+    return values, columns
+
+
+def _largest(x: Array, values: Array, columns: Array) -> None:
+    """Each is found and then hidden behind -inf: k fast passes, where sorting would be one slow one."""
+    xp, (n, m) = get_array_module(x), x.shape
+    flat, starts, hidden = x.reshape(-1), xp.arange(n, dtype=np.int64) * m, xp.full(n, -np.inf, x.dtype)
+    seen = []
+    for j in range(values.shape[1]):
+        columns[:, j] = best = x.argmax(axis=1)
+        seen.append(starts + best)
+        values[:, j] = flat[seen[-1]]
+        flat[seen[-1]] = hidden
+    for j in reversed(range(len(seen))):  # backwards: a column of -inf may have been found again
+        flat[seen[j]] = values[:, j]
+
+
+def _blocks(x: Array) -> Iterator[slice]:
+    return iter(stretches(len(x), -(-len(x) // BLOCK)) if isinstance(x, np.ndarray) else [slice(0, len(x))])
