@@ -26,6 +26,7 @@ from xpcap.data.scaling import fit_scaling  # noqa: E402
 from xpcap.data.source import Source  # noqa: E402
 from xpcap.errors import DataError  # noqa: E402
 from xpcap.metrics import corpus_bleu, smoothed_bleu  # noqa: E402
+from xpcap.models import Beam  # noqa: E402
 from xpcap.runs import TrainOptions, evaluate_run, train_run  # noqa: E402
 from xpcap.runs import folder as run_folder  # noqa: E402
 
@@ -55,6 +56,7 @@ class Shown(NamedTuple):
     references: list[str]
     note: str
     has_picture: bool
+    ranked: list[tuple[str, str]]
 
 
 def galleries(page: str) -> dict[str, list[Shown]]:
@@ -72,6 +74,9 @@ def galleries(page: str) -> dict[str, list[Shown]]:
                     references=[html.unescape(text) for text in re.findall(r"<li[^>]*>(.*?)</li>", "".join(lists))],
                     note=re.findall(r"</h3>\s*<p[^>]*>(.*?)</p>", card)[0],
                     has_picture="<img" in card,
+                    ranked=re.findall(
+                        r"<li><bdi>(.*?)</bdi> <span>(.*?)</span></li>", "".join(re.findall(r'<ol class="ranked".*?</ol>', card, re.DOTALL))
+                    ),
                 )
             )
         found[re.findall(r"<h2[^>]*>(.*?)</h2>", section)[0]] = cards
@@ -97,8 +102,13 @@ def test_galleries_show_the_best_the_worst_and_some_others_with_what_belongs_to_
         assert card.note == f"sentence BLEU-4 {scores[card.name]:.2f}"
         assert card.has_picture == (card.name != "val00000.png")
     captions = {caption.image: caption for caption in runs.caption_run(run, count=40)}
+    beams = {
+        caption.image: caption.n_best for caption in runs.caption_run(run, count=40, policy=Beam(5, n_best=5, max_length=run.config["max_words"]))
+    }
     for card in shown["Random"]:
         np.testing.assert_allclose(card.probabilities, captions[card.name].probabilities, atol=6e-4)
+        assert card.ranked == [(one.caption or "(nothing)", f"{one.log_probability:.2f}") for one in beams[card.name]]
+        assert len(set(card.ranked)) == 5
 
 
 def test_the_page_states_every_score_with_its_protocol(made: Path) -> None:
@@ -178,13 +188,13 @@ def test_one_training_opens_stamps_tokenises_and_captions_once(made: Path, tmp_p
     count(xpcap.data, "read_dataset")
     count(hdf5, "stamp_of")
     count(hdf5, "check_data")
-    count(CaptioningRNN, "sample_with_probabilities", lambda model, features, **kwargs: len(features))
+    count(CaptioningRNN, "say", lambda model, features, policy, *args: 0 if isinstance(policy, Beam) else len(features))
     for module in (dataset, vocabulary):
         count(module, "tokenize")
     commands.good("train", made / "data.h5", "--out", tmp_path / "run", *commands.SMALL)
     val = data.split("val")
     assert counts == {
-        "read_dataset": 1, "stamp_of": 1, "check_data": 1, "sample_with_probabilities": len(val.images), "tokenize": len(val.captions)
+        "read_dataset": 1, "stamp_of": 1, "check_data": 1, "say": len(val.images), "tokenize": len(val.captions)
     }  # fmt: skip
 
 

@@ -75,7 +75,7 @@ def likeliest(p: np.ndarray, k: int) -> np.ndarray:
     ("settings", "cut"),
     [
         *(({"top_k": k}, lambda p, k=k: likeliest(p, k)) for k in (1, 3, V, 100)),
-        *(({"top_p": share}, lambda p, share=share: nucleus(p, share)) for share in (1e-9, 0.3, 0.5, 0.9, 1.0)),
+        *(({"top_p": share}, lambda p, share=share: nucleus(p, share)) for share in (1e-6, 0.3, 0.5, 0.9, 1.0)),
         ({"top_k": 4, "top_p": 0.7}, lambda p: nucleus(likeliest(p, 4), 0.7)),
         ({"top_k": 5, "temperature": 3.0}, lambda p: likeliest(softmax(np.log(p) / 3), 5)),
     ],
@@ -165,13 +165,16 @@ def test_limits_hold_for_every_policy(policy: Policy, model: CaptioningRNN) -> N
 @pytest.mark.parametrize(
     ("policy", "says"),
     [
-        (Policy(max_length=5, least_length=6), r"least_length is 6, expected 0\.\.5, max_length"),
-        (Policy(max_length=5, least_length=-1), r"least_length is -1"),
+        (Policy(max_length=5, least_length=6), r"`least_length` is 6, expected 0\.\.5, the most words"),
+        (Policy(max_length=5, least_length=-1), r"`least_length` is -1"),
         (
             Policy(max_length=5, forbid=[i for i in range(V) if i != END], least_length=1),
-            rf"forbid leaves 0 of {V} words besides END, expected more than 0",
+            rf"`forbid` leaves 0 of {V} words besides END, expected at least 1 with `least_length`",
         ),
-        (Policy(forbid=SILENT, no_repeat_trigram=True), rf"forbid leaves 11 of {V} words besides END, expected more than 15"),
+        (
+            Policy(forbid=SILENT, no_repeat_trigram=True),
+            rf"`forbid` leaves 11 of {V} words besides END, expected at least 16 with `no_repeat_trigram`",
+        ),
         (Sampling(forbid=[V]), "forbid holds 1 ids"),
     ],
 )
@@ -183,10 +186,11 @@ def test_limits_that_leave_no_caption_are_refused(policy: Policy, says: str, mod
 @pytest.mark.parametrize(
     ("settings", "says"),
     [
-        ({"temperature": 0.0}, r"`temperature` is 0\.0, expected a number above 0; for the likeliest words decode greedily"),
+        ({"temperature": 0.0}, r"`temperature` is 0\.0, expected at least 0\.001; for the likeliest words decode greedily"),
+        ({"temperature": float("nan")}, r"`temperature` is nan"),
         ({"temperature": float("inf")}, r"`temperature` is inf"),
         ({"top_k": 0}, r"`top_k` is 0, expected at least 1"),
-        ({"top_p": 0.0}, r"`top_p` is 0\.0, expected a probability above 0"),
+        ({"top_p": 0.0}, r"`top_p` is 0\.0, expected 1e-06\.\.1; it is a probability"),
         ({"top_p": 1.5}, r"`top_p` is 1\.5"),
         ({"seed": -1}, r"`seed` is -1"),
     ],

@@ -8,8 +8,7 @@ import numpy as np
 
 from xpcap.backend import Array, get_array_module
 from xpcap.cores import cores, side_by_side, stretches
-from xpcap.models.policies import Policy, Silence, Special, no_limits
-from xpcap.models.reading import Reading
+from xpcap.models.policies import Policy, Silence, Special
 from xpcap.models.scores import normalise
 from xpcap.models.transcript import Step, Transcript
 from xpcap.ops import gather, log_softmax
@@ -98,7 +97,7 @@ def _decode(
     state = model.start(features)
     h, alive = state[0], np.arange(len(features))  # places of the hypotheses in the batch
     xp, buffer = get_array_module(h), Workspace(h).buffer
-    behind = 1 if xp is not np and no_limits(policy) else 0  # steps that the host reads late
+    behind = int(xp is not np and policy.rowwise and not policy.no_repeat_trigram)  # steps that the host reads late
     project = WordTable(model).project if xp is np else model.project
     choose, silence = policy.begin(numbers, special, buffer.scope("policy")), Silence(policy, banned, special, buffer.scope("silence"))
     said, unread = Transcript(len(features) * policy.places, policy.max_length, special.end, special.null, h.dtype), deque[Step]()
@@ -120,7 +119,8 @@ def _decode(
         if parents is not None and behind:
             raise ValueError(f"decode: {type(policy).__name__}.choose names parents, expected None; is it `rowwise`?")
         before, alive = alive, np.arange(len(said.ended)) if t == 0 and policy.places > 1 else alive
-        unread.append(_read(t, before, alive, words, _of(words, log_p, parents) if scored else None, parents, totals if policy.places > 1 else None))
+        read = {"words": words, "parents": parents, "probabilities": _of(words, log_p, parents) if scored else None}
+        unread.append(Step.of(t, before, alive, read | ({"totals": totals} if policy.places > 1 else {})))
         if len(unread) > behind:
             said.write(unread.popleft())
     while unread:
@@ -132,14 +132,6 @@ def _of(words: Array, log_p: Array, parents: Array | None) -> Array:
     """The probability of each word."""
     xp = get_array_module(log_p)
     return xp.exp(log_p[xp.arange(len(words)) if parents is None else parents, words])
-
-
-def _read(
-    t: int, before: np.ndarray, after: np.ndarray, words: Array, probabilities: Array | None, parents: Array | None, totals: Array | None
-) -> Step:  # fmt: skip
-    more = {"probabilities": probabilities, "parents": parents, "totals": totals}
-    there = {name: x for name, x in more.items() if x is not None}
-    return Step(t, before, after, tuple(there), Reading(words, *there.values()))
 
 
 def _best(policy: Policy, said: Transcript, scored: bool) -> Said:

@@ -1,8 +1,9 @@
 """Policies choose the words of captions, step by step: the likeliest, or drawn at random. xpcap.models.beam adds the beam."""
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -29,6 +30,13 @@ class Choice(NamedTuple):
 
 
 Chooser = Callable[[Array, Array | None, int, np.ndarray], Choice]  # of scores, totals, t, and the places of the rows
+
+
+def check_number(owner: str, name: str, value: float, low: float, high: float = math.inf, hint: str = "") -> None:
+    """OptionError : a setting is not a finite number in low..high."""
+    if not (low <= value <= high and math.isfinite(value)):
+        wanted = f"at least {low:g}" if high == math.inf else f"{low:g}..{high:g}"
+        raise OptionError(f"{owner}: `{name}` is {value}, expected {wanted}{hint}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,16 +105,16 @@ class Policy:
         if self.max_length < 1:
             raise ValueError(f"{function}: max_length is {self.max_length}, expected at least 1")
         if not 0 <= self.least_length <= self.max_length:
-            raise ValueError(f"{function}: least_length is {self.least_length}, expected 0..{self.max_length}, max_length")
+            raise OptionError(f"{function}: `least_length` is {self.least_length}, expected 0..{self.max_length}, the most words of a caption")
         banned = sorted({int(i) for i in self.forbid})
         if banned and not (banned[0] >= 0 and banned[-1] < V and len(banned) < V):
             raise ValueError(f"{function}: forbid holds {len(banned)} ids {banned[0]}..{banned[-1]}, expected some, not all, of 0..{V - 1}")
         left = V - len({*banned, *(() if end is None else (end,))})
-        used = self.max_length // 2 if self.no_repeat_trigram else 0  # two words have at most so many that followed them
-        if (self.least_length or used) and left <= used:
-            raise ValueError(
-                f"{function}: forbid leaves {left} of {V} words besides END, expected more than {used}: a caption could not go on "
-                "with least_length or no_repeat_trigram"
+        needed = 1 + self.max_length // 2 if self.no_repeat_trigram else 1  # two words have at most max_length / 2 that followed them
+        if (self.least_length or self.no_repeat_trigram) and left < needed:
+            limit = "no_repeat_trigram" if self.no_repeat_trigram else "least_length"
+            raise OptionError(
+                f"{function}: `forbid` leaves {left} of {V} words besides END, expected at least {needed} with `{limit}`: no word might be left"
             )
         return banned
 
@@ -141,14 +149,12 @@ class Sampling(Policy):
     rowwise = True
 
     def __post_init__(self) -> None:
-        if not (self.temperature > 0 and np.isfinite(self.temperature)):
-            raise OptionError(f"Sampling: `temperature` is {self.temperature}, expected a number above 0; for the likeliest words decode greedily")
-        if self.top_k is not None and self.top_k < 1:
-            raise OptionError(f"Sampling: `top_k` is {self.top_k}, expected at least 1")
-        if self.top_p is not None and not 0 < self.top_p <= 1:
-            raise OptionError(f"Sampling: `top_p` is {self.top_p}, expected a probability above 0, at most 1")
-        if not 0 <= self.seed < 2**63:
-            raise OptionError(f"Sampling: `seed` is {self.seed}, expected 0..2**63-1")
+        check_number("Sampling", "temperature", self.temperature, 1e-3, hint="; for the likeliest words decode greedily")
+        if self.top_k is not None:
+            check_number("Sampling", "top_k", self.top_k, 1)
+        if self.top_p is not None:
+            check_number("Sampling", "top_p", self.top_p, 1e-6, 1, "; it is a probability")
+        check_number("Sampling", "seed", self.seed, 0, 2**63 - 1)
 
     def begin(self, numbers: np.ndarray, special: Special, buffer: Buffer) -> Chooser:
         dtype = buffer("", (0,)).dtype
@@ -219,8 +225,3 @@ def _repeating(words: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     again = (words[:, :-2] == words[:, -2:-1]) & (words[:, 1:-1] == words[:, -1:])
     rows, starts = again.nonzero()
     return rows, words[rows, starts + 2].astype(np.int64)
-
-
-def no_limits(policy: Any) -> bool:
-    """Whether a policy's words depend on nothing that the host has to read first."""
-    return bool(policy.rowwise) and not policy.no_repeat_trigram

@@ -1,20 +1,28 @@
 """What captions say, on the host, as it comes from the policy step by step."""
 
-from typing import Any, NamedTuple
+from collections.abc import Mapping
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 
+from xpcap.backend import Array
 from xpcap.models.reading import Reading
 
 
 class Step(NamedTuple):
-    """What a policy chose in step t, on its way to the host: words, then those of probabilities, parents and totals that `with_` names."""
+    """What a policy chose in step t, on its way to the host."""
 
     t: int
     before: np.ndarray  # (n,) int, places of the hypotheses that it chose for
     after: np.ndarray  # (m,) int, places of those that it made
-    with_: tuple[str, ...]
+    names: tuple[str, ...]  # of what is read: words, and any of parents, probabilities and totals
     reading: Reading
+
+    @classmethod
+    def of(cls, t: int, before: np.ndarray, after: np.ndarray, chosen: Mapping[str, Array | None]) -> Self:
+        """Begin to read the arrays that there are."""
+        there = {name: array for name, array in chosen.items() if array is not None}
+        return cls(t, before, after, tuple(there), Reading(*there.values()))
 
 
 class Transcript:
@@ -36,17 +44,16 @@ class Transcript:
 
     def write(self, step: Step) -> None:
         """Write down what was said in a step. Those that had ended say nothing more."""
-        words, *more = step.reading.wait()
-        found = dict(zip(step.with_, more, strict=True))
+        found = dict(zip(step.names, step.reading.wait(), strict=True))
         if "parents" in found:
             past = step.before[found["parents"]]
             self.captions[step.after], self.probabilities[step.after] = self.captions[past], self.probabilities[past]
         going = ~self.ended[step.after]
         places = step.after[going]
-        self.captions[places, step.t] = words[going]
+        self.captions[places, step.t] = words = found["words"][going]
         if "probabilities" in found:
             self.probabilities[places, step.t] = found["probabilities"][going]
         if "totals" in found:
             self.totals[places] = found["totals"][going]
         self.lengths[places] = step.t + 1
-        self.ended[places] = words[going] == self._end
+        self.ended[places] = words == self._end

@@ -21,6 +21,7 @@ LONGEST = 320  # pixels of any other picture's long side
 QUALITY = 80  # of JPEG
 ROUNDING = 1e-3  # a probability may lie this far outside 0..1
 MOST_WORDS, MOST_REFERENCES, MOST_ROWS = 200, 50, 1000  # shown of a caption, of a picture's references, and of a table; the rest is counted
+MOST_RANKED = 20  # captions of a beam
 COLUMNS = {  # of the table of epochs: key of a record, heading, format
     "epoch": ("epoch", "d"),
     "train_loss": ("train loss", ".2f"),
@@ -40,6 +41,7 @@ class Card(NamedTuple):
     words: Sequence[tuple[str, float]]  # the caption: each word with its probability
     references: Sequence[str] = ()  # what people wrote; empty ones, and those after the fiftieth, are left out
     note: str = ""  # e.g. "BLEU-4 0.81"
+    ranked: Sequence[tuple[str, float]] = ()  # captions that a beam found, with their log-probabilities, the best first
 
 
 class Gallery(NamedTuple):
@@ -103,6 +105,7 @@ def write_page(
         skipped=_first(skipped),
         shaded=any(card["words"] for card in cards),
         described=any(card["references"] for card in cards),
+        searched=any(card["ranked"] for card in cards),
         nothing=NOTHING,
         light=LIGHT,
         dark=DARK,
@@ -139,6 +142,7 @@ def _card(card: Card) -> dict[str, Any]:
         "references": references[:MOST_REFERENCES],
         "more": len(references) - 1,
         "note": card.note,
+        "ranked": card.ranked[:MOST_RANKED],
     }
 
 

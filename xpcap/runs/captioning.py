@@ -256,8 +256,6 @@ def _say(
 def _within(policy: Policy, vocabulary: Vocabulary, max_words: int) -> Policy:
     """A policy that keeps to `max_words` too, and to words that mean something."""
     most, silent = min(policy.max_length, max_words), {vocabulary.null, vocabulary.start, vocabulary.unk, *policy.forbid}
-    if policy.least_length > most:
-        raise OptionError(f"caption: `least_length` is {policy.least_length}, expected at most {most}, the most words of a caption")
     if not set(range(len(vocabulary))) - silent - {vocabulary.end}:
         raise OptionError(f"caption: `forbid` holds all {len(vocabulary)} words, expected to be left some; which words are to be said?")
     return replace(policy, max_length=most, forbid=tuple(sorted(silent)))

@@ -7,19 +7,22 @@ from typing import Any
 
 import numpy as np
 
+from xpcap.data import CaptionData
 from xpcap.data.pictures import KIND, picture_of
 from xpcap.data.source import Source
 from xpcap.encoders import read_picture
 from xpcap.errors import DataError
 from xpcap.files import obstacle
+from xpcap.models import Beam
 from xpcap.progress import bar
 from xpcap.report import Card, Gallery, draw_captions, write_page
-from xpcap.runs.captioning import PictureCaption, Skipped, source_of
+from xpcap.runs.captioning import PictureCaption, Skipped, caption_chosen, captioned, data_of, source_of
 from xpcap.runs.evaluation import Evaluation
 from xpcap.runs.folder import PICTURES, Run
 
 PAGE = "index.html"
 SHOWN = 9  # pictures in each gallery of a run
+BEAM = 5  # hypotheses of a picture, all of them shown
 DRAWN = 60  # most pictures in a PNG: twenty rows of three
 KEPT = 320  # pixels of the longer side of a downloaded picture that is kept, as much as a page or PNG shows
 NOTE = "sentence BLEU-4"
@@ -33,8 +36,11 @@ def write_progress_page(folder: str | Path, epochs: int, history: Sequence[Mappi
     write_page(folder / PAGE, f"{folder.name}, in training", summary=summary, history=history)
 
 
-def write_run_page(run: Run, history: Sequence[Mapping[str, Any]], evaluation: Evaluation | None) -> None:
-    """Write the page of a finished run: curves, settings and, if it was scored, scores with their protocols and three galleries."""
+def write_run_page(run: Run, history: Sequence[Mapping[str, Any]], evaluation: Evaluation | None, data: CaptionData | None = None) -> None:
+    """Write the page of a finished run: curves, settings and, if it was scored, scores with their protocols and three galleries.
+
+    Each picture has its caption and the `BEAM` best that a beam search finds. `data` is what was scored; None: the run's own.
+    """
     summary = f"An {run.config['cell'].upper()} captioner with its parameters of epoch {run.meta.get('epoch')}"
     if evaluation is not None:
         summary += f", scored on the {evaluation.n:,} pictures of {evaluation.split}"
@@ -45,7 +51,7 @@ def write_run_page(run: Run, history: Sequence[Mapping[str, Any]], evaluation: E
         facts=_facts(run),
         history=history,
         scores=_scores(evaluation) if evaluation else (),
-        galleries=_galleries(run, evaluation) if evaluation else (),
+        galleries=_galleries(run, evaluation, data) if evaluation else (),
     )
 
 
@@ -153,7 +159,7 @@ def _read_or_none(path: Path) -> np.ndarray | None:
 
 def _card(caption: PictureCaption, look: Look, note: str = "") -> Card:
     words = list(zip(caption.caption.split(), caption.probabilities, strict=True))
-    return Card(caption.image, look(caption.image), words, caption.references, note)
+    return Card(caption.image, look(caption.image), words, caption.references, note, caption.n_best)
 
 
 def _facts(run: Run) -> list[tuple[str, str]]:
@@ -164,7 +170,7 @@ def _facts(run: Run) -> list[tuple[str, str]]:
     return [*rows, ("parameters", f"{run.model.params.flat.size:,}"), *made]
 
 
-def _galleries(run: Run, evaluation: Evaluation) -> list[Gallery]:
+def _galleries(run: Run, evaluation: Evaluation, data: CaptionData | None) -> list[Gallery]:
     """Best, worst and random captions of the split that a run was scored on."""
     look, scores = look_in(run, source_of(run)), evaluation.per_picture["bleu"]
     order = sorted(range(evaluation.n), key=lambda i: -scores[i])
@@ -175,7 +181,16 @@ def _galleries(run: Run, evaluation: Evaluation) -> list[Gallery]:
         "Worst": (f"The {count} with the lowest.", order[::-1][:count]),
         "Random": (f"{count} drawn at random.", sorted(drawn.tolist())),
     }
+    searched = _searched(run, evaluation, data, sorted({i for _, numbers in chosen.values() for i in numbers}))
     return [
-        Gallery(title, about, [_card(evaluation.captions[i], look, f"{NOTE} {scores[i]:.2f}") for i in numbers])
-        for title, (about, numbers) in chosen.items()
+        Gallery(title, about, [_card(searched[i], look, f"{NOTE} {scores[i]:.2f}") for i in numbers]) for title, (about, numbers) in chosen.items()
     ]
+
+
+def _searched(run: Run, evaluation: Evaluation, data: CaptionData | None, numbers: Sequence[int]) -> dict[int, PictureCaption]:
+    """Captions that were scored, each with what a beam finds for the same picture."""
+    seen = data_of(run, data)
+    pictures = captioned(seen, evaluation.split)[list(numbers)]
+    policy = Beam(BEAM, n_best=BEAM, max_length=run.config["max_words"])
+    beams = caption_chosen(run, seen, evaluation.split, pictures, policy=policy)
+    return {i: evaluation.captions[i]._replace(n_best=beam.n_best) for i, beam in zip(numbers, beams, strict=True)}

@@ -88,7 +88,7 @@ def train_run(
         history, data = _fit(options, out, on_epoch, progress, on_resume, on_remark)
         run = open_run(out)
         evaluation = evaluate_run(run, data, "val", progress) if "val_loss" in history[-1] else None
-        write_run_page(run, history, evaluation)
+        write_run_page(run, history, evaluation, data)
     return Trained(run, evaluation)
 
 
