@@ -43,7 +43,7 @@ class Place(click.Path):
 @click.option("--data", type=PATH, help="Another dataset file to take them from. Default: the run's own data.")
 @click.option("--html", type=PATH, help="Also write a page of pictures and captions. An existing file is never overwritten.")
 @click.option("--png", type=PATH, help="Also draw them in one PNG, at most 60 of them. An existing file is never overwritten.")
-@decoding_options
+@decoding_options(n_best=True)
 @backend_option
 @json_option
 @click.pass_context

@@ -68,12 +68,13 @@ class Decoding:
         return run.vocabulary.word_to_idx[word]
 
 
+N_BEST = click.option("--n-best", metavar="N", type=int, help="Of a beam: the N best captions of a picture, with log-probabilities. Default: 1.")
 OPTIONS = (  # the policies check ranges: their messages are for everybody
     click.option("--beam", "width", metavar="K", type=int, help="Beam search with K hypotheses. Default: the likeliest word at each step."),
     click.option(
         "--length-penalty", metavar="A", type=float, help="Of a beam: captions rank by log-probability / words to this power. Default: 0.7."
     ),
-    click.option("--n-best", metavar="N", type=int, help="Of a beam: the N best captions of a picture, with log-probabilities."),
+    N_BEST,
     click.option("--groups", metavar="G", type=int, help="Of a beam: G groups of hypotheses that are made to differ. Default: 1."),
     click.option("--diversity", metavar="D", type=float, help="Of groups: what a word costs that a group before has just said. Default: 0.5."),
     click.option("--temperature", metavar="T", type=float, help="Draw words at random, above 1 with more surprise, below with less."),
@@ -86,14 +87,18 @@ OPTIONS = (  # the policies check ranges: their messages are for everybody
 )
 
 
-def decoding_options(command: Callable[..., None]) -> Function:
-    """Add the options to a command, which gets them as one `decoding`."""
+def decoding_options(n_best: bool) -> Callable[[Callable[..., None]], Function]:
+    """Add the options to a command, which gets them as one `decoding`; --n-best only to one that shows more than one caption of a picture."""
 
-    @functools.wraps(command)
-    def call(*args: Any, **given: Any) -> None:
-        decoding = Decoding(**{field.name: given.pop(field.name) for field in fields(Decoding)})
-        command(*args, decoding=decoding, **given)
+    def add(command: Callable[..., None]) -> Function:
+        @functools.wraps(command)
+        def call(*args: Any, **given: Any) -> None:
+            decoding = Decoding(**{field.name: given.pop(field.name, None) for field in fields(Decoding)})
+            command(*args, decoding=decoding, **given)
 
-    for option in reversed(OPTIONS):
-        call = option(call)
-    return call
+        for option in reversed(OPTIONS):
+            if n_best or option is not N_BEST:
+                call = option(call)
+        return call
+
+    return add

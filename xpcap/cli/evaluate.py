@@ -28,7 +28,7 @@ EXAMPLES = examples(
 @click.option("--against", type=PATH, help="Another run folder: score its captions of the same pictures too, and say how sure the differences are.")
 @click.option("--doctor", is_flag=True, help="Also look for the usual reasons of bad captions, and say what to do.")
 @csv_option
-@decoding_options
+@decoding_options(n_best=False)
 @backend_option
 @json_option
 def evaluate(
@@ -36,8 +36,8 @@ def evaluate(
 ) -> None:  # fmt: skip
     """Score a run.
 
-    Captions every picture of a split, greedily or as the options say, with the best parameters of the run folder RUN, scores the captions against all references,
-    and computes the perplexity of the references.
+    Captions every picture of a split with the best parameters of the run folder RUN, greedily if no option says otherwise, scores the captions
+    against all references, and computes the perplexity of the references.
     """
     if csv is not None:
         check_place(csv, ".csv", "evaluate")

@@ -257,7 +257,7 @@ def _within(policy: Policy, vocabulary: Vocabulary, max_words: int) -> Policy:
     """A policy that keeps to `max_words` too, and to words that mean something."""
     most, silent = min(policy.max_length, max_words), {vocabulary.null, vocabulary.start, vocabulary.unk, *policy.forbid}
     if not set(range(len(vocabulary))) - silent - {vocabulary.end}:
-        raise OptionError(f"caption: `forbid` holds all {len(vocabulary)} words, expected to be left some; which words are to be said?")
+        raise OptionError(f"caption: `forbid` leaves none of {len(vocabulary)} words, expected some to be left; which are to be said?")
     return replace(policy, max_length=most, forbid=tuple(sorted(silent)))
 
 

@@ -1,0 +1,127 @@
+"""The options of `caption` and `evaluate` that choose words: which policy they make, what comes out, and what does not go together."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from commands import call, good
+
+from xpcap import open_run, runs
+from xpcap.cli import evaluate as command
+from xpcap.models import Beam, Policy, Sampling
+from xpcap.runs import Run
+
+pytestmark = pytest.mark.usefixtures("few_pictures")
+
+
+def said(run: Path, *options: object) -> list[dict[str, Any]]:
+    return list(json.loads(good("caption", run, "-n", 14, *options, "--json").stdout))
+
+
+def misuse(*args: object) -> str:
+    """What a command says of options that it refuses."""
+    result = call(*args)
+    assert result.exit_code == 2, result.output
+    assert result.output.splitlines()[-1].startswith("Error: ")
+    return result.output
+
+
+@pytest.mark.parametrize(
+    ("options", "policy"),
+    [
+        ("", Policy()),
+        ("--beam 7", Beam(7)),
+        ("--beam 6 --length-penalty 0 --groups 3 --diversity 1.5", Beam(6, 0.0, 1, 3, 1.5)),
+        ("--temperature 0.5", Sampling(0.5)),
+        ("--top-k 4 --sample-seed 3", Sampling(top_k=4, seed=3)),
+        ("--top-p 0.9 --temperature 2", Sampling(2.0, top_p=0.9)),
+        ("--least-words 3 --no-repeat", Policy(least_length=3, no_repeat_trigram=True)),
+        ("--beam 2 --least-words 3", Beam(2, least_length=3)),
+    ],
+)
+def test_options_make_the_policy(options: str, policy: Policy, run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = []
+
+    def evaluate_run(run: Run, *_: Any, policy: Policy, **__: Any) -> None:
+        seen.append(policy)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(command, "evaluate_run", evaluate_run)
+    assert call("evaluate", run, *options.split()).exit_code == 130
+    (made,) = seen
+    assert type(made) is type(policy)
+    most = open_run(run).config["max_words"]
+    assert {**vars(made), "forbid": (*made.forbid,)} == vars(policy) | {"max_length": most}
+
+
+def test_a_beams_captions_come_out_with_their_log_probabilities(run: Path) -> None:
+    expected = runs.caption_run(open_run(run), count=14, policy=Beam(5, 0.3, 5, max_length=open_run(run).config["max_words"]))
+    found = said(run, "--beam", 5, "--length-penalty", 0.3)
+    for one, caption in zip(found, expected, strict=True):
+        assert one["n_best"] == [ranked._asdict() for ranked in caption.n_best]
+        assert len(one["n_best"]) == 5
+        assert one["caption"] == one["n_best"][0]["caption"] == caption.caption
+    assert [len(one["n_best"]) for one in said(run, "--beam", 3, "--n-best", 2)] == 14 * [2]
+    text = good("caption", run, "-n", 14, "--beam", 5, "--length-penalty", 0.3, "--n-best", 5).stdout
+    for ranked in expected[0].n_best:
+        assert f"{ranked.log_probability:6.2f}  {ranked.caption}".rstrip() in text
+    assert json.loads(good("evaluate", run, "--beam", 5, "--length-penalty", 0.3, "--json").stdout)["captions"] == {
+        one["image"]: one["caption"] for one in found
+    }
+
+
+def test_draws_depend_on_the_seed_alone(run: Path) -> None:
+    first, again, other = (said(run, "--temperature", 1, "--sample-seed", seed) for seed in (1, 1, 2))
+    assert first == again
+    assert [one["caption"] for one in first] != [one["caption"] for one in other]
+    assert "n_best" not in first[0]
+    evaluated = json.loads(good("evaluate", run, "--temperature", 1, "--sample-seed", 1, "--json").stdout)["captions"]
+    assert evaluated == {one["image"]: one["caption"] for one in first}
+
+
+def test_words_that_are_banned_are_not_said(run: Path) -> None:
+    word = said(run, "--least-words", 1)[0]["caption"].split()[0]
+    found = said(run, "--least-words", 1, "--ban", word, "--ban", "blue")
+    assert all(one["caption"] for one in found)
+    assert not any({word, "blue"} & set(one["caption"].split()) for one in found)
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ("--beam 0", "Beam: --beam is 0, expected at least 1"),
+        ("--beam 5 --n-best 6", "--n-best is 6, expected at most 5, as in --beam"),
+        ("--beam 5 --groups 2", "--groups is 2, expected a divisor of --beam, 5"),
+        ("--beam 5 --length-penalty nan", "--length-penalty is nan, expected 0..10"),
+        ("--beam 4 --diversity 1", "--diversity is given without --groups, expected both"),
+        ("--n-best 3", "--n-best is given without --beam, expected both"),
+        ("--beam 5 --top-k 3", "--beam and --top-k are given, expected one or the other: a beam draws nothing"),
+        ("--top-p 1.5", "Sampling: --top-p is 1.5, expected 1e-06..1; it is a probability"),
+        ("--top-k 0", "--top-k is 0, expected at least 1"),
+        ("--temperature 0", "--temperature is 0.0, expected at least 0.001; for the likeliest words decode greedily"),
+        ("--sample-seed -1", "--sample-seed is -1, expected 0.."),
+        ("--least-words 99", "--least-words is 99, expected 0..25, the most words of a caption"),
+        ("--ban sqare", "--ban: no caption of run says 'sqare', expected one of its"),
+        ("--ban <END>", "--ban: no caption of run says '<END>'"),
+        ("--beam five", "'five' is not a valid integer"),
+    ],
+)
+@pytest.mark.parametrize("name", ["caption", "evaluate"])
+def test_options_that_make_no_sense_are_refused_in_terms_of_options(
+    name: str, options: str, says: str, run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(run.parent)
+    if name == "evaluate" and "--n-best" in options:
+        says = "No such option"
+    assert says in misuse(name, run.name, *options.split())
+
+
+def test_a_word_that_is_nearly_one_of_the_runs_is_suggested(run: Path) -> None:
+    assert "did you mean 'square'?" in misuse("caption", run, "--ban", "sqare")
+
+
+def test_banning_every_word_is_refused(run: Path) -> None:
+    words = [word for word in open_run(run).vocabulary.idx_to_word if not word.startswith("<")]
+    banned = [part for word in words for part in ("--ban", word)]
+    assert "--ban leaves none of 58 words, expected some to be left" in misuse("caption", run, *banned)
