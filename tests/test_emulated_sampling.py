@@ -104,6 +104,12 @@ def test_emulated_step_of_sampling_launches_little_and_sends_nothing(device: Emu
     assert len(longer.transfers) == len(shorter.transfers) == 2  # features, and forbidden words
 
 
+@pytest.mark.parametrize(("policy", "most"), [(Sampling(), 16), (Sampling(top_p=0.9), 30), (Beam(5), 117)], ids=str)
+def test_emulated_word_of_draws_and_beams_takes_no_more_launches_than_the_docs_say(policy: Policy, most: int, device: Emulator) -> None:
+    longer, shorter = (count(device, -1e9, replace(policy, max_length=length, forbid=[0, START])) for length in (7, 6))
+    assert (longer.names() - shorter.names()).total() <= most
+
+
 def lengths(policies: Iterable[Watched]) -> list[list[int]]:
     return [policy.__dict__["rows"] for policy in policies]
 
