@@ -22,7 +22,7 @@ from emulated import Emulator
 from xpcap import backend, bench
 from xpcap.bench import apart, contenders, machine, neighbour, parts, results, work
 from xpcap.bench.arithmetic import sampling_flops, training_flops
-from xpcap.bench.configs import BESIDE, MOST_WORDS, SAMPLING, TRAINING
+from xpcap.bench.configs import BEAMS, BESIDE, MOST_WORDS, SAMPLING, TRAINING
 from xpcap.bench.measuring import Measurement, measure
 from xpcap.bench.neighbour import busy_neighbour
 from xpcap.bench.textbook import Textbook
@@ -151,6 +151,8 @@ def test_arithmetic_is_that_of_words_that_are_there() -> None:
     assert training_flops(config, [captions, shorter], null=0) == (projection + words + recurrent + vocabulary + less) / 2
     said = np.array([[4, 5, 4, 6], [4, 2, 0, 0]])  # fed in: START 4 5; 6 comes last, and END is not fed
     assert sampling_flops(config, said, null=0, end=2) == 2 * 2 * 3 * 7 + 2 * 3 * 5 * 28 + 6 * (2 * 7 * 28 + 2 * 7 * 11)
+    wide = sampling_flops(config, said, null=0, end=2, width=3)  # two first words, and three hypotheses for each of four others
+    assert wide == 2 * 2 * 3 * 7 + 2 * 3 * 5 * 28 + (2 + 3 * 4) * (2 * 7 * 28 + 2 * 7 * 11)
 
 
 # How
@@ -487,6 +489,30 @@ def test_a_peer_trains_says_what_we_say_and_is_timed(contender: str, one_thread:
     assert (ours == theirs).mean() >= work.SAME_IDS
 
 
+@TORCH
+@LAYOUTS
+def test_the_peers_beam_finds_the_captions_that_ours_finds(layout: str, one_thread: None) -> None:
+    ours, theirs = (contenders.CONTENDERS[name].search(TINY, TINY.data(1), "numpy")() for name in ("xpcap", f"torch {layout}"))  # type: ignore[misc]
+    assert ours.shape == theirs.shape == (1000, MOST_WORDS)
+    assert (ours == theirs).mean() >= work.SAME_IDS
+    greedy = contenders.CONTENDERS["xpcap"].sample(TINY, TINY.data(1), "numpy")()
+    assert (ours == greedy).mean() < 0.9
+
+
+def test_a_beam_is_timed_by_itself_and_without_the_textbook(tiny: None) -> None:
+    (row,) = json.loads(good("bench", "--beam", "--config", "coco", "--json").stdout)
+    assert (row["work"], row["ms"] > 0, row["ms_textbook"]) == (BEAMS, True, None)
+    assert "beam search, 5 hypotheses: 1,000 pictures, at most 16 words each; float32" in good("bench", "--beam", "--config", "coco").output
+    for options, says in (
+        (["--peer", "textbook"], "--peer names textbook"),
+        (["--scaling"], "--beam and --scaling"),
+        (["--neighbour"], "--neighbour and --beam"),
+    ):
+        result = call("bench", "--beam", *options)
+        assert result.exit_code == 2
+        assert says in result.output
+
+
 @pytest.mark.parametrize("contender", ["textbook", pytest.param("torch padded", marks=TORCH), pytest.param("torch packed", marks=TORCH)])
 def test_a_peer_that_does_other_work_is_not_timed(contender: str, one_thread: None, monkeypatch: pytest.MonkeyPatch) -> None:
     if contender == "textbook":
@@ -526,7 +552,7 @@ def test_emulated_bench_says_what_card_it_was(device: Emulator, tiny: None) -> N
 
 def test_emulated_bench_checks_our_own_device_before_timing_it(device: Emulator, monkeypatch: pytest.MonkeyPatch) -> None:
     """With dropout too: losses are compared without it."""
-    train, sample = contenders.CONTENDERS["xpcap"]
+    train, sample, _ = contenders.CONTENDERS["xpcap"]
     config = dataclasses.replace(TINY, dropout=0.5)
     train(config, TINY.data(2), "cupy")
     right = network.vocabulary_loss

@@ -7,7 +7,7 @@ card without one: `fake_device` has what each call costs, `fake_cupy` what stand
 """
 
 from xpcap.bench.apart import machine_apart
-from xpcap.bench.configs import BESIDE, CONFIGS, TRAINING, WORKS, Config, scaling, usual
+from xpcap.bench.configs import BEAMS, BESIDE, CONFIGS, TRAINING, WORKS, Config, scaling, usual
 from xpcap.bench.host_time import HOST_TIME, HostTime, host_time_rows, host_times
 from xpcap.bench.plot import draw_scaling
 from xpcap.bench.results import PEERS, Result, bench
@@ -15,6 +15,7 @@ from xpcap.bench.tables import tables
 from xpcap.bench.timing import USUAL, Plan
 
 __all__ = [
+    "BEAMS",
     "BESIDE",
     "CONFIGS",
     "HOST_TIME",

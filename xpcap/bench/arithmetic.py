@@ -26,9 +26,12 @@ def _step_flops(config: Config, captions: np.ndarray, null: int) -> int:
     return 2 * (2 * packed.rows.N * config.D * config.H + products)
 
 
-def sampling_flops(config: Config, captions: np.ndarray, null: int, end: int) -> int:
-    """Operations that sampling captions (n, T) needs. Captions begin with the first sampled word and hold NULL after END."""
-    rows = int(np.count_nonzero(captions != null))
+def sampling_flops(config: Config, captions: np.ndarray, null: int, end: int, width: int = 1) -> int:
+    """Operations that finding captions (n, T) needs. Captions begin with the first word found and hold NULL after END.
+
+    A beam of `width` hypotheses needs one for the first word and `width` for each later one; how many others it went on with does not count.
+    """
+    rows = len(captions) + width * (int(np.count_nonzero(captions != null)) - len(captions))
     fed = captions[:, :-1]
     K = 1 + len(np.unique(fed[(fed != null) & (fed != end)]))  # the 1 is START
     H = config.H

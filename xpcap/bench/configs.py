@@ -14,6 +14,8 @@ TRAINING = "training step"  # loss, gradients, clipping, Adam; float32
 SAMPLING = "greedy sampling"  # PICTURES pictures, at most MOST_WORDS words each
 BESIDE = "training step beside a busy process of another login"  # the same step
 WORKS = (TRAINING, SAMPLING)
+WIDTH, LENGTH_PENALTY = 5, 0.7
+BEAMS = f"beam search, {WIDTH} hypotheses"  # of the same pictures and most words; the best caption by log-probability / words**LENGTH_PENALTY
 PICTURES = 1000
 MOST_WORDS = LIKE_COCO.high + 1  # END included
 

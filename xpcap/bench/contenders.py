@@ -13,6 +13,7 @@ from xpcap.bench.machine import peak_memory
 from xpcap.bench.textbook import Textbook
 from xpcap.bench.timing import clock_of, host_clock
 from xpcap.bench.work import (
+    BEAM,
     Job,
     Sample,
     batch_rows,
@@ -30,10 +31,11 @@ from xpcap.models import CaptioningRNN
 
 
 class Contender(NamedTuple):
-    """How a contender prepares to train and to sample. The last argument names a backend; PyTorch uses the device that it stands for."""
+    """How a contender prepares to train, to sample, and to search. The last argument names a backend; PyTorch uses the device that it stands for."""
 
     train: Callable[[Config, CaptionData, str], Job]
     sample: Callable[[Config, CaptionData, str], Sample]
+    search: Callable[[Config, CaptionData, str], Sample] | None = None
 
 
 def train_xpcap(config: Config, data: CaptionData, backend: str) -> Job:
@@ -78,6 +80,13 @@ def sample_xpcap(config: Config, data: CaptionData, backend: str) -> Sample:
     return lambda: model.sample(pictures, max_length=MOST_WORDS)
 
 
+def search_xpcap(config: Config, data: CaptionData, backend: str) -> Sample:
+    """xpcap's beam search over all pictures at once, dropping hypotheses as they end and pictures as they are done."""
+    use_backend(backend)
+    model, pictures = make_speaker(config, data), asarray(config.pictures())
+    return lambda: model.sample(pictures, policy=BEAM)
+
+
 def train_textbook(config: Config, data: CaptionData, backend: str) -> Job:
     """The textbook NumPy captioner, as CS231n teaches it."""
     ours, batches = host_model(config, data), host_batches(config, data)
@@ -117,11 +126,16 @@ def torch(layout: str) -> Contender:
 
         return peer_torch.sample(config, data, backend, layout)
 
-    return Contender(train, sample)
+    def search(config: Config, data: CaptionData, backend: str) -> Sample:
+        from xpcap.bench import peer_torch
+
+        return peer_torch.search(config, data, backend, layout)
+
+    return Contender(train, sample, search)
 
 
 CONTENDERS = {
-    "xpcap": Contender(train_xpcap, sample_xpcap),
+    "xpcap": Contender(train_xpcap, sample_xpcap, search_xpcap),
     "textbook": Contender(train_textbook, sample_textbook),
     "torch padded": torch("padded"),
     "torch packed": torch("packed"),

@@ -8,11 +8,13 @@ import numpy as np
 
 from xpcap.backend import array_module
 from xpcap.bench.arithmetic import sampling_flops, training_flops
-from xpcap.bench.configs import BESIDE, SAMPLING, TRAINING, WORKS, Config
+from xpcap.bench.configs import BEAMS, BESIDE, SAMPLING, TRAINING, WIDTH, WORKS, Config
 from xpcap.bench.contenders import CONTENDERS
 from xpcap.bench.neighbour import busy_neighbour
 from xpcap.bench.timing import MatrixProduct, Plan, Timer, host_clock
-from xpcap.bench.work import batch_rows, check_same_captions, host_model, make_speaker
+from xpcap.bench.work import BEAM, GREEDY, Sample, batch_rows, check_same_captions, host_model, make_speaker
+from xpcap.data.dataset import CaptionData
+from xpcap.models import Policy
 
 OURS = "xpcap"
 
@@ -50,7 +52,19 @@ def _measure_training(contender: str, config: Config, plan: Plan, backend: str) 
 
 def _measure_sampling(contender: str, config: Config, plan: Plan, backend: str) -> Measurement:
     data = config.data(1)  # for its vocabulary
-    sample, captions = CONTENDERS[contender].sample(config, data, backend), np.empty(0)
+    return _measure_captions(CONTENDERS[contender].sample(config, data, backend), GREEDY, 1, contender, config, data, plan, backend)
+
+
+def _measure_searching(contender: str, config: Config, plan: Plan, backend: str) -> Measurement:
+    search, data = CONTENDERS[contender].search, config.data(1)
+    assert search is not None
+    return _measure_captions(search(config, data, backend), BEAM, WIDTH, contender, config, data, plan, backend)
+
+
+def _measure_captions(
+    sample: Sample, policy: Policy, width: int, contender: str, config: Config, data: CaptionData, plan: Plan, backend: str
+) -> Measurement:  # fmt: skip
+    captions = np.empty(0)
 
     def step(_: int) -> None:
         nonlocal captions
@@ -59,10 +73,10 @@ def _measure_sampling(contender: str, config: Config, plan: Plan, backend: str) 
     timer = Timer(step, host_clock, replace(plan, batches=1))
     timer.warm_up()
     if contender != OURS or backend != "numpy":
-        check_same_captions(captions, host_model(config, data, make_speaker), config.pictures(), f"{config.name}, {contender}")
+        check_same_captions(captions, host_model(config, data, make_speaker), config.pictures(), policy, f"{config.name}, {contender}")
     ms, rate = _run(timer, contender, plan)
     null, end = data.vocabulary.null, data.vocabulary.end
-    flops = sampling_flops(config, captions, null, end)
+    flops = sampling_flops(config, captions, null, end, width)
     return Measurement(ms, float(np.count_nonzero(captions != null)), flops / ms / 1e6, rate)
 
 
@@ -71,7 +85,7 @@ def _measure_beside(contender: str, config: Config, plan: Plan, backend: str) ->
         return _measure_training(contender, config, plan, backend)
 
 
-_MEASURE = {TRAINING: _measure_training, BESIDE: _measure_beside, SAMPLING: _measure_sampling}
+_MEASURE = {TRAINING: _measure_training, BESIDE: _measure_beside, SAMPLING: _measure_sampling, BEAMS: _measure_searching}
 
 
 def _run(timer: Timer, contender: str, plan: Plan) -> tuple[float, float | None]:

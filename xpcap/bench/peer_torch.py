@@ -15,7 +15,7 @@ from torch.nn.functional import cross_entropy
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence
 
 from xpcap.backend import to_numpy
-from xpcap.bench.configs import CLIP, LEARNING_RATE, MOST_WORDS, Config
+from xpcap.bench.configs import CLIP, LEARNING_RATE, LENGTH_PENALTY, MOST_WORDS, WIDTH, Config
 from xpcap.bench.timing import host_clock
 from xpcap.bench.work import Job, Sample, check_same_loss, host_batches, host_model, make_speaker
 from xpcap.data.dataset import CaptionData
@@ -76,6 +76,41 @@ class Captioner(torch.nn.Module):
                 words, alive, ended, state = words[going], alive[going], ended[going], (state[0][:, going], state[1][:, going])
             if ended.all():
                 break
+        return captions
+
+    def search(self, features: torch.Tensor, start: int, end: int, drop: bool) -> torch.Tensor:
+        """The best captions (n, MOST_WORDS) of a beam search for features (n, D), NULL after END. `drop` removes pictures that are done from the batch.
+
+        The rule is xpcap's: a hypothesis that ends leaves, and the beam is narrower by one; a picture is done once no hypothesis left can come
+        above the best caption. A hypothesis that is not there has the total -inf.
+        """
+        n, k, V, device = len(features), WIDTH, self.vocabulary.out_features, features.device
+        h = self.project(features)[None]
+        state, words, alive = (h, torch.zeros_like(h)), torch.full((n, 1), start, device=device), torch.arange(n, device=device)
+        said, totals = torch.full((n, 1, MOST_WORDS), self.null, device=device), torch.zeros(n, 1, device=device)
+        best, captions = torch.full((n,), -torch.inf, device=device), torch.full((n, MOST_WORDS), self.null, device=device)
+        left = torch.full((n, 1), k, device=device)  # hypotheses of a picture that have not ended
+        for t in range(MOST_WORDS):
+            h, state = self.lstm(self.embed(words.flatten())[None], state)
+            log_p = self.vocabulary(h[0]).log_softmax(dim=1).view(*words.shape, V)
+            totals, found = (totals[:, :, None] + log_p).flatten(1).topk(k, dim=1)  # (n, k)
+            totals = totals.masked_fill(torch.arange(k, device=device) >= left, -torch.inf)
+            parents, words = found // V, found % V
+            said = said.gather(1, parents[:, :, None].expand(-1, -1, MOST_WORDS))
+            said[:, :, t] = words
+            ended = ((words == end) | (t == MOST_WORDS - 1)) & (totals > -torch.inf)
+            scores, which = (totals / (t + 1) ** LENGTH_PENALTY).masked_fill(~ended, -torch.inf).max(dim=1)
+            better = scores > best[alive]
+            best[alive[better]], captions[alive[better]] = scores[better], said[better, which[better]]
+            totals, left = totals.masked_fill(ended, -torch.inf), left - ended.sum(dim=1, keepdim=True)
+            going = totals.max(dim=1).values / MOST_WORDS**LENGTH_PENALTY >= best[alive]
+            going &= left[:, 0] > 0
+            if not going.any():
+                break
+            rows = parents + len(state[0][0]) // len(alive) * torch.arange(len(alive), device=device)[:, None]
+            if drop:
+                alive, words, said, totals, left, rows = (x[going] for x in (alive, words, said, totals, left, rows))
+            state = (state[0][:, rows.flatten()], state[1][:, rows.flatten()])
         return captions
 
     def copy_from(self, params: Parameters) -> None:
@@ -160,13 +195,22 @@ def train(config: Config, data: CaptionData, backend: str, layout: str) -> Job:
 
 def sample(config: Config, data: CaptionData, backend: str, layout: str) -> Sample:
     """Sample captions on the device. `padded` keeps all captions until the last one ends; `packed` drops each as it ends."""
+    return _say(config, data, backend, layout, Captioner.sample)
+
+
+def search(config: Config, data: CaptionData, backend: str, layout: str) -> Sample:
+    """Search for captions on the device. `padded` keeps all pictures until the last one is done; `packed` drops each as it is done."""
+    return _say(config, data, backend, layout, Captioner.search)
+
+
+def _say(config: Config, data: CaptionData, backend: str, layout: str, way: Callable[..., torch.Tensor]) -> Sample:
     device = _prepare(backend)
     model = _captioner(config, host_model(config, data, make_speaker), device).eval()
     features, vocabulary = torch.from_numpy(config.pictures()).to(device), data.vocabulary
 
     def captions_of_pictures() -> np.ndarray:
         with torch.inference_mode():
-            captions = model.sample(features, vocabulary.start, vocabulary.end, drop=layout == "packed")
+            captions = way(model, features, vocabulary.start, vocabulary.end, drop=layout == "packed")
         return np.asarray(captions.cpu().numpy())
 
     return captions_of_pictures

@@ -8,7 +8,7 @@ from types import ModuleType
 from typing import Any, NamedTuple
 
 from xpcap.bench.apart import measure_apart
-from xpcap.bench.configs import BESIDE, TRAINING, WORKS, Config
+from xpcap.bench.configs import BEAMS, BESIDE, TRAINING, WORKS, Config
 from xpcap.bench.machine import machine
 from xpcap.bench.measuring import OURS, Measurement, measure
 from xpcap.bench.timing import USUAL, Plan
@@ -74,7 +74,7 @@ def bench(
     peers : names in PEERS. On NumPy, or with any peer, each contender runs in its own process
     plan : how many rounds, blocks and steps to time
     progress : show a progress bar if standard error is a terminal
-    works : kinds of work to time: WORKS, or BESIDE as well
+    works : kinds of work to time: WORKS, or BESIDE or BEAMS as well
     about : the machine and its backend, from machine_apart; only other processes then use that backend, so that this one may hold no context on
         a card in exclusive-process mode. None: the current backend
 
@@ -84,10 +84,12 @@ def bench(
 
     Raises
     ------
-    OptionError : an unknown peer, or textbook on a GPU. BackendError : a peer is not installed, or the environment turns float32 into less.
+    OptionError : an unknown peer, or textbook on a GPU or with BEAMS. BackendError : a peer is not installed, or the environment turns float32 into less.
     """
     alone, about = about is None, about or machine()
     backend = about["backend"]
+    if "textbook" in peers and BEAMS in works:
+        raise OptionError("bench: `peers` names textbook, expected torch alone: the textbook has no beam search")
     about |= _check_peers(peers, backend)
     _check_float32()
     contenders = [OURS, *(contender for peer in peers for contender in PEERS[peer])]

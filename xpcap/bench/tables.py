@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from xpcap.bench.configs import MOST_WORDS, PICTURES, SAMPLING
+from xpcap.bench.configs import BEAMS, MOST_WORDS, PICTURES, SAMPLING
 from xpcap.bench.results import Result
 
 Rows = list[tuple[str, ...]]
@@ -56,8 +56,12 @@ def tables(results: Sequence[Result]) -> list[tuple[str, Rows]]:
 
 
 def _title(work: str) -> str:
-    if work == SAMPLING:
-        return f"{work} of {PICTURES:,} pictures, at most {MOST_WORDS} words each; float32"
+    if work in (SAMPLING, BEAMS):
+        return (
+            f"{work}: {PICTURES:,} pictures, at most {MOST_WORDS} words each; float32"
+            if work == BEAMS
+            else f"{work} of {PICTURES:,} pictures, at most {MOST_WORDS} words each; float32"
+        )
     return f"{work.replace('step', 'step of N captions')}: loss, gradients, clipping, Adam; float32"
 
 

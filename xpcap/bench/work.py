@@ -6,11 +6,11 @@ from typing import NamedTuple
 import numpy as np
 
 from xpcap.backend import use_backend
-from xpcap.bench.configs import CLIP, LEARNING_RATE, MOST_WORDS, SEED, Config
+from xpcap.bench.configs import CLIP, LEARNING_RATE, LENGTH_PENALTY, MOST_WORDS, SEED, WIDTH, Config
 from xpcap.bench.speaking import make_speak
 from xpcap.bench.timing import Clock
 from xpcap.data.dataset import CaptionData
-from xpcap.models import CaptioningRNN
+from xpcap.models import Beam, CaptioningRNN, Policy
 from xpcap.training.solver import CaptioningSolver
 
 LOSS_TOLERANCE = 1e-5  # relative, between float32 losses: a hundred roundings or so, and far below any mistake in the gates
@@ -26,6 +26,7 @@ class Job(NamedTuple):
     feed: Callable[[int], object] | None = None  # prepares batch k, if that is timed too
 
 
+GREEDY, BEAM = Policy(max_length=MOST_WORDS), Beam(WIDTH, LENGTH_PENALTY, max_length=MOST_WORDS)
 Sample = Callable[[], np.ndarray]  # captions of Config.pictures: (PICTURES, MOST_WORDS) int, on the host, NULL after END
 Batch = tuple[np.ndarray, np.ndarray]  # features (N, D) and captions (N, T+1)
 
@@ -74,9 +75,9 @@ def check_same_loss(theirs: float, ours: CaptioningRNN, batch: Batch, what: str)
         )
 
 
-def check_same_captions(theirs: np.ndarray, ours: CaptioningRNN, pictures: np.ndarray, what: str) -> None:
+def check_same_captions(theirs: np.ndarray, ours: CaptioningRNN, pictures: np.ndarray, policy: Policy, what: str) -> None:
     """Check that a contender's captions agree with xpcap's on NumPy."""
-    expected = ours.sample(pictures, max_length=MOST_WORDS)
+    expected = ours.sample(pictures, policy=policy)
     same = float((theirs == expected).mean()) if theirs.shape == expected.shape else 0.0
     if not same >= SAME_IDS:
         raise ArithmeticError(

@@ -11,7 +11,13 @@ from xpcap.bench.machine import machine
 from xpcap.cli.shared import PATH, Choice, backend_option, choose_backend, examples, json_option, table, wanted_backend
 from xpcap.files import obstacle
 
-EXAMPLES = examples("bench", "bench --config notebook --config coco --peer torch", "bench --scaling --plot scaling.png", "bench --host-time")
+EXAMPLES = examples(
+    "bench",
+    "bench --beam --config flickr8k --peer torch",
+    "bench --config notebook --config coco --peer torch",
+    "bench --scaling --plot scaling.png",
+    "bench --host-time",
+)
 
 
 @click.command(epilog=EXAMPLES)
@@ -25,6 +31,7 @@ EXAMPLES = examples("bench", "bench --config notebook --config coco --peer torch
     help="Also time the same work by this peer; may be repeated. On numpy textbook is always timed, except with --scaling.",
 )  # fmt: skip
 @click.option("--scaling", is_flag=True, help="Instead, time the training step of coco at eight batch sizes and six vocabulary sizes.")
+@click.option("--beam", is_flag=True, help="Instead, time a beam search of 5 hypotheses, of xpcap and with --peer torch of PyTorch.")
 @click.option("--neighbour", is_flag=True, help="Instead, time the training step alone and beside a busy process of another login.")
 @click.option(
     "--host-time", is_flag=True,
@@ -36,6 +43,7 @@ def bench(
     names: tuple[str, ...],
     peers: tuple[str, ...],
     scaling: bool,
+    beam: bool,
     neighbour: bool,
     host_time: bool,
     plot: Path | None,
@@ -50,20 +58,8 @@ def bench(
     --host-time runs the step of train on a fake device, whose calls take the time that is published and compute nothing: what is left is the
     time of our own Python, by part.
     """
-    if scaling:
-        _refuse("--scaling", (("--config", names, "has sizes of its own"), ("--neighbour", neighbour, "times a step alone")))
+    _refuse_beside(scaling, beam, neighbour, host_time, names, peers, plot, backend)
     if host_time:
-        _refuse(
-            "--host-time",
-            (
-                ("--config", names, "has sizes of its own"),
-                ("--peer", peers, "times xpcap alone"),
-                ("--scaling", scaling, "has sizes of its own"),
-                ("--neighbour", neighbour, "times a step alone"),
-                ("--plot", plot, "draws nothing"),
-                ("--backend", backend, "brings a fake device"),
-            ),
-        )
         _print_host_time(timings.host_times(), as_json)
         return
     if plot is not None:
@@ -73,8 +69,8 @@ def bench(
         configs = [config for group in timings.scaling(timings.CONFIGS["coco"]).values() for config in group]
     else:
         configs = [timings.CONFIGS[name] for name in dict.fromkeys(names or timings.usual(about["backend"]))]
-        peers = ("textbook", *peers) if about["backend"] == "numpy" else peers
-    works = (timings.TRAINING,) if scaling else (timings.TRAINING, timings.BESIDE) if neighbour else timings.WORKS
+        peers = ("textbook", *peers) if about["backend"] == "numpy" and not beam else peers
+    works = (timings.TRAINING,) if scaling else (timings.TRAINING, timings.BESIDE) if neighbour else (timings.BEAMS,) if beam else timings.WORKS
     results = timings.bench(configs, tuple(dict.fromkeys(peers)), timings.USUAL, progress=True, works=works, about=about)
     _print(results, as_json)
     if plot is not None:
@@ -89,6 +85,27 @@ def _machine(backend: str | None) -> dict[str, str]:
         return timings.machine_apart(wanted)
     choose_backend(backend)
     return machine()
+
+
+def _refuse_beside(
+    scaling: bool, beam: bool, neighbour: bool, host_time: bool, names: Sequence[str], peers: Sequence[str], plot: Path | None, backend: str | None
+) -> None:  # fmt: skip
+    """Complain about options that do not go together."""
+    sizes, step = ("--config", names, "has sizes of its own"), ("--neighbour", neighbour, "times a step alone")
+    if scaling:
+        _refuse("--scaling", (sizes, ("--beam", beam, "times a step"), step))
+    if beam:
+        _refuse("--beam", (("--neighbour", neighbour, "times no step"),))
+    if host_time:
+        others = (
+            ("--peer", peers, "times xpcap alone"),
+            ("--scaling", scaling, "has sizes of its own"),
+            ("--beam", beam, "times a step"),
+            step,
+            ("--plot", plot, "draws nothing"),
+            ("--backend", backend, "brings a fake device"),
+        )
+        _refuse("--host-time", (sizes, *others))
 
 
 def _refuse(flag: str, others: Iterable[tuple[str, object, str]]) -> None:
