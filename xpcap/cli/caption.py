@@ -60,7 +60,7 @@ def caption(
     A picture that cannot be read or downloaded is named on standard error and skipped. The exit status is 1 if none could be read. URLs have
     20 seconds and 20 MB each, and must lead to public addresses.
 
-    Captions are greedy. --beam ranks whole captions and says better ones; --temperature, --top-k and --top-p draw at random.
+    Captions are greedy. --beam searches for likelier ones; --temperature, --top-k and --top-p draw words at random.
     """
     if pictures:
         _refuse_both(ctx)

@@ -125,7 +125,7 @@ class Search:
             if self._beam.groups == 1:
                 return choices[0]
             said.append(xp.full(self._N * self._beam.size, -1, np.int32))
-            said[-1][group.made] = xp.where(new == -np.inf, -1, words)
+            said[-1][group.made] = words
         return Choice(*(xp.concatenate(parts) for parts in zip(*choices, strict=True)))
 
     def _groups(self, cells: np.ndarray, first_step: bool) -> Iterator[Group]:
