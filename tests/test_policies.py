@@ -200,6 +200,12 @@ def test_sampling_that_makes_no_sense_is_refused(settings: dict[str, Any], says:
         Sampling(**settings)
 
 
+def test_limits_beside_a_policy_are_refused(model: CaptioningRNN) -> None:
+    for limits in ({"max_length": 5}, {"forbid": SILENT}):
+        with pytest.raises(ValueError, match=r"CaptioningRNN\.sample: max_length or forbid is given with a policy"):
+            model.sample(pictures(1), policy=Sampling(), **limits)  # type: ignore[arg-type]
+
+
 def test_numbers_are_one_a_picture(model: CaptioningRNN) -> None:
     with pytest.raises(ValueError, match=r"CaptioningRNN\.say: numbers has shape \(2,\), expected one for each picture, \(3,\)"):
         model.say(pictures(3), Sampling(), [1, 2])

@@ -73,7 +73,14 @@ def full(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A page with everything in it, much of it hostile to its layout."""
     long = "pneumono" * 30
     cards = [
-        Card("scene.png", scene(), SAID, ["a red circle", "", "there is a red circle"], "BLEU-4 0.81", [("a red circle", -3.217), ("", -4.0), (long, -99.5)]),
+        Card(
+            "scene.png",
+            scene(),
+            SAID,
+            ["a red circle", "", "there is a red circle"],
+            "BLEU-4 0.81",
+            [("a red circle", -3.217), ("", -4.0), (long, -99.5)],
+        ),
         Card(f"{long}.jpg", photo(1), [(long, 0.9), *SAID, *[(f"word{i}", i / 20) for i in range(21)]], [long, NASTY], long),
         Card(NASTY, None, [(NASTY, 0.5)], [NASTY], NASTY, [(NASTY, -1.0)]),
         Card("strip.jpg", photo(2, 9, 2000), []),

@@ -268,7 +268,7 @@ class CaptioningRNN:
         features : array (N, D), host or device
         max_length : most words in a caption, END included
         forbid : ids of words that are never chosen
-        policy : Beam, Sampling or another Policy, used as it is: it has limits of its own. None: the likeliest word at each step
+        policy : Beam, Sampling or another Policy, which has limits of its own. None: the likeliest word at each step
 
         Returns
         -------
@@ -279,6 +279,8 @@ class CaptioningRNN:
         ValueError : features do not match, the vocabulary has no ``<START>``, max_length is below 1, or `forbid` has an id outside the
             vocabulary or all of it.
         """
+        if policy is not None and (max_length != Policy.max_length or len(forbid)):
+            raise ValueError("CaptioningRNN.sample: max_length or forbid is given with a policy, expected the policy to have them")
         return decode(self, features, policy or Policy(max_length=max_length, forbid=forbid), False, "CaptioningRNN.sample").captions[:, 0]
 
     def sample_with_probabilities(self, features: Array, max_length: int = 30, forbid: Sequence[int] = ()) -> tuple[np.ndarray, np.ndarray]:
