@@ -81,7 +81,7 @@ def count(device: Emulator, says_end: float, policy: Policy) -> Counts:
     model = make("cupy", says_end)
     gc.collect()  # an upload that is forgotten is waited for
     with device.counting() as counts:
-        model.decode(features(), policy)
+        model.sample(features(), policy=policy)
     assert counts.reads == []
     return counts
 
@@ -117,7 +117,7 @@ def lengths(policies: Iterable[Watched]) -> list[list[int]]:
 def test_emulated_policy_of_ones_own_gets_the_captions_that_go_on(device: Emulator) -> None:
     """A `rowwise` one those that ended in the step before as well."""
     policies = [Watched(max_length=9), Watched(max_length=9), WatchedRowwise(max_length=9)]
-    said = [make(backend, 8.0).decode(features(), policy)[0] for backend, policy in zip(("numpy", "cupy", "cupy"), policies, strict=True)]
+    said = [make(backend, 8.0).sample(features(), policy=policy) for backend, policy in zip(("numpy", "cupy", "cupy"), policies, strict=True)]
     host, emulated, late = lengths(policies)
     assert len(set(host)) > 3
     assert emulated == host
@@ -133,14 +133,12 @@ def test_emulated_policies_say_what_they_say_on_numpy(cell: str, policy: type[Po
     seen = set()
     for says_end in (-1e9, 4.0, 8.0, 1e9):
         for length in (1, 2, 9):
-            said = [
-                make(backend, says_end, cell).decode(features(), policy(max_length=length, forbid=[START]), scored=True)
-                for backend in ("numpy", "cupy")
-            ]
-            (host, probabilities), (emulated, emulated_probabilities) = said
-            np.testing.assert_array_equal(emulated, host)
-            np.testing.assert_allclose(emulated_probabilities, probabilities, rtol=1e-9)
-            seen |= set((host != 0).sum(axis=1).tolist())
+            host, emulated = (
+                make(backend, says_end, cell).say(features(), policy(max_length=length, forbid=[START])) for backend in ("numpy", "cupy")
+            )
+            np.testing.assert_array_equal(emulated.captions, host.captions)
+            np.testing.assert_allclose(emulated.probabilities, host.probabilities, rtol=1e-9)
+            seen |= set((host.captions != 0).sum(axis=2).ravel().tolist())
     assert len(seen) > 3
 
 
@@ -191,7 +189,7 @@ def test_emulated_rowwise_policy_with_parents_is_refused(device: Emulator) -> No
         rowwise = True
 
     with pytest.raises(ValueError, match=r"Wrong\.choose names parents"):
-        make("cupy", 0.0).decode(features(), Wrong(max_length=3))
+        make("cupy", 0.0).sample(features(), policy=Wrong(max_length=3))
 
 
 def test_emulated_copy_ends_before_its_memory_is_given_back(device: Emulator) -> None:

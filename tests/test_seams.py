@@ -73,7 +73,7 @@ def test_a_policy_of_ones_own_chooses_the_words_and_keeps_its_totals(word_to_idx
     features = rng.standard_normal((9, 6))
     policy = SecondBest(max_length=5)
     object.__setattr__(policy, "seen", [])
-    said, _ = model.decode(features, policy)
+    said = model.sample(features, policy=policy)
     state, words, totals = model.start(features), np.full(9, word_to_idx["<START>"]), np.zeros(9)
     alive = np.full(9, True)
     for t in range(5):
@@ -104,7 +104,7 @@ def test_hypotheses_go_on_from_the_parents_that_a_policy_names(word_to_idx: dict
     features = 5 * rng.standard_normal((2, 6))
     greedy, p = model.sample_with_probabilities(features, 6)
     assert (greedy[0] != greedy[1]).any()
-    said, q = model.decode(features, Swap(max_length=6), scored=True)
+    said, q = (found[:, 0] for found in model.say(features, Swap(max_length=6))[:2])
     np.testing.assert_array_equal(said, greedy[[0, 0]])
     np.testing.assert_allclose(q, p[[0, 0]], rtol=1e-12)
 

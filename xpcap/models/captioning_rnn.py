@@ -295,11 +295,6 @@ class CaptioningRNN:
         said = decode(self, features, Policy(max_length=max_length, forbid=forbid), True, "CaptioningRNN.sample_with_probabilities")
         return said.captions[:, 0], said.probabilities[:, 0]
 
-    def decode(self, features: Array, policy: Policy, scored: bool = False) -> tuple[np.ndarray, np.ndarray]:
-        """Caption a batch with any policy. Returns captions and probabilities as `sample_with_probabilities` does; if not `scored`, all 0."""
-        said = decode(self, features, policy, scored, "CaptioningRNN.decode")
-        return said.captions[:, 0], said.probabilities[:, 0]
-
     def say(self, features: Array, policy: Policy, numbers: Sequence[int] | np.ndarray | None = None) -> Said:
         """All captions that a policy returns of each picture, and how likely they are. `numbers` (N,) are those that Sampling draws by: None: 0..N-1."""
         return decode(self, features, policy, True, "CaptioningRNN.say", numbers)
