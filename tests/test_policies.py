@@ -200,6 +200,11 @@ def test_sampling_that_makes_no_sense_is_refused(settings: dict[str, Any], says:
         Sampling(**settings)
 
 
+@pytest.mark.parametrize("policy", [Policy(), Sampling(top_p=0.5), Beam(5, n_best=3), Beam(6, groups=3)], ids=lambda policy: type(policy).__name__)
+def test_no_pictures_have_no_captions(policy: Policy, model: CaptioningRNN) -> None:
+    assert [len(array) for array in model.say(pictures(0), policy)] == [0, 0, 0]
+
+
 def test_limits_beside_a_policy_are_refused(model: CaptioningRNN) -> None:
     for limits in ({"max_length": 5}, {"forbid": SILENT}):
         with pytest.raises(ValueError, match=r"CaptioningRNN\.sample: max_length or forbid is given with a policy"):
