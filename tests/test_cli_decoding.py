@@ -66,9 +66,9 @@ def test_a_beams_captions_come_out_with_their_log_probabilities(run: Path) -> No
     text = good("caption", run, "-n", 14, "--beam", 5, "--length-penalty", 0.3, "--n-best", 5).stdout
     for ranked in expected[0].n_best:
         assert f"{ranked.log_probability:6.2f}  {ranked.caption}".rstrip() in text
-    assert json.loads(good("evaluate", run, "--beam", 5, "--length-penalty", 0.3, "--json").stdout)["captions"] == {
-        one["image"]: one["caption"] for one in found
-    }
+    evaluated = json.loads(good("evaluate", run, "--beam", 5, "--length-penalty", 0.3, "--json").stdout)
+    assert evaluated["decoding"] == "beam of 5, length penalty 0.3"
+    assert evaluated["captions"] == {one["image"]: one["caption"] for one in found}
 
 
 def test_draws_depend_on_the_seed_alone(run: Path) -> None:

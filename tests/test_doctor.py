@@ -99,7 +99,7 @@ def test_good_runs_are_well_and_are_told_nothing_to_do(healthy: dict[tuple[str, 
     for finding in found.values():
         assert finding.verdict == "ok", finding
         assert finding.text.endswith(".")
-        assert "--" not in finding.text
+        assert "`" not in finding.text
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -128,7 +128,7 @@ def test_a_model_that_never_says_end_runs_to_the_limit_and_is_too_long(healthy: 
     texts = DATA.splits["val"].text or ()
     assert found["length"].value == pytest.approx(12 / np.mean([len(text.split()) for text in texts]))
     assert "stop at 12 words because they must" in found["ending"].text
-    assert "--max-words" not in found["ending"].text  # the references are short
+    assert "`max_words`" not in found["ending"].text  # the references are short
 
 
 def test_a_model_that_says_end_at_once_is_too_short(healthy: dict[tuple[str, str], Run]) -> None:
@@ -141,7 +141,7 @@ def test_a_limit_below_the_references_length_is_blamed_on_the_limit(healthy: dic
     run = healthy["lstm", "init"]
     found = examine(run._replace(config={"max_words": 3}))
     assert found["ending"].verdict == "bad"
-    assert "--max-words" in found["ending"].text
+    assert "`max_words`" in found["ending"].text
 
 
 def test_a_vocabulary_of_few_words_is_found_in_the_references_and_in_what_would_be_said(tmp_path: Path) -> None:
@@ -182,7 +182,7 @@ def test_losses_that_rise_together_are_no_overfitting_but_a_step_too_long(health
     write_lines(tmp_path / HISTORY, [{"epoch": 1, "train_loss": 9.0, "val_loss": 10.0}, {"epoch": 2, "train_loss": 12.0, "val_loss": 13.0}])
     found = examine(healthy["lstm", "init"]._replace(path=tmp_path))["overfitting"]
     assert (found.verdict, found.value) == ("bad", pytest.approx(0.3))
-    assert "--lr" in found.text
+    assert "`lr`" in found.text
     assert "by heart" not in found.text
 
 
@@ -202,7 +202,7 @@ def test_weights_that_grew_too_large_saturate_the_cell(healthy: dict[tuple[str, 
 def test_a_learning_rate_that_is_far_too_high_saturates_the_cell(tmp_path: Path) -> None:
     found = examine(train(tmp_path / "run", DATA, lr=1.0))["gates"]
     assert found.verdict == "bad"
-    assert "--lr" in found.text
+    assert "`lr`" in found.text
 
 
 @pytest.mark.parametrize(("bad", "values"), [(0.3, (0.2, 0.21, 0.3, 0.31)), (0.1, (0.2, 0.19, 0.1, 0.09))], ids=["high is bad", "low is bad"])

@@ -248,7 +248,7 @@ def test_an_evaluation_has_every_score_by_name_and_one_value_a_picture(made: Pat
     told = result.to_json()
     assert set(told) == {
         "split", "n", "bleu", "unigram_bleu", "perplexity", "loss", "accuracy", "seconds", "protocol", "captions", "named", "best_bleu", "scores",
-        "intervals", "unscored",
+        "intervals", "unscored", "decoding",
     }  # fmt: skip
     assert (told["named"], told["best_bleu"]) == (None, None)
     assert told["bleu"] == [result.scores[name] for name in bleu]

@@ -6,11 +6,20 @@ from collections.abc import Sequence
 
 import click
 
+from xpcap.cli.group import in_options
+from xpcap.cli.prepare import prepare
 from xpcap.cli.shared import table
+from xpcap.cli.train import train
 from xpcap.report import visible
 from xpcap.runs.findings import BAD, CHECK, OK, UNKNOWN, Finding
 
 WIDTH = 120  # characters in a line
+
+
+def in_flags(findings: Sequence[Finding], params: Sequence[click.Parameter]) -> list[Finding]:
+    """The findings as a user of the command line knows things: what to change are options of `prepare`, of `train`, or among `params`."""
+    options = [*prepare.params, *train.params, *params]
+    return [finding._replace(text=in_options(finding.text, options)) for finding in findings]
 
 
 def print_findings(findings: Sequence[Finding]) -> None:

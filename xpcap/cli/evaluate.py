@@ -7,10 +7,11 @@ from typing import Any
 import click
 
 from xpcap.cli.decoding import Decoding, decoding_options
-from xpcap.cli.doctor import print_findings
+from xpcap.cli.doctor import in_flags, print_findings
 from xpcap.cli.shared import PATH, backend_option, choose_backend, csv_option, examples, json_option, print_scores, table
+from xpcap.data import CaptionData
 from xpcap.report import visible
-from xpcap.runs import Comparison, Evaluation, check_place, compare, data_of, evaluate_run, examine_run, open_run
+from xpcap.runs import Comparison, Evaluation, Finding, Run, check_place, compare, data_of, evaluate_run, examine_run, open_run
 
 EXAMPLES = examples(
     "evaluate runs/flickr8k",
@@ -46,7 +47,7 @@ def evaluate(
     seen = data_of(opened, data)
     evaluation = evaluate_run(opened, seen, split, progress=True, policy=decoding.policy(opened), java=True)
     comparison = compare(evaluation, _other(against, data, split, decoding)) if against else None
-    findings = examine_run(opened, [caption.caption.split() for caption in evaluation.captions], seen, split) if doctor else None
+    findings = _findings(opened, evaluation, seen) if doctor else None
     if csv is not None:
         evaluation.write_csv(csv)
     if as_json:
@@ -65,6 +66,11 @@ def evaluate(
 def _other(against: Path, data: Path | None, split: str, decoding: Decoding) -> Evaluation:
     run = open_run(against)
     return evaluate_run(run, data, split, progress=True, policy=decoding.policy(run), java=True)
+
+
+def _findings(run: Run, evaluation: Evaluation, data: CaptionData) -> list[Finding]:
+    said = [caption.caption.split() for caption in evaluation.captions]
+    return in_flags(examine_run(run, said, data, evaluation.split), click.get_current_context().command.params)
 
 
 def _print_comparison(comparison: Comparison, run: Path, against: Path | None) -> None:

@@ -17,7 +17,7 @@ class Cell(NamedTuple):
     ``step(a, state, Wh, buffer, beside=None) -> state`` takes one step, for sampling.
     ``rows_forward(a, state0, Wh, rows, buffer=None, beside=None) -> h, cache`` loops over packed Rows; h is (R, H). In state0 all but h may be None: zeros.
     ``rows_backward(dh, cache, buffer=None, dWh=None) -> da, dstate0, dWh`` returns its gradients.
-    ``activations(cache) -> dict`` names what the loop's nonlinearities gave, for `evaluate --doctor`; a cell may leave it out.
+    ``activations(cache) -> dict`` names what the loop's nonlinearities gave, for the doctor; a cell may leave it out.
     """
 
     gates: int  # columns of Wx, Wh and b, in units of H

@@ -51,6 +51,11 @@ class Beam(Policy):
 
     normalised, rowwise = True, False
 
+    @property
+    def title(self) -> str:
+        groups = f" in {self.groups} groups, diversity {self.diversity:g}" if self.groups > 1 else ""
+        return f"beam of {self.width}{groups}, length penalty {self.length_penalty:g}"
+
     def __post_init__(self) -> None:
         for name in ("width", "n_best", "groups"):
             check_number("Beam", name, getattr(self, name), 1)

@@ -59,6 +59,11 @@ class Policy:
     normalised = False  # whether `choose` is to get log-probabilities, and not only up to a constant per row
 
     @property
+    def title(self) -> str:
+        """What it does, in a few words, for a table of scores."""
+        return "greedy" if type(self) is Policy else type(self).__name__
+
+    @property
     def rowwise(self) -> bool:
         """Whether `choose` looks at each row by itself, and names no parents. Greedy decoding does; a policy of your own may say so.
 
@@ -147,6 +152,11 @@ class Sampling(Policy):
     seed: int = 0
 
     rowwise = True
+
+    @property
+    def title(self) -> str:
+        cut = "".join(f", top {name} {value:g}" for name, value in (("k", self.top_k), ("p", self.top_p)) if value is not None)
+        return f"sampling at temperature {self.temperature:g}{cut}, seed {self.seed}"
 
     def __post_init__(self) -> None:
         check_number("Sampling", "temperature", self.temperature, 1e-3, hint="; for the likeliest words decode greedily")

@@ -21,9 +21,11 @@ class Evaluation(Scores):
     Parameters
     ----------
     forced : teacher-forced scores of the references
+    decoding : how the words were chosen, in words
     """
 
     forced: TeacherForced
+    decoding: str
 
     @property
     def scores(self) -> dict[str, float]:
@@ -35,6 +37,11 @@ class Evaluation(Scores):
         """As `Scores.protocol`, with perplexity."""
         return {**super().protocol, "perplexity": PROTOCOL}
 
+    @property
+    def made(self) -> str:
+        """As `Scores.made`, with how the words were chosen."""
+        return f"{super().made}, {self.decoding}"
+
     def rows(self) -> list[tuple[str, str, str, str]]:
         """As `Scores.rows`, with perplexity."""
         return [*super().rows(), ("perplexity", f"{self.forced.perplexity:.2f}", "", PROTOCOL)]
@@ -44,6 +51,7 @@ class Evaluation(Scores):
         scores = self.scores
         return {
             **super().to_json(),
+            "decoding": self.decoding,
             **{name: scores[name] for name in ("unigram_bleu", "perplexity", "loss", "accuracy")},
             "named": scores.get("named"),
             "best_bleu": [value for name, value in scores.items() if name.startswith("best_bleu")] or None,
@@ -72,4 +80,4 @@ def evaluate_run(
     captions = caption_chosen(run, seen, split, captioned(seen, split), progress, policy)
     said = [caption.caption.split() for caption in captions]
     results, unscored = score_words(seen, split, words, run.vocabulary, said, java)
-    return Evaluation(split, captions, results, time.perf_counter() - start, forced, unscored=unscored)
+    return Evaluation(split, captions, results, time.perf_counter() - start, forced, (policy or Policy()).title, unscored=unscored)

@@ -53,6 +53,11 @@ class Scores:
         return len(self.captions)
 
     @property
+    def made(self) -> str:
+        """What was scored and how long that took, in a line."""
+        return f"{self.split}: {self.n} pictures, {self.seconds:.1f} s"
+
+    @property
     def scores(self) -> dict[str, float]:
         """Name to value: ``bleu1`` to ``bleu4``, ``unigram_bleu``, ``rouge_l``, ``cider`` and so on, and what the data adds."""
         scores = {name: value for result in self.results for name, value in result.scored.corpus.items()}

@@ -38,14 +38,14 @@ def variety(said: Sequence[Words], written: Sequence[Words]) -> Finding:
         share,
         f"{len(captions):,} of {len(said):,} captions differ; the most frequent, {most!r}, is said {times:,} times.",
         "The model has collapsed to what fits most pictures. See what is said of the features; if they are fine, train for more epochs, or with a "
-        "lower --lr if the loss jumps.",
+        "lower `lr` if the loss jumps.",
     )
 
 
 def ending(said: Sequence[Words], written: Sequence[Words], limit: int) -> Finding:
     """How many captions say no END within `limit` words."""
     share, people = _share(len(words) >= limit for words in said), _share(len(words) >= limit for words in written)
-    short_limit = f"Of the references {people:.1%} are that long: prepare the data with a larger --max-words."
+    short_limit = f"Of the references {people:.1%} are that long: prepare the data with a larger `max_words`."
     no_end = "It goes on and on where it does not know what to say: train for more epochs, on more captions, and see what is said of unknown words."
     return ENDING.found(share, f"{share:.1%} of the captions stop at {limit} words because they must.", short_limit if people > share / 2 else no_end)
 
@@ -55,7 +55,7 @@ def length(said: Sequence[Words], written: Sequence[Words]) -> Finding:
     ours, theirs = _mean(said), _mean(written)
     ratio = ours / max(theirs, 1e-9)
     shorter, longer = (
-        "Short captions lose to BLEU's brevity penalty. Search with a higher --length-penalty if you use a beam; else train for more epochs.",
+        "Short captions lose to BLEU's brevity penalty. Search with a higher `length_penalty` if you use a beam; else train for more epochs.",
         "Long captions say things twice. See whether captions end, and whether the training captions are as long as these references.",
     )
     meaning = f"A caption has {ours:.1f} words on average, a reference {theirs:.1f}."
@@ -74,7 +74,7 @@ def unknown_words(said: Sequence[Words], targets: float) -> Finding:
     return UNKNOWN_WORDS.found(
         share,
         f"If it could, the model would say <UNK> for {share:.1%} of its words; of the references' words {targets:.1%} are <UNK> to it.",
-        "It learnt from captions with too many rare words: prepare the data with a lower --min-count or a larger --vocabulary, or with more captions.",
+        "It learnt from captions with too many rare words: prepare the data with a lower `min_count` or a larger `vocabulary`, or with more captions.",
     )
 
 
@@ -85,7 +85,7 @@ def vocabulary(written: Sequence[Words], known: Sequence[str]) -> Finding:
     return VOCABULARY.found(
         share,
         f"The vocabulary lacks {share:.1%} of the references' words{f', most often {named}' if named else ''}.",
-        "No caption can name what has no word: train on captions about the same things, prepared with a lower --min-count or a larger --vocabulary.",
+        "No caption can name what has no word: train on captions about the same things, prepared with a lower `min_count` or a larger `vocabulary`.",
     )
 
 

@@ -51,7 +51,7 @@ def features(model: Any, data: CaptionData, split: str) -> Finding:
         ratio,
         f"With the features of another picture, the perplexity of the references is {ratio:.2f} times as high.",
         "The captions hardly depend on the picture. Check that features and names of pictures belong together and that features differ from picture to "
-        "picture, train with --feature-scaling standardize, and for more epochs.",
+        "picture, train with `feature_scaling` standardize, and for more epochs.",
     )
 
 
@@ -72,10 +72,10 @@ def overfitting(history: Sequence[Mapping[str, Any]], kept: Any) -> Finding:
     course = f"from {first[1]:.1f} after epoch {best['epoch']} to {then[1]:.1f} after epoch {last['epoch']}, training loss from {first[0]:.1f} to {then[0]:.1f}"
     meaning = f"Validation loss went {course}." if last is not best else f"Validation loss was lowest in the last epoch, {last['epoch']}."
     by_heart = (
-        f"The later epochs learnt the training captions by heart; the run keeps epoch {kept}. More captions, more --dropout, or fewer --hidden units "
+        f"The later epochs learnt the training captions by heart; the run keeps epoch {kept}. More captions, more `dropout`, or fewer `hidden` units "
         "move the lowest point down."
     )
-    diverging = "Training loss rose as well, so it is not the captions: train with a lower --lr."
+    diverging = "Training loss rose as well, so it is not the captions: train with a lower `lr`."
     return symptom.found(then[1] / first[1] - 1, meaning, by_heart if then[0] <= first[0] else diverging)
 
 
@@ -92,7 +92,7 @@ def gates(model: Any, data: CaptionData, split: str) -> Finding:
     return GATES.found(
         share,
         f"{share:.1%} of the cell's activations are so near an end of their range that hardly any gradient passes ({each}).",
-        "Such a cell has stopped learning. Train with a lower --lr and a lower --clip, and with --feature-scaling standardize if features are large.",
+        "Such a cell has stopped learning. Train with a lower `lr` and a lower `clip`, and with `feature_scaling` standardize if features are large.",
     )
 
 
