@@ -1,0 +1,68 @@
+"""The table of docs/quality.md: each recipe trained with three seeds, and scored on the val split, greedily and by beam search.
+
+    python tests/quality.py flickr8k.h5 FOLDER [RECIPE...]
+
+Runs and scores gather in FOLDER; what is there already is not made again, so that it can be stopped and given again. Minutes are those of training and
+validation in `times.jsonl`: they mean something if nothing else ran.
+"""
+
+import json
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+COMMAND = [sys.executable, str(Path(__file__).parent.parent / "cli.py")]
+SEEDS = (0, 1, 2)
+BEFORE = {"--inject": "init", "--lr-decay": 0.9, "--dropout": 0.5, "--smoothing": 0, "--ema": 0, "--select": "loss"}
+RECIPES: dict[str, dict[str, Any]] = {
+    "init": BEFORE,
+    "every step": {**BEFORE, "--inject": "every-step"},
+    "default": {},
+}
+DECODING: dict[str, list[str]] = {"greedy": [], "beam": ["--beam", "5"], "beam at 1": ["--beam", "5", "--length-penalty", "1"]}
+
+
+def scored(data: Path, folder: Path, recipe: str, seed: int) -> dict[str, Any]:
+    """Train a recipe with a seed unless that is done, and score it: scores by decoding, with the minutes that training took."""
+    out = folder / f"{recipe.replace(' ', '-')}-{seed}"
+    if not (out / "index.html").exists():
+        options = [str(x) for pair in RECIPES[recipe].items() for x in pair]
+        subprocess.run([*COMMAND, "train", data, "--out", out, "--seed", str(seed), "--resume", *options], check=True)
+    scores: dict[str, Any] = {}
+    for name, options in DECODING.items():
+        kept = out.with_name(f"{out.name}.{name.replace(' ', '-')}.json")
+        if not kept.exists():
+            done = subprocess.run([*COMMAND, "evaluate", out, "--json", *options], check=True, capture_output=True, text=True)
+            kept.write_text(done.stdout)
+        scores[name] = json.loads(kept.read_text())["scores"]
+    times = [json.loads(line) for line in (out / "times.jsonl").read_text().splitlines()]
+    return scores | {"minutes": sum(time["train_seconds"] + time["check_seconds"] for time in times) / 60}
+
+
+def row(recipe: str, results: Sequence[dict[str, Any]]) -> list[str]:
+    """Means over the seeds; of CIDEr also the lowest and the highest."""
+
+    def cell(decoding: str, score: str, digits: int = 3, ends: bool = False) -> str:
+        values = [result[decoding][score] for result in results]
+        return f"{np.mean(values):.{digits}f}" + (f" ({min(values):.3f} to {max(values):.3f})" if ends else "")
+
+    ciders = [cell(decoding, "cider_d", ends=True) for decoding in DECODING]
+    others = [cell("greedy", "bleu4"), cell("beam", "bleu4"), cell("greedy", "perplexity", 1), cell("greedy", "distinct", 2)]
+    return [recipe, str(len(results)), *ciders, *others, f"{np.mean([result['minutes'] for result in results]):.1f}"]
+
+
+def main() -> None:
+    data, folder = map(Path, sys.argv[1:3])
+    folder.mkdir(exist_ok=True)
+    heads = ["recipe", "seeds", *(f"CIDEr-D, {name}" for name in DECODING), "BLEU-4, greedy", "BLEU-4, beam", "perplexity", "distinct", "minutes"]
+    rows = [row(recipe, [scored(data, folder, recipe, seed) for seed in SEEDS]) for recipe in sys.argv[3:] or RECIPES]
+    for cells in (heads, ["---"] * len(heads), *rows):
+        print("| " + " | ".join(cells) + " |")
+
+
+if __name__ == "__main__":
+    main()
