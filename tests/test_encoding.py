@@ -14,7 +14,7 @@ import pytest
 Image = pytest.importorskip("PIL.Image")
 
 from xpcap.data.importers import encode_folder  # noqa: E402 - after the skip
-from xpcap.data.importers.features import BLOCK  # noqa: E402
+from xpcap.data.importers.features import BLOCK, mirror_of  # noqa: E402
 from xpcap.errors import DataError  # noqa: E402
 
 ROOT = Path(__file__).parent.parent
@@ -81,16 +81,38 @@ def test_pictures_are_encoded_on_several_cores(folder: Path, monkeypatch: pytest
 @pytest.mark.skipif(os.name != "posix", reason="needs SIGKILL")
 def test_a_killed_encoding_goes_on_where_it_was_with_the_same_bytes(folder: Path, tmp_path: Path) -> None:
     kept = tmp_path / "kept"
-    code = "import sys; from test_encoding import *; encode_folder(sys.argv[1], NAMES, Batchwise(fatal=2 * BLOCK), kept=sys.argv[2])"
+    encode = "encode_folder(sys.argv[1], NAMES, Batchwise(fatal=2 * BLOCK), kept=sys.argv[2], mirrored=NAMES[::2])"
+    code = f"import sys; from test_encoding import *; {encode}"
     path = os.pathsep.join([str(ROOT), str(ROOT / "tests")])
     environment = {**os.environ, "PYTHONPATH": path, "OPENBLAS_NUM_THREADS": "1"}
     killed = subprocess.run([sys.executable, "-c", code, str(folder), str(kept)], env=environment, check=False)
     assert killed.returncode == -signal.SIGKILL
-    features = encode_folder(folder, NAMES, encoder := Batchwise(), kept=kept)
-    assert len(encoder.encoded) == COUNT - 2 * BLOCK
-    assert same(features, encode_folder(folder, NAMES, Batchwise()))
-    assert same(features, encode_folder(folder, NAMES, encoder := Batchwise(), kept=str(kept)))
+    features = encode_folder(folder, NAMES, encoder := Batchwise(), kept=kept, mirrored=NAMES[::2])
+    assert len(encoder.encoded) == COUNT - BLOCK + (COUNT + 1 - BLOCK) // 2  # all but the first block and its mirror images
+    assert same(features, encode_folder(folder, NAMES, Batchwise(), mirrored=NAMES[::2]))
+    encoder = Batchwise()
+    assert same(features, encode_folder(folder, NAMES, encoder, kept=str(kept), mirrored=NAMES[::2]))
     assert encoder.encoded == []
+    plain = encode_folder(folder, NAMES, encoder, kept=kept)
+    assert (list(plain), encoder.encoded) == (NAMES, [])  # they are kept under keys of their own
+
+
+def test_mirror_images_are_encoded_of_those_that_were_asked_for(folder: Path) -> None:
+    class Ends:
+        name, shape = "ends", (2,)
+
+        def encode(self, pictures: Iterable[np.ndarray]) -> np.ndarray:
+            return np.array([picture[0, [0, -1], 0] for picture in pictures], np.float32)
+
+    for number in range(3):
+        Image.fromarray(np.array([[number, 50 + number]], np.uint8)).save(folder / f"{number:03}.bmp")
+    (folder / "001.bmp").write_bytes(b"broken")
+    unreadable: dict[str, str] = {}
+    features = encode_folder(folder, NAMES[:3], Ends(), mirrored=NAMES[1:3], unreadable=unreadable)
+    assert list(unreadable) == ["001.bmp"]
+    assert {name: list(value) for name, value in features.items()} == {
+        "000.bmp": [0, 50], "002.bmp": [2, 52], mirror_of("002.bmp"): [52, 2],
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize("damage", ["cut", "flipped", "begun"])

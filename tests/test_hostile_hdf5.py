@@ -119,6 +119,10 @@ def source(**changed: Any) -> Callable[[Path], Any]:
     return edit(change)
 
 
+def views(told: Any) -> Callable[[Path], Any]:
+    return edit(lambda file: file.attrs.__setitem__("xpcap", json.dumps({**json.loads(file.attrs["xpcap"]), "views": told})))
+
+
 def pipe(path: Path) -> None:
     path.unlink()
     os.mkfifo(path)
@@ -155,6 +159,9 @@ HOSTILE: dict[str, tuple[Callable[[Path], Any], list[str]]] = {
     "no JSON": (attribute("{"), ["is no JSON"]),
     "a name that bites": (edit(lambda f: (f.attrs.clear(), f.create_group("\x1b[2J"))), ["'\\x1b[2J'", "without xpcap's stamp"]),
     "a format that bites": (attribute(json.dumps({"format": "\x1b" * 900})), ["has format '\\x1b", "newer"]),
+    "views that are a list": (views([2]), ["views [2]", "a count by split"]),
+    "no views": (views({"train": 0}), ["views {'train': 0}", "a count by split"]),
+    "more views than features": (views({"train": 10**9}), ["1000000000 views for each"]),
     "a seed of text": (source(generated="pictures", seed="0"), ["seed is '0'", "whole number"]),
     "a seed that is true": (source(seed=True), ["seed is 'True'", "whole number"]),
     "a seed below 0": (source(seed=-1), ["seed is '-1'", "whole number"]),

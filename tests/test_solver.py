@@ -3,6 +3,7 @@
 import copy
 import pickle
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -10,17 +11,18 @@ import pytest
 
 pytest.importorskip("PIL")  # generated pictures
 
-from xpcap import CaptioningRNN, CaptioningSolver, optim
+from xpcap import CaptioningRNN, CaptioningSolver, optim, to_numpy
 from xpcap.data.pictures import generate
-from xpcap.data.scaling import fit_scaling
+from xpcap.data.scaling import FeatureScaling, fit_scaling
 from xpcap.errors import DataError, OptionError, TrainingError
 from xpcap.metrics import teacher_forced
 from xpcap.metrics.cider import CiderD
-from xpcap.models.batch import Batch
+from xpcap.models.batch import Batch, FeatureRows
 from xpcap.training import cross_entropy, validation
 
 DATA = generate(seed=3, train=40, val=12)
 DATA.scaling = fit_scaling("standardize", DATA.split("train").features)
+DATA_UNSCALED = replace(DATA, scaling=FeatureScaling())
 COURSE = {
     **{f"{name}_captions": split.captions for name, split in DATA.splits.items()},
     **{f"{name}_image_idxs": split.image_idxs for name, split in DATA.splits.items()},
@@ -54,6 +56,33 @@ def test_an_epoch_visits_every_caption_once_and_in_another_order_each_time() -> 
         assert (epoch != everything).any()
         np.testing.assert_array_equal(np.sort(epoch, axis=0), np.sort(everything, axis=0))
     assert (epochs[0] != epochs[1]).any()
+
+
+def test_each_caption_gets_one_of_the_views_of_its_picture_by_seed_and_step(lib: Any) -> None:
+    """Views are the features and their negatives; captions begin with START, so the picture is told by its row."""
+    train = DATA.split("train")
+    views = replace(DATA, splits={**DATA.splits, "train": replace(train, features=np.concatenate([train.features, -train.features]), views=2)})
+    seen: list[np.ndarray] = []
+
+    def objective(model: Any, batch: Batch, workspace: Any) -> Any:
+        rows = batch.features
+        taken = to_numpy(rows.table)[rows.rows] if isinstance(rows, FeatureRows) else rows
+        assert batch.pictures is not None
+        signs = np.sign(np.where(np.abs(train.features[batch.pictures]) > 0, taken * train.features[batch.pictures], 0).sum(axis=1))
+        np.testing.assert_allclose(taken, signs[:, None] * train.features[batch.pictures], rtol=1e-6)
+        seen.append(signs)
+        return cross_entropy(model, batch, workspace)
+
+    views.scaling = FeatureScaling()
+    solvers = [make(views, objective=objective, num_epochs=2) for _ in range(2)]
+    for solver in solvers:
+        solver.train()
+    first, again = np.concatenate(seen[:10]), np.concatenate(seen[10:])
+    np.testing.assert_array_equal(first, again)
+    assert 0.4 < (first > 0).mean() < 0.6
+    assert (seen[0] != seen[5]).any()
+    judged = teacher_forced(solvers[0].model, DATA_UNSCALED, "train", np.arange(200))
+    assert solvers[0].history[-1]["train_accuracy"] == pytest.approx(judged.accuracy)
 
 
 def test_training_lowers_the_loss_and_records_each_epoch() -> None:

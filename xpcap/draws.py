@@ -1,4 +1,6 @@
-"""Dropout masks from a counter: a function of seed, place, training step, row and unit, with the same bits on the host and on a device."""
+"""Draws from a counter: dropout masks, a function of seed, place, training step, row and unit, with the same bits on the host and on a device; and
+which view of its picture a caption gets, a function of seed, step and row.
+"""
 
 from collections.abc import Sequence
 
@@ -7,6 +9,8 @@ import numpy as np
 from xpcap import kernels
 from xpcap.backend import Array, asarray
 from xpcap.ops import gather
+
+VIEWS = 3  # the place of views; dropout masks have those before it
 
 
 def draw_masks(
@@ -47,3 +51,14 @@ def _draw_rows(seed: int, place: int, step: int, shape: tuple[int, int], keep: f
     words = np.random.Philox(key=key, counter=counter).random_raw(4 * count * blocks)
     bits = words.astype("<u8", copy=False).view("<u2")
     return (bits < round(65536 * keep)).reshape(count, 16 * blocks)[:, :width]
+
+
+def draw_views(n: int, views: int, seed: int, step: int) -> np.ndarray | None:
+    """Which of `views` views of its picture each of n captions gets in a training step: array (n,), int32. None: there is only one.
+
+    Row i gets 64 bits, number i of ``numpy.random.Philox(key=[seed, VIEWS], counter=[0, 0, 0, step])``, modulo `views`.
+    """
+    if views == 1:
+        return None
+    key, counter = np.array([seed, VIEWS], np.uint64), np.array([0, 0, 0, step], np.uint64)
+    return (np.random.Philox(key=key, counter=counter).random_raw(n) % np.uint64(views)).astype(np.int32)

@@ -83,6 +83,10 @@ def parts(ctx: click.Context, param: click.Parameter, value: str | None) -> list
 )
 @click.option("--max-words", type=click.IntRange(1, 1000), default=20, show_default=True, help="Longer captions are cut in training, not in scoring.")
 @click.option("--grid", type=click.IntRange(1, MOST), help="Features of GRID x GRID places of each picture, in place of one for the whole.")
+@click.option(
+    "--mirror/--no-mirror", default=None,
+    help="Also encode the mirror images of the train split's pictures; training takes them half the time. Default: yes, but for histogram.",
+)  # fmt: skip
 @click.option("--pca", type=click.IntRange(1, LARGEST), help="Project features onto their first PCA principal components, fitted on the train split.")
 @click.option("--float16", is_flag=True, help="Store features in half the bytes.")
 @click.option("--strict", is_flag=True, help="Refuse what would be skipped: captions without a picture or a word, pictures without captions, ...")
@@ -119,7 +123,7 @@ def _check_usage(given: dict[str, Any]) -> None:
     taken = ("fractions", "image_column", "caption_column", "split_column")
     if given["captions"] and (odd := [name for name in taken if given[name] is not None]):
         raise click.UsageError(f"--captions does not go with --{odd[0].replace('_', '-')}; give the file without --captions")
-    for one, other in (("features", "encoder"), ("features", "grid"), ("lists", "fractions"), ("min_count", "vocabulary")):
+    for one, other in (("features", "encoder"), ("features", "grid"), ("features", "mirror"), ("lists", "fractions"), ("min_count", "vocabulary")):
         if given[one] and given[other]:
             shown = "split" if one == "lists" else one.replace("_", "-")
             raise click.UsageError(f"--{shown} and --{other} are both given, expected one of them")
@@ -130,9 +134,11 @@ def _how(given: dict[str, Any]) -> dict[str, Any]:
     fewest = given["min_count"] or (1 if given["vocabulary"] else FEWEST)
     named = given["encoder"] or (PHOTOGRAPHS if given["files"] and not given["features"] else "histogram" if given["grid"] else None)
     encoder = find_encoder(grid_name(named, given["grid"])) if named else None
+    photographs = encoder is not None and not encoder.name.startswith("histogram")  # captions of drawings say what is left of what
+    mirror = photographs if given["mirror"] is None else given["mirror"]
     return {
         "pictures": given["pictures"], "encoder": encoder, "min_count": fewest, "vocabulary_size": given["vocabulary"],
-        "max_words": given["max_words"], "pca": given["pca"], "float16": given["float16"], "progress": True,
+        "max_words": given["max_words"], "pca": given["pca"], "float16": given["float16"], "mirror": mirror, "progress": True,
     }  # fmt: skip
 
 
@@ -159,6 +165,9 @@ def _describe(out: Path, data: CaptionData, files: Sequence[tuple[str | None, Pa
     click.echo(describe_data(out, data))
     if pca := data.source.record.get("pca"):
         click.echo(f"PCA: {pca['from']:,} numbers of a feature to {pca['to']:,}, which keep {pca['variance']:.1%} of the variance")
+    for name, split in data.splits.items():
+        if split.views > 1:
+            click.echo(f"{visible(name)}: each picture also as its mirror image")
     counts = count(data)
     for name in data.splits:
         click.echo(f"{visible(name)}: {counts['cut'][name]:,} captions cut, {counts['unknown'][name]:.1%} of the words unknown")

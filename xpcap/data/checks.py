@@ -44,10 +44,10 @@ def _check_split(where: str, split: Split, vocabulary: Vocabulary, start: bool) 
             f"{where}: captions have shape {split.captions.shape} and dtype {split.captions.dtype}, expected integers (n, T+1), T+1 at least 3"
         )
     shape = split.features.shape
-    if len(shape) not in (2, 3) or shape[0] != m or min(shape) < 1 or split.features.dtype.kind != "f":
+    if len(shape) not in (2, 3) or shape[0] != split.views * m or min(shape) < 1 or split.features.dtype.kind != "f":
         raise DataError(
             f"{where}: features have shape {shape} and dtype {split.features.dtype}, "
-            f"expected floats (m, D), or grids (m, P, D), D at least 1, one row for each of {m} pictures"
+            f"expected floats (m, D), or grids (m, P, D), D at least 1, {'one row' if split.views == 1 else f'{split.views} views'} for each of {m} pictures; made for others?"
         )
     if split.image_idxs.shape != (n,) or split.image_idxs.dtype.kind not in "iu":
         raise DataError(f"{where}: image_idxs have shape {split.image_idxs.shape} and dtype {split.image_idxs.dtype}, expected {n} integers")
@@ -60,7 +60,7 @@ def _check_split(where: str, split: Split, vocabulary: Vocabulary, start: bool) 
     if split.text is not None and len(split.text) != n:
         raise DataError(f"{where}: {len(split.text)} texts for {n} captions, expected one each")
     if isinstance(split.features, np.ndarray):
-        check_finite(where, split.features, split.images)
+        check_finite(where, split.features, [*split.images] * split.views)
 
 
 def _check_projection(where: str, data: CaptionData) -> None:

@@ -17,13 +17,18 @@ RESERVED = ("vocab", "pca_mean", "pca_components")  # what else a dataset file h
 
 @dataclass(frozen=True)
 class Split:
-    """One split of a data set: n captions of m pictures."""
+    """One split of a data set: n captions of m pictures.
+
+    Training draws one of the views of a picture for each caption in each step. A caption's picture is described by row k * m + i, in view k of picture i.
+    View 0 is the picture as it is, and what everything but training sees.
+    """
 
     captions: np.ndarray  # (n, T+1) int32
     image_idxs: np.ndarray  # (n,) int32, number of each caption's picture
-    features: Any  # (m, D) float, raw, or grids (m, P, D); an array, or what is read by the batch: an HDF5 data set, or `rows.Picked`
+    features: Any  # (views * m, D) float, raw, or grids (.., P, D); an array, or what is read by the batch: an HDF5 data set, or `rows.Picked`
     images: Sequence[str]  # (m,) names or URLs
     text: Sequence[str] | None = None  # (n,) captions as written, if known
+    views: int = 1  # of each picture, such as its mirror image
 
 
 @dataclass
@@ -73,7 +78,7 @@ class CaptionData:
         return next(iter(self.splits.values())).captions.shape[1] - 2
 
     def features(self, name: str, rows: np.ndarray) -> np.ndarray:
-        """Scaled features of the pictures numbered `rows` of a split, in that order; repeats are allowed.
+        """Scaled features of the pictures numbered `rows` of a split, or of their views, in that order; repeats are allowed.
 
         Returns
         -------
@@ -88,7 +93,7 @@ class CaptionData:
             return self.scaling(split.features[rows])
         distinct, back = np.unique(rows, return_inverse=True)  # HDF5 reads rows in rising order, each once
         raw = split.features[distinct]
-        check_finite(f"split {name!r}", raw, [split.images[row] for row in distinct.tolist()])
+        check_finite(f"split {name!r}", raw, [split.images[row % len(split.images)] for row in distinct.tolist()])
         return self.scaling(raw[back])
 
     def minibatch(self, name: str, captions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -33,11 +33,17 @@ class Feed:
         """Whether the features of a split lie on the model's device as a whole. Never so for a model on the host."""
         return self._table(name) is not None
 
-    def minibatch(self, name: str, captions: np.ndarray) -> Batch:
-        """The captions numbered `captions` (N,) of a split, with features (N, D), or FeatureRows of the table on the device."""
+    def minibatch(self, name: str, captions: np.ndarray, views: np.ndarray | None = None) -> Batch:
+        """The captions numbered `captions` (N,) of a split, with features (N, D), or FeatureRows of the table on the device.
+
+        Parameters
+        ----------
+        views : array (N,), int; which view of its picture each caption gets. None: the pictures as they are
+        """
         split, table = self.split(name), self._table(name)
         pictures = split.image_idxs[captions]
-        features = self._data.features(name, pictures) if table is None else FeatureRows(table, pictures)
+        rows = pictures if views is None else views * len(split.images) + pictures
+        features = self._data.features(name, rows) if table is None else FeatureRows(table, rows)
         return Batch(features, split.captions[captions], pictures)
 
     def _table(self, name: str) -> Array | None:

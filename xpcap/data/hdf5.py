@@ -55,7 +55,9 @@ def _check(path: Path, data: CaptionData) -> None:
 
 
 def _write(path: Path, data: CaptionData) -> None:
-    about = json.dumps({"format": FORMAT, "source": data.source.to_json(), "stamp": data.stamp}, sort_keys=True)
+    views = {name: split.views for name, split in data.splits.items() if split.views > 1}
+    told = {"format": FORMAT, "source": data.source.to_json(), "stamp": data.stamp, **({"views": views} if views else {})}
+    about = json.dumps(told, sort_keys=True)
     # h5py gets an open file, not a name: a full disk is then an OSError; with files that h5py opens itself it is a crash
     with atomic(path) as stream, h5py.File(stream, "w") as file:
         file.attrs["xpcap"] = about
@@ -132,7 +134,7 @@ def _read(path: Path, file: h5py.File) -> CaptionData:
             f"read_dataset: {path} is HDF5 without xpcap's stamp (it holds {', '.join(map(repr, file)) or 'nothing'}), expected a file from 'prepare'; another program's?"
         )
     about = _about(path, str(file.attrs["xpcap"]))
-    splits = {name: _read_split(path, name, file[name]) for name in file if name not in RESERVED}
+    splits = {name: _read_split(path, name, file[name], about["views"].get(name, 1)) for name in file if name not in RESERVED}
     projection = Projection(file["pca_mean"][:], file["pca_components"][:]) if "pca_mean" in file else None
     source = Source.from_json(f"read_dataset: {path}", about["source"])
     return CaptionData(Vocabulary(_strings(file["vocab"])), splits, source, stamp=about["stamp"], projection=projection)
@@ -154,10 +156,13 @@ def _about(path: Path, text: str) -> dict[str, Any]:
         raise DataError(f"read_dataset: {path} has format {about.get('format')!r:.60}, expected {FORMAT}; made by a newer xpcap?")
     if not isinstance(about.get("source"), dict) or not isinstance(about.get("stamp"), str):
         raise DataError(f"read_dataset: {path} is not a whole dataset file, its attribute 'xpcap' lacks source or stamp, expected both; damaged?")
+    views = about.setdefault("views", {})
+    if not isinstance(views, dict) or not all(type(count) is int and count >= 1 for count in views.values()):
+        raise DataError(f"read_dataset: {path} has views {str(views)[:60]}, expected a count by split; damaged?")
     return cast("dict[str, Any]", about)
 
 
-def _read_split(path: Path, name: str, group: Any) -> Split:
+def _read_split(path: Path, name: str, group: Any, views: int) -> Split:
     if missing := [field for field in FIELDS if field not in group]:
         raise DataError(f"read_dataset: {path}, split {name!r} lacks {', '.join(missing)}, expected {', '.join(FIELDS)}")
     features = group["features"]
@@ -168,6 +173,7 @@ def _read_split(path: Path, name: str, group: Any) -> Split:
         features=features[:] if features.nbytes <= IN_MEMORY else features,
         images=_strings(group["images"]),
         text=_texts(f"read_dataset: {path}, split {name!r}", group["text"][:], group["text_offsets"][:], len(captions)),
+        views=views,
     )
 
 

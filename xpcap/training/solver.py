@@ -13,6 +13,7 @@ from xpcap.cores import cores
 from xpcap.data.cs231n import from_coco
 from xpcap.data.dataset import CaptionData
 from xpcap.data.feed import Feed
+from xpcap.draws import draw_views
 from xpcap.errors import TrainingError
 from xpcap.models.batch import Batch, FeatureRows
 from xpcap.ops import global_norm
@@ -145,7 +146,8 @@ class CaptioningSolver(EpochHistory):
 
     def _train_batch(self, captions: np.ndarray) -> None:
         """Train on the captions of those numbers."""
-        batch = self._feed.minibatch("train", captions)._replace(step=self.iteration)
+        views = draw_views(len(captions), self._feed.split("train").views, getattr(self.model, "seed", 0), self.iteration)
+        batch = self._feed.minibatch("train", captions, views)._replace(step=self.iteration)
         loss, norm = self._step(batch, require_finite=self._on_host)
         self._record.add(loss, norm)
         self._descent.end_step(self.lr_decay, (self._last_epoch - self.epoch) * self.steps_per_epoch - self._order.position)

@@ -1,6 +1,7 @@
 """assemble: captions by split and picture, and features, to a CaptionData. What every importer ends with."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,7 @@ import numpy as np
 
 from xpcap.data.checks import check_data
 from xpcap.data.dataset import CaptionData, Split
-from xpcap.data.importers.features import covered, encode_folder, stay_in
+from xpcap.data.importers.features import covered, encode_folder, mirror_of, stay_in
 from xpcap.data.projection import Projection, fit_projection
 from xpcap.data.rows import Function, Table, blocks
 from xpcap.data.source import Source
@@ -30,6 +31,7 @@ def assemble(
     vocabulary_size: int | None = None,
     pca: int | None = None,
     float16: bool = False,
+    mirror: bool = False,
     source: Mapping[str, Any] | None = None,
     progress: bool = False,
 ) -> CaptionData:
@@ -46,6 +48,8 @@ def assemble(
     vocabulary_size : keep so many of those words, the most frequent, beside the four special ones; None: all
     pca : project features onto so many principal components of the train split (of all splits if none is called train), D' of each D numbers
     float16 : store features in half the bytes; they differ by up to a two-thousandth
+    mirror : the train split also gets features of each picture's mirror image, which training takes half the time: made by `encoder`, or found in
+        `features` under `mirror_of` the name
     source : JSON-like facts to store beside those above, such as the names of the files
     progress : show a progress bar while pictures are encoded
 
@@ -68,17 +72,19 @@ def assemble(
     if features is None:
         assert folder is not None
         assert encoder is not None
-        features = encode_folder(folder, names, encoder, progress)
+        features = encode_folder(folder, names, encoder, progress, mirrored=captions.get("train", ()) if mirror else ())
     table = _table(captions, features)
-    settings: dict[str, Any] = {"min_count": min_count, "max_words": max_words}
+    settings: dict[str, Any] = {"min_count": min_count, "max_words": max_words, **({"mirror": True} if mirror else {})}
     settings |= {} if vocabulary_size is None else {"vocabulary_size": vocabulary_size}
     projection = None
     if pca is not None:
         projection, settings["pca"] = _project(captions, table, pca)
     splits = {}
     for split, by_picture in captions.items():
-        rows = _features(table, list(by_picture), projection, float16)
-        splits[split] = _split(by_picture, vocabulary.encode_words(words[split], max_words), rows)
+        more = [mirror_of(name) for name in by_picture] if mirror and split == "train" else []
+        covered(f"assemble: split {split!r}", more, table, "mirror image")
+        rows = _features(table, [*by_picture, *more], projection, float16)
+        splits[split] = replace(_split(by_picture, vocabulary.encode_words(words[split], max_words), rows), views=2 if more else 1)
     made = CaptionData(vocabulary, splits, _source(source, settings, folder, encoder), projection=projection)
     check_data("assemble", made)
     return made
@@ -195,7 +201,7 @@ def _features(table: Table, pictures: Sequence[str], projection: Projection | No
         return features
     for where, rows in blocks(features):
         if (large := np.flatnonzero(np.abs(rows).reshape(len(rows), -1).max(axis=1) > np.finfo(np.float16).max)).size:
-            name = pictures[where.start + large[0]]
+            name = pictures[where.start + large[0]].partition("\0")[0]
             raise DataError(f"assemble: the feature of {name[:100]!r} has a number above 65,504, which float16 cannot hold; keep float32")
 
     def halved(rows: np.ndarray) -> np.ndarray:

@@ -2,7 +2,7 @@
 
 import dataclasses
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +37,7 @@ def import_captions(
     kept: str | Path | None = None,
     strict: bool = False,
     progress: bool = False,
+    mirror: bool = False,
     **how: Any,
 ) -> tuple[CaptionData, Findings]:
     """Read captions of any known form, split them, bring in features, and assemble a data set.
@@ -49,6 +50,7 @@ def import_captions(
     features_file, pictures, encoder : an .npz; the folder of the pictures; what encodes them, if there is no .npz (efficientnet-lite2)
     kept : file that features go to as they are made, so that a killed encoding can go on; remove it once the data set is written
     strict : refuse what would be left out: captions and pictures without each other, captions without a word, rows of another form, ...
+    mirror : encode the mirror images of the train split's pictures as well, which training takes half the time
     how : `min_count`, `vocabulary_size`, `max_words`, `pca` and `float16` of `assemble`
 
     Returns
@@ -73,12 +75,15 @@ def import_captions(
     if rows is None:
         assert pictures is not None
         encoder = encoder or find_encoder(PHOTOGRAPHS)
-        captions, rows = _encode(captions, Path(pictures), encoder, kept, progress, strict, findings)
+        mirrored = captions.get("train", {}) if mirror else {}
+        captions, rows = _encode(captions, Path(pictures), encoder, kept, progress, strict, findings, mirrored)
+    elif mirror:
+        raise DataError(f"{WHERE}: got features and `mirror`, expected one of them: mirror images are encoded from pictures")
     elif encoder is not None:
         raise DataError(f"{WHERE}: got features and the encoder {encoder.name!r}, expected one of them")
     if features_file is not None:
         record["features"] = Path(features_file).name
-    data = assemble(captions, features=rows, pictures=pictures, **how)
+    data = assemble(captions, features=rows, pictures=pictures, mirror=mirror, **how)
     record |= {**data.source.record, "skipped": dict(findings.skipped), **count(data)}
     source = dataclasses.replace(data.source, encoder=None if encoder is None else encoder.name, record=record)
     return dataclasses.replace(data, source=source), findings
@@ -178,12 +183,13 @@ def _check_left(captions: BySplit, findings: Findings) -> None:
 
 
 def _encode(
-    captions: BySplit, folder: Path, encoder: Encoder, kept: str | Path | None, progress: bool, strict: bool, findings: Findings
+    captions: BySplit, folder: Path, encoder: Encoder, kept: str | Path | None, progress: bool, strict: bool, findings: Findings,
+    mirrored: Collection[str],
 ) -> tuple[BySplit, Table]:  # fmt: skip
     """Features of all pictures, and the captions of those that could be read."""
     names = list(dict.fromkeys(name for by_picture in captions.values() for name in by_picture))
     skipped: dict[str, str] = {}
-    features = encode_folder(folder, names, encoder, progress, kept, None if strict else skipped)
+    features = encode_folder(folder, names, encoder, progress, kept, None if strict else skipped, mirrored)
     for name, why in skipped.items():
         findings.skip("pictures that cannot be read", name if len(skipped) > 1 else f"{name}: {why.removeprefix('read_picture: ')}")
     left = {split: {name: texts for name, texts in by_picture.items() if name not in skipped} for split, by_picture in captions.items()}

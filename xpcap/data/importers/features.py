@@ -6,7 +6,7 @@ import hashlib
 import json
 import sys
 import threading
-from collections.abc import Callable, Container, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Container, Iterable, Iterator, Sequence
 from pathlib import Path, PurePath
 
 import numpy as np
@@ -58,6 +58,7 @@ def encode_folder(
     progress: bool = False,
     kept: str | Path | None = None,
     unreadable: dict[str, str] | None = None,
+    mirrored: Collection[str] = (),
 ) -> Table:
     """Features of the pictures called `names` in a folder. They are read and encoded side by side, on all cores.
 
@@ -68,6 +69,7 @@ def encode_folder(
         features are the same bits; what another encoder made, or from a picture that has changed, is. More than 64 MB of features are left there
         and read from there as they are needed: remove it once they are safe elsewhere
     unreadable : where pictures that cannot be read are put, name to reason; the result lacks them. None: the first is an error
+    mirrored : those whose mirror image is encoded as well; the result has it under `mirror_of` the name
 
     Raises
     ------
@@ -77,17 +79,17 @@ def encode_folder(
     stay_in("encode_folder", folder, names)
     covered("encode_folder", names, {name for name in names if _exists(folder / name)}, f"file in {folder}")  # before the slow part
     blocks = [names[start : start + BLOCK] for start in range(0, len(names), BLOCK)]
-    keys = {name: key for block in blocks for name, key in _keys(folder, block, encoder)} if kept else {}
+    keys = {name: key for block in blocks for name, key in _keys(folder, block, encoder, mirrored)} if kept else {}
     faults: dict[str, str] = {}
     features: dict[str, np.ndarray] = {}
     with Kept(Path(kept), encoder.shape) if kept else contextlib.nullcontext() as store:
         done = store.find({key: name for name, key in keys.items()}) if store else set()
-        left = [block for block in blocks if not done >= set(block)]  # whole blocks: some encoders' bits depend on the batch
+        left = [block for block in blocks if not done >= {*block, *_mirrors(block, mirrored)}]  # whole: some encoders' bits depend on the batch
         lock = threading.Lock()
         with bar((), progress, "encoding pictures", total=len(names), done=len(names) - sum(map(len, left))) as shown:
 
             def encode(block: Sequence[str]) -> None:
-                made, bad = _encode_block(folder, block, encoder, strict=unreadable is None)
+                made, bad = _encode_block(folder, block, encoder, mirrored, strict=unreadable is None)
                 with lock:
                     faults.update(bad)
                     if store:
@@ -100,22 +102,35 @@ def encode_folder(
     if unreadable is not None:
         unreadable.update((name, faults[name]) for name in names if name in faults)
     there = [name for name in names if name not in faults]
+    there += _mirrors(there, mirrored)
     if store:
         return store.table(there)
     rows = np.stack([features.pop(name) for name in there]) if there else np.empty((0, *encoder.shape), np.float32)
     return Table({name: row for row, name in enumerate(there)}, rows)
 
 
-def _keys(folder: Path, block: Sequence[str], encoder: Encoder) -> Iterator[tuple[str, bytes]]:
+def mirror_of(name: str) -> str:
+    """What the mirror image of a picture is called in a table of features; no file is called so."""
+    return f"{name}\0mirrored"
+
+
+def _mirrors(names: Iterable[str], mirrored: Collection[str]) -> list[str]:
+    return [mirror_of(name) for name in names if name in mirrored]
+
+
+def _keys(folder: Path, block: Sequence[str], encoder: Encoder, mirrored: Collection[str]) -> Iterator[tuple[str, bytes]]:
     """What the feature of each picture of a block depends on, as a digest: the encoder, and the names, sizes and times of the block's files."""
     files = [(name, about.st_size, about.st_mtime_ns) for name in block for about in [(folder / name).stat()]]
-    for name in block:
+    for name in (*block, *_mirrors(block, mirrored)):
         yield name, hashlib.sha256(json.dumps([encoder.name, files, name]).encode()).digest()
 
 
-def _encode_block(folder: Path, block: Sequence[str], encoder: Encoder, strict: bool) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+def _encode_block(
+    folder: Path, block: Sequence[str], encoder: Encoder, mirrored: Collection[str], strict: bool
+) -> tuple[dict[str, np.ndarray], dict[str, str]]:
     """Features by name, and the reasons why the others could not be read."""
     read: list[str] = []
+    turned: dict[str, np.ndarray] = {}
     faults: dict[str, str] = {}
 
     def pictures() -> Iterator[np.ndarray]:
@@ -128,10 +143,14 @@ def _encode_block(folder: Path, block: Sequence[str], encoder: Encoder, strict: 
                 faults[name] = str(error)
             else:
                 read.append(name)
+                if name in mirrored:
+                    turned[mirror_of(name)] = np.ascontiguousarray(picture[:, ::-1])
                 yield picture
 
-    features = encoder.encode(pictures())
-    return dict(zip(read, features, strict=True)), faults
+    features = dict(zip(read, encoder.encode(pictures()), strict=True))
+    if turned:
+        features.update(zip(turned, encoder.encode(turned.values()), strict=True))
+    return features, faults
 
 
 def _share_out(work: Callable[[Sequence[str]], None], blocks: Iterable[Sequence[str]]) -> None:

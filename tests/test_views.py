@@ -1,0 +1,76 @@
+"""Mirror images: further views of the pictures of the train split, from prepare through the dataset file to training."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import forms
+import numpy as np
+import pytest
+from commands import call, good
+
+pytest.importorskip("PIL")
+
+from PIL import Image
+
+from xpcap import open_data
+from xpcap.data import write_dataset
+from xpcap.encoders import HistogramEncoder
+from xpcap.errors import DataError
+
+NAMES = [f"{number:02}.png" for number in range(10)]
+RNG = np.random.default_rng(0)
+PHOTOS = {name: RNG.integers(0, 256, (6, 9, 3), np.uint8) for name in NAMES}
+
+
+@pytest.fixture
+def prepared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    Path("photos").mkdir()
+    for name, photo in PHOTOS.items():
+        Image.fromarray(photo).save(Path("photos") / name)
+    Path("captions.csv").write_bytes(forms.table({name: ["a dog runs", "the dog"] for name in NAMES}))
+    return tmp_path
+
+
+ARGUMENTS = ["prepare", "captions.csv", "--pictures", "photos", "--encoder", "histogram", "--min-count", 1]
+
+
+def encoded(names: list[str], step: int = 1) -> np.ndarray:
+    return HistogramEncoder().encode([np.ascontiguousarray(PHOTOS[name][:, ::step]) for name in names])
+
+
+@pytest.mark.parametrize("options", [[], ["--float16"], ["--pca", 3]], ids=str)
+def test_prepare_adds_mirror_images_to_the_train_split_alone(options: list[object], prepared: Path) -> None:
+    result = good(*ARGUMENTS, "--out", "m.h5", "--mirror", *options).output
+    good(*ARGUMENTS, "--out", "plain.h5", *options)
+    assert "train: each picture also as its mirror image" in result
+    data, plain = open_data("m.h5"), open_data("plain.h5")
+    assert {name: split.views for name, split in data.splits.items()} == {"train": 2, "val": 1, "test": 1}
+    assert data.source.record["mirror"] is True
+    train, m = data.split("train"), len(data.split("train").images)
+    np.testing.assert_array_equal(train.features[:m], plain.split("train").features)
+    wanted = encoded(list(train.images), -1)
+    wanted = wanted if data.projection is None else data.projection(wanted)
+    np.testing.assert_allclose(train.features[m:], wanted, rtol=1e-3, atol=1e-4)
+    assert np.abs(train.features[m:].astype(float) - train.features[:m]).max() > 1e-3
+    good("train", "m.h5", "--out", "run", "--hidden", 8, "--wordvec", 4, "--epochs", 1, "--batch-size", 8)
+
+
+def test_mirror_images_need_pictures(prepared: Path) -> None:
+    np.savez("f.npz", names=NAMES, features=encoded(NAMES))
+    result = call("prepare", "captions.csv", "--features", "f.npz", "--mirror", "--out", "m.h5")
+    assert (result.exit_code, "--features and --mirror are both given" in result.output) == (2, True)
+
+
+def test_a_split_has_as_many_features_as_views_of_its_pictures(prepared: Path) -> None:
+    good(*ARGUMENTS, "--out", "m.h5", "--mirror")
+    data = open_data("m.h5")
+    for views in (1, 3):
+        splits = {**data.splits, "train": replace(data.split("train"), views=views)}
+        with pytest.raises(DataError, match=r"features have shape \(16, .*for each of 8 pictures"):
+            write_dataset(f"{views}.h5", replace(data, splits=splits))
+    spoilt = np.array(data.split("train").features)
+    spoilt[-1] = np.nan
+    splits = {**data.splits, "train": replace(data.split("train"), features=spoilt)}
+    with pytest.raises(DataError, match=f"'{data.split('train').images[-1]}' among them, have features that are not finite"):
+        write_dataset("nan.h5", replace(data, splits=splits))
