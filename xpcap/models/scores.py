@@ -1,6 +1,8 @@
 """Operations on rows of scores: a block of rows at a time on the host, so that a block stays in the cache of its core."""
 
-from collections.abc import Iterator
+import functools
+import math
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
@@ -18,6 +20,29 @@ def normalise(scores: Array) -> Array:
         some -= some.max(axis=1, keepdims=True)
         some -= xp.log(xp.exp(some).sum(axis=1, keepdims=True))
     return scores
+
+
+def log_mean(scores: Sequence[Array]) -> Array:
+    """log(mean over all s of softmax(s)) for arrays s (n, V), which are overwritten; one alone is returned as it is, its softmax unchanged.
+
+    Sums are of exp(log p - the largest log p of the word), so that a word that all models find unlikely keeps a finite logarithm.
+    """
+    first, *others = scores
+    if not others:
+        return first
+    xp = get_array_module(first)
+    for block in _blocks(first):
+        mean, *rest = (normalise(s[block]) for s in scores)
+        most = functools.reduce(xp.maximum, rest, mean)
+        for log_p in (mean, *rest):
+            log_p -= most
+            xp.exp(log_p, out=log_p)
+        for p in rest:
+            mean += p
+        xp.log(mean, out=mean)
+        mean += most
+        mean -= math.log(len(scores))
+    return first
 
 
 def largest(x: Array, k: int) -> tuple[Array, Array]:
