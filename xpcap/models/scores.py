@@ -1,7 +1,5 @@
 """Operations on rows of scores: a block of rows at a time on the host, so that a block stays in the cache of its core."""
 
-import functools
-import math
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -25,24 +23,31 @@ def normalise(scores: Array) -> Array:
 def log_mean(scores: Sequence[Array]) -> Array:
     """log(mean over all s of softmax(s)) for arrays s (n, V), which are overwritten; one alone is returned as it is, its softmax unchanged.
 
-    Sums are of exp(log p - the largest log p of the word), so that a word that all models find unlikely keeps a finite logarithm.
+    Of K arrays the mean is at least the largest probability / K. Where it rounds to 0, that is what it counts as, so that logarithms stay finite.
     """
     first, *others = scores
     if not others:
         return first
     xp = get_array_module(first)
-    for block in _blocks(first):
-        mean, *rest = (normalise(s[block]) for s in scores)
-        most = functools.reduce(xp.maximum, rest, mean)
-        for log_p in (mean, *rest):
-            log_p -= most
-            xp.exp(log_p, out=log_p)
-        for p in rest:
-            mean += p
-        xp.log(mean, out=mean)
-        mean += most
-        mean -= math.log(len(scores))
+    with np.errstate(divide="ignore"):
+        for block in _blocks(first):
+            most, mean = first[block], _softmax(first[block], len(scores))
+            for other in others:
+                mean += _softmax(other[block], len(scores))
+                xp.maximum(most, other[block], out=most)
+            xp.maximum(xp.log(mean, out=mean), most, out=most)
     return first
+
+
+def _softmax(scores: Array, K: int) -> Array:
+    """softmax(scores) / K; scores (n, V) become its logarithm."""
+    xp = get_array_module(scores)
+    scores -= scores.max(axis=1, keepdims=True)
+    p = xp.exp(scores)
+    total = K * p.sum(axis=1, keepdims=True)
+    p /= total
+    scores -= xp.log(total)
+    return p
 
 
 def largest(x: Array, k: int) -> tuple[Array, Array]:
