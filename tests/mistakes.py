@@ -50,6 +50,8 @@ SECOND_DEVICE = _STEP + "second_device_computes_where_it_was_asked_for"
 SAMPLING = _STEP + "sampling_says_what_numpy_says"
 LATE = "test_emulated_sampling.py::test_emulated_words_are_read_once_the_next_step_is_launched"
 SAVED = _STEP + "parameters_are_saved_as_they_are"
+BEAM = "test_beam.py::test_beam_finds_what_the_plain_beam_finds[5-0.7]"
+ENSEMBLE = "test_ensemble.py::test_ensemble_says_what_the_mean_of_probabilities_says[lstm+rnn]"
 NO_MEMORY = _STEP + "step_takes_no_memory_from_the_pool[lstm-0.3-whole]"
 LOOP = "test_emulated_loops.py::test_emulated_steps_forward_touch_their_own_rows[rnn]"
 KEPT = "test_emulated_loops.py::test_emulated_row_products_keep_the_memory_of_their_arrays"
@@ -67,6 +69,7 @@ def kernel(op: str, dtype: str = "float32") -> str:
 OPS, LOOPS, OPTIM, FOLDER = "xpcap/ops.py", "xpcap/loops.py", "xpcap/optim.py", "xpcap/runs/folder.py"
 CELLS, LSTM, ROWS, VOCABULARY = (f"xpcap/layers/{name}.py" for name in ("cells", "lstm", "rows", "vocabulary"))
 NETWORK, ENTRY, PACKING, DECODING, READING = (f"xpcap/models/{name}.py" for name in ("network", "entry", "packing", "decoding", "reading"))
+BEAMS, MEAN, TRANSCRIPT = (f"xpcap/models/{name}.py" for name in ("beam", "scores", "transcript"))
 SOLVER, WATCH, FEED, BACKEND = "xpcap/training/solver.py", "xpcap/training/watch.py", "xpcap/data/feed.py", "xpcap/backend.py"
 KERNELS = "xpcap/kernels/"
 CUDA, CUDA_LOOPS, CUBLAS, LAUNCHING = (f"{KERNELS}{name}.py" for name in ("cuda", "cuda_loops", "cublas", "launching"))
@@ -381,6 +384,22 @@ MISTAKES = [
         NETWORK, "backward", 'buffer("dvectors", $x.shape)', "get_array_module($x).empty_like($x)",
         NO_MEMORY, "Allocation(",
     ),
+    # Hypotheses and models side by side
+    Mistake(
+        "parents-ignored", "a hypothesis adds its word to what stood in its place, and not to what its parent said",
+        TRANSCRIPT, "Transcript.write", 'step.before[found["parents"]]', "step.after",
+        BEAM, "Beam(max_length=",
+    ),
+    Mistake(
+        "end-not-counted", "END is left out of the length that a beam divides by",
+        BEAMS, "Beam._scores", "np.maximum($here, 1)", "said.lengths - said.ended",
+        BEAM, "Beam(max_length=",
+    ),
+    Mistake(
+        "mean-of-scores", "an ensemble adds the models' logarithms in place of their probabilities",
+        MEAN, "log_mean", "mean += _softmax($scores, $K)", "_softmax($scores, $K)\nmean *= xp.exp($scores)",
+        ENSEMBLE, "Not equal to tolerance",
+    ),
     # Launching kernels
     Mistake(
         "python-int", "a Python int, which CuPy passes as 64 bits, where a kernel takes 32",
@@ -462,6 +481,16 @@ MISTAKES = [
         "read-after-write", "a score is read after another thread may have put its gradient there",
         KERNELS + "softmax_loss.cu", "softmax_loss", r"most - target_score", "most - scores[row + target]",
         ANY_ORDER, "the result depends on the order of the threads",
+    ),
+    Mistake(
+        "share-forgotten", "label smoothing leaves the other words' share out of the gradient",
+        KERNELS + "softmax_loss.cu", "softmax_loss", r"kept \+ rest : rest", "kept : 0",
+        kernel("softmax_loss"), "Not equal to tolerance",
+    ),
+    Mistake(
+        "away-from-the-weights", "the running average moves away from the parameters",
+        KERNELS + "average.cu", "average_update", r"w\[k\] - average\[k\]", "average[k] - w[k]",
+        kernel("average_update"), "Not equal to tolerance",
     ),
     Mistake(
         "masks-of-step-0", "the number of the step is left out of the counter, so that each step drops the same units",

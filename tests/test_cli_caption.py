@@ -157,7 +157,7 @@ def test_a_place_that_will_not_do_is_refused_before_any_work(option: str, run: P
     suffix = option.replace("--", ".")
     Path(f"old{suffix}").write_text("old")
     Path(f"link{suffix}").symlink_to("nowhere")
-    monkeypatch.setattr(caption, "open_run", lambda *args: pytest.fail("work was done"))
+    monkeypatch.setattr(caption, "open_runs", lambda *args: pytest.fail("work was done"))
     for place, words in {
         f"old{suffix}": "exists, and is not overwritten",
         f"link{suffix}": "exists, and is not overwritten",

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +14,14 @@ from xpcap.cli.decoding import Decoding, decoding_options
 from xpcap.cli.shared import PATH, backend_option, choose_backend, examples, json_option, print_captions
 from xpcap.encoders import is_url
 from xpcap.report import visible
-from xpcap.runs import Downloads, Look, PictureCaption, Run, Skipped, open_run
+from xpcap.runs import Downloads, Look, PictureCaption, Run, Skipped, is_run, open_runs
 
 EXAMPLES = examples(
     "caption runs/pictures-lstm drawing.png",
     "caption runs/pictures-lstm photos more/one.jpg --html page.html",
     "caption runs/pictures-lstm https://example.org/drawing.png",
     "caption runs/flickr8k --split val -n 20 --beam 5",
+    "caption runs/flickr8k runs/another drawing.png",
 )
 SHOWN = 5  # captions of a beam in JSON and on a page
 OF_A_SPLIT = ("split", "count", "data")  # parameters that choose pictures when none are given
@@ -37,7 +39,7 @@ class Place(click.Path):
 
 @click.command(epilog=EXAMPLES)
 @click.argument("run", type=PATH)
-@click.argument("pictures", nargs=-1, metavar="[PICTURE|FOLDER|URL]...", type=Place())
+@click.argument("pictures", nargs=-1, metavar="[RUN]... [PICTURE|FOLDER|URL]...", type=Place())
 @click.option("--split", default="val", show_default=True, help="If no pictures are given: the split to take them from.")
 @click.option("-n", "count", type=click.IntRange(1), default=10, show_default=True, help="How many to take, spread evenly over the split.")
 @click.option("--data", type=PATH, help="Another dataset file to take them from. Default: the run's own data.")
@@ -51,24 +53,28 @@ def caption(
     ctx: click.Context, run: Path, pictures: tuple[str | Path, ...], split: str, count: int, data: Path | None, html: Path | None, png: Path | None,
     decoding: Decoding, backend: str | None, as_json: bool,
 ) -> None:  # fmt: skip
-    """Caption pictures with a run.
+    """Caption pictures with a run, or with several as one.
 
     Captions picture files, the pictures in folders and those behind http and https URLs, in the order given. Without any it captions pictures
     of a split and prints a reference beside each. RUN is a run folder; to caption pictures of yours, it must have learnt from pictures,
     generated, or prepared with --pictures and without --features.
+
+    Run folders right behind RUN caption with it: each word is chosen by the mean of the models' probabilities. They must share the vocabulary
+    and what is done to features, as runs on the same data do.
 
     A picture that cannot be read or downloaded is named on standard error and skipped. The exit status is 1 if none could be read. URLs have
     20 seconds and 20 MB each, and must lead to public addresses.
 
     Captions are greedy. --beam searches for likelier ones; --temperature, --top-k and --top-p draw words at random.
     """
+    further, pictures = _parted(pictures)
     if pictures:
         _refuse_both(ctx)
     for place, suffix in ((html, ".html"), (png, ".png")):
         if place is not None:
             runs.check_place(place, suffix)  # before any work is done
     choose_backend(backend)
-    opened = open_run(run)
+    opened = open_runs([run, *further])
     policy = decoding.policy(opened, SHOWN if html or as_json else 1)
     skipped: list[Skipped] = []
     if pictures:
@@ -80,6 +86,15 @@ def caption(
         captions, look = runs.caption_run(opened, seen, split, count, policy), runs.look_in(opened, seen.source)
     _print(captions, skipped, as_json)
     _write(html, png, opened, captions, skipped, look, as_json)
+
+
+def _parted(places: tuple[str | Path, ...]) -> tuple[tuple[str | Path, ...], tuple[str | Path, ...]]:
+    """Run folders, and the pictures behind them."""
+    further = tuple(takewhile(lambda place: isinstance(place, Path) and is_run(place), places))  # a URL is text
+    pictures = places[len(further) :]
+    if late := [place for place in pictures if isinstance(place, Path) and is_run(place)]:
+        raise click.UsageError(f"{late[0]} is a run folder and stands behind pictures, expected all runs before them")
+    return further, pictures
 
 
 def _refuse_both(ctx: click.Context) -> None:

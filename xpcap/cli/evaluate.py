@@ -11,7 +11,7 @@ from xpcap.cli.doctor import in_flags, print_findings
 from xpcap.cli.shared import PATH, backend_option, choose_backend, csv_option, examples, json_option, print_scores, table
 from xpcap.data import CaptionData
 from xpcap.report import visible
-from xpcap.runs import Comparison, Evaluation, Finding, Run, check_place, compare, data_of, evaluate_run, examine_run, open_run
+from xpcap.runs import Comparison, Evaluation, Finding, Run, check_place, compare, data_of, evaluate_run, examine_run, open_run, open_runs
 
 EXAMPLES = examples(
     "evaluate runs/flickr8k",
@@ -19,11 +19,12 @@ EXAMPLES = examples(
     "evaluate runs/flickr8k --data other.h5 --split test --json",
     "evaluate runs/flickr8k --against runs/other --csv scores.csv",
     "evaluate runs/flickr8k --doctor",
+    "evaluate runs/flickr8k runs/another --beam 5",
 )
 
 
 @click.command(epilog=EXAMPLES)
-@click.argument("run", type=PATH)
+@click.argument("folders", nargs=-1, required=True, metavar="RUN [RUN]...", type=PATH)
 @click.option("--data", type=PATH, help="Another dataset file; its text is encoded with the run's vocabulary. Default: the run's own data.")
 @click.option("--split", default="val", show_default=True, help="The split to score.")
 @click.option("--against", type=PATH, help="Another run folder: score its captions of the same pictures too, and say how sure the differences are.")
@@ -33,17 +34,20 @@ EXAMPLES = examples(
 @backend_option
 @json_option
 def evaluate(
-    run: Path, data: Path | None, split: str, against: Path | None, doctor: bool, csv: Path | None, decoding: Decoding, backend: str | None, as_json: bool
+    folders: tuple[Path, ...], data: Path | None, split: str, against: Path | None, doctor: bool, csv: Path | None, decoding: Decoding, backend: str | None, as_json: bool
 ) -> None:  # fmt: skip
-    """Score a run.
+    """Score a run, or several as one.
 
     Captions every picture of a split with the best parameters of the run folder RUN, greedily if no option says otherwise, scores the captions
-    against all references, and computes the perplexity of the references.
+    against all references, and computes the perplexity of the references. Several runs are one captioner, which chooses each word by the mean
+    of their probabilities; they must share the vocabulary and what is done to features, as runs on the same data do.
     """
+    if doctor and len(folders) > 1:
+        raise click.UsageError(f"--doctor and {len(folders)} runs are given, expected one run: it looks into a single model")
     if csv is not None:
         check_place(csv, ".csv", "evaluate")
     choose_backend(backend)
-    opened = open_run(run)
+    opened = open_runs(folders)
     seen = data_of(opened, data)
     evaluation = evaluate_run(opened, seen, split, progress=True, policy=decoding.policy(opened), java=True)
     comparison = compare(evaluation, _other(against, data, split, decoding)) if against else None
@@ -58,7 +62,7 @@ def evaluate(
         return
     print_scores(evaluation)
     if comparison:
-        _print_comparison(comparison, run, against)
+        _print_comparison(comparison, " + ".join(map(str, folders)), str(against))
     if findings is not None:
         print_findings(findings)
 
@@ -73,6 +77,6 @@ def _findings(run: Run, evaluation: Evaluation, data: CaptionData) -> list[Findi
     return in_flags(examine_run(run, said, data, evaluation.split), click.get_current_context().command.params)
 
 
-def _print_comparison(comparison: Comparison, run: Path, against: Path | None) -> None:
-    heads = ("", visible(str(run)), visible(str(against)), "difference", "95 % interval")
+def _print_comparison(comparison: Comparison, ours: str, theirs: str) -> None:
+    heads = ("", visible(ours), visible(theirs), "difference", "95 % interval")
     click.echo(f"\n{table([heads, *comparison.rows()])}")

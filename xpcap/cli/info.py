@@ -46,7 +46,7 @@ def _print_machine(as_json: bool) -> None:
 
 def _print_run(folder: Path, as_json: bool) -> None:
     run = open_run(folder)
-    parameters = int(run.model.params.flat.size)
+    parameters = run.model.size
     if as_json:
         click.echo(json.dumps({"config": run.config, "best": run.meta, "parameters": parameters}))
         return

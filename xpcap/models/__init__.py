@@ -2,11 +2,27 @@
 
 from xpcap.models.batch import Batch, FeatureRows
 from xpcap.models.beam import Beam
+from xpcap.models.captioner import Captioner
 from xpcap.models.captioning_rnn import CaptioningRNN
 from xpcap.models.config import ModelConfig
 from xpcap.models.decoding import Said
+from xpcap.models.ensemble import Ensemble
 from xpcap.models.network import Score
 from xpcap.models.parameters import Parameters
 from xpcap.models.policies import Choice, Policy, Sampling
 
-__all__ = ["Batch", "Beam", "CaptioningRNN", "Choice", "FeatureRows", "ModelConfig", "Parameters", "Policy", "Said", "Sampling", "Score"]
+__all__ = [
+    "Batch",
+    "Beam",
+    "Captioner",
+    "CaptioningRNN",
+    "Choice",
+    "Ensemble",
+    "FeatureRows",
+    "ModelConfig",
+    "Parameters",
+    "Policy",
+    "Said",
+    "Sampling",
+    "Score",
+]

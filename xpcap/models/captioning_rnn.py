@@ -12,15 +12,14 @@ from xpcap.errors import unknown
 from xpcap.layers.cells import CELLS, State
 from xpcap.models import network
 from xpcap.models.batch import FeatureRows
+from xpcap.models.captioner import Captioner
 from xpcap.models.checks import check_counter, check_words
 from xpcap.models.config import ModelConfig, check_sizes
-from xpcap.models.decoding import Said, decode
 from xpcap.models.entry import enter, to_device
 from xpcap.models.initial import draw_weights
 from xpcap.models.masks import Draw
-from xpcap.models.network import Part, Score
+from xpcap.models.network import Member
 from xpcap.models.parameters import Parameters
-from xpcap.models.policies import Policy
 from xpcap.ops import gather, product
 from xpcap.workspace import Buffer, Workspace, fresh
 
@@ -28,7 +27,7 @@ WEIGHTS = 0  # random stream of the initial weights, from the seed
 LEAST_PART = 32  # captions per part: products with fewer rows are too thin to gain from another core
 
 
-class CaptioningRNN:
+class CaptioningRNN(Captioner):
     """An image captioner with a vanilla RNN or an LSTM.
 
     h0 = features @ W_proj + b_proj;  h_t = cell(W_embed[word_t] @ Wx + b, h_{t-1});  scores_t = h_t @ W_vocab + b_vocab
@@ -156,7 +155,11 @@ class CaptioningRNN:
     def __copy__(self) -> Self:
         return copy.deepcopy(self)
 
-    # Training and scoring
+    @property
+    def members(self) -> Sequence[Member]:
+        return [(self.config, self.params)]
+
+    # Training
 
     def loss(
         self,
@@ -202,7 +205,8 @@ class CaptioningRNN:
         spaces = [] if workspace is None else workspace.parts[: max(1, len(captions) // LEAST_PART)]
         buffers = [space.buffer for space in spaces] or [fresh(self.params.flat)]
         draw = Draw(self.seed, step) if self.dropout else None
-        parts = self._enter("loss", features, captions, buffers, draw, None if weights is None else np.asarray(weights) / total)
+        shares = None if weights is None else np.asarray(weights) / total
+        parts = enter("CaptioningRNN.loss", self.config, self.params.flat, self._null, features, captions, buffers, draw, shares)
         results = side_by_side(lambda k: network.gradients(self.config, self.params, parts[k], 1 / total, smoothing, buffers[k]), range(len(buffers)))
         loss, grads = results[0]
         for other_loss, other in results[1:]:
@@ -211,17 +215,6 @@ class CaptioningRNN:
             flat += other.flat
         self._next_step = step + 1
         return loss, grads
-
-    def score(self, features: Array | FeatureRows, captions: Array) -> Score:
-        """Score given captions, without dropout or gradients. Arguments are those of `loss`."""
-        (part,) = self._enter("score", features, captions, [fresh(self.params.flat)])
-        return network.score(self.config, self.params, part)
-
-    def _enter(
-        self, function: str, features: Array | FeatureRows, captions: Array, buffers: Sequence[Buffer], draw: Draw | None = None,
-        weights: np.ndarray | None = None,
-    ) -> list[Part]:  # fmt: skip
-        return enter(f"CaptioningRNN.{function}", self.config, self.params.flat, self._null, features, captions, buffers, draw, weights)
 
     # Sampling
 
@@ -233,10 +226,6 @@ class CaptioningRNN:
         h0 = to_device("CaptioningRNN.start", features, self.params.flat) @ self.params["W_proj"] + self.params["b_proj"]
         image = (h0 @ self.params["W_image"],) if self.config.every_step else ()
         return (*self._cell.initial(h0), *image)
-
-    def step(self, words: Array, state: State) -> tuple[Array, State]:
-        """Feed `words` (n,), ids on the model's device. Return the scores (n, V) of the next word and the new state."""
-        return self.advance(self.project(words), state, fresh(self.params.flat))
 
     def project(self, words: Array, buffer: Buffer | None = None) -> Array:
         """The input half of a step, W_embed[words] @ Wx + b, (n, G), for `words` (n,), ids on the model's device; held in `buffer` if given."""
@@ -259,42 +248,3 @@ class CaptioningRNN:
         scores = product(h, params["W_vocab"], out=buffer("scores", (len(h), len(params["b_vocab"]))))
         scores += params["b_vocab"]
         return scores, (*state, *image)
-
-    def sample(self, features: Array, max_length: int = 30, forbid: Sequence[int] = (), policy: Policy | None = None) -> np.ndarray:
-        """Caption a batch, greedily if no policy is given; whole batch at once, and captions leave the batch as they end.
-
-        Parameters
-        ----------
-        features : array (N, D), host or device
-        max_length : most words in a caption, END included
-        forbid : ids of words that are never chosen
-        policy : Beam, Sampling or another Policy, which has limits of its own. None: the likeliest word at each step
-
-        Returns
-        -------
-        captions : array (N, max_length), int32, on the host; without START, NULL after END
-
-        Raises
-        ------
-        ValueError : features do not match, the vocabulary has no ``<START>``, max_length is below 1, or `forbid` has an id outside the
-            vocabulary or all of it.
-        """
-        if policy is not None and (max_length != Policy.max_length or len(forbid)):
-            raise ValueError("CaptioningRNN.sample: max_length or forbid is given with a policy, expected the policy to have them")
-        return decode(self, features, policy or Policy(max_length=max_length, forbid=forbid), False, "CaptioningRNN.sample").captions[:, 0]
-
-    def sample_with_probabilities(self, features: Array, max_length: int = 30, forbid: Sequence[int] = ()) -> tuple[np.ndarray, np.ndarray]:
-        """Caption greedily, as `sample` does, and return the probability of each word as well.
-
-        Returns
-        -------
-        captions : as `sample` returns them
-        probabilities : array (N, max_length), the model's dtype, on the host: softmax over the whole vocabulary, forbidden words
-            included, given the words before; 0 after END
-        """
-        said = decode(self, features, Policy(max_length=max_length, forbid=forbid), True, "CaptioningRNN.sample_with_probabilities")
-        return said.captions[:, 0], said.probabilities[:, 0]
-
-    def say(self, features: Array, policy: Policy, numbers: Sequence[int] | np.ndarray | None = None) -> Said:
-        """All captions that a policy returns of each picture, and how likely they are. `numbers` (N,) are those that Sampling draws by: None: 0..N-1."""
-        return decode(self, features, policy, True, "CaptioningRNN.say", numbers)

@@ -70,7 +70,7 @@ def decode(
 
     Parameters
     ----------
-    model : an object with `start`, `project`, `advance`, `params` and `word_to_idx` as in CaptioningRNN
+    model : a Captioner
     features : array (N, D), host or device
     scored : whether to compute the probabilities of the words; else they and their totals are 0
     function : the caller's name, for messages
@@ -81,7 +81,7 @@ def decode(
     numbers = np.arange(N) if numbers is None else np.asarray(numbers)
     if numbers.shape != (N,):
         raise ValueError(f"{function}: numbers has shape {numbers.shape}, expected one for each picture, ({N},)")
-    parts = stretches(N, min(cores(), N * policy.places // LEAST_PART)) if get_array_module(model.params.flat) is np else [slice(0, N)]
+    parts = stretches(N, min(cores(), N * policy.places // LEAST_PART)) if get_array_module(model.like) is np else [slice(0, N)]
     found = side_by_side(lambda part: _decode(model, features[part], policy, special, banned, scored, numbers[part]), parts)
     return Said(*(np.concatenate(results) for results in zip(*found, strict=True)))
 

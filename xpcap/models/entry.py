@@ -17,7 +17,7 @@ from xpcap.workspace import Buffer
 
 def enter(
     where: str, config: ModelConfig, like: Array, null: int, features: Array | FeatureRows, captions: Array, buffers: Sequence[Buffer],
-    draw: Draw | None, weights: np.ndarray | None,
+    draw: Draw | None = None, weights: np.ndarray | None = None,
 ) -> list[Part]:  # fmt: skip
     """Check a batch and pack it in parts, on the host; send everything to the device of `like`; draw dropout masks there.
 

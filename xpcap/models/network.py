@@ -1,6 +1,7 @@
 """The captioner's forward and backward pass, over one packed part of a batch on the model's device."""
 
 import functools
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,8 +15,11 @@ from xpcap.models.config import ModelConfig
 from xpcap.models.masks import Masks
 from xpcap.models.packing import PackedCaptions
 from xpcap.models.parameters import Parameters
+from xpcap.models.scores import log_mean
 from xpcap.ops import add_product, gather, gather_plus, log_softmax, product, scatter, segment_sum, weighted_sum
 from xpcap.workspace import Buffer, fresh
+
+Member = tuple[ModelConfig, Parameters]  # a model, of those whose probabilities are averaged
 
 
 class Score(NamedTuple):
@@ -57,13 +61,13 @@ def gradients(config: ModelConfig, params: Parameters, part: Part, scale: float,
     return weighted_sum(nll, weights, buffer("loss", ())), grads
 
 
-def score(config: ModelConfig, params: Parameters, part: Part) -> Score:
-    """Teacher-forced scores of a part, without dropout."""
-    hidden, targets = forward(config, params, part, fresh(params.flat)).hidden, part.packed.targets
-    xp = get_array_module(hidden)
+def score(members: Sequence[Member], part: Part) -> Score:
+    """Teacher-forced scores of a part, without dropout, by the mean of the probabilities that the models give each word."""
+    hidden, targets = [forward(config, params, part, fresh(params.flat)).hidden for config, params in members], part.packed.targets
+    xp, vocabulary = get_array_module(hidden[0]), members[0][0].vocabulary
     nll, right = xp.zeros((), np.float64), xp.zeros((), np.int64)
-    for rows in blocks(len(hidden), config.vocabulary, hidden):
-        scores = hidden[rows] @ params["W_vocab"] + params["b_vocab"]
+    for rows in blocks(len(targets), vocabulary, hidden[0]):
+        scores = log_mean([h[rows] @ params["W_vocab"] + params["b_vocab"] for h, (_, params) in zip(hidden, members, strict=True)])
         right = right + (scores.argmax(axis=1) == targets[rows]).sum()
         nll = nll - log_softmax(scores)[xp.arange(len(scores)), targets[rows]].sum(dtype=np.float64)
     return Score(nll, right, len(targets))

@@ -1,6 +1,6 @@
 """Operations on rows of scores: a block of rows at a time on the host, so that a block stays in the cache of its core."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
@@ -18,6 +18,36 @@ def normalise(scores: Array) -> Array:
         some -= some.max(axis=1, keepdims=True)
         some -= xp.log(xp.exp(some).sum(axis=1, keepdims=True))
     return scores
+
+
+def log_mean(scores: Sequence[Array]) -> Array:
+    """log(mean over all s of softmax(s)) for arrays s (n, V), which are overwritten; one alone is returned as it is, its softmax unchanged.
+
+    Of K arrays the mean is at least the largest probability / K. Where it rounds to 0, that is what it counts as, so that logarithms stay finite.
+    """
+    first, *others = scores
+    if not others:
+        return first
+    xp = get_array_module(first)
+    with np.errstate(divide="ignore"):
+        for block in _blocks(first):
+            most, mean = first[block], _softmax(first[block], len(scores))
+            for other in others:
+                mean += _softmax(other[block], len(scores))
+                xp.maximum(most, other[block], out=most)
+            xp.maximum(xp.log(mean, out=mean), most, out=most)
+    return first
+
+
+def _softmax(scores: Array, K: int) -> Array:
+    """softmax(scores) / K; scores (n, V) become its logarithm."""
+    xp = get_array_module(scores)
+    scores -= scores.max(axis=1, keepdims=True)
+    p = xp.exp(scores)
+    total = K * p.sum(axis=1, keepdims=True)
+    p /= total
+    scores -= xp.log(total)
+    return p
 
 
 def largest(x: Array, k: int) -> tuple[Array, Array]:

@@ -4,6 +4,7 @@ from xpcap.runs.captioning import PictureCaption, Skipped, caption_files, captio
 from xpcap.runs.checkpoint import load_state, save_state
 from xpcap.runs.comparing import Comparison, compare
 from xpcap.runs.doctor import examine_run
+from xpcap.runs.ensemble import is_run, open_runs
 from xpcap.runs.evaluation import Evaluation, evaluate_run
 from xpcap.runs.findings import Finding
 from xpcap.runs.folder import Run, open_run
@@ -37,11 +38,13 @@ __all__ = [
     "data_of",
     "evaluate_run",
     "examine_run",
+    "is_run",
     "is_saved",
     "load_state",
     "look_at_files",
     "look_in",
     "open_run",
+    "open_runs",
     "read_said",
     "save_state",
     "score_captions",

@@ -80,4 +80,5 @@ def evaluate_run(
     captions = caption_chosen(run, seen, split, captioned(seen, split), progress, policy)
     said = [caption.caption.split() for caption in captions]
     results, unscored = score_words(seen, split, words, run.vocabulary, said, java)
-    return Evaluation(split, captions, results, time.perf_counter() - start, forced, (policy or Policy()).title, unscored=unscored)
+    decoding = (policy or Policy()).title + (f", probabilities averaged over {len(run.paths)} models" if run.others else "")
+    return Evaluation(split, captions, results, time.perf_counter() - start, forced, decoding, unscored=unscored)

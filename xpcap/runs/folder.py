@@ -4,7 +4,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Generic, NamedTuple, TypeVar
 
 import numpy as np
 
@@ -15,7 +15,7 @@ from xpcap.data.source import Source
 from xpcap.data.vocabulary import Vocabulary
 from xpcap.errors import DataError
 from xpcap.files import read_text, write_text
-from xpcap.models import CaptioningRNN, ModelConfig
+from xpcap.models import Captioner, CaptioningRNN, ModelConfig
 from xpcap.tensors import check_format, read_tensors, write_tensors
 
 FORMAT = 1
@@ -29,16 +29,30 @@ MOST_CONFIG, MOST_VOCAB = 2**20, 16 * 2**20  # bytes
 _MEAN, _SCALE = "feature_scaling.mean", "feature_scaling.scale"
 
 
-class Run(NamedTuple):
-    """A run folder opened for use: the model with its best parameters, and what goes with it."""
+Model_co = TypeVar("Model_co", bound=Captioner, covariant=True)
+
+
+class Run(NamedTuple, Generic[Model_co]):
+    """A run folder opened for use: the model with its best parameters, and what goes with it. Of several opened as one, what the first holds."""
 
     path: Path
     config: dict[str, Any]
     vocabulary: Vocabulary
     scaling: FeatureScaling
-    model: CaptioningRNN
+    model: Model_co
     meta: dict[str, Any]  # the record of the epoch that the parameters are from
     projection: Projection | None = None  # of raw features, where the data was prepared with PCA
+    others: tuple[Path, ...] = ()  # the folders of the other runs that are opened as one with this
+
+    @property
+    def paths(self) -> tuple[Path, ...]:
+        """The folders of all runs."""
+        return self.path, *self.others
+
+    @property
+    def name(self) -> str:
+        """The names of the folders."""
+        return " + ".join(path.resolve().name for path in self.paths)
 
     @property
     def preprocessing(self) -> Preprocessing:
@@ -52,7 +66,7 @@ class Run(NamedTuple):
         return shape if self.projection is None else (*shape[:-1], len(self.projection.mean))
 
 
-def open_run(path: str | Path) -> Run:
+def open_run(path: str | Path) -> Run[CaptioningRNN]:
     """Open a run folder and build its model, with the best parameters, on the backend in force. No random number is drawn.
 
     Raises

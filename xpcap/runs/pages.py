@@ -77,7 +77,7 @@ def write_caption_page(
     check_place(path, ".html")
     about = "In the order they were given." if not any(caption.references for caption in captions) else "Spread evenly over the split."
     cards = (_card(caption, look) for caption in bar(captions, progress, "writing the page"))
-    write_page(path, f"Captions by {run.path.resolve().name}", galleries=[Gallery("Pictures", about, cards)], skipped=skipped)
+    write_page(path, f"Captions by {run.name}", galleries=[Gallery("Pictures", about, cards)], skipped=skipped)
 
 
 def write_caption_png(path: str | Path, captions: Sequence[PictureCaption], look: Look) -> int:
@@ -167,7 +167,7 @@ def _facts(run: Run) -> list[tuple[str, str]]:
     source = {key: value for key, value in config.get("source", {}).items() if key != "pictures"}
     rows = [(key, str(value)) for key, value in config.items() if key not in ("format", "source", "data_stamp", "data")]
     made = [("data", Path(config["data"]).name), *((f"data: {key}", str(value)) for key, value in source.items())]
-    return [*rows, ("parameters", f"{run.model.params.flat.size:,}"), *made]
+    return [*rows, ("parameters", f"{run.model.size:,}"), *made]
 
 
 def _galleries(run: Run, evaluation: Evaluation, data: CaptionData | None) -> list[Gallery]:

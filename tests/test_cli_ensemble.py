@@ -1,0 +1,160 @@
+"""`caption` and `evaluate` with several runs: they speak as one, and runs that do not fit together are told what differs."""
+
+import json
+import math
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from commands import SMALL, call, failing, good
+
+from xpcap import CaptioningRNN, decode_captions, open_run
+from xpcap.data.projection import Projection
+from xpcap.data.scaling import FeatureScaling
+from xpcap.data.vocabulary import Vocabulary
+from xpcap.errors import DataError
+from xpcap.metrics import teacher_forced
+from xpcap.models import Ensemble
+from xpcap.runs import Run, data_of, ensemble, open_runs
+
+pytestmark = pytest.mark.usefixtures("few_pictures")
+
+
+@pytest.fixture(scope="session")
+def trained_rnn(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Another run on the data of `trained`, of another cell and size."""
+    folder = tmp_path_factory.mktemp("trained") / "rnn"
+    settings = [
+        "--cell",
+        "rnn",
+        "--hidden",
+        12,
+        "--wordvec",
+        6,
+        "--epochs",
+        3,
+        "--inject",
+        "every-step",
+        "--feature-scaling",
+        "standardize",
+        "--seed",
+        1,
+    ]
+    good("train", trained / "data.h5", "--out", folder, *settings)
+    return folder
+
+
+@pytest.fixture
+def rnn(trained_rnn: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(trained_rnn, tmp_path / "rnn"))
+
+
+def captions_of(models: list[CaptioningRNN], run: Run[Any]) -> dict[str, str]:
+    """What models say together of the val split, by the library."""
+    val, vocabulary = data_of(run).split("val"), run.vocabulary
+    ids = Ensemble(models).sample(data_of(run).features("val", np.arange(14)), run.config["max_words"], (0, vocabulary.start, vocabulary.unk))
+    words = decode_captions(ids, vocabulary.idx_to_word)
+    return {image: text.replace("<END>", "").strip() for image, text in zip(val.images, words, strict=True)}
+
+
+def test_runs_caption_as_one(run: Path, rnn: Path) -> None:
+    opened = [open_run(folder) for folder in (run, rnn)]
+    expected = captions_of([one.model for one in opened], opened[0])
+    assert all(expected != captions_of([one.model], one) for one in opened)
+    for folders in ((run, rnn), (rnn, run)):
+        said = json.loads(good("caption", *folders, "-n", 14, "--json").stdout)
+        assert {one["image"]: one["caption"] for one in said} == expected
+    files = [run / "pictures" / name for name in list(expected)[:3]]
+    result = good("caption", run, rnn, *files, "--json", "--html", "page.html")
+    assert [one["caption"] for one in json.loads(result.stdout)] == [expected[file.name] for file in files]
+    assert "<title>Captions by run + rnn</title>" in Path("page.html").read_text(encoding="utf-8")
+    assert json.loads(good("caption", run, run, "-n", 3, "--beam", 3, "--json").stdout) == json.loads(
+        good("caption", run, "-n", 3, "--beam", 3, "--json").stdout, parse_float=lambda x: pytest.approx(float(x), rel=1e-4)
+    )
+
+
+def test_runs_are_scored_as_one(run: Path, rnn: Path) -> None:
+    """Beside one of them with --against, as every captioner is."""
+    opened = [open_run(folder) for folder in (run, rnn)]
+    models = [one.model for one in opened]
+    data = data_of(opened[0])
+    found = json.loads(good("evaluate", run, rnn, "--against", rnn, "--json").stdout)
+    assert found["captions"] == captions_of(models, opened[0])
+    perplexities = [
+        teacher_forced(model, data.encoded_with(opened[0].vocabulary, "val", data.words("val")), "val").perplexity
+        for model in (Ensemble(models), *models)
+    ]
+    assert [found["scores"]["perplexity"], found["against"]["scores"]["perplexity"]] == [perplexities[0], perplexities[2]]
+    assert math.log(perplexities[0]) < sum(map(math.log, perplexities[1:])) / 2  # the logarithm of a mean is above the mean of logarithms
+    assert found["decoding"] == "greedy, probabilities averaged over 2 models"
+    text = good("evaluate", run, rnn, "--against", run, "--beam", 2).stdout
+    assert "beam of 2, length penalty 0.7, probabilities averaged over 2 models; ±" in text
+    assert f"{run} + {rnn}  {run}  difference" in text
+
+
+def test_one_run_alone_is_opened_as_ever(run: Path) -> None:
+    alone = open_runs([run])
+    assert type(alone.model) is CaptioningRNN
+    assert (alone.paths, alone.name) == ((run,), "run")
+    assert json.loads(good("evaluate", run, "--json").stdout)["decoding"] == "greedy"
+
+
+def with_config(**changed: Any) -> Callable[[Run[Any]], Run[Any]]:
+    return lambda run: run._replace(config={**run.config, **changed})
+
+
+def scaled(run: Run[Any]) -> Run[Any]:
+    return run._replace(scaling=run.scaling._replace(scale=run.scaling.scale * np.float32(1.001)))
+
+
+def projected(run: Run[Any]) -> Run[Any]:
+    D = run.model.config.feature_shape[0]
+    return run._replace(projection=Projection(np.zeros(D, np.float32), np.eye(D, dtype=np.float32)))
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (lambda run: run._replace(vocabulary=Vocabulary(run.vocabulary.idx_to_word[:-1])), "have different vocabularies, of 58 and 57 words"),
+        (with_config(max_words=9), "say at most 25 and 9 words"),
+        (with_config(source={"encoder": "efficientnet-lite2"}), "take features from different encoders: .* and efficientnet-lite2"),
+        (with_config(source={}), "take features from different encoders: .* and features that were given"),
+        (projected, "project features by different PCAs"),
+        (scaled, "scale features differently, standardize and standardize"),
+        (lambda run: with_config(feature_scaling="none")(run)._replace(scaling=FeatureScaling()), "scale features differently, standardize and none"),
+    ],
+)
+def test_runs_that_do_not_fit_together_are_told_what_differs(change: Any, says: str, run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ensemble, "open_run", lambda path: change(open_run(run)._replace(path=path)) if path == "b" else open_run(path))
+    with pytest.raises(
+        DataError, match=f"open_runs: {run} and b {says}, expected the same of runs that caption together; were they trained on the same"
+    ):
+        open_runs([run, run, "b"])
+
+
+def test_commands_refuse_runs_on_other_data_and_runs_that_are_damaged(run: Path, rnn: Path) -> None:
+    good("train", "--out", "strange", *SMALL, "--seed", 1, "--feature-scaling", "standardize")
+    for command in ("caption", "evaluate"):
+        failing([command, run, "strange"], f"open_runs: {run} and strange have different vocabularies, of ")
+    (rnn / "best.safetensors").unlink()
+    failing(["caption", run, rnn], f"open_run: {rnn}/best.safetensors is missing")
+    failing(["evaluate", run, "nowhere"], "nowhere does not exist, expected a run folder")
+
+
+def test_runs_come_before_pictures(run: Path, rnn: Path) -> None:
+    """Behind them a run folder would be looked through for pictures, and the one of its curves found."""
+    result = call("caption", run, run / "pictures" / "val00000.png", rnn)
+    assert result.exit_code == 2
+    assert f"{rnn} is a run folder and stands behind pictures, expected all runs before them" in result.output
+    result = call("caption", run, rnn, "x" * 5000, "http://localhost/x.png", "no such run", run / "pictures" / "val00000.png", "--json")
+    assert (result.exit_code, len(json.loads(result.stdout)), result.stderr.count("skipped ")) == (0, 1, 3)
+
+
+def test_the_doctor_examines_one_run(run: Path, rnn: Path) -> None:
+    result = call("evaluate", run, rnn, "--doctor")
+    assert result.exit_code == 2
+    assert "--doctor and 2 runs are given, expected one run: it looks into a single model" in result.output
+    assert "RUN" in call("evaluate").output.splitlines()[-1]

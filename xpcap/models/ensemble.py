@@ -1,0 +1,98 @@
+"""Ensemble: several captioners that speak as one, by the mean of their probabilities of each word."""
+
+from collections.abc import Sequence
+from itertools import accumulate, pairwise
+
+import numpy as np
+
+from xpcap.backend import Array, get_array_module
+from xpcap.layers.cells import CELLS, State
+from xpcap.models.captioner import Captioner
+from xpcap.models.captioning_rnn import CaptioningRNN
+from xpcap.models.entry import to_device
+from xpcap.models.network import Member
+from xpcap.models.scores import log_mean
+from xpcap.workspace import Buffer, fresh
+
+
+class Ensemble(Captioner):
+    """K models with one vocabulary that choose each word together. Every model reads the words that were chosen.
+
+    p(word) = 1 / K * sum over models k of softmax(scores_k)[word]
+
+    Policies get log p. The models may differ in cell, sizes of word vectors and state, and `inject`. A word costs what it costs each of the models.
+
+    Parameters
+    ----------
+    models : CaptioningRNNs, at least one, with the same words, features of the same shape, dtype and device. They are not copied
+
+    Raises
+    ------
+    ValueError : they do not fit together, or there are none. TypeError : other objects, or dtypes or libraries differ.
+    """
+
+    def __init__(self, models: Sequence[CaptioningRNN]) -> None:
+        _check(models)
+        self.models = tuple(models)
+        first = self.models[0]
+        self.config, self.word_to_idx, self.idx_to_word = first.config, first.word_to_idx, first.idx_to_word
+        self._columns = _slices([len(model.params["b"]) for model in self.models])  # of each model in what `project` gives
+        self._arrays = _slices([CELLS[model.config.cell].states + model.config.every_step for model in self.models])  # of each in a state
+
+    @property
+    def members(self) -> Sequence[Member]:
+        return [member for model in self.models for member in model.members]
+
+    def start(self, features: Array) -> State:
+        features = to_device("Ensemble.start", features, self.like)
+        return tuple(array for model in self.models for array in model.start(features))
+
+    def project(self, words: Array, buffer: Buffer | None = None) -> Array:
+        buffer = buffer or fresh(self.like)
+        a = buffer("a", (len(words), self._columns[-1].stop))
+        for k, model in enumerate(self.models):
+            a[:, self._columns[k]] = model.project(words, buffer.scope(f"model {k}"))
+        return a
+
+    def advance(self, a: Array, state: State, buffer: Buffer) -> tuple[Array, State]:
+        scores: list[Array] = []
+        after: list[Array] = []
+        for k, model in enumerate(self.models):
+            space, its_a = buffer.scope(f"model {k}"), a[:, self._columns[k]]
+            own = space("own", its_a.shape)  # kernels want rows without gaps
+            own[...] = its_a
+            of_words, its_state = model.advance(own, state[self._arrays[k]], space)
+            scores.append(of_words)
+            after += its_state
+        return log_mean(scores), tuple(after)
+
+
+def _slices(sizes: Sequence[int]) -> list[slice]:
+    """Stretches of these sizes, one after the other."""
+    return [slice(start, stop) for start, stop in pairwise(accumulate(sizes, initial=0))]
+
+
+def _check(models: Sequence[CaptioningRNN]) -> None:
+    """Whether models can speak as one."""
+    if not models:
+        raise ValueError("Ensemble: got no model, expected at least one")
+    if odd := [model for model in models if not isinstance(model, CaptioningRNN)]:
+        raise TypeError(f"Ensemble: got a {type(odd[0]).__name__}, expected CaptioningRNNs alone")
+    first = models[0]
+    for k, model in enumerate(models[1:], start=2):
+        if model.word_to_idx != first.word_to_idx:
+            raise ValueError(
+                f"Ensemble: model {k} has another vocabulary, of {len(model.word_to_idx):,} words, than the first one with {len(first.word_to_idx):,}, "
+                "expected the same words with the same ids; trained on other data?"
+            )
+        if model.config.feature_shape != first.config.feature_shape:
+            raise ValueError(
+                f"Ensemble: model {k} takes features of shape {model.config.feature_shape}, expected {first.config.feature_shape} as the first; "
+                "made by another encoder?"
+            )
+        if model.dtype != first.dtype or get_array_module(model.like) is not get_array_module(first.like):
+            raise TypeError(f"Ensemble: model {k} computes in {_place(model)}, expected {_place(first)} as the first does")
+
+
+def _place(model: CaptioningRNN) -> str:
+    return f"{get_array_module(model.like).__name__} and {np.dtype(model.dtype)}"
