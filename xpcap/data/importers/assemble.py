@@ -1,7 +1,6 @@
 """assemble: captions by split and picture, and features, to a CaptionData. What every importer ends with."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -81,10 +80,9 @@ def assemble(
         projection, settings["pca"] = _project(captions, table, pca)
     splits = {}
     for split, by_picture in captions.items():
-        more = [mirror_of(name) for name in by_picture] if mirror and split == "train" else []
-        covered(f"assemble: split {split!r}", more, table, "mirror image")
-        rows = _features(table, [*by_picture, *more], projection, float16)
-        splits[split] = replace(_split(by_picture, vocabulary.encode_words(words[split], max_words), rows), views=2 if more else 1)
+        views = [*by_picture, *_mirrors(split, by_picture, table, mirror)]
+        rows = _features(table, views, projection, float16)
+        splits[split] = _split(by_picture, vocabulary.encode_words(words[split], max_words), rows, len(views) // len(by_picture))
     made = CaptionData(vocabulary, splits, _source(source, settings, folder, encoder), projection=projection)
     check_data("assemble", made)
     return made
@@ -152,13 +150,21 @@ def _choose_encoder(features: Mapping[str, Any] | None, pictures: str | Path | N
     return None if features is not None else encoder or HistogramEncoder()
 
 
-def _split(by_picture: Mapping[str, Sequence[str]], captions: np.ndarray, features: Any) -> Split:
+def _mirrors(split: str, by_picture: Mapping[str, Sequence[str]], table: Table, mirror: bool) -> list[str]:
+    """What the mirror images of a split's pictures are called in the table; none but of the train split."""
+    names = [mirror_of(name) for name in by_picture] if mirror and split == "train" else []
+    covered(f"assemble: split {split!r}", names, table, "mirror image")
+    return names
+
+
+def _split(by_picture: Mapping[str, Sequence[str]], captions: np.ndarray, features: Any, views: int) -> Split:
     return Split(
         captions=captions,
         image_idxs=np.repeat(np.arange(len(by_picture), dtype=np.int32), [len(texts) for texts in by_picture.values()]),
         features=features,
         images=list(by_picture),
         text=[text for texts in by_picture.values() for text in texts],
+        views=views,
     )
 
 
