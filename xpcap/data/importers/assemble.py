@@ -69,12 +69,11 @@ def assemble(
     vocabulary = _vocabulary(words, min_count, vocabulary_size)
     folder, encoder = _folder(pictures, names), _choose_encoder(features, pictures, encoder)
     if features is None:
-        assert folder is not None
-        assert encoder is not None
+        assert folder is not None and encoder is not None  # noqa: PT018 - no test
         features = encode_folder(folder, names, encoder, progress, mirrored=captions.get("train", ()) if mirror else ())
     table = _table(captions, features)
-    settings: dict[str, Any] = {"min_count": min_count, "max_words": max_words, **({"mirror": True} if mirror else {})}
-    settings |= {} if vocabulary_size is None else {"vocabulary_size": vocabulary_size}
+    settings: dict[str, Any] = {"min_count": min_count, "max_words": max_words}
+    settings |= ({} if vocabulary_size is None else {"vocabulary_size": vocabulary_size}) | ({"mirror": True} if mirror else {})
     projection = None
     if pca is not None:
         projection, settings["pca"] = _project(captions, table, pca)
