@@ -101,8 +101,7 @@ def encode_folder(
             _share_out(encode, left)
     if unreadable is not None:
         unreadable.update((name, faults[name]) for name in names if name in faults)
-    there = [name for name in names if name not in faults]
-    there += _mirrors(there, mirrored)
+    there = [*(read := [name for name in names if name not in faults]), *_mirrors(read, mirrored)]
     if store:
         return store.table(there)
     rows = np.stack([features.pop(name) for name in there]) if there else np.empty((0, *encoder.shape), np.float32)
