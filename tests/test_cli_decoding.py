@@ -55,7 +55,7 @@ def test_options_make_the_policy(options: str, policy: Policy, run: Path, monkey
     assert {**vars(made), "forbid": (*made.forbid,)} == vars(policy) | {"max_length": most}
 
 
-def test_a_beams_captions_come_out_with_their_log_probabilities(run: Path) -> None:
+def test_a_beams_captions_come_out_with_their_log_probabilities(run: Path, tmp_path: Path) -> None:
     expected = runs.caption_run(open_run(run), count=14, policy=Beam(5, 0.3, 5, max_length=open_run(run).config["max_words"]))
     found = said(run, "--beam", 5, "--length-penalty", 0.3)
     for one, caption in zip(found, expected, strict=True):
@@ -63,6 +63,8 @@ def test_a_beams_captions_come_out_with_their_log_probabilities(run: Path) -> No
         assert len(one["n_best"]) == 5
         assert one["caption"] == one["n_best"][0]["caption"] == caption.caption
     assert [len(one["n_best"]) for one in said(run, "--beam", 3, "--n-best", 2)] == 14 * [2]
+    alone = good("caption", run, "-n", 14, "--beam", 5, "--length-penalty", 0.3, "--html", tmp_path / "page.html").stdout
+    assert f"{expected[0].n_best[1].log_probability:6.2f}" not in alone
     text = good("caption", run, "-n", 14, "--beam", 5, "--length-penalty", 0.3, "--n-best", 5).stdout
     for ranked in expected[0].n_best:
         assert f"{ranked.log_probability:6.2f}  {ranked.caption}".rstrip() in text

@@ -62,6 +62,7 @@ NAMES = ["photos/dog 01.jpg", "COCO_val2014_000000000042.jpg", "http://a.org/x_7
         [{"image": "dog 01.jpg", "caption": "a"}, {"image": "42", "caption": "b"}, {"image": "x_7", "caption": "c"}],
         [{"image_id": 1, "caption": "a"}, {"image_id": 42, "caption": "b"}, {"image_id": 7, "caption": "c", "id": 99}],
         [{"file_name": name, "caption": caption} for name, caption in zip(NAMES, "abc", strict=True)],
+        {"/home/me/photos/dog 01.jpg": "a", "C:\\coco\\COCO_val2014_000000000042.jpg": "b", "my/x_7": "c"},
     ],
 )
 def test_a_file_may_tell_pictures_in_several_ways(content: Any, tmp_path: Path) -> None:

@@ -53,7 +53,7 @@ _ON_A_GPU = (  # the first four and those above: N = 25, 64, 128, 512 for each o
     Config("vocab10k-n25", 25, W=512, V=10000),
     Config("vocab10k-n64", 64, W=512, V=10000),
     Config("vocab10k-n512", 512, W=512, V=10000),
-    Config("coco-dropout", 128, dropout=0.5),  # the default of `train`
+    Config("coco-dropout", 128, dropout=0.4),  # the default of `train`
     Config("flickr8k-v2540", 128, D=1280, V=2540),  # rows of V numbers begin at multiples of 16 bytes, unlike those of flickr8k's 2539
 )
 CONFIGS = {config.name: config for config in _EVERYWHERE + _ON_A_GPU}

@@ -84,7 +84,7 @@ def caption(
     else:
         seen = runs.data_of(opened, data)
         captions, look = runs.caption_run(opened, seen, split, count, policy), runs.look_in(opened, seen.source)
-    _print(captions, skipped, as_json)
+    _print(captions if as_json or decoding.n_best else [one._replace(n_best=()) for one in captions], skipped, as_json)
     _write(html, png, opened, captions, skipped, look, as_json)
 
 

@@ -23,8 +23,8 @@ def read_said(path: str | Path, images: Sequence[str]) -> Said:
 
     Parameters
     ----------
-    images : names of the split's pictures; a file may tell a picture by its name, by the name without folder or suffix, or by the number at
-        its end, as COCO does
+    images : names of the split's pictures; a file may tell a picture by its name, by the name without folder or suffix, by a path that ends
+        in either, or by the number at its end, as COCO does
 
     Raises
     ------
@@ -35,7 +35,7 @@ def read_said(path: str | Path, images: Sequence[str]) -> Said:
     exact, loose = set(images), _loose(images)
     captions: dict[str, str] = {}
     for told, caption in pairs:
-        found = [told] if told in exact else loose.get(told, [])
+        found = [told] if told in exact else loose.get(told) or loose.get(told.replace("\\", "/").rsplit("/", 1)[-1], [])
         if len(found) > 1:
             raise DataError(f"{where}: {told[:60]!r} may be {found[0][:60]!r} or {found[1][:60]!r}, expected names that fit one picture")
         for name in found:
