@@ -1,6 +1,7 @@
 """The table of docs/quality.md: each recipe trained with three seeds, and scored on the val split, greedily and by beam search.
 
     python tests/quality.py flickr8k.h5 FOLDER [RECIPE...]
+    python tests/quality.py --plot FOLDER PNG [RECIPE...]
 
 Runs and scores gather in FOLDER; what is there already is not made again, so that it can be stopped and given again. Minutes are those of training and
 validation in `times.jsonl`: they mean something if nothing else ran.
@@ -30,7 +31,7 @@ RECIPES: dict[str, dict[str, Any]] = {
     "rate times 0.9": {"--lr-decay": 0.9},
     "dropout 0.5": {"--dropout": 0.5},
 }
-DECODING: dict[str, list[str]] = {"greedy": [], "beam": ["--beam", "5"], "beam at 1": ["--beam", "5", "--length-penalty", "1"]}
+DECODING: dict[str, list[str]] = {"greedy": [], "beam": ["--beam", "5"], "beam at 0.7": ["--beam", "5", "--length-penalty", "0.7"]}
 
 
 def scored(data: Path, folder: Path, recipe: str, seed: int) -> dict[str, Any]:
@@ -62,7 +63,39 @@ def row(recipe: str, results: Sequence[dict[str, Any]]) -> list[str]:
     return [recipe, str(len(results)), *ciders, *others, f"{np.mean([result['minutes'] for result in results]):.1f}"]
 
 
+def plot(folder: Path, recipes: Sequence[str], path: Path) -> None:
+    """Draw perplexity and CIDEr-D of the val split by epoch, a line for each seed that is there, and CIDEr-D in the end where epochs have none."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(9, 3.4), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    for recipe, colour in zip(recipes, ("#6f8fc0", "#c79a3a", "#b3402f"), strict=False):
+        for seed in SEEDS:
+            out = folder / f"{recipe.replace(' ', '-')}-{seed}"
+            if not (out / "index.html").exists():
+                continue
+            history = [json.loads(line) for line in (out / "history.jsonl").read_text().splitlines()]
+            epochs = [record["epoch"] for record in history]
+            label = recipe if seed == SEEDS[0] else None
+            left.plot(epochs, [record["val_perplexity"] for record in history], color=colour, linewidth=1.2, label=label)
+            if "val_cider" in history[0]:
+                right.plot(epochs, [record["val_cider"] for record in history], color=colour, linewidth=1.2, label=label)
+            else:
+                final = json.loads(out.with_name(f"{out.name}.greedy.json").read_text())["scores"]["cider_d"]
+                right.plot(epochs[-1:], [final], color=colour, marker="o", markersize=5, linestyle="none", label=label)
+    left.set(xlabel="epoch", ylabel="perplexity on the dev photos", ylim=(15, 30))
+    right.set(xlabel="epoch", ylabel="CIDEr-D of greedy captions of them", ylim=(0.3, 0.55))
+    for axes in (left, right):
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.grid(axis="y", color="#d9dde2", linewidth=0.6)
+        axes.legend(frameon=False)
+    figure.savefig(path, dpi=110)
+
+
 def main() -> None:
+    if sys.argv[1] == "--plot":
+        plot(Path(sys.argv[2]), sys.argv[4:] or ["init", "every step", "default"], Path(sys.argv[3]))
+        return
     data, folder = map(Path, sys.argv[1:3])
     folder.mkdir(exist_ok=True)
     heads = ["recipe", "seeds", *(f"CIDEr-D, {name}" for name in DECODING), "BLEU-4, greedy", "BLEU-4, beam", "perplexity", "distinct", "minutes"]

@@ -44,7 +44,7 @@ class Beam(Policy):
     """
 
     width: int = 5
-    length_penalty: float = 0.7
+    length_penalty: float = 1.0
     n_best: int = 1
     groups: int = 1
     diversity: float = 0.5
