@@ -201,7 +201,7 @@ MISTAKES = [
     ),
     Mistake(
         "features-by-the-batch", "features are sent with each batch although they are on the device",
-        SOLVER, "CaptioningSolver._train_batch", "self._feed.minibatch($split, $rows)", "Batch(*self.data.minibatch($split, $rows))",
+        SOLVER, "CaptioningSolver._train_batch", "self._feed.minibatch($split, $rows, $views)", "Batch(*self.data.minibatch($split, $rows))",
         EPOCH_SENDS, "'models': 6",
     ),
     Mistake(

@@ -62,7 +62,7 @@ def options(few_pictures: None) -> TrainOptions:
     """A run to train from x.h5 in the working folder, which has pictures beside it; every path is text."""
     write_dataset("x.h5", few(0))
     write_pictures(Path("pictures"), few(0), "val")
-    return TrainOptions(data="x.h5", out="runs/x", hidden=8, wordvec=4, epochs=1, dropout=0.2)
+    return TrainOptions(data="x.h5", out="runs/x", hidden=8, wordvec=4, epochs=1, dropout=0.2, lr_decay=0.9, inject="init")
 
 
 def test_text_works_wherever_a_path_does(options: TrainOptions) -> None:
@@ -85,7 +85,7 @@ def test_text_works_wherever_a_path_does(options: TrainOptions) -> None:
 def test_a_run_stores_the_models_config_flat_and_opens_it_with_the_dropout_it_was_trained_with(options: TrainOptions) -> None:
     run = train_run(options).run
     stored = json.loads(Path("runs/x/config.json").read_text())
-    expected = ModelConfig(len(run.vocabulary), (few(0).feature_dim,), 4, 8, "lstm", 0.2)
+    expected = ModelConfig(len(run.vocabulary), (few(0).feature_dim,), 4, 8, "lstm", 0.2, "init")
     assert run.model.config == expected == model_config(Path("config.json"), stored)
     assert {name: stored[name] for name in ("vocabulary", "feature_shape", "wordvec", "hidden", "cell", "dropout", "inject")} == {
         **dataclasses.asdict(expected),

@@ -19,6 +19,7 @@ from xpcap.metrics import teacher_forced
 from xpcap.metrics.cider import CiderD
 from xpcap.models.batch import Batch, FeatureRows
 from xpcap.training import cross_entropy, validation
+from xpcap.training.history import best_of
 
 DATA = generate(seed=3, train=40, val=12)
 DATA.scaling = fit_scaling("standardize", DATA.split("train").features)
@@ -522,3 +523,8 @@ def test_a_dict_whose_arrays_do_not_fit_is_refused(changed: dict[str, Any], word
 def test_a_dict_without_the_courses_keys_is_refused() -> None:
     with pytest.raises(ValueError, match="train_features missing"):
         make({key: value for key, value in COURSE.items() if key != "train_features"})
+
+
+def test_epochs_with_equal_captions_are_told_apart_by_their_loss() -> None:
+    history = [{"epoch": k, "val_cider": cider, "val_loss": loss} for k, (cider, loss) in enumerate([(0.1, 9.0), (0.2, 8.0), (0.2, 7.0), (0.2, 7.0)])]
+    assert best_of(history) is history[2]

@@ -71,9 +71,7 @@ class Decoding:
 N_BEST = click.option("--n-best", metavar="N", type=int, help="Of a beam: the N best captions of a picture, with log-probabilities. Default: 1.")
 OPTIONS = (  # the policies check ranges: their messages are for everybody
     click.option("--beam", "width", metavar="K", type=int, help="Beam search with K hypotheses. Default: the likeliest word at each step."),
-    click.option(
-        "--length-penalty", metavar="A", type=float, help="Of a beam: captions rank by log-probability / words to this power. Default: 1."
-    ),
+    click.option("--length-penalty", metavar="A", type=float, help="Of a beam: captions rank by log-probability / words to this power. Default: 1."),
     N_BEST,
     click.option("--groups", metavar="G", type=int, help="Of a beam: G groups of hypotheses that are made to differ. Default: 1."),
     click.option("--diversity", metavar="D", type=float, help="Of groups: what a word costs that a group before has just said. Default: 0.5."),

@@ -10,13 +10,13 @@ Record = dict[str, Any]
 
 
 def best_of(history: Sequence[Record]) -> Record | None:
-    """The record with the best captions of the val split by CIDEr-D, else the lowest validation loss, the first of equals.
+    """The record with the best captions of the val split by CIDEr-D, of equals the one with the lowest validation loss.
 
-    Without validation it is the latest; of no records, None.
+    Where captions are not scored, loss alone decides; without validation it is the latest record. The first of equals; None of no records.
     """
     figures = history[-1] if history else {}
     if "val_cider" in figures:
-        return max(history, key=lambda record: record["val_cider"])
+        return max(history, key=lambda record: (record["val_cider"], -record["val_loss"]))
     if "val_loss" in figures:
         return min(history, key=lambda record: record["val_loss"])
     return history[-1] if history else None

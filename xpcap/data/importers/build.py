@@ -77,10 +77,9 @@ def import_captions(
         encoder = encoder or find_encoder(PHOTOGRAPHS)
         mirrored = captions.get("train", {}) if mirror else {}
         captions, rows = _encode(captions, Path(pictures), encoder, kept, progress, strict, findings, mirrored)
-    elif mirror:
-        raise DataError(f"{WHERE}: got features and `mirror`, expected one of them: mirror images are encoded from pictures")
-    elif encoder is not None:
-        raise DataError(f"{WHERE}: got features and the encoder {encoder.name!r}, expected one of them")
+    elif mirror or encoder is not None:
+        other = f"the encoder {encoder.name!r}" if encoder else "`mirror`, which encodes pictures"
+        raise DataError(f"{WHERE}: got features and {other}, expected one of them")
     if features_file is not None:
         record["features"] = Path(features_file).name
     data = assemble(captions, features=rows, pictures=pictures, mirror=mirror, **how)
