@@ -286,7 +286,7 @@ def test_a_folder_of_photos_and_a_table_become_a_captioner() -> None:
     failing([*command, "strict.h5", "--strict"], "spare.png")
     Path("photos/spare.png").unlink()
     failing([*command, "strict.h5", "--strict"], "photos/red/0.png cannot be read", left=("strict.h5.encoding",))
-    good("train", "own.h5", "--out", "run", *SMALL, "--epochs", 60, "--lr", 0.01)
+    good("train", "own.h5", "--out", "run", *SMALL, "--epochs", 8, "--batch-size", 1, "--lr", 0.02)
     assert "thing" in good("caption", "run", "photos/blue/9.png").output
 
 
