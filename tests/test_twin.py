@@ -222,8 +222,8 @@ PLANTS = [
     Plant("softmax_loss", "no barrier before the sums take the maximum's place", BARRIER, "", 2),
     Plant("softmax_loss", "no barrier before the sums meet", BARRIER, "", 3),
     Plant("softmax_loss", "no barrier within the tree of sums", BARRIER, "", 4),
-    Plant("softmax_loss", "no barrier before the sum of scores takes the sum's place", BARRIER, "", 5),
-    Plant("softmax_loss", "the target's score read after the gradient took its place", "most - target_score", "most - scores[row + target]", 0, -2),
+    Plant("softmax_loss", "no barrier before the sum of scores takes the sum's place", BARRIER, "", 5, -1),
+    Plant("softmax_loss", "the target's score read after the gradient took its place", "most - target_score", "most - scores[row + target]", 0, -4),
     Plant("squares", "no barrier before the sums meet", BARRIER, "", 0),
     Plant("weighted_sum", "no barrier within the tree", BARRIER, "", 1),
     Plant("scatter", "rows in one place", r"out\[k\] =", "out[k % C] ="),
@@ -231,7 +231,7 @@ PLANTS = [
     Plant("clip", "no barrier before the partial sums meet", BARRIER, "", 0, function="root_of"),
     Plant("segment_sum", "two threads on one column", r"\+ column\] = sum", "+ column / 2] = sum"),
     Plant("segment_sum", "all segments in the first one's place", r"out\[\(long long\)k \* C", "out[0LL * C"),
-    Plant("sequence_sum", "the next sequence's rows", r"firsts\[t\] \+ k\) \* C", "firsts[t] + k + 1) * C"),
+    Plant("sequence_sum", "all sequences in the first one's place", r"out\[\(long long\)k \* C", "out[0LL * C"),
     Plant("lstm_gates", "rows of three gates", r"\(first \+ row\) \* 4 \* H", "(first + row) * 3 * H"),
     *(
         Plant(kernel, f"no barrier {place}", BARRIER, "", nth)
