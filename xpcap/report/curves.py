@@ -58,20 +58,12 @@ def loss_curve(history: Sequence[Mapping[str, Any]], dark: bool = False) -> byte
 
 def perplexity_curve(history: Sequence[Mapping[str, Any]], dark: bool = False) -> bytes:
     """Draw the perplexity of the val split after each epoch, as PNG; records without ``val_perplexity`` are left out."""
-    palette = DARK if dark else LIGHT
-    figure, axes = _axes(palette, "perplexity on val")
-    if _line(axes, history, "val_perplexity", palette.val, marker="o", markersize=3.2, linewidth=1.8):
-        _ring_best(axes, history, "val_perplexity", palette)
-    return _png(figure)
+    return _val_curve(history, "val_perplexity", "perplexity on val", dark)
 
 
 def cider_curve(history: Sequence[Mapping[str, Any]], dark: bool = False) -> bytes:
     """Draw CIDEr-D of the val split's captions after each epoch, as PNG; records without ``val_cider`` are left out."""
-    palette = DARK if dark else LIGHT
-    figure, axes = _axes(palette, "CIDEr-D on val")
-    if _line(axes, history, "val_cider", palette.val, marker="o", markersize=3.2, linewidth=1.8):
-        _ring_best(axes, history, "val_cider", palette)
-    return _png(figure)
+    return _val_curve(history, "val_cider", "CIDEr-D on val", dark)
 
 
 def best_point(history: Sequence[Mapping[str, Any]], key: str) -> tuple[int, float, str]:
@@ -83,6 +75,14 @@ def best_point(history: Sequence[Mapping[str, Any]], key: str) -> tuple[int, flo
 def points(history: Sequence[Mapping[str, Any]], key: str) -> list[tuple[int, float]]:
     """(epoch, value) of the records that have the value."""
     return [(record["epoch"], record[key]) for record in history if record.get(key) is not None]
+
+
+def _val_curve(history: Sequence[Mapping[str, Any]], key: str, label: str, dark: bool) -> bytes:
+    palette = DARK if dark else LIGHT
+    figure, axes = _axes(palette, label)
+    if _line(axes, history, key, palette.val, marker="o", markersize=3.2, linewidth=1.8):
+        _ring_best(axes, history, key, palette)
+    return _png(figure)
 
 
 def _axes(palette: Palette, label: str) -> tuple[Any, Any]:
