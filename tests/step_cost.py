@@ -21,7 +21,7 @@ WAYS = {
     "smoothing": {"smoothing": 0.1},
     "dropout": {"dropout": 0.3},
 }
-ROUNDS, STEPS, WARM_UP = 5, 30, 5
+ROUNDS, STEPS, WARM_UP = 5, 25, 5
 
 
 def step_ms(name: str, way: str) -> float:
