@@ -280,6 +280,15 @@ def test_a_linear_rate_falls_with_each_step_to_zero_and_begins_anew_for_more_epo
     np.testing.assert_array_equal(other.model.params.flat, solver.model.params.flat)
 
 
+def test_a_model_that_takes_the_place_of_another_is_the_one_that_is_validated_and_kept() -> None:
+    solver, whole = make(num_epochs=1), make(num_epochs=1)
+    solver.model = copy.copy(solver.model)
+    solver.train()
+    whole.train()
+    assert solver.history == whole.history
+    np.testing.assert_array_equal(solver.best_params.flat, whole.best_params.flat)
+
+
 def test_the_average_of_the_parameters_is_validated_and_kept_while_training_goes_on_without_it() -> None:
     averages: list[np.ndarray] = []
 
@@ -289,7 +298,7 @@ def test_the_average_of_the_parameters_is_validated_and_kept_while_training_goes
             decay = min(0.8, (1 + k) / (10 + k))
             averages.append(decay * averages[-1] + (1 - decay) * flat)
 
-    solver, plain = make(ema=0.8, num_epochs=12, on_step=average), make(num_epochs=12)
+    solver, plain = make(ema=np.float32(0.8), lr_decay=np.float32(1), num_epochs=12, on_step=average), make(num_epochs=12)
     averages.append(solver.model.params.flat.astype(np.float64))
     solver.train()
     plain.train()

@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
+
 from xpcap import optim
 from xpcap.backend import Array
 from xpcap.errors import OptionError
@@ -47,7 +49,7 @@ class Descent:
     def end_epoch(self, lr_decay: float | str) -> None:
         """Lower the learning rate after an epoch."""
         if not isinstance(lr_decay, str):
-            self.config["learning_rate"] *= lr_decay
+            self.config["learning_rate"] *= float(lr_decay)  # a NumPy scalar would spread into what is saved
 
     def begin_again(self, lr_decay: float | str) -> None:
         """Before more epochs than were planned: a learning rate that has fallen to zero starts anew."""
@@ -57,8 +59,8 @@ class Descent:
 
 def check_decays(lr_decay: Any, ema: Any) -> None:
     """OptionError : not decays that a Descent can take."""
-    number = isinstance(lr_decay, int | float) and 0 < lr_decay < float("inf")
+    number = isinstance(lr_decay, int | float | np.number) and 0 < lr_decay < float("inf")
     if not number and lr_decay != LINEAR:
         raise OptionError(f"CaptioningSolver: lr_decay is {lr_decay!r}, expected a positive number, or {LINEAR!r}")
-    if not (isinstance(ema, int | float) and 0 <= ema < 1):
+    if not (isinstance(ema, int | float | np.number) and 0 <= ema < 1):
         raise OptionError(f"CaptioningSolver: ema is {ema!r}, expected the decay of an average, in [0, 1)")

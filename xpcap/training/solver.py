@@ -101,8 +101,8 @@ class CaptioningSolver(EpochHistory):
         self._on_host = get_array_module(flat) is np
         self._order = EpochOrder(len(self.data.split("train").captions), seed)
         self._feed, self._record = Feed(self.data, flat), StepRecord(flat, self.steps_per_epoch)
-        self._judge = Judge(copy.deepcopy(model) if ema else model, self.data, self._feed, select)
-        self._descent = Descent(update_rule, self.optim_config, flat, self._judge.model.params if ema else None)
+        self._judge = Judge(copy.deepcopy(model) if ema else None, self.data, self._feed, select)
+        self._descent = Descent(update_rule, self.optim_config, flat, self._judge.averaged.params if ema else None)
         self._workspace = Workspace(flat, cores() if self._on_host else 1)
         self._pace = Pace(BAR_SECONDS)  # of reading losses for the progress bar
         self._report_due = False  # on_epoch has yet to hear of the last epoch
@@ -138,7 +138,7 @@ class CaptioningSolver(EpochHistory):
         trained = time.perf_counter()
         record = self._evaluate_epoch()
         seconds = {"train_seconds": trained - start, "check_seconds": time.perf_counter() - trained}
-        self._add_epoch(record, {"epoch": record["epoch"], "steps": self._order.position - first, **seconds}, self._judge.model.params)
+        self._add_epoch(record, {"epoch": record["epoch"], "steps": self._order.position - first, **seconds}, self._judge.of(self.model).params)
         self._descent.end_epoch(self.lr_decay)
         self._order.end()
         self._report_due = True
@@ -224,7 +224,7 @@ class CaptioningSolver(EpochHistory):
         self._require_finite()
         record = {"epoch": self.epoch + 1, "iteration": self.iteration, "learning_rate": self.learning_rate}
         record["train_loss"] = float(np.mean(self.loss_history[-self.steps_per_epoch :]))
-        record |= self._judge(between=self._call_on_step)
+        record |= self._judge(self.model, between=self._call_on_step)
         if not np.isfinite(val_loss := record.get("val_loss", 0.0)):
             cause = f"is the learning rate, now {self.learning_rate:g}, too high?"
             self._fail(f"val_loss of epoch {record['epoch']} is {val_loss}, expected a finite number; {cause}")
@@ -291,7 +291,7 @@ class CaptioningSolver(EpochHistory):
         self._report_due = False
         restore_order(state, self._order)
         self._record = StepRecord(params.flat, self.steps_per_epoch, state.losses.tolist())
-        self._restore_epochs(state.history, self._judge.model.params.copy() if best is None and state.is_best else best)
+        self._restore_epochs(state.history, self._judge.of(self.model).params.copy() if best is None and state.is_best else best)
 
     def __reduce__(self) -> Any:
         why = "since it holds callbacks and buffers; make another solver from the same arguments, and write other.restore(solver.state())"

@@ -19,27 +19,32 @@ class Judge:
 
     Parameters
     ----------
-    model : what is judged
+    averaged : the model that holds an average of the parameters, which is judged in place of the one that trains; None: there is none
     feed : of `data`
     select : a name in SELECT
     """
 
-    def __init__(self, model: Any, data: CaptionData, feed: Feed, select: str) -> None:
-        self.model, self._data, self._feed = model, data, feed
+    def __init__(self, averaged: Any, data: CaptionData, feed: Feed, select: str) -> None:
+        self.averaged, self._data, self._feed = averaged, data, feed
         self._captions = CaptionScore(data) if select == "cider" and "val" in data.splits else None
 
-    def __call__(self, between: Callable[[], None]) -> dict[str, float]:
-        """The figures of the model now. `between` is called between batches; what it raises ends the evaluation."""
-        figures = {"train_accuracy": self._scored("train", ACCURACY_SAMPLE, between).accuracy}
+    def of(self, model: Any) -> Any:
+        """What is judged when `model` trains."""
+        return model if self.averaged is None else self.averaged
+
+    def __call__(self, model: Any, between: Callable[[], None]) -> dict[str, float]:
+        """The figures when `model` trains. `between` is called between batches; what it raises ends the evaluation."""
+        judged = self.of(model)
+        figures = {"train_accuracy": self._scored(judged, "train", ACCURACY_SAMPLE, between).accuracy}
         if "val" in self._data.splits:
-            val = self._scored("val", len(self._data.split("train").captions), between)
+            val = self._scored(judged, "val", len(self._data.split("train").captions), between)
             figures |= {"val_loss": val.loss, "val_perplexity": val.perplexity, "val_accuracy": val.accuracy}
         if self._captions is not None:
-            figures["val_cider"] = self._captions(self.model, between)
+            figures["val_cider"] = self._captions(judged, between)
         return figures
 
-    def _scored(self, split: str, most: int, between: Callable[[], None]) -> TeacherForced:
-        return teacher_forced(self.model, self._feed, split, spread(len(self._data.split(split).captions), most), between=between)
+    def _scored(self, model: Any, split: str, most: int, between: Callable[[], None]) -> TeacherForced:
+        return teacher_forced(model, self._feed, split, spread(len(self._data.split(split).captions), most), between=between)
 
 
 def accuracy(model: Any, features: Array, captions: Array, most: int | None, batch_size: int) -> float:
