@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from functools import cache
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 import numpy as np
 
@@ -56,9 +56,18 @@ class DocumentFrequencies:
     """
 
     def __init__(self, references: References) -> None:
-        self.pictures = len(references)
         counts = count_grams([caption for captions in references for caption in captions], Hashes())
-        picture = _number_of_picture(references)[counts.sentence]
+        self._count(counts, _number_of_picture(references)[counts.sentence], len(references))
+
+    @classmethod
+    def of_counts(cls, counts: Counts, picture: np.ndarray, pictures: int) -> Self:
+        """The same of n-grams that are counted already; picture (e,) is the number of the picture that each entry is of."""
+        frequencies = cls.__new__(cls)
+        frequencies._count(counts, picture, pictures)
+        return frequencies
+
+    def _count(self, counts: Counts, picture: np.ndarray, pictures: int) -> None:
+        self.pictures = pictures
         _, once = np.unique(join(counts.gram, picture), return_index=True)
         self._grams, frequencies = np.unique(counts.gram[once], return_counts=True)
         self._frequencies = np.append(frequencies, 1)  # the last for what is beyond all grams
@@ -106,14 +115,15 @@ class CiderD:
         for number, captions in enumerate(references):
             if not captions:
                 raise ValueError(f"CiderD: picture {number} of {len(references):,} has no reference, expected at least one")
-        self.frequencies = DocumentFrequencies(references) if frequencies is None else frequencies
         self._hashes = Hashes()
         sentences = [caption for captions in references for caption in captions]
         counts = count_grams(sentences, self._hashes)
+        picture = _number_of_picture(references)[counts.sentence]
+        self.frequencies = DocumentFrequencies.of_counts(counts, picture, len(references)) if frequencies is None else frequencies
         values, self._norms = self._vectors(counts, len(sentences))  # (R, 4)
         self._lengths = _lengths(sentences)  # (R,)
         self._each = np.array([len(captions) for captions in references], np.int64)
-        keys = join(counts.gram, _number_of_picture(references)[counts.sentence])
+        keys = join(counts.gram, picture)
         by_key = np.argsort(keys, kind="stable")
         self._keys, self._reference, self._values = keys[by_key], counts.sentence[by_key], values[by_key]
 
