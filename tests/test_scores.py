@@ -94,7 +94,7 @@ def test_variety_counts_captions_and_words() -> None:
     assert Distinct().score(references, said).corpus == {"distinct": 3 / 4}
     assert WordsUsed().score(references, said).corpus == {"words": 5}
     assert Length().score(references, said).corpus == {"length": 7 / 4}
-    novel = Novel([["a", "dog"], ["cats", "run"]]).score(references, said)
+    novel = Novel(lambda: iter([["a", "dog"], ["cats", "run"]])).score(references, said)
     assert (novel.corpus, novel.pictures) == ({"novel": 0.5}, [0, 0, 1, 1])
 
 

@@ -1,6 +1,6 @@
 """What captions are like, whatever the references say: how many differ, how many are new, how many words they use, how long they are."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from xpcap.metrics.metric import References, Scored, Words, averaged
 
@@ -23,7 +23,7 @@ class Novel:
 
     Parameters
     ----------
-    train : its captions as lists of words
+    train : gives its captions as lists of words, each time it is called. They are never all in memory
     """
 
     name = "novel"
@@ -31,12 +31,15 @@ class Novel:
     protocol = "share of captions that are, word for word, no caption of the train split as the data file encodes it"
     known_only = False
 
-    def __init__(self, train: Iterable[Words]) -> None:
-        self._train = {tuple(caption) for caption in train}
+    def __init__(self, train: Callable[[], Iterable[Words]]) -> None:
+        self._train = train
 
     def score(self, references: References, hypotheses: Sequence[Words]) -> Scored:
         """Corpus value ``novel``, 0 to 1; 1 or 0 for each picture."""
-        return averaged(self.name, [float(tuple(said) not in self._train) for said in hypotheses])
+        captions = [tuple(said) for said in hypotheses]
+        wanted = set(captions)
+        known = {caption for caption in map(tuple, self._train()) if caption in wanted}
+        return averaged(self.name, [float(caption not in known) for caption in captions])
 
 
 class WordsUsed:

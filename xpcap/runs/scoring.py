@@ -9,6 +9,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from xpcap.data import CaptionData
 from xpcap.data.dataset import spread
 from xpcap.data.pictures import metrics_of
@@ -179,11 +181,11 @@ def score_words(
 def _metrics(data: CaptionData, split: str) -> list[Metric]:
     """METRICS; those that generated pictures bring, right below BLEU, which they are there to compare with; and what the train split allows."""
     first, *others = METRICS
-    novel = [Novel(_train_captions(data))] if "train" in data.splits else []
+    novel = [Novel(lambda: _train_captions(data))] if "train" in data.splits else []
     return [first, *metrics_of(data, split), *others, *novel]
 
 
 def _train_captions(data: CaptionData) -> Iterator[list[str]]:
     """Captions of the train split as the file encodes them, ``<UNK>`` included; tokenising them anew would take longer than all other scores."""
     words, silent = data.vocabulary.idx_to_word, {data.vocabulary.null, data.vocabulary.start, data.vocabulary.end}
-    return ([words[i] for i in row if i not in silent] for row in data.split("train").captions.tolist())
+    return ([words[i] for i in row if i not in silent] for row in map(np.ndarray.tolist, data.split("train").captions))
