@@ -173,7 +173,8 @@ def _table(captions: Captions, features: Mapping[str, Any]) -> Table:
         covered(f"assemble: split {split!r}", list(by_picture), features, "features")
     if isinstance(features, Table):
         return features
-    rows = {picture: np.asarray(features[picture]) for by_picture in captions.values() for picture in by_picture}
+    pictures = [picture for by_picture in captions.values() for picture in by_picture]
+    rows = {name: np.asarray(features[name]) for picture in pictures for name in (picture, mirror_of(picture)) if name in features}
     first, like = next(iter(rows.items()))
     for picture, row in rows.items():
         if row.ndim not in (1, 2) or row.shape != like.shape or row.dtype.kind not in "fiu":
