@@ -49,7 +49,7 @@ def write_captions(path: Path, names: Sequence[str], captions: int, words: int) 
 def run(folder: Path, *arguments: str) -> tuple[float, float]:
     """Seconds and peak MB of a command. CalledProcessError : it failed."""
     start = time.perf_counter()
-    said = subprocess.run([sys.executable, "-c", COMMAND, *arguments], cwd=folder, capture_output=True, text=True, check=True).stdout
+    said = subprocess.run([sys.executable, "-c", COMMAND, *arguments], cwd=folder, stdout=subprocess.PIPE, text=True, check=True).stdout
     return time.perf_counter() - start, int(said.split()[-1]) / 1000
 
 

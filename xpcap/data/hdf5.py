@@ -21,7 +21,7 @@ from xpcap.errors import DataError
 from xpcap.files import atomic, obstacle
 
 FORMAT = 1
-IN_MEMORY = 512 * 2**20  # bytes: larger features stay on disk and are read by the batch
+IN_MEMORY = 512 * 2**20  # bytes: if the features of all splits together are larger, they stay on disk and are read by the batch
 FIELDS = ("captions", "image_idxs", "features", "images", "text", "text_offsets")
 
 
@@ -134,7 +134,9 @@ def _read(path: Path, file: h5py.File) -> CaptionData:
             f"read_dataset: {path} is HDF5 without xpcap's stamp (it holds {', '.join(map(repr, file)) or 'nothing'}), expected a file from 'prepare'; another program's?"
         )
     about = _about(path, str(file.attrs["xpcap"]))
-    splits = {name: _read_split(path, name, file[name], about["views"].get(name, 1)) for name in file if name not in RESERVED}
+    groups = {name: file[name] for name in file if name not in RESERVED}
+    in_memory = sum(group["features"].nbytes for group in groups.values() if "features" in group) <= IN_MEMORY
+    splits = {name: _read_split(path, name, group, about["views"].get(name, 1), in_memory) for name, group in groups.items()}
     projection = Projection(file["pca_mean"][:], file["pca_components"][:]) if "pca_mean" in file else None
     source = Source.from_json(f"read_dataset: {path}", about["source"])
     return CaptionData(Vocabulary(_strings(file["vocab"])), splits, source, stamp=about["stamp"], projection=projection)
@@ -162,7 +164,7 @@ def _about(path: Path, text: str) -> dict[str, Any]:
     return cast("dict[str, Any]", about)
 
 
-def _read_split(path: Path, name: str, group: Any, views: int) -> Split:
+def _read_split(path: Path, name: str, group: Any, views: int, in_memory: bool) -> Split:
     if missing := [field for field in FIELDS if field not in group]:
         raise DataError(f"read_dataset: {path}, split {name!r} lacks {', '.join(missing)}, expected {', '.join(FIELDS)}")
     features = group["features"]
@@ -170,7 +172,7 @@ def _read_split(path: Path, name: str, group: Any, views: int) -> Split:
     return Split(
         captions=captions,
         image_idxs=group["image_idxs"][:],
-        features=features[:] if features.nbytes <= IN_MEMORY else features,
+        features=features[:] if in_memory else features,
         images=_strings(group["images"]),
         text=_texts(f"read_dataset: {path}, split {name!r}", group["text"][:], group["text_offsets"][:], len(captions)),
         views=views,
