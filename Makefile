@@ -24,12 +24,12 @@ help:
 	$(VENV) -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
 	@touch $@
 
-# What the tests of the CuPy path and of photographs need beside that. No CuPy exists for other systems; there the tests skip, with the reason.
+# What the tests of the CuPy path, of photographs and of several processes need beside that. No CuPy exists for other systems; there the tests skip, with the reason.
 .venv/kernels: .venv/ready
 	@if [ "$$($(VENV) -c 'import platform; print(platform.system(), platform.libc_ver()[0])')" = "Linux glibc" ]; then \
-		echo "$(VENV) -m pip install --quiet --disable-pip-version-check --editable '.[kernels,images]'"; \
-		$(VENV) -m pip install --quiet --disable-pip-version-check --editable '.[kernels,images]'; \
-	else echo "no CuPy for this system: tests of the emulated device, and of photographs, will skip"; fi
+		echo "$(VENV) -m pip install --quiet --disable-pip-version-check --editable '.[kernels,images,mpi]'"; \
+		$(VENV) -m pip install --quiet --disable-pip-version-check --editable '.[kernels,images,mpi]'; \
+	else echo "no CuPy for this system: tests of the emulated device, of photographs and of several processes will skip"; fi
 	@touch $@
 
 # The list of fonts that matplotlib keeps stays with the set-up.

@@ -337,53 +337,6 @@ def test_a_step_is_loss_clipping_and_the_rule(rule: str) -> None:
         np.testing.assert_allclose(solver.model.params[name], next_w, rtol=1e-4, atol=1e-7, err_msg=name)
 
 
-class Group:
-    """A group of two ranks in which the other one computes the same gradients, and stops when told to."""
-
-    rank, size, sums, other_stops = 0, 2, 0, False
-
-    def add(self, flat: np.ndarray) -> None:
-        flat *= 2
-        self.sums += 1
-
-    def any(self, flag: bool) -> bool:
-        return flag or self.other_stops
-
-    def share(self, n: int) -> slice:
-        return slice(0, n)
-
-
-def test_gradients_come_from_the_objective_and_are_summed_over_the_group() -> None:
-    """Each rank divides by the captions of both, so the sum is the gradient of one process."""
-    group = Group()
-    together = make(objective=lambda model, batch, space: cross_entropy(model, batch._replace(total=2 * len(batch.captions)), space), group=group)
-    alone = make()
-    for solver in (together, alone):
-        solver.train()
-    assert group.sums == together.iteration == 15
-    np.testing.assert_array_equal(together.model.params.flat, alone.model.params.flat)
-
-
-def test_training_stops_after_an_epoch_if_any_rank_wants_to() -> None:
-    group = Group()
-
-    def on_epoch(solver: CaptioningSolver) -> None:
-        group.other_stops = solver.epoch == 2
-
-    solver = make(num_epochs=5, on_epoch=on_epoch, group=group)
-    solver.train()
-    assert solver.epoch == 2
-
-
-def test_a_step_that_is_not_finite_on_another_rank_is_not_taken_here() -> None:
-    solver = make(group=(group := Group()))
-    before = solver.model.params.flat.copy()
-    group.other_stops = True
-    with pytest.raises(TrainingError, match="iteration 1 "):
-        solver._train_epoch()
-    np.testing.assert_array_equal(solver.model.params.flat, before)
-
-
 @pytest.mark.parametrize("way", [copy.copy, copy.deepcopy, pickle.dumps], ids=["copy", "deepcopy", "pickle"])
 def test_a_copy_of_a_solver_is_refused_with_what_to_do_instead(way: Callable[[Any], Any]) -> None:
     solver = make()

@@ -12,7 +12,7 @@ LEVELS = [
     {"blas", "errors", "files", "progress"},
     {"cores", "probe"},
     {"backend", "tensors"},
-    {"kernels", "uploads"},
+    {"groups", "kernels", "uploads"},
     {"workspace"},
     {"ops"},
     {"loops", "draws"},

@@ -175,6 +175,14 @@ def import_cupy() -> ModuleType:
         ) from error
 
 
+def import_nccl() -> Any:
+    """CuPy's module of NCCL, for a process that computes on a device; None where the library is not installed."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # CuPy tells how to install what is missing
+        import cupy.cuda.nccl
+    return cupy.cuda.nccl if cupy.cuda.nccl.available else None
+
+
 @contextlib.contextmanager
 def stand_in(module: ModuleType) -> Iterator[None]:
     """Inside the ``with``, `module` stands in for cupy and is the backend of the whole process; its device counts as usable."""

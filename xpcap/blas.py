@@ -49,6 +49,10 @@ class Blas:
         with self._lock:
             return self._threads if self._holders else min((library.num_threads for library in self._libraries.lib_controllers), default=1)
 
+    def limit(self, threads: int) -> None:
+        """Let BLAS use so many threads from now on, or as many as it has, if those are fewer."""
+        self._libraries.limit(limits=min(threads, self.threads()))
+
     @contextlib.contextmanager
     def on_one_thread(self) -> Iterator[None]:
         """Hold BLAS to one thread. Of several holders at the same time the first sets the limit and the last takes it off."""

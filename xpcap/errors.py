@@ -16,6 +16,10 @@ class DataError(ValueError):
     """A file or data set is missing, damaged, or does not fit."""
 
 
+class GroupError(RuntimeError):
+    """Processes that were started together cannot work together."""
+
+
 class OptionError(ValueError):
     """An option has a value that is unknown or contradicts another."""
 
@@ -28,7 +32,7 @@ class SaveError(RuntimeError):
     """A checkpoint could not be written. The one before it is intact."""
 
 
-EXPECTED = (BackendError, DataError, OptionError, SaveError, TrainingError)
+EXPECTED = (BackendError, DataError, GroupError, OptionError, SaveError, TrainingError)
 
 
 def nearest(name: object, known: Iterable[str]) -> str:

@@ -13,6 +13,7 @@ from xpcap import runs
 from xpcap.cli.decoding import Decoding, decoding_options
 from xpcap.cli.shared import PATH, backend_option, choose_backend, examples, json_option, print_captions
 from xpcap.encoders import is_url
+from xpcap.groups import Released, join
 from xpcap.report import visible
 from xpcap.runs import Downloads, Look, PictureCaption, Run, Skipped, is_run, open_runs
 
@@ -80,10 +81,14 @@ def caption(
     if pictures:
         downloads = Downloads()
         look: Look = downloads.look
-        captions, skipped = runs.caption_files(opened, pictures, progress=True, keep=downloads.keep if html or png else None, policy=policy)
-    else:
+        captions, skipped = runs.caption_files(
+            opened, pictures, progress=True, keep=downloads.keep if html or png else None, policy=policy, group=join()
+        )
+    elif join().rank == 0:
         seen = runs.data_of(opened, data)
         captions, look = runs.caption_run(opened, seen, split, count, policy), runs.look_in(opened, seen.source)
+    if join().rank:
+        raise Released
     _print(captions if as_json or decoding.n_best else [one._replace(n_best=()) for one in captions], skipped, as_json)
     _write(html, png, opened, captions, skipped, look, as_json)
 

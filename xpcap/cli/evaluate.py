@@ -10,6 +10,7 @@ from xpcap.cli.decoding import Decoding, decoding_options
 from xpcap.cli.doctor import in_flags, print_findings
 from xpcap.cli.shared import PATH, backend_option, choose_backend, csv_option, examples, json_option, print_scores, table
 from xpcap.data import CaptionData
+from xpcap.groups import Released, join
 from xpcap.report import visible
 from xpcap.runs import Comparison, Evaluation, Finding, Run, check_place, compare, data_of, evaluate_run, examine_run, open_run, open_runs
 
@@ -49,8 +50,10 @@ def evaluate(
     choose_backend(backend)
     opened = open_runs(folders)
     seen = data_of(opened, data)
-    evaluation = evaluate_run(opened, seen, split, progress=True, policy=decoding.policy(opened), java=True)
+    evaluation = evaluate_run(opened, seen, split, progress=True, policy=decoding.policy(opened), java=True, group=join())
     comparison = compare(evaluation, _other(against, data, split, decoding)) if against else None
+    if join().rank:
+        raise Released
     findings = _findings(opened, evaluation, seen) if doctor else None
     if csv is not None:
         evaluation.write_csv(csv)
@@ -69,7 +72,7 @@ def evaluate(
 
 def _other(against: Path, data: Path | None, split: str, decoding: Decoding) -> Evaluation:
     run = open_run(against)
-    return evaluate_run(run, data, split, progress=True, policy=decoding.policy(run), java=True)
+    return evaluate_run(run, data, split, progress=True, policy=decoding.policy(run), java=True, group=join())
 
 
 def _findings(run: Run, evaluation: Evaluation, data: CaptionData) -> list[Finding]:

@@ -1,18 +1,28 @@
-"""The group of commands, and what it does with errors: one message in terms of the command's options, and an exit status."""
+"""The group of commands, and what it does with errors: one message in terms of the command's options, and an exit status.
 
+Where a launcher started several processes, rank 0 speaks. A rank that fails alone says so, and ends all.
+"""
+
+import contextlib
 import io
+import os
 import re
 import signal
 import sys
+import time
 from typing import Any
 
 import click
 
 from xpcap import __version__
 from xpcap.errors import EXPECTED, OptionError, nearest
+from xpcap.groups import Released, abort, told
 from xpcap.report import visible
 
 LONGEST_MESSAGE = 4000  # characters
+SHARED = ("train", "evaluate", "caption", "prepare", "info")  # what ranks do together; of other commands rank 0 does all
+GRACE = 2.0  # seconds that a rank which fails leaves rank 0 to fail in the same way and say so
+STOPPED = (128 + signal.SIGINT, 128 + signal.SIGTERM)  # exit statuses: every rank leaves by itself
 
 
 class Commands(click.Group):
@@ -25,9 +35,40 @@ class Commands(click.Group):
     def resolve_command(self, ctx: click.Context, args: list[str]) -> tuple[str | None, click.Command | None, list[str]]:
         if args and self.get_command(ctx, args[0]) is None and not args[0].startswith("-"):
             raise click.UsageError(f"no command {args[0]!r}, expected one of {', '.join(self.commands)}{nearest(args[0], self.commands)}", ctx)
-        return super().resolve_command(ctx, args)
+        name, command, rest = super().resolve_command(ctx, args)
+        if told()[0] and name not in SHARED:
+            raise Released
+        return name, command, rest
+
+    def main(self, *args: Any, **options: Any) -> Any:
+        rank, size = told()
+        if size == 1:
+            return super().main(*args, **options)
+        with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere) if rank else contextlib.nullcontext():  # noqa: PTH123
+            try:
+                return super().main(*args, **options)
+            except SystemExit as left:
+                if left.code not in (0, None, *STOPPED):
+                    abort(left.code if isinstance(left.code, int) else 1)
+                raise
+            except Exception:
+                sys.excepthook(*sys.exc_info())
+                abort(1)
+                raise
 
     def invoke(self, ctx: click.Context) -> Any:
+        rank, size = told()
+        try:
+            return self._invoke(ctx)
+        except Released:
+            return None
+        except click.ClickException:
+            if rank:
+                time.sleep(GRACE)  # if rank 0 fails too, it ends this one meanwhile
+                click.echo(f"rank {rank} of {size}:", err=True)
+            raise
+
+    def _invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
         except OptionError as error:

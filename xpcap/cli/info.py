@@ -4,13 +4,18 @@ import json
 import os
 import platform
 from pathlib import Path
+from typing import Any
 
 import click
 
 from xpcap import __version__
-from xpcap.backend import backend_status
+from xpcap.backend import backend_status, import_nccl
 from xpcap.cli.shared import PATH, describe_data, examples, json_option, table
+from xpcap.cores import cores
 from xpcap.data import open_data
+from xpcap.groups import Group, Released, join
+from xpcap.groups.device import NCCL, Staged
+from xpcap.groups.mpi import MPIGroup
 from xpcap.runs import open_run
 from xpcap.runs.folder import CONFIG
 
@@ -32,16 +37,35 @@ def info(file: Path | None, as_json: bool) -> None:
 
 
 def _print_machine(as_json: bool) -> None:
+    group = join()
     about = {"xpcap": __version__, "python": platform.python_version(), "platform": platform.platform(), "cores": os.cpu_count()}
-    status = backend_status()
+    status, ranks = backend_status(), _ranks(group)
+    if group.rank:
+        raise Released
     if as_json:
-        click.echo(json.dumps({**about, "backends": {name: state._asdict() for name, state in status.items()}}))
+        click.echo(json.dumps({**about, **ranks, "backends": {name: state._asdict() for name, state in status.items()}}))
         return
     click.echo(f"xpcap {__version__}, Python {about['python']}, {about['platform']}, {about['cores']} cores")
     rows = [
         (s.name, s.version or "-", "usable" if s.usable else "not usable", ", ".join(s.devices) if s.usable else s.reason) for s in status.values()
     ]
     click.echo(table([("backend", "version", "", "devices, or why not"), *rows]))
+    if ranks:
+        machines = f"{ranks['machines']} machine{'s' if ranks['machines'] > 1 else ''}"
+        click.echo(f"{ranks['ranks']} ranks on {machines}, {ranks['threads']} BLAS threads each here; {ranks['mpi']}")
+        if ranks["gpu_sums"]:
+            click.echo(f"ranks with a GPU each add up gradients by {ranks['gpu_sums']}")
+
+
+def _ranks(group: Group) -> dict[str, Any]:
+    """What connects several ranks; empty for one process."""
+    if not isinstance(group, MPIGroup):
+        return {}
+    usable = backend_status()["cupy"].usable
+    sums = (NCCL.name if import_nccl() else Staged.name) if usable else None
+    return {
+        "ranks": group.size, "machines": len(set(group.hosts)), "threads": cores(), "mpi": group.library, "gpu_sums": sums,
+    }  # fmt: skip
 
 
 def _print_run(folder: Path, as_json: bool) -> None:

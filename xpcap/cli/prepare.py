@@ -15,6 +15,7 @@ from xpcap.data.importers.build import count
 from xpcap.encoders import PHOTOGRAPHS, find_encoder
 from xpcap.encoders.grid import MOST, grid_name
 from xpcap.files import obstacle
+from xpcap.groups import Released, join
 from xpcap.report import visible
 from xpcap.runs.folder import LARGEST
 
@@ -105,6 +106,10 @@ def prepare(**given: Any) -> None:
     out: Path = given["out"]
     if why := obstacle(out):
         raise click.ClickException(f"prepare: {out} {why}")  # before any work is done
+    group = join()
+    group.collect("the place is free")  # before rank 0 writes to it
+    if group.rank and given["captions"]:
+        raise Released
     kept = out.with_name(f"{out.name}.encoding")  # features so far: the same command goes on from there if it is killed
     data, findings = _old_form(given) if given["captions"] else _any_form(given, kept)
     write_dataset(out, data)
@@ -150,7 +155,7 @@ def _any_form(given: dict[str, Any], kept: Path) -> tuple[CaptionData, Findings]
     columns = Columns(given["image_column"], given["caption_column"], given["split_column"])
     return import_captions(
         given["files"], lists=given["lists"], fractions=given["fractions"], seed=given["seed"], columns=columns, features_file=given["features"],
-        strict=given["strict"], kept=kept, **_how(given),
+        strict=given["strict"], kept=kept, group=join(), **_how(given),
     )  # fmt: skip
 
 

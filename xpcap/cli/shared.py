@@ -8,10 +8,11 @@ from typing import Any
 
 import click
 
-from xpcap.backend import BACKENDS, VARIABLE, get_backend, parse_backend, use_backend
+from xpcap.backend import BACKENDS, VARIABLE, backend_status, get_backend, parse_backend, use_backend
 from xpcap.data import CaptionData
 from xpcap.data.dataset import size
-from xpcap.errors import OptionError, nearest
+from xpcap.errors import BackendError, OptionError, nearest
+from xpcap.groups import join
 from xpcap.report import visible
 from xpcap.runs import PictureCaption, Scores
 
@@ -58,11 +59,31 @@ def backend_option(command: Function) -> Function:
 
 
 def choose_backend(backend: str | None) -> None:
-    """Put a backend in force, or check the one from the environment. An unusable one fails here, before any work is done."""
+    """Put a backend in force, or check the one from the environment. An unusable one fails here, before any work is done.
+
+    Of several ranks on a machine each takes a GPU of its own, unless one is named.
+    """
+    group = join()
+    wanted = wanted_backend(backend)
+    if group.size > 1 and wanted in ("cupy", "auto"):
+        local: int = group.local_rank  # type: ignore[attr-defined]  # of a group that was joined
+        if wanted == "cupy" or backend_status()["cupy"].usable:
+            _use_own(local, group.rank)
+            return
     if backend is None:
         get_backend()
     else:
         use_backend(backend)
+
+
+def _use_own(device: int, rank: int) -> None:
+    try:
+        use_backend(f"cupy:{device}")
+    except BackendError as error:
+        raise BackendError(
+            f"rank {rank} is number {device} on its machine and wants a GPU of its own: {error}; start as many ranks as there are GPUs, or name one "
+            "for all, as in `backend` cupy:0"
+        ) from error
 
 
 def wanted_backend(backend: str | None) -> str:

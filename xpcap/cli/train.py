@@ -13,6 +13,7 @@ import click
 from xpcap.backend import get_backend
 from xpcap.cli.shared import PATH, Choice, Function, Number, backend_option, choose_backend, examples, print_captions, print_scores
 from xpcap.data.scaling import KINDS
+from xpcap.groups import Group, join
 from xpcap.layers import CELLS
 from xpcap.models.config import INJECT
 from xpcap.progress import say
@@ -76,15 +77,19 @@ def train(data: Path | None, backend: str | None, **options: Any) -> None:
     Ctrl-C and SIGTERM finish the step, save, and exit with 130 or 143; a second Ctrl-C exits at once. With --resume the same command begins
     a run and continues it, however it ended; options that you leave out are then the run's own.
     """
+    group = join()
     choose_backend(backend)
     chosen = choose(data, {name: value for name, value in options.items() if value is not None})
-    _print_options(chosen)
+    _print_options(chosen, group)
     try:
-        run, evaluation = train_run(chosen, on_epoch=_print_epoch, progress=True, on_resume=_print_resume, on_remark=say)
+        run, evaluation = train_run(chosen, on_epoch=_print_epoch, progress=True, on_resume=_print_resume, on_remark=say, group=group)
     except KeyboardInterrupt as stopped:
         if not isinstance(stopped, Stopped) and not is_saved(chosen.out):
             raise
-        _print_how_to_continue(stopped, chosen, backend)
+        if group.rank == 0:
+            _print_how_to_continue(stopped, chosen, backend)
+        if isinstance(stopped, Stopped):
+            group.collect("said")  # a rank that leaves may end the others
         sys.exit(128 + getattr(stopped, "signal", signal.SIGINT))
     click.echo(f"best after epoch {run.meta.get('epoch')}")
     if evaluation is not None:
@@ -94,9 +99,9 @@ def train(data: Path | None, backend: str | None, **options: Any) -> None:
     click.echo(f"wrote {run.path}; open {run.path / 'index.html'}")
 
 
-def _print_options(options: TrainOptions) -> None:
+def _print_options(options: TrainOptions, group: Group) -> None:
     shown = {field.name: getattr(options, field.name) for field in dataclasses.fields(options)}
-    shown |= {"data": options.data or "generated", "backend": get_backend()}
+    shown |= {"data": options.data or "generated", "backend": get_backend(), **({"ranks": group.size} if group.size > 1 else {})}
     click.echo("  ".join(f"{key} {value}" for key, value in shown.items()))
 
 

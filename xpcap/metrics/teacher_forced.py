@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from xpcap.backend import to_numpy
+from xpcap.groups import ALONE, Group, batches
 from xpcap.progress import bar
 
 PROTOCOL = "exp of the mean negative log-likelihood per target word, END included, captions uncut, words outside the vocabulary as UNK"
@@ -30,6 +31,7 @@ def teacher_forced(
     batch_size: int = 256,
     progress: bool = False,
     between: Callable[[], None] | None = None,
+    group: Group = ALONE,
 ) -> TeacherForced:
     """Score captions of a split, without dropout. Totals gather on the model's device and are read once.
 
@@ -39,15 +41,20 @@ def teacher_forced(
     data : CaptionData, or a Feed of it
     captions : numbers of the captions to score (n,), int; None: all
     between : called after each batch; what it raises ends the scoring
+    group : shares the captions out; every rank gets the scores of all
     """
     chosen = np.arange(len(data.split(split).captions)) if captions is None else captions
     nll: Any = 0.0
     correct: Any = 0
     tokens = 0
-    for start in bar(range(0, len(chosen), batch_size), progress, f"scoring {split}"):
-        score = model.score(*data.minibatch(split, chosen[start : start + batch_size])[:2])
-        nll, correct, tokens = nll + score.nll, correct + score.correct, tokens + score.tokens
+    for batch in bar(list(batches(group, len(chosen), batch_size)), progress, f"scoring {split}"):
+        if len(numbers := chosen[batch]):
+            score = model.score(*data.minibatch(split, numbers)[:2])
+            nll, correct, tokens = nll + score.nll, correct + score.correct, tokens + score.tokens
         if between is not None:
             between()
-    total, words = float(to_numpy(nll)), max(tokens, 1)
-    return TeacherForced(total / max(len(chosen), 1), math.exp(min(total / words, 700.0)), int(to_numpy(correct)) / words, len(chosen), tokens)
+    totals = np.array([to_numpy(nll), to_numpy(correct), tokens], np.float64)
+    group.add(totals)
+    total, right, tokens = float(totals[0]), int(totals[1]), int(totals[2])
+    words = max(tokens, 1)
+    return TeacherForced(total / max(len(chosen), 1), math.exp(min(total / words, 700.0)), right / words, len(chosen), tokens)

@@ -34,11 +34,15 @@ class FeatureRows(NamedTuple):
 
 
 class Batch(NamedTuple):
-    """A minibatch of N captions. Its loss is sum(weights * cross entropy of each caption, summed over words) / total."""
+    """A minibatch of N captions. Its loss is sum(weights * cross entropy of each caption, summed over words) / total.
 
-    features: Array | FeatureRows  # (N, D), host or device
+    Where processes share a batch, each has all captions, which decide how dropout masks are numbered, and computes those in `mine`.
+    """
+
+    features: Array | FeatureRows  # (N, D), host or device; (n, D) with `mine`
     captions: np.ndarray  # (N, T+1) int
     pictures: np.ndarray | None = None  # (N,) int, picture number of each caption, within its split
     weights: np.ndarray | None = None  # (N,) float, weight of each caption; None: 1 each
-    total: float | None = None  # divisor of the loss: the number of captions in the whole batch, over all ranks; None: N
+    total: float | None = None  # divisor of the loss; None: N
+    mine: np.ndarray | None = None  # (n,) int, numbers of the captions that this process computes; it has features for them alone. None: all
     step: int | None = None  # number of the training step, from 0, that dropout masks are drawn for; None: one more than the last

@@ -171,6 +171,7 @@ class CaptioningRNN(Captioner):
         total: float | None = None,
         step: int | None = None,
         smoothing: float = 0.0,
+        mine: np.ndarray | None = None,
     ) -> tuple[Array, Parameters]:
         """Loss and gradients of a batch, with dropout if the model has any.
 
@@ -181,7 +182,7 @@ class CaptioningRNN(Captioner):
 
         Parameters
         ----------
-        features : array (N, D), host or device, or FeatureRows of a table on the model's device
+        features : array (N, D), host or device, or FeatureRows of a table on the model's device; of the captions in `mine`, if that is given
         captions : array (N, T+1), int; inputs are all columns but the last, targets all but the first; NULL targets do not count
         workspace : xpcap.workspace.Workspace for memory; the gradients, and on a device the loss, stay valid until its next use. A large enough
             batch is split into as many parts as the workspace has, computed in parallel. None: fresh memory, one part
@@ -190,6 +191,8 @@ class CaptioningRNN(Captioner):
         step : number of the training step; a batch has the same dropout masks each time it is asked for with the same number. None: one more than
             in the last call, 0 in the first
         smoothing : share of each target's probability, in [0, 1), that all words get alike
+        mine : numbers of some of the captions (n,), int, distinct. Loss and gradients are then their share of the batch's: with the same `step`,
+            the shares of several processes add up to what one gives, dropout included. None: all captions
 
         Returns
         -------
@@ -202,11 +205,14 @@ class CaptioningRNN(Captioner):
         """
         step = self._next_step if step is None else check_counter("CaptioningRNN.loss", "step", step)
         total = len(captions) if total is None else total
-        spaces = [] if workspace is None else workspace.parts[: max(1, len(captions) // LEAST_PART)]
+        spaces = [] if workspace is None else workspace.parts[: max(1, (len(captions) if mine is None else len(mine)) // LEAST_PART)]
         buffers = [space.buffer for space in spaces] or [fresh(self.params.flat)]
         draw = Draw(self.seed, step) if self.dropout else None
         shares = None if weights is None else np.asarray(weights) / total
-        parts = enter("CaptioningRNN.loss", self.config, self.params.flat, self._null, features, captions, buffers, draw, shares)
+        if mine is not None and not len(mine):
+            self._next_step = step + 1
+            return network.nothing(self.params, buffers[0])
+        parts = enter("CaptioningRNN.loss", self.config, self.params.flat, self._null, features, captions, buffers, draw, shares, mine)
         results = side_by_side(lambda k: network.gradients(self.config, self.params, parts[k], 1 / total, smoothing, buffers[k]), range(len(buffers)))
         loss, grads = results[0]
         for other_loss, other in results[1:]:

@@ -11,15 +11,21 @@ from xpcap.layers.checks import all_below
 from xpcap.models.batch import FeatureRows
 
 
-def check_batch(where: str, features: Array | FeatureRows, captions: np.ndarray, shape: tuple[int, ...], V: int, weights: np.ndarray | None) -> None:
-    (D,) = shape
+def check_batch(
+    where: str, features: Array | FeatureRows, captions: np.ndarray, shape: tuple[int, ...], V: int, weights: np.ndarray | None,
+    mine: np.ndarray | None = None,
+) -> None:  # fmt: skip
+    """TypeError, ValueError : a batch is not what CaptioningRNN.loss takes."""
+    (D,), n = shape, len(captions) if mine is None else len(mine)
     if captions.dtype.kind not in "iu":
         raise TypeError(f"{where}: captions have dtype {captions.dtype}, expected integer word ids")
-    if captions.ndim != 2 or captions.shape[0] < 1 or captions.shape[1] < 2 or np.shape(features) != (len(captions), D):
+    if captions.ndim != 2 or captions.shape[0] < 1 or captions.shape[1] < 2 or np.shape(features) != (n, D):
         raise ValueError(
             f"{where}: features have shape {np.shape(features)} and captions {captions.shape}, "
-            f"expected (N, {D}) and (N, T+1), at least one caption of one step"
+            f"expected ({'N' if mine is None else n}, {D}) and (N, T+1), at least one caption of one step"
         )
+    if mine is not None and (not all_below(mine, len(captions)) or len(np.unique(mine)) < n):
+        raise ValueError(f"{where}: mine holds {np.min(mine)}..{np.max(mine)}, expected distinct numbers of {len(captions)} captions")
     if not all_below(captions, V):
         raise ValueError(f"{where}: captions hold ids {captions.min()}..{captions.max()}, expected 0..{V - 1}; are they from another vocabulary?")
     if weights is not None and (weights.shape != (len(captions),) or weights.dtype.kind != "f"):

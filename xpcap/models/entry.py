@@ -17,7 +17,7 @@ from xpcap.workspace import Buffer
 
 def enter(
     where: str, config: ModelConfig, like: Array, null: int, features: Array | FeatureRows, captions: Array, buffers: Sequence[Buffer],
-    draw: Draw | None = None, weights: np.ndarray | None = None,
+    draw: Draw | None = None, weights: np.ndarray | None = None, mine: np.ndarray | None = None,
 ) -> list[Part]:  # fmt: skip
     """Check a batch and pack it in parts, on the host; send everything to the device of `like`; draw dropout masks there.
 
@@ -26,18 +26,22 @@ def enter(
     where : begins messages
     like : the model's flat buffer: its library, device and dtype are those of the parts
     null : id of the padding word
-    features, captions, weights : as in CaptioningRNN.loss; weights already divided by the batch's total
+    features, captions, weights, mine : as in CaptioningRNN.loss; weights already divided by the batch's total
     buffers : memory for what is sent and for masks, one for each part
     draw : what dropout masks are drawn from; None: no dropout
     """
     captions = to_numpy(captions)
-    check_batch(where, features, captions, config.feature_shape, config.vocabulary, weights)
-    packed = [pack(captions, null, part, len(buffers)) for part in range(len(buffers))]
-    numbers, counts = ([()] * len(packed), ()) if draw is None else row_numbers(packed)
+    check_batch(where, features, captions, config.feature_shape, config.vocabulary, weights, mine)
+    packed = [pack(captions, null, part, len(buffers), mine) for part in range(len(buffers))]
+    numbers, counts = ([()] * len(packed), ()) if draw is None else row_numbers(packed, None if mine is None else [pack(captions, null)])
     if isinstance(features, FeatureRows):
         table, rows = features.checked(where, like), features.rows
     else:
-        table, rows = to_device(where, features, like, buffers[0]), np.arange(len(captions))
+        table, rows = to_device(where, features, like, buffers[0]), np.arange(len(features))
+    if mine is not None:
+        places = np.zeros(len(captions), rows.dtype)
+        places[mine] = rows
+        rows = places
     sent = [send(p, table, rows[p.order], more, buffer) for p, more, buffer in zip(packed, numbers, buffers, strict=True)]
     masks = [Masks()] * len(packed) if draw is None else masks_of(config, draw, [more for _, more in sent], counts, buffers)
     scales = [None if weights is None else _by_target(weights, p, buffer, like.dtype) for p, buffer in zip(packed, buffers, strict=True)]

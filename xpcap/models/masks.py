@@ -34,15 +34,23 @@ class RowNumbers(NamedTuple):
     counts: Sequence[int]  # for each place: rows of the whole batch
 
 
-def row_numbers(parts: Sequence[PackedCaptions]) -> RowNumbers:
-    """Number captions as they come, distinct words by id, and live steps caption by caption, so that masks depend on neither packing nor parts."""
-    if len(parts) == 1:
+def row_numbers(parts: Sequence[PackedCaptions], whole: Sequence[PackedCaptions] | None = None) -> RowNumbers:
+    """Number captions as they come, distinct words by id, and live steps caption by caption, so that masks depend on neither packing nor parts.
+
+    Parameters
+    ----------
+    parts : those to number
+    whole : parts that make up the whole batch, where `parts` do not
+    """
+    whole = parts if whole is None else whole
+    counts = sum(part.rows.N for part in whole), sum(part.rows.R for part in whole)
+    if len(whole) == 1 and whole is parts:
         (part,) = parts
         K = len(part.words)  # sorted, so each is its own number
-        return RowNumbers([[part.order, np.arange(K), part.source]], (part.rows.N, K, part.rows.R))
-    words = np.unique(np.concatenate([part.words for part in parts]))  # sorted
+        return RowNumbers([[part.order, np.arange(K), part.source]], (counts[0], K, counts[1]))
+    words = np.unique(np.concatenate([part.words for part in whole]))  # sorted
     numbers = [[part.order, np.searchsorted(words, part.words), part.source] for part in parts]
-    return RowNumbers(numbers, (sum(part.rows.N for part in parts), len(words), sum(part.rows.R for part in parts)))
+    return RowNumbers(numbers, (counts[0], len(words), counts[1]))
 
 
 def masks_of(

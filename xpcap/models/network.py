@@ -51,14 +51,26 @@ class Forward(NamedTuple):
 
 def gradients(config: ModelConfig, params: Parameters, part: Part, scale: float, smoothing: float, buffer: Buffer) -> tuple[Array, Parameters]:
     """The loss and gradients of one part; a batch's are the sum over its parts. `scale` weights each caption if the part has no weights."""
-    packed = part.packed
-    grads = buffer.made("grads", params.flat.shape, functools.partial(Parameters, params.shapes), of=params)
+    packed, grads = part.packed, _gradients_in(params, buffer)
     forward_pass = forward(config, params, part, buffer)
     weights = scale if part.weights is None else part.weights
     vocabulary, out = (params["W_vocab"], params["b_vocab"]), (grads["W_vocab"], grads["b_vocab"])
     nll, (dh, _, _) = vocabulary_loss(forward_pass.hidden, *vocabulary, packed.targets, weights, buffer.scope("vocabulary"), out, smoothing)
     backward(config, params, dh, part, forward_pass, grads, buffer)
     return weighted_sum(nll, weights, buffer("loss", ())), grads
+
+
+def nothing(params: Parameters, buffer: Buffer) -> tuple[Array, Parameters]:
+    """Loss and gradients of no captions: zeros."""
+    grads, loss = _gradients_in(params, buffer), buffer("loss", ())
+    grads.flat[...] = 0
+    loss[...] = 0
+    return loss, grads
+
+
+def _gradients_in(params: Parameters, buffer: Buffer) -> Parameters:
+    grads: Parameters = buffer.made("grads", params.flat.shape, functools.partial(Parameters, params.shapes), of=params)
+    return grads
 
 
 def score(members: Sequence[Member], part: Part) -> Score:

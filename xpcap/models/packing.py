@@ -27,25 +27,35 @@ class PackedCaptions(NamedTuple):
     source: np.ndarray  # (L,) position of each row with a target in the caption-by-caption, unsorted list of live steps; always on the host
 
 
-def pack(captions: np.ndarray, null: int, part: int = 0, parts: int = 1) -> PackedCaptions:
+def dealt(captions: np.ndarray, null: int, part: int, parts: int) -> np.ndarray:
+    """Numbers of the captions of part `part` of `parts`: dealt round-robin by length, longest first, so that parts cost the same."""
+    return (-_lengths(captions, null)).argsort(kind="stable")[part::parts]
+
+
+def _lengths(captions: np.ndarray, null: int) -> np.ndarray:
+    """Steps of each caption: up to its last non-NULL target."""
+    live = captions[:, 1:] != null
+    return np.where(live.any(axis=1), live.shape[1] - live[:, ::-1].argmax(axis=1), 0)
+
+
+def pack(captions: np.ndarray, null: int, part: int = 0, parts: int = 1, mine: np.ndarray | None = None) -> PackedCaptions:
     """Pack a batch of captions, or one part of it, on the host.
 
     Parameters
     ----------
     captions : array (N, T+1), int; inputs are all columns but the last, targets all but the first
     null : id of the padding word
-    part, parts : pack part `part` of `parts`; captions are dealt round-robin by length, so parts cost the same. `order` and `source` refer to
-        the whole batch
+    part, parts : pack part `part` of `parts`, as `dealt` makes them. `order` and `source` refer to the whole batch
+    mine : (n,), int, of all captions those to pack, or to pack a part of. None: all
 
     Notes
     -----
     A caption ends with its last non-NULL target; later steps contribute nothing and are left out. A step with a NULL target inside a caption
     stays, since later steps depend on it, but does not enter the loss.
     """
-    T = captions.shape[1] - 1
-    live = captions[:, 1:] != null
-    lengths = np.where(live.any(axis=1), T - live[:, ::-1].argmax(axis=1), 0)
-    order = (-lengths).argsort(kind="stable")[part::parts]
+    T, lengths = captions.shape[1] - 1, _lengths(captions, null)
+    mine = np.arange(len(captions)) if mine is None else mine
+    order = mine[(-lengths[mine]).argsort(kind="stable")][part::parts]
     steps = np.bincount(lengths[order], minlength=1)  # captions of each length
     rows = Rows.of((len(order) - steps.cumsum()[:-1]).tolist(), len(order))
     caption = order[rows.caption]

@@ -1,8 +1,8 @@
-"""Captions from a run: of the pictures of a data set, beside what people wrote, and of picture files and URLs."""
+"""Captions from a run: of the pictures of a data set, beside what people wrote."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import json
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,13 +12,11 @@ from xpcap.data import CaptionData, open_data
 from xpcap.data.dataset import size, spread
 from xpcap.data.source import Source
 from xpcap.data.vocabulary import Vocabulary
-from xpcap.encoders import Encoder, find_encoder, find_pictures, is_url, read_picture, read_url
 from xpcap.errors import DataError, OptionError
+from xpcap.groups import ALONE, Group
 from xpcap.models import Beam, Policy
 from xpcap.progress import bar
 from xpcap.runs.folder import Run
-
-BATCH = 64  # pictures captioned at once
 
 
 class Ranked(NamedTuple):
@@ -48,13 +46,6 @@ class PictureCaption(NamedTuple):
     probabilities: list[float]
     references: list[str]
     n_best: Sequence[Ranked] = ()
-
-
-class Skipped(NamedTuple):
-    """A picture that could not be captioned, and why."""
-
-    image: str
-    reason: str
 
 
 def data_of(run: Run, data: CaptionData | str | Path | None = None) -> CaptionData:
@@ -127,101 +118,36 @@ def captioned(data: CaptionData, split: str) -> np.ndarray:
 
 
 def caption_chosen(
-    run: Run, data: CaptionData, split: str, pictures: np.ndarray, progress: bool = False, policy: Policy | None = None
+    run: Run,
+    data: CaptionData,
+    split: str,
+    pictures: np.ndarray,
+    progress: bool = False,
+    policy: Policy | None = None,
+    group: Group = ALONE,
 ) -> list[PictureCaption]:
-    """Captions of the pictures numbered `pictures` of a split of `data_of`, each beside its references. `policy` is as in `caption_features`."""
+    """Captions of the pictures numbered `pictures` of a split of `data_of`, each beside its references. `policy` is as in `caption_features`.
+
+    The ranks of `group` share the pictures out; each returns all captions.
+    """
     references, images = data.references(split), data.split(split).images
-    said = _say_pictures(run.model, run.vocabulary, data, split, pictures, run.config["max_words"], progress=progress, policy=policy)
-    return [_of_picture(images[i], *found, references[i]) for i, found in zip(pictures.tolist(), said, strict=True)]
+    mine = pictures[group.share(len(pictures))]
+    said = _say_pictures(run.model, run.vocabulary, data, split, mine, run.config["max_words"], progress=progress, policy=policy)
+    captions = [of_picture(images[i], *found, []) for i, found in zip(mine.tolist(), said, strict=True)]
+    return [one._replace(references=references[i]) for i, one in zip(pictures.tolist(), from_all(group, captions), strict=True)]
 
 
-def _of_picture(name: str, said: Caption, n_best: Sequence[Ranked], references: list[str]) -> PictureCaption:
+def of_picture(name: str, said: Caption, n_best: Sequence[Ranked], references: list[str]) -> PictureCaption:
+    """What `say` gave for a picture, with its name and references."""
     return PictureCaption(name, said.text, said.probabilities, references, n_best)
 
 
-def caption_files(
-    run: Run,
-    paths: str | Path | Iterable[str | Path],
-    progress: bool = False,
-    keep: Callable[[str, np.ndarray], object] | None = None,
-    policy: Policy | None = None,
-) -> tuple[list[PictureCaption], list[Skipped]]:
-    """Captions of picture files, of the pictures in folders, and of pictures behind URLs, through the encoder that made the run's features.
-
-    Parameters
-    ----------
-    paths : files, folders and URLs, or one of them; text that begins with ``http://`` or ``https://`` is a URL
-    keep : is given each URL and its picture, to show it without another download
-    policy : as in `caption_features`
-
-    Returns
-    -------
-    captions, in the order of `paths`; and what could not be read, with the reason: pictures, folders without one, and URLs, which are limited
-        as in `read_url`
-
-    Raises
-    ------
-    DataError : the run was trained on features that no encoder of this package made.
-    """
-    encoder = _encoder_of(run)
-    captions: list[PictureCaption] = []
-    places, skipped = _find([paths] if isinstance(paths, str | Path) else paths)
-    encoded = _encode(bar(places, progress, "captioning pictures"), encoder, skipped, keep)
-    while batch := list(islice(encoded, BATCH)):
-        features = run.preprocessing(np.stack([feature for _, feature in batch]))
-        numbers = np.arange(len(captions), len(captions) + len(batch))
-        said = _say(run.model, run.vocabulary, features, run.config["max_words"], policy, numbers)
-        captions += [_of_picture(name, *found, []) for (name, _), found in zip(batch, said, strict=True)]
-    return captions, skipped
-
-
-def _encode(
-    places: Iterable[str | Path], encoder: Encoder, skipped: list[Skipped], keep: Callable[[str, np.ndarray], object] | None
-) -> Iterator[tuple[str, np.ndarray]]:
-    """Name and feature of each picture that can be read; the others go to `skipped`."""
-    for place in places:
-        try:
-            picture = read_url(place) if isinstance(place, str) else read_picture(place)
-            feature = encoder.encode([picture])[0]
-        except DataError as error:
-            skipped.append(_skipped(place, error))
-            continue
-        if keep and isinstance(place, str):
-            keep(place, picture)
-        yield str(place), feature
-
-
-def _encoder_of(run: Run) -> Encoder:
-    name = source_of(run).encoder
-    if name is None:
-        raise DataError(
-            f"caption_files: {run.path} learnt from features that were given to it, expected a run whose data was prepared from pictures; "
-            "new pictures need the encoder that made those features; the command 'prepare' encodes a folder of pictures by a known one, to train on"
-        )
-    encoder = find_encoder(name)
-    if encoder.shape != run.raw_shape:
-        raise DataError(
-            f"caption_files: {run.path} learnt from features of size {size(run.raw_shape)}, expected the {size(encoder.shape)} of the {name} encoder; "
-            "prepared by another version?"
-        )
-    return encoder
-
-
-def _find(paths: Iterable[str | Path]) -> tuple[list[str | Path], list[Skipped]]:
-    """URLs as text and picture files as paths, in order; and what holds none."""
-    places: list[str | Path] = []
-    skipped: list[Skipped] = []
-    for path in paths:
-        try:
-            places += [path] if isinstance(path, str) and is_url(path) else find_pictures([path])
-        except DataError as error:
-            skipped.append(_skipped(Path(path), error))
-    return places, skipped
-
-
-def _skipped(place: str | Path, error: DataError) -> Skipped:
-    """The reason, without the function and place that the message begins with: the place stands beside it."""
-    return Skipped(str(place), str(error).partition(f": {place}")[2].lstrip(": ") or str(error))
+def from_all(group: Group, mine: list[PictureCaption]) -> list[PictureCaption]:
+    """The captions of all ranks, in their order, on every rank."""
+    if group.size == 1:
+        return mine
+    everything = [PictureCaption(*one) for share in group.collect(json.dumps(mine)) for one in json.loads(share)]
+    return [one._replace(n_best=[Ranked(*best) for best in one.n_best]) for one in everything]
 
 
 def caption_features(
@@ -238,13 +164,13 @@ def caption_features(
     ------
     OptionError : the policy wants longer captions than there are, or no word is left to it.
     """
-    return [caption for caption, _ in _say(model, vocabulary, features, max_words, policy, numbers)]
+    return [caption for caption, _ in say(model, vocabulary, features, max_words, policy, numbers)]
 
 
-def _say(
+def say(
     model: Any, vocabulary: Vocabulary, features: np.ndarray, max_words: int, policy: Policy | None, numbers: np.ndarray | None
 ) -> Iterator[tuple[Caption, list[Ranked]]]:
-    """The same, each with the n best captions if they come out of a beam."""
+    """The same as `caption_features`, each with the n best captions if they come out of a beam."""
     said = model.say(features, _within(policy or Policy(max_length=max_words), vocabulary, max_words), numbers)
     for ids, probabilities, totals in zip(*said, strict=True):
         words = vocabulary.words(ids[0])
@@ -289,4 +215,4 @@ def _say_pictures(
 ) -> Iterator[tuple[Caption, list[Ranked]]]:
     for start in bar(range(0, len(pictures), batch_size), progress, f"captioning {split}"):
         numbers = np.asarray(pictures[start : start + batch_size])
-        yield from _say(model, vocabulary, data.features(split, numbers), max_words, policy, numbers)
+        yield from say(model, vocabulary, data.features(split, numbers), max_words, policy, numbers)

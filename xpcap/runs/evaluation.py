@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from xpcap.data import CaptionData
+from xpcap.groups import ALONE, Group
 from xpcap.metrics import TeacherForced, teacher_forced
 from xpcap.metrics.teacher_forced import PROTOCOL
 from xpcap.models import Policy
@@ -59,7 +60,8 @@ class Evaluation(Scores):
 
 
 def evaluate_run(
-    run: Run, data: CaptionData | str | Path | None = None, split: str = "val", progress: bool = False, java: bool = False, policy: Policy | None = None
+    run: Run, data: CaptionData | str | Path | None = None, split: str = "val", progress: bool = False, java: bool = False,
+    policy: Policy | None = None, group: Group = ALONE,
 ) -> Evaluation:  # fmt: skip
     """Score a run on a split: its captions against all references, and the likelihood it gives the references.
 
@@ -68,6 +70,7 @@ def evaluate_run(
     data : as in `data_of`: an open data set, a path, or None for the run's own
     java : METEOR and SPICE too, if they can be computed here
     policy : chooses the words, as in `caption_features`. None: greedy
+    group : ranks that share the pictures out; each returns the same
 
     Raises
     ------
@@ -76,8 +79,8 @@ def evaluate_run(
     start = time.perf_counter()
     seen = data_of(run, data)
     words = seen.words(split)
-    forced = teacher_forced(run.model, seen.encoded_with(run.vocabulary, split, words), split, progress=progress)
-    captions = caption_chosen(run, seen, split, captioned(seen, split), progress, policy)
+    forced = teacher_forced(run.model, seen.encoded_with(run.vocabulary, split, words), split, progress=progress, group=group)
+    captions = caption_chosen(run, seen, split, captioned(seen, split), progress, policy, group)
     said = [caption.caption.split() for caption in captions]
     results, unscored = score_words(seen, split, words, run.vocabulary, said, java)
     decoding = (policy or Policy()).title + (f", probabilities averaged over {len(run.paths)} models" if run.others else "")

@@ -53,13 +53,14 @@ class Keeper:
     epochs : how many there will be
     scaling : of the run's features
     vocabulary : its digest
+    writes : whether this process is the one that writes; of several ranks rank 0 is
     clock : gives the time in seconds
     """
 
     def __init__(
-        self, out: Path, epochs: int, scaling: FeatureScaling, vocabulary: str, clock: Callable[[], float] = time.monotonic
+        self, out: Path, epochs: int, scaling: FeatureScaling, vocabulary: str, writes: bool = True, clock: Callable[[], float] = time.monotonic
     ) -> None:  # fmt: skip
-        self._out, self._scaling, self._vocabulary = out, scaling, vocabulary
+        self._out, self._scaling, self._vocabulary, self._writes = out, scaling, vocabulary, writes
         self._history: History = []  # as it was last saved
         self._pictures = (
             Picture(lambda history: draw_loss(out / "loss.png", history), CURVE_SECONDS, clock),
@@ -100,9 +101,10 @@ class Keeper:
         best = best_of(state.history)
         solver.restore(state, None if best is None or (between and best is state.history[-1]) else self._best(best, state))
         solver.times = read_times(self._out, state.epoch)
-        if between:
+        if between and self._writes:
             self._write_epoch(state, solver.times)
-        self._show(state.history)
+        if self._writes:
+            self._show(state.history)
 
     def _best(self, best: Mapping[str, Any], state: TrainingState) -> dict[str, np.ndarray]:
         path = self._out / BEST

@@ -16,9 +16,10 @@ from xpcap.files import obstacle
 from xpcap.models import Beam
 from xpcap.progress import bar
 from xpcap.report import Card, Gallery, draw_captions, write_page
-from xpcap.runs.captioning import PictureCaption, Skipped, caption_chosen, captioned, data_of, source_of
+from xpcap.runs.captioning import PictureCaption, caption_chosen, captioned, data_of, source_of
 from xpcap.runs.evaluation import Evaluation
 from xpcap.runs.folder import PICTURES, Run
+from xpcap.runs.new_pictures import Skipped
 
 PAGE = "index.html"
 SHOWN = 9  # pictures in each gallery of a run

@@ -13,6 +13,7 @@ from types import TracebackType
 from typing import Any, NamedTuple
 
 from xpcap.errors import OptionError, SaveError
+from xpcap.groups import ALONE, Group
 from xpcap.runs.stopping import Stopped, StopRequest
 from xpcap.training.solver import CaptioningSolver
 from xpcap.training.state import TrainingState
@@ -52,6 +53,7 @@ class Saver:
     place : the run folder, for messages
     stop : looked at after each step; if a signal has come, training is saved and Stopped raised
     finish : called when the saver is left, after the last write, unless that failed
+    group : the ranks that train together; rank 0 writes, and a signal to one of them stops all after the same step
     """
 
     def __init__(
@@ -61,8 +63,9 @@ class Saver:
         place: Path,
         stop: StopRequest,
         finish: Callable[[], None] = lambda: None,
+        group: Group = ALONE,
     ) -> None:
-        self._every, self._write, self._place, self._stop, self._finish = every, write, place, stop, finish
+        self._every, self._write, self._place, self._stop, self._finish, self._group = every, write, place, stop, finish, group
         self._thread: threading.Thread | None = None
         self._error: BaseException | None = None
         self._saved: int | None = None  # the iteration that is safe on disk
@@ -78,7 +81,7 @@ class Saver:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
         self.wait()
-        if isinstance(error, SaveError):
+        if isinstance(error, SaveError) or self._group.rank:
             return  # what was to be written next would fail as well, and hide why
         try:
             self._finish()
@@ -97,9 +100,9 @@ class Saver:
         ------
         Stopped, SaveError
         """
-        if self._stop.signal is not None:
+        if signal := self._signal():
             self._submit(solver)
-            self.check_stop(solver)
+            self._end(signal, solver)
         if self._thread is not None and not self._thread.is_alive():
             self.wait()  # raises if the write failed
         due = solver.iteration - self._from >= self._every.steps or time.monotonic() - self._since >= self._every.seconds
@@ -108,9 +111,17 @@ class Saver:
 
     def check_stop(self, solver: CaptioningSolver) -> None:
         """Stopped : a signal has come, and training is on disk as it stands."""
-        if self._stop.signal is not None:
-            self.wait()
-            raise Stopped(self._stop.signal, solver.iteration, solver.epoch)
+        if signal := self._signal():
+            self._end(signal, solver)
+
+    def _signal(self) -> int:
+        """The signal that has come to this rank or another; 0: none."""
+        return self._group.highest(self._stop.signal or 0)
+
+    def _end(self, signal: int, solver: CaptioningSolver) -> None:
+        self.wait()
+        self._group.collect("saved")  # no rank leaves before rank 0 has saved: that one process ends may end all
+        raise Stopped(signal, solver.iteration, solver.epoch)
 
     def on_epoch(self, solver: CaptioningSolver) -> None:
         """Save the end of an epoch. SaveError : the write before it failed."""
@@ -118,6 +129,8 @@ class Saver:
         self._submit(solver, [dict(record) for record in solver.times])
 
     def _submit(self, solver: CaptioningSolver, times: list[dict[str, Any]] | None = None) -> None:
+        if self._group.rank:
+            return
         start = time.perf_counter()
         self.wait()
         state = solver.state()

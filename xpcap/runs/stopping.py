@@ -30,10 +30,15 @@ class StopRequest:
     """While entered, SIGINT and SIGTERM set `signal` instead of ending the process; a second SIGINT ends it at once, as if not caught.
 
     Python delivers signals to the main thread only, so on another thread this does nothing. A signal that the process ignores stays ignored.
+
+    Parameters
+    ----------
+    speaks : says on standard error that the signal has come
     """
 
-    def __init__(self) -> None:
+    def __init__(self, speaks: bool = True) -> None:
         self.signal: int | None = None
+        self._speaks = speaks
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> "StopRequest":
@@ -53,7 +58,8 @@ class StopRequest:
             os.kill(os.getpid(), signum)
         if self.signal is None:
             self.signal = signum
-            _say(f"\n{signal.Signals(signum).name}: finishing this step and saving; Ctrl-C again exits at once\n")
+            if self._speaks:
+                _say(f"\n{signal.Signals(signum).name}: finishing this step and saving; Ctrl-C again exits at once\n")
 
 
 def _say(line: str) -> None:

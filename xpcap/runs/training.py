@@ -1,8 +1,9 @@
 """train_run: from options to a finished run folder, in one go or continuing a run that is there."""
 
+import contextlib
 import platform
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,10 +14,11 @@ from xpcap.backend import get_backend
 from xpcap.data import CaptionData, open_data
 from xpcap.data.hdf5 import stamped, write_stamped
 from xpcap.data.pictures import generate, write_pictures
-from xpcap.data.scaling import fit_scaling
 from xpcap.errors import DataError
+from xpcap.groups import ALONE, Group
 from xpcap.models import CaptioningRNN, ModelConfig
 from xpcap.runs import place
+from xpcap.runs.agreeing import check_agreement_of_ranks, scaling_of_first
 from xpcap.runs.checkpoint import OTHER_MASKS, Saved, load_saved
 from xpcap.runs.evaluation import Evaluation, evaluate_run
 from xpcap.runs.folder import (
@@ -56,8 +58,9 @@ Remark = Callable[[str], object]
 
 
 def train_run(
-    options: TrainOptions, on_epoch: Hook | None = None, progress: bool = False, on_resume: Hook | None = None, on_remark: Remark = warnings.warn
-) -> Trained:
+    options: TrainOptions, on_epoch: Hook | None = None, progress: bool = False, on_resume: Hook | None = None, on_remark: Remark = warnings.warn,
+    group: Group = ALONE,
+) -> Trained:  # fmt: skip
     """Train a captioner, score it, and leave a run folder with its page.
 
     Meanwhile SIGINT and SIGTERM finish the step, save, and raise Stopped; a second SIGINT ends the process at once.
@@ -68,46 +71,67 @@ def train_run(
     on_epoch : called with the solver at the end of each epoch, once its checkpoint is on its way to disk
     progress : show progress bars on a terminal
     on_resume : called with the solver when a run is continued, before its first step
-    on_remark : called with a sentence where a run of an older xpcap goes on otherwise than it would have there
+    on_remark : called with a sentence where a run goes on otherwise than it began: in another xpcap, or on other ranks
+    group : the ranks that train together, from `xpcap.groups.join()`; `options` are rank 0's. Rank 0 writes; all return the same
 
     Raises
     ------
-    DataError : the data is not what it should be; `out` exists, holds something else, or is being trained by another process.
+    GroupError : ranks that differ. DataError : the data is not what it should be; `out` exists, holds something else, or is being trained by another process.
     OptionError : a bad option, or options that contradict those of the run to continue. SaveError : a checkpoint could not be written.
     TrainingError : the loss or a gradient is no longer finite. Stopped : a signal asked to stop, and training is saved. OSError : `out`
         cannot be written to.
     """
     interval(options.save_every)  # complains before any work is done
-    out = Path(options.out or default_out(options))
+    opened = open_data(options.data) if group.rank and options.data else None  # before the folder is made: a rank without the data ends all
+    out = Path(group.collect(str(options.out or default_out(options)))[0])
     options = replace(options, out=out)
-    if options.resume:
-        place.check_resumable(out)
-    else:
-        place.check_free(out)
-    with place.reserved(out, may_exist=options.resume):
-        history, data = _fit(options, out, on_epoch, progress, on_resume, on_remark)
+    with _reserved(out, options.resume) if group.rank == 0 else contextlib.nullcontext():
+        group.collect("the folder is there")
+        history, data = _fit(options, out, on_epoch, progress, on_resume, on_remark, group, opened)
+        group.collect("all is written")
         run = open_run(out)
-        evaluation = evaluate_run(run, data, "val", progress) if "val_loss" in history[-1] else None
-        write_run_page(run, history, evaluation, data)
+        evaluation = evaluate_run(run, data, "val", progress, group=group) if "val_loss" in history[-1] else None
+        if group.rank == 0:
+            write_run_page(run, history, evaluation, data)
     return Trained(run, evaluation)
 
 
+@contextlib.contextmanager
+def _reserved(out: Path, resume: bool) -> Iterator[None]:
+    """The run folder, made if need be, kept from other trainers, and tidied up."""
+    if resume:
+        place.check_resumable(out)
+    else:
+        place.check_free(out)
+    with place.reserved(out, may_exist=resume):
+        place.tidy(out)
+        yield
+
+
 def _fit(
-    options: TrainOptions, out: Path, on_epoch: Hook | None, progress: bool, on_resume: Hook | None, on_remark: Remark
+    options: TrainOptions,
+    out: Path,
+    on_epoch: Hook | None,
+    progress: bool,
+    on_resume: Hook | None,
+    on_remark: Remark,
+    group: Group,
+    opened: CaptionData | None,
 ) -> tuple[list[dict[str, Any]], CaptionData]:
     """Train to the end; return the history and the data. What training itself held in memory is free afterwards."""
-    place.tidy(out)
+    first = group.rank == 0
     config = read_config(out) if place.has_run(out) else None
     if config is not None:
         check_agreement(options, options_of(config, out))
-    data = _data(options, out, config)
+    data = _data(options, out, config, opened)
     model = CaptioningRNN.from_config(_model_config(options, data), data.vocabulary.word_to_idx, seed=options.seed)
     saved = None if config is None else _saved(out, config, data, model, on_remark)
-    scaling = saved.scaling if saved is not None else fit_scaling(options.feature_scaling, data.split("train").features)
+    check_agreement_of_ranks(group, out, settings_of(options), data.stamp, 0 if saved is None else saved.state.iteration)
+    scaling = saved.scaling if saved is not None else scaling_of_first(group, options.feature_scaling, data)
     data.scaling = scaling
-    keeper = Keeper(out, options.epochs, scaling, digest(data.vocabulary))
-    stop = StopRequest()
-    saver = Saver(interval(options.save_every), keeper.write, out, stop, keeper.finish)
+    keeper = Keeper(out, options.epochs, scaling, digest(data.vocabulary), first)
+    stop = StopRequest(first)
+    saver = Saver(interval(options.save_every), keeper.write, out, stop, keeper.finish, group)
 
     def ended(solver: CaptioningSolver) -> None:
         saver.on_epoch(solver)
@@ -118,11 +142,13 @@ def _fit(
         model, data, update_rule="adam", optim_config={"learning_rate": options.lr}, lr_decay=options.lr_decay, ema=options.ema,
         select=options.select, batch_size=options.batch_size,        num_epochs=options.epochs, patience=options.patience or None, clip_norm=options.clip or None, seed=options.seed, verbose=False,
         progress=progress, on_step=saver.on_step, on_epoch=ended,
-        objective=smoothed_cross_entropy(options.smoothing),
+        objective=smoothed_cross_entropy(options.smoothing), group=group,
     )  # fmt: skip
-    _furnish(options, out, data, model.config, config)
+    if first:
+        _furnish(options, out, data, model.config, config)
     if saved is not None:
         keeper.restore(solver, saved.state)
+        _remark_ranks(solver, out, on_remark)
         if on_resume is not None:
             on_resume(solver)
     if not solver.finished:
@@ -141,10 +167,10 @@ def _model_config(options: TrainOptions, data: CaptionData) -> ModelConfig:
     return ModelConfig(len(data.vocabulary), data.feature_shape, options.wordvec, options.hidden, options.cell, options.dropout, options.inject)
 
 
-def _data(options: TrainOptions, out: Path, config: Mapping[str, Any] | None) -> CaptionData:
-    """What to train on. For a run to continue it must be the data that the run began with, wherever that is by now."""
+def _data(options: TrainOptions, out: Path, config: Mapping[str, Any] | None, opened: CaptionData | None) -> CaptionData:
+    """What to train on, which may be `opened` already. For a run to continue it must be the data that the run began with, wherever that is by now."""
     path = Path(options.data or out / DATA)
-    data = open_data(path) if options.data or path.exists() else stamped(generate(options.seed))
+    data = opened or (open_data(path) if options.data or path.exists() else stamped(generate(options.seed)))
     if config is not None and config["data_stamp"] != data.stamp:
         raise DataError(
             f"train_run: {path} is not the data that {out} began with, expected the same, unchanged; give its path as `data`, or begin another run"
@@ -164,6 +190,14 @@ def _saved(out: Path, config: Mapping[str, Any], data: CaptionData, model: Capti
     if saved.drew_masks_in_turn and model.dropout:
         on_remark(f"train_run: {path} {OTHER_MASKS}")
     return saved
+
+
+def _remark_ranks(solver: CaptioningSolver, out: Path, on_remark: Remark) -> None:
+    before, now = (solver.times[-1] if solver.times else {}).get("ranks", 1), solver.group.size
+    if solver.times and before != now:
+        on_remark(
+            f"train_run: {out} was trained by {before} process(es) and goes on with {now}: same batches, same dropout; sums are rounded differently"
+        )
 
 
 def _furnish(options: TrainOptions, out: Path, data: CaptionData, model: ModelConfig, config: Mapping[str, Any] | None) -> None:

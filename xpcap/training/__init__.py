@@ -1,6 +1,6 @@
 """Training: the solver, its objectives, its history and its state."""
 
-from xpcap.training.group import ALONE, Group
+from xpcap.groups import ALONE, Group
 from xpcap.training.objectives import Objective, cross_entropy, smoothed_cross_entropy
 from xpcap.training.solver import CaptioningSolver
 

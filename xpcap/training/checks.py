@@ -38,6 +38,11 @@ def check_options(solver: Any, seed: Any) -> None:
         raise unknown("CaptioningSolver", "select", solver.select, SELECT)
     if seed is not None and not (isinstance(seed, int | np.integer) and seed >= 0):
         raise OptionError(f"CaptioningSolver: seed is {seed!r}, expected a whole number of at least 0, or None")
+    if solver.batch_size < solver.group.size:
+        raise OptionError(
+            f"CaptioningSolver: `batch_size` is {solver.batch_size} for {solver.group.size} ranks, expected at least a caption for each; "
+            "raise it, or start fewer"
+        )
     check_words(getattr(solver.model, "word_to_idx", {}), solver.data.vocabulary)
 
 

@@ -14,7 +14,7 @@ Objective = Callable[[Any, Batch, Workspace | None], tuple[Array, Parameters]]
 
 def cross_entropy(model: Any, batch: Batch, workspace: Workspace | None = None) -> tuple[Array, Parameters]:
     """Cross entropy of the captions: summed over time, weighted by caption, divided by `batch.total`; see CaptioningRNN.loss."""
-    return model.loss(batch.features, batch.captions, workspace, weights=batch.weights, total=batch.total, step=batch.step)
+    return model.loss(batch.features, batch.captions, workspace, **_rest(batch))
 
 
 def smoothed_cross_entropy(smoothing: float) -> Objective:
@@ -30,7 +30,12 @@ def smoothed_cross_entropy(smoothing: float) -> Objective:
         return cross_entropy
 
     def objective(model: Any, batch: Batch, workspace: Workspace | None = None) -> tuple[Array, Parameters]:
-        options = {"weights": batch.weights, "total": batch.total, "step": batch.step}
-        return model.loss(batch.features, batch.captions, workspace, smoothing=smoothing, **options)
+        return model.loss(batch.features, batch.captions, workspace, smoothing=smoothing, **_rest(batch))
 
     return objective
+
+
+def _rest(batch: Batch) -> dict[str, Any]:
+    """What a batch says beside features and captions. `mine` only where there is one: not every model knows how to share a batch."""
+    told = {"weights": batch.weights, "total": batch.total, "step": batch.step}
+    return told if batch.mine is None else {**told, "mine": batch.mine}

@@ -1,11 +1,13 @@
 """Selection: what tells the best epoch, and the score of captions that it may be."""
 
+import json
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
 from xpcap.data.dataset import CaptionData, spread
+from xpcap.groups import ALONE, Group, batches
 from xpcap.metrics.cider import CiderD
 
 SELECT = ("loss", "cider")
@@ -17,20 +19,22 @@ class CaptionScore:
     """CIDEr-D of a model's greedy captions of the val split, for at most 1,000 pictures, spread evenly over it.
 
     How common an n-gram is, is told from the captions of those pictures: for a split of up to 1,000 the score is `evaluate`'s ``cider_d``.
+    The ranks of `group` share the pictures out.
     """
 
-    def __init__(self, data: CaptionData) -> None:
-        self._data = data
+    def __init__(self, data: CaptionData, group: Group = ALONE) -> None:
+        self._data, self._group = data, group
         written = data.reference_words("val")
         self._pictures = np.array(list(written))[spread(len(written), MOST)]
         self._score = CiderD([written[picture] for picture in self._pictures.tolist()])
 
     def __call__(self, model: Any, between: Callable[[], None]) -> float:
         """The score of a model now. `between` is called between batches; what it raises ends the scoring."""
-        words, said = self._data.vocabulary, []
-        for start in range(0, len(self._pictures), AT_ONCE):
-            features = self._data.features("val", self._pictures[start : start + AT_ONCE])
-            ids = model.sample(features, self._data.max_words, forbid=(words.null, words.start, words.unk))
-            said += [words.words(caption) for caption in ids]
+        words, mine = self._data.vocabulary, []
+        for batch in batches(self._group, len(self._pictures), AT_ONCE):
+            if len(pictures := self._pictures[batch]):
+                ids = model.sample(self._data.features("val", pictures), self._data.max_words, forbid=(words.null, words.start, words.unk))
+                mine += [words.words(caption) for caption in ids]
             between()
+        said = [caption for share in self._group.collect(json.dumps(mine)) for caption in json.loads(share)]
         return float(self._score.scores(said).mean())

@@ -15,15 +15,16 @@ from xpcap.data.dataset import CaptionData
 from xpcap.data.feed import Feed
 from xpcap.draws import draw_views
 from xpcap.errors import TrainingError
+from xpcap.groups import ALONE, Group
 from xpcap.models.batch import Batch, FeatureRows
 from xpcap.ops import global_norm
 from xpcap.progress import BAR_SECONDS, Pace, bar, say
 from xpcap.training.checks import check_options, check_positive, refuse_keywords
 from xpcap.training.descent import Descent
-from xpcap.training.group import ALONE, Group
 from xpcap.training.history import EpochHistory, Record
 from xpcap.training.objectives import Objective, cross_entropy
 from xpcap.training.order import EpochOrder
+from xpcap.training.sharing import add_up, check_same, dealt_to
 from xpcap.training.state import TrainingState, by_parameter, capture, check_fits, restore_descent, restore_order
 from xpcap.training.validation import Judge, accuracy
 from xpcap.training.watch import StepRecord
@@ -52,7 +53,7 @@ class CaptioningSolver(EpochHistory):
         ends training; `train`, or the state, goes on from there
     on_epoch : called with the solver after each epoch, once it is recorded
     objective : from (model, Batch, workspace) to loss and gradients; the solver has no other way to get a gradient
-    group : the processes that train together; gradients are summed over them. ALONE: this one
+    group : the processes that train together; each computes its share of every batch, and all do the same steps. ALONE: this one
 
     Attributes
     ----------
@@ -101,7 +102,7 @@ class CaptioningSolver(EpochHistory):
         self._on_host = get_array_module(flat) is np
         self._order = EpochOrder(len(self.data.split("train").captions), seed)
         self._feed, self._record = Feed(self.data, flat), StepRecord(flat, self.steps_per_epoch)
-        self._judge = Judge(copy.deepcopy(model) if ema else None, self.data, self._feed, select)
+        self._judge = Judge(copy.deepcopy(model) if ema else None, self.data, self._feed, select, group)
         self._descent = Descent(update_rule, self.optim_config, flat, self._judge.averaged.params if ema else None)
         self._workspace = Workspace(flat, cores() if self._on_host else 1)
         self._pace = Pace(BAR_SECONDS)  # of reading losses for the progress bar
@@ -123,7 +124,7 @@ class CaptioningSolver(EpochHistory):
             self._last_epoch = self.epoch + self.num_epochs
             self._descent.begin_again(self.lr_decay)
             self._train_epoch()
-        while not self.group.any(self.finished):
+        while not self.finished:
             self._train_epoch()
 
     def _train_epoch(self) -> None:
@@ -137,8 +138,9 @@ class CaptioningSolver(EpochHistory):
                 self._call_on_step()
         trained = time.perf_counter()
         record = self._evaluate_epoch()
-        seconds = {"train_seconds": trained - start, "check_seconds": time.perf_counter() - trained}
-        self._add_epoch(record, {"epoch": record["epoch"], "steps": self._order.position - first, **seconds}, self._judge.of(self.model).params)
+        times = {"epoch": record["epoch"], "steps": self._order.position - first, **({"ranks": self.group.size} if self.group.size > 1 else {})}
+        times |= {"train_seconds": trained - start, "check_seconds": time.perf_counter() - trained}
+        self._add_epoch(record, times, self._judge.of(self.model).params)
         self._descent.end_epoch(self.lr_decay)
         self._order.end()
         self._report_due = True
@@ -146,8 +148,10 @@ class CaptioningSolver(EpochHistory):
 
     def _train_batch(self, captions: np.ndarray) -> None:
         """Train on the captions of those numbers."""
-        views = draw_views(len(captions), self._feed.split("train").views, getattr(self.model, "seed", 0), self.iteration)
-        batch = self._feed.minibatch("train", captions, views)._replace(step=self.iteration)
+        split = self._feed.split("train")
+        views = draw_views(len(captions), split.views, getattr(self.model, "seed", 0), self.iteration)
+        mine = dealt_to(self.group, split.captions[captions], self.data.vocabulary.null)
+        batch = self._feed.minibatch("train", captions, views, mine)._replace(step=self.iteration)
         loss, norm = self._step(batch, require_finite=self._on_host)
         self._record.add(loss, norm)
         self._descent.end_step(self.lr_decay, (self._last_epoch - self.epoch) * self.steps_per_epoch - self._order.position)
@@ -156,16 +160,18 @@ class CaptioningSolver(EpochHistory):
     def _step(self, batch: Batch, require_finite: bool = False) -> tuple[Array, Array]:
         """An optimisation step: its loss, and the norm of the gradient before clipping, both 0-d."""
         loss, grads = self.objective(self.model, batch, self._workspace)
-        self.group.add(grads.flat)
+        loss = add_up(self.group, loss, grads)
         buffer = self._workspace.buffer.scope("solver")
         norm = global_norm(grads.flat, buffer) if self.clip_norm is None else optim.clip_by_global_norm(grads.flat, self.clip_norm, buffer)
-        if require_finite and self.group.any(not (np.isfinite(loss) and np.isfinite(norm))):
+        if require_finite and not (np.isfinite(loss) and np.isfinite(norm)):
             self._fail(self._record.explain(loss, norm, self.model.params, grads, self.learning_rate))
         self._descent.update(self.model.params.flat, grads.flat, self.ema, self.iteration + 1)
         return loss, norm
 
     def step(self, features: Array | FeatureRows, captions: Array) -> Array:
         """Take one optimisation step on a minibatch of your own. It is not recorded, and nothing is read from a device.
+
+        Dropout masks are those of the step after the model's last one: `model.loss` counts.
 
         Parameters
         ----------
@@ -175,10 +181,6 @@ class CaptioningSolver(EpochHistory):
         Returns
         -------
         loss : 0-d, of the model's library; reading it waits for the device
-
-        Notes
-        -----
-        Dropout masks are those of the step after the model's last one: `model.loss` counts.
         """
         return self._step(Batch(features, captions))[0].copy()  # the next step overwrites a device's own
 
@@ -222,6 +224,7 @@ class CaptioningSolver(EpochHistory):
     def _evaluate_epoch(self) -> Record:
         """The record of the epoch that was just trained."""
         self._require_finite()
+        check_same(self.group, self.model.params, self.epoch + 1)
         record = {"epoch": self.epoch + 1, "iteration": self.iteration, "learning_rate": self.learning_rate}
         record["train_loss"] = float(np.mean(self.loss_history[-self.steps_per_epoch :]))
         record |= self._judge(self.model, between=self._call_on_step)

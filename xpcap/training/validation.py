@@ -6,6 +6,7 @@ from typing import Any
 from xpcap.backend import Array, to_numpy
 from xpcap.data.dataset import CaptionData, spread
 from xpcap.data.feed import Feed
+from xpcap.groups import ALONE, Group
 from xpcap.metrics import TeacherForced, teacher_forced
 from xpcap.training.selection import CaptionScore
 
@@ -22,11 +23,12 @@ class Judge:
     averaged : the model that holds an average of the parameters, which is judged in place of the one that trains; None: there is none
     feed : of `data`
     select : a name in SELECT
+    group : shares the captions and pictures out
     """
 
-    def __init__(self, averaged: Any, data: CaptionData, feed: Feed, select: str) -> None:
-        self.averaged, self._data, self._feed = averaged, data, feed
-        self._captions = CaptionScore(data) if select == "cider" and "val" in data.splits else None
+    def __init__(self, averaged: Any, data: CaptionData, feed: Feed, select: str, group: Group = ALONE) -> None:
+        self.averaged, self._data, self._feed, self._group = averaged, data, feed, group
+        self._captions = CaptionScore(data, group) if select == "cider" and "val" in data.splits else None
 
     def of(self, model: Any) -> Any:
         """What is judged when `model` trains."""
@@ -44,7 +46,7 @@ class Judge:
         return figures
 
     def _scored(self, model: Any, split: str, most: int, between: Callable[[], None]) -> TeacherForced:
-        return teacher_forced(model, self._feed, split, spread(len(self._data.split(split).captions), most), between=between)
+        return teacher_forced(model, self._feed, split, spread(len(self._data.split(split).captions), most), between=between, group=self._group)
 
 
 def accuracy(model: Any, features: Array, captions: Array, most: int | None, batch_size: int) -> float:

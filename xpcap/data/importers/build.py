@@ -20,6 +20,7 @@ from xpcap.data.rows import Table
 from xpcap.data.vocabulary import has_word, tokenize
 from xpcap.encoders import PHOTOGRAPHS, Encoder, find_encoder
 from xpcap.errors import DataError
+from xpcap.groups import ALONE, Group, Released
 
 WHERE = "import_captions"
 
@@ -38,6 +39,7 @@ def import_captions(
     strict: bool = False,
     progress: bool = False,
     mirror: bool = False,
+    group: Group = ALONE,
     **how: Any,
 ) -> tuple[CaptionData, Findings]:
     """Read captions of any known form, split them, bring in features, and assemble a data set.
@@ -51,6 +53,7 @@ def import_captions(
     kept : file that features go to as they are made, so that a killed encoding can go on; remove it once the data set is written
     strict : refuse what would be left out: captions and pictures without each other, captions without a word, rows of another form, ...
     mirror : encode the mirror images of the train split's pictures as well, which training takes half the time
+    group : ranks that share the encoding out; rank 0 alone makes the data set
     how : `min_count`, `vocabulary_size`, `max_words`, `pca` and `float16` of `assemble`
 
     Returns
@@ -59,9 +62,11 @@ def import_captions(
 
     Raises
     ------
-    DataError : nothing is left, a picture is in two splits, a name leads out of the folder, a file is damaged; or anything, if `strict`.
+    Released : this is another rank than 0, and has done its part. DataError : nothing is left, a picture is in two splits, a name leads out of the folder, a file is damaged; or anything, if `strict`.
     OSError : a file cannot be read.
     """
+    if group.rank and features_file is not None:
+        raise Released
     findings = Findings()
     read = read_captions(files, columns, findings)
     features = None if features_file is None else read_features(features_file)
@@ -76,7 +81,7 @@ def import_captions(
         assert pictures is not None
         encoder = encoder or find_encoder(PHOTOGRAPHS)
         mirrored = captions.get("train", {}) if mirror else {}
-        captions, rows = _encode(captions, Path(pictures), encoder, kept, progress, strict, findings, mirrored)
+        captions, rows = _encode(captions, Path(pictures), encoder, kept, progress, strict, findings, mirrored, group)
     elif mirror or encoder is not None:
         other = f"the encoder {encoder.name!r}" if encoder else "`mirror`, which encodes pictures"
         raise DataError(f"{WHERE}: got features and {other}, expected one of them")
@@ -183,12 +188,12 @@ def _check_left(captions: BySplit, findings: Findings) -> None:
 
 def _encode(
     captions: BySplit, folder: Path, encoder: Encoder, kept: str | Path | None, progress: bool, strict: bool, findings: Findings,
-    mirrored: Collection[str],
+    mirrored: Collection[str], group: Group,
 ) -> tuple[BySplit, Table]:  # fmt: skip
     """Features of all pictures, and the captions of those that could be read."""
     names = list(dict.fromkeys(name for by_picture in captions.values() for name in by_picture))
     skipped: dict[str, str] = {}
-    features = encode_folder(folder, names, encoder, progress, kept, None if strict else skipped, mirrored)
+    features = encode_folder(folder, names, encoder, progress, kept, None if strict else skipped, mirrored, group)
     for name, why in skipped.items():
         findings.skip("pictures that cannot be read", name if len(skipped) > 1 else f"{name}: {why.removeprefix('read_picture: ')}")
     left = {split: {name: texts for name, texts in by_picture.items() if name not in skipped} for split, by_picture in captions.items()}

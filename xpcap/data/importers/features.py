@@ -1,13 +1,15 @@
 """Features for importers: read from an .npz, or encoded from a folder of pictures. Either is a table by picture, on disk where it is large."""
 
+import base64
 import collections
 import contextlib
 import hashlib
 import json
 import sys
 import threading
-from collections.abc import Callable, Collection, Container, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Container, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path, PurePath
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -18,9 +20,11 @@ from xpcap.data.npz import read_npz
 from xpcap.data.rows import Table
 from xpcap.encoders import Encoder, read_picture
 from xpcap.errors import DataError
+from xpcap.groups import ALONE, Group, Released, batches
 from xpcap.progress import bar
 
 BLOCK = 16  # pictures encoded in one call, and done again after a kill
+ROUND = 16  # blocks that a rank encodes before it hands them over
 
 
 def read_features(path: str | Path) -> Table:
@@ -59,6 +63,7 @@ def encode_folder(
     kept: str | Path | None = None,
     unreadable: dict[str, str] | None = None,
     mirrored: Collection[str] = (),
+    group: Group = ALONE,
 ) -> Table:
     """Features of the pictures called `names` in a folder. They are read and encoded side by side, on all cores.
 
@@ -70,9 +75,11 @@ def encode_folder(
         and read from there as they are needed: remove it once they are safe elsewhere
     unreadable : where pictures that cannot be read are put, name to reason; the result lacks them. None: the first is an error
     mirrored : those whose mirror image is encoded as well; the result has it under `mirror_of` the name
+    group : ranks that share the pictures out. Rank 0 keeps and returns the features
 
     Raises
     ------
+    Released : this is another rank than 0, and all is encoded.
     DataError : a picture is missing, cannot be read, or would lie outside the folder; or `kept` is another file. OSError : it cannot be written.
     """
     folder = Path(folder)
@@ -80,32 +87,72 @@ def encode_folder(
     covered("encode_folder", names, {name for name in names if _exists(folder / name)}, f"file in {folder}")  # before the slow part
     blocks = [names[start : start + BLOCK] for start in range(0, len(names), BLOCK)]
     keys = {name: key for block in blocks for name, key in _keys(folder, block, encoder, mirrored)} if kept else {}
-    faults: dict[str, str] = {}
-    features: dict[str, np.ndarray] = {}
-    with Kept(Path(kept), encoder.shape) if kept else contextlib.nullcontext() as store:
+    with Kept(Path(kept), encoder.shape) if kept and group.rank == 0 else contextlib.nullcontext() as store:
         done = store.find({key: name for name, key in keys.items()}) if store else set()
         left = [block for block in blocks if not done >= {*block, *_mirrors(block, mirrored)}]  # whole: some encoders' bits depend on the batch
-        lock = threading.Lock()
         with bar((), progress, "encoding pictures", total=len(names), done=len(names) - sum(map(len, left))) as shown:
+            made = _Made(store, keys, shown)
 
-            def encode(block: Sequence[str]) -> None:
-                made, bad = _encode_block(folder, block, encoder, mirrored, strict=unreadable is None)
-                with lock:
-                    faults.update(bad)
-                    if store:
-                        store.add({name: keys[name] for name in made}, made.values())
-                    else:
-                        features.update(made)
-                    shown.update(len(block))
+            def encode(block: Sequence[str]) -> Encoded:
+                return _encode_block(folder, block, encoder, mirrored, strict=unreadable is None)
 
-            _share_out(encode, left)
+            if group.size == 1:
+                _share_out(lambda block: made.take(encode(block)), left)
+            else:
+                _encode_on_ranks(group, left, encode, made, encoder.shape)
+    if group.rank:
+        raise Released
     if unreadable is not None:
-        unreadable.update((name, faults[name]) for name in names if name in faults)
-    there = [*(read := [name for name in names if name not in faults]), *_mirrors(read, mirrored)]
+        unreadable.update((name, made.faults[name]) for name in names if name in made.faults)
+    there = [*(read := [name for name in names if name not in made.faults]), *_mirrors(read, mirrored)]
     if store:
         return store.table(there)
-    rows = np.stack([features.pop(name) for name in there]) if there else np.empty((0, *encoder.shape), np.float32)
+    rows = np.stack([made.features.pop(name) for name in there]) if there else np.empty((0, *encoder.shape), np.float32)
     return Table({name: row for row, name in enumerate(there)}, rows)
+
+
+class Encoded(NamedTuple):
+    """A block of pictures: features by name, the reasons why others could not be read, and how many pictures there were."""
+
+    features: dict[str, np.ndarray]
+    faults: dict[str, str]
+    pictures: int
+
+
+class _Made:
+    """Takes in what has been encoded, from any thread; features go to `store` if there is one."""
+
+    def __init__(self, store: Kept | None, keys: Mapping[str, bytes], shown: Any) -> None:
+        self._store, self._keys, self._shown = store, keys, shown
+        self._lock = threading.Lock()
+        self.features: dict[str, np.ndarray] = {}
+        self.faults: dict[str, str] = {}
+
+    def take(self, block: Encoded) -> None:
+        with self._lock:
+            self.faults.update(block.faults)
+            if self._store:
+                self._store.add({name: self._keys[name] for name in block.features}, block.features.values())
+            else:
+                self.features.update(block.features)
+            self._shown.update(block.pictures)
+
+
+def _encode_on_ranks(
+    group: Group, blocks: Sequence[Sequence[str]], encode: Callable[[Sequence[str]], Encoded], made: _Made, shape: tuple[int, ...]
+) -> None:
+    """Rank 0 says which blocks are left. Each rank encodes its share, a round at a time; then rank 0 takes in what all have made."""
+    blocks = json.loads(group.collect(json.dumps(blocks) if group.rank == 0 else "")[0])
+    for batch in batches(group, len(blocks), ROUND):
+        mine: list[Encoded] = []
+        _share_out(lambda block, mine=mine: mine.append(encode(block)), blocks[batch])  # type: ignore[misc]  # bound at once
+        told = group.collect(json.dumps([[[[name, _told(row)] for name, row in one.features.items()], one.faults, one.pictures] for one in mine]))
+        for features, faults, count in (one for share in told for one in json.loads(share) if group.rank == 0):
+            made.take(Encoded({name: np.frombuffer(base64.b64decode(row), "<f4").reshape(shape) for name, row in features}, faults, count))
+
+
+def _told(row: np.ndarray) -> str:
+    return base64.b64encode(row.astype("<f4").tobytes()).decode()
 
 
 def mirror_of(name: str) -> str:
@@ -124,10 +171,8 @@ def _keys(folder: Path, block: Sequence[str], encoder: Encoder, mirrored: Collec
         yield name, hashlib.sha256(json.dumps([encoder.name, files, name]).encode()).digest()
 
 
-def _encode_block(
-    folder: Path, block: Sequence[str], encoder: Encoder, mirrored: Collection[str], strict: bool
-) -> tuple[dict[str, np.ndarray], dict[str, str]]:
-    """Features by name, and the reasons why the others could not be read."""
+def _encode_block(folder: Path, block: Sequence[str], encoder: Encoder, mirrored: Collection[str], strict: bool) -> Encoded:
+    """Encode a block; with `strict`, a picture that cannot be read is an error."""
     read: list[str] = []
     turned: dict[str, np.ndarray] = {}
     faults: dict[str, str] = {}
@@ -149,7 +194,7 @@ def _encode_block(
     features = dict(zip(read, encoder.encode(pictures()), strict=True))
     if turned:
         features.update(zip(turned, encoder.encode(turned.values()), strict=True))
-    return features, faults
+    return Encoded(features, faults, len(block))
 
 
 def _share_out(work: Callable[[Sequence[str]], None], blocks: Iterable[Sequence[str]]) -> None:

@@ -1,0 +1,68 @@
+"""Ranks as threads of one process: a Group without MPI, for tests of what ranks do together."""
+
+import threading
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import numpy as np
+
+from xpcap.groups import Group
+
+Outcome = TypeVar("Outcome")
+
+
+class Meeting:
+    """What ranks meet at: each brings something, and all see what everyone brought."""
+
+    def __init__(self, size: int) -> None:
+        self.brought: list[Any] = [None] * size
+        self.barrier = threading.Barrier(size, timeout=60)
+
+    def exchange(self, rank: int, thing: Any) -> list[Any]:
+        self.brought[rank] = thing
+        self.barrier.wait()
+        everything = list(self.brought)
+        self.barrier.wait()
+        return everything
+
+
+class Rank:
+    """A Group of threads."""
+
+    def __init__(self, meeting: Meeting, rank: int, size: int) -> None:
+        self.meeting, self.rank, self.size, self.sums = meeting, rank, size, 0
+
+    def add(self, flat: Any) -> None:
+        self.sums += 1
+        host = flat if isinstance(flat, np.ndarray) else flat.get()
+        flat[...] = np.sum(self.meeting.exchange(self.rank, host.copy()), axis=0, dtype=host.dtype)
+
+    def highest(self, number: int) -> int:
+        return max(self.meeting.exchange(self.rank, number))
+
+    def collect(self, text: str) -> list[str]:
+        return self.meeting.exchange(self.rank, text)
+
+    def share(self, n: int) -> slice:
+        return slice(n * self.rank // self.size, n * (self.rank + 1) // self.size)
+
+
+def together(size: int, work: Callable[[Group], Outcome]) -> list[Outcome]:
+    """work(group) on `size` ranks at once; what each returned. The first exception of a rank is raised, and ends the others' waiting."""
+    meeting, results, errors = Meeting(size), [None] * size, []
+
+    def run(rank: int) -> None:
+        try:
+            results[rank] = work(Rank(meeting, rank, size))
+        except BaseException as error:
+            errors.append(error)
+            meeting.barrier.abort()
+
+    threads = [threading.Thread(target=run, args=(rank,)) for rank in range(size)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    if errors:
+        raise next((error for error in errors if not isinstance(error, threading.BrokenBarrierError)), errors[0])
+    return results  # type: ignore[return-value]

@@ -1,0 +1,132 @@
+"""Training on several ranks: the same model as on one, the same bits on each, and a word where that would not be so."""
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+from ranks import Rank, together
+
+pytest.importorskip("PIL")  # generated pictures
+
+from xpcap import CaptioningRNN, CaptioningSolver, to_numpy
+from xpcap.data.pictures import generate
+from xpcap.data.scaling import FeatureScaling
+from xpcap.errors import OptionError, TrainingError
+from xpcap.groups import ALONE, Group, batches
+from xpcap.models.batch import Batch
+from xpcap.training import cross_entropy
+
+MADE = generate(seed=3, train=41, val=13)  # 205 captions
+TRAIN = MADE.split("train")
+VIEWS = replace(TRAIN, features=np.concatenate([TRAIN.features, TRAIN.features[:, ::-1]]), views=2)
+DATA = replace(MADE, splits={**MADE.splits, "train": VIEWS}, scaling=FeatureScaling())
+
+
+def solver(group: Group, dtype: Any = np.float32, cell: str = "lstm", **options: Any) -> CaptioningSolver:
+    model = CaptioningRNN(DATA.vocabulary.word_to_idx, DATA.feature_dim, 12, 16, cell, dtype, dropout=0.3, inject="every-step", seed=1)
+    usual = {"update_rule": "adam", "optim_config": {"learning_rate": 1e-2}, "lr_decay": "linear", "ema": 0.9, "select": "cider", "clip_norm": 5.0}
+    return CaptioningSolver(model, DATA, batch_size=17, num_epochs=4, seed=2, verbose=False, group=group, **{**usual, **options})
+
+
+def trained(group: Group, **options: Any) -> CaptioningSolver:
+    made = solver(group, **options)
+    made.train()
+    return made
+
+
+@pytest.mark.parametrize(("dtype", "cell", "tolerance"), [(np.float32, "lstm", 1e-5), (np.float64, "lstm", 1e-12), (np.float64, "rnn", 1e-12)])
+def test_ranks_train_the_model_that_one_process_trains(dtype: Any, cell: str, tolerance: float) -> None:
+    """52 steps with dropout, mirror images and captions of different lengths; the last batch of an epoch is a single caption."""
+    alone = trained(ALONE, dtype=dtype, cell=cell)
+    assert alone.iteration == 52
+    assert len(alone.data.split("train").captions) % alone.batch_size == 1
+    for size in (2, 3, 4):
+        ranks = together(size, lambda group: trained(group, dtype=dtype, cell=cell))
+        for rank in ranks:
+            assert np.array_equal(rank.model.params.flat, ranks[0].model.params.flat)
+            assert np.array_equal(rank.best_params.flat, ranks[0].best_params.flat)
+            assert rank.history == ranks[0].history
+        np.testing.assert_allclose(ranks[0].model.params.flat, alone.model.params.flat, rtol=0, atol=tolerance)
+        np.testing.assert_allclose(ranks[0].loss_history, alone.loss_history, rtol=100 * tolerance)
+        for ours, theirs in zip(ranks[0].history, alone.history, strict=True):
+            assert ours == pytest.approx(theirs, rel=1e-3)
+
+
+def test_every_caption_of_a_batch_is_one_ranks_and_no_rank_reads_the_features_of_others() -> None:
+    seen: list[list[Batch]] = [[], [], []]
+
+    def objective_of(rank: int) -> Any:
+        def objective(model: Any, batch: Batch, workspace: Any) -> Any:
+            seen[rank].append(batch)
+            return cross_entropy(model, batch, workspace)
+
+        return objective
+
+    together(3, lambda group: trained(group, objective=objective_of(group.rank)))
+    for shares in zip(*seen, strict=True):
+        N = len(shares[0].captions)
+        mine = [share.mine for share in shares]
+        assert sorted(np.concatenate(mine)) == list(range(N))
+        assert [len(share.features) for share in shares] == [len(numbers) for numbers in mine]
+        words = [int((share.captions[share.mine] != DATA.vocabulary.null).sum()) for share in shares]
+        assert max(words) - min(words) <= shares[0].captions.shape[1]  # a caption at most
+
+
+def test_a_rank_whose_parameters_differ_is_named() -> None:
+    def work(group: Group) -> None:
+        made = solver(group)
+        if group.rank == 1:
+            made.model.params.flat[7] += np.float32(1e-6)
+        made.train()
+
+    with pytest.raises(TrainingError, match="after epoch 1 rank 1 has other parameters than rank 0"):
+        together(3, work)
+
+
+def test_a_step_that_is_not_finite_on_one_rank_ends_all() -> None:
+    errors: list[str] = []
+
+    def work(group: Group) -> None:
+        def objective(model: Any, batch: Batch, workspace: Any) -> Any:
+            loss, grads = cross_entropy(model, batch, workspace)
+            return loss + np.float32("inf") if group.rank == 1 and batch.step == 3 else loss, grads
+
+        made = solver(group, objective=objective)
+        with pytest.raises(TrainingError) as caught:
+            made.train()
+        errors.append(str(caught.value))
+
+    together(2, work)
+    assert [error.startswith("CaptioningSolver: iteration 4 has loss inf") for error in errors] == [True, True]
+
+
+def test_more_ranks_than_captions_in_a_batch_are_refused() -> None:
+    with pytest.raises(OptionError, match=r"`batch_size` is 17 for 18 ranks"):
+        solver(Rank(None, 0, 18))  # type: ignore[arg-type]  # never meets the others
+
+
+def test_all_ranks_get_equally_many_batches_of_their_shares() -> None:
+    for n in (0, 1, 5, 12, 13):
+        groups = [Rank(None, rank, 4) for rank in range(4)]  # type: ignore[arg-type]
+        found = [list(batches(group, n, 2)) for group in groups]
+        assert len({len(share) for share in found}) == 1
+        assert [i for share in found for batch in share for i in range(n)[batch]] == list(range(n))
+    assert list(batches(ALONE, 5, 2)) == [slice(0, 2), slice(2, 4), slice(4, 5)]
+
+
+def test_gradients_of_shares_add_up_with_weights_and_without_captions() -> None:
+    model = solver(ALONE, np.float64).model
+    rng = np.random.default_rng(0)
+    captions, weights = TRAIN.captions[:6], rng.random(6)
+    features = rng.standard_normal((6, DATA.feature_dim))
+    loss, grads = model.loss(features, captions, weights=weights, step=3)
+    total, sums = 0.0, np.zeros_like(grads.flat)
+    for mine in (np.array([4, 1]), np.array([], np.int64), np.array([0, 2, 3, 5])):
+        share, parts = model.loss(features[mine], captions, weights=weights, step=3, mine=mine)
+        total, sums = total + float(share), sums + parts.flat
+    assert total == pytest.approx(float(loss), rel=1e-12)
+    np.testing.assert_allclose(sums, to_numpy(grads.flat), rtol=0, atol=1e-13)
+    for bad in (np.array([0, 6]), np.array([1, 1])):
+        with pytest.raises(ValueError, match="expected distinct numbers of 6 captions"):
+            model.loss(features[:2], captions, mine=bad)

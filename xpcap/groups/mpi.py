@@ -1,0 +1,126 @@
+"""Ranks that MPI connects. The one file that imports mpi4py's MPI, which starts it."""
+
+import contextlib
+import json
+import os
+import socket
+from typing import Any
+
+import numpy as np
+
+from xpcap.backend import Array, is_device_array
+from xpcap.blas import blas
+from xpcap.errors import GroupError
+from xpcap.groups.device import DeviceSum, device_sum
+from xpcap.groups.waiting import Waiting, timeout
+
+FEW = 1024  # numbers: so many are gathered and summed in the order of ranks, which any MPI does with the same bits everywhere
+THREADS = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "GOTO_NUM_THREADS")
+
+
+class MPIGroup:
+    """The ranks of a communicator: a Group.
+
+    Parameters
+    ----------
+    communicator : mpi4py.MPI.Intracomm
+
+    Attributes
+    ----------
+    local_rank, local_size : this rank's number among those of its machine, and how many they are
+    """
+
+    def __init__(self, communicator: Any) -> None:
+        from mpi4py import MPI
+
+        self._mpi, self._communicator = MPI, communicator
+        self.rank, self.size = communicator.Get_rank(), communicator.Get_size()
+        local = communicator.Split_type(MPI.COMM_TYPE_SHARED)
+        self.local_rank, self.local_size = local.Get_rank(), local.Get_size()
+        local.Free()
+        self._device: DeviceSum | None = None
+        self._waiting: Any = contextlib.nullcontext
+        self.hosts = self.collect(socket.gethostname())
+        names = [f"rank {rank} on {host}" for rank, host in enumerate(self.hosts)]
+        if MPI.Query_thread() == MPI.THREAD_MULTIPLE:  # else a second thread may not speak
+            self._waiting = Waiting(communicator.Dup(), names, timeout())
+
+    def add(self, flat: Array) -> None:
+        if is_device_array(flat):
+            if self._device is None:
+                self._device = device_sum(self, flat)
+            with self._waiting():
+                self._device.add(flat)
+        else:
+            self.add_on_host(flat)
+
+    def add_on_host(self, flat: np.ndarray) -> None:
+        """`add` for an array of NumPy."""
+        with self._waiting():
+            if flat.size > FEW:
+                self._communicator.Allreduce(self._mpi.IN_PLACE, flat)
+                return
+            everyone = np.empty((self.size, *flat.shape), flat.dtype)
+            self._communicator.Allgather(np.ascontiguousarray(flat), everyone)
+            flat[...] = everyone.sum(axis=0)
+
+    def highest(self, number: int) -> int:
+        found = np.array([number], np.int64)
+        with self._waiting():
+            self._communicator.Allreduce(self._mpi.IN_PLACE, found, self._mpi.MAX)
+        return int(found[0])
+
+    def collect(self, text: str) -> list[str]:
+        content = np.frombuffer(text.encode("utf-8", "surrogatepass"), np.uint8)
+        lengths = np.empty(self.size, np.int64)
+        with self._waiting():
+            self._communicator.Allgather(np.array([len(content)], np.int64), lengths)
+            everything = np.empty(int(lengths.sum()), np.uint8)
+            self._communicator.Allgatherv(content, [everything, lengths])
+        ends = np.cumsum(lengths)
+        return [everything[end - length : end].tobytes().decode("utf-8", "surrogatepass") for end, length in zip(ends, lengths, strict=True)]
+
+    def share(self, n: int) -> slice:
+        return slice(n * self.rank // self.size, n * (self.rank + 1) // self.size)
+
+    def abort(self, status: int) -> None:
+        """End all ranks at once."""
+        self._communicator.Abort(status)
+
+    @property
+    def library(self) -> str:
+        """Name and version of the MPI library."""
+        return " ".join(self._mpi.Get_library_version().split("\n")[0].replace("\0", " ").split()[:4]).rstrip(",")
+
+
+def world(size: int) -> MPIGroup:
+    """The group of all `size` processes that the launcher started; each machine's cores are dealt out to its ranks.
+
+    Raises
+    ------
+    GroupError : mpi4py finds no MPI library, or one that knows nothing of the launcher. OptionError : a bad XPCAP_RANK_TIMEOUT.
+    """
+    timeout()
+    try:
+        from mpi4py import MPI
+    except (ImportError, RuntimeError) as error:
+        raise GroupError(
+            f"join: mpi4py cannot load an MPI library ({error}), expected one; pip install mpich installs one, with its mpiexec"
+        ) from error
+    if MPI.COMM_WORLD.Get_size() != size:
+        raise GroupError(
+            f"join: the launcher started {size} processes, and mpi4py's MPI, {MPI.Get_library_version().split(chr(10))[0][:60]!r}, knows "
+            f"{MPI.COMM_WORLD.Get_size()}, expected the same; use the mpiexec of the MPI that mpi4py loads"
+        )
+    group = MPIGroup(MPI.COMM_WORLD)
+    _share_cores(group)
+    return group
+
+
+def _share_cores(group: MPIGroup) -> None:
+    """Give BLAS a part of the cores, where neither the launcher nor the user has dealt them out."""
+    mine = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else list(range(os.cpu_count() or 1))
+    everyone = [json.loads(text) for text in group.collect(json.dumps([group.hosts[group.rank], mine]))]
+    beside = everyone.count([group.hosts[group.rank], mine])  # ranks that may use the same cores
+    if not any(name in os.environ for name in THREADS):
+        blas().limit(max(1, len(mine) // beside))

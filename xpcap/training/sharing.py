@@ -1,0 +1,38 @@
+"""What the ranks of a group do together in training: deal out a batch, add up its gradients, and check that they still agree."""
+
+import hashlib
+
+import numpy as np
+
+from xpcap.backend import Array, get_array_module, to_numpy
+from xpcap.errors import TrainingError
+from xpcap.groups import Group
+from xpcap.models.packing import dealt
+from xpcap.models.parameters import Parameters
+
+
+def dealt_to(group: Group, captions: np.ndarray, null: int) -> np.ndarray | None:
+    """Numbers of the captions of a batch (N, T+1) that this rank computes; None: all. Every rank gets as much work as any other."""
+    return None if group.size == 1 else dealt(captions, null, group.rank, group.size)
+
+
+def add_up(group: Group, loss: Array, grads: Parameters) -> Array:
+    """Sum gradients, in place, and the loss of a batch's shares over the ranks; return the loss, 0-d. On a device nothing is read."""
+    if group.size == 1:
+        return loss
+    group.add(grads.flat)
+    total = get_array_module(grads.flat).reshape(loss, (1,))
+    group.add(total)
+    return total.reshape(())
+
+
+def check_same(group: Group, params: Parameters, epoch: int) -> None:
+    """TrainingError : the parameters of a rank are not, bit for bit, those of rank 0."""
+    if group.size == 1:
+        return
+    digests = group.collect(hashlib.sha256(np.ascontiguousarray(to_numpy(params.flat)).data).hexdigest())
+    if odd := [rank for rank, digest in enumerate(digests) if digest != digests[0]]:
+        raise TrainingError(
+            f"CaptioningSolver: after epoch {epoch} rank {odd[0]} has other parameters than rank 0, expected the same bits on every rank; "
+            "was the model changed on one of them, or is its memory or network faulty?"
+        )
