@@ -37,6 +37,7 @@ STEP = _STEP + "step_reads_nothing_and_launches_little[lstm-0.0-whole]"
 STEP_WITH_DROPOUT = _STEP + "step_reads_nothing_and_launches_little[lstm-0.3-whole]"
 TIME_STEP = _STEP + "time_step_is_one_kernel_and_one_product_each_way"
 LAUNCHES = _STEP + "step_launches_little_beside_its_time_steps[lstm-0.3]"
+RANKS = "test_group.py::test_ranks_train_the_model_that_one_process_trains[float64-lstm-1e-12]"
 TRAINING = _STEP + "training_equals_numpy[lstm-float32]"
 TRAINING_RNN = _STEP + "training_equals_numpy[rnn-float32]"
 WITHOUT_CUBLAS = _STEP + "training_equals_numpy_where_cublas_cannot_be_called[lstm]"
@@ -201,7 +202,7 @@ MISTAKES = [
     ),
     Mistake(
         "features-by-the-batch", "features are sent with each batch although they are on the device",
-        SOLVER, "CaptioningSolver._train_batch", "self._feed.minibatch($split, $rows, $views)", "Batch(*self.data.minibatch($split, $rows))",
+        SOLVER, "CaptioningSolver._train_batch", "self._feed.minibatch($split, $rows, $views, $mine)", "Batch(*self.data.minibatch($split, $rows))",
         EPOCH_SENDS, "'models': 6",
     ),
     Mistake(
@@ -236,6 +237,23 @@ MISTAKES = [
         NETWORK, "backward", "$out = segment_sum($rows, $groups, ...)",
         "$out = get_array_module($rows).zeros((len($groups.starts) - 1, $rows.shape[1]), $rows.dtype)\nget_array_module($rows).add.at($out, $groups.ids, $rows)",
         SAME_BITS, "assert b'",
+    ),
+    # Ranks
+    Mistake(
+        "not-summed", "each rank goes its own way",
+        "xpcap/training/sharing.py", "add_up", "group.add(grads.flat)", "None",
+        RANKS, "has other parameters than rank 0",
+    ),
+    Mistake(
+        "share-of-the-total", "each rank divides by the captions of its share, and the sum is too large",
+        "xpcap/models/captioning_rnn.py", "CaptioningRNN.loss", "len(captions) if total is None else total",
+        "(len(captions) if mine is None else len(mine)) if total is None else total",
+        RANKS, "Not equal to tolerance",
+    ),
+    Mistake(
+        "masks-of-a-share", "dropout masks are numbered within a rank's share, so that they depend on the number of ranks",
+        "xpcap/models/entry.py", "enter", "row_numbers($packed, $whole)", "row_numbers($packed)",
+        RANKS, "Not equal to tolerance",
     ),
     # Memory
     Mistake(

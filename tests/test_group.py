@@ -1,19 +1,23 @@
 """Training on several ranks: the same model as on one, the same bits on each, and a word where that would not be so."""
 
+import sys
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
+from emulated import nccl
 from ranks import Rank, together
 
 pytest.importorskip("PIL")  # generated pictures
 
+import xpcap
 from xpcap import CaptioningRNN, CaptioningSolver, to_numpy
 from xpcap.data.pictures import generate
 from xpcap.data.scaling import FeatureScaling
 from xpcap.errors import OptionError, TrainingError
 from xpcap.groups import ALONE, Group, batches
+from xpcap.groups.device import NCCL, Staged, device_sum
 from xpcap.models.batch import Batch
 from xpcap.training import cross_entropy
 
@@ -25,8 +29,16 @@ DATA = replace(MADE, splits={**MADE.splits, "train": VIEWS}, scaling=FeatureScal
 
 def solver(group: Group, dtype: Any = np.float32, cell: str = "lstm", **options: Any) -> CaptioningSolver:
     model = CaptioningRNN(DATA.vocabulary.word_to_idx, DATA.feature_dim, 12, 16, cell, dtype, dropout=0.3, inject="every-step", seed=1)
-    usual = {"update_rule": "adam", "optim_config": {"learning_rate": 1e-2}, "lr_decay": "linear", "ema": 0.9, "select": "cider", "clip_norm": 5.0}
-    return CaptioningSolver(model, DATA, batch_size=17, num_epochs=4, seed=2, verbose=False, group=group, **{**usual, **options})
+    usual = {
+        "num_epochs": 4,
+        "update_rule": "adam",
+        "optim_config": {"learning_rate": 1e-2},
+        "lr_decay": "linear",
+        "ema": 0.9,
+        "select": "cider",
+        "clip_norm": 5.0,
+    }
+    return CaptioningSolver(model, DATA, batch_size=17, seed=2, verbose=False, group=group, **{**usual, **options})
 
 
 def trained(group: Group, **options: Any) -> CaptioningSolver:
@@ -51,6 +63,44 @@ def test_ranks_train_the_model_that_one_process_trains(dtype: Any, cell: str, to
         np.testing.assert_allclose(ranks[0].loss_history, alone.loss_history, rtol=100 * tolerance)
         for ours, theirs in zip(ranks[0].history, alone.history, strict=True):
             assert ours == pytest.approx(theirs, rel=1e-3)
+
+
+class OnDevice(Rank):
+    """A rank whose arrays lie on an emulated device, in a machine of its own or one that all share."""
+
+    def __init__(self, rank: Rank, alone: bool) -> None:
+        super().__init__(rank.meeting, rank.rank, rank.size)
+        self.hosts = [f"machine {k if alone else 0}" for k in range(rank.size)]
+        self.way: Any = None
+
+    def add(self, flat: Any) -> None:
+        if isinstance(flat, np.ndarray):
+            super().add(flat)
+            return
+        self.way = self.way or device_sum(self, flat)
+        self.way.add(flat)
+
+    add_on_host = Rank.add
+
+
+@pytest.mark.parametrize(("way", "alone", "library"), [(NCCL, True, True), (Staged, False, True), (Staged, True, False)])
+def test_ranks_train_on_devices_what_one_process_trains(way: type, alone: bool, library: bool, device: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By NCCL, through the host where two ranks share a device, and where one lacks the library. Threads stand for ranks."""
+    monkeypatch.setitem(sys.modules, "cupy.cuda.nccl", nccl.namespace(library))
+    monkeypatch.setattr(sys.modules["cupy"].cuda, "nccl", nccl.namespace(library))
+    made: list[OnDevice] = []
+
+    def work(group: Any) -> CaptioningSolver:
+        rank = OnDevice(group, alone)
+        made.append(rank)
+        return trained(rank, num_epochs=1)
+
+    with xpcap.use_backend("cupy"):
+        expected, ranks = trained(ALONE, num_epochs=1), together(2, work)
+    assert [type(rank.way) for rank in made] == [way, way]
+    for rank in ranks:
+        np.testing.assert_allclose(to_numpy(rank.model.params.flat), to_numpy(expected.model.params.flat), rtol=0, atol=1e-5)
+        assert rank.loss_history == pytest.approx(expected.loss_history, rel=1e-4)
 
 
 def test_every_caption_of_a_batch_is_one_ranks_and_no_rank_reads_the_features_of_others() -> None:

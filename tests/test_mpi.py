@@ -14,6 +14,7 @@ import pytest
 pytest.importorskip("mpi4py", reason="mpi4py is not installed: pip install '.[mpi]'")
 pytest.importorskip("PIL")  # generated pictures
 
+import kill
 import numpy as np
 
 from xpcap.data import write_dataset
@@ -204,3 +205,8 @@ def test_ranks_that_differ_and_a_rank_that_fails_alone_are_named(data: Path, tmp
 def test_commands_that_ranks_do_not_share_run_once(data: Path) -> None:
     assert on_two("info", str(data)) == alone("info", str(data))
     assert "2 ranks on 1 machine" in on_two("info")
+
+
+@pytest.mark.hunt
+def test_runs_whose_ranks_are_killed_at_random_moments_end_as_unbroken_ones() -> None:
+    assert kill.hunt(kills=6, seed=1, ranks=2).kills == 6

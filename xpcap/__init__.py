@@ -13,7 +13,7 @@ from xpcap.data import (
 )
 from xpcap.data.pictures import generate
 from xpcap.data.scaling import fit_scaling
-from xpcap.errors import BackendError, DataError, OptionError, SaveError, TrainingError
+from xpcap.errors import BackendError, DataError, GroupError, OptionError, SaveError, TrainingError
 from xpcap.models import CaptioningRNN, ModelConfig
 from xpcap.runs import Stopped, TrainOptions, caption_files, evaluate_run, load_state, open_run, save_state, train_run
 from xpcap.training.solver import CaptioningSolver
@@ -25,6 +25,7 @@ __all__ = [
     "CaptioningRNN",
     "CaptioningSolver",
     "DataError",
+    "GroupError",
     "ModelConfig",
     "OptionError",
     "SaveError",

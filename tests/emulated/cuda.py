@@ -57,6 +57,10 @@ class Device:
         EMULATOR.wait("Device.synchronize")
 
     @property
+    def pci_bus_id(self) -> str:
+        return f"0000:{self.id:02X}:00.0"
+
+    @property
     def mem_info(self) -> tuple[int, int]:
         return EMULATOR.free, EMULATOR.total
 
@@ -201,6 +205,7 @@ class Cuda(Module):
 
 def namespace() -> Module:
     """cupy.cuda."""
+    from emulated import nccl
     from emulated.blas import get_cublas_handle
 
     runtime = Module(
@@ -227,4 +232,5 @@ def namespace() -> Module:
         is_available=lambda: EMULATOR.devices > 0,
         get_local_runtime_version=lambda: 13000,
         alloc_pinned_memory=PinnedMemory,
+        nccl=nccl.namespace(available=True),
     )

@@ -98,6 +98,7 @@ def install(monkeypatch: Any, **machine: Any) -> Emulator:
     module = Cupy()
     monkeypatch.setitem(sys.modules, "cupy", module)
     monkeypatch.setitem(sys.modules, "cupy.cuda", module.cuda)
+    monkeypatch.setitem(sys.modules, "cupy.cuda.nccl", module.cuda.nccl)
     monkeypatch.delenv(backend.VARIABLE, raising=False)
     monkeypatch.setattr(backend, "_cupy_status", functools.cache(inspect.unwrap(backend._cupy_status)))
     monkeypatch.setattr(backend, "_active", None)

@@ -3,7 +3,7 @@
 import contextlib
 import json
 import os
-import socket
+import platform
 from typing import Any
 
 import numpy as np
@@ -40,7 +40,7 @@ class MPIGroup:
         local.Free()
         self._device: DeviceSum | None = None
         self._waiting: Any = contextlib.nullcontext
-        self.hosts = self.collect(socket.gethostname())
+        self.hosts = self.collect(platform.node())
         names = [f"rank {rank} on {host}" for rank, host in enumerate(self.hosts)]
         if MPI.Query_thread() == MPI.THREAD_MULTIPLE:  # else a second thread may not speak
             self._waiting = Waiting(communicator.Dup(), names, timeout())
