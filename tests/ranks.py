@@ -37,6 +37,9 @@ class Rank:
         host = flat if isinstance(flat, np.ndarray) else flat.get()
         flat[...] = np.sum(self.meeting.exchange(self.rank, host.copy()), axis=0, dtype=host.dtype)
 
+    def memory(self, like: Any) -> None:
+        return None
+
     def highest(self, number: int) -> int:
         return max(self.meeting.exchange(self.rank, number))
 

@@ -96,6 +96,11 @@ class Workspace:
         self._views[name] = made = view(self._buffers[name], 0, shape)
         return made
 
+    def hold(self, name: str, flat: Array) -> None:
+        """Take `flat` as the buffer of a name, in place of memory of its own."""
+        self._buffers[name] = flat
+        self._views.pop(name, None)
+
     def _send(self, name: str, host: np.ndarray) -> Array:
         if self._xp is np:
             return host

@@ -22,6 +22,9 @@ class Group(Protocol):
     def add(self, flat: Array) -> None:
         """Sum a contiguous array of floats over all ranks, in place; every rank gets the same bits."""
 
+    def memory(self, like: Array) -> Array | None:
+        """A flat array of the size and dtype of `like`, itself flat, that `add` sums faster than others; None where all are alike."""
+
     def highest(self, number: int) -> int:
         """The highest of the ranks' numbers."""
 
@@ -39,6 +42,9 @@ class _Alone:
 
     def add(self, flat: Array) -> None:
         return
+
+    def memory(self, like: Array) -> Array | None:
+        return None
 
     def highest(self, number: int) -> int:
         return number

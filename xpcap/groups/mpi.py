@@ -12,9 +12,11 @@ from xpcap.backend import Array, is_device_array
 from xpcap.blas import blas
 from xpcap.errors import GroupError
 from xpcap.groups.device import DeviceSum, device_sum
+from xpcap.groups.shared import SharedMemory, has_room
 from xpcap.groups.waiting import Waiting, timeout
 
 FEW = 1024  # numbers: so many are gathered and summed in the order of ranks, which any MPI does with the same bits everywhere
+PIECE = 4 << 20  # bytes summed at once: twice to three times as fast as 50 MB in one call, whose pieces leave the cache before their turn
 THREADS = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "GOTO_NUM_THREADS")
 
 
@@ -39,6 +41,7 @@ class MPIGroup:
         self.local_rank, self.local_size = local.Get_rank(), local.Get_size()
         local.Free()
         self._device: DeviceSum | None = None
+        self._shared: list[SharedMemory] = []
         self._waiting: Any = contextlib.nullcontext
         self.hosts = self.collect(platform.node())
         names = [f"rank {rank} on {host}" for rank, host in enumerate(self.hosts)]
@@ -57,12 +60,24 @@ class MPIGroup:
     def add_on_host(self, flat: np.ndarray) -> None:
         """`add` for an array of NumPy."""
         with self._waiting():
+            if shared := next((one for one in self._shared if one.holds(flat)), None):
+                shared.add()
+                return
             if flat.size > FEW:
-                self._communicator.Allreduce(self._mpi.IN_PLACE, flat)
+                numbers = PIECE // flat.itemsize
+                for start in range(0, flat.size, numbers):
+                    self._communicator.Allreduce(self._mpi.IN_PLACE, flat.reshape(-1)[start : start + numbers])
                 return
             everyone = np.empty((self.size, *flat.shape), flat.dtype)
             self._communicator.Allgather(np.ascontiguousarray(flat), everyone)
             flat[...] = everyone.sum(axis=0)
+
+    def memory(self, like: Array) -> Array | None:
+        if is_device_array(like) or self.local_size < self.size or self.highest(not has_room(self.size * like.nbytes)):
+            return None
+        with self._waiting():
+            self._shared.append(SharedMemory(self._communicator, like.size, like.dtype))
+        return self._shared[-1].mine
 
     def highest(self, number: int) -> int:
         found = np.array([number], np.int64)

@@ -19,6 +19,7 @@ from xpcap.models.scores import log_mean
 from xpcap.ops import add_product, gather, gather_plus, log_softmax, product, scatter, segment_sum, weighted_sum
 from xpcap.workspace import Buffer, fresh
 
+GRADIENTS = "grads"  # the buffer of all gradients in a workspace
 Member = tuple[ModelConfig, Parameters]  # a model, of those whose probabilities are averaged
 
 
@@ -69,7 +70,7 @@ def nothing(params: Parameters, buffer: Buffer) -> tuple[Array, Parameters]:
 
 
 def _gradients_in(params: Parameters, buffer: Buffer) -> Parameters:
-    grads: Parameters = buffer.made("grads", params.flat.shape, functools.partial(Parameters, params.shapes), of=params)
+    grads: Parameters = buffer.made(GRADIENTS, params.flat.shape, functools.partial(Parameters, params.shapes), of=params)
     return grads
 
 

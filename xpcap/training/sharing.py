@@ -7,13 +7,23 @@ import numpy as np
 from xpcap.backend import Array, get_array_module, to_numpy
 from xpcap.errors import TrainingError
 from xpcap.groups import Group
+from xpcap.models.network import GRADIENTS
 from xpcap.models.packing import dealt
 from xpcap.models.parameters import Parameters
+from xpcap.workspace import Workspace
 
 
 def dealt_to(group: Group, captions: np.ndarray, null: int) -> np.ndarray | None:
     """Numbers of the captions of a batch (N, T+1) that this rank computes; None: all. Every rank gets as much work as any other."""
     return None if group.size == 1 else dealt(captions, null, group.rank, group.size)
+
+
+def workspace_for(group: Group, flat: Array, parts: int) -> Workspace:
+    """A workspace of so many parts for a model with these parameters, its gradients where the group sums them fastest."""
+    workspace = Workspace(flat, parts)
+    if (memory := group.memory(flat)) is not None:
+        workspace.hold(GRADIENTS, memory)
+    return workspace
 
 
 def add_up(group: Group, loss: Array, grads: Parameters) -> Array:

@@ -24,11 +24,10 @@ from xpcap.training.descent import Descent
 from xpcap.training.history import EpochHistory, Record
 from xpcap.training.objectives import Objective, cross_entropy
 from xpcap.training.order import EpochOrder
-from xpcap.training.sharing import add_up, check_same, dealt_to
+from xpcap.training.sharing import add_up, check_same, dealt_to, workspace_for
 from xpcap.training.state import TrainingState, by_parameter, capture, check_fits, restore_descent, restore_order
 from xpcap.training.validation import Judge, accuracy
 from xpcap.training.watch import StepRecord
-from xpcap.workspace import Workspace
 
 
 class CaptioningSolver(EpochHistory):
@@ -104,7 +103,7 @@ class CaptioningSolver(EpochHistory):
         self._feed, self._record = Feed(self.data, flat), StepRecord(flat, self.steps_per_epoch)
         self._judge = Judge(copy.deepcopy(model) if ema else None, self.data, self._feed, select, group)
         self._descent = Descent(update_rule, self.optim_config, flat, self._judge.averaged.params if ema else None)
-        self._workspace = Workspace(flat, cores() if self._on_host else 1)
+        self._workspace = workspace_for(group, flat, cores() if self._on_host else 1)
         self._pace = Pace(BAR_SECONDS)  # of reading losses for the progress bar
         self._report_due = False  # on_epoch has yet to hear of the last epoch
 

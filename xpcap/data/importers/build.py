@@ -65,8 +65,8 @@ def import_captions(
     Released : this is another rank than 0, and has done its part. DataError : nothing is left, a picture is in two splits, a name leads out of the folder, a file is damaged; or anything, if `strict`.
     OSError : a file cannot be read.
     """
-    if group.rank and features_file is not None:
-        raise Released
+    if features_file is not None:
+        _check_nothing_to_encode(encoder, mirror, group)
     findings = Findings()
     read = read_captions(files, columns, findings)
     features = None if features_file is None else read_features(features_file)
@@ -82,15 +82,20 @@ def import_captions(
         encoder = encoder or find_encoder(PHOTOGRAPHS)
         mirrored = captions.get("train", {}) if mirror else {}
         captions, rows = _encode(captions, Path(pictures), encoder, kept, progress, strict, findings, mirrored, group)
-    elif mirror or encoder is not None:
-        other = f"the encoder {encoder.name!r}" if encoder else "`mirror`, which encodes pictures"
-        raise DataError(f"{WHERE}: got features and {other}, expected one of them")
     if features_file is not None:
         record["features"] = Path(features_file).name
     data = assemble(captions, features=rows, pictures=pictures, mirror=mirror, **how)
     record |= {**data.source.record, "skipped": dict(findings.skipped), **count(data)}
     source = dataclasses.replace(data.source, encoder=None if encoder is None else encoder.name, record=record)
     return dataclasses.replace(data, source=source), findings
+
+
+def _check_nothing_to_encode(encoder: Encoder | None, mirror: bool, group: Group) -> None:
+    if mirror or encoder is not None:
+        other = f"the encoder {encoder.name!r}" if encoder else "`mirror`, which encodes pictures"
+        raise DataError(f"{WHERE}: got features and {other}, expected one of them")
+    if group.rank:
+        raise Released
 
 
 def count(data: CaptionData) -> dict[str, Any]:
