@@ -32,7 +32,8 @@ class SharedMemory:
         self._window = MPI.Win.Allocate_shared(count * dtype.itemsize, dtype.itemsize, comm=communicator)
         self._window.Lock_all(MPI.MODE_NOCHECK)
         size = communicator.Get_size()
-        self._arrays: list[np.ndarray] = [np.frombuffer(memoryview(self._window.Shared_query(rank)[0]), dtype) for rank in range(size)]
+        buffers: list[Any] = [self._window.Shared_query(rank)[0] for rank in range(size)]
+        self._arrays = [np.frombuffer(buffer, dtype) for buffer in buffers]
         self.mine = self._arrays[communicator.Get_rank()]
 
     def holds(self, flat: np.ndarray) -> bool:

@@ -109,15 +109,9 @@ def _reserved(out: Path, resume: bool) -> Iterator[None]:
 
 
 def _fit(
-    options: TrainOptions,
-    out: Path,
-    on_epoch: Hook | None,
-    progress: bool,
-    on_resume: Hook | None,
-    on_remark: Remark,
-    group: Group,
+    options: TrainOptions, out: Path, on_epoch: Hook | None, progress: bool, on_resume: Hook | None, on_remark: Remark, group: Group,
     opened: CaptionData | None,
-) -> tuple[list[dict[str, Any]], CaptionData]:
+) -> tuple[list[dict[str, Any]], CaptionData]:  # fmt: skip
     """Train to the end; return the history and the data. What training itself held in memory is free afterwards."""
     first = group.rank == 0
     config = read_config(out) if place.has_run(out) else None
@@ -138,12 +132,7 @@ def _fit(
         if on_epoch is not None:
             on_epoch(solver)
 
-    solver = CaptioningSolver(
-        model, data, update_rule="adam", optim_config={"learning_rate": options.lr}, lr_decay=options.lr_decay, ema=options.ema,
-        select=options.select, batch_size=options.batch_size,        num_epochs=options.epochs, patience=options.patience or None, clip_norm=options.clip or None, seed=options.seed, verbose=False,
-        progress=progress, on_step=saver.on_step, on_epoch=ended,
-        objective=smoothed_cross_entropy(options.smoothing), group=group,
-    )  # fmt: skip
+    solver = _solver(options, model, data, progress, saver.on_step, ended, group)
     if first:
         _furnish(options, out, data, model.config, config)
     if saved is not None:
@@ -158,6 +147,17 @@ def _fit(
             solver.train()
         saver.check_stop(solver)
     return solver.history, data
+
+
+def _solver(
+    options: TrainOptions, model: CaptioningRNN, data: CaptionData, progress: bool, on_step: Hook, on_epoch: Hook, group: Group
+) -> CaptioningSolver:  # fmt: skip
+    return CaptioningSolver(
+        model, data, update_rule="adam", optim_config={"learning_rate": options.lr}, lr_decay=options.lr_decay, ema=options.ema,
+        select=options.select, batch_size=options.batch_size, num_epochs=options.epochs, patience=options.patience or None,
+        clip_norm=options.clip or None, seed=options.seed, verbose=False, progress=progress, on_step=on_step, on_epoch=on_epoch,
+        objective=smoothed_cross_entropy(options.smoothing), group=group,
+    )  # fmt: skip
 
 
 def _model_config(options: TrainOptions, data: CaptionData) -> ModelConfig:
