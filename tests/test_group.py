@@ -1,5 +1,8 @@
 """Training on several ranks: the same model as on one, the same bits on each, and a word where that would not be so."""
 
+import functools
+import os
+import subprocess
 import sys
 from dataclasses import replace
 from typing import Any
@@ -13,10 +16,11 @@ pytest.importorskip("PIL")  # generated pictures
 
 import xpcap
 from xpcap import CaptioningRNN, CaptioningSolver, to_numpy
+from xpcap.cli import shared
 from xpcap.data.pictures import generate
 from xpcap.data.scaling import FeatureScaling
-from xpcap.errors import OptionError, TrainingError
-from xpcap.groups import ALONE, Group, batches
+from xpcap.errors import BackendError, GroupError, OptionError, TrainingError
+from xpcap.groups import ALONE, Group, batches, launch
 from xpcap.groups.device import NCCL, Staged, device_sum
 from xpcap.models.batch import Batch
 from xpcap.training import cross_entropy
@@ -180,3 +184,45 @@ def test_gradients_of_shares_add_up_with_weights_and_without_captions() -> None:
     for bad in (np.array([0, 6]), np.array([1, 1])):
         with pytest.raises(ValueError, match="expected distinct numbers of 6 captions"):
             model.loss(features[:2], captions, mine=bad)
+
+
+def told_to(monkeypatch: pytest.MonkeyPatch, **environment: str) -> None:
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(launch, "join", functools.cache(launch.join.__wrapped__))
+
+
+def test_one_process_imports_no_mpi(monkeypatch: pytest.MonkeyPatch) -> None:
+    code = "import sys; from xpcap.cli import main; from xpcap.groups import ALONE, join; sys.exit(join() is not ALONE or 'mpi4py' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+    for name, value in (("PMI_SIZE", "1"), ("SLURM_STEP_NUM_TASKS", "4")):  # a rank is told too by whoever starts several
+        told_to(monkeypatch, **{name: value})
+        assert launch.join() is ALONE
+
+
+def test_several_processes_without_mpi4py_or_with_another_mpi_are_told_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    told_to(monkeypatch, OMPI_COMM_WORLD_SIZE="2", OMPI_COMM_WORLD_RANK="0")
+    monkeypatch.setattr(launch.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(GroupError, match=r"a launcher started 2 processes, and mpi4py is not installed.*pip install '\.\[mpi\]'"):
+        launch.join()
+    monkeypatch.undo()
+    pytest.importorskip("mpi4py")
+    environment = {**os.environ, "OMPI_COMM_WORLD_SIZE": "2", "OMPI_COMM_WORLD_RANK": "0"}
+    line = [sys.executable, "-c", "from xpcap.cli import main; main()", "info"]
+    done = subprocess.run(line, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert "the launcher started 2 processes, and mpi4py's MPI," in done.stderr
+    assert "use the mpiexec of the MPI that mpi4py loads" in done.stderr
+
+
+def test_a_rank_without_a_gpu_of_its_own_is_told_so(device: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The emulated machine has one device, and two ranks want one each."""
+    group = Rank(None, 1, 2)  # type: ignore[arg-type]  # never meets the others
+    group.local_rank = 1  # type: ignore[attr-defined]
+    monkeypatch.setattr(shared, "join", lambda: group)
+    with pytest.raises(BackendError, match=r"rank 1 is number 1 on its machine and wants a GPU of its own: .*has 1 CUDA device.*start as many ranks"):
+        shared.choose_backend("cupy")
+    group.local_rank = 0  # type: ignore[attr-defined]
+    shared.choose_backend("cupy")
+    assert xpcap.get_backend() == "cupy"
+    xpcap.use_backend("numpy")
