@@ -4,6 +4,7 @@ import functools
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -34,6 +35,7 @@ DATA = replace(MADE, splits={**MADE.splits, "train": VIEWS}, scaling=FeatureScal
 def solver(group: Group, dtype: Any = np.float32, cell: str = "lstm", **options: Any) -> CaptioningSolver:
     model = CaptioningRNN(DATA.vocabulary.word_to_idx, DATA.feature_dim, 12, 16, cell, dtype, dropout=0.3, inject="every-step", seed=1)
     usual = {
+        "batch_size": 17,
         "num_epochs": 4,
         "update_rule": "adam",
         "optim_config": {"learning_rate": 1e-2},
@@ -42,7 +44,7 @@ def solver(group: Group, dtype: Any = np.float32, cell: str = "lstm", **options:
         "select": "cider",
         "clip_norm": 5.0,
     }
-    return CaptioningSolver(model, DATA, batch_size=17, seed=2, verbose=False, group=group, **{**usual, **options})
+    return CaptioningSolver(model, DATA, seed=2, verbose=False, group=group, **{**usual, **options})
 
 
 def trained(group: Group, **options: Any) -> CaptioningSolver:
@@ -51,13 +53,17 @@ def trained(group: Group, **options: Any) -> CaptioningSolver:
     return made
 
 
-@pytest.mark.parametrize(("dtype", "cell", "tolerance"), [(np.float32, "lstm", 1e-5), (np.float64, "lstm", 1e-12), (np.float64, "rnn", 1e-12)])
-def test_ranks_train_the_model_that_one_process_trains(dtype: Any, cell: str, tolerance: float) -> None:
+@pytest.mark.parametrize(
+    ("dtype", "cell", "sizes", "tolerance"),
+    [(np.float32, "lstm", (2, 3, 4), 1e-5), (np.float64, "lstm", (3,), 1e-12), (np.float64, "rnn", (2,), 1e-12)],
+    ids=["lstm-float32", "lstm-float64", "rnn-float64"],
+)
+def test_ranks_train_the_model_that_one_process_trains(dtype: Any, cell: str, sizes: Sequence[int], tolerance: float) -> None:
     """52 steps with dropout, mirror images and captions of different lengths; the last batch of an epoch is a single caption."""
     alone = trained(ALONE, dtype=dtype, cell=cell)
     assert alone.iteration == 52
     assert len(alone.data.split("train").captions) % alone.batch_size == 1
-    for size in (2, 3, 4):
+    for size in sizes:
         ranks = together(size, lambda group: trained(group, dtype=dtype, cell=cell))
         for rank in ranks:
             assert np.array_equal(rank.model.params.flat, ranks[0].model.params.flat)
@@ -93,14 +99,15 @@ def test_ranks_train_on_devices_what_one_process_trains(way: type, alone: bool, 
     monkeypatch.setitem(sys.modules, "cupy.cuda.nccl", nccl.namespace(library))
     monkeypatch.setattr(sys.modules["cupy"].cuda, "nccl", nccl.namespace(library))
     made: list[OnDevice] = []
+    few: dict[str, Any] = {"batch_size": 100, "num_epochs": 1, "select": "loss"}  # three steps, the last of five captions
 
     def work(group: Any) -> CaptioningSolver:
         rank = OnDevice(group, alone)
         made.append(rank)
-        return trained(rank, num_epochs=1)
+        return trained(rank, **few)
 
     with xpcap.use_backend("cupy"):
-        expected, ranks = trained(ALONE, num_epochs=1), together(2, work)
+        expected, ranks = trained(ALONE, **few), together(2, work)
     assert [type(rank.way) for rank in made] == [way, way]
     for rank in ranks:
         np.testing.assert_allclose(to_numpy(rank.model.params.flat), to_numpy(expected.model.params.flat), rtol=0, atol=1e-5)

@@ -166,6 +166,7 @@ def test_sigterm_to_mpiexec_saves_and_one_process_goes_on(data: Path) -> None:
     assert ended(resumed)[0] == 143
 
 
+@pytest.mark.hunt
 def test_a_killed_rank_ends_all_and_the_last_save_is_whole(data: Path) -> None:
     out, process = long_run(data, "killed")
     killed = time.monotonic()
