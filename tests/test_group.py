@@ -4,8 +4,9 @@ import functools
 import os
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,10 +19,11 @@ pytest.importorskip("PIL")  # generated pictures
 import xpcap
 from xpcap import CaptioningRNN, CaptioningSolver, to_numpy
 from xpcap.cli import shared
-from xpcap.data.pictures import generate
+from xpcap.data.importers import encode_folder
+from xpcap.data.pictures import generate, write_pictures
 from xpcap.data.scaling import FeatureScaling
 from xpcap.errors import BackendError, GroupError, OptionError, TrainingError
-from xpcap.groups import ALONE, Group, batches, launch
+from xpcap.groups import ALONE, Group, Released, batches, launch
 from xpcap.groups.device import NCCL, Staged, device_sum
 from xpcap.models.batch import Batch
 from xpcap.training import cross_entropy
@@ -233,3 +235,35 @@ def test_a_rank_without_a_gpu_of_its_own_is_told_so(device: Any, monkeypatch: py
     shared.choose_backend("cupy")
     assert xpcap.get_backend() == "cupy"
     xpcap.use_backend("numpy")
+
+
+class Counting:
+    """An encoder that counts pictures: the mean colour of each."""
+
+    name, shape = "counting", (3,)
+
+    def __init__(self) -> None:
+        self.count = 0
+
+    def encode(self, pictures: Iterable[np.ndarray]) -> np.ndarray:
+        rows = [picture.mean(axis=(0, 1), dtype=np.float32) for picture in pictures]
+        self.count += len(rows)
+        return np.array(rows, np.float32).reshape(-1, 3)
+
+
+def test_ranks_share_the_encoding_and_only_rank_0_keeps_features(tmp_path: Path) -> None:
+    write_pictures(tmp_path / "pictures", MADE, "train")
+    names = list(TRAIN.images)
+    expected = encode_folder(tmp_path / "pictures", names, Counting())
+    encoders = [Counting(), Counting()]
+
+    def work(group: Group) -> Any:
+        try:
+            return encode_folder(tmp_path / "pictures", names, encoders[group.rank], kept=tmp_path / "kept", group=group)
+        except Released:
+            return None
+
+    table, nothing = together(2, work)
+    assert nothing is None
+    assert [encoder.count for encoder in encoders] == [16, 25]  # blocks of 16, 16 and 9
+    np.testing.assert_array_equal(table.pick(names), expected.pick(names))

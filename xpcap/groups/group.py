@@ -23,7 +23,10 @@ class Group(Protocol):
         """Sum a contiguous array of floats over all ranks, in place; every rank gets the same bits."""
 
     def memory(self, like: Array) -> Array | None:
-        """A flat array of the size and dtype of `like`, itself flat, that `add` sums faster than others; None where all are alike."""
+        """A flat array of the size and dtype of `like`, itself flat, that `add` sums faster than others; None where all are alike.
+
+        Asked for again it is the same array: it holds something from when it is written to until it is summed and used.
+        """
 
     def highest(self, number: int) -> int:
         """The highest of the ranks' numbers."""

@@ -1,4 +1,4 @@
-"""Ranks that MPI connects. The one file that imports mpi4py's MPI, which starts it."""
+"""Ranks that MPI connects. Importing mpi4py's MPI starts it, so that happens where a group is made, and not before."""
 
 import contextlib
 import json
@@ -41,7 +41,7 @@ class MPIGroup:
         self.local_rank, self.local_size = local.Get_rank(), local.Get_size()
         local.Free()
         self._device: DeviceSum | None = None
-        self._shared: list[SharedMemory] = []
+        self._shared: dict[tuple[int, np.dtype], SharedMemory] = {}  # by size and dtype
         self._waiting: Any = contextlib.nullcontext
         self.hosts = self.collect(platform.node())
         names = [f"rank {rank} on {host}" for rank, host in enumerate(self.hosts)]
@@ -60,7 +60,8 @@ class MPIGroup:
     def add_on_host(self, flat: np.ndarray) -> None:
         """`add` for an array of NumPy."""
         with self._waiting():
-            if shared := next((one for one in self._shared if one.holds(flat)), None):
+            shared = self._shared.get((flat.size, flat.dtype))
+            if shared is not None and shared.holds(flat):
                 shared.add()
                 return
             if flat.size > FEW:
@@ -73,11 +74,15 @@ class MPIGroup:
             flat[...] = everyone.sum(axis=0)
 
     def memory(self, like: Array) -> Array | None:
-        if is_device_array(like) or self.local_size < self.size or self.highest(not has_room(self.size * like.nbytes)):
+        if is_device_array(like) or self.local_size < self.size:
             return None
-        with self._waiting():
-            self._shared.append(SharedMemory(self._communicator, like.size, like.dtype))
-        return self._shared[-1].mine
+        key = like.size, like.dtype
+        if key not in self._shared:
+            if self.highest(not has_room(self.size * like.nbytes)):
+                return None
+            with self._waiting():
+                self._shared[key] = SharedMemory(self._communicator, *key)
+        return self._shared[key].mine
 
     def highest(self, number: int) -> int:
         found = np.array([number], np.int64)

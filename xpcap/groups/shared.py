@@ -24,11 +24,10 @@ class SharedMemory:
     mine : this rank's array (count,)
     """
 
-    def __init__(self, communicator: Any, count: int, dtype: Any) -> None:
+    def __init__(self, communicator: Any, count: int, dtype: np.dtype) -> None:
         from mpi4py import MPI
 
         self._communicator = communicator
-        dtype = np.dtype(dtype)
         self._window = MPI.Win.Allocate_shared(count * dtype.itemsize, dtype.itemsize, comm=communicator)
         self._window.Lock_all(MPI.MODE_NOCHECK)
         size = communicator.Get_size()

@@ -55,8 +55,10 @@ class Waiting:
         """Inside, this rank waits for the others."""
         self._calls += 1
         self._since = time.monotonic()
-        yield
-        self._since = math.inf
+        try:
+            yield
+        finally:
+            self._since = math.inf
 
     def _watch(self) -> None:
         while True:

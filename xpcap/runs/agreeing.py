@@ -33,7 +33,7 @@ def check_agreement_of_ranks(group: Group, out: Path, settings: Mapping[str, Any
 
     Raises
     ------
-    GroupError : a rank differs from rank 0 in one of them. DataError : a rank does not see the run folder, or another data set.
+    GroupError : a rank differs from rank 0 in one of them. DataError : a rank does not see the run folder as rank 0 does.
     """
     if group.size == 1:
         return

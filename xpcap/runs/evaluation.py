@@ -70,7 +70,7 @@ def evaluate_run(
     data : as in `data_of`: an open data set, a path, or None for the run's own
     java : METEOR and SPICE too, if they can be computed here
     policy : chooses the words, as in `caption_features`. None: greedy
-    group : ranks that share the pictures out; each returns the same
+    group : ranks that share the pictures out; each returns the same, but for what `java` adds on rank 0 alone
 
     Raises
     ------
@@ -82,6 +82,6 @@ def evaluate_run(
     forced = teacher_forced(run.model, seen.encoded_with(run.vocabulary, split, words), split, progress=progress, group=group)
     captions = caption_chosen(run, seen, split, captioned(seen, split), progress, policy, group)
     said = [caption.caption.split() for caption in captions]
-    results, unscored = score_words(seen, split, words, run.vocabulary, said, java)
+    results, unscored = score_words(seen, split, words, run.vocabulary, said, java and group.rank == 0)
     decoding = (policy or Policy()).title + (f", probabilities averaged over {len(run.paths)} models" if run.others else "")
     return Evaluation(split, captions, results, time.perf_counter() - start, forced, decoding, unscored=unscored)

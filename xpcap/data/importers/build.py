@@ -62,7 +62,8 @@ def import_captions(
 
     Raises
     ------
-    Released : this is another rank than 0, and has done its part. DataError : nothing is left, a picture is in two splits, a name leads out of the folder, a file is damaged; or anything, if `strict`.
+    Released : this is another rank than 0, and has done its part.
+    DataError : nothing is left, a picture is in two splits, a name leads out of the folder, a file is damaged; or anything, if `strict`.
     OSError : a file cannot be read.
     """
     if features_file is not None:

@@ -85,9 +85,10 @@ def encode_folder(
     folder = Path(folder)
     stay_in("encode_folder", folder, names)
     covered("encode_folder", names, {name for name in names if _exists(folder / name)}, f"file in {folder}")  # before the slow part
+    kept = kept if group.rank == 0 else None
     blocks = [names[start : start + BLOCK] for start in range(0, len(names), BLOCK)]
     keys = {name: key for block in blocks for name, key in _keys(folder, block, encoder, mirrored)} if kept else {}
-    with Kept(Path(kept), encoder.shape) if kept and group.rank == 0 else contextlib.nullcontext() as store:
+    with Kept(Path(kept), encoder.shape) if kept else contextlib.nullcontext() as store:
         done = store.find({key: name for name, key in keys.items()}) if store else set()
         left = [block for block in blocks if not done >= {*block, *_mirrors(block, mirrored)}]  # whole: some encoders' bits depend on the batch
         with bar((), progress, "encoding pictures", total=len(names), done=len(names) - sum(map(len, left))) as shown:
