@@ -180,6 +180,7 @@ def test_a_killed_rank_ends_all_and_the_last_save_is_whole(data: Path) -> None:
     assert ended(again)[0] == 143
 
 
+@pytest.mark.hunt
 def test_a_rank_that_hangs_is_named_and_all_are_ended(data: Path) -> None:
     out, process = long_run(data, "hanging", XPCAP_RANK_TIMEOUT="1")
     os.kill(rank_1(out), signal.SIGSTOP)
