@@ -8,6 +8,9 @@ import subprocess
 import sys
 import time
 
+import xpcap.blas  # before NumPy, whose BLAS reads its settings from the environment when it is loaded
+
+# isort: split
 import numpy as np
 
 from xpcap.bench.configs import CLIP, CONFIGS, LEARNING_RATE, SEED
