@@ -1,5 +1,5 @@
-"""Draws from a counter: dropout masks, a function of seed, place, training step, row and unit, with the same bits on the host and on a device; and
-which view of its picture a caption gets, a function of seed, step and row.
+"""Draws from a counter: dropout masks, a function of seed, place, training step, row and unit, with the same bits on the host and on a device;
+which view of its picture a caption gets, a function of seed, step and row; and what captions are sampled by in training, of seed, step, row and word.
 """
 
 from collections.abc import Sequence
@@ -10,7 +10,7 @@ from xpcap import kernels
 from xpcap.backend import Array, asarray
 from xpcap.ops import gather
 
-VIEWS = 3  # the place of views; dropout masks have those before it
+VIEWS, SAMPLES = 3, 4  # the places of views and of sampled captions; dropout masks have those before them
 
 
 def draw_masks(
@@ -62,3 +62,12 @@ def draw_views(n: int, views: int, seed: int, step: int) -> np.ndarray | None:
         return None
     key, counter = np.array([seed, VIEWS], np.uint64), np.array([0, 0, 0, step], np.uint64)
     return (np.random.Philox(key=key, counter=counter).random_raw(n) % np.uint64(views)).astype(np.int32)
+
+
+def draw_uniforms(n: int, length: int, seed: int, step: int) -> np.ndarray:
+    """What n captions of at most `length` words are sampled by in a training step: array (n, length), float64, in [0, 1).
+
+    Row i has the numbers i * length and up of ``numpy.random.Philox(key=[seed, SAMPLES], counter=[0, 0, 0, step])``, as NumPy's Generator makes them.
+    """
+    key, counter = np.array([seed, SAMPLES], np.uint64), np.array([0, 0, 0, step], np.uint64)
+    return np.random.Generator(np.random.Philox(key=key, counter=counter)).random((n, length))

@@ -20,6 +20,7 @@ from xpcap.progress import say
 from xpcap.runs import GENERATED, Stopped, TrainOptions, choose, is_saved, train_run
 from xpcap.runs.folder import LARGEST
 from xpcap.training.descent import LINEAR
+from xpcap.training.objectives import OBJECTIVES
 from xpcap.training.selection import SELECT
 from xpcap.training.solver import CaptioningSolver
 
@@ -48,6 +49,15 @@ def option(name: str, kind: Any, text: str) -> Callable[[Function], Function]:
 @click.argument("data", required=False, type=PATH)
 @click.option("--out", type=PATH, help="Run folder to make. An existing one is never overwritten. Default: runs/NAME, or a fresh runs/NAME-N.")
 @backend_option
+@click.option(
+    "--from", "start", type=PATH, help="Run folder whose best parameters to start from; its model and data are used, and its options by default."
+)
+@option(
+    "objective",
+    Choice(*OBJECTIVES),
+    "What is trained on: captions that people wrote, or CIDEr-D of captions that the model samples, which needs --from.",
+)
+@option("samples", click.IntRange(2, LARGEST), "Captions that self-critical training samples of a picture.")
 @option("cell", Choice(*CELLS), "Recurrent cell.")
 @option("hidden", click.IntRange(1, LARGEST), "H, size of the hidden state.")
 @option("wordvec", click.IntRange(1, LARGEST), "W, size of a word vector.")
@@ -119,4 +129,11 @@ def _print_epoch(solver: CaptioningSolver) -> None:
     record, times = solver.history[-1], solver.times[-1]
     val = f"  val loss {record['val_loss']:6.2f}  perplexity {record['val_perplexity']:6.2f}" if "val_loss" in record else ""
     val += f"  CIDEr {record['val_cider']:.3f}" if "val_cider" in record else ""
-    say(f"epoch {record['epoch']:2}  train loss {record['train_loss']:6.2f}{val}  {times['train_seconds'] + times['check_seconds']:5.1f} s")
+    if "train_reward" in record:
+        trained = f"train reward {record['train_reward']:.3f}"
+        val += f"  distinct {record['val_distinct']:.0%}  words {record['val_length']:.1f}" if "val_distinct" in record else ""
+    else:
+        trained = f"train loss {record['train_loss']:6.2f}"
+    say(f"epoch {record['epoch']:2}  {trained}{val}  {times['train_seconds'] + times['check_seconds']:5.1f} s")
+    if solver.collapse is not None:
+        say(f"training ends: {solver.collapse}")

@@ -169,8 +169,7 @@ class Sampling(Policy):
     def begin(self, numbers: np.ndarray, special: Special, buffer: Buffer) -> Chooser:
         dtype = buffer("", (0,)).dtype
         below_1 = np.nextafter(dtype.type(1), dtype.type(0))  # rounding to float32 may give 1
-        drawn = [np.random.Generator(np.random.Philox(key=np.array([self.seed, i], np.uint64))).random(self.max_length) for i in numbers.tolist()]
-        uniforms = np.minimum(np.array(drawn).reshape(-1, self.max_length).T.astype(dtype), below_1)  # (T, N)
+        uniforms = np.minimum(self.uniforms(numbers).T.astype(dtype), below_1)  # (T, N)
 
         def choose(scores: Array, totals: Array | None, t: int, places: np.ndarray) -> Choice:
             cumulative = self.weights(scores).cumsum(axis=1)
@@ -178,6 +177,11 @@ class Sampling(Policy):
             return Choice((cumulative <= (u * cumulative[:, -1])[:, None]).sum(axis=1))
 
         return choose
+
+    def uniforms(self, numbers: np.ndarray) -> np.ndarray:
+        """What the words of the pictures of these numbers (N,) are drawn by: (N, max_length), float64, in [0, 1)."""
+        drawn = [np.random.Generator(np.random.Philox(key=np.array([self.seed, i], np.uint64))).random(self.max_length) for i in numbers.tolist()]
+        return np.array(drawn).reshape(-1, self.max_length)
 
     def weights(self, scores: Array) -> Array:
         """What the words are drawn in proportion to: (n, V), 0 for words that are cut off."""

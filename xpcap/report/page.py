@@ -25,10 +25,13 @@ MOST_RANKED = 20  # captions of a beam
 COLUMNS = {  # of the table of epochs: key of a record, heading, format
     "epoch": ("epoch", "d"),
     "train_loss": ("train loss", ".2f"),
+    "train_reward": ("train reward", ".3f"),
     "val_loss": ("val loss", ".2f"),
     "val_perplexity": ("val perplexity", ".2f"),
     "val_accuracy": ("val accuracy", ".3f"),
     "val_cider": ("val CIDEr-D", ".3f"),
+    "val_distinct": ("val distinct", ".3f"),
+    "val_length": ("val words", ".1f"),
     "learning_rate": ("learning rate", ".2e"),
 }
 
@@ -186,7 +189,7 @@ def _curves(history: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     curves: list[dict[str, Any]] = []
     if len(history) < 2:
         return curves
-    for draw, keys in ((loss_curve, ("train_loss", "val_loss")), (perplexity_curve, ("val_perplexity",)), (cider_curve, ("val_cider",))):
+    for draw, keys in ((loss_curve, ("train_loss", "val_loss")), (perplexity_curve, ("val_perplexity",)), (cider_curve, ("train_reward", "val_cider"))):
         courses = [_course(history, key) for key in keys if points(history, key)]
         if courses:
             light, dark = (_data("png", draw(history, shade)) for shade in (False, True))

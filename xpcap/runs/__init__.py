@@ -2,6 +2,7 @@
 
 from xpcap.runs.captioning import PictureCaption, caption_run, data_of
 from xpcap.runs.checkpoint import load_state, save_state
+from xpcap.runs.choosing import choose
 from xpcap.runs.comparing import Comparison, compare
 from xpcap.runs.doctor import examine_run
 from xpcap.runs.ensemble import is_run, open_runs
@@ -9,7 +10,7 @@ from xpcap.runs.evaluation import Evaluation, evaluate_run
 from xpcap.runs.findings import Finding
 from xpcap.runs.folder import Run, open_run
 from xpcap.runs.new_pictures import Skipped, caption_files
-from xpcap.runs.options import GENERATED, TrainOptions, choose
+from xpcap.runs.options import GENERATED, TrainOptions
 from xpcap.runs.pages import Downloads, Look, check_place, look_at_files, look_in, write_caption_page, write_caption_png
 from xpcap.runs.place import is_saved
 from xpcap.runs.said import read_said

@@ -24,7 +24,15 @@ BEST, LAST = "best.safetensors", "last.safetensors"
 PROJECTION = "projection.safetensors"  # where the data was prepared with PCA
 DATA, PICTURES = "data.h5", "pictures"  # of generated pictures: the data set, and its val split as PNGs
 LARGEST = 10**6  # of any size in a config: what is larger is a mistake or a trap
-BEFORE = {"inject": "init", "smoothing": 0.0, "ema": 0.0, "select": "loss"}  # what runs were trained with before there was a choice
+BEFORE = {
+    "inject": "init",
+    "smoothing": 0.0,
+    "ema": 0.0,
+    "select": "loss",
+    "start": "",
+    "objective": "cross-entropy",
+    "samples": 5,
+}  # what runs were trained with before there was a choice
 MOST_CONFIG, MOST_VOCAB = 2**20, 16 * 2**20  # bytes
 _MEAN, _SCALE = "feature_scaling.mean", "feature_scaling.scale"
 
@@ -112,7 +120,7 @@ def read_config(path: Path) -> dict[str, Any]:
         config["feature_shape"] = [config.pop("feature_dim")]  # as it was called before there were other shapes
     for key, value in BEFORE.items():
         config.setdefault(key, value)
-    for key in ("data", "data_stamp", "cell", "feature_scaling", "inject", "select"):
+    for key in ("data", "data_stamp", "cell", "feature_scaling", "inject", "select", "start", "objective"):
         if not isinstance(config.get(key), str):
             raise DataError(f"open_run: {file} has {key} {config.get(key)!r}, expected text; damaged?")
     if config["feature_scaling"] not in KINDS:

@@ -1,15 +1,15 @@
-"""The options of `train`: their defaults, how they are chosen, and how those of a run are read back from its config."""
+"""The options of `train`: their defaults, and how those of a run are written to its config and read back."""
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
 from xpcap.errors import DataError, OptionError
-from xpcap.runs.folder import DATA, LARGEST, read_config
-from xpcap.runs.place import check_resumable, has_run
+from xpcap.runs.folder import DATA, LARGEST
 from xpcap.training.descent import LINEAR
+from xpcap.training.objectives import CROSS_ENTROPY, SELF_CRITICAL
 
 
 @dataclass(frozen=True)
@@ -18,13 +18,16 @@ class TrainOptions:
 
     Parameters
     ----------
-    data : dataset file or coco_captioning folder; None: generated pictures
+    data : dataset file or coco_captioning folder; None: that of the run `start`, or generated pictures
+    start : run folder whose best parameters to start from; None: random ones
+    objective : "cross-entropy", or "self-critical", which goes on from a run: see xpcap.training.self_critical
+    samples : captions of a picture that self-critical training samples
     out : run folder to make; None: a fresh folder under runs/
     cell : "lstm" or "rnn"
     hidden : H, size of the hidden state
     wordvec : W, size of a word vector
     epochs : passes over the training captions
-    batch_size : N, captions in a batch
+    batch_size : N, captions in a batch; in self-critical training those sampled, of batch_size // samples pictures
     lr : Adam's learning rate in the first epoch
     lr_decay : factor on the learning rate after each epoch; "linear": it falls with every step, to zero after the last
     ema : decay of a moving average of the parameters, which is kept in their place; 0: no average
@@ -42,6 +45,9 @@ class TrainOptions:
 
     data: str | Path | None = None
     out: str | Path | None = None
+    start: str | Path | None = None
+    objective: str = CROSS_ENTROPY
+    samples: int = 5
     cell: str = "lstm"
     hidden: int = 512
     wordvec: int = 256
@@ -63,7 +69,7 @@ class TrainOptions:
 
 
 NO_SETTINGS = ("out", "save_every", "resume")  # they do not change what is learnt, and are not kept with a run
-MAY_CHANGE = ("data", "epochs", "patience")  # when a run is continued: what was learnt so far would have been the same
+MAY_CHANGE = ("data", "start", "epochs", "patience")  # when a run is continued: what was learnt so far would have been the same
 
 
 # Fifteen thousand scenes need few epochs, and none of what keeps a captioner from learning photographs by heart. Their features keep their scale:
@@ -74,23 +80,10 @@ GENERATED = TrainOptions(
 )  # fmt: skip
 
 
-def choose(data: str | Path | None, given: Mapping[str, Any]) -> TrainOptions:
-    """Complete the options that were given: with the defaults, or with `resume` by those of the run at `out`.
-
-    Raises
-    ------
-    OptionError : `resume` without `out`, or options that contradict the run's. DataError : something other than a run is at `out`.
-    """
-    options, out = replace(GENERATED if data is None else TrainOptions(), data=data), given.get("out")
-    if given.get("resume"):
-        if out is None:
-            raise OptionError("train_run: `resume` is given without `out`, expected both: which run should continue?")
-        check_resumable(Path(out))
-        if has_run(Path(out)):
-            options = options_of(read_config(Path(out)), Path(out))
-            check_agreement(replace(options, **given), options)
-    options = replace(options, data=data or options.data, **given)
-    return replace(options, out=options.out or default_out(options))
+# Of training on the score itself, where they differ from those of the run that it starts from.
+ON_SCORE: dict[str, Any] = {
+    "objective": SELF_CRITICAL, "epochs": 10, "lr": 1e-4, "lr_decay": LINEAR, "select": "cider", "dropout": 0.0, "smoothing": 0.0, "patience": 0,
+}  # fmt: skip
 
 
 def default_out(options: TrainOptions) -> Path:
@@ -103,9 +96,10 @@ def default_out(options: TrainOptions) -> Path:
 
 
 def settings_of(options: TrainOptions) -> dict[str, Any]:
-    """The options as a run's config stores them: without NO_SETTINGS, and `data` as an absolute path."""
+    """The options as a run's config stores them: without NO_SETTINGS, `data` and `start` as absolute paths, an empty one if there is no start."""
     settings = {key: value for key, value in asdict(options).items() if key not in NO_SETTINGS}
-    return {**settings, "data": str(Path(options.data).resolve()) if options.data else DATA}
+    data = str(Path(options.data).resolve()) if options.data else DATA
+    return {**settings, "data": data, "start": str(Path(options.start).resolve()) if options.start else ""}
 
 
 def options_of(config: Mapping[str, Any], out: Path) -> TrainOptions:
@@ -116,6 +110,7 @@ def options_of(config: Mapping[str, Any], out: Path) -> TrainOptions:
     DataError : a setting is missing, or has a value of the wrong kind.
     """
     kept: dict[str, Any] = {"data": None if config["data"] == DATA else Path(config["data"]), "out": out}
+    kept["start"] = Path(config["start"]) if config["start"] else None
     for name, default in asdict(TrainOptions()).items():
         if name in (*kept, *NO_SETTINGS):
             continue

@@ -40,8 +40,10 @@ from xpcap.runs.keeping import Keeper
 from xpcap.runs.options import TrainOptions, check_agreement, default_out, options_of, settings_of
 from xpcap.runs.pages import write_run_page
 from xpcap.runs.saving import Saver, interval
+from xpcap.runs.starting import digest_of, open_start
 from xpcap.runs.stopping import StopRequest
-from xpcap.training.objectives import smoothed_cross_entropy
+from xpcap.training.objectives import CROSS_ENTROPY, Objective, smoothed_cross_entropy
+from xpcap.training.self_critical import SelfCritical
 from xpcap.training.solver import CaptioningSolver
 from xpcap.training.warming import warm_up
 
@@ -121,7 +123,12 @@ def _fit(
     model = CaptioningRNN.from_config(_model_config(options, data), data.vocabulary.word_to_idx, seed=options.seed)
     saved = None if config is None else _saved(out, config, data, model, on_remark)
     check_agreement_of_ranks(group, out, settings_of(options), data.stamp, 0 if saved is None else saved.state.iteration)
-    scaling = saved.scaling if saved is not None else scaling_of_first(group, options.feature_scaling, data)
+    start = None
+    if options.start is not None and saved is None:
+        start = open_start(options.start, data, None if config is None else config.get("start_digest"))
+        model.params = start.model.params
+    begun = saved or start
+    scaling = begun.scaling if begun is not None else scaling_of_first(group, options.feature_scaling, data)
     data.scaling = scaling
     keeper = Keeper(out, options.epochs, scaling, digest(data.vocabulary), first)
     stop = StopRequest(first)
@@ -152,12 +159,20 @@ def _fit(
 def _solver(
     options: TrainOptions, model: CaptioningRNN, data: CaptionData, progress: bool, on_step: Hook, on_epoch: Hook, group: Group
 ) -> CaptioningSolver:  # fmt: skip
+    objective, batch_size = _objective(options, data, group)
     return CaptioningSolver(
         model, data, update_rule="adam", optim_config={"learning_rate": options.lr}, lr_decay=options.lr_decay, ema=options.ema,
-        select=options.select, batch_size=options.batch_size, num_epochs=options.epochs, patience=options.patience or None,
+        select=options.select, batch_size=batch_size, num_epochs=options.epochs, patience=options.patience or None,
         clip_norm=options.clip or None, seed=options.seed, verbose=False, progress=progress, on_step=on_step, on_epoch=on_epoch,
-        objective=smoothed_cross_entropy(options.smoothing), group=group,
+        objective=objective, group=group,
     )  # fmt: skip
+
+
+def _objective(options: TrainOptions, data: CaptionData, group: Group) -> tuple[Objective, int]:
+    """The objective, and how much a step visits: captions, or the pictures that so many captions are sampled of."""
+    if options.objective == CROSS_ENTROPY:
+        return smoothed_cross_entropy(options.smoothing), options.batch_size
+    return SelfCritical(data, options.samples, group), max(1, options.batch_size // options.samples)
 
 
 def _model_config(options: TrainOptions, data: CaptionData) -> ModelConfig:
@@ -204,7 +219,8 @@ def _furnish(options: TrainOptions, out: Path, data: CaptionData, model: ModelCo
     """Write what a run folder holds before training begins; in one that is there already, what is missing or has changed."""
     settings = settings_of(options)
     if config is None:
-        write_config(out, {**asdict(model), **settings, **_made_with(data)})
+        start = {} if options.start is None else {"start_digest": digest_of(options.start)}
+        write_config(out, {**asdict(model), **settings, **start, **_made_with(data)})
     elif any(config.get(key) != value for key, value in settings.items()):
         write_config(out, {**config, **settings})
     if not (out / VOCAB).exists():

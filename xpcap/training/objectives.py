@@ -3,12 +3,16 @@
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
+
 from xpcap.backend import Array
+from xpcap.data.dataset import CaptionData
 from xpcap.errors import OptionError
 from xpcap.models.batch import Batch
 from xpcap.models.parameters import Parameters
 from xpcap.workspace import Workspace
 
+CROSS_ENTROPY, SELF_CRITICAL = OBJECTIVES = ("cross-entropy", "self-critical")
 Objective = Callable[[Any, Batch, Workspace | None], tuple[Array, Parameters]]
 
 
@@ -33,6 +37,16 @@ def smoothed_cross_entropy(smoothing: float) -> Objective:
         return model.loss(batch.features, batch.captions, workspace, smoothing=smoothing, **_rest(batch))
 
     return objective
+
+
+def visits(objective: Objective, data: CaptionData) -> np.ndarray:
+    """Numbers of the train split's captions that an epoch visits, each once: those in the attribute `visits` of an objective that has one, else all."""
+    return getattr(objective, "visits", np.arange(len(data.split("train").captions)))
+
+
+def training_figures(objective: Objective, loss: float) -> dict[str, float]:
+    """What the record of an epoch says of training, from the mean of its losses: what an objective's `figures` makes of it, else ``train_loss``."""
+    return objective.figures(loss) if hasattr(objective, "figures") else {"train_loss": loss}
 
 
 def _rest(batch: Batch) -> dict[str, Any]:

@@ -28,8 +28,11 @@ class CaptionScore:
         self._pictures = np.array(list(written))[spread(len(written), MOST)]
         self._score = CiderD([written[picture] for picture in self._pictures.tolist()])
 
-    def __call__(self, model: Any, between: Callable[[], None]) -> float:
-        """The score of a model now. `between` is called between batches; what it raises ends the scoring."""
+    def __call__(self, model: Any, between: Callable[[], None]) -> dict[str, float]:
+        """Of a model's captions now the score, the share that differs, and the mean of their words.
+
+        `between` is called between batches; what it raises ends the scoring.
+        """
         words, mine = self._data.vocabulary, []
         for batch in batches(self._group, len(self._pictures), AT_ONCE):
             if len(pictures := self._pictures[batch]):
@@ -37,4 +40,9 @@ class CaptionScore:
                 mine += [words.words(caption) for caption in ids]
             between()
         said = [caption for share in self._group.collect(json.dumps(mine)) for caption in json.loads(share)]
-        return float(self._score.scores(said).mean())
+        n = len(said)
+        return {
+            "val_cider": float(self._score.scores(said).mean()),
+            "val_distinct": len({tuple(words) for words in said}) / n,
+            "val_length": sum(map(len, said)) / n,
+        }

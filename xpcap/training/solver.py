@@ -22,7 +22,7 @@ from xpcap.progress import BAR_SECONDS, Pace, bar, say
 from xpcap.training.checks import check_options, check_positive, refuse_keywords
 from xpcap.training.descent import Descent
 from xpcap.training.history import EpochHistory, Record
-from xpcap.training.objectives import Objective, cross_entropy
+from xpcap.training.objectives import Objective, cross_entropy, training_figures, visits
 from xpcap.training.order import EpochOrder
 from xpcap.training.sharing import add_up, check_same, dealt_to, workspace_for
 from xpcap.training.state import TrainingState, by_parameter, capture, check_fits, restore_descent, restore_order
@@ -99,7 +99,8 @@ class CaptioningSolver(EpochHistory):
         check_options(self, seed)
         flat = model.params.flat
         self._on_host = get_array_module(flat) is np
-        self._order = EpochOrder(len(self.data.split("train").captions), seed)
+        self._visits = visits(objective, self.data)
+        self._order = EpochOrder(len(self._visits), seed)
         self._feed, self._record = Feed(self.data, flat), StepRecord(flat, self.steps_per_epoch)
         self._judge = Judge(copy.deepcopy(model) if ema else None, self.data, self._feed, select, group)
         self._descent = Descent(update_rule, self.optim_config, flat, self._judge.averaged.params if ema else None)
@@ -131,8 +132,8 @@ class CaptioningSolver(EpochHistory):
         start, batches = time.perf_counter(), self._order.batches(self.batch_size)
         first = self._order.position
         with bar(batches, self.progress, f"epoch {self.epoch + 1}/{self._last_epoch}", self.steps_per_epoch, first) as shown:
-            for captions in shown:
-                self._train_batch(captions)
+            for places in shown:
+                self._train_batch(places)
                 self._show_loss(shown)
                 self._call_on_step()
         trained = time.perf_counter()
@@ -145,9 +146,9 @@ class CaptioningSolver(EpochHistory):
         self._report_due = True
         self._report_epoch()
 
-    def _train_batch(self, captions: np.ndarray) -> None:
-        """Train on the captions of those numbers."""
-        split = self._feed.split("train")
+    def _train_batch(self, places: np.ndarray) -> None:
+        """Train on the captions at these places of the order."""
+        split, captions = self._feed.split("train"), self._visits[places]
         views = draw_views(len(captions), split.views, getattr(self.model, "seed", 0), self.iteration)
         mine = dealt_to(self.group, split.captions[captions], self.data.vocabulary.null)
         batch = self._feed.minibatch("train", captions, views, mine)._replace(step=self.iteration)
@@ -182,6 +183,15 @@ class CaptioningSolver(EpochHistory):
         loss : 0-d, of the model's library; reading it waits for the device
         """
         return self._step(Batch(features, captions))[0].copy()  # the next step overwrites a device's own
+
+    @property
+    def finished(self) -> bool:
+        return super().finished or self.collapse is not None
+
+    @property
+    def collapse(self) -> str | None:
+        """Why the objective ends training after the latest epoch; None: it does not. Cross entropy never does."""
+        return self.objective.collapse(self.history[-1]) if self.history and hasattr(self.objective, "collapse") else None
 
     @property
     def steps_per_epoch(self) -> int:
@@ -225,7 +235,7 @@ class CaptioningSolver(EpochHistory):
         self._require_finite()
         check_same(self.group, self.model.params, self.epoch + 1)
         record = {"epoch": self.epoch + 1, "iteration": self.iteration, "learning_rate": self.learning_rate}
-        record["train_loss"] = float(np.mean(self.loss_history[-self.steps_per_epoch :]))
+        record |= training_figures(self.objective, float(np.mean(self.loss_history[-self.steps_per_epoch :])))
         record |= self._judge(self.model, between=self._call_on_step)
         if not np.isfinite(val_loss := record.get("val_loss", 0.0)):
             cause = f"is the learning rate, now {self.learning_rate:g}, too high?"

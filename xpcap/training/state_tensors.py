@@ -12,7 +12,8 @@ from xpcap.training.state import TrainingState, check_finite
 
 _ORDER, _LOSSES, _AVERAGE = "order", "losses", "average."
 VALIDATED = {"val_loss", "val_perplexity", "val_accuracy"}  # a record has all of them or none
-FIGURES = {*VALIDATED, "val_cider"}  # all records have the same
+TRAINED = {"train_loss", "train_reward"}  # a record has one of them
+FIGURES = {*TRAINED, *VALIDATED, "val_cider"}  # all records have the same
 SQUARED = {"v", "cache"}  # state arrays that are means of squares
 MOST = 2**53  # of any count: what JSON and doubles hold exactly
 Shapes = Mapping[str, tuple[int, ...]]
@@ -171,8 +172,9 @@ def _is_record(record: Any, number: int) -> bool:
     """Whether this is the record of the epoch of that number."""
     if not isinstance(record, dict) or not all(type(value) in (int, float) and abs(value) <= 1e300 for value in record.values()):
         return False
-    names = {"iteration", "learning_rate", "train_loss", "train_accuracy"}
-    return record.get("epoch") == number and names <= set(record) and len(VALIDATED & set(record)) in (0, len(VALIDATED))
+    names = {"iteration", "learning_rate", "train_accuracy"}
+    complete = names <= set(record) and len(TRAINED & set(record)) == 1 and len(VALIDATED & set(record)) in (0, len(VALIDATED))
+    return complete and record.get("epoch") == number
 
 
 def _rng(where: str, state: Any) -> dict[str, Any]:

@@ -42,7 +42,7 @@ class Judge:
             val = self._scored(judged, "val", len(self._data.split("train").captions), between)
             figures |= {"val_loss": val.loss, "val_perplexity": val.perplexity, "val_accuracy": val.accuracy}
         if self._captions is not None:
-            figures["val_cider"] = self._captions(judged, between)
+            figures |= self._captions(judged, between)
         return figures
 
     def _scored(self, model: Any, split: str, most: int, between: Callable[[], None]) -> TeacherForced:

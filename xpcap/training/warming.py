@@ -2,8 +2,6 @@
 
 import copy
 
-import numpy as np
-
 from xpcap import optim
 from xpcap.backend import is_device_array
 from xpcap.ops import global_norm
@@ -22,8 +20,8 @@ def warm_up(solver: CaptioningSolver) -> None:
     if not is_device_array(flat):
         return
     model, record = copy.copy(solver.model), StepRecord(flat, 1)
-    numbers = np.arange(min(solver.batch_size, len(solver.data.split("train").captions)))
-    batch = solver._feed.minibatch("train", numbers)  # sends the features, which stay there
+    numbers = solver._visits[: solver.batch_size]
+    batch = solver._feed.minibatch("train", numbers)._replace(step=0)  # sends the features, which stay there
     loss, grads = solver.objective(model, batch, Workspace(flat, 1))
     norm = global_norm(grads.flat) if solver.clip_norm is None else optim.clip_by_global_norm(grads.flat, solver.clip_norm)
     average = model.params.copy() if solver.ema else None

@@ -1,0 +1,213 @@
+"""Self-critical training: its gradient is that of the expected score, it goes on exactly, and ranks and devices train the same model."""
+
+import itertools
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import kill
+import numpy as np
+import pytest
+from ranks import together
+
+pytest.importorskip("PIL")  # generated pictures
+pytest.importorskip("filelock")
+
+from commands import call, failing, good
+from emulated import Emulator
+from test_resume import stop_after
+
+from xpcap import CaptionData, CaptioningRNN, CaptioningSolver
+from xpcap.data.dataset import Split
+from xpcap.data.pictures import generate
+from xpcap.data.vocabulary import END, Vocabulary
+from xpcap.errors import OptionError
+from xpcap.groups import ALONE, Group
+from xpcap.metrics.cider import CiderD
+from xpcap.models.batch import Batch
+from xpcap.runs.folder import HISTORY, open_run
+from xpcap.training.history import best_of
+from xpcap.training.self_critical import SelfCritical, advantages
+
+WORDS = Vocabulary(["<NULL>", "<START>", "<END>", "<UNK>", "red", "dog"])
+SAID = ["red dog", "dog", "red", "dog dog"]
+
+
+def tiny() -> tuple[CaptionData, CaptioningRNN]:
+    """Two pictures, captions of at most two words; a model for them that never says NULL or START."""
+    rng = np.random.default_rng(4)
+    split = Split(WORDS.encode(SAID, 2), np.array([0, 0, 1, 1], np.int32), rng.standard_normal((2, 3)), ["a", "b"], SAID)
+    model = CaptioningRNN(WORDS.word_to_idx, 3, 4, 5, "lstm", np.float64, inject="every-step", seed=2)
+    model.params.flat[...] = rng.standard_normal(model.params.flat.shape) / 2
+    model.params["b_vocab"][[WORDS.null, WORDS.start]] = -40
+    return CaptionData(WORDS, {"train": split}), model
+
+
+def every_caption() -> np.ndarray:
+    """All captions of at most three words, END included: (40, 4), START first."""
+    said = []
+    for words in itertools.product([WORDS.end, WORDS.unk, 4, 5], repeat=3):
+        length = words.index(WORDS.end) + 1 if WORDS.end in words else 3
+        said.append((WORDS.start, *words[:length], *[WORDS.null] * (3 - length)))
+    return np.array(sorted(set(said)), np.int32)
+
+
+def exact_gradient(data: CaptionData, model: CaptioningRNN) -> np.ndarray:
+    """The gradient of -E[reward], averaged over the pictures, by naming every caption: sum of p(c) r(c) grad(-log p(c))."""
+    captions, flat = every_caption(), np.zeros_like(model.params.flat)
+    objective = SelfCritical(data, 2)
+    for picture, feature in enumerate(data.split("train").features):
+        features = feature[None].repeat(len(captions), 0)
+        p = np.exp([-float(model.score(features[:1], caption[None]).nll) for caption in captions])
+        assert p.sum() == pytest.approx(1, abs=1e-12)
+        rewards = objective.rewards(captions[:, 1:], np.full(len(captions), picture))
+        flat += model.loss(features, captions, weights=p * rewards, total=2)[1].flat
+    return flat
+
+
+def test_the_gradient_is_the_exact_one_to_sampling_error() -> None:
+    """With two samples a picture, where a baseline that knows the sample itself would halve it: 400 means of 100 samples each."""
+    data, model = tiny()
+    exact, objective = exact_gradient(data, model), SelfCritical(data, 2)
+    pictures = np.arange(2).repeat(25)
+    batch = Batch(data.split("train").features[pictures], data.split("train").captions[:1].repeat(50, 0), pictures)
+    means = np.array([objective(model, batch._replace(step=step))[1].flat.copy() for step in range(400)])
+    matter = np.abs(exact) > 0.02 * np.abs(exact).max()
+    error = (means.mean(axis=0) - exact)[matter] / (means.std(axis=0) / np.sqrt(len(means)))[matter]
+    assert matter.sum() > 100
+    assert np.sqrt(np.mean(error**2)) < 1.5
+    assert np.linalg.norm(means.mean(axis=0) - exact) < 0.1 * np.linalg.norm(exact)
+
+
+def test_advantages_compare_a_sample_with_the_others_of_its_picture() -> None:
+    np.testing.assert_allclose(advantages(np.array([[1.0, 2.0, 6.0], [3.0, 3.0, 3.0]])), [[-3, -1.5, 4.5], [0, 0, 0]])
+
+
+def test_rewards_are_cider_d_with_train_frequencies_and_end_as_a_word() -> None:
+    data, _ = tiny()
+    references = [[[*text.split(), END] for text in SAID[i : i + 2]] for i in (0, 2)]
+    score, objective = CiderD(references), SelfCritical(data, 2)
+    ids = WORDS.encode(["red dog", "red", "dog"], 2)[:, 1:]
+    expected = score.scores([["red", "dog", END], ["red", END], ["dog", END]], [0, 1, 1])
+    np.testing.assert_array_equal(objective.rewards(ids, np.array([0, 1, 1])), expected)
+    broken_off = ids.copy()
+    broken_off[ids == WORDS.end] = WORDS.null
+    assert (objective.rewards(broken_off, np.array([0, 1, 1]))[:2] < expected[:2]).all()
+
+
+MADE = generate(seed=3, train=41, val=13)
+TRAIN = MADE.split("train")
+# mirror images, and a picture without captions in the middle
+VIEWS = replace(TRAIN, features=np.concatenate([TRAIN.features, TRAIN.features[:, ::-1]]), views=2)
+LACKS = replace(VIEWS, **{name: getattr(VIEWS, name)[TRAIN.image_idxs != 20] for name in ("captions", "image_idxs")}, text=None)
+DATA = replace(MADE, splits={**MADE.splits, "train": LACKS})
+
+
+def trained(group: Group, **options: Any) -> CaptioningSolver:
+    model = CaptioningRNN(DATA.vocabulary.word_to_idx, DATA.feature_dim, 12, 16, "lstm", np.float64, dropout=0.3, inject="every-step", seed=1)
+    usual = {"batch_size": 7, "num_epochs": 3, "update_rule": "adam", "optim_config": {"learning_rate": 1e-2}, "select": "cider", "seed": 2}
+    made = CaptioningSolver(model, DATA, verbose=False, objective=SelfCritical(DATA, 3, group), group=group, **{**usual, **options})
+    made.train()
+    return made
+
+
+def test_an_epoch_visits_every_picture_that_has_captions_once() -> None:
+    objective = SelfCritical(DATA)
+    assert TRAIN.image_idxs[TRAIN.image_idxs != 20][objective.visits].tolist() == [i for i in range(41) if i != 20]
+    made = trained(ALONE, num_epochs=1)
+    assert (made.iteration, set(made.history[0]) >= {"train_reward", "val_cider", "val_distinct", "val_length"}) == (6, True)
+    assert made.history[0]["train_reward"] == pytest.approx(-np.mean(made.loss_history))
+
+
+def test_ranks_train_the_model_that_one_process_trains() -> None:
+    """With eight ranks one of them has no picture of a batch of seven, nor of the last of five."""
+    alone = trained(ALONE)
+    for size in (2, 7):
+        for rank in together(size, trained):
+            np.testing.assert_allclose(rank.model.params.flat, alone.model.params.flat, rtol=0, atol=1e-11)
+            np.testing.assert_allclose(rank.loss_history, alone.loss_history, rtol=0, atol=1e-12)
+
+
+def test_training_ends_where_captions_collapse() -> None:
+    objective = SelfCritical(DATA)
+    words = objective._length
+    assert objective.collapse({"val_distinct": 0.4, "val_length": words}) is None
+    assert "only 2.0% of the captions" in str(objective.collapse({"val_distinct": 0.02, "val_length": words}))
+    assert "expected about" in str(objective.collapse({"val_distinct": 0.4, "val_length": 2 * words}))
+
+    class Worse(SelfCritical):
+        def collapse(self, record: Any) -> str | None:
+            return super().collapse({**record, "val_distinct": 0.01}) if record["epoch"] == 2 else None
+
+    made = CaptioningSolver(
+        CaptioningRNN(DATA.vocabulary.word_to_idx, DATA.feature_dim, 12, 16, seed=1), DATA, objective=Worse(DATA), select="cider", num_epochs=5, verbose=False
+    )  # fmt: skip
+    made.train()
+    assert (made.epoch, made.finished, made.best_epoch) == (2, True, best_of(made.history)["epoch"])
+
+
+def test_a_sample_alone_is_refused() -> None:
+    with pytest.raises(OptionError, match="`samples` is 1, expected at least 2"):
+        SelfCritical(DATA, 1)
+
+
+# The command
+
+TUNED = ["--objective", "self-critical", "--epochs", 2, "--samples", 3, "--batch-size", 20]
+
+
+@pytest.mark.usefixtures("few_pictures", "plain_curves")
+class TestTrainFrom:
+    """train --from RUN."""
+
+    def test_a_run_on_the_score_goes_on_from_another_and_to_the_same_bytes_when_broken_off(self, run: Path, tmp_path: Path) -> None:
+        good("train", "--from", run, "--out", tmp_path / "whole" / "run", *TUNED, "--dropout", 0.2)
+        for pauses, more in ((3, ["--from", run, *TUNED, "--dropout", 0.2]), (9, ["--resume"])):
+            with pytest.MonkeyPatch.context() as patch:
+                stop_after(pauses, patch)
+                assert call("train", "--out", tmp_path / "broken" / "run", *more).exit_code == 143
+        (run / "best.safetensors").unlink()  # the parameters are in the checkpoint now
+        output = good("train", "--out", tmp_path / "broken" / "run", "--resume").output
+        whole, broken = kill.files(tmp_path / "whole" / "run"), kill.files(tmp_path / "broken" / "run")
+        assert {name for name in whole.keys() | broken.keys() if whole.get(name) != broken.get(name)} == set()
+        assert "train reward" in output
+        assert "distinct" in output
+
+    def test_it_begins_with_the_parameters_the_scaling_and_the_model_of_the_run(self, run: Path, tmp_path: Path) -> None:
+        good("train", "--from", run, "--out", tmp_path / "on", "--lr", 1e-12, "--epochs", 1)
+        before, after = open_run(run), open_run(tmp_path / "on")
+        np.testing.assert_allclose(after.model.params.flat, before.model.params.flat, atol=1e-9)
+        np.testing.assert_array_equal(after.scaling.mean, before.scaling.mean)
+        assert (after.config["hidden"], after.config["objective"], after.config["data_stamp"]) == (16, "cross-entropy", before.config["data_stamp"])
+
+    def test_what_does_not_fit_is_named(self, run: Path, tmp_path: Path) -> None:
+        good("train", "--from", run, "--out", tmp_path / "on", *TUNED, "--epochs", 1)
+        for args, words in (
+            (["--objective", "self-critical"], "--objective is self-critical without --from"),
+            (["--from", run, "--hidden", 32], "--hidden 32 (the run has 16) given with --from"),
+            (["--out", tmp_path / "on", "--resume", "--objective", "cross-entropy"], "--objective cross-entropy (the run has self-critical)"),
+        ):
+            result = call("train", *args)
+            assert (result.exit_code, words in result.output) == (2, True), result.output
+        failing(["train", "--from", tmp_path / "nothing"], "does not exist, expected a run folder")
+
+    def test_a_start_that_changed_before_the_first_checkpoint_is_noticed(self, run: Path, tmp_path: Path) -> None:
+        with pytest.MonkeyPatch.context() as patch:
+            stop_after(1, patch)
+            call("train", "--from", run, "--out", tmp_path / "on", *TUNED)
+        (tmp_path / "on" / "last.safetensors").unlink()
+        model = open_run(run)
+        good("train", "--from", run, "--out", tmp_path / "other", "--epochs", 1)
+        shutil.copy(tmp_path / "other" / "best.safetensors", run / "best.safetensors")
+        failing(["train", "--out", tmp_path / "on", "--resume"], "has changed since the run that starts from it began", left=())
+        assert model.config["objective"] == "cross-entropy"
+
+    def test_emulated_training_on_the_score_is_that_of_numpy(self, run: Path, device: Emulator, tmp_path: Path) -> None:
+        for backend in ("numpy", "cupy"):
+            good("train", "--from", run, "--out", tmp_path / backend, "--backend", backend, *TUNED)
+        ours, theirs = ([json.loads(line) for line in (tmp_path / name / HISTORY).read_text().splitlines()] for name in ("cupy", "numpy"))
+        assert len(ours) == 2
+        for a, b in zip(ours, theirs, strict=True):
+            assert a == pytest.approx(b, rel=2e-4, abs=2e-5)

@@ -1,0 +1,144 @@
+"""Self-critical training: captions are sampled, scored by CIDEr-D, and made likelier or less likely by how they compare with each other."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from xpcap.backend import Array, asarray, get_array_module
+from xpcap.data.dataset import CaptionData
+from xpcap.data.vocabulary import END
+from xpcap.draws import draw_uniforms
+from xpcap.errors import OptionError
+from xpcap.groups import ALONE, Group
+from xpcap.metrics.cider import CiderD
+from xpcap.models.batch import Batch, FeatureRows
+from xpcap.models.parameters import Parameters
+from xpcap.models.policies import Sampling
+from xpcap.workspace import Workspace
+
+LEAST_DISTINCT = 0.05  # of captions of the val split; what good runs say differs in 0.4 and more
+SHORTEST, LONGEST = 0.6, 1.6  # words of a caption over those of a reference
+
+
+class SelfCritical:
+    """The objective -E[CIDEr-D] of captions that the model samples: REINFORCE with the mean of a picture's other samples as its baseline.
+
+    With K samples c_1..c_K of each of n pictures, drawn word by word from the model's own probabilities without dropout,
+
+        loss = -1/(nK) sum over pictures sum_k r(c_k);  gradient = 1/(nK) sum over pictures sum_k (r(c_k) - b_k) grad(-log p(c_k))
+
+    where b_k is the mean reward of the picture's other samples. r is CIDEr-D beside the picture's train captions, with document frequencies of the
+    train split, and with END as a word: without it captions learn to break off. An epoch visits every picture once, not every caption.
+
+    Parameters
+    ----------
+    data : CaptionData; rewards are those of its train split
+    samples : K, captions of a picture, at least 2
+    group : the ranks that train together; each samples for its share of the pictures
+
+    Attributes
+    ----------
+    visits : array (m,), int; numbers of the captions that an epoch visits: the first of each picture that has any
+
+    Raises
+    ------
+    OptionError : fewer than two samples.
+
+    Notes
+    -----
+    Rennie et al. 2017, *Self-critical Sequence Training for Image Captioning*; the baseline is that of Luo 2020, *A Better Variant of Self-Critical
+    Sequence Training*. NULL and START, which are never targets, are not drawn; the gradient is exact up to their probability.
+    """
+
+    def __init__(self, data: CaptionData, samples: int = 5, group: Group = ALONE) -> None:
+        if not (isinstance(samples, int | np.integer) and samples >= 2):
+            raise OptionError(f"SelfCritical: `samples` is {samples!r}, expected at least 2: a sample is judged beside the others of its picture")
+        self.samples, self._group, self._words = int(samples), group, data.vocabulary
+        self._max_length = data.max_words + 1
+        written = data.reference_words("train")
+        self._length = float(np.mean([len(words) for captions in written.values() for words in captions]))
+        pictures, self.visits = np.unique(data.split("train").image_idxs, return_index=True)
+        self._number = np.full(pictures[-1] + 1, -1) if len(pictures) else np.zeros(0, np.int64)  # of each picture among those with captions
+        self._number[pictures] = np.arange(len(pictures))
+        self._reward = CiderD([[[*words, END] for words in captions] for captions in written.values()])
+
+    def __call__(self, model: Any, batch: Batch, workspace: Workspace | None = None) -> tuple[Array, Parameters]:
+        """The loss and its gradients for a batch of N pictures; ranks sample for the pictures in `batch.mine`."""
+        if batch.pictures is None or batch.step is None:
+            raise ValueError("SelfCritical: the batch names no pictures or no step, expected both, as `CaptioningSolver.train` gives them")
+        N, K = len(batch.pictures), self.samples
+        mine = np.arange(N) if batch.mine is None else batch.mine
+        rows = (mine[:, None] * K + np.arange(K)).ravel()  # numbers of this rank's captions among all N * K
+        features = _repeated(batch.features, K)
+        said = self._sampled(model, features, rows, N * K, batch.step)
+        rewards = self.rewards(said, batch.pictures[mine].repeat(K))
+        captions, weights, total = self._shared(said, rewards, rows, N * K)
+        share = {} if batch.mine is None else {"mine": rows}
+        _, grads = model.loss(features, captions, workspace, weights=weights, total=total, step=batch.step, **share)
+        return asarray(np.asarray(-rewards.sum() / total, grads.flat.dtype), like=grads.flat), grads
+
+    def figures(self, loss: float) -> dict[str, float]:
+        """What the record of an epoch says of training: ``train_reward``, the mean of all samples."""
+        return {"train_reward": -loss}
+
+    def collapse(self, record: Mapping[str, Any]) -> str | None:
+        """Why training should stop after the epoch of this record: its captions of the val split are hardly different, or of odd length. None: go on."""
+        distinct, length = record.get("val_distinct", 1.0), record.get("val_length", self._length)
+        if distinct < LEAST_DISTINCT:
+            return f"only {distinct:.1%} of the captions of the val split differ, expected at least {LEAST_DISTINCT:.0%}"
+        if not SHORTEST <= length / self._length <= LONGEST:
+            return f"captions of the val split have {length:.1f} words, expected about {self._length:.1f}, as the train split's have"
+        return None
+
+    def rewards(self, said: np.ndarray, pictures: np.ndarray) -> np.ndarray:
+        """CIDEr-D (n,) of captions (n, T) of ids, of pictures (n,) of the train split, END as a word where it is said."""
+        end = self._words.end
+        words = [self._words.words(caption) + ([END] if end in caption else []) for caption in said]
+        return self._reward.scores(words, self._number[pictures])
+
+    def _sampled(self, model: Any, features: Array | FeatureRows, rows: np.ndarray, n: int, step: int) -> np.ndarray:
+        """The captions numbered `rows` of the n of a step: (len(rows), T)."""
+        uniforms = draw_uniforms(n, self._max_length, model.seed, step)[rows]
+        policy = Drawn(max_length=self._max_length, forbid=(self._words.null, self._words.start), drawn=uniforms)
+        if isinstance(features, FeatureRows):
+            features = features.checked("SelfCritical", model.like)[asarray(features.rows, like=model.like)]
+        return model.sample(features, policy=policy)
+
+    def _shared(self, said: np.ndarray, rewards: np.ndarray, rows: np.ndarray, n: int) -> tuple[np.ndarray, np.ndarray, int]:
+        """Captions (n, T+1) of all ranks, START first, what each weighs in the loss (n,), and n."""
+        captions, all_rewards = np.full((n, self._max_length + 1), self._words.null, np.int32), np.zeros(n)
+        captions[:, 0] = self._words.start
+        if self._group.size == 1:
+            captions[rows, 1:], all_rewards[rows] = said, rewards
+        else:
+            for text in self._group.collect(json.dumps([rows.tolist(), said.tolist(), rewards.tolist()])):
+                theirs, words, scores = json.loads(text)
+                captions[theirs, 1:], all_rewards[theirs] = np.reshape(words, (len(theirs), self._max_length)), scores
+        return captions, advantages(all_rewards.reshape(-1, self.samples)).ravel(), n
+
+
+def advantages(rewards: np.ndarray) -> np.ndarray:
+    """Each of rewards (n, K) less the mean of the others in its row."""
+    K = rewards.shape[1]
+    return (rewards - rewards.mean(axis=1, keepdims=True)) * (K / (K - 1))
+
+
+@dataclass(frozen=True, eq=False)
+class Drawn(Sampling):
+    """Sampling by numbers that are drawn already: those of row i (N, max_length) choose the words of picture i."""
+
+    drawn: np.ndarray | None = None
+
+    def uniforms(self, numbers: np.ndarray) -> np.ndarray:
+        assert self.drawn is not None
+        return self.drawn[numbers]
+
+
+def _repeated(features: Array | FeatureRows, K: int) -> Array | FeatureRows:
+    """The features of each picture K times."""
+    if isinstance(features, FeatureRows):
+        return FeatureRows(features.table, features.rows.repeat(K))
+    return get_array_module(features).repeat(features, K, axis=0)
