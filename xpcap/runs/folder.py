@@ -24,7 +24,7 @@ BEST, LAST = "best.safetensors", "last.safetensors"
 PROJECTION = "projection.safetensors"  # where the data was prepared with PCA
 DATA, PICTURES = "data.h5", "pictures"  # of generated pictures: the data set, and its val split as PNGs
 LARGEST = 10**6  # of any size in a config: what is larger is a mistake or a trap
-BEFORE = {"inject": "init", "smoothing": 0.0, "ema": 0.0, "select": "loss"}  # what runs were trained with before there was a choice
+BEFORE = {"inject": "init", "smoothing": 0.0, "select": "loss"}  # what runs were trained with before there was a choice
 MOST_CONFIG, MOST_VOCAB = 2**20, 16 * 2**20  # bytes
 _MEAN, _SCALE = "feature_scaling.mean", "feature_scaling.scale"
 

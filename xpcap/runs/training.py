@@ -153,7 +153,7 @@ def _solver(
     options: TrainOptions, model: CaptioningRNN, data: CaptionData, progress: bool, on_step: Hook, on_epoch: Hook, group: Group
 ) -> CaptioningSolver:  # fmt: skip
     return CaptioningSolver(
-        model, data, update_rule="adam", optim_config={"learning_rate": options.lr}, lr_decay=options.lr_decay, ema=options.ema,
+        model, data, update_rule="adam", optim_config={"learning_rate": options.lr}, lr_decay=options.lr_decay,
         select=options.select, batch_size=options.batch_size, num_epochs=options.epochs, patience=options.patience or None,
         clip_norm=options.clip or None, seed=options.seed, verbose=False, progress=progress, on_step=on_step, on_epoch=on_epoch,
         objective=smoothed_cross_entropy(options.smoothing), group=group,
