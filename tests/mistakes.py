@@ -506,11 +506,6 @@ MISTAKES = [
         kernel("softmax_loss"), "Not equal to tolerance",
     ),
     Mistake(
-        "away-from-the-weights", "the running average moves away from the parameters",
-        KERNELS + "average.cu", "average_update", r"w\[k\] - average\[k\]", "average[k] - w[k]",
-        kernel("average_update"), "Not equal to tolerance",
-    ),
-    Mistake(
         "masks-of-step-0", "the number of the step is left out of the counter, so that each step drops the same units",
         KERNELS + "philox.cu", "draw", r"0, 0, step", "0, 0, 0",
         kernel("draw_masks"), "Not equal to tolerance",

@@ -18,7 +18,7 @@ import numpy as np
 
 COMMAND = [sys.executable, str(Path(__file__).parent.parent / "cli.py")]
 SEEDS = (0, 1, 2)
-BEFORE = {"--inject": "init", "--lr-decay": 0.9, "--dropout": 0.5, "--smoothing": 0, "--ema": 0, "--select": "loss", "--epochs": 12}
+BEFORE = {"--inject": "init", "--lr-decay": 0.9, "--dropout": 0.5, "--smoothing": 0, "--select": "loss", "--epochs": 12}
 RECIPES: dict[str, dict[str, Any]] = {
     "init": BEFORE,
     "every step": {**BEFORE, "--inject": "every-step"},
@@ -26,7 +26,6 @@ RECIPES: dict[str, dict[str, Any]] = {
     # the default but for one thing
     "image at the start alone": {"--inject": "init"},
     "no smoothing": {"--smoothing": 0},
-    "no average": {"--ema": 0},
     "chosen by loss": {"--select": "loss"},
     "rate times 0.9": {"--lr-decay": 0.9},
     "dropout 0.5": {"--dropout": 0.5},

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 
-import xpcap.blas  # before NumPy, whose BLAS reads its settings from the environment when it is loaded
+import xpcap.blas  # noqa: F401 - before NumPy, whose BLAS reads its settings from the environment when it is loaded
 
 # isort: split
 import numpy as np
@@ -20,7 +20,6 @@ from xpcap.training import CaptioningSolver, smoothed_cross_entropy
 WAYS = {
     "init": {},
     "every-step": {"inject": "every-step"},
-    "ema": {"ema": 0.999},
     "smoothing": {"smoothing": 0.1},
     "dropout": {"dropout": 0.3},
 }
@@ -31,11 +30,11 @@ def step_ms(name: str, way: str) -> float:
     """Median milliseconds of a step."""
     config, options = CONFIGS[name], dict(WAYS[way])
     data = config.data(STEPS)
-    objective, ema = smoothed_cross_entropy(options.pop("smoothing", 0)), options.pop("ema", 0)
+    objective = smoothed_cross_entropy(options.pop("smoothing", 0))
     model = CaptioningRNN(data.vocabulary.word_to_idx, config.D, config.W, config.H, "lstm", np.float32, seed=SEED, **options)
     solver = CaptioningSolver(
         model, data, update_rule="adam", optim_config={"learning_rate": LEARNING_RATE}, batch_size=config.N, clip_norm=CLIP, seed=SEED,
-        objective=objective, ema=ema,
+        objective=objective,
     )  # fmt: skip
     taken = []
     for k in range(STEPS):

@@ -127,7 +127,7 @@ def test_every_option_of_train_changes_what_is_trained(tmp_path: Path) -> None:
 
     changes = {
         "--cell": "rnn", "--hidden": 15, "--wordvec": 7, "--epochs": 1, "--batch-size": 50, "--lr": 1e-3, "--lr-decay": "linear", "--clip": 1,
-        "--dropout": 0.1, "--smoothing": 0.1, "--ema": 0.9, "--select": "cider", "--inject": "every-step", "--feature-scaling": "standardize", "--seed": 1,
+        "--dropout": 0.1, "--smoothing": 0.1, "--select": "cider", "--inject": "every-step", "--feature-scaling": "standardize", "--seed": 1,
     }  # fmt: skip
     options = {param.opts[-1] for param in main.commands["train"].params if param.opts[-1].startswith("--")}
     elsewhere = {"--out", "--backend", "--patience", "--save-every", "--resume", "--from", "--objective", "--samples"}

@@ -42,7 +42,6 @@ def solver(group: Group, dtype: Any = np.float32, cell: str = "lstm", **options:
         "update_rule": "adam",
         "optim_config": {"learning_rate": 1e-2},
         "lr_decay": "linear",
-        "ema": 0.9,
         "select": "cider",
         "clip_norm": 5.0,
     }

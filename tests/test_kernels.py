@@ -85,11 +85,6 @@ def adam_update_arguments(draw: Callable[..., np.ndarray]) -> tuple[Any, ...]:
     return draw(n), draw(n), draw(n), draw(n) ** 2, 1e-3, 0.9, 0.999, 1e-8
 
 
-def average_update_arguments(draw: Callable[..., np.ndarray]) -> tuple[Any, ...]:
-    n = 2 * BLOCK + 17
-    return draw(n), draw(n), 1e-3
-
-
 def global_norm_arguments(draw: Callable[..., np.ndarray]) -> tuple[Any, ...]:
     return (draw(70_001),)
 
@@ -244,7 +239,6 @@ ARGUMENTS: dict[str, Callable[..., Any]] = {  # of an op: its arguments, or a li
     "segment_sum": segment_sum_arguments,
     "drop": drop_arguments,
     "adam_update": adam_update_arguments,
-    "average_update": average_update_arguments,
     "global_norm": global_norm_arguments,
     "clip_by_norm": clip_by_norm_arguments,
     "record_step": record_step_arguments,

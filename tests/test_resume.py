@@ -67,7 +67,7 @@ def assert_equal_runs(ours: Path, theirs: Path) -> None:
     assert {name for name in a.keys() | b.keys() if a.get(name) != b.get(name)} == set()
 
 
-OPTIONS = [*SMALL, "--epochs", 3, "--dropout", 0.3, "--lr-decay", 0.5, "--ema", 0.9, "--select", "cider"]
+OPTIONS = [*SMALL, "--epochs", 3, "--dropout", 0.3, "--lr-decay", 0.5, "--select", "cider"]
 
 
 @pytest.fixture(scope="module")
@@ -295,6 +295,30 @@ def test_a_run_of_an_older_version_goes_on_and_says_that_its_masks_change(dropou
     assert ("is from an older xpcap: training goes on from it with other dropout masks" in output) == (dropout > 0)
     assert "resuming after iteration" in output
     load_state(out / "last.safetensors", shapes_of(out))
+
+
+def test_a_run_of_an_older_version_that_kept_an_average_captions_and_is_not_gone_on_with(run: Path) -> None:
+    expected = good("evaluate", run).output
+    note_average(run, 0.999)
+    spoil_last(lambda x, meta: x.update({f"average.{name}": x[name] for name in shapes_of(run)}))(run)
+    before = kill.files(run)
+    failing(["train", "--out", run, "--resume"], "last.safetensors: holds a moving average", "train anew", "still captions with the best parameters")
+    assert kill.files(run) == before
+    assert good("evaluate", run).output == expected
+    good("caption", run, next((run / "pictures").iterdir()))
+
+
+def test_a_run_of_an_older_version_that_kept_no_average_goes_on(unbroken: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    broken_off(out, STEPS + 5, *OPTIONS)
+    note_average(out, 0.0)
+    good("train", "--out", out, "--resume")
+    assert (out / "last.safetensors").read_bytes() == (unbroken / "last.safetensors").read_bytes()
+
+
+def note_average(run: Path, decay: float) -> None:
+    config = json.loads((run / "config.json").read_text())
+    (run / "config.json").write_text(json.dumps({**config, "ema": decay}))
 
 
 def test_a_run_goes_on_on_another_backend(unbroken: Path, tmp_path: Path, device: Any) -> None:

@@ -289,27 +289,6 @@ def test_a_model_that_takes_the_place_of_another_is_the_one_that_is_validated_an
     np.testing.assert_array_equal(solver.best_params.flat, whole.best_params.flat)
 
 
-def test_the_average_of_the_parameters_is_validated_and_kept_while_training_goes_on_without_it() -> None:
-    averages: list[np.ndarray] = []
-
-    def average(solver: CaptioningSolver) -> None:
-        k, flat = solver.iteration, solver.model.params.flat.astype(np.float64)
-        if k > len(averages) - 1:
-            decay = min(0.8, (1 + k) / (10 + k))
-            averages.append(decay * averages[-1] + (1 - decay) * flat)
-
-    solver, plain = make(ema=np.float32(0.8), lr_decay=np.float32(1), num_epochs=12, on_step=average), make(num_epochs=12)
-    averages.append(solver.model.params.flat.astype(np.float64))
-    solver.train()
-    plain.train()
-    np.testing.assert_array_equal(solver.model.params.flat, plain.model.params.flat)
-    np.testing.assert_allclose(solver.best_params.flat, averages[5 * solver.best_epoch], rtol=0, atol=1e-6)
-    assert np.abs(solver.best_params.flat - plain.best_params.flat).max() > 1e-3
-    solver.model.params = solver.best_params
-    score = solver.model.score(*DATA.minibatch("val", np.arange(60)))
-    assert float(score.nll) / 60 == pytest.approx(solver.best_val_loss, rel=1e-5)
-
-
 def test_the_epoch_whose_captions_score_best_is_kept_if_that_is_asked_for() -> None:
     """Six epochs at a rate so high that captions get worse again, although the loss may not."""
     solver = make(select="cider", num_epochs=8, optim_config={"learning_rate": 5e-2})
@@ -449,7 +428,6 @@ def test_without_a_val_split_the_latest_parameters_are_the_best() -> None:
         ({"seed": -1}, ["seed is -1", "at least 0"]),
         ({"lr_decay": float("nan")}, ["lr_decay is nan", "positive", "linear"]),
         ({"lr_decay": "cosine"}, ["lr_decay is 'cosine'", "linear"]),
-        ({"ema": 1.0}, ["ema is 1.0", "[0, 1)"]),
         ({"select": "ciderd"}, ["select 'ciderd'", "did you mean 'cider'"]),
         ({"clip_norm": "5"}, ["clip_norm is '5'", "positive"]),
         ({"clip_norm": -1.0}, ["clip_norm is -1.0", "positive"]),

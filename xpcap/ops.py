@@ -279,14 +279,6 @@ def adam_update(w: Array, dw: Array, m: Array, v: Array, alpha: float, beta1: fl
     w -= alpha * m / (xp.sqrt(v) + epsilon)
 
 
-def average_update(average: Array, w: Array, take: float) -> None:
-    """Move a running average towards w, in place: average += take * (w - average), both (n,)."""
-    if fast := kernels.find("average_update", average, w):
-        fast(average, w, take)
-        return
-    average += take * (w - average)
-
-
 def record_step(record: Array, i: int, loss: Array, norm: Array) -> None:
     """Write loss and gradient norm (both 0-d) of step i to row 1 + i of record (n+1, 2). record[0, 0] starts at 1 and turns 0 if any is not finite."""
     if fast := kernels.find("record_step", record, i, loss, norm):

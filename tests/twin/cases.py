@@ -293,12 +293,6 @@ def adam_update(draw: Draw, n: int) -> Case:
     return Case("adam_update", (draw.blocks(n),), draw.threads, [w, dw, m, v, *map(np.float64, numbers), np.int64(n)], {0: w_new, 2: m_new, 3: v_new})
 
 
-def average_update(draw: Draw, n: int) -> Case:
-    average, w, take = draw.normal(n), draw.normal(n), 0.25
-    wanted = wide(average) + take * (wide(w) - wide(average))
-    return Case("average_update", (draw.blocks(n),), draw.threads, [average, w, np.float64(take), np.int64(n)], {0: wanted})
-
-
 def dropout(draw: Draw, n: int, same: str = "", keep: float = 0.7) -> Case:
     x, mask = draw.normal(n), guarded(draw.rng.random(n) < keep)
     wanted = wide(x) * mask / keep
@@ -493,7 +487,6 @@ CASES = {
         "norm.cu", clip, [{"n": n, "norm": norm} for n, norm in ((150, 25.0), (1, 25.0), (300, 25.0), (256, 5.0), (1000, 1.0), (1000, 1e30))]
     ),
     "adam_update": Kernel("adam.cu", adam_update, _flat()),
-    "average_update": Kernel("average.cu", average_update, _flat()),
     "dropout": Kernel("dropout.cu", dropout, _flat("out is x")),
     "draw_masks": Kernel(
         "philox.cu",

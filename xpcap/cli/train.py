@@ -65,7 +65,6 @@ def option(name: str, kind: Any, text: str) -> Callable[[Function], Function]:
 @option("batch-size", click.IntRange(1, LARGEST), "N, captions in a batch.")
 @option("lr", Number(0, min_open=True), "Adam's learning rate in the first epoch.")
 @option("lr-decay", Decay(0, min_open=True), "Factor on the learning rate after each epoch, or linear: to zero, step by step.")
-@option("ema", Number(0, 1, max_open=True), "Decay of a moving average of the parameters, which is kept in their place; 0: no average.")
 @option("select", Choice(*SELECT), "What tells the best epoch: loss, or CIDEr-D of greedy captions, of the val split.")
 @option("clip", Number(0), "Largest global norm of a gradient; 0: no clipping.")
 @option("dropout", Number(0, 1, max_open=True), "Share of features, word vectors and hidden units dropped.")

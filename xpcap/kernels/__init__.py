@@ -29,7 +29,6 @@ HOST = (
     "global_norm",
     "clip_by_norm",
     "adam_update",
-    "average_update",
 )
 CUDA = (
     "lstm_gates",
@@ -47,7 +46,6 @@ CUDA = (
     "global_norm",
     "clip_by_norm",
     "adam_update",
-    "average_update",
     "record_step",
     "draw_masks",
 )

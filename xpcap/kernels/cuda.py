@@ -200,14 +200,6 @@ def adam_update(w, dw, m, v, alpha, beta1, beta2, epsilon):
     launch("adam", "adam_update", w, blocks(w.size), w, dw, m, v, *numbers, np.int64(w.size))
 
 
-def supports_average_update(average, w, *_):
-    return fits(average, w)
-
-
-def average_update(average, w, take):
-    launch("average", "average_update", w, blocks(w.size), average, w, np.float64(take), np.int64(w.size))
-
-
 def supports_record_step(record, i, loss, norm):
     return fits(record, loss, norm)
 

@@ -116,26 +116,6 @@ def _adam_stretch(w, dw, m, v, alpha, beta1, beta2, epsilon):
         w[block] -= s
 
 
-def supports_average_update(average, w, *_):
-    return supports_adam_update(average, w, average, w)
-
-
-def average_update(average, w, take):
-    """ops.average_update in blocks that stay in cache, without a full-size temporary, on all cores."""
-    parts = stretches(w.size, min(cores(), w.size // SHARE))
-    side_by_side(lambda part: _average_stretch(average[part], w[part], take), parts)
-
-
-def _average_stretch(average, w, take):
-    """Update one core's share of the average."""
-    scratch = np.empty(min(BLOCK, w.size), w.dtype)
-    for start in range(0, w.size, BLOCK):
-        block = slice(start, start + BLOCK)
-        away = np.subtract(w[block], average[block], out=scratch[: w[block].size])
-        away *= take
-        average[block] += away
-
-
 def supports_global_norm(x, *_):
     return isinstance(x, np.ndarray) and x.ndim == 1
 

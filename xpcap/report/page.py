@@ -189,7 +189,11 @@ def _curves(history: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     curves: list[dict[str, Any]] = []
     if len(history) < 2:
         return curves
-    for draw, keys in ((loss_curve, ("train_loss", "val_loss")), (perplexity_curve, ("val_perplexity",)), (cider_curve, ("train_reward", "val_cider"))):
+    for draw, keys in (
+        (loss_curve, ("train_loss", "val_loss")),
+        (perplexity_curve, ("val_perplexity",)),
+        (cider_curve, ("train_reward", "val_cider")),
+    ):
         courses = [_course(history, key) for key in keys if points(history, key)]
         if courses:
             light, dark = (_data("png", draw(history, shade)) for shade in (False, True))

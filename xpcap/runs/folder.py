@@ -27,7 +27,6 @@ LARGEST = 10**6  # of any size in a config: what is larger is a mistake or a tra
 BEFORE = {
     "inject": "init",
     "smoothing": 0.0,
-    "ema": 0.0,
     "select": "loss",
     "start": "",
     "objective": "cross-entropy",

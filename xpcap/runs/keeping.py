@@ -86,7 +86,7 @@ class Keeper:
     def _write_epoch(self, state: TrainingState, times: list[dict[str, Any]]) -> None:
         record = state.history[-1]
         if best_of(state.history) is record:
-            save_parameters(self._out / BEST, state.judged, self._scaling, {**record, "vocabulary": self._vocabulary})
+            save_parameters(self._out / BEST, state.params, self._scaling, {**record, "vocabulary": self._vocabulary})
         write_lines(self._out / HISTORY, state.history)
         write_lines(self._out / TIMES, times)
 

@@ -30,7 +30,6 @@ class TrainOptions:
     batch_size : N, captions in a batch; in self-critical training those sampled, of batch_size // samples pictures
     lr : Adam's learning rate in the first epoch
     lr_decay : factor on the learning rate after each epoch; "linear": it falls with every step, to zero after the last
-    ema : decay of a moving average of the parameters, which is kept in their place; 0: no average
     select : what tells the best epoch: "loss" or "cider"; see CaptioningSolver
     clip : largest global norm of a gradient; 0: no clipping
     dropout : share of features, word vectors and hidden units dropped, in [0, 1)
@@ -55,7 +54,6 @@ class TrainOptions:
     batch_size: int = 64
     lr: float = 1e-3
     lr_decay: float | str = LINEAR
-    ema: float = 0.999
     select: str = "cider"
     clip: float = 50.0
     dropout: float = 0.4
@@ -75,7 +73,7 @@ MAY_CHANGE = ("data", "start", "epochs", "patience")  # when a run is continued:
 # Fifteen thousand scenes need few epochs, and none of what keeps a captioner from learning photographs by heart. Their features keep their scale:
 # standardising would blow up rare ones, and a captioner that memorises those does not carry over to combinations it has not seen.
 GENERATED = TrainOptions(
-    hidden=256, wordvec=128, epochs=4, batch_size=32, lr=2e-3, lr_decay=0.5, ema=0.0, select="loss", dropout=0.0, smoothing=0.0, inject="init",
+    hidden=256, wordvec=128, epochs=4, batch_size=32, lr=2e-3, lr_decay=0.5, select="loss", dropout=0.0, smoothing=0.0, inject="init",
     feature_scaling="none",
 )  # fmt: skip
 

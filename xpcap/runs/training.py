@@ -14,6 +14,7 @@ from xpcap.backend import get_backend
 from xpcap.data import CaptionData, open_data
 from xpcap.data.hdf5 import stamped, write_stamped
 from xpcap.data.pictures import generate, write_pictures
+from xpcap.data.scaling import FeatureScaling
 from xpcap.errors import DataError
 from xpcap.groups import ALONE, Group
 from xpcap.models import CaptioningRNN, ModelConfig
@@ -123,13 +124,7 @@ def _fit(
     model = CaptioningRNN.from_config(_model_config(options, data), data.vocabulary.word_to_idx, seed=options.seed)
     saved = None if config is None else _saved(out, config, data, model, on_remark)
     check_agreement_of_ranks(group, out, settings_of(options), data.stamp, 0 if saved is None else saved.state.iteration)
-    start = None
-    if options.start is not None and saved is None:
-        start = open_start(options.start, data, None if config is None else config.get("start_digest"))
-        model.params = start.model.params
-    begun = saved or start
-    scaling = begun.scaling if begun is not None else scaling_of_first(group, options.feature_scaling, data)
-    data.scaling = scaling
+    data.scaling = scaling = _begin(options, model, data, saved, config, group)
     keeper = Keeper(out, options.epochs, scaling, digest(data.vocabulary), first)
     stop = StopRequest(first)
     saver = Saver(interval(options.save_every), keeper.write, out, stop, keeper.finish, group)
@@ -156,12 +151,25 @@ def _fit(
     return solver.history, data
 
 
+def _begin(
+    options: TrainOptions, model: CaptioningRNN, data: CaptionData, saved: Saved | None, config: Mapping[str, Any] | None, group: Group
+) -> FeatureScaling:  # fmt: skip
+    """The scaling of features. Of a run that starts from another, and has no checkpoint yet, the model gets the other's parameters."""
+    if saved is not None:
+        return saved.scaling
+    if options.start is None:
+        return scaling_of_first(group, options.feature_scaling, data)
+    start = open_start(options.start, data, None if config is None else config.get("start_digest"))
+    model.params = start.model.params
+    return start.scaling
+
+
 def _solver(
     options: TrainOptions, model: CaptioningRNN, data: CaptionData, progress: bool, on_step: Hook, on_epoch: Hook, group: Group
 ) -> CaptioningSolver:  # fmt: skip
     objective, batch_size = _objective(options, data, group)
     return CaptioningSolver(
-        model, data, update_rule="adam", optim_config={"learning_rate": options.lr}, lr_decay=options.lr_decay, ema=options.ema,
+        model, data, update_rule="adam", optim_config={"learning_rate": options.lr}, lr_decay=options.lr_decay,
         select=options.select, batch_size=batch_size, num_epochs=options.epochs, patience=options.patience or None,
         clip_norm=options.clip or None, seed=options.seed, verbose=False, progress=progress, on_step=on_step, on_epoch=on_epoch,
         objective=objective, group=group,

@@ -9,7 +9,7 @@ import numpy as np
 from xpcap.data.vocabulary import Vocabulary
 from xpcap.errors import DataError, OptionError, unknown
 from xpcap.models.parameters import Parameters
-from xpcap.training.descent import check_decays
+from xpcap.training.descent import check_lr_decay
 from xpcap.training.selection import SELECT
 
 
@@ -33,7 +33,7 @@ def check_options(solver: Any, seed: Any) -> None:
         check_count(name, getattr(solver, name))
     if solver.clip_norm is not None:
         check_positive("clip_norm", solver.clip_norm)
-    check_decays(solver.lr_decay, solver.ema)
+    check_lr_decay(solver.lr_decay)
     if solver.select not in SELECT:
         raise unknown("CaptioningSolver", "select", solver.select, SELECT)
     if seed is not None and not (isinstance(seed, int | np.integer) and seed >= 0):

@@ -1,6 +1,6 @@
 """Records of the epochs of a training: which was the best, and whether it is time to stop."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from xpcap.backend import Array
@@ -29,17 +29,18 @@ class EpochHistory:
     ----------
     num_epochs : to be trained
     patience : the most epochs in a row without a better one; None: any number
+    collapse : from the latest record to why training should stop there, or None
 
     Attributes
     ----------
-    history : one dict an epoch: epoch, iteration, learning_rate, train_loss, train_accuracy, and with a val split val_loss,
-        val_perplexity, val_accuracy, and where captions select the best, val_cider
+    history : one dict an epoch: epoch, iteration, learning_rate, train_loss or train_reward, train_accuracy, with a val split val_loss,
+        val_perplexity, val_accuracy, and where captions select the best, val_cider, val_distinct, val_length
     times : one dict an epoch: epoch, steps, train_seconds, check_seconds
     best_params : the parameters of the best epoch, in a buffer of their own; empty before the first
     """
 
-    def __init__(self, num_epochs: int, patience: int | None) -> None:
-        self.num_epochs, self.patience = num_epochs, patience
+    def __init__(self, num_epochs: int, patience: int | None, collapse: Callable[[Record], str | None]) -> None:
+        self.num_epochs, self.patience, self._collapse = num_epochs, patience, collapse
         self._last_epoch = num_epochs
         self.history: list[Record] = []
         self.times: list[Record] = []
@@ -52,8 +53,14 @@ class EpochHistory:
 
     @property
     def finished(self) -> bool:
-        """Whether all epochs are done, or patience has ended."""
-        return self.epoch >= self._last_epoch or (self.patience is not None and self.epoch - self.best_epoch >= self.patience)
+        """Whether all epochs are done, patience has ended, or captions have collapsed."""
+        impatient = self.patience is not None and self.epoch - self.best_epoch >= self.patience
+        return self.epoch >= self._last_epoch or impatient or self.collapse is not None
+
+    @property
+    def collapse(self) -> str | None:
+        """Why training ends after the latest epoch, before all are done; None: captions have not collapsed."""
+        return self._collapse(self.history[-1]) if self.history else None
 
     @property
     def best_epoch(self) -> int:

@@ -1,6 +1,6 @@
 """Objectives: from a model and a batch to a loss and its gradients. The solver has no other way to get a gradient."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -47,6 +47,11 @@ def visits(objective: Objective, data: CaptionData) -> np.ndarray:
 def training_figures(objective: Objective, loss: float) -> dict[str, float]:
     """What the record of an epoch says of training, from the mean of its losses: what an objective's `figures` makes of it, else ``train_loss``."""
     return objective.figures(loss) if hasattr(objective, "figures") else {"train_loss": loss}
+
+
+def collapse_of(objective: Objective) -> Callable[[Mapping[str, Any]], str | None]:
+    """An objective's `collapse`: from the record of an epoch to why training should stop after it, or None. Without one training never should."""
+    return getattr(objective, "collapse", lambda record: None)
 
 
 def _rest(batch: Batch) -> dict[str, Any]:

@@ -1,6 +1,5 @@
 """CaptioningSolver: the training loop. Take a batch, get its loss and gradients, clip, update, record; evaluate after each epoch."""
 
-import copy
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -22,7 +21,7 @@ from xpcap.progress import BAR_SECONDS, Pace, bar, say
 from xpcap.training.checks import check_options, check_positive, refuse_keywords
 from xpcap.training.descent import Descent
 from xpcap.training.history import EpochHistory, Record
-from xpcap.training.objectives import Objective, cross_entropy, training_figures, visits
+from xpcap.training.objectives import Objective, collapse_of, cross_entropy, training_figures, visits
 from xpcap.training.order import EpochOrder
 from xpcap.training.sharing import add_up, check_same, dealt_to, workspace_for
 from xpcap.training.state import TrainingState, by_parameter, capture, check_fits, restore_descent, restore_order
@@ -40,7 +39,6 @@ class CaptioningSolver(EpochHistory):
     update_rule : "sgd", "sgd_momentum", "rmsprop" or "adam"
     optim_config : hyperparameters of the rule, as in xpcap.optim
     lr_decay : multiplies the learning rate after each epoch; "linear": the rate falls with every step, to zero after the last epoch
-    ema : decay of a moving average of the parameters. It is validated, and kept if it is the best; training goes on as without it. 0: no average
     select : what tells the best epoch: "loss", the lowest validation loss, or "cider", the highest CIDEr-D of greedy captions of the val split
     batch_size, num_epochs : an epoch visits every training caption once, in an order of its own; its last batch may be smaller
     print_every, verbose : print the loss every `print_every` steps
@@ -74,7 +72,6 @@ class CaptioningSolver(EpochHistory):
         update_rule: str = "sgd",
         optim_config: Mapping[str, Any] | None = None,
         lr_decay: float | str = 1.0,
-        ema: float = 0.0,
         select: str = "loss",
         batch_size: int = 100,
         num_epochs: int = 10,
@@ -91,9 +88,9 @@ class CaptioningSolver(EpochHistory):
         **unknown_keywords: Any,
     ) -> None:
         refuse_keywords(CaptioningSolver, unknown_keywords)
-        super().__init__(num_epochs, patience)
+        super().__init__(num_epochs, patience, collapse_of(objective))
         self.model, self.data = model, data if isinstance(data, CaptionData) else from_coco(data)
-        self.update_rule, self.optim_config, self.lr_decay, self.ema = update_rule, dict(optim_config or {}), lr_decay, ema
+        self.update_rule, self.optim_config, self.lr_decay = update_rule, dict(optim_config or {}), lr_decay
         self.select, self.clip_norm, self.batch_size, self.objective, self.group = select, clip_norm, batch_size, objective, group
         self.print_every, self.verbose, self.progress, self.on_step, self.on_epoch = print_every, verbose, progress, on_step, on_epoch
         check_options(self, seed)
@@ -102,8 +99,8 @@ class CaptioningSolver(EpochHistory):
         self._visits = visits(objective, self.data)
         self._order = EpochOrder(len(self._visits), seed)
         self._feed, self._record = Feed(self.data, flat), StepRecord(flat, self.steps_per_epoch)
-        self._judge = Judge(copy.deepcopy(model) if ema else None, self.data, self._feed, select, group)
-        self._descent = Descent(update_rule, self.optim_config, flat, self._judge.averaged.params if ema else None)
+        self._judge = Judge(self.data, self._feed, select, group)
+        self._descent = Descent(update_rule, self.optim_config, flat)
         self._workspace = workspace_for(group, flat, cores() if self._on_host else 1)
         self._pace = Pace(BAR_SECONDS)  # of reading losses for the progress bar
         self._report_due = False  # on_epoch has yet to hear of the last epoch
@@ -140,7 +137,7 @@ class CaptioningSolver(EpochHistory):
         record = self._evaluate_epoch()
         times = {"epoch": record["epoch"], "steps": self._order.position - first, **({"ranks": self.group.size} if self.group.size > 1 else {})}
         times |= {"train_seconds": trained - start, "check_seconds": time.perf_counter() - trained}
-        self._add_epoch(record, times, self._judge.of(self.model).params)
+        self._add_epoch(record, times, self.model.params)
         self._descent.end_epoch(self.lr_decay)
         self._order.end()
         self._report_due = True
@@ -165,7 +162,7 @@ class CaptioningSolver(EpochHistory):
         norm = global_norm(grads.flat, buffer) if self.clip_norm is None else optim.clip_by_global_norm(grads.flat, self.clip_norm, buffer)
         if require_finite and not (np.isfinite(loss) and np.isfinite(norm)):
             self._fail(self._record.explain(loss, norm, self.model.params, grads, self.learning_rate))
-        self._descent.update(self.model.params.flat, grads.flat, self.ema, self.iteration + 1)
+        self._descent.update(self.model.params.flat, grads.flat)
         return loss, norm
 
     def step(self, features: Array | FeatureRows, captions: Array) -> Array:
@@ -183,15 +180,6 @@ class CaptioningSolver(EpochHistory):
         loss : 0-d, of the model's library; reading it waits for the device
         """
         return self._step(Batch(features, captions))[0].copy()  # the next step overwrites a device's own
-
-    @property
-    def finished(self) -> bool:
-        return super().finished or self.collapse is not None
-
-    @property
-    def collapse(self) -> str | None:
-        """Why the objective ends training after the latest epoch; None: it does not. Cross entropy never does."""
-        return self.objective.collapse(self.history[-1]) if self.history and hasattr(self.objective, "collapse") else None
 
     @property
     def steps_per_epoch(self) -> int:
@@ -303,7 +291,7 @@ class CaptioningSolver(EpochHistory):
         self._report_due = False
         restore_order(state, self._order)
         self._record = StepRecord(params.flat, self.steps_per_epoch, state.losses.tolist())
-        self._restore_epochs(state.history, self._judge.of(self.model).params.copy() if best is None and state.is_best else best)
+        self._restore_epochs(state.history, params.copy() if best is None and state.is_best else best)
 
     def __reduce__(self) -> Any:
         why = "since it holds callbacks and buffers; make another solver from the same arguments, and write other.restore(solver.state())"

@@ -32,7 +32,6 @@ class TrainingState(NamedTuple):
     losses: np.ndarray  # (iterations,), of the dtype of the parameters
     history: list[dict[str, Any]]  # one record an epoch
     order_rng: dict[str, Any]  # of numpy.random.Generator.bit_generator
-    average: Parameters | None = None  # of the parameters, laid out like them, where the solver keeps one
 
     @property
     def iteration(self) -> int:
@@ -45,13 +44,8 @@ class TrainingState(NamedTuple):
         return len(self.history)
 
     @property
-    def judged(self) -> Parameters:
-        """What is validated, and kept if it is the best: the average, or the parameters where there is none."""
-        return self.params if self.average is None else self.average
-
-    @property
     def is_best(self) -> bool:
-        """Whether `judged` is the best so far: the best epoch has just ended."""
+        """Whether `params` are the best so far: the best epoch has just ended."""
         return self.order is None and bool(self.history) and best_of(self.history) is self.history[-1]
 
 
@@ -82,7 +76,6 @@ def capture(
         losses=np.array(losses, params.flat.dtype),
         history=[dict(record) for record in history],
         order_rng=dict(order.rng.bit_generator.state),
-        average=None if descent.average is None else _on_host(params, descent.average.flat),
     )
     cause = f"iteration {state.iteration}; is the learning rate, now {config['learning_rate']:g}, too high?"
     for thing, arrays in (("the value", state.params), *((f"{rule}'s {key}", moment) for key, moment in state.moments.items())):
@@ -91,10 +84,9 @@ def capture(
 
 
 def check_fits(state: TrainingState, params: Parameters, descent: Descent, order: EpochOrder, batch_size: int) -> None:
-    """DataError : the state is of another model, data set, update rule or batch size, or only one of the two has an average."""
+    """DataError : the state is of another model, data set, update rule or batch size."""
     pairs = {
         "update rule": (state.rule, descent.rule),
-        "an average of the parameters": (state.average is not None, descent.average is not None),
         "batch_size": (state.batch_size, batch_size),
         "number of captions": (state.captions, order.count),
         "parameters": (dict(state.params.shapes), dict(params.shapes)),
@@ -108,11 +100,9 @@ def check_fits(state: TrainingState, params: Parameters, descent: Descent, order
 
 
 def restore_descent(state: TrainingState, params: Parameters, descent: Descent) -> None:
-    """Copy the state's parameters, their average and the optimizer's state into those of a solver. DataError : hyperparameters that cannot be."""
+    """Copy the state's parameters and the optimizer's state into those of a solver. DataError : hyperparameters that cannot be."""
     descent.config = _optimizer_config(state, params.flat)
-    for ours, theirs in ((params, state.params), (descent.average, state.average)):
-        if ours is not None and theirs is not None:
-            ours.flat[...] = asarray(theirs.flat, like=ours.flat)
+    params.flat[...] = asarray(state.params.flat, like=params.flat)
 
 
 def _optimizer_config(state: TrainingState, like: Array) -> optim.Config:

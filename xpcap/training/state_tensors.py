@@ -10,7 +10,7 @@ from xpcap.models.parameters import Parameters
 from xpcap.optim import STATE
 from xpcap.training.state import TrainingState, check_finite
 
-_ORDER, _LOSSES, _AVERAGE = "order", "losses", "average."
+_ORDER, _LOSSES = "order", "losses"
 VALIDATED = {"val_loss", "val_perplexity", "val_accuracy"}  # a record has all of them or none
 TRAINED = {"train_loss", "train_reward"}  # a record has one of them
 FIGURES = {*TRAINED, *VALIDATED, "val_cider"}  # all records have the same
@@ -20,12 +20,10 @@ Shapes = Mapping[str, tuple[int, ...]]
 
 
 def to_tensors(state: TrainingState) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-    """A state as arrays by name (parameters by their own, moments as ``adam.m.Wx``, an average as ``average.Wx``) and a JSON object."""
+    """A state as arrays by name (parameters by their own, moments as ``adam.m.Wx``) and a JSON object."""
     tensors = {**state.params, _LOSSES: state.losses}
     for key, moment in state.moments.items():
         tensors |= {f"{state.rule}.{key}.{name}": value for name, value in moment.items()}
-    if state.average is not None:
-        tensors |= {_AVERAGE + name: value for name, value in state.average.items()}
     if state.order is not None:
         tensors[_ORDER] = state.order
     meta = {
@@ -51,7 +49,7 @@ def from_tensors(where: str, tensors: Mapping[str, np.ndarray], meta: Mapping[st
 
     Raises
     ------
-    DataError : anything missing, unknown, of another shape or type, or not finite.
+    DataError : anything missing, unknown, of another shape or type, or not finite; or a moving average, which older versions kept.
     """
     optimizer = dict(_object(where, meta, "optimizer"))
     rule = _rule(where, optimizer.pop("rule", None))
@@ -72,7 +70,6 @@ def from_tensors(where: str, tensors: Mapping[str, np.ndarray], meta: Mapping[st
         losses=losses,
         history=_history(where, meta),
         order_rng=_rng(where, _object(where, meta, "rng").get("order")),
-        average=_named(where, _AVERAGE, tensors, shapes, losses.dtype) if _averaged(tensors) else None,
     )
 
 
@@ -89,16 +86,15 @@ def _rule(where: str, rule: Any) -> str:
 
 
 def _check_names(where: str, rule: str, tensors: Mapping[str, np.ndarray], shapes: Shapes) -> None:
+    if any(name.startswith("average.") for name in tensors):
+        raise DataError(
+            f"{where}: holds a moving average of the parameters, which an older xpcap kept, expected a state without one; "
+            "train anew, into another folder: this run still captions with the best parameters that it kept, but cannot go on"
+        )
     expected = {*shapes, _LOSSES, *(f"{rule}.{key}.{name}" for key in STATE[rule] for name in shapes)}
-    if _averaged(tensors):
-        expected |= {_AVERAGE + name for name in shapes}
     if (found := set(tensors) - {_ORDER}) != expected:
         odd = ", ".join(sorted(found ^ expected)[:5])
         raise DataError(f"{where}: {odd} missing or unknown, expected parameters, losses and the state of {rule}; from another run?")
-
-
-def _averaged(tensors: Mapping[str, np.ndarray]) -> bool:
-    return any(name.startswith(_AVERAGE) for name in tensors)
 
 
 def _losses(where: str, losses: np.ndarray, iterations: int) -> np.ndarray:

@@ -20,29 +20,23 @@ class Judge:
 
     Parameters
     ----------
-    averaged : the model that holds an average of the parameters, which is judged in place of the one that trains; None: there is none
     feed : of `data`
     select : a name in SELECT
     group : shares the captions and pictures out
     """
 
-    def __init__(self, averaged: Any, data: CaptionData, feed: Feed, select: str, group: Group = ALONE) -> None:
-        self.averaged, self._data, self._feed, self._group = averaged, data, feed, group
+    def __init__(self, data: CaptionData, feed: Feed, select: str, group: Group = ALONE) -> None:
+        self._data, self._feed, self._group = data, feed, group
         self._captions = CaptionScore(data, group) if select == "cider" and "val" in data.splits else None
 
-    def of(self, model: Any) -> Any:
-        """What is judged when `model` trains."""
-        return model if self.averaged is None else self.averaged
-
     def __call__(self, model: Any, between: Callable[[], None]) -> dict[str, float]:
-        """The figures when `model` trains. `between` is called between batches; what it raises ends the evaluation."""
-        judged = self.of(model)
-        figures = {"train_accuracy": self._scored(judged, "train", ACCURACY_SAMPLE, between).accuracy}
+        """The figures of `model`. `between` is called between batches; what it raises ends the evaluation."""
+        figures = {"train_accuracy": self._scored(model, "train", ACCURACY_SAMPLE, between).accuracy}
         if "val" in self._data.splits:
-            val = self._scored(judged, "val", len(self._data.split("train").captions), between)
+            val = self._scored(model, "val", len(self._data.split("train").captions), between)
             figures |= {"val_loss": val.loss, "val_perplexity": val.perplexity, "val_accuracy": val.accuracy}
         if self._captions is not None:
-            figures |= self._captions(judged, between)
+            figures |= self._captions(model, between)
         return figures
 
     def _scored(self, model: Any, split: str, most: int, between: Callable[[], None]) -> TeacherForced:

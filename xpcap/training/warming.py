@@ -24,8 +24,7 @@ def warm_up(solver: CaptioningSolver) -> None:
     batch = solver._feed.minibatch("train", numbers)._replace(step=0)  # sends the features, which stay there
     loss, grads = solver.objective(model, batch, Workspace(flat, 1))
     norm = global_norm(grads.flat) if solver.clip_norm is None else optim.clip_by_global_norm(grads.flat, solver.clip_norm)
-    average = model.params.copy() if solver.ema else None
-    Descent(solver.update_rule, solver.optim_config, flat, average).update(model.params.flat, grads.flat, solver.ema, 1)
+    Descent(solver.update_rule, solver.optim_config, flat).update(model.params.flat, grads.flat)
     record.add(loss, norm)
     if solver.select == "cider":
         model.sample(solver.data.features("train", solver.data.split("train").image_idxs[numbers]), 1)
