@@ -31,6 +31,8 @@ BEFORE = {
     "start": "",
     "objective": "cross-entropy",
     "samples": 5,
+    "sharpen": 1.5,
+    "score_epochs": 0,
 }  # what runs were trained with before there was a choice
 MOST_CONFIG, MOST_VOCAB = 2**20, 16 * 2**20  # bytes
 _MEAN, _SCALE = "feature_scaling.mean", "feature_scaling.scale"
