@@ -23,6 +23,7 @@ HOST = (
     "softmax_loss",
     "word_loss",
     "gather",
+    "gather_places",
     "product",
     "times_transpose",
     "segment_sum",
