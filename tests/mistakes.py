@@ -318,6 +318,11 @@ MISTAKES = [
         kernel("product"), "Not equal to tolerance",
     ),
     Mistake(
+        "beta-forgotten-by-row", "a product of a step's rows takes the place of what it is to be added to",
+        CUBLAS, "row_products_add", "_multiply_rows(x, w, out, ONE)", "_multiply_rows(x, w, out, ZERO)",
+        kernel("row_products_add"), "Not equal to tolerance",
+    ),
+    Mistake(
         "handle-of-another-device", "the handle of cuBLAS is asked for once, and not once a device",
         CUBLAS, "gemm", "$xp.cuda.device.get_cublas_handle()", "vars(gemm).setdefault('handle', $xp.cuda.device.get_cublas_handle())",
         SECOND_DEVICE, "the handle belongs to device 0, and device 1 is the current one",
@@ -329,17 +334,17 @@ MISTAKES = [
     ),
     Mistake(
         "memory-let-go", "a loop keeps the address of an array, and not the array",
-        CUBLAS, "row_products", "(x, w, out)", "()",
+        CUBLAS, "_multiply_rows", "(x, w, out)", "()",
         KEPT, "lies in no array of the device",
     ),
     Mistake(
         "next-rows", "the rows of a product begin one too late",
-        CUBLAS, "row_products", "$i * x_row", "($i + 1) * x_row",
+        CUBLAS, "_multiply_rows", "$i * x_row", "($i + 1) * x_row",
         LOOP, "C overlaps B",
     ),
     Mistake(
         "stride-of-the-factor", "rows of the result are found by the length of the factor's",
-        CUBLAS, "row_products", "$o * out_row", "$o * x_row",
+        CUBLAS, "_multiply_rows", "$o * out_row", "$o * x_row",
         kernel("row_products"), "Not equal to tolerance",
     ),
     Mistake(

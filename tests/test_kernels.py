@@ -131,6 +131,10 @@ def row_products_arguments(draw: Callable[..., np.ndarray]) -> tuple[Any, ...]:
     return draw(R, H), draw(H, V), draw(N + R, V)
 
 
+def row_products_add_arguments(draw: Callable[..., np.ndarray]) -> tuple[Any, ...]:
+    return *row_products_arguments(draw), draw(N, V)
+
+
 def row_products_transpose_arguments(draw: Callable[..., np.ndarray]) -> tuple[Any, ...]:
     return draw(R, V), draw(H, V), draw(N, H), draw(N * H)
 
@@ -195,7 +199,7 @@ def wide_backwards(take: Any, arguments: Any) -> None:
 
 
 def products(multiply: Any, arguments: Any) -> None:
-    for i, o, n in ((2, 0, 3), (0, 4 if len(arguments) == 3 else 1, 4)):
+    for i, o, n in ((2, 0, 3), (0, min(4, len(arguments[2]) - 4), 4)):
         multiply(i, o, n)
 
 
@@ -211,7 +215,7 @@ def backwards(take: Any, arguments: Any) -> None:
         arguments[1][: step.n] = 0.25
 
 
-DRIVES = dict.fromkeys(("row_products", "row_products_transpose"), products)
+DRIVES = dict.fromkeys(("row_products", "row_products_add", "row_products_transpose"), products)
 DRIVES |= dict.fromkeys(("lstm_gate_steps", "rnn_cell_steps"), forwards) | dict.fromkeys(
     ("lstm_gate_backward_steps", "rnn_cell_backward_steps"), backwards
 )
@@ -230,6 +234,7 @@ ARGUMENTS: dict[str, Callable[..., Any]] = {  # of an op: its arguments, or a li
     "add_product": add_product_arguments,
     "start_states": start_states_arguments,
     "row_products": row_products_arguments,
+    "row_products_add": row_products_add_arguments,
     "row_products_transpose": row_products_transpose_arguments,
     "lstm_steps": lstm_steps_arguments,
     "lstm_backward_steps": lstm_backward_steps_arguments,
@@ -252,6 +257,7 @@ ARGUMENTS: dict[str, Callable[..., Any]] = {  # of an op: its arguments, or a li
 }
 SCRATCH = {
     "times_transpose": 3,
+    "row_products_add": 3,
     "row_products_transpose": 3,
     "lstm_backward_steps": 6,
     "add_product": 3,

@@ -62,7 +62,7 @@ CUDA_LOOPS = (
     "gather_plus_image",
     "sequence_sum",
 )
-CUBLAS = ("product", "add_product", "times_transpose", "row_products", "row_products_transpose")
+CUBLAS = ("product", "add_product", "times_transpose", "row_products", "row_products_add", "row_products_transpose")
 LIBRARIES = ((host, HOST), (cuda, CUDA), (cuda_loops, CUDA_LOOPS), (cublas, CUBLAS))
 TABLE: dict[str, tuple[Kernel, ...]] = {
     op: tuple(Kernel(op, getattr(library, f"supports_{op}"), getattr(library, op)) for library, ops in LIBRARIES if op in ops)
