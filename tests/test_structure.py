@@ -16,6 +16,7 @@ LEVELS = [
     {"workspace"},
     {"ops"},
     {"loops", "draws"},
+    {"attending"},
     {"layers"},
     {"models", "optim"},
     {"gradcheck", "metrics", "encoders"},
