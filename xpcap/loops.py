@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from xpcap import kernels
-from xpcap.backend import Array
+from xpcap.backend import Array, get_array_module
 from xpcap.ops import Gates, add_product, gather_plus, lstm_gates, lstm_gates_backward, product, rnn_cell, rnn_cell_backward, times_transpose
 
 
@@ -68,13 +68,17 @@ def row_products(x: Array, w: Array, out: Array) -> Callable[[int, int, int], No
     return multiply
 
 
-def add_row_products(x: Array, w: Array, out: Array, scratch: Array) -> Callable[[int, int, int], None]:
-    """out[o : o + n] += x[i : i + n] @ w, for each call with (i, o, n); x (., k), w (k, m), out (., m). `scratch` (., m) is overwritten."""
-    if fast := kernels.find("add_row_products", x, w, out, scratch):
+def row_products_add(x: Array, w: Array, out: Array, scratch: Array | None = None) -> Callable[[int, int, int], None]:
+    """out[o : o + n] += x[i : i + n] @ w, for each call with (i, o, n); x (., k), w (k, m), out (., m).
+
+    `scratch` (., m) has a row for each of n and is overwritten; None takes fresh memory, where a version needs any.
+    """
+    if fast := kernels.find("row_products_add", x, w, out, scratch):
         return fast(x, w, out, scratch)
 
     def multiply(i: int, o: int, n: int) -> None:
-        add_product(x[i : i + n], w, out[o : o + n], scratch[:n])
+        to = out[o : o + n]
+        add_product(x[i : i + n], w, to, get_array_module(to).empty_like(to) if scratch is None else scratch[:n])
 
     return multiply
 

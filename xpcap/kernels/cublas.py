@@ -92,7 +92,12 @@ def supports_row_products(x, w, out):
     return _fits(x, w, out) and x.flags.c_contiguous
 
 
-def row_products(x, w, out, beta=ZERO):
+def row_products(x, w, out):
+    return _multiply_rows(x, w, out, ZERO)
+
+
+def _multiply_rows(x, w, out, beta):
+    """out[o : o + n] = x[i : i + n] @ w + beta * out[o : o + n], for each call with (i, o, n)."""
     function, handle = gemm(out)
     (k, m), of_w, size, real = w.shape, layout(w), out.itemsize, out.dtype.char
     from_x, to_out, (flag, leading), w_at = x.data.ptr, out.data.ptr, of_w, w.data.ptr
@@ -104,12 +109,12 @@ def row_products(x, w, out, beta=ZERO):
     return multiply
 
 
-def supports_add_row_products(x, w, out, scratch):
+def supports_row_products_add(x, w, out, scratch):
     return supports_row_products(x, w, out)
 
 
-def add_row_products(x, w, out, scratch):
-    return row_products(x, w, out, ONE)
+def row_products_add(x, w, out, scratch):
+    return _multiply_rows(x, w, out, ONE)
 
 
 def supports_row_products_transpose(x, w, out, scratch):

@@ -9,7 +9,7 @@ from xpcap.attending import attend_backward_steps, attend_steps, attention_sum
 from xpcap.backend import Array, get_array_module
 from xpcap.layers.checks import check_arrays, check_upstream
 from xpcap.layers.rows import Rows
-from xpcap.loops import Step, TakeStep, add_row_products, row_products_transpose, single_step
+from xpcap.loops import Step, TakeStep, row_products_add, row_products_transpose, single_step
 from xpcap.ops import product
 from xpcap.workspace import Buffer, fresh
 
@@ -105,7 +105,7 @@ class Attention:
         buffer, R, (N, P, H) = self._buffer, len(r), self._A.shape
         self._h, self.weights, self._context = h, buffer("weights", (R, P)), buffer("context", (R, H))
         attend = attend_steps(h, self._A, self.weights, self._context)
-        add = add_row_products(self._context, self._Wattn, r, buffer("r", (N, r.shape[1])))
+        add = row_products_add(self._context, self._Wattn, r, buffer("r", (N, r.shape[1])))
 
         def take(step: Step) -> None:
             attend(step)
