@@ -144,6 +144,28 @@ def test_a_picture_at_every_step_is_drawn_small_and_after_everything_else(inject
 
 
 @CELLS
+@pytest.mark.parametrize("inject", ["attention", "attention+every-step"])
+def test_attention_tells_where_each_step_looked(cell: str, inject: str, lib: Any, rng: np.random.Generator) -> None:
+    """Against the state of each step of decoding that is fed the caption; nothing after a caption's last target. Dropout is for training."""
+    features, captions = batch(rng, inject)
+    model = make(cell, dropout=0.4, inject=inject)
+    for name in model.params:
+        model.params[name] = 2 * rng.standard_normal(model.params[name].shape)
+    weights = model.attention(lib(features), captions)
+    assert (type(weights), weights.shape, weights.dtype) == (np.ndarray, (N, T, P), model.dtype)
+    state, lengths = model.start(lib(features)), T - np.argmax(captions[:, :0:-1] != 0, axis=1)
+    lengths[~(captions[:, 1:] != 0).any(axis=1)] = 0
+    for t in range(T):
+        _, expected, _ = layers.dot_product_attention_forward(state[0], state[-1])
+        live = t < lengths
+        np.testing.assert_allclose(weights[live, t], to_numpy(expected)[live], rtol=1e-9)
+        assert not weights[~live, t].any()
+        _, state = model.step(lib(captions[:, t]), state)
+    with pytest.raises(ValueError, match=r"`inject` of the model is init, expected one with attention"):
+        make(cell).attention(features, captions)
+
+
+@CELLS
 def test_the_constructor_draws_as_the_course_does(cell: str) -> None:
     np.random.seed(231)
     drawn = make(cell, seed=None).params

@@ -72,11 +72,11 @@ def count_step(device: Emulator, solver: CaptioningSolver) -> Counts:
     return counts
 
 
-def launches(device: Emulator, cell: str, dropout: float = 0.3, hole: bool = False) -> tuple[Counter[str], int]:
+def launches(device: Emulator, cell: str, dropout: float = 0.3, hole: bool = False, inject: str = "init") -> tuple[Counter[str], int]:
     """What one time step launches, and how many launches a step has beside its T time steps: captions of T and of T - 1 steps differ by the first."""
     counted = []
     for shorter in (0, 1):
-        solver = make("cupy", cell, dropout, hole=hole)
+        solver = make("cupy", cell, dropout, hole=hole, inject=inject)
         solver.data.split("train").captions[:, T + 1 - shorter :] = VOCABULARY.null
         counted.append(count_step(device, solver).names())
     time_step = counted[0] - counted[1]
@@ -156,16 +156,15 @@ def test_emulated_training_with_the_picture_at_every_step_equals_numpy(cell: str
     check_training_equals_numpy(cell, np.float64, inject=inject)
 
 
-def test_emulated_step_that_attends_reads_nothing_and_sends_index_vectors_alone(device: Emulator) -> None:
-    """Its grids lie on the device."""
-    counts = count_step(device, make("cupy", inject="attention", hole=True))
-    assert (counts.reads, counts.waits, len(counts.transfers)) == ([], [], 1)
-
-
-def test_emulated_training_of_many_captions_equals_numpy(device: Emulator, monkeypatch: pytest.MonkeyPatch) -> None:
-    """More than one launch takes by itself."""
-    monkeypatch.setattr(cuda_loops, "FUSED", N - 1)
-    check_training_equals_numpy("lstm", np.float64)
+@pytest.mark.parametrize(("cell", "gates"), [("lstm", "lstm_gates"), ("rnn", "rnn_cell")])
+def test_emulated_attention_is_two_launches_a_time_step_each_way_and_takes_no_memory(cell: str, gates: str, device: Emulator) -> None:
+    """A kernel and a product, beside those of the cell; its grids lie on the device."""
+    time_step, beside = launches(device, cell, inject="attention")
+    of_cell = {f"raw {gates}": 1, f"raw {gates}_backward": 1, "product sgemm": 4}
+    assert time_step == Counter({**of_cell, "raw attend_step": 1, "raw attend_step_backward": 1})
+    assert beside - launches(device, cell)[1] <= 10
+    counts = count_step(device, make("cupy", cell, inject="attention", hole=True))
+    assert (counts.reads, counts.waits, counts.allocations, len(counts.transfers)) == ([], [], [], 1)
 
 
 @pytest.mark.parametrize("cell", ["lstm", "rnn"])

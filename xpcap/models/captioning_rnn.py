@@ -7,7 +7,7 @@ from typing import Any, Self
 
 import numpy as np
 
-from xpcap.backend import Array, array_module
+from xpcap.backend import Array, array_module, to_numpy
 from xpcap.cores import side_by_side
 from xpcap.errors import unknown
 from xpcap.layers.attention import Attention
@@ -21,6 +21,7 @@ from xpcap.models.entry import enter, to_device
 from xpcap.models.initial import draw_weights
 from xpcap.models.masks import Draw
 from xpcap.models.network import Member
+from xpcap.models.packing import pack
 from xpcap.models.parameters import Parameters
 from xpcap.ops import gather, product
 from xpcap.workspace import Buffer, Workspace, fresh
@@ -229,6 +230,34 @@ class CaptioningRNN(Captioner):
             flat += other.flat
         self._next_step = step + 1
         return loss, grads
+
+    def attention(self, features: Array | FeatureRows, captions: Array) -> np.ndarray:
+        """Where the model looks for each word of given captions, without dropout.
+
+        Parameters
+        ----------
+        features, captions : as in `loss`
+
+        Returns
+        -------
+        weights : array (N, T, P), the model's dtype, on the host; [n, t] adds up to 1 over the places: those that the step looked at which gives the
+            probability of word captions[n, t + 1]. 0 after a caption's end
+
+        Raises
+        ------
+        ValueError : as of `loss`, or the model does not attend.
+        """
+        if not self.config.attends:
+            raise ValueError(f"CaptioningRNN.attention: `inject` of the model is {self.config.inject}, expected one with attention")
+        buffer = fresh(self.params.flat)
+        (part,) = enter("CaptioningRNN.attention", self.config, self.params.flat, self._null, features, captions, [buffer])
+        looked = network.forward(self.config, self.params, part, buffer).image.attention
+        assert looked is not None
+        packed, (N, columns) = pack(to_numpy(captions), self._null), np.shape(captions)
+        weights = np.zeros((N, columns - 1, self.config.feature_shape[0]), self.dtype)
+        steps = np.arange(len(packed.rows.sizes)).repeat(packed.rows.sizes)
+        weights[packed.order[packed.rows.caption], steps] = to_numpy(looked.weights)
+        return weights
 
     # Sampling
 
