@@ -76,7 +76,7 @@ def option(name: str, kind: Any, text: str) -> Callable[[Function], Function]:
 @option("clip", Number(0), "Largest global norm of a gradient; 0: no clipping.")
 @option("dropout", Number(0, 1, max_open=True), "Share of features, word vectors and hidden units dropped.")
 @option("smoothing", Number(0, 1, max_open=True), "Label smoothing: share of each target word's probability that all words get alike.")
-@option("inject", Choice(*INJECT), "How the image enters: as the initial state, or also as a term of every step.")
+@option("inject", Choice(*INJECT), "How the image enters: as the initial state, also as a term of every step, or as a grid that steps attend to.")
 @option("feature-scaling", Choice(*KINDS), "Scaling of image features, fitted on the train split.")
 @option("seed", click.IntRange(0, 2**63 - 1), "Seed of weights, order of captions, dropout and generated pictures.")
 @option("patience", click.IntRange(0, LARGEST), "Stop after this many epochs in a row without a better one; 0: never.")

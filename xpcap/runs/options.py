@@ -36,7 +36,7 @@ class TrainOptions:
     clip : largest global norm of a gradient; 0: no clipping
     dropout : share of features, word vectors and hidden units dropped, in [0, 1)
     smoothing : share of each target word's probability that all words get alike, in [0, 1)
-    inject : how the image enters, "init" or "every-step"
+    inject : how the image enters, a name in xpcap.models.config.INJECT; "attention" and "attention+every-step" need a data set of grids
     feature_scaling : "standardize" or "none", fitted on the train split
     seed : of weights, order of captions, dropout and generated pictures
     patience : stop after this many epochs in a row without a better one; 0: never

@@ -15,7 +15,7 @@ from xpcap.data import CaptionData, open_data
 from xpcap.data.hdf5 import stamped, write_stamped
 from xpcap.data.pictures import generate, write_pictures
 from xpcap.data.scaling import FeatureScaling
-from xpcap.errors import DataError
+from xpcap.errors import DataError, OptionError
 from xpcap.groups import ALONE, Group
 from xpcap.models import CaptioningRNN, ModelConfig
 from xpcap.runs import place
@@ -215,9 +215,17 @@ def _objective(options: TrainOptions, data: CaptionData, group: Group) -> tuple[
 
 
 def _model_config(options: TrainOptions, data: CaptionData) -> ModelConfig:
-    if len(data.feature_shape) > 1:
-        places = data.feature_shape[0]
-        raise DataError(f"train_run: the features are grids of {places} places, expected one feature a picture; prepare the data without a grid")
+    grid, attends = len(data.feature_shape) > 1, "attention" in options.inject
+    if grid and not attends:
+        raise OptionError(
+            f"train_run: `inject` is {options.inject}, for one feature a picture, and the data has grids of {data.feature_shape[0]} places, expected "
+            "`inject` attention, or attention+every-step; or prepare the data without a grid"
+        )
+    if attends and not grid:
+        raise OptionError(
+            f"train_run: `inject` is {options.inject}, for grids, and the data has one feature a picture, of size {data.feature_dim}, expected places to "
+            "attend to: prepare the data with `grid` 5, or give `inject` every-step"
+        )
     return ModelConfig(len(data.vocabulary), data.feature_shape, options.wordvec, options.hidden, options.cell, options.dropout, options.inject)
 
 
