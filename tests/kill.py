@@ -23,9 +23,9 @@ from xpcap.data.pictures import generate
 ROOT = Path(__file__).parent.parent
 TEN = 10
 CLOCK = {"times.jsonl", ".lock"}  # what two equal runs need not have in common
-SIZES = ["--hidden", "48", "--wordvec", "24", "--epochs", "4", "--batch-size", "16"]
+SIZES = ["--hidden", "48", "--wordvec", "24", "--epochs", "4", "--score-epochs", "0", "--batch-size", "16"]
 VARIANTS = [
-    ["--dropout", "0.3", "--save-every", "5"],
+    ["--dropout", "0.3", "--save-every", "5", "--epochs", "3", "--score-epochs", "3"],
     ["--cell", "rnn", "--save-every", "1", "--lr", "0.003"],
     ["--dropout", "0.2", "--save-every", "0.05s", "--lr-decay", "0.5", "--seed", "1"],
     ["--feature-scaling", "standardize", "--save-every", "60s", "--lr", "0.05", "--patience", "1"],  # overfits: the best is not the last
@@ -102,7 +102,7 @@ def break_and_go_on(
         except subprocess.TimeoutExpired:
             kill(process, out, ranks, draw, count)
             count.kills += 1
-            count.in_training += (out / "last.safetensors").exists()
+            count.in_training += any((folder / "last.safetensors").exists() for folder in (out, out / "cross-entropy"))
             continue
         finish(process)  # it was quicker
         break

@@ -331,7 +331,26 @@ def test_pictures_prepared_and_learnt_from_caption_others(own: list[str]) -> Non
     good(*own, "--pictures", "own photos")
     source = json.loads(good("info", "own.h5", "--json").stdout)["source"]
     assert (source["encoder"], source["pictures"]) == (HistogramEncoder().name, str(Path("own photos").resolve()))
-    good("train", "own.h5", "--out", "own run", "--hidden", 16, "--wordvec", 8, "--epochs", 4, "--batch-size", 4, "--lr", "0.02", "--dropout", 0)
+    good(
+        "train",
+        "own.h5",
+        "--out",
+        "own run",
+        "--hidden",
+        16,
+        "--wordvec",
+        8,
+        "--epochs",
+        4,
+        "--batch-size",
+        4,
+        "--lr",
+        "0.02",
+        "--dropout",
+        0,
+        "--score-epochs",
+        0,
+    )
     Image.new("RGB", (300, 200), (205, 40, 35)).save("new.jpg")
     Image.new("L", (30, 20), 255).save("white.png")
     shutil.rmtree("own photos")  # neither the pictures nor the data set are needed for others

@@ -36,6 +36,8 @@ def trained_rnn(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
         6,
         "--epochs",
         3,
+        "--score-epochs",
+        0,
         "--inject",
         "every-step",
         "--feature-scaling",

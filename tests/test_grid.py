@@ -153,7 +153,24 @@ def test_a_run_that_attends_trains_resumes_scores_and_captions_new_pictures(
     monkeypatch.setattr("xpcap.data.hdf5.IN_MEMORY", 0)
     names = photos(30)
     good(*PREPARE, "--grid", 3, "--float16", "--out", "grid.h5")
-    settings = ["--inject", inject, "--cell", cell, "--hidden", 12, "--wordvec", 8, "--batch-size", 8, "--lr-decay", 0.9, "--lr", 0.01]
+    settings = [
+        "--inject",
+        inject,
+        "--cell",
+        cell,
+        "--hidden",
+        12,
+        "--wordvec",
+        8,
+        "--batch-size",
+        8,
+        "--lr-decay",
+        0.9,
+        "--lr",
+        0.01,
+        "--score-epochs",
+        0,
+    ]
     good("train", "grid.h5", "--out", "whole", *settings, "--epochs", 3)
     good("train", "grid.h5", "--out", "run", *settings, "--epochs", 1)
     good("train", "--out", "run", "--resume", "--epochs", 3)

@@ -25,7 +25,22 @@ MPIEXEC = Path(sys.executable).with_name("mpiexec")
 if not MPIEXEC.exists():
     pytest.skip("no mpiexec beside this Python: pip install '.[mpi]'", allow_module_level=True)
 ROOT = Path(__file__).parent.parent
-SMALL = ("--hidden", "16", "--wordvec", "12", "--batch-size", "16", "--inject", "every-step", "--dropout", "0.2", "--select", "cider")
+SMALL = (
+    "--hidden",
+    "16",
+    "--wordvec",
+    "12",
+    "--batch-size",
+    "16",
+    "--inject",
+    "every-step",
+    "--dropout",
+    "0.2",
+    "--select",
+    "cider",
+    "--score-epochs",
+    "0",
+)
 SECONDS = 60  # that a command may take: it hangs if it takes longer
 
 

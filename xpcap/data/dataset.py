@@ -109,11 +109,18 @@ class CaptionData:
         silent = {self.vocabulary.null, self.vocabulary.start, self.vocabulary.end}
         return [" ".join(self.vocabulary.idx_to_word[i] for i in row if i not in silent) for row in split.captions.tolist()]
 
-    def words(self, name: str) -> list[list[str]]:
-        """Every caption of a split as words: its text tokenised, or the words of its ids, with ``<UNK>`` for lost ones."""
-        if self.split(name).text is not None:
-            return [tokenize(text) for text in self.texts(name)]
-        return [text.split() for text in self.texts(name)]
+    def words(self, name: str, captions: np.ndarray | None = None) -> list[list[str]]:
+        """Captions of a split as words: their text tokenised, or the words of their ids, with ``<UNK>`` for lost ones.
+
+        Parameters
+        ----------
+        captions : their numbers, int. None: all
+        """
+        split = self.split(name)
+        if split.text is None:
+            some = self if captions is None else replace(self, splits={name: replace(split, captions=split.captions[captions])})
+            return [text.split() for text in some.texts(name)]
+        return [tokenize(text) for text in (split.text if captions is None else [split.text[i] for i in captions.tolist()])]
 
     def references(self, name: str) -> dict[int, list[str]]:
         """Picture number to its captions as text, in the order of the pictures; pictures without captions are left out."""

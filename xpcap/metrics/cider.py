@@ -1,6 +1,7 @@
 """CIDEr (Vedantam, Zitnick & Parikh 2015): a caption is good if it has the n-grams that people use for this picture, and rarely for others."""
 
-from collections.abc import Iterable, Sequence
+import itertools
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cache
 from typing import NamedTuple, Self
 
@@ -9,6 +10,7 @@ import numpy as np
 from xpcap.metrics.grams import ORDERS, Counts, Hashes, count_grams, join
 from xpcap.metrics.metric import References, Scored, Words, averaged
 
+AT_ONCE = 2000  # pictures whose n-grams are counted together
 SIGMA = 6.0  # of the penalty on a difference in length
 
 
@@ -52,25 +54,31 @@ class DocumentFrequencies:
 
     Parameters
     ----------
-    references : for each picture its captions as lists of words
+    references : for each picture its captions as lists of words; read once, some pictures at a time
     """
 
-    def __init__(self, references: References) -> None:
-        counts = count_grams([caption for captions in references for caption in captions], Hashes())
-        self._count(counts, _number_of_picture(references)[counts.sentence], len(references))
+    def __init__(self, references: Iterable[Sequence[Words]]) -> None:
+        hashes, parts, self.pictures = Hashes(), [], 0
+        for some in _batches(references, AT_ONCE):
+            counts = count_grams([caption for captions in some for caption in captions], hashes)
+            parts.append(_documents(counts, _number_of_picture(some)[counts.sentence]))
+            self.pictures += len(some)
+        self._merge(parts)
 
     @classmethod
     def of_counts(cls, counts: Counts, picture: np.ndarray, pictures: int) -> Self:
         """The same of n-grams that are counted already; picture (e,) is the number of the picture that each entry is of."""
         frequencies = cls.__new__(cls)
-        frequencies._count(counts, picture, pictures)
+        frequencies.pictures = pictures
+        frequencies._merge([_documents(counts, picture)])
         return frequencies
 
-    def _count(self, counts: Counts, picture: np.ndarray, pictures: int) -> None:
-        self.pictures = pictures
-        _, once = np.unique(join(counts.gram, picture), return_index=True)
-        self._grams, frequencies = np.unique(counts.gram[once], return_counts=True)
-        self._frequencies = np.append(frequencies, 1)  # the last for what is beyond all grams
+    def _merge(self, parts: Sequence[tuple[np.ndarray, np.ndarray]]) -> None:
+        """Take over n-grams and in how many pictures they occur, from parts of the pictures."""
+        grams = np.concatenate([grams for grams, _ in parts] or [np.zeros(0, np.uint64)])
+        self._grams, place = np.unique(grams, return_inverse=True)
+        times = np.bincount(place, np.concatenate([times for _, times in parts]) if parts else None, len(self._grams))
+        self._frequencies = np.append(times, 1)  # the last for what is beyond all grams
 
     def idf(self, grams: np.ndarray) -> np.ndarray:
         """log(pictures / pictures with the n-gram); an n-gram of no picture counts as one of a single picture."""
@@ -180,6 +188,19 @@ class CiderD:
         if n and (chosen.min() < 0 or chosen.max() >= size):
             raise ValueError(f"CiderD.scores: `pictures` holds {chosen.min()} to {chosen.max()}, expected numbers from 0 to {size - 1}")
         return chosen
+
+
+def _documents(counts: Counts, picture: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The distinct n-grams, and in how many pictures each occurs."""
+    _, once = np.unique(join(counts.gram, picture), return_index=True)
+    return np.unique(counts.gram[once], return_counts=True)
+
+
+def _batches(things: Iterable[Sequence[Words]], size: int) -> Iterator[list[Sequence[Words]]]:
+    """Lists of `size` things, the last one shorter."""
+    rest = iter(things)
+    while some := list(itertools.islice(rest, size)):
+        yield some
 
 
 def _number_of_picture(references: References) -> np.ndarray:

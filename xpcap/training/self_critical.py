@@ -9,11 +9,11 @@ import numpy as np
 
 from xpcap.backend import Array, asarray, get_array_module
 from xpcap.data.dataset import CaptionData
-from xpcap.data.vocabulary import END
+from xpcap.data.vocabulary import END, UNK
 from xpcap.draws import draw_uniforms
 from xpcap.errors import OptionError
 from xpcap.groups import ALONE, Group
-from xpcap.metrics.cider import CiderD
+from xpcap.metrics.cider import CiderD, DocumentFrequencies
 from xpcap.models.batch import Batch, FeatureRows
 from xpcap.models.parameters import Parameters
 from xpcap.models.policies import Sampling
@@ -58,12 +58,12 @@ class SelfCritical:
             raise OptionError(f"SelfCritical: `samples` is {samples!r}, expected at least 2: a sample is judged beside the others of its picture")
         self.samples, self._group, self._words = int(samples), group, data.vocabulary
         self._max_length = data.max_words + 1
-        written = data.reference_words("train")
-        self._length = float(np.mean([len(words) for captions in written.values() for words in captions]))
-        pictures, self.visits = np.unique(data.split("train").image_idxs, return_index=True)
-        self._number = np.full(pictures[-1] + 1, -1) if len(pictures) else np.zeros(0, np.int64)  # of each picture among those with captions
-        self._number[pictures] = np.arange(len(pictures))
-        self._reward = CiderD([[[*words, END] for words in captions] for captions in written.values()])
+        self._data, split = data, data.split("train")
+        pictures, self.visits = np.unique(split.image_idxs, return_index=True)
+        self._captions = np.argsort(split.image_idxs, kind="stable")  # by picture, those of picture i from _first[i] to _first[i + 1]
+        self._first = np.searchsorted(split.image_idxs[self._captions], np.arange(len(split.images) + 1))
+        self._length = float(self._lengths().mean())
+        self._frequencies = DocumentFrequencies(self._references(picture) for picture in pictures.tolist())
 
     def __call__(self, model: Any, batch: Batch, workspace: Workspace | None = None) -> tuple[Array, Parameters]:
         """The loss and its gradients for a batch of N pictures; ranks sample for the pictures in `batch.mine`."""
@@ -95,9 +95,20 @@ class SelfCritical:
 
     def rewards(self, said: np.ndarray, pictures: np.ndarray) -> np.ndarray:
         """CIDEr-D (n,) of captions (n, T) of ids, of pictures (n,) of the train split, END as a word where it is said."""
-        end = self._words.end
-        words = [self._words.words(caption) + ([END] if end in caption else []) for caption in said]
-        return self._reward.scores(words, self._number[pictures])
+        distinct, number = np.unique(pictures, return_inverse=True)
+        score = CiderD([self._references(picture) for picture in distinct.tolist()], self._frequencies)
+        words = [self._words.words(caption) + ([END] if self._words.end in caption else []) for caption in said]
+        return score.scores(words, number)
+
+    def _references(self, picture: int) -> list[list[str]]:
+        """What people wrote of a picture of the train split, END as a word."""
+        captions = self._captions[self._first[picture] : self._first[picture + 1]]
+        return [[*(word for word in words if word != UNK), END] for words in self._data.words("train", captions)]
+
+    def _lengths(self) -> np.ndarray:
+        """Words of each train caption, as far as they are encoded."""
+        captions, words = self._data.split("train").captions, self._words
+        return ((captions != words.null) & (captions != words.start) & (captions != words.end)).sum(axis=1)
 
     def _sampled(self, model: Any, features: Array | FeatureRows, rows: np.ndarray, n: int, step: int) -> np.ndarray:
         """The captions numbered `rows` of the n of a step: (len(rows), T)."""
