@@ -244,6 +244,7 @@ class TestStages:
         for ours, theirs in ((staged / "cross-entropy", tmp_path / "cross-entropy"), (staged, tmp_path / "run")):
             for name in ("best.safetensors", "last.safetensors", "history.jsonl"):
                 assert (ours / name).read_bytes() == (theirs / name).read_bytes()
+        assert "trained on the score" in " ".join(good("evaluate", staged, "--doctor").output.split())
 
     @pytest.mark.parametrize("pauses", [[3], [STEPS_OF_FIRST + 2], [4, STEPS_OF_FIRST + 9]])
     def test_one_command_given_again_goes_on_in_either_stage(self, pauses: list[int], staged: Path, tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ LIGHT = Palette(paper="#ffffff", ink="#1f2328", faint="#d9dde2", train="#6f8fc0"
 DARK = Palette(paper="#14171b", ink="#e4e7eb", faint="#39404a", train="#86a8dd", val="#f0917f")
 SIZE, DPI = (4.25, 2.75), 160  # inches; sharp on screens with two pixels a point
 PIXELS = (680, 440)
-SCORES = ("val_cider",)  # the more the better
+SCORES = ("val_cider", "train_reward")  # the more the better
 
 
 def draw_loss(path: str | Path, history: Sequence[Mapping[str, Any]]) -> None:
@@ -49,7 +49,7 @@ def loss_curve(history: Sequence[Mapping[str, Any]], dark: bool = False) -> byte
     """
     palette = DARK if dark else LIGHT
     figure, axes = _axes(palette, "loss per caption")
-    _line(axes, history, "train_loss", palette.train, marker="s", markersize=2.6, linewidth=1.2, label="train")
+    _line(axes, history, "train_loss", palette.train, marker="s", markersize=2.6, linewidth=1.2, label="train")  # none, if it was on the score
     if _line(axes, history, "val_loss", palette.val, marker="o", markersize=3.2, linewidth=1.8, label="val"):
         _ring_best(axes, history, "val_loss", palette)
     axes.legend(frameon=False, labelcolor=palette.ink, fontsize=9)
@@ -62,8 +62,16 @@ def perplexity_curve(history: Sequence[Mapping[str, Any]], dark: bool = False) -
 
 
 def cider_curve(history: Sequence[Mapping[str, Any]], dark: bool = False) -> bytes:
-    """Draw CIDEr-D of the val split's captions after each epoch, as PNG; records without ``val_cider`` are left out."""
-    return _val_curve(history, "val_cider", "CIDEr-D on val", dark)
+    """Draw CIDEr-D of the val split's captions after each epoch, as PNG, and the mean reward of what was sampled in training, if anything was."""
+    if not points(history, "train_reward"):
+        return _val_curve(history, "val_cider", "CIDEr-D on val", dark)
+    palette = DARK if dark else LIGHT
+    figure, axes = _axes(palette, "CIDEr-D")
+    _line(axes, history, "train_reward", palette.train, marker="s", markersize=2.6, linewidth=1.2, label="samples, train")
+    if _line(axes, history, "val_cider", palette.val, marker="o", markersize=3.2, linewidth=1.8, label="greedy, val"):
+        _ring_best(axes, history, "val_cider", palette)
+    axes.legend(frameon=False, labelcolor=palette.ink, fontsize=9)
+    return _png(figure)
 
 
 def best_point(history: Sequence[Mapping[str, Any]], key: str) -> tuple[int, float, str]:

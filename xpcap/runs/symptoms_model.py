@@ -63,6 +63,8 @@ def overfitting(history: Sequence[Mapping[str, Any]], kept: Any) -> Finding:
     history : records of epochs
     kept : number of the epoch whose parameters the run keeps
     """
+    if any("train_reward" in record for record in history):
+        return OVERFITTING.unknown(f"The run was trained on the score of captions, not on their loss; it keeps epoch {kept}, the best by CIDEr-D.")
     records = [record for record in history if all(_positive(record.get(key)) for key in ("train_loss", "val_loss"))]
     if len(records) < 2:
         return OVERFITTING.unknown("history.jsonl has fewer than two epochs with a validation loss: nothing to compare.")
