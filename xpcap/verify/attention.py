@@ -9,7 +9,9 @@ from xpcap.verify.layers import compare, randn, values
 from xpcap.verify.rows import Row, read_cases
 
 Shape = tuple[int, ...]
-SHAPES: dict[str, tuple[dict[str, Shape], list[Shape]]] = {  # of the random check of a layer: its inputs, and its outputs that have an upstream gradient
+SHAPES: dict[
+    str, tuple[dict[str, Shape], list[Shape]]
+] = {  # of the random check of a layer: its inputs, and its outputs that have an upstream gradient
     "dot_product_attention": ({"prev_h": (4, 6), "A": (4, 9, 6)}, [(4, 6)]),
     "attention_lstm_step": (
         {"x": (4, 5), "prev_h": (4, 6), "prev_c": (4, 6), "attn": (4, 6), "Wx": (5, 24), "Wh": (6, 24), "Wattn": (6, 24), "b": (24,)},
