@@ -522,7 +522,7 @@ MISTAKES = [
         kernel("average_update"), "Not equal to tolerance",
     ),
     Mistake(
-        "scale-forgotten", "scores grow with the square root of H",
+        "scale-forgotten", "scores are not divided by the square root of H",
         ATTENTION, "attend_step", r"\(scores\[p\] - most\) \* scale", "scores[p] - most",
         kernel("attend_steps"), "Not equal to tolerance",
     ),
@@ -537,7 +537,7 @@ MISTAKES = [
         kernel("attend_steps"), "Not equal to tolerance",
     ),
     Mistake(
-        "first-for-before-in-attention", "a step asks its rows in place of the states before it",
+        "first-for-before-in-attention", "a row where attention wants the state before it",
         KERNELS + "cuda_attention.py", "attend_steps", "i32(before)", "i32(first)",
         kernel("attend_steps"), "Not equal to tolerance",
     ),

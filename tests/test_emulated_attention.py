@@ -58,8 +58,28 @@ def test_emulated_attention_backward_is_two_launches_on_their_own_rows(device: E
         assert np.isfinite(xpcap.to_numpy(dscores)).all()
 
 
+def test_emulated_attention_by_the_plain_equations_takes_many_launches(device: Emulator) -> None:
+    """What the kernels are for. The product with Wattn counts, each way."""
+    with xpcap.use_backend("cupy"), kernels.plain_only():
+        h, A, Wattn, a, dh_next = drawn(N + R, H), drawn(N, P, H), drawn(H, G), drawn(R, G), drawn(N, H)
+        weights, context, dcontext, dscores = drawn(R, P), drawn(R, H), drawn(R, H), drawn(R, P)
+        attend, add = attending.attend_steps(h, A, weights, context), loops.row_products_add(context, Wattn, a, drawn(N, G))
+        transpose = loops.row_products_transpose(a, Wattn, dcontext, poison(N * H))
+        back, step = attending.attend_backward_steps(dcontext, A, weights, dscores, dh_next), ROWS.steps[1]
+        launches = []
+        for way in (
+            lambda: (attend(step), add(step.first, step.first, step.n)),
+            lambda: (transpose(step.first, step.first, step.n), back(step)),
+            lambda: attending.attention_sum(weights, dcontext, dscores, h, ROWS, A),
+        ):
+            with device.counting() as counts:
+                way()
+            launches.append(len(counts.launches))
+    assert launches == [10, 9, 4 * len(ROWS.steps) + 4]
+
+
 def test_emulated_attention_sums_all_steps_in_one_launch(device: Emulator) -> None:
-    """Packed or full, where row numbers are on the device; those of sequences without a step get 0."""
+    """Where row numbers are on the device. The picture of a sequence without a step gets 0."""
     with xpcap.use_backend("cupy"):
         rows = Rows.of([2, 1, 0], 3)
         sent = rows._replace(firsts=xpcap.asarray(rows.firsts.astype(np.int32)))

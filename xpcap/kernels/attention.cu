@@ -9,8 +9,8 @@ typedef REAL real;
 #define BLOCKS_AT_ONCE 4            // on a multiprocessor, in a step: that leaves a thread 64 registers
 #define PLACES 1024                 // the most that a picture may have: whole tiles. With all else 13 KiB of shared memory in double
 #define LANES 16                    // threads that share the terms of a product: in float they read 64 neighbouring bytes
-#define LINES (THREADS / LANES)     // products at a time
-#define TURNS 2                     // that a thread takes part in at the same time
+#define LINES (THREADS / LANES)     // groups of so many threads
+#define TURNS 2                     // products of a group at the same time
 #define TILE (LINES * TURNS)        // places whose products are added up between two barriers
 #define PARTS (TILE * (LANES + 1))  // with one number of padding a line, so that a column lies in different banks
 #define SLAB 16                     // places for a thread of attention_sum
