@@ -57,7 +57,7 @@ def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
         backend.use_backend(name)
         return machine.machine()
 
-    sizes = {name: dataclasses.replace(TINY, name=name, dropout=config.dropout) for name, config in bench.CONFIGS.items()}
+    sizes = {name: dataclasses.replace(TINY, name=name, dropout=config.dropout, P=min(config.P, 3)) for name, config in bench.CONFIGS.items()}
     monkeypatch.setattr(bench, "CONFIGS", sizes)
     monkeypatch.setattr(bench, "USUAL", BRIEF)
     monkeypatch.setattr(bench, "machine_apart", machine_here)
@@ -455,22 +455,24 @@ def test_the_peer_drops_in_training_alone(layout: str, one_thread: None) -> None
 
 @TORCH
 @LAYOUTS
-def test_the_peer_has_our_loss_and_our_gradients(layout: str, one_thread: None) -> None:
+@pytest.mark.parametrize("P", [0, 3])
+def test_the_peer_has_our_loss_and_our_gradients(P: int, layout: str, one_thread: None) -> None:
     from xpcap.bench import peer_torch
 
-    data = TINY.data(2)
+    config = dataclasses.replace(TINY, P=P)
+    data = config.data(2)
     features, captions = data.minibatch("train", np.arange(5))
-    ours = work.make_model(TINY, data)
+    ours = work.make_model(config, data)
     loss, grads = ours.loss(features, captions)
-    theirs = peer_torch.Captioner(TINY.D, TINY.W, TINY.H, TINY.V, data.vocabulary.null)
+    theirs = (peer_torch.Attentive if P else peer_torch.Captioner)(TINY.D, TINY.W, TINY.H, TINY.V, data.vocabulary.null)
     theirs.copy_from(ours.params)
     got = theirs(peer_torch.LAYOUTS[layout](features, captions, data.vocabulary.null, peer_torch.device_of("numpy")))
     got.backward()
     assert float(got.detach()) == pytest.approx(float(loss), rel=work.LOSS_TOLERANCE)
     theirs.copy_from(grads)  # our gradients, laid out as theirs
-    bias = theirs.lstm.bias_ih_l0
+    bias = theirs.lstm.bias_ih if P else theirs.lstm.bias_ih_l0
     for name, parameter in theirs.named_parameters():
-        expected = bias if name == "lstm.bias_hh_l0" else parameter  # both biases have the gradient of the one
+        expected = bias if name.startswith("lstm.bias_hh") else parameter  # both biases have the gradient of the one
         np.testing.assert_allclose(parameter.grad.numpy(), expected.detach().numpy(), rtol=1e-4, atol=1e-6, err_msg=name)
 
 
@@ -497,6 +499,20 @@ def test_the_peers_beam_finds_the_captions_that_ours_finds(layout: str, one_thre
     assert (ours == theirs).mean() >= work.SAME_IDS
     greedy = contenders.CONTENDERS["xpcap"].sample(TINY, TINY.data(1), "numpy")()
     assert (ours == greedy).mean() < 0.9
+
+
+@pytest.mark.parametrize("contender", ["xpcap", pytest.param("torch padded", marks=TORCH), pytest.param("torch packed", marks=TORCH)])
+def test_attention_is_timed_in_training_alone_and_without_the_textbook(contender: str, one_thread: None) -> None:
+    attentive = dataclasses.replace(TINY, P=3)
+    (training,) = measure(contender, [attentive], BRIEF, "numpy")
+    assert training.ms > 0
+    plain, captions = TINY.data(1), attentive.data(1).split("train").captions
+    needed = training_flops(attentive, [captions], plain.vocabulary.null) - training_flops(TINY, [captions], plain.vocabulary.null)
+    rows = int((captions[:, 1:] != plain.vocabulary.null).sum())
+    assert needed == 2 * 2 * 5 * 2 * 12 * 10 + 2 * rows * (3 * 10 * 40 + 6 * 3 * 10)
+    for peers, works, says in ((("textbook",), [TRAINING], "the textbook does not attend"), ((), [SAMPLING], "only training is timed")):
+        with pytest.raises(OptionError, match=says):
+            bench.bench([attentive], peers, BRIEF, works=works)
 
 
 def test_a_beam_is_timed_by_itself_and_without_the_textbook(tiny: None) -> None:

@@ -260,3 +260,17 @@ def test_standardised_features_have_mean_0_and_deviation_1_and_constants_do_not_
     np.testing.assert_array_equal(fit_scaling("none", features)(features), features)
     with pytest.raises(ValueError, match="did you mean 'standardize'"):
         fit_scaling("standardise", features)
+
+
+@pytest.mark.parametrize("block", [1, 13, 1 << 17])
+@pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
+def test_scaling_in_blocks_gives_the_bits_of_scaling_at_once(
+    block: int, dtype: str, monkeypatch: pytest.MonkeyPatch, rng: np.random.Generator
+) -> None:
+    """Features and grids; the rows of the last block are fewer."""
+    monkeypatch.setattr("xpcap.data.scaling.BLOCK", block)
+    for shape in ((7, 5), (7, 3, 2), (0, 3, 2)):
+        features, scaling = rng.standard_normal(shape).astype(dtype), fit_scaling("standardize", rng.standard_normal((9, *shape[1:])))
+        scaled = scaling(features)
+        assert scaled.dtype == (np.float64 if dtype == "float64" else np.float32)
+        np.testing.assert_array_equal(scaled, (features.astype(scaled.dtype) - scaling.mean) / scaling.scale)

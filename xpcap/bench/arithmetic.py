@@ -23,7 +23,9 @@ def _step_flops(config: Config, captions: np.ndarray, null: int) -> int:
     packed = pack(captions, null)
     R, K, L = len(packed.inputs.ids), len(packed.words), len(packed.targets)  # live rows, distinct input words, rows with a target
     products = 3 * (K * config.W * 4 * config.H + R * config.H * 4 * config.H + L * config.H * config.V)
-    return 2 * (2 * packed.rows.N * config.D * config.H + products)
+    if config.P:  # the context's weights; scores and context, and back to the context, the state and, twice, the places
+        products += 3 * R * config.H * 4 * config.H + 6 * R * config.P * config.H
+    return 2 * (2 * packed.rows.N * (config.P or 1) * config.D * config.H + products)
 
 
 def sampling_flops(config: Config, captions: np.ndarray, null: int, end: int, width: int = 1) -> int:

@@ -1,5 +1,6 @@
 """What is timed: the kinds of work, the named sizes, their data, and the settings of a training step."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -22,7 +23,10 @@ MOST_WORDS = LIKE_COCO.high + 1  # END included
 
 @dataclass(frozen=True)
 class Config:
-    """Sizes of an LSTM captioner and its step: N captions, D image feature, W word vector, H hidden, V vocabulary; and its dropout."""
+    """Sizes of an LSTM captioner and its step: N captions, D image feature, W word vector, H hidden, V vocabulary; and its dropout.
+
+    With P each picture has so many places of D numbers, to which every step attends. Only training is timed then.
+    """
 
     name: str
     N: int
@@ -31,10 +35,21 @@ class Config:
     H: int = 512
     V: int = 1004
     dropout: float = 0.0
+    P: int = 0
+
+    @property
+    def features(self) -> int | tuple[int, int]:
+        """Size of a feature, or of a grid."""
+        return (self.P, self.D) if self.P else self.D
+
+    @property
+    def inject(self) -> str:
+        """How the image enters."""
+        return "attention" if self.P else "init"
 
     def data(self, batches: int) -> CaptionData:
         """`batches` batches of captions of 6 to 15 words, a few words very common. Every call draws the same data."""
-        return draw_data(batches * self.N, self.D, self.V, SEED)
+        return draw_data(batches * self.N, self.features, self.V, SEED)
 
     def pictures(self) -> np.ndarray:
         """Standard normal features (PICTURES, D) of the pictures to caption. Every call draws the same ones."""
@@ -56,7 +71,13 @@ _ON_A_GPU = (  # the first four and those above: N = 25, 64, 128, 512 for each o
     Config("coco-dropout", 128, dropout=0.4),  # the default of `train`
     Config("flickr8k-v2540", 128, D=1280, V=2540),  # rows of V numbers begin at multiples of 16 bytes, unlike those of flickr8k's 2539
 )
-CONFIGS = {config.name: config for config in _EVERYWHERE + _ON_A_GPU}
+_WHEN_ASKED = (Config("flickr8k-grid", 128, D=1280, V=2539, P=25),)
+CONFIGS = {config.name: config for config in _EVERYWHERE + _ON_A_GPU + _WHEN_ASKED}
+
+
+def works_of(config: Config, works: Sequence[str]) -> list[str]:
+    """Those kinds of work that are timed at a configuration."""
+    return [work for work in works if not config.P or work in (TRAINING, BESIDE)]
 
 
 def usual(backend: str) -> list[str]:

@@ -8,7 +8,7 @@ import numpy as np
 
 from xpcap.backend import array_module
 from xpcap.bench.arithmetic import sampling_flops, training_flops
-from xpcap.bench.configs import BEAMS, BESIDE, SAMPLING, TRAINING, WIDTH, WORKS, Config
+from xpcap.bench.configs import BEAMS, BESIDE, SAMPLING, TRAINING, WIDTH, WORKS, Config, works_of
 from xpcap.bench.contenders import CONTENDERS
 from xpcap.bench.neighbour import busy_neighbour
 from xpcap.bench.timing import MatrixProduct, Plan, Timer, host_clock
@@ -33,7 +33,7 @@ class Measurement(NamedTuple):
 def measure(contender: str, configs: Iterable[Config], plan: Plan, backend: str, works: Sequence[str] = WORKS) -> Iterator[Measurement]:
     """Time a contender on a backend, or on the device that the backend stands for: for each configuration, each kind of work."""
     for config in configs:
-        for work in works:
+        for work in works_of(config, works):
             yield _MEASURE[work](contender, config, plan, backend)
 
 

@@ -29,7 +29,7 @@ GATES = (0, 1, 3, 2)  # PyTorch's order i, f, g, o, as indices into ours, i, f, 
 class Batch(NamedTuple):
     """A minibatch on the device. Words are (T, N) or packed rows; targets are flat, in the same order."""
 
-    features: torch.Tensor  # (N, D)
+    features: torch.Tensor  # (N, D), or (N, P, D)
     words: Any
     targets: torch.Tensor
 
@@ -50,7 +50,10 @@ class Captioner(torch.nn.Module):
         """The loss: cross entropy summed over words, averaged over captions."""
         h0 = self.project(self.drop(batch.features))[None]  # (1, N, H)
         states, _ = self.lstm(self._vectors(batch.words), (h0, torch.zeros_like(h0)))
-        rows = states.data if isinstance(states, PackedSequence) else states.flatten(0, 1)  # (R, H)
+        return self._loss(states.data if isinstance(states, PackedSequence) else states.flatten(0, 1), batch)
+
+    def _loss(self, rows: torch.Tensor, batch: Batch) -> torch.Tensor:
+        """The loss of states (R, H)."""
         return cross_entropy(self.vocabulary(self.drop(rows)), batch.targets, ignore_index=self.null, reduction="sum") / len(batch.features)
 
     def _vectors(self, words: Any) -> Any:
@@ -120,6 +123,37 @@ class Captioner(torch.nn.Module):
             "project.weight": host["W_proj"].T, "project.bias": host["b_proj"], "embed.weight": host["W_embed"],
             "lstm.weight_ih_l0": torch_gates(host["Wx"]).T, "lstm.weight_hh_l0": torch_gates(host["Wh"]).T,
             "lstm.bias_ih_l0": torch_gates(host["b"]), "lstm.bias_hh_l0": np.zeros_like(host["b"]),
+            "vocabulary.weight": host["W_vocab"].T, "vocabulary.bias": host["b_vocab"],
+        }  # fmt: skip
+        self.load_state_dict({name: torch.from_numpy(np.ascontiguousarray(value)) for name, value in state.items()})
+
+
+class Attentive(Captioner):
+    """CaptioningRNN that attends: nn.LSTMCell over word vector and context, step by step, for the captions that are alive."""
+
+    def __init__(self, D: int, W: int, H: int, V: int, null: int, dropout: float = 0.0) -> None:
+        super().__init__(D, W, H, V, null, dropout)
+        self.lstm = torch.nn.LSTMCell(W + H, H)
+
+    def forward(self, batch: Batch) -> torch.Tensor:
+        A, words = self.project(batch.features), self._vectors(batch.words)  # (N, P, H)
+        h = c = A.mean(dim=1)
+        scale, states = h.shape[1] ** -0.5, []
+        for x in words.data.split(words.batch_sizes.tolist()) if isinstance(words, PackedSequence) else words:
+            if len(x) < len(h):
+                A, h, c = A[: len(x)], h[: len(x)], c[: len(x)]
+            weights = torch.softmax(torch.bmm(A, h[:, :, None]) * scale, dim=1)  # (n, P, 1)
+            context = torch.bmm(weights.transpose(1, 2), A)[:, 0]
+            h, c = self.lstm(torch.cat((x, context), dim=1), (h, c))
+            states.append(h)
+        return self._loss(torch.cat(states), batch)
+
+    def copy_from(self, params: Parameters) -> None:
+        host = {name: to_numpy(value) for name, value in params.items()}
+        state = {
+            "project.weight": host["W_proj"].T, "project.bias": host["b_proj"], "embed.weight": host["W_embed"],
+            "lstm.weight_ih": torch_gates(np.concatenate((host["Wx"], host["Wattn"]))).T, "lstm.weight_hh": torch_gates(host["Wh"]).T,
+            "lstm.bias_ih": torch_gates(host["b"]), "lstm.bias_hh": np.zeros_like(host["b"]),
             "vocabulary.weight": host["W_vocab"].T, "vocabulary.bias": host["b_vocab"],
         }  # fmt: skip
         self.load_state_dict({name: torch.from_numpy(np.ascontiguousarray(value)) for name, value in state.items()})
@@ -228,7 +262,7 @@ def _prepare(backend: str) -> torch.device:
 
 
 def _captioner(config: Config, ours: CaptioningRNN, device: torch.device) -> Captioner:
-    model = Captioner(config.D, config.W, config.H, config.V, ours.word_to_idx["<NULL>"], config.dropout)
+    model = (Attentive if config.P else Captioner)(config.D, config.W, config.H, config.V, ours.word_to_idx["<NULL>"], config.dropout)
     model.copy_from(ours.params)
     return model.to(device)
 

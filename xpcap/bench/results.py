@@ -8,7 +8,7 @@ from types import ModuleType
 from typing import Any, NamedTuple
 
 from xpcap.bench.apart import measure_apart
-from xpcap.bench.configs import BEAMS, BESIDE, TRAINING, WORKS, Config
+from xpcap.bench.configs import BEAMS, BESIDE, TRAINING, WORKS, Config, works_of
 from xpcap.bench.machine import machine
 from xpcap.bench.measuring import OURS, Measurement, measure
 from xpcap.bench.timing import USUAL, Plan
@@ -84,21 +84,28 @@ def bench(
 
     Raises
     ------
-    OptionError : an unknown peer, or textbook on a GPU or with BEAMS. BackendError : a peer is not installed, or the environment turns float32 into less.
+    OptionError : an unknown peer, textbook on a GPU, with BEAMS or attention, or captions with attention. BackendError : a peer is not installed, or the environment turns float32 into less.
     """
     alone, about = about is None, about or machine()
     backend = about["backend"]
     if "textbook" in peers and BEAMS in works:
         raise OptionError("bench: `peers` names textbook, expected torch alone: the textbook has no beam search")
+    if attentive := [config.name for config in configs if config.P]:
+        if "textbook" in peers:
+            raise OptionError(f"bench: `peers` names textbook, expected torch alone for {attentive[0]}: the textbook does not attend")
+        if not all(works_of(config, works) for config in configs):
+            raise OptionError(f"bench: {attentive[0]} is given for captions, expected other sizes: with attention only training is timed")
     about |= _check_peers(peers, backend)
     _check_float32()
     contenders = [OURS, *(contender for peer in peers for contender in PEERS[peer])]
     run = measure if alone and backend != "numpy" and contenders == [OURS] else measure_apart
-    found: dict[tuple[str, Config], Rounds] = {(work, config): {name: [] for name in contenders} for work in works for config in configs}
+    found: dict[tuple[str, Config], Rounds] = {
+        (work, config): {name: [] for name in contenders} for work in works for config in configs if work in works_of(config, works)
+    }
     with bar((), progress, "bench", plan.rounds * len(found) * len(contenders)) as steps:
         for _ in range(plan.rounds):
             for contender, group in _turns(contenders, configs, backend):
-                tasks = [(work, config) for config in group for work in works]
+                tasks = [(work, config) for config in group for work in works_of(config, works)]
                 for task, measurement in zip(tasks, run(contender, group, plan, backend, works), strict=True):
                     found[task][contender].append(measurement)
                     steps.update()

@@ -25,6 +25,7 @@ COLUMNS = (
     Column("", "W", lambda r: r.config.W),
     Column("", "H", lambda r: r.config.H),
     Column("", "V", lambda r: r.config.V),
+    Column("", "P", lambda r: r.config.P or None),
     Column("", "dropout", lambda r: r.config.dropout or None, "g"),
     Column("xpcap", "ms", lambda r: r.ms, ".2f"),
     Column("times", "alone", lambda r: r.slowdown, ".2f"),

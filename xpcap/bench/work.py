@@ -43,7 +43,10 @@ def host_batches(config: Config, data: CaptionData) -> list[Batch]:
 
 def make_model(config: Config, data: CaptionData) -> CaptioningRNN:
     """A fresh xpcap model on the current backend, with the same weights every time."""
-    return CaptioningRNN(data.vocabulary.word_to_idx, config.D, config.W, config.H, "lstm", np.float32, dropout=config.dropout, seed=SEED)
+    words, H = data.vocabulary.word_to_idx, config.H
+    return CaptioningRNN(
+        words, config.features, config.W, H, "lstm", np.float32, dropout=config.dropout, inject=config.inject, seed=SEED
+    )  # fmt: skip
 
 
 def make_solver(config: Config, data: CaptionData) -> CaptioningSolver:

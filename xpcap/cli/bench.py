@@ -24,11 +24,11 @@ EXAMPLES = examples(
 @backend_option
 @click.option(
     "--config", "names", multiple=True, type=Choice(*timings.CONFIGS), metavar="NAME",
-    help=f"Sizes to time; may be repeated. One of {', '.join(timings.CONFIGS)}. Default: the first five on numpy, all on a GPU.",
+    help=f"Sizes to time; may be repeated. One of {', '.join(timings.CONFIGS)}. Default: the first five on numpy, all but the last on a GPU.",
 )  # fmt: skip
 @click.option(
     "--peer", "peers", multiple=True, type=Choice(*timings.PEERS),
-    help="Also time the same work by this peer; may be repeated. On numpy textbook is always timed, except with --scaling.",
+    help="Also time the same work by this peer; may be repeated. On numpy textbook is always timed, except with --scaling, --beam or attention.",
 )  # fmt: skip
 @click.option("--scaling", is_flag=True, help="Instead, time the training step of coco at eight batch sizes and six vocabulary sizes.")
 @click.option("--beam", is_flag=True, help="Instead, time a beam search of 5 hypotheses, of xpcap and with --peer torch of PyTorch.")
@@ -69,7 +69,8 @@ def bench(
         configs = [config for group in timings.scaling(timings.CONFIGS["coco"]).values() for config in group]
     else:
         configs = [timings.CONFIGS[name] for name in dict.fromkeys(names or timings.usual(about["backend"]))]
-        peers = ("textbook", *peers) if about["backend"] == "numpy" and not beam else peers
+        plain = about["backend"] == "numpy" and not beam and not any(config.P for config in configs)
+        peers = ("textbook", *peers) if plain else peers
     works = (timings.TRAINING,) if scaling else (timings.TRAINING, timings.BESIDE) if neighbour else (timings.BEAMS,) if beam else timings.WORKS
     results = timings.bench(configs, tuple(dict.fromkeys(peers)), timings.USUAL, progress=True, works=works, about=about)
     _print(results, as_json)

@@ -9,6 +9,7 @@ from xpcap.errors import unknown
 
 KINDS = ("standardize", "none")
 AT_ONCE = 3 << 22  # numbers: features on disk may not fit into memory
+BLOCK = 1 << 17  # numbers scaled together: they stay in cache
 CHUNK = 4096  # rows at a time, of features that are not long
 
 
@@ -20,11 +21,15 @@ class FeatureScaling(NamedTuple):
 
     def __call__(self, features: np.ndarray) -> np.ndarray:
         """A scaled copy of features (N, D) or (N, P, D): float64 stays float64, other dtypes become float32."""
-        x = features.astype(np.promote_types(features.dtype, np.float32))
-        if self.mean is not None and self.scale is not None:
-            x -= self.mean
-            x /= self.scale
-        return x
+        scaled = np.empty(features.shape, np.promote_types(features.dtype, np.float32))
+        step = max(1, BLOCK // max(1, math.prod(features.shape[1:])))
+        for start in range(0, len(features), step):
+            x = scaled[start : start + step]
+            x[...] = features[start : start + step]
+            if self.mean is not None and self.scale is not None:
+                x -= self.mean
+                x /= self.scale
+        return scaled
 
 
 def fit_scaling(kind: str, features: Any) -> FeatureScaling:
