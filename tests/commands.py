@@ -15,7 +15,7 @@ from xpcap.data.pictures import best_of, generate, scoring
 from xpcap.report import curves, page
 from xpcap.runs import training
 
-SMALL = ["--hidden", "16", "--wordvec", "8", "--epochs", "2"]
+SMALL = ["--hidden", "16", "--wordvec", "8", "--epochs", "2", "--score-epochs", "0"]
 
 
 def call(*args: object) -> Result:

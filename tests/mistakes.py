@@ -58,9 +58,12 @@ LOOP = "test_emulated_loops.py::test_emulated_steps_forward_touch_their_own_rows
 KEPT = "test_emulated_loops.py::test_emulated_row_products_keep_the_memory_of_their_arrays"
 ALONE = "test_layers.py::test_packed_rows_equal_each_caption_alone[emulated-{}]"
 SECOND_BLOCK = "test_layers.py::test_vocabulary_loss_is_its_three_layers_and_holds_a_block_of_scores[emulated-6-2]"
+MANY_PLACES = "test_emulated_attention.py::test_emulated_attention_runs_the_plain_equations_where_a_picture_has_too_many_places"
+LARGE_SCORES = "test_twin.py::test_twin_attention_takes_scores_of_any_size_and_passes_nan_on[float]"
 NO_SUCH_WORD = "test_twin.py::test_twin_softmax_loss_of_a_target_outside_the_vocabulary_is_nan[2147483647-float]"
 NO_KERNEL = "test_emulated_kernels.py::test_emulated_plain_equations_run_where_no_kernel_fits"
-ANY_ORDER = "test_twin.py::test_twin_equals_the_equations_in_any_order_and_stays_inside_its_arrays[softmax_loss-float]"
+_ANY_ORDER = "test_twin.py::test_twin_equals_the_equations_in_any_order_and_stays_inside_its_arrays"
+ANY_ORDER, ATTENTION_ORDER = f"{_ANY_ORDER}[softmax_loss-float]", f"{_ANY_ORDER}[attend_step-float]"
 
 
 def kernel(op: str, dtype: str = "float32") -> str:
@@ -73,6 +76,7 @@ NETWORK, ENTRY, PACKING, DECODING, READING = (f"xpcap/models/{name}.py" for name
 BEAMS, MEAN, TRANSCRIPT = (f"xpcap/models/{name}.py" for name in ("beam", "scores", "transcript"))
 SOLVER, WATCH, FEED, BACKEND = "xpcap/training/solver.py", "xpcap/training/watch.py", "xpcap/data/feed.py", "xpcap/backend.py"
 KERNELS = "xpcap/kernels/"
+ATTENTION = KERNELS + "attention.cu"
 CUDA, CUDA_LOOPS, CUBLAS, LAUNCHING = (f"{KERNELS}{name}.py" for name in ("cuda", "cuda_loops", "cublas", "launching"))
 
 MISTAKES = [
@@ -318,6 +322,11 @@ MISTAKES = [
         kernel("product"), "Not equal to tolerance",
     ),
     Mistake(
+        "beta-forgotten-by-row", "a product of a step's rows takes the place of what it is to be added to",
+        CUBLAS, "row_products_add", "_multiply_rows(x, w, out, ONE)", "_multiply_rows(x, w, out, ZERO)",
+        kernel("row_products_add"), "Not equal to tolerance",
+    ),
+    Mistake(
         "handle-of-another-device", "the handle of cuBLAS is asked for once, and not once a device",
         CUBLAS, "gemm", "$xp.cuda.device.get_cublas_handle()", "vars(gemm).setdefault('handle', $xp.cuda.device.get_cublas_handle())",
         SECOND_DEVICE, "the handle belongs to device 0, and device 1 is the current one",
@@ -334,17 +343,17 @@ MISTAKES = [
     ),
     Mistake(
         "memory-let-go", "a loop keeps the address of an array, and not the array",
-        CUBLAS, "row_products", "(x, w, out)", "()",
+        CUBLAS, "_multiply_rows", "(x, w, out)", "()",
         KEPT, "lies in no array of the device",
     ),
     Mistake(
         "next-rows", "the rows of a product begin one too late",
-        CUBLAS, "row_products", "$i * x_row", "($i + 1) * x_row",
+        CUBLAS, "_multiply_rows", "$i * x_row", "($i + 1) * x_row",
         LOOP, "C overlaps B",
     ),
     Mistake(
         "stride-of-the-factor", "rows of the result are found by the length of the factor's",
-        CUBLAS, "row_products", "$o * out_row", "$o * x_row",
+        CUBLAS, "_multiply_rows", "$o * out_row", "$o * x_row",
         kernel("row_products"), "Not equal to tolerance",
     ),
     Mistake(
@@ -509,6 +518,56 @@ MISTAKES = [
         "share-forgotten", "label smoothing leaves the other words' share out of the gradient",
         KERNELS + "softmax_loss.cu", "softmax_loss", r"kept \+ rest : rest", "kept : 0",
         kernel("softmax_loss"), "Not equal to tolerance",
+    ),
+    Mistake(
+        "scale-forgotten", "scores are not divided by the square root of H",
+        ATTENTION, "attend_step", r"\(scores\[p\] - most\) \* scale", "scores[p] - most",
+        kernel("attend_steps"), "Not equal to tolerance",
+    ),
+    Mistake(
+        "not-shifted", "the softmax of scores as they are, whose exp() overflows",
+        ATTENTION, "attend_step", r"\(scores\[p\] - most\) \* scale", "scores[p] * scale",
+        LARGE_SCORES, "Not equal to tolerance",
+    ),
+    Mistake(
+        "row-of-a-sequence", "where a step looks is written from row 0 on",
+        ATTENTION, "attend_step", r"row = first \+ i", "row = i",
+        kernel("attend_steps"), "Not equal to tolerance",
+    ),
+    Mistake(
+        "first-for-before-in-attention", "a row where attention wants the state before it",
+        KERNELS + "cuda_attention.py", "attend_steps", "i32(before)", "i32(first)",
+        kernel("attend_steps"), "Not equal to tolerance",
+    ),
+    Mistake(
+        "gradient-replaced", "the gradient through the scores takes the place of that through Wh",
+        ATTENTION, "attend_step_backward", r"(dh_next\[.*?\]) \+=", r"\1 =",
+        kernel("attend_backward_steps"), "Not equal to tolerance",
+    ),
+    Mistake(
+        "mean-forgotten", "the gradient of a softmax without the mean over its places",
+        ATTENTION, "attend_step_backward", r"dweights\[p\] - mean", "dweights[p]",
+        kernel("attend_backward_steps"), "Not equal to tolerance",
+    ),
+    Mistake(
+        "state-of-the-step-itself", "the sum over all steps takes the state that a step produced for the one it started from",
+        ATTENTION, "attention_sum", r"firsts\[t - 1\]", "firsts[t]",
+        kernel("attention_sum"), "Not equal to tolerance",
+    ),
+    Mistake(
+        "slabs-rounded-down", "the last places of a picture get no gradient",
+        KERNELS + "cuda_attention.py", "attention_sum", "-(-$P // SLAB)", "max(1, $P // SLAB)",
+        kernel("attention_sum"), "Not equal to tolerance",
+    ),
+    Mistake(
+        "too-many-places", "nobody asks whether the scores of a picture fit into a block",
+        KERNELS + "cuda_attention.py", "_fits", "A.shape[1] <= PLACES", "True",
+        MANY_PLACES, "is None",
+    ),
+    Mistake(
+        "parts-in-use", "the parts of the next products take the place of those that are still added up",
+        ATTENTION, "multiply", r"__syncthreads\(\);", "",
+        ATTENTION_ORDER, "the result depends on the order of the threads", nth=1,
     ),
     Mistake(
         "masks-of-step-0", "the number of the step is left out of the counter, so that each step drops the same units",

@@ -18,35 +18,40 @@ import numpy as np
 
 COMMAND = [sys.executable, str(Path(__file__).parent.parent / "cli.py")]
 SEEDS = (0, 1, 2)
-BEFORE = {"--inject": "init", "--lr-decay": 0.9, "--dropout": 0.5, "--smoothing": 0, "--select": "loss", "--epochs": 12}
+BEFORE = {"--inject": "init", "--lr-decay": 0.9, "--dropout": 0.5, "--smoothing": 0, "--select": "loss", "--epochs": 12, "--score-epochs": 0}
 RECIPES: dict[str, dict[str, Any]] = {
     "init": BEFORE,
     "every step": {**BEFORE, "--inject": "every-step"},
     "default": {},
+    "first stage": {},  # of the default
     # the default but for one thing
-    "image at the start alone": {"--inject": "init"},
+    "not sharpened": {"--sharpen": 1},
     "no smoothing": {"--smoothing": 0},
-    "chosen by loss": {"--select": "loss"},
-    "rate times 0.9": {"--lr-decay": 0.9},
-    "dropout 0.5": {"--dropout": 0.5},
 }
+PLOTTED = ("init", "every step", "first stage")
 DECODING: dict[str, list[str]] = {"greedy": [], "beam": ["--beam", "5"], "beam at 0.7": ["--beam", "5", "--length-penalty", "0.7"]}
+
+
+def place_of(folder: Path, recipe: str, seed: int) -> Path:
+    """The run folder of a recipe with a seed."""
+    return folder / f"default-{seed}" / "cross-entropy" if recipe == "first stage" else folder / f"{recipe.replace(' ', '-')}-{seed}"
 
 
 def scored(data: Path, folder: Path, recipe: str, seed: int) -> dict[str, Any]:
     """Train a recipe with a seed unless that is done, and score it: scores by decoding, with the minutes that training took."""
-    out = folder / f"{recipe.replace(' ', '-')}-{seed}"
-    if not (out / "index.html").exists():
+    whole, out = place_of(folder, "default" if recipe == "first stage" else recipe, seed), place_of(folder, recipe, seed)
+    if not (whole / "index.html").exists():
         options = [str(x) for pair in RECIPES[recipe].items() for x in pair]
-        subprocess.run([*COMMAND, "train", data, "--out", out, "--seed", str(seed), "--resume", *options], check=True)
+        subprocess.run([*COMMAND, "train", data, "--out", whole, "--seed", str(seed), "--resume", *options], check=True)
     scores: dict[str, Any] = {}
     for name, options in DECODING.items():
-        kept = out.with_name(f"{out.name}.{name.replace(' ', '-')}.json")
+        kept = folder / f"{recipe.replace(' ', '-')}-{seed}.{name.replace(' ', '-')}.json"
         if not kept.exists():
             done = subprocess.run([*COMMAND, "evaluate", out, "--json", *options], check=True, capture_output=True, text=True)
             kept.write_text(done.stdout)
         scores[name] = json.loads(kept.read_text())["scores"]
-    times = [json.loads(line) for line in (out / "times.jsonl").read_text().splitlines()]
+    files = [file for file in (out / "times.jsonl", out / "cross-entropy" / "times.jsonl") if file.exists()]
+    times = [json.loads(line) for file in files for line in file.read_text().splitlines()]
     return scores | {"minutes": sum(time["train_seconds"] + time["check_seconds"] for time in times) / 60}
 
 
@@ -70,7 +75,7 @@ def plot(folder: Path, recipes: Sequence[str], path: Path) -> None:
     left, right = figure.subplots(1, 2)
     for recipe, colour in zip(recipes, ("#6f8fc0", "#c79a3a", "#b3402f"), strict=False):
         for seed in SEEDS:
-            out = folder / f"{recipe.replace(' ', '-')}-{seed}"
+            out = place_of(folder, recipe, seed)
             if not (out / "index.html").exists():
                 continue
             history = [json.loads(line) for line in (out / "history.jsonl").read_text().splitlines()]
@@ -80,7 +85,7 @@ def plot(folder: Path, recipes: Sequence[str], path: Path) -> None:
             if "val_cider" in history[0]:
                 right.plot(epochs, [record["val_cider"] for record in history], color=colour, linewidth=1.2, label=label)
             else:
-                final = json.loads(out.with_name(f"{out.name}.greedy.json").read_text())["scores"]["cider_d"]
+                final = json.loads((folder / f"{recipe.replace(' ', '-')}-{seed}.greedy.json").read_text())["scores"]["cider_d"]
                 right.plot(epochs[-1:], [final], color=colour, marker="o", markersize=5, linestyle="none", label=label)
     left.set(xlabel="epoch", ylabel="perplexity on the dev photos", ylim=(15, 30))
     right.set(xlabel="epoch", ylabel="CIDEr-D of greedy captions of them", ylim=(0.3, 0.55))
@@ -93,7 +98,7 @@ def plot(folder: Path, recipes: Sequence[str], path: Path) -> None:
 
 def main() -> None:
     if sys.argv[1] == "--plot":
-        plot(Path(sys.argv[2]), sys.argv[4:] or ["init", "every step", "default"], Path(sys.argv[3]))
+        plot(Path(sys.argv[2]), sys.argv[4:] or PLOTTED, Path(sys.argv[3]))
         return
     data, folder = map(Path, sys.argv[1:3])
     folder.mkdir(exist_ok=True)

@@ -130,7 +130,7 @@ def test_every_option_of_train_changes_what_is_trained(tmp_path: Path) -> None:
         "--dropout": 0.1, "--smoothing": 0.1, "--select": "cider", "--inject": "every-step", "--feature-scaling": "standardize", "--seed": 1,
     }  # fmt: skip
     options = {param.opts[-1] for param in main.commands["train"].params if param.opts[-1].startswith("--")}
-    elsewhere = {"--out", "--backend", "--patience", "--save-every", "--resume", "--from", "--objective", "--samples"}
+    elsewhere = {"--out", "--backend", "--patience", "--save-every", "--resume", "--from", "--objective", "--samples", "--sharpen"}
     assert set(changes) == options - elsewhere  # tests/test_resume.py and tests/test_self_critical.py have those
     results = {option: trained(option, option, value) for option, value in changes.items()}
     assert len({trained("plain"), *results.values()}) == len(changes) + 1
@@ -147,7 +147,7 @@ def test_best_keeps_the_epoch_with_the_least_validation_loss(tmp_path: Path) -> 
         if solver.epoch == 2:
             solver.model.params.flat[...] += 1  # the third epoch begins far from where the second ended
 
-    runs.train_run(runs.TrainOptions(out=tmp_path / "r", hidden=16, wordvec=8, epochs=3), on_epoch=spoil)
+    runs.train_run(runs.TrainOptions(out=tmp_path / "r", hidden=16, wordvec=8, epochs=3, score_epochs=0), on_epoch=spoil)
     losses = [json.loads(line)["val_loss"] for line in (tmp_path / "r" / "history.jsonl").read_text().splitlines()]
     assert losses[2] > losses[0] > losses[1]
     assert (tmp_path / "r" / "best.safetensors").read_bytes() != (tmp_path / "r" / "last.safetensors").read_bytes()
@@ -251,7 +251,7 @@ def test_a_run_is_kept_when_a_later_epoch_fails(tmp_path: Path, monkeypatch: pyt
         if solver.epoch == 2:
             raise KeyboardInterrupt
 
-    options = runs.TrainOptions(out=tmp_path / "deep" / "r", hidden=8, wordvec=4, epochs=3)
+    options = runs.TrainOptions(out=tmp_path / "deep" / "r", hidden=8, wordvec=4, epochs=3, score_epochs=0)
     with pytest.raises(KeyboardInterrupt):
         runs.train_run(options, on_epoch=stop)
     assert open_run(tmp_path / "deep" / "r").meta["epoch"] in (1, 2)
@@ -434,7 +434,7 @@ def test_no_flag_is_named_outside_the_command_line() -> None:
 
 def test_errors_of_the_library_speak_of_parameters_and_those_of_the_command_of_its_options(run: Path) -> None:
     with pytest.raises(DataError) as caught:
-        runs.train_run(runs.TrainOptions(out=run))
+        runs.train_run(runs.TrainOptions(out=run, score_epochs=0))
     assert "choose another `out`, continue it with `resume`" in str(caught.value)
     assert "choose another --out, continue it with --resume" in call("train", "--out", run).output
     result = call("train", "--resume")

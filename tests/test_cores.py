@@ -20,7 +20,7 @@ from xpcap.data.synthetic import draw_data
 from xpcap.models import decoding
 from xpcap.workspace import Workspace
 
-D, W, H, V, N = 7, 5, 6, 60, 96  # three parts of 32 captions
+D, W, H, V, P, N = 7, 5, 6, 60, 4, 96  # three parts of 32 captions
 pytestmark = pytest.mark.threads
 CELLS = pytest.mark.parametrize("cell", ["lstm", "rnn"])
 
@@ -35,8 +35,9 @@ def blas_threads() -> list[int]:
     return [library["num_threads"] for library in threadpool_info() if library["user_api"] == "blas"]
 
 
-def make(cell: str = "lstm", dropout: float = 0.3, dtype: Any = np.float64) -> CaptioningRNN:
-    return CaptioningRNN(draw_data(1, D, V, 0).vocabulary.word_to_idx, D, W, H, cell, dtype, dropout=dropout, seed=3)
+def make(cell: str = "lstm", dropout: float = 0.3, dtype: Any = np.float64, inject: str = "init") -> CaptioningRNN:
+    size = (P, D) if "attention" in inject else D
+    return CaptioningRNN(draw_data(1, D, V, 0).vocabulary.word_to_idx, size, W, H, cell, dtype, dropout=dropout, inject=inject, seed=3)
 
 
 # BLAS
@@ -156,18 +157,21 @@ def test_stretches_cover_everything_once() -> None:
 
 
 @CELLS
-def test_a_step_in_parts_is_the_step_of_the_plain_equations(cell: str) -> None:
+@pytest.mark.parametrize("inject", ["init", "attention+every-step"])
+def test_a_step_in_parts_is_the_step_of_the_plain_equations(cell: str, inject: str) -> None:
     """Loss and every gradient to 1e-12, with dropout, whose masks are drawn for the whole batch."""
     data = draw_data(N, D, V, seed=1)
     captions = data.split("train").captions
     captions[3, 4] = data.vocabulary.null  # a NULL within a caption
     features = data.features("train", np.arange(N))
+    if inject != "init":
+        features = np.random.default_rng(2).standard_normal((N, P, D))
     with kernels.plain_only():
-        loss, grads = make(cell).loss(features, captions)
+        loss, grads = make(cell, inject=inject).loss(features, captions)
     for parts in (1, 2, 3, 8):
         workspace = Workspace(grads.flat, parts)
         for _ in range(2):  # a used workspace too
-            got, parted = make(cell).loss(features, captions, workspace)
+            got, parted = make(cell, inject=inject).loss(features, captions, workspace)
         assert [bool(space._buffers) for space in workspace.parts] == [k < 3 for k in range(parts)]  # of at least 32 captions each
         assert float(got) == pytest.approx(float(loss), rel=1e-12)
         for name, grad in grads.items():
@@ -232,14 +236,15 @@ def test_steps_make_no_large_array_once_the_buffers_are_there() -> None:
 
 
 @CELLS
-def test_captions_in_parts_and_by_the_word_table_are_those_of_model_step(cell: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("inject", ["init", "attention"])
+def test_captions_in_parts_and_by_the_word_table_are_those_of_model_step(cell: str, inject: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Against a loop of model.step, whole batch, every step, without table or dropping rows."""
     monkeypatch.setattr(decoding, "LEAST_PART", 8)
     monkeypatch.setattr(decoding, "cores", lambda: 3)
-    model, rng = make(cell), np.random.default_rng(0)
+    model, rng = make(cell, inject=inject), np.random.default_rng(0)
     for name, value in model.params.items():
         model.params[name] = rng.standard_normal(value.shape)
-    features = rng.standard_normal((50, D))
+    features = rng.standard_normal((50, *model.config.feature_shape))
     null, start, end = (model.word_to_idx[word] for word in ("<NULL>", "<START>", "<END>"))
     model.params["W_vocab"][:, end] *= 2
     model.params["W_embed"][...] *= 3

@@ -52,7 +52,8 @@ def make_data(train: int = 200, val: int = 60, most_words: int | None = None) ->
 
 def train(folder: Path, data: CaptionData, epochs: int = 6, lr: float = 0.01, **model: Any) -> Run:
     """A run in `folder`, of which only the history is written."""
-    captioner = CaptioningRNN(data.vocabulary.word_to_idx, 18, 16, 32, **{"cell_type": "lstm", "seed": 0, **model})
+    size = data.feature_shape if len(data.feature_shape) > 1 else 18
+    captioner = CaptioningRNN(data.vocabulary.word_to_idx, size, 16, 32, **{"cell_type": "lstm", "seed": 0, **model})
     solver = CaptioningSolver(
         captioner, data, update_rule="adam", optim_config={"learning_rate": lr}, num_epochs=epochs, batch_size=25, verbose=False, seed=0
     )
@@ -63,17 +64,27 @@ def train(folder: Path, data: CaptionData, epochs: int = 6, lr: float = 0.01, **
     return Run(folder, {"max_words": 12}, data.vocabulary, data.scaling, captioner, {"epoch": solver.best_epoch})
 
 
+def _places(features: np.ndarray) -> np.ndarray:
+    grids = np.zeros((len(features), 3, 18), np.float32)
+    for place in range(3):
+        grids[:, place, 6 * place : 6 * place + 6] = features[:, 6 * place : 6 * place + 6]
+    return grids
+
+
 DATA = make_data()
-CASES = [(cell, inject) for cell in ("lstm", "rnn") for inject in ("init", "every-step")]
+CASES = [(cell, inject) for cell in ("lstm", "rnn") for inject in ("init", "every-step", "attention")]
+# The same pictures as grids: a place for the colour, the thing and the place, each with its six numbers where a whole feature has them
+GRIDS = replace(DATA, splits={name: replace(split, features=_places(split.features)) for name, split in DATA.splits.items()})
 
 
 @pytest.fixture(scope="module")
 def healthy(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, str], Run]:
     folder = tmp_path_factory.mktemp("runs")
-    return {case: train(folder / "-".join(case), DATA, cell_type=case[0], inject=case[1]) for case in CASES}
+    return {case: train(folder / "-".join(case), GRIDS if "attention" in case else DATA, cell_type=case[0], inject=case[1]) for case in CASES}
 
 
 def examine(run: Run, data: CaptionData = DATA) -> dict[str, Finding]:
+    data = GRIDS if data is DATA and run.model.config.attends else data
     seen = data_of(run, data)
     captions = caption_chosen(run, seen, "val", captioned(seen, "val"))
     return {finding.name: finding for finding in examine_run(run, [caption.caption.split() for caption in captions], data)}

@@ -96,3 +96,16 @@ def test_emulated_row_products_keep_the_memory_of_their_arrays(device: Emulator)
         multiply = loops.row_products(drawn(R, N), drawn(N, H), out)
         multiply(2, 1, 3)
         np.testing.assert_array_equal(xpcap.to_numpy(out)[1:4], xpcap.to_numpy(drawn(R, N) @ drawn(N, H))[2:5])
+
+
+def test_row_products_are_added_without_fresh_memory_where_there_is_scratch() -> None:
+    """On NumPy, which cannot add to what is there within a product."""
+    rng = np.random.default_rng(0)
+    x, w, out, scratch = (rng.standard_normal(shape) for shape in ((6, 3), (3, 5), (6, 5), (4, 5)))
+    expected = out.copy()
+    expected[1:5] += x[2:6] @ w
+    for given in (scratch, None):
+        added = out.copy()
+        loops.row_products_add(x, w, added, given)(2, 1, 4)
+        np.testing.assert_allclose(added, expected, rtol=1e-14)
+    np.testing.assert_allclose(scratch, x[2:6] @ w, rtol=1e-14)

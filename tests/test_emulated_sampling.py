@@ -17,14 +17,14 @@ from xpcap.models.decoding import decode
 from xpcap.models.reading import Reading
 from xpcap.uploads import AHEAD
 
-N, D, V, START, END = 12, 10, 40, 1, 2
+N, D, P, V, START, END = 12, 10, 3, 40, 1, 2
 WORDS = {"<NULL>": 0, "<START>": START, "<END>": END, **{f"word{i}": i for i in range(3, V)}}
 
 
 def make(backend: str, says_end: float, cell: str = "lstm", inject: str = "init", scale: float = 2.0) -> CaptioningRNN:
     """A model with much to say; the more it `says_end`, the sooner captions end. Weights of a small `scale` leave its states short of +-1."""
     with xpcap.use_backend(backend):
-        model = CaptioningRNN(WORDS, D, 6, 8, cell, np.float64, inject=inject, seed=1)
+        model = CaptioningRNN(WORDS, (P, D) if "attention" in inject else D, 6, 8, cell, np.float64, inject=inject, seed=1)
         rng = np.random.default_rng(5)
         for name, value in model.params.items():
             model.params[name] = scale * rng.standard_normal(value.shape)
@@ -33,8 +33,8 @@ def make(backend: str, says_end: float, cell: str = "lstm", inject: str = "init"
         return model
 
 
-def features() -> np.ndarray:
-    return np.random.default_rng(4).standard_normal((N, D))
+def features(inject: str = "init") -> np.ndarray:
+    return np.random.default_rng(4).standard_normal((N, P, D) if "attention" in inject else (N, D))
 
 
 class Watched(Policy):
@@ -153,13 +153,13 @@ OURS = [
 
 
 @pytest.mark.parametrize("policy", OURS, ids=str)
-@pytest.mark.parametrize(("cell", "inject"), [("lstm", "init"), ("lstm", "every-step"), ("rnn", "every-step")])
+@pytest.mark.parametrize(("cell", "inject"), [("lstm", "init"), ("lstm", "every-step"), ("rnn", "every-step"), ("lstm", "attention")])
 def test_emulated_beams_and_draws_are_those_of_numpy(cell: str, inject: str, policy: Policy, device: Emulator) -> None:
     lengths = set()
     for says_end in (-1e9, 2.0, 5.0):
         for most in (4, 9):
             limited = replace(policy, max_length=most, forbid=[0, START])
-            host, emulated = (make(backend, says_end, cell, inject, 0.7).say(features(), limited) for backend in ("numpy", "cupy"))
+            host, emulated = (make(backend, says_end, cell, inject, 0.7).say(features(inject), limited) for backend in ("numpy", "cupy"))
             np.testing.assert_array_equal(emulated.captions, host.captions)
             np.testing.assert_allclose(emulated.probabilities, host.probabilities, rtol=1e-9)
             np.testing.assert_allclose(emulated.log_probabilities, host.log_probabilities, rtol=1e-9)

@@ -27,7 +27,7 @@ from xpcap.progress import Pace
 from xpcap.runs import folder as run_folder
 from xpcap.workspace import Workspace
 
-N, T, D, W, H, V = 12, 16, 10, 6, 8, 40
+N, T, D, W, H, V, P = 12, 16, 10, 6, 8, 40, 4
 MOST = {"lstm": 75, "rnn": 97}  # launches of a step at T = 16
 BESIDE = {("lstm", 0.0): (27, 29), ("lstm", 0.3): (30, 30), ("rnn", 0.0): (26, 28), ("rnn", 0.3): (29, 29)}  # beside the loop; with a NULL inside
 VOCABULARY = Vocabulary([*SPECIAL, *(f"word{i}" for i in range(V - len(SPECIAL)))])
@@ -43,9 +43,9 @@ def captions_of(rng: np.random.Generator, n: int, hole: bool = False) -> np.ndar
     return captions
 
 
-def make_data(hole: bool = False) -> CaptionData:
+def make_data(hole: bool = False, inject: str = "init") -> CaptionData:
     rng = np.random.default_rng(3)
-    features = rng.standard_normal((9, D)).astype("f4")
+    features = rng.standard_normal((9, P, D) if "attention" in inject else (9, D)).astype("f4")
     split = Split(captions_of(rng, 2 * N, hole), rng.integers(0, 9, 2 * N).astype(np.int32), features, [f"{i}.png" for i in range(9)])
     return CaptionData(VOCABULARY, {"train": split, "val": split})
 
@@ -54,9 +54,11 @@ def make(
     backend: str, cell: str = "lstm", dropout: float = 0.3, dtype: Any = np.float32, hole: bool = False, inject: str = "init", **options: Any
 ) -> CaptioningSolver:
     with xpcap.use_backend(backend):
-        model = CaptioningRNN(VOCABULARY.word_to_idx, D, W, H, cell, dtype, dropout=dropout, inject=inject, seed=1)
+        data = make_data(hole, inject)
+        size = (P, D) if "attention" in inject else D
+        model = CaptioningRNN(VOCABULARY.word_to_idx, size, W, H, cell, dtype, dropout=dropout, inject=inject, seed=1)
         settings = {"update_rule": "adam", "batch_size": N, "num_epochs": 2, "clip_norm": 5.0, "seed": 2, "verbose": False}
-        return CaptioningSolver(model, make_data(hole), **{**settings, **options})
+        return CaptioningSolver(model, data, **{**settings, **options})
 
 
 def count_step(device: Emulator, solver: CaptioningSolver) -> Counts:
@@ -70,11 +72,11 @@ def count_step(device: Emulator, solver: CaptioningSolver) -> Counts:
     return counts
 
 
-def launches(device: Emulator, cell: str, dropout: float = 0.3, hole: bool = False) -> tuple[Counter[str], int]:
+def launches(device: Emulator, cell: str, dropout: float = 0.3, hole: bool = False, inject: str = "init") -> tuple[Counter[str], int]:
     """What one time step launches, and how many launches a step has beside its T time steps: captions of T and of T - 1 steps differ by the first."""
     counted = []
     for shorter in (0, 1):
-        solver = make("cupy", cell, dropout, hole=hole)
+        solver = make("cupy", cell, dropout, hole=hole, inject=inject)
         solver.data.split("train").captions[:, T + 1 - shorter :] = VOCABULARY.null
         counted.append(count_step(device, solver).names())
     time_step = counted[0] - counted[1]
@@ -148,15 +150,21 @@ def test_emulated_training_equals_numpy(cell: str, dtype: Any, device: Emulator)
     check_training_equals_numpy(cell, dtype)
 
 
+@pytest.mark.parametrize("inject", ["every-step", "attention", "attention+every-step"])
 @pytest.mark.parametrize("cell", ["lstm", "rnn"])
-def test_emulated_training_with_the_picture_at_every_step_equals_numpy(cell: str, device: Emulator) -> None:
-    check_training_equals_numpy(cell, np.float64, inject="every-step")
+def test_emulated_training_with_the_picture_at_every_step_equals_numpy(cell: str, inject: str, device: Emulator) -> None:
+    check_training_equals_numpy(cell, np.float64, inject=inject)
 
 
-def test_emulated_training_of_many_captions_equals_numpy(device: Emulator, monkeypatch: pytest.MonkeyPatch) -> None:
-    """More than one launch takes by itself."""
-    monkeypatch.setattr(cuda_loops, "FUSED", N - 1)
-    check_training_equals_numpy("lstm", np.float64)
+@pytest.mark.parametrize(("cell", "gates"), [("lstm", "lstm_gates"), ("rnn", "rnn_cell")])
+def test_emulated_attention_is_two_launches_a_time_step_each_way_and_takes_no_memory(cell: str, gates: str, device: Emulator) -> None:
+    """A kernel and a product, beside those of the cell; its grids lie on the device."""
+    time_step, beside = launches(device, cell, inject="attention")
+    of_cell = {f"raw {gates}": 1, f"raw {gates}_backward": 1, "product sgemm": 4}
+    assert time_step == Counter({**of_cell, "raw attend_step": 1, "raw attend_step_backward": 1})
+    assert beside - launches(device, cell)[1] <= 10
+    counts = count_step(device, make("cupy", cell, inject="attention", hole=True))
+    assert (counts.reads, counts.waits, counts.allocations, len(counts.transfers)) == ([], [], [], 1)
 
 
 @pytest.mark.parametrize("cell", ["lstm", "rnn"])

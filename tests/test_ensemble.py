@@ -17,7 +17,13 @@ from xpcap.models.scores import log_mean
 V, LENGTH = 10, 8
 WORDS = {"<NULL>": NULL, "<START>": START, "<END>": END, **{f"word{i}": i for i in range(3, V)}}
 KINDS = {"lstm": ("lstm", 6, "init"), "rnn": ("rnn", 9, "every-step"), "other lstm": ("lstm", 7, "every-step")}
-SEVERAL = [("lstm", "rnn"), ("rnn", "other lstm"), ("lstm", "rnn", "other lstm")]
+KINDS |= {"attentive lstm": ("lstm", 6, "attention"), "attentive rnn": ("rnn", 9, "attention+every-step")}
+SEVERAL = [("lstm", "rnn"), ("rnn", "other lstm"), ("attentive lstm", "attentive rnn"), ("lstm", "rnn", "other lstm")]
+
+
+def seen(kinds: tuple[str, ...], n: int) -> np.ndarray:
+    """Features of n pictures for models of these kinds; for those that attend, of three places each."""
+    return pictures(3 * n).reshape(n, 3, 4) if "attentive" in kinds[0] else pictures(n)
 
 
 def make(*kinds: str, seed: int = 0, says_end: float = 0.5, dtype: Any = np.float64) -> list[CaptioningRNN]:
@@ -25,7 +31,7 @@ def make(*kinds: str, seed: int = 0, says_end: float = 0.5, dtype: Any = np.floa
     models = []
     for kind in kinds:
         cell, hidden, inject = KINDS[kind]
-        model = CaptioningRNN(WORDS, 4, hidden - 1, hidden, cell, dtype, inject=inject, seed=1)
+        model = CaptioningRNN(WORDS, (3, 4) if "attentive" in kind else 4, hidden - 1, hidden, cell, dtype, inject=inject, seed=1)
         rng = np.random.default_rng([seed, hidden])
         for name, value in model.params.items():
             model.params[name] = rng.standard_normal(value.shape)
@@ -74,15 +80,16 @@ def likeliest(t: int, p: np.ndarray) -> int:
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("policy", [Policy(forbid=SILENT), Sampling(0.8, top_p=0.9), Beam(4, n_best=4, groups=2)], ids=str)
 def test_ensemble_of_one_says_what_the_model_says_bit_for_bit(policy: Policy, dtype: str) -> None:
-    for (model,) in (make("rnn", dtype=dtype), make("other lstm", dtype=dtype)):
-        for ours, its in zip(Ensemble([model]).say(pictures(40), policy), model.say(pictures(40), policy), strict=True):
+    for kinds in (("rnn",), ("other lstm",), ("attentive lstm",)):
+        (model,), features = make(*kinds, dtype=dtype), seen(kinds, 40)
+        for ours, its in zip(Ensemble([model]).say(features, policy), model.say(features, policy), strict=True):
             np.testing.assert_array_equal(ours, its)
 
 
 @pytest.mark.parametrize("kinds", SEVERAL, ids="+".join)
 def test_ensemble_says_what_the_mean_of_probabilities_says(kinds: tuple[str, ...]) -> None:
     """Greedily and drawn. It is not what any of the models says alone."""
-    features, lengths = pictures(30), set()
+    features, lengths = seen(kinds, 30), set()
     for seed in range(3):
         models = make(*kinds, seed=seed)
         captions, probabilities = Ensemble(models).sample_with_probabilities(features, LENGTH, SILENT)
@@ -105,8 +112,8 @@ def test_beam_of_an_ensemble_is_the_plain_beam_over_the_mean_of_probabilities(be
     beam = replace(beam, max_length=LENGTH, forbid=SILENT)
     for seed in range(3):
         models = make(*kinds, seed=seed)
-        said = Ensemble(models).say(pictures(3), beam)
-        for i, feature in enumerate(pictures(3)):
+        said = Ensemble(models).say(seen(kinds, 3), beam)
+        for i, feature in enumerate(seen(kinds, 3)):
             for j, one in enumerate(plain_beam(Averaged(models), feature, beam)[: beam.n_best]):
                 assert [word for word in said.captions[i, j].tolist() if word != NULL] == list(one.words)
                 assert said.log_probabilities[i, j] == pytest.approx(one.total, abs=1e-9)
@@ -122,9 +129,9 @@ def given() -> np.ndarray:
     return rng.permutation(captions)
 
 
-@pytest.mark.parametrize("kinds", [("other lstm",), *SEVERAL], ids="+".join)
+@pytest.mark.parametrize("kinds", [("other lstm",), ("attentive lstm",), *SEVERAL], ids="+".join)
 def test_score_is_that_of_the_mean_of_probabilities(kinds: tuple[str, ...]) -> None:
-    models, captions, features = make(*kinds), given(), pictures(20)
+    models, captions, features = make(*kinds), given(), seen(kinds, 20)
     nll, correct, tokens = 0.0, 0, 0
     for feature, caption in zip(features, captions, strict=True):
         words = iter(caption[1:])
@@ -167,12 +174,12 @@ def test_ensemble_follows_the_models_it_was_made_of() -> None:
 def test_emulated_ensemble_equals_numpy(kinds: tuple[str, ...], policy: Policy, device: Emulator) -> None:
     policy = replace(policy, max_length=LENGTH, forbid=SILENT)
     host, emulated = (on(backend, *kinds) for backend in ("numpy", "cupy"))
-    for one, other in zip(emulated.say(pictures(12), policy), host.say(pictures(12), policy), strict=True):
+    for one, other in zip(emulated.say(seen(kinds, 12), policy), host.say(seen(kinds, 12), policy), strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-9)
     with device.counting() as counts:
-        score = emulated.score(pictures(20), given())
+        score = emulated.score(seen(kinds, 20), given())
     assert counts.reads == []
-    wanted = host.score(pictures(20), given())
+    wanted = host.score(seen(kinds, 20), given())
     assert (float(score.nll), int(score.correct), score.tokens) == (pytest.approx(float(wanted.nll), rel=1e-9), int(wanted.correct), wanted.tokens)
 
 

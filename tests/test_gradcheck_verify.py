@@ -88,6 +88,10 @@ def forgetful_backward(dh: Any, dh_next: Any, dc: Any, *args: Any, right: Callab
     return forget
 
 
+def unscaled_scores(h: Any, A: Any, *args: Any, right: Callable[..., Any] = layers.attention.attend_steps) -> Any:
+    return right(h * A.shape[2] ** 0.5, A, *args)
+
+
 def rounded_loss(scores: Any, targets: Any, scale: Any, plain: Callable[..., Any] = ops.softmax_loss) -> Any:
     nll, dscores = plain(scores, targets, scale)
     return nll, dscores.astype(np.float16).astype(scores.dtype)
@@ -98,6 +102,7 @@ def rounded_loss(scores: Any, targets: Any, scale: Any, plain: Callable[..., Any
     [
         (layers.lstm, "lstm_steps", swapped_gates, "lstm_forward h"),
         (layers.lstm, "lstm_backward_steps", forgetful_backward, "lstm_backward dx"),
+        (layers.attention, "attend_steps", unscaled_scores, "attention_forward h"),
         (layers.loss, "softmax_loss", rounded_loss, "temporal_softmax_loss dx"),
     ],
 )

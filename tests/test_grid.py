@@ -1,19 +1,23 @@
-"""Grids of features: averages over K x K places, from every encoder, through the dataset file."""
+"""Grids of features: averages over K x K places, from every encoder, through the dataset file and a run that attends to them."""
 
+import json
 from pathlib import Path
 from typing import Any
 
 import forms
 import numpy as np
 import pytest
-from commands import failing, good
+from commands import call, good
 from test_photo_encoders import needs_runtime, needs_timm, needs_weights
 
+from xpcap import open_run
 from xpcap.data import open_data
 from xpcap.encoders import HistogramEncoder, TimmEncoder, find_encoder
 from xpcap.encoders.grid import pool
 from xpcap.encoders.onnx_graph import Graph
 from xpcap.errors import DataError
+from xpcap.runs import data_of
+from xpcap.runs.captioning import caption_chosen
 
 Image = pytest.importorskip("PIL.Image")
 
@@ -95,21 +99,80 @@ def test_grids_that_cannot_be_are_refused(name: str, says: str) -> None:
         find_encoder(name)
 
 
-def test_a_grid_goes_through_the_dataset_file_and_training_says_what_it_wants(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
+def photos(count: int) -> list[str]:
+    """Pictures of noise in the folder photos, and captions.csv of two sentences for each."""
     Path("photos").mkdir()
-    names = [f"{number}.png" for number in range(30)]
-    for name in names:
-        Image.fromarray(RNG.integers(0, 256, (20, 20, 3), np.uint8)).save(Path("photos") / name)
-    Path("captions.csv").write_bytes(forms.table({name: ["a dog"] for name in names}))
-    arguments = ["prepare", "captions.csv", "--pictures", "photos", "--encoder", "histogram", "--grid", 2, "--min-count", 1, "--float16"]
-    assert "features of size 4 x 209" in good(*arguments, "--out", "grid.h5").output
+    names = [f"{number}.png" for number in range(count)]
+    for number, name in enumerate(names):
+        picture = RNG.integers(0, 256, (20, 20, 3), np.uint8)
+        picture[:, :10] //= 1 + 3 * (number % 2)
+        Image.fromarray(picture).save(Path("photos") / name)
+    captions = {name: ["a dog runs", "the dark dog" if number % 2 else "the light cat"] for number, name in enumerate(names)}
+    Path("captions.csv").write_bytes(forms.table(captions))
+    return names
+
+
+PREPARE = ["prepare", "captions.csv", "--pictures", "photos", "--encoder", "histogram", "--min-count", 1]
+
+
+def test_a_grid_goes_through_the_dataset_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    photos(30)
+    assert "features of size 4 x 209" in good(*PREPARE, "--grid", 2, "--float16", "--out", "grid.h5").output
     data = open_data("grid.h5")
     assert (data.feature_shape, data.source.encoder) == ((4, 209), "histogram:grid=2")
     np.testing.assert_array_equal(data.split("val").features, np.stack([_encoded(name) for name in data.split("val").images]))
-    good(*arguments, "--pca", 5, "--out", "pca.h5")
+    good(*PREPARE, "--grid", 2, "--float16", "--pca", 5, "--out", "pca.h5")
     assert open_data("pca.h5").feature_shape == (4, 5)
-    failing(["train", "grid.h5", "--out", "run"], "the features are grids of 4 places, expected one feature a picture")
+
+
+def test_grids_need_attention_and_attention_needs_grids(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    photos(30)
+    good(*PREPARE, "--grid", 2, "--out", "grid.h5")
+    good(*PREPARE, "--out", "whole.h5")
+    for arguments, says in (
+        (["grid.h5"], ["--inject is every-step", "grids of 4 places", "expected --inject attention"]),
+        (["whole.h5", "--inject", "attention"], ["--inject is attention", "one feature a picture, of size 2", "prepare the data with", "every-step"]),
+    ):
+        result = call("train", *arguments, "--out", "run")
+        assert result.exit_code == 2
+        assert "Traceback" not in result.output
+        for words in says:
+            assert words in " ".join(result.output.split())
+        assert not Path("run").exists()
+
+
+@pytest.mark.usefixtures("plain_curves")
+@pytest.mark.parametrize(("cell", "inject"), [("lstm", "attention"), ("rnn", "attention+every-step")])
+def test_a_run_that_attends_trains_resumes_scores_and_captions_new_pictures(
+    cell: str, inject: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:  # fmt: skip
+    """From float16 grids that are read from disk by the batch, scaled place by place."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("xpcap.data.hdf5.IN_MEMORY", 0)
+    names = photos(30)
+    good(*PREPARE, "--grid", 3, "--float16", "--out", "grid.h5")
+    settings = ["--inject", inject, "--cell", cell, "--hidden", 12, "--wordvec", 8, "--batch-size", 8, "--lr-decay", 0.9, "--lr", 0.01]
+    good("train", "grid.h5", "--out", "whole", *settings, "--epochs", 3)
+    good("train", "grid.h5", "--out", "run", *settings, "--epochs", 1)
+    good("train", "--out", "run", "--resume", "--epochs", 3)
+    assert Path("run/best.safetensors").read_bytes() == Path("whole/best.safetensors").read_bytes()
+    run = open_run("run")
+    assert (run.model.config.feature_shape, run.model.config.inject, run.raw_shape) == ((9, 209), inject, (9, 209))
+    assert run.scaling.mean is not None
+    assert run.scaling.mean.shape == (209,)
+    for policy in ([], ["--beam", 3], ["--temperature", 1]):
+        assert json.loads(good("evaluate", "run", "--json", *policy).output)["captions"]
+    assert "gates" in good("evaluate", "run", "--doctor").output
+    said = good("caption", "run", *(Path("photos") / name for name in names[:3]), "--json").output
+    captions = {Path(one["image"]).name: one["caption"] for one in json.loads(said)}
+    data = data_of(run)
+    chosen = [data.split("train").images.index(name) for name in names[:3] if name in data.split("train").images]
+    for one in caption_chosen(run, data, "train", np.array(chosen)):
+        assert captions[one.image] == one.caption  # the encoder that the data set remembers makes the same grids, before float16
+    weights = run.model.attention(*data.minibatch("train", np.arange(4)))
+    np.testing.assert_allclose(weights.sum(axis=2)[:, 0], 1, rtol=1e-5)
 
 
 def _encoded(name: str) -> np.ndarray:

@@ -32,10 +32,13 @@ MADE = generate(seed=3, train=41, val=13)  # 205 captions
 TRAIN = MADE.split("train")
 VIEWS = replace(TRAIN, features=np.concatenate([TRAIN.features, TRAIN.features[:, ::-1]]), views=2)
 DATA = replace(MADE, splits={**MADE.splits, "train": VIEWS}, scaling=FeatureScaling())
+GRIDS = replace(DATA, splits={name: replace(split, features=split.features.reshape(-1, 11, 191)) for name, split in DATA.splits.items()})
 
 
-def solver(group: Group, dtype: Any = np.float32, cell: str = "lstm", **options: Any) -> CaptioningSolver:
-    model = CaptioningRNN(DATA.vocabulary.word_to_idx, DATA.feature_dim, 12, 16, cell, dtype, dropout=0.3, inject="every-step", seed=1)
+def solver(group: Group, dtype: Any = np.float32, cell: str = "lstm", inject: str = "every-step", **options: Any) -> CaptioningSolver:
+    data = GRIDS if "attention" in inject else DATA
+    size = data.feature_shape if "attention" in inject else data.feature_dim
+    model = CaptioningRNN(data.vocabulary.word_to_idx, size, 12, 16, cell, dtype, dropout=0.3, inject=inject, seed=1)
     usual = {
         "batch_size": 17,
         "num_epochs": 4,
@@ -45,7 +48,7 @@ def solver(group: Group, dtype: Any = np.float32, cell: str = "lstm", **options:
         "select": "cider",
         "clip_norm": 5.0,
     }
-    return CaptioningSolver(model, DATA, seed=2, verbose=False, group=group, **{**usual, **options})
+    return CaptioningSolver(model, data, seed=2, verbose=False, group=group, **{**usual, **options})
 
 
 def trained(group: Group, **options: Any) -> CaptioningSolver:
@@ -55,17 +58,22 @@ def trained(group: Group, **options: Any) -> CaptioningSolver:
 
 
 @pytest.mark.parametrize(
-    ("dtype", "cell", "sizes", "tolerance"),
-    [(np.float32, "lstm", (2, 3, 4), 1e-5), (np.float64, "lstm", (3,), 1e-12), (np.float64, "rnn", (2,), 1e-12)],
-    ids=["lstm-float32", "lstm-float64", "rnn-float64"],
+    ("dtype", "cell", "inject", "sizes", "tolerance"),
+    [
+        (np.float32, "lstm", "every-step", (2, 3, 4), 1e-5),
+        (np.float64, "lstm", "every-step", (3,), 1e-12),
+        (np.float64, "rnn", "every-step", (2,), 1e-12),
+        (np.float64, "lstm", "attention", (3,), 1e-12),
+    ],
+    ids=["lstm-float32", "lstm-float64", "rnn-float64", "attention-float64"],
 )
-def test_ranks_train_the_model_that_one_process_trains(dtype: Any, cell: str, sizes: Sequence[int], tolerance: float) -> None:
+def test_ranks_train_the_model_that_one_process_trains(dtype: Any, cell: str, inject: str, sizes: Sequence[int], tolerance: float) -> None:
     """52 steps with dropout, mirror images and captions of different lengths; the last batch of an epoch is a single caption."""
-    alone = trained(ALONE, dtype=dtype, cell=cell)
+    alone = trained(ALONE, dtype=dtype, cell=cell, inject=inject)
     assert alone.iteration == 52
     assert len(alone.data.split("train").captions) % alone.batch_size == 1
     for size in sizes:
-        ranks = together(size, lambda group: trained(group, dtype=dtype, cell=cell))
+        ranks = together(size, lambda group: trained(group, dtype=dtype, cell=cell, inject=inject))
         for rank in ranks:
             assert np.array_equal(rank.model.params.flat, ranks[0].model.params.flat)
             assert np.array_equal(rank.best_params.flat, ranks[0].best_params.flat)

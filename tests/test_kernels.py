@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import xpcap
-from xpcap import draws, kernels, loops, ops
+from xpcap import attending, draws, kernels, loops, ops
 from xpcap.backend import asarray, to_numpy
 from xpcap.kernels.host import BLOCK
 from xpcap.layers.rows import Rows
@@ -46,6 +46,10 @@ def segment_sum_arguments(draw: Callable[..., np.ndarray]) -> tuple[Any, ...]:
 def gather_arguments(draw: Callable[..., np.ndarray]) -> list[tuple[Any, ...]]:
     table, rows, mask = draw(N, V), np.array([4, 0, 4, 2], np.int32), draw(4, V) > 0
     return [(table, rows, draw(4, V), None, 1.0), (table, rows, draw(4, V), mask, 0.75), (table, None, draw(N, V), draw(N, V) > 0, 0.75)]
+
+
+def gather_places_arguments(draw: Callable[..., np.ndarray]) -> tuple[Any, ...]:
+    return draw(N, 3, V), np.array([4, 0, 4, 2], np.int32), draw(4, 3, V), draw(4, V) > 0, 0.75
 
 
 def gather_plus_arguments(draw: Callable[..., np.ndarray]) -> tuple[Any, ...]:
@@ -126,6 +130,10 @@ def row_products_arguments(draw: Callable[..., np.ndarray]) -> tuple[Any, ...]:
     return draw(R, H), draw(H, V), draw(N + R, V)
 
 
+def row_products_add_arguments(draw: Callable[..., np.ndarray]) -> tuple[Any, ...]:
+    return *row_products_arguments(draw), draw(N, V)
+
+
 def row_products_transpose_arguments(draw: Callable[..., np.ndarray]) -> tuple[Any, ...]:
     return draw(R, V), draw(H, V), draw(N, H), draw(N * H)
 
@@ -162,6 +170,26 @@ def sequence_sum_arguments(draw: Callable[..., np.ndarray]) -> tuple[Any, ...]:
     return draw(R, 300), _rows(), draw(N, 300)
 
 
+# Attention: more places than a block multiplies at a time, or one, and H no multiple of anything
+PLACES = ((35, 37), (1, 7))
+
+
+def attend_steps_arguments(draw: Callable[..., np.ndarray]) -> list[tuple[Any, ...]]:
+    return [(2 * draw(N + R, width), draw(N, P, width), draw(R, P), draw(R, width)) for P, width in PLACES]
+
+
+def attend_backward_steps_arguments(draw: Callable[..., np.ndarray]) -> list[tuple[Any, ...]]:
+    return [
+        (draw(R, width), draw(N, P, width), np.exp(ops.log_softmax(draw(R, P))), draw(R, P), draw(N, width)) for P, width in PLACES
+    ]  # fmt: skip
+
+
+def attention_sum_arguments(draw: Callable[..., np.ndarray]) -> list[tuple[Any, ...]]:
+    return [
+        (draw(R, P), draw(R, width), draw(R, P), draw(N + R, width), _rows(), draw(N, P, width)) for P, width in (*PLACES, (17, 300))
+    ]  # fmt: skip
+
+
 # More than a block of lstm_step.cu takes, each way and in each direction, and more terms than fit a tile
 WIDE_SIZES, WIDE = (37, 36, 2), 67
 WIDE_STEPS = Rows.of(WIDE_SIZES, WIDE_SIZES[0]).steps
@@ -190,7 +218,7 @@ def wide_backwards(take: Any, arguments: Any) -> None:
 
 
 def products(multiply: Any, arguments: Any) -> None:
-    for i, o, n in ((2, 0, 3), (0, 4 if len(arguments) == 3 else 1, 4)):
+    for i, o, n in ((2, 0, 3), (0, min(4, len(arguments[2]) - 4), 4)):
         multiply(i, o, n)
 
 
@@ -206,11 +234,17 @@ def backwards(take: Any, arguments: Any) -> None:
         arguments[1][: step.n] = 0.25
 
 
-DRIVES = dict.fromkeys(("row_products", "row_products_transpose"), products)
-DRIVES |= dict.fromkeys(("lstm_gate_steps", "rnn_cell_steps"), forwards) | dict.fromkeys(
+def adding_backwards(take: Any, arguments: Any) -> None:
+    """Later steps first; each adds to dh_next."""
+    for step in reversed(STEPS):
+        take(step)
+
+
+DRIVES = dict.fromkeys(("row_products", "row_products_add", "row_products_transpose"), products)
+DRIVES |= dict.fromkeys(("lstm_gate_steps", "rnn_cell_steps", "attend_steps"), forwards) | dict.fromkeys(
     ("lstm_gate_backward_steps", "rnn_cell_backward_steps"), backwards
 )
-DRIVES |= {"lstm_steps": wide_forwards, "lstm_backward_steps": wide_backwards}
+DRIVES |= {"lstm_steps": wide_forwards, "lstm_backward_steps": wide_backwards, "attend_backward_steps": adding_backwards}
 ARGUMENTS: dict[str, Callable[..., Any]] = {  # of an op: its arguments, or a list of several
     "lstm_gates": lstm_gates_arguments,
     "lstm_gates_backward": lstm_gates_backward_arguments,
@@ -218,6 +252,7 @@ ARGUMENTS: dict[str, Callable[..., Any]] = {  # of an op: its arguments, or a li
     "rnn_cell_backward": rnn_cell_backward_arguments,
     "softmax_loss": softmax_loss_arguments,
     "gather": gather_arguments,
+    "gather_places": gather_places_arguments,
     "gather_plus": gather_plus_arguments,
     "scatter": scatter_arguments,
     "weighted_sum": weighted_sum_arguments,
@@ -225,6 +260,7 @@ ARGUMENTS: dict[str, Callable[..., Any]] = {  # of an op: its arguments, or a li
     "add_product": add_product_arguments,
     "start_states": start_states_arguments,
     "row_products": row_products_arguments,
+    "row_products_add": row_products_add_arguments,
     "row_products_transpose": row_products_transpose_arguments,
     "lstm_steps": lstm_steps_arguments,
     "lstm_backward_steps": lstm_backward_steps_arguments,
@@ -234,6 +270,9 @@ ARGUMENTS: dict[str, Callable[..., Any]] = {  # of an op: its arguments, or a li
     "rnn_cell_backward_steps": rnn_cell_backward_steps_arguments,
     "gather_plus_image": gather_plus_image_arguments,
     "sequence_sum": sequence_sum_arguments,
+    "attend_steps": attend_steps_arguments,
+    "attend_backward_steps": attend_backward_steps_arguments,
+    "attention_sum": attention_sum_arguments,
     "word_loss": word_loss_arguments,
     "times_transpose": times_transpose_arguments,
     "segment_sum": segment_sum_arguments,
@@ -246,6 +285,7 @@ ARGUMENTS: dict[str, Callable[..., Any]] = {  # of an op: its arguments, or a li
 }
 SCRATCH = {
     "times_transpose": 3,
+    "row_products_add": 3,
     "row_products_transpose": 3,
     "lstm_backward_steps": 6,
     "add_product": 3,
@@ -301,14 +341,14 @@ def run(kernel: kernels.Kernel, arguments: Any, where: Any) -> list[np.ndarray]:
 
 
 def op_of(kernel: kernels.Kernel) -> Callable[..., Any]:
-    return next(getattr(module, kernel.op) for module in (ops, loops, draws) if hasattr(module, kernel.op))
+    return next(getattr(module, kernel.op) for module in (ops, loops, draws, attending) if hasattr(module, kernel.op))
 
 
 def kernels_of(*libraries: str) -> list[kernels.Kernel]:
     return [kernel for found in kernels.TABLE.values() for kernel in found if kernel.run.__module__.split(".")[-1] in libraries]
 
 
-ON_A_CARD = kernels_of("cuda", "cuda_loops", "cublas")
+ON_A_CARD = kernels_of("cuda", "cuda_loops", "cuda_attention", "cublas")
 
 
 def test_every_kernel_stands_for_an_op_and_is_tested_here() -> None:

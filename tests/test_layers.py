@@ -12,12 +12,26 @@ from xpcap.layers import vocabulary
 from xpcap.layers.rows import Rows
 from xpcap.workspace import Workspace
 
-N, T, D, H, V = 3, 4, 5, 6, 7
+N, T, D, H, V, P = 3, 4, 5, 6, 7, 8
 
 
 def unpacked(da: np.ndarray, dstate0: tuple[np.ndarray, ...], dWh: np.ndarray) -> tuple[np.ndarray, ...]:
     """Gradients of a loop over rows, one after the other."""
     return da, *dstate0, dWh
+
+
+def attend_packed(cell: str, a: Any, A: Any, Wh: Any, Wattn: Any) -> tuple[Any, Any]:
+    """A loop over rows that attends, one of four sequences without any step."""
+    rows, attention, kind = Rows.of([3, 2, 2], 4), layers.Attention(A, Wattn), layers.CELLS[cell]
+    h, cache = kind.rows_forward(a, (attention.start(),) * kind.states, Wh, rows, beside=attention)
+    return h, (cache, attention, rows)
+
+
+def attend_packed_backward(cell: str, dh: Any, cache: Any) -> tuple[Any, ...]:
+    loop, attention, rows = cache
+    da, dstate0, dWh = layers.CELLS[cell].rows_backward(dh, loop)
+    dA, dWattn = attention.gradients(da, sum(dstate0), rows)
+    return da, dA, dWh, dWattn
 
 
 class Case(NamedTuple):
@@ -63,6 +77,48 @@ CASES = {
         lambda a, h0, c0, Wh: layers.lstm_rows_forward(a, (h0, c0), Wh, Rows.of([3, 2, 2], 4)),
         lambda dh, cache: unpacked(*layers.lstm_rows_backward(dh, cache)),
         {"a": (7, 4 * H), "h0": (4, H), "c0": (4, H), "Wh": (H, 4 * H)},
+        ((7, H),),
+    ),
+    "dot_product_attention": Case(
+        layers.dot_product_attention_forward, layers.dot_product_attention_backward, {"prev_h": (N, H), "A": (N, P, H)}, ((N, H),)
+    ),
+    "dot_product_attention_grid": Case(
+        layers.dot_product_attention_forward, layers.dot_product_attention_backward, {"prev_h": (N, H), "A": (N, H, 2, 3)}, ((N, H),)
+    ),
+    "attention_lstm_step": Case(
+        layers.attention_lstm_step_forward,
+        layers.attention_lstm_step_backward,
+        {**dict.fromkeys(("x", "prev_h", "prev_c", "attn"), (N, H)), **dict.fromkeys(("Wx", "Wh", "Wattn"), (H, 4 * H)), "b": (4 * H,)},
+        ((N, H), (N, H)),
+    ),
+    "attention_rnn_step": Case(
+        layers.attention_rnn_step_forward,
+        layers.attention_rnn_step_backward,
+        {"x": (N, D), **dict.fromkeys(("prev_h", "attn"), (N, H)), "Wx": (D, H), "Wh": (H, H), "Wattn": (H, H), "b": (H,)},
+        ((N, H),),
+    ),
+    "attention": Case(
+        layers.attention_forward,
+        layers.attention_backward,
+        {"x": (N, T, D), "A": (N, P, H), "Wx": (D, 4 * H), "Wh": (H, 4 * H), "Wattn": (H, 4 * H), "b": (4 * H,)},
+        ((N, T, H),),
+    ),
+    "attention_rnn_grid": Case(
+        lambda *inputs: layers.attention_forward(*inputs, cell="rnn"),
+        layers.attention_backward,
+        {"x": (N, T, D), "A": (N, H, 3, 1), "Wx": (D, H), "Wh": (H, H), "Wattn": (H, H), "b": (H,)},
+        ((N, T, H),),
+    ),
+    "packed_attention": Case(
+        lambda *inputs: attend_packed("lstm", *inputs),
+        lambda dh, cache: attend_packed_backward("lstm", dh, cache),
+        {"a": (7, 4 * H), "A": (4, P, H), "Wh": (H, 4 * H), "Wattn": (H, 4 * H)},
+        ((7, H),),
+    ),
+    "packed_attention_rnn": Case(
+        lambda *inputs: attend_packed("rnn", *inputs),
+        lambda dh, cache: attend_packed_backward("rnn", dh, cache),
+        {"a": (7, H), "A": (4, P, H), "Wh": (H, H), "Wattn": (H, H)},
         ((7, H),),
     ),
 }

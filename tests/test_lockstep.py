@@ -212,20 +212,21 @@ def test_emulated_change_on_the_device_is_named_by_its_step_and_tensor(device: E
 
 
 def test_emulated_verify_has_rows_for_training(device: Emulator, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lockstep, "Setup", lambda *args: Setup(*args, **SMALL, steps=3))
+    monkeypatch.setattr(lockstep, "Setup", lambda *args, **more: Setup(*args, **SMALL, **more, steps=3))
     with use_backend("cupy"):
         rows = list(lockstep.rows())
         assert {row.case for row in rows} == {f"{what}, 3 steps" for what in (
-            "lock-step rnn with numpy", "lock-step lstm with numpy", "same bits twice rnn", "same bits twice lstm"
+            "lock-step rnn with numpy", "lock-step lstm with numpy", "same bits twice rnn", "same bits twice lstm",
+            "lock-step lstm that attends with numpy", "same bits twice lstm that attends",
         )}  # fmt: skip
-        assert len(rows) == 8
+        assert len(rows) == 12
         assert all(row.passed for row in rows)
         assert all(row.error == row.tolerance == 0 for row in rows if "same bits" in row.case)
         monkeypatch.setattr(
             lockstep, "on", lambda name: spoilt(on(name), lstm, "lstm_backward_steps", da_a_little, since=2) if name == "cupy" else on(name)
         )
         failed = [row for row in lockstep.rows() if not row.passed]
-    assert [row.case for row in failed] == 2 * ["lock-step lstm with numpy: dWh parts at step 2"]
+    assert [row.case for row in failed] == 2 * [f"lock-step lstm{more} with numpy: dWh parts at step 2" for more in ("", " that attends")]
 
 
 @pytest.mark.gpu

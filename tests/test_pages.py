@@ -31,7 +31,7 @@ from xpcap.runs import TrainOptions, evaluate_run, train_run  # noqa: E402
 from xpcap.runs import folder as run_folder  # noqa: E402
 
 ROOT = Path(__file__).parent.parent
-SMALL: dict[str, Any] = {"hidden": 16, "wordvec": 8, "epochs": 2, "feature_scaling": "none"}
+SMALL: dict[str, Any] = {"hidden": 16, "wordvec": 8, "epochs": 2, "score_epochs": 0, "feature_scaling": "none"}
 
 
 @pytest.fixture(scope="module")

@@ -185,7 +185,7 @@ def test_curves_are_drawn_now_and_then_while_training_goes_on(tmp_path: Path, mo
     monkeypatch.setattr(saving, "threading", SimpleNamespace(Thread=AtOnce))
     for name in ("draw_loss", "write_progress_page"):
         monkeypatch.setattr(keeping, name, noted(name, getattr(keeping, name)))
-    runs.train_run(runs.TrainOptions(out=tmp_path / "run", hidden=8, wordvec=4, epochs=17), on_epoch=tick)
+    runs.train_run(runs.TrainOptions(out=tmp_path / "run", hidden=8, wordvec=4, epochs=17, score_epochs=0), on_epoch=tick)
     assert [epoch for name, epoch in drawn if name == "draw_loss"] == [1, 4, 7, 10, 13, 16, 17]
     assert [epoch for name, epoch in drawn if name == "write_progress_page"] == [1, 16, 17]
 
@@ -220,7 +220,7 @@ def test_curves_show_every_epoch_when_training_stops(tmp_path: Path, monkeypatch
             solver.model.params["W_proj"][...] = np.nan
 
     with pytest.raises(TrainingError):
-        runs.train_run(runs.TrainOptions(out=tmp_path / "sick", hidden=8, wordvec=4), on_epoch=sicken)
+        runs.train_run(runs.TrainOptions(out=tmp_path / "sick", hidden=8, wordvec=4, score_epochs=0), on_epoch=sicken)
     assert shown(tmp_path / "sick") == 3
 
 
@@ -453,7 +453,7 @@ def test_who_comes_second_leaves_the_folder_of_the_first_alone(resume: bool, tmp
     monkeypatch.setattr(place, "check_resumable" if resume else "check_free", others)
     monkeypatch.setattr(place, "lock", taken)
     with pytest.raises((DataError, FileExistsError)):
-        runs.train_run(runs.TrainOptions(out=out, hidden=8, wordvec=4, resume=resume))
+        runs.train_run(runs.TrainOptions(out=out, hidden=8, wordvec=4, score_epochs=0, resume=resume))
     assert (out / "config.json").read_text() == "theirs"
 
 
@@ -572,7 +572,7 @@ def test_on_a_device_sick_training_is_caught_where_losses_are_read_and_nothing_s
 def test_a_run_of_python_stops_with_what_it_knows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     stop_after(3, monkeypatch)
     with pytest.raises(Stopped) as caught:
-        runs.train_run(runs.TrainOptions(out=tmp_path / "r", hidden=8, wordvec=4))
+        runs.train_run(runs.TrainOptions(out=tmp_path / "r", hidden=8, wordvec=4, score_epochs=0))
     assert (caught.value.signal, caught.value.iteration, caught.value.epoch) == (signal.SIGTERM, 3, 0)
 
 

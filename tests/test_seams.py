@@ -20,14 +20,20 @@ class SecondProduct:
     def __init__(self, U: Any) -> None:
         self.U, self.dU, self._seen = U, np.zeros_like(U), {}
 
-    def forward(self, h_prev: Any, r: Any, rows: slice) -> None:
-        self._seen[rows.start] = np.tanh(h_prev)
-        r += self._seen[rows.start] @ self.U
+    def forward_steps(self, h: Any, r: Any) -> Any:
+        def take(step: Any) -> None:
+            self._seen[step.first] = np.tanh(h[step.befores])
+            r[step.rows] += self._seen[step.first] @ self.U
 
-    def backward(self, da: Any, dh_prev: Any, rows: slice) -> None:
-        x = self._seen[rows.start]
-        self.dU += x.T @ da
-        dh_prev += (da @ self.U.T) * (1 - x * x)
+        return take
+
+    def backward_steps(self, da: Any, dh_prev: Any) -> Any:
+        def take(step: Any) -> None:
+            x = self._seen[step.first]
+            self.dU += x.T @ da[step.rows]
+            dh_prev[: step.n] += (da[step.rows] @ self.U.T) * (1 - x * x)
+
+        return take
 
 
 @pytest.mark.parametrize("cell", ["rnn", "lstm"])

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import commands
 import kill
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ from ranks import together
 pytest.importorskip("PIL")  # generated pictures
 pytest.importorskip("filelock")
 
-from commands import call, failing, good
+from commands import SMALL, call, failing, good
 from emulated import Emulator
 from test_resume import stop_after
 
@@ -211,3 +212,58 @@ class TestTrainFrom:
         assert len(ours) == 2
         for a, b in zip(ours, theirs, strict=True):
             assert a == pytest.approx(b, rel=2e-4, abs=2e-5)
+
+
+# Both stages in one run
+
+STEPS_OF_FIRST = 2 * (15 + 4)  # pauses of the first stage: two epochs of 300 captions in steps of 20, each followed by four pauses
+DROPOUT = 0.0  # of the second stage
+STAGED = [*SMALL, "--dropout", 0.2, "--score-epochs", 2, "--samples", 3, "--batch-size", 20]
+
+
+@pytest.fixture(scope="module")
+def staged(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("staged") / "run"
+    with pytest.MonkeyPatch.context() as patch:
+        commands.use_few_pictures(patch)
+        commands.use_plain_curves(patch)
+        output = good("train", "--out", folder, *STAGED).output
+    assert [line.split()[:2] for line in output.splitlines() if line.startswith("epoch")] == [["epoch", "1"], ["epoch", "2"]] * 2
+    assert output.count("objective self-critical") == 1
+    return folder
+
+
+@pytest.mark.usefixtures("few_pictures", "plain_curves")
+class TestStages:
+    """train --score-epochs."""
+
+    def test_the_second_stage_is_training_on_the_score_from_the_first(self, staged: Path, tmp_path: Path) -> None:
+        """The same bytes as the two commands give, one after the other."""
+        good("train", "--out", tmp_path / "cross-entropy", *STAGED, "--score-epochs", 0)
+        good("train", "--from", tmp_path / "cross-entropy", "--out", tmp_path / "run", *TUNED, "--dropout", DROPOUT)
+        for ours, theirs in ((staged / "cross-entropy", tmp_path / "cross-entropy"), (staged, tmp_path / "run")):
+            for name in ("best.safetensors", "last.safetensors", "history.jsonl"):
+                assert (ours / name).read_bytes() == (theirs / name).read_bytes()
+
+    @pytest.mark.parametrize("pauses", [[3], [STEPS_OF_FIRST + 2], [4, STEPS_OF_FIRST + 9]])
+    def test_one_command_given_again_goes_on_in_either_stage(self, pauses: list[int], staged: Path, tmp_path: Path) -> None:
+        """Broken off in the first stage, in the second, and in both."""
+        out = tmp_path / "run"
+        for number in pauses:
+            with pytest.MonkeyPatch.context() as patch:
+                stop_after(number, patch)
+                result = call("train", "--out", out, *STAGED, "--resume")
+            assert (result.exit_code, f"train --out {out} --resume" in result.output) == (143, True), result.output
+        good("train", "--out", out, "--resume")
+        whole, broken = kill.files(staged), kill.files(out)
+        assert {name for name in whole.keys() | broken.keys() if whole.get(name) != broken.get(name)} == set()
+
+    def test_options_that_contradict_either_stage_are_refused_and_the_first_can_be_used_alone(self, staged: Path, tmp_path: Path) -> None:
+        out = Path(shutil.copytree(staged, tmp_path / "run"))
+        for option, value in (("--score-epochs", 3), ("--epochs", 5), ("--objective", "self-critical")):
+            result = call("train", "--out", out, "--resume", option, value)
+            assert (result.exit_code, option in result.output) == (2, True), result.output
+        assert open_run(out / "cross-entropy").config["objective"] == "cross-entropy"
+        good("train", "--out", out / "cross-entropy", "--resume")
+        assert not (out / "cross-entropy" / "cross-entropy").exists()
+        failing(["train", "--out", out], "exists, and a run is never overwritten")

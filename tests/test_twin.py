@@ -12,10 +12,11 @@ from planting import in_cuda
 from twin import KERNELS, REALS, THREADS
 from twin.cases import CASES, Case, Draw, bands_are_whole, guarded, ints, softmax_equations, source
 
-from xpcap import draws, loops, ops
+from xpcap import attending, draws, loops, ops
 
 TOLERANCE = {"float": 1e-6, "double": 2e-15}  # of the largest value
-BARRIERS = ("softmax_loss", "weighted_sum", "squares", "root", "clip", "lstm_step", "lstm_step_backward")
+ATTENTION = ("attend_step", "attend_step_backward", "attention_sum")
+BARRIERS = ("softmax_loss", "weighted_sum", "squares", "root", "clip", "lstm_step", "lstm_step_backward", *ATTENTION)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -70,7 +71,7 @@ def test_twin_equals_the_equations_in_any_order_and_stays_inside_its_arrays(kern
 
 
 @pytest.mark.parametrize("real", REALS)
-@pytest.mark.parametrize("kernel", ["softmax_loss", "segment_sum", "squares", "root", "lstm_step", "lstm_step_backward"])
+@pytest.mark.parametrize("kernel", ["softmax_loss", "segment_sum", "squares", "root", "lstm_step", "lstm_step_backward", *ATTENTION])
 def test_twin_sums_have_the_same_bits_each_time(kernel: str, real: str) -> None:
     def bits(seed: int) -> list[bytes]:
         return [a.tobytes() for a in CASES[kernel].make(Draw(real, 5), **CASES[kernel].sizes[-1]).run(real, seed)]
@@ -135,6 +136,26 @@ def test_twin_softmax_loss_of_a_target_outside_the_vocabulary_is_nan(real: str, 
     assert np.isnan(nll[0])
     np.testing.assert_allclose(got, 0.25)
     assert all(bands_are_whole(x) for x in (nll, got))
+
+
+@pytest.mark.parametrize("real", REALS)
+def test_twin_attention_takes_scores_of_any_size_and_passes_nan_on(real: str) -> None:
+    """Whole numbers, so that the scores, up to a thousand on either side of 0, are exact; exp() of one overflows above 88, or 709 in double."""
+    rng, (n, P, H) = np.random.default_rng(3), (7, 49, 16)
+    A, h = (rng.integers(-most, most, shape, endpoint=True).astype(REALS[real]) for most, shape in ((16, (n, P, H)), (64, (n, H))))
+    h[1] *= 0  # equal scores
+    A[2], h[2] = 16, 64  # equal and large
+    A[3], h[3] = 16, -64  # and as far below 0
+    A[4, -1, 0] = np.nan
+    scores = np.matmul(A, h[:, :, None])[..., 0] / 4.0
+    assert np.nanmax(np.abs(scores)) > 4000
+    p = np.exp(scores - scores.max(axis=1, keepdims=True))
+    p /= p.sum(axis=1, keepdims=True)
+    weights, context = guarded(np.zeros((n, P), REALS[real])), guarded(np.zeros((n, H), REALS[real]))
+    launch("attend_step", real, n, h, A, weights, context, *ints(0, 0, P, H))
+    assert np.isnan(weights[4]).all()
+    np.testing.assert_allclose(weights, p, rtol=TOLERANCE[real], atol=1e-30)
+    np.testing.assert_allclose(context, np.matmul(p[:, None], A)[:, 0], rtol=TOLERANCE[real], atol=16 * TOLERANCE[real])
 
 
 @pytest.mark.parametrize("real", REALS)
@@ -232,6 +253,20 @@ PLANTS = [
     Plant("segment_sum", "two threads on one column", r"\+ column\] = sum", "+ column / 2] = sum"),
     Plant("segment_sum", "all segments in the first one's place", r"out\[\(long long\)k \* C", "out[0LL * C"),
     Plant("sequence_sum", "all sequences in the first one's place", r"out\[\(long long\)k \* C", "out[0LL * C"),
+    *(
+        Plant(kernel, f"no barrier {place}", BARRIER, "", nth, function=function)
+        for kernel in ("attend_step", "attend_step_backward")
+        for nth, (function, place) in enumerate((("multiply", "before the parts meet"), ("multiply", "before the next parts take their place")))
+    ),
+    Plant("attend_step", "no barrier before the maxima meet", BARRIER, "", 0),
+    Plant("attend_step", "no barrier before the sums meet", BARRIER, "", 1),
+    Plant("attend_step_backward", "no barrier before the sums meet", BARRIER, "", 0),
+    Plant("attend_step_backward", "no barrier before the scores' gradients meet", BARRIER, "", 1),
+    Plant("attend_step", "all sequences in the first one's row", r"row = first \+ i", "row = first"),
+    Plant("attend_step_backward", "all sequences add to the first one's state", r"dh_next\[i \* H", "dh_next[0 * H"),
+    Plant("attention_sum", "no barrier before the factors are used", BARRIER, "", 0),
+    Plant("attention_sum", "no barrier before the next factors take their place", BARRIER, "", 1, 3),
+    Plant("attention_sum", "all slabs in the first one's place", r"p0 \+ p\) \* H", "p) * H"),
     Plant("lstm_gates", "rows of three gates", r"\(first \+ row\) \* 4 \* H", "(first + row) * 3 * H"),
     *(
         Plant(kernel, f"no barrier {place}", BARRIER, "", nth)
@@ -252,15 +287,25 @@ def _sanitize(kernel: str, real: str, size: dict[str, Any], text: str) -> tuple[
     return twin.sanitize(small, real, kernel, tuple(min(n, 6) for n in case.grid), (threads,), case.args), case
 
 
-@pytest.mark.parametrize("guard", ["line + j * apart < lines_left", "k < terms_left", "unit < units_left", "k + j % 2 * apart < terms_left"])
-def test_twin_step_reads_nothing_beyond_its_arrays(guard: str) -> None:
+GUARDS = [
+    *((FEWEST, f"{guard} &&", "") for guard in ("line + j * apart < lines_left", "unit < units_left")),
+    *((FEWEST, f"&& {guard}", "") for guard in ("k < terms_left", "k + j % 2 * apart < terms_left")),
+    (ATTENTION, "p < P ? p : P - 1", "p"),
+    (ATTENTION, "t < steps && p < P ?", "t < steps ?"),
+]
+
+
+@pytest.mark.parametrize(("kernels", "guard", "instead"), GUARDS, ids=[guard for _, guard, _ in GUARDS])
+def test_twin_step_reads_nothing_beyond_its_arrays(kernels: Any, guard: str, instead: str) -> None:
     """Not even what it drops afterwards, which no result shows; without one of its guards it does."""
-    text = twin.text_of(source("lstm_step")).replace("#define THREADS 256", "#define THREADS 64")
-    unguarded = text.replace(f"{guard} &&", "").replace(f"&& {guard}", "")
+    threads = FEWEST.get(next(iter(kernels)), FEW)
+    text = twin.text_of(source(next(iter(kernels)))).replace("#define THREADS 256", f"#define THREADS {threads}")
+    unguarded = text.replace(guard, instead)
     assert unguarded != text
-    cases = [CASES[kernel].make(Draw("float", threads=64), **size) for kernel in FEWEST for size in CASES[kernel].sizes if size["n"] < 6]
+    few = [(kernel, size) for kernel in kernels for size in CASES[kernel].sizes if size.get("n", size.get("N")) < 6 and size.get("P", 0) < 49]
+    cases = [CASES[kernel].make(Draw("float", threads=threads), **size) for kernel, size in few]
     try:
-        right, wrong = ([twin.beyond(code, "float", c.kernel, c.grid, (64,), c.args) for c in cases] for code in (text, unguarded))
+        right, wrong = ([twin.beyond(code, "float", c.kernel, c.grid, (threads,), c.args) for c in cases] for code in (text, unguarded))
     except twin.UnavailableError as reason:
         pytest.skip(str(reason))
     assert not any(right), "".join(right)
@@ -443,8 +488,10 @@ def test_twin_files_are_plain_cuda_c_and_say_whose_contract_they_keep() -> None:
     for path in twin.files():
         text = twin.text_of(path)
         head, code = text.split("typedef REAL real;")
-        named = re.findall(r"\b(ops|loops|draws)\.(\w+)", head)
+        named = re.findall(r"\b(ops|loops|draws|attending)\.(\w+)", head)
         assert named, path
-        assert all(callable(getattr({"ops": ops, "loops": loops, "draws": draws}[module], name)) for module, name in named), path
+        assert all(callable(getattr({"ops": ops, "loops": loops, "draws": draws, "attending": attending}[module], name)) for module, name in named), (
+            path
+        )
         assert all(line.startswith("//") for line in head.splitlines()), path
         assert not re.search(r"#include|atomic|__shfl|__ballot|__any|__all|warp|template|double_t", code), path

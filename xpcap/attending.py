@@ -1,4 +1,4 @@
-"""Dot-product attention over the places of pictures, as the loops need it: a time step's work over whole buffers, and a sum over all steps after them.
+"""Dot-product attention over the places of pictures, as the loops need it: a time step's work over whole buffers, and what comes before and after them.
 
 Row i of a step belongs to sequence i, whose picture's places are A[i]. Like those in loops.py, the functions for a step choose their kernels once
 for a sequence and return a function that takes one Step.
@@ -9,6 +9,19 @@ from typing import Any
 from xpcap import kernels
 from xpcap.backend import Array, get_array_module
 from xpcap.loops import TakeStep
+from xpcap.ops import gather
+
+
+def gather_places(table: Array, rows: Array, out: Array, mask: Array | None = None, keep: float = 1.0) -> Array:
+    """out = table[rows]: table (m, P, D), rows (N,) int, out (N, P, D). With a mask (N, D), inverted dropout of those rows, alike at all their places."""
+    if fast := kernels.find("gather_places", table, rows, out, mask, keep):
+        return fast(table, rows, out, mask, keep)
+    N, P, D = out.shape
+    gather(table.reshape(len(table), P * D), rows, out.reshape(N, P * D))
+    if mask is not None:
+        out *= mask[:, None]
+        out *= 1 / keep
+    return out
 
 
 def attend_steps(h: Array, A: Array, weights: Array, context: Array) -> TakeStep:

@@ -7,8 +7,8 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from xpcap import kernels
-from xpcap.backend import Array
-from xpcap.ops import Gates, gather_plus, lstm_gates, lstm_gates_backward, product, rnn_cell, rnn_cell_backward, times_transpose
+from xpcap.backend import Array, get_array_module
+from xpcap.ops import Gates, add_product, gather_plus, lstm_gates, lstm_gates_backward, product, rnn_cell, rnn_cell_backward, times_transpose
 
 
 class Step(NamedTuple):
@@ -68,6 +68,21 @@ def row_products(x: Array, w: Array, out: Array) -> Callable[[int, int, int], No
     return multiply
 
 
+def row_products_add(x: Array, w: Array, out: Array, scratch: Array | None = None) -> Callable[[int, int, int], None]:
+    """out[o : o + n] += x[i : i + n] @ w, for each call with (i, o, n); x (., k), w (k, m), out (., m).
+
+    `scratch` (., m) has a row for each of n and is overwritten; None takes fresh memory, where a version needs any.
+    """
+    if fast := kernels.find("row_products_add", x, w, out, scratch):
+        return fast(x, w, out, scratch)
+
+    def multiply(i: int, o: int, n: int) -> None:
+        to = out[o : o + n]
+        add_product(x[i : i + n], w, to, get_array_module(to).empty_like(to) if scratch is None else scratch[:n])
+
+    return multiply
+
+
 def row_products_transpose(x: Array, w: Array, out: Array, scratch: Array) -> Callable[[int, int, int], None]:
     """out[o : o + n] = x[i : i + n] @ w.T, for each call with (i, o, n); x (., k), w (m, k), out (., m). `scratch` as in ops.times_transpose."""
     if fast := kernels.find("row_products_transpose", x, w, out, scratch):
@@ -88,11 +103,12 @@ def lstm_steps(a: Array, Wh: Array, state: tuple[Array, Array], out: Gates, besi
         return fast(a, Wh, state, out)
     h, c = state
     multiply, gate = row_products(h, Wh, out.gates), lstm_gate_steps(a, out.gates, c, out)
+    add = None if beside is None else beside.forward_steps(h, out.gates)
 
     def take(step: Step) -> None:
         multiply(step.before, step.first, step.n)  # r, overwritten by the gates
-        if beside is not None:
-            beside.forward(h[step.befores], out.gates[step.rows], step.rows)
+        if add is not None:
+            add(step)
         gate(step)
 
     return take
@@ -107,12 +123,13 @@ def lstm_backward_steps(dh: Array, dh_next: Array, dc: Array, out: Gates, Wh: Ar
     if beside is None and (fast := kernels.find("lstm_backward_steps", dh, dh_next, dc, out, Wh, da, scratch)):
         return fast(dh, dh_next, dc, out, Wh, da, scratch)
     gate, multiply = lstm_gate_backward_steps(dh, dh_next, dc, out, da), row_products_transpose(da, Wh, dh_next, scratch)
+    add = None if beside is None else beside.backward_steps(da, dh_next)
 
     def take(step: Step) -> None:
         gate(step)
         multiply(step.first, 0, step.n)
-        if beside is not None:
-            beside.backward(da[step.rows], dh_next[: step.n], step.rows)
+        if add is not None:
+            add(step)
 
     return take
 
@@ -150,11 +167,12 @@ def lstm_gate_backward_steps(dh: Array, dh_next: Array, dc: Array, out: Gates, d
 def rnn_steps(a: Array, Wh: Array, h_prev: Array, h: Array, beside: Any = None) -> TakeStep:
     """A step of an RNN: h = tanh(a + h_prev @ Wh (+ beside)); a (R, H) by row, h_prev and h stacks, which may be the same."""
     multiply, activate = row_products(h_prev, Wh, h), rnn_cell_steps(a, h)
+    add = None if beside is None else beside.forward_steps(h_prev, h[len(h) - len(a) :])  # its rows, without the initial states
 
     def take(step: Step) -> None:
         multiply(step.before, step.after, step.n)  # r, overwritten by the new state
-        if beside is not None:
-            beside.forward(h_prev[step.befores], h[step.afters], step.rows)
+        if add is not None:
+            add(step)
         activate(step)
 
     return take
@@ -163,12 +181,13 @@ def rnn_steps(a: Array, Wh: Array, h_prev: Array, h: Array, beside: Any = None) 
 def rnn_backward_steps(dh: Array, dh_next: Array, h: Array, Wh: Array, da: Array, scratch: Array, beside: Any = None) -> TakeStep:
     """Gradients of rnn_steps, later steps first: da by row, then dh_next[:n], which goes to the step before."""
     activate, multiply = rnn_cell_backward_steps(dh, dh_next, h, da), row_products_transpose(da, Wh, dh_next, scratch)
+    add = None if beside is None else beside.backward_steps(da, dh_next)
 
     def take(step: Step) -> None:
         activate(step)
         multiply(step.first, 0, step.n)
-        if beside is not None:
-            beside.backward(da[step.rows], dh_next[: step.n], step.rows)
+        if add is not None:
+            add(step)
 
     return take
 

@@ -365,14 +365,61 @@ def gather_plus_image(draw: Draw, R: int, K: int, C: int) -> Case:
     return Case("gather_plus_image", (draw.blocks(R * C),), draw.threads, args, {5: wide(table)[rows] + wide(b) + wide(image)[captions]})
 
 
-def sequence_sum(draw: Draw, N: int, T: int, C: int) -> Case:
-    """N sequences of up to T steps, the longest first; the last one has none where N > T."""
+def _ragged(N: int, T: int) -> tuple[np.ndarray, np.ndarray]:
+    """N sequences of up to T steps, the longest first, the last one without any where N > T: the first row of each step, and each row's sequence."""
     lengths = np.linspace(T, 0 if N > T else 1, N).astype(int)
     sizes = [(lengths > t).sum() for t in range(T)]
-    firsts, x = np.cumsum([0, *sizes]).astype(np.int32), draw.normal(int(lengths.sum()), C)
-    caption, wanted = np.concatenate([np.arange(n) for n in sizes]), np.zeros((N, C))
+    return np.cumsum([0, *sizes]).astype(np.int32), np.concatenate([np.arange(n) for n in sizes])
+
+
+def sequence_sum(draw: Draw, N: int, T: int, C: int) -> Case:
+    firsts, caption = _ragged(N, T)
+    x, wanted = draw.normal(len(caption), C), np.zeros((N, C))
     np.add.at(wanted, caption, wide(x))
     return Case("sequence_sum", (N, draw.blocks(C)), draw.threads, [x, guarded(firsts), draw.poison(N, C), *ints(T, C)], {2: wanted})
+
+
+def attend_step(draw: Draw, n: int, P: int, H: int, size: float = 2.0) -> Case:
+    """NaN stands in all states and pictures that the step does not look at. Scores have about that size."""
+    h, A, weights, context = draw.normal(BEFORE + n + 2, H), draw.normal(n + 2, P, H), draw.normal(FIRST + n + 2, P), draw.normal(FIRST + n + 2, H)
+    h *= size
+    h[:BEFORE], h[BEFORE + n :], A[n:] = np.nan, np.nan, np.nan
+    scores = (wide(A)[:n] @ wide(h)[BEFORE : BEFORE + n, :, None])[..., 0] / np.sqrt(H)
+    p = np.exp(scores - scores.max(axis=1, keepdims=True))
+    p /= p.sum(axis=1, keepdims=True)
+    args = [h, A, weights, context, *ints(FIRST, BEFORE, P, H)]
+    wanted = {2: placed(weights, FIRST, p), 3: placed(context, FIRST, (p[:, None] @ wide(A)[:n])[:, 0])}
+    return Case("attend_step", (n,), draw.threads, args, wanted)
+
+
+def attend_step_backward(draw: Draw, n: int, P: int, H: int) -> Case:
+    dcontext, A, weights, dscores = (
+        draw.normal(FIRST + n + 2, H),
+        draw.normal(n + 2, P, H),
+        draw.normal(FIRST + n + 2, P),
+        draw.normal(FIRST + n + 2, P),
+    )
+    dh_next, rows = draw.normal(n + 2, H), slice(FIRST, FIRST + n)
+    weights[...] = np.abs(weights) / np.abs(weights).sum(axis=1, keepdims=True)
+    for x in (dcontext, weights):
+        x[:FIRST], x[FIRST + n :] = np.nan, np.nan
+    A[n:] = np.nan
+    dweights, p = (wide(A)[:n] @ wide(dcontext)[rows, :, None])[..., 0], wide(weights)[rows]
+    d = p * (dweights - (p * dweights).sum(axis=1, keepdims=True)) / np.sqrt(H)
+    args = [dcontext, A, weights, dscores, dh_next, *ints(FIRST, P, H)]
+    wanted = {3: placed(dscores, FIRST, d), 4: placed(dh_next, 0, wide(dh_next)[:n] + (d[:, None] @ wide(A)[:n])[:, 0])}
+    return Case("attend_step_backward", (n,), draw.threads, args, wanted)
+
+
+def attention_sum(draw: Draw, N: int, T: int, P: int, H: int) -> Case:
+    firsts, caption = _ragged(N, T)
+    R = len(caption)
+    weights, dcontext, dscores, h = draw.normal(R, P), draw.normal(R, H), draw.normal(R, P), draw.normal(N + R, H)
+    step, wanted = np.searchsorted(firsts, np.arange(R), side="right") - 1, np.zeros((N, P, H))
+    before = np.where(step == 0, 0, N + firsts[step - 1]) + caption
+    np.add.at(wanted, caption, wide(weights)[:, :, None] * wide(dcontext)[:, None] + wide(dscores)[:, :, None] * wide(h)[before, None])
+    args = [weights, dcontext, dscores, h, guarded(firsts), draw.poison(N, P, H), *ints(N, T, P, H)]
+    return Case("attention_sum", (N, draw.blocks(H), -(-P // 16)), draw.threads, args, {5: wanted})
 
 
 def scatter(draw: Draw, R: int, K: int, C: int) -> Case:
@@ -480,6 +527,22 @@ CASES = {
     ),
     "sequence_sum": Kernel(
         "segment_sum.cu", sequence_sum, [{"N": N, "T": T, "C": C} for N, T, C in ((4, 3, 50), (1, 1, 1), (3, 7, 300), (9, 5, 33), (25, 16, 8))]
+    ),
+    **{
+        name: Kernel(
+            "attention.cu",
+            make,
+            [{"n": n, "P": P, "H": H} for n, P, H in ((3, 5, 37), (1, 1, 1), (2, 25, 300), (5, 49, 17), (2, 196, 33), (1, 1024, 3), (3, 32, 64))],
+        )
+        for name, make in (("attend_step", attend_step), ("attend_step_backward", attend_step_backward))
+    },
+    "attention_sum": Kernel(
+        "attention.cu",
+        attention_sum,
+        [
+            {"N": N, "T": T, "P": P, "H": H}
+            for N, T, P, H in ((2, 3, 17, 20), (1, 1, 1, 1), (4, 3, 5, 300), (3, 19, 25, 33), (1, 33, 49, 7), (25, 16, 16, 8), (2, 2, 196, 5))
+        ],
     ),
     "squares": Kernel("norm.cu", squares, [{"n": n} for n in (700, 1, 256, 65536, 65537, 200_003)]),
     "root": Kernel("norm.cu", root, [{}]),

@@ -1,6 +1,7 @@
 """`train`: a data set in, a run folder out; and what it prints meanwhile."""
 
 import dataclasses
+import functools
 import shlex
 import signal
 import sys
@@ -58,10 +59,16 @@ def option(name: str, kind: Any, text: str) -> Callable[[Function], Function]:
     "What is trained on: captions that people wrote, or CIDEr-D of captions that the model samples, which needs --from.",
 )
 @option("samples", click.IntRange(2, LARGEST), "Captions that self-critical training samples of a picture.")
+@option(
+    "sharpen",
+    Number(0, min_open=True),
+    "Factor on the scores of words that self-critical training begins with; above 1, likely words become likelier.",
+)
 @option("cell", Choice(*CELLS), "Recurrent cell.")
 @option("hidden", click.IntRange(1, LARGEST), "H, size of the hidden state.")
 @option("wordvec", click.IntRange(1, LARGEST), "W, size of a word vector.")
 @option("epochs", click.IntRange(1, LARGEST), "Passes over the training captions.")
+@option("score-epochs", click.IntRange(0, LARGEST), "Passes of self-critical training that follow, over the training pictures; 0: none.")
 @option("batch-size", click.IntRange(1, LARGEST), "N, captions in a batch.")
 @option("lr", Number(0, min_open=True), "Adam's learning rate in the first epoch.")
 @option("lr-decay", Decay(0, min_open=True), "Factor on the learning rate after each epoch, or linear: to zero, step by step.")
@@ -69,7 +76,7 @@ def option(name: str, kind: Any, text: str) -> Callable[[Function], Function]:
 @option("clip", Number(0), "Largest global norm of a gradient; 0: no clipping.")
 @option("dropout", Number(0, 1, max_open=True), "Share of features, word vectors and hidden units dropped.")
 @option("smoothing", Number(0, 1, max_open=True), "Label smoothing: share of each target word's probability that all words get alike.")
-@option("inject", Choice(*INJECT), "How the image enters: as the initial state, or also as a term of every step.")
+@option("inject", Choice(*INJECT), "How the image enters: as the initial state, also as a term of every step, or as a grid that steps attend to.")
 @option("feature-scaling", Choice(*KINDS), "Scaling of image features, fitted on the train split.")
 @option("seed", click.IntRange(0, 2**63 - 1), "Seed of weights, order of captions, dropout and generated pictures.")
 @option("patience", click.IntRange(0, LARGEST), "Stop after this many epochs in a row without a better one; 0: never.")
@@ -91,7 +98,10 @@ def train(data: Path | None, backend: str | None, **options: Any) -> None:
     chosen = choose(data, {name: value for name, value in options.items() if value is not None})
     _print_options(chosen, group)
     try:
-        run, evaluation = train_run(chosen, on_epoch=_print_epoch, progress=True, on_resume=_print_resume, on_remark=say, group=group)
+        run, evaluation = train_run(
+            chosen, on_epoch=_print_epoch, progress=True, on_resume=_print_resume, on_remark=say, group=group,
+            on_stage=functools.partial(_print_options, group=group),
+        )  # fmt: skip
     except KeyboardInterrupt as stopped:
         if not isinstance(stopped, Stopped) and not is_saved(chosen.out):
             raise

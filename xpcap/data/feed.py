@@ -9,7 +9,7 @@ from xpcap.data.dataset import CaptionData, Split
 from xpcap.models.batch import Batch, FeatureRows
 
 SHARE = 0.25  # of a device's free memory that the features of a split may take
-CHUNK = 4096  # pictures scaled and sent at a time
+AT_ONCE = 1 << 23  # numbers scaled and sent at a time: grids are large
 
 
 class Feed:
@@ -34,7 +34,7 @@ class Feed:
         return self._table(name) is not None
 
     def minibatch(self, name: str, captions: np.ndarray, views: np.ndarray | None = None, mine: np.ndarray | None = None) -> Batch:
-        """The captions numbered `captions` (N,) of a split, with features (N, D), or FeatureRows of the table on the device.
+        """The captions numbered `captions` (N,) of a split, with features (N, D) or (N, P, D), or FeatureRows of the table on the device.
 
         Parameters
         ----------
@@ -60,8 +60,9 @@ class Feed:
         if free is None or math.prod(shape) * self._like.dtype.itemsize > SHARE * free:
             return None
         table = get_array_module(self._like).empty(shape, self._like.dtype)
-        for start in range(0, len(table), CHUNK):
-            rows = np.arange(start, min(start + CHUNK, len(table)))
-            table[start : start + CHUNK] = asarray(self._data.features(name, rows), dtype=self._like.dtype, like=self._like)
+        step = max(1, AT_ONCE // math.prod(shape[1:]))
+        for start in range(0, len(table), step):
+            rows = np.arange(start, min(start + step, len(table)))
+            table[start : start + step] = asarray(self._data.features(name, rows), dtype=self._like.dtype, like=self._like)
         free_staging(self._like)  # CuPy would keep as much for the life of the process
         return table

@@ -21,12 +21,12 @@ class Lengths(NamedTuple):
 LIKE_COCO = Lengths(10.5, 2.3, 6, 15)
 
 
-def draw_data(n: int, D: int, V: int, seed: int, lengths: Lengths = LIKE_COCO) -> CaptionData:
+def draw_data(n: int, D: int | tuple[int, int], V: int, seed: int, lengths: Lengths = LIKE_COCO) -> CaptionData:
     """Draw a train split of n captions, each of its own picture.
 
     Parameters
     ----------
-    n, D, V : captions, size of a feature, words in the vocabulary (the four special ones among them)
+    n, D, V : captions, size of a feature, or of a grid (P, D), words in the vocabulary (the four special ones among them)
     seed : equal seeds draw equal data
     lengths : of the captions, which have lengths.high + 2 columns, ``<START>`` first, ``<END>`` after the last word, then ``<NULL>``
 
@@ -43,6 +43,6 @@ def draw_data(n: int, D: int, V: int, seed: int, lengths: Lengths = LIKE_COCO) -
     captions[:, 0] = vocabulary.start
     captions[column == words[:, None] + 1] = vocabulary.end
     captions[column > words[:, None] + 1] = vocabulary.null
-    features = rng.standard_normal((n, D), dtype=np.float32)
+    features = rng.standard_normal((n, *(D if isinstance(D, tuple) else (D,))), dtype=np.float32)
     split = Split(captions, np.arange(n, dtype=np.int32), features, [f"picture{i}" for i in range(n)])
     return CaptionData(vocabulary, {"train": split}, Source(seed=int(seed), record={"drawn": "at random"}))

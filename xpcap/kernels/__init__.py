@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from xpcap.kernels import cublas, cuda, cuda_loops, host
+from xpcap.kernels import cublas, cuda, cuda_attention, cuda_loops, host
 
 
 class Kernel(NamedTuple):
@@ -23,6 +23,7 @@ HOST = (
     "softmax_loss",
     "word_loss",
     "gather",
+    "gather_places",
     "product",
     "times_transpose",
     "segment_sum",
@@ -60,8 +61,9 @@ CUDA_LOOPS = (
     "gather_plus_image",
     "sequence_sum",
 )
-CUBLAS = ("product", "add_product", "times_transpose", "row_products", "row_products_transpose")
-LIBRARIES = ((host, HOST), (cuda, CUDA), (cuda_loops, CUDA_LOOPS), (cublas, CUBLAS))
+CUDA_ATTENTION = ("attend_steps", "attend_backward_steps", "attention_sum")
+CUBLAS = ("product", "add_product", "times_transpose", "row_products", "row_products_add", "row_products_transpose")
+LIBRARIES = ((host, HOST), (cuda, CUDA), (cuda_loops, CUDA_LOOPS), (cuda_attention, CUDA_ATTENTION), (cublas, CUBLAS))
 TABLE: dict[str, tuple[Kernel, ...]] = {
     op: tuple(Kernel(op, getattr(library, f"supports_{op}"), getattr(library, op)) for library, ops in LIBRARIES if op in ops)
     for op in dict.fromkeys(op for _, ops in LIBRARIES for op in ops)

@@ -93,15 +93,28 @@ def supports_row_products(x, w, out):
 
 
 def row_products(x, w, out):
+    return _multiply_rows(x, w, out, ZERO)
+
+
+def _multiply_rows(x, w, out, beta):
+    """out[o : o + n] = x[i : i + n] @ w + beta * out[o : o + n], for each call with (i, o, n)."""
     function, handle = gemm(out)
     (k, m), of_w, size, real = w.shape, layout(w), out.itemsize, out.dtype.char
     from_x, to_out, (flag, leading), w_at = x.data.ptr, out.data.ptr, of_w, w.data.ptr
-    one, zero, x_row, out_row = ONE[real], ZERO[real], k * size, m * size
+    one, kept, x_row, out_row = ONE[real], beta[real], k * size, m * size
 
     def multiply(i, o, n, alive=(x, w, out)):  # an address keeps no memory alive
-        function(handle, flag, AS_IT_IS, m, n, k, one, w_at, leading, from_x + i * x_row, k, zero, to_out + o * out_row, m)
+        function(handle, flag, AS_IT_IS, m, n, k, one, w_at, leading, from_x + i * x_row, k, kept, to_out + o * out_row, m)
 
     return multiply
+
+
+def supports_row_products_add(x, w, out, scratch):
+    return supports_row_products(x, w, out)
+
+
+def row_products_add(x, w, out, scratch):
+    return _multiply_rows(x, w, out, ONE)
 
 
 def supports_row_products_transpose(x, w, out, scratch):

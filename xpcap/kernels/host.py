@@ -158,6 +158,19 @@ def gather(table, rows, out, mask, keep):
     return out
 
 
+def supports_gather_places(table, rows, out, mask, keep):
+    return _on_host(table, out) and mask is not None
+
+
+def gather_places(table, rows, out, mask, keep):
+    """attending.gather_places in one pass: a picture's places are dropped as they are read."""
+    scales = mask.astype(out.dtype)
+    scales *= 1 / keep
+    for row, scale, places in zip(rows.tolist(), scales, out, strict=True):
+        np.multiply(table[row], scale, out=places)
+    return out
+
+
 def supports_product(x, w, out):
     return _on_host(x, w, out) and x.size > 0 and w.size > 0 and free_cores() > 1
 

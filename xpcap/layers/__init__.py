@@ -5,6 +5,15 @@ arrays, and dtype in is dtype out (float32 or float64). Arrays may be NumPy's or
 """
 
 from xpcap.layers.affine import affine_backward, affine_forward, temporal_affine_backward, temporal_affine_forward
+from xpcap.layers.attention import Attention, dot_product_attention_backward, dot_product_attention_forward
+from xpcap.layers.attention_cells import (
+    attention_backward,
+    attention_forward,
+    attention_lstm_step_backward,
+    attention_lstm_step_forward,
+    attention_rnn_step_backward,
+    attention_rnn_step_forward,
+)
 from xpcap.layers.cells import CELLS, Cell
 from xpcap.layers.dropout import dropout_backward, dropout_forward
 from xpcap.layers.embedding import word_embedding_backward, word_embedding_forward
@@ -23,11 +32,20 @@ from xpcap.ops import sigmoid
 
 __all__ = [
     "CELLS",
+    "Attention",
     "Beside",
     "Cell",
     "Rows",
     "affine_backward",
     "affine_forward",
+    "attention_backward",
+    "attention_forward",
+    "attention_lstm_step_backward",
+    "attention_lstm_step_forward",
+    "attention_rnn_step_backward",
+    "attention_rnn_step_forward",
+    "dot_product_attention_backward",
+    "dot_product_attention_forward",
     "dropout_backward",
     "dropout_forward",
     "lstm_backward",

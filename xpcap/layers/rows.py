@@ -14,7 +14,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 
 from xpcap.backend import Array, asarray
-from xpcap.loops import Step
+from xpcap.loops import Step, TakeStep
 from xpcap.ops import gather
 from xpcap.workspace import Buffer
 
@@ -94,14 +94,15 @@ def zero_without_steps(rows: Rows, *grads: Array) -> None:
 class Beside(Protocol):
     """An extra term that a step adds to its pre-activation from the previous state, besides h @ Wh: attention, for example.
 
-    Each object serves one forward and backward pass. It keeps its own cache and collects the gradients of its own parameters.
+    Each object serves one forward and backward pass. It keeps its own cache and collects the gradients of its own parameters. Like the functions in
+    loops.py it is asked once for a sequence, is given whole buffers, and returns a function that takes one Step.
     """
 
-    def forward(self, h_prev: Array, r: Array, rows: slice) -> None:
-        """Add the term from h_prev (n, H) to r (n, G) in place. `rows` is the position of the step's rows among all rows."""
+    def forward_steps(self, h: Array, r: Array) -> TakeStep:
+        """A step adds the term from the states it starts from, h[step.befores], to r[step.rows] (n, G). `h` is their stack, `r` has all rows."""
 
-    def backward(self, da: Array, dh_prev: Array, rows: slice) -> None:
-        """Backpropagate da (n, G), the gradient of the pre-activation, through `forward`: add to dh_prev (n, H) in place."""
+    def backward_steps(self, da: Array, dh_prev: Array) -> TakeStep:
+        """Backpropagate da[step.rows] (n, G), the gradient of the pre-activation, through a step of the other: add to dh_prev[: step.n] in place."""
 
 
 def to_rows(x: Array) -> Array:

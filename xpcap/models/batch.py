@@ -11,13 +11,13 @@ from xpcap.layers.checks import all_below
 class FeatureRows(NamedTuple):
     """Features of a batch as table[rows], for a table that is already on the model's device."""
 
-    table: Array  # (m, D)
+    table: Array  # (m, D), or grids (m, P, D)
     rows: np.ndarray  # (N,) int, on the host
 
     @property
-    def shape(self) -> tuple[int, int]:
-        """(N, D), the shape of table[rows]."""
-        return len(self.rows), self.table.shape[1]
+    def shape(self) -> tuple[int, ...]:
+        """(N, D) or (N, P, D), the shape of table[rows]."""
+        return len(self.rows), *self.table.shape[1:]
 
     def checked(self, function: str, like: Array) -> Array:
         """Check that the table has the library and dtype of `like` and that all rows exist, and return the table."""
@@ -39,7 +39,7 @@ class Batch(NamedTuple):
     Where processes share a batch, each has all captions, which decide how dropout masks are numbered, and computes those in `mine`.
     """
 
-    features: Array | FeatureRows  # (N, D), host or device; (n, D) with `mine`
+    features: Array | FeatureRows  # (N, D), or grids (N, P, D), host or device; n of them with `mine`
     captions: np.ndarray  # (N, T+1) int
     pictures: np.ndarray | None = None  # (N,) int, picture number of each caption, within its split
     weights: np.ndarray | None = None  # (N,) float, weight of each caption; None: 1 each

@@ -1,14 +1,16 @@
-"""CaptioningRNN: an image feature sets the initial state of a recurrent cell, which generates the caption word by word."""
+"""CaptioningRNN: an image sets the initial state of a recurrent cell, which generates the caption word by word, and may look at the image as it does."""
 
 import copy
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any, Self
 
 import numpy as np
 
-from xpcap.backend import Array, array_module
+from xpcap.backend import Array, array_module, to_numpy
 from xpcap.cores import side_by_side
 from xpcap.errors import unknown
+from xpcap.layers.attention import Attention
 from xpcap.layers.cells import CELLS, State
 from xpcap.models import network
 from xpcap.models.batch import FeatureRows
@@ -19,6 +21,7 @@ from xpcap.models.entry import enter, to_device
 from xpcap.models.initial import draw_weights
 from xpcap.models.masks import Draw
 from xpcap.models.network import Member
+from xpcap.models.packing import pack
 from xpcap.models.parameters import Parameters
 from xpcap.ops import gather, product
 from xpcap.workspace import Buffer, Workspace, fresh
@@ -32,19 +35,22 @@ class CaptioningRNN(Captioner):
 
     h0 = features @ W_proj + b_proj;  h_t = cell(W_embed[word_t] @ Wx + b, h_{t-1});  scores_t = h_t @ W_vocab + b_vocab
 
-    With `inject` "every-step", h_t = cell(W_embed[word_t] @ Wx + b + h0 @ W_image, h_{t-1}).
+    With `inject` "every-step", h_t = cell(W_embed[word_t] @ Wx + b + h0 @ W_image, h_{t-1}). With "attention", features are grids of P places:
+    A = features @ W_proj + b_proj for each place, h0 = c0 = mean of A over the places, and
+    h_t = cell(W_embed[word_t] @ Wx + b + attn_t @ Wattn, h_{t-1}), where attn_t attends to A from h_{t-1}, as layers.dot_product_attention_forward does.
+    "attention+every-step" has both terms.
 
     Parameters
     ----------
     word_to_idx : mapping of word to id. It needs ``<NULL>``; sampling also needs ``<START>``, and stops early at ``<END>``
-    input_dim : D, size of an image feature
+    input_dim : D, size of an image feature; with attention (P, D), places and the size of each
     wordvec_dim : W, size of a word vector
     hidden_dim : H, size of the state
     cell_type : a name in xpcap.layers.CELLS: "rnn" or "lstm"
     dtype : numpy.float32 or numpy.float64
     dropout : share of units dropped in training, in [0, 1), to the nearest 1 / 65536: of image features, of word vectors (one mask per distinct
         word and batch) and of hidden states before the vocabulary
-    inject : how the image enters, a name in xpcap.models.config.INJECT: "init" or "every-step"
+    inject : how the image enters, a name in xpcap.models.config.INJECT: "init", "every-step", "attention" or "attention+every-step"
     seed : int in 0..2**63-1, of weights and dropout masks; None draws weights from NumPy's legacy global stream, as the course does, and with
         dropout a seed of the masks
 
@@ -67,7 +73,7 @@ class CaptioningRNN(Captioner):
     def __init__(
         self,
         word_to_idx: Mapping[str, int],
-        input_dim: int = 512,
+        input_dim: int | tuple[int, int] = 512,
         wordvec_dim: int = 128,
         hidden_dim: int = 128,
         cell_type: str = "rnn",
@@ -79,9 +85,11 @@ class CaptioningRNN(Captioner):
     ) -> None:
         if cell_type not in CELLS:
             raise unknown("CaptioningRNN", "cell_type", cell_type, CELLS)
-        check_sizes("CaptioningRNN", input_dim=input_dim, wordvec_dim=wordvec_dim, hidden_dim=hidden_dim)
+        shape = input_dim if isinstance(input_dim, tuple) else (input_dim,)
+        for size in shape:
+            check_sizes("CaptioningRNN", input_dim=size, wordvec_dim=wordvec_dim, hidden_dim=hidden_dim)
         check_words(word_to_idx)
-        self._setup(ModelConfig(len(word_to_idx), (input_dim,), wordvec_dim, hidden_dim, cell_type, dropout, inject), word_to_idx, dtype)
+        self._setup(ModelConfig(len(word_to_idx), shape, wordvec_dim, hidden_dim, cell_type, dropout, inject), word_to_idx, dtype)
         self._draw_weights(seed)
 
     @classmethod
@@ -182,7 +190,8 @@ class CaptioningRNN(Captioner):
 
         Parameters
         ----------
-        features : array (N, D), host or device, or FeatureRows of a table on the model's device; of the captions in `mine`, if that is given
+        features : array (N, D), with attention (N, P, D), host or device, or FeatureRows of a table on the model's device; of the captions in `mine`,
+            if that is given
         captions : array (N, T+1), int; inputs are all columns but the last, targets all but the first; NULL targets do not count
         workspace : xpcap.workspace.Workspace for memory; the gradients, and on a device the loss, stay valid until its next use. A large enough
             batch is split into as many parts as the workspace has, computed in parallel. None: fresh memory, one part
@@ -222,16 +231,49 @@ class CaptioningRNN(Captioner):
         self._next_step = step + 1
         return loss, grads
 
+    def attention(self, features: Array | FeatureRows, captions: Array) -> np.ndarray:
+        """Where the model looks for each word of given captions, without dropout.
+
+        Parameters
+        ----------
+        features, captions : as in `loss`
+
+        Returns
+        -------
+        weights : array (N, T, P), the model's dtype, on the host; [n, t] adds up to 1 over the places: those that the step looked at which gives the
+            probability of word captions[n, t + 1]. 0 after a caption's end
+
+        Raises
+        ------
+        ValueError : as of `loss`, or the model does not attend.
+        """
+        if not self.config.attends:
+            raise ValueError(f"CaptioningRNN.attention: `inject` of the model is {self.config.inject}, expected one with attention")
+        buffer = fresh(self.params.flat)
+        (part,) = enter("CaptioningRNN.attention", self.config, self.params.flat, self._null, features, captions, [buffer])
+        looked = network.forward(self.config, self.params, part, buffer).image.attention
+        assert looked is not None
+        packed, (N, columns) = pack(to_numpy(captions), self._null), np.shape(captions)
+        weights = np.zeros((N, columns - 1, self.config.feature_shape[0]), self.dtype)
+        steps = np.arange(len(packed.rows.sizes)).repeat(packed.rows.sizes)
+        weights[packed.order[packed.rows.caption], steps] = to_numpy(looked.weights)
+        return weights
+
     # Sampling
 
     def start(self, features: Array) -> State:
-        """The state before the first word, from features (n, D) on host or device: (h,) or (h, c), each (n, H); then the image's term (n, G), if any."""
-        (D,) = self.config.feature_shape
-        if np.ndim(features) != 2 or np.shape(features)[1] != D:
-            raise ValueError(f"CaptioningRNN.start: features have shape {np.shape(features)}, expected (N, {D})")
-        h0 = to_device("CaptioningRNN.start", features, self.params.flat) @ self.params["W_proj"] + self.params["b_proj"]
-        image = (h0 @ self.params["W_image"],) if self.config.every_step else ()
-        return (*self._cell.initial(h0), *image)
+        """The state before the first word, from features (n, D) or (n, P, D) on host or device.
+
+        (h,) or (h, c), each (n, H); then, where `inject` has them, the image's term of every step (n, G) and the places A (n, P, H).
+        """
+        config, params, shape = self.config, self.params, self.config.feature_shape
+        if np.ndim(features) != 1 + len(shape) or np.shape(features)[1:] != shape:
+            raise ValueError(f"CaptioningRNN.start: features have shape {np.shape(features)}, expected ({', '.join(map(str, ('N', *shape)))})")
+        x, (*places, D) = to_device("CaptioningRNN.start", features, params.flat), shape
+        projected = (x.reshape(math.prod((len(x), *places)), D) @ params["W_proj"] + params["b_proj"]).reshape(len(x), *places, config.hidden)
+        h0 = projected.mean(axis=1) if config.attends else projected
+        state = (h0,) * self._cell.states if config.attends else self._cell.initial(h0)
+        return (*state, *((h0 @ params["W_image"],) if config.every_step else ()), *((projected,) if config.attends else ()))
 
     def project(self, words: Array, buffer: Buffer | None = None) -> Array:
         """The input half of a step, W_embed[words] @ Wx + b, (n, G), for `words` (n,), ids on the model's device; held in `buffer` if given."""
@@ -245,11 +287,12 @@ class CaptioningRNN(Captioner):
 
     def advance(self, a: Array, state: State, buffer: Buffer) -> tuple[Array, State]:
         """Take a step on a = project(words), which may be overwritten. Return the scores (n, V) of the next word, held in `buffer`, and the new state."""
-        params, states = self.params, self._cell.states
+        params, config, states = self.params, self.config, self._cell.states
         state, image = state[:states], state[states:]
-        for term in image:
-            a += term
-        state = self._cell.step(a, state, params["Wh"], buffer.scope("cell"))
+        if config.every_step:
+            a += image[0]
+        beside = Attention(image[-1], params["Wattn"], buffer.scope("attention")) if config.attends else None
+        state = self._cell.step(a, state, params["Wh"], buffer.scope("cell"), beside)
         h = state[0]
         scores = product(h, params["W_vocab"], out=buffer("scores", (len(h), len(params["b_vocab"]))))
         scores += params["b_vocab"]

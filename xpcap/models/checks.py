@@ -16,13 +16,13 @@ def check_batch(
     mine: np.ndarray | None = None,
 ) -> None:  # fmt: skip
     """TypeError, ValueError : a batch is not what CaptioningRNN.loss takes."""
-    (D,), n = shape, len(captions) if mine is None else len(mine)
+    n = len(captions) if mine is None else len(mine)
     if captions.dtype.kind not in "iu":
         raise TypeError(f"{where}: captions have dtype {captions.dtype}, expected integer word ids")
-    if captions.ndim != 2 or captions.shape[0] < 1 or captions.shape[1] < 2 or np.shape(features) != (n, D):
+    if captions.ndim != 2 or captions.shape[0] < 1 or captions.shape[1] < 2 or np.shape(features) != (n, *shape):
         raise ValueError(
             f"{where}: features have shape {np.shape(features)} and captions {captions.shape}, "
-            f"expected ({'N' if mine is None else n}, {D}) and (N, T+1), at least one caption of one step"
+            f"expected ({', '.join(map(str, ('N' if mine is None else n, *shape)))}) and (N, T+1), at least one caption of one step"
         )
     if mine is not None and (not all_below(mine, len(captions)) or len(np.unique(mine)) < n):
         raise ValueError(f"{where}: mine holds {np.min(mine)}..{np.max(mine)}, expected distinct numbers of {len(captions)} captions")

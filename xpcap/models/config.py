@@ -7,7 +7,7 @@ import numpy as np
 from xpcap.errors import unknown
 from xpcap.layers.cells import CELLS
 
-INJECT = ("init", "every-step")  # how the image enters
+INJECT = ("init", "every-step", "attention", "attention+every-step")  # how the image enters
 
 
 @dataclass(frozen=True)
@@ -17,17 +17,19 @@ class ModelConfig:
     Parameters
     ----------
     vocabulary : V, number of words, including special ones
-    feature_shape : shape of an image feature, (D,)
+    feature_shape : shape of an image feature, (D,); with attention that of a grid of P places, (P, D)
     wordvec : W, size of a word vector
     hidden : H, size of the state
     cell : a name in xpcap.layers.CELLS
     dropout : share of units dropped in training, in [0, 1)
     inject : how the image enters. ``init``: as the initial state, h0 = features @ W_proj + b_proj. ``every-step``: also as a term h0 @ W_image of the
-        pre-activation of every step
+        pre-activation of every step. ``attention``: A = features @ W_proj + b_proj for each place, h0 = c0 = mean of A over the places, and each step
+        has a term context @ Wattn, with the context of layers.dot_product_attention_forward. ``attention+every-step``: both terms
 
     Raises
     ------
-    OptionError : the cell or `inject` is unknown. ValueError : a size is below 1, or dropout is out of range.
+    OptionError : the cell or `inject` is unknown. ValueError : a size is below 1, dropout is out of range, or a grid is given without attention, or a
+        single feature with it.
     """
 
     vocabulary: int
@@ -43,23 +45,37 @@ class ModelConfig:
             raise unknown("ModelConfig", "cell", self.cell, CELLS)
         if self.inject not in INJECT:
             raise unknown("ModelConfig", "inject", self.inject, INJECT)
-        if len(self.feature_shape) != 1:
-            raise ValueError(f"ModelConfig: feature_shape is {self.feature_shape}, expected one size, (D,)")
-        check_sizes("ModelConfig", vocabulary=self.vocabulary, feature_shape=self.feature_shape[0], wordvec=self.wordvec, hidden=self.hidden)
+        if len(self.feature_shape) != 1 + self.attends:
+            wanted = "places and size, (P, D)" if self.attends else "one size, (D,)"
+            raise ValueError(f"ModelConfig: feature_shape is {self.feature_shape}, expected {wanted}, where inject is {self.inject!r}")
+        check_sizes("ModelConfig", vocabulary=self.vocabulary, wordvec=self.wordvec, hidden=self.hidden)
+        for size in self.feature_shape:
+            check_sizes("ModelConfig", feature_shape=size)
         if not (isinstance(self.dropout, int | float) and 0 <= self.dropout < 1):
             raise ValueError(f"ModelConfig: dropout is {self.dropout!r}, expected the share of units to drop, in [0, 1)")
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """Parameter names and shapes, in the order of the flat buffer."""
-        (D,), V, W, H = self.feature_shape, self.vocabulary, self.wordvec, self.hidden
+        (*_, D), V, W, H = self.feature_shape, self.vocabulary, self.wordvec, self.hidden
         G = CELLS[self.cell].gates * H
         shapes = {"W_proj": (D, H), "b_proj": (H,), "W_embed": (V, W), "Wx": (W, G), "Wh": (H, G), "b": (G,), "W_vocab": (H, V), "b_vocab": (V,)}
-        return {**shapes, "W_image": (H, G)} if self.every_step else shapes
+        entering = {"W_image": self.every_step, "Wattn": self.attends}
+        return shapes | {name: (H, G) for name, there in entering.items() if there}
 
     @property
     def every_step(self) -> bool:
         """Whether the image is a term of every step."""
-        return self.inject == "every-step"
+        return "every-step" in self.inject.split("+")
+
+    @property
+    def attends(self) -> bool:
+        """Whether each step attends to the places of a grid."""
+        return "attention" in self.inject.split("+")
+
+    @property
+    def state_arrays(self) -> int:
+        """Number of arrays in a state of `CaptioningRNN.start`: the cell's, and what it needs of the image at every step."""
+        return CELLS[self.cell].states + self.every_step + self.attends
 
 
 def check_sizes(function: str, **sizes: int) -> None:

@@ -6,7 +6,7 @@ from itertools import accumulate, pairwise
 import numpy as np
 
 from xpcap.backend import Array, get_array_module
-from xpcap.layers.cells import CELLS, State
+from xpcap.layers.cells import State
 from xpcap.models.captioner import Captioner
 from xpcap.models.captioning_rnn import CaptioningRNN
 from xpcap.models.entry import to_device
@@ -37,7 +37,7 @@ class Ensemble(Captioner):
         first = self.models[0]
         self.config, self.word_to_idx, self.idx_to_word = first.config, first.word_to_idx, first.idx_to_word
         self._columns = _slices([len(model.params["b"]) for model in self.models])  # of each model in what `project` gives
-        self._arrays = _slices([CELLS[model.config.cell].states + model.config.every_step for model in self.models])  # of each in a state
+        self._arrays = _slices([model.config.state_arrays for model in self.models])  # of each in a state
 
     @property
     def members(self) -> Sequence[Member]:

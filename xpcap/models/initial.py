@@ -4,8 +4,8 @@ import numpy as np
 
 from xpcap.models.parameters import Parameters
 
-ORDER = ("W_embed", "W_proj", "Wx", "Wh", "W_vocab", "W_image")  # the course's, which has no W_image; biases start at zero
-SHRUNK = {"W_image": 4}  # drawn so many times smaller: the image is to begin as a small part of a step
+ORDER = ("W_embed", "W_proj", "Wx", "Wh", "W_vocab", "W_image", "Wattn")  # the course's, and what it does not have; biases start at zero
+SHRUNK = {"W_image": 4, "Wattn": 4}  # drawn so many times smaller: the image is to begin as a small part of a step
 
 
 def draw_weights(params: Parameters, rng: np.random.Generator | None) -> None:

@@ -15,7 +15,7 @@ from xpcap.workspace import Buffer
 class Masks(NamedTuple):
     """Boolean masks of the units to keep; all None without dropout."""
 
-    features: Array | None = None  # (N, D)
+    features: Array | None = None  # (N, D); of a grid the same units at all places
     words: Array | None = None  # (K, W), one row for each distinct input word
     hidden: Array | None = None  # (L, H), one row for each row with a target
 
@@ -56,8 +56,12 @@ def row_numbers(parts: Sequence[PackedCaptions], whole: Sequence[PackedCaptions]
 def masks_of(
     config: ModelConfig, draw: Draw, numbers: Sequence[Sequence[Array]], counts: Sequence[int], buffers: Sequence[Buffer]
 ) -> list[Masks]:  # fmt: skip
-    """Draw the masks of each part into its buffer; numbers and counts as in RowNumbers, the numbers on the model's device."""
-    (D,), W, H = config.feature_shape, config.wordvec, config.hidden
+    """Draw the masks of each part into its buffer; numbers and counts as in RowNumbers, the numbers on the model's device.
+
+    The places of a grid share a caption's mask: W_proj reads them all alike, and a unit that is there at other places would give away what was dropped
+    (Gal & Ghahramani 2016 share masks over time steps for the same reason). And a grid costs no more draws than a feature.
+    """
+    (*_, D), W, H = config.feature_shape, config.wordvec, config.hidden
     masks = []
     for (order, words, source), buffer in zip(numbers, buffers, strict=True):
         features, vectors = buffer("mask of features", (len(order), D), bool), buffer("mask of words", (len(words), W), bool)

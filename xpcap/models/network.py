@@ -10,13 +10,14 @@ from xpcap.backend import Array, get_array_module
 from xpcap.cores import on_cores
 from xpcap.layers.cells import CELLS
 from xpcap.layers.vocabulary import blocks, vocabulary_loss
-from xpcap.loops import gather_plus_image, sequence_sum
+from xpcap.loops import gather_plus_image
 from xpcap.models.config import ModelConfig
+from xpcap.models.image import Image, image_backward, image_forward
 from xpcap.models.masks import Masks
 from xpcap.models.packing import PackedCaptions
 from xpcap.models.parameters import Parameters
 from xpcap.models.scores import log_mean
-from xpcap.ops import add_product, gather, gather_plus, log_softmax, product, scatter, segment_sum, weighted_sum
+from xpcap.ops import gather, gather_plus, log_softmax, product, scatter, segment_sum, weighted_sum
 from xpcap.workspace import Buffer, fresh
 
 GRADIENTS = "grads"  # the buffer of all gradients in a workspace
@@ -34,7 +35,7 @@ class Score(NamedTuple):
 class Part(NamedTuple):
     """A minibatch, or one part of it, on the model's device, in packed order."""
 
-    table: Array  # (m, D); the features are table[packed.order]
+    table: Array  # (m, D) or (m, P, D); the features are table[packed.order]
     packed: PackedCaptions
     masks: Masks
     weights: Array | None = None  # (L,) weight of each row with a target, already divided by the batch's total; None: 1 / total each
@@ -43,8 +44,7 @@ class Part(NamedTuple):
 class Forward(NamedTuple):
     """The forward pass's results and cache."""
 
-    features: Array  # (N, D) after dropout
-    h0: Array  # (N, H)
+    image: Image
     vectors: Array  # (K, W) after dropout
     cell: Any  # the cell's cache
     hidden: Array  # (L, H) hidden states of rows with a target, after dropout
@@ -90,42 +90,34 @@ def forward(config: ModelConfig, params: Parameters, part: Part, buffer: Buffer)
     """From features and words to the hidden states of the rows with a target."""
     packed, masks, keep = part.packed, part.masks, 1 - config.dropout
     cell, rows = CELLS[config.cell], packed.rows
-    x = gather(part.table, packed.order, buffer("x", (rows.N, part.table.shape[1])), masks.features, keep)  # (N, D)
-    h0 = product(x, params["W_proj"], out=buffer("h0", (rows.N, config.hidden)))
-    h0 += params["b_proj"]
+    image = image_forward(config, params, part.table, packed.order, masks.features, buffer)
     vectors = gather(params["W_embed"], packed.words, buffer("vectors", (len(packed.words), config.wordvec)), masks.words, keep)  # (K, W)
     projected = product(vectors, params["Wx"], out=buffer("projected", (len(vectors), len(params["b"]))))
     a = buffer("a", (rows.R, len(params["b"])))  # (R, G): each word is projected once, and each image
-    if config.every_step:
-        image = product(h0, params["W_image"], out=buffer("image", (rows.N, len(params["b"]))))
-        gather_plus_image(projected, packed.inputs.ids, params["b"], image, rows, a)
-    else:
+    if image.term is None:
         gather_plus(projected, packed.inputs.ids, params["b"], a)
-    h, cache = cell.rows_forward(a, (h0, *[None] * (cell.states - 1)), params["Wh"], rows, buffer.scope("cell"))
+    else:
+        gather_plus_image(projected, packed.inputs.ids, params["b"], image.term, rows, a)
+    h, cache = cell.rows_forward(a, image.start(cell.states), params["Wh"], rows, buffer.scope("cell"), image.attention)
     if packed.kept is None and masks.hidden is None:
-        return Forward(x, h0, vectors, cache, h)
-    return Forward(x, h0, vectors, cache, gather(h, packed.kept, buffer("hidden", (len(packed.targets), config.hidden)), masks.hidden, keep))
+        return Forward(image, vectors, cache, h)
+    return Forward(image, vectors, cache, gather(h, packed.kept, buffer("hidden", (len(packed.targets), config.hidden)), masks.hidden, keep))
 
 
 def backward(config: ModelConfig, params: Parameters, dh: Array, part: Part, forward_pass: Forward, grads: Parameters, buffer: Buffer) -> None:
     """Write the gradients of all parameters but W_vocab and b_vocab to `grads`, given dh (L, H) of `Forward.hidden`."""
-    packed, masks, keep, (x, h0, vectors, cache, _) = part.packed, part.masks, 1 - config.dropout, forward_pass
+    packed, masks, keep, (image, vectors, cache, _) = part.packed, part.masks, 1 - config.dropout, forward_pass
     if packed.kept is not None:
         dh = scatter(dh, packed.kept, buffer("dh_rows", (packed.rows.R, dh.shape[1])), masks.hidden, keep)  # (R, H)
     elif masks.hidden is not None:
         dh = gather(dh, None, buffer("dh_rows", dh.shape), masks.hidden, keep)
-    da, (dh0, *_), _ = CELLS[config.cell].rows_backward(dh, cache, buffer.scope("cell"), dWh=grads["Wh"])
+    da, dstate0, _ = CELLS[config.cell].rows_backward(dh, cache, buffer.scope("cell"), dWh=grads["Wh"])
     dwords = segment_sum(da, packed.inputs, out=buffer("dwords", (len(vectors), da.shape[1])))  # (K, G)
     dwords.sum(axis=0, out=grads["b"])
 
     def weights_and_image() -> None:
-        if config.every_step:
-            dimage = sequence_sum(da, packed.rows, buffer("dimage", (len(h0), da.shape[1])))  # (N, G)
-            product(h0.T, dimage, out=grads["W_image"])
-            add_product(dimage, params["W_image"].T, dh0, buffer("dh0 of image", dh0.shape))
+        image_backward(config, params, da, dstate0, packed.rows, image, grads, buffer)
         product(vectors.T, dwords, out=grads["Wx"])
-        product(x.T, dh0, out=grads["W_proj"])
-        dh0.sum(axis=0, out=grads["b_proj"])
 
     def words() -> None:
         dvectors = product(dwords, params["Wx"].T, out=buffer("dvectors", vectors.shape))  # (K, W)

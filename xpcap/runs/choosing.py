@@ -8,7 +8,8 @@ from typing import Any
 from xpcap.errors import OptionError
 from xpcap.runs.folder import read_config
 from xpcap.runs.options import GENERATED, TrainOptions, check_agreement, default_out, options_of
-from xpcap.runs.place import check_resumable, has_run
+from xpcap.runs.place import FIRST, check_resumable, has_run
+from xpcap.runs.stages import has_first
 from xpcap.runs.starting import options_from
 from xpcap.training.objectives import SELF_CRITICAL
 
@@ -23,6 +24,8 @@ def choose(data: str | Path | None, given: Mapping[str, Any]) -> TrainOptions:
     """
     options = _defaults(data, given)
     options = replace(options, data=data or options.data, **given)
+    if options.objective == SELF_CRITICAL and options.score_epochs:
+        raise OptionError("train_run: `score_epochs` is given with self-critical training, expected `epochs`: there is no second stage to come")
     return replace(options, out=options.out or default_out(options))
 
 
@@ -33,9 +36,14 @@ def _defaults(data: str | Path | None, given: Mapping[str, Any]) -> TrainOptions
         if out is None:
             raise OptionError("train_run: `resume` is given without `out`, expected both: which run should continue?")
         check_resumable(Path(out))
-        if has_run(Path(out)):
-            options = options_of(read_config(Path(out)), Path(out))
+        folder = Path(out) / FIRST if has_first(Path(out)) else Path(out)
+        if has_run(folder):
+            options = replace(options_of(read_config(folder), folder), out=out)
             check_agreement(replace(options, **given), options)
+            if folder.name == FIRST and has_run(Path(out)) and given.get("epochs", options.epochs) != options.epochs:
+                raise OptionError(
+                    f"train_run: `epochs` {given['epochs']} given with `resume`, but the first stage of {out} is done after {options.epochs}; leave it out"
+                )
             return options
     if start is not None:
         return options_from(start, given)

@@ -31,6 +31,8 @@ BEFORE = {
     "start": "",
     "objective": "cross-entropy",
     "samples": 5,
+    "sharpen": 1.5,
+    "score_epochs": 0,
 }  # what runs were trained with before there was a choice
 MOST_CONFIG, MOST_VOCAB = 2**20, 16 * 2**20  # bytes
 _MEAN, _SCALE = "feature_scaling.mean", "feature_scaling.scale"
@@ -244,7 +246,7 @@ def check_parameters(path: Path, tensors: Mapping[str, np.ndarray], shapes: Mapp
 
 def check_scaling(path: Path, scaling: FeatureScaling, config: Mapping[str, Any]) -> None:
     """DataError : a feature scaling read from `path` does not fit a run with that config."""
-    expected = None if config["feature_scaling"] == "none" else tuple(config["feature_shape"])
+    expected = None if config["feature_scaling"] == "none" else tuple(config["feature_shape"][-1:])  # places are scaled alike
     for name, values in (("mean", scaling.mean), ("scale", scaling.scale)):
         shape = None if values is None else values.shape
         fits = shape == expected and (values is None or (values.dtype == np.float32 and bool(np.isfinite(values).all())))

@@ -22,11 +22,13 @@ class TrainOptions:
     start : run folder whose best parameters to start from; None: random ones
     objective : "cross-entropy", or "self-critical", which goes on from a run: see xpcap.training.self_critical
     samples : captions of a picture that self-critical training samples
+    sharpen : factor on the scores of words that self-critical training begins with
     out : run folder to make; None: a fresh folder under runs/
     cell : "lstm" or "rnn"
     hidden : H, size of the hidden state
     wordvec : W, size of a word vector
-    epochs : passes over the training captions
+    epochs : passes over the training captions; in self-critical training over the training pictures
+    score_epochs : epochs of self-critical training that follow, from the best parameters; 0: none
     batch_size : N, captions in a batch; in self-critical training those sampled, of batch_size // samples pictures
     lr : Adam's learning rate in the first epoch
     lr_decay : factor on the learning rate after each epoch; "linear": it falls with every step, to zero after the last
@@ -34,7 +36,7 @@ class TrainOptions:
     clip : largest global norm of a gradient; 0: no clipping
     dropout : share of features, word vectors and hidden units dropped, in [0, 1)
     smoothing : share of each target word's probability that all words get alike, in [0, 1)
-    inject : how the image enters, "init" or "every-step"
+    inject : how the image enters, a name in xpcap.models.config.INJECT; "attention" and "attention+every-step" need a data set of grids
     feature_scaling : "standardize" or "none", fitted on the train split
     seed : of weights, order of captions, dropout and generated pictures
     patience : stop after this many epochs in a row without a better one; 0: never
@@ -47,10 +49,12 @@ class TrainOptions:
     start: str | Path | None = None
     objective: str = CROSS_ENTROPY
     samples: int = 5
+    sharpen: float = 1.5
     cell: str = "lstm"
     hidden: int = 512
     wordvec: int = 256
-    epochs: int = 15
+    epochs: int = 8
+    score_epochs: int = 5
     batch_size: int = 64
     lr: float = 1e-3
     lr_decay: float | str = LINEAR
@@ -73,7 +77,7 @@ MAY_CHANGE = ("data", "start", "epochs", "patience")  # when a run is continued:
 # Fifteen thousand scenes need few epochs, and none of what keeps a captioner from learning photographs by heart. Their features keep their scale:
 # standardising would blow up rare ones, and a captioner that memorises those does not carry over to combinations it has not seen.
 GENERATED = TrainOptions(
-    hidden=256, wordvec=128, epochs=4, batch_size=32, lr=2e-3, lr_decay=0.5, select="loss", dropout=0.0, smoothing=0.0, inject="init",
+    hidden=256, wordvec=128, epochs=4, score_epochs=0, batch_size=32, lr=2e-3, lr_decay=0.5, select="loss", dropout=0.0, smoothing=0.0, inject="init",
     feature_scaling="none",
 )  # fmt: skip
 
@@ -81,6 +85,7 @@ GENERATED = TrainOptions(
 # Of training on the score itself, where they differ from those of the run that it starts from.
 ON_SCORE: dict[str, Any] = {
     "objective": SELF_CRITICAL, "epochs": 10, "lr": 1e-4, "lr_decay": LINEAR, "select": "cider", "dropout": 0.0, "smoothing": 0.0, "patience": 0,
+    "score_epochs": 0,
 }  # fmt: skip
 
 
@@ -94,10 +99,18 @@ def default_out(options: TrainOptions) -> Path:
 
 
 def settings_of(options: TrainOptions) -> dict[str, Any]:
-    """The options as a run's config stores them: without NO_SETTINGS, `data` and `start` as absolute paths, an empty one if there is no start."""
+    """The options as a run's config stores them: without NO_SETTINGS, `data` and `start` as paths, which are absolute unless they lie in the run."""
     settings = {key: value for key, value in asdict(options).items() if key not in NO_SETTINGS}
-    data = str(Path(options.data).resolve()) if options.data else DATA
-    return {**settings, "data": data, "start": str(Path(options.start).resolve()) if options.start else ""}
+    data, start = (_kept(path, options.out) for path in (options.data, options.start))
+    return {**settings, "data": data or DATA, "start": start}
+
+
+def _kept(path: str | Path | None, out: str | Path | None) -> str:
+    if path is None:
+        return ""
+    whole = Path(path).resolve()
+    inside = out is not None and whole.is_relative_to(Path(out).resolve())
+    return whole.relative_to(Path(out).resolve()).as_posix() if inside and out is not None else str(whole)
 
 
 def options_of(config: Mapping[str, Any], out: Path) -> TrainOptions:
@@ -107,8 +120,8 @@ def options_of(config: Mapping[str, Any], out: Path) -> TrainOptions:
     ------
     DataError : a setting is missing, or has a value of the wrong kind.
     """
-    kept: dict[str, Any] = {"data": None if config["data"] == DATA else Path(config["data"]), "out": out}
-    kept["start"] = Path(config["start"]) if config["start"] else None
+    kept: dict[str, Any] = {"data": None if config["data"] == DATA else out / config["data"], "out": out}
+    kept["start"] = out / config["start"] if config["start"] else None
     for name, default in asdict(TrainOptions()).items():
         if name in (*kept, *NO_SETTINGS):
             continue

@@ -10,6 +10,7 @@ from xpcap.files import PART, remove_parts
 from xpcap.runs.folder import CONFIG, LAST, PICTURES
 
 LOCK = ".lock"
+FIRST = "cross-entropy"  # folder in a run's: the run that its first stage is, where it has two
 
 
 def check_free(path: Path) -> None:
@@ -25,7 +26,7 @@ def check_resumable(path: Path) -> None:
     if has_run(path):
         return
     left = [file.name for file in path.iterdir()] if path.is_dir() else ["a file"] if path.exists() or path.is_symlink() else []
-    if strange := [name for name in left if name != LOCK and not name.endswith(PART)]:
+    if strange := [name for name in left if name not in (LOCK, FIRST) and not name.endswith(PART)]:
         raise DataError(f"train_run: {path} holds {strange[0]!r} and no {CONFIG}, expected a run to continue, or a free place; is `out` right?")
 
 
@@ -35,8 +36,8 @@ def has_run(path: Path) -> bool:
 
 
 def is_saved(path: str | Path | None) -> bool:
-    """Whether there is a run at `path` with a checkpoint to continue from."""
-    return path is not None and has_run(Path(path)) and (Path(path) / LAST).is_file()
+    """Whether there is a run at `path`, or the first stage of one, with a checkpoint to continue from."""
+    return path is not None and any(has_run(folder) and (folder / LAST).is_file() for folder in (Path(path), Path(path) / FIRST))
 
 
 @contextlib.contextmanager
@@ -52,7 +53,7 @@ def reserved(path: Path, may_exist: bool) -> Iterator[None]:
         try:
             yield
         except BaseException:
-            if made and not (path / LAST).exists():
+            if made and not (path / LAST).exists() and not (path / FIRST / LAST).exists():
                 shutil.rmtree(path, ignore_errors=True)
                 _remove_empty(made)
             raise

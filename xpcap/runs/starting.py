@@ -28,7 +28,7 @@ def options_from(start: str | Path, given: Mapping[str, Any]) -> TrainOptions:
     if different:
         listed = ", ".join(f"`{name}` {given[name]} (the run has {getattr(run, name)})" for name in different)
         raise OptionError(f"train_run: {listed} given with `start`, expected the model of {start}; leave them out, or train from the beginning")
-    chosen = ON_SCORE if given.get("objective") == SELF_CRITICAL else {"objective": CROSS_ENTROPY}
+    chosen = ON_SCORE if given.get("objective") == SELF_CRITICAL else {"objective": CROSS_ENTROPY, "score_epochs": 0}
     data = start / DATA if run.data is None else run.data
     return replace(run, **{"out": None, "start": start, "data": data, "seed": TrainOptions.seed, **chosen})
 

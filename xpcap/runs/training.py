@@ -15,7 +15,7 @@ from xpcap.data import CaptionData, open_data
 from xpcap.data.hdf5 import stamped, write_stamped
 from xpcap.data.pictures import generate, write_pictures
 from xpcap.data.scaling import FeatureScaling
-from xpcap.errors import DataError
+from xpcap.errors import DataError, OptionError
 from xpcap.groups import ALONE, Group
 from xpcap.models import CaptioningRNN, ModelConfig
 from xpcap.runs import place
@@ -41,10 +41,11 @@ from xpcap.runs.keeping import Keeper
 from xpcap.runs.options import TrainOptions, check_agreement, default_out, options_of, settings_of
 from xpcap.runs.pages import write_run_page
 from xpcap.runs.saving import Saver, interval
+from xpcap.runs.stages import first_stage, is_staged, second_stage
 from xpcap.runs.starting import digest_of, open_start
 from xpcap.runs.stopping import StopRequest
-from xpcap.training.objectives import CROSS_ENTROPY, Objective, smoothed_cross_entropy
-from xpcap.training.self_critical import SelfCritical
+from xpcap.training.objectives import CROSS_ENTROPY, SELF_CRITICAL, Objective, smoothed_cross_entropy
+from xpcap.training.self_critical import SelfCritical, sharpen
 from xpcap.training.solver import CaptioningSolver
 from xpcap.training.warming import warm_up
 
@@ -62,11 +63,12 @@ Remark = Callable[[str], object]
 
 def train_run(
     options: TrainOptions, on_epoch: Hook | None = None, progress: bool = False, on_resume: Hook | None = None, on_remark: Remark = warnings.warn,
-    group: Group = ALONE,
+    group: Group = ALONE, on_stage: Callable[[TrainOptions], object] | None = None,
 ) -> Trained:  # fmt: skip
     """Train a captioner, score it, and leave a run folder with its page.
 
-    Meanwhile SIGINT and SIGTERM finish the step, save, and raise Stopped; a second SIGINT ends the process at once.
+    With `score_epochs` the run has two stages. The first, of cross entropy, is a run of its own in the folder ``cross-entropy`` there. Meanwhile SIGINT
+    and SIGTERM finish the step, save, and raise Stopped; a second SIGINT ends the process at once.
 
     Parameters
     ----------
@@ -76,6 +78,7 @@ def train_run(
     on_resume : called with the solver when a run is continued, before its first step
     on_remark : called with a sentence where a run goes on otherwise than it began: in another xpcap, or on other ranks
     group : the ranks that train together, from `xpcap.groups.join()`; `options` are rank 0's. Rank 0 writes; all return the same
+    on_stage : called with the options of the second stage before it begins or goes on
 
     Raises
     ------
@@ -85,17 +88,45 @@ def train_run(
         cannot be written to.
     """
     interval(options.save_every)  # complains before any work is done
-    opened = open_data(options.data) if group.rank and options.data else None  # before the folder is made: a rank without the data ends all
+    if group.rank and options.data:
+        open_data(options.data)  # before the folder is made: a rank without the data ends all
     out = Path(group.collect(str(options.out or default_out(options)))[0])
-    options = replace(options, out=out)
+    hooks = Hooks(on_epoch, progress, on_resume, on_remark, group)
     with _reserved(out, options.resume) if group.rank == 0 else contextlib.nullcontext():
-        group.collect("the folder is there")
-        history, data = _fit(options, out, on_epoch, progress, on_resume, on_remark, group, opened)
-        group.collect("all is written")
-        run = open_run(out)
-        evaluation = evaluate_run(run, data, "val", progress, group=group) if "val_loss" in history[-1] else None
-        if group.rank == 0:
-            write_run_page(run, history, evaluation, data)
+        group.collect("the place is reserved")
+        if not is_staged(options, out):
+            return _train(replace(options, out=out), out, hooks)
+        first = first_stage(options, out)
+        group.collect("the stage is known")
+        if first is not None:
+            with _reserved(out / place.FIRST, True) if group.rank == 0 else contextlib.nullcontext():
+                _train(first, out / place.FIRST, hooks)
+        second = second_stage(options, out)
+        group.collect("the first stage is done")
+        if on_stage is not None:
+            on_stage(second)
+        return _train(second, out, hooks)
+
+
+class Hooks(NamedTuple):
+    """How training is followed, and the ranks that share it; see train_run."""
+
+    on_epoch: Hook | None
+    progress: bool
+    on_resume: Hook | None
+    on_remark: Remark
+    group: Group
+
+
+def _train(options: TrainOptions, out: Path, hooks: Hooks) -> Trained:
+    """Train in a folder that is reserved."""
+    hooks.group.collect("the folder is there")
+    history, data = _fit(options, out, hooks)
+    hooks.group.collect("all is written")
+    run = open_run(out)
+    evaluation = evaluate_run(run, data, "val", hooks.progress, group=hooks.group) if "val_loss" in history[-1] else None
+    if hooks.group.rank == 0:
+        write_run_page(run, history, evaluation, data)
     return Trained(run, evaluation)
 
 
@@ -111,16 +142,14 @@ def _reserved(out: Path, resume: bool) -> Iterator[None]:
         yield
 
 
-def _fit(
-    options: TrainOptions, out: Path, on_epoch: Hook | None, progress: bool, on_resume: Hook | None, on_remark: Remark, group: Group,
-    opened: CaptionData | None,
-) -> tuple[list[dict[str, Any]], CaptionData]:  # fmt: skip
+def _fit(options: TrainOptions, out: Path, hooks: Hooks) -> tuple[list[dict[str, Any]], CaptionData]:
     """Train to the end; return the history and the data. What training itself held in memory is free afterwards."""
+    on_epoch, progress, on_resume, on_remark, group = hooks
     first = group.rank == 0
     config = read_config(out) if place.has_run(out) else None
     if config is not None:
         check_agreement(options, options_of(config, out))
-    data = _data(options, out, config, opened)
+    data = _data(options, out, config)
     model = CaptioningRNN.from_config(_model_config(options, data), data.vocabulary.word_to_idx, seed=options.seed)
     saved = None if config is None else _saved(out, config, data, model, on_remark)
     check_agreement_of_ranks(group, out, settings_of(options), data.stamp, 0 if saved is None else saved.state.iteration)
@@ -161,6 +190,8 @@ def _begin(
         return scaling_of_first(group, options.feature_scaling, data)
     start = open_start(options.start, data, None if config is None else config.get("start_digest"))
     model.params = start.model.params
+    if options.objective == SELF_CRITICAL:
+        sharpen(model.params, options.sharpen)
     return start.scaling
 
 
@@ -184,16 +215,24 @@ def _objective(options: TrainOptions, data: CaptionData, group: Group) -> tuple[
 
 
 def _model_config(options: TrainOptions, data: CaptionData) -> ModelConfig:
-    if len(data.feature_shape) > 1:
-        places = data.feature_shape[0]
-        raise DataError(f"train_run: the features are grids of {places} places, expected one feature a picture; prepare the data without a grid")
+    grid, attends = len(data.feature_shape) > 1, "attention" in options.inject
+    if grid and not attends:
+        raise OptionError(
+            f"train_run: `inject` is {options.inject}, for one feature a picture, and the data has grids of {data.feature_shape[0]} places, expected "
+            "`inject` attention, or attention+every-step; or prepare the data without a grid"
+        )
+    if attends and not grid:
+        raise OptionError(
+            f"train_run: `inject` is {options.inject}, for grids, and the data has one feature a picture, of size {data.feature_dim}, expected places to "
+            "attend to: prepare the data with `grid` 5, or give `inject` every-step"
+        )
     return ModelConfig(len(data.vocabulary), data.feature_shape, options.wordvec, options.hidden, options.cell, options.dropout, options.inject)
 
 
-def _data(options: TrainOptions, out: Path, config: Mapping[str, Any] | None, opened: CaptionData | None) -> CaptionData:
-    """What to train on, which may be `opened` already. For a run to continue it must be the data that the run began with, wherever that is by now."""
+def _data(options: TrainOptions, out: Path, config: Mapping[str, Any] | None) -> CaptionData:
+    """What to train on. For a run to continue it must be the data that the run began with, wherever that is by now."""
     path = Path(options.data or out / DATA)
-    data = opened or (open_data(path) if options.data or path.exists() else stamped(generate(options.seed)))
+    data = open_data(path) if options.data or path.exists() else stamped(generate(options.seed))
     if config is not None and config["data_stamp"] != data.stamp:
         raise DataError(
             f"train_run: {path} is not the data that {out} began with, expected the same, unchanged; give its path as `data`, or begin another run"

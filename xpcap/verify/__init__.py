@@ -9,9 +9,9 @@ from xpcap import layers as our_layers
 from xpcap import optim as our_optim
 from xpcap.backend import get_backend
 from xpcap.models import CaptioningRNN
+from xpcap.verify import attention, lockstep
 from xpcap.verify import captioner as captioners
 from xpcap.verify import layers as of_layers
-from xpcap.verify import lockstep
 from xpcap.verify.optim import rules
 from xpcap.verify.rows import Row, mixed_error, read_cases
 
@@ -23,7 +23,7 @@ def verify(layers: Any = our_layers, optim: Any = our_optim, captioner: type = C
 
     Parameters
     ----------
-    layers : module, or any object, with the functions of the course's ``rnn_layers``
+    layers : module, or any object, with the functions of the course's ``rnn_layers``; attention is checked where it has that as well
     optim : with those of its ``optim``
     captioner : a class like its ``CaptioningRNN``
 
@@ -43,6 +43,7 @@ def verify(layers: Any = our_layers, optim: Any = our_optim, captioner: type = C
         yield from rules(optim, cases)
         yield from of_layers.losses(layers, cases)
         yield from of_layers.gradients(layers, cases)
+        yield from attention.rows(layers)
         yield from captioners.gradients(captioner, cases)
         yield from captioners.directions(captioner, cases)
         if get_backend() != "numpy" and captioner is CaptioningRNN:

@@ -62,6 +62,12 @@ def directions(captioner: Any, cases: Mapping[str, Any]) -> Iterator[Row]:
         _, grads = model.loss(features, captions, **options)
         errors = directional_errors(_loss_of(model, features, captions, **options), model.params, grads, rng)
         yield make_row(f"captioner {cell} along {len(errors)} directions", "float64", max(errors), DIRECTION_TOLERANCE)
+        if ours:
+            attentive = captioner(words, (9, 8), 16, 24, cell, np.float64, dropout=0.3, inject="attention+every-step", seed=cases["seed"])
+            features = rng.standard_normal((12, 9, 8))
+            _, grads = attentive.loss(features, captions, **options)
+            errors = directional_errors(_loss_of(attentive, features, captions, **options), attentive.params, grads, rng)
+            yield make_row(f"captioner {cell} that attends along {len(errors)} directions", "float64", max(errors), DIRECTION_TOLERANCE)
 
 
 def _loss_of(model: Any, features: Array, captions: Array, **options: Any) -> Callable[..., Any]:

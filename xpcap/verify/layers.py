@@ -21,7 +21,7 @@ def values(layers: Any, cases: Mapping[str, Any]) -> Iterator[Row]:
             for (name, expected), got in zip(case["expected"].items(), outputs, strict=False):
                 single = dtype == "float32"
                 error = mixed_error(got, expected) if single else rel_error(got, np.asarray(expected))
-                yield make_row(f"{case['name']} {name}", dtype, error, FLOAT32_TOLERANCE if single else case["rtol"])
+                yield make_row(f"{case.get('label', case['name'])} {name}", dtype, error, FLOAT32_TOLERANCE if single else case["rtol"])
 
 
 def losses(layers: Any, cases: Mapping[str, Any]) -> Iterator[Row]:
@@ -45,28 +45,32 @@ def gradients(layers: Any, cases: Mapping[str, Any]) -> Iterator[Row]:
 
     def inputs(names: str, *shapes: tuple[int, ...]) -> dict[str, Array]:
         np.random.seed(cases["seed"])
-        return dict(zip(names.split(), _randn(*shapes), strict=True))
+        return dict(zip(names.split(), randn(*shapes), strict=True))
 
-    def compare(layer: str, x: Mapping[str, Array], *shapes: tuple[int, ...], fixed: tuple[Array, ...] = ()) -> Iterator[Row]:
-        check = cases["gradient_checks"][f"{layer}_backward"]
-        return _compare(layers, layer, check, x, shapes, fixed)
+    def check(layer: str, x: Mapping[str, Array], *shapes: tuple[int, ...], fixed: tuple[Array, ...] = ()) -> Iterator[Row]:
+        return compare(layers, layer, cases["gradient_checks"][f"{layer}_backward"], x, shapes, fixed)
 
-    yield from compare("rnn_step", inputs("x prev_h Wx Wh b", (4, 5), (4, 6), (5, 6), (6, 6), (6,)), (4, 6))
-    yield from compare("rnn", inputs("x h0 Wx Wh b", (2, 10, 3), (2, 5), (3, 5), (5, 5), (5,)), (2, 10, 5))
+    yield from check("rnn_step", inputs("x prev_h Wx Wh b", (4, 5), (4, 6), (5, 6), (6, 6), (6,)), (4, 6))
+    yield from check("rnn", inputs("x h0 Wx Wh b", (2, 10, 3), (2, 5), (3, 5), (5, 5), (5,)), (2, 10, 5))
     np.random.seed(cases["seed"])
     words = asarray(np.random.randint(5, size=(50, 3)))
-    (W,) = _randn((5, 6))
-    yield from compare("word_embedding", {"W": W}, (50, 3, 6), fixed=(words,))
-    yield from compare("temporal_affine", inputs("x w b", (2, 3, 4), (4, 5), (5,)), (2, 3, 5))
-    yield from compare("lstm_step", inputs("x prev_h prev_c Wx Wh b", (4, 5), (4, 6), (4, 6), (5, 24), (6, 24), (24,)), (4, 6), (4, 6))
-    yield from compare("lstm", inputs("x h0 Wx Wh b", (2, 10, 3), (2, 6), (3, 24), (6, 24), (24,)), (2, 10, 6))
+    (W,) = randn((5, 6))
+    yield from check("word_embedding", {"W": W}, (50, 3, 6), fixed=(words,))
+    yield from check("temporal_affine", inputs("x w b", (2, 3, 4), (4, 5), (5,)), (2, 3, 5))
+    yield from check("lstm_step", inputs("x prev_h prev_c Wx Wh b", (4, 5), (4, 6), (4, 6), (5, 24), (6, 24), (24,)), (4, 6), (4, 6))
+    yield from check("lstm", inputs("x h0 Wx Wh b", (2, 10, 3), (2, 6), (3, 24), (6, 24), (24,)), (2, 10, 6))
 
 
-def _compare(
-    layers: Any, layer: str, check: Mapping[str, float], inputs: Mapping[str, Array], shapes: Sequence[tuple[int, ...]], fixed: tuple[Array, ...]
+def compare(
+    layers: Any,
+    layer: str,
+    check: Mapping[str, float],
+    inputs: Mapping[str, Array],
+    shapes: Sequence[tuple[int, ...]],
+    fixed: tuple[Array, ...] = (),
 ) -> Iterator[Row]:
     """Draw upstream gradients of these shapes, and check a layer's backward against differences of its forward."""
-    forward, upstream = getattr(layers, f"{layer}_forward"), _randn(*shapes)
+    forward, upstream = getattr(layers, f"{layer}_forward"), randn(*shapes)
 
     def output(k: int) -> Callable[[Array], Array]:
         """The k-th output as a function of whichever input is being moved."""
@@ -79,5 +83,5 @@ def _compare(
         yield make_row(f"{layer}_backward d{key}", "float64", rel_error(grad, numeric), check.get(f"accept_d{key}", check["accept"]))
 
 
-def _randn(*shapes: tuple[int, ...]) -> list[Array]:
+def randn(*shapes: tuple[int, ...]) -> list[Array]:
     return [asarray(np.random.randn(*shape)) for shape in shapes]

@@ -24,7 +24,7 @@ from xpcap.workspace import Workspace
 
 TOLERANCE = {"float64": 1e-9, "float32": 3e-5}
 LENGTHS = Lengths(6, 3, 1, 10)
-BACKWARD = ("W_vocab", "b_vocab", "Wh", "b", "Wx", "W_embed", "W_proj", "b_proj")  # the order in which a step computes gradients
+BACKWARD = ("W_vocab", "b_vocab", "Wh", "b", "W_image", "Wattn", "W_proj", "b_proj", "Wx", "W_embed")  # the order in which a step computes gradients
 Place = Callable[[], AbstractContextManager[Any]]  # entered to make a run, and again for each of its steps
 
 
@@ -45,6 +45,13 @@ class Setup:
     learning_rate: float = 2e-3
     epsilon: float = 1e-3  # Adam's
     seed: int = 0
+    inject: str = "init"
+    P: int = 12  # places of a picture, where it is attended to
+
+    @property
+    def features(self) -> int | tuple[int, int]:
+        """Size of a feature, or of a grid."""
+        return (self.P, self.D) if "attention" in self.inject else self.D
 
 
 class Outcome(NamedTuple):
@@ -67,6 +74,9 @@ def rows() -> Iterator[Row]:
         for cell in ("rnn", "lstm"):
             yield _compare(f"lock-step {cell} with numpy", Setup(cell, dtype), on("numpy"), tolerance)
             yield _compare(f"same bits twice {cell}", Setup(cell, dtype), on(get_backend()), 0.0)
+        attentive = Setup("lstm", dtype, inject="attention+every-step")
+        yield _compare("lock-step lstm that attends with numpy", attentive, on("numpy"), tolerance)
+        yield _compare("same bits twice lstm that attends", attentive, on(get_backend()), 0.0)
 
 
 def _compare(label: str, setup: Setup, other: Place, tolerance: float) -> Row:
@@ -123,7 +133,7 @@ def distance(x: np.ndarray, y: np.ndarray) -> float:
 
 def _draw(setup: Setup) -> CaptionData:
     """Captions for two and a half batches, every third with a word missing."""
-    data = draw_data(2 * setup.N + setup.N // 2, setup.D, setup.V, setup.seed, LENGTHS)
+    data = draw_data(2 * setup.N + setup.N // 2, setup.features, setup.V, setup.seed, LENGTHS)
     captions = data.split("train").captions
     captions[::3, 2] = np.where(captions[::3, 3] == data.vocabulary.null, captions[::3, 2], data.vocabulary.null)
     return data
@@ -152,10 +162,10 @@ class _Run:
     """One of the two."""
 
     def __init__(self, setup: Setup, data: CaptionData, place: Place) -> None:
-        words, sizes = data.vocabulary.word_to_idx, (setup.D, setup.W, setup.H)
+        words, sizes = data.vocabulary.word_to_idx, (setup.features, setup.W, setup.H)
         self._place = place
         with place():
-            self._model = _Keeping(words, *sizes, setup.cell, setup.dtype, dropout=setup.dropout, seed=setup.seed)
+            self._model = _Keeping(words, *sizes, setup.cell, setup.dtype, dropout=setup.dropout, inject=setup.inject, seed=setup.seed)
             self._solver = CaptioningSolver(
                 self._model,
                 data,
@@ -170,7 +180,7 @@ class _Run:
         """Take a step, and bring all that it computed to the host, in that order."""
         with self._place():
             found = {"loss": self._solver.step(features, captions)}
-            found |= {f"d{name}": self._model.grads[name] for name in BACKWARD}
+            found |= {f"d{name}": self._model.grads[name] for name in BACKWARD if name in self._model.grads}
             found["norm"] = global_norm(self._model.grads.flat)
             for moment in ("m", "v"):
                 found |= {f"{moment} of {name}": config[moment] for name, config in self._solver.optim_configs.items()}

@@ -32,9 +32,9 @@ def mixed_error(x: Any, y: Any) -> float:
     return float(np.max(np.abs(a - b) / (1 + np.abs(b))))
 
 
-def read_cases() -> dict[str, Any]:
-    """The published numbers, with their source, from conformance.json."""
-    return json.loads(resources.files("xpcap.verify").joinpath("conformance.json").read_text(encoding="utf-8"))
+def read_cases(name: str = "conformance") -> dict[str, Any]:
+    """The cases of a file here, with their source: the course's published numbers, or those of "attention", which are ours."""
+    return json.loads(resources.files("xpcap.verify").joinpath(f"{name}.json").read_text(encoding="utf-8"))
 
 
 def read_array(spec: Any, dtype: str | None) -> Array:

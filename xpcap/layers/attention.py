@@ -1,0 +1,172 @@
+"""Dot-product attention over the places of a picture: by itself, and beside the steps of a recurrent cell.
+
+Source: the form of UMich EECS 498-007, assignment 5; the scaled dot product is Vaswani et al. 2017, section 3.2.1, with the places as keys and values.
+"""
+
+from typing import NamedTuple
+
+from xpcap.attending import attend_backward_steps, attend_steps, attention_sum
+from xpcap.backend import Array, get_array_module
+from xpcap.layers.checks import check_arrays, check_upstream
+from xpcap.layers.rows import Rows
+from xpcap.loops import Step, TakeStep, row_products_add, row_products_transpose, single_step
+from xpcap.ops import product
+from xpcap.workspace import Buffer, fresh
+
+
+class DotProductCache(NamedTuple):
+    """Cache of dot_product_attention_forward."""
+
+    prev_h: Array  # (N, H)
+    A: Array  # (N, P, H), whatever layout was given
+    weights: Array  # (N, P)
+    shape: tuple[int, ...]  # of A as it was given
+
+
+def dot_product_attention_forward(prev_h: Array, A: Array) -> tuple[Array, Array, DotProductCache]:
+    """Attend to the places of each picture from a state.
+
+    scores = A . prev_h / sqrt(H);  attn_weights = softmax(scores) over the places;  attn = attn_weights . A
+
+    Parameters
+    ----------
+    prev_h : array (N, H), float
+    A : array (N, P, H), float; the places, projected to the size of a state. (N, H, K, K), the layout of the assignment, does as well
+
+    Returns
+    -------
+    attn : array (N, H), float; the context
+    attn_weights : array (N, P), float, rows sum to 1; (N, K, K) for the other layout
+    cache : for dot_product_attention_backward
+
+    Raises
+    ------
+    TypeError, ValueError : libraries, dtypes or shapes do not match, or there is no place.
+    """
+    check_places("dot_product_attention_forward", A, "prev_h:N,H", prev_h)
+    places = to_places(A)
+    xp, (N, P, H) = get_array_module(A), places.shape
+    weights, context = xp.empty((N, P), A.dtype), xp.empty((N, H), A.dtype)
+    attend_steps(prev_h, places, weights, context)(single_step(N))
+    return context, weights.reshape(N, *_grid(A)), DotProductCache(prev_h, places, weights.copy(), A.shape)
+
+
+def dot_product_attention_backward(dattn: Array, cache: DotProductCache) -> tuple[Array, Array]:
+    """Gradients of dot_product_attention_forward: dattn (N, H) to dprev_h (N, H), dA (shape of A). The weights themselves are not taken to have any.
+
+    dweights = A . dattn;  dscores = attn_weights * (dweights - attn_weights . dweights) / sqrt(H)
+    dprev_h = dscores . A;  dA = attn_weights (x) dattn + dscores (x) prev_h
+    """
+    prev_h, A, weights, shape = cache
+    check_upstream("dot_product_attention_backward", "dattn", dattn, prev_h.shape, prev_h)
+    xp = get_array_module(A)
+    dscores, dprev_h = xp.empty_like(weights), xp.zeros_like(prev_h)
+    attend_backward_steps(dattn, A, weights, dscores, dprev_h)(single_step(len(A)))
+    dA = weights[:, :, None] * dattn[:, None, :] + dscores[:, :, None] * prev_h[:, None, :]  # (N, P, H): A is read twice
+    return dprev_h, from_places(dA, shape)
+
+
+class Attention:
+    """A step's `beside` that attends: context @ Wattn, with context = dot-product attention to the places of the row's sequence, from h_prev.
+
+    Parameters
+    ----------
+    A : array (N, P, H), float; the places of each sequence's picture, in the order of the sequences
+    Wattn : array (H, G), float
+    buffer : memory for cache and results; None allocates
+
+    Attributes
+    ----------
+    weights : array (R, P), float; where each row looked, after the forward pass
+    """
+
+    weights: Array
+    _context: Array  # (R, H)
+    _h: Array  # the stack of states
+    _dcontext: Array  # (R, H)
+    _dscores: Array  # (R, P)
+
+    def __init__(self, A: Array, Wattn: Array, buffer: Buffer | None = None) -> None:
+        check_arrays("Attention", "A:N,P,H Wattn:H,G", A, Wattn)
+        self._A, self._Wattn, self._buffer = A, Wattn, buffer or fresh(A)
+
+    @property
+    def hidden(self) -> int:
+        """H, the size of a place and of a state."""
+        return self._A.shape[2]
+
+    def start(self) -> Array:
+        """h0 = mean of A over the places, (N, H): the state that the steps start from; an LSTM's c0 too."""
+        N, _, H = self._A.shape
+        return self._A.mean(axis=1, out=self._buffer("h0", (N, H)))
+
+    def forward_steps(self, h: Array, r: Array) -> TakeStep:
+        """As in layers.Beside."""
+        buffer, R, (N, P, H) = self._buffer, len(r), self._A.shape
+        self._h, self.weights, self._context = h, buffer("weights", (R, P)), buffer("context", (R, H))
+        attend = attend_steps(h, self._A, self.weights, self._context)
+        add = row_products_add(self._context, self._Wattn, r, buffer("r", (N, r.shape[1])))
+
+        def take(step: Step) -> None:
+            attend(step)
+            add(step.first, step.first, step.n)
+
+        return take
+
+    def backward_steps(self, da: Array, dh_prev: Array) -> TakeStep:
+        """As in layers.Beside."""
+        buffer, (N, _, H) = self._buffer, self._A.shape
+        self._dcontext, self._dscores = buffer("dcontext", self._context.shape), buffer("dscores", self.weights.shape)
+        multiply = row_products_transpose(da, self._Wattn, self._dcontext, buffer("scratch", (N * H,)))
+        attend = attend_backward_steps(self._dcontext, self._A, self.weights, self._dscores, dh_prev)
+
+        def take(step: Step) -> None:
+            multiply(step.first, step.first, step.n)
+            attend(step)
+
+        return take
+
+    def gradients(self, da: Array, dh0: Array, rows: Rows, dWattn: Array | None = None) -> tuple[Array, Array]:
+        """The gradients after the loop.
+
+        Parameters
+        ----------
+        da : array (R, G), float; of the pre-activations
+        dh0 : array (N, H), float; of all that `start` went into. It is overwritten
+        dWattn : array (H, G) to write to; None allocates
+
+        Returns
+        -------
+        dA (N, P, H), dWattn (H, G)
+        """
+        dWattn = product(self._context.T, da, out=self._buffer("dWattn", self._Wattn.shape) if dWattn is None else dWattn)
+        dA = attention_sum(self.weights, self._dcontext, self._dscores, self._h, rows, self._buffer("dA", self._A.shape))
+        dh0 /= self._A.shape[1]
+        dA += dh0[:, None]  # each place has its share of the mean
+        return dA, dWattn
+
+
+def check_places(function: str, A: Array, shapes: str, *arrays: Array, note: str = "") -> None:
+    """check_arrays with A last, in either layout; its H is that of the others. ValueError : A has no place."""
+    layout = "N,H,J,K" if getattr(A, "ndim", 3) == 4 else "N,P,H"
+    check_arrays(function, f"{shapes} A:{layout}", *arrays, A, note=note)
+    if 0 in _grid(A):
+        raise ValueError(f"{function}: A has shape {A.shape}, expected at least one place")
+
+
+def to_places(A: Array) -> Array:
+    """A as (N, P, H): itself, or (N, H, K, K) with the places, row by row, before the units."""
+    if A.ndim == 3:
+        return A
+    N, H, down, across = A.shape
+    return get_array_module(A).ascontiguousarray(A.reshape(N, H, down * across).transpose(0, 2, 1))
+
+
+def from_places(x: Array, shape: tuple[int, ...]) -> Array:
+    """The inverse of to_places: x (N, P, H) in the layout that an A of `shape` has."""
+    return x if len(shape) == 3 else x.transpose(0, 2, 1).reshape(shape)
+
+
+def _grid(A: Array) -> tuple[int, ...]:
+    """The axes of the places: (P,), or (K, K)."""
+    return A.shape[1:2] if A.ndim == 3 else A.shape[2:]

@@ -1,0 +1,69 @@
+"""How the image enters: from features to the state before the first word, to a term of every step, and to places that steps attend to; and back."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from xpcap.attending import gather_places
+from xpcap.backend import Array
+from xpcap.layers.attention import Attention
+from xpcap.layers.rows import Rows
+from xpcap.loops import sequence_sum
+from xpcap.models.config import ModelConfig
+from xpcap.models.parameters import Parameters
+from xpcap.ops import add_product, gather, product
+from xpcap.workspace import Buffer
+
+
+class Image(NamedTuple):
+    """What is made of the features of N captions, and what backward needs of it."""
+
+    x: Array  # (N, D) after dropout; of grids (N*P, D), place by place
+    h0: Array  # (N, H)
+    term: Array | None  # (N, G), of every step's pre-activation
+    attention: Attention | None  # what each step adds of its own
+
+    def start(self, states: int) -> tuple[Array | None, ...]:
+        """The state before the first step, of so many arrays. With attention all are h0, else all but the first are None: zeros."""
+        return (self.h0, *[None if self.attention is None else self.h0] * (states - 1))
+
+
+def image_forward(
+    config: ModelConfig, params: Parameters, table: Array, order: Array, mask: Array | None, buffer: Buffer
+) -> Image:  # fmt: skip
+    """From features table[order], with dropout if there is a mask (N, D)."""
+    *_, D = config.feature_shape
+    N, H, keep, attention = len(order), config.hidden, 1 - config.dropout, None
+    if config.attends:
+        P, _ = config.feature_shape
+        x = gather_places(table, order, buffer("x", (N, P, D)), mask, keep).reshape(N * P, D)
+        A = product(x, params["W_proj"], out=buffer("A", (N * P, H)))
+        A += params["b_proj"]
+        attention = Attention(A.reshape(N, P, H), params["Wattn"], buffer.scope("attention"))
+        h0 = attention.start()
+    else:
+        x = gather(table, order, buffer("x", (N, D)), mask, keep)
+        h0 = product(x, params["W_proj"], out=buffer("h0", (N, H)))
+        h0 += params["b_proj"]
+    term = product(h0, params["W_image"], out=buffer("image", (N, len(params["b"])))) if config.every_step else None
+    return Image(x, h0, term, attention)
+
+
+def image_backward(
+    config: ModelConfig, params: Parameters, da: Array, dstate0: Sequence[Array], rows: Rows, image: Image, grads: Parameters, buffer: Buffer
+) -> None:  # fmt: skip
+    """Write the gradients of W_proj, b_proj, W_image and Wattn to `grads`, given da (R, G) and dstate0 of a loop over rows. dstate0 is overwritten."""
+    x, h0, term, attention = image
+    dh0, *others = dstate0
+    if term is not None:
+        dterm = sequence_sum(da, rows, buffer("dimage", term.shape))  # (N, G)
+        product(h0.T, dterm, out=grads["W_image"])
+        add_product(dterm, params["W_image"].T, dh0, buffer("dh0 of image", dh0.shape))
+    if attention is None:
+        dprojected = dh0
+    else:
+        for other in others:  # c0 is h0
+            dh0 += other
+        dA, _ = attention.gradients(da, dh0, rows, grads["Wattn"])
+        dprojected = dA.reshape(len(x), config.hidden)
+    product(x.T, dprojected, out=grads["W_proj"])
+    dprojected.sum(axis=0, out=grads["b_proj"])
