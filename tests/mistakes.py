@@ -73,7 +73,7 @@ def kernel(op: str, dtype: str = "float32") -> str:
 OPS, LOOPS, OPTIM, FOLDER = "xpcap/ops.py", "xpcap/loops.py", "xpcap/optim.py", "xpcap/runs/folder.py"
 CELLS, LSTM, ROWS, VOCABULARY = (f"xpcap/layers/{name}.py" for name in ("cells", "lstm", "rows", "vocabulary"))
 NETWORK, ENTRY, PACKING, DECODING, READING = (f"xpcap/models/{name}.py" for name in ("network", "entry", "packing", "decoding", "reading"))
-BEAMS, MEAN, TRANSCRIPT = (f"xpcap/models/{name}.py" for name in ("beam", "scores", "transcript"))
+BEAMS, MEAN, TRANSCRIPT, IMAGE = (f"xpcap/models/{name}.py" for name in ("beam", "scores", "transcript", "image"))
 SOLVER, WATCH, FEED, BACKEND = "xpcap/training/solver.py", "xpcap/training/watch.py", "xpcap/data/feed.py", "xpcap/backend.py"
 KERNELS = "xpcap/kernels/"
 ATTENTION = KERNELS + "attention.cu"
@@ -83,7 +83,7 @@ MISTAKES = [
     # What NumPy takes and CuPy does not
     Mistake(
         "np-for-xp", "np. for xp. in the mathematics",
-        NETWORK, "backward", '$here(..., out=grads["W_proj"])', "np.dot",
+        IMAGE, "image_backward", '$here(..., out=grads["W_proj"])', "__import__('numpy').dot",
         STEP, "numpy.dot was called on a device array",
     ),
     Mistake(
