@@ -334,6 +334,11 @@ MISTAKES = [
         SECOND_DEVICE, "the handle belongs to device 0, and device 1 is the current one",
     ),
     Mistake(
+        "stream-of-their-own", "products run on a stream of their own, which waits for no kernel",
+        CUBLAS, "gemm", "$xp.cuda.device.get_cublas_handle()", "$xp.cuda.Stream(non_blocking=True).use() and $xp.cuda.device.get_cublas_handle()",
+        kernel("product"), "expected the null stream",
+    ),
+    Mistake(
         "no-cublas", "nobody asks whether the binding of cuBLAS can be loaded",
         CUBLAS, "_fits", '_binding(sys.modules["cupy"])', "True",
         WITHOUT_CUBLAS, "'NoneType' object has no attribute 'sgemm'",

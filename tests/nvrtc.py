@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 ARCHITECTURES = ("sm_75", "sm_80", "sm_86", "sm_89", "sm_90", "sm_100", "sm_120")
 OPTIONS = ("-ftz=true", "--std=c++17", "-Xptxas", "-v")  # the first two are CuPy's; the rest makes ptxas report what a kernel uses
+FOR_NVRTC = ("--device-as-default-execution-space",)  # CuPy's, too; nvcc has no such option
 
 
 class UnavailableError(Exception):
@@ -117,7 +118,7 @@ def _known(nvrtc: ctypes.CDLL) -> list[str]:
 
 
 def _by_nvrtc(nvrtc: ctypes.CDLL, text: str, real: str, arch: str) -> Compiled:
-    options = [option.encode() for option in (*OPTIONS, f"-arch={arch}", f"-DREAL={real}")]
+    options = [option.encode() for option in (*OPTIONS, *FOR_NVRTC, f"-arch={arch}", f"-DREAL={real}")]
     program = ctypes.c_void_p()
     _check(nvrtc, nvrtc.nvrtcCreateProgram(ctypes.byref(program), text.encode(), b"kernel.cu", 0, None, None))
     try:

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import textwrap
 import types
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -188,6 +189,20 @@ def test_slow_steps_are_warmed_up_by_two_cycles_and_timed_three_times_in_all_rou
     timer.warm_up()
     assert timer.run() == 600
     assert blocks == [2, 2, 2, 2]  # two blocks of a cycle in each of two rounds
+
+
+def test_a_block_keeps_no_loss() -> None:
+    losses: list[weakref.ref[np.ndarray]] = []
+    alive: list[int] = []
+
+    def step(_: int) -> np.ndarray:
+        alive.append(sum(loss() is not None for loss in losses))
+        losses.append(weakref.ref(loss := np.zeros(())))
+        return loss
+
+    Timer(step, host_clock, bench.Plan(warm_ms=0, block_ms=0)).warm_up()
+    assert len(alive) == 6
+    assert not any(alive)
 
 
 def test_what_is_timed_trains() -> None:

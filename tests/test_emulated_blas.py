@@ -173,6 +173,17 @@ def test_emulated_raw_products_refuse_other_dtypes_devices_and_threads(xp: Modul
     assert "belongs to another thread" in said[0]
 
 
+def test_emulated_work_is_refused_on_a_stream_of_its_own(xp: ModuleType) -> None:
+    """CuPy's binding gives each product to the current stream, as CuPy does with kernels; nothing orders two streams."""
+    given = Operands(xp)
+    assert xp.cuda.Stream(non_blocking=True).use() is xp.cuda.get_current_stream() != xp.cuda.Stream.null
+    for name, use in (("sgemm", given.call), ("add", lambda: given.device[0] + 1)):
+        with pytest.raises(ValueError, match=f"{name}: was given to <Stream .*, expected the null stream"):
+            use()
+    xp.cuda.Stream.null.use()
+    given.call()
+
+
 def test_emulated_raw_products_refuse_freed_memory(xp: ModuleType) -> None:
     given = Operands(xp)
     view = given.parts[0]

@@ -9,12 +9,14 @@ from emulated import Emulator
 from test_emulated_step import make
 
 import xpcap
+from xpcap.training.selection import SELECT
 from xpcap.training.warming import warm_up
 
 
+@pytest.mark.parametrize("select", SELECT)
 @pytest.mark.parametrize("cell", ["lstm", "rnn"])
-def test_emulated_warm_up_launches_all_that_training_will_and_changes_nothing(cell: str, device: Emulator) -> None:
-    cold, warm = (make("cupy", cell) for _ in range(2))
+def test_emulated_warm_up_launches_all_that_training_will_and_changes_nothing(cell: str, select: str, device: Emulator) -> None:
+    cold, warm = (make("cupy", cell, select=select) for _ in range(2))
     with device.counting() as counts:
         warm_up(warm)
     with device.counting() as training:

@@ -106,10 +106,19 @@ class Event:
 
 
 class Stream:
-    """The null stream; xpcap has no other."""
+    """A stream: the null stream, or one of its own, which can be made current, but is given no work (`Emulator.launch`)."""
 
-    ptr = 0
     done = True
+
+    def __init__(self, null: bool = False, non_blocking: bool = False, ptds: bool = False, priority: int | None = None) -> None:
+        self.ptr = 0 if null else id(self)
+
+    def use(self) -> "Stream":
+        EMULATOR.stream = self if self.ptr else None
+        return self
+
+    def __repr__(self) -> str:
+        return f"<Stream {self.ptr}>"
 
     def synchronize(self) -> None:
         EMULATOR.wait("Stream.synchronize")
@@ -123,7 +132,7 @@ class Stream:
         """Work on the device waits, the host does not."""
 
 
-Stream.null = Stream()
+Stream.null = Stream(null=True)
 
 
 def get_elapsed_time(start_event: Event, end_event: Event) -> float:
@@ -220,7 +229,7 @@ def namespace() -> Module:
         deviceSynchronize=lambda: EMULATOR.wait("deviceSynchronize"),
         CUDARuntimeError=real.look_up("cuda.runtime.CUDARuntimeError"),
     )
-    streams = {"Stream": Stream, "Event": Event, "get_current_stream": lambda: Stream.null, "get_elapsed_time": get_elapsed_time}
+    streams = {"Stream": Stream, "Event": Event, "get_current_stream": lambda: EMULATOR.stream or Stream.null, "get_elapsed_time": get_elapsed_time}
     devices = {"Device": Device, "get_device_id": lambda: EMULATOR.current, "get_cublas_handle": get_cublas_handle}
     return Cuda(
         "cuda",

@@ -210,6 +210,15 @@ class Emulator(Counts):
         self.contexts.add(device)
 
     @property
+    def stream(self) -> Any:
+        """The stream that this thread has made current; None for the null stream."""
+        return getattr(self._thread, "stream", None)
+
+    @stream.setter
+    def stream(self, stream: Any) -> None:
+        self._thread.stream = stream
+
+    @property
     def has_context(self) -> bool:
         """Whether this thread has a context by now."""
         return hasattr(self._thread, "device")
@@ -230,10 +239,15 @@ class Emulator(Counts):
             getattr(counts, events).append(event)
             counts.events.append(event)
 
+    def _launched(self, kind: str, name: str, where: str) -> None:
+        if self.stream is not None:
+            raise ValueError(f"{name}: was given to {self.stream!r}, expected the null stream, where all other work of xpcap is")
+        self._record("launches", Launch(kind, name, where))
+
     def launch(self, kind: str, name: str, *scratch: int) -> None:
         """A launch, and the bytes of each piece of memory that CuPy takes for it besides its result."""
         where = place()
-        self._record("launches", Launch(kind, name, where))
+        self._launched(kind, name, where)
         for nbytes in filter(None, scratch):
             self._record("allocations", Allocation(nbytes, where))
 
@@ -244,7 +258,7 @@ class Emulator(Counts):
     def multiply(self, name: str, A: "Footprint", B: "Footprint", C: "Footprint") -> None:
         """A raw product: one launch, and the memory that it reads and writes."""
         where = place()
-        self._record("launches", Launch("product", name, where))
+        self._launched("product", name, where)
         self._record("products", Product(name, A, B, C, where))
 
     def wrote(self, name: str, changes: "dict[str, Changes]") -> None:

@@ -25,7 +25,7 @@ from xpcap.models import CaptioningRNN
 from xpcap.training.solver import CaptioningSolver
 
 SIZES = (25, 64, 128)
-DROPOUTS = (0.0, 0.5)  # 0.5 is the default of `train`
+DROPOUTS = (0.0, 0.5)  # a step makes the same calls whatever the share, so also with 0.4, the default of `train`
 STEPS, WARM_UP = 400, 20
 BATCHES = 50  # the steps go round them
 KEPT = 10  # one in so many steps counts: those that lost least time to other processes

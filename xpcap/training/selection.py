@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -9,10 +10,20 @@ import numpy as np
 from xpcap.data.dataset import CaptionData, spread
 from xpcap.groups import ALONE, Group, batches
 from xpcap.metrics.cider import CiderD
+from xpcap.models import Policy
+from xpcap.models.transcript import Transcript
 
 SELECT = ("loss", "cider")
 MOST = 1000  # pictures, at most, that are captioned after an epoch
 AT_ONCE = 250
+
+
+@dataclass(frozen=True, kw_only=True)
+class _HalfStop(Policy):
+    """Greedy decoding in which every other caption leaves the batch after its first word, as captions do that end."""
+
+    def settled(self, said: Transcript) -> np.ndarray:
+        return said.ended | ((said.lengths > 0) & (np.arange(len(said.ended)) % 2 == 1))
 
 
 class CaptionScore:
@@ -27,6 +38,7 @@ class CaptionScore:
         written = data.reference_words("val")
         self._pictures = np.array(list(written))[spread(len(written), MOST)]
         self._score = CiderD([written[picture] for picture in self._pictures.tolist()])
+        self._forbid = data.vocabulary.null, data.vocabulary.start, data.vocabulary.unk
 
     def __call__(self, model: Any, between: Callable[[], None]) -> dict[str, float]:
         """Of a model's captions now the score, the share that differs, and the mean of their words.
@@ -36,7 +48,7 @@ class CaptionScore:
         words, mine = self._data.vocabulary, []
         for batch in batches(self._group, len(self._pictures), AT_ONCE):
             if len(pictures := self._pictures[batch]):
-                ids = model.sample(self._data.features("val", pictures), self._data.max_words, forbid=(words.null, words.start, words.unk))
+                ids = model.sample(self._data.features("val", pictures), self._data.max_words, forbid=self._forbid)
                 mine += [words.words(caption) for caption in ids]
             between()
         said = [caption for share in self._group.collect(json.dumps(mine)) for caption in json.loads(share)]
@@ -46,3 +58,7 @@ class CaptionScore:
             "val_distinct": len({tuple(words) for words in said}) / n,
             "val_length": sum(map(len, said)) / n,
         }
+
+    def warm_up(self, model: Any) -> None:
+        """Caption a batch for three words, the fewest after which one that has ended leaves the batch on a device, which reads a step late."""
+        model.sample(self._data.features("val", self._pictures[:AT_ONCE]), policy=_HalfStop(max_length=3, forbid=self._forbid))

@@ -39,6 +39,11 @@ class Judge:
             figures |= self._captions(model, between)
         return figures
 
+    def warm_up(self, model: Any) -> None:
+        """Do once what captioning does on a device."""
+        if self._captions is not None:
+            self._captions.warm_up(model)
+
     def _scored(self, model: Any, split: str, most: int, between: Callable[[], None]) -> TeacherForced:
         return teacher_forced(model, self._feed, split, spread(len(self._data.split(split).captions), most), between=between, group=self._group)
 

@@ -20,12 +20,10 @@ def warm_up(solver: CaptioningSolver) -> None:
     if not is_device_array(flat):
         return
     model, record = copy.copy(solver.model), StepRecord(flat, 1)
-    numbers = solver._visits[: solver.batch_size]
-    batch = solver._feed.minibatch("train", numbers)._replace(step=0)  # sends the features, which stay there
+    batch = solver._feed.minibatch("train", solver._visits[: solver.batch_size])._replace(step=0)  # sends the features, which stay there
     loss, grads = solver.objective(model, batch, Workspace(flat, 1))
     norm = global_norm(grads.flat) if solver.clip_norm is None else optim.clip_by_global_norm(grads.flat, solver.clip_norm)
     Descent(solver.update_rule, solver.optim_config, flat).update(model.params.flat, grads.flat)
     record.add(loss, norm)
-    if solver.select == "cider":
-        model.sample(solver.data.features("train", solver.data.split("train").image_idxs[numbers]), 1)
+    solver._judge.warm_up(model)
     float(model.score(batch.features, batch.captions).nll)  # waits, so that the work itself is done too
