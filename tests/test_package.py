@@ -62,7 +62,7 @@ def options(few_pictures: None) -> TrainOptions:
     """A run to train from x.h5 in the working folder, which has pictures beside it; every path is text."""
     write_dataset("x.h5", few(0))
     write_pictures(Path("pictures"), few(0), "val")
-    return TrainOptions(data="x.h5", out="runs/x", hidden=8, wordvec=4, epochs=1, dropout=0.2, lr_decay=0.9, inject="init")
+    return TrainOptions(data="x.h5", out="runs/x", hidden=8, wordvec=4, epochs=1, score_epochs=0, dropout=0.2, lr_decay=0.9, inject="init")
 
 
 def test_text_works_wherever_a_path_does(options: TrainOptions) -> None:

@@ -217,7 +217,6 @@ class TestTrainFrom:
 # Both stages in one run
 
 STEPS_OF_FIRST = 2 * (15 + 4)  # pauses of the first stage: two epochs of 300 captions in steps of 20, each followed by four pauses
-DROPOUT = 0.0  # of the second stage
 STAGED = [*SMALL, "--dropout", 0.2, "--score-epochs", 2, "--samples", 3, "--batch-size", 20]
 
 
@@ -240,7 +239,7 @@ class TestStages:
     def test_the_second_stage_is_training_on_the_score_from_the_first(self, staged: Path, tmp_path: Path) -> None:
         """The same bytes as the two commands give, one after the other."""
         good("train", "--out", tmp_path / "cross-entropy", *STAGED, "--score-epochs", 0)
-        good("train", "--from", tmp_path / "cross-entropy", "--out", tmp_path / "run", *TUNED, "--dropout", DROPOUT)
+        good("train", "--from", tmp_path / "cross-entropy", "--out", tmp_path / "run", *TUNED)
         for ours, theirs in ((staged / "cross-entropy", tmp_path / "cross-entropy"), (staged, tmp_path / "run")):
             for name in ("best.safetensors", "last.safetensors", "history.jsonl"):
                 assert (ours / name).read_bytes() == (theirs / name).read_bytes()

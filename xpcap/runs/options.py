@@ -84,8 +84,7 @@ GENERATED = TrainOptions(
 
 # Of training on the score itself, where they differ from those of the run that it starts from.
 ON_SCORE: dict[str, Any] = {
-    "objective": SELF_CRITICAL, "epochs": 10, "lr": 1e-4, "lr_decay": LINEAR, "select": "cider", "dropout": 0.0, "smoothing": 0.0, "patience": 0,
-    "score_epochs": 0,
+    "objective": SELF_CRITICAL, "epochs": 5, "score_epochs": 0, "lr": 1e-4, "lr_decay": LINEAR, "select": "cider", "smoothing": 0.0, "patience": 0,
 }  # fmt: skip
 
 
