@@ -2,6 +2,7 @@
 
 from xpcap.groups import ALONE, Group
 from xpcap.training.objectives import Objective, cross_entropy, smoothed_cross_entropy
+from xpcap.training.self_critical import SelfCritical, sharpen
 from xpcap.training.solver import CaptioningSolver
 
-__all__ = ["ALONE", "CaptioningSolver", "Group", "Objective", "cross_entropy", "smoothed_cross_entropy"]
+__all__ = ["ALONE", "CaptioningSolver", "Group", "Objective", "SelfCritical", "cross_entropy", "sharpen", "smoothed_cross_entropy"]
