@@ -7,7 +7,7 @@ import numpy as np
 
 from xpcap.encoders.area import WHOLE_PICTURE, Area
 
-DIMMEST = 0.8  # opacity of the black veil over a place without weight
+DIMMEST = 0.75  # opacity of the black veil over a place without weight
 ROUNDING = 1e-3  # the weights of a word may add up to so much more or less than 1
 
 
