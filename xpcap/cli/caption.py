@@ -126,11 +126,12 @@ def _print(captions: Sequence[PictureCaption], skipped: Sequence[Skipped], as_js
 
 
 def _object(caption: PictureCaption) -> dict[str, Any]:
-    one = caption._asdict() | {
-        "n_best": [ranked._asdict() for ranked in caption.n_best],
-        "attention": [[round(weight, DIGITS) for weight in weights] for weights in caption.attention],
-    }
-    return {key: value for key, value in one.items() if value or key not in ("n_best", "attention")}
+    one = {key: value for key, value in caption._asdict().items() if key not in ("n_best", "attention")}
+    if caption.n_best:
+        one["n_best"] = [ranked._asdict() for ranked in caption.n_best]
+    if caption.attention is not None:
+        one["attention"] = [[round(weight, DIGITS) for weight in weights] for weights in caption.attention]
+    return one
 
 
 def _write(

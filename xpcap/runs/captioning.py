@@ -31,7 +31,7 @@ class Caption(NamedTuple):
 
     words: list[str]
     probabilities: list[float]
-    attention: Sequence[Sequence[float]] = ()
+    attention: Sequence[Sequence[float]] | None = None
 
     @property
     def text(self) -> str:
@@ -47,7 +47,7 @@ class PictureCaption(NamedTuple):
     probabilities: list[float]
     references: list[str]
     n_best: Sequence[Ranked] = ()
-    attention: Sequence[Sequence[float]] = ()
+    attention: Sequence[Sequence[float]] | None = None
 
 
 def data_of(run: Run, data: CaptionData | str | Path | None = None) -> CaptionData:
@@ -188,7 +188,7 @@ def say(
     """The same as `caption_features`, each with the n best captions if they come out of a beam; with `attend` also `where_looked`."""
     said = model.say(features, _within(policy or Policy(max_length=max_words), vocabulary, max_words), numbers)
     captions = [vocabulary.words(ids[0]) for ids in said.captions]
-    looked = where_looked(model, vocabulary, features, captions) if attend else [()] * len(captions)
+    looked = where_looked(model, vocabulary, features, captions) if attend else [None] * len(captions)
     for words, where, ids, probabilities, totals in zip(captions, looked, *said, strict=True):
         best = zip(ids, totals.tolist(), strict=True) if isinstance(policy, Beam) else ()
         ranked = [Ranked(" ".join(vocabulary.words(one)), total) for one, total in best if total > -np.inf]
@@ -197,10 +197,10 @@ def say(
 
 def where_looked(
     model: Any, vocabulary: Vocabulary, features: np.ndarray, captions: Sequence[Sequence[str]]
-) -> Sequence[Sequence[Sequence[float]]]:  # fmt: skip
-    """For each caption, given as words, what each place weighed as each word was chosen: (T, P), rows add up to 1. () if the model does not attend."""
+) -> Sequence[Sequence[Sequence[float]] | None]:  # fmt: skip
+    """For each caption, given as words, what each place weighed as each word was chosen: (T, P), rows add up to 1. None if the model does not attend."""
     if not model.config.attends:
-        return [()] * len(captions)
+        return [None] * len(captions)
     weights = model.attention(features, vocabulary.encode_words(captions, max(1, *map(len, captions))))
     return [of_one[: len(words)].tolist() for of_one, words in zip(weights, captions, strict=True)]
 

@@ -168,7 +168,7 @@ def _card(run: Run, caption: PictureCaption, look: Look, note: str = "") -> Card
 
 def _looked(run: Run, caption: PictureCaption, picture: np.ndarray | None) -> Looked | None:
     """Where the run looked, over the part of the picture that its encoder sees. None: it is not known, or the places are not K x K."""
-    weights = np.array(caption.attention)
+    weights = np.array(caption.attention or ())
     side = math.isqrt(weights.size // len(weights)) if weights.size else 0
     if picture is None or not side or side * side != weights.shape[1]:
         return None
