@@ -93,7 +93,7 @@ def test_json_pages_and_pngs_of_new_pictures_have_the_same_weights(made: Path, t
             exact = run.model.attention(features, run.vocabulary.encode_words([words], len(words)))[0, : len(words)]
             np.testing.assert_allclose(weights, exact, atol=6e-5)
             for of_word in exact:
-                assert np.abs(next(shown) - veil(of_word.reshape(3, 3)).astype(int)).max() <= 1
+                assert np.abs(next(shown).astype(int) - veil(of_word.reshape(3, 3))).max() <= 1
         assert next(shown, None) is None
         assert decode(png.read_bytes()).shape[1] > 900  # with small pictures beside each
     assert "attention" not in json.loads(good("evaluate", made / "run0", "--json").stdout)
@@ -145,7 +145,7 @@ def test_a_veil_is_clear_where_the_weight_is_largest_and_the_area_is_kept_to() -
     weights[2, 0] = 1
     seen = dim(picture, weights)
     row, column = np.array(np.unravel_index(seen[..., 0].argmax(), (60, 120)))
-    assert (seen.max(), seen.min()) == (200, round(200 * (1 - round(255 * DIMMEST) / 255)))
+    assert (seen.max(), seen.min()) == (200, round(200 * (1 - DIMMEST)))
     assert row >= 40
     assert column < 40
     assert (seen[:20] == seen.min()).all()

@@ -7,7 +7,7 @@ import numpy as np
 
 from xpcap.encoders.area import WHOLE_PICTURE, Area
 
-DIMMEST = 0.75  # opacity of the black veil over a place without weight
+DIMMEST = 0.75  # opacity of the black veil where it is densest
 ROUNDING = 1e-3  # the weights of a word may add up to so much more or less than 1
 
 
@@ -30,9 +30,9 @@ def check_looked(function: str, name: str, looked: Looked, words: Sequence[str])
 
 
 def veil(weights: np.ndarray) -> np.ndarray:
-    """Opacity of each place (K, K), as uint8: 0 where the weight is largest, 255 * DIMMEST where it is 0, and between them in proportion."""
-    opacity: np.ndarray = np.round(255 * DIMMEST * (1 - weights / weights.max())).astype(np.uint8)
-    return opacity
+    """How dense it is over each place (K, K), as uint8: 0 where the weight is largest, 255 where it is 0, and between them in proportion."""
+    density: np.ndarray = np.round(255 * (1 - weights / weights.max())).astype(np.uint8)
+    return density
 
 
 def dim(picture: np.ndarray, weights: np.ndarray, area: Area = WHOLE_PICTURE) -> np.ndarray:
@@ -51,10 +51,10 @@ def dim(picture: np.ndarray, weights: np.ndarray, area: Area = WHOLE_PICTURE) ->
 
     height, width = picture.shape[:2]
     top, left, bottom, right = (round(share * side) for share, side in zip(area, (height, width) * 2, strict=True))
-    over = Image.new("L", (width, height), round(255 * DIMMEST))
+    over = Image.new("L", (width, height), 255)
     size = max(1, right - left), max(1, bottom - top)
     over.paste(Image.fromarray(veil(weights)).resize(size, Image.Resampling.BILINEAR), (left, top))
-    dimmed: np.ndarray = np.round(picture * (1 - np.asarray(over)[..., None] / 255)).astype(np.uint8)
+    dimmed: np.ndarray = np.round(picture * (1 - np.asarray(over)[..., None] * (DIMMEST / 255))).astype(np.uint8)
     return dimmed
 
 

@@ -21,6 +21,7 @@ COLOURS = 256
 ENLARGED = 256  # most pixels of a flat picture as shown; the factor is a whole number
 LONGEST = 320  # pixels of any other picture's long side
 QUALITY = 80  # of JPEG
+OVERLAP = 2  # pixels as shown of a picture: what is dark around an area reaches so far into it, or a bright seam would show
 ROUNDING = 1e-3  # a probability may lie this far outside 0..1
 MOST_WORDS, MOST_REFERENCES, MOST_ROWS = 200, 50, 1000  # shown of a caption, of a picture's references, and of a table; the rest is counted
 MOST_RANKED = 20  # captions of a beam
@@ -156,7 +157,7 @@ def _card(card: Card) -> dict[str, Any]:
 
 
 def _looked(card: Card, looked: Looked, image: _Image) -> dict[str, Any]:
-    """Each word with its veil, of a pixel a place, and in words; and the rectangle that veils are stretched to, in pixels as shown."""
+    """Each word with its veil, of a pixel a place, and in words; and the rectangle that veils are stretched to, in pixels as shown, with the hole in what is dark around it."""
     from PIL import Image
 
     check_looked("write_page", card.name, looked, [word for word, _ in card.words])
@@ -167,8 +168,10 @@ def _looked(card: Card, looked: Looked, image: _Image) -> dict[str, Any]:
         uri = _uri("png", Image.merge("LA", (black, Image.fromarray(veil(weights)))), optimize=True)
         words.append((word, uri, f"{weight:.0%} on row {row}, column {column} of {len(weights)} x {len(weights)}"))
     top, left, bottom, right = looked.area
-    box = left * image.width, top * image.height, (right - left) * image.width, (bottom - top) * image.height
-    return {"words": words, "box": [f"{side:.1f}" for side in box], "partly": looked.area != WHOLE_PICTURE, "dimmest": DIMMEST}
+    x, y, width, height = left * image.width, top * image.height, (right - left) * image.width, (bottom - top) * image.height
+    hole = x + OVERLAP, y + OVERLAP, max(0, width - 2 * OVERLAP), max(0, height - 2 * OVERLAP)
+    boxes = {"box": (x, y, width, height), "hole": () if looked.area == WHOLE_PICTURE else hole}
+    return {"words": words, "dimmest": DIMMEST, **{name: [f"{side:.1f}" for side in box] for name, box in boxes.items()}}
 
 
 def _probability(word: str, p: float) -> float:
