@@ -11,7 +11,8 @@ from browser import NAMES, Browser, find_browser
 
 Image = pytest.importorskip("PIL.Image")
 
-from xpcap.report import Card, Gallery, draw_captions, visible, write_page  # noqa: E402 - after the skip
+from xpcap.encoders import Area  # noqa: E402 - after the skip
+from xpcap.report import Card, Gallery, Looked, draw_captions, visible, write_page  # noqa: E402 - after the skip
 
 PICTURE = np.zeros((8, 8, 3), np.uint8)
 HISTORY = [{"epoch": 1, "train_loss": 3.0, "val_loss": 4.0}]  # too short for curves, which hold no text of anybody's and take time to draw
@@ -54,8 +55,9 @@ class Skeleton(HTMLParser):
         self.close()
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.parts.append((tag, [(key, None if key == "alt" else value) for key, value in attrs]))
-        self.text += " ".join(value or "" for key, value in attrs if key == "alt")
+        read = {"img": "alt", "svg": "aria-label"}.get(tag)
+        self.parts.append((tag, [(key, None if key == read else value) for key, value in attrs]))
+        self.text += " ".join(value or "" for key, value in attrs if key == read)
 
     def handle_endtag(self, tag: str) -> None:
         self.parts.append(f"/{tag}")
@@ -79,7 +81,8 @@ class Skeleton(HTMLParser):
 def everywhere(folder: Path, text: Any) -> str:
     """The source of a page that has `text` in every place that text goes to."""
     words = [(text, 0.5), (text, 0.9)]
-    cards = [Card(text, PICTURE, words, [text, text, text], text), Card(text, PICTURE, words), Card(text, None, [], [text])]
+    looked = Looked(np.full((2, 2, 2), 0.25), Area(0, 0, 1, 1))
+    cards = [Card(text, PICTURE, words, [text, text, text], text, looked=looked), Card(text, PICTURE, words), Card(text, None, [], [text])]
     write_page(
         folder / "page.html", text, summary=text, facts=[(text, text)], history=HISTORY, scores=[(text, text, text)],
         galleries=[Gallery(text, text, cards), Gallery(text, text, cards[2:])], skipped=[(text, text)],
@@ -153,3 +156,8 @@ def test_no_text_makes_a_png_fail_or_grow(text: str, tmp_path: Path) -> None:
         width, height = picture.size
     assert (width, height < 600) == (330, True)
     assert (tmp_path / "c.png").stat().st_size < 60_000
+    weights = np.full((len(text.split()), 2, 2), 0.25)
+    draw_captions(tmp_path / "looked.png", [PICTURE], [text], [text], looked=[Looked(weights, Area(0, 0, 1, 1))])
+    with Image.open(tmp_path / "looked.png") as picture:
+        assert max(picture.size) < 1300
+    assert (tmp_path / "looked.png").stat().st_size < 200_000

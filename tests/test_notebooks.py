@@ -1,4 +1,4 @@
-"""The notebooks of docs/ run from top to bottom and show the course's digits, afresh and as they are committed."""
+"""The notebooks of docs/ run from top to bottom and show the course's digits, and that attention looks at what it names, afresh and as committed."""
 
 import os
 import re
@@ -14,14 +14,26 @@ nbformat = pytest.importorskip("nbformat")
 
 from notebooks import NOTEBOOKS, run  # noqa: E402 - not there without nbclient
 
-SMALLER = {"lstm_captioning": "PICTURES, VAL_PICTURES, EPOCHS, SCORED = 80, 20, 1, 20", "rnn_captioning": "PICTURES = 80"}
+SMALLER = {
+    "lstm_captioning": "PICTURES, VAL_PICTURES, EPOCHS, SCORED = 80, 20, 1, 20",
+    "rnn_captioning": "PICTURES = 80",
+    "attention": "PICTURES, VAL_PICTURES, EPOCHS = 300, 40, 6",
+}
 STRICT = """
 import warnings
 warnings.simplefilter("error")
 warnings.filterwarnings("ignore", module="ipykernel")  # on its way out, ipykernel warns of one of its own functions
 """
-# The largest error that the course's own checks accept, by what is compared.
+# The largest error that the course's own checks accept, by what is compared; of attention, that ours do.
 ACCEPTED = {
+    "attention": {
+        "dot_product_attention_forward attn": 1e-12,
+        **dict.fromkeys([f"dot_product_attention_backward d{name}" for name in ("prev_h", "A")], 1e-7),
+        **dict.fromkeys([f"attention_lstm_step_forward next_{name}" for name in "hc"], 1e-12),
+        **dict.fromkeys([f"attention_lstm_step_backward d{name}" for name in ("x", "prev_h", "prev_c", "attn", "Wx", "Wh", "Wattn", "b")], 1e-6),
+        "looks_and_steps_one_by_one h": 1e-12,
+        **dict.fromkeys([f"attention_backward d{name}" for name in ("x", "A", "Wx", "Wh", "Wattn", "b")], 1e-6),
+    },
     "lstm_captioning": {
         "lstm_step_forward next_h": 1e-8,
         "lstm_step_forward next_c": 1e-8,
@@ -66,16 +78,37 @@ def printed(notebook: Any) -> str:
 
 
 def check_digits(name: str, text: str) -> None:
-    """What a notebook prints is what the course's prints: errors, the fixed loss, a first loss of guessing, a final loss below 0.2."""
+    """What a notebook prints: small errors, a first loss of guessing, and what the course's prints, or where attention looks."""
     errors = dict(re.findall(r"^(\w+ \w+) +error (\S+)$", text, re.MULTILINE))
     assert set(errors) == set(ACCEPTED[name])
     assert [what for what, most in ACCEPTED[name].items() if not float(errors[what]) <= most] == []
+    expected, first = (float(re.findall(pattern, text)[0]) for pattern in (r"loss of guessing .*: (\S+)", r"\(Iteration 1 / .*loss: (\S+)"))
+    assert first == pytest.approx(expected, rel=0.2)
+    if name == "attention":
+        check_looks(text)
+    else:
+        check_course(name, text, errors)
+
+
+def check_looks(text: str, least: int = 0) -> None:
+    """The captioner's gradient, and where it looks: at least so many per cent of the weight lie on the thing that a word names; an even look has 8."""
+    (errors,) = re.findall(r"^errors along five directions: (.*)$", text, re.MULTILINE)
+    assert max(map(float, errors.split())) < 1e-6
+    found = re.findall(r"^(\w+) +said (\d+) times: (\d+)% of the weight on it, (\d+)% on the other, an even look (\d+)%", text, re.MULTILINE)
+    assert [kind for kind, *_ in found] == ["colour", "shape"]
+    for _, times, it, other, even in found:
+        assert int(times) > 0
+        assert int(it) >= least
+        assert int(other) < 20
+        assert int(even) < 12
+
+
+def check_course(name: str, text: str, errors: dict[str, str]) -> None:
+    """The course's digits: the rounding of its published values, the fixed loss, a final loss below 0.2."""
     for what, digits in PUBLISHED_ERRORS[name].items():
         assert errors[what] == digits
     assert re.findall(r"^(?:loss|published) +(\S+)$", text, re.MULTILINE) == [LOSSES[name]] * 2
     assert float(re.findall(r"^difference (\S+)$", text, re.MULTILINE)[0]) < 1e-10
-    expected, first = (float(re.findall(pattern, text)[0]) for pattern in (r"loss of guessing .*: (\S+)", r"\(Iteration 1 / .*loss: (\S+)"))
-    assert first == pytest.approx(expected, rel=0.2)
     assert float(re.findall(r"^final loss (\S+)$", text, re.MULTILINE)[0]) < 0.2
     dead = re.findall(r"^image_from_url: (\S+): .+$", text, re.MULTILINE)
     assert dead == (["http://127.0.0.1:9/dead.jpg"] if name == "lstm_captioning" else [])
@@ -107,8 +140,10 @@ def test_a_committed_notebook_shows_the_digits_of_one_whole_run(path: Path) -> N
     notebook = nbformat.read(path, as_version=4)
     nbformat.validate(notebook)
     check_digits(path.stem, printed(notebook))
+    if path.stem == "attention":
+        check_looks(printed(notebook), least=40)
     bleu = [float(score) for score in re.findall(r"^val +BLEU (\S+)$", printed(notebook), re.MULTILINE)]
-    assert bleu == [] if path.stem == "rnn_captioning" else bleu[-1] > 0.3  # the course's aim
+    assert bleu[-1] > 0.3 if path.stem == "lstm_captioning" else bleu == []  # the course's aim
     cells = [cell for cell in notebook.cells if cell.cell_type == "code"]
     assert [cell.execution_count for cell in cells] == list(range(1, len(cells) + 1))
     assert not [output for output in outputs(notebook) if output.output_type == "error" or output.get("name") == "stderr"]

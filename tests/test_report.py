@@ -14,7 +14,8 @@ import pytest
 from browser import NAMES, Browser, find_browser
 
 from xpcap.data.pictures.scenes import make_scene, paint
-from xpcap.report import Card, Gallery, draw_captions, draw_loss, loss_curve, perplexity_curve, write_page
+from xpcap.encoders import Area
+from xpcap.report import Card, Gallery, Looked, draw_captions, draw_loss, loss_curve, perplexity_curve, write_page
 
 NASTY = "<script>alert('x')</script> & \"quoted\" 'single' </style> שלום 🐕 \u202e {{ 7 * 7 }}"
 HISTORY = [
@@ -23,6 +24,7 @@ HISTORY = [
     for e in range(1, 9)
 ]  # fmt: skip
 WITHOUT_VAL = [{key: value for key, value in record.items() if not key.startswith("val")} for record in HISTORY]
+LOOKED = np.full((3, 5, 5), 0.04)  # where a model looked for three words
 SAID = [("a", 0.97), ("red", 0.5), ("circle", 0.03)]
 
 
@@ -84,6 +86,7 @@ def full(tmp_path_factory: pytest.TempPathFactory) -> Path:
         Card(f"{long}.jpg", photo(1), [(long, 0.9), *SAID, *[(f"word{i}", i / 20) for i in range(21)]], [long, NASTY], long),
         Card(NASTY, None, [(NASTY, 0.5)], [NASTY], NASTY, [(NASTY, -1.0)]),
         Card("strip.jpg", photo(2, 9, 2000), []),
+        Card("looked.png", scene(1), [(NASTY, 0.5), (long, 0.9), ("circle", 0.1)], ["a circle"], looked=Looked(LOOKED, Area(0.2, 0.1, 0.8, 1.2))),
         Card("tower.jpg", photo(3, 2000, 9), [("مرحبا", 0.2), ("عالم", 0.9)], ["مرحبا بالعالم"]),
     ]
     path = tmp_path_factory.mktemp("page") / "index.html"
@@ -290,7 +293,9 @@ def test_a_browser_shows_the_page_without_scrolling_sideways(browser: Browser, f
         browser.show(full, width, dark=False)
         browser.evaluate("document.querySelectorAll('details').forEach(d => d.open = true)")
         assert browser.evaluate("[innerWidth, document.documentElement.scrollWidth]") == [width, width]
-        outside = "[...document.querySelectorAll('body *')].filter(e => !e.closest('table') && e.getBoundingClientRect().right > innerWidth + .5)"
+        outside = (
+            "[...document.querySelectorAll('body *')].filter(e => !e.closest('table, svg > *') && e.getBoundingClientRect().right > innerWidth + .5)"
+        )
         assert browser.evaluate(f"{outside}.map(e => e.outerHTML.slice(0, 99))") == []
     assert browser.requested == {"file", "data"}
 

@@ -24,6 +24,7 @@ EXAMPLES = examples(
     "caption runs/flickr8k --split val -n 20 --beam 5",
     "caption runs/flickr8k runs/another drawing.png",
 )
+DIGITS = 4  # of a place's weight in JSON
 SHOWN = 5  # captions of a beam in JSON and on a page
 OF_A_SPLIT = ("split", "count", "data")  # parameters that choose pictures when none are given
 
@@ -78,15 +79,16 @@ def caption(
     opened = open_runs([run, *further])
     policy = decoding.policy(opened, SHOWN if html or as_json else 1)
     skipped: list[Skipped] = []
+    attend = bool(as_json or html or png)  # where it looked is shown there alone
     if pictures:
         downloads = Downloads()
         look: Look = downloads.look
         captions, skipped = runs.caption_files(
-            opened, pictures, progress=True, keep=downloads.keep if html or png else None, policy=policy, group=join()
+            opened, pictures, progress=True, keep=downloads.keep if html or png else None, policy=policy, group=join(), attend=attend
         )
     elif join().rank == 0:
         seen = runs.data_of(opened, data)
-        captions, look = runs.caption_run(opened, seen, split, count, policy), runs.look_in(opened, seen.source)
+        captions, look = runs.caption_run(opened, seen, split, count, policy, attend), runs.look_in(opened, seen.source)
     if join().rank:
         raise Released
     _print(captions if as_json or decoding.n_best else [one._replace(n_best=()) for one in captions], skipped, as_json)
@@ -124,8 +126,12 @@ def _print(captions: Sequence[PictureCaption], skipped: Sequence[Skipped], as_js
 
 
 def _object(caption: PictureCaption) -> dict[str, Any]:
-    one = caption._asdict() | {"n_best": [ranked._asdict() for ranked in caption.n_best]}
-    return one if caption.n_best else {key: value for key, value in one.items() if key != "n_best"}
+    one = {key: value for key, value in caption._asdict().items() if key not in ("n_best", "attention")}
+    if caption.n_best:
+        one["n_best"] = [ranked._asdict() for ranked in caption.n_best]
+    if caption.attention is not None:
+        one["attention"] = [[round(weight, DIGITS) for weight in weights] for weights in caption.attention]
+    return one
 
 
 def _write(
@@ -135,6 +141,6 @@ def _write(
         runs.write_caption_page(html, run, captions, look, skipped, progress=True)
         click.echo(f"wrote {html}", err=as_json)
     if png is not None:
-        drawn = runs.write_caption_png(png, captions, look)
+        drawn = runs.write_caption_png(png, captions, look, run)
         rest = f" with {drawn} of {len(captions)} pictures; the others were not found, or are too many" if drawn < len(captions) else ""
         click.echo(f"wrote {png}{rest}", err=as_json)

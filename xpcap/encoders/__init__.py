@@ -5,13 +5,14 @@ from typing import Protocol
 
 import numpy as np
 
+from xpcap.encoders.area import WHOLE_PICTURE, Area
 from xpcap.encoders.efficientnet import efficientnet_lite2
 from xpcap.encoders.extras import split_options
 from xpcap.encoders.grid import grid_of
-from xpcap.encoders.histogram import HistogramEncoder
+from xpcap.encoders.histogram import HistogramEncoder, drawn_area
 from xpcap.encoders.onnx_file import onnx_file
 from xpcap.encoders.reading import find_pictures, read_picture
-from xpcap.encoders.timm_model import TimmEncoder
+from xpcap.encoders.timm_model import TimmEncoder, seen_area
 from xpcap.encoders.url import image_from_url, is_url, read_url
 from xpcap.errors import DataError, unknown
 
@@ -19,11 +20,13 @@ PHOTOGRAPHS = "efficientnet-lite2"  # the encoder for photographs where none is 
 
 __all__ = [
     "PHOTOGRAPHS",
+    "Area",
     "Encoder",
     "HistogramEncoder",
     "TimmEncoder",
     "find_encoder",
     "find_pictures",
+    "grid_area",
     "image_from_url",
     "is_url",
     "read_picture",
@@ -66,3 +69,14 @@ def find_encoder(name: str) -> Encoder:
     if ":" in name and (beginning := name.partition(":")[0]) in BEGINNINGS:
         return BEGINNINGS[beginning](name)
     raise unknown("find_encoder", "encoder", name, [*WHOLE, *(f"{beginning}:..." for beginning in BEGINNINGS)], DataError)
+
+
+def grid_area(name: str | None, picture: np.ndarray) -> Area | None:
+    """The part of a picture (height, width, 3), uint8, that the grid of the encoder of that name lies over; found without its weights.
+
+    Features that were given, with None as the name of an encoder, are taken to be of the whole picture. None: it is not known here.
+    """
+    kind = (name or "").partition(":")[0]
+    if kind == "timm":
+        return seen_area(str(name), picture)
+    return drawn_area(picture) if kind == "histogram" else WHOLE_PICTURE

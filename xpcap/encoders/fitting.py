@@ -27,22 +27,33 @@ def fit(picture: np.ndarray, side: int) -> np.ndarray:
     """
     require_picture("fit", picture)
     height, width = picture.shape[:2]
-    stretch = math.sqrt(min(max(height / width, 1 / WIDEST), WIDEST))
-    sheet = round(side * stretch), round(side / stretch)
-    scale = min(sheet[0] / height, sheet[1] / width)
-    inner = max(1, round(height * scale)), max(1, round(width * scale))
+    sheet, inner = fitted(height, width, side)
     if inner == (height, width) == sheet:
         return picture
     from PIL import Image
 
-    scaled = np.asarray(Image.fromarray(picture).resize(inner[::-1], Image.Resampling.BOX if scale < 1 else Image.Resampling.BICUBIC))
+    shrinks = math.prod(inner) < height * width
+    scaled = np.asarray(Image.fromarray(picture).resize(inner[::-1], Image.Resampling.BOX if shrinks else Image.Resampling.BICUBIC))
     if inner == sheet:
         return scaled
     padded = np.empty((*sheet, 3), np.uint8)
     padded[:] = border_colour(scaled)
-    top, left = (sheet[0] - inner[0]) // 2, (sheet[1] - inner[1]) // 2
+    top, left = corner(sheet, inner)
     padded[top : top + inner[0], left : left + inner[1]] = scaled
     return padded
+
+
+def fitted(height: int, width: int, side: int) -> tuple[tuple[int, int], tuple[int, int]]:
+    """Height and width of the sheet that `fit` makes, and of the scaled picture on it."""
+    stretch = math.sqrt(min(max(height / width, 1 / WIDEST), WIDEST))
+    sheet = round(side * stretch), round(side / stretch)
+    scale = min(sheet[0] / height, sheet[1] / width)
+    return sheet, (max(1, round(height * scale)), max(1, round(width * scale)))
+
+
+def corner(sheet: tuple[int, int], inner: tuple[int, int]) -> tuple[int, int]:
+    """Row and column of the sheet where the scaled picture begins."""
+    return (sheet[0] - inner[0]) // 2, (sheet[1] - inner[1]) // 2
 
 
 def require_picture(where: str, picture: np.ndarray) -> None:

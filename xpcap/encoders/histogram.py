@@ -5,7 +5,8 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from xpcap.encoders.fitting import border_colour, fit
+from xpcap.encoders.area import Area
+from xpcap.encoders.fitting import border_colour, corner, fit, fitted
 from xpcap.encoders.grid import grid_name, pool, require_places
 
 SIDE = 128  # pixels; pictures are fitted to the area of a square of it
@@ -68,6 +69,16 @@ class HistogramEncoder:
             return np.concatenate([layer.ravel() for layer in (*layers, place)]).astype(np.float32)
         cells = np.concatenate([layer.reshape(CELLS, -1) for layer in layers[3:]], axis=1)  # the first three are of the whole picture
         return pool(cells.reshape(3, 3, -1), self._grid).astype(np.float32)
+
+
+def drawn_area(picture: np.ndarray) -> Area:
+    """The part of a picture that the grid lies over: all that differs from the paper."""
+    height, width, _ = picture.shape
+    sheet, inner = fitted(height, width, SIDE)
+    scaled = fit(picture, SIDE)
+    sides = zip(_drawn(scaled, border_colour(scaled)), corner(sheet, inner), inner, strict=True)
+    (top, bottom), (left, right) = (((start - first) / pixels, (stop - first) / pixels) for (start, stop), first, pixels in sides)
+    return Area(top, left, bottom, right)
 
 
 def _codes(picture: np.ndarray) -> np.ndarray:

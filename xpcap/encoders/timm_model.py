@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from xpcap.encoders.area import Area, traced_area
 from xpcap.encoders.extras import require, require_digest, split_options
 from xpcap.encoders.fitting import require_picture
 from xpcap.encoders.grid import grid_name, grid_of, pool, require_places
@@ -83,6 +84,21 @@ class TimmEncoder:
         map_ = _map(self.name, self._model.forward_features(x)[0].numpy(), self._model)
         require_places(self.name, map_.shape, self._grid)
         return pool(map_, self._grid)
+
+
+def seen_area(name: str, picture: np.ndarray) -> Area | None:
+    """The part of a picture that the model ``timm:MODEL`` sees, by its preprocessing: most crop. None if timm is not installed."""
+    try:
+        import timm
+        from PIL import Image
+    except ImportError:
+        return None
+    model, _ = split_options(name, ("grid", "sha256"))
+    about = timm.get_pretrained_cfg(model.removeprefix("timm:"))
+    data = timm.data.resolve_data_config({}, pretrained_cfg=about.to_dict())
+    transform = timm.data.create_transform(**data, is_training=False)
+    mean, std = np.array(data["mean"]), np.array(data["std"])
+    return traced_area(lambda x: 255 * (transform(Image.fromarray(x)).numpy().transpose(1, 2, 0) * std + mean), *picture.shape[:2])
 
 
 def _map(name: str, out: np.ndarray, model: Any) -> np.ndarray:

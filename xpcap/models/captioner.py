@@ -63,6 +63,10 @@ class Captioner(ABC):
         state : the new one
         """
 
+    @abstractmethod
+    def attention(self, features: Array | FeatureRows, captions: Array) -> np.ndarray:
+        """Where it looks for each word of given captions, (N, T, P), as `CaptioningRNN.attention`; of several models the mean."""
+
     def step(self, words: Array, state: State) -> tuple[Array, State]:
         """Feed `words` (n,), ids on the model's device. Return the scores (n, V) of the next word and the new state."""
         return self.advance(self.project(words), state, fresh(self.like))

@@ -7,6 +7,7 @@ import numpy as np
 
 from xpcap.backend import Array, get_array_module
 from xpcap.layers.cells import State
+from xpcap.models.batch import FeatureRows
 from xpcap.models.captioner import Captioner
 from xpcap.models.captioning_rnn import CaptioningRNN
 from xpcap.models.entry import to_device
@@ -65,6 +66,10 @@ class Ensemble(Captioner):
             scores.append(of_words)
             after += its_state
         return log_mean(scores), tuple(after)
+
+    def attention(self, features: Array | FeatureRows, captions: Array) -> np.ndarray:
+        looked: np.ndarray = np.mean([model.attention(features, captions) for model in self.models], axis=0)  # of one grid: features have one shape
+        return looked
 
 
 def _slices(sizes: Sequence[int]) -> list[slice]:

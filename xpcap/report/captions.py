@@ -1,15 +1,15 @@
-"""Pictures with their captions below them, as one PNG."""
+"""Pictures with their captions below them, as one PNG; beside each, if it is known, where the model looked for each word."""
 
 import warnings
 from bisect import bisect_right
 from collections.abc import Callable, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from xpcap.files import atomic
+from xpcap.report.looking import Looked, check_looked, dim
 from xpcap.report.text import visible
 
 DPI = 110
@@ -18,10 +18,20 @@ GAP, MARGIN = 0.09, 0.16  # inches
 LEADING = 1.3  # line height, in font sizes
 MOST_LINES = 8  # of a text; a longer one is cut and ends in an ellipsis
 NOTHING = "(nothing)"  # a caption without a word
+ACROSS, THUMB = 6, (0.95, 0.72)  # small pictures in a row beside a picture; the box of one, in inches
+MOST_WORDS = 60  # of a caption that have a small picture
+WORD = 7.0  # points
 CAPTION, REFERENCE = (9.0, "#222222"), (7.5, "#666666")  # points, colour
 
 
-def draw_captions(path: str | Path, pictures: Sequence[np.ndarray], captions: Sequence[str], references: Sequence[str], columns: int = 3) -> None:
+def draw_captions(
+    path: str | Path,
+    pictures: Sequence[np.ndarray],
+    captions: Sequence[str],
+    references: Sequence[str],
+    columns: int = 3,
+    looked: Sequence[Looked | None] = (),
+) -> None:
     """Write pictures with the model's caption (dark) and one human's (grey) under each, as a PNG.
 
     Parameters
@@ -30,35 +40,45 @@ def draw_captions(path: str | Path, pictures: Sequence[np.ndarray], captions: Se
     captions, references : one a picture; a reference may be empty. The text may be untrusted: control and bidi characters are escaped,
         and long text is cut
     columns : pictures in a row
+    looked : for each picture where the model looked for each word of its caption, None: not known; (): for none. If it is known of any, each
+        picture has a row of its own, with a small copy for each word, dark where the model did not look
 
     Raises
     ------
-    ValueError : no picture, or another number of captions or references. OSError : the place cannot be written to.
+    ValueError : no picture, or another number of captions, references or `looked`; weights that do not fit. OSError : the place cannot be written to.
     """
     if not pictures or not len(pictures) == len(captions) == len(references):
         counts = f"{len(pictures)} pictures, {len(captions)} captions and {len(references)} references"
         raise ValueError(f"draw_captions: got {counts}, expected the same number of each, at least one")
-    columns = min(columns, len(pictures))
+    looked = looked or [None] * len(pictures)
+    for caption, where in zip(captions, looked, strict=True):
+        if where is not None:
+            check_looked("draw_captions", caption, where, caption.split())
+    columns = 1 if any(looked) else min(columns, len(pictures))
     with warnings.catch_warnings():
         for harmless in ("Glyph .* missing from font", "Matplotlib currently does not support .* natively"):  # shown as a box, or unjoined
             warnings.filterwarnings("ignore", harmless)
-        figure = _draw(pictures, captions, references, columns)
+        figure = _draw(pictures, captions, references, columns, looked)
         with atomic(Path(path)) as file:
             figure.savefig(file, format="png", dpi=DPI, metadata={"Software": None})
 
 
-def _draw(pictures: Sequence[np.ndarray], captions: Sequence[str], references: Sequence[str], columns: int) -> Any:
+def _draw(
+    pictures: Sequence[np.ndarray], captions: Sequence[str], references: Sequence[str], columns: int, looked: Sequence[Looked | None]
+) -> Any:  # fmt: skip
     from matplotlib.figure import Figure
 
     texts = [_wrap_both(caption, reference) for caption, reference in zip(captions, references, strict=True)]
     starts = range(0, len(pictures), columns)
-    heights = [PICTURE[1] + GAP + max(map(_height, texts[start : start + columns])) for start in starts]
-    size = (CELL * columns, sum(heights) + 2 * MARGIN * len(heights))
+    heights = [max(_strip_height(looked[start]), PICTURE[1] + GAP + max(map(_height, texts[start : start + columns]))) for start in starts]
+    size = (CELL * columns + (ACROSS * (THUMB[0] + GAP) + MARGIN if any(looked) else 0), sum(heights) + 2 * MARGIN * len(heights))
     figure = Figure(figsize=size)
     top = size[1]
     for start, height in zip(starts, heights, strict=True):
         for column, i in enumerate(range(start, min(start + columns, len(pictures)))):
             _draw_cell(figure, (CELL * column, top - MARGIN), pictures[i], texts[i])
+            if (where := looked[i]) is not None:
+                _draw_strip(figure, (CELL, top - MARGIN), pictures[i], captions[i].split(), where)
         top -= height + 2 * MARGIN
     return figure
 
@@ -67,10 +87,7 @@ def _draw_cell(figure: Any, corner: tuple[float, float], picture: np.ndarray, te
     """Draw one picture and its texts. `corner` is their upper left, in inches from the lower left of the figure."""
     width, height = figure.get_size_inches()
     left, top = corner
-    box = ((left + (CELL - PICTURE[0]) / 2) / width, (top - PICTURE[1]) / height, PICTURE[0] / width, PICTURE[1] / height)
-    axes = figure.add_axes(box, anchor="S")
-    axes.imshow(picture, interpolation="nearest" if max(picture.shape[:2]) <= 128 else "antialiased")
-    axes.set_axis_off()
+    _draw_picture(figure, (left + (CELL - PICTURE[0]) / 2, top), PICTURE, picture)
     top -= PICTURE[1] + GAP
     for lines, (size, colour) in zip(texts, (CAPTION, REFERENCE), strict=True):
         for line in lines:
@@ -79,20 +96,51 @@ def _draw_cell(figure: Any, corner: tuple[float, float], picture: np.ndarray, te
         top -= GAP / 2
 
 
+def _draw_picture(figure: Any, corner: tuple[float, float], box: tuple[float, float], picture: np.ndarray) -> None:
+    """Fit a picture into a box, of which `corner` is the upper left, all in inches, on its lower edge."""
+    width, height = figure.get_size_inches()
+    axes = figure.add_axes((corner[0] / width, (corner[1] - box[1]) / height, box[0] / width, box[1] / height), anchor="S")
+    axes.imshow(picture, interpolation="nearest" if max(picture.shape[:2]) <= 128 else "antialiased")
+    axes.set_axis_off()
+
+
+def _draw_strip(figure: Any, corner: tuple[float, float], picture: np.ndarray, words: Sequence[str], looked: Looked) -> None:
+    """Draw a small copy of the picture for each word, under its veil, with the word below. `corner` is their upper left, in inches."""
+    width, height = figure.get_size_inches()
+    measure = _measure(WORD)
+    for k, (word, weights) in enumerate(zip(words[:MOST_WORDS], looked.weights, strict=False)):
+        row, column = divmod(k, ACROSS)
+        left, top = corner[0] + column * (THUMB[0] + GAP), corner[1] - row * _strip_row()
+        _draw_picture(figure, (left, top), THUMB, dim(picture, weights, looked.area))
+        text = visible(word)
+        text = text if measure(text) <= THUMB[0] else _cut(text, measure, THUMB[0])
+        at = (left + THUMB[0] / 2) / width, (top - THUMB[1] - GAP / 2) / height
+        figure.text(*at, text, ha="center", va="top", fontsize=WORD, color=CAPTION[1], parse_math=False)
+
+
+def _strip_row() -> float:
+    return THUMB[1] + GAP / 2 + WORD * LEADING / 72 + GAP
+
+
+def _strip_height(looked: Looked | None) -> float:
+    return 0 if looked is None else _strip_row() * -(-min(len(looked.weights), MOST_WORDS) // ACROSS)
+
+
 def _height(texts: tuple[list[str], list[str]]) -> float:
     return sum(len(lines) * size * LEADING / 72 for lines, (size, _) in zip(texts, (CAPTION, REFERENCE), strict=True)) + GAP / 2
 
 
-def _wrap_both(caption: str, reference: str) -> tuple[list[str], list[str]]:
+def _measure(size: float) -> Callable[[str], float]:
+    """The width of a text of a size in points, in inches."""
     from matplotlib.backends.backend_agg import RendererAgg
     from matplotlib.font_manager import FontProperties
 
-    renderer = RendererAgg(1, 1, DPI)
+    renderer, font = RendererAgg(1, 1, DPI), FontProperties(size=size)
+    return lambda text: renderer.get_text_width_height_descent(text, font, ismath=False)[0] / DPI
 
-    def width(text: str, font: FontProperties) -> float:
-        return renderer.get_text_width_height_descent(text, font, ismath=False)[0] / DPI
 
-    large, small = (partial(width, font=FontProperties(size=size)) for size, _ in (CAPTION, REFERENCE))
+def _wrap_both(caption: str, reference: str) -> tuple[list[str], list[str]]:
+    large, small = (_measure(size) for size, _ in (CAPTION, REFERENCE))
     return wrap(visible(caption).strip() or NOTHING, large), wrap(visible(reference), small)
 
 

@@ -9,9 +9,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from xpcap.encoders.area import WHOLE_PICTURE
 from xpcap.files import atomic
 from xpcap.report.captions import NOTHING
 from xpcap.report.curves import DARK, LIGHT, PIXELS, best_point, cider_curve, loss_curve, perplexity_curve, points
+from xpcap.report.looking import DIMMEST, Looked, check_looked, peak, veil
 from xpcap.report.text import visible
 
 FLAT = 128  # pixels: a picture no larger and of at most COLOURS colours is stored as it is and shown enlarged
@@ -19,6 +21,7 @@ COLOURS = 256
 ENLARGED = 256  # most pixels of a flat picture as shown; the factor is a whole number
 LONGEST = 320  # pixels of any other picture's long side
 QUALITY = 80  # of JPEG
+OVERLAP = 2  # pixels as shown of a picture: what is dark around an area reaches so far into it, or a bright seam would show
 ROUNDING = 1e-3  # a probability may lie this far outside 0..1
 MOST_WORDS, MOST_REFERENCES, MOST_ROWS = 200, 50, 1000  # shown of a caption, of a picture's references, and of a table; the rest is counted
 MOST_RANKED = 20  # captions of a beam
@@ -45,6 +48,7 @@ class Card(NamedTuple):
     references: Sequence[str] = ()  # what people wrote; empty ones, and those after the fiftieth, are left out
     note: str = ""  # e.g. "BLEU-4 0.81"
     ranked: Sequence[tuple[str, float]] = ()  # captions that a beam found, with their log-probabilities, the best first
+    looked: Looked | None = None  # where the model looked for each word; shown if the picture is
 
 
 class Gallery(NamedTuple):
@@ -91,7 +95,7 @@ def write_page(
 
     Raises
     ------
-    ValueError : a probability outside 0 to 1; a picture that is not uint8 of shape (h, w, 3).
+    ValueError : a probability outside 0 to 1; a picture that is not uint8 of shape (h, w, 3); weights of a word's places that do not add up to 1.
     OSError : the place cannot be written to.
     """
     shown = [(gallery.title, gallery.about, [_card(card) for card in gallery.cards]) for gallery in galleries]
@@ -109,6 +113,7 @@ def write_page(
         shaded=any(card["words"] for card in cards),
         described=any(card["references"] for card in cards),
         searched=any(card["ranked"] for card in cards),
+        looking=any(card["looked"] for card in cards),
         nothing=NOTHING,
         light=LIGHT,
         dark=DARK,
@@ -137,9 +142,11 @@ def _first(rows: Sequence[tuple[str, ...]]) -> list[tuple[str, ...]]:
 
 def _card(card: Card) -> dict[str, Any]:
     references = [reference for reference in card.references if reference.strip()]
+    image = None if card.picture is None else _embed(card.name, card.picture)
     return {
         "name": card.name,
-        "image": None if card.picture is None else _embed(card.name, card.picture),
+        "image": image,
+        "looked": None if image is None or card.looked is None or not card.words else _looked(card, card.looked, image),
         "words": [(word, _probability(word, p)) for word, p in card.words[:MOST_WORDS]],
         "cut": len(card.words) > MOST_WORDS,
         "references": references[:MOST_REFERENCES],
@@ -147,6 +154,24 @@ def _card(card: Card) -> dict[str, Any]:
         "note": card.note,
         "ranked": card.ranked[:MOST_RANKED],
     }
+
+
+def _looked(card: Card, looked: Looked, image: _Image) -> dict[str, Any]:
+    """Each word with its veil, of a pixel a place, and in words; and the rectangle that veils are stretched to, in pixels as shown, with the hole in what is dark around it."""
+    from PIL import Image
+
+    check_looked("write_page", card.name, looked, [word for word, _ in card.words])
+    words = []
+    for (word, _), weights in zip(card.words[:MOST_WORDS], looked.weights, strict=False):
+        row, column, weight = peak(weights)
+        black = Image.new("L", weights.shape[::-1])
+        uri = _uri("png", Image.merge("LA", (black, Image.fromarray(veil(weights)))), optimize=True)
+        words.append((word, uri, f"{weight:.0%} on row {row}, column {column} of {len(weights)} x {len(weights)}"))
+    top, left, bottom, right = looked.area
+    x, y, width, height = left * image.width, top * image.height, (right - left) * image.width, (bottom - top) * image.height
+    hole = x + OVERLAP, y + OVERLAP, max(0, width - 2 * OVERLAP), max(0, height - 2 * OVERLAP)
+    boxes = {"box": (x, y, width, height), "hole": () if looked.area == WHOLE_PICTURE else hole}
+    return {"words": words, "dimmest": DIMMEST, **{name: [f"{side:.1f}" for side in box] for name, box in boxes.items()}}
 
 
 def _probability(word: str, p: float) -> float:

@@ -27,10 +27,11 @@ class Ranked(NamedTuple):
 
 
 class Caption(NamedTuple):
-    """What a model says, word by word, and the probability it gave each word."""
+    """What a model says, word by word, the probability it gave each word, and, if asked of a model that attends, where it looked for each, (T, P)."""
 
     words: list[str]
     probabilities: list[float]
+    attention: Sequence[Sequence[float]] | None = None
 
     @property
     def text(self) -> str:
@@ -39,13 +40,14 @@ class Caption(NamedTuple):
 
 
 class PictureCaption(NamedTuple):
-    """A picture's name, its caption with the probability of each word, its references, and of a beam the n best captions."""
+    """A picture's name, its caption with the probability of each word, its references, of a beam the n best captions, and `where_looked`, if asked."""
 
     image: str
     caption: str
     probabilities: list[float]
     references: list[str]
     n_best: Sequence[Ranked] = ()
+    attention: Sequence[Sequence[float]] | None = None
 
 
 def data_of(run: Run, data: CaptionData | str | Path | None = None) -> CaptionData:
@@ -94,7 +96,12 @@ def source_of(run: Run) -> Source:
 
 
 def caption_run(
-    run: Run, data: CaptionData | str | Path | None = None, split: str = "val", count: int = 10, policy: Policy | None = None
+    run: Run,
+    data: CaptionData | str | Path | None = None,
+    split: str = "val",
+    count: int = 10,
+    policy: Policy | None = None,
+    attend: bool = False,
 ) -> list[PictureCaption]:
     """Captions of `count` pictures spread evenly over a split, each beside its references.
 
@@ -102,6 +109,7 @@ def caption_run(
     ----------
     data : as in `data_of`
     policy : as in `caption_features`
+    attend : whether to tell where a model that attends looked, as `attention` of each caption
 
     Raises
     ------
@@ -109,7 +117,7 @@ def caption_run(
     """
     seen = data_of(run, data)
     pictures = captioned(seen, split)
-    return caption_chosen(run, seen, split, pictures[spread(len(pictures), count)], policy=policy)
+    return caption_chosen(run, seen, split, pictures[spread(len(pictures), count)], policy=policy, attend=attend)
 
 
 def captioned(data: CaptionData, split: str) -> np.ndarray:
@@ -125,6 +133,7 @@ def caption_chosen(
     progress: bool = False,
     policy: Policy | None = None,
     group: Group = ALONE,
+    attend: bool = False,
 ) -> list[PictureCaption]:
     """Captions of the pictures numbered `pictures` of a split of `data_of`, each beside its references. `policy` is as in `caption_features`.
 
@@ -132,14 +141,14 @@ def caption_chosen(
     """
     references, images = data.references(split), data.split(split).images
     mine = pictures[group.share(len(pictures))]
-    said = _say_pictures(run.model, run.vocabulary, data, split, mine, run.config["max_words"], progress=progress, policy=policy)
+    said = _say_pictures(run.model, run.vocabulary, data, split, mine, run.config["max_words"], progress=progress, policy=policy, attend=attend)
     captions = [of_picture(images[i], *found, []) for i, found in zip(mine.tolist(), said, strict=True)]
     return [one._replace(references=references[i]) for i, one in zip(pictures.tolist(), from_all(group, captions), strict=True)]
 
 
 def of_picture(name: str, said: Caption, n_best: Sequence[Ranked], references: list[str]) -> PictureCaption:
     """What `say` gave for a picture, with its name and references."""
-    return PictureCaption(name, said.text, said.probabilities, references, n_best)
+    return PictureCaption(name, said.text, said.probabilities, references, n_best, said.attention)
 
 
 def from_all(group: Group, mine: list[PictureCaption]) -> list[PictureCaption]:
@@ -168,15 +177,32 @@ def caption_features(
 
 
 def say(
-    model: Any, vocabulary: Vocabulary, features: np.ndarray, max_words: int, policy: Policy | None, numbers: np.ndarray | None
+    model: Any,
+    vocabulary: Vocabulary,
+    features: np.ndarray,
+    max_words: int,
+    policy: Policy | None,
+    numbers: np.ndarray | None,
+    attend: bool = False,
 ) -> Iterator[tuple[Caption, list[Ranked]]]:
-    """The same as `caption_features`, each with the n best captions if they come out of a beam."""
+    """The same as `caption_features`, each with the n best captions if they come out of a beam; with `attend` also `where_looked`."""
     said = model.say(features, _within(policy or Policy(max_length=max_words), vocabulary, max_words), numbers)
-    for ids, probabilities, totals in zip(*said, strict=True):
-        words = vocabulary.words(ids[0])
+    captions = [vocabulary.words(ids[0]) for ids in said.captions]
+    looked = where_looked(model, vocabulary, features, captions) if attend else [None] * len(captions)
+    for words, where, ids, probabilities, totals in zip(captions, looked, *said, strict=True):
         best = zip(ids, totals.tolist(), strict=True) if isinstance(policy, Beam) else ()
         ranked = [Ranked(" ".join(vocabulary.words(one)), total) for one, total in best if total > -np.inf]
-        yield Caption(words, [float(p) for p in probabilities[0][: len(words)]]), ranked
+        yield Caption(words, [float(p) for p in probabilities[0][: len(words)]], where), ranked
+
+
+def where_looked(
+    model: Any, vocabulary: Vocabulary, features: np.ndarray, captions: Sequence[Sequence[str]]
+) -> Sequence[Sequence[Sequence[float]] | None]:  # fmt: skip
+    """For each caption, given as words, what each place weighed as each word was chosen: (T, P), rows add up to 1. None if the model does not attend."""
+    if not model.config.attends:
+        return [None] * len(captions)
+    weights = model.attention(features, vocabulary.encode_words(captions, max(1, *map(len, captions))))
+    return [of_one[: len(words)].tolist() for of_one, words in zip(weights, captions, strict=True)]
 
 
 def _within(policy: Policy, vocabulary: Vocabulary, max_words: int) -> Policy:
@@ -212,7 +238,8 @@ def _say_pictures(
     batch_size: int = 500,
     progress: bool = False,
     policy: Policy | None = None,
+    attend: bool = False,
 ) -> Iterator[tuple[Caption, list[Ranked]]]:
     for start in bar(range(0, len(pictures), batch_size), progress, f"captioning {split}"):
         numbers = np.asarray(pictures[start : start + batch_size])
-        yield from say(model, vocabulary, data.features(split, numbers), max_words, policy, numbers)
+        yield from say(model, vocabulary, data.features(split, numbers), max_words, policy, numbers, attend)

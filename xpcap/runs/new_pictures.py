@@ -34,6 +34,7 @@ def caption_files(
     keep: Callable[[str, np.ndarray], object] | None = None,
     policy: Policy | None = None,
     group: Group = ALONE,
+    attend: bool = False,
 ) -> tuple[list[PictureCaption], list[Skipped]]:
     """Captions of picture files, of the pictures in folders, and of pictures behind URLs, through the encoder that made the run's features.
 
@@ -43,6 +44,7 @@ def caption_files(
     keep : is given each URL and its picture, to show it without another download
     policy : as in `caption_features`
     group : ranks that share the pictures out; each returns all captions. Rank 0 does all if there are URLs
+    attend : whether to tell where a model that attends looked, as `attention` of each caption
 
     Returns
     -------
@@ -64,7 +66,7 @@ def caption_files(
     encoded = _encode(bar(mine, progress, "captioning pictures"), encoder, unreadable, keep)
     while batch := list(islice(encoded, BATCH)):
         numbers, names, rows = zip(*batch, strict=True)
-        said = say(run.model, run.vocabulary, run.preprocessing(np.stack(rows)), run.config["max_words"], policy, np.array(numbers))
+        said = say(run.model, run.vocabulary, run.preprocessing(np.stack(rows)), run.config["max_words"], policy, np.array(numbers), attend)
         captions += [of_picture(name, *found, []) for name, found in zip(names, said, strict=True)]
     skipped += [Skipped(*one) for share in group.collect(json.dumps(unreadable)) for one in json.loads(share)]
     return from_all(group, captions), skipped

@@ -1,5 +1,6 @@
 """Pages of a run: its scores, curves and best, worst and random captions; and pages or PNGs of any captioned pictures."""
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
@@ -10,13 +11,13 @@ import numpy as np
 from xpcap.data import CaptionData
 from xpcap.data.pictures import KIND, picture_of
 from xpcap.data.source import Source
-from xpcap.encoders import read_picture
+from xpcap.encoders import grid_area, read_picture
 from xpcap.errors import DataError
 from xpcap.files import obstacle
 from xpcap.models import Beam
 from xpcap.progress import bar
-from xpcap.report import Card, Gallery, draw_captions, write_page
-from xpcap.runs.captioning import PictureCaption, caption_chosen, captioned, data_of, source_of
+from xpcap.report import Card, Gallery, Looked, draw_captions, write_page
+from xpcap.runs.captioning import PictureCaption, caption_chosen, captioned, data_of, source_of, where_looked
 from xpcap.runs.evaluation import Evaluation
 from xpcap.runs.folder import PICTURES, Run
 from xpcap.runs.new_pictures import Skipped
@@ -77,12 +78,12 @@ def write_caption_page(
     """Write a page of captioned pictures. DataError : `path` exists, or cannot be written to."""
     check_place(path, ".html")
     about = "In the order they were given." if not any(caption.references for caption in captions) else "Spread evenly over the split."
-    cards = (_card(caption, look) for caption in bar(captions, progress, "writing the page"))
+    cards = (_card(run, caption, look) for caption in bar(captions, progress, "writing the page"))
     write_page(path, f"Captions by {run.name}", galleries=[Gallery("Pictures", about, cards)], skipped=skipped)
 
 
-def write_caption_png(path: str | Path, captions: Sequence[PictureCaption], look: Look) -> int:
-    """Write captioned pictures as one PNG: the first 60 that are at hand.
+def write_caption_png(path: str | Path, captions: Sequence[PictureCaption], look: Look, run: Run | None = None) -> int:
+    """Write captioned pictures as one PNG: the first 60 that are at hand; given the run and captions with `attention`, with where it looked.
 
     Returns
     -------
@@ -99,7 +100,9 @@ def write_caption_png(path: str | Path, captions: Sequence[PictureCaption], look
         raise DataError(
             f"caption: none of {len(captions)} pictures is at hand to be drawn in {path}, expected the folder that the data set remembers; was it moved?"
         )
-    draw_captions(path, [picture for picture, _ in shown], [c.caption for _, c in shown], [c.references[0] if c.references else "" for _, c in shown])
+    looked = [run and _looked(run, caption, picture) for picture, caption in shown]
+    texts = [caption.caption for _, caption in shown], [caption.references[0] if caption.references else "" for _, caption in shown]
+    draw_captions(path, [picture for picture, _ in shown], *texts, looked=looked)
     return len(shown)
 
 
@@ -158,9 +161,19 @@ def _read_or_none(path: Path) -> np.ndarray | None:
         return None  # the page shows an empty frame that says so
 
 
-def _card(caption: PictureCaption, look: Look, note: str = "") -> Card:
-    words = list(zip(caption.caption.split(), caption.probabilities, strict=True))
-    return Card(caption.image, look(caption.image), words, caption.references, note, caption.n_best)
+def _card(run: Run, caption: PictureCaption, look: Look, note: str = "") -> Card:
+    words, picture = list(zip(caption.caption.split(), caption.probabilities, strict=True)), look(caption.image)
+    return Card(caption.image, picture, words, caption.references, note, caption.n_best, _looked(run, caption, picture))
+
+
+def _looked(run: Run, caption: PictureCaption, picture: np.ndarray | None) -> Looked | None:
+    """Where the run looked, over the part of the picture that its encoder sees. None: it is not known, or the places are not K x K."""
+    weights = np.array(caption.attention or ())
+    side = math.isqrt(weights.size // len(weights)) if weights.size else 0
+    if picture is None or not side or side * side != weights.shape[1]:
+        return None
+    area = grid_area(source_of(run).encoder, picture)
+    return area and Looked(weights.reshape(len(weights), side, side), area)
 
 
 def _facts(run: Run) -> list[tuple[str, str]]:
@@ -184,14 +197,18 @@ def _galleries(run: Run, evaluation: Evaluation, data: CaptionData | None) -> li
     }
     searched = _searched(run, evaluation, data, sorted({i for _, numbers in chosen.values() for i in numbers}))
     return [
-        Gallery(title, about, [_card(searched[i], look, f"{NOTE} {scores[i]:.2f}") for i in numbers]) for title, (about, numbers) in chosen.items()
+        Gallery(title, about, [_card(run, searched[i], look, f"{NOTE} {scores[i]:.2f}") for i in numbers])
+        for title, (about, numbers) in chosen.items()
     ]
 
 
 def _searched(run: Run, evaluation: Evaluation, data: CaptionData | None, numbers: Sequence[int]) -> dict[int, PictureCaption]:
-    """Captions that were scored, each with what a beam finds for the same picture."""
+    """Captions that were scored, each with what a beam finds for the same picture, and where the run looked for its words."""
     seen = data_of(run, data)
     pictures = captioned(seen, evaluation.split)[list(numbers)]
     policy = Beam(BEAM, n_best=BEAM, max_length=run.config["max_words"])
     beams = caption_chosen(run, seen, evaluation.split, pictures, policy=policy)
-    return {i: evaluation.captions[i]._replace(n_best=beam.n_best) for i, beam in zip(numbers, beams, strict=True)}
+    scored = [evaluation.captions[i] for i in numbers]
+    looked = where_looked(run.model, run.vocabulary, seen.features(evaluation.split, pictures), [one.caption.split() for one in scored])
+    found = zip(numbers, scored, beams, looked, strict=True)
+    return {i: one._replace(n_best=beam.n_best, attention=where) for i, one, beam, where in found}
