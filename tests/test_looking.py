@@ -12,11 +12,12 @@ import numpy as np
 import pytest
 from commands import good
 from test_grid import PREPARE, photos
+from test_photo_encoders import needs_timm
 from test_report import SAID, Page, browser, decode, photo, scene  # noqa: F401 - a fixture
 
 from xpcap import open_run, runs
 from xpcap.data import open_data
-from xpcap.encoders import Area, grid_area
+from xpcap.encoders import Area, TimmEncoder, grid_area
 from xpcap.encoders.area import WHOLE_PICTURE, traced_area
 from xpcap.models import Ensemble, Policy
 from xpcap.report import Card, Gallery, Looked, dim, draw_captions, write_page
@@ -192,6 +193,20 @@ def test_what_a_preprocessing_keeps_of_a_picture_is_found_by_its_pixels(
     transform: Callable[[np.ndarray], np.ndarray], size: tuple[int, int], area: Area
 ) -> None:  # fmt: skip
     np.testing.assert_allclose(traced_area(transform, *size), area, atol=0.006)
+
+
+@needs_timm
+def test_what_lies_outside_the_area_of_a_model_of_timm_changes_none_of_its_features() -> None:
+    encoder, picture = TimmEncoder("timm:resnet10t:grid=3", pretrained=False), photo(0, 300, 500)
+    area = grid_area(encoder.name, picture)
+    assert area is not None
+    for margin, changes in ((-3, False), (6, True)):  # pixels
+        top, left, bottom, right = (round(share * side) for share, side in zip(area, (300, 500) * 2, strict=True))
+        inner = slice(top + margin, bottom - margin), slice(left + margin, right - margin)
+        other = np.zeros_like(picture)
+        other[inner] = picture[inner]
+        assert (np.abs(encoder.encode([other]) - encoder.encode([picture])).max() > 0) == changes
+    assert grid_area("timm:no_such_model:grid=3", picture) is grid_area("timm:resnet10t.no_such_tag:grid=3", picture) is None
 
 
 @pytest.mark.parametrize(("height", "width"), [(128, 128), (60, 90), (400, 100), (100, 400)])

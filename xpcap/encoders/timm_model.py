@@ -87,14 +87,19 @@ class TimmEncoder:
 
 
 def seen_area(name: str, picture: np.ndarray) -> Area | None:
-    """The part of a picture that the model ``timm:MODEL`` sees, by its preprocessing: most crop. None if timm is not installed."""
+    """The part of a picture that the model ``timm:MODEL`` sees, by its preprocessing: most crop. None if timm, or such a model, is not there."""
     try:
         import timm
         from PIL import Image
     except ImportError:
         return None
     model, _ = split_options(name, ("grid", "sha256"))
-    about = timm.get_pretrained_cfg(model.removeprefix("timm:"))
+    try:
+        about = timm.get_pretrained_cfg(model.removeprefix("timm:"))
+    except (RuntimeError, ValueError):  # no such tag
+        about = None
+    if about is None:
+        return None
     data = timm.data.resolve_data_config({}, pretrained_cfg=about.to_dict())
     transform = timm.data.create_transform(**data, is_training=False)
     mean, std = np.array(data["mean"]), np.array(data["std"])
