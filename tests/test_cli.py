@@ -297,7 +297,7 @@ MISUSED: dict[str, tuple[list[str], list[str]]] = {
     "cell": (["train", "--cell", "lsmt"], ["--cell", "'lsmt'", "rnn, lstm", "did you mean 'lstm'"]),
     "scaling": (["train", "--feature-scaling", "standardise"], ["did you mean 'standardize'"]),
     "backend": (["train", "--backend", "cupi"], ["'cupi'", "numpy, cupy, auto", "did you mean 'cupy'"]),
-    "epochs": (["train", "--epochs", "0"], ["--epochs", "1<=x"]),
+    "epochs": (["train", "--epochs", "-1"], ["--epochs", "0<=x"]),
     "dropout": (["train", "--dropout", "1"], ["--dropout", "0<=x<1"]),
     "lr": (["train", "--lr", "nan"], ["--lr", "nan"]),
     "split without list": (["prepare", "--split", "train", "--captions", "c", "--features", "f", "--out", "o"], ["'train'", "NAME=LIST"]),

@@ -29,6 +29,7 @@ from xpcap.groups import ALONE, Group
 from xpcap.metrics.cider import CiderD
 from xpcap.models.batch import Batch
 from xpcap.runs.folder import HISTORY, open_run
+from xpcap.runs.options import epochs_for
 from xpcap.training.history import best_of
 from xpcap.training.self_critical import SelfCritical, advantages
 
@@ -267,3 +268,8 @@ class TestStages:
         good("train", "--out", out / "cross-entropy", "--resume")
         assert not (out / "cross-entropy" / "cross-entropy").exists()
         failing(["train", "--out", out], "exists, and a run is never overwritten")
+
+
+@pytest.mark.parametrize(("captions", "epochs"), [(1, 60), (1250, 60), (5000, 16), (9600, 8), (30000, 8), (400000, 8)])
+def test_few_captions_get_more_epochs(captions: int, epochs: int) -> None:
+    assert epochs_for(captions, 64) == epochs

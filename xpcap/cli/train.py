@@ -67,7 +67,7 @@ def option(name: str, kind: Any, text: str) -> Callable[[Function], Function]:
 @option("cell", Choice(*CELLS), "Recurrent cell.")
 @option("hidden", click.IntRange(1, LARGEST), "H, size of the hidden state.")
 @option("wordvec", click.IntRange(1, LARGEST), "W, size of a word vector.")
-@option("epochs", click.IntRange(1, LARGEST), "Passes over the training captions.")
+@option("epochs", click.IntRange(0, LARGEST), "Passes over the training captions; 0: 8, or up to 60 where few captions make few steps.")
 @option("score-epochs", click.IntRange(0, LARGEST), "Passes of self-critical training that follow, over the training pictures; 0: none.")
 @option("batch-size", click.IntRange(1, LARGEST), "N, captions in a batch.")
 @option("lr", Number(0, min_open=True), "Adam's learning rate in the first epoch.")

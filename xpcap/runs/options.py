@@ -27,7 +27,7 @@ class TrainOptions:
     cell : "lstm" or "rnn"
     hidden : H, size of the hidden state
     wordvec : W, size of a word vector
-    epochs : passes over the training captions; in self-critical training over the training pictures
+    epochs : passes over the training captions, in self-critical training over the training pictures; 0: see `epochs_for`
     score_epochs : epochs of self-critical training that follow, from the best parameters; 0: none
     batch_size : N, captions in a batch; in self-critical training those sampled, of batch_size // samples pictures
     lr : Adam's learning rate in the first epoch
@@ -53,7 +53,7 @@ class TrainOptions:
     cell: str = "lstm"
     hidden: int = 512
     wordvec: int = 256
-    epochs: int = 8
+    epochs: int = 0
     score_epochs: int = 5
     batch_size: int = 64
     lr: float = 1e-3
@@ -86,6 +86,11 @@ GENERATED = TrainOptions(
 ON_SCORE: dict[str, Any] = {
     "objective": SELF_CRITICAL, "epochs": 5, "score_epochs": 0, "lr": 1e-4, "lr_decay": LINEAR, "select": "cider", "smoothing": 0.0, "patience": 0,
 }  # fmt: skip
+
+
+def epochs_for(captions: int, batch_size: int) -> int:
+    """The epochs of cross entropy for a train split of so many captions, where none are given: 8, or up to 60 if that few steps would be below 1,200."""
+    return max(8, min(60, math.ceil(1200 / math.ceil(captions / batch_size))))
 
 
 def default_out(options: TrainOptions) -> Path:

@@ -38,7 +38,7 @@ from xpcap.runs.folder import (
     write_vocabulary,
 )  # fmt: skip
 from xpcap.runs.keeping import Keeper
-from xpcap.runs.options import TrainOptions, check_agreement, default_out, options_of, settings_of
+from xpcap.runs.options import TrainOptions, check_agreement, default_out, epochs_for, options_of, settings_of
 from xpcap.runs.pages import write_run_page
 from xpcap.runs.saving import Saver, interval
 from xpcap.runs.stages import first_stage, is_staged, second_stage
@@ -147,9 +147,11 @@ def _fit(options: TrainOptions, out: Path, hooks: Hooks) -> tuple[list[dict[str,
     on_epoch, progress, on_resume, on_remark, group = hooks
     first = group.rank == 0
     config = read_config(out) if place.has_run(out) else None
+    data = _data(options, out, config)
+    if not options.epochs:
+        options = replace(options, epochs=epochs_for(len(data.split("train").captions), options.batch_size))
     if config is not None:
         check_agreement(options, options_of(config, out))
-    data = _data(options, out, config)
     model = CaptioningRNN.from_config(_model_config(options, data), data.vocabulary.word_to_idx, seed=options.seed)
     saved = None if config is None else _saved(out, config, data, model, on_remark)
     check_agreement_of_ranks(group, out, settings_of(options), data.stamp, 0 if saved is None else saved.state.iteration)
