@@ -130,7 +130,7 @@ def test_every_option_of_train_changes_what_is_trained(tmp_path: Path) -> None:
         "--dropout": 0.1, "--smoothing": 0.1, "--select": "cider", "--inject": "every-step", "--feature-scaling": "standardize", "--seed": 1,
     }  # fmt: skip
     options = {param.opts[-1] for param in main.commands["train"].params if param.opts[-1].startswith("--")}
-    elsewhere = {"--out", "--backend", "--patience", "--save-every", "--resume", "--from", "--objective", "--samples", "--sharpen"}
+    elsewhere = {"--out", "--backend", "--patience", "--save-every", "--resume", "--from", "--objective", "--samples", "--sharpen", "--score-epochs"}
     assert set(changes) == options - elsewhere  # tests/test_resume.py and tests/test_self_critical.py have those
     results = {option: trained(option, option, value) for option, value in changes.items()}
     assert len({trained("plain"), *results.values()}) == len(changes) + 1
