@@ -626,6 +626,7 @@ def test_a_process_of_its_own_describes_the_machine_or_says_why_not() -> None:
         apart.machine_apart("cupy:99")
 
 
+@pytest.mark.hunt
 def test_emulated_parts_of_a_step_add_up_to_it(device: Emulator, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     """By the device's events and the host's clock; the device is kept busy first; afterwards the step is as it was."""
     monkeypatch.setattr(parts, "PRODUCT", 64)

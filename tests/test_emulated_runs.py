@@ -72,6 +72,7 @@ def test_emulated_run_folder_is_as_whole_as_any(runs: dict[str, Path]) -> None:
     assert (runs["cupy"] / "index.html").stat().st_size > 10_000
 
 
+@pytest.mark.hunt
 def test_emulated_vanilla_rnn_without_dropout_trains_too(few_pictures: None, device: Emulator, tmp_path: Path) -> None:
     options = ("--cell", "rnn", "--dropout", "0")
     histories = [numbers(lines(train(tmp_path / backend, backend, *options) / HISTORY)) for backend in ("numpy", "cupy")]

@@ -211,6 +211,7 @@ def test_emulated_change_on_the_device_is_named_by_its_step_and_tensor(device: E
     assert (outcome.step, outcome.tensor, outcome.parted) == (3, "dWh", True)
 
 
+@pytest.mark.hunt
 def test_emulated_verify_has_rows_for_training(device: Emulator, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lockstep, "Setup", lambda *args, **more: Setup(*args, **SMALL, **more, steps=3))
     with use_backend("cupy"):
