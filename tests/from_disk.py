@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 PICTURES, D, CAPTIONS, WORDS = 82_783, 4096, 400_000, 9_000
-TRAIN = ("--epochs", "1", "--score-epochs", "1", "--batch-size", "512", "--hidden", "64", "--wordvec", "64")
+TRAIN = ("--epochs", "1", "--score-epochs", "0", "--batch-size", "512", "--hidden", "64", "--wordvec", "64")
 COMMAND = (  # VmHWM, because ru_maxrss of a new process begins with the memory of the one that started it
     "import sys; from xpcap.cli import main; main(sys.argv[1:], standalone_mode=False); "
     "print(*[line.split()[1] for line in open('/proc/self/status') if line.startswith('VmHWM')])"

@@ -196,9 +196,11 @@ def test_one_training_opens_stamps_tokenises_and_captions_once(made: Path, tmp_p
         count(module, "tokenize")
     commands.good("train", made / "data.h5", "--out", tmp_path / "run", *commands.SMALL)
     val = data.split("val")
-    assert counts == {
-        "read_dataset": 1, "stamp_of": 1, "check_data": 1, "say": len(val.images), "tokenize": 2 * len(val.captions)
-    }  # fmt: skip
+    opened = {"read_dataset": 1, "stamp_of": 1, "check_data": 1}
+    assert counts == {**opened, "say": len(val.images), "tokenize": 2 * len(val.captions)}
+    counts.clear()
+    commands.good("train", made / "data.h5", "--out", tmp_path / "staged", *commands.SMALL, "--score-epochs", 1)
+    assert {name: counts[name] for name in opened} == opened  # once for both stages
 
 
 def test_generated_pictures_are_stamped_once_and_never_opened(few_pictures: None, monkeypatch: pytest.MonkeyPatch) -> None:

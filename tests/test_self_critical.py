@@ -124,7 +124,7 @@ def test_an_epoch_visits_every_picture_that_has_captions_once() -> None:
 
 
 def test_ranks_train_the_model_that_one_process_trains() -> None:
-    """With eight ranks one of them has no picture of a batch of seven, nor of the last of five."""
+    """With seven ranks, two of them have no picture of the last batch, which is of five."""
     alone = trained(ALONE)
     for size in (2, 7):
         for rank in together(size, trained):
@@ -183,6 +183,20 @@ class TestTrainFrom:
         np.testing.assert_allclose(after.model.params.flat, before.model.params.flat, atol=1e-9)
         np.testing.assert_array_equal(after.scaling.mean, before.scaling.mean)
         assert (after.config["hidden"], after.config["objective"], after.config["data_stamp"]) == (16, "cross-entropy", before.config["data_stamp"])
+
+    @pytest.mark.parametrize(("options", "factor"), [((), 1.5), (("--sharpen", 2), 2)])
+    def test_training_on_the_score_begins_with_sharpened_scores_and_nothing_else_changed(
+        self, options: tuple[object, ...], factor: float, run: Path, tmp_path: Path
+    ) -> None:  # fmt: skip
+        good("train", "--from", run, "--out", tmp_path / "on", *TUNED, "--lr", 1e-12, *options)
+        before, after = open_run(run).model.params, open_run(tmp_path / "on").model.params
+        for name, value in before.items():
+            np.testing.assert_allclose(after[name], value * (factor if name in ("W_vocab", "b_vocab") else 1), rtol=1e-6, atol=1e-9)
+
+    def test_other_samples_are_another_training(self, run: Path, tmp_path: Path) -> None:
+        for samples in (2, 4):
+            good("train", "--from", run, "--out", tmp_path / str(samples), *TUNED, "--samples", samples)
+        assert (tmp_path / "2" / "best.safetensors").read_bytes() != (tmp_path / "4" / "best.safetensors").read_bytes()
 
     def test_what_does_not_fit_is_named(self, run: Path, tmp_path: Path) -> None:
         good("train", "--from", run, "--out", tmp_path / "on", *TUNED, "--epochs", 1)
@@ -273,3 +287,10 @@ class TestStages:
 @pytest.mark.parametrize(("captions", "epochs"), [(1, 60), (1250, 60), (5000, 16), (9600, 8), (30000, 8), (400000, 8)])
 def test_few_captions_get_more_epochs(captions: int, epochs: int) -> None:
     assert epochs_for(captions, 64) == epochs
+
+
+@pytest.mark.usefixtures("few_pictures", "plain_curves")
+def test_as_many_epochs_as_suit_the_captions_are_trained_where_none_are_given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("xpcap.runs.training.epochs_for", lambda captions, batch_size: (captions, batch_size) == (300, 20) and 3)
+    good("train", "--out", tmp_path / "run", *SMALL, "--epochs", 0, "--batch-size", 20)
+    assert open_run(tmp_path / "run").config["epochs"] == len((tmp_path / "run" / HISTORY).read_text().splitlines()) == 3

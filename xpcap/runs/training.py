@@ -88,24 +88,23 @@ def train_run(
         cannot be written to.
     """
     interval(options.save_every)  # complains before any work is done
-    if group.rank and options.data:
-        open_data(options.data)  # before the folder is made: a rank without the data ends all
+    data = open_data(options.data) if group.rank and options.data else None  # before the folder is made: a rank without the data ends all
     out = Path(group.collect(str(options.out or default_out(options)))[0])
     hooks = Hooks(on_epoch, progress, on_resume, on_remark, group)
     with _reserved(out, options.resume) if group.rank == 0 else contextlib.nullcontext():
         group.collect("the place is reserved")
         if not is_staged(options, out):
-            return _train(replace(options, out=out), out, hooks)
+            return _train(replace(options, out=out), out, hooks, data)[0]
         first = first_stage(options, out)
         group.collect("the stage is known")
         if first is not None:
             with _reserved(out / place.FIRST, True) if group.rank == 0 else contextlib.nullcontext():
-                _train(first, out / place.FIRST, hooks)
+                _, data = _train(first, out / place.FIRST, hooks, data)
         second = second_stage(options, out)
         group.collect("the first stage is done")
         if on_stage is not None:
             on_stage(second)
-        return _train(second, out, hooks)
+        return _train(second, out, hooks, data)[0]
 
 
 class Hooks(NamedTuple):
@@ -118,16 +117,16 @@ class Hooks(NamedTuple):
     group: Group
 
 
-def _train(options: TrainOptions, out: Path, hooks: Hooks) -> Trained:
-    """Train in a folder that is reserved."""
+def _train(options: TrainOptions, out: Path, hooks: Hooks, opened: CaptionData | None) -> tuple[Trained, CaptionData]:
+    """Train in a folder that is reserved, on data that may be open already; it is returned as well."""
     hooks.group.collect("the folder is there")
-    history, data = _fit(options, out, hooks)
+    history, data = _fit(options, out, hooks, opened)
     hooks.group.collect("all is written")
     run = open_run(out)
     evaluation = evaluate_run(run, data, "val", hooks.progress, group=hooks.group) if "val_loss" in history[-1] else None
     if hooks.group.rank == 0:
         write_run_page(run, history, evaluation, data)
-    return Trained(run, evaluation)
+    return Trained(run, evaluation), data
 
 
 @contextlib.contextmanager
@@ -142,12 +141,12 @@ def _reserved(out: Path, resume: bool) -> Iterator[None]:
         yield
 
 
-def _fit(options: TrainOptions, out: Path, hooks: Hooks) -> tuple[list[dict[str, Any]], CaptionData]:
+def _fit(options: TrainOptions, out: Path, hooks: Hooks, opened: CaptionData | None) -> tuple[list[dict[str, Any]], CaptionData]:
     """Train to the end; return the history and the data. What training itself held in memory is free afterwards."""
     on_epoch, progress, on_resume, on_remark, group = hooks
     first = group.rank == 0
     config = read_config(out) if place.has_run(out) else None
-    data = _data(options, out, config)
+    data = _data(options, out, config, opened)
     if not options.epochs:
         options = replace(options, epochs=epochs_for(len(data.split("train").captions), options.batch_size))
     if config is not None:
@@ -231,10 +230,10 @@ def _model_config(options: TrainOptions, data: CaptionData) -> ModelConfig:
     return ModelConfig(len(data.vocabulary), data.feature_shape, options.wordvec, options.hidden, options.cell, options.dropout, options.inject)
 
 
-def _data(options: TrainOptions, out: Path, config: Mapping[str, Any] | None) -> CaptionData:
-    """What to train on. For a run to continue it must be the data that the run began with, wherever that is by now."""
+def _data(options: TrainOptions, out: Path, config: Mapping[str, Any] | None, opened: CaptionData | None) -> CaptionData:
+    """What to train on, which may be `opened` already. For a run to continue it must be the data that the run began with, wherever that is by now."""
     path = Path(options.data or out / DATA)
-    data = open_data(path) if options.data or path.exists() else stamped(generate(options.seed))
+    data = opened or (open_data(path) if options.data or path.exists() else stamped(generate(options.seed)))
     if config is not None and config["data_stamp"] != data.stamp:
         raise DataError(
             f"train_run: {path} is not the data that {out} began with, expected the same, unchanged; give its path as `data`, or begin another run"
