@@ -115,8 +115,10 @@ class Guarded:
 
 def changed(before: np.ndarray, after: np.ndarray) -> Changes:
     """Where two C-contiguous arrays have different bits."""
-    old, new = (x.reshape(-1).view(np.uint8).reshape(x.size, x.itemsize) for x in (before, after))
-    edges = np.flatnonzero(np.diff((old != new).any(axis=1), prepend=False, append=False))
+    old, new = (x.reshape(-1).view(f"u{x.itemsize}") for x in (before, after))
+    different = np.zeros(old.size + 2, bool)
+    np.not_equal(old, new, out=different[1:-1])
+    edges = np.flatnonzero(different[1:] != different[:-1])
     return Changes(before.ctypes.data, before.itemsize, before.shape, [(int(start), int(stop)) for start, stop in edges.reshape(-1, 2)])
 
 

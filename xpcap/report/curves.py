@@ -1,7 +1,8 @@
 """Learning curves as PNG: loss by epoch, and perplexity and CIDEr-D of the val split."""
 
+import functools
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -25,9 +26,26 @@ DARK = Palette(paper="#14171b", ink="#e4e7eb", faint="#39404a", train="#86a8dd",
 SIZE, DPI = (4.25, 2.75), 160  # inches; sharp on screens with two pixels a point
 PIXELS = (680, 440)
 SCORES = ("val_cider", "train_reward")  # the more the better
+KEPT = 4  # drawings of a curve: light and dark, of two histories
+History = Sequence[Mapping[str, Any]]
+Draw = Callable[..., bytes]
 
 
-def draw_loss(path: str | Path, history: Sequence[Mapping[str, Any]]) -> None:
+def _kept(draw: Draw) -> Draw:
+    """`draw`, without drawing again what it drew last: loss.png, the page in training and the page at the end show the same curves."""
+
+    @functools.lru_cache(KEPT)
+    def drawn(rows: tuple[tuple[tuple[str, Any], ...], ...], dark: bool) -> bytes:
+        return draw([dict(row) for row in rows], dark)
+
+    @functools.wraps(draw)
+    def look_up(history: History, dark: bool = False) -> bytes:
+        return drawn(tuple(tuple(record.items()) for record in history), dark)
+
+    return look_up
+
+
+def draw_loss(path: str | Path, history: History) -> None:
     """Write the light `loss_curve` of a history to a file.
 
     Raises
@@ -39,7 +57,8 @@ def draw_loss(path: str | Path, history: Sequence[Mapping[str, Any]]) -> None:
         file.write(png)
 
 
-def loss_curve(history: Sequence[Mapping[str, Any]], dark: bool = False) -> bytes:
+@_kept
+def loss_curve(history: History, dark: bool = False) -> bytes:
     """Draw the loss of each epoch, in training (with dropout) and on the val split if it was measured, as PNG.
 
     Parameters
@@ -56,12 +75,14 @@ def loss_curve(history: Sequence[Mapping[str, Any]], dark: bool = False) -> byte
     return _png(figure)
 
 
-def perplexity_curve(history: Sequence[Mapping[str, Any]], dark: bool = False) -> bytes:
+@_kept
+def perplexity_curve(history: History, dark: bool = False) -> bytes:
     """Draw the perplexity of the val split after each epoch, as PNG; records without ``val_perplexity`` are left out."""
     return _val_curve(history, "val_perplexity", "perplexity on val", dark)
 
 
-def cider_curve(history: Sequence[Mapping[str, Any]], dark: bool = False) -> bytes:
+@_kept
+def cider_curve(history: History, dark: bool = False) -> bytes:
     """Draw CIDEr-D of the val split's captions after each epoch, as PNG, and the mean reward of what was sampled in training, if anything was."""
     if not points(history, "train_reward"):
         return _val_curve(history, "val_cider", "CIDEr-D on val", dark)
@@ -74,18 +95,18 @@ def cider_curve(history: Sequence[Mapping[str, Any]], dark: bool = False) -> byt
     return _png(figure)
 
 
-def best_point(history: Sequence[Mapping[str, Any]], key: str) -> tuple[int, float, str]:
+def best_point(history: History, key: str) -> tuple[int, float, str]:
     """Epoch and value of the best, and the word for it: scores are best where they are highest, losses where they are lowest."""
     best, word = (max, "highest") if key in SCORES else (min, "lowest")
     return *best(points(history, key), key=lambda point: point[1]), word
 
 
-def points(history: Sequence[Mapping[str, Any]], key: str) -> list[tuple[int, float]]:
+def points(history: History, key: str) -> list[tuple[int, float]]:
     """(epoch, value) of the records that have the value."""
     return [(record["epoch"], record[key]) for record in history if record.get(key) is not None]
 
 
-def _val_curve(history: Sequence[Mapping[str, Any]], key: str, label: str, dark: bool) -> bytes:
+def _val_curve(history: History, key: str, label: str, dark: bool) -> bytes:
     palette = DARK if dark else LIGHT
     figure, axes = _axes(palette, label)
     if _line(axes, history, key, palette.val, marker="o", markersize=3.2, linewidth=1.8):
@@ -111,7 +132,7 @@ def _axes(palette: Palette, label: str) -> tuple[Any, Any]:
     return figure, axes
 
 
-def _line(axes: Any, history: Sequence[Mapping[str, Any]], key: str, colour: str, **style: Any) -> bool:
+def _line(axes: Any, history: History, key: str, colour: str, **style: Any) -> bool:
     drawn = points(history, key)
     if drawn:
         epochs, values = zip(*drawn, strict=True)
@@ -121,7 +142,7 @@ def _line(axes: Any, history: Sequence[Mapping[str, Any]], key: str, colour: str
     return bool(drawn)
 
 
-def _ring_best(axes: Any, history: Sequence[Mapping[str, Any]], key: str, palette: Palette) -> None:
+def _ring_best(axes: Any, history: History, key: str, palette: Palette) -> None:
     """Mark the best value."""
     if len(points(history, key)) < 2:
         return

@@ -1,6 +1,7 @@
 """An HTML page of a run or of captioned pictures in one file: scores, learning curves, settings and galleries."""
 
 import base64
+import functools
 import io
 from collections.abc import Iterable, Mapping, Sequence
 from importlib import resources
@@ -122,6 +123,7 @@ def write_page(
         file.write(page.encode("utf-8"))
 
 
+@functools.cache
 def _template() -> Any:
     from jinja2 import Environment, StrictUndefined
 
