@@ -162,6 +162,6 @@ def wrap(text: str, width: Callable[[str], float], most: float = PICTURE[0]) -> 
 
 
 def _cut(line: str, width: Callable[[str], float], most: float) -> str:
-    while line and width(f"{line} …") > most:
-        line = line[:-1]
-    return f"{line} …"
+    """The longest beginning of a line that fits with an ellipsis."""
+    fitting = bisect_right(range(len(line) + 1), most, key=lambda n: width(f"{line[:n]} …")) - 1
+    return f"{line[: max(0, fitting)]} …"
