@@ -58,6 +58,7 @@ def use_plain_curves(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(curves, "loss_curve", curve)
     patch.setattr(page, "loss_curve", curve)
     patch.setattr(page, "perplexity_curve", curve)
+    patch.setattr(page, "cider_curve", curve)
 
 
 def failing(args: list[Any], *words: str, left: tuple[str, ...] = ()) -> None:

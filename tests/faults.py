@@ -23,9 +23,13 @@ from xpcap.runs.checkpoint import load_state
 from xpcap.runs.folder import BEST, LAST, open_run
 
 OPTIONS = ["--hidden", "8", "--wordvec", "4", "--epochs", "2", "--save-every", "6", "--dropout", "0.2"]
-SHAPES = ModelConfig(len(commands.few(0).vocabulary), (commands.few(0).feature_dim,), 4, 8).shapes()
 STEPS = {"create": errno.ENOSPC, "write": errno.ENOSPC, "flush": errno.EIO, "rename": errno.EIO, "flush_folder": errno.EIO}
 ERRORS = (errno.ENOSPC, errno.EIO, errno.EACCES, errno.EFBIG)
+
+
+def _shapes() -> dict[str, tuple[int, ...]]:
+    data = commands.few(0)
+    return ModelConfig(len(data.vocabulary), (data.feature_dim,), 4, 8).shapes()
 
 
 class Fault(NamedTuple):
@@ -112,7 +116,7 @@ def check(fault: Fault, whole: dict[str, bytes], folder: Path) -> str:
     assert list(out.glob(".*.part")) == [], fault
     last = out / LAST
     if last.exists():
-        load_state(last, SHAPES)
+        load_state(last, _shapes())
         if (out / BEST).exists():
             open_run(out)
     else:

@@ -568,6 +568,7 @@ def test_emulated_bench_times_by_events_and_reads_nothing(device: Emulator) -> N
     assert [wait.how for wait in device.waits] == ["Device.synchronize", "Event.synchronize"]
 
 
+@pytest.mark.hunt
 def test_emulated_bench_says_what_card_it_was(device: Emulator, tiny: None) -> None:
     found = json.loads(good("bench", "--backend", "cupy", "--config", "coco", "--json").stdout)
     assert found[0]["machine"]["card"] == "emulated"

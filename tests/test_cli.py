@@ -26,7 +26,7 @@ from xpcap.metrics import corpus_bleu, unigram_bleu
 from xpcap.runs import keeping
 
 ROOT = Path(__file__).parent.parent
-pytestmark = pytest.mark.usefixtures("few_pictures")
+pytestmark = pytest.mark.usefixtures("few_pictures", "plain_curves")  # a page and its real curves are those of test_pages.py
 
 
 def test_train_alone_generates_learns_and_leaves_a_run_folder() -> None:
@@ -119,7 +119,6 @@ def test_runs_differ_by_cell_and_options_reach_the_model(tmp_path: Path) -> None
     assert (opened.config["batch_size"], opened.config["seed"], opened.config["dropout"]) == (50, 4, 0)
 
 
-@pytest.mark.usefixtures("plain_curves")
 def test_every_option_of_train_changes_what_is_trained(tmp_path: Path) -> None:
     def trained(name: str, *options: object) -> bytes:
         good("train", "--out", tmp_path / name, *SMALL, *options)

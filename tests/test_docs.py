@@ -112,7 +112,7 @@ def put_files_that_the_docs_speak_of() -> None:
     assert CliRunner().invoke(main, arguments.split()).exit_code == 0
 
 
-@pytest.mark.usefixtures("verify_once")
+@pytest.mark.usefixtures("verify_once", "plain_curves")
 @pytest.mark.parametrize("name", [name for name, commands in SCRIPTS.items() if commands])
 def test_commands_in_the_docs_run_in_their_order(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """On small data, and small models where they are trained; those for a GPU or PyTorch only where there is one."""

@@ -1,6 +1,6 @@
 """Numeric gradients, and that verify passes when all is well and fails when something is planted."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from types import SimpleNamespace
 from typing import Any
 
@@ -9,7 +9,8 @@ import pytest
 
 from xpcap import CaptioningRNN, asarray, get_array_module, layers, loops, ops, optim, to_numpy
 from xpcap.gradcheck import directional_errors, eval_numerical_gradient, eval_numerical_gradient_array, grad_check_sparse
-from xpcap.verify import Row, read_cases, verify
+from xpcap.verify import Row, attention, read_cases, verify
+from xpcap.verify import layers as of_layers
 
 
 def test_numeric_gradients_are_right_and_leave_x_as_it_was(lib: Any, rng: np.random.Generator) -> None:
@@ -98,17 +99,21 @@ def rounded_loss(scores: Any, targets: Any, scale: Any, plain: Callable[..., Any
 
 
 @pytest.mark.parametrize(
-    ("where", "name", "mistake", "rows"),
+    ("where", "name", "mistake", "case", "rows"),
     [
-        (layers.lstm, "lstm_steps", swapped_gates, "lstm_forward h"),
-        (layers.lstm, "lstm_backward_steps", forgetful_backward, "lstm_backward dx"),
-        (layers.attention, "attend_steps", unscaled_scores, "attention_forward h"),
-        (layers.loss, "softmax_loss", rounded_loss, "temporal_softmax_loss dx"),
+        (layers.lstm, "lstm_steps", swapped_gates, "lstm_forward h", verify),
+        (layers.lstm, "lstm_backward_steps", forgetful_backward, "lstm_backward dx", lambda: of_layers.gradients(layers, read_cases())),
+        (layers.attention, "attend_steps", unscaled_scores, "attention_forward h", lambda: attention.rows(layers)),
+        (layers.loss, "softmax_loss", rounded_loss, "temporal_softmax_loss dx", lambda: of_layers.losses(layers, read_cases())),
     ],
+    ids=["steps", "steps back", "attention", "loss"],
 )
-def test_verify_catches_a_planted_mistake(where: Any, name: str, mistake: Any, rows: str, lib: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_verify_catches_a_planted_mistake(
+    where: Any, name: str, mistake: Any, case: str, rows: Callable[[], Iterator[Row]], lib: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Among the rows of `verify` that the mistake is for; no further than the first that finds it."""
     monkeypatch.setattr(where, name, mistake)
-    assert rows in (row.case for row in verify() if not row.passed)  # looks no further than that row
+    assert case in (row.case for row in rows() if not row.passed)
 
 
 # Other people's modules

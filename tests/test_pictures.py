@@ -1,5 +1,6 @@
 """Generated pictures: held-out combinations, captions that say what is there, and the best score that the grammar allows."""
 
+import functools
 import itertools
 from collections import Counter
 from pathlib import Path
@@ -18,7 +19,11 @@ from xpcap.encoders import read_picture  # noqa: E402
 from xpcap.errors import DataError  # noqa: E402
 from xpcap.metrics import corpus_bleu  # noqa: E402
 
-SCENES = {split: [make_scene(split, number, seed=0) for number in range(count)] for split, count in (("train", 3000), ("val", 300))}
+
+@functools.cache
+def scenes(split: str) -> list[Scene]:
+    """The first scenes of a split, made when a test needs them."""
+    return [make_scene(split, number, seed=0) for number in range({"train": 3000, "val": 300}[split])]
 
 
 def listed(scene: Scene) -> list[tuple[str, str]]:
@@ -42,7 +47,7 @@ def test_no_two_things_of_a_held_out_scene_were_ever_seen_together() -> None:
     trained = [make_scene("train", i, seed=0) for i in range(15_000)] + [make_scene("train", i, seed=9) for i in range(1000)]
     seen_together = {frozenset(pair) for scene in trained for pair in itertools.combinations(listed(scene), 2)}
     seen_alone = {(*listed(scene), scene.arrangement) for scene in trained if len(scene.things) == 1}
-    for scene in SCENES["val"]:
+    for scene in scenes("val"):
         if len(scene.things) == 1:
             assert (*listed(scene), scene.arrangement) not in seen_alone
         for pair in itertools.combinations(listed(scene), 2):
@@ -51,19 +56,19 @@ def test_no_two_things_of_a_held_out_scene_were_ever_seen_together() -> None:
     assert {kind for kind, _ in seen_alone} == every  # each kind was seen, alone and beside others
     assert {kind for pair in seen_together for kind in pair} == every
     assert {place for _, place in seen_alone} == set(PLACES)
-    assert {scene.arrangement for scene in SCENES["val"]} <= {scene.arrangement for scene in trained}
+    assert {scene.arrangement for scene in scenes("val")} <= {scene.arrangement for scene in trained}
 
 
 def test_held_out_scenes_are_of_every_sort() -> None:
-    sizes = Counter(len(scene.things) for scene in SCENES["val"])
+    sizes = Counter(len(scene.things) for scene in scenes("val"))
     assert all(sizes[count] > 40 for count in (1, 2, 3))
-    assert {kind for scene in SCENES["val"] for kind in listed(scene)} == set(itertools.product(COLOURS, SHAPES))
+    assert {kind for scene in scenes("val") for kind in listed(scene)} == set(itertools.product(COLOURS, SHAPES))
     for split in SPLITS:
-        assert 3 < sum(len(scene.things) == 2 and len(kinds(scene)) == 1 for scene in SCENES[split]) < len(SCENES[split]) / 10  # two of a kind
+        assert 3 < sum(len(scene.things) == 2 and len(kinds(scene)) == 1 for scene in scenes(split)) < len(scenes(split)) / 10  # two of a kind
 
 
 def test_pictures_show_each_thing_whole_in_its_colour_and_no_two_touch() -> None:
-    for scene in SCENES["val"][:100]:
+    for scene in scenes("val")[:100]:
         pixels = paint(scene)
         assert pixels.shape == (SIDE, SIDE, 3)
         for thing in scene.things:
@@ -74,7 +79,7 @@ def test_pictures_show_each_thing_whole_in_its_colour_and_no_two_touch() -> None
 
 
 def test_every_caption_of_the_language_names_exactly_what_is_in_the_scene() -> None:
-    for scene in {structure(scene): scene for scene in SCENES["train"]}.values():
+    for scene in {structure(scene): scene for scene in scenes("train")}.values():
         captions = list(language(scene))
         assert all(named(tokenize(text)) == kinds(scene) for text, _ in captions)
         assert sum(p for _, p in captions) == pytest.approx(1)
@@ -83,7 +88,7 @@ def test_every_caption_of_the_language_names_exactly_what_is_in_the_scene() -> N
 
 
 def test_sampled_captions_have_the_probabilities_of_the_language(rng: np.random.Generator) -> None:
-    scene = next(scene for scene in SCENES["val"] if len(scene.things) == 1)
+    scene = next(scene for scene in scenes("val") if len(scene.things) == 1)
     expected = dict(language(scene))
     count = 20_000
     sampled = Counter(describe(scene, rng) for _ in range(count))
@@ -132,20 +137,20 @@ def test_no_change_to_the_captions_of_one_kind_of_scene_betters_the_best_caption
 @pytest.mark.hunt
 def test_the_best_captions_beat_every_other_way_to_choose_them(rng: np.random.Generator) -> None:
     """Against fresh references, on the mean of eight draws: captions drawn anew, the likeliest, the shortest and the longest ones score less."""
-    scenes = SCENES["val"]
-    references = [[[describe(scene, rng).split() for _ in range(5)] for scene in scenes] for _ in range(8)]
-    languages = {structure(scene): list(language(scene)) for scene in scenes}
+    held_out = scenes("val")
+    references = [[[describe(scene, rng).split() for _ in range(5)] for scene in held_out] for _ in range(8)]
+    languages = {structure(scene): list(language(scene)) for scene in held_out}
 
     def score(texts: list[str]) -> float:
         return float(np.mean([corpus_bleu(drawn, [text.split() for text in texts])[3] for drawn in references]))
 
-    best = score(best_captions(scenes, references=5))
+    best = score(best_captions(held_out, references=5))
     assert 0.85 < best < 0.95
     others = {
-        "drawn": [describe(scene, rng) for scene in scenes],
-        "likeliest": [max(language(scene), key=lambda caption: caption[1])[0] for scene in scenes],
-        "shortest": [min(language(scene), key=lambda caption: len(caption[0].split()))[0] for scene in scenes],
-        "longest": [max(language(scene), key=lambda caption: len(caption[0].split()))[0] for scene in scenes],
+        "drawn": [describe(scene, rng) for scene in held_out],
+        "likeliest": [max(language(scene), key=lambda caption: caption[1])[0] for scene in held_out],
+        "shortest": [min(language(scene), key=lambda caption: len(caption[0].split()))[0] for scene in held_out],
+        "longest": [max(language(scene), key=lambda caption: len(caption[0].split()))[0] for scene in held_out],
     }
     assert len(languages) > 20
     for name, texts in others.items():
@@ -156,7 +161,7 @@ def test_expected_matches_are_those_of_many_draws(rng: np.random.Generator) -> N
     """The exact expectation behind the best captions, against counting."""
     from xpcap.data.pictures.best import _prospects
 
-    scene = next(scene for scene in SCENES["val"] if scene.arrangement == "beside")
+    scene = next(scene for scene in scenes("val") if scene.arrangement == "beside")
     captions = list(language(scene))
     prospects, number, draws = _prospects(captions, 5), 30, 3000
     words = captions[number][0].split()

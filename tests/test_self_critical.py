@@ -220,6 +220,7 @@ class TestTrainFrom:
         failing(["train", "--out", tmp_path / "on", "--resume"], "has changed since the run that starts from it began", left=())
         assert model.config["objective"] == "cross-entropy"
 
+    @pytest.mark.hunt
     def test_emulated_training_on_the_score_is_that_of_numpy(self, run: Path, device: Emulator, tmp_path: Path) -> None:
         for backend in ("numpy", "cupy"):
             good("train", "--from", run, "--out", tmp_path / backend, "--backend", backend, *TUNED)

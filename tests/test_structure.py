@@ -7,6 +7,8 @@ import sys
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
+import pytest
+
 PACKAGE = Path(__file__).parent.parent / "xpcap"
 LEVELS = [
     {"blas", "errors", "files", "progress"},
@@ -106,6 +108,7 @@ def test_torch_is_imported_in_two_files_and_only_when_it_is_used() -> None:
     assert subprocess.run([sys.executable, "-c", code], cwd=PACKAGE.parent, check=False).returncode == 0
 
 
+@pytest.mark.hunt
 def test_gpu_tests_are_collected_with_the_few_packages_that_gpu_machines_have() -> None:
     """numpy, h5py, click, tqdm, safetensors and pytest: the rest is imported where it is used."""
     absent = ("nltk", "PIL", "matplotlib", "jinja2", "filelock", "hypothesis")
