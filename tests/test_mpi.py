@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -17,7 +18,7 @@ pytest.importorskip("PIL")  # generated pictures
 import kill
 import numpy as np
 
-from xpcap.data import write_dataset
+from xpcap.data import read_dataset, write_dataset
 from xpcap.data.pictures import generate, write_pictures
 from xpcap.runs import open_run
 
@@ -227,3 +228,19 @@ def test_commands_that_ranks_do_not_share_run_once(data: Path) -> None:
 @pytest.mark.hunt
 def test_runs_whose_ranks_are_killed_at_random_moments_end_as_unbroken_ones() -> None:
     assert kill.hunt(kills=6, seed=1, ranks=2).kills == 6
+
+
+@pytest.mark.hunt
+def test_two_processes_that_attend_and_train_on_the_score_leave_the_run_of_one(data: Path, tmp_path: Path) -> None:
+    """Both stages, on grids."""
+    pictures = read_dataset(data)
+    grids = {name: replace(split, features=split.features[:, :210].reshape(-1, 6, 35)) for name, split in pictures.splits.items()}
+    write_dataset(tmp_path / "grids.h5", replace(pictures, splits=grids))
+    options = ("--hidden", "16", "--wordvec", "12", "--epochs", "1", "--score-epochs", "1", "--inject", "attention+every-step")
+    for say, out in ((alone, "one"), (on_two, "two")):
+        say("train", str(tmp_path / "grids.h5"), "--out", str(tmp_path / out), *options)
+    for stage in ("cross-entropy", ""):
+        one, two = (tmp_path / out / stage for out in ("one", "two"))
+        for ours, theirs in zip(history_of(two), history_of(one), strict=True):
+            assert ours == pytest.approx(theirs, rel=1e-3)
+        np.testing.assert_allclose(open_run(two).model.params.flat, open_run(one).model.params.flat, atol=1e-5)

@@ -284,6 +284,14 @@ class TestStages:
         assert not (out / "cross-entropy" / "cross-entropy").exists()
         failing(["train", "--out", out], "exists, and a run is never overwritten")
 
+    def test_a_second_stage_that_made_captions_worse_says_so(self, staged: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("xpcap.runs.stages.read_history", lambda folder: [{"val_cider": 9.5 if folder.name == "cross-entropy" else 0.5}])
+        out = Path(shutil.copytree(staged, tmp_path / "run"))
+        output = " ".join(good("train", "--out", out, "--resume").output.split())
+        assert f"CIDEr 0.500 after it, 9.500 before; use the run {out / 'cross-entropy'}" in output
+        monkeypatch.undo()
+        assert "no better" not in good("train", "--out", out, "--resume").output
+
 
 @pytest.mark.parametrize(("captions", "epochs"), [(1, 60), (1250, 60), (5000, 16), (9600, 8), (30000, 8), (400000, 8)])
 def test_few_captions_get_more_epochs(captions: int, epochs: int) -> None:

@@ -3,7 +3,7 @@
 from dataclasses import replace
 from pathlib import Path
 
-from xpcap.runs.folder import read_config
+from xpcap.runs.folder import read_config, read_history
 from xpcap.runs.options import TrainOptions, options_of
 from xpcap.runs.place import FIRST, has_run
 from xpcap.runs.starting import options_from
@@ -34,3 +34,14 @@ def second_stage(options: TrainOptions, out: Path) -> TrainOptions:
     chosen = options_from(out / FIRST, {"objective": SELF_CRITICAL})
     kept = {name: getattr(options, name) for name in ("samples", "sharpen", "seed", "save_every")}
     return replace(chosen, out=out, epochs=options.score_epochs, data=options.data or chosen.data, resume=True, **kept)
+
+
+def first_is_better(out: Path) -> str | None:
+    """What to say where both stages are done and the first says the better captions of the val split; None: it does not, or they were not scored."""
+    first, second = (max((record.get("val_cider", 0.0) for record in read_history(folder)), default=0.0) for folder in (out / FIRST, out))
+    if first <= second:
+        return None
+    return (
+        f"training on the score made captions no better: CIDEr {second:.3f} after it, {first:.3f} before; use the run {out / FIRST}, "
+        "or train with fewer --score-epochs"
+    )

@@ -41,7 +41,7 @@ from xpcap.runs.keeping import Keeper
 from xpcap.runs.options import TrainOptions, check_agreement, default_out, epochs_for, options_of, settings_of
 from xpcap.runs.pages import write_run_page
 from xpcap.runs.saving import Saver, interval
-from xpcap.runs.stages import first_stage, is_staged, second_stage
+from xpcap.runs.stages import first_is_better, first_stage, is_staged, second_stage
 from xpcap.runs.starting import digest_of, open_start
 from xpcap.runs.stopping import StopRequest
 from xpcap.training.objectives import CROSS_ENTROPY, SELF_CRITICAL, Objective, smoothed_cross_entropy
@@ -76,7 +76,8 @@ def train_run(
     on_epoch : called with the solver at the end of each epoch, once its checkpoint is on its way to disk
     progress : show progress bars on a terminal
     on_resume : called with the solver when a run is continued, before its first step
-    on_remark : called with a sentence where a run goes on otherwise than it began: in another xpcap, or on other ranks
+    on_remark : called with a sentence where a run goes on otherwise than it began, in another xpcap or on other ranks, and where the first of two
+        stages says the better captions
     group : the ranks that train together, from `xpcap.groups.join()`; `options` are rank 0's. Rank 0 writes; all return the same
     on_stage : called with the options of the second stage before it begins or goes on
 
@@ -104,7 +105,10 @@ def train_run(
         group.collect("the first stage is done")
         if on_stage is not None:
             on_stage(second)
-        return _train(second, out, hooks, data)[0]
+        trained, _ = _train(second, out, hooks, data)
+        if group.rank == 0 and (remark := first_is_better(out)):
+            on_remark(remark)
+        return trained
 
 
 class Hooks(NamedTuple):
