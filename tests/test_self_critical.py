@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -260,6 +261,16 @@ class TestStages:
             for name in ("best.safetensors", "last.safetensors", "history.jsonl"):
                 assert (ours / name).read_bytes() == (theirs / name).read_bytes()
         assert "trained on the score" in " ".join(good("evaluate", staged, "--doctor").output.split())
+
+    def test_the_page_and_the_curves_show_both_stages(self, staged: Path) -> None:
+        page = " ".join((staged / "index.html").read_text(encoding="utf-8").split())
+        best = open_run(staged).meta["epoch"]
+        assert f"parameters of epoch {2 + best}, of which the first 2 were trained by cross entropy, the others on the score" in page
+        assert re.search(r"val loss from \S+ after epoch 1 to \S+ after epoch 4", page)
+        assert re.search(r"train reward from \S+ after epoch 3 to \S+ after epoch 4", page)
+        drawn = json.loads((staged / "loss.png").read_bytes())
+        assert [record["epoch"] for record in drawn] == [1, 2, 3, 4]
+        assert ["train_loss" in record for record in drawn] == [True, True, False, False]
 
     @pytest.mark.parametrize("pauses", [[3], [STEPS_OF_FIRST + 2], [4, STEPS_OF_FIRST + 9]])
     def test_one_command_given_again_goes_on_in_either_stage(self, pauses: list[int], staged: Path, tmp_path: Path) -> None:

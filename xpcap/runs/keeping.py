@@ -13,7 +13,7 @@ from xpcap.progress import Pace
 from xpcap.report import draw_loss
 from xpcap.runs.checkpoint import save_state
 from xpcap.runs.folder import BEST, HISTORY, LAST, TIMES, check_parameters, load_parameters, read_times, save_parameters, write_lines
-from xpcap.runs.pages import write_progress_page
+from xpcap.runs.pages import whole_history, write_progress_page
 from xpcap.training.history import best_of
 from xpcap.training.solver import CaptioningSolver
 from xpcap.training.state import TrainingState
@@ -63,7 +63,7 @@ class Keeper:
         self._out, self._scaling, self._vocabulary, self._writes = out, scaling, vocabulary, writes
         self._history: History = []  # as it was last saved
         self._pictures = (
-            Picture(lambda history: draw_loss(out / "loss.png", history), CURVE_SECONDS, clock),
+            Picture(lambda history: draw_loss(out / "loss.png", whole_history(out, history)[0]), CURVE_SECONDS, clock),
             Picture(lambda history: write_progress_page(out, epochs, history), PAGE_SECONDS, clock),
         )
 

@@ -19,8 +19,9 @@ from xpcap.progress import bar
 from xpcap.report import Card, Gallery, Looked, draw_captions, write_page
 from xpcap.runs.captioning import PictureCaption, caption_chosen, captioned, data_of, source_of, where_looked
 from xpcap.runs.evaluation import Evaluation
-from xpcap.runs.folder import PICTURES, Run
+from xpcap.runs.folder import PICTURES, Run, read_history
 from xpcap.runs.new_pictures import Skipped
+from xpcap.runs.place import FIRST
 
 PAGE = "index.html"
 SHOWN = 9  # pictures in each gallery of a run
@@ -31,11 +32,23 @@ NOTE = "sentence BLEU-4"
 Look = Callable[[str], np.ndarray | None]  # name of a picture to the picture; None if it is not at hand
 
 
+def whole_history(folder: Path, history: Sequence[Mapping[str, Any]]) -> tuple[list[dict[str, Any]], int]:
+    """A run's history for people to look at: if it has two stages that of the first as well, with epochs counted on; and how many are the first's."""
+    first = [{name: figure for name, figure in record.items() if type(figure) in (int, float)} for record in read_history(folder / FIRST)]
+    before = first[-1]["epoch"] if first else 0
+    return [*first, *({**record, "epoch": before + record["epoch"]} for record in history)], before
+
+
 def write_progress_page(folder: str | Path, epochs: int, history: Sequence[Mapping[str, Any]]) -> None:
     """Write the page of a run in training: its curves so far."""
-    summary = f"After epoch {history[-1]['epoch']} of {epochs}. Scores and captions follow when training ends."
     folder = Path(folder)
-    write_page(folder / PAGE, f"{folder.name}, in training", summary=summary, history=history)
+    whole, before = whole_history(folder, history)
+    summary = f"After epoch {whole[-1]['epoch']} of {before + epochs}{_stages(before)}. Scores and captions follow when training ends."
+    write_page(folder / PAGE, f"{folder.name}, in training", summary=summary, history=whole)
+
+
+def _stages(before: int) -> str:
+    return f", of which the first {before} were trained by cross entropy, the others on the score" if before else ""
 
 
 def write_run_page(run: Run, history: Sequence[Mapping[str, Any]], evaluation: Evaluation | None, data: CaptionData | None = None) -> None:
@@ -43,7 +56,10 @@ def write_run_page(run: Run, history: Sequence[Mapping[str, Any]], evaluation: E
 
     Each picture has its caption and the `BEAM` best that a beam search finds. `data` is what was scored; None: the run's own.
     """
-    summary = f"An {run.config['cell'].upper()} captioner with its parameters of epoch {run.meta.get('epoch')}"
+    whole, before = whole_history(run.path, history)
+    best = run.meta.get("epoch")
+    epoch = before + best if isinstance(best, int) else best
+    summary = f"An {run.config['cell'].upper()} captioner with its parameters of epoch {epoch}{_stages(before)}"
     if evaluation is not None:
         summary += f", scored on the {evaluation.n:,} pictures of {evaluation.split}"
     write_page(
@@ -51,7 +67,7 @@ def write_run_page(run: Run, history: Sequence[Mapping[str, Any]], evaluation: E
         run.path.name,
         summary=f"{summary}.",
         facts=_facts(run),
-        history=history,
+        history=whole,
         scores=_scores(evaluation) if evaluation else (),
         galleries=_galleries(run, evaluation, data) if evaluation else (),
     )
