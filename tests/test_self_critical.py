@@ -31,6 +31,7 @@ from xpcap.metrics.cider import CiderD
 from xpcap.models.batch import Batch
 from xpcap.runs.folder import HISTORY, open_run
 from xpcap.runs.options import epochs_for
+from xpcap.runs.pages import whole_history
 from xpcap.training.history import best_of
 from xpcap.training.self_critical import SelfCritical, advantages
 
@@ -271,6 +272,20 @@ class TestStages:
         drawn = json.loads((staged / "loss.png").read_bytes())
         assert [record["epoch"] for record in drawn] == [1, 2, 3, 4]
         assert ["train_loss" in record for record in drawn] == [True, True, False, False]
+
+    def test_a_first_stage_whose_history_was_tampered_with_leaves_out_what_cannot_be_drawn(self, tmp_path: Path) -> None:
+        (tmp_path / "cross-entropy").mkdir()
+        lines = [
+            '{"epoch": 1, "val_loss": 3.5, "val_cider": "much"}',
+            "no record",
+            f'{{"epoch": 1{"0" * 400}, "val_loss": NaN, "train_loss": 1e999}}',
+        ]
+        (tmp_path / "cross-entropy" / HISTORY).write_text("\n".join(lines[::2]))
+        assert whole_history(tmp_path, [{"epoch": 1, "val_loss": 3.0}]) == (
+            [{"epoch": 1, "val_loss": 3.5}, {"epoch": 2}, {"epoch": 3, "val_loss": 3.0}], 2
+        )  # fmt: skip
+        (tmp_path / "cross-entropy" / HISTORY).write_text("\n".join(lines))
+        assert whole_history(tmp_path, [{"epoch": 1}]) == ([{"epoch": 1}], 0)
 
     @pytest.mark.parametrize("pauses", [[3], [STEPS_OF_FIRST + 2], [4, STEPS_OF_FIRST + 9]])
     def test_one_command_given_again_goes_on_in_either_stage(self, pauses: list[int], staged: Path, tmp_path: Path) -> None:
