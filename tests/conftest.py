@@ -1,6 +1,7 @@
 """Fixtures: the libraries that a test runs on, small vocabularies, a small run, and where real data is."""
 
 import contextlib
+import gc
 import os
 import shutil
 from collections.abc import Iterator
@@ -30,6 +31,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         for item in items:
             if "gpu" in item.keywords:
                 item.add_marker(skip)
+
+
+def pytest_collection_finish() -> None:
+    """What was collected stays: garbage collections need not look through it again and again."""
+    gc.collect()
+    gc.freeze()
 
 
 class Lib:
