@@ -16,6 +16,9 @@ from typing import Any
 
 import numpy as np
 
+from xpcap.runs.folder import read_history
+from xpcap.runs.pages import whole_history
+
 COMMAND = [sys.executable, str(Path(__file__).parent.parent / "cli.py")]
 SEEDS = (0, 1, 2)
 BEFORE = {"--inject": "init", "--lr-decay": 0.9, "--dropout": 0.5, "--smoothing": 0, "--select": "loss", "--epochs": 12, "--score-epochs": 0}
@@ -24,33 +27,47 @@ RECIPES: dict[str, dict[str, Any]] = {
     "every step": {**BEFORE, "--inject": "every-step"},
     "default": {},
     "first stage": {},  # of the default
+    "both stages": {},  # of the default, as one captioner
     # the default but for one thing
     "not sharpened": {"--sharpen": 1},
     "no smoothing": {"--smoothing": 0},
 }
-PLOTTED = ("init", "every step", "first stage")
-DECODING: dict[str, list[str]] = {"greedy": [], "beam": ["--beam", "5"], "beam at 0.7": ["--beam", "5", "--length-penalty", "0.7"]}
+PLOTTED = ("init", "every step", "default")
+OF_DEFAULT = ("first stage", "both stages")
+DECODING: dict[str, list[str]] = {
+    "greedy": [],
+    "beam": ["--beam", "5"],
+    "beam at 0.7": ["--beam", "5", "--length-penalty", "0.7"],
+    "beam, no repeats": ["--beam", "5", "--no-repeat"],
+}
 
 
 def place_of(folder: Path, recipe: str, seed: int) -> Path:
-    """The run folder of a recipe with a seed."""
-    return folder / f"default-{seed}" / "cross-entropy" if recipe == "first stage" else folder / f"{recipe.replace(' ', '-')}-{seed}"
+    """The folder in which a recipe is trained with a seed."""
+    return folder / f"{('default' if recipe in OF_DEFAULT else recipe).replace(' ', '-')}-{seed}"
+
+
+def captioners(out: Path, recipe: str) -> list[Path]:
+    """The run folders that caption as one, of a recipe that was trained in `out`."""
+    first = out / "cross-entropy"
+    return {"first stage": [first], "both stages": [out, first]}.get(recipe, [out])
 
 
 def scored(data: Path, folder: Path, recipe: str, seed: int) -> dict[str, Any]:
     """Train a recipe with a seed unless that is done, and score it: scores by decoding, with the minutes that training took."""
-    whole, out = place_of(folder, "default" if recipe == "first stage" else recipe, seed), place_of(folder, recipe, seed)
-    if not (whole / "index.html").exists():
+    out = place_of(folder, recipe, seed)
+    if not (out / "index.html").exists():
         options = [str(x) for pair in RECIPES[recipe].items() for x in pair]
-        subprocess.run([*COMMAND, "train", data, "--out", whole, "--seed", str(seed), "--resume", *options], check=True)
+        subprocess.run([*COMMAND, "train", data, "--out", out, "--seed", str(seed), "--resume", *options], check=True)
     scores: dict[str, Any] = {}
     for name, options in DECODING.items():
-        kept = folder / f"{recipe.replace(' ', '-')}-{seed}.{name.replace(' ', '-')}.json"
+        kept = folder / f"{recipe.replace(' ', '-')}-{seed}.{name.replace(',', '').replace(' ', '-')}.json"
         if not kept.exists():
-            done = subprocess.run([*COMMAND, "evaluate", out, "--json", *options], check=True, capture_output=True, text=True)
+            done = subprocess.run([*COMMAND, "evaluate", *captioners(out, recipe), "--json", *options], check=True, capture_output=True, text=True)
             kept.write_text(done.stdout)
         scores[name] = json.loads(kept.read_text())["scores"]
-    files = [file for file in (out / "times.jsonl", out / "cross-entropy" / "times.jsonl") if file.exists()]
+    stages = [out / "cross-entropy"] if recipe == "first stage" else [out / "cross-entropy", out]
+    files = [stage / "times.jsonl" for stage in stages if (stage / "times.jsonl").exists()]
     times = [json.loads(line) for file in files for line in file.read_text().splitlines()]
     return scores | {"minutes": sum(time["train_seconds"] + time["check_seconds"] for time in times) / 60}
 
@@ -78,7 +95,7 @@ def plot(folder: Path, recipes: Sequence[str], path: Path) -> None:
             out = place_of(folder, recipe, seed)
             if not (out / "index.html").exists():
                 continue
-            history = [json.loads(line) for line in (out / "history.jsonl").read_text().splitlines()]
+            history, _ = whole_history(out, read_history(out))
             epochs = [record["epoch"] for record in history]
             label = recipe if seed == SEEDS[0] else None
             left.plot(epochs, [record["val_perplexity"] for record in history], color=colour, linewidth=1.2, label=label)
@@ -87,8 +104,8 @@ def plot(folder: Path, recipes: Sequence[str], path: Path) -> None:
             else:
                 final = json.loads((folder / f"{recipe.replace(' ', '-')}-{seed}.greedy.json").read_text())["scores"]["cider_d"]
                 right.plot(epochs[-1:], [final], color=colour, marker="o", markersize=5, linestyle="none", label=label)
-    left.set(xlabel="epoch", ylabel="perplexity on the dev photos", ylim=(15, 30))
-    right.set(xlabel="epoch", ylabel="CIDEr-D of greedy captions of them", ylim=(0.3, 0.55))
+    left.set(xlabel="epoch", ylabel="perplexity on the dev photos", ylim=(15, 36))
+    right.set(xlabel="epoch", ylabel="CIDEr-D of greedy captions of them", ylim=(0.3, 0.6))
     for axes in (left, right):
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(axis="y", color="#d9dde2", linewidth=0.6)
