@@ -43,5 +43,5 @@ def first_is_better(out: Path) -> str | None:
         return None
     return (
         f"training on the score made captions no better: CIDEr {second:.3f} after it, {first:.3f} before; use the run {out / FIRST}, "
-        "or train with fewer --score-epochs"
+        "or train on the score for fewer epochs"
     )
