@@ -266,7 +266,7 @@ class TestStages:
     def test_the_page_and_the_curves_show_both_stages(self, staged: Path) -> None:
         page = " ".join((staged / "index.html").read_text(encoding="utf-8").split())
         best = open_run(staged).meta["epoch"]
-        assert f"parameters of epoch {2 + best}, of which the first 2 were trained by cross entropy, the others on the score" in page
+        assert f"parameters of epoch {2 + best} (the first 2 by cross entropy, then on the score), scored on" in page
         assert re.search(r"val loss from \S+ after epoch 1 to \S+ after epoch 4", page)
         assert re.search(r"train reward from \S+ after epoch 3 to \S+ after epoch 4", page)
         drawn = json.loads((staged / "loss.png").read_bytes())

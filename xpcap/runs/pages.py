@@ -53,7 +53,7 @@ def write_progress_page(folder: str | Path, epochs: int, history: Sequence[Mappi
 
 
 def _stages(before: int) -> str:
-    return f", of which the first {before} were trained by cross entropy, the others on the score" if before else ""
+    return f" (the first {before} by cross entropy, then on the score)" if before else ""
 
 
 def write_run_page(run: Run, history: Sequence[Mapping[str, Any]], evaluation: Evaluation | None, data: CaptionData | None = None) -> None:
