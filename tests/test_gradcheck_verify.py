@@ -109,9 +109,12 @@ def rounded_loss(scores: Any, targets: Any, scale: Any, plain: Callable[..., Any
     ids=["steps", "steps back", "attention", "loss"],
 )
 def test_verify_catches_a_planted_mistake(
-    where: Any, name: str, mistake: Any, case: str, rows: Callable[[], Iterator[Row]], lib: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Among the rows of `verify` that the mistake is for; no further than the first that finds it."""
+    where: Any, name: str, mistake: Any, case: str, rows: Callable[[], Iterator[Row]], lib: Any, verified: list[Row],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    """By the part of `verify` that the mistake is for, no further than the first row that finds it; `verify` has that row, and it passes without."""
+    assert all(row.passed for row in verified if row.case == case)
+    assert case in {row.case for row in verified}
     monkeypatch.setattr(where, name, mistake)
     assert case in (row.case for row in rows() if not row.passed)
 

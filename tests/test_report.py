@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from browser import NAMES, Browser, find_browser
 
+from xpcap import report
 from xpcap.data.pictures.scenes import make_scene, paint
 from xpcap.encoders import Area
 from xpcap.report import Card, Gallery, Looked, draw_captions, draw_loss, loss_curve, perplexity_curve, write_page
@@ -110,6 +111,22 @@ def test_curves_are_small_pictures_on_paper_of_their_theme(history: list[dict[st
         assert (picture[0, 0].max() < 40) if dark else (picture[0, 0].min() == 255)
         assert len(png) < 40_000
     assert np.ptp(decode(loss_curve(history, dark)), axis=(0, 1)).min() > 100
+
+
+def test_a_curve_is_drawn_once_for_a_history_and_anew_for_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    history, drawn = [{**record, "val_loss": 7.25 + k} for k, record in enumerate(HISTORY)], []
+    monkeypatch.setattr(report.curves, "_png", lambda figure, png=report.curves._png: drawn.append(1) or png(figure))
+    draw_loss(tmp_path / "loss.png", history)
+    assert (loss_curve(history), len(drawn)) == ((tmp_path / "loss.png").read_bytes(), 1)
+    history[-1]["val_loss"] = 2.5
+    assert (loss_curve(history) != (tmp_path / "loss.png").read_bytes(), len(drawn)) == (True, 2)
+    assert (loss_curve(history, dark=True) != loss_curve(history), len(drawn)) == (True, 3)
+
+
+@pytest.mark.parametrize("most", [1, 2, 7, 100])
+def test_a_cut_line_is_the_longest_that_fits(most: int) -> None:
+    line = "as long as it takes"
+    assert report.captions._cut(line, len, most) == f"{line[: max(0, most - 2)]} …"
 
 
 def test_loss_png_is_the_light_curve(tmp_path: Path) -> None:

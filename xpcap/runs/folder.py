@@ -23,6 +23,7 @@ CONFIG, VOCAB, HISTORY, TIMES = "config.json", "vocab.json", "history.jsonl", "t
 BEST, LAST = "best.safetensors", "last.safetensors"
 PROJECTION = "projection.safetensors"  # where the data was prepared with PCA
 DATA, PICTURES = "data.h5", "pictures"  # of generated pictures: the data set, and its val split as PNGs
+FIGURE = 1e15  # the largest that is read of a history: it can be drawn and compared
 LARGEST = 10**6  # of any size in a config: what is larger is a mistake or a trap
 BEFORE = {
     "inject": "init",
@@ -187,8 +188,8 @@ def read_times(path: Path, epochs: int) -> list[dict[str, Any]]:
 
 
 def read_history(path: Path) -> list[dict[str, Any]]:
-    """The records of history.jsonl, for people to read about: what cannot be read is left out. Training itself goes by its checkpoint."""
-    return _records(path / HISTORY)
+    """The records of history.jsonl, for people to read about: what is no figure, or cannot be read, is left out. Training itself goes by its checkpoint."""
+    return [{name: x for name, x in record.items() if type(x) in (int, float) and abs(x) <= FIGURE} for record in _records(path / HISTORY)]
 
 
 def _records(file: Path) -> list[dict[str, Any]]:

@@ -27,7 +27,6 @@ PAGE = "index.html"
 SHOWN = 9  # pictures in each gallery of a run
 BEAM = 5  # hypotheses of a picture, all of them shown
 DRAWN = 60  # most pictures in a PNG: twenty rows of three
-DRAWN_TO = 1e15  # the largest figure of a record that is drawn
 KEPT = 320  # pixels of the longer side of a downloaded picture that is kept, as much as a page or PNG shows
 NOTE = "sentence BLEU-4"
 Look = Callable[[str], np.ndarray | None]  # name of a picture to the picture; None if it is not at hand
@@ -35,13 +34,8 @@ Look = Callable[[str], np.ndarray | None]  # name of a picture to the picture; N
 
 def whole_history(folder: Path, history: Sequence[Mapping[str, Any]]) -> tuple[list[dict[str, Any]], int]:
     """A run's history for people to look at: if it has two stages that of the first as well, with epochs counted on; and how many are the first's."""
-    first = [_figures(record) | {"epoch": epoch} for epoch, record in enumerate(read_history(folder / FIRST), start=1)]
+    first = [{**record, "epoch": epoch} for epoch, record in enumerate(read_history(folder / FIRST), start=1)]
     return [*first, *({**record, "epoch": len(first) + record["epoch"]} for record in history)], len(first)
-
-
-def _figures(record: Mapping[str, Any]) -> dict[str, Any]:
-    """What can be drawn of a record that was read from a file."""
-    return {name: figure for name, figure in record.items() if type(figure) in (int, float) and abs(figure) <= DRAWN_TO}
 
 
 def write_progress_page(folder: str | Path, epochs: int, history: Sequence[Mapping[str, Any]]) -> None:
