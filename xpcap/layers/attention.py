@@ -77,6 +77,7 @@ class Attention:
 
     Attributes
     ----------
+    A : as given
     weights : array (R, P), float; where each row looked, after the forward pass
     """
 
@@ -88,23 +89,23 @@ class Attention:
 
     def __init__(self, A: Array, Wattn: Array, buffer: Buffer | None = None) -> None:
         check_arrays("Attention", "A:N,P,H Wattn:H,G", A, Wattn)
-        self._A, self._Wattn, self._buffer = A, Wattn, buffer or fresh(A)
+        self.A, self._Wattn, self._buffer = A, Wattn, buffer or fresh(A)
 
     @property
     def hidden(self) -> int:
         """H, the size of a place and of a state."""
-        return self._A.shape[2]
+        return self.A.shape[2]
 
     def start(self) -> Array:
         """h0 = mean of A over the places, (N, H): the state that the steps start from; an LSTM's c0 too."""
-        N, _, H = self._A.shape
-        return self._A.mean(axis=1, out=self._buffer("h0", (N, H)))
+        N, _, H = self.A.shape
+        return self.A.mean(axis=1, out=self._buffer("h0", (N, H)))
 
     def forward_steps(self, h: Array, r: Array) -> TakeStep:
         """As in layers.Beside."""
-        buffer, R, (N, P, H) = self._buffer, len(r), self._A.shape
+        buffer, R, (N, P, H) = self._buffer, len(r), self.A.shape
         self._h, self.weights, self._context = h, buffer("weights", (R, P)), buffer("context", (R, H))
-        attend = attend_steps(h, self._A, self.weights, self._context)
+        attend = attend_steps(h, self.A, self.weights, self._context)
         add = row_products_add(self._context, self._Wattn, r, buffer("r", (N, r.shape[1])))
 
         def take(step: Step) -> None:
@@ -115,10 +116,10 @@ class Attention:
 
     def backward_steps(self, da: Array, dh_prev: Array) -> TakeStep:
         """As in layers.Beside."""
-        buffer, (N, _, H) = self._buffer, self._A.shape
+        buffer, (N, _, H) = self._buffer, self.A.shape
         self._dcontext, self._dscores = buffer("dcontext", self._context.shape), buffer("dscores", self.weights.shape)
         multiply = row_products_transpose(da, self._Wattn, self._dcontext, buffer("scratch", (N * H,)))
-        attend = attend_backward_steps(self._dcontext, self._A, self.weights, self._dscores, dh_prev)
+        attend = attend_backward_steps(self._dcontext, self.A, self.weights, self._dscores, dh_prev)
 
         def take(step: Step) -> None:
             multiply(step.first, step.first, step.n)
@@ -140,8 +141,8 @@ class Attention:
         dA (N, P, H), dWattn (H, G)
         """
         dWattn = product(self._context.T, da, out=self._buffer("dWattn", self._Wattn.shape) if dWattn is None else dWattn)
-        dA = attention_sum(self.weights, self._dcontext, self._dscores, self._h, rows, self._buffer("dA", self._A.shape))
-        dh0 /= self._A.shape[1]
+        dA = attention_sum(self.weights, self._dcontext, self._dscores, self._h, rows, self._buffer("dA", self.A.shape))
+        dh0 /= self.A.shape[1]
         dA += dh0[:, None]  # each place has its share of the mean
         return dA, dWattn
 

@@ -1,7 +1,6 @@
 """CaptioningRNN: an image sets the initial state of a recurrent cell, which generates the caption word by word, and may look at the image as it does."""
 
 import copy
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any, Self
 
@@ -18,6 +17,7 @@ from xpcap.models.captioner import Captioner
 from xpcap.models.checks import check_counter, check_words
 from xpcap.models.config import ModelConfig, check_sizes
 from xpcap.models.entry import enter, to_device
+from xpcap.models.image import project_image
 from xpcap.models.initial import draw_weights
 from xpcap.models.masks import Draw
 from xpcap.models.network import Member
@@ -269,11 +269,10 @@ class CaptioningRNN(Captioner):
         config, params, shape = self.config, self.params, self.config.feature_shape
         if np.ndim(features) != 1 + len(shape) or np.shape(features)[1:] != shape:
             raise ValueError(f"CaptioningRNN.start: features have shape {np.shape(features)}, expected ({', '.join(map(str, ('N', *shape)))})")
-        x, (*places, D) = to_device("CaptioningRNN.start", features, params.flat), shape
-        projected = (x.reshape(math.prod((len(x), *places)), D) @ params["W_proj"] + params["b_proj"]).reshape(len(x), *places, config.hidden)
-        h0 = projected.mean(axis=1) if config.attends else projected
-        state = (h0,) * self._cell.states if config.attends else self._cell.initial(h0)
-        return (*state, *((h0 @ params["W_image"],) if config.every_step else ()), *((projected,) if config.attends else ()))
+        image = project_image(config, params, to_device("CaptioningRNN.start", features, params.flat), fresh(params.flat))
+        state = (image.h0,) * self._cell.states if config.attends else self._cell.initial(image.h0)
+        beside = image.term, None if image.attention is None else image.attention.A
+        return (*state, *(array for array in beside if array is not None))
 
     def project(self, words: Array, buffer: Buffer | None = None) -> Array:
         """The input half of a step, W_embed[words] @ Wx + b, (n, G), for `words` (n,), ids on the model's device; held in `buffer` if given."""

@@ -1,5 +1,6 @@
 """How the image enters: from features to the state before the first word, to a term of every step, and to places that steps attend to; and back."""
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -31,19 +32,20 @@ def image_forward(
     config: ModelConfig, params: Parameters, table: Array, order: Array, mask: Array | None, buffer: Buffer
 ) -> Image:  # fmt: skip
     """From features table[order], with dropout if there is a mask (N, D)."""
-    *_, D = config.feature_shape
-    N, H, keep, attention = len(order), config.hidden, 1 - config.dropout, None
+    shape, N, keep = config.feature_shape, len(order), 1 - config.dropout
+    take = gather_places if config.attends else gather
+    return project_image(config, params, take(table, order, buffer("x", (N, *shape)), mask, keep), buffer)
+
+
+def project_image(config: ModelConfig, params: Parameters, features: Array, buffer: Buffer) -> Image:
+    """From features (N, D), of grids (N, P, D)."""
+    N, H, (*places, D), attention = len(features), config.hidden, config.feature_shape, None
+    x = features.reshape(math.prod((N, *places)), D)
+    projected = product(x, params["W_proj"], out=buffer("projected image", (len(x), H)))
+    projected += params["b_proj"]
     if config.attends:
-        P, _ = config.feature_shape
-        x = gather_places(table, order, buffer("x", (N, P, D)), mask, keep).reshape(N * P, D)
-        A = product(x, params["W_proj"], out=buffer("A", (N * P, H)))
-        A += params["b_proj"]
-        attention = Attention(A.reshape(N, P, H), params["Wattn"], buffer.scope("attention"))
-        h0 = attention.start()
-    else:
-        x = gather(table, order, buffer("x", (N, D)), mask, keep)
-        h0 = product(x, params["W_proj"], out=buffer("h0", (N, H)))
-        h0 += params["b_proj"]
+        attention = Attention(projected.reshape(N, *places, H), params["Wattn"], buffer.scope("attention"))
+    h0 = projected if attention is None else attention.start()
     term = product(h0, params["W_image"], out=buffer("image", (N, len(params["b"])))) if config.every_step else None
     return Image(x, h0, term, attention)
 
