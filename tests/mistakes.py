@@ -274,7 +274,7 @@ MISTAKES = [
     ),
     Mistake(
         "buffer-used-twice", "one buffer for two things, after a line was copied",
-        NETWORK, "forward", 'buffer("projected", $shape)', 'buffer("h0", $shape)',
+        NETWORK, "forward", 'buffer("projected", $shape)', 'buffer("projected image", $shape)',
         WORKSPACE, "assert array(",
     ),
     Mistake(
