@@ -39,12 +39,11 @@ def image_forward(
 
 def project_image(config: ModelConfig, params: Parameters, features: Array, buffer: Buffer) -> Image:
     """From features (N, D), of grids (N, P, D)."""
-    N, H, (*places, D), attention = len(features), config.hidden, config.feature_shape, None
+    N, H, (*places, D) = len(features), config.hidden, config.feature_shape
     x = features.reshape(math.prod((N, *places)), D)
     projected = product(x, params["W_proj"], out=buffer("projected image", (len(x), H)))
     projected += params["b_proj"]
-    if config.attends:
-        attention = Attention(projected.reshape(N, *places, H), params["Wattn"], buffer.scope("attention"))
+    attention = Attention(projected.reshape(N, *places, H), params["Wattn"], buffer.scope("attention")) if config.attends else None
     h0 = projected if attention is None else attention.start()
     term = product(h0, params["W_image"], out=buffer("image", (N, len(params["b"])))) if config.every_step else None
     return Image(x, h0, term, attention)
