@@ -29,6 +29,7 @@ help:
 	@if [ "$$($(VENV) -c 'import platform; print(platform.system(), platform.libc_ver()[0])')" = "Linux glibc" ]; then \
 		echo "$(VENV) -m pip install --quiet --disable-pip-version-check --editable '.[kernels,images,mpi]'"; \
 		$(VENV) -m pip install --quiet --disable-pip-version-check --editable '.[kernels,images,mpi]'; \
+		$(VENV) -m pip install --quiet --disable-pip-version-check --no-deps --target .venv/threadpoolctl-3.7 threadpoolctl==3.7.0; \
 	else echo "no CuPy for this system: tests of the emulated device, of photographs and of several processes will skip"; fi
 	@touch $@
 

@@ -15,13 +15,16 @@ from threadpoolctl import threadpool_info, threadpool_limits
 
 from xpcap import CaptioningRNN, CaptioningSolver, kernels
 from xpcap.backend import use_backend
+from xpcap.blas import blas, in_turn
 from xpcap.cores import cores, side_by_side, stretches
+from xpcap.data.importers import features
 from xpcap.data.synthetic import draw_data
 from xpcap.models import decoding
 from xpcap.workspace import Workspace
 
 D, W, H, V, P, N = 7, 5, 6, 60, 4, 96  # three parts of 32 captions
 pytestmark = pytest.mark.threads
+SEVERAL = pytest.mark.skipif(cores() < 2, reason="BLAS has one thread here: nobody waits for another")
 CELLS = pytest.mark.parametrize("cell", ["lstm", "rnn"])
 
 
@@ -106,18 +109,67 @@ def test_blas_keeps_to_one_thread_meanwhile_and_has_its_threads_back_after_that(
     assert blas_threads() == before
 
 
-def test_two_callers_at_once_give_blas_its_threads_back() -> None:
-    before, meet = blas_threads(), threading.Barrier(2, timeout=20)
+@SEVERAL
+def test_two_callers_take_turns_and_give_blas_its_threads_back() -> None:
+    before, log = blas_threads(), []
+    second = threading.Thread(target=lambda: side_by_side(lambda _: log.append("second"), (0, 1)))
 
-    def caller() -> None:
-        side_by_side(lambda k: k or meet.wait(), (0, 1))
+    def work(k: int) -> None:
+        if k == 0:
+            second.start()
+            while not blas().wanted():  # the second one has come, and waits
+                pass
+            log.append("first")
 
-    threads = [threading.Thread(target=caller) for _ in range(2)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    side_by_side(work, (0, 1))
+    second.join()
+    assert log == ["first", "second", "second"]
     assert blas_threads() == before
+
+
+@SEVERAL
+def test_long_work_lets_others_have_a_turn_between_two_blocks() -> None:
+    log: list[str] = []
+    asked = threading.Event()
+    other = threading.Thread(target=lambda: in_turn(lambda like: log.append("other"))(np.empty(0)))
+
+    def work(block: Any) -> None:
+        if block == ["first"]:
+            other.start()
+            while not blas().wanted():
+                pass
+            asked.set()
+        asked.wait()
+        log.append(block[0])
+
+    features._share_out(work, [["first"], *(["more"] for _ in range(2 * cores()))])
+    other.join()
+    assert "other" in log[: cores() + 1]
+
+
+@SEVERAL
+def test_a_process_forked_within_another_threads_turn_has_blas_as_it_was() -> None:
+    code = """if True:
+        import os, threading
+        from xpcap.blas import blas
+        held, end = threading.Event(), threading.Event()
+        def hold():
+            with blas().on_one_thread():
+                held.set()
+                end.wait()
+        before = blas().threads()
+        thread = threading.Thread(target=hold)
+        thread.start()
+        held.wait()
+        child = os.fork()
+        if child == 0:
+            with blas().turn():
+                os._exit(blas()._least() != before)
+        end.set()
+        thread.join()
+        exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) or blas()._least() != before)
+    """
+    assert subprocess.run([sys.executable, "-W", "ignore", "-c", code], timeout=60, check=False).returncode == 0
 
 
 def test_cores_are_the_threads_that_blas_may_use() -> None:

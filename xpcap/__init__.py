@@ -1,6 +1,6 @@
 """xpcap: LSTM image captioners with hand-written forward and backward passes, on NumPy or CuPy from one source."""
 
-from xpcap import blas as blas  # sets OpenBLAS up before anything loads NumPy, so it comes first
+from xpcap import openblas as openblas  # loads NumPy, unless somebody has, so it comes first
 from xpcap.backend import asarray, backend_status, get_array_module, get_backend, to_numpy, use_backend
 from xpcap.data import (
     CaptionData,

@@ -1,79 +1,178 @@
-"""NumPy's BLAS library: how many threads it has, holding it to one, and keeping small products on one while another process needs the cores."""
+"""NumPy's BLAS: its threads, taken by one thread of the program at a time, and keeping small products on one while another process needs the cores."""
 
 import contextlib
+import contextvars
+import ctypes
 import functools
 import os
-import sys
 import threading
 import time
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple, ParamSpec, TypeVar
 
+import numpy as np
 from threadpoolctl import ThreadpoolController
 
-WAIT_VARIABLE = "OPENBLAS_THREAD_TIMEOUT"  # an idle thread of OpenBLAS spins for 2**this clock ticks before it sleeps; 26 by default
-SHORT_WAIT = "20"  # a third of a millisecond: longer than most gaps between two products
+from xpcap.openblas import NUMPY_CAME_FIRST, shorten_wait, symbol
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 
-def _load_numpy() -> None:
-    """Load NumPy with the short wait: with the usual one, of 30 to 100 ms, OpenBLAS's idle threads get in the way of ours.
+class _Library(NamedTuple):
+    """A BLAS library, and how to read and set its number of threads."""
 
-    OpenBLAS reads the variable once, when it is loaded. Where NumPy is there already, or the variable is set, all stays as it is.
+    threads: Callable[[], int]
+    limit: Callable[[int], object]
+    each_thread: bool  # whether a limit counts only for the thread that sets it
+
+
+def _library(found: Any) -> _Library:
+    """The functions of a library that threadpoolctl found.
+
+    OpenBLAS's own, unless OpenMP runs its threads: from threadpoolctl 3.8 on, only the thread that set a limit first may set another one, and
+    elsewhere nothing happens.
     """
-    if "numpy" in sys.modules or WAIT_VARIABLE in os.environ:
-        return
-    os.environ[WAIT_VARIABLE] = SHORT_WAIT
-    try:
-        import numpy  # noqa: F401
-    finally:
-        del os.environ[WAIT_VARIABLE]
+    openmp = getattr(found, "threading_layer", None) == "openmp"
+    if found.internal_api == "openblas" and not openmp:
+        library = ctypes.CDLL(found.filepath)
+        get, put = symbol(library, "openblas_get_num_threads"), symbol(library, "openblas_set_num_threads")
+        if get is not None and put is not None:
+            return _Library(get, put, False)
+    return _Library(lambda: int(found.num_threads), found.set_num_threads, openmp)
 
 
-_load_numpy()
-
-import numpy as np  # noqa: E402 - loaded above
+in_part = contextvars.ContextVar("xpcap_part", default=False)  # a part of work on several cores: BLAS is on one thread, and the turn is taken
 
 
 class Blas:
-    """The BLAS libraries of this process."""
+    """The BLAS libraries of this process.
+
+    Their number of threads belongs to the whole process, and a product's last bits depend on it. So threads of the program that compute with xpcap
+    take turns where BLAS has several threads: each sees all of them, or the one that it asked for.
+    """
 
     def __init__(self) -> None:
-        self._libraries = ThreadpoolController().select(user_api="blas")
-        self._lock = threading.Lock()
-        self._holders = 0
-        self._limit: Any = None
+        found = ThreadpoolController().select(user_api="blas").lib_controllers
+        self._libraries = [_library(library) for library in found]
+        openblas = [library.filepath for library in found if library.internal_api == "openblas"]
+        if NUMPY_CAME_FIRST and len(openblas) == 1:  # of several, one is SciPy's
+            shorten_wait(openblas[0])
+        self._turn = threading.RLock()
+        self._waiting: set[object] = set()  # a request for each thread that waits for its turn
+        self._lock = threading.Lock()  # of the next two
+        self._before: list[int] | None = None  # threads of each library, while they are held to one
         self._threads = 1
 
     def threads(self) -> int:
         """Threads that BLAS may use, as the environment or the caller set them; 1 where no library can be asked."""
         with self._lock:
-            return self._threads if self._holders else min((library.num_threads for library in self._libraries.lib_controllers), default=1)
+            return self._threads if self._before is not None else self._least()
+
+    def _least(self) -> int:
+        return min([library.threads() for library in self._libraries], default=1)
 
     def limit(self, threads: int) -> None:
         """Let BLAS use so many threads from now on, or as many as it has, if those are fewer."""
-        self._libraries.limit(limits=min(threads, self.threads()))
+        for library in self._libraries:
+            library.limit(min(threads, library.threads()))
+
+    def keep_this_thread_to_one(self) -> None:
+        """For a thread that only ever works on parts: where each thread has a limit of its own, set this one's."""
+        for library in self._libraries:
+            if library.each_thread:
+                library.limit(1)
+
+    @contextlib.contextmanager
+    def turn(self) -> Iterator[None]:
+        """Have all threads of BLAS: other threads of the program that want them wait, or that hold them to one are waited for.
+
+        A thread may take the turn again within its own. With one thread of BLAS there is nothing to wait for.
+        """
+        if in_part.get() or self.threads() == 1:
+            yield
+            return
+        request = object()
+        self._waiting.add(request)
+        try:
+            with self._turn:
+                self._waiting.discard(request)
+                yield
+        finally:
+            self._waiting.discard(request)
+
+    def wanted(self) -> bool:
+        """Whether another thread waits for its turn."""
+        return bool(self._waiting)
+
+    def give_way(self) -> None:
+        """Between two turns of long work: let the threads that wait now have theirs first."""
+        before = set(self._waiting)
+        while before & self._waiting:
+            time.sleep(1e-3)  # a thread that wakes takes a tenth of that
 
     @contextlib.contextmanager
     def on_one_thread(self) -> Iterator[None]:
-        """Hold BLAS to one thread. Of several holders at the same time the first sets the limit and the last takes it off."""
-        threads = self.threads()
+        """Hold BLAS to one thread, for a turn, and give back what it had. What was set by somebody else meanwhile stays."""
+        with self.turn():
+            if in_part.get() or self._before is not None or self.threads() == 1:
+                yield
+                return
+            try:
+                with self._lock:
+                    self._threads, self._before = self._least(), [library.threads() for library in self._libraries]
+                    for library in self._libraries:
+                        library.limit(1)
+                yield
+            finally:
+                self._give_back()
+
+    def _give_back(self) -> None:
         with self._lock:
-            if not self._holders:
-                self._threads, self._limit = threads, self._libraries.limit(limits=1)
-            self._holders += 1
-        try:
-            yield
-        finally:
-            with self._lock:
-                self._holders -= 1
-                if not self._holders:
-                    self._limit.restore_original_limits()
+            for library, threads in zip(self._libraries, self._before or (), strict=False):
+                if library.threads() == 1:
+                    library.limit(threads)
+            self._before = None
+
+    def after_fork(self) -> None:
+        """In a forked process: end a turn of a thread that is not there any more."""
+        self._lock = threading.Lock()
+        if self._turn.acquire(blocking=False):
+            self._turn.release()
+        else:
+            self._turn = threading.RLock()
+            self._give_back()
 
 
-@functools.cache
+_blas: Blas | None = None
+_first = threading.Lock()
+
+
 def blas() -> Blas:
-    """The one of this process."""
-    return Blas()
+    """The one of this process, made at the first call."""
+    global _blas
+    if _blas is None:
+        with _first:
+            _blas = _blas or Blas()
+    return _blas
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=lambda: _blas.after_fork() if _blas else None)
+
+
+def in_turn(function: Callable[P, R]) -> Callable[P, R]:
+    """Decorate a function whose products use all threads of BLAS: it takes a turn if its first argument is a host array, or has one as `like`."""
+
+    @functools.wraps(function)
+    def taking_turns(*args: P.args, **kwargs: P.kwargs) -> R:
+        first = args[0] if args else next(iter(kwargs.values()), None)
+        if not isinstance(getattr(first, "like", first), np.ndarray):
+            return function(*args, **kwargs)
+        with blas().turn():
+            return function(*args, **kwargs)
+
+    return taking_turns
 
 
 class Crowding:

@@ -13,19 +13,17 @@ from typing import TypeVar
 
 import numpy as np
 
-from xpcap.blas import blas
+from xpcap.blas import blas, in_part
 
 Part = TypeVar("Part")
 Outcome = TypeVar("Outcome")
 
 WORTH_WAKING = 1 << 24  # multiplications
 
-_beside = contextvars.ContextVar("xpcap_beside", default=False)
-
 
 @functools.cache
 def _pool() -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(max(1, (os.cpu_count() or 1) - 1), thread_name_prefix="xpcap")
+    return ThreadPoolExecutor(max(1, (os.cpu_count() or 1) - 1), thread_name_prefix="xpcap", initializer=blas().keep_this_thread_to_one)
 
 
 if hasattr(os, "register_at_fork"):
@@ -43,26 +41,26 @@ def cores() -> int:
 
 def free_cores() -> int:
     """The same, or 1 inside a part of work done side by side: the other cores are taken."""
-    return 1 if _beside.get() else cores()
+    return 1 if in_part.get() else cores()
 
 
 def side_by_side(work: Callable[[Part], Outcome], parts: Sequence[Part]) -> list[Outcome]:
     """[work(part) for part in parts], the first in this thread and the others on other cores. An exception is raised once all have ended.
 
-    Inside a part of other work the parts are done one after the other.
+    Inside a part of other work the parts are done one after the other. Another thread of the program that works side by side is waited for.
     """
-    if len(parts) < 2 or _beside.get():
+    if len(parts) < 2 or in_part.get():
         return [work(part) for part in parts]
-    token = _beside.set(True)
-    try:
-        with blas().on_one_thread():
+    with blas().on_one_thread():
+        token = in_part.set(True)
+        try:
             others = [_pool().submit(contextvars.copy_context().run, work, part) for part in parts[1:]]
             try:
                 first = work(parts[0])
             finally:
                 wait(others)
-    finally:
-        _beside.reset(token)
+        finally:
+            in_part.reset(token)
     return [first, *(other.result() for other in others)]
 
 

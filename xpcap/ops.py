@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from xpcap import kernels
 from xpcap.backend import Array, get_array_module
+from xpcap.blas import in_turn
 from xpcap.workspace import Buffer, fresh
 
 
@@ -247,6 +248,7 @@ def drop(x: Array, mask: Array, keep: float) -> Array:
     return out
 
 
+@in_turn
 def global_norm(x: Array, buffer: Buffer | None = None) -> Array:
     """Euclidean norm of x (n,): 0-d, in x's dtype, on a device in memory from `buffer`. Squares are summed in double: float32 would lose digits."""
     if fast := kernels.find("global_norm", x):
@@ -256,6 +258,7 @@ def global_norm(x: Array, buffer: Buffer | None = None) -> Array:
     return xp.sqrt(xp.vdot(wide, wide)).astype(x.dtype)
 
 
+@in_turn
 def clip_by_norm(x: Array, most: float, buffer: Buffer | None = None) -> Array:
     """Scale x (n,) in place to Euclidean norm `most` if its norm is larger, and return the norm it had, as global_norm does."""
     if fast := kernels.find("clip_by_norm", x, most):

@@ -22,7 +22,8 @@ class Projection(NamedTuple):
 
     def __call__(self, features: np.ndarray) -> np.ndarray:
         """Features (..., D), float, projected: (..., d) float32."""
-        projected: np.ndarray = (features.astype(np.float32) - self.mean) @ self.components
+        with blas().turn():
+            projected: np.ndarray = (features.astype(np.float32) - self.mean) @ self.components
         return projected
 
     def is_like(self, other: "Projection | None") -> bool:

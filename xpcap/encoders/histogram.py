@@ -5,6 +5,7 @@ from collections.abc import Iterable
 
 import numpy as np
 
+from xpcap.blas import in_turn
 from xpcap.encoders.area import Area
 from xpcap.encoders.fitting import border_colour, corner, fit, fitted
 from xpcap.encoders.grid import grid_name, pool, require_places
@@ -110,6 +111,7 @@ def _colours() -> np.ndarray:
     return np.concatenate((plain, hues), axis=1).astype(np.float32)
 
 
+@in_turn
 def _encode_one(picture: np.ndarray) -> tuple[list[np.ndarray], np.ndarray]:
     """Shares, edges and turns of the whole picture (1, ...), then of its cells (9, ...); and the grid's place (11,)."""
     table, codes, paper = _colours(), _codes(picture), border_colour(picture)

@@ -3,6 +3,7 @@
 from typing import NamedTuple
 
 from xpcap.backend import Array
+from xpcap.blas import in_turn
 from xpcap.layers.checks import check_arrays, check_upstream
 
 
@@ -12,6 +13,7 @@ class AffineCache(NamedTuple):
     b: Array
 
 
+@in_turn
 def affine_forward(x: Array, w: Array, b: Array) -> tuple[Array, AffineCache]:
     """out = x @ w + b, with all axes of x after the first flattened into one.
 
@@ -39,6 +41,7 @@ def affine_forward(x: Array, w: Array, b: Array) -> tuple[Array, AffineCache]:
     return _rows(x) @ w + b, AffineCache(x, w, b)
 
 
+@in_turn
 def affine_backward(dout: Array, cache: AffineCache) -> tuple[Array, Array, Array]:
     """Gradients of affine_forward: dout (N, M) to dx (shape of x), dw (D, M), db (M,)."""
     x, w, _ = cache
@@ -46,6 +49,7 @@ def affine_backward(dout: Array, cache: AffineCache) -> tuple[Array, Array, Arra
     return (dout @ w.T).reshape(x.shape), _rows(x).T @ dout, dout.sum(axis=0)
 
 
+@in_turn
 def temporal_affine_forward(x: Array, w: Array, b: Array) -> tuple[Array, AffineCache]:
     """out[n, t] = x[n, t] @ w + b, computed as one product over all N * T rows.
 
@@ -69,6 +73,7 @@ def temporal_affine_forward(x: Array, w: Array, b: Array) -> tuple[Array, Affine
     return (x.reshape(N * T, D) @ w + b).reshape(N, T, w.shape[1]), AffineCache(x, w, b)
 
 
+@in_turn
 def temporal_affine_backward(dout: Array, cache: AffineCache) -> tuple[Array, Array, Array]:
     """Gradients of temporal_affine_forward: dout (N, T, M) to dx (N, T, D), dw (D, M), db (M,)."""
     x, w, _ = cache

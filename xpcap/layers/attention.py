@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from xpcap.attending import attend_backward_steps, attend_steps, attention_sum
 from xpcap.backend import Array, get_array_module
+from xpcap.blas import in_turn
 from xpcap.layers.checks import check_arrays, check_upstream
 from xpcap.layers.rows import Rows
 from xpcap.loops import Step, TakeStep, row_products_add, row_products_transpose, single_step
@@ -23,6 +24,7 @@ class DotProductCache(NamedTuple):
     shape: tuple[int, ...]  # of A as it was given
 
 
+@in_turn
 def dot_product_attention_forward(prev_h: Array, A: Array) -> tuple[Array, Array, DotProductCache]:
     """Attend to the places of each picture from a state.
 
@@ -51,6 +53,7 @@ def dot_product_attention_forward(prev_h: Array, A: Array) -> tuple[Array, Array
     return context, weights.reshape(N, *_grid(A)), DotProductCache(prev_h, places, weights.copy(), A.shape)
 
 
+@in_turn
 def dot_product_attention_backward(dattn: Array, cache: DotProductCache) -> tuple[Array, Array]:
     """Gradients of dot_product_attention_forward: dattn (N, H) to dprev_h (N, H), dA (shape of A). The weights themselves are not taken to have any.
 

@@ -6,6 +6,7 @@ Source: the attention LSTM of UMich EECS 498-007, assignment 5.
 from typing import Any, NamedTuple
 
 from xpcap.backend import Array, get_array_module
+from xpcap.blas import in_turn
 from xpcap.errors import unknown
 from xpcap.layers.attention import Attention, check_places, from_places, to_places
 from xpcap.layers.cells import CELLS
@@ -41,6 +42,7 @@ class AttentionCache(NamedTuple):
     loop: Any  # the cache of the cell's loop
 
 
+@in_turn
 def attention_lstm_step_forward(
     x: Array, prev_h: Array, prev_c: Array, attn: Array, Wx: Array, Wh: Array, Wattn: Array, b: Array
 ) -> tuple[Array, Array, AttentionLSTMStepCache]:
@@ -73,6 +75,7 @@ def attention_lstm_step_forward(
     return next_h, next_c, AttentionLSTMStepCache(len(Wx), step)
 
 
+@in_turn
 def attention_lstm_step_backward(
     dnext_h: Array, dnext_c: Array, cache: AttentionLSTMStepCache
 ) -> tuple[Array, Array, Array, Array, Array, Array, Array, Array]:
@@ -82,6 +85,7 @@ def attention_lstm_step_backward(
     return dinput[:, :D], dprev_h, dprev_c, dinput[:, D:], dweights[:D], dWh, dweights[D:], db
 
 
+@in_turn
 def attention_rnn_step_forward(
     x: Array, prev_h: Array, attn: Array, Wx: Array, Wh: Array, Wattn: Array, b: Array
 ) -> tuple[Array, AttentionRNNStepCache]:  # fmt: skip
@@ -92,6 +96,7 @@ def attention_rnn_step_forward(
     return next_h, AttentionRNNStepCache(len(Wx), step)
 
 
+@in_turn
 def attention_rnn_step_backward(dnext_h: Array, cache: AttentionRNNStepCache) -> tuple[Array, Array, Array, Array, Array, Array, Array]:
     """Gradients of attention_rnn_step_forward: dnext_h (N, H) to dx, dprev_h, dattn, dWx, dWh, dWattn, db."""
     D, step = cache
@@ -99,6 +104,7 @@ def attention_rnn_step_backward(dnext_h: Array, cache: AttentionRNNStepCache) ->
     return dinput[:, :D], dprev_h, dinput[:, D:], dweights[:D], dWh, dweights[D:], db
 
 
+@in_turn
 def attention_forward(
     x: Array, A: Array, Wx: Array, Wh: Array, Wattn: Array, b: Array, cell: str = "lstm"
 ) -> tuple[Array, AttentionCache]:  # fmt: skip
@@ -135,6 +141,7 @@ def attention_forward(
     return from_rows(h, N, T), AttentionCache(x_rows, Wx, A.shape, attention, rows, cell, loop)
 
 
+@in_turn
 def attention_backward(dh: Array, cache: AttentionCache) -> tuple[Array, Array, Array, Array, Array, Array]:
     """Gradients of attention_forward: dh (N, T, H), the upstream gradient of each step, to dx (N, T, D), dA, dWx, dWh, dWattn, db."""
     x, Wx, shape, attention, rows, cell, loop = cache

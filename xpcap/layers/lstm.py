@@ -6,6 +6,7 @@ Gates are stacked i, f, o, g along the last axis. Source: Hochreiter & Schmidhub
 from typing import NamedTuple
 
 from xpcap.backend import Array, get_array_module
+from xpcap.blas import in_turn
 from xpcap.layers.checks import check_arrays, check_upstream
 from xpcap.layers.rows import Beside, Rows, from_rows, to_rows, zero_without_steps
 from xpcap.loops import lstm_backward_steps, lstm_steps, single_step, start_states
@@ -44,6 +45,7 @@ class LSTMCache(NamedTuple):
     loop: LSTMRowsCache
 
 
+@in_turn
 def lstm_step_forward(x: Array, prev_h: Array, prev_c: Array, Wx: Array, Wh: Array, b: Array) -> tuple[Array, Array, LSTMStepCache]:
     """Take one LSTM step.
 
@@ -72,6 +74,7 @@ def lstm_step_forward(x: Array, prev_h: Array, prev_c: Array, Wx: Array, Wh: Arr
     return gates.h, gates.c, LSTMStepCache(x, prev_h, prev_c, Wx, Wh, gates)
 
 
+@in_turn
 def lstm_step_backward(dnext_h: Array, dnext_c: Array, cache: LSTMStepCache) -> tuple[Array, Array, Array, Array, Array, Array]:
     """Gradients of lstm_step_forward: dnext_h, dnext_c (N, H) to dx, dprev_h, dprev_c, dWx, dWh, db."""
     x, prev_h, prev_c, Wx, Wh, gates = cache
@@ -91,6 +94,7 @@ def lstm_advance(a: Array, state: State, Wh: Array, buffer: Buffer, beside: Besi
     return out.h, out.c
 
 
+@in_turn
 def lstm_rows_forward(
     a: Array, state0: tuple[Array, Array | None], Wh: Array, rows: Rows, buffer: Buffer | None = None, beside: Beside | None = None
 ) -> tuple[Array, LSTMRowsCache]:
@@ -131,6 +135,7 @@ def lstm_rows_forward(
     return h[N:], LSTMRowsCache(out, Wh, rows, beside)
 
 
+@in_turn
 def lstm_rows_backward(dh: Array, cache: LSTMRowsCache, buffer: Buffer | None = None, dWh: Array | None = None) -> tuple[Array, State, Array]:
     """Gradients of lstm_rows_forward.
 
@@ -157,6 +162,7 @@ def lstm_rows_backward(dh: Array, cache: LSTMRowsCache, buffer: Buffer | None = 
     return da, (dh_next, dc), dWh
 
 
+@in_turn
 def lstm_forward(x: Array, h0: Array, Wx: Array, Wh: Array, b: Array) -> tuple[Array, LSTMCache]:
     """Run the LSTM over a whole sequence, from c0 = 0.
 
@@ -184,6 +190,7 @@ def lstm_forward(x: Array, h0: Array, Wx: Array, Wh: Array, b: Array) -> tuple[A
     return from_rows(h, N, T), LSTMCache(x_rows, Wx, cache)
 
 
+@in_turn
 def lstm_backward(dh: Array, cache: LSTMCache) -> tuple[Array, Array, Array, Array, Array]:
     """Gradients of lstm_forward: dh (N, T, H), the upstream gradient of each step, to dx (N, T, D), dh0, dWx, dWh, db."""
     x, Wx, loop = cache

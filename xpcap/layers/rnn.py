@@ -3,6 +3,7 @@
 from typing import NamedTuple
 
 from xpcap.backend import Array, get_array_module
+from xpcap.blas import in_turn
 from xpcap.layers.checks import check_arrays, check_upstream
 from xpcap.layers.rows import Beside, Rows, from_rows, to_rows, zero_without_steps
 from xpcap.loops import rnn_backward_steps, rnn_steps, single_step
@@ -39,6 +40,7 @@ class RNNCache(NamedTuple):
     loop: RNNRowsCache
 
 
+@in_turn
 def rnn_step_forward(x: Array, prev_h: Array, Wx: Array, Wh: Array, b: Array) -> tuple[Array, RNNStepCache]:
     """next_h = tanh(x @ Wx + prev_h @ Wh + b).
 
@@ -64,6 +66,7 @@ def rnn_step_forward(x: Array, prev_h: Array, Wx: Array, Wh: Array, b: Array) ->
     return next_h, RNNStepCache(x, prev_h, Wx, Wh, next_h)
 
 
+@in_turn
 def rnn_step_backward(dnext_h: Array, cache: RNNStepCache) -> tuple[Array, Array, Array, Array, Array]:
     """Gradients of rnn_step_forward: dnext_h (N, H) to dx, dprev_h, dWx, dWh, db."""
     x, prev_h, Wx, Wh, next_h = cache
@@ -81,6 +84,7 @@ def rnn_advance(a: Array, state: State, Wh: Array, buffer: Buffer, beside: Besid
     return (h,)
 
 
+@in_turn
 def rnn_rows_forward(
     a: Array, state0: State, Wh: Array, rows: Rows, buffer: Buffer | None = None, beside: Beside | None = None
 ) -> tuple[Array, RNNRowsCache]:
@@ -116,6 +120,7 @@ def rnn_rows_forward(
     return h[N:], RNNRowsCache(h, Wh, rows, beside)
 
 
+@in_turn
 def rnn_rows_backward(dh: Array, cache: RNNRowsCache, buffer: Buffer | None = None, dWh: Array | None = None) -> tuple[Array, State, Array]:
     """Gradients of rnn_rows_forward.
 
@@ -142,6 +147,7 @@ def rnn_rows_backward(dh: Array, cache: RNNRowsCache, buffer: Buffer | None = No
     return da, (dh_next,), dWh
 
 
+@in_turn
 def rnn_forward(x: Array, h0: Array, Wx: Array, Wh: Array, b: Array) -> tuple[Array, RNNCache]:
     """Run the RNN over a whole sequence.
 
@@ -169,6 +175,7 @@ def rnn_forward(x: Array, h0: Array, Wx: Array, Wh: Array, b: Array) -> tuple[Ar
     return from_rows(h, N, T), RNNCache(x_rows, Wx, cache)
 
 
+@in_turn
 def rnn_backward(dh: Array, cache: RNNCache) -> tuple[Array, Array, Array, Array, Array]:
     """Gradients of rnn_forward: dh (N, T, H), the upstream gradient of each step, to dx (N, T, D), dh0, dWx, dWh, db."""
     x, Wx, loop = cache

@@ -3,6 +3,7 @@
 from typing import Any, NamedTuple
 
 from xpcap.backend import Array, is_device_array
+from xpcap.blas import in_turn
 from xpcap.layers.checks import check_arrays, check_ids
 from xpcap.ops import add_product, product, word_loss
 from xpcap.workspace import Buffer, fresh
@@ -26,6 +27,7 @@ def blocks(L: int, V: int, like: Array) -> list[slice]:
     return [slice(start, min(start + n, L)) for start in range(0, max(L, 1), n)]
 
 
+@in_turn
 def vocabulary_loss(
     h: Array,
     w: Array,

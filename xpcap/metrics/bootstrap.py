@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from xpcap.blas import blas
 from xpcap.metrics.metric import Sums
 
 RESAMPLES, SEED, LEVEL = 1000, 0, 95
@@ -19,7 +20,8 @@ def resample(sums: Sequence[Sums]) -> dict[str, np.ndarray]:
     """Name to values (RESAMPLES,) over the same resamples for every score; and for other captions of as many pictures, so that pairs can be formed."""
     parts = np.hstack([one.parts for one in sums])  # (n, k)
     n, rng = len(parts), np.random.default_rng(SEED)
-    totals = np.stack([np.bincount(rng.integers(0, n, n), minlength=n) @ parts for _ in range(RESAMPLES)])
+    with blas().turn():
+        totals = np.stack([np.bincount(rng.integers(0, n, n), minlength=n) @ parts for _ in range(RESAMPLES)])
     ends = np.cumsum([one.parts.shape[1] for one in sums])[:-1]
     return {name: values for one, total in zip(sums, np.split(totals, ends, axis=1), strict=True) for name, values in one.values(total).items()}
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from xpcap.backend import Array
+from xpcap.blas import in_turn
 from xpcap.layers.cells import State
 from xpcap.models import network
 from xpcap.models.batch import FeatureRows
@@ -71,6 +72,7 @@ class Captioner(ABC):
         """Feed `words` (n,), ids on the model's device. Return the scores (n, V) of the next word and the new state."""
         return self.advance(self.project(words), state, fresh(self.like))
 
+    @in_turn
     def score(self, features: Array | FeatureRows, captions: Array) -> Score:
         """Score given captions, without dropout or gradients. Arguments are those of `CaptioningRNN.loss`."""
         null = self.word_to_idx["<NULL>"]

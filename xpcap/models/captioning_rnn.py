@@ -7,6 +7,7 @@ from typing import Any, Self
 import numpy as np
 
 from xpcap.backend import Array, array_module, to_numpy
+from xpcap.blas import in_turn
 from xpcap.cores import side_by_side
 from xpcap.errors import unknown
 from xpcap.layers.attention import Attention
@@ -169,6 +170,7 @@ class CaptioningRNN(Captioner):
 
     # Training
 
+    @in_turn
     def loss(
         self,
         features: Array | FeatureRows,
@@ -231,6 +233,7 @@ class CaptioningRNN(Captioner):
         self._next_step = step + 1
         return loss, grads
 
+    @in_turn
     def attention(self, features: Array | FeatureRows, captions: Array) -> np.ndarray:
         """Where the model looks for each word of given captions, without dropout.
 
@@ -261,6 +264,7 @@ class CaptioningRNN(Captioner):
 
     # Sampling
 
+    @in_turn
     def start(self, features: Array) -> State:
         """The state before the first word, from features (n, D) or (n, P, D) on host or device.
 
@@ -274,6 +278,7 @@ class CaptioningRNN(Captioner):
         beside = image.term, None if image.attention is None else image.attention.A
         return (*state, *(array for array in beside if array is not None))
 
+    @in_turn
     def project(self, words: Array, buffer: Buffer | None = None) -> Array:
         """The input half of a step, W_embed[words] @ Wx + b, (n, G), for `words` (n,), ids on the model's device; held in `buffer` if given."""
         params = self.params
@@ -284,6 +289,7 @@ class CaptioningRNN(Captioner):
         a += params["b"]
         return a
 
+    @in_turn
     def advance(self, a: Array, state: State, buffer: Buffer) -> tuple[Array, State]:
         """Take a step on a = project(words), which may be overwritten. Return the scores (n, V) of the next word, held in `buffer`, and the new state."""
         params, config, states = self.params, self.config, self._cell.states

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from xpcap.backend import Array, get_array_module
+from xpcap.blas import in_turn
 from xpcap.cores import cores, side_by_side, stretches
 from xpcap.models.policies import Policy, Silence, Special
 from xpcap.models.scores import normalise
@@ -63,6 +64,7 @@ class WordTable:
         self._filled = end
 
 
+@in_turn
 def decode(
     model: Any, features: Array, policy: Policy, scored: bool, function: str = "decode", numbers: Sequence[int] | np.ndarray | None = None
 ) -> Said:  # fmt: skip

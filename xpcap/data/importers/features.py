@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from xpcap.blas import blas
 from xpcap.cores import cores, side_by_side
 from xpcap.data.dataset import check_finite
 from xpcap.data.importers.kept import Kept
@@ -199,7 +200,10 @@ def _encode_block(folder: Path, block: Sequence[str], encoder: Encoder, mirrored
 
 
 def _share_out(work: Callable[[Sequence[str]], None], blocks: Iterable[Sequence[str]]) -> None:
-    """Work on blocks on all cores, each taking the next one when it is free. After an error, or Ctrl-C, none is begun."""
+    """Work on blocks on all cores, each taking the next one when it is free. After an error, or Ctrl-C, none is begun.
+
+    Another thread of the program that waits for the cores has a turn between two blocks.
+    """
     queue = collections.deque(blocks)
 
     def following() -> Sequence[str] | None:
@@ -212,11 +216,15 @@ def _share_out(work: Callable[[Sequence[str]], None], blocks: Iterable[Sequence[
         try:
             for block in iter(following, None):
                 work(block)
+                if blas().wanted():
+                    break
         except BaseException:
             queue.clear()
             raise
 
-    side_by_side(take, range(min(cores(), len(queue))))
+    while queue:
+        side_by_side(take, range(min(cores(), len(queue))))
+        blas().give_way()
 
 
 def covered(where: str, pictures: Sequence[str], known: Container[str], thing: str) -> None:
