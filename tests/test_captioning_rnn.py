@@ -448,6 +448,6 @@ def test_models_of_one_size_and_other_shapes_can_share_a_workspace(lib: Any, rng
         model = CaptioningRNN(words, D, W, 4, "rnn", np.float64, seed=0)
         workspace = workspace or Workspace(model.params.flat)
         features = rng.standard_normal((2, D))
-        grads, expected = (model.loss(features, captions, space)[1] for space in (workspace, None))
+        grads, expected = (model.loss(features, captions, workspace=space)[1] for space in (workspace, None))
         assert grads.shapes == model.params.shapes
         np.testing.assert_array_equal(to_numpy(grads.flat), to_numpy(expected.flat))

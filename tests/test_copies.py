@@ -155,7 +155,7 @@ def test_weights_of_one_and_a_total_of_all_are_the_plain_loss(workspace: Workspa
     model, (features, captions) = make(), batch()
     loss, grads = model.loss(features, captions)
     for options in ({"weights": np.ones(N)}, {"total": float(N)}, {"weights": np.full(N, 3), "total": 3 * N}):
-        other, other_grads = model.loss(features, captions, workspace, **options)
+        other, other_grads = model.loss(features, captions, workspace=workspace, **options)
         assert float(other) == pytest.approx(float(loss), rel=1e-12)
         np.testing.assert_allclose(other_grads.flat, grads.flat, rtol=1e-10, atol=1e-13)
 
@@ -168,7 +168,7 @@ def test_gradients_of_a_weighted_loss_match_finite_differences(cell: str, dropou
         model.params[name] = rng.standard_normal(model.params[name].shape) / 2
 
     def loss(*_: Any) -> Any:
-        return model.loss(features, captions, workspace, weights=WEIGHTS, total=7.5, step=11)
+        return model.loss(features, captions, workspace=workspace, weights=WEIGHTS, total=7.5, step=11)
 
     grads = loss()[1].copy()
     for name in ("W_proj", "Wh", "b", "b_vocab"):

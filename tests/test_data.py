@@ -59,7 +59,7 @@ def test_a_vocabulary_without_special_words_or_with_doubles_is_refused(words: li
 
 
 def test_a_source_comes_back_from_its_object() -> None:
-    source = Source("histogram", "/photos", "pictures", 7, {"train": 60, "lists": {"b": 1, "a": 2}})
+    source = Source(encoder="histogram", pictures="/photos", generated="pictures", seed=7, record={"train": 60, "lists": {"b": 1, "a": 2}})
     stored = source.to_json()
     assert stored == {"encoder": "histogram", "pictures": "/photos", "generated": "pictures", "seed": 7, "train": 60, "lists": {"b": 1, "a": 2}}
     assert list(stored) == sorted(stored)
@@ -91,7 +91,7 @@ def test_a_source_of_other_types_is_refused_where_it_is_read_and_where_it_is_mad
 
 def test_a_data_set_wants_a_source() -> None:
     with pytest.raises(TypeError, match="source is a dict, expected a Source"):
-        CaptionData(Vocabulary(["<NULL>", "<START>", "<END>", "<UNK>"]), {}, {"made by": "hand"})  # type: ignore[arg-type]
+        CaptionData(Vocabulary(["<NULL>", "<START>", "<END>", "<UNK>"]), {}, source={"made by": "hand"})  # type: ignore[arg-type]
 
 
 # Dataset files

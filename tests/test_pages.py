@@ -41,7 +41,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     data = generate(0, train=60, val=40)
     write_pictures(folder / "photos", data, "val")
     (folder / "photos" / "val00000.png").unlink()
-    data.source = Source("histogram", str(folder / "photos"))
+    data.source = Source(encoder="histogram", pictures=str(folder / "photos"))
     write_dataset(folder / "data.h5", data)
     train_run(TrainOptions(data=folder / "data.h5", out=folder / "run", **SMALL))
     return folder
@@ -130,7 +130,7 @@ def test_nothing_is_written_outside_the_run_folder(tmp_path: Path) -> None:
         Path(folder).mkdir()
     code = (
         "from pathlib import Path; from xpcap.data.pictures import generate; from xpcap.runs import TrainOptions, training;"
-        f"training.generate = lambda seed: generate(seed, 20, 6); training.train_run(TrainOptions(out=Path('runs/r'), **{SMALL}))"
+        f"training.generate = lambda seed: generate(seed, train=20, val=6); training.train_run(TrainOptions(out=Path('runs/r'), **{SMALL}))"
     )
     environment = {**os.environ, **folders, "PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": "1"}
     result = subprocess.run([sys.executable, "-W", "error", "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
@@ -141,7 +141,7 @@ def test_nothing_is_written_outside_the_run_folder(tmp_path: Path) -> None:
 
 def test_a_run_on_data_without_val_has_a_page_of_curves(made: Path, tmp_path: Path) -> None:
     data = open_data(made / "data.h5")
-    write_dataset(tmp_path / "train.h5", CaptionData(data.vocabulary, {"train": data.split("train")}, data.source))
+    write_dataset(tmp_path / "train.h5", CaptionData(data.vocabulary, {"train": data.split("train")}, source=data.source))
     run, evaluation = train_run(TrainOptions(data=tmp_path / "train.h5", out=tmp_path / "run", **SMALL))
     assert evaluation is None
     page = (run.path / "index.html").read_text()
@@ -155,7 +155,7 @@ def test_few_pictures_make_short_galleries(made: Path, tmp_path: Path) -> None:
     one = dataclasses.replace(val, captions=val.captions[:5], image_idxs=val.image_idxs[:5], features=val.features[:1], images=["../secret.png"])
     one = dataclasses.replace(one, text=list(val.text or [])[:5])
     (made / "secret.png").write_bytes((made / "photos" / "val00001.png").read_bytes())
-    write_dataset(tmp_path / "one.h5", CaptionData(data.vocabulary, {"train": data.split("train"), "val": one}, data.source))
+    write_dataset(tmp_path / "one.h5", CaptionData(data.vocabulary, {"train": data.split("train"), "val": one}, source=data.source))
     run, _ = train_run(TrainOptions(data=tmp_path / "one.h5", out=tmp_path / "run", **SMALL))
     shown = galleries((run.path / "index.html").read_text())
     assert {title: len(cards) for title, cards in shown.items()} == {"Best": 1, "Worst": 1, "Random": 1}
@@ -226,7 +226,7 @@ def test_a_data_set_is_taken_open_or_by_any_kind_of_path(made: Path) -> None:
     assert all(other.scores == first.scores and other.captions == first.captions for other in others)
     captions = [runs.caption_run(run, data, count=5) for data in (None, path, str(path), open_data(path))]
     assert captions[1:] == captions[:1] * 3
-    assert [caption.image for caption in first.spread(5)] == [caption.image for caption in captions[0]]
+    assert [caption.image for caption in first.spread(count=5)] == [caption.image for caption in captions[0]]
 
 
 def test_an_open_data_set_is_left_as_it_was_and_checked_to_fit(made: Path) -> None:

@@ -99,20 +99,20 @@ def test_draws_follow_what_is_cut(model: CaptioningRNN) -> None:
 def test_a_caption_is_drawn_by_seed_and_number_alone(model: CaptioningRNN, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever the batch, the cores, and the captions beside it, some of which end sooner."""
     features, numbers, policy = pictures(40), np.arange(100, 140), Sampling(max_length=T, forbid=SILENT, seed=5)
-    whole = model.say(features, policy, numbers).captions[:, 0]
+    whole = model.say(features, policy, numbers=numbers).captions[:, 0]
     assert len({(caption != NULL).sum() for caption in whole}) > 4
     assert (whole != model.say(features, policy).captions[:, 0]).any()
-    assert (whole != model.say(features, Sampling(max_length=T, forbid=SILENT, seed=6), numbers).captions[:, 0]).any()
+    assert (whole != model.say(features, Sampling(max_length=T, forbid=SILENT, seed=6), numbers=numbers).captions[:, 0]).any()
     order = np.random.default_rng(0).permutation(40)
-    pieces = [model.say(features[rows], policy, numbers[rows]).captions[:, 0] for rows in np.split(order, [7, 8, 30])]
+    pieces = [model.say(features[rows], policy, numbers=numbers[rows]).captions[:, 0] for rows in np.split(order, [7, 8, 30])]
     np.testing.assert_array_equal(np.concatenate(pieces), whole[order])
     monkeypatch.setattr(decoding, "LEAST_PART", 8)
     monkeypatch.setattr(decoding, "cores", lambda: 3)
-    np.testing.assert_array_equal(model.say(features, policy, numbers).captions[:, 0], whole)
+    np.testing.assert_array_equal(model.say(features, policy, numbers=numbers).captions[:, 0], whole)
 
 
 def test_step_t_takes_number_t_of_the_stream_that_is_documented(model: CaptioningRNN) -> None:
-    (caption,) = model.say(pictures(1), Sampling(max_length=T, forbid=SILENT, seed=5), [17]).captions[:, 0]
+    (caption,) = model.say(pictures(1), Sampling(max_length=T, forbid=SILENT, seed=5), numbers=[17]).captions[:, 0]
     u = np.random.Generator(np.random.Philox(key=np.array([5, 17], np.uint64))).random(T)
     words, state = [START], model.start(pictures(1))
     for t in range((caption != NULL).sum()):
@@ -125,7 +125,7 @@ def test_step_t_takes_number_t_of_the_stream_that_is_documented(model: Captionin
 
 def test_float32_draws_no_word_that_is_forbidden(model: CaptioningRNN) -> None:
     """Not with the largest number below 1 either, which float32 would round to 1."""
-    narrow = CaptioningRNN.from_config(model.config, WORDS, np.float32, params=model.params)
+    narrow = CaptioningRNN.from_config(model.config, WORDS, dtype=np.float32, params=model.params)
     assert narrow.sample(pictures(50), policy=Sampling(max_length=T, forbid=(NULL, START, V - 1))).max() < V - 1
 
     class Last:
@@ -213,4 +213,4 @@ def test_limits_beside_a_policy_are_refused(model: CaptioningRNN) -> None:
 
 def test_numbers_are_one_a_picture(model: CaptioningRNN) -> None:
     with pytest.raises(ValueError, match=r"CaptioningRNN\.say: numbers has shape \(2,\), expected one for each picture, \(3,\)"):
-        model.say(pictures(3), Sampling(), [1, 2])
+        model.say(pictures(3), Sampling(), numbers=[1, 2])

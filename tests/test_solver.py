@@ -52,7 +52,7 @@ def test_an_epoch_visits_every_caption_once_and_in_another_order_each_time() -> 
     solver.train()
     assert len(seen) == len(solver.loss_history) == 3 * 5  # 200 captions by 48
     epochs = [np.concatenate(seen[k : k + 5]) for k in (0, 5, 10)]
-    everything = np.concatenate([np.concatenate((f[:, :3], c), axis=1) for f, c in [DATA.minibatch("train", np.arange(200))]])
+    everything = np.concatenate([np.concatenate((f[:, :3], c), axis=1) for f, c in [DATA.minibatch("train", captions=np.arange(200))]])
     for epoch in epochs:
         assert (epoch != everything).any()
         np.testing.assert_array_equal(np.sort(epoch, axis=0), np.sort(everything, axis=0))
@@ -82,7 +82,7 @@ def test_each_caption_gets_one_of_the_views_of_its_picture_by_seed_and_step(lib:
     np.testing.assert_array_equal(first, again)
     assert 0.4 < (first > 0).mean() < 0.6
     assert (seen[0] != seen[5]).any()
-    judged = teacher_forced(solvers[0].model, DATA_UNSCALED, "train", np.arange(200))
+    judged = teacher_forced(solvers[0].model, DATA_UNSCALED, "train", captions=np.arange(200))
     assert solvers[0].history[-1]["train_accuracy"] == pytest.approx(judged.accuracy)
 
 
@@ -224,7 +224,7 @@ def test_validation_takes_no_more_captions_than_there_are_to_train_on() -> None:
     solver = make(few, num_epochs=1)
     solver.train()
     spread = np.linspace(0, 59, 20).astype(int)
-    expected = teacher_forced(solver.model, solver.data, "val", spread)
+    expected = teacher_forced(solver.model, solver.data, "val", captions=spread)
     assert solver.history[0]["val_loss"] == pytest.approx(expected.loss)
     assert expected.n == 20
 
@@ -384,7 +384,7 @@ def test_a_state_that_does_not_fit_changes_nothing() -> None:
         other.restore(solver.state())
     right = make()
     with pytest.raises(ValueError, match="Wh missing or unknown"):
-        right.restore(solver.state(), {name: value for name, value in solver.best_params.items() if name != "Wh"})
+        right.restore(solver.state(), best_params={name: value for name, value in solver.best_params.items() if name != "Wh"})
     for each in (other, right):
         np.testing.assert_array_equal(each.model.params.flat, before)
         assert (each.history, each.iteration) == (history, 0)

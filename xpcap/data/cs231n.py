@@ -95,7 +95,7 @@ def from_coco(data: Mapping[str, Any], source: Source | None = None, start: bool
         splits[name] = Split(captions, image_idxs, features, [str(url) for url in images])
     if "idx_to_word" not in data:
         raise DataError(f"{where}: idx_to_word missing, expected the list of words, as load_coco_data returns it")
-    made = CaptionData(Vocabulary(data["idx_to_word"]), splits, source or Source())
+    made = CaptionData(Vocabulary(data["idx_to_word"]), splits, source=source or Source())
     check_data(where, made, start)
     return made
 

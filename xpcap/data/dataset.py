@@ -1,7 +1,7 @@
 """CaptionData: features of pictures and their captions, split by split, from any source."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import KW_ONLY, dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -28,6 +28,7 @@ class Split:
     features: Any  # (views * m, D) float, raw, or grids (.., P, D); an array, or what is read by the batch: an HDF5 data set, or `rows.Picked`
     images: Sequence[str]  # (m,) names or URLs
     text: Sequence[str] | None = None  # (n,) captions as written, if known
+    _: KW_ONLY
     views: int = 1  # of each picture, such as its mirror image
 
 
@@ -47,6 +48,7 @@ class CaptionData:
 
     vocabulary: Vocabulary
     splits: Mapping[str, Split]
+    _: KW_ONLY
     source: Source = field(default_factory=Source)
     scaling: FeatureScaling | Preprocessing = field(default_factory=FeatureScaling)
     stamp: str = ""

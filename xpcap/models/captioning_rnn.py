@@ -89,7 +89,8 @@ class CaptioningRNN(Captioner):
         for size in shape:
             check_sizes("CaptioningRNN", input_dim=size, wordvec_dim=wordvec_dim, hidden_dim=hidden_dim)
         check_words(word_to_idx)
-        self._setup(ModelConfig(len(word_to_idx), shape, wordvec_dim, hidden_dim, cell_type, dropout, inject), word_to_idx, dtype)
+        config = ModelConfig(len(word_to_idx), shape, wordvec_dim, hidden_dim, cell=cell_type, dropout=dropout, inject=inject)
+        self._setup(config, word_to_idx, dtype)
         self._draw_weights(seed)
 
     @classmethod
@@ -97,8 +98,8 @@ class CaptioningRNN(Captioner):
         cls,
         config: ModelConfig,
         word_to_idx: Mapping[str, int],
-        dtype: Any = np.float32,
         *,
+        dtype: Any = np.float32,
         seed: int | None = None,
         params: Mapping[str, Array] | None = None,
     ) -> Self:
@@ -173,8 +174,8 @@ class CaptioningRNN(Captioner):
         self,
         features: Array | FeatureRows,
         captions: Array,
-        workspace: Workspace | None = None,
         *,
+        workspace: Workspace | None = None,
         weights: np.ndarray | None = None,
         total: float | None = None,
         step: int | None = None,
@@ -274,7 +275,7 @@ class CaptioningRNN(Captioner):
         beside = image.term, None if image.attention is None else image.attention.A
         return (*state, *(array for array in beside if array is not None))
 
-    def project(self, words: Array, buffer: Buffer | None = None) -> Array:
+    def project(self, words: Array, *, buffer: Buffer | None = None) -> Array:
         """The input half of a step, W_embed[words] @ Wx + b, (n, G), for `words` (n,), ids on the model's device; held in `buffer` if given."""
         params = self.params
         if buffer is None:

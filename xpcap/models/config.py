@@ -1,6 +1,6 @@
 """ModelConfig: sizes and cell of a captioner, and the parameter shapes that follow."""
 
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 
 import numpy as np
 
@@ -36,6 +36,7 @@ class ModelConfig:
     feature_shape: tuple[int, ...]
     wordvec: int
     hidden: int
+    _: KW_ONLY
     cell: str = "lstm"
     dropout: float = 0.0
     inject: str = "init"

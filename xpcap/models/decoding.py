@@ -112,7 +112,7 @@ def _decode(
             parents = rows if parents is None else parents[rows]
         if parents is not None:
             state = tuple(s[parents] for s in state)
-        scores, state = model.advance(project(words, buffer), state, buffer)
+        scores, state = model.advance(project(words, buffer=buffer), state, buffer)
         log_p = normalise(scores) if policy.normalised else log_softmax(scores) if scored else None
         silence(scores, t, said, alive)
         words, parents, totals = choose(scores, totals, t, alive)

@@ -48,11 +48,11 @@ class Ensemble(Captioner):
         features = to_device("Ensemble.start", features, self.like)
         return tuple(array for model in self.models for array in model.start(features))
 
-    def project(self, words: Array, buffer: Buffer | None = None) -> Array:
+    def project(self, words: Array, *, buffer: Buffer | None = None) -> Array:
         buffer = buffer or fresh(self.like)
         a = buffer("a", (len(words), self._columns[-1].stop))
         for k, model in enumerate(self.models):
-            a[:, self._columns[k]] = model.project(words, buffer.scope(f"model {k}"))
+            a[:, self._columns[k]] = model.project(words, buffer=buffer.scope(f"model {k}"))
         return a
 
     def advance(self, a: Array, state: State, buffer: Buffer) -> tuple[Array, State]:

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -105,7 +105,7 @@ class Policy:
         """Places (N, n) of the captions to return, the best one of a picture first."""
         return np.arange(len(said.ended))[:, None]
 
-    def banned(self, function: str, V: int, end: int | None = None) -> list[int]:
+    def banned(self, function: str, V: int, end: int | None) -> list[int]:
         """The forbidden ids, sorted. ValueError : a limit on lengths, or an id in `forbid`, is out of range, or too few words are left."""
         if self.max_length < 1:
             raise ValueError(f"{function}: max_length is {self.max_length}, expected at least 1")
@@ -147,6 +147,7 @@ class Sampling(Policy):
     """
 
     temperature: float = 1.0
+    _: KW_ONLY
     top_k: int | None = None
     top_p: float | None = None
     seed: int = 0

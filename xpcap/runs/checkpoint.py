@@ -24,7 +24,7 @@ class Saved(NamedTuple):
     drew_masks_in_turn: bool  # it is from an older xpcap, whose dropout masks were others
 
 
-def save_state(path: str | Path, state: TrainingState, scaling: FeatureScaling | None = None, vocabulary: str = "") -> None:
+def save_state(path: str | Path, state: TrainingState, *, scaling: FeatureScaling | None = None, vocabulary: str = "") -> None:
     """Write where training stands, with the feature scaling and the vocabulary's digest of its run. Equal states give equal bytes.
 
     Raises

@@ -60,7 +60,7 @@ class Evaluation(Scores):
 
 
 def evaluate_run(
-    run: Run, data: CaptionData | str | Path | None = None, split: str = "val", progress: bool = False, java: bool = False,
+    run: Run, data: CaptionData | str | Path | None = None, split: str = "val", *, progress: bool = False, java: bool = False,
     policy: Policy | None = None, group: Group = ALONE,
 ) -> Evaluation:  # fmt: skip
     """Score a run on a split: its captions against all references, and the likelihood it gives the references.
@@ -80,7 +80,7 @@ def evaluate_run(
     seen = data_of(run, data)
     words = seen.words(split)
     forced = teacher_forced(run.model, seen.encoded_with(run.vocabulary, split, words), split, progress=progress, group=group)
-    captions = caption_chosen(run, seen, split, captioned(seen, split), progress, policy, group)
+    captions = caption_chosen(run, seen, split, captioned(seen, split), progress=progress, policy=policy, group=group)
     said = [caption.caption.split() for caption in captions]
     results, unscored = score_words(seen, split, words, run.vocabulary, said, java and group.rank == 0)
     decoding = (policy or Policy()).title + (f", probabilities averaged over {len(run.paths)} models" if run.others else "")

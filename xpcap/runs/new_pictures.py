@@ -30,6 +30,7 @@ class Skipped(NamedTuple):
 def caption_files(
     run: Run,
     paths: str | Path | Iterable[str | Path],
+    *,
     progress: bool = False,
     keep: Callable[[str, np.ndarray], object] | None = None,
     policy: Policy | None = None,

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import KW_ONLY, asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +45,7 @@ class TrainOptions:
     """
 
     data: str | Path | None = None
+    _: KW_ONLY
     out: str | Path | None = None
     start: str | Path | None = None
     objective: str = CROSS_ENTROPY

@@ -92,7 +92,7 @@ class Scores:
         ends = [self.intervals[name] for name in names if name in self.intervals]
         return "± " + "  ".join(figure((high - low) / 2) for low, high in ends) if ends else ""
 
-    def spread(self, count: int = 10) -> list[PictureCaption]:
+    def spread(self, *, count: int = 10) -> list[PictureCaption]:
         """`count` of the captions, spread evenly."""
         return [self.captions[i] for i in spread(self.n, count).tolist()]
 
@@ -127,7 +127,7 @@ def figure(value: float) -> str:
     return str(value) if isinstance(value, int) else f"{value:.3f}"
 
 
-def score_captions(data: CaptionData, split: str, captions: Mapping[str, str], java: bool = False) -> Scores:
+def score_captions(data: CaptionData, split: str, captions: Mapping[str, str], *, java: bool = False) -> Scores:
     """Score captions that anything made of the pictures of a split, by the words that the split's own captions are made of: see `CaptionData.words`.
 
     Parameters

@@ -62,7 +62,7 @@ Remark = Callable[[str], object]
 
 
 def train_run(
-    options: TrainOptions, on_epoch: Hook | None = None, progress: bool = False, on_resume: Hook | None = None, on_remark: Remark = warnings.warn,
+    options: TrainOptions, *, on_epoch: Hook | None = None, progress: bool = False, on_resume: Hook | None = None, on_remark: Remark = warnings.warn,
     group: Group = ALONE, on_stage: Callable[[TrainOptions], object] | None = None,
 ) -> Trained:  # fmt: skip
     """Train a captioner, score it, and leave a run folder with its page.
@@ -127,7 +127,7 @@ def _train(options: TrainOptions, out: Path, hooks: Hooks, opened: CaptionData |
     history, data = _fit(options, out, hooks, opened)
     hooks.group.collect("all is written")
     run = open_run(out)
-    evaluation = evaluate_run(run, data, "val", hooks.progress, group=hooks.group) if "val_loss" in history[-1] else None
+    evaluation = evaluate_run(run, data, "val", progress=hooks.progress, group=hooks.group) if "val_loss" in history[-1] else None
     if hooks.group.rank == 0:
         write_run_page(run, history, evaluation, data)
     return Trained(run, evaluation), data
@@ -216,7 +216,7 @@ def _objective(options: TrainOptions, data: CaptionData, group: Group) -> tuple[
     """The objective, and how much a step visits: captions, or the pictures that so many captions are sampled of."""
     if options.objective == CROSS_ENTROPY:
         return smoothed_cross_entropy(options.smoothing), options.batch_size
-    return SelfCritical(data, options.samples, group), max(1, options.batch_size // options.samples)
+    return SelfCritical(data, samples=options.samples, group=group), max(1, options.batch_size // options.samples)
 
 
 def _model_config(options: TrainOptions, data: CaptionData) -> ModelConfig:
@@ -231,7 +231,8 @@ def _model_config(options: TrainOptions, data: CaptionData) -> ModelConfig:
             f"train_run: `inject` is {options.inject}, for grids, and the data has one feature a picture, of size {data.feature_dim}, expected places to "
             "attend to: prepare the data with `grid` 5, or give `inject` every-step"
         )
-    return ModelConfig(len(data.vocabulary), data.feature_shape, options.wordvec, options.hidden, options.cell, options.dropout, options.inject)
+    sizes = len(data.vocabulary), data.feature_shape, options.wordvec, options.hidden
+    return ModelConfig(*sizes, cell=options.cell, dropout=options.dropout, inject=options.inject)
 
 
 def _data(options: TrainOptions, out: Path, config: Mapping[str, Any] | None, opened: CaptionData | None) -> CaptionData:

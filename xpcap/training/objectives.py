@@ -18,7 +18,7 @@ Objective = Callable[[Any, Batch, Workspace | None], tuple[Array, Parameters]]
 
 def cross_entropy(model: Any, batch: Batch, workspace: Workspace | None = None) -> tuple[Array, Parameters]:
     """Cross entropy of the captions: summed over time, weighted by caption, divided by `batch.total`; see CaptioningRNN.loss."""
-    return model.loss(batch.features, batch.captions, workspace, **_rest(batch))
+    return model.loss(batch.features, batch.captions, workspace=workspace, **_rest(batch))
 
 
 def smoothed_cross_entropy(smoothing: float) -> Objective:
@@ -34,7 +34,7 @@ def smoothed_cross_entropy(smoothing: float) -> Objective:
         return cross_entropy
 
     def objective(model: Any, batch: Batch, workspace: Workspace | None = None) -> tuple[Array, Parameters]:
-        return model.loss(batch.features, batch.captions, workspace, smoothing=smoothing, **_rest(batch))
+        return model.loss(batch.features, batch.captions, workspace=workspace, smoothing=smoothing, **_rest(batch))
 
     return objective
 

@@ -159,7 +159,7 @@ class CaptioningSolver(EpochHistory):
         loss, grads = self.objective(self.model, batch, self._workspace)
         loss = add_up(self.group, loss, grads)
         buffer = self._workspace.buffer.scope("solver")
-        norm = global_norm(grads.flat, buffer) if self.clip_norm is None else optim.clip_by_global_norm(grads.flat, self.clip_norm, buffer)
+        norm = global_norm(grads.flat, buffer) if self.clip_norm is None else optim.clip_by_global_norm(grads.flat, self.clip_norm, buffer=buffer)
         if require_finite and not (np.isfinite(loss) and np.isfinite(norm)):
             self._fail(self._record.explain(loss, norm, self.model.params, grads, self.learning_rate))
         self._descent.update(self.model.params.flat, grads.flat)
@@ -271,7 +271,7 @@ class CaptioningSolver(EpochHistory):
         self._require_finite()
         return capture(self.model.params, self._descent, self._order, self.batch_size, self.loss_history, self.history)
 
-    def restore(self, state: TrainingState, best_params: Mapping[str, Array] | None = None) -> None:
+    def restore(self, state: TrainingState, *, best_params: Mapping[str, Array] | None = None) -> None:
         """Go on from a state: the next `train` does what it would have done then. On the host that is bit for bit with the same machine and threads,
         on a device with the same card model, CUDA libraries, CuPy and their settings.
 
