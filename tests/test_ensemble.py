@@ -223,5 +223,5 @@ def test_messages_name_the_ensemble() -> None:
         ensemble.score(pictures(2), np.array([[START, V], [START, 3]]))
     with pytest.raises(ValueError, match=r"^Ensemble\.sample: max_length or forbid is given with a policy"):
         ensemble.sample(pictures(2), 5, policy=Policy())
-    with pytest.raises(TypeError, match=r"^Ensemble\.start: features have dtype"):
+    with pytest.raises(TypeError, match=r"^Ensemble\.sample: features have dtype"):
         ensemble.sample(np.array([["a"] * 4]))

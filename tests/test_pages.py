@@ -191,7 +191,7 @@ def test_one_training_opens_stamps_tokenises_and_captions_once(made: Path, tmp_p
     count(xpcap.data, "read_dataset")
     count(hdf5, "stamp_of")
     count(hdf5, "check_data")
-    count(CaptioningRNN, "say", lambda model, features, policy, *args: 0 if isinstance(policy, Beam) else len(features))
+    count(CaptioningRNN, "say", lambda model, features, policy, **_: 0 if isinstance(policy, Beam) else len(features))
     for module in (dataset, vocabulary):
         count(module, "tokenize")
     commands.good("train", made / "data.h5", "--out", tmp_path / "run", *commands.SMALL)

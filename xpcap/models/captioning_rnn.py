@@ -14,7 +14,7 @@ from xpcap.layers.cells import CELLS, State
 from xpcap.models import network
 from xpcap.models.batch import FeatureRows
 from xpcap.models.captioner import Captioner
-from xpcap.models.checks import check_counter, check_words
+from xpcap.models.checks import as_array, check_counter, check_features, check_words
 from xpcap.models.config import ModelConfig, check_sizes
 from xpcap.models.entry import enter, to_device
 from xpcap.models.image import project_image
@@ -267,9 +267,9 @@ class CaptioningRNN(Captioner):
 
         (h,) or (h, c), each (n, H); then, where `inject` has them, the image's term of every step (n, G) and the places A (n, P, H).
         """
-        config, params, shape = self.config, self.params, self.config.feature_shape
-        if np.ndim(features) != 1 + len(shape) or np.shape(features)[1:] != shape:
-            raise ValueError(f"CaptioningRNN.start: features have shape {np.shape(features)}, expected ({', '.join(map(str, ('N', *shape)))})")
+        config, params = self.config, self.params
+        features = as_array("CaptioningRNN.start", "features", features)
+        check_features("CaptioningRNN.start", features, config.feature_shape)
         image = project_image(config, params, to_device("CaptioningRNN.start", features, params.flat), fresh(params.flat))
         state = (image.h0,) * self._cell.states if config.attends else self._cell.initial(image.h0)
         beside = image.term, None if image.attention is None else image.attention.A

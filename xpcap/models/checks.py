@@ -1,4 +1,4 @@
-"""Checks of a vocabulary and of a batch, before a captioner computes anything."""
+"""Checks of a vocabulary, of features and of a batch, before a captioner computes anything."""
 
 import operator
 from collections.abc import Mapping
@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from xpcap.backend import Array
+from xpcap.backend import Array, get_array_module, is_device_array, to_numpy
 from xpcap.layers.checks import all_below
 from xpcap.models.batch import FeatureRows
 
@@ -19,6 +19,8 @@ def check_batch(
     n = len(captions) if mine is None else len(mine)
     if captions.dtype.kind not in "iu":
         raise TypeError(f"{where}: captions have dtype {captions.dtype}, expected integer word ids")
+    if not isinstance(features, FeatureRows) and features.dtype.kind not in "fiub":
+        raise TypeError(f"{where}: features have dtype {features.dtype}, expected real numbers")
     if captions.ndim != 2 or captions.shape[0] < 1 or captions.shape[1] < 2 or np.shape(features) != (n, *shape):
         raise ValueError(
             f"{where}: features have shape {np.shape(features)} and captions {captions.shape}, "
@@ -30,6 +32,53 @@ def check_batch(
         raise ValueError(f"{where}: captions hold ids {captions.min()}..{captions.max()}, expected 0..{V - 1}; are they from another vocabulary?")
     if weights is not None and (weights.shape != (len(captions),) or weights.dtype.kind != "f"):
         raise ValueError(f"{where}: weights have shape {weights.shape}, expected one real number for each of {len(captions)} captions")
+
+
+def as_array(where: str, thing: str, x: Any) -> Array:
+    """`x` as an array: those of a device stay there, everything else becomes a host array.
+
+    Raises
+    ------
+    ValueError : nested lists of unequal lengths. TypeError : an object that NumPy cannot read, such as a tensor on a device or with a gradient.
+    """
+    if isinstance(x, np.ndarray) or is_device_array(x):
+        return x
+    try:
+        return np.asarray(x)
+    except (TypeError, ValueError, RuntimeError) as error:
+        if isinstance(x, list | tuple):
+            padded = "; pad captions with the id of <NULL>" if thing == "captions" else ""
+            raise ValueError(f"{where}: {thing} are {len(x)} rows of unequal lengths, expected an array{padded} ({error})") from error
+        raise TypeError(
+            f"{where}: {thing} are a {type(x).__module__}.{type(x).__name__} that NumPy cannot read, expected a NumPy or CuPy array; "
+            f"of a PyTorch tensor give {thing}.detach().cpu().numpy(), with .float() before .numpy() if it is bfloat16 ({error})"
+        ) from error
+
+
+def check_features(where: str, features: Array, shape: tuple[int, ...]) -> None:
+    """TypeError : features that are not real numbers. ValueError : their shape is not (N, *shape)."""
+    if features.dtype.kind not in "fiub":
+        raise TypeError(f"{where}: features have dtype {features.dtype}, expected real numbers")
+    if features.ndim != 1 + len(shape) or features.shape[1:] != shape:
+        raise ValueError(f"{where}: features have shape {features.shape}, expected ({', '.join(map(str, ('N', *shape)))})")
+
+
+def check_finite(where: str, features: Array, given: Array | None = None) -> None:
+    """ValueError : a number of features (N, D) or (N, P, D) is not finite; the message names the first row that has one. Of a device it reads one flag.
+
+    Parameters
+    ----------
+    given : the same features before they were cast, for the message
+    """
+    if get_array_module(features).isfinite(features).all():
+        return
+    values = to_numpy(features)
+    row, *at = np.argwhere(~np.isfinite(values))[0].tolist()
+    value = values[(row, *at)] if given is None else given[(row, *at)]
+    place = ", ".join(f"{name} {number}" for name, number in zip(("place", "column")[-len(at) :], at, strict=False))
+    raise ValueError(
+        f"{where}: features of row {row} (of {len(values)}) hold {value} at {place}, expected finite {values.dtype} numbers; extract them again"
+    )
 
 
 def check_words(word_to_idx: Mapping[str, int]) -> None:

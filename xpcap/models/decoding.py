@@ -6,8 +6,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from xpcap.backend import Array, get_array_module
+from xpcap.backend import Array, get_array_module, is_device_array
 from xpcap.cores import cores, side_by_side, stretches
+from xpcap.models.checks import as_array, check_features, check_finite
+from xpcap.models.entry import to_device
 from xpcap.models.policies import Policy, Silence, Special
 from xpcap.models.scores import normalise
 from xpcap.models.transcript import Step, Transcript
@@ -77,6 +79,11 @@ def decode(
     numbers : (N,), int from 0; what a policy that draws knows a picture by. None: 0..N-1
     """
     special = special_words(function, model)
+    features = as_array(function, "features", features)
+    check_features(function, features, model.config.feature_shape)
+    if is_device_array(features):
+        check_finite(function, features)
+    features = to_device(function, features, model.like)
     N, banned = len(features), policy.banned(function, len(model.word_to_idx), special.end)
     numbers = np.arange(N) if numbers is None else np.asarray(numbers)
     if numbers.shape != (N,):

@@ -10,6 +10,7 @@ from xpcap.layers.cells import State
 from xpcap.models.batch import FeatureRows
 from xpcap.models.captioner import Captioner
 from xpcap.models.captioning_rnn import CaptioningRNN
+from xpcap.models.checks import as_array, check_features
 from xpcap.models.entry import to_device
 from xpcap.models.network import Member
 from xpcap.models.scores import log_mean
@@ -45,6 +46,8 @@ class Ensemble(Captioner):
         return [member for model in self.models for member in model.members]
 
     def start(self, features: Array) -> State:
+        features = as_array("Ensemble.start", "features", features)
+        check_features("Ensemble.start", features, self.config.feature_shape)
         features = to_device("Ensemble.start", features, self.like)
         return tuple(array for model in self.models for array in model.start(features))
 

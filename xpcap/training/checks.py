@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from xpcap.data.checks import check_data
 from xpcap.data.vocabulary import Vocabulary
 from xpcap.errors import DataError, OptionError, unknown
 from xpcap.models.parameters import Parameters
@@ -43,6 +44,7 @@ def check_options(solver: Any, seed: Any) -> None:
             f"CaptioningSolver: `batch_size` is {solver.batch_size} for {solver.group.size} ranks, expected at least a caption for each; "
             "raise it, or start fewer"
         )
+    check_data("CaptioningSolver: the data", solver.data, start=False)
     check_words(getattr(solver.model, "word_to_idx", {}), solver.data.vocabulary)
 
 
