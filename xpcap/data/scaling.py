@@ -55,7 +55,9 @@ def fit_scaling(kind: str, features: Any) -> FeatureScaling:
     for start in range(0, m, step):
         block = features[start : start + step].astype(np.float64)
         if not (finite := np.isfinite(block).reshape(len(block), -1).all(axis=1)).all():
-            raise ValueError(f"fit_scaling: features of row {start + int(finite.argmin())} (of {m}) are not finite, expected numbers; extract them again")
+            raise ValueError(
+                f"fit_scaling: features of row {start + int(finite.argmin())} (of {m}) are not finite, expected numbers; extract them again"
+            )
         total += block.reshape(-1, D).sum(axis=0)
     mean = total / count
     for start in range(0, m, step):

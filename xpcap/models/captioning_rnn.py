@@ -291,8 +291,8 @@ class CaptioningRNN(Captioner):
         state, image = state[:states], state[states:]
         if config.every_step:
             a += image[0]
-        beside = Attention(image[-1], params["Wattn"], buffer.scope("attention")) if config.attends else None
-        state = self._cell.step(a, state, params["Wh"], buffer.scope("cell"), beside)
+        beside = {"beside": Attention(image[-1], params["Wattn"], buffer.scope("attention"))} if config.attends else {}
+        state = self._cell.step(a, state, params["Wh"], buffer.scope("cell"), **beside)
         h = state[0]
         scores = product(h, params["W_vocab"], out=buffer("scores", (len(h), len(params["b_vocab"]))))
         scores += params["b_vocab"]

@@ -47,8 +47,8 @@ def as_array(where: str, thing: str, x: Any) -> Array:
         return np.asarray(x)
     except (TypeError, ValueError, RuntimeError) as error:
         if isinstance(x, list | tuple):
-            padded = "; pad captions with the id of <NULL>" if thing == "captions" else ""
-            raise ValueError(f"{where}: {thing} are {len(x)} rows of unequal lengths, expected an array{padded} ({error})") from error
+            padded = "; pad short ones with the id of <NULL>" if thing == "captions" else ""
+            raise ValueError(f"{where}: {thing} are {len(x)} rows of unequal lengths, expected an array{padded}") from error
         raise TypeError(
             f"{where}: {thing} are a {type(x).__module__}.{type(x).__name__} that NumPy cannot read, expected a NumPy or CuPy array; "
             f"of a PyTorch tensor give {thing}.detach().cpu().numpy(), with .float() before .numpy() if it is bfloat16 ({error})"
@@ -82,7 +82,12 @@ def check_finite(where: str, features: Array, given: Array | None = None) -> Non
 
 
 def check_words(word_to_idx: Mapping[str, int]) -> None:
-    """Ids must be distinct whole numbers. Ids from V on are allowed, as the course's fixture has one, but not for <NULL>."""
+    """TypeError, ValueError : not a mapping of words to distinct whole numbers. Ids from V on are allowed, as the course's fixture has one, but not for <NULL>."""
+    if not isinstance(word_to_idx, Mapping):
+        raise TypeError(
+            f"CaptioningRNN: word_to_idx is a {type(word_to_idx).__name__}, expected a mapping of word to id; "
+            "of a list of words in the order of their ids give {word: i for i, word in enumerate(words)}"
+        )
     ids = list(word_to_idx.values())
     if odd := [(word, i) for word, i in word_to_idx.items() if not isinstance(i, int | np.integer) or i < 0]:
         raise ValueError(f"CaptioningRNN: word_to_idx gives {odd[0][0]!r} the id {odd[0][1]!r}, expected a whole number of at least 0")

@@ -5,7 +5,7 @@ from dataclasses import KW_ONLY, dataclass
 import numpy as np
 
 from xpcap.errors import unknown
-from xpcap.layers.cells import CELLS
+from xpcap.layers.cells import CELLS, check_takes_beside
 
 INJECT = ("init", "every-step", "attention", "attention+every-step")  # how the image enters
 
@@ -28,7 +28,7 @@ class ModelConfig:
 
     Raises
     ------
-    OptionError : the cell or `inject` is unknown. ValueError : a size is below 1, dropout is out of range, or a grid is given without attention, or a
+    OptionError : the cell or `inject` is unknown, or the cell cannot attend. ValueError : a size is below 1, dropout is out of range, or a grid is given without attention, or a
         single feature with it.
     """
 
@@ -46,6 +46,8 @@ class ModelConfig:
             raise unknown("ModelConfig", "cell", self.cell, CELLS)
         if self.inject not in INJECT:
             raise unknown("ModelConfig", "inject", self.inject, INJECT)
+        if self.attends:
+            check_takes_beside("ModelConfig", self.cell)
         if len(self.feature_shape) != 1 + self.attends:
             wanted = "places and size, (P, D)" if self.attends else "one size, (D,)"
             raise ValueError(f"ModelConfig: feature_shape is {self.feature_shape}, expected {wanted}, where inject is {self.inject!r}")

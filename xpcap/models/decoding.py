@@ -8,9 +8,10 @@ import numpy as np
 
 from xpcap.backend import Array, get_array_module, is_device_array
 from xpcap.cores import cores, side_by_side, stretches
+from xpcap.layers.checks import all_below
 from xpcap.models.checks import as_array, check_features, check_finite
 from xpcap.models.entry import to_device
-from xpcap.models.policies import Policy, Silence, Special
+from xpcap.models.policies import Choice, Policy, Silence, Special
 from xpcap.models.scores import normalise
 from xpcap.models.transcript import Step, Transcript
 from xpcap.ops import gather, log_softmax
@@ -122,7 +123,7 @@ def _decode(
         scores, state = model.advance(project(words, buffer=buffer), state, buffer)
         log_p = normalise(scores) if policy.normalised else log_softmax(scores) if scored else None
         silence(scores, t, said, alive)
-        words, parents, totals = choose(scores, totals, t, alive)
+        words, parents, totals = check_choice(policy, choose(scores, totals, t, alive), scores)
         if parents is not None and behind:
             raise ValueError(f"decode: {type(policy).__name__}.choose names parents, expected None; is it `rowwise`?")
         before, alive = alive, np.arange(len(said.ended)) if t == 0 and policy.places > 1 else alive
@@ -133,6 +134,27 @@ def _decode(
     while unread:
         said.write(unread.popleft())
     return _best(policy, said, scored)
+
+
+def check_choice(policy: Policy, choice: Choice, scores: Array) -> Choice:
+    """The choice itself, once it is what a policy may choose from scores (n, V). Values are looked at on the host only: a device would have to wait.
+
+    TypeError : no Choice, or words or parents that are not integers. ValueError : their number is wrong, or one is out of range.
+    """
+    where, (n, V) = f"decode: {type(policy).__name__}.choose", scores.shape
+    if not isinstance(choice, Choice):
+        raise TypeError(f"{where} returned a {type(choice).__name__}, expected a Choice; return Choice(words)")
+    m = n if choice.parents is None else len(choice.parents)
+    for name, ids, below in (("words", choice.words, V), ("parents", choice.parents, n)):
+        if ids is None:
+            continue
+        if getattr(ids, "dtype", np.dtype(object)).kind not in "iu":
+            raise TypeError(f"{where} returned {name} of {getattr(ids, 'dtype', type(ids).__name__)}, expected an array of integers")
+        if ids.shape != (m,):
+            raise ValueError(f"{where} returned {name} of shape {ids.shape}, expected ({m},) for {n} hypotheses")
+        if isinstance(ids, np.ndarray) and not all_below(ids, below):
+            raise ValueError(f"{where} returned {name} {ids.min()}..{ids.max()}, expected 0..{below - 1}")
+    return choice
 
 
 def _of(words: Array, log_p: Array, parents: Array | None) -> Array:

@@ -1,7 +1,8 @@
 """Policies choose the words of captions, step by step: the likeliest, or drawn at random. xpcap.models.beam adds the beam."""
 
 import math
-from collections.abc import Callable, Sequence
+import operator
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import KW_ONLY, dataclass
 from typing import NamedTuple
 
@@ -37,6 +38,13 @@ def check_number(owner: str, name: str, value: float, low: float, high: float = 
     if not (low <= value <= high and math.isfinite(value)):
         wanted = f"at least {low:g}" if high == math.inf else f"{low:g}..{high:g}"
         raise OptionError(f"{owner}: `{name}` is {value}, expected {wanted}{hint}")
+
+
+def check_ids(function: str, forbid: Iterable[int]) -> list[int]:
+    """The ids in `forbid`, sorted, each once. TypeError : it holds something else, such as words."""
+    if odd := [i for i in forbid if not hasattr(i, "__index__")]:
+        raise TypeError(f"{function}: forbid holds {odd[0]!r}, expected ids of words; model.word_to_idx has the id of each word")
+    return sorted({operator.index(i) for i in forbid})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,11 +115,13 @@ class Policy:
 
     def banned(self, function: str, V: int, end: int | None) -> list[int]:
         """The forbidden ids, sorted. ValueError : a limit on lengths, or an id in `forbid`, is out of range, or too few words are left."""
-        if self.max_length < 1:
-            raise ValueError(f"{function}: max_length is {self.max_length}, expected at least 1")
-        if not 0 <= self.least_length <= self.max_length:
+        if not (isinstance(self.max_length, int | np.integer) and self.max_length >= 1):
+            came = f"a {type(self.max_length).__name__}" if isinstance(self.max_length, Policy) else repr(self.max_length)
+            hint = "; give a policy as `policy`" if isinstance(self.max_length, Policy) else ""
+            raise ValueError(f"{function}: max_length is {came}, expected a whole number of at least 1{hint}")
+        if not (isinstance(self.least_length, int | np.integer) and 0 <= self.least_length <= self.max_length):
             raise OptionError(f"{function}: `least_length` is {self.least_length}, expected 0..{self.max_length}, the most words of a caption")
-        banned = sorted({int(i) for i in self.forbid})
+        banned = check_ids(function, self.forbid)
         if banned and not (banned[0] >= 0 and banned[-1] < V and len(banned) < V):
             raise ValueError(f"{function}: forbid holds {len(banned)} ids {banned[0]}..{banned[-1]}, expected some, not all, of 0..{V - 1}")
         left = V - len({*banned, *(() if end is None else (end,))})

@@ -15,6 +15,7 @@ from xpcap.data.vocabulary import Vocabulary
 from xpcap.errors import DataError, OptionError
 from xpcap.groups import ALONE, Group
 from xpcap.models import Beam, Policy
+from xpcap.models.policies import check_ids
 from xpcap.progress import bar
 from xpcap.runs.folder import Run
 
@@ -209,7 +210,7 @@ def where_looked(
 
 def _within(policy: Policy, vocabulary: Vocabulary, max_words: int) -> Policy:
     """A policy that keeps to `max_words` too, and to words that mean something."""
-    most, silent = min(policy.max_length, max_words), {vocabulary.null, vocabulary.start, vocabulary.unk, *policy.forbid}
+    most, silent = min(policy.max_length, max_words), {vocabulary.null, vocabulary.start, vocabulary.unk, *check_ids("caption", policy.forbid)}
     if not set(range(len(vocabulary))) - silent - {vocabulary.end}:
         raise OptionError(f"caption: `forbid` leaves none of {len(vocabulary)} words, expected some to be left; which are to be said?")
     return replace(policy, max_length=most, forbid=tuple(sorted(silent)))

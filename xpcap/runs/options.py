@@ -152,6 +152,12 @@ def check_agreement(options: TrainOptions, run: TrainOptions) -> None:
     """
     names = [field.name for field in fields(TrainOptions) if field.name not in (*NO_SETTINGS, *MAY_CHANGE)]
     different = [name for name in names if getattr(options, name) != getattr(run, name)]
+    if not different and options.epochs != run.epochs and run.lr_decay == LINEAR:
+        raise OptionError(
+            f"train_run: `epochs` {options.epochs} given with `resume`, expected the {run.epochs} of {run.out}: its learning rate falls to zero over "
+            f"them (`lr_decay` {LINEAR}), so that with others every step would have been another; leave `epochs` out, or begin another run with another "
+            "`out`, which may `start` from this one's parameters"
+        )
     if options.epochs < run.epochs or (options.epochs != run.epochs and run.lr_decay == LINEAR):
         different.append("epochs")
     if different:
