@@ -72,6 +72,34 @@ def test_the_parameters_of_a_copy_are_views_of_its_own_buffer(way: Callable[[Any
     np.testing.assert_array_equal(to_numpy(model.params.flat), before)
 
 
+class Named(CaptioningRNN):
+    """A subclass with an attribute of its own."""
+
+    name = "none"
+
+
+class Constructed(Named):
+    def __init__(self, name: str, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.name = name
+
+
+@WAYS
+def test_a_copy_of_a_subclass_is_one_with_all_it_has(way: Callable[[Any], Any]) -> None:
+    model = Constructed("mine", DATA.vocabulary.word_to_idx, D, W, H, "lstm", seed=3)
+    other = way(model)
+    assert (type(other), other.name) == (Constructed, "mine")
+    assert other.params.flat is not model.params.flat
+    assert float(other.score(*batch()).nll) == float(model.score(*batch()).nll)
+
+
+def test_a_config_makes_a_subclass_unless_its_constructor_would_not_run() -> None:
+    config, words = make().config, DATA.vocabulary.word_to_idx
+    assert type(Named.from_config(config, words, seed=0)) is Named
+    with pytest.raises(TypeError, match=r"from_config: Constructed has an __init__ of its own.*expected none; construct Constructed"):
+        Constructed.from_config(config, words, seed=0)
+
+
 # Assigned parameters
 
 

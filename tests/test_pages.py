@@ -25,7 +25,7 @@ from xpcap.data.pictures import best_of, generate, named, write_pictures  # noqa
 from xpcap.data.scaling import fit_scaling  # noqa: E402
 from xpcap.data.source import Source  # noqa: E402
 from xpcap.errors import DataError  # noqa: E402
-from xpcap.metrics import corpus_bleu, smoothed_bleu  # noqa: E402
+from xpcap.metrics import METRICS, Scored, averaged, corpus_bleu, smoothed_bleu  # noqa: E402
 from xpcap.models import Beam  # noqa: E402
 from xpcap.runs import TrainOptions, evaluate_run, train_run  # noqa: E402
 from xpcap.runs import folder as run_folder  # noqa: E402
@@ -258,6 +258,64 @@ def test_an_evaluation_has_every_score_by_name_and_one_value_a_picture(made: Pat
     assert (told["named"], told["best_bleu"]) == (None, None)
     assert told["bleu"] == [result.scores[name] for name in bleu]
     assert json.loads(json.dumps(told)) == told
+
+
+class Colours:
+    """A metric of one's own, which returns NumPy's numbers."""
+
+    name = "colours"
+    title = "names a colour"
+    protocol = "share of captions that name a colour"
+    known_only = False
+
+    def score(self, references: Any, hypotheses: Any) -> Any:
+        scored = averaged("colours", [float("red" in words or "blue" in words) for words in hypotheses])
+        return scored._replace(corpus={"colours": np.float32(scored.corpus["colours"])}, pictures=np.array(scored.pictures))
+
+
+def test_a_metric_of_ones_own_is_scored_beside_the_others(made: Path, tmp_path: Path) -> None:
+    run = run_folder.open_run(made / "run")
+    plain, result = evaluate_run(run), evaluate_run(run, None, "val", metrics=(*METRICS, Colours()))
+    low, high = result.intervals["colours"]
+    assert low <= result.scores["colours"] <= high
+    assert result.scores["colours"] == pytest.approx(np.mean(result.per_picture["colours"]))
+    assert {name: value for name, value in result.scores.items() if name != "colours"} == plain.scores
+    told = json.loads(json.dumps(result.to_json()))
+    assert told["scores"]["colours"] == result.scores["colours"]
+    assert told["protocol"]["colours"] == Colours.protocol
+    assert ("names a colour", Colours.protocol) in [(title, protocol) for title, _, _, protocol in result.rows()]
+    result.write_csv(tmp_path / "t.csv")
+    assert "colours" in (tmp_path / "t.csv").read_text().splitlines()[0].split(",")
+    data = open_data(made / "data.h5")
+    alone = runs.score_captions(data, "val", {one.image: one.caption for one in result.captions}, metrics=[Colours()])
+    assert set(alone.scores) == {"colours", "novel"}
+    assert alone.scores["colours"] == result.scores["colours"]
+    assert (alone.to_json()["bleu"], set(alone.to_json()["intervals"])) == (None, {"colours", "novel"})
+
+
+class Returns(Colours):
+    def __init__(self, scored: Any) -> None:
+        self._scored = scored
+
+    def score(self, references: Any, hypotheses: Any) -> Any:
+        return self._scored
+
+
+@pytest.mark.parametrize(
+    ("metric", "error", "says"),
+    [
+        (Colours, TypeError, r"got the class Colours, expected an object: Colours\(\)"),
+        (len, TypeError, "a builtin_function_or_method lacks name, title, protocol, known_only, score"),
+        (METRICS[0], ValueError, "the name 'bleu' of Bleu is taken"),
+        (Returns(0.5), TypeError, r"Returns\.score returned a float, expected a Scored"),
+        (Returns(Scored({"mine": 0.5}, [1.0, 2.0])), ValueError, "Returns.score returned 2 values, expected one for each of 40 pictures"),
+        (Returns(Scored({"cider_d": 0.5}, [])), ValueError, "the name 'cider_d' of Returns is taken"),
+    ],
+)
+def test_what_is_no_metric_is_refused(metric: Any, error: type[Exception], says: str, made: Path) -> None:
+    data = open_data(made / "data.h5")
+    with pytest.raises(error, match=says):
+        runs.score_captions(data, "val", dict.fromkeys(data.split("val").images, "a dog"), metrics=(*METRICS, metric))
 
 
 def test_generated_pictures_bring_scores_of_their_own(few_pictures: None) -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from xpcap import CaptioningRNN
 from xpcap.errors import OptionError
-from xpcap.models import Beam, Policy, Sampling, decoding
+from xpcap.models import Beam, Choice, Policy, Sampling, decoding
 
 NULL, START, END, V, T = 0, 1, 2, 14, 9
 WORDS = {"<NULL>": NULL, "<START>": START, "<END>": END, **{f"word{i}": i for i in range(3, V)}}
@@ -209,6 +209,28 @@ def test_limits_beside_a_policy_are_refused(model: CaptioningRNN) -> None:
     for limits in ({"max_length": 5}, {"forbid": SILENT}):
         with pytest.raises(ValueError, match=r"CaptioningRNN\.sample: max_length or forbid is given with a policy"):
             model.sample(pictures(1), policy=Sampling(), **limits)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("choose", "error", "says"),
+    [
+        (lambda n: np.zeros(n, int), TypeError, "returned a ndarray, expected a Choice"),
+        (lambda n: Choice(np.zeros(n)), TypeError, "returned words of float64, expected an array of integers"),
+        (lambda n: Choice([0] * n), TypeError, "returned words of list"),
+        (lambda n: Choice(np.full(n, V)), ValueError, rf"returned words {V}\.\.{V}, expected 0\.\.{V - 1}"),
+        (lambda n: Choice(np.full(n, -1)), ValueError, r"returned words -1\.\.-1"),
+        (lambda n: Choice(np.zeros(1, int)), ValueError, r"returned words of shape \(1,\), expected \(3,\) for 3 hypotheses"),
+        (lambda n: Choice(np.zeros(n, int), np.full(n, n)), ValueError, r"returned parents 3\.\.3, expected 0\.\.2"),
+    ],
+)
+@pytest.mark.parametrize("scored", [False, True])
+def test_what_a_policy_returns_is_checked(choose: Any, error: type[Exception], says: str, scored: bool, model: CaptioningRNN) -> None:
+    class Wrong(Policy):
+        def choose(self, scores: Any, totals: Any, t: int) -> Any:
+            return choose(len(scores))
+
+    with pytest.raises(error, match=rf"Wrong\.choose {says}"):
+        model.say(pictures(3), Wrong()) if scored else model.sample(pictures(3), policy=Wrong())
 
 
 def test_numbers_are_one_a_picture(model: CaptioningRNN) -> None:

@@ -17,6 +17,7 @@ from xpcap.data.scaling import FeatureScaling, fit_scaling
 from xpcap.errors import DataError, OptionError, TrainingError
 from xpcap.metrics import teacher_forced
 from xpcap.metrics.cider import CiderD
+from xpcap.models import Parameters
 from xpcap.models.batch import Batch, FeatureRows
 from xpcap.training import cross_entropy, validation
 from xpcap.training.history import best_of
@@ -219,6 +220,90 @@ def test_a_loss_that_is_not_finite_ends_training_and_keeps_what_was_good() -> No
     assert np.isfinite(solver.history[-1]["train_loss"])
 
 
+def test_a_step_on_features_that_are_not_finite_changes_nothing() -> None:
+    solver, untouched = make(), make()
+    features, captions = DATA.minibatch("train", np.arange(20))
+    broken = features.copy()
+    broken[2, 3] = np.nan
+    with pytest.raises(ValueError, match=r"features of row 2 \(of 20\) hold nan at column 3"):
+        solver.step(broken, captions)
+    assert solver.step(features, captions) == untouched.step(features, captions)
+    np.testing.assert_array_equal(solver.model.params.flat, untouched.model.params.flat)
+
+
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+def test_a_step_without_a_finite_gradient_changes_nothing() -> None:
+    solver = make(objective=lambda model, batch, workspace: (np.float32(np.nan), model.loss(batch.features, batch.captions)[1]))
+    before = solver.model.params.flat.copy()
+    with pytest.raises(TrainingError, match="has loss nan"):
+        solver.step(*DATA.minibatch("train", np.arange(20)))
+    np.testing.assert_array_equal(solver.model.params.flat, before)
+    assert not solver._descent.config["m"].any()
+    assert solver._descent.config["t"] == 0
+
+
+def test_a_solver_names_split_and_picture_of_features_that_are_not_finite() -> None:
+    val = DATA.split("val")
+    features = val.features.copy()
+    features[7, 5] = np.inf
+    broken = replace(DATA, splits={**DATA.splits, "val": replace(val, features=features)})
+    picture = rf"split 'val'.*1 pictures, '{val.images[7]}' among them, have features that are not finite"
+    with pytest.raises(DataError, match=picture):
+        make(broken)
+    with pytest.raises(DataError, match=picture):
+        broken.features("val", np.array([3, 7, 7]))
+    with pytest.raises(ValueError, match=r"fit_scaling: features of row 7 \(of 12\) are not finite"):
+        fit_scaling("standardize", features)
+
+
+@pytest.mark.parametrize("rate", [0, 0.0, np.float32(0.5)])
+def test_a_learning_rate_may_be_zero_as_where_a_warm_up_begins(rate: Any) -> None:
+    solver = make()
+    solver.learning_rate = rate
+    before = solver.model.params.flat.copy()
+    solver.step(*DATA.minibatch("train", np.arange(20)))
+    assert solver.learning_rate == rate
+    assert (solver.model.params.flat == before).all() == (rate == 0)
+
+
+def test_an_objective_that_cannot_be_called_as_one_is_refused() -> None:
+    with pytest.raises(TypeError, match=r"objective is 'self-critical', expected a function of \(model, batch, workspace\).*SelfCritical\(data\)"):
+        make(objective="self-critical")
+    with pytest.raises(TypeError, match=r"called as objective\(model, batch, workspace\).*too many positional"):
+        make(objective=lambda model, batch: None)
+
+
+@pytest.mark.parametrize(
+    ("returned", "error", "says"),
+    [
+        (lambda loss, grads: loss, TypeError, r"a float32, expected the tuple \(loss, grads\)"),
+        (lambda loss, grads: (loss, dict(grads)), TypeError, "gradients as a dict, expected a Parameters.*holding"),
+        (lambda loss, grads: (np.ones(3), grads), ValueError, r"a loss of shape \(3,\)"),
+        (
+            lambda loss, grads: (loss, Parameters({"Wx": (2, 2)}, np.zeros(4))),
+            ValueError,
+            r"a loss of shape \(\) and gradients of Wx, expected .* W_vocab",
+        ),
+    ],
+)
+def test_what_an_objective_returns_is_checked(returned: Any, error: type[Exception], says: str) -> None:
+    solver = make(objective=lambda model, batch, workspace: returned(*cross_entropy(model, batch)))
+    for call in (solver.train, lambda: solver.step(*DATA.minibatch("train", np.arange(4)))):
+        with pytest.raises(error, match=f"the objective returned {says}"):
+            call()  # type: ignore[operator]
+
+
+def test_an_objective_may_return_its_loss_as_a_float() -> None:
+    solver, usual = (
+        make(objective=lambda model, batch, workspace: (lambda loss, grads: (float(loss), grads))(*cross_entropy(model, batch, workspace))),
+        make(),
+    )
+    for each in (solver, usual):
+        each.train()
+        each.step(*DATA.minibatch("train", np.arange(20)))
+    assert solver.loss_history == usual.loss_history
+
+
 def test_validation_takes_no_more_captions_than_there_are_to_train_on() -> None:
     few = {**COURSE, "train_captions": COURSE["train_captions"][:20], "train_image_idxs": COURSE["train_image_idxs"][:20]}
     solver = make(few, num_epochs=1)
@@ -368,10 +453,10 @@ def test_the_learning_rate_can_be_set_and_goes_into_the_next_step_and_the_state(
     assert other.learning_rate == 1.5e-2
 
 
-@pytest.mark.parametrize("value", [0, -1e-3, float("nan"), float("inf"), "1e-3", None])
-def test_a_learning_rate_that_is_no_positive_number_is_refused(value: Any) -> None:
+@pytest.mark.parametrize("value", [-1e-3, float("nan"), float("inf"), "1e-3", None])
+def test_a_learning_rate_that_is_none_is_refused(value: Any) -> None:
     solver = make()
-    with pytest.raises(ValueError, match=r"learning_rate is .*, expected a positive number"):
+    with pytest.raises(ValueError, match=r"learning_rate is .*, expected a finite number of at least 0"):
         solver.learning_rate = value
     assert solver.learning_rate == 1e-2
 

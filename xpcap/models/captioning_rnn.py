@@ -107,8 +107,14 @@ class CaptioningRNN(Captioner):
 
         Raises
         ------
-        ValueError : the number of words differs from the config, or names or shapes of params do.
+        ValueError : the number of words differs from the config, or names or shapes of params do. TypeError : a subclass has a constructor of its
+            own, which would not run.
         """
+        if cls.__init__ is not CaptioningRNN.__init__:
+            raise TypeError(
+                f"CaptioningRNN.from_config: {cls.__name__} has an __init__ of its own, which from_config does not call, expected none; "
+                f"construct {cls.__name__} and assign model.params, or override from_config"
+            )
         model = cls.__new__(cls)
         check_words(word_to_idx)
         if len(word_to_idx) != config.vocabulary:
@@ -132,6 +138,7 @@ class CaptioningRNN(Captioner):
         self.word_to_idx = dict(word_to_idx)
         self.idx_to_word = {i: w for w, i in self.word_to_idx.items()}
         self._null = self.word_to_idx["<NULL>"]
+        self._start, self._end = self.word_to_idx.get("<START>"), self.word_to_idx.get("<END>")  # under the course's names, for its notebooks
         self._params = Parameters.empty(config.shapes(), self.dtype, array_module())
         self._next_step = 0  # of `loss`, where none is given
 
@@ -214,8 +221,10 @@ class CaptioningRNN(Captioner):
         ValueError : shapes do not match, or word ids are outside the vocabulary. TypeError : captions are not integers.
         """
         step = self._next_step if step is None else check_counter("CaptioningRNN.loss", "step", step)
-        total = len(captions) if total is None else total
-        spaces = [] if workspace is None else workspace.parts[: max(1, (len(captions) if mine is None else len(mine)) // LEAST_PART)]
+        captions = to_numpy(as_array("CaptioningRNN.loss", "captions", captions))
+        n = len(np.atleast_1d(captions))
+        total = n if total is None else total
+        spaces = [] if workspace is None else workspace.parts[: max(1, (n if mine is None else len(mine)) // LEAST_PART)]
         buffers = [space.buffer for space in spaces] or [fresh(self.params.flat)]
         draw = Draw(self.seed, step) if self.dropout else None
         shares = None if weights is None else np.asarray(weights) / total

@@ -16,7 +16,7 @@ def check_batch(
     mine: np.ndarray | None = None,
 ) -> None:  # fmt: skip
     """TypeError, ValueError : a batch is not what CaptioningRNN.loss takes."""
-    n = len(captions) if mine is None else len(mine)
+    n = len(np.atleast_1d(captions) if mine is None else mine)
     if captions.dtype.kind not in "iu":
         raise TypeError(f"{where}: captions have dtype {captions.dtype}, expected integer word ids")
     if not isinstance(features, FeatureRows) and features.dtype.kind not in "fiub":
