@@ -18,7 +18,20 @@ import pytest
 from commands import few
 
 import xpcap
-from xpcap import DataError, ModelConfig, TrainOptions, caption_files, evaluate_run, load_state, open_run, runs, save_state, train_run, write_dataset
+from xpcap import (
+    DataError,
+    ModelConfig,
+    OptionError,
+    TrainOptions,
+    caption_files,
+    evaluate_run,
+    load_state,
+    open_run,
+    runs,
+    save_state,
+    train_run,
+    write_dataset,
+)
 from xpcap.data.pictures import write_pictures
 from xpcap.errors import EXPECTED, unknown
 from xpcap.models import Beam
@@ -143,6 +156,30 @@ def test_text_works_wherever_a_path_does(options: TrainOptions) -> None:
     again = train_run(dataclasses.replace(options, epochs=2, resume=True)).run
     assert again.meta["epoch"] in (1, 2)
     assert len(Path("runs/x/history.jsonl").read_text().splitlines()) == 2
+
+
+@pytest.mark.parametrize(
+    ("bad", "says"),
+    [
+        ({"objective": "rl"}, "`objective` 'rl' does not exist, expected one of cross-entropy, self-critical"),
+        ({"objective": "self-critical"}, "`objective` is self-critical without `start`"),
+        ({"score_epochs": -1}, "`score_epochs` is -1, expected a whole number of at least 0"),
+        ({"score_epochs": 1, "samples": 1}, "`samples` is 1, expected a whole number of at least 2"),
+        ({"score_epochs": 1, "sharpen": 0.0}, "`sharpen` is 0.0, expected a positive number"),
+        ({"seed": -1}, "`seed` is -1, expected a whole number of at least 0"),
+        ({"save_every": 60}, "`save_every` is 60, expected seconds, as in 30s"),
+    ],
+)
+def test_options_that_make_no_sense_are_refused_before_anything_is_trained(bad: dict[str, Any], says: str, options: TrainOptions) -> None:
+    with pytest.raises(OptionError, match=says):
+        train_run(dataclasses.replace(options, **bad))
+    assert not Path("runs/x/config.json").exists()
+    assert not Path("runs/x/cross-entropy").exists()
+
+
+def test_what_is_no_state_is_not_saved(tmp_path: Path) -> None:
+    with pytest.raises(TypeError, match=r"save_state: state is a PosixPath|save_state: state is a WindowsPath"):
+        save_state({}, tmp_path)  # type: ignore[arg-type]
 
 
 def test_a_run_stores_the_models_config_flat_and_opens_it_with_the_dropout_it_was_trained_with(options: TrainOptions) -> None:

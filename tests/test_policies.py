@@ -193,6 +193,9 @@ def test_limits_that_leave_no_caption_are_refused(policy: Policy, says: str, mod
         ({"top_p": 0.0}, r"`top_p` is 0\.0, expected 1e-06\.\.1; it is a probability"),
         ({"top_p": 1.5}, r"`top_p` is 1\.5"),
         ({"seed": -1}, r"`seed` is -1"),
+        ({"seed": 1.5}, r"`seed` is 1\.5, expected a whole number in 0\.\."),
+        ({"top_k": 2.5}, r"`top_k` is 2\.5, expected a whole number of at least 1"),
+        ({"temperature": "hot"}, r"`temperature` is 'hot', expected a number of at least"),
     ],
 )
 def test_sampling_that_makes_no_sense_is_refused(settings: dict[str, Any], says: str) -> None:
@@ -234,5 +237,8 @@ def test_what_a_policy_returns_is_checked(choose: Any, error: type[Exception], s
 
 
 def test_numbers_are_one_a_picture(model: CaptioningRNN) -> None:
-    with pytest.raises(ValueError, match=r"CaptioningRNN\.say: numbers has shape \(2,\), expected one for each picture, \(3,\)"):
+    with pytest.raises(ValueError, match=r"CaptioningRNN\.say: numbers has shape \(2,\) and dtype int64, expected one for each picture, \(3,\)"):
         model.say(pictures(3), Sampling(), numbers=[1, 2])
+    for numbers in ([0, 1, -1], [0.5, 1.5, 2.5]):
+        with pytest.raises(ValueError, match=r"expected one for each picture, .* whole and from 0"):
+            model.say(pictures(3), Sampling(), numbers=numbers)

@@ -266,6 +266,18 @@ def test_a_learning_rate_may_be_zero_as_where_a_warm_up_begins(rate: Any) -> Non
     assert (solver.model.params.flat == before).all() == (rate == 0)
 
 
+def test_data_whose_numbers_do_not_fit_are_refused_before_training() -> None:
+    train = DATA.split("train")
+    for name, says in (("image_idxs", r"image_idxs hold numbers -1\.\."), ("captions", r"captions hold ids -1\.\.")):
+        shifted = replace(train, **{name: getattr(train, name) - 1})
+        with pytest.raises(DataError, match=f"CaptioningSolver: the data, split 'train': {says}"):
+            make(replace(DATA, splits={"train": shifted}))
+    with pytest.raises(TypeError, match="is a str, expected CaptionData, or the dict that load_coco_data returns; open_data opens a file"):
+        make("flickr8k.h5")
+    with pytest.raises(TypeError, match=r"restore: state is a dict, expected what CaptioningSolver\.state\(\)"):
+        make().restore({})  # type: ignore[arg-type]
+
+
 def test_an_objective_that_cannot_be_called_as_one_is_refused() -> None:
     with pytest.raises(TypeError, match=r"objective is 'self-critical', expected a function of \(model, batch, workspace\).*SelfCritical\(data\)"):
         make(objective="self-critical")

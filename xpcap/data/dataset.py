@@ -11,6 +11,7 @@ from xpcap.data.scaling import FeatureScaling
 from xpcap.data.source import Source
 from xpcap.data.vocabulary import UNK, Vocabulary, tokenize
 from xpcap.errors import DataError, unknown
+from xpcap.layers.checks import all_below
 
 RESERVED = ("vocab", "pca_mean", "pca_components")  # what else a dataset file holds beside its splits
 
@@ -88,9 +89,13 @@ class CaptionData:
 
         Raises
         ------
-        DataError : a feature is not finite; the message names the picture.
+        DataError : a feature is not finite; the message names the picture. ValueError : a row that there is not.
         """
         split = self.split(name)
+        if not all_below(np.asarray(rows), len(split.features)):
+            raise ValueError(
+                f"split {name!r}: rows are {np.min(rows)}..{np.max(rows)}, expected 0..{len(split.features) - 1}; are they of another split?"
+            )
         if isinstance(split.features, np.ndarray):
             raw = split.features[rows]
         else:
@@ -106,6 +111,9 @@ class CaptionData:
     def minibatch(self, name: str, captions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Features (N, D) and captions (N, T+1) of the captions numbered `captions` (N,) of a split."""
         split = self.split(name)
+        if not all_below(np.asarray(captions), len(split.captions)):
+            came = f"{np.min(captions)}..{np.max(captions)}"
+            raise ValueError(f"split {name!r}: captions are {came}, expected 0..{len(split.captions) - 1}; are they of another split?")
         return self.features(name, split.image_idxs[captions]), split.captions[captions]
 
     def texts(self, name: str) -> list[str]:

@@ -44,10 +44,11 @@ def fit_scaling(kind: str, features: Any) -> FeatureScaling:
     ------
     OptionError : another kind. ValueError : a feature is not finite.
     """
-    if kind not in KINDS:
-        raise unknown("fit_scaling", "feature scaling", kind, KINDS)
+    if not isinstance(kind, str) or kind not in KINDS:
+        raise unknown("fit_scaling", "feature scaling", kind if isinstance(kind, str) else type(kind).__name__, KINDS)
     if kind == "none":
         return FeatureScaling()
+    features = features if hasattr(features, "shape") else np.asarray(features)
     m, *shape = features.shape
     D, count = shape[-1], m * math.prod(shape[:-1])
     step = min(CHUNK, max(1, AT_ONCE // math.prod(shape)))

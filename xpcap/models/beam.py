@@ -59,7 +59,7 @@ class Beam(Policy):
 
     def __post_init__(self) -> None:
         for name in ("width", "n_best", "groups"):
-            check_number("Beam", name, getattr(self, name), 1)
+            check_number("Beam", name, getattr(self, name), 1, whole=True)
         check_number("Beam", "length_penalty", self.length_penalty, 0, 10)
         check_number("Beam", "diversity", self.diversity, 0, 1000)
         if self.n_best > self.width:

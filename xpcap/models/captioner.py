@@ -97,7 +97,7 @@ class Captioner(ABC):
 
         Raises
         ------
-        ValueError : features do not match, the vocabulary has no ``<START>``, max_length is below 1, or `forbid` has an id outside the
+        ValueError : features do not match or are not finite, the vocabulary has no ``<START>``, max_length is below 1, or `forbid` has an id outside the
             vocabulary or all of it.
         """
         if policy is not None and (max_length != Policy.max_length or len(forbid)):

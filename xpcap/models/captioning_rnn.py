@@ -14,7 +14,7 @@ from xpcap.layers.cells import CELLS, State
 from xpcap.models import network
 from xpcap.models.batch import FeatureRows
 from xpcap.models.captioner import Captioner
-from xpcap.models.checks import as_array, check_counter, check_features, check_words
+from xpcap.models.checks import as_array, check_counter, check_features, check_terms, check_words
 from xpcap.models.config import ModelConfig, check_sizes
 from xpcap.models.entry import enter, to_device
 from xpcap.models.image import project_image
@@ -95,14 +95,9 @@ class CaptioningRNN(Captioner):
 
     @classmethod
     def from_config(
-        cls,
-        config: ModelConfig,
-        word_to_idx: Mapping[str, int],
-        *,
-        dtype: Any = np.float32,
-        seed: int | None = None,
+        cls, config: ModelConfig, word_to_idx: Mapping[str, int], *, dtype: Any = np.float32, seed: int | None = None,
         params: Mapping[str, Array] | None = None,
-    ) -> Self:
+    ) -> Self:  # fmt: skip
         """Build a model from a config. Weights are copied from `params`, or drawn as the constructor draws them if it is None.
 
         Raises
@@ -178,17 +173,9 @@ class CaptioningRNN(Captioner):
     # Training
 
     def loss(
-        self,
-        features: Array | FeatureRows,
-        captions: Array,
-        *,
-        workspace: Workspace | None = None,
-        weights: np.ndarray | None = None,
-        total: float | None = None,
-        step: int | None = None,
-        smoothing: float = 0.0,
-        mine: np.ndarray | None = None,
-    ) -> tuple[Array, Parameters]:
+        self, features: Array | FeatureRows, captions: Array, *, workspace: Workspace | None = None, weights: np.ndarray | None = None,
+        total: float | None = None, step: int | None = None, smoothing: float = 0.0, mine: np.ndarray | None = None,
+    ) -> tuple[Array, Parameters]:  # fmt: skip
         """Loss and gradients of a batch, with dropout if the model has any.
 
         loss = 1 / total * sum over captions of weight * sum over time of cross entropy
@@ -218,11 +205,13 @@ class CaptioningRNN(Captioner):
 
         Raises
         ------
-        ValueError : shapes do not match, or word ids are outside the vocabulary. TypeError : captions are not integers.
+        ValueError : shapes do not match, word ids are outside the vocabulary, a number is out of range, or features of the host are not finite; those
+            that lie on a device are not looked at. TypeError : captions are not integers, features no real numbers, or NumPy cannot read them.
         """
         step = self._next_step if step is None else check_counter("CaptioningRNN.loss", "step", step)
         captions = to_numpy(as_array("CaptioningRNN.loss", "captions", captions))
         n = len(np.atleast_1d(captions))
+        check_terms("CaptioningRNN.loss", workspace, weights, total, smoothing)
         total = n if total is None else total
         spaces = [] if workspace is None else workspace.parts[: max(1, (n if mine is None else len(mine)) // LEAST_PART)]
         buffers = [space.buffer for space in spaces] or [fresh(self.params.flat)]

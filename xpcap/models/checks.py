@@ -9,6 +9,7 @@ import numpy as np
 from xpcap.backend import Array, get_array_module, is_device_array, to_numpy
 from xpcap.layers.checks import all_below
 from xpcap.models.batch import FeatureRows
+from xpcap.workspace import Workspace
 
 
 def check_batch(
@@ -39,9 +40,11 @@ def as_array(where: str, thing: str, x: Any) -> Array:
 
     Raises
     ------
-    ValueError : nested lists of unequal lengths. TypeError : an object that NumPy cannot read, such as a tensor on a device or with a gradient.
+    ValueError : nested lists of unequal lengths, or an array with masked numbers. TypeError : an object that NumPy cannot read, such as a tensor on a device or with a gradient.
     """
     if isinstance(x, np.ndarray) or is_device_array(x):
+        if (mask := getattr(x, "mask", None)) is not None and np.any(mask):
+            raise ValueError(f"{where}: {thing} are a masked array with {np.count_nonzero(mask)} masked numbers, expected none; fill them first")
         return x
     try:
         return np.asarray(x)
@@ -79,6 +82,18 @@ def check_finite(where: str, features: Array, given: Array | None = None) -> Non
     raise ValueError(
         f"{where}: features of row {row} (of {len(values)}) hold {value} at {place}, expected finite {values.dtype} numbers; extract them again"
     )
+
+
+def check_terms(where: str, workspace: Any, weights: Any, total: float | None, smoothing: float) -> None:
+    """TypeError, ValueError : what says how the terms of a loss are added up is out of range, or the workspace is none."""
+    if not isinstance(workspace, Workspace | None):
+        raise TypeError(f"{where}: workspace is a {type(workspace).__name__}, expected an xpcap.workspace.Workspace, or None")
+    if weights is not None and not np.isfinite(np.asarray(weights, np.float64)).all():
+        raise ValueError(f"{where}: weights hold a number that is not finite, expected finite ones")
+    if total is not None and not 0 < total < np.inf:
+        raise ValueError(f"{where}: total is {total}, expected a positive number")
+    if not 0 <= smoothing < 1:
+        raise ValueError(f"{where}: smoothing is {smoothing}, expected a share of probability, in [0, 1)")
 
 
 def check_words(word_to_idx: Mapping[str, int]) -> None:

@@ -79,6 +79,8 @@ def decode(
     function : the caller's name, for messages
     numbers : (N,), int from 0; what a policy that draws knows a picture by. None: 0..N-1
     """
+    if not isinstance(policy, Policy):
+        raise TypeError(f"{function}: policy is {policy!r}, expected a Policy, such as Beam(5) or Sampling() of xpcap.models")
     special = special_words(function, model)
     features = as_array(function, "features", features)
     check_features(function, features, model.config.feature_shape)
@@ -87,8 +89,10 @@ def decode(
     features = to_device(function, features, model.like)
     N, banned = len(features), policy.banned(function, len(model.word_to_idx), special.end)
     numbers = np.arange(N) if numbers is None else np.asarray(numbers)
-    if numbers.shape != (N,):
-        raise ValueError(f"{function}: numbers has shape {numbers.shape}, expected one for each picture, ({N},)")
+    if numbers.shape != (N,) or (N and (numbers.dtype.kind not in "iu" or numbers.min() < 0)):
+        raise ValueError(
+            f"{function}: numbers has shape {numbers.shape} and dtype {numbers.dtype}, expected one for each picture, ({N},), whole and from 0"
+        )
     parts = stretches(N, min(cores(), N * policy.places // LEAST_PART)) if get_array_module(model.like) is np else [slice(0, N)]
     found = side_by_side(lambda part: _decode(model, features[part], policy, special, banned, scored, numbers[part]), parts)
     return Said(*(np.concatenate(results) for results in zip(*found, strict=True)))

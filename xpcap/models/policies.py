@@ -4,7 +4,7 @@ import math
 import operator
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import KW_ONLY, dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -33,11 +33,13 @@ class Choice(NamedTuple):
 Chooser = Callable[[Array, Array | None, int, np.ndarray], Choice]  # of scores, totals, t, and the places of the rows
 
 
-def check_number(owner: str, name: str, value: float, low: float, high: float = math.inf, hint: str = "") -> None:
-    """OptionError : a setting is not a finite number in low..high."""
-    if not (low <= value <= high and math.isfinite(value)):
+def check_number(owner: str, name: str, value: Any, low: float, high: float = math.inf, hint: str = "", whole: bool = False) -> None:
+    """OptionError : a setting is not a finite number in low..high, or not a `whole` one."""
+    number = isinstance(value, int | np.integer) or (isinstance(value, float | np.floating) and not whole)
+    if not (number and low <= value <= high and math.isfinite(value)):
         wanted = f"at least {low:g}" if high == math.inf else f"{low:g}..{high:g}"
-        raise OptionError(f"{owner}: `{name}` is {value}, expected {wanted}{hint}")
+        kind = "" if number else f"a {'whole number' if whole else 'number'} {'of' if high == math.inf else 'in'} "
+        raise OptionError(f"{owner}: `{name}` is {value if number else repr(value)}, expected {kind}{wanted}{hint}")
 
 
 def check_ids(function: str, forbid: Iterable[int]) -> list[int]:
@@ -172,10 +174,10 @@ class Sampling(Policy):
     def __post_init__(self) -> None:
         check_number("Sampling", "temperature", self.temperature, 1e-3, hint="; for the likeliest words decode greedily")
         if self.top_k is not None:
-            check_number("Sampling", "top_k", self.top_k, 1)
+            check_number("Sampling", "top_k", self.top_k, 1, whole=True)
         if self.top_p is not None:
             check_number("Sampling", "top_p", self.top_p, 1e-6, 1, "; it is a probability")
-        check_number("Sampling", "seed", self.seed, 0, 2**63 - 1)
+        check_number("Sampling", "seed", self.seed, 0, 2**63 - 1, whole=True)
 
     def begin(self, numbers: np.ndarray, special: Special, buffer: Buffer) -> Chooser:
         dtype = buffer("", (0,)).dtype

@@ -29,8 +29,10 @@ def save_state(path: str | Path, state: TrainingState, *, scaling: FeatureScalin
 
     Raises
     ------
-    OSError : the place cannot be written to; what was there before is intact.
+    OSError : the place cannot be written to; what was there before is intact. TypeError : no state.
     """
+    if not isinstance(state, TrainingState):
+        raise TypeError(f"save_state: state is a {type(state).__name__}, expected what CaptioningSolver.state() returns")
     tensors, meta = to_tensors(state)
     write_tensors(Path(path), {**tensors, **scaling_tensors(scaling or FeatureScaling())}, {**meta, "vocabulary": vocabulary})
 

@@ -6,10 +6,12 @@ from dataclasses import KW_ONLY, asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from xpcap.errors import DataError, OptionError
+import numpy as np
+
+from xpcap.errors import DataError, OptionError, unknown
 from xpcap.runs.folder import DATA, LARGEST
 from xpcap.training.descent import LINEAR
-from xpcap.training.objectives import CROSS_ENTROPY, SELF_CRITICAL
+from xpcap.training.objectives import CROSS_ENTROPY, OBJECTIVES, SELF_CRITICAL
 
 
 @dataclass(frozen=True)
@@ -87,6 +89,18 @@ GENERATED = TrainOptions(
 ON_SCORE: dict[str, Any] = {
     "objective": SELF_CRITICAL, "epochs": 5, "score_epochs": 0, "lr": 1e-4, "lr_decay": LINEAR, "select": "cider", "smoothing": 0.0, "patience": 0,
 }  # fmt: skip
+
+
+def check_options(options: TrainOptions) -> None:
+    """OptionError : an option is out of range that would be noticed late, after a first stage, or not at all."""
+    if options.objective not in OBJECTIVES:
+        raise unknown("train_run", "`objective`", options.objective, OBJECTIVES)
+    for name, least in (("epochs", 0), ("score_epochs", 0), ("patience", 0), ("seed", 0), ("samples", 2)):
+        value = getattr(options, name)
+        if not (isinstance(value, int | np.integer) and value >= least):
+            raise OptionError(f"train_run: `{name}` is {value!r}, expected a whole number of at least {least}")
+    if not (isinstance(options.sharpen, int | float) and 0 < options.sharpen < math.inf):
+        raise OptionError(f"train_run: `sharpen` is {options.sharpen!r}, expected a positive number")
 
 
 def epochs_for(captions: int, batch_size: int) -> int:

@@ -38,7 +38,7 @@ from xpcap.runs.folder import (
     write_vocabulary,
 )  # fmt: skip
 from xpcap.runs.keeping import Keeper
-from xpcap.runs.options import TrainOptions, check_agreement, default_out, epochs_for, options_of, settings_of
+from xpcap.runs.options import TrainOptions, check_agreement, check_options, default_out, epochs_for, options_of, settings_of
 from xpcap.runs.pages import write_run_page
 from xpcap.runs.saving import Saver, interval
 from xpcap.runs.stages import first_is_better, first_stage, is_staged, second_stage
@@ -89,6 +89,7 @@ def train_run(
         cannot be written to.
     """
     interval(options.save_every)  # complains before any work is done
+    check_options(options)
     data = open_data(options.data) if group.rank and options.data else None  # before the folder is made: a rank without the data ends all
     out = Path(group.collect(str(options.out or default_out(options)))[0])
     hooks = Hooks(on_epoch, progress, on_resume, on_remark, group)
@@ -191,6 +192,8 @@ def _begin(
     """The scaling of features. Of a run that starts from another, and has no checkpoint yet, the model gets the other's parameters."""
     if saved is not None:
         return saved.scaling
+    if options.start is None and options.objective == SELF_CRITICAL:
+        raise OptionError("train_run: `objective` is self-critical without `start`, expected the run folder of a captioner that speaks already")
     if options.start is None:
         return scaling_of_first(group, options.feature_scaling, data)
     start = open_start(options.start, data, None if config is None else config.get("start_digest"))
