@@ -33,6 +33,7 @@ from xpcap import (
     write_dataset,
 )
 from xpcap.data.pictures import write_pictures
+from xpcap.encoders import HistogramEncoder
 from xpcap.errors import EXPECTED, unknown
 from xpcap.models import Beam
 from xpcap.runs import Stopped
@@ -180,6 +181,23 @@ def test_options_that_make_no_sense_are_refused_before_anything_is_trained(bad: 
 def test_what_is_no_state_is_not_saved(tmp_path: Path) -> None:
     with pytest.raises(TypeError, match=r"save_state: state is a PosixPath|save_state: state is a WindowsPath"):
         save_state({}, tmp_path)  # type: ignore[arg-type]
+
+
+def test_a_picture_whose_feature_is_not_finite_is_skipped_by_its_name(options: TrainOptions, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = train_run(options).run
+    pictures = sorted(Path("pictures").iterdir())[:3]
+    encode = HistogramEncoder.encode
+
+    def broken(encoder: Any, given: Any) -> np.ndarray:
+        features = encode(encoder, given)
+        calls.append(features)
+        return features * np.nan if len(calls) == 2 else features
+
+    calls: list[np.ndarray] = []
+    monkeypatch.setattr(HistogramEncoder, "encode", broken)
+    captions, skipped = caption_files(run, pictures)
+    assert [one.image for one in captions] == [str(pictures[0]), str(pictures[2])]
+    assert skipped == [(str(pictures[1]), f"the encoder {HistogramEncoder().name} makes a feature of it that is not finite")]
 
 
 def test_a_run_stores_the_models_config_flat_and_opens_it_with_the_dropout_it_was_trained_with(options: TrainOptions) -> None:

@@ -170,7 +170,7 @@ def check_agreement(options: TrainOptions, run: TrainOptions) -> None:
         raise OptionError(
             f"train_run: `epochs` {options.epochs} given with `resume`, expected the {run.epochs} of {run.out}: its learning rate falls to zero over "
             f"them (`lr_decay` {LINEAR}), so that with others every step would have been another; leave `epochs` out, or begin another run with another "
-            "`out`, which may `start` from this one's parameters"
+            "`out`, and this one as its `start`"
         )
     if options.epochs < run.epochs or (options.epochs != run.epochs and run.lr_decay == LINEAR):
         different.append("epochs")
