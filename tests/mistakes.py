@@ -252,8 +252,8 @@ MISTAKES = [
     ),
     Mistake(
         "share-of-the-total", "each rank divides by the captions of its share, and the sum is too large",
-        "xpcap/models/captioning_rnn.py", "CaptioningRNN.loss", "len(captions) if total is None else total",
-        "(len(captions) if mine is None else len(mine)) if total is None else total",
+        "xpcap/models/captioning_rnn.py", "CaptioningRNN.loss", "n if total is None else total",
+        "(n if mine is None else len(mine)) if total is None else total",
         RANKS, "Not equal to tolerance",
     ),
     Mistake(

@@ -100,7 +100,7 @@ def test_beam_finds_what_the_plain_beam_finds(width: int, penalty: float) -> Non
     for seed, says_end in enumerate((-2.0, 0.0, 1.0, 3.0, -50.0)):
         for length in (1, 4, 9):
             for n_best in {1, width}:
-                check(make(6, seed, says_end), Beam(width, penalty, n_best, max_length=length, forbid=SILENT), pictures(3))
+                check(make(6, seed, says_end), Beam(width, length_penalty=penalty, n_best=n_best, max_length=length, forbid=SILENT), pictures(3))
 
 
 @pytest.mark.parametrize(("seed", "says_end", "penalty"), [(40, 0.0, 0.7), (45, 1.0, 1.5)])
@@ -108,7 +108,7 @@ def test_beam_goes_on_while_a_longer_caption_may_still_win(seed: int, says_end: 
     """Of a model so sure of itself that words far on cost next to nothing, and length pays."""
     model, features = make(6, seed, says_end), pictures(30)
     model.params["W_vocab"][...] *= 3
-    check(model, Beam(3, penalty, max_length=9, forbid=SILENT), features)
+    check(model, Beam(3, length_penalty=penalty, max_length=9, forbid=SILENT), features)
 
 
 @pytest.mark.parametrize("groups", [2, 3, 6])
@@ -117,7 +117,7 @@ def test_groups_choose_in_turn_and_are_held_off_what_those_before_have_said(grou
     for seed, says_end in enumerate((-2.0, 0.0, 1.0, 3.0)):
         for diversity in (0.0, 0.5, 3.0):
             model = make(8, seed, says_end)
-            beam = Beam(6, 0.7, 6, groups, diversity, max_length=7, forbid=SILENT)
+            beam = Beam(6, length_penalty=0.7, n_best=6, groups=groups, diversity=diversity, max_length=7, forbid=SILENT)
             check(model, beam, pictures(3))
             distinct = sum(len({tuple(caption) for caption in captions.tolist()}) for captions in model.say(pictures(3), beam).captions)
             alike, apart = alike + distinct * (diversity == 0), apart + distinct * (diversity == 3)
@@ -133,13 +133,13 @@ def test_limits_hold_in_every_hypothesis(groups: int) -> None:
             {"least_length": 9, "no_repeat_trigram": True},
             {"forbid": (NULL, START, 4)},
         ):
-            beam = Beam(4, 0.7, 4, groups, **({"max_length": 9, "forbid": SILENT} | limits))  # type: ignore[arg-type]
+            beam = Beam(4, length_penalty=0.7, n_best=4, groups=groups, **({"max_length": 9, "forbid": SILENT} | limits))  # type: ignore[arg-type]
             assert check(make(9, seed, 1.0), beam, pictures(2)) == 8
 
 
 def test_beam_of_one_is_greedy() -> None:
     model = make(12, 0, 1.0)
-    greedy, p = model.sample_with_probabilities(pictures(30), 9, SILENT)
+    greedy, p = model.sample_with_probabilities(pictures(30), 9, forbid=SILENT)
     said = model.say(pictures(30), Beam(1, max_length=9, forbid=SILENT))
     np.testing.assert_array_equal(said.captions[:, 0], greedy)
     np.testing.assert_allclose(said.probabilities[:, 0], p, rtol=1e-9)
@@ -148,7 +148,7 @@ def test_beam_of_one_is_greedy() -> None:
 def test_wide_enough_beam_finds_the_best_of_all_captions() -> None:
     """Its score is the best of every caption of up to three words, each scored by itself."""
     model, features, width = make(6, 2), pictures(1), 4**3 + 4**2 + 4
-    best = model.say(features, Beam(width, 0.7, max_length=3, forbid=SILENT))
+    best = model.say(features, Beam(width, length_penalty=0.7, max_length=3, forbid=SILENT))
     words = range(2, 6)
     captions = [(END,), *((a, END) for a in words[1:]), *((a, b, c) for a in words[1:] for b in words[1:] for c in words)]
     totals = [-float(model.score(features, np.array([[START, *caption]])).nll) for caption in captions]
@@ -174,7 +174,7 @@ def test_captions_depend_neither_on_the_batch_nor_on_cores(beam: Beam, monkeypat
 def test_equally_likely_words_go_by_their_ids() -> None:
     model = make(8, 0)
     model.params.flat[...] = 0
-    said = model.say(pictures(2), Beam(3, 0, 3, max_length=2, forbid=SILENT))
+    said = model.say(pictures(2), Beam(3, length_penalty=0, n_best=3, max_length=2, forbid=SILENT))
     np.testing.assert_array_equal(said.captions, [[[END, NULL], [3, END], [3, 3]]] * 2)
 
 
@@ -195,6 +195,8 @@ def test_largest_are_in_falling_order_and_leave_the_array_as_it_was(rng: np.rand
         ({"n_best": 6}, r"`n_best` is 6, expected at most 5, as in `width`"),
         ({"groups": 2}, r"`groups` is 2, expected a divisor of `width`, 5"),
         ({"width": 0}, r"`width` is 0, expected at least 1"),
+        ({"width": "5"}, r"`width` is '5', expected a whole number of at least 1"),
+        ({"n_best": 2.0}, r"`n_best` is 2\.0, expected a whole number of at least 1"),
         ({"length_penalty": -0.1}, r"`length_penalty` is -0\.1, expected 0\.\.10"),
         ({"length_penalty": float("nan")}, r"`length_penalty` is nan"),
         ({"diversity": float("inf")}, r"`diversity` is inf"),

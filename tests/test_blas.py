@@ -123,7 +123,7 @@ def test_a_step_beside_a_neighbour_has_the_bits_of_a_step_alone(cell: str, monke
         monkeypatch.setattr(blas, "crowding", lambda: alone)
         monkeypatch.setattr("xpcap.kernels.host.crowding", lambda: alone)
         alone.LATE = np.inf
-        expected = model.loss(features, captions, Workspace(model.params.flat))
+        expected = model.loss(features, captions, workspace=Workspace(model.params.flat))
         beside: Any = Spied(monkeypatch)
         monkeypatch.setattr("xpcap.kernels.host.crowding", lambda: beside)
         model.loss(features, captions)

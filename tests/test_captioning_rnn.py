@@ -8,6 +8,8 @@ import pytest
 
 from xpcap import CaptioningRNN, CaptioningSolver, layers, to_numpy, use_backend
 from xpcap.gradcheck import directional_errors, eval_numerical_gradient
+from xpcap.models import Beam
+from xpcap.models.batch import FeatureRows
 from xpcap.models.packing import pack
 from xpcap.verify import read_cases
 from xpcap.workspace import Workspace
@@ -369,12 +371,29 @@ def test_sampling_nothing_gives_nothing() -> None:
         (lambda m: CaptioningRNN({"a": 0}), ValueError, ["word_to_idx", "<NULL>"]),
         (lambda m: CaptioningRNN({"<NULL>": "0"}), ValueError, ["'<NULL>'", "'0'", "whole number"]),
         (lambda m: CaptioningRNN({"<NULL>": 0, "a": 0}), ValueError, ["2 words only 1 ids"]),
+        (lambda m: CaptioningRNN(list(WORDS)), TypeError, ["word_to_idx is a list", "mapping of word to id", "enumerate(words)"]),
+        (lambda m: CaptioningRNN({"<NULL>": 0.0}), ValueError, ["'<NULL>'", "0.0", "whole number"]),
         (lambda m: CaptioningRNN(WORDS, hidden_dim=0), ValueError, ["hidden_dim is 0", "at least 1"]),
         (lambda m: m.loss(np.zeros((0, D)), np.ones((0, 4), int)), ValueError, ["at least one caption"]),
         (lambda m: m.loss(np.zeros((2, D), complex), np.ones((2, 4), int)), TypeError, ["features have dtype complex128"]),
         (lambda m: m.sample(np.zeros((2, D)), forbid=[-1]), ValueError, ["forbid", "0..11"]),
         (lambda m: m.sample(np.zeros((2, D)), forbid=range(V)), ValueError, ["forbid", "some, not all"]),
         (lambda m: m.sample(np.zeros((2, D)), max_length=0), ValueError, ["max_length is 0"]),
+        (lambda m: m.sample(np.zeros((2, D)), 1.5), ValueError, ["CaptioningRNN.sample", "max_length is 1.5", "whole number"]),
+        (lambda m: m.sample(np.zeros((2, D)), Beam(5)), ValueError, ["max_length is a Beam", "give a policy as `policy`"]),
+        (lambda m: m.sample(np.zeros((2, D)), forbid=["w3"]), TypeError, ["forbid holds 'w3'", "model.word_to_idx"]),
+        (lambda m: m.sample(np.zeros((2, D)), forbid=[3.0]), TypeError, ["forbid holds 3.0", "ids"]),
+        (lambda m: m.sample(3.0), ValueError, ["CaptioningRNN.sample: features have shape ()", f"(N, {D})"]),
+        (lambda m: m.loss(np.zeros((2, D)), [[1, 3, 2], [1, 2]]), ValueError, ["captions are 2 rows of unequal lengths", "<NULL>"]),
+        (lambda m: m.loss(np.zeros((2, D)), 1), ValueError, ["captions ()", "(N, T+1)"]),
+        (lambda m: m.sample([[0.0], [0.0, 1.0]]), ValueError, ["CaptioningRNN.sample: features are 2 rows of unequal lengths"]),
+        (lambda m: m.loss(np.zeros((2, D)), np.ones((2, 4), int), total=0), ValueError, ["total is 0", "positive"]),
+        (lambda m: m.loss(np.zeros((2, D)), np.ones((2, 4), int), weights=np.array([1, np.nan])), ValueError, ["weights hold", "not finite"]),
+        (lambda m: m.loss(np.zeros((2, D)), np.ones((2, 4), int), smoothing=2), ValueError, ["smoothing is 2", "[0, 1)"]),
+        (lambda m: m.loss(np.zeros((2, D)), np.ones((2, 4), int), workspace=7), TypeError, ["workspace is a int"]),
+        (lambda m: m.sample(np.zeros((2, D)), policy="beam"), TypeError, ["CaptioningRNN.sample", "policy is 'beam'", "Beam(5)"]),
+        (lambda m: m.say(np.zeros((2, D)), Beam), TypeError, ["CaptioningRNN.say", "expected a Policy"]),
+        (lambda m: m.sample(np.ma.array(np.zeros((2, D)), mask=np.eye(2, D))), ValueError, ["masked array with 2 masked numbers"]),
         (lambda m: CaptioningRNN(WORDS, seed=-1), ValueError, ["seed is -1", "0..2**63-1"]),
         (lambda m: CaptioningRNN.from_config(m.config, WORDS, seed=2**63, params=m.params), ValueError, [f"seed is {2**63}", "0..2**63-1"]),
         (lambda m: m.loss(np.zeros((2, D)), np.ones((2, 4), int), step=-1), ValueError, ["CaptioningRNN.loss", "step is -1", "0..2**63-1"]),
@@ -401,6 +420,101 @@ def test_bad_arguments_are_named_with_what_was_wanted(call: Any, error: type[Exc
         call(make("lstm"))
     for word in words:
         assert word in str(caught.value)
+
+
+WAYS_IN: dict[str, Any] = {
+    "loss": lambda m, features, captions: m.loss(features, captions),
+    "score": lambda m, features, captions: m.score(features, captions),
+    "sample": lambda m, features, captions: m.sample(features),
+    "sample_with_probabilities": lambda m, features, captions: m.sample_with_probabilities(features),
+    "start": lambda m, features, captions: m.start(features),
+}
+
+
+@pytest.mark.parametrize("way", WAYS_IN)
+@pytest.mark.parametrize("value", [np.nan, -np.inf])
+def test_features_that_are_not_finite_are_named_by_row_and_column(way: str, value: float, rng: np.random.Generator) -> None:
+    features, captions = batch(rng)
+    features[2, 3] = value
+    with pytest.raises(ValueError, match=rf"CaptioningRNN\.{way}: features of row 2 \(of {N}\) hold {value} at column 3, expected finite float64"):
+        WAYS_IN[way](make("lstm"), features, captions)
+
+
+def test_a_grid_that_is_not_finite_is_named_by_place_and_what_float32_cannot_hold_as_it_came(rng: np.random.Generator) -> None:
+    features, captions = batch(rng, "attention")
+    features[4, 1, 2] = np.nan
+    model = make("lstm", inject="attention")
+    for call in (model.loss, model.attention):
+        with pytest.raises(ValueError, match=rf"features of row 4 \(of {N}\) hold nan at place 1, column 2"):
+            call(features, captions)
+    features[4, 1, 2] = -1e300
+    with pytest.raises(ValueError, match=r"hold -1e\+300 at place 1, column 2, expected finite float32"):
+        make("lstm", dtype=np.float32, inject="attention").loss(features, captions)
+
+
+def test_rows_of_a_table_are_looked_at_where_they_are_used(rng: np.random.Generator) -> None:
+    features, captions = batch(rng)
+    table = np.concatenate([features, np.full((1, D), np.inf)])
+    model = make("lstm")
+    assert np.isfinite(model.loss(FeatureRows(table, np.arange(N)), captions)[0])
+    with pytest.raises(ValueError, match=r"features of row 0 .* hold inf at column 0"):
+        model.loss(FeatureRows(table, np.arange(N)[::-1] + 1), captions)
+
+
+def test_sampling_looks_at_features_wherever_they_lie(lib: Any, rng: np.random.Generator) -> None:
+    features = draw_features(rng, N)
+    features[5, 0] = np.nan
+    with pytest.raises(ValueError, match=rf"CaptioningRNN\.sample: features of row 5 \(of {N}\) hold nan at column 0"):
+        make("lstm").sample(lib(features))
+
+
+class Tensor:
+    """What NumPy can read, and is no array: as a PyTorch tensor is. With a `refusal` NumPy cannot read it."""
+
+    def __init__(self, array: np.ndarray, refusal: Exception | None = None) -> None:
+        self._array, self._refusal, self.shape, self.dtype = array, refusal, array.shape, f"torch.{array.dtype}"
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        if self._refusal is not None:
+            raise self._refusal
+        return np.asarray(self._array, dtype)
+
+
+def test_what_numpy_can_read_is_taken_as_features_and_captions(rng: np.random.Generator) -> None:
+    features, captions = batch(rng)
+    model = make("lstm")
+    loss = model.loss(Tensor(features), Tensor(captions))[0]
+    assert loss == model.loss(features, captions)[0]
+    assert (model.sample(Tensor(features)) == model.sample(features)).all()
+    assert model.score(Tensor(features), Tensor(captions)).nll == model.score(features, captions).nll
+
+
+@pytest.mark.parametrize("refusal", [RuntimeError("Can't call numpy() on Tensor that requires grad."), TypeError("can't convert cuda:0 to numpy")])
+def test_what_numpy_cannot_read_is_a_type_error_that_says_how_to_give_it(refusal: Exception, rng: np.random.Generator) -> None:
+    features, captions = batch(rng)
+    for thing, given in (("features", (Tensor(features, refusal), captions)), ("captions", (features, Tensor(captions, refusal)))):
+        with pytest.raises(TypeError, match=rf"{thing} are a \S*Tensor that NumPy cannot read.*{thing}\.detach\(\)\.cpu\(\)\.numpy\(\)"):
+            make("lstm").loss(*given)
+    with pytest.raises(TypeError, match="features are a"):
+        make("lstm").sample(Tensor(features, refusal))
+
+
+def test_tensors_of_pytorch_are_taken_where_numpy_reads_them(rng: np.random.Generator) -> None:
+    torch = pytest.importorskip("torch")
+    features, captions = batch(rng)
+    model, tensor = make("lstm"), torch.tensor(features)
+    assert model.loss(tensor, torch.tensor(captions))[0] == model.loss(features, captions)[0]
+    assert (model.sample(tensor) == model.sample(features)).all()
+    for bad in (tensor.clone().requires_grad_(), tensor.bfloat16()):
+        with pytest.raises(TypeError, match=r"features are a torch\.Tensor that NumPy cannot read.*detach"):
+            model.loss(bad, captions)
+
+
+def test_the_ids_of_special_words_have_the_courses_names() -> None:
+    model = make("lstm")
+    assert (model._null, model._start, model._end) == (0, 1, 2)
+    model = CaptioningRNN({"<NULL>": 1, "a": 0}, D)
+    assert (model._null, model._start, model._end) == (1, None, None)
 
 
 @pytest.mark.gpu
@@ -448,6 +562,6 @@ def test_models_of_one_size_and_other_shapes_can_share_a_workspace(lib: Any, rng
         model = CaptioningRNN(words, D, W, 4, "rnn", np.float64, seed=0)
         workspace = workspace or Workspace(model.params.flat)
         features = rng.standard_normal((2, D))
-        grads, expected = (model.loss(features, captions, space)[1] for space in (workspace, None))
+        grads, expected = (model.loss(features, captions, workspace=space)[1] for space in (workspace, None))
         assert grads.shapes == model.params.shapes
         np.testing.assert_array_equal(to_numpy(grads.flat), to_numpy(expected.flat))

@@ -32,7 +32,7 @@ def misuse(*args: object) -> str:
     [
         ("", Policy()),
         ("--beam 7", Beam(7)),
-        ("--beam 6 --length-penalty 0 --groups 3 --diversity 1.5", Beam(6, 0.0, 1, 3, 1.5)),
+        ("--beam 6 --length-penalty 0 --groups 3 --diversity 1.5", Beam(6, length_penalty=0.0, groups=3, diversity=1.5)),
         ("--temperature 0.5", Sampling(0.5)),
         ("--top-k 4 --sample-seed 3", Sampling(top_k=4, seed=3)),
         ("--top-p 0.9 --temperature 2", Sampling(2.0, top_p=0.9)),
@@ -56,7 +56,7 @@ def test_options_make_the_policy(options: str, policy: Policy, run: Path, monkey
 
 
 def test_a_beams_captions_come_out_with_their_log_probabilities(run: Path, tmp_path: Path) -> None:
-    expected = runs.caption_run(open_run(run), count=14, policy=Beam(5, 0.3, 5, max_length=open_run(run).config["max_words"]))
+    expected = runs.caption_run(open_run(run), count=14, policy=Beam(5, length_penalty=0.3, n_best=5, max_length=open_run(run).config["max_words"]))
     found = said(run, "--beam", 5, "--length-penalty", 0.3)
     for one, caption in zip(found, expected, strict=True):
         assert one["n_best"] == [ranked._asdict() for ranked in caption.n_best]

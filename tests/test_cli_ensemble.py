@@ -57,7 +57,7 @@ def rnn(trained_rnn: Path, tmp_path: Path) -> Path:
 def captions_of(models: list[CaptioningRNN], run: Run[Any]) -> dict[str, str]:
     """What models say together of the val split, by the library."""
     val, vocabulary = data_of(run).split("val"), run.vocabulary
-    ids = Ensemble(models).sample(data_of(run).features("val", np.arange(14)), run.config["max_words"], (0, vocabulary.start, vocabulary.unk))
+    ids = Ensemble(models).sample(data_of(run).features("val", np.arange(14)), run.config["max_words"], forbid=(0, vocabulary.start, vocabulary.unk))
     words = decode_captions(ids, vocabulary.idx_to_word)
     return {image: text.replace("<END>", "").strip() for image, text in zip(val.images, words, strict=True)}
 

@@ -72,6 +72,34 @@ def test_the_parameters_of_a_copy_are_views_of_its_own_buffer(way: Callable[[Any
     np.testing.assert_array_equal(to_numpy(model.params.flat), before)
 
 
+class Named(CaptioningRNN):
+    """A subclass with an attribute of its own."""
+
+    name = "none"
+
+
+class Constructed(Named):
+    def __init__(self, name: str, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.name = name
+
+
+@WAYS
+def test_a_copy_of_a_subclass_is_one_with_all_it_has(way: Callable[[Any], Any]) -> None:
+    model = Constructed("mine", DATA.vocabulary.word_to_idx, D, W, H, "lstm", seed=3)
+    other = way(model)
+    assert (type(other), other.name) == (Constructed, "mine")
+    assert other.params.flat is not model.params.flat
+    assert float(other.score(*batch()).nll) == float(model.score(*batch()).nll)
+
+
+def test_a_config_makes_a_subclass_unless_its_constructor_would_not_run() -> None:
+    config, words = make().config, DATA.vocabulary.word_to_idx
+    assert type(Named.from_config(config, words, seed=0)) is Named
+    with pytest.raises(TypeError, match=r"from_config: Constructed has an __init__ of its own.*expected none; construct Constructed"):
+        Constructed.from_config(config, words, seed=0)
+
+
 # Assigned parameters
 
 
@@ -155,7 +183,7 @@ def test_weights_of_one_and_a_total_of_all_are_the_plain_loss(workspace: Workspa
     model, (features, captions) = make(), batch()
     loss, grads = model.loss(features, captions)
     for options in ({"weights": np.ones(N)}, {"total": float(N)}, {"weights": np.full(N, 3), "total": 3 * N}):
-        other, other_grads = model.loss(features, captions, workspace, **options)
+        other, other_grads = model.loss(features, captions, workspace=workspace, **options)
         assert float(other) == pytest.approx(float(loss), rel=1e-12)
         np.testing.assert_allclose(other_grads.flat, grads.flat, rtol=1e-10, atol=1e-13)
 
@@ -168,7 +196,7 @@ def test_gradients_of_a_weighted_loss_match_finite_differences(cell: str, dropou
         model.params[name] = rng.standard_normal(model.params[name].shape) / 2
 
     def loss(*_: Any) -> Any:
-        return model.loss(features, captions, workspace, weights=WEIGHTS, total=7.5, step=11)
+        return model.loss(features, captions, workspace=workspace, weights=WEIGHTS, total=7.5, step=11)
 
     grads = loss()[1].copy()
     for name in ("W_proj", "Wh", "b", "b_vocab"):

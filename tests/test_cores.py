@@ -223,7 +223,7 @@ def test_a_step_in_parts_is_the_step_of_the_plain_equations(cell: str, inject: s
     for parts in (1, 2, 3, 8):
         workspace = Workspace(grads.flat, parts)
         for _ in range(2):  # a used workspace too
-            got, parted = make(cell, inject=inject).loss(features, captions, workspace)
+            got, parted = make(cell, inject=inject).loss(features, captions, workspace=workspace)
         assert [bool(space._buffers) for space in workspace.parts] == [k < 3 for k in range(parts)]  # of at least 32 captions each
         assert float(got) == pytest.approx(float(loss), rel=1e-12)
         for name, grad in grads.items():

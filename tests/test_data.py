@@ -18,6 +18,7 @@ from xpcap.data import hdf5 as dataset_file
 from xpcap.data.importers import assemble
 from xpcap.data.scaling import fit_scaling
 from xpcap.data.source import Source
+from xpcap.data.synthetic import draw_data
 from xpcap.errors import DataError
 
 # Text
@@ -59,7 +60,7 @@ def test_a_vocabulary_without_special_words_or_with_doubles_is_refused(words: li
 
 
 def test_a_source_comes_back_from_its_object() -> None:
-    source = Source("histogram", "/photos", "pictures", 7, {"train": 60, "lists": {"b": 1, "a": 2}})
+    source = Source(encoder="histogram", pictures="/photos", generated="pictures", seed=7, record={"train": 60, "lists": {"b": 1, "a": 2}})
     stored = source.to_json()
     assert stored == {"encoder": "histogram", "pictures": "/photos", "generated": "pictures", "seed": 7, "train": 60, "lists": {"b": 1, "a": 2}}
     assert list(stored) == sorted(stored)
@@ -91,7 +92,7 @@ def test_a_source_of_other_types_is_refused_where_it_is_read_and_where_it_is_mad
 
 def test_a_data_set_wants_a_source() -> None:
     with pytest.raises(TypeError, match="source is a dict, expected a Source"):
-        CaptionData(Vocabulary(["<NULL>", "<START>", "<END>", "<UNK>"]), {}, {"made by": "hand"})  # type: ignore[arg-type]
+        CaptionData(Vocabulary(["<NULL>", "<START>", "<END>", "<UNK>"]), {}, source={"made by": "hand"})  # type: ignore[arg-type]
 
 
 # Dataset files
@@ -260,6 +261,18 @@ def test_standardised_features_have_mean_0_and_deviation_1_and_constants_do_not_
     np.testing.assert_array_equal(fit_scaling("none", features)(features), features)
     with pytest.raises(ValueError, match="did you mean 'standardize'"):
         fit_scaling("standardise", features)
+    with pytest.raises(ValueError, match="feature scaling 'ndarray' does not exist, expected one of standardize"):
+        fit_scaling(features, "standardize")  # type: ignore[arg-type]
+    np.testing.assert_array_equal(fit_scaling("standardize", [[1.0], [3.0]]).mean, [2])
+
+
+def test_rows_that_a_split_does_not_have_are_refused() -> None:
+    data = draw_data(6, 3, 20, seed=0)
+    for rows in ([-1], [0, 6]):
+        with pytest.raises(ValueError, match=rf"split 'train': rows are {rows[0]}\.\.{rows[-1]}, expected 0\.\.5"):
+            data.features("train", np.array(rows))
+        with pytest.raises(ValueError, match=rf"split 'train': captions are {rows[0]}\.\.{rows[-1]}, expected 0\.\.5"):
+            data.minibatch("train", np.array(rows))
 
 
 @pytest.mark.parametrize("block", [1, 13, 1 << 17])

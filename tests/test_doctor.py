@@ -39,7 +39,7 @@ def draw(pictures: int) -> dict[str, Any]:
 
 def make_data(train: int = 200, val: int = 60, most_words: int | None = None) -> CaptionData:
     drawn = {"train": draw(train), "val": draw(val)}
-    vocabulary = Vocabulary.build_from_words([text.split() for text in drawn["train"]["texts"]], 1, most_words)
+    vocabulary = Vocabulary.build_from_words([text.split() for text in drawn["train"]["texts"]], 1, most=most_words)
     splits = {
         name: Split(
             vocabulary.encode(one["texts"], 12), np.repeat(np.arange(len(one["features"])), 2).astype(np.int32), one["features"],

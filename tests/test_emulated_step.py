@@ -263,7 +263,7 @@ def test_emulated_workspace_changes_no_bit(cell: str, device: Emulator) -> None:
     model, data = make("cupy", cell, dropout=0.0).model, make_data(hole=True)
     workspace = Workspace(model.params.flat)
     for rows in (np.arange(N), np.arange(N, 2 * N), np.arange(N)):
-        (loss, grads), (fresh_loss, fresh_grads) = (model.loss(*data.minibatch("train", rows), new) for new in (workspace, None))
+        (loss, grads), (fresh_loss, fresh_grads) = (model.loss(*data.minibatch("train", rows), workspace=new) for new in (workspace, None))
         assert xpcap.to_numpy(loss) == xpcap.to_numpy(fresh_loss)
         np.testing.assert_array_equal(xpcap.to_numpy(grads.flat), xpcap.to_numpy(fresh_grads.flat))
 

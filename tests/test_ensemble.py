@@ -92,7 +92,7 @@ def test_ensemble_says_what_the_mean_of_probabilities_says(kinds: tuple[str, ...
     features, lengths = seen(kinds, 30), set()
     for seed in range(3):
         models = make(*kinds, seed=seed)
-        captions, probabilities = Ensemble(models).sample_with_probabilities(features, LENGTH, SILENT)
+        captions, probabilities = Ensemble(models).sample_with_probabilities(features, LENGTH, forbid=SILENT)
         drawn = Ensemble(models).sample(features, policy=Sampling(max_length=LENGTH, seed=seed))
         for i, feature in enumerate(features):
             words, p = plain(models, feature, likeliest)
@@ -102,12 +102,12 @@ def test_ensemble_says_what_the_mean_of_probabilities_says(kinds: tuple[str, ...
             words, _ = plain(models, feature, lambda t, p, u=uniforms: int((p.cumsum() <= u[t]).sum()))
             assert drawn[i].tolist() == words + [NULL] * (LENGTH - len(words))
             lengths.add(len(words))
-        assert all((captions != model.sample(features, LENGTH, SILENT)).any() for model in models)
+        assert all((captions != model.sample(features, LENGTH, forbid=SILENT)).any() for model in models)
     assert len(lengths) > 3
 
 
 @pytest.mark.parametrize("kinds", SEVERAL, ids="+".join)
-@pytest.mark.parametrize("beam", [Beam(4, n_best=4), Beam(6, n_best=6, groups=3), Beam(3, 1.5, no_repeat_trigram=True)], ids=str)
+@pytest.mark.parametrize("beam", [Beam(4, n_best=4), Beam(6, n_best=6, groups=3), Beam(3, length_penalty=1.5, no_repeat_trigram=True)], ids=str)
 def test_beam_of_an_ensemble_is_the_plain_beam_over_the_mean_of_probabilities(beam: Beam, kinds: tuple[str, ...]) -> None:
     beam = replace(beam, max_length=LENGTH, forbid=SILENT)
     for seed in range(3):
@@ -223,5 +223,5 @@ def test_messages_name_the_ensemble() -> None:
         ensemble.score(pictures(2), np.array([[START, V], [START, 3]]))
     with pytest.raises(ValueError, match=r"^Ensemble\.sample: max_length or forbid is given with a policy"):
         ensemble.sample(pictures(2), 5, policy=Policy())
-    with pytest.raises(TypeError, match=r"^Ensemble\.start: features have dtype"):
+    with pytest.raises(TypeError, match=r"^Ensemble\.sample: features have dtype"):
         ensemble.sample(np.array([["a"] * 4]))

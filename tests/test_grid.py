@@ -77,11 +77,11 @@ def test_timms_maps_and_patches_become_grids(model: str, shape: tuple[int, int])
 
 
 def test_histograms_of_the_cells_are_a_grid() -> None:
-    cells, whole = HistogramEncoder(3), HistogramEncoder()
+    cells, whole = HistogramEncoder(grid=3), HistogramEncoder()
     assert (cells.shape, cells.name) == ((9, 209), "histogram:grid=3")
     colours = whole.encode([PHOTO])[0, 209 : 209 + 99].reshape(9, 11)  # what `HistogramEncoder` puts behind the whole picture's
     np.testing.assert_array_equal(cells.encode([PHOTO])[0, :, :11], colours)
-    np.testing.assert_allclose(HistogramEncoder(1).encode([PHOTO])[0, 0], cells.encode([PHOTO])[0].mean(axis=0), rtol=1e-5)
+    np.testing.assert_allclose(HistogramEncoder(grid=1).encode([PHOTO])[0, 0], cells.encode([PHOTO])[0].mean(axis=0), rtol=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -195,4 +195,4 @@ def test_a_run_that_attends_trains_resumes_scores_and_captions_new_pictures(
 def _encoded(name: str) -> np.ndarray:
     from xpcap.encoders import read_picture
 
-    return HistogramEncoder(2).encode([read_picture(Path("photos") / name)])[0].astype(np.float16)
+    return HistogramEncoder(grid=2).encode([read_picture(Path("photos") / name)])[0].astype(np.float16)

@@ -30,7 +30,7 @@ def small() -> CaptionData:
     captions = np.array([[1, 4, 2], [1, 3, 2], [1, 4, 2]], np.int32)
     features = np.random.default_rng(0).standard_normal((3, 4000)).astype(np.float32)
     splits = {name: Split(captions, np.arange(3, dtype=np.int32), features, NAMES, ["dog", "cat", "Dog!"]) for name in ("train", "val")}
-    return CaptionData(Vocabulary(WORDS), splits, Source(record={"importer": "test"}))
+    return CaptionData(Vocabulary(WORDS), splits, source=Source(record={"importer": "test"}))
 
 
 def edit(change: Callable[[h5py.File], Any]) -> Callable[[Path], Any]:

@@ -81,4 +81,4 @@ def test_teacher_forced_totals_do_not_depend_on_the_batch_size(lib: Any) -> None
     assert (whole.n, whole.tokens) == (150, (captions[:, 1:] != 0).sum())
     assert whole.perplexity == pytest.approx(math.exp(whole.loss * whole.n / whole.tokens))
     assert whole.loss == pytest.approx(float(model.loss(data.features("val", data.split("val").image_idxs), captions)[0]))
-    assert teacher_forced(model, data, "val", np.array([3])).n == 1
+    assert teacher_forced(model, data, "val", captions=np.array([3])).n == 1

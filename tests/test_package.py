@@ -2,6 +2,8 @@
 
 import copy
 import dataclasses
+import importlib
+import inspect
 import json
 import pickle
 import signal
@@ -16,9 +18,24 @@ import pytest
 from commands import few
 
 import xpcap
-from xpcap import DataError, ModelConfig, TrainOptions, caption_files, evaluate_run, load_state, open_run, runs, save_state, train_run, write_dataset
+from xpcap import (
+    DataError,
+    ModelConfig,
+    OptionError,
+    TrainOptions,
+    caption_files,
+    evaluate_run,
+    load_state,
+    open_run,
+    runs,
+    save_state,
+    train_run,
+    write_dataset,
+)
 from xpcap.data.pictures import write_pictures
+from xpcap.encoders import HistogramEncoder
 from xpcap.errors import EXPECTED, unknown
+from xpcap.models import Beam
 from xpcap.runs import Stopped
 from xpcap.runs.folder import model_config, read_config
 
@@ -30,6 +47,66 @@ def test_every_public_name_is_there_once() -> None:
     assert len(set(xpcap.__all__)) == len(xpcap.__all__)
     assert [name for name in xpcap.__all__ if not hasattr(xpcap, name)] == []
     assert {error.__name__ for error in EXPECTED} <= set(xpcap.__all__)
+
+
+ROOMS = ("runs", "models", "data", "data.importers", "encoders", "metrics", "training", "verify")  # whose names docs/library.md lists
+COURSE = {  # what the course's callers may give by position
+    "CaptioningRNN": {"input_dim", "wordvec_dim", "hidden_dim", "cell_type", "dtype"},
+    "Captioner.sample": {"max_length"},
+    "Captioner.sample_with_probabilities": {"max_length"},
+    "CaptioningSolver.check_accuracy": {"num_samples", "batch_size"},
+    "load_coco_data": {"base_dir", "max_train", "pca_features"},
+    "sample_coco_minibatch": {"batch_size", "split"},
+}
+COMPUTED_ON = {  # what a function computes on, where it may be left out
+    "caption_run": {"data", "split"},
+    "data_of": {"data"},
+    "evaluate_run": {"data", "split"},
+    "examine_run": {"data", "split"},
+    "generate": {"seed"},
+    "read_cases": {"name"},
+    "Beam": {"width"},
+    "CaptionData.encoded_with": {"words"},
+    "CaptionData.reference_words": {"words"},
+    "CaptionData.words": {"captions"},
+    "CiderD": {"frequencies"},
+    "CiderD.scores": {"pictures"},
+    "Sampling": {"temperature"},
+    "Split": {"text"},
+    "TrainOptions": {"data"},
+    "cross_entropy": {"workspace"},  # an Objective
+    "SelfCritical.__call__": {"workspace"},
+}
+
+
+def public_functions() -> dict[str, Any]:
+    """Functions, constructors and methods of the names that users import; not the constructors of tuples, which are values."""
+    found: dict[str, Any] = {}
+    for module in (xpcap, *(importlib.import_module(f"xpcap.{room}") for room in ROOMS)):
+        for name, thing in ((name, getattr(module, name)) for name in module.__all__):
+            if inspect.isroutine(thing):
+                found[name] = thing
+            elif inspect.isclass(thing) and not issubclass(thing, BaseException | tuple):
+                methods = {key: value for key, value in vars(thing).items() if key == "__call__" or not key.startswith("_")}
+                found |= {name: thing} | {f"{name}.{key}": getattr(thing, key) for key, value in methods.items() if hasattr(value, "__get__")}
+    return {name: function for name, function in found.items() if callable(function)}
+
+
+def test_only_what_a_function_computes_on_goes_by_position() -> None:
+    by_position = {}
+    for name, function in public_functions().items():
+        parameters = inspect.signature(function).parameters.values()
+        if optional := {one.name for one in parameters if one.kind is one.POSITIONAL_OR_KEYWORD and one.default is not one.empty}:
+            by_position[name] = optional
+    assert len(public_functions()) > 80
+    assert by_position == COURSE | COMPUTED_ON
+
+
+def test_a_policy_in_the_place_of_another_argument_is_refused() -> None:
+    with pytest.raises(TypeError, match="positional"):
+        evaluate_run(None, None, "val", Beam(5))  # type: ignore[arg-type, misc]
+    with pytest.raises(TypeError, match="positional"):
+        caption_files(None, ["a.jpg"], Beam(5))  # type: ignore[arg-type, misc]
 
 
 def test_import_stays_light() -> None:
@@ -82,10 +159,51 @@ def test_text_works_wherever_a_path_does(options: TrainOptions) -> None:
     assert len(Path("runs/x/history.jsonl").read_text().splitlines()) == 2
 
 
+@pytest.mark.parametrize(
+    ("bad", "says"),
+    [
+        ({"objective": "rl"}, "`objective` 'rl' does not exist, expected one of cross-entropy, self-critical"),
+        ({"objective": "self-critical"}, "`objective` is self-critical without `start`"),
+        ({"score_epochs": -1}, "`score_epochs` is -1, expected a whole number of at least 0"),
+        ({"score_epochs": 1, "samples": 1}, "`samples` is 1, expected a whole number of at least 2"),
+        ({"score_epochs": 1, "sharpen": 0.0}, "`sharpen` is 0.0, expected a positive number"),
+        ({"seed": -1}, "`seed` is -1, expected a whole number of at least 0"),
+        ({"save_every": 60}, "`save_every` is 60, expected seconds, as in 30s"),
+    ],
+)
+def test_options_that_make_no_sense_are_refused_before_anything_is_trained(bad: dict[str, Any], says: str, options: TrainOptions) -> None:
+    with pytest.raises(OptionError, match=says):
+        train_run(dataclasses.replace(options, **bad))
+    assert not Path("runs/x/config.json").exists()
+    assert not Path("runs/x/cross-entropy").exists()
+
+
+def test_what_is_no_state_is_not_saved(tmp_path: Path) -> None:
+    with pytest.raises(TypeError, match=r"save_state: state is a PosixPath|save_state: state is a WindowsPath"):
+        save_state({}, tmp_path)  # type: ignore[arg-type]
+
+
+def test_a_picture_whose_feature_is_not_finite_is_skipped_by_its_name(options: TrainOptions, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = train_run(options).run
+    pictures = sorted(Path("pictures").iterdir())[:3]
+    encode = HistogramEncoder.encode
+
+    def broken(encoder: Any, given: Any) -> np.ndarray:
+        features = encode(encoder, given)
+        calls.append(features)
+        return features * np.nan if len(calls) == 2 else features
+
+    calls: list[np.ndarray] = []
+    monkeypatch.setattr(HistogramEncoder, "encode", broken)
+    captions, skipped = caption_files(run, pictures)
+    assert [one.image for one in captions] == [str(pictures[0]), str(pictures[2])]
+    assert skipped == [(str(pictures[1]), f"the encoder {HistogramEncoder().name} makes a feature of it that is not finite")]
+
+
 def test_a_run_stores_the_models_config_flat_and_opens_it_with_the_dropout_it_was_trained_with(options: TrainOptions) -> None:
     run = train_run(options).run
     stored = json.loads(Path("runs/x/config.json").read_text())
-    expected = ModelConfig(len(run.vocabulary), (few(0).feature_dim,), 4, 8, "lstm", 0.2, "init")
+    expected = ModelConfig(len(run.vocabulary), (few(0).feature_dim,), 4, 8, cell="lstm", dropout=0.2, inject="init")
     assert run.model.config == expected == model_config(Path("config.json"), stored)
     assert {name: stored[name] for name in ("vocabulary", "feature_shape", "wordvec", "hidden", "cell", "dropout", "inject")} == {
         **dataclasses.asdict(expected),

@@ -25,7 +25,7 @@ from xpcap.data.pictures import best_of, generate, named, write_pictures  # noqa
 from xpcap.data.scaling import fit_scaling  # noqa: E402
 from xpcap.data.source import Source  # noqa: E402
 from xpcap.errors import DataError  # noqa: E402
-from xpcap.metrics import corpus_bleu, smoothed_bleu  # noqa: E402
+from xpcap.metrics import METRICS, Scored, averaged, corpus_bleu, smoothed_bleu  # noqa: E402
 from xpcap.models import Beam  # noqa: E402
 from xpcap.runs import TrainOptions, evaluate_run, train_run  # noqa: E402
 from xpcap.runs import folder as run_folder  # noqa: E402
@@ -41,7 +41,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     data = generate(0, train=60, val=40)
     write_pictures(folder / "photos", data, "val")
     (folder / "photos" / "val00000.png").unlink()
-    data.source = Source("histogram", str(folder / "photos"))
+    data.source = Source(encoder="histogram", pictures=str(folder / "photos"))
     write_dataset(folder / "data.h5", data)
     train_run(TrainOptions(data=folder / "data.h5", out=folder / "run", **SMALL))
     return folder
@@ -130,7 +130,7 @@ def test_nothing_is_written_outside_the_run_folder(tmp_path: Path) -> None:
         Path(folder).mkdir()
     code = (
         "from pathlib import Path; from xpcap.data.pictures import generate; from xpcap.runs import TrainOptions, training;"
-        f"training.generate = lambda seed: generate(seed, 20, 6); training.train_run(TrainOptions(out=Path('runs/r'), **{SMALL}))"
+        f"training.generate = lambda seed: generate(seed, train=20, val=6); training.train_run(TrainOptions(out=Path('runs/r'), **{SMALL}))"
     )
     environment = {**os.environ, **folders, "PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": "1"}
     result = subprocess.run([sys.executable, "-W", "error", "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
@@ -141,7 +141,7 @@ def test_nothing_is_written_outside_the_run_folder(tmp_path: Path) -> None:
 
 def test_a_run_on_data_without_val_has_a_page_of_curves(made: Path, tmp_path: Path) -> None:
     data = open_data(made / "data.h5")
-    write_dataset(tmp_path / "train.h5", CaptionData(data.vocabulary, {"train": data.split("train")}, data.source))
+    write_dataset(tmp_path / "train.h5", CaptionData(data.vocabulary, {"train": data.split("train")}, source=data.source))
     run, evaluation = train_run(TrainOptions(data=tmp_path / "train.h5", out=tmp_path / "run", **SMALL))
     assert evaluation is None
     page = (run.path / "index.html").read_text()
@@ -155,7 +155,7 @@ def test_few_pictures_make_short_galleries(made: Path, tmp_path: Path) -> None:
     one = dataclasses.replace(val, captions=val.captions[:5], image_idxs=val.image_idxs[:5], features=val.features[:1], images=["../secret.png"])
     one = dataclasses.replace(one, text=list(val.text or [])[:5])
     (made / "secret.png").write_bytes((made / "photos" / "val00001.png").read_bytes())
-    write_dataset(tmp_path / "one.h5", CaptionData(data.vocabulary, {"train": data.split("train"), "val": one}, data.source))
+    write_dataset(tmp_path / "one.h5", CaptionData(data.vocabulary, {"train": data.split("train"), "val": one}, source=data.source))
     run, _ = train_run(TrainOptions(data=tmp_path / "one.h5", out=tmp_path / "run", **SMALL))
     shown = galleries((run.path / "index.html").read_text())
     assert {title: len(cards) for title, cards in shown.items()} == {"Best": 1, "Worst": 1, "Random": 1}
@@ -191,7 +191,7 @@ def test_one_training_opens_stamps_tokenises_and_captions_once(made: Path, tmp_p
     count(xpcap.data, "read_dataset")
     count(hdf5, "stamp_of")
     count(hdf5, "check_data")
-    count(CaptioningRNN, "say", lambda model, features, policy, *args: 0 if isinstance(policy, Beam) else len(features))
+    count(CaptioningRNN, "say", lambda model, features, policy, **_: 0 if isinstance(policy, Beam) else len(features))
     for module in (dataset, vocabulary):
         count(module, "tokenize")
     commands.good("train", made / "data.h5", "--out", tmp_path / "run", *commands.SMALL)
@@ -226,7 +226,7 @@ def test_a_data_set_is_taken_open_or_by_any_kind_of_path(made: Path) -> None:
     assert all(other.scores == first.scores and other.captions == first.captions for other in others)
     captions = [runs.caption_run(run, data, count=5) for data in (None, path, str(path), open_data(path))]
     assert captions[1:] == captions[:1] * 3
-    assert [caption.image for caption in first.spread(5)] == [caption.image for caption in captions[0]]
+    assert [caption.image for caption in first.spread(count=5)] == [caption.image for caption in captions[0]]
 
 
 def test_an_open_data_set_is_left_as_it_was_and_checked_to_fit(made: Path) -> None:
@@ -258,6 +258,64 @@ def test_an_evaluation_has_every_score_by_name_and_one_value_a_picture(made: Pat
     assert (told["named"], told["best_bleu"]) == (None, None)
     assert told["bleu"] == [result.scores[name] for name in bleu]
     assert json.loads(json.dumps(told)) == told
+
+
+class Colours:
+    """A metric of one's own, which returns NumPy's numbers."""
+
+    name = "colours"
+    title = "names a colour"
+    protocol = "share of captions that name a colour"
+    known_only = False
+
+    def score(self, references: Any, hypotheses: Any) -> Any:
+        scored = averaged("colours", [float("red" in words or "blue" in words) for words in hypotheses])
+        return scored._replace(corpus={"colours": np.float32(scored.corpus["colours"])}, pictures=np.array(scored.pictures))
+
+
+def test_a_metric_of_ones_own_is_scored_beside_the_others(made: Path, tmp_path: Path) -> None:
+    run = run_folder.open_run(made / "run")
+    plain, result = evaluate_run(run), evaluate_run(run, None, "val", metrics=(*METRICS, Colours()))
+    low, high = result.intervals["colours"]
+    assert low <= result.scores["colours"] <= high
+    assert result.scores["colours"] == pytest.approx(np.mean(result.per_picture["colours"]))
+    assert {name: value for name, value in result.scores.items() if name != "colours"} == plain.scores
+    told = json.loads(json.dumps(result.to_json()))
+    assert told["scores"]["colours"] == result.scores["colours"]
+    assert told["protocol"]["colours"] == Colours.protocol
+    assert ("names a colour", Colours.protocol) in [(title, protocol) for title, _, _, protocol in result.rows()]
+    result.write_csv(tmp_path / "t.csv")
+    assert "colours" in (tmp_path / "t.csv").read_text().splitlines()[0].split(",")
+    data = open_data(made / "data.h5")
+    alone = runs.score_captions(data, "val", {one.image: one.caption for one in result.captions}, metrics=[Colours()])
+    assert set(alone.scores) == {"colours", "novel"}
+    assert alone.scores["colours"] == result.scores["colours"]
+    assert (alone.to_json()["bleu"], set(alone.to_json()["intervals"])) == (None, {"colours", "novel"})
+
+
+class Returns(Colours):
+    def __init__(self, scored: Any) -> None:
+        self._scored = scored
+
+    def score(self, references: Any, hypotheses: Any) -> Any:
+        return self._scored
+
+
+@pytest.mark.parametrize(
+    ("metric", "error", "says"),
+    [
+        (Colours, TypeError, r"got the class Colours, expected an object: Colours\(\)"),
+        (len, TypeError, "a builtin_function_or_method lacks name, title, protocol, known_only, score"),
+        (METRICS[0], ValueError, "the name 'bleu' of Bleu is taken"),
+        (Returns(0.5), TypeError, r"Returns\.score returned a float, expected a Scored"),
+        (Returns(Scored({"mine": 0.5}, [1.0, 2.0])), ValueError, "Returns.score returned 2 values, expected one for each of 40 pictures"),
+        (Returns(Scored({"cider_d": 0.5}, [])), ValueError, "the name 'cider_d' of Returns is taken"),
+    ],
+)
+def test_what_is_no_metric_is_refused(metric: Any, error: type[Exception], says: str, made: Path) -> None:
+    data = open_data(made / "data.h5")
+    with pytest.raises(error, match=says):
+        runs.score_captions(data, "val", dict.fromkeys(data.split("val").images, "a dog"), metrics=(*METRICS, metric))
 
 
 def test_generated_pictures_bring_scores_of_their_own(few_pictures: None) -> None:

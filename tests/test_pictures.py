@@ -35,7 +35,7 @@ def kinds(scene: Scene) -> set[tuple[str, str]]:
 
 
 def test_scenes_depend_on_seed_split_and_number_alone() -> None:
-    data, longer, other = generate(1, 20, 5), generate(1, 25, 9), generate(2, 20, 5)
+    data, longer, other = generate(1, train=20, val=5), generate(1, train=25, val=9), generate(2, train=20, val=5)
     assert data.texts("val") == longer.texts("val")[:25]
     assert data.texts("val") != other.texts("val")
     np.testing.assert_array_equal(data.split("train").features, longer.split("train").features[:20])
@@ -180,7 +180,7 @@ def test_expected_matches_are_those_of_many_draws(rng: np.random.Generator) -> N
 
 
 def test_pictures_can_be_drawn_again_by_name_and_written_as_files(tmp_path: Path) -> None:
-    data = generate(3, 4, 6)
+    data = generate(3, train=4, val=6)
     np.testing.assert_array_equal(picture_of("val00004.png", seed=3), paint(make_scene("val", 4, seed=3)))
     write_pictures(tmp_path / "pictures", data, "val")
     assert [path.name for path in tmp_path.iterdir()] == ["pictures"]

@@ -9,7 +9,7 @@ import pytest
 
 from xpcap import CaptioningRNN
 from xpcap.errors import OptionError
-from xpcap.models import Beam, Policy, Sampling, decoding
+from xpcap.models import Beam, Choice, Policy, Sampling, decoding
 
 NULL, START, END, V, T = 0, 1, 2, 14, 9
 WORDS = {"<NULL>": NULL, "<START>": START, "<END>": END, **{f"word{i}": i for i in range(3, V)}}
@@ -99,20 +99,20 @@ def test_draws_follow_what_is_cut(model: CaptioningRNN) -> None:
 def test_a_caption_is_drawn_by_seed_and_number_alone(model: CaptioningRNN, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever the batch, the cores, and the captions beside it, some of which end sooner."""
     features, numbers, policy = pictures(40), np.arange(100, 140), Sampling(max_length=T, forbid=SILENT, seed=5)
-    whole = model.say(features, policy, numbers).captions[:, 0]
+    whole = model.say(features, policy, numbers=numbers).captions[:, 0]
     assert len({(caption != NULL).sum() for caption in whole}) > 4
     assert (whole != model.say(features, policy).captions[:, 0]).any()
-    assert (whole != model.say(features, Sampling(max_length=T, forbid=SILENT, seed=6), numbers).captions[:, 0]).any()
+    assert (whole != model.say(features, Sampling(max_length=T, forbid=SILENT, seed=6), numbers=numbers).captions[:, 0]).any()
     order = np.random.default_rng(0).permutation(40)
-    pieces = [model.say(features[rows], policy, numbers[rows]).captions[:, 0] for rows in np.split(order, [7, 8, 30])]
+    pieces = [model.say(features[rows], policy, numbers=numbers[rows]).captions[:, 0] for rows in np.split(order, [7, 8, 30])]
     np.testing.assert_array_equal(np.concatenate(pieces), whole[order])
     monkeypatch.setattr(decoding, "LEAST_PART", 8)
     monkeypatch.setattr(decoding, "cores", lambda: 3)
-    np.testing.assert_array_equal(model.say(features, policy, numbers).captions[:, 0], whole)
+    np.testing.assert_array_equal(model.say(features, policy, numbers=numbers).captions[:, 0], whole)
 
 
 def test_step_t_takes_number_t_of_the_stream_that_is_documented(model: CaptioningRNN) -> None:
-    (caption,) = model.say(pictures(1), Sampling(max_length=T, forbid=SILENT, seed=5), [17]).captions[:, 0]
+    (caption,) = model.say(pictures(1), Sampling(max_length=T, forbid=SILENT, seed=5), numbers=[17]).captions[:, 0]
     u = np.random.Generator(np.random.Philox(key=np.array([5, 17], np.uint64))).random(T)
     words, state = [START], model.start(pictures(1))
     for t in range((caption != NULL).sum()):
@@ -125,7 +125,7 @@ def test_step_t_takes_number_t_of_the_stream_that_is_documented(model: Captionin
 
 def test_float32_draws_no_word_that_is_forbidden(model: CaptioningRNN) -> None:
     """Not with the largest number below 1 either, which float32 would round to 1."""
-    narrow = CaptioningRNN.from_config(model.config, WORDS, np.float32, params=model.params)
+    narrow = CaptioningRNN.from_config(model.config, WORDS, dtype=np.float32, params=model.params)
     assert narrow.sample(pictures(50), policy=Sampling(max_length=T, forbid=(NULL, START, V - 1))).max() < V - 1
 
     class Last:
@@ -193,6 +193,9 @@ def test_limits_that_leave_no_caption_are_refused(policy: Policy, says: str, mod
         ({"top_p": 0.0}, r"`top_p` is 0\.0, expected 1e-06\.\.1; it is a probability"),
         ({"top_p": 1.5}, r"`top_p` is 1\.5"),
         ({"seed": -1}, r"`seed` is -1"),
+        ({"seed": 1.5}, r"`seed` is 1\.5, expected a whole number in 0\.\."),
+        ({"top_k": 2.5}, r"`top_k` is 2\.5, expected a whole number of at least 1"),
+        ({"temperature": "hot"}, r"`temperature` is 'hot', expected a number of at least"),
     ],
 )
 def test_sampling_that_makes_no_sense_is_refused(settings: dict[str, Any], says: str) -> None:
@@ -211,6 +214,31 @@ def test_limits_beside_a_policy_are_refused(model: CaptioningRNN) -> None:
             model.sample(pictures(1), policy=Sampling(), **limits)  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize(
+    ("choose", "error", "says"),
+    [
+        (lambda n: np.zeros(n, int), TypeError, "returned a ndarray, expected a Choice"),
+        (lambda n: Choice(np.zeros(n)), TypeError, "returned words of float64, expected an array of integers"),
+        (lambda n: Choice([0] * n), TypeError, "returned words of list"),
+        (lambda n: Choice(np.full(n, V)), ValueError, rf"returned words {V}\.\.{V}, expected 0\.\.{V - 1}"),
+        (lambda n: Choice(np.full(n, -1)), ValueError, r"returned words -1\.\.-1"),
+        (lambda n: Choice(np.zeros(1, int)), ValueError, r"returned words of shape \(1,\), expected \(3,\) for 3 hypotheses"),
+        (lambda n: Choice(np.zeros(n, int), np.full(n, n)), ValueError, r"returned parents 3\.\.3, expected 0\.\.2"),
+    ],
+)
+@pytest.mark.parametrize("scored", [False, True])
+def test_what_a_policy_returns_is_checked(choose: Any, error: type[Exception], says: str, scored: bool, model: CaptioningRNN) -> None:
+    class Wrong(Policy):
+        def choose(self, scores: Any, totals: Any, t: int) -> Any:
+            return choose(len(scores))
+
+    with pytest.raises(error, match=rf"Wrong\.choose {says}"):
+        model.say(pictures(3), Wrong()) if scored else model.sample(pictures(3), policy=Wrong())
+
+
 def test_numbers_are_one_a_picture(model: CaptioningRNN) -> None:
-    with pytest.raises(ValueError, match=r"CaptioningRNN\.say: numbers has shape \(2,\), expected one for each picture, \(3,\)"):
-        model.say(pictures(3), Sampling(), [1, 2])
+    with pytest.raises(ValueError, match=r"CaptioningRNN\.say: numbers has shape \(2,\) and dtype int64, expected one for each picture, \(3,\)"):
+        model.say(pictures(3), Sampling(), numbers=[1, 2])
+    for numbers in ([0, 1, -1], [0.5, 1.5, 2.5]):
+        with pytest.raises(ValueError, match=r"expected one for each picture, .* whole and from 0"):
+            model.say(pictures(3), Sampling(), numbers=numbers)

@@ -345,7 +345,7 @@ def test_what_is_imported_comes_back_from_the_file(captions: dict[str, list[str]
         folder = Path(name)
         write_layout(folder, captions, features)
         lists = {split: folder / f"{split}.txt" for split in ("train", "val")}
-        made = import_flickr8k(folder / "captions.txt", lists, folder / "features.npz", min_count=1, max_words=3)
+        made = import_flickr8k(folder / "captions.txt", lists, features_file=folder / "features.npz", min_count=1, max_words=3)
         write_dataset(folder / "data.h5", made)
         back = read_dataset(folder / "data.h5")
     assert back.vocabulary.idx_to_word == made.vocabulary.idx_to_word

@@ -45,7 +45,11 @@ def test_every_form_says_the_same(form: str) -> None:
 
 
 def test_the_same_captions_are_the_same_data_whatever_their_form() -> None:
-    made = {"old": import_flickr8k(write("token.txt", forms.token(SAID)), {"train": "train.txt", "val": "val.txt"}, "features.npz", min_count=1)}
+    made = {
+        "old": import_flickr8k(
+            write("token.txt", forms.token(SAID)), {"train": "train.txt", "val": "val.txt"}, features_file="features.npz", min_count=1
+        )
+    }
     for form in ("lines NAME#K", "Kaggle's", "JSON lines"):
         files = [(None, write("file", forms.FORMS[form](SAID)))]
         made[form], _ = import_captions(files, lists={"train": "train.txt", "val": "val.txt"}, features_file="features.npz", min_count=1)
@@ -78,9 +82,9 @@ def test_a_field_may_hold_what_separates_fields() -> None:
 
 def test_columns_may_be_named_and_a_table_may_say_the_splits() -> None:
     text = "id;Foto;de;en;teil\n1;a.jpg;Ein Hund;a dog;Training\n2;b.jpg;Eine Katze;a cat;dev\n"
-    assert read(text, columns=Columns("foto", "en", "teil")) == {"train": {"a.jpg": ["a dog"]}, "val": {"b.jpg": ["a cat"]}}
+    assert read(text, columns=Columns(image="foto", caption="en", split="teil")) == {"train": {"a.jpg": ["a dog"]}, "val": {"b.jpg": ["a cat"]}}
     with pytest.raises(DataError, match="columns 'id', 'Foto', 'de', 'en', 'teil', expected one such as photo for pictures"):
-        read(text, columns=Columns("photo", "en"))
+        read(text, columns=Columns(image="photo", caption="en"))
     assert read("caption,file,split\na dog,a.jpg,test,,\n") == {"test": {"a.jpg": ["a dog"]}}
 
 

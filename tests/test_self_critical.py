@@ -61,7 +61,7 @@ def every_caption() -> np.ndarray:
 def exact_gradient(data: CaptionData, model: CaptioningRNN) -> np.ndarray:
     """The gradient of -E[reward], averaged over the pictures, by naming every caption: sum of p(c) r(c) grad(-log p(c))."""
     captions, flat = every_caption(), np.zeros_like(model.params.flat)
-    objective = SelfCritical(data, 2)
+    objective = SelfCritical(data, samples=2)
     for picture, feature in enumerate(data.split("train").features):
         features = feature[None].repeat(len(captions), 0)
         p = np.exp([-float(model.score(features[:1], caption[None]).nll) for caption in captions])
@@ -74,7 +74,7 @@ def exact_gradient(data: CaptionData, model: CaptioningRNN) -> np.ndarray:
 def test_the_gradient_is_the_exact_one_to_sampling_error() -> None:
     """With two samples a picture, where a baseline that knows the sample itself would halve it: 400 means of 100 samples each."""
     data, model = tiny()
-    exact, objective = exact_gradient(data, model), SelfCritical(data, 2)
+    exact, objective = exact_gradient(data, model), SelfCritical(data, samples=2)
     pictures = np.arange(2).repeat(25)
     batch = Batch(data.split("train").features[pictures], data.split("train").captions[:1].repeat(50, 0), pictures)
     means = np.array([objective(model, batch._replace(step=step))[1].flat.copy() for step in range(400)])
@@ -92,7 +92,7 @@ def test_advantages_compare_a_sample_with_the_others_of_its_picture() -> None:
 def test_rewards_are_cider_d_with_train_frequencies_and_end_as_a_word() -> None:
     data, _ = tiny()
     references = [[[*text.split(), END] for text in SAID[i : i + 2]] for i in (0, 2)]
-    score, objective = CiderD(references), SelfCritical(data, 2)
+    score, objective = CiderD(references), SelfCritical(data, samples=2)
     ids = WORDS.encode(["red dog", "red", "dog"], 2)[:, 1:]
     expected = score.scores([["red", "dog", END], ["red", END], ["dog", END]], [0, 1, 1])
     np.testing.assert_array_equal(objective.rewards(ids, np.array([0, 1, 1])), expected)
@@ -112,7 +112,7 @@ DATA = replace(MADE, splits={**MADE.splits, "train": LACKS})
 def trained(group: Group, **options: Any) -> CaptioningSolver:
     model = CaptioningRNN(DATA.vocabulary.word_to_idx, DATA.feature_dim, 12, 16, "lstm", np.float64, dropout=0.3, inject="every-step", seed=1)
     usual = {"batch_size": 7, "num_epochs": 3, "update_rule": "adam", "optim_config": {"learning_rate": 1e-2}, "select": "cider", "seed": 2}
-    made = CaptioningSolver(model, DATA, verbose=False, objective=SelfCritical(DATA, 3, group), group=group, **{**usual, **options})
+    made = CaptioningSolver(model, DATA, verbose=False, objective=SelfCritical(DATA, samples=3, group=group), group=group, **{**usual, **options})
     made.train()
     return made
 
@@ -154,7 +154,7 @@ def test_training_ends_where_captions_collapse() -> None:
 
 def test_a_sample_alone_is_refused() -> None:
     with pytest.raises(OptionError, match="`samples` is 1, expected at least 2"):
-        SelfCritical(DATA, 1)
+        SelfCritical(DATA, samples=1)
 
 
 # The command

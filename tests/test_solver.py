@@ -17,6 +17,7 @@ from xpcap.data.scaling import FeatureScaling, fit_scaling
 from xpcap.errors import DataError, OptionError, TrainingError
 from xpcap.metrics import teacher_forced
 from xpcap.metrics.cider import CiderD
+from xpcap.models import Parameters
 from xpcap.models.batch import Batch, FeatureRows
 from xpcap.training import cross_entropy, validation
 from xpcap.training.history import best_of
@@ -52,7 +53,7 @@ def test_an_epoch_visits_every_caption_once_and_in_another_order_each_time() -> 
     solver.train()
     assert len(seen) == len(solver.loss_history) == 3 * 5  # 200 captions by 48
     epochs = [np.concatenate(seen[k : k + 5]) for k in (0, 5, 10)]
-    everything = np.concatenate([np.concatenate((f[:, :3], c), axis=1) for f, c in [DATA.minibatch("train", np.arange(200))]])
+    everything = np.concatenate([np.concatenate((f[:, :3], c), axis=1) for f, c in [DATA.minibatch("train", captions=np.arange(200))]])
     for epoch in epochs:
         assert (epoch != everything).any()
         np.testing.assert_array_equal(np.sort(epoch, axis=0), np.sort(everything, axis=0))
@@ -82,7 +83,7 @@ def test_each_caption_gets_one_of_the_views_of_its_picture_by_seed_and_step(lib:
     np.testing.assert_array_equal(first, again)
     assert 0.4 < (first > 0).mean() < 0.6
     assert (seen[0] != seen[5]).any()
-    judged = teacher_forced(solvers[0].model, DATA_UNSCALED, "train", np.arange(200))
+    judged = teacher_forced(solvers[0].model, DATA_UNSCALED, "train", captions=np.arange(200))
     assert solvers[0].history[-1]["train_accuracy"] == pytest.approx(judged.accuracy)
 
 
@@ -219,12 +220,108 @@ def test_a_loss_that_is_not_finite_ends_training_and_keeps_what_was_good() -> No
     assert np.isfinite(solver.history[-1]["train_loss"])
 
 
+def test_a_step_on_features_that_are_not_finite_changes_nothing() -> None:
+    solver, untouched = make(), make()
+    features, captions = DATA.minibatch("train", np.arange(20))
+    broken = features.copy()
+    broken[2, 3] = np.nan
+    with pytest.raises(ValueError, match=r"features of row 2 \(of 20\) hold nan at column 3"):
+        solver.step(broken, captions)
+    assert solver.step(features, captions) == untouched.step(features, captions)
+    np.testing.assert_array_equal(solver.model.params.flat, untouched.model.params.flat)
+
+
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+def test_a_step_without_a_finite_gradient_changes_nothing() -> None:
+    solver = make(objective=lambda model, batch, workspace: (np.float32(np.nan), model.loss(batch.features, batch.captions)[1]))
+    before = solver.model.params.flat.copy()
+    with pytest.raises(TrainingError, match="has loss nan"):
+        solver.step(*DATA.minibatch("train", np.arange(20)))
+    np.testing.assert_array_equal(solver.model.params.flat, before)
+    assert not solver._descent.config["m"].any()
+    assert solver._descent.config["t"] == 0
+
+
+def test_a_solver_names_split_and_picture_of_features_that_are_not_finite() -> None:
+    val = DATA.split("val")
+    features = val.features.copy()
+    features[7, 5] = np.inf
+    broken = replace(DATA, splits={**DATA.splits, "val": replace(val, features=features)})
+    picture = rf"split 'val'.*1 pictures, '{val.images[7]}' among them, have features that are not finite"
+    with pytest.raises(DataError, match=picture):
+        make(broken)
+    with pytest.raises(DataError, match=picture):
+        broken.features("val", np.array([3, 7, 7]))
+    with pytest.raises(ValueError, match=r"fit_scaling: features of row 7 \(of 12\) are not finite"):
+        fit_scaling("standardize", features)
+
+
+@pytest.mark.parametrize("rate", [0, 0.0, np.float32(0.5)])
+def test_a_learning_rate_may_be_zero_as_where_a_warm_up_begins(rate: Any) -> None:
+    solver = make()
+    solver.learning_rate = rate
+    before = solver.model.params.flat.copy()
+    solver.step(*DATA.minibatch("train", np.arange(20)))
+    assert solver.learning_rate == rate
+    assert (solver.model.params.flat == before).all() == (rate == 0)
+
+
+def test_data_whose_numbers_do_not_fit_are_refused_before_training() -> None:
+    train = DATA.split("train")
+    for name, says in (("image_idxs", r"image_idxs hold numbers -1\.\."), ("captions", r"captions hold ids -1\.\.")):
+        shifted = replace(train, **{name: getattr(train, name) - 1})
+        with pytest.raises(DataError, match=f"CaptioningSolver: the data, split 'train': {says}"):
+            make(replace(DATA, splits={"train": shifted}))
+    with pytest.raises(TypeError, match="is a str, expected CaptionData, or the dict that load_coco_data returns; open_data opens a file"):
+        make("flickr8k.h5")
+    with pytest.raises(TypeError, match=r"restore: state is a dict, expected what CaptioningSolver\.state\(\)"):
+        make().restore({})  # type: ignore[arg-type]
+
+
+def test_an_objective_that_cannot_be_called_as_one_is_refused() -> None:
+    with pytest.raises(TypeError, match=r"objective is 'self-critical', expected a function of \(model, batch, workspace\).*SelfCritical\(data\)"):
+        make(objective="self-critical")
+    with pytest.raises(TypeError, match=r"called as objective\(model, batch, workspace\).*too many positional"):
+        make(objective=lambda model, batch: None)
+
+
+@pytest.mark.parametrize(
+    ("returned", "error", "says"),
+    [
+        (lambda loss, grads: loss, TypeError, r"a float32, expected the tuple \(loss, grads\)"),
+        (lambda loss, grads: (loss, dict(grads)), TypeError, "gradients as a dict, expected a Parameters.*holding"),
+        (lambda loss, grads: (np.ones(3), grads), ValueError, r"a loss of shape \(3,\)"),
+        (
+            lambda loss, grads: (loss, Parameters({"Wx": (2, 2)}, np.zeros(4))),
+            ValueError,
+            r"a loss of shape \(\) and gradients of Wx, expected .* W_vocab",
+        ),
+    ],
+)
+def test_what_an_objective_returns_is_checked(returned: Any, error: type[Exception], says: str) -> None:
+    solver = make(objective=lambda model, batch, workspace: returned(*cross_entropy(model, batch)))
+    for call in (solver.train, lambda: solver.step(*DATA.minibatch("train", np.arange(4)))):
+        with pytest.raises(error, match=f"the objective returned {says}"):
+            call()  # type: ignore[operator]
+
+
+def test_an_objective_may_return_its_loss_as_a_float() -> None:
+    solver, usual = (
+        make(objective=lambda model, batch, workspace: (lambda loss, grads: (float(loss), grads))(*cross_entropy(model, batch, workspace))),
+        make(),
+    )
+    for each in (solver, usual):
+        each.train()
+        each.step(*DATA.minibatch("train", np.arange(20)))
+    assert solver.loss_history == usual.loss_history
+
+
 def test_validation_takes_no_more_captions_than_there_are_to_train_on() -> None:
     few = {**COURSE, "train_captions": COURSE["train_captions"][:20], "train_image_idxs": COURSE["train_image_idxs"][:20]}
     solver = make(few, num_epochs=1)
     solver.train()
     spread = np.linspace(0, 59, 20).astype(int)
-    expected = teacher_forced(solver.model, solver.data, "val", spread)
+    expected = teacher_forced(solver.model, solver.data, "val", captions=spread)
     assert solver.history[0]["val_loss"] == pytest.approx(expected.loss)
     assert expected.n == 20
 
@@ -368,10 +465,10 @@ def test_the_learning_rate_can_be_set_and_goes_into_the_next_step_and_the_state(
     assert other.learning_rate == 1.5e-2
 
 
-@pytest.mark.parametrize("value", [0, -1e-3, float("nan"), float("inf"), "1e-3", None])
-def test_a_learning_rate_that_is_no_positive_number_is_refused(value: Any) -> None:
+@pytest.mark.parametrize("value", [-1e-3, float("nan"), float("inf"), "1e-3", None])
+def test_a_learning_rate_that_is_none_is_refused(value: Any) -> None:
     solver = make()
-    with pytest.raises(ValueError, match=r"learning_rate is .*, expected a positive number"):
+    with pytest.raises(ValueError, match=r"learning_rate is .*, expected a finite number of at least 0"):
         solver.learning_rate = value
     assert solver.learning_rate == 1e-2
 
@@ -384,7 +481,7 @@ def test_a_state_that_does_not_fit_changes_nothing() -> None:
         other.restore(solver.state())
     right = make()
     with pytest.raises(ValueError, match="Wh missing or unknown"):
-        right.restore(solver.state(), {name: value for name, value in solver.best_params.items() if name != "Wh"})
+        right.restore(solver.state(), best_params={name: value for name, value in solver.best_params.items() if name != "Wh"})
     for each in (other, right):
         np.testing.assert_array_equal(each.model.params.flat, before)
         assert (each.history, each.iteration) == (history, 0)

@@ -219,7 +219,7 @@ def get_array_module(*arrays: Array) -> ModuleType:
     return sys.modules["cupy"] if any(device) else np
 
 
-def asarray(x: Any, dtype: Any = None, like: Array | None = None) -> Array:
+def asarray(x: Any, *, dtype: Any = None, like: Array | None = None) -> Array:
     """`x` as an array of the current backend, or of the library of `like`; copied only if necessary."""
     xp = array_module() if like is None else get_array_module(like)
     return xp.asarray(to_numpy(x) if xp is np else x, dtype=dtype)

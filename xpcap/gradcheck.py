@@ -103,6 +103,7 @@ def directional_errors(
     params: Mapping[str, Array],
     grads: Mapping[str, Array],
     rng: np.random.Generator,
+    *,
     directions: int = 10,
     h: float = 1e-5,
 ) -> list[float]:

@@ -139,7 +139,7 @@ def adam(w: Array, dw: Array, config: Config | None = None) -> tuple[Array, Conf
     return _pure("adam", w, dw, config)
 
 
-def clip_by_global_norm(grads: Array, max_norm: float, buffer: Buffer | None = None) -> Array:
+def clip_by_global_norm(grads: Array, max_norm: float, *, buffer: Buffer | None = None) -> Array:
     """Scale `grads` (flat, in place) down to Euclidean norm `max_norm` if it is longer.
 
     Returns

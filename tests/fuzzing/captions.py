@@ -49,7 +49,9 @@ def use(folder: Path) -> None:
         features, pictures = folder / "features.npz", folder / "pictures"
         lists = {"train": folder / "train.txt", "val": folder / "val.txt"}
         with_pictures = pictures if pictures.exists() else None
-        data = import_flickr8k(folder / "token.txt", lists, features if features.exists() else None, 1, 9, with_pictures)
+        data = import_flickr8k(
+            folder / "token.txt", lists, features_file=features if features.exists() else None, min_count=1, max_words=9, pictures=with_pictures
+        )
     for name, split in data.splits.items():
         data.minibatch(name, np.arange(min(4, len(split.captions))))
         data.references(name)

@@ -26,7 +26,7 @@ class Job(NamedTuple):
     feed: Callable[[int], object] | None = None  # prepares batch k, if that is timed too
 
 
-GREEDY, BEAM = Policy(max_length=MOST_WORDS), Beam(WIDTH, LENGTH_PENALTY, max_length=MOST_WORDS)
+GREEDY, BEAM = Policy(max_length=MOST_WORDS), Beam(WIDTH, length_penalty=LENGTH_PENALTY, max_length=MOST_WORDS)
 Sample = Callable[[], np.ndarray]  # captions of Config.pictures: (PICTURES, MOST_WORDS) int, on the host, NULL after END
 Batch = tuple[np.ndarray, np.ndarray]  # features (N, D) and captions (N, T+1)
 

@@ -88,7 +88,7 @@ def caption(
         )
     elif join().rank == 0:
         seen = runs.data_of(opened, data)
-        captions, look = runs.caption_run(opened, seen, split, count, policy, attend), runs.look_in(opened, seen.source)
+        captions, look = runs.caption_run(opened, seen, split, count=count, policy=policy, attend=attend), runs.look_in(opened, seen.source)
     if join().rank:
         raise Released
     _print(captions if as_json or decoding.n_best else [one._replace(n_best=()) for one in captions], skipped, as_json)
@@ -138,9 +138,9 @@ def _write(
     html: Path | None, png: Path | None, run: Run, captions: Sequence[PictureCaption], skipped: Sequence[Skipped], look: Look, as_json: bool
 ) -> None:
     if html is not None:
-        runs.write_caption_page(html, run, captions, look, skipped, progress=True)
+        runs.write_caption_page(html, run, captions, look, skipped=skipped, progress=True)
         click.echo(f"wrote {html}", err=as_json)
     if png is not None:
-        drawn = runs.write_caption_png(png, captions, look, run)
+        drawn = runs.write_caption_png(png, captions, look, run=run)
         rest = f" with {drawn} of {len(captions)} pictures; the others were not found, or are too many" if drawn < len(captions) else ""
         click.echo(f"wrote {png}{rest}", err=as_json)

@@ -46,7 +46,7 @@ def evaluate(
     if doctor and len(folders) > 1:
         raise click.UsageError(f"--doctor and {len(folders)} runs are given, expected one run: it looks into a single model")
     if csv is not None:
-        check_place(csv, ".csv", "evaluate")
+        check_place(csv, ".csv", command="evaluate")
     choose_backend(backend)
     opened = open_runs(folders)
     seen = data_of(opened, data)

@@ -148,11 +148,11 @@ def _how(given: dict[str, Any]) -> dict[str, Any]:
 
 
 def _old_form(given: dict[str, Any]) -> tuple[CaptionData, Findings]:
-    return import_flickr8k(given["captions"], given["lists"], given["features"], **_how(given)), Findings()
+    return import_flickr8k(given["captions"], given["lists"], features_file=given["features"], **_how(given)), Findings()
 
 
 def _any_form(given: dict[str, Any], kept: Path) -> tuple[CaptionData, Findings]:
-    columns = Columns(given["image_column"], given["caption_column"], given["split_column"])
+    columns = Columns(image=given["image_column"], caption=given["caption_column"], split=given["split_column"])
     return import_captions(
         given["files"], lists=given["lists"], fractions=given["fractions"], seed=given["seed"], columns=columns, features_file=given["features"],
         strict=given["strict"], kept=kept, group=join(), **_how(given),

@@ -26,7 +26,7 @@ def score(captions: Path, data: Path, split: str, csv: Path | None, as_json: boo
     'evaluate', without those that need a model.
     """
     if csv is not None:
-        check_place(csv, ".csv", "score")
+        check_place(csv, ".csv", command="score")
     opened = open_data(data)
     said = read_said(captions, opened.split(split).images)
     scores = score_captions(opened, split, said.captions, java=True)

@@ -80,8 +80,10 @@ def from_coco(data: Mapping[str, Any], source: Source | None = None, start: bool
 
     Raises
     ------
-    DataError : a key is missing, or arrays do not fit together.
+    DataError : a key is missing, or arrays do not fit together. TypeError : no mapping.
     """
+    if not isinstance(data, Mapping):
+        raise TypeError(f"{where} is a {type(data).__name__}, expected CaptionData, or the dict that load_coco_data returns; open_data opens a file")
     splits = {}
     for name in SPLITS:
         if not len(data.get(f"{name}_captions", ())):
@@ -95,7 +97,7 @@ def from_coco(data: Mapping[str, Any], source: Source | None = None, start: bool
         splits[name] = Split(captions, image_idxs, features, [str(url) for url in images])
     if "idx_to_word" not in data:
         raise DataError(f"{where}: idx_to_word missing, expected the list of words, as load_coco_data returns it")
-    made = CaptionData(Vocabulary(data["idx_to_word"]), splits, source or Source())
+    made = CaptionData(Vocabulary(data["idx_to_word"]), splits, source=source or Source())
     check_data(where, made, start)
     return made
 

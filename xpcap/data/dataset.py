@@ -1,7 +1,7 @@
 """CaptionData: features of pictures and their captions, split by split, from any source."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import KW_ONLY, dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -11,6 +11,7 @@ from xpcap.data.scaling import FeatureScaling
 from xpcap.data.source import Source
 from xpcap.data.vocabulary import UNK, Vocabulary, tokenize
 from xpcap.errors import DataError, unknown
+from xpcap.layers.checks import all_below
 
 RESERVED = ("vocab", "pca_mean", "pca_components")  # what else a dataset file holds beside its splits
 
@@ -28,6 +29,7 @@ class Split:
     features: Any  # (views * m, D) float, raw, or grids (.., P, D); an array, or what is read by the batch: an HDF5 data set, or `rows.Picked`
     images: Sequence[str]  # (m,) names or URLs
     text: Sequence[str] | None = None  # (n,) captions as written, if known
+    _: KW_ONLY
     views: int = 1  # of each picture, such as its mirror image
 
 
@@ -47,6 +49,7 @@ class CaptionData:
 
     vocabulary: Vocabulary
     splits: Mapping[str, Split]
+    _: KW_ONLY
     source: Source = field(default_factory=Source)
     scaling: FeatureScaling | Preprocessing = field(default_factory=FeatureScaling)
     stamp: str = ""
@@ -86,19 +89,31 @@ class CaptionData:
 
         Raises
         ------
-        DataError : a feature read from disk is not finite; the message names the picture. Features in memory were checked on the way in.
+        DataError : a feature is not finite; the message names the picture. ValueError : a row that there is not.
         """
         split = self.split(name)
+        if not all_below(np.asarray(rows), len(split.features)):
+            raise ValueError(
+                f"split {name!r}: rows are {np.min(rows)}..{np.max(rows)}, expected 0..{len(split.features) - 1}; are they of another split?"
+            )
         if isinstance(split.features, np.ndarray):
-            return self.scaling(split.features[rows])
-        distinct, back = np.unique(rows, return_inverse=True)  # HDF5 reads rows in rising order, each once
-        raw = split.features[distinct]
-        check_finite(f"split {name!r}", raw, [split.images[row % len(split.images)] for row in distinct.tolist()])
-        return self.scaling(raw[back])
+            raw = split.features[rows]
+        else:
+            distinct, back = np.unique(rows, return_inverse=True)  # HDF5 reads rows in rising order, each once
+            raw = split.features[distinct][back]
+        with np.errstate(over="ignore"):
+            finite = np.isfinite(raw.astype(np.float32, copy=False)).all()
+        if not finite:
+            distinct = np.unique(rows)
+            check_finite(f"split {name!r}", split.features[distinct], [split.images[row % len(split.images)] for row in distinct.tolist()])
+        return self.scaling(raw)
 
     def minibatch(self, name: str, captions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Features (N, D) and captions (N, T+1) of the captions numbered `captions` (N,) of a split."""
         split = self.split(name)
+        if not all_below(np.asarray(captions), len(split.captions)):
+            came = f"{np.min(captions)}..{np.max(captions)}"
+            raise ValueError(f"split {name!r}: captions are {came}, expected 0..{len(split.captions) - 1}; are they of another split?")
         return self.features(name, split.image_idxs[captions]), split.captions[captions]
 
     def texts(self, name: str) -> list[str]:

@@ -42,18 +42,24 @@ def fit_scaling(kind: str, features: Any) -> FeatureScaling:
 
     Raises
     ------
-    OptionError : another kind.
+    OptionError : another kind. ValueError : a feature is not finite.
     """
-    if kind not in KINDS:
-        raise unknown("fit_scaling", "feature scaling", kind, KINDS)
+    if not isinstance(kind, str) or kind not in KINDS:
+        raise unknown("fit_scaling", "feature scaling", kind if isinstance(kind, str) else type(kind).__name__, KINDS)
     if kind == "none":
         return FeatureScaling()
+    features = features if hasattr(features, "shape") else np.asarray(features)
     m, *shape = features.shape
     D, count = shape[-1], m * math.prod(shape[:-1])
     step = min(CHUNK, max(1, AT_ONCE // math.prod(shape)))
     total, squares = np.zeros(D), np.zeros(D)
     for start in range(0, m, step):
-        total += features[start : start + step].astype(np.float64).reshape(-1, D).sum(axis=0)
+        block = features[start : start + step].astype(np.float64)
+        if not (finite := np.isfinite(block).reshape(len(block), -1).all(axis=1)).all():
+            raise ValueError(
+                f"fit_scaling: features of row {start + int(finite.argmin())} (of {m}) are not finite, expected numbers; extract them again"
+            )
+        total += block.reshape(-1, D).sum(axis=0)
     mean = total / count
     for start in range(0, m, step):
         squares += ((features[start : start + step].astype(np.float64).reshape(-1, D) - mean) ** 2).sum(axis=0)

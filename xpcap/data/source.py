@@ -10,7 +10,7 @@ TEXT = ("encoder", "pictures", "generated")
 FIELDS = (*TEXT, "seed")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Source:
     """How a data set came about. Stored as one flat JSON object in dataset files and run folders.
 

@@ -45,4 +45,4 @@ def draw_data(n: int, D: int | tuple[int, int], V: int, seed: int, lengths: Leng
     captions[column > words[:, None] + 1] = vocabulary.null
     features = rng.standard_normal((n, *(D if isinstance(D, tuple) else (D,))), dtype=np.float32)
     split = Split(captions, np.arange(n, dtype=np.int32), features, [f"picture{i}" for i in range(n)])
-    return CaptionData(vocabulary, {"train": split}, Source(seed=int(seed), record={"drawn": "at random"}))
+    return CaptionData(vocabulary, {"train": split}, source=Source(seed=int(seed), record={"drawn": "at random"}))

@@ -64,7 +64,7 @@ class Vocabulary:
         return cls.build_from_words((tokenize(text) for text in texts), min_count)
 
     @classmethod
-    def build_from_words(cls, captions: Iterable[Sequence[str]], min_count: int, most: int | None = None) -> "Vocabulary":
+    def build_from_words(cls, captions: Iterable[Sequence[str]], min_count: int, *, most: int | None = None) -> "Vocabulary":
         """`build` for captions that are lists of words; at most the first `most` of those words, if given."""
         counts = Counter(word for caption in captions for word in caption)
         kept = sorted((word for word, n in counts.items() if n >= min_count), key=lambda word: (-counts[word], word))

@@ -47,7 +47,7 @@ class Encoder(Protocol):
         """
 
 
-WHOLE: dict[str, Callable[[int | None], Encoder]] = {"histogram": HistogramEncoder, PHOTOGRAPHS: efficientnet_lite2}
+WHOLE: dict[str, Callable[..., Encoder]] = {"histogram": HistogramEncoder, PHOTOGRAPHS: efficientnet_lite2}
 BEGINNINGS: dict[str, Callable[[str], Encoder]] = {"timm": TimmEncoder, "onnx": onnx_file}
 
 
@@ -65,7 +65,7 @@ def find_encoder(name: str) -> Encoder:
     if plain in WHOLE and (rest or name == plain):
         _, options = split_options(name, ("grid",))
         if name == ":".join((plain, *(f"{key}={value}" for key, value in options.items()))):
-            return WHOLE[plain](grid_of(name, options))
+            return WHOLE[plain](grid=grid_of(name, options))
     if ":" in name and (beginning := name.partition(":")[0]) in BEGINNINGS:
         return BEGINNINGS[beginning](name)
     raise unknown("find_encoder", "encoder", name, [*WHOLE, *(f"{beginning}:..." for beginning in BEGINNINGS)], DataError)

@@ -20,7 +20,7 @@ STAGES = ((1, 1), (3, 2), (3, 2), (4, 2), (4, 1), (5, 2), (1, 1))  # blocks of e
 EPSILON = 1e-3  # of batch norm
 
 
-def efficientnet_lite2(grid: int | None = None) -> Network:
+def efficientnet_lite2(*, grid: int | None = None) -> Network:
     """The encoder: 1280 features, each the mean over the picture, or over each place of a grid, of one channel of the last convolution (9 x 9).
 
     Pictures are scaled to 260 x 260, their levels to ``(level - 127) / 128``.

@@ -48,7 +48,7 @@ class HistogramEncoder:
     Lazebnik et al. 2006; square roots of shares: Arandjelović & Zisserman 2012.
     """
 
-    def __init__(self, grid: int | None = None) -> None:
+    def __init__(self, *, grid: int | None = None) -> None:
         self.name = grid_name("histogram", grid)
         if grid is not None:
             require_places(self.name, (3, 3), grid)

@@ -32,7 +32,7 @@ class TimmEncoder:
         has no map, or one that is coarser than the grid.
     """
 
-    def __init__(self, name: str, pretrained: bool = True) -> None:
+    def __init__(self, name: str, *, pretrained: bool = True) -> None:
         asked, options = split_options(name, ("grid", "sha256"))
         self._grid = grid_of(name, options)
         require(name, "timm")

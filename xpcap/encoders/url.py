@@ -20,7 +20,7 @@ def is_url(text: object) -> bool:
     return isinstance(text, str) and text.lower().startswith(("http://", "https://"))
 
 
-def read_url(url: str, timeout: float = SECONDS) -> np.ndarray:
+def read_url(url: str, *, timeout: float = SECONDS) -> np.ndarray:
     """Download a picture from a public address. Nothing is written to disk.
 
     Parameters
@@ -48,7 +48,7 @@ def read_url(url: str, timeout: float = SECONDS) -> np.ndarray:
         raise DataError(f"read_url: {url}: {error}") from error
 
 
-def image_from_url(url: str, timeout: float = SECONDS) -> np.ndarray | None:
+def image_from_url(url: str, *, timeout: float = SECONDS) -> np.ndarray | None:
     """Download a picture. On failure print ``image_from_url: URL: reason`` and return None, so that a notebook goes on.
 
     Parameters

@@ -9,7 +9,7 @@ from xpcap.backend import Array, get_array_module
 from xpcap.blas import in_turn
 from xpcap.errors import unknown
 from xpcap.layers.attention import Attention, check_places, from_places, to_places
-from xpcap.layers.cells import CELLS
+from xpcap.layers.cells import CELLS, check_takes_beside
 from xpcap.layers.checks import check_arrays, check_upstream
 from xpcap.layers.lstm import ORDER, LSTMStepCache, lstm_step_backward, lstm_step_forward
 from xpcap.layers.rnn import RNNStepCache, rnn_step_backward, rnn_step_forward
@@ -128,10 +128,11 @@ def attention_forward(
 
     Raises
     ------
-    TypeError, ValueError : libraries, dtypes or shapes do not match, or there is no place. OptionError : the cell is unknown.
+    TypeError, ValueError : libraries, dtypes or shapes do not match, or there is no place. OptionError : the cell is unknown, or cannot attend.
     """
     if cell not in CELLS:
         raise unknown("attention_forward", "cell", cell, CELLS)
+    check_takes_beside("attention_forward", cell)
     kind = CELLS[cell]
     G = f"{kind.gates}H"
     check_places("attention_forward", A, f"x:N,T,D Wh:H,{G} Wx:D,{G} Wattn:H,{G} b:{G}", x, Wh, Wx, Wattn, b, note=ORDER if cell == "lstm" else "")

@@ -50,7 +50,7 @@ class Metric(Protocol):
         """
 
 
-def averaged(name: str, pictures: Sequence[float] | np.ndarray, weights: Sequence[float] | np.ndarray | None = None) -> Scored:
+def averaged(name: str, pictures: Sequence[float] | np.ndarray, *, weights: Sequence[float] | np.ndarray | None = None) -> Scored:
     """A score whose corpus value is the mean over pictures, weighted if `weights` are given; 0 without any picture."""
     values = np.asarray(pictures, np.float64)
     weight = np.ones(len(values)) if weights is None else np.asarray(weights, np.float64)

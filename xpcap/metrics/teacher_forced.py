@@ -27,6 +27,7 @@ def teacher_forced(
     model: Any,
     data: Any,
     split: str,
+    *,
     captions: np.ndarray | None = None,
     batch_size: int = 256,
     progress: bool = False,

@@ -18,7 +18,7 @@ class UnigramBleu:
     def score(self, references: References, hypotheses: Sequence[Words]) -> Scored:
         """Corpus value ``unigram_bleu``; for each picture the mean over its references."""
         of_picture = [[sentence_unigram_bleu(one, said) for one in written] for written, said in zip(references, hypotheses, strict=True)]
-        return averaged(self.name, [_mean(scores) for scores in of_picture], [len(scores) for scores in of_picture])
+        return averaged(self.name, [_mean(scores) for scores in of_picture], weights=[len(scores) for scores in of_picture])
 
 
 def unigram_bleu(references: Sequence[Words], hypotheses: Sequence[Words]) -> float:

@@ -1,7 +1,7 @@
 """Beam search: a few hypotheses of each picture side by side, alike or in groups that are made to differ."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -44,6 +44,7 @@ class Beam(Policy):
     """
 
     width: int = 5
+    _: KW_ONLY
     length_penalty: float = 1.0
     n_best: int = 1
     groups: int = 1
@@ -58,7 +59,7 @@ class Beam(Policy):
 
     def __post_init__(self) -> None:
         for name in ("width", "n_best", "groups"):
-            check_number("Beam", name, getattr(self, name), 1)
+            check_number("Beam", name, getattr(self, name), 1, whole=True)
         check_number("Beam", "length_penalty", self.length_penalty, 0, 10)
         check_number("Beam", "diversity", self.diversity, 0, 1000)
         if self.n_best > self.width:

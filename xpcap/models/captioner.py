@@ -51,7 +51,7 @@ class Captioner(ABC):
         """The state before the first word, from features (n, D) on host or device: a tuple of arrays whose first axis is the caption."""
 
     @abstractmethod
-    def project(self, words: Array, buffer: Buffer | None = None) -> Array:
+    def project(self, words: Array, *, buffer: Buffer | None = None) -> Array:
         """What a step needs of `words` (n,), ids on the model's device: (n, G), a row for each; held in `buffer` if given."""
 
     @abstractmethod
@@ -83,7 +83,7 @@ class Captioner(ABC):
     def _name(self) -> str:
         return type(self).__name__
 
-    def sample(self, features: Array, max_length: int = 30, forbid: Sequence[int] = (), policy: Policy | None = None) -> np.ndarray:
+    def sample(self, features: Array, max_length: int = 30, *, forbid: Sequence[int] = (), policy: Policy | None = None) -> np.ndarray:
         """Caption a batch, greedily if no policy is given; whole batch at once, and captions leave the batch as they end.
 
         Parameters
@@ -99,14 +99,14 @@ class Captioner(ABC):
 
         Raises
         ------
-        ValueError : features do not match, the vocabulary has no ``<START>``, max_length is below 1, or `forbid` has an id outside the
+        ValueError : features do not match or are not finite, the vocabulary has no ``<START>``, max_length is below 1, or `forbid` has an id outside the
             vocabulary or all of it.
         """
         if policy is not None and (max_length != Policy.max_length or len(forbid)):
             raise ValueError(f"{self._name}.sample: max_length or forbid is given with a policy, expected the policy to have them")
         return decode(self, features, policy or Policy(max_length=max_length, forbid=forbid), False, f"{self._name}.sample").captions[:, 0]
 
-    def sample_with_probabilities(self, features: Array, max_length: int = 30, forbid: Sequence[int] = ()) -> tuple[np.ndarray, np.ndarray]:
+    def sample_with_probabilities(self, features: Array, max_length: int = 30, *, forbid: Sequence[int] = ()) -> tuple[np.ndarray, np.ndarray]:
         """Caption greedily, as `sample` does, and return the probability of each word as well.
 
         Returns
@@ -118,6 +118,6 @@ class Captioner(ABC):
         said = decode(self, features, Policy(max_length=max_length, forbid=forbid), True, f"{self._name}.sample_with_probabilities")
         return said.captions[:, 0], said.probabilities[:, 0]
 
-    def say(self, features: Array, policy: Policy, numbers: Sequence[int] | np.ndarray | None = None) -> Said:
+    def say(self, features: Array, policy: Policy, *, numbers: Sequence[int] | np.ndarray | None = None) -> Said:
         """All captions that a policy returns of each picture, and how likely they are. `numbers` (N,) are those that Sampling draws by: None: 0..N-1."""
         return decode(self, features, policy, True, f"{self._name}.say", numbers)

@@ -15,7 +15,7 @@ from xpcap.layers.cells import CELLS, State
 from xpcap.models import network
 from xpcap.models.batch import FeatureRows
 from xpcap.models.captioner import Captioner
-from xpcap.models.checks import check_counter, check_words
+from xpcap.models.checks import as_array, check_counter, check_features, check_terms, check_words
 from xpcap.models.config import ModelConfig, check_sizes
 from xpcap.models.entry import enter, to_device
 from xpcap.models.image import project_image
@@ -90,25 +90,27 @@ class CaptioningRNN(Captioner):
         for size in shape:
             check_sizes("CaptioningRNN", input_dim=size, wordvec_dim=wordvec_dim, hidden_dim=hidden_dim)
         check_words(word_to_idx)
-        self._setup(ModelConfig(len(word_to_idx), shape, wordvec_dim, hidden_dim, cell_type, dropout, inject), word_to_idx, dtype)
+        config = ModelConfig(len(word_to_idx), shape, wordvec_dim, hidden_dim, cell=cell_type, dropout=dropout, inject=inject)
+        self._setup(config, word_to_idx, dtype)
         self._draw_weights(seed)
 
     @classmethod
     def from_config(
-        cls,
-        config: ModelConfig,
-        word_to_idx: Mapping[str, int],
-        dtype: Any = np.float32,
-        *,
-        seed: int | None = None,
+        cls, config: ModelConfig, word_to_idx: Mapping[str, int], *, dtype: Any = np.float32, seed: int | None = None,
         params: Mapping[str, Array] | None = None,
-    ) -> Self:
+    ) -> Self:  # fmt: skip
         """Build a model from a config. Weights are copied from `params`, or drawn as the constructor draws them if it is None.
 
         Raises
         ------
-        ValueError : the number of words differs from the config, or names or shapes of params do.
+        ValueError : the number of words differs from the config, or names or shapes of params do. TypeError : a subclass has a constructor of its
+            own, which would not run.
         """
+        if cls.__init__ is not CaptioningRNN.__init__:
+            raise TypeError(
+                f"CaptioningRNN.from_config: {cls.__name__} has an __init__ of its own, which from_config does not call, expected none; "
+                f"construct {cls.__name__} and assign model.params, or override from_config"
+            )
         model = cls.__new__(cls)
         check_words(word_to_idx)
         if len(word_to_idx) != config.vocabulary:
@@ -132,6 +134,7 @@ class CaptioningRNN(Captioner):
         self.word_to_idx = dict(word_to_idx)
         self.idx_to_word = {i: w for w, i in self.word_to_idx.items()}
         self._null = self.word_to_idx["<NULL>"]
+        self._start, self._end = self.word_to_idx.get("<START>"), self.word_to_idx.get("<END>")  # under the course's names, for its notebooks
         self._params = Parameters.empty(config.shapes(), self.dtype, array_module())
         self._next_step = 0  # of `loss`, where none is given
 
@@ -175,8 +178,8 @@ class CaptioningRNN(Captioner):
         self,
         features: Array | FeatureRows,
         captions: Array,
-        workspace: Workspace | None = None,
         *,
+        workspace: Workspace | None = None,
         weights: np.ndarray | None = None,
         total: float | None = None,
         step: int | None = None,
@@ -212,11 +215,15 @@ class CaptioningRNN(Captioner):
 
         Raises
         ------
-        ValueError : shapes do not match, or word ids are outside the vocabulary. TypeError : captions are not integers.
+        ValueError : shapes do not match, word ids are outside the vocabulary, a number is out of range, or features of the host are not finite; those
+            that lie on a device are not looked at. TypeError : captions are not integers, features no real numbers, or NumPy cannot read them.
         """
         step = self._next_step if step is None else check_counter("CaptioningRNN.loss", "step", step)
-        total = len(captions) if total is None else total
-        spaces = [] if workspace is None else workspace.parts[: max(1, (len(captions) if mine is None else len(mine)) // LEAST_PART)]
+        captions = to_numpy(as_array("CaptioningRNN.loss", "captions", captions))
+        n = len(np.atleast_1d(captions))
+        check_terms("CaptioningRNN.loss", workspace, weights, total, smoothing)
+        total = n if total is None else total
+        spaces = [] if workspace is None else workspace.parts[: max(1, (n if mine is None else len(mine)) // LEAST_PART)]
         buffers = [space.buffer for space in spaces] or [fresh(self.params.flat)]
         draw = Draw(self.seed, step) if self.dropout else None
         shares = None if weights is None else np.asarray(weights) / total
@@ -270,16 +277,16 @@ class CaptioningRNN(Captioner):
 
         (h,) or (h, c), each (n, H); then, where `inject` has them, the image's term of every step (n, G) and the places A (n, P, H).
         """
-        config, params, shape = self.config, self.params, self.config.feature_shape
-        if np.ndim(features) != 1 + len(shape) or np.shape(features)[1:] != shape:
-            raise ValueError(f"CaptioningRNN.start: features have shape {np.shape(features)}, expected ({', '.join(map(str, ('N', *shape)))})")
+        config, params = self.config, self.params
+        features = as_array("CaptioningRNN.start", "features", features)
+        check_features("CaptioningRNN.start", features, config.feature_shape)
         image = project_image(config, params, to_device("CaptioningRNN.start", features, params.flat), fresh(params.flat))
         state = (image.h0,) * self._cell.states if config.attends else self._cell.initial(image.h0)
         beside = image.term, None if image.attention is None else image.attention.A
         return (*state, *(array for array in beside if array is not None))
 
     @in_turn
-    def project(self, words: Array, buffer: Buffer | None = None) -> Array:
+    def project(self, words: Array, *, buffer: Buffer | None = None) -> Array:
         """The input half of a step, W_embed[words] @ Wx + b, (n, G), for `words` (n,), ids on the model's device; held in `buffer` if given."""
         params = self.params
         if buffer is None:
@@ -296,8 +303,8 @@ class CaptioningRNN(Captioner):
         state, image = state[:states], state[states:]
         if config.every_step:
             a += image[0]
-        beside = Attention(image[-1], params["Wattn"], buffer.scope("attention")) if config.attends else None
-        state = self._cell.step(a, state, params["Wh"], buffer.scope("cell"), beside)
+        beside = {"beside": Attention(image[-1], params["Wattn"], buffer.scope("attention"))} if config.attends else {}
+        state = self._cell.step(a, state, params["Wh"], buffer.scope("cell"), **beside)
         h = state[0]
         scores = product(h, params["W_vocab"], out=buffer("scores", (len(h), len(params["b_vocab"]))))
         scores += params["b_vocab"]

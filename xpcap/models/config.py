@@ -1,11 +1,11 @@
 """ModelConfig: sizes and cell of a captioner, and the parameter shapes that follow."""
 
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 
 import numpy as np
 
 from xpcap.errors import unknown
-from xpcap.layers.cells import CELLS
+from xpcap.layers.cells import CELLS, check_takes_beside
 
 INJECT = ("init", "every-step", "attention", "attention+every-step")  # how the image enters
 
@@ -28,7 +28,7 @@ class ModelConfig:
 
     Raises
     ------
-    OptionError : the cell or `inject` is unknown. ValueError : a size is below 1, dropout is out of range, or a grid is given without attention, or a
+    OptionError : the cell or `inject` is unknown, or the cell cannot attend. ValueError : a size is below 1, dropout is out of range, or a grid is given without attention, or a
         single feature with it.
     """
 
@@ -36,6 +36,7 @@ class ModelConfig:
     feature_shape: tuple[int, ...]
     wordvec: int
     hidden: int
+    _: KW_ONLY
     cell: str = "lstm"
     dropout: float = 0.0
     inject: str = "init"
@@ -45,6 +46,8 @@ class ModelConfig:
             raise unknown("ModelConfig", "cell", self.cell, CELLS)
         if self.inject not in INJECT:
             raise unknown("ModelConfig", "inject", self.inject, INJECT)
+        if self.attends:
+            check_takes_beside("ModelConfig", self.cell)
         if len(self.feature_shape) != 1 + self.attends:
             wanted = "places and size, (P, D)" if self.attends else "one size, (D,)"
             raise ValueError(f"ModelConfig: feature_shape is {self.feature_shape}, expected {wanted}, where inject is {self.inject!r}")

@@ -6,10 +6,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from xpcap.backend import Array, get_array_module
+from xpcap.backend import Array, get_array_module, is_device_array
 from xpcap.blas import in_turn
 from xpcap.cores import cores, side_by_side, stretches
-from xpcap.models.policies import Policy, Silence, Special
+from xpcap.layers.checks import all_below
+from xpcap.models.checks import as_array, check_features, check_finite
+from xpcap.models.entry import to_device
+from xpcap.models.policies import Choice, Policy, Silence, Special
 from xpcap.models.scores import normalise
 from xpcap.models.transcript import Step, Transcript
 from xpcap.ops import gather, log_softmax
@@ -78,11 +81,20 @@ def decode(
     function : the caller's name, for messages
     numbers : (N,), int from 0; what a policy that draws knows a picture by. None: 0..N-1
     """
+    if not isinstance(policy, Policy):
+        raise TypeError(f"{function}: policy is {policy!r}, expected a Policy, such as Beam(5) or Sampling() of xpcap.models")
     special = special_words(function, model)
+    features = as_array(function, "features", features)
+    check_features(function, features, model.config.feature_shape)
+    if is_device_array(features):
+        check_finite(function, features)
+    features = to_device(function, features, model.like)
     N, banned = len(features), policy.banned(function, len(model.word_to_idx), special.end)
     numbers = np.arange(N) if numbers is None else np.asarray(numbers)
-    if numbers.shape != (N,):
-        raise ValueError(f"{function}: numbers has shape {numbers.shape}, expected one for each picture, ({N},)")
+    if numbers.shape != (N,) or (N and (numbers.dtype.kind not in "iu" or numbers.min() < 0)):
+        raise ValueError(
+            f"{function}: numbers has shape {numbers.shape} and dtype {numbers.dtype}, expected one for each picture, ({N},), whole and from 0"
+        )
     parts = stretches(N, min(cores(), N * policy.places // LEAST_PART)) if get_array_module(model.like) is np else [slice(0, N)]
     found = side_by_side(lambda part: _decode(model, features[part], policy, special, banned, scored, numbers[part]), parts)
     return Said(*(np.concatenate(results) for results in zip(*found, strict=True)))
@@ -114,10 +126,10 @@ def _decode(
             parents = rows if parents is None else parents[rows]
         if parents is not None:
             state = tuple(s[parents] for s in state)
-        scores, state = model.advance(project(words, buffer), state, buffer)
+        scores, state = model.advance(project(words, buffer=buffer), state, buffer)
         log_p = normalise(scores) if policy.normalised else log_softmax(scores) if scored else None
         silence(scores, t, said, alive)
-        words, parents, totals = choose(scores, totals, t, alive)
+        words, parents, totals = check_choice(policy, choose(scores, totals, t, alive), scores)
         if parents is not None and behind:
             raise ValueError(f"decode: {type(policy).__name__}.choose names parents, expected None; is it `rowwise`?")
         before, alive = alive, np.arange(len(said.ended)) if t == 0 and policy.places > 1 else alive
@@ -128,6 +140,27 @@ def _decode(
     while unread:
         said.write(unread.popleft())
     return _best(policy, said, scored)
+
+
+def check_choice(policy: Policy, choice: Choice, scores: Array) -> Choice:
+    """The choice itself, once it is what a policy may choose from scores (n, V). Values are looked at on the host only: a device would have to wait.
+
+    TypeError : no Choice, or words or parents that are not integers. ValueError : their number is wrong, or one is out of range.
+    """
+    where, (n, V) = f"decode: {type(policy).__name__}.choose", scores.shape
+    if not isinstance(choice, Choice):
+        raise TypeError(f"{where} returned a {type(choice).__name__}, expected a Choice; return Choice(words)")
+    m = n if choice.parents is None else len(choice.parents)
+    for name, ids, below in (("words", choice.words, V), ("parents", choice.parents, n)):
+        if ids is None:
+            continue
+        if getattr(ids, "dtype", np.dtype(object)).kind not in "iu":
+            raise TypeError(f"{where} returned {name} of {getattr(ids, 'dtype', type(ids).__name__)}, expected an array of integers")
+        if ids.shape != (m,):
+            raise ValueError(f"{where} returned {name} of shape {ids.shape}, expected ({m},) for {n} hypotheses")
+        if isinstance(ids, np.ndarray) and not all_below(ids, below):
+            raise ValueError(f"{where} returned {name} {ids.min()}..{ids.max()}, expected 0..{below - 1}")
+    return choice
 
 
 def _of(words: Array, log_p: Array, parents: Array | None) -> Array:

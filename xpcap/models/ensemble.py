@@ -10,6 +10,7 @@ from xpcap.layers.cells import State
 from xpcap.models.batch import FeatureRows
 from xpcap.models.captioner import Captioner
 from xpcap.models.captioning_rnn import CaptioningRNN
+from xpcap.models.checks import as_array, check_features
 from xpcap.models.entry import to_device
 from xpcap.models.network import Member
 from xpcap.models.scores import log_mean
@@ -45,14 +46,16 @@ class Ensemble(Captioner):
         return [member for model in self.models for member in model.members]
 
     def start(self, features: Array) -> State:
+        features = as_array("Ensemble.start", "features", features)
+        check_features("Ensemble.start", features, self.config.feature_shape)
         features = to_device("Ensemble.start", features, self.like)
         return tuple(array for model in self.models for array in model.start(features))
 
-    def project(self, words: Array, buffer: Buffer | None = None) -> Array:
+    def project(self, words: Array, *, buffer: Buffer | None = None) -> Array:
         buffer = buffer or fresh(self.like)
         a = buffer("a", (len(words), self._columns[-1].stop))
         for k, model in enumerate(self.models):
-            a[:, self._columns[k]] = model.project(words, buffer.scope(f"model {k}"))
+            a[:, self._columns[k]] = model.project(words, buffer=buffer.scope(f"model {k}"))
         return a
 
     def advance(self, a: Array, state: State, buffer: Buffer) -> tuple[Array, State]:

@@ -7,7 +7,7 @@ import numpy as np
 
 from xpcap.backend import Array, asarray, is_device_array, to_numpy
 from xpcap.models.batch import FeatureRows
-from xpcap.models.checks import check_batch
+from xpcap.models.checks import as_array, check_batch, check_finite
 from xpcap.models.config import ModelConfig
 from xpcap.models.masks import Draw, Masks, masks_of, row_numbers
 from xpcap.models.network import Part
@@ -30,12 +30,15 @@ def enter(
     buffers : memory for what is sent and for masks, one for each part
     draw : what dropout masks are drawn from; None: no dropout
     """
-    captions = to_numpy(captions)
+    captions = to_numpy(as_array(where, "captions", captions))
+    features = features if isinstance(features, FeatureRows) else as_array(where, "features", features)
     check_batch(where, features, captions, config.feature_shape, config.vocabulary, weights, mine)
     packed = [pack(captions, null, part, len(buffers), mine) for part in range(len(buffers))]
     numbers, counts = ([()] * len(packed), ()) if draw is None else row_numbers(packed, None if mine is None else [pack(captions, null)])
     if isinstance(features, FeatureRows):
         table, rows = features.checked(where, like), features.rows
+        if not is_device_array(table):
+            check_finite(where, table[rows])
     else:
         table, rows = to_device(where, features, like, buffers[0]), np.arange(len(features))
     if mine is not None:
@@ -55,10 +58,13 @@ def _by_target(weights: np.ndarray, packed: PackedCaptions, buffer: Buffer, dtyp
 
 
 def to_device(where: str, features: Array, like: Array, buffer: Buffer | None = None) -> Array:
-    """Features on the device of `like`, in its dtype, those of the host in memory from `buffer`. TypeError : they are not real numbers."""
-    kind = getattr(features, "dtype", np.asarray(0.0).dtype).kind
-    if kind not in "fiub":
-        raise TypeError(f"{where}: features have dtype {features.dtype}, expected real numbers")
-    if buffer is None or is_device_array(features):
+    """Features on the device of `like`, in its dtype, those of the host in memory from `buffer`.
+
+    ValueError : features of the host that are not finite in that dtype. Those of a device are not looked at: nothing is read from it.
+    """
+    if is_device_array(features):
         return asarray(features, dtype=like.dtype, like=like)
-    return buffer.upload("features", np.asarray(features, like.dtype))
+    with np.errstate(over="ignore"):
+        cast = np.asarray(features, like.dtype)
+    check_finite(where, cast, features)
+    return asarray(cast, like=like) if buffer is None else buffer.upload("features", cast)

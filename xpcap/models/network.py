@@ -98,7 +98,8 @@ def forward(config: ModelConfig, params: Parameters, part: Part, buffer: Buffer)
         gather_plus(projected, packed.inputs.ids, params["b"], a)
     else:
         gather_plus_image(projected, packed.inputs.ids, params["b"], image.term, rows, a)
-    h, cache = cell.rows_forward(a, image.start(cell.states), params["Wh"], rows, buffer.scope("cell"), image.attention)
+    beside = {} if image.attention is None else {"beside": image.attention}
+    h, cache = cell.rows_forward(a, image.start(cell.states), params["Wh"], rows, buffer.scope("cell"), **beside)
     if packed.kept is None and masks.hidden is None:
         return Forward(image, vectors, cache, h)
     return Forward(image, vectors, cache, gather(h, packed.kept, buffer("hidden", (len(packed.targets), config.hidden)), masks.hidden, keep))

@@ -1,9 +1,10 @@
 """Policies choose the words of captions, step by step: the likeliest, or drawn at random. xpcap.models.beam adds the beam."""
 
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import NamedTuple
+import operator
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import KW_ONLY, dataclass
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -32,11 +33,20 @@ class Choice(NamedTuple):
 Chooser = Callable[[Array, Array | None, int, np.ndarray], Choice]  # of scores, totals, t, and the places of the rows
 
 
-def check_number(owner: str, name: str, value: float, low: float, high: float = math.inf, hint: str = "") -> None:
-    """OptionError : a setting is not a finite number in low..high."""
-    if not (low <= value <= high and math.isfinite(value)):
+def check_number(owner: str, name: str, value: Any, low: float, high: float = math.inf, hint: str = "", whole: bool = False) -> None:
+    """OptionError : a setting is not a finite number in low..high, or not a `whole` one."""
+    number = isinstance(value, int | np.integer) or (isinstance(value, float | np.floating) and not whole)
+    if not (number and low <= value <= high and math.isfinite(value)):
         wanted = f"at least {low:g}" if high == math.inf else f"{low:g}..{high:g}"
-        raise OptionError(f"{owner}: `{name}` is {value}, expected {wanted}{hint}")
+        kind = "" if number else f"a {'whole number' if whole else 'number'} {'of' if high == math.inf else 'in'} "
+        raise OptionError(f"{owner}: `{name}` is {value if number else repr(value)}, expected {kind}{wanted}{hint}")
+
+
+def check_ids(function: str, forbid: Iterable[int]) -> list[int]:
+    """The ids in `forbid`, sorted, each once. TypeError : it holds something else, such as words."""
+    if odd := [i for i in forbid if not hasattr(i, "__index__")]:
+        raise TypeError(f"{function}: forbid holds {odd[0]!r}, expected ids of words; model.word_to_idx has the id of each word")
+    return sorted({operator.index(i) for i in forbid})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,13 +115,15 @@ class Policy:
         """Places (N, n) of the captions to return, the best one of a picture first."""
         return np.arange(len(said.ended))[:, None]
 
-    def banned(self, function: str, V: int, end: int | None = None) -> list[int]:
+    def banned(self, function: str, V: int, end: int | None) -> list[int]:
         """The forbidden ids, sorted. ValueError : a limit on lengths, or an id in `forbid`, is out of range, or too few words are left."""
-        if self.max_length < 1:
-            raise ValueError(f"{function}: max_length is {self.max_length}, expected at least 1")
-        if not 0 <= self.least_length <= self.max_length:
+        if not (isinstance(self.max_length, int | np.integer) and self.max_length >= 1):
+            came = f"a {type(self.max_length).__name__}" if isinstance(self.max_length, Policy) else repr(self.max_length)
+            hint = "; give a policy as `policy`" if isinstance(self.max_length, Policy) else ""
+            raise ValueError(f"{function}: max_length is {came}, expected a whole number of at least 1{hint}")
+        if not (isinstance(self.least_length, int | np.integer) and 0 <= self.least_length <= self.max_length):
             raise OptionError(f"{function}: `least_length` is {self.least_length}, expected 0..{self.max_length}, the most words of a caption")
-        banned = sorted({int(i) for i in self.forbid})
+        banned = check_ids(function, self.forbid)
         if banned and not (banned[0] >= 0 and banned[-1] < V and len(banned) < V):
             raise ValueError(f"{function}: forbid holds {len(banned)} ids {banned[0]}..{banned[-1]}, expected some, not all, of 0..{V - 1}")
         left = V - len({*banned, *(() if end is None else (end,))})
@@ -147,6 +159,7 @@ class Sampling(Policy):
     """
 
     temperature: float = 1.0
+    _: KW_ONLY
     top_k: int | None = None
     top_p: float | None = None
     seed: int = 0
@@ -161,10 +174,10 @@ class Sampling(Policy):
     def __post_init__(self) -> None:
         check_number("Sampling", "temperature", self.temperature, 1e-3, hint="; for the likeliest words decode greedily")
         if self.top_k is not None:
-            check_number("Sampling", "top_k", self.top_k, 1)
+            check_number("Sampling", "top_k", self.top_k, 1, whole=True)
         if self.top_p is not None:
             check_number("Sampling", "top_p", self.top_p, 1e-6, 1, "; it is a probability")
-        check_number("Sampling", "seed", self.seed, 0, 2**63 - 1)
+        check_number("Sampling", "seed", self.seed, 0, 2**63 - 1, whole=True)
 
     def begin(self, numbers: np.ndarray, special: Special, buffer: Buffer) -> Chooser:
         dtype = buffer("", (0,)).dtype

@@ -15,6 +15,7 @@ from xpcap.data.vocabulary import Vocabulary
 from xpcap.errors import DataError, OptionError
 from xpcap.groups import ALONE, Group
 from xpcap.models import Beam, Policy
+from xpcap.models.policies import check_ids
 from xpcap.progress import bar
 from xpcap.runs.folder import Run
 
@@ -99,6 +100,7 @@ def caption_run(
     run: Run,
     data: CaptionData | str | Path | None = None,
     split: str = "val",
+    *,
     count: int = 10,
     policy: Policy | None = None,
     attend: bool = False,
@@ -130,6 +132,7 @@ def caption_chosen(
     data: CaptionData,
     split: str,
     pictures: np.ndarray,
+    *,
     progress: bool = False,
     policy: Policy | None = None,
     group: Group = ALONE,
@@ -160,7 +163,7 @@ def from_all(group: Group, mine: list[PictureCaption]) -> list[PictureCaption]:
 
 
 def caption_features(
-    model: Any, vocabulary: Vocabulary, features: np.ndarray, max_words: int, policy: Policy | None = None, numbers: np.ndarray | None = None
+    model: Any, vocabulary: Vocabulary, features: np.ndarray, max_words: int, *, policy: Policy | None = None, numbers: np.ndarray | None = None
 ) -> list[Caption]:
     """Captions for scaled features (n, D). They end at END or after `max_words`, and never hold NULL, START or UNK.
 
@@ -186,7 +189,7 @@ def say(
     attend: bool = False,
 ) -> Iterator[tuple[Caption, list[Ranked]]]:
     """The same as `caption_features`, each with the n best captions if they come out of a beam; with `attend` also `where_looked`."""
-    said = model.say(features, _within(policy or Policy(max_length=max_words), vocabulary, max_words), numbers)
+    said = model.say(features, _within(policy or Policy(max_length=max_words), vocabulary, max_words), numbers=numbers)
     captions = [vocabulary.words(ids[0]) for ids in said.captions]
     looked = where_looked(model, vocabulary, features, captions) if attend else [None] * len(captions)
     for words, where, ids, probabilities, totals in zip(captions, looked, *said, strict=True):
@@ -207,7 +210,7 @@ def where_looked(
 
 def _within(policy: Policy, vocabulary: Vocabulary, max_words: int) -> Policy:
     """A policy that keeps to `max_words` too, and to words that mean something."""
-    most, silent = min(policy.max_length, max_words), {vocabulary.null, vocabulary.start, vocabulary.unk, *policy.forbid}
+    most, silent = min(policy.max_length, max_words), {vocabulary.null, vocabulary.start, vocabulary.unk, *check_ids("caption", policy.forbid)}
     if not set(range(len(vocabulary))) - silent - {vocabulary.end}:
         raise OptionError(f"caption: `forbid` leaves none of {len(vocabulary)} words, expected some to be left; which are to be said?")
     return replace(policy, max_length=most, forbid=tuple(sorted(silent)))
@@ -220,12 +223,16 @@ def caption_pictures(
     split: str,
     pictures: Sequence[int] | np.ndarray,
     max_words: int,
+    *,
     batch_size: int = 500,
     progress: bool = False,
     policy: Policy | None = None,
 ) -> list[Caption]:
     """Captions for the pictures numbered `pictures` (n,) of a split, in that order. `policy` is as in `caption_features`."""
-    return [caption for caption, _ in _say_pictures(model, vocabulary, data, split, pictures, max_words, batch_size, progress, policy)]
+    return [
+        caption
+        for caption, _ in _say_pictures(model, vocabulary, data, split, pictures, max_words, batch_size=batch_size, progress=progress, policy=policy)
+    ]
 
 
 def _say_pictures(
@@ -235,6 +242,7 @@ def _say_pictures(
     split: str,
     pictures: Sequence[int] | np.ndarray,
     max_words: int,
+    *,
     batch_size: int = 500,
     progress: bool = False,
     policy: Policy | None = None,

@@ -24,13 +24,15 @@ class Saved(NamedTuple):
     drew_masks_in_turn: bool  # it is from an older xpcap, whose dropout masks were others
 
 
-def save_state(path: str | Path, state: TrainingState, scaling: FeatureScaling | None = None, vocabulary: str = "") -> None:
+def save_state(path: str | Path, state: TrainingState, *, scaling: FeatureScaling | None = None, vocabulary: str = "") -> None:
     """Write where training stands, with the feature scaling and the vocabulary's digest of its run. Equal states give equal bytes.
 
     Raises
     ------
-    OSError : the place cannot be written to; what was there before is intact.
+    OSError : the place cannot be written to; what was there before is intact. TypeError : no state.
     """
+    if not isinstance(state, TrainingState):
+        raise TypeError(f"save_state: state is a {type(state).__name__}, expected what CaptioningSolver.state() returns")
     tensors, meta = to_tensors(state)
     write_tensors(Path(path), {**tensors, **scaling_tensors(scaling or FeatureScaling())}, {**meta, "vocabulary": vocabulary})
 

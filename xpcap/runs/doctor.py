@@ -63,5 +63,5 @@ def _unforbidden(run: Run, data: CaptionData, split: str) -> list[list[str]]:
     pictures = captioned(data, split)
     rows = pictures[spread(len(pictures), MOST_UNFORBIDDEN)]
     vocabulary = run.vocabulary
-    captions = run.model.sample(data.features(split, rows), run.config["max_words"], (vocabulary.null, vocabulary.start))
+    captions = run.model.sample(data.features(split, rows), run.config["max_words"], forbid=(vocabulary.null, vocabulary.start))
     return [[vocabulary.idx_to_word[i] for i in ids if i not in (vocabulary.end, vocabulary.null)] for ids in captions.tolist()]

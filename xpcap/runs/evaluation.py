@@ -1,13 +1,14 @@
 """Scores of a run on a split: its captions by every metric, and what it makes of the references."""
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from xpcap.data import CaptionData
 from xpcap.groups import ALONE, Group
-from xpcap.metrics import TeacherForced, teacher_forced
+from xpcap.metrics import METRICS, Metric, TeacherForced, teacher_forced
 from xpcap.metrics.teacher_forced import PROTOCOL
 from xpcap.models import Policy
 from xpcap.runs.captioning import caption_chosen, captioned, data_of
@@ -53,15 +54,15 @@ class Evaluation(Scores):
         return {
             **super().to_json(),
             "decoding": self.decoding,
-            **{name: scores[name] for name in ("unigram_bleu", "perplexity", "loss", "accuracy")},
+            **{name: scores.get(name) for name in ("unigram_bleu", "perplexity", "loss", "accuracy")},
             "named": scores.get("named"),
             "best_bleu": [value for name, value in scores.items() if name.startswith("best_bleu")] or None,
         }
 
 
 def evaluate_run(
-    run: Run, data: CaptionData | str | Path | None = None, split: str = "val", progress: bool = False, java: bool = False,
-    policy: Policy | None = None, group: Group = ALONE,
+    run: Run, data: CaptionData | str | Path | None = None, split: str = "val", *, progress: bool = False, java: bool = False,
+    policy: Policy | None = None, group: Group = ALONE, metrics: Sequence[Metric] = METRICS,
 ) -> Evaluation:  # fmt: skip
     """Score a run on a split: its captions against all references, and the likelihood it gives the references.
 
@@ -71,17 +72,20 @@ def evaluate_run(
     java : METEOR and SPICE too, if they can be computed here
     policy : chooses the words, as in `caption_features`. None: greedy
     group : ranks that share the pictures out; each returns the same, but for what `java` adds on rank 0 alone
+    metrics : objects that score captions against references, such as (*xpcap.metrics.METRICS, Mine()); see xpcap.metrics.Metric. What the data
+        adds, and teacher-forced scores, come besides
 
     Raises
     ------
-    DataError : the data set, or the split, is not there or does not fit the run.
+    DataError : the data set, or the split, is not there or does not fit the run. TypeError, ValueError : something in `metrics` is no metric, or has
+        the name of another.
     """
     start = time.perf_counter()
     seen = data_of(run, data)
     words = seen.words(split)
     forced = teacher_forced(run.model, seen.encoded_with(run.vocabulary, split, words), split, progress=progress, group=group)
-    captions = caption_chosen(run, seen, split, captioned(seen, split), progress, policy, group)
+    captions = caption_chosen(run, seen, split, captioned(seen, split), progress=progress, policy=policy, group=group)
     said = [caption.caption.split() for caption in captions]
-    results, unscored = score_words(seen, split, words, run.vocabulary, said, java and group.rank == 0)
+    results, unscored = score_words(seen, split, words, run.vocabulary, said, java and group.rank == 0, metrics)
     decoding = (policy or Policy()).title + (f", probabilities averaged over {len(run.paths)} models" if run.others else "")
     return Evaluation(split, captions, results, time.perf_counter() - start, forced, decoding, unscored=unscored)

@@ -69,7 +69,7 @@ class Keeper:
 
     def write(self, state: TrainingState, times: list[dict[str, Any]] | None) -> None:
         """Write a checkpoint. After an epoch, with the `times` of all epochs, also best parameters and history. Curves and page if they are due."""
-        save_state(self._out / LAST, state, self._scaling, self._vocabulary)
+        save_state(self._out / LAST, state, scaling=self._scaling, vocabulary=self._vocabulary)
         if times is not None:
             self._write_epoch(state, times)
         self._show(state.history)
@@ -99,7 +99,7 @@ class Keeper:
         """
         between = state.order is None and state.history
         best = best_of(state.history)
-        solver.restore(state, None if best is None or (between and best is state.history[-1]) else self._best(best, state))
+        solver.restore(state, best_params=None if best is None or (between and best is state.history[-1]) else self._best(best, state))
         solver.times = read_times(self._out, state.epoch)
         if between and self._writes:
             self._write_epoch(state, solver.times)

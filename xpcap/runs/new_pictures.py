@@ -30,6 +30,7 @@ class Skipped(NamedTuple):
 def caption_files(
     run: Run,
     paths: str | Path | Iterable[str | Path],
+    *,
     progress: bool = False,
     keep: Callable[[str, np.ndarray], object] | None = None,
     policy: Policy | None = None,
@@ -80,6 +81,8 @@ def _encode(
         try:
             picture = read_url(place) if isinstance(place, str) else read_picture(place)
             feature = encoder.encode([picture])[0]
+            if not np.isfinite(feature).all():
+                raise DataError(f"caption_files: {place}: the encoder {encoder.name} makes a feature of it that is not finite")
         except DataError as error:
             skipped.append(_skipped(place, error))
             continue

@@ -2,14 +2,16 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import KW_ONLY, asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from xpcap.errors import DataError, OptionError
+import numpy as np
+
+from xpcap.errors import DataError, OptionError, unknown
 from xpcap.runs.folder import DATA, LARGEST
 from xpcap.training.descent import LINEAR
-from xpcap.training.objectives import CROSS_ENTROPY, SELF_CRITICAL
+from xpcap.training.objectives import CROSS_ENTROPY, OBJECTIVES, SELF_CRITICAL
 
 
 @dataclass(frozen=True)
@@ -45,6 +47,7 @@ class TrainOptions:
     """
 
     data: str | Path | None = None
+    _: KW_ONLY
     out: str | Path | None = None
     start: str | Path | None = None
     objective: str = CROSS_ENTROPY
@@ -86,6 +89,18 @@ GENERATED = TrainOptions(
 ON_SCORE: dict[str, Any] = {
     "objective": SELF_CRITICAL, "epochs": 5, "score_epochs": 0, "lr": 1e-4, "lr_decay": LINEAR, "select": "cider", "smoothing": 0.0, "patience": 0,
 }  # fmt: skip
+
+
+def check_options(options: TrainOptions) -> None:
+    """OptionError : an option is out of range that would be noticed late, after a first stage, or not at all."""
+    if options.objective not in OBJECTIVES:
+        raise unknown("train_run", "`objective`", options.objective, OBJECTIVES)
+    for name, least in (("epochs", 0), ("score_epochs", 0), ("patience", 0), ("seed", 0), ("samples", 2)):
+        value = getattr(options, name)
+        if not (isinstance(value, int | np.integer) and value >= least):
+            raise OptionError(f"train_run: `{name}` is {value!r}, expected a whole number of at least {least}")
+    if not (isinstance(options.sharpen, int | float) and 0 < options.sharpen < math.inf):
+        raise OptionError(f"train_run: `sharpen` is {options.sharpen!r}, expected a positive number")
 
 
 def epochs_for(captions: int, batch_size: int) -> int:
@@ -151,6 +166,12 @@ def check_agreement(options: TrainOptions, run: TrainOptions) -> None:
     """
     names = [field.name for field in fields(TrainOptions) if field.name not in (*NO_SETTINGS, *MAY_CHANGE)]
     different = [name for name in names if getattr(options, name) != getattr(run, name)]
+    if not different and options.epochs != run.epochs and run.lr_decay == LINEAR:
+        raise OptionError(
+            f"train_run: `epochs` {options.epochs} given with `resume`, expected the {run.epochs} of {run.out}: its learning rate falls to zero over "
+            f"them (`lr_decay` {LINEAR}), so that with others every step would have been another; leave `epochs` out, or begin another run with another "
+            "`out`, and this one as its `start`"
+        )
     if options.epochs < run.epochs or (options.epochs != run.epochs and run.lr_decay == LINEAR):
         different.append("epochs")
     if different:

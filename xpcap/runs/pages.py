@@ -78,7 +78,7 @@ def _scores(evaluation: Evaluation) -> list[tuple[str, str, str]]:
     return [(title, value, f"{width}, half of the 95 % interval; {protocol}" if width else protocol) for title, value, width, protocol in rows]
 
 
-def check_place(path: str | Path, suffix: str, command: str = "caption") -> None:
+def check_place(path: str | Path, suffix: str, *, command: str = "caption") -> None:
     """DataError : a page, PNG or table cannot be written to `path`. Call it before the work whose result goes there."""
     path = Path(path)
     if path.suffix.lower() != suffix:
@@ -88,7 +88,7 @@ def check_place(path: str | Path, suffix: str, command: str = "caption") -> None
 
 
 def write_caption_page(
-    path: str | Path, run: Run, captions: Sequence[PictureCaption], look: Look, skipped: Sequence[Skipped] = (), progress: bool = False
+    path: str | Path, run: Run, captions: Sequence[PictureCaption], look: Look, *, skipped: Sequence[Skipped] = (), progress: bool = False
 ) -> None:
     """Write a page of captioned pictures. DataError : `path` exists, or cannot be written to."""
     check_place(path, ".html")
@@ -97,7 +97,7 @@ def write_caption_page(
     write_page(path, f"Captions by {run.name}", galleries=[Gallery("Pictures", about, cards)], skipped=skipped)
 
 
-def write_caption_png(path: str | Path, captions: Sequence[PictureCaption], look: Look, run: Run | None = None) -> int:
+def write_caption_png(path: str | Path, captions: Sequence[PictureCaption], look: Look, *, run: Run | None = None) -> int:
     """Write captioned pictures as one PNG: the first 60 that are at hand; given the run and captions with `attention`, with where it looked.
 
     Returns

@@ -33,7 +33,7 @@ def interval(text: str) -> Interval:
     ------
     OptionError : neither, or not above zero. It names `save_every`.
     """
-    match = re.fullmatch(r"(\d{1,9}(?:\.\d{1,9})?)s|(\d{1,9})", text)
+    match = re.fullmatch(r"(\d{1,9}(?:\.\d{1,9})?)s|(\d{1,9})", text) if isinstance(text, str) else None
     made = Interval() if match is None else Interval(seconds=float(match[1])) if match[1] else Interval(steps=int(match[2]))
     if match is None or not min(made) > 0:
         raise OptionError(f"train_run: `save_every` is {text!r}, expected seconds, as in 30s, or steps, as in 200")

@@ -17,10 +17,12 @@ from xpcap.data.pictures import metrics_of
 from xpcap.data.vocabulary import SPECIAL, Vocabulary, tokenize
 from xpcap.errors import DataError
 from xpcap.files import write_text
-from xpcap.metrics import ALIASES, METRICS, Interval, Metric, Novel, Scored, intervals
+from xpcap.metrics import ALIASES, METRICS, Bleu, Interval, Metric, Novel, Scored, intervals
 from xpcap.metrics.bleu import ORDERS
 from xpcap.metrics.java import JavaError, java_metrics
 from xpcap.runs.captioning import PictureCaption, captioned
+
+TAKEN = {*ALIASES, "perplexity", "loss", "accuracy"}  # names of scores that no metric gives
 
 
 class Result(NamedTuple):
@@ -92,7 +94,7 @@ class Scores:
         ends = [self.intervals[name] for name in names if name in self.intervals]
         return "± " + "  ".join(figure((high - low) / 2) for low, high in ends) if ends else ""
 
-    def spread(self, count: int = 10) -> list[PictureCaption]:
+    def spread(self, *, count: int = 10) -> list[PictureCaption]:
         """`count` of the captions, spread evenly."""
         return [self.captions[i] for i in spread(self.n, count).tolist()]
 
@@ -102,7 +104,7 @@ class Scores:
         return {
             "split": self.split,
             "n": self.n,
-            "bleu": [scores[f"bleu{n}"] for n in ORDERS],
+            "bleu": [scores[f"bleu{n}"] for n in ORDERS if f"bleu{n}" in scores] or None,
             "seconds": self.seconds,
             "protocol": self.protocol,
             "captions": {caption.image: caption.caption for caption in self.captions},
@@ -127,13 +129,16 @@ def figure(value: float) -> str:
     return str(value) if isinstance(value, int) else f"{value:.3f}"
 
 
-def score_captions(data: CaptionData, split: str, captions: Mapping[str, str], java: bool = False) -> Scores:
+def score_captions(
+    data: CaptionData, split: str, captions: Mapping[str, str], *, java: bool = False, metrics: Sequence[Metric] = METRICS
+) -> Scores:  # fmt: skip
     """Score captions that anything made of the pictures of a split, by the words that the split's own captions are made of: see `CaptionData.words`.
 
     Parameters
     ----------
     captions : name of a picture to its caption; one for each picture of the split that has references
     java : METEOR and SPICE too, if they can be computed here
+    metrics : as in `evaluate_run`
 
     Raises
     ------
@@ -150,12 +155,18 @@ def score_captions(data: CaptionData, split: str, captions: Mapping[str, str], j
     pairs = zip(names, data.references(split).values(), strict=True)
     shown = [PictureCaption(name, captions[name], [], references) for name, references in pairs]
     said = [caption.caption.split() if chosen.text is None else tokenize(caption.caption) for caption in shown]
-    results, unscored = score_words(data, split, data.words(split), data.vocabulary, said, java)
+    results, unscored = score_words(data, split, data.words(split), data.vocabulary, said, java, metrics)
     return Scores(split, shown, results, time.perf_counter() - start, unscored=unscored)
 
 
 def score_words(
-    data: CaptionData, split: str, words: Sequence[list[str]], vocabulary: Vocabulary, said: Sequence[Sequence[str]], java: bool
+    data: CaptionData,
+    split: str,
+    words: Sequence[list[str]],
+    vocabulary: Vocabulary,
+    said: Sequence[Sequence[str]],
+    java: bool,
+    metrics: Sequence[Metric],
 ) -> tuple[list[Result], dict[str, str]]:
     """What each metric says of one caption a picture, and why some say nothing.
 
@@ -164,25 +175,51 @@ def score_words(
     words : the split's captions, the references, as `CaptionData.words` gives them
     vocabulary : of the captioner, for metrics that score only words it knows
     said : the words of the captions, in the order of the pictures that have references
+    metrics : those to ask besides what the data and `java` add
+
+    Raises
+    ------
+    TypeError, ValueError : something among them is no Metric, returns something else than a Scored of these pictures, or has the name of another.
     """
     written = list(data.reference_words(split, words).values())
     known = set(vocabulary.idx_to_word) - set(SPECIAL)
     in_vocabulary = [[[word for word in caption if word in known] for caption in captions] for captions in written]
     results: list[Result] = []
     usable, unscored = java_metrics() if java else ([], {})
-    for metric in (*_metrics(data, split), *usable):
+    for metric in (*_metrics(data, split, metrics), *usable):
         try:
-            results.append(Result(metric, metric.score(in_vocabulary if metric.known_only else written, said)))
+            scored = metric.score(in_vocabulary if metric.known_only else written, said)
         except JavaError as error:
             unscored[metric.name] = str(error)
+            continue
+        results.append(_result(metric, scored, results, len(said)))
     return results, unscored
 
 
-def _metrics(data: CaptionData, split: str) -> list[Metric]:
-    """METRICS; those that generated pictures bring, right below BLEU, which they are there to compare with; and what the train split allows."""
-    first, *others = METRICS
+def _metrics(data: CaptionData, split: str, metrics: Sequence[Metric]) -> list[Metric]:
+    """`metrics`; those that generated pictures bring, right below BLEU, which they are there to compare with; and what the train split allows."""
+    for metric in metrics:
+        if lacking := [name for name in ("name", "title", "protocol", "known_only", "score") if not hasattr(metric, name)]:
+            what = f"the class {metric.__name__}" if isinstance(metric, type) else f"a {type(metric).__name__}"
+            raise TypeError(f"metrics: {what} lacks {', '.join(lacking)}, expected a metric: see xpcap.metrics.Metric")
+        if isinstance(metric, type):
+            raise TypeError(f"metrics: got the class {metric.__name__}, expected an object: {metric.__name__}()")
+    below = 1 + next((k for k, metric in enumerate(metrics) if metric.name == Bleu.name), -1)
     novel = [Novel(lambda: _train_captions(data))] if "train" in data.splits else []
-    return [first, *metrics_of(data, split), *others, *novel]
+    return [*metrics[:below], *metrics_of(data, split), *metrics[below:], *novel]
+
+
+def _result(metric: Metric, scored: Any, others: Sequence[Result], n: int) -> Result:
+    """What a metric returned, in Python's own numbers. TypeError, ValueError : no Scored of n pictures, or a name that is taken."""
+    if not isinstance(scored, Scored):
+        raise TypeError(f"{type(metric).__name__}.score returned a {type(scored).__name__}, expected a Scored; `averaged` in xpcap.metrics makes one")
+    if len(scored.pictures) not in (0, n):
+        raise ValueError(f"{type(metric).__name__}.score returned {len(scored.pictures)} values, expected one for each of {n} pictures, or none")
+    taken = {name for other in others for name in (other.metric.name, *other.scored.corpus)} | TAKEN
+    if twice := sorted(taken & {metric.name, *scored.corpus}):
+        raise ValueError(f"metrics: the name {twice[0]!r} of {type(metric).__name__} is taken, expected one of its own; is a metric given twice?")
+    corpus = {name: value.item() if isinstance(value, np.generic | np.ndarray) else value for name, value in scored.corpus.items()}
+    return Result(metric, scored._replace(corpus=corpus, pictures=np.asarray(scored.pictures).tolist()))
 
 
 def _train_captions(data: CaptionData) -> Iterator[list[str]]:

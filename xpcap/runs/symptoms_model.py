@@ -45,7 +45,7 @@ def features(model: Any, data: CaptionData, split: str) -> Finding:
     others[order] = np.roll(order, 1)  # no picture keeps its own
     exchanged = replace(data, splits={split: replace(of, image_idxs=others[of.image_idxs])})
     chosen = spread(len(of.captions), SCORED)
-    own, wrong = (teacher_forced(model, seen, split, chosen) for seen in (data, exchanged))
+    own, wrong = (teacher_forced(model, seen, split, captions=chosen) for seen in (data, exchanged))
     ratio = math.exp(min((wrong.loss - own.loss) * own.n / max(own.tokens, 1), 700.0))
     return FEATURES.found(
         ratio,

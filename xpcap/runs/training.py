@@ -38,7 +38,7 @@ from xpcap.runs.folder import (
     write_vocabulary,
 )  # fmt: skip
 from xpcap.runs.keeping import Keeper
-from xpcap.runs.options import TrainOptions, check_agreement, default_out, epochs_for, options_of, settings_of
+from xpcap.runs.options import TrainOptions, check_agreement, check_options, default_out, epochs_for, options_of, settings_of
 from xpcap.runs.pages import write_run_page
 from xpcap.runs.saving import Saver, interval
 from xpcap.runs.stages import first_is_better, first_stage, is_staged, second_stage
@@ -62,7 +62,7 @@ Remark = Callable[[str], object]
 
 
 def train_run(
-    options: TrainOptions, on_epoch: Hook | None = None, progress: bool = False, on_resume: Hook | None = None, on_remark: Remark = warnings.warn,
+    options: TrainOptions, *, on_epoch: Hook | None = None, progress: bool = False, on_resume: Hook | None = None, on_remark: Remark = warnings.warn,
     group: Group = ALONE, on_stage: Callable[[TrainOptions], object] | None = None,
 ) -> Trained:  # fmt: skip
     """Train a captioner, score it, and leave a run folder with its page.
@@ -89,6 +89,7 @@ def train_run(
         cannot be written to.
     """
     interval(options.save_every)  # complains before any work is done
+    check_options(options)
     data = open_data(options.data) if group.rank and options.data else None  # before the folder is made: a rank without the data ends all
     out = Path(group.collect(str(options.out or default_out(options)))[0])
     hooks = Hooks(on_epoch, progress, on_resume, on_remark, group)
@@ -127,7 +128,7 @@ def _train(options: TrainOptions, out: Path, hooks: Hooks, opened: CaptionData |
     history, data = _fit(options, out, hooks, opened)
     hooks.group.collect("all is written")
     run = open_run(out)
-    evaluation = evaluate_run(run, data, "val", hooks.progress, group=hooks.group) if "val_loss" in history[-1] else None
+    evaluation = evaluate_run(run, data, "val", progress=hooks.progress, group=hooks.group) if "val_loss" in history[-1] else None
     if hooks.group.rank == 0:
         write_run_page(run, history, evaluation, data)
     return Trained(run, evaluation), data
@@ -191,6 +192,8 @@ def _begin(
     """The scaling of features. Of a run that starts from another, and has no checkpoint yet, the model gets the other's parameters."""
     if saved is not None:
         return saved.scaling
+    if options.start is None and options.objective == SELF_CRITICAL:
+        raise OptionError("train_run: `objective` is self-critical without `start`, expected the run folder of a captioner that speaks already")
     if options.start is None:
         return scaling_of_first(group, options.feature_scaling, data)
     start = open_start(options.start, data, None if config is None else config.get("start_digest"))
@@ -216,7 +219,7 @@ def _objective(options: TrainOptions, data: CaptionData, group: Group) -> tuple[
     """The objective, and how much a step visits: captions, or the pictures that so many captions are sampled of."""
     if options.objective == CROSS_ENTROPY:
         return smoothed_cross_entropy(options.smoothing), options.batch_size
-    return SelfCritical(data, options.samples, group), max(1, options.batch_size // options.samples)
+    return SelfCritical(data, samples=options.samples, group=group), max(1, options.batch_size // options.samples)
 
 
 def _model_config(options: TrainOptions, data: CaptionData) -> ModelConfig:
@@ -231,7 +234,8 @@ def _model_config(options: TrainOptions, data: CaptionData) -> ModelConfig:
             f"train_run: `inject` is {options.inject}, for grids, and the data has one feature a picture, of size {data.feature_dim}, expected places to "
             "attend to: prepare the data with `grid` 5, or give `inject` every-step"
         )
-    return ModelConfig(len(data.vocabulary), data.feature_shape, options.wordvec, options.hidden, options.cell, options.dropout, options.inject)
+    sizes = len(data.vocabulary), data.feature_shape, options.wordvec, options.hidden
+    return ModelConfig(*sizes, cell=options.cell, dropout=options.dropout, inject=options.inject)
 
 
 def _data(options: TrainOptions, out: Path, config: Mapping[str, Any] | None, opened: CaptionData | None) -> CaptionData:

@@ -6,10 +6,12 @@ from typing import Any
 
 import numpy as np
 
+from xpcap.data.checks import check_data
 from xpcap.data.vocabulary import Vocabulary
 from xpcap.errors import DataError, OptionError, unknown
 from xpcap.models.parameters import Parameters
 from xpcap.training.descent import check_lr_decay
+from xpcap.training.objectives import check_objective
 from xpcap.training.selection import SELECT
 
 
@@ -29,6 +31,7 @@ def check_options(solver: Any, seed: Any) -> None:
         words by an id.
     """
     check_model(solver.model)
+    check_objective(solver.objective)
     for name in ("batch_size", "num_epochs", "print_every", *(["patience"] if solver.patience is not None else [])):
         check_count(name, getattr(solver, name))
     if solver.clip_norm is not None:
@@ -43,6 +46,7 @@ def check_options(solver: Any, seed: Any) -> None:
             f"CaptioningSolver: `batch_size` is {solver.batch_size} for {solver.group.size} ranks, expected at least a caption for each; "
             "raise it, or start fewer"
         )
+    check_data("CaptioningSolver: the data", solver.data, start=False)
     check_words(getattr(solver.model, "word_to_idx", {}), solver.data.vocabulary)
 
 
@@ -66,6 +70,12 @@ def check_positive(name: str, value: Any) -> None:
     """OptionError : not a positive finite number."""
     if not (isinstance(value, int | float | np.number) and 0 < value < float("inf")):
         raise OptionError(f"CaptioningSolver: {name} is {value!r}, expected a positive number")
+
+
+def check_rate(value: Any) -> None:
+    """OptionError : no learning rate: negative, or not a finite number. A rate of 0 is one, as where a warm-up begins."""
+    if not (isinstance(value, int | float | np.number) and 0 <= value < float("inf")):
+        raise OptionError(f"CaptioningSolver: learning_rate is {value!r}, expected a finite number of at least 0")
 
 
 def check_words(word_to_idx: Mapping[str, int], vocabulary: Vocabulary) -> None:

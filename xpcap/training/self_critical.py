@@ -53,7 +53,7 @@ class SelfCritical:
     Sequence Training*. NULL and START, which are never targets, are not drawn; the gradient is exact up to their probability.
     """
 
-    def __init__(self, data: CaptionData, samples: int = 5, group: Group = ALONE) -> None:
+    def __init__(self, data: CaptionData, *, samples: int = 5, group: Group = ALONE) -> None:
         if not (isinstance(samples, int | np.integer) and samples >= 2):
             raise OptionError(f"SelfCritical: `samples` is {samples!r}, expected at least 2: a sample is judged beside the others of its picture")
         self.samples, self._group, self._words = int(samples), group, data.vocabulary
@@ -77,7 +77,7 @@ class SelfCritical:
         rewards = self.rewards(said, batch.pictures[mine].repeat(K))
         captions, weights, total = self._shared(said, rewards, rows, N * K)
         share = {} if batch.mine is None else {"mine": rows}
-        _, grads = model.loss(features, captions, workspace, weights=weights, total=total, step=batch.step, **share)
+        _, grads = model.loss(features, captions, workspace=workspace, weights=weights, total=total, step=batch.step, **share)
         return asarray(np.asarray(-rewards.sum() / total, grads.flat.dtype), like=grads.flat), grads
 
     def figures(self, loss: float) -> dict[str, float]:

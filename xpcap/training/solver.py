@@ -18,10 +18,10 @@ from xpcap.groups import ALONE, Group
 from xpcap.models.batch import Batch, FeatureRows
 from xpcap.ops import global_norm
 from xpcap.progress import BAR_SECONDS, Pace, bar, say
-from xpcap.training.checks import check_options, check_positive, refuse_keywords
+from xpcap.training.checks import check_options, check_rate, refuse_keywords
 from xpcap.training.descent import Descent
 from xpcap.training.history import EpochHistory, Record
-from xpcap.training.objectives import Objective, collapse_of, cross_entropy, training_figures, visits
+from xpcap.training.objectives import Objective, collapse_of, cross_entropy, loss_and_gradients, training_figures, visits
 from xpcap.training.order import EpochOrder
 from xpcap.training.sharing import add_up, check_same, dealt_to, workspace_for
 from xpcap.training.state import TrainingState, by_parameter, capture, check_fits, restore_descent, restore_order
@@ -156,10 +156,10 @@ class CaptioningSolver(EpochHistory):
 
     def _step(self, batch: Batch, require_finite: bool = False) -> tuple[Array, Array]:
         """An optimisation step: its loss, and the norm of the gradient before clipping, both 0-d."""
-        loss, grads = self.objective(self.model, batch, self._workspace)
+        loss, grads = loss_and_gradients(self.objective, self.model, batch, self._workspace)
         loss = add_up(self.group, loss, grads)
         buffer = self._workspace.buffer.scope("solver")
-        norm = global_norm(grads.flat, buffer) if self.clip_norm is None else optim.clip_by_global_norm(grads.flat, self.clip_norm, buffer)
+        norm = global_norm(grads.flat, buffer) if self.clip_norm is None else optim.clip_by_global_norm(grads.flat, self.clip_norm, buffer=buffer)
         if require_finite and not (np.isfinite(loss) and np.isfinite(norm)):
             self._fail(self._record.explain(loss, norm, self.model.params, grads, self.learning_rate))
         self._descent.update(self.model.params.flat, grads.flat)
@@ -168,7 +168,8 @@ class CaptioningSolver(EpochHistory):
     def step(self, features: Array | FeatureRows, captions: Array) -> Array:
         """Take one optimisation step on a minibatch of your own. It is not recorded, and nothing is read from a device.
 
-        Dropout masks are those of the step after the model's last one: `model.loss` counts.
+        Dropout masks are those of the step after the model's last one: `model.loss` counts. On the host, where loss or gradient are not finite, it
+        raises a TrainingError and has changed nothing. On a device that shows in the loss.
 
         Parameters
         ----------
@@ -179,7 +180,7 @@ class CaptioningSolver(EpochHistory):
         -------
         loss : 0-d, of the model's library; reading it waits for the device
         """
-        return self._step(Batch(features, captions))[0].copy()  # the next step overwrites a device's own
+        return self._step(Batch(features, captions), require_finite=self._on_host)[0].copy()  # the next step overwrites a device's own
 
     @property
     def steps_per_epoch(self) -> int:
@@ -198,12 +199,12 @@ class CaptioningSolver(EpochHistory):
 
     @property
     def learning_rate(self) -> float:
-        """The learning rate of the next step; `lr_decay` goes on from a value that is set. OptionError : not a positive number."""
+        """The learning rate of the next step; `lr_decay` goes on from a value that is set. OptionError : negative or not finite."""
         return self._descent.config["learning_rate"]
 
     @learning_rate.setter
     def learning_rate(self, value: float) -> None:
-        check_positive("learning_rate", value)
+        check_rate(value)
         self._descent.config["learning_rate"] = float(value)
 
     @property
@@ -271,7 +272,7 @@ class CaptioningSolver(EpochHistory):
         self._require_finite()
         return capture(self.model.params, self._descent, self._order, self.batch_size, self.loss_history, self.history)
 
-    def restore(self, state: TrainingState, best_params: Mapping[str, Array] | None = None) -> None:
+    def restore(self, state: TrainingState, *, best_params: Mapping[str, Array] | None = None) -> None:
         """Go on from a state: the next `train` does what it would have done then. On the host that is bit for bit with the same machine and threads,
         on a device with the same card model, CUDA libraries, CuPy and their settings.
 

@@ -84,7 +84,9 @@ def capture(
 
 
 def check_fits(state: TrainingState, params: Parameters, descent: Descent, order: EpochOrder, batch_size: int) -> None:
-    """DataError : the state is of another model, data set, update rule or batch size."""
+    """DataError : the state is of another model, data set, update rule or batch size. TypeError : it is no state."""
+    if not isinstance(state, TrainingState):
+        raise TypeError(f"CaptioningSolver.restore: state is a {type(state).__name__}, expected what CaptioningSolver.state() or load_state returns")
     pairs = {
         "update rule": (state.rule, descent.rule),
         "batch_size": (state.batch_size, batch_size),

@@ -45,7 +45,8 @@ class Judge:
             self._captions.warm_up(model)
 
     def _scored(self, model: Any, split: str, most: int, between: Callable[[], None]) -> TeacherForced:
-        return teacher_forced(model, self._feed, split, spread(len(self._data.split(split).captions), most), between=between, group=self._group)
+        captions = spread(len(self._data.split(split).captions), most)
+        return teacher_forced(model, self._feed, split, captions=captions, between=between, group=self._group)
 
 
 def accuracy(model: Any, features: Array, captions: Array, most: int | None, batch_size: int) -> float:

@@ -18,7 +18,7 @@ from xpcap.verify.rows import Row, mixed_error, read_cases
 __all__ = ["Row", "mixed_error", "read_cases", "verify"]
 
 
-def verify(layers: Any = our_layers, optim: Any = our_optim, captioner: type = CaptioningRNN) -> Iterator[Row]:
+def verify(*, layers: Any = our_layers, optim: Any = our_optim, captioner: type = CaptioningRNN) -> Iterator[Row]:
     """Compare with the published numbers and with finite differences, on the backend in force.
 
     Parameters

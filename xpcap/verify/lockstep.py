@@ -153,7 +153,7 @@ class _Keeping(CaptioningRNN):
     grads: Parameters
 
     def loss(self, features: Any, captions: Array, workspace: Workspace | None = None, **counts: Any) -> tuple[Array, Parameters]:
-        loss, grads = super().loss(features, captions, workspace, **counts)
+        loss, grads = super().loss(features, captions, workspace=workspace, **counts)
         self.grads = grads.copy()
         return loss, grads
 

@@ -70,7 +70,7 @@ def assemble(
     folder, encoder = _folder(pictures, names), _choose_encoder(features, pictures, encoder)
     if features is None:
         assert folder is not None and encoder is not None  # noqa: PT018 - no test
-        features = encode_folder(folder, names, encoder, progress, mirrored=captions.get("train", ()) if mirror else ())
+        features = encode_folder(folder, names, encoder, progress=progress, mirrored=captions.get("train", ()) if mirror else ())
     table = _table(captions, features)
     settings: dict[str, Any] = {"min_count": min_count, "max_words": max_words}
     settings |= ({} if vocabulary_size is None else {"vocabulary_size": vocabulary_size}) | ({"mirror": True} if mirror else {})
@@ -82,7 +82,7 @@ def assemble(
         views = [*by_picture, *_mirrors(split, by_picture, table, mirror)]
         rows = _features(table, views, projection, float16)
         splits[split] = _split(by_picture, vocabulary.encode_words(words[split], max_words), rows, len(views) // len(by_picture))
-    made = CaptionData(vocabulary, splits, _source(source, settings, folder, encoder), projection=projection)
+    made = CaptionData(vocabulary, splits, source=_source(source, settings, folder, encoder), projection=projection)
     check_data("assemble", made)
     return made
 
@@ -121,7 +121,7 @@ def _words(split: str, by_picture: Mapping[str, Sequence[str]]) -> list[list[str
 
 def _vocabulary(words: Mapping[str, Sequence[Sequence[str]]], min_count: int, most: int | None) -> Vocabulary:
     learned_from: Iterable[Sequence[str]] = words["train"] if "train" in words else (caption for split in words.values() for caption in split)
-    vocabulary = Vocabulary.build_from_words(learned_from, min_count, most)
+    vocabulary = Vocabulary.build_from_words(learned_from, min_count, most=most)
     if len(vocabulary) == len(SPECIAL):
         raise DataError(
             f"assemble: no word occurs {min_count} times in the captions to learn from, expected some that do; choose a smaller `min_count`"

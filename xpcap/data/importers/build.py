@@ -69,7 +69,7 @@ def import_captions(
     if features_file is not None:
         _check_nothing_to_encode(encoder, mirror, group)
     findings = Findings()
-    read = read_captions(files, columns, findings)
+    read = read_captions(files, columns=columns, findings=findings)
     features = None if features_file is None else read_features(features_file)
     said, places, rows = _settle(_tidy(_by_split(read), findings), features, pictures, findings)
     record: dict[str, Any] = {"captions": [Path(path).name for _, path in files], "forms": findings.forms}
@@ -199,7 +199,8 @@ def _encode(
     """Features of all pictures, and the captions of those that could be read."""
     names = list(dict.fromkeys(name for by_picture in captions.values() for name in by_picture))
     skipped: dict[str, str] = {}
-    features = encode_folder(folder, names, encoder, progress, kept, None if strict else skipped, mirrored, group)
+    unreadable = None if strict else skipped
+    features = encode_folder(folder, names, encoder, progress=progress, kept=kept, unreadable=unreadable, mirrored=mirrored, group=group)
     for name, why in skipped.items():
         findings.skip("pictures that cannot be read", name if len(skipped) > 1 else f"{name}: {why.removeprefix('read_picture: ')}")
     left = {split: {name: texts for name, texts in by_picture.items() if name not in skipped} for split, by_picture in captions.items()}

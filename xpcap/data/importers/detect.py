@@ -23,7 +23,7 @@ FORMS = (
 )
 
 
-def read_captions(files: Sequence[Named], columns: Columns | None = None, findings: Findings | None = None) -> BySplit | ByPicture:
+def read_captions(files: Sequence[Named], *, columns: Columns | None = None, findings: Findings | None = None) -> BySplit | ByPicture:
     """Read files of captions, each of any known form.
 
     Parameters

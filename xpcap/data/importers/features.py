@@ -60,6 +60,7 @@ def encode_folder(
     folder: str | Path,
     names: Sequence[str],
     encoder: Encoder,
+    *,
     progress: bool = False,
     kept: str | Path | None = None,
     unreadable: dict[str, str] | None = None,

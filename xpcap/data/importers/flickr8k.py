@@ -19,6 +19,7 @@ _LINE = re.compile(r"(?P<key>(?P<image>[^\t]+?)#\d+)\t(?P<caption>.*)")
 def import_flickr8k(
     captions_file: str | Path,
     lists: Mapping[str, str | Path],
+    *,
     features_file: str | Path | None = None,
     min_count: int = 5,
     max_words: int = 20,

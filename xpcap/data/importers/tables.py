@@ -22,7 +22,7 @@ DELIMITERS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "pipes"}
 _SEP = re.compile(r"\s*sep=(.)\n")  # Excel's own first line
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Columns:
     """Names of a table's columns; None: found by the usual names."""
 

@@ -20,7 +20,7 @@ __all__ = ["KIND", "best_of", "generate", "metrics_of", "named", "picture_of", "
 MAX_WORDS = 25  # more than the grammar ever says
 
 
-def generate(seed: int = 0, train: int = 15000, val: int = 500) -> CaptionData:
+def generate(seed: int = 0, *, train: int = 15000, val: int = 500) -> CaptionData:
     """Generate pictures with captions, as CaptionData with features by HistogramEncoder.
 
     Parameters
@@ -50,7 +50,7 @@ def generate(seed: int = 0, train: int = 15000, val: int = 500) -> CaptionData:
         )
         for split in SPLITS
     }
-    return CaptionData(vocabulary, splits, Source(encoder.name, generated=KIND, seed=int(seed), record={"train": train, "val": val}))
+    return CaptionData(vocabulary, splits, source=Source(encoder=encoder.name, generated=KIND, seed=int(seed), record={"train": train, "val": val}))
 
 
 def picture_of(name: str, seed: int = 0) -> np.ndarray:
