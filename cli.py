@@ -11,9 +11,11 @@ except ModuleNotFoundError as error:
     if error.name not in re.findall(r'^ *"([\w-]+)', dependencies, re.MULTILINE):
         raise
     sys.exit(
-        f"Error: xpcap needs the package {error.name}, which {sys.executable} does not have; activate its environment: source .venv/bin/activate, "
-        "on Windows .venv\\Scripts\\activate\nThere is none yet? python -m venv .venv sets one up; activate it, then pip install ."
+        f"Error: xpcap needs the package {error.name}, which {sys.executable} does not have.\n"
+        "Activate its environment: source .venv/bin/activate, on Windows .venv\\Scripts\\activate; "
+        "or first set one up: python -m venv .venv, activate it, pip install ."
     )
+
 
 if __name__ == "__main__":
     main()

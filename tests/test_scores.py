@@ -193,6 +193,16 @@ def test_a_meteor_that_fails_gives_its_reason_and_keeps_nobody_waiting(program: 
     gc.collect()
 
 
+def test_the_real_meteor_tells_an_equal_caption_from_another() -> None:
+    metrics, missing = java.java_metrics()
+    if "meteor" in missing:
+        pytest.skip(f"METEOR cannot run: {missing['meteor']}")
+    scored = metrics[0].score([["a dog runs".split()], ["a cat".split(), "the cat sleeps".split()]], ["a dog runs".split(), "one bird".split()])
+    assert scored.pictures == [pytest.approx(1.0), 0.0]
+    assert 0 < scored.corpus["meteor"] < 1
+    gc.collect()
+
+
 def test_spice_runs_only_where_its_models_are_and_nothing_without_java(program: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     models = program / java.MODELS
     models.parent.mkdir(parents=True)
