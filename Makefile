@@ -79,4 +79,4 @@ gpu-check:
 	$(PYTHON) tests/gpu_check.py $(PAGE)
 
 clean:
-	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache
+	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis

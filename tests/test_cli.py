@@ -460,3 +460,36 @@ def test_bench_beside_a_neighbour_times_the_step_alone_and_beside_it(monkeypatch
     assert "slowdown" not in alone
     result = call("bench", "--neighbour", "--scaling")
     assert (result.exit_code, "--neighbour and --scaling are given" in result.output) == (2, True)
+
+
+def python(*arguments: object, folder: Path = ROOT) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, *map(str, arguments)], cwd=folder, capture_output=True, text=True, check=False)
+
+
+def test_python_m_xpcap_is_the_command_line() -> None:
+    as_module, as_file = (python(*way, "info", "--help") for way in (("-m", "xpcap"), ("cli.py",)))
+    assert as_module.stdout.startswith("Usage: python -m xpcap info [OPTIONS] ")
+    assert as_module.stdout.split("\n")[1:] == as_file.stdout.split("\n")[1:]
+
+
+def test_a_python_without_packages_says_how_to_get_one_with_them() -> None:
+    result = python("-E", "-s", "-S", "cli.py", "info")
+    assert (result.returncode, result.stdout, result.stderr.count("\n")) == (1, "", 2)
+    assert result.stderr.startswith(f"Error: xpcap needs the package threadpoolctl, which {sys.executable} does not have")
+    for words in ("source .venv/bin/activate", ".venv\\Scripts\\activate", "python -m venv .venv", "pip install ."):
+        assert words in result.stderr
+
+
+@pytest.mark.parametrize(
+    "line", ["import xpcap.nothing", "from xpcap import nothing", "import numpy.nothing", "import json.nothing", "import nothing"]
+)
+def test_other_failing_imports_keep_their_traceback(line: str, tmp_path: Path) -> None:
+    shutil.copy(ROOT / "cli.py", tmp_path)
+    shutil.copy(ROOT / "pyproject.toml", tmp_path)
+    (tmp_path / "xpcap").mkdir()
+    (tmp_path / "xpcap/__init__.py").touch()
+    (tmp_path / "xpcap/cli.py").write_text(f"{line}\n")
+    result = python("cli.py", folder=tmp_path)
+    assert result.returncode == 1
+    assert result.stderr.startswith("Traceback ")
+    assert line in result.stderr

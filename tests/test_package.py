@@ -115,6 +115,16 @@ def test_import_stays_light() -> None:
     assert result.returncode == 0, f"import xpcap loads {result.stderr}"
 
 
+def test_verify_and_gradcheck_are_there_after_import_xpcap_alone_and_loaded_when_used() -> None:
+    code = (
+        "import sys, xpcap; late = ('xpcap.verify', 'xpcap.gradcheck'); assert not any(name in sys.modules for name in late);"
+        "assert next(xpcap.verify.verify()).error < 1e-6 and xpcap.gradcheck.rel_error(1.0, 1.0) == 0; assert all(name in sys.modules for name in late);"
+        "assert not hasattr(xpcap, 'verifi')"
+    )
+    result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+
+
 def test_types_are_shipped() -> None:
     assert (ROOT / "xpcap" / "py.typed").is_file()
     wheel = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["hatch"]["build"]["targets"]["wheel"]

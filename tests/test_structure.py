@@ -28,6 +28,7 @@ LEVELS = [
     {"runs"},
     {"verify", "bench"},
     {"cli"},
+    {"__main__"},
 ]
 
 
@@ -86,6 +87,14 @@ def test_no_file_imports_itself_by_way_of_others() -> None:
 def test_cupy_is_imported_in_one_file() -> None:
     importers = {path.name for _, path in files() if any(name.split(".")[0] in ("cupy", "cupyx") for name in imports(path))}
     assert importers == {"backend.py"}
+
+
+def test_packages_with_telemetry_are_imported_in_one_file_each() -> None:
+    """Where `telemetry_off` is around the import; test_safety.py shows that it works."""
+    importers = {
+        name: {path.name for _, path in files() if name in {whole.split(".")[0] for whole in imports(path)}} for name in ("onnxruntime", "timm")
+    }
+    assert importers == {"onnxruntime": {"network.py"}, "timm": {"timm_model.py"}}
 
 
 def test_torch_is_imported_in_two_files_and_only_when_it_is_used() -> None:

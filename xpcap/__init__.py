@@ -1,5 +1,7 @@
 """xpcap: LSTM image captioners with hand-written forward and backward passes, on NumPy or CuPy from one source."""
 
+from typing import TYPE_CHECKING
+
 from xpcap import openblas as openblas  # loads NumPy, unless somebody has, so it comes first
 from xpcap.backend import asarray, backend_status, get_array_module, get_backend, to_numpy, use_backend
 from xpcap.data import (
@@ -17,6 +19,22 @@ from xpcap.errors import BackendError, DataError, GroupError, OptionError, SaveE
 from xpcap.models import CaptioningRNN, ModelConfig
 from xpcap.runs import Stopped, TrainOptions, caption_files, evaluate_run, load_state, open_run, save_state, train_run
 from xpcap.training.solver import CaptioningSolver
+
+if TYPE_CHECKING:
+    from xpcap import gradcheck as gradcheck
+    from xpcap import verify as verify
+else:
+
+    def __getattr__(name):
+        """Import `xpcap.gradcheck` and `xpcap.verify` when they are first used."""
+        if name == "gradcheck":
+            import xpcap.gradcheck as module
+        elif name == "verify":
+            import xpcap.verify as module
+        else:
+            raise AttributeError(f"module 'xpcap' has no attribute {name!r}")
+        return module
+
 
 __version__ = "0.1.0"
 __all__ = [

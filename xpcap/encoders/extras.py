@@ -1,13 +1,34 @@
 """Packages that only some encoders need, and the endings of names: what is missing, what is asked for, what no longer fits."""
 
+import contextlib
 import importlib.util
+import os
 import re
-from collections.abc import Collection
+import threading
+from collections.abc import Collection, Iterator
 
 from xpcap.errors import DataError, unknown
 
 OPTION = re.compile(r"(.*):(\w+)=([^:]*)", re.DOTALL)
 DIGITS = 16  # of a SHA-256 digest that a name holds: enough to tell weights apart
+TELEMETRY = ("ORT_DISABLE_TELEMETRY", "HF_HUB_DISABLE_TELEMETRY")  # ONNX Runtime and timm's Hub client read theirs once, when they are imported
+_environment = threading.Lock()
+
+
+@contextlib.contextmanager
+def telemetry_off() -> Iterator[None]:
+    """A context to import a package in: its telemetry stays off for the life of the process. Afterwards ``os.environ`` is as it was."""
+    with _environment:
+        before = {name: os.environ.get(name) for name in TELEMETRY}
+        os.environ.update(dict.fromkeys(TELEMETRY, "1"))
+        try:
+            yield
+        finally:
+            for name, value in before.items():
+                if value is None:
+                    del os.environ[name]
+                else:
+                    os.environ[name] = value
 
 
 def require(encoder: str, *packages: str) -> None:

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from xpcap.encoders.extras import telemetry_off
 from xpcap.encoders.fitting import require_picture
 from xpcap.encoders.grid import pool, require_places
 from xpcap.errors import DataError
@@ -17,8 +18,10 @@ def open_session(where: str, model: bytes) -> Any:
     ------
     DataError : it is no model, or has operators that this version does not know.
     """
-    import onnxruntime
+    with telemetry_off():
+        import onnxruntime
 
+    onnxruntime.disable_telemetry_events()  # more than the variable in two cases: it was imported before, or is a version for Windows without it
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     options.log_severity_level = 4  # fatal errors; what it logs about others, our error says

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from xpcap.encoders.area import Area, traced_area
-from xpcap.encoders.extras import require, require_digest, split_options
+from xpcap.encoders.extras import require, require_digest, split_options, telemetry_off
 from xpcap.encoders.fitting import require_picture
 from xpcap.encoders.grid import grid_name, grid_of, pool, require_places
 from xpcap.errors import DataError, unknown
@@ -36,8 +36,10 @@ class TimmEncoder:
         asked, options = split_options(name, ("grid", "sha256"))
         self._grid = grid_of(name, options)
         require(name, "timm")
-        import timm
         import torch
+
+        with telemetry_off():
+            import timm
 
         model_name = asked.removeprefix("timm:")
         if not timm.is_model(model_name):  # nor any place on the network or the disk, which timm also takes for a name
@@ -89,7 +91,8 @@ class TimmEncoder:
 def seen_area(name: str, picture: np.ndarray) -> Area | None:
     """The part of a picture that the model ``timm:MODEL`` sees, by its preprocessing: most crop. None if timm, or such a model, is not there."""
     try:
-        import timm
+        with telemetry_off():
+            import timm
         from PIL import Image
     except ImportError:
         return None
