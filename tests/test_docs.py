@@ -117,7 +117,7 @@ def put_files_that_the_docs_speak_of() -> None:
 def test_commands_in_the_docs_run_in_their_order(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """On small data, and small models where they are trained; those for a GPU or PyTorch only where there is one."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(training, "generate", lambda seed: generate(seed, train=40, val=12))
+    monkeypatch.setattr(training, "generate", lambda seed, **how: generate(seed, train=40, val=12, **how))
     monkeypatch.setattr(bench, "CONFIGS", {name: bench.Config(name, N=4, D=8, W=8, H=8, V=40) for name in bench.CONFIGS})
     monkeypatch.setattr(bench, "USUAL", bench.Plan(rounds=1, warm_ms=0, block_ms=0))
     monkeypatch.setattr(backend, "_active", None)

@@ -130,7 +130,7 @@ def test_nothing_is_written_outside_the_run_folder(tmp_path: Path) -> None:
         Path(folder).mkdir()
     code = (
         "from pathlib import Path; from xpcap.data.pictures import generate; from xpcap.runs import TrainOptions, training;"
-        f"training.generate = lambda seed: generate(seed, 20, 6); training.train_run(TrainOptions(out=Path('runs/r'), **{SMALL}))"
+        f"training.generate = lambda seed, **how: generate(seed, 20, 6); training.train_run(TrainOptions(out=Path('runs/r'), **{SMALL}))"
     )
     environment = {**os.environ, **folders, "PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": "1"}
     result = subprocess.run([sys.executable, "-W", "error", "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)

@@ -110,6 +110,11 @@ def csv_option(command: Function) -> Function:
 # Printing
 
 
+def remark(sentence: str) -> None:
+    """A remark of the library, on standard error: what is printed for programs stays pure."""
+    click.echo(visible(sentence), err=True)
+
+
 def table(rows: Sequence[Sequence[str]]) -> str:
     """Rows of cells as lines with aligned columns."""
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]

@@ -11,7 +11,8 @@ from xpcap.runs import symptoms_captions as of_captions
 from xpcap.runs import symptoms_model as of_model
 from xpcap.runs.captioning import captioned, data_of
 from xpcap.runs.findings import Finding
-from xpcap.runs.folder import Run, read_history
+from xpcap.runs.folder import Run
+from xpcap.runs.stages import learnt
 
 MOST_DIFFERENT = 1000  # pictures among which captions are compared with one another: the more there are, the more repeat
 MOST_UNFORBIDDEN = 500  # pictures captioned once more, with UNK allowed
@@ -53,7 +54,7 @@ def examine_run(
         of_captions.length(said, written),
         of_captions.unknown_words(_unforbidden(run, seen, split), of_captions.lacking_words(written, known)[0]),
         of_captions.vocabulary(written, known),
-        of_model.overfitting(read_history(run.path), run.meta.get("epoch")),
+        of_model.overfitting(*learnt(run)),
         of_model.gates(run.model, encoded, split),
     ]
 

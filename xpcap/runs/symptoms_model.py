@@ -64,7 +64,8 @@ def overfitting(history: Sequence[Mapping[str, Any]], kept: Any) -> Finding:
     kept : number of the epoch whose parameters the run keeps
     """
     if any("train_reward" in record for record in history):
-        return OVERFITTING.unknown(f"The run was trained on the score of captions, not on their loss; it keeps epoch {kept}, the best by CIDEr-D.")
+        keeps = f"epoch {kept}, the best by CIDEr-D" if kept else "what it started from, since no epoch was better by CIDEr-D"
+        return OVERFITTING.unknown(f"The run was trained on the score of captions, not on their loss; it keeps {keeps}.")
     records = [record for record in history if all(_positive(record.get(key)) for key in ("train_loss", "val_loss"))]
     if len(records) < 2:
         return OVERFITTING.unknown("history.jsonl has fewer than two epochs with a validation loss: nothing to compare.")
