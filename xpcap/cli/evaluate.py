@@ -67,7 +67,7 @@ def evaluate(
     if comparison:
         _print_comparison(comparison, " + ".join(map(str, folders)), str(against))
     if findings is not None:
-        print_findings(findings)
+        print_findings(findings, opened)
 
 
 def _other(against: Path, data: Path | None, split: str, decoding: Decoding) -> Evaluation:

@@ -14,7 +14,7 @@ import click
 
 from xpcap.backend import get_backend
 from xpcap.cli.group import leave_closed_pipe
-from xpcap.cli.shared import PATH, Choice, Function, Number, backend_option, choose_backend, examples, print_captions, print_scores
+from xpcap.cli.shared import PATH, Choice, Function, Number, backend_option, choose_backend, examples, print_captions, print_scores, program
 from xpcap.data.pictures import TRAIN, VAL
 from xpcap.data.scaling import KINDS
 from xpcap.data.vocabulary import SPECIAL
@@ -221,9 +221,8 @@ def duration(seconds: float) -> str:
 
 
 def _print_how_to_continue(why: str, options: TrainOptions, backend: str | None) -> None:
-    program = "python cli.py" if Path(sys.argv[0]).name == "cli.py" else "xpcap"
     again = ["train", "--out", str(options.out), "--resume", *(("--backend", backend) if backend else ())]
-    click.echo(f"train: {why}; continue with\n  {program} {shlex.join(again)}", err=True)
+    click.echo(f"train: {why}; continue with\n  {program()} {shlex.join(again)}", err=True)
 
 
 def _print_resume(solver: CaptioningSolver) -> None:

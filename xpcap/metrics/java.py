@@ -25,6 +25,7 @@ class Meteor:
 
     name = "meteor"
     title = "METEOR"
+    plain = "words in common with what people wrote, synonyms and other forms of a word too; 0 to 1, the more the better"
     protocol = "METEOR 1.5 of pycocoevalcap, words as for BLEU"
     known_only = False
 
@@ -39,6 +40,7 @@ class Spice:
 
     name = "spice"
     title = "SPICE"
+    plain = "things, and what is said of them, in common with what people wrote; 0 to 1, the more the better"
     protocol = "SPICE 1.0 of pycocoevalcap, F-measure of all tuples, words as for BLEU, mean over pictures"
     known_only = False
 

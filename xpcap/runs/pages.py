@@ -65,10 +65,13 @@ def write_run_page(run: Run, records: Sequence[Mapping[str, Any]], evaluation: E
     )
 
 
-def _scores(evaluation: Evaluation) -> list[tuple[str, str, str]]:
-    """Each score with its protocol, which begins with half the width of the interval if it has one."""
-    rows = evaluation.rows()
-    return [(title, value, f"{width}, half of the 95 % interval; {protocol}" if width else protocol) for title, value, width, protocol in rows]
+def _scores(evaluation: Evaluation) -> list[tuple[str, str, str, str]]:
+    """Each score in plain words, and its protocol, which begins with half the width of the interval if it has one."""
+    plain = evaluation.plain
+    return [
+        (title, value, plain[title], f"{width}, half of the 95 % interval; {protocol}" if width else protocol)
+        for title, value, width, protocol in evaluation.rows()
+    ]
 
 
 def check_place(path: str | Path, suffix: str, command: str = "caption") -> None:

@@ -30,12 +30,13 @@ OVERFITTING_BY_CAPTIONS = Symptom(OVERFITTING.name, OVERFITTING.title, check=0.1
 GATES = Symptom("gates", "gates, or units of an RNN, at the ends of their range", check=0.8, bad=0.95)
 
 
-def features(model: Any, data: CaptionData, split: str) -> Finding:
+def features(model: Any, data: CaptionData, split: str, alike: bool = False) -> Finding:
     """What the model makes of captions if each picture gets the features of another.
 
     Parameters
     ----------
     data : encoded with the model's vocabulary, features scaled
+    alike : the training captions are, so that features cannot help
     """
     of, pictures = data.split(split), captioned(data, split)
     if len(pictures) < 2:
@@ -50,7 +51,9 @@ def features(model: Any, data: CaptionData, split: str) -> Finding:
     return FEATURES.found(
         ratio,
         f"With the features of another picture, the perplexity of the references is {ratio:.2f} times as high.",
-        "The captions hardly depend on the picture. Check that features and names of pictures belong together and that features differ from picture to "
+        "The captions hardly depend on the picture, as the training captions are alike: see above."
+        if alike
+        else "The captions hardly depend on the picture. Check that features and names of pictures belong together and that features differ from picture to "
         "picture, train with `feature_scaling` standardize, and for more epochs.",
     )
 
