@@ -117,7 +117,7 @@ def test_the_page_states_every_score_with_its_protocol(made: Path) -> None:
     for row in evaluate_run(run_folder.open_run(made / "run")).rows():
         for text in row:
             assert text in page
-    assert re.search(r"perplexity</dt>.*?hesitates at each word.*?<summary>How it is measured</summary>.*?log-likelihood", page, re.DOTALL)
+    assert re.search(r"perplexity</dt>.*?as unsure as a choice.*?<summary>How it is measured</summary>.*?log-likelihood", page, re.DOTALL)
 
 
 def test_a_picture_is_described_by_its_caption_on_every_page(made: Path, tmp_path: Path) -> None:

@@ -25,7 +25,7 @@ class Meteor:
 
     name = "meteor"
     title = "METEOR"
-    plain = "words in common with what people wrote, synonyms and other forms of a word too; 0 to 1, the more the better"
+    plain = "words in common with what people wrote, synonyms and other forms of a word too; 1 at best"
     protocol = "METEOR 1.5 of pycocoevalcap, words as for BLEU"
     known_only = False
 
@@ -40,7 +40,7 @@ class Spice:
 
     name = "spice"
     title = "SPICE"
-    plain = "things, and what is said of them, in common with what people wrote; 0 to 1, the more the better"
+    plain = "things, and what is said of them, in common with what people wrote; 1 at best"
     protocol = "SPICE 1.0 of pycocoevalcap, F-measure of all tuples, words as for BLEU, mean over pictures"
     known_only = False
 

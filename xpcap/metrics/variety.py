@@ -29,7 +29,7 @@ class Novel:
 
     name = "novel"
     title = "novel captions"
-    plain = "share of captions that nobody wrote of a training picture"
+    plain = "share of captions that nobody wrote of a picture it learnt from"
     protocol = "share of captions that are, word for word, no caption of the train split as the data file encodes it"
     known_only = False
 
