@@ -148,18 +148,7 @@ def _fit(options: TrainOptions, out: Path, hooks: Hooks, opened: CaptionData | N
     keeper = Keeper(out, options.epochs, scaling, digest(data.vocabulary), first)
     stop = StopRequest(first)
     saver = Saver(interval(options.save_every), keeper.write, out, stop, keeper.finish, group)
-
-    def ended(solver: CaptioningSolver) -> None:
-        saver.on_epoch(solver)
-        if on_epoch is not None:
-            on_epoch(solver)
-
-    def stepped(solver: CaptioningSolver) -> None:
-        saver.on_step(solver)
-        if on_step is not None:
-            on_step(solver)
-
-    solver = _solver(options, model, data, progress, stepped, ended, group)
+    solver = _solver(options, model, data, progress, _both(saver.on_step, on_step), _both(saver.on_epoch, on_epoch), group)
     if saved is None and options.start is not None:
         _score_start(solver, options)
     if first:
@@ -180,6 +169,17 @@ def _fit(options: TrainOptions, out: Path, hooks: Hooks, opened: CaptionData | N
             solver.train()
         saver.check_stop(solver)
     return solver.records, data
+
+
+def _both(first: Hook, second: Hook | None) -> Hook:
+    """A hook that calls two, one after the other."""
+
+    def both(solver: CaptioningSolver) -> None:
+        first(solver)
+        if second is not None:
+            second(solver)
+
+    return both
 
 
 def _begin(
