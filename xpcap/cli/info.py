@@ -18,6 +18,7 @@ from xpcap.groups.device import NCCL, Staged
 from xpcap.groups.mpi import MPIGroup
 from xpcap.runs import open_run
 from xpcap.runs.folder import CONFIG, opened_folder
+from xpcap.runs.stages import origin
 
 
 @click.command(epilog=examples("info", "info flickr8k.h5", "info runs/flickr8k --json"))
@@ -76,6 +77,7 @@ def _print_run(folder: Path, as_json: bool) -> None:
         return
     click.echo(table([(key, json.dumps(value)) for key, value in run.config.items()]))
     click.echo(f"{parameters:,} parameters; best: {json.dumps(run.meta)}")
+    click.echo(origin(run))
 
 
 def _print_data(file: Path, as_json: bool) -> None:
