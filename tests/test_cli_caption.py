@@ -212,7 +212,7 @@ def test_a_picture_that_goes_away_meanwhile_leaves_its_frame(run: Path, photos: 
     monkeypatch.setattr(pages, "read_picture", lambda path: gone(path) if path.name == "val00001.png" else look(path))
     output = good("caption", run, photos, "--html", "p.html", "--png", "p.png").stdout
     assert Path("p.html").read_text(encoding="utf-8").count("The picture is not at hand") == 1
-    assert "wrote p.png with 3 of 4 pictures; the others were not found" in output
+    assert "wrote p.png with 3 of 4 pictures; the others were not found\n" in output
 
 
 def test_a_png_takes_no_more_pictures_than_can_be_drawn(run: Path, photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:

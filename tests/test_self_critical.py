@@ -188,6 +188,17 @@ class TestTrainFrom:
         np.testing.assert_array_equal(after.scaling.mean, before.scaling.mean)
         assert (after.config["hidden"], after.config["objective"], after.config["data_stamp"]) == (16, "cross-entropy", before.config["data_stamp"])
 
+    def test_where_no_epoch_is_better_a_run_is_what_it_started_from_and_says_so(self, run: Path, tmp_path: Path) -> None:
+        output = good("train", "--from", run, "--out", tmp_path / "on", "--lr", 30).output
+        np.testing.assert_array_equal(open_run(tmp_path / "on").model.params.flat, open_run(run).model.params.flat)
+        said = f"Captions are those of {run}, which training started from: none of 2 epochs made them better."
+        assert said in output
+        assert said in (tmp_path / "on" / "index.html").read_text(encoding="utf-8")
+        assert (
+            good("evaluate", tmp_path / "on", "--json").stdout.partition('"seconds"')[0]
+            == good("evaluate", run, "--json").stdout.partition('"seconds"')[0]
+        )
+
     @pytest.mark.parametrize(("options", "factor"), [((), 1.5), (("--sharpen", 2), 2)])
     def test_training_on_the_score_begins_with_sharpened_scores_and_nothing_else_changed(
         self, options: tuple[object, ...], factor: float, run: Path, tmp_path: Path
