@@ -28,7 +28,7 @@ def good(*args: object) -> Result:
     return result
 
 
-def few(seed: int) -> CaptionData:
+def few(seed: int, *, progress: bool = False) -> CaptionData:
     """Generated pictures by the dozen; drawn once for each seed."""
     return copy.deepcopy(_few(seed))
 

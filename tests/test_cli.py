@@ -17,11 +17,13 @@ from commands import SMALL, call, failing, good
 from safetensors import safe_open
 from safetensors.numpy import save_file
 
-from xpcap import backend, open_run, runs
+from xpcap import CaptioningRNN, CaptioningSolver, backend, generate, open_run, runs
 from xpcap.cli import main
 from xpcap.cli.group import in_options
+from xpcap.cli.train import Progress, duration
 from xpcap.data import CaptionData, Vocabulary, open_data, tokenize, write_dataset
 from xpcap.errors import DataError
+from xpcap.groups import ALONE
 from xpcap.metrics import corpus_bleu, unigram_bleu
 from xpcap.runs import keeping
 
@@ -32,10 +34,11 @@ pytestmark = pytest.mark.usefixtures("few_pictures", "plain_curves")  # a page a
 def test_train_alone_generates_learns_and_leaves_a_run_folder() -> None:
     output = good("train", *SMALL).output
     for words in (
-        "data generated",
-        "out runs/pictures-lstm",
+        "drawing 15,500 pictures of shapes",
+        "training an LSTM of 16 units on 60 pictures with 300 captions of 54 words; the run folder is runs/pictures-lstm",
+        "2 epochs of 10 steps, about ",
         "epoch  2",
-        "best after epoch",
+        "Captions come from epoch 2 of 2.",
         "best possible",
         "named exactly",
         "wrote runs/pictures-lstm; open runs/pictures-lstm/index.html",
@@ -50,7 +53,11 @@ def test_train_alone_generates_learns_and_leaves_a_run_folder() -> None:
         ".lock", "best.safetensors", "config.json", "data.h5", "history.jsonl", "index.html", "last.safetensors", "loss.png", "pictures",
         "times.jsonl", "vocab.json",
     }  # fmt: skip
-    assert "out runs/pictures-lstm-2" in good("train", *SMALL).output  # a second run gets a folder of its own
+    again = good("train", *SMALL, "--verbose").output
+    assert "the run folder is runs/pictures-lstm-2" in again  # a second run gets a folder of its own
+    assert "data generated  out runs/pictures-lstm-2" in again
+    assert "hidden 16" in again
+    assert "hidden 16" not in output
 
 
 def test_equal_runs_leave_equal_bytes(run: Path, tmp_path: Path) -> None:
@@ -129,7 +136,19 @@ def test_every_option_of_train_changes_what_is_trained(tmp_path: Path) -> None:
         "--dropout": 0.1, "--smoothing": 0.1, "--select": "cider", "--inject": "every-step", "--feature-scaling": "standardize", "--seed": 1,
     }  # fmt: skip
     options = {param.opts[-1] for param in main.commands["train"].params if param.opts[-1].startswith("--")}
-    elsewhere = {"--out", "--backend", "--patience", "--save-every", "--resume", "--from", "--objective", "--samples", "--sharpen", "--score-epochs"}
+    elsewhere = {
+        "--out",
+        "--backend",
+        "--patience",
+        "--save-every",
+        "--resume",
+        "--from",
+        "--objective",
+        "--samples",
+        "--sharpen",
+        "--score-epochs",
+        "--verbose",
+    }
     assert set(changes) == options - elsewhere  # tests/test_resume.py and tests/test_self_critical.py have those
     results = {option: trained(option, option, value) for option, value in changes.items()}
     assert len({trained("plain"), *results.values()}) == len(changes) + 1
@@ -225,7 +244,7 @@ def test_prepare_writes_a_dataset_that_trains(tmp_path: Path, rng: np.random.Gen
     again = call(*made)
     assert again.exit_code == 1
     assert "small.h5 exists" in again.output
-    assert "out runs/small-lstm" in good("train", "small.h5", *SMALL).output
+    assert "the run folder is runs/small-lstm" in good("train", "small.h5", *SMALL).output
     assert not Path("runs/small-lstm/data.h5").exists()
     assert json.loads(good("evaluate", "runs/small-lstm", "--json").stdout)["n"] == 4
     Path("small.h5").rename("moved.h5")
@@ -493,3 +512,64 @@ def test_other_failing_imports_keep_their_traceback(line: str, tmp_path: Path) -
     assert result.returncode == 1
     assert result.stderr.startswith("Traceback ")
     assert line in result.stderr
+
+
+# What training says, and to whom
+
+
+def test_the_time_of_training_is_told_from_its_first_steps_and_validation_does_not_count(capsys: pytest.CaptureFixture[str]) -> None:
+    seconds = iter([0.0, 5.0, 6.0, 7.0, 8.0])  # the first step sets things up
+    progress = Progress(runs.TrainOptions(data="own.h5", out="run"), ALONE, verbose=False, clock=lambda: next(seconds))
+    data = generate(0, train=6, val=2)
+    model = CaptioningRNN(data.vocabulary.word_to_idx, data.feature_dim, 4, 4, "lstm")
+    solver = CaptioningSolver(model, data, batch_size=5, num_epochs=40, verbose=False)
+    progress.begin(solver)
+    solver.on_step = progress.step
+    for _ in range(4):
+        solver._record.add(np.zeros(()), np.zeros(()))
+        progress.step(solver)
+        progress.step(solver)  # between the batches of a validation
+    first, second = capsys.readouterr().out.splitlines()
+    assert first.startswith("training an LSTM of 4 units on 6 pictures with 30 captions of ")
+    assert (
+        second == "40 epochs of 6 steps, about 4 minutes as the first 3 steps went, plus the scores after each epoch; then a second stage of 5 epochs"
+    )
+
+
+@pytest.mark.parametrize(("seconds", "words"), [(0.1, "5 seconds"), (61, "60 seconds"), (95, "2 minutes"), (5600, "93 minutes"), (7200, "2.0 hours")])
+def test_times_are_told_in_round_words(seconds: float, words: str) -> None:
+    assert duration(seconds) == words
+
+
+SMALL_PICTURES = "import commands; from xpcap.runs import training; training.generate = commands.few; from xpcap.cli import main; main()"
+
+
+def begin(*args: object, **streams: Any) -> "subprocess.Popen[str]":
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")])}
+    return subprocess.Popen([sys.executable, "-c", SMALL_PICTURES, *map(str, args)], env=environment, text=True, stderr=subprocess.PIPE, **streams)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="pipes break otherwise there")
+def test_a_command_whose_reader_has_gone_ends_quietly_as_unix_tools_do(run: Path) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    for command in ("caption", "evaluate", "info"):
+        process = begin(command, run, stdout=writer)
+        assert (process.communicate()[1], process.returncode) == ("", 141)
+    os.close(writer)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="pipes break otherwise there")
+def test_training_whose_reader_has_gone_is_saved_and_says_how_to_go_on(tmp_path: Path) -> None:
+    with begin("train", "--out", tmp_path / "run", *SMALL, "--epochs", 100_000, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        while not process.stdout.readline().startswith("epoch  1"):
+            assert process.poll() is None
+        process.stdout.close()
+        errors = process.stderr.read()
+    assert process.returncode == 141
+    assert "Traceback" not in errors
+    assert "nobody reads the output any more, so training was stopped, and saved; continue with" in errors
+    assert f"train --out {tmp_path / 'run'} --resume" in errors
+    assert open_run(tmp_path / "run").meta["epoch"] >= 1

@@ -212,12 +212,12 @@ def test_a_picture_that_goes_away_meanwhile_leaves_its_frame(run: Path, photos: 
     monkeypatch.setattr(pages, "read_picture", lambda path: gone(path) if path.name == "val00001.png" else look(path))
     output = good("caption", run, photos, "--html", "p.html", "--png", "p.png").stdout
     assert Path("p.html").read_text(encoding="utf-8").count("The picture is not at hand") == 1
-    assert "wrote p.png with 3 of 4 pictures" in output
+    assert "wrote p.png with 3 of 4 pictures; the others were not found\n" in output
 
 
 def test_a_png_takes_no_more_pictures_than_can_be_drawn(run: Path, photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pages, "DRAWN", 2)
-    assert "wrote p.png with 2 of 4 pictures" in good("caption", run, photos, "--png", "p.png").stdout
+    assert "wrote p.png with 2 of 4 pictures; a PNG holds no more" in good("caption", run, photos, "--png", "p.png").stdout
     with Image.open("p.png") as drawn:
         assert drawn.width == 2 * 330
 

@@ -45,6 +45,7 @@ def test_encoding_cuts_marks_and_pads() -> None:
 def test_decoding_drops_null_keeps_end_and_stops_there(idx_to_word: Any) -> None:
     assert decode_captions(np.array([0, 1, 3, 2, 1]), idx_to_word) == "a b <END>"
     assert decode_captions(np.array([[1, 0, 3], [2, 1, 1]]), idx_to_word) == ["a b", "<END>"]
+    assert decode_captions(np.array([[1, 2, 3], [2, 1, 1]]), idx_to_word, special=False) == ["a", ""]
     for bad in (4, -1):
         with pytest.raises(ValueError, match=f"id {bad} has no word"):
             decode_captions(np.array([bad]), idx_to_word)

@@ -55,7 +55,7 @@ def test_every_option_of_a_command_is_described(name: str) -> None:
 
 @pytest.mark.parametrize("option", [p for p in main.commands["train"].params if isinstance(p, click.Option)], ids=lambda p: p.name)
 def test_defaults_in_the_docs_are_those_of_the_command(option: click.Option) -> None:
-    if option.name in ("out", "backend", "resume", "start"):
+    if option.name in ("out", "backend", "resume", "start", "verbose"):
         return
     row = re.search(rf"^\| `{option.opts[-1]}` \| ([^|]+) \|", section("train"), re.MULTILINE)
     assert row
@@ -117,7 +117,7 @@ def put_files_that_the_docs_speak_of() -> None:
 def test_commands_in_the_docs_run_in_their_order(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """On small data, and small models where they are trained; those for a GPU or PyTorch only where there is one."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(training, "generate", lambda seed: generate(seed, train=40, val=12))
+    monkeypatch.setattr(training, "generate", lambda seed, **how: generate(seed, train=40, val=12, **how))
     monkeypatch.setattr(bench, "CONFIGS", {name: bench.Config(name, N=4, D=8, W=8, H=8, V=40) for name in bench.CONFIGS})
     monkeypatch.setattr(bench, "USUAL", bench.Plan(rounds=1, warm_ms=0, block_ms=0))
     monkeypatch.setattr(backend, "_active", None)

@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from commands import good
+from commands import SMALL, good
 
 from xpcap import CaptioningRNN, CaptioningSolver, use_backend
-from xpcap.data import CaptionData, Vocabulary
+from xpcap.data import CaptionData, Vocabulary, open_data
 from xpcap.data.dataset import Split
 from xpcap.layers import CELLS
 from xpcap.layers.activations import no_activations
@@ -24,7 +24,7 @@ from xpcap.runs.folder import HISTORY, write_lines
 
 COLOURS, THINGS, PLACES = "red blue green black white".split(), "dog cat bird horse cow fish".split(), "grass road sand snow hill".split()
 FORMS = ("a {0} {1} on the {2}", "there is a {0} {1} standing on the {2}", "{1} on {2}")
-NAMES = ["features", "variety", "ending", "length", "unknown", "vocabulary", "overfitting", "gates"]
+NAMES = ["alike", "features", "variety", "repeats", "ending", "length", "unknown", "vocabulary", "overfitting", "gates"]
 
 
 def draw(pictures: int) -> dict[str, Any]:
@@ -130,6 +130,59 @@ def test_pictures_whose_features_are_mixed_up_are_noticed(healthy: dict[tuple[st
     found = examine(healthy["lstm", "init"], mixed)
     assert found["features"].verdict == "bad"
     assert found["variety"].verdict == "ok"
+
+
+def test_training_captions_that_are_alike_are_blamed_and_not_the_features(tmp_path: Path) -> None:
+    splits = {name: replace(split, text=["a nice photo"] * len(split.captions)) for name, split in DATA.splits.items()}
+    vocabulary = Vocabulary.build(splits["train"].text or (), 1)
+    data = CaptionData(vocabulary, {name: replace(split, captions=vocabulary.encode(split.text or (), 12)) for name, split in splits.items()})
+    found = examine(train(tmp_path / "run", data), data)
+    assert (found["alike"].verdict, found["alike"].value) == ("bad", 1)
+    assert "All training captions are alike" in found["alike"].text
+    assert found["features"].verdict == "bad"
+    assert "training captions are alike" in found["features"].text
+    assert "belong together" not in found["features"].text
+
+
+def test_captions_of_other_data_are_not_those_that_a_run_learnt_from(healthy: dict[tuple[str, str], Run]) -> None:
+    run = healthy["lstm", "init"]
+    assert examine(run._replace(config={**run.config, "data_stamp": "another's"}))["alike"].verdict == "unknown"
+
+
+@pytest.mark.parametrize(
+    ("caption", "twice"),
+    [("a man is is on a", "is is"), ("a group of a of a dog", "of a of a"), ("in the blue in the blue", "in the blue in the blue"),
+     ("a dog and a dog", ""), ("a man in a hat in a car", ""), ("", "")],
+)  # fmt: skip
+def test_words_twice_in_a_row_are_found_and_words_that_come_back_later_are_not(caption: str, twice: str, healthy: dict[tuple[str, str], Run]) -> None:
+    said = [caption.split(), *[["a", "dog"]] * 59]
+    found = {finding.name: finding for finding in examine_run(healthy["lstm", "init"], said, DATA)}["repeats"]
+    assert found.value == pytest.approx(bool(twice) / 60)
+    assert (f"most often {twice!r}" in found.text) == bool(twice)
+
+
+def test_stuttering_captions_are_bad_and_the_word_is_named(healthy: dict[tuple[str, str], Run]) -> None:
+    found = {finding.name: finding for finding in examine_run(healthy["lstm", "init"], [["a", "man", "is", "is", "is"]] * 60, DATA)}
+    assert found["repeats"].verdict == "bad"
+    assert "60 of 60 captions" in found["repeats"].text
+
+
+@pytest.mark.usefixtures("few_pictures")
+def test_where_words_are_lacking_the_command_to_type_is_printed_and_makes_a_larger_vocabulary(tmp_path: Path, rng: np.random.Generator) -> None:
+    rows = [f"{i}.jpg,a {colour} dog number{i % 10}" for i, colour in enumerate(["red", "blue"] * 20)]
+    Path("captions.csv").write_text("\n".join(["image,caption", *rows]))
+    np.savez("features.npz", names=[f"{i}.jpg" for i in range(40)], features=rng.standard_normal((40, 5)).astype("f4"))
+    good("prepare", "captions.csv", "--features", "features.npz", "--out", "own.h5", "--min-count", 8)
+    good("train", "own.h5", "--out", "run", *SMALL)
+    output = good("evaluate", "run", "--doctor").output
+    assert "a lower --min-count than 8" in " ".join(output.split())
+    command = output.strip().splitlines()[-1].split("prepare ")[1]
+    assert command == "captions.csv --features features.npz --min-count 4 --out own-min-count-4.h5"
+    good("prepare", *command.split())
+    assert len(open_data("own-min-count-4.h5").vocabulary) > len(open_data("own.h5").vocabulary)
+    good("prepare", "captions.csv", "--features", "features.npz", "--out", "all.h5", "--min-count", 1)
+    good("train", "all.h5", "--out", "all", *SMALL)
+    assert "\nnext, with" not in good("evaluate", "all", "--doctor").output
 
 
 def test_a_model_that_never_says_end_runs_to_the_limit_and_is_too_long(healthy: dict[tuple[str, str], Run]) -> None:
@@ -238,7 +291,7 @@ def test_what_cannot_be_measured_is_unknown(healthy: dict[tuple[str, str], Run],
     val = DATA.splits["val"]
     one = replace(val, captions=val.captions[:2], image_idxs=val.image_idxs[:2], text=(val.text or ())[:2])
     found = examine(healthy["lstm", "init"], CaptionData(DATA.vocabulary, {"val": one}))
-    assert [name for name, finding in found.items() if finding.verdict == "unknown"] == ["features", "gates"]
+    assert [name for name, finding in found.items() if finding.verdict == "unknown"] == ["alike", "features", "gates"]
     assert found["features"].to_json()["value"] is None
 
 

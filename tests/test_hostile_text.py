@@ -84,7 +84,7 @@ def everywhere(folder: Path, text: Any) -> str:
     looked = Looked(np.full((2, 2, 2), 0.25), Area(0, 0, 1, 1))
     cards = [Card(text, PICTURE, words, [text, text, text], text, looked=looked), Card(text, PICTURE, words), Card(text, None, [], [text])]
     write_page(
-        folder / "page.html", text, summary=text, facts=[(text, text)], history=HISTORY, scores=[(text, text, text)],
+        folder / "page.html", text, summary=text, facts=[(text, text)], history=HISTORY, scores=[(text, text, text, text)],
         galleries=[Gallery(text, text, cards), Gallery(text, text, cards[2:])], skipped=[(text, text)],
     )  # fmt: skip
     return (folder / "page.html").read_bytes().decode("utf-8")
@@ -137,7 +137,7 @@ def test_a_page_of_many_things_counts_what_it_leaves_out(tmp_path: Path) -> None
     card = Card("x", PICTURE, [(word, 0.5) for word in many], many)
     history = [{"epoch": i + 1, "train_loss": 1.0} for i in range(2500)]
     pairs = [(thing, thing) for thing in many]
-    scores = [(thing, thing, thing) for thing in many]
+    scores = [(thing, thing, thing, thing) for thing in many]
     write_page(tmp_path / "page.html", "t", facts=pairs, scores=scores, skipped=pairs, history=history, galleries=[Gallery("g", "", [card])])
     source = (tmp_path / "page.html").read_text()
     assert len(source) < 1_000_000

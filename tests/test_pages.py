@@ -5,6 +5,7 @@ import html
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from collections import Counter
@@ -116,6 +117,20 @@ def test_the_page_states_every_score_with_its_protocol(made: Path) -> None:
     for row in evaluate_run(run_folder.open_run(made / "run")).rows():
         for text in row:
             assert text in page
+    assert re.search(r"perplexity</dt>.*?as unsure as a choice.*?<summary>How it is measured</summary>.*?log-likelihood", page, re.DOTALL)
+
+
+def test_a_picture_is_described_by_its_caption_on_every_page(made: Path, tmp_path: Path) -> None:
+    run = run_folder.open_run(made / "run")
+    folder = shutil.copytree(made / "photos", tmp_path / "photos")
+    captions, _ = runs.caption_files(run, str(folder))
+    runs.write_caption_page(tmp_path / "page.html", run, captions, runs.look_at_files)
+    said = [html.unescape(alt) for alt in re.findall(r'<img [^>]*alt="(.*?)">', (tmp_path / "page.html").read_text())]
+    assert said == [caption.caption or f"Picture {caption.image}" for caption in captions]
+    for cards in galleries((made / "run" / "index.html").read_text()).values():
+        for card in cards:
+            if card.caption and card.has_picture:
+                assert f'alt="{card.caption}"' in (made / "run" / "index.html").read_text()
 
 
 def test_equal_runs_have_equal_pages(made: Path, tmp_path: Path) -> None:
@@ -130,7 +145,7 @@ def test_nothing_is_written_outside_the_run_folder(tmp_path: Path) -> None:
         Path(folder).mkdir()
     code = (
         "from pathlib import Path; from xpcap.data.pictures import generate; from xpcap.runs import TrainOptions, training;"
-        f"training.generate = lambda seed: generate(seed, train=20, val=6); training.train_run(TrainOptions(out=Path('runs/r'), **{SMALL}))"
+        f"training.generate = lambda seed, **how: generate(seed, train=20, val=6); training.train_run(TrainOptions(out=Path('runs/r'), **{SMALL}))"
     )
     environment = {**os.environ, **folders, "PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": "1"}
     result = subprocess.run([sys.executable, "-W", "error", "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)

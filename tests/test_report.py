@@ -93,7 +93,7 @@ def full(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("page") / "index.html"
     write_page(
         path, f"A run {NASTY}", summary=NASTY, facts=[("cell", "lstm"), (NASTY, long), (long, NASTY)], history=HISTORY,
-        scores=[("BLEU-4", "0.170", f"corpus BLEU {NASTY}"), (long, long, long)],
+        scores=[("BLEU-4", "0.170", "phrases that people use", f"corpus BLEU {NASTY}"), (long, long, long, long)],
         galleries=[Gallery("Best", NASTY, cards), Gallery(NASTY, "", cards[:1])], skipped=[(NASTY, NASTY), (long, long)],
     )  # fmt: skip
     return path
@@ -170,7 +170,7 @@ def test_text_from_outside_stays_text(full: Path) -> None:
     assert page.source.count("</style>") == 1
     assert page.all("span", class_="word", title="p = 0.50")
     assert not any(key.startswith("on") for _, attrs in page.elements for key in attrs)
-    assert {attrs["alt"] for attrs in page.all("img")} >= {"a red circle", "Picture strip.jpg", "مرحبا بالعالم"}
+    assert {attrs["alt"] for attrs in page.all("img")} >= {"a red circle", "Picture strip.jpg", "مرحبا عالم"}
 
 
 def test_the_page_asks_for_nothing_outside_itself(full: Path) -> None:
@@ -315,6 +315,17 @@ def test_a_browser_shows_the_page_without_scrolling_sideways(browser: Browser, f
         )
         assert browser.evaluate(f"{outside}.map(e => e.outerHTML.slice(0, 99))") == []
     assert browser.requested == {"file", "data"}
+
+
+def test_pictures_come_before_numbers_on_a_phone_and_what_a_score_says_before_how_it_is_measured(browser: Browser, full: Path) -> None:
+    parts = "['gallery-1', 'gallery-2', 'scores', 'training', 'settings', 'skipped']"
+    tops = f"{parts}.map(id => document.getElementById(id).getBoundingClientRect().top)"
+    browser.show(full, 390, dark=False)
+    assert (found := browser.evaluate(tops)) == sorted(found)
+    browser.show(full, 1200, dark=False)
+    assert browser.evaluate(tops)[2] < browser.evaluate(tops)[0]
+    assert "phrases that people use" in browser.evaluate("document.querySelector('#scores').innerText")
+    assert "corpus BLEU" not in browser.evaluate("document.querySelector('#scores').innerText")
 
 
 @pytest.mark.parametrize("dark", [False, True])

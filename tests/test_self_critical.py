@@ -25,13 +25,15 @@ from xpcap import CaptionData, CaptioningRNN, CaptioningSolver
 from xpcap.data.dataset import Split
 from xpcap.data.pictures import generate
 from xpcap.data.vocabulary import END, Vocabulary
-from xpcap.errors import OptionError
+from xpcap.errors import DataError, OptionError
 from xpcap.groups import ALONE, Group
 from xpcap.metrics.cider import CiderD
 from xpcap.models.batch import Batch
+from xpcap.runs import load_state, save_state
 from xpcap.runs.folder import HISTORY, open_run
-from xpcap.runs.options import epochs_for
+from xpcap.runs.options import ON_SCORE, epochs_for
 from xpcap.runs.pages import whole_history
+from xpcap.training import self_critical
 from xpcap.training.history import best_of
 from xpcap.training.self_critical import SelfCritical, advantages
 
@@ -186,6 +188,17 @@ class TestTrainFrom:
         np.testing.assert_array_equal(after.scaling.mean, before.scaling.mean)
         assert (after.config["hidden"], after.config["objective"], after.config["data_stamp"]) == (16, "cross-entropy", before.config["data_stamp"])
 
+    def test_where_no_epoch_is_better_a_run_is_what_it_started_from_and_says_so(self, run: Path, tmp_path: Path) -> None:
+        output = good("train", "--from", run, "--out", tmp_path / "on", "--lr", 30).output
+        np.testing.assert_array_equal(open_run(tmp_path / "on").model.params.flat, open_run(run).model.params.flat)
+        said = f"Captions are those of {run}, which training started from: none of 2 epochs made them better."
+        assert said in output
+        assert said in (tmp_path / "on" / "index.html").read_text(encoding="utf-8")
+        assert (
+            good("evaluate", tmp_path / "on", "--json").stdout.partition('"seconds"')[0]
+            == good("evaluate", run, "--json").stdout.partition('"seconds"')[0]
+        )
+
     @pytest.mark.parametrize(("options", "factor"), [((), 1.5), (("--sharpen", 2), 2)])
     def test_training_on_the_score_begins_with_sharpened_scores_and_nothing_else_changed(
         self, options: tuple[object, ...], factor: float, run: Path, tmp_path: Path
@@ -246,7 +259,29 @@ def staged(tmp_path_factory: pytest.TempPathFactory) -> Path:
         commands.use_plain_curves(patch)
         output = good("train", "--out", folder, *STAGED).output
     assert [line.split()[:2] for line in output.splitlines() if line.startswith("epoch")] == [["epoch", "1"], ["epoch", "2"]] * 2
-    assert output.count("objective self-critical") == 1
+    assert output.count("second stage: training on the score of captions that it makes of 60 pictures, from CIDEr 0.") == 1
+    return folder
+
+
+SPOILT = [*STAGED, "--lr", 0.02]
+
+
+def make_the_second_stage_worse(patch: pytest.MonkeyPatch) -> None:
+    """Its learning rate is far too high, and nothing ends it early."""
+    patch.setitem(ON_SCORE, "lr", 3.0)
+    for limit, never in (("LEAST_DISTINCT", 0), ("SHORTEST", 0), ("LONGEST", 99)):
+        patch.setattr(self_critical, limit, never)
+
+
+@pytest.fixture(scope="module")
+def spoilt(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of two stages, of which the second makes captions worse."""
+    folder = tmp_path_factory.mktemp("spoilt") / "run"
+    with pytest.MonkeyPatch.context() as patch:
+        commands.use_few_pictures(patch)
+        commands.use_plain_curves(patch)
+        make_the_second_stage_worse(patch)
+        good("train", "--out", folder, *SPOILT)
     return folder
 
 
@@ -265,8 +300,13 @@ class TestStages:
 
     def test_the_page_and_the_curves_show_both_stages(self, staged: Path) -> None:
         page = " ".join((staged / "index.html").read_text(encoding="utf-8").split())
-        best = open_run(staged).meta["epoch"]
-        assert f"parameters of epoch {2 + best} (the first 2 by cross entropy, then on the score), scored on" in page
+        best = open_run(staged).meta
+        start = json.loads((staged / HISTORY).read_text().splitlines()[0])
+        assert "An LSTM captioner, scored on the 14 pictures of val. Captions come from the second of two stages, training on the score " in page
+        scored = (
+            f"(epoch {best['epoch']} of 2, CIDEr {best['val_cider']:.3f} on val), after 2 epochs of cross entropy, CIDEr {start['val_cider']:.3f}"
+        )
+        assert scored in page
         assert re.search(r"val loss from \S+ after epoch 1 to \S+ after epoch 4", page)
         assert re.search(r"train reward from \S+ after epoch 3 to \S+ after epoch 4", page)
         drawn = json.loads((staged / "loss.png").read_bytes())
@@ -310,13 +350,85 @@ class TestStages:
         assert not (out / "cross-entropy" / "cross-entropy").exists()
         failing(["train", "--out", out], "exists, and a run is never overwritten")
 
-    def test_a_second_stage_that_made_captions_worse_says_so(self, staged: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr("xpcap.runs.stages.read_history", lambda folder: [{"val_cider": 9.5 if folder.name == "cross-entropy" else 0.5}])
-        out = Path(shutil.copytree(staged, tmp_path / "run"))
-        output = " ".join(good("train", "--out", out, "--resume").output.split())
-        assert f"CIDEr 0.500 after it, 9.500 before; use the run {out / 'cross-entropy'}" in output
-        monkeypatch.undo()
-        assert "no better" not in good("train", "--out", out, "--resume").output
+    def test_where_no_epoch_on_the_score_is_better_the_run_is_its_first_stage(self, spoilt: Path) -> None:
+        ours, first = open_run(spoilt), open_run(spoilt / "cross-entropy")
+        np.testing.assert_array_equal(ours.model.params.flat, first.model.params.flat)
+        (start, *epochs) = [json.loads(line) for line in (spoilt / HISTORY).read_text().splitlines()]
+        assert (ours.meta["epoch"], start["epoch"], ours.meta["val_cider"]) == (0, 0, start["val_cider"])
+        assert start["val_loss"] == pytest.approx(first.meta["val_loss"])
+        assert start["val_cider"] > max(record["val_cider"] for record in epochs)
+        scores = [json.loads(good("evaluate", folder, "--json").stdout)["scores"] for folder in (spoilt, spoilt / "cross-entropy")]
+        assert scores[0] == scores[1]
+        assert scores[0]["cider_d"] == pytest.approx(start["val_cider"])
+        assert good("caption", spoilt, "--json").stdout == good("caption", spoilt / "cross-entropy", "--json").stdout
+
+    def test_the_page_the_command_and_the_doctor_say_that_captions_come_from_the_first_stage(self, spoilt: Path) -> None:
+        best, cider = open_run(spoilt / "cross-entropy").meta["epoch"], open_run(spoilt).meta["val_cider"]
+        said = f"Captions come from the first of two stages, cross entropy (epoch {best} of 2, CIDEr {cider:.3f} on val): the second"
+        assert said in " ".join((spoilt / "index.html").read_text(encoding="utf-8").split())
+        assert said in " ".join(good("train", "--out", spoilt, "--resume").output.split())
+        doctor = {finding["name"]: finding for finding in json.loads(good("evaluate", spoilt, "--doctor", "--json").stdout)["doctor"]}
+        assert "alidation loss" in doctor["overfitting"]["text"]
+
+    @pytest.mark.parametrize("pauses", [[STEPS_OF_FIRST + 2], [STEPS_OF_FIRST + 26]])
+    def test_a_run_that_keeps_its_first_stage_goes_on_to_the_same_bytes(
+        self, pauses: list[int], spoilt: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:  # fmt: skip
+        """Broken off in the first epoch on the score, and in the second."""
+        make_the_second_stage_worse(monkeypatch)
+        out = tmp_path / "run"
+        for number in pauses:
+            with pytest.MonkeyPatch.context() as patch:
+                stop_after(number, patch)
+                assert call("train", "--out", out, *SPOILT, "--resume").exit_code == 143
+            assert open_run(out).meta["epoch"] == 0
+        good("train", "--out", out, "--resume")
+        whole, broken = kill.files(spoilt), kill.files(out)
+        assert {name for name in whole.keys() | broken.keys() if whole.get(name) != broken.get(name)} == set()
+
+    def test_a_run_killed_before_its_second_stage_has_a_checkpoint_is_its_first_stage(
+        self, spoilt: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:  # fmt: skip
+        """With the parameters that it starts from already written, and without."""
+        make_the_second_stage_worse(monkeypatch)
+        for missing in (("last.safetensors", HISTORY), ("last.safetensors", HISTORY, "best.safetensors")):
+            out = Path(shutil.copytree(spoilt, tmp_path / str(len(missing)) / "run"))
+            for name in missing:
+                (out / name).unlink()
+            assert good("caption", out, "--json").stdout == good("caption", spoilt, "--json").stdout
+            good("train", "--out", out, "--resume")
+            assert (out / "best.safetensors").read_bytes() == (spoilt / "best.safetensors").read_bytes()
+            assert (out / "last.safetensors").read_bytes() == (spoilt / "last.safetensors").read_bytes()
+
+    def test_a_state_whose_start_was_tampered_with_is_refused(self, spoilt: Path, tmp_path: Path) -> None:
+        shapes = open_run(spoilt).model.params.shapes
+        state = load_state(spoilt / "last.safetensors", shapes)
+        assert state.start is not None
+        for odd in ({**state.start, "epoch": 1}, {**state.start, "val_cider": "much"}, {"epoch": 0}):
+            save_state(tmp_path / "odd.safetensors", state._replace(start=odd), vocabulary="v")
+            with pytest.raises(DataError, match=r"start is .*, expected the figures of epoch 0"):
+                load_state(tmp_path / "odd.safetensors", shapes)
+
+    @pytest.mark.parametrize("command", ["caption", "evaluate", "info"])
+    def test_a_run_stopped_in_its_first_stage_is_opened_by_that_and_says_so(self, command: str, tmp_path: Path) -> None:
+        out = tmp_path / "run"
+        with pytest.MonkeyPatch.context() as patch:
+            stop_after(STEPS_OF_FIRST // 2 + 3, patch)
+            assert call("train", "--out", out, *STAGED).exit_code == 143
+        result = good(command, out, "--json")
+        json.loads(result.stdout)
+        assert result.stderr == f"{out} has only its first stage so far, cross entropy: opened with the best of that, epoch 1 of 2\n"
+        with pytest.warns(UserWarning, match="has only its first stage so far"):
+            assert open_run(out).meta["epoch"] == 1
+        assert "first stage" not in good("caption", out / "cross-entropy").stderr
+
+    @pytest.mark.parametrize("options", [STAGED, [*STAGED, "--score-epochs", 0]])
+    def test_a_run_stopped_in_its_first_epoch_has_nothing_to_caption_with_and_says_how_to_go_on(self, options: list[Any], tmp_path: Path) -> None:
+        with pytest.MonkeyPatch.context() as patch:
+            stop_after(3, patch)
+            assert call("train", "--out", tmp_path / "run", *options).exit_code == 143
+        for command in ("caption", "evaluate"):
+            failing([command, tmp_path / "run"], "nothing to caption with yet", "continue it with --resume")
 
 
 @pytest.mark.parametrize(("captions", "epochs"), [(1, 60), (1250, 60), (5000, 16), (9600, 8), (30000, 8), (400000, 8)])

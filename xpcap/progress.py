@@ -1,6 +1,7 @@
 """Progress bars, drawn on a terminal only, and a limit on how often what is shown is renewed."""
 
 import math
+import sys
 import time
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -43,7 +44,8 @@ def byte_bar(shown: bool, label: str, total: int | None, done: int = 0) -> Any:
 
 
 def say(line: str) -> None:
-    """Print a line without breaking a bar on the screen."""
+    """Print a line at once, without breaking a bar on the screen. BrokenPipeError : nobody reads it."""
     from tqdm import tqdm
 
     tqdm.write(line)
+    sys.stdout.flush()

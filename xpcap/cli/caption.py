@@ -11,7 +11,7 @@ from click.core import ParameterSource
 
 from xpcap import runs
 from xpcap.cli.decoding import Decoding, decoding_options
-from xpcap.cli.shared import PATH, backend_option, choose_backend, examples, json_option, print_captions
+from xpcap.cli.shared import PATH, backend_option, choose_backend, examples, json_option, print_captions, remark
 from xpcap.encoders import is_url
 from xpcap.groups import Released, join
 from xpcap.report import visible
@@ -76,7 +76,7 @@ def caption(
         if place is not None:
             runs.check_place(place, suffix)  # before any work is done
     choose_backend(backend)
-    opened = open_runs([run, *further])
+    opened = open_runs([run, *further], on_remark=remark)
     policy = decoding.policy(opened, SHOWN if html or as_json else 1)
     skipped: list[Skipped] = []
     attend = bool(as_json or html or png)  # where it looked is shown there alone
@@ -142,5 +142,6 @@ def _write(
         click.echo(f"wrote {html}", err=as_json)
     if png is not None:
         drawn = runs.write_caption_png(png, captions, look, run=run)
-        rest = f" with {drawn} of {len(captions)} pictures; the others were not found, or are too many" if drawn < len(captions) else ""
+        why = "a PNG holds no more" if drawn == runs.pages.DRAWN else "the others were not found"
+        rest = f" with {drawn} of {len(captions)} pictures; {why}" if drawn < len(captions) else ""
         click.echo(f"wrote {png}{rest}", err=as_json)

@@ -8,7 +8,7 @@ import click
 
 from xpcap.cli.decoding import Decoding, decoding_options
 from xpcap.cli.doctor import in_flags, print_findings
-from xpcap.cli.shared import PATH, backend_option, choose_backend, csv_option, examples, json_option, print_scores, table
+from xpcap.cli.shared import PATH, backend_option, choose_backend, csv_option, examples, json_option, print_scores, remark, table
 from xpcap.data import CaptionData
 from xpcap.groups import Released, join
 from xpcap.report import visible
@@ -48,7 +48,7 @@ def evaluate(
     if csv is not None:
         check_place(csv, ".csv", command="evaluate")
     choose_backend(backend)
-    opened = open_runs(folders)
+    opened = open_runs(folders, on_remark=remark)
     seen = data_of(opened, data)
     evaluation = evaluate_run(opened, seen, split, progress=True, policy=decoding.policy(opened), java=True, group=join())
     comparison = compare(evaluation, _other(against, data, split, decoding)) if against else None
@@ -67,11 +67,11 @@ def evaluate(
     if comparison:
         _print_comparison(comparison, " + ".join(map(str, folders)), str(against))
     if findings is not None:
-        print_findings(findings)
+        print_findings(findings, opened)
 
 
 def _other(against: Path, data: Path | None, split: str, decoding: Decoding) -> Evaluation:
-    run = open_run(against)
+    run = open_run(against, on_remark=remark)
     return evaluate_run(run, data, split, progress=True, policy=decoding.policy(run), java=True, group=join())
 
 

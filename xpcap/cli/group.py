@@ -23,6 +23,7 @@ LONGEST_MESSAGE = 4000  # characters
 SHARED = ("train", "evaluate", "caption", "prepare", "info")  # what ranks do together; of other commands rank 0 does all
 GRACE = 2.0  # seconds that a rank which fails leaves rank 0 to fail in the same way and say so
 STOPPED = (128 + signal.SIGINT, 128 + signal.SIGTERM)  # exit statuses: every rank leaves by itself
+PIPE_CLOSED = 128 + 13  # exit status of a program that SIGPIPE ends; Windows has no such signal
 
 
 class Commands(click.Group):
@@ -81,7 +82,8 @@ class Commands(click.Group):
             click.echo(f"{ctx.invoked_subcommand}: interrupted; no file was left half-written", err=True)
             ctx.exit(128 + signal.SIGINT)
         except BrokenPipeError:
-            raise  # whoever read our output has gone; click ends quietly
+            leave_closed_pipe()
+            ctx.exit(PIPE_CLOSED)
         except OSError as error:
             place = f"{visible(str(error.filename))}: " if error.filename else ""
             hint = "expected to read or write there; is the path right, and is there room and permission?"
@@ -89,7 +91,16 @@ class Commands(click.Group):
 
     def _message(self, ctx: click.Context, error: Exception) -> str:
         command = self.get_command(ctx, ctx.invoked_subcommand or "")
-        return visible(in_options(str(error), command.params if command else []), LONGEST_MESSAGE)
+        params = [*self.commands["train"].params, *(command.params if command else [])]  # a run may have to be trained on before it can be used
+        return visible(in_options(str(error), params), LONGEST_MESSAGE)
+
+
+def leave_closed_pipe() -> None:
+    """Let what is still to be written go nowhere, since the reader of the output has gone: or Python complains of it as it ends."""
+    with contextlib.suppress(OSError, ValueError, AttributeError):  # no such stream, or not of a file
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, sys.stdout.fileno())
+        os.close(nowhere)
 
 
 def in_options(message: str, params: list[click.Parameter]) -> str:
@@ -104,7 +115,8 @@ def main() -> None:
     """Train and run LSTM image captioners with hand-written gradients, on NumPy or CuPy.
 
     Start with 'train': without data it generates pictures of shapes, learns to caption them and shows the result. 'COMMAND --help' has
-    examples of each command. Exit status: 0 done, 1 failed, 2 wrong usage, 130 or 143 stopped by Ctrl-C or SIGTERM.
+    examples of each command. Exit status: 0 done, 1 failed, 2 wrong usage, 130 or 143 stopped by Ctrl-C or SIGTERM, 141
+    nobody reads the output any more.
     """
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # captions may hold what the terminal cannot show

@@ -10,14 +10,15 @@ import click
 
 from xpcap import __version__
 from xpcap.backend import backend_status, import_nccl
-from xpcap.cli.shared import PATH, describe_data, examples, json_option, table
+from xpcap.cli.shared import PATH, describe_data, examples, json_option, remark, table
 from xpcap.cores import cores
 from xpcap.data import open_data
 from xpcap.groups import Group, Released, join
 from xpcap.groups.device import NCCL, Staged
 from xpcap.groups.mpi import MPIGroup
 from xpcap.runs import open_run
-from xpcap.runs.folder import CONFIG
+from xpcap.runs.folder import CONFIG, opened_folder
+from xpcap.runs.stages import origin
 
 
 @click.command(epilog=examples("info", "info flickr8k.h5", "info runs/flickr8k --json"))
@@ -30,7 +31,7 @@ def info(file: Path | None, as_json: bool) -> None:
     """
     if file is None:
         _print_machine(as_json)
-    elif (file / CONFIG).is_file():
+    elif (opened_folder(file) / CONFIG).is_file():
         _print_run(file, as_json)
     else:
         _print_data(file, as_json)
@@ -69,13 +70,14 @@ def _ranks(group: Group) -> dict[str, Any]:
 
 
 def _print_run(folder: Path, as_json: bool) -> None:
-    run = open_run(folder)
+    run = open_run(folder, on_remark=remark)
     parameters = run.model.size
     if as_json:
         click.echo(json.dumps({"config": run.config, "best": run.meta, "parameters": parameters}))
         return
     click.echo(table([(key, json.dumps(value)) for key, value in run.config.items()]))
     click.echo(f"{parameters:,} parameters; best: {json.dumps(run.meta)}")
+    click.echo(origin(run))
 
 
 def _print_data(file: Path, as_json: bool) -> None:

@@ -2,6 +2,7 @@
 
 import math
 import os
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -108,6 +109,16 @@ def csv_option(command: Function) -> Function:
 
 
 # Printing
+
+
+def program() -> str:
+    """The beginning of a command as it was typed."""
+    return "python cli.py" if Path(sys.argv[0]).name == "cli.py" else "xpcap"
+
+
+def remark(sentence: str) -> None:
+    """A remark of the library, on standard error: what is printed for programs stays pure."""
+    click.echo(visible(sentence), err=True)
 
 
 def table(rows: Sequence[Sequence[str]]) -> str:

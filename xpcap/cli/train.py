@@ -1,10 +1,11 @@
 """`train`: a data set in, a run folder out; and what it prints meanwhile."""
 
+import contextlib
 import dataclasses
-import functools
 import shlex
 import signal
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,20 +13,26 @@ from typing import Any
 import click
 
 from xpcap.backend import get_backend
-from xpcap.cli.shared import PATH, Choice, Function, Number, backend_option, choose_backend, examples, print_captions, print_scores
+from xpcap.cli.group import leave_closed_pipe
+from xpcap.cli.shared import PATH, Choice, Function, Number, backend_option, choose_backend, examples, print_captions, print_scores, program
+from xpcap.data.pictures import TRAIN, VAL
 from xpcap.data.scaling import KINDS
+from xpcap.data.vocabulary import SPECIAL
 from xpcap.groups import Group, join
 from xpcap.layers import CELLS
 from xpcap.models.config import INJECT
 from xpcap.progress import say
 from xpcap.runs import GENERATED, Stopped, TrainOptions, choose, is_saved, train_run
 from xpcap.runs.folder import LARGEST
+from xpcap.runs.place import has_data
+from xpcap.runs.stages import origin
 from xpcap.training.descent import LINEAR
-from xpcap.training.objectives import OBJECTIVES
+from xpcap.training.objectives import CROSS_ENTROPY, OBJECTIVES
 from xpcap.training.selection import SELECT
 from xpcap.training.solver import CaptioningSolver
 
 DEFAULTS = TrainOptions()
+WATCHED = 3.0  # seconds of steps that the time of the rest is told from
 EXAMPLES = examples("train", "train flickr8k.h5 --out runs/flickr8k --resume", "train flickr8k.h5 --backend cupy --epochs 20")
 
 
@@ -82,7 +89,8 @@ def option(name: str, kind: Any, text: str) -> Callable[[Function], Function]:
 @option("patience", click.IntRange(0, LARGEST), "Stop after this many epochs in a row without a better one; 0: never.")
 @option("save-every", str, "How often to save within an epoch: seconds, as in 30s, or steps, as in 200. The end of an epoch is always saved.")
 @click.option("--resume", is_flag=True, default=None, help="Continue the run at --out as if it had never stopped; begin it if there is none.")
-def train(data: Path | None, backend: str | None, **options: Any) -> None:
+@click.option("-v", "--verbose", is_flag=True, help="Print all options, which also go to config.json in the run folder.")
+def train(data: Path | None, backend: str | None, verbose: bool, **options: Any) -> None:
     """Train a captioner.
 
     DATA is a dataset file from 'prepare' or CS231n's coco_captioning folder. Without it, pictures of shapes are generated and learnt.
@@ -90,27 +98,34 @@ def train(data: Path | None, backend: str | None, **options: Any) -> None:
     The result is a run folder. It keeps the best epoch's parameters (see --select) beside the latest ones; when training ends, the former caption
     the val split and are scored. Open index.html in the run folder for captions, scores and curves.
 
-    Ctrl-C and SIGTERM finish the step, save, and exit with 130 or 143; a second Ctrl-C exits at once. With --resume the same command begins
-    a run and continues it, however it ended; options that you leave out are then the run's own.
+    Ctrl-C and SIGTERM finish the step, save, and exit with 130 or 143; a second Ctrl-C exits at once. Where nobody reads the output any more,
+    as behind a pipe into 'head', training ends at the next line, saved, with 141. With --resume the same command begins a run and continues
+    it, however it ended; options that you leave out are then the run's own.
     """
     group = join()
     choose_backend(backend)
     chosen = choose(data, {name: value for name, value in options.items() if value is not None})
-    _print_options(chosen, group)
+    progress = Progress(chosen, group, verbose)
     try:
         run, evaluation = train_run(
-            chosen, on_epoch=_print_epoch, progress=True, on_resume=_print_resume, on_remark=say, group=group,
-            on_stage=functools.partial(_print_options, group=group),
+            chosen, on_epoch=progress.epoch, progress=True, on_resume=_print_resume, on_remark=say, group=group, on_stage=progress.stage,
+            on_begin=progress.begin, on_step=progress.step,
         )  # fmt: skip
+    except BrokenPipeError as closed:
+        if group.rank == 0 and is_saved(chosen.out):
+            leave_closed_pipe()
+            with contextlib.suppress(BrokenPipeError):  # nor does anybody read errors
+                _print_how_to_continue("nobody reads the output any more, so training was stopped, and saved", chosen, backend)
+        raise closed
     except KeyboardInterrupt as stopped:
         if not isinstance(stopped, Stopped) and not is_saved(chosen.out):
             raise
         if group.rank == 0:
-            _print_how_to_continue(stopped, chosen, backend)
+            _print_how_to_continue(str(stopped) or "interrupted", chosen, backend)
         if isinstance(stopped, Stopped):
             group.collect("said")  # a rank that leaves may end the others
         sys.exit(128 + getattr(stopped, "signal", signal.SIGINT))
-    click.echo(f"best after epoch {run.meta.get('epoch')}")
+    click.echo(origin(run))
     if evaluation is not None:
         click.echo()
         print_captions(evaluation.spread())
@@ -118,16 +133,96 @@ def train(data: Path | None, backend: str | None, **options: Any) -> None:
     click.echo(f"wrote {run.path}; open {run.path / 'index.html'}")
 
 
-def _print_options(options: TrainOptions, group: Group) -> None:
-    shown = {field.name: getattr(options, field.name) for field in dataclasses.fields(options)}
-    shown |= {"data": options.data or "generated", "backend": get_backend(), **({"ranks": group.size} if group.size > 1 else {})}
-    click.echo("  ".join(f"{key} {value}" for key, value in shown.items()))
+class Progress:
+    """The lines about training: what it is of, how long it will take as its first steps tell, and how each epoch went.
+
+    Parameters
+    ----------
+    options : of training, or of its first stage
+    verbose : print all options as well
+    clock : gives the time in seconds
+    """
+
+    def __init__(self, options: TrainOptions, group: Group, verbose: bool, clock: Callable[[], float] = time.monotonic) -> None:
+        self._options, self._group, self._verbose, self._clock = options, group, verbose, clock
+        self._second = False  # training on the score, after cross entropy
+        self._print_options()
+        if options.data is None and not has_data(str(options.out)):
+            say(f"drawing {TRAIN + VAL:,} pictures of shapes")
+
+    def stage(self, options: TrainOptions) -> None:
+        """The second stage is about to begin."""
+        self._options, self._second = options, True
+        self._print_options()
+
+    def _print_options(self) -> None:
+        if not self._verbose:
+            return
+        shown = {field.name: getattr(self._options, field.name) for field in dataclasses.fields(self._options)}
+        ranks = {"ranks": self._group.size} if self._group.size > 1 else {}
+        shown |= {"data": self._options.data or "generated", "backend": get_backend(), **ranks}
+        click.echo("  ".join(f"{key} {value}" for key, value in shown.items()))
+
+    def begin(self, solver: CaptioningSolver) -> None:
+        """Training begins, or goes on."""
+        train, config = solver.data.split("train"), solver.model.config
+        if self._second:
+            start = f", from CIDEr {solver.start['val_cider']:.3f} on val" if solver.start and "val_cider" in solver.start else ""
+            say(f"second stage: training on the score of captions that it makes of {len(train.images):,} pictures{start}")
+        else:
+            words = len(solver.data.vocabulary) - len(SPECIAL)
+            say(
+                f"training an {config.cell.upper()} of {config.hidden:,} units on {len(train.images):,} pictures with {len(train.captions):,} captions of "
+                f"{words:,} words; the run folder is {self._options.out}"
+            )
+        self._first: tuple[int, float] | None = None  # steps and time once the first step is done, which also sets things up
+        self._last = self._begun = solver.iteration, self._clock()
+        self._due = True
+
+    def step(self, solver: CaptioningSolver) -> None:
+        """A step is done, or a part of a validation, whose time does not count."""
+        if self._due and solver.iteration > self._last[0]:
+            self._last = solver.iteration, self._clock()
+            self._first = self._first or self._last
+            if self._last[1] - self._first[1] >= WATCHED:
+                self._print_estimate(solver)
+
+    def _print_estimate(self, solver: CaptioningSolver) -> None:
+        """How many steps there are, and how long those that are left will take, as those done tell."""
+        self._due = False
+        since = self._first if self._first and self._last[0] > self._first[0] else self._begun
+        done, left = self._last[0] - since[0], solver.num_epochs * solver.steps_per_epoch - self._last[0]
+        line = f"{counted(solver.num_epochs, 'epoch')} of {counted(solver.steps_per_epoch, 'step')}"
+        if left > 0:
+            seconds = left * (self._last[1] - since[1]) / done
+            line += f", about {duration(seconds)} as the first {counted(done, 'step')} went, plus the scores after each epoch"
+        if not self._second and self._options.objective == CROSS_ENTROPY and (more := self._options.score_epochs):
+            line += f"; then a second stage of {counted(more, 'epoch')}"
+        say(line)
+
+    def epoch(self, solver: CaptioningSolver) -> None:
+        """An epoch is done."""
+        if self._due and self._last[0] > self._begun[0]:
+            self._print_estimate(solver)
+        _print_epoch(solver)
 
 
-def _print_how_to_continue(stopped: KeyboardInterrupt, options: TrainOptions, backend: str | None) -> None:
-    program = "python cli.py" if Path(sys.argv[0]).name == "cli.py" else "xpcap"
+def counted(n: int, thing: str) -> str:
+    """A number of things."""
+    return f"{n:,} {thing}{'' if n == 1 else 's'}"
+
+
+def duration(seconds: float) -> str:
+    """A time in words, to two digits at most."""
+    if seconds < 95:
+        return f"{max(1, round(seconds / 5)) * 5} seconds"
+    minutes = seconds / 60
+    return f"{round(minutes)} minutes" if minutes < 95 else f"{minutes / 60:.1f} hours"
+
+
+def _print_how_to_continue(why: str, options: TrainOptions, backend: str | None) -> None:
     again = ["train", "--out", str(options.out), "--resume", *(("--backend", backend) if backend else ())]
-    click.echo(f"train: {str(stopped) or 'interrupted'}; continue with\n  {program} {shlex.join(again)}", err=True)
+    click.echo(f"train: {why}; continue with\n  {program()} {shlex.join(again)}", err=True)
 
 
 def _print_resume(solver: CaptioningSolver) -> None:

@@ -98,13 +98,14 @@ class Vocabulary:
         return words
 
 
-def decode_captions(captions: Any, idx_to_word: Sequence[str] | Mapping[int, str]) -> str | list[str]:
+def decode_captions(captions: Any, idx_to_word: Sequence[str] | Mapping[int, str], *, special: bool = True) -> str | list[str]:
     """Turn ids into text as the course does: ``<NULL>`` is dropped, ``<START>`` and ``<END>`` are kept, and ``<END>`` ends a caption.
 
     Parameters
     ----------
     captions : array (T,) or (N, T), int, host or device
     idx_to_word : list, or mapping of id to word
+    special : keep ``<START>`` and ``<END>`` in the text
 
     Returns
     -------
@@ -117,11 +118,11 @@ def decode_captions(captions: Any, idx_to_word: Sequence[str] | Mapping[int, str
     ids = to_numpy(captions)
     if ids.ndim not in (1, 2) or (ids.size and ids.dtype.kind not in "iu"):
         raise ValueError(f"decode_captions: captions have shape {ids.shape} and dtype {ids.dtype}, expected integer ids (T,) or (N, T)")
-    decoded = [_decode(row, idx_to_word) for row in np.atleast_2d(ids).tolist()]
+    decoded = [_decode(row, idx_to_word, () if special else (START, END)) for row in np.atleast_2d(ids).tolist()]
     return decoded[0] if ids.ndim == 1 else decoded
 
 
-def _decode(row: list[int], idx_to_word: Sequence[str] | Mapping[int, str]) -> str:
+def _decode(row: list[int], idx_to_word: Sequence[str] | Mapping[int, str], silent: Sequence[str]) -> str:
     words = []
     for i in row:
         try:
@@ -130,7 +131,7 @@ def _decode(row: list[int], idx_to_word: Sequence[str] | Mapping[int, str]) -> s
             word = None
         if word is None:
             raise ValueError(f"decode_captions: id {i} has no word among {len(idx_to_word)}; another vocabulary made these captions?")
-        if word != NULL:
+        if word != NULL and word not in silent:
             words.append(word)
         if word == END:
             break

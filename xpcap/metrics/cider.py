@@ -19,6 +19,7 @@ class Cider:
 
     name = "cider"
     title = "CIDEr (CIDEr-D)"
+    plain = "how much it says of what people say of this picture and not of others; 0: nothing, the more the better"
     protocol = (
         "pycocoevalcap's 'CIDEr', whose formula is CIDEr-D: n-grams of 1 to 4 words, clipped, sigma 6; document frequencies of these references, "
         "words as for BLEU, not stemmed"
@@ -35,6 +36,7 @@ class Cider2015:
 
     name = "cider_2015"
     title = "CIDEr of 2015"
+    plain = "the same by its first formula; 1 at best"
     protocol = (
         "CIDEr as first defined, without clipping, penalty on length and factor 10, words stemmed (Porter); no paper's 'CIDEr'; mean over pictures"
     )

@@ -27,6 +27,7 @@ class Meteor:
 
     name = "meteor"
     title = "METEOR"
+    plain = "words in common with what people wrote, synonyms and other forms of a word too; 1 at best"
     protocol = "METEOR 1.5 of pycocoevalcap, words as for BLEU"
     known_only = False
 
@@ -41,6 +42,7 @@ class Spice:
 
     name = "spice"
     title = "SPICE"
+    plain = "things, and what is said of them, in common with what people wrote; 1 at best"
     protocol = "SPICE 1.0 of pycocoevalcap, F-measure of all tuples, words as for BLEU, mean over pictures"
     known_only = False
 

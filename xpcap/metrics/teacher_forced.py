@@ -10,6 +10,7 @@ from xpcap.backend import to_numpy
 from xpcap.groups import ALONE, Group, batches
 from xpcap.progress import bar
 
+PLAIN = "as unsure as a choice among so many words, at each word that people wrote; the fewer the better"
 PROTOCOL = "exp of the mean negative log-likelihood per target word, END included, captions uncut, words outside the vocabulary as UNK"
 
 

@@ -12,6 +12,7 @@ class UnigramBleu:
 
     name = "unigram_bleu"
     title = "unigram BLEU"
+    plain = "share of its words that one person used of the same picture, mean over all who wrote; 1 at best"
     protocol = "the course's: sentence BLEU of single words, each caption as the one reference, START, END and UNK removed, mean over all"
     known_only = True
 

@@ -10,6 +10,7 @@ class Distinct:
 
     name = "distinct"
     title = "distinct captions"
+    plain = "captions that differ from one another, as a share of the pictures"
     protocol = "number of different captions divided by the number of pictures"
     known_only = False
 
@@ -28,6 +29,7 @@ class Novel:
 
     name = "novel"
     title = "novel captions"
+    plain = "share of captions that nobody wrote of a picture it learnt from"
     protocol = "share of captions that are, word for word, no caption of the train split as the data file encodes it"
     known_only = False
 
@@ -47,6 +49,7 @@ class WordsUsed:
 
     name = "words"
     title = "words used"
+    plain = "different words in all captions"
     protocol = "number of different words in all captions"
     known_only = False
 
@@ -60,6 +63,7 @@ class Length:
 
     name = "length"
     title = "length"
+    plain = "words in a caption"
     protocol = "words in a caption, mean over pictures"
     known_only = False
 

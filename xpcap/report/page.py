@@ -76,7 +76,7 @@ def write_page(
     summary: str = "",
     facts: Sequence[tuple[str, str]] = (),
     history: Sequence[Mapping[str, Any]] = (),
-    scores: Sequence[tuple[str, str, str]] = (),
+    scores: Sequence[tuple[str, str, str, str]] = (),
     galleries: Sequence[Gallery] = (),
     skipped: Sequence[tuple[str, str]] = (),
 ) -> None:
@@ -91,7 +91,7 @@ def write_page(
     facts : (name, value) of each setting
     history : the solver's: one record an epoch with ``epoch``, ``train_loss`` and, if measured, ``val_loss``, ``val_perplexity``,
         ``val_accuracy``, ``learning_rate``
-    scores : (name, value, protocol) of each score
+    scores : (name, value, what it says in plain words, protocol) of each score
     skipped : (picture, reason) of each picture that could not be captioned
 
     Raises
@@ -139,7 +139,7 @@ def _finalize(value: Any) -> Any:
 def _first(rows: Sequence[tuple[str, ...]]) -> list[tuple[str, ...]]:
     """The first rows of a table, and a row that counts the rest."""
     rest = len(rows) - MOST_ROWS
-    return [*rows[:MOST_ROWS], *([(f"{rest:,} more", "not shown", "")[: len(rows[0])]] if rest > 0 else [])]
+    return [*rows[:MOST_ROWS], *([(f"{rest:,} more", "not shown", "", "")[: len(rows[0])]] if rest > 0 else [])]
 
 
 def _card(card: Card) -> dict[str, Any]:

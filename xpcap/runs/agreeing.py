@@ -16,8 +16,7 @@ from xpcap.data.scaling import FeatureScaling, fit_scaling
 from xpcap.errors import DataError, GroupError
 from xpcap.groups import Group
 from xpcap.groups.waiting import VARIABLE
-from xpcap.runs.folder import CONFIG
-from xpcap.runs.place import LOCK
+from xpcap.runs.folder import CONFIG, LOCK
 
 OWN = (VARIABLE, "XPCAP_BACKEND")  # of our variables those that ranks may differ in: a backend's name is compared without its device
 

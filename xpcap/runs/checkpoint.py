@@ -7,7 +7,8 @@ from typing import NamedTuple
 
 from xpcap.data.scaling import FeatureScaling
 from xpcap.errors import DataError
-from xpcap.runs.folder import BEST, pop_scaling, scaling_tensors
+from xpcap.runs.folder import BEST
+from xpcap.runs.scaling import pop_scaling, scaling_tensors
 from xpcap.tensors import read_tensors, write_tensors
 from xpcap.training.state import TrainingState
 from xpcap.training.state_tensors import drew_masks_in_turn, from_tensors, to_tensors

@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from xpcap.errors import OptionError
-from xpcap.runs.folder import read_config
+from xpcap.runs.folder import FIRST, read_config
 from xpcap.runs.options import GENERATED, TrainOptions, check_agreement, default_out, options_of
-from xpcap.runs.place import FIRST, check_resumable, has_run
+from xpcap.runs.place import check_resumable, has_run
 from xpcap.runs.stages import has_first
 from xpcap.runs.starting import options_from
 from xpcap.training.objectives import SELF_CRITICAL

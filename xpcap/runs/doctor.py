@@ -10,8 +10,9 @@ from xpcap.data.dataset import spread
 from xpcap.runs import symptoms_captions as of_captions
 from xpcap.runs import symptoms_model as of_model
 from xpcap.runs.captioning import captioned, data_of
-from xpcap.runs.findings import Finding
-from xpcap.runs.folder import Run, read_history
+from xpcap.runs.findings import OK, UNKNOWN, Finding
+from xpcap.runs.folder import Run
+from xpcap.runs.stages import learnt
 
 MOST_DIFFERENT = 1000  # pictures among which captions are compared with one another: the more there are, the more repeat
 MOST_UNFORBIDDEN = 500  # pictures captioned once more, with UNK allowed
@@ -45,17 +46,28 @@ def examine_run(
     written = seen.words(split)
     encoded = seen.encoded_with(run.vocabulary, split, written)
     compared = spread(len(pictures), MOST_DIFFERENT)
-    known = run.vocabulary.idx_to_word
+    known, prepared = run.vocabulary.idx_to_word, run.config.get("source", {})
+    alike = of_captions.alike(_learnt(run, seen))
     return [
-        of_model.features(run.model, encoded, split),
+        alike,
+        of_model.features(run.model, encoded, split, alike.verdict not in (OK, UNKNOWN)),
         of_captions.variety([said[i] for i in compared], [written[i] for i in firsts[compared]]),
+        of_captions.repeats(said),
         of_captions.ending(said, written, run.config["max_words"]),
         of_captions.length(said, written),
-        of_captions.unknown_words(_unforbidden(run, seen, split), of_captions.lacking_words(written, known)[0]),
-        of_captions.vocabulary(written, known),
-        of_model.overfitting(read_history(run.path), run.meta.get("epoch")),
+        of_captions.unknown_words(_unforbidden(run, seen, split), of_captions.lacking_words(written, known)[0], prepared),
+        of_captions.vocabulary(written, known, prepared),
+        of_model.overfitting(*learnt(run)),
         of_model.gates(run.model, encoded, split),
     ]
+
+
+def _learnt(run: Run, data: CaptionData) -> list[bytes] | None:
+    """Some of the captions that the run learnt from, as it read them; None: this is other data."""
+    if "train" not in data.splits or run.config.get("data_stamp", data.stamp) != data.stamp:
+        return None
+    captions = data.split("train").captions
+    return [np.asarray(captions[i]).tobytes() for i in spread(len(captions), MOST_DIFFERENT).tolist()]
 
 
 def _unforbidden(run: Run, data: CaptionData, split: str) -> list[list[str]]:

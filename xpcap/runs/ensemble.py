@@ -1,6 +1,7 @@
 """Several runs opened as one, to caption and to be scored together."""
 
-from collections.abc import Iterable, Sequence
+import warnings
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,21 +11,21 @@ from xpcap.data.dataset import size
 from xpcap.errors import DataError
 from xpcap.models import Captioner, CaptioningRNN, Ensemble
 from xpcap.runs.captioning import source_of
-from xpcap.runs.folder import CONFIG, VOCAB, Run, digest, open_run
+from xpcap.runs.folder import CONFIG, VOCAB, Run, digest, open_run, opened_folder
 
 
 def is_run(path: str | Path) -> bool:
-    """Whether a run folder is at `path`. It may be damaged. What may not be looked at, or has a name that no file can have, is none."""
+    """Whether a run folder is at `path`, or one with its first stage alone. It may be damaged. What may not be looked at, or has a name that no file can have, is none."""
     try:
-        return all((Path(path) / name).is_file() for name in (CONFIG, VOCAB))
+        return all((opened_folder(path) / name).is_file() for name in (CONFIG, VOCAB))
     except (OSError, ValueError):
         return False
 
 
-def open_runs(paths: Sequence[str | Path]) -> Run[Captioner]:
+def open_runs(paths: Sequence[str | Path], *, on_remark: Callable[[str], object] = warnings.warn) -> Run[Captioner]:
     """Open run folders as one run, whose model is the Ensemble of theirs; one alone as `open_run` does.
 
-    Its data, config and record are those of the first.
+    Its data, config and record are those of the first. `on_remark` is as in `open_run`.
 
     Raises
     ------
@@ -33,7 +34,7 @@ def open_runs(paths: Sequence[str | Path]) -> Run[Captioner]:
     """
     if not paths:
         raise ValueError("open_runs: got no run folder, expected at least one")
-    first, *others = (open_run(path) for path in paths)
+    first, *others = (open_run(path, on_remark=on_remark) for path in paths)
     for other in others:
         if what := _difference(first, other):
             raise DataError(

@@ -9,7 +9,7 @@ from typing import Any
 from xpcap.data import CaptionData
 from xpcap.groups import ALONE, Group
 from xpcap.metrics import METRICS, Metric, TeacherForced, teacher_forced
-from xpcap.metrics.teacher_forced import PROTOCOL
+from xpcap.metrics.teacher_forced import PLAIN, PROTOCOL
 from xpcap.models import Policy
 from xpcap.runs.captioning import caption_chosen, captioned, data_of
 from xpcap.runs.folder import Run
@@ -38,6 +38,11 @@ class Evaluation(Scores):
     def protocol(self) -> dict[str, str]:
         """As `Scores.protocol`, with perplexity."""
         return {**super().protocol, "perplexity": PROTOCOL}
+
+    @property
+    def plain(self) -> dict[str, str]:
+        """As `Scores.plain`, with perplexity."""
+        return {**super().plain, "perplexity": PLAIN}
 
     @property
     def made(self) -> str:

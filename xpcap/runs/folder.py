@@ -2,7 +2,8 @@
 
 import hashlib
 import json
-from collections.abc import Mapping
+import warnings
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Generic, NamedTuple, TypeVar
 
@@ -16,6 +17,7 @@ from xpcap.data.vocabulary import Vocabulary
 from xpcap.errors import DataError
 from xpcap.files import read_text, write_text
 from xpcap.models import Captioner, CaptioningRNN, ModelConfig
+from xpcap.runs.scaling import check_scaling, pop_scaling, scaling_tensors
 from xpcap.tensors import check_format, read_tensors, write_tensors
 
 FORMAT = 1
@@ -23,21 +25,14 @@ CONFIG, VOCAB, HISTORY, TIMES = "config.json", "vocab.json", "history.jsonl", "t
 BEST, LAST = "best.safetensors", "last.safetensors"
 PROJECTION = "projection.safetensors"  # where the data was prepared with PCA
 DATA, PICTURES = "data.h5", "pictures"  # of generated pictures: the data set, and its val split as PNGs
+FIRST = "cross-entropy"  # folder in the folder of a run of two stages: the first, a run of its own
+LOCK = ".lock"
 FIGURE = 1e15  # the largest that is read of a history: it can be drawn and compared
 LARGEST = 10**6  # of any size in a config: what is larger is a mistake or a trap
-BEFORE = {
-    "inject": "init",
-    "smoothing": 0.0,
-    "select": "loss",
-    "start": "",
-    "objective": "cross-entropy",
-    "samples": 5,
-    "sharpen": 1.5,
-    "score_epochs": 0,
-}  # what runs were trained with before there was a choice
+BEFORE = {  # what runs were trained with before there was a choice
+    "inject": "init", "smoothing": 0.0, "select": "loss", "start": "", "objective": "cross-entropy", "samples": 5, "sharpen": 1.5, "score_epochs": 0,
+}  # fmt: skip
 MOST_CONFIG, MOST_VOCAB = 2**20, 16 * 2**20  # bytes
-_MEAN, _SCALE = "feature_scaling.mean", "feature_scaling.scale"
-
 
 Model_co = TypeVar("Model_co", bound=Captioner, covariant=True)
 
@@ -61,8 +56,9 @@ class Run(NamedTuple, Generic[Model_co]):
 
     @property
     def name(self) -> str:
-        """The names of the folders."""
-        return " + ".join(path.resolve().name for path in self.paths)
+        """The names of the folders; of a first stage with that of its run."""
+        whole = (path.resolve() for path in self.paths)
+        return " + ".join(f"{path.parent.name}/{FIRST}" if path.name == FIRST else path.name for path in whole)
 
     @property
     def preprocessing(self) -> Preprocessing:
@@ -76,14 +72,20 @@ class Run(NamedTuple, Generic[Model_co]):
         return shape if self.projection is None else (*shape[:-1], len(self.projection.mean))
 
 
-def open_run(path: str | Path) -> Run[CaptioningRNN]:
+def open_run(path: str | Path, *, on_remark: Callable[[str], object] = warnings.warn) -> Run[CaptioningRNN]:
     """Open a run folder and build its model, with the best parameters, on the backend in force. No random number is drawn.
+
+    Of two stages whose second has no parameters yet, the first is opened, with the best that it has so far.
+
+    Parameters
+    ----------
+    on_remark : called with a sentence where the first of two stages is opened
 
     Raises
     ------
     DataError : no run folder, or one that is damaged, incomplete or of a newer format.
     """
-    path = Path(path)
+    asked, path = Path(path), opened_folder(path)
     config = read_config(path)
     vocabulary = read_vocabulary(path)
     tensors, scaling, meta = load_parameters(path / BEST)
@@ -95,7 +97,17 @@ def open_run(path: str | Path) -> Run[CaptioningRNN]:
     check_scaling(path / BEST, scaling, config)
     check_parameters(path / BEST, tensors, shape.shapes())
     projection = read_projection(path, config)
+    if path != asked:
+        on_remark(
+            f"{asked} has only its first stage so far, cross entropy: opened with the best of that, epoch {meta.get('epoch')} of {config['epochs']}"
+        )
     return Run(path, config, vocabulary, scaling, CaptioningRNN.from_config(shape, vocabulary.word_to_idx, params=tensors), meta, projection)
+
+
+def opened_folder(path: str | Path) -> Path:
+    """The folder that the run at `path` is opened from: its own, or that of its first stage while the second has no best parameters."""
+    path = Path(path)
+    return path / FIRST if not (path / BEST).is_file() and (path / FIRST / CONFIG).is_file() else path
 
 
 # config.json
@@ -115,6 +127,8 @@ def read_config(path: Path) -> dict[str, Any]:
     """
     file = path / CONFIG
     if not file.is_file():
+        if (path / LOCK).is_file() or (path / FIRST).is_dir():
+            raise DataError(_nothing_yet(path, CONFIG))
         raise DataError(f"open_run: {path} {f'has no {CONFIG}' if path.exists() else 'does not exist'}, expected a run folder from 'train'")
     config = _read_json(file, MOST_CONFIG)
     check_format("open_run", file, config.get("format") if isinstance(config, dict) else type(config).__name__, FORMAT)
@@ -188,7 +202,7 @@ def read_times(path: Path, epochs: int) -> list[dict[str, Any]]:
 
 
 def read_history(path: Path) -> list[dict[str, Any]]:
-    """The records of history.jsonl, for people to read about: what is no figure, or cannot be read, is left out. Training itself goes by its checkpoint."""
+    """The records of history.jsonl, for people to read about, epoch 0 that of the start, where it was scored: what is no figure, or cannot be read, is left out. Training itself goes by its checkpoint."""
     return [{name: x for name, x in record.items() if type(x) in (int, float) and abs(x) <= FIGURE} for record in _records(path / HISTORY)]
 
 
@@ -198,7 +212,7 @@ def _records(file: Path) -> list[dict[str, Any]]:
         records = [json.loads(line) for line in read_text(file, MOST_VOCAB).splitlines()]
     except (OSError, ValueError, RecursionError):
         return []
-    return [record for record in records if isinstance(record, dict) and type(record.get("epoch")) is int and record["epoch"] >= 1]
+    return [record for record in records if isinstance(record, dict) and type(record.get("epoch")) is int and record["epoch"] >= 0]
 
 
 def _read_json(path: Path, most: int) -> Any:
@@ -226,11 +240,16 @@ def load_parameters(path: Path) -> tuple[dict[str, np.ndarray], FeatureScaling, 
     DataError : missing, damaged, or not ours.
     """
     if not path.is_file():
-        raise DataError(
-            f"open_run: {path} is missing, expected the parameters of a run; was it stopped before its first epoch ended? resume its training then"
-        )
+        raise DataError(_nothing_yet(path.parent, path.name))
     tensors, meta = read_tensors(path, "open_run")
     return tensors, pop_scaling(tensors), meta
+
+
+def _nothing_yet(folder: Path, file: str) -> str:
+    return (
+        f"open_run: {folder / file} is missing, so there is nothing to caption with yet, expected a run after its first epoch; if training was stopped "
+        f"before that, continue it with `resume`"
+    )
 
 
 def check_parameters(path: Path, tensors: Mapping[str, np.ndarray], shapes: Mapping[str, tuple[int, ...]]) -> None:
@@ -243,31 +262,6 @@ def check_parameters(path: Path, tensors: Mapping[str, np.ndarray], shapes: Mapp
                 f"open_run: {path}, {name} has shape {tensor.shape} and dtype {tensor.dtype}, expected {shapes[name]} "
                 "and finite float32; damaged, or from another run?"
             )
-
-
-def check_scaling(path: Path, scaling: FeatureScaling, config: Mapping[str, Any]) -> None:
-    """DataError : a feature scaling read from `path` does not fit a run with that config."""
-    expected = None if config["feature_scaling"] == "none" else tuple(config["feature_shape"][-1:])  # places are scaled alike
-    for name, values in (("mean", scaling.mean), ("scale", scaling.scale)):
-        shape = None if values is None else values.shape
-        fits = shape == expected and (values is None or (values.dtype == np.float32 and bool(np.isfinite(values).all())))
-        if not fits or (name == "scale" and values is not None and not (values > 0).all()):
-            raise DataError(
-                f"open_run: {path} has a feature scaling whose {name} has shape {shape}, expected {expected} for "
-                f"{config['feature_scaling']!r}, finite float32, a scale above 0; damaged?"
-            )
-
-
-def scaling_tensors(scaling: FeatureScaling) -> dict[str, np.ndarray]:
-    """A scaling as tensors of a file."""
-    if scaling.mean is None or scaling.scale is None:
-        return {}
-    return {_MEAN: scaling.mean, _SCALE: scaling.scale}
-
-
-def pop_scaling(tensors: dict[str, np.ndarray]) -> FeatureScaling:
-    """Take the scaling out of what was read from a file."""
-    return FeatureScaling(tensors.pop(_MEAN, None), tensors.pop(_SCALE, None))
 
 
 # projection.safetensors

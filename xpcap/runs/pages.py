@@ -19,9 +19,9 @@ from xpcap.progress import bar
 from xpcap.report import Card, Gallery, Looked, draw_captions, write_page
 from xpcap.runs.captioning import PictureCaption, caption_chosen, captioned, data_of, source_of, where_looked
 from xpcap.runs.evaluation import Evaluation
-from xpcap.runs.folder import PICTURES, Run, read_history
+from xpcap.runs.folder import FIRST, PICTURES, Run, read_history
 from xpcap.runs.new_pictures import Skipped
-from xpcap.runs.place import FIRST
+from xpcap.runs.stages import origin
 
 PAGE = "index.html"
 SHOWN = 9  # pictures in each gallery of a run
@@ -32,50 +32,46 @@ NOTE = "sentence BLEU-4"
 Look = Callable[[str], np.ndarray | None]  # name of a picture to the picture; None if it is not at hand
 
 
-def whole_history(folder: Path, history: Sequence[Mapping[str, Any]]) -> tuple[list[dict[str, Any]], int]:
-    """A run's history for people to look at: if it has two stages that of the first as well, with epochs counted on; and how many are the first's."""
-    first = [{**record, "epoch": epoch} for epoch, record in enumerate(read_history(folder / FIRST), start=1)]
-    return [*first, *({**record, "epoch": len(first) + record["epoch"]} for record in history)], len(first)
+def whole_history(folder: Path, records: Sequence[Mapping[str, Any]]) -> tuple[list[dict[str, Any]], int]:
+    """A run's records for people to look at: of two stages those of the first, then the second's epochs counted on; and how many are the first's."""
+    epochs = [record for record in read_history(folder / FIRST) if record.get("epoch") != 0]
+    first = [{**record, "epoch": number} for number, record in enumerate(epochs, start=1)]
+    return [*first, *({**record, "epoch": len(first) + record["epoch"]} for record in records if record["epoch"] or not first)], len(first)
 
 
-def write_progress_page(folder: str | Path, epochs: int, history: Sequence[Mapping[str, Any]]) -> None:
+def write_progress_page(folder: str | Path, epochs: int, records: Sequence[Mapping[str, Any]]) -> None:
     """Write the page of a run in training: its curves so far."""
     folder = Path(folder)
-    whole, before = whole_history(folder, history)
-    summary = f"After epoch {whole[-1]['epoch']} of {before + epochs}{_stages(before)}. Scores and captions follow when training ends."
+    whole, before = whole_history(folder, records)
+    stages = f" (the first {before} by cross entropy, then on the score)" if before else ""
+    summary = f"After epoch {whole[-1]['epoch']} of {before + epochs}{stages}. Scores and captions follow when training ends."
     write_page(folder / PAGE, f"{folder.name}, in training", summary=summary, history=whole)
 
 
-def _stages(before: int) -> str:
-    return f" (the first {before} by cross entropy, then on the score)" if before else ""
-
-
-def write_run_page(run: Run, history: Sequence[Mapping[str, Any]], evaluation: Evaluation | None, data: CaptionData | None = None) -> None:
+def write_run_page(run: Run, records: Sequence[Mapping[str, Any]], evaluation: Evaluation | None, data: CaptionData | None = None) -> None:
     """Write the page of a finished run: curves, settings and, if it was scored, scores with their protocols and three galleries.
 
     Each picture has its caption and the `BEAM` best that a beam search finds. `data` is what was scored; None: the run's own.
     """
-    whole, before = whole_history(run.path, history)
-    best = run.meta.get("epoch")
-    epoch = before + best if isinstance(best, int) else best
-    summary = f"An {run.config['cell'].upper()} captioner with its parameters of epoch {epoch}{_stages(before)}"
-    if evaluation is not None:
-        summary += f", scored on the {evaluation.n:,} pictures of {evaluation.split}"
+    scored = f", scored on the {evaluation.n:,} pictures of {evaluation.split}" if evaluation else ""
     write_page(
         run.path / PAGE,
-        run.path.name,
-        summary=f"{summary}.",
+        run.name,
+        summary=f"An {run.config['cell'].upper()} captioner{scored}. {origin(run)}",
         facts=_facts(run),
-        history=whole,
+        history=whole_history(run.path, records)[0],
         scores=_scores(evaluation) if evaluation else (),
         galleries=_galleries(run, evaluation, data) if evaluation else (),
     )
 
 
-def _scores(evaluation: Evaluation) -> list[tuple[str, str, str]]:
-    """Each score with its protocol, which begins with half the width of the interval if it has one."""
-    rows = evaluation.rows()
-    return [(title, value, f"{width}, half of the 95 % interval; {protocol}" if width else protocol) for title, value, width, protocol in rows]
+def _scores(evaluation: Evaluation) -> list[tuple[str, str, str, str]]:
+    """Each score in plain words, and its protocol, which begins with half the width of the interval if it has one."""
+    plain = evaluation.plain
+    return [
+        (title, value, plain[title], f"{width}, half of the 95 % interval; {protocol}" if width else protocol)
+        for title, value, width, protocol in evaluation.rows()
+    ]
 
 
 def check_place(path: str | Path, suffix: str, *, command: str = "caption") -> None:

@@ -7,10 +7,7 @@ from pathlib import Path
 
 from xpcap.errors import DataError
 from xpcap.files import PART, remove_parts
-from xpcap.runs.folder import CONFIG, LAST, PICTURES
-
-LOCK = ".lock"
-FIRST = "cross-entropy"  # folder in a run's: the run that its first stage is, where it has two
+from xpcap.runs.folder import CONFIG, DATA, FIRST, LAST, LOCK, PICTURES
 
 
 def check_free(path: Path) -> None:
@@ -38,6 +35,11 @@ def has_run(path: Path) -> bool:
 def is_saved(path: str | Path | None) -> bool:
     """Whether there is a run at `path`, or the first stage of one, with a checkpoint to continue from."""
     return path is not None and any(has_run(folder) and (folder / LAST).is_file() for folder in (Path(path), Path(path) / FIRST))
+
+
+def has_data(path: str | Path) -> bool:
+    """Whether the generated data of the run at `path`, or of its first stage, is there."""
+    return any((folder / DATA).is_file() for folder in (Path(path), Path(path) / FIRST))
 
 
 @contextlib.contextmanager

@@ -83,6 +83,11 @@ class Scores:
         """Name of a metric to how it is computed, in words."""
         return {metric.name: metric.protocol for metric, _ in self.results}
 
+    @property
+    def plain(self) -> dict[str, str]:
+        """Title of a score to what it says, for people who know no metric."""
+        return {metric.title: metric.plain for metric, _ in self.results}
+
     def rows(self) -> list[tuple[str, str, str, str]]:
         """(title, value, half the width of its interval or an empty string, protocol) of each score, as tables show them."""
         return [

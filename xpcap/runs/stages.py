@@ -1,12 +1,14 @@
-"""The two stages of a run: cross entropy in a folder of its own inside the run's, then training on the score, which starts from what that says best."""
+"""The two stages of a run: cross entropy in a folder of its own inside the run's, then training on the score, which starts from the best of that."""
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
-from xpcap.runs.folder import read_config, read_history
+from xpcap.runs.folder import FIRST, Run, read_config, read_history
 from xpcap.runs.options import TrainOptions, options_of
-from xpcap.runs.place import FIRST, has_run
+from xpcap.runs.place import has_run
 from xpcap.runs.starting import options_from
+from xpcap.training.history import best_of
 from xpcap.training.objectives import CROSS_ENTROPY, SELF_CRITICAL
 
 
@@ -36,12 +38,36 @@ def second_stage(options: TrainOptions, out: Path) -> TrainOptions:
     return replace(chosen, out=out, epochs=options.score_epochs, data=options.data or chosen.data, resume=True, **kept)
 
 
-def first_is_better(out: Path) -> str | None:
-    """What to say where both stages are done and the first says the better captions of the val split; None: it does not, or they were not scored."""
-    first, second = (max((record.get("val_cider", 0.0) for record in read_history(folder)), default=0.0) for folder in (out / FIRST, out))
-    if first <= second:
-        return None
+def learnt(run: Run) -> tuple[list[dict[str, Any]], Any]:
+    """The records of the training that a run's parameters are from, and the number of their epoch: those of the first stage where it is the better."""
+    kept = run.meta.get("epoch")
+    first = read_history(run.path / FIRST) if kept == 0 else []
+    best = best_of(first)
+    return (read_history(run.path), kept) if best is None else (first, best.get("epoch"))
+
+
+def origin(run: Run) -> str:
+    """The epoch, and of two stages the stage, that a run's parameters are from, in a sentence."""
+    records, kept = read_history(run.path), run.meta.get("epoch")
+    epochs = max((record.get("epoch", 0) for record in records), default=kept)
+    first = read_history(run.path / FIRST)
+    if not first:
+        if kept == 0:
+            return f"Captions are those of {run.config['start']}, which training started from: none of {epochs} epochs made them better."
+        return f"Captions come from epoch {kept} of {epochs}."
+    best = best_of(first) or {}
+    before = next((record for record in records if record.get("epoch") == 0), best).get("val_cider")
+    if kept == 0:
+        reached = max((record["val_cider"] for record in records if record.get("epoch") and "val_cider" in record), default=None)
+        return (
+            f"Captions come from the first of two stages, cross entropy (epoch {best.get('epoch')} of {len(first)}{_cider(before)}): the second, training "
+            f"on the score, made them no better{_cider(reached)}."
+        )
     return (
-        f"training on the score made captions no better: CIDEr {second:.3f} after it, {first:.3f} before; use the run {out / FIRST}, "
-        "or train on the score for fewer epochs"
+        f"Captions come from the second of two stages, training on the score (epoch {kept} of {epochs}{_cider(run.meta.get('val_cider'))}), after "
+        f"{len(first)} epochs of cross entropy{_cider(before)}."
     )
+
+
+def _cider(value: float | None) -> str:
+    return "" if value is None else f", CIDEr {value:.3f} on val"

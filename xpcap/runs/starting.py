@@ -8,7 +8,7 @@ from typing import Any
 
 from xpcap.data import CaptionData
 from xpcap.errors import DataError, OptionError
-from xpcap.runs.folder import BEST, DATA, Run, digest, open_run, read_config
+from xpcap.runs.folder import BEST, DATA, Run, digest, open_run, opened_folder, read_config
 from xpcap.runs.options import ON_SCORE, TrainOptions, options_of
 from xpcap.training.objectives import CROSS_ENTROPY, SELF_CRITICAL
 
@@ -22,7 +22,7 @@ def options_from(start: str | Path, given: Mapping[str, Any]) -> TrainOptions:
     ------
     OptionError : one given contradicts the model. DataError : `start` is no run folder.
     """
-    start = Path(start)
+    start = opened_folder(start)
     run = options_of(read_config(start), start)
     different = [name for name in OF_MODEL if given.get(name, getattr(run, name)) != getattr(run, name)]
     if different:
@@ -62,4 +62,4 @@ def open_start(start: str | Path, data: CaptionData, recorded: str | None) -> Ru
 
 def digest_of(start: str | Path) -> str:
     """A digest of the parameters that a run keeps."""
-    return hashlib.sha256((Path(start) / BEST).read_bytes()).hexdigest()
+    return hashlib.sha256((opened_folder(start) / BEST).read_bytes()).hexdigest()

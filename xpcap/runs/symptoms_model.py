@@ -30,12 +30,13 @@ OVERFITTING_BY_CAPTIONS = Symptom(OVERFITTING.name, OVERFITTING.title, check=0.1
 GATES = Symptom("gates", "gates, or units of an RNN, at the ends of their range", check=0.8, bad=0.95)
 
 
-def features(model: Any, data: CaptionData, split: str) -> Finding:
+def features(model: Any, data: CaptionData, split: str, alike: bool = False) -> Finding:
     """What the model makes of captions if each picture gets the features of another.
 
     Parameters
     ----------
     data : encoded with the model's vocabulary, features scaled
+    alike : the training captions are, so that features cannot help
     """
     of, pictures = data.split(split), captioned(data, split)
     if len(pictures) < 2:
@@ -50,7 +51,9 @@ def features(model: Any, data: CaptionData, split: str) -> Finding:
     return FEATURES.found(
         ratio,
         f"With the features of another picture, the perplexity of the references is {ratio:.2f} times as high.",
-        "The captions hardly depend on the picture. Check that features and names of pictures belong together and that features differ from picture to "
+        "The captions hardly depend on the picture, as the training captions are alike: see above."
+        if alike
+        else "The captions hardly depend on the picture. Check that features and names of pictures belong together and that features differ from picture to "
         "picture, train with `feature_scaling` standardize, and for more epochs.",
     )
 
@@ -64,7 +67,8 @@ def overfitting(history: Sequence[Mapping[str, Any]], kept: Any) -> Finding:
     kept : number of the epoch whose parameters the run keeps
     """
     if any("train_reward" in record for record in history):
-        return OVERFITTING.unknown(f"The run was trained on the score of captions, not on their loss; it keeps epoch {kept}, the best by CIDEr-D.")
+        keeps = f"epoch {kept}, the best by CIDEr-D" if kept else "what it started from, since no epoch was better by CIDEr-D"
+        return OVERFITTING.unknown(f"The run was trained on the score of captions, not on their loss; it keeps {keeps}.")
     records = [record for record in history if all(_positive(record.get(key)) for key in ("train_loss", "val_loss"))]
     if len(records) < 2:
         return OVERFITTING.unknown("history.jsonl has fewer than two epochs with a validation loss: nothing to compare.")

@@ -1,19 +1,17 @@
 """train_run: from options to a finished run folder, in one go or continuing a run that is there."""
 
 import contextlib
-import platform
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from xpcap.backend import get_backend
 from xpcap.data import CaptionData, open_data
-from xpcap.data.hdf5 import stamped, write_stamped
-from xpcap.data.pictures import generate, write_pictures
+from xpcap.data.hdf5 import stamped
+from xpcap.data.pictures import generate
 from xpcap.data.scaling import FeatureScaling
 from xpcap.errors import DataError, OptionError
 from xpcap.groups import ALONE, Group
@@ -22,27 +20,14 @@ from xpcap.runs import place
 from xpcap.runs.agreeing import check_agreement_of_ranks, scaling_of_first
 from xpcap.runs.checkpoint import OTHER_MASKS, Saved, load_saved
 from xpcap.runs.evaluation import Evaluation, evaluate_run
-from xpcap.runs.folder import (
-    DATA,
-    LAST,
-    PICTURES,
-    PROJECTION,
-    VOCAB,
-    Run,
-    check_scaling,
-    digest,
-    open_run,
-    read_config,
-    write_config,
-    write_projection,
-    write_vocabulary,
-)  # fmt: skip
-from xpcap.runs.keeping import Keeper
+from xpcap.runs.folder import DATA, FIRST, LAST, Run, digest, open_run, read_config
+from xpcap.runs.keeping import Keeper, furnish
 from xpcap.runs.options import TrainOptions, check_agreement, check_options, default_out, epochs_for, options_of, settings_of
 from xpcap.runs.pages import write_run_page
 from xpcap.runs.saving import Saver, interval
-from xpcap.runs.stages import first_is_better, first_stage, is_staged, second_stage
-from xpcap.runs.starting import digest_of, open_start
+from xpcap.runs.scaling import check_scaling
+from xpcap.runs.stages import first_stage, is_staged, second_stage
+from xpcap.runs.starting import open_start
 from xpcap.runs.stopping import StopRequest
 from xpcap.training.objectives import CROSS_ENTROPY, SELF_CRITICAL, Objective, smoothed_cross_entropy
 from xpcap.training.self_critical import SelfCritical, sharpen
@@ -63,12 +48,13 @@ Remark = Callable[[str], object]
 
 def train_run(
     options: TrainOptions, *, on_epoch: Hook | None = None, progress: bool = False, on_resume: Hook | None = None, on_remark: Remark = warnings.warn,
-    group: Group = ALONE, on_stage: Callable[[TrainOptions], object] | None = None,
+    group: Group = ALONE, on_stage: Callable[[TrainOptions], object] | None = None, on_begin: Hook | None = None, on_step: Hook | None = None,
 ) -> Trained:  # fmt: skip
     """Train a captioner, score it, and leave a run folder with its page.
 
-    With `score_epochs` the run has two stages. The first, of cross entropy, is a run of its own in the folder ``cross-entropy`` there. Meanwhile SIGINT
-    and SIGTERM finish the step, save, and raise Stopped; a second SIGINT ends the process at once.
+    With `score_epochs` the run has two stages. The first, of cross entropy, is a run of its own in the folder ``cross-entropy`` there; where no epoch
+    of the second has a higher CIDEr-D on the val split, the run keeps the parameters of the first. Meanwhile SIGINT and SIGTERM finish the step, save,
+    and raise Stopped; a second SIGINT ends the process at once.
 
     Parameters
     ----------
@@ -76,10 +62,11 @@ def train_run(
     on_epoch : called with the solver at the end of each epoch, once its checkpoint is on its way to disk
     progress : show progress bars on a terminal
     on_resume : called with the solver when a run is continued, before its first step
-    on_remark : called with a sentence where a run goes on otherwise than it began, in another xpcap or on other ranks, and where the first of two
-        stages says the better captions
+    on_remark : called with a sentence where a run goes on otherwise than it began, in another xpcap or on other ranks
     group : the ranks that train together, from `xpcap.groups.join()`; `options` are rank 0's. Rank 0 writes; all return the same
     on_stage : called with the options of the second stage before it begins or goes on
+    on_begin : called with the solver before the first step of a stage, or before the stage goes on
+    on_step : called with the solver after each step, and between the batches of a validation
 
     Raises
     ------
@@ -92,7 +79,7 @@ def train_run(
     check_options(options)
     data = open_data(options.data) if group.rank and options.data else None  # before the folder is made: a rank without the data ends all
     out = Path(group.collect(str(options.out or default_out(options)))[0])
-    hooks = Hooks(on_epoch, progress, on_resume, on_remark, group)
+    hooks = Hooks(on_epoch, progress, on_resume, on_remark, group, on_begin, on_step)
     with _reserved(out, options.resume) if group.rank == 0 else contextlib.nullcontext():
         group.collect("the place is reserved")
         if not is_staged(options, out):
@@ -100,16 +87,13 @@ def train_run(
         first = first_stage(options, out)
         group.collect("the stage is known")
         if first is not None:
-            with _reserved(out / place.FIRST, True) if group.rank == 0 else contextlib.nullcontext():
-                _, data = _train(first, out / place.FIRST, hooks, data)
+            with _reserved(out / FIRST, True) if group.rank == 0 else contextlib.nullcontext():
+                _, data = _train(first, out / FIRST, hooks, data)
         second = second_stage(options, out)
         group.collect("the first stage is done")
         if on_stage is not None:
             on_stage(second)
-        trained, _ = _train(second, out, hooks, data)
-        if group.rank == 0 and (remark := first_is_better(out)):
-            on_remark(remark)
-        return trained
+        return _train(second, out, hooks, data)[0]
 
 
 class Hooks(NamedTuple):
@@ -120,17 +104,19 @@ class Hooks(NamedTuple):
     on_resume: Hook | None
     on_remark: Remark
     group: Group
+    on_begin: Hook | None
+    on_step: Hook | None
 
 
 def _train(options: TrainOptions, out: Path, hooks: Hooks, opened: CaptionData | None) -> tuple[Trained, CaptionData]:
     """Train in a folder that is reserved, on data that may be open already; it is returned as well."""
     hooks.group.collect("the folder is there")
-    history, data = _fit(options, out, hooks, opened)
+    records, data = _fit(options, out, hooks, opened)
     hooks.group.collect("all is written")
     run = open_run(out)
-    evaluation = evaluate_run(run, data, "val", progress=hooks.progress, group=hooks.group) if "val_loss" in history[-1] else None
+    evaluation = evaluate_run(run, data, "val", progress=hooks.progress, group=hooks.group) if "val_loss" in records[-1] else None
     if hooks.group.rank == 0:
-        write_run_page(run, history, evaluation, data)
+        write_run_page(run, records, evaluation, data)
     return Trained(run, evaluation), data
 
 
@@ -147,11 +133,11 @@ def _reserved(out: Path, resume: bool) -> Iterator[None]:
 
 
 def _fit(options: TrainOptions, out: Path, hooks: Hooks, opened: CaptionData | None) -> tuple[list[dict[str, Any]], CaptionData]:
-    """Train to the end; return the history and the data. What training itself held in memory is free afterwards."""
-    on_epoch, progress, on_resume, on_remark, group = hooks
+    """Train to the end; return the records and the data. What training itself held in memory is free afterwards."""
+    on_epoch, progress, on_resume, on_remark, group, on_begin, on_step = hooks
     first = group.rank == 0
     config = read_config(out) if place.has_run(out) else None
-    data = _data(options, out, config, opened)
+    data = _data(options, out, config, opened, progress)
     if not options.epochs:
         options = replace(options, epochs=epochs_for(len(data.split("train").captions), options.batch_size))
     if config is not None:
@@ -163,27 +149,38 @@ def _fit(options: TrainOptions, out: Path, hooks: Hooks, opened: CaptionData | N
     keeper = Keeper(out, options.epochs, scaling, digest(data.vocabulary), first)
     stop = StopRequest(first)
     saver = Saver(interval(options.save_every), keeper.write, out, stop, keeper.finish, group)
-
-    def ended(solver: CaptioningSolver) -> None:
-        saver.on_epoch(solver)
-        if on_epoch is not None:
-            on_epoch(solver)
-
-    solver = _solver(options, model, data, progress, saver.on_step, ended, group)
+    solver = _solver(options, model, data, progress, _both(saver.on_step, on_step), _both(saver.on_epoch, on_epoch), group)
+    if saved is None and options.start is not None:
+        _score_start(solver, options)
     if first:
-        _furnish(options, out, data, model.config, config)
-    if saved is not None:
+        furnish(options, out, data, model.config, config)
+    if saved is None:
+        keeper.begin(solver)
+    else:
         keeper.restore(solver, saved.state)
         _remark_ranks(solver, out, on_remark)
         if on_resume is not None:
             on_resume(solver)
     if not solver.finished:
+        if on_begin is not None:
+            on_begin(solver)
         warm_up(solver)
         saver.begin(solver.iteration)
         with stop, saver, np.errstate(all="ignore"):  # a loss that is not finite is an error of the solver's, with more to say
             solver.train()
         saver.check_stop(solver)
-    return solver.history, data
+    return solver.records, data
+
+
+def _both(first: Hook, second: Hook | None) -> Hook:
+    """A hook that calls two, one after the other."""
+
+    def both(solver: CaptioningSolver) -> None:
+        first(solver)
+        if second is not None:
+            second(solver)
+
+    return both
 
 
 def _begin(
@@ -198,9 +195,15 @@ def _begin(
         return scaling_of_first(group, options.feature_scaling, data)
     start = open_start(options.start, data, None if config is None else config.get("start_digest"))
     model.params = start.model.params
-    if options.objective == SELF_CRITICAL:
-        sharpen(model.params, options.sharpen)
     return start.scaling
+
+
+def _score_start(solver: CaptioningSolver, options: TrainOptions) -> None:
+    """Score the run that training starts from, as it is; training on the score then begins with its scores sharpened."""
+    if "val" in solver.data.splits:
+        solver.score_start()
+    if options.objective == SELF_CRITICAL:
+        sharpen(solver.model.params, options.sharpen)
 
 
 def _solver(
@@ -238,10 +241,10 @@ def _model_config(options: TrainOptions, data: CaptionData) -> ModelConfig:
     return ModelConfig(*sizes, cell=options.cell, dropout=options.dropout, inject=options.inject)
 
 
-def _data(options: TrainOptions, out: Path, config: Mapping[str, Any] | None, opened: CaptionData | None) -> CaptionData:
+def _data(options: TrainOptions, out: Path, config: Mapping[str, Any] | None, opened: CaptionData | None, progress: bool) -> CaptionData:
     """What to train on, which may be `opened` already. For a run to continue it must be the data that the run began with, wherever that is by now."""
     path = Path(options.data or out / DATA)
-    data = opened or (open_data(path) if options.data or path.exists() else stamped(generate(options.seed)))
+    data = opened or (open_data(path) if options.data or path.exists() else stamped(generate(options.seed, progress=progress)))
     if config is not None and config["data_stamp"] != data.stamp:
         raise DataError(
             f"train_run: {path} is not the data that {out} began with, expected the same, unchanged; give its path as `data`, or begin another run"
@@ -269,27 +272,3 @@ def _remark_ranks(solver: CaptioningSolver, out: Path, on_remark: Remark) -> Non
         on_remark(
             f"train_run: {out} was trained by {before} process(es) and goes on with {now}: same batches, same dropout; sums are rounded differently"
         )
-
-
-def _furnish(options: TrainOptions, out: Path, data: CaptionData, model: ModelConfig, config: Mapping[str, Any] | None) -> None:
-    """Write what a run folder holds before training begins; in one that is there already, what is missing or has changed."""
-    settings = settings_of(options)
-    if config is None:
-        start = {} if options.start is None else {"start_digest": digest_of(options.start)}
-        write_config(out, {**asdict(model), **settings, **start, **_made_with(data)})
-    elif any(config.get(key) != value for key, value in settings.items()):
-        write_config(out, {**config, **settings})
-    if not (out / VOCAB).exists():
-        write_vocabulary(out, data.vocabulary)
-    if data.projection is not None and not (out / PROJECTION).exists():
-        write_projection(out, data.projection)
-    if options.data is None and not (out / DATA).exists():
-        write_stamped(out / DATA, data)
-    if options.data is None and not (out / PICTURES).exists():
-        write_pictures(out / PICTURES, data, "val")
-
-
-def _made_with(data: CaptionData) -> dict[str, Any]:
-    projected = {} if data.projection is None else {"projected_from": len(data.projection.mean)}
-    versions = {"python": platform.python_version(), "numpy": np.__version__}
-    return {**versions, "backend": get_backend(), "max_words": data.max_words, "data_stamp": data.stamp, "source": data.source.to_json()} | projected

@@ -22,6 +22,11 @@ def best_of(history: Sequence[Record]) -> Record | None:
     return history[-1] if history else None
 
 
+def with_start(start: Record | None, history: Sequence[Record]) -> list[Record]:
+    """All records that the best is chosen from."""
+    return [*([] if start is None else [start]), *history]
+
+
 class EpochHistory:
     """The epochs done so far: a record and times for each, and the parameters of the best.
 
@@ -33,15 +38,17 @@ class EpochHistory:
 
     Attributes
     ----------
+    start : the record of the parameters that training starts from, as epoch 0, where they were scored; else None
     history : one dict an epoch: epoch, iteration, learning_rate, train_loss or train_reward, train_accuracy, with a val split val_loss,
         val_perplexity, val_accuracy, and where captions select the best, val_cider, val_distinct, val_length
     times : one dict an epoch: epoch, steps, train_seconds, check_seconds
-    best_params : the parameters of the best epoch, in a buffer of their own; empty before the first
+    best_params : the parameters of the best record, in a buffer of their own; empty before the first
     """
 
     def __init__(self, num_epochs: int, patience: int | None, collapse: Callable[[Record], str | None]) -> None:
         self.num_epochs, self.patience, self._collapse = num_epochs, patience, collapse
         self._last_epoch = num_epochs
+        self.start: Record | None = None
         self.history: list[Record] = []
         self.times: list[Record] = []
         self.best_params: Parameters | dict[str, Array] = {}
@@ -50,6 +57,11 @@ class EpochHistory:
     def epoch(self) -> int:
         """Epochs done."""
         return len(self.history)
+
+    @property
+    def records(self) -> list[Record]:
+        """The record of the start, where it was scored, and those of the epochs."""
+        return with_start(self.start, self.history)
 
     @property
     def finished(self) -> bool:
@@ -64,7 +76,7 @@ class EpochHistory:
 
     @property
     def best_epoch(self) -> int:
-        """Number of the best epoch, from 1; 0 before the first."""
+        """Number of the best epoch, from 1; 0 before the first, and while none is better than the start."""
         return self._best.get("epoch", 0)
 
     @property
@@ -89,17 +101,21 @@ class EpochHistory:
 
     @property
     def _best(self) -> Mapping[str, Any]:
-        return best_of(self.history) or {}
+        return best_of(self.records) or {}
+
+    def _begin_at(self, figures: Record, params: Parameters) -> None:
+        """Take in what the parameters that training starts from score: they are the best until an epoch is better."""
+        self.start, self.best_params = {"epoch": 0, "iteration": 0, **figures}, params.copy()
 
     def _add_epoch(self, record: Record, times: Record, params: Parameters) -> None:
         """Take in a finished epoch, and copy its parameters if it is the best so far."""
-        if best_of([*self.history, record]) is record:
+        if best_of([*self.records, record]) is record:
             self.best_params = params.copy()
         self.times.append(times)
         self.history.append(record)
 
-    def _restore_epochs(self, history: Sequence[Record], best_params: Parameters | None) -> None:
+    def _restore_epochs(self, start: Record | None, history: Sequence[Record], best_params: Parameters | None) -> None:
         """Start from the records of epochs done before, and the parameters of the best of them, if they are known."""
-        self.history, self.times = [dict(record) for record in history], []
+        self.start, self.history, self.times = start and dict(start), [dict(record) for record in history], []
         self.best_params = {} if best_params is None else best_params
         self._last_epoch = self.num_epochs

@@ -124,6 +124,10 @@ class CaptioningSolver(EpochHistory):
         while not self.finished:
             self._train_epoch()
 
+    def score_start(self) -> None:
+        """Score the model as it is, before the first epoch: its parameters count as the best until an epoch is better."""
+        self._begin_at(self._judge(self.model, between=lambda: None), self.model.params)
+
     def _train_epoch(self) -> None:
         """One epoch, or the rest of an interrupted one. It counts as done once everything about it is recorded."""
         start, batches = time.perf_counter(), self._order.batches(self.batch_size)
@@ -213,10 +217,7 @@ class CaptioningSolver(EpochHistory):
         return by_parameter(self.update_rule, self._descent.config, self.model.params.shapes)
 
     def check_accuracy(self, X: Array, y: Array, num_samples: int | None = None, batch_size: int = 100) -> float:
-        """Share of the words of captions y (N, T+1) that the model scores highest, given features X (N, D) and the words before.
-
-        Of more than `num_samples` captions that many are scored, spread evenly. Training is not disturbed.
-        """
+        """Share of the words of captions y (N, T+1) scored highest, given features X (N, D); on at most `num_samples` captions, spread evenly."""
         return accuracy(self.model, X, y, num_samples, batch_size)
 
     def _evaluate_epoch(self) -> Record:
@@ -270,7 +271,7 @@ class CaptioningSolver(EpochHistory):
         TrainingError : a loss, gradient norm, parameter or moment is not finite: there is nothing to go on from.
         """
         self._require_finite()
-        return capture(self.model.params, self._descent, self._order, self.batch_size, self.loss_history, self.history)
+        return capture(self.model.params, self._descent, self._order, self.batch_size, self.loss_history, self.history, self.start)
 
     def restore(self, state: TrainingState, *, best_params: Mapping[str, Array] | None = None) -> None:
         """Go on from a state: the next `train` does what it would have done then. On the host that is bit for bit with the same machine and threads,
@@ -292,7 +293,7 @@ class CaptioningSolver(EpochHistory):
         self._report_due = False
         restore_order(state, self._order)
         self._record = StepRecord(params.flat, self.steps_per_epoch, state.losses.tolist())
-        self._restore_epochs(state.history, params.copy() if best is None and state.is_best else best)
+        self._restore_epochs(state.start, state.history, params.copy() if best is None and state.is_best else best)
 
     def __reduce__(self) -> Any:
         why = "since it holds callbacks and buffers; make another solver from the same arguments, and write other.restore(solver.state())"

@@ -11,7 +11,7 @@ from xpcap.backend import Array, asarray, to_numpy
 from xpcap.errors import DataError, TrainingError
 from xpcap.models.parameters import Parameters
 from xpcap.training.descent import Descent
-from xpcap.training.history import best_of
+from xpcap.training.history import best_of, with_start
 from xpcap.training.order import EpochOrder
 
 
@@ -32,6 +32,7 @@ class TrainingState(NamedTuple):
     losses: np.ndarray  # (iterations,), of the dtype of the parameters
     history: list[dict[str, Any]]  # one record an epoch
     order_rng: dict[str, Any]  # of numpy.random.Generator.bit_generator
+    start: dict[str, Any] | None = None  # the record of the parameters that training started from, where they were scored
 
     @property
     def iteration(self) -> int:
@@ -46,7 +47,12 @@ class TrainingState(NamedTuple):
     @property
     def is_best(self) -> bool:
         """Whether `params` are the best so far: the best epoch has just ended."""
-        return self.order is None and bool(self.history) and best_of(self.history) is self.history[-1]
+        return self.order is None and bool(self.history) and best_of(self.records) is self.history[-1]
+
+    @property
+    def records(self) -> list[dict[str, Any]]:
+        """As those of a solver's history."""
+        return with_start(self.start, self.history)
 
 
 def capture(
@@ -56,6 +62,7 @@ def capture(
     batch_size: int,
     losses: Sequence[float],
     history: Sequence[Mapping[str, Any]],
+    start: Mapping[str, Any] | None = None,
 ) -> TrainingState:
     """Copy the state of a solver to the host.
 
@@ -76,6 +83,7 @@ def capture(
         losses=np.array(losses, params.flat.dtype),
         history=[dict(record) for record in history],
         order_rng=dict(order.rng.bit_generator.state),
+        start=None if start is None else dict(start),
     )
     cause = f"iteration {state.iteration}; is the learning rate, now {config['learning_rate']:g}, too high?"
     for thing, arrays in (("the value", state.params), *((f"{rule}'s {key}", moment) for key, moment in state.moments.items())):

@@ -35,6 +35,7 @@ def to_tensors(state: TrainingState) -> tuple[dict[str, np.ndarray], dict[str, A
         "batch_size": state.batch_size,
         "history": state.history,
         "rng": {"order": state.order_rng},
+        **({} if state.start is None else {"start": state.start}),
     }
     return tensors, meta
 
@@ -70,6 +71,7 @@ def from_tensors(where: str, tensors: Mapping[str, np.ndarray], meta: Mapping[st
         losses=losses,
         history=_history(where, meta),
         order_rng=_rng(where, _object(where, meta, "rng").get("order")),
+        start=_start(where, meta),
     )
 
 
@@ -164,13 +166,27 @@ def _history(where: str, meta: Mapping[str, Any]) -> list[dict[str, Any]]:
     return history
 
 
+def _start(where: str, meta: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The record of the parameters that training started from: the figures of an epoch's record, but for those of training itself."""
+    start, history = meta.get("start"), meta["history"]
+    if start is None:
+        return None
+    figures = FIGURES - TRAINED
+    if not _has_numbers(start) or start.get("epoch") != 0 or (history and (figures & set(start)) != (figures & set(history[0]))):
+        raise DataError(f"{where}: start is {_short(start)}, expected the figures of epoch 0; damaged?")
+    return start
+
+
 def _is_record(record: Any, number: int) -> bool:
     """Whether this is the record of the epoch of that number."""
-    if not isinstance(record, dict) or not all(type(value) in (int, float) and abs(value) <= 1e300 for value in record.values()):
-        return False
     names = {"iteration", "learning_rate", "train_accuracy"}
-    complete = names <= set(record) and len(TRAINED & set(record)) == 1 and len(VALIDATED & set(record)) in (0, len(VALIDATED))
-    return complete and record.get("epoch") == number
+    return _has_numbers(record) and names <= set(record) and len(TRAINED & set(record)) == 1 and record.get("epoch") == number
+
+
+def _has_numbers(record: Any) -> bool:
+    """Whether this is a record of finite numbers, with all figures of validation or none."""
+    numbers = isinstance(record, dict) and all(type(value) in (int, float) and abs(value) <= 1e300 for value in record.values())
+    return numbers and len(VALIDATED & set(record)) in (0, len(VALIDATED))
 
 
 def _rng(where: str, state: Any) -> dict[str, Any]:

@@ -15,18 +15,21 @@ from xpcap.data.pictures.scoring import KIND, best_of, metrics_of
 from xpcap.data.source import Source
 from xpcap.data.vocabulary import Vocabulary, tokenize
 from xpcap.encoders import HistogramEncoder
+from xpcap.progress import bar
 
 __all__ = ["KIND", "best_of", "generate", "metrics_of", "named", "picture_of", "write_pictures"]
+TRAIN, VAL = 15000, 500  # pictures
 MAX_WORDS = 25  # more than the grammar ever says
 
 
-def generate(seed: int = 0, *, train: int = 15000, val: int = 500) -> CaptionData:
+def generate(seed: int = 0, *, train: int = TRAIN, val: int = VAL, progress: bool = False) -> CaptionData:
     """Generate pictures with captions, as CaptionData with features by HistogramEncoder.
 
     Parameters
     ----------
     seed : of scenes and captions
     train, val : numbers of scenes; scene i of a split does not depend on them
+    progress : show a progress bar on a terminal
 
     Notes
     -----
@@ -36,7 +39,7 @@ def generate(seed: int = 0, *, train: int = 15000, val: int = 500) -> CaptionDat
     for split, count in zip(SPLITS, (train, val), strict=True):
         rng = np.random.default_rng([seed, len(SPLITS) + SPLITS.index(split)])
         scenes = [make_scene(split, number, seed) for number in range(count)]
-        features[split] = encoder.encode(paint(scene) for scene in scenes)
+        features[split] = encoder.encode(paint(scene) for scene in bar(scenes, progress, f"drawing pictures of {split}"))
         texts[split] = [describe(scene, rng) for scene in scenes for _ in range(CAPTIONS)]
     words = {split: [tokenize(text) for text in texts[split]] for split in SPLITS}
     vocabulary = Vocabulary.build_from_words(words["train"], min_count=1)

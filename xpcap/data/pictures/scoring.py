@@ -19,6 +19,7 @@ class NamedExactly:
 
     name = "named"
     title = "named exactly"
+    plain = "share of captions that name all the things there, and nothing else"
     protocol = "share of captions that name exactly the (colour, shape) pairs of their scene, none missing and none made up"
     known_only = False
 
@@ -39,6 +40,7 @@ class BestPossible:
 
     name = "best_bleu"
     title = "best possible"
+    plain = "the BLEU of the best captions that there can be: people describe a picture in more than one way"
     protocol = "BLEU-1..4 of the best captions that a search found (16 starts), given each scene and the grammar but not the references"
     known_only = False
 
