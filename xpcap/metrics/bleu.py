@@ -15,7 +15,7 @@ class Bleu:
 
     name = "bleu"
     title = "BLEU-1..4"
-    protocol = "corpus BLEU-1..4 by nltk, uniform weights, no smoothing, all references of a picture, words in [a-z0-9]+ lower case"
+    protocol = "corpus BLEU-1..4 by nltk, uniform weights, no smoothing, all references of a picture"
     known_only = False
 
     def score(self, references: References, hypotheses: Sequence[Words]) -> Scored:
