@@ -4,6 +4,7 @@ import unicodedata
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
+LAST_RESORT = "lastresort"  # a font of macOS whose glyphs are no letters: they say what script a letter is of
 INVISIBLE = ("Cf", "Cc", "Zs")  # Unicode categories that need no glyph
 CJK = {"KATAKANA": "JP", "HIRAGANA": "JP", "HANGUL": "KR"}  # first word of a character's name to the form of Chinese characters that goes with it
 REGIONS = ("JP", "KR", "SC", "TC", "HK")
@@ -14,7 +15,7 @@ class Fonts(NamedTuple):
     """Font families that together draw a text, and what none of them draws."""
 
     families: list[str] | None  # for Matplotlib, in the order to be tried; None: its own font is enough
-    lacking: str  # characters that no font has; Matplotlib draws a box for each
+    lacking: str  # characters that no font has; Matplotlib draws a placeholder for each
 
 
 def find_fonts(texts: Iterable[str]) -> Fonts:
@@ -41,20 +42,21 @@ def explain_lacking(lacking: str) -> str:
     scripts = list(dict.fromkeys(_script(sign) for sign in lacking))
     named = ", ".join(scripts[:NAMED]) + (", ..." if len(scripts) > NAMED else "")
     return (
-        f"no font of this machine has {len(lacking):,} of the characters ({named}), which are drawn as boxes; install a font that has them, "
-        "such as one of Noto's; a page shows them where the browser has one"
+        f"no font of this machine has {len(lacking):,} of the characters ({named}), which become boxes; install one that has them, such as a Noto "
+        "font, or look at a page, which the browser draws with its own"
     )
 
 
 def _regular(font_manager: Any) -> list[Any]:
     """The regular face of each family on this machine, those installed since Matplotlib listed fonts among them."""
-    manager = font_manager.fontManager
-    for path in sorted(set(font_manager.findSystemFonts()) - {entry.fname for entry in manager.ttflist}):
+    manager, installed = font_manager.fontManager, set(font_manager.findSystemFonts())
+    for path in sorted(installed - {entry.fname for entry in manager.ttflist}):
         try:
             manager.addfont(path)
         except (OSError, RuntimeError):  # a font that Matplotlib cannot draw with, such as one of coloured pictures
             continue
-    return [entry for entry in manager.ttflist if (entry.weight, entry.style, entry.variant) in ((400, "normal", "normal"), ("normal",) * 3)]
+    there = (entry for entry in manager.ttflist if entry.fname in installed and LAST_RESORT not in entry.name.lower().replace(" ", ""))
+    return [entry for entry in there if entry.weight in (400, "normal") and entry.style == entry.variant == "normal"]
 
 
 def _characters(path: str, face: int = 0) -> set[str]:
