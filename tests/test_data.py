@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from hdf5_edits import edit, replace_dataset
 
-from xpcap.data import CaptionData, Vocabulary, decode_captions, open_data, tokenize, write_dataset
+from xpcap.data import CaptionData, Vocabulary, decode_captions, open_data, write_dataset
 from xpcap.data import hdf5 as dataset_file
 from xpcap.data.importers import assemble
 from xpcap.data.scaling import fit_scaling
@@ -22,10 +22,6 @@ from xpcap.data.synthetic import draw_data
 from xpcap.errors import DataError
 
 # Text
-
-
-def test_the_tokeniser_lowers_and_keeps_runs_of_letters_and_digits() -> None:
-    assert tokenize("A dog's 2nd BALL -- naïve!\n") == ["a", "dog", "s", "2nd", "ball", "na", "ve"]
 
 
 def test_the_vocabulary_is_by_frequency_then_alphabet_and_drops_rare_words() -> None:

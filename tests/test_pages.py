@@ -21,7 +21,7 @@ Image = pytest.importorskip("PIL.Image")
 
 import xpcap.data  # noqa: E402 - after the skip
 from xpcap import CaptioningRNN, runs  # noqa: E402
-from xpcap.data import CaptionData, dataset, hdf5, open_data, tokenize, vocabulary, write_dataset  # noqa: E402
+from xpcap.data import CaptionData, Vocabulary, hdf5, open_data, tokenize, write_dataset  # noqa: E402
 from xpcap.data.pictures import best_of, generate, named, write_pictures  # noqa: E402
 from xpcap.data.scaling import fit_scaling  # noqa: E402
 from xpcap.data.source import Source  # noqa: E402
@@ -207,8 +207,7 @@ def test_one_training_opens_stamps_tokenises_and_captions_once(made: Path, tmp_p
     count(hdf5, "stamp_of")
     count(hdf5, "check_data")
     count(CaptioningRNN, "say", lambda model, features, policy, **_: 0 if isinstance(policy, Beam) else len(features))
-    for module in (dataset, vocabulary):
-        count(module, "tokenize")
+    count(Vocabulary, "tokenize")
     commands.good("train", made / "data.h5", "--out", tmp_path / "run", *commands.SMALL)
     val = data.split("val")
     opened = {"read_dataset": 1, "stamp_of": 1, "check_data": 1}

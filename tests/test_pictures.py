@@ -10,11 +10,11 @@ import pytest
 
 Image = pytest.importorskip("PIL.Image")
 
+from xpcap.data import tokenize  # noqa: E402
 from xpcap.data.pictures import best_of, generate, named, picture_of, write_pictures  # noqa: E402 - after the skip
 from xpcap.data.pictures.best import best_captions  # noqa: E402
 from xpcap.data.pictures.grammar import describe, language, structure  # noqa: E402
 from xpcap.data.pictures.scenes import COLOURS, PLACES, SHAPES, SIDE, SPLITS, Scene, make_scene, paint  # noqa: E402
-from xpcap.data.vocabulary import tokenize  # noqa: E402
 from xpcap.encoders import read_picture  # noqa: E402
 from xpcap.errors import DataError  # noqa: E402
 from xpcap.metrics import corpus_bleu  # noqa: E402

@@ -5,7 +5,9 @@ The same few examples in every run of the suite; XPCAP_EXAMPLES=N takes N fresh 
 
 import atexit
 import os
+import string
 import tempfile
+import unicodedata
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,7 +24,7 @@ from hypothesis import strategies as st  # noqa: E402
 from hypothesis.configuration import set_hypothesis_home_dir  # noqa: E402
 
 from xpcap import CaptioningRNN, layers, optim  # noqa: E402
-from xpcap.data import Vocabulary, decode_captions, read_dataset, tokenize, write_dataset  # noqa: E402
+from xpcap.data import Vocabulary, decode_captions, detokenize, read_dataset, tokenize, write_dataset  # noqa: E402
 from xpcap.data.importers import import_flickr8k  # noqa: E402
 from xpcap.data.importers.flickr8k import read_list, read_token_file  # noqa: E402
 from xpcap.data.vocabulary import END, NULL, SPECIAL, START, UNK  # noqa: E402
@@ -296,15 +298,21 @@ def test_the_order_of_captions_in_a_batch_does_not_matter(rows: list[list[int]],
 # Text
 
 TEXT = st.text(max_size=40)
+LETTERS = {"Ll", "Lo", "Lm", "Lt", "Lu", "Nd", "Nl", "Cn"}  # Lu and Lt without a lower case; Cn: newer than this Python
 CAPTION = st.lists(st.sampled_from(["a", "dog", "Runs", "9", "don't", "é", "<b>", "\x1b[1m", "\u202e", "犬"]), max_size=8).map(" ".join)
 
 
 @holds(TEXT)
 def test_tokens_are_plain_words_and_stay_what_they_are(text: str) -> None:
     words = tokenize(text)
-    assert all(word and set(word) <= set("abcdefghijklmnopqrstuvwxyz0123456789") for word in words)
-    assert tokenize(" ".join(words)) == words
-    assert tokenize(text.lower()) == words
+    assert all(
+        word and unicodedata.category(word[0]) in LETTERS and {*map(unicodedata.category, word)} <= {*LETTERS, "Mn", "Mc", "Cf"} for word in words
+    )
+    assert tokenize(" ".join(words)) == tokenize(detokenize(words)) == words
+    assert tokenize(text.lower()) == tokenize(unicodedata.normalize("NFD", text)) == words
+    former = tokenize(text, "ascii")
+    assert all(set(word) <= set(string.ascii_lowercase + string.digits) for word in former)
+    assert former == words or not text.isascii()
 
 
 @holds(st.lists(st.one_of(TEXT, CAPTION), min_size=1, max_size=5), st.integers(1, 6), st.integers(1, 2))

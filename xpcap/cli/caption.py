@@ -126,7 +126,9 @@ def _print(captions: Sequence[PictureCaption], skipped: Sequence[Skipped], as_js
 
 
 def _object(caption: PictureCaption) -> dict[str, Any]:
-    one = {key: value for key, value in caption._asdict().items() if key not in ("n_best", "attention")}
+    one = {key: value for key, value in caption._asdict().items() if key not in ("n_best", "attention", "words")}
+    if caption.words != caption.caption.split():
+        one["words"] = caption.words
     if caption.n_best:
         one["n_best"] = [ranked._asdict() for ranked in caption.n_best]
     if caption.attention is not None:
@@ -141,7 +143,7 @@ def _write(
         runs.write_caption_page(html, run, captions, look, skipped=skipped, progress=True)
         click.echo(f"wrote {html}", err=as_json)
     if png is not None:
-        drawn = runs.write_caption_png(png, captions, look, run=run)
+        drawn = runs.write_caption_png(png, captions, look, run=run, on_remark=lambda remark: click.echo(f"note: {remark}", err=True))
         why = "a PNG holds no more" if drawn == runs.pages.DRAWN else "the others were not found"
         rest = f" with {drawn} of {len(captions)} pictures; {why}" if drawn < len(captions) else ""
         click.echo(f"wrote {png}{rest}", err=as_json)

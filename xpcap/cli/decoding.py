@@ -61,11 +61,14 @@ class Decoding:
 
     def _id(self, run: Run, word: str) -> int:
         words = [known for known in run.vocabulary.idx_to_word if known not in SPECIAL]
-        if word not in words:
+        made = [word] if word in words or word in SPECIAL else run.vocabulary.tokenize(word)  # Hund is hund to a run
+        if len(made) > 1:
+            raise OptionError(f"decoding: `forbid`: {word!r} is {len(made)} words to {run.path}, {', '.join(made)}; expected one")
+        if not set(made) & set(words):
             raise OptionError(
                 f"decoding: `forbid`: no caption of {run.path} says {word!r}, expected one of its {len(words):,} words{nearest(word, words)}"
             )
-        return run.vocabulary.word_to_idx[word]
+        return run.vocabulary.word_to_idx[made[0]]
 
 
 N_BEST = click.option("--n-best", metavar="N", type=int, help="Of a beam: the N best captions of a picture, with log-probabilities. Default: 1.")

@@ -76,7 +76,7 @@ def _other(against: Path, data: Path | None, split: str, decoding: Decoding) -> 
 
 
 def _findings(run: Run, evaluation: Evaluation, data: CaptionData) -> list[Finding]:
-    said = [caption.caption.split() for caption in evaluation.captions]
+    said = [caption.words for caption in evaluation.captions]
     return in_flags(examine_run(run, said, data, evaluation.split), click.get_current_context().command.params)
 
 

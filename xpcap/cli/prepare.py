@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from xpcap.cli.shared import PATH, describe_data, examples
-from xpcap.data import CaptionData, write_dataset
+from xpcap.data import CaptionData, detokenize, write_dataset
 from xpcap.data.dataset import may_name_a_split
 from xpcap.data.importers import Columns, Findings, import_captions, import_flickr8k
 from xpcap.data.importers.build import count
@@ -179,7 +179,7 @@ def _describe(out: Path, data: CaptionData, files: Sequence[tuple[str | None, Pa
     name, split = next(iter(data.splits.items()))
     n = len(split.captions)
     for row in sorted({0, n // 2, n - 1}):
-        words = (
+        words = [
             data.vocabulary.idx_to_word[i] for i in split.captions[row] if i not in (data.vocabulary.null, data.vocabulary.start, data.vocabulary.end)
-        )
-        click.echo(f"  {visible(split.images[split.image_idxs[row]])}: {' '.join(words)}")
+        ]
+        click.echo(f"  {visible(split.images[split.image_idxs[row]])}: {detokenize(words)}")

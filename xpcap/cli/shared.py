@@ -14,7 +14,7 @@ from xpcap.data import CaptionData
 from xpcap.data.dataset import size
 from xpcap.errors import BackendError, OptionError, nearest
 from xpcap.groups import join
-from xpcap.report import visible
+from xpcap.report import columns, visible
 from xpcap.runs import PictureCaption, Scores
 
 PATH = click.Path(path_type=Path)
@@ -123,8 +123,8 @@ def remark(sentence: str) -> None:
 
 def table(rows: Sequence[Sequence[str]]) -> str:
     """Rows of cells as lines with aligned columns."""
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows)
+    widths = [max(columns(row[i]) for row in rows) for i in range(len(rows[0]))]
+    return "\n".join("  ".join(cell + " " * (width - columns(cell)) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows)
 
 
 def print_captions(captions: Sequence[PictureCaption]) -> None:

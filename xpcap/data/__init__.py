@@ -6,7 +6,8 @@ from xpcap.data.cs231n import load_coco_data, read_coco_folder, sample_coco_mini
 from xpcap.data.dataset import CaptionData, Split
 from xpcap.data.hdf5 import read_dataset, write_dataset
 from xpcap.data.source import Source
-from xpcap.data.vocabulary import Vocabulary, decode_captions, tokenize
+from xpcap.data.tokens import detokenize, tokenize
+from xpcap.data.vocabulary import Vocabulary, decode_captions
 from xpcap.errors import DataError
 
 
@@ -31,6 +32,7 @@ __all__ = [
     "Split",
     "Vocabulary",
     "decode_captions",
+    "detokenize",
     "load_coco_data",
     "open_data",
     "read_dataset",

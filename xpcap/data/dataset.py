@@ -9,7 +9,8 @@ import numpy as np
 from xpcap.data.projection import Preprocessing, Projection
 from xpcap.data.scaling import FeatureScaling
 from xpcap.data.source import Source
-from xpcap.data.vocabulary import UNK, Vocabulary, tokenize
+from xpcap.data.tokens import detokenize
+from xpcap.data.vocabulary import UNK, Vocabulary
 from xpcap.errors import DataError, unknown
 from xpcap.layers.checks import all_below
 
@@ -121,11 +122,10 @@ class CaptionData:
         split = self.split(name)
         if split.text is not None:
             return list(split.text)
-        silent = {self.vocabulary.null, self.vocabulary.start, self.vocabulary.end}
-        return [" ".join(self.vocabulary.idx_to_word[i] for i in row if i not in silent) for row in split.captions.tolist()]
+        return [detokenize(words) for words in self.words(name)]
 
     def words(self, name: str, captions: np.ndarray | None = None) -> list[list[str]]:
-        """Captions of a split as words: their text tokenised, or the words of their ids, with ``<UNK>`` for lost ones.
+        """Captions of a split as words: their text by the vocabulary's tokeniser, or the words of their ids, with ``<UNK>`` for lost ones.
 
         Parameters
         ----------
@@ -133,9 +133,11 @@ class CaptionData:
         """
         split = self.split(name)
         if split.text is None:
-            some = self if captions is None else replace(self, splits={name: replace(split, captions=split.captions[captions])})
-            return [text.split() for text in some.texts(name)]
-        return [tokenize(text) for text in (split.text if captions is None else [split.text[i] for i in captions.tolist()])]
+            words, silent = self.vocabulary.idx_to_word, {self.vocabulary.null, self.vocabulary.start, self.vocabulary.end}
+            rows = split.captions if captions is None else split.captions[captions]
+            return [[words[i] for i in row if i not in silent] for row in rows.tolist()]
+        texts = split.text if captions is None else [split.text[i] for i in captions.tolist()]
+        return [self.vocabulary.tokenize(text) for text in texts]
 
     def references(self, name: str) -> dict[int, list[str]]:
         """Picture number to its captions as text, in the order of the pictures; pictures without captions are left out."""
@@ -157,12 +159,14 @@ class CaptionData:
         return dict(sorted(references.items()))
 
     def encoded_with(self, vocabulary: Vocabulary, name: str, words: Sequence[Sequence[str]] | None = None) -> "CaptionData":
-        """One split of the same data, its captions encoded by another vocabulary and not cut.
+        """One split of the same data, its captions encoded by another vocabulary, with its tokeniser where there is text, and not cut.
 
         Parameters
         ----------
         words : the split's captions as `words` gives them, where the caller has them already; tokenising takes long
         """
+        if (text := self.split(name).text) is not None and vocabulary.tokeniser != self.vocabulary.tokeniser:
+            words = [vocabulary.tokenize(caption) for caption in text]
         words = self.words(name) if words is None else words
         captions = vocabulary.encode_words(words, max(1, *(len(caption) for caption in words)))
         return replace(self, vocabulary=vocabulary, splits={name: replace(self.split(name), captions=captions, text=self.texts(name))})

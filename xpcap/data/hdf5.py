@@ -16,7 +16,8 @@ from xpcap.data.guard import look_through, trust
 from xpcap.data.projection import Projection
 from xpcap.data.rows import blocks
 from xpcap.data.source import Source
-from xpcap.data.vocabulary import Vocabulary, has_word
+from xpcap.data.tokens import ASCII, check_tokeniser, has_word
+from xpcap.data.vocabulary import Vocabulary
 from xpcap.errors import DataError
 from xpcap.files import atomic, obstacle
 
@@ -56,8 +57,8 @@ def _check(path: Path, data: CaptionData) -> None:
 
 def _write(path: Path, data: CaptionData) -> None:
     views = {name: split.views for name, split in data.splits.items() if split.views > 1}
-    told = {"format": FORMAT, "source": data.source.to_json(), "stamp": data.stamp, **({"views": views} if views else {})}
-    about = json.dumps(told, sort_keys=True)
+    told = {"format": FORMAT, "source": data.source.to_json(), "stamp": data.stamp, "tokeniser": data.vocabulary.tokeniser}
+    about = json.dumps({**told, **({"views": views} if views else {})}, sort_keys=True)
     # h5py gets an open file, not a name: a full disk is then an OSError; with files that h5py opens itself it is a crash
     with atomic(path) as stream, h5py.File(stream, "w") as file:
         file.attrs["xpcap"] = about
@@ -139,7 +140,8 @@ def _read(path: Path, file: h5py.File) -> CaptionData:
     splits = {name: _read_split(path, name, group, about["views"].get(name, 1), in_memory) for name, group in groups.items()}
     projection = Projection(file["pca_mean"][:], file["pca_components"][:]) if "pca_mean" in file else None
     source = Source.from_json(f"read_dataset: {path}", about["source"])
-    return CaptionData(Vocabulary(_strings(file["vocab"])), splits, source=source, stamp=about["stamp"], projection=projection)
+    vocabulary = Vocabulary(_strings(file["vocab"]), about["tokeniser"])
+    return CaptionData(vocabulary, splits, source=source, stamp=about["stamp"], projection=projection)
 
 
 def _about(path: Path, text: str) -> dict[str, Any]:
@@ -161,6 +163,7 @@ def _about(path: Path, text: str) -> dict[str, Any]:
     views = about.setdefault("views", {})
     if not isinstance(views, dict) or not all(type(count) is int and count >= 1 for count in views.values()):
         raise DataError(f"read_dataset: {path} has views {str(views)[:60]}, expected a count by split; damaged?")
+    check_tokeniser(f"read_dataset: {path}", about.setdefault("tokeniser", ASCII))  # files from before there was a choice record none
     return cast("dict[str, Any]", about)
 
 

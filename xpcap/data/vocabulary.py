@@ -1,6 +1,5 @@
-"""Text to word ids and back: the tokeniser, the vocabulary, and the course's decode_captions."""
+"""Words to ids and back: the vocabulary, and the course's decode_captions."""
 
-import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -8,20 +7,10 @@ from typing import Any
 import numpy as np
 
 from xpcap.backend import to_numpy
+from xpcap.data.tokens import UNICODE, check_tokeniser, tokenize
 from xpcap.errors import DataError
 
 NULL, START, END, UNK = SPECIAL = ("<NULL>", "<START>", "<END>", "<UNK>")
-_WORD = re.compile("[a-z0-9]+")
-
-
-def tokenize(text: str) -> list[str]:
-    """The words of a text: lower case, then runs of ``[a-z0-9]``. ``"A dog's 2nd ball!"`` gives ``a dog s 2nd ball``."""
-    return _WORD.findall(text.lower())
-
-
-def has_word(text: str) -> bool:
-    """Whether `tokenize` would find a word."""
-    return _WORD.search(text.lower()) is not None
 
 
 class Vocabulary:
@@ -30,13 +19,16 @@ class Vocabulary:
     Parameters
     ----------
     words : distinct words without white space in them; ``<NULL>``, ``<START>``, ``<END>`` and ``<UNK>`` are among them
+    tokeniser : name of the tokeniser that makes such words of text, as in `tokenize`
 
     Raises
     ------
-    DataError : a word occurs twice, is empty or has white space in it, or a special word is missing.
+    DataError : a word occurs twice, is empty or has white space in it, a special word is missing, or there is no such tokeniser.
     """
 
-    def __init__(self, words: Iterable[str]) -> None:
+    def __init__(self, words: Iterable[str], tokeniser: str = UNICODE) -> None:
+        check_tokeniser("Vocabulary", tokeniser)
+        self.tokeniser = tokeniser
         self.idx_to_word = list(words)
         if odd := [word for word in self.idx_to_word if not isinstance(word, str)]:
             raise DataError(f"Vocabulary: {odd[0]!r} among {len(self.idx_to_word)} words is a {type(odd[0]).__name__}, expected text")
@@ -73,11 +65,15 @@ class Vocabulary:
     def __len__(self) -> int:
         return len(self.idx_to_word)
 
+    def tokenize(self, text: str) -> list[str]:
+        """The words of a text, by the vocabulary's tokeniser; those that the vocabulary lacks are among them."""
+        return tokenize(text, self.tokeniser)
+
     def encode(self, texts: Sequence[str], max_words: int) -> np.ndarray:
         """Encode captions as ids (n, max_words + 2), int32: START, at most `max_words` words (UNK if unknown), END, then NULL."""
         if isinstance(texts, str) or max_words < 1:
             raise ValueError(f"Vocabulary.encode: got {type(texts).__name__} and max_words {max_words}, expected a list of captions and at least 1")
-        return self.encode_words([tokenize(text) for text in texts], max_words)
+        return self.encode_words([self.tokenize(text) for text in texts], max_words)
 
     def encode_words(self, captions: Sequence[Sequence[str]], max_words: int) -> np.ndarray:
         """`encode` for captions that are lists of words."""

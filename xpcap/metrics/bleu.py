@@ -16,7 +16,7 @@ class Bleu:
     name = "bleu"
     title = "BLEU-1..4"
     plain = "share of its words, and of its runs of 2, 3 and 4 words, that people used of the same picture too; 1 at best"
-    protocol = "corpus BLEU-1..4 by nltk, uniform weights, no smoothing, all references of a picture, words in [a-z0-9]+ lower case"
+    protocol = "corpus BLEU-1..4 by nltk, uniform weights, no smoothing, all references of a picture"
     known_only = False
 
     def score(self, references: References, hypotheses: Sequence[Words]) -> Scored:

@@ -4,13 +4,14 @@ from xpcap.report.captions import draw_captions
 from xpcap.report.curves import cider_curve, draw_loss, loss_curve, perplexity_curve
 from xpcap.report.looking import Looked, dim
 from xpcap.report.page import Card, Gallery, write_page
-from xpcap.report.text import visible
+from xpcap.report.text import columns, visible
 
 __all__ = [
     "Card",
     "Gallery",
     "Looked",
     "cider_curve",
+    "columns",
     "dim",
     "draw_captions",
     "draw_loss",

@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 
 from xpcap.files import atomic
+from xpcap.report.fonts import explain_lacking, find_fonts
 from xpcap.report.looking import Looked, check_looked, dim
-from xpcap.report.text import visible
+from xpcap.report.text import pieces, visible
 
 DPI = 110
 CELL, PICTURE = 3.0, (2.7, 2.05)  # inches: width of a column; the box that a picture is fitted into
@@ -22,6 +23,7 @@ ACROSS, THUMB = 6, (0.95, 0.72)  # small pictures in a row beside a picture; the
 MOST_WORDS = 60  # of a caption that have a small picture
 WORD = 7.0  # points
 CAPTION, REFERENCE = (9.0, "#222222"), (7.5, "#666666")  # points, colour
+Texts = tuple[list[str], list[str]]  # the lines of a caption and of a reference
 
 
 def draw_captions(
@@ -31,8 +33,12 @@ def draw_captions(
     references: Sequence[str],
     columns: int = 3,
     looked: Sequence[Looked | None] = (),
+    words: Sequence[Sequence[str]] = (),
+    on_remark: Callable[[str], object] = warnings.warn,
 ) -> None:
     """Write pictures with the model's caption (dark) and one human's (grey) under each, as a PNG.
+
+    Characters that Matplotlib's own font lacks are drawn with other fonts of the machine.
 
     Parameters
     ----------
@@ -42,33 +48,38 @@ def draw_captions(
     columns : pictures in a row
     looked : for each picture where the model looked for each word of its caption, None: not known; (): for none. If it is known of any, each
         picture has a row of its own, with a small copy for each word, dark where the model did not look
+    words : of each caption, for those that are `looked`; (): what stands between white space
+    on_remark : called with a sentence if no font has some of the characters
 
     Raises
     ------
     ValueError : no picture, or another number of captions, references or `looked`; weights that do not fit. OSError : the place cannot be written to.
     """
+    from matplotlib import rc_context
+
     if not pictures or not len(pictures) == len(captions) == len(references):
         counts = f"{len(pictures)} pictures, {len(captions)} captions and {len(references)} references"
         raise ValueError(f"draw_captions: got {counts}, expected the same number of each, at least one")
-    looked = looked or [None] * len(pictures)
-    for caption, where in zip(captions, looked, strict=True):
+    looked, words = looked or [None] * len(pictures), words or [caption.split() for caption in captions]
+    for caption, where, said in zip(captions, looked, words, strict=True):
         if where is not None:
-            check_looked("draw_captions", caption, where, caption.split())
+            check_looked("draw_captions", caption, where, said)
     columns = 1 if any(looked) else min(columns, len(pictures))
-    with warnings.catch_warnings():
-        for harmless in ("Glyph .* missing from font", "Matplotlib currently does not support .* natively"):  # shown as a box, or unjoined
-            warnings.filterwarnings("ignore", harmless)
-        figure = _draw(pictures, captions, references, columns, looked)
+    families, lacking = find_fonts(map(visible, (*captions, *references)))
+    if lacking:
+        on_remark(f"draw_captions: {explain_lacking(lacking)}")
+    with warnings.catch_warnings(), rc_context({"font.family": families} if families else {}):
+        warnings.filterwarnings("ignore", "Glyph .* missing from font")  # drawn as a box; the remark above says so
+        figure = _draw(pictures, [_wrap_both(*both) for both in zip(captions, references, strict=True)], columns, looked, words)
         with atomic(Path(path)) as file:
             figure.savefig(file, format="png", dpi=DPI, metadata={"Software": None})
 
 
 def _draw(
-    pictures: Sequence[np.ndarray], captions: Sequence[str], references: Sequence[str], columns: int, looked: Sequence[Looked | None]
+    pictures: Sequence[np.ndarray], texts: Sequence[Texts], columns: int, looked: Sequence[Looked | None], words: Sequence[Sequence[str]]
 ) -> Any:  # fmt: skip
     from matplotlib.figure import Figure
 
-    texts = [_wrap_both(caption, reference) for caption, reference in zip(captions, references, strict=True)]
     starts = range(0, len(pictures), columns)
     heights = [max(_strip_height(looked[start]), PICTURE[1] + GAP + max(map(_height, texts[start : start + columns]))) for start in starts]
     size = (CELL * columns + (ACROSS * (THUMB[0] + GAP) + MARGIN if any(looked) else 0), sum(heights) + 2 * MARGIN * len(heights))
@@ -78,12 +89,12 @@ def _draw(
         for column, i in enumerate(range(start, min(start + columns, len(pictures)))):
             _draw_cell(figure, (CELL * column, top - MARGIN), pictures[i], texts[i])
             if (where := looked[i]) is not None:
-                _draw_strip(figure, (CELL, top - MARGIN), pictures[i], captions[i].split(), where)
+                _draw_strip(figure, (CELL, top - MARGIN), pictures[i], words[i], where)
         top -= height + 2 * MARGIN
     return figure
 
 
-def _draw_cell(figure: Any, corner: tuple[float, float], picture: np.ndarray, texts: tuple[list[str], list[str]]) -> None:
+def _draw_cell(figure: Any, corner: tuple[float, float], picture: np.ndarray, texts: Texts) -> None:
     """Draw one picture and its texts. `corner` is their upper left, in inches from the lower left of the figure."""
     width, height = figure.get_size_inches()
     left, top = corner
@@ -126,7 +137,7 @@ def _strip_height(looked: Looked | None) -> float:
     return 0 if looked is None else _strip_row() * -(-min(len(looked.weights), MOST_WORDS) // ACROSS)
 
 
-def _height(texts: tuple[list[str], list[str]]) -> float:
+def _height(texts: Texts) -> float:
     return sum(len(lines) * size * LEADING / 72 for lines, (size, _) in zip(texts, (CAPTION, REFERENCE), strict=True)) + GAP / 2
 
 
@@ -139,7 +150,7 @@ def _measure(size: float) -> Callable[[str], float]:
     return lambda text: renderer.get_text_width_height_descent(text, font, ismath=False)[0] / DPI
 
 
-def _wrap_both(caption: str, reference: str) -> tuple[list[str], list[str]]:
+def _wrap_both(caption: str, reference: str) -> Texts:
     large, small = (_measure(size) for size, _ in (CAPTION, REFERENCE))
     return wrap(visible(caption).strip() or NOTHING, large), wrap(visible(reference), small)
 
@@ -151,11 +162,12 @@ def wrap(text: str, width: Callable[[str], float], most: float = PICTURE[0]) -> 
         if lines and width(f"{lines[-1]} {word}") <= most:
             lines[-1] += f" {word}"
             continue
-        while len(word) > 1 and len(lines) <= MOST_LINES and width(word) > most:
-            cut = max(1, bisect_right(range(len(word)), most, key=lambda n: width(word[:n])) - 1)
-            lines.append(word[:cut])
-            word = word[cut:]
-        lines.append(word)
+        parts = pieces(word)
+        while len(parts) > 1 and len(lines) <= MOST_LINES and width("".join(parts)) > most:
+            cut = max(1, bisect_right(range(len(parts)), most, key=lambda n: width("".join(parts[:n]))) - 1)
+            lines.append("".join(parts[:cut]))
+            parts = parts[cut:]
+        lines.append("".join(parts))
         if len(lines) > MOST_LINES:
             return [*lines[: MOST_LINES - 1], _cut(lines[MOST_LINES - 1], width, most)]
     return lines
@@ -163,5 +175,6 @@ def wrap(text: str, width: Callable[[str], float], most: float = PICTURE[0]) -> 
 
 def _cut(line: str, width: Callable[[str], float], most: float) -> str:
     """The longest beginning of a line that fits with an ellipsis."""
-    fitting = bisect_right(range(len(line) + 1), most, key=lambda n: width(f"{line[:n]} …")) - 1
-    return f"{line[: max(0, fitting)]} …"
+    parts = pieces(line)
+    fitting = bisect_right(range(len(parts) + 1), most, key=lambda n: width(f"{''.join(parts[:n])} …")) - 1
+    return f"{''.join(parts[: max(0, fitting)])} …"

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from xpcap.data.tokens import gaps
 from xpcap.encoders.area import WHOLE_PICTURE
 from xpcap.files import atomic
 from xpcap.report.captions import NOTHING
@@ -149,13 +150,21 @@ def _card(card: Card) -> dict[str, Any]:
         "name": card.name,
         "image": image,
         "looked": None if image is None or card.looked is None or not card.words else _looked(card, card.looked, image),
-        "words": [(word, _probability(word, p)) for word, p in card.words[:MOST_WORDS]],
+        "words": _words(card.words[:MOST_WORDS]),
         "cut": len(card.words) > MOST_WORDS,
         "references": references[:MOST_REFERENCES],
         "more": len(references) - 1,
         "note": card.note,
         "ranked": card.ranked[:MOST_RANKED],
     }
+
+
+def _words(words: Sequence[tuple[str, float]]) -> list[tuple[str, float, str, bool]]:
+    """Each word with its probability, what parts it from the next, and whether it touches a neighbour."""
+    after = gaps([word for word, _ in words])
+    before = [" ", *after]
+    last = len(words) - 1
+    return [(word, _probability(word, p), after[i], not (before[i] and (after[i] or i == last))) for i, (word, p) in enumerate(words)]
 
 
 def _looked(card: Card, looked: Looked, image: _Image) -> dict[str, Any]:

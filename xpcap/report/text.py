@@ -1,4 +1,4 @@
-"""Makes untrusted text safe to show: control characters are escaped, and long text is cut."""
+"""Makes untrusted text safe to show: control characters are escaped, and long text is cut. And how wide text is, and where it may be cut."""
 
 import unicodedata
 
@@ -24,6 +24,24 @@ def visible(text: str, most: int = LONGEST) -> str:
         signs.append(" " if sign in "\t\n\r" else _spelt(sign) if category in SPELT or sign in BIDI or stacked > STACKED else sign)
         length += len(signs[-1])
     return "".join(signs)
+
+
+def columns(text: str) -> int:
+    """Columns that a text takes in a terminal: two for a wide East Asian character, none for a combining mark."""
+    return len(text) if text.isascii() else sum(_columns(sign) for sign in text)
+
+
+def _columns(sign: str) -> int:
+    return 0 if unicodedata.category(sign) in (*MARKS, "Cf") else 2 if unicodedata.east_asian_width(sign) in "WF" else 1
+
+
+def pieces(word: str) -> list[str]:
+    """A word in the pieces that a line break may part: characters with their marks, and with the punctuation that must not begin a line."""
+    if word.isascii():
+        return list(word)
+    import regex
+
+    return [str(piece) for piece in regex.findall(r"\X[\p{Po}\p{Pe}\p{Pf}]{0,2}", word)]
 
 
 def _spelt(sign: str) -> str:

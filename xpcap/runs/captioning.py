@@ -11,6 +11,7 @@ import numpy as np
 from xpcap.data import CaptionData, open_data
 from xpcap.data.dataset import size, spread
 from xpcap.data.source import Source
+from xpcap.data.tokens import detokenize
 from xpcap.data.vocabulary import Vocabulary
 from xpcap.errors import DataError, OptionError
 from xpcap.groups import ALONE, Group
@@ -37,11 +38,14 @@ class Caption(NamedTuple):
     @property
     def text(self) -> str:
         """The caption as one line."""
-        return " ".join(self.words)
+        return detokenize(self.words)
 
 
 class PictureCaption(NamedTuple):
-    """A picture's name, its caption with the probability of each word, its references, of a beam the n best captions, and `where_looked`, if asked."""
+    """A picture's name, its caption with the probability of each word, its references, of a beam the n best captions, and `where_looked`, if asked.
+
+    `words` are the caption's; of a caption that was made without them, what stands between white space.
+    """
 
     image: str
     caption: str
@@ -49,6 +53,7 @@ class PictureCaption(NamedTuple):
     references: list[str]
     n_best: Sequence[Ranked] = ()
     attention: Sequence[Sequence[float]] | None = None
+    words: Sequence[str] = ()
 
 
 def data_of(run: Run, data: CaptionData | str | Path | None = None) -> CaptionData:
@@ -151,7 +156,7 @@ def caption_chosen(
 
 def of_picture(name: str, said: Caption, n_best: Sequence[Ranked], references: list[str]) -> PictureCaption:
     """What `say` gave for a picture, with its name and references."""
-    return PictureCaption(name, said.text, said.probabilities, references, n_best, said.attention)
+    return PictureCaption(name, said.text, said.probabilities, references, n_best, said.attention, said.words)
 
 
 def from_all(group: Group, mine: list[PictureCaption]) -> list[PictureCaption]:
@@ -194,7 +199,7 @@ def say(
     looked = where_looked(model, vocabulary, features, captions) if attend else [None] * len(captions)
     for words, where, ids, probabilities, totals in zip(captions, looked, *said, strict=True):
         best = zip(ids, totals.tolist(), strict=True) if isinstance(policy, Beam) else ()
-        ranked = [Ranked(" ".join(vocabulary.words(one)), total) for one, total in best if total > -np.inf]
+        ranked = [Ranked(detokenize(vocabulary.words(one)), total) for one, total in best if total > -np.inf]
         yield Caption(words, [float(p) for p in probabilities[0][: len(words)]], where), ranked
 
 

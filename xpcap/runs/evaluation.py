@@ -13,7 +13,7 @@ from xpcap.metrics.teacher_forced import PLAIN, PROTOCOL
 from xpcap.models import Policy
 from xpcap.runs.captioning import caption_chosen, captioned, data_of
 from xpcap.runs.folder import Run
-from xpcap.runs.scoring import Scores, score_words
+from xpcap.runs.scoring import Scores, score_words, words_of
 
 
 @dataclass(frozen=True)
@@ -90,7 +90,9 @@ def evaluate_run(
     words = seen.words(split)
     forced = teacher_forced(run.model, seen.encoded_with(run.vocabulary, split, words), split, progress=progress, group=group)
     captions = caption_chosen(run, seen, split, captioned(seen, split), progress=progress, policy=policy, group=group)
-    said = [caption.caption.split() for caption in captions]
+    same = seen.split(split).text is None or run.vocabulary.tokeniser == seen.vocabulary.tokeniser
+    said = [caption.words if same else seen.vocabulary.tokenize(caption.caption) for caption in captions]
     results, unscored = score_words(seen, split, words, run.vocabulary, said, java and group.rank == 0, metrics)
     decoding = (policy or Policy()).title + (f", probabilities averaged over {len(run.paths)} models" if run.others else "")
-    return Evaluation(split, captions, results, time.perf_counter() - start, forced, decoding, unscored=unscored)
+    seconds = time.perf_counter() - start
+    return Evaluation(split, captions, results, seconds, forced, decoding, unscored=unscored, words=words_of(seen, split))

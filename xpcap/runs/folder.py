@@ -13,6 +13,7 @@ from xpcap.backend import Array, to_numpy
 from xpcap.data.projection import Preprocessing, Projection
 from xpcap.data.scaling import KINDS, FeatureScaling
 from xpcap.data.source import Source
+from xpcap.data.tokens import ASCII, check_tokeniser
 from xpcap.data.vocabulary import Vocabulary
 from xpcap.errors import DataError
 from xpcap.files import read_text, write_text
@@ -30,8 +31,16 @@ LOCK = ".lock"
 FIGURE = 1e15  # the largest that is read of a history: it can be drawn and compared
 LARGEST = 10**6  # of any size in a config: what is larger is a mistake or a trap
 BEFORE = {  # what runs were trained with before there was a choice
-    "inject": "init", "smoothing": 0.0, "select": "loss", "start": "", "objective": "cross-entropy", "samples": 5, "sharpen": 1.5, "score_epochs": 0,
-}  # fmt: skip
+    "inject": "init",
+    "smoothing": 0.0,
+    "select": "loss",
+    "start": "",
+    "objective": "cross-entropy",
+    "samples": 5,
+    "sharpen": 1.5,
+    "score_epochs": 0,
+    "tokeniser": ASCII,
+}
 MOST_CONFIG, MOST_VOCAB = 2**20, 16 * 2**20  # bytes
 
 Model_co = TypeVar("Model_co", bound=Captioner, covariant=True)
@@ -87,7 +96,7 @@ def open_run(path: str | Path, *, on_remark: Callable[[str], object] = warnings.
     """
     asked, path = Path(path), opened_folder(path)
     config = read_config(path)
-    vocabulary = read_vocabulary(path)
+    vocabulary = read_vocabulary(path, config["tokeniser"])
     tensors, scaling, meta = load_parameters(path / BEST)
     if meta.get("vocabulary") != digest(vocabulary):
         raise DataError(f"open_run: {path / VOCAB} is not the vocabulary that {BEST} was trained with; changed, or from another run?")
@@ -142,6 +151,7 @@ def read_config(path: Path) -> dict[str, Any]:
     if config["feature_scaling"] not in KINDS:
         raise DataError(f"open_run: {file} has feature_scaling {config['feature_scaling']!r}, expected one of {', '.join(KINDS)}; damaged?")
     _check_size(file, "max_words", config.get("max_words"))
+    check_tokeniser(f"open_run: {file}", config["tokeniser"])
     model_config(file, config)
     source = config.get("source", {})
     if not isinstance(source, dict):
@@ -178,12 +188,12 @@ def write_vocabulary(path: Path, vocabulary: Vocabulary) -> None:
     write_text(path / VOCAB, json.dumps(vocabulary.idx_to_word, ensure_ascii=False) + "\n")
 
 
-def read_vocabulary(path: Path) -> Vocabulary:
+def read_vocabulary(path: Path, tokeniser: str) -> Vocabulary:
     """Read the vocabulary of a run folder. DataError : missing, or damaged."""
     words = _read_json(path / VOCAB, MOST_VOCAB)
     if not isinstance(words, list) or not all(isinstance(word, str) for word in words):
         raise DataError(f"open_run: {path / VOCAB} holds no list of words, expected the run's vocabulary; damaged?")
-    return Vocabulary(words)
+    return Vocabulary(words, tokeniser)
 
 
 def digest(vocabulary: Vocabulary) -> str:

@@ -171,5 +171,6 @@ def furnish(options: TrainOptions, out: Path, data: CaptionData, model: ModelCon
 
 def _made_with(data: CaptionData) -> dict[str, Any]:
     projected = {} if data.projection is None else {"projected_from": len(data.projection.mean)}
-    versions = {"python": platform.python_version(), "numpy": np.__version__}
-    return {**versions, "backend": get_backend(), "max_words": data.max_words, "data_stamp": data.stamp, "source": data.source.to_json()} | projected
+    versions = {"python": platform.python_version(), "numpy": np.__version__, "backend": get_backend()}
+    captions = {"max_words": data.max_words, "tokeniser": data.vocabulary.tokeniser}
+    return {**versions, **captions, "data_stamp": data.stamp, "source": data.source.to_json(), **projected}

@@ -1,6 +1,7 @@
 """Pages of a run: its scores, curves and best, worst and random captions; and pages or PNGs of any captioned pictures."""
 
 import math
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
@@ -93,8 +94,14 @@ def write_caption_page(
     write_page(path, f"Captions by {run.name}", galleries=[Gallery("Pictures", about, cards)], skipped=skipped)
 
 
-def write_caption_png(path: str | Path, captions: Sequence[PictureCaption], look: Look, *, run: Run | None = None) -> int:
+def write_caption_png(
+    path: str | Path, captions: Sequence[PictureCaption], look: Look, *, run: Run | None = None, on_remark: Callable[[str], object] = warnings.warn
+) -> int:  # fmt: skip
     """Write captioned pictures as one PNG: the first 60 that are at hand; given the run and captions with `attention`, with where it looked.
+
+    Parameters
+    ----------
+    on_remark : called with a sentence if no font of the machine has some of the characters
 
     Returns
     -------
@@ -113,7 +120,8 @@ def write_caption_png(path: str | Path, captions: Sequence[PictureCaption], look
         )
     looked = [run and _looked(run, caption, picture) for picture, caption in shown]
     texts = [caption.caption for _, caption in shown], [caption.references[0] if caption.references else "" for _, caption in shown]
-    draw_captions(path, [picture for picture, _ in shown], *texts, looked=looked)
+    words = [_words(caption) for _, caption in shown]
+    draw_captions(path, [picture for picture, _ in shown], *texts, looked=looked, words=words, on_remark=on_remark)
     return len(shown)
 
 
@@ -172,8 +180,12 @@ def _read_or_none(path: Path) -> np.ndarray | None:
         return None  # the page shows an empty frame that says so
 
 
+def _words(caption: PictureCaption) -> Sequence[str]:
+    return caption.words or caption.caption.split()
+
+
 def _card(run: Run, caption: PictureCaption, look: Look, note: str = "") -> Card:
-    words, picture = list(zip(caption.caption.split(), caption.probabilities, strict=True)), look(caption.image)
+    words, picture = list(zip(_words(caption), caption.probabilities, strict=True)), look(caption.image)
     return Card(caption.image, picture, words, caption.references, note, caption.n_best, _looked(run, caption, picture))
 
 
@@ -220,6 +232,6 @@ def _searched(run: Run, evaluation: Evaluation, data: CaptionData | None, number
     policy = Beam(BEAM, n_best=BEAM, max_length=run.config["max_words"])
     beams = caption_chosen(run, seen, evaluation.split, pictures, policy=policy)
     scored = [evaluation.captions[i] for i in numbers]
-    looked = where_looked(run.model, run.vocabulary, seen.features(evaluation.split, pictures), [one.caption.split() for one in scored])
+    looked = where_looked(run.model, run.vocabulary, seen.features(evaluation.split, pictures), [one.words for one in scored])
     found = zip(numbers, scored, beams, looked, strict=True)
     return {i: one._replace(n_best=beam.n_best, attention=where) for i, one, beam, where in found}

@@ -14,7 +14,8 @@ import numpy as np
 from xpcap.data import CaptionData
 from xpcap.data.dataset import spread
 from xpcap.data.pictures import metrics_of
-from xpcap.data.vocabulary import SPECIAL, Vocabulary, tokenize
+from xpcap.data.tokens import TOKENISERS, UNICODE
+from xpcap.data.vocabulary import SPECIAL, Vocabulary
 from xpcap.errors import DataError
 from xpcap.files import write_text
 from xpcap.metrics import ALIASES, METRICS, Bleu, Interval, Metric, Novel, Scored, intervals
@@ -43,6 +44,7 @@ class Scores:
     results : one a metric
     unscored : name of each metric that could not be computed here to the reason; only of those that were asked for
     seconds : taken
+    words : how captions and references were made into words
     """
 
     split: str
@@ -50,6 +52,7 @@ class Scores:
     results: list[Result]
     seconds: float
     unscored: dict[str, str] = field(default_factory=dict, kw_only=True)
+    words: str = field(default=TOKENISERS[UNICODE], kw_only=True)
 
     @property
     def n(self) -> int:
@@ -80,8 +83,8 @@ class Scores:
 
     @property
     def protocol(self) -> dict[str, str]:
-        """Name of a metric to how it is computed, in words."""
-        return {metric.name: metric.protocol for metric, _ in self.results}
+        """Name of a metric to how it is computed, in words; that of BLEU says how text was made into words."""
+        return {metric.name: f"{metric.protocol}, {self.words}" if metric.name == Bleu.name else metric.protocol for metric, _ in self.results}
 
     @property
     def plain(self) -> dict[str, str]:
@@ -91,7 +94,7 @@ class Scores:
     def rows(self) -> list[tuple[str, str, str, str]]:
         """(title, value, half the width of its interval or an empty string, protocol) of each score, as tables show them."""
         return [
-            (metric.title, "  ".join(map(figure, scored.corpus.values())), self._widths(scored.corpus), metric.protocol)
+            (metric.title, "  ".join(map(figure, scored.corpus.values())), self._widths(scored.corpus), self.protocol[metric.name])
             for metric, scored in self.results
         ]
 
@@ -157,11 +160,16 @@ def score_captions(
             f"score_captions: {len(missing):,} of the {len(names):,} pictures of split {split!r} have no caption, {missing[0][:100]!r} among them, "
             "expected one of each; are the captions of another split?"
         )
-    pairs = zip(names, data.references(split).values(), strict=True)
-    shown = [PictureCaption(name, captions[name], [], references) for name, references in pairs]
-    said = [caption.caption.split() if chosen.text is None else tokenize(caption.caption) for caption in shown]
+    said = [captions[name].split() if chosen.text is None else data.vocabulary.tokenize(captions[name]) for name in names]
+    of_each = zip(names, data.references(split).values(), said, strict=True)
+    shown = [PictureCaption(name, captions[name], [], references, words=words) for name, references, words in of_each]
     results, unscored = score_words(data, split, data.words(split), data.vocabulary, said, java, metrics)
-    return Scores(split, shown, results, time.perf_counter() - start, unscored=unscored)
+    return Scores(split, shown, results, time.perf_counter() - start, unscored=unscored, words=words_of(data, split))
+
+
+def words_of(data: CaptionData, split: str) -> str:
+    """How the captions of a split are made into words, as protocols say it."""
+    return "words as the data set has them" if data.split(split).text is None else TOKENISERS[data.vocabulary.tokeniser]
 
 
 def score_words(

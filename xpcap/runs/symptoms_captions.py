@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from typing import Any
 
+from xpcap.data.tokens import detokenize
 from xpcap.data.vocabulary import UNK
 from xpcap.metrics import Words
 from xpcap.runs.findings import Finding, Symptom
@@ -53,7 +54,7 @@ def variety(said: Sequence[Words], written: Sequence[Words]) -> Finding:
     said : one caption a picture, of at most 1,000: among more pictures the share that differs is smaller
     written : one reference for each of them; what people say of alike pictures is alike as well
     """
-    captions = Counter(" ".join(words) for words in said)
+    captions = Counter(map(detokenize, said))
     people = len({tuple(words) for words in written}) / len(written)
     (most, times), share = captions.most_common(1)[0], len(captions) / len(said)
     symptom = Symptom(VARIETY.name, VARIETY.title, VARIETY.check * people, VARIETY.bad * people)

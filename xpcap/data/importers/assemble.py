@@ -12,7 +12,8 @@ from xpcap.data.importers.features import covered, encode_folder, mirror_of, sta
 from xpcap.data.projection import Projection, fit_projection
 from xpcap.data.rows import Function, Table, blocks
 from xpcap.data.source import Source
-from xpcap.data.vocabulary import SPECIAL, Vocabulary, tokenize
+from xpcap.data.tokens import tokenize
+from xpcap.data.vocabulary import SPECIAL, Vocabulary
 from xpcap.encoders import Encoder, HistogramEncoder
 from xpcap.errors import DataError
 

@@ -17,7 +17,7 @@ from xpcap.data.importers.places import find_all, without_captions
 from xpcap.data.importers.splits import DEFAULT_FRACTIONS, ByPicture, BySplit, by_fractions, by_lists
 from xpcap.data.importers.tables import Columns
 from xpcap.data.rows import Table
-from xpcap.data.vocabulary import has_word, tokenize
+from xpcap.data.tokens import has_word
 from xpcap.encoders import PHOTOGRAPHS, Encoder, find_encoder
 from xpcap.errors import DataError
 from xpcap.groups import ALONE, Group, Released
@@ -106,8 +106,7 @@ def count(data: CaptionData) -> dict[str, Any]:
     for name, split in data.splits.items():
         ids = np.asarray(split.captions)
         full = np.flatnonzero(ids[:, -1] == words.end)
-        texts = data.texts(name)
-        cut[name] = sum(len(tokenize(texts[row])) > ids.shape[1] - 2 for row in full)
+        cut[name] = sum(len(caption) > ids.shape[1] - 2 for caption in data.words(name, full))
         inside = (ids != words.null) & (ids != words.start) & (ids != words.end)
         unknown[name] = round(float((ids == words.unk).sum() / inside.sum()), 4)
     return {"cut": cut, "unknown": unknown}
