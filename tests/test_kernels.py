@@ -143,9 +143,9 @@ def lstm_gate_steps_arguments(draw: Callable[..., np.ndarray]) -> tuple[Any, ...
     return draw(R, 4 * H), draw(R, 4 * H), c, ops.Gates(draw(N + R, H), c, draw(R, 4 * H), draw(R, H))
 
 
-def lstm_gate_backward_steps_arguments(draw: Callable[..., np.ndarray]) -> tuple[Any, ...]:
+def lstm_gate_backward_steps_arguments(draw: Callable[..., np.ndarray]) -> list[tuple[Any, ...]]:
     out = ops.Gates(draw(N + R, H), draw(N + R, H), ops.sigmoid(draw(R, 4 * H)), np.tanh(draw(R, H)))
-    return draw(R, H), draw(N, H), draw(N, H), out, draw(R, 4 * H)
+    return [(draw(R, H), draw(N, H), draw(N, H), out, draw(R, 4 * H), dc_T) for dc_T in (None, draw(N, H))]
 
 
 def rnn_cell_steps_arguments(draw: Callable[..., np.ndarray]) -> tuple[Any, ...]:
