@@ -193,7 +193,9 @@ def lstm_forward(x: Array, h0: Array, Wx: Array, Wh: Array, b: Array, *, c0: Arr
         check_arrays("lstm_forward", "h0:N,H c0:N,H", h0, c0)
     N, T, _ = x.shape
     x_rows = to_rows(x)
-    h_rows, loop = lstm_rows_forward(x_rows @ Wx + b, (h0, c0), Wh, Rows.full(N, T))
+    a = x_rows @ Wx  # (T*N, 4H)
+    a += b
+    h_rows, loop = lstm_rows_forward(a, (h0, c0), Wh, Rows.full(N, T))
     h, cache = from_rows(h_rows, N, T), LSTMCache(x_rows, Wx, loop, c0 is not None)
     return (h, cache) if c0 is None else (h, loop.out.c[N * T :].copy(), cache)
 
