@@ -482,6 +482,11 @@ MISTAKES = [
         kernel("lstm_backward_steps"), "Not equal to tolerance",
     ),
     Mistake(
+        "last-cell", "the gradient of the cell after a sequence's last step is not read",
+        KERNELS + "cuda_loops.py", "lstm_gate_backward_steps", "i32(n if carried else more)", "i32(more)",
+        kernel("lstm_gate_backward_steps"), "Not equal to tolerance",
+    ),
+    Mistake(
         "more-is-n", "a step looks for the next one of all its sequences",
         KERNELS + "cuda_loops.py", "lstm_backward_steps", "i32(more)", "i32(n)",
         kernel("lstm_backward_steps"), "Not equal to tolerance",

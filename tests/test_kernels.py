@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 import xpcap
-from xpcap import attending, draws, kernels, loops, ops
+from xpcap import attending, draws, kernels, layers, loops, ops
 from xpcap.backend import asarray, to_numpy
+from xpcap.kernels import host_loops
 from xpcap.kernels.host import BLOCK
 from xpcap.layers.rows import Rows
 
@@ -143,9 +144,9 @@ def lstm_gate_steps_arguments(draw: Callable[..., np.ndarray]) -> tuple[Any, ...
     return draw(R, 4 * H), draw(R, 4 * H), c, ops.Gates(draw(N + R, H), c, draw(R, 4 * H), draw(R, H))
 
 
-def lstm_gate_backward_steps_arguments(draw: Callable[..., np.ndarray]) -> tuple[Any, ...]:
+def lstm_gate_backward_steps_arguments(draw: Callable[..., np.ndarray]) -> list[tuple[Any, ...]]:
     out = ops.Gates(draw(N + R, H), draw(N + R, H), ops.sigmoid(draw(R, 4 * H)), np.tanh(draw(R, H)))
-    return draw(R, H), draw(N, H), draw(N, H), out, draw(R, 4 * H)
+    return [(draw(R, H), draw(N, H), draw(N, H), out, draw(R, 4 * H), dc_T) for dc_T in (None, draw(N, H))]
 
 
 def rnn_cell_steps_arguments(draw: Callable[..., np.ndarray]) -> tuple[Any, ...]:
@@ -348,18 +349,19 @@ def kernels_of(*libraries: str) -> list[kernels.Kernel]:
     return [kernel for found in kernels.TABLE.values() for kernel in found if kernel.run.__module__.split(".")[-1] in libraries]
 
 
+ON_THE_HOST = kernels_of("host", "host_loops")
 ON_A_CARD = kernels_of("cuda", "cuda_loops", "cuda_attention", "cublas")
 
 
 def test_every_kernel_stands_for_an_op_and_is_tested_here() -> None:
     assert set(kernels.TABLE) == set(ARGUMENTS)
-    assert len(kernels_of("host")) + len(ON_A_CARD) == sum(len(found) for found in kernels.TABLE.values())
+    assert len(ON_THE_HOST) + len(ON_A_CARD) == sum(len(found) for found in kernels.TABLE.values())
     for found in kernels.TABLE.values():
         assert all(callable(op_of(kernel)) for kernel in found)
 
 
 @pytest.mark.threads
-@pytest.mark.parametrize("kernel", kernels_of("host"), ids=lambda kernel: kernel.op)
+@pytest.mark.parametrize("kernel", ON_THE_HOST, ids=lambda kernel: kernel.op)
 @pytest.mark.parametrize("dtype", TOLERANCES)
 def test_host_kernel_equals_the_plain_equations(kernel: kernels.Kernel, dtype: str) -> None:
     check_equals_plain(kernel, dtype)
@@ -371,6 +373,55 @@ def test_host_kernel_equals_the_plain_equations(kernel: kernels.Kernel, dtype: s
 def test_cuda_kernel_equals_the_plain_equations(kernel: kernels.Kernel, dtype: str) -> None:
     with xpcap.use_backend("cupy"):
         check_equals_plain(kernel, dtype)
+
+
+@pytest.mark.parametrize("dtype", TOLERANCES)
+@pytest.mark.parametrize("op", ["lstm_gate_steps", "lstm_gate_backward_steps"])
+def test_host_gates_in_blocks_of_rows_have_the_bits_of_whole_steps(op: str, dtype: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Blocks of two rows, and of one: wider rows than a block."""
+    rng = np.random.default_rng(7)
+    made = ARGUMENTS[op](lambda *shape: np.asarray(rng.standard_normal(shape)).astype(dtype))
+    (kernel,) = (kernel for kernel in ON_THE_HOST if kernel.op == op)
+    for arguments in made if isinstance(made, list) else [made]:
+        whole = run(kernel, arguments, contextlib.nullcontext())
+        for block in (2 * 4 * H, 1):
+            monkeypatch.setattr(host_loops, "BLOCK", block)
+            for got, expected in zip(run(kernel, arguments, contextlib.nullcontext()), whole, strict=True):
+                np.testing.assert_array_equal(got, expected)
+        monkeypatch.undo()
+
+
+@pytest.mark.parametrize("dtype", TOLERANCES)
+@pytest.mark.parametrize("op", ["lstm_gate_backward_steps", "rnn_cell_steps", "rnn_cell_backward_steps"])
+def test_host_steps_without_temporaries_have_the_bits_of_the_plain_equations(op: str, dtype: str) -> None:
+    rng = np.random.default_rng(7)
+    made = ARGUMENTS[op](lambda *shape: np.asarray(rng.standard_normal(shape)).astype(dtype))
+    (kernel,) = (kernel for kernel in ON_THE_HOST if kernel.op == op)
+    for arguments in made if isinstance(made, list) else [made]:
+        for got, expected in zip(*(run(kernel, arguments, where) for where in (contextlib.nullcontext(), kernels.plain_only())), strict=True):
+            np.testing.assert_array_equal(got, expected)
+
+
+def test_a_gate_of_minus_zero_stays_so() -> None:
+    """-0.0 + 0.0 is 0.0: what halves and shifts the other gates must leave g alone."""
+    a, c = np.full((1, 8), -0.0), np.zeros((1, 2))
+    assert np.signbit(ops.lstm_gates(a, a, c).gates[:, 6:]).all()
+
+
+@pytest.mark.parametrize("cell", layers.CELLS)
+def test_kernels_are_chosen_once_for_a_sequence(cell: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On NumPy, however many steps it has."""
+    asked = []
+    right = kernels.find
+    monkeypatch.setattr(kernels, "find", lambda op, *args: asked.append(op) or right(op, *args))
+    forward, backward, G = getattr(layers, f"{cell}_forward"), getattr(layers, f"{cell}_backward"), layers.CELLS[cell].gates * H
+    counts = []
+    for T in (2, 20):
+        asked.clear()
+        h, cache = forward(np.ones((N, T, V)), np.ones((N, H)), np.ones((V, G)), np.ones((H, G)), np.ones(G))
+        backward(h, cache)
+        counts.append(len(asked))
+    assert counts[0] == counts[1] > 0
 
 
 def test_find_offers_a_kernel_only_where_it_fits() -> None:

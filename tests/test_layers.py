@@ -34,6 +34,17 @@ def attend_packed_backward(cell: str, dh: Any, cache: Any) -> tuple[Any, ...]:
     return da, dA, dWh, dWattn
 
 
+def carry(*inputs: Any) -> tuple[Any, Any, Any]:
+    """lstm_forward from c0, its last input."""
+    return layers.lstm_forward(*inputs[:5], c0=inputs[5])
+
+
+def carry_packed(a: Any, h0: Any, c0: Any, Wh: Any) -> tuple[Any, Any, Any]:
+    """A loop over rows of sequences of 3, 3, 1 and 0 steps, and the cell after each one's last step: that row of the stack."""
+    h, cache = layers.lstm_rows_forward(a, (h0, c0), Wh, Rows.of([3, 2, 2], 4))
+    return h, cache.out.c[[4 + 5, 4 + 6, 4 + 2, 3]], cache
+
+
 class Case(NamedTuple):
     """A layer: its functions, the shapes of its float inputs and outputs, and what else it takes first."""
 
@@ -66,6 +77,12 @@ CASES = {
     "lstm": Case(
         layers.lstm_forward, layers.lstm_backward, {"x": (N, T, D), "h0": (N, H), "Wx": (D, 4 * H), "Wh": (H, 4 * H), "b": (4 * H,)}, ((N, T, H),)
     ),
+    "carried_lstm": Case(
+        carry,
+        lambda dh, dc_T, cache: layers.lstm_backward(dh, cache, dc_T=dc_T),
+        {"x": (N, T, D), "h0": (N, H), "Wx": (D, 4 * H), "Wh": (H, 4 * H), "b": (4 * H,), "c0": (N, H)},
+        ((N, T, H), (N, H)),
+    ),
     "dropout": Case(dropout, layers.dropout_backward, {"x": (N, T, D)}, ((N, T, D),)),
     "packed_rnn": Case(
         lambda a, h0, Wh: layers.rnn_rows_forward(a, (h0,), Wh, Rows.of([3, 2, 2], 4)),
@@ -78,6 +95,12 @@ CASES = {
         lambda dh, cache: unpacked(*layers.lstm_rows_backward(dh, cache)),
         {"a": (7, 4 * H), "h0": (4, H), "c0": (4, H), "Wh": (H, 4 * H)},
         ((7, H),),
+    ),
+    "packed_carried_lstm": Case(
+        carry_packed,
+        lambda dh, dc_T, cache: unpacked(*layers.lstm_rows_backward(dh, cache, dc_T=dc_T)),
+        {"a": (7, 4 * H), "h0": (4, H), "c0": (4, H), "Wh": (H, 4 * H)},
+        ((7, H), (4, H)),
     ),
     "dot_product_attention": Case(
         layers.dot_product_attention_forward, layers.dot_product_attention_backward, {"prev_h": (N, H), "A": (N, P, H)}, ((N, H),)
@@ -222,6 +245,52 @@ def test_steps_compose_to_sequence(cell: str, rng: np.random.Generator) -> None:
         np.testing.assert_allclose(a, e, rtol=1e-10, atol=1e-14, err_msg=name)
 
 
+def test_pieces_of_a_sequence_that_carry_the_state_equal_the_whole_both_ways(lib: Any, rng: np.random.Generator) -> None:
+    """Pieces of 3, 0, 1 and 6 steps."""
+    x, dh, (h0, c0, dc_T) = rng.standard_normal((N, 10, D)), rng.standard_normal((N, 10, H)), rng.standard_normal((3, N, H))
+    x, dh, h0, c0, dc_T, *weights = lib(x, dh, h0, c0, dc_T, *draw(CASES["lstm"], rng)[0][2:])
+    *whole, cache = layers.lstm_forward(x, h0, *weights, c0=c0)
+    dx, dh0, *dweights, dc0 = layers.lstm_backward(dh, cache, dc_T=dc_T)
+    pieces, states, caches = (slice(3), slice(3, 3), slice(3, 4), slice(4, 10)), [], []
+    state = h0, c0
+    for piece in pieces:
+        h, c_T, cache = layers.lstm_forward(x[:, piece], state[0], *weights, c0=state[1])
+        state = h[:, -1] if h.shape[1] else state[0], c_T
+        states.append(h)
+        caches.append(cache)
+    close = {"rtol": 1e-12, "atol": 1e-13}
+    for one, piecewise in zip(whole, (lib.xp.concatenate(states, axis=1), c_T), strict=True):
+        np.testing.assert_allclose(to_numpy(piecewise), to_numpy(one), **close)
+
+    totals, dh_next, dc_next = [0.0, 0.0, 0.0], lib.xp.zeros_like(h0), dc_T
+    for piece, cache in zip(reversed(pieces), reversed(caches), strict=True):
+        upstream = dh[:, piece].copy()
+        if upstream.shape[1]:
+            upstream[:, -1] += dh_next
+        piece_dx, dh_last, *more, dc_next = layers.lstm_backward(upstream, cache, dc_T=dc_next)
+        dh_next = dh_last if upstream.shape[1] else dh_next
+        totals = [total + part for total, part in zip(totals, more, strict=True)]
+        np.testing.assert_allclose(to_numpy(piece_dx), to_numpy(dx[:, piece]), **close)
+    for one, piecewise in zip((dh0, *dweights, dc0), (dh_next, *totals, dc_next), strict=True):
+        np.testing.assert_allclose(to_numpy(piecewise), to_numpy(one), **close)
+
+
+def test_a_cell_that_begins_at_zero_is_the_courses_and_no_gradient_of_its_last_is_zeros(lib: Any, rng: np.random.Generator) -> None:
+    inputs, (dh,) = draw(CASES["lstm"], rng)
+    inputs, dh, zeros = lib(*inputs), lib(dh), lib(np.zeros((N, H)))
+    h, cache = layers.lstm_forward(*inputs)
+    carried_h, c_T, carried = layers.lstm_forward(*inputs, c0=zeros)
+    np.testing.assert_array_equal(to_numpy(carried_h), to_numpy(h))
+    assert to_numpy(c_T).all()
+    grads = layers.lstm_backward(dh, cache)
+    assert len(grads) == 5
+    *without, dc0 = layers.lstm_backward(dh, carried)
+    *given, given_dc0 = layers.lstm_backward(dh, carried, dc_T=zeros)
+    for course, ours, theirs in zip((*grads, dc0), (*without, dc0), (*given, given_dc0), strict=True):
+        np.testing.assert_array_equal(to_numpy(ours), to_numpy(course))
+        np.testing.assert_allclose(to_numpy(theirs), to_numpy(course), rtol=1e-13, atol=1e-15)  # a device takes other kernels
+
+
 @pytest.mark.parametrize("cell", ["rnn", "lstm"])
 def test_packed_rows_equal_each_caption_alone(cell: str, lib: Any, rng: np.random.Generator) -> None:
     """Rows of sizes 3, 2, 2: captions of 3, 3 and 1 steps, and a fourth of none."""
@@ -335,6 +404,9 @@ def good(name: str, **changed: Any) -> list[Any]:
         ("lstm", {"Wh": np.zeros((H, 3 * H), "f4")}, ValueError, ["lstm_forward", "Wh has shape (6, 18)", "(H, 4H)", "H = 6", "i, f, o, g"]),
         ("lstm", {"h0": np.zeros((N + 1, H), "f4")}, ValueError, ["h0 has shape (4, 6)", "N = 3"]),
         ("lstm", {"x": np.zeros((N, D), "f4")}, ValueError, ["x has shape (3, 5)", "(N, T, D)"]),
+        ("carried_lstm", {"c0": np.zeros((N, H + 1), "f4")}, ValueError, ["lstm_forward", "c0 has shape (3, 7)", "(N, H), N = 3, H = 6"]),
+        ("carried_lstm", {"c0": np.zeros((N, H))}, TypeError, ["lstm_forward", "c0 has dtype float64", "h0 float32"]),
+        ("carried_lstm", {"c0": 0.0}, TypeError, ["lstm_forward", "c0 is a float", "asarray"]),
         ("lstm_step", {"b": np.zeros(4 * H)}, TypeError, ["lstm_step_forward", "b has dtype float64", "x float32", "astype"]),
         ("rnn", {"Wx": [[0.0]]}, TypeError, ["rnn_forward", "Wx is a list", "asarray"]),
         ("rnn_step", {"x": np.zeros((N, D), int)}, TypeError, ["x has dtype int64", "float32 or float64"]),
@@ -362,6 +434,21 @@ def test_upstream_gradients_of_another_shape_dtype_or_kind_are_refused(case: Cas
         case.backward(*(dout.astype(np.float32) for dout in upstream), cache)
     with pytest.raises(TypeError, match="is a list"):
         case.backward(*(dout.tolist() for dout in upstream), cache)
+
+
+def test_a_gradient_of_the_last_cell_that_does_not_fit_is_refused(rng: np.random.Generator) -> None:
+    (*inputs, c0), (dh, dc_T) = draw(CASES["carried_lstm"], rng)
+    *_, cache = layers.lstm_forward(*inputs, c0=c0)
+    with pytest.raises(ValueError, match=r"lstm_backward: dc_T has shape \(2, 6\), expected \(3, 6\)"):
+        layers.lstm_backward(dh, cache, dc_T=dc_T[1:])
+    with pytest.raises(TypeError, match="lstm_backward: dc_T has dtype float32"):
+        layers.lstm_backward(dh, cache, dc_T=dc_T.astype("f4"))
+    with pytest.raises(ValueError, match=r"lstm_backward: got dc_T, .*returned no c_T; pass c0 to lstm_forward"):
+        layers.lstm_backward(dh, layers.lstm_forward(*inputs)[1], dc_T=dc_T)
+    a, state0, Wh = np.zeros((7, 4 * H)), (np.zeros((4, H)),) * 2, np.zeros((H, 4 * H))
+    _, loop = layers.lstm_rows_forward(a, state0, Wh, Rows.of([3, 2, 2], 4))
+    with pytest.raises(ValueError, match=r"lstm_rows_backward: dc_T has shape \(3, 6\), expected \(4, 6\)"):
+        layers.lstm_rows_backward(np.zeros((7, H)), loop, dc_T=dc_T)
 
 
 @pytest.mark.parametrize("cell", ["rnn", "lstm"])

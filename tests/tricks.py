@@ -58,7 +58,7 @@ def ways(solver: CaptioningSolver) -> dict[str, Callable[[], AbstractContextMana
 
     @contextlib.contextmanager
     def without(op: str) -> Iterator[None]:
-        with mock.patch.object(kernels, "TABLE", {name: found for name, found in kernels.TABLE.items() if name != op}):
+        with mock.patch.object(kernels, "_FOR_HOST", {name: found for name, found in kernels._FOR_HOST.items() if name != op}):
             yield
 
     found: dict[str, Callable[[], AbstractContextManager[object]]] = {
@@ -69,7 +69,7 @@ def ways(solver: CaptioningSolver) -> dict[str, Callable[[], AbstractContextMana
         "kept buffers": lambda: mock.patch.object(solver, "_workspace", forgetful),
         "blocks: scores held as a whole": lambda: mock.patch.object(vocabulary, "LEAST", 1 << 30),
     }
-    return found | {op: lambda op=op: without(op) for op in kernels.HOST}  # type: ignore[misc]
+    return found | {op: lambda op=op: without(op) for op in (*kernels.HOST, *kernels.HOST_LOOPS)}  # type: ignore[misc]
 
 
 def milliseconds(solver: CaptioningSolver, batches: list[Any], count: int = STEPS) -> float:

@@ -114,15 +114,17 @@ def lstm_steps(a: Array, Wh: Array, state: tuple[Array, Array], out: Gates, besi
     return take
 
 
-def lstm_backward_steps(dh: Array, dh_next: Array, dc: Array, out: Gates, Wh: Array, da: Array, scratch: Array, beside: Any = None) -> TakeStep:
+def lstm_backward_steps(
+    dh: Array, dh_next: Array, dc: Array, out: Gates, Wh: Array, da: Array, scratch: Array, beside: Any = None, dc_T: Array | None = None
+) -> TakeStep:  # fmt: skip
     """Gradients of lstm_steps, later steps first: da by row; dh_next[:n] and dc[:n], which go to the step before, and from the first to h0 and c0.
 
     Arguments as in lstm_gate_backward_steps; `out` holds the stacks and buffers of the forward pass, `scratch` (N * H,) is overwritten. Between steps
     a kernel may leave dh_next as it was.
     """
-    if beside is None and (fast := kernels.find("lstm_backward_steps", dh, dh_next, dc, out, Wh, da, scratch)):
+    if beside is None and dc_T is None and (fast := kernels.find("lstm_backward_steps", dh, dh_next, dc, out, Wh, da, scratch)):
         return fast(dh, dh_next, dc, out, Wh, da, scratch)
-    gate, multiply = lstm_gate_backward_steps(dh, dh_next, dc, out, da), row_products_transpose(da, Wh, dh_next, scratch)
+    gate, multiply = lstm_gate_backward_steps(dh, dh_next, dc, out, da, dc_T), row_products_transpose(da, Wh, dh_next, scratch)
     add = None if beside is None else beside.backward_steps(da, dh_next)
 
     def take(step: Step) -> None:
@@ -146,15 +148,16 @@ def lstm_gate_steps(a: Array, r: Array, c_prev: Array, out: Gates) -> TakeStep:
     return take
 
 
-def lstm_gate_backward_steps(dh: Array, dh_next: Array, dc: Array, out: Gates, da: Array) -> TakeStep:
+def lstm_gate_backward_steps(dh: Array, dh_next: Array, dc: Array, out: Gates, da: Array, dc_T: Array | None = None) -> TakeStep:
     """ops.lstm_gates_backward on the rows of a step, later steps first.
 
-    dh, da (R, .) by row; dh_next and dc (N, H) hold the gradients from the next step for its first `more` sequences. For the others both count as 0,
-    whatever they hold on a GPU; elsewhere they begin as 0. `out` are the whole buffers of the forward pass; dc is written to.
+    dh, da (R, .) by row; dh_next and dc (N, H) hold the gradients from the next step for its first `more` sequences. For the others dh_next counts as 0
+    and dc as dc_T (N, H), the gradient of c after a sequence's last step. They begin so; on a GPU without dc_T both count as 0 whatever they hold.
+    `out` are the whole buffers of the forward pass; dc is written to.
     """
-    if fast := kernels.find("lstm_gate_backward_steps", dh, dh_next, dc, out, da):
-        return fast(dh, dh_next, dc, out, da)
-    dh_next[...], dc[...] = 0, 0
+    if fast := kernels.find("lstm_gate_backward_steps", dh, dh_next, dc, out, da, dc_T):
+        return fast(dh, dh_next, dc, out, da, dc_T)
+    dh_next[...], dc[...] = 0, 0 if dc_T is None else dc_T
 
     def take(step: Step) -> None:
         rows, n = step.rows, step.n

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from xpcap.kernels import cublas, cuda, cuda_attention, cuda_loops, host
+from xpcap.kernels import cublas, cuda, cuda_attention, cuda_loops, host, host_loops
 
 
 class Kernel(NamedTuple):
@@ -19,17 +19,25 @@ class Kernel(NamedTuple):
 
 
 HOST = (
-    "lstm_gates",
     "softmax_loss",
     "word_loss",
     "gather",
     "gather_places",
     "product",
-    "times_transpose",
     "segment_sum",
     "global_norm",
     "clip_by_norm",
     "adam_update",
+)
+HOST_LOOPS = (
+    "lstm_gates",
+    "times_transpose",
+    "lstm_gate_steps",
+    "lstm_gate_backward_steps",
+    "rnn_cell_steps",
+    "rnn_cell_backward_steps",
+    "row_products",
+    "row_products_transpose",
 )
 CUDA = (
     "lstm_gates",
@@ -63,14 +71,17 @@ CUDA_LOOPS = (
 )
 CUDA_ATTENTION = ("attend_steps", "attend_backward_steps", "attention_sum")
 CUBLAS = ("product", "add_product", "times_transpose", "row_products", "row_products_add", "row_products_transpose")
-LIBRARIES = ((host, HOST), (cuda, CUDA), (cuda_loops, CUDA_LOOPS), (cuda_attention, CUDA_ATTENTION), (cublas, CUBLAS))
+LIBRARIES = ((host, HOST), (host_loops, HOST_LOOPS), (cuda, CUDA), (cuda_loops, CUDA_LOOPS), (cuda_attention, CUDA_ATTENTION), (cublas, CUBLAS))
 TABLE: dict[str, tuple[Kernel, ...]] = {
     op: tuple(Kernel(op, getattr(library, f"supports_{op}"), getattr(library, op)) for library, ops in LIBRARIES if op in ops)
     for op in dict.fromkeys(op for _, ops in LIBRARIES for op in ops)
 }
 # The same by where the arrays lie, so that no kernel of the other place is asked
 _FOR_HOST, _FOR_DEVICE = (
-    {op: tuple(kernel for kernel in found if (kernel.run.__module__ == host.__name__) == on_host) for op, found in TABLE.items()}
+    {
+        op: tuple(kernel for kernel in found if (kernel.run.__module__ in (host.__name__, host_loops.__name__)) == on_host)
+        for op, found in TABLE.items()
+    }
     for on_host in (True, False)
 )
 _plain = contextvars.ContextVar("xpcap_plain_only", default=False)

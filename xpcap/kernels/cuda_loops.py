@@ -30,17 +30,20 @@ def lstm_gate_steps(a, r, c_prev, out):
     return take
 
 
-def supports_lstm_gate_backward_steps(dh, dh_next, dc, out, da):
+def supports_lstm_gate_backward_steps(dh, dh_next, dc, out, da, dc_T=None):
     return fits(dh, dh_next, dc, *out, da)
 
 
-def lstm_gate_backward_steps(dh, dh_next, dc, out, da):
-    backward, H = kernel("lstm_gates", "lstm_gates_backward", dh), dc.shape[1]
+def lstm_gate_backward_steps(dh, dh_next, dc, out, da, dc_T=None):
+    """With dc_T, dh_next and dc hold what comes from after the last step, too: every sequence reads them."""
+    backward, H, carried = kernel("lstm_gates", "lstm_gates_backward", dh), dc.shape[1], dc_T is not None
     arrays, width = (dh, dh_next, dc, out.gates, out.tanh_c, out.c, da, dc), i32(H)
+    if carried:
+        dh_next[...], dc[...] = 0, dc_T
 
     def take(step):
         first, before, _, n, more = step
-        backward((blocks(n * H),), BLOCK, (*arrays, i32(first), i32(before), i32(n), i32(more), width))
+        backward((blocks(n * H),), BLOCK, (*arrays, i32(first), i32(before), i32(n), i32(n if carried else more), width))
 
     return take
 

@@ -18,7 +18,7 @@ ROUNDS = 4  # ids with more rows than this are summed separately
 SHARE = 1 << 18  # elements, at least, for Adam to use another core
 
 
-def _on_host(first, *arrays):
+def on_host(first, *arrays):
     return isinstance(first, np.ndarray) and all(isinstance(a, np.ndarray) for a in arrays)
 
 
@@ -26,30 +26,6 @@ def _blocks(n, width):
     """Rows 0..n in blocks of about BLOCK elements of `width` each."""
     step = max(1, BLOCK // width)
     return [slice(start, min(start + step, n)) for start in range(0, n, step)]
-
-
-def supports_lstm_gates(a, r, c_prev, out):
-    return _on_host(a, r, c_prev, *out) and not np.may_share_memory(c_prev, out.c)
-
-
-def lstm_gates(a, r, c_prev, out):
-    """ops.lstm_gates without temporaries: everything happens in the arrays of `out`."""
-    H = c_prev.shape[1]
-    for rows in _blocks(len(a), 4 * H):
-        h, c, gates, tanh_c = (x[rows] for x in out)
-        sigmoids = gates[:, : 3 * H]  # (1 + tanh(x / 2)) / 2
-        np.add(a[rows], r[rows], out=gates)
-        sigmoids *= 0.5
-        np.tanh(gates, out=gates)  # all four gates at once, as whole rows are contiguous
-        sigmoids *= 0.5
-        sigmoids += 0.5
-        i, f, o, g = (gates[:, k * H : (k + 1) * H] for k in range(4))
-        np.multiply(f, c_prev[rows], out=c)
-        np.multiply(i, g, out=tanh_c)
-        c += tanh_c
-        np.tanh(c, out=tanh_c)
-        np.multiply(o, tanh_c, out=h)
-    return out
 
 
 def _is_scale(scale):
@@ -62,7 +38,7 @@ def _part(scale, rows):
 
 
 def supports_softmax_loss(scores, targets, scale, out, *_):
-    return _on_host(scores, targets, out) and _is_scale(scale) and scores.ndim == 2 and scores.shape[1] > 0
+    return on_host(scores, targets, out) and _is_scale(scale) and scores.ndim == 2 and scores.shape[1] > 0
 
 
 def softmax_loss(scores, targets, scale, out, smoothing=0.0):
@@ -143,7 +119,7 @@ def clip_by_norm(x, most, *_):
 
 
 def supports_gather(table, rows, out, mask, keep):
-    return _on_host(table, out) and out.flags.c_contiguous
+    return on_host(table, out) and out.flags.c_contiguous
 
 
 def gather(table, rows, out, mask, keep):
@@ -159,7 +135,7 @@ def gather(table, rows, out, mask, keep):
 
 
 def supports_gather_places(table, rows, out, mask, keep):
-    return _on_host(table, out) and mask is not None
+    return on_host(table, out) and mask is not None
 
 
 def gather_places(table, rows, out, mask, keep):
@@ -172,23 +148,23 @@ def gather_places(table, rows, out, mask, keep):
 
 
 def supports_product(x, w, out):
-    return _on_host(x, w, out) and x.size > 0 and w.size > 0 and free_cores() > 1
+    return on_host(x, w, out) and x.size > 0 and w.size > 0 and free_cores() > 1
 
 
 def product(x, w, out):
     """ops.product with threads that do not wait for one another: a small product by blas.Crowding, a large one split among the cores."""
-    (n, m), parts = out.shape, free_cores()
+    n, m = out.shape
     if n <= FEW or x.size * m < SMALL:
         return crowding().dot(x, w, out)
     if n > m:
-        side_by_side(lambda rows: np.matmul(x[rows], w, out=out[rows]), stretches(n, parts))
+        side_by_side(lambda rows: np.matmul(x[rows], w, out=out[rows]), stretches(n, free_cores()))
     else:  # each core packs its share of w, and x is the smaller one to pack twice
-        side_by_side(lambda columns: np.matmul(x, w[:, columns], out=out[:, columns]), stretches(m, parts))
+        side_by_side(lambda columns: np.matmul(x, w[:, columns], out=out[:, columns]), stretches(m, free_cores()))
     return out
 
 
 def supports_word_loss(h, w, b, targets, scale, nll, dscores, dh, *_):
-    return _on_host(h, w, b, targets, dscores, dh) and _is_scale(scale) and h.size * len(b) >= SMALL and free_cores() > 1
+    return on_host(h, w, b, targets, dscores, dh) and _is_scale(scale) and h.size * len(b) >= SMALL and free_cores() > 1
 
 
 def word_loss(h, w, b, targets, scale, nll, dscores, dh, smoothing=0.0):
@@ -203,27 +179,8 @@ def word_loss(h, w, b, targets, scale, nll, dscores, dh, smoothing=0.0):
     side_by_side(work, stretches(len(h), free_cores()))
 
 
-def supports_times_transpose(x, w, out, scratch):
-    return _on_host(x, w, out, scratch) and len(x) <= FEW
-
-
-def times_transpose(x, w, out, scratch):
-    """ops.times_transpose for few rows, computed as (w @ x.T).T.
-
-    OpenBLAS packs the right factor on each call, and packing the large strided w.T costs almost as much as the product.
-    """
-    n, m = out.shape
-    transposed = scratch[: n * m].reshape(m, n)
-    if free_cores() > 1 and transposed.size > 0:
-        crowding().dot(w, x.T, transposed)
-    else:
-        np.dot(w, x.T, out=transposed)
-    out[...] = transposed.T
-    return out
-
-
 def supports_segment_sum(rows, groups, out):
-    return _on_host(rows, out) and rows.ndim == 2 and rows.size > 0
+    return on_host(rows, out) and rows.ndim == 2 and rows.size > 0
 
 
 def segment_sum(rows, groups, out):

@@ -138,7 +138,9 @@ def attention_forward(
     check_places("attention_forward", A, f"x:N,T,D Wh:H,{G} Wx:D,{G} Wattn:H,{G} b:{G}", x, Wh, Wx, Wattn, b, note=ORDER if cell == "lstm" else "")
     N, T, _ = x.shape
     x_rows, rows, attention = to_rows(x), Rows.full(N, T), Attention(to_places(A), Wattn)
-    h, loop = kind.rows_forward(x_rows @ Wx + b, (attention.start(),) * kind.states, Wh, rows, beside=attention)
+    a = x_rows @ Wx  # (T*N, G)
+    a += b
+    h, loop = kind.rows_forward(a, (attention.start(),) * kind.states, Wh, rows, beside=attention)
     return from_rows(h, N, T), AttentionCache(x_rows, Wx, A.shape, attention, rows, cell, loop)
 
 

@@ -3,7 +3,7 @@
 Gates are stacked i, f, o, g along the last axis. Source: Hochreiter & Schmidhuber 1997, with the forget gate of Gers et al. 2000.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from xpcap.backend import Array, get_array_module
 from xpcap.blas import in_turn
@@ -43,6 +43,7 @@ class LSTMCache(NamedTuple):
     x: Array  # (T*N, D), time-major
     Wx: Array  # (D, 4H)
     loop: LSTMRowsCache
+    carried: bool  # c0 was given and c_T returned: lstm_backward returns dc0
 
 
 @in_turn
@@ -119,10 +120,9 @@ def lstm_rows_forward(
     TypeError, ValueError : libraries, dtypes, shapes or sizes do not match.
     """
     h0, c0 = state0
-    if c0 is None:
-        check_arrays("lstm_rows_forward", "a:R,4H h0:N,H Wh:H,4H", a, h0, Wh, note=ORDER)
-    else:
-        check_arrays("lstm_rows_forward", "a:R,4H h0:N,H c0:N,H Wh:H,4H", a, h0, c0, Wh, note=ORDER)
+    check_arrays("lstm_rows_forward", "a:R,4H h0:N,H Wh:H,4H", a, h0, Wh, note=ORDER)
+    if c0 is not None:
+        check_arrays("lstm_rows_forward", "h0:N,H c0:N,H", h0, c0)
     (R, _), (N, H) = a.shape, h0.shape
     rows.check("lstm_rows_forward", R, N)
     buffer = buffer or fresh(a)
@@ -136,7 +136,9 @@ def lstm_rows_forward(
 
 
 @in_turn
-def lstm_rows_backward(dh: Array, cache: LSTMRowsCache, buffer: Buffer | None = None, dWh: Array | None = None) -> tuple[Array, State, Array]:
+def lstm_rows_backward(
+    dh: Array, cache: LSTMRowsCache, buffer: Buffer | None = None, dWh: Array | None = None, dc_T: Array | None = None
+) -> tuple[Array, State, Array]:
     """Gradients of lstm_rows_forward.
 
     Parameters
@@ -144,6 +146,7 @@ def lstm_rows_backward(dh: Array, cache: LSTMRowsCache, buffer: Buffer | None = 
     dh : array (R, H), float; the upstream gradient of each row, from the layers above
     buffer : memory for da, dh0 and dc0; None allocates
     dWh : array (H, 4H) to write to; None allocates
+    dc_T : array (N, H), float; the upstream gradient of each sequence's c after its last step; None: zeros
 
     Returns
     -------
@@ -152,19 +155,25 @@ def lstm_rows_backward(dh: Array, cache: LSTMRowsCache, buffer: Buffer | None = 
     out, Wh, rows, beside = cache
     h, (R, H), N = out.h, out.tanh_c.shape, rows.N
     check_upstream("lstm_rows_backward", "dh", dh, (R, H), h)
+    if dc_T is not None:
+        check_upstream("lstm_rows_backward", "dc_T", dc_T, (N, H), h)
     buffer = buffer or fresh(h)
     da, dh_next, dc, scratch = buffer("da", (R, 4 * H)), buffer("dh_next", (N, H)), buffer("dc", (N, H)), buffer("scratch", (N * H,))
-    take = lstm_backward_steps(dh, dh_next, dc, out, Wh, da, scratch, beside)
+    take = lstm_backward_steps(dh, dh_next, dc, out, Wh, da, scratch, beside, dc_T)
     for step in reversed(rows.steps):
         take(step)
-    zero_without_steps(rows, dh_next, dc)
+    if dc_T is None:
+        zero_without_steps(rows, dh_next, dc)
     dWh = product(rows.past_states(h, buffer).T, da, out=buffer("dWh", Wh.shape) if dWh is None else dWh)
     return da, (dh_next, dc), dWh
 
 
 @in_turn
-def lstm_forward(x: Array, h0: Array, Wx: Array, Wh: Array, b: Array) -> tuple[Array, LSTMCache]:
-    """Run the LSTM over a whole sequence, from c0 = 0.
+def lstm_forward(x: Array, h0: Array, Wx: Array, Wh: Array, b: Array, *, c0: Array | None = None) -> tuple[Any, ...]:
+    """Run the LSTM over a whole sequence.
+
+    The course's form, ``h, cache = lstm_forward(x, h0, Wx, Wh, b)``, begins with c0 = 0. With c0 the state can be carried from one piece of a sequence
+    to the next: ``h, c_T, cache = lstm_forward(x, h0, Wx, Wh, b, c0=c0)``, and the next piece begins with ``h[:, -1]`` and ``c_T``.
 
     Parameters
     ----------
@@ -173,10 +182,12 @@ def lstm_forward(x: Array, h0: Array, Wx: Array, Wh: Array, b: Array) -> tuple[A
     Wx : array (D, 4H), float
     Wh : array (H, 4H), float
     b : array (4H,), float
+    c0 : array (N, H), float; the cell before the first step; None: zeros, and c_T is not returned
 
     Returns
     -------
     h : array (N, T, H), float; the state after each step, without h0
+    c_T : array (N, H), float; the cell after the last step. Only if c0 is given
     cache : for lstm_backward
 
     Raises
@@ -184,17 +195,42 @@ def lstm_forward(x: Array, h0: Array, Wx: Array, Wh: Array, b: Array) -> tuple[A
     TypeError, ValueError : libraries, dtypes or shapes do not match.
     """
     check_arrays("lstm_forward", "x:N,T,D h0:N,H Wx:D,4H Wh:H,4H b:4H", x, h0, Wx, Wh, b, note=ORDER)
+    if c0 is not None:
+        check_arrays("lstm_forward", "h0:N,H c0:N,H", h0, c0)
     N, T, _ = x.shape
     x_rows = to_rows(x)
-    h, cache = lstm_rows_forward(x_rows @ Wx + b, (h0, None), Wh, Rows.full(N, T))
-    return from_rows(h, N, T), LSTMCache(x_rows, Wx, cache)
+    a = x_rows @ Wx  # (T*N, 4H)
+    a += b
+    h_rows, loop = lstm_rows_forward(a, (h0, c0), Wh, Rows.full(N, T))
+    h, cache = from_rows(h_rows, N, T), LSTMCache(x_rows, Wx, loop, c0 is not None)
+    return (h, cache) if c0 is None else (h, loop.out.c[N * T :].copy(), cache)
 
 
 @in_turn
-def lstm_backward(dh: Array, cache: LSTMCache) -> tuple[Array, Array, Array, Array, Array]:
-    """Gradients of lstm_forward: dh (N, T, H), the upstream gradient of each step, to dx (N, T, D), dh0, dWx, dWh, db."""
-    x, Wx, loop = cache
+def lstm_backward(dh: Array, cache: LSTMCache, *, dc_T: Array | None = None) -> tuple[Array, ...]:
+    """Gradients of lstm_forward.
+
+    Parameters
+    ----------
+    dh : array (N, T, H), float; the upstream gradient of each step
+    cache : of lstm_forward
+    dc_T : array (N, H), float; the upstream gradient of c_T, where the forward pass was given c0; None: zeros
+
+    Returns
+    -------
+    dx (N, T, D), dh0 (N, H), dWx, dWh, db; and dc0 (N, H) as the last if the forward pass was given c0
+
+    Raises
+    ------
+    TypeError, ValueError : library, dtype or shape do not match those of the forward pass, or dc_T is given and the forward pass was not given c0.
+    """
+    x, Wx, loop, carried = cache
     N, T, H = loop.rows.N, len(loop.rows.sizes), loop.out.h.shape[1]
     check_upstream("lstm_backward", "dh", dh, (N, T, H), loop.out.h)
-    da, (dh0, _), dWh = lstm_rows_backward(to_rows(dh), loop)
-    return from_rows(da @ Wx.T, N, T), dh0, x.T @ da, dWh, da.sum(axis=0)
+    if dc_T is not None and not carried:
+        raise ValueError("lstm_backward: got dc_T, expected none: the forward pass returned no c_T; pass c0 to lstm_forward, zeros if need be")
+    if dc_T is not None:
+        check_upstream("lstm_backward", "dc_T", dc_T, (N, H), loop.out.h)
+    da, (dh0, dc0), dWh = lstm_rows_backward(to_rows(dh), loop, dc_T=dc_T)
+    grads = from_rows(da @ Wx.T, N, T), dh0, x.T @ da, dWh, da.sum(axis=0)
+    return (*grads, dc0) if carried else grads

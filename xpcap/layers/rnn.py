@@ -171,7 +171,9 @@ def rnn_forward(x: Array, h0: Array, Wx: Array, Wh: Array, b: Array) -> tuple[Ar
     check_arrays("rnn_forward", "x:N,T,D h0:N,H Wx:D,H Wh:H,H b:H", x, h0, Wx, Wh, b)
     N, T, _ = x.shape
     x_rows = to_rows(x)
-    h, cache = rnn_rows_forward(x_rows @ Wx + b, (h0,), Wh, Rows.full(N, T))
+    a = x_rows @ Wx  # (T*N, H)
+    a += b
+    h, cache = rnn_rows_forward(a, (h0,), Wh, Rows.full(N, T))
     return from_rows(h, N, T), RNNCache(x_rows, Wx, cache)
 
 
