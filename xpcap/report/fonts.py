@@ -73,7 +73,8 @@ def _rank(name: str, needed: Iterable[str]) -> tuple[bool, ...]:
 
 
 def _script(sign: str) -> str:
-    return unicodedata.name(sign, "UNNAMED").split()[0]
+    """The script of a letter, as its name begins, such as CJK."""
+    return "symbols" if unicodedata.category(sign)[0] == "S" else unicodedata.name(sign, "unnamed").split()[0]
 
 
 def _is_selector(sign: str) -> bool:
