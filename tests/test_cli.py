@@ -274,7 +274,7 @@ def test_a_run_is_kept_when_a_later_epoch_fails(tmp_path: Path, monkeypatch: pyt
         runs.train_run(options, on_epoch=stop)
     assert open_run(tmp_path / "deep" / "r").meta["epoch"] in (1, 2)
 
-    def at_once(*args: Any) -> None:
+    def at_once(*args: Any, **how: Any) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr(keeping, "save_state", at_once)
@@ -494,7 +494,7 @@ def test_python_m_xpcap_is_the_command_line() -> None:
 def test_a_python_without_packages_says_how_to_get_one_with_them() -> None:
     result = python("-E", "-s", "-S", "cli.py", "info")
     assert (result.returncode, result.stdout, result.stderr.count("\n")) == (1, "", 2)
-    assert result.stderr.startswith(f"Error: xpcap needs the package threadpoolctl, which {sys.executable} does not have")
+    assert result.stderr.startswith(f"Error: xpcap needs the package numpy, which {sys.executable} does not have")
     for words in ("source .venv/bin/activate", ".venv\\Scripts\\activate", "python -m venv .venv", "pip install ."):
         assert words in result.stderr
 

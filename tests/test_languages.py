@@ -227,6 +227,6 @@ def test_columns_line_up_under_wide_characters() -> None:
 def test_a_vocabulary_cuts_text_by_its_own_tokeniser() -> None:
     special = ["<NULL>", "<START>", "<END>", "<UNK>"]
     assert Vocabulary([*special, "é"]).encode(["É"], 1).tolist() == [[1, 4, 2]]
-    assert Vocabulary([*special, "t"], "ascii").encode(["été"], 1).tolist() == [[1, 4, 2]]
+    assert Vocabulary([*special, "t"], tokeniser="ascii").encode(["été"], 1).tolist() == [[1, 4, 2]]
     with pytest.raises(DataError, match="Vocabulary: tokeniser 'none' does not exist"):
-        Vocabulary(special, "none")
+        Vocabulary(special, tokeniser="none")

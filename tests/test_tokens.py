@@ -43,16 +43,16 @@ def test_words_are_runs_of_letters_of_any_script_and_characters_of_scripts_witho
 
 
 def test_the_former_tokeniser_is_there_for_data_sets_that_record_none() -> None:
-    assert tokenize("Ein Mädchen fährt: 2 Äpfel", "ascii") == "ein m dchen f hrt 2 pfel".split()
-    assert tokenize("一只狗", "ascii") == []
+    assert tokenize("Ein Mädchen fährt: 2 Äpfel", tokeniser="ascii") == "ein m dchen f hrt 2 pfel".split()
+    assert tokenize("一只狗", tokeniser="ascii") == []
     with pytest.raises(DataError, match="tokenize: tokeniser 'acsii' does not exist, expected one of unicode, ascii; did you mean 'ascii'"):
-        tokenize("a", "acsii")
+        tokenize("a", tokeniser="acsii")
 
 
 def test_both_tokenisers_cut_ascii_alike() -> None:
     text = "".join(map(chr, range(128))) + " It's a DOG_2, co-op\x1b[0m"
     words = re.findall("[a-z0-9]+", text.lower())
-    assert tokenize(text) == tokenize(text, "ascii") == words
+    assert tokenize(text) == tokenize(text, tokeniser="ascii") == words
     assert tokenize(text + " é") == [*words, "é"]  # past the fast path
 
 

@@ -140,7 +140,7 @@ def _read(path: Path, file: h5py.File) -> CaptionData:
     splits = {name: _read_split(path, name, group, about["views"].get(name, 1), in_memory) for name, group in groups.items()}
     projection = Projection(file["pca_mean"][:], file["pca_components"][:]) if "pca_mean" in file else None
     source = Source.from_json(f"read_dataset: {path}", about["source"])
-    vocabulary = Vocabulary(_strings(file["vocab"]), about["tokeniser"])
+    vocabulary = Vocabulary(_strings(file["vocab"]), tokeniser=about["tokeniser"])
     return CaptionData(vocabulary, splits, source=source, stamp=about["stamp"], projection=projection)
 
 

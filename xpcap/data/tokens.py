@@ -19,7 +19,7 @@ _ASCII = re.compile("[a-z0-9]+")
 _INVISIBLE = re.compile("[\u00ad\u034f\u2060\ufeff\ufe00-\ufe0f\U000e0100-\U000e01ef]")
 
 
-def tokenize(text: str, tokeniser: str = UNICODE) -> list[str]:
+def tokenize(text: str, *, tokeniser: str = UNICODE) -> list[str]:
     """The words of a text. ``"A dog's 2nd ball!"`` gives ``a dog s 2nd ball``.
 
     Parameters

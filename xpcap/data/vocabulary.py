@@ -26,7 +26,7 @@ class Vocabulary:
     DataError : a word occurs twice, is empty or has white space in it, a special word is missing, or there is no such tokeniser.
     """
 
-    def __init__(self, words: Iterable[str], tokeniser: str = UNICODE) -> None:
+    def __init__(self, words: Iterable[str], *, tokeniser: str = UNICODE) -> None:
         check_tokeniser("Vocabulary", tokeniser)
         self.tokeniser = tokeniser
         self.idx_to_word = list(words)
@@ -67,7 +67,7 @@ class Vocabulary:
 
     def tokenize(self, text: str) -> list[str]:
         """The words of a text, by the vocabulary's tokeniser; those that the vocabulary lacks are among them."""
-        return tokenize(text, self.tokeniser)
+        return tokenize(text, tokeniser=self.tokeniser)
 
     def encode(self, texts: Sequence[str], max_words: int) -> np.ndarray:
         """Encode captions as ids (n, max_words + 2), int32: START, at most `max_words` words (UNK if unknown), END, then NULL."""

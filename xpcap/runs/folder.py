@@ -193,7 +193,7 @@ def read_vocabulary(path: Path, tokeniser: str) -> Vocabulary:
     words = _read_json(path / VOCAB, MOST_VOCAB)
     if not isinstance(words, list) or not all(isinstance(word, str) for word in words):
         raise DataError(f"open_run: {path / VOCAB} holds no list of words, expected the run's vocabulary; damaged?")
-    return Vocabulary(words, tokeniser)
+    return Vocabulary(words, tokeniser=tokeniser)
 
 
 def digest(vocabulary: Vocabulary) -> str:
