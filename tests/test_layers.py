@@ -1,5 +1,6 @@
 """Every layer: values by hand, gradients against finite differences, purity, dtypes, and the two libraries against each other."""
 
+import itertools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -449,6 +450,16 @@ def test_a_gradient_of_the_last_cell_that_does_not_fit_is_refused(rng: np.random
     _, loop = layers.lstm_rows_forward(a, state0, Wh, Rows.of([3, 2, 2], 4))
     with pytest.raises(ValueError, match=r"lstm_rows_backward: dc_T has shape \(3, 6\), expected \(4, 6\)"):
         layers.lstm_rows_backward(np.zeros((7, H)), loop, dc_T=dc_T)
+
+
+def test_buffers_of_an_lstm_are_one_allocation_and_do_not_overlap(lib: Any) -> None:
+    """Four would be given back to the system after each pass, and paged in again in the next one."""
+    a, state0, Wh = lib(np.ones((7, 4 * H))), (lib(np.ones((4, H))), lib(np.ones((4, H)))), lib(np.ones((H, 4 * H)))
+    _, cache = layers.lstm_rows_forward(a, state0, Wh, Rows.of([3, 2, 2], 4))
+    arrays = list(cache.out)
+    assert not any(lib.xp.shares_memory(x, y) for x, y in itertools.combinations(arrays, 2))
+    if lib.name != "emulated":
+        assert len({id(x if x.base is None else x.base) for x in arrays}) == 1
 
 
 @pytest.mark.parametrize("cell", ["rnn", "lstm"])

@@ -120,7 +120,7 @@ def lstm_backward_steps(
     """Gradients of lstm_steps, later steps first: da by row; dh_next[:n] and dc[:n], which go to the step before, and from the first to h0 and c0.
 
     Arguments as in lstm_gate_backward_steps; `out` holds the stacks and buffers of the forward pass, `scratch` (N * H,) is overwritten. Between steps
-    a kernel may leave dh_next as it was.
+    a kernel may leave dh_next as it was. With dc_T a step is always a product and the gates.
     """
     if beside is None and dc_T is None and (fast := kernels.find("lstm_backward_steps", dh, dh_next, dc, out, Wh, da, scratch)):
         return fast(dh, dh_next, dc, out, Wh, da, scratch)

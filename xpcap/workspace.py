@@ -1,13 +1,16 @@
 """Where the arrays of a computation lie: in fresh memory, or in buffers that their owner keeps from step to step."""
 
+import itertools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 import numpy as np
 
 from xpcap.backend import Array, asarray, get_array_module
 from xpcap.uploads import Uploads
+
+ALIGNED = 128  # elements; arrays in one allocation begin at multiples
 
 
 class Buffer:
@@ -51,10 +54,23 @@ class Buffer:
         return Buffer(self._take, self._send, f"{self._prefix}{name}.")
 
 
-def fresh(like: Array) -> Buffer:
-    """Arrays of the library and dtype of `like`, each in memory of its own, whatever its name."""
+def fresh(like: Array, shapes: Collection[tuple[int, ...]] = ()) -> Buffer:
+    """Arrays of the library and dtype of `like`, each in memory of its own, whatever its name.
+
+    The first ones share one allocation if they have these shapes, in this order. Where large ones are freed together, malloc gives back to the system what is
+    more than twice the largest, and the next ones have to be paged in again: on a CPU that takes as long as a small batch's arithmetic.
+    """
     xp, usual = get_array_module(like), like.dtype
-    return Buffer(lambda name, shape, dtype: xp.empty(shape, dtype or usual), lambda name, host: asarray(host, like=like))
+    starts = list(itertools.accumulate((-(-math.prod(shape) // ALIGNED) * ALIGNED for shape in shapes), initial=0))
+    block = xp.empty(starts[-1], usual)
+    parts = [view(block, start, shape) for start, shape in zip(starts, shapes, strict=False)][::-1]
+
+    def take(name: str, shape: tuple[int, ...], dtype: Any) -> Array:
+        if parts and parts[-1].shape == shape and dtype is None:
+            return parts.pop()
+        return xp.empty(shape, dtype or usual)
+
+    return Buffer(take, lambda name, host: asarray(host, like=like))
 
 
 def view(flat: Array, start: int, shape: tuple[int, ...]) -> Array:

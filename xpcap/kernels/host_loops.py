@@ -31,7 +31,10 @@ def supports_row_products_transpose(x, w, out, scratch):
 
 
 def row_products_transpose(x, w, out, scratch):
-    """Few rows are computed as (w @ x.T).T: OpenBLAS packs the right factor on each call, and packing the large strided w.T costs almost as much as the product."""
+    """Few rows are computed as (w @ x.T).T.
+
+    OpenBLAS packs the right factor on each call, and packing the large strided w.T costs almost as much as the product.
+    """
     m, turned = len(w), w.T
     dot = crowding().dot if free_cores() > 1 and x.size > 0 and w.size > 0 else np.dot
 

@@ -125,7 +125,7 @@ def lstm_rows_forward(
         check_arrays("lstm_rows_forward", "h0:N,H c0:N,H", h0, c0)
     (R, _), (N, H) = a.shape, h0.shape
     rows.check("lstm_rows_forward", R, N)
-    buffer = buffer or fresh(a)
+    buffer = buffer or fresh(a, ((N + R, H), (N + R, H), (R, 4 * H), (R, H)))
     h, c, gates, tanh_c = buffer("h", (N + R, H)), buffer("c", (N + R, H)), buffer("gates", (R, 4 * H)), buffer("tanh_c", (R, H))
     start_states(h0, c0, h, c)
     out = Gates(h, c, gates, tanh_c)
