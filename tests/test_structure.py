@@ -11,7 +11,7 @@ import pytest
 
 PACKAGE = Path(__file__).parent.parent / "xpcap"
 LEVELS = [
-    {"blas", "errors", "files", "progress"},
+    {"blas", "errors", "files", "progress", "signatures"},
     {"cores", "probe"},
     {"backend", "tensors"},
     {"groups", "kernels", "uploads"},
