@@ -4,6 +4,7 @@ import copy
 import dataclasses
 import json
 import pickle
+import re
 import signal
 import subprocess
 import sys
@@ -18,7 +19,7 @@ from commands import few
 import xpcap
 from xpcap import DataError, ModelConfig, TrainOptions, caption_files, evaluate_run, load_state, open_run, runs, save_state, train_run, write_dataset
 from xpcap.data.pictures import write_pictures
-from xpcap.errors import EXPECTED, unknown
+from xpcap.errors import EXPECTED, install, unknown
 from xpcap.runs import Stopped
 from xpcap.runs.folder import model_config, read_config
 
@@ -36,6 +37,20 @@ def test_import_stays_light() -> None:
     code = f"import sys, xpcap; sys.exit(', '.join(name for name in {HEAVY} if name in sys.modules) or 0)"
     result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
     assert result.returncode == 0, f"import xpcap loads {result.stderr}"
+
+
+def test_every_message_installs_an_extra_by_one_command_and_each_exists() -> None:
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    sources = {path.relative_to(ROOT).as_posix(): path.read_text(encoding="utf-8") for path in (ROOT / "xpcap").rglob("*.py")}
+    assert [name for name, text in sources.items() if "pip install" in text] == ["xpcap/errors.py"]
+    named = re.findall(r"""\binstall\(["'](\w+)["']\)|\brequire\(\w+, "(\w+)\"""", "".join(sources.values()))
+    assert {one or other for one, other in named} == {"bench", "images", "kernels", "mpi", "timm"} <= set(extras)
+    assert install("images") == "pip install '.[images]'"
+    pages = [*(ROOT / "docs").glob("*.md"), ROOT / "README.md"]
+    commands = re.findall(r"pip install ([^`\s#|]+)", "".join(page.read_text(encoding="utf-8") for page in pages))
+    assert len(commands) > 9
+    for command in commands:
+        assert command == "." or set(re.fullmatch(r"'\.\[([\w,]+)\]'", command)[1].split(",")) <= set(extras), command  # type: ignore[index]
 
 
 def test_types_are_shipped() -> None:
