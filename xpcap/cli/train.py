@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import shlex
 import signal
 import sys
 from collections.abc import Callable
@@ -12,14 +11,16 @@ from typing import Any
 import click
 
 from xpcap.backend import get_backend
-from xpcap.cli.shared import PATH, Choice, Function, Number, backend_option, choose_backend, examples, print_captions, print_scores
+from xpcap.cli.shared import PATH, Choice, Function, Number, backend_option, choose_backend, command_line, examples, print_captions, print_scores
 from xpcap.data.scaling import KINDS
 from xpcap.groups import Group, join
 from xpcap.layers import CELLS
 from xpcap.models.config import INJECT
 from xpcap.progress import say
+from xpcap.report import visible
 from xpcap.runs import GENERATED, Stopped, TrainOptions, choose, is_saved, train_run
 from xpcap.runs.folder import LARGEST
+from xpcap.signatures import ENDS, kind_of_file
 from xpcap.training.descent import LINEAR
 from xpcap.training.objectives import OBJECTIVES
 from xpcap.training.selection import SELECT
@@ -93,6 +94,7 @@ def train(data: Path | None, backend: str | None, **options: Any) -> None:
     Ctrl-C and SIGTERM finish the step, save, and exit with 130 or 143; a second Ctrl-C exits at once. With --resume the same command begins
     a run and continues it, however it ended; options that you leave out are then the run's own.
     """
+    _refuse_captions(data)
     group = join()
     choose_backend(backend)
     chosen = choose(data, {name: value for name, value in options.items() if value is not None})
@@ -118,6 +120,26 @@ def train(data: Path | None, backend: str | None, **options: Any) -> None:
     click.echo(f"wrote {run.path}; open {run.path / 'index.html'}")
 
 
+def _refuse_captions(data: Path | None) -> None:
+    """ClickException : `data` is a file of captions, or a workbook of them, which `prepare` makes a dataset file of."""
+    if data is None or not data.is_file():
+        return
+    try:
+        with data.open("rb") as file:
+            head = file.read(ENDS)
+    except OSError:
+        return  # whoever opens it as data says so
+    kind = kind_of_file(head)
+    if not head or (kind.family != "spreadsheet" if kind else b"\0" in head):
+        return
+    what = f"{kind.name}: save it as CSV UTF-8 first" if kind else "text, such as a table of captions"
+    table, made = data.with_suffix(".csv") if kind else data, data.with_suffix(".h5")
+    raise click.ClickException(
+        f"train: {visible(str(data))} is {what}, expected a dataset file; make one of the captions and the folder of pictures, here called photos:\n"
+        f"  {command_line('prepare', str(table), '--pictures', 'photos', '--out', str(made))}\n  {command_line('train', str(made))}"
+    )
+
+
 def _print_options(options: TrainOptions, group: Group) -> None:
     shown = {field.name: getattr(options, field.name) for field in dataclasses.fields(options)}
     shown |= {"data": options.data or "generated", "backend": get_backend(), **({"ranks": group.size} if group.size > 1 else {})}
@@ -125,9 +147,8 @@ def _print_options(options: TrainOptions, group: Group) -> None:
 
 
 def _print_how_to_continue(stopped: KeyboardInterrupt, options: TrainOptions, backend: str | None) -> None:
-    program = "python cli.py" if Path(sys.argv[0]).name == "cli.py" else "xpcap"
     again = ["train", "--out", str(options.out), "--resume", *(("--backend", backend) if backend else ())]
-    click.echo(f"train: {str(stopped) or 'interrupted'}; continue with\n  {program} {shlex.join(again)}", err=True)
+    click.echo(f"train: {str(stopped) or 'interrupted'}; continue with\n  {command_line(*again)}", err=True)
 
 
 def _print_resume(solver: CaptioningSolver) -> None:
