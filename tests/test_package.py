@@ -6,6 +6,7 @@ import importlib
 import inspect
 import json
 import pickle
+import re
 import signal
 import subprocess
 import sys
@@ -34,7 +35,7 @@ from xpcap import (
 )
 from xpcap.data.pictures import write_pictures
 from xpcap.encoders import HistogramEncoder
-from xpcap.errors import EXPECTED, unknown
+from xpcap.errors import EXPECTED, install, unknown
 from xpcap.models import Beam
 from xpcap.runs import Stopped
 from xpcap.runs.folder import model_config, read_config
@@ -123,6 +124,20 @@ def test_verify_and_gradcheck_are_there_after_import_xpcap_alone_and_loaded_when
     )
     result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr
+
+
+def test_every_message_installs_an_extra_by_one_command_and_each_exists() -> None:
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    sources = {path.relative_to(ROOT).as_posix(): path.read_text(encoding="utf-8") for path in (ROOT / "xpcap").rglob("*.py")}
+    assert [name for name, text in sources.items() if "pip install" in text] == ["xpcap/errors.py"]
+    named = re.findall(r"""\binstall\(["'](\w+)["']\)|\brequire\(\w+, "(\w+)\"""", "".join(sources.values()))
+    assert {one or other for one, other in named} == {"bench", "images", "kernels", "mpi", "timm"} <= set(extras)
+    assert install("images") == "pip install '.[images]'"
+    pages = [*(ROOT / "docs").glob("*.md"), ROOT / "README.md"]
+    commands = re.findall(r"pip install ([^`\s#|]+)", "".join(page.read_text(encoding="utf-8") for page in pages))
+    assert len(commands) > 9
+    for command in commands:
+        assert command == "." or set(re.fullmatch(r"'\.\[([\w,]+)\]'", command)[1].split(",")) <= set(extras), command  # type: ignore[index]
 
 
 def test_types_are_shipped() -> None:

@@ -3,6 +3,7 @@
 import io
 import os
 import random
+import shutil
 import struct
 import subprocess
 import sys
@@ -206,18 +207,23 @@ def spoilt_png(change: Callable[[bytes], bytes]) -> bytes:
 
 
 BAD: dict[str, tuple[bytes, str]] = {
-    "empty.jpg": (b"", "damaged, or of another kind?"),
     "zeros.png": (bytes(5000), "damaged"),
-    "text.jpg": (b"not a picture\n" * 50, "expected JPEG, PNG, GIF, WebP, BMP or TIFF"),
-    "page.jpg": (b"<!DOCTYPE html><html><body>404</body></html>", "damaged"),
+    "text.jpg": (b"not a picture\n" * 50, "BMP or TIFF; it is text"),
+    "umlauts.jpg": ("ä".encode() * 5000, "it is text"),  # cut in the middle of one
+    "page.jpg": (b"<!DOCTYPE html><html><body>404</body></html>", "it is an HTML page"),
+    "letter.jpg": (b"%PDF-1.4\n\xe2\xe3", "it is a PDF; export it as JPEG"),
+    "film.jpg": (b"\0\0\0\x18ftypmp42\0\0\0\0mp42isom" + bytes(50), "it is a video"),
+    "camera.jpg": (b"\0\0\0\x18ftypcrx \0\0\0\1crx isom" + bytes(50), "it is a camera's RAW file; export it as JPEG"),
+    "archive.jpg": (b"PK\3\4" + bytes(50), "it is a zip archive"),
+    "half.jpg": (b"\xff\xd8\xff\xe0\0\x10JFIF", "damaged"),
     "crc.png": (spoilt_png(lambda b: b.replace(b"IHDR\0\0\0\x30", b"IHDR\0\0\0\x31")), "damaged"),
     "data.png": (spoilt_png(lambda b: b[:60] + bytes(20) + b[80:]), "damaged"),
     "no data.png": (png(8, 8), "damaged"),
     "text bomb.png": (png(8, 8, chunk(b"zTXt", b"a\0\0" + zlib.compress(bytes(2_000_000)))), "damaged"),
     "no size.png": (png(0, 5), "damaged"),
-    "photo.heic": (b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(100), "convert it to JPEG first"),
-    "photo.HEIF": (b"\0\0\0\x18ftypmif1\0\0\0\0mif1heic" + bytes(100), "convert it to JPEG first"),
 }
+HEIC = b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(100)
+AVIF = b"\0\0\0\x1cftypmif1\0\0\0\0mif1avifmiaf" + bytes(100)
 
 
 @pytest.mark.parametrize("name", BAD)
@@ -225,6 +231,32 @@ def test_what_is_no_picture_is_named(name: str, tmp_path: Path) -> None:
     content, words = BAD[name]
     (tmp_path / name).write_bytes(content)
     refused(tmp_path / name, f"{tmp_path / name} cannot be read", words)
+
+
+@pytest.mark.parametrize(
+    ("name", "content"), [("IMG_1.jpg", HEIC), ("IMG_1.HEIC", HEIC), ("a.heif", b"\0\0\0\x18ftypmif1\0\0\0\0mif1"), ("a.heic", bytes(99))]
+)
+def test_a_heic_is_known_by_its_bytes_and_how_to_convert_it_is_said(name: str, content: bytes, tmp_path: Path) -> None:
+    (tmp_path / name).write_bytes(content)
+    refused(tmp_path / name, f"{name} is a HEIC picture", "convert it to JPEG first", "heif-convert", "Most Compatible")
+    refused(io.BytesIO(HEIC), "the picture is a HEIC picture")
+
+
+def test_an_empty_file_is_called_empty(tmp_path: Path) -> None:
+    (tmp_path / "a.jpg").write_bytes(b"")
+    refused(tmp_path / "a.jpg", "a.jpg is empty, expected JPEG")
+    refused(io.BytesIO(b""), "the picture is empty")
+
+
+@pytest.mark.parametrize("able", [True, False])
+def test_formats_are_those_that_this_pillow_reads(able: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from PIL import features
+
+    monkeypatch.setitem(features.modules, "avif", features.modules["pil"])
+    monkeypatch.setattr(features, "check", lambda name: able)
+    (tmp_path / "a.jpg").write_bytes(AVIF)
+    hint = "damaged, or of another kind?" if able else "it is an AVIF picture, which this Pillow cannot read; a newer Pillow can"
+    refused(tmp_path / "a.jpg", f"expected JPEG, PNG, GIF, {'WebP, AVIF, ' * able}BMP or TIFF; {hint}")
 
 
 @pytest.mark.parametrize("form", ["JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF", "PPM"])
@@ -333,8 +365,30 @@ def test_a_folder_gives_its_pictures_by_name_and_files_come_as_given(tmp_path: P
 def test_a_folder_without_a_picture_is_named(tmp_path: Path) -> None:
     (tmp_path / "deeper").mkdir()
     (tmp_path / "deeper" / "a.png").write_bytes(b"")
-    with pytest.raises(DataError, match=r"holds no picture, expected files that end in \.jpg, .*; folders in it are not searched"):
+    assert find_pictures([tmp_path]) == [tmp_path / "deeper" / "a.png"]
+    (tmp_path / "deeper" / "a.png").rename(tmp_path / "deeper" / "a.NEF")
+    with pytest.raises(
+        DataError, match=r"holds no picture, nor do folders in it, expected files that end in \.jpg, .*; 1 other file in .*: 1 \.nef; .*RAW"
+    ):
         find_pictures([tmp_path / "deeper" / "a.png", tmp_path])
+
+
+def test_folders_inside_folders_are_searched_once_in_their_order_and_other_files_are_counted(tmp_path: Path) -> None:
+    names = ["b.jpg", "2023/z.jpg", "2023/a/deep.png", "2024/a.jpg", "last/z.gif"]
+    others = ["c.CR2", "2024/d.cr2", "2023/film.mp4", "no suffix"]
+    hidden = [".a.jpg", ".thumbs/a.jpg", "2023/._a.jpg", "Thumbs.db", "last/desktop.ini"]
+    for name in (*names, *others, *hidden):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(b"")
+    (tmp_path / "2024" / "round").symlink_to(tmp_path)
+    (tmp_path / "2024" / "self").symlink_to("self")
+    (tmp_path / "outside").mkdir()
+    shutil.move(tmp_path / "2024", tmp_path / "outside" / "2024")
+    (tmp_path / "2024").symlink_to("outside/2024")  # searched under the name that comes first
+    remarks: list[str] = []
+    assert find_pictures([tmp_path], remarks) == [tmp_path / name for name in ("b.jpg", "2023/z.jpg", "2023/a/deep.png", "2024/a.jpg", "last/z.gif")]
+    counts = "2 .cr2, 2 without a suffix, 1 .mp4"
+    assert remarks == [f"5 other files in {tmp_path} not looked at: {counts}; a camera's RAW files are not read: export them as JPEG"]
 
 
 @pytest.mark.skipif(os.name != "posix" or os.geteuid() == 0, reason="root may read anything")

@@ -1,6 +1,11 @@
 """Files of captions of every form: found by looking, read alike, split by picture; what does not fit is counted, or refused."""
 
+import io
 import json
+import shlex
+import unicodedata
+import zipfile
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -171,15 +176,36 @@ def test_what_does_not_fit_is_counted_and_named_and_refused_if_strict(name: str)
     failing([*command, "strict.h5", "--strict"], line.split(" (")[0], "as --strict asks")
 
 
+def zipped(*names: str, **stored: bytes) -> bytes:
+    """A zip archive of files with these names, and of some with this content."""
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w") as archive:
+        for name, content in {**stored, **dict.fromkeys(names, b"<x/>" * 99)}.items():
+            archive.writestr(name, content)
+    return file.getvalue()
+
+
 BROKEN: dict[str, tuple[bytes | str, list[str]]] = {
     "nothing": ("", ["captions is empty"]),
     "blank lines": ("\ufeff\r\n \n", ["captions is empty"]),
     "prose": ("Dear all,\nhere are the captions", ["no form known here", "'Dear all,'", "COCO", "Karpathy", "NAME#K", "CSV"]),
-    "a table without heading": ("a.jpg,A dog\nb.jpg,A cat\n", ["no form known here", "'a.jpg,A dog'", "whose heading names"]),
+    "a table without heading": ("a.jpg;A dog\nb.jpg;A cat\n", ["no heading", "'a.jpg;A dog'", "put image;caption above it"]),
+    "columns of other names": ("Datei;Beschreibung\na.jpg;Ein Hund\n", ["has the columns 'Datei', 'Beschreibung'", "`image_column`"]),
     "one column": ("image\na.jpg\n", ["no form known here", "'image'"]),
-    "Latin 1": ("image,caption\na.jpg,Ein Hund läuft\n".encode("latin-1"), ["not UTF-8", "line 2", "save it as UTF-8"]),
+    "Latin 1": ("image,caption\na.jpg,Ein Hund läuft\n".encode("latin-1"), ["not UTF-8", "line 2; perhaps Windows-1252", "as CSV UTF-8"]),
     "two encodings": ("image,caption\na.jpg,ä\n".encode() + "b.jpg,ä\n".encode("cp1252"), ["not UTF-8", "line 3"]),
     "UTF-16": ("image\tcaption\n".encode("utf-16"), ["it is UTF-16", "save it as UTF-8"]),
+    "Excel's workbook": (zipped("[Content_Types].xml", "xl/workbook.xml"), ["is an Excel workbook", "save the sheet as CSV UTF-8"]),
+    "Excel's old workbook": (b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1" + bytes(500), ["is an old Excel workbook (.xls)", "as CSV UTF-8"]),
+    "a workbook of OpenOffice": (
+        zipped(mimetype=b"application/vnd.oasis.opendocument.spreadsheet"),
+        ["is an OpenDocument spreadsheet", "as CSV UTF-8"],
+    ),
+    "a workbook of Apple's": (zipped("Index/Document.iwa"), ["is a document of Apple's Numbers", "as CSV UTF-8"]),
+    "an archive": (zipped("captions.csv"), ["is a zip archive", "unpack it first"]),
+    "a PDF of letters alone": ("%PDF-1.4\nimage,caption\na.jpg,a dog\n", ["is a PDF", "expected a text file of captions"]),
+    "a page of the web": ("\n<!DOCTYPE html>\n<html>", ["is an HTML page"]),
+    "a photo": (b"\xff\xd8\xff\xe0" + bytes(100), ["is a JPEG picture", "is the path right?"]),
     "a quote never closed": ('image,caption\na.jpg,"A dog\nb.jpg,A cat\n', ["unexpected end of data", "each quote that opens"]),
     "a quote closed in the next row": ('image,caption\na.jpg,"A dog\nb.jpg,"A cat"\n', ["line 3", "each quote that opens"]),
     "a field without end": ("image,caption\na.jpg,\n" + "b.jpg," + "x" * 200_000, ["line 3", "field larger than field limit"]),
@@ -236,7 +262,7 @@ def test_broken_files_are_refused_in_one_sentence(name: str) -> None:
         ("image,caption\n/etc/a.jpg,a dog\n", ["'/etc/a.jpg' would lie outside"]),
         ("image,caption\nx/one.jpg,a dog\ny/one.jpg,a cat\n", ["'x/one.jpg' and 'y/one.jpg' both lead to 'one.jpg'"]),
         ("image,caption\nnowhere.jpg,a dog\n", ["no picture left", "not in photos: 1 (nowhere.jpg)"]),
-        ("image,caption\ntwo.jpg,a dog\n", ["no picture left", "not in photos: 1 (two.jpg)"]),  # in two sub-folders
+        ("image,caption\ntwo.jpg,a dog\n", ["no picture left", "two.jpg (did you mean 1/two.jpg or 2/two.jpg?)"]),  # in two sub-folders
     ],
 )
 def test_names_that_lead_astray_are_refused(content: str, words: list[str]) -> None:
@@ -275,7 +301,7 @@ def test_a_folder_of_photos_and_a_table_become_a_captioner() -> None:
         "--out",
     ]
     output = good(*command, "own.h5").output
-    assert "skipped pictures that cannot be read: 1 (red/0.png: photos/red/0.png cannot be read" in output
+    assert "skipped pictures that cannot be read: 1 (red/0.png (cannot be read as a picture, expected JPEG" in output
     assert "skipped pictures in photos without captions: 1 (spare.png)" in output
     assert "splits drawn by picture, 0.8 / 0.2, seed 0" in output
     data = open_data("own.h5")
@@ -317,9 +343,101 @@ def test_prepare_says_what_it_kept_cut_and_does_not_know() -> None:
         "train: 1 captions cut, 22.2% of the words unknown",
         "  one.jpg: a dog a dog a",
         "  two.jpg: a dog <UNK> <UNK>",
+        "note: 2 pictures to learn from are far too few: captions begin to fit at about 250 with five captions each (docs/own-data.md)",
+        "note: 6 words only: 22.2% of the words to learn from are unknown; more captions of each picture would help",
     ]
     source = json.loads(good("info", "own.h5", "--json").stdout)["source"]
     assert (source["cut"], source["unknown"], source["skipped"], source["forms"]) == ({"train": 1}, {"train": 0.2222}, {}, ["a table with commas"])
+
+
+def test_a_heading_in_another_language_is_answered_with_the_command_that_reads_it() -> None:
+    rows = "".join(f"{i};{name};Ein Hund läuft schnell;{i}\r\n" for i, name in enumerate(SAID))
+    write("Fotos und Texte.csv", "\ufeffNr;Datei;Meine Beschreibung;Jahr\r\n" + rows)
+    command = ["prepare", "Fotos und Texte.csv", "--features", "features.npz", "--min-count", "1", "--out", "own.h5"]
+    result = call(*command)
+    assert result.exit_code == 1
+    *message, line = result.output.splitlines()
+    assert message[0].startswith("Error: read_captions: Fotos und Texte.csv has the columns 'Nr', 'Datei', 'Meine Beschreibung', 'Jahr', expected")
+    program, typed = line.split(" prepare ")
+    assert program in ("  xpcap", "  python cli.py")
+    assert shlex.split(typed)[-4:] == ["--image-column", "Datei", "--caption-column", "Meine Beschreibung"]
+    good("prepare", *shlex.split(typed))
+    assert sum(len(split.images) for split in open_data("own.h5").splits.values()) == 3
+    failing([*command[:-1], "other.h5", "--image-column", "Foto"], "expected one such as Foto for pictures", "by --image-column and --caption-column")
+    write("odd.csv", "Datei;Beschreibung\n1;2\n")
+    assert "with your names for PICTURES and CAPTIONS, type\n" in call("prepare", "odd.csv", *command[2:-1], "other.h5").output
+
+
+def test_captions_that_a_picture_has_twice_are_kept_and_counted() -> None:
+    write("c.csv", forms.table({**SAID, "two.jpg": ["a cat", "a cat ", "a dog", "a cat"]}))
+    output = good("prepare", "train=c.csv", "--features", "features.npz", "--out", "own.h5", "--min-count", 1, "--strict").output
+    assert (
+        "note: captions that a picture has twice, kept as they are; remove them from the file if that is a mistake: 3 (two.jpg, two.jpg, three.jpg)"
+        in output
+    )
+    assert open_data("own.h5").texts("train")[3:7] == ["a cat", "a cat", "a dog", "a cat"]
+
+
+def test_names_are_matched_or_suggested_and_other_files_counted() -> None:
+    Image = pytest.importorskip("PIL.Image")
+    composed, decomposed = (unicodedata.normalize(form, "Übung.png") for form in ("NFC", "NFD"))
+    for name in ("IMG_1.PNG", decomposed, "2023/May/IMG_2.png", "IMG_3.png"):
+        Path("photos", name).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (9, 9)).save(Path("photos", name))
+    for name in ("a.CR2", "2023/film.mp4", "2023/.DS_Store"):
+        Path("photos", name).write_bytes(b"")
+    write("c.csv", f"image,caption\nimg_1.png,a dog\n{composed},a dog\nIMG_2.png,a dog\nIMG_3,a dog\nIMG_99.png,a dog\n")
+    command = ["prepare", "c.csv", "--pictures", "photos", "--encoder", "histogram", "--min-count", 1, "--fractions", "1", "--out", "own.h5"]
+    lines = good(*command).output.splitlines()
+    for line in (
+        f"note: names that differ from those there in capitals or Unicode form alone, taken as the same: 2 (img_1.png is IMG_1.PNG, {composed} is {decomposed})",
+        "note: 2 other files in photos not looked at: 1 .cr2, 1 .mp4; a camera's RAW files are not read: export them as JPEG",
+        "skipped captioned pictures that are not in photos: 2 (IMG_99.png, IMG_3 (did you mean IMG_3.png?))",
+        "skipped pictures in photos without captions: 1 (IMG_3.png)",
+    ):
+        assert line in lines
+    assert open_data("own.h5").split("train").images == ["IMG_1.PNG", decomposed, "2023/May/IMG_2.png"]
+
+
+def test_too_few_words_are_remarked_with_an_option_that_keeps_what_it_says() -> None:
+    names = [f"{i}.jpg" for i in range(300)]
+    np.savez("features.npz", names=names, features=np.ones((300, 2), "f4"))
+    words = [f"rare{i // 3} often often" for i in range(300)]  # each rare word three times
+    write("c.csv", forms.table({name: [text] for name, text in zip(names, words, strict=True)}))
+    command = ["prepare", "train=c.csv", "--features", "features.npz", "--out"]
+    line = good(*command, "own.h5").output.splitlines()[-1]
+    assert line == (
+        "note: 5 words only: 33.3% of the words to learn from are unknown; prepare it with --min-count 3 and another --out, which keeps 105 words "
+        "and leaves 0.0% unknown"
+    )
+    output = good(*command, "more.h5", "--min-count", 3).output
+    assert "more.h5: 105 words" in output
+    assert "words only" not in output
+    assert "to learn from are" not in output  # 300 pictures are enough
+
+
+def test_after_ctrl_c_prepare_says_how_it_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    Image = pytest.importorskip("PIL.Image")
+    from xpcap.encoders import HistogramEncoder
+
+    Path("photos").mkdir()
+    for name in SAID:
+        Image.new("RGB", (9, 9)).save(Path("photos", name))
+    write("c.csv", forms.table(SAID))
+    command = ["prepare", "train=c.csv", "--pictures", "photos", "--encoder", "histogram", "--min-count", 1, "--out", "own.h5"]
+
+    def interrupt(self: HistogramEncoder, pictures: Iterable[np.ndarray]) -> np.ndarray:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(HistogramEncoder, "encode", interrupt)
+        result = call(*command)
+    assert result.exit_code == 130
+    assert result.output == (
+        "prepare: interrupted; own.h5.encoding holds the features that were made; the same command goes on from there, and removes it at the end\n"
+    )
+    good(*command)
+    assert not Path("own.h5.encoding").exists()
 
 
 def test_features_too_large_for_float16_are_refused() -> None:

@@ -11,7 +11,7 @@ import pytest
 
 PACKAGE = Path(__file__).parent.parent / "xpcap"
 LEVELS = [
-    {"openblas", "errors", "files", "progress"},
+    {"openblas", "errors", "files", "progress", "signatures"},
     {"blas", "probe"},
     {"cores"},
     {"backend", "tensors"},

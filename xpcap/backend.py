@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from xpcap.errors import BackendError, OptionError, unknown
+from xpcap.errors import BackendError, OptionError, install, unknown
 from xpcap.probe import cards_of, current, device_in_use, first_line, prove, reason_of
 
 Array = Any  # a numpy.ndarray or a cupy.ndarray
@@ -171,7 +171,7 @@ def import_cupy() -> ModuleType:
     except Exception as error:  # a broken installation can raise anything, not just ImportError
         raise BackendError(
             f"import_cupy: cupy cannot be imported ({first_line(error)}), expected the package, a device is not needed; "
-            "is it installed in this environment? pip install '.[kernels]' installs it"
+            f"is it installed in this environment? {install('kernels')} installs it"
         ) from error
 
 

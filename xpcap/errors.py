@@ -35,6 +35,11 @@ class SaveError(RuntimeError):
 EXPECTED = (BackendError, DataError, GroupError, OptionError, SaveError, TrainingError)
 
 
+def install(extra: str) -> str:
+    """The command that installs an extra of this package; its argument names the folder of the clone."""
+    return f"pip install '.[{extra}]'"
+
+
 def nearest(name: object, known: Iterable[str]) -> str:
     """``"; did you mean 'adam'?"`` if a known name is close to `name`, else an empty string."""
     close = difflib.get_close_matches(str(name), list(known), n=1)

@@ -1,12 +1,15 @@
-"""Progress bars, drawn on a terminal only, and a limit on how often what is shown is renewed."""
+"""Progress bars on a terminal, lines elsewhere where work takes long, and a limit on how often what is shown is renewed."""
 
 import math
+import os
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Sized
 from typing import Any
 
 BAR_SECONDS = 0.5  # between two changes of a bar
+LINE_SECONDS = 15.0  # between two lines
+WORTH_A_LINE = 50  # things that are left to do
 
 
 class Pace:
@@ -28,19 +31,60 @@ class Pace:
         self._next = self._clock() + self._seconds
 
 
-def bar(things: Iterable[Any], shown: bool, label: str, total: int | None = None, done: int = 0) -> Any:
-    """`things` with a progress bar on standard error, if that is a terminal and `shown` is set."""
+def bar(things: Iterable[Any], shown: bool, label: str, total: int | None = None, done: int = 0, lines: bool = False) -> Any:
+    """`things` with a progress bar on standard error, if that is a terminal and `shown` is set.
+
+    With `lines`, what is no terminal gets a line at once and one every `LINE_SECONDS`, unless there are few things: the work takes minutes.
+    """
     from tqdm import tqdm
 
-    return tqdm(things, desc=label, total=total, initial=done, disable=None if shown else True, leave=False, mininterval=BAR_SECONDS)
+    if lines and shown and not sys.stderr.isatty():
+        total = len(things) if total is None and isinstance(things, Sized) else total
+        return Lines(things, label, total or 0, done)
+    return tqdm(things, desc=label, total=total, initial=done, disable=None if shown else True, leave=False, mininterval=BAR_SECONDS, **_size())
+
+
+class Lines:
+    """Progress in lines on standard error, for a log or a pipe. Used as tqdm's bars are: as an iterator, or by ``update(n)`` in a ``with`` block."""
+
+    def __init__(self, things: Iterable[Any], label: str, total: int, done: int, clock: Callable[[], float] = time.monotonic) -> None:
+        self._things, self._label, self._total, self._done = things, label, total, done
+        self._pace = Pace(LINE_SECONDS, clock)
+        self.update(0)
+
+    def __enter__(self) -> "Lines":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        pass
+
+    def __iter__(self) -> Iterator[Any]:
+        for thing in self._things:
+            yield thing
+            self.update()
+
+    def update(self, count: int = 1) -> None:
+        """Count things that are done, and print how many if it is time."""
+        self._done += count
+        if self._total - self._done >= WORTH_A_LINE and self._pace.due:
+            print(f"{self._label}: {self._done:,} of {self._total:,}", file=sys.stderr, flush=True)
+            self._pace.done()
+
+
+def _size() -> dict[str, int]:
+    """The size of a bar for a terminal that does not know its own, as in a container, where tqdm would draw none; else tqdm asks the terminal."""
+    try:
+        return {} if os.get_terminal_size(sys.stderr.fileno()).columns else {"ncols": 80, "nrows": 20}
+    except (OSError, ValueError):
+        return {}
 
 
 def byte_bar(shown: bool, label: str, total: int | None, done: int = 0) -> Any:
     """A bar like `bar` for bytes, with their rate and the time left; ``update(n)`` moves it on."""
     from tqdm import tqdm
 
-    disable = None if shown else True
-    return tqdm(desc=label, total=total, initial=done, unit="B", unit_scale=True, disable=disable, leave=False, mininterval=BAR_SECONDS)
+    options = {"disable": None if shown else True, "leave": False, "mininterval": BAR_SECONDS, **_size()}
+    return tqdm(desc=label, total=total, initial=done, unit="B", unit_scale=True, **options)
 
 
 def say(line: str) -> None:

@@ -12,7 +12,7 @@ from xpcap.bench.configs import BEAMS, BESIDE, TRAINING, WORKS, Config, works_of
 from xpcap.bench.machine import machine
 from xpcap.bench.measuring import OURS, Measurement, measure
 from xpcap.bench.timing import USUAL, Plan
-from xpcap.errors import BackendError, OptionError, unknown
+from xpcap.errors import BackendError, OptionError, install, unknown
 from xpcap.progress import bar
 
 PEERS = {"textbook": ("textbook",), "torch": ("torch padded", "torch packed")}  # contenders by the name of the peer
@@ -146,7 +146,7 @@ def _import_peer() -> ModuleType:
         what = f"{type(error).__name__}: {error}"
         raise BackendError(
             f"bench: torch cannot be imported ({what}), expected it to be timed as a peer; is it installed in this environment? "
-            "pip install '.[bench]' installs it"
+            f"{install('bench')} installs it"
         ) from error
     return peer_torch
 

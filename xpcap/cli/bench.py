@@ -9,6 +9,7 @@ import click
 from xpcap import bench as timings
 from xpcap.bench.machine import machine
 from xpcap.cli.shared import PATH, Choice, backend_option, choose_backend, examples, json_option, table, wanted_backend
+from xpcap.errors import install
 from xpcap.files import obstacle
 
 EXAMPLES = examples(
@@ -35,7 +36,7 @@ EXAMPLES = examples(
 @click.option("--neighbour", is_flag=True, help="Instead, time the training step alone and beside a busy process of another login.")
 @click.option(
     "--host-time", is_flag=True,
-    help="Instead, measure how long the host needs for a training step on a card. Needs CuPy's package, no card: pip install '.[kernels]'.",
+    help=f"Instead, measure how long the host needs for a training step on a card. Needs CuPy's package, no card: {install('kernels')}.",
 )  # fmt: skip
 @click.option("--plot", type=PATH, help="With --scaling: also draw the times as a PNG. An existing file is never overwritten.")
 @json_option

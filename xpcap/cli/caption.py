@@ -15,7 +15,7 @@ from xpcap.cli.shared import PATH, backend_option, choose_backend, examples, jso
 from xpcap.encoders import is_url
 from xpcap.groups import Released, join
 from xpcap.report import visible
-from xpcap.runs import Downloads, Look, PictureCaption, Run, Skipped, is_run, open_runs
+from xpcap.runs import Downloads, Look, PictureCaption, Run, Skipped, is_run, open_runs, pages
 
 EXAMPLES = examples(
     "caption runs/pictures-lstm drawing.png",
@@ -57,9 +57,9 @@ def caption(
 ) -> None:  # fmt: skip
     """Caption pictures with a run, or with several as one.
 
-    Captions picture files, the pictures in folders and those behind http and https URLs, in the order given. Without any it captions pictures
-    of a split and prints a reference beside each. RUN is a run folder; to caption pictures of yours, it must have learnt from pictures,
-    generated, or prepared with --pictures and without --features.
+    Captions picture files, the pictures in folders and in folders inside those, and pictures behind http and https URLs, in the order given.
+    Without any it captions pictures of a split and prints a reference beside each. RUN is a run folder; to caption pictures of yours, it must
+    have learnt from pictures, generated, or prepared with --pictures and without --features.
 
     Run folders right behind RUN caption with it: each word is chosen by the mean of the models' probabilities. They must share the vocabulary
     and what is done to features, as runs on the same data do.
@@ -84,8 +84,9 @@ def caption(
         downloads = Downloads()
         look: Look = downloads.look
         captions, skipped = runs.caption_files(
-            opened, pictures, progress=True, keep=downloads.keep if html or png else None, policy=policy, group=join(), attend=attend
-        )
+            opened, pictures, progress=True, keep=downloads.keep if html or png else None, policy=policy, group=join(), attend=attend,
+            on_remark=_remark if join().rank == 0 else None,
+        )  # fmt: skip
     elif join().rank == 0:
         seen = runs.data_of(opened, data)
         captions, look = runs.caption_run(opened, seen, split, count=count, policy=policy, attend=attend), runs.look_in(opened, seen.source)
@@ -125,6 +126,10 @@ def _print(captions: Sequence[PictureCaption], skipped: Sequence[Skipped], as_js
         raise click.ClickException(f"caption: none of {len(skipped)} could be read, expected at least one picture; the reasons are listed above")
 
 
+def _remark(line: str) -> None:
+    click.echo(f"note: {visible(line)}", err=True)
+
+
 def _object(caption: PictureCaption) -> dict[str, Any]:
     one = {key: value for key, value in caption._asdict().items() if key not in ("n_best", "attention", "words")}
     if caption.words != caption.caption.split():
@@ -143,7 +148,8 @@ def _write(
         runs.write_caption_page(html, run, captions, look, skipped=skipped, progress=True)
         click.echo(f"wrote {html}", err=as_json)
     if png is not None:
-        drawn = runs.write_caption_png(png, captions, look, run=run, on_remark=lambda remark: click.echo(f"note: {remark}", err=True))
-        why = "a PNG holds no more" if drawn == runs.pages.DRAWN else "the others were not found"
-        rest = f" with {drawn} of {len(captions)} pictures; {why}" if drawn < len(captions) else ""
+        drawn = runs.write_caption_png(png, captions, look, run=run, on_remark=_remark)
+        rest = f" with {drawn} of {len(captions)} pictures; the others were not found" if drawn < len(captions) else ""
+        if drawn == pages.DRAWN < len(captions):
+            rest = f" with the first {drawn} of {len(captions)} pictures, as many as one PNG takes; a page takes all: --html"
         click.echo(f"wrote {png}{rest}", err=as_json)

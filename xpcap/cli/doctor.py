@@ -1,6 +1,5 @@
 """How `evaluate --doctor` prints what it found."""
 
-import shlex
 import textwrap
 from collections import Counter
 from collections.abc import Sequence
@@ -10,7 +9,7 @@ import click
 
 from xpcap.cli.group import in_options
 from xpcap.cli.prepare import prepare
-from xpcap.cli.shared import program, table
+from xpcap.cli.shared import command_line, table
 from xpcap.cli.train import train
 from xpcap.report import visible
 from xpcap.runs import Run
@@ -49,4 +48,4 @@ def prepare_again(run: Run) -> str:
     kept = ["--vocabulary", str(2 * most)] if isinstance(most, int) else ["--min-count", str(fewest // 2)]
     given = [word for option in ("pictures", "features") if isinstance(source.get(option), str) for word in (f"--{option}", source[option])]
     out = Path(run.config["data"])
-    return visible(f"{program()} {shlex.join(['prepare', *files, *given, *kept, '--out', f'{out.stem}{kept[0][1:]}-{kept[1]}.h5'])}")
+    return visible(f"{command_line('prepare', *files, *given, *kept, '--out', f'{out.stem}{kept[0][1:]}-{kept[1]}.h5')}")

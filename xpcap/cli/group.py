@@ -15,6 +15,7 @@ from typing import Any
 import click
 
 from xpcap import __version__
+from xpcap.cli.shared import TYPED
 from xpcap.errors import EXPECTED, OptionError, nearest
 from xpcap.groups import Released, abort, told
 from xpcap.report import visible
@@ -36,6 +37,7 @@ class Commands(click.Group):
     def resolve_command(self, ctx: click.Context, args: list[str]) -> tuple[str | None, click.Command | None, list[str]]:
         if args and self.get_command(ctx, args[0]) is None and not args[0].startswith("-"):
             raise click.UsageError(f"no command {args[0]!r}, expected one of {', '.join(self.commands)}{nearest(args[0], self.commands)}", ctx)
+        ctx.meta[TYPED] = list(args)
         name, command, rest = super().resolve_command(ctx, args)
         if told()[0] and name not in SHARED:
             raise Released
@@ -78,8 +80,8 @@ class Commands(click.Group):
             raise click.ClickException(self._message(ctx, error)) from error
         except MemoryError as error:
             raise click.ClickException(f"{ctx.invoked_subcommand}: out of memory ({error}); choose smaller sizes, or smaller data") from error
-        except KeyboardInterrupt:
-            click.echo(f"{ctx.invoked_subcommand}: interrupted; no file was left half-written", err=True)
+        except KeyboardInterrupt as interrupt:
+            click.echo(f"{ctx.invoked_subcommand}: interrupted; {str(interrupt) or 'no file was left half-written'}", err=True)
             ctx.exit(128 + signal.SIGINT)
         except BrokenPipeError:
             leave_closed_pipe()
@@ -92,7 +94,12 @@ class Commands(click.Group):
     def _message(self, ctx: click.Context, error: Exception) -> str:
         command = self.get_command(ctx, ctx.invoked_subcommand or "")
         params = [*self.commands["train"].params, *(command.params if command else [])]  # a run may have to be trained on before it can be used
-        return visible(in_options(str(error), params), LONGEST_MESSAGE)
+        return shown(error, params)
+
+
+def shown(error: Exception, params: list[click.Parameter]) -> str:
+    """The message of an error, in options and on one line."""
+    return visible(in_options(str(error), params), LONGEST_MESSAGE)
 
 
 def leave_closed_pipe() -> None:

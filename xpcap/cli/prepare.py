@@ -1,19 +1,24 @@
 """`prepare`: captions, split lists and pictures or features in, one dataset file out."""
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import click
 
-from xpcap.cli.shared import PATH, describe_data, examples
+from xpcap.cli.group import shown
+from xpcap.cli.shared import PATH, describe_data, examples, typed_again
 from xpcap.data import CaptionData, detokenize, write_dataset
 from xpcap.data.dataset import may_name_a_split
 from xpcap.data.importers import Columns, Findings, import_captions, import_flickr8k
 from xpcap.data.importers.build import count
+from xpcap.data.importers.tables import ColumnsError
+from xpcap.data.vocabulary import SPECIAL, tokenize
 from xpcap.encoders import PHOTOGRAPHS, find_encoder
 from xpcap.encoders.grid import MOST, grid_name
+from xpcap.errors import install
 from xpcap.files import obstacle
 from xpcap.groups import Released, join
 from xpcap.report import visible
@@ -26,6 +31,8 @@ EXAMPLES = examples(
     "      --split train=Flickr_8k.trainImages.txt --split val=Flickr_8k.devImages.txt",
 )
 FEWEST = 5  # the default of --min-count
+FEW = 250  # pictures to learn from: the fewest of the table in docs/own-data.md, whose captions begin to fit
+MUCH = 0.1  # share of the words that is unknown
 
 
 def pairs(ctx: click.Context, param: click.Parameter, values: Sequence[str]) -> dict[str, Path]:
@@ -74,7 +81,7 @@ def parts(ctx: click.Context, param: click.Parameter, value: str | None) -> list
 @click.option("--features", type=PATH, help="An .npz with 'names' (m,) and 'features' (m, D), made by an encoder of your own.")
 @click.option(
     "--encoder",
-    help=f"What encodes the pictures: {PHOTOGRAPHS} (the default; pip install '.[images]'), histogram (colours and shapes; needs nothing), onnx:FILE, "
+    help=f"What encodes the pictures: {PHOTOGRAPHS} (the default; {install('images')}), histogram (colours and shapes; needs nothing), onnx:FILE, "
     "timm:MODEL.",
 )  # fmt: skip
 @click.option("--out", type=PATH, required=True, help="Dataset file to write. An existing file is never overwritten.")
@@ -111,10 +118,21 @@ def prepare(**given: Any) -> None:
     if group.rank and given["captions"]:
         raise Released
     kept = out.with_name(f"{out.name}.encoding")  # features so far: the same command goes on from there if it is killed
-    data, findings = _old_form(given) if given["captions"] else _any_form(given, kept)
+    try:
+        data, findings = _old_form(given) if given["captions"] else _any_form(given, kept)
+    except ColumnsError as error:
+        raise _with_columns(error, given) from error
+    except KeyboardInterrupt as interrupt:
+        if given["captions"] or not kept.exists():
+            raise
+        raise KeyboardInterrupt(
+            f"{visible(str(kept))} holds the features that were made; the same command goes on from there, and removes it at the end"
+        ) from interrupt
     write_dataset(out, data)
     kept.unlink(missing_ok=True)
     _describe(out, data, given["files"], findings)
+    for remark in _remarks(data, given):
+        click.echo(f"note: {remark}")
 
 
 def _check_usage(given: dict[str, Any]) -> None:
@@ -157,6 +175,46 @@ def _any_form(given: dict[str, Any], kept: Path) -> tuple[CaptionData, Findings]
         given["files"], lists=given["lists"], fractions=given["fractions"], seed=given["seed"], columns=columns, features_file=given["features"],
         strict=given["strict"], kept=kept, group=join(), **_how(given),
     )  # fmt: skip
+
+
+def _with_columns(error: ColumnsError, given: dict[str, Any]) -> click.ClickException:
+    """The error with the command line that names the columns, unless it names some already."""
+    message = shown(error, click.get_current_context().command.params)
+    if given["image_column"] or given["caption_column"]:
+        return click.ClickException(message)
+    image, caption = (error.likely.image, error.likely.caption) if error.likely else ("PICTURES", "CAPTIONS")
+    how = "if those are the columns" if error.likely else "with your names for PICTURES and CAPTIONS"
+    again = typed_again("--image-column", str(image), "--caption-column", str(caption))
+    return click.ClickException(f"{message}; {how}, type\n  {visible(again)}")
+
+
+def _remarks(data: CaptionData, given: dict[str, Any]) -> list[str]:
+    """Remarks on too little to learn from: too few pictures, or too few of their words."""
+    if "train" not in data.splits:
+        return []
+    remarks = []
+    if (number := len(data.splits["train"].images)) < FEW:
+        much = "far too few" if number < FEW / 5 else "few"
+        remarks.append(
+            f"{number:,} pictures to learn from are {much}: captions begin to fit at about {FEW} with five captions each (docs/own-data.md)"
+        )
+    if (unknown := count(data)["unknown"]["train"]) > MUCH:
+        remarks.append(f"{len(data.vocabulary):,} words only: {unknown:.1%} of the words to learn from are unknown; {_more_words(data, given)}")
+    return remarks
+
+
+def _more_words(data: CaptionData, given: dict[str, Any]) -> str:
+    """Advice that keeps more words: the highest --min-count that leaves few of them unknown, but 2 at least: a word that occurs once is hardly learnt."""
+    counts = Counter(word for text in data.texts("train") for word in tokenize(text))
+    if given["vocabulary"]:
+        return "a larger --vocabulary would keep more"
+    fewest = int(data.source.record["min_count"])
+    for lower in range(min(fewest - 1, max(counts.values())), 1, -1):
+        words = [count for count in counts.values() if count >= lower]
+        left = 1 - sum(words) / counts.total()
+        if left <= MUCH or lower == 2:
+            return f"prepare it with --min-count {lower} and another --out, which keeps {len(SPECIAL) + len(words):,} words and leaves {left:.1%} unknown"
+    return "more captions of each picture would help"
 
 
 def _describe(out: Path, data: CaptionData, files: Sequence[tuple[str | None, Path]], findings: Findings) -> None:

@@ -1,7 +1,8 @@
-"""What commands share: types of options, the options --backend and --json, examples in help pages, and printing."""
+"""What commands share: types of options, the options --backend and --json, command lines to type, and printing."""
 
 import math
 import os
+import shlex
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -18,6 +19,7 @@ from xpcap.report import columns, visible
 from xpcap.runs import PictureCaption, Scores
 
 PATH = click.Path(path_type=Path)
+TYPED = "xpcap.typed"  # key of a context's `meta`: the words of the command line
 Function = Callable[..., None]
 
 
@@ -51,6 +53,17 @@ class Number(click.FloatRange):
 def examples(*lines: str) -> str:
     """Examples for the foot of a help page, one command each; an indented line continues the one before."""
     return "\b\nExamples:\n" + "\n".join(line if line.startswith(" ") else f"  python cli.py {line}" for line in lines)
+
+
+def command_line(*words: str) -> str:
+    """A command as the user types it: by the program that runs now, words quoted where a shell needs it."""
+    program = "python cli.py" if Path(sys.argv[0]).name == "cli.py" else "xpcap"
+    return f"{program} {shlex.join(words)}"
+
+
+def typed_again(*more: str) -> str:
+    """The command line that runs now, with more options at its end."""
+    return command_line(*click.get_current_context().meta[TYPED], *more)
 
 
 def backend_option(command: Function) -> Function:
@@ -109,11 +122,6 @@ def csv_option(command: Function) -> Function:
 
 
 # Printing
-
-
-def program() -> str:
-    """The beginning of a command as it was typed."""
-    return "python cli.py" if Path(sys.argv[0]).name == "cli.py" else "xpcap"
 
 
 def remark(sentence: str) -> None:

@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import shlex
 import signal
 import sys
 import time
@@ -14,7 +13,7 @@ import click
 
 from xpcap.backend import get_backend
 from xpcap.cli.group import leave_closed_pipe
-from xpcap.cli.shared import PATH, Choice, Function, Number, backend_option, choose_backend, examples, print_captions, print_scores, program
+from xpcap.cli.shared import PATH, Choice, Function, Number, backend_option, choose_backend, command_line, examples, print_captions, print_scores
 from xpcap.data.pictures import TRAIN, VAL
 from xpcap.data.scaling import KINDS
 from xpcap.data.vocabulary import SPECIAL
@@ -22,10 +21,12 @@ from xpcap.groups import Group, join
 from xpcap.layers import CELLS
 from xpcap.models.config import INJECT
 from xpcap.progress import say
+from xpcap.report import visible
 from xpcap.runs import GENERATED, Stopped, TrainOptions, choose, is_saved, train_run
 from xpcap.runs.folder import LARGEST
 from xpcap.runs.place import has_data
 from xpcap.runs.stages import origin
+from xpcap.signatures import ENDS, kind_of_file
 from xpcap.training.descent import LINEAR
 from xpcap.training.objectives import CROSS_ENTROPY, OBJECTIVES
 from xpcap.training.selection import SELECT
@@ -102,6 +103,7 @@ def train(data: Path | None, backend: str | None, verbose: bool, **options: Any)
     as behind a pipe into 'head', training ends at the next line, saved, with 141. With --resume the same command begins a run and continues
     it, however it ended; options that you leave out are then the run's own.
     """
+    _refuse_captions(data)
     group = join()
     choose_backend(backend)
     chosen = choose(data, {name: value for name, value in options.items() if value is not None})
@@ -131,6 +133,26 @@ def train(data: Path | None, backend: str | None, verbose: bool, **options: Any)
         print_captions(evaluation.spread())
         print_scores(evaluation)
     click.echo(f"wrote {run.path}; open {run.path / 'index.html'}")
+
+
+def _refuse_captions(data: Path | None) -> None:
+    """ClickException : `data` is a file of captions, or a workbook of them, which `prepare` makes a dataset file of."""
+    if data is None or not data.is_file():
+        return
+    try:
+        with data.open("rb") as file:
+            head = file.read(ENDS)
+    except OSError:
+        return  # whoever opens it as data says so
+    kind = kind_of_file(head)
+    if not head or (kind.family != "spreadsheet" if kind else b"\0" in head):
+        return
+    what = f"{kind.name}: save it as CSV UTF-8 first" if kind else "text, such as a table of captions"
+    table, made = data.with_suffix(".csv") if kind else data, data.with_suffix(".h5")
+    raise click.ClickException(
+        f"train: {visible(str(data))} is {what}, expected a dataset file; make one of the captions and the folder of pictures, here called photos:\n"
+        f"  {command_line('prepare', str(table), '--pictures', 'photos', '--out', str(made))}\n  {command_line('train', str(made))}"
+    )
 
 
 class Progress:
@@ -222,7 +244,7 @@ def duration(seconds: float) -> str:
 
 def _print_how_to_continue(why: str, options: TrainOptions, backend: str | None) -> None:
     again = ["train", "--out", str(options.out), "--resume", *(("--backend", backend) if backend else ())]
-    click.echo(f"train: {why}; continue with\n  {program()} {shlex.join(again)}", err=True)
+    click.echo(f"train: {why}; continue with\n  {command_line(*again)}", err=True)
 
 
 def _print_resume(solver: CaptioningSolver) -> None:

@@ -33,7 +33,7 @@ def efficientnet_lite2(*, grid: int | None = None) -> Network:
     -----
     Tan & Le 2019, EfficientNet; Lite, its variant for phones, has ReLU6 in place of swish and no squeeze-and-excitation. The weights are Google's.
     """
-    require(NAME, "onnxruntime", PACKAGE)
+    require(NAME, "images", "onnxruntime", PACKAGE)
     spec = importlib.util.find_spec(PACKAGE.replace("-", "_"))
     assert spec is not None
     assert spec.origin is not None

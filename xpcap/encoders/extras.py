@@ -7,7 +7,7 @@ import re
 import threading
 from collections.abc import Collection, Iterator
 
-from xpcap.errors import DataError, unknown
+from xpcap.errors import DataError, install, unknown
 
 OPTION = re.compile(r"(.*):(\w+)=([^:]*)", re.DOTALL)
 DIGITS = 16  # of a SHA-256 digest that a name holds: enough to tell weights apart
@@ -31,12 +31,12 @@ def telemetry_off() -> Iterator[None]:
                     os.environ[name] = value
 
 
-def require(encoder: str, *packages: str) -> None:
-    """DataError : one of the packages, given as they are called on PyPI, is not installed; it says the line that installs them."""
+def require(encoder: str, extra: str, *packages: str) -> None:
+    """DataError : one of the packages of an extra, given as they are called on PyPI, is not installed; it says the line that installs them."""
     if missing := [package for package in packages if importlib.util.find_spec(package.replace("-", "_")) is None]:
         raise DataError(
-            f"find_encoder: encoder {encoder!r} needs {' and '.join(missing)}, expected {'it' if len(missing) == 1 else 'them'} to be installed: "
-            f"pip install {' '.join(packages)}"
+            f"find_encoder: encoder {encoder!r} needs {' and '.join(missing)}, expected {'it' if len(missing) == 1 else 'them'} to be installed; "
+            f"{install(extra)} installs {'it' if len(missing) == 1 else 'them'}"
         )
 
 

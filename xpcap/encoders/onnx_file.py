@@ -35,7 +35,7 @@ def onnx_file(name: str) -> Network:
     DataError : ONNX Runtime is missing; the file is none, or other than it was; an option is wrong or lacks; the model is of another kind.
     """
     where, options = split_options(name, OPTIONS)
-    require(name, "onnxruntime")
+    require(name, "images", "onnxruntime")
     path = Path(where.removeprefix("onnx:"))
     model = _read(path)
     digest = require_digest(name, hashlib.sha256(model).hexdigest(), options.get("sha256"))

@@ -1,11 +1,12 @@
 """Reads picture files, as they come from phones, cameras and drawing programs, into arrays."""
 
+import codecs
+import contextlib
 import logging
 import math
 import re
 import stat
 import warnings
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -13,13 +14,14 @@ import numpy as np
 
 from xpcap.encoders.plain import LONGEST, plain
 from xpcap.errors import DataError
+from xpcap.signatures import AVIF, HEIC, PAGE, kind_of_file
 
 FORMATS = ("JPEG", "MPO", "PNG", "GIF", "WEBP", "AVIF", "BMP", "TIFF", "PPM")
-SUFFIXES = (".jpg", ".jpeg", ".jfif", ".png", ".gif", ".webp", ".avif", ".bmp", ".tif", ".tiff", ".ppm", ".pgm", ".heic", ".heif")
 MOST_PIXELS = 50_000_000  # of a file: about 200 MB once decoded; more is a mistake or a trap
 MOST_BY_ROWS = 150_000_000  # of a JPEG that is decoded row by row, scaled down as it goes
 MOST_IN_COPIES = 16_000_000  # of formats that take several copies to decode, or are decoded pixel by pixel, which is slow
 IN_COPIES, BY_PIXEL = ("WEBP", "AVIF"), ("ppm", "ppm_plain", "bmp_rle")
+HEAD = 4096  # bytes that say what a file is which is no picture
 MOST_BYTES = 256 << 20  # of a file; some formats are read whole
 STARTS_OF_FRAME = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}
 
@@ -82,34 +84,50 @@ def read_picture(source: str | Path | BinaryIO) -> np.ndarray:
     except Exception as error:  # damaged pictures raise errors of many types, from Pillow and from what it calls
         if isinstance(error, OSError) and error.strerror:
             raise DataError(f"read_picture: {name}: {error.strerror}, expected a picture file; is the path right, and may it be read?") from error
-        hint = "convert it to JPEG first" if str(name).lower().endswith((".heic", ".heif")) else "damaged, or of another kind?"
-        raise DataError(f"read_picture: {name} cannot be read as a picture, expected JPEG, PNG, GIF, WebP, BMP or TIFF; {hint}") from error
+        raise DataError(f"read_picture: {name} {_why_not(source, str(name))}") from error
 
 
-def find_pictures(paths: Iterable[str | Path]) -> list[Path]:
-    """The files among `paths`, and in place of each folder the pictures directly in it, sorted by name.
+def formats() -> str:
+    """The formats that the Pillow of this machine reads, in words: ``JPEG, PNG, GIF, WebP, AVIF, BMP or TIFF``."""
+    from PIL import features
 
-    Raises
-    ------
-    DataError : a folder without a picture, or one that cannot be read.
-    """
-    found: list[Path] = []
-    for path in map(Path, paths):
-        try:
-            inside = _inside(path) if path.is_dir() else [path]
-        except OSError as error:
-            raise DataError(f"find_pictures: {path}: {error.strerror}, expected pictures; is the path right, and may it be read?") from error
-        if not inside:
-            raise DataError(
-                f"find_pictures: {path} holds no picture, expected files that end in {', '.join(SUFFIXES)}; folders in it are not searched"
-            )
-        found += inside
-    return found
+    optional = [name for name in ("WebP", "AVIF") if name.lower() in features.modules and features.check(name.lower())]  # not in every build
+    return f"{', '.join(['JPEG', 'PNG', 'GIF', *optional, 'BMP'])} or TIFF"
 
 
-def _inside(folder: Path) -> list[Path]:
-    """Files with the suffix of a picture; whether they are pictures shows when they are read."""
-    return sorted(file for file in folder.iterdir() if file.suffix.lower() in SUFFIXES and not file.name.startswith(".") and not file.is_dir())
+def _why_not(source: Path | BinaryIO, name: str) -> str:
+    """The reason for which a file cannot be read as a picture, as the end of a message: its kind by its first bytes, and a remedy."""
+    try:
+        with source.open("rb") if isinstance(source, Path) else contextlib.nullcontext(source) as file:
+            file.seek(0)
+            content = file.read(HEAD)
+    except (OSError, ValueError):  # gone meanwhile, or a name that no file can have
+        content = None
+    if content == b"":
+        return f"is empty, expected {formats()}; copied or downloaded only in part?"
+    kind = kind_of_file(content or b"")
+    if kind == HEIC or (kind is None and name.lower().endswith((".heic", ".heif"))):
+        return (
+            f"is a HEIC picture, as iPhones make, expected {formats()}; convert it to JPEG first: export it from the program that shows it, or "
+            "run heif-convert; an iPhone makes JPEG with Settings, Camera, Formats, Most Compatible"
+        )
+    hint = "damaged, or of another kind?"
+    if kind == AVIF and "AVIF" not in formats():
+        hint = "it is an AVIF picture, which this Pillow cannot read; a newer Pillow can"
+    elif kind is not None and kind.family != "picture":
+        hint = f"it is {kind.name}" + ("; export it as JPEG" if kind.family in ("raw", "document") and kind != PAGE else "")
+    elif kind is None and content and not re.match(rb"P[1-6]\s", content) and _is_text(content):  # a PPM begins as text
+        hint = "it is text"
+    return f"cannot be read as a picture, expected {formats()}; {hint}"
+
+
+def _is_text(content: bytes) -> bool:
+    """True for the bytes of a text, cut anywhere: no control characters, and UTF-8 but for a last character in part."""
+    try:
+        text = codecs.getincrementaldecoder("utf-8")().decode(content)
+    except UnicodeDecodeError:
+        return False
+    return all(sign.isprintable() or sign in "\t\n\r\f\ufeff" for sign in text)
 
 
 def _limit(picture: Any) -> tuple[int, str]:

@@ -35,7 +35,7 @@ class TimmEncoder:
     def __init__(self, name: str, *, pretrained: bool = True) -> None:
         asked, options = split_options(name, ("grid", "sha256"))
         self._grid = grid_of(name, options)
-        require(name, "timm")
+        require(name, "timm", "timm")
         import torch
 
         with telemetry_off():

@@ -5,7 +5,7 @@ import importlib.util
 import os
 from collections.abc import Mapping
 
-from xpcap.errors import GroupError
+from xpcap.errors import GroupError, install
 from xpcap.groups.group import ALONE, Group
 
 # What launchers tell each process: how many there are, and which it is. MPICH's and Intel's mpiexec and srun; Open MPI's; srun with PMIx.
@@ -33,7 +33,7 @@ def join() -> Group:
         return ALONE
     if importlib.util.find_spec("mpi4py") is None:
         raise GroupError(
-            f"join: a launcher started {size} processes, and mpi4py is not installed, expected it, to join them; pip install '.[mpi]' installs it"
+            f"join: a launcher started {size} processes, and mpi4py is not installed, expected it, to join them; {install('mpi')} installs it"
         )
     from xpcap.groups.mpi import world
 

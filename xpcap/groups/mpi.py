@@ -10,7 +10,7 @@ import numpy as np
 
 from xpcap.backend import Array, is_device_array
 from xpcap.blas import blas
-from xpcap.errors import GroupError
+from xpcap.errors import GroupError, install
 from xpcap.groups.device import DeviceSum, device_sum
 from xpcap.groups.shared import SharedMemory, has_room
 from xpcap.groups.waiting import Waiting, timeout
@@ -125,7 +125,7 @@ def world(size: int) -> MPIGroup:
         from mpi4py import MPI
     except (ImportError, RuntimeError) as error:
         raise GroupError(
-            f"join: mpi4py cannot load an MPI library ({error}), expected one; pip install mpich installs one, with its mpiexec"
+            f"join: mpi4py cannot load an MPI library ({error}), expected one; {install('mpi')} installs one, with its mpiexec"
         ) from error
     if MPI.COMM_WORLD.Get_size() != size:
         raise GroupError(

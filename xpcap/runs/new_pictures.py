@@ -36,8 +36,9 @@ def caption_files(
     policy: Policy | None = None,
     group: Group = ALONE,
     attend: bool = False,
+    on_remark: Callable[[str], object] | None = None,
 ) -> tuple[list[PictureCaption], list[Skipped]]:
-    """Captions of picture files, of the pictures in folders, and of pictures behind URLs, through the encoder that made the run's features.
+    """Captions of picture files, of the pictures in folders and the folders in those, and of pictures behind URLs, through the encoder that made the run's features.
 
     Parameters
     ----------
@@ -46,6 +47,7 @@ def caption_files(
     policy : as in `caption_features`
     group : ranks that share the pictures out; each returns all captions. Rank 0 does all if there are URLs
     attend : whether to tell where a model that attends looked, as `attention` of each caption
+    on_remark : is given a line on each folder's other files, and on folders in it that cannot be read
 
     Returns
     -------
@@ -59,12 +61,12 @@ def caption_files(
     encoder = _encoder_of(run)
     captions: list[PictureCaption] = []
     unreadable: list[Skipped] = []
-    places, skipped = _find([paths] if isinstance(paths, str | Path) else paths)
+    places, skipped = _find([paths] if isinstance(paths, str | Path) else paths, on_remark)
     share = group.share(len(places))
     if any(isinstance(place, str) for place in places):  # what is downloaded is shown later, by rank 0
         share = slice(0, len(places) if group.rank == 0 else 0)
     mine = list(enumerate(places))[share]
-    encoded = _encode(bar(mine, progress, "captioning pictures"), encoder, unreadable, keep)
+    encoded = _encode(bar(mine, progress and group.rank == 0, "captioning pictures", lines=True), encoder, unreadable, keep)
     while batch := list(islice(encoded, BATCH)):
         numbers, names, rows = zip(*batch, strict=True)
         said = say(run.model, run.vocabulary, run.preprocessing(np.stack(rows)), run.config["max_words"], policy, np.array(numbers), attend)
@@ -107,15 +109,18 @@ def _encoder_of(run: Run) -> Encoder:
     return encoder
 
 
-def _find(paths: Iterable[str | Path]) -> tuple[list[str | Path], list[Skipped]]:
+def _find(paths: Iterable[str | Path], on_remark: Callable[[str], object] | None) -> tuple[list[str | Path], list[Skipped]]:
     """URLs as text and picture files as paths, in order; and what holds none."""
     places: list[str | Path] = []
     skipped: list[Skipped] = []
+    remarks: list[str] = []
     for path in paths:
         try:
-            places += [path] if isinstance(path, str) and is_url(path) else find_pictures([path])
+            places += [path] if isinstance(path, str) and is_url(path) else find_pictures([path], remarks)
         except DataError as error:
             skipped.append(_skipped(Path(path), error))
+    for remark in remarks if on_remark else ():
+        on_remark(remark)  # type: ignore[misc]  # there is one
     return places, skipped
 
 

@@ -13,12 +13,13 @@ from xpcap.data.importers.assemble import assemble
 from xpcap.data.importers.detect import Named, read_captions
 from xpcap.data.importers.features import encode_folder, read_features
 from xpcap.data.importers.findings import Findings
-from xpcap.data.importers.places import find_all, without_captions
+from xpcap.data.importers.places import Files, find_all
 from xpcap.data.importers.splits import DEFAULT_FRACTIONS, ByPicture, BySplit, by_fractions, by_lists
 from xpcap.data.importers.tables import Columns
 from xpcap.data.rows import Table
 from xpcap.data.tokens import has_word
 from xpcap.encoders import PHOTOGRAPHS, Encoder, find_encoder
+from xpcap.encoders.finding import describe_others
 from xpcap.errors import DataError
 from xpcap.groups import ALONE, Group, Released
 
@@ -69,7 +70,7 @@ def import_captions(
     if features_file is not None:
         _check_nothing_to_encode(encoder, mirror, group)
     findings = Findings()
-    read = read_captions(files, columns=columns, findings=findings)
+    read = read_captions(files, columns=columns, findings=findings, progress=progress)
     features = None if features_file is None else read_features(features_file)
     said, places, rows = _settle(_tidy(_by_split(read), findings), features, pictures, findings)
     record: dict[str, Any] = {"captions": [Path(path).name for _, path in files], "forms": findings.forms}
@@ -149,21 +150,45 @@ def _settle(
     names = list(dict.fromkeys(name for by_picture in captions.values() for name in by_picture))
     if folder is None and features is None:
         raise DataError(f"{WHERE}: got neither features nor pictures, expected one or both; where do the features come from?")
-    files = {} if folder is None else find_all(WHERE, names, Path(folder))
-    rows = {} if features is None else find_all(WHERE, names, features)
-    there, lack = (files, f"captioned pictures that are not in {folder}") if features is None else (rows, "captioned pictures without features")
+    inside = None if folder is None else Files(WHERE, Path(folder))
+    in_folder, in_features = (None if known is None else find_all(WHERE, names, known) for known in (inside, features))
+    files, rows = ({} if places is None else places.found for places in (in_folder, in_features))
+    there, lack = (
+        (in_folder, f"captioned pictures that are not in {folder}") if in_features is None else (in_features, "captioned pictures without features")
+    )
+    assert there is not None
+    respelt = [f"{name} is {called}" for name, called in there.respelt.items()]
+    findings.note("names that differ from those there in capitals or Unicode form alone, taken as the same", respelt)
     for name in names:
-        if name not in there:
-            findings.skip(lack, name)
-    if folder is not None:
-        for name in without_captions(Path(folder), files.values()):
-            findings.skip(f"pictures in {folder} without captions", name)
-        if faceless := sum(name not in files for name in there):
+        if name not in there.found:
+            findings.skip(lack, name, f"did you mean {there.near[name]}?" if name in there.near else "")
+    if inside is not None:
+        _note_rest(inside, files, findings)
+        if faceless := sum(name not in files for name in there.found):
             findings.notes.append(f"pictures with features and without a file in {folder}: {faceless:,}")
-    kept = {split: {name: texts for name, texts in by_picture.items() if name in there} for split, by_picture in captions.items()}
+    kept = {split: {name: texts for name, texts in by_picture.items() if name in there.found} for split, by_picture in captions.items()}
+    _note_twice(kept, findings)
     if features is None:
         return kept, files, None
     return kept, files, Table({files.get(name, name): features.numbers[row] for name, row in rows.items()}, features.rows)
+
+
+def _note_twice(captions: BySplit, findings: Findings) -> None:
+    """Captions that one picture has more than once, word for word."""
+    pictures = [pair for by_picture in captions.values() for pair in by_picture.items()]
+    twice = [name for name, texts in pictures for _ in range(len(texts) - len(set(texts)))]
+    findings.note("captions that a picture has twice, kept as they are; remove them from the file if that is a mistake", twice)
+
+
+def _note_rest(inside: Files, files: Mapping[str, str], findings: Findings) -> None:
+    """Pictures without captions, other files, and folders that cannot be read."""
+    directly, deeper = inside.without_captions(files.values())
+    for name in directly:
+        findings.skip(f"pictures in {inside.folder} without captions", name)
+    findings.note(f"pictures in folders of {inside.folder} without captions", deeper)
+    if others := describe_others(inside.folder, inside.others(files.values())):
+        findings.notes.append(others)
+    findings.notes += [f"folder {folder} cannot be read: {why}" for folder, why in inside.inside.unreadable.items()]
 
 
 def _divide(
@@ -200,8 +225,11 @@ def _encode(
     skipped: dict[str, str] = {}
     unreadable = None if strict else skipped
     features = encode_folder(folder, names, encoder, progress=progress, kept=kept, unreadable=unreadable, mirrored=mirrored, group=group)
+    told: set[str] = set()
     for name, why in skipped.items():
-        findings.skip("pictures that cannot be read", name if len(skipped) > 1 else f"{name}: {why.removeprefix('read_picture: ')}")
+        reason = why.removeprefix(f"read_picture: {folder / name}").lstrip(": ")
+        findings.skip("pictures that cannot be read", name, "" if reason in told else reason)
+        told.add(reason)
     left = {split: {name: texts for name, texts in by_picture.items() if name not in skipped} for split, by_picture in captions.items()}
     _check_left(left, findings)
     return left, features

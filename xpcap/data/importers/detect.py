@@ -11,9 +11,10 @@ from xpcap.data.importers.flickr8k import is_token_line, parse_tokens
 from xpcap.data.importers.karpathy import FORM as KARPATHY
 from xpcap.data.importers.karpathy import read_karpathy
 from xpcap.data.importers.splits import ByPicture, BySplit
-from xpcap.data.importers.tables import DELIMITERS, Columns, find_delimiter, json_lines, no_columns, read_objects, read_table, widest_heading
+from xpcap.data.importers.tables import DELIMITERS, Columns, find_delimiter, json_lines, read_objects, read_table, unknown_columns
 from xpcap.data.importers.text import first_line, parse_json, read_whole, refuse_masses
 from xpcap.errors import DataError
+from xpcap.progress import bar
 
 Named = tuple[str | None, str | Path]  # the split that a file is of, if it was told, and the file
 
@@ -23,7 +24,9 @@ FORMS = (
 )
 
 
-def read_captions(files: Sequence[Named], *, columns: Columns | None = None, findings: Findings | None = None) -> BySplit | ByPicture:
+def read_captions(
+    files: Sequence[Named], *, columns: Columns | None = None, findings: Findings | None = None, progress: bool = False
+) -> BySplit | ByPicture:  # fmt: skip
     """Read files of captions, each of any known form.
 
     Parameters
@@ -31,6 +34,7 @@ def read_captions(files: Sequence[Named], *, columns: Columns | None = None, fin
     files : (split, path) each; split None: the file says the splits itself, or none of them does
     columns : names of a table's columns, where they are not the usual ones
     findings : takes what was left out, and what each file turned out to be
+    progress : show a bar of the files on a terminal
 
     Returns
     -------
@@ -42,7 +46,7 @@ def read_captions(files: Sequence[Named], *, columns: Columns | None = None, fin
     """
     columns, findings = columns or Columns(), findings or Findings()
     joined: BySplit = {}
-    for split, path in files:
+    for split, path in bar(files, progress, "reading captions"):
         form, captions = read_file(path, columns, findings)
         findings.forms.append(form)
         for told, by_picture in _with_splits(split, path, captions).items():
@@ -68,8 +72,8 @@ def read_file(path: str | Path, columns: Columns, findings: Findings) -> tuple[s
         return "lines NAME#K, tab, caption", parse_tokens(where, text, findings)
     if delimiter := find_delimiter(text, columns):
         return f"a table with {DELIMITERS[delimiter]}", read_table(where, text, delimiter, columns, findings)
-    if columns != Columns():
-        raise DataError(no_columns(where, widest_heading(text), columns))
+    if error := unknown_columns(where, text, columns):
+        raise error
     raise DataError(f"{where} is of no form known here, its first line is {line[:100]!r}, expected {FORMS}")
 
 

@@ -71,7 +71,7 @@ def encode_folder(
 
     Parameters
     ----------
-    progress : show a bar
+    progress : show a bar, or lines where there is no terminal
     kept : file that features go to as they are made. If it is there already, left by a killed process, that work is not done again and the
         features are the same bits; what another encoder made, or from a picture that has changed, is. More than 64 MB of features are left there
         and read from there as they are needed: remove it once they are safe elsewhere
@@ -93,7 +93,8 @@ def encode_folder(
     with Kept(Path(kept), encoder.shape) if kept else contextlib.nullcontext() as store:
         done = store.find({key: name for name, key in keys.items()}) if store else set()
         left = [block for block in blocks if not done >= {*block, *_mirrors(block, mirrored)}]  # whole: some encoders' bits depend on the batch
-        with bar((), progress, "encoding pictures", total=len(names), done=len(names) - sum(map(len, left))) as shown:
+        begun = len(names) - sum(map(len, left))
+        with bar((), progress and group.rank == 0, "encoding pictures", total=len(names), done=begun, lines=True) as shown:
             made = _Made(store, keys, shown)
 
             def encode(block: Sequence[str]) -> Encoded:

@@ -1,5 +1,6 @@
 """Tables of captions, a row each: text with commas, semicolons, tabs or pipes between its columns, JSON lines, or a JSON list of objects."""
 
+import contextlib
 import csv
 import io
 import re
@@ -10,6 +11,7 @@ from typing import Any
 from xpcap.data.importers.findings import Findings
 from xpcap.data.importers.splits import ByPicture, BySplit, Row, gather
 from xpcap.data.importers.text import kind_of, parse_json
+from xpcap.encoders.finding import SUFFIXES
 from xpcap.errors import DataError
 
 KNOWN = {  # names of columns, the likeliest first, in lower case and with underscores
@@ -31,6 +33,14 @@ class Columns:
     split: str | None = None
 
 
+class ColumnsError(DataError):
+    """A table whose columns of pictures and captions are not found by their names. `likely` has the columns that look like them, if there are such."""
+
+    def __init__(self, message: str, likely: Columns | None = None) -> None:
+        super().__init__(message)
+        self.likely = likely
+
+
 @dataclass(frozen=True)
 class _Found:
     image: str
@@ -45,10 +55,33 @@ def find_delimiter(text: str, columns: Columns) -> str | None:
     return next((sign for sign in DELIMITERS if _find(_heading(heading, sign), columns)), None)
 
 
-def widest_heading(text: str) -> list[str]:
-    """The names in the first line, separated by what separates most."""
-    heading = text[_start(text) :][:10_000]
-    return max((_heading(heading, sign) for sign in DELIMITERS), key=len)
+def unknown_columns(where: str, text: str, columns: Columns) -> DataError | None:
+    """The error for a table in text without a heading, or whose heading names no picture or no caption; None for a text with one column."""
+    beginning = text[_start(text) :][:10_000]
+    delimiter = max(DELIMITERS, key=lambda sign: len(_heading(beginning, sign)))
+    names = _heading(beginning, delimiter)
+    if len(names) < 2 or not all(names) or len(set(names)) < len(names):
+        return None
+    if any(name.lower().endswith(SUFFIXES) for name in names):
+        first = beginning.partition("\n")[0][:100]
+        return DataError(
+            f"{where} has no heading, its first line is {first!r}, expected one that names the columns; put image{delimiter}caption above it"
+        )
+    return no_columns(where, names, columns, _likely(names, beginning, delimiter))
+
+
+def _likely(names: Sequence[str], beginning: str, delimiter: str) -> Columns | None:
+    """The columns that look like names of picture files and like captions in the first rows; None unless there is one of each."""
+    rows: list[list[str]] = []
+    with contextlib.suppress(csv.Error):  # the text is cut, perhaps inside a field
+        rows += (cells for cells in _reader(beginning, delimiter) if len(cells) == len(names))
+    filled = [[cell.strip() for cell in column if cell.strip()] for column in zip(*rows[1:], strict=True)]
+    pictures = [i for i, column in enumerate(filled) if column and sum(cell.lower().endswith(SUFFIXES) for cell in column) * 2 > len(column)]
+    words = {i: sum(len(cell.split()) for cell in column) / len(column) for i, column in enumerate(filled) if column and i not in pictures}
+    if len(pictures) != 1 or not words:
+        return None
+    most = max(words, key=lambda i: words[i])
+    return Columns(image=names[pictures[0]], caption=names[most]) if words[most] > 2 else None
 
 
 def read_table(where: str, text: str, delimiter: str, columns: Columns, findings: Findings) -> BySplit | ByPicture:
@@ -81,7 +114,7 @@ def read_objects(where: str, objects: Iterable[tuple[str, Any]], columns: Column
         raise DataError(f"{where}: its first row is {kind_of(first)}, expected an object with a picture and a caption")
     found = _find(list(first), columns)
     if found is None:
-        raise DataError(no_columns(where, list(first), columns))
+        raise no_columns(where, list(first), columns)
     return gather(_rows(rows, found, findings), found.split is not None, findings)
 
 
@@ -92,11 +125,12 @@ def json_lines(where: str, text: str) -> Iterator[tuple[str, Any]]:
             yield f"{where}, line {number}", parse_json(f"{where}, line {number}", line)
 
 
-def no_columns(where: str, names: Sequence[str], columns: Columns) -> str:
-    """The message for a table whose columns are not found."""
+def no_columns(where: str, names: Sequence[str], columns: Columns, likely: Columns | None = None) -> ColumnsError:
+    """The error for a table whose columns are not found."""
     wanted = {key: [told] if (told := getattr(columns, key)) else list(KNOWN[key][:4]) for key in ("image", "caption")}
     told = f"one such as {' or '.join(wanted['image'])} for pictures and one such as {' or '.join(wanted['caption'])} for captions"
-    return f"{where} has the columns {', '.join(repr(name[:40]) for name in names[:10])}, expected {told}; name yours by `image_column` and `caption_column`"
+    listed = ", ".join(repr(name[:40]) for name in names[:10])
+    return ColumnsError(f"{where} has the columns {listed}, expected {told}; name yours by `image_column` and `caption_column`", likely)
 
 
 def _start(text: str) -> int:

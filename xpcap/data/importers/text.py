@@ -6,8 +6,14 @@ from typing import Any
 
 from xpcap.errors import DataError
 from xpcap.files import read_text
+from xpcap.signatures import ENDS, Kind, kind_of_file
 
 MOST_TEXT = 256 << 20  # bytes of a captions file or list; the largest in use, Karpathy's of COCO, takes 144 MB
+WHAT_NEXT = {  # of a file of another kind, by its family
+    "spreadsheet": "save the sheet as CSV UTF-8 (comma delimited) and give that file",
+    "archive": "unpack it first",
+    "document": "copy its table into a spreadsheet and save that as CSV UTF-8",
+}
 MOST_VALUES = 16 << 20  # of a JSON text, counted by its commas and brackets; Karpathy's of COCO has about 10 million
 
 
@@ -16,19 +22,33 @@ def read_whole(function: str, path: str | Path) -> str:
 
     Raises
     ------
-    DataError : not UTF-8, too large, a pipe or a device. OSError : it cannot be opened.
+    DataError : not UTF-8, too large, a pipe or a device; a workbook, a picture or another kind of file. OSError : it cannot be opened.
     """
     try:
         text = read_text(Path(path), MOST_TEXT)
     except UnicodeDecodeError as error:
-        before, utf16 = bytes(error.object[: error.start]), bytes(error.object[:2]) in (b"\xff\xfe", b"\xfe\xff")
-        place = "it is UTF-16" if utf16 else f"{error.reason} at byte {error.start}, line {before.count(10) + 1}"
-        raise DataError(f"{function}: {path} is not UTF-8 text ({place}); save it as UTF-8") from error
+        content = bytes(error.object)
+        if kind := kind_of_file(content):
+            raise _other(function, path, kind) from error
+        place = f"{error.reason} at byte {error.start}, line {content[: error.start].count(10) + 1}"
+        if content[:2] in (b"\xff\xfe", b"\xfe\xff"):
+            place = "it is UTF-16"
+        elif b"\0" not in content:
+            place += "; perhaps Windows-1252, as Excel writes a plain CSV"
+        raise DataError(f"{function}: {path} is not UTF-8 text ({place}); save it as UTF-8, which a spreadsheet offers as CSV UTF-8") from error
     except ValueError as error:
         raise DataError(
             f"{function}: {path}: {error}; expected a text file of captions or picture names, at most {MOST_TEXT >> 20} MB; is the path right?"
         ) from error
+    if kind := kind_of_file(text[:ENDS].encode("utf-8")):  # some of these are text, such as HTML
+        raise _other(function, path, kind)
     return text.removeprefix("\ufeff").replace("\r\n", "\n").replace("\r", "\n")
+
+
+def _other(function: str, path: str | Path, kind: Kind) -> DataError:
+    """The error for a file of another kind than text of captions."""
+    next_ = WHAT_NEXT.get(kind.family, "is the path right?")
+    return DataError(f"{function}: {path} is {kind.name}, expected a text file of captions or picture names; {next_}")
 
 
 def parse_json(where: str, text: str) -> Any:

@@ -1,0 +1,107 @@
+"""Picture files in folders, and in the folders inside those: found by the ends of their names."""
+
+import os
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from xpcap.errors import DataError
+
+SUFFIXES = (".jpg", ".jpeg", ".jfif", ".png", ".gif", ".webp", ".avif", ".bmp", ".tif", ".tiff", ".ppm", ".pgm", ".heic", ".heif")
+RAW = (".cr2", ".cr3", ".nef", ".arw", ".raf", ".orf", ".rw2", ".dng", ".pef", ".srw")  # of cameras
+OF_THE_SYSTEM = ("thumbs.db", "desktop.ini")  # Windows leaves these in folders of pictures
+LISTED = 6  # suffixes in a remark
+
+
+class Found(NamedTuple):
+    """Files of a folder: those whose names end as a picture's do, all others, and folders that cannot be read, with the reason."""
+
+    pictures: list[Path]
+    others: list[Path]
+    unreadable: dict[Path, str]
+
+
+def search_folder(folder: Path) -> Found:
+    """The files of a folder and of all folders in it: its own by name, then those of each folder in it.
+
+    Hidden files and folders, whose names begin with a dot, are left out. Links are followed, but no folder is searched twice.
+    """
+    found = Found([], [], {})
+    searched: set[tuple[int, int]] = set()
+    left = [folder]
+    while left:
+        place = left.pop()
+        try:
+            about = place.stat()
+            if (about.st_dev, about.st_ino) in searched:
+                continue
+            searched.add((about.st_dev, about.st_ino))
+            with os.scandir(place) as entries:
+                inside = sorted((entry.name, _is_folder(entry)) for entry in entries if not entry.name.startswith("."))
+        except OSError as error:
+            found.unreadable[place] = error.strerror or str(error)
+            continue
+        left += [place / name for name, is_folder in reversed(inside) if is_folder]
+        for file in (place / name for name, is_folder in inside if not is_folder):
+            if file.suffix.lower() in SUFFIXES:
+                found.pictures.append(file)
+            elif file.name.lower() not in OF_THE_SYSTEM:
+                found.others.append(file)
+    return found
+
+
+def find_pictures(paths: Iterable[str | Path], remarks: list[str] | None = None) -> list[Path]:
+    """The files among `paths`, and in place of each folder the pictures in it and in the folders inside it, as `search_folder` orders them.
+
+    Whether they are pictures shows when they are read.
+
+    Parameters
+    ----------
+    remarks : takes a line on the other files of each folder, and one on each folder inside it that cannot be read
+
+    Raises
+    ------
+    DataError : a folder without a picture, or one that cannot be read.
+    """
+    found: list[Path] = []
+    for path in map(Path, paths):
+        if not _is_readable_folder(path):
+            found.append(path)
+            continue
+        inside = search_folder(path)
+        if why := inside.unreadable.get(path):
+            raise DataError(f"find_pictures: {path}: {why}, expected pictures; is the path right, and may it be read?")
+        others = describe_others(path, inside.others)
+        if not inside.pictures:
+            raise DataError(
+                f"find_pictures: {path} holds no picture, nor do folders in it, expected files that end in {', '.join(SUFFIXES)}"
+                f"{'; ' if others else ''}{others}"
+            )
+        if remarks is not None:
+            remarks += [others] if others else []
+            remarks += [f"folder {folder} cannot be read: {why}" for folder, why in inside.unreadable.items()]
+        found += inside.pictures
+    return found
+
+
+def describe_others(folder: Path, others: Sequence[Path]) -> str:
+    """``4 other files in photos not looked at: 2 .cr2, 1 .mp4, 1 .pdf``, and what to do about a camera's RAW files; empty if there is none."""
+    if not others:
+        return ""
+    counts = Counter(file.suffix.lower() or "without a suffix" for file in others)
+    shown = sorted(counts.items(), key=lambda pair: (-pair[1], pair[0]))
+    listed = ", ".join(f"{count:,} {suffix[:20]}" for suffix, count in shown[:LISTED]) + (", ..." if len(shown) > LISTED else "")
+    hint = "; a camera's RAW files are not read: export them as JPEG" if counts.keys() & set(RAW) else ""
+    return f"{len(others):,} other {'file' if len(others) == 1 else 'files'} in {folder} not looked at: {listed}{hint}"
+
+
+def _is_readable_folder(path: Path) -> bool:
+    try:
+        return path.is_dir()
+    except OSError as error:
+        raise DataError(f"find_pictures: {path}: {error.strerror}, expected pictures; is the path right, and may it be read?") from error
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    return entry.is_dir(follow_symlinks=False) or (entry.is_symlink() and Path(entry).is_dir())
