@@ -274,7 +274,7 @@ def test_a_run_is_kept_when_a_later_epoch_fails(tmp_path: Path, monkeypatch: pyt
         runs.train_run(options, on_epoch=stop)
     assert open_run(tmp_path / "deep" / "r").meta["epoch"] in (1, 2)
 
-    def at_once(*args: Any, **how: Any) -> None:
+    def at_once(*args: Any, **kwargs: Any) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr(keeping, "save_state", at_once)

@@ -272,7 +272,7 @@ def test_data_whose_numbers_do_not_fit_are_refused_before_training() -> None:
         shifted = replace(train, **{name: getattr(train, name) - 1})
         with pytest.raises(DataError, match=f"CaptioningSolver: the data, split 'train': {says}"):
             make(replace(DATA, splits={"train": shifted}))
-    with pytest.raises(TypeError, match="is a str, expected CaptionData, or the dict that load_coco_data returns; open_data opens a file"):
+    with pytest.raises(TypeError, match="data is a str, expected CaptionData, or the dict that load_coco_data returns; open_data opens a file"):
         make("flickr8k.h5")
     with pytest.raises(TypeError, match=r"restore: state is a dict, expected what CaptioningSolver\.state\(\)"):
         make().restore({})  # type: ignore[arg-type]

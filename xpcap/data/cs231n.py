@@ -83,7 +83,9 @@ def from_coco(data: Mapping[str, Any], source: Source | None = None, start: bool
     DataError : a key is missing, or arrays do not fit together. TypeError : no mapping.
     """
     if not isinstance(data, Mapping):
-        raise TypeError(f"{where} is a {type(data).__name__}, expected CaptionData, or the dict that load_coco_data returns; open_data opens a file")
+        raise TypeError(
+            f"from_coco: data is a {type(data).__name__}, expected CaptionData, or the dict that load_coco_data returns; open_data opens a file"
+        )
     splits = {}
     for name in SPLITS:
         if not len(data.get(f"{name}_captions", ())):

@@ -54,7 +54,7 @@ def fit_scaling(kind: str, features: Any) -> FeatureScaling:
     step = min(CHUNK, max(1, AT_ONCE // math.prod(shape)))
     total, squares = np.zeros(D), np.zeros(D)
     for start in range(0, m, step):
-        block = features[start : start + step].astype(np.float64)
+        block = np.asarray(features[start : start + step]).astype(np.float64)
         if not (finite := np.isfinite(block).reshape(len(block), -1).all(axis=1)).all():
             raise ValueError(
                 f"fit_scaling: features of row {start + int(finite.argmin())} (of {m}) are not finite, expected numbers; extract them again"
@@ -62,7 +62,7 @@ def fit_scaling(kind: str, features: Any) -> FeatureScaling:
         total += block.reshape(-1, D).sum(axis=0)
     mean = total / count
     for start in range(0, m, step):
-        squares += ((features[start : start + step].astype(np.float64).reshape(-1, D) - mean) ** 2).sum(axis=0)
+        squares += ((np.asarray(features[start : start + step]).astype(np.float64).reshape(-1, D) - mean) ** 2).sum(axis=0)
     scale = np.sqrt(squares / count)
     scale[scale <= np.maximum(1e-8 * np.abs(mean), np.finfo(np.float32).tiny)] = 1  # rounding errors of a constant feature
     return FeatureScaling(mean.astype(np.float32), scale.astype(np.float32))

@@ -51,7 +51,7 @@ def search_folder(folder: Path) -> Found:
     return found
 
 
-def find_pictures(paths: Iterable[str | Path], remarks: list[str] | None = None) -> list[Path]:
+def find_pictures(paths: Iterable[str | Path], *, remarks: list[str] | None = None) -> list[Path]:
     """The files among `paths`, and in place of each folder the pictures in it and in the folders inside it, as `search_folder` orders them.
 
     Whether they are pictures shows when they are read.

@@ -40,7 +40,8 @@ def as_array(where: str, thing: str, x: Any) -> Array:
 
     Raises
     ------
-    ValueError : nested lists of unequal lengths, or an array with masked numbers. TypeError : an object that NumPy cannot read, such as a tensor on a device or with a gradient.
+    ValueError : nested lists of unequal lengths, or an array with masked numbers. TypeError : an object that NumPy cannot read, such as a tensor on
+        a device or with a gradient.
     """
     if isinstance(x, np.ndarray) or is_device_array(x):
         if (mask := getattr(x, "mask", None)) is not None and np.any(mask):
@@ -67,7 +68,7 @@ def check_features(where: str, features: Array, shape: tuple[int, ...]) -> None:
 
 
 def check_finite(where: str, features: Array, given: Array | None = None) -> None:
-    """ValueError : a number of features (N, D) or (N, P, D) is not finite; the message names the first row that has one. Of a device it reads one flag.
+    """ValueError : features (N, D) or (N, P, D) are not finite; the message names the first such row. Of a device it reads one flag.
 
     Parameters
     ----------
@@ -97,7 +98,9 @@ def check_terms(where: str, workspace: Any, weights: Any, total: float | None, s
 
 
 def check_words(word_to_idx: Mapping[str, int]) -> None:
-    """TypeError, ValueError : not a mapping of words to distinct whole numbers. Ids from V on are allowed, as the course's fixture has one, but not for <NULL>."""
+    """TypeError, ValueError : not a mapping of words to distinct whole numbers. Ids from V on are allowed, as the course's fixture has one, but not for
+    <NULL>.
+    """
     if not isinstance(word_to_idx, Mapping):
         raise TypeError(
             f"CaptioningRNN: word_to_idx is a {type(word_to_idx).__name__}, expected a mapping of word to id; "

@@ -28,8 +28,8 @@ class ModelConfig:
 
     Raises
     ------
-    OptionError : the cell or `inject` is unknown, or the cell cannot attend. ValueError : a size is below 1, dropout is out of range, or a grid is given without attention, or a
-        single feature with it.
+    OptionError : the cell or `inject` is unknown, or the cell cannot attend. ValueError : a size is below 1, dropout is out of range, or a grid is given
+        without attention, or a single feature with it.
     """
 
     vocabulary: int

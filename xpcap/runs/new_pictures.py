@@ -116,7 +116,7 @@ def _find(paths: Iterable[str | Path], on_remark: Callable[[str], object] | None
     remarks: list[str] = []
     for path in paths:
         try:
-            places += [path] if isinstance(path, str) and is_url(path) else find_pictures([path], remarks)
+            places += [path] if isinstance(path, str) and is_url(path) else find_pictures([path], remarks=remarks)
         except DataError as error:
             skipped.append(_skipped(Path(path), error))
     for remark in remarks if on_remark else ():

@@ -15,7 +15,7 @@ import numpy as np
 from xpcap.backend import Array, get_backend, to_numpy, use_backend
 from xpcap.data.dataset import CaptionData
 from xpcap.data.synthetic import Lengths, draw_data
-from xpcap.models import CaptioningRNN
+from xpcap.models import Batch, CaptioningRNN
 from xpcap.models.parameters import Parameters
 from xpcap.ops import global_norm
 from xpcap.training.solver import CaptioningSolver
@@ -179,7 +179,8 @@ class _Run:
     def step(self, features: np.ndarray, captions: np.ndarray) -> dict[str, np.ndarray]:
         """Take a step, and bring all that it computed to the host, in that order."""
         with self._place():
-            found = {"loss": self._solver.step(features, captions)}
+            loss, _ = self._solver._step(Batch(features, captions))  # unlike `step`, goes on where a number is not finite
+            found = {"loss": loss.copy()}
             found |= {f"d{name}": self._model.grads[name] for name in BACKWARD if name in self._model.grads}
             found["norm"] = global_norm(self._model.grads.flat)
             for moment in ("m", "v"):

@@ -161,7 +161,7 @@ def _settle(
     findings.note("names that differ from those there in capitals or Unicode form alone, taken as the same", respelt)
     for name in names:
         if name not in there.found:
-            findings.skip(lack, name, f"did you mean {there.near[name]}?" if name in there.near else "")
+            findings.skip(lack, name, remark=f"did you mean {there.near[name]}?" if name in there.near else "")
     if inside is not None:
         _note_rest(inside, files, findings)
         if faceless := sum(name not in files for name in there.found):
@@ -228,7 +228,7 @@ def _encode(
     told: set[str] = set()
     for name, why in skipped.items():
         reason = why.removeprefix(f"read_picture: {folder / name}").lstrip(": ")
-        findings.skip("pictures that cannot be read", name, "" if reason in told else reason)
+        findings.skip("pictures that cannot be read", name, remark="" if reason in told else reason)
         told.add(reason)
     left = {split: {name: texts for name, texts in by_picture.items() if name not in skipped} for split, by_picture in captions.items()}
     _check_left(left, findings)

@@ -18,7 +18,7 @@ class Findings:
         self._named: dict[str, list[str]] = {}
         self._remarked: dict[str, list[str]] = {}
 
-    def skip(self, kind: str, name: str, remark: str = "") -> None:
+    def skip(self, kind: str, name: str, *, remark: str = "") -> None:
         """Count one thing that is left out. `kind` is a plural, such as ``captions without a word``; `name` says which one, `remark` why."""
         self.skipped[kind] += 1
         named = (self._remarked if remark else self._named).setdefault(kind, [])
