@@ -130,7 +130,7 @@ def projected(run: Run[Any]) -> Run[Any]:
     ],
 )
 def test_runs_that_do_not_fit_together_are_told_what_differs(change: Any, says: str, run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ensemble, "open_run", lambda path: change(open_run(run)._replace(path=path)) if path == "b" else open_run(path))
+    monkeypatch.setattr(ensemble, "open_run", lambda path, **how: change(open_run(run)._replace(path=path)) if path == "b" else open_run(path))
     with pytest.raises(
         DataError, match=f"open_runs: {run} and b {says}, expected the same of runs that caption together; were they trained on the same"
     ):

@@ -193,9 +193,10 @@ class Progress:
             say(f"second stage: training on the score of captions that it makes of {len(train.images):,} pictures{start}")
         else:
             words = len(solver.data.vocabulary) - len(SPECIAL)
+            ranks = f" by {self._group.size} processes" if self._group.size > 1 else ""
             say(
                 f"training an {config.cell.upper()} of {config.hidden:,} units on {len(train.images):,} pictures with {len(train.captions):,} captions of "
-                f"{words:,} words; the run folder is {self._options.out}"
+                f"{words:,} words{ranks}; the run folder is {self._options.out}"
             )
         self._first: tuple[int, float] | None = None  # steps and time once the first step is done, which also sets things up
         self._last = self._begun = solver.iteration, self._clock()
