@@ -310,7 +310,7 @@ def test_tokens_are_plain_words_and_stay_what_they_are(text: str) -> None:
     )
     assert tokenize(" ".join(words)) == tokenize(detokenize(words)) == words
     assert tokenize(text.lower()) == tokenize(unicodedata.normalize("NFD", text)) == words
-    former = tokenize(text, "ascii")
+    former = tokenize(text, tokeniser="ascii")
     assert all(set(word) <= set(string.ascii_lowercase + string.digits) for word in former)
     assert former == words or not text.isascii()
 
