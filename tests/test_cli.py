@@ -492,6 +492,7 @@ def test_each_parameter_of_a_command_is_put_in_its_own_words(name: str) -> None:
     assert in_options("f: `nobody's` and `unheard_of` stay", params) == "f: `nobody's` and `unheard_of` stay"
 
 
+@pytest.mark.hunt
 def test_bench_beside_a_neighbour_times_the_step_alone_and_beside_it(monkeypatch: pytest.MonkeyPatch) -> None:
     from xpcap import bench
 

@@ -135,6 +135,7 @@ def test_two_processes_leave_the_run_of_one(data: Path, run: Path) -> None:
     np.testing.assert_allclose(open_run(out).model.params.flat, open_run(run).model.params.flat, atol=1e-5)
 
 
+@pytest.mark.hunt
 def test_evaluate_and_caption_say_on_two_processes_what_one_says(run: Path, tmp_path: Path) -> None:
     theirs, ours = (json.loads(made("evaluate", str(run), "--json", "--beam", "2")) for made in (alone, on_two))
     assert ours["captions"] == theirs["captions"]
@@ -167,6 +168,7 @@ def long_run(data: Path, name: str, **environment: str) -> tuple[Path, "subproce
     return out, process
 
 
+@pytest.mark.hunt
 def test_sigterm_to_mpiexec_saves_and_one_process_goes_on(data: Path) -> None:
     out, process = long_run(data, "stopped")
     process.send_signal(signal.SIGTERM)
@@ -206,6 +208,7 @@ def test_a_rank_that_hangs_is_named_and_all_are_ended(data: Path) -> None:
     assert "did not answer; ending all" in err
 
 
+@pytest.mark.hunt
 def test_ranks_that_differ_and_a_rank_that_fails_alone_are_named(data: Path, tmp_path: Path) -> None:
     train = ("train", str(data), "--epochs", "1", *SMALL)
     cases = [

@@ -328,6 +328,7 @@ def note_average(run: Path, decay: float) -> None:
     (run / "config.json").write_text(json.dumps({**config, "ema": decay}))
 
 
+@pytest.mark.hunt
 def test_a_run_goes_on_on_another_backend(unbroken: Path, tmp_path: Path, device: Any) -> None:
     out = tmp_path / "run"
     broken_off(out, STEPS + 5, *OPTIONS)

@@ -41,7 +41,7 @@ def encoded(names: list[str], step: int = 1) -> np.ndarray:
     return HistogramEncoder().encode([np.ascontiguousarray(PHOTOS[name][:, ::step]) for name in names])
 
 
-@pytest.mark.parametrize("options", [[], ["--float16"], ["--pca", 3]], ids=str)
+@pytest.mark.parametrize("options", [[], ["--float16"], pytest.param(["--pca", 3], marks=pytest.mark.hunt)], ids=str)
 def test_prepare_adds_mirror_images_to_the_train_split_alone(options: list[object], prepared: Path) -> None:
     result = good(*ARGUMENTS, "--out", "m.h5", "--mirror", *options).output
     good(*ARGUMENTS, "--out", "plain.h5", *options)
