@@ -24,7 +24,7 @@ help:
 	$(VENV) -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
 	@touch $@
 
-# What the tests of the CuPy path, of photographs and of several processes need beside that. No CuPy exists for other systems; there the tests skip, with the reason.
+# What the tests of the CuPy path, of photographs, of several processes and of an older threadpoolctl need beside that. No CuPy exists for other systems; there the tests skip, with the reason.
 .venv/kernels: .venv/ready
 	@if [ "$$($(VENV) -c 'import platform; print(platform.system(), platform.libc_ver()[0])')" = "Linux glibc" ]; then \
 		echo "$(VENV) -m pip install --quiet --disable-pip-version-check --editable '.[kernels,images,mpi]'"; \
