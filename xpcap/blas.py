@@ -102,7 +102,7 @@ class Blas:
             self._waiting.discard(request)
 
     def wanted(self) -> bool:
-        """Whether another thread waits for its turn."""
+        """True while another thread waits for its turn."""
         return bool(self._waiting)
 
     def give_way(self) -> None:

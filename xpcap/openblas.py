@@ -70,7 +70,7 @@ def _only_this_thread() -> Iterator[None]:
 
 
 def _others_sleep() -> bool:
-    """Whether all other threads of the process sleep, as far as Linux tells; a thread that waits for the interpreter's lock does."""
+    """True if all other threads of the process sleep, as far as Linux tells; a thread that waits for the interpreter's lock does."""
     if not sys.platform.startswith("linux") or not getattr(sys, "_is_gil_enabled", lambda: True)():
         return False
     libc, text = ctypes.PyDLL(None), ctypes.create_string_buffer(512)

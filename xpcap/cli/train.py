@@ -211,7 +211,7 @@ class Progress:
                 self._print_estimate(solver)
 
     def _print_estimate(self, solver: CaptioningSolver) -> None:
-        """How many steps there are, and how long those that are left will take, as those done tell."""
+        """Print the number of steps, and the time that those left will take, by the time of those done."""
         self._due = False
         since = self._first if self._first and self._last[0] > self._first[0] else self._begun
         done, left = self._last[0] - since[0], solver.num_epochs * solver.steps_per_epoch - self._last[0]

@@ -174,7 +174,7 @@ def times_transpose(x, w, out, scratch):
 
 @functools.lru_cache(maxsize=8)
 def _halves(rows, H, dtype):
-    """What turns x to x / 2 and tanh to a sigmoid, (rows, 4H) each: factors 0.5 and terms 0.5. For g 1 and -0.0, which leave any number as it is."""
+    """Factors and terms (rows, 4H) that turn x to x / 2 and tanh to a sigmoid: 0.5 each. For g 1 and -0.0, which leave any number as it is."""
     half, shift = np.full((2, rows, 4 * H), 0.5, dtype)
     half[:, 3 * H :], shift[:, 3 * H :] = 1, -0.0
     for x in (half, shift):
