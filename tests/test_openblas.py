@@ -58,3 +58,12 @@ def test_a_blas_that_was_loaded_before_is_told_to_rest_soon(set_to: str | None, 
     assert (
         subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True, timeout=60).stdout.strip() == shown
     )
+
+
+def test_a_thread_that_is_busy_with_python_keeps_nobody_from_computing() -> None:
+    """It takes the interpreter's lock whenever that is given away: whoever wants it back must not wait for long."""
+    before = "end = threading.Event()\nthread = threading.Thread(target=lambda: [None for _ in iter(end.is_set, True)])\nthread.start()"
+    code = PROGRAM.format(before=before, after="end.set(); thread.join()")
+    environment = {key: value for key, value in os.environ.items() if key != openblas.WAIT_VARIABLE} | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True, timeout=50)
+    assert done.stdout.strip() in ("20 None", "0 None")

@@ -49,37 +49,30 @@ def shorten_wait(path: str) -> bool:
     end = time.monotonic() + PATIENCE
     while time.monotonic() < end:
         time.sleep(1e-3)
-        with _only_this_thread():
-            if _others_sleep():
-                with _short_wait():
-                    read()
-                stop()
-                return bool(wait() == int(SHORT_WAIT))
+        if _others_sleep():
+            with _short_wait():
+                read()
+            stop()
+            return bool(wait() == int(SHORT_WAIT))
     return False
 
 
-@contextlib.contextmanager
-def _only_this_thread() -> Iterator[None]:
-    """Keep the interpreter's lock until something gives it away."""
-    interval = sys.getswitchinterval()
-    sys.setswitchinterval(60.0)
-    try:
-        yield
-    finally:
-        sys.setswitchinterval(interval)
-
-
 def _others_sleep() -> bool:
-    """True if all other threads of the process sleep, as far as Linux tells; a thread that waits for the interpreter's lock does."""
+    """True if all other threads of the process sleep, as far as Linux tells, and none of Python's can wake before this one has acted on it.
+
+    Threads that wait for the interpreter's lock sleep. A thread that has just got it keeps it for a switch interval at least, unless it gives it away.
+    """
     if not sys.platform.startswith("linux") or not getattr(sys, "_is_gil_enabled", lambda: True)():
         return False
     libc, text = ctypes.PyDLL(None), ctypes.create_string_buffer(512)
-    for thread in Path("/proc/self/task").iterdir():
+    threads = list(Path("/proc/self/task").iterdir())  # gives the lock away for the last time
+    start = time.monotonic()
+    for thread in threads:
         if int(thread.name) == threading.get_native_id():
             continue
-        file = libc.open(bytes(thread / "stat"), os.O_RDONLY)  # Python's own open and read would give the lock away
+        file = libc.open(bytes(thread / "stat"), os.O_RDONLY)  # Python's own open and read would give it away again
         size = libc.read(file, text, len(text))
         libc.close(file)
         if size > 0 and not text.raw[:size].rpartition(b")")[2].startswith(b" S"):
             return False
-    return True
+    return time.monotonic() - start < sys.getswitchinterval() / 2
