@@ -417,7 +417,7 @@ class TestStages:
             assert call("train", "--out", out, *STAGED).exit_code == 143
         result = good(command, out, "--json")
         json.loads(result.stdout)
-        assert result.stderr == f"{out} has only its first stage so far, cross entropy: opened with the best of that, epoch 1 of 2\n"
+        assert result.stderr == f"note: {out} has only its first stage so far, cross entropy: opened with the best of that, epoch 1 of 2\n"
         with pytest.warns(UserWarning, match="has only its first stage so far"):
             assert open_run(out).meta["epoch"] == 1
         assert "first stage" not in good("caption", out / "cross-entropy").stderr

@@ -85,7 +85,7 @@ def caption(
         look: Look = downloads.look
         captions, skipped = runs.caption_files(
             opened, pictures, progress=True, keep=downloads.keep if html or png else None, policy=policy, group=join(), attend=attend,
-            on_remark=_remark if join().rank == 0 else None,
+            on_remark=remark if join().rank == 0 else None,
         )  # fmt: skip
     elif join().rank == 0:
         seen = runs.data_of(opened, data)
@@ -126,10 +126,6 @@ def _print(captions: Sequence[PictureCaption], skipped: Sequence[Skipped], as_js
         raise click.ClickException(f"caption: none of {len(skipped)} could be read, expected at least one picture; the reasons are listed above")
 
 
-def _remark(line: str) -> None:
-    click.echo(f"note: {visible(line)}", err=True)
-
-
 def _object(caption: PictureCaption) -> dict[str, Any]:
     one = {key: value for key, value in caption._asdict().items() if key not in ("n_best", "attention", "words")}
     if caption.words != caption.caption.split():
@@ -148,7 +144,7 @@ def _write(
         runs.write_caption_page(html, run, captions, look, skipped=skipped, progress=True)
         click.echo(f"wrote {html}", err=as_json)
     if png is not None:
-        drawn = runs.write_caption_png(png, captions, look, run=run, on_remark=_remark)
+        drawn = runs.write_caption_png(png, captions, look, run=run, on_remark=remark)
         rest = f" with {drawn} of {len(captions)} pictures; the others were not found" if drawn < len(captions) else ""
         if drawn == pages.DRAWN < len(captions):
             rest = f" with the first {drawn} of {len(captions)} pictures, as many as one PNG takes; a page takes all: --html"

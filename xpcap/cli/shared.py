@@ -1,4 +1,4 @@
-"""What commands share: types of options, the options --backend and --json, command lines to type, and printing."""
+"""Shared by the commands: types of options, the options --backend and --json, command lines to type, and printing."""
 
 import math
 import os
@@ -126,7 +126,7 @@ def csv_option(command: Function) -> Function:
 
 def remark(sentence: str) -> None:
     """A remark of the library, on standard error: what is printed for programs stays pure."""
-    click.echo(visible(sentence), err=True)
+    click.echo(f"note: {visible(sentence)}", err=True)
 
 
 def table(rows: Sequence[Sequence[str]]) -> str:

@@ -39,7 +39,7 @@ def tokenize(text: str, *, tokeniser: str = UNICODE) -> list[str]:
 
 
 def has_word(text: str) -> bool:
-    """Whether `tokenize` would find a word."""
+    """True if `tokenize` finds a word."""
     pattern = _ASCII if text.isascii() else _unicode()
     return pattern.search(_normalized(text)) is not None
 

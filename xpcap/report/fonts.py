@@ -66,7 +66,7 @@ def _characters(path: str, face: int = 0) -> set[str]:
 
 
 def _rank(name: str, needed: Iterable[str]) -> tuple[bool, ...]:
-    """What sorts families by how well they go with Matplotlib's own font and with each other's forms of Chinese characters."""
+    """A key that sorts families by how well they go with Matplotlib's own font and with each other's forms of Chinese characters."""
     region = next((CJK[script] for script in map(_script, sorted(needed)) if script in CJK), "SC")
     foreign = any(name.endswith(f" {other}") for other in REGIONS if other != region)
     return not name.startswith("Noto Sans"), "Mono" in name, foreign, "Sans" not in name

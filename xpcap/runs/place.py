@@ -38,7 +38,7 @@ def is_saved(path: str | Path | None) -> bool:
 
 
 def has_data(path: str | Path) -> bool:
-    """Whether the generated data of the run at `path`, or of its first stage, is there."""
+    """True if the generated data of the run at `path`, or of its first stage, is there."""
     return any((folder / DATA).is_file() for folder in (Path(path), Path(path) / FIRST))
 
 

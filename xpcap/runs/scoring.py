@@ -168,7 +168,7 @@ def score_captions(
 
 
 def words_of(data: CaptionData, split: str) -> str:
-    """How the captions of a split are made into words, as protocols say it."""
+    """The sentence of a protocol about how the captions of a split are made into words."""
     return "words as the data set has them" if data.split(split).text is None else TOKENISERS[data.vocabulary.tokeniser]
 
 
