@@ -408,7 +408,7 @@ def test_an_encoder_that_is_not_installed_is_one_line_that_says_how_to_install_i
 
 
 def test_pictures_that_prepare_cannot_use_are_named_before_the_long_work(own: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    from xpcap.data.importers import features
+    from xpcap.prepare import features
 
     Path("own photos/3.jpg").write_bytes(b"\xff\xd8\xff")
     failing([*own, "--pictures", "own photos"], "own photos/3.jpg cannot be read as a picture")

@@ -17,9 +17,9 @@ from xpcap import CaptioningRNN, CaptioningSolver, kernels
 from xpcap.backend import use_backend
 from xpcap.blas import blas, in_turn
 from xpcap.cores import cores, side_by_side, stretches
-from xpcap.data.importers import features
 from xpcap.data.synthetic import draw_data
 from xpcap.models import decoding
+from xpcap.prepare import features
 from xpcap.workspace import Workspace
 
 D, W, H, V, P, N = 7, 5, 6, 60, 4, 96  # three parts of 32 captions

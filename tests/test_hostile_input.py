@@ -21,12 +21,12 @@ Image = pytest.importorskip("PIL.Image")
 from PIL import features as built  # noqa: E402 - after the skip
 
 from xpcap.data import Vocabulary  # noqa: E402
-from xpcap.data.importers import encode_folder, import_flickr8k, read_features  # noqa: E402
-from xpcap.data.importers.features import leads_out  # noqa: E402
-from xpcap.data.importers.flickr8k import read_list, read_token_file  # noqa: E402
 from xpcap.data.vocabulary import SPECIAL  # noqa: E402
 from xpcap.encoders import HistogramEncoder, read_picture  # noqa: E402
 from xpcap.errors import DataError, unknown  # noqa: E402
+from xpcap.prepare import encode_folder, import_flickr8k, read_features  # noqa: E402
+from xpcap.prepare.features import leads_out  # noqa: E402
+from xpcap.prepare.flickr8k import read_list, read_token_file  # noqa: E402
 
 MB = 1 << 20
 MOST_MEMORY = 300 * MB  # of one process that meets all of these

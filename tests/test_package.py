@@ -50,7 +50,7 @@ def test_every_public_name_is_there_once() -> None:
     assert {error.__name__ for error in EXPECTED} <= set(xpcap.__all__)
 
 
-ROOMS = ("runs", "models", "data", "data.importers", "encoders", "metrics", "training", "verify")  # whose names docs/library.md lists
+ROOMS = ("runs", "models", "data", "prepare", "encoders", "metrics", "training", "verify")  # whose names docs/library.md lists
 COURSE = {  # what the course's callers may give by position
     "CaptioningRNN": {"input_dim", "wordvec_dim", "hidden_dim", "cell_type", "dtype"},
     "Captioner.sample": {"max_length"},

@@ -25,12 +25,12 @@ from hypothesis.configuration import set_hypothesis_home_dir  # noqa: E402
 
 from xpcap import CaptioningRNN, layers, optim  # noqa: E402
 from xpcap.data import Vocabulary, decode_captions, detokenize, read_dataset, tokenize, write_dataset  # noqa: E402
-from xpcap.data.importers import import_flickr8k  # noqa: E402
-from xpcap.data.importers.flickr8k import read_list, read_token_file  # noqa: E402
 from xpcap.data.vocabulary import END, NULL, SPECIAL, START, UNK  # noqa: E402
 from xpcap.errors import DataError  # noqa: E402
 from xpcap.metrics import corpus_bleu, smoothed_bleu, unigram_bleu  # noqa: E402
 from xpcap.models import FeatureRows  # noqa: E402
+from xpcap.prepare import import_flickr8k  # noqa: E402
+from xpcap.prepare.flickr8k import read_list, read_token_file  # noqa: E402
 
 STORE = tempfile.TemporaryDirectory()  # what hypothesis keeps on disk, from the moment that tests are collected
 atexit.register(STORE.cleanup)

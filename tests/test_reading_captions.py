@@ -15,9 +15,9 @@ import pytest
 from commands import SMALL, call, failing, good
 
 from xpcap.data import open_data
-from xpcap.data.importers import Columns, Findings, import_captions, import_flickr8k, read_captions
-from xpcap.data.importers.splits import by_fractions
 from xpcap.errors import DataError
+from xpcap.prepare import Columns, Findings, import_captions, import_flickr8k, read_captions
+from xpcap.prepare.splits import by_fractions
 
 SAID = {
     "one.jpg": ["A dog, a cat; and more .", 'The dog says "woof" loudly', "the dog"],

@@ -11,10 +11,10 @@ from commands import good
 from from_disk import run, write_features
 
 from xpcap.data import npz, rows
-from xpcap.data.importers import kept, read_features
 from xpcap.data.npz import read_npz
 from xpcap.data.rows import Picked, Stored, Table, blocks, whole
 from xpcap.errors import DataError
+from xpcap.prepare import kept, read_features
 
 NAMES = [f"{number:02}.jpg" for number in range(40)]
 

@@ -24,6 +24,7 @@ LEVELS = [
     {"models", "optim"},
     {"gradcheck", "metrics", "encoders"},
     {"data"},
+    {"prepare"},
     {"report", "training"},
     {"runs"},
     {"verify", "bench"},

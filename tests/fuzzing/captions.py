@@ -14,7 +14,7 @@ import numpy as np
 
 from fuzzing.spoiling import ODD, spoil_bytes, spoil_text
 from xpcap.data import open_data
-from xpcap.data.importers import import_captions, import_flickr8k
+from xpcap.prepare import import_captions, import_flickr8k
 
 PICTURES = [f"{name}.jpg" for name in ("one", "two", "three", "four", "five", "six")]
 COCO_TEXT = ("coco2014_vocab.json", "train2014_urls.txt", "val2014_urls.txt")

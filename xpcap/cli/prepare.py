@@ -12,15 +12,15 @@ from xpcap.cli.group import shown
 from xpcap.cli.shared import PATH, describe_data, examples, typed_again
 from xpcap.data import CaptionData, detokenize, write_dataset
 from xpcap.data.dataset import may_name_a_split
-from xpcap.data.importers import Columns, Findings, import_captions, import_flickr8k
-from xpcap.data.importers.build import count
-from xpcap.data.importers.tables import ColumnsError
 from xpcap.data.vocabulary import SPECIAL, tokenize
 from xpcap.encoders import PHOTOGRAPHS, find_encoder
 from xpcap.encoders.grid import MOST, grid_name
 from xpcap.errors import install
 from xpcap.files import obstacle
 from xpcap.groups import Released, join
+from xpcap.prepare import Columns, Findings, import_captions, import_flickr8k
+from xpcap.prepare.build import count
+from xpcap.prepare.tables import ColumnsError
 from xpcap.report import visible
 from xpcap.runs.folder import LARGEST
 

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from xpcap.data.importers.text import kind_of, parse_json, read_whole
 from xpcap.errors import DataError
+from xpcap.prepare.text import kind_of, parse_json, read_whole
 
 NAMES = ("image", "image_id", "file_name")  # keys that may tell the picture
 

@@ -8,11 +8,11 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from xpcap.data.importers.findings import Findings
-from xpcap.data.importers.splits import ByPicture, BySplit, Row, gather
-from xpcap.data.importers.text import kind_of, parse_json
 from xpcap.encoders.finding import SUFFIXES
 from xpcap.errors import DataError
+from xpcap.prepare.findings import Findings
+from xpcap.prepare.splits import ByPicture, BySplit, Row, gather
+from xpcap.prepare.text import kind_of, parse_json
 
 KNOWN = {  # names of columns, the likeliest first, in lower case and with underscores
     "image": ("image", "image_name", "file_name", "filename", "image_file", "image_path", "file", "path", "img", "picture", "photo", "name", "image_id"),

@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 
 from xpcap.data.dataset import may_name_a_split
-from xpcap.data.importers.findings import Findings
-from xpcap.data.importers.flickr8k import read_list
 from xpcap.errors import DataError
+from xpcap.prepare.findings import Findings
+from xpcap.prepare.flickr8k import read_list
 
 ByPicture = dict[str, list[str]]  # a picture's captions
 BySplit = dict[str, ByPicture]

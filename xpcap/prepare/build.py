@@ -9,19 +9,19 @@ from typing import Any
 import numpy as np
 
 from xpcap.data.dataset import CaptionData
-from xpcap.data.importers.assemble import assemble
-from xpcap.data.importers.detect import Named, read_captions
-from xpcap.data.importers.features import encode_folder, read_features
-from xpcap.data.importers.findings import Findings
-from xpcap.data.importers.places import Files, find_all
-from xpcap.data.importers.splits import DEFAULT_FRACTIONS, ByPicture, BySplit, by_fractions, by_lists
-from xpcap.data.importers.tables import Columns
 from xpcap.data.rows import Table
 from xpcap.data.tokens import has_word
 from xpcap.encoders import PHOTOGRAPHS, Encoder, find_encoder
 from xpcap.encoders.finding import describe_others
 from xpcap.errors import DataError
 from xpcap.groups import ALONE, Group, Released
+from xpcap.prepare.assemble import assemble
+from xpcap.prepare.detect import Named, read_captions
+from xpcap.prepare.features import encode_folder, read_features
+from xpcap.prepare.findings import Findings
+from xpcap.prepare.places import Files, find_all
+from xpcap.prepare.splits import DEFAULT_FRACTIONS, ByPicture, BySplit, by_fractions, by_lists
+from xpcap.prepare.tables import Columns
 
 WHERE = "import_captions"
 

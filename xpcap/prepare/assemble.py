@@ -8,7 +8,6 @@ import numpy as np
 
 from xpcap.data.checks import check_data
 from xpcap.data.dataset import CaptionData, Split
-from xpcap.data.importers.features import covered, encode_folder, mirror_of, stay_in
 from xpcap.data.projection import Projection, fit_projection
 from xpcap.data.rows import Function, Table, blocks
 from xpcap.data.source import Source
@@ -16,6 +15,7 @@ from xpcap.data.tokens import tokenize
 from xpcap.data.vocabulary import SPECIAL, Vocabulary
 from xpcap.encoders import Encoder, HistogramEncoder
 from xpcap.errors import DataError
+from xpcap.prepare.features import covered, encode_folder, mirror_of, stay_in
 
 Captions = Mapping[str, Mapping[str, Sequence[str]]]  # split to picture to its captions
 

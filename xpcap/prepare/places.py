@@ -11,9 +11,9 @@ from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
-from xpcap.data.importers.features import leads_out, stay_in
 from xpcap.encoders.finding import Found, search_folder
 from xpcap.errors import DataError
+from xpcap.prepare.features import leads_out, stay_in
 
 LIKE = 0.85  # least ratio of letters in common of two names that differ by a slip of the pen
 TRIED = 10  # names for which slips of the pen are looked for

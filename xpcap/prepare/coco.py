@@ -2,9 +2,9 @@
 
 from typing import Any
 
-from xpcap.data.importers.findings import Findings
-from xpcap.data.importers.text import kind_of
 from xpcap.errors import DataError
+from xpcap.prepare.findings import Findings
+from xpcap.prepare.text import kind_of
 
 FORM = "COCO annotations"
 

@@ -3,13 +3,13 @@
 A reader of a format returns ``{split: {picture: [captions]}}`` and nothing else, or ``{picture: [captions]}`` if its files know no splits.
 """
 
-from xpcap.data.importers.assemble import assemble
-from xpcap.data.importers.build import import_captions
-from xpcap.data.importers.detect import read_captions
-from xpcap.data.importers.features import encode_folder, read_features
-from xpcap.data.importers.findings import Findings
-from xpcap.data.importers.flickr8k import import_flickr8k, read_flickr8k
-from xpcap.data.importers.tables import Columns
+from xpcap.prepare.assemble import assemble
+from xpcap.prepare.build import import_captions
+from xpcap.prepare.detect import read_captions
+from xpcap.prepare.features import encode_folder, read_features
+from xpcap.prepare.findings import Findings
+from xpcap.prepare.flickr8k import import_flickr8k, read_flickr8k
+from xpcap.prepare.tables import Columns
 
 __all__ = [
     "Columns",

@@ -3,10 +3,10 @@
 from collections.abc import Iterator
 from typing import Any
 
-from xpcap.data.importers.findings import Findings
-from xpcap.data.importers.splits import ByPicture, BySplit, Row, gather
-from xpcap.data.importers.text import kind_of
 from xpcap.errors import DataError
+from xpcap.prepare.findings import Findings
+from xpcap.prepare.splits import ByPicture, BySplit, Row, gather
+from xpcap.prepare.text import kind_of
 
 FORM = "Karpathy's data set"
 

@@ -16,12 +16,12 @@ import numpy as np
 from xpcap.blas import blas
 from xpcap.cores import cores, side_by_side
 from xpcap.data.dataset import check_finite
-from xpcap.data.importers.kept import Kept
 from xpcap.data.npz import read_npz
 from xpcap.data.rows import Table
 from xpcap.encoders import Encoder, read_picture
 from xpcap.errors import DataError
 from xpcap.groups import ALONE, Group, Released, batches
+from xpcap.prepare.kept import Kept
 from xpcap.progress import bar
 
 BLOCK = 16  # pictures encoded in one call, and done again after a kill

@@ -4,16 +4,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from xpcap.data.importers.coco import FORM as COCO
-from xpcap.data.importers.coco import read_coco
-from xpcap.data.importers.findings import Findings
-from xpcap.data.importers.flickr8k import is_token_line, parse_tokens
-from xpcap.data.importers.karpathy import FORM as KARPATHY
-from xpcap.data.importers.karpathy import read_karpathy
-from xpcap.data.importers.splits import ByPicture, BySplit
-from xpcap.data.importers.tables import DELIMITERS, Columns, find_delimiter, json_lines, read_objects, read_table, unknown_columns
-from xpcap.data.importers.text import first_line, parse_json, read_whole, refuse_masses
 from xpcap.errors import DataError
+from xpcap.prepare.coco import FORM as COCO
+from xpcap.prepare.coco import read_coco
+from xpcap.prepare.findings import Findings
+from xpcap.prepare.flickr8k import is_token_line, parse_tokens
+from xpcap.prepare.karpathy import FORM as KARPATHY
+from xpcap.prepare.karpathy import read_karpathy
+from xpcap.prepare.splits import ByPicture, BySplit
+from xpcap.prepare.tables import DELIMITERS, Columns, find_delimiter, json_lines, read_objects, read_table, unknown_columns
+from xpcap.prepare.text import first_line, parse_json, read_whole, refuse_masses
 from xpcap.progress import bar
 
 Named = tuple[str | None, str | Path]  # the split that a file is of, if it was told, and the file

@@ -6,12 +6,12 @@ from pathlib import Path
 from typing import Any
 
 from xpcap.data.dataset import CaptionData
-from xpcap.data.importers.assemble import assemble
-from xpcap.data.importers.features import covered, read_features
-from xpcap.data.importers.findings import Findings
-from xpcap.data.importers.text import read_whole
 from xpcap.data.tokens import has_word
 from xpcap.errors import DataError
+from xpcap.prepare.assemble import assemble
+from xpcap.prepare.features import covered, read_features
+from xpcap.prepare.findings import Findings
+from xpcap.prepare.text import read_whole
 
 _LINE = re.compile(r"(?P<key>(?P<image>[^\t]+?)#\d+)\t(?P<caption>.*)")
 
