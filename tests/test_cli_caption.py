@@ -18,11 +18,11 @@ import drawings  # noqa: E402 - after the skip
 
 from xpcap import open_run, runs  # noqa: E402 - after the skip
 from xpcap.cli import caption  # noqa: E402
-from xpcap.data.pictures.scenes import make_scene, paint  # noqa: E402
 from xpcap.encoders import HistogramEncoder, read_picture  # noqa: E402
 from xpcap.encoders.reading import formats  # noqa: E402
 from xpcap.errors import DataError, install  # noqa: E402
 from xpcap.runs import new_pictures, pages  # noqa: E402
+from xpcap.shapes.scenes import make_scene, paint  # noqa: E402
 
 pytestmark = pytest.mark.usefixtures("few_pictures")
 

@@ -24,9 +24,9 @@ from planting import function_named
 import xpcap
 from xpcap import attending, backend, bench, draws, kernels, layers, loops, ops, runs
 from xpcap.cli import main
-from xpcap.data.pictures import generate, picture_of
 from xpcap.encoders import read_picture
 from xpcap.runs import new_pictures, training
+from xpcap.shapes import generate, picture_of
 
 ROOT = Path(__file__).parent.parent
 README, CONTRIBUTING = ((ROOT / name).read_text(encoding="utf-8") for name in ("README.md", "CONTRIBUTING.md"))

@@ -19,13 +19,13 @@ pytest.importorskip("PIL")  # generated pictures
 import xpcap
 from xpcap import CaptioningRNN, CaptioningSolver, to_numpy
 from xpcap.cli import shared
-from xpcap.data.pictures import generate, write_pictures
 from xpcap.data.scaling import FeatureScaling
 from xpcap.errors import BackendError, GroupError, OptionError, TrainingError
 from xpcap.groups import ALONE, Group, Released, batches, launch
 from xpcap.groups.device import NCCL, Staged, device_sum
 from xpcap.models.batch import Batch
 from xpcap.prepare import encode_folder
+from xpcap.shapes import generate, write_pictures
 from xpcap.training import cross_entropy
 
 MADE = generate(seed=3, train=41, val=13)  # 205 captions

@@ -33,12 +33,12 @@ from xpcap import (
     train_run,
     write_dataset,
 )
-from xpcap.data.pictures import write_pictures
 from xpcap.encoders import HistogramEncoder
 from xpcap.errors import EXPECTED, install, unknown
 from xpcap.models import Beam
 from xpcap.runs import Stopped
 from xpcap.runs.folder import model_config, read_config
+from xpcap.shapes import write_pictures
 
 ROOT = Path(__file__).parent.parent
 HEAVY = ("matplotlib", "PIL", "nltk", "jinja2", "filelock", "safetensors", "tqdm", "click", "cupy", "torch", "onnxruntime", "timm")

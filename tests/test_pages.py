@@ -22,7 +22,6 @@ Image = pytest.importorskip("PIL.Image")
 import xpcap.data  # noqa: E402 - after the skip
 from xpcap import CaptioningRNN, runs  # noqa: E402
 from xpcap.data import CaptionData, Vocabulary, hdf5, open_data, tokenize, write_dataset  # noqa: E402
-from xpcap.data.pictures import best_of, generate, named, write_pictures  # noqa: E402
 from xpcap.data.scaling import fit_scaling  # noqa: E402
 from xpcap.data.source import Source  # noqa: E402
 from xpcap.errors import DataError  # noqa: E402
@@ -30,6 +29,7 @@ from xpcap.metrics import METRICS, Scored, averaged, corpus_bleu, smoothed_bleu 
 from xpcap.models import Beam  # noqa: E402
 from xpcap.runs import TrainOptions, evaluate_run, train_run  # noqa: E402
 from xpcap.runs import folder as run_folder  # noqa: E402
+from xpcap.shapes import best_of, generate, named, write_pictures  # noqa: E402
 
 ROOT = Path(__file__).parent.parent
 SMALL: dict[str, Any] = {"hidden": 16, "wordvec": 8, "epochs": 2, "score_epochs": 0, "feature_scaling": "none"}
@@ -144,7 +144,7 @@ def test_nothing_is_written_outside_the_run_folder(tmp_path: Path) -> None:
     for folder in folders.values():
         Path(folder).mkdir()
     code = (
-        "from pathlib import Path; from xpcap.data.pictures import generate; from xpcap.runs import TrainOptions, training;"
+        "from pathlib import Path; from xpcap.shapes import generate; from xpcap.runs import TrainOptions, training;"
         f"training.generate = lambda seed, **how: generate(seed, train=20, val=6); training.train_run(TrainOptions(out=Path('runs/r'), **{SMALL}))"
     )
     environment = {**os.environ, **folders, "PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": "1"}

@@ -16,7 +16,7 @@ import forms
 import pytest
 import sockets
 
-from xpcap.data.pictures import picture_of
+from xpcap.shapes import picture_of
 
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "xpcap"

@@ -23,7 +23,6 @@ from test_resume import stop_after
 
 from xpcap import CaptionData, CaptioningRNN, CaptioningSolver
 from xpcap.data.dataset import Split
-from xpcap.data.pictures import generate
 from xpcap.data.vocabulary import END, Vocabulary
 from xpcap.errors import DataError, OptionError
 from xpcap.groups import ALONE, Group
@@ -33,6 +32,7 @@ from xpcap.runs import load_state, save_state
 from xpcap.runs.folder import HISTORY, open_run
 from xpcap.runs.options import ON_SCORE, epochs_for
 from xpcap.runs.pages import whole_history
+from xpcap.shapes import generate
 from xpcap.training import self_critical
 from xpcap.training.history import best_of
 from xpcap.training.self_critical import SelfCritical, advantages

@@ -12,13 +12,13 @@ import pytest
 pytest.importorskip("PIL")  # generated pictures
 
 from xpcap import CaptioningRNN, CaptioningSolver, optim, to_numpy
-from xpcap.data.pictures import generate
 from xpcap.data.scaling import FeatureScaling, fit_scaling
 from xpcap.errors import DataError, OptionError, TrainingError
 from xpcap.metrics import teacher_forced
 from xpcap.metrics.cider import CiderD
 from xpcap.models import Parameters
 from xpcap.models.batch import Batch, FeatureRows
+from xpcap.shapes import generate
 from xpcap.training import cross_entropy, validation
 from xpcap.training.history import best_of
 

@@ -24,7 +24,7 @@ LEVELS = [
     {"models", "optim"},
     {"gradcheck", "metrics", "encoders"},
     {"data"},
-    {"prepare"},
+    {"prepare", "shapes"},
     {"report", "training"},
     {"runs"},
     {"verify", "bench"},

@@ -14,7 +14,6 @@ import click
 from xpcap.backend import get_backend
 from xpcap.cli.group import leave_closed_pipe
 from xpcap.cli.shared import PATH, Choice, Function, Number, backend_option, choose_backend, command_line, examples, print_captions, print_scores
-from xpcap.data.pictures import TRAIN, VAL
 from xpcap.data.scaling import KINDS
 from xpcap.data.vocabulary import SPECIAL
 from xpcap.groups import Group, join
@@ -26,6 +25,7 @@ from xpcap.runs import GENERATED, Stopped, TrainOptions, choose, is_saved, train
 from xpcap.runs.folder import LARGEST
 from xpcap.runs.place import has_data
 from xpcap.runs.stages import origin
+from xpcap.shapes import TRAIN, VAL
 from xpcap.signatures import ENDS, kind_of_file
 from xpcap.training.descent import LINEAR
 from xpcap.training.objectives import CROSS_ENTROPY, OBJECTIVES

@@ -12,7 +12,6 @@ import numpy as np
 from xpcap.backend import get_backend
 from xpcap.data import CaptionData
 from xpcap.data.hdf5 import write_stamped
-from xpcap.data.pictures import write_pictures
 from xpcap.data.scaling import FeatureScaling
 from xpcap.errors import DataError
 from xpcap.models import ModelConfig
@@ -40,6 +39,7 @@ from xpcap.runs.folder import (
 from xpcap.runs.options import TrainOptions, settings_of
 from xpcap.runs.pages import whole_history, write_progress_page
 from xpcap.runs.starting import digest_of
+from xpcap.shapes import write_pictures
 from xpcap.training.history import best_of
 from xpcap.training.solver import CaptioningSolver
 from xpcap.training.state import TrainingState

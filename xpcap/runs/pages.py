@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 
 from xpcap.data import CaptionData
-from xpcap.data.pictures import KIND, picture_of
 from xpcap.data.source import Source
 from xpcap.encoders import grid_area, read_picture
 from xpcap.errors import DataError
@@ -23,6 +22,7 @@ from xpcap.runs.evaluation import Evaluation
 from xpcap.runs.folder import FIRST, PICTURES, Run, read_history
 from xpcap.runs.new_pictures import Skipped
 from xpcap.runs.stages import origin
+from xpcap.shapes import KIND, picture_of
 
 PAGE = "index.html"
 SHOWN = 9  # pictures in each gallery of a run

@@ -13,7 +13,6 @@ import numpy as np
 
 from xpcap.data import CaptionData
 from xpcap.data.dataset import spread
-from xpcap.data.pictures import metrics_of
 from xpcap.data.tokens import TOKENISERS, UNICODE
 from xpcap.data.vocabulary import SPECIAL, Vocabulary
 from xpcap.errors import DataError
@@ -22,6 +21,7 @@ from xpcap.metrics import ALIASES, METRICS, Bleu, Interval, Metric, Novel, Score
 from xpcap.metrics.bleu import ORDERS
 from xpcap.metrics.java import JavaError, java_metrics
 from xpcap.runs.captioning import PictureCaption, captioned
+from xpcap.shapes import metrics_of
 
 TAKEN = {*ALIASES, "perplexity", "loss", "accuracy"}  # names of scores that no metric gives
 

@@ -11,7 +11,6 @@ import numpy as np
 
 from xpcap.data import CaptionData, open_data
 from xpcap.data.hdf5 import stamped
-from xpcap.data.pictures import generate
 from xpcap.data.scaling import FeatureScaling
 from xpcap.errors import DataError, OptionError
 from xpcap.groups import ALONE, Group
@@ -29,6 +28,7 @@ from xpcap.runs.scaling import check_scaling
 from xpcap.runs.stages import first_stage, is_staged, second_stage
 from xpcap.runs.starting import open_start
 from xpcap.runs.stopping import StopRequest
+from xpcap.shapes import generate
 from xpcap.training.objectives import CROSS_ENTROPY, SELF_CRITICAL, Objective, smoothed_cross_entropy
 from xpcap.training.self_critical import SelfCritical, sharpen
 from xpcap.training.solver import CaptioningSolver

@@ -9,14 +9,14 @@ from pathlib import Path
 import numpy as np
 
 from xpcap.data.dataset import CaptionData, Split
-from xpcap.data.pictures.grammar import CAPTIONS, describe, named
-from xpcap.data.pictures.scenes import SPLITS, make_scene, paint, scene_of
-from xpcap.data.pictures.scoring import KIND, best_of, metrics_of
 from xpcap.data.source import Source
 from xpcap.data.tokens import tokenize
 from xpcap.data.vocabulary import Vocabulary
 from xpcap.encoders import HistogramEncoder
 from xpcap.progress import bar
+from xpcap.shapes.grammar import CAPTIONS, describe, named
+from xpcap.shapes.scenes import SPLITS, make_scene, paint, scene_of
+from xpcap.shapes.scoring import KIND, best_of, metrics_of
 
 __all__ = ["KIND", "best_of", "generate", "metrics_of", "named", "picture_of", "write_pictures"]
 TRAIN, VAL = 15000, 500  # pictures

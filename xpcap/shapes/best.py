@@ -7,8 +7,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from xpcap.data.pictures.grammar import language, structure
-from xpcap.data.pictures.scenes import Scene
+from xpcap.shapes.grammar import language, structure
+from xpcap.shapes.scenes import Scene
 
 ORDERS = 4
 STARTS = 16  # starting points of the search: a good one, and random ones

@@ -5,11 +5,11 @@ from collections.abc import Sequence
 import numpy as np
 
 from xpcap.data.dataset import CaptionData
-from xpcap.data.pictures.best import best_captions
-from xpcap.data.pictures.grammar import CAPTIONS, named
-from xpcap.data.pictures.scenes import scene_of
 from xpcap.data.tokens import tokenize
 from xpcap.metrics import Bleu, Metric, References, Scored, Words, averaged
+from xpcap.shapes.best import best_captions
+from xpcap.shapes.grammar import CAPTIONS, named
+from xpcap.shapes.scenes import scene_of
 
 KIND = "pictures"  # `generated` of a data set's source
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from xpcap.data.pictures.scenes import COLOURS, SHAPES, Scene, Thing
+from xpcap.shapes.scenes import COLOURS, SHAPES, Scene, Thing
 
 CAPTIONS = 5  # drawn for each scene
 SIZES = {"small": ("small", "little", "tiny"), "large": ("large", "big")}
