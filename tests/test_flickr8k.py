@@ -13,7 +13,8 @@ from xpcap.cli import main
 from xpcap.data import Vocabulary
 from xpcap.data.scaling import fit_scaling
 from xpcap.prepare import read_features
-from xpcap.prepare.flickr8k import read_list, read_token_file
+from xpcap.prepare.flickr8k import read_token_file
+from xpcap.prepare.text import read_list
 
 pytestmark = pytest.mark.hunt
 

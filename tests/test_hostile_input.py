@@ -26,7 +26,8 @@ from xpcap.encoders import HistogramEncoder, read_picture  # noqa: E402
 from xpcap.errors import DataError, unknown  # noqa: E402
 from xpcap.prepare import encode_folder, import_flickr8k, read_features  # noqa: E402
 from xpcap.prepare.features import leads_out  # noqa: E402
-from xpcap.prepare.flickr8k import read_list, read_token_file  # noqa: E402
+from xpcap.prepare.flickr8k import read_token_file  # noqa: E402
+from xpcap.prepare.text import read_list  # noqa: E402
 
 MB = 1 << 20
 MOST_MEMORY = 300 * MB  # of one process that meets all of these

@@ -30,7 +30,8 @@ from xpcap.errors import DataError  # noqa: E402
 from xpcap.metrics import corpus_bleu, smoothed_bleu, unigram_bleu  # noqa: E402
 from xpcap.models import FeatureRows  # noqa: E402
 from xpcap.prepare import import_flickr8k  # noqa: E402
-from xpcap.prepare.flickr8k import read_list, read_token_file  # noqa: E402
+from xpcap.prepare.flickr8k import read_token_file  # noqa: E402
+from xpcap.prepare.text import read_list  # noqa: E402
 
 STORE = tempfile.TemporaryDirectory()  # what hypothesis keeps on disk, from the moment that tests are collected
 atexit.register(STORE.cleanup)

@@ -19,7 +19,7 @@ from xpcap.errors import install
 from xpcap.files import obstacle
 from xpcap.groups import Released, join
 from xpcap.prepare import Columns, Findings, import_captions, import_flickr8k
-from xpcap.prepare.build import count
+from xpcap.prepare.dataset import count
 from xpcap.prepare.tables import ColumnsError
 from xpcap.report import visible
 from xpcap.runs.folder import LARGEST

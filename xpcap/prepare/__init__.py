@@ -3,12 +3,10 @@
 A reader of a format returns ``{split: {picture: [captions]}}`` and nothing else, or ``{picture: [captions]}`` if its files know no splits.
 """
 
-from xpcap.prepare.assemble import assemble
-from xpcap.prepare.build import import_captions
+from xpcap.prepare.dataset import assemble, import_captions, import_flickr8k, read_flickr8k
 from xpcap.prepare.detect import read_captions
 from xpcap.prepare.features import encode_folder, read_features
-from xpcap.prepare.findings import Findings
-from xpcap.prepare.flickr8k import import_flickr8k, read_flickr8k
+from xpcap.prepare.splits import Findings
 from xpcap.prepare.tables import Columns
 
 __all__ = [

@@ -1,12 +1,13 @@
 """COCO's annotations: one JSON object with ``images`` (id, file_name) and ``annotations`` (image_id, caption)."""
 
+from collections.abc import Iterator
 from typing import Any
 
 from xpcap.errors import DataError
-from xpcap.prepare.findings import Findings
+from xpcap.prepare.splits import ByPicture, BySplit, Findings, Row, gather
 from xpcap.prepare.text import kind_of
 
-FORM = "COCO annotations"
+COCO = "COCO annotations"
 
 
 def read_coco(where: str, content: Any, findings: Findings) -> dict[str, list[str]]:
@@ -62,3 +63,39 @@ def _id(where: str, thing: dict[str, Any], key: str) -> int | str:
     if type(value) is int or isinstance(value, str):
         return value
     raise DataError(f"{where}: {key!r} is {kind_of(value) if key in thing else 'missing'}, expected a whole number or text")
+
+
+KARPATHY = "Karpathy's data set"
+
+
+def read_karpathy(where: str, content: Any, findings: Findings) -> BySplit | ByPicture:
+    """Split to picture to its captions; picture to its captions if no image has a split. ``restval`` joins train, and findings say so.
+
+    Raises
+    ------
+    DataError : parts that are missing or of other types. A second image of the same name is skipped.
+    """
+    images = content["images"]
+    has_split = any(isinstance(image, dict) and "split" in image for image in images)
+    return gather(_rows(where, images, findings), has_split, findings)
+
+
+def _rows(where: str, images: list[Any], findings: Findings) -> Iterator[Row]:
+    seen = set()
+    for number, image in enumerate(images, start=1):
+        place = f"{where}, image {number}"
+        if not isinstance(image, dict):
+            raise DataError(f"{place} is {kind_of(image)}, expected an object")
+        name, split, sentences = image.get("filename"), image.get("split", ""), image.get("sentences")
+        if not isinstance(name, str) or not isinstance(split, str) or not isinstance(sentences, list):
+            raise DataError(
+                f"{place}: filename is {kind_of(name)}, split {kind_of(split)}, sentences {kind_of(sentences)}, expected text, text and a list"
+            )
+        raw = [sentence.get("raw") if isinstance(sentence, dict) else None for sentence in sentences]
+        if not all(isinstance(text, str) for text in raw):
+            raise DataError(f"{place}: a sentence has no 'raw', expected the text of the caption there")
+        if name in seen:
+            findings.skip("images with the name of another", name)
+            continue
+        seen.add(name)
+        yield place, name, raw, split  # type: ignore[misc]  # raw holds text alone, as was just checked

@@ -5,13 +5,9 @@ from pathlib import Path
 from typing import Any
 
 from xpcap.errors import DataError
-from xpcap.prepare.coco import FORM as COCO
-from xpcap.prepare.coco import read_coco
-from xpcap.prepare.findings import Findings
+from xpcap.prepare.coco import COCO, KARPATHY, read_coco, read_karpathy
 from xpcap.prepare.flickr8k import is_token_line, parse_tokens
-from xpcap.prepare.karpathy import FORM as KARPATHY
-from xpcap.prepare.karpathy import read_karpathy
-from xpcap.prepare.splits import ByPicture, BySplit
+from xpcap.prepare.splits import ByPicture, BySplit, Findings
 from xpcap.prepare.tables import DELIMITERS, Columns, find_delimiter, json_lines, read_objects, read_table, unknown_columns
 from xpcap.prepare.text import first_line, parse_json, read_whole, refuse_masses
 from xpcap.progress import bar

@@ -10,8 +10,7 @@ from typing import Any
 
 from xpcap.encoders.finding import SUFFIXES
 from xpcap.errors import DataError
-from xpcap.prepare.findings import Findings
-from xpcap.prepare.splits import ByPicture, BySplit, Row, gather
+from xpcap.prepare.splits import ByPicture, BySplit, Findings, Row, gather
 from xpcap.prepare.text import kind_of, parse_json
 
 KNOWN = {  # names of columns, the likeliest first, in lower case and with underscores

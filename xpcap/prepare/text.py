@@ -1,6 +1,7 @@
 """Text and JSON of strangers: read whole, with limits, and refused in one sentence."""
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -76,3 +77,22 @@ def first_line(text: str) -> str:
 def kind_of(value: Any) -> str:
     """What a value of JSON is, for messages: ``null``, ``an object``, or the value itself, shortened."""
     return {dict: "an object", list: "a list", type(None): "null"}.get(type(value)) or repr(value)[:60]
+
+
+def read_list(path: str | Path) -> list[str]:
+    """Picture names, one a line. DataError : there is none, or one twice."""
+    names = [line.strip() for line in read_whole("read_list", path).split("\n") if line.strip()]
+    if not names:
+        raise DataError(f"read_list: {path} is empty, expected one picture name a line; a split needs at least one picture")
+    if (twice := _first_twice(names)) is not None:
+        raise DataError(f"read_list: {path} lists {twice[:100]!r} twice, expected each picture once")
+    return names
+
+
+def _first_twice(names: Iterable[str]) -> str | None:
+    seen: set[str] = set()
+    for name in names:
+        if name in seen:
+            return name
+        seen.add(name)
+    return None

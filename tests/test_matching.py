@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from xpcap.prepare.places import Files, Places, find_all
+from xpcap.prepare.matching import Files, Places, find_all
 
 COMPOSED, DECOMPOSED = (unicodedata.normalize(form, "Übung am See.jpg") for form in ("NFC", "NFD"))
 
