@@ -3,8 +3,8 @@
 import numpy as np
 
 from xpcap.backend import get_array_module, is_device_array
-from xpcap.kernels import cublas
-from xpcap.kernels.launching import INT_MAX, are_indices, blocks, fits, i32, launch
+from xpcap.ops import cublas
+from xpcap.ops.launch import INT_MAX, are_indices, blocks, fits, i32, launch
 
 NORM_BLOCKS = 256  # in the first pass of a norm; fixed, so that the order of summation is the same on every GPU
 

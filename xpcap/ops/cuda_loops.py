@@ -1,7 +1,7 @@
 """CUDA kernels of the time loops: launches of one step over whole buffers, with everything that stays the same prepared. loops.py states what they compute."""
 
-from xpcap.kernels import cublas
-from xpcap.kernels.launching import BLOCK, INT_MAX, THREADS, are_indices, blocks, fits, i32, kernel, launch
+from xpcap.ops import cublas
+from xpcap.ops.launch import BLOCK, INT_MAX, THREADS, are_indices, blocks, fits, i32, kernel, launch
 
 FUSED = 128  # with at most so many sequences, a step of an LSTM is one launch each way: product and gates together. Not yet timed on a card
 FORWARD_UNITS, BACKWARD_UNITS = 8, 16  # of a block in lstm_step.cu; its rows are the rest of its threads

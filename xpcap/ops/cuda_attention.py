@@ -1,6 +1,6 @@
 """CUDA kernels of attention over the places of pictures, prepared for a loop as in cuda_loops.py. attending.py states what they compute."""
 
-from xpcap.kernels.launching import BLOCK, are_indices, blocks, fits, i32, kernel, launch
+from xpcap.ops.launch import BLOCK, are_indices, blocks, fits, i32, kernel, launch
 
 PLACES = 1024  # of a picture, at most, as in attention.cu
 SLAB = 16  # places for a thread of attention_sum

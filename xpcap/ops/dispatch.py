@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from xpcap.kernels import cublas, cuda, cuda_attention, cuda_loops, host, host_loops
+from xpcap.ops import cublas, cuda_attention, cuda_kernels, cuda_loops, numpy_kernels, numpy_loops
 
 
 class Kernel(NamedTuple):
@@ -71,7 +71,14 @@ CUDA_LOOPS = (
 )
 CUDA_ATTENTION = ("attend_steps", "attend_backward_steps", "attention_sum")
 CUBLAS = ("product", "add_product", "times_transpose", "row_products", "row_products_add", "row_products_transpose")
-LIBRARIES = ((host, HOST), (host_loops, HOST_LOOPS), (cuda, CUDA), (cuda_loops, CUDA_LOOPS), (cuda_attention, CUDA_ATTENTION), (cublas, CUBLAS))
+LIBRARIES = (
+    (numpy_kernels, HOST),
+    (numpy_loops, HOST_LOOPS),
+    (cuda_kernels, CUDA),
+    (cuda_loops, CUDA_LOOPS),
+    (cuda_attention, CUDA_ATTENTION),
+    (cublas, CUBLAS),
+)
 TABLE: dict[str, tuple[Kernel, ...]] = {
     op: tuple(Kernel(op, getattr(library, f"supports_{op}"), getattr(library, op)) for library, ops in LIBRARIES if op in ops)
     for op in dict.fromkeys(op for _, ops in LIBRARIES for op in ops)
@@ -79,7 +86,7 @@ TABLE: dict[str, tuple[Kernel, ...]] = {
 # The same by where the arrays lie, so that no kernel of the other place is asked
 _FOR_HOST, _FOR_DEVICE = (
     {
-        op: tuple(kernel for kernel in found if (kernel.run.__module__ in (host.__name__, host_loops.__name__)) == on_host)
+        op: tuple(kernel for kernel in found if (kernel.run.__module__ in (numpy_kernels.__name__, numpy_loops.__name__)) == on_host)
         for op, found in TABLE.items()
     }
     for on_host in (True, False)

@@ -6,9 +6,19 @@ So a step on a GPU costs the host two launches each way, or one where the batch 
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from xpcap import kernels
 from xpcap.backend import Array, get_array_module
-from xpcap.ops import Gates, add_product, gather_plus, lstm_gates, lstm_gates_backward, product, rnn_cell, rnn_cell_backward, times_transpose
+from xpcap.ops import dispatch
+from xpcap.ops.equations import (
+    Gates,
+    add_product,
+    gather_plus,
+    lstm_gates,
+    lstm_gates_backward,
+    product,
+    rnn_cell,
+    rnn_cell_backward,
+    times_transpose,
+)
 
 
 class Step(NamedTuple):
@@ -50,7 +60,7 @@ def single_step(n: int) -> Step:
 
 def start_states(h0: Array, c0: Array | None, h: Array, c: Array) -> None:
     """h[:N], c[:N] = h0, c0: the states (N, H) before the first step, at the beginning of their stacks. c0 None: zeros."""
-    if fast := kernels.find("start_states", h0, c0, h, c):
+    if fast := dispatch.find("start_states", h0, c0, h, c):
         fast(h0, c0, h, c)
         return
     N = len(h0)
@@ -59,7 +69,7 @@ def start_states(h0: Array, c0: Array | None, h: Array, c: Array) -> None:
 
 def row_products(x: Array, w: Array, out: Array) -> Callable[[int, int, int], None]:
     """out[o : o + n] = x[i : i + n] @ w, for each call with (i, o, n); x (., k), w (k, m), out (., m)."""
-    if fast := kernels.find("row_products", x, w, out):
+    if fast := dispatch.find("row_products", x, w, out):
         return fast(x, w, out)
 
     def multiply(i: int, o: int, n: int) -> None:
@@ -73,7 +83,7 @@ def row_products_add(x: Array, w: Array, out: Array, scratch: Array | None = Non
 
     `scratch` (., m) has a row for each of n and is overwritten; None takes fresh memory, where a version needs any.
     """
-    if fast := kernels.find("row_products_add", x, w, out, scratch):
+    if fast := dispatch.find("row_products_add", x, w, out, scratch):
         return fast(x, w, out, scratch)
 
     def multiply(i: int, o: int, n: int) -> None:
@@ -85,7 +95,7 @@ def row_products_add(x: Array, w: Array, out: Array, scratch: Array | None = Non
 
 def row_products_transpose(x: Array, w: Array, out: Array, scratch: Array) -> Callable[[int, int, int], None]:
     """out[o : o + n] = x[i : i + n] @ w.T, for each call with (i, o, n); x (., k), w (m, k), out (., m). `scratch` as in ops.times_transpose."""
-    if fast := kernels.find("row_products_transpose", x, w, out, scratch):
+    if fast := dispatch.find("row_products_transpose", x, w, out, scratch):
         return fast(x, w, out, scratch)
 
     def multiply(i: int, o: int, n: int) -> None:
@@ -99,7 +109,7 @@ def lstm_steps(a: Array, Wh: Array, state: tuple[Array, Array], out: Gates, besi
 
     a (R, 4H), gates and tanh_c by row; `state`, the stacks h and c that steps start from, and out.h and out.c, those they produce, may be the same.
     """
-    if beside is None and (fast := kernels.find("lstm_steps", a, Wh, state, out)):
+    if beside is None and (fast := dispatch.find("lstm_steps", a, Wh, state, out)):
         return fast(a, Wh, state, out)
     h, c = state
     multiply, gate = row_products(h, Wh, out.gates), lstm_gate_steps(a, out.gates, c, out)
@@ -122,7 +132,7 @@ def lstm_backward_steps(
     Arguments as in lstm_gate_backward_steps; `out` holds the stacks and buffers of the forward pass, `scratch` (N * H,) is overwritten. Between steps
     a kernel may leave dh_next as it was. With dc_T a step is always a product and the gates.
     """
-    if beside is None and dc_T is None and (fast := kernels.find("lstm_backward_steps", dh, dh_next, dc, out, Wh, da, scratch)):
+    if beside is None and dc_T is None and (fast := dispatch.find("lstm_backward_steps", dh, dh_next, dc, out, Wh, da, scratch)):
         return fast(dh, dh_next, dc, out, Wh, da, scratch)
     gate, multiply = lstm_gate_backward_steps(dh, dh_next, dc, out, da, dc_T), row_products_transpose(da, Wh, dh_next, scratch)
     add = None if beside is None else beside.backward_steps(da, dh_next)
@@ -138,7 +148,7 @@ def lstm_backward_steps(
 
 def lstm_gate_steps(a: Array, r: Array, c_prev: Array, out: Gates) -> TakeStep:
     """ops.lstm_gates on the rows of a step: a, r, gates, tanh_c (R, .) by row, c_prev in the stack before, h and c in the stack after."""
-    if fast := kernels.find("lstm_gate_steps", a, r, c_prev, out):
+    if fast := dispatch.find("lstm_gate_steps", a, r, c_prev, out):
         return fast(a, r, c_prev, out)
 
     def take(step: Step) -> None:
@@ -155,7 +165,7 @@ def lstm_gate_backward_steps(dh: Array, dh_next: Array, dc: Array, out: Gates, d
     and dc as dc_T (N, H), the gradient of c after a sequence's last step. They begin so; on a GPU without dc_T both count as 0 whatever they hold.
     `out` are the whole buffers of the forward pass; dc is written to.
     """
-    if fast := kernels.find("lstm_gate_backward_steps", dh, dh_next, dc, out, da, dc_T):
+    if fast := dispatch.find("lstm_gate_backward_steps", dh, dh_next, dc, out, da, dc_T):
         return fast(dh, dh_next, dc, out, da, dc_T)
     dh_next[...], dc[...] = 0, 0 if dc_T is None else dc_T
 
@@ -197,7 +207,7 @@ def rnn_backward_steps(dh: Array, dh_next: Array, h: Array, Wh: Array, da: Array
 
 def rnn_cell_steps(a: Array, h: Array) -> TakeStep:
     """ops.rnn_cell on the rows of a step: a (R, H) by row; the stack h holds r after the step, and receives the new state there."""
-    if fast := kernels.find("rnn_cell_steps", a, h):
+    if fast := dispatch.find("rnn_cell_steps", a, h):
         return fast(a, h)
 
     def take(step: Step) -> None:
@@ -208,7 +218,7 @@ def rnn_cell_steps(a: Array, h: Array) -> TakeStep:
 
 def rnn_cell_backward_steps(dh: Array, dh_next: Array, h: Array, da: Array) -> TakeStep:
     """ops.rnn_cell_backward on the rows of a step, later steps first; dh_next as in lstm_gate_backward_steps."""
-    if fast := kernels.find("rnn_cell_backward_steps", dh, dh_next, h, da):
+    if fast := dispatch.find("rnn_cell_backward_steps", dh, dh_next, h, da):
         return fast(dh, dh_next, h, da)
     dh_next[...] = 0
 
@@ -223,7 +233,7 @@ def gather_plus_image(table: Array, ids: Array, b: Array, image: Array, rows: An
 
     `rows` are layers.rows.Rows. The table may be overwritten.
     """
-    if fast := kernels.find("gather_plus_image", table, ids, b, image, rows, out):
+    if fast := dispatch.find("gather_plus_image", table, ids, b, image, rows, out):
         return fast(table, ids, b, image, rows, out)
     gather_plus(table, ids, b, out)
     for step in rows.steps:
@@ -233,7 +243,7 @@ def gather_plus_image(table: Array, ids: Array, b: Array, image: Array, rows: An
 
 def sequence_sum(x: Array, rows: Any, out: Array) -> Array:
     """out[k] = sum of x[r] over all rows r of sequence k, later steps last: x (R, C), out (N, C). The gradient of `gather_plus_image` for `image`."""
-    if fast := kernels.find("sequence_sum", x, rows, out):
+    if fast := dispatch.find("sequence_sum", x, rows, out):
         return fast(x, rows, out)
     out[...] = 0
     for step in rows.steps:

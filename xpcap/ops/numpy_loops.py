@@ -10,7 +10,7 @@ import numpy as np
 
 from xpcap.blas import crowding
 from xpcap.cores import free_cores
-from xpcap.kernels.host import BLOCK, FEW, on_host, product, supports_product
+from xpcap.ops.numpy_kernels import BLOCK, FEW, on_host, product, supports_product
 
 
 def supports_row_products(x, w, out):

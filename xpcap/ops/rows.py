@@ -14,9 +14,9 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 
 from xpcap.backend import Array, asarray
-from xpcap.loops import Step, TakeStep
-from xpcap.ops import gather
-from xpcap.workspace import Buffer
+from xpcap.memory import Buffer
+from xpcap.ops.equations import gather
+from xpcap.ops.recurrent import Step, TakeStep
 
 
 class Rows(NamedTuple):
