@@ -79,8 +79,8 @@ BEAMS, MEAN, TRANSCRIPT = (f"xpcap/models/{name}.py" for name in ("beam", "score
 SOLVER, WATCH, FEED, BACKEND = "xpcap/training/solver.py", "xpcap/training/watch.py", "xpcap/data/feed.py", "xpcap/backend.py"
 KERNELS = "xpcap/ops/cuda/"
 ATTENTION = KERNELS + "attention.cu"
-ROWS, CUDA, CUDA_LOOPS, CUDA_ATTENTION, CUBLAS, LAUNCH = (
-    f"xpcap/ops/{name}.py" for name in ("rows", "cuda_kernels", "cuda_loops", "cuda_attention", "cublas", "launch")
+CUDA, CUDA_LOOPS, CUDA_ATTENTION, CUBLAS, LAUNCH = (
+    f"xpcap/ops/{name}.py" for name in ("cuda_kernels", "cuda_loops", "cuda_attention", "cublas", "launch")
 )
 
 MISTAKES = [
@@ -392,7 +392,7 @@ MISTAKES = [
     ),
     Mistake(
         "all-go-on", "every sequence of a step takes a gradient from the next step",
-        ROWS, "_steps", "Step($first, $before, $after, $n, $here)", "$n",
+        LOOPS, "_steps", "Step($first, $before, $after, $n, $here)", "$n",
         TRAINING, "gradient of norm nan",
     ),
     Mistake(

@@ -2,8 +2,7 @@
 
 ==================  =====================================================================
 equations.py        contracts and plain equations of single operations
-recurrent.py        loops over the time steps of packed sequences
-rows.py             packed sequences: which rows belong to a time step
+recurrent.py        packed sequences, and loops over their time steps
 attention.py        attention in those loops
 random.py           counter-based random numbers: dropout masks, augmentation, sampling
 dispatch.py         which fast version an operation has, and for which arguments
@@ -43,8 +42,11 @@ from xpcap.ops.equations import (
 )
 from xpcap.ops.random import draw_masks, draw_uniforms, draw_views
 from xpcap.ops.recurrent import (
+    Beside,
+    Rows,
     Step,
     TakeStep,
+    from_rows,
     gather_plus_image,
     lstm_backward_steps,
     lstm_gate_backward_steps,
@@ -60,8 +62,9 @@ from xpcap.ops.recurrent import (
     sequence_sum,
     single_step,
     start_states,
+    to_rows,
+    zero_without_steps,
 )
-from xpcap.ops.rows import Beside, Rows, from_rows, to_rows, zero_without_steps
 
 __all__ = [
     "Beside",
