@@ -79,9 +79,7 @@ BEAMS, MEAN, TRANSCRIPT = (f"xpcap/models/{name}.py" for name in ("beam", "score
 SOLVER, WATCH, FEED, BACKEND = "xpcap/training/solver.py", "xpcap/training/watch.py", "xpcap/data/feed.py", "xpcap/backend.py"
 KERNELS = "xpcap/ops/cuda/"
 ATTENTION = KERNELS + "attention.cu"
-CUDA, CUDA_LOOPS, CUDA_ATTENTION, CUBLAS, LAUNCH = (
-    f"xpcap/ops/{name}.py" for name in ("cuda_kernels", "cuda_loops", "cuda_attention", "cublas", "launch")
-)
+CUDA, CUBLAS, LAUNCH = (f"xpcap/ops/{name}.py" for name in ("cuda_kernels", "cublas", "launch"))
 
 MISTAKES = [
     # What NumPy takes and CuPy does not
@@ -271,7 +269,7 @@ MISTAKES = [
     ),
     Mistake(
         "state-not-zeroed", "the last step starts its gradient from what was in memory",
-        CUDA_LOOPS, "rnn_cell_backward_steps", "i32(more)", "i32(n)",
+        CUDA, "rnn_cell_backward_steps", "i32(more)", "i32(n)",
         TRAINING_RNN, "gradient of norm nan",
     ),
     Mistake(
@@ -372,12 +370,12 @@ MISTAKES = [
     ),
     Mistake(
         "first-for-before-in-a-launch", "the same in the launch of a kernel",
-        CUDA_LOOPS, "lstm_gate_steps", "i32(before)", "i32(first)",
+        CUDA, "lstm_gate_steps", "i32(before)", "i32(first)",
         kernel("lstm_gate_steps"), "Not equal to tolerance",
     ),
     Mistake(
         "state-before", "the derivative of tanh is taken of the state before the step",
-        CUDA_LOOPS, "rnn_cell_backward_steps", "first, _, after, n, more = step", "first, after, _, n, more = step",
+        CUDA, "rnn_cell_backward_steps", "first, _, after, n, more = step", "first, after, _, n, more = step",
         kernel("rnn_cell_backward_steps"), "Not equal to tolerance",
     ),
     Mistake(
@@ -485,12 +483,12 @@ MISTAKES = [
     ),
     Mistake(
         "last-cell", "the gradient of the cell after a sequence's last step is not read",
-        CUDA_LOOPS, "lstm_gate_backward_steps", "i32(n if carried else more)", "i32(more)",
+        CUDA, "lstm_gate_backward_steps", "i32(n if carried else more)", "i32(more)",
         kernel("lstm_gate_backward_steps"), "Not equal to tolerance",
     ),
     Mistake(
         "more-is-n", "a step looks for the next one of all its sequences",
-        CUDA_LOOPS, "lstm_backward_steps", "i32(more)", "i32(n)",
+        CUDA, "lstm_backward_steps", "i32(more)", "i32(n)",
         kernel("lstm_backward_steps"), "Not equal to tolerance",
     ),
     Mistake(
@@ -545,7 +543,7 @@ MISTAKES = [
     ),
     Mistake(
         "first-for-before-in-attention", "a row where attention wants the state before it",
-        CUDA_ATTENTION, "attend_steps", "i32(before)", "i32(first)",
+        CUDA, "attend_steps", "i32(before)", "i32(first)",
         kernel("attend_steps"), "Not equal to tolerance",
     ),
     Mistake(
@@ -565,12 +563,12 @@ MISTAKES = [
     ),
     Mistake(
         "slabs-rounded-down", "the last places of a picture get no gradient",
-        CUDA_ATTENTION, "attention_sum", "-(-$P // SLAB)", "max(1, $P // SLAB)",
+        CUDA, "attention_sum", "-(-$P // SLAB)", "max(1, $P // SLAB)",
         kernel("attention_sum"), "Not equal to tolerance",
     ),
     Mistake(
         "too-many-places", "nobody asks whether the scores of a picture fit into a block",
-        CUDA_ATTENTION, "_fits", "A.shape[1] <= PLACES", "True",
+        CUDA, "_fits", "A.shape[1] <= PLACES", "True",
         MANY_PLACES, "is None",
     ),
     Mistake(

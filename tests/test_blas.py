@@ -121,13 +121,11 @@ def test_a_step_beside_a_neighbour_has_the_bits_of_a_step_alone(cell: str, monke
     with threadpool_limits(2, "blas"):
         alone = blas.Crowding()
         monkeypatch.setattr(blas, "crowding", lambda: alone)
-        for room in ("numpy_kernels", "numpy_loops"):
-            monkeypatch.setattr(f"xpcap.ops.{room}.crowding", lambda: alone)
+        monkeypatch.setattr("xpcap.ops.numpy_kernels.crowding", lambda: alone)
         alone.LATE = np.inf
         expected = model.loss(features, captions, workspace=Workspace(model.params.flat))
         beside: Any = Spied(monkeypatch)
-        for room in ("numpy_kernels", "numpy_loops"):
-            monkeypatch.setattr(f"xpcap.ops.{room}.crowding", lambda: beside)
+        monkeypatch.setattr("xpcap.ops.numpy_kernels.crowding", lambda: beside)
         model.loss(features, captions)
         beside._until, first = np.inf, beside.single
         got = model.loss(features, captions)

@@ -10,7 +10,7 @@ import pytest
 import xpcap
 from xpcap import layers, ops
 from xpcap.backend import asarray, to_numpy
-from xpcap.ops import Rows, dispatch, numpy_loops
+from xpcap.ops import Rows, dispatch, numpy_kernels
 from xpcap.ops.numpy_kernels import BLOCK
 
 N, H, V = 5, 7, 11  # odd sizes: nothing fits a block
@@ -348,8 +348,8 @@ def kernels_of(*libraries: str) -> list[dispatch.Kernel]:
     return [kernel for found in dispatch.TABLE.values() for kernel in found if kernel.run.__module__.split(".")[-1] in libraries]
 
 
-ON_THE_HOST = kernels_of("numpy_kernels", "numpy_loops")
-ON_A_CARD = kernels_of("cuda_kernels", "cuda_loops", "cuda_attention", "cublas")
+ON_THE_HOST = kernels_of("numpy_kernels")
+ON_A_CARD = kernels_of("cuda_kernels", "cublas")
 
 
 def test_every_kernel_stands_for_an_op_and_is_tested_here() -> None:
@@ -384,7 +384,7 @@ def test_host_gates_in_blocks_of_rows_have_the_bits_of_whole_steps(op: str, dtyp
     for arguments in made if isinstance(made, list) else [made]:
         whole = run(kernel, arguments, contextlib.nullcontext())
         for block in (2 * 4 * H, 1):
-            monkeypatch.setattr(numpy_loops, "BLOCK", block)
+            monkeypatch.setattr(numpy_kernels, "BLOCK", block)
             for got, expected in zip(run(kernel, arguments, contextlib.nullcontext()), whole, strict=True):
                 np.testing.assert_array_equal(got, expected)
         monkeypatch.undo()
