@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from xpcap import layers, to_numpy
-from xpcap.layers.rows import Rows
+from xpcap.ops import Rows
 
 N, T, D, H, P = 3, 4, 5, 6, 8
 CELLS = pytest.mark.parametrize("cell", ["lstm", "rnn"])

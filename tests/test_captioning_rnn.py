@@ -8,11 +8,11 @@ import pytest
 
 from xpcap import CaptioningRNN, CaptioningSolver, layers, to_numpy, use_backend
 from xpcap.gradcheck import directional_errors, eval_numerical_gradient
+from xpcap.memory import Workspace
 from xpcap.models import Beam
 from xpcap.models.batch import FeatureRows
 from xpcap.models.packing import pack
 from xpcap.verify import read_cases
-from xpcap.workspace import Workspace
 
 CELLS = pytest.mark.parametrize("cell", ["rnn", "lstm"])
 INJECT = pytest.mark.parametrize("inject", ["init", "every-step", "attention", "attention+every-step"])

@@ -22,9 +22,10 @@ from commands import SMALL
 from planting import function_named
 
 import xpcap
-from xpcap import attending, backend, bench, draws, kernels, layers, loops, ops, runs
+from xpcap import backend, bench, layers, ops, runs
 from xpcap.cli import main
 from xpcap.encoders import read_picture
+from xpcap.ops import dispatch
 from xpcap.runs import new_pictures, training
 from xpcap.shapes import generate, picture_of
 
@@ -187,8 +188,8 @@ def test_layers_and_tests_that_the_docs_name_exist() -> None:
 
 def test_ops_with_a_fast_version_are_those_of_the_table() -> None:
     listed = dict(re.findall(r"^\| `(\w+)` \| .* \|(.*)\|$", LAYERS.split("\n## Fast versions\n")[1].split("\n## ")[0], re.MULTILINE))
-    assert all(any(callable(getattr(module, op, None)) for module in (ops, loops, draws, attending)) for op in listed)
-    assert {op for op, fast in listed.items() if fast.strip()} == set(kernels.TABLE)
+    assert all(callable(getattr(ops, op, None)) for op in listed)
+    assert {op for op, fast in listed.items() if fast.strip()} == set(dispatch.TABLE)
 
 
 def anchors(text: str) -> set[str]:

@@ -94,7 +94,7 @@ def test_a_command_that_hangs_ends_and_says_so() -> None:
 def test_the_page_holds_no_place_of_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     home = Path(os.sep) / "home" / "somebody"
     monkeypatch.setattr(Path, "home", lambda: home)
-    assert gpu_check.clean(f"{gpu_check.ROOT}/xpcap/ops.py and {home}/.cupy") == "./xpcap/ops.py and ~/.cupy"
+    assert gpu_check.clean(f"{gpu_check.ROOT}/xpcap/ops/equations.py and {home}/.cupy") == "./xpcap/ops/equations.py and ~/.cupy"
 
 
 @pytest.mark.skipif(CUPY.usable, reason="there is a card: make gpu-check is the test")

@@ -10,8 +10,8 @@ import pytest
 from xpcap import layers, to_numpy
 from xpcap.gradcheck import eval_numerical_gradient_array, rel_error
 from xpcap.layers import vocabulary
-from xpcap.layers.rows import Rows
-from xpcap.workspace import Workspace
+from xpcap.memory import Workspace
+from xpcap.ops import Rows
 
 N, T, D, H, V, P = 3, 4, 5, 6, 7, 8
 

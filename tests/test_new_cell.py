@@ -9,8 +9,7 @@ from xpcap import CaptioningRNN, CaptioningSolver, OptionError
 from xpcap.data.synthetic import draw_data
 from xpcap.gradcheck import directional_errors
 from xpcap.layers import CELLS, Cell, attention_forward
-from xpcap.loops import single_step
-from xpcap.ops import sigmoid
+from xpcap.ops import sigmoid, single_step
 
 
 def gates(a: Any, h: Any, Wh: Any) -> tuple[Any, ...]:

@@ -8,8 +8,8 @@ import pytest
 from xpcap import CaptioningRNN, to_numpy
 from xpcap.gradcheck import eval_numerical_gradient_array
 from xpcap.layers import CELLS, Rows, sigmoid
+from xpcap.memory import fresh
 from xpcap.models import Choice, Policy
-from xpcap.workspace import fresh
 
 SIZES, N, H = [3, 2, 2, 1], 4, 5
 

@@ -20,14 +20,14 @@ from xpcap.cores import cores
 # isort: split
 import numpy as np
 
-from xpcap import CaptioningSolver, kernels
+from xpcap import CaptioningSolver
 from xpcap.backend import Array
 from xpcap.bench import CONFIGS
 from xpcap.bench.work import host_batches, make_solver
 from xpcap.layers import vocabulary
+from xpcap.memory import Workspace
 from xpcap.models import entry, packing
-from xpcap.ops import segments
-from xpcap.workspace import Workspace
+from xpcap.ops import dispatch, segments
 
 PAIRS, STEPS = 9, 4  # pairs of timings, without one optimisation and with all; steps per timing, the first not counted
 USUAL_WAIT = "26"  # OpenBLAS's default
@@ -58,7 +58,7 @@ def ways(solver: CaptioningSolver) -> dict[str, Callable[[], AbstractContextMana
 
     @contextlib.contextmanager
     def without(op: str) -> Iterator[None]:
-        with mock.patch.object(kernels, "_FOR_HOST", {name: found for name, found in kernels._FOR_HOST.items() if name != op}):
+        with mock.patch.object(dispatch, "_FOR_HOST", {name: found for name, found in dispatch._FOR_HOST.items() if name != op}):
             yield
 
     found: dict[str, Callable[[], AbstractContextManager[object]]] = {
@@ -69,7 +69,7 @@ def ways(solver: CaptioningSolver) -> dict[str, Callable[[], AbstractContextMana
         "kept buffers": lambda: mock.patch.object(solver, "_workspace", forgetful),
         "blocks: scores held as a whole": lambda: mock.patch.object(vocabulary, "LEAST", 1 << 30),
     }
-    return found | {op: lambda op=op: without(op) for op in (*kernels.HOST, *kernels.HOST_LOOPS)}  # type: ignore[misc]
+    return found | {op: lambda op=op: without(op) for op in dispatch.NUMPY}  # type: ignore[misc]
 
 
 def milliseconds(solver: CaptioningSolver, batches: list[Any], count: int = STEPS) -> float:

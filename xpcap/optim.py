@@ -8,8 +8,8 @@ import numpy as np
 
 from xpcap.backend import Array, get_array_module
 from xpcap.errors import OptionError, unknown
+from xpcap.memory import Buffer
 from xpcap.ops import adam_update, clip_by_norm
-from xpcap.workspace import Buffer
 
 Config = dict[str, Any]
 DEFAULTS: dict[str, Config] = {

@@ -27,8 +27,7 @@ from xpcap.layers.lstm import (
     lstm_step_forward,
 )
 from xpcap.layers.rnn import rnn_backward, rnn_forward, rnn_rows_backward, rnn_rows_forward, rnn_step_backward, rnn_step_forward
-from xpcap.layers.rows import Beside, Rows
-from xpcap.ops import sigmoid
+from xpcap.ops import Beside, Rows, sigmoid
 
 __all__ = [
     "CELLS",

@@ -13,7 +13,7 @@ from xpcap.layers.cells import CELLS, check_takes_beside
 from xpcap.layers.checks import check_arrays, check_upstream
 from xpcap.layers.lstm import ORDER, LSTMStepCache, lstm_step_backward, lstm_step_forward
 from xpcap.layers.rnn import RNNStepCache, rnn_step_backward, rnn_step_forward
-from xpcap.layers.rows import Rows, from_rows, to_rows
+from xpcap.ops import Rows, from_rows, to_rows
 
 
 class AttentionLSTMStepCache(NamedTuple):

@@ -8,10 +8,22 @@ from typing import Any, NamedTuple
 from xpcap.backend import Array, get_array_module
 from xpcap.blas import in_turn
 from xpcap.layers.checks import check_arrays, check_upstream
-from xpcap.layers.rows import Beside, Rows, from_rows, to_rows, zero_without_steps
-from xpcap.loops import lstm_backward_steps, lstm_steps, single_step, start_states
-from xpcap.ops import Gates, lstm_gates, lstm_gates_backward, product
-from xpcap.workspace import Buffer, fresh
+from xpcap.memory import Buffer, fresh
+from xpcap.ops import (
+    Beside,
+    Gates,
+    Rows,
+    from_rows,
+    lstm_backward_steps,
+    lstm_gates,
+    lstm_gates_backward,
+    lstm_steps,
+    product,
+    single_step,
+    start_states,
+    to_rows,
+    zero_without_steps,
+)
 
 ORDER = "gates stack i, f, o, g"
 State = tuple[Array, Array]  # h and c, each (n, H)

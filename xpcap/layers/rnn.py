@@ -5,10 +5,20 @@ from typing import NamedTuple
 from xpcap.backend import Array, get_array_module
 from xpcap.blas import in_turn
 from xpcap.layers.checks import check_arrays, check_upstream
-from xpcap.layers.rows import Beside, Rows, from_rows, to_rows, zero_without_steps
-from xpcap.loops import rnn_backward_steps, rnn_steps, single_step
-from xpcap.ops import product, rnn_cell, rnn_cell_backward
-from xpcap.workspace import Buffer, fresh
+from xpcap.memory import Buffer, fresh
+from xpcap.ops import (
+    Beside,
+    Rows,
+    from_rows,
+    product,
+    rnn_backward_steps,
+    rnn_cell,
+    rnn_cell_backward,
+    rnn_steps,
+    single_step,
+    to_rows,
+    zero_without_steps,
+)
 
 State = tuple[Array]  # h (n, H)
 

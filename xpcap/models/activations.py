@@ -3,10 +3,10 @@
 from xpcap.backend import Array
 from xpcap.layers.activations import Activation
 from xpcap.layers.cells import CELLS
+from xpcap.memory import fresh
 from xpcap.models import network
 from xpcap.models.captioning_rnn import CaptioningRNN
 from xpcap.models.entry import enter
-from xpcap.workspace import fresh
 
 
 def activations(model: CaptioningRNN, features: Array, captions: Array) -> dict[str, Activation]:

@@ -8,10 +8,10 @@ import numpy as np
 
 from xpcap.backend import Array, get_array_module
 from xpcap.errors import OptionError
+from xpcap.memory import Buffer
 from xpcap.models.policies import Choice, Chooser, Policy, Special, check_number
 from xpcap.models.scores import largest
 from xpcap.models.transcript import Transcript
-from xpcap.workspace import Buffer
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ import numpy as np
 from xpcap.backend import Array
 from xpcap.blas import in_turn
 from xpcap.layers.cells import State
+from xpcap.memory import Buffer, fresh
 from xpcap.models import network
 from xpcap.models.batch import FeatureRows
 from xpcap.models.config import ModelConfig
@@ -15,7 +16,6 @@ from xpcap.models.decoding import Said, decode
 from xpcap.models.entry import enter
 from xpcap.models.network import Member, Score
 from xpcap.models.policies import Policy
-from xpcap.workspace import Buffer, fresh
 
 
 class Captioner(ABC):

@@ -12,6 +12,7 @@ from xpcap.cores import side_by_side
 from xpcap.errors import unknown
 from xpcap.layers.attention import Attention
 from xpcap.layers.cells import CELLS, State
+from xpcap.memory import Buffer, Workspace, fresh
 from xpcap.models import network
 from xpcap.models.batch import FeatureRows
 from xpcap.models.captioner import Captioner
@@ -25,7 +26,6 @@ from xpcap.models.network import Member
 from xpcap.models.packing import pack
 from xpcap.models.parameters import Parameters
 from xpcap.ops import gather, product
-from xpcap.workspace import Buffer, Workspace, fresh
 
 WEIGHTS = 0  # random stream of the initial weights, from the seed
 LEAST_PART = 32  # captions per part: products with fewer rows are too thin to gain from another core
@@ -198,7 +198,7 @@ class CaptioningRNN(Captioner):
         features : array (N, D), with attention (N, P, D), host or device, or FeatureRows of a table on the model's device; of the captions in `mine`,
             if that is given
         captions : array (N, T+1), int; inputs are all columns but the last, targets all but the first; NULL targets do not count
-        workspace : xpcap.workspace.Workspace for memory; the gradients, and on a device the loss, stay valid until its next use. A large enough
+        workspace : xpcap.memory.Workspace for memory; the gradients, and on a device the loss, stay valid until its next use. A large enough
             batch is split into as many parts as the workspace has, computed in parallel. None: fresh memory, one part
         weights : array (N,), real, on the host; the weight of each caption. None: 1 each
         total : divisor of the sum. None: N

@@ -8,8 +8,8 @@ import numpy as np
 
 from xpcap.backend import Array, get_array_module, is_device_array, to_numpy
 from xpcap.layers.checks import all_below
+from xpcap.memory import Workspace
 from xpcap.models.batch import FeatureRows
-from xpcap.workspace import Workspace
 
 
 def check_batch(
@@ -88,7 +88,7 @@ def check_finite(where: str, features: Array, given: Array | None = None) -> Non
 def check_terms(where: str, workspace: Any, weights: Any, total: float | None, smoothing: float) -> None:
     """TypeError, ValueError : what says how the terms of a loss are added up is out of range, or the workspace is none."""
     if not isinstance(workspace, Workspace | None):
-        raise TypeError(f"{where}: workspace is a {type(workspace).__name__}, expected an xpcap.workspace.Workspace, or None")
+        raise TypeError(f"{where}: workspace is a {type(workspace).__name__}, expected an xpcap.memory.Workspace, or None")
     if weights is not None and not np.isfinite(np.asarray(weights, np.float64)).all():
         raise ValueError(f"{where}: weights hold a number that is not finite, expected finite ones")
     if total is not None and not 0 < total < np.inf:

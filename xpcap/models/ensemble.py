@@ -7,6 +7,7 @@ import numpy as np
 
 from xpcap.backend import Array, get_array_module
 from xpcap.layers.cells import State
+from xpcap.memory import Buffer, fresh
 from xpcap.models.batch import FeatureRows
 from xpcap.models.captioner import Captioner
 from xpcap.models.captioning_rnn import CaptioningRNN
@@ -14,7 +15,6 @@ from xpcap.models.checks import as_array, check_features
 from xpcap.models.entry import to_device
 from xpcap.models.network import Member
 from xpcap.models.scores import log_mean
-from xpcap.workspace import Buffer, fresh
 
 
 class Ensemble(Captioner):

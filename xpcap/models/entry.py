@@ -6,13 +6,13 @@ from typing import Any
 import numpy as np
 
 from xpcap.backend import Array, asarray, is_device_array, to_numpy
+from xpcap.memory import Buffer
 from xpcap.models.batch import FeatureRows
 from xpcap.models.checks import as_array, check_batch, check_finite
 from xpcap.models.config import ModelConfig
 from xpcap.models.masks import Draw, Masks, masks_of, row_numbers
 from xpcap.models.network import Part
 from xpcap.models.packing import PackedCaptions, pack, send
-from xpcap.workspace import Buffer
 
 
 def enter(

@@ -4,15 +4,12 @@ import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from xpcap.attending import gather_places
 from xpcap.backend import Array
 from xpcap.layers.attention import Attention
-from xpcap.layers.rows import Rows
-from xpcap.loops import sequence_sum
+from xpcap.memory import Buffer
 from xpcap.models.config import ModelConfig
 from xpcap.models.parameters import Parameters
-from xpcap.ops import add_product, gather, product
-from xpcap.workspace import Buffer
+from xpcap.ops import Rows, add_product, gather, gather_places, product, sequence_sum
 
 
 class Image(NamedTuple):

@@ -10,15 +10,14 @@ from xpcap.backend import Array, get_array_module
 from xpcap.cores import on_cores
 from xpcap.layers.cells import CELLS
 from xpcap.layers.vocabulary import blocks, vocabulary_loss
-from xpcap.loops import gather_plus_image
+from xpcap.memory import Buffer, fresh
 from xpcap.models.config import ModelConfig
 from xpcap.models.image import Image, image_backward, image_forward
 from xpcap.models.masks import Masks
 from xpcap.models.packing import PackedCaptions
 from xpcap.models.parameters import Parameters
 from xpcap.models.scores import log_mean
-from xpcap.ops import gather, gather_plus, log_softmax, product, scatter, segment_sum, weighted_sum
-from xpcap.workspace import Buffer, fresh
+from xpcap.ops import gather, gather_plus, gather_plus_image, log_softmax, product, scatter, segment_sum, weighted_sum
 
 GRADIENTS = "grads"  # the buffer of all gradients in a workspace
 Member = tuple[ModelConfig, Parameters]  # a model, of those whose probabilities are averaged

@@ -10,8 +10,8 @@ import numpy as np
 
 from xpcap.backend import Array, asarray, get_array_module
 from xpcap.errors import OptionError
+from xpcap.memory import Buffer
 from xpcap.models.transcript import Transcript
-from xpcap.workspace import Buffer
 
 
 class Special(NamedTuple):

@@ -9,9 +9,9 @@ import numpy as np
 from xpcap.backend import Array, asarray
 from xpcap.data.dataset import CaptionData
 from xpcap.errors import OptionError
+from xpcap.memory import Workspace
 from xpcap.models.batch import Batch
 from xpcap.models.parameters import Parameters
-from xpcap.workspace import Workspace
 
 CROSS_ENTROPY, SELF_CRITICAL = OBJECTIVES = ("cross-entropy", "self-critical")
 Objective = Callable[[Any, Batch, Workspace | None], tuple[Array, Parameters]]

@@ -10,14 +10,14 @@ import numpy as np
 from xpcap.backend import Array, asarray, get_array_module
 from xpcap.data.dataset import CaptionData
 from xpcap.data.vocabulary import END, UNK
-from xpcap.draws import draw_uniforms
 from xpcap.errors import OptionError
 from xpcap.groups import ALONE, Group
+from xpcap.memory import Workspace
 from xpcap.metrics.cider import CiderD, DocumentFrequencies
 from xpcap.models.batch import Batch, FeatureRows
 from xpcap.models.parameters import Parameters
 from xpcap.models.policies import Sampling
-from xpcap.workspace import Workspace
+from xpcap.ops import draw_uniforms
 
 LEAST_DISTINCT = 0.05  # of captions of the val split; what good runs say differs in 0.4 and more
 SHORTEST, LONGEST = 0.6, 1.6  # words of a caption over those of a reference

@@ -7,10 +7,10 @@ import numpy as np
 from xpcap.backend import Array, get_array_module, to_numpy
 from xpcap.errors import TrainingError
 from xpcap.groups import Group
+from xpcap.memory import Workspace
 from xpcap.models.network import GRADIENTS
 from xpcap.models.packing import dealt
 from xpcap.models.parameters import Parameters
-from xpcap.workspace import Workspace
 
 
 def dealt_to(group: Group, captions: np.ndarray, null: int) -> np.ndarray | None:

@@ -12,11 +12,10 @@ from xpcap.cores import cores
 from xpcap.data.cs231n import from_coco
 from xpcap.data.dataset import CaptionData
 from xpcap.data.feed import Feed
-from xpcap.draws import draw_views
 from xpcap.errors import TrainingError
 from xpcap.groups import ALONE, Group
 from xpcap.models.batch import Batch, FeatureRows
-from xpcap.ops import global_norm
+from xpcap.ops import draw_views, global_norm
 from xpcap.progress import BAR_SECONDS, Pace, bar, say
 from xpcap.training.checks import check_options, check_rate, refuse_keywords
 from xpcap.training.descent import Descent

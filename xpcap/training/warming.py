@@ -4,11 +4,11 @@ import copy
 
 from xpcap import optim
 from xpcap.backend import is_device_array
+from xpcap.memory import Workspace
 from xpcap.ops import global_norm
 from xpcap.training.descent import Descent
 from xpcap.training.solver import CaptioningSolver
 from xpcap.training.watch import StepRecord
-from xpcap.workspace import Workspace
 
 
 def warm_up(solver: CaptioningSolver) -> None:

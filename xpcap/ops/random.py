@@ -6,9 +6,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from xpcap import kernels
 from xpcap.backend import Array, asarray
-from xpcap.ops import gather
+from xpcap.ops import dispatch
+from xpcap.ops.equations import gather
 
 VIEWS, SAMPLES = 3, 4  # the places of views and of sampled captions; dropout masks have those before them
 
@@ -34,7 +34,7 @@ def draw_masks(
     -----
     Salmon et al. 2011, *Parallel random numbers: as easy as 1, 2, 3*.
     """
-    if fast := kernels.find("draw_masks", masks, numbers, counts, seed, step, keep):
+    if fast := dispatch.find("draw_masks", masks, numbers, counts, seed, step, keep):
         fast(masks, numbers, counts, seed, step, keep)
         return
     for place, count in enumerate(counts):

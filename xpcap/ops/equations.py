@@ -6,10 +6,10 @@ trusted, since the calling layer has checked them. `out` gives arrays to write t
 
 from typing import NamedTuple
 
-from xpcap import kernels
 from xpcap.backend import Array, get_array_module
 from xpcap.blas import in_turn
-from xpcap.workspace import Buffer, fresh
+from xpcap.memory import Buffer, fresh
+from xpcap.ops import dispatch
 
 
 def sigmoid(x: Array) -> Array:
@@ -39,7 +39,7 @@ def lstm_gates(a: Array, r: Array, c_prev: Array, out: Gates | None = None) -> G
     if out is None:
         xp = get_array_module(a, c_prev)
         out = Gates(xp.empty_like(c_prev), xp.empty_like(c_prev), xp.empty_like(a), xp.empty_like(c_prev))
-    if fast := kernels.find("lstm_gates", a, r, c_prev, out):
+    if fast := dispatch.find("lstm_gates", a, r, c_prev, out):
         return fast(a, r, c_prev, out)
     xp, H = get_array_module(a, r, c_prev), c_prev.shape[1]
     h, c, gates, tanh_c = out
@@ -63,7 +63,7 @@ def lstm_gates_backward(
     if out is None:
         xp = get_array_module(gates, dc)
         out = xp.empty_like(gates), xp.empty_like(dc)
-    if fast := kernels.find("lstm_gates_backward", dh, dh_next, dc, gates, tanh_c, c_prev, out):
+    if fast := dispatch.find("lstm_gates_backward", dh, dh_next, dc, gates, tanh_c, c_prev, out):
         return fast(dh, dh_next, dc, gates, tanh_c, c_prev, out)
     i, f, o, g = split_gates(gates)
     da, dc_prev = out
@@ -88,7 +88,7 @@ def rnn_cell(a: Array, r: Array, out: Array | None = None) -> Array:
     """The elementwise half of an RNN step: h = tanh(a + r), each (n, H); a comes from the input, r from the previous state. `out` may be a or r."""
     if out is None:
         out = get_array_module(a).empty_like(a)
-    if fast := kernels.find("rnn_cell", a, r, out):
+    if fast := dispatch.find("rnn_cell", a, r, out):
         return fast(a, r, out)
     xp = get_array_module(a, r)
     out[...] = xp.tanh(a + r)
@@ -99,7 +99,7 @@ def rnn_cell_backward(dh: Array, dh_next: Array, h: Array, out: Array | None = N
     """Gradient of rnn_cell: da (n, H), for a and r alike, given dh from the layer above and dh_next from the next time step, each (n, H)."""
     if out is None:
         out = get_array_module(h).empty_like(h)
-    if fast := kernels.find("rnn_cell_backward", dh, dh_next, h, out):
+    if fast := dispatch.find("rnn_cell_backward", dh, dh_next, h, out):
         return fast(dh, dh_next, h, out)
     out[...] = (dh + dh_next) * (1 - h * h)
     return out
@@ -122,7 +122,7 @@ def softmax_loss(scores: Array, targets: Array, scale: Array | float, out: Array
     """
     if out is None:
         out = get_array_module(scores).empty_like(scores)
-    if fast := kernels.find("softmax_loss", scores, targets, scale, out):
+    if fast := dispatch.find("softmax_loss", scores, targets, scale, out):
         return fast(scores, targets, scale, out, smoothing)
     xp = get_array_module(scores, targets)
     rows = xp.arange(scores.shape[0])
@@ -141,7 +141,7 @@ def word_loss(
     h: Array, w: Array, b: Array, targets: Array, scale: Array | float, nll: Array, dscores: Array, dh: Array, smoothing: float = 0.0
 ) -> None:
     """softmax_loss of the scores h @ w + b, with h (R, H), w (H, V): nll (R,), dscores (R, V) and dh = dscores @ w.T (R, H), all written to."""
-    if fast := kernels.find("word_loss", h, w, b, targets, scale, nll, dscores, dh):
+    if fast := dispatch.find("word_loss", h, w, b, targets, scale, nll, dscores, dh):
         fast(h, w, b, targets, scale, nll, dscores, dh, smoothing)
         return
     scores = product(h, w, out=dscores)
@@ -152,14 +152,14 @@ def word_loss(
 
 def weighted_sum(x: Array, scale: Array | float, out: Array) -> Array:
     """out = sum(scale * x), 0-d: x (R,), scale (R,) or one number. Returns `out`, or on the host a number, which no later step overwrites."""
-    if fast := kernels.find("weighted_sum", x, scale, out):
+    if fast := dispatch.find("weighted_sum", x, scale, out):
         return fast(x, scale, out)
     return x.sum() * scale if isinstance(scale, float) else (x * scale).sum()
 
 
 def gather(table: Array, rows: Array | None, out: Array, mask: Array | None = None, keep: float = 1.0) -> Array:
     """out = table[rows]: table (K, C), rows (R,) int, or None for all K, out (R, C). With a mask (R, C), inverted dropout: `drop`, of those rows."""
-    if fast := kernels.find("gather", table, rows, out, mask, keep):
+    if fast := dispatch.find("gather", table, rows, out, mask, keep):
         return fast(table, rows, out, mask, keep)
     xp = get_array_module(table)
     if rows is None:
@@ -173,7 +173,7 @@ def gather(table: Array, rows: Array | None, out: Array, mask: Array | None = No
 
 def gather_plus(table: Array, rows: Array, b: Array, out: Array) -> Array:
     """out = table[rows] + b: table (K, C), rows (R,) int, b (C,), out (R, C). The table may be overwritten."""
-    if fast := kernels.find("gather_plus", table, rows, b, out):
+    if fast := dispatch.find("gather_plus", table, rows, b, out):
         return fast(table, rows, b, out)
     table += b
     return gather(table, rows, out)
@@ -181,7 +181,7 @@ def gather_plus(table: Array, rows: Array, b: Array, out: Array) -> Array:
 
 def scatter(x: Array, rows: Array, out: Array, mask: Array | None = None, keep: float = 1.0) -> Array:
     """The gradient of gather for distinct rows that ascend: out (K, C) = 0, then out[rows] = x (R, C), after inverted dropout if there is a mask (R, C)."""
-    if fast := kernels.find("scatter", x, rows, out, mask, keep):
+    if fast := dispatch.find("scatter", x, rows, out, mask, keep):
         return fast(x, rows, out, mask, keep)
     out[...] = 0
     out[rows] = x if mask is None else drop(x, mask, keep)
@@ -190,14 +190,14 @@ def scatter(x: Array, rows: Array, out: Array, mask: Array | None = None, keep: 
 
 def product(x: Array, w: Array, out: Array) -> Array:
     """out = x @ w: x (n, k), w (k, m), out (n, m) C-contiguous."""
-    if fast := kernels.find("product", x, w, out):
+    if fast := dispatch.find("product", x, w, out):
         return fast(x, w, out)
     return get_array_module(x, w).dot(x, w, out=out)
 
 
 def add_product(x: Array, w: Array, out: Array, scratch: Array) -> Array:
     """out += x @ w: x (n, k), w (k, m), out (n, m) C-contiguous. `scratch` has the shape of out; it is overwritten."""
-    if fast := kernels.find("add_product", x, w, out, scratch):
+    if fast := dispatch.find("add_product", x, w, out, scratch):
         return fast(x, w, out, scratch)
     out += product(x, w, out=scratch)
     return out
@@ -205,7 +205,7 @@ def add_product(x: Array, w: Array, out: Array, scratch: Array) -> Array:
 
 def times_transpose(x: Array, w: Array, out: Array, scratch: Array) -> Array:
     """out = x @ w.T: x (n, k), w (m, k), out (n, m). `scratch` is a flat array of at least n * m elements; it is overwritten."""
-    if fast := kernels.find("times_transpose", x, w, out, scratch):
+    if fast := dispatch.find("times_transpose", x, w, out, scratch):
         return fast(x, w, out, scratch)
     return get_array_module(x, w).dot(x, w.T, out=out)
 
@@ -231,7 +231,7 @@ def segment_sum(rows: Array, groups: Segments, out: Array | None = None) -> Arra
     """out[k] = sum of rows[r] over all r with ids[r] == k: rows (R, C), out (K, C)."""
     if out is None:
         out = get_array_module(rows).empty((len(groups.starts) - 1, rows.shape[1]), rows.dtype)
-    if fast := kernels.find("segment_sum", rows, groups, out):
+    if fast := dispatch.find("segment_sum", rows, groups, out):
         return fast(rows, groups, out)
     xp = get_array_module(rows, groups.ids)
     out[...] = 0
@@ -241,7 +241,7 @@ def segment_sum(rows: Array, groups: Segments, out: Array | None = None) -> Arra
 
 def drop(x: Array, mask: Array, keep: float) -> Array:
     """Inverted dropout: x / keep where `mask` (bool, shape of x) is true, else 0. The gradient is the same function of dout."""
-    if fast := kernels.find("drop", x, mask, keep):
+    if fast := dispatch.find("drop", x, mask, keep):
         return fast(x, mask, keep)
     out = x * mask
     out *= 1 / keep
@@ -251,7 +251,7 @@ def drop(x: Array, mask: Array, keep: float) -> Array:
 @in_turn
 def global_norm(x: Array, buffer: Buffer | None = None) -> Array:
     """Euclidean norm of x (n,): 0-d, in x's dtype, on a device in memory from `buffer`. Squares are summed in double: float32 would lose digits."""
-    if fast := kernels.find("global_norm", x):
+    if fast := dispatch.find("global_norm", x):
         return fast(x, buffer or fresh(x))
     xp = get_array_module(x)
     wide = x.astype(xp.float64)
@@ -261,7 +261,7 @@ def global_norm(x: Array, buffer: Buffer | None = None) -> Array:
 @in_turn
 def clip_by_norm(x: Array, most: float, buffer: Buffer | None = None) -> Array:
     """Scale x (n,) in place to Euclidean norm `most` if its norm is larger, and return the norm it had, as global_norm does."""
-    if fast := kernels.find("clip_by_norm", x, most):
+    if fast := dispatch.find("clip_by_norm", x, most):
         return fast(x, most, buffer or fresh(x))
     norm = global_norm(x, buffer)
     x *= most / get_array_module(x).maximum(norm, most)
@@ -273,7 +273,7 @@ def adam_update(w: Array, dw: Array, m: Array, v: Array, alpha: float, beta1: fl
 
     m = beta1 * m + (1 - beta1) * dw;  v = beta2 * v + (1 - beta2) * dw**2;  w -= alpha * m / (sqrt(v) + epsilon)
     """
-    if fast := kernels.find("adam_update", w, dw, m, v):
+    if fast := dispatch.find("adam_update", w, dw, m, v):
         fast(w, dw, m, v, alpha, beta1, beta2, epsilon)
         return
     xp = get_array_module(w, dw, m, v)
@@ -284,7 +284,7 @@ def adam_update(w: Array, dw: Array, m: Array, v: Array, alpha: float, beta1: fl
 
 def record_step(record: Array, i: int, loss: Array, norm: Array) -> None:
     """Write loss and gradient norm (both 0-d) of step i to row 1 + i of record (n+1, 2). record[0, 0] starts at 1 and turns 0 if any is not finite."""
-    if fast := kernels.find("record_step", record, i, loss, norm):
+    if fast := dispatch.find("record_step", record, i, loss, norm):
         fast(record, i, loss, norm)
         return
     xp = get_array_module(record, loss, norm)

@@ -1,4 +1,4 @@
-"""Loads CUDA C files from this folder and launches their kernels.
+"""Loads the CUDA C files of cuda/ and launches their kernels.
 
 A macro compiles each file for float32 or float64. Scalar arguments are NumPy scalars of the C type that the kernel expects: CuPy passes a Python
 number as eight bytes, whatever the kernel expects.
@@ -23,7 +23,7 @@ i32 = functools.lru_cache(maxsize=1 << 14)(np.int32)  # most are asked for again
 @functools.cache
 def _function(xp, device, file, name, real):
     """A kernel for one device. `device` only keys the cache: a module loads on the current device. `real` is no float where a file has no reals."""
-    code = resources.files("xpcap.kernels").joinpath(f"{file}.cu").read_text(encoding="utf-8")
+    code = resources.files("xpcap.ops").joinpath("cuda", f"{file}.cu").read_text(encoding="utf-8")
     return xp.RawModule(code=code, options=(f"-DREAL={REALS.get(real, 'float')}",)).get_function(name)
 
 

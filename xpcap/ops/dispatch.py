@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from xpcap.kernels import cublas, cuda, cuda_attention, cuda_loops, host, host_loops
+from xpcap.ops import cublas, cuda_kernels, numpy_kernels
 
 
 class Kernel(NamedTuple):
@@ -18,7 +18,7 @@ class Kernel(NamedTuple):
     run: Callable[..., Any]
 
 
-HOST = (
+NUMPY = (
     "softmax_loss",
     "word_loss",
     "gather",
@@ -28,8 +28,6 @@ HOST = (
     "global_norm",
     "clip_by_norm",
     "adam_update",
-)
-HOST_LOOPS = (
     "lstm_gates",
     "times_transpose",
     "lstm_gate_steps",
@@ -57,8 +55,6 @@ CUDA = (
     "adam_update",
     "record_step",
     "draw_masks",
-)
-CUDA_LOOPS = (
     "start_states",
     "lstm_steps",
     "lstm_backward_steps",
@@ -68,20 +64,19 @@ CUDA_LOOPS = (
     "rnn_cell_backward_steps",
     "gather_plus_image",
     "sequence_sum",
+    "attend_steps",
+    "attend_backward_steps",
+    "attention_sum",
 )
-CUDA_ATTENTION = ("attend_steps", "attend_backward_steps", "attention_sum")
 CUBLAS = ("product", "add_product", "times_transpose", "row_products", "row_products_add", "row_products_transpose")
-LIBRARIES = ((host, HOST), (host_loops, HOST_LOOPS), (cuda, CUDA), (cuda_loops, CUDA_LOOPS), (cuda_attention, CUDA_ATTENTION), (cublas, CUBLAS))
+LIBRARIES = ((numpy_kernels, NUMPY), (cuda_kernels, CUDA), (cublas, CUBLAS))
 TABLE: dict[str, tuple[Kernel, ...]] = {
     op: tuple(Kernel(op, getattr(library, f"supports_{op}"), getattr(library, op)) for library, ops in LIBRARIES if op in ops)
     for op in dict.fromkeys(op for _, ops in LIBRARIES for op in ops)
 }
 # The same by where the arrays lie, so that no kernel of the other place is asked
 _FOR_HOST, _FOR_DEVICE = (
-    {
-        op: tuple(kernel for kernel in found if (kernel.run.__module__ in (host.__name__, host_loops.__name__)) == on_host)
-        for op, found in TABLE.items()
-    }
+    {op: tuple(kernel for kernel in found if (kernel.run.__module__ == numpy_kernels.__name__) == on_host) for op, found in TABLE.items()}
     for on_host in (True, False)
 )
 _plain = contextvars.ContextVar("xpcap_plain_only", default=False)

@@ -1,5 +1,5 @@
 // Rows of a table to where they are used, and gradients back; with inverted dropout if there is a mask. Contracts: ops.gather, ops.gather_plus,
-// ops.scatter, loops.gather_plus_image.
+// ops.scatter, ops.gather_plus_image.
 //
 // One thread per element of `out`, n < 2^31; `rows` (R,) are rows of the table. In a scatter they are distinct and ascend, so each row of `out` can look
 // for itself among them: all of `out` is written in one launch, without atomics.

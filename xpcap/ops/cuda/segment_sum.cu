@@ -1,5 +1,5 @@
 // Sums rows by segment, for the gradient of embeddings, and by sequence. Contracts: ops.segment_sum; `order` lists the rows sorted by segment;
-// loops.sequence_sum.
+// ops.sequence_sum.
 //
 // out[k] = sum of rows[order[j]] for starts[k] <= j < starts[k + 1], 0 for an empty segment; rows (R, C), out (K, C). Grid: segments along
 // x, blocks of columns along y; one thread per column. Rows are added in the given order, without atomics, so results are reproducible

@@ -1,4 +1,4 @@
-// The elementwise half of a vanilla RNN step, and its gradient. Contracts: ops.rnn_cell, loops.rnn_cell_steps and their backward forms.
+// The elementwise half of a vanilla RNN step, and its gradient. Contracts: ops.rnn_cell, ops.rnn_cell_steps and their backward forms.
 //
 // Arrays are whole buffers (., H). The step's n rows begin at row `first`; in the stack of states they lead to row `after`. One thread per element of
 // (n, H), in a 1-D grid; n * H < 2^31. A thread reads before it writes, so h may alias r, and da any of the three inputs.

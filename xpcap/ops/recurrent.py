@@ -1,14 +1,34 @@
 """The work of a time step, over whole buffers. Each function chooses its kernels once for a sequence and returns a function that takes one Step.
 
 So a step on a GPU costs the host two launches each way, or one where the batch is small: nothing is sliced, looked up or asked for.
+
+Packed time-major rows are the memory layout of a batch of sequences without padding. Rows are ordered by time step, and row k of a step continues row k
+of the previous step. In an (N, T, D) batch all N sequences are alive at every step. States form one stack: the N initial states, then the state after
+each row, so row r's state is stack[N + r].
 """
 
-from collections.abc import Callable
-from typing import Any, NamedTuple
+import functools
+import itertools
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, Protocol
 
-from xpcap import kernels
-from xpcap.backend import Array, get_array_module
-from xpcap.ops import Gates, add_product, gather_plus, lstm_gates, lstm_gates_backward, product, rnn_cell, rnn_cell_backward, times_transpose
+import numpy as np
+
+from xpcap.backend import Array, asarray, get_array_module
+from xpcap.memory import Buffer
+from xpcap.ops import dispatch
+from xpcap.ops.equations import (
+    Gates,
+    add_product,
+    gather,
+    gather_plus,
+    lstm_gates,
+    lstm_gates_backward,
+    product,
+    rnn_cell,
+    rnn_cell_backward,
+    times_transpose,
+)
 
 
 class Step(NamedTuple):
@@ -50,7 +70,7 @@ def single_step(n: int) -> Step:
 
 def start_states(h0: Array, c0: Array | None, h: Array, c: Array) -> None:
     """h[:N], c[:N] = h0, c0: the states (N, H) before the first step, at the beginning of their stacks. c0 None: zeros."""
-    if fast := kernels.find("start_states", h0, c0, h, c):
+    if fast := dispatch.find("start_states", h0, c0, h, c):
         fast(h0, c0, h, c)
         return
     N = len(h0)
@@ -59,7 +79,7 @@ def start_states(h0: Array, c0: Array | None, h: Array, c: Array) -> None:
 
 def row_products(x: Array, w: Array, out: Array) -> Callable[[int, int, int], None]:
     """out[o : o + n] = x[i : i + n] @ w, for each call with (i, o, n); x (., k), w (k, m), out (., m)."""
-    if fast := kernels.find("row_products", x, w, out):
+    if fast := dispatch.find("row_products", x, w, out):
         return fast(x, w, out)
 
     def multiply(i: int, o: int, n: int) -> None:
@@ -73,7 +93,7 @@ def row_products_add(x: Array, w: Array, out: Array, scratch: Array | None = Non
 
     `scratch` (., m) has a row for each of n and is overwritten; None takes fresh memory, where a version needs any.
     """
-    if fast := kernels.find("row_products_add", x, w, out, scratch):
+    if fast := dispatch.find("row_products_add", x, w, out, scratch):
         return fast(x, w, out, scratch)
 
     def multiply(i: int, o: int, n: int) -> None:
@@ -85,7 +105,7 @@ def row_products_add(x: Array, w: Array, out: Array, scratch: Array | None = Non
 
 def row_products_transpose(x: Array, w: Array, out: Array, scratch: Array) -> Callable[[int, int, int], None]:
     """out[o : o + n] = x[i : i + n] @ w.T, for each call with (i, o, n); x (., k), w (m, k), out (., m). `scratch` as in ops.times_transpose."""
-    if fast := kernels.find("row_products_transpose", x, w, out, scratch):
+    if fast := dispatch.find("row_products_transpose", x, w, out, scratch):
         return fast(x, w, out, scratch)
 
     def multiply(i: int, o: int, n: int) -> None:
@@ -99,7 +119,7 @@ def lstm_steps(a: Array, Wh: Array, state: tuple[Array, Array], out: Gates, besi
 
     a (R, 4H), gates and tanh_c by row; `state`, the stacks h and c that steps start from, and out.h and out.c, those they produce, may be the same.
     """
-    if beside is None and (fast := kernels.find("lstm_steps", a, Wh, state, out)):
+    if beside is None and (fast := dispatch.find("lstm_steps", a, Wh, state, out)):
         return fast(a, Wh, state, out)
     h, c = state
     multiply, gate = row_products(h, Wh, out.gates), lstm_gate_steps(a, out.gates, c, out)
@@ -122,7 +142,7 @@ def lstm_backward_steps(
     Arguments as in lstm_gate_backward_steps; `out` holds the stacks and buffers of the forward pass, `scratch` (N * H,) is overwritten. Between steps
     a kernel may leave dh_next as it was. With dc_T a step is always a product and the gates.
     """
-    if beside is None and dc_T is None and (fast := kernels.find("lstm_backward_steps", dh, dh_next, dc, out, Wh, da, scratch)):
+    if beside is None and dc_T is None and (fast := dispatch.find("lstm_backward_steps", dh, dh_next, dc, out, Wh, da, scratch)):
         return fast(dh, dh_next, dc, out, Wh, da, scratch)
     gate, multiply = lstm_gate_backward_steps(dh, dh_next, dc, out, da, dc_T), row_products_transpose(da, Wh, dh_next, scratch)
     add = None if beside is None else beside.backward_steps(da, dh_next)
@@ -138,7 +158,7 @@ def lstm_backward_steps(
 
 def lstm_gate_steps(a: Array, r: Array, c_prev: Array, out: Gates) -> TakeStep:
     """ops.lstm_gates on the rows of a step: a, r, gates, tanh_c (R, .) by row, c_prev in the stack before, h and c in the stack after."""
-    if fast := kernels.find("lstm_gate_steps", a, r, c_prev, out):
+    if fast := dispatch.find("lstm_gate_steps", a, r, c_prev, out):
         return fast(a, r, c_prev, out)
 
     def take(step: Step) -> None:
@@ -155,7 +175,7 @@ def lstm_gate_backward_steps(dh: Array, dh_next: Array, dc: Array, out: Gates, d
     and dc as dc_T (N, H), the gradient of c after a sequence's last step. They begin so; on a GPU without dc_T both count as 0 whatever they hold.
     `out` are the whole buffers of the forward pass; dc is written to.
     """
-    if fast := kernels.find("lstm_gate_backward_steps", dh, dh_next, dc, out, da, dc_T):
+    if fast := dispatch.find("lstm_gate_backward_steps", dh, dh_next, dc, out, da, dc_T):
         return fast(dh, dh_next, dc, out, da, dc_T)
     dh_next[...], dc[...] = 0, 0 if dc_T is None else dc_T
 
@@ -197,7 +217,7 @@ def rnn_backward_steps(dh: Array, dh_next: Array, h: Array, Wh: Array, da: Array
 
 def rnn_cell_steps(a: Array, h: Array) -> TakeStep:
     """ops.rnn_cell on the rows of a step: a (R, H) by row; the stack h holds r after the step, and receives the new state there."""
-    if fast := kernels.find("rnn_cell_steps", a, h):
+    if fast := dispatch.find("rnn_cell_steps", a, h):
         return fast(a, h)
 
     def take(step: Step) -> None:
@@ -208,7 +228,7 @@ def rnn_cell_steps(a: Array, h: Array) -> TakeStep:
 
 def rnn_cell_backward_steps(dh: Array, dh_next: Array, h: Array, da: Array) -> TakeStep:
     """ops.rnn_cell_backward on the rows of a step, later steps first; dh_next as in lstm_gate_backward_steps."""
-    if fast := kernels.find("rnn_cell_backward_steps", dh, dh_next, h, da):
+    if fast := dispatch.find("rnn_cell_backward_steps", dh, dh_next, h, da):
         return fast(dh, dh_next, h, da)
     dh_next[...] = 0
 
@@ -223,7 +243,7 @@ def gather_plus_image(table: Array, ids: Array, b: Array, image: Array, rows: An
 
     `rows` are layers.rows.Rows. The table may be overwritten.
     """
-    if fast := kernels.find("gather_plus_image", table, ids, b, image, rows, out):
+    if fast := dispatch.find("gather_plus_image", table, ids, b, image, rows, out):
         return fast(table, ids, b, image, rows, out)
     gather_plus(table, ids, b, out)
     for step in rows.steps:
@@ -233,9 +253,106 @@ def gather_plus_image(table: Array, ids: Array, b: Array, image: Array, rows: An
 
 def sequence_sum(x: Array, rows: Any, out: Array) -> Array:
     """out[k] = sum of x[r] over all rows r of sequence k, later steps last: x (R, C), out (N, C). The gradient of `gather_plus_image` for `image`."""
-    if fast := kernels.find("sequence_sum", x, rows, out):
+    if fast := dispatch.find("sequence_sum", x, rows, out):
         return fast(x, rows, out)
     out[...] = 0
     for step in rows.steps:
         out[: step.n] += x[step.rows]
     return out
+
+
+class Rows(NamedTuple):
+    """R packed rows of N sequences, longest sequence first."""
+
+    sizes: Sequence[int]  # sequences alive at each step, non-increasing; always on the host
+    N: int
+    past: Any  # (R,) int array, index in the stack of each row's previous state; None: r for row r
+    caption: Any  # (R,) int array, the sequence of each row, in sorted order; None: r % N for row r
+    firsts: Any = None  # (T+1,) int array, the first row of each step, and R; None: multiples of N
+
+    @classmethod
+    def of(cls, sizes: Sequence[int], N: int) -> "Rows":
+        """Rows of N sequences, of which sizes[t] are alive at step t. Index arrays are on the host."""
+        lengths = np.array(sizes, np.intp)
+        firsts = np.zeros(len(lengths) + 1, np.intp)
+        lengths.cumsum(out=firsts[1:])
+        starts = firsts[:-1]
+        caption = np.arange(lengths.sum()) - starts.repeat(lengths)
+        if len(caption) == N * len(lengths):
+            return cls(tuple(sizes), N, None, caption, firsts)
+        before = np.zeros_like(starts)  # where the states that a step starts from begin in the stack
+        before[1:] = N + starts[:-1]
+        return cls(tuple(sizes), N, before.repeat(lengths) + caption, caption, firsts)
+
+    @classmethod
+    def full(cls, N: int, T: int) -> "Rows":
+        """Rows of N sequences with T steps each, as in an (N, T, D) array."""
+        return cls([N] * T, N, None, None)
+
+    @property
+    def R(self) -> int:  # noqa: N802 - a size
+        """Number of rows."""
+        return sum(self.sizes) if self.caption is None else len(self.caption)
+
+    @property
+    def steps(self) -> tuple[Step, ...]:
+        """The time steps, first to last, without those that no sequence reaches."""
+        return _steps(tuple(self.sizes), self.N)
+
+    def check(self, function: str, R: int, N: int) -> None:
+        """Raise a ValueError unless these are R rows of N sequences and sizes never increase."""
+        bounds = [N, *self.sizes, 0]
+        if self.R != R or self.N != N or bounds != sorted(bounds, reverse=True):
+            raise ValueError(
+                f"{function}: sizes are {list(self.sizes)} with N = {self.N}, expected N = {N} and non-increasing sizes that add up to {R}; "
+                "are the sequences sorted by length?"
+            )
+
+    def past_states(self, stack: Array, buffer: Buffer) -> Array:
+        """The state (R, H) before each row, from a stack (N + R, H)."""
+        if self.past is None:
+            return stack[: self.R]
+        return gather(stack, asarray(self.past, like=stack), buffer("past", (self.R, stack.shape[1])))
+
+
+@functools.lru_cache(maxsize=64)  # the forward and the backward loop ask for the same ones
+def _steps(sizes: tuple[int, ...], N: int) -> tuple[Step, ...]:
+    steps, first, before = [], 0, 0
+    for n, more in itertools.zip_longest(sizes, sizes[1:], fillvalue=0):
+        if n:
+            steps.append(Step(first, before, N + first, n, more))
+        first, before = first + n, N + first
+    return tuple(steps)
+
+
+def zero_without_steps(rows: Rows, *grads: Array) -> None:
+    """Zero the gradients (N, H) of the initial states of sequences that have no step: a backward loop never reaches them."""
+    first = rows.sizes[0] if rows.sizes else 0
+    if first < rows.N:
+        for grad in grads:
+            grad[first:] = 0
+
+
+class Beside(Protocol):
+    """An extra term that a step adds to its pre-activation from the previous state, besides h @ Wh: attention, for example.
+
+    Each object serves one forward and backward pass. It keeps its own cache and collects the gradients of its own parameters. Like the functions in
+    loops.py it is asked once for a sequence, is given whole buffers, and returns a function that takes one Step.
+    """
+
+    def forward_steps(self, h: Array, r: Array) -> TakeStep:
+        """A step adds the term from the states it starts from, h[step.befores], to r[step.rows] (n, G). `h` is their stack, `r` has all rows."""
+
+    def backward_steps(self, da: Array, dh_prev: Array) -> TakeStep:
+        """Backpropagate da[step.rows] (n, G), the gradient of the pre-activation, through a step of the other: add to dh_prev[: step.n] in place."""
+
+
+def to_rows(x: Array) -> Array:
+    """(N, T, D) to time-major rows (T*N, D)."""
+    N, T, D = x.shape
+    return x.transpose(1, 0, 2).reshape(T * N, D)
+
+
+def from_rows(rows: Array, N: int, T: int) -> Array:
+    """Time-major rows (T*N, D) to (N, T, D)."""
+    return rows.reshape(T, N, rows.shape[1]).transpose(1, 0, 2).copy()  # copies even for N = 1: results must not share memory with caches

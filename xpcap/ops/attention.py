@@ -6,15 +6,15 @@ for a sequence and return a function that takes one Step.
 
 from typing import Any
 
-from xpcap import kernels
 from xpcap.backend import Array, get_array_module
-from xpcap.loops import TakeStep
-from xpcap.ops import gather
+from xpcap.ops import dispatch
+from xpcap.ops.equations import gather
+from xpcap.ops.recurrent import TakeStep
 
 
 def gather_places(table: Array, rows: Array, out: Array, mask: Array | None = None, keep: float = 1.0) -> Array:
     """out = table[rows]: table (m, P, D), rows (N,) int, out (N, P, D). With a mask (N, D), inverted dropout of those rows, alike at all their places."""
-    if fast := kernels.find("gather_places", table, rows, out, mask, keep):
+    if fast := dispatch.find("gather_places", table, rows, out, mask, keep):
         return fast(table, rows, out, mask, keep)
     N, P, D = out.shape
     gather(table.reshape(len(table), P * D), rows, out.reshape(N, P * D))
@@ -29,7 +29,7 @@ def attend_steps(h: Array, A: Array, weights: Array, context: Array) -> TakeStep
 
     h : the stack (., H) of states that steps start from; A (N, P, H); weights (R, P) and context (R, H), by row, are written to.
     """
-    if fast := kernels.find("attend_steps", h, A, weights, context):
+    if fast := dispatch.find("attend_steps", h, A, weights, context):
         return fast(h, A, weights, context)
     xp, scale = get_array_module(A), A.shape[2] ** -0.5
 
@@ -52,7 +52,7 @@ def attend_backward_steps(dcontext: Array, A: Array, weights: Array, dscores: Ar
 
     dcontext (R, H), by row; dscores (R, P), by row, and dh_next (N, H) are written to.
     """
-    if fast := kernels.find("attend_backward_steps", dcontext, A, weights, dscores, dh_next):
+    if fast := dispatch.find("attend_backward_steps", dcontext, A, weights, dscores, dh_next):
         return fast(dcontext, A, weights, dscores, dh_next)
     xp, scale = get_array_module(A), A.shape[2] ** -0.5
 
@@ -72,7 +72,7 @@ def attention_sum(weights: Array, dcontext: Array, dscores: Array, h: Array, row
 
     `h` is the stack of states as in attend_steps, `rows` are layers.rows.Rows.
     """
-    if fast := kernels.find("attention_sum", weights, dcontext, dscores, h, rows, out):
+    if fast := dispatch.find("attention_sum", weights, dcontext, dscores, h, rows, out):
         return fast(weights, dcontext, dscores, h, rows, out)
     xp, (N, P, H), T = get_array_module(out), out.shape, len(rows.steps)
     left, right = xp.zeros((N, 2 * T, P), out.dtype), xp.zeros((N, 2 * T, H), out.dtype)

@@ -1,5 +1,5 @@
 // Dot-product attention over the places of pictures: a step in one launch each way, and the gradient for the pictures in one launch after the loop.
-// Contracts: attending.attend_steps, attending.attend_backward_steps, attending.attention_sum.
+// Contracts: ops.attend_steps, ops.attend_backward_steps, ops.attention_sum.
 //
 // Arrays are whole buffers with the step's rows at `first` and the states it starts from at `before`, as in lstm_gates.cu; A is (N, P, H). In a step
 // a block of THREADS threads has one sequence: it reads its picture from memory, and a second time from cache where that has room for P * H

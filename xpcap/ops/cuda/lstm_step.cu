@@ -1,4 +1,4 @@
-// An LSTM step of a small batch in one launch each way: the product with Wh and the gates. Contracts: loops.lstm_steps, loops.lstm_backward_steps.
+// An LSTM step of a small batch in one launch each way: the product with Wh and the gates. Contracts: ops.lstm_steps, ops.lstm_backward_steps.
 //
 // Arrays are whole buffers with the step's rows at `first`, `before` and `after`, as in lstm_gates.cu. The stacks h and h_prev may be one array, and
 // so may c and c_prev: a step reads some rows and writes others.

@@ -11,7 +11,7 @@ import sys
 import numpy as np
 
 from xpcap.backend import is_device_array
-from xpcap.kernels.launching import current_device
+from xpcap.ops.launch import current_device
 
 GEMM = {"f": "sgemm", "d": "dgemm"}  # by NumPy's character for the dtype
 FACTORS = {real: np.array([0, 1], real) for real in GEMM}  # 0 and 1 in the host's memory, where cuBLAS reads beta and alpha

@@ -1,4 +1,4 @@
-// The elementwise half of an LSTM step, and its gradient. Contracts: ops.lstm_gates, loops.lstm_gate_steps and their backward forms.
+// The elementwise half of an LSTM step, and its gradient. Contracts: ops.lstm_gates, ops.lstm_gate_steps and their backward forms.
 //
 // Arrays are whole buffers. The step's n rows begin at row `first`; in the stacks of states they lead from row `before` to row `after`. One thread per
 // k = (row, unit) of (n, H), in a 1-D grid; n * H < 2^31. Arrays (., 4H) hold a row's gates i, f, o, g side by side, so a unit's four gates are H
