@@ -22,9 +22,9 @@ from xpcap.cli import shared
 from xpcap.data.importers import encode_folder
 from xpcap.data.pictures import generate, write_pictures
 from xpcap.data.scaling import FeatureScaling
+from xpcap.distributed import ALONE, Group, Released, batches, launch
+from xpcap.distributed.device import NCCL, Staged, device_sum
 from xpcap.errors import BackendError, GroupError, OptionError, TrainingError
-from xpcap.groups import ALONE, Group, Released, batches, launch
-from xpcap.groups.device import NCCL, Staged, device_sum
 from xpcap.models.batch import Batch
 from xpcap.training import cross_entropy
 
@@ -209,7 +209,9 @@ def told_to(monkeypatch: pytest.MonkeyPatch, **environment: str) -> None:
 
 
 def test_one_process_imports_no_mpi(monkeypatch: pytest.MonkeyPatch) -> None:
-    code = "import sys; from xpcap.cli import main; from xpcap.groups import ALONE, join; sys.exit(join() is not ALONE or 'mpi4py' in sys.modules)"
+    code = (
+        "import sys; from xpcap.cli import main; from xpcap.distributed import ALONE, join; sys.exit(join() is not ALONE or 'mpi4py' in sys.modules)"
+    )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
     for name, value in (("PMI_SIZE", "1"), ("SLURM_STEP_NUM_TASKS", "4")):  # a rank is told too by whoever starts several
         told_to(monkeypatch, **{name: value})

@@ -15,7 +15,7 @@ LEVELS = [
     {"blas", "probe"},
     {"cores"},
     {"backend", "tensors"},
-    {"groups", "kernels", "uploads"},
+    {"distributed", "kernels", "uploads"},
     {"workspace"},
     {"ops"},
     {"loops", "draws"},

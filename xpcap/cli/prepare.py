@@ -16,11 +16,11 @@ from xpcap.data.importers import Columns, Findings, import_captions, import_flic
 from xpcap.data.importers.build import count
 from xpcap.data.importers.tables import ColumnsError
 from xpcap.data.vocabulary import SPECIAL, tokenize
+from xpcap.distributed import Released, join
 from xpcap.encoders import PHOTOGRAPHS, find_encoder
 from xpcap.encoders.grid import MOST, grid_name
 from xpcap.errors import install
 from xpcap.files import obstacle
-from xpcap.groups import Released, join
 from xpcap.report import visible
 from xpcap.runs.folder import LARGEST
 

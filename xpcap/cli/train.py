@@ -17,7 +17,7 @@ from xpcap.cli.shared import PATH, Choice, Function, Number, backend_option, cho
 from xpcap.data.pictures import TRAIN, VAL
 from xpcap.data.scaling import KINDS
 from xpcap.data.vocabulary import SPECIAL
-from xpcap.groups import Group, join
+from xpcap.distributed import Group, join
 from xpcap.layers import CELLS
 from xpcap.models.config import INJECT
 from xpcap.progress import say

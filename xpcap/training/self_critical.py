@@ -10,9 +10,9 @@ import numpy as np
 from xpcap.backend import Array, asarray, get_array_module
 from xpcap.data.dataset import CaptionData
 from xpcap.data.vocabulary import END, UNK
+from xpcap.distributed import ALONE, Group
 from xpcap.draws import draw_uniforms
 from xpcap.errors import OptionError
-from xpcap.groups import ALONE, Group
 from xpcap.metrics.cider import CiderD, DocumentFrequencies
 from xpcap.models.batch import Batch, FeatureRows
 from xpcap.models.parameters import Parameters

@@ -12,9 +12,9 @@ from xpcap.cores import cores
 from xpcap.data.cs231n import from_coco
 from xpcap.data.dataset import CaptionData
 from xpcap.data.feed import Feed
+from xpcap.distributed import ALONE, Group
 from xpcap.draws import draw_views
 from xpcap.errors import TrainingError
-from xpcap.groups import ALONE, Group
 from xpcap.models.batch import Batch, FeatureRows
 from xpcap.ops import global_norm
 from xpcap.progress import BAR_SECONDS, Pace, bar, say

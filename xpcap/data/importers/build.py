@@ -18,10 +18,10 @@ from xpcap.data.importers.splits import DEFAULT_FRACTIONS, ByPicture, BySplit, b
 from xpcap.data.importers.tables import Columns
 from xpcap.data.rows import Table
 from xpcap.data.tokens import has_word
+from xpcap.distributed import ALONE, Group, Released
 from xpcap.encoders import PHOTOGRAPHS, Encoder, find_encoder
 from xpcap.encoders.finding import describe_others
 from xpcap.errors import DataError
-from xpcap.groups import ALONE, Group, Released
 
 WHERE = "import_captions"
 

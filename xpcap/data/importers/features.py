@@ -19,9 +19,9 @@ from xpcap.data.dataset import check_finite
 from xpcap.data.importers.kept import Kept
 from xpcap.data.npz import read_npz
 from xpcap.data.rows import Table
+from xpcap.distributed import ALONE, Group, Released, batches
 from xpcap.encoders import Encoder, read_picture
 from xpcap.errors import DataError
-from xpcap.groups import ALONE, Group, Released, batches
 from xpcap.progress import bar
 
 BLOCK = 16  # pictures encoded in one call, and done again after a kill

@@ -5,8 +5,8 @@ import importlib.util
 import os
 from collections.abc import Mapping
 
+from xpcap.distributed.group import ALONE, Group
 from xpcap.errors import GroupError, install
-from xpcap.groups.group import ALONE, Group
 
 # What launchers tell each process: how many there are, and which it is. MPICH's and Intel's mpiexec and srun; Open MPI's; srun with PMIx.
 VARIABLES = (("PMI_SIZE", "PMI_RANK"), ("OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_RANK"), ("SLURM_STEP_NUM_TASKS", "PMIX_RANK"))
@@ -35,7 +35,7 @@ def join() -> Group:
         raise GroupError(
             f"join: a launcher started {size} processes, and mpi4py is not installed, expected it, to join them; {install('mpi')} installs it"
         )
-    from xpcap.groups.mpi import world
+    from xpcap.distributed.mpi import world
 
     return world(size)
 

@@ -10,10 +10,10 @@ import numpy as np
 
 from xpcap.backend import Array, is_device_array
 from xpcap.blas import blas
+from xpcap.distributed.device import DeviceSum, device_sum
+from xpcap.distributed.shared import SharedMemory, has_room
+from xpcap.distributed.waiting import Waiting, timeout
 from xpcap.errors import GroupError, install
-from xpcap.groups.device import DeviceSum, device_sum
-from xpcap.groups.shared import SharedMemory, has_room
-from xpcap.groups.waiting import Waiting, timeout
 
 FEW = 1024  # numbers: so many are gathered and summed in the order of ranks, which any MPI does with the same bits everywhere
 PIECE = 4 << 20  # bytes summed at once: twice to three times as fast as 50 MB in one call, whose pieces leave the cache before their turn
