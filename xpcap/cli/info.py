@@ -14,8 +14,7 @@ from xpcap.cli.shared import PATH, describe_data, examples, json_option, remark,
 from xpcap.cores import cores
 from xpcap.data import open_data
 from xpcap.distributed import Group, Released, join
-from xpcap.distributed.device import NCCL, Staged
-from xpcap.distributed.mpi import MPIGroup
+from xpcap.distributed.mpi import NCCL, MPIGroup, Staged
 from xpcap.runs import open_run
 from xpcap.runs.folder import CONFIG, opened_folder
 from xpcap.runs.stages import origin

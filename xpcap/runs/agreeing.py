@@ -14,7 +14,7 @@ from xpcap.backend import get_backend
 from xpcap.data import CaptionData
 from xpcap.data.scaling import FeatureScaling, fit_scaling
 from xpcap.distributed import Group
-from xpcap.distributed.waiting import VARIABLE
+from xpcap.distributed.mpi import VARIABLE
 from xpcap.errors import DataError, GroupError
 from xpcap.runs.folder import CONFIG, LOCK
 
