@@ -15,11 +15,11 @@ from threadpoolctl import threadpool_info, threadpool_limits
 
 from xpcap import CaptioningRNN, CaptioningSolver, kernels
 from xpcap.backend import use_backend
-from xpcap.blas import blas, in_turn
 from xpcap.cores import cores, side_by_side, stretches
 from xpcap.data.importers import features
 from xpcap.data.synthetic import draw_data
 from xpcap.models import decoding
+from xpcap.threads import blas, in_turn
 from xpcap.workspace import Workspace
 
 D, W, H, V, P, N = 7, 5, 6, 60, 4, 96  # three parts of 32 captions
@@ -151,7 +151,7 @@ def test_long_work_lets_others_have_a_turn_between_two_blocks() -> None:
 def test_a_process_forked_within_another_threads_turn_has_blas_as_it_was() -> None:
     code = """if True:
         import os, threading
-        from xpcap.blas import blas
+        from xpcap.threads import blas
         held, end = threading.Event(), threading.Event()
         def hold():
             with blas().on_one_thread():

@@ -18,7 +18,7 @@ import ctypes, os, threading
 import numpy as np
 {before}
 from xpcap import openblas
-from xpcap.blas import blas
+from xpcap.threads import blas
 from threadpoolctl import threadpool_info
 
 blas()

@@ -12,7 +12,7 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "xpcap"
 LEVELS = [
     {"openblas", "errors", "files", "progress", "signatures"},
-    {"blas", "probe"},
+    {"threads", "probe"},
     {"cores"},
     {"backend", "tensors"},
     {"distributed", "kernels", "uploads"},

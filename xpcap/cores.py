@@ -13,7 +13,7 @@ from typing import TypeVar
 
 import numpy as np
 
-from xpcap.blas import blas, in_part
+from xpcap.threads import blas, in_part
 
 Part = TypeVar("Part")
 Outcome = TypeVar("Outcome")

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from xpcap import kernels
 from xpcap.backend import Array, get_array_module
-from xpcap.blas import in_turn
+from xpcap.threads import in_turn
 from xpcap.workspace import Buffer, fresh
 
 

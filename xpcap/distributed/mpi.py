@@ -19,8 +19,8 @@ from typing import Any, Protocol
 import numpy as np
 
 from xpcap.backend import Array, get_array_module, import_nccl, is_device_array
-from xpcap.blas import blas
 from xpcap.errors import GroupError, OptionError, install
+from xpcap.threads import blas
 
 VARIABLE = "XPCAP_RANK_TIMEOUT"
 SECONDS = 600.0

@@ -8,9 +8,9 @@ import functools
 
 import numpy as np
 
-from xpcap.blas import crowding
 from xpcap.cores import free_cores
 from xpcap.kernels.host import BLOCK, FEW, on_host, product, supports_product
+from xpcap.threads import crowding
 
 
 def supports_row_products(x, w, out):

@@ -7,11 +7,11 @@ from typing import NamedTuple
 
 from xpcap.attending import attend_backward_steps, attend_steps, attention_sum
 from xpcap.backend import Array, get_array_module
-from xpcap.blas import in_turn
 from xpcap.layers.checks import check_arrays, check_upstream
 from xpcap.layers.rows import Rows
 from xpcap.loops import Step, TakeStep, row_products_add, row_products_transpose, single_step
 from xpcap.ops import product
+from xpcap.threads import in_turn
 from xpcap.workspace import Buffer, fresh
 
 

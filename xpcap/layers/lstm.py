@@ -6,11 +6,11 @@ Gates are stacked i, f, o, g along the last axis. Source: Hochreiter & Schmidhub
 from typing import Any, NamedTuple
 
 from xpcap.backend import Array, get_array_module
-from xpcap.blas import in_turn
 from xpcap.layers.checks import check_arrays, check_upstream
 from xpcap.layers.rows import Beside, Rows, from_rows, to_rows, zero_without_steps
 from xpcap.loops import lstm_backward_steps, lstm_steps, single_step, start_states
 from xpcap.ops import Gates, lstm_gates, lstm_gates_backward, product
+from xpcap.threads import in_turn
 from xpcap.workspace import Buffer, fresh
 
 ORDER = "gates stack i, f, o, g"

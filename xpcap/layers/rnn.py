@@ -3,11 +3,11 @@
 from typing import NamedTuple
 
 from xpcap.backend import Array, get_array_module
-from xpcap.blas import in_turn
 from xpcap.layers.checks import check_arrays, check_upstream
 from xpcap.layers.rows import Beside, Rows, from_rows, to_rows, zero_without_steps
 from xpcap.loops import rnn_backward_steps, rnn_steps, single_step
 from xpcap.ops import product, rnn_cell, rnn_cell_backward
+from xpcap.threads import in_turn
 from xpcap.workspace import Buffer, fresh
 
 State = tuple[Array]  # h (n, H)

@@ -3,9 +3,9 @@
 from typing import Any, NamedTuple
 
 from xpcap.backend import Array, is_device_array
-from xpcap.blas import in_turn
 from xpcap.layers.checks import check_arrays, check_ids
 from xpcap.ops import add_product, product, word_loss
+from xpcap.threads import in_turn
 from xpcap.workspace import Buffer, fresh
 
 BLOCK = 1 << 22  # scores in a block on the host: more would not stay in cache

@@ -9,8 +9,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from xpcap.blas import blas
 from xpcap.metrics.metric import Sums
+from xpcap.threads import blas
 
 RESAMPLES, SEED, LEVEL = 1000, 0, 95
 Interval = tuple[float, float]

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 import numpy as np
 
 from xpcap.backend import Array
-from xpcap.blas import in_turn
 from xpcap.layers.cells import State
 from xpcap.models import network
 from xpcap.models.batch import FeatureRows
@@ -15,6 +14,7 @@ from xpcap.models.decoding import Said, decode
 from xpcap.models.entry import enter
 from xpcap.models.network import Member, Score
 from xpcap.models.policies import Policy
+from xpcap.threads import in_turn
 from xpcap.workspace import Buffer, fresh
 
 
