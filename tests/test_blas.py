@@ -9,7 +9,7 @@ import pytest
 from threadpoolctl import threadpool_limits
 
 from xpcap import CaptioningRNN, threads
-from xpcap.cores import cores
+from xpcap.threads import cores
 from xpcap.workspace import Workspace
 
 pytestmark = pytest.mark.threads

@@ -15,11 +15,10 @@ from threadpoolctl import threadpool_info, threadpool_limits
 
 from xpcap import CaptioningRNN, CaptioningSolver, kernels
 from xpcap.backend import use_backend
-from xpcap.cores import cores, side_by_side, stretches
 from xpcap.data.importers import features
 from xpcap.data.synthetic import draw_data
 from xpcap.models import decoding
-from xpcap.threads import blas, in_turn
+from xpcap.threads import blas, cores, in_turn, side_by_side, stretches
 from xpcap.workspace import Workspace
 
 D, W, H, V, P, N = 7, 5, 6, 60, 4, 96  # three parts of 32 captions
@@ -192,7 +191,7 @@ def test_a_forked_process_works_side_by_side_too() -> None:
     if not hasattr(os, "fork"):
         pytest.skip("this system has no fork")
     side_by_side(abs, (1, 2))
-    code = "import os; from xpcap.cores import side_by_side; side_by_side(abs, (1, 2)); p = os.fork(); r = side_by_side(abs, (-3, -4)) != [3, 4]\n"
+    code = "import os; from xpcap.threads import side_by_side; side_by_side(abs, (1, 2)); p = os.fork(); r = side_by_side(abs, (-3, -4)) != [3, 4]\n"
     code += "os._exit(r) if p == 0 else exit(os.waitstatus_to_exitcode(os.waitpid(p, 0)[1]) or r)"
     assert subprocess.run([sys.executable, "-W", "ignore", "-c", code], timeout=60, check=False).returncode == 0
 

@@ -11,9 +11,8 @@ import pytest
 
 PACKAGE = Path(__file__).parent.parent / "xpcap"
 LEVELS = [
-    {"openblas", "errors", "files", "progress", "signatures"},
+    {"errors", "files", "progress", "signatures"},
     {"threads", "probe"},
-    {"cores"},
     {"backend", "tensors"},
     {"distributed", "kernels", "uploads"},
     {"workspace"},

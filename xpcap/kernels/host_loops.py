@@ -8,9 +8,8 @@ import functools
 
 import numpy as np
 
-from xpcap.cores import free_cores
 from xpcap.kernels.host import BLOCK, FEW, on_host, product, supports_product
-from xpcap.threads import crowding
+from xpcap.threads import crowding, free_cores
 
 
 def supports_row_products(x, w, out):

@@ -7,7 +7,6 @@ from typing import Any, Self
 import numpy as np
 
 from xpcap.backend import Array, array_module, to_numpy
-from xpcap.cores import side_by_side
 from xpcap.errors import unknown
 from xpcap.layers.attention import Attention
 from xpcap.layers.cells import CELLS, State
@@ -24,7 +23,7 @@ from xpcap.models.network import Member
 from xpcap.models.packing import pack
 from xpcap.models.parameters import Parameters
 from xpcap.ops import gather, product
-from xpcap.threads import in_turn
+from xpcap.threads import in_turn, side_by_side
 from xpcap.workspace import Buffer, Workspace, fresh
 
 WEIGHTS = 0  # random stream of the initial weights, from the seed

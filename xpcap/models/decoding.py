@@ -7,7 +7,6 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from xpcap.backend import Array, get_array_module, is_device_array
-from xpcap.cores import cores, side_by_side, stretches
 from xpcap.layers.checks import all_below
 from xpcap.models.checks import as_array, check_features, check_finite
 from xpcap.models.entry import to_device
@@ -15,7 +14,7 @@ from xpcap.models.policies import Choice, Policy, Silence, Special
 from xpcap.models.scores import normalise
 from xpcap.models.transcript import Step, Transcript
 from xpcap.ops import gather, log_softmax
-from xpcap.threads import in_turn
+from xpcap.threads import cores, in_turn, side_by_side, stretches
 from xpcap.workspace import Buffer, Workspace
 
 LEAST_PART = 64  # hypotheses, at least, for another core to pay off

@@ -8,7 +8,6 @@ import numpy as np
 
 from xpcap import optim
 from xpcap.backend import Array, get_array_module
-from xpcap.cores import cores
 from xpcap.data.cs231n import from_coco
 from xpcap.data.dataset import CaptionData
 from xpcap.data.feed import Feed
@@ -18,6 +17,7 @@ from xpcap.errors import TrainingError
 from xpcap.models.batch import Batch, FeatureRows
 from xpcap.ops import global_norm
 from xpcap.progress import BAR_SECONDS, Pace, bar, say
+from xpcap.threads import cores
 from xpcap.training.checks import check_options, check_rate, refuse_keywords
 from xpcap.training.descent import Descent
 from xpcap.training.history import EpochHistory, Record

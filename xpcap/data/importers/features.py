@@ -13,7 +13,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from xpcap.cores import cores, side_by_side
 from xpcap.data.dataset import check_finite
 from xpcap.data.importers.kept import Kept
 from xpcap.data.npz import read_npz
@@ -22,7 +21,7 @@ from xpcap.distributed import ALONE, Group, Released, batches
 from xpcap.encoders import Encoder, read_picture
 from xpcap.errors import DataError
 from xpcap.progress import bar
-from xpcap.threads import blas
+from xpcap.threads import blas, cores, side_by_side
 
 BLOCK = 16  # pictures encoded in one call, and done again after a kill
 ROUND = 16  # blocks that a rank encodes before it hands them over
