@@ -12,8 +12,8 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "xpcap"
 LEVELS = [
     {"errors", "files", "progress", "signatures"},
-    {"threads", "probe"},
-    {"backend", "tensors"},
+    {"threads"},
+    {"backend", "safetensors_file"},
     {"distributed", "kernels", "uploads"},
     {"workspace"},
     {"ops"},
