@@ -10,7 +10,7 @@ import pytest
 from xpcap import CaptioningRNN, asarray, get_array_module, layers, loops, ops, optim, to_numpy
 from xpcap.gradcheck import directional_errors, eval_numerical_gradient, eval_numerical_gradient_array, grad_check_sparse
 from xpcap.verify import Row, attention, read_cases, verify
-from xpcap.verify import layers as of_layers
+from xpcap.verify import course as of_layers
 
 
 def test_numeric_gradients_are_right_and_leave_x_as_it_was(lib: Any, rng: np.random.Generator) -> None:

@@ -11,7 +11,7 @@ from xpcap.backend import get_backend
 from xpcap.models import CaptioningRNN
 from xpcap.verify import attention, lockstep
 from xpcap.verify import captioner as captioners
-from xpcap.verify import layers as of_layers
+from xpcap.verify import course as of_layers
 from xpcap.verify.optim import rules
 from xpcap.verify.rows import Row, mixed_error, read_cases
 

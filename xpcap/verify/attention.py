@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from xpcap.verify.layers import compare, randn, values
+from xpcap.verify.course import compare, randn, values
 from xpcap.verify.rows import Row, read_cases
 
 Shape = tuple[int, ...]
