@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from xpcap.data.dataset import CaptionData
+from xpcap.data.features import Table
 from xpcap.data.importers.assemble import assemble
 from xpcap.data.importers.detect import Named, read_captions
 from xpcap.data.importers.features import encode_folder, read_features
@@ -16,7 +17,6 @@ from xpcap.data.importers.findings import Findings
 from xpcap.data.importers.places import Files, find_all
 from xpcap.data.importers.splits import DEFAULT_FRACTIONS, ByPicture, BySplit, by_fractions, by_lists
 from xpcap.data.importers.tables import Columns
-from xpcap.data.rows import Table
 from xpcap.data.tokens import has_word
 from xpcap.distributed import ALONE, Group, Released
 from xpcap.encoders import PHOTOGRAPHS, Encoder, find_encoder

@@ -14,9 +14,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from xpcap.data.dataset import check_finite
+from xpcap.data.features import Table
 from xpcap.data.importers.kept import Kept
 from xpcap.data.npz import read_npz
-from xpcap.data.rows import Table
 from xpcap.distributed import ALONE, Group, Released, batches
 from xpcap.encoders import Encoder, read_picture
 from xpcap.errors import DataError

@@ -9,7 +9,7 @@ from types import TracebackType
 
 import numpy as np
 
-from xpcap.data.rows import IN_MEMORY, Stored, Table, whole
+from xpcap.data.features import IN_MEMORY, Stored, Table, whole
 from xpcap.errors import DataError
 
 BEGINNING = b"xpcap: features kept while more are made\n"
