@@ -6,7 +6,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from xpcap.groups import Group
+from xpcap.distributed import Group
 
 Outcome = TypeVar("Outcome")
 

@@ -35,9 +35,9 @@ from xpcap.backend import Array, array_module
 from xpcap.bench.configs import CLIP, CONFIGS, LEARNING_RATE, SEED, Config
 from xpcap.bench.machine import THREADS, processor
 from xpcap.bench.work import batch_rows, check_same_loss, host_model, make_model
-from xpcap.cores import cores
-from xpcap.groups import Group, join
+from xpcap.distributed import Group, join
 from xpcap.models.packing import dealt
+from xpcap.threads import cores
 from xpcap.training import CaptioningSolver
 
 RANKS = (2, 4)

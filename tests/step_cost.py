@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 
-import xpcap.blas  # noqa: F401 - before NumPy, whose BLAS reads its settings from the environment when it is loaded
+import xpcap.threads  # noqa: F401 - before NumPy, whose BLAS reads its settings from the environment when it is loaded
 
 # isort: split
 import numpy as np

@@ -8,30 +8,30 @@ import numpy as np
 import pytest
 from threadpoolctl import threadpool_limits
 
-from xpcap import CaptioningRNN, blas
-from xpcap.cores import cores
+from xpcap import CaptioningRNN, threads
 from xpcap.memory import Workspace
+from xpcap.threads import cores
 
 pytestmark = pytest.mark.threads
 THREADS = pytest.mark.skipif(cores() < 2, reason="BLAS has one thread here: there is nothing to choose")
 ALWAYS = -1.0  # seconds that one thread is known to take, so that every product is late
 
 
-class Spied(blas.Crowding):
+class Spied(threads.Crowding):
     """Counts the products that it takes on one thread."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         super().__init__()
         self.single = 0
-        whole = blas.Blas.on_one_thread
+        whole = threads.Blas.on_one_thread
 
         @contextlib.contextmanager
-        def counted(library: blas.Blas) -> Iterator[None]:
+        def counted(library: threads.Blas) -> Iterator[None]:
             self.single += 1
             with whole(library):
                 yield
 
-        monkeypatch.setattr(blas.Blas, "on_one_thread", counted)
+        monkeypatch.setattr(threads.Blas, "on_one_thread", counted)
 
     def expect(self, seconds: float) -> None:
         """Let one thread be known to take this long, for every shape so far."""
@@ -93,7 +93,7 @@ def test_pauses_grow_while_the_neighbour_stays_and_shrink_when_it_has_gone(crowd
 def test_a_shape_whose_bits_would_differ_stays_on_all_threads(crowding: Spied, rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch) -> None:
     x, w, out = arrays(rng)
     dot = np.dot
-    monkeypatch.setattr(blas.np, "dot", lambda x, w, out=None: dot(x, w, out=out) + (out is None) * 1e-9)  # one thread rounds otherwise
+    monkeypatch.setattr(threads.np, "dot", lambda x, w, out=None: dot(x, w, out=out) + (out is None) * 1e-9)  # one thread rounds otherwise
     crowding.dot(x, w, out)
     crowding._until = np.inf
     for _ in range(3):
@@ -119,8 +119,8 @@ def test_a_step_beside_a_neighbour_has_the_bits_of_a_step_alone(cell: str, monke
     model = CaptioningRNN(words, 80, 64, 96, cell, np.float32, seed=0)
     features, captions = rng.standard_normal((30, 80), dtype=np.float32), rng.integers(0, 300, (30, 12))
     with threadpool_limits(2, "blas"):
-        alone = blas.Crowding()
-        monkeypatch.setattr(blas, "crowding", lambda: alone)
+        alone = threads.Crowding()
+        monkeypatch.setattr(threads, "crowding", lambda: alone)
         monkeypatch.setattr("xpcap.ops.numpy_kernels.crowding", lambda: alone)
         alone.LATE = np.inf
         expected = model.loss(features, captions, workspace=Workspace(model.params.flat))

@@ -22,8 +22,8 @@ from xpcap.cli import main
 from xpcap.cli.group import in_options
 from xpcap.cli.train import Progress, duration
 from xpcap.data import CaptionData, Vocabulary, open_data, tokenize, write_dataset
+from xpcap.distributed import ALONE
 from xpcap.errors import DataError
-from xpcap.groups import ALONE
 from xpcap.metrics import corpus_bleu, unigram_bleu
 from xpcap.runs import keeping
 

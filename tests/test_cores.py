@@ -15,13 +15,12 @@ from threadpoolctl import threadpool_info, threadpool_limits
 
 from xpcap import CaptioningRNN, CaptioningSolver
 from xpcap.backend import use_backend
-from xpcap.blas import blas, in_turn
-from xpcap.cores import cores, side_by_side, stretches
 from xpcap.data.synthetic import draw_data
 from xpcap.memory import Workspace
 from xpcap.models import decoding
 from xpcap.ops import plain_only
 from xpcap.prepare import features
+from xpcap.threads import blas, cores, in_turn, side_by_side, stretches
 
 D, W, H, V, P, N = 7, 5, 6, 60, 4, 96  # three parts of 32 captions
 pytestmark = pytest.mark.threads
@@ -152,7 +151,7 @@ def test_long_work_lets_others_have_a_turn_between_two_blocks() -> None:
 def test_a_process_forked_within_another_threads_turn_has_blas_as_it_was() -> None:
     code = """if True:
         import os, threading
-        from xpcap.blas import blas
+        from xpcap.threads import blas
         held, end = threading.Event(), threading.Event()
         def hold():
             with blas().on_one_thread():
@@ -193,7 +192,7 @@ def test_a_forked_process_works_side_by_side_too() -> None:
     if not hasattr(os, "fork"):
         pytest.skip("this system has no fork")
     side_by_side(abs, (1, 2))
-    code = "import os; from xpcap.cores import side_by_side; side_by_side(abs, (1, 2)); p = os.fork(); r = side_by_side(abs, (-3, -4)) != [3, 4]\n"
+    code = "import os; from xpcap.threads import side_by_side; side_by_side(abs, (1, 2)); p = os.fork(); r = side_by_side(abs, (-3, -4)) != [3, 4]\n"
     code += "os._exit(r) if p == 0 else exit(os.waitstatus_to_exitcode(os.waitpid(p, 0)[1]) or r)"
     assert subprocess.run([sys.executable, "-W", "ignore", "-c", code], timeout=60, check=False).returncode == 0
 

@@ -9,8 +9,7 @@ import pytest
 
 from xpcap import CaptioningRNN, asarray, get_array_module, layers, ops, optim, to_numpy
 from xpcap.gradcheck import directional_errors, eval_numerical_gradient, eval_numerical_gradient_array, grad_check_sparse
-from xpcap.verify import Row, attention, read_cases, verify
-from xpcap.verify import layers as of_layers
+from xpcap.verify import Row, course, read_cases, verify
 
 
 def test_numeric_gradients_are_right_and_leave_x_as_it_was(lib: Any, rng: np.random.Generator) -> None:
@@ -102,9 +101,9 @@ def rounded_loss(scores: Any, targets: Any, scale: Any, plain: Callable[..., Any
     ("where", "name", "mistake", "case", "rows"),
     [
         (layers.lstm, "lstm_steps", swapped_gates, "lstm_forward h", verify),
-        (layers.lstm, "lstm_backward_steps", forgetful_backward, "lstm_backward dx", lambda: of_layers.gradients(layers, read_cases())),
-        (layers.attention, "attend_steps", unscaled_scores, "attention_forward h", lambda: attention.rows(layers)),
-        (layers.loss, "softmax_loss", rounded_loss, "temporal_softmax_loss dx", lambda: of_layers.losses(layers, read_cases())),
+        (layers.lstm, "lstm_backward_steps", forgetful_backward, "lstm_backward dx", lambda: course.layer_gradients(layers, read_cases())),
+        (layers.attention, "attend_steps", unscaled_scores, "attention_forward h", lambda: course.attention_rows(layers)),
+        (layers.loss, "softmax_loss", rounded_loss, "temporal_softmax_loss dx", lambda: course.layer_losses(layers, read_cases())),
     ],
     ids=["steps", "steps back", "attention", "loss"],
 )

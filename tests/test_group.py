@@ -20,9 +20,10 @@ import xpcap
 from xpcap import CaptioningRNN, CaptioningSolver, to_numpy
 from xpcap.cli import shared
 from xpcap.data.scaling import FeatureScaling
+from xpcap.distributed import ALONE, Group, Released, batches
+from xpcap.distributed import group as group_module
+from xpcap.distributed.mpi import NCCL, Staged, device_sum
 from xpcap.errors import BackendError, GroupError, OptionError, TrainingError
-from xpcap.groups import ALONE, Group, Released, batches, launch
-from xpcap.groups.device import NCCL, Staged, device_sum
 from xpcap.models.batch import Batch
 from xpcap.prepare import encode_folder
 from xpcap.shapes import generate, write_pictures
@@ -205,22 +206,24 @@ def test_gradients_of_shares_add_up_with_weights_and_without_captions() -> None:
 def told_to(monkeypatch: pytest.MonkeyPatch, **environment: str) -> None:
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
-    monkeypatch.setattr(launch, "join", functools.cache(launch.join.__wrapped__))
+    monkeypatch.setattr(group_module, "join", functools.cache(group_module.join.__wrapped__))
 
 
 def test_one_process_imports_no_mpi(monkeypatch: pytest.MonkeyPatch) -> None:
-    code = "import sys; from xpcap.cli import main; from xpcap.groups import ALONE, join; sys.exit(join() is not ALONE or 'mpi4py' in sys.modules)"
+    code = (
+        "import sys; from xpcap.cli import main; from xpcap.distributed import ALONE, join; sys.exit(join() is not ALONE or 'mpi4py' in sys.modules)"
+    )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
     for name, value in (("PMI_SIZE", "1"), ("SLURM_STEP_NUM_TASKS", "4")):  # a rank is told too by whoever starts several
         told_to(monkeypatch, **{name: value})
-        assert launch.join() is ALONE
+        assert group_module.join() is ALONE
 
 
 def test_several_processes_without_mpi4py_or_with_another_mpi_are_told_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
     told_to(monkeypatch, OMPI_COMM_WORLD_SIZE="2", OMPI_COMM_WORLD_RANK="0")
-    monkeypatch.setattr(launch.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(group_module.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(GroupError, match=r"a launcher started 2 processes, and mpi4py is not installed.*pip install '\.\[mpi\]'"):
-        launch.join()
+        group_module.join()
     monkeypatch.undo()
     pytest.importorskip("mpi4py")
     environment = {**os.environ, "OMPI_COMM_WORLD_SIZE": "2", "OMPI_COMM_WORLD_RANK": "0"}

@@ -21,7 +21,7 @@ from xpcap.encoders import Area, TimmEncoder, grid_area
 from xpcap.encoders.area import WHOLE_PICTURE, traced_area
 from xpcap.models import Ensemble, Policy
 from xpcap.report import Card, Gallery, Looked, dim, draw_captions, write_page
-from xpcap.report.looking import DIMMEST, veil
+from xpcap.report.captions import DIMMEST, veil
 
 Image = pytest.importorskip("PIL.Image")
 

@@ -7,7 +7,7 @@ import sys
 import pytest
 from threadpoolctl import threadpool_info
 
-from xpcap import openblas
+from xpcap import threads
 
 pytestmark = pytest.mark.skipif(
     not (sys.platform == "linux" and [library["internal_api"] for library in threadpool_info() if library["user_api"] == "blas"] == ["openblas"]),
@@ -17,8 +17,8 @@ PROGRAM = """
 import ctypes, os, threading
 import numpy as np
 {before}
-from xpcap import openblas
-from xpcap.blas import blas
+from xpcap import threads
+from xpcap.threads import blas
 from threadpoolctl import threadpool_info
 
 blas()
@@ -26,7 +26,7 @@ blas()
 library = ctypes.CDLL(threadpool_info()[0]["filepath"])
 a = np.arange(90000.0).reshape(300, 300)
 assert np.array_equal((a @ np.eye(300)), a)
-print(openblas.symbol(library, "openblas_thread_timeout")(), os.environ.get(openblas.WAIT_VARIABLE))
+print(threads.symbol(library, "openblas_thread_timeout")(), os.environ.get(threads.WAIT_VARIABLE))
 """
 BUSY = """
 end, begun = threading.Event(), threading.Event()
@@ -52,8 +52,8 @@ begun.wait()
     ids=["alone", "variable", "busy thread", "idle thread"],
 )
 def test_a_blas_that_was_loaded_before_is_told_to_rest_soon(set_to: str | None, before: str, after: str, shown: str) -> None:
-    environment = {key: value for key, value in os.environ.items() if key != openblas.WAIT_VARIABLE} | {"PYTHONPATH": os.pathsep.join(sys.path)}
-    environment |= {} if set_to is None else {openblas.WAIT_VARIABLE: set_to}
+    environment = {key: value for key, value in os.environ.items() if key != threads.WAIT_VARIABLE} | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    environment |= {} if set_to is None else {threads.WAIT_VARIABLE: set_to}
     code = PROGRAM.format(before=before, after=after)
     assert (
         subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True, timeout=60).stdout.strip() == shown
@@ -64,6 +64,6 @@ def test_a_thread_that_is_busy_with_python_keeps_nobody_from_computing() -> None
     """It takes the interpreter's lock whenever that is given away: whoever wants it back must not wait for long."""
     before = "end = threading.Event()\nthread = threading.Thread(target=lambda: [None for _ in iter(end.is_set, True)])\nthread.start()"
     code = PROGRAM.format(before=before, after="end.set(); thread.join()")
-    environment = {key: value for key, value in os.environ.items() if key != openblas.WAIT_VARIABLE} | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    environment = {key: value for key, value in os.environ.items() if key != threads.WAIT_VARIABLE} | {"PYTHONPATH": os.pathsep.join(sys.path)}
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True, timeout=50)
     assert done.stdout.strip() in ("20 None", "0 None")

@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 from commands import SMALL, call, failing, good
 
-from xpcap.cores import cores
 from xpcap.data import CaptionData, open_data
 from xpcap.data.projection import Projection, fit_projection
 from xpcap.errors import DataError
 from xpcap.runs import caption_files, evaluate_run, open_run
 from xpcap.shapes import generate, picture_of
+from xpcap.threads import cores
 
 threadpoolctl = pytest.importorskip("threadpoolctl")
 

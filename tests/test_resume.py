@@ -31,7 +31,7 @@ from xpcap.runs.checkpoint import load_state
 from xpcap.runs.folder import load_parameters, save_parameters
 from xpcap.runs.keeping import Keeper
 from xpcap.runs.stopping import Stopped, StopRequest
-from xpcap.tensors import KEY, read_tensors, write_tensors
+from xpcap.safetensors_file import KEY, read_tensors, write_tensors
 
 ROOT = Path(__file__).parent.parent
 pytestmark = pytest.mark.usefixtures("few_pictures", "plain_curves")

@@ -10,9 +10,9 @@ import pytest
 from commands import good
 from from_disk import run, write_features
 
-from xpcap.data import npz, rows
+from xpcap.data import npz
+from xpcap.data.features import Picked, Stored, Table, blocks, whole
 from xpcap.data.npz import read_npz
-from xpcap.data.rows import Picked, Stored, Table, blocks, whole
 from xpcap.errors import DataError
 from xpcap.prepare import read_features
 
@@ -48,7 +48,7 @@ def test_a_table_on_disk_has_the_rows_of_the_array(dtype: str, shape: tuple[int,
 
 def test_blocks_cover_all_rows_once(monkeypatch: pytest.MonkeyPatch) -> None:
     array = features()
-    monkeypatch.setattr(rows, "AT_ONCE", 7 * array[0].nbytes)
+    monkeypatch.setattr("xpcap.data.features.AT_ONCE", 7 * array[0].nbytes)
     assert [len(block) for _, block in blocks(array)] == [7, 7, 7, 7, 7, 5]
     order = np.random.default_rng(0).permutation(40)
     np.testing.assert_array_equal(whole(Picked(array, order, lambda block: 2 * block)), 2 * array[order])

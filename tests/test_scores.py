@@ -22,10 +22,10 @@ from xpcap.metrics import (
     UnigramBleu,
     WordsUsed,
     averaged,
-    bootstrap,
     corpus_bleu,
     intervals,
     java,
+    metric,
     paired,
     rouge_l,
     smoothed_bleu,
@@ -100,16 +100,16 @@ def test_variety_counts_captions_and_words() -> None:
 
 def test_an_interval_is_that_of_scores_of_resampled_captions(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each score computed anew from the captions of every resample."""
-    monkeypatch.setattr(bootstrap, "RESAMPLES", 40)
+    monkeypatch.setattr(metric, "RESAMPLES", 40)
     references, hypotheses = random_pictures(seed=2, n=15)
     metrics: list[Metric] = [Bleu(), UnigramBleu(), RougeL()]
     found = intervals([scored.sums for metric in metrics if (scored := metric.score(references, hypotheses)).sums])
-    rng = np.random.default_rng(bootstrap.SEED)
+    rng = np.random.default_rng(metric.SEED)
     values: dict[str, list[float]] = {}
     for _ in range(40):
         drawn = rng.integers(0, 15, 15)
-        for metric in metrics:
-            for name, value in metric.score([references[i] for i in drawn], [hypotheses[i] for i in drawn]).corpus.items():
+        for each in metrics:
+            for name, value in each.score([references[i] for i in drawn], [hypotheses[i] for i in drawn]).corpus.items():
                 values.setdefault(name, []).append(value)
     assert set(found) == set(values) == {"bleu1", "bleu2", "bleu3", "bleu4", "unigram_bleu", "rouge_l"}
     for name, ends in found.items():

@@ -24,8 +24,8 @@ from test_resume import stop_after
 from xpcap import CaptionData, CaptioningRNN, CaptioningSolver
 from xpcap.data.dataset import Split
 from xpcap.data.vocabulary import END, Vocabulary
+from xpcap.distributed import ALONE, Group
 from xpcap.errors import DataError, OptionError
-from xpcap.groups import ALONE, Group
 from xpcap.metrics.cider import CiderD
 from xpcap.models.batch import Batch
 from xpcap.runs import load_state, save_state

@@ -11,11 +11,10 @@ import pytest
 
 PACKAGE = Path(__file__).parent.parent / "xpcap"
 LEVELS = [
-    {"openblas", "errors", "files", "progress", "signatures"},
-    {"blas", "probe"},
-    {"cores"},
-    {"backend", "tensors"},
-    {"groups", "uploads"},
+    {"errors", "files", "progress", "signatures"},
+    {"threads"},
+    {"backend", "safetensors_file"},
+    {"distributed"},
     {"memory"},
     {"ops"},
     {"layers"},

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from xpcap.cores import cores
+from xpcap.threads import cores
 
 pytestmark = [pytest.mark.threads, pytest.mark.skipif(cores() < 2, reason="BLAS has one thread here: there is nothing to share")]
 PROGRAM = Path(__file__).parent / "threads.py"

@@ -14,8 +14,7 @@ from contextlib import AbstractContextManager
 from typing import Any
 from unittest import mock
 
-from xpcap.blas import SHORT_WAIT, WAIT_VARIABLE  # first, as it loads NumPy with the short wait
-from xpcap.cores import cores
+from xpcap.threads import SHORT_WAIT, WAIT_VARIABLE, cores  # first, as it loads NumPy with the short wait
 
 # isort: split
 import numpy as np

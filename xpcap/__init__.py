@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from xpcap import openblas as openblas  # loads NumPy, unless somebody has, so it comes first
+from xpcap import threads as threads  # loads NumPy, unless somebody has, so it comes first
 from xpcap.backend import asarray, backend_status, get_array_module, get_backend, to_numpy, use_backend
 from xpcap.data import (
     CaptionData,

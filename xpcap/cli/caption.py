@@ -12,8 +12,8 @@ from click.core import ParameterSource
 from xpcap import runs
 from xpcap.cli.decoding import Decoding, decoding_options
 from xpcap.cli.shared import PATH, backend_option, choose_backend, examples, json_option, print_captions, remark
+from xpcap.distributed import Released, join
 from xpcap.encoders import is_url
-from xpcap.groups import Released, join
 from xpcap.report import visible
 from xpcap.runs import Downloads, Look, PictureCaption, Run, Skipped, is_run, open_runs, pages
 

@@ -10,7 +10,7 @@ from xpcap.cli.decoding import Decoding, decoding_options
 from xpcap.cli.doctor import in_flags, print_findings
 from xpcap.cli.shared import PATH, backend_option, choose_backend, csv_option, examples, json_option, print_scores, remark, table
 from xpcap.data import CaptionData
-from xpcap.groups import Released, join
+from xpcap.distributed import Released, join
 from xpcap.report import visible
 from xpcap.runs import Comparison, Evaluation, Finding, Run, check_place, compare, data_of, evaluate_run, examine_run, open_run, open_runs
 

@@ -16,8 +16,8 @@ import click
 
 from xpcap import __version__
 from xpcap.cli.shared import TYPED
+from xpcap.distributed import Released, abort, told
 from xpcap.errors import EXPECTED, OptionError, nearest
-from xpcap.groups import Released, abort, told
 from xpcap.report import visible
 
 LONGEST_MESSAGE = 4000  # characters

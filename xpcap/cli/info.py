@@ -11,14 +11,13 @@ import click
 from xpcap import __version__
 from xpcap.backend import backend_status, import_nccl
 from xpcap.cli.shared import PATH, describe_data, examples, json_option, remark, table
-from xpcap.cores import cores
 from xpcap.data import open_data
-from xpcap.groups import Group, Released, join
-from xpcap.groups.device import NCCL, Staged
-from xpcap.groups.mpi import MPIGroup
+from xpcap.distributed import Group, Released, join
+from xpcap.distributed.mpi import NCCL, MPIGroup, Staged
 from xpcap.runs import open_run
 from xpcap.runs.folder import CONFIG, opened_folder
 from xpcap.runs.stages import origin
+from xpcap.threads import cores
 
 
 @click.command(epilog=examples("info", "info flickr8k.h5", "info runs/flickr8k --json"))

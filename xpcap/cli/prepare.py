@@ -13,11 +13,11 @@ from xpcap.cli.shared import PATH, describe_data, examples, typed_again
 from xpcap.data import CaptionData, detokenize, write_dataset
 from xpcap.data.dataset import may_name_a_split
 from xpcap.data.vocabulary import SPECIAL, tokenize
+from xpcap.distributed import Released, join
 from xpcap.encoders import PHOTOGRAPHS, find_encoder
 from xpcap.encoders.grid import MOST, grid_name
 from xpcap.errors import install
 from xpcap.files import obstacle
-from xpcap.groups import Released, join
 from xpcap.prepare import Columns, Findings, import_captions, import_flickr8k
 from xpcap.prepare.dataset import count
 from xpcap.prepare.tables import ColumnsError

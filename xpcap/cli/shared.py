@@ -13,8 +13,8 @@ import click
 from xpcap.backend import BACKENDS, VARIABLE, backend_status, get_backend, parse_backend, use_backend
 from xpcap.data import CaptionData
 from xpcap.data.dataset import size
+from xpcap.distributed import join
 from xpcap.errors import BackendError, OptionError, nearest
-from xpcap.groups import join
 from xpcap.report import columns, visible
 from xpcap.runs import PictureCaption, Scores
 

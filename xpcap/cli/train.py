@@ -16,7 +16,7 @@ from xpcap.cli.group import leave_closed_pipe
 from xpcap.cli.shared import PATH, Choice, Function, Number, backend_option, choose_backend, command_line, examples, print_captions, print_scores
 from xpcap.data.scaling import KINDS
 from xpcap.data.vocabulary import SPECIAL
-from xpcap.groups import Group, join
+from xpcap.distributed import Group, join
 from xpcap.layers import CELLS
 from xpcap.models.config import INJECT
 from xpcap.progress import say

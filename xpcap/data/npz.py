@@ -12,7 +12,7 @@ from typing import IO, Any
 import numpy as np
 from numpy.lib import format as npy
 
-from xpcap.data.rows import IN_MEMORY, Stored
+from xpcap.data.features import IN_MEMORY, Stored
 from xpcap.errors import DataError
 
 FREE = 64 << 20  # bytes: arrays up to this size may be compressed as much as they like

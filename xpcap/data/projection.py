@@ -4,11 +4,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from xpcap.blas import blas
-from xpcap.cores import side_by_side, stretches
-from xpcap.data.rows import blocks
+from xpcap.data.features import blocks
 from xpcap.data.scaling import FeatureScaling
 from xpcap.errors import DataError
+from xpcap.threads import blas, side_by_side, stretches
 
 STRIPES = 8  # of the covariance matrix that are computed side by side; fixed, so that the bits do not depend on the number of cores
 NEGLIGIBLE = 1e-9  # of the largest variance: what is below it is rounding

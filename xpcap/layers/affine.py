@@ -3,8 +3,8 @@
 from typing import NamedTuple
 
 from xpcap.backend import Array
-from xpcap.blas import in_turn
 from xpcap.layers.checks import check_arrays, check_upstream
+from xpcap.threads import in_turn
 
 
 class AffineCache(NamedTuple):

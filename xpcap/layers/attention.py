@@ -6,21 +6,10 @@ Source: the form of UMich EECS 498-007, assignment 5; the scaled dot product is 
 from typing import NamedTuple
 
 from xpcap.backend import Array, get_array_module
-from xpcap.blas import in_turn
 from xpcap.layers.checks import check_arrays, check_upstream
 from xpcap.memory import Buffer, fresh
-from xpcap.ops import (
-    Rows,
-    Step,
-    TakeStep,
-    attend_backward_steps,
-    attend_steps,
-    attention_sum,
-    product,
-    row_products_add,
-    row_products_transpose,
-    single_step,
-)
+from xpcap.ops import Rows, Step, TakeStep, attend_backward_steps, attend_steps, attention_sum, product, row_products_add, row_products_transpose, single_step
+from xpcap.threads import in_turn
 
 
 class DotProductCache(NamedTuple):

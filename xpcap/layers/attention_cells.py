@@ -6,7 +6,6 @@ Source: the attention LSTM of UMich EECS 498-007, assignment 5.
 from typing import Any, NamedTuple
 
 from xpcap.backend import Array, get_array_module
-from xpcap.blas import in_turn
 from xpcap.errors import unknown
 from xpcap.layers.attention import Attention, check_places, from_places, to_places
 from xpcap.layers.cells import CELLS, check_takes_beside
@@ -14,6 +13,7 @@ from xpcap.layers.checks import check_arrays, check_upstream
 from xpcap.layers.lstm import ORDER, LSTMStepCache, lstm_step_backward, lstm_step_forward
 from xpcap.layers.rnn import RNNStepCache, rnn_step_backward, rnn_step_forward
 from xpcap.ops import Rows, from_rows, to_rows
+from xpcap.threads import in_turn
 
 
 class AttentionLSTMStepCache(NamedTuple):

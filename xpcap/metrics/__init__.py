@@ -1,12 +1,10 @@
 """Scores, one file each. Those of captions against references are in the table METRICS; a model's own come from `teacher_forced`."""
 
-from xpcap.metrics.bleu import Bleu, corpus_bleu, smoothed_bleu
-from xpcap.metrics.bootstrap import Interval, intervals, paired
+from xpcap.metrics.bleu import Bleu, UnigramBleu, corpus_bleu, smoothed_bleu, unigram_bleu
 from xpcap.metrics.cider import Cider, Cider2015, CiderD, DocumentFrequencies
-from xpcap.metrics.metric import Metric, References, Scored, Sums, Words, averaged
+from xpcap.metrics.metric import Interval, Metric, References, Scored, Sums, Words, averaged, intervals, paired
 from xpcap.metrics.rouge import RougeL, rouge_l
 from xpcap.metrics.teacher_forced import TeacherForced, teacher_forced
-from xpcap.metrics.unigram import UnigramBleu, unigram_bleu
 from xpcap.metrics.variety import Distinct, Length, Novel, WordsUsed
 
 # in the order that tables show them

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from xpcap.backend import to_numpy
-from xpcap.groups import ALONE, Group, batches
+from xpcap.distributed import ALONE, Group, batches
 from xpcap.progress import bar
 
 PLAIN = "as unsure as a choice among so many words, at each word that people wrote; the fewer the better"

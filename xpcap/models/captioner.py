@@ -6,7 +6,6 @@ from collections.abc import Sequence
 import numpy as np
 
 from xpcap.backend import Array
-from xpcap.blas import in_turn
 from xpcap.layers.cells import State
 from xpcap.memory import Buffer, fresh
 from xpcap.models import network
@@ -16,6 +15,7 @@ from xpcap.models.decoding import Said, decode
 from xpcap.models.entry import enter
 from xpcap.models.network import Member, Score
 from xpcap.models.policies import Policy
+from xpcap.threads import in_turn
 
 
 class Captioner(ABC):

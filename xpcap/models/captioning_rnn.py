@@ -7,8 +7,6 @@ from typing import Any, Self
 import numpy as np
 
 from xpcap.backend import Array, array_module, to_numpy
-from xpcap.blas import in_turn
-from xpcap.cores import side_by_side
 from xpcap.errors import unknown
 from xpcap.layers.attention import Attention
 from xpcap.layers.cells import CELLS, State
@@ -26,6 +24,7 @@ from xpcap.models.network import Member
 from xpcap.models.packing import pack
 from xpcap.models.parameters import Parameters
 from xpcap.ops import gather, product
+from xpcap.threads import in_turn, side_by_side
 
 WEIGHTS = 0  # random stream of the initial weights, from the seed
 LEAST_PART = 32  # captions per part: products with fewer rows are too thin to gain from another core

@@ -7,8 +7,6 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from xpcap.backend import Array, get_array_module, is_device_array
-from xpcap.blas import in_turn
-from xpcap.cores import cores, side_by_side, stretches
 from xpcap.layers.checks import all_below
 from xpcap.memory import Buffer, Workspace
 from xpcap.models.checks import as_array, check_features, check_finite
@@ -17,6 +15,7 @@ from xpcap.models.policies import Choice, Policy, Silence, Special
 from xpcap.models.scores import normalise
 from xpcap.models.transcript import Step, Transcript
 from xpcap.ops import gather, log_softmax
+from xpcap.threads import cores, in_turn, side_by_side, stretches
 
 LEAST_PART = 64  # hypotheses, at least, for another core to pay off
 

@@ -7,7 +7,6 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from xpcap.backend import Array, get_array_module
-from xpcap.cores import on_cores
 from xpcap.layers.cells import CELLS
 from xpcap.layers.vocabulary import blocks, vocabulary_loss
 from xpcap.memory import Buffer, fresh
@@ -18,6 +17,7 @@ from xpcap.models.packing import PackedCaptions
 from xpcap.models.parameters import Parameters
 from xpcap.models.scores import log_mean
 from xpcap.ops import gather, gather_plus, gather_plus_image, log_softmax, product, scatter, segment_sum, weighted_sum
+from xpcap.threads import on_cores
 
 GRADIENTS = "grads"  # the buffer of all gradients in a workspace
 Member = tuple[ModelConfig, Parameters]  # a model, of those whose probabilities are averaged

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from xpcap.backend import Array, get_array_module
-from xpcap.cores import stretches
+from xpcap.threads import stretches
 
 BLOCK = 64  # rows
 

@@ -7,9 +7,9 @@ trusted, since the calling layer has checked them. `out` gives arrays to write t
 from typing import NamedTuple
 
 from xpcap.backend import Array, get_array_module
-from xpcap.blas import in_turn
 from xpcap.memory import Buffer, fresh
 from xpcap.ops import dispatch
+from xpcap.threads import in_turn
 
 
 def sigmoid(x: Array) -> Array:

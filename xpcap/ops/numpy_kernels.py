@@ -11,8 +11,7 @@ import math
 
 import numpy as np
 
-from xpcap.blas import crowding
-from xpcap.cores import cores, free_cores, side_by_side, stretches
+from xpcap.threads import cores, crowding, free_cores, side_by_side, stretches
 
 BLOCK = 1 << 17  # elements: small enough to stay in cache, large enough that threads rarely wait for Python's lock between calls
 NORM_BLOCK = 1 << 15  # elements whose squares are summed in their own dtype

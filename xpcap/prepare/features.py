@@ -16,15 +16,15 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from xpcap.blas import blas
-from xpcap.cores import cores, side_by_side
 from xpcap.data.dataset import check_finite
+from xpcap.data.features import Table
 from xpcap.data.npz import read_npz
 from xpcap.data.rows import IN_MEMORY, Stored, Table, whole
+from xpcap.distributed import ALONE, Group, Released, batches
 from xpcap.encoders import Encoder, read_picture
 from xpcap.errors import DataError
-from xpcap.groups import ALONE, Group, Released, batches
 from xpcap.progress import bar
+from xpcap.threads import blas, cores, side_by_side
 
 BEGINNING = b"xpcap: features kept while more are made\n"
 KEY = 32  # bytes

@@ -1,8 +1,7 @@
 """Pictures and pages of a run: learning curves, captions below their pictures, and an HTML page with both."""
 
-from xpcap.report.captions import draw_captions
+from xpcap.report.captions import Looked, dim, draw_captions
 from xpcap.report.curves import cider_curve, draw_loss, loss_curve, perplexity_curve
-from xpcap.report.looking import Looked, dim
 from xpcap.report.page import Card, Gallery, write_page
 from xpcap.report.text import columns, visible
 

@@ -13,9 +13,8 @@ import numpy as np
 from xpcap.data.tokens import gaps
 from xpcap.encoders.area import WHOLE_PICTURE
 from xpcap.files import atomic
-from xpcap.report.captions import NOTHING
+from xpcap.report.captions import DIMMEST, NOTHING, Looked, check_looked, peak, veil
 from xpcap.report.curves import DARK, LIGHT, PIXELS, best_point, cider_curve, loss_curve, perplexity_curve, points
-from xpcap.report.looking import DIMMEST, Looked, check_looked, peak, veil
 from xpcap.report.text import visible
 
 FLAT = 128  # pixels: a picture no larger and of at most COLOURS colours is stored as it is and shown enlarged

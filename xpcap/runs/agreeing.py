@@ -13,9 +13,9 @@ import numpy as np
 from xpcap.backend import get_backend
 from xpcap.data import CaptionData
 from xpcap.data.scaling import FeatureScaling, fit_scaling
+from xpcap.distributed import Group
+from xpcap.distributed.mpi import VARIABLE
 from xpcap.errors import DataError, GroupError
-from xpcap.groups import Group
-from xpcap.groups.waiting import VARIABLE
 from xpcap.runs.folder import CONFIG, LOCK
 
 OWN = (VARIABLE, "XPCAP_BACKEND")  # of our variables those that ranks may differ in: a backend's name is compared without its device

@@ -13,8 +13,8 @@ from xpcap.data.dataset import size, spread
 from xpcap.data.source import Source
 from xpcap.data.tokens import detokenize
 from xpcap.data.vocabulary import Vocabulary
+from xpcap.distributed import ALONE, Group
 from xpcap.errors import DataError, OptionError
-from xpcap.groups import ALONE, Group
 from xpcap.models import Beam, Policy
 from xpcap.models.policies import check_ids
 from xpcap.progress import bar

@@ -9,7 +9,7 @@ from xpcap.data.scaling import FeatureScaling
 from xpcap.errors import DataError
 from xpcap.runs.folder import BEST
 from xpcap.runs.scaling import pop_scaling, scaling_tensors
-from xpcap.tensors import read_tensors, write_tensors
+from xpcap.safetensors_file import read_tensors, write_tensors
 from xpcap.training.state import TrainingState
 from xpcap.training.state_tensors import drew_masks_in_turn, from_tensors, to_tensors
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from xpcap.data import CaptionData
-from xpcap.groups import ALONE, Group
+from xpcap.distributed import ALONE, Group
 from xpcap.metrics import METRICS, Metric, TeacherForced, teacher_forced
 from xpcap.metrics.teacher_forced import PLAIN, PROTOCOL
 from xpcap.models import Policy

@@ -19,7 +19,7 @@ from xpcap.errors import DataError
 from xpcap.files import read_text, write_text
 from xpcap.models import Captioner, CaptioningRNN, ModelConfig
 from xpcap.runs.scaling import check_scaling, pop_scaling, scaling_tensors
-from xpcap.tensors import check_format, read_tensors, write_tensors
+from xpcap.safetensors_file import check_format, read_tensors, write_tensors
 
 FORMAT = 1
 CONFIG, VOCAB, HISTORY, TIMES = "config.json", "vocab.json", "history.jsonl", "times.jsonl"

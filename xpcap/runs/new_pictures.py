@@ -9,9 +9,9 @@ from typing import NamedTuple
 import numpy as np
 
 from xpcap.data.dataset import size
+from xpcap.distributed import ALONE, Group
 from xpcap.encoders import Encoder, find_encoder, find_pictures, is_url, read_picture, read_url
 from xpcap.errors import DataError
-from xpcap.groups import ALONE, Group
 from xpcap.models import Policy
 from xpcap.progress import bar
 from xpcap.runs.captioning import PictureCaption, from_all, of_picture, say, source_of

@@ -12,8 +12,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple
 
+from xpcap.distributed import ALONE, Group
 from xpcap.errors import OptionError, SaveError
-from xpcap.groups import ALONE, Group
 from xpcap.runs.stopping import Stopped, StopRequest
 from xpcap.training.solver import CaptioningSolver
 from xpcap.training.state import TrainingState

@@ -72,7 +72,7 @@ class Scores:
 
     @cached_property
     def intervals(self) -> dict[str, Interval]:
-        """Name to the ends of the score's 95 % interval: see `metrics.bootstrap`. Scores that count different things have none."""
+        """Name to the ends of the score's 95 % interval: see `metrics.intervals`. Scores that count different things have none."""
         found = intervals([result.scored.sums for result in self.results if result.scored.sums])
         return found | {alias: found[name] for alias, name in ALIASES.items() if name in found}
 

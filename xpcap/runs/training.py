@@ -12,8 +12,8 @@ import numpy as np
 from xpcap.data import CaptionData, open_data
 from xpcap.data.hdf5 import stamped
 from xpcap.data.scaling import FeatureScaling
+from xpcap.distributed import ALONE, Group
 from xpcap.errors import DataError, OptionError
-from xpcap.groups import ALONE, Group
 from xpcap.models import CaptioningRNN, ModelConfig
 from xpcap.runs import place
 from xpcap.runs.agreeing import check_agreement_of_ranks, scaling_of_first
@@ -63,7 +63,7 @@ def train_run(
     progress : show progress bars on a terminal
     on_resume : called with the solver when a run is continued, before its first step
     on_remark : called with a sentence where a run goes on otherwise than it began, in another xpcap or on other ranks
-    group : the ranks that train together, from `xpcap.groups.join()`; `options` are rank 0's. Rank 0 writes; all return the same
+    group : the ranks that train together, from `xpcap.distributed.join()`; `options` are rank 0's. Rank 0 writes; all return the same
     on_stage : called with the options of the second stage before it begins or goes on
     on_begin : called with the solver before the first step of a stage, or before the stage goes on
     on_step : called with the solver after each step, and between the batches of a validation

@@ -1,6 +1,6 @@
 """Training: the solver, its objectives, its history and its state."""
 
-from xpcap.groups import ALONE, Group
+from xpcap.distributed import ALONE, Group
 from xpcap.training.objectives import Objective, cross_entropy, smoothed_cross_entropy
 from xpcap.training.self_critical import SelfCritical, sharpen
 from xpcap.training.solver import CaptioningSolver

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from xpcap.data.dataset import CaptionData, spread
-from xpcap.groups import ALONE, Group, batches
+from xpcap.distributed import ALONE, Group, batches
 from xpcap.metrics.cider import CiderD
 from xpcap.models import Policy
 from xpcap.models.transcript import Transcript

@@ -10,8 +10,8 @@ import numpy as np
 from xpcap.backend import Array, asarray, get_array_module
 from xpcap.data.dataset import CaptionData
 from xpcap.data.vocabulary import END, UNK
+from xpcap.distributed import ALONE, Group
 from xpcap.errors import OptionError
-from xpcap.groups import ALONE, Group
 from xpcap.memory import Workspace
 from xpcap.metrics.cider import CiderD, DocumentFrequencies
 from xpcap.models.batch import Batch, FeatureRows

@@ -5,8 +5,8 @@ import hashlib
 import numpy as np
 
 from xpcap.backend import Array, get_array_module, to_numpy
+from xpcap.distributed import Group
 from xpcap.errors import TrainingError
-from xpcap.groups import Group
 from xpcap.memory import Workspace
 from xpcap.models.network import GRADIENTS
 from xpcap.models.packing import dealt

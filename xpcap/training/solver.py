@@ -8,15 +8,15 @@ import numpy as np
 
 from xpcap import optim
 from xpcap.backend import Array, get_array_module
-from xpcap.cores import cores
 from xpcap.data.cs231n import from_coco
 from xpcap.data.dataset import CaptionData
 from xpcap.data.feed import Feed
+from xpcap.distributed import ALONE, Group
 from xpcap.errors import TrainingError
-from xpcap.groups import ALONE, Group
 from xpcap.models.batch import Batch, FeatureRows
 from xpcap.ops import draw_views, global_norm
 from xpcap.progress import BAR_SECONDS, Pace, bar, say
+from xpcap.threads import cores
 from xpcap.training.checks import check_options, check_rate, refuse_keywords
 from xpcap.training.descent import Descent
 from xpcap.training.history import EpochHistory, Record

@@ -6,7 +6,7 @@ from typing import Any
 from xpcap.backend import Array, to_numpy
 from xpcap.data.dataset import CaptionData, spread
 from xpcap.data.feed import Feed
-from xpcap.groups import ALONE, Group
+from xpcap.distributed import ALONE, Group
 from xpcap.metrics import TeacherForced, teacher_forced
 from xpcap.training.selection import CaptionScore
 

@@ -9,11 +9,8 @@ from xpcap import layers as our_layers
 from xpcap import optim as our_optim
 from xpcap.backend import get_backend
 from xpcap.models import CaptioningRNN
-from xpcap.verify import attention, lockstep
-from xpcap.verify import captioner as captioners
-from xpcap.verify import layers as of_layers
-from xpcap.verify.optim import rules
-from xpcap.verify.rows import Row, mixed_error, read_cases
+from xpcap.verify import course, lockstep
+from xpcap.verify.course import Row, mixed_error, read_cases
 
 __all__ = ["Row", "mixed_error", "read_cases", "verify"]
 
@@ -38,14 +35,14 @@ def verify(*, layers: Any = our_layers, optim: Any = our_optim, captioner: type 
     cases = read_cases()
     state = np.random.get_state()
     try:
-        yield from of_layers.values(layers, cases)
-        yield from captioners.values(captioner, cases)
-        yield from rules(optim, cases)
-        yield from of_layers.losses(layers, cases)
-        yield from of_layers.gradients(layers, cases)
-        yield from attention.rows(layers)
-        yield from captioners.gradients(captioner, cases)
-        yield from captioners.directions(captioner, cases)
+        yield from course.layer_values(layers, cases)
+        yield from course.captioner_values(captioner, cases)
+        yield from course.rules(optim, cases)
+        yield from course.layer_losses(layers, cases)
+        yield from course.layer_gradients(layers, cases)
+        yield from course.attention_rows(layers)
+        yield from course.captioner_gradients(captioner, cases)
+        yield from course.captioner_directions(captioner, cases)
         if get_backend() != "numpy" and captioner is CaptioningRNN:
             yield from lockstep.rows()
     finally:

@@ -20,7 +20,7 @@ from xpcap.models import Batch, CaptioningRNN
 from xpcap.models.parameters import Parameters
 from xpcap.ops import global_norm
 from xpcap.training.solver import CaptioningSolver
-from xpcap.verify.rows import Row, make_row
+from xpcap.verify.course import Row, make_row
 
 TOLERANCE = {"float64": 1e-9, "float32": 3e-5}
 LENGTHS = Lengths(6, 3, 1, 10)

@@ -1,19 +1,92 @@
-"""NumPy's BLAS: its threads, taken by one thread of the program at a time, and keeping small products on one while another process needs the cores."""
+"""Threads: NumPy's BLAS, whose threads one thread of the program has at a time, and work side by side on the cores of the host.
+
+BLAS can spread one product over the cores, but what lies between two products stays on one core. A part of the work for each core keeps
+both on that core, and BLAS to one thread in each.
+
+Loads NumPy, so it is imported before anything else does.
+"""
 
 import contextlib
 import contextvars
 import ctypes
 import functools
 import os
+import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
+from pathlib import Path
 from typing import Any, NamedTuple, ParamSpec, TypeVar
 
-import numpy as np
 from threadpoolctl import ThreadpoolController
 
-from xpcap.openblas import NUMPY_CAME_FIRST, shorten_wait, symbol
+WAIT_VARIABLE = "OPENBLAS_THREAD_TIMEOUT"  # an idle thread of OpenBLAS spins for 2**this clock ticks before it sleeps; 26 by default
+SHORT_WAIT = "20"  # a third of a millisecond: longer than most gaps between two products
+PATIENCE = 0.2  # seconds: threads that spin after a product of the program's own sleep by then
+
+
+@contextlib.contextmanager
+def _short_wait() -> Iterator[None]:
+    os.environ[WAIT_VARIABLE] = SHORT_WAIT
+    try:
+        yield
+    finally:
+        del os.environ[WAIT_VARIABLE]
+
+
+NUMPY_CAME_FIRST = "numpy" in sys.modules  # then it is too late for the variable: OpenBLAS reads it when it is loaded
+with contextlib.nullcontext() if NUMPY_CAME_FIRST or WAIT_VARIABLE in os.environ else _short_wait():
+    import numpy as np  # with the usual wait, of 30 to 100 ms, OpenBLAS's idle threads get in the way of ours
+
+
+def symbol(library: Any, name: str) -> Any:
+    """A function of an OpenBLAS, whose names may have been built with a prefix or suffix; None where it has none of that name."""
+    names = (f"{prefix}{name}{suffix}" for prefix in ("", "scipy_") for suffix in ("", "64_", "_64", "_"))
+    return next((getattr(library, full) for full in names if hasattr(library, full)), None)
+
+
+def shorten_wait(path: str) -> bool:
+    """Let the idle threads of an OpenBLAS that is loaded already sleep after the short wait; return whether they do.
+
+    The library reads the variable again and ends its threads, which start anew at the next product, as after a fork. It stays as it is where the
+    caller has set the variable, where the library has no such functions, and where another thread of the process is at work: it may be at a product.
+    """
+    library = ctypes.PyDLL(path)  # these calls keep the interpreter's lock
+    read, stop, wait = (symbol(library, name) for name in ("openblas_read_env", "blas_thread_shutdown", "openblas_thread_timeout"))
+    if WAIT_VARIABLE in os.environ or None in (read, stop, wait) or wait() != 0:
+        return False
+    end = time.monotonic() + PATIENCE
+    while time.monotonic() < end:
+        time.sleep(1e-3)
+        if _others_sleep():
+            with _short_wait():
+                read()
+            stop()
+            return bool(wait() == int(SHORT_WAIT))
+    return False
+
+
+def _others_sleep() -> bool:
+    """True if all other threads of the process sleep, as far as Linux tells, and none of Python's can wake before this one has acted on it.
+
+    Threads that wait for the interpreter's lock sleep. A thread that has just got it keeps it for a switch interval at least, unless it gives it away.
+    """
+    if not sys.platform.startswith("linux") or not getattr(sys, "_is_gil_enabled", lambda: True)():
+        return False
+    libc, text = ctypes.PyDLL(None), ctypes.create_string_buffer(512)
+    threads = list(Path("/proc/self/task").iterdir())  # gives the lock away for the last time
+    start = time.monotonic()
+    for thread in threads:
+        if int(thread.name) == threading.get_native_id():
+            continue
+        file = libc.open(bytes(thread / "stat"), os.O_RDONLY)  # Python's own open and read would give it away again
+        size = libc.read(file, text, len(text))
+        libc.close(file)
+        if size > 0 and not text.raw[:size].rpartition(b")")[2].startswith(b" S"):
+            return False
+    return time.monotonic() - start < sys.getswitchinterval() / 2
+
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -232,3 +305,70 @@ class Crowding:
 def crowding() -> Crowding:
     """The one of this process."""
     return Crowding()
+
+
+Part = TypeVar("Part")
+Outcome = TypeVar("Outcome")
+
+WORTH_WAKING = 1 << 24  # multiplications
+
+
+@functools.cache
+def _pool() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(max(1, (os.cpu_count() or 1) - 1), thread_name_prefix="xpcap", initializer=blas().keep_this_thread_to_one)
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_pool.cache_clear)  # a forked process has none of its parent's threads
+
+
+def cores() -> int:
+    """How many parts are worth working on side by side: the threads that NumPy's BLAS may use.
+
+    That is the number of the machine's cores, or what ``OPENBLAS_NUM_THREADS``, ``OMP_NUM_THREADS`` or threadpoolctl made of it. It is 1 where
+    BLAS cannot be held to one thread (Apple's Accelerate), which then spreads its products as it sees fit.
+    """
+    return blas().threads()
+
+
+def free_cores() -> int:
+    """The same, or 1 inside a part of work done side by side: the other cores are taken."""
+    return 1 if in_part.get() else cores()
+
+
+def side_by_side(work: Callable[[Part], Outcome], parts: Sequence[Part]) -> list[Outcome]:
+    """[work(part) for part in parts], the first in this thread and the others on other cores. An exception is raised once all have ended.
+
+    Inside a part of other work the parts are done one after the other. Another thread of the program that works side by side is waited for.
+    """
+    if len(parts) < 2 or in_part.get():
+        return [work(part) for part in parts]
+    with blas().on_one_thread():
+        token = in_part.set(True)
+        try:
+            others = [_pool().submit(contextvars.copy_context().run, work, part) for part in parts[1:]]
+            try:
+                first = work(parts[0])
+            finally:
+                wait(others)
+        finally:
+            in_part.reset(token)
+    return [first, *(other.result() for other in others)]
+
+
+def on_cores(like: object, work: int, *tasks: Callable[[], object]) -> None:
+    """Run tasks that do not depend on each other: side by side on the host, in turn on a device, which has cores of its own.
+
+    `like` is an array of the library that they compute with, `work` the multiplications of a task: few are done before a thread has woken.
+    """
+    if isinstance(like, np.ndarray) and work >= WORTH_WAKING:
+        side_by_side(lambda task: task(), tasks)
+    else:
+        for task in tasks:
+            task()
+
+
+def stretches(length: int, parts: int) -> list[slice]:
+    """0..length as at most `parts` slices of nearly one size, none of them empty unless length is 0."""
+    parts = max(1, min(parts, length))
+    return [slice(length * k // parts, length * (k + 1) // parts) for k in range(parts)]

@@ -1,0 +1,362 @@
+"""Ranks that MPI connects, with their sums in shared memory and on devices, and a watchdog that names a rank that hangs.
+
+Importing mpi4py's MPI starts it, so that happens where a group is made, and not before.
+"""
+
+import contextlib
+import json
+import math
+import os
+import platform
+import shutil
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from xpcap.backend import Array, get_array_module, import_nccl, is_device_array
+from xpcap.errors import GroupError, OptionError, install
+from xpcap.threads import blas
+
+VARIABLE = "XPCAP_RANK_TIMEOUT"
+SECONDS = 600.0
+ASKED, ANSWERED = 1, 2  # kinds of message
+TICK = 0.5  # seconds between two looks at the clock and the mail
+PATIENCE = 3.0  # seconds that the others have to answer
+
+
+def timeout() -> float:
+    """How long a rank waits for the others, in seconds. OptionError : the variable holds something else."""
+    text = os.environ.get(VARIABLE, "")
+    try:
+        seconds = float(text) if text else SECONDS
+    except ValueError:
+        seconds = math.nan
+    if not seconds > 0:
+        raise OptionError(f"{VARIABLE}={text[:60]}: expected how many seconds a rank waits for the others, above 0")
+    return seconds
+
+
+class Waiting:
+    """Watches, on a thread of its own, how long this rank waits for the others in one call.
+
+    After `seconds` it asks them how many calls they have begun. Who is behind, or does not answer, is named on standard error; then all are ended.
+
+    Parameters
+    ----------
+    communicator : of all ranks, used for nothing else
+    names : of the ranks, for messages
+    """
+
+    def __init__(self, communicator: Any, names: list[str], seconds: float) -> None:
+        self._communicator, self._names, self._seconds = communicator, names, seconds
+        self._rank, self._calls, self._since = communicator.Get_rank(), 0, math.inf
+        self._asked_at = math.inf
+        self._answers: dict[int, int] = {}
+        threading.Thread(target=self._watch, name="xpcap ranks", daemon=True).start()
+
+    @contextlib.contextmanager
+    def __call__(self) -> Iterator[None]:
+        """Inside, this rank waits for the others."""
+        self._calls += 1
+        self._since = time.monotonic()
+        try:
+            yield
+        finally:
+            self._since = math.inf
+
+    def _watch(self) -> None:
+        while True:
+            time.sleep(TICK)
+            self._read()
+            now = time.monotonic()
+            if now - self._since < self._seconds:
+                self._asked_at = math.inf
+            elif self._asked_at == math.inf:
+                self._asked_at, self._answers = now, {self._rank: self._calls}
+                for other in range(len(self._names)):
+                    if other != self._rank:
+                        self._send(other, ASKED)
+            elif now - self._asked_at > PATIENCE or len(self._answers) == len(self._names):
+                self._end()
+
+    def _send(self, other: int, kind: int) -> None:
+        self._communicator.Send(np.array([kind, self._calls], np.int64), dest=other)
+
+    def _read(self) -> None:
+        """Answer those who ask, and note the answers."""
+        from mpi4py import MPI
+
+        status, message = MPI.Status(), np.empty(2, np.int64)
+        while self._communicator.Iprobe(status=status):
+            sender = status.Get_source()
+            self._communicator.Recv(message, source=sender)
+            if message[0] == ASKED:
+                self._send(sender, ANSWERED)
+            else:
+                self._answers[sender] = int(message[1])
+
+    def _end(self) -> None:
+        late = [f"{name} did not answer" for other, name in enumerate(self._names) if other not in self._answers]
+        late += [f"{self._names[other]} does something else" for other, calls in sorted(self._answers.items()) if calls < self._calls]
+        why = "; ".join(late) or "all are there: is the network slow, or down?"
+        print(f"xpcap: {self._names[self._rank]} has waited {self._seconds:g} s for the other ranks: {why}; ending all", file=sys.stderr, flush=True)
+        self._communicator.Abort(1)
+
+
+BLOCK = 1 << 16  # numbers
+PLACE = Path("/dev/shm")  # where MPI libraries take shared memory from; without room there, writing to it ends the process
+
+
+class SharedMemory:
+    """An array of each rank that all of them see.
+
+    Parameters
+    ----------
+    communicator : of ranks on one machine
+    count, dtype : of each rank's array
+
+    Attributes
+    ----------
+    mine : this rank's array (count,)
+    """
+
+    def __init__(self, communicator: Any, count: int, dtype: np.dtype) -> None:
+        from mpi4py import MPI
+
+        self._communicator = communicator
+        self._window = MPI.Win.Allocate_shared(count * dtype.itemsize, dtype.itemsize, comm=communicator)
+        self._window.Lock_all(MPI.MODE_NOCHECK)
+        size = communicator.Get_size()
+        buffers: list[Any] = [self._window.Shared_query(rank)[0] for rank in range(size)]
+        self._arrays = [np.frombuffer(buffer, dtype) for buffer in buffers]
+        self.mine = self._arrays[communicator.Get_rank()]
+
+    def holds(self, flat: np.ndarray) -> bool:
+        """Whether an array is this rank's, or a view of all of it."""
+        return flat.nbytes == self.mine.nbytes and flat.ctypes.data == self.mine.ctypes.data
+
+    def add(self) -> None:
+        """Sum the ranks' arrays into each of them, in the order of ranks. Returns when all have done their part."""
+        self._meet()
+        rank, size, count = self._communicator.Get_rank(), len(self._arrays), len(self.mine)
+        first, *others = self._arrays
+        end = count * (rank + 1) // size
+        for start in range(count * rank // size, end, BLOCK):
+            block = slice(start, min(start + BLOCK, end))
+            total = first[block]
+            for other in others:
+                total += other[block]
+            for other in others:
+                other[block] = total
+        self._meet()
+
+    def _meet(self) -> None:
+        """All ranks have come here, and see what each has written."""
+        self._window.Sync()
+        self._communicator.Barrier()
+        self._window.Sync()
+
+
+def has_room(nbytes: int) -> bool:
+    """Whether so many bytes of shared memory are likely to be there, and as many again."""
+    return (shutil.disk_usage(PLACE).free if PLACE.is_dir() else math.inf) > 2 * nbytes
+
+
+class DeviceSum(Protocol):
+    """Sums device arrays over the ranks of a group."""
+
+    name: str
+
+    def add(self, flat: Array) -> None:
+        """Sum a contiguous array of floats over all ranks, in place; every rank gets the same bits. The sum is launched, not waited for."""
+
+
+class NCCL:
+    """Device to device. MPI passes on the id that NCCL's ranks find each other by.
+
+    Parameters
+    ----------
+    nccl : the module cupy.cuda.nccl
+    group : the ranks; each has made its device the current one
+    """
+
+    name = "NCCL"
+
+    def __init__(self, nccl: Any, group: Any, xp: Any) -> None:
+        (first, *_) = group.collect(bytes(nccl.get_unique_id()).hex() if group.rank == 0 else "")
+        self._nccl, self._xp = nccl, xp
+        self._kinds = {"f4": nccl.NCCL_FLOAT32, "f8": nccl.NCCL_FLOAT64}
+        self._communicator = nccl.NcclCommunicator(group.size, bytes.fromhex(first), group.rank)
+
+    def add(self, flat: Array) -> None:
+        """Launched on the current stream, behind the gradients and before their use."""
+        kind, stream = self._kinds[flat.dtype.str[1:]], self._xp.cuda.get_current_stream().ptr
+        self._communicator.allReduce(flat.data.ptr, flat.data.ptr, flat.size, kind, self._nccl.NCCL_SUM, stream)
+
+
+class Staged:
+    """Through page-locked memory of the host, where MPI sums."""
+
+    name = "MPI, through page-locked host memory"
+
+    def __init__(self, group: Any, xp: Any) -> None:
+        self._group, self._xp = group, xp
+        self._host = np.empty(0, np.uint8)
+
+    def add(self, flat: Array) -> None:
+        """Waits for the device: the host has to see the numbers."""
+        if self._host.nbytes < flat.nbytes:
+            self._host = np.frombuffer(self._xp.cuda.alloc_pinned_memory(flat.nbytes), np.uint8, flat.nbytes)
+        host = np.ndarray(flat.shape, flat.dtype, self._host.data)
+        flat.get(out=host)
+        self._group.add_on_host(host)
+        stream = self._xp.cuda.get_current_stream()
+        flat.set(host, stream=stream)
+        stream.synchronize()  # the next sum writes to the same memory
+
+
+def device_sum(group: Any, like: Array) -> DeviceSum:
+    """NCCL if all ranks have it and no two share a device, which it refuses; else Staged. All ranks choose the same."""
+    xp, nccl = get_array_module(like), import_nccl()
+    where = [group.hosts[group.rank], xp.cuda.Device().pci_bus_id]
+    everyone = [json.loads(text) for text in group.collect(json.dumps([nccl is not None, *where]))]
+    alone = len({tuple(place) for _, *place in everyone}) == group.size
+    if nccl is not None and alone and all(has for has, *_ in everyone):
+        return NCCL(nccl, group, xp)
+    return Staged(group, xp)
+
+
+FEW = 1024  # numbers: so many are gathered and summed in the order of ranks, which any MPI does with the same bits everywhere
+PIECE = 4 << 20  # bytes summed at once: twice to three times as fast as 50 MB in one call, whose pieces leave the cache before their turn
+THREADS = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "GOTO_NUM_THREADS")
+
+
+class MPIGroup:
+    """The ranks of a communicator: a Group.
+
+    Parameters
+    ----------
+    communicator : mpi4py.MPI.Intracomm
+
+    Attributes
+    ----------
+    local_rank, local_size : this rank's number among those of its machine, and how many they are
+    """
+
+    def __init__(self, communicator: Any) -> None:
+        from mpi4py import MPI
+
+        self._mpi, self._communicator = MPI, communicator
+        self.rank, self.size = communicator.Get_rank(), communicator.Get_size()
+        local = communicator.Split_type(MPI.COMM_TYPE_SHARED)
+        self.local_rank, self.local_size = local.Get_rank(), local.Get_size()
+        local.Free()
+        self._device: DeviceSum | None = None
+        self._shared: dict[tuple[int, np.dtype], SharedMemory] = {}  # by size and dtype
+        self._waiting: Any = contextlib.nullcontext
+        self.hosts = self.collect(platform.node())
+        names = [f"rank {rank} on {host}" for rank, host in enumerate(self.hosts)]
+        if MPI.Query_thread() == MPI.THREAD_MULTIPLE:  # else a second thread may not speak
+            self._waiting = Waiting(communicator.Dup(), names, timeout())
+
+    def add(self, flat: Array) -> None:
+        if is_device_array(flat):
+            if self._device is None:
+                self._device = device_sum(self, flat)
+            with self._waiting():
+                self._device.add(flat)
+        else:
+            self.add_on_host(flat)
+
+    def add_on_host(self, flat: np.ndarray) -> None:
+        """`add` for an array of NumPy."""
+        with self._waiting():
+            shared = self._shared.get((flat.size, flat.dtype))
+            if shared is not None and shared.holds(flat):
+                shared.add()
+                return
+            if flat.size > FEW:
+                numbers = PIECE // flat.itemsize
+                for start in range(0, flat.size, numbers):
+                    self._communicator.Allreduce(self._mpi.IN_PLACE, flat.reshape(-1)[start : start + numbers])
+                return
+            everyone = np.empty((self.size, *flat.shape), flat.dtype)
+            self._communicator.Allgather(np.ascontiguousarray(flat), everyone)
+            flat[...] = everyone.sum(axis=0)
+
+    def memory(self, like: Array) -> Array | None:
+        if is_device_array(like) or self.local_size < self.size:
+            return None
+        key = like.size, like.dtype
+        if key not in self._shared:
+            if self.highest(not has_room(self.size * like.nbytes)):
+                return None
+            with self._waiting():
+                self._shared[key] = SharedMemory(self._communicator, *key)
+        return self._shared[key].mine
+
+    def highest(self, number: int) -> int:
+        found = np.array([number], np.int64)
+        with self._waiting():
+            self._communicator.Allreduce(self._mpi.IN_PLACE, found, self._mpi.MAX)
+        return int(found[0])
+
+    def collect(self, text: str) -> list[str]:
+        content = np.frombuffer(text.encode("utf-8", "surrogatepass"), np.uint8)
+        lengths = np.empty(self.size, np.int64)
+        with self._waiting():
+            self._communicator.Allgather(np.array([len(content)], np.int64), lengths)
+            everything = np.empty(int(lengths.sum()), np.uint8)
+            self._communicator.Allgatherv(content, [everything, lengths])
+        ends = np.cumsum(lengths)
+        return [everything[end - length : end].tobytes().decode("utf-8", "surrogatepass") for end, length in zip(ends, lengths, strict=True)]
+
+    def share(self, n: int) -> slice:
+        return slice(n * self.rank // self.size, n * (self.rank + 1) // self.size)
+
+    def abort(self, status: int) -> None:
+        """End all ranks at once."""
+        self._communicator.Abort(status)
+
+    @property
+    def library(self) -> str:
+        """Name and version of the MPI library."""
+        return " ".join(self._mpi.Get_library_version().split("\n")[0].replace("\0", " ").split()[:4]).rstrip(",")
+
+
+def world(size: int) -> MPIGroup:
+    """The group of all `size` processes that the launcher started; each machine's cores are dealt out to its ranks.
+
+    Raises
+    ------
+    GroupError : mpi4py finds no MPI library, or one that knows nothing of the launcher. OptionError : a bad XPCAP_RANK_TIMEOUT.
+    """
+    timeout()
+    try:
+        from mpi4py import MPI
+    except (ImportError, RuntimeError) as error:
+        raise GroupError(
+            f"join: mpi4py cannot load an MPI library ({error}), expected one; {install('mpi')} installs one, with its mpiexec"
+        ) from error
+    if MPI.COMM_WORLD.Get_size() != size:
+        raise GroupError(
+            f"join: the launcher started {size} processes, and mpi4py's MPI, {MPI.Get_library_version().split(chr(10))[0][:60]!r}, knows "
+            f"{MPI.COMM_WORLD.Get_size()}, expected the same; use the mpiexec of the MPI that mpi4py loads"
+        )
+    group = MPIGroup(MPI.COMM_WORLD)
+    _share_cores(group)
+    return group
+
+
+def _share_cores(group: MPIGroup) -> None:
+    """Give BLAS a part of the cores, where neither the launcher nor the user has dealt them out."""
+    mine = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else list(range(os.cpu_count() or 1))
+    everyone = [json.loads(text) for text in group.collect(json.dumps([group.hosts[group.rank], mine]))]
+    beside = everyone.count([group.hosts[group.rank], mine])  # ranks that may use the same cores
+    if not any(name in os.environ for name in THREADS):
+        blas().limit(max(1, len(mine) // beside))
