@@ -8,7 +8,18 @@ from typing import NamedTuple
 from xpcap.backend import Array, get_array_module
 from xpcap.layers.checks import check_arrays, check_upstream
 from xpcap.memory import Buffer, fresh
-from xpcap.ops import Rows, Step, TakeStep, attend_backward_steps, attend_steps, attention_sum, product, row_products_add, row_products_transpose, single_step
+from xpcap.ops import (
+    Rows,
+    Step,
+    TakeStep,
+    attend_backward_steps,
+    attend_steps,
+    attention_sum,
+    product,
+    row_products_add,
+    row_products_transpose,
+    single_step,
+)
 from xpcap.threads import in_turn
 
 

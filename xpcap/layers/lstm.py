@@ -8,7 +8,21 @@ from typing import Any, NamedTuple
 from xpcap.backend import Array, get_array_module
 from xpcap.layers.checks import check_arrays, check_upstream
 from xpcap.memory import Buffer, fresh
-from xpcap.ops import Beside, Gates, Rows, from_rows, lstm_backward_steps, lstm_gates, lstm_gates_backward, lstm_steps, product, single_step, start_states, to_rows, zero_without_steps
+from xpcap.ops import (
+    Beside,
+    Gates,
+    Rows,
+    from_rows,
+    lstm_backward_steps,
+    lstm_gates,
+    lstm_gates_backward,
+    lstm_steps,
+    product,
+    single_step,
+    start_states,
+    to_rows,
+    zero_without_steps,
+)
 from xpcap.threads import in_turn
 
 ORDER = "gates stack i, f, o, g"

@@ -5,7 +5,19 @@ from typing import NamedTuple
 from xpcap.backend import Array, get_array_module
 from xpcap.layers.checks import check_arrays, check_upstream
 from xpcap.memory import Buffer, fresh
-from xpcap.ops import Beside, Rows, from_rows, product, rnn_backward_steps, rnn_cell, rnn_cell_backward, rnn_steps, single_step, to_rows, zero_without_steps
+from xpcap.ops import (
+    Beside,
+    Rows,
+    from_rows,
+    product,
+    rnn_backward_steps,
+    rnn_cell,
+    rnn_cell_backward,
+    rnn_steps,
+    single_step,
+    to_rows,
+    zero_without_steps,
+)
 from xpcap.threads import in_turn
 
 State = tuple[Array]  # h (n, H)
