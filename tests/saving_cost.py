@@ -19,7 +19,7 @@ from xpcap import CaptioningRNN, CaptioningSolver, open_data, runs
 from xpcap.data.scaling import fit_scaling
 from xpcap.runs import folder as run_folder
 from xpcap.runs.keeping import Keeper
-from xpcap.runs.saving import Interval, Saver
+from xpcap.runs.saver import Interval, Saver
 from xpcap.runs.stopping import StopRequest
 
 STEPS, EVERY = 60, 2.0  # steps of a block; seconds between checkpoints

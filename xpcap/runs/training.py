@@ -24,7 +24,7 @@ from xpcap.runs.folder import DATA, FIRST, LAST, Run, digest, open_run, read_con
 from xpcap.runs.keeping import Keeper, furnish
 from xpcap.runs.options import TrainOptions, check_agreement, check_options, default_out, epochs_for, options_of, settings_of
 from xpcap.runs.pages import write_run_page
-from xpcap.runs.saving import Saver, interval
+from xpcap.runs.saver import Saver, interval
 from xpcap.runs.scaling import check_scaling
 from xpcap.runs.stages import first_stage, is_staged, second_stage
 from xpcap.runs.starting import open_start

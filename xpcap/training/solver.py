@@ -25,8 +25,8 @@ from xpcap.training.objectives import Objective, collapse_of, cross_entropy, los
 from xpcap.training.order import EpochOrder
 from xpcap.training.sharing import add_up, check_same, dealt_to, workspace_for
 from xpcap.training.state import TrainingState, by_parameter, capture, check_fits, restore_descent, restore_order
-from xpcap.training.validation import Judge, accuracy
-from xpcap.training.watch import StepRecord
+from xpcap.training.evaluate import Judge, accuracy
+from xpcap.training.losses import StepRecord
 
 
 class CaptioningSolver(EpochHistory):

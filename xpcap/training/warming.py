@@ -7,7 +7,7 @@ from xpcap.backend import is_device_array
 from xpcap.ops import global_norm
 from xpcap.training.descent import Descent
 from xpcap.training.solver import CaptioningSolver
-from xpcap.training.watch import StepRecord
+from xpcap.training.losses import StepRecord
 from xpcap.workspace import Workspace
 
 
