@@ -27,7 +27,7 @@ from xpcap.runs.folder import LARGEST
 from xpcap.runs.place import has_data
 from xpcap.runs.stages import origin
 from xpcap.signatures import ENDS, kind_of_file
-from xpcap.training.descent import LINEAR
+from xpcap.optim import LINEAR
 from xpcap.training.objectives import CROSS_ENTROPY, OBJECTIVES
 from xpcap.training.selection import SELECT
 from xpcap.training.solver import CaptioningSolver

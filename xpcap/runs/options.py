@@ -10,7 +10,7 @@ import numpy as np
 
 from xpcap.errors import DataError, OptionError, unknown
 from xpcap.runs.folder import DATA, LARGEST
-from xpcap.training.descent import LINEAR
+from xpcap.optim import LINEAR
 from xpcap.training.objectives import CROSS_ENTROPY, OBJECTIVES, SELF_CRITICAL
 
 

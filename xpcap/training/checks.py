@@ -10,7 +10,7 @@ from xpcap.data.checks import check_data
 from xpcap.data.vocabulary import Vocabulary
 from xpcap.errors import DataError, OptionError, unknown
 from xpcap.models.parameters import Parameters
-from xpcap.training.descent import check_lr_decay
+from xpcap.optim import check_lr_decay
 from xpcap.training.objectives import check_objective
 from xpcap.training.selection import SELECT
 

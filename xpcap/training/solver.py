@@ -19,7 +19,7 @@ from xpcap.models.batch import Batch, FeatureRows
 from xpcap.ops import global_norm
 from xpcap.progress import BAR_SECONDS, Pace, bar, say
 from xpcap.training.checks import check_options, check_rate, refuse_keywords
-from xpcap.training.descent import Descent
+from xpcap.optim import Optimizer
 from xpcap.training.history import EpochHistory, Record
 from xpcap.training.objectives import Objective, collapse_of, cross_entropy, loss_and_gradients, training_figures, visits
 from xpcap.training.order import EpochOrder
@@ -100,7 +100,7 @@ class CaptioningSolver(EpochHistory):
         self._order = EpochOrder(len(self._visits), seed)
         self._feed, self._record = Feed(self.data, flat), StepRecord(flat, self.steps_per_epoch)
         self._judge = Judge(self.data, self._feed, select, group)
-        self._descent = Descent(update_rule, self.optim_config, flat)
+        self._descent = Optimizer(update_rule, self.optim_config, flat)
         self._workspace = workspace_for(group, flat, cores() if self._on_host else 1)
         self._pace = Pace(BAR_SECONDS)  # of reading losses for the progress bar
         self._report_due = False  # on_epoch has yet to hear of the last epoch

@@ -10,7 +10,7 @@ from xpcap import optim
 from xpcap.backend import Array, asarray, to_numpy
 from xpcap.errors import DataError, TrainingError
 from xpcap.models.parameters import Parameters
-from xpcap.training.descent import Descent
+from xpcap.optim import Optimizer
 from xpcap.training.history import best_of, with_start
 from xpcap.training.order import EpochOrder
 
@@ -57,7 +57,7 @@ class TrainingState(NamedTuple):
 
 def capture(
     params: Parameters,
-    descent: Descent,
+    descent: Optimizer,
     order: EpochOrder,
     batch_size: int,
     losses: Sequence[float],
@@ -91,7 +91,7 @@ def capture(
     return state
 
 
-def check_fits(state: TrainingState, params: Parameters, descent: Descent, order: EpochOrder, batch_size: int) -> None:
+def check_fits(state: TrainingState, params: Parameters, descent: Optimizer, order: EpochOrder, batch_size: int) -> None:
     """DataError : the state is of another model, data set, update rule or batch size. TypeError : it is no state."""
     if not isinstance(state, TrainingState):
         raise TypeError(f"CaptioningSolver.restore: state is a {type(state).__name__}, expected what CaptioningSolver.state() or load_state returns")
@@ -109,7 +109,7 @@ def check_fits(state: TrainingState, params: Parameters, descent: Descent, order
             )
 
 
-def restore_descent(state: TrainingState, params: Parameters, descent: Descent) -> None:
+def restore_descent(state: TrainingState, params: Parameters, descent: Optimizer) -> None:
     """Copy the state's parameters and the optimizer's state into those of a solver. DataError : hyperparameters that cannot be."""
     descent.config = _optimizer_config(state, params.flat)
     params.flat[...] = asarray(state.params.flat, like=params.flat)

@@ -5,7 +5,7 @@ import copy
 from xpcap import optim
 from xpcap.backend import is_device_array
 from xpcap.ops import global_norm
-from xpcap.training.descent import Descent
+from xpcap.optim import Optimizer
 from xpcap.training.solver import CaptioningSolver
 from xpcap.training.losses import StepRecord
 from xpcap.workspace import Workspace
@@ -23,7 +23,7 @@ def warm_up(solver: CaptioningSolver) -> None:
     batch = solver._feed.minibatch("train", solver._visits[: solver.batch_size])._replace(step=0)  # sends the features, which stay there
     loss, grads = solver.objective(model, batch, Workspace(flat, 1))
     norm = global_norm(grads.flat) if solver.clip_norm is None else optim.clip_by_global_norm(grads.flat, solver.clip_norm)
-    Descent(solver.update_rule, solver.optim_config, flat).update(model.params.flat, grads.flat)
+    Optimizer(solver.update_rule, solver.optim_config, flat).update(model.params.flat, grads.flat)
     record.add(loss, norm)
     solver._judge.warm_up(model)
     float(model.score(batch.features, batch.captions).nll)  # waits, so that the work itself is done too
