@@ -16,9 +16,9 @@ from xpcap.data.projection import Projection
 from xpcap.data.scaling import FeatureScaling
 from xpcap.data.vocabulary import Vocabulary
 from xpcap.errors import DataError
-from xpcap.metrics import teacher_forced
 from xpcap.models import Ensemble
 from xpcap.runs import Run, data_of, ensemble, open_runs
+from xpcap.training.evaluate import teacher_forced
 
 pytestmark = pytest.mark.usefixtures("few_pictures")
 

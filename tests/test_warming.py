@@ -9,7 +9,7 @@ from emulated import Emulator
 from test_emulated_step import make
 
 import xpcap
-from xpcap.training.selection import SELECT
+from xpcap.training.evaluate import SELECT
 from xpcap.training.warming import warm_up
 
 

@@ -20,6 +20,7 @@ from xpcap.data.vocabulary import SPECIAL
 from xpcap.groups import Group, join
 from xpcap.layers import CELLS
 from xpcap.models.config import INJECT
+from xpcap.optim import LINEAR
 from xpcap.progress import say
 from xpcap.report import visible
 from xpcap.runs import GENERATED, Stopped, TrainOptions, choose, is_saved, train_run
@@ -27,9 +28,8 @@ from xpcap.runs.folder import LARGEST
 from xpcap.runs.place import has_data
 from xpcap.runs.stages import origin
 from xpcap.signatures import ENDS, kind_of_file
-from xpcap.optim import LINEAR
+from xpcap.training.evaluate import SELECT
 from xpcap.training.objectives import CROSS_ENTROPY, OBJECTIVES
-from xpcap.training.selection import SELECT
 from xpcap.training.solver import CaptioningSolver
 
 DEFAULTS = TrainOptions()

@@ -10,8 +10,7 @@ from xpcap.errors import DataError
 from xpcap.runs.folder import BEST
 from xpcap.runs.scaling import pop_scaling, scaling_tensors
 from xpcap.tensors import read_tensors, write_tensors
-from xpcap.training.state import TrainingState
-from xpcap.training.state_tensors import drew_masks_in_turn, from_tensors, to_tensors
+from xpcap.training.state import TrainingState, drew_masks_in_turn, from_tensors, to_tensors
 
 OTHER_MASKS = "is from an older xpcap: training goes on from it with other dropout masks than that version would have drawn"
 

@@ -8,12 +8,12 @@ from typing import Any
 
 from xpcap.data import CaptionData
 from xpcap.groups import ALONE, Group
-from xpcap.metrics import METRICS, Metric, TeacherForced, teacher_forced
-from xpcap.metrics.teacher_forced import PLAIN, PROTOCOL
+from xpcap.metrics import METRICS, Metric
 from xpcap.models import Policy
 from xpcap.runs.captioning import caption_chosen, captioned, data_of
 from xpcap.runs.folder import Run
 from xpcap.runs.scoring import Scores, score_words, words_of
+from xpcap.training.evaluate import PLAIN, PROTOCOL, TeacherForced, teacher_forced
 
 
 @dataclass(frozen=True)

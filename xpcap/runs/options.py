@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from xpcap.errors import DataError, OptionError, unknown
-from xpcap.runs.folder import DATA, LARGEST
 from xpcap.optim import LINEAR
+from xpcap.runs.folder import DATA, LARGEST
 from xpcap.training.objectives import CROSS_ENTROPY, OBJECTIVES, SELF_CRITICAL
 
 
@@ -22,7 +22,7 @@ class TrainOptions:
     ----------
     data : dataset file or coco_captioning folder; None: that of the run `start`, or generated pictures
     start : run folder whose best parameters to start from; None: random ones
-    objective : "cross-entropy", or "self-critical", which goes on from a run: see xpcap.training.self_critical
+    objective : "cross-entropy", or "self-critical", which goes on from a run: see xpcap.training.objectives
     samples : captions of a picture that self-critical training samples
     sharpen : factor on the scores of words that self-critical training begins with
     out : run folder to make; None: a fresh folder under runs/

@@ -10,10 +10,10 @@ import numpy as np
 from xpcap.backend import to_numpy
 from xpcap.data import CaptionData
 from xpcap.data.dataset import spread
-from xpcap.metrics import teacher_forced
 from xpcap.models.activations import activations
 from xpcap.runs.captioning import captioned
 from xpcap.runs.findings import Finding, Symptom
+from xpcap.training.evaluate import teacher_forced
 
 SCORED = 1000  # captions scored with the wrong picture, at most: the ratio is then good to a few per cent
 READ = 256  # captions read to look at gates, at most: millions of activations

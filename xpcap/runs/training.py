@@ -29,8 +29,7 @@ from xpcap.runs.scaling import check_scaling
 from xpcap.runs.stages import first_stage, is_staged, second_stage
 from xpcap.runs.starting import open_start
 from xpcap.runs.stopping import StopRequest
-from xpcap.training.objectives import CROSS_ENTROPY, SELF_CRITICAL, Objective, smoothed_cross_entropy
-from xpcap.training.self_critical import SelfCritical, sharpen
+from xpcap.training.objectives import CROSS_ENTROPY, SELF_CRITICAL, Objective, SelfCritical, sharpen, smoothed_cross_entropy
 from xpcap.training.solver import CaptioningSolver
 from xpcap.training.warming import warm_up
 

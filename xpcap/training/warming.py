@@ -6,8 +6,8 @@ from xpcap import optim
 from xpcap.backend import is_device_array
 from xpcap.ops import global_norm
 from xpcap.optim import Optimizer
-from xpcap.training.solver import CaptioningSolver
 from xpcap.training.losses import StepRecord
+from xpcap.training.solver import CaptioningSolver
 from xpcap.workspace import Workspace
 
 
