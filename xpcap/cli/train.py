@@ -24,9 +24,8 @@ from xpcap.optim import LINEAR
 from xpcap.progress import say
 from xpcap.report import visible
 from xpcap.runs import GENERATED, Stopped, TrainOptions, choose, is_saved, train_run
-from xpcap.runs.folder import LARGEST
-from xpcap.runs.place import has_data
-from xpcap.runs.stages import origin
+from xpcap.runs.folder import LARGEST, has_data
+from xpcap.runs.options import origin
 from xpcap.signatures import ENDS, kind_of_file
 from xpcap.training.evaluate import SELECT
 from xpcap.training.objectives import CROSS_ENTROPY, OBJECTIVES
