@@ -60,7 +60,6 @@ from xpcap.runs.saver import Keeper, Saver, StopRequest, furnish, interval
 from xpcap.runs.scoring import Evaluation, evaluate_run
 from xpcap.training.objectives import CROSS_ENTROPY, SELF_CRITICAL, Objective, SelfCritical, sharpen, smoothed_cross_entropy
 from xpcap.training.solver import CaptioningSolver
-from xpcap.training.warming import warm_up
 
 
 class Trained(NamedTuple):
@@ -192,7 +191,7 @@ def _fit(options: TrainOptions, out: Path, hooks: Hooks, opened: CaptionData | N
     if not solver.finished:
         if on_begin is not None:
             on_begin(solver)
-        warm_up(solver)
+        solver.warm_up()
         saver.begin(solver.iteration)
         with stop, saver, np.errstate(all="ignore"):  # a loss that is not finite is an error of the solver's, with more to say
             solver.train()
