@@ -76,7 +76,7 @@ NETWORK, IMAGE, ENTRY, PACKING, DECODING, READING = (
     f"xpcap/models/{name}.py" for name in ("network", "image", "entry", "packing", "decoding", "reading")
 )
 BEAMS, MEAN, TRANSCRIPT = (f"xpcap/models/{name}.py" for name in ("beam", "scores", "transcript"))
-SOLVER, WATCH, FEED, BACKEND = "xpcap/training/solver.py", "xpcap/training/watch.py", "xpcap/data/feed.py", "xpcap/backend.py"
+SOLVER, WATCH, FEED, BACKEND = "xpcap/training/solver.py", "xpcap/training/losses.py", "xpcap/data/feed.py", "xpcap/backend.py"
 KERNELS = "xpcap/ops/cuda/"
 ATTENTION = KERNELS + "attention.cu"
 CUDA, CUBLAS, LAUNCH = (f"xpcap/ops/{name}.py" for name in ("cuda_kernels", "cublas", "launch"))
@@ -208,7 +208,7 @@ MISTAKES = [
     ),
     Mistake(
         "features-by-the-batch", "features are sent with each batch although they are on the device",
-        SOLVER, "CaptioningSolver._train_batch", "self._feed.minibatch($split, $rows, $views, $mine)", "Batch(*self.data.minibatch($split, $rows))",
+        SOLVER, "CaptioningSolver.train_batch", "self._feed.minibatch($split, $rows, $views, $mine)", "Batch(*self.data.minibatch($split, $rows))",
         EPOCH_SENDS, "'models': 6",
     ),
     Mistake(
@@ -247,7 +247,7 @@ MISTAKES = [
     # Ranks
     Mistake(
         "not-summed", "each rank goes its own way",
-        "xpcap/training/sharing.py", "add_up", "group.add(grads.flat)", "None",
+        "xpcap/training/solver.py", "add_up", "group.add(grads.flat)", "None",
         RANKS, "has other parameters than rank 0",
     ),
     Mistake(

@@ -16,11 +16,9 @@ from pathlib import Path
 import numpy as np
 
 from xpcap import CaptioningRNN, CaptioningSolver, open_data, runs
-from xpcap.data.scaling import fit_scaling
+from xpcap.data.features import fit_scaling
 from xpcap.runs import folder as run_folder
-from xpcap.runs.keeping import Keeper
-from xpcap.runs.saving import Interval, Saver
-from xpcap.runs.stopping import StopRequest
+from xpcap.runs.saver import Interval, Keeper, Saver, StopRequest
 
 STEPS, EVERY = 60, 2.0  # steps of a block; seconds between checkpoints
 

@@ -25,7 +25,7 @@ from xpcap.data import CaptionData, Vocabulary, open_data, tokenize, write_datas
 from xpcap.distributed import ALONE
 from xpcap.errors import DataError
 from xpcap.metrics import corpus_bleu, unigram_bleu
-from xpcap.runs import keeping
+from xpcap.runs import saver
 
 ROOT = Path(__file__).parent.parent
 pytestmark = pytest.mark.usefixtures("few_pictures", "plain_curves")  # a page and its real curves are those of test_pages.py
@@ -277,7 +277,7 @@ def test_a_run_is_kept_when_a_later_epoch_fails(tmp_path: Path, monkeypatch: pyt
     def at_once(*args: Any, **kwargs: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(keeping, "save_state", at_once)
+    monkeypatch.setattr(saver, "save_state", at_once)
     with pytest.raises(KeyboardInterrupt):
         runs.train_run(dataclasses.replace(options, out=tmp_path / "other" / "r"))
     assert not (tmp_path / "other").exists()

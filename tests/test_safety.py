@@ -130,7 +130,7 @@ def test_the_network_is_known_to_few_files_and_no_command_reaches_private_addres
     assert {name for name, source in sources().items() if Scanner(source).network} == {"encoders/url.py", "encoders/visiting.py", "data/fetching.py"}
     assert users["encoders.visiting"] == {"encoders/url.py"}
     assert users["image_from_url"] == door  # which goes to private addresses too
-    assert users["read_url"] == door | {"runs/new_pictures.py"}  # what `caption` is given
+    assert users["read_url"] == door | {"runs/captioning.py"}  # what `caption` is given
     assert {name for name, source in sources().items() if "data.fetching" in source or "data.download" in source} == {
         "data/download.py", "data/unpacking.py", "cli/download.py",
     }  # fmt: skip

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from xpcap.backend import Array, asarray, get_array_module
-from xpcap.uploads import Uploads
+from xpcap.memory import Uploads
 
 ALIGNED = 128  # elements; arrays in one allocation begin at multiples
 

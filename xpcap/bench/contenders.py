@@ -26,7 +26,7 @@ from xpcap.bench.work import (
 )
 from xpcap.data.dataset import CaptionData
 from xpcap.data.feed import Feed
-from xpcap.data.scaling import fit_scaling
+from xpcap.data.features import fit_scaling
 from xpcap.models import CaptioningRNN
 
 

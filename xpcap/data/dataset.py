@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from xpcap.data.projection import Preprocessing, Projection
-from xpcap.data.scaling import FeatureScaling
+from xpcap.data.features import Preprocessing, Projection
+from xpcap.data.features import FeatureScaling
 from xpcap.data.source import Source
 from xpcap.data.tokens import detokenize
 from xpcap.data.vocabulary import UNK, Vocabulary

@@ -14,7 +14,7 @@ from xpcap.data.checks import check_data
 from xpcap.data.dataset import RESERVED, CaptionData, Split, may_name_a_split
 from xpcap.data.features import blocks
 from xpcap.data.guard import look_through, trust
-from xpcap.data.projection import Projection
+from xpcap.data.features import Projection
 from xpcap.data.source import Source
 from xpcap.data.tokens import ASCII, check_tokeniser, has_word
 from xpcap.data.vocabulary import Vocabulary

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from xpcap.data.features import blocks
-from xpcap.data.scaling import FeatureScaling
+from xpcap.data.features import FeatureScaling
 from xpcap.errors import DataError
 from xpcap.threads import blas, side_by_side, stretches
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from xpcap.data.checks import check_data
 from xpcap.data.dataset import CaptionData, Split
-from xpcap.data.projection import Projection, fit_projection
+from xpcap.data.features import Projection, fit_projection
 from xpcap.data.features import Function, Table, blocks
 from xpcap.data.source import Source
 from xpcap.data.tokens import has_word, tokenize
