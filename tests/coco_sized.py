@@ -14,7 +14,7 @@ import numpy as np
 from xpcap import CaptioningRNN, CaptioningSolver
 from xpcap.bench.machine import peak_memory
 from xpcap.data.dataset import CaptionData, Split
-from xpcap.data.scaling import fit_scaling
+from xpcap.data.features import fit_scaling
 from xpcap.data.synthetic import draw_data
 
 PICTURES, D, V, N = 82_783, 512, 1004, 128

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from xpcap import CaptioningRNN, CaptioningSolver, open_data, runs
-from xpcap.data.scaling import fit_scaling
+from xpcap.data.features import fit_scaling
 from xpcap.runs import folder as run_folder
 from xpcap.runs.keeping import Keeper
 from xpcap.runs.saving import Interval, Saver

@@ -15,9 +15,9 @@ from hdf5_edits import edit, replace_dataset
 
 from xpcap.data import CaptionData, Vocabulary, decode_captions, open_data, write_dataset
 from xpcap.data import hdf5 as dataset_file
+from xpcap.data.dataset import Source
+from xpcap.data.features import fit_scaling
 from xpcap.data.importers import assemble
-from xpcap.data.scaling import fit_scaling
-from xpcap.data.source import Source
 from xpcap.data.synthetic import draw_data
 from xpcap.errors import DataError
 
@@ -278,7 +278,7 @@ def test_scaling_in_blocks_gives_the_bits_of_scaling_at_once(
     block: int, dtype: str, monkeypatch: pytest.MonkeyPatch, rng: np.random.Generator
 ) -> None:
     """Features and grids; the rows of the last block are fewer."""
-    monkeypatch.setattr("xpcap.data.scaling.BLOCK", block)
+    monkeypatch.setattr("xpcap.data.features.BLOCK", block)
     for shape in ((7, 5), (7, 3, 2), (0, 3, 2)):
         features, scaling = rng.standard_normal(shape).astype(dtype), fit_scaling("standardize", rng.standard_normal((9, *shape[1:])))
         scaled = scaling(features)

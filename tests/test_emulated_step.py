@@ -19,7 +19,7 @@ import xpcap
 from xpcap import CaptioningRNN, CaptioningSolver, kernels, training
 from xpcap.data import feed
 from xpcap.data.dataset import CaptionData, Split
-from xpcap.data.scaling import FeatureScaling
+from xpcap.data.features import FeatureScaling
 from xpcap.data.vocabulary import SPECIAL, Vocabulary
 from xpcap.errors import TrainingError
 from xpcap.kernels import cuda_loops

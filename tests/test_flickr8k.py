@@ -11,9 +11,9 @@ from click.testing import CliRunner
 from xpcap import CaptioningRNN, CaptioningSolver
 from xpcap.cli import main
 from xpcap.data import Vocabulary
+from xpcap.data.features import fit_scaling
 from xpcap.data.importers import read_features
 from xpcap.data.importers.flickr8k import read_list, read_token_file
-from xpcap.data.scaling import fit_scaling
 
 pytestmark = pytest.mark.hunt
 

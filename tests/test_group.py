@@ -19,9 +19,9 @@ pytest.importorskip("PIL")  # generated pictures
 import xpcap
 from xpcap import CaptioningRNN, CaptioningSolver, to_numpy
 from xpcap.cli import shared
+from xpcap.data.features import FeatureScaling
 from xpcap.data.importers import encode_folder
 from xpcap.data.pictures import generate, write_pictures
-from xpcap.data.scaling import FeatureScaling
 from xpcap.distributed import ALONE, Group, Released, batches
 from xpcap.distributed import group as group_module
 from xpcap.distributed.mpi import NCCL, Staged, device_sum

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from xpcap.data import decode_captions, open_data, write_dataset
+from xpcap.data.dataset import Source
 from xpcap.data.importers import assemble, import_flickr8k
-from xpcap.data.source import Source
 from xpcap.errors import DataError
 
 # Flickr8k's layout

@@ -9,8 +9,8 @@ import pytest
 from commands import SMALL, call, failing, good
 
 from xpcap.data import CaptionData, open_data
+from xpcap.data.features import Projection, fit_projection
 from xpcap.data.pictures import generate, picture_of
-from xpcap.data.projection import Projection, fit_projection
 from xpcap.errors import DataError
 from xpcap.runs import caption_files, evaluate_run, open_run
 from xpcap.threads import cores

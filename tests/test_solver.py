@@ -12,8 +12,8 @@ import pytest
 pytest.importorskip("PIL")  # generated pictures
 
 from xpcap import CaptioningRNN, CaptioningSolver, optim, to_numpy
+from xpcap.data.features import FeatureScaling, fit_scaling
 from xpcap.data.pictures import generate
-from xpcap.data.scaling import FeatureScaling, fit_scaling
 from xpcap.errors import DataError, OptionError, TrainingError
 from xpcap.metrics import teacher_forced
 from xpcap.metrics.cider import CiderD

@@ -13,8 +13,8 @@ from xpcap.data import (
     to_coco,
     write_dataset,
 )
+from xpcap.data.features import fit_scaling
 from xpcap.data.pictures import generate
-from xpcap.data.scaling import fit_scaling
 from xpcap.errors import BackendError, DataError, GroupError, OptionError, SaveError, TrainingError
 from xpcap.models import CaptioningRNN, ModelConfig
 from xpcap.runs import Stopped, TrainOptions, caption_files, evaluate_run, load_state, open_run, save_state, train_run

@@ -14,8 +14,8 @@ import click
 from xpcap.backend import get_backend
 from xpcap.cli.group import leave_closed_pipe
 from xpcap.cli.shared import PATH, Choice, Function, Number, backend_option, choose_backend, command_line, examples, print_captions, print_scores
+from xpcap.data.features import KINDS
 from xpcap.data.pictures import TRAIN, VAL
-from xpcap.data.scaling import KINDS
 from xpcap.data.vocabulary import SPECIAL
 from xpcap.distributed import Group, join
 from xpcap.layers import CELLS

@@ -12,7 +12,7 @@ import numpy as np
 
 from xpcap.backend import get_backend
 from xpcap.data import CaptionData
-from xpcap.data.scaling import FeatureScaling, fit_scaling
+from xpcap.data.features import FeatureScaling, fit_scaling
 from xpcap.distributed import Group
 from xpcap.distributed.mpi import VARIABLE
 from xpcap.errors import DataError, GroupError

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from xpcap.data.scaling import FeatureScaling
+from xpcap.data.features import FeatureScaling
 from xpcap.errors import DataError
 from xpcap.runs.folder import BEST
 from xpcap.runs.scaling import pop_scaling, scaling_tensors

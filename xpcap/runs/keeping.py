@@ -11,9 +11,9 @@ import numpy as np
 
 from xpcap.backend import get_backend
 from xpcap.data import CaptionData
+from xpcap.data.features import FeatureScaling
 from xpcap.data.hdf5 import write_stamped
 from xpcap.data.pictures import write_pictures
-from xpcap.data.scaling import FeatureScaling
 from xpcap.errors import DataError
 from xpcap.models import ModelConfig
 from xpcap.progress import Pace

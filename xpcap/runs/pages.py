@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from xpcap.data import CaptionData
+from xpcap.data.dataset import Source
 from xpcap.data.pictures import KIND, picture_of
-from xpcap.data.source import Source
 from xpcap.encoders import grid_area, read_picture
 from xpcap.errors import DataError
 from xpcap.files import obstacle

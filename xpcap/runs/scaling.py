@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from xpcap.data.scaling import FeatureScaling
+from xpcap.data.features import FeatureScaling
 from xpcap.errors import DataError
 
 _MEAN, _SCALE = "feature_scaling.mean", "feature_scaling.scale"

@@ -14,8 +14,7 @@ import numpy as np
 from xpcap.data import CaptionData
 from xpcap.data.dataset import spread
 from xpcap.data.pictures import metrics_of
-from xpcap.data.tokens import TOKENISERS, UNICODE
-from xpcap.data.vocabulary import SPECIAL, Vocabulary
+from xpcap.data.vocabulary import SPECIAL, TOKENISERS, UNICODE, Vocabulary
 from xpcap.errors import DataError
 from xpcap.files import write_text
 from xpcap.metrics import ALIASES, METRICS, Bleu, Interval, Metric, Novel, Scored, intervals

@@ -4,8 +4,7 @@ from collections import Counter
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from typing import Any
 
-from xpcap.data.tokens import detokenize
-from xpcap.data.vocabulary import UNK
+from xpcap.data.vocabulary import UNK, detokenize
 from xpcap.metrics import Words
 from xpcap.runs.findings import Finding, Symptom
 

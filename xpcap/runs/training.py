@@ -10,9 +10,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from xpcap.data import CaptionData, open_data
+from xpcap.data.features import FeatureScaling
 from xpcap.data.hdf5 import stamped
 from xpcap.data.pictures import generate
-from xpcap.data.scaling import FeatureScaling
 from xpcap.distributed import ALONE, Group
 from xpcap.errors import DataError, OptionError
 from xpcap.models import CaptioningRNN, ModelConfig

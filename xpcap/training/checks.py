@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from xpcap.data.checks import check_data
+from xpcap.data.dataset import check_data
 from xpcap.data.vocabulary import Vocabulary
 from xpcap.errors import DataError, OptionError, unknown
 from xpcap.models.parameters import Parameters

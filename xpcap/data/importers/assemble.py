@@ -6,14 +6,10 @@ from typing import Any
 
 import numpy as np
 
-from xpcap.data.checks import check_data
-from xpcap.data.dataset import CaptionData, Split
-from xpcap.data.features import Function, Table, blocks
+from xpcap.data.dataset import CaptionData, Source, Split, check_data
+from xpcap.data.features import Function, Projection, Table, blocks, fit_projection
 from xpcap.data.importers.features import covered, encode_folder, mirror_of, stay_in
-from xpcap.data.projection import Projection, fit_projection
-from xpcap.data.source import Source
-from xpcap.data.tokens import tokenize
-from xpcap.data.vocabulary import SPECIAL, Vocabulary
+from xpcap.data.vocabulary import SPECIAL, Vocabulary, tokenize
 from xpcap.encoders import Encoder, HistogramEncoder
 from xpcap.errors import DataError
 

@@ -17,7 +17,7 @@ from xpcap.data.importers.findings import Findings
 from xpcap.data.importers.places import Files, find_all
 from xpcap.data.importers.splits import DEFAULT_FRACTIONS, ByPicture, BySplit, by_fractions, by_lists
 from xpcap.data.importers.tables import Columns
-from xpcap.data.tokens import has_word
+from xpcap.data.vocabulary import has_word
 from xpcap.distributed import ALONE, Group, Released
 from xpcap.encoders import PHOTOGRAPHS, Encoder, find_encoder
 from xpcap.encoders.finding import describe_others

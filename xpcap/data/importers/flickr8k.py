@@ -10,7 +10,7 @@ from xpcap.data.importers.assemble import assemble
 from xpcap.data.importers.features import covered, read_features
 from xpcap.data.importers.findings import Findings
 from xpcap.data.importers.text import read_whole
-from xpcap.data.tokens import has_word
+from xpcap.data.vocabulary import has_word
 from xpcap.errors import DataError
 
 _LINE = re.compile(r"(?P<key>(?P<image>[^\t]+?)#\d+)\t(?P<caption>.*)")

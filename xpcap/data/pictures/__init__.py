@@ -8,13 +8,11 @@ from pathlib import Path
 
 import numpy as np
 
-from xpcap.data.dataset import CaptionData, Split
+from xpcap.data.dataset import CaptionData, Source, Split
 from xpcap.data.pictures.grammar import CAPTIONS, describe, named
 from xpcap.data.pictures.scenes import SPLITS, make_scene, paint, scene_of
 from xpcap.data.pictures.scoring import KIND, best_of, metrics_of
-from xpcap.data.source import Source
-from xpcap.data.tokens import tokenize
-from xpcap.data.vocabulary import Vocabulary
+from xpcap.data.vocabulary import Vocabulary, tokenize
 from xpcap.encoders import HistogramEncoder
 from xpcap.progress import bar
 

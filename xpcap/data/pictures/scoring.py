@@ -8,7 +8,7 @@ from xpcap.data.dataset import CaptionData
 from xpcap.data.pictures.best import best_captions
 from xpcap.data.pictures.grammar import CAPTIONS, named
 from xpcap.data.pictures.scenes import scene_of
-from xpcap.data.tokens import tokenize
+from xpcap.data.vocabulary import tokenize
 from xpcap.metrics import Bleu, Metric, References, Scored, Words, averaged
 
 KIND = "pictures"  # `generated` of a data set's source
