@@ -12,8 +12,7 @@ import pytest
 from commands import SMALL, call, failing, good
 
 from xpcap import CaptioningRNN, decode_captions, open_run
-from xpcap.data.features import Projection
-from xpcap.data.features import FeatureScaling
+from xpcap.data.features import FeatureScaling, Projection
 from xpcap.data.vocabulary import Vocabulary
 from xpcap.errors import DataError
 from xpcap.models import Ensemble

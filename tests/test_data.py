@@ -15,8 +15,8 @@ from hdf5_edits import edit, replace_dataset
 
 from xpcap.data import CaptionData, Vocabulary, decode_captions, open_data, write_dataset
 from xpcap.data import hdf5 as dataset_file
+from xpcap.data.dataset import Source
 from xpcap.data.features import fit_scaling
-from xpcap.data.source import Source
 from xpcap.data.synthetic import draw_data
 from xpcap.errors import DataError
 from xpcap.prepare import assemble

@@ -15,9 +15,8 @@ import h5py
 import numpy as np
 import pytest
 
-from xpcap.data import CaptionData, Source, Split, Vocabulary, guard, open_data, write_dataset
-from xpcap.data import hdf5 as dataset_file
-from xpcap.data.guard import look_through
+from xpcap.data import CaptionData, Source, Split, Vocabulary, hdf5, open_data, write_dataset
+from xpcap.data.hdf5 import look_through
 from xpcap.errors import DataError
 
 ROOT = Path(__file__).parent.parent
@@ -214,7 +213,7 @@ def test_all_of_them_together_take_little_memory_and_nothing_is_left_running(tmp
     code = """
 import resource, sys
 from pathlib import Path
-from xpcap.data import guard, open_data
+from xpcap.data import hdf5, open_data
 from xpcap.errors import DataError
 for path in Path(sys.argv[1]).iterdir():
     try:
@@ -222,8 +221,8 @@ for path in Path(sys.argv[1]).iterdir():
     except DataError:
         continue
     raise SystemExit(f"{path} was read")
-process = guard._helper.process
-guard._helper.end()
+process = hdf5._helper.process
+hdf5._helper.end()
 peak = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))  # ru_maxrss has that of pytest in it
 print(process.returncode, int(peak.split()[1]) // 1024, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss // 1024)
 """
@@ -243,8 +242,8 @@ def script(code: str, *arguments: Path) -> str:
 
 def test_a_file_is_looked_through_once_and_again_when_it_changed(made: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[Path] = []
-    ask = guard._helper.ask
-    monkeypatch.setattr(guard._helper, "ask", lambda path, most: asked.append(path) or ask(path, most))  # type: ignore[func-returns-value]
+    ask = hdf5._helper.ask
+    monkeypatch.setattr(hdf5._helper, "ask", lambda path, most: asked.append(path) or ask(path, most))  # type: ignore[func-returns-value]
     open_data(made)
     assert asked == []  # this process wrote it
     copy = made.with_name("copy.h5")
@@ -260,7 +259,7 @@ def test_a_file_is_looked_through_once_and_again_when_it_changed(made: Path, mon
 def test_the_helper_is_started_again_when_it_died_and_a_late_answer_is_not_taken_for_another(made: Path) -> None:
     bad = made.with_name("bad.h5")
     bad.write_bytes(made.read_bytes()[:3000])
-    helper = guard.Helper()
+    helper = hdf5.Helper()
     assert helper.ask(made, None) == ""
     assert helper.process is not None
     helper.process.kill()
@@ -287,17 +286,17 @@ def test_a_forked_process_has_a_helper_of_its_own_and_neither_leaves_a_warning(m
     copy.write_bytes(made.read_bytes())
     code = """
 import os, sys
-from xpcap.data import guard, open_data
+from xpcap.data import hdf5, open_data
 for path in sys.argv[1:]:
-    guard._known.clear()
+    hdf5._known.clear()
     open_data(path)
-first = guard._helper.process.pid
+first = hdf5._helper.process.pid
 child = os.fork()
-guard._known.clear()
+hdf5._known.clear()
 open_data(sys.argv[1])
-second = guard._helper.process.pid
+second = hdf5._helper.process.pid
 if child == 0:
-    guard._helper.end()
+    hdf5._helper.end()
     os._exit(first == second)
 print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), first == second)
 """
@@ -330,8 +329,8 @@ def test_features_of_nothing_but_zeros_and_features_that_stay_on_disk_are_read(t
     write_dataset(tmp_path / "zeros.h5", CaptionData(data.vocabulary, {"train": wide}))
     with h5py.File(tmp_path / "zeros.h5") as file:
         assert file["train/features"].compression == "lzf"
-    monkeypatch.setattr(dataset_file, "IN_MEMORY", 2**20)
-    guard._known.clear()
+    monkeypatch.setattr(hdf5, "IN_MEMORY", 2**20)
+    hdf5._known.clear()
     read = open_data(tmp_path / "zeros.h5")
     assert isinstance(read.split("train").features, h5py.Dataset)
     assert not read.features("train", np.array([2, 0])).any()

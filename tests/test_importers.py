@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from xpcap.data import decode_captions, open_data, write_dataset
-from xpcap.data.source import Source
+from xpcap.data.dataset import Source
 from xpcap.errors import DataError
 from xpcap.prepare import assemble, import_flickr8k
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from xpcap import CaptioningRNN
-from xpcap.metrics import Bleu, METRICS, UnigramBleu, corpus_bleu, smoothed_bleu, unigram_bleu
+from xpcap.metrics import METRICS, Bleu, UnigramBleu, corpus_bleu, smoothed_bleu, unigram_bleu
 from xpcap.shapes import generate
 from xpcap.training.evaluate import teacher_forced
 

@@ -26,9 +26,10 @@ from safetensors.numpy import load_file, save_file
 
 from xpcap import runs
 from xpcap.errors import DataError, TrainingError
-from xpcap.runs import folder, saver as saving, training
+from xpcap.runs import folder, training
+from xpcap.runs import saver as saving
 from xpcap.runs.folder import load_parameters, load_state, save_parameters
-from xpcap.runs.saver import Keeper, StopRequest, Stopped
+from xpcap.runs.saver import Keeper, Stopped, StopRequest
 from xpcap.safetensors_file import KEY, read_tensors, write_tensors
 
 ROOT = Path(__file__).parent.parent

@@ -6,7 +6,7 @@ import unicodedata
 import pytest
 
 from xpcap.data import detokenize, tokenize
-from xpcap.data.tokens import gaps, has_word
+from xpcap.data.vocabulary import gaps, has_word
 from xpcap.errors import DataError
 
 

@@ -25,8 +25,8 @@ from xpcap.bench.work import (
     make_speaker,
 )
 from xpcap.data.dataset import CaptionData
-from xpcap.data.feed import Feed
 from xpcap.data.features import fit_scaling
+from xpcap.data.feed import Feed
 from xpcap.models import CaptioningRNN
 
 

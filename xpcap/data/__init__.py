@@ -3,11 +3,9 @@
 from pathlib import Path
 
 from xpcap.data.cs231n import load_coco_data, read_coco_folder, sample_coco_minibatch, to_coco
-from xpcap.data.dataset import CaptionData, Split
+from xpcap.data.dataset import CaptionData, Source, Split
 from xpcap.data.hdf5 import read_dataset, write_dataset
-from xpcap.data.source import Source
-from xpcap.data.tokens import detokenize, tokenize
-from xpcap.data.vocabulary import Vocabulary, decode_captions
+from xpcap.data.vocabulary import Vocabulary, decode_captions, detokenize, tokenize
 from xpcap.errors import DataError
 
 

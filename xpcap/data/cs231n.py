@@ -8,10 +8,8 @@ from typing import Any
 import h5py
 import numpy as np
 
-from xpcap.data.checks import check_data
-from xpcap.data.dataset import CaptionData, Split
-from xpcap.data.guard import look_through
-from xpcap.data.source import Source
+from xpcap.data.dataset import CaptionData, Source, Split, check_data
+from xpcap.data.hdf5 import look_through
 from xpcap.data.vocabulary import Vocabulary
 from xpcap.errors import DataError, unknown
 from xpcap.files import read_text

@@ -1,4 +1,4 @@
-"""CaptionData: features of pictures and their captions, split by split, from any source."""
+"""CaptionData: features of pictures and their captions, split by split, from any source; how it came about; and the checks that it must pass."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, field, replace
@@ -6,13 +6,76 @@ from typing import Any
 
 import numpy as np
 
-from xpcap.data.features import Preprocessing, Projection
-from xpcap.data.features import FeatureScaling
-from xpcap.data.source import Source
-from xpcap.data.tokens import detokenize
-from xpcap.data.vocabulary import UNK, Vocabulary
+from xpcap.data.features import FeatureScaling, Preprocessing, Projection
+from xpcap.data.vocabulary import UNK, Vocabulary, detokenize
 from xpcap.errors import DataError, unknown
 from xpcap.layers.checks import all_below
+
+TEXT = ("encoder", "pictures", "generated")
+FIELDS = (*TEXT, "seed")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """How a data set came about. Stored as one flat JSON object in dataset files and run folders.
+
+    Parameters
+    ----------
+    encoder : name of the encoder that made the features; a run needs it to caption new pictures
+    pictures : path of the folder that holds the pictures; pages look for them there
+    generated : kind of generated data
+    seed : of generated or drawn data, 0 to 2**63-1
+    record : anything else worth knowing, such as file names or settings; must be representable in JSON
+
+    Raises
+    ------
+    DataError : a field has the wrong type or range, or `record` holds the name of another field.
+    """
+
+    encoder: str | None = None
+    pictures: str | None = None
+    generated: str | None = None
+    seed: int | None = None
+    record: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if twice := [name for name in FIELDS if name in self.record]:
+            raise DataError(f"Source: record holds {twice[0]!r}, expected it as the argument {twice[0]}")
+        if fault := _fault(self.to_json()):
+            raise DataError(f"Source: {fault}")
+
+    @classmethod
+    def from_json(cls, where: str, stored: Mapping[str, Any]) -> "Source":
+        """Read the object that `to_json` made.
+
+        Parameters
+        ----------
+        where : names the file in messages
+
+        Raises
+        ------
+        DataError : a field has the wrong type or range.
+        """
+        if fault := _fault(stored):
+            raise DataError(f"{where}: source says that {fault}; altered?")
+        fields = {name: stored[name] for name in FIELDS if name in stored}
+        return cls(**fields, record={key: value for key, value in stored.items() if key not in FIELDS})
+
+    def to_json(self) -> dict[str, Any]:
+        """One flat object, keys in alphabetical order, without the fields that are None."""
+        fields = {name: value for name in FIELDS if (value := getattr(self, name)) is not None}
+        return dict(sorted({**self.record, **fields}.items()))
+
+
+def _fault(stored: Mapping[str, Any]) -> str:
+    """What is wrong with the fields of a stored source; empty if nothing is."""
+    if odd := [name for name in TEXT if not isinstance(stored.get(name, ""), str)]:
+        return f"{odd[0]} is {str(stored[odd[0]])[:60]!r}, expected text"
+    seed = stored.get("seed")
+    if (seed is not None or "generated" in stored) and (type(seed) is not int or not 0 <= seed < 2**63):
+        return f"seed is {str(seed)[:60]!r}, expected a whole number, 0 to 2**63-1"
+    return ""
+
 
 RESERVED = ("vocab", "pca_mean", "pca_components")  # what else a dataset file holds beside its splits
 
@@ -201,3 +264,77 @@ def size(shape: Sequence[int]) -> str:
 def spread(n: int, most: int) -> np.ndarray:
     """At most `most` of the numbers 0..n-1, spread evenly."""
     return np.linspace(0, n - 1, min(n, most)).astype(np.int64)
+
+
+def check_data(where: str, data: CaptionData, start: bool = True) -> None:
+    """Check every split, and that the splits agree in feature size and caption length.
+
+    Parameters
+    ----------
+    where : name of the data set in messages
+    start : require each caption to begin with ``<START>``, as in our dataset files and the course's folder
+
+    Raises
+    ------
+    DataError : the first fault found.
+    """
+    if not data.splits:
+        raise DataError(f"{where} has no split, expected at least one, such as train")
+    for name, split in data.splits.items():
+        _check_split(f"{where}, split {name!r}", split, data.vocabulary, start)
+    for thing, sizes in (
+        ("features", [s.features.shape[1:] for s in data.splits.values()]),
+        ("captions", [s.captions.shape[1:] for s in data.splits.values()]),
+    ):
+        if len(set(sizes)) > 1:
+            raise DataError(
+                f"{where}: {thing} of the splits {', '.join(map(repr, data.splits))} have shapes {sizes}, expected one; made by two extractors?"
+            )
+    _check_projection(where, data)
+
+
+def _check_split(where: str, split: Split, vocabulary: Vocabulary, start: bool) -> None:
+    m = len(split.images)
+    n = len(split.captions) if np.ndim(split.captions) else 0
+    if n == 0 or m == 0:
+        raise DataError(f"{where} is empty: {n} captions of {m} pictures, expected at least one of each")
+    if split.captions.ndim != 2 or split.captions.shape[1] < 3 or split.captions.dtype.kind not in "iu":
+        raise DataError(
+            f"{where}: captions have shape {split.captions.shape} and dtype {split.captions.dtype}, expected integers (n, T+1), T+1 at least 3"
+        )
+    shape = split.features.shape
+    if len(shape) not in (2, 3) or shape[0] != split.views * m or min(shape) < 1 or split.features.dtype.kind != "f":
+        raise DataError(
+            f"{where}: features have shape {shape} and dtype {split.features.dtype}, "
+            f"expected floats (m, D), or grids (m, P, D), D at least 1, {'one row' if split.views == 1 else f'{split.views} views'} for each of {m} pictures; made for others?"
+        )
+    if split.image_idxs.shape != (n,) or split.image_idxs.dtype.kind not in "iu":
+        raise DataError(f"{where}: image_idxs have shape {split.image_idxs.shape} and dtype {split.image_idxs.dtype}, expected {n} integers")
+    _check_range(f"{where}: image_idxs hold numbers", split.image_idxs, m)
+    _check_range(f"{where}: captions hold ids", split.captions, len(vocabulary))
+    if start and (without := np.flatnonzero(split.captions[:, 0] != vocabulary.start)).size:
+        raise DataError(
+            f"{where}: {without.size} captions, number {without[0]} among them, do not begin with <START>, expected it in the first column"
+        )
+    if split.text is not None and len(split.text) != n:
+        raise DataError(f"{where}: {len(split.text)} texts for {n} captions, expected one each")
+    if isinstance(split.features, np.ndarray):
+        check_finite(where, split.features, [*split.images] * split.views)
+
+
+def _check_projection(where: str, data: CaptionData) -> None:
+    if data.projection is None:
+        return
+    mean, components = data.projection
+    fits = mean.ndim == 1 and components.shape == (len(mean), data.feature_dim) and mean.dtype == components.dtype == np.float32
+    if not fits or not np.isfinite(mean).all() or not np.isfinite(components).all():
+        raise DataError(
+            f"{where}: its PCA has a mean of shape {mean.shape} and components of {components.shape}, "
+            f"expected (D,) and (D, {data.feature_dim}), finite float32; damaged?"
+        )
+
+
+def _check_range(what: str, numbers: np.ndarray, count: int) -> None:
+    low, high = int(numbers.min()), int(numbers.max())
+    if low < 0 or high >= count:
+        raise DataError(f"{what} {low}..{high}, expected 0..{count - 1}; made for other data?")

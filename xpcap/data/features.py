@@ -1,12 +1,17 @@
-"""Features of many pictures, one row a picture, that need not be in memory: rows of a file, rows in another order, rows put through a function."""
+"""Features of many pictures, one row a picture: rows that need not be in memory, their scaling, and their projection onto principal components (PCA).
 
+A run keeps the scaling and the projection that it was trained with, and applies them to all it captions.
+"""
+
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from xpcap.errors import DataError
+from xpcap.errors import DataError, unknown
+from xpcap.threads import blas, side_by_side, stretches
 
 AT_ONCE = 16 << 20  # bytes of rows that are read together
 IN_MEMORY = 64 << 20  # bytes: larger tables stay on disk while a data set is made of them
@@ -124,3 +129,140 @@ def whole(rows: Any) -> np.ndarray:
 def _state(path: Path) -> tuple[int, ...]:
     about = path.stat()
     return about.st_dev, about.st_ino, about.st_size, about.st_mtime_ns
+
+
+KINDS = ("standardize", "none")
+FITTED_AT_ONCE = 3 << 22  # numbers: features on disk may not fit into memory
+BLOCK = 1 << 17  # numbers scaled together: they stay in cache
+CHUNK = 4096  # rows at a time, of features that are not long
+
+
+class FeatureScaling(NamedTuple):
+    """(x - mean) / scale for each of the D features; x itself if mean and scale are None."""
+
+    mean: np.ndarray | None = None  # (D,) float32; each place of a grid is scaled alike
+    scale: np.ndarray | None = None  # (D,) float32
+
+    def __call__(self, features: np.ndarray) -> np.ndarray:
+        """A scaled copy of features (N, D) or (N, P, D): float64 stays float64, other dtypes become float32."""
+        scaled = np.empty(features.shape, np.promote_types(features.dtype, np.float32))
+        step = max(1, BLOCK // max(1, math.prod(features.shape[1:])))
+        for start in range(0, len(features), step):
+            x = scaled[start : start + step]
+            x[...] = features[start : start + step]
+            if self.mean is not None and self.scale is not None:
+                x -= self.mean
+                x /= self.scale
+        return scaled
+
+
+def fit_scaling(kind: str, features: Any) -> FeatureScaling:
+    """Fit a scaling to features (m, D) or grids (m, P, D), an array or an HDF5 data set.
+
+    Parameters
+    ----------
+    kind : ``standardize``: mean 0 and standard deviation 1 for each feature over these m rows; a constant feature is only centred.
+        ``none``: features as they are
+
+    Raises
+    ------
+    OptionError : another kind. ValueError : a feature is not finite.
+    """
+    if not isinstance(kind, str) or kind not in KINDS:
+        raise unknown("fit_scaling", "feature scaling", kind if isinstance(kind, str) else type(kind).__name__, KINDS)
+    if kind == "none":
+        return FeatureScaling()
+    features = features if hasattr(features, "shape") else np.asarray(features)
+    m, *shape = features.shape
+    D, count = shape[-1], m * math.prod(shape[:-1])
+    step = min(CHUNK, max(1, FITTED_AT_ONCE // math.prod(shape)))
+    total, squares = np.zeros(D), np.zeros(D)
+    for start in range(0, m, step):
+        block = np.asarray(features[start : start + step]).astype(np.float64)
+        if not (finite := np.isfinite(block).reshape(len(block), -1).all(axis=1)).all():
+            raise ValueError(
+                f"fit_scaling: features of row {start + int(finite.argmin())} (of {m}) are not finite, expected numbers; extract them again"
+            )
+        total += block.reshape(-1, D).sum(axis=0)
+    mean = total / count
+    for start in range(0, m, step):
+        squares += ((np.asarray(features[start : start + step]).astype(np.float64).reshape(-1, D) - mean) ** 2).sum(axis=0)
+    scale = np.sqrt(squares / count)
+    scale[scale <= np.maximum(1e-8 * np.abs(mean), np.finfo(np.float32).tiny)] = 1  # rounding errors of a constant feature
+    return FeatureScaling(mean.astype(np.float32), scale.astype(np.float32))
+
+
+STRIPES = 8  # of the covariance matrix that are computed side by side; fixed, so that the bits do not depend on the number of cores
+NEGLIGIBLE = 1e-9  # of the largest variance: what is below it is rounding
+
+
+class Projection(NamedTuple):
+    """``(x - mean) @ components`` for each feature, or each place of a grid."""
+
+    mean: np.ndarray  # (D,) float32
+    components: np.ndarray  # (D, d) float32, orthonormal columns, the one with the largest variance first
+
+    def __call__(self, features: np.ndarray) -> np.ndarray:
+        """Features (..., D), float, projected: (..., d) float32."""
+        with blas().turn():
+            projected: np.ndarray = (features.astype(np.float32) - self.mean) @ self.components
+        return projected
+
+    def is_like(self, other: "Projection | None") -> bool:
+        """Whether another projection has the same bits."""
+        return other is not None and all(x.shape == y.shape and x.tobytes() == y.tobytes() for x, y in zip(self, other, strict=True))
+
+
+class Preprocessing(NamedTuple):
+    """What a run does to raw features: projection, then scaling."""
+
+    projection: Projection | None
+    scaling: FeatureScaling
+
+    def __call__(self, features: np.ndarray) -> np.ndarray:
+        """A copy of features (n, ..., D), projected and scaled."""
+        return self.scaling(features if self.projection is None else self.projection(features))
+
+
+def fit_projection(features: Any, d: int) -> tuple[Projection, float]:
+    """Fit a projection onto the `d` directions in which features vary most.
+
+    Parameters
+    ----------
+    features : (m, D) or (m, P, D), an array or what is indexed like one; read twice, a block at a time
+
+    Returns
+    -------
+    the projection, and the share of the variance that it keeps
+
+    Raises
+    ------
+    DataError : the features do not vary in so many directions.
+
+    Notes
+    -----
+    Eigenvectors of the covariance matrix in float64. Of the two signs that each may have, the one is taken that makes its largest entry positive.
+    """
+    D = features.shape[-1]
+    count = int(np.prod(features.shape[:-1]))
+    mean = sum((block.reshape(-1, D).sum(axis=0, dtype=np.float64) for _, block in blocks(features)), np.zeros(D)) / count
+    covariance = np.zeros((D, D))
+    for _, block in blocks(features):
+        centred = block.reshape(-1, D) - mean  # float64
+
+        def add(columns: slice, centred: np.ndarray = centred) -> None:
+            covariance[:, columns] += centred.T @ centred[:, columns]
+
+        side_by_side(add, stretches(D, STRIPES))
+    with blas().on_one_thread():
+        variances, vectors = np.linalg.eigh(covariance)  # in rising order
+    rank = int(np.count_nonzero(variances > NEGLIGIBLE * variances[-1]))
+    if d > rank:
+        raise DataError(
+            f"fit_projection: {len(features):,} pictures with features of {D:,} numbers vary in {rank:,} directions, expected at least {d:,}; "
+            "choose a smaller `pca`"
+        )
+    components = vectors[:, : -d - 1 : -1]
+    components = components * np.sign(components[np.abs(components).argmax(axis=0), np.arange(d)])
+    share = float(variances[: -d - 1 : -1].sum() / variances.sum())
+    return Projection(mean.astype(np.float32), np.ascontiguousarray(components, np.float32)), share

@@ -1,4 +1,4 @@
-"""Screens HDF5 files for `xpcap.data.guard` in a process of its own: is each file plain, and does HDF5 read it to the end?
+"""Screens HDF5 files for `xpcap.data.hdf5` in a process of its own: is each file plain, and does HDF5 read it to the end?
 
 A script: it reads one request a line from standard input and answers each with one line of JSON. A forked child with little time and memory
 reads the file, since HDF5 may loop for ever on a damaged one. Nothing of this package is imported here.

@@ -4,8 +4,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from xpcap.data.dataset import CaptionData, Split
-from xpcap.data.source import Source
+from xpcap.data.dataset import CaptionData, Source, Split
 from xpcap.data.vocabulary import SPECIAL, Vocabulary
 
 

@@ -8,17 +8,13 @@ from typing import Any
 
 import numpy as np
 
-from xpcap.data.checks import check_data
-from xpcap.data.dataset import CaptionData, Split
-from xpcap.data.features import Projection, fit_projection
-from xpcap.data.features import Function, Table, blocks
-from xpcap.data.source import Source
-from xpcap.data.tokens import has_word, tokenize
-from xpcap.data.vocabulary import SPECIAL, Vocabulary
+from xpcap.data.dataset import CaptionData, Source, Split, check_data
+from xpcap.data.features import Function, Projection, Table, blocks, fit_projection
+from xpcap.data.vocabulary import SPECIAL, Vocabulary, has_word, tokenize
+from xpcap.distributed import ALONE, Group, Released
 from xpcap.encoders import PHOTOGRAPHS, Encoder, HistogramEncoder, find_encoder
 from xpcap.encoders.finding import describe_others
 from xpcap.errors import DataError
-from xpcap.distributed import ALONE, Group, Released
 from xpcap.prepare.detect import Named, read_captions
 from xpcap.prepare.features import covered, encode_folder, mirror_of, read_features, stay_in
 from xpcap.prepare.flickr8k import read_token_file

@@ -17,8 +17,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from xpcap.data.dataset import check_finite
-from xpcap.data.npz import read_npz
 from xpcap.data.features import IN_MEMORY, Stored, Table, whole
+from xpcap.data.npz import read_npz
 from xpcap.distributed import ALONE, Group, Released, batches
 from xpcap.encoders import Encoder, read_picture
 from xpcap.errors import DataError

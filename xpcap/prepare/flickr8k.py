@@ -3,7 +3,7 @@
 import re
 from pathlib import Path
 
-from xpcap.data.tokens import has_word
+from xpcap.data.vocabulary import has_word
 from xpcap.errors import DataError
 from xpcap.prepare.splits import Findings
 from xpcap.prepare.text import read_whole

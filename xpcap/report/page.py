@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from xpcap.data.tokens import gaps
+from xpcap.data.vocabulary import gaps
 from xpcap.encoders.area import WHOLE_PICTURE
 from xpcap.files import atomic
 from xpcap.report.captions import DIMMEST, NOTHING, Looked, check_looked, peak, veil

@@ -11,10 +11,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from xpcap.data import CaptionData, open_data
-from xpcap.data.dataset import size, spread
-from xpcap.data.source import Source
-from xpcap.data.tokens import detokenize
-from xpcap.data.vocabulary import Vocabulary
+from xpcap.data.dataset import Source, size, spread
+from xpcap.data.vocabulary import Vocabulary, detokenize
 from xpcap.distributed import ALONE, Group
 from xpcap.encoders import Encoder, find_encoder, find_pictures, is_url, read_picture, read_url
 from xpcap.errors import DataError, OptionError

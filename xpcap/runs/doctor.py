@@ -12,8 +12,7 @@ import numpy as np
 from xpcap.backend import to_numpy
 from xpcap.data import CaptionData
 from xpcap.data.dataset import spread
-from xpcap.data.tokens import detokenize
-from xpcap.data.vocabulary import UNK
+from xpcap.data.vocabulary import UNK, detokenize
 from xpcap.metrics import Words
 from xpcap.models.activations import activations
 from xpcap.runs.captioning import captioned, data_of

@@ -12,11 +12,9 @@ from typing import Any, Generic, NamedTuple, TypeVar
 import numpy as np
 
 from xpcap.backend import Array, to_numpy
-from xpcap.data.features import Preprocessing, Projection
-from xpcap.data.features import KINDS, FeatureScaling
-from xpcap.data.source import Source
-from xpcap.data.tokens import ASCII, check_tokeniser
-from xpcap.data.vocabulary import Vocabulary
+from xpcap.data.dataset import Source
+from xpcap.data.features import KINDS, FeatureScaling, Preprocessing, Projection
+from xpcap.data.vocabulary import ASCII, Vocabulary, check_tokeniser
 from xpcap.errors import DataError
 from xpcap.files import PART, read_text, remove_parts, write_text
 from xpcap.models import Captioner, CaptioningRNN, ModelConfig

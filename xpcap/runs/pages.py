@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from xpcap.data import CaptionData
-from xpcap.data.source import Source
+from xpcap.data.dataset import Source
 from xpcap.encoders import grid_area, read_picture
 from xpcap.errors import DataError
 from xpcap.files import obstacle

@@ -19,11 +19,10 @@ import numpy as np
 
 from xpcap.backend import get_backend
 from xpcap.data import CaptionData
-from xpcap.data.hdf5 import write_stamped
-from xpcap.shapes import write_pictures
 from xpcap.data.features import FeatureScaling
-from xpcap.errors import DataError, OptionError, SaveError
+from xpcap.data.hdf5 import write_stamped
 from xpcap.distributed import ALONE, Group
+from xpcap.errors import DataError, OptionError, SaveError
 from xpcap.models import ModelConfig
 from xpcap.progress import Pace
 from xpcap.report import draw_loss
@@ -48,6 +47,7 @@ from xpcap.runs.folder import (
 )
 from xpcap.runs.options import TrainOptions, digest_of, settings_of
 from xpcap.runs.pages import whole_history, write_progress_page
+from xpcap.shapes import write_pictures
 from xpcap.training.history import best_of
 from xpcap.training.solver import CaptioningSolver
 from xpcap.training.state import TrainingState

@@ -14,16 +14,15 @@ import numpy as np
 
 from xpcap.data import CaptionData
 from xpcap.data.dataset import spread
-from xpcap.prepare.text import kind_of, parse_json, read_whole
-from xpcap.data.tokens import TOKENISERS, UNICODE
-from xpcap.data.vocabulary import SPECIAL, Vocabulary
+from xpcap.data.vocabulary import SPECIAL, TOKENISERS, UNICODE, Vocabulary
+from xpcap.distributed import ALONE, Group
 from xpcap.errors import DataError
 from xpcap.files import write_text
-from xpcap.distributed import ALONE, Group
 from xpcap.metrics import ALIASES, METRICS, Bleu, Interval, Metric, Novel, Scored, intervals, paired
 from xpcap.metrics.bleu import ORDERS
 from xpcap.metrics.java import JavaError, java_metrics
 from xpcap.models import Policy
+from xpcap.prepare.text import kind_of, parse_json, read_whole
 from xpcap.runs.captioning import PictureCaption, caption_chosen, captioned, data_of
 from xpcap.runs.folder import Run
 from xpcap.shapes import metrics_of

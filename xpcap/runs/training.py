@@ -15,11 +15,11 @@ import numpy as np
 
 from xpcap.backend import get_backend
 from xpcap.data import CaptionData, open_data
-from xpcap.data.hdf5 import stamped
 from xpcap.data.features import FeatureScaling, fit_scaling
+from xpcap.data.hdf5 import stamped
 from xpcap.distributed import ALONE, Group
-from xpcap.errors import DataError, GroupError, OptionError
 from xpcap.distributed.mpi import VARIABLE
+from xpcap.errors import DataError, GroupError, OptionError
 from xpcap.models import CaptioningRNN, ModelConfig
 from xpcap.runs.folder import (
     CONFIG,
@@ -58,7 +58,7 @@ from xpcap.runs.pages import write_run_page
 from xpcap.runs.saver import Keeper, Saver, StopRequest, furnish, interval
 from xpcap.runs.scoring import Evaluation, evaluate_run
 from xpcap.shapes import generate
-from xpcap.training.objectives import CROSS_ENTROPY, Objective, SELF_CRITICAL, SelfCritical, sharpen, smoothed_cross_entropy
+from xpcap.training.objectives import CROSS_ENTROPY, SELF_CRITICAL, Objective, SelfCritical, sharpen, smoothed_cross_entropy
 from xpcap.training.solver import CaptioningSolver
 
 

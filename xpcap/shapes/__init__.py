@@ -8,10 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
-from xpcap.data.dataset import CaptionData, Split
-from xpcap.data.source import Source
-from xpcap.data.tokens import tokenize
-from xpcap.data.vocabulary import Vocabulary
+from xpcap.data.dataset import CaptionData, Source, Split
+from xpcap.data.vocabulary import Vocabulary, tokenize
 from xpcap.encoders import HistogramEncoder
 from xpcap.progress import bar
 from xpcap.shapes.grammar import CAPTIONS, describe, named

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from xpcap.data.dataset import CaptionData
-from xpcap.data.tokens import tokenize
+from xpcap.data.vocabulary import tokenize
 from xpcap.metrics import Bleu, Metric, References, Scored, Words, averaged
 from xpcap.shapes.grammar import CAPTIONS, language, named, structure
 from xpcap.shapes.scenes import Scene, scene_of

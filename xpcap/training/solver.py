@@ -11,13 +11,13 @@ import numpy as np
 
 from xpcap import optim
 from xpcap.backend import Array, get_array_module, is_device_array, to_numpy
-from xpcap.data.checks import check_data
 from xpcap.data.cs231n import from_coco
-from xpcap.data.dataset import CaptionData
+from xpcap.data.dataset import CaptionData, check_data
 from xpcap.data.feed import Feed
 from xpcap.data.vocabulary import Vocabulary
 from xpcap.distributed import ALONE, Group
 from xpcap.errors import DataError, OptionError, TrainingError, unknown
+from xpcap.memory import Workspace
 from xpcap.models.batch import Batch, FeatureRows
 from xpcap.models.network import GRADIENTS
 from xpcap.models.packing import dealt
@@ -26,12 +26,11 @@ from xpcap.ops import draw_views, global_norm
 from xpcap.optim import Optimizer, check_lr_decay
 from xpcap.progress import BAR_SECONDS, Pace, bar, say
 from xpcap.threads import cores
-from xpcap.training.evaluate import Judge, SELECT, accuracy
+from xpcap.training.evaluate import SELECT, Judge, accuracy
 from xpcap.training.history import EpochHistory, Record
 from xpcap.training.losses import StepRecord
 from xpcap.training.objectives import Objective, check_objective, collapse_of, cross_entropy, loss_and_gradients, training_figures, visits
 from xpcap.training.state import EpochOrder, TrainingState, by_parameter, capture, check_fits, restore_descent, restore_order
-from xpcap.memory import Workspace
 
 
 class CaptioningSolver(EpochHistory):
