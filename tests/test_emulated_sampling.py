@@ -12,10 +12,9 @@ from emulated import Counts, Emulator
 
 import xpcap
 from xpcap import CaptioningRNN
+from xpcap.memory import AHEAD, Reading
 from xpcap.models import Beam, Choice, Policy, Sampling
 from xpcap.models.decoding import decode
-from xpcap.models.reading import Reading
-from xpcap.uploads import AHEAD
 
 N, D, P, V, START, END = 12, 10, 3, 40, 1, 2
 WORDS = {"<NULL>": 0, "<START>": START, "<END>": END, **{f"word{i}": i for i in range(3, V)}}
@@ -178,7 +177,7 @@ def test_emulated_host_reads_once_a_word_and_sends_little_whatever_the_policy(po
             with device.counting() as counts:
                 decode(model, features(), replace(policy, max_length=most, forbid=[0, START]), scored)
             assert counts.reads == []
-            reads = [wait for wait in counts.waits if "reading.py" in wait.place]
+            reads = [wait for wait in counts.waits if "transcript.py" in wait.place]
             assert [wait.how for wait in reads] == most * ["Event.synchronize"]
             counted.append(len(counts.transfers))
         assert counted[1] - counted[0] <= 2 < AHEAD

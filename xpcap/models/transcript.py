@@ -6,7 +6,7 @@ from typing import Any, NamedTuple, Self
 import numpy as np
 
 from xpcap.backend import Array
-from xpcap.models.reading import Reading
+from xpcap.memory import Reading
 
 
 class Step(NamedTuple):
