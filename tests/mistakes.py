@@ -70,11 +70,10 @@ def kernel(op: str, dtype: str = "float32") -> str:
     return f"test_emulated_kernels.py::test_emulated_kernel_equals_the_plain_equations[{dtype}-{op}]"
 
 
-OPS, LOOPS, OPTIM, FOLDER = "xpcap/ops/equations.py", "xpcap/ops/recurrent.py", "xpcap/optim.py", "xpcap/runs/folder.py"
+OPS, LOOPS, MEMORY = "xpcap/ops/equations.py", "xpcap/ops/recurrent.py", "xpcap/memory.py"
+OPTIM, FOLDER = "xpcap/optim.py", "xpcap/runs/folder.py"
 CELLS, LSTM, VOCABULARY = (f"xpcap/layers/{name}.py" for name in ("cells", "lstm", "vocabulary"))
-NETWORK, IMAGE, ENTRY, PACKING, DECODING, READING = (
-    f"xpcap/models/{name}.py" for name in ("network", "image", "entry", "packing", "decoding", "reading")
-)
+NETWORK, IMAGE, ENTRY, PACKING, DECODING = (f"xpcap/models/{name}.py" for name in ("network", "image", "entry", "packing", "decoding"))
 BEAMS, MEAN, TRANSCRIPT = (f"xpcap/models/{name}.py" for name in ("beam", "scores", "transcript"))
 SOLVER, WATCH, FEED, BACKEND = "xpcap/training/solver.py", "xpcap/training/losses.py", "xpcap/data/feed.py", "xpcap/backend.py"
 KERNELS = "xpcap/ops/cuda/"
@@ -110,7 +109,7 @@ MISTAKES = [
     ),
     Mistake(
         "device-into-host", "words chosen on the device are put into a host array unread",
-        READING, "Reading.__init__", "xp is np", "True",
+        MEMORY, "Reading.__init__", "xp is np", "True",
         SAMPLING, "getitem by index: got a numpy.ndarray",
     ),
     Mistake(
@@ -171,7 +170,7 @@ MISTAKES = [
     ),
     Mistake(
         "read-too-early", "words are read while their copy to the host is under way",
-        READING, "Reading.wait", "self._copied.synchronize()", "None",
+        MEMORY, "Reading.wait", "self._copied.synchronize()", "None",
         SAMPLING, "Arrays are not equal",
     ),
     Mistake(

@@ -1,4 +1,7 @@
-"""Where the arrays of a computation lie: in fresh memory, or in buffers that their owner keeps from step to step."""
+"""Memory of a computation: fresh arrays, or buffers that their owner keeps from step to step; transfers to and from a device that wait for nothing.
+
+`Workspace` is the owner and `Buffer` what it hands out, `Uploads` sends host arrays, `Reading` brings results back while the device goes on computing.
+"""
 
 import itertools
 import math
@@ -8,7 +11,6 @@ from typing import Any
 import numpy as np
 
 from xpcap.backend import Array, asarray, get_array_module
-from xpcap.memory import Uploads
 
 ALIGNED = 128  # elements; arrays in one allocation begin at multiples
 
@@ -133,3 +135,82 @@ class Workspace:
     def nbytes(self) -> int:
         """Bytes held, over all parts."""
         return sum(int(buffer.nbytes) for buffer in self._buffers.values()) + sum(other.nbytes for other in self._others)
+
+
+AHEAD = 4  # uploads that may be under way; one more waits for the oldest
+
+
+class Uploads:
+    """A ring of pinned buffers: the host writes into one while a device still copies from the others.
+
+    A copy from ordinary memory would wait for all work launched before it. An upload waits only where the device is AHEAD uploads behind.
+
+    Parameters
+    ----------
+    xp : cupy
+    """
+
+    def __init__(self, xp: Any) -> None:
+        self._xp, self._turn = xp, 0
+        self._slots: list[tuple[np.ndarray, Any]] = []  # pinned memory as bytes, and the event behind its last copy
+
+    def send(self, host: np.ndarray, device: Array) -> None:
+        """Copy `host` to `device`, an array of its shape and dtype. Work launched afterwards sees it; `host` may be overwritten at once."""
+        pinned, copied = self._take(host.nbytes)
+        staged = np.ndarray(host.shape, host.dtype, pinned.data)
+        staged[...] = host
+        device.set(staged, stream=self._xp.cuda.get_current_stream())
+        copied.record()
+
+    def _take(self, nbytes: int) -> tuple[np.ndarray, Any]:
+        """The next slot, free to be written to, with room for so many bytes."""
+        k, self._turn = self._turn, (self._turn + 1) % AHEAD
+        if k == len(self._slots):
+            self._slots.append((np.empty(0, np.uint8), self._xp.cuda.Event(disable_timing=True)))
+        else:
+            self._slots[k][1].synchronize()
+        pinned, copied = self._slots[k]
+        if pinned.size < nbytes:
+            size = nbytes + nbytes // 4  # batches differ a little
+            self._slots[k] = pinned, _ = np.frombuffer(self._xp.cuda.alloc_pinned_memory(size), np.uint8, size), copied
+        return pinned, copied
+
+    def __del__(self) -> None:
+        for _, copied in self._slots:
+            copied.synchronize()  # CuPy gives pinned memory to others next: no copy may still read it
+
+
+class Reading:
+    """Arrays on their way from a device to the host. The copies are queued behind the work that makes the arrays, and the host goes on.
+
+    `wait` waits for the copies and for nothing launched after them. Arrays of the host are there already.
+    """
+
+    _copied: Any = None  # the event behind copies that nobody has waited for
+
+    def __init__(self, *arrays: Array) -> None:
+        xp = get_array_module(*arrays)
+        if xp is np:
+            self._host = arrays
+            return
+        self._host = tuple(_pinned(xp, x) for x in arrays)
+        for x, host in zip(arrays, self._host, strict=True):
+            x.get(out=host, blocking=False)
+        self._copied = xp.cuda.Event(disable_timing=True)
+        self._copied.record()
+
+    def wait(self) -> tuple[np.ndarray, ...]:
+        """The arrays on the host."""
+        if self._copied is not None:
+            self._copied.synchronize()
+            self._copied = None
+        return self._host
+
+    def __del__(self) -> None:
+        if self._copied is not None:
+            self._copied.synchronize()  # CuPy gives the memory to others next: no copy may end there
+
+
+def _pinned(xp: Any, x: Array) -> np.ndarray:
+    """Pinned memory for `x`: a copy to any other makes the host wait."""
+    return np.ndarray(x.shape, x.dtype, xp.cuda.alloc_pinned_memory(x.nbytes))
