@@ -224,7 +224,6 @@ def test_prepare_writes_a_dataset_that_trains(tmp_path: Path, rng: np.random.Gen
     np.savez("features.npz", names=images, features=rng.standard_normal((12, 5)).astype("f4"))
     made = [
         "prepare",
-        "--captions",
         "token.txt",
         "--split",
         "train=train.txt",
@@ -318,8 +317,8 @@ MISUSED: dict[str, tuple[list[str], list[str]]] = {
     "epochs": (["train", "--epochs", "-1"], ["--epochs", "0<=x"]),
     "dropout": (["train", "--dropout", "1"], ["--dropout", "0<=x<1"]),
     "lr": (["train", "--lr", "nan"], ["--lr", "nan"]),
-    "split without list": (["prepare", "--split", "train", "--captions", "c", "--features", "f", "--out", "o"], ["'train'", "NAME=LIST"]),
-    "split twice": (["prepare", "--split", "a=x", "--split", "a=y", "--captions", "c", "--features", "f", "--out", "o"], ["'a=y'", "fresh name"]),
+    "split without list": (["prepare", "--split", "train", "--features", "f", "--out", "o"], ["'train'", "NAME=LIST"]),
+    "split twice": (["prepare", "--split", "a=x", "--split", "a=y", "--features", "f", "--out", "o"], ["'a=y'", "fresh name"]),
 }  # fmt: skip
 
 
@@ -341,7 +340,7 @@ def test_what_is_not_there_fails_with_one_line(run: Path) -> None:
     failing(["evaluate", run, "--data", "nothing.h5"], "nothing.h5")
     failing(["caption", run / "data.h5"], "run folder")
     failing(["info", "nothing"], "nothing does not exist")
-    failing(["prepare", "--captions", "no.txt", "--split", "a=no.txt", "--features", "no.npz", "--out", "o.h5"], "no.txt", "No such file")
+    failing(["prepare", "no.txt", "--split", "a=no.txt", "--features", "no.npz", "--out", "o.h5"], "no.txt", "No such file")
 
 
 @pytest.mark.parametrize(

@@ -333,7 +333,7 @@ def own(tmp_path: Path) -> list[str]:
     Path("captions.txt").write_text("".join(f"{name}#{k}\ta {'red' if i < 5 else 'blue'} thing\n" for i, name in enumerate(names) for k in range(5)))
     Path("train.txt").write_text("\n".join(names[:4] + names[5:9]))
     Path("val.txt").write_text("\n".join((names[4], names[9])))
-    return ["prepare", "--captions", "captions.txt", "--split", "train=train.txt", "--split", "val=val.txt", "--min-count", "1", "--out", "own.h5"]
+    return ["prepare", "captions.txt", "--split", "train=train.txt", "--split", "val=val.txt", "--min-count", "1", "--out", "own.h5"]
 
 
 def save_features(**changes: Any) -> None:
@@ -342,7 +342,7 @@ def save_features(**changes: Any) -> None:
 
 
 def test_pictures_prepared_and_learnt_from_caption_others(own: list[str]) -> None:
-    good(*own, "--pictures", "own photos")
+    good(*own, "--pictures", "own photos", "--encoder", "histogram")
     source = json.loads(good("info", "own.h5", "--json").stdout)["source"]
     assert (source["encoder"], source["pictures"]) == (HistogramEncoder().name, str(Path("own photos").resolve()))
     good(
@@ -410,15 +410,18 @@ def test_an_encoder_that_is_not_installed_is_one_line_that_says_how_to_install_i
 def test_pictures_that_prepare_cannot_use_are_named_before_the_long_work(own: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     from xpcap.prepare import features
 
+    encoded = [*own, "--pictures", "own photos", "--encoder", "histogram", "--strict"]
+    Path("own photos/unlisted.png").unlink()
     Path("own photos/3.jpg").write_bytes(b"\xff\xd8\xff")
-    failing([*own, "--pictures", "own photos"], "own photos/3.jpg cannot be read as a picture")
+    failing(encoded, "own photos/3.jpg cannot be read as a picture", left=("own.h5.encoding",))
+    Path("own.h5.encoding").unlink()
     monkeypatch.setattr(features, "read_picture", lambda path: pytest.fail("a picture was read"))
     Path("own photos/8.png").unlink()
-    failing([*own, "--pictures", "own photos"], "1 of 10 pictures have no file in own photos, '8.png' among them")
+    failing(encoded, "captioned pictures that are not in own photos: 1 (8.png)")
     failing([*own, "--pictures", "captions.txt"], "captions.txt is no folder")
     failing([*own[:-1], "nowhere/own.h5", "--pictures", "own photos"], "nowhere/own.h5", "no folder")
     failing([*own[:-1], "val.txt", "--pictures", "own photos"], "val.txt exists, and is not overwritten")
-    failing([*own, "--pictures", "own photos", "--min-count", "99"], "no word occurs 99 times")
+    failing([*encoded[:-1], "--min-count", "99"], "no word occurs 99 times")
     save_features()
     failing([*own, "--pictures", "nowhere", "--features", "features.npz"], "nowhere is no folder")
     result = call(*own)

@@ -109,7 +109,7 @@ def put_files_that_the_docs_speak_of() -> None:
         Path(folder).mkdir()
         with zipfile.ZipFile(Path(folder) / "coco_captioning.zip", "w") as archive:
             archive.writestr("coco_captioning/coco2014_vocab.json", "{}")
-    arguments = "prepare --captions captions.txt --split train=train.txt --split test=val.txt --features features.npz --out other.h5"
+    arguments = "prepare captions.txt --split train=train.txt --split test=val.txt --features features.npz --out other.h5"
     assert CliRunner().invoke(main, arguments.split()).exit_code == 0
 
 

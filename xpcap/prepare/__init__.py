@@ -3,7 +3,7 @@
 A reader of a format returns ``{split: {picture: [captions]}}`` and nothing else, or ``{picture: [captions]}`` if its files know no splits.
 """
 
-from xpcap.prepare.dataset import assemble, import_captions, import_flickr8k, read_flickr8k
+from xpcap.prepare.dataset import assemble, import_captions
 from xpcap.prepare.detect import read_captions
 from xpcap.prepare.features import encode_folder, read_features
 from xpcap.prepare.splits import Findings
@@ -15,8 +15,6 @@ __all__ = [
     "assemble",
     "encode_folder",
     "import_captions",
-    "import_flickr8k",
     "read_captions",
     "read_features",
-    "read_flickr8k",
 ]

@@ -17,11 +17,9 @@ from xpcap.encoders.finding import describe_others
 from xpcap.errors import DataError
 from xpcap.prepare.detect import Named, read_captions
 from xpcap.prepare.features import covered, encode_folder, mirror_of, read_features, stay_in
-from xpcap.prepare.flickr8k import read_token_file
 from xpcap.prepare.matching import Files, find_all
 from xpcap.prepare.splits import DEFAULT_FRACTIONS, ByPicture, BySplit, Findings, by_fractions, by_lists
 from xpcap.prepare.tables import Columns
-from xpcap.prepare.text import read_list
 
 WHERE = "import_captions"
 
@@ -81,6 +79,10 @@ def import_captions(
     _check_left(captions, findings)
     if rows is None:
         assert pictures is not None
+        # what the captions lack is said before the long work
+        _pictures(captions)
+        words = {split: _words(split, by_picture) for split, by_picture in captions.items()}
+        _vocabulary(words, how.get("min_count", 5), how.get("vocabulary_size"))
         encoder = encoder or find_encoder(PHOTOGRAPHS)
         mirrored = captions.get("train", {}) if mirror else {}
         captions, rows = _encode(captions, Path(pictures), encoder, kept, progress, strict, findings, mirrored, group)
@@ -233,55 +235,6 @@ def _encode(
     left = {split: {name: texts for name, texts in by_picture.items() if name not in skipped} for split, by_picture in captions.items()}
     _check_left(left, findings)
     return left, features
-
-
-def import_flickr8k(
-    captions_file: str | Path,
-    lists: Mapping[str, str | Path],
-    *,
-    features_file: str | Path | None = None,
-    min_count: int = 5,
-    max_words: int = 20,
-    pictures: str | Path | None = None,
-    progress: bool = False,
-    **more: Any,
-) -> CaptionData:
-    """Read Flickr8k's files and assemble them.
-
-    Parameters
-    ----------
-    captions_file : lines ``NAME#K<TAB>CAPTION``
-    lists : split name to a file of picture names, one a line
-    features_file : .npz with ``names`` (m,) and ``features`` (m, D); None: HistogramEncoder makes features from `pictures`
-    min_count, max_words, pictures, progress : as in `assemble`
-    more : `encoder`, `vocabulary_size` and `float16` of `assemble`
-
-    Raises
-    ------
-    DataError : a file is malformed, or the files do not fit together. OSError : one cannot be read.
-    """
-    captions = read_flickr8k(captions_file, lists)
-    source: dict[str, Any] = {"captions": Path(captions_file).name, "lists": {split: Path(path).name for split, path in lists.items()}}
-    features = None
-    if features_file is not None:
-        features, source["features"] = read_features(features_file), Path(features_file).name
-    return assemble(
-        captions, features=features, pictures=pictures, min_count=min_count, max_words=max_words, source=source, progress=progress, **more
-    )  # fmt: skip
-
-
-def read_flickr8k(captions_file: str | Path, lists: Mapping[str, str | Path]) -> dict[str, dict[str, list[str]]]:
-    """Split to picture to its captions, pictures in the order of the lists.
-
-    Raises
-    ------
-    DataError : a file is malformed, or a listed picture has no captions. OSError : one cannot be read.
-    """
-    captions = read_token_file(captions_file)
-    names = {split: read_list(path) for split, path in lists.items()}
-    for split, pictures in names.items():
-        covered(f"read_flickr8k: split {split!r}", pictures, captions, f"captions in {captions_file}")
-    return {split: {picture: captions[picture] for picture in pictures} for split, pictures in names.items()}
 
 
 Captions = Mapping[str, Mapping[str, Sequence[str]]]  # split to picture to its captions
