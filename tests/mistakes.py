@@ -208,7 +208,7 @@ MISTAKES = [
     ),
     Mistake(
         "features-by-the-batch", "features are sent with each batch although they are on the device",
-        SOLVER, "CaptioningSolver._train_batch", "self._feed.minibatch($split, $rows, $views, $mine)", "Batch(*self.data.minibatch($split, $rows))",
+        SOLVER, "CaptioningSolver.train_batch", "self._feed.minibatch($split, $rows, $views, $mine)", "Batch(*self.data.minibatch($split, $rows))",
         EPOCH_SENDS, "'models': 6",
     ),
     Mistake(

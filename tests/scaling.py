@@ -126,7 +126,7 @@ def our_steps(task: Task) -> dict[str, Any]:
 
     def step(numbers: Any) -> None:
         group.begin()
-        solver._train_batch(numbers)
+        solver.train_batch(numbers)
 
     taken = milliseconds(step, rows)
     if not config.dropout:

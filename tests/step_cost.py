@@ -39,7 +39,7 @@ def step_ms(name: str, way: str) -> float:
     taken = []
     for k in range(STEPS):
         start = time.perf_counter()
-        solver._train_batch(np.arange(k * config.N, (k + 1) * config.N))
+        solver.train_batch(np.arange(k * config.N, (k + 1) * config.N))
         taken.append(time.perf_counter() - start)
     return 1000 * statistics.median(taken[WARM_UP:])
 

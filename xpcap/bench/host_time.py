@@ -156,8 +156,8 @@ def _measure(meter: Meter, clock: Clock, n: int, dropout: float, steps: int, war
     solver = _solver(n, _data(n), dropout)
     batches = itertools.cycle(np.arange(BATCHES * n).reshape(BATCHES, n))
     for _ in range(warm_up):
-        solver._train_batch(next(batches))
-    taken = [_step(meter, clock, functools.partial(solver._train_batch, next(batches))) for _ in range(steps)]
+        solver.train_batch(next(batches))
+    taken = [_step(meter, clock, functools.partial(solver.train_batch, next(batches))) for _ in range(steps)]
     if missing := set(SEAMS) - clock.entered - (set() if dropout else {"masks"}):
         raise NotImplementedError(f"host_time: no step entered {', '.join(sorted(missing))}, expected every part; name its functions in SEAMS")
     kept = sorted(taken, key=lambda step: step.lost)[: max(1, steps // KEPT)]

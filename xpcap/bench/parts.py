@@ -114,7 +114,7 @@ def _parts_of(marks: Marks, config: Config, ahead: "_Ahead", steps: int, warm_up
 def _step(marks: Marks, solver: CaptioningSolver, captions: np.ndarray, before: Callable[[], object]) -> tuple[Times, Times]:
     before()
     marks.begin()
-    solver._train_batch(captions)
+    solver.train_batch(captions)
     return marks.read()
 
 

@@ -32,7 +32,6 @@ from xpcap.runs.stopping import StopRequest
 from xpcap.training.objectives import CROSS_ENTROPY, SELF_CRITICAL, Objective, smoothed_cross_entropy
 from xpcap.training.self_critical import SelfCritical, sharpen
 from xpcap.training.solver import CaptioningSolver
-from xpcap.training.warming import warm_up
 
 
 class Trained(NamedTuple):
@@ -164,7 +163,7 @@ def _fit(options: TrainOptions, out: Path, hooks: Hooks, opened: CaptionData | N
     if not solver.finished:
         if on_begin is not None:
             on_begin(solver)
-        warm_up(solver)
+        solver.warm_up()
         saver.begin(solver.iteration)
         with stop, saver, np.errstate(all="ignore"):  # a loss that is not finite is an error of the solver's, with more to say
             solver.train()

@@ -1,5 +1,6 @@
 """CaptioningSolver: the training loop. Take a batch, get its loss and gradients, clip, update, record; evaluate after each epoch."""
 
+import copy
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -7,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from xpcap import optim
-from xpcap.backend import Array, get_array_module
+from xpcap.backend import Array, get_array_module, is_device_array
 from xpcap.cores import cores
 from xpcap.data.cs231n import from_coco
 from xpcap.data.dataset import CaptionData
@@ -27,6 +28,7 @@ from xpcap.training.sharing import add_up, check_same, dealt_to, workspace_for
 from xpcap.training.state import TrainingState, by_parameter, capture, check_fits, restore_descent, restore_order
 from xpcap.training.validation import Judge, accuracy
 from xpcap.training.watch import StepRecord
+from xpcap.workspace import Workspace
 
 
 class CaptioningSolver(EpochHistory):
@@ -134,7 +136,7 @@ class CaptioningSolver(EpochHistory):
         first = self._order.position
         with bar(batches, self.progress, f"epoch {self.epoch + 1}/{self._last_epoch}", self.steps_per_epoch, first) as shown:
             for places in shown:
-                self._train_batch(places)
+                self.train_batch(places)
                 self._show_loss(shown)
                 self._call_on_step()
         trained = time.perf_counter()
@@ -147,8 +149,11 @@ class CaptioningSolver(EpochHistory):
         self._report_due = True
         self._report_epoch()
 
-    def _train_batch(self, places: np.ndarray) -> None:
-        """Train on the captions at these places of the order."""
+    def train_batch(self, places: np.ndarray) -> None:
+        """A recorded training step on captions, by their positions in the objective's list.
+
+        `train` calls this for each batch of an epoch; it also evaluates, prints and calls back.
+        """
         split, captions = self._feed.split("train"), self._visits[places]
         views = draw_views(len(captions), split.views, getattr(self.model, "seed", 0), self.iteration)
         mine = dealt_to(self.group, split.captions[captions], self.data.vocabulary.null)
@@ -185,6 +190,28 @@ class CaptioningSolver(EpochHistory):
         loss : 0-d, of the model's library; reading it waits for the device
         """
         return self._step(Batch(features, captions), require_finite=self._on_host)[0].copy()  # the next step overwrites a device's own
+
+    def warm_up(self) -> None:
+        """Do once what training and validation do on a device, with a copy of the model.
+
+        Kernels are then compiled before any step is timed; at the real sizes, since CuPy compiles
+        for some of them. Parameters, moments, the order of captions and random streams stay as they
+        were. On the host this does nothing.
+        """
+        flat = self.model.params.flat
+        if not is_device_array(flat):
+            return
+        model, record = copy.copy(self.model), StepRecord(flat, 1)
+        captions = self._visits[: self.batch_size]
+        batch = self._feed.minibatch("train", captions)._replace(step=0)  # features stay on the device
+        loss, grads = self.objective(model, batch, Workspace(flat, 1))
+        clip = self.clip_norm
+        norm = global_norm(grads.flat) if clip is None else optim.clip_by_global_norm(grads.flat, clip)
+        descent = Descent(self.update_rule, self.optim_config, flat)
+        descent.update(model.params.flat, grads.flat)
+        record.add(loss, norm)
+        self._judge.warm_up(model)
+        float(model.score(batch.features, batch.captions).nll)  # waits for the device
 
     @property
     def steps_per_epoch(self) -> int:
