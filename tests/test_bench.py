@@ -20,14 +20,14 @@ import pytest
 from commands import call, good
 from emulated import Emulator
 
+from benchmarks import apart, contenders, machine, neighbour, parts, results, work
+from benchmarks.arithmetic import sampling_flops, training_flops
+from benchmarks.configs import BEAMS, BESIDE, MOST_WORDS, SAMPLING, TRAINING
+from benchmarks.measuring import Measurement, measure
+from benchmarks.neighbour import busy_neighbour
+from benchmarks.textbook import Textbook
+from benchmarks.timing import Timer, host_clock
 from xpcap import backend, bench
-from xpcap.bench import apart, contenders, machine, neighbour, parts, results, work
-from xpcap.bench.arithmetic import sampling_flops, training_flops
-from xpcap.bench.configs import BEAMS, BESIDE, MOST_WORDS, SAMPLING, TRAINING
-from xpcap.bench.measuring import Measurement, measure
-from xpcap.bench.neighbour import busy_neighbour
-from xpcap.bench.textbook import Textbook
-from xpcap.bench.timing import Timer, host_clock
 from xpcap.data.synthetic import LIKE_COCO, draw_data
 from xpcap.errors import BackendError, OptionError
 from xpcap.models import network
@@ -376,7 +376,7 @@ def test_unknown_names_are_mended() -> None:
 
 def test_a_torch_that_is_not_there_is_named_with_its_remedy(tiny: None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "torch", None)
-    monkeypatch.delitem(sys.modules, "xpcap.bench.peer_torch", raising=False)
+    monkeypatch.delitem(sys.modules, "benchmarks.peer_torch", raising=False)
     monkeypatch.delattr(bench, "peer_torch", raising=False)
     result = call("bench", "--peer", "torch")
     assert result.exit_code == 1
@@ -452,7 +452,7 @@ def test_the_textbook_drops_features_words_and_states_and_their_gradients_alike(
 @LAYOUTS
 def test_the_peer_drops_in_training_alone(layout: str, one_thread: None) -> None:
     """The loss before training equals ours, which checks it; a step's does not, and no two are alike."""
-    from xpcap.bench import peer_torch
+    from benchmarks import peer_torch
 
     config = dataclasses.replace(TINY, dropout=0.5)
     data = config.data(1)
@@ -472,7 +472,7 @@ def test_the_peer_drops_in_training_alone(layout: str, one_thread: None) -> None
 @LAYOUTS
 @pytest.mark.parametrize("P", [0, 3])
 def test_the_peer_has_our_loss_and_our_gradients(P: int, layout: str, one_thread: None) -> None:
-    from xpcap.bench import peer_torch
+    from benchmarks import peer_torch
 
     config = dataclasses.replace(TINY, P=P)
     data = config.data(2)
@@ -547,9 +547,9 @@ def test_a_beam_is_timed_by_itself_and_without_the_textbook(tiny: None) -> None:
 @pytest.mark.parametrize("contender", ["textbook", pytest.param("torch padded", marks=TORCH), pytest.param("torch packed", marks=TORCH)])
 def test_a_peer_that_does_other_work_is_not_timed(contender: str, one_thread: None, monkeypatch: pytest.MonkeyPatch) -> None:
     if contender == "textbook":
-        monkeypatch.setattr("xpcap.bench.textbook.sigmoid", np.tanh)
+        monkeypatch.setattr("benchmarks.textbook.sigmoid", np.tanh)
     else:
-        monkeypatch.setattr("xpcap.bench.peer_torch.GATES", (0, 1, 2, 3))
+        monkeypatch.setattr("benchmarks.peer_torch.GATES", (0, 1, 2, 3))
     with pytest.raises(ArithmeticError, match=f"tiny, {contender} has loss .* and xpcap .*: not the same work"):
         contenders.CONTENDERS[contender].train(TINY, TINY.data(2), "numpy")
     with pytest.raises(ArithmeticError, match=f"tiny, {contender} agrees with xpcap on NumPy in .* of the word ids, .*: not the same work"):
@@ -689,7 +689,7 @@ def test_a_card_is_timed_beside_torch_where_it_is_there() -> None:
     torch = importlib.util.find_spec("torch") is not None and run("import torch; print(torch.cuda.is_available())") == "True\n"
     rows = json.loads(run(f"""
         import json
-        from xpcap import bench
+        import benchmarks as bench
         config, plan = bench.Config(**{dataclasses.asdict(TINY)}), bench.Plan(**{dataclasses.asdict(BRIEF)})
         results = bench.bench([config], {("torch",) if torch else ()}, plan, about=bench.machine_apart("cupy"))
         print(json.dumps([result.to_json() for result in results]))

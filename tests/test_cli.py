@@ -494,7 +494,7 @@ def test_each_parameter_of_a_command_is_put_in_its_own_words(name: str) -> None:
 
 @pytest.mark.hunt
 def test_bench_beside_a_neighbour_times_the_step_alone_and_beside_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    from xpcap import bench
+    import benchmarks as bench
 
     monkeypatch.setattr(bench, "CONFIGS", {"coco": bench.Config("coco", N=4, D=8, W=8, H=8, V=40)})
     monkeypatch.setattr(bench, "USUAL", bench.Plan(rounds=1, warm_ms=0, block_ms=0))

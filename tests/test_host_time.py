@@ -14,10 +14,10 @@ import pytest
 from commands import call
 from emulated import EMULATOR, MISSING, install, real
 
+from benchmarks import fake_device as costs
+from benchmarks import host_time as timing
+from benchmarks.fake_cupy import fake_device
 from xpcap import backend, bench, optim
-from xpcap.bench import fake_device as costs
-from xpcap.bench import host_time as timing
-from xpcap.bench.fake_cupy import fake_device
 from xpcap.layers.cells import CELLS
 from xpcap.training.watch import StepRecord
 

@@ -26,7 +26,7 @@ LEVELS = [
     {"data"},
     {"report", "training"},
     {"runs"},
-    {"verify", "bench"},
+    {"verify"},
     {"cli"},
     {"__main__"},
 ]
@@ -100,7 +100,7 @@ def test_packages_with_telemetry_are_imported_in_one_file_each() -> None:
 def test_torch_is_imported_in_two_files_and_only_when_it_is_used() -> None:
     importers = {path.name for _, path in files() if any(name.split(".")[0] == "torch" for name in imports(path))}
     assert importers == {"peer_torch.py", "timm_model.py"}
-    code = "import sys; import xpcap.cli; sys.exit('xpcap.bench.peer_torch' in sys.modules or 'torch' in sys.modules)"
+    code = "import sys; import xpcap.cli; sys.exit('benchmarks.peer_torch' in sys.modules or 'torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=PACKAGE.parent, check=False).returncode == 0
 
 

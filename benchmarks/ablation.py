@@ -20,10 +20,10 @@ from xpcap.cores import cores
 # isort: split
 import numpy as np
 
+from benchmarks import CONFIGS
+from benchmarks.work import host_batches, make_solver
 from xpcap import CaptioningSolver, kernels
 from xpcap.backend import Array
-from xpcap.bench import CONFIGS
-from xpcap.bench.work import host_batches, make_solver
 from xpcap.layers import vocabulary
 from xpcap.models import entry, packing
 from xpcap.ops import segments

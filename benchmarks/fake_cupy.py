@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.fake_device import Meter, StandIn, not_modelled, replaced
 from xpcap.backend import import_cupy, stand_in
-from xpcap.bench.fake_device import Meter, StandIn, not_modelled, replaced
 
 OPERATORS = {
     "add": "add", "sub": "subtract", "mul": "multiply", "truediv": "true_divide", "and": "bitwise_and", "or": "bitwise_or",

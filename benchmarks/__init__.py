@@ -6,13 +6,13 @@ and `plot` show the results. To add a contender, add an entry to `contenders.CON
 card without one: `fake_device` has what each call costs, `fake_cupy` what stands in for CuPy.
 """
 
-from xpcap.bench.apart import machine_apart
-from xpcap.bench.configs import BEAMS, BESIDE, CONFIGS, TRAINING, WORKS, Config, scaling, usual
-from xpcap.bench.host_time import HOST_TIME, HostTime, host_time_rows, host_times
-from xpcap.bench.plot import draw_scaling
-from xpcap.bench.results import PEERS, Result, bench
-from xpcap.bench.tables import tables
-from xpcap.bench.timing import USUAL, Plan
+from benchmarks.apart import machine_apart
+from benchmarks.configs import BEAMS, BESIDE, CONFIGS, TRAINING, WORKS, Config, scaling, usual
+from benchmarks.host_time import HOST_TIME, HostTime, host_time_rows, host_times
+from benchmarks.plot import draw_scaling
+from benchmarks.results import PEERS, Result, bench
+from benchmarks.tables import tables
+from benchmarks.timing import USUAL, Plan
 
 __all__ = [
     "BEAMS",

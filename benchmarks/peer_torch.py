@@ -14,10 +14,10 @@ import torch
 from torch.nn.functional import cross_entropy
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence
 
+from benchmarks.configs import CLIP, LEARNING_RATE, LENGTH_PENALTY, MOST_WORDS, WIDTH, Config
+from benchmarks.timing import host_clock
+from benchmarks.work import Job, Sample, check_same_loss, host_batches, host_model, make_speaker
 from xpcap.backend import to_numpy
-from xpcap.bench.configs import CLIP, LEARNING_RATE, LENGTH_PENALTY, MOST_WORDS, WIDTH, Config
-from xpcap.bench.timing import host_clock
-from xpcap.bench.work import Job, Sample, check_same_loss, host_batches, host_model, make_speaker
 from xpcap.data.dataset import CaptionData
 from xpcap.errors import BackendError
 from xpcap.models import CaptioningRNN

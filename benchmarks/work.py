@@ -5,10 +5,10 @@ from typing import NamedTuple
 
 import numpy as np
 
+from benchmarks.configs import CLIP, LEARNING_RATE, LENGTH_PENALTY, MOST_WORDS, SEED, WIDTH, Config
+from benchmarks.speaking import make_speak
+from benchmarks.timing import Clock
 from xpcap.backend import use_backend
-from xpcap.bench.configs import CLIP, LEARNING_RATE, LENGTH_PENALTY, MOST_WORDS, SEED, WIDTH, Config
-from xpcap.bench.speaking import make_speak
-from xpcap.bench.timing import Clock
 from xpcap.data.dataset import CaptionData
 from xpcap.models import Beam, CaptioningRNN, Policy
 from xpcap.training.solver import CaptioningSolver

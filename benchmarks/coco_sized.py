@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.machine import peak_memory
 from xpcap import CaptioningRNN, CaptioningSolver
-from xpcap.bench.machine import peak_memory
 from xpcap.data.dataset import CaptionData, Split
 from xpcap.data.scaling import fit_scaling
 from xpcap.data.synthetic import draw_data

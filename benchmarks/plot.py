@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from xpcap.bench.results import Result
+from benchmarks.results import Result
 from xpcap.files import atomic
 from xpcap.report.curves import LIGHT
 

@@ -16,11 +16,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from benchmarks.configs import CONFIGS, Config
+from benchmarks.host_time import PARTS, REST, seams
+from benchmarks.timing import device_clock
+from benchmarks.work import batch_rows, make_solver
 from xpcap.backend import array_module, get_backend, use_backend
-from xpcap.bench.configs import CONFIGS, Config
-from xpcap.bench.host_time import PARTS, REST, seams
-from xpcap.bench.timing import device_clock
-from xpcap.bench.work import batch_rows, make_solver
 from xpcap.errors import BackendError, OptionError
 from xpcap.training.solver import CaptioningSolver
 

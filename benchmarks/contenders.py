@@ -7,12 +7,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from xpcap.backend import Array, array_module, asarray, get_backend, use_backend
-from xpcap.bench.configs import CLIP, LEARNING_RATE, MOST_WORDS, Config
-from xpcap.bench.machine import peak_memory
-from xpcap.bench.textbook import Textbook
-from xpcap.bench.timing import clock_of, host_clock
-from xpcap.bench.work import (
+from benchmarks.configs import CLIP, LEARNING_RATE, MOST_WORDS, Config
+from benchmarks.machine import peak_memory
+from benchmarks.textbook import Textbook
+from benchmarks.timing import clock_of, host_clock
+from benchmarks.work import (
     BEAM,
     Job,
     Sample,
@@ -24,6 +23,7 @@ from xpcap.bench.work import (
     make_solver,
     make_speaker,
 )
+from xpcap.backend import Array, array_module, asarray, get_backend, use_backend
 from xpcap.data.dataset import CaptionData
 from xpcap.data.feed import Feed
 from xpcap.data.scaling import fit_scaling
@@ -120,17 +120,17 @@ def torch(layout: str) -> Contender:
     """PyTorch with a layout, `padded` or `packed`. It imports torch only when it is timed, and never CuPy."""
 
     def train(config: Config, data: CaptionData, backend: str) -> Job:
-        from xpcap.bench import peer_torch
+        from benchmarks import peer_torch
 
         return peer_torch.train(config, data, backend, layout)
 
     def sample(config: Config, data: CaptionData, backend: str) -> Sample:
-        from xpcap.bench import peer_torch
+        from benchmarks import peer_torch
 
         return peer_torch.sample(config, data, backend, layout)
 
     def search(config: Config, data: CaptionData, backend: str) -> Sample:
-        from xpcap.bench import peer_torch
+        from benchmarks import peer_torch
 
         return peer_torch.search(config, data, backend, layout)
 

@@ -7,11 +7,11 @@ from dataclasses import asdict
 from types import ModuleType
 from typing import Any, NamedTuple
 
-from xpcap.bench.apart import measure_apart
-from xpcap.bench.configs import BEAMS, BESIDE, TRAINING, WORKS, Config, works_of
-from xpcap.bench.machine import machine
-from xpcap.bench.measuring import OURS, Measurement, measure
-from xpcap.bench.timing import USUAL, Plan
+from benchmarks.apart import measure_apart
+from benchmarks.configs import BEAMS, BESIDE, TRAINING, WORKS, Config, works_of
+from benchmarks.machine import machine
+from benchmarks.measuring import OURS, Measurement, measure
+from benchmarks.timing import USUAL, Plan
 from xpcap.errors import BackendError, OptionError, install, unknown
 from xpcap.progress import bar
 
@@ -141,7 +141,7 @@ def _check_peers(peers: Sequence[str], backend: str) -> dict[str, str]:
 
 def _import_peer() -> ModuleType:
     try:
-        from xpcap.bench import peer_torch
+        from benchmarks import peer_torch
     except Exception as error:  # a broken installation can raise anything, not just ImportError
         what = f"{type(error).__name__}: {error}"
         raise BackendError(

@@ -13,7 +13,7 @@ import xpcap.blas  # noqa: F401 - before NumPy, whose BLAS reads its settings fr
 # isort: split
 import numpy as np
 
-from xpcap.bench.configs import CLIP, CONFIGS, LEARNING_RATE, SEED
+from benchmarks.configs import CLIP, CONFIGS, LEARNING_RATE, SEED
 from xpcap.models import CaptioningRNN
 from xpcap.training import CaptioningSolver, smoothed_cross_entropy
 

@@ -12,11 +12,11 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmarks.configs import WORKS, Config
+from benchmarks.machine import machine
+from benchmarks.measuring import Measurement, measure
+from benchmarks.timing import Plan
 from xpcap.backend import use_backend
-from xpcap.bench.configs import WORKS, Config
-from xpcap.bench.machine import machine
-from xpcap.bench.measuring import Measurement, measure
-from xpcap.bench.timing import Plan
 from xpcap.errors import EXPECTED, BackendError
 
 
@@ -51,9 +51,9 @@ def machine_apart(backend: str) -> dict[str, str]:
 
 def _answers(who: str, order: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
     """What a fresh process prints about an order, as it comes."""
-    package = str(Path(__file__).parents[2])
+    package = str(Path(__file__).parents[1])
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, (package, os.environ.get("PYTHONPATH"))))}
-    command = [sys.executable, "-c", "from xpcap.bench.apart import main; main()", json.dumps(order)]
+    command = [sys.executable, "-c", "from benchmarks.apart import main; main()", json.dumps(order)]
     with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as child:
         assert child.stdout is not None
         try:

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import click
 
-from xpcap import bench as timings
-from xpcap.bench.machine import machine
+import benchmarks as timings
+from benchmarks.machine import machine
 from xpcap.cli.shared import PATH, Choice, backend_option, choose_backend, examples, json_option, table, wanted_backend
 from xpcap.errors import install
 from xpcap.files import obstacle

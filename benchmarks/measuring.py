@@ -6,13 +6,13 @@ from typing import NamedTuple
 
 import numpy as np
 
+from benchmarks.arithmetic import sampling_flops, training_flops
+from benchmarks.configs import BEAMS, BESIDE, SAMPLING, TRAINING, WIDTH, WORKS, Config, works_of
+from benchmarks.contenders import CONTENDERS
+from benchmarks.neighbour import busy_neighbour
+from benchmarks.timing import MatrixProduct, Plan, Timer, host_clock
+from benchmarks.work import BEAM, GREEDY, Sample, batch_rows, check_same_captions, host_model, make_speaker
 from xpcap.backend import array_module
-from xpcap.bench.arithmetic import sampling_flops, training_flops
-from xpcap.bench.configs import BEAMS, BESIDE, SAMPLING, TRAINING, WIDTH, WORKS, Config, works_of
-from xpcap.bench.contenders import CONTENDERS
-from xpcap.bench.neighbour import busy_neighbour
-from xpcap.bench.timing import MatrixProduct, Plan, Timer, host_clock
-from xpcap.bench.work import BEAM, GREEDY, Sample, batch_rows, check_same_captions, host_model, make_speaker
 from xpcap.data.dataset import CaptionData
 from xpcap.models import Policy
 

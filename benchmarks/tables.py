@@ -3,8 +3,8 @@
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from xpcap.bench.configs import BEAMS, MOST_WORDS, PICTURES, SAMPLING
-from xpcap.bench.results import Result
+from benchmarks.configs import BEAMS, MOST_WORDS, PICTURES, SAMPLING
+from benchmarks.results import Result
 
 Rows = list[tuple[str, ...]]
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from xpcap.bench.configs import Config
+from benchmarks.configs import Config
 from xpcap.models.packing import pack
 
 

@@ -15,9 +15,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from xpcap.bench.configs import CLIP, LEARNING_RATE, SEED, Config
-from xpcap.bench.fake_cupy import fake_device
-from xpcap.bench.fake_device import Meter, replaced
+from benchmarks.configs import CLIP, LEARNING_RATE, SEED, Config
+from benchmarks.fake_cupy import fake_device
+from benchmarks.fake_device import Meter, replaced
 from xpcap.data.dataset import CaptionData
 from xpcap.layers import lstm
 from xpcap.layers.cells import CELLS

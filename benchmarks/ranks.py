@@ -31,10 +31,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import xpcap  # before NumPy: xpcap tells BLAS how long idle threads wait
+from benchmarks.configs import CLIP, CONFIGS, LEARNING_RATE, SEED, Config
+from benchmarks.machine import THREADS, processor
+from benchmarks.work import batch_rows, check_same_loss, host_model, make_model
 from xpcap.backend import Array, array_module
-from xpcap.bench.configs import CLIP, CONFIGS, LEARNING_RATE, SEED, Config
-from xpcap.bench.machine import THREADS, processor
-from xpcap.bench.work import batch_rows, check_same_loss, host_model, make_model
 from xpcap.cores import cores
 from xpcap.groups import Group, join
 from xpcap.models.packing import dealt
@@ -146,7 +146,7 @@ def torch_steps(task: Task) -> dict[str, Any]:
     import torch
     from torch import distributed
 
-    from xpcap.bench import peer_torch
+    from benchmarks import peer_torch
 
     torch.set_num_threads(task.threads)
     config, host = Config(**task.config), torch.device("cpu")
