@@ -1,34 +1,49 @@
-"""`bench`: times of training and sampling, beside the same work as others do it."""
+"""`python -m benchmarks`: times of training and sampling, beside the same work as others do it."""
 
 import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 import click
 
-import benchmarks as timings
-from benchmarks.machine import machine
-from xpcap.cli.shared import PATH, Choice, backend_option, choose_backend, examples, json_option, table, wanted_backend
-from xpcap.errors import install
+from benchmarks import host_time as host
+from benchmarks import measure, results, timing, work
+from xpcap.backend import use_backend
+from xpcap.cli.group import shown
+from xpcap.cli.shared import PATH, Choice, backend_option, json_option, table, wanted_backend
+from xpcap.errors import EXPECTED, OptionError, install
 from xpcap.files import obstacle
 
-EXAMPLES = examples(
-    "bench",
-    "bench --beam --config flickr8k --peer torch",
-    "bench --config notebook --config coco --peer torch",
-    "bench --scaling --plot scaling.png",
-    "bench --host-time",
-)
+EXAMPLES = """\b
+Examples:
+  python -m benchmarks
+  python -m benchmarks --beam --config flickr8k --peer torch
+  python -m benchmarks --config notebook --config coco --peer torch
+  python -m benchmarks --scaling --plot scaling.png
+  python -m benchmarks --host-time"""
 
 
-@click.command(epilog=EXAMPLES)
+class Command(click.Command):
+    """A command that prints errors the user can mend as one message in terms of its options, without a traceback."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except OptionError as error:
+            raise click.UsageError(shown(error, self.params)) from error
+        except (*EXPECTED, OSError) as error:
+            raise click.ClickException(shown(error, self.params)) from error
+
+
+@click.command(cls=Command, epilog=EXAMPLES, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
 @backend_option
 @click.option(
-    "--config", "names", multiple=True, type=Choice(*timings.CONFIGS), metavar="NAME",
-    help=f"Sizes to time; may be repeated. One of {', '.join(timings.CONFIGS)}. Default: the first five on numpy, all but the last on a GPU.",
+    "--config", "names", multiple=True, type=Choice(*work.CONFIGS), metavar="NAME",
+    help=f"Sizes to time; may be repeated. One of {', '.join(work.CONFIGS)}. Default: the first five on numpy, all but the last on a GPU.",
 )  # fmt: skip
 @click.option(
-    "--peer", "peers", multiple=True, type=Choice(*timings.PEERS),
+    "--peer", "peers", multiple=True, type=Choice(*results.PEERS),
     help="Also time the same work by this peer; may be repeated. On numpy textbook is always timed, except with --scaling, --beam or attention.",
 )  # fmt: skip
 @click.option("--scaling", is_flag=True, help="Instead, time the training step of coco at eight batch sizes and six vocabulary sizes.")
@@ -40,7 +55,7 @@ EXAMPLES = examples(
 )  # fmt: skip
 @click.option("--plot", type=PATH, help="With --scaling: also draw the times as a PNG. An existing file is never overwritten.")
 @json_option
-def bench(
+def main(
     names: tuple[str, ...],
     peers: tuple[str, ...],
     scaling: bool,
@@ -59,40 +74,43 @@ def bench(
     --host-time runs the step of train on a fake device, whose calls take the time that is published and compute nothing: what is left is the
     time of our own Python, by part.
     """
-    _refuse_beside(scaling, beam, neighbour, host_time, names, peers, plot, backend)
+    _refuse_together(scaling, beam, neighbour, host_time, names, peers, plot, backend)
     if host_time:
-        _print_host_time(timings.host_times(), as_json)
+        _print_host_time(host.host_times(), as_json)
         return
     if plot is not None:
         _check_plot(plot, scaling)
     about = _machine(backend)
     if scaling:
-        configs = [config for group in timings.scaling(timings.CONFIGS["coco"]).values() for config in group]
+        configs = [config for group in work.scaling(work.CONFIGS["coco"]).values() for config in group]
     else:
-        configs = [timings.CONFIGS[name] for name in dict.fromkeys(names or timings.usual(about["backend"]))]
+        configs = [work.CONFIGS[name] for name in dict.fromkeys(names or work.usual(about["backend"]))]
         plain = about["backend"] == "numpy" and not beam and not any(config.P for config in configs)
         peers = ("textbook", *peers) if plain else peers
-    works = (timings.TRAINING,) if scaling else (timings.TRAINING, timings.BESIDE) if neighbour else (timings.BEAMS,) if beam else timings.WORKS
-    results = timings.bench(configs, tuple(dict.fromkeys(peers)), timings.USUAL, progress=True, works=works, about=about)
-    _print(results, as_json)
+    works = (work.TRAINING,) if scaling else (work.TRAINING, work.BESIDE) if neighbour else (work.BEAMS,) if beam else work.WORKS
+    found = results.bench(configs, tuple(dict.fromkeys(peers)), timing.USUAL, progress=True, works=works, about=about)
+    _print(found, as_json)
     if plot is not None:
-        timings.draw_scaling(plot, results)
+        results.draw_scaling(plot, found)
         click.echo(f"wrote {plot}", err=as_json)
 
 
 def _machine(backend: str | None) -> dict[str, str]:
-    """The machine and its backend. This process makes no context on a card, which in exclusive-process mode would shut out those that are timed."""
+    """Description of the machine and its backend.
+
+    For a card another process gives it: a context of this one would shut out those that are timed, in exclusive-process mode.
+    """
     wanted = wanted_backend(backend)
     if wanted != "numpy":
-        return timings.machine_apart(wanted)
-    choose_backend(backend)
-    return machine()
+        return measure.machine_in_process(wanted)
+    use_backend(wanted)
+    return timing.machine()
 
 
-def _refuse_beside(
+def _refuse_together(
     scaling: bool, beam: bool, neighbour: bool, host_time: bool, names: Sequence[str], peers: Sequence[str], plot: Path | None, backend: str | None
 ) -> None:  # fmt: skip
-    """Complain about options that do not go together."""
+    """Refuse options that do not go together."""
     sizes, step = ("--config", names, "has sizes of its own"), ("--neighbour", neighbour, "times a step alone")
     if scaling:
         _refuse("--scaling", (sizes, ("--beam", beam, "times a step"), step))
@@ -111,33 +129,36 @@ def _refuse_beside(
 
 
 def _refuse(flag: str, others: Iterable[tuple[str, object, str]]) -> None:
-    """Complain if one of the other options is given beside `flag`."""
     for other, given, why in others:
         if given:
             raise click.UsageError(f"{other} and {flag} are given, expected one or the other: {flag} {why}")
 
 
-def _print_host_time(results: Sequence[timings.HostTime], as_json: bool) -> None:
-    if as_json:
-        click.echo(json.dumps([result._asdict() for result in results]))
-    else:
-        click.echo(f"{timings.HOST_TIME}\n{table(timings.host_time_rows(results))}")
-
-
-def _print(results: Sequence[timings.Result], as_json: bool) -> None:
-    if as_json:
-        click.echo(json.dumps([result.to_json() for result in results]))
-        return
-    click.echo("\n".join(f"{key.replace('_', ' ')} {value}" for key, value in results[0].machine.items()))
-    for title, rows in timings.tables(results):
-        click.echo(f"\n{title}\n{table(rows)}")
-
-
 def _check_plot(plot: Path, scaling: bool) -> None:
-    """Complain before any work is done."""
+    """Refuse a plot that could not be drawn or written, before anything is timed."""
     if not scaling:
         raise click.UsageError("--plot is given without --scaling, expected both: it draws how a step grows with its sizes")
     if plot.suffix.lower() != ".png":
         raise click.UsageError(f"--plot: {plot} does not end in .png, expected a name that does")
     if why := obstacle(plot):
         raise click.ClickException(f"bench: {plot} {why}")
+
+
+def _print_host_time(found: Sequence[host.HostTime], as_json: bool) -> None:
+    if as_json:
+        click.echo(json.dumps([result._asdict() for result in found]))
+    else:
+        click.echo(f"{host.HOST_TIME}\n{table(host.host_time_rows(found))}")
+
+
+def _print(found: Sequence[results.Result], as_json: bool) -> None:
+    if as_json:
+        click.echo(json.dumps([result.to_json() for result in found]))
+        return
+    click.echo("\n".join(f"{key.replace('_', ' ')} {value}" for key, value in found[0].machine.items()))
+    for title, rows in results.tables(found):
+        click.echo(f"\n{title}\n{table(rows)}")
+
+
+if __name__ == "__main__":
+    main(prog_name="python -m benchmarks")

@@ -1,6 +1,6 @@
-"""What each optimisation gains in a training step on NumPy: times the same steps with all of them and without one, in turn, in one process.
+"""Ablation of a training step on NumPy: the same steps with all optimisations and without one, in turn.
 
-python tests/tricks.py coco vocab10k
+python -m benchmarks.ablation coco vocab10k
 """
 
 import contextlib
@@ -14,22 +14,19 @@ from contextlib import AbstractContextManager
 from typing import Any
 from unittest import mock
 
-from xpcap.blas import SHORT_WAIT, WAIT_VARIABLE  # first, as it loads NumPy with the short wait
-from xpcap.cores import cores
-
-# isort: split
 import numpy as np
 
-from benchmarks import CONFIGS
-from benchmarks.work import host_batches, make_solver
+from benchmarks.work import CONFIGS, host_batches, make_solver
 from xpcap import CaptioningSolver, kernels
 from xpcap.backend import Array
+from xpcap.cores import cores
 from xpcap.layers import vocabulary
 from xpcap.models import entry, packing
+from xpcap.openblas import SHORT_WAIT, WAIT_VARIABLE
 from xpcap.ops import segments
 from xpcap.workspace import Workspace
 
-PAIRS, STEPS = 9, 4  # pairs of timings, without one optimisation and with all; steps per timing, the first not counted
+PAIRS, STEPS = 9, 4  # pairs of timings, without one and with all; steps per timing, the first not counted
 USUAL_WAIT = "26"  # OpenBLAS's default
 
 
@@ -45,7 +42,10 @@ class Forgetful(Workspace):
 
 
 def each_row(*args: Any) -> packing.PackedCaptions:
-    """Pack so that no rows share a word. Only the amount of work is right: the gradient of a repeated word is that of its last row."""
+    """Pack so that no rows share a word.
+
+    Only the amount of work is right: the gradient of a repeated word is that of its last row.
+    """
     packed = packing.pack(*args)
     rows = np.arange(len(packed.inputs.ids), dtype=np.int32)
     return packed._replace(words=packed.words[packed.inputs.ids], inputs=segments(rows, len(rows)))
@@ -69,7 +69,7 @@ def ways(solver: CaptioningSolver) -> dict[str, Callable[[], AbstractContextMana
         "kept buffers": lambda: mock.patch.object(solver, "_workspace", forgetful),
         "blocks: scores held as a whole": lambda: mock.patch.object(vocabulary, "LEAST", 1 << 30),
     }
-    return found | {op: lambda op=op: without(op) for op in (*kernels.HOST, *kernels.HOST_LOOPS)}  # type: ignore[misc]
+    return found | {op: lambda op=op: without(op) for op in (*kernels.HOST, *kernels.HOST_LOOPS)}
 
 
 def milliseconds(solver: CaptioningSolver, batches: list[Any], count: int = STEPS) -> float:
@@ -84,7 +84,7 @@ def milliseconds(solver: CaptioningSolver, batches: list[Any], count: int = STEP
 
 def with_wait(name: str, wait: str) -> float:
     """Milliseconds per step in a separate process whose idle BLAS threads wait that long."""
-    command = [sys.executable, __file__, "--alone", name]
+    command = [sys.executable, "-m", "benchmarks.ablation", "--alone", name]
     return float(subprocess.run(command, env={**os.environ, WAIT_VARIABLE: wait}, check=True, capture_output=True, text=True).stdout)
 
 

@@ -1,28 +1,40 @@
-"""How work is timed: clocks, a warm-up, the median over blocks of steps, and a matrix product between blocks to gauge the machine."""
+"""How work is timed: clocks, blocks of steps, and a matrix product between them to gauge the machine;
+a description of the machine; a process that keeps a core of it busy."""
 
+import contextlib
 import math
+import os
+import platform
+import re
 import statistics
+import subprocess
+import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from types import ModuleType
 
 import numpy as np
 
-from xpcap.backend import Array, get_array_module, is_device_array
+from xpcap import __version__
+from xpcap.backend import Array, array_module, get_array_module, get_backend, is_device_array
 
-Clock = Callable[[Callable[[], object]], float]  # runs a function and returns the milliseconds it took
+# Runs a function and returns the milliseconds it took
+Clock = Callable[[Callable[[], object]], float]
 
 
 @dataclass(frozen=True)
 class Plan:
     """How much to time.
 
-    Contenders take turns for `rounds` rounds. In each round a contender runs an untimed cycle through its `batches`, in which kernels may be
-    compiled, warms up for at least one more and `warm_ms`, then runs `blocks` blocks of whole cycles, about `block_ms` each. The median block
-    stands for the round, the median round for the contender.
+    Contenders take turns for `rounds` rounds. In each round a contender runs an untimed cycle through
+    its `batches`, in which kernels may be compiled, warms up for at least one more and `warm_ms`, then
+    runs `blocks` blocks of whole cycles, about `block_ms` each. The median block stands for the round,
+    the median round for the contender.
 
-    If a step of the second cycle takes longer than `slow_ms`, the warm-up ends there, and the `blocks` blocks are spread over all rounds.
+    If a step of the second cycle takes longer than `slow_ms`, the warm-up ends there, and the `blocks`
+    blocks are spread over all rounds.
     """
 
     rounds: int = 3
@@ -45,7 +57,7 @@ def host_clock(work: Callable[[], object]) -> float:
 
 
 def device_clock(xp: ModuleType) -> Clock:
-    """A clock for the current CuPy device: milliseconds between an event before the work and one after it, on an otherwise idle device."""
+    """A clock for the current CuPy device, idle before: milliseconds between two events around the work."""
 
     def clock(work: Callable[[], object]) -> float:
         before, behind = xp.cuda.Event(), xp.cuda.Event()
@@ -65,14 +77,14 @@ def clock_of(like: Array) -> Clock:
 
 
 class Timer:
-    """Times `step`, a function of the batch number. Call `warm_up` first, then `run`."""
+    """A timer of `step`, a function of the batch number: `warm_up` first, then `run`."""
 
     def __init__(self, step: Callable[[int], object], clock: Clock, plan: Plan) -> None:
         self._step, self._clock, self._plan = step, clock, plan
         self._count, self._blocks = 1, plan.blocks  # cycles in a block, blocks
 
     def warm_up(self) -> None:
-        """Run until memory, caches and clock rates have settled, and work out how many cycles make a block."""
+        """Run until memory, caches and clock rates have settled; choose the cycles of a block."""
         plan = self._plan
         self._cycles(1)
         spent = once = self._cycles(1)
@@ -86,7 +98,8 @@ class Timer:
     def run(self, between: Callable[[], object] | None = None) -> float:
         """Milliseconds per step, the median over blocks. `between` is called before each block and after the last.
 
-        An untimed cycle follows each call, because BLAS threads may spin for 30 to 100 ms after a product and slow the first steps.
+        An untimed cycle follows each call, because BLAS threads may spin for 30 to 100 ms after a
+        product and slow the first steps.
         """
         times = []
         for _ in range(self._blocks):
@@ -108,7 +121,7 @@ class Timer:
 
 
 class MatrixProduct:
-    """Gauges how fast a backend multiplies two float32 matrices (size, size). Each call times one product; `gflops` is their median."""
+    """A gauge of a backend: each call times a product of two float32 matrices (size, size)."""
 
     def __init__(self, xp: ModuleType, size: int) -> None:
         a, b = np.random.default_rng(0).standard_normal((2, size, size), dtype=np.float32)
@@ -120,10 +133,96 @@ class MatrixProduct:
         self._times.clear()
 
     def __call__(self) -> None:
-        """Time one product."""
         self._times.append(self._clock(lambda: self._xp.dot(self._a, self._b, out=self._out)))
 
     @property
     def gflops(self) -> float:
         """GFLOP/s, the median over calls; a multiplication and an addition count as two operations."""
         return 2 * len(self._a) ** 3 / statistics.median(self._times) / 1e6
+
+
+# The machine
+
+DRIVER = Path("/proc/driver/nvidia/version")
+PROCESSOR = Path("/proc/cpuinfo")
+STATUS = Path("/proc/self/status")
+# What OpenBLAS reads, in its order
+THREADS = ("OPENBLAS_NUM_THREADS", "GOTO_NUM_THREADS", "OMP_NUM_THREADS")
+
+
+def machine() -> dict[str, str]:
+    """Processor or GPU, and versions, for the current backend."""
+    versions = {"numpy": np.__version__, "python": platform.python_version(), "xpcap": __version__}
+    host = {"backend": get_backend(), "processor": f"{processor()}, {os.cpu_count()} cores"}
+    xp = array_module()
+    if xp is np:
+        return {**host, "blas": blas(), "blas_threads": blas_threads(), **versions}
+    runtime = xp.cuda.runtime
+    name = runtime.getDeviceProperties(xp.cuda.Device().id)["name"]
+    card = {
+        "card": name.decode() if isinstance(name, bytes) else str(name),
+        "driver": f"{driver()} (CUDA {cuda_version(runtime.driverGetVersion())})",
+        "cuda_runtime": cuda_version(runtime.runtimeGetVersion()),  # CuPy's own
+        "cupy": xp.__version__,
+    }
+    return {**card, **host, **versions}
+
+
+def cuda_version(number: int) -> str:
+    """CUDA's version number as people write it: 13020 is 13.2."""
+    return f"{number // 1000}.{number % 1000 // 10}"
+
+
+def driver() -> str:
+    """Version of NVIDIA's kernel module, as Linux reports it."""
+    found = re.search(r"Kernel Module.*?\s(\d+\.[\d.]+)", DRIVER.read_text()) if DRIVER.is_file() else None
+    return found[1] if found else "unknown version"
+
+
+def processor() -> str:
+    """Name of the processor, from Linux if possible, else from Python."""
+    found = re.search(r"model name\s*: (.*)", PROCESSOR.read_text()) if PROCESSOR.is_file() else None
+    return found[1] if found else platform.processor() or platform.machine()
+
+
+def blas() -> str:
+    """NumPy's BLAS library and its version."""
+    found = np.show_config(mode="dicts")["Build Dependencies"]["blas"]
+    return f"{found.get('name', 'unknown')} {found.get('version', '')}".strip()
+
+
+def blas_threads() -> str:
+    """Number of BLAS's threads: from the environment, else of cores that this process may use."""
+    given = [os.environ[name] for name in THREADS if os.environ.get(name)]
+    return given[0] if given else str(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count())
+
+
+def peak_memory() -> int | None:
+    """Peak resident memory of this process in bytes; None on systems that do not report it."""
+    if STATUS.is_file() and (found := re.search(r"^VmHWM:\s*(\d+) kB", STATUS.read_text(), re.MULTILINE)):
+        return 1024 * int(found[1])  # ru_maxrss would start at the peak of the parent process
+    try:
+        import resource
+    except ImportError:  # Windows
+        return None
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+# A busy neighbour
+
+SPIN = """
+import os, sys, threading
+threading.Thread(target=lambda: (sys.stdin.read(), os._exit(0)), daemon=True).start()  # ends when its parent does
+while True:
+    pass
+"""
+
+
+@contextlib.contextmanager
+def busy_neighbour() -> Iterator[None]:
+    """Keep a core busy by a process of another session: Linux shares time out between logins, not processes."""
+    with subprocess.Popen([sys.executable, "-c", SPIN], stdin=subprocess.PIPE, start_new_session=True) as child:
+        try:
+            yield
+        finally:
+            child.kill()
