@@ -491,20 +491,6 @@ def test_each_parameter_of_a_command_is_put_in_its_own_words(name: str) -> None:
     assert in_options("f: `nobody's` and `unheard_of` stay", params) == "f: `nobody's` and `unheard_of` stay"
 
 
-@pytest.mark.hunt
-def test_bench_beside_a_neighbour_times_the_step_alone_and_beside_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    from xpcap import bench
-
-    monkeypatch.setattr(bench, "CONFIGS", {"coco": bench.Config("coco", N=4, D=8, W=8, H=8, V=40)})
-    monkeypatch.setattr(bench, "USUAL", bench.Plan(rounds=1, warm_ms=0, block_ms=0))
-    alone, beside = json.loads(good("bench", "--config", "coco", "--neighbour", "--json").stdout)
-    assert (alone["work"], beside["work"]) == (bench.TRAINING, bench.BESIDE)
-    assert beside["slowdown"] > 0
-    assert "slowdown" not in alone
-    result = call("bench", "--neighbour", "--scaling")
-    assert (result.exit_code, "--neighbour and --scaling are given" in result.output) == (2, True)
-
-
 def python(*arguments: object, folder: Path = ROOT) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, *map(str, arguments)], cwd=folder, capture_output=True, text=True, check=False)
 

@@ -22,7 +22,7 @@ from commands import SMALL
 from planting import function_named
 
 import xpcap
-from xpcap import backend, bench, layers, ops, runs
+from xpcap import backend, layers, ops, runs
 from xpcap.cli import main
 from xpcap.encoders import read_picture
 from xpcap.ops import dispatch
@@ -119,8 +119,6 @@ def test_commands_in_the_docs_run_in_their_order(name: str, tmp_path: Path, monk
     """On small data, and small models where they are trained; those for a GPU or PyTorch only where there is one."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(training, "generate", lambda seed, **how: generate(seed, train=40, val=12, **how))
-    monkeypatch.setattr(bench, "CONFIGS", {name: bench.Config(name, N=4, D=8, W=8, H=8, V=40) for name in bench.CONFIGS})
-    monkeypatch.setattr(bench, "USUAL", bench.Plan(rounds=1, warm_ms=0, block_ms=0))
     monkeypatch.setattr(backend, "_active", None)
     monkeypatch.setattr(captioning, "read_url", lambda url: read_picture(url.rpartition("/")[2]))  # the file of that name
     put_files_that_the_docs_speak_of()

@@ -106,5 +106,5 @@ def test_without_a_card_the_page_says_what_is_missing(tmp_path: Path, monkeypatc
     assert text.count("FAILED") == 3
     assert text.count("backend cupy: ") >= 3
     assert "| CUPY_TF32 | 0 |" in text
-    assert "python cli.py bench --backend cupy`, exit status 1" in text
+    assert "python -m benchmarks --backend cupy`, exit status 1" in text
     assert "Traceback" not in text

@@ -129,8 +129,9 @@ def test_verify_and_gradcheck_are_there_after_import_xpcap_alone_and_loaded_when
 def test_every_message_installs_an_extra_by_one_command_and_each_exists() -> None:
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
     sources = {path.relative_to(ROOT).as_posix(): path.read_text(encoding="utf-8") for path in (ROOT / "xpcap").rglob("*.py")}
+    others = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "benchmarks").glob("*.py"))
     assert [name for name, text in sources.items() if "pip install" in text] == ["xpcap/errors.py"]
-    named = re.findall(r"""\binstall\(["'](\w+)["']\)|\brequire\(\w+, "(\w+)\"""", "".join(sources.values()))
+    named = re.findall(r"""\binstall\(["'](\w+)["']\)|\brequire\(\w+, "(\w+)\"""", "".join(sources.values()) + others)
     assert {one or other for one, other in named} == {"bench", "images", "kernels", "mpi", "timm"} <= set(extras)
     assert install("images") == "pip install '.[images]'"
     pages = [*(ROOT / "docs").glob("*.md"), ROOT / "README.md"]

@@ -1,9 +1,10 @@
-"""What saving and checking cost: the same training steps with and without, in turn, in one process.
+"""Cost of checkpoints and checks: the same training steps with and without, in turn, in one process.
 
-    python tests/saving_cost.py flickr8k.h5
+    python -m benchmarks.saving_cost flickr8k.h5
 
-The model has the image in its initial state alone: with the image at every step, a checkpoint is 1.25 times as large.
-Checkpoints are written far more often than usual, so that their cost stands out of the noise; it is then reported for usual intervals.
+The model has the image in its initial state alone: with the image at every step, a checkpoint is 1.25
+times as large. Checkpoints are written far more often than usual, so that their cost stands out of the
+noise; it is then reported for usual intervals.
 """
 
 import argparse
@@ -12,6 +13,7 @@ import tempfile
 import time
 import timeit
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -19,6 +21,7 @@ from xpcap import CaptioningRNN, CaptioningSolver, open_data, runs
 from xpcap.data.features import fit_scaling
 from xpcap.runs import folder as run_folder
 from xpcap.runs.saver import Interval, Keeper, Saver, StopRequest
+from xpcap.training.state import TrainingState
 
 STEPS, EVERY = 60, 2.0  # steps of a block; seconds between checkpoints
 
@@ -28,7 +31,7 @@ def block(solver: CaptioningSolver, rows: np.ndarray, saver: Saver | None) -> fl
     start = time.perf_counter()
     for k in range(STEPS):
         batch = rows[k * solver.batch_size : (k + 1) * solver.batch_size]
-        solver._record.add(*solver._step(solver._feed.minibatch("train", batch)))
+        solver.train_batch(batch)
         if saver is not None:
             saver.on_step(solver)
     if saver is not None:
@@ -56,16 +59,17 @@ def main() -> None:
         keeper = Keeper(Path(folder), 1, data.scaling, run_folder.digest(data.vocabulary))
         block(solver, rows, None)
         for _ in range(given.pairs):
-            saved: list[int] = []
-            saver = Saver(
-                Interval(seconds=EVERY),
-                lambda state, times, saved=saved: (saved.append(1), keeper.write(state, times))[1],
-                Path(folder),
-                StopRequest(),
-            )
+            saved = 0
+
+            def write(state: TrainingState, times: list[dict[str, Any]] | None) -> None:
+                nonlocal saved
+                saved += 1
+                keeper.write(state, times)
+
+            saver = Saver(Interval(seconds=EVERY), write, Path(folder), StopRequest())
             plain.append(block(solver, rows, None))
-            extra.append((block(solver, rows, saver) - plain[-1]) / max(len(saved), 1))
-            writes += len(saved)
+            extra.append((block(solver, rows, saver) - plain[-1]) / max(saved, 1))
+            writes += saved
         size = (Path(folder) / run_folder.LAST).stat().st_size
     step, cost = statistics.median(plain) / STEPS, statistics.median(extra)
     loss, norm = np.float32(1), np.float32(1)

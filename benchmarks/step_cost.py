@@ -1,23 +1,21 @@
-"""What options of training cost a step: the step of `bench --config NAME` with each, in processes of their own, in turn.
+"""Cost of training options: the training step of a configuration with each, in processes of their own, in turn.
 
-python tests/step_cost.py [NAME...]
+python -m benchmarks.step_cost [NAME...]
 """
 
 import statistics
 import subprocess
 import sys
 import time
+from typing import Any
 
-import xpcap.threads  # noqa: F401 - before NumPy, whose BLAS reads its settings from the environment when it is loaded
-
-# isort: split
 import numpy as np
 
-from xpcap.bench.configs import CLIP, CONFIGS, LEARNING_RATE, SEED
+from benchmarks.work import CONFIGS, SEED, batch_rows, make_solver
 from xpcap.models import CaptioningRNN
-from xpcap.training import CaptioningSolver, smoothed_cross_entropy
+from xpcap.training import smoothed_cross_entropy
 
-WAYS = {
+WAYS: dict[str, dict[str, Any]] = {
     "init": {},
     "every-step": {"inject": "every-step"},
     "smoothing": {"smoothing": 0.1},
@@ -32,14 +30,11 @@ def step_ms(name: str, way: str) -> float:
     data = config.data(STEPS)
     objective = smoothed_cross_entropy(options.pop("smoothing", 0))
     model = CaptioningRNN(data.vocabulary.word_to_idx, config.D, config.W, config.H, "lstm", np.float32, seed=SEED, **options)
-    solver = CaptioningSolver(
-        model, data, update_rule="adam", optim_config={"learning_rate": LEARNING_RATE}, batch_size=config.N, clip_norm=CLIP, seed=SEED,
-        objective=objective,
-    )  # fmt: skip
+    solver = make_solver(config, data, model, objective=objective)
     taken = []
-    for k in range(STEPS):
+    for captions in batch_rows(config, data):
         start = time.perf_counter()
-        solver.train_batch(np.arange(k * config.N, (k + 1) * config.N))
+        solver.train_batch(captions)
         taken.append(time.perf_counter() - start)
     return 1000 * statistics.median(taken[WARM_UP:])
 
@@ -52,7 +47,7 @@ def main() -> None:
         found: dict[str, list[float]] = {way: [] for way in WAYS}
         for _ in range(ROUNDS):
             for way, times in found.items():
-                once = subprocess.run([sys.executable, __file__, "--once", name, way], check=True, capture_output=True, text=True)
+                once = subprocess.run([sys.executable, "-m", "benchmarks.step_cost", "--once", name, way], check=True, capture_output=True, text=True)
                 times.append(float(once.stdout))
         for way, times in found.items():
             middle = statistics.median(times)

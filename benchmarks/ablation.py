@@ -1,6 +1,6 @@
-"""What each optimisation gains in a training step on NumPy: times the same steps with all of them and without one, in turn, in one process.
+"""Ablation of a training step on NumPy: the same steps with all optimisations and without one, in turn.
 
-python tests/tricks.py coco vocab10k
+python -m benchmarks.ablation coco vocab10k
 """
 
 import contextlib
@@ -14,21 +14,18 @@ from contextlib import AbstractContextManager
 from typing import Any
 from unittest import mock
 
-from xpcap.threads import SHORT_WAIT, WAIT_VARIABLE, cores  # first, as it loads NumPy with the short wait
-
-# isort: split
 import numpy as np
 
+from benchmarks.work import CONFIGS, host_batches, make_solver
 from xpcap import CaptioningSolver
 from xpcap.backend import Array
-from xpcap.bench import CONFIGS
-from xpcap.bench.work import host_batches, make_solver
 from xpcap.layers import vocabulary
 from xpcap.memory import Workspace
 from xpcap.models import entry, packing
 from xpcap.ops import dispatch, segments
+from xpcap.threads import SHORT_WAIT, WAIT_VARIABLE, cores
 
-PAIRS, STEPS = 9, 4  # pairs of timings, without one optimisation and with all; steps per timing, the first not counted
+PAIRS, STEPS = 9, 4  # pairs of timings, without one and with all; steps per timing, the first not counted
 USUAL_WAIT = "26"  # OpenBLAS's default
 
 
@@ -44,7 +41,10 @@ class Forgetful(Workspace):
 
 
 def each_row(*args: Any) -> packing.PackedCaptions:
-    """Pack so that no rows share a word. Only the amount of work is right: the gradient of a repeated word is that of its last row."""
+    """Pack so that no rows share a word.
+
+    Only the amount of work is right: the gradient of a repeated word is that of its last row.
+    """
     packed = packing.pack(*args)
     rows = np.arange(len(packed.inputs.ids), dtype=np.int32)
     return packed._replace(words=packed.words[packed.inputs.ids], inputs=segments(rows, len(rows)))
@@ -68,7 +68,7 @@ def ways(solver: CaptioningSolver) -> dict[str, Callable[[], AbstractContextMana
         "kept buffers": lambda: mock.patch.object(solver, "_workspace", forgetful),
         "blocks: scores held as a whole": lambda: mock.patch.object(vocabulary, "LEAST", 1 << 30),
     }
-    return found | {op: lambda op=op: without(op) for op in dispatch.NUMPY}  # type: ignore[misc]
+    return found | {op: lambda op=op: without(op) for op in dispatch.NUMPY}
 
 
 def milliseconds(solver: CaptioningSolver, batches: list[Any], count: int = STEPS) -> float:
@@ -83,7 +83,7 @@ def milliseconds(solver: CaptioningSolver, batches: list[Any], count: int = STEP
 
 def with_wait(name: str, wait: str) -> float:
     """Milliseconds per step in a separate process whose idle BLAS threads wait that long."""
-    command = [sys.executable, __file__, "--alone", name]
+    command = [sys.executable, "-m", "benchmarks.ablation", "--alone", name]
     return float(subprocess.run(command, env={**os.environ, WAIT_VARIABLE: wait}, check=True, capture_output=True, text=True).stdout)
 
 

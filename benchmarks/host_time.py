@@ -1,7 +1,9 @@
-"""How long the host needs for a training step on a card, measured without one: on a fake device, whose calls take the time that is published.
+"""Host time of a training step on a card, measured without one: on a fake device, whose calls take the
+time that is published.
 
-A step is a step of `train`: a minibatch from resident features, loss, gradients, clipping, Adam, recording. The clock stops in stubs, so what
-is left is our own Python, divided by part. Of all steps those count that lost least time to other processes.
+A step is a step of `train`: a minibatch from resident features, loss, gradients, clipping, Adam,
+recording. The clock stops in stubs, so what is left is our own Python, divided by part. Of all steps
+those count that lost least time to other processes.
 """
 
 import contextlib
@@ -15,24 +17,21 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from xpcap.bench.configs import CLIP, LEARNING_RATE, SEED, Config
-from xpcap.bench.fake_cupy import fake_device
-from xpcap.bench.fake_device import Meter, replaced
+from benchmarks.fake_cupy import Meter, fake_device, replaced
+from benchmarks.work import Config, make_solver
 from xpcap.data.dataset import CaptionData
 from xpcap.layers import lstm
 from xpcap.layers.cells import CELLS
-from xpcap.models import CaptioningRNN
-from xpcap.training.solver import CaptioningSolver
 
 SIZES = (25, 64, 128)
-DROPOUTS = (0.0, 0.5)  # a step makes the same calls whatever the share, so also with 0.4, the default of `train`
+DROPOUTS = (0.0, 0.5)  # a step makes the same calls with 0.4, the default of `train`
 STEPS, WARM_UP = 400, 20
 BATCHES = 50  # the steps go round them
 KEPT = 10  # one in so many steps counts: those that lost least time to other processes
 CELL = "lstm"
 
-# Where a part begins and ends: functions and methods, replaced wherever they were imported. All that exist count, and one must be entered in each
-# step. A part inside another is counted apart.
+# The parts of a step: functions and methods, replaced wherever they were imported. All that exist count,
+# and one of a part must be entered in each step. A part inside another is counted apart.
 SEAMS = {
     "packing": ("xpcap.models.entry:enter",),
     "masks": ("xpcap.models.masks:draw_masks", "xpcap.ops.random:draw_masks"),
@@ -43,8 +42,6 @@ SEAMS = {
 }
 REST = "rest"
 PARTS = (*SEAMS, REST)
-
-
 HOST_TIME = "host time of a training step of N captions on a card, from published times of calls: at most 16 time steps, LSTM; float32"
 
 
@@ -62,7 +59,7 @@ class HostTime(NamedTuple):
 
 
 class Clock:
-    """Our own seconds by part: those that did not pass in stubs."""
+    """A clock of our own seconds by part: those that did not pass in stubs."""
 
     def __init__(self, meter: Meter) -> None:
         self._meter = meter
@@ -75,7 +72,7 @@ class Clock:
         self._part, self._since = REST, self._own()
 
     def switch(self, part: str) -> str:
-        """From now on `part` is running. Returns the part that was."""
+        """Let `part` run from now on, and return the part that ran before."""
         now, before = self._own(), self._part
         self.seconds[before] += now - self._since
         self._part, self._since = part, now
@@ -119,7 +116,7 @@ def host_times(sizes: Sequence[int] = SIZES, dropouts: Sequence[float] = DROPOUT
 
 
 def host_time_rows(results: Sequence[HostTime]) -> list[tuple[str, ...]]:
-    """A table: two rows of headings, then one row for each result. Parts are in microseconds of our own Python."""
+    """A table: two rows of headings, then one row for each result; parts in microseconds."""
     headings = [("", "N"), ("", "dropout"), ("", "ms"), ("Python", "ms"), ("", "calls"), ("", "reads"), ("", "allocations")]
     headings += [(first, f"{second} us".strip()) for first, _, second in (part.partition("_") for part in PARTS)]
     lines = [_line(result) for result in results]
@@ -133,27 +130,17 @@ def _line(result: HostTime) -> tuple[str, ...]:
     return str(result.n), f"{result.dropout:g}", f"{result.ms:.2f}", f"{result.python_ms:.2f}", *counts, *parts
 
 
-def _data(n: int) -> CaptionData:
-    """Captions as `bench` draws them, the first of each batch replaced by one of the longest, so that every batch takes 16 time steps."""
-    data = _config(n).data(BATCHES)
+def _data(config: Config) -> CaptionData:
+    """Captions as all contenders get them, but one of the longest first in each batch: 16 time steps."""
+    data = config.data(BATCHES)
     captions = data.split("train").captions
-    captions[::n] = captions[np.argmax((captions != data.vocabulary.null).sum(axis=1))]
+    captions[:: config.N] = captions[np.argmax((captions != data.vocabulary.null).sum(axis=1))]
     return data
 
 
-def _config(n: int) -> Config:
-    return Config("host time", n)
-
-
-def _solver(n: int, data: CaptionData, dropout: float) -> CaptioningSolver:
-    config = _config(n)
-    model = CaptioningRNN(data.vocabulary.word_to_idx, config.D, config.W, config.H, CELL, np.float32, dropout=dropout, seed=SEED)
-    rate = {"learning_rate": LEARNING_RATE}
-    return CaptioningSolver(model, data, update_rule="adam", optim_config=rate, batch_size=n, clip_norm=CLIP, seed=SEED)
-
-
 def _measure(meter: Meter, clock: Clock, n: int, dropout: float, steps: int, warm_up: int) -> HostTime:
-    solver = _solver(n, _data(n), dropout)
+    config = Config("host time", n, dropout=dropout)
+    solver = make_solver(config, _data(config))
     batches = itertools.cycle(np.arange(BATCHES * n).reshape(BATCHES, n))
     for _ in range(warm_up):
         solver.train_batch(next(batches))
@@ -172,7 +159,7 @@ def _measure(meter: Meter, clock: Clock, n: int, dropout: float, steps: int, war
 
 
 class Step(NamedTuple):
-    """What one step took."""
+    """Times and counts of one step."""
 
     seconds: float
     lost: float  # seconds that passed while this thread did not run
@@ -196,7 +183,7 @@ def _step(meter: Meter, clock: Clock, work: Callable[[], object]) -> Step:
 
 @contextlib.contextmanager
 def seams(timed: Callable[[str, Callable[..., Any]], Callable[..., Any]]) -> Iterator[None]:
-    """Inside the ``with``, `timed` of the part and the function runs in place of each function of SEAMS."""
+    """Replace each function of SEAMS by `timed(part, function)` inside the ``with``."""
     with contextlib.ExitStack() as stack:
         for part, places in SEAMS.items():
             for owner, name, function in itertools.chain.from_iterable(map(_holders, places)):
@@ -207,7 +194,7 @@ def seams(timed: Callable[[str, Callable[..., Any]], Callable[..., Any]]) -> Ite
 
 @contextlib.contextmanager
 def _cell(forward: Callable[..., Any], backward: Callable[..., Any]) -> Iterator[None]:
-    """The cell with other loops over its steps."""
+    """Give the cell other loops over its steps."""
     cell = CELLS[CELL]
     CELLS[CELL] = cell._replace(rows_forward=forward, rows_backward=backward)
     try:
@@ -217,7 +204,7 @@ def _cell(forward: Callable[..., Any], backward: Callable[..., Any]) -> Iterator
 
 
 def _holders(place: str) -> list[tuple[Any, str, Any]]:
-    """Everything that holds the function at ``module:name`` or ``module:Class.name``: (owner, name, function). Nothing where there is none."""
+    """Every (owner, name, function) of the function at ``module:name`` or ``module:Class.name``."""
     module_name, _, path = place.partition(":")
     module, (*classes, name) = sys.modules[module_name], path.split(".")  # a step has imported it
     owner = getattr(module, classes[0], None) if classes else module

@@ -1,6 +1,6 @@
-"""An epoch over random data of COCO's size: its time, the share of feeding, and memory along the way.
+"""An epoch over random data of COCO's size: its time, the share of it spent feeding, and memory.
 
-    python tests/coco_sized.py
+    python -m benchmarks.coco_sized
 
 400,000 captions of 82,783 pictures with 512 features each, 1,004 words, in batches of 128: 3,125 steps.
 """
@@ -11,10 +11,11 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.timing import peak_memory
 from xpcap import CaptioningRNN, CaptioningSolver
-from xpcap.bench.machine import peak_memory
 from xpcap.data.dataset import CaptionData, Split
 from xpcap.data.features import fit_scaling
+from xpcap.data.feed import Feed
 from xpcap.data.synthetic import draw_data
 
 PICTURES, D, V, N = 82_783, 512, 1004, 128
@@ -22,7 +23,7 @@ SAMPLES = 8  # of memory
 
 
 def coco_sized(captions: int) -> CaptionData:
-    """Captions as `bench` draws them, each of a random picture."""
+    """Captions as all contenders get them, each of a random picture."""
     rng = np.random.default_rng(0)
     drawn = draw_data(captions, 1, V, seed=0)
     features = rng.standard_normal((PICTURES, D), dtype=np.float32)
@@ -53,10 +54,10 @@ def main() -> None:
     solver = CaptioningSolver(model, data, on_step=sample_memory, progress=True, **rule)
     solver.train()
     seconds = solver.times[0]["train_seconds"]
-    rows = np.random.default_rng(1).permutation(given.captions)[: 200 * N].reshape(-1, N)
+    feed, rows = Feed(data, model.params.flat), np.random.default_rng(1).permutation(given.captions)[: 200 * N].reshape(-1, N)
     start = time.perf_counter()
     for batch in rows:
-        solver._feed.minibatch("train", batch)
+        feed.minibatch("train", batch)
     feeding = (time.perf_counter() - start) / len(rows)
     step = seconds / solver.steps_per_epoch
     print(

@@ -1,8 +1,9 @@
-"""The captioner in NumPy as CS231n teaches it: the baseline for machines without PyTorch. It uses nothing of xpcap.
+"""The captioner in NumPy as CS231n teaches it: the baseline for machines without PyTorch.
 
-It computes every step of every caption, padding included, and masks the loss. Each step multiplies word vectors and state by the weights, keeps
-its cache in a list, and adds up its weight gradients. Adam updates parameter by parameter and makes new arrays. Only sigmoid is faster than the
-course's: a single line.
+It uses nothing of xpcap. It computes every step of every caption, padding included, and masks the loss.
+Each step multiplies word vectors and state by the weights, keeps its cache in a list, and adds up its
+weight gradients. Adam updates parameter by parameter and makes new arrays. Only sigmoid is faster than
+the course's: a single line.
 """
 
 from typing import Any
@@ -21,7 +22,8 @@ class Textbook:
     null, start : ids of these words
     learning_rate : of Adam
     clip : largest global norm of the gradients
-    dropout : share of features, word vectors and hidden states dropped by `step`; masks come from NumPy's global generator
+    dropout : share of features, word vectors and hidden states that `step` drops, by NumPy's global
+        generator
     """
 
     def __init__(self, params: Arrays, null: int, start: int, learning_rate: float, clip: float, dropout: float = 0.0) -> None:
@@ -30,7 +32,7 @@ class Textbook:
         self.configs: dict[str, dict[str, Any]] = {name: {} for name in params}
 
     def loss(self, features: np.ndarray, captions: np.ndarray, dropout: float = 0.0) -> tuple[float, Arrays]:
-        """Loss of features (N, D) and captions (N, T+1), summed over words and averaged over captions, with its gradients."""
+        """Loss of features (N, D) and captions (N, T+1), as the course sums it, and its gradients."""
         p = self.params
         captions_in, captions_out = captions[:, :-1], captions[:, 1:]
         features, _ = dropout_forward(features, dropout)
@@ -49,7 +51,7 @@ class Textbook:
         return loss, grads
 
     def step(self, features: np.ndarray, captions: np.ndarray) -> float:
-        """Take a training step, loss, gradients, clipping and Adam, and return the loss."""
+        """Take a training step: loss, gradients, clipping and Adam. Returns the loss."""
         loss, grads = self.loss(features, captions, self.dropout)
         norm = np.sqrt(sum(float(np.sum(grad**2)) for grad in grads.values()))
         if norm > self.clip:
@@ -59,7 +61,7 @@ class Textbook:
         return loss
 
     def sample(self, features: np.ndarray, max_length: int) -> np.ndarray:
-        """Greedy captions (N, max_length) of features (N, D). All rows run to the last step; words after END are meaningless."""
+        """Greedy captions (N, max_length) of features (N, D); words after END are meaningless."""
         p = self.params
         h = features @ p["W_proj"] + p["b_proj"]
         c = np.zeros_like(h)
@@ -73,7 +75,7 @@ class Textbook:
 
 
 def dropout_forward(x: np.ndarray, share: float) -> tuple[np.ndarray, Any]:
-    """Inverted dropout: x with a share of its elements dropped, and the mask, None if nothing is."""
+    """Inverted dropout: x with a share of its elements dropped, and the mask, or None."""
     if not share:
         return x, None
     mask = (np.random.rand(*x.shape) >= share).astype(x.dtype) / x.dtype.type(1 - share)

@@ -1,10 +1,12 @@
-"""The table of docs/quality.md: each recipe trained with three seeds, and scored on the val split, greedily and by beam search.
+"""The table of docs/quality.md: each recipe trained with three seeds, and scored on the val split, greedily
+and by beam search.
 
-    python tests/quality.py flickr8k.h5 FOLDER [RECIPE...]
-    python tests/quality.py --plot FOLDER PNG [RECIPE...]
+    python -m benchmarks.quality flickr8k.h5 FOLDER [RECIPE...]
+    python -m benchmarks.quality --plot FOLDER PNG [RECIPE...]
 
-Runs and scores gather in FOLDER; what is there already is not made again, so that it can be stopped and given again. Minutes are those of training and
-validation in `times.jsonl`: they mean something if nothing else ran.
+Runs and scores gather in FOLDER; what is there already is not made again, so that it can be stopped and
+given again. Minutes are those of training and validation in `times.jsonl`: they mean something if nothing
+else ran.
 """
 
 import json

@@ -1,16 +1,19 @@
-"""What ranks cost and gain: training steps of one process and of ranks under mpiexec, in processes of their own, in turn, as rows of Markdown.
+"""Training steps of one process and of ranks under mpiexec, in turn, as rows of Markdown.
 
-    python tests/scaling.py [--config NAME...] [--steps N] [--rounds R] [--weak] [--dropout P] [--peer torch]
-    python tests/scaling.py --sums [--steps N] [--rounds R]
+    python -m benchmarks.ranks [--config NAME...] [--steps N] [--rounds R] [--weak] [--dropout P] [--peer torch]
+    python -m benchmarks.ranks --sums [--steps N] [--rounds R]
 
-A contender warms up for 3 steps, then times every step of CaptioningSolver on rank 0. A round gives the median step, a row the median round. All
-contenders share out the configuration's batch of N captions. With --weak every rank has N captions, and the process on all cores as many as the
-fewest ranks together. --peer torch adds PyTorch: one process on all cores, and DistributedDataParallel over gloo.
+A contender warms up for 3 steps, then times every step of CaptioningSolver on rank 0. A round gives the
+median step, a row the median round. All contenders share out the configuration's batch of N captions.
+With --weak every rank has N captions, and the process on all cores as many as the fewest ranks together.
+--peer torch adds PyTorch: one process on all cores, and DistributedDataParallel over gloo.
 
-"summing" is the time that rank 0 spends in the group's sums, and so also waits there. "last to sum" takes, in each step, the rank that spent the
-least: the last to come waits for nobody. PyTorch sums while it computes gradients, so these two are not known of it.
+"summing" is the time that rank 0 spends in the group's sums, and so also waits there. "last to sum"
+takes, in each step, the rank that spent the least: the last to come waits for nobody. PyTorch sums while
+it computes gradients, so these two are not known of it.
 
---sums times the sum alone, of arrays of several sizes. Up to 4 KB it gathers and adds in the order of ranks; above, it is MPI's Allreduce.
+--sums times the sum alone, of arrays of several sizes. Up to 4 KB it gathers and adds in the order of
+ranks; above, it is MPI's Allreduce.
 """
 
 import argparse
@@ -30,15 +33,12 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import xpcap  # before NumPy: xpcap tells BLAS how long idle threads wait
+from benchmarks.timing import THREADS, processor
+from benchmarks.work import CONFIGS, Config, batch_rows, check_same_loss, host_model, make_solver
 from xpcap.backend import Array, array_module
-from xpcap.bench.configs import CLIP, CONFIGS, LEARNING_RATE, SEED, Config
-from xpcap.bench.machine import THREADS, processor
-from xpcap.bench.work import batch_rows, check_same_loss, host_model, make_model
 from xpcap.distributed import Group, join
 from xpcap.models.packing import dealt
 from xpcap.threads import cores
-from xpcap.training import CaptioningSolver
 
 RANKS = (2, 4)
 WARM_UP = 3
@@ -50,12 +50,12 @@ GRACE = 10  # seconds that mpiexec may take to end its ranks
 
 
 class Contender(NamedTuple):
-    """Who takes the steps, on how many ranks, with how many threads each, and how many times N captions a step of theirs has in weak scaling."""
+    """A program that takes the steps, with its ranks and the threads of each."""
 
     who: str
     ranks: int
     threads: int
-    weak: int = 1
+    weak: int = 1  # a step has this many times N captions in weak scaling
 
     def __str__(self) -> str:
         library = self.who if self.who == OURS else f"torch, {self.who}"
@@ -66,7 +66,7 @@ class Contender(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Task:
-    """What a worker is told. Its rank and the number of ranks are PyTorch's alone: to others mpiexec tells them."""
+    """A worker's task. Rank and size are for PyTorch: to others mpiexec tells them."""
 
     who: str
     steps: int
@@ -78,7 +78,7 @@ class Task:
 
 
 class Watched:
-    """A Group that notes how long its sums take, and how many bytes they have."""
+    """A Group that records the seconds and bytes of its sums."""
 
     def __init__(self, group: Group) -> None:
         self.group, self.rank, self.size = group, group.rank, group.size
@@ -106,7 +106,7 @@ def oversubscribed(ranks: int) -> str:
 
 
 def milliseconds(step: Callable[[Any], object], batches: Iterable[Any]) -> float:
-    """The median of the steps behind the warm-up."""
+    """Median of the steps after the warm-up."""
     taken = []
     for batch in batches:
         start = time.perf_counter()
@@ -119,10 +119,7 @@ def our_steps(task: Task) -> dict[str, Any]:
     """Steps of xpcap's solver, alone or on ranks."""
     config, group = Config(**task.config), Watched(join())
     data = config.data(WARM_UP + task.steps)
-    rows, rate = batch_rows(config, data), {"learning_rate": LEARNING_RATE}
-    solver = CaptioningSolver(
-        make_model(config, data), data, update_rule="adam", optim_config=rate, batch_size=config.N, clip_norm=CLIP, seed=SEED, group=group
-    )
+    rows, solver = batch_rows(config, data), make_solver(config, data, group=group)
 
     def step(numbers: Any) -> None:
         group.begin()
@@ -146,7 +143,7 @@ def torch_steps(task: Task) -> dict[str, Any]:
     import torch
     from torch import distributed
 
-    from xpcap.bench import peer_torch
+    from benchmarks import peer_torch
 
     torch.set_num_threads(task.threads)
     config, host = Config(**task.config), torch.device("cpu")
@@ -170,26 +167,10 @@ def torch_steps(task: Task) -> dict[str, Any]:
         model = torch.nn.parallel.DistributedDataParallel(model, gradient_as_bucket_view=True)
         summed = sum(value.nbytes for value in model.parameters())
     check_same_loss(float(loss), ours, whole[0], f"{config.name}, torch {task.who}, {task.size} process(es)")
-    taken = milliseconds(torch_step(model), batches)
+    taken = milliseconds(peer_torch.training_step(model), batches)
     if task.size > 1:
         distributed.destroy_process_group()
     return {"ms": taken, "threads": torch.get_num_threads(), "bytes": summed, "summing": None, "last": None}
-
-
-def torch_step(model: Any) -> Callable[[Any], object]:
-    """A step as in bench.peer_torch.train."""
-    import torch
-
-    optimizer = torch.optim.Adam(model.parameters(), lr=LEARNING_RATE, fused=True)
-
-    def step(batch: Any) -> None:
-        loss = model(batch)
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), CLIP)
-        optimizer.step()
-
-    return step
 
 
 def sums(task: Task) -> dict[str, float]:
@@ -202,7 +183,7 @@ def sums(task: Task) -> dict[str, float]:
 
 
 def work(text: str) -> None:
-    """What a worker does. The first rank prints a line of JSON."""
+    """Do a worker's task; the first rank prints a line of JSON."""
     task = Task(**json.loads(text))
     answer = {OURS: our_steps, SUMS: sums}.get(task.who, torch_steps)(task)
     if (task.rank or join().rank) == 0:
@@ -217,10 +198,10 @@ def free_port() -> int:
 
 
 def commands(task: Task, ranks: int) -> list[list[str]]:
-    """The command lines that do a task: one, or for PyTorch one for each process."""
+    """Command lines that do a task: one, or for PyTorch one for each process."""
 
     def worker(task: Task, *before: str) -> list[str]:
-        return [sys.executable, *before, __file__, "--worker", json.dumps(dataclasses.asdict(task))]
+        return [sys.executable, *before, "-m", "benchmarks.ranks", "--worker", json.dumps(dataclasses.asdict(task))]
 
     if task.who in LAYOUTS:
         port = free_port()
@@ -231,15 +212,15 @@ def commands(task: Task, ranks: int) -> list[list[str]]:
 
 
 def environment(one_thread: bool) -> dict[str, str]:
-    """This process's, with one thread for BLAS, or as many as it finds cores and as ranks leave it."""
+    """This process's environment, with one thread for BLAS, or as many as cores and ranks allow."""
     own = {name: value for name, value in os.environ.items() if name not in (*THREADS, "MKL_NUM_THREADS")}
-    path = [str(Path(xpcap.__file__).parents[1]), *filter(None, [own.get("PYTHONPATH")])]
+    path = [str(Path(__file__).parents[1]), *filter(None, [own.get("PYTHONPATH")])]
     own |= {"PYTHONPATH": os.pathsep.join(path), "XPCAP_BACKEND": "numpy"}
     return {**own, "OPENBLAS_NUM_THREADS": "1"} if one_thread else own
 
 
 def ask(task: Task, ranks: int) -> dict[str, Any]:
-    """Start the processes of a task and return what the first one prints. None of them is left behind."""
+    """The answer of a task's processes, of which none is left behind."""
     lines, seconds = commands(task, ranks), 120 + 20 * task.steps
     own = environment(one_thread=task.who == OURS and ranks == task.threads == 1)
     with contextlib.ExitStack() as stack:
@@ -259,7 +240,7 @@ def ask(task: Task, ranks: int) -> dict[str, Any]:
 
 
 def end(process: "subprocess.Popen[str]") -> None:
-    """End a process that runs on: ask it to end, as mpiexec needs to end its ranks, and kill it if it does not."""
+    """Terminate a process, since mpiexec has to end its ranks, and kill it if it does not end."""
     if process.poll() is not None:
         return
     process.terminate()

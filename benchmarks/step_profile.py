@@ -1,8 +1,11 @@
-"""Where a training step's time goes on a card: the host's and the device's, divided among the parts that host_time names.
+"""Profile of a training step on a card: the host's time and the device's, by the parts of host_time.
 
-Marks are set wherever one part gives way to another: the host's clock is read and an event recorded. An event's time is when the device gets to
-it, so idle time would count as that of the part that it waited for. To keep it from idling, it multiplies large matrices first, until the host
-has handed over the whole step.
+    python -m benchmarks.step_profile
+
+Marks are set wherever one part gives way to another: the host's clock is read and an event recorded. An
+event's time is when the device gets to it, so idle time would count as that of the part that it waited
+for. To keep it from idling, it multiplies large matrices first, until the host has handed over the whole
+step.
 """
 
 import functools
@@ -16,11 +19,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from benchmarks.host_time import PARTS, REST, seams
+from benchmarks.timing import device_clock
+from benchmarks.work import CONFIGS, Config, batch_rows, make_solver
 from xpcap.backend import array_module, get_backend, use_backend
-from xpcap.bench.configs import CONFIGS, Config
-from xpcap.bench.host_time import PARTS, REST, seams
-from xpcap.bench.timing import device_clock
-from xpcap.bench.work import batch_rows, make_solver
 from xpcap.errors import BackendError, OptionError
 from xpcap.training.solver import CaptioningSolver
 
@@ -30,8 +32,11 @@ PRODUCT = 2048  # size of the matrices that keep the device busy
 Times = dict[str, float]  # milliseconds by part
 
 
-class StepParts(NamedTuple):
-    """A training step of one configuration by part; medians over steps. Setting the marks counts: a few microseconds for each change of part."""
+class StepProfile(NamedTuple):
+    """A training step of one configuration by part; medians over steps.
+
+    Setting the marks counts: a few microseconds for each change of part.
+    """
 
     config: Config
     host: Times
@@ -39,7 +44,7 @@ class StepParts(NamedTuple):
 
 
 class Marks:
-    """When each part of a step began, on the host and on the device."""
+    """Beginnings of the parts of a step, on the host and on the device."""
 
     def __init__(self, xp: ModuleType) -> None:
         self._xp = xp
@@ -52,7 +57,7 @@ class Marks:
         self.mark(REST)
 
     def mark(self, part: str) -> None:
-        """From now on `part` is running."""
+        """Let `part` run from now on."""
         k = len(self._marks)
         if k == len(self._events):
             self._events.append(self._xp.cuda.Event())
@@ -85,8 +90,8 @@ class Marks:
         return host, device
 
 
-def parts(configs: Sequence[Config], steps: int = STEPS, warm_up: int = WARM_UP) -> list[StepParts]:
-    """Time the parts of a training step on the current backend, a device.
+def step_profiles(configs: Sequence[Config], steps: int = STEPS, warm_up: int = WARM_UP) -> list[StepProfile]:
+    """Profile a training step of each configuration on the current backend, a device.
 
     Raises
     ------
@@ -94,13 +99,13 @@ def parts(configs: Sequence[Config], steps: int = STEPS, warm_up: int = WARM_UP)
     """
     xp = array_module()
     if xp is np:
-        raise OptionError(f"parts: backend is {get_backend()}, expected cupy: a device's events divide the step")
+        raise OptionError(f"step_profiles: backend is {get_backend()}, expected cupy: a device's events divide the step")
     marks = Marks(xp)
     with seams(marks.timed):
-        return [_parts_of(marks, config, _Ahead(xp), steps, warm_up) for config in configs]
+        return [_profile(marks, config, _Ahead(xp), steps, warm_up) for config in configs]
 
 
-def _parts_of(marks: Marks, config: Config, ahead: "_Ahead", steps: int, warm_up: int) -> StepParts:
+def _profile(marks: Marks, config: Config, ahead: "_Ahead", steps: int, warm_up: int) -> StepProfile:
     data = config.data(warm_up + steps)
     solver, rows = make_solver(config, data), batch_rows(config, data)
     for captions in rows[:warm_up]:
@@ -108,7 +113,7 @@ def _parts_of(marks: Marks, config: Config, ahead: "_Ahead", steps: int, warm_up
     last = sum(host.values())
     found = [_step(marks, solver, captions, functools.partial(ahead.keep_busy, 2 * last)) for captions in rows[warm_up:]]
     medians = [{part: statistics.median(times[k][part] for times in found) for part in PARTS} for k in range(2)]
-    return StepParts(config, *medians)
+    return StepProfile(config, *medians)
 
 
 def _step(marks: Marks, solver: CaptioningSolver, captions: np.ndarray, before: Callable[[], object]) -> tuple[Times, Times]:
@@ -128,7 +133,7 @@ class _Ahead:
         self._ms = statistics.median(clock(self._multiply) for _ in range(3))
 
     def keep_busy(self, ms: float) -> None:
-        """Hand over products that take the device at least so many milliseconds."""
+        """Hand over products that take the device at least `ms` milliseconds."""
         for _ in range(math.ceil(ms / self._ms)):
             self._multiply()
 
@@ -136,8 +141,8 @@ class _Ahead:
         self._xp.dot(self._x, self._x, out=self._out)
 
 
-def parts_rows(results: Sequence[StepParts]) -> list[tuple[str, ...]]:
-    """A table: a row of headings, then two rows for each configuration, its host and device times in microseconds."""
+def profile_rows(results: Sequence[StepProfile]) -> list[tuple[str, ...]]:
+    """A table: headings, then a row of host and of device microseconds for each configuration."""
     lines = [("config", "", "step us", *PARTS)]
     for result in results:
         for where, times in (("host", result.host), ("device", result.device)):
@@ -151,7 +156,7 @@ def main() -> None:
         use_backend("cupy")
     except BackendError as error:
         sys.exit(str(error))
-    rows = parts_rows(parts([CONFIGS[name] for name in USUAL_CONFIGS]))
+    rows = profile_rows(step_profiles([CONFIGS[name] for name in USUAL_CONFIGS]))
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     print("\n".join("  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in rows))
 

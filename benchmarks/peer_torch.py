@@ -1,9 +1,11 @@
-"""The PyTorch peer: the same captioner, training step and sampling, in idiomatic PyTorch. Only this file imports torch, and it is imported late.
+"""The PyTorch peer: the same captioner, training step and sampling, in idiomatic PyTorch.
 
-It uses nn.Embedding, nn.LSTM (cuDNN's on a GPU), nn.Linear, nn.Dropout if there is any, cross_entropy that ignores NULL, clip_grad_norm_ and fused Adam: eager, float32,
-TF32 off. Whatever can be prepared is prepared before timing, in PyTorch's favour: batches are on the device, time-major, cut to their longest
-caption, and for the packed layout sorted and packed. Sampling runs nn.LSTM one step at a time in inference mode. On two cores that took up to
-20 % less time than torch.lstm_cell or nn.LSTMCell for 100 to 500 captions, and the same for 10 or 1,000.
+It uses nn.Embedding, nn.LSTM (cuDNN's on a GPU), nn.Linear, nn.Dropout if there is any, cross_entropy
+that ignores NULL, clip_grad_norm_ and fused Adam: eager, float32, TF32 off. Whatever can be prepared is
+prepared before timing, in PyTorch's favour: batches are on the device, time-major, cut to their longest
+caption, and for the packed layout sorted and packed. Sampling runs nn.LSTM one step at a time in
+inference mode. On two cores that took up to 20 % less time than torch.lstm_cell or nn.LSTMCell for 100 to
+500 captions, and the same for 10 or 1,000.
 """
 
 from collections.abc import Callable
@@ -14,10 +16,22 @@ import torch
 from torch.nn.functional import cross_entropy
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence
 
+from benchmarks.timing import host_clock
+from benchmarks.work import (
+    CLIP,
+    LEARNING_RATE,
+    LENGTH_PENALTY,
+    MOST_WORDS,
+    WIDTH,
+    Config,
+    Job,
+    Sample,
+    check_same_loss,
+    host_batches,
+    host_model,
+    make_ending_model,
+)
 from xpcap.backend import to_numpy
-from xpcap.bench.configs import CLIP, LEARNING_RATE, LENGTH_PENALTY, MOST_WORDS, WIDTH, Config
-from xpcap.bench.timing import host_clock
-from xpcap.bench.work import Job, Sample, check_same_loss, host_batches, host_model, make_speaker
 from xpcap.data.dataset import CaptionData
 from xpcap.errors import BackendError
 from xpcap.models import CaptioningRNN
@@ -35,7 +49,10 @@ class Batch(NamedTuple):
 
 
 class Captioner(torch.nn.Module):
-    """CaptioningRNN with an LSTM, in PyTorch's layers. nn.LSTM trains two biases; one starts as ours, the other at zero."""
+    """CaptioningRNN with an LSTM, in PyTorch's layers.
+
+    nn.LSTM trains two biases; one starts as ours, the other at zero.
+    """
 
     def __init__(self, D: int, W: int, H: int, V: int, null: int, dropout: float = 0.0) -> None:
         super().__init__()
@@ -62,7 +79,10 @@ class Captioner(torch.nn.Module):
         return self.drop(self.embed(words))
 
     def sample(self, features: torch.Tensor, start: int, end: int, drop: bool) -> torch.Tensor:
-        """Greedy captions (n, MOST_WORDS) of features (n, D), NULL after END. `drop` removes ended captions from the batch; else they stay."""
+        """Greedy captions (n, MOST_WORDS) of features (n, D), NULL after END.
+
+        With `drop` a caption leaves the batch as it ends, else it stays.
+        """
         n = len(features)
         h = self.project(features)[None]  # (1, n, H)
         state = (h, torch.zeros_like(h))
@@ -82,10 +102,11 @@ class Captioner(torch.nn.Module):
         return captions
 
     def search(self, features: torch.Tensor, start: int, end: int, drop: bool) -> torch.Tensor:
-        """The best captions (n, MOST_WORDS) of a beam search for features (n, D), NULL after END. `drop` removes pictures that are done from the batch.
+        """The best captions (n, MOST_WORDS) of a beam search for features (n, D), NULL after END.
 
-        The rule is xpcap's: a hypothesis that ends leaves, and the beam is narrower by one; a picture is done once no hypothesis left can come
-        above the best caption. A hypothesis that is not there has the total -inf.
+        The rule is xpcap's: a hypothesis that ends leaves, and the beam is narrower by one; a picture
+        is done once no hypothesis left can come above the best caption, and with `drop` leaves the
+        batch. A hypothesis that is not there has the total -inf.
         """
         n, k, V, device = len(features), WIDTH, self.vocabulary.out_features, features.device
         h = self.project(features)[None]
@@ -129,7 +150,7 @@ class Captioner(torch.nn.Module):
 
 
 class Attentive(Captioner):
-    """CaptioningRNN that attends: nn.LSTMCell over word vector and context, step by step, for the captions that are alive."""
+    """CaptioningRNN that attends: nn.LSTMCell over word vector and context, step by step."""
 
     def __init__(self, D: int, W: int, H: int, V: int, null: int, dropout: float = 0.0) -> None:
         super().__init__(D, W, H, V, null, dropout)
@@ -194,7 +215,7 @@ def about(backend: str) -> dict[str, str]:
 
 
 def check_usable() -> None:
-    """Raise a BackendError if this PyTorch cannot use a GPU."""
+    """Check that this PyTorch can use a GPU; if not, a BackendError."""
     if not torch.cuda.is_available():
         raise BackendError(f"bench: torch {torch.__version__} finds no CUDA device, expected one to time torch on; is it a build for the CPU?")
 
@@ -206,7 +227,7 @@ def device_of(backend: str) -> torch.device:
 
 
 def train(config: Config, data: CaptionData, backend: str, layout: str) -> Job:
-    """Put model, optimiser and batches on the device. Check the loss, without dropout, against xpcap's on NumPy before anything is timed."""
+    """Put model, optimiser and batches on the device; check the loss against xpcap's on NumPy."""
     device = _prepare(backend)
     on_gpu = device.type == "cuda"
     host, ours = host_batches(config, data), host_model(config, data)
@@ -214,32 +235,38 @@ def train(config: Config, data: CaptionData, backend: str, layout: str) -> Job:
     batches = [LAYOUTS[layout](features, captions, data.vocabulary.null, device) for features, captions in host]
     check_same_loss(float(model.eval()(batches[0]).detach()), ours, host[0], f"{config.name}, torch {layout}")
     model.train()
+    step = training_step(model)
+    return Job(lambda k: step(batches[k]), device_clock if on_gpu else host_clock, lambda: torch.cuda.max_memory_reserved() if on_gpu else None)
+
+
+def training_step(model: torch.nn.Module) -> Callable[[Batch], torch.Tensor]:
+    """A training step, which returns the loss: gradients, clipping and fused Adam."""
     optimizer = torch.optim.Adam(model.parameters(), lr=LEARNING_RATE, fused=True)
 
-    def step(k: int) -> torch.Tensor:
-        loss: torch.Tensor = model(batches[k])
+    def step(batch: Batch) -> torch.Tensor:
+        loss: torch.Tensor = model(batch)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), CLIP)
         optimizer.step()
         return loss
 
-    return Job(step, device_clock if on_gpu else host_clock, lambda: torch.cuda.max_memory_reserved() if on_gpu else None)
+    return step
 
 
 def sample(config: Config, data: CaptionData, backend: str, layout: str) -> Sample:
-    """Sample captions on the device. `padded` keeps all captions until the last one ends; `packed` drops each as it ends."""
-    return _say(config, data, backend, layout, Captioner.sample)
+    """Greedy captions on the device: `padded` keeps all until the last one ends, `packed` drops each."""
+    return _decode(config, data, backend, layout, Captioner.sample)
 
 
 def search(config: Config, data: CaptionData, backend: str, layout: str) -> Sample:
-    """Search for captions on the device. `padded` keeps all pictures until the last one is done; `packed` drops each as it is done."""
-    return _say(config, data, backend, layout, Captioner.search)
+    """Beam search on the device: `padded` keeps all pictures until the last is done, `packed` drops each."""
+    return _decode(config, data, backend, layout, Captioner.search)
 
 
-def _say(config: Config, data: CaptionData, backend: str, layout: str, way: Callable[..., torch.Tensor]) -> Sample:
+def _decode(config: Config, data: CaptionData, backend: str, layout: str, way: Callable[..., torch.Tensor]) -> Sample:
     device = _prepare(backend)
-    model = _captioner(config, host_model(config, data, make_speaker), device).eval()
+    model = _captioner(config, host_model(config, data, make_ending_model), device).eval()
     features, vocabulary = torch.from_numpy(config.pictures()).to(device), data.vocabulary
 
     def captions_of_pictures() -> np.ndarray:
@@ -251,7 +278,7 @@ def _say(config: Config, data: CaptionData, backend: str, layout: str, way: Call
 
 
 def _prepare(backend: str) -> torch.device:
-    """Turn TF32 off, empty the device, and return it."""
+    """The device, emptied, with TF32 off."""
     device = device_of(backend)
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
     if device.type == "cuda":

@@ -1,18 +1,163 @@
-"""Real cupy arrays over fake pointers: shapes, slices and views are cupy's own, what would reach the driver is a stub.
+"""A stand-in for CuPy that computes nothing: real cupy arrays over fake pointers, and calls that only
+take the time that is published.
 
-Nothing is computed: a read returns ones. What is not modelled raises a NotImplementedError.
+Shapes, slices and views are cupy's own; what would reach the driver is a stub, which a meter counts. A
+read returns ones. What is not modelled raises a NotImplementedError. Unlike the emulated device of the
+tests, which computes everything with NumPy, it leaves our own Python as the only other thing that takes
+time.
 """
 
 import contextlib
 import functools
+import math
+import time
 from collections.abc import Callable, Iterator
 from types import ModuleType, SimpleNamespace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from xpcap.backend import import_cupy, stand_in
-from xpcap.bench.fake_device import Meter, StandIn, not_modelled, replaced
+
+# What calls cost
+
+
+class Cost(NamedTuple):
+    """Time that the host is busy with one call."""
+
+    microseconds: float
+    source: str
+
+
+COSTS = {
+    "kernel": Cost(8.5, "a launch through CuPy's RawKernel: 8 to 9 are published"),
+    "dot": Cost(14.0, "`cupy.dot`: 12 to 16 are published"),
+    "gemm": Cost(
+        6.0,
+        "a raw cuBLAS call, assumed: a plain driver launch, published as 4 to 6, and cuBLAS's choice of an algorithm",
+    ),
+    "ufunc": Cost(
+        11.0,
+        "a ufunc, reduction, copy or memset: 11 in CuPy's pull request 3298 (2020); 19 to 20 in 8457 (2025)",
+    ),
+    "index": Cost(
+        15.0,
+        "reading or writing at an index array, assumed: more than a ufunc, since indices are checked and arranged",
+    ),
+    "transfer": Cost(10.0, "a copy from the host, assumed"),
+    "event": Cost(2.0, "recording an event or asking for it, assumed"),
+    "read": Cost(10.0, "a copy to the host, assumed, without the wait for the device"),
+    "allocation": Cost(2.0, "an array from CuPy's pool, assumed; a call that returns a fresh array includes it"),
+}
+# What is handed to the driver; reads wait, and are counted apart
+CALLS = ("kernel", "dot", "gemm", "ufunc", "index", "transfer")
+
+
+class Meter:
+    """A count of calls by kind, and of the seconds that passed in stubs.
+
+    Parameters
+    ----------
+    ndarray, memory : CuPy's array type and its module of memory
+    """
+
+    def __init__(self, ndarray: Any, memory: ModuleType) -> None:
+        self.counts = dict.fromkeys(COSTS, 0)
+        self.seconds = 0.0
+        self.ndarray, self._memory, self._free = ndarray, memory, 1 << 40
+        self._costs = {kind: 1e-6 * cost.microseconds for kind, cost in COSTS.items()}
+        self._entry = self._time_of_entry()
+
+    @property
+    def calls(self) -> int:
+        """Calls that reached the driver."""
+        return sum(self.counts[kind] for kind in CALLS)
+
+    def _time_of_entry(self) -> float:
+        """Seconds of entering and leaving a stub, which `take` does not see: a call's time, not ours."""
+        self._entry, calls = 0.0, 2000
+        stub = self.stub("entry", lambda *_: None)
+        self._costs["entry"], self.counts["entry"] = 0.0, 0
+        times = []
+        for _ in range(5):
+            self.seconds, start = 0.0, time.perf_counter()
+            for _ in range(calls):
+                stub((1,), (2,), ())
+            times.append((time.perf_counter() - start - self.seconds) / calls)
+        del self._costs["entry"], self.counts["entry"]
+        self.seconds = 0.0
+        return min(times)
+
+    def take(self, kind: str, start: float) -> None:
+        """Count a call whose stub began at `start` (of perf_counter); spin until its time has passed."""
+        self.counts[kind] += 1
+        end = start + self._costs[kind] - self._entry
+        while (now := time.perf_counter()) < end:
+            pass
+        self.seconds += now - start + self._entry
+
+    def stub(self, kind: str, result: Callable[..., Any]) -> Callable[..., Any]:
+        """A function that takes the time of a call of that kind and returns what `result` returns."""
+
+        def call(*args: Any, **kwargs: Any) -> Any:
+            start = time.perf_counter()
+            value = result(*args, **kwargs)
+            self.take(kind, start)
+            return value
+
+        return call
+
+    def array(self, shape: Any, dtype: Any) -> Any:
+        """A fresh array as the result of a stub, at an address of its own. Counts an allocation."""
+        self.counts["allocation"] += 1
+        size = max(1, math.prod(shape if isinstance(shape, tuple) else (shape,)) * np.dtype(dtype).itemsize)
+        pointer = self._memory.MemoryPointer(self._memory.UnownedMemory(self._free, size, None, 0), 0)
+        self._free += -(-size // 512) * 512
+        return self.ndarray(shape, dtype, pointer)
+
+    def empty(self, shape: Any, dtype: Any = float) -> Any:
+        """cupy.empty: nothing reaches the driver where the pool has memory."""
+        start = time.perf_counter()
+        value = self.array(shape, dtype)
+        self.counts["allocation"] -= 1  # `take` counts it
+        self.take("allocation", start)
+        return value
+
+
+class StandIn(ModuleType):
+    """A module of a few members; asking for others raises that they are not modelled."""
+
+    def __init__(self, name: str, **members: Any) -> None:
+        super().__init__(name)
+        vars(self).update(members)
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("_"):
+            raise AttributeError(f"module {self.__name__!r} has no attribute {name!r}")
+        raise not_modelled(f"{self.__name__}.{name}")
+
+
+def not_modelled(what: str) -> NotImplementedError:
+    """The error for a call that would run on a real device, or fail without one."""
+    return NotImplementedError(f"fake device: {what} is not modelled, expected a call that a training step makes; add it to benchmarks/fake_cupy.py")
+
+
+@contextlib.contextmanager
+def replaced(owner: Any, name: str, value: Any) -> Iterator[None]:
+    """An attribute of a module or class replaced inside the ``with``."""
+    missing = object()
+    before = vars(owner).get(name, missing)
+    setattr(owner, name, value)
+    try:
+        yield
+    finally:
+        if before is missing:
+            delattr(owner, name)
+        else:
+            setattr(owner, name, before)
+
+
+# Arrays and functions
 
 OPERATORS = {
     "add": "add", "sub": "subtract", "mul": "multiply", "truediv": "true_divide", "and": "bitwise_and", "or": "bitwise_or",
@@ -20,8 +165,13 @@ OPERATORS = {
 COMPARISONS = {"lt": "less", "le": "less_equal", "gt": "greater", "ge": "greater_equal", "eq": "equal", "ne": "not_equal"}
 UNARY = {"neg": "negative", "abs": "absolute", "invert": "invert"}
 REDUCTIONS = ("sum", "max", "min", "argmax", "mean", "all", "any")
-UNTOUCHED = ("view", "transpose", "swapaxes", "squeeze", "__len__", "__iter__", "__init__", "__new__", "__array_finalize__", "__class_getitem__")
-CONSTANTS = ("newaxis", "pi", "e", "inf", "nan", "dtype", "finfo", "iinfo", "ndarray", "ufunc", "__version__")
+UNTOUCHED = (
+    "view", "transpose", "swapaxes", "squeeze",
+    "__len__", "__iter__", "__init__", "__new__", "__array_finalize__", "__class_getitem__",
+)  # fmt: skip
+CONSTANTS = (
+    "newaxis", "pi", "e", "inf", "nan", "dtype", "finfo", "iinfo", "ndarray", "ufunc", "__version__",
+)  # fmt: skip
 SHAPES = (np.shape, np.ndim, np.size)  # of NumPy: they look at no element
 FREE, TOTAL = 64 << 30, 80 << 30  # bytes of the device: features are resident
 Function = Callable[..., Any]
@@ -29,7 +179,7 @@ Function = Callable[..., Any]
 
 @contextlib.contextmanager
 def fake_device() -> Iterator[Meter]:
-    """The fake device is the backend inside the ``with``, for the whole process. Everything is as before afterwards.
+    """The fake device as the backend inside the ``with``, for the whole process.
 
     Raises
     ------
@@ -49,7 +199,7 @@ def fake_device() -> Iterator[Meter]:
 
 @functools.cache
 def _dtype(name: str, kinds: tuple[Any, ...]) -> Any:
-    """The dtype of a ufunc's result for operands of these dtypes; a Python or NumPy scalar stands as its type."""
+    """Dtype of a ufunc's result for operands of these dtypes; a scalar is given by its type."""
     return getattr(np, name)(*(np.empty(0, kind) if isinstance(kind, np.dtype) else kind(1) for kind in kinds)).dtype
 
 
@@ -62,13 +212,13 @@ def _reduced(name: str, shape: tuple[int, ...], dtype: Any, axis: Any, keepdims:
 
 
 def _is_indexed(index: Any) -> bool:
-    """Whether an index holds arrays or lists, and not just numbers and slices."""
+    """True if an index holds arrays or lists, and not just numbers and slices."""
     parts = index if isinstance(index, tuple) else (index,)
     return any(hasattr(part, "dtype") or isinstance(part, list) for part in parts)
 
 
 def _picked_shape(shape: tuple[int, ...], index: Any) -> tuple[int, ...]:
-    """The shape of x[index] for one index array, or one for each of the first axes."""
+    """Shape of x[index] for one index array, or one for each of the first axes."""
     arrays = index if isinstance(index, tuple) else (index,)
     if any(isinstance(x, (list, np.ndarray)) or getattr(x, "dtype", np.dtype(bool)).kind not in "iu" for x in arrays):
         raise not_modelled("an index other than integer arrays on the device")
@@ -79,7 +229,7 @@ def _picked_shape(shape: tuple[int, ...], index: Any) -> tuple[int, ...]:
 
 
 def _methods(ndarray: Any, meter: Meter) -> dict[str, Any]:
-    """Methods by name: stubs, and for what is not modelled an error. Views and properties stay cupy's own."""
+    """Methods by name: stubs, or an error where not modelled. Views and properties stay cupy's own."""
     refused = {name: _refuse(f"cupy.ndarray.{name}") for name, value in vars(ndarray.__mro__[1]).items() if _is_method(name, value)}
     return {**refused, **_operators(meter), **_indexing(ndarray, meter), **_reads(meter), **_copies(ndarray, meter)}
 
@@ -165,7 +315,7 @@ def _written(self: Any, index: Any, value: Any) -> None:
 
 
 def _reads(meter: Meter) -> dict[str, Function]:
-    """Ways to look at elements: all of them wait for the device."""
+    """Methods that read elements: all of them wait for the device."""
     results: dict[str, Function] = {
         "get": lambda self, **_: np.ones(self.shape, self.dtype),
         "tolist": lambda self: np.ones(self.shape, self.dtype).tolist(),
@@ -217,7 +367,7 @@ class Ufunc:
 
 
 def _module(cupy: ModuleType, meter: Meter) -> StandIn:
-    """What stands in for the package."""
+    """The module that stands in for cupy."""
     types = {name: value for name, value in vars(cupy).items() if isinstance(value, type) and issubclass(value, np.generic)}
     ufuncs = {name: Ufunc(name, meter) for name, value in vars(cupy).items() if isinstance(value, cupy.ufunc)}
     pool = StandIn("pool", free_bytes=lambda: 0)
@@ -249,13 +399,13 @@ def _cuda(meter: Meter) -> StandIn:
 
 
 def _event(meter: Meter) -> Function:
-    """cupy.cuda.Event: recording one and asking for it cost the host little, and nobody waits, as the device is never behind."""
+    """cupy.cuda.Event: little work for the host, and no wait, as the device is never behind."""
     call = meter.stub("event", lambda *_: None)
     return lambda disable_timing=False: SimpleNamespace(record=call, synchronize=call)
 
 
 def _creation(meter: Meter) -> dict[str, Function]:
-    """Functions that make arrays; all but `empty` launch a kernel or a memset."""
+    """Functions that create arrays; all but `empty` launch a kernel or a memset."""
     filled = meter.stub("ufunc", lambda shape, dtype=float: meter.array(shape, dtype))
     filled_like = meter.stub("ufunc", lambda a, dtype=None: meter.array(a.shape, dtype or a.dtype))
     return {

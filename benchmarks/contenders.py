@@ -7,23 +7,25 @@ from typing import NamedTuple
 
 import numpy as np
 
-from xpcap.backend import Array, array_module, asarray, get_backend, use_backend
-from xpcap.bench.configs import CLIP, LEARNING_RATE, MOST_WORDS, Config
-from xpcap.bench.machine import peak_memory
-from xpcap.bench.textbook import Textbook
-from xpcap.bench.timing import clock_of, host_clock
-from xpcap.bench.work import (
+from benchmarks.textbook import Textbook
+from benchmarks.timing import clock_of, host_clock, peak_memory
+from benchmarks.work import (
     BEAM,
+    CLIP,
+    LEARNING_RATE,
+    MOST_WORDS,
+    Config,
     Job,
     Sample,
     batch_rows,
     check_same_loss,
     host_batches,
     host_model,
+    make_ending_model,
     make_model,
     make_solver,
-    make_speaker,
 )
+from xpcap.backend import Array, array_module, asarray, get_backend, use_backend
 from xpcap.data.dataset import CaptionData
 from xpcap.data.features import fit_scaling
 from xpcap.data.feed import Feed
@@ -31,7 +33,7 @@ from xpcap.models import CaptioningRNN
 
 
 class Contender(NamedTuple):
-    """How a contender prepares to train, to sample, and to search. The last argument names a backend; PyTorch uses the device that it stands for."""
+    """How a contender prepares to train, to sample and to search, on the device of a backend."""
 
     train: Callable[[Config, CaptionData, str], Job]
     sample: Callable[[Config, CaptionData, str], Sample]
@@ -39,9 +41,10 @@ class Contender(NamedTuple):
 
 
 def train_xpcap(config: Config, data: CaptionData, backend: str) -> Job:
-    """xpcap's solver. On a GPU the features are already in device memory; captions are packed and sent in each step.
+    """xpcap's solver. On a GPU features are in its memory before; a step packs and sends captions.
 
-    `solver.step` returns a copy of the loss: on a GPU one call and one small allocation that a step of `train` has not.
+    `solver.step` returns a copy of the loss: on a GPU one call and one small allocation that a step of
+    `train` has not.
     """
     use_backend(backend)
     xp = array_module()
@@ -71,7 +74,7 @@ def _check_device(config: Config, data: CaptionData) -> None:
 
 
 def _feeder(data: CaptionData, like: Array, rows: np.ndarray) -> Callable[[int], object]:
-    """A function that prepares batch k as `train` does by default, with standardised features."""
+    """A function that prepares batch k as `train` does by default: features are standardised."""
     feed = Feed(replace(data, scaling=fit_scaling("standardize", data.split("train").features)), like)
     return lambda k: feed.minibatch("train", rows[k])
 
@@ -79,14 +82,14 @@ def _feeder(data: CaptionData, like: Array, rows: np.ndarray) -> Callable[[int],
 def sample_xpcap(config: Config, data: CaptionData, backend: str) -> Sample:
     """xpcap's captioner: all pictures at once, dropping captions as they end."""
     use_backend(backend)
-    model, pictures = make_speaker(config, data), asarray(config.pictures())
+    model, pictures = make_ending_model(config, data), asarray(config.pictures())
     return lambda: model.sample(pictures, max_length=MOST_WORDS)
 
 
 def search_xpcap(config: Config, data: CaptionData, backend: str) -> Sample:
-    """xpcap's beam search over all pictures at once, dropping hypotheses as they end and pictures as they are done."""
+    """xpcap's beam search over all pictures at once, dropping hypotheses and pictures as they end."""
     use_backend(backend)
-    model, pictures = make_speaker(config, data), asarray(config.pictures())
+    model, pictures = make_ending_model(config, data), asarray(config.pictures())
     return lambda: model.sample(pictures, policy=BEAM)
 
 
@@ -99,8 +102,8 @@ def train_textbook(config: Config, data: CaptionData, backend: str) -> Job:
 
 
 def sample_textbook(config: Config, data: CaptionData, backend: str) -> Sample:
-    """The textbook captioner. It never stops early; words after END are cut off afterwards, as the course does when decoding ids."""
-    course, pictures = _textbook(host_model(config, data, make_speaker)), config.pictures()
+    """The textbook captioner, which never stops early: words after END are cut off afterwards."""
+    course, pictures = _textbook(host_model(config, data, make_ending_model)), config.pictures()
     end, null = data.vocabulary.end, data.vocabulary.null
 
     def sample() -> np.ndarray:
@@ -117,20 +120,20 @@ def _textbook(ours: CaptioningRNN, dropout: float = 0.0) -> Textbook:
 
 
 def torch(layout: str) -> Contender:
-    """PyTorch with a layout, `padded` or `packed`. It imports torch only when it is timed, and never CuPy."""
+    """PyTorch with a layout, `padded` or `packed`, imported only where it is timed."""
 
     def train(config: Config, data: CaptionData, backend: str) -> Job:
-        from xpcap.bench import peer_torch
+        from benchmarks import peer_torch
 
         return peer_torch.train(config, data, backend, layout)
 
     def sample(config: Config, data: CaptionData, backend: str) -> Sample:
-        from xpcap.bench import peer_torch
+        from benchmarks import peer_torch
 
         return peer_torch.sample(config, data, backend, layout)
 
     def search(config: Config, data: CaptionData, backend: str) -> Sample:
-        from xpcap.bench import peer_torch
+        from benchmarks import peer_torch
 
         return peer_torch.search(config, data, backend, layout)
 
