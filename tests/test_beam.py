@@ -194,10 +194,10 @@ def test_largest_are_in_falling_order_and_leave_the_array_as_it_was(rng: np.rand
     [
         ({"n_best": 6}, r"`n_best` is 6, expected at most 5, as in `width`"),
         ({"groups": 2}, r"`groups` is 2, expected a divisor of `width`, 5"),
-        ({"width": 0}, r"`width` is 0, expected at least 1"),
+        ({"width": 0}, r"`width` is 0, expected a whole number of at least 1"),
         ({"width": "5"}, r"`width` is '5', expected a whole number of at least 1"),
         ({"n_best": 2.0}, r"`n_best` is 2\.0, expected a whole number of at least 1"),
-        ({"length_penalty": -0.1}, r"`length_penalty` is -0\.1, expected 0\.\.10"),
+        ({"length_penalty": -0.1}, r"`length_penalty` is -0\.1, expected a number in 0\.\.10"),
         ({"length_penalty": float("nan")}, r"`length_penalty` is nan"),
         ({"diversity": float("inf")}, r"`diversity` is inf"),
     ],

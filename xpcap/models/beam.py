@@ -7,8 +7,8 @@ from typing import NamedTuple
 import numpy as np
 
 from xpcap.backend import Array, get_array_module
-from xpcap.errors import OptionError
-from xpcap.models.policies import Choice, Chooser, Policy, Special, check_number
+from xpcap.errors import OptionError, check_number, check_whole
+from xpcap.models.policies import Choice, Chooser, Policy, Special
 from xpcap.models.scores import largest
 from xpcap.models.transcript import Transcript
 from xpcap.workspace import Buffer
@@ -59,9 +59,9 @@ class Beam(Policy):
 
     def __post_init__(self) -> None:
         for name in ("width", "n_best", "groups"):
-            check_number("Beam", name, getattr(self, name), 1, whole=True)
-        check_number("Beam", "length_penalty", self.length_penalty, 0, 10)
-        check_number("Beam", "diversity", self.diversity, 0, 1000)
+            check_whole("Beam", f"`{name}`", getattr(self, name), 1)
+        check_number("Beam", "`length_penalty`", self.length_penalty, 0, 10)
+        check_number("Beam", "`diversity`", self.diversity, 0, 1000)
         if self.n_best > self.width:
             raise OptionError(f"Beam: `n_best` is {self.n_best}, expected at most {self.width}, as in `width`: no more captions come out of a beam")
         if self.width % self.groups:

@@ -9,14 +9,14 @@ import numpy as np
 from xpcap.backend import Array, array_module, to_numpy
 from xpcap.blas import in_turn
 from xpcap.cores import side_by_side
-from xpcap.errors import unknown
+from xpcap.errors import LARGEST, check_whole, unknown
 from xpcap.layers.attention import Attention
 from xpcap.layers.cells import CELLS, State
 from xpcap.models import network
 from xpcap.models.batch import FeatureRows
 from xpcap.models.captioner import Captioner
-from xpcap.models.checks import as_array, check_counter, check_features, check_terms, check_words
-from xpcap.models.config import ModelConfig, check_sizes
+from xpcap.models.checks import as_array, check_features, check_terms, check_words
+from xpcap.models.config import ModelConfig, check_size
 from xpcap.models.entry import enter, to_device
 from xpcap.models.image import project_image
 from xpcap.models.initial import draw_weights
@@ -88,7 +88,9 @@ class CaptioningRNN(Captioner):
             raise unknown("CaptioningRNN", "cell_type", cell_type, CELLS)
         shape = input_dim if isinstance(input_dim, tuple) else (input_dim,)
         for size in shape:
-            check_sizes("CaptioningRNN", input_dim=size, wordvec_dim=wordvec_dim, hidden_dim=hidden_dim)
+            check_size("CaptioningRNN", "input_dim", size)
+        check_size("CaptioningRNN", "wordvec_dim", wordvec_dim)
+        check_size("CaptioningRNN", "hidden_dim", hidden_dim)
         check_words(word_to_idx)
         config = ModelConfig(len(word_to_idx), shape, wordvec_dim, hidden_dim, cell=cell_type, dropout=dropout, inject=inject)
         self._setup(config, word_to_idx, dtype)
@@ -122,7 +124,7 @@ class CaptioningRNN(Captioner):
             model._draw_weights(seed)
         else:
             model.params = params
-            model.seed = check_counter("CaptioningRNN", "seed", seed or 0)
+            model.seed = check_whole("CaptioningRNN", "seed", seed or 0, 0, LARGEST, error=ValueError)
         return model
 
     def _setup(self, config: ModelConfig, word_to_idx: Mapping[str, int], dtype: Any) -> None:
@@ -139,7 +141,10 @@ class CaptioningRNN(Captioner):
         self._next_step = 0  # of `loss`, where none is given
 
     def _draw_weights(self, seed: int | None) -> None:
-        rng = None if seed is None else np.random.default_rng([check_counter("CaptioningRNN", "seed", seed), WEIGHTS])
+        rng = None
+        if seed is not None:
+            seed = check_whole("CaptioningRNN", "seed", seed, 0, LARGEST, error=ValueError)
+            rng = np.random.default_rng([seed, WEIGHTS])
         draw_weights(self.params, rng)
         if seed is None:  # the course has no dropout: without it, draw nothing more from its stream
             seed = np.random.randint(2**31) if self.dropout else 0
@@ -218,7 +223,9 @@ class CaptioningRNN(Captioner):
         ValueError : shapes do not match, word ids are outside the vocabulary, a number is out of range, or features of the host are not finite; those
             that lie on a device are not looked at. TypeError : captions are not integers, features no real numbers, or NumPy cannot read them.
         """
-        step = self._next_step if step is None else check_counter("CaptioningRNN.loss", "step", step)
+        if step is None:
+            step = self._next_step
+        step = check_whole("CaptioningRNN.loss", "step", step, 0, LARGEST, error=ValueError)
         captions = to_numpy(as_array("CaptioningRNN.loss", "captions", captions))
         n = len(np.atleast_1d(captions))
         check_terms("CaptioningRNN.loss", workspace, weights, total, smoothing)

@@ -2,9 +2,7 @@
 
 from dataclasses import KW_ONLY, dataclass
 
-import numpy as np
-
-from xpcap.errors import unknown
+from xpcap.errors import check_number, check_whole, unknown
 from xpcap.layers.cells import CELLS, check_takes_beside
 
 INJECT = ("init", "every-step", "attention", "attention+every-step")  # how the image enters
@@ -51,11 +49,12 @@ class ModelConfig:
         if len(self.feature_shape) != 1 + self.attends:
             wanted = "places and size, (P, D)" if self.attends else "one size, (D,)"
             raise ValueError(f"ModelConfig: feature_shape is {self.feature_shape}, expected {wanted}, where inject is {self.inject!r}")
-        check_sizes("ModelConfig", vocabulary=self.vocabulary, wordvec=self.wordvec, hidden=self.hidden)
+        for name in ("vocabulary", "wordvec", "hidden"):
+            check_size("ModelConfig", name, getattr(self, name))
         for size in self.feature_shape:
-            check_sizes("ModelConfig", feature_shape=size)
-        if not (isinstance(self.dropout, int | float) and 0 <= self.dropout < 1):
-            raise ValueError(f"ModelConfig: dropout is {self.dropout!r}, expected the share of units to drop, in [0, 1)")
+            check_size("ModelConfig", "feature_shape", size)
+        share = "; it is the share of units to drop"
+        check_number("ModelConfig", "dropout", self.dropout, 0, below=1, hint=share, error=ValueError)
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """Parameter names and shapes, in the order of the flat buffer."""
@@ -81,8 +80,6 @@ class ModelConfig:
         return CELLS[self.cell].states + self.every_step + self.attends
 
 
-def check_sizes(function: str, **sizes: int) -> None:
-    """Raise a ValueError unless every size is a whole number of at least 1."""
-    for name, size in sizes.items():
-        if not (isinstance(size, int | np.integer) and size >= 1):
-            raise ValueError(f"{function}: {name} is {size!r}, expected a whole number of at least 1")
+def check_size(function: str, name: str, size: int) -> None:
+    """ValueError : a size is not a whole number of at least 1."""
+    check_whole(function, name, size, 1, error=ValueError)

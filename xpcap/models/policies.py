@@ -1,15 +1,14 @@
 """Policies choose the words of captions, step by step: the likeliest, or drawn at random. xpcap.models.beam adds the beam."""
 
-import math
 import operator
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import KW_ONLY, dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from xpcap.backend import Array, asarray, get_array_module
-from xpcap.errors import OptionError
+from xpcap.errors import LARGEST, OptionError, check_number, check_whole
 from xpcap.models.transcript import Transcript
 from xpcap.workspace import Buffer
 
@@ -31,15 +30,6 @@ class Choice(NamedTuple):
 
 
 Chooser = Callable[[Array, Array | None, int, np.ndarray], Choice]  # of scores, totals, t, and the places of the rows
-
-
-def check_number(owner: str, name: str, value: Any, low: float, high: float = math.inf, hint: str = "", whole: bool = False) -> None:
-    """OptionError : a setting is not a finite number in low..high, or not a `whole` one."""
-    number = isinstance(value, int | np.integer) or (isinstance(value, float | np.floating) and not whole)
-    if not (number and low <= value <= high and math.isfinite(value)):
-        wanted = f"at least {low:g}" if high == math.inf else f"{low:g}..{high:g}"
-        kind = "" if number else f"a {'whole number' if whole else 'number'} {'of' if high == math.inf else 'in'} "
-        raise OptionError(f"{owner}: `{name}` is {value if number else repr(value)}, expected {kind}{wanted}{hint}")
 
 
 def check_ids(function: str, forbid: Iterable[int]) -> list[int]:
@@ -172,12 +162,13 @@ class Sampling(Policy):
         return f"sampling at temperature {self.temperature:g}{cut}, seed {self.seed}"
 
     def __post_init__(self) -> None:
-        check_number("Sampling", "temperature", self.temperature, 1e-3, hint="; for the likeliest words decode greedily")
+        greedy = "; for the likeliest words decode greedily"
+        check_number("Sampling", "`temperature`", self.temperature, 1e-3, hint=greedy)
         if self.top_k is not None:
-            check_number("Sampling", "top_k", self.top_k, 1, whole=True)
+            check_whole("Sampling", "`top_k`", self.top_k, 1)
         if self.top_p is not None:
-            check_number("Sampling", "top_p", self.top_p, 1e-6, 1, "; it is a probability")
-        check_number("Sampling", "seed", self.seed, 0, 2**63 - 1, whole=True)
+            check_number("Sampling", "`top_p`", self.top_p, 1e-6, 1, hint="; it is a probability")
+        check_whole("Sampling", "`seed`", self.seed, 0, LARGEST)
 
     def begin(self, numbers: np.ndarray, special: Special, buffer: Buffer) -> Chooser:
         dtype = buffer("", (0,)).dtype
