@@ -136,9 +136,7 @@ def attention_forward(
     kind = CELLS[cell]
     shapes = kind.shapes(1, 1)
     if set(shapes) != {"Wx", "Wh", "b"}:
-        raise OptionError(
-            f"attention_forward: cell {cell!r} has the parameters {', '.join(shapes)}, expected one of Wx, Wh and b"
-        )
+        raise OptionError(f"attention_forward: cell {cell!r} has the parameters {', '.join(shapes)}, expected one of Wx, Wh and b")
     G = f"{shapes['b'][0]}H"
     check_places("attention_forward", A, f"x:N,T,D Wh:H,{G} Wx:D,{G} Wattn:H,{G} b:{G}", x, Wh, Wx, Wattn, b, note=ORDER if cell == "lstm" else "")
     N, T, _ = x.shape

@@ -76,9 +76,7 @@ def one_layer(
     def shapes(W: int, H: int) -> Shapes:
         return {"Wx": (W, gates * H), "Wh": (H, gates * H), "b": (gates * H,)}
 
-    def step(
-        a: Array, state: State, params: Params, buffer: Buffer, term: Beside | None = None
-    ) -> State:
+    def step(a: Array, state: State, params: Params, buffer: Buffer, term: Beside | None = None) -> State:
         return advance(a, state, params["Wh"], buffer, term)
 
     def forward(
@@ -91,9 +89,7 @@ def one_layer(
     ) -> tuple[Array, Any]:
         return rows_forward(a, state0, params["Wh"], rows, buffer, term)
 
-    def backward(
-        dh: Array, cache: Any, buffer: Buffer | None = None, grads: Params | None = None
-    ) -> tuple[Array, State, Params]:
+    def backward(dh: Array, cache: Any, buffer: Buffer | None = None, grads: Params | None = None) -> tuple[Array, State, Params]:
         da, dstate0, dWh = rows_backward(dh, cache, buffer, None if grads is None else grads["Wh"])
         return da, dstate0, {"Wh": dWh}
 

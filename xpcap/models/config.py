@@ -63,10 +63,7 @@ class ModelConfig:
         """OptionError : the parameters that a cell names do not fit in."""
         own = self.cell_shapes()
         if taken := [name for name in OWN if name in own]:
-            raise OptionError(
-                f"ModelConfig: cell {self.cell!r} has a parameter {taken[0]!r}, expected another name: "
-                "that one is the captioner's"
-            )
+            raise OptionError(f"ModelConfig: cell {self.cell!r} has a parameter {taken[0]!r}, expected another name: that one is the captioner's")
         weight, bias = (own.get(name, ()) for name in self.recurrent.inputs)
         if len(bias) != 1 or weight != (self.wordvec, *bias):
             raise OptionError(
