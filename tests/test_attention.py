@@ -15,8 +15,9 @@ CELLS = pytest.mark.parametrize("cell", ["lstm", "rnn"])
 
 def draw(cell: str, rng: np.random.Generator) -> list[np.ndarray]:
     """x, A, Wx, Wh, Wattn and b."""
-    G = layers.CELLS[cell].gates * H
-    return [rng.standard_normal(shape) for shape in ((N, T, D), (N, P, H), (D, G), (H, G), (H, G), (G,))]
+    shapes = layers.CELLS[cell].shapes(D, H)
+    recurrent = shapes["Wx"], shapes["Wh"], shapes["Wh"], shapes["b"]
+    return [rng.standard_normal(shape) for shape in ((N, T, D), (N, P, H), *recurrent)]
 
 
 def test_context_and_weights_are_those_of_a_hand_computed_case(lib: Any) -> None:
@@ -85,7 +86,7 @@ def test_packed_equals_padded(cell: str, rng: np.random.Generator) -> None:
     x, A, Wx, Wh, Wattn, b = draw(cell, rng)
     rows, kind, attention = Rows.of([2, 2, 1, 1], N), layers.CELLS[cell], layers.Attention(A, Wattn)
     at, t = rows.caption, np.arange(T).repeat(rows.sizes)
-    packed, loop = kind.rows_forward(x[at, t] @ Wx + b, (attention.start(),) * kind.states, Wh, rows, beside=attention)
+    packed, loop = kind.rows_forward(x[at, t] @ Wx + b, (attention.start(),) * kind.states, {"Wh": Wh}, rows, term=attention)
     h, cache = layers.attention_forward(x, A, Wx, Wh, Wattn, b, cell)
     np.testing.assert_allclose(packed, h[at, t], rtol=1e-12, atol=1e-15)
     for row, (i, step) in enumerate(zip(at, t, strict=True)):
@@ -95,10 +96,10 @@ def test_packed_equals_padded(cell: str, rng: np.random.Generator) -> None:
     dh = np.zeros_like(h)
     dh[at, t] = rng.standard_normal((rows.R, H))
     dx, *expected = layers.attention_backward(dh, cache)
-    da, dstate0, dWh = kind.rows_backward(dh[at, t], loop)
+    da, dstate0, grads = kind.rows_backward(dh[at, t], loop)
     dA, dWattn = attention.gradients(da, sum(dstate0), rows)
     np.testing.assert_allclose(da @ Wx.T, dx[at, t], rtol=1e-12, atol=1e-14)
-    for ours, theirs in zip((dA, x[at, t].T @ da, dWh, dWattn, da.sum(axis=0)), expected, strict=True):
+    for ours, theirs in zip((dA, x[at, t].T @ da, grads["Wh"], dWattn, da.sum(axis=0)), expected, strict=True):
         np.testing.assert_allclose(ours, theirs, rtol=1e-12, atol=1e-13)
     assert not dA[2].any()
 

@@ -413,7 +413,7 @@ def test_kernels_are_chosen_once_for_a_sequence(cell: str, monkeypatch: pytest.M
     asked = []
     right = dispatch.find
     monkeypatch.setattr(dispatch, "find", lambda op, *args: asked.append(op) or right(op, *args))
-    forward, backward, G = getattr(layers, f"{cell}_forward"), getattr(layers, f"{cell}_backward"), layers.CELLS[cell].gates * H
+    forward, backward, G = getattr(layers, f"{cell}_forward"), getattr(layers, f"{cell}_backward"), layers.CELLS[cell].shapes(1, H)["b"][0]
     counts = []
     for T in (2, 20):
         asked.clear()

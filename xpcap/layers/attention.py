@@ -1,4 +1,4 @@
-"""Dot-product attention over the places of a picture: by itself, and beside the steps of a recurrent cell.
+"""Dot-product attention over the places of a picture: by itself, and as the extra term of a recurrent cell.
 
 Source: the form of UMich EECS 498-007, assignment 5; the scaled dot product is Vaswani et al. 2017, section 3.2.1, with the places as keys and values.
 """
@@ -78,7 +78,7 @@ def dot_product_attention_backward(dattn: Array, cache: DotProductCache) -> tupl
 
 
 class Attention:
-    """A step's `beside` that attends: context @ Wattn, with context = dot-product attention to the places of the row's sequence, from h_prev.
+    """The extra term of a step that attends: context @ Wattn, with context = dot-product attention to the places of the row's sequence, from h_prev.
 
     Parameters
     ----------

@@ -6,9 +6,9 @@ Source: the attention LSTM of UMich EECS 498-007, assignment 5.
 from typing import Any, NamedTuple
 
 from xpcap.backend import Array, get_array_module
-from xpcap.errors import unknown
+from xpcap.errors import OptionError, unknown
 from xpcap.layers.attention import Attention, check_places, from_places, to_places
-from xpcap.layers.cells import CELLS, check_takes_beside
+from xpcap.layers.cells import CELLS, check_takes_term
 from xpcap.layers.checks import check_arrays, check_upstream
 from xpcap.layers.lstm import ORDER, LSTMStepCache, lstm_step_backward, lstm_step_forward
 from xpcap.layers.rnn import RNNStepCache, rnn_step_backward, rnn_step_forward
@@ -132,15 +132,18 @@ def attention_forward(
     """
     if cell not in CELLS:
         raise unknown("attention_forward", "cell", cell, CELLS)
-    check_takes_beside("attention_forward", cell)
+    check_takes_term("attention_forward", cell)
     kind = CELLS[cell]
-    G = f"{kind.gates}H"
+    shapes = kind.shapes(1, 1)
+    if set(shapes) != {"Wx", "Wh", "b"}:
+        raise OptionError(f"attention_forward: cell {cell!r} has the parameters {', '.join(shapes)}, expected one of Wx, Wh and b")
+    G = f"{shapes['b'][0]}H"
     check_places("attention_forward", A, f"x:N,T,D Wh:H,{G} Wx:D,{G} Wattn:H,{G} b:{G}", x, Wh, Wx, Wattn, b, note=ORDER if cell == "lstm" else "")
     N, T, _ = x.shape
     x_rows, rows, attention = to_rows(x), Rows.full(N, T), Attention(to_places(A), Wattn)
     a = x_rows @ Wx  # (T*N, G)
     a += b
-    h, loop = kind.rows_forward(a, (attention.start(),) * kind.states, Wh, rows, beside=attention)
+    h, loop = kind.rows_forward(a, (attention.start(),) * kind.states, {"Wh": Wh}, rows, term=attention)
     return from_rows(h, N, T), AttentionCache(x_rows, Wx, A.shape, attention, rows, cell, loop)
 
 
@@ -150,6 +153,6 @@ def attention_backward(dh: Array, cache: AttentionCache) -> tuple[Array, Array, 
     x, Wx, shape, attention, rows, cell, loop = cache
     N, T = rows.N, len(rows.sizes)
     check_upstream("attention_backward", "dh", dh, (N, T, attention.hidden), x)
-    da, dstate0, dWh = CELLS[cell].rows_backward(to_rows(dh), loop)
+    da, dstate0, grads = CELLS[cell].rows_backward(to_rows(dh), loop)
     dA, dWattn = attention.gradients(da, sum(dstate0), rows)
-    return from_rows(da @ Wx.T, N, T), from_places(dA, shape), x.T @ da, dWh, dWattn, da.sum(axis=0)
+    return from_rows(da @ Wx.T, N, T), from_places(dA, shape), x.T @ da, grads["Wh"], dWattn, da.sum(axis=0)

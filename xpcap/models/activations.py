@@ -2,7 +2,6 @@
 
 from xpcap.backend import Array
 from xpcap.layers.activations import Activation
-from xpcap.layers.cells import CELLS
 from xpcap.memory import fresh
 from xpcap.models import network
 from xpcap.models.captioning_rnn import CaptioningRNN
@@ -24,4 +23,4 @@ def activations(model: CaptioningRNN, features: Array, captions: Array) -> dict[
     config, params = model.config, model.params
     buffer = fresh(params.flat)
     (part,) = enter("activations", config, params.flat, model.word_to_idx["<NULL>"], features, captions, [buffer], None, None)
-    return CELLS[config.cell].activations(network.forward(config, params, part, buffer).cell)
+    return config.recurrent.activations(network.forward(config, params, part, buffer).cell)

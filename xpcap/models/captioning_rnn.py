@@ -20,7 +20,7 @@ from xpcap.models.entry import enter, to_device
 from xpcap.models.image import project_image
 from xpcap.models.initial import draw_weights
 from xpcap.models.masks import Draw
-from xpcap.models.network import Member
+from xpcap.models.network import Member, cell_params
 from xpcap.models.packing import pack
 from xpcap.models.parameters import Parameters
 from xpcap.ops import gather, product
@@ -131,7 +131,7 @@ class CaptioningRNN(Captioner):
         self.dtype = np.dtype(dtype)
         if self.dtype.name not in ("float32", "float64"):
             raise ValueError(f"CaptioningRNN: dtype is {self.dtype}, expected float32 or float64")
-        self.config, self._cell = config, CELLS[config.cell]
+        self.config = config
         self.word_to_idx = dict(word_to_idx)
         self.idx_to_word = {i: w for w, i in self.word_to_idx.items()}
         self._null = self.word_to_idx["<NULL>"]
@@ -144,7 +144,7 @@ class CaptioningRNN(Captioner):
         if seed is not None:
             seed = check_whole("CaptioningRNN", "seed", seed, 0, LARGEST, error=ValueError)
             rng = np.random.default_rng([seed, WEIGHTS])
-        draw_weights(self.params, rng)
+        draw_weights(self.config, self.params, rng)
         if seed is None:  # the course has no dropout: without it, draw nothing more from its stream
             seed = np.random.randint(2**31) if self.dropout else 0
         self.seed = int(seed)
@@ -287,30 +287,34 @@ class CaptioningRNN(Captioner):
         features = as_array("CaptioningRNN.start", "features", features)
         check_features("CaptioningRNN.start", features, config.feature_shape)
         image = project_image(config, params, to_device("CaptioningRNN.start", features, params.flat), fresh(params.flat))
-        state = (image.h0,) * self._cell.states if config.attends else self._cell.initial(image.h0)
-        beside = image.term, None if image.attention is None else image.attention.A
-        return (*state, *(array for array in beside if array is not None))
+        cell = config.recurrent
+        state = (image.h0,) * cell.states if config.attends else cell.initial(image.h0)
+        constant = image.term, None if image.attention is None else image.attention.A
+        return (*state, *(array for array in constant if array is not None))
 
     @in_turn
     def project(self, words: Array, *, buffer: Buffer | None = None) -> Array:
-        """The input half of a step, W_embed[words] @ Wx + b, (n, G), for `words` (n,), ids on the model's device; held in `buffer` if given."""
+        """The input half of a step, W_embed[words] @ weight + bias of the cell, (n, G), for `words` (n,), ids on the model's device; held in `buffer` if given."""
         params = self.params
+        weight, bias = (params[name] for name in self.config.recurrent.inputs)
         if buffer is None:
-            return params["W_embed"][words] @ params["Wx"] + params["b"]
+            return params["W_embed"][words] @ weight + bias
         vectors = gather(params["W_embed"], words, out=buffer("vectors", (len(words), self.config.wordvec)))
-        a = product(vectors, params["Wx"], out=buffer("a", (len(words), len(params["b"]))))
-        a += params["b"]
+        a = product(vectors, weight, out=buffer("a", (len(words), len(bias))))
+        a += bias
         return a
 
     @in_turn
     def advance(self, a: Array, state: State, buffer: Buffer) -> tuple[Array, State]:
         """Take a step on a = project(words), which may be overwritten. Return the scores (n, V) of the next word, held in `buffer`, and the new state."""
-        params, config, states = self.params, self.config, self._cell.states
-        state, image = state[:states], state[states:]
+        params, config, cell = self.params, self.config, self.config.recurrent
+        state, image = state[: cell.states], state[cell.states :]
         if config.every_step:
             a += image[0]
-        beside = {"beside": Attention(image[-1], params["Wattn"], buffer.scope("attention"))} if config.attends else {}
-        state = self._cell.step(a, state, params["Wh"], buffer.scope("cell"), **beside)
+        term = {}
+        if config.attends:
+            term["term"] = Attention(image[-1], params["Wattn"], buffer.scope("attention"))
+        state = cell.step(a, state, cell_params(config, params), buffer.scope("cell"), **term)
         h = state[0]
         scores = product(h, params["W_vocab"], out=buffer("scores", (len(h), len(params["b_vocab"]))))
         scores += params["b_vocab"]

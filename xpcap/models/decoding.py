@@ -41,7 +41,7 @@ def special_words(function: str, model: Any) -> Special:
 
 
 class WordTable:
-    """A cache of `model.project`, W_embed[word] @ Wx + b, on the host: each word is projected when it first occurs."""
+    """A cache of `model.project` on the host: each word is projected when it first occurs."""
 
     def __init__(self, model: Any) -> None:
         self._model = model

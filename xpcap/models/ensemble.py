@@ -38,7 +38,7 @@ class Ensemble(Captioner):
         self.models = tuple(models)
         first = self.models[0]
         self.config, self.word_to_idx, self.idx_to_word = first.config, first.word_to_idx, first.idx_to_word
-        self._columns = _slices([len(model.params["b"]) for model in self.models])  # of each model in what `project` gives
+        self._columns = _slices([model.config.columns for model in self.models])  # of each model in what `project` gives
         self._arrays = _slices([model.config.state_arrays for model in self.models])  # of each in a state
 
     @property

@@ -42,7 +42,7 @@ def project_image(config: ModelConfig, params: Parameters, features: Array, buff
     projected += params["b_proj"]
     attention = Attention(projected.reshape(N, *places, H), params["Wattn"], buffer.scope("attention")) if config.attends else None
     h0 = projected if attention is None else attention.start()
-    term = product(h0, params["W_image"], out=buffer("image", (N, len(params["b"])))) if config.every_step else None
+    term = product(h0, params["W_image"], out=buffer("image", (N, config.columns))) if config.every_step else None
     return Image(x, h0, term, attention)
 
 
