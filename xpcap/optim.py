@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from xpcap.backend import Array, get_array_module
-from xpcap.errors import check_number, check_whole, unknown
+from xpcap.errors import OptionError, check_number, check_whole, unknown
 from xpcap.memory import Buffer
 from xpcap.ops import adam_update, clip_by_norm
 
