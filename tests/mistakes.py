@@ -247,7 +247,7 @@ MISTAKES = [
     # Ranks
     Mistake(
         "not-summed", "each rank goes its own way",
-        "xpcap/training/sharing.py", "add_up", "group.add(grads.flat)", "None",
+        "xpcap/training/sharing.py", "add_up", "group.all_reduce(grads.flat)", "None",
         RANKS, "has other parameters than rank 0",
     ),
     Mistake(

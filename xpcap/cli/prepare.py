@@ -16,7 +16,7 @@ from xpcap.data.importers import Columns, Findings, import_captions, import_flic
 from xpcap.data.importers.build import count
 from xpcap.data.importers.tables import ColumnsError
 from xpcap.data.vocabulary import SPECIAL, tokenize
-from xpcap.distributed import Released, join
+from xpcap.distributed import RankDone, init
 from xpcap.encoders import PHOTOGRAPHS, find_encoder
 from xpcap.encoders.grid import MOST, grid_name
 from xpcap.errors import install
@@ -113,10 +113,10 @@ def prepare(**given: Any) -> None:
     out: Path = given["out"]
     if why := obstacle(out):
         raise click.ClickException(f"prepare: {out} {why}")  # before any work is done
-    group = join()
-    group.collect("the place is free")  # before rank 0 writes to it
+    group = init()
+    group.all_gather("the place is free")  # before rank 0 writes to it
     if group.rank and given["captions"]:
-        raise Released
+        raise RankDone
     kept = out.with_name(f"{out.name}.encoding")  # features so far: the same command goes on from there if it is killed
     try:
         data, findings = _old_form(given) if given["captions"] else _any_form(given, kept)
@@ -173,7 +173,7 @@ def _any_form(given: dict[str, Any], kept: Path) -> tuple[CaptionData, Findings]
     columns = Columns(image=given["image_column"], caption=given["caption_column"], split=given["split_column"])
     return import_captions(
         given["files"], lists=given["lists"], fractions=given["fractions"], seed=given["seed"], columns=columns, features_file=given["features"],
-        strict=given["strict"], kept=kept, group=join(), **_how(given),
+        strict=given["strict"], kept=kept, group=init(), **_how(given),
     )  # fmt: skip
 
 

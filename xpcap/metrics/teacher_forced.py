@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from xpcap.backend import to_numpy
-from xpcap.distributed import ALONE, Group, batches
+from xpcap.distributed import SINGLE, Group, batches
 from xpcap.progress import bar
 
 PLAIN = "as unsure as a choice among so many words, at each word that people wrote; the fewer the better"
@@ -33,7 +33,7 @@ def teacher_forced(
     batch_size: int = 256,
     progress: bool = False,
     between: Callable[[], None] | None = None,
-    group: Group = ALONE,
+    group: Group = SINGLE,
 ) -> TeacherForced:
     """Score captions of a split, without dropout. Totals gather on the model's device and are read once.
 
@@ -56,7 +56,7 @@ def teacher_forced(
         if between is not None:
             between()
     totals = np.array([to_numpy(nll), to_numpy(correct), tokens], np.float64)
-    group.add(totals)
+    group.all_reduce(totals)
     total, right, tokens = float(totals[0]), int(totals[1]), int(totals[2])
     words = max(tokens, 1)
     return TeacherForced(total / max(len(chosen), 1), math.exp(min(total / words, 700.0)), right / words, len(chosen), tokens)

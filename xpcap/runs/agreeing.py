@@ -47,7 +47,7 @@ def check_agreement_of_ranks(group: Group, out: Path, settings: Mapping[str, Any
         "run folder": (out / LOCK).exists() or (out / CONFIG).exists(),
         "checkpoint's iteration": iteration,
     }
-    everyone = [json.loads(text) for text in group.collect(json.dumps(ours))]
+    everyone = [json.loads(text) for text in group.all_gather(json.dumps(ours))]
     for rank, theirs in enumerate(everyone):
         _compare(rank, theirs, everyone[0], out)
 
@@ -57,7 +57,7 @@ def scaling_of_first(group: Group, kind: str, data: CaptionData) -> FeatureScali
     fitted = fit_scaling(kind, data.split("train").features) if group.rank == 0 else FeatureScaling()
     if group.size == 1:
         return fitted
-    told = json.loads(group.collect(json.dumps([numbers.tolist() for numbers in fitted if numbers is not None]))[0])
+    told = json.loads(group.all_gather(json.dumps([numbers.tolist() for numbers in fitted if numbers is not None]))[0])
     return FeatureScaling(*(np.array(numbers, np.float32) for numbers in told))
 
 

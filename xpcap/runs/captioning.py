@@ -11,7 +11,7 @@ import numpy as np
 from xpcap.data import CaptionData, open_data
 from xpcap.data.dataset import Source, size, spread
 from xpcap.data.vocabulary import Vocabulary, detokenize
-from xpcap.distributed import ALONE, Group
+from xpcap.distributed import SINGLE, Group
 from xpcap.errors import DataError, OptionError
 from xpcap.models import Beam, Policy
 from xpcap.models.policies import check_ids
@@ -138,7 +138,7 @@ def caption_chosen(
     *,
     progress: bool = False,
     policy: Policy | None = None,
-    group: Group = ALONE,
+    group: Group = SINGLE,
     attend: bool = False,
 ) -> list[PictureCaption]:
     """Captions of the pictures numbered `pictures` of a split of `data_of`, each beside its references. `policy` is as in `caption_features`.
@@ -146,7 +146,7 @@ def caption_chosen(
     The ranks of `group` share the pictures out; each returns all captions.
     """
     references, images = data.references(split), data.split(split).images
-    mine = pictures[group.share(len(pictures))]
+    mine = pictures[group.shard(len(pictures))]
     said = _say_pictures(run.model, run.vocabulary, data, split, mine, run.config["max_words"], progress=progress, policy=policy, attend=attend)
     captions = [of_picture(images[i], *found, []) for i, found in zip(mine.tolist(), said, strict=True)]
     return [one._replace(references=references[i]) for i, one in zip(pictures.tolist(), from_all(group, captions), strict=True)]
@@ -161,7 +161,7 @@ def from_all(group: Group, mine: list[PictureCaption]) -> list[PictureCaption]:
     """The captions of all ranks, in their order, on every rank."""
     if group.size == 1:
         return mine
-    everything = [PictureCaption(*one) for share in group.collect(json.dumps(mine)) for one in json.loads(share)]
+    everything = [PictureCaption(*one) for share in group.all_gather(json.dumps(mine)) for one in json.loads(share)]
     return [one._replace(n_best=[Ranked(*best) for best in one.n_best]) for one in everything]
 
 

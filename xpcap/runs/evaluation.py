@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from xpcap.data import CaptionData
-from xpcap.distributed import ALONE, Group
+from xpcap.distributed import SINGLE, Group
 from xpcap.metrics import METRICS, Metric, TeacherForced, teacher_forced
 from xpcap.metrics.teacher_forced import PLAIN, PROTOCOL
 from xpcap.models import Policy
@@ -67,7 +67,7 @@ class Evaluation(Scores):
 
 def evaluate_run(
     run: Run, data: CaptionData | str | Path | None = None, split: str = "val", *, progress: bool = False, java: bool = False,
-    policy: Policy | None = None, group: Group = ALONE, metrics: Sequence[Metric] = METRICS,
+    policy: Policy | None = None, group: Group = SINGLE, metrics: Sequence[Metric] = METRICS,
 ) -> Evaluation:  # fmt: skip
     """Score a run on a split: its captions against all references, and the likelihood it gives the references.
 

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from xpcap.data.dataset import size
-from xpcap.distributed import ALONE, Group
+from xpcap.distributed import SINGLE, Group
 from xpcap.encoders import Encoder, find_encoder, find_pictures, is_url, read_picture, read_url
 from xpcap.errors import DataError
 from xpcap.models import Policy
@@ -34,7 +34,7 @@ def caption_files(
     progress: bool = False,
     keep: Callable[[str, np.ndarray], object] | None = None,
     policy: Policy | None = None,
-    group: Group = ALONE,
+    group: Group = SINGLE,
     attend: bool = False,
     on_remark: Callable[[str], object] | None = None,
 ) -> tuple[list[PictureCaption], list[Skipped]]:
@@ -62,7 +62,7 @@ def caption_files(
     captions: list[PictureCaption] = []
     unreadable: list[Skipped] = []
     places, skipped = _find([paths] if isinstance(paths, str | Path) else paths, on_remark)
-    share = group.share(len(places))
+    share = group.shard(len(places))
     if any(isinstance(place, str) for place in places):  # what is downloaded is shown later, by rank 0
         share = slice(0, len(places) if group.rank == 0 else 0)
     mine = list(enumerate(places))[share]
@@ -71,7 +71,7 @@ def caption_files(
         numbers, names, rows = zip(*batch, strict=True)
         said = say(run.model, run.vocabulary, run.preprocessing(np.stack(rows)), run.config["max_words"], policy, np.array(numbers), attend)
         captions += [of_picture(name, *found, []) for name, found in zip(names, said, strict=True)]
-    skipped += [Skipped(*one) for share in group.collect(json.dumps(unreadable)) for one in json.loads(share)]
+    skipped += [Skipped(*one) for share in group.all_gather(json.dumps(unreadable)) for one in json.loads(share)]
     return from_all(group, captions), skipped
 
 

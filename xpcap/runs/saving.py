@@ -12,7 +12,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple
 
-from xpcap.distributed import ALONE, Group
+from xpcap.distributed import SINGLE, Group
 from xpcap.errors import OptionError, SaveError
 from xpcap.runs.stopping import Stopped, StopRequest
 from xpcap.training.solver import CaptioningSolver
@@ -63,7 +63,7 @@ class Saver:
         place: Path,
         stop: StopRequest,
         finish: Callable[[], None] = lambda: None,
-        group: Group = ALONE,
+        group: Group = SINGLE,
     ) -> None:
         self._every, self._write, self._place, self._stop, self._finish, self._group = every, write, place, stop, finish, group
         self._thread: threading.Thread | None = None
@@ -116,11 +116,11 @@ class Saver:
 
     def _signal(self) -> int:
         """The signal that has come to this rank or another; 0: none."""
-        return self._group.highest(self._stop.signal or 0)
+        return self._group.max(self._stop.signal or 0)
 
     def _end(self, signal: int, solver: CaptioningSolver) -> None:
         self.wait()
-        self._group.collect("saved")  # no rank leaves before rank 0 has saved: that one process ends may end all
+        self._group.all_gather("saved")  # no rank leaves before rank 0 has saved: that one process ends may end all
         raise Stopped(signal, solver.iteration, solver.epoch)
 
     def on_epoch(self, solver: CaptioningSolver) -> None:

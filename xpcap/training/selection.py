@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from xpcap.data.dataset import CaptionData, spread
-from xpcap.distributed import ALONE, Group, batches
+from xpcap.distributed import SINGLE, Group, batches
 from xpcap.metrics.cider import CiderD
 from xpcap.models import Policy
 from xpcap.models.transcript import Transcript
@@ -33,7 +33,7 @@ class CaptionScore:
     The ranks of `group` share the pictures out.
     """
 
-    def __init__(self, data: CaptionData, group: Group = ALONE) -> None:
+    def __init__(self, data: CaptionData, group: Group = SINGLE) -> None:
         self._data, self._group = data, group
         written = data.reference_words("val")
         self._pictures = np.array(list(written))[spread(len(written), MOST)]
@@ -51,7 +51,7 @@ class CaptionScore:
                 ids = model.sample(self._data.features("val", pictures), self._data.max_words, forbid=self._forbid)
                 mine += [words.words(caption) for caption in ids]
             between()
-        said = [caption for share in self._group.collect(json.dumps(mine)) for caption in json.loads(share)]
+        said = [caption for share in self._group.all_gather(json.dumps(mine)) for caption in json.loads(share)]
         n = len(said)
         return {
             "val_cider": float(self._score.scores(said).mean()),

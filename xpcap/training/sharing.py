@@ -21,7 +21,7 @@ def dealt_to(group: Group, captions: np.ndarray, null: int) -> np.ndarray | None
 def workspace_for(group: Group, flat: Array, parts: int) -> Workspace:
     """A workspace of so many parts for a model with these parameters, its gradients where the group sums them fastest."""
     workspace = Workspace(flat, parts)
-    if (memory := group.memory(flat)) is not None:
+    if (memory := group.sum_buffer(flat)) is not None:
         workspace.hold(GRADIENTS, memory)
     return workspace
 
@@ -30,9 +30,9 @@ def add_up(group: Group, loss: Array, grads: Parameters) -> Array:
     """Sum gradients, in place, and the loss of a batch's shares over the ranks; return the loss, 0-d. On a device nothing is read."""
     if group.size == 1:
         return loss
-    group.add(grads.flat)
+    group.all_reduce(grads.flat)
     total = get_array_module(grads.flat).reshape(loss, (1,))
-    group.add(total)
+    group.all_reduce(total)
     return total.reshape(())
 
 
@@ -40,7 +40,7 @@ def check_same(group: Group, params: Parameters, epoch: int) -> None:
     """TrainingError : the parameters of a rank are not, bit for bit, those of rank 0."""
     if group.size == 1:
         return
-    digests = group.collect(hashlib.sha256(np.ascontiguousarray(to_numpy(params.flat)).data).hexdigest())
+    digests = group.all_gather(hashlib.sha256(np.ascontiguousarray(to_numpy(params.flat)).data).hexdigest())
     if odd := [rank for rank, digest in enumerate(digests) if digest != digests[0]]:
         raise TrainingError(
             f"CaptioningSolver: after epoch {epoch} rank {odd[0]} has other parameters than rank 0, expected the same bits on every rank; "

@@ -11,7 +11,7 @@ from xpcap.backend import Array, get_array_module
 from xpcap.data.cs231n import from_coco
 from xpcap.data.dataset import CaptionData
 from xpcap.data.feed import Feed
-from xpcap.distributed import ALONE, Group
+from xpcap.distributed import SINGLE, Group
 from xpcap.draws import draw_views
 from xpcap.errors import TrainingError
 from xpcap.models.batch import Batch, FeatureRows
@@ -50,7 +50,7 @@ class CaptioningSolver(EpochHistory):
         ends training; `train`, or the state, goes on from there
     on_epoch : called with the solver after each epoch, once it is recorded
     objective : from (model, Batch, workspace) to loss and gradients; the solver has no other way to get a gradient
-    group : the processes that train together; each computes its share of every batch, and all do the same steps. ALONE: this one
+    group : the processes that train together; each computes its share of every batch, and all do the same steps. SINGLE: this one
 
     Attributes
     ----------
@@ -84,7 +84,7 @@ class CaptioningSolver(EpochHistory):
         on_step: Callable[["CaptioningSolver"], None] | None = None,
         on_epoch: Callable[["CaptioningSolver"], None] | None = None,
         objective: Objective = cross_entropy,
-        group: Group = ALONE,
+        group: Group = SINGLE,
         **unknown_keywords: Any,
     ) -> None:
         refuse_keywords(CaptioningSolver, unknown_keywords)

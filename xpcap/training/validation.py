@@ -6,7 +6,7 @@ from typing import Any
 from xpcap.backend import Array, to_numpy
 from xpcap.data.dataset import CaptionData, spread
 from xpcap.data.feed import Feed
-from xpcap.distributed import ALONE, Group
+from xpcap.distributed import SINGLE, Group
 from xpcap.metrics import TeacherForced, teacher_forced
 from xpcap.training.selection import CaptionScore
 
@@ -25,7 +25,7 @@ class Judge:
     group : shares the captions and pictures out
     """
 
-    def __init__(self, data: CaptionData, feed: Feed, select: str, group: Group = ALONE) -> None:
+    def __init__(self, data: CaptionData, feed: Feed, select: str, group: Group = SINGLE) -> None:
         self._data, self._feed, self._group = data, feed, group
         self._captions = CaptionScore(data, group) if select == "cider" and "val" in data.splits else None
 

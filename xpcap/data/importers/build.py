@@ -18,7 +18,7 @@ from xpcap.data.importers.places import Files, find_all
 from xpcap.data.importers.splits import DEFAULT_FRACTIONS, ByPicture, BySplit, by_fractions, by_lists
 from xpcap.data.importers.tables import Columns
 from xpcap.data.vocabulary import has_word
-from xpcap.distributed import ALONE, Group, Released
+from xpcap.distributed import SINGLE, Group, RankDone
 from xpcap.encoders import PHOTOGRAPHS, Encoder, find_encoder
 from xpcap.encoders.finding import describe_others
 from xpcap.errors import DataError
@@ -40,7 +40,7 @@ def import_captions(
     strict: bool = False,
     progress: bool = False,
     mirror: bool = False,
-    group: Group = ALONE,
+    group: Group = SINGLE,
     **how: Any,
 ) -> tuple[CaptionData, Findings]:
     """Read captions of any known form, split them, bring in features, and assemble a data set.
@@ -63,7 +63,7 @@ def import_captions(
 
     Raises
     ------
-    Released : this is another rank than 0, and has done its part.
+    RankDone : this is another rank than 0, and has done its part.
     DataError : nothing is left, a picture is in two splits, a name leads out of the folder, a file is damaged; or anything, if `strict`.
     OSError : a file cannot be read.
     """
@@ -97,7 +97,7 @@ def _check_nothing_to_encode(encoder: Encoder | None, mirror: bool, group: Group
         other = f"the encoder {encoder.name!r}" if encoder else "`mirror`, which encodes pictures"
         raise DataError(f"{WHERE}: got features and {other}, expected one of them")
     if group.rank:
-        raise Released
+        raise RankDone
 
 
 def count(data: CaptionData) -> dict[str, Any]:
