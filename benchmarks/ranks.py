@@ -36,7 +36,7 @@ from typing import Any, NamedTuple
 from benchmarks.timing import THREADS, processor
 from benchmarks.work import CONFIGS, Config, batch_rows, check_same_loss, host_model, make_solver
 from xpcap.backend import Array, array_module
-from xpcap.distributed import Group, join
+from xpcap.distributed import Group, init
 from xpcap.models.packing import dealt
 from xpcap.threads import cores
 
@@ -90,9 +90,9 @@ class Watched:
         self.seconds.append(0.0)
         self.bytes = 0
 
-    def add(self, flat: Array) -> None:
+    def all_reduce(self, flat: Array) -> None:
         start = time.perf_counter()
-        self.group.add(flat)
+        self.group.all_reduce(flat)
         self.seconds[-1] += time.perf_counter() - start
         self.bytes += flat.nbytes
 
@@ -117,7 +117,7 @@ def milliseconds(step: Callable[[Any], object], batches: Iterable[Any]) -> float
 
 def our_steps(task: Task) -> dict[str, Any]:
     """Steps of xpcap's solver, alone or on ranks."""
-    config, group = Config(**task.config), Watched(join())
+    config, group = Config(**task.config), Watched(init())
     data = config.data(WARM_UP + task.steps)
     rows, solver = batch_rows(config, data), make_solver(config, data, group=group)
 
@@ -128,7 +128,7 @@ def our_steps(task: Task) -> dict[str, Any]:
     taken = milliseconds(step, rows)
     if not config.dropout:
         check_same_loss(solver.loss_history[0], host_model(config, data), data.minibatch("train", rows[0]), f"{config.name}, {group.size} rank(s)")
-    everyone = [json.loads(text)[WARM_UP:] for text in group.collect(json.dumps(group.seconds))]
+    everyone = [json.loads(text)[WARM_UP:] for text in group.all_gather(json.dumps(group.seconds))]
     return {
         "ms": taken,
         "threads": cores(),
@@ -175,10 +175,10 @@ def torch_steps(task: Task) -> dict[str, Any]:
 
 def sums(task: Task) -> dict[str, float]:
     """Milliseconds of a sum over ranks, by the number of bytes."""
-    group, taken = join(), {}
+    group, taken = init(), {}
     for size in SIZES:
         flat = array_module().full(size // 4, 0, "f4")
-        taken[str(size)] = milliseconds(group.add, [flat] * (WARM_UP + task.steps))
+        taken[str(size)] = milliseconds(group.all_reduce, [flat] * (WARM_UP + task.steps))
     return taken
 
 
@@ -186,7 +186,7 @@ def work(text: str) -> None:
     """Do a worker's task; the first rank prints a line of JSON."""
     task = Task(**json.loads(text))
     answer = {OURS: our_steps, SUMS: sums}.get(task.who, torch_steps)(task)
-    if (task.rank or join().rank) == 0:
+    if (task.rank or init().rank) == 0:
         print(json.dumps(answer), flush=True)
 
 

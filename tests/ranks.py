@@ -32,21 +32,21 @@ class Rank:
     def __init__(self, meeting: Meeting, rank: int, size: int) -> None:
         self.meeting, self.rank, self.size, self.sums = meeting, rank, size, 0
 
-    def add(self, flat: Any) -> None:
+    def all_reduce(self, flat: Any) -> None:
         self.sums += 1
         host = flat if isinstance(flat, np.ndarray) else flat.get()
         flat[...] = np.sum(self.meeting.exchange(self.rank, host.copy()), axis=0, dtype=host.dtype)
 
-    def memory(self, like: Any) -> None:
+    def sum_buffer(self, like: Any) -> None:
         return None
 
-    def highest(self, number: int) -> int:
+    def max(self, number: int) -> int:
         return max(self.meeting.exchange(self.rank, number))
 
-    def collect(self, text: str) -> list[str]:
+    def all_gather(self, text: str) -> list[str]:
         return self.meeting.exchange(self.rank, text)
 
-    def share(self, n: int) -> slice:
+    def shard(self, n: int) -> slice:
         return slice(n * self.rank // self.size, n * (self.rank + 1) // self.size)
 
 

@@ -22,7 +22,7 @@ from xpcap.cli import main
 from xpcap.cli.group import in_options
 from xpcap.cli.train import Progress, duration
 from xpcap.data import CaptionData, Vocabulary, open_data, tokenize, write_dataset
-from xpcap.distributed import ALONE
+from xpcap.distributed import SINGLE
 from xpcap.errors import DataError
 from xpcap.metrics import corpus_bleu, unigram_bleu
 from xpcap.runs import saver
@@ -529,7 +529,7 @@ def test_other_failing_imports_keep_their_traceback(line: str, tmp_path: Path) -
 
 def test_the_time_of_training_is_told_from_its_first_steps_and_validation_does_not_count(capsys: pytest.CaptureFixture[str]) -> None:
     seconds = iter([0.0, 5.0, 6.0, 7.0, 8.0])  # the first step sets things up
-    progress = Progress(runs.TrainOptions(data="own.h5", out="run"), ALONE, verbose=False, clock=lambda: next(seconds))
+    progress = Progress(runs.TrainOptions(data="own.h5", out="run"), SINGLE, verbose=False, clock=lambda: next(seconds))
     data = generate(0, train=6, val=2)
     model = CaptioningRNN(data.vocabulary.word_to_idx, data.feature_dim, 4, 4, "lstm")
     solver = CaptioningSolver(model, data, batch_size=5, num_epochs=40, verbose=False)

@@ -20,7 +20,7 @@ import xpcap
 from xpcap import CaptioningRNN, CaptioningSolver, to_numpy
 from xpcap.cli import shared
 from xpcap.data.features import FeatureScaling
-from xpcap.distributed import ALONE, Group, Released, batches
+from xpcap.distributed import SINGLE, Group, RankDone, batches
 from xpcap.distributed import group as group_module
 from xpcap.distributed.mpi import NCCL, Staged, device_sum
 from xpcap.errors import BackendError, GroupError, OptionError, TrainingError
@@ -70,7 +70,7 @@ def trained(group: Group, **options: Any) -> CaptioningSolver:
 )
 def test_ranks_train_the_model_that_one_process_trains(dtype: Any, cell: str, inject: str, sizes: Sequence[int], tolerance: float) -> None:
     """52 steps with dropout, mirror images and captions of different lengths; the last batch of an epoch is a single caption."""
-    alone = trained(ALONE, dtype=dtype, cell=cell, inject=inject)
+    alone = trained(SINGLE, dtype=dtype, cell=cell, inject=inject)
     assert alone.iteration == 52
     assert len(alone.data.split("train").captions) % alone.batch_size == 1
     for size in sizes:
@@ -93,14 +93,14 @@ class OnDevice(Rank):
         self.hosts = [f"machine {k if alone else 0}" for k in range(rank.size)]
         self.way: Any = None
 
-    def add(self, flat: Any) -> None:
+    def all_reduce(self, flat: Any) -> None:
         if isinstance(flat, np.ndarray):
-            super().add(flat)
+            super().all_reduce(flat)
             return
         self.way = self.way or device_sum(self, flat)
-        self.way.add(flat)
+        self.way.all_reduce(flat)
 
-    add_on_host = Rank.add
+    all_reduce_on_host = Rank.all_reduce
 
 
 @pytest.mark.parametrize(("way", "alone", "library"), [(NCCL, True, True), (Staged, False, True), (Staged, True, False)])
@@ -117,7 +117,7 @@ def test_ranks_train_on_devices_what_one_process_trains(way: type, alone: bool, 
         return trained(rank, **few)
 
     with xpcap.use_backend("cupy"):
-        expected, ranks = trained(ALONE, **few), together(2, work)
+        expected, ranks = trained(SINGLE, **few), together(2, work)
     assert [type(rank.way) for rank in made] == [way, way]
     for rank in ranks:
         np.testing.assert_allclose(to_numpy(rank.model.params.flat), to_numpy(expected.model.params.flat), rtol=0, atol=1e-5)
@@ -183,11 +183,11 @@ def test_all_ranks_get_equally_many_batches_of_their_shares() -> None:
         found = [list(batches(group, n, 2)) for group in groups]
         assert len({len(share) for share in found}) == 1
         assert [i for share in found for batch in share for i in range(n)[batch]] == list(range(n))
-    assert list(batches(ALONE, 5, 2)) == [slice(0, 2), slice(2, 4), slice(4, 5)]
+    assert list(batches(SINGLE, 5, 2)) == [slice(0, 2), slice(2, 4), slice(4, 5)]
 
 
 def test_gradients_of_shares_add_up_with_weights_and_without_captions() -> None:
-    model = solver(ALONE, np.float64).model
+    model = solver(SINGLE, np.float64).model
     rng = np.random.default_rng(0)
     captions, weights = TRAIN.captions[:6], rng.random(6)
     features = rng.standard_normal((6, DATA.feature_dim))
@@ -206,24 +206,22 @@ def test_gradients_of_shares_add_up_with_weights_and_without_captions() -> None:
 def told_to(monkeypatch: pytest.MonkeyPatch, **environment: str) -> None:
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
-    monkeypatch.setattr(group_module, "join", functools.cache(group_module.join.__wrapped__))
+    monkeypatch.setattr(group_module, "init", functools.cache(group_module.init.__wrapped__))
 
 
 def test_one_process_imports_no_mpi(monkeypatch: pytest.MonkeyPatch) -> None:
-    code = (
-        "import sys; from xpcap.cli import main; from xpcap.distributed import ALONE, join; sys.exit(join() is not ALONE or 'mpi4py' in sys.modules)"
-    )
+    code = "import sys; from xpcap.cli import main; from xpcap.distributed import SINGLE, init; sys.exit(init() is not SINGLE or 'mpi4py' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
     for name, value in (("PMI_SIZE", "1"), ("SLURM_STEP_NUM_TASKS", "4")):  # a rank is told too by whoever starts several
         told_to(monkeypatch, **{name: value})
-        assert group_module.join() is ALONE
+        assert group_module.init() is SINGLE
 
 
 def test_several_processes_without_mpi4py_or_with_another_mpi_are_told_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
     told_to(monkeypatch, OMPI_COMM_WORLD_SIZE="2", OMPI_COMM_WORLD_RANK="0")
     monkeypatch.setattr(group_module.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(GroupError, match=r"a launcher started 2 processes, and mpi4py is not installed.*pip install '\.\[mpi\]'"):
-        group_module.join()
+        group_module.init()
     monkeypatch.undo()
     pytest.importorskip("mpi4py")
     environment = {**os.environ, "OMPI_COMM_WORLD_SIZE": "2", "OMPI_COMM_WORLD_RANK": "0"}
@@ -238,7 +236,7 @@ def test_a_rank_without_a_gpu_of_its_own_is_told_so(device: Any, monkeypatch: py
     """The emulated machine has one device, and two ranks want one each."""
     group = Rank(None, 1, 2)  # type: ignore[arg-type]  # never meets the others
     group.local_rank = 1  # type: ignore[attr-defined]
-    monkeypatch.setattr(shared, "join", lambda: group)
+    monkeypatch.setattr(shared, "init", lambda: group)
     with pytest.raises(BackendError, match=r"rank 1 is number 1 on its machine and wants a GPU of its own: .*has 1 CUDA device.*start as many ranks"):
         shared.choose_backend("cupy")
     group.local_rank = 0  # type: ignore[attr-defined]
@@ -270,7 +268,7 @@ def test_ranks_share_the_encoding_and_only_rank_0_keeps_features(tmp_path: Path)
     def work(group: Group) -> Any:
         try:
             return encode_folder(tmp_path / "pictures", names, encoders[group.rank], kept=tmp_path / "kept", group=group)
-        except Released:
+        except RankDone:
             return None
 
     table, nothing = together(2, work)

@@ -24,7 +24,7 @@ from test_resume import stop_after
 from xpcap import CaptionData, CaptioningRNN, CaptioningSolver
 from xpcap.data.dataset import Split
 from xpcap.data.vocabulary import END, Vocabulary
-from xpcap.distributed import ALONE, Group
+from xpcap.distributed import SINGLE, Group
 from xpcap.errors import DataError, OptionError
 from xpcap.metrics.cider import CiderD
 from xpcap.models.batch import Batch
@@ -122,14 +122,14 @@ def trained(group: Group, **options: Any) -> CaptioningSolver:
 def test_an_epoch_visits_every_picture_that_has_captions_once() -> None:
     objective = SelfCritical(DATA)
     assert TRAIN.image_idxs[TRAIN.image_idxs != 20][objective.visits].tolist() == [i for i in range(41) if i != 20]
-    made = trained(ALONE, num_epochs=1)
+    made = trained(SINGLE, num_epochs=1)
     assert (made.iteration, set(made.history[0]) >= {"train_reward", "val_cider", "val_distinct", "val_length"}) == (6, True)
     assert made.history[0]["train_reward"] == pytest.approx(-np.mean(made.loss_history))
 
 
 def test_ranks_train_the_model_that_one_process_trains() -> None:
     """With seven ranks, two of them have no picture of the last batch, which is of five."""
-    alone = trained(ALONE)
+    alone = trained(SINGLE)
     for size in (2, 7):
         for rank in together(size, trained):
             np.testing.assert_allclose(rank.model.params.flat, alone.model.params.flat, rtol=0, atol=1e-11)

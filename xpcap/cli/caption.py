@@ -12,7 +12,7 @@ from click.core import ParameterSource
 from xpcap import runs
 from xpcap.cli.decoding import Decoding, decoding_options
 from xpcap.cli.shared import PATH, backend_option, choose_backend, examples, json_option, print_captions, remark
-from xpcap.distributed import Released, join
+from xpcap.distributed import RankDone, init
 from xpcap.encoders import is_url
 from xpcap.report import visible
 from xpcap.runs import Downloads, Look, PictureCaption, Run, Skipped, is_run, open_runs, pages
@@ -84,14 +84,14 @@ def caption(
         downloads = Downloads()
         look: Look = downloads.look
         captions, skipped = runs.caption_files(
-            opened, pictures, progress=True, keep=downloads.keep if html or png else None, policy=policy, group=join(), attend=attend,
-            on_remark=remark if join().rank == 0 else None,
+            opened, pictures, progress=True, keep=downloads.keep if html or png else None, policy=policy, group=init(), attend=attend,
+            on_remark=remark if init().rank == 0 else None,
         )  # fmt: skip
-    elif join().rank == 0:
+    elif init().rank == 0:
         seen = runs.data_of(opened, data)
         captions, look = runs.caption_run(opened, seen, split, count=count, policy=policy, attend=attend), runs.look_in(opened, seen.source)
-    if join().rank:
-        raise Released
+    if init().rank:
+        raise RankDone
     _print(captions if as_json or decoding.n_best else [one._replace(n_best=()) for one in captions], skipped, as_json)
     _write(html, png, opened, captions, skipped, look, as_json)
 

@@ -10,7 +10,7 @@ from xpcap.cli.decoding import Decoding, decoding_options
 from xpcap.cli.doctor import in_flags, print_findings
 from xpcap.cli.shared import PATH, backend_option, choose_backend, csv_option, examples, json_option, print_scores, remark, table
 from xpcap.data import CaptionData
-from xpcap.distributed import Released, join
+from xpcap.distributed import RankDone, init
 from xpcap.report import visible
 from xpcap.runs import Comparison, Evaluation, Finding, Run, check_place, compare, data_of, evaluate_run, examine_run, open_run, open_runs
 
@@ -50,10 +50,10 @@ def evaluate(
     choose_backend(backend)
     opened = open_runs(folders, on_remark=remark)
     seen = data_of(opened, data)
-    evaluation = evaluate_run(opened, seen, split, progress=True, policy=decoding.policy(opened), java=True, group=join())
+    evaluation = evaluate_run(opened, seen, split, progress=True, policy=decoding.policy(opened), java=True, group=init())
     comparison = compare(evaluation, _other(against, data, split, decoding)) if against else None
-    if join().rank:
-        raise Released
+    if init().rank:
+        raise RankDone
     findings = _findings(opened, evaluation, seen) if doctor else None
     if csv is not None:
         evaluation.write_csv(csv)
@@ -72,7 +72,7 @@ def evaluate(
 
 def _other(against: Path, data: Path | None, split: str, decoding: Decoding) -> Evaluation:
     run = open_run(against, on_remark=remark)
-    return evaluate_run(run, data, split, progress=True, policy=decoding.policy(run), java=True, group=join())
+    return evaluate_run(run, data, split, progress=True, policy=decoding.policy(run), java=True, group=init())
 
 
 def _findings(run: Run, evaluation: Evaluation, data: CaptionData) -> list[Finding]:

@@ -16,7 +16,7 @@ import click
 
 from xpcap import __version__
 from xpcap.cli.shared import TYPED
-from xpcap.distributed import Released, abort, told
+from xpcap.distributed import RankDone, abort, launcher_rank
 from xpcap.errors import EXPECTED, OptionError, nearest
 from xpcap.report import visible
 
@@ -39,12 +39,12 @@ class Commands(click.Group):
             raise click.UsageError(f"no command {args[0]!r}, expected one of {', '.join(self.commands)}{nearest(args[0], self.commands)}", ctx)
         ctx.meta[TYPED] = list(args)
         name, command, rest = super().resolve_command(ctx, args)
-        if told()[0] and name not in SHARED:
-            raise Released
+        if launcher_rank()[0] and name not in SHARED:
+            raise RankDone
         return name, command, rest
 
     def main(self, *args: Any, **options: Any) -> Any:
-        rank, size = told()
+        rank, size = launcher_rank()
         if size == 1:
             return super().main(*args, **options)
         with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere) if rank else contextlib.nullcontext():  # noqa: PTH123
@@ -60,10 +60,10 @@ class Commands(click.Group):
                 raise
 
     def invoke(self, ctx: click.Context) -> Any:
-        rank, size = told()
+        rank, size = launcher_rank()
         try:
             return self._invoke(ctx)
-        except Released:
+        except RankDone:
             return None
         except click.ClickException:
             if rank:

@@ -12,7 +12,7 @@ from xpcap import __version__
 from xpcap.backend import backend_status, import_nccl
 from xpcap.cli.shared import PATH, describe_data, examples, json_option, remark, table
 from xpcap.data import open_data
-from xpcap.distributed import Group, Released, join
+from xpcap.distributed import Group, RankDone, init
 from xpcap.distributed.mpi import NCCL, MPIGroup, Staged
 from xpcap.runs import open_run
 from xpcap.runs.folder import CONFIG, opened_folder
@@ -37,11 +37,11 @@ def info(file: Path | None, as_json: bool) -> None:
 
 
 def _print_machine(as_json: bool) -> None:
-    group = join()
+    group = init()
     about = {"xpcap": __version__, "python": platform.python_version(), "platform": platform.platform(), "cores": os.cpu_count()}
     status, ranks = backend_status(), _ranks(group)
     if group.rank:
-        raise Released
+        raise RankDone
     if as_json:
         click.echo(json.dumps({**about, **ranks, "backends": {name: state._asdict() for name, state in status.items()}}))
         return

@@ -13,7 +13,7 @@ from xpcap.cli.shared import PATH, describe_data, examples, typed_again
 from xpcap.data import CaptionData, detokenize, write_dataset
 from xpcap.data.dataset import may_name_a_split
 from xpcap.data.vocabulary import SPECIAL, tokenize
-from xpcap.distributed import join
+from xpcap.distributed import init
 from xpcap.encoders import PHOTOGRAPHS, find_encoder
 from xpcap.encoders.grid import MOST, grid_name
 from xpcap.errors import install
@@ -112,8 +112,8 @@ def prepare(**given: Any) -> None:
     out: Path = given["out"]
     if why := obstacle(out):
         raise click.ClickException(f"prepare: {out} {why}")  # before any work is done
-    group = join()
-    group.collect("the place is free")  # before rank 0 writes to it
+    group = init()
+    group.all_gather("the place is free")  # before rank 0 writes to it
     kept = out.with_name(f"{out.name}.encoding")  # features so far: the same command goes on from there if it is killed
     try:
         data, findings = _import(given, kept)
@@ -171,7 +171,7 @@ def _import(given: dict[str, Any], kept: Path) -> tuple[CaptionData, Findings]:
         mirror=photographs if given["mirror"] is None else given["mirror"],
         strict=given["strict"],
         progress=True,
-        group=join(),
+        group=init(),
     )
 
 

@@ -13,7 +13,7 @@ import click
 from xpcap.backend import BACKENDS, VARIABLE, backend_status, get_backend, parse_backend, use_backend
 from xpcap.data import CaptionData
 from xpcap.data.dataset import size
-from xpcap.distributed import join
+from xpcap.distributed import init
 from xpcap.errors import BackendError, OptionError, nearest
 from xpcap.report import columns, visible
 from xpcap.runs import PictureCaption, Scores
@@ -77,7 +77,7 @@ def choose_backend(backend: str | None) -> None:
 
     Of several ranks on a machine each takes a GPU of its own, unless one is named.
     """
-    group = join()
+    group = init()
     wanted = wanted_backend(backend)
     if group.size > 1 and wanted in ("cupy", "auto"):
         local: int = group.local_rank  # type: ignore[attr-defined]  # of a group that was joined

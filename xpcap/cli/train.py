@@ -16,7 +16,7 @@ from xpcap.cli.group import leave_closed_pipe
 from xpcap.cli.shared import PATH, Choice, Function, Number, backend_option, choose_backend, command_line, examples, print_captions, print_scores
 from xpcap.data.features import KINDS
 from xpcap.data.vocabulary import SPECIAL
-from xpcap.distributed import Group, join
+from xpcap.distributed import Group, init
 from xpcap.layers import CELLS
 from xpcap.models.config import INJECT
 from xpcap.optim import LINEAR
@@ -103,7 +103,7 @@ def train(data: Path | None, backend: str | None, verbose: bool, **options: Any)
     it, however it ended; options that you leave out are then the run's own.
     """
     _refuse_captions(data)
-    group = join()
+    group = init()
     choose_backend(backend)
     chosen = choose(data, {name: value for name, value in options.items() if value is not None})
     progress = Progress(chosen, group, verbose)
@@ -124,7 +124,7 @@ def train(data: Path | None, backend: str | None, verbose: bool, **options: Any)
         if group.rank == 0:
             _print_how_to_continue(str(stopped) or "interrupted", chosen, backend)
         if isinstance(stopped, Stopped):
-            group.collect("said")  # a rank that leaves may end the others
+            group.all_gather("said")  # a rank that leaves may end the others
         sys.exit(128 + getattr(stopped, "signal", signal.SIGINT))
     click.echo(origin(run))
     if evaluation is not None:

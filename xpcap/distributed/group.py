@@ -1,4 +1,4 @@
-"""The processes that work together, called ranks as in MPI, and joining those that a launcher such as mpiexec started. `ALONE` is a group of one."""
+"""The processes that work together, called ranks as in MPI, and joining those that a launcher such as mpiexec started. `SINGLE` is a group of one."""
 
 import functools
 import importlib.util
@@ -10,7 +10,7 @@ from xpcap.backend import Array
 from xpcap.errors import GroupError, install
 
 
-class Released(Exception):  # noqa: N818 - no error
+class RankDone(Exception):  # noqa: N818 - no error
     """What is left to do is rank 0's alone: this rank has done its part."""
 
 
@@ -23,22 +23,22 @@ class Group(Protocol):
     rank: int
     size: int
 
-    def add(self, flat: Array) -> None:
+    def all_reduce(self, flat: Array) -> None:
         """Sum a contiguous array of floats over all ranks, in place; every rank gets the same bits."""
 
-    def memory(self, like: Array) -> Array | None:
+    def sum_buffer(self, like: Array) -> Array | None:
         """A flat array of the size and dtype of `like`, itself flat, that `add` sums faster than others; None where all are alike.
 
         Asked for again it is the same array: it holds something from when it is written to until it is summed and used.
         """
 
-    def highest(self, number: int) -> int:
+    def max(self, number: int) -> int:
         """The highest of the ranks' numbers."""
 
-    def collect(self, text: str) -> list[str]:
+    def all_gather(self, text: str) -> list[str]:
         """What each rank gave, in the order of ranks."""
 
-    def share(self, n: int) -> slice:
+    def shard(self, n: int) -> slice:
         """Which of n equal pieces of work are this rank's: neighbours, and as many as any other rank has, or one less or more."""
 
 
@@ -47,28 +47,28 @@ class _Alone:
 
     rank, size = 0, 1
 
-    def add(self, flat: Array) -> None:
+    def all_reduce(self, flat: Array) -> None:
         return
 
-    def memory(self, like: Array) -> Array | None:
+    def sum_buffer(self, like: Array) -> Array | None:
         return None
 
-    def highest(self, number: int) -> int:
+    def max(self, number: int) -> int:
         return number
 
-    def collect(self, text: str) -> list[str]:
+    def all_gather(self, text: str) -> list[str]:
         return [text]
 
-    def share(self, n: int) -> slice:
+    def shard(self, n: int) -> slice:
         return slice(0, n)
 
 
-ALONE: Group = _Alone()
+SINGLE: Group = _Alone()
 
 
 def batches(group: Group, n: int, size: int) -> Iterator[slice]:
     """This rank's share of n pieces of work, in batches of `size`; as many batches on every rank, so the last of some may be empty."""
-    share = group.share(n)
+    share = group.shard(n)
     most = -(-n // group.size)  # the largest share
     for first in range(0, most, size):
         start = share.start + first
@@ -79,7 +79,7 @@ def batches(group: Group, n: int, size: int) -> Iterator[slice]:
 VARIABLES = (("PMI_SIZE", "PMI_RANK"), ("OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_RANK"), ("SLURM_STEP_NUM_TASKS", "PMIX_RANK"))
 
 
-def told(environment: Mapping[str, str] = os.environ) -> tuple[int, int]:
+def launcher_rank(environment: Mapping[str, str] = os.environ) -> tuple[int, int]:
     """This process's rank and the number of ranks, as its launcher tells them: (0, 1) without one. Nothing is imported for that."""
     for size, rank in VARIABLES:
         if environment.get(size, "").isdecimal() and environment.get(rank, "").isdecimal():
@@ -88,19 +88,19 @@ def told(environment: Mapping[str, str] = os.environ) -> tuple[int, int]:
 
 
 @functools.cache
-def join() -> Group:
-    """The group of all processes that a launcher started together: ALONE, without importing anything, where there is only this one.
+def init() -> Group:
+    """The group of all processes that a launcher started together: SINGLE, without importing anything, where there is only this one.
 
     Raises
     ------
     GroupError : mpi4py is missing or finds no MPI library, or its library does not know of the other processes.
     """
-    _, size = told()
+    _, size = launcher_rank()
     if size == 1:
-        return ALONE
+        return SINGLE
     if importlib.util.find_spec("mpi4py") is None:
         raise GroupError(
-            f"join: a launcher started {size} processes, and mpi4py is not installed, expected it, to join them; {install('mpi')} installs it"
+            f"init: a launcher started {size} processes, and mpi4py is not installed, expected it, to join them; {install('mpi')} installs it"
         )
     from xpcap.distributed.mpi import world
 
@@ -109,5 +109,5 @@ def join() -> Group:
 
 def abort(status: int) -> None:
     """End all ranks at once with an exit status, if this process has joined them; else return."""
-    if join.cache_info().currsize and (group := join()) is not ALONE:
-        group.abort(status)  # type: ignore[attr-defined]  # only ALONE has none
+    if init.cache_info().currsize and (group := init()) is not SINGLE:
+        group.abort(status)  # type: ignore[attr-defined]  # only SINGLE has none

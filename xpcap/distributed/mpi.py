@@ -140,7 +140,7 @@ class SharedMemory:
         """Whether an array is this rank's, or a view of all of it."""
         return flat.nbytes == self.mine.nbytes and flat.ctypes.data == self.mine.ctypes.data
 
-    def add(self) -> None:
+    def all_reduce(self) -> None:
         """Sum the ranks' arrays into each of them, in the order of ranks. Returns when all have done their part."""
         self._meet()
         rank, size, count = self._communicator.Get_rank(), len(self._arrays), len(self.mine)
@@ -172,7 +172,7 @@ class DeviceSum(Protocol):
 
     name: str
 
-    def add(self, flat: Array) -> None:
+    def all_reduce(self, flat: Array) -> None:
         """Sum a contiguous array of floats over all ranks, in place; every rank gets the same bits. The sum is launched, not waited for."""
 
 
@@ -188,12 +188,12 @@ class NCCL:
     name = "NCCL"
 
     def __init__(self, nccl: Any, group: Any, xp: Any) -> None:
-        (first, *_) = group.collect(bytes(nccl.get_unique_id()).hex() if group.rank == 0 else "")
+        (first, *_) = group.all_gather(bytes(nccl.get_unique_id()).hex() if group.rank == 0 else "")
         self._nccl, self._xp = nccl, xp
         self._kinds = {"f4": nccl.NCCL_FLOAT32, "f8": nccl.NCCL_FLOAT64}
         self._communicator = nccl.NcclCommunicator(group.size, bytes.fromhex(first), group.rank)
 
-    def add(self, flat: Array) -> None:
+    def all_reduce(self, flat: Array) -> None:
         """Launched on the current stream, behind the gradients and before their use."""
         kind, stream = self._kinds[flat.dtype.str[1:]], self._xp.cuda.get_current_stream().ptr
         self._communicator.allReduce(flat.data.ptr, flat.data.ptr, flat.size, kind, self._nccl.NCCL_SUM, stream)
@@ -208,13 +208,13 @@ class Staged:
         self._group, self._xp = group, xp
         self._host = np.empty(0, np.uint8)
 
-    def add(self, flat: Array) -> None:
+    def all_reduce(self, flat: Array) -> None:
         """Waits for the device: the host has to see the numbers."""
         if self._host.nbytes < flat.nbytes:
             self._host = np.frombuffer(self._xp.cuda.alloc_pinned_memory(flat.nbytes), np.uint8, flat.nbytes)
         host = np.ndarray(flat.shape, flat.dtype, self._host.data)
         flat.get(out=host)
-        self._group.add_on_host(host)
+        self._group.all_reduce_on_host(host)
         stream = self._xp.cuda.get_current_stream()
         flat.set(host, stream=stream)
         stream.synchronize()  # the next sum writes to the same memory
@@ -224,7 +224,7 @@ def device_sum(group: Any, like: Array) -> DeviceSum:
     """NCCL if all ranks have it and no two share a device, which it refuses; else Staged. All ranks choose the same."""
     xp, nccl = get_array_module(like), import_nccl()
     where = [group.hosts[group.rank], xp.cuda.Device().pci_bus_id]
-    everyone = [json.loads(text) for text in group.collect(json.dumps([nccl is not None, *where]))]
+    everyone = [json.loads(text) for text in group.all_gather(json.dumps([nccl is not None, *where]))]
     alone = len({tuple(place) for _, *place in everyone}) == group.size
     if nccl is not None and alone and all(has for has, *_ in everyone):
         return NCCL(nccl, group, xp)
@@ -259,26 +259,26 @@ class MPIGroup:
         self._device: DeviceSum | None = None
         self._shared: dict[tuple[int, np.dtype], SharedMemory] = {}  # by size and dtype
         self._waiting: Any = contextlib.nullcontext
-        self.hosts = self.collect(platform.node())
+        self.hosts = self.all_gather(platform.node())
         names = [f"rank {rank} on {host}" for rank, host in enumerate(self.hosts)]
         if MPI.Query_thread() == MPI.THREAD_MULTIPLE:  # else a second thread may not speak
             self._waiting = Waiting(communicator.Dup(), names, timeout())
 
-    def add(self, flat: Array) -> None:
+    def all_reduce(self, flat: Array) -> None:
         if is_device_array(flat):
             if self._device is None:
                 self._device = device_sum(self, flat)
             with self._waiting():
-                self._device.add(flat)
+                self._device.all_reduce(flat)
         else:
-            self.add_on_host(flat)
+            self.all_reduce_on_host(flat)
 
-    def add_on_host(self, flat: np.ndarray) -> None:
+    def all_reduce_on_host(self, flat: np.ndarray) -> None:
         """`add` for an array of NumPy."""
         with self._waiting():
             shared = self._shared.get((flat.size, flat.dtype))
             if shared is not None and shared.holds(flat):
-                shared.add()
+                shared.all_reduce()
                 return
             if flat.size > FEW:
                 numbers = PIECE // flat.itemsize
@@ -289,24 +289,24 @@ class MPIGroup:
             self._communicator.Allgather(np.ascontiguousarray(flat), everyone)
             flat[...] = everyone.sum(axis=0)
 
-    def memory(self, like: Array) -> Array | None:
+    def sum_buffer(self, like: Array) -> Array | None:
         if is_device_array(like) or self.local_size < self.size:
             return None
         key = like.size, like.dtype
         if key not in self._shared:
-            if self.highest(not has_room(self.size * like.nbytes)):
+            if self.max(not has_room(self.size * like.nbytes)):
                 return None
             with self._waiting():
                 self._shared[key] = SharedMemory(self._communicator, *key)
         return self._shared[key].mine
 
-    def highest(self, number: int) -> int:
+    def max(self, number: int) -> int:
         found = np.array([number], np.int64)
         with self._waiting():
             self._communicator.Allreduce(self._mpi.IN_PLACE, found, self._mpi.MAX)
         return int(found[0])
 
-    def collect(self, text: str) -> list[str]:
+    def all_gather(self, text: str) -> list[str]:
         content = np.frombuffer(text.encode("utf-8", "surrogatepass"), np.uint8)
         lengths = np.empty(self.size, np.int64)
         with self._waiting():
@@ -316,7 +316,7 @@ class MPIGroup:
         ends = np.cumsum(lengths)
         return [everything[end - length : end].tobytes().decode("utf-8", "surrogatepass") for end, length in zip(ends, lengths, strict=True)]
 
-    def share(self, n: int) -> slice:
+    def shard(self, n: int) -> slice:
         return slice(n * self.rank // self.size, n * (self.rank + 1) // self.size)
 
     def abort(self, status: int) -> None:
@@ -341,11 +341,11 @@ def world(size: int) -> MPIGroup:
         from mpi4py import MPI
     except (ImportError, RuntimeError) as error:
         raise GroupError(
-            f"join: mpi4py cannot load an MPI library ({error}), expected one; {install('mpi')} installs one, with its mpiexec"
+            f"init: mpi4py cannot load an MPI library ({error}), expected one; {install('mpi')} installs one, with its mpiexec"
         ) from error
     if MPI.COMM_WORLD.Get_size() != size:
         raise GroupError(
-            f"join: the launcher started {size} processes, and mpi4py's MPI, {MPI.Get_library_version().split(chr(10))[0][:60]!r}, knows "
+            f"init: the launcher started {size} processes, and mpi4py's MPI, {MPI.Get_library_version().split(chr(10))[0][:60]!r}, knows "
             f"{MPI.COMM_WORLD.Get_size()}, expected the same; use the mpiexec of the MPI that mpi4py loads"
         )
     group = MPIGroup(MPI.COMM_WORLD)
@@ -356,7 +356,7 @@ def world(size: int) -> MPIGroup:
 def _share_cores(group: MPIGroup) -> None:
     """Give BLAS a part of the cores, where neither the launcher nor the user has dealt them out."""
     mine = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else list(range(os.cpu_count() or 1))
-    everyone = [json.loads(text) for text in group.collect(json.dumps([group.hosts[group.rank], mine]))]
+    everyone = [json.loads(text) for text in group.all_gather(json.dumps([group.hosts[group.rank], mine]))]
     beside = everyone.count([group.hosts[group.rank], mine])  # ranks that may use the same cores
     if not any(name in os.environ for name in THREADS):
         blas().limit(max(1, len(mine) // beside))

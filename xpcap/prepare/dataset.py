@@ -11,7 +11,7 @@ import numpy as np
 from xpcap.data.dataset import CaptionData, Source, Split, check_data
 from xpcap.data.features import Function, Projection, Table, blocks, fit_projection
 from xpcap.data.vocabulary import SPECIAL, Vocabulary, has_word, tokenize
-from xpcap.distributed import ALONE, Group, Released
+from xpcap.distributed import SINGLE, Group, RankDone
 from xpcap.encoders import PHOTOGRAPHS, Encoder, HistogramEncoder, find_encoder
 from xpcap.encoders.finding import describe_others
 from xpcap.errors import DataError
@@ -38,7 +38,7 @@ def import_captions(
     strict: bool = False,
     progress: bool = False,
     mirror: bool = False,
-    group: Group = ALONE,
+    group: Group = SINGLE,
     **how: Any,
 ) -> tuple[CaptionData, Findings]:
     """Read captions of any known form, split them, bring in features, and assemble a data set.
@@ -61,7 +61,7 @@ def import_captions(
 
     Raises
     ------
-    Released : this is another rank than 0, and has done its part.
+    RankDone : this is another rank than 0, and has done its part.
     DataError : nothing is left, a picture is in two splits, a name leads out of the folder, a file is damaged; or anything, if `strict`.
     OSError : a file cannot be read.
     """
@@ -99,7 +99,7 @@ def _check_nothing_to_encode(encoder: Encoder | None, mirror: bool, group: Group
         other = f"the encoder {encoder.name!r}" if encoder else "`mirror`, which encodes pictures"
         raise DataError(f"{WHERE}: got features and {other}, expected one of them")
     if group.rank:
-        raise Released
+        raise RankDone
 
 
 def count(data: CaptionData) -> dict[str, Any]:

@@ -19,7 +19,7 @@ import numpy as np
 from xpcap.data.dataset import check_finite
 from xpcap.data.features import IN_MEMORY, Stored, Table, whole
 from xpcap.data.npz import read_npz
-from xpcap.distributed import ALONE, Group, Released, batches
+from xpcap.distributed import SINGLE, Group, RankDone, batches
 from xpcap.encoders import Encoder, read_picture
 from xpcap.errors import DataError
 from xpcap.progress import bar
@@ -143,7 +143,7 @@ def encode_folder(
     kept: str | Path | None = None,
     unreadable: dict[str, str] | None = None,
     mirrored: Collection[str] = (),
-    group: Group = ALONE,
+    group: Group = SINGLE,
 ) -> Table:
     """Features of the pictures called `names` in a folder. They are read and encoded side by side, on all cores.
 
@@ -159,7 +159,7 @@ def encode_folder(
 
     Raises
     ------
-    Released : this is another rank than 0, and all is encoded.
+    RankDone : this is another rank than 0, and all is encoded.
     DataError : a picture is missing, cannot be read, or would lie outside the folder; or `kept` is another file. OSError : it cannot be written.
     """
     folder = Path(folder)
@@ -183,7 +183,7 @@ def encode_folder(
             else:
                 _encode_on_ranks(group, left, encode, made, encoder.shape)
     if group.rank:
-        raise Released
+        raise RankDone
     if unreadable is not None:
         unreadable.update((name, made.faults[name]) for name in names if name in made.faults)
     there = [*(read := [name for name in names if name not in made.faults]), *_mirrors(read, mirrored)]
@@ -224,11 +224,11 @@ def _encode_on_ranks(
     group: Group, blocks: Sequence[Sequence[str]], encode: Callable[[Sequence[str]], Encoded], made: _Made, shape: tuple[int, ...]
 ) -> None:
     """Rank 0 says which blocks are left. Each rank encodes its share, a round at a time; then rank 0 takes in what all have made."""
-    blocks = json.loads(group.collect(json.dumps(blocks) if group.rank == 0 else "")[0])
+    blocks = json.loads(group.all_gather(json.dumps(blocks) if group.rank == 0 else "")[0])
     for batch in batches(group, len(blocks), ROUND):
         mine: list[Encoded] = []
         _share_out(lambda block, mine=mine: mine.append(encode(block)), blocks[batch])  # type: ignore[misc]  # bound at once
-        told = group.collect(json.dumps([[[[name, _told(row)] for name, row in one.features.items()], one.faults, one.pictures] for one in mine]))
+        told = group.all_gather(json.dumps([[[[name, _told(row)] for name, row in one.features.items()], one.faults, one.pictures] for one in mine]))
         for features, faults, count in (one for share in told for one in json.loads(share) if group.rank == 0):
             made.take(Encoded({name: np.frombuffer(base64.b64decode(row), "<f4").reshape(shape) for name, row in features}, faults, count))
 

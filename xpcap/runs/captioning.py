@@ -13,7 +13,7 @@ import numpy as np
 from xpcap.data import CaptionData, open_data
 from xpcap.data.dataset import Source, size, spread
 from xpcap.data.vocabulary import Vocabulary, detokenize
-from xpcap.distributed import ALONE, Group
+from xpcap.distributed import SINGLE, Group
 from xpcap.encoders import Encoder, find_encoder, find_pictures, is_url, read_picture, read_url
 from xpcap.errors import DataError, OptionError
 from xpcap.models import Beam, Captioner, CaptioningRNN, Ensemble, Policy
@@ -141,7 +141,7 @@ def caption_chosen(
     *,
     progress: bool = False,
     policy: Policy | None = None,
-    group: Group = ALONE,
+    group: Group = SINGLE,
     attend: bool = False,
 ) -> list[PictureCaption]:
     """Captions of the pictures numbered `pictures` of a split of `data_of`, each beside its references. `policy` is as in `caption_features`.
@@ -149,7 +149,7 @@ def caption_chosen(
     The ranks of `group` share the pictures out; each returns all captions.
     """
     references, images = data.references(split), data.split(split).images
-    mine = pictures[group.share(len(pictures))]
+    mine = pictures[group.shard(len(pictures))]
     said = _say_pictures(run.model, run.vocabulary, data, split, mine, run.config["max_words"], progress=progress, policy=policy, attend=attend)
     captions = [of_picture(images[i], *found, []) for i, found in zip(mine.tolist(), said, strict=True)]
     return [one._replace(references=references[i]) for i, one in zip(pictures.tolist(), from_all(group, captions), strict=True)]
@@ -164,7 +164,7 @@ def from_all(group: Group, mine: list[PictureCaption]) -> list[PictureCaption]:
     """The captions of all ranks, in their order, on every rank."""
     if group.size == 1:
         return mine
-    everything = [PictureCaption(*one) for share in group.collect(json.dumps(mine)) for one in json.loads(share)]
+    everything = [PictureCaption(*one) for share in group.all_gather(json.dumps(mine)) for one in json.loads(share)]
     return [one._replace(n_best=[Ranked(*best) for best in one.n_best]) for one in everything]
 
 
@@ -279,7 +279,7 @@ def caption_files(
     progress: bool = False,
     keep: Callable[[str, np.ndarray], object] | None = None,
     policy: Policy | None = None,
-    group: Group = ALONE,
+    group: Group = SINGLE,
     attend: bool = False,
     on_remark: Callable[[str], object] | None = None,
 ) -> tuple[list[PictureCaption], list[Skipped]]:
@@ -307,7 +307,7 @@ def caption_files(
     captions: list[PictureCaption] = []
     unreadable: list[Skipped] = []
     places, skipped = _find([paths] if isinstance(paths, str | Path) else paths, on_remark)
-    share = group.share(len(places))
+    share = group.shard(len(places))
     if any(isinstance(place, str) for place in places):  # what is downloaded is shown later, by rank 0
         share = slice(0, len(places) if group.rank == 0 else 0)
     mine = list(enumerate(places))[share]
@@ -316,7 +316,7 @@ def caption_files(
         numbers, names, rows = zip(*batch, strict=True)
         said = say(run.model, run.vocabulary, run.preprocessing(np.stack(rows)), run.config["max_words"], policy, np.array(numbers), attend)
         captions += [of_picture(name, *found, []) for name, found in zip(names, said, strict=True)]
-    skipped += [Skipped(*one) for share in group.collect(json.dumps(unreadable)) for one in json.loads(share)]
+    skipped += [Skipped(*one) for share in group.all_gather(json.dumps(unreadable)) for one in json.loads(share)]
     return from_all(group, captions), skipped
 
 

@@ -21,7 +21,7 @@ from xpcap.backend import get_backend
 from xpcap.data import CaptionData
 from xpcap.data.features import FeatureScaling
 from xpcap.data.hdf5 import write_stamped
-from xpcap.distributed import ALONE, Group
+from xpcap.distributed import SINGLE, Group
 from xpcap.errors import DataError, OptionError, SaveError
 from xpcap.models import ModelConfig
 from xpcap.progress import Pace
@@ -163,7 +163,7 @@ class Saver:
         place: Path,
         stop: StopRequest,
         finish: Callable[[], None] = lambda: None,
-        group: Group = ALONE,
+        group: Group = SINGLE,
     ) -> None:
         self._every, self._write, self._place, self._stop, self._finish, self._group = every, write, place, stop, finish, group
         self._thread: threading.Thread | None = None
@@ -216,11 +216,11 @@ class Saver:
 
     def _signal(self) -> int:
         """The signal that has come to this rank or another; 0: none."""
-        return self._group.highest(self._stop.signal or 0)
+        return self._group.max(self._stop.signal or 0)
 
     def _end(self, signal: int, solver: CaptioningSolver) -> None:
         self.wait()
-        self._group.collect("saved")  # no rank leaves before rank 0 has saved: that one process ends may end all
+        self._group.all_gather("saved")  # no rank leaves before rank 0 has saved: that one process ends may end all
         raise Stopped(signal, solver.iteration, solver.epoch)
 
     def on_epoch(self, solver: CaptioningSolver) -> None:

@@ -15,7 +15,7 @@ import numpy as np
 from xpcap.data import CaptionData
 from xpcap.data.dataset import spread
 from xpcap.data.vocabulary import SPECIAL, TOKENISERS, UNICODE, Vocabulary
-from xpcap.distributed import ALONE, Group
+from xpcap.distributed import SINGLE, Group
 from xpcap.errors import DataError
 from xpcap.files import write_text
 from xpcap.metrics import ALIASES, METRICS, Bleu, Interval, Metric, Novel, Scored, intervals, paired
@@ -300,7 +300,7 @@ class Evaluation(Scores):
 
 def evaluate_run(
     run: Run, data: CaptionData | str | Path | None = None, split: str = "val", *, progress: bool = False, java: bool = False,
-    policy: Policy | None = None, group: Group = ALONE, metrics: Sequence[Metric] = METRICS,
+    policy: Policy | None = None, group: Group = SINGLE, metrics: Sequence[Metric] = METRICS,
 ) -> Evaluation:  # fmt: skip
     """Score a run on a split: its captions against all references, and the likelihood it gives the references.
 

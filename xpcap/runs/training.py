@@ -17,7 +17,7 @@ from xpcap.backend import get_backend
 from xpcap.data import CaptionData, open_data
 from xpcap.data.features import FeatureScaling, fit_scaling
 from xpcap.data.hdf5 import stamped
-from xpcap.distributed import ALONE, Group
+from xpcap.distributed import SINGLE, Group
 from xpcap.distributed.mpi import VARIABLE
 from xpcap.errors import DataError, GroupError, OptionError
 from xpcap.models import CaptioningRNN, ModelConfig
@@ -75,7 +75,7 @@ Remark = Callable[[str], object]
 
 def train_run(
     options: TrainOptions, *, on_epoch: Hook | None = None, progress: bool = False, on_resume: Hook | None = None, on_remark: Remark = warnings.warn,
-    group: Group = ALONE, on_stage: Callable[[TrainOptions], object] | None = None, on_begin: Hook | None = None, on_step: Hook | None = None,
+    group: Group = SINGLE, on_stage: Callable[[TrainOptions], object] | None = None, on_begin: Hook | None = None, on_step: Hook | None = None,
 ) -> Trained:  # fmt: skip
     """Train a captioner, score it, and leave a run folder with its page.
 
@@ -90,7 +90,7 @@ def train_run(
     progress : show progress bars on a terminal
     on_resume : called with the solver when a run is continued, before its first step
     on_remark : called with a sentence where a run goes on otherwise than it began, in another xpcap or on other ranks
-    group : the ranks that train together, from `xpcap.distributed.join()`; `options` are rank 0's. Rank 0 writes; all return the same
+    group : the ranks that train together, from `xpcap.distributed.init()`; `options` are rank 0's. Rank 0 writes; all return the same
     on_stage : called with the options of the second stage before it begins or goes on
     on_begin : called with the solver before the first step of a stage, or before the stage goes on
     on_step : called with the solver after each step, and between the batches of a validation
@@ -105,19 +105,19 @@ def train_run(
     interval(options.save_every)  # complains before any work is done
     check_options(options)
     data = open_data(options.data) if group.rank and options.data else None  # before the folder is made: a rank without the data ends all
-    out = Path(group.collect(str(options.out or default_out(options)))[0])
+    out = Path(group.all_gather(str(options.out or default_out(options)))[0])
     hooks = Hooks(on_epoch, progress, on_resume, on_remark, group, on_begin, on_step)
     with _reserved(out, options.resume) if group.rank == 0 else contextlib.nullcontext():
-        group.collect("the place is reserved")
+        group.all_gather("the place is reserved")
         if not is_staged(options, out):
             return _train(replace(options, out=out), out, hooks, data)[0]
         first = first_stage(options, out)
-        group.collect("the stage is known")
+        group.all_gather("the stage is known")
         if first is not None:
             with _reserved(out / FIRST, True) if group.rank == 0 else contextlib.nullcontext():
                 _, data = _train(first, out / FIRST, hooks, data)
         second = second_stage(options, out)
-        group.collect("the first stage is done")
+        group.all_gather("the first stage is done")
         if on_stage is not None:
             on_stage(second)
         return _train(second, out, hooks, data)[0]
@@ -137,9 +137,9 @@ class Hooks(NamedTuple):
 
 def _train(options: TrainOptions, out: Path, hooks: Hooks, opened: CaptionData | None) -> tuple[Trained, CaptionData]:
     """Train in a folder that is reserved, on data that may be open already; it is returned as well."""
-    hooks.group.collect("the folder is there")
+    hooks.group.all_gather("the folder is there")
     records, data = _fit(options, out, hooks, opened)
-    hooks.group.collect("all is written")
+    hooks.group.all_gather("all is written")
     run = open_run(out)
     evaluation = evaluate_run(run, data, "val", progress=hooks.progress, group=hooks.group) if "val_loss" in records[-1] else None
     if hooks.group.rank == 0:
@@ -333,7 +333,7 @@ def check_agreement_of_ranks(group: Group, out: Path, settings: Mapping[str, Any
         "run folder": (out / LOCK).exists() or (out / CONFIG).exists(),
         "checkpoint's iteration": iteration,
     }
-    everyone = [json.loads(text) for text in group.collect(json.dumps(ours))]
+    everyone = [json.loads(text) for text in group.all_gather(json.dumps(ours))]
     for rank, theirs in enumerate(everyone):
         _compare(rank, theirs, everyone[0], out)
 
@@ -343,7 +343,7 @@ def scaling_of_first(group: Group, kind: str, data: CaptionData) -> FeatureScali
     fitted = fit_scaling(kind, data.split("train").features) if group.rank == 0 else FeatureScaling()
     if group.size == 1:
         return fitted
-    told = json.loads(group.collect(json.dumps([numbers.tolist() for numbers in fitted if numbers is not None]))[0])
+    told = json.loads(group.all_gather(json.dumps([numbers.tolist() for numbers in fitted if numbers is not None]))[0])
     return FeatureScaling(*(np.array(numbers, np.float32) for numbers in told))
 
 

@@ -11,7 +11,7 @@ import numpy as np
 from xpcap.backend import Array, to_numpy
 from xpcap.data.dataset import CaptionData, spread
 from xpcap.data.feed import Feed
-from xpcap.distributed import ALONE, Group, batches
+from xpcap.distributed import SINGLE, Group, batches
 from xpcap.metrics.cider import CiderD
 from xpcap.models import Policy
 from xpcap.models.transcript import Transcript
@@ -40,7 +40,7 @@ def teacher_forced(
     batch_size: int = 256,
     progress: bool = False,
     between: Callable[[], None] | None = None,
-    group: Group = ALONE,
+    group: Group = SINGLE,
 ) -> TeacherForced:
     """Score captions of a split, without dropout. Totals gather on the model's device and are read once.
 
@@ -63,7 +63,7 @@ def teacher_forced(
         if between is not None:
             between()
     totals = np.array([to_numpy(nll), to_numpy(correct), tokens], np.float64)
-    group.add(totals)
+    group.all_reduce(totals)
     total, right, tokens = float(totals[0]), int(totals[1]), int(totals[2])
     words = max(tokens, 1)
     return TeacherForced(total / max(len(chosen), 1), math.exp(min(total / words, 700.0)), right / words, len(chosen), tokens)
@@ -92,7 +92,7 @@ class CaptionScore:
     The ranks of `group` share the pictures out.
     """
 
-    def __init__(self, data: CaptionData, group: Group = ALONE) -> None:
+    def __init__(self, data: CaptionData, group: Group = SINGLE) -> None:
         self._data, self._group = data, group
         written = data.reference_words("val")
         self._pictures = np.array(list(written))[spread(len(written), MOST)]
@@ -110,7 +110,7 @@ class CaptionScore:
                 ids = model.sample(self._data.features("val", pictures), self._data.max_words, forbid=self._forbid)
                 mine += [words.words(caption) for caption in ids]
             between()
-        said = [caption for share in self._group.collect(json.dumps(mine)) for caption in json.loads(share)]
+        said = [caption for share in self._group.all_gather(json.dumps(mine)) for caption in json.loads(share)]
         n = len(said)
         return {
             "val_cider": float(self._score.scores(said).mean()),
@@ -141,7 +141,7 @@ class Judge:
     group : shares the captions and pictures out
     """
 
-    def __init__(self, data: CaptionData, feed: Feed, select: str, group: Group = ALONE) -> None:
+    def __init__(self, data: CaptionData, feed: Feed, select: str, group: Group = SINGLE) -> None:
         self._data, self._feed, self._group = data, feed, group
         self._captions = CaptionScore(data, group) if select == "cider" and "val" in data.splits else None
 

@@ -11,7 +11,7 @@ import numpy as np
 from xpcap.backend import Array, asarray, get_array_module
 from xpcap.data.dataset import CaptionData
 from xpcap.data.vocabulary import END, UNK
-from xpcap.distributed import ALONE, Group
+from xpcap.distributed import SINGLE, Group
 from xpcap.errors import OptionError
 from xpcap.memory import Workspace
 from xpcap.metrics.cider import CiderD, DocumentFrequencies
@@ -140,7 +140,7 @@ class SelfCritical:
     Sequence Training*. NULL and START, which are never targets, are not drawn; the gradient is exact up to their probability.
     """
 
-    def __init__(self, data: CaptionData, *, samples: int = 5, group: Group = ALONE) -> None:
+    def __init__(self, data: CaptionData, *, samples: int = 5, group: Group = SINGLE) -> None:
         if not (isinstance(samples, int | np.integer) and samples >= 2):
             raise OptionError(f"SelfCritical: `samples` is {samples!r}, expected at least 2: a sample is judged beside the others of its picture")
         self.samples, self._group, self._words = int(samples), group, data.vocabulary
@@ -212,7 +212,7 @@ class SelfCritical:
         if self._group.size == 1:
             captions[rows, 1:], all_rewards[rows] = said, rewards
         else:
-            for text in self._group.collect(json.dumps([rows.tolist(), said.tolist(), rewards.tolist()])):
+            for text in self._group.all_gather(json.dumps([rows.tolist(), said.tolist(), rewards.tolist()])):
                 theirs, words, scores = json.loads(text)
                 captions[theirs, 1:], all_rewards[theirs] = np.reshape(words, (len(theirs), self._max_length)), scores
         return captions, advantages(all_rewards.reshape(-1, self.samples)).ravel(), n

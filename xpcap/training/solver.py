@@ -15,7 +15,7 @@ from xpcap.data.cs231n import from_coco
 from xpcap.data.dataset import CaptionData, check_data
 from xpcap.data.feed import Feed
 from xpcap.data.vocabulary import Vocabulary
-from xpcap.distributed import ALONE, Group
+from xpcap.distributed import SINGLE, Group
 from xpcap.errors import DataError, OptionError, TrainingError, unknown
 from xpcap.memory import Workspace
 from xpcap.models.batch import Batch, FeatureRows
@@ -54,7 +54,7 @@ class CaptioningSolver(EpochHistory):
         ends training; `train`, or the state, goes on from there
     on_epoch : called with the solver after each epoch, once it is recorded
     objective : from (model, Batch, workspace) to loss and gradients; the solver has no other way to get a gradient
-    group : the processes that train together; each computes its share of every batch, and all do the same steps. ALONE: this one
+    group : the processes that train together; each computes its share of every batch, and all do the same steps. SINGLE: this one
 
     Attributes
     ----------
@@ -88,7 +88,7 @@ class CaptioningSolver(EpochHistory):
         on_step: Callable[["CaptioningSolver"], None] | None = None,
         on_epoch: Callable[["CaptioningSolver"], None] | None = None,
         objective: Objective = cross_entropy,
-        group: Group = ALONE,
+        group: Group = SINGLE,
         **unknown_keywords: Any,
     ) -> None:
         refuse_keywords(CaptioningSolver, unknown_keywords)
@@ -416,7 +416,7 @@ def dealt_to(group: Group, captions: np.ndarray, null: int) -> np.ndarray | None
 def workspace_for(group: Group, flat: Array, parts: int) -> Workspace:
     """A workspace of so many parts for a model with these parameters, its gradients where the group sums them fastest."""
     workspace = Workspace(flat, parts)
-    if (memory := group.memory(flat)) is not None:
+    if (memory := group.sum_buffer(flat)) is not None:
         workspace.hold(GRADIENTS, memory)
     return workspace
 
@@ -425,9 +425,9 @@ def add_up(group: Group, loss: Array, grads: Parameters) -> Array:
     """Sum gradients, in place, and the loss of a batch's shares over the ranks; return the loss, 0-d. On a device nothing is read."""
     if group.size == 1:
         return loss
-    group.add(grads.flat)
+    group.all_reduce(grads.flat)
     total = get_array_module(grads.flat).reshape(loss, (1,))
-    group.add(total)
+    group.all_reduce(total)
     return total.reshape(())
 
 
@@ -435,7 +435,7 @@ def check_same(group: Group, params: Parameters, epoch: int) -> None:
     """TrainingError : the parameters of a rank are not, bit for bit, those of rank 0."""
     if group.size == 1:
         return
-    digests = group.collect(hashlib.sha256(np.ascontiguousarray(to_numpy(params.flat)).data).hexdigest())
+    digests = group.all_gather(hashlib.sha256(np.ascontiguousarray(to_numpy(params.flat)).data).hexdigest())
     if odd := [rank for rank, digest in enumerate(digests) if digest != digests[0]]:
         raise TrainingError(
             f"CaptioningSolver: after epoch {epoch} rank {odd[0]} has other parameters than rank 0, expected the same bits on every rank; "
