@@ -8,7 +8,6 @@ option there. Numbers are checked by `check_whole` and `check_number` alone.
 import difflib
 import math
 import numbers
-import sys
 from collections.abc import Iterable
 from typing import Any
 
@@ -102,9 +101,12 @@ def check_number(
 
     Parameters otherwise as in check_whole.
     """
-    number: Any = value if isinstance(value, numbers.Real) else math.nan  # nan is in no range
-    if abs(number) <= sys.float_info.max and low <= number <= high and above < number < below:
-        return float(number)
+    try:
+        number = float(value) if isinstance(value, numbers.Real) else math.nan
+    except OverflowError:
+        number = math.inf  # a whole number beyond all floats
+    if math.isfinite(number) and low <= number <= high and above < number < below:
+        return number
     if below < math.inf:
         wanted = f"number in [{low:g}, {below:g})"
     elif high < math.inf:
