@@ -3,7 +3,7 @@
 from xpcap.models.batch import Batch, FeatureRows
 from xpcap.models.beam import Beam
 from xpcap.models.captioner import Captioner
-from xpcap.models.captioning_rnn import CaptioningRNN
+from xpcap.models.captioning_rnn import CaptioningRNN, build_model
 from xpcap.models.config import ModelConfig
 from xpcap.models.decoding import Decoded
 from xpcap.models.ensemble import Ensemble
@@ -25,4 +25,5 @@ __all__ = [
     "Policy",
     "Sampling",
     "Score",
+    "build_model",
 ]

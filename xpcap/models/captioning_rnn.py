@@ -329,3 +329,14 @@ class CaptioningRNN(Captioner):
         scores = product(h, params["W_vocab"], out=buffer("scores", (len(h), len(params["b_vocab"]))))
         scores += params["b_vocab"]
         return scores, (*state, *image)
+
+
+def build_model(
+    config: ModelConfig,
+    word_to_idx: Mapping[str, int],
+    *,
+    seed: int | None = None,
+    params: Mapping[str, Array] | None = None,
+) -> CaptioningRNN:
+    """The model that a config describes: the one place that chooses the class of a run's model."""
+    return CaptioningRNN.from_config(config, word_to_idx, seed=seed, params=params)

@@ -17,7 +17,7 @@ from xpcap.data.tokens import ASCII, check_tokeniser
 from xpcap.data.vocabulary import Vocabulary
 from xpcap.errors import DataError
 from xpcap.files import read_text, write_text
-from xpcap.models import Captioner, CaptioningRNN, ModelConfig
+from xpcap.models import Captioner, CaptioningRNN, ModelConfig, build_model
 from xpcap.runs.scaling import check_scaling, pop_scaling, scaling_tensors
 from xpcap.tensors import check_format, read_tensors, write_tensors
 
@@ -110,7 +110,8 @@ def open_run(path: str | Path, *, on_remark: Callable[[str], object] = warnings.
         on_remark(
             f"{asked} has only its first stage so far, cross entropy: opened with the best of that, epoch {meta.get('epoch')} of {config['epochs']}"
         )
-    return Run(path, config, vocabulary, scaling, CaptioningRNN.from_config(shape, vocabulary.word_to_idx, params=tensors), meta, projection)
+    model = build_model(shape, vocabulary.word_to_idx, params=tensors)
+    return Run(path, config, vocabulary, scaling, model, meta, projection)
 
 
 def opened_folder(path: str | Path) -> Path:

@@ -15,7 +15,7 @@ from xpcap.data.pictures import generate
 from xpcap.data.scaling import FeatureScaling
 from xpcap.errors import DataError, OptionError
 from xpcap.groups import ALONE, Group
-from xpcap.models import CaptioningRNN, ModelConfig
+from xpcap.models import CaptioningRNN, ModelConfig, build_model
 from xpcap.runs import place
 from xpcap.runs.agreeing import check_agreement_of_ranks, scaling_of_first
 from xpcap.runs.checkpoint import OTHER_MASKS, Saved, load_saved
@@ -142,7 +142,7 @@ def _fit(options: TrainOptions, out: Path, hooks: Hooks, opened: CaptionData | N
         options = replace(options, epochs=epochs_for(len(data.split("train").captions), options.batch_size))
     if config is not None:
         check_agreement(options, options_of(config, out))
-    model = CaptioningRNN.from_config(_model_config(options, data), data.vocabulary.word_to_idx, seed=options.seed)
+    model = build_model(_model_config(options, data), data.vocabulary.word_to_idx, seed=options.seed)
     saved = None if config is None else _saved(out, config, data, model, on_remark)
     check_agreement_of_ranks(group, out, settings_of(options), data.stamp, 0 if saved is None else saved.state.iteration)
     data.scaling = scaling = _begin(options, model, data, saved, config, group)
