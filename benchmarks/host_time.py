@@ -33,7 +33,7 @@ CELL = "lstm"
 # The parts of a step: functions and methods, replaced wherever they were imported. All that exist count,
 # and one of a part must be entered in each step. A part inside another is counted apart.
 SEAMS = {
-    "packing": ("xpcap.models.entry:enter",),
+    "packing": ("xpcap.models.entry:prepare_batch",),
     "masks": ("xpcap.models.masks:draw_masks", "xpcap.ops.random:draw_masks"),
     "loop_forward": ("xpcap.layers.lstm:lstm_rows_forward",),
     "loop_backward": ("xpcap.layers.lstm:lstm_rows_backward",),

@@ -392,7 +392,7 @@ def test_sampling_nothing_gives_nothing() -> None:
         (lambda m: m.loss(np.zeros((2, D)), np.ones((2, 4), int), smoothing=2), ValueError, ["smoothing is 2", "[0, 1)"]),
         (lambda m: m.loss(np.zeros((2, D)), np.ones((2, 4), int), workspace=7), TypeError, ["workspace is a int"]),
         (lambda m: m.sample(np.zeros((2, D)), policy="beam"), TypeError, ["CaptioningRNN.sample", "policy is 'beam'", "Beam(5)"]),
-        (lambda m: m.say(np.zeros((2, D)), Beam), TypeError, ["CaptioningRNN.say", "expected a Policy"]),
+        (lambda m: m.decode(np.zeros((2, D)), Beam), TypeError, ["CaptioningRNN.decode", "expected a Policy"]),
         (lambda m: m.sample(np.ma.array(np.zeros((2, D)), mask=np.eye(2, D))), ValueError, ["masked array with 2 masked numbers"]),
         (lambda m: CaptioningRNN(WORDS, seed=-1), ValueError, ["seed is -1", "0..2**63-1"]),
         (lambda m: CaptioningRNN.from_config(m.config, WORDS, seed=2**63, params=m.params), ValueError, [f"seed is {2**63}", "0..2**63-1"]),

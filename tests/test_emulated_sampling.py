@@ -133,7 +133,7 @@ def test_emulated_policies_say_what_they_say_on_numpy(cell: str, policy: type[Po
     for says_end in (-1e9, 4.0, 8.0, 1e9):
         for length in (1, 2, 9):
             host, emulated = (
-                make(backend, says_end, cell).say(features(), policy(max_length=length, forbid=[START])) for backend in ("numpy", "cupy")
+                make(backend, says_end, cell).decode(features(), policy(max_length=length, forbid=[START])) for backend in ("numpy", "cupy")
             )
             np.testing.assert_array_equal(emulated.captions, host.captions)
             np.testing.assert_allclose(emulated.probabilities, host.probabilities, rtol=1e-9)
@@ -158,7 +158,7 @@ def test_emulated_beams_and_draws_are_those_of_numpy(cell: str, inject: str, pol
     for says_end in (-1e9, 2.0, 5.0):
         for most in (4, 9):
             limited = replace(policy, max_length=most, forbid=[0, START])
-            host, emulated = (make(backend, says_end, cell, inject, 0.7).say(features(inject), limited) for backend in ("numpy", "cupy"))
+            host, emulated = (make(backend, says_end, cell, inject, 0.7).decode(features(inject), limited) for backend in ("numpy", "cupy"))
             np.testing.assert_array_equal(emulated.captions, host.captions)
             np.testing.assert_allclose(emulated.probabilities, host.probabilities, rtol=1e-9)
             np.testing.assert_allclose(emulated.log_probabilities, host.log_probabilities, rtol=1e-9)

@@ -115,12 +115,6 @@ CASES = {
         {**dict.fromkeys(("x", "prev_h", "prev_c", "attn"), (N, H)), **dict.fromkeys(("Wx", "Wh", "Wattn"), (H, 4 * H)), "b": (4 * H,)},
         ((N, H), (N, H)),
     ),
-    "attention_rnn_step": Case(
-        layers.attention_rnn_step_forward,
-        layers.attention_rnn_step_backward,
-        {"x": (N, D), **dict.fromkeys(("prev_h", "attn"), (N, H)), "Wx": (D, H), "Wh": (H, H), "Wattn": (H, H), "b": (H,)},
-        ((N, H),),
-    ),
     "attention": Case(
         layers.attention_forward,
         layers.attention_backward,

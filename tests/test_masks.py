@@ -10,7 +10,7 @@ import twin
 from xpcap import CaptioningRNN, ops, to_numpy
 from xpcap.backend import asarray
 from xpcap.memory import fresh
-from xpcap.models.entry import enter
+from xpcap.models.entry import prepare_batch
 from xpcap.models.masks import Draw
 
 D, W, H = 21, 32, 5  # blocks of 16 units: one and a bit, two, and less than one
@@ -105,7 +105,7 @@ def test_masks_of_a_batch_know_nothing_of_packing_parts_and_device(parts: int, l
     )
     buffers = [fresh(model.params.flat) for _ in range(parts)]
     seen = []
-    for part in enter("loss", model.config, model.params.flat, WORDS["<NULL>"], features, captions, buffers, Draw(SEED, STEP)):
+    for part in prepare_batch("loss", model.config, model.params.flat, WORDS["<NULL>"], features, captions, buffers, Draw(SEED, STEP)):
         order = to_numpy(part.packed.order)
         np.testing.assert_array_equal(to_numpy(part.masks.features), of_features[order])
         np.testing.assert_array_equal(to_numpy(part.masks.words), of_words[[words.index(word) for word in to_numpy(part.packed.words)]])

@@ -123,9 +123,9 @@ def test_a_gru_is_trained_saved_reopened_and_sampled(tmp_path: Path) -> None:
     run = open_run(tmp_path / "run")
     assert list(run.model.params)[3:6] == ["Wx", "Wh", "b"]
     features = data.features("train", np.arange(12))
-    greedy, beam = (run.model.say(features, policy) for policy in (Policy(), Beam(3, length_penalty=0)))
+    greedy, beam = (run.model.decode(features, policy) for policy in (Policy(), Beam(3, length_penalty=0)))
     assert (beam.log_probabilities >= greedy.log_probabilities - 1e-4).all()
-    np.testing.assert_array_equal(greedy.captions, trained.run.model.say(features, Policy()).captions)
+    np.testing.assert_array_equal(greedy.captions, trained.run.model.decode(features, Policy()).captions)
     assert len(np.unique(beam.captions[:, 0], axis=0)) > 3  # it says different things of different pictures
 
 

@@ -206,12 +206,12 @@ def test_one_training_opens_stamps_tokenises_and_captions_once(made: Path, tmp_p
     count(xpcap.data, "read_dataset")
     count(hdf5, "stamp_of")
     count(hdf5, "check_data")
-    count(CaptioningRNN, "say", lambda model, features, policy, **_: 0 if isinstance(policy, Beam) else len(features))
+    count(CaptioningRNN, "decode", lambda model, features, policy, **_: 0 if policy.n_best else len(features))
     count(Vocabulary, "tokenize")
     commands.good("train", made / "data.h5", "--out", tmp_path / "run", *commands.SMALL)
     val = data.split("val")
     opened = {"read_dataset": 1, "stamp_of": 1, "check_data": 1}
-    assert counts == {**opened, "say": len(val.images), "tokenize": 2 * len(val.captions)}
+    assert counts == {**opened, "decode": len(val.images), "tokenize": 2 * len(val.captions)}
     counts.clear()
     commands.good("train", made / "data.h5", "--out", tmp_path / "staged", *commands.SMALL, "--score-epochs", 1)
     assert {name: counts[name] for name in opened} == opened  # once for both stages

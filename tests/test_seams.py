@@ -112,7 +112,7 @@ def test_hypotheses_go_on_from_the_parents_that_a_policy_names(word_to_idx: dict
     features = 5 * rng.standard_normal((2, 6))
     greedy, p = model.sample_with_probabilities(features, 6)
     assert (greedy[0] != greedy[1]).any()
-    said, q = (found[:, 0] for found in model.say(features, Swap(max_length=6))[:2])
+    said, q = (found[:, 0] for found in model.decode(features, Swap(max_length=6))[:2])
     np.testing.assert_array_equal(said, greedy[[0, 0]])
     np.testing.assert_allclose(q, p[[0, 0]], rtol=1e-12)
 

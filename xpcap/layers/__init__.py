@@ -11,8 +11,6 @@ from xpcap.layers.attention_cells import (
     attention_forward,
     attention_lstm_step_backward,
     attention_lstm_step_forward,
-    attention_rnn_step_backward,
-    attention_rnn_step_forward,
 )
 from xpcap.layers.cells import CELLS, Cell
 from xpcap.layers.dropout import dropout_backward, dropout_forward
@@ -41,8 +39,6 @@ __all__ = [
     "attention_forward",
     "attention_lstm_step_backward",
     "attention_lstm_step_forward",
-    "attention_rnn_step_backward",
-    "attention_rnn_step_forward",
     "dot_product_attention_backward",
     "dot_product_attention_forward",
     "dropout_backward",

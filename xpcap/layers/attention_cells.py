@@ -1,4 +1,4 @@
-"""Recurrent cells that attend: a step of each that is given a context, and a whole sequence, which attends at every step.
+"""Recurrent cells that attend: an LSTM step that is given a context, and whole sequences of any cell.
 
 Source: the attention LSTM of UMich EECS 498-007, assignment 5.
 """
@@ -11,7 +11,6 @@ from xpcap.layers.attention import Attention, check_places, from_places, to_plac
 from xpcap.layers.cells import CELLS, check_takes_term
 from xpcap.layers.checks import check_arrays, check_upstream
 from xpcap.layers.lstm import ORDER, LSTMStepCache, lstm_step_backward, lstm_step_forward
-from xpcap.layers.rnn import RNNStepCache, rnn_step_backward, rnn_step_forward
 from xpcap.ops import Rows, from_rows, to_rows
 from xpcap.threads import in_turn
 
@@ -21,13 +20,6 @@ class AttentionLSTMStepCache(NamedTuple):
 
     D: int
     step: LSTMStepCache  # on x and attn side by side
-
-
-class AttentionRNNStepCache(NamedTuple):
-    """Cache of attention_rnn_step_forward."""
-
-    D: int
-    step: RNNStepCache  # on x and attn side by side
 
 
 class AttentionCache(NamedTuple):
@@ -83,25 +75,6 @@ def attention_lstm_step_backward(
     D, step = cache
     dinput, dprev_h, dprev_c, dweights, dWh, db = lstm_step_backward(dnext_h, dnext_c, step)
     return dinput[:, :D], dprev_h, dprev_c, dinput[:, D:], dweights[:D], dWh, dweights[D:], db
-
-
-@in_turn
-def attention_rnn_step_forward(
-    x: Array, prev_h: Array, attn: Array, Wx: Array, Wh: Array, Wattn: Array, b: Array
-) -> tuple[Array, AttentionRNNStepCache]:  # fmt: skip
-    """next_h = tanh(x @ Wx + prev_h @ Wh + attn @ Wattn + b): rnn_step_forward given a context attn (N, H), with Wattn (H, H)."""
-    check_arrays("attention_rnn_step_forward", "x:N,D prev_h:N,H attn:N,H Wx:D,H Wh:H,H Wattn:H,H b:H", x, prev_h, attn, Wx, Wh, Wattn, b)
-    xp = get_array_module(x)
-    next_h, step = rnn_step_forward(xp.concatenate((x, attn), axis=1), prev_h, xp.concatenate((Wx, Wattn)), Wh, b)
-    return next_h, AttentionRNNStepCache(len(Wx), step)
-
-
-@in_turn
-def attention_rnn_step_backward(dnext_h: Array, cache: AttentionRNNStepCache) -> tuple[Array, Array, Array, Array, Array, Array, Array]:
-    """Gradients of attention_rnn_step_forward: dnext_h (N, H) to dx, dprev_h, dattn, dWx, dWh, dWattn, db."""
-    D, step = cache
-    dinput, dprev_h, dweights, dWh, db = rnn_step_backward(dnext_h, step)
-    return dinput[:, :D], dprev_h, dinput[:, D:], dweights[:D], dWh, dweights[D:], db
 
 
 @in_turn

@@ -5,7 +5,7 @@ from xpcap.layers.activations import Activation
 from xpcap.memory import fresh
 from xpcap.models import network
 from xpcap.models.captioning_rnn import CaptioningRNN
-from xpcap.models.entry import enter
+from xpcap.models.entry import prepare_batch
 
 
 def activations(model: CaptioningRNN, features: Array, captions: Array) -> dict[str, Activation]:
@@ -22,5 +22,5 @@ def activations(model: CaptioningRNN, features: Array, captions: Array) -> dict[
     """
     config, params = model.config, model.params
     buffer = fresh(params.flat)
-    (part,) = enter("activations", config, params.flat, model.word_to_idx["<NULL>"], features, captions, [buffer], None, None)
+    (part,) = prepare_batch("activations", config, params.flat, model.word_to_idx["<NULL>"], features, captions, [buffer], None, None)
     return config.recurrent.activations(network.forward(config, params, part, buffer).cell)

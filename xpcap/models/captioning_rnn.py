@@ -1,7 +1,7 @@
 """CaptioningRNN: an image sets the initial state of a recurrent cell, which generates the caption word by word, and may look at the image as it does."""
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, Self
 
 import numpy as np
@@ -14,13 +14,13 @@ from xpcap.memory import Buffer, Workspace, fresh
 from xpcap.models import network
 from xpcap.models.batch import FeatureRows
 from xpcap.models.captioner import Captioner
-from xpcap.models.checks import as_array, check_features, check_terms, check_words
+from xpcap.models.checks import as_array, check_terms, check_words
 from xpcap.models.config import ModelConfig, check_size
-from xpcap.models.entry import enter, to_device
+from xpcap.models.entry import prepare_batch, prepare_features
 from xpcap.models.image import project_image
 from xpcap.models.initial import draw_weights
 from xpcap.models.masks import Draw
-from xpcap.models.network import Member, cell_params
+from xpcap.models.network import Score, cell_params
 from xpcap.models.packing import pack
 from xpcap.models.parameters import Parameters
 from xpcap.ops import gather, product
@@ -172,8 +172,12 @@ class CaptioningRNN(Captioner):
         return copy.deepcopy(self)
 
     @property
-    def members(self) -> Sequence[Member]:
-        return [(self.config, self.params)]
+    def like(self) -> Array:
+        return self.params.flat
+
+    @property
+    def size(self) -> int:
+        return int(self.params.flat.size)
 
     # Training
 
@@ -236,7 +240,7 @@ class CaptioningRNN(Captioner):
         if mine is not None and not len(mine):
             self._next_step = step + 1
             return network.nothing(self.params, buffers[0])
-        parts = enter("CaptioningRNN.loss", self.config, self.params.flat, self._null, features, captions, buffers, draw, shares, mine)
+        parts = prepare_batch("CaptioningRNN.loss", self.config, self.params.flat, self._null, features, captions, buffers, draw, shares, mine)
         results = side_by_side(lambda k: network.gradients(self.config, self.params, parts[k], 1 / total, smoothing, buffers[k]), range(len(buffers)))
         loss, grads = results[0]
         for other_loss, other in results[1:]:
@@ -245,6 +249,12 @@ class CaptioningRNN(Captioner):
             flat += other.flat
         self._next_step = step + 1
         return loss, grads
+
+    @in_turn
+    def score(self, features: Array | FeatureRows, captions: Array) -> Score:
+        buffers = [fresh(self.like)]
+        (part,) = prepare_batch(f"{self._name}.score", self.config, self.like, self._null, features, captions, buffers)
+        return network.score([(self.config, self.params)], part)
 
     @in_turn
     def attention(self, features: Array | FeatureRows, captions: Array) -> np.ndarray:
@@ -266,7 +276,7 @@ class CaptioningRNN(Captioner):
         if not self.config.attends:
             raise ValueError(f"CaptioningRNN.attention: `inject` of the model is {self.config.inject}, expected one with attention")
         buffer = fresh(self.params.flat)
-        (part,) = enter("CaptioningRNN.attention", self.config, self.params.flat, self._null, features, captions, [buffer])
+        (part,) = prepare_batch("CaptioningRNN.attention", self.config, self.params.flat, self._null, features, captions, [buffer])
         looked = network.forward(self.config, self.params, part, buffer).image.attention
         assert looked is not None
         packed, (N, columns) = pack(to_numpy(captions), self._null), np.shape(captions)
@@ -284,9 +294,8 @@ class CaptioningRNN(Captioner):
         (h,) or (h, c), each (n, H); then, where `inject` has them, the image's term of every step (n, G) and the places A (n, P, H).
         """
         config, params = self.config, self.params
-        features = as_array("CaptioningRNN.start", "features", features)
-        check_features("CaptioningRNN.start", features, config.feature_shape)
-        image = project_image(config, params, to_device("CaptioningRNN.start", features, params.flat), fresh(params.flat))
+        features = prepare_features("CaptioningRNN.start", features, config.feature_shape, params.flat, read=False)
+        image = project_image(config, params, features, fresh(params.flat))
         cell = config.recurrent
         state = (image.h0,) * cell.states if config.attends else cell.initial(image.h0)
         constant = image.term, None if image.attention is None else image.attention.A
@@ -319,3 +328,14 @@ class CaptioningRNN(Captioner):
         scores = product(h, params["W_vocab"], out=buffer("scores", (len(h), len(params["b_vocab"]))))
         scores += params["b_vocab"]
         return scores, (*state, *image)
+
+
+def build_model(
+    config: ModelConfig,
+    word_to_idx: Mapping[str, int],
+    *,
+    seed: int | None = None,
+    params: Mapping[str, Array] | None = None,
+) -> CaptioningRNN:
+    """The model that a config describes: the one place that chooses the class of a run's model."""
+    return CaptioningRNN.from_config(config, word_to_idx, seed=seed, params=params)

@@ -14,8 +14,8 @@ from xpcap.models.image import Image, image_backward, image_forward
 from xpcap.models.masks import Masks
 from xpcap.models.packing import PackedCaptions
 from xpcap.models.parameters import Parameters
-from xpcap.models.scores import log_mean
-from xpcap.ops import gather, gather_plus, gather_plus_image, log_softmax, product, scatter, segment_sum, weighted_sum
+from xpcap.models.scores import log_mean, normalise
+from xpcap.ops import gather, gather_plus, gather_plus_image, product, scatter, segment_sum, weighted_sum
 from xpcap.threads import on_cores
 
 GRADIENTS = "grads"  # the buffer of all gradients in a workspace
@@ -80,7 +80,8 @@ def score(members: Sequence[Member], part: Part) -> Score:
     for rows in blocks(len(targets), vocabulary, hidden[0]):
         scores = log_mean([h[rows] @ params["W_vocab"] + params["b_vocab"] for h, (_, params) in zip(hidden, members, strict=True)])
         right = right + (scores.argmax(axis=1) == targets[rows]).sum()
-        nll = nll - log_softmax(scores)[xp.arange(len(scores)), targets[rows]].sum(dtype=np.float64)
+        log_p = normalise(scores)[xp.arange(len(scores)), targets[rows]]
+        nll = nll - log_p.sum(dtype=np.float64)
     return Score(nll, right, len(targets))
 
 

@@ -16,7 +16,7 @@ from xpcap.data.vocabulary import Vocabulary, detokenize
 from xpcap.distributed import SINGLE, Group
 from xpcap.encoders import Encoder, find_encoder, find_pictures, is_url, read_picture, read_url
 from xpcap.errors import DataError, OptionError
-from xpcap.models import Beam, Captioner, CaptioningRNN, Ensemble, Policy
+from xpcap.models import Captioner, CaptioningRNN, Ensemble, Policy
 from xpcap.models.policies import check_ids
 from xpcap.progress import bar
 from xpcap.runs.folder import CONFIG, VOCAB, Run, digest, open_run, opened_folder
@@ -195,11 +195,12 @@ def say(
     attend: bool = False,
 ) -> Iterator[tuple[Caption, list[Ranked]]]:
     """The same as `caption_features`, each with the n best captions if they come out of a beam; with `attend` also `where_looked`."""
-    said = model.say(features, _within(policy or Policy(max_length=max_words), vocabulary, max_words), numbers=numbers)
+    policy = policy or Policy(max_length=max_words)
+    said = model.decode(features, _within(policy, vocabulary, max_words), numbers=numbers)
     captions = [vocabulary.words(ids[0]) for ids in said.captions]
     looked = where_looked(model, vocabulary, features, captions) if attend else [None] * len(captions)
     for words, where, ids, probabilities, totals in zip(captions, looked, *said, strict=True):
-        best = zip(ids, totals.tolist(), strict=True) if isinstance(policy, Beam) else ()
+        best = zip(ids, totals.tolist(), strict=True) if policy.n_best else ()
         ranked = [Ranked(detokenize(vocabulary.words(one)), total) for one, total in best if total > -np.inf]
         yield Caption(words, [float(p) for p in probabilities[0][: len(words)]], where), ranked
 

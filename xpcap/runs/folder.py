@@ -17,7 +17,7 @@ from xpcap.data.features import KINDS, FeatureScaling, Preprocessing, Projection
 from xpcap.data.vocabulary import ASCII, Vocabulary, check_tokeniser
 from xpcap.errors import DataError
 from xpcap.files import PART, read_text, remove_parts, write_text
-from xpcap.models import Captioner, CaptioningRNN, ModelConfig
+from xpcap.models import Captioner, CaptioningRNN, ModelConfig, build_model
 from xpcap.safetensors_file import check_format, read_tensors, write_tensors
 from xpcap.training.state import TrainingState, drew_masks_in_turn, from_tensors, to_tensors
 
@@ -110,7 +110,8 @@ def open_run(path: str | Path, *, on_remark: Callable[[str], object] = warnings.
         on_remark(
             f"{asked} has only its first stage so far, cross entropy: opened with the best of that, epoch {meta.get('epoch')} of {config['epochs']}"
         )
-    return Run(path, config, vocabulary, scaling, CaptioningRNN.from_config(shape, vocabulary.word_to_idx, params=tensors), meta, projection)
+    model = build_model(shape, vocabulary.word_to_idx, params=tensors)
+    return Run(path, config, vocabulary, scaling, model, meta, projection)
 
 
 def opened_folder(path: str | Path) -> Path:

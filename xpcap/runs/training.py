@@ -20,7 +20,7 @@ from xpcap.data.hdf5 import stamped
 from xpcap.distributed import SINGLE, Group
 from xpcap.distributed.mpi import VARIABLE
 from xpcap.errors import DataError, GroupError, OptionError
-from xpcap.models import CaptioningRNN, ModelConfig
+from xpcap.models import CaptioningRNN, ModelConfig, build_model
 from xpcap.runs.folder import (
     CONFIG,
     DATA,
@@ -169,7 +169,7 @@ def _fit(options: TrainOptions, out: Path, hooks: Hooks, opened: CaptionData | N
         options = replace(options, epochs=epochs_for(len(data.split("train").captions), options.batch_size))
     if config is not None:
         check_agreement(options, options_of(config, out))
-    model = CaptioningRNN.from_config(_model_config(options, data), data.vocabulary.word_to_idx, seed=options.seed)
+    model = build_model(_model_config(options, data), data.vocabulary.word_to_idx, seed=options.seed)
     saved = None if config is None else _saved(out, config, data, model, on_remark)
     check_agreement_of_ranks(group, out, settings_of(options), data.stamp, 0 if saved is None else saved.state.iteration)
     data.scaling = scaling = _begin(options, model, data, saved, config, group)

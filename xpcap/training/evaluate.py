@@ -81,8 +81,9 @@ AT_ONCE = 250
 class _HalfStop(Policy):
     """Greedy decoding in which every other caption leaves the batch after its first word, as captions do that end."""
 
-    def settled(self, said: Transcript) -> np.ndarray:
-        return said.ended | ((said.lengths > 0) & (np.arange(len(said.ended)) % 2 == 1))
+    def finished(self, transcript: Transcript) -> np.ndarray:
+        ended = transcript.ended
+        return ended | ((transcript.lengths > 0) & (np.arange(len(ended)) % 2 == 1))
 
 
 class CaptionScore:
