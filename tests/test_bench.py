@@ -662,7 +662,7 @@ def test_emulated_parts_of_a_step_add_up_to_it(device: Emulator, monkeypatch: py
     for times in (plain.host, plain.device, dropped.host, dropped.device):
         assert all(ms > 0 for part, ms in times.items() if part != "masks")
     assert (plain.device["masks"], dropped.device["masks"] > 0) == (0, True)
-    assert any(launch.kind == "product" and launch.place.startswith("benchmarks/step_profile.py") for launch in counts.launches)
+    assert any(launch.kind == "product" and launch.place.startswith("step_profile.py:") for launch in counts.launches)
     heading, *rows = step_profile.profile_rows([plain, dropped])
     assert [row[:2] for row in rows] == [(name, where) for name in ("tiny", "drops") for where in ("host", "device")]
     assert {len(row) for row in rows} == {len(heading)}
