@@ -7,8 +7,8 @@ import numpy as np
 
 from xpcap.blas import in_turn
 from xpcap.encoders.area import Area
-from xpcap.encoders.fitting import border_colour, corner, fit, fitted
 from xpcap.encoders.grid import grid_name, pool, require_places
+from xpcap.encoders.reading import border_colour, corner, fit, fitted
 
 SIDE = 128  # pixels; pictures are fitted to the area of a square of it
 HUES = (0, 33, 54, 125, 165, 222, 285, 335, 360)  # degrees: red, orange, yellow, green, cyan, blue, purple, pink, and red again

@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 
 from xpcap.encoders.extras import telemetry_off
-from xpcap.encoders.fitting import require_picture
 from xpcap.encoders.grid import pool, require_places
+from xpcap.encoders.reading import require_picture
 from xpcap.errors import DataError
 
 

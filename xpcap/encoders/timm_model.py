@@ -9,8 +9,8 @@ import numpy as np
 
 from xpcap.encoders.area import Area, traced_area
 from xpcap.encoders.extras import require, require_digest, split_options, telemetry_off
-from xpcap.encoders.fitting import require_picture
 from xpcap.encoders.grid import grid_name, grid_of, pool, require_places
+from xpcap.encoders.reading import require_picture
 from xpcap.errors import DataError, unknown
 
 
