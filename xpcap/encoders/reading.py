@@ -96,7 +96,7 @@ def formats() -> str:
 
 
 def _why_not(source: Path | BinaryIO, name: str) -> str:
-    """The reason for which a file cannot be read as a picture, as the end of a message: its kind by its first bytes, and a remedy."""
+    """The end of a message: why a file is no picture, its kind by its first bytes, and a remedy."""
     try:
         with source.open("rb") if isinstance(source, Path) else contextlib.nullcontext(source) as file:
             file.seek(0)
@@ -122,7 +122,7 @@ def _why_not(source: Path | BinaryIO, name: str) -> str:
 
 
 def _is_text(content: bytes) -> bool:
-    """True for the bytes of a text, cut anywhere: no control characters, and UTF-8 but for a last character in part."""
+    """Whether bytes are text, cut anywhere: no control characters, and UTF-8 but for a last character in part."""
     try:
         text = codecs.getincrementaldecoder("utf-8")().decode(content)
     except UnicodeDecodeError:
@@ -208,7 +208,8 @@ def _finite(levels: np.ndarray) -> np.ndarray:
 def fit(picture: np.ndarray, side: int) -> np.ndarray:
     """Scale a picture to the area of a square of `side`, so that things are as large on a wide sheet as on a square one.
 
-    A picture whose sides differ more than 2.25 times is padded to that ratio, evenly on both sides, in the commonest colour of its border.
+    A picture whose sides differ more than 2.25 times is padded to that ratio, evenly on both sides, in the
+    commonest colour of its border.
 
     Parameters
     ----------
