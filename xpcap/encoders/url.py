@@ -52,6 +52,7 @@ def image_from_url(url: str, *, timeout: float = SECONDS) -> np.ndarray | None:
 
 
 def _read(where: str, url: str, timeout: float, private: bool) -> np.ndarray:
+    """The picture at a URL. `private` : whether private addresses will do. DataError : why not, in one line."""
     body: Future[bytes] = Future()
     over = threading.Event()
 
@@ -108,10 +109,8 @@ def _resolve(host: str, port: int, private: bool) -> list[str]:
     """The numeric addresses of a host. DataError : one is private, and may not be."""
     addresses = [str(one[4][0]) for one in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)]
     if not private and (inside := [one for one in addresses if not is_public(one)]):
-        raise DataError(
-            f"{host} has the address {inside[0]}, which is private, local or reserved, expected a public one; "
-            "fetch the picture yourself and give the file"
-        )
+        has = f"{host} is" if inside[0] == host else f"{host} has the address {inside[0]},"
+        raise DataError(f"{has} private, local or reserved, expected a public address; fetch the picture yourself and give the file")
     return addresses
 
 
