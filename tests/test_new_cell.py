@@ -36,7 +36,7 @@ def rows_forward(a: Any, state0: Any, Wh: Any, rows: Any, buffer: Any = None, be
     for t in rows.steps:
         if beside is not None:
             add(t)
-        (h[t.afters],) = step(a[t.rows], (h[t.befores],), Wh, buffer)
+        (h[t.states_after],) = step(a[t.rows], (h[t.states_before],), Wh, buffer)
     return h[rows.N :], (a, h, Wh, rows, beside)
 
 
@@ -45,7 +45,7 @@ def rows_backward(dh: Any, cache: Any, buffer: Any = None, dWh: Any = None) -> A
     da, dr, dh_next = np.empty_like(a), np.empty_like(a), np.zeros((rows.N, len(Wh)), a.dtype)
     back = None if beside is None else beside.backward_steps(da, dh_next)
     for step_ in reversed(rows.steps):
-        t, before, n = step_.rows, step_.befores, step_.n
+        t, before, n = step_.rows, step_.states_before, step_.n
         z, q, g, r = gates(a[t], h[before], Wh)
         dh_all = dh[t] + dh_next[:n]
         dg = dh_all * (1 - z) * (1 - g * g)

@@ -35,7 +35,7 @@ CELL = "lstm"
 # step. A part inside another is counted apart.
 SEAMS = {
     "packing": ("xpcap.models.entry:enter",),
-    "masks": ("xpcap.models.masks:draw_masks", "xpcap.ops.random:draw_masks"),
+    "masks": ("xpcap.models.masks:masks_of",),
     "loop_forward": ("xpcap.layers.lstm:lstm_rows_forward",),
     "loop_backward": ("xpcap.layers.lstm:lstm_rows_backward",),
     "vocabulary": ("xpcap.layers.vocabulary:vocabulary_loss",),
