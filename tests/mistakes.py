@@ -567,7 +567,7 @@ MISTAKES = [
     ),
     Mistake(
         "too-many-places", "nobody asks whether the scores of a picture fit into a block",
-        CUDA, "_fits_attention", "A.shape[1] <= PLACES", "True",
+        CUDA, "_fits_attention", "A.shape[1] <= REGIONS", "True",
         MANY_PLACES, "is None",
     ),
     Mistake(

@@ -83,7 +83,8 @@ def attention_sum(
 ) -> Array:  # fmt: skip
     """The gradient of attend_steps for A, (N, P, H), after the loop:
 
-    out[i] = sum of weights[r] (x) dcontext[r] + dscores[r] (x) h_prev[r] over the rows r of sequence i
+    out[i] = sum over the rows r of sequence i of
+        weights[r] (x) dcontext[r] + dscores[r] (x) h_prev[r]
 
     `h` is the stack of states as in attend_steps.
     """

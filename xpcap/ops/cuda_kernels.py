@@ -18,11 +18,11 @@ from xpcap.ops.recurrent import Gates, Rows, Step, TakeStep
 
 NORM_BLOCKS = 256  # in the first pass of a norm; fixed, so that sums have the same order on every GPU
 
-# With at most so many sequences a step of an LSTM is one launch each way: product and gates together.
-# Not yet timed on a card
+# With at most so many sequences a step of an LSTM is one launch each way: product and gates
+# together. Not yet timed on a card
 FUSED = 128
 FORWARD_UNITS, BACKWARD_UNITS = 8, 16  # of a block in lstm_step.cu; its rows are the rest of its threads
-PLACES = 1024  # regions of a picture, at most, as in attention.cu
+REGIONS = 1024  # regions of a picture, at most, as in attention.cu
 SLAB = 16  # regions for a thread of attention_sum
 
 
@@ -55,7 +55,8 @@ def softmax_loss(
 
 
 def _softmax_loss(
-    scores: Array, bias: Array | None, targets: Array, scale: Array | float, nll: Array, out: Array, smoothing: float
+    scores: Array, bias: Array | None, targets: Array, scale: Array | float,
+    nll: Array, out: Array, smoothing: float,
 ) -> None:  # fmt: skip
     """nll and gradient of softmax(scores + bias)."""
     (R, V), (array, number, each) = scores.shape, _scale(scale, nll)
@@ -65,7 +66,8 @@ def _softmax_loss(
 
 
 def _fits_word_loss(
-    h: Array, w: Array, b: Array, targets: Array, scale: Array | float, nll: Array, dscores: Array, dh: Array
+    h: Array, w: Array, b: Array, targets: Array, scale: Array | float,
+    nll: Array, dscores: Array, dh: Array,
 ) -> bool:  # fmt: skip
     there = are_reals(h, w, b, nll, dscores, dh) and are_indices(targets) and _fits_scale(scale, h)
     return there and cublas.fits_product(h, w, dscores)
@@ -257,14 +259,16 @@ def lstm_gates(a: Array, r: Array, c_prev: Array, out: Gates) -> Gates:
 
 
 def _fits_lstm_gates_backward(
-    dh: Array, dh_next: Array, dc: Array, gates: Array, tanh_c: Array, c_prev: Array, out: tuple[Array, Array]
+    dh: Array, dh_next: Array, dc: Array, gates: Array, tanh_c: Array, c_prev: Array,
+    out: tuple[Array, Array],
 ) -> bool:  # fmt: skip
     return are_reals(dh, dh_next, dc, gates, tanh_c, c_prev, *out)
 
 
 @cuda_kernel(recurrent.lstm_gates_backward, fits=_fits_lstm_gates_backward)
 def lstm_gates_backward(
-    dh: Array, dh_next: Array, dc: Array, gates: Array, tanh_c: Array, c_prev: Array, out: tuple[Array, Array]
+    dh: Array, dh_next: Array, dc: Array, gates: Array, tanh_c: Array, c_prev: Array,
+    out: tuple[Array, Array],
 ) -> tuple[Array, Array]:  # fmt: skip
     n, H = c_prev.shape
     arrays = dh, dh_next, dc, gates, tanh_c, c_prev, *out
@@ -390,7 +394,7 @@ def _fits_lstm_backward_steps(
 def lstm_backward_steps(
     dh: Array, dh_next: Array, dc: Array, out: Gates, Wh: Array, da: Array, scratch: Array
 ) -> TakeStep:  # fmt: skip
-    """Each step multiplies the da of its next one itself, so only the first step writes dh_next, at the end."""
+    """Each step multiplies the da of its next one itself: only the first step writes dh_next."""
     fused, H = kernel("lstm_step", "lstm_step_backward", dh), len(Wh)
     arrays, width = (dh, out.gates, out.tanh_c, out.c, Wh, da, dc), i32(H)
     multiply = cublas.row_products_transpose(da, Wh, dh_next, scratch)
@@ -408,7 +412,7 @@ def lstm_backward_steps(
 
 
 def _fits_attention(A: Array, *others: Array) -> bool:
-    return A.ndim == 3 and A.shape[1] <= PLACES and are_reals(A, *others)
+    return A.ndim == 3 and A.shape[1] <= REGIONS and are_reals(A, *others)
 
 
 @cuda_kernel(

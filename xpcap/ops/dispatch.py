@@ -69,7 +69,7 @@ def find(operation: Operation, *args: Any) -> Operation | None:
 
 @contextlib.contextmanager
 def plain_only() -> Iterator[None]:
-    """Run only plain equations inside the ``with``: the reference that kernels are tested against."""
+    """Run only plain equations inside the ``with``: the reference for tests of kernels."""
     token = _plain.set(True)
     try:
         yield

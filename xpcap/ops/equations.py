@@ -62,7 +62,8 @@ def log_softmax(scores: Array) -> Array:
 
 
 def softmax_loss(
-    scores: Array, targets: Array, scale: Array | float, out: Array | None = None, smoothing: float = 0.0
+    scores: Array, targets: Array, scale: Array | float,
+    out: Array | None = None, smoothing: float = 0.0,
 ) -> tuple[Array, Array]:  # fmt: skip
     """Cross entropy nll (R,) of scores (R, V) with q, and the gradient dscores of sum(scale * nll).
 

@@ -41,14 +41,15 @@ def current_device(name: str, like: Array) -> tuple[Any, int]:
     xp, device = sys.modules["cupy"], like.data.device_id
     if device != (current := xp.cuda.runtime.getDevice()):
         raise ValueError(
-            f"{name}: its arrays lie on CUDA device {device}, and this thread's current device is {current}, expected the same; "
+            f"{name}: its arrays lie on CUDA device {device}, "
+            f"and this thread's current device is {current}, expected the same; "
             f"call use_backend('cupy:{device}') in each thread that computes there"
         )
     return xp, device
 
 
 def kernel(file: str, name: str, like: Array) -> Launch:
-    """The kernel for the dtype and device of `like`. ValueError : that device is not this thread's."""
+    """The kernel for the dtype and device of `like`. ValueError : not this thread's device."""
     xp, device = current_device(name, like)
     return _function(xp, device, file, name, like.dtype.char)
 
@@ -68,7 +69,8 @@ def are_reals(*arrays: Array) -> bool:
     dtype = arrays[0].dtype
     if dtype.char not in REALS or not is_device_array(arrays[0]):
         return False
-    for a in arrays:  # noqa: SIM110 - all() of a generator takes twice as long, and a step asks some thirty times
+    # all() of a generator takes twice as long, and a step asks some thirty times
+    for a in arrays:  # noqa: SIM110
         if not (a.size and (a.dtype is dtype or a.dtype == dtype) and a.flags.c_contiguous):
             return False
     return True

@@ -145,7 +145,8 @@ def softmax_loss(
 
 
 def _fits_word_loss(
-    h: Array, w: Array, b: Array, targets: Array, scale: Array | float, nll: Array, dscores: Array, dh: Array
+    h: Array, w: Array, b: Array, targets: Array, scale: Array | float,
+    nll: Array, dscores: Array, dh: Array,
 ) -> bool:  # fmt: skip
     there = on_host(w, b, targets, dscores, dh) and _is_scale(scale)
     return there and h.size * len(b) >= SMALL and free_cores() > 1
@@ -174,7 +175,7 @@ def word_loss(
 def gather(
     table: Array, rows: Array | None, out: Array, mask: Array | None = None, keep: float = 1.0
 ) -> Array:  # fmt: skip
-    """Straight into `out`. mode="clip" avoids NumPy's temporary, and clips nothing: the caller has checked the rows."""
+    """Straight into `out`. mode="clip" avoids NumPy's temporary; checked rows are not clipped."""
     if rows is not None:
         table = np.take(table, rows, axis=0, out=out, mode="clip")
     elif mask is None:
@@ -200,7 +201,7 @@ def gather_places(
 
 @numpy_kernel(equations.segment_sum, fits=lambda rows, groups, out: on_host(out) and rows.ndim == 2 and rows.size > 0)
 def segment_sum(rows: Array, groups: Segments, out: Array) -> Array:
-    """The few ids with many rows one by one; of the rest all first rows at once, then all second rows, and so on."""
+    """The few ids with many rows one by one; the rest together, all first rows, all second, ..."""
     starts, counts = groups.starts[:-1], np.diff(groups.starts)
     by_count = np.argsort(-counts, kind="stable")  # ids with the most rows first
     starts, counts = starts[by_count], counts[by_count]
@@ -221,7 +222,7 @@ def segment_sum(rows: Array, groups: Segments, out: Array) -> Array:
 
 @numpy_kernel(equations.global_norm, fits=lambda x: x.ndim == 1)
 def global_norm(x: Array, buffer: Buffer | None = None) -> Array:
-    """Squares are summed in their own dtype in blocks, in double where that overflows; blocks in double."""
+    """A block's squares are summed in their dtype, or in double if they overflow; blocks in double."""
     total = 0.0
     for start in range(0, x.size, NORM_BLOCK):
         block = x[start : start + NORM_BLOCK]
@@ -240,9 +241,8 @@ def clip_by_norm(x: Array, most: float, buffer: Buffer | None = None) -> Array:
 
 
 def _fits_adam(w: Array, *others: Array) -> bool:
-    return all(
-        isinstance(a, np.ndarray) and a.ndim == 1 and a.flags.c_contiguous and a.dtype == w.dtype for a in (w, *others)
-    )  # fmt: skip
+    arrays = w, *others
+    return on_host(*others) and all(a.ndim == 1 and a.flags.c_contiguous and a.dtype == w.dtype for a in arrays)
 
 
 @numpy_kernel(equations.adam_update, fits=_fits_adam)

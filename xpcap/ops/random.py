@@ -26,12 +26,12 @@ def draw_masks(
 ) -> None:  # fmt: skip
     """Draw a training step's dropout masks: which units of each row are kept.
 
-    Image features have stream 0, words 1, hidden states 2. Unit u of row number r is kept if 16 bits
-    are below round(65536 * keep), at most 65536: bits 16 * (u % 16) and up of the 256 that Philox
-    4x64-10 makes of the key (seed, stream) and the counter (1 + r * ceil(width / 16) + u // 16, 0,
-    0, step), low words and low bits first. So ``numpy.random.Philox(key=[seed, stream], counter=[0,
-    0, 0, step]).random_raw(...).view(numpy.uint16)`` has the bits of row 0, of row 1, and so on:
-    NumPy counts up before it makes a block.
+    Image features have stream 0, words 1, hidden states 2. Unit u of row number r is kept if 16
+    bits are below round(65536 * keep), at most 65536: bits 16 * (u % 16) and up of the 256 that
+    Philox 4x64-10 makes of the key (seed, stream) and the counter
+    (1 + r * ceil(width / 16) + u // 16, 0, 0, step), low words and low bits first. So
+    ``numpy.random.Philox(key=[seed, stream], counter=[0, 0, 0, step]).random_raw(...)``, seen as
+    uint16, has the bits of row 0, of row 1, and so on: NumPy counts up before it makes a block.
 
     Parameters
     ----------
@@ -70,7 +70,7 @@ def draw_views(n: int, views: int, seed: int, step: int) -> np.ndarray | None:
 
 
 def draw_uniforms(n: int, length: int, seed: int, step: int) -> np.ndarray:
-    """Uniforms in [0, 1) by which n captions of at most `length` words are sampled in a training step.
+    """Uniforms in [0, 1) to sample n captions of at most `length` words in a training step.
 
     Array (n, length), float64. Row i has the numbers i * length and up of ``numpy.random.Philox(
     key=[seed, SAMPLES], counter=[0, 0, 0, step])``, as NumPy's Generator makes them.

@@ -35,9 +35,9 @@ from xpcap.ops.equations import add_product, gather, gather_plus, product, sigmo
 # ---- Packed sequences
 #
 # A batch of sequences without padding: rows in order of time, first those of step 0, then those of
-# step 1, and so on. The longest sequence comes first, so those alive at a step are the first ones of
-# the step before. States form one stack: the N initial states, then the state after each row. With
-# N = 3 sequences of 3, 2 and 1 steps:
+# step 1, and so on. The longest sequence comes first, so those alive at a step are the first ones
+# of the step before. States form one stack: the N initial states, then the state after each row.
+# With N = 3 sequences of 3, 2 and 1 steps:
 #
 #     step                       0        1     2
 #     sizes                      3        2     1
@@ -96,7 +96,7 @@ class Rows(NamedTuple):
 
     @classmethod
     def of(cls, sizes: Sequence[int], N: int) -> "Rows":
-        """Rows of N sequences, of which sizes[t] are alive at step t. Index arrays are on the host."""
+        """Rows of N sequences, sizes[t] of them alive at step t. Index arrays are on the host."""
         lengths = np.array(sizes, np.intp)
         firsts = np.zeros(len(lengths) + 1, np.intp)
         lengths.cumsum(out=firsts[1:])
@@ -128,7 +128,8 @@ class Rows(NamedTuple):
         bounds = [N, *self.sizes, 0]
         if self.R != R or self.N != N or bounds != sorted(bounds, reverse=True):
             raise ValueError(
-                f"{function}: sizes are {list(self.sizes)} with N = {self.N}, expected N = {N} and non-increasing sizes that add up to {R}; "
+                f"{function}: sizes are {list(self.sizes)} with N = {self.N}, "
+                f"expected N = {N} and non-increasing sizes that add up to {R}; "
                 "are the sequences sorted by length?"
             )
 
@@ -150,7 +151,7 @@ def _steps(sizes: tuple[int, ...], N: int) -> tuple[Step, ...]:
 
 
 def zero_without_steps(rows: Rows, *grads: Array) -> None:
-    """Zero the gradients (N, H) of initial states of empty sequences: no backward step writes them."""
+    """Zero the gradients (N, H) of initial states of empty sequences, which no step writes."""
     first = rows.sizes[0] if rows.sizes else 0
     if first < rows.N:
         for grad in grads:
@@ -219,8 +220,8 @@ def sequence_sum(x: Array, rows: Rows, out: Array) -> Array:
 
 # ---- Products of a step's rows
 #
-# Each takes whole buffers and returns multiply(i, o, n): n rows of x from row i on, to n rows of out
-# from row o on.
+# Each takes whole buffers and returns multiply(i, o, n): n rows of x from row i on, to n rows of
+# out from row o on.
 
 MultiplyRows = Callable[[int, int, int], None]
 
@@ -291,7 +292,7 @@ def split_gates(gates: Array) -> tuple[Array, Array, Array, Array]:
 
 
 def lstm_gates(a: Array, r: Array, c_prev: Array, out: Gates | None = None) -> Gates:
-    """The elementwise half of an LSTM step: a (n, 4H) comes from the input, r (n, 4H) from the state.
+    """The elementwise half of an LSTM step: a (n, 4H) from the input, r (n, 4H) from the state.
 
     i, f, o = sigmoid((a + r)_i), sigmoid((a + r)_f), sigmoid((a + r)_o);  g = tanh((a + r)_g)
     c = f * c_prev + i * g;  h = o * tanh(c)
@@ -321,8 +322,8 @@ def lstm_gates_backward(
 ) -> tuple[Array, Array]:  # fmt: skip
     """Gradients of lstm_gates: da (n, 4H), for a and r alike, and dc_prev (n, H).
 
-    Upstream gradients, each (n, H): dh from the layer above, dh_next and dc from the next time step.
-    dc_prev may be dc itself.
+    Upstream gradients, each (n, H): dh from the layer above, dh_next and dc from the next time
+    step. dc_prev may be dc itself.
     """
     if out is None:
         xp = get_array_module(gates, dc)
@@ -343,7 +344,7 @@ def lstm_gates_backward(
 
 
 def start_states(h0: Array, c0: Array | None, h: Array, c: Array) -> None:
-    """Put the states before the first step, (N, H), on top of their stacks h and c. c0 None: zeros."""
+    """Put the initial states, (N, H), on top of their stacks h and c. c0 None: zeros."""
     if fast := find(start_states, h0, c0, h, c):
         fast(h0, c0, h, c)
         return
@@ -356,8 +357,8 @@ def lstm_steps(
 ) -> TakeStep:  # fmt: skip
     """A step of an LSTM: h, c and the gates from a + h_prev @ Wh (+ extra_term).
 
-    a (R, 4H), out.gates and out.tanh_c by row. `state` has the stacks h and c that steps start from;
-    out.h and out.c, those they produce, may be the same.
+    a (R, 4H), out.gates and out.tanh_c by row. `state` has the stacks h and c that steps start
+    from; out.h and out.c, those they produce, may be the same.
     """
     if extra_term is None and (fast := find(lstm_steps, a, Wh, state, out)):
         return fast(a, Wh, state, out)
@@ -375,7 +376,7 @@ def lstm_steps(
 
 
 def lstm_gate_steps(a: Array, r: Array, c_prev: Array, out: Gates) -> TakeStep:
-    """lstm_gates on the rows of a step: a, r, gates, tanh_c (R, .) by row; c_prev, h, c are stacks."""
+    """lstm_gates on a step's rows: a, r, gates, tanh_c (R, .) by row; c_prev, h, c are stacks."""
     if fast := find(lstm_gate_steps, a, r, c_prev, out):
         return fast(a, r, c_prev, out)
 
@@ -387,12 +388,12 @@ def lstm_gate_steps(a: Array, r: Array, c_prev: Array, out: Gates) -> TakeStep:
     return take
 
 
-# Backward, later steps first. dh_next and dc (N, H) hand the gradients from a step to the one before
-# it: step t reads rows 0..n-1, which it overwrites for step t - 1. Only the first `more` of its
-# sequences have a next step, which has just written their rows. The others end here; no step has
-# written theirs yet, so they still hold what the loop began with: 0 in dh_next, and in dc the
-# gradient of the last c, if there is one. So the sequences of one batch may end at any step without
-# a test or a mask.
+# Backward, later steps first. dh_next and dc (N, H) hand gradients from a step to the one before
+# it: step t reads rows 0..n-1 and overwrites them for step t - 1. Only the first `more` of its
+# sequences have a next step, which has just written their rows. The others end here: no step has
+# written theirs yet, so they still hold what the loop began with, 0 in dh_next and in dc the
+# gradient of the last c, if there is one. So sequences may end at any step, without a test or a
+# mask.
 
 
 def lstm_backward_steps(
@@ -426,10 +427,10 @@ def lstm_gate_backward_steps(
 ) -> TakeStep:  # fmt: skip
     """lstm_gates_backward on the rows of a step, later steps first.
 
-    dh, da (R, .) by row; `out` has the whole buffers of the forward pass. dh_next and dc (N, H) hold
-    the gradients from the next step for the first `more` sequences of a step. For the others dh_next
-    counts as 0 and dc as dc_T (N, H), the gradient of c after a sequence's last step. They begin so;
-    on a GPU without dc_T both count as 0 whatever they hold.
+    dh, da (R, .) by row; `out` has the whole buffers of the forward pass. dh_next and dc (N, H)
+    hold the gradients from the next step for the first `more` sequences of a step. For the others
+    dh_next counts as 0 and dc as dc_T (N, H), the gradient of c after a sequence's last step. They
+    begin so; on a GPU without dc_T both count as 0 whatever they hold.
     """
     if fast := find(lstm_gate_backward_steps, dh, dh_next, dc, out, da, dc_T):
         return fast(dh, dh_next, dc, out, da, dc_T)
@@ -493,7 +494,7 @@ def rnn_steps(
 
 
 def rnn_cell_steps(a: Array, h: Array) -> TakeStep:
-    """rnn_cell on the rows of a step: a (R, H) by row; the stack h has r, then the state, after it."""
+    """rnn_cell on a step's rows: a (R, H) by row; the stack h has r, and receives the states."""
     if fast := find(rnn_cell_steps, a, h):
         return fast(a, h)
 
@@ -507,7 +508,7 @@ def rnn_backward_steps(
     dh: Array, dh_next: Array, h: Array, Wh: Array, da: Array, scratch: Array,
     extra_term: Beside | None = None,
 ) -> TakeStep:  # fmt: skip
-    """Gradients of rnn_steps, later steps first: da by row, then dh_next[:n] for the step before."""
+    """Gradients of rnn_steps, later steps first: da by row, dh_next[:n] for the step before."""
     activate = rnn_cell_backward_steps(dh, dh_next, h, da)
     multiply = row_products_transpose(da, Wh, dh_next, scratch)
     add = None if extra_term is None else extra_term.backward_steps(da, dh_next)
