@@ -34,7 +34,7 @@ CELL = "lstm"
 # and one of a part must be entered in each step. A part inside another is counted apart.
 SEAMS = {
     "packing": ("xpcap.models.entry:prepare_batch",),
-    "masks": ("xpcap.models.masks:draw_masks", "xpcap.ops.random:draw_masks"),
+    "masks": ("xpcap.models.masks:masks_of",),
     "loop_forward": ("xpcap.layers.lstm:lstm_rows_forward",),
     "loop_backward": ("xpcap.layers.lstm:lstm_rows_backward",),
     "vocabulary": ("xpcap.layers.vocabulary:vocabulary_loss",),

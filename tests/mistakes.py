@@ -186,7 +186,7 @@ MISTAKES = [
     ),
     Mistake(
         "copy-in-the-loop", "a copy in the time loop",
-        LSTM, "lstm_rows_forward", "take($step)", "h[$step.afters] = h[$step.befores].copy()\ntake($step)",
+        LSTM, "lstm_rows_forward", "take($step)", "h[$step.states_after] = h[$step.states_before].copy()\ntake($step)",
         TIME_STEP, "'copy copy': 1",
     ),
     Mistake(
@@ -278,7 +278,7 @@ MISTAKES = [
     ),
     Mistake(
         "strides", "a view with strides for a kernel, which gets a bare pointer",
-        LAUNCH, "fits", "$a.flags.c_contiguous", "True",
+        LAUNCH, "are_reals", "$a.flags.c_contiguous", "True",
         NO_KERNEL, "expected C-contiguous rows",
     ),
     Mistake(
@@ -339,7 +339,7 @@ MISTAKES = [
     ),
     Mistake(
         "no-cublas", "nobody asks whether the binding of cuBLAS can be loaded",
-        CUBLAS, "_fits", '_binding(sys.modules["cupy"])', "True",
+        CUBLAS, "fits_product", '_binding(sys.modules["cupy"])', "True",
         WITHOUT_CUBLAS, "'NoneType' object has no attribute 'sgemm'",
     ),
     Mistake(
@@ -567,7 +567,7 @@ MISTAKES = [
     ),
     Mistake(
         "too-many-places", "nobody asks whether the scores of a picture fit into a block",
-        CUDA, "_fits", "A.shape[1] <= PLACES", "True",
+        CUDA, "_fits_attention", "A.shape[1] <= REGIONS", "True",
         MANY_PLACES, "is None",
     ),
     Mistake(

@@ -93,6 +93,8 @@ def send(
     rows, words, inputs, kept, targets, source = packed.rows, packed.words, packed.inputs, packed.kept, packed.targets, packed.source
     if get_array_module(like) is np:
         return PackedCaptions(rows, order, words, inputs, kept, targets, source), list(more)
+    assert rows.caption is not None  # as pack() has made them both
+    assert rows.firsts is not None
     optional = [x for x in (kept, rows.past) if x is not None]
     joined = send_joined([order, words, *inputs, targets, rows.caption, rows.firsts, *optional, *more], buffer)
     order, words, ids, by_word, starts, targets, caption, firsts, *rest = joined
