@@ -2,7 +2,7 @@
 PYTHON ?= python3
 VENV := .venv/bin/python
 
-.PHONY: help demo test hunt fuzz kill-test lint format docs notebooks gpu-check clean
+.PHONY: help demo test hunt fuzz kill-test lint format docs notebooks bench gpu-check clean
 
 help:
 	@echo "make demo       train on generated pictures, show captions and scores, leave a run folder under runs/"
@@ -14,7 +14,8 @@ help:
 	@echo "make format     let ruff format the code"
 	@echo "make docs       bring what the docs quote from the code up to date"
 	@echo "make notebooks  run the notebooks of docs/ and write their outputs into them"
-	@echo "make gpu-check  gpu tests, verify and bench on CuPy, and a page about it (PAGE=gpu-check.md); installs nothing, uses the packages of $(PYTHON)"
+	@echo "make bench      time training and sampling: ARGS='--config coco --peer torch', or ARGS=--help"
+	@echo "make gpu-check  gpu tests, verify and benchmarks on CuPy, and a page about it (PAGE=gpu-check.md); installs nothing, uses the packages of $(PYTHON)"
 	@echo "make clean      remove .venv and caches (runs/ stays)"
 
 # .venv is made anew when pyproject.toml changes, and only counts once everything is in it.
@@ -34,7 +35,7 @@ help:
 	@touch $@
 
 # The list of fonts that matplotlib keeps stays with the set-up.
-demo test hunt fuzz kill-test notebooks: export MPLCONFIGDIR := $(CURDIR)/.venv/matplotlib
+demo test hunt fuzz kill-test notebooks bench: export MPLCONFIGDIR := $(CURDIR)/.venv/matplotlib
 
 demo: .venv/ready
 	$(VENV) cli.py train
@@ -74,6 +75,9 @@ docs: .venv/ready
 
 notebooks: .venv/ready
 	$(VENV) tests/notebooks.py
+
+bench: .venv/ready
+	$(VENV) -m benchmarks $(ARGS)
 
 gpu-check:
 	$(PYTHON) tests/gpu_check.py $(PAGE)

@@ -11,9 +11,9 @@ from click.testing import CliRunner, Result
 
 from xpcap.cli import main
 from xpcap.data import CaptionData
-from xpcap.data.pictures import best_of, generate, scoring
 from xpcap.report import curves, page
 from xpcap.runs import training
+from xpcap.shapes import best_of, generate, scoring
 
 SMALL = ["--hidden", "16", "--wordvec", "8", "--epochs", "2", "--score-epochs", "0"]
 

@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw
 
-from xpcap.data.pictures import named
 from xpcap.encoders import HistogramEncoder
 from xpcap.runs import folder as run_folder
 from xpcap.runs.captioning import caption_features
+from xpcap.shapes import named
 
 SHEETS = ((600, 600), (800, 600), (1920, 1080), (1080, 1920))
 COUNT = 100  # drawings for each sheet, style and number of things

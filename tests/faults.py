@@ -19,8 +19,7 @@ import pytest
 
 from xpcap import files
 from xpcap.models import ModelConfig
-from xpcap.runs.checkpoint import load_state
-from xpcap.runs.folder import BEST, LAST, open_run
+from xpcap.runs.folder import BEST, LAST, load_state, open_run
 
 OPTIONS = ["--hidden", "8", "--wordvec", "4", "--epochs", "2", "--save-every", "6", "--dropout", "0.2"]
 STEPS = {"create": errno.ENOSPC, "write": errno.ENOSPC, "flush": errno.EIO, "rename": errno.EIO, "flush_folder": errno.EIO}

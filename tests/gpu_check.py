@@ -26,7 +26,7 @@ ROOT = Path(__file__).resolve().parent.parent
 LIMIT = 3600.0  # seconds that a command may take: a card that hangs does not keep its page back
 SETTINGS = ("CUPY_", "CUBLAS_", "CUDA_", "NVIDIA_", "TORCH_", "XPCAP_", "OMP_", "OPENBLAS_")
 NO_PYTEST = "pytest is missing; pip install '.[cuda12,dev]' installs it, or '.[cuda13,dev]' where the machine's CUDA is 13"
-DESCRIBE = "import json; from xpcap.bench.apart import machine_apart; print(json.dumps(machine_apart('cupy')))"
+DESCRIBE = "import json; from benchmarks.measure import machine_in_process; print(json.dumps(machine_in_process('cupy')))"
 
 
 class Found(NamedTuple):
@@ -132,14 +132,14 @@ def parity() -> Found:
 
 def speed() -> Found:
     torch = run("-c", "import torch; assert torch.cuda.is_available(), 'torch sees no GPU'")
-    found = _command("cli.py", "bench", "--backend", "cupy", *(() if torch.status else ("--peer", "torch")))
+    found = _command("-m", "benchmarks", "--backend", "cupy", *(() if torch.status else ("--peer", "torch")))
     how = "beside PyTorch" if torch.status == 0 else f"without PyTorch ({torch.last})"
     return found._replace(line=how if found.status == 0 else f"{how}: {found.line}")
 
 
 def parts_of_a_step() -> Found:
     """On the card itself, host and device; and the host on a fake device, which is told how long a call takes."""
-    found = [_command("-m", "xpcap.bench.parts"), _command("cli.py", "bench", "--host-time")]
+    found = [_command("-m", "benchmarks.step_profile"), _command("-m", "benchmarks", "--host-time")]
     lines = [one.line for one in found if one.status] or ["in microseconds"]
     return Found(max(one.status for one in found), "; ".join(lines), "\n\n".join(one.text for one in found))
 

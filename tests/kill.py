@@ -18,7 +18,7 @@ import time
 from pathlib import Path
 
 from xpcap.data import write_dataset
-from xpcap.data.pictures import generate
+from xpcap.shapes import generate
 
 ROOT = Path(__file__).parent.parent
 TEN = 10

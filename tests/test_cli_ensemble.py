@@ -15,9 +15,9 @@ from xpcap import CaptioningRNN, decode_captions, open_run
 from xpcap.data.features import FeatureScaling, Projection
 from xpcap.data.vocabulary import Vocabulary
 from xpcap.errors import DataError
-from xpcap.metrics import teacher_forced
 from xpcap.models import Ensemble
-from xpcap.runs import Run, data_of, ensemble, open_runs
+from xpcap.runs import Run, captioning, data_of, open_runs
+from xpcap.training.evaluate import teacher_forced
 
 pytestmark = pytest.mark.usefixtures("few_pictures")
 
@@ -129,7 +129,7 @@ def projected(run: Run[Any]) -> Run[Any]:
     ],
 )
 def test_runs_that_do_not_fit_together_are_told_what_differs(change: Any, says: str, run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ensemble, "open_run", lambda path, **how: change(open_run(run)._replace(path=path)) if path == "b" else open_run(path))
+    monkeypatch.setattr(captioning, "open_run", lambda path, **how: change(open_run(run)._replace(path=path)) if path == "b" else open_run(path))
     with pytest.raises(
         DataError, match=f"open_runs: {run} and b {says}, expected the same of runs that caption together; were they trained on the same"
     ):

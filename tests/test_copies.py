@@ -12,11 +12,11 @@ import pytest
 from xpcap import CaptioningRNN, CaptioningSolver, to_numpy
 from xpcap.data.synthetic import draw_data
 from xpcap.gradcheck import directional_errors, eval_numerical_gradient
+from xpcap.memory import Workspace
 from xpcap.models import captioning_rnn
 from xpcap.models.batch import Batch
 from xpcap.models.parameters import Parameters
 from xpcap.training import cross_entropy
-from xpcap.workspace import Workspace
 
 D, W, H, V, N = 5, 4, 6, 12, 10
 WAYS = pytest.mark.parametrize("way", [copy.copy, copy.deepcopy, lambda model: pickle.loads(pickle.dumps(model))], ids=["copy", "deepcopy", "pickle"])

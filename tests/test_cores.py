@@ -13,13 +13,14 @@ import numpy as np
 import pytest
 from threadpoolctl import threadpool_info, threadpool_limits
 
-from xpcap import CaptioningRNN, CaptioningSolver, kernels
+from xpcap import CaptioningRNN, CaptioningSolver
 from xpcap.backend import use_backend
-from xpcap.data.importers import features
 from xpcap.data.synthetic import draw_data
+from xpcap.memory import Workspace
 from xpcap.models import decoding
+from xpcap.ops import plain_only
+from xpcap.prepare import features
 from xpcap.threads import blas, cores, in_turn, side_by_side, stretches
-from xpcap.workspace import Workspace
 
 D, W, H, V, P, N = 7, 5, 6, 60, 4, 96  # three parts of 32 captions
 pytestmark = pytest.mark.threads
@@ -217,7 +218,7 @@ def test_a_step_in_parts_is_the_step_of_the_plain_equations(cell: str, inject: s
     features = data.features("train", np.arange(N))
     if inject != "init":
         features = np.random.default_rng(2).standard_normal((N, P, D))
-    with kernels.plain_only():
+    with plain_only():
         loss, grads = make(cell, inject=inject).loss(features, captions)
     for parts in (1, 2, 3, 8):
         workspace = Workspace(grads.flat, parts)
@@ -234,7 +235,7 @@ def trained(parts: int, plain: bool, dtype: Any = np.float64) -> np.ndarray:
     data = draw_data(2 * N, D, V, seed=2)
     solver = CaptioningSolver(make(dtype=dtype), data, update_rule="adam", batch_size=N, clip_norm=5.0, seed=0, verbose=False)
     solver._workspace = Workspace(solver.model.params.flat, parts)
-    with kernels.plain_only() if plain else contextlib.nullcontext():
+    with plain_only() if plain else contextlib.nullcontext():
         for k in range(20):
             solver.step(*data.minibatch("train", np.arange(N) + N * (k % 2)))
     return solver.model.params.flat.copy()

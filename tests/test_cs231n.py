@@ -13,8 +13,8 @@ from hdf5_edits import edit, replace_dataset
 from xpcap.data import CaptionData, Vocabulary, decode_captions, load_coco_data, open_data, sample_coco_minibatch, to_coco
 from xpcap.data.cs231n import from_coco
 from xpcap.data.features import fit_scaling
-from xpcap.data.pictures import generate
 from xpcap.errors import DataError
+from xpcap.shapes import generate
 
 
 @pytest.fixture

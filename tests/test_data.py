@@ -17,9 +17,9 @@ from xpcap.data import CaptionData, Vocabulary, decode_captions, open_data, writ
 from xpcap.data import hdf5 as dataset_file
 from xpcap.data.dataset import Source
 from xpcap.data.features import fit_scaling
-from xpcap.data.importers import assemble
 from xpcap.data.synthetic import draw_data
 from xpcap.errors import DataError
+from xpcap.prepare import assemble
 
 # Text
 

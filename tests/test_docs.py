@@ -8,7 +8,6 @@ import re
 import shlex
 import subprocess
 import sys
-import zipfile
 from pathlib import Path
 
 import click
@@ -22,11 +21,12 @@ from commands import SMALL
 from planting import function_named
 
 import xpcap
-from xpcap import attending, backend, bench, draws, kernels, layers, loops, ops, runs
+from xpcap import backend, layers, ops, runs
 from xpcap.cli import main
-from xpcap.data.pictures import generate, picture_of
 from xpcap.encoders import read_picture
-from xpcap.runs import new_pictures, training
+from xpcap.ops import dispatch
+from xpcap.runs import captioning, training
+from xpcap.shapes import generate, picture_of
 
 ROOT = Path(__file__).parent.parent
 README, CONTRIBUTING = ((ROOT / name).read_text(encoding="utf-8") for name in ("README.md", "CONTRIBUTING.md"))
@@ -104,11 +104,7 @@ def put_files_that_the_docs_speak_of() -> None:
         Path(f"captions_{split}2017.json").write_bytes(forms.coco({name: ["a thing"] for name in part}))
     for file in ("features.npz", "features_efficientnet_lite2.npz"):
         np.savez(file, names=names, features=np.random.default_rng(0).standard_normal((12, 6)).astype("f4"))
-    for folder in ("datasets", "data"):  # `download` unpacks an archive that is there already, without a network
-        Path(folder).mkdir()
-        with zipfile.ZipFile(Path(folder) / "coco_captioning.zip", "w") as archive:
-            archive.writestr("coco_captioning/coco2014_vocab.json", "{}")
-    arguments = "prepare --captions captions.txt --split train=train.txt --split test=val.txt --features features.npz --out other.h5"
+    arguments = "prepare captions.txt --split train=train.txt --split test=val.txt --features features.npz --out other.h5"
     assert CliRunner().invoke(main, arguments.split()).exit_code == 0
 
 
@@ -118,10 +114,8 @@ def test_commands_in_the_docs_run_in_their_order(name: str, tmp_path: Path, monk
     """On small data, and small models where they are trained; those for a GPU or PyTorch only where there is one."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(training, "generate", lambda seed, **how: generate(seed, train=40, val=12, **how))
-    monkeypatch.setattr(bench, "CONFIGS", {name: bench.Config(name, N=4, D=8, W=8, H=8, V=40) for name in bench.CONFIGS})
-    monkeypatch.setattr(bench, "USUAL", bench.Plan(rounds=1, warm_ms=0, block_ms=0))
     monkeypatch.setattr(backend, "_active", None)
-    monkeypatch.setattr(new_pictures, "read_url", lambda url: read_picture(url.rpartition("/")[2]))  # the file of that name
+    monkeypatch.setattr(captioning, "read_url", lambda url: read_picture(url.rpartition("/")[2]))  # the file of that name
     put_files_that_the_docs_speak_of()
     for command in SCRIPTS[name]:
         if "cupy" in command and not backend.backend_status()["cupy"].usable:
@@ -187,8 +181,8 @@ def test_layers_and_tests_that_the_docs_name_exist() -> None:
 
 def test_ops_with_a_fast_version_are_those_of_the_table() -> None:
     listed = dict(re.findall(r"^\| `(\w+)` \| .* \|(.*)\|$", LAYERS.split("\n## Fast versions\n")[1].split("\n## ")[0], re.MULTILINE))
-    assert all(any(callable(getattr(module, op, None)) for module in (ops, loops, draws, attending)) for op in listed)
-    assert {op for op, fast in listed.items() if fast.strip()} == set(kernels.TABLE)
+    assert all(callable(getattr(ops, op, None)) for op in listed)
+    assert {op for op, fast in listed.items() if fast.strip()} == set(dispatch.TABLE)
 
 
 def anchors(text: str) -> set[str]:

@@ -19,7 +19,7 @@ from xpcap.layers.activations import no_activations
 from xpcap.models.activations import activations
 from xpcap.runs import Finding, Run, examine_run
 from xpcap.runs.captioning import caption_chosen, captioned, data_of
-from xpcap.runs.findings import Symptom
+from xpcap.runs.doctor import Symptom
 from xpcap.runs.folder import HISTORY, write_lines
 
 COLOURS, THINGS, PLACES = "red blue green black white".split(), "dog cat bird horse cow fish".split(), "grass road sand snow hill".split()

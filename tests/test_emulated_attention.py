@@ -7,10 +7,9 @@ from emulated.record import Counts, elements
 from test_emulated_loops import ROWS, H, N, R, drawn, record
 
 import xpcap
-from xpcap import attending, kernels, loops
+from xpcap import ops
 from xpcap.backend import Array
-from xpcap.layers.rows import Rows
-from xpcap.loops import Step
+from xpcap.ops import Rows, Step
 
 P, G = 4, 4 * H
 
@@ -20,7 +19,7 @@ def poison(*shape: int) -> Array:
     return xpcap.backend.array_module().empty(shape, "f4")
 
 
-def both(device: Emulator, attend: loops.TakeStep, multiply: loops.TakeStep, step: Step) -> Counts:
+def both(device: Emulator, attend: ops.TakeStep, multiply: ops.TakeStep, step: Step) -> Counts:
     """What the two launches did."""
 
     def take(step: Step) -> None:
@@ -36,7 +35,7 @@ def test_emulated_attention_forward_is_two_launches_on_their_own_rows(device: Em
     with xpcap.use_backend("cupy"):
         h, A, Wattn, a = drawn(N + R, H), drawn(N, P, H), drawn(H, G), drawn(R, G)
         weights, context = poison(R, P), poison(R, H)
-        attend, add = attending.attend_steps(h, A, weights, context), loops.row_products_add(context, Wattn, a)
+        attend, add = ops.attend_steps(h, A, weights, context), ops.row_products_add(context, Wattn, a)
         for step in ROWS.steps:
             counts = both(device, attend, lambda step: add(step.first, step.first, step.n), step)
             assert counts.changed_by_kernels() == elements(weights[step.rows]) | elements(context[step.rows])
@@ -49,8 +48,8 @@ def test_emulated_attention_backward_is_two_launches_on_their_own_rows(device: E
     with xpcap.use_backend("cupy"):
         A, Wattn, da, weights, dh_next = drawn(N, P, H), drawn(H, G), drawn(R, G), drawn(R, P), drawn(N, H)
         dcontext, dscores = poison(R, H), poison(R, P)
-        transpose = loops.row_products_transpose(da, Wattn, dcontext, poison(N * H))
-        attend = attending.attend_backward_steps(dcontext, A, weights, dscores, dh_next)
+        transpose = ops.row_products_transpose(da, Wattn, dcontext, poison(N * H))
+        attend = ops.attend_backward_steps(dcontext, A, weights, dscores, dh_next)
         for step in reversed(ROWS.steps):
             counts = both(device, lambda step: transpose(step.first, step.first, step.n), attend, step)
             assert counts.changed_by_kernels() == elements(dscores[step.rows]) | elements(dh_next[: step.n])
@@ -60,17 +59,17 @@ def test_emulated_attention_backward_is_two_launches_on_their_own_rows(device: E
 
 def test_emulated_attention_by_the_plain_equations_takes_many_launches(device: Emulator) -> None:
     """What the kernels are for. The product with Wattn counts, each way."""
-    with xpcap.use_backend("cupy"), kernels.plain_only():
+    with xpcap.use_backend("cupy"), ops.plain_only():
         h, A, Wattn, a, dh_next = drawn(N + R, H), drawn(N, P, H), drawn(H, G), drawn(R, G), drawn(N, H)
         weights, context, dcontext, dscores = drawn(R, P), drawn(R, H), drawn(R, H), drawn(R, P)
-        attend, add = attending.attend_steps(h, A, weights, context), loops.row_products_add(context, Wattn, a, drawn(N, G))
-        transpose = loops.row_products_transpose(a, Wattn, dcontext, poison(N * H))
-        back, step = attending.attend_backward_steps(dcontext, A, weights, dscores, dh_next), ROWS.steps[1]
+        attend, add = ops.attend_steps(h, A, weights, context), ops.row_products_add(context, Wattn, a, drawn(N, G))
+        transpose = ops.row_products_transpose(a, Wattn, dcontext, poison(N * H))
+        back, step = ops.attend_backward_steps(dcontext, A, weights, dscores, dh_next), ROWS.steps[1]
         launches = []
         for way in (
             lambda: (attend(step), add(step.first, step.first, step.n)),
             lambda: (transpose(step.first, step.first, step.n), back(step)),
-            lambda: attending.attention_sum(weights, dcontext, dscores, h, ROWS, A),
+            lambda: ops.attention_sum(weights, dcontext, dscores, h, ROWS, A),
         ):
             with device.counting() as counts:
                 way()
@@ -85,20 +84,18 @@ def test_emulated_attention_sums_all_steps_in_one_launch(device: Emulator) -> No
         sent = rows._replace(firsts=xpcap.asarray(rows.firsts.astype(np.int32)))
         arguments, out = (drawn(3, P), drawn(3, H), drawn(3, P), drawn(6, H), sent), poison(3, P, H)
         with device.counting() as counts:
-            attending.attention_sum(*arguments, out)
+            ops.attention_sum(*arguments, out)
         assert counts.names() == {"raw attention_sum": 1}
         assert counts.allocations == []
         assert (xpcap.to_numpy(out)[2] == 0).all()
-        with kernels.plain_only():
-            np.testing.assert_allclose(
-                xpcap.to_numpy(out), xpcap.to_numpy(attending.attention_sum(*arguments, poison(3, P, H))), rtol=1e-5, atol=1e-6
-            )
+        with ops.plain_only():
+            np.testing.assert_allclose(xpcap.to_numpy(out), xpcap.to_numpy(ops.attention_sum(*arguments, poison(3, P, H))), rtol=1e-5, atol=1e-6)
 
 
 def test_emulated_attention_runs_the_plain_equations_where_a_picture_has_too_many_places(device: Emulator) -> None:
     with xpcap.use_backend("cupy"):
         h, A, weights, context = drawn(1, H), drawn(1, 1025, H), poison(1, 1025), poison(1, H)
-        assert kernels.find("attend_steps", h, A, weights, context) is None
-        assert kernels.find("attend_steps", h, A[:, :1024].copy(), weights[:, :1024].copy(), context) is not None
-        attending.attend_steps(h, A, weights, context)(loops.single_step(1))
+        assert ops.find("attend_steps", h, A, weights, context) is None
+        assert ops.find("attend_steps", h, A[:, :1024].copy(), weights[:, :1024].copy(), context) is not None
+        ops.attend_steps(h, A, weights, context)(ops.single_step(1))
     assert xpcap.to_numpy(weights).sum() == pytest.approx(1, rel=1e-5)

@@ -8,12 +8,13 @@ from emulated import Emulator, install
 from test_kernels import ON_A_CARD, TOLERANCES, check_equals_plain
 
 import xpcap
-from xpcap import kernels, ops
+from xpcap import ops
+from xpcap.ops import dispatch
 
 
 @pytest.mark.parametrize("kernel", ON_A_CARD, ids=lambda kernel: kernel.op)
 @pytest.mark.parametrize("dtype", TOLERANCES)
-def test_emulated_kernel_equals_the_plain_equations(kernel: kernels.Kernel, dtype: str, device: Emulator) -> None:
+def test_emulated_kernel_equals_the_plain_equations(kernel: dispatch.Kernel, dtype: str, device: Emulator) -> None:
     with xpcap.use_backend("cupy"), device.counting() as counts:
         check_equals_plain(kernel, dtype)
     assert any(launch.kind == "raw" or launch.name in ("sgemm", "dgemm") for launch in counts.launches)

@@ -6,11 +6,8 @@ from emulated import Emulator
 from emulated.record import Counts, elements
 
 import xpcap
-from xpcap import layers, loops
-from xpcap.kernels import cuda_loops
-from xpcap.layers.rows import Rows
-from xpcap.loops import Step
-from xpcap.ops import Gates
+from xpcap import layers, ops
+from xpcap.ops import Gates, Rows, Step, cuda_kernels
 
 N, H = 5, 7
 ROWS = Rows.of([5, 5, 3, 1], N)  # sequences of 4, 3, 3, 2 and 2 steps
@@ -21,7 +18,7 @@ def drawn(*shape: int) -> xpcap.backend.Array:
     return xpcap.asarray(np.random.default_rng(shape[0]).standard_normal(shape).astype("f4"))
 
 
-def record(device: Emulator, take: loops.TakeStep, step: Step) -> Counts:
+def record(device: Emulator, take: ops.TakeStep, step: Step) -> Counts:
     """What one step did: raw products and kernels alone."""
     with device.counting() as counts:
         take(step)
@@ -34,7 +31,7 @@ def record(device: Emulator, take: loops.TakeStep, step: Step) -> Counts:
 def cell(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """An LSTM's step is one kernel for few sequences, and a product and a kernel for many."""
     if "many" in request.param:
-        monkeypatch.setattr(cuda_loops, "FUSED", N - 1)
+        monkeypatch.setattr(cuda_kernels, "FUSED", N - 1)
     return str(request.param)[:4].rstrip(",")
 
 
@@ -45,7 +42,7 @@ def test_emulated_steps_forward_touch_their_own_rows(cell: str, device: Emulator
         out = Gates(*(xp.empty(shape, "f4") for shape in ((N + R, H), (N + R, H), (R, G), (R, H))))  # NaN, so that each write shows
         for stack in (out.h, out.c):
             stack[:N] = drawn(N, H)
-        take = loops.lstm_steps(a, Wh, (out.h, out.c), out) if cell == "lstm" else loops.rnn_steps(a, Wh, out.h, out.h)
+        take = ops.lstm_steps(a, Wh, (out.h, out.c), out) if cell == "lstm" else ops.rnn_steps(a, Wh, out.h, out.h)
         for step in ROWS.steps:
             counts = record(device, take, step)
             assert counts.read_by_products() <= elements(out.h[step.befores]) | elements(Wh)
@@ -63,14 +60,14 @@ def test_emulated_steps_backward_touch_their_own_rows(cell: str, device: Emulato
         out = Gates(drawn(N + R, H), drawn(N + R, H), drawn(R, G), drawn(R, H))
         dh_next, dc, da, scratch = (xp.empty(shape, "f4") for shape in ((N, H), (N, H), (R, G), N * H))
         if cell == "lstm":
-            take = loops.lstm_backward_steps(dh, dh_next, dc, out, Wh, da, scratch)
+            take = ops.lstm_backward_steps(dh, dh_next, dc, out, Wh, da, scratch)
         else:
-            take = loops.rnn_backward_steps(dh, dh_next, out.h, Wh, da, scratch)
+            take = ops.rnn_backward_steps(dh, dh_next, out.h, Wh, da, scratch)
         for step in reversed(ROWS.steps):
             counts = record(device, take, step)
             assert counts.read_by_products() <= elements(da[step.rows]) | elements(Wh)
             own = elements(da[step.rows]) | (elements(dc[: step.n]) if cell == "lstm" else set())
-            if cell == "rnn" or cuda_loops.FUSED < N or step.first == 0:  # else the step before multiplies by itself
+            if cell == "rnn" or cuda_kernels.FUSED < N or step.first == 0:  # else the step before multiplies by itself
                 own |= elements(dh_next[: step.n])
             assert counts.changed_by_kernels() | counts.written_by_products() == own
 
@@ -93,7 +90,7 @@ def test_emulated_row_products_keep_the_memory_of_their_arrays(device: Emulator)
     """They hold addresses; whoever made the loop may have let the arrays go."""
     with xpcap.use_backend("cupy"):
         out = xpcap.backend.array_module().empty((R, H), "f4")
-        multiply = loops.row_products(drawn(R, N), drawn(N, H), out)
+        multiply = ops.row_products(drawn(R, N), drawn(N, H), out)
         multiply(2, 1, 3)
         np.testing.assert_array_equal(xpcap.to_numpy(out)[1:4], xpcap.to_numpy(drawn(R, N) @ drawn(N, H))[2:5])
 
@@ -106,6 +103,6 @@ def test_row_products_are_added_without_fresh_memory_where_there_is_scratch() ->
     expected[1:5] += x[2:6] @ w
     for given in (scratch, None):
         added = out.copy()
-        loops.row_products_add(x, w, added, given)(2, 1, 4)
+        ops.row_products_add(x, w, added, given)(2, 1, 4)
         np.testing.assert_allclose(added, expected, rtol=1e-14)
     np.testing.assert_allclose(scratch, x[2:6] @ w, rtol=1e-14)

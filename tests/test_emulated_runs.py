@@ -13,9 +13,9 @@ pytest.importorskip("PIL")  # generated pictures
 from commands import SMALL, few, good
 from emulated import Emulator
 
-from xpcap.data.pictures import write_pictures
 from xpcap.runs.folder import BEST, CONFIG, HISTORY, LAST, load_parameters
-from xpcap.runs.keeping import Keeper
+from xpcap.runs.saver import Keeper
+from xpcap.shapes import write_pictures
 
 LOOSE = {"rtol": 2e-4, "atol": 2e-5}  # float32, after some twenty steps of Adam
 

@@ -12,10 +12,9 @@ from emulated import Counts, Emulator
 
 import xpcap
 from xpcap import CaptioningRNN
+from xpcap.memory import AHEAD, Reading
 from xpcap.models import Beam, Choice, Policy, Sampling
 from xpcap.models.decoding import decode
-from xpcap.models.reading import Reading
-from xpcap.uploads import AHEAD
 
 N, D, P, V, START, END = 12, 10, 3, 40, 1, 2
 WORDS = {"<NULL>": 0, "<START>": START, "<END>": END, **{f"word{i}": i for i in range(3, V)}}
@@ -134,7 +133,7 @@ def test_emulated_policies_say_what_they_say_on_numpy(cell: str, policy: type[Po
     for says_end in (-1e9, 4.0, 8.0, 1e9):
         for length in (1, 2, 9):
             host, emulated = (
-                make(backend, says_end, cell).say(features(), policy(max_length=length, forbid=[START])) for backend in ("numpy", "cupy")
+                make(backend, says_end, cell).decode(features(), policy(max_length=length, forbid=[START])) for backend in ("numpy", "cupy")
             )
             np.testing.assert_array_equal(emulated.captions, host.captions)
             np.testing.assert_allclose(emulated.probabilities, host.probabilities, rtol=1e-9)
@@ -159,7 +158,7 @@ def test_emulated_beams_and_draws_are_those_of_numpy(cell: str, inject: str, pol
     for says_end in (-1e9, 2.0, 5.0):
         for most in (4, 9):
             limited = replace(policy, max_length=most, forbid=[0, START])
-            host, emulated = (make(backend, says_end, cell, inject, 0.7).say(features(inject), limited) for backend in ("numpy", "cupy"))
+            host, emulated = (make(backend, says_end, cell, inject, 0.7).decode(features(inject), limited) for backend in ("numpy", "cupy"))
             np.testing.assert_array_equal(emulated.captions, host.captions)
             np.testing.assert_allclose(emulated.probabilities, host.probabilities, rtol=1e-9)
             np.testing.assert_allclose(emulated.log_probabilities, host.log_probabilities, rtol=1e-9)
@@ -178,7 +177,7 @@ def test_emulated_host_reads_once_a_word_and_sends_little_whatever_the_policy(po
             with device.counting() as counts:
                 decode(model, features(), replace(policy, max_length=most, forbid=[0, START]), scored)
             assert counts.reads == []
-            reads = [wait for wait in counts.waits if "reading.py" in wait.place]
+            reads = [wait for wait in counts.waits if "transcript.py" in wait.place]
             assert [wait.how for wait in reads] == most * ["Event.synchronize"]
             counted.append(len(counts.transfers))
         assert counted[1] - counted[0] <= 2 < AHEAD

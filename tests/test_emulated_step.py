@@ -16,16 +16,16 @@ from emulated import Counts, Emulator, install
 from tqdm import tqdm
 
 import xpcap
-from xpcap import CaptioningRNN, CaptioningSolver, kernels, training
+from xpcap import CaptioningRNN, CaptioningSolver, training
 from xpcap.data import feed
 from xpcap.data.dataset import CaptionData, Split
 from xpcap.data.features import FeatureScaling
 from xpcap.data.vocabulary import SPECIAL, Vocabulary
 from xpcap.errors import TrainingError
-from xpcap.kernels import cuda_loops
+from xpcap.memory import Workspace
+from xpcap.ops import cuda_kernels, plain_only
 from xpcap.progress import Pace
 from xpcap.runs import folder as run_folder
-from xpcap.workspace import Workspace
 
 N, T, D, W, H, V, P = 12, 16, 10, 6, 8, 40, 4
 MOST = {"lstm": 75, "rnn": 97}  # launches of a step at T = 16
@@ -108,7 +108,7 @@ def test_emulated_step_takes_no_memory_from_the_pool(cell: str, dropout: float, 
 
 
 def test_emulated_time_step_is_one_kernel_and_one_product_each_way(device: Emulator, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cuda_loops, "FUSED", N - 1)
+    monkeypatch.setattr(cuda_kernels, "FUSED", N - 1)
     for cell, gates in (("lstm", "lstm_gates"), ("rnn", "rnn_cell")):
         assert launches(device, cell)[0] == Counter({f"raw {gates}": 1, f"raw {gates}_backward": 1, "product sgemm": 2})
 
@@ -138,7 +138,7 @@ def test_emulated_picture_at_every_step_takes_four_launches_and_no_memory(cell: 
 def test_emulated_plain_equations_launch_several_times_as_much(device: Emulator) -> None:
     """What the kernels are for; and the bound above is not met by just anything."""
     fused = count_step(device, make("cupy"))
-    with kernels.plain_only():
+    with plain_only():
         plain = count_step(device, make("cupy"))
     assert len(plain.launches) > 3 * len(fused.launches)
     assert plain.reads == []

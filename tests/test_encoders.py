@@ -5,11 +5,11 @@ import pytest
 
 Image = pytest.importorskip("PIL.Image")
 
-from xpcap.data.pictures.scenes import make_scene, paint  # noqa: E402 - after the skip
 from xpcap.encoders import HistogramEncoder, find_encoder  # noqa: E402
 from xpcap.encoders.fitting import fit  # noqa: E402
 from xpcap.encoders.histogram import COLOURS, DIRECTIONS, SIDE, TURNS, _colours, _thirds  # noqa: E402
 from xpcap.errors import DataError  # noqa: E402
+from xpcap.shapes.scenes import make_scene, paint  # noqa: E402 - after the skip
 
 ENCODER = HistogramEncoder()
 WHITE, RED, BLUE = 2, 3, 8  # places among the eleven colours

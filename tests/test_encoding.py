@@ -13,9 +13,9 @@ import pytest
 
 Image = pytest.importorskip("PIL.Image")
 
-from xpcap.data.importers import encode_folder  # noqa: E402 - after the skip
-from xpcap.data.importers.features import BLOCK, mirror_of  # noqa: E402
 from xpcap.errors import DataError  # noqa: E402
+from xpcap.prepare import encode_folder  # noqa: E402 - after the skip
+from xpcap.prepare.features import BLOCK, mirror_of  # noqa: E402
 
 ROOT = Path(__file__).parent.parent
 COUNT = 5 * BLOCK + 3
@@ -66,7 +66,7 @@ def test_features_come_in_the_order_of_the_names(folder: Path) -> None:
 
 @pytest.mark.threads
 def test_pictures_are_encoded_on_several_cores(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("xpcap.data.importers.features.cores", lambda: 2)
+    monkeypatch.setattr("xpcap.prepare.features.cores", lambda: 2)
     both = threading.Barrier(2, timeout=60)
 
     class Together(Batchwise):
@@ -117,7 +117,7 @@ def test_mirror_images_are_encoded_of_those_that_were_asked_for(folder: Path) ->
 
 @pytest.mark.parametrize("damage", ["cut", "flipped", "begun"])
 def test_a_damaged_end_is_made_again(damage: str, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("xpcap.data.importers.features.cores", lambda: 1)  # blocks are kept in their order
+    monkeypatch.setattr("xpcap.prepare.features.cores", lambda: 1)  # blocks are kept in their order
     kept = tmp_path / "kept"
     wanted = encode_folder(folder, NAMES, Batchwise(), kept=kept)
     whole = kept.read_bytes()
@@ -172,7 +172,7 @@ def test_pictures_that_cannot_be_read_end_it_or_are_left_out_with_the_reason(fol
 
 @pytest.mark.threads
 def test_no_block_is_begun_after_an_error(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("xpcap.data.importers.features.cores", lambda: 2)
+    monkeypatch.setattr("xpcap.prepare.features.cores", lambda: 2)
     (folder / NAMES[3]).write_bytes(b"not a picture")
     failed = threading.Event()
 
@@ -195,7 +195,7 @@ def test_no_block_is_begun_after_an_error(folder: Path, monkeypatch: pytest.Monk
 def test_a_full_disk_is_an_error_that_names_the_file_and_what_was_kept_counts(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import resource
 
-    monkeypatch.setattr("xpcap.data.importers.features.cores", lambda: 1)
+    monkeypatch.setattr("xpcap.prepare.features.cores", lambda: 1)
     kept = tmp_path / "kept"
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (2000, before[1]))

@@ -82,7 +82,7 @@ def likeliest(t: int, p: np.ndarray) -> int:
 def test_ensemble_of_one_says_what_the_model_says_bit_for_bit(policy: Policy, dtype: str) -> None:
     for kinds in (("rnn",), ("other lstm",), ("attentive lstm",)):
         (model,), features = make(*kinds, dtype=dtype), seen(kinds, 40)
-        for ours, its in zip(Ensemble([model]).say(features, policy), model.say(features, policy), strict=True):
+        for ours, its in zip(Ensemble([model]).decode(features, policy), model.decode(features, policy), strict=True):
             np.testing.assert_array_equal(ours, its)
 
 
@@ -112,7 +112,7 @@ def test_beam_of_an_ensemble_is_the_plain_beam_over_the_mean_of_probabilities(be
     beam = replace(beam, max_length=LENGTH, forbid=SILENT)
     for seed in range(3):
         models = make(*kinds, seed=seed)
-        said = Ensemble(models).say(seen(kinds, 3), beam)
+        said = Ensemble(models).decode(seen(kinds, 3), beam)
         for i, feature in enumerate(seen(kinds, 3)):
             for j, one in enumerate(plain_beam(Averaged(models), feature, beam)[: beam.n_best]):
                 assert [word for word in said.captions[i, j].tolist() if word != NULL] == list(one.words)
@@ -174,7 +174,7 @@ def test_ensemble_follows_the_models_it_was_made_of() -> None:
 def test_emulated_ensemble_equals_numpy(kinds: tuple[str, ...], policy: Policy, device: Emulator) -> None:
     policy = replace(policy, max_length=LENGTH, forbid=SILENT)
     host, emulated = (on(backend, *kinds) for backend in ("numpy", "cupy"))
-    for one, other in zip(emulated.say(seen(kinds, 12), policy), host.say(seen(kinds, 12), policy), strict=True):
+    for one, other in zip(emulated.decode(seen(kinds, 12), policy), host.decode(seen(kinds, 12), policy), strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-9)
     with device.counting() as counts:
         score = emulated.score(seen(kinds, 20), given())
@@ -190,9 +190,9 @@ def test_emulated_ensemble_reads_once_a_word_and_sends_what_one_model_sends(poli
         ensemble = on("cupy", *kinds, says_end=-50.0)
         gc.collect()  # an upload that is forgotten is waited for
         with device.counting() as counts:
-            ensemble.say(pictures(12), policy)
+            ensemble.decode(pictures(12), policy)
         assert counts.reads == []
-        assert len([wait for wait in counts.waits if "reading.py" in wait.place]) == LENGTH
+        assert len([wait for wait in counts.waits if "transcript.py" in wait.place]) == LENGTH
         sent.add(len(counts.transfers))
     assert len(sent) == 1
 

@@ -44,7 +44,6 @@ def test_pages_pictures_and_data_sets_are_written_whole_or_not_at_all(step: str,
         "page.png": ["caption", run, "-n", 2, "--png", tmp_path / "page.png"],
         "own.h5": [
             "prepare",
-            "--captions",
             "tokens.txt",
             "--split",
             "train=list.txt",

@@ -12,8 +12,8 @@ from xpcap import CaptioningRNN, CaptioningSolver
 from xpcap.cli import main
 from xpcap.data import Vocabulary
 from xpcap.data.features import fit_scaling
-from xpcap.data.importers import read_features
-from xpcap.data.importers.flickr8k import read_list, read_token_file
+from xpcap.prepare import read_captions, read_features
+from xpcap.prepare.text import read_list
 
 pytestmark = pytest.mark.hunt
 
@@ -25,7 +25,7 @@ def flickr(real_data: Path) -> Path:
 
 def fifty(flickr: Path) -> tuple[dict[str, Any], Vocabulary]:
     """The first caption of each of fifty training pictures, as the course's dict, encoded with the vocabulary that `prepare` makes."""
-    images, captions = read_list(flickr / "Flickr_8k.trainImages.txt"), read_token_file(flickr / "Flickr8k.token.txt")
+    images, captions = read_list(flickr / "Flickr_8k.trainImages.txt"), read_captions([(None, flickr / "Flickr8k.token.txt")])
     features = read_features(flickr / "features_efficientnet_lite2.npz")
     vocabulary = Vocabulary.build((text for image in images for text in captions[image]), min_count=5)
     known = np.stack([features[image] for image in images])
@@ -64,7 +64,7 @@ def test_the_commands_learn_from_real_captions(flickr: Path, tmp_path: Path, mon
         return result.stdout
 
     split = ["--split", "train=train.txt", "--split", "val=val.txt"]
-    call("prepare", "--captions", flickr / "Flickr8k.token.txt", *split, "--features", flickr / "features_efficientnet_lite2.npz", "--out", "part.h5")
+    call("prepare", flickr / "Flickr8k.token.txt", *split, "--features", flickr / "features_efficientnet_lite2.npz", "--out", "part.h5")
     call("train", "part.h5", "--out", "run", "--hidden", 128, "--epochs", 10)
     result = json.loads(call("evaluate", "run", "--json"))
     words = json.loads(Path("run/config.json").read_text())["vocabulary"]

@@ -94,7 +94,7 @@ def test_a_command_that_hangs_ends_and_says_so() -> None:
 def test_the_page_holds_no_place_of_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     home = Path(os.sep) / "home" / "somebody"
     monkeypatch.setattr(Path, "home", lambda: home)
-    assert gpu_check.clean(f"{gpu_check.ROOT}/xpcap/ops.py and {home}/.cupy") == "./xpcap/ops.py and ~/.cupy"
+    assert gpu_check.clean(f"{gpu_check.ROOT}/xpcap/ops/equations.py and {home}/.cupy") == "./xpcap/ops/equations.py and ~/.cupy"
 
 
 @pytest.mark.skipif(CUPY.usable, reason="there is a card: make gpu-check is the test")
@@ -106,5 +106,5 @@ def test_without_a_card_the_page_says_what_is_missing(tmp_path: Path, monkeypatc
     assert text.count("FAILED") == 3
     assert text.count("backend cupy: ") >= 3
     assert "| CUPY_TF32 | 0 |" in text
-    assert "python cli.py bench --backend cupy`, exit status 1" in text
+    assert "python -m benchmarks --backend cupy`, exit status 1" in text
     assert "Traceback" not in text

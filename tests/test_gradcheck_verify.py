@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from xpcap import CaptioningRNN, asarray, get_array_module, layers, loops, ops, optim, to_numpy
+from xpcap import CaptioningRNN, asarray, get_array_module, layers, ops, optim, to_numpy
 from xpcap.gradcheck import directional_errors, eval_numerical_gradient, eval_numerical_gradient_array, grad_check_sparse
 from xpcap.verify import Row, course, read_cases, verify
 
@@ -81,7 +81,7 @@ def swapped_gates(a: Any, Wh: Any, *args: Any, right: Callable[..., Any] = layer
 def forgetful_backward(dh: Any, dh_next: Any, dc: Any, *args: Any, right: Callable[..., Any] = layers.lstm.lstm_backward_steps) -> Any:
     take = right(dh, dh_next, dc, *args)
 
-    def forget(step: loops.Step) -> None:
+    def forget(step: ops.Step) -> None:
         take(step)
         dc[...] *= 0.999
 

@@ -20,13 +20,13 @@ import xpcap
 from xpcap import CaptioningRNN, CaptioningSolver, to_numpy
 from xpcap.cli import shared
 from xpcap.data.features import FeatureScaling
-from xpcap.data.importers import encode_folder
-from xpcap.data.pictures import generate, write_pictures
 from xpcap.distributed import SINGLE, Group, RankDone, batches
 from xpcap.distributed import group as group_module
 from xpcap.distributed.mpi import NCCL, Staged, device_sum
 from xpcap.errors import BackendError, GroupError, OptionError, TrainingError
 from xpcap.models.batch import Batch
+from xpcap.prepare import encode_folder
+from xpcap.shapes import generate, write_pictures
 from xpcap.training import cross_entropy
 
 MADE = generate(seed=3, train=41, val=13)  # 205 captions

@@ -11,21 +11,24 @@ from typing import Any
 
 import numpy as np
 import pytest
-from commands import call
+from click.testing import CliRunner, Result
 from emulated import EMULATOR, MISSING, install, real
 
-from xpcap import backend, bench, optim
-from xpcap.bench import fake_device as costs
-from xpcap.bench import host_time as timing
-from xpcap.bench.fake_cupy import fake_device
+from benchmarks import __main__ as command
+from benchmarks import fake_cupy, host_time
+from benchmarks.fake_cupy import fake_device
+from xpcap import backend, optim
 from xpcap.layers.cells import CELLS
-from xpcap.training.watch import StepRecord
+from xpcap.training.losses import StepRecord
 
 ROOT = Path(__file__).parent.parent
 NEEDS_CUPY = pytest.mark.skipif(not real.is_installed(), reason=MISSING)
 KEYS = ["n", "dropout", "ms", "python_ms", "calls", "parts", "reads", "allocations"]
 PARTS = ["packing", "masks", "loop_forward", "loop_backward", "vocabulary", "update", "rest"]
-BRIEF = "import functools, sys; from xpcap import bench, cli; bench.host_times = functools.partial(bench.host_times, steps=3, warm_up=1); cli.main()"
+BRIEF = (
+    "import functools; from benchmarks import __main__, host_time; "
+    "host_time.host_times = functools.partial(host_time.host_times, steps=3, warm_up=1); __main__.main()"
+)
 
 
 @pytest.fixture(autouse=True)
@@ -34,13 +37,17 @@ def real_cupy(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(backend, "_active", None)
 
 
-def measure(dropout: float = 0.5) -> bench.HostTime:
-    return bench.host_times((6,), (dropout,), steps=3, warm_up=1)[0]
+def measure(dropout: float = 0.5) -> host_time.HostTime:
+    return host_time.host_times((6,), (dropout,), steps=3, warm_up=1)[0]
+
+
+def call(*args: str) -> Result:
+    return CliRunner().invoke(command.main, args)
 
 
 @NEEDS_CUPY
 def test_host_time_prints_the_objects_that_are_promised() -> None:
-    command = [sys.executable, "-c", BRIEF, "bench", "--host-time", "--json"]
+    command = [sys.executable, "-c", BRIEF, "--host-time", "--json"]
     rows = json.loads(subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout)
     assert [(row["n"], row["dropout"]) for row in rows] == [(n, p) for n in (25, 64, 128) for p in (0.0, 0.5)]
     for row in rows:
@@ -144,7 +151,7 @@ def test_host_time_runs_nothing_that_it_does_not_model(use: Any) -> None:
 def test_host_time_stands_still_in_stubs() -> None:
     """A launch takes at least its time, and none of that is ours: our own time is the rest of what a clock shows."""
     with fake_device() as meter:
-        clock = timing.Clock(meter)
+        clock = host_time.Clock(meter)
         x = meter.array((3, 4), np.dtype("f4"))
         start = time.perf_counter()
         for _ in range(100):
@@ -152,22 +159,22 @@ def test_host_time_stands_still_in_stubs() -> None:
         wall = time.perf_counter() - start
         clock.switch("rest")
     assert meter.calls == 100
-    assert meter.seconds >= 100 * 1e-6 * costs.COSTS["ufunc"].microseconds
+    assert meter.seconds >= 100 * 1e-6 * fake_cupy.COSTS["ufunc"].microseconds
     assert clock.seconds["update"] > 0
     assert sum(clock.seconds.values()) <= wall - meter.seconds + 1e-4
 
 
 @NEEDS_CUPY
 def test_host_time_notices_a_part_that_nothing_enters(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(timing.SEAMS, "vocabulary", ("xpcap.layers.vocabulary:renamed",))
+    monkeypatch.setitem(host_time.SEAMS, "vocabulary", ("xpcap.layers.vocabulary:renamed",))
     with pytest.raises(NotImplementedError, match="no step entered vocabulary"):
         measure(0.0)
 
 
 @NEEDS_CUPY
 def test_host_time_table_has_a_column_for_each_number(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bench, "host_times", functools.partial(bench.host_times, (6,), (0.5,), steps=2, warm_up=1))
-    title, *lines = call("bench", "--host-time").output.splitlines()
+    monkeypatch.setattr(host_time, "host_times", functools.partial(host_time.host_times, (6,), (0.5,), steps=2, warm_up=1))
+    title, *lines = call("--host-time").output.splitlines()
     assert "published" in title
     assert len(lines) == 3
     assert len(lines[2].split()) == len(KEYS) - 1 + len(PARTS)
@@ -177,21 +184,21 @@ def test_host_time_costs_in_the_docs_are_those_of_the_stubs() -> None:
     text = (ROOT / "docs/benchmarks.md").read_text(encoding="utf-8")
     section = text.split("\n## Host time of a step on a card\n")[1].split("\n## ")[0]
     table = section.split("\n|---|---|\n")[1].split("\n\n")[0]
-    assert table.splitlines() == [f"| {cost.microseconds:g} | {cost.source} |" for cost in costs.COSTS.values()]
+    assert table.splitlines() == [f"| {cost.microseconds:g} | {cost.source} |" for cost in fake_cupy.COSTS.values()]
 
 
 @pytest.mark.parametrize(
     "other", [["--config", "coco"], ["--peer", "torch"], ["--scaling"], ["--neighbour"], ["--plot", "a.png"], ["--backend", "numpy"]]
 )
 def test_host_time_refuses_options_of_other_timings(other: list[str]) -> None:
-    result = call("bench", "--host-time", *other)
+    result = call("--host-time", *other)
     assert result.exit_code == 2
     assert f"{other[0]} and --host-time are given, expected one or the other" in result.output
 
 
 def test_host_time_says_how_to_get_cupy(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "cupy", None)
-    result = call("bench", "--host-time")
+    result = call("--host-time")
     assert result.exit_code == 1
     assert "pip install '.[kernels]'" in result.output
     assert "Traceback" not in result.output

@@ -1,4 +1,4 @@
-"""Importers: Flickr8k's files, and what assemble makes of any reader's captions."""
+"""Data sets from Flickr8k's files, and what assemble makes of any reader's captions."""
 
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from xpcap.data import decode_captions, open_data, write_dataset
+from xpcap.data import CaptionData, decode_captions, open_data, write_dataset
 from xpcap.data.dataset import Source
-from xpcap.data.importers import assemble, import_flickr8k
 from xpcap.errors import DataError
+from xpcap.prepare import assemble, import_captions
 
 # Flickr8k's layout
 
@@ -19,7 +19,7 @@ CAPTIONS = {"one.jpg": ["A dog runs .", "The dog ran"], "two.jpg": ["A dog sits"
 
 @pytest.fixture
 def flickr(tmp_path: Path) -> dict[str, Any]:
-    """A small data set in Flickr8k's layout, as keyword arguments of import_flickr8k."""
+    """A small data set in Flickr8k's layout, as keyword arguments of import_captions."""
     lines = [f"{image}#{k}\t{text}\n" for image, texts in CAPTIONS.items() for k, text in enumerate(texts)]
     (tmp_path / "token.txt").write_text("".join(lines), encoding="utf-8")
     (tmp_path / "train.txt").write_text("one.jpg\ntwo.jpg\n")
@@ -27,11 +27,23 @@ def flickr(tmp_path: Path) -> dict[str, Any]:
     features = np.arange(12, dtype=np.float32).reshape(3, 4)
     np.savez(tmp_path / "features.npz", names=np.array(["three.jpg", "two.jpg", "one.jpg"]), features=features)
     lists = {"train": tmp_path / "train.txt", "val": tmp_path / "val.txt"}
-    return {"captions_file": tmp_path / "token.txt", "lists": lists, "features_file": tmp_path / "features.npz", "min_count": 2, "max_words": 5}
+    files = [(None, tmp_path / "token.txt")]
+    how = {"min_count": 2, "max_words": 5, "strict": True}
+    return {"files": files, "lists": lists, "features_file": tmp_path / "features.npz", **how}
+
+
+def imported(flickr: dict[str, Any]) -> CaptionData:
+    data, _ = import_captions(**flickr)
+    return data
+
+
+def tokens(flickr: dict[str, Any]) -> Path:
+    """The file of captions."""
+    return Path(flickr["files"][0][1])
 
 
 def test_captions_features_and_lists_come_together_by_name(flickr: dict[str, Any]) -> None:
-    data = import_flickr8k(**flickr)
+    data = imported(flickr)
     assert data.vocabulary.idx_to_word[4:] == ["dog", "a"]  # counted in train only
     assert data.texts("val") == CAPTIONS["three.jpg"]
     np.testing.assert_array_equal(data.features("train", np.array([1, 0])), [[4, 5, 6, 7], [8, 9, 10, 11]])
@@ -42,12 +54,12 @@ def test_captions_features_and_lists_come_together_by_name(flickr: dict[str, Any
 
 
 def test_windows_line_ends_and_marks_and_byte_orders_are_taken_as_they_come(flickr: dict[str, Any]) -> None:
-    plain = import_flickr8k(**flickr)
-    for path in (flickr["captions_file"], *flickr["lists"].values()):
+    plain = imported(flickr)
+    for path in (tokens(flickr), *flickr["lists"].values()):
         path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes().replace(b"\n", b"\r\n"))
     with np.load(flickr["features_file"]) as old:
         rewrite(flickr["features_file"], features=old["features"].astype(">f8"), names=old["names"].astype("S"))
-    odd = import_flickr8k(**flickr)
+    odd = imported(flickr)
     for name, split in plain.splits.items():
         assert (odd.texts(name), odd.split(name).images) == (plain.texts(name), split.images)
         np.testing.assert_array_equal(odd.split(name).features, split.features)
@@ -56,7 +68,7 @@ def test_windows_line_ends_and_marks_and_byte_orders_are_taken_as_they_come(flic
 
 def test_a_file_with_only_a_test_split_is_fine(flickr: dict[str, Any], tmp_path: Path) -> None:
     flickr["lists"] = {"test": flickr["lists"]["train"]}
-    write_dataset(tmp_path / "d.h5", import_flickr8k(**flickr))
+    write_dataset(tmp_path / "d.h5", imported(flickr))
     assert list(open_data(tmp_path / "d.h5").splits) == ["test"]
 
 
@@ -76,14 +88,20 @@ def save_one_array(path: Path) -> None:
 
 NAN = np.array([[0, 0], [0, np.nan], [0, 0]], np.float32)
 BAD_IMPORTS: dict[str, tuple[Callable[[dict[str, Any]], Any], list[str]]] = {
-    "malformed line": (lambda f: f["captions_file"].write_text("one.jpg#0\tA dog\nrubbish\n"), ["line 2", "'rubbish'", "NAME#K"]),
-    "caption without words": (lambda f: f["captions_file"].write_text("\none.jpg#0\t...\n"), ["line 2", "no word"]),
-    "not UTF-8": (lambda f: f["captions_file"].write_bytes(b"one.jpg#0\t\xff\xfe"), ["token.txt", "not UTF-8"]),
+    "malformed line": (lambda f: tokens(f).write_text("one.jpg#0\tA dog\nrubbish\n"), ["lines of another form: 1 (line 2)", "as `strict` asks"]),
+    "caption without words": (lambda f: tokens(f).write_text("\none.jpg#0\t...\n"), ["no caption that could be read"]),
+    "not UTF-8": (lambda f: tokens(f).write_bytes(b"one.jpg#0\t\xff\xfe"), ["token.txt", "not UTF-8"]),
     "empty split": (lambda f: f["lists"]["val"].write_text("\n"), ["val.txt is empty", "at least one picture"]),
     "picture listed twice": (lambda f: f["lists"]["train"].write_text("one.jpg\none.jpg\n"), ["'one.jpg' twice"]),
     "picture in two splits": (lambda f: f["lists"]["val"].write_text("one.jpg\n"), ["'one.jpg' is in split 'train' and in 'val'"]),
-    "picture without captions": (lambda f: f["lists"]["val"].write_text("four.jpg\n"), ["1 of 1 pictures have no captions", "'four.jpg'"]),
-    "names that do not match": (lambda f: rewrite(f["features_file"], names=np.array(["x", "y", "one.jpg"])), ["no features", "'two.jpg'"]),
+    "picture without captions": (
+        lambda f: f["lists"]["val"].write_text("four.jpg\n"),
+        ["'val' that have no captions, or were skipped: 1 (four.jpg)"],
+    ),
+    "names that do not match": (
+        lambda f: rewrite(f["features_file"], names=np.array(["x", "y", "one.jpg"])),
+        ["captioned pictures without features: 2 (two.jpg, three.jpg)"],
+    ),
     "fewer names than rows": (lambda f: rewrite(f["features_file"], names=np.array(["one.jpg"])), ["1 names for 3 feature rows"]),
     "a name twice": (lambda f: rewrite(f["features_file"], names=np.array(["one.jpg"] * 3)), ["names a picture twice"]),
     "NaN features": (lambda f: rewrite(f["features_file"], features=NAN), ["not finite", "'two.jpg'"]),
@@ -93,11 +111,10 @@ BAD_IMPORTS: dict[str, tuple[Callable[[dict[str, Any]], Any], list[str]]] = {
     "truncated archive": (lambda f: f["features_file"].write_bytes(f["features_file"].read_bytes()[:200]), ["cannot be read as .npz"]),
     "a single array": (lambda f: save_one_array(f["features_file"]), ["is a single array"]),
     "not an archive": (lambda f: f["features_file"].write_text("hello"), ["cannot be read as .npz"]),
-    "a caption twice": (lambda f: f["captions_file"].write_text("one.jpg#0\tA dog\none.jpg#0\tA dog\n"), ["line 2", "second 'one.jpg#0'"]),
-    "no captions": (lambda f: f["captions_file"].write_text("\n"), ["token.txt has no line"]),
+    "a caption twice": (lambda f: tokens(f).write_text("one.jpg#0\tA dog\none.jpg#0\tA dog\n"), ["second lines of one NAME#K: 1 (line 2)"]),
+    "no captions": (lambda f: tokens(f).write_text("\n"), ["token.txt is empty"]),
     "no word often enough": (lambda f: f.update(min_count=99), ["no word occurs 99 times", "choose a smaller `min_count`"]),
     "features of no size": (lambda f: rewrite(f["features_file"], features=np.zeros((3, 0), "f4")), ["(3, 0)", "D at least 1"]),
-    "no split": (lambda f: f.update(lists={}), ["no split"]),
 }
 
 
@@ -106,21 +123,21 @@ def test_bad_imports_name_the_thing(name: str, flickr: dict[str, Any]) -> None:
     spoil, words = BAD_IMPORTS[name]
     spoil(flickr)
     with pytest.raises(DataError) as caught:
-        import_flickr8k(**flickr)
-    assert str(caught.value).split(":")[0] in ("assemble", "read_features", "read_flickr8k", "read_list", "read_npz", "read_token_file")
+        imported(flickr)
+    assert str(caught.value).split(":")[0] in ("assemble", "import_captions", "read_captions", "read_features", "read_list", "read_npz")
     for word in words:
         assert word in str(caught.value)
 
 
 def test_a_number_sign_and_a_tab_in_a_caption_belong_to_the_caption(flickr: dict[str, Any]) -> None:
-    flickr["captions_file"].write_text("one.jpg#0\ta dog #1\tof two\ntwo.jpg#0\ta dog\nthree.jpg#0\ta dog\n")
-    assert import_flickr8k(**flickr).texts("train") == ["a dog #1\tof two", "a dog"]
+    tokens(flickr).write_text("one.jpg#0\ta dog #1\tof two\ntwo.jpg#0\ta dog\nthree.jpg#0\ta dog\n")
+    assert imported(flickr).texts("train") == ["a dog #1\tof two", "a dog"]
 
 
 def test_text_names_files_as_well_as_paths_do(flickr: dict[str, Any]) -> None:
-    plain = import_flickr8k(**flickr)
-    names = {key: str(flickr[key]) for key in ("captions_file", "features_file")}
-    named = import_flickr8k(**{**flickr, **names, "lists": {split: str(path) for split, path in flickr["lists"].items()}})
+    plain = imported(flickr)
+    names = {"files": [(None, str(tokens(flickr)))], "features_file": str(flickr["features_file"])}
+    named = imported({**flickr, **names, "lists": {split: str(path) for split, path in flickr["lists"].items()}})
     assert named.source == plain.source
     assert named.texts("val") == plain.texts("val")
 

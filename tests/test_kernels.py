@@ -8,11 +8,10 @@ import numpy as np
 import pytest
 
 import xpcap
-from xpcap import attending, draws, kernels, layers, loops, ops
+from xpcap import layers, ops
 from xpcap.backend import asarray, to_numpy
-from xpcap.kernels import host_loops
-from xpcap.kernels.host import BLOCK
-from xpcap.layers.rows import Rows
+from xpcap.ops import Rows, dispatch, numpy_kernels
+from xpcap.ops.numpy_kernels import BLOCK
 
 N, H, V = 5, 7, 11  # odd sizes: nothing fits a block
 
@@ -317,60 +316,60 @@ def flat(value: Any) -> list[np.ndarray]:
     return [to_numpy(value)] if hasattr(value, "dtype") else []
 
 
-def check_equals_plain(kernel: kernels.Kernel, dtype: str) -> None:
+def check_equals_plain(kernel: dispatch.Kernel, dtype: str) -> None:
     """The kernel and the plain equations on the same arguments, in the backend in force: results, and everything written to."""
     rng = np.random.default_rng(7)
     made = ARGUMENTS[kernel.op](lambda *shape: np.asarray(rng.standard_normal(shape)).astype(dtype))
     for arguments in made if isinstance(made, list) else [made]:
-        fast, plain = run(kernel, arguments, contextlib.nullcontext()), run(kernel, arguments, kernels.plain_only())
+        fast, plain = run(kernel, arguments, contextlib.nullcontext()), run(kernel, arguments, dispatch.plain_only())
         assert len(fast) == len(plain)
         for ours, theirs in zip(fast, plain, strict=True):
             assert ours.dtype == theirs.dtype
             np.testing.assert_allclose(ours, theirs, rtol=TOLERANCES[dtype], atol=TOLERANCES[dtype])
 
 
-def run(kernel: kernels.Kernel, arguments: Any, where: Any) -> list[np.ndarray]:
+def run(kernel: dispatch.Kernel, arguments: Any, where: Any) -> list[np.ndarray]:
     """What the kernel's op returns and writes to, with the kernel, or inside plain_only() without it."""
     copies = each(lambda x: asarray(x.copy()), arguments)
     assert kernel.supports(*copies)
     with where:
-        assert kernels.find(kernel.op, *copies) is (kernel.run if isinstance(where, contextlib.nullcontext) else None)
+        assert dispatch.find(kernel.op, *copies) is (kernel.run if isinstance(where, contextlib.nullcontext) else None)
         returned = op_of(kernel)(*copies)
         if kernel.op in DRIVES:
             returned = DRIVES[kernel.op](returned, copies)
     return flat([returned, *(copy for i, copy in enumerate(copies) if i != SCRATCH.get(kernel.op))])
 
 
-def op_of(kernel: kernels.Kernel) -> Callable[..., Any]:
-    return next(getattr(module, kernel.op) for module in (ops, loops, draws, attending) if hasattr(module, kernel.op))
+def op_of(kernel: dispatch.Kernel) -> Callable[..., Any]:
+    return getattr(ops, kernel.op)
 
 
-def kernels_of(*libraries: str) -> list[kernels.Kernel]:
-    return [kernel for found in kernels.TABLE.values() for kernel in found if kernel.run.__module__.split(".")[-1] in libraries]
+def kernels_of(*libraries: str) -> list[dispatch.Kernel]:
+    return [kernel for found in dispatch.TABLE.values() for kernel in found if kernel.run.__module__.split(".")[-1] in libraries]
 
 
-ON_THE_HOST = kernels_of("host", "host_loops")
-ON_A_CARD = kernels_of("cuda", "cuda_loops", "cuda_attention", "cublas")
+ON_THE_HOST = kernels_of("numpy_kernels")
+ON_A_CARD = kernels_of("cuda_kernels", "cublas")
 
 
 def test_every_kernel_stands_for_an_op_and_is_tested_here() -> None:
-    assert set(kernels.TABLE) == set(ARGUMENTS)
-    assert len(ON_THE_HOST) + len(ON_A_CARD) == sum(len(found) for found in kernels.TABLE.values())
-    for found in kernels.TABLE.values():
+    assert set(dispatch.TABLE) == set(ARGUMENTS)
+    assert len(ON_THE_HOST) + len(ON_A_CARD) == sum(len(found) for found in dispatch.TABLE.values())
+    for found in dispatch.TABLE.values():
         assert all(callable(op_of(kernel)) for kernel in found)
 
 
 @pytest.mark.threads
 @pytest.mark.parametrize("kernel", ON_THE_HOST, ids=lambda kernel: kernel.op)
 @pytest.mark.parametrize("dtype", TOLERANCES)
-def test_host_kernel_equals_the_plain_equations(kernel: kernels.Kernel, dtype: str) -> None:
+def test_host_kernel_equals_the_plain_equations(kernel: dispatch.Kernel, dtype: str) -> None:
     check_equals_plain(kernel, dtype)
 
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("kernel", ON_A_CARD, ids=lambda kernel: kernel.op)
 @pytest.mark.parametrize("dtype", TOLERANCES)
-def test_cuda_kernel_equals_the_plain_equations(kernel: kernels.Kernel, dtype: str) -> None:
+def test_cuda_kernel_equals_the_plain_equations(kernel: dispatch.Kernel, dtype: str) -> None:
     with xpcap.use_backend("cupy"):
         check_equals_plain(kernel, dtype)
 
@@ -385,7 +384,7 @@ def test_host_gates_in_blocks_of_rows_have_the_bits_of_whole_steps(op: str, dtyp
     for arguments in made if isinstance(made, list) else [made]:
         whole = run(kernel, arguments, contextlib.nullcontext())
         for block in (2 * 4 * H, 1):
-            monkeypatch.setattr(host_loops, "BLOCK", block)
+            monkeypatch.setattr(numpy_kernels, "BLOCK", block)
             for got, expected in zip(run(kernel, arguments, contextlib.nullcontext()), whole, strict=True):
                 np.testing.assert_array_equal(got, expected)
         monkeypatch.undo()
@@ -398,7 +397,7 @@ def test_host_steps_without_temporaries_have_the_bits_of_the_plain_equations(op:
     made = ARGUMENTS[op](lambda *shape: np.asarray(rng.standard_normal(shape)).astype(dtype))
     (kernel,) = (kernel for kernel in ON_THE_HOST if kernel.op == op)
     for arguments in made if isinstance(made, list) else [made]:
-        for got, expected in zip(*(run(kernel, arguments, where) for where in (contextlib.nullcontext(), kernels.plain_only())), strict=True):
+        for got, expected in zip(*(run(kernel, arguments, where) for where in (contextlib.nullcontext(), dispatch.plain_only())), strict=True):
             np.testing.assert_array_equal(got, expected)
 
 
@@ -412,9 +411,9 @@ def test_a_gate_of_minus_zero_stays_so() -> None:
 def test_kernels_are_chosen_once_for_a_sequence(cell: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """On NumPy, however many steps it has."""
     asked = []
-    right = kernels.find
-    monkeypatch.setattr(kernels, "find", lambda op, *args: asked.append(op) or right(op, *args))
-    forward, backward, G = getattr(layers, f"{cell}_forward"), getattr(layers, f"{cell}_backward"), layers.CELLS[cell].gates * H
+    right = dispatch.find
+    monkeypatch.setattr(dispatch, "find", lambda op, *args: asked.append(op) or right(op, *args))
+    forward, backward, G = getattr(layers, f"{cell}_forward"), getattr(layers, f"{cell}_backward"), layers.CELLS[cell].shapes(1, H)["b"][0]
     counts = []
     for T in (2, 20):
         asked.clear()
@@ -426,8 +425,8 @@ def test_kernels_are_chosen_once_for_a_sequence(cell: str, monkeypatch: pytest.M
 
 def test_find_offers_a_kernel_only_where_it_fits() -> None:
     w = np.zeros(4)
-    assert kernels.find("adam_update", w, w, w, w) is not None
-    assert kernels.find("adam_update", w.reshape(2, 2), w, w, w) is None
-    assert kernels.find("no_such_op", w) is None
-    with kernels.plain_only():
-        assert kernels.find("adam_update", w, w, w, w) is None
+    assert dispatch.find("adam_update", w, w, w, w) is not None
+    assert dispatch.find("adam_update", w.reshape(2, 2), w, w, w) is None
+    assert dispatch.find("no_such_op", w) is None
+    with dispatch.plain_only():
+        assert dispatch.find("adam_update", w, w, w, w) is None

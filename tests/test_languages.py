@@ -19,13 +19,13 @@ Image = pytest.importorskip("PIL.Image")
 from xpcap import open_data, open_run  # noqa: E402 - after the skip
 from xpcap.data import Vocabulary, tokenize  # noqa: E402
 from xpcap.data.hdf5 import stamp_of  # noqa: E402
-from xpcap.data.importers import assemble  # noqa: E402
-from xpcap.data.pictures import generate, picture_of  # noqa: E402
 from xpcap.errors import DataError  # noqa: E402
+from xpcap.prepare import assemble  # noqa: E402
 from xpcap.report import columns, draw_captions  # noqa: E402
 from xpcap.report.captions import wrap  # noqa: E402
 from xpcap.report.fonts import find_fonts  # noqa: E402
 from xpcap.runs import PictureCaption, write_caption_page  # noqa: E402
+from xpcap.shapes import generate, picture_of  # noqa: E402
 
 CAPTIONS = {
     "German": ["Ein Mädchen fährt Rad.", "Das Mädchen trägt Grün."],

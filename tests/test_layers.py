@@ -10,8 +10,8 @@ import pytest
 from xpcap import layers, to_numpy
 from xpcap.gradcheck import eval_numerical_gradient_array, rel_error
 from xpcap.layers import vocabulary
-from xpcap.layers.rows import Rows
-from xpcap.workspace import Workspace
+from xpcap.memory import Workspace
+from xpcap.ops import Rows
 
 N, T, D, H, V, P = 3, 4, 5, 6, 7, 8
 
@@ -24,15 +24,15 @@ def unpacked(da: np.ndarray, dstate0: tuple[np.ndarray, ...], dWh: np.ndarray) -
 def attend_packed(cell: str, a: Any, A: Any, Wh: Any, Wattn: Any) -> tuple[Any, Any]:
     """A loop over rows that attends, one of four sequences without any step."""
     rows, attention, kind = Rows.of([3, 2, 2], 4), layers.Attention(A, Wattn), layers.CELLS[cell]
-    h, cache = kind.rows_forward(a, (attention.start(),) * kind.states, Wh, rows, beside=attention)
+    h, cache = kind.rows_forward(a, (attention.start(),) * kind.states, {"Wh": Wh}, rows, term=attention)
     return h, (cache, attention, rows)
 
 
 def attend_packed_backward(cell: str, dh: Any, cache: Any) -> tuple[Any, ...]:
     loop, attention, rows = cache
-    da, dstate0, dWh = layers.CELLS[cell].rows_backward(dh, loop)
+    da, dstate0, grads = layers.CELLS[cell].rows_backward(dh, loop)
     dA, dWattn = attention.gradients(da, sum(dstate0), rows)
-    return da, dA, dWh, dWattn
+    return da, dA, grads["Wh"], dWattn
 
 
 def carry(*inputs: Any) -> tuple[Any, Any, Any]:
@@ -114,12 +114,6 @@ CASES = {
         layers.attention_lstm_step_backward,
         {**dict.fromkeys(("x", "prev_h", "prev_c", "attn"), (N, H)), **dict.fromkeys(("Wx", "Wh", "Wattn"), (H, 4 * H)), "b": (4 * H,)},
         ((N, H), (N, H)),
-    ),
-    "attention_rnn_step": Case(
-        layers.attention_rnn_step_forward,
-        layers.attention_rnn_step_backward,
-        {"x": (N, D), **dict.fromkeys(("prev_h", "attn"), (N, H)), "Wx": (D, H), "Wh": (H, H), "Wattn": (H, H), "b": (H,)},
-        ((N, H),),
     ),
     "attention": Case(
         layers.attention_forward,
@@ -296,14 +290,15 @@ def test_a_cell_that_begins_at_zero_is_the_courses_and_no_gradient_of_its_last_i
 def test_packed_rows_equal_each_caption_alone(cell: str, lib: Any, rng: np.random.Generator) -> None:
     """Rows of sizes 3, 2, 2: captions of 3, 3 and 1 steps, and a fourth of none."""
     recurrent = layers.CELLS[cell]
-    a, Wh, dh = (rng.standard_normal(shape) for shape in ((7, recurrent.gates * H), (H, recurrent.gates * H), (7, H)))
+    G = recurrent.shapes(D, H)["b"][0]
+    a, Wh, dh = (rng.standard_normal(shape) for shape in ((7, G), (H, G), (7, H)))
     state0 = [rng.standard_normal((4, H)) for _ in range(recurrent.states)]
 
     def run(captions: Any, of: Any, rows: Rows) -> tuple[Any, Any, list[Any], Any]:
         """h, da, dstate0 and dWh of some captions and their rows, on the host."""
-        h, cache = recurrent.rows_forward(lib(a[of]), tuple(lib(s[captions]) for s in state0), lib(Wh), rows)
-        da, dstate0, dWh = recurrent.rows_backward(lib(dh[of]), cache)
-        return to_numpy(h), to_numpy(da), [to_numpy(d) for d in dstate0], to_numpy(dWh)
+        h, cache = recurrent.rows_forward(lib(a[of]), tuple(lib(s[captions]) for s in state0), {"Wh": lib(Wh)}, rows)
+        da, dstate0, grads = recurrent.rows_backward(lib(dh[of]), cache)
+        return to_numpy(h), to_numpy(da), [to_numpy(d) for d in dstate0], to_numpy(grads["Wh"])
 
     h, da, dstate0, dWh = run(slice(4), slice(7), Rows.of([3, 2, 2], 4))
     total = np.zeros_like(dWh)

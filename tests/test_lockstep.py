@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from emulated import Emulator
 
-from xpcap import kernels, layers, loops, ops, optim, use_backend
-from xpcap.kernels import host
+from xpcap import layers, ops, optim, use_backend
 from xpcap.layers import lstm
 from xpcap.models import network
+from xpcap.ops import equations, numpy_kernels, recurrent
 from xpcap.verify import lockstep
 from xpcap.verify.lockstep import TOLERANCE, Place, Setup, distance, lock_step, on
 
@@ -25,7 +25,7 @@ DTYPES = pytest.mark.parametrize("dtype", TOLERANCE)
 @contextlib.contextmanager
 def plain() -> Iterator[None]:
     """NumPy, without any fast version."""
-    with use_backend("numpy"), kernels.plain_only():
+    with use_backend("numpy"), ops.plain_only():
         yield
 
 
@@ -55,11 +55,11 @@ def a_little(x: Any, *_: Any) -> Any:
     return x
 
 
-def da_a_little(take: loops.TakeStep, *args: Any) -> loops.TakeStep:
+def da_a_little(take: ops.TakeStep, *args: Any) -> ops.TakeStep:
     """Steps of lstm_backward_steps after which the gradient of the pre-activations is off by as much, whatever computes it."""
     _, _, _, _, _, da, *_ = args
 
-    def spoilt_step(step: loops.Step) -> None:
+    def spoilt_step(step: ops.Step) -> None:
         take(step)
         da[step.rows] *= 1 + 1e-4
 
@@ -67,23 +67,23 @@ def da_a_little(take: loops.TakeStep, *args: Any) -> loops.TakeStep:
 
 
 MISTAKES = [  # where, the op, the cell, and the first tensor that it touches
-    (ops, "softmax_loss", "lstm", "loss"),
-    (loops, "lstm_gates", "lstm", "loss"),
-    (loops, "lstm_gates_backward", "lstm", "dWh"),
-    (loops, "rnn_cell", "rnn", "loss"),
-    (loops, "rnn_cell_backward", "rnn", "dWh"),
+    (equations, "softmax_loss", "lstm", "loss"),
+    (recurrent, "lstm_gates", "lstm", "loss"),
+    (recurrent, "lstm_gates_backward", "lstm", "dWh"),
+    (recurrent, "rnn_cell", "rnn", "loss"),
+    (recurrent, "rnn_cell_backward", "rnn", "dWh"),
     (network, "segment_sum", "rnn", "db"),
     (network, "gather", "rnn", "loss"),
     (network, "scatter", "rnn", "dW_embed"),
     (lockstep, "global_norm", "rnn", "norm"),
-    (host, "global_norm", "rnn", "m of W_proj"),
+    (numpy_kernels, "global_norm", "rnn", "m of W_proj"),
 ]
 
 
 def test_a_change_is_named_by_its_step_and_tensor() -> None:
     for module, op, cell, tensor in MISTAKES:
         setup = Setup(cell, "float64", **SMALL)
-        place = plain if module is loops else on("numpy")  # a loop's fast version does not call the op
+        place = plain if module is recurrent else on("numpy")  # a loop's fast version does not call the op
         outcome = lock_step(setup, on("numpy"), spoilt(place, module, op, a_little, since=3))
         assert (outcome.step, outcome.tensor, outcome.parted) == (3, tensor, True), op
         assert 1e-9 < outcome.error < 1e-3
@@ -149,7 +149,7 @@ def test_numpy_and_the_plain_equations_stay_together(cell: str, dtype: str) -> N
 
 @DTYPES
 def test_equal_runs_do_not_differ_at_all(dtype: str) -> None:
-    same = spoilt(on("numpy"), ops, "softmax_loss", lambda x, *_: x, since=1)  # what changes nothing parts nothing
+    same = spoilt(on("numpy"), equations, "softmax_loss", lambda x, *_: x, since=1)  # what changes nothing parts nothing
     assert lock_step(Setup("lstm", dtype, **SMALL), on("numpy"), same, tolerance=0) == (1, "loss", 0.0, False)
 
 
@@ -158,7 +158,7 @@ def test_what_is_not_a_number_parts() -> None:
         x[0][...] = np.nan
         return x
 
-    outcome = lock_step(Setup("lstm", "float32", **SMALL), on("numpy"), spoilt(on("numpy"), ops, "softmax_loss", nothing, since=2))
+    outcome = lock_step(Setup("lstm", "float32", **SMALL), on("numpy"), spoilt(on("numpy"), equations, "softmax_loss", nothing, since=2))
     assert (outcome.step, outcome.tensor, outcome.parted) == (2, "loss", True)
     assert np.isnan(outcome.error)
 

@@ -7,11 +7,11 @@ import philox
 import pytest
 import twin
 
-from xpcap import CaptioningRNN, draws, kernels, to_numpy
+from xpcap import CaptioningRNN, ops, to_numpy
 from xpcap.backend import asarray
-from xpcap.models.entry import enter
+from xpcap.memory import fresh
+from xpcap.models.entry import prepare_batch
 from xpcap.models.masks import Draw
-from xpcap.workspace import fresh
 
 D, W, H = 21, 32, 5  # blocks of 16 units: one and a bit, two, and less than one
 WORDS = {"<NULL>": 0, "<START>": 1, "<END>": 2, **{f"w{i}": i for i in range(3, 12)}}
@@ -21,7 +21,7 @@ SEED, STEP, KEEP = 2**63 - 1, 3 * 2**33, 0.7
 def drawn(shape: tuple[int, int], keep: float = KEEP, seed: int = SEED, step: int = STEP) -> list[np.ndarray]:
     """The masks of all three places, of the same shape, on the backend in force."""
     masks = [asarray(np.zeros(shape, bool)) for _ in range(3)]
-    draws.draw_masks([masks], [[asarray(np.arange(shape[0], dtype=np.int32))] * 3], [shape[0]] * 3, seed, step, keep)
+    ops.draw_masks([masks], [[asarray(np.arange(shape[0], dtype=np.int32))] * 3], [shape[0]] * 3, seed, step, keep)
     return [to_numpy(mask) for mask in masks]
 
 
@@ -51,7 +51,7 @@ def test_the_kernels_philox_gives_the_published_answers() -> None:
 @pytest.mark.parametrize(("width", "keep"), [(1, 0.5), (15, 0.7), (16, 0.3), (53, 1 - 1e-9), (64, 0.7), (7, 2.0**-16)])
 def test_masks_are_the_contracts_unit_by_unit(width: int, keep: float, plain: bool, lib: Any) -> None:
     shape = (5, width)
-    with kernels.plain_only() if plain else np.errstate():
+    with ops.plain_only() if plain else np.errstate():
         for place, mask in enumerate(drawn(shape, keep)):
             np.testing.assert_array_equal(mask, philox.kept(SEED, place, STEP, shape, keep))
 
@@ -62,7 +62,7 @@ def test_a_unit_is_kept_just_above_its_bits(lib: Any) -> None:
 
 
 def test_an_outsider_gets_the_masks_of_numpy(lib: Any) -> None:
-    """As the docstring of draws.draw_masks says: rows that fill their blocks follow one another in NumPy's stream."""
+    """As the docstring of ops.draw_masks says: rows that fill their blocks follow one another in NumPy's stream."""
     bits = np.random.Philox(key=[5, 2], counter=[0, 0, 0, 9]).random_raw(4 * 6).view(np.uint16)
     np.testing.assert_array_equal(drawn((3, 32), 0.7, 5, 9)[2], (bits < round(0.7 * 65536)).reshape(3, 32))
 
@@ -105,7 +105,7 @@ def test_masks_of_a_batch_know_nothing_of_packing_parts_and_device(parts: int, l
     )
     buffers = [fresh(model.params.flat) for _ in range(parts)]
     seen = []
-    for part in enter("loss", model.config, model.params.flat, WORDS["<NULL>"], features, captions, buffers, Draw(SEED, STEP)):
+    for part in prepare_batch("loss", model.config, model.params.flat, WORDS["<NULL>"], features, captions, buffers, Draw(SEED, STEP)):
         order = to_numpy(part.packed.order)
         np.testing.assert_array_equal(to_numpy(part.masks.features), of_features[order])
         np.testing.assert_array_equal(to_numpy(part.masks.words), of_words[[words.index(word) for word in to_numpy(part.packed.words)]])

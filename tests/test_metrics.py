@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 
 from xpcap import CaptioningRNN
-from xpcap.data.pictures import generate
-from xpcap.metrics import METRICS, Bleu, UnigramBleu, corpus_bleu, smoothed_bleu, teacher_forced, unigram_bleu
+from xpcap.metrics import METRICS, Bleu, UnigramBleu, corpus_bleu, smoothed_bleu, unigram_bleu
+from xpcap.shapes import generate
+from xpcap.training.evaluate import teacher_forced
 
 
 def test_corpus_bleu_matches_hand_counts() -> None:

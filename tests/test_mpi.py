@@ -19,8 +19,8 @@ import kill
 import numpy as np
 
 from xpcap.data import read_dataset, write_dataset
-from xpcap.data.pictures import generate, write_pictures
 from xpcap.runs import open_run
+from xpcap.shapes import generate, write_pictures
 
 MPIEXEC = Path(sys.executable).with_name("mpiexec")
 if not MPIEXEC.exists():

@@ -93,7 +93,7 @@ def test_norms_of_millions_keep_their_digits_and_large_ones_are_finite(lib: Any)
     [
         (lambda w: optim.init("adamm", w), ["'adamm'", "sgd, sgd_momentum, rmsprop, adam", "did you mean 'adam'"]),
         (lambda w: optim.adam(w, w, {"learning_rat": 1}), ["optim.adam", "'learning_rat'", "did you mean 'learning_rate'"]),
-        (lambda w: optim.sgd(w, w, {"learning_rate": float("nan")}), ["optim.sgd", "learning_rate is nan", "[0, inf)"]),
+        (lambda w: optim.sgd(w, w, {"learning_rate": float("nan")}), ["optim.sgd", "learning_rate is nan", "finite number of at least 0"]),
         (lambda w: optim.sgd(w, np.ones(4)), ["optim.sgd", "dw (4,)", "(3,)"]),
         (lambda w: optim.adam(w, w, {"m": np.zeros(2)}), ["optim.adam", "m has shape (2,)", "(3,)"]),
         (lambda w: optim.adam(w, w, {"beta2": 1}), ["optim.adam", "beta2 is 1", "[0, 1)"]),

@@ -33,12 +33,12 @@ from xpcap import (
     train_run,
     write_dataset,
 )
-from xpcap.data.pictures import write_pictures
 from xpcap.encoders import HistogramEncoder
 from xpcap.errors import EXPECTED, install, unknown
 from xpcap.models import Beam
 from xpcap.runs import Stopped
 from xpcap.runs.folder import model_config, read_config
+from xpcap.shapes import write_pictures
 
 ROOT = Path(__file__).parent.parent
 HEAVY = ("matplotlib", "PIL", "nltk", "jinja2", "filelock", "safetensors", "tqdm", "click", "cupy", "torch", "onnxruntime", "timm")
@@ -50,7 +50,7 @@ def test_every_public_name_is_there_once() -> None:
     assert {error.__name__ for error in EXPECTED} <= set(xpcap.__all__)
 
 
-ROOMS = ("runs", "models", "data", "data.importers", "encoders", "metrics", "training", "verify")  # whose names docs/library.md lists
+ROOMS = ("runs", "models", "data", "prepare", "encoders", "metrics", "training", "verify")  # whose names docs/library.md lists
 COURSE = {  # what the course's callers may give by position
     "CaptioningRNN": {"input_dim", "wordvec_dim", "hidden_dim", "cell_type", "dtype"},
     "Captioner.sample": {"max_length"},
@@ -129,8 +129,9 @@ def test_verify_and_gradcheck_are_there_after_import_xpcap_alone_and_loaded_when
 def test_every_message_installs_an_extra_by_one_command_and_each_exists() -> None:
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
     sources = {path.relative_to(ROOT).as_posix(): path.read_text(encoding="utf-8") for path in (ROOT / "xpcap").rglob("*.py")}
+    others = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "benchmarks").glob("*.py"))
     assert [name for name, text in sources.items() if "pip install" in text] == ["xpcap/errors.py"]
-    named = re.findall(r"""\binstall\(["'](\w+)["']\)|\brequire\(\w+, "(\w+)\"""", "".join(sources.values()))
+    named = re.findall(r"""\binstall\(["'](\w+)["']\)|\brequire\(\w+, "(\w+)\"""", "".join(sources.values()) + others)
     assert {one or other for one, other in named} == {"bench", "images", "kernels", "mpi", "timm"} <= set(extras)
     assert install("images") == "pip install '.[images]'"
     pages = [*(ROOT / "docs").glob("*.md"), ROOT / "README.md"]

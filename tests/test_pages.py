@@ -22,14 +22,14 @@ Image = pytest.importorskip("PIL.Image")
 import xpcap.data  # noqa: E402 - after the skip
 from xpcap import CaptioningRNN, runs  # noqa: E402
 from xpcap.data import CaptionData, Vocabulary, hdf5, open_data, tokenize, write_dataset  # noqa: E402
-from xpcap.data.dataset import Source  # noqa: E402
-from xpcap.data.features import fit_scaling  # noqa: E402
-from xpcap.data.pictures import best_of, generate, named, write_pictures  # noqa: E402
+from xpcap.data.dataset import Source
+from xpcap.data.features import fit_scaling
 from xpcap.errors import DataError  # noqa: E402
 from xpcap.metrics import METRICS, Scored, averaged, corpus_bleu, smoothed_bleu  # noqa: E402
 from xpcap.models import Beam  # noqa: E402
 from xpcap.runs import TrainOptions, evaluate_run, train_run  # noqa: E402
 from xpcap.runs import folder as run_folder  # noqa: E402
+from xpcap.shapes import best_of, generate, named, write_pictures  # noqa: E402
 
 ROOT = Path(__file__).parent.parent
 SMALL: dict[str, Any] = {"hidden": 16, "wordvec": 8, "epochs": 2, "score_epochs": 0, "feature_scaling": "none"}
@@ -144,7 +144,7 @@ def test_nothing_is_written_outside_the_run_folder(tmp_path: Path) -> None:
     for folder in folders.values():
         Path(folder).mkdir()
     code = (
-        "from pathlib import Path; from xpcap.data.pictures import generate; from xpcap.runs import TrainOptions, training;"
+        "from pathlib import Path; from xpcap.shapes import generate; from xpcap.runs import TrainOptions, training;"
         f"training.generate = lambda seed, **how: generate(seed, train=20, val=6); training.train_run(TrainOptions(out=Path('runs/r'), **{SMALL}))"
     )
     environment = {**os.environ, **folders, "PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": "1"}
@@ -206,12 +206,12 @@ def test_one_training_opens_stamps_tokenises_and_captions_once(made: Path, tmp_p
     count(xpcap.data, "read_dataset")
     count(hdf5, "stamp_of")
     count(hdf5, "check_data")
-    count(CaptioningRNN, "say", lambda model, features, policy, **_: 0 if isinstance(policy, Beam) else len(features))
+    count(CaptioningRNN, "decode", lambda model, features, policy, **_: 0 if policy.n_best else len(features))
     count(Vocabulary, "tokenize")
     commands.good("train", made / "data.h5", "--out", tmp_path / "run", *commands.SMALL)
     val = data.split("val")
     opened = {"read_dataset": 1, "stamp_of": 1, "check_data": 1}
-    assert counts == {**opened, "say": len(val.images), "tokenize": 2 * len(val.captions)}
+    assert counts == {**opened, "decode": len(val.images), "tokenize": 2 * len(val.captions)}
     counts.clear()
     commands.good("train", made / "data.h5", "--out", tmp_path / "staged", *commands.SMALL, "--score-epochs", 1)
     assert {name: counts[name] for name in opened} == opened  # once for both stages

@@ -11,13 +11,13 @@ import pytest
 Image = pytest.importorskip("PIL.Image")
 
 from xpcap.data import tokenize  # noqa: E402
-from xpcap.data.pictures import best_of, generate, named, picture_of, write_pictures  # noqa: E402 - after the skip
-from xpcap.data.pictures.best import best_captions  # noqa: E402
-from xpcap.data.pictures.grammar import describe, language, structure  # noqa: E402
-from xpcap.data.pictures.scenes import COLOURS, PLACES, SHAPES, SIDE, SPLITS, Scene, make_scene, paint  # noqa: E402
 from xpcap.encoders import read_picture  # noqa: E402
 from xpcap.errors import DataError  # noqa: E402
 from xpcap.metrics import corpus_bleu  # noqa: E402
+from xpcap.shapes import best_of, generate, named, picture_of, write_pictures  # noqa: E402 - after the skip
+from xpcap.shapes.grammar import describe, language, structure  # noqa: E402
+from xpcap.shapes.scenes import COLOURS, PLACES, SHAPES, SIDE, SPLITS, Scene, make_scene, paint  # noqa: E402
+from xpcap.shapes.scoring import best_captions  # noqa: E402
 
 
 @functools.cache
@@ -114,7 +114,7 @@ def test_named_reads_pairs_of_colour_and_shape(text: str, pairs: set[tuple[str, 
 @pytest.mark.hunt
 def test_no_change_to_the_captions_of_one_kind_of_scene_betters_the_best_captions() -> None:
     """BLEU-4 of expected matches and lengths, with the captions of all scenes of one structure replaced by any other of theirs."""
-    from xpcap.data.pictures.best import _prospects
+    from xpcap.shapes.scoring import _prospects
 
     scenes = [make_scene("val", number, seed=0) for number in range(500)]
     languages = {structure(scene): list(language(scene)) for scene in scenes}
@@ -160,7 +160,7 @@ def test_the_best_captions_beat_every_other_way_to_choose_them(rng: np.random.Ge
 
 def test_expected_matches_are_those_of_many_draws(rng: np.random.Generator) -> None:
     """The exact expectation behind the best captions, against counting."""
-    from xpcap.data.pictures.best import _prospects
+    from xpcap.shapes.scoring import _prospects
 
     scene = next(scene for scene in scenes("val") if scene.arrangement == "beside")
     captions = list(language(scene))

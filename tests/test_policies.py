@@ -99,20 +99,20 @@ def test_draws_follow_what_is_cut(model: CaptioningRNN) -> None:
 def test_a_caption_is_drawn_by_seed_and_number_alone(model: CaptioningRNN, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever the batch, the cores, and the captions beside it, some of which end sooner."""
     features, numbers, policy = pictures(40), np.arange(100, 140), Sampling(max_length=T, forbid=SILENT, seed=5)
-    whole = model.say(features, policy, numbers=numbers).captions[:, 0]
+    whole = model.decode(features, policy, numbers=numbers).captions[:, 0]
     assert len({(caption != NULL).sum() for caption in whole}) > 4
-    assert (whole != model.say(features, policy).captions[:, 0]).any()
-    assert (whole != model.say(features, Sampling(max_length=T, forbid=SILENT, seed=6), numbers=numbers).captions[:, 0]).any()
+    assert (whole != model.decode(features, policy).captions[:, 0]).any()
+    assert (whole != model.decode(features, Sampling(max_length=T, forbid=SILENT, seed=6), numbers=numbers).captions[:, 0]).any()
     order = np.random.default_rng(0).permutation(40)
-    pieces = [model.say(features[rows], policy, numbers=numbers[rows]).captions[:, 0] for rows in np.split(order, [7, 8, 30])]
+    pieces = [model.decode(features[rows], policy, numbers=numbers[rows]).captions[:, 0] for rows in np.split(order, [7, 8, 30])]
     np.testing.assert_array_equal(np.concatenate(pieces), whole[order])
     monkeypatch.setattr(decoding, "LEAST_PART", 8)
     monkeypatch.setattr(decoding, "cores", lambda: 3)
-    np.testing.assert_array_equal(model.say(features, policy, numbers=numbers).captions[:, 0], whole)
+    np.testing.assert_array_equal(model.decode(features, policy, numbers=numbers).captions[:, 0], whole)
 
 
 def test_step_t_takes_number_t_of_the_stream_that_is_documented(model: CaptioningRNN) -> None:
-    (caption,) = model.say(pictures(1), Sampling(max_length=T, forbid=SILENT, seed=5), numbers=[17]).captions[:, 0]
+    (caption,) = model.decode(pictures(1), Sampling(max_length=T, forbid=SILENT, seed=5), numbers=[17]).captions[:, 0]
     u = np.random.Generator(np.random.Philox(key=np.array([5, 17], np.uint64))).random(T)
     words, state = [START], model.start(pictures(1))
     for t in range((caption != NULL).sum()):
@@ -150,7 +150,7 @@ def distinct_trigrams(caption: list[int]) -> bool:
 )
 def test_limits_hold_for_every_policy(policy: Policy, model: CaptioningRNN) -> None:
     def said(**limits: Any) -> list[list[int]]:
-        captions = model.say(pictures(30), replace(policy, max_length=20, **({"forbid": SILENT} | limits))).captions
+        captions = model.decode(pictures(30), replace(policy, max_length=20, **({"forbid": SILENT} | limits))).captions
         return [[word for word in caption if word != NULL] for caption in captions.reshape(-1, 20).tolist()]
 
     model.params["b_vocab"][END] += 50
@@ -186,16 +186,16 @@ def test_limits_that_leave_no_caption_are_refused(policy: Policy, says: str, mod
 @pytest.mark.parametrize(
     ("settings", "says"),
     [
-        ({"temperature": 0.0}, r"`temperature` is 0\.0, expected at least 0\.001; for the likeliest words decode greedily"),
+        ({"temperature": 0.0}, r"`temperature` is 0\.0, expected a finite number of at least 0\.001; for the likeliest words decode greedily"),
         ({"temperature": float("nan")}, r"`temperature` is nan"),
         ({"temperature": float("inf")}, r"`temperature` is inf"),
-        ({"top_k": 0}, r"`top_k` is 0, expected at least 1"),
-        ({"top_p": 0.0}, r"`top_p` is 0\.0, expected 1e-06\.\.1; it is a probability"),
+        ({"top_k": 0}, r"`top_k` is 0, expected a whole number of at least 1"),
+        ({"top_p": 0.0}, r"`top_p` is 0\.0, expected a number in 1e-06\.\.1; it is a probability"),
         ({"top_p": 1.5}, r"`top_p` is 1\.5"),
         ({"seed": -1}, r"`seed` is -1"),
-        ({"seed": 1.5}, r"`seed` is 1\.5, expected a whole number in 0\.\."),
+        ({"seed": 1.5}, r"`seed` is 1\.5, expected a whole number in 0\.\.2\*\*63-1"),
         ({"top_k": 2.5}, r"`top_k` is 2\.5, expected a whole number of at least 1"),
-        ({"temperature": "hot"}, r"`temperature` is 'hot', expected a number of at least"),
+        ({"temperature": "hot"}, r"`temperature` is 'hot', expected a finite number of at least"),
     ],
 )
 def test_sampling_that_makes_no_sense_is_refused(settings: dict[str, Any], says: str) -> None:
@@ -205,7 +205,7 @@ def test_sampling_that_makes_no_sense_is_refused(settings: dict[str, Any], says:
 
 @pytest.mark.parametrize("policy", [Policy(), Sampling(top_p=0.5), Beam(5, n_best=3), Beam(6, groups=3)], ids=lambda policy: type(policy).__name__)
 def test_no_pictures_have_no_captions(policy: Policy, model: CaptioningRNN) -> None:
-    assert [len(array) for array in model.say(pictures(0), policy)] == [0, 0, 0]
+    assert [len(array) for array in model.decode(pictures(0), policy)] == [0, 0, 0]
 
 
 def test_limits_beside_a_policy_are_refused(model: CaptioningRNN) -> None:
@@ -233,12 +233,12 @@ def test_what_a_policy_returns_is_checked(choose: Any, error: type[Exception], s
             return choose(len(scores))
 
     with pytest.raises(error, match=rf"Wrong\.choose {says}"):
-        model.say(pictures(3), Wrong()) if scored else model.sample(pictures(3), policy=Wrong())
+        model.decode(pictures(3), Wrong()) if scored else model.sample(pictures(3), policy=Wrong())
 
 
 def test_numbers_are_one_a_picture(model: CaptioningRNN) -> None:
-    with pytest.raises(ValueError, match=r"CaptioningRNN\.say: numbers has shape \(2,\) and dtype int64, expected one for each picture, \(3,\)"):
-        model.say(pictures(3), Sampling(), numbers=[1, 2])
+    with pytest.raises(ValueError, match=r"CaptioningRNN\.decode: numbers has shape \(2,\) and dtype int64, expected one for each picture, \(3,\)"):
+        model.decode(pictures(3), Sampling(), numbers=[1, 2])
     for numbers in ([0, 1, -1], [0.5, 1.5, 2.5]):
         with pytest.raises(ValueError, match=r"expected one for each picture, .* whole and from 0"):
-            model.say(pictures(3), Sampling(), numbers=numbers)
+            model.decode(pictures(3), Sampling(), numbers=numbers)

@@ -10,9 +10,9 @@ from commands import SMALL, call, failing, good
 
 from xpcap.data import CaptionData, open_data
 from xpcap.data.features import Projection, fit_projection
-from xpcap.data.pictures import generate, picture_of
 from xpcap.errors import DataError
 from xpcap.runs import caption_files, evaluate_run, open_run
+from xpcap.shapes import generate, picture_of
 from xpcap.threads import cores
 
 threadpoolctl = pytest.importorskip("threadpoolctl")

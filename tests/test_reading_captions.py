@@ -15,9 +15,9 @@ import pytest
 from commands import SMALL, call, failing, good
 
 from xpcap.data import open_data
-from xpcap.data.importers import Columns, Findings, import_captions, import_flickr8k, read_captions
-from xpcap.data.importers.splits import by_fractions
 from xpcap.errors import DataError
+from xpcap.prepare import Columns, Findings, import_captions, read_captions
+from xpcap.prepare.splits import by_fractions
 
 SAID = {
     "one.jpg": ["A dog, a cat; and more .", 'The dog says "woof" loudly', "the dog"],
@@ -50,11 +50,7 @@ def test_every_form_says_the_same(form: str) -> None:
 
 
 def test_the_same_captions_are_the_same_data_whatever_their_form() -> None:
-    made = {
-        "old": import_flickr8k(
-            write("token.txt", forms.token(SAID)), {"train": "train.txt", "val": "val.txt"}, features_file="features.npz", min_count=1
-        )
-    }
+    made = {}
     for form in ("lines NAME#K", "Kaggle's", "JSON lines"):
         files = [(None, write("file", forms.FORMS[form](SAID)))]
         made[form], _ = import_captions(files, lists={"train": "train.txt", "val": "val.txt"}, features_file="features.npz", min_count=1)
@@ -63,11 +59,11 @@ def test_the_same_captions_are_the_same_data_whatever_their_form() -> None:
     files = [(split, write(f"{split}.json", forms.coco(said))) for split, said in splits.items()]
     made["COCO's"], _ = import_captions(files, features_file="features.npz", min_count=1)
     for data in made.values():
-        assert data.vocabulary.idx_to_word == made["old"].vocabulary.idx_to_word
-        for name, split in made["old"].splits.items():
+        assert data.vocabulary.idx_to_word == made["lines NAME#K"].vocabulary.idx_to_word
+        for name, split in made["lines NAME#K"].splits.items():
             np.testing.assert_array_equal(data.split(name).captions, split.captions)
             np.testing.assert_array_equal(data.split(name).features, split.features)
-            assert (data.split(name).images, data.texts(name)) == (split.images, made["old"].texts(name))
+            assert (data.split(name).images, data.texts(name)) == (split.images, made["lines NAME#K"].texts(name))
     assert len({json.dumps(data.source.to_json()) for data in made.values()}) == len(made)
 
 
@@ -446,25 +442,10 @@ def test_features_too_large_for_float16_are_refused() -> None:
     failing(["prepare", "train=c.csv", "--features", "features.npz", "--float16", "--out", "o.h5"], "feature of 'two.jpg'", "above 65,504")
 
 
-def test_the_form_of_old_keeps_its_bytes() -> None:
-    write("token.txt", forms.token(SAID))
-    lists = ["--split", "train=train.txt", "--split", "val=val.txt", "--features", "features.npz", "--min-count", 1, "--out"]
-    good("prepare", "--captions", "token.txt", *lists, "old.h5")
-    good("prepare", "token.txt", *lists, "new.h5")
-    old, new = open_data("old.h5"), open_data("new.h5")
-    assert old.stamp == new.stamp
-    assert set(old.source.record) == {"captions", "lists", "features", "min_count", "max_words"}
-    write("token.txt", forms.token(SAID) + b"one.jpg#0\tA dog\n")
-    failing(["prepare", "--captions", "token.txt", *lists, "more.h5"], "line 9", "a second 'one.jpg#0'")
-
-
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
         ([], ["no CAPTIONS are given"]),
-        (["c", "--captions", "c"], ["both given"]),
-        (["--captions", "c"], ["without --split"]),
-        (["--captions", "c", "--split", "a=b", "--image-column", "x"], ["--captions does not go with --image-column"]),
         (["c", "--encoder", "histogram"], ["--features and --encoder are both given"]),
         (["c", "--min-count", "2", "--vocabulary", "2"], ["--min-count and --vocabulary"]),
         (["c", "--split", "a=b", "--fractions", "1"], ["--split and --fractions"]),

@@ -14,9 +14,9 @@ import pytest
 from browser import NAMES, Browser, find_browser
 
 from xpcap import report
-from xpcap.data.pictures.scenes import make_scene, paint
 from xpcap.encoders import Area
 from xpcap.report import Card, Gallery, Looked, draw_captions, draw_loss, loss_curve, perplexity_curve, write_page
+from xpcap.shapes.scenes import make_scene, paint
 
 NASTY = "<script>alert('x')</script> & \"quoted\" 'single' </style> שלום 🐕 \u202e {{ 7 * 7 }}"
 HISTORY = [

@@ -26,11 +26,10 @@ from safetensors.numpy import load_file, save_file
 
 from xpcap import runs
 from xpcap.errors import DataError, TrainingError
-from xpcap.runs import keeping, place, saving, training
-from xpcap.runs.checkpoint import load_state
-from xpcap.runs.folder import load_parameters, save_parameters
-from xpcap.runs.keeping import Keeper
-from xpcap.runs.stopping import Stopped, StopRequest
+from xpcap.runs import folder, training
+from xpcap.runs import saver as saving
+from xpcap.runs.folder import load_parameters, load_state, save_parameters
+from xpcap.runs.saver import Keeper, Stopped, StopRequest
 from xpcap.safetensors_file import KEY, read_tensors, write_tensors
 
 ROOT = Path(__file__).parent.parent
@@ -184,7 +183,7 @@ def test_curves_are_drawn_now_and_then_while_training_goes_on(tmp_path: Path, mo
     use_clock(lambda: clock[0], monkeypatch)
     monkeypatch.setattr(saving, "threading", SimpleNamespace(Thread=AtOnce))
     for name in ("draw_loss", "write_progress_page"):
-        monkeypatch.setattr(keeping, name, noted(name, getattr(keeping, name)))
+        monkeypatch.setattr(saving, name, noted(name, getattr(saving, name)))
     runs.train_run(runs.TrainOptions(out=tmp_path / "run", hidden=8, wordvec=4, epochs=17, score_epochs=0), on_epoch=tick)
     assert [epoch for name, epoch in drawn if name == "draw_loss"] == [1, 4, 7, 10, 13, 16, 17]
     assert [epoch for name, epoch in drawn if name == "write_progress_page"] == [1, 16, 17]
@@ -194,7 +193,7 @@ def test_checkpoints_within_an_epoch_draw_what_is_due(tmp_path: Path, monkeypatc
     """An epoch may be long, and what its beginning did not show is drawn before its end."""
     clock = [0.0]
     drawn: list[Any] = []
-    picture = keeping.Picture(lambda history: drawn.append(len(history)), 10, lambda: clock[0])
+    picture = saving.Picture(lambda history: drawn.append(len(history)), 10, lambda: clock[0])
     one, two = [{}], [{}, {}]
     for seconds, history in ((0, []), (0, one), (5, two), (9, two), (10, two), (30, two)):
         clock[0] = seconds
@@ -458,8 +457,8 @@ def test_who_comes_second_leaves_the_folder_of_the_first_alone(resume: bool, tmp
         raise DataError("train: is being trained by another process")
         yield
 
-    monkeypatch.setattr(place, "check_resumable" if resume else "check_free", others)
-    monkeypatch.setattr(place, "lock", taken)
+    monkeypatch.setattr(training, "check_resumable" if resume else "check_free", others)
+    monkeypatch.setattr(folder, "lock", taken)
     with pytest.raises((DataError, FileExistsError)):
         runs.train_run(runs.TrainOptions(out=out, hidden=8, wordvec=4, score_epochs=0, resume=resume))
     assert (out / "config.json").read_text() == "theirs"

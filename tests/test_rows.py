@@ -12,9 +12,9 @@ from from_disk import run, write_features
 
 from xpcap.data import npz
 from xpcap.data.features import Picked, Stored, Table, blocks, whole
-from xpcap.data.importers import kept, read_features
 from xpcap.data.npz import read_npz
 from xpcap.errors import DataError
+from xpcap.prepare import read_features
 
 NAMES = [f"{number:02}.jpg" for number in range(40)]
 
@@ -23,7 +23,7 @@ NAMES = [f"{number:02}.jpg" for number in range(40)]
 def on_disk(monkeypatch: pytest.MonkeyPatch) -> None:
     """Tables of any size stay on disk."""
     monkeypatch.setattr(npz, "IN_MEMORY", 0)
-    monkeypatch.setattr(kept, "IN_MEMORY", 0)
+    monkeypatch.setattr("xpcap.prepare.features.IN_MEMORY", 0)
 
 
 def features(dtype: str = "f4", shape: tuple[int, ...] = (6,)) -> np.ndarray:

@@ -7,7 +7,6 @@ import os
 import re
 import subprocess
 import sys
-import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ import forms
 import pytest
 import sockets
 
-from xpcap.data.pictures import picture_of
+from xpcap.shapes import picture_of
 
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "xpcap"
@@ -124,16 +123,12 @@ def test_the_file_that_imports_pickle_may_not_load_one_as_it_is() -> None:
     assert Scanner(source + "\npickle.loads(content)").found == ["import pickle", "pickle.loads"]
 
 
-def test_the_network_is_known_to_few_files_and_no_command_reaches_private_addresses() -> None:
-    users = {word: {name for name, source in sources().items() if word in source} for word in ("image_from_url", "read_url", "encoders.visiting")}
+def test_the_network_is_known_to_one_file_and_no_command_reaches_private_addresses() -> None:
+    users = {word: {name for name, source in sources().items() if word in source} for word in ("image_from_url", "read_url")}
     door = {"encoders/__init__.py", "encoders/url.py"}
-    assert {name for name, source in sources().items() if Scanner(source).network} == {"encoders/url.py", "encoders/visiting.py", "data/fetching.py"}
-    assert users["encoders.visiting"] == {"encoders/url.py"}
+    assert {name for name, source in sources().items() if Scanner(source).network} == {"encoders/url.py"}
     assert users["image_from_url"] == door  # which goes to private addresses too
-    assert users["read_url"] == door | {"runs/new_pictures.py"}  # what `caption` is given
-    assert {name for name, source in sources().items() if "data.fetching" in source or "data.download" in source} == {
-        "data/download.py", "data/unpacking.py", "cli/download.py",
-    }  # fmt: skip
+    assert users["read_url"] == door | {"runs/captioning.py"}  # what `caption` is given
 
 
 @pytest.mark.parametrize(
@@ -331,15 +326,11 @@ def test_no_command_asks_for_the_network_or_leaves_more_in_a_home_than_the_docs_
         Image.fromarray(picture_of(name)).save(work / "photos" / name)
     (work / "captions.csv").write_bytes(forms.table({name: ["a red thing", "a thing"] for name in names}))
     (work / "one.json").write_text(json.dumps(dict.fromkeys(names, "a thing")))
-    (work / "data").mkdir()
-    with zipfile.ZipFile(work / "data/coco_captioning.zip", "w") as archive:
-        archive.writestr("coco_captioning/coco2014_vocab.json", "{}")
     commands = [
         ["prepare", "captions.csv", "--pictures", "photos", "--min-count", "1", "--out", "own.h5"],
         ["train", "own.h5", "--out", "runs/a", "--hidden", "8", "--wordvec", "4", "--epochs", "1", "--score-epochs", "0"],
         ["evaluate", "runs/a", "--split", "train"], ["score", "one.json", "--data", "own.h5", "--split", "train"],
         ["caption", "runs/a", "photos", "--html", "page.html", "--png", "page.png"], ["info"], ["info", "runs/a"],
-        ["download", "cs231n", "--to", "data/coco_captioning"],
     ]  # fmt: skip
     done, asked, left = in_an_empty_home([sys.executable, "-W", "error", Path(__file__).with_name("watched.py"), json.dumps(commands)], work)
     assert done.returncode == 0, done.stderr

@@ -1,4 +1,4 @@
-"""The seams of the loop and of decoding carry more than what rides on them today: a step's `beside`, and a policy of one's own."""
+"""The seams of the loop and of decoding carry more than what rides on them today: the extra term of a step, and a policy of one's own."""
 
 from typing import Any
 
@@ -8,8 +8,8 @@ import pytest
 from xpcap import CaptioningRNN, to_numpy
 from xpcap.gradcheck import eval_numerical_gradient_array
 from xpcap.layers import CELLS, Rows, sigmoid
+from xpcap.memory import fresh
 from xpcap.models import Choice, Policy
-from xpcap.workspace import fresh
 
 SIZES, N, H = [3, 2, 2, 1], 4, 5
 
@@ -37,26 +37,28 @@ class SecondProduct:
 
 
 @pytest.mark.parametrize("cell", ["rnn", "lstm"])
-def test_what_stands_beside_a_step_gets_and_gives_gradients(cell: str, rng: np.random.Generator) -> None:
+def test_the_extra_term_of_a_step_gets_and_gives_gradients(cell: str, rng: np.random.Generator) -> None:
     kind, rows = CELLS[cell], Rows.of(SIZES, N)
-    a, Wh, U = (rng.standard_normal(shape) for shape in ((rows.R, kind.gates * H), (H, kind.gates * H), (H, kind.gates * H)))
+    G = kind.shapes(1, H)["b"][0]
+    a, Wh, U = (rng.standard_normal(shape) for shape in ((rows.R, G), (H, G), (H, G)))
     state0, dh = tuple(rng.standard_normal((N, H)) for _ in range(kind.states)), rng.standard_normal((rows.R, H))
-    beside = SecondProduct(U)
-    _, cache = kind.rows_forward(a, state0, Wh, rows, beside=beside)
-    da, dstate0, dWh = kind.rows_backward(dh, cache)
-    for x, dx in ((a, da), (Wh, dWh), (U, beside.dU), *zip(state0, dstate0, strict=True)):
-        numeric = eval_numerical_gradient_array(lambda _: kind.rows_forward(a, state0, Wh, rows, beside=SecondProduct(U))[0], x, dh)
+    term = SecondProduct(U)
+    _, cache = kind.rows_forward(a, state0, {"Wh": Wh}, rows, term=term)
+    da, dstate0, grads = kind.rows_backward(dh, cache)
+    for x, dx in ((a, da), (Wh, grads["Wh"]), (U, term.dU), *zip(state0, dstate0, strict=True)):
+        numeric = eval_numerical_gradient_array(lambda _: kind.rows_forward(a, state0, {"Wh": Wh}, rows, term=SecondProduct(U))[0], x, dh)
         np.testing.assert_allclose(dx, numeric, rtol=1e-6, atol=1e-9)  # differences round at 1e-10
 
 
 @pytest.mark.parametrize("cell", ["rnn", "lstm"])
 def test_one_step_of_sampling_is_one_step_of_the_loop(cell: str, rng: np.random.Generator) -> None:
     kind = CELLS[cell]
-    a, Wh, U = (rng.standard_normal(shape) for shape in ((2 * N, kind.gates * H), (H, kind.gates * H), (H, kind.gates * H)))
+    G = kind.shapes(1, H)["b"][0]
+    a, Wh, U = (rng.standard_normal(shape) for shape in ((2 * N, G), (H, G), (H, G)))
     state0 = tuple(rng.standard_normal((N, H)) for _ in range(kind.states))
-    h, _ = kind.rows_forward(a, state0, Wh, Rows.full(N, 2), beside=SecondProduct(U))
-    state = kind.step(a[:N], state0, Wh, fresh(a), SecondProduct(U))
-    state = kind.step(a[N:], state, Wh, fresh(a), SecondProduct(U))
+    h, _ = kind.rows_forward(a, state0, {"Wh": Wh}, Rows.full(N, 2), term=SecondProduct(U))
+    state = kind.step(a[:N], state0, {"Wh": Wh}, fresh(a), SecondProduct(U))
+    state = kind.step(a[N:], state, {"Wh": Wh}, fresh(a), SecondProduct(U))
     np.testing.assert_array_equal(state[0], h[N:])
 
 
@@ -110,7 +112,7 @@ def test_hypotheses_go_on_from_the_parents_that_a_policy_names(word_to_idx: dict
     features = 5 * rng.standard_normal((2, 6))
     greedy, p = model.sample_with_probabilities(features, 6)
     assert (greedy[0] != greedy[1]).any()
-    said, q = (found[:, 0] for found in model.say(features, Swap(max_length=6))[:2])
+    said, q = (found[:, 0] for found in model.decode(features, Swap(max_length=6))[:2])
     np.testing.assert_array_equal(said, greedy[[0, 0]])
     np.testing.assert_allclose(q, p[[0, 0]], rtol=1e-12)
 

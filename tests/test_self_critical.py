@@ -23,7 +23,6 @@ from test_resume import stop_after
 
 from xpcap import CaptionData, CaptioningRNN, CaptioningSolver
 from xpcap.data.dataset import Split
-from xpcap.data.pictures import generate
 from xpcap.data.vocabulary import END, Vocabulary
 from xpcap.distributed import SINGLE, Group
 from xpcap.errors import DataError, OptionError
@@ -33,9 +32,10 @@ from xpcap.runs import load_state, save_state
 from xpcap.runs.folder import HISTORY, open_run
 from xpcap.runs.options import ON_SCORE, epochs_for
 from xpcap.runs.pages import whole_history
-from xpcap.training import self_critical
+from xpcap.shapes import generate
+from xpcap.training import objectives
 from xpcap.training.history import best_of
-from xpcap.training.self_critical import SelfCritical, advantages
+from xpcap.training.objectives import SelfCritical, advantages
 
 WORDS = Vocabulary(["<NULL>", "<START>", "<END>", "<UNK>", "red", "dog"])
 SAID = ["red dog", "dog", "red", "dog dog"]
@@ -270,7 +270,7 @@ def make_the_second_stage_worse(patch: pytest.MonkeyPatch) -> None:
     """Its learning rate is far too high, and nothing ends it early."""
     patch.setitem(ON_SCORE, "lr", 3.0)
     for limit, never in (("LEAST_DISTINCT", 0), ("SHORTEST", 0), ("LONGEST", 99)):
-        patch.setattr(self_critical, limit, never)
+        patch.setattr(objectives, limit, never)
 
 
 @pytest.fixture(scope="module")

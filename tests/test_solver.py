@@ -13,13 +13,13 @@ pytest.importorskip("PIL")  # generated pictures
 
 from xpcap import CaptioningRNN, CaptioningSolver, optim, to_numpy
 from xpcap.data.features import FeatureScaling, fit_scaling
-from xpcap.data.pictures import generate
 from xpcap.errors import DataError, OptionError, TrainingError
-from xpcap.metrics import teacher_forced
 from xpcap.metrics.cider import CiderD
 from xpcap.models import Parameters
 from xpcap.models.batch import Batch, FeatureRows
-from xpcap.training import cross_entropy, validation
+from xpcap.shapes import generate
+from xpcap.training import cross_entropy, evaluate
+from xpcap.training.evaluate import teacher_forced
 from xpcap.training.history import best_of
 
 DATA = generate(seed=3, train=40, val=12)
@@ -163,7 +163,7 @@ def test_an_interrupted_epoch_goes_on_where_it_was(monkeypatch: pytest.MonkeyPat
 
 def test_an_interrupted_validation_is_repeated(monkeypatch: pytest.MonkeyPatch) -> None:
     solver, whole = make(lr_decay=0.5), make(lr_decay=0.5)
-    monkeypatch.setattr(validation, "teacher_forced", interrupted(teacher_forced, 4))  # val in the second epoch
+    monkeypatch.setattr(evaluate, "teacher_forced", interrupted(teacher_forced, 4))  # val in the second epoch
     with pytest.raises(KeyboardInterrupt):
         solver.train()
     solver.train()

@@ -10,22 +10,22 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).parent.parent / "xpcap"
+BENCHMARKS = PACKAGE.parent / "benchmarks"
 LEVELS = [
     {"errors", "files", "progress", "signatures"},
     {"threads"},
     {"backend", "safetensors_file"},
-    {"distributed", "kernels", "uploads"},
-    {"workspace"},
+    {"distributed"},
+    {"memory"},
     {"ops"},
-    {"loops", "draws"},
-    {"attending"},
     {"layers"},
     {"models", "optim"},
     {"gradcheck", "metrics", "encoders"},
     {"data"},
+    {"prepare", "shapes"},
     {"report", "training"},
     {"runs"},
-    {"verify", "bench"},
+    {"verify"},
     {"cli"},
     {"__main__"},
 ]
@@ -72,7 +72,7 @@ def module(path: Path) -> str:
 
 
 def test_no_file_imports_itself_by_way_of_others() -> None:
-    modules = {module(path): path for path in PACKAGE.rglob("*.py")}
+    modules = {module(path): path for folder in (PACKAGE, BENCHMARKS) for path in folder.rglob("*.py")}
     graph = {}
     for name, path in modules.items():  # `from xpcap.data import hdf5` imports a file, `from xpcap.data import open_data` a name of its folder's
         owners = (imported if imported in modules else imported.rpartition(".")[0] for imported in imports(path))
@@ -96,10 +96,15 @@ def test_packages_with_telemetry_are_imported_in_one_file_each() -> None:
     assert importers == {"onnxruntime": {"network.py"}, "timm": {"timm_model.py"}}
 
 
-def test_torch_is_imported_in_two_files_and_only_when_it_is_used() -> None:
-    importers = {path.name for _, path in files() if any(name.split(".")[0] == "torch" for name in imports(path))}
-    assert importers == {"peer_torch.py", "timm_model.py"}
-    code = "import sys; import xpcap.cli; sys.exit('xpcap.bench.peer_torch' in sys.modules or 'torch' in sys.modules)"
+def test_the_package_knows_nothing_of_benchmarks() -> None:
+    assert not [path for path in PACKAGE.rglob("*.py") if any(name.split(".")[0] == "benchmarks" for name in imports(path))]
+
+
+def test_torch_is_imported_in_few_files_and_only_when_it_is_used() -> None:
+    paths = [*PACKAGE.rglob("*.py"), *BENCHMARKS.glob("*.py")]
+    importers = {path.name for path in paths if any(name.split(".")[0] == "torch" for name in imports(path))}
+    assert importers == {"timm_model.py", "peer_torch.py", "ranks.py"}
+    code = "import sys; import xpcap.cli, benchmarks.__main__, benchmarks.ranks; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=PACKAGE.parent, check=False).returncode == 0
 
 

@@ -13,7 +13,7 @@ from planting import in_cuda
 from twin import KERNELS, REALS, THREADS
 from twin.cases import CASES, Case, Draw, bands_are_whole, guarded, ints, softmax_equations, source
 
-from xpcap import attending, draws, loops, ops
+from xpcap import ops
 
 TOLERANCE = {"float": 1e-6, "double": 2e-15}  # of the largest value
 ATTENTION = ("attend_step", "attend_step_backward", "attention_sum")
@@ -494,10 +494,8 @@ def test_twin_files_are_plain_cuda_c_and_say_whose_contract_they_keep() -> None:
     for path in twin.files():
         text = twin.text_of(path)
         head, code = text.split("typedef REAL real;")
-        named = re.findall(r"\b(ops|loops|draws|attending)\.(\w+)", head)
+        named = re.findall(r"\bops\.(\w+)", head)
         assert named, path
-        assert all(callable(getattr({"ops": ops, "loops": loops, "draws": draws, "attending": attending}[module], name)) for module, name in named), (
-            path
-        )
+        assert all(callable(getattr(ops, name)) for name in named), path
         assert all(line.startswith("//") for line in head.splitlines()), path
         assert not re.search(r"#include|atomic|__shfl|__ballot|__any|__all|warp|template|double_t", code), path

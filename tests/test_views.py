@@ -14,10 +14,10 @@ from PIL import Image
 
 from xpcap import open_data
 from xpcap.data import write_dataset
-from xpcap.data.importers import assemble
-from xpcap.data.importers.features import mirror_of
 from xpcap.encoders import HistogramEncoder
 from xpcap.errors import DataError
+from xpcap.prepare import assemble
+from xpcap.prepare.features import mirror_of
 
 NAMES = [f"{number:02}.png" for number in range(10)]
 RNG = np.random.default_rng(0)

@@ -9,8 +9,7 @@ from emulated import Emulator
 from test_emulated_step import make
 
 import xpcap
-from xpcap.training.selection import SELECT
-from xpcap.training.warming import warm_up
+from xpcap.training.evaluate import SELECT
 
 
 @pytest.mark.parametrize("select", SELECT)
@@ -18,7 +17,7 @@ from xpcap.training.warming import warm_up
 def test_emulated_warm_up_launches_all_that_training_will_and_changes_nothing(cell: str, select: str, device: Emulator) -> None:
     cold, warm = (make("cupy", cell, select=select) for _ in range(2))
     with device.counting() as counts:
-        warm_up(warm)
+        warm.warm_up()
     with device.counting() as training:
         warm.train()
     assert set(training.names()) <= set(counts.names())
@@ -31,5 +30,5 @@ def test_host_needs_no_warm_up(monkeypatch: pytest.MonkeyPatch) -> None:
     solver = make("numpy")
     monkeypatch.setattr(solver, "objective", None)
     before = np.array(solver.model.params.flat)
-    warm_up(solver)
+    solver.warm_up()
     np.testing.assert_array_equal(solver.model.params.flat, before)

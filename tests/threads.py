@@ -2,20 +2,15 @@
 
 python tests/threads.py          prints digests of results, and BLAS's threads before and after, as JSON
 python tests/threads.py owned    the same, after the main thread has set a limit by threadpoolctl
-python tests/threads.py time     times a step in the main thread, in another one and in two at once; `time xpcap` imports xpcap before NumPy
 """
 
 import hashlib
 import json
-import statistics
 import sys
 import threading
-import time
 from collections.abc import Callable
 from typing import Any
 
-if "xpcap" in sys.argv:
-    import xpcap  # noqa: F401
 import numpy as np
 import threadpoolctl
 
@@ -105,42 +100,6 @@ def outlive() -> None:
     thread.join()
 
 
-def timings(steps: int = 8, rounds: int = 6) -> None:
-    """Print medians in milliseconds; the places take turns, so that a change of the machine's load meets them alike."""
-    data = draw_data(512, 512, 1004, seed=0)
-    for batch in (25, 128):
-        model = CaptioningRNN(data.vocabulary.word_to_idx, 512, 256, 512, "lstm", seed=0)
-        solver = CaptioningSolver(model, data, update_rule="adam", seed=0, verbose=False)
-        features, captions = data.minibatch("train", np.arange(batch))
-        other = CaptioningSolver(CaptioningRNN(data.vocabulary.word_to_idx, 512, 256, 512, "lstm", seed=1), data, update_rule="adam", verbose=False)
-
-        def step(solver: CaptioningSolver = solver, features: Any = features, captions: Any = captions) -> list[float]:
-            seconds = []
-            for _ in range(steps):
-                start = time.perf_counter()
-                solver.step(features, captions)
-                seconds.append(time.perf_counter() - start)
-            return seconds
-
-        def both(step: Any = step, other: CaptioningSolver = other) -> list[float]:
-            """Seconds a step of either, while both solvers train."""
-            start, thread = time.perf_counter(), threading.Thread(target=lambda: step(other))
-            thread.start()
-            step()
-            thread.join()
-            return [(time.perf_counter() - start) / (2 * steps)]
-
-        step()
-        places: dict[str, Callable[[], list[float]]] = {"main": step, "thread": lambda step=step: in_thread(step), "two threads": both}
-        found: dict[str, list[float]] = {name: [] for name in places}
-        for _ in range(rounds):
-            for name, work in places.items():
-                found[name] += work()
-        order = "xpcap before NumPy" if "xpcap" in sys.argv else "NumPy before xpcap"
-        row = ", ".join(f"{name} {1e3 * statistics.median(seconds):.1f}" for name, seconds in found.items())
-        print(f"threadpoolctl {threadpoolctl.__version__}, {order}, {batch} captions: {row} ms a step")
-
-
 def main() -> None:
     before = threads()
     if before and sys.argv[1:] == ["owned"]:  # main sets a limit for good: from 3.8 on no other thread can then set one by threadpoolctl
@@ -160,4 +119,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    timings() if "time" in sys.argv else main()
+    main()

@@ -14,10 +14,10 @@ from xpcap.data import (
     write_dataset,
 )
 from xpcap.data.features import fit_scaling
-from xpcap.data.pictures import generate
 from xpcap.errors import BackendError, DataError, GroupError, OptionError, SaveError, TrainingError
 from xpcap.models import CaptioningRNN, ModelConfig
 from xpcap.runs import Stopped, TrainOptions, caption_files, evaluate_run, load_state, open_run, save_state, train_run
+from xpcap.shapes import generate
 from xpcap.training.solver import CaptioningSolver
 
 if TYPE_CHECKING:

@@ -1,11 +1,17 @@
 """Errors that the caller can do something about. The command line prints them as one message, without a traceback.
 
-A message names the function, the thing, what came, what was expected, and the likely cause. It writes a parameter of a public function in
-backquotes, as `out`; the command line prints its own option there.
+A message names the function, the thing, what came, what was expected, and the likely cause. It
+writes a parameter of a public function in backquotes, as `out`; the command line prints its own
+option there. Numbers are checked by `check_whole` and `check_number` alone.
 """
 
 import difflib
+import math
+import numbers
 from collections.abc import Iterable
+from typing import Any
+
+LARGEST = 2**63 - 1  # of seeds and steps: what a random stream's key and counter hold
 
 
 class BackendError(RuntimeError):
@@ -52,3 +58,65 @@ def unknown(function: str, thing: str, name: object, known: Iterable[str], error
     more = f" and {len(known) - 20} more" if len(known) > 20 else ""
     listed = ", ".join(one if one.isprintable() else repr(one) for one in known[:20])  # names may come from a file that others made
     return error(f"{function}: {thing} {name!r} does not exist, expected one of {listed}{more}{nearest(name, known)}")
+
+
+def check_whole(
+    where: str,
+    name: str,
+    value: Any,
+    low: int,
+    high: float = math.inf,
+    *,
+    hint: str = "",
+    error: type[Exception] = OptionError,
+) -> int:
+    """A whole number in low..high, as an int; `error` for anything else.
+
+    Parameters
+    ----------
+    where, name : begin the message; a name that the command line knows as an option comes in backquotes
+    hint : ends it, as in ``"; it is a probability"``
+    """
+    number = int(value) if isinstance(value, numbers.Integral) else low - 1
+    if low <= number <= high:
+        return number
+    last = "2**63-1" if high == LARGEST else high
+    wanted = f"of at least {low}" if high == math.inf else f"in {low}..{last}"
+    raise error(f"{where}: {name} is {_shown(value)}, expected a whole number {wanted}{hint}")
+
+
+def check_number(
+    where: str,
+    name: str,
+    value: Any,
+    low: float = -math.inf,
+    high: float = math.inf,
+    *,
+    above: float = -math.inf,
+    below: float = math.inf,
+    hint: str = "",
+    error: type[Exception] = OptionError,
+) -> float:
+    """A finite number in low..high, more than `above` and less than `below`, as a float.
+
+    Parameters otherwise as in check_whole.
+    """
+    try:
+        number = float(value) if isinstance(value, numbers.Real) else math.nan
+    except OverflowError:
+        number = math.inf  # a whole number beyond all floats
+    if math.isfinite(number) and low <= number <= high and above < number < below:
+        return number
+    if below < math.inf:
+        wanted = f"number in [{low:g}, {below:g})"
+    elif high < math.inf:
+        wanted = f"number in {low:g}..{high:g}"
+    elif above > -math.inf:
+        wanted = "positive number" if above == 0 else f"number above {above:g}"
+    else:
+        wanted = f"finite number of at least {low:g}"
+    raise error(f"{where}: {name} is {_shown(value)}, expected a {wanted}{hint}")
+
+
+def _shown(value: Any) -> str:
+    return str(value) if isinstance(value, numbers.Number) else repr(value)

@@ -37,14 +37,6 @@ def atomic(path: Path) -> Iterator[BinaryIO]:
             temporary.unlink(missing_ok=True)
 
 
-def settle(temporary: Path, path: Path) -> None:
-    """Give a file that is complete its name, and flush both to disk."""
-    with temporary.open("rb+") as file:
-        _flush(file)
-    _rename(temporary, path)
-    _flush_folder(path.parent)
-
-
 def remove_parts(folder: Path) -> None:
     """Remove the temporary files that a killed process left in a folder. Call it only while nobody else writes there."""
     for path in folder.glob(f".*{PART}"):

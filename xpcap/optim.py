@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 
 from xpcap.backend import Array, get_array_module
-from xpcap.errors import OptionError, unknown
+from xpcap.errors import OptionError, check_number, check_whole, unknown
+from xpcap.memory import Buffer
 from xpcap.ops import adam_update, clip_by_norm
-from xpcap.workspace import Buffer
 
 Config = dict[str, Any]
 DEFAULTS: dict[str, Config] = {
@@ -37,25 +37,18 @@ def init(rule: str, w: Array, config: Mapping[str, Any] | None = None) -> Config
             raise unknown(f"optim.{rule}", "config key", key, known)
     full: Config = {**DEFAULTS[rule], **given}
     for key in DEFAULTS[rule]:
-        full[key] = _number(rule, key, full[key])
+        # a Python float: float32 weights stay float32
+        top = math.inf if key in ("learning_rate", "epsilon") else 1.0
+        full[key] = check_number(f"optim.{rule}", key, full[key], 0, below=top, error=ValueError)
     for key in STATE[rule]:
         if full.get(key) is None:
             full[key] = get_array_module(w).zeros_like(w)
         elif full[key].shape != w.shape:
             raise ValueError(f"optim.{rule}: {key} has shape {full[key].shape}, expected w's {w.shape}")
     if rule == "adam":
-        full["t"] = full.get("t", 0)
-        if not (isinstance(full["t"], int | np.integer) and full["t"] >= 0):
-            raise ValueError(f"optim.adam: t is {full['t']!r}, expected the number of steps done")
+        done = "; it is the number of steps done"
+        full["t"] = check_whole("optim.adam", "t", full.get("t", 0), 0, hint=done, error=ValueError)
     return full
-
-
-def _number(rule: str, key: str, value: Any) -> float:
-    """A hyperparameter as a Python float, so that float32 weights stay float32; learning rates and epsilons in [0, inf), others in [0, 1)."""
-    top = math.inf if key in ("learning_rate", "epsilon") else 1.0
-    if not (isinstance(value, int | float | np.number) and 0 <= value < top):
-        raise ValueError(f"optim.{rule}: {key} is {value!r}, expected a number in [0, {top:g})")
-    return float(value)
 
 
 def _sgd(w: Array, dw: Array, config: Config) -> None:
@@ -151,6 +144,54 @@ def clip_by_global_norm(grads: Array, max_norm: float, *, buffer: Buffer | None 
     Pascanu et al. 2013, section 3.2. The captioner's loss is summed over time, so its gradient is that of a per-word mean times the words
     of a caption.
     """
-    if not 0 < max_norm < math.inf:
-        raise OptionError(f"clip_by_global_norm: max_norm is {max_norm}, expected a positive number")
+    max_norm = check_number("clip_by_global_norm", "max_norm", max_norm, above=0)
     return clip_by_norm(grads, min(max_norm, float(np.finfo(grads.dtype).max)), buffer)
+
+
+# A descent
+
+LINEAR = "linear"
+
+
+class Optimizer:
+    """The state of a descent.
+
+    Parameters
+    ----------
+    rule, config : as in init, for parameters that are laid out like `like`
+
+    Attributes
+    ----------
+    config : of the rule, with its state arrays
+    """
+
+    def __init__(self, rule: str, config: Mapping[str, Any], like: Array) -> None:
+        self.rule = rule
+        self.config = init(rule, like, config)
+        self._first_rate = self.config["learning_rate"]
+
+    def update(self, params: Array, grads: Array) -> None:
+        """Update flat parameters in place by a flat gradient."""
+        update(self.rule, params, grads, self.config)
+
+    def end_step(self, lr_decay: float | str, left: int) -> None:
+        """Lower the learning rate after a step, one of `left` to the end of training."""
+        if lr_decay == LINEAR:
+            self.config["learning_rate"] *= (left - 1) / left
+
+    def end_epoch(self, lr_decay: float | str) -> None:
+        """Lower the learning rate after an epoch."""
+        if not isinstance(lr_decay, str):
+            self.config["learning_rate"] *= float(lr_decay)  # a NumPy scalar would spread into what is saved
+
+    def begin_again(self, lr_decay: float | str) -> None:
+        """Before more epochs than were planned: a learning rate that has fallen to zero starts anew."""
+        if lr_decay == LINEAR:
+            self.config["learning_rate"] = self._first_rate
+
+
+def check_lr_decay(lr_decay: Any) -> None:
+    """OptionError : not a decay that an Optimizer can take."""
+    number = isinstance(lr_decay, int | float | np.number) and 0 < lr_decay < float("inf")
+    if not number and lr_decay != LINEAR:
+        raise OptionError(f"CaptioningSolver: lr_decay is {lr_decay!r}, expected a positive number, or {LINEAR!r}")

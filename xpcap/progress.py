@@ -79,14 +79,6 @@ def _size() -> dict[str, int]:
         return {}
 
 
-def byte_bar(shown: bool, label: str, total: int | None, done: int = 0) -> Any:
-    """A bar like `bar` for bytes, with their rate and the time left; ``update(n)`` moves it on."""
-    from tqdm import tqdm
-
-    options = {"disable": None if shown else True, "leave": False, "mininterval": BAR_SECONDS, **_size()}
-    return tqdm(desc=label, total=total, initial=done, unit="B", unit_scale=True, **options)
-
-
 def say(line: str) -> None:
     """Print a line at once, without breaking a bar on the screen. BrokenPipeError : nobody reads it."""
     from tqdm import tqdm

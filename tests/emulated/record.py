@@ -17,7 +17,7 @@ import xpcap
 
 HERE = str(Path(__file__).parent) + os.sep
 PACKAGE = str(Path(xpcap.__file__).parent) + os.sep
-CONVERSIONS = tuple(PACKAGE + name for name in ("backend.py", "uploads.py", "workspace.py"))  # who called them says more
+CONVERSIONS = tuple(PACKAGE + name for name in ("backend.py", "memory.py"))  # who called them says more
 SCRATCH = 512  # bytes: the smallest block of CuPy's pool, for scratch memory whose size only CUB and Thrust know
 
 

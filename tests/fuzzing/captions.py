@@ -14,7 +14,8 @@ import numpy as np
 
 from fuzzing.spoiling import ODD, spoil_bytes, spoil_text
 from xpcap.data import open_data
-from xpcap.data.importers import import_captions, import_flickr8k
+from xpcap.encoders import HistogramEncoder
+from xpcap.prepare import import_captions
 
 PICTURES = [f"{name}.jpg" for name in ("one", "two", "three", "four", "five", "six")]
 COCO_TEXT = ("coco2014_vocab.json", "train2014_urls.txt", "val2014_urls.txt")
@@ -47,10 +48,14 @@ def use(folder: Path) -> None:
         data = open_data(folder)
     else:
         features, pictures = folder / "features.npz", folder / "pictures"
-        lists = {"train": folder / "train.txt", "val": folder / "val.txt"}
-        with_pictures = pictures if pictures.exists() else None
-        data = import_flickr8k(
-            folder / "token.txt", lists, features_file=features if features.exists() else None, min_count=1, max_words=9, pictures=with_pictures
+        data, _ = import_captions(
+            [(None, folder / "token.txt")],
+            lists={"train": folder / "train.txt", "val": folder / "val.txt"},
+            features_file=features if features.exists() else None,
+            pictures=pictures if pictures.exists() else None,
+            encoder=None if features.exists() else HistogramEncoder(),
+            min_count=1,
+            max_words=9,
         )
     for name, split in data.splits.items():
         data.minibatch(name, np.arange(min(4, len(split.captions))))

@@ -16,8 +16,7 @@ from fuzzing.spoiling_json import NUMBERS, ODD, spoil_json, spoil_json_text
 from xpcap import CaptioningRNN, CaptioningSolver
 from xpcap.data import CaptionData
 from xpcap.runs import training
-from xpcap.runs.checkpoint import load_saved
-from xpcap.runs.folder import LAST, check_scaling, open_run, read_config, read_times
+from xpcap.runs.folder import LAST, check_scaling, load_saved, open_run, read_config, read_times
 from xpcap.runs.options import options_of
 
 FILES = ("config.json", "vocab.json", "times.jsonl", "best.safetensors", "last.safetensors")

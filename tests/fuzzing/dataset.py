@@ -15,8 +15,8 @@ import numpy as np
 from fuzzing.spoiling import spoil_bytes
 from xpcap.data import open_data, write_dataset
 from xpcap.data.hdf5 import stamp_of
-from xpcap.data.pictures import generate
 from xpcap.data.synthetic import Lengths, draw_data
+from xpcap.shapes import generate
 
 NAME = "data.h5"
 MEMBERS = [f"{split}/{field}" for split in ("train", "val") for field in ("captions", "image_idxs", "features", "images", "text", "text_offsets")]

@@ -25,7 +25,7 @@ import numpy as np
 from planting import functions_in_cuda
 
 HERE = Path(__file__).parent
-KERNELS = HERE.parent.parent / "xpcap" / "kernels"
+KERNELS = HERE.parent.parent / "xpcap" / "ops" / "cuda"
 HEADERS = ("shim.h", "fibers.h", "threads.h")
 THREADS = 256  # of a block, in every kernel
 REALS = {"float": np.float32, "double": np.float64}  # what the files are compiled for, and the arrays that go with it

@@ -1,10 +1,10 @@
 """The command line: one file a command, which parses, calls and prints. What a command does stands in the modules that it calls."""
 
-from xpcap.cli import bench, caption, download, evaluate, info, prepare, score, train, verify
+from xpcap.cli import caption, evaluate, info, prepare, score, train, verify
 from xpcap.cli.group import main
 
 for command in (
-    download.download_command, prepare.prepare, train.train, evaluate.evaluate, score.score, caption.caption, verify.verify, bench.bench, info.info,
+    prepare.prepare, train.train, evaluate.evaluate, score.score, caption.caption, verify.verify, info.info,
 ):  # fmt: skip
     main.add_command(command)
 

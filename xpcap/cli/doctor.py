@@ -13,7 +13,7 @@ from xpcap.cli.shared import command_line, table
 from xpcap.cli.train import train
 from xpcap.report import visible
 from xpcap.runs import Run
-from xpcap.runs.findings import BAD, CHECK, OK, UNKNOWN, Finding
+from xpcap.runs.doctor import BAD, CHECK, OK, UNKNOWN, Finding
 
 WIDTH = 120  # characters in a line
 

@@ -16,7 +16,7 @@ from xpcap.distributed import Group, RankDone, init
 from xpcap.distributed.mpi import NCCL, MPIGroup, Staged
 from xpcap.runs import open_run
 from xpcap.runs.folder import CONFIG, opened_folder
-from xpcap.runs.stages import origin
+from xpcap.runs.options import origin
 from xpcap.threads import cores
 
 

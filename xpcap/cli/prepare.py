@@ -12,15 +12,15 @@ from xpcap.cli.group import shown
 from xpcap.cli.shared import PATH, describe_data, examples, typed_again
 from xpcap.data import CaptionData, detokenize, write_dataset
 from xpcap.data.dataset import may_name_a_split
-from xpcap.data.importers import Columns, Findings, import_captions, import_flickr8k
-from xpcap.data.importers.build import count
-from xpcap.data.importers.tables import ColumnsError
 from xpcap.data.vocabulary import SPECIAL, tokenize
-from xpcap.distributed import RankDone, init
+from xpcap.distributed import init
 from xpcap.encoders import PHOTOGRAPHS, find_encoder
 from xpcap.encoders.grid import MOST, grid_name
 from xpcap.errors import install
 from xpcap.files import obstacle
+from xpcap.prepare import Columns, Findings, import_captions
+from xpcap.prepare.dataset import count
+from xpcap.prepare.tables import ColumnsError
 from xpcap.report import visible
 from xpcap.runs.folder import LARGEST
 
@@ -101,7 +101,6 @@ def parts(ctx: click.Context, param: click.Parameter, value: str | None) -> list
 @click.option("--image-column", help="Name of a table's column of pictures, if it is not found.")
 @click.option("--caption-column", help="Name of a table's column of captions, if it is not found.")
 @click.option("--split-column", help="Name of a table's column of splits, if it is not found.")
-@click.option("--captions", type=PATH, help="Flickr8k's token file, in place of CAPTIONS: takes --split, is strict, and keeps no record of counts.")
 def prepare(**given: Any) -> None:
     """Make a dataset file from captions and pictures.
 
@@ -115,15 +114,13 @@ def prepare(**given: Any) -> None:
         raise click.ClickException(f"prepare: {out} {why}")  # before any work is done
     group = init()
     group.all_gather("the place is free")  # before rank 0 writes to it
-    if group.rank and given["captions"]:
-        raise RankDone
     kept = out.with_name(f"{out.name}.encoding")  # features so far: the same command goes on from there if it is killed
     try:
-        data, findings = _old_form(given) if given["captions"] else _any_form(given, kept)
+        data, findings = _import(given, kept)
     except ColumnsError as error:
         raise _with_columns(error, given) from error
     except KeyboardInterrupt as interrupt:
-        if given["captions"] or not kept.exists():
+        if not kept.exists():
             raise
         raise KeyboardInterrupt(
             f"{visible(str(kept))} holds the features that were made; the same command goes on from there, and removes it at the end"
@@ -139,42 +136,43 @@ def _check_usage(given: dict[str, Any]) -> None:
     """UsageError : options that are missing or contradict each other."""
     if given["pictures"] is None and given["features"] is None:
         raise click.UsageError("neither --pictures nor --features is given, expected at least one: where do the features come from?")
-    if bool(given["captions"]) == bool(given["files"]):
-        raise click.UsageError(f"{'--captions and CAPTIONS are both' if given['files'] else 'no CAPTIONS are'} given, expected files of captions")
-    if given["captions"] and not given["lists"]:
-        raise click.UsageError("--captions is given without --split, expected a list for each split; or give the file without --captions")
-    taken = ("fractions", "image_column", "caption_column", "split_column")
-    if given["captions"] and (odd := [name for name in taken if given[name] is not None]):
-        raise click.UsageError(f"--captions does not go with --{odd[0].replace('_', '-')}; give the file without --captions")
+    if not given["files"]:
+        raise click.UsageError("no CAPTIONS are given, expected files of captions")
     for one, other in (("features", "encoder"), ("features", "grid"), ("features", "mirror"), ("lists", "fractions"), ("min_count", "vocabulary")):
         if given[one] and given[other]:
             shown = "split" if one == "lists" else one.replace("_", "-")
             raise click.UsageError(f"--{shown} and --{other} are both given, expected one of them")
 
 
-def _how(given: dict[str, Any]) -> dict[str, Any]:
-    """What both forms hand to `assemble`."""
-    fewest = given["min_count"] or (1 if given["vocabulary"] else FEWEST)
-    named = given["encoder"] or (PHOTOGRAPHS if given["files"] and not given["features"] else "histogram" if given["grid"] else None)
+def _import(given: dict[str, Any], kept: Path) -> tuple[CaptionData, Findings]:
+    named = given["encoder"] or (None if given["features"] else PHOTOGRAPHS)
     encoder = find_encoder(grid_name(named, given["grid"])) if named else None
-    photographs = encoder is not None and not encoder.name.startswith("histogram")  # captions of drawings say what is left of what
-    mirror = photographs if given["mirror"] is None else given["mirror"]
-    return {
-        "pictures": given["pictures"], "encoder": encoder, "min_count": fewest, "vocabulary_size": given["vocabulary"],
-        "max_words": given["max_words"], "pca": given["pca"], "float16": given["float16"], "mirror": mirror, "progress": True,
-    }  # fmt: skip
-
-
-def _old_form(given: dict[str, Any]) -> tuple[CaptionData, Findings]:
-    return import_flickr8k(given["captions"], given["lists"], features_file=given["features"], **_how(given)), Findings()
-
-
-def _any_form(given: dict[str, Any], kept: Path) -> tuple[CaptionData, Findings]:
-    columns = Columns(image=given["image_column"], caption=given["caption_column"], split=given["split_column"])
+    photographs = encoder is not None and not encoder.name.startswith("histogram")
     return import_captions(
-        given["files"], lists=given["lists"], fractions=given["fractions"], seed=given["seed"], columns=columns, features_file=given["features"],
-        strict=given["strict"], kept=kept, group=init(), **_how(given),
-    )  # fmt: skip
+        given["files"],
+        lists=given["lists"],
+        fractions=given["fractions"],
+        seed=given["seed"],
+        columns=Columns(
+            image=given["image_column"],
+            caption=given["caption_column"],
+            split=given["split_column"],
+        ),
+        features_file=given["features"],
+        pictures=given["pictures"],
+        encoder=encoder,
+        kept=kept,
+        min_count=given["min_count"] or (1 if given["vocabulary"] else FEWEST),
+        vocabulary_size=given["vocabulary"],
+        max_words=given["max_words"],
+        pca=given["pca"],
+        float16=given["float16"],
+        # captions of drawings say what is left of what, so their mirror images are wrong
+        mirror=photographs if given["mirror"] is None else given["mirror"],
+        strict=given["strict"],
+        progress=True,
+        group=init(),
+    )
 
 
 def _with_columns(error: ColumnsError, given: dict[str, Any]) -> click.ClickException:

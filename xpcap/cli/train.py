@@ -15,21 +15,20 @@ from xpcap.backend import get_backend
 from xpcap.cli.group import leave_closed_pipe
 from xpcap.cli.shared import PATH, Choice, Function, Number, backend_option, choose_backend, command_line, examples, print_captions, print_scores
 from xpcap.data.features import KINDS
-from xpcap.data.pictures import TRAIN, VAL
 from xpcap.data.vocabulary import SPECIAL
 from xpcap.distributed import Group, init
 from xpcap.layers import CELLS
 from xpcap.models.config import INJECT
+from xpcap.optim import LINEAR
 from xpcap.progress import say
 from xpcap.report import visible
 from xpcap.runs import GENERATED, Stopped, TrainOptions, choose, is_saved, train_run
-from xpcap.runs.folder import LARGEST
-from xpcap.runs.place import has_data
-from xpcap.runs.stages import origin
+from xpcap.runs.folder import LARGEST, has_data
+from xpcap.runs.options import origin
+from xpcap.shapes import TRAIN, VAL
 from xpcap.signatures import ENDS, kind_of_file
-from xpcap.training.descent import LINEAR
+from xpcap.training.evaluate import SELECT
 from xpcap.training.objectives import CROSS_ENTROPY, OBJECTIVES
-from xpcap.training.selection import SELECT
 from xpcap.training.solver import CaptioningSolver
 
 DEFAULTS = TrainOptions()

@@ -1,18 +1,28 @@
-"""Downloads pictures: one URL in, one array out, within limits on size, time and the addresses it connects to."""
+"""Pictures by URL: one URL in, one array out, within limits on size, time and addresses."""
 
+import contextlib
 import io
-from http.client import HTTPException
-from urllib.error import HTTPError, URLError
+import socket
+import ssl
+import threading
+from concurrent.futures import Future
+from http.client import HTTPConnection, HTTPException, HTTPResponse
+from ipaddress import IPv4Address, ip_address, ip_network
+from string import punctuation
+from types import SimpleNamespace
+from urllib.parse import quote, unquote, urljoin, urlsplit
 
 import numpy as np
 
-from xpcap.encoders.visiting import Visit
+from xpcap.encoders.reading import read_picture
 from xpcap.errors import DataError
 from xpcap.progress import say
 
-MOST_BYTES = 20_000_000
-CHUNK = 65_536
-SECONDS = 20.0
+MOST_BYTES, SECONDS, MOST_REDIRECTS, CHUNK = 20_000_000, 20.0, 10, 65_536
+PORTS = {"http": 80, "https": 443}
+IPV4_INSIDE = "::ffff:0:0/96 64:ff9b::/96"
+# Protocols, 6to4, multicast, Teredo, examples, all but unicast: some are global to some versions of Python
+RESERVED = "192.0.0.0/24 192.88.99.0/24 224.0.0.0/3 2001::/23 2001:db8::/32 2002::/16 3fff::/20 ::/3 4000::/2 8000::/1"
 
 
 def is_url(text: object) -> bool:
@@ -21,91 +31,101 @@ def is_url(text: object) -> bool:
 
 
 def read_url(url: str, *, timeout: float = SECONDS) -> np.ndarray:
-    """Download a picture from a public address. Nothing is written to disk.
+    """Download a picture from a public address: array (height, width, 3), uint8, RGB.
 
-    Parameters
-    ----------
-    url : http or https, also after redirects
-    timeout : seconds for the whole download, name resolution and redirects included
-
-    Returns
-    -------
-    array (height, width, 3), uint8, RGB
-
-    Raises
-    ------
-    DataError : the download failed, took too long, had more than 20 MB, or was not a picture; or the URL, or a redirect, leads to an address that
-        is private, loopback, link-local, multicast or reserved.
-
-    Notes
-    -----
-    A name is resolved once: if all its addresses are public, one of them is connected to. Through a proxy of the environment, the proxy resolves
-    names, and its rules decide where they may lead; only ``localhost`` and numeric addresses are checked here.
+    `timeout` is in seconds, for everything. A name is resolved once, and the address that was checked is the
+    one connected to, so no proxy is used. DataError : why it failed.
     """
-    try:
-        return _read(url, Visit(timeout, may_be_private=False))
-    except ValueError as error:
-        raise DataError(f"read_url: {url}: {error}") from error
+    return _read("read_url", url, timeout, private=False)
 
 
 def image_from_url(url: str, *, timeout: float = SECONDS) -> np.ndarray | None:
-    """Download a picture. On failure print ``image_from_url: URL: reason`` and return None, so that a notebook goes on.
+    """CS231n's function: `read_url` that prints why it failed and returns None, so that a notebook goes on.
 
-    Parameters
-    ----------
-    url : http or https, also after redirects
-    timeout : seconds for the whole download
-
-    Returns
-    -------
-    array (height, width, 3), uint8, RGB; None if the download failed, took too long, had more than 20 MB, or was not a picture
-
-    Notes
-    -----
-    CS231n's function of that name. Nothing is written to disk. Unlike `read_url`, it connects to private addresses too: a course may serve its
-    pictures on localhost or on its own network, and the code that calls this chose the URL. Once it has been at a public address it follows no
-    redirect to a private one, so that a page of the internet cannot reach into a network.
+    It may start at a private address, as of a course on localhost; no public one redirects it there.
     """
     try:
-        return _read(str(url), Visit(timeout, may_be_private=True))
-    except ValueError as error:
-        say(f"image_from_url: {url}: {error}")
+        return _read("image_from_url", str(url), timeout, private=True)
+    except DataError as error:
+        say(str(error))
         return None
 
 
-def _read(url: str, visit: Visit) -> np.ndarray:
-    """The picture at a URL. ValueError : the reason why not, in one line."""
-    from xpcap.encoders.reading import read_picture
+def _read(where: str, url: str, timeout: float, private: bool) -> np.ndarray:
+    body: Future[bytes] = Future()
+    over = threading.Event()
 
-    kind = ""
+    def work() -> None:
+        try:
+            body.set_result(_download(url, timeout, private, over))
+        except Exception as error:
+            body.set_exception(error)
+
+    # In a thread that can be left behind: a resolver has no time limit, and drips outlast a socket's
+    threading.Thread(target=work, daemon=True).start()
     try:
-        body, kind = _download(url, visit)
-        return read_picture(io.BytesIO(body))
-    except (OSError, HTTPException, ValueError) as error:  # ValueError: not a URL, or the DataError of what was downloaded
-        page = f" The server calls it {kind}." if kind.startswith("text/") else ""  # a page about the picture, most likely
-        raise ValueError(" ".join(f"{_reason(error, visit)}{page}".split())) from error
+        return read_picture(io.BytesIO(body.result(timeout)))
+    except (OSError, HTTPException, ValueError) as error:
+        late = isinstance(error, TimeoutError)
+        reason = f"timed out after {timeout:g} seconds" if late else str(error).removeprefix("read_picture: the picture ")
+        raise DataError(f"{where}: {url}: {' '.join(reason.split())}") from error
+    finally:
+        over.set()
 
 
-def _reason(error: Exception, visit: Visit) -> str:
-    if isinstance(error, HTTPError):
-        error.close()  # it is also an open response
-    elif isinstance(error, URLError):
-        error = error.reason if isinstance(error.reason, Exception) else OSError(error.reason)
-    if isinstance(error, TimeoutError) and error.errno is None:
-        return f"timed out after {visit.timeout:g} seconds"
-    return str(error).removeprefix("read_picture: the picture ") or type(error).__name__
+def _download(url: str, timeout: float, private: bool, over: threading.Event) -> bytes:
+    """What a URL leads to; private addresses will do, if at all, until a public one was visited."""
+    for _ in range(MOST_REDIRECTS + 1):
+        parts = urlsplit(quote(url, safe=punctuation))  # spaces and umlauts, as people paste them
+        if parts.scheme not in PORTS or not parts.hostname:
+            raise DataError(f"{url} is no URL of http or https")
+        connection = HTTPConnection(unquote(parts.hostname), parts.port or PORTS[parts.scheme])
+        connection.default_port = PORTS[parts.scheme]
+        addresses = _resolve(connection.host, connection.port, private)
+        private = private and not all(map(is_public, addresses))
+        line = _connect(addresses, connection.port, timeout)
+        if parts.scheme == "https":
+            line = ssl.create_default_context().wrap_socket(line, server_hostname=connection.host)
+        with line as connection.sock:
+            path = f"{parts.path or '/'}{'?' * bool(parts.query)}{parts.query}"
+            connection.request("GET", path, headers={"User-Agent": "xpcap", "Connection": "close"})
+            received = bytearray()
+            while (part := connection.sock.recv(CHUNK)) and not over.is_set():
+                received += part
+                if len(received) > MOST_BYTES:
+                    raise DataError(f"more than {MOST_BYTES:,} bytes, expected a picture of at most that")
+        answer = HTTPResponse(SimpleNamespace(makefile=lambda _, got=received: io.BytesIO(got)))  # type: ignore[arg-type]
+        answer.begin()
+        if answer.status == 200:
+            return answer.read()
+        if answer.status not in (301, 302, 303, 307, 308) or "Location" not in answer.headers:
+            raise DataError(f"HTTP Error {answer.status}: {answer.reason}")
+        url = urljoin(parts.geturl(), quote(answer.headers["Location"], safe=punctuation, encoding="iso-8859-1"))
+    raise DataError(f"more than {MOST_REDIRECTS} redirects")
 
 
-def _download(url: str, visit: Visit) -> tuple[bytes, str]:
-    """The body of the response, of at most MOST_BYTES, and its content type."""
-    parts: list[bytes] = []
-    size = 0
-    with visit.open(url) as answer:
-        while part := answer.read1(CHUNK):
-            parts.append(part)
-            size += len(part)
-            if size > MOST_BYTES:
-                raise DataError(f"more than {MOST_BYTES:,} bytes, expected a picture of at most that")
-        if answer.length:
-            raise DataError(f"the answer broke off {answer.length:,} bytes before its end")
-        return b"".join(parts), answer.headers.get_content_type()
+def _resolve(host: str, port: int, private: bool) -> list[str]:
+    """The numeric addresses of a host. DataError : one is private, and may not be."""
+    addresses = [str(one[4][0]) for one in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)]
+    if not private and (inside := [one for one in addresses if not is_public(one)]):
+        raise DataError(
+            f"{host} has the address {inside[0]}, which is private, local or reserved, expected a public one; "
+            "fetch the picture yourself and give the file"
+        )
+    return addresses
+
+
+def is_public(address: str) -> bool:
+    """Whether a numeric address is neither private, local nor reserved."""
+    found = ip_address(address)
+    if any(found in ip_network(one) for one in IPV4_INSIDE.split()):
+        found = IPv4Address(int(found) & 0xFFFF_FFFF)
+    return found.is_global and not any(found in ip_network(one) for one in RESERVED.split())
+
+
+def _connect(addresses: list[str], port: int, timeout: float) -> socket.socket:
+    """A connection to the first address that answers."""
+    for address in addresses[:-1]:
+        with contextlib.suppress(OSError):
+            return socket.create_connection((address, port), timeout / len(addresses))
+    return socket.create_connection((addresses[-1], port), timeout / len(addresses))

@@ -11,8 +11,6 @@ from xpcap.layers.attention_cells import (
     attention_forward,
     attention_lstm_step_backward,
     attention_lstm_step_forward,
-    attention_rnn_step_backward,
-    attention_rnn_step_forward,
 )
 from xpcap.layers.cells import CELLS, Cell
 from xpcap.layers.dropout import dropout_backward, dropout_forward
@@ -27,8 +25,7 @@ from xpcap.layers.lstm import (
     lstm_step_forward,
 )
 from xpcap.layers.rnn import rnn_backward, rnn_forward, rnn_rows_backward, rnn_rows_forward, rnn_step_backward, rnn_step_forward
-from xpcap.layers.rows import Beside, Rows
-from xpcap.ops import sigmoid
+from xpcap.ops import Beside, Rows, sigmoid
 
 __all__ = [
     "CELLS",
@@ -42,8 +39,6 @@ __all__ = [
     "attention_forward",
     "attention_lstm_step_backward",
     "attention_lstm_step_forward",
-    "attention_rnn_step_backward",
-    "attention_rnn_step_forward",
     "dot_product_attention_backward",
     "dot_product_attention_forward",
     "dropout_backward",

@@ -1,18 +1,26 @@
-"""Dot-product attention over the places of a picture: by itself, and beside the steps of a recurrent cell.
+"""Dot-product attention over the places of a picture: by itself, and as the extra term of a recurrent cell.
 
 Source: the form of UMich EECS 498-007, assignment 5; the scaled dot product is Vaswani et al. 2017, section 3.2.1, with the places as keys and values.
 """
 
 from typing import NamedTuple
 
-from xpcap.attending import attend_backward_steps, attend_steps, attention_sum
 from xpcap.backend import Array, get_array_module
 from xpcap.layers.checks import check_arrays, check_upstream
-from xpcap.layers.rows import Rows
-from xpcap.loops import Step, TakeStep, row_products_add, row_products_transpose, single_step
-from xpcap.ops import product
+from xpcap.memory import Buffer, fresh
+from xpcap.ops import (
+    Rows,
+    Step,
+    TakeStep,
+    attend_backward_steps,
+    attend_steps,
+    attention_sum,
+    product,
+    row_products_add,
+    row_products_transpose,
+    single_step,
+)
 from xpcap.threads import in_turn
-from xpcap.workspace import Buffer, fresh
 
 
 class DotProductCache(NamedTuple):
@@ -70,7 +78,7 @@ def dot_product_attention_backward(dattn: Array, cache: DotProductCache) -> tupl
 
 
 class Attention:
-    """A step's `beside` that attends: context @ Wattn, with context = dot-product attention to the places of the row's sequence, from h_prev.
+    """The extra term of a step that attends: context @ Wattn, with context = dot-product attention to the places of the row's sequence, from h_prev.
 
     Parameters
     ----------

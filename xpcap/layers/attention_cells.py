@@ -1,4 +1,4 @@
-"""Recurrent cells that attend: a step of each that is given a context, and a whole sequence, which attends at every step.
+"""Recurrent cells that attend: an LSTM step that is given a context, and whole sequences of any cell.
 
 Source: the attention LSTM of UMich EECS 498-007, assignment 5.
 """
@@ -6,13 +6,12 @@ Source: the attention LSTM of UMich EECS 498-007, assignment 5.
 from typing import Any, NamedTuple
 
 from xpcap.backend import Array, get_array_module
-from xpcap.errors import unknown
+from xpcap.errors import OptionError, unknown
 from xpcap.layers.attention import Attention, check_places, from_places, to_places
-from xpcap.layers.cells import CELLS, check_takes_beside
+from xpcap.layers.cells import CELLS, check_takes_term
 from xpcap.layers.checks import check_arrays, check_upstream
 from xpcap.layers.lstm import ORDER, LSTMStepCache, lstm_step_backward, lstm_step_forward
-from xpcap.layers.rnn import RNNStepCache, rnn_step_backward, rnn_step_forward
-from xpcap.layers.rows import Rows, from_rows, to_rows
+from xpcap.ops import Rows, from_rows, to_rows
 from xpcap.threads import in_turn
 
 
@@ -21,13 +20,6 @@ class AttentionLSTMStepCache(NamedTuple):
 
     D: int
     step: LSTMStepCache  # on x and attn side by side
-
-
-class AttentionRNNStepCache(NamedTuple):
-    """Cache of attention_rnn_step_forward."""
-
-    D: int
-    step: RNNStepCache  # on x and attn side by side
 
 
 class AttentionCache(NamedTuple):
@@ -86,25 +78,6 @@ def attention_lstm_step_backward(
 
 
 @in_turn
-def attention_rnn_step_forward(
-    x: Array, prev_h: Array, attn: Array, Wx: Array, Wh: Array, Wattn: Array, b: Array
-) -> tuple[Array, AttentionRNNStepCache]:  # fmt: skip
-    """next_h = tanh(x @ Wx + prev_h @ Wh + attn @ Wattn + b): rnn_step_forward given a context attn (N, H), with Wattn (H, H)."""
-    check_arrays("attention_rnn_step_forward", "x:N,D prev_h:N,H attn:N,H Wx:D,H Wh:H,H Wattn:H,H b:H", x, prev_h, attn, Wx, Wh, Wattn, b)
-    xp = get_array_module(x)
-    next_h, step = rnn_step_forward(xp.concatenate((x, attn), axis=1), prev_h, xp.concatenate((Wx, Wattn)), Wh, b)
-    return next_h, AttentionRNNStepCache(len(Wx), step)
-
-
-@in_turn
-def attention_rnn_step_backward(dnext_h: Array, cache: AttentionRNNStepCache) -> tuple[Array, Array, Array, Array, Array, Array, Array]:
-    """Gradients of attention_rnn_step_forward: dnext_h (N, H) to dx, dprev_h, dattn, dWx, dWh, dWattn, db."""
-    D, step = cache
-    dinput, dprev_h, dweights, dWh, db = rnn_step_backward(dnext_h, step)
-    return dinput[:, :D], dprev_h, dinput[:, D:], dweights[:D], dWh, dweights[D:], db
-
-
-@in_turn
 def attention_forward(
     x: Array, A: Array, Wx: Array, Wh: Array, Wattn: Array, b: Array, cell: str = "lstm"
 ) -> tuple[Array, AttentionCache]:  # fmt: skip
@@ -132,15 +105,18 @@ def attention_forward(
     """
     if cell not in CELLS:
         raise unknown("attention_forward", "cell", cell, CELLS)
-    check_takes_beside("attention_forward", cell)
+    check_takes_term("attention_forward", cell)
     kind = CELLS[cell]
-    G = f"{kind.gates}H"
+    shapes = kind.shapes(1, 1)
+    if set(shapes) != {"Wx", "Wh", "b"}:
+        raise OptionError(f"attention_forward: cell {cell!r} has the parameters {', '.join(shapes)}, expected one of Wx, Wh and b")
+    G = f"{shapes['b'][0]}H"
     check_places("attention_forward", A, f"x:N,T,D Wh:H,{G} Wx:D,{G} Wattn:H,{G} b:{G}", x, Wh, Wx, Wattn, b, note=ORDER if cell == "lstm" else "")
     N, T, _ = x.shape
     x_rows, rows, attention = to_rows(x), Rows.full(N, T), Attention(to_places(A), Wattn)
     a = x_rows @ Wx  # (T*N, G)
     a += b
-    h, loop = kind.rows_forward(a, (attention.start(),) * kind.states, Wh, rows, beside=attention)
+    h, loop = kind.rows_forward(a, (attention.start(),) * kind.states, {"Wh": Wh}, rows, term=attention)
     return from_rows(h, N, T), AttentionCache(x_rows, Wx, A.shape, attention, rows, cell, loop)
 
 
@@ -150,6 +126,6 @@ def attention_backward(dh: Array, cache: AttentionCache) -> tuple[Array, Array, 
     x, Wx, shape, attention, rows, cell, loop = cache
     N, T = rows.N, len(rows.sizes)
     check_upstream("attention_backward", "dh", dh, (N, T, attention.hidden), x)
-    da, dstate0, dWh = CELLS[cell].rows_backward(to_rows(dh), loop)
+    da, dstate0, grads = CELLS[cell].rows_backward(to_rows(dh), loop)
     dA, dWattn = attention.gradients(da, sum(dstate0), rows)
-    return from_rows(da @ Wx.T, N, T), from_places(dA, shape), x.T @ da, dWh, dWattn, da.sum(axis=0)
+    return from_rows(da @ Wx.T, N, T), from_places(dA, shape), x.T @ da, grads["Wh"], dWattn, da.sum(axis=0)

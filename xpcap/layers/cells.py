@@ -1,6 +1,6 @@
-"""The table of recurrent cells. To add a cell, add an entry; no code above this file depends on which cell it is."""
+"""The table of recurrent cells. To add a cell, add an entry: no code above this file knows which it is."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from xpcap.backend import Array, get_array_module
@@ -8,28 +8,51 @@ from xpcap.errors import OptionError
 from xpcap.layers.activations import Activation, lstm_activations, no_activations, rnn_activations
 from xpcap.layers.lstm import lstm_advance, lstm_rows_backward, lstm_rows_forward
 from xpcap.layers.rnn import rnn_advance, rnn_rows_backward, rnn_rows_forward
+from xpcap.memory import Buffer
+from xpcap.ops.recurrent import Beside, Rows
 
 State = tuple[Array, ...]  # h first; each array (n, H)
+Shapes = dict[str, tuple[int, ...]]
+Params = Mapping[str, Array]
 
 
 class Cell(NamedTuple):
-    """A recurrent cell that works on pre-activations a = x @ Wx + b with G = gates * H columns.
+    """A recurrent cell: its parameters, a step for sampling, and a loop with gradients for training.
 
-    ``step(a, state, Wh, buffer, beside=None) -> state`` takes one step, for sampling.
-    ``rows_forward(a, state0, Wh, rows, buffer=None, beside=None) -> h, cache`` loops over packed Rows; h is (R, H). In state0 all but h may be None: zeros.
-    ``rows_backward(dh, cache, buffer=None, dWh=None) -> da, dstate0, dWh`` returns its gradients.
-    A cell with `takes_beside` adds the extra term `beside`, such as attention, to its pre-activations in both. One without is never given it, may leave
-    the parameter out, and is refused where it is needed.
-    ``activations(cache) -> dict`` names what the loop's nonlinearities gave, for the doctor; a cell may leave it out.
+    A cell works on pre-activations a = x @ weight + bias, (n, G), of the parameters that `inputs`
+    names. The caller computes a, once for each distinct word, and the gradients of these two;
+    all other parameters are the cell's own. `params` is a mapping of the names in `shapes`.
+
+    ``shapes(W, H)`` names the parameters, in the order of the buffer, for word vectors of W and
+    states of H numbers. Matrices are drawn from randn / sqrt(rows); vectors begin at zero.
+
+    ``step(a, state, params, buffer) -> state`` takes one step of n hypotheses. The first array of
+    a state is the cell's output. `buffer` is memory for temporaries, not for the new state.
+
+    ``rows_forward(a, state0, params, rows, buffer=None) -> h, cache`` takes all steps of packed
+    Rows; h (R, H). In state0 all arrays but the first may be None: zeros.
+
+    ``rows_backward(dh, cache, buffer=None, grads=None) -> da, dstate0, grads`` returns the
+    gradients of a (R, G), of each array in state0, and of the cell's own parameters by name. It
+    may write the latter to the arrays of `grads`, if given.
+
+    A cell with `takes_term` has one more parameter in `step` and in `rows_forward`, ``term=None``:
+    what each step adds to the pre-activation a besides, such as attention. It may be added to any
+    part of a step's pre-activation whose gradient is da, but not to what a reset gate scales: the
+    term's own gradients are computed from da. A cell without is never given a term, and is refused
+    where one is needed.
+
+    Dropout is the captioner's: of image features, word vectors and h. A cell drops nothing.
     """
 
-    gates: int  # columns of Wx, Wh and b, in units of H
+    shapes: Callable[[int, int], Shapes]
     states: int  # number of arrays in a state
     step: Callable[..., State]
     rows_forward: Callable[..., tuple[Array, Any]]
-    rows_backward: Callable[..., tuple[Array, State, Array]]
-    activations: Callable[[Any], dict[str, Activation]] = no_activations
-    takes_beside: bool = False
+    rows_backward: Callable[..., tuple[Array, State, Params]]
+    activations: Callable[[Any], dict[str, Activation]] = no_activations  # of a cache, for the doctor
+    takes_term: bool = False
+    inputs: tuple[str, str] = ("Wx", "b")  # weight (W, G) and bias (G,)
 
     def initial(self, h0: Array) -> State:
         """The state before the first step: h0 (n, H), with zeros for the other arrays."""
@@ -37,17 +60,53 @@ class Cell(NamedTuple):
         return (h0, *(xp.zeros_like(h0) for _ in range(self.states - 1)))
 
 
+def one_layer(
+    gates: int,
+    states: int,
+    advance: Callable[..., Any],
+    rows_forward: Callable[..., Any],
+    rows_backward: Callable[..., Any],
+    activations: Callable[[Any], dict[str, Activation]],
+) -> Cell:
+    """A Cell of one layer, with Wx (W, G), Wh (H, G) and b (G,); G = gates * H.
+
+    The functions take Wh in the place of `params`, and the last returns its gradient alone.
+    """
+
+    def shapes(W: int, H: int) -> Shapes:
+        return {"Wx": (W, gates * H), "Wh": (H, gates * H), "b": (gates * H,)}
+
+    def step(a: Array, state: State, params: Params, buffer: Buffer, term: Beside | None = None) -> State:
+        return advance(a, state, params["Wh"], buffer, term)
+
+    def forward(
+        a: Array,
+        state0: State,
+        params: Params,
+        rows: Rows,
+        buffer: Buffer | None = None,
+        term: Beside | None = None,
+    ) -> tuple[Array, Any]:
+        return rows_forward(a, state0, params["Wh"], rows, buffer, term)
+
+    def backward(dh: Array, cache: Any, buffer: Buffer | None = None, grads: Params | None = None) -> tuple[Array, State, Params]:
+        da, dstate0, dWh = rows_backward(dh, cache, buffer, None if grads is None else grads["Wh"])
+        return da, dstate0, {"Wh": dWh}
+
+    return Cell(shapes, states, step, forward, backward, activations, takes_term=True)
+
+
 CELLS: dict[str, Cell] = {
-    "rnn": Cell(1, 1, rnn_advance, rnn_rows_forward, rnn_rows_backward, rnn_activations, takes_beside=True),
-    "lstm": Cell(4, 2, lstm_advance, lstm_rows_forward, lstm_rows_backward, lstm_activations, takes_beside=True),
+    "rnn": one_layer(1, 1, rnn_advance, rnn_rows_forward, rnn_rows_backward, rnn_activations),
+    "lstm": one_layer(4, 2, lstm_advance, lstm_rows_forward, lstm_rows_backward, lstm_activations),
 }
 
 
-def check_takes_beside(function: str, cell: str) -> None:
-    """OptionError : a cell in CELLS adds no extra term, so it cannot attend."""
-    if not CELLS[cell].takes_beside:
-        able = ", ".join(name for name, one in CELLS.items() if one.takes_beside)
+def check_takes_term(function: str, cell: str) -> None:
+    """OptionError : a cell in CELLS takes no extra term, so it cannot attend."""
+    if not CELLS[cell].takes_term:
+        able = ", ".join(name for name, one in CELLS.items() if one.takes_term)
         raise OptionError(
-            f"{function}: cell {cell!r} cannot attend, expected one that adds an extra term to its pre-activations, such as {able}; "
-            "if it does, say so in its Cell with takes_beside=True"
+            f"{function}: cell {cell!r} cannot attend, expected one that adds an extra term to its "
+            f"pre-activations, such as {able}; if it does, say so in its Cell with takes_term=True"
         )

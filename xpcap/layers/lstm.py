@@ -7,11 +7,23 @@ from typing import Any, NamedTuple
 
 from xpcap.backend import Array, get_array_module
 from xpcap.layers.checks import check_arrays, check_upstream
-from xpcap.layers.rows import Beside, Rows, from_rows, to_rows, zero_without_steps
-from xpcap.loops import lstm_backward_steps, lstm_steps, single_step, start_states
-from xpcap.ops import Gates, lstm_gates, lstm_gates_backward, product
+from xpcap.memory import Buffer, fresh
+from xpcap.ops import (
+    Beside,
+    Gates,
+    Rows,
+    from_rows,
+    lstm_backward_steps,
+    lstm_gates,
+    lstm_gates_backward,
+    lstm_steps,
+    product,
+    single_step,
+    start_states,
+    to_rows,
+    zero_without_steps,
+)
 from xpcap.threads import in_turn
-from xpcap.workspace import Buffer, fresh
 
 ORDER = "gates stack i, f, o, g"
 State = tuple[Array, Array]  # h and c, each (n, H)
@@ -34,7 +46,7 @@ class LSTMRowsCache(NamedTuple):
     out: Gates  # h and c (N+R, H), the initial states, then those after each row; gates (R, 4H) and tanh_c (R, H) by row
     Wh: Array  # (H, 4H)
     rows: Rows
-    beside: Beside | None
+    term: Beside | None
 
 
 class LSTMCache(NamedTuple):
@@ -86,18 +98,18 @@ def lstm_step_backward(dnext_h: Array, dnext_c: Array, cache: LSTMStepCache) -> 
     return da @ Wx.T, da @ Wh.T, dprev_c, x.T @ da, prev_h.T @ da, da.sum(axis=0)
 
 
-def lstm_advance(a: Array, state: State, Wh: Array, buffer: Buffer, beside: Beside | None = None) -> State:
+def lstm_advance(a: Array, state: State, Wh: Array, buffer: Buffer, term: Beside | None = None) -> State:
     """One step for n hypotheses: from a (n, 4H) and (h, c) to the next (h, c), in fresh memory. `buffer` is for temporaries."""
     h, _ = state
     xp = get_array_module(h)
     out = Gates(xp.empty_like(h), xp.empty_like(h), buffer("gates", a.shape), buffer("tanh_c", h.shape))
-    lstm_steps(a, Wh, state, out, beside)(single_step(len(h)))
+    lstm_steps(a, Wh, state, out, term)(single_step(len(h)))
     return out.h, out.c
 
 
 @in_turn
 def lstm_rows_forward(
-    a: Array, state0: tuple[Array, Array | None], Wh: Array, rows: Rows, buffer: Buffer | None = None, beside: Beside | None = None
+    a: Array, state0: tuple[Array, Array | None], Wh: Array, rows: Rows, buffer: Buffer | None = None, term: Beside | None = None
 ) -> tuple[Array, LSTMRowsCache]:
     """Run the LSTM over packed rows: a step on a_t + h_{t-1} @ Wh for the sequences alive at each t.
 
@@ -108,7 +120,7 @@ def lstm_rows_forward(
     Wh : array (H, 4H), float
     rows : Rows; which sequence and step each of the R rows belongs to
     buffer : memory for results and cache; None allocates
-    beside : an extra term that each step adds to its pre-activation from h_{t-1}, such as attention
+    term : what each step adds to its pre-activation from h_{t-1} besides, such as attention
 
     Returns
     -------
@@ -129,10 +141,10 @@ def lstm_rows_forward(
     h, c, gates, tanh_c = buffer("h", (N + R, H)), buffer("c", (N + R, H)), buffer("gates", (R, 4 * H)), buffer("tanh_c", (R, H))
     start_states(h0, c0, h, c)
     out = Gates(h, c, gates, tanh_c)
-    take = lstm_steps(a, Wh, (h, c), out, beside)
+    take = lstm_steps(a, Wh, (h, c), out, term)
     for step in rows.steps:
         take(step)
-    return h[N:], LSTMRowsCache(out, Wh, rows, beside)
+    return h[N:], LSTMRowsCache(out, Wh, rows, term)
 
 
 @in_turn
@@ -152,14 +164,14 @@ def lstm_rows_backward(
     -------
     da (R, 4H), (dh0, dc0), each (N, H), dWh (H, 4H)
     """
-    out, Wh, rows, beside = cache
+    out, Wh, rows, term = cache
     h, (R, H), N = out.h, out.tanh_c.shape, rows.N
     check_upstream("lstm_rows_backward", "dh", dh, (R, H), h)
     if dc_T is not None:
         check_upstream("lstm_rows_backward", "dc_T", dc_T, (N, H), h)
     buffer = buffer or fresh(h)
     da, dh_next, dc, scratch = buffer("da", (R, 4 * H)), buffer("dh_next", (N, H)), buffer("dc", (N, H)), buffer("scratch", (N * H,))
-    take = lstm_backward_steps(dh, dh_next, dc, out, Wh, da, scratch, beside, dc_T)
+    take = lstm_backward_steps(dh, dh_next, dc, out, Wh, da, scratch, term, dc_T)
     for step in reversed(rows.steps):
         take(step)
     if dc_T is None:

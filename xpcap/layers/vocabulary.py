@@ -4,9 +4,9 @@ from typing import Any, NamedTuple
 
 from xpcap.backend import Array, is_device_array
 from xpcap.layers.checks import check_arrays, check_ids
+from xpcap.memory import Buffer, fresh
 from xpcap.ops import add_product, product, word_loss
 from xpcap.threads import in_turn
-from xpcap.workspace import Buffer, fresh
 
 BLOCK = 1 << 22  # scores in a block on the host: more would not stay in cache
 DEVICE_BLOCK = 1 << 26  # on a GPU: a block costs launches, and its scores, 256 MB of float32 at most, should not fill the memory

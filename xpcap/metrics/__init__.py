@@ -1,10 +1,9 @@
-"""Scores, one file each. Those of captions against references are in the table METRICS; a model's own come from `teacher_forced`."""
+"""Scores of captions against references, one file each, in the table METRICS."""
 
 from xpcap.metrics.bleu import Bleu, UnigramBleu, corpus_bleu, smoothed_bleu, unigram_bleu
 from xpcap.metrics.cider import Cider, Cider2015, CiderD, DocumentFrequencies
 from xpcap.metrics.metric import Interval, Metric, References, Scored, Sums, Words, averaged, intervals, paired
 from xpcap.metrics.rouge import RougeL, rouge_l
-from xpcap.metrics.teacher_forced import TeacherForced, teacher_forced
 from xpcap.metrics.variety import Distinct, Length, Novel, WordsUsed
 
 # in the order that tables show them
@@ -13,6 +12,6 @@ ALIASES = {"cider_d": "cider"}  # a second name of a score, to its first
 
 __all__ = [
     "ALIASES", "METRICS", "Bleu", "Cider", "Cider2015", "CiderD", "Distinct", "DocumentFrequencies", "Interval", "Length", "Metric", "Novel",
-    "References", "RougeL", "Scored", "Sums", "TeacherForced", "UnigramBleu", "Words", "WordsUsed", "averaged", "corpus_bleu", "intervals",
-    "paired", "rouge_l", "smoothed_bleu", "teacher_forced", "unigram_bleu",
+    "References", "RougeL", "Scored", "Sums", "UnigramBleu", "Words", "WordsUsed", "averaged", "corpus_bleu", "intervals",
+    "paired", "rouge_l", "smoothed_bleu", "unigram_bleu",
 ]  # fmt: skip

@@ -3,9 +3,9 @@
 from xpcap.models.batch import Batch, FeatureRows
 from xpcap.models.beam import Beam
 from xpcap.models.captioner import Captioner
-from xpcap.models.captioning_rnn import CaptioningRNN
+from xpcap.models.captioning_rnn import CaptioningRNN, build_model
 from xpcap.models.config import ModelConfig
-from xpcap.models.decoding import Said
+from xpcap.models.decoding import Decoded
 from xpcap.models.ensemble import Ensemble
 from xpcap.models.network import Score
 from xpcap.models.parameters import Parameters
@@ -17,12 +17,13 @@ __all__ = [
     "Captioner",
     "CaptioningRNN",
     "Choice",
+    "Decoded",
     "Ensemble",
     "FeatureRows",
     "ModelConfig",
     "Parameters",
     "Policy",
-    "Said",
     "Sampling",
     "Score",
+    "build_model",
 ]

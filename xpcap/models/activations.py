@@ -2,11 +2,10 @@
 
 from xpcap.backend import Array
 from xpcap.layers.activations import Activation
-from xpcap.layers.cells import CELLS
+from xpcap.memory import fresh
 from xpcap.models import network
 from xpcap.models.captioning_rnn import CaptioningRNN
-from xpcap.models.entry import enter
-from xpcap.workspace import fresh
+from xpcap.models.entry import prepare_batch
 
 
 def activations(model: CaptioningRNN, features: Array, captions: Array) -> dict[str, Activation]:
@@ -23,5 +22,5 @@ def activations(model: CaptioningRNN, features: Array, captions: Array) -> dict[
     """
     config, params = model.config, model.params
     buffer = fresh(params.flat)
-    (part,) = enter("activations", config, params.flat, model.word_to_idx["<NULL>"], features, captions, [buffer], None, None)
-    return CELLS[config.cell].activations(network.forward(config, params, part, buffer).cell)
+    (part,) = prepare_batch("activations", config, params.flat, model.word_to_idx["<NULL>"], features, captions, [buffer], None, None)
+    return config.recurrent.activations(network.forward(config, params, part, buffer).cell)

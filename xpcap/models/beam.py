@@ -1,4 +1,4 @@
-"""Beam search: a few hypotheses of each picture side by side, alike or in groups that are made to differ."""
+"""Beam search: a few hypotheses of each picture at once, in one beam or in groups that differ."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import KW_ONLY, dataclass
@@ -7,32 +7,35 @@ from typing import NamedTuple
 import numpy as np
 
 from xpcap.backend import Array, get_array_module
-from xpcap.errors import OptionError
-from xpcap.models.policies import Choice, Chooser, Policy, Special, check_number
+from xpcap.errors import OptionError, check_number, check_whole
+from xpcap.memory import Buffer
+from xpcap.models.policies import Choice, Policy, Special, StepFunction
 from xpcap.models.scores import largest
 from xpcap.models.transcript import Transcript
-from xpcap.workspace import Buffer
 
 
 @dataclass(frozen=True)
 class Beam(Policy):
-    """The `width` likeliest beginnings of a caption go on side by side; the caption with the best score of those that come out is returned.
+    """Beam search: the `width` likeliest beginnings of a caption go on, and the best score wins.
 
     score = total log-probability / words**length_penalty, END counted in both
 
-    In each step the continuations of all hypotheses of a picture are ranked by total log-probability, ties by the parent's rank, then by the
-    word's id. The best go on, as many as have not ended: a hypothesis that says END leaves, and the beam is narrower by one. Where
-    `max_length` cuts a hypothesis, it counts as it is. A picture is done early if no hypothesis in its beam can reach the `n_best`
-    any more: a total only falls, so none comes above total / max_length**length_penalty. That changes no result.
+    In each step the continuations of all hypotheses of a picture are ranked by total
+    log-probability, ties by the parent's rank, then by the word's id. The best go on, as many as
+    have not ended: a hypothesis leaves with END, and the beam is narrower by one. Where
+    `max_length` cuts a hypothesis, it counts as it is. A picture is finished early if no hypothesis
+    in its beam can reach the `n_best` any more: a total only falls, so none comes above
+    total / max_length**length_penalty. That changes no result.
 
     Parameters
     ----------
     width : hypotheses of a picture
     length_penalty : power of the length in the score; 0 ranks by total log-probability, which prefers short captions
     n_best : captions to return of each picture
-    groups : hypotheses are dealt into so many groups of equal width; each is a beam of its own, and groups choose in turn
-    diversity : in a step, what is taken off a word's log-probability, in ranking only, for each hypothesis of the groups before that has just
-        said it
+    groups : groups of equal width that the hypotheses are dealt into; each is a beam of its own,
+        and groups choose in turn
+    diversity : penalty subtracted, for ranking only, from a word's log-probability for each
+        hypothesis of an earlier group that chose the word in this step
 
     Raises
     ------
@@ -50,7 +53,7 @@ class Beam(Policy):
     groups: int = 1
     diversity: float = 0.5
 
-    normalised, rowwise = True, False
+    rowwise = False
 
     @property
     def title(self) -> str:
@@ -59,9 +62,9 @@ class Beam(Policy):
 
     def __post_init__(self) -> None:
         for name in ("width", "n_best", "groups"):
-            check_number("Beam", name, getattr(self, name), 1, whole=True)
-        check_number("Beam", "length_penalty", self.length_penalty, 0, 10)
-        check_number("Beam", "diversity", self.diversity, 0, 1000)
+            check_whole("Beam", f"`{name}`", getattr(self, name), 1)
+        check_number("Beam", "`length_penalty`", self.length_penalty, 0, 10)
+        check_number("Beam", "`diversity`", self.diversity, 0, 1000)
         if self.n_best > self.width:
             raise OptionError(f"Beam: `n_best` is {self.n_best}, expected at most {self.width}, as in `width`: no more captions come out of a beam")
         if self.width % self.groups:
@@ -73,106 +76,117 @@ class Beam(Policy):
         return self.width // self.groups
 
     @property
-    def places(self) -> int:
-        """Hypotheses of a picture. Hypothesis j in group g of picture i of N has the place (g * N + i) * size + j."""
+    def slots(self) -> int:
+        """Hypotheses of a picture; j in group g of picture i of N has slot (g * N + i) * size + j."""
         return self.width
 
-    def begin(self, numbers: np.ndarray, special: Special, buffer: Buffer) -> Chooser:
+    def start(self, numbers: np.ndarray, special: Special, buffer: Buffer) -> StepFunction:
         return Search(self, len(numbers), special.null, buffer)
 
-    def settled(self, said: Transcript) -> np.ndarray:
-        ended, totals, scores = (self._by_picture(x) for x in (said.ended, said.totals, self._scores(said)))
+    def finished(self, transcript: Transcript) -> np.ndarray:
+        by_slot = transcript.ended, transcript.totals, self._scores(transcript)
+        ended, totals, scores = (self._by_picture(x) for x in by_slot)
         found = np.sort(np.where(ended, scores, -np.inf), axis=1)[:, -self.n_best]
         reach = np.where(ended, -np.inf, totals).max(axis=1) / self.max_length**self.length_penalty
         done = (reach < found) | (reach == -np.inf)
-        return said.ended | np.tile(np.repeat(done, self.size), self.groups)
+        return transcript.ended | np.tile(np.repeat(done, self.size), self.groups)
 
-    def ranked(self, said: Transcript) -> np.ndarray:
-        order = np.argsort(-self._by_picture(self._scores(said)), axis=1, kind="stable")[:, : self.n_best]
-        return np.take_along_axis(self._by_picture(np.arange(len(said.ended))), order, axis=1)
+    def select(self, transcript: Transcript) -> np.ndarray:
+        scores = self._by_picture(self._scores(transcript))
+        order = np.argsort(-scores, axis=1, kind="stable")[:, : self.n_best]
+        slots = self._by_picture(np.arange(len(transcript.ended)))
+        return np.take_along_axis(slots, order, axis=1)
 
-    def _scores(self, said: Transcript) -> np.ndarray:
-        return said.totals / np.maximum(said.lengths, 1) ** self.length_penalty
+    def _scores(self, transcript: Transcript) -> np.ndarray:
+        return transcript.totals / np.maximum(transcript.lengths, 1) ** self.length_penalty
 
     def _by_picture(self, x: np.ndarray) -> np.ndarray:
-        """One value of each hypothesis, from the order of their places to (N, width)."""
+        """One value of each hypothesis, from the order of slots to (N, width)."""
         return x.reshape(self.groups, -1, self.size).swapaxes(0, 1).reshape(-1, self.width)
 
 
 class Group(NamedTuple):
-    """The n hypotheses of one group, and the m that it makes of them. Indices count from the first row of the group.
+    """The n hypotheses of one group, and the m that continue them; rows count from the group's first.
 
-    Those of one picture choose together. Each has a row in a table, which has `size` rows a picture, and puts its best words there.
+    Those of one picture compete in a table with `size` rows a picture: each puts its best words
+    into its row.
     """
 
     own: slice  # of all hypotheses
     rows: Array  # (n,) int, row of each in the table
-    made: Array  # (m,) int, likewise of each one made: the j-th of a picture takes its j-th best entry
-    firsts: Array  # (m,) int, the picture's first hypothesis before the choice
+    next_rows: Array  # (m,) int, likewise after the step: the j-th takes its picture's j-th best entry
+    firsts: Array  # (m,) int, the picture's first hypothesis before the step
 
 
 class Search:
-    """The choices of a beam for the N pictures of one call."""
+    """The StepFunction of a beam for N pictures."""
 
     def __init__(self, beam: Beam, N: int, null: int, buffer: Buffer) -> None:
         self._beam, self._N, self._null, self._buffer = beam, N, null, buffer
 
-    def __call__(self, scores: Array, totals: Array | None, t: int, places: np.ndarray) -> Choice:
-        xp, n, cells = get_array_module(scores), len(scores), places // self._beam.size
-        if totals is None:  # the first step: a picture has one hypothesis, and every group begins with it
+    def __call__(self, scores: Array, totals: Array | None, t: int, slots: np.ndarray) -> Choice:
+        xp, n, beams = get_array_module(scores), len(scores), slots // self._beam.size
+        if totals is None:  # the first step: a picture has one hypothesis, and every group starts from it
             copies = self._beam.groups
-            scores, totals, cells = xp.concatenate([scores] * copies), xp.zeros(n * copies, scores.dtype), np.arange(n * copies)
+            scores = xp.concatenate([scores] * copies)
+            totals, beams = xp.zeros(n * copies, scores.dtype), np.arange(n * copies)
         choices: list[Choice] = []
-        said: list[Array] = []
-        for group in self._groups(cells, t == 0):
+        chosen: list[Array] = []  # by the groups before, (N * size,) words each; -1: none
+        for group in self._groups(beams, t == 0):
             own = scores[group.own]
-            words, parents, new = self._choose(self._held_off(own, said, group), own, totals[group.own], group)
+            penalised = self._penalised(own, chosen, group)
+            words, parents, new = self._choose(penalised, own, totals[group.own], group)
             choices.append(Choice(words, (parents + group.own.start) % n, new))
             if self._beam.groups == 1:
                 return choices[0]
-            said.append(xp.full(self._N * self._beam.size, -1, np.int32))
-            said[-1][group.made] = words
+            chosen.append(xp.full(self._N * self._beam.size, -1, np.int32))
+            chosen[-1][group.next_rows] = words
         return Choice(*(xp.concatenate(parts) for parts in zip(*choices, strict=True)))
 
-    def _groups(self, cells: np.ndarray, first_step: bool) -> Iterator[Group]:
-        """The groups with hypotheses left, from the cell of each: group * N + picture. All indices go to the device at once."""
-        size, n = self._beam.size, len(cells)
-        bounds = np.searchsorted(cells, self._N * np.arange(self._beam.groups + 1))
-        firsts = np.searchsorted(cells, cells)
-        rows = cells % self._N * size + np.arange(n) - firsts
-        firsts -= bounds[cells // self._N]
-        made = rows
+    def _groups(self, beams: np.ndarray, first_step: bool) -> Iterator[Group]:
+        """The groups with hypotheses left, given each one's beam, group * N + picture, rising.
+
+        All indices go to the device at once.
+        """
+        size, n = self._beam.size, len(beams)
+        bounds = np.searchsorted(beams, self._N * np.arange(self._beam.groups + 1))
+        firsts = np.searchsorted(beams, beams)
+        rows = beams % self._N * size + np.arange(n) - firsts
+        firsts -= bounds[beams // self._N]
+        next_rows = rows
         if first_step:
-            made, firsts = (rows[:, None] + np.arange(size)).reshape(-1), firsts.repeat(size)
-        each, m = len(made) // n, len(made)
-        sent = self._buffer.upload("groups", np.concatenate([rows, made, firsts]).astype(np.int32))
+            next_rows, firsts = (rows[:, None] + np.arange(size)).reshape(-1), firsts.repeat(size)
+        each, m = len(next_rows) // n, len(next_rows)
+        indices = np.concatenate([rows, next_rows, firsts]).astype(np.int32)
+        sent = self._buffer.upload("groups", indices)
         for start, stop in zip(bounds[:-1].tolist(), bounds[1:].tolist(), strict=True):
             if start < stop:
                 new = slice(n + start * each, n + stop * each)
                 yield Group(slice(start, stop), sent[start:stop], sent[new], sent[new.start + m : new.stop + m])
 
-    def _held_off(self, scores: Array, said: Sequence[Array], group: Group) -> Array:
-        """Scores (n, V) less `diversity` for each hypothesis of the groups before that has just said the word; -1 in `said` is nobody."""
-        if not said:
+    def _penalised(self, scores: Array, chosen: Sequence[Array], group: Group) -> Array:
+        """Scores (n, V) less `diversity` for each hypothesis of the groups before that chose the word."""
+        if not chosen:
             return scores
-        xp, held = get_array_module(scores), scores.copy()
-        flat, starts = held.reshape(-1), xp.arange(len(scores), dtype=np.int64) * scores.shape[1]
+        xp, penalised = get_array_module(scores), scores.copy()
+        flat, starts = penalised.reshape(-1), xp.arange(len(scores), dtype=np.int64) * scores.shape[1]
         first = group.rows // self._beam.size * self._beam.size
-        for just in said:
+        for words in chosen:
             for j in range(self._beam.size):
-                word = just[first + j]
+                word = words[first + j]
                 at = starts + xp.maximum(word, 0)
                 flat[at] = flat[at] - xp.where(word < 0, 0, self._beam.diversity).astype(scores.dtype)
-        return held
+        return penalised
 
     def _choose(self, ranked: Array, scores: Array, totals: Array, group: Group) -> Choice:
-        """The best continuations of each picture in a group by totals + ranked (n, V); their totals are made of `scores`."""
+        """The best continuations in a group by totals + ranked (n, V); totals add up `scores`."""
         xp, size = get_array_module(scores), self._beam.size
         values, words = largest(ranked, size)  # (n, size)
         table = xp.full((self._N * size, size), -np.inf, scores.dtype)
         table[group.rows] = values + totals[:, None]
-        best, entries = (x.reshape(-1)[group.made] for x in largest(table.reshape(self._N, -1), size))  # (m,)
+        best, entries = (x.reshape(-1)[group.next_rows] for x in largest(table.reshape(self._N, -1), size))  # (m,)
         parents = group.firsts + entries // size
         chosen = words[parents, entries % size]
-        there = best > -np.inf  # else no word is left for this place
-        return Choice(xp.where(there, chosen, self._null), parents, xp.where(there, totals[parents] + scores[parents, chosen], -np.inf))
+        there = best > -np.inf  # else no word is left for this slot
+        new_totals = xp.where(there, totals[parents] + scores[parents, chosen], -np.inf)
+        return Choice(xp.where(there, chosen, self._null), parents, new_totals)

@@ -1,30 +1,30 @@
 """CaptioningRNN: an image sets the initial state of a recurrent cell, which generates the caption word by word, and may look at the image as it does."""
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, Self
 
 import numpy as np
 
 from xpcap.backend import Array, array_module, to_numpy
-from xpcap.errors import unknown
+from xpcap.errors import LARGEST, check_whole, unknown
 from xpcap.layers.attention import Attention
 from xpcap.layers.cells import CELLS, State
+from xpcap.memory import Buffer, Workspace, fresh
 from xpcap.models import network
 from xpcap.models.batch import FeatureRows
 from xpcap.models.captioner import Captioner
-from xpcap.models.checks import as_array, check_counter, check_features, check_terms, check_words
-from xpcap.models.config import ModelConfig, check_sizes
-from xpcap.models.entry import enter, to_device
+from xpcap.models.checks import as_array, check_terms, check_words
+from xpcap.models.config import ModelConfig, check_size
+from xpcap.models.entry import prepare_batch, prepare_features
 from xpcap.models.image import project_image
 from xpcap.models.initial import draw_weights
 from xpcap.models.masks import Draw
-from xpcap.models.network import Member
+from xpcap.models.network import Score, cell_params
 from xpcap.models.packing import pack
 from xpcap.models.parameters import Parameters
 from xpcap.ops import gather, product
 from xpcap.threads import in_turn, side_by_side
-from xpcap.workspace import Buffer, Workspace, fresh
 
 WEIGHTS = 0  # random stream of the initial weights, from the seed
 LEAST_PART = 32  # captions per part: products with fewer rows are too thin to gain from another core
@@ -87,7 +87,9 @@ class CaptioningRNN(Captioner):
             raise unknown("CaptioningRNN", "cell_type", cell_type, CELLS)
         shape = input_dim if isinstance(input_dim, tuple) else (input_dim,)
         for size in shape:
-            check_sizes("CaptioningRNN", input_dim=size, wordvec_dim=wordvec_dim, hidden_dim=hidden_dim)
+            check_size("CaptioningRNN", "input_dim", size)
+        check_size("CaptioningRNN", "wordvec_dim", wordvec_dim)
+        check_size("CaptioningRNN", "hidden_dim", hidden_dim)
         check_words(word_to_idx)
         config = ModelConfig(len(word_to_idx), shape, wordvec_dim, hidden_dim, cell=cell_type, dropout=dropout, inject=inject)
         self._setup(config, word_to_idx, dtype)
@@ -121,7 +123,7 @@ class CaptioningRNN(Captioner):
             model._draw_weights(seed)
         else:
             model.params = params
-            model.seed = check_counter("CaptioningRNN", "seed", seed or 0)
+            model.seed = check_whole("CaptioningRNN", "seed", seed or 0, 0, LARGEST, error=ValueError)
         return model
 
     def _setup(self, config: ModelConfig, word_to_idx: Mapping[str, int], dtype: Any) -> None:
@@ -129,7 +131,7 @@ class CaptioningRNN(Captioner):
         self.dtype = np.dtype(dtype)
         if self.dtype.name not in ("float32", "float64"):
             raise ValueError(f"CaptioningRNN: dtype is {self.dtype}, expected float32 or float64")
-        self.config, self._cell = config, CELLS[config.cell]
+        self.config = config
         self.word_to_idx = dict(word_to_idx)
         self.idx_to_word = {i: w for w, i in self.word_to_idx.items()}
         self._null = self.word_to_idx["<NULL>"]
@@ -138,8 +140,11 @@ class CaptioningRNN(Captioner):
         self._next_step = 0  # of `loss`, where none is given
 
     def _draw_weights(self, seed: int | None) -> None:
-        rng = None if seed is None else np.random.default_rng([check_counter("CaptioningRNN", "seed", seed), WEIGHTS])
-        draw_weights(self.params, rng)
+        rng = None
+        if seed is not None:
+            seed = check_whole("CaptioningRNN", "seed", seed, 0, LARGEST, error=ValueError)
+            rng = np.random.default_rng([seed, WEIGHTS])
+        draw_weights(self.config, self.params, rng)
         if seed is None:  # the course has no dropout: without it, draw nothing more from its stream
             seed = np.random.randint(2**31) if self.dropout else 0
         self.seed = int(seed)
@@ -167,8 +172,12 @@ class CaptioningRNN(Captioner):
         return copy.deepcopy(self)
 
     @property
-    def members(self) -> Sequence[Member]:
-        return [(self.config, self.params)]
+    def like(self) -> Array:
+        return self.params.flat
+
+    @property
+    def size(self) -> int:
+        return int(self.params.flat.size)
 
     # Training
 
@@ -197,7 +206,7 @@ class CaptioningRNN(Captioner):
         features : array (N, D), with attention (N, P, D), host or device, or FeatureRows of a table on the model's device; of the captions in `mine`,
             if that is given
         captions : array (N, T+1), int; inputs are all columns but the last, targets all but the first; NULL targets do not count
-        workspace : xpcap.workspace.Workspace for memory; the gradients, and on a device the loss, stay valid until its next use. A large enough
+        workspace : xpcap.memory.Workspace for memory; the gradients, and on a device the loss, stay valid until its next use. A large enough
             batch is split into as many parts as the workspace has, computed in parallel. None: fresh memory, one part
         weights : array (N,), real, on the host; the weight of each caption. None: 1 each
         total : divisor of the sum. None: N
@@ -217,7 +226,9 @@ class CaptioningRNN(Captioner):
         ValueError : shapes do not match, word ids are outside the vocabulary, a number is out of range, or features of the host are not finite; those
             that lie on a device are not looked at. TypeError : captions are not integers, features no real numbers, or NumPy cannot read them.
         """
-        step = self._next_step if step is None else check_counter("CaptioningRNN.loss", "step", step)
+        if step is None:
+            step = self._next_step
+        step = check_whole("CaptioningRNN.loss", "step", step, 0, LARGEST, error=ValueError)
         captions = to_numpy(as_array("CaptioningRNN.loss", "captions", captions))
         n = len(np.atleast_1d(captions))
         check_terms("CaptioningRNN.loss", workspace, weights, total, smoothing)
@@ -229,7 +240,7 @@ class CaptioningRNN(Captioner):
         if mine is not None and not len(mine):
             self._next_step = step + 1
             return network.nothing(self.params, buffers[0])
-        parts = enter("CaptioningRNN.loss", self.config, self.params.flat, self._null, features, captions, buffers, draw, shares, mine)
+        parts = prepare_batch("CaptioningRNN.loss", self.config, self.params.flat, self._null, features, captions, buffers, draw, shares, mine)
         results = side_by_side(lambda k: network.gradients(self.config, self.params, parts[k], 1 / total, smoothing, buffers[k]), range(len(buffers)))
         loss, grads = results[0]
         for other_loss, other in results[1:]:
@@ -238,6 +249,12 @@ class CaptioningRNN(Captioner):
             flat += other.flat
         self._next_step = step + 1
         return loss, grads
+
+    @in_turn
+    def score(self, features: Array | FeatureRows, captions: Array) -> Score:
+        buffers = [fresh(self.like)]
+        (part,) = prepare_batch(f"{self._name}.score", self.config, self.like, self._null, features, captions, buffers)
+        return network.score([(self.config, self.params)], part)
 
     @in_turn
     def attention(self, features: Array | FeatureRows, captions: Array) -> np.ndarray:
@@ -259,7 +276,7 @@ class CaptioningRNN(Captioner):
         if not self.config.attends:
             raise ValueError(f"CaptioningRNN.attention: `inject` of the model is {self.config.inject}, expected one with attention")
         buffer = fresh(self.params.flat)
-        (part,) = enter("CaptioningRNN.attention", self.config, self.params.flat, self._null, features, captions, [buffer])
+        (part,) = prepare_batch("CaptioningRNN.attention", self.config, self.params.flat, self._null, features, captions, [buffer])
         looked = network.forward(self.config, self.params, part, buffer).image.attention
         assert looked is not None
         packed, (N, columns) = pack(to_numpy(captions), self._null), np.shape(captions)
@@ -277,34 +294,48 @@ class CaptioningRNN(Captioner):
         (h,) or (h, c), each (n, H); then, where `inject` has them, the image's term of every step (n, G) and the places A (n, P, H).
         """
         config, params = self.config, self.params
-        features = as_array("CaptioningRNN.start", "features", features)
-        check_features("CaptioningRNN.start", features, config.feature_shape)
-        image = project_image(config, params, to_device("CaptioningRNN.start", features, params.flat), fresh(params.flat))
-        state = (image.h0,) * self._cell.states if config.attends else self._cell.initial(image.h0)
-        beside = image.term, None if image.attention is None else image.attention.A
-        return (*state, *(array for array in beside if array is not None))
+        features = prepare_features("CaptioningRNN.start", features, config.feature_shape, params.flat, read=False)
+        image = project_image(config, params, features, fresh(params.flat))
+        cell = config.recurrent
+        state = (image.h0,) * cell.states if config.attends else cell.initial(image.h0)
+        constant = image.term, None if image.attention is None else image.attention.A
+        return (*state, *(array for array in constant if array is not None))
 
     @in_turn
     def project(self, words: Array, *, buffer: Buffer | None = None) -> Array:
-        """The input half of a step, W_embed[words] @ Wx + b, (n, G), for `words` (n,), ids on the model's device; held in `buffer` if given."""
+        """The input half of a step, W_embed[words] @ weight + bias of the cell, (n, G), for `words` (n,), ids on the model's device; held in `buffer` if given."""
         params = self.params
+        weight, bias = (params[name] for name in self.config.recurrent.inputs)
         if buffer is None:
-            return params["W_embed"][words] @ params["Wx"] + params["b"]
+            return params["W_embed"][words] @ weight + bias
         vectors = gather(params["W_embed"], words, out=buffer("vectors", (len(words), self.config.wordvec)))
-        a = product(vectors, params["Wx"], out=buffer("a", (len(words), len(params["b"]))))
-        a += params["b"]
+        a = product(vectors, weight, out=buffer("a", (len(words), len(bias))))
+        a += bias
         return a
 
     @in_turn
     def advance(self, a: Array, state: State, buffer: Buffer) -> tuple[Array, State]:
         """Take a step on a = project(words), which may be overwritten. Return the scores (n, V) of the next word, held in `buffer`, and the new state."""
-        params, config, states = self.params, self.config, self._cell.states
-        state, image = state[:states], state[states:]
+        params, config, cell = self.params, self.config, self.config.recurrent
+        state, image = state[: cell.states], state[cell.states :]
         if config.every_step:
             a += image[0]
-        beside = {"beside": Attention(image[-1], params["Wattn"], buffer.scope("attention"))} if config.attends else {}
-        state = self._cell.step(a, state, params["Wh"], buffer.scope("cell"), **beside)
+        term = {}
+        if config.attends:
+            term["term"] = Attention(image[-1], params["Wattn"], buffer.scope("attention"))
+        state = cell.step(a, state, cell_params(config, params), buffer.scope("cell"), **term)
         h = state[0]
         scores = product(h, params["W_vocab"], out=buffer("scores", (len(h), len(params["b_vocab"]))))
         scores += params["b_vocab"]
         return scores, (*state, *image)
+
+
+def build_model(
+    config: ModelConfig,
+    word_to_idx: Mapping[str, int],
+    *,
+    seed: int | None = None,
+    params: Mapping[str, Array] | None = None,
+) -> CaptioningRNN:
+    """The model that a config describes: the one place that chooses the class of a run's model."""
+    return CaptioningRNN.from_config(config, word_to_idx, seed=seed, params=params)

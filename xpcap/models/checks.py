@@ -1,15 +1,15 @@
 """Checks of a vocabulary, of features and of a batch, before a captioner computes anything."""
 
-import operator
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
 from xpcap.backend import Array, get_array_module, is_device_array, to_numpy
+from xpcap.errors import check_number
 from xpcap.layers.checks import all_below
+from xpcap.memory import Workspace
 from xpcap.models.batch import FeatureRows
-from xpcap.workspace import Workspace
 
 
 def check_batch(
@@ -88,13 +88,13 @@ def check_finite(where: str, features: Array, given: Array | None = None) -> Non
 def check_terms(where: str, workspace: Any, weights: Any, total: float | None, smoothing: float) -> None:
     """TypeError, ValueError : what says how the terms of a loss are added up is out of range, or the workspace is none."""
     if not isinstance(workspace, Workspace | None):
-        raise TypeError(f"{where}: workspace is a {type(workspace).__name__}, expected an xpcap.workspace.Workspace, or None")
+        raise TypeError(f"{where}: workspace is a {type(workspace).__name__}, expected an xpcap.memory.Workspace, or None")
     if weights is not None and not np.isfinite(np.asarray(weights, np.float64)).all():
         raise ValueError(f"{where}: weights hold a number that is not finite, expected finite ones")
-    if total is not None and not 0 < total < np.inf:
-        raise ValueError(f"{where}: total is {total}, expected a positive number")
-    if not 0 <= smoothing < 1:
-        raise ValueError(f"{where}: smoothing is {smoothing}, expected a share of probability, in [0, 1)")
+    if total is not None:
+        check_number(where, "total", total, above=0, error=ValueError)
+    share = "; it is a share of probability"
+    check_number(where, "smoothing", smoothing, 0, below=1, hint=share, error=ValueError)
 
 
 def check_words(word_to_idx: Mapping[str, int]) -> None:
@@ -113,13 +113,3 @@ def check_words(word_to_idx: Mapping[str, int]) -> None:
         raise ValueError(f"CaptioningRNN: word_to_idx gives {len(ids)} words only {len(set(ids))} ids, expected one each")
     if word_to_idx.get("<NULL>", len(ids)) >= len(ids):
         raise ValueError(f"CaptioningRNN: word_to_idx has {len(ids)} words but no <NULL> with an id below that, expected one: it marks padding")
-
-
-def check_counter(where: str, name: str, value: Any) -> int:
-    """A seed or a step as an int. ValueError : not in 0..2**63-1. TypeError : no whole number."""
-    number = operator.index(value) if hasattr(value, "__index__") else None
-    if number is None:
-        raise TypeError(f"{where}: {name} is a {type(value).__name__}, expected a whole number")
-    if not 0 <= number < 2**63:
-        raise ValueError(f"{where}: {name} is {number}, expected a whole number in 0..2**63-1")
-    return number

@@ -2,11 +2,10 @@
 
 from dataclasses import KW_ONLY, dataclass
 
-import numpy as np
+from xpcap.errors import OptionError, check_number, check_whole, unknown
+from xpcap.layers.cells import CELLS, Cell, Shapes, check_takes_term
 
-from xpcap.errors import unknown
-from xpcap.layers.cells import CELLS, check_takes_beside
-
+OWN = ("W_proj", "b_proj", "W_embed", "W_vocab", "b_vocab", "W_image", "Wattn")  # not the cell's
 INJECT = ("init", "every-step", "attention", "attention+every-step")  # how the image enters
 
 
@@ -47,23 +46,56 @@ class ModelConfig:
         if self.inject not in INJECT:
             raise unknown("ModelConfig", "inject", self.inject, INJECT)
         if self.attends:
-            check_takes_beside("ModelConfig", self.cell)
+            check_takes_term("ModelConfig", self.cell)
         if len(self.feature_shape) != 1 + self.attends:
             wanted = "places and size, (P, D)" if self.attends else "one size, (D,)"
             raise ValueError(f"ModelConfig: feature_shape is {self.feature_shape}, expected {wanted}, where inject is {self.inject!r}")
-        check_sizes("ModelConfig", vocabulary=self.vocabulary, wordvec=self.wordvec, hidden=self.hidden)
+        for name in ("vocabulary", "wordvec", "hidden"):
+            check_size("ModelConfig", name, getattr(self, name))
         for size in self.feature_shape:
-            check_sizes("ModelConfig", feature_shape=size)
-        if not (isinstance(self.dropout, int | float) and 0 <= self.dropout < 1):
-            raise ValueError(f"ModelConfig: dropout is {self.dropout!r}, expected the share of units to drop, in [0, 1)")
+            check_size("ModelConfig", "feature_shape", size)
+        share = "; it is the share of units to drop"
+        check_number("ModelConfig", "dropout", self.dropout, 0, below=1, hint=share, error=ValueError)
 
-    def shapes(self) -> dict[str, tuple[int, ...]]:
+        self._check_cell()
+
+    def _check_cell(self) -> None:
+        """OptionError : the parameters that a cell names do not fit in."""
+        own = self.cell_shapes()
+        if taken := [name for name in OWN if name in own]:
+            raise OptionError(f"ModelConfig: cell {self.cell!r} has a parameter {taken[0]!r}, expected another name: that one is the captioner's")
+        weight, bias = (own.get(name, ()) for name in self.recurrent.inputs)
+        if len(bias) != 1 or weight != (self.wordvec, *bias):
+            raise OptionError(
+                f"ModelConfig: cell {self.cell!r} has inputs {self.recurrent.inputs} of shapes {weight} "
+                f"and {bias}, expected (W, G) and (G,) with W = {self.wordvec}"
+            )
+
+    @property
+    def recurrent(self) -> Cell:
+        """The cell itself."""
+        return CELLS[self.cell]
+
+    def cell_shapes(self) -> Shapes:
+        """Names and shapes of the cell's parameters."""
+        return self.recurrent.shapes(self.wordvec, self.hidden)
+
+    @property
+    def columns(self) -> int:
+        """G, columns of the cell's pre-activations."""
+        return self.cell_shapes()[self.recurrent.inputs[1]][0]
+
+    def shapes(self) -> Shapes:
         """Parameter names and shapes, in the order of the flat buffer."""
         (*_, D), V, W, H = self.feature_shape, self.vocabulary, self.wordvec, self.hidden
-        G = CELLS[self.cell].gates * H
-        shapes = {"W_proj": (D, H), "b_proj": (H,), "W_embed": (V, W), "Wx": (W, G), "Wh": (H, G), "b": (G,), "W_vocab": (H, V), "b_vocab": (V,)}
-        entering = {"W_image": self.every_step, "Wattn": self.attends}
-        return shapes | {name: (H, G) for name, there in entering.items() if there}
+        shapes: Shapes = {"W_proj": (D, H), "b_proj": (H,), "W_embed": (V, W)}
+        shapes |= self.cell_shapes()
+        shapes |= {"W_vocab": (H, V), "b_vocab": (V,)}
+        if self.every_step:
+            shapes["W_image"] = (H, self.columns)
+        if self.attends:
+            shapes["Wattn"] = (H, self.columns)
+        return shapes
 
     @property
     def every_step(self) -> bool:
@@ -78,11 +110,9 @@ class ModelConfig:
     @property
     def state_arrays(self) -> int:
         """Number of arrays in a state of `CaptioningRNN.start`: the cell's, and what it needs of the image at every step."""
-        return CELLS[self.cell].states + self.every_step + self.attends
+        return self.recurrent.states + self.every_step + self.attends
 
 
-def check_sizes(function: str, **sizes: int) -> None:
-    """Raise a ValueError unless every size is a whole number of at least 1."""
-    for name, size in sizes.items():
-        if not (isinstance(size, int | np.integer) and size >= 1):
-            raise ValueError(f"{function}: {name} is {size!r}, expected a whole number of at least 1")
+def check_size(function: str, name: str, size: int) -> None:
+    """ValueError : a size is not a whole number of at least 1."""
+    check_whole(function, name, size, 1, error=ValueError)

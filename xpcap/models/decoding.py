@@ -1,29 +1,29 @@
-"""Decoding: turns image features into captions, word by word; a policy chooses the words."""
+"""Decoding: from image features to captions, word by word; a policy chooses the words. It knows no model."""
 
 from collections import deque
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple, Protocol
 
 import numpy as np
 
-from xpcap.backend import Array, get_array_module, is_device_array
+from xpcap.backend import Array, get_array_module
+from xpcap.layers.cells import State
 from xpcap.layers.checks import all_below
-from xpcap.models.checks import as_array, check_features, check_finite
-from xpcap.models.entry import to_device
-from xpcap.models.policies import Choice, Policy, Silence, Special
+from xpcap.memory import Buffer, Workspace
+from xpcap.models.policies import Choice, LogitMask, Policy, Special
 from xpcap.models.scores import normalise
 from xpcap.models.transcript import Step, Transcript
 from xpcap.ops import gather, log_softmax
 from xpcap.threads import cores, in_turn, side_by_side, stretches
-from xpcap.workspace import Buffer, Workspace
 
 LEAST_PART = 64  # hypotheses, at least, for another core to pay off
 
 
-class Said(NamedTuple):
-    """The captions of N pictures, n of each, the best first.
+class Decoded(NamedTuple):
+    """Captions of N pictures, n of each, the best first.
 
-    `log_probabilities` are totals over a caption's words, END included. Where a picture has fewer than n captions, the others are empty.
+    `log_probabilities` are totals over a caption's words, END included. Where a picture has fewer
+    than n captions, the others are empty.
     """
 
     captions: np.ndarray  # (N, n, max_length) int32, NULL after END
@@ -31,9 +31,24 @@ class Said(NamedTuple):
     log_probabilities: np.ndarray  # (N, n), the model's dtype; -inf where there is no n-th caption
 
 
-def special_words(function: str, model: Any) -> Special:
-    """The special words of a model's vocabulary. ValueError : it has no START."""
-    ids, V = model.word_to_idx, len(model.word_to_idx)
+class Decodable(Protocol):
+    """A model as decoding sees it; models.Captioner says what each does."""
+
+    word_to_idx: dict[str, int]
+
+    @property
+    def like(self) -> Array: ...
+
+    def start(self, features: Array) -> State: ...
+
+    def project(self, words: Array, *, buffer: Buffer | None = None) -> Array: ...
+
+    def advance(self, a: Array, state: State, buffer: Buffer) -> tuple[Array, State]: ...
+
+
+def special_words(function: str, ids: dict[str, int]) -> Special:
+    """The special words of a vocabulary. ValueError : it has no START."""
+    V = len(ids)
     start = ids.get("<START>", V)
     if start >= V:
         raise ValueError(f"{function}: the vocabulary of {V} words has no <START> with an id below {V}, expected one: sampling starts from it")
@@ -41,82 +56,99 @@ def special_words(function: str, model: Any) -> Special:
 
 
 class WordTable:
-    """A cache of `model.project`, W_embed[word] @ Wx + b, on the host: each word is projected when it first occurs."""
+    """A cache of `model.project` on the host: each word is projected when it first occurs."""
 
-    def __init__(self, model: Any) -> None:
+    def __init__(self, model: Decodable) -> None:
         self._model = model
-        self._places = np.full(len(model.word_to_idx), -1, np.int32)  # row of each word in the table, or -1
+        self._rows = np.full(len(model.word_to_idx), -1, np.int32)  # of each word in the table
         self._table = model.project(np.zeros(0, np.int32))
         self._filled = 0
 
-    def project(self, words: np.ndarray, buffer: Buffer) -> np.ndarray:
-        """The rows of words (n,), ids, in `buffer`: (n, G)."""
-        if (unknown := np.unique(words[self._places[words] < 0])).size:
+    def project(self, words: np.ndarray, *, buffer: Buffer) -> np.ndarray:
+        """model.project(words), (n, G), in `buffer`."""
+        if (unknown := np.unique(words[self._rows[words] < 0])).size:
             self._add(unknown)
-        return gather(self._table, self._places[words], out=buffer("a", (len(words), self._table.shape[1])))
+        out = buffer("a", (len(words), self._table.shape[1]))
+        return gather(self._table, self._rows[words], out=out)
 
     def _add(self, words: np.ndarray) -> None:
         end = self._filled + len(words)
         if end > len(self._table):
-            larger = np.empty((max(end, min(2 * end, len(self._places))), self._table.shape[1]), self._table.dtype)
+            rows = max(end, min(2 * end, len(self._rows)))
+            larger = np.empty((rows, self._table.shape[1]), self._table.dtype)
             larger[: self._filled] = self._table[: self._filled]
             self._table = larger
         self._table[self._filled : end] = self._model.project(words)
-        self._places[words] = np.arange(self._filled, end, dtype=np.int32)
+        self._rows[words] = np.arange(self._filled, end, dtype=np.int32)
         self._filled = end
 
 
 @in_turn
 def decode(
-    model: Any, features: Array, policy: Policy, scored: bool, function: str = "decode", numbers: Sequence[int] | np.ndarray | None = None
-) -> Said:  # fmt: skip
+    model: Decodable,
+    features: Array,
+    policy: Policy,
+    scored: bool,
+    function: str = "decode",
+    numbers: Sequence[int] | np.ndarray | None = None,
+) -> Decoded:
     """Caption N pictures. On the host, the cores caption parts of them in parallel.
 
     Parameters
     ----------
-    model : a Captioner
-    features : array (N, D), host or device
+    features : array (N, ...), where the model computes
     scored : whether to compute the probabilities of the words; else they and their totals are 0
     function : the caller's name, for messages
-    numbers : (N,), int from 0; what a policy that draws knows a picture by. None: 0..N-1
+    numbers : (N,), int from 0; keys of the pictures for a policy that samples. None: 0..N-1
     """
     if not isinstance(policy, Policy):
         raise TypeError(f"{function}: policy is {policy!r}, expected a Policy, such as Beam(5) or Sampling() of xpcap.models")
-    special = special_words(function, model)
-    features = as_array(function, "features", features)
-    check_features(function, features, model.config.feature_shape)
-    if is_device_array(features):
-        check_finite(function, features)
-    features = to_device(function, features, model.like)
+    special = special_words(function, model.word_to_idx)
     N, banned = len(features), policy.banned(function, len(model.word_to_idx), special.end)
     numbers = np.arange(N) if numbers is None else np.asarray(numbers)
     if numbers.shape != (N,) or (N and (numbers.dtype.kind not in "iu" or numbers.min() < 0)):
         raise ValueError(
             f"{function}: numbers has shape {numbers.shape} and dtype {numbers.dtype}, expected one for each picture, ({N},), whole and from 0"
         )
-    parts = stretches(N, min(cores(), N * policy.places // LEAST_PART)) if get_array_module(model.like) is np else [slice(0, N)]
+    parts = [slice(0, N)]
+    if isinstance(model.like, np.ndarray):
+        parts = stretches(N, min(cores(), N * policy.slots // LEAST_PART))
     found = side_by_side(lambda part: _decode(model, features[part], policy, special, banned, scored, numbers[part]), parts)
-    return Said(*(np.concatenate(results) for results in zip(*found, strict=True)))
+    return Decoded(*(np.concatenate(results) for results in zip(*found, strict=True)))
 
 
 def _decode(
-    model: Any, features: Array, policy: Policy, special: Special, banned: Sequence[int], scored: bool, numbers: np.ndarray
-) -> Said:  # fmt: skip
-    """Caption one part. The host reads the words of each step, and hypotheses that have ended leave the batch.
-
-    On a device, where no choice depends on what the host reads, the next step is launched before the words of the last one are read, so that
-    the device never waits for the host; captions leave a step later then.
-    """
+    model: Decodable,
+    features: Array,
+    policy: Policy,
+    special: Special,
+    banned: Sequence[int],
+    scored: bool,
+    numbers: np.ndarray,
+) -> Decoded:
+    """Caption one part of the pictures."""
     state = model.start(features)
-    h, alive = state[0], np.arange(len(features))  # places of the hypotheses in the batch
+    h = state[0]
     xp, buffer = get_array_module(h), Workspace(h).buffer
-    behind = int(xp is not np and policy.rowwise and not policy.no_repeat_trigram)  # steps that the host reads late
     project = WordTable(model).project if xp is np else model.project
-    choose, silence = policy.begin(numbers, special, buffer.scope("policy")), Silence(policy, banned, special, buffer.scope("silence"))
-    said, unread = Transcript(len(features) * policy.places, policy.max_length, special.end, special.null, h.dtype), deque[Step]()
+    choose = policy.start(numbers, special, buffer.scope("policy"))
+    mask = LogitMask(policy, banned, special, buffer.scope("mask"))
+    slots = len(features) * policy.slots
+    transcript = Transcript(slots, policy.max_length, special.end, special.null, h.dtype)
+
+    # The host reads the words of each step, to know which hypotheses have ended. On a device, where
+    # no choice depends on that, it reads them one step late: the next step is launched first, so
+    # that the device never waits, and captions leave the batch a step later.
+    behind = int(xp is not np and policy.rowwise and not policy.no_repeat_trigram)
+    unread = deque[Step]()
+
+    # Row k of the batch is the hypothesis in slot alive[k]. `words`, `totals` and `state` have a row
+    # for each, but for what waits in `parents`: the row whose state each one continues.
+    alive = np.arange(len(features))
     words, totals, parents = xp.full(len(alive), special.start, np.int32), None, None
     for t in range(policy.max_length):
-        going = np.flatnonzero(~policy.settled(said)[alive])
+        # Hypotheses that have ended leave the batch, and the states follow their parents: one gather.
+        going = np.flatnonzero(~policy.finished(transcript)[alive])
         if going.size == 0:
             break
         if len(going) < len(alive):
@@ -125,26 +157,42 @@ def _decode(
             parents = rows if parents is None else parents[rows]
         if parents is not None:
             state = tuple(s[parents] for s in state)
+
+        # Probabilities are over the whole vocabulary, so they come before the mask. Where totals
+        # of several hypotheses are compared, the policy gets them too.
         scores, state = model.advance(project(words, buffer=buffer), state, buffer)
-        log_p = normalise(scores) if policy.normalised else log_softmax(scores) if scored else None
-        silence(scores, t, said, alive)
+        log_p = normalise(scores) if policy.slots > 1 else log_softmax(scores) if scored else None
+        mask(scores, t, transcript, alive)
         words, parents, totals = check_choice(policy, choose(scores, totals, t, alive), scores)
         if parents is not None and behind:
             raise ValueError(f"decode: {type(policy).__name__}.choose names parents, expected None; is it `rowwise`?")
-        before, alive = alive, np.arange(len(said.ended)) if t == 0 and policy.places > 1 else alive
-        read = {"words": words, "parents": parents, "probabilities": _of(words, log_p, parents) if scored else None}
-        unread.append(Step.of(t, before, alive, read | ({"totals": totals} if policy.places > 1 else {})))
+
+        # The first choice fills the slots; later ones refill those of the batch, in its order.
+        before = alive
+        if t == 0 and policy.slots > 1:
+            alive = np.arange(slots)
+        chosen = {"words": words, "parents": parents}
+        if scored:
+            chosen["probabilities"] = _probabilities(words, log_p, parents)
+        if policy.slots > 1:
+            chosen["totals"] = totals
+        unread.append(Step.of(t, before, alive, chosen))
         if len(unread) > behind:
-            said.write(unread.popleft())
+            transcript.write(unread.popleft())
     while unread:
-        said.write(unread.popleft())
-    return _best(policy, said, scored)
+        transcript.write(unread.popleft())
+    return _selected(policy, transcript, scored)
 
 
 def check_choice(policy: Policy, choice: Choice, scores: Array) -> Choice:
-    """The choice itself, once it is what a policy may choose from scores (n, V). Values are looked at on the host only: a device would have to wait.
+    """The choice itself, if a policy may choose it from scores (n, V).
 
-    TypeError : no Choice, or words or parents that are not integers. ValueError : their number is wrong, or one is out of range.
+    Values are checked on the host only: a device would have to wait.
+
+    Raises
+    ------
+    TypeError : no Choice, or words or parents that are not integers. ValueError : their number is
+        wrong, or one is out of range.
     """
     where, (n, V) = f"decode: {type(policy).__name__}.choose", scores.shape
     if not isinstance(choice, Choice):
@@ -162,22 +210,23 @@ def check_choice(policy: Policy, choice: Choice, scores: Array) -> Choice:
     return choice
 
 
-def _of(words: Array, log_p: Array, parents: Array | None) -> Array:
-    """The probability of each word."""
+def _probabilities(words: Array, log_p: Array, parents: Array | None) -> Array:
+    """Probabilities of words, given those of each parent's next word."""
     xp = get_array_module(log_p)
     return xp.exp(log_p[xp.arange(len(words)) if parents is None else parents, words])
 
 
-def _best(policy: Policy, said: Transcript, scored: bool) -> Said:
-    """What a policy returns of all that was said."""
-    places = policy.ranked(said)
-    captions, probabilities, lengths = said.captions[places], said.probabilities[places], said.lengths[places]
-    if policy.places > 1:
-        totals = said.totals[places]
+def _selected(policy: Policy, transcript: Transcript, scored: bool) -> Decoded:
+    slots = policy.select(transcript)
+    captions, lengths = transcript.captions[slots], transcript.lengths[slots]
+    probabilities = transcript.probabilities[slots]
+    if policy.slots > 1:
+        totals = transcript.totals[slots]
     elif scored:
         there = np.arange(captions.shape[2]) < lengths[:, :, None]
+        zeros = np.zeros(there.shape)
         with np.errstate(divide="ignore"):  # a word may be less likely than the smallest number
-            totals = np.log(probabilities, dtype=np.float64, where=there, out=np.zeros(there.shape)).sum(axis=2)
+            totals = np.log(probabilities, dtype=np.float64, where=there, out=zeros).sum(axis=2)
     else:
-        totals = np.zeros(places.shape)
-    return Said(captions, probabilities, totals.astype(probabilities.dtype))
+        totals = np.zeros(slots.shape)
+    return Decoded(captions, probabilities, totals.astype(probabilities.dtype))

@@ -7,14 +7,15 @@ import numpy as np
 
 from xpcap.backend import Array, get_array_module
 from xpcap.layers.cells import State
+from xpcap.memory import Buffer, fresh
+from xpcap.models import network
 from xpcap.models.batch import FeatureRows
 from xpcap.models.captioner import Captioner
 from xpcap.models.captioning_rnn import CaptioningRNN
-from xpcap.models.checks import as_array, check_features
-from xpcap.models.entry import to_device
-from xpcap.models.network import Member
+from xpcap.models.entry import prepare_batch, prepare_features
+from xpcap.models.network import Score
 from xpcap.models.scores import log_mean
-from xpcap.workspace import Buffer, fresh
+from xpcap.threads import in_turn
 
 
 class Ensemble(Captioner):
@@ -38,17 +39,19 @@ class Ensemble(Captioner):
         self.models = tuple(models)
         first = self.models[0]
         self.config, self.word_to_idx, self.idx_to_word = first.config, first.word_to_idx, first.idx_to_word
-        self._columns = _slices([len(model.params["b"]) for model in self.models])  # of each model in what `project` gives
+        self._columns = _slices([model.config.columns for model in self.models])  # of each model in what `project` gives
         self._arrays = _slices([model.config.state_arrays for model in self.models])  # of each in a state
 
     @property
-    def members(self) -> Sequence[Member]:
-        return [member for model in self.models for member in model.members]
+    def like(self) -> Array:
+        return self.models[0].like
+
+    @property
+    def size(self) -> int:
+        return sum(model.size for model in self.models)
 
     def start(self, features: Array) -> State:
-        features = as_array("Ensemble.start", "features", features)
-        check_features("Ensemble.start", features, self.config.feature_shape)
-        features = to_device("Ensemble.start", features, self.like)
+        features = prepare_features("Ensemble.start", features, self.config.feature_shape, self.like, read=False)
         return tuple(array for model in self.models for array in model.start(features))
 
     def project(self, words: Array, *, buffer: Buffer | None = None) -> Array:
@@ -69,6 +72,12 @@ class Ensemble(Captioner):
             scores.append(of_words)
             after += its_state
         return log_mean(scores), tuple(after)
+
+    @in_turn
+    def score(self, features: Array | FeatureRows, captions: Array) -> Score:
+        null, buffers = self.word_to_idx["<NULL>"], [fresh(self.like)]
+        (part,) = prepare_batch(f"{self._name}.score", self.config, self.like, null, features, captions, buffers)
+        return network.score([(model.config, model.params) for model in self.models], part)
 
     def attention(self, features: Array | FeatureRows, captions: Array) -> np.ndarray:
         looked: np.ndarray = np.mean([model.attention(features, captions) for model in self.models], axis=0)  # of one grid: features have one shape

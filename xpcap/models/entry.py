@@ -1,4 +1,4 @@
-"""From a batch as it comes to packed parts on the model's device: the one place where data enters a model."""
+"""Batches and features on their way into a model: checked, packed, and sent to its device."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -6,16 +6,16 @@ from typing import Any
 import numpy as np
 
 from xpcap.backend import Array, asarray, is_device_array, to_numpy
+from xpcap.memory import Buffer
 from xpcap.models.batch import FeatureRows
-from xpcap.models.checks import as_array, check_batch, check_finite
+from xpcap.models.checks import as_array, check_batch, check_features, check_finite
 from xpcap.models.config import ModelConfig
 from xpcap.models.masks import Draw, Masks, masks_of, row_numbers
 from xpcap.models.network import Part
 from xpcap.models.packing import PackedCaptions, pack, send
-from xpcap.workspace import Buffer
 
 
-def enter(
+def prepare_batch(
     where: str, config: ModelConfig, like: Array, null: int, features: Array | FeatureRows, captions: Array, buffers: Sequence[Buffer],
     draw: Draw | None = None, weights: np.ndarray | None = None, mine: np.ndarray | None = None,
 ) -> list[Part]:  # fmt: skip
@@ -55,6 +55,18 @@ def _by_target(weights: np.ndarray, packed: PackedCaptions, buffer: Buffer, dtyp
     """Caption weights (N,) for the rows with a target, (L,), where `buffer` lies."""
     by_row = weights[packed.order][packed.rows.caption]
     return buffer.upload("weights", (by_row if packed.kept is None else by_row[packed.kept]).astype(dtype))
+
+
+def prepare_features(where: str, features: Array, shape: tuple[int, ...], like: Array, *, read: bool = True) -> Array:
+    """Features (N, *shape), checked, on the device of `like` and in its dtype.
+
+    ValueError : features that are not finite. Without `read` those of a device are not looked at.
+    """
+    features = as_array(where, "features", features)
+    check_features(where, features, shape)
+    if read and is_device_array(features):
+        check_finite(where, features)
+    return to_device(where, features, like)
 
 
 def to_device(where: str, features: Array, like: Array, buffer: Buffer | None = None) -> Array:

@@ -4,15 +4,12 @@ import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from xpcap.attending import gather_places
 from xpcap.backend import Array
 from xpcap.layers.attention import Attention
-from xpcap.layers.rows import Rows
-from xpcap.loops import sequence_sum
+from xpcap.memory import Buffer
 from xpcap.models.config import ModelConfig
 from xpcap.models.parameters import Parameters
-from xpcap.ops import add_product, gather, product
-from xpcap.workspace import Buffer
+from xpcap.ops import Rows, add_product, gather, gather_places, product, sequence_sum
 
 
 class Image(NamedTuple):
@@ -45,7 +42,7 @@ def project_image(config: ModelConfig, params: Parameters, features: Array, buff
     projected += params["b_proj"]
     attention = Attention(projected.reshape(N, *places, H), params["Wattn"], buffer.scope("attention")) if config.attends else None
     h0 = projected if attention is None else attention.start()
-    term = product(h0, params["W_image"], out=buffer("image", (N, len(params["b"])))) if config.every_step else None
+    term = product(h0, params["W_image"], out=buffer("image", (N, config.columns))) if config.every_step else None
     return Image(x, h0, term, attention)
 
 

@@ -6,10 +6,10 @@ from typing import NamedTuple
 import numpy as np
 
 from xpcap.backend import Array
-from xpcap.draws import draw_masks
+from xpcap.memory import Buffer
 from xpcap.models.config import ModelConfig
 from xpcap.models.packing import PackedCaptions
-from xpcap.workspace import Buffer
+from xpcap.ops import draw_masks
 
 
 class Masks(NamedTuple):

@@ -7,18 +7,16 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from xpcap.backend import Array, get_array_module
-from xpcap.layers.cells import CELLS
 from xpcap.layers.vocabulary import blocks, vocabulary_loss
-from xpcap.loops import gather_plus_image
+from xpcap.memory import Buffer, fresh
 from xpcap.models.config import ModelConfig
 from xpcap.models.image import Image, image_backward, image_forward
 from xpcap.models.masks import Masks
 from xpcap.models.packing import PackedCaptions
 from xpcap.models.parameters import Parameters
-from xpcap.models.scores import log_mean
-from xpcap.ops import gather, gather_plus, log_softmax, product, scatter, segment_sum, weighted_sum
+from xpcap.models.scores import log_mean, normalise
+from xpcap.ops import gather, gather_plus, gather_plus_image, product, scatter, segment_sum, weighted_sum
 from xpcap.threads import on_cores
-from xpcap.workspace import Buffer, fresh
 
 GRADIENTS = "grads"  # the buffer of all gradients in a workspace
 Member = tuple[ModelConfig, Parameters]  # a model, of those whose probabilities are averaged
@@ -82,27 +80,35 @@ def score(members: Sequence[Member], part: Part) -> Score:
     for rows in blocks(len(targets), vocabulary, hidden[0]):
         scores = log_mean([h[rows] @ params["W_vocab"] + params["b_vocab"] for h, (_, params) in zip(hidden, members, strict=True)])
         right = right + (scores.argmax(axis=1) == targets[rows]).sum()
-        nll = nll - log_softmax(scores)[xp.arange(len(scores)), targets[rows]].sum(dtype=np.float64)
+        log_p = normalise(scores)[xp.arange(len(scores)), targets[rows]]
+        nll = nll - log_p.sum(dtype=np.float64)
     return Score(nll, right, len(targets))
 
 
 def forward(config: ModelConfig, params: Parameters, part: Part, buffer: Buffer) -> Forward:
     """From features and words to the hidden states of the rows with a target."""
     packed, masks, keep = part.packed, part.masks, 1 - config.dropout
-    cell, rows = CELLS[config.cell], packed.rows
+    cell, rows = config.recurrent, packed.rows
+    weight, bias = (params[name] for name in cell.inputs)
     image = image_forward(config, params, part.table, packed.order, masks.features, buffer)
     vectors = gather(params["W_embed"], packed.words, buffer("vectors", (len(packed.words), config.wordvec)), masks.words, keep)  # (K, W)
-    projected = product(vectors, params["Wx"], out=buffer("projected", (len(vectors), len(params["b"]))))
-    a = buffer("a", (rows.R, len(params["b"])))  # (R, G): each word is projected once, and each image
+    projected = product(vectors, weight, out=buffer("projected", (len(vectors), len(bias))))
+    a = buffer("a", (rows.R, len(bias)))  # (R, G): each word is projected once, and each image
     if image.term is None:
-        gather_plus(projected, packed.inputs.ids, params["b"], a)
+        gather_plus(projected, packed.inputs.ids, bias, a)
     else:
-        gather_plus_image(projected, packed.inputs.ids, params["b"], image.term, rows, a)
-    beside = {} if image.attention is None else {"beside": image.attention}
-    h, cache = cell.rows_forward(a, image.start(cell.states), params["Wh"], rows, buffer.scope("cell"), **beside)
+        gather_plus_image(projected, packed.inputs.ids, bias, image.term, rows, a)
+    term = {} if image.attention is None else {"term": image.attention}
+    own = cell_params(config, params)
+    h, cache = cell.rows_forward(a, image.start(cell.states), own, rows, buffer.scope("cell"), **term)
     if packed.kept is None and masks.hidden is None:
         return Forward(image, vectors, cache, h)
     return Forward(image, vectors, cache, gather(h, packed.kept, buffer("hidden", (len(packed.targets), config.hidden)), masks.hidden, keep))
+
+
+def cell_params(config: ModelConfig, params: Parameters) -> dict[str, Array]:
+    """The parameters of the cell."""
+    return {name: params[name] for name in config.cell_shapes()}
 
 
 def backward(config: ModelConfig, params: Parameters, dh: Array, part: Part, forward_pass: Forward, grads: Parameters, buffer: Buffer) -> None:
@@ -112,16 +118,23 @@ def backward(config: ModelConfig, params: Parameters, dh: Array, part: Part, for
         dh = scatter(dh, packed.kept, buffer("dh_rows", (packed.rows.R, dh.shape[1])), masks.hidden, keep)  # (R, H)
     elif masks.hidden is not None:
         dh = gather(dh, None, buffer("dh_rows", dh.shape), masks.hidden, keep)
-    da, dstate0, _ = CELLS[config.cell].rows_backward(dh, cache, buffer.scope("cell"), dWh=grads["Wh"])
+    weight, bias = config.recurrent.inputs
+    own = {name: grads[name] for name in config.cell_shapes() if name not in (weight, bias)}
+    da, dstate0, found = config.recurrent.rows_backward(dh, cache, buffer.scope("cell"), own)
+    if missing := [name for name in own if name not in found]:
+        raise ValueError(f"rows_backward of cell {config.cell!r} returned no gradient of {missing[0]}")
+    for name, grad in own.items():
+        if found[name] is not grad:  # a cell need not write to the arrays that it is given
+            grads[name] = found[name]
     dwords = segment_sum(da, packed.inputs, out=buffer("dwords", (len(vectors), da.shape[1])))  # (K, G)
-    dwords.sum(axis=0, out=grads["b"])
+    dwords.sum(axis=0, out=grads[bias])
 
     def weights_and_image() -> None:
         image_backward(config, params, da, dstate0, packed.rows, image, grads, buffer)
-        product(vectors.T, dwords, out=grads["Wx"])
+        product(vectors.T, dwords, out=grads[weight])
 
     def words() -> None:
-        dvectors = product(dwords, params["Wx"].T, out=buffer("dvectors", vectors.shape))  # (K, W)
+        dvectors = product(dwords, params[weight].T, out=buffer("dvectors", vectors.shape))  # (K, W)
         scatter(dvectors, packed.words, grads["W_embed"], masks.words, keep)
 
     on_cores(params.flat, dwords.size * config.wordvec, weights_and_image, words)

@@ -7,9 +7,8 @@ import numpy as np
 
 from xpcap.backend import Array, get_array_module
 from xpcap.layers.checks import all_below
-from xpcap.layers.rows import Rows
-from xpcap.ops import Segments
-from xpcap.workspace import Buffer, view
+from xpcap.memory import Buffer, view
+from xpcap.ops import Rows, Segments
 
 
 class PackedCaptions(NamedTuple):

@@ -9,7 +9,7 @@ import numpy as np
 
 from xpcap.backend import Array, asarray
 from xpcap.errors import nearest
-from xpcap.workspace import view
+from xpcap.memory import view
 
 
 class Parameters(MutableMapping[str, Array]):

@@ -1,17 +1,16 @@
-"""Policies choose the words of captions, step by step: the likeliest, or drawn at random. xpcap.models.beam adds the beam."""
+"""Policies choose the words of captions, step by step: greedy decoding and sampling. The beam is in beam.py."""
 
-import math
 import operator
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import KW_ONLY, dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from xpcap.backend import Array, asarray, get_array_module
-from xpcap.errors import OptionError
+from xpcap.errors import LARGEST, OptionError, check_number, check_whole
+from xpcap.memory import Buffer
 from xpcap.models.transcript import Transcript
-from xpcap.workspace import Buffer
 
 
 class Special(NamedTuple):
@@ -26,20 +25,11 @@ class Choice(NamedTuple):
     """A policy's choice in one step, for m hypotheses."""
 
     words: Array  # (m,) int
-    parents: Array | None = None  # (m,) int, index of the hypothesis that each one continues; None: itself
-    totals: Array | None = None  # (m,) float, whatever the policy sums up along a hypothesis, such as log-probabilities
+    parents: Array | None = None  # (m,) int, index of the hypothesis that each continues; None: itself
+    totals: Array | None = None  # (m,) float, such as the log-probability of each hypothesis
 
 
-Chooser = Callable[[Array, Array | None, int, np.ndarray], Choice]  # of scores, totals, t, and the places of the rows
-
-
-def check_number(owner: str, name: str, value: Any, low: float, high: float = math.inf, hint: str = "", whole: bool = False) -> None:
-    """OptionError : a setting is not a finite number in low..high, or not a `whole` one."""
-    number = isinstance(value, int | np.integer) or (isinstance(value, float | np.floating) and not whole)
-    if not (number and low <= value <= high and math.isfinite(value)):
-        wanted = f"at least {low:g}" if high == math.inf else f"{low:g}..{high:g}"
-        kind = "" if number else f"a {'whole number' if whole else 'number'} {'of' if high == math.inf else 'in'} "
-        raise OptionError(f"{owner}: `{name}` is {value if number else repr(value)}, expected {kind}{wanted}{hint}")
+StepFunction = Callable[[Array, Array | None, int, np.ndarray], Choice]  # scores, totals, t, slots
 
 
 def check_ids(function: str, forbid: Iterable[int]) -> list[int]:
@@ -51,7 +41,15 @@ def check_ids(function: str, forbid: Iterable[int]) -> list[int]:
 
 @dataclass(frozen=True, kw_only=True)
 class Policy:
-    """Greedy decoding: the likeliest word at each step. For another policy, subclass and override `choose`.
+    """Greedy decoding: the likeliest word at each step. Another policy is a subclass.
+
+    To choose each word from its scores alone, override `choose`. Decoding calls, in this order:
+
+    1. `banned` once, and `start` for each part of the pictures, which returns a StepFunction.
+    2. For each word `finished`, then the StepFunction; that of `start` here calls `choose`.
+    3. `select` once, for the captions to return.
+
+    A policy that keeps several hypotheses of a picture overrides `slots`, `start` and `select`.
 
     Parameters
     ----------
@@ -66,54 +64,33 @@ class Policy:
     least_length: int = 0
     no_repeat_trigram: bool = False
 
-    normalised = False  # whether `choose` is to get log-probabilities, and not only up to a constant per row
-
     @property
     def title(self) -> str:
-        """What it does, in a few words, for a table of scores."""
+        """A name for a table of scores."""
         return "greedy" if type(self) is Policy else type(self).__name__
 
     @property
-    def rowwise(self) -> bool:
-        """Whether `choose` looks at each row by itself, and names no parents. Greedy decoding does; a policy of your own may say so.
-
-        On a device it then also gets rows of captions that ended in the step before, and what it chooses for them is dropped.
-        """
-        return type(self).choose is Policy.choose
-
-    def choose(self, scores: Array, totals: Array | None, t: int) -> Choice:
-        """Choose the next words.
-
-        Parameters
-        ----------
-        scores : array (n, V); log-probabilities of the next word up to a constant per row; -inf for forbidden words
-        totals : the totals of the previous Choice; None in the first step
-        t : number of words chosen so far
-        """
-        return Choice(scores.argmax(axis=1))
-
-    # What the loop asks of a policy that keeps several hypotheses of a picture, or needs to know which captions it chooses for
+    def n_best(self) -> int | None:
+        """Captions of each picture that `select` ranks; None: it returns one, compared with none."""
+        return None
 
     @property
-    def places(self) -> int:
-        """Hypotheses of a picture. There is one before the first word, and the first choice makes all of them.
+    def slots(self) -> int:
+        """Hypotheses of a picture. There is one before the first word; the first choice makes all.
 
-        Each has a place: a number of its own that it keeps when it has ended. The first choice names them 0, 1, ... in its order; later ones
-        put what goes on anew into the places that have not ended.
+        A hypothesis keeps its slot when it has ended. Slots are numbered over all pictures: the
+        first choice fills slots 0, 1, ... in its order, later ones those that have not ended.
         """
         return 1
 
-    def begin(self, numbers: np.ndarray, special: Special, buffer: Buffer) -> Chooser:
-        """`choose` for the pictures of these numbers (N,): it gets the places (n,) of the rows as well."""
-        return lambda scores, totals, t, places: self.choose(scores, totals, t)
+    @property
+    def rowwise(self) -> bool:
+        """Whether `choose` looks at each row by itself and names no parents, as greedy decoding.
 
-    def settled(self, said: Transcript) -> np.ndarray:
-        """Which places need no further word: those that have ended, or whose words cannot matter any more."""
-        return said.ended
-
-    def ranked(self, said: Transcript) -> np.ndarray:
-        """Places (N, n) of the captions to return, the best one of a picture first."""
-        return np.arange(len(said.ended))[:, None]
+        On a device it then also gets rows of captions that ended in the step before; what it
+        chooses for them is dropped.
+        """
+        return type(self).choose is Policy.choose
 
     def banned(self, function: str, V: int, end: int | None) -> list[int]:
         """The forbidden ids, sorted. ValueError : a limit on lengths, or an id in `forbid`, is out of range, or too few words are left."""
@@ -134,6 +111,34 @@ class Policy:
                 f"{function}: `forbid` leaves {left} of {V} words besides END, expected at least {needed} with `{limit}`: no word might be left"
             )
         return banned
+
+    def start(self, numbers: np.ndarray, special: Special, buffer: Buffer) -> StepFunction:
+        """A StepFunction for the pictures of these numbers (N,).
+
+        It is `choose` with one argument more, the slots (n,) of the rows. With several `slots` a
+        picture, scores are log-probabilities and not only so up to a constant.
+        """
+        return lambda scores, totals, t, slots: self.choose(scores, totals, t)
+
+    def finished(self, transcript: Transcript) -> np.ndarray:
+        """A mask of the slots that need no further word: ended, or unable to matter any more."""
+        return transcript.ended
+
+    def choose(self, scores: Array, totals: Array | None, t: int) -> Choice:
+        """Choose the next words.
+
+        Parameters
+        ----------
+        scores : array (n, V); log-probabilities of the next word up to a constant per row; -inf
+            for forbidden words
+        totals : the totals of the previous Choice; None in the first step
+        t : number of words chosen so far
+        """
+        return Choice(scores.argmax(axis=1))
+
+    def select(self, transcript: Transcript) -> np.ndarray:
+        """Slots (N, n_best or 1) of the captions to return, the best one of a picture first."""
+        return np.arange(len(transcript.ended))[:, None]
 
 
 @dataclass(frozen=True)
@@ -172,32 +177,33 @@ class Sampling(Policy):
         return f"sampling at temperature {self.temperature:g}{cut}, seed {self.seed}"
 
     def __post_init__(self) -> None:
-        check_number("Sampling", "temperature", self.temperature, 1e-3, hint="; for the likeliest words decode greedily")
+        greedy = "; for the likeliest words decode greedily"
+        check_number("Sampling", "`temperature`", self.temperature, 1e-3, hint=greedy)
         if self.top_k is not None:
-            check_number("Sampling", "top_k", self.top_k, 1, whole=True)
+            check_whole("Sampling", "`top_k`", self.top_k, 1)
         if self.top_p is not None:
-            check_number("Sampling", "top_p", self.top_p, 1e-6, 1, "; it is a probability")
-        check_number("Sampling", "seed", self.seed, 0, 2**63 - 1, whole=True)
+            check_number("Sampling", "`top_p`", self.top_p, 1e-6, 1, hint="; it is a probability")
+        check_whole("Sampling", "`seed`", self.seed, 0, LARGEST)
 
-    def begin(self, numbers: np.ndarray, special: Special, buffer: Buffer) -> Chooser:
+    def start(self, numbers: np.ndarray, special: Special, buffer: Buffer) -> StepFunction:
         dtype = buffer("", (0,)).dtype
         below_1 = np.nextafter(dtype.type(1), dtype.type(0))  # rounding to float32 may give 1
         uniforms = np.minimum(self.uniforms(numbers).T.astype(dtype), below_1)  # (T, N)
 
-        def choose(scores: Array, totals: Array | None, t: int, places: np.ndarray) -> Choice:
+        def choose(scores: Array, totals: Array | None, t: int, slots: np.ndarray) -> Choice:
             cumulative = self.weights(scores).cumsum(axis=1)
-            u = buffer.upload("uniforms", np.ascontiguousarray(uniforms[t, places]))
+            u = buffer.upload("uniforms", np.ascontiguousarray(uniforms[t, slots]))
             return Choice((cumulative <= (u * cumulative[:, -1])[:, None]).sum(axis=1))
 
         return choose
 
     def uniforms(self, numbers: np.ndarray) -> np.ndarray:
-        """What the words of the pictures of these numbers (N,) are drawn by: (N, max_length), float64, in [0, 1)."""
+        """Random numbers (N, max_length), float64, in [0, 1), for the words of the pictures (N,)."""
         drawn = [np.random.Generator(np.random.Philox(key=np.array([self.seed, i], np.uint64))).random(self.max_length) for i in numbers.tolist()]
         return np.array(drawn).reshape(-1, self.max_length)
 
     def weights(self, scores: Array) -> Array:
-        """What the words are drawn in proportion to: (n, V), 0 for words that are cut off."""
+        """Unnormalised probabilities (n, V) of the words; 0 for those that are cut off."""
         xp, (n, V) = get_array_module(scores), scores.shape
         p = xp.exp((scores - scores.max(axis=1, keepdims=True)) / self.temperature)
         if self.top_k is None and self.top_p is None:
@@ -213,22 +219,26 @@ class Sampling(Policy):
         return xp.where(p >= least[:, None], p, 0)
 
 
-class Silence:
-    """Puts -inf in the place of scores of words that a policy's limits forbid.
+class LogitMask:
+    """Sets the scores of words that a policy's limits forbid to -inf.
 
     Parameters
     ----------
-    banned : ids that are never said
+    banned : ids that are never chosen
     """
 
     def __init__(self, policy: Policy, banned: Sequence[int], special: Special, buffer: Buffer) -> None:
         self._least, self._trigram = policy.least_length, policy.no_repeat_trigram
-        short = sorted({*banned, *(() if special.end is None else (special.end,))}) if policy.least_length else []
+        short = set(banned) if special.end is None else {*banned, special.end}
         self._buffer = buffer
-        self._words = self._sent("silent", banned), self._sent("silent at first", short)
+        self._always = self._send("banned", banned)
+        self._first = self._send("banned at first", sorted(short) if policy.least_length else ())
 
-    def _sent(self, name: str, ids: Sequence[int]) -> tuple[Array, Array] | None:
-        return (asarray(np.array(ids, np.int32), like=self._buffer("", (0,))), self._hidden(name, len(ids))) if ids else None
+    def _send(self, name: str, ids: Sequence[int]) -> tuple[Array, Array] | None:
+        if not ids:
+            return None
+        like = self._buffer("", (0,))
+        return asarray(np.array(ids, np.int32), like=like), self._hidden(name, len(ids))
 
     def _hidden(self, name: str, count: int) -> Array:
         """(count,), -inf each: an array, since a device would have to be sent a number."""
@@ -236,15 +246,16 @@ class Silence:
         hidden[...] = -np.inf
         return hidden
 
-    def __call__(self, scores: Array, t: int, said: Transcript, places: np.ndarray) -> None:
-        """Write to scores (n, V) of the word after t others, of the hypotheses at `places` (n,) in `said`."""
-        if silent := self._words[t < self._least]:
-            scores[:, silent[0]] = silent[1]
+    def __call__(self, scores: Array, t: int, transcript: Transcript, slots: np.ndarray) -> None:
+        """Write to scores (n, V) of the word after t others, of the hypotheses in `slots` (n,)."""
+        if mask := self._first if t < self._least else self._always:
+            ids, hidden = mask
+            scores[:, ids] = hidden
         if self._trigram and t >= 3:
-            rows, words = _repeating(said.captions[places, :t])
+            rows, words = _repeating(transcript.captions[slots, :t])
             if rows.size:
-                flat = scores.reshape(-1)
-                flat[self._buffer.upload("repeated", rows * scores.shape[1] + words)] = self._hidden("hidden", rows.size)
+                at = self._buffer.upload("repeated", rows * scores.shape[1] + words)
+                scores.reshape(-1)[at] = self._hidden("hidden", rows.size)
 
 
 def _repeating(words: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

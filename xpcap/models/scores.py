@@ -1,4 +1,4 @@
-"""Operations on rows of scores: a block of rows at a time on the host, so that a block stays in the cache of its core."""
+"""Operations on rows of scores, on the host by blocks of rows that stay in a core's cache."""
 
 from collections.abc import Iterator, Sequence
 
@@ -11,7 +11,7 @@ BLOCK = 64  # rows
 
 
 def normalise(scores: Array) -> Array:
-    """log_softmax in place: scores (n, V) become log-probabilities."""
+    """ops.log_softmax in place: scores (n, V) become log-probabilities."""
     xp = get_array_module(scores)
     for block in _blocks(scores):
         some = scores[block]
@@ -21,9 +21,10 @@ def normalise(scores: Array) -> Array:
 
 
 def log_mean(scores: Sequence[Array]) -> Array:
-    """log(mean over all s of softmax(s)) for arrays s (n, V), which are overwritten; one alone is returned as it is, its softmax unchanged.
+    """log(mean over all s of softmax(s)) for arrays s (n, V), which are overwritten.
 
-    Of K arrays the mean is at least the largest probability / K. Where it rounds to 0, that is what it counts as, so that logarithms stay finite.
+    One array alone is returned as it is: its softmax is the mean. Of K arrays the mean is at least
+    the largest probability / K, and counts as that where it rounds to 0: logarithms stay finite.
     """
     first, *others = scores
     if not others:
@@ -51,9 +52,10 @@ def _softmax(scores: Array, K: int) -> Array:
 
 
 def largest(x: Array, k: int) -> tuple[Array, Array]:
-    """The k largest of each row of x (n, m), falling, and their columns, each (n, k); of equals the first one first.
+    """The k largest of each row of x (n, m), falling, and their columns, each (n, k).
 
-    x is written to, and is as it was afterwards. Where fewer than k of a row are above -inf, the rest are -inf, of any column.
+    Of equals the first column comes first. Where fewer than k of a row are above -inf, the rest are
+    -inf, of any column. x is written to, and is as it was afterwards.
     """
     xp, n = get_array_module(x), len(x)
     values, columns = xp.empty((n, k), x.dtype), xp.empty((n, k), np.int32)
@@ -63,10 +65,10 @@ def largest(x: Array, k: int) -> tuple[Array, Array]:
 
 
 def _largest(x: Array, values: Array, columns: Array) -> None:
-    """Each is found and then hidden behind -inf: k fast passes, where sorting would be one slow one."""
     xp, (n, m) = get_array_module(x), x.shape
     flat, starts, hidden = x.reshape(-1), xp.arange(n, dtype=np.int64) * m, xp.full(n, -np.inf, x.dtype)
     seen = []
+    # Find each and hide it behind -inf: k fast passes, where sorting would be one slow one.
     for j in range(values.shape[1]):
         columns[:, j] = best = x.argmax(axis=1)
         seen.append(starts + best)

@@ -1,59 +1,63 @@
-"""What captions say, on the host, as it comes from the policy step by step."""
+"""The words of hypotheses, on the host, as they come from a policy step by step."""
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple, Self
+from typing import NamedTuple, Self
 
 import numpy as np
+from numpy.typing import DTypeLike
 
 from xpcap.backend import Array
-from xpcap.models.reading import Reading
+from xpcap.memory import Reading
 
 
 class Step(NamedTuple):
-    """What a policy chose in step t, on its way to the host."""
+    """A policy's choice in step t, on its way to the host."""
 
     t: int
-    before: np.ndarray  # (n,) int, places of the hypotheses that it chose for
-    after: np.ndarray  # (m,) int, places of those that it made
+    before: np.ndarray  # (n,) int, slots of the hypotheses that it chose for
+    after: np.ndarray  # (m,) int, slots of their continuations
     names: tuple[str, ...]  # of what is read: words, and any of parents, probabilities and totals
     reading: Reading
 
     @classmethod
     def of(cls, t: int, before: np.ndarray, after: np.ndarray, chosen: Mapping[str, Array | None]) -> Self:
-        """Begin to read the arrays that there are."""
+        """Start to read the arrays that are not None."""
         there = {name: array for name, array in chosen.items() if array is not None}
         return cls(t, before, after, tuple(there), Reading(*there.values()))
 
 
 class Transcript:
-    """What hypotheses say, each at a place of its own.
+    """Words of hypotheses, each in a slot of its own.
 
     Attributes
     ----------
-    captions : array (places, length), int32; NULL after END
-    probabilities : array (places, length), of the words
-    lengths : array (places,), int, words said, END included
-    totals : array (places,), float64; the policy's
-    ended : array (places,), bool; those that have said END
+    captions : array (slots, length), int32; NULL after END
+    probabilities : array (slots, length), of the words
+    lengths : array (slots,), int, words, END included
+    totals : array (slots,), float64; the policy's
+    ended : array (slots,), bool; whether END has come
     """
 
-    def __init__(self, places: int, length: int, end: int | None, null: int, dtype: Any) -> None:
+    def __init__(self, slots: int, length: int, end: int | None, null: int, dtype: DTypeLike) -> None:
         self._end = end
-        self.captions, self.probabilities = np.full((places, length), null, np.int32), np.zeros((places, length), dtype)
-        self.lengths, self.totals, self.ended = np.zeros(places, np.int32), np.zeros(places), np.zeros(places, bool)
+        self.captions = np.full((slots, length), null, np.int32)
+        self.probabilities = np.zeros((slots, length), dtype)
+        self.lengths, self.totals = np.zeros(slots, np.int32), np.zeros(slots)
+        self.ended = np.zeros(slots, bool)
 
     def write(self, step: Step) -> None:
-        """Write down what was said in a step. Those that had ended say nothing more."""
+        """Write down the words of a step. Hypotheses that had ended get none."""
         found = dict(zip(step.names, step.reading.wait(), strict=True))
         if "parents" in found:
             past = step.before[found["parents"]]
-            self.captions[step.after], self.probabilities[step.after] = self.captions[past], self.probabilities[past]
+            self.captions[step.after] = self.captions[past]
+            self.probabilities[step.after] = self.probabilities[past]
         going = ~self.ended[step.after]
-        places = step.after[going]
-        self.captions[places, step.t] = words = found["words"][going]
+        slots = step.after[going]
+        self.captions[slots, step.t] = words = found["words"][going]
         if "probabilities" in found:
-            self.probabilities[places, step.t] = found["probabilities"][going]
+            self.probabilities[slots, step.t] = found["probabilities"][going]
         if "totals" in found:
-            self.totals[places] = found["totals"][going]
-        self.lengths[places] = step.t + 1
-        self.ended[places] = words == self._end
+            self.totals[slots] = found["totals"][going]
+        self.lengths[slots] = step.t + 1
+        self.ended[slots] = words == self._end

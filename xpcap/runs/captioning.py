@@ -1,8 +1,10 @@
-"""Captions from a run: of the pictures of a data set, beside what people wrote."""
+"""Captions from a run, or from several as one: of the pictures of a data set, beside what people wrote, and of new pictures."""
 
 import json
-from collections.abc import Iterator, Sequence
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,11 +14,12 @@ from xpcap.data import CaptionData, open_data
 from xpcap.data.dataset import Source, size, spread
 from xpcap.data.vocabulary import Vocabulary, detokenize
 from xpcap.distributed import SINGLE, Group
+from xpcap.encoders import Encoder, find_encoder, find_pictures, is_url, read_picture, read_url
 from xpcap.errors import DataError, OptionError
-from xpcap.models import Beam, Policy
+from xpcap.models import Captioner, CaptioningRNN, Ensemble, Policy
 from xpcap.models.policies import check_ids
 from xpcap.progress import bar
-from xpcap.runs.folder import Run
+from xpcap.runs.folder import CONFIG, VOCAB, Run, digest, open_run, opened_folder
 
 
 class Ranked(NamedTuple):
@@ -192,11 +195,12 @@ def say(
     attend: bool = False,
 ) -> Iterator[tuple[Caption, list[Ranked]]]:
     """The same as `caption_features`, each with the n best captions if they come out of a beam; with `attend` also `where_looked`."""
-    said = model.say(features, _within(policy or Policy(max_length=max_words), vocabulary, max_words), numbers=numbers)
+    policy = policy or Policy(max_length=max_words)
+    said = model.decode(features, _within(policy, vocabulary, max_words), numbers=numbers)
     captions = [vocabulary.words(ids[0]) for ids in said.captions]
     looked = where_looked(model, vocabulary, features, captions) if attend else [None] * len(captions)
     for words, where, ids, probabilities, totals in zip(captions, looked, *said, strict=True):
-        best = zip(ids, totals.tolist(), strict=True) if isinstance(policy, Beam) else ()
+        best = zip(ids, totals.tolist(), strict=True) if policy.n_best else ()
         ranked = [Ranked(detokenize(vocabulary.words(one)), total) for one, total in best if total > -np.inf]
         yield Caption(words, [float(p) for p in probabilities[0][: len(words)]], where), ranked
 
@@ -254,3 +258,180 @@ def _say_pictures(
     for start in bar(range(0, len(pictures), batch_size), progress, f"captioning {split}"):
         numbers = np.asarray(pictures[start : start + batch_size])
         yield from say(model, vocabulary, data.features(split, numbers), max_words, policy, numbers, attend)
+
+
+# New pictures
+
+
+BATCH = 64  # pictures captioned at once
+
+
+class Skipped(NamedTuple):
+    """A picture that could not be captioned, and why."""
+
+    image: str
+    reason: str
+
+
+def caption_files(
+    run: Run,
+    paths: str | Path | Iterable[str | Path],
+    *,
+    progress: bool = False,
+    keep: Callable[[str, np.ndarray], object] | None = None,
+    policy: Policy | None = None,
+    group: Group = SINGLE,
+    attend: bool = False,
+    on_remark: Callable[[str], object] | None = None,
+) -> tuple[list[PictureCaption], list[Skipped]]:
+    """Captions of picture files, of the pictures in folders and the folders in those, and of pictures behind URLs, through the encoder that made the run's features.
+
+    Parameters
+    ----------
+    paths : files, folders and URLs, or one of them; text that begins with ``http://`` or ``https://`` is a URL
+    keep : is given each URL and its picture, to show it without another download
+    policy : as in `caption_features`
+    group : ranks that share the pictures out; each returns all captions. Rank 0 does all if there are URLs
+    attend : whether to tell where a model that attends looked, as `attention` of each caption
+    on_remark : is given a line on each folder's other files, and on folders in it that cannot be read
+
+    Returns
+    -------
+    captions, in the order of `paths`; and what could not be read, with the reason: pictures, folders without one, and URLs, which are limited
+        as in `read_url`
+
+    Raises
+    ------
+    DataError : the run was trained on features that no encoder of this package made.
+    """
+    encoder = _encoder_of(run)
+    captions: list[PictureCaption] = []
+    unreadable: list[Skipped] = []
+    places, skipped = _find([paths] if isinstance(paths, str | Path) else paths, on_remark)
+    share = group.shard(len(places))
+    if any(isinstance(place, str) for place in places):  # what is downloaded is shown later, by rank 0
+        share = slice(0, len(places) if group.rank == 0 else 0)
+    mine = list(enumerate(places))[share]
+    encoded = _encode(bar(mine, progress and group.rank == 0, "captioning pictures", lines=True), encoder, unreadable, keep)
+    while batch := list(islice(encoded, BATCH)):
+        numbers, names, rows = zip(*batch, strict=True)
+        said = say(run.model, run.vocabulary, run.preprocessing(np.stack(rows)), run.config["max_words"], policy, np.array(numbers), attend)
+        captions += [of_picture(name, *found, []) for name, found in zip(names, said, strict=True)]
+    skipped += [Skipped(*one) for share in group.all_gather(json.dumps(unreadable)) for one in json.loads(share)]
+    return from_all(group, captions), skipped
+
+
+def _encode(
+    places: Iterable[tuple[int, str | Path]], encoder: Encoder, skipped: list[Skipped], keep: Callable[[str, np.ndarray], object] | None
+) -> Iterator[tuple[int, str, np.ndarray]]:
+    """Number, name and feature of each picture that can be read; the others go to `skipped`."""
+    for number, place in places:
+        try:
+            picture = read_url(place) if isinstance(place, str) else read_picture(place)
+            feature = encoder.encode([picture])[0]
+            if not np.isfinite(feature).all():
+                raise DataError(f"caption_files: {place}: the encoder {encoder.name} makes a feature of it that is not finite")
+        except DataError as error:
+            skipped.append(_skipped(place, error))
+            continue
+        if keep and isinstance(place, str):
+            keep(place, picture)
+        yield number, str(place), feature
+
+
+def _encoder_of(run: Run) -> Encoder:
+    name = source_of(run).encoder
+    if name is None:
+        raise DataError(
+            f"caption_files: {run.path} learnt from features that were given to it, expected a run whose data was prepared from pictures; "
+            "new pictures need the encoder that made those features; the command 'prepare' encodes a folder of pictures by a known one, to train on"
+        )
+    encoder = find_encoder(name)
+    if encoder.shape != run.raw_shape:
+        raise DataError(
+            f"caption_files: {run.path} learnt from features of size {size(run.raw_shape)}, expected the {size(encoder.shape)} of the {name} encoder; "
+            "prepared by another version?"
+        )
+    return encoder
+
+
+def _find(paths: Iterable[str | Path], on_remark: Callable[[str], object] | None) -> tuple[list[str | Path], list[Skipped]]:
+    """URLs as text and picture files as paths, in order; and what holds none."""
+    places: list[str | Path] = []
+    skipped: list[Skipped] = []
+    remarks: list[str] = []
+    for path in paths:
+        try:
+            places += [path] if isinstance(path, str) and is_url(path) else find_pictures([path], remarks=remarks)
+        except DataError as error:
+            skipped.append(_skipped(Path(path), error))
+    for remark in remarks if on_remark else ():
+        on_remark(remark)  # type: ignore[misc]  # there is one
+    return places, skipped
+
+
+def _skipped(place: str | Path, error: DataError) -> Skipped:
+    """The reason, without the function and place that the message begins with: the place stands beside it."""
+    return Skipped(str(place), str(error).partition(f": {place}")[2].lstrip(": ") or str(error))
+
+
+# Several runs as one
+
+
+def is_run(path: str | Path) -> bool:
+    """Whether a run folder is at `path`, or one with its first stage alone. It may be damaged. What may not be looked at, or has a name that no file can have, is none."""
+    try:
+        return all((opened_folder(path) / name).is_file() for name in (CONFIG, VOCAB))
+    except (OSError, ValueError):
+        return False
+
+
+def open_runs(paths: Sequence[str | Path], *, on_remark: Callable[[str], object] = warnings.warn) -> Run[Captioner]:
+    """Open run folders as one run, whose model is the Ensemble of theirs; one alone as `open_run` does.
+
+    Its data, config and record are those of the first. `on_remark` is as in `open_run`.
+
+    Raises
+    ------
+    DataError : as in `open_run`; or the runs do not have the same vocabulary, `max_words`, and encoder, projection and scaling of features.
+        ValueError : no path.
+    """
+    if not paths:
+        raise ValueError("open_runs: got no run folder, expected at least one")
+    first, *others = (open_run(path, on_remark=on_remark) for path in paths)
+    for other in others:
+        if what := _difference(first, other):
+            raise DataError(
+                f"open_runs: {first.path} and {other.path} {what}, expected the same of runs that caption together; were they trained on the same data?"
+            )
+    if not others:
+        return first
+    model = Ensemble([run.model for run in (first, *others)])
+    return Run(first.path, first.config, first.vocabulary, first.scaling, model, first.meta, first.projection, tuple(run.path for run in others))
+
+
+def _difference(first: Run[CaptioningRNN], other: Run[CaptioningRNN]) -> str:
+    """What keeps two runs from captioning together, in words; empty: nothing does."""
+    runs = first, other
+    if digest(first.vocabulary) != digest(other.vocabulary):
+        return f"have different vocabularies, of {_both(f'{len(run.vocabulary):,}' for run in runs)} words"
+    if first.config["max_words"] != other.config["max_words"]:
+        return f"say at most {_both(run.config['max_words'] for run in runs)} words"
+    if first.raw_shape != other.raw_shape:
+        return f"take features of size {_both(size(run.raw_shape) for run in runs)}"
+    if source_of(first).encoder != source_of(other).encoder:
+        return f"take features from different encoders: {_both(source_of(run).encoder or 'features that were given' for run in runs)}"
+    if not _alike(first.projection, other.projection):
+        return "project features by different PCAs"
+    if not _alike(first.scaling, other.scaling):
+        return f"scale features differently, {_both(run.config['feature_scaling'] for run in runs)}"
+    return ""
+
+
+def _both(texts: Iterable[object]) -> str:
+    return " and ".join(map(str, texts))
+
+
+def _alike(one: Any, other: Any) -> bool:
+    """Whether two projections or scalings have the same arrays, or neither has any."""
+    return (one is None) == (other is None) and all(map(np.array_equal, one or (), other or ()))

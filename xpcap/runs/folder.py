@@ -1,9 +1,11 @@
 """The format of a run folder: what its files are called and hold, written whole, and read with nothing taken on trust. No pickle."""
 
+import contextlib
 import hashlib
 import json
+import shutil
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Generic, NamedTuple, TypeVar
 
@@ -14,10 +16,10 @@ from xpcap.data.dataset import Source
 from xpcap.data.features import KINDS, FeatureScaling, Preprocessing, Projection
 from xpcap.data.vocabulary import ASCII, Vocabulary, check_tokeniser
 from xpcap.errors import DataError
-from xpcap.files import read_text, write_text
-from xpcap.models import Captioner, CaptioningRNN, ModelConfig
-from xpcap.runs.scaling import check_scaling, pop_scaling, scaling_tensors
+from xpcap.files import PART, read_text, remove_parts, write_text
+from xpcap.models import Captioner, CaptioningRNN, ModelConfig, build_model
 from xpcap.safetensors_file import check_format, read_tensors, write_tensors
+from xpcap.training.state import TrainingState, drew_masks_in_turn, from_tensors, to_tensors
 
 FORMAT = 1
 CONFIG, VOCAB, HISTORY, TIMES = "config.json", "vocab.json", "history.jsonl", "times.jsonl"
@@ -108,7 +110,8 @@ def open_run(path: str | Path, *, on_remark: Callable[[str], object] = warnings.
         on_remark(
             f"{asked} has only its first stage so far, cross entropy: opened with the best of that, epoch {meta.get('epoch')} of {config['epochs']}"
         )
-    return Run(path, config, vocabulary, scaling, CaptioningRNN.from_config(shape, vocabulary.word_to_idx, params=tensors), meta, projection)
+    model = build_model(shape, vocabulary.word_to_idx, params=tensors)
+    return Run(path, config, vocabulary, scaling, model, meta, projection)
 
 
 def opened_folder(path: str | Path) -> Path:
@@ -292,3 +295,190 @@ def read_projection(path: Path, config: Mapping[str, Any]) -> Projection | None:
     tensors, _ = read_tensors(file, "open_run")
     check_parameters(file, tensors, shapes)
     return Projection(**tensors)
+
+
+# The feature scaling, as tensors
+
+
+_MEAN, _SCALE = "feature_scaling.mean", "feature_scaling.scale"
+
+
+def check_scaling(path: Path, scaling: FeatureScaling, config: Mapping[str, Any]) -> None:
+    """DataError : a feature scaling read from `path` does not fit a run with that config."""
+    expected = None if config["feature_scaling"] == "none" else tuple(config["feature_shape"][-1:])  # places are scaled alike
+    for name, values in (("mean", scaling.mean), ("scale", scaling.scale)):
+        shape = None if values is None else values.shape
+        fits = shape == expected and (values is None or (values.dtype == np.float32 and bool(np.isfinite(values).all())))
+        if not fits or (name == "scale" and values is not None and not (values > 0).all()):
+            raise DataError(
+                f"open_run: {path} has a feature scaling whose {name} has shape {shape}, expected {expected} for "
+                f"{config['feature_scaling']!r}, finite float32, a scale above 0; damaged?"
+            )
+
+
+def scaling_tensors(scaling: FeatureScaling) -> dict[str, np.ndarray]:
+    """A scaling as tensors of a file."""
+    if scaling.mean is None or scaling.scale is None:
+        return {}
+    return {_MEAN: scaling.mean, _SCALE: scaling.scale}
+
+
+def pop_scaling(tensors: dict[str, np.ndarray]) -> FeatureScaling:
+    """Take the scaling out of what was read from a file."""
+    return FeatureScaling(tensors.pop(_MEAN, None), tensors.pop(_SCALE, None))
+
+
+# last.safetensors
+
+
+OTHER_MASKS = "is from an older xpcap: training goes on from it with other dropout masks than that version would have drawn"
+
+
+class Saved(NamedTuple):
+    """What last.safetensors holds: where training stands, and what belongs to the run as a whole."""
+
+    state: TrainingState
+    scaling: FeatureScaling
+    vocabulary: str  # its digest
+    drew_masks_in_turn: bool  # it is from an older xpcap, whose dropout masks were others
+
+
+def save_state(path: str | Path, state: TrainingState, *, scaling: FeatureScaling | None = None, vocabulary: str = "") -> None:
+    """Write where training stands, with the feature scaling and the vocabulary's digest of its run. Equal states give equal bytes.
+
+    Raises
+    ------
+    OSError : the place cannot be written to; what was there before is intact. TypeError : no state.
+    """
+    if not isinstance(state, TrainingState):
+        raise TypeError(f"save_state: state is a {type(state).__name__}, expected what CaptioningSolver.state() returns")
+    tensors, meta = to_tensors(state)
+    write_tensors(Path(path), {**tensors, **scaling_tensors(scaling or FeatureScaling())}, {**meta, "vocabulary": vocabulary})
+
+
+def load_state(path: str | Path, shapes: Mapping[str, tuple[int, ...]]) -> TrainingState:
+    """Read what save_state wrote, for a model whose parameters have these `shapes`: ``model.params.shapes``.
+
+    Raises
+    ------
+    DataError : missing, damaged, not ours, or of another model.
+
+    Notes
+    -----
+    A state from an older xpcap, which drew its dropout masks from a generator in turn, can be gone on from, and is warned of.
+    """
+    saved = load_saved(Path(path), shapes)
+    if saved.drew_masks_in_turn:
+        warnings.warn(f"load_state: {path} {OTHER_MASKS}", stacklevel=2)
+    return saved.state
+
+
+def load_saved(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> Saved:
+    """Like load_state, with the scaling and the vocabulary's digest."""
+    tensors, meta = read_tensors(path, "load_state")
+    scaling, vocabulary = pop_scaling(tensors), meta.get("vocabulary")
+    if not isinstance(vocabulary, str):
+        raise DataError(f"load_state: {path} has no digest of a vocabulary, expected a training state; is it a {BEST}, or from an older xpcap?")
+    return Saved(from_tensors(f"load_state: {path}", tensors, meta, shapes), scaling, vocabulary, drew_masks_in_turn(meta))
+
+
+# Reserving a folder
+
+
+def check_free(path: Path) -> None:
+    """DataError : something exists at `path`."""
+    if path.exists() or path.is_symlink():
+        raise DataError(
+            f"train_run: {path} exists, and a run is never overwritten; choose another `out`, continue it with `resume` if it is a run, or remove it"
+        )
+
+
+def check_resumable(path: Path) -> None:
+    """DataError : something other than a run exists at `path`. A folder in which a run was killed before it had a config counts as free."""
+    if has_run(path):
+        return
+    left = [file.name for file in path.iterdir()] if path.is_dir() else ["a file"] if path.exists() or path.is_symlink() else []
+    if strange := [name for name in left if name not in (LOCK, FIRST) and not name.endswith(PART)]:
+        raise DataError(f"train_run: {path} holds {strange[0]!r} and no {CONFIG}, expected a run to continue, or a free place; is `out` right?")
+
+
+def has_run(path: Path) -> bool:
+    """Whether there is a run at `path`."""
+    return (path / CONFIG).is_file()
+
+
+def is_saved(path: str | Path | None) -> bool:
+    """Whether there is a run at `path`, or the first stage of one, with a checkpoint to continue from."""
+    return path is not None and any(has_run(folder) and (folder / LAST).is_file() for folder in (Path(path), Path(path) / FIRST))
+
+
+def has_data(path: str | Path) -> bool:
+    """True if the generated data of the run at `path`, or of its first stage, is there."""
+    return any((folder / DATA).is_file() for folder in (Path(path), Path(path) / FIRST))
+
+
+@contextlib.contextmanager
+def reserved(path: Path, may_exist: bool) -> Iterator[None]:
+    """Make a folder and keep other trainers out of it meanwhile. If the work fails before a first checkpoint, what was made is removed.
+
+    Raises
+    ------
+    DataError : another process trains there. OSError : it cannot be made, or locked.
+    """
+    made = _make(path, may_exist)
+    with lock(path):
+        try:
+            yield
+        except BaseException:
+            if made and not (path / LAST).exists() and not (path / FIRST / LAST).exists():
+                shutil.rmtree(path, ignore_errors=True)
+                _remove_empty(made)
+            raise
+
+
+@contextlib.contextmanager
+def lock(path: Path) -> Iterator[None]:
+    """Keep other trainers out of a run folder meanwhile. The lock is the operating system's, so it ends with the process, however that ends.
+
+    Raises
+    ------
+    DataError : another process holds it. OSError : the file system has no locks, or the folder cannot be written to.
+    """
+    from filelock import FileLock, Timeout
+
+    held = FileLock(path / LOCK, timeout=0)
+    try:
+        held.acquire()
+    except Timeout:
+        raise DataError(f"train_run: {path} is being trained by another process, expected none; wait for it to end, or stop it first") from None
+    except NotImplementedError as error:
+        raise OSError(0, f"no file locks there ({error}); choose a local disk", str(path)) from error
+    try:
+        yield
+    finally:
+        held.release()
+
+
+def tidy(path: Path) -> None:
+    """Remove what a killed process was writing in a run folder."""
+    remove_parts(path)
+    pictures = path / f".{PICTURES}{PART}"
+    if pictures.is_dir() and not pictures.is_symlink():
+        shutil.rmtree(pictures)
+
+
+def _make(path: Path, may_exist: bool) -> list[Path]:
+    """Make a folder and its parents; return those that were missing. What another process makes meanwhile is its own."""
+    missing = [folder for folder in (path, *path.parents) if not folder.exists()]
+    try:
+        path.mkdir(parents=True, exist_ok=may_exist)
+    except OSError:
+        _remove_empty(missing)
+        raise
+    return missing
+
+
+def _remove_empty(folders: list[Path]) -> None:
+    for folder in folders:
+        with contextlib.suppress(OSError):  # not made yet, or in use by another process by now
+            folder.rmdir()

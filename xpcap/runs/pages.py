@@ -11,18 +11,17 @@ import numpy as np
 
 from xpcap.data import CaptionData
 from xpcap.data.dataset import Source
-from xpcap.data.pictures import KIND, picture_of
 from xpcap.encoders import grid_area, read_picture
 from xpcap.errors import DataError
 from xpcap.files import obstacle
 from xpcap.models import Beam
 from xpcap.progress import bar
 from xpcap.report import Card, Gallery, Looked, draw_captions, write_page
-from xpcap.runs.captioning import PictureCaption, caption_chosen, captioned, data_of, source_of, where_looked
-from xpcap.runs.evaluation import Evaluation
+from xpcap.runs.captioning import PictureCaption, Skipped, caption_chosen, captioned, data_of, source_of, where_looked
 from xpcap.runs.folder import FIRST, PICTURES, Run, read_history
-from xpcap.runs.new_pictures import Skipped
-from xpcap.runs.stages import origin
+from xpcap.runs.options import origin
+from xpcap.runs.scoring import Evaluation
+from xpcap.shapes import KIND, picture_of
 
 PAGE = "index.html"
 SHOWN = 9  # pictures in each gallery of a run

@@ -1,7 +1,8 @@
-"""Scores of captions, whoever made them: by every metric, with intervals and protocols, for a split or picture by picture."""
+"""Scores of captions, whoever made them: of a run on a split, of captions from a file, and of two sides compared."""
 
 import csv
 import io
+import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -13,14 +14,19 @@ import numpy as np
 
 from xpcap.data import CaptionData
 from xpcap.data.dataset import spread
-from xpcap.data.pictures import metrics_of
 from xpcap.data.vocabulary import SPECIAL, TOKENISERS, UNICODE, Vocabulary
+from xpcap.distributed import SINGLE, Group
 from xpcap.errors import DataError
 from xpcap.files import write_text
-from xpcap.metrics import ALIASES, METRICS, Bleu, Interval, Metric, Novel, Scored, intervals
+from xpcap.metrics import ALIASES, METRICS, Bleu, Interval, Metric, Novel, Scored, intervals, paired
 from xpcap.metrics.bleu import ORDERS
 from xpcap.metrics.java import JavaError, java_metrics
-from xpcap.runs.captioning import PictureCaption, captioned
+from xpcap.models import Policy
+from xpcap.prepare.text import kind_of, parse_json, read_whole
+from xpcap.runs.captioning import PictureCaption, caption_chosen, captioned, data_of
+from xpcap.runs.folder import Run
+from xpcap.shapes import metrics_of
+from xpcap.training.evaluate import PLAIN, PROTOCOL, TeacherForced, teacher_forced
 
 TAKEN = {*ALIASES, "perplexity", "loss", "accuracy"}  # names of scores that no metric gives
 
@@ -238,3 +244,223 @@ def _train_captions(data: CaptionData) -> Iterator[list[str]]:
     """Captions of the train split as the file encodes them, ``<UNK>`` included; tokenising them anew would take longer than all other scores."""
     words, silent = data.vocabulary.idx_to_word, {data.vocabulary.null, data.vocabulary.start, data.vocabulary.end}
     return ([words[i] for i in row if i not in silent] for row in map(np.ndarray.tolist, data.split("train").captions))
+
+
+# A run on a split
+
+
+@dataclass(frozen=True)
+class Evaluation(Scores):
+    """Scores of a run on a split, with the captions they are of.
+
+    Parameters
+    ----------
+    forced : teacher-forced scores of the references
+    decoding : how the words were chosen, in words
+    """
+
+    forced: TeacherForced
+    decoding: str
+
+    @property
+    def scores(self) -> dict[str, float]:
+        """As `Scores.scores`, and ``perplexity``, ``loss``, ``accuracy``."""
+        return {**super().scores, "perplexity": self.forced.perplexity, "loss": self.forced.loss, "accuracy": self.forced.accuracy}
+
+    @property
+    def protocol(self) -> dict[str, str]:
+        """As `Scores.protocol`, with perplexity."""
+        return {**super().protocol, "perplexity": PROTOCOL}
+
+    @property
+    def plain(self) -> dict[str, str]:
+        """As `Scores.plain`, with perplexity."""
+        return {**super().plain, "perplexity": PLAIN}
+
+    @property
+    def made(self) -> str:
+        """As `Scores.made`, with how the words were chosen."""
+        return f"{super().made}, {self.decoding}"
+
+    def rows(self) -> list[tuple[str, str, str, str]]:
+        """As `Scores.rows`, with perplexity."""
+        return [*super().rows(), ("perplexity", f"{self.forced.perplexity:.2f}", "", PROTOCOL)]
+
+    def to_json(self) -> dict[str, Any]:
+        """All of it as one object for JSON. Scores that only generated pictures have are None for other data."""
+        scores = self.scores
+        return {
+            **super().to_json(),
+            "decoding": self.decoding,
+            **{name: scores.get(name) for name in ("unigram_bleu", "perplexity", "loss", "accuracy")},
+            "named": scores.get("named"),
+            "best_bleu": [value for name, value in scores.items() if name.startswith("best_bleu")] or None,
+        }
+
+
+def evaluate_run(
+    run: Run, data: CaptionData | str | Path | None = None, split: str = "val", *, progress: bool = False, java: bool = False,
+    policy: Policy | None = None, group: Group = SINGLE, metrics: Sequence[Metric] = METRICS,
+) -> Evaluation:  # fmt: skip
+    """Score a run on a split: its captions against all references, and the likelihood it gives the references.
+
+    Parameters
+    ----------
+    data : as in `data_of`: an open data set, a path, or None for the run's own
+    java : METEOR and SPICE too, if they can be computed here
+    policy : chooses the words, as in `caption_features`. None: greedy
+    group : ranks that share the pictures out; each returns the same, but for what `java` adds on rank 0 alone
+    metrics : objects that score captions against references, such as (*xpcap.metrics.METRICS, Mine()); see xpcap.metrics.Metric. What the data
+        adds, and teacher-forced scores, come besides
+
+    Raises
+    ------
+    DataError : the data set, or the split, is not there or does not fit the run. TypeError, ValueError : something in `metrics` is no metric, or has
+        the name of another.
+    """
+    start = time.perf_counter()
+    seen = data_of(run, data)
+    words = seen.words(split)
+    forced = teacher_forced(run.model, seen.encoded_with(run.vocabulary, split, words), split, progress=progress, group=group)
+    captions = caption_chosen(run, seen, split, captioned(seen, split), progress=progress, policy=policy, group=group)
+    same = seen.split(split).text is None or run.vocabulary.tokeniser == seen.vocabulary.tokeniser
+    said = [caption.words if same else seen.vocabulary.tokenize(caption.caption) for caption in captions]
+    results, unscored = score_words(seen, split, words, run.vocabulary, said, java and group.rank == 0, metrics)
+    decoding = (policy or Policy()).title + (f", probabilities averaged over {len(run.paths)} models" if run.others else "")
+    seconds = time.perf_counter() - start
+    return Evaluation(split, captions, results, seconds, forced, decoding, unscored=unscored, words=words_of(seen, split))
+
+
+# Two sides
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Scores of one side beside the other's, and their paired differences."""
+
+    ours: Scores
+    theirs: Scores
+    differences: dict[str, float]  # name of each score of both to ours - theirs
+    intervals: dict[str, Interval]  # name to the ends of the difference's 95 % interval, for scores that have one
+
+    def rows(self) -> list[tuple[str, str, str, str, str]]:
+        """(name, ours, theirs, difference, interval or an empty string) of each score, as tables show them."""
+        ours, theirs = self.ours.scores, self.theirs.scores
+        return [
+            (name, figure(ours[name]), figure(theirs[name]), signed(difference), " to ".join(map(signed, self.intervals.get(name, ()))))
+            for name, difference in self.differences.items()
+        ]
+
+    def to_json(self) -> dict[str, Any]:
+        """The other side's scores and the differences as one object for JSON."""
+        ends = {name: list(interval) for name, interval in self.intervals.items()}
+        return {"scores": self.theirs.scores, "differences": self.differences, "intervals": ends}
+
+
+def signed(value: float) -> str:
+    """A difference as tables show it."""
+    return f"{value:+}" if isinstance(value, int) else f"{value:+.3f}"
+
+
+def compare(ours: Scores, theirs: Scores) -> Comparison:
+    """Differences of all scores that both have.
+
+    Both sides are resampled alike, so that what makes a picture easy for both cancels out: intervals of paired differences are narrower than
+    those of two scores. An interval that does not hold 0 says that other pictures of this kind would most likely show a difference too.
+
+    Raises
+    ------
+    DataError : they are not of the same pictures with the same references.
+    """
+    pairs = list(zip(ours.captions, theirs.captions, strict=False))
+    odd = [one.image for one, other in pairs if (one.image, one.references) != (other.image, other.references)]
+    if odd or ours.n != theirs.n:
+        what = f"{ours.n:,} and {theirs.n:,} pictures" if ours.n != theirs.n else f"other pictures or references, from {odd[0][:100]!r} on"
+        raise DataError(
+            f"compare: the two sides have {what} in split {ours.split!r}, expected the same pictures and references; "
+            "if they were trained on different files, give one of them as `data`"
+        )
+    mine, other = ours.scores, theirs.scores
+    found = paired(*([result.scored.sums for result in side.results if result.scored.sums] for side in (ours, theirs)))
+    found |= {alias: found[name] for alias, name in ALIASES.items() if name in found}
+    return Comparison(ours, theirs, {name: value - other[name] for name, value in mine.items() if name in other}, found)
+
+
+# Captions from a file
+
+
+NAMES = ("image", "image_id", "file_name")  # keys that may tell the picture
+
+
+class Said(NamedTuple):
+    """Captions by the data set's own names of pictures, and how many were of no picture of the split."""
+
+    captions: dict[str, str]
+    others: int
+
+
+def read_said(path: str | Path, images: Sequence[str]) -> Said:
+    """Captions of pictures, from ``{image: caption}``, a list of objects with ``caption`` and ``image``, ``image_id`` or ``file_name``, or an evaluation as JSON.
+
+    Parameters
+    ----------
+    images : names of the split's pictures; a file may tell a picture by its name, by the name without folder or suffix, by a path that ends
+        in either, or by the number at its end, as COCO does
+
+    Raises
+    ------
+    DataError : another form, two captions of a picture, or a name that fits two pictures. OSError : the file cannot be opened.
+    """
+    where = f"read_said: {path}"
+    pairs = _pairs(where, parse_json(where, read_whole("read_said", path)))
+    exact, loose = set(images), _loose(images)
+    captions: dict[str, str] = {}
+    for told, caption in pairs:
+        found = [told] if told in exact else loose.get(told) or loose.get(told.replace("\\", "/").rsplit("/", 1)[-1], [])
+        if len(found) > 1:
+            raise DataError(f"{where}: {told[:60]!r} may be {found[0][:60]!r} or {found[1][:60]!r}, expected names that fit one picture")
+        for name in found:
+            if name in captions:
+                raise DataError(f"{where} has two captions of {name[:100]!r}, expected one of each picture")
+            captions[name] = caption
+    return Said(captions, len(pairs) - len(captions))
+
+
+def _pairs(where: str, content: Any) -> list[tuple[str, str]]:
+    """What tells a picture, and its caption, of each entry."""
+    if isinstance(content, dict) and isinstance(content.get("captions"), dict):
+        content = content["captions"]  # all of an evaluation as JSON
+    if isinstance(content, dict):
+        pairs = list(content.items())
+    elif isinstance(content, list):
+        pairs = [_pair(f"{where}, entry {number}", entry) for number, entry in enumerate(content, start=1)]
+    else:
+        raise DataError(f"{where} is {kind_of(content)}, expected an object of image and caption, or a list of objects with 'image' and 'caption'")
+    for told, caption in pairs:
+        if not isinstance(caption, str):
+            raise DataError(f"{where}: the caption of {told[:100]!r} is {kind_of(caption)}, expected text; one caption a picture")
+        if not caption.isascii() and any("\ud800" <= letter <= "\udfff" for letter in caption):
+            raise DataError(f"{where}: the caption of {told[:100]!r} holds half of a surrogate pair, which is no character; cut short?")
+    return pairs
+
+
+def _pair(where: str, entry: Any) -> tuple[str, Any]:
+    keys = [key for key in NAMES if isinstance(entry, dict) and key in entry]
+    if not keys or "caption" not in entry:
+        raise DataError(f"{where} is {kind_of(entry)} without 'caption' or any of {', '.join(NAMES)}, expected both")
+    told = entry[keys[0]]
+    if not isinstance(told, str) and type(told) is not int:
+        raise DataError(f"{where}: {keys[0]!r} is {kind_of(told)}, expected text or a whole number")
+    return str(told), entry["caption"]
+
+
+def _loose(images: Sequence[str]) -> dict[str, list[str]]:
+    """What else may tell a picture: its name without folder, without suffix, or the number at its end."""
+    loose: dict[str, list[str]] = {}
+    for name in images:
+        base = name.rsplit("/", 1)[-1]
+        stem = base.rsplit(".", 1)[0]
+        number = re.search(r"\d+$", stem)
+        for key in {base, stem, *([str(int(number[0]))] if number and number[0].isascii() and len(number[0]) < 20 else [])}:
+            loose.setdefault(key, []).append(name)
+    return loose

@@ -1,6 +1,10 @@
 """train_run: from options to a finished run folder, in one go or continuing a run that is there."""
 
 import contextlib
+import json
+import os
+import platform
+import sys
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
@@ -9,30 +13,53 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from xpcap.backend import get_backend
 from xpcap.data import CaptionData, open_data
-from xpcap.data.features import FeatureScaling
+from xpcap.data.features import FeatureScaling, fit_scaling
 from xpcap.data.hdf5 import stamped
-from xpcap.data.pictures import generate
 from xpcap.distributed import SINGLE, Group
-from xpcap.errors import DataError, OptionError
-from xpcap.models import CaptioningRNN, ModelConfig
-from xpcap.runs import place
-from xpcap.runs.agreeing import check_agreement_of_ranks, scaling_of_first
-from xpcap.runs.checkpoint import OTHER_MASKS, Saved, load_saved
-from xpcap.runs.evaluation import Evaluation, evaluate_run
-from xpcap.runs.folder import DATA, FIRST, LAST, Run, digest, open_run, read_config
-from xpcap.runs.keeping import Keeper, furnish
-from xpcap.runs.options import TrainOptions, check_agreement, check_options, default_out, epochs_for, options_of, settings_of
+from xpcap.distributed.mpi import VARIABLE
+from xpcap.errors import DataError, GroupError, OptionError
+from xpcap.models import CaptioningRNN, ModelConfig, build_model
+from xpcap.runs.folder import (
+    CONFIG,
+    DATA,
+    FIRST,
+    LAST,
+    LOCK,
+    OTHER_MASKS,
+    Run,
+    Saved,
+    check_free,
+    check_resumable,
+    check_scaling,
+    digest,
+    has_run,
+    load_saved,
+    open_run,
+    read_config,
+    reserved,
+    tidy,
+)
+from xpcap.runs.options import (
+    TrainOptions,
+    check_agreement,
+    check_options,
+    default_out,
+    epochs_for,
+    first_stage,
+    is_staged,
+    open_start,
+    options_of,
+    second_stage,
+    settings_of,
+)
 from xpcap.runs.pages import write_run_page
-from xpcap.runs.saving import Saver, interval
-from xpcap.runs.scaling import check_scaling
-from xpcap.runs.stages import first_stage, is_staged, second_stage
-from xpcap.runs.starting import open_start
-from xpcap.runs.stopping import StopRequest
-from xpcap.training.objectives import CROSS_ENTROPY, SELF_CRITICAL, Objective, smoothed_cross_entropy
-from xpcap.training.self_critical import SelfCritical, sharpen
+from xpcap.runs.saver import Keeper, Saver, StopRequest, furnish, interval
+from xpcap.runs.scoring import Evaluation, evaluate_run
+from xpcap.shapes import generate
+from xpcap.training.objectives import CROSS_ENTROPY, SELF_CRITICAL, Objective, SelfCritical, sharpen, smoothed_cross_entropy
 from xpcap.training.solver import CaptioningSolver
-from xpcap.training.warming import warm_up
 
 
 class Trained(NamedTuple):
@@ -124,11 +151,11 @@ def _train(options: TrainOptions, out: Path, hooks: Hooks, opened: CaptionData |
 def _reserved(out: Path, resume: bool) -> Iterator[None]:
     """The run folder, made if need be, kept from other trainers, and tidied up."""
     if resume:
-        place.check_resumable(out)
+        check_resumable(out)
     else:
-        place.check_free(out)
-    with place.reserved(out, may_exist=resume):
-        place.tidy(out)
+        check_free(out)
+    with reserved(out, may_exist=resume):
+        tidy(out)
         yield
 
 
@@ -136,13 +163,13 @@ def _fit(options: TrainOptions, out: Path, hooks: Hooks, opened: CaptionData | N
     """Train to the end; return the records and the data. What training itself held in memory is free afterwards."""
     on_epoch, progress, on_resume, on_remark, group, on_begin, on_step = hooks
     first = group.rank == 0
-    config = read_config(out) if place.has_run(out) else None
+    config = read_config(out) if has_run(out) else None
     data = _data(options, out, config, opened, progress)
     if not options.epochs:
         options = replace(options, epochs=epochs_for(len(data.split("train").captions), options.batch_size))
     if config is not None:
         check_agreement(options, options_of(config, out))
-    model = CaptioningRNN.from_config(_model_config(options, data), data.vocabulary.word_to_idx, seed=options.seed)
+    model = build_model(_model_config(options, data), data.vocabulary.word_to_idx, seed=options.seed)
     saved = None if config is None else _saved(out, config, data, model, on_remark)
     check_agreement_of_ranks(group, out, settings_of(options), data.stamp, 0 if saved is None else saved.state.iteration)
     data.scaling = scaling = _begin(options, model, data, saved, config, group)
@@ -164,7 +191,7 @@ def _fit(options: TrainOptions, out: Path, hooks: Hooks, opened: CaptionData | N
     if not solver.finished:
         if on_begin is not None:
             on_begin(solver)
-        warm_up(solver)
+        solver.warm_up()
         saver.begin(solver.iteration)
         with stop, saver, np.errstate(all="ignore"):  # a loss that is not finite is an error of the solver's, with more to say
             solver.train()
@@ -272,3 +299,64 @@ def _remark_ranks(solver: CaptioningSolver, out: Path, on_remark: Remark) -> Non
         on_remark(
             f"train_run: {out} was trained by {before} process(es) and goes on with {now}: same batches, same dropout; sums are rounded differently"
         )
+
+
+# What ranks must have in common
+
+
+OWN = (VARIABLE, "XPCAP_BACKEND")  # of our variables those that ranks may differ in: a backend's name is compared without its device
+
+
+def check_agreement_of_ranks(group: Group, out: Path, settings: Mapping[str, Any], stamp: str, iteration: int) -> None:
+    """Compare versions, environment, options, data and run folder of all ranks. Every rank raises the same error.
+
+    Parameters
+    ----------
+    settings : the options, as the config stores them
+    stamp : of the data
+    iteration : of the checkpoint to go on from; 0: none
+
+    Raises
+    ------
+    GroupError : a rank differs from rank 0 in one of them. DataError : a rank does not see the run folder as rank 0 does.
+    """
+    if group.size == 1:
+        return
+    ours = {
+        "xpcap": sys.modules["xpcap"].__version__,
+        "Python": platform.python_version(),
+        "NumPy": np.__version__,
+        "backend": get_backend().partition(":")[0],
+        "environment": {name: value for name, value in sorted(os.environ.items()) if name.startswith("XPCAP_") and name not in OWN},
+        "option": {name: value for name, value in sorted(settings.items()) if name != "data"},  # a path may differ from machine to machine
+        "data's stamp": stamp,
+        "run folder": (out / LOCK).exists() or (out / CONFIG).exists(),
+        "checkpoint's iteration": iteration,
+    }
+    everyone = [json.loads(text) for text in group.all_gather(json.dumps(ours))]
+    for rank, theirs in enumerate(everyone):
+        _compare(rank, theirs, everyone[0], out)
+
+
+def scaling_of_first(group: Group, kind: str, data: CaptionData) -> FeatureScaling:
+    """The scaling of a kind that rank 0 fits to the train split, the same bits on every rank."""
+    fitted = fit_scaling(kind, data.split("train").features) if group.rank == 0 else FeatureScaling()
+    if group.size == 1:
+        return fitted
+    told = json.loads(group.all_gather(json.dumps([numbers.tolist() for numbers in fitted if numbers is not None]))[0])
+    return FeatureScaling(*(np.array(numbers, np.float32) for numbers in told))
+
+
+def _compare(rank: int, theirs: Mapping[str, Any], first: Mapping[str, Any], out: Path) -> None:
+    if not theirs["run folder"] or theirs["checkpoint's iteration"] != first["checkpoint's iteration"]:
+        raise DataError(
+            f"train_run: rank {rank} does not see {out} as rank 0 does, expected one folder for all ranks; is `out` on a disk that its machine shares?"
+        )
+    for thing, value in theirs.items():
+        if value != first[thing]:
+            if isinstance(value, dict):
+                name = next(name for name in {**value, **first[thing]} if value.get(name) != first[thing].get(name))
+                thing, value, other = f"{thing} {name}", value.get(name), first[thing].get(name)
+            else:
+                other = first[thing]
+            raise GroupError(f"train_run: rank {rank} has {thing} {value!r:.80}, rank 0 has {other!r:.80}, expected the same on every rank")

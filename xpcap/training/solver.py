@@ -1,5 +1,8 @@
 """CaptioningSolver: the training loop. Take a batch, get its loss and gradients, clip, update, record; evaluate after each epoch."""
 
+import copy
+import hashlib
+import inspect
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -7,26 +10,27 @@ from typing import Any
 import numpy as np
 
 from xpcap import optim
-from xpcap.backend import Array, get_array_module
+from xpcap.backend import Array, get_array_module, is_device_array, to_numpy
 from xpcap.data.cs231n import from_coco
-from xpcap.data.dataset import CaptionData
+from xpcap.data.dataset import CaptionData, check_data
 from xpcap.data.feed import Feed
+from xpcap.data.vocabulary import Vocabulary
 from xpcap.distributed import SINGLE, Group
-from xpcap.draws import draw_views
-from xpcap.errors import TrainingError
+from xpcap.errors import DataError, OptionError, TrainingError, unknown
+from xpcap.memory import Workspace
 from xpcap.models.batch import Batch, FeatureRows
-from xpcap.ops import global_norm
+from xpcap.models.network import GRADIENTS
+from xpcap.models.packing import dealt
+from xpcap.models.parameters import Parameters
+from xpcap.ops import draw_views, global_norm
+from xpcap.optim import Optimizer, check_lr_decay
 from xpcap.progress import BAR_SECONDS, Pace, bar, say
 from xpcap.threads import cores
-from xpcap.training.checks import check_options, check_rate, refuse_keywords
-from xpcap.training.descent import Descent
+from xpcap.training.evaluate import SELECT, Judge, accuracy
 from xpcap.training.history import EpochHistory, Record
-from xpcap.training.objectives import Objective, collapse_of, cross_entropy, loss_and_gradients, training_figures, visits
-from xpcap.training.order import EpochOrder
-from xpcap.training.sharing import add_up, check_same, dealt_to, workspace_for
-from xpcap.training.state import TrainingState, by_parameter, capture, check_fits, restore_descent, restore_order
-from xpcap.training.validation import Judge, accuracy
-from xpcap.training.watch import StepRecord
+from xpcap.training.losses import StepRecord
+from xpcap.training.objectives import Objective, check_objective, collapse_of, cross_entropy, loss_and_gradients, training_figures, visits
+from xpcap.training.state import EpochOrder, TrainingState, by_parameter, capture, check_fits, restore_descent, restore_order
 
 
 class CaptioningSolver(EpochHistory):
@@ -100,7 +104,7 @@ class CaptioningSolver(EpochHistory):
         self._order = EpochOrder(len(self._visits), seed)
         self._feed, self._record = Feed(self.data, flat), StepRecord(flat, self.steps_per_epoch)
         self._judge = Judge(self.data, self._feed, select, group)
-        self._descent = Descent(update_rule, self.optim_config, flat)
+        self._descent = Optimizer(update_rule, self.optim_config, flat)
         self._workspace = workspace_for(group, flat, cores() if self._on_host else 1)
         self._pace = Pace(BAR_SECONDS)  # of reading losses for the progress bar
         self._report_due = False  # on_epoch has yet to hear of the last epoch
@@ -134,7 +138,7 @@ class CaptioningSolver(EpochHistory):
         first = self._order.position
         with bar(batches, self.progress, f"epoch {self.epoch + 1}/{self._last_epoch}", self.steps_per_epoch, first) as shown:
             for places in shown:
-                self._train_batch(places)
+                self.train_batch(places)
                 self._show_loss(shown)
                 self._call_on_step()
         trained = time.perf_counter()
@@ -147,8 +151,11 @@ class CaptioningSolver(EpochHistory):
         self._report_due = True
         self._report_epoch()
 
-    def _train_batch(self, places: np.ndarray) -> None:
-        """Train on the captions at these places of the order."""
+    def train_batch(self, places: np.ndarray) -> None:
+        """A recorded training step on captions, by their positions in the objective's list.
+
+        `train` calls this for each batch of an epoch; it also evaluates, prints and calls back.
+        """
         split, captions = self._feed.split("train"), self._visits[places]
         views = draw_views(len(captions), split.views, getattr(self.model, "seed", 0), self.iteration)
         mine = dealt_to(self.group, split.captions[captions], self.data.vocabulary.null)
@@ -185,6 +192,28 @@ class CaptioningSolver(EpochHistory):
         loss : 0-d, of the model's library; reading it waits for the device
         """
         return self._step(Batch(features, captions), require_finite=self._on_host)[0].copy()  # the next step overwrites a device's own
+
+    def warm_up(self) -> None:
+        """Do once what training and validation do on a device, with a copy of the model.
+
+        Kernels are then compiled before any step is timed; at the real sizes, since CuPy compiles
+        for some of them. Parameters, moments, the order of captions and random streams stay as they
+        were. On the host this does nothing.
+        """
+        flat = self.model.params.flat
+        if not is_device_array(flat):
+            return
+        model, record = copy.copy(self.model), StepRecord(flat, 1)
+        captions = self._visits[: self.batch_size]
+        batch = self._feed.minibatch("train", captions)._replace(step=0)  # features stay on the device
+        loss, grads = self.objective(model, batch, Workspace(flat, 1))
+        clip = self.clip_norm
+        norm = global_norm(grads.flat) if clip is None else optim.clip_by_global_norm(grads.flat, clip)
+        descent = Optimizer(self.update_rule, self.optim_config, flat)
+        descent.update(model.params.flat, grads.flat)
+        record.add(loss, norm)
+        self._judge.warm_up(model)
+        float(model.score(batch.features, batch.captions).nll)  # waits for the device
 
     @property
     def steps_per_epoch(self) -> int:
@@ -298,3 +327,117 @@ class CaptioningSolver(EpochHistory):
     def __reduce__(self) -> Any:
         why = "since it holds callbacks and buffers; make another solver from the same arguments, and write other.restore(solver.state())"
         raise TypeError(f"CaptioningSolver: cannot be copied or pickled, {why}")
+
+
+# Checks of a solver's arguments
+
+
+def refuse_keywords(function: Callable[..., Any], given: Mapping[str, Any]) -> None:
+    """OptionError : a keyword was given that the function does not have; it lists those there are, and suggests the nearest."""
+    if given:
+        known = [name for name, parameter in inspect.signature(function).parameters.items() if parameter.kind is parameter.KEYWORD_ONLY]
+        raise unknown(function.__name__, "keyword", next(iter(given)), known)
+
+
+def check_options(solver: Any, seed: Any) -> None:
+    """Check what a solver was made from.
+
+    Raises
+    ------
+    TypeError : the model's parameters are not a Parameters. OptionError : a number out of its range. DataError : model and data mean different
+        words by an id.
+    """
+    check_model(solver.model)
+    check_objective(solver.objective)
+    for name in ("batch_size", "num_epochs", "print_every", *(["patience"] if solver.patience is not None else [])):
+        check_count(name, getattr(solver, name))
+    if solver.clip_norm is not None:
+        check_positive("clip_norm", solver.clip_norm)
+    check_lr_decay(solver.lr_decay)
+    if solver.select not in SELECT:
+        raise unknown("CaptioningSolver", "select", solver.select, SELECT)
+    if seed is not None and not (isinstance(seed, int | np.integer) and seed >= 0):
+        raise OptionError(f"CaptioningSolver: seed is {seed!r}, expected a whole number of at least 0, or None")
+    if solver.batch_size < solver.group.size:
+        raise OptionError(
+            f"CaptioningSolver: `batch_size` is {solver.batch_size} for {solver.group.size} ranks, expected at least a caption for each; "
+            "raise it, or start fewer"
+        )
+    check_data("CaptioningSolver: the data", solver.data, start=False)
+    check_words(getattr(solver.model, "word_to_idx", {}), solver.data.vocabulary)
+
+
+def check_model(model: Any) -> None:
+    """TypeError : the model's parameters are not views of one flat buffer."""
+    params = getattr(model, "params", None)
+    if not isinstance(params, Parameters):
+        raise TypeError(
+            f"CaptioningSolver: model.params is a {type(params).__name__}, expected xpcap.models.parameters.Parameters, named views of one flat "
+            "buffer; is the model the course's own CaptioningRNN? xpcap.CaptioningRNN takes the same arguments"
+        )
+
+
+def check_count(name: str, value: Any) -> None:
+    """OptionError : not a whole number of at least 1."""
+    if not (isinstance(value, int | np.integer) and value >= 1):
+        raise OptionError(f"CaptioningSolver: {name} is {value!r}, expected a whole number of at least 1")
+
+
+def check_positive(name: str, value: Any) -> None:
+    """OptionError : not a positive finite number."""
+    if not (isinstance(value, int | float | np.number) and 0 < value < float("inf")):
+        raise OptionError(f"CaptioningSolver: {name} is {value!r}, expected a positive number")
+
+
+def check_rate(value: Any) -> None:
+    """OptionError : no learning rate: negative, or not a finite number. A rate of 0 is one, as where a warm-up begins."""
+    if not (isinstance(value, int | float | np.number) and 0 <= value < float("inf")):
+        raise OptionError(f"CaptioningSolver: learning_rate is {value!r}, expected a finite number of at least 0")
+
+
+def check_words(word_to_idx: Mapping[str, int], vocabulary: Vocabulary) -> None:
+    """DataError : model and data give a word different ids."""
+    for word, i in word_to_idx.items():
+        j = vocabulary.word_to_idx.get(word, i)
+        if i != j:
+            raise DataError(
+                f"CaptioningSolver: the model gives {word!r} the id {i} and the data {j}, expected one id; was the model made for other data?"
+            )
+
+
+# What the ranks of a group do together
+
+
+def dealt_to(group: Group, captions: np.ndarray, null: int) -> np.ndarray | None:
+    """Numbers of the captions of a batch (N, T+1) that this rank computes; None: all. Every rank gets as much work as any other."""
+    return None if group.size == 1 else dealt(captions, null, group.rank, group.size)
+
+
+def workspace_for(group: Group, flat: Array, parts: int) -> Workspace:
+    """A workspace of so many parts for a model with these parameters, its gradients where the group sums them fastest."""
+    workspace = Workspace(flat, parts)
+    if (memory := group.sum_buffer(flat)) is not None:
+        workspace.hold(GRADIENTS, memory)
+    return workspace
+
+
+def add_up(group: Group, loss: Array, grads: Parameters) -> Array:
+    """Sum gradients, in place, and the loss of a batch's shares over the ranks; return the loss, 0-d. On a device nothing is read."""
+    if group.size == 1:
+        return loss
+    group.all_reduce(grads.flat)
+    total = get_array_module(grads.flat).reshape(loss, (1,))
+    group.all_reduce(total)
+    return total.reshape(())
+
+
+def check_same(group: Group, params: Parameters, epoch: int) -> None:
+    """TrainingError : the parameters of a rank are not, bit for bit, those of rank 0."""
+    if group.size == 1:
+        return
+    digests = group.all_gather(hashlib.sha256(np.ascontiguousarray(to_numpy(params.flat)).data).hexdigest())
+    if odd := [rank for rank, digest in enumerate(digests) if digest != digests[0]]:
+        raise TrainingError(
+            f"CaptioningSolver: after epoch {epoch} rank {odd[0]} has other parameters than rank 0, expected the same bits on every rank; "
+            "was the model changed on one of them, or is its memory or network faulty?"
+        )

@@ -1,0 +1,164 @@
+"""`python -m benchmarks`: times of training and sampling, beside the same work as others do it."""
+
+import json
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+
+from benchmarks import host_time as host
+from benchmarks import measure, results, timing, work
+from xpcap.backend import use_backend
+from xpcap.cli.group import shown
+from xpcap.cli.shared import PATH, Choice, backend_option, json_option, table, wanted_backend
+from xpcap.errors import EXPECTED, OptionError, install
+from xpcap.files import obstacle
+
+EXAMPLES = """\b
+Examples:
+  python -m benchmarks
+  python -m benchmarks --beam --config flickr8k --peer torch
+  python -m benchmarks --config notebook --config coco --peer torch
+  python -m benchmarks --scaling --plot scaling.png
+  python -m benchmarks --host-time"""
+
+
+class Command(click.Command):
+    """A command that prints errors the user can mend as one message in terms of its options, without a traceback."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except OptionError as error:
+            raise click.UsageError(shown(error, self.params)) from error
+        except (*EXPECTED, OSError) as error:
+            raise click.ClickException(shown(error, self.params)) from error
+
+
+@click.command(cls=Command, epilog=EXAMPLES, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@backend_option
+@click.option(
+    "--config", "names", multiple=True, type=Choice(*work.CONFIGS), metavar="NAME",
+    help=f"Sizes to time; may be repeated. One of {', '.join(work.CONFIGS)}. Default: the first five on numpy, all but the last on a GPU.",
+)  # fmt: skip
+@click.option(
+    "--peer", "peers", multiple=True, type=Choice(*results.PEERS),
+    help="Also time the same work by this peer; may be repeated. On numpy textbook is always timed, except with --scaling, --beam or attention.",
+)  # fmt: skip
+@click.option("--scaling", is_flag=True, help="Instead, time the training step of coco at eight batch sizes and six vocabulary sizes.")
+@click.option("--beam", is_flag=True, help="Instead, time a beam search of 5 hypotheses, of xpcap and with --peer torch of PyTorch.")
+@click.option("--neighbour", is_flag=True, help="Instead, time the training step alone and beside a busy process of another login.")
+@click.option(
+    "--host-time", is_flag=True,
+    help=f"Instead, measure how long the host needs for a training step on a card. Needs CuPy's package, no card: {install('kernels')}.",
+)  # fmt: skip
+@click.option("--plot", type=PATH, help="With --scaling: also draw the times as a PNG. An existing file is never overwritten.")
+@json_option
+def main(
+    names: tuple[str, ...],
+    peers: tuple[str, ...],
+    scaling: bool,
+    beam: bool,
+    neighbour: bool,
+    host_time: bool,
+    plot: Path | None,
+    backend: str | None,
+    as_json: bool,
+) -> None:
+    """Time training and sampling.
+
+    Times a training step (loss, gradients, clipping and Adam of an LSTM captioner in float32) and greedy captions of 1,000 pictures, at
+    named sizes. Times are medians of three rounds; a ratio is the peer's time divided by ours.
+
+    --host-time runs the step of train on a fake device, whose calls take the time that is published and compute nothing: what is left is the
+    time of our own Python, by part.
+    """
+    _refuse_together(scaling, beam, neighbour, host_time, names, peers, plot, backend)
+    if host_time:
+        _print_host_time(host.host_times(), as_json)
+        return
+    if plot is not None:
+        _check_plot(plot, scaling)
+    about = _machine(backend)
+    if scaling:
+        configs = [config for group in work.scaling(work.CONFIGS["coco"]).values() for config in group]
+    else:
+        configs = [work.CONFIGS[name] for name in dict.fromkeys(names or work.usual(about["backend"]))]
+        plain = about["backend"] == "numpy" and not beam and not any(config.P for config in configs)
+        peers = ("textbook", *peers) if plain else peers
+    works = (work.TRAINING,) if scaling else (work.TRAINING, work.BESIDE) if neighbour else (work.BEAMS,) if beam else work.WORKS
+    found = results.bench(configs, tuple(dict.fromkeys(peers)), timing.USUAL, progress=True, works=works, about=about)
+    _print(found, as_json)
+    if plot is not None:
+        results.draw_scaling(plot, found)
+        click.echo(f"wrote {plot}", err=as_json)
+
+
+def _machine(backend: str | None) -> dict[str, str]:
+    """Description of the machine and its backend.
+
+    For a card another process gives it: a context of this one would shut out those that are timed, in exclusive-process mode.
+    """
+    wanted = wanted_backend(backend)
+    if wanted != "numpy":
+        return measure.machine_in_process(wanted)
+    use_backend(wanted)
+    return timing.machine()
+
+
+def _refuse_together(
+    scaling: bool, beam: bool, neighbour: bool, host_time: bool, names: Sequence[str], peers: Sequence[str], plot: Path | None, backend: str | None
+) -> None:  # fmt: skip
+    """Refuse options that do not go together."""
+    sizes, step = ("--config", names, "has sizes of its own"), ("--neighbour", neighbour, "times a step alone")
+    if scaling:
+        _refuse("--scaling", (sizes, ("--beam", beam, "times a step"), step))
+    if beam:
+        _refuse("--beam", (("--neighbour", neighbour, "times no step"),))
+    if host_time:
+        others = (
+            ("--peer", peers, "times xpcap alone"),
+            ("--scaling", scaling, "has sizes of its own"),
+            ("--beam", beam, "times a step"),
+            step,
+            ("--plot", plot, "draws nothing"),
+            ("--backend", backend, "brings a fake device"),
+        )
+        _refuse("--host-time", (sizes, *others))
+
+
+def _refuse(flag: str, others: Iterable[tuple[str, object, str]]) -> None:
+    for other, given, why in others:
+        if given:
+            raise click.UsageError(f"{other} and {flag} are given, expected one or the other: {flag} {why}")
+
+
+def _check_plot(plot: Path, scaling: bool) -> None:
+    """Refuse a plot that could not be drawn or written, before anything is timed."""
+    if not scaling:
+        raise click.UsageError("--plot is given without --scaling, expected both: it draws how a step grows with its sizes")
+    if plot.suffix.lower() != ".png":
+        raise click.UsageError(f"--plot: {plot} does not end in .png, expected a name that does")
+    if why := obstacle(plot):
+        raise click.ClickException(f"bench: {plot} {why}")
+
+
+def _print_host_time(found: Sequence[host.HostTime], as_json: bool) -> None:
+    if as_json:
+        click.echo(json.dumps([result._asdict() for result in found]))
+    else:
+        click.echo(f"{host.HOST_TIME}\n{table(host.host_time_rows(found))}")
+
+
+def _print(found: Sequence[results.Result], as_json: bool) -> None:
+    if as_json:
+        click.echo(json.dumps([result.to_json() for result in found]))
+        return
+    click.echo("\n".join(f"{key.replace('_', ' ')} {value}" for key, value in found[0].machine.items()))
+    for title, rows in results.tables(found):
+        click.echo(f"\n{title}\n{table(rows)}")
+
+
+if __name__ == "__main__":
+    main(prog_name="python -m benchmarks")

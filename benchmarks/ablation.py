@@ -1,0 +1,113 @@
+"""Ablation of a training step on NumPy: the same steps with all optimisations and without one, in turn.
+
+python -m benchmarks.ablation coco vocab10k
+"""
+
+import contextlib
+import os
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from typing import Any
+from unittest import mock
+
+import numpy as np
+
+from benchmarks.work import CONFIGS, host_batches, make_solver
+from xpcap import CaptioningSolver
+from xpcap.backend import Array
+from xpcap.layers import vocabulary
+from xpcap.memory import Workspace
+from xpcap.models import entry, packing
+from xpcap.ops import dispatch, segments
+from xpcap.threads import SHORT_WAIT, WAIT_VARIABLE, cores
+
+PAIRS, STEPS = 9, 4  # pairs of timings, without one and with all; steps per timing, the first not counted
+USUAL_WAIT = "26"  # OpenBLAS's default
+
+
+class Forgetful(Workspace):
+    """A workspace that allocates fresh memory each time."""
+
+    def __init__(self, like: Array, parts: int = 1) -> None:
+        super().__init__(like)
+        self._others = [Forgetful(like) for _ in range(parts - 1)]
+
+    def _take(self, name: str, shape: tuple[int, ...], dtype: Any) -> Array:
+        return np.empty(shape, dtype or self._dtype)
+
+
+def each_row(*args: Any) -> packing.PackedCaptions:
+    """Pack so that no rows share a word.
+
+    Only the amount of work is right: the gradient of a repeated word is that of its last row.
+    """
+    packed = packing.pack(*args)
+    rows = np.arange(len(packed.inputs.ids), dtype=np.int32)
+    return packed._replace(words=packed.words[packed.inputs.ids], inputs=segments(rows, len(rows)))
+
+
+def ways(solver: CaptioningSolver) -> dict[str, Callable[[], AbstractContextManager[object]]]:
+    """Contexts that each turn off one optimisation, by name."""
+    flat, parts = solver.model.params.flat, cores()
+    one, forgetful = Workspace(flat, 1), Forgetful(flat, parts)
+
+    @contextlib.contextmanager
+    def without(op: str) -> Iterator[None]:
+        with mock.patch.object(dispatch, "_FOR_HOST", {name: found for name, found in dispatch._FOR_HOST.items() if name != op}):
+            yield
+
+    found: dict[str, Callable[[], AbstractContextManager[object]]] = {
+        "nothing (twice the same)": contextlib.nullcontext,
+        "packing: each caption as long as the longest may be": lambda: mock.patch.object(solver.model, "_null", -1),
+        "the word table: each row projected by itself": lambda: mock.patch.object(entry, "pack", each_row),
+        "parts: one, BLAS on all cores": lambda: mock.patch.object(solver, "_workspace", one),
+        "kept buffers": lambda: mock.patch.object(solver, "_workspace", forgetful),
+        "blocks: scores held as a whole": lambda: mock.patch.object(vocabulary, "LEAST", 1 << 30),
+    }
+    return found | {op: lambda op=op: without(op) for op in dispatch.NUMPY}
+
+
+def milliseconds(solver: CaptioningSolver, batches: list[Any], count: int = STEPS) -> float:
+    """Milliseconds per step: the median of `count` steps, without the first."""
+    times = []
+    for k in range(count):
+        start = time.perf_counter()
+        solver.step(*batches[k % len(batches)])
+        times.append(1e3 * (time.perf_counter() - start))
+    return statistics.median(times[1:])
+
+
+def with_wait(name: str, wait: str) -> float:
+    """Milliseconds per step in a separate process whose idle BLAS threads wait that long."""
+    command = [sys.executable, "-m", "benchmarks.ablation", "--alone", name]
+    return float(subprocess.run(command, env={**os.environ, WAIT_VARIABLE: wait}, check=True, capture_output=True, text=True).stdout)
+
+
+def main() -> None:
+    alone, names = sys.argv[1:2] == ["--alone"], [name for name in sys.argv[1:] if name in CONFIGS] or ["coco"]
+    for name in names:
+        config = CONFIGS[name]
+        data = config.data(3)
+        solver, batches = make_solver(config, data), host_batches(config, data)
+        if alone:
+            milliseconds(solver, batches)
+            print(milliseconds(solver, batches, 30))
+            continue
+        print(f"{name}: {milliseconds(solver, batches, 10):.1f} ms a step; median slowdown over {PAIRS} alternating pairs, without")
+        for way, context in ways(solver).items():
+            ratios = []
+            for _ in range(PAIRS):
+                whole = milliseconds(solver, batches)
+                with context():
+                    ratios.append(milliseconds(solver, batches) / whole)
+            print(f"  {way}: {statistics.median(ratios) - 1:+.1%}", flush=True)
+        ratios = [with_wait(name, USUAL_WAIT) / with_wait(name, SHORT_WAIT) for _ in range(5)]
+        print(f"  the short wait of BLAS, 5 pairs of processes: {statistics.median(ratios) - 1:+.1%}", flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,217 @@
+"""Host time of a training step on a card, measured without one: on a fake device, whose calls take the
+time that is published.
+
+A step is a step of `train`: a minibatch from resident features, loss, gradients, clipping, Adam,
+recording. The clock stops in stubs, so what is left is our own Python, divided by part. Of all steps
+those count that lost least time to other processes.
+"""
+
+import contextlib
+import functools
+import itertools
+import statistics
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from benchmarks.fake_cupy import Meter, fake_device, replaced
+from benchmarks.work import Config, make_solver
+from xpcap.data.dataset import CaptionData
+from xpcap.layers import lstm
+from xpcap.layers.cells import CELLS
+
+SIZES = (25, 64, 128)
+DROPOUTS = (0.0, 0.5)  # a step makes the same calls with 0.4, the default of `train`
+STEPS, WARM_UP = 400, 20
+BATCHES = 50  # the steps go round them
+KEPT = 10  # one in so many steps counts: those that lost least time to other processes
+CELL = "lstm"
+
+# The parts of a step: functions and methods, replaced wherever they were imported. All that exist count,
+# and one of a part must be entered in each step. A part inside another is counted apart.
+SEAMS = {
+    "packing": ("xpcap.models.entry:prepare_batch",),
+    "masks": ("xpcap.models.masks:draw_masks", "xpcap.ops.random:draw_masks"),
+    "loop_forward": ("xpcap.layers.lstm:lstm_rows_forward",),
+    "loop_backward": ("xpcap.layers.lstm:lstm_rows_backward",),
+    "vocabulary": ("xpcap.layers.vocabulary:vocabulary_loss",),
+    "update": ("xpcap.optim:clip_by_global_norm", "xpcap.optim:update", "xpcap.training.losses:StepRecord.add"),
+}
+REST = "rest"
+PARTS = (*SEAMS, REST)
+HOST_TIME = "host time of a training step of N captions on a card, from published times of calls: at most 16 time steps, LSTM; float32"
+
+
+class HostTime(NamedTuple):
+    """Host time of a training step of N captions, medians over steps."""
+
+    n: int
+    dropout: float
+    ms: float  # with the time that passed in stubs
+    python_ms: float  # without it: our own Python
+    calls: int  # launches, products, copies, memsets and transfers
+    parts: dict[str, float]  # microseconds of our own Python
+    reads: int  # waits for a value from the device
+    allocations: int  # arrays taken from CuPy's pool
+
+
+class Clock:
+    """A clock of our own seconds by part: those that did not pass in stubs."""
+
+    def __init__(self, meter: Meter) -> None:
+        self._meter = meter
+        self.begin()
+
+    def begin(self) -> None:
+        """Begin a step: nothing is counted yet."""
+        self.seconds = dict.fromkeys(PARTS, 0.0)
+        self.entered: set[str] = set()
+        self._part, self._since = REST, self._own()
+
+    def switch(self, part: str) -> str:
+        """Let `part` run from now on, and return the part that ran before."""
+        now, before = self._own(), self._part
+        self.seconds[before] += now - self._since
+        self._part, self._since = part, now
+        return before
+
+    def timed(self, part: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        """`function`, which counts as that part."""
+
+        @functools.wraps(function)
+        def run(*args: Any, **kwargs: Any) -> Any:
+            before = self.switch(part)
+            self.entered.add(part)
+            try:
+                return function(*args, **kwargs)
+            finally:
+                self.switch(before)
+
+        return run
+
+    def _own(self) -> float:
+        return time.perf_counter() - self._meter.seconds
+
+
+def host_times(sizes: Sequence[int] = SIZES, dropouts: Sequence[float] = DROPOUTS, steps: int = STEPS, warm_up: int = WARM_UP) -> list[HostTime]:
+    """Measure the host time of a step for each batch size and dropout.
+
+    Parameters
+    ----------
+    sizes, dropouts : of the steps
+    steps : how many are measured; medians are over a tenth of them
+    warm_up : how many come before
+
+    Raises
+    ------
+    BackendError : cupy cannot be imported. It needs no device.
+    """
+    with fake_device() as meter:
+        clock = Clock(meter)
+        with seams(clock.timed):
+            return [_measure(meter, clock, n, dropout, steps, warm_up) for n in sizes for dropout in dropouts]
+
+
+def host_time_rows(results: Sequence[HostTime]) -> list[tuple[str, ...]]:
+    """A table: two rows of headings, then one row for each result; parts in microseconds."""
+    headings = [("", "N"), ("", "dropout"), ("", "ms"), ("Python", "ms"), ("", "calls"), ("", "reads"), ("", "allocations")]
+    headings += [(first, f"{second} us".strip()) for first, _, second in (part.partition("_") for part in PARTS)]
+    lines = [_line(result) for result in results]
+    columns = zip(*zip(*headings, strict=True), *lines, strict=True)
+    return list(zip(*([cell.rjust(max(map(len, column))) for cell in column] for column in columns), strict=True))
+
+
+def _line(result: HostTime) -> tuple[str, ...]:
+    parts = [f"{result.parts[part]:.0f}" for part in PARTS]
+    counts = [str(count) for count in (result.calls, result.reads, result.allocations)]
+    return str(result.n), f"{result.dropout:g}", f"{result.ms:.2f}", f"{result.python_ms:.2f}", *counts, *parts
+
+
+def _data(config: Config) -> CaptionData:
+    """Captions as all contenders get them, but one of the longest first in each batch: 16 time steps."""
+    data = config.data(BATCHES)
+    captions = data.split("train").captions
+    captions[:: config.N] = captions[np.argmax((captions != data.vocabulary.null).sum(axis=1))]
+    return data
+
+
+def _measure(meter: Meter, clock: Clock, n: int, dropout: float, steps: int, warm_up: int) -> HostTime:
+    config = Config("host time", n, dropout=dropout)
+    solver = make_solver(config, _data(config))
+    batches = itertools.cycle(np.arange(BATCHES * n).reshape(BATCHES, n))
+    for _ in range(warm_up):
+        solver.train_batch(next(batches))
+    taken = [_step(meter, clock, functools.partial(solver.train_batch, next(batches))) for _ in range(steps)]
+    if missing := set(SEAMS) - clock.entered - (set() if dropout else {"masks"}):
+        raise NotImplementedError(f"host_time: no step entered {', '.join(sorted(missing))}, expected every part; name its functions in SEAMS")
+    kept = sorted(taken, key=lambda step: step.lost)[: max(1, steps // KEPT)]
+    return HostTime(
+        n,
+        dropout,
+        ms=1e3 * statistics.median(step.seconds for step in kept),
+        python_ms=1e3 * statistics.median(sum(step.parts.values()) for step in kept),
+        parts={part: 1e6 * statistics.median(step.parts[part] for step in kept) for part in PARTS},
+        **{name: statistics.median_low(getattr(step, name) for step in taken) for name in ("calls", "reads", "allocations")},
+    )
+
+
+class Step(NamedTuple):
+    """Times and counts of one step."""
+
+    seconds: float
+    lost: float  # seconds that passed while this thread did not run
+    parts: dict[str, float]
+    calls: int
+    reads: int
+    allocations: int
+
+
+def _step(meter: Meter, clock: Clock, work: Callable[[], object]) -> Step:
+    calls, counts = meter.calls, dict(meter.counts)
+    ran = time.thread_time()
+    clock.begin()
+    start = time.perf_counter()
+    work()
+    seconds = time.perf_counter() - start
+    clock.switch(REST)
+    lost = seconds - (time.thread_time() - ran)
+    return Step(seconds, lost, clock.seconds, meter.calls - calls, *(meter.counts[kind] - counts[kind] for kind in ("read", "allocation")))
+
+
+@contextlib.contextmanager
+def seams(timed: Callable[[str, Callable[..., Any]], Callable[..., Any]]) -> Iterator[None]:
+    """Replace each function of SEAMS by `timed(part, function)` inside the ``with``."""
+    with contextlib.ExitStack() as stack:
+        for part, places in SEAMS.items():
+            for owner, name, function in itertools.chain.from_iterable(map(_holders, places)):
+                stack.enter_context(replaced(owner, name, timed(part, function)))
+        stack.enter_context(_cell(lstm.lstm_rows_forward, lstm.lstm_rows_backward))
+        yield
+
+
+@contextlib.contextmanager
+def _cell(forward: Callable[..., Any], backward: Callable[..., Any]) -> Iterator[None]:
+    """Give the cell other loops over its steps."""
+    cell = CELLS[CELL]
+    CELLS[CELL] = cell._replace(rows_forward=forward, rows_backward=backward)
+    try:
+        yield
+    finally:
+        CELLS[CELL] = cell
+
+
+def _holders(place: str) -> list[tuple[Any, str, Any]]:
+    """Every (owner, name, function) of the function at ``module:name`` or ``module:Class.name``."""
+    module_name, _, path = place.partition(":")
+    module, (*classes, name) = sys.modules[module_name], path.split(".")  # a step has imported it
+    owner = getattr(module, classes[0], None) if classes else module
+    function = vars(owner).get(name) if owner else None
+    if function is None:
+        return []
+    if classes:
+        return [(owner, name, function)]
+    modules = [module for name, module in sorted(sys.modules.items()) if name.split(".")[0] == "xpcap"]
+    return [(module, name, function) for module in modules for name, value in list(vars(module).items()) if value is function]

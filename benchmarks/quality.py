@@ -1,0 +1,137 @@
+"""The table of docs/quality.md: each recipe trained with three seeds, and scored on the val split, greedily
+and by beam search.
+
+    python -m benchmarks.quality flickr8k.h5 FOLDER [RECIPE...]
+    python -m benchmarks.quality --plot FOLDER PNG [RECIPE...]
+
+Runs and scores gather in FOLDER; what is there already is not made again, so that it can be stopped and
+given again. Minutes are those of training and validation in `times.jsonl`: they mean something if nothing
+else ran.
+"""
+
+import json
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from xpcap.runs.folder import read_history
+from xpcap.runs.pages import whole_history
+
+COMMAND = [sys.executable, str(Path(__file__).parent.parent / "cli.py")]
+SEEDS = (0, 1, 2)
+BEFORE = {"--inject": "init", "--lr-decay": 0.9, "--dropout": 0.5, "--smoothing": 0, "--select": "loss", "--epochs": 12, "--score-epochs": 0}
+RECIPES: dict[str, dict[str, Any]] = {
+    "init": BEFORE,
+    "every step": {**BEFORE, "--inject": "every-step"},
+    "default": {},
+    "first stage": {},  # of the default
+    "both stages": {},  # of the default, as one captioner
+    # the default but for one thing
+    "not sharpened": {"--sharpen": 1},
+    "no smoothing": {"--smoothing": 0},
+    "attention": {"--inject": "attention+every-step", "--epochs": 8, "--score-epochs": 3},
+    "longer attention": {"--inject": "attention+every-step", "--epochs": 15, "--score-epochs": 3},
+}
+ON_GRIDS = ("attention", "longer attention")  # so only where they are asked for
+PLOTTED = ("init", "every step", "default")
+OF_DEFAULT = ("first stage", "both stages")
+DECODING: dict[str, list[str]] = {
+    "greedy": [],
+    "beam": ["--beam", "5"],
+    "beam at 0.7": ["--beam", "5", "--length-penalty", "0.7"],
+    "beam, no repeats": ["--beam", "5", "--no-repeat"],
+}
+
+
+def place_of(folder: Path, recipe: str, seed: int) -> Path:
+    """The folder in which a recipe is trained with a seed."""
+    return folder / f"{('default' if recipe in OF_DEFAULT else recipe).replace(' ', '-')}-{seed}"
+
+
+def captioners(out: Path, recipe: str) -> list[Path]:
+    """The run folders that caption as one, of a recipe that was trained in `out`."""
+    first = out / "cross-entropy"
+    return {"first stage": [first], "both stages": [out, first]}.get(recipe, [out])
+
+
+def scored(data: Path, folder: Path, recipe: str, seed: int) -> dict[str, Any]:
+    """Train a recipe with a seed unless that is done, and score it: scores by decoding, with the minutes that training took."""
+    out = place_of(folder, recipe, seed)
+    if not (out / "index.html").exists():
+        options = [str(x) for pair in RECIPES[recipe].items() for x in pair]
+        subprocess.run([*COMMAND, "train", data, "--out", out, "--seed", str(seed), "--resume", *options], check=True)
+    scores: dict[str, Any] = {}
+    for name, options in DECODING.items():
+        kept = folder / f"{recipe.replace(' ', '-')}-{seed}.{name.replace(',', '').replace(' ', '-')}.json"
+        if not kept.exists():
+            done = subprocess.run([*COMMAND, "evaluate", *captioners(out, recipe), "--json", *options], check=True, capture_output=True, text=True)
+            kept.write_text(done.stdout)
+        scores[name] = json.loads(kept.read_text())["scores"]
+    stages = [out / "cross-entropy"] if recipe == "first stage" else [out / "cross-entropy", out]
+    files = [stage / "times.jsonl" for stage in stages if (stage / "times.jsonl").exists()]
+    times = [json.loads(line) for file in files for line in file.read_text().splitlines()]
+    return scores | {"minutes": sum(time["train_seconds"] + time["check_seconds"] for time in times) / 60}
+
+
+def row(recipe: str, results: Sequence[dict[str, Any]]) -> list[str]:
+    """Means over the seeds; of CIDEr also the lowest and the highest."""
+
+    def cell(decoding: str, score: str, digits: int = 3, ends: bool = False) -> str:
+        values = [result[decoding][score] for result in results]
+        return f"{np.mean(values):.{digits}f}" + (f" ({min(values):.3f} to {max(values):.3f})" if ends else "")
+
+    ciders = [cell(decoding, "cider_d", ends=True) for decoding in DECODING]
+    others = [cell("greedy", "bleu4"), cell("beam", "bleu4"), cell("greedy", "perplexity", 1), cell("greedy", "distinct", 2)]
+    return [recipe, str(len(results)), *ciders, *others, f"{np.mean([result['minutes'] for result in results]):.1f}"]
+
+
+def plot(folder: Path, recipes: Sequence[str], path: Path) -> None:
+    """Draw perplexity and CIDEr-D of the val split by epoch, a line for each seed that is there, and CIDEr-D in the end where epochs have none."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(9, 3.4), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    for recipe, colour in zip(recipes, ("#6f8fc0", "#c79a3a", "#b3402f"), strict=False):
+        for seed in SEEDS:
+            out = place_of(folder, recipe, seed)
+            if not (out / "index.html").exists():
+                continue
+            history, _ = whole_history(out, read_history(out))
+            epochs = [record["epoch"] for record in history]
+            label = recipe if seed == SEEDS[0] else None
+            left.plot(epochs, [record["val_perplexity"] for record in history], color=colour, linewidth=1.2, label=label)
+            if "val_cider" in history[0]:
+                right.plot(epochs, [record["val_cider"] for record in history], color=colour, linewidth=1.2, label=label)
+            else:
+                final = json.loads((folder / f"{recipe.replace(' ', '-')}-{seed}.greedy.json").read_text())["scores"]["cider_d"]
+                right.plot(epochs[-1:], [final], color=colour, marker="o", markersize=5, linestyle="none", label=label)
+    left.set(xlabel="epoch", ylabel="perplexity on the dev photos", ylim=(15, 36))
+    right.set(xlabel="epoch", ylabel="CIDEr-D of greedy captions of them", ylim=(0.3, 0.6))
+    for axes in (left, right):
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.grid(axis="y", color="#d9dde2", linewidth=0.6)
+        axes.legend(frameon=False)
+    figure.savefig(path, dpi=110)
+
+
+def main() -> None:
+    if sys.argv[1] == "--plot":
+        plot(Path(sys.argv[2]), sys.argv[4:] or PLOTTED, Path(sys.argv[3]))
+        return
+    data, folder = map(Path, sys.argv[1:3])
+    folder.mkdir(exist_ok=True)
+    heads = ["recipe", "seeds", *(f"CIDEr-D, {name}" for name in DECODING), "BLEU-4, greedy", "BLEU-4, beam", "perplexity", "distinct", "minutes"]
+    rows = [
+        row(recipe, [scored(data, folder, recipe, seed) for seed in SEEDS])
+        for recipe in sys.argv[3:] or [name for name in RECIPES if name not in ON_GRIDS]
+    ]
+    for cells in (heads, ["---"] * len(heads), *rows):
+        print("| " + " | ".join(cells) + " |")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,165 @@
+"""Profile of a training step on a card: the host's time and the device's, by the parts of host_time.
+
+    python -m benchmarks.step_profile
+
+Marks are set wherever one part gives way to another: the host's clock is read and an event recorded. An
+event's time is when the device gets to it, so idle time would count as that of the part that it waited
+for. To keep it from idling, it multiplies large matrices first, until the host has handed over the whole
+step.
+"""
+
+import functools
+import math
+import statistics
+import sys
+import time
+from collections.abc import Callable, Sequence
+from types import ModuleType
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from benchmarks.host_time import PARTS, REST, seams
+from benchmarks.timing import device_clock
+from benchmarks.work import CONFIGS, Config, batch_rows, make_solver
+from xpcap.backend import array_module, get_backend, use_backend
+from xpcap.errors import BackendError, OptionError
+from xpcap.training.solver import CaptioningSolver
+
+USUAL_CONFIGS = ("notebook", "coco-n64", "coco", "coco-dropout", "vocab10k")
+STEPS, WARM_UP = 40, 5
+PRODUCT = 2048  # size of the matrices that keep the device busy
+Times = dict[str, float]  # milliseconds by part
+
+
+class StepProfile(NamedTuple):
+    """A training step of one configuration by part; medians over steps.
+
+    Setting the marks counts: a few microseconds for each change of part.
+    """
+
+    config: Config
+    host: Times
+    device: Times
+
+
+class Marks:
+    """Beginnings of the parts of a step, on the host and on the device."""
+
+    def __init__(self, xp: ModuleType) -> None:
+        self._xp = xp
+        self._events: list[Any] = []  # kept from step to step: making one takes time
+        self._marks: list[tuple[str, float]] = []
+
+    def begin(self) -> None:
+        """Begin a step."""
+        self._marks.clear()
+        self.mark(REST)
+
+    def mark(self, part: str) -> None:
+        """Let `part` run from now on."""
+        k = len(self._marks)
+        if k == len(self._events):
+            self._events.append(self._xp.cuda.Event())
+        self._events[k].record()
+        self._marks.append((part, time.perf_counter()))
+
+    def timed(self, part: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        """`function`, which counts as that part."""
+
+        @functools.wraps(function)
+        def run(*args: Any, **kwargs: Any) -> Any:
+            before = self._marks[-1][0] if self._marks else REST
+            self.mark(part)
+            try:
+                return function(*args, **kwargs)
+            finally:
+                self.mark(before)
+
+        return run
+
+    def read(self) -> tuple[Times, Times]:
+        """End the step, wait for it, and add up host and device times."""
+        self.mark(REST)
+        events = self._events[: len(self._marks)]
+        events[-1].synchronize()
+        host, device = dict.fromkeys(PARTS, 0.0), dict.fromkeys(PARTS, 0.0)
+        for k, ((part, start), (_, end)) in enumerate(zip(self._marks[:-1], self._marks[1:], strict=True)):
+            host[part] += 1e3 * (end - start)
+            device[part] += float(self._xp.cuda.get_elapsed_time(events[k], events[k + 1]))
+        return host, device
+
+
+def step_profiles(configs: Sequence[Config], steps: int = STEPS, warm_up: int = WARM_UP) -> list[StepProfile]:
+    """Profile a training step of each configuration on the current backend, a device.
+
+    Raises
+    ------
+    OptionError : the backend is numpy, which has no events.
+    """
+    xp = array_module()
+    if xp is np:
+        raise OptionError(f"step_profiles: backend is {get_backend()}, expected cupy: a device's events divide the step")
+    marks = Marks(xp)
+    with seams(marks.timed):
+        return [_profile(marks, config, _Ahead(xp), steps, warm_up) for config in configs]
+
+
+def _profile(marks: Marks, config: Config, ahead: "_Ahead", steps: int, warm_up: int) -> StepProfile:
+    data = config.data(warm_up + steps)
+    solver, rows = make_solver(config, data), batch_rows(config, data)
+    for captions in rows[:warm_up]:
+        host, _ = _step(marks, solver, captions, lambda: None)
+    last = sum(host.values())
+    found = [_step(marks, solver, captions, functools.partial(ahead.keep_busy, 2 * last)) for captions in rows[warm_up:]]
+    medians = [{part: statistics.median(times[k][part] for times in found) for part in PARTS} for k in range(2)]
+    return StepProfile(config, *medians)
+
+
+def _step(marks: Marks, solver: CaptioningSolver, captions: np.ndarray, before: Callable[[], object]) -> tuple[Times, Times]:
+    before()
+    marks.begin()
+    solver.train_batch(captions)
+    return marks.read()
+
+
+class _Ahead:
+    """Work for the device to do while the host gets ahead of it."""
+
+    def __init__(self, xp: ModuleType) -> None:
+        self._xp, self._x = xp, xp.ones((PRODUCT, PRODUCT), np.float32)
+        self._out, clock = xp.empty_like(self._x), device_clock(xp)
+        self._multiply()
+        self._ms = statistics.median(clock(self._multiply) for _ in range(3))
+
+    def keep_busy(self, ms: float) -> None:
+        """Hand over products that take the device at least `ms` milliseconds."""
+        for _ in range(math.ceil(ms / self._ms)):
+            self._multiply()
+
+    def _multiply(self) -> None:
+        self._xp.dot(self._x, self._x, out=self._out)
+
+
+def profile_rows(results: Sequence[StepProfile]) -> list[tuple[str, ...]]:
+    """A table: headings, then a row of host and of device microseconds for each configuration."""
+    lines = [("config", "", "step us", *PARTS)]
+    for result in results:
+        for where, times in (("host", result.host), ("device", result.device)):
+            lines.append((result.config.name, where, *(f"{1e3 * ms:.0f}" for ms in (sum(times.values()), *times.values()))))
+    return lines
+
+
+def main() -> None:
+    """Print the parts of a step at the usual configurations."""
+    try:
+        use_backend("cupy")
+    except BackendError as error:
+        sys.exit(str(error))
+    rows = profile_rows(step_profiles([CONFIGS[name] for name in USUAL_CONFIGS]))
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    print("\n".join("  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in rows))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,276 @@
+"""The work that is timed: sizes, data, models and the arithmetic they need; and checks
+that a contender does the same work as xpcap on NumPy."""
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from benchmarks.timing import Clock
+from xpcap.backend import to_numpy, use_backend
+from xpcap.data.dataset import CaptionData
+from xpcap.data.synthetic import LIKE_COCO, draw_data
+from xpcap.data.vocabulary import END, NULL, START, UNK
+from xpcap.models import Beam, CaptioningRNN, Policy
+from xpcap.models.packing import pack
+from xpcap.training.solver import CaptioningSolver
+
+LEARNING_RATE = 1e-3
+CLIP = 50.0  # the default of `train`
+SEED = 0
+TRAINING = "training step"  # loss, gradients, clipping, Adam; float32
+SAMPLING = "greedy sampling"  # PICTURES pictures, at most MOST_WORDS words each
+BESIDE = "training step beside a busy process of another login"  # the same step
+WORKS = (TRAINING, SAMPLING)
+WIDTH, LENGTH_PENALTY = 5, 0.7
+# Of the same pictures and most words; the best caption is that of most log-probability / words**LENGTH_PENALTY
+BEAMS = f"beam search, {WIDTH} hypotheses"
+PICTURES = 1000
+MOST_WORDS = LIKE_COCO.high + 1  # END included
+
+
+@dataclass(frozen=True)
+class Config:
+    """Sizes of an LSTM captioner and its step, and its dropout.
+
+    N captions, D image feature, W word vector, H hidden, V vocabulary. With P a picture has P
+    regions of D numbers, to which every step attends; then only training is timed.
+    """
+
+    name: str
+    N: int
+    D: int = 512
+    W: int = 256
+    H: int = 512
+    V: int = 1004
+    dropout: float = 0.0
+    P: int = 0
+
+    @property
+    def features(self) -> int | tuple[int, int]:
+        """Size of a feature, or of a grid."""
+        return (self.P, self.D) if self.P else self.D
+
+    @property
+    def inject(self) -> str:
+        """How the image enters."""
+        return "attention" if self.P else "init"
+
+    def data(self, batches: int) -> CaptionData:
+        """Batches of captions of 6 to 15 words, a few words very common; the same at every call."""
+        return draw_data(batches * self.N, self.features, self.V, SEED)
+
+    def pictures(self) -> np.ndarray:
+        """Standard normal features (PICTURES, D) of the pictures to caption; the same at every call."""
+        return np.random.default_rng(SEED).standard_normal((PICTURES, self.D), dtype=np.float32)
+
+
+_EVERYWHERE = (
+    Config("notebook", 25),
+    Config("coco", 128),
+    Config("flickr8k", 128, D=1280, V=2539),
+    Config("large", 512),
+    Config("vocab10k", 128, W=512, V=10000),
+)
+_ON_A_GPU = (  # the first four and those above: N = 25, 64, 128, 512 for each of two vocabularies
+    Config("coco-n64", 64),
+    Config("vocab10k-n25", 25, W=512, V=10000),
+    Config("vocab10k-n64", 64, W=512, V=10000),
+    Config("vocab10k-n512", 512, W=512, V=10000),
+    Config("coco-dropout", 128, dropout=0.4),  # the default of `train`
+    Config("flickr8k-v2540", 128, D=1280, V=2540),  # rows of V numbers begin at multiples of 16 bytes, unlike those of flickr8k's 2539
+)
+_WHEN_ASKED = (Config("flickr8k-grid", 128, D=1280, V=2539, P=25),)
+CONFIGS = {config.name: config for config in _EVERYWHERE + _ON_A_GPU + _WHEN_ASKED}
+
+
+def works_of(config: Config, works: Sequence[str]) -> list[str]:
+    """The kinds of work among `works` that are timed at a configuration."""
+    return [work for work in works if not config.P or work in (TRAINING, BESIDE)]
+
+
+def usual(backend: str) -> list[str]:
+    """Names of the configurations that are timed by default on a backend."""
+    return [config.name for config in _EVERYWHERE + (() if backend == "numpy" else _ON_A_GPU)]
+
+
+def scaling(base: Config) -> dict[str, list[Config]]:
+    """Variations of `base` in a single size, keyed by that size: the batch N or the vocabulary V."""
+    sizes = {"N": (8, 16, 32, 64, 128, 256, 512, 1024), "V": (1000, 2000, 5000, 10_000, 20_000, 50_000)}
+    return {key: [replace(base, name=f"{key}={value}", **{key: value}) for value in values] for key, values in sizes.items()}
+
+
+# What every contender trains and samples
+
+# Relative, between float32 losses: a hundred roundings or so, and far below any mistake in the gates
+LOSS_TOLERANCE = 1e-5
+# Share of ids that must agree: captions may diverge where the two likeliest words are nearly tied
+SAME_IDS = 0.999
+
+
+class Job(NamedTuple):
+    """A contender that is ready to train: `step(k)` trains on batch k, and `clock` times it."""
+
+    step: Callable[[int], object]
+    clock: Clock
+    memory: Callable[[], int | None]  # bytes: peak so far on the host, or held on the GPU; None if not measured
+    feed: Callable[[int], object] | None = None  # prepares batch k, if that is timed too
+
+
+GREEDY, BEAM = Policy(max_length=MOST_WORDS), Beam(WIDTH, length_penalty=LENGTH_PENALTY, max_length=MOST_WORDS)
+# Captions of Config.pictures: (PICTURES, MOST_WORDS) int, on the host, NULL after END
+Sample = Callable[[], np.ndarray]
+Batch = tuple[np.ndarray, np.ndarray]  # features (N, D) and captions (N, T+1)
+
+
+def batch_rows(config: Config, data: CaptionData) -> np.ndarray:
+    """Caption numbers of each batch, (batches, N)."""
+    return np.arange(len(data.split("train").captions)).reshape(-1, config.N)
+
+
+def host_batches(config: Config, data: CaptionData) -> list[Batch]:
+    """All batches, on the host."""
+    return [data.minibatch("train", rows) for rows in batch_rows(config, data)]
+
+
+def make_model(config: Config, data: CaptionData) -> CaptioningRNN:
+    """A fresh xpcap model on the current backend, with the same weights every time."""
+    words, H = data.vocabulary.word_to_idx, config.H
+    return CaptioningRNN(
+        words, config.features, config.W, H, "lstm", np.float32, dropout=config.dropout, inject=config.inject, seed=SEED
+    )  # fmt: skip
+
+
+def make_solver(config: Config, data: CaptionData, model: CaptioningRNN | None = None, **options: Any) -> CaptioningSolver:
+    """A solver for `model`, by default that of make_model, with more options if given."""
+    return CaptioningSolver(
+        model or make_model(config, data), data, update_rule="adam", optim_config={"learning_rate": LEARNING_RATE},
+        batch_size=config.N, clip_norm=CLIP, seed=SEED, **options,
+    )  # fmt: skip
+
+
+def make_ending_model(config: Config, data: CaptionData) -> CaptioningRNN:
+    """An xpcap model whose captions end, on the current backend."""
+    model = make_model(config, data)
+    make_captions_end(model)
+    return model
+
+
+def host_model(config: Config, data: CaptionData, make: Callable[[Config, CaptionData], CaptioningRNN] = make_model) -> CaptioningRNN:
+    """The same model on NumPy, whatever the current backend."""
+    with use_backend("numpy"):
+        return make(config, data)
+
+
+def check_same_loss(theirs: float, ours: CaptioningRNN, batch: Batch, what: str) -> None:
+    """Check that a contender's loss on a batch, without dropout, is xpcap's on NumPy.
+
+    Raises
+    ------
+    ArithmeticError : it is not: the contender does other work.
+    """
+    expected = float(ours.score(*batch).nll) / len(batch[0])
+    if not abs(theirs - expected) <= LOSS_TOLERANCE * abs(expected):
+        raise ArithmeticError(
+            f"bench: {what} has loss {theirs:.7g} and xpcap on NumPy {expected:.7g}, "
+            f"expected a relative difference below {LOSS_TOLERANCE:g}: not the same work"
+        )
+
+
+def check_same_captions(theirs: np.ndarray, ours: CaptioningRNN, pictures: np.ndarray, policy: Policy, what: str) -> None:
+    """Check that a contender's captions agree with xpcap's on NumPy; if not, an ArithmeticError."""
+    expected = ours.sample(pictures, policy=policy)
+    same = float((theirs == expected).mean()) if theirs.shape == expected.shape else 0.0
+    if not same >= SAME_IDS:
+        raise ArithmeticError(
+            f"bench: {what} agrees with xpcap on NumPy in {same:.2%} of the word ids, expected at least {SAME_IDS:.1%}: not the same work"
+        )
+
+
+# Arithmetic that the work needs: the matrix products, without padding, with each distinct word
+# projected once. A multiplication and an addition count as two operations. Elementwise work, softmax
+# and Adam do not count: memory bounds them, not arithmetic.
+
+
+def training_flops(config: Config, batches: Iterable[np.ndarray], null: int) -> float:
+    """Operations that a training step needs, averaged over batches of captions (N, T+1).
+
+    A layer takes three products: forward, and a gradient for each factor. The features need no
+    gradient, so their projection takes two.
+    """
+    return float(np.mean([_step_flops(config, captions, null) for captions in batches]))
+
+
+def _step_flops(config: Config, captions: np.ndarray, null: int) -> int:
+    packed = pack(captions, null)
+    # Live rows, distinct input words, rows with a target
+    R, K, L = len(packed.inputs.ids), len(packed.words), len(packed.targets)
+    products = 3 * (K * config.W * 4 * config.H + R * config.H * 4 * config.H + L * config.H * config.V)
+    # The context's weights; scores and context, and back to the context, the state and, twice, the regions
+    if config.P:
+        products += 3 * R * config.H * 4 * config.H + 6 * R * config.P * config.H
+    return 2 * (2 * packed.rows.N * (config.P or 1) * config.D * config.H + products)
+
+
+def sampling_flops(config: Config, captions: np.ndarray, null: int, end: int, width: int = 1) -> int:
+    """Operations that finding captions (n, T) needs, which begin with the first word and hold NULL after END.
+
+    A beam needs a row for the first word and `width` rows for each later one; how many hypotheses it
+    really went on with does not count.
+    """
+    rows = len(captions) + width * (int(np.count_nonzero(captions != null)) - len(captions))
+    fed = captions[:, :-1]
+    K = 1 + len(np.unique(fed[(fed != null) & (fed != end)]))  # the 1 is START
+    H = config.H
+    return 2 * (len(captions) * config.D * H + K * config.W * 4 * H + rows * (H * 4 * H + H * config.V))
+
+
+# A model whose captions end: randomly drawn weights never produce END, and caption length decides the
+# cost of sampling.
+
+OPEN = 20.0  # pre-activation of an open gate: sigmoid(20) is 1 in float32
+TICK = 0.01  # growth of the timer per step: small, so that tanh stays linear
+LOUD = 2000.0  # END's score rises by LOUD * TICK per step, far more than the spread of the other scores
+SILENT = -1e4  # bias of words that must not be sampled
+TIMER, MEMORY, CUE = 0, 1, 0  # two hidden units, and a word dimension: 1 for START, 0 for other words
+
+
+def make_captions_end(model: CaptioningRNN) -> None:
+    """Give the greedy captions of a randomly drawn LSTM captioner the lengths of data.synthetic's, and many words.
+
+    The timer unit grows by TICK per step. The memory unit takes a number from the picture at START,
+    normal(0, deviation * TICK), and keeps it. END wins as soon as timer + memory passes a threshold,
+    after normal(mean, deviation) steps, END included. All other units stay random, but word vectors
+    are scaled up to the size of the other inputs, so that each word influences the next.
+    """
+    params = {name: to_numpy(value).copy() for name, value in model.params.items()}
+    word_to_idx, H = model.word_to_idx, len(params["b_proj"])
+    params["W_embed"] *= 100  # drawn with deviation 0.01
+    params["W_embed"][:, CUE] = 0
+    params["W_embed"][word_to_idx[START], CUE] = 1
+    Wx, Wh, b = params["Wx"], params["Wh"], params["b"]
+    i, f, o, g = (slice(k * H, (k + 1) * H) for k in range(4))
+    memory = Wh[:, g][:, MEMORY] * TICK
+    memory *= LIKE_COCO.deviation * TICK / np.linalg.norm(params["W_proj"] @ memory)  # features are standard normal
+    for gate in (i, f, o, g):
+        Wx[:, gate][:, [TIMER, MEMORY]] = Wh[:, gate][:, [TIMER, MEMORY]] = 0
+    b[i][TIMER] = b[f][[TIMER, MEMORY]] = b[o][[TIMER, MEMORY]] = OPEN
+    b[g][TIMER] = math.atanh(TICK)
+    b[i][MEMORY], Wx[CUE, i][MEMORY] = -OPEN, 2 * OPEN
+    Wh[:, g][:, MEMORY] = memory
+    _score_end(params, word_to_idx[END])
+    params["b_vocab"][[word_to_idx[word] for word in (NULL, START, UNK)]] = SILENT
+    for name, value in params.items():
+        model.params[name] = value
+
+
+def _score_end(params: dict[str, np.ndarray], end: int) -> None:
+    """Score END by timer and memory alone, and all other words by the other units."""
+    W_vocab, b_vocab = params["W_vocab"], params["b_vocab"]
+    W_vocab[[TIMER, MEMORY]] = W_vocab[:, end] = 0
+    W_vocab[[TIMER, MEMORY], end] = LOUD
+    length = LIKE_COCO.mean + 1  # END included
+    # The first whole step past the threshold is on average half a step later
+    b_vocab[end] = -LOUD * TICK * (length - 0.5)

@@ -1,0 +1,216 @@
+"""Memory of a computation: fresh arrays, or buffers that their owner keeps from step to step; transfers to and from a device that wait for nothing.
+
+`Workspace` is the owner and `Buffer` what it hands out, `Uploads` sends host arrays, `Reading` brings results back while the device goes on computing.
+"""
+
+import itertools
+import math
+from collections.abc import Callable, Collection
+from typing import Any
+
+import numpy as np
+
+from xpcap.backend import Array, asarray, get_array_module
+
+ALIGNED = 128  # elements; arrays in one allocation begin at multiples
+
+
+class Buffer:
+    """Hands out arrays to write to: ``buffer(name, shape)``, or ``buffer(name, shape, bool)`` for one that holds no floats; their content is undefined.
+
+    ``buffer.upload(name, host)`` gives a host array on the device; on the host, the array itself. ``buffer.made(name, shape, make, of)`` gives what `make`
+    makes of a buffer, such as a mapping of views, once for as long as the buffer stays where it is.
+
+    A name stands for one array, always of one dtype. Each layer gets a scope of its own from its caller, so that two layers never share a name.
+
+    Parameters
+    ----------
+    take : from a full name, a shape and a dtype, None for the usual one, to an array
+    send : from a full name and a host array to that array where the others lie
+    prefix : put in front of every name
+    """
+
+    def __init__(
+        self, take: Callable[[str, tuple[int, ...], Any], Array], send: Callable[[str, np.ndarray], Array], prefix: str = ""
+    ) -> None:  # fmt: skip
+        self._take, self._send, self._prefix = take, send, prefix
+        self._made: dict[str, tuple[Array, Any, Any]] = {}
+
+    def __call__(self, name: str, shape: tuple[int, ...], dtype: Any = None) -> Array:
+        return self._take(self._prefix + name, shape, dtype)
+
+    def made(self, name: str, shape: tuple[int, ...], make: Callable[[Array], Any], of: Any) -> Any:
+        """make(self(name, shape)), which is kept as long as that gives the same array and `of`, what it is made for, is the same object."""
+        array = self(name, shape)
+        last = self._made.get(name)
+        if last is None or last[0] is not array or last[1] is not of:
+            last = self._made[name] = array, of, make(array)
+        return last[2]
+
+    def upload(self, name: str, host: np.ndarray) -> Array:
+        """A host array where the others lie. Like them it stays until the next use of its name."""
+        return self._send(self._prefix + name, host)
+
+    def scope(self, name: str) -> "Buffer":
+        """The same memory under names that begin with ``name.``"""
+        return Buffer(self._take, self._send, f"{self._prefix}{name}.")
+
+
+def fresh(like: Array, shapes: Collection[tuple[int, ...]] = ()) -> Buffer:
+    """Arrays of the library and dtype of `like`, each in memory of its own, whatever its name.
+
+    The first ones share one allocation if they have these shapes, in this order. Where large ones are freed together, malloc gives back to the system what is
+    more than twice the largest, and the next ones have to be paged in again: on a CPU that takes as long as a small batch's arithmetic.
+    """
+    xp, usual = get_array_module(like), like.dtype
+    starts = list(itertools.accumulate((-(-math.prod(shape) // ALIGNED) * ALIGNED for shape in shapes), initial=0))
+    block = xp.empty(starts[-1], usual)
+    parts = [view(block, start, shape) for start, shape in zip(starts, shapes, strict=False)][::-1]
+
+    def take(name: str, shape: tuple[int, ...], dtype: Any) -> Array:
+        if parts and parts[-1].shape == shape and dtype is None:
+            return parts.pop()
+        return xp.empty(shape, dtype or usual)
+
+    return Buffer(take, lambda name, host: asarray(host, like=like))
+
+
+def view(flat: Array, start: int, shape: tuple[int, ...]) -> Array:
+    """flat[start : start + size].reshape(shape). A device's array is made at that address, since slicing and reshaping cost the host twice the time."""
+    if isinstance(flat, np.ndarray):
+        return flat[start : start + math.prod(shape)].reshape(shape)
+    return type(flat)(shape, flat.dtype, flat.data + start * flat.itemsize if start else flat.data)
+
+
+class Workspace:
+    """Named buffers of the library and dtype of `like`, kept from step to step. `buffer` hands them out.
+
+    A buffer is as large as its largest use so far, and a smaller use gets its beginning. Each step overwrites what the step before left there,
+    so whoever owns a workspace decides when that may happen. The solver owns one; a sampler makes one for each call.
+
+    Parameters
+    ----------
+    like : array whose library, device and dtype the buffers have
+    parts : the most parts that a step may be cut into; each part has buffers of its own
+    """
+
+    def __init__(self, like: Array, parts: int = 1) -> None:
+        self._xp, self._dtype = get_array_module(like), like.dtype
+        self._buffers: dict[str, Array] = {}
+        self._views: dict[str, Array] = {}  # the last view of each: most are asked for in the same shape again, and a view costs a device's host time
+        self._others = [Workspace(like) for _ in range(parts - 1)]
+        self._uploads = Uploads(self._xp)
+        self.buffer = Buffer(self._take, self._send)
+
+    def _take(self, name: str, shape: tuple[int, ...], dtype: Any) -> Array:
+        last = self._views.get(name)
+        if last is not None and last.shape == shape:
+            return last
+        size = math.prod(shape)
+        if name not in self._buffers or self._buffers[name].size < size:
+            self._views.pop(name, None)
+            self._buffers.pop(name, None)  # free the old memory before asking for more
+            self._buffers[name] = self._xp.empty(size, dtype or self._dtype)
+        self._views[name] = made = view(self._buffers[name], 0, shape)
+        return made
+
+    def hold(self, name: str, flat: Array) -> None:
+        """Take `flat` as the buffer of a name, in place of memory of its own."""
+        self._buffers[name] = flat
+        self._views.pop(name, None)
+
+    def _send(self, name: str, host: np.ndarray) -> Array:
+        if self._xp is np:
+            return host
+        device = self._take(name, host.shape, host.dtype)
+        self._uploads.send(host, device)
+        return device
+
+    @property
+    def parts(self) -> list["Workspace"]:
+        """One workspace for each part of a step; the first is this one."""
+        return [self, *self._others]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes held, over all parts."""
+        return sum(int(buffer.nbytes) for buffer in self._buffers.values()) + sum(other.nbytes for other in self._others)
+
+
+AHEAD = 4  # uploads that may be under way; one more waits for the oldest
+
+
+class Uploads:
+    """A ring of pinned buffers: the host writes into one while a device still copies from the others.
+
+    A copy from ordinary memory would wait for all work launched before it. An upload waits only where the device is AHEAD uploads behind.
+
+    Parameters
+    ----------
+    xp : cupy
+    """
+
+    def __init__(self, xp: Any) -> None:
+        self._xp, self._turn = xp, 0
+        self._slots: list[tuple[np.ndarray, Any]] = []  # pinned memory as bytes, and the event behind its last copy
+
+    def send(self, host: np.ndarray, device: Array) -> None:
+        """Copy `host` to `device`, an array of its shape and dtype. Work launched afterwards sees it; `host` may be overwritten at once."""
+        pinned, copied = self._take(host.nbytes)
+        staged = np.ndarray(host.shape, host.dtype, pinned.data)
+        staged[...] = host
+        device.set(staged, stream=self._xp.cuda.get_current_stream())
+        copied.record()
+
+    def _take(self, nbytes: int) -> tuple[np.ndarray, Any]:
+        """The next slot, free to be written to, with room for so many bytes."""
+        k, self._turn = self._turn, (self._turn + 1) % AHEAD
+        if k == len(self._slots):
+            self._slots.append((np.empty(0, np.uint8), self._xp.cuda.Event(disable_timing=True)))
+        else:
+            self._slots[k][1].synchronize()
+        pinned, copied = self._slots[k]
+        if pinned.size < nbytes:
+            size = nbytes + nbytes // 4  # batches differ a little
+            self._slots[k] = pinned, _ = np.frombuffer(self._xp.cuda.alloc_pinned_memory(size), np.uint8, size), copied
+        return pinned, copied
+
+    def __del__(self) -> None:
+        for _, copied in self._slots:
+            copied.synchronize()  # CuPy gives pinned memory to others next: no copy may still read it
+
+
+class Reading:
+    """Arrays on their way from a device to the host. The copies are queued behind the work that makes the arrays, and the host goes on.
+
+    `wait` waits for the copies and for nothing launched after them. Arrays of the host are there already.
+    """
+
+    _copied: Any = None  # the event behind copies that nobody has waited for
+
+    def __init__(self, *arrays: Array) -> None:
+        xp = get_array_module(*arrays)
+        if xp is np:
+            self._host = arrays
+            return
+        self._host = tuple(_pinned(xp, x) for x in arrays)
+        for x, host in zip(arrays, self._host, strict=True):
+            x.get(out=host, blocking=False)
+        self._copied = xp.cuda.Event(disable_timing=True)
+        self._copied.record()
+
+    def wait(self) -> tuple[np.ndarray, ...]:
+        """The arrays on the host."""
+        if self._copied is not None:
+            self._copied.synchronize()
+            self._copied = None
+        return self._host
+
+    def __del__(self) -> None:
+        if self._copied is not None:
+            self._copied.synchronize()  # CuPy gives the memory to others next: no copy may end there
+
+
+def _pinned(xp: Any, x: Array) -> np.ndarray:
+    """Pinned memory for `x`: a copy to any other makes the host wait."""
+    return np.ndarray(x.shape, x.dtype, xp.cuda.alloc_pinned_memory(x.nbytes))

@@ -1,0 +1,190 @@
+// An LSTM step of a small batch in one launch each way: the product with Wh and the gates. Contracts: ops.lstm_steps, ops.lstm_backward_steps.
+//
+// Arrays are whole buffers with the step's rows at `first`, `before` and `after`, as in lstm_gates.cu. The stacks h and h_prev may be one array, and
+// so may c and c_prev: a step reads some rows and writes others.
+//
+// A block takes THREADS (row, unit) pairs, one for each thread at the end. For the product x @ w it copies `depth` terms at a time to shared memory:
+// a tile with `rows` lines of x, and one with `columns` lines of w transposed. A thread adds up a patch of 4 x 4 sums over its part of the depth, so
+// that it reads 8 numbers for 16 products. At last the parts are added. Each order is fixed: results are reproducible to the bit.
+typedef REAL real;
+#define THREADS 256
+#define BLOCKS_AT_ONCE (8 / sizeof(real))  // on a multiprocessor: two in float, which leaves a thread 128 registers
+#define LOADS 8                            // the most numbers of a tile that a thread copies
+#define PAD 4                              // between the lines of a tile: four numbers of each of eight lines lie in 32 different banks
+#define ROOM (17 * THREADS)                // both tiles and their padding; afterwards 16 sums of each thread. 34 KiB in double
+
+struct Tile {
+    int rows, columns, depth;
+};
+// At H = 512, 25 sequences make 64 blocks each way, and 128 make 256: two for nearly every multiprocessor of an H100. Forward, 32 rows meet 8 units
+// of 4 gates: of all shapes of 1024 sums a square reads least. Backward there are 256 sums, over four times as many terms.
+#define FORWARD_UNITS 8
+#define BACKWARD_UNITS 16
+#define FORWARD {THREADS / FORWARD_UNITS, 4 * FORWARD_UNITS, THREADS / 4}
+#define BACKWARD {THREADS / BACKWARD_UNITS, BACKWARD_UNITS, THREADS / 2}
+
+__device__ real sigmoid(real x) { return (real)0.5 * (1 + tanh((real)0.5 * x)); }
+
+// ---- tiles: a thread loads its share of the next one before the block multiplies the present one. Beyond the edges of a matrix there are zeros.
+
+// Lines of a matrix whose rows are `width` long, from its number at `from` on; there are `lines_left` rows and `terms_left` columns more.
+__device__ void load_lines(const real* from, unsigned width, int lines_left, int terms_left, int lines, int depth, real* share) {
+    const int line = threadIdx.x / depth, k = threadIdx.x % depth, apart = THREADS / depth;
+#pragma unroll
+    for (int j = 0; j < lines / apart; ++j) share[j] = line + j * apart < lines_left && k < terms_left ? from[(line + j * apart) * width + k] : 0;
+}
+
+__device__ void store_lines(real* tile, int lines, int depth, const real* share) {
+    const int line = threadIdx.x / depth, k = threadIdx.x % depth, apart = THREADS / depth;
+#pragma unroll
+    for (int j = 0; j < lines / apart; ++j) tile[(line + j * apart) * (depth + PAD) + k] = share[j];
+}
+
+// The four gates of some units, out of Wh (H, 4H): a line of the tile for each gate and unit. Eight threads read 32 neighbouring bytes.
+__device__ void load_gates(const real* from, unsigned H, int units_left, int terms_left, real* share) {
+    const int unit = threadIdx.x % FORWARD_UNITS, k = threadIdx.x / FORWARD_UNITS, apart = THREADS / FORWARD_UNITS;
+#pragma unroll
+    for (int j = 0; j < LOADS; ++j)
+        share[j] = unit < units_left && k + j % 2 * apart < terms_left ? from[((k + j % 2 * apart) * 4 + j / 2) * H + unit] : 0;
+}
+
+__device__ void store_gates(real* tile, int depth, const real* share) {
+    const int unit = threadIdx.x % FORWARD_UNITS, k = threadIdx.x / FORWARD_UNITS, apart = THREADS / FORWARD_UNITS;
+#pragma unroll
+    for (int j = 0; j < LOADS; ++j) tile[(j / 2 * FORWARD_UNITS + unit) * (depth + PAD) + k + j % 2 * apart] = share[j];
+}
+
+// ---- sums
+
+// A thread's patch: rows `row`, row + rows_apart, ... and columns alike. Of each tile it takes the terms from part * terms on.
+struct Patch {
+    int part, parts, terms, row, rows_apart, column, columns_apart;
+};
+
+__device__ Patch patch_of(Tile tile) {
+    const int down = tile.rows / 4, across = tile.columns / 4, parts = THREADS / (down * across);
+    const int part = threadIdx.x / (down * across), place = threadIdx.x % (down * across);
+    return {part, parts, tile.depth / parts, place / across, down, place % across, across};
+}
+
+__device__ void multiply(const real* x, const real* w, Tile tile, Patch patch, real* sums) {
+    const int line = tile.depth + PAD;
+    x += patch.row * line + patch.part * patch.terms;
+    w += patch.column * line + patch.part * patch.terms;
+#pragma unroll
+    for (int k = 0; k < patch.terms; ++k)
+#pragma unroll
+        for (int s = 0; s < 16; ++s) sums[s] += x[s / 4 * patch.rows_apart * line + k] * w[s % 4 * patch.columns_apart * line + k];
+}
+
+// Each part's sums, (rows, columns), behind those of the part before.
+__device__ void store_sums(real* room, Tile tile, Patch patch, const real* sums) {
+#pragma unroll
+    for (int s = 0; s < 16; ++s) {
+        const int row = patch.row + s / 4 * patch.rows_apart, column = patch.column + s % 4 * patch.columns_apart;
+        room[(patch.part * tile.rows + row) * tile.columns + column] = sums[s];
+    }
+}
+
+__device__ real total(const real* room, Tile tile, Patch patch, int row, int column) {
+    real sum = 0;
+#pragma unroll
+    for (int part = 0; part < patch.parts; ++part) sum += room[(part * tile.rows + row) * tile.columns + column];
+    return sum;
+}
+
+// ---- the kernels. The grid: blocks along the units, then along the rows
+
+extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS_AT_ONCE) lstm_step(const real* a, const real* Wh, const real* h_prev, const real* c_prev,
+                                                                                real* h, real* c, real* gates, real* tanh_c,
+                                                                                int first, int before, int after, int n, int H) {
+    __shared__ real room[ROOM];
+    const Tile tile = FORWARD;
+    const Patch patch = patch_of(tile);
+    const int row0 = blockIdx.y * tile.rows, unit0 = blockIdx.x * FORWARD_UNITS;
+    real *const h_tile = room, *const w_tile = room + tile.rows * (tile.depth + PAD);
+    const real *from_h = h_prev + (long long)(before + row0) * H, *from_w = Wh + unit0;
+
+    real sums[16] = {}, h_share[LOADS], w_share[LOADS];
+    load_lines(from_h, H, n - row0, H, tile.rows, tile.depth, h_share);
+    load_gates(from_w, H, H - unit0, H, w_share);
+    for (int left = H; left > 0; left -= tile.depth) {
+        store_lines(h_tile, tile.rows, tile.depth, h_share);
+        store_gates(w_tile, tile.depth, w_share);
+        load_lines(from_h += tile.depth, H, n - row0, left - tile.depth, tile.rows, tile.depth, h_share);
+        load_gates(from_w += (long long)tile.depth * 4 * H, H, H - unit0, left - tile.depth, w_share);
+        __syncthreads();  // behind the loads, or the compiler moves them below the products, where they would be waited for
+        multiply(h_tile, w_tile, tile, patch, sums);
+        __syncthreads();  // all have used the tiles before the next ones, or the sums, take their place
+    }
+    store_sums(room, tile, patch, sums);
+    __syncthreads();
+
+    const int block_row = threadIdx.x / FORWARD_UNITS, block_unit = threadIdx.x % FORWARD_UNITS;
+    const long long row = row0 + block_row, unit = unit0 + block_unit;
+    if (row >= n || unit >= H) return;
+    const long long at = (first + row) * H + unit, at_before = (before + row) * H + unit, at_after = (after + row) * H + unit;
+    const long long at_i = (first + row) * 4 * H + unit, at_f = at_i + H, at_o = at_f + H, at_g = at_o + H;
+
+    const real i = sigmoid(a[at_i] + total(room, tile, patch, block_row, block_unit));
+    const real f = sigmoid(a[at_f] + total(room, tile, patch, block_row, block_unit + FORWARD_UNITS));
+    const real o = sigmoid(a[at_o] + total(room, tile, patch, block_row, block_unit + 2 * FORWARD_UNITS));
+    const real g = tanh(a[at_g] + total(room, tile, patch, block_row, block_unit + 3 * FORWARD_UNITS));
+    const real cell = f * c_prev[at_before] + i * g;
+    const real tanh_cell = tanh(cell);
+
+    gates[at_i] = i;
+    gates[at_f] = f;
+    gates[at_o] = o;
+    gates[at_g] = g;
+    c[at_after] = cell;
+    tanh_c[at] = tanh_cell;
+    h[at_after] = o * tanh_cell;
+}
+
+// The first `more` sequences have a next step, whose rows begin at first + n: its da @ Wh.T is added to dh, which comes from the layer above.
+// dc, one row per sequence, holds the gradient of c from the next step, and afterwards that of c_prev.
+extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS_AT_ONCE) lstm_step_backward(const real* dh, const real* gates, const real* tanh_c,
+                                                                                         const real* c_prev, const real* Wh, real* da, real* dc,
+                                                                                         int first, int before, int n, int more, int H) {
+    __shared__ real room[ROOM];
+    const Tile tile = BACKWARD;
+    const Patch patch = patch_of(tile);
+    const int row0 = blockIdx.y * tile.rows, unit0 = blockIdx.x * BACKWARD_UNITS;
+    const int width = 4 * H, terms = row0 < more ? width : 0;  // a block whose rows all end here has nothing to multiply
+    real *const da_tile = room, *const w_tile = room + tile.rows * (tile.depth + PAD);
+    const real *from_da = da + (long long)(first + n + row0) * width, *from_w = Wh + (long long)unit0 * width;
+
+    real sums[16] = {}, da_share[LOADS], w_share[LOADS];
+    load_lines(from_da, width, more - row0, terms, tile.rows, tile.depth, da_share);
+    load_lines(from_w, width, H - unit0, terms, tile.columns, tile.depth, w_share);
+    for (int left = terms; left > 0; left -= tile.depth) {
+        store_lines(da_tile, tile.rows, tile.depth, da_share);
+        store_lines(w_tile, tile.columns, tile.depth, w_share);
+        load_lines(from_da += tile.depth, width, more - row0, left - tile.depth, tile.rows, tile.depth, da_share);
+        load_lines(from_w += tile.depth, width, H - unit0, left - tile.depth, tile.columns, tile.depth, w_share);
+        __syncthreads();  // as in lstm_step
+        multiply(da_tile, w_tile, tile, patch, sums);
+        __syncthreads();
+    }
+    store_sums(room, tile, patch, sums);
+    __syncthreads();
+
+    const int block_row = threadIdx.x / BACKWARD_UNITS, block_unit = threadIdx.x % BACKWARD_UNITS;
+    const long long row = row0 + block_row, unit = unit0 + block_unit, k = row * H + unit;
+    if (row >= n || unit >= H) return;
+    const long long at = (first + row) * H + unit;
+    const long long at_i = (first + row) * 4 * H + unit, at_f = at_i + H, at_o = at_f + H, at_g = at_o + H;
+
+    const real i = gates[at_i], f = gates[at_f], o = gates[at_o], g = gates[at_g];
+    const real tanh_cell = tanh_c[at], cell_prev = c_prev[(before + row) * H + unit];
+    const real dh_all = row < more ? dh[at] + total(room, tile, patch, block_row, block_unit) : dh[at];
+    const real dc_here = dh_all * o * (1 - tanh_cell * tanh_cell);
+    const real dc_all = row < more ? dc[k] + dc_here : dc_here;
+
+    da[at_i] = dc_all * g * i * (1 - i);
+    da[at_f] = dc_all * cell_prev * f * (1 - f);
+    da[at_o] = dh_all * tanh_cell * o * (1 - o);
+    da[at_g] = dc_all * i * (1 - g * g);
+    dc[k] = dc_all * f;
+}

@@ -1,0 +1,98 @@
+"""Text and JSON of strangers: read whole, with limits, and refused in one sentence."""
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from xpcap.errors import DataError
+from xpcap.files import read_text
+from xpcap.signatures import ENDS, Kind, kind_of_file
+
+MOST_TEXT = 256 << 20  # bytes of a captions file or list; the largest in use, Karpathy's of COCO, takes 144 MB
+WHAT_NEXT = {  # of a file of another kind, by its family
+    "spreadsheet": "save the sheet as CSV UTF-8 (comma delimited) and give that file",
+    "archive": "unpack it first",
+    "document": "copy its table into a spreadsheet and save that as CSV UTF-8",
+}
+MOST_VALUES = 16 << 20  # of a JSON text, counted by its commas and brackets; Karpathy's of COCO has about 10 million
+
+
+def read_whole(function: str, path: str | Path) -> str:
+    """The text of a file without byte order mark, line ends of any system as one newline.
+
+    Raises
+    ------
+    DataError : not UTF-8, too large, a pipe or a device; a workbook, a picture or another kind of file. OSError : it cannot be opened.
+    """
+    try:
+        text = read_text(Path(path), MOST_TEXT)
+    except UnicodeDecodeError as error:
+        content = bytes(error.object)
+        if kind := kind_of_file(content):
+            raise _other(function, path, kind) from error
+        place = f"{error.reason} at byte {error.start}, line {content[: error.start].count(10) + 1}"
+        if content[:2] in (b"\xff\xfe", b"\xfe\xff"):
+            place = "it is UTF-16"
+        elif b"\0" not in content:
+            place += "; perhaps Windows-1252, as Excel writes a plain CSV"
+        raise DataError(f"{function}: {path} is not UTF-8 text ({place}); save it as UTF-8, which a spreadsheet offers as CSV UTF-8") from error
+    except ValueError as error:
+        raise DataError(
+            f"{function}: {path}: {error}; expected a text file of captions or picture names, at most {MOST_TEXT >> 20} MB; is the path right?"
+        ) from error
+    if kind := kind_of_file(text[:ENDS].encode("utf-8")):  # some of these are text, such as HTML
+        raise _other(function, path, kind)
+    return text.removeprefix("\ufeff").replace("\r\n", "\n").replace("\r", "\n")
+
+
+def _other(function: str, path: str | Path, kind: Kind) -> DataError:
+    """The error for a file of another kind than text of captions."""
+    next_ = WHAT_NEXT.get(kind.family, "is the path right?")
+    return DataError(f"{function}: {path} is {kind.name}, expected a text file of captions or picture names; {next_}")
+
+
+def parse_json(where: str, text: str) -> Any:
+    """The value of a JSON text. DataError : it is none, or holds more than a captions file would."""
+    refuse_masses(where, text)
+    try:
+        return json.loads(text)
+    except RecursionError as error:
+        raise DataError(f"{where} is JSON nested too deep to be captions; is the path right?") from error
+    except ValueError as error:
+        raise DataError(f"{where} is not whole JSON ({error}); cut short, or edited by hand?") from error
+
+
+def refuse_masses(where: str, text: str) -> None:
+    """DataError : a JSON text holds so many values that they would fill the memory."""
+    if (count := sum(text.count(sign) for sign in "[{,")) > MOST_VALUES:
+        raise DataError(f"{where} holds {count:,} values, expected at most {MOST_VALUES:,}; is it a file of captions?")
+
+
+def first_line(text: str) -> str:
+    """The first line that is not blank."""
+    return text.lstrip().partition("\n")[0].rstrip()
+
+
+def kind_of(value: Any) -> str:
+    """What a value of JSON is, for messages: ``null``, ``an object``, or the value itself, shortened."""
+    return {dict: "an object", list: "a list", type(None): "null"}.get(type(value)) or repr(value)[:60]
+
+
+def read_list(path: str | Path) -> list[str]:
+    """Picture names, one a line. DataError : there is none, or one twice."""
+    names = [line.strip() for line in read_whole("read_list", path).split("\n") if line.strip()]
+    if not names:
+        raise DataError(f"read_list: {path} is empty, expected one picture name a line; a split needs at least one picture")
+    if (twice := _first_twice(names)) is not None:
+        raise DataError(f"read_list: {path} lists {twice[:100]!r} twice, expected each picture once")
+    return names
+
+
+def _first_twice(names: Iterable[str]) -> str | None:
+    seen: set[str] = set()
+    for name in names:
+        if name in seen:
+            return name
+        seen.add(name)
+    return None

@@ -1,0 +1,83 @@
+"""Generated pictures: seeded scenes of one to three shapes, each with five captions, to try everything without a download.
+
+The val split tests new combinations: no training scene has together any two kinds that a val scene has, and a single thing of a val scene lies
+where no training scene has its kind alone. All kinds, places and arrangements occur in train. What is held out does not depend on the seed.
+"""
+
+from pathlib import Path
+
+import numpy as np
+
+from xpcap.data.dataset import CaptionData, Source, Split
+from xpcap.data.vocabulary import Vocabulary, tokenize
+from xpcap.encoders import HistogramEncoder
+from xpcap.progress import bar
+from xpcap.shapes.grammar import CAPTIONS, describe, named
+from xpcap.shapes.scenes import SPLITS, make_scene, paint, scene_of
+from xpcap.shapes.scoring import KIND, best_of, metrics_of
+
+__all__ = ["KIND", "best_of", "generate", "metrics_of", "named", "picture_of", "write_pictures"]
+TRAIN, VAL = 15000, 500  # pictures
+MAX_WORDS = 25  # more than the grammar ever says
+
+
+def generate(seed: int = 0, *, train: int = TRAIN, val: int = VAL, progress: bool = False) -> CaptionData:
+    """Generate pictures with captions, as CaptionData with features by HistogramEncoder.
+
+    Parameters
+    ----------
+    seed : of scenes and captions
+    train, val : numbers of scenes; scene i of a split does not depend on them
+    progress : show a progress bar on a terminal
+
+    Notes
+    -----
+    Pictures are called ``train00000.png`` and so on; `picture_of` draws one from its name.
+    """
+    encoder, features, texts = HistogramEncoder(), {}, {}
+    for split, count in zip(SPLITS, (train, val), strict=True):
+        rng = np.random.default_rng([seed, len(SPLITS) + SPLITS.index(split)])
+        scenes = [make_scene(split, number, seed) for number in range(count)]
+        features[split] = encoder.encode(paint(scene) for scene in bar(scenes, progress, f"drawing pictures of {split}"))
+        texts[split] = [describe(scene, rng) for scene in scenes for _ in range(CAPTIONS)]
+    words = {split: [tokenize(text) for text in texts[split]] for split in SPLITS}
+    vocabulary = Vocabulary.build_from_words(words["train"], min_count=1)
+    splits = {
+        split: Split(
+            captions=vocabulary.encode_words(words[split], MAX_WORDS),
+            image_idxs=np.repeat(np.arange(len(features[split]), dtype=np.int32), CAPTIONS),
+            features=features[split],
+            images=[f"{split}{number:05d}.png" for number in range(len(features[split]))],
+            text=texts[split],
+        )
+        for split in SPLITS
+    }
+    return CaptionData(vocabulary, splits, source=Source(encoder=encoder.name, generated=KIND, seed=int(seed), record={"train": train, "val": val}))
+
+
+def picture_of(name: str, seed: int = 0) -> np.ndarray:
+    """Draw the generated picture of that name again: (128, 128, 3), uint8.
+
+    Raises
+    ------
+    DataError : not the name of a generated picture.
+    """
+    return paint(scene_of(name, seed))
+
+
+def write_pictures(folder: str | Path, data: CaptionData, split: str) -> None:
+    """Write the pictures of a generated split to a new folder, as PNGs.
+
+    Raises
+    ------
+    OSError : the place cannot be written to; then there is no folder.
+    """
+    from PIL import Image
+
+    assert data.source.seed is not None
+    folder = Path(folder)
+    temporary = folder.with_name(f".{folder.name}.part")
+    temporary.mkdir()
+    for name in data.split(split).images:
+        Image.fromarray(picture_of(name, data.source.seed)).save(temporary / name)
+    temporary.rename(folder)

@@ -1,0 +1,128 @@
+"""The grammar of captions: sampled for references, enumerated to find the best captions."""
+
+import itertools
+import math
+import re
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from xpcap.shapes.scenes import COLOURS, SHAPES, Scene, Thing
+
+CAPTIONS = 5  # drawn for each scene
+SIZES = {"small": ("small", "little", "tiny"), "large": ("large", "big")}
+PLAIN = 0.6  # probability that a size is not mentioned
+TWO = "two of a kind"
+CHOICE = re.compile(r"\(([^)]*)\)")
+
+# Ways, choices in brackets and words for a size are listed from the likeliest to the rarest: see _odds.
+PLACE = {
+    "top left": "(in the top left corner|at the top left)",
+    "top": "(at the top|near the top)",
+    "top right": "(in the top right corner|at the top right)",
+    "left": "(on the left|at the left)",
+    "middle": "(in the middle|in the centre)",
+    "right": "(on the right|at the right)",
+    "bottom left": "(in the bottom left corner|at the bottom left)",
+    "bottom": "(at the bottom|near the bottom)",
+    "bottom right": "(in the bottom right corner|at the bottom right)",
+}
+ALONE = ("{0} PLACE", "(there is|we see) {0} PLACE", "{0} is PLACE", "(a picture of|a drawing of) {0} PLACE", "PLACE there is {0}")
+WAYS = {
+    "beside": (
+        "{0} (to the left of|left of) {1}",
+        "{0} (beside|next to) {1}",
+        "(there is|we see) {0} (to the left of|beside) {1}",
+        "{0} with {1} (to its right|on its right)",
+        "{0} and {1} side by side",
+    ),
+    "above": (
+        "{0} (above|over) {1}",
+        "(there is|we see) {0} (above|over) {1}",
+        "{0} with {1} (below it|under it)",
+        "{0} at the top and {1} at the bottom",
+        "{0} and below it {1}",
+    ),
+    "row": (
+        "{0} {1} and {2} (in a row|side by side)",
+        "from left to right {0} {1} and {2}",
+        "(there is|we see) {0} next to {1} and {2}",
+        "a row of {0} {1} and {2}",
+    ),
+    "column": (
+        "{0} above {1} above {2}",
+        "from top to bottom {0} {1} and {2}",
+        "(there is|we see) {0} over {1} over {2}",
+        "a column of {0} {1} and {2}",
+    ),
+    "pyramid": (
+        "{0} above {1} and {2}",
+        "{0} at the top with {1} and {2} (below|below it)",
+        "(there is|we see) {0} over {1} and {2}",
+        "{0} and below it {1} and {2}",
+    ),
+    f"{TWO} beside": ("{0} (side by side|next to each other)", "(there are|we see) {0} side by side", "a row of {0}"),
+    f"{TWO} above": ("{0} (one above the other|in a column)", "(there are|we see) {0} one above the other", "a column of {0}"),
+}
+
+
+def describe(scene: Scene, rng: np.random.Generator) -> str:
+    """Draw one caption of a scene from the grammar."""
+    ways, names = _parts(scene)
+    way = CHOICE.sub(lambda choice: _draw(_odds(choice[1].split("|")), rng), _draw(_odds(ways), rng))
+    return way.format(*(_draw(texts, rng) for texts in names))
+
+
+def language(scene: Scene) -> Iterator[tuple[str, float]]:
+    """Every caption that the grammar has for a scene, with its probability; in the same order for all scenes of one structure."""
+    ways, names = _parts(scene)
+    for way, share in _odds(ways).items():
+        for chosen in itertools.product(*(_odds(part.split("|")).items() for part in CHOICE.findall(way))):
+            words = iter(chosen)
+            filled = CHOICE.sub(lambda _, words=words: next(words)[0], way)  # type: ignore[misc]
+            for said in itertools.product(*(texts.items() for texts in names)):
+                yield filled.format(*(text for text, _ in said)), share * math.prod(p for _, p in (*chosen, *said))
+
+
+def structure(scene: Scene) -> tuple[str, ...]:
+    """All that decides how many captions a scene has and how likely each is: everything but the names of colours and shapes."""
+    return (scene.arrangement, *(thing.size for thing in scene.things), str(_alike(scene)))
+
+
+def named(words: Sequence[str]) -> set[tuple[str, str]]:
+    """The (colour, shape) pairs that a caption names."""
+    singular = {**{shape: shape for shape in SHAPES}, **{f"{shape}s": shape for shape in SHAPES}}
+    return {(colour, singular[shape]) for colour, shape in itertools.pairwise(words) if colour in COLOURS and shape in singular}
+
+
+def _odds(texts: Sequence[str]) -> dict[str, float]:
+    """Each text with its probability: the k-th is 1/k times as likely as the first (Zipf's law)."""
+    whole = sum(1 / k for k in range(1, len(texts) + 1))
+    return {text: 1 / k / whole for k, text in enumerate(texts, start=1)}
+
+
+def _draw(odds: dict[str, float], rng: np.random.Generator) -> str:
+    return list(odds)[rng.choice(len(odds), p=list(odds.values()))]
+
+
+def _alike(scene: Scene) -> bool:
+    """Whether a scene has two equal things, named together as in "two red circles"."""
+    return len(scene.things) == 2 and len({(thing.size, thing.colour, thing.shape) for thing in scene.things}) == 1
+
+
+def _parts(scene: Scene) -> tuple[Sequence[str], list[dict[str, float]]]:
+    """The ways to say how a scene is arranged, and for each slot in them the texts that fill it, with their probabilities."""
+    if len(scene.things) == 1:
+        return [way.replace("PLACE", PLACE[scene.arrangement]) for way in ALONE], [_names(scene.things[0])]
+    if _alike(scene):
+        thing = scene.things[0]
+        return WAYS[f"{TWO} {scene.arrangement}"], [_names(thing._replace(shape=f"{thing.shape}s"), article="two")]
+    return WAYS[scene.arrangement], [_names(thing) for thing in scene.things]
+
+
+def _names(thing: Thing, article: str = "") -> dict[str, float]:
+    """Ways to name a thing, with a word for its size or without, and their probabilities."""
+    texts = {f"{thing.colour} {thing.shape}": PLAIN}
+    for size, share in _odds(SIZES[thing.size]).items():
+        texts[f"{size} {thing.colour} {thing.shape}"] = (1 - PLAIN) * share
+    return {f"{article or ('an' if text[0] in 'aeio' else 'a')} {text}": share for text, share in texts.items()}
