@@ -22,8 +22,8 @@ Image = pytest.importorskip("PIL.Image")
 import xpcap.data  # noqa: E402 - after the skip
 from xpcap import CaptioningRNN, runs  # noqa: E402
 from xpcap.data import CaptionData, Vocabulary, hdf5, open_data, tokenize, write_dataset  # noqa: E402
-from xpcap.data.dataset import Source
-from xpcap.data.features import fit_scaling
+from xpcap.data.dataset import Source  # noqa: E402
+from xpcap.data.features import fit_scaling  # noqa: E402
 from xpcap.errors import DataError  # noqa: E402
 from xpcap.metrics import METRICS, Scored, averaged, corpus_bleu, smoothed_bleu  # noqa: E402
 from xpcap.models import Beam  # noqa: E402

@@ -11,7 +11,7 @@ import math
 
 import numpy as np
 
-from xpcap.threads import cores, crowding, free_cores, side_by_side, stretches
+from xpcap.threads import cores, crowding, free_cores, side_by_side, split_evenly
 
 BLOCK = 1 << 17  # elements: small enough to stay in cache, large enough that threads rarely wait for Python's lock between calls
 NORM_BLOCK = 1 << 15  # elements whose squares are summed in their own dtype
@@ -70,7 +70,7 @@ def supports_adam_update(w, dw, m, v, *_):
 
 def adam_update(w, dw, m, v, alpha, beta1, beta2, epsilon):
     """ops.adam_update in blocks that stay in cache, without full-size temporaries, on all cores."""
-    parts = stretches(w.size, min(cores(), w.size // SHARE))
+    parts = split_evenly(w.size, min(cores(), w.size // SHARE))
     side_by_side(lambda part: _adam_stretch(w[part], dw[part], m[part], v[part], alpha, beta1, beta2, epsilon), parts)
 
 
@@ -160,9 +160,9 @@ def product(x, w, out):
     if n <= FEW or x.size * m < SMALL:
         return crowding().dot(x, w, out)
     if n > m:
-        side_by_side(lambda rows: np.matmul(x[rows], w, out=out[rows]), stretches(n, free_cores()))
+        side_by_side(lambda rows: np.matmul(x[rows], w, out=out[rows]), split_evenly(n, free_cores()))
     else:  # each core packs its share of w, and x is the smaller one to pack twice
-        side_by_side(lambda columns: np.matmul(x, w[:, columns], out=out[:, columns]), stretches(m, free_cores()))
+        side_by_side(lambda columns: np.matmul(x, w[:, columns], out=out[:, columns]), split_evenly(m, free_cores()))
     return out
 
 
@@ -179,7 +179,7 @@ def word_loss(h, w, b, targets, scale, nll, dscores, dh, smoothing=0.0):
         nll[rows], _ = softmax_loss(scores, targets[rows], _part(scale, rows), scores, smoothing)
         np.dot(scores, w.T, out=dh[rows])
 
-    side_by_side(work, stretches(len(h), free_cores()))
+    side_by_side(work, split_evenly(len(h), free_cores()))
 
 
 def supports_segment_sum(rows, groups, out):

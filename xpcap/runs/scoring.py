@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from xpcap.data import CaptionData
-from xpcap.data.dataset import spread
+from xpcap.data.dataset import evenly_spaced
 from xpcap.data.vocabulary import SPECIAL, TOKENISERS, UNICODE, Vocabulary
 from xpcap.distributed import SINGLE, Group
 from xpcap.errors import DataError
@@ -109,7 +109,7 @@ class Scores:
 
     def spread(self, *, count: int = 10) -> list[PictureCaption]:
         """`count` of the captions, spread evenly."""
-        return [self.captions[i] for i in spread(self.n, count).tolist()]
+        return [self.captions[i] for i in evenly_spaced(self.n, count).tolist()]
 
     def to_json(self) -> dict[str, Any]:
         """All of it as one object for JSON."""
