@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import threadpoolctl
 
-from xpcap import CaptioningRNN, CaptioningSolver, openblas
+from xpcap import CaptioningRNN, CaptioningSolver, threads
 from xpcap.data.synthetic import draw_data
 
 
@@ -57,7 +57,7 @@ def main(steps: int = 8, rounds: int = 6) -> None:
         for _ in range(rounds):
             for name, work in ways.items():
                 found[name] += work()
-        order = "NumPy before xpcap" if openblas.NUMPY_CAME_FIRST else "xpcap before NumPy"
+        order = "NumPy before xpcap" if threads.NUMPY_CAME_FIRST else "xpcap before NumPy"
         row = ", ".join(f"{name} {1e3 * statistics.median(seconds):.1f}" for name, seconds in found.items())
         print(f"threadpoolctl {threadpoolctl.__version__}, {order}, {batch} captions: {row} ms a step")
 

@@ -21,8 +21,8 @@ from xpcap.cli import caption  # noqa: E402
 from xpcap.encoders import HistogramEncoder, read_picture  # noqa: E402
 from xpcap.encoders.reading import formats  # noqa: E402
 from xpcap.errors import DataError, install  # noqa: E402
-from xpcap.runs import captioning, pages
-from xpcap.shapes.scenes import make_scene, paint
+from xpcap.runs import captioning, pages  # noqa: E402
+from xpcap.shapes.scenes import make_scene, paint  # noqa: E402
 
 pytestmark = pytest.mark.usefixtures("few_pictures")
 

@@ -20,7 +20,7 @@ from xpcap.memory import Workspace
 from xpcap.models import decoding
 from xpcap.ops import plain_only
 from xpcap.prepare import features
-from xpcap.threads import blas, cores, in_turn, side_by_side, stretches
+from xpcap.threads import blas, cores, in_turn, side_by_side, split_evenly
 
 D, W, H, V, P, N = 7, 5, 6, 60, 4, 96  # three parts of 32 captions
 pytestmark = pytest.mark.threads
@@ -200,9 +200,9 @@ def test_a_forked_process_works_side_by_side_too() -> None:
 def test_stretches_cover_everything_once() -> None:
     for length in (0, 1, 5, 100):
         for parts in (0, 1, 3, 7):
-            found = [i for stretch in stretches(length, parts) for i in range(length)[stretch]]
+            found = [i for stretch in split_evenly(length, parts) for i in range(length)[stretch]]
             assert found == list(range(length))
-            assert len(stretches(length, parts)) == max(1, min(parts, length))
+            assert len(split_evenly(length, parts)) == max(1, min(parts, length))
 
 
 # A step in parts

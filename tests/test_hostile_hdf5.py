@@ -16,7 +16,6 @@ import numpy as np
 import pytest
 
 from xpcap.data import CaptionData, Source, Split, Vocabulary, hdf5, open_data, write_dataset
-from xpcap.data.hdf5 import look_through
 from xpcap.errors import DataError
 
 ROOT = Path(__file__).parent.parent
@@ -187,7 +186,6 @@ def made(tmp_path: Path) -> Path:
 def test_hostile_files_are_refused_soon_and_say_why(name: str, made: Path) -> None:
     spoil, words = HOSTILE[name]
     spoil(made)
-    look_through("test", small_file(made), None, "a good one")  # so that the process that looks has been started
     start = time.monotonic()
     with pytest.raises(DataError) as caught:
         open_data(made)
@@ -198,22 +196,15 @@ def test_hostile_files_are_refused_soon_and_say_why(name: str, made: Path) -> No
     assert len(str(caught.value)) < 900
 
 
-def small_file(beside: Path) -> Path:
-    path = beside.with_name("small.h5")
-    with h5py.File(path, "w") as file:
-        file["x"] = np.arange(3)
-    return path
-
-
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="peak memory is counted in other units elsewhere, and has no limit there")
 def test_all_of_them_together_take_little_memory_and_nothing_is_left_running(tmp_path: Path) -> None:
     for number, (spoil, _) in enumerate(HOSTILE.values()):
         write_dataset(tmp_path / f"{number}.h5", small())
         spoil(tmp_path / f"{number}.h5")
     code = """
-import resource, sys
+import os, resource, sys
 from pathlib import Path
-from xpcap.data import hdf5, open_data
+from xpcap.data import open_data
 from xpcap.errors import DataError
 for path in Path(sys.argv[1]).iterdir():
     try:
@@ -221,13 +212,15 @@ for path in Path(sys.argv[1]).iterdir():
     except DataError:
         continue
     raise SystemExit(f"{path} was read")
-process = hdf5._helper.process
-hdf5._helper.end()
+try:
+    os.waitpid(-1, os.WNOHANG)
+    raise SystemExit("a child is left")
+except ChildProcessError:
+    pass
 peak = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))  # ru_maxrss has that of pytest in it
-print(process.returncode, int(peak.split()[1]) // 1024, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss // 1024)
+print(int(peak.split()[1]) // 1024, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss // 1024)
 """
-    ended, ours, theirs = map(int, script(code, tmp_path).split())
-    assert ended < 0  # by the signal that ended it, and waited for
+    ours, theirs = map(int, script(code, tmp_path).split())
     assert ours < 300
     assert theirs < 300
 
@@ -242,8 +235,8 @@ def script(code: str, *arguments: Path) -> str:
 
 def test_a_file_is_looked_through_once_and_again_when_it_changed(made: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[Path] = []
-    ask = hdf5._helper.ask
-    monkeypatch.setattr(hdf5._helper, "ask", lambda path, most: asked.append(path) or ask(path, most))  # type: ignore[func-returns-value]
+    screen = hdf5._screen
+    monkeypatch.setattr(hdf5, "_screen", lambda path, most: asked.append(path) or screen(path, most))  # type: ignore[func-returns-value]
     open_data(made)
     assert asked == []  # this process wrote it
     copy = made.with_name("copy.h5")
@@ -256,51 +249,27 @@ def test_a_file_is_looked_through_once_and_again_when_it_changed(made: Path, mon
     assert len(asked) == 2
 
 
-def test_the_helper_is_started_again_when_it_died_and_a_late_answer_is_not_taken_for_another(made: Path) -> None:
-    bad = made.with_name("bad.h5")
-    bad.write_bytes(made.read_bytes()[:3000])
-    helper = hdf5.Helper()
-    assert helper.ask(made, None) == ""
-    assert helper.process is not None
-    helper.process.kill()
-    helper.process.wait()
-    assert "cannot be opened" in helper.ask(bad, None)
-    exchange, helper._exchange = helper._exchange, interrupted  # type: ignore[method-assign, assignment]
-    with pytest.raises(KeyboardInterrupt):
-        helper.ask(bad, None)
-    helper._exchange = exchange  # type: ignore[method-assign]
-    assert helper.ask(made, None) == ""
-    helper.end()
-
-
-def interrupted(process: subprocess.Popen[str], question: str) -> str:
-    assert process.stdin is not None
-    process.stdin.write(question + "\n")
-    process.stdin.flush()
-    raise KeyboardInterrupt
+def test_python_that_does_not_run_the_check_is_no_verdict_on_the_file(made: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hdf5, "SCRIPT", made.with_name("nothing.py"))
+    hdf5._known.clear()
+    with pytest.raises(OSError, match=r"does not run .*nothing\.py, expected it to with h5py"):
+        open_data(made)
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="processes do not fork here")
-def test_a_forked_process_has_a_helper_of_its_own_and_neither_leaves_a_warning(made: Path) -> None:
-    copy = made.with_name("copy.h5")
-    copy.write_bytes(made.read_bytes())
+def test_a_forked_process_screens_files_too_and_no_process_leaves_a_warning(made: Path) -> None:
     code = """
 import os, sys
 from xpcap.data import hdf5, open_data
-for path in sys.argv[1:]:
-    hdf5._known.clear()
-    open_data(path)
-first = hdf5._helper.process.pid
+open_data(sys.argv[1])
 child = os.fork()
 hdf5._known.clear()
 open_data(sys.argv[1])
-second = hdf5._helper.process.pid
 if child == 0:
-    hdf5._helper.end()
-    os._exit(first == second)
-print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), first == second)
+    os._exit(3)
+print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 """
-    assert script(code, made, copy).split() == ["0", "True"]
+    assert script(code, made) == "3\n"
 
 
 @pytest.mark.parametrize(

@@ -157,8 +157,3 @@ def test_no_text_makes_a_png_fail_or_grow(text: str, tmp_path: Path) -> None:
         width, height = picture.size
     assert (width, height < 600) == (330, True)
     assert (tmp_path / "c.png").stat().st_size < 60_000
-    weights = np.full((len(text.split()), 2, 2), 0.25)
-    draw_captions(tmp_path / "looked.png", [PICTURE], [text], [text], looked=[Looked(weights, Area(0, 0, 1, 1))], on_remark=str)
-    with Image.open(tmp_path / "looked.png") as picture:
-        assert max(picture.size) < 1300
-    assert (tmp_path / "looked.png").stat().st_size < 200_000

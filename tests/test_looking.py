@@ -1,4 +1,4 @@
-"""Where a model looked, as it is shown: on pages, in PNGs and as JSON, over the part of the picture that its encoder sees."""
+"""Where a model looked, as it is shown: on pages and as JSON, over the part of the picture that its encoder sees."""
 
 import base64
 import io
@@ -20,8 +20,8 @@ from xpcap.data import open_data
 from xpcap.encoders import Area, TimmEncoder, grid_area
 from xpcap.encoders.area import WHOLE_PICTURE, traced_area
 from xpcap.models import Ensemble, Policy
-from xpcap.report import Card, Gallery, Looked, dim, draw_captions, write_page
-from xpcap.report.captions import DIMMEST, veil
+from xpcap.report import Card, Gallery, Looked, overlay, write_page
+from xpcap.report.captions import DIMMEST, overlay_alpha
 
 Image = pytest.importorskip("PIL.Image")
 
@@ -73,15 +73,15 @@ def test_a_runs_page_shows_the_weights_of_the_model_for_the_captions_it_said(mad
         shown = veils(card)
         assert len(shown) == len(words) > 0
         for seen, wanted in zip(shown, weights, strict=False):
-            np.testing.assert_array_equal(seen, veil(wanted.reshape(3, 3)))
+            np.testing.assert_array_equal(seen, overlay_alpha(wanted.reshape(3, 3)))
         assert re.findall(r"</svg><bdi>(.*?)</bdi>", card) == words
 
 
-def test_json_pages_and_pngs_of_new_pictures_have_the_same_weights(made: Path, tmp_path: Path) -> None:
+def test_json_and_pages_of_new_pictures_have_the_same_weights(made: Path, tmp_path: Path) -> None:
     pictures = [made / "photos" / f"{number}.png" for number in range(3)]
     for policy in ([], ["--beam", 3]):
-        page, png = tmp_path / f"{len(policy)}.html", tmp_path / f"{len(policy)}.png"
-        result = good("caption", made / "run0", *pictures, *policy, "--html", page, "--png", png, "--json")
+        page = tmp_path / f"{len(policy)}.html"
+        result = good("caption", made / "run0", *pictures, *policy, "--html", page, "--json")
         told = json.loads(result.stdout)
         run, shown = open_run(made / "run0"), iter(veils(page.read_text()))
         for one, picture in zip(told, pictures, strict=True):
@@ -94,9 +94,8 @@ def test_json_pages_and_pngs_of_new_pictures_have_the_same_weights(made: Path, t
             exact = run.model.attention(features, run.vocabulary.encode_words([words], len(words)))[0, : len(words)]
             np.testing.assert_allclose(weights, exact, atol=6e-5)
             for of_word in exact:
-                assert np.abs(next(shown).astype(int) - veil(of_word.reshape(3, 3))).max() <= 1
+                assert np.abs(next(shown).astype(int) - overlay_alpha(of_word.reshape(3, 3))).max() <= 1
         assert next(shown, None) is None
-        assert decode(png.read_bytes()).shape[1] > 900  # with small pictures beside each
     assert "attention" not in json.loads(good("evaluate", made / "run0", "--json").stdout)
 
 
@@ -144,18 +143,18 @@ def test_a_veil_is_clear_where_the_weight_is_largest_and_the_area_is_kept_to() -
     picture = np.full((60, 120, 3), 200, np.uint8)
     weights = np.zeros((3, 3))
     weights[2, 0] = 1
-    seen = dim(picture, weights)
+    seen = overlay(picture, weights)
     row, column = np.array(np.unravel_index(seen[..., 0].argmax(), (60, 120)))
     assert (seen.max(), seen.min()) == (200, round(200 * (1 - DIMMEST)))
     assert row >= 40
     assert column < 40
     assert (seen[:20] == seen.min()).all()
-    part = dim(picture, np.eye(9)[5].reshape(3, 3), Area(0.5, 0.25, 1.0, 0.5))  # rows and columns 30 to 60: the place is at 40 to 50 and 50 to 60
+    part = overlay(picture, np.eye(9)[5].reshape(3, 3), Area(0.5, 0.25, 1.0, 0.5))  # rows and columns 30 to 60: the place is at 40 to 50 and 50 to 60
     assert np.argwhere(part[..., 0] == part.max()).mean(axis=0) == pytest.approx((44.5, 57), abs=1)
     assert (part[:30] == part.min()).all()
     assert (part[:, :30] == part.min()).all()
     assert (part[:, 60:] == part.min()).all()
-    even = dim(picture, np.full((3, 3), 1 / 9), Area(-0.5, -0.5, 1.5, 1.5))  # beyond the picture
+    even = overlay(picture, np.full((3, 3), 1 / 9), Area(-0.5, -0.5, 1.5, 1.5))  # beyond the picture
     np.testing.assert_array_equal(even, picture)
 
 
@@ -227,8 +226,6 @@ def test_what_are_no_weights_is_refused(weights: np.ndarray, tmp_path: Path) -> 
     looked = Looked(weights, WHOLE_PICTURE)
     with pytest.raises(ValueError, match="write_page: picture 'x'"):
         write_page(tmp_path / "p.html", "t", galleries=[Gallery("g", "", [Card("x", scene(), SAID, looked=looked)])])
-    with pytest.raises(ValueError, match="draw_captions: picture"):
-        draw_captions(tmp_path / "p.png", [scene()], ["a red circle"], [""], looked=[looked])
     assert not list(tmp_path.iterdir())
 
 

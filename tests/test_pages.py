@@ -22,8 +22,8 @@ Image = pytest.importorskip("PIL.Image")
 import xpcap.data  # noqa: E402 - after the skip
 from xpcap import CaptioningRNN, runs  # noqa: E402
 from xpcap.data import CaptionData, Vocabulary, hdf5, open_data, tokenize, write_dataset  # noqa: E402
-from xpcap.data.dataset import Source
-from xpcap.data.features import fit_scaling
+from xpcap.data.dataset import Source  # noqa: E402
+from xpcap.data.features import fit_scaling  # noqa: E402
 from xpcap.errors import DataError  # noqa: E402
 from xpcap.metrics import METRICS, Scored, averaged, corpus_bleu, smoothed_bleu  # noqa: E402
 from xpcap.models import Beam  # noqa: E402
@@ -280,7 +280,6 @@ class Colours:
     name = "colours"
     title = "names a colour"
     protocol = "share of captions that name a colour"
-    known_only = False
 
     def score(self, references: Any, hypotheses: Any) -> Any:
         scored = averaged("colours", [float("red" in words or "blue" in words) for words in hypotheses])
@@ -319,7 +318,7 @@ class Returns(Colours):
     ("metric", "error", "says"),
     [
         (Colours, TypeError, r"got the class Colours, expected an object: Colours\(\)"),
-        (len, TypeError, "a builtin_function_or_method lacks name, title, protocol, known_only, score"),
+        (len, TypeError, "a builtin_function_or_method lacks name, title, protocol, score"),
         (METRICS[0], ValueError, "the name 'bleu' of Bleu is taken"),
         (Returns(0.5), TypeError, r"Returns\.score returned a float, expected a Scored"),
         (Returns(Scored({"mine": 0.5}, [1.0, 2.0])), ValueError, "Returns.score returned 2 values, expected one for each of 40 pictures"),

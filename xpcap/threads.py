@@ -368,7 +368,7 @@ def on_cores(like: object, work: int, *tasks: Callable[[], object]) -> None:
             task()
 
 
-def stretches(length: int, parts: int) -> list[slice]:
+def split_evenly(length: int, parts: int) -> list[slice]:
     """0..length as at most `parts` slices of nearly one size, none of them empty unless length is 0."""
     parts = max(1, min(parts, length))
     return [slice(length * k // parts, length * (k + 1) // parts) for k in range(parts)]

@@ -79,7 +79,7 @@ def caption(
     opened = open_runs([run, *further], on_remark=remark)
     policy = decoding.policy(opened, SHOWN if html or as_json else 1)
     skipped: list[Skipped] = []
-    attend = bool(as_json or html or png)  # where it looked is shown there alone
+    attend = bool(as_json or html)  # attention maps are shown there alone
     if pictures:
         downloads = Downloads()
         look: Look = downloads.look
@@ -144,7 +144,7 @@ def _write(
         runs.write_caption_page(html, run, captions, look, skipped=skipped, progress=True)
         click.echo(f"wrote {html}", err=as_json)
     if png is not None:
-        drawn = runs.write_caption_png(png, captions, look, run=run, on_remark=remark)
+        drawn = runs.write_caption_png(png, captions, look, on_remark=remark)
         rest = f" with {drawn} of {len(captions)} pictures; the others were not found" if drawn < len(captions) else ""
         if drawn == pages.DRAWN < len(captions):
             rest = f" with the first {drawn} of {len(captions)} pictures, as many as one PNG takes; a page takes all: --html"

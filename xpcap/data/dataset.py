@@ -261,7 +261,7 @@ def size(shape: Sequence[int]) -> str:
     return " x ".join(map(str, shape))
 
 
-def spread(n: int, most: int) -> np.ndarray:
+def evenly_spaced(n: int, most: int) -> np.ndarray:
     """At most `most` of the numbers 0..n-1, spread evenly."""
     return np.linspace(0, n - 1, min(n, most)).astype(np.int64)
 

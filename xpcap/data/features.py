@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from xpcap.errors import DataError, unknown
-from xpcap.threads import blas, side_by_side, stretches
+from xpcap.threads import blas, side_by_side, split_evenly
 
 AT_ONCE = 16 << 20  # bytes of rows that are read together
 IN_MEMORY = 64 << 20  # bytes: larger tables stay on disk while a data set is made of them
@@ -253,7 +253,7 @@ def fit_projection(features: Any, d: int) -> tuple[Projection, float]:
         def add(columns: slice, centred: np.ndarray = centred) -> None:
             covariance[:, columns] += centred.T @ centred[:, columns]
 
-        side_by_side(add, stretches(D, STRIPES))
+        side_by_side(add, split_evenly(D, STRIPES))
     with blas().on_one_thread():
         variances, vectors = np.linalg.eigh(covariance)  # in rising order
     rank = int(np.count_nonzero(variances > NEGLIGIBLE * variances[-1]))

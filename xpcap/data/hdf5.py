@@ -3,15 +3,13 @@
 HDF5 files from strangers are screened in a separate process with limits before they are opened here: a call into HDF5 cannot be interrupted.
 """
 
-import atexit
-import contextlib
 import hashlib
 import itertools
 import json
 import os
+import signal
 import subprocess
 import sys
-import threading
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
@@ -26,8 +24,10 @@ from xpcap.errors import DataError
 from xpcap.files import atomic, obstacle
 
 SCRIPT = Path(__file__).with_name("hdf5_check.py")
-ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "VECLIB_MAXIMUM_THREADS"), "1")  # so that it can fork
-WALL_SECONDS, BYTES_A_SECOND = 30.0, 5e6  # the last resort, if the limit on CPU time does not end the other process
+ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "VECLIB_MAXIMUM_THREADS"), "1")  # the child needs no others
+WALL_SECONDS, BYTES_A_SECOND = 30.0, 5e6  # the last resort, if the limit on CPU time does not end the child
+OUT_OF_TIME = -getattr(signal, "SIGPROF", 0)  # exit status of a child that has used up its CPU time
+TOO_LONG = "takes far longer to go through than a file of its size should"
 
 _known: set[tuple[Any, ...]] = set()  # files that this process wrote or has screened, and that have not changed since
 
@@ -45,109 +45,49 @@ def look_through(function: str, path: Path, most: int | None, expected: str) -> 
     DataError : it links to another file, claims more than it stores, takes too long, or makes HDF5 fail.
     """
     try:
-        now = (*_as_it_is(path), most)
+        now = (*_state_of(path), most)
     except OSError as error:
         raise DataError(f"{function}: {path} cannot be opened, expected {expected}; is the path right? ({error})") from error
     if now in _known:
         return
-    if wrong := _helper.ask(path.resolve(), most):
+    if wrong := _screen(path.resolve(), most):
         raise DataError(f"{function}: {path} {wrong}, expected {expected}; truncated, damaged or of another kind?")
     _known.add(now)
 
 
-def trust(path: Path, most: int | None) -> None:
-    """Note that this process wrote the file, so that `look_through` accepts it as long as it is unchanged."""
-    _known.add((*_as_it_is(path), most))
+def mark_screened(path: Path, most: int | None) -> None:
+    """Let `look_through` accept a file that this process wrote, as long as it is unchanged."""
+    _known.add((*_state_of(path), most))
 
 
-def _as_it_is(path: Path) -> tuple[Any, ...]:
+def _state_of(path: Path) -> tuple[Any, ...]:
     about = path.stat()
     return str(path.resolve()), about.st_dev, about.st_ino, about.st_size, about.st_mtime_ns, about.st_ctime_ns
 
 
-class Helper:
-    """The screening process: started on first use, ended with this one."""
-
-    def __init__(self) -> None:
-        self.lock = threading.Lock()
-        self.process: subprocess.Popen[str] | None = None
-
-    def ask(self, path: Path, most: int | None) -> str:
-        """What is wrong with a file; empty if nothing is."""
-        seconds = WALL_SECONDS + path.stat().st_size / BYTES_A_SECOND
-        with self.lock:
-            try:
-                answer = self._within(seconds, self._started(), json.dumps({"path": str(path), "most": most}))
-            except BaseException:  # a late answer would be taken for that to the next question
-                self.end()
-                raise
-            if not answer:
-                self.end()
-                return "could not be looked through: it takes too long, or makes the HDF5 library fail"
+def _screen(path: Path, most: int | None) -> str:
+    """What a child process with limits finds wrong with a file; empty if nothing is."""
+    command = [sys.executable, "-P", str(SCRIPT), json.dumps({"path": str(path), "most": most})]
+    try:
+        child = subprocess.run(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            encoding="utf-8",
+            env={**os.environ, **ONE_THREAD},
+            start_new_session=True,  # Ctrl-C is for this process alone, which ends the other
+            timeout=WALL_SECONDS + path.stat().st_size / BYTES_A_SECOND,
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        return TOO_LONG
+    started, _, answer = child.stdout.partition("\n")
+    if started != "ready":
+        raise OSError(f"look_through: {sys.executable} does not run {SCRIPT}, expected it to with h5py; is the installation whole?")
+    if answer:
         return str(json.loads(answer))
-
-    def end(self) -> None:
-        """End the process, if it runs."""
-        if self.process is not None:
-            process, self.process = self.process, None
-            process.kill()
-            process.wait()
-            _close(process)
-
-    def forget(self) -> None:
-        """After a fork: leave the process to the parent."""
-        self.lock = threading.Lock()
-        if self.process is not None:
-            process, self.process = self.process, None
-            process.returncode = 0  # else Popen warns that it still runs
-            _close(process)
-
-    def _started(self) -> subprocess.Popen[str]:
-        if self.process is None or self.process.poll() is not None:
-            self.end()
-            command = [sys.executable, "-P", str(SCRIPT)]
-            self.process = subprocess.Popen(
-                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, encoding="utf-8",
-                env={**os.environ, **ONE_THREAD}, start_new_session=True,  # Ctrl-C is for this process alone
-            )  # fmt: skip
-            if self._exchange(self.process, "") != "ready\n":
-                self.end()
-                raise OSError(f"look_through: {sys.executable} does not run {SCRIPT}, expected it to with h5py; is the installation whole?")
-        return self.process
-
-    def _within(self, seconds: float, process: subprocess.Popen[str], question: str) -> str:
-        timer = threading.Timer(seconds, process.kill)
-        timer.start()
-        try:
-            return self._exchange(process, question)
-        finally:
-            timer.cancel()
-            timer.join()
-
-    @staticmethod
-    def _exchange(process: subprocess.Popen[str], question: str) -> str:
-        assert process.stdin is not None
-        assert process.stdout is not None
-        try:
-            if question:
-                process.stdin.write(question + "\n")
-                process.stdin.flush()
-            return process.stdout.readline()
-        except BrokenPipeError:
-            return ""
-
-
-def _close(process: subprocess.Popen[str]) -> None:
-    for pipe in (process.stdin, process.stdout):
-        if pipe is not None:
-            with contextlib.suppress(OSError):  # unsent data for a process that has ended
-                pipe.close()
-
-
-_helper = Helper()
-atexit.register(_helper.end)
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_helper.forget)
+    return TOO_LONG if child.returncode == OUT_OF_TIME else "makes the HDF5 library fail"
 
 
 FORMAT = 1
@@ -205,7 +145,7 @@ def _write(path: Path, data: CaptionData) -> None:
             group.create_dataset("images", data=list(split.images), dtype=h5py.string_dtype())
             group["text"] = np.frombuffer(b"".join(encoded), np.uint8)
             group["text_offsets"] = np.cumsum([0, *(len(text) for text in encoded)])
-    trust(path, IN_MEMORY)
+    mark_screened(path, IN_MEMORY)
 
 
 def read_dataset(path: str | Path) -> CaptionData:

@@ -1,7 +1,7 @@
-"""Screens HDF5 files for `xpcap.data.hdf5` in a process of its own: is each file plain, and does HDF5 read it to the end?
+"""The process that screens an HDF5 file for `xpcap.data.hdf5`: is the file plain, and does HDF5 read it to the end?
 
-A script: it reads one request a line from standard input and answers each with one line of JSON. A forked child with little time and memory
-reads the file, since HDF5 may loop for ever on a damaged one. Nothing of this package is imported here.
+A script, run once a file with little time and memory, since HDF5 may loop for ever on a damaged
+one. Nothing of this package is imported here.
 """
 
 import contextlib
@@ -173,32 +173,15 @@ def limit(size: int) -> None:
     signal.setitimer(signal.ITIMER_PROF, SECONDS + size / BYTES_A_SECOND)  # its signal ends the process even inside HDF5
 
 
-def report_apart(path: str, most: int | None) -> str:
-    """`report` from a forked child with limits. If the child dies without a word, say how it died."""
-    reading, writing = os.pipe()
-    child = os.fork()
-    if child == 0:
-        try:
-            limit(os.path.getsize(path))  # noqa: PTH202
-            os.write(writing, b" " + report(path, most).encode("utf-8", "backslashreplace")[:2000])
-        finally:
-            os._exit(0)
-    os.close(writing)
-    with os.fdopen(reading, "rb") as answers:
-        said = answers.read()
-    status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-    if said:
-        return said[1:].decode("utf-8", "replace")
-    return "takes far longer to go through than a file of its size should" if status == -signal.SIGPROF else "makes the HDF5 library fail"
-
-
 def main() -> None:
-    """Answer requests until standard input ends, which it does when the asking process ends."""
-    apart = report_apart if hasattr(os, "fork") else report
+    """Print a line once running, then a line of JSON: the fault of the file in the argument, empty if there is none."""
     print("ready", flush=True)
-    for line in sys.stdin:
-        request = json.loads(line)
-        print(json.dumps(apart(request["path"], request["most"])), flush=True)
+    request = json.loads(sys.argv[1])
+    if hasattr(signal, "setitimer"):
+        limit(os.path.getsize(request["path"]))  # noqa: PTH202
+    fault = report(request["path"], request["most"]).encode("utf-8", "backslashreplace").decode()[:2000]
+    print(json.dumps(fault), flush=True)
+    os._exit(0)  # HDF5 need not put a damaged file away
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """BLEU-1 to BLEU-4 of a corpus (Papineni et al. 2002), smoothed sentence BLEU-4 for each picture, and the course's BLEU of single words."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import numpy as np
 
@@ -17,7 +17,6 @@ class Bleu:
     title = "BLEU-1..4"
     plain = "share of its words, and of its runs of 2, 3 and 4 words, that people used of the same picture too; 1 at best"
     protocol = "corpus BLEU-1..4 by nltk, uniform weights, no smoothing, all references of a picture"
-    known_only = False
 
     def score(self, references: References, hypotheses: Sequence[Words]) -> Scored:
         """Corpus values ``bleu1`` to ``bleu4``."""
@@ -71,18 +70,30 @@ def _bleu(counts: np.ndarray, smooth: float = 0.0) -> np.ndarray:
 
 
 class UnigramBleu:
-    """The score of CS231n's notebook: mean over all reference captions of the unigram sentence BLEU against that one reference."""
+    """The score of CS231n's notebook: unigram sentence BLEU against one reference, mean over all reference captions.
+
+    Parameters
+    ----------
+    known : the words that the captioner can say; references are read without all others. None: with all words
+    """
 
     name = "unigram_bleu"
     title = "unigram BLEU"
     plain = "share of its words that one person used of the same picture, mean over all who wrote; 1 at best"
     protocol = "the course's: sentence BLEU of single words, each caption as the one reference, START, END and UNK removed, mean over all"
-    known_only = True
+
+    def __init__(self, known: Collection[str] | None = None) -> None:
+        self._known = known
 
     def score(self, references: References, hypotheses: Sequence[Words]) -> Scored:
         """Corpus value ``unigram_bleu``; for each picture the mean over its references."""
-        of_picture = [[sentence_unigram_bleu(one, said) for one in written] for written, said in zip(references, hypotheses, strict=True)]
+        of_picture = [
+            [sentence_unigram_bleu(self._readable(one), words) for one in captions] for captions, words in zip(references, hypotheses, strict=True)
+        ]
         return averaged(self.name, [_mean(scores) for scores in of_picture], weights=[len(scores) for scores in of_picture])
+
+    def _readable(self, caption: Words) -> Words:
+        return caption if self._known is None else [word for word in caption if word in self._known]
 
 
 def unigram_bleu(references: Sequence[Words], hypotheses: Sequence[Words]) -> float:

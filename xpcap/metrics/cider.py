@@ -79,7 +79,6 @@ class Cider:
         "pycocoevalcap's 'CIDEr', whose formula is CIDEr-D: n-grams of 1 to 4 words, clipped, sigma 6; document frequencies of these references, "
         "words as for BLEU, not stemmed"
     )
-    known_only = False
 
     def score(self, references: References, hypotheses: Sequence[Words]) -> Scored:
         """Corpus value ``cider``; `ALIASES` gives it the name ``cider_d`` as well."""
@@ -95,7 +94,6 @@ class Cider2015:
     protocol = (
         "CIDEr as first defined, without clipping, penalty on length and factor 10, words stemmed (Porter); no paper's 'CIDEr'; mean over pictures"
     )
-    known_only = False
 
     def score(self, references: References, hypotheses: Sequence[Words]) -> Scored:
         """Corpus value ``cider_2015``, 0 to 1."""

@@ -41,14 +41,12 @@ class Metric(Protocol):
     title : as tables show it
     plain : what it says, for people who know no metric
     protocol : how it is computed, in words
-    known_only : references without the words that are not in the model's vocabulary; else as people wrote them
     """
 
     name: str
     title: str
     plain: str
     protocol: str
-    known_only: bool
 
     def score(self, references: References, hypotheses: Sequence[Words]) -> Scored:
         """Score one hypothesis a picture.

@@ -14,7 +14,6 @@ class RougeL:
     title = "ROUGE-L"
     plain = "how much of what people wrote is in the caption, in the same order; 1 at best"
     protocol = "as pycocoevalcap: longest common subsequence, best precision and best recall over the references, beta 1.2, words as for BLEU"
-    known_only = False
 
     def score(self, references: References, hypotheses: Sequence[Words]) -> Scored:
         """Corpus value ``rouge_l``."""

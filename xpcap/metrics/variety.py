@@ -12,7 +12,6 @@ class Distinct:
     title = "distinct captions"
     plain = "captions that differ from one another, as a share of the pictures"
     protocol = "number of different captions divided by the number of pictures"
-    known_only = False
 
     def score(self, references: References, hypotheses: Sequence[Words]) -> Scored:
         """Corpus value ``distinct``, 0 to 1."""
@@ -31,7 +30,6 @@ class Novel:
     title = "novel captions"
     plain = "share of captions that nobody wrote of a picture it learnt from"
     protocol = "share of captions that are, word for word, no caption of the train split as the data file encodes it"
-    known_only = False
 
     def __init__(self, train: Callable[[], Iterable[Words]]) -> None:
         self._train = train
@@ -51,7 +49,6 @@ class WordsUsed:
     title = "words used"
     plain = "different words in all captions"
     protocol = "number of different words in all captions"
-    known_only = False
 
     def score(self, references: References, hypotheses: Sequence[Words]) -> Scored:
         """Corpus value ``words``, a whole number."""
@@ -65,7 +62,6 @@ class Length:
     title = "length"
     plain = "words in a caption"
     protocol = "words in a caption, mean over pictures"
-    known_only = False
 
     def score(self, references: References, hypotheses: Sequence[Words]) -> Scored:
         """Corpus value ``length``."""

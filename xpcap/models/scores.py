@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from xpcap.backend import Array, get_array_module
-from xpcap.threads import stretches
+from xpcap.threads import split_evenly
 
 BLOCK = 64  # rows
 
@@ -79,4 +79,4 @@ def _largest(x: Array, values: Array, columns: Array) -> None:
 
 
 def _blocks(x: Array) -> Iterator[slice]:
-    return iter(stretches(len(x), -(-len(x) // BLOCK)) if isinstance(x, np.ndarray) else [slice(0, len(x))])
+    return iter(split_evenly(len(x), -(-len(x) // BLOCK)) if isinstance(x, np.ndarray) else [slice(0, len(x))])

@@ -17,7 +17,7 @@ from xpcap.ops import attention, equations, recurrent
 from xpcap.ops.dispatch import numpy_kernel
 from xpcap.ops.equations import Segments
 from xpcap.ops.recurrent import Gates, MultiplyRows, Step, TakeStep, single_step, split_gates
-from xpcap.threads import cores, crowding, free_cores, side_by_side, stretches
+from xpcap.threads import cores, crowding, free_cores, side_by_side, split_evenly
 
 # Elements of a block: few enough to stay in cache, and enough that threads rarely wait for Python's
 # lock between calls
@@ -57,10 +57,10 @@ def product(x: Array, w: Array, out: Array) -> Array:
     if n <= FEW or x.size * m < SMALL:
         return crowding().dot(x, w, out)
     if n > m:
-        side_by_side(lambda rows: np.matmul(x[rows], w, out=out[rows]), stretches(n, free_cores()))
+        side_by_side(lambda rows: np.matmul(x[rows], w, out=out[rows]), split_evenly(n, free_cores()))
         return out
     # Each core packs its share of w, and x is the smaller one to pack twice
-    parts = stretches(m, free_cores())
+    parts = split_evenly(m, free_cores())
     side_by_side(lambda columns: np.matmul(x, w[:, columns], out=out[:, columns]), parts)
     return out
 
@@ -164,7 +164,7 @@ def word_loss(
         nll[rows], _ = softmax_loss(scores, targets[rows], _part(scale, rows), scores, smoothing)
         np.dot(scores, w.T, out=dh[rows])
 
-    side_by_side(work, stretches(len(h), free_cores()))
+    side_by_side(work, split_evenly(len(h), free_cores()))
 
 
 # ---- Rows of tables
@@ -247,7 +247,7 @@ def _fits_adam(w: Array, *others: Array) -> bool:
 @numpy_kernel(equations.adam_update, fits=_fits_adam)
 def adam_update(w: Array, dw: Array, m: Array, v: Array, alpha: float, beta1: float, beta2: float, epsilon: float) -> None:
     """On all cores, in blocks that stay in cache, without full-size temporaries."""
-    parts = stretches(w.size, min(cores(), w.size // SHARE))
+    parts = split_evenly(w.size, min(cores(), w.size // SHARE))
     side_by_side(lambda part: _adam(w[part], dw[part], m[part], v[part], alpha, beta1, beta2, epsilon), parts)
 
 

@@ -1,6 +1,6 @@
 """Pictures and pages of a run: learning curves, captions below their pictures, and an HTML page with both."""
 
-from xpcap.report.captions import Looked, dim, draw_captions
+from xpcap.report.captions import Looked, draw_captions, overlay
 from xpcap.report.curves import cider_curve, draw_loss, loss_curve, perplexity_curve
 from xpcap.report.page import Card, Gallery, write_page
 from xpcap.report.text import columns, visible
@@ -11,10 +11,10 @@ __all__ = [
     "Looked",
     "cider_curve",
     "columns",
-    "dim",
     "draw_captions",
     "draw_loss",
     "loss_curve",
+    "overlay",
     "perplexity_curve",
     "visible",
     "write_page",

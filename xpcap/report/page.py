@@ -13,7 +13,7 @@ import numpy as np
 from xpcap.data.vocabulary import gaps
 from xpcap.encoders.area import WHOLE_PICTURE
 from xpcap.files import atomic
-from xpcap.report.captions import DIMMEST, NOTHING, Looked, check_looked, peak, veil
+from xpcap.report.captions import DIMMEST, NOTHING, Looked, check_looked, heaviest, overlay_alpha
 from xpcap.report.curves import DARK, LIGHT, PIXELS, best_point, cider_curve, loss_curve, perplexity_curve, points
 from xpcap.report.text import visible
 
@@ -173,9 +173,9 @@ def _looked(card: Card, looked: Looked, image: _Image) -> dict[str, Any]:
     check_looked("write_page", card.name, looked, [word for word, _ in card.words])
     words = []
     for (word, _), weights in zip(card.words[:MOST_WORDS], looked.weights, strict=False):
-        row, column, weight = peak(weights)
+        row, column, weight = heaviest(weights)
         black = Image.new("L", weights.shape[::-1])
-        uri = _uri("png", Image.merge("LA", (black, Image.fromarray(veil(weights)))), optimize=True)
+        uri = _uri("png", Image.merge("LA", (black, Image.fromarray(overlay_alpha(weights)))), optimize=True)
         words.append((word, uri, f"{weight:.0%} on row {row}, column {column} of {len(weights)} x {len(weights)}"))
     top, left, bottom, right = looked.area
     x, y, width, height = left * image.width, top * image.height, (right - left) * image.width, (bottom - top) * image.height

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from xpcap.data import CaptionData, open_data
-from xpcap.data.dataset import Source, size, spread
+from xpcap.data.dataset import Source, evenly_spaced, size
 from xpcap.data.vocabulary import Vocabulary, detokenize
 from xpcap.distributed import SINGLE, Group
 from xpcap.encoders import Encoder, find_encoder, find_pictures, is_url, read_picture, read_url
@@ -125,7 +125,7 @@ def caption_run(
     """
     seen = data_of(run, data)
     pictures = captioned(seen, split)
-    return caption_chosen(run, seen, split, pictures[spread(len(pictures), count)], policy=policy, attend=attend)
+    return caption_chosen(run, seen, split, pictures[evenly_spaced(len(pictures), count)], policy=policy, attend=attend)
 
 
 def captioned(data: CaptionData, split: str) -> np.ndarray:

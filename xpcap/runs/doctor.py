@@ -11,7 +11,7 @@ import numpy as np
 
 from xpcap.backend import to_numpy
 from xpcap.data import CaptionData
-from xpcap.data.dataset import spread
+from xpcap.data.dataset import evenly_spaced
 from xpcap.data.vocabulary import UNK, detokenize
 from xpcap.metrics import Words
 from xpcap.models.activations import activations
@@ -113,7 +113,7 @@ def examine_run(
         )
     written = seen.words(split)
     encoded = seen.encoded_with(run.vocabulary, split, written)
-    compared = spread(len(pictures), MOST_DIFFERENT)
+    compared = evenly_spaced(len(pictures), MOST_DIFFERENT)
     known, prepared = run.vocabulary.idx_to_word, run.config.get("source", {})
     same = alike(_learnt(run, seen))
     return [
@@ -135,13 +135,13 @@ def _learnt(run: Run, data: CaptionData) -> list[bytes] | None:
     if "train" not in data.splits or run.config.get("data_stamp", data.stamp) != data.stamp:
         return None
     captions = data.split("train").captions
-    return [np.asarray(captions[i]).tobytes() for i in spread(len(captions), MOST_DIFFERENT).tolist()]
+    return [np.asarray(captions[i]).tobytes() for i in evenly_spaced(len(captions), MOST_DIFFERENT).tolist()]
 
 
 def _unforbidden(run: Run, data: CaptionData, split: str) -> list[list[str]]:
     """What the run would say, END left out, of some pictures of a split if UNK were a word like any other."""
     pictures = captioned(data, split)
-    rows = pictures[spread(len(pictures), MOST_UNFORBIDDEN)]
+    rows = pictures[evenly_spaced(len(pictures), MOST_UNFORBIDDEN)]
     vocabulary = run.vocabulary
     captions = run.model.sample(data.features(split, rows), run.config["max_words"], forbid=(vocabulary.null, vocabulary.start))
     return [[vocabulary.idx_to_word[i] for i in ids if i not in (vocabulary.end, vocabulary.null)] for ids in captions.tolist()]
@@ -333,7 +333,7 @@ def features(model: Any, data: CaptionData, split: str, alike: bool = False) -> 
     others = np.zeros(len(of.features), of.image_idxs.dtype)
     others[order] = np.roll(order, 1)  # no picture keeps its own
     exchanged = replace(data, splits={split: replace(of, image_idxs=others[of.image_idxs])})
-    chosen = spread(len(of.captions), SCORED)
+    chosen = evenly_spaced(len(of.captions), SCORED)
     own, wrong = (teacher_forced(model, seen, split, captions=chosen) for seen in (data, exchanged))
     ratio = math.exp(min((wrong.loss - own.loss) * own.n / max(own.tokens, 1), 700.0))
     return FEATURES.found(
@@ -375,7 +375,7 @@ def overfitting(history: Sequence[Mapping[str, Any]], kept: Any) -> Finding:
 
 def gates(model: Any, data: CaptionData, split: str) -> Finding:
     """How much of the cell is saturated while it reads references. `data` as in `features`."""
-    batch = data.minibatch(split, spread(len(data.split(split).captions), READ))
+    batch = data.minibatch(split, evenly_spaced(len(data.split(split).captions), READ))
     shares = {}
     for name, (values, low, high) in activations(model, *batch).items():
         shares[name] = float(to_numpy(((values < low) | (values > high)).mean()))

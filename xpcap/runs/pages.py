@@ -93,10 +93,8 @@ def write_caption_page(
     write_page(path, f"Captions by {run.name}", galleries=[Gallery("Pictures", about, cards)], skipped=skipped)
 
 
-def write_caption_png(
-    path: str | Path, captions: Sequence[PictureCaption], look: Look, *, run: Run | None = None, on_remark: Callable[[str], object] = warnings.warn
-) -> int:  # fmt: skip
-    """Write captioned pictures as one PNG: the first 60 that are at hand; given the run and captions with `attention`, with where it looked.
+def write_caption_png(path: str | Path, captions: Sequence[PictureCaption], look: Look, *, on_remark: Callable[[str], object] = warnings.warn) -> int:
+    """Write captioned pictures as one PNG: the first 60 that are at hand.
 
     Parameters
     ----------
@@ -117,10 +115,8 @@ def write_caption_png(
         raise DataError(
             f"caption: none of {len(captions)} pictures is at hand to be drawn in {path}, expected the folder that the data set remembers; was it moved?"
         )
-    looked = [run and _looked(run, caption, picture) for picture, caption in shown]
     texts = [caption.caption for _, caption in shown], [caption.references[0] if caption.references else "" for _, caption in shown]
-    words = [_words(caption) for _, caption in shown]
-    draw_captions(path, [picture for picture, _ in shown], *texts, looked=looked, words=words, on_remark=on_remark)
+    draw_captions(path, [picture for picture, _ in shown], *texts, on_remark=on_remark)
     return len(shown)
 
 

@@ -13,12 +13,12 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from xpcap.data import CaptionData
-from xpcap.data.dataset import spread
+from xpcap.data.dataset import evenly_spaced
 from xpcap.data.vocabulary import SPECIAL, TOKENISERS, UNICODE, Vocabulary
 from xpcap.distributed import SINGLE, Group
 from xpcap.errors import DataError
 from xpcap.files import write_text
-from xpcap.metrics import ALIASES, METRICS, Bleu, Interval, Metric, Novel, Scored, intervals, paired
+from xpcap.metrics import ALIASES, METRICS, Bleu, Interval, Metric, Novel, Scored, UnigramBleu, intervals, paired
 from xpcap.metrics.bleu import ORDERS
 from xpcap.metrics.java import JavaError, java_metrics
 from xpcap.models import Policy
@@ -109,7 +109,7 @@ class Scores:
 
     def spread(self, *, count: int = 10) -> list[PictureCaption]:
         """`count` of the captions, spread evenly."""
-        return [self.captions[i] for i in spread(self.n, count).tolist()]
+        return [self.captions[i] for i in evenly_spaced(self.n, count).tolist()]
 
     def to_json(self) -> dict[str, Any]:
         """All of it as one object for JSON."""
@@ -191,7 +191,7 @@ def score_words(
     Parameters
     ----------
     words : the split's captions, the references, as `CaptionData.words` gives them
-    vocabulary : of the captioner, for metrics that score only words it knows
+    vocabulary : of the captioner; the course's BLEU leaves out the words that it does not know
     said : the words of the captions, in the order of the pictures that have references
     metrics : those to ask besides what the data and `java` add
 
@@ -201,12 +201,12 @@ def score_words(
     """
     written = list(data.reference_words(split, words).values())
     known = set(vocabulary.idx_to_word) - set(SPECIAL)
-    in_vocabulary = [[[word for word in caption if word in known] for caption in captions] for captions in written]
+    metrics = [UnigramBleu(known) if type(metric) is UnigramBleu else metric for metric in metrics]  # as the course reads references
     results: list[Result] = []
     usable, unscored = java_metrics() if java else ([], {})
     for metric in (*_metrics(data, split, metrics), *usable):
         try:
-            scored = metric.score(in_vocabulary if metric.known_only else written, said)
+            scored = metric.score(written, said)
         except JavaError as error:
             unscored[metric.name] = str(error)
             continue
@@ -217,7 +217,7 @@ def score_words(
 def _metrics(data: CaptionData, split: str, metrics: Sequence[Metric]) -> list[Metric]:
     """`metrics`; those that generated pictures bring, right below BLEU, which they are there to compare with; and what the train split allows."""
     for metric in metrics:
-        if lacking := [name for name in ("name", "title", "protocol", "known_only", "score") if not hasattr(metric, name)]:
+        if lacking := [name for name in ("name", "title", "protocol", "score") if not hasattr(metric, name)]:
             what = f"the class {metric.__name__}" if isinstance(metric, type) else f"a {type(metric).__name__}"
             raise TypeError(f"metrics: {what} lacks {', '.join(lacking)}, expected a metric: see xpcap.metrics.Metric")
         if isinstance(metric, type):

@@ -117,7 +117,6 @@ class NamedExactly:
     title = "named exactly"
     plain = "share of captions that name all the things there, and nothing else"
     protocol = "share of captions that name exactly the (colour, shape) pairs of their scene, none missing and none made up"
-    known_only = False
 
     def score(self, references: References, hypotheses: Sequence[Words]) -> Scored:
         """Corpus value ``named``; 1 or 0 for each picture. Any reference names all that is there, so the first stands for the scene."""
@@ -138,7 +137,6 @@ class BestPossible:
     title = "best possible"
     plain = "the BLEU of the best captions that there can be: people describe a picture in more than one way"
     protocol = "BLEU-1..4 of the best captions that a search found (16 starts), given each scene and the grammar but not the references"
-    known_only = False
 
     def __init__(self, names: Sequence[str], seed: int) -> None:
         self._names, self._seed = names, seed

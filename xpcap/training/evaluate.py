@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from xpcap.backend import Array, to_numpy
-from xpcap.data.dataset import CaptionData, spread
+from xpcap.data.dataset import CaptionData, evenly_spaced
 from xpcap.data.feed import Feed
 from xpcap.distributed import SINGLE, Group, batches
 from xpcap.metrics.cider import CiderD
@@ -96,7 +96,7 @@ class CaptionScore:
     def __init__(self, data: CaptionData, group: Group = SINGLE) -> None:
         self._data, self._group = data, group
         written = data.reference_words("val")
-        self._pictures = np.array(list(written))[spread(len(written), MOST)]
+        self._pictures = np.array(list(written))[evenly_spaced(len(written), MOST)]
         self._score = CiderD([written[picture] for picture in self._pictures.tolist()])
         self._forbid = data.vocabulary.null, data.vocabulary.start, data.vocabulary.unk
 
@@ -162,13 +162,13 @@ class Judge:
             self._captions.warm_up(model)
 
     def _scored(self, model: Any, split: str, most: int, between: Callable[[], None]) -> TeacherForced:
-        captions = spread(len(self._data.split(split).captions), most)
+        captions = evenly_spaced(len(self._data.split(split).captions), most)
         return teacher_forced(model, self._feed, split, captions=captions, between=between, group=self._group)
 
 
 def accuracy(model: Any, features: Array, captions: Array, most: int | None, batch_size: int) -> float:
     """Share of words guessed right, on at most `most` captions (N, T+1), spread evenly; None: on all."""
-    rows = spread(len(captions), most or len(captions))
+    rows = evenly_spaced(len(captions), most or len(captions))
     chunks = [rows[start : start + batch_size] for start in range(0, len(rows), batch_size)]
     scores = [model.score(features[chunk], captions[chunk]) for chunk in chunks]
     return sum(int(to_numpy(score.correct)) for score in scores) / max(sum(score.tokens for score in scores), 1)
