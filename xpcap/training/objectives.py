@@ -91,6 +91,6 @@ def collapse_of(objective: Objective) -> Callable[[Mapping[str, Any]], str | Non
 
 
 def _rest(batch: Batch) -> dict[str, Any]:
-    """What a batch says beside features and captions. `mine` only where there is one: not every model knows how to share a batch."""
+    """What a batch says beside features and captions. `shard` only where there is one: not every model knows how to share a batch."""
     told = {"weights": batch.weights, "total": batch.total, "step": batch.step}
-    return told if batch.mine is None else {**told, "mine": batch.mine}
+    return told if batch.shard is None else {**told, "shard": batch.shard}
