@@ -448,7 +448,7 @@ def test_a_grid_that_is_not_finite_is_named_by_region_and_what_float32_cannot_ho
         with pytest.raises(ValueError, match=rf"features of row 4 \(of {N}\) hold nan at region 1, column 2"):
             call(features, captions)
     features[4, 1, 2] = -1e300
-    with pytest.raises(ValueError, match=r"hold -1e\+300 at place 1, column 2, expected finite float32"):
+    with pytest.raises(ValueError, match=r"hold -1e\+300 at region 1, column 2, expected finite float32"):
         make("lstm", dtype=np.float32, inject="attention").loss(features, captions)
 
 

@@ -267,7 +267,7 @@ class CaptioningRNN(Captioner):
             features,
             captions,
             buffers,
-            scale=1 / total if weights is None else np.asarray(weights) / total,
+            scale=1 / total if weights is None else np.asarray(np.asarray(weights) / total),
             draw=Draw(self.seed, step) if self.dropout else None,
             shard=shard,
         )
