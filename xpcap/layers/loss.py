@@ -24,7 +24,8 @@ def temporal_softmax_loss(x: Array, y: Array, mask: Array, verbose: bool = False
 
     Raises
     ------
-    TypeError, ValueError : libraries, dtypes or shapes do not match, or a target on the host is outside 0..V-1.
+    TypeError, ValueError : libraries, dtypes or shapes do not match, or a target on the host is
+        outside 0..V-1.
 
     Notes
     -----

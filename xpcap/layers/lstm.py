@@ -81,13 +81,13 @@ def lstm_step_backward(dnext_h: Array, dnext_c: Array, cache: LSTMStepCache) -> 
     x, prev_h, prev_c, Wx, Wh, gates = cache
     check_upstream("lstm_step_backward", "dnext_h", dnext_h, prev_c.shape, prev_c)
     check_upstream("lstm_step_backward", "dnext_c", dnext_c, prev_c.shape, prev_c)
-    nothing = get_array_module(dnext_h).zeros_like(dnext_h)  # dnext_h is the whole gradient: no separate part from a next step
-    da, dprev_c = lstm_gates_backward(dnext_h, nothing, dnext_c, gates.gates, gates.tanh_c, prev_c)
+    zeros = get_array_module(dnext_h).zeros_like(dnext_h)  # of a next step: dnext_h is all there is
+    da, dprev_c = lstm_gates_backward(dnext_h, zeros, dnext_c, gates.gates, gates.tanh_c, prev_c)
     return da @ Wx.T, da @ Wh.T, dprev_c, x.T @ da, prev_h.T @ da, da.sum(axis=0)
 
 
 def lstm_advance(a: Array, state: State, Wh: Array, buffer: Buffer, term: Beside | None = None) -> State:
-    """One step for n hypotheses: from a (n, 4H) and (h, c) to the next (h, c), in fresh memory. `buffer` is for temporaries."""
+    """Take one step from a (n, 4H) and (h, c) to the next (h, c), in fresh memory, for sampling."""
     h, _ = state
     xp = get_array_module(h)
     out = Gates(xp.empty_like(h), xp.empty_like(h), buffer("gates", a.shape), buffer("tanh_c", h.shape))
@@ -172,8 +172,9 @@ def lstm_rows_backward(
 def lstm_forward(x: Array, h0: Array, Wx: Array, Wh: Array, b: Array, *, c0: Array | None = None) -> tuple[Any, ...]:
     """Run the LSTM over a whole sequence.
 
-    The course's form, ``h, cache = lstm_forward(x, h0, Wx, Wh, b)``, begins with c0 = 0. With c0 the state can be carried from one piece of a sequence
-    to the next: ``h, c_T, cache = lstm_forward(x, h0, Wx, Wh, b, c0=c0)``, and the next piece begins with ``h[:, -1]`` and ``c_T``.
+    The course's form, ``h, cache = lstm_forward(x, h0, Wx, Wh, b)``, begins with c0 = 0. With c0 the
+    state is carried from one piece of a sequence to the next: ``h, c_T, cache = lstm_forward(x, h0,
+    Wx, Wh, b, c0=c0)``, and the next piece begins with ``h[:, -1]`` and ``c_T``.
 
     Parameters
     ----------
@@ -222,7 +223,8 @@ def lstm_backward(dh: Array, cache: LSTMCache, *, dc_T: Array | None = None) -> 
 
     Raises
     ------
-    TypeError, ValueError : library, dtype or shape do not match those of the forward pass, or dc_T is given and the forward pass was not given c0.
+    TypeError, ValueError : library, dtype or shape do not match those of the forward pass, or dc_T
+        is given and the forward pass was not given c0.
     """
     x, Wx, loop, carried = cache
     N, T, H = loop.rows.N, len(loop.rows.sizes), loop.out.h.shape[1]
