@@ -1,4 +1,4 @@
-"""Activations in the cache of a loop over packed rows, with the range beyond which they saturate."""
+"""Activations in the cache of a loop over packed rows, and where they saturate."""
 
 from typing import NamedTuple
 

@@ -1,4 +1,4 @@
-"""Dot-product attention over the regions of a picture: by itself, and as a term of a recurrent cell.
+"""Dot-product attention over the regions of a picture: by itself, and as a term of a cell.
 
 Source: the form of UMich EECS 498-007, assignment 5; the scaled dot product is Vaswani et al. 2017,
 section 3.2.1, with the regions as keys and values.
@@ -105,7 +105,7 @@ class Attention:
         return self.A.shape[2]
 
     def start(self) -> Array:
-        """h0 = mean of A over regions, (N, H): the state before the first step; an LSTM's c0 too."""
+        """h0 = mean of A over regions, (N, H): the state before the first step, and c0."""
         N, _, H = self.A.shape
         return self.A.mean(axis=1, out=self._buffer("h0", (N, H)))
 

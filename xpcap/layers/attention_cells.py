@@ -1,4 +1,4 @@
-"""Recurrent cells that attend: an LSTM step that is given a context, and whole sequences of any cell.
+"""Recurrent cells that attend: an LSTM step with a given context, and whole sequences of any cell.
 
 Source: the attention LSTM of UMich EECS 498-007, assignment 5.
 """

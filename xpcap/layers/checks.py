@@ -87,7 +87,7 @@ def _check_shape(function: str, name: str, axes: _Axes, shape: tuple[int, ...], 
 
 
 def check_upstream(function: str, name: str, dout: Array, shape: tuple[int, ...], like: Array) -> None:
-    """Check an upstream gradient: its shape, and library and dtype of `like`, from the forward pass."""
+    """Check that an upstream gradient has `shape`, and library and dtype of `like` in the cache."""
     _check_kind(function, name, dout, "the cache", like)
     if dout.shape != shape:
         raise ValueError(f"{function}: {name} has shape {dout.shape}, expected {shape}, the shape of the output; is the cache from another batch?")

@@ -19,7 +19,7 @@ class DropoutCache(NamedTuple):
 
 
 def apply_mask(x: Array, mask: Array | None, p: float) -> Array:
-    """x / p where `mask` is true, else 0; x itself if mask is None. Its gradient: itself of dout."""
+    """x / p where `mask` is true, else 0; x itself if mask is None. Its gradient is itself."""
     return x if mask is None else drop(x, mask, p)
 
 

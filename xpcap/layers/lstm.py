@@ -1,6 +1,7 @@
 """The LSTM: one step, a sequence (N, T, D), and the loop over packed time-major rows.
 
-Gates are stacked i, f, o, g along the last axis. Source: Hochreiter & Schmidhuber 1997, with the forget gate of Gers et al. 2000.
+Gates are stacked i, f, o, g along the last axis. Source: Hochreiter & Schmidhuber 1997, with the
+forget gate of Gers et al. 2000.
 """
 
 from typing import Any, NamedTuple
@@ -31,7 +32,8 @@ class LSTMStepCache(NamedTuple):
 class LSTMRowsCache(NamedTuple):
     """Cache of lstm_rows_forward."""
 
-    out: Gates  # h and c (N+R, H), the initial states, then those after each row; gates (R, 4H) and tanh_c (R, H) by row
+    # h and c (N+R, H): initial states, then those after each row; gates (R, 4H) and tanh_c (R, H)
+    out: Gates
     Wh: Array  # (H, 4H)
     rows: Rows
     term: Beside | None
@@ -50,7 +52,8 @@ class LSTMCache(NamedTuple):
 def lstm_step_forward(x: Array, prev_h: Array, prev_c: Array, Wx: Array, Wh: Array, b: Array) -> tuple[Array, Array, LSTMStepCache]:
     """Take one LSTM step.
 
-    a = x @ Wx + prev_h @ Wh + b;  i, f, o = sigmoid(a_i), sigmoid(a_f), sigmoid(a_o);  g = tanh(a_g)
+    a = x @ Wx + prev_h @ Wh + b
+    i, f, o = sigmoid(a_i), sigmoid(a_f), sigmoid(a_o);  g = tanh(a_g)
     next_c = f * prev_c + i * g;  next_h = o * tanh(next_c)
 
     Parameters
@@ -77,7 +80,10 @@ def lstm_step_forward(x: Array, prev_h: Array, prev_c: Array, Wx: Array, Wh: Arr
 
 @in_turn
 def lstm_step_backward(dnext_h: Array, dnext_c: Array, cache: LSTMStepCache) -> tuple[Array, Array, Array, Array, Array, Array]:
-    """Gradients of lstm_step_forward: dnext_h, dnext_c (N, H) to dx, dprev_h, dprev_c, dWx, dWh, db."""
+    """Gradients of lstm_step_forward.
+
+    dnext_h, dnext_c (N, H) to dx, dprev_h, dprev_c, dWx, dWh, db
+    """
     x, prev_h, prev_c, Wx, Wh, gates = cache
     check_upstream("lstm_step_backward", "dnext_h", dnext_h, prev_c.shape, prev_c)
     check_upstream("lstm_step_backward", "dnext_c", dnext_c, prev_c.shape, prev_c)
@@ -99,7 +105,7 @@ def lstm_advance(a: Array, state: State, Wh: Array, buffer: Buffer, term: Beside
 def lstm_rows_forward(
     a: Array, state0: tuple[Array, Array | None], Wh: Array, rows: Rows, buffer: Buffer | None = None, term: Beside | None = None
 ) -> tuple[Array, LSTMRowsCache]:
-    """Run the LSTM over packed rows: a step on a_t + h_{t-1} @ Wh for the sequences alive at each t.
+    """Run the LSTM over packed rows: steps on a_t + h_{t-1} @ Wh of the sequences alive at each t.
 
     Parameters
     ----------
@@ -146,7 +152,8 @@ def lstm_rows_backward(
     dh : array (R, H), float; the upstream gradient of each row, from the layers above
     buffer : memory for da, dh0 and dc0; None allocates
     dWh : array (H, 4H) to write to; None allocates
-    dc_T : array (N, H), float; the upstream gradient of each sequence's c after its last step; None: zeros
+    dc_T : array (N, H), float; the upstream gradient of each sequence's c after its last step;
+        None: zeros
 
     Returns
     -------
@@ -172,9 +179,9 @@ def lstm_rows_backward(
 def lstm_forward(x: Array, h0: Array, Wx: Array, Wh: Array, b: Array, *, c0: Array | None = None) -> tuple[Any, ...]:
     """Run the LSTM over a whole sequence.
 
-    The course's form, ``h, cache = lstm_forward(x, h0, Wx, Wh, b)``, begins with c0 = 0. With c0 the
-    state is carried from one piece of a sequence to the next: ``h, c_T, cache = lstm_forward(x, h0,
-    Wx, Wh, b, c0=c0)``, and the next piece begins with ``h[:, -1]`` and ``c_T``.
+    The course's form, ``h, cache = lstm_forward(x, h0, Wx, Wh, b)``, begins with c0 = 0. With c0
+    the state is carried from one piece of a sequence to the next: ``h, c_T, cache =
+    lstm_forward(x, h0, Wx, Wh, b, c0=c0)``; the next piece begins with ``h[:, -1]`` and ``c_T``.
 
     Parameters
     ----------
@@ -215,11 +222,12 @@ def lstm_backward(dh: Array, cache: LSTMCache, *, dc_T: Array | None = None) -> 
     ----------
     dh : array (N, T, H), float; the upstream gradient of each step
     cache : of lstm_forward
-    dc_T : array (N, H), float; the upstream gradient of c_T, where the forward pass was given c0; None: zeros
+    dc_T : array (N, H), float; the upstream gradient of c_T, where the forward pass was given c0;
+        None: zeros
 
     Returns
     -------
-    dx (N, T, D), dh0 (N, H), dWx, dWh, db; and dc0 (N, H) as the last if the forward pass was given c0
+    dx (N, T, D), dh0 (N, H), dWx, dWh, db; then dc0 (N, H) if the forward pass was given c0
 
     Raises
     ------

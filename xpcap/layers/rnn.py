@@ -88,7 +88,7 @@ def rnn_advance(a: Array, state: State, Wh: Array, buffer: Buffer, term: Beside 
 def rnn_rows_forward(
     a: Array, state0: State, Wh: Array, rows: Rows, buffer: Buffer | None = None, term: Beside | None = None
 ) -> tuple[Array, RNNRowsCache]:
-    """Run the RNN over packed rows: h_t = tanh(a_t + h_{t-1} @ Wh) for the sequences alive at each t.
+    """Run the RNN over packed rows: h_t = tanh(a_t + h_{t-1} @ Wh) of the sequences alive at t.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""Vocabulary layer and softmax loss in one, by blocks of rows: the scores of all rows never exist at once."""
+"""Vocabulary layer and softmax loss in one, by blocks of rows: all scores never exist at once."""
 
 from typing import Any, NamedTuple
 
@@ -22,7 +22,7 @@ class VocabularyGrads(NamedTuple):
 
 
 def blocks(L: int, V: int, like: Array) -> list[slice]:
-    """Blocks of rows 0..L for scores over V words where `like` lies; one empty block for no rows."""
+    """Blocks of rows 0..L for scores over V words where `like` lies. No rows: one empty block."""
     n = max(LEAST, (DEVICE_BLOCK if is_device_array(like) else BLOCK) // V)
     return [slice(start, min(start + n, L)) for start in range(0, max(L, 1), n)]
 
@@ -42,7 +42,8 @@ def vocabulary_loss(
 
     It is affine_forward, softmax_loss and affine_backward in one.
 
-    nll = -(1 - smoothing) * log_p[targets] - smoothing * mean(log_p), with log_p = log softmax(h @ w + b)
+    nll = -(1 - smoothing) * log_p[targets] - smoothing * mean(log_p)
+    log_p = log softmax(h @ w + b)
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""CaptioningRNN: an image sets the initial state of a recurrent cell, which generates the caption word by word."""
+"""CaptioningRNN: an image sets the state of a recurrent cell, which generates words one by one."""
 
 import copy
 from collections.abc import Mapping
@@ -166,7 +166,7 @@ class CaptioningRNN(Captioner):
 
     @property
     def params(self) -> Parameters:
-        """The parameters. ``model.params = mapping`` checks names and shapes and copies the values."""
+        """The parameters. ``model.params = mapping`` checks names and shapes, and copies values."""
         return self._params
 
     @params.setter
@@ -301,8 +301,8 @@ class CaptioningRNN(Captioner):
 
         Returns
         -------
-        weights : array (N, T, P), the model's dtype, on the host. [n, t] are the weights of regions,
-            with sum 1, at the step that predicts captions[n, t + 1]; 0 after a caption's end
+        weights : array (N, T, P), the model's dtype, on the host. [n, t] are the weights of
+            regions, with sum 1, at the step that predicts captions[n, t + 1]; 0 after the end
 
         Raises
         ------

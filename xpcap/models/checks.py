@@ -65,7 +65,7 @@ def as_array(where: str, thing: str, x: Any) -> Array:
 
 
 def check_features(where: str, features: Array, shape: tuple[int, ...]) -> None:
-    """TypeError : features that are not real numbers. ValueError : their shape is not (N, *shape)."""
+    """TypeError : features are not real numbers. ValueError : their shape is not (N, *shape)."""
     if features.dtype.kind not in "fiub":
         raise TypeError(f"{where}: features have dtype {features.dtype}, expected real numbers")
     if features.ndim != 1 + len(shape) or features.shape[1:] != shape:

@@ -16,7 +16,7 @@ class ModelConfig:
     Parameters
     ----------
     vocabulary : V, number of words, including special ones
-    feature_shape : shape of an image feature, (D,); with attention that of a grid of P regions, (P, D)
+    feature_shape : shape of an image feature, (D,); with attention of a grid of P regions, (P, D)
     wordvec : W, size of a word vector
     hidden : H, size of the state
     cell : a name in xpcap.layers.CELLS

@@ -33,7 +33,8 @@ class Ensemble(Captioner):
 
     Raises
     ------
-    ValueError : they do not fit together, or there are none. TypeError : other objects, or dtypes or libraries differ.
+    ValueError : they do not fit together, or there are none. TypeError : other objects, or dtypes
+        or libraries differ.
     """
 
     def __init__(self, models: Sequence[CaptioningRNN]) -> None:

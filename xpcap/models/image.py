@@ -1,4 +1,4 @@
-"""The image in the model: initial state, term of every step and regions to attend to; and their gradients."""
+"""The image in the model: initial state, term of every step, regions to attend to; gradients."""
 
 import math
 from collections.abc import Sequence
@@ -29,8 +29,13 @@ class Image(NamedTuple):
 
 
 def image_forward(
-    config: ModelConfig, params: Parameters, table: Array, order: Array, mask: Array | None, buffer: Buffer
-) -> Image:  # fmt: skip
+    config: ModelConfig,
+    params: Parameters,
+    table: Array,
+    order: Array,
+    mask: Array | None,
+    buffer: Buffer,
+) -> Image:
     """Project the features table[order], with dropout if there is a mask (N, D)."""
     shape, N, keep = config.feature_shape, len(order), 1 - config.dropout
     take = gather_places if config.attends else gather
@@ -54,8 +59,15 @@ def project_image(config: ModelConfig, params: Parameters, features: Array, buff
 
 
 def image_backward(
-    config: ModelConfig, params: Parameters, da: Array, dstate0: Sequence[Array], rows: Rows, image: Image, grads: Parameters, buffer: Buffer
-) -> None:  # fmt: skip
+    config: ModelConfig,
+    params: Parameters,
+    da: Array,
+    dstate0: Sequence[Array],
+    rows: Rows,
+    image: Image,
+    grads: Parameters,
+    buffer: Buffer,
+) -> None:
     """Write the gradients of W_proj, b_proj, W_image and Wattn to `grads`.
 
     They come from da (R, G) and dstate0 of a loop over rows; dstate0 is overwritten.

@@ -56,8 +56,12 @@ def row_numbers(parts: Sequence[PackedCaptions], whole: Sequence[PackedCaptions]
 
 
 def masks_of(
-    config: ModelConfig, draw: Draw, numbers: Sequence[Sequence[Array]], counts: Sequence[int], buffers: Sequence[Buffer]
-) -> list[Masks]:  # fmt: skip
+    config: ModelConfig,
+    draw: Draw,
+    numbers: Sequence[Sequence[Array]],
+    counts: Sequence[int],
+    buffers: Sequence[Buffer],
+) -> list[Masks]:
     """Draw the masks of each part into its buffer; the numbers of RowNumbers lie on the device.
 
     The regions of a grid share a caption's mask: W_proj reads them all alike, and a unit kept in

@@ -1,4 +1,4 @@
-"""The captioner's forward and backward pass, over one packed part of a batch on the model's device."""
+"""The captioner's forward and backward pass, over one packed part of a batch on its device."""
 
 import functools
 from collections.abc import Sequence

@@ -49,7 +49,8 @@ def pack(captions: np.ndarray, null: int, part: int = 0, parts: int = 1, shard: 
     ----------
     captions : array (N, T+1), int; inputs are all columns but the last, targets all but the first
     null : id of the padding word
-    part, parts : pack part `part` of `parts`, as `dealt` makes them. `order` and `source` refer to the whole batch
+    part, parts : pack part `part` of `parts`, as `dealt` makes them. `order` and `source` refer to
+        the whole batch
     shard : (n,), int, the captions to pack, or to pack a part of. None: all
 
     Notes
@@ -95,8 +96,12 @@ def _grouped(words: np.ndarray) -> tuple[np.ndarray, Segments]:
 
 
 def send(
-    packed: PackedCaptions, like: Array, order: np.ndarray, more: Sequence[np.ndarray], buffer: Buffer
-) -> tuple[PackedCaptions, list[Array]]:  # fmt: skip
+    packed: PackedCaptions,
+    like: Array,
+    order: np.ndarray,
+    more: Sequence[np.ndarray],
+    buffer: Buffer,
+) -> tuple[PackedCaptions, list[Array]]:
     """Send the index arrays, with `order` for the packing's own, and `more` of int32, to a device.
 
     It is the device of `like`, and all goes in one transfer.

@@ -79,7 +79,7 @@ class Parameters(MutableMapping[str, Array]):
         self.update(values)
 
     def holding(self, values: Mapping[str, Any]) -> "Parameters":
-        """Parameters of the same layout with these values, in a buffer of their own. ValueError : as of assign."""
+        """A copy with these values. ValueError : as of assign."""
         made = self.copy()
         made.assign(values)
         return made
