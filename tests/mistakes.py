@@ -94,7 +94,7 @@ MISTAKES = [
     ),
     Mistake(
         "host-numbers", "the row numbers of dropout masks are sent, and those on the host used",
-        ENTRY, "enter", "[more for _, more in sent]", "numbers",
+        ENTRY, "prepare_batch", "[more for _, more in sent]", "numbers",
         STEP_WITH_DROPOUT, "got a numpy.ndarray, expected a device array",
     ),
     Mistake(
@@ -251,13 +251,13 @@ MISTAKES = [
     ),
     Mistake(
         "share-of-the-total", "each rank divides by the captions of its share, and the sum is too large",
-        "xpcap/models/captioning_rnn.py", "CaptioningRNN.loss", "n if total is None else total",
-        "(n if mine is None else len(mine)) if total is None else total",
+        "xpcap/models/captioning_rnn.py", "CaptioningRNN.loss", "max(n, 1) if total is None else total",
+        "(n if shard is None else len(shard)) if total is None else total",
         RANKS, "Not equal to tolerance",
     ),
     Mistake(
         "masks-of-a-share", "dropout masks are numbered within a rank's share, so that they depend on the number of ranks",
-        "xpcap/models/entry.py", "enter", "row_numbers($packed, $whole)", "row_numbers($packed)",
+        "xpcap/models/entry.py", "prepare_batch", "row_numbers($packed, $whole)", "row_numbers($packed)",
         RANKS, "Not equal to tolerance",
     ),
     # Memory

@@ -137,10 +137,10 @@ def test_every_caption_of_a_batch_is_one_ranks_and_no_rank_reads_the_features_of
     together(3, lambda group: trained(group, objective=objective_of(group.rank)))
     for shares in zip(*seen, strict=True):
         N = len(shares[0].captions)
-        mine = [share.mine for share in shares]
+        mine = [share.shard for share in shares]
         assert sorted(np.concatenate(mine)) == list(range(N))
         assert [len(share.features) for share in shares] == [len(numbers) for numbers in mine]
-        words = [int((share.captions[share.mine] != DATA.vocabulary.null).sum()) for share in shares]
+        words = [int((share.captions[share.shard] != DATA.vocabulary.null).sum()) for share in shares]
         assert max(words) - min(words) <= shares[0].captions.shape[1]  # a caption at most
 
 
@@ -194,13 +194,13 @@ def test_gradients_of_shares_add_up_with_weights_and_without_captions() -> None:
     loss, grads = model.loss(features, captions, weights=weights, step=3)
     total, sums = 0.0, np.zeros_like(grads.flat)
     for mine in (np.array([4, 1]), np.array([], np.int64), np.array([0, 2, 3, 5])):
-        share, parts = model.loss(features[mine], captions, weights=weights, step=3, mine=mine)
+        share, parts = model.loss(features[mine], captions, weights=weights, step=3, shard=mine)
         total, sums = total + float(share), sums + parts.flat
     assert total == pytest.approx(float(loss), rel=1e-12)
     np.testing.assert_allclose(sums, to_numpy(grads.flat), rtol=0, atol=1e-13)
     for bad in (np.array([0, 6]), np.array([1, 1])):
         with pytest.raises(ValueError, match="expected distinct numbers of 6 captions"):
-            model.loss(features[:2], captions, mine=bad)
+            model.loss(features[:2], captions, shard=bad)
 
 
 def told_to(monkeypatch: pytest.MonkeyPatch, **environment: str) -> None:

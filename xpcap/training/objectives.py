@@ -98,9 +98,9 @@ def collapse_of(objective: Objective) -> Callable[[Mapping[str, Any]], str | Non
 
 
 def _rest(batch: Batch) -> dict[str, Any]:
-    """What a batch says beside features and captions. `mine` only where there is one: not every model knows how to share a batch."""
+    """What a batch says beside features and captions. `shard` only where there is one: not every model knows how to share a batch."""
     told = {"weights": batch.weights, "total": batch.total, "step": batch.step}
-    return told if batch.mine is None else {**told, "mine": batch.mine}
+    return told if batch.shard is None else {**told, "shard": batch.shard}
 
 
 # Self-critical training
@@ -153,17 +153,17 @@ class SelfCritical:
         self._frequencies = DocumentFrequencies(self._references(picture) for picture in pictures.tolist())
 
     def __call__(self, model: Any, batch: Batch, workspace: Workspace | None = None) -> tuple[Array, Parameters]:
-        """The loss and its gradients for a batch of N pictures; ranks sample for the pictures in `batch.mine`."""
+        """The loss and its gradients for a batch of N pictures; ranks sample for the pictures in `batch.shard`."""
         if batch.pictures is None or batch.step is None:
             raise ValueError("SelfCritical: the batch names no pictures or no step, expected both, as `CaptioningSolver.train` gives them")
         N, K = len(batch.pictures), self.samples
-        mine = np.arange(N) if batch.mine is None else batch.mine
-        rows = (mine[:, None] * K + np.arange(K)).ravel()  # numbers of this rank's captions among all N * K
+        shard = np.arange(N) if batch.shard is None else batch.shard
+        rows = (shard[:, None] * K + np.arange(K)).ravel()  # numbers of this rank's captions among all N * K
         features = _repeated(batch.features, K)
         said = self._sampled(model, features, rows, N * K, batch.step)
-        rewards = self.rewards(said, batch.pictures[mine].repeat(K))
+        rewards = self.rewards(said, batch.pictures[shard].repeat(K))
         captions, weights, total = self._shared(said, rewards, rows, N * K)
-        share = {} if batch.mine is None else {"mine": rows}
+        share = {} if batch.shard is None else {"shard": rows}
         _, grads = model.loss(features, captions, workspace=workspace, weights=weights, total=total, step=batch.step, **share)
         return asarray(np.asarray(-rewards.sum() / total, grads.flat.dtype), like=grads.flat), grads
 

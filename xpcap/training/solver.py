@@ -158,8 +158,8 @@ class CaptioningSolver(EpochHistory):
         """
         split, captions = self._feed.split("train"), self._visits[places]
         views = draw_views(len(captions), split.views, getattr(self.model, "seed", 0), self.iteration)
-        mine = dealt_to(self.group, split.captions[captions], self.data.vocabulary.null)
-        batch = self._feed.minibatch("train", captions, views, mine)._replace(step=self.iteration)
+        shard = dealt_to(self.group, split.captions[captions], self.data.vocabulary.null)
+        batch = self._feed.minibatch("train", captions, views, shard)._replace(step=self.iteration)
         loss, norm = self._step(batch, require_finite=self._on_host)
         self._record.add(loss, norm)
         self._descent.end_step(self.lr_decay, (self._last_epoch - self.epoch) * self.steps_per_epoch - self._order.position)
