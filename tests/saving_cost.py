@@ -12,18 +12,30 @@ import tempfile
 import time
 import timeit
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from xpcap import CaptioningRNN, CaptioningSolver, open_data, runs
 from xpcap.data.scaling import fit_scaling
 from xpcap.runs import folder as run_folder
-from xpcap.runs.saver import Interval, Keeper, Saver, StopRequest
+from xpcap.runs.saver import Checkpointer, Interval, RunWriter, StopRequest
+from xpcap.training.state import TrainingState
 
 STEPS, EVERY = 60, 2.0  # steps of a block; seconds between checkpoints
 
 
-def block(solver: CaptioningSolver, rows: np.ndarray, saver: Saver | None) -> float:
+class CountingWriter(RunWriter):
+    """Writes a run folder and counts its checkpoints."""
+
+    count = 0
+
+    def write(self, state: TrainingState, times: list[dict[str, Any]] | None) -> None:
+        self.count += 1
+        super().write(state, times)
+
+
+def block(solver: CaptioningSolver, rows: np.ndarray, saver: Checkpointer | None) -> float:
     """Seconds that STEPS steps take, the last write included."""
     start = time.perf_counter()
     for k in range(STEPS):
@@ -53,19 +65,14 @@ def main() -> None:
     rows = np.random.default_rng(0).permutation(len(data.split("train").captions))[: STEPS * solver.batch_size]
     plain, extra, writes = [], [], 0
     with tempfile.TemporaryDirectory() as folder:
-        keeper = Keeper(Path(folder), 1, data.scaling, run_folder.digest(data.vocabulary))
+        writer = CountingWriter(Path(folder), 1, data.scaling, run_folder.digest(data.vocabulary))
         block(solver, rows, None)
         for _ in range(given.pairs):
-            saved: list[int] = []
-            saver = Saver(
-                Interval(seconds=EVERY),
-                lambda state, times, saved=saved: (saved.append(1), keeper.write(state, times))[1],
-                Path(folder),
-                StopRequest(),
-            )
+            writer.count = 0
+            saver = Checkpointer(Interval(seconds=EVERY), writer, StopRequest())
             plain.append(block(solver, rows, None))
-            extra.append((block(solver, rows, saver) - plain[-1]) / max(len(saved), 1))
-            writes += len(saved)
+            extra.append((block(solver, rows, saver) - plain[-1]) / max(writer.count, 1))
+            writes += writer.count
         size = (Path(folder) / run_folder.LAST).stat().st_size
     step, cost = statistics.median(plain) / STEPS, statistics.median(extra)
     loss, norm = np.float32(1), np.float32(1)

@@ -15,7 +15,7 @@ import numpy as np
 
 from xpcap.bench.configs import CLIP, CONFIGS, LEARNING_RATE, SEED
 from xpcap.models import CaptioningRNN
-from xpcap.training import CaptioningSolver, smoothed_cross_entropy
+from xpcap.training import CaptioningSolver, CrossEntropy
 
 WAYS = {
     "init": {},
@@ -30,7 +30,7 @@ def step_ms(name: str, way: str) -> float:
     """Median milliseconds of a step."""
     config, options = CONFIGS[name], dict(WAYS[way])
     data = config.data(STEPS)
-    objective = smoothed_cross_entropy(options.pop("smoothing", 0))
+    objective = CrossEntropy(options.pop("smoothing", 0))
     model = CaptioningRNN(data.vocabulary.word_to_idx, config.D, config.W, config.H, "lstm", np.float32, seed=SEED, **options)
     solver = CaptioningSolver(
         model, data, update_rule="adam", optim_config={"learning_rate": LEARNING_RATE}, batch_size=config.N, clip_norm=CLIP, seed=SEED,

@@ -192,6 +192,5 @@ class Optimizer:
 
 def check_lr_decay(lr_decay: Any) -> None:
     """OptionError : not a decay that an Optimizer can take."""
-    number = isinstance(lr_decay, int | float | np.number) and 0 < lr_decay < float("inf")
-    if not number and lr_decay != LINEAR:
-        raise OptionError(f"CaptioningSolver: lr_decay is {lr_decay!r}, expected a positive number, or {LINEAR!r}")
+    if lr_decay != LINEAR:
+        check_number("CaptioningSolver", "lr_decay", lr_decay, above=0, hint=f", or {LINEAR!r}")

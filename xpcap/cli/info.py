@@ -17,8 +17,7 @@ from xpcap.groups import Group, Released, join
 from xpcap.groups.device import NCCL, Staged
 from xpcap.groups.mpi import MPIGroup
 from xpcap.runs import open_run
-from xpcap.runs.folder import CONFIG, opened_folder
-from xpcap.runs.options import origin
+from xpcap.runs.folder import CONFIG, opened_folder, origin
 
 
 @click.command(epilog=examples("info", "info flickr8k.h5", "info runs/flickr8k --json"))

@@ -2,7 +2,7 @@
 
 from xpcap.runs.captioning import PictureCaption, Skipped, caption_files, caption_run, data_of, is_run, open_runs
 from xpcap.runs.doctor import Finding, examine_run
-from xpcap.runs.folder import Run, is_saved, load_state, open_run, save_state
+from xpcap.runs.folder import Run, load_state, open_run, save_state
 from xpcap.runs.options import GENERATED, TrainOptions, choose
 from xpcap.runs.pages import Downloads, Look, check_place, look_at_files, look_in, write_caption_page, write_caption_png
 from xpcap.runs.saver import Stopped
@@ -32,7 +32,6 @@ __all__ = [
     "evaluate_run",
     "examine_run",
     "is_run",
-    "is_saved",
     "load_state",
     "look_at_files",
     "look_in",

@@ -17,8 +17,7 @@ from xpcap.data.vocabulary import UNK
 from xpcap.metrics import Words
 from xpcap.models.activations import activations
 from xpcap.runs.captioning import captioned, data_of
-from xpcap.runs.folder import Run
-from xpcap.runs.options import learnt
+from xpcap.runs.folder import Run, learnt
 from xpcap.training.evaluate import teacher_forced
 
 OK, CHECK, BAD, UNKNOWN = "ok", "check", "bad", "unknown"

@@ -19,8 +19,7 @@ from xpcap.models import Beam
 from xpcap.progress import bar
 from xpcap.report import Card, Gallery, Looked, draw_captions, write_page
 from xpcap.runs.captioning import PictureCaption, Skipped, caption_chosen, captioned, data_of, source_of, where_looked
-from xpcap.runs.folder import FIRST, PICTURES, Run, read_history
-from xpcap.runs.options import origin
+from xpcap.runs.folder import FIRST, PICTURES, Run, origin, read_history
 from xpcap.runs.scoring import Evaluation
 
 PAGE = "index.html"

@@ -1,7 +1,10 @@
-"""Training: the solver, its objectives, its history and its state."""
+"""Training. Start with solver.py; then objectives, evaluate, state, losses."""
 
 from xpcap.groups import ALONE, Group
-from xpcap.training.objectives import Objective, SelfCritical, cross_entropy, sharpen, smoothed_cross_entropy
+from xpcap.training.objectives import CrossEntropy, Objective, SelfCritical, scale_logits
 from xpcap.training.solver import CaptioningSolver
 
-__all__ = ["ALONE", "CaptioningSolver", "Group", "Objective", "SelfCritical", "cross_entropy", "sharpen", "smoothed_cross_entropy"]
+__all__ = [
+    "ALONE", "CaptioningSolver", "CrossEntropy", "Group", "Objective", "SelfCritical",
+    "scale_logits",
+]  # fmt: skip
