@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -181,7 +182,8 @@ def test_curves_are_drawn_now_and_then_while_training_goes_on(tmp_path: Path, mo
         return lambda *args: (drawn.append((name, len(args[-1]))), draw(*args))[1]
 
     use_clock(lambda: clock[0], monkeypatch)
-    monkeypatch.setattr(saving, "threading", SimpleNamespace(Thread=AtOnce))
+    here = SimpleNamespace(Thread=AtOnce, current_thread=threading.current_thread, main_thread=threading.main_thread)
+    monkeypatch.setattr(saving, "threading", here)
     for name in ("draw_loss", "write_progress_page"):
         monkeypatch.setattr(saving, name, noted(name, getattr(saving, name)))
     runs.train_run(runs.TrainOptions(out=tmp_path / "run", hidden=8, wordvec=4, epochs=17, score_epochs=0), on_epoch=tick)

@@ -309,7 +309,7 @@ def evaluate_run(
     ----------
     data : as in `data_of`: an open data set, a path, or None for the run's own
     java : METEOR and SPICE too, if they can be computed here
-    policy : chooses the words, as in `caption_features`. None: greedy
+    policy : chooses the words, as in `caption_run`. None: greedy
     group : ranks that share the pictures out; each returns the same, but for what `java` adds on rank 0 alone
     metrics : objects that score captions against references, such as (*xpcap.metrics.METRICS, Mine()); see xpcap.metrics.Metric. What the data
         adds, and teacher-forced scores, come besides
