@@ -1,4 +1,4 @@
-"""The doctor: looks for the usual reasons of bad captions in a run, names them, and says what to do."""
+"""The doctor: usual causes of bad captions in a run, measured, judged, and what to do."""
 
 import math
 from collections import Counter
@@ -23,7 +23,7 @@ from xpcap.training.evaluate import teacher_forced
 OK, CHECK, BAD, UNKNOWN = "ok", "check", "bad", "unknown"
 
 
-class Finding(NamedTuple):
+class Diagnosis(NamedTuple):
     """One number about a run, and what follows from it."""
 
     name: str  # key, as in the docs
@@ -45,7 +45,7 @@ class Symptom:
 
     Parameters
     ----------
-    name, title : as in Finding
+    name, title : as in Diagnosis
     check, bad : limits of the verdicts; smaller numbers are worse if `bad` is the smaller one
     share : whether it is a share, to be shown in per cent
     """
@@ -61,19 +61,19 @@ class Symptom:
         sign = 1 if self.bad > self.check else -1
         return BAD if sign * value > sign * self.bad else CHECK if sign * value > sign * self.check else OK
 
-    def found(self, value: float, meaning: str, advice: str) -> Finding:
+    def found(self, value: float, meaning: str, advice: str) -> Diagnosis:
         """The finding for a value: its meaning in a sentence, with the advice unless all is well."""
         verdict = self.verdict(value)
         return self._finding(value, verdict, meaning if verdict == OK else f"{meaning} {advice}")
 
-    def unknown(self, why: str) -> Finding:
+    def unknown(self, why: str) -> Diagnosis:
         """The finding where nothing could be measured."""
         return self._finding(None, UNKNOWN, why)
 
-    def _finding(self, value: float | None, verdict: str, text: str) -> Finding:
+    def _finding(self, value: float | None, verdict: str, text: str) -> Diagnosis:
         limit = f"at {'most' if self.bad > self.check else 'least'} {self._shown(self.check)}"
         row = (verdict, self.name, "" if value is None else self._shown(value), limit, self.title)
-        return Finding(self.name, self.title, value, self.check, verdict, text, row)
+        return Diagnosis(self.name, self.title, value, self.check, verdict, text, row)
 
     def _shown(self, value: float) -> str:
         return f"{value:.1%}" if self.share else f"{value:.2f}"
@@ -88,7 +88,7 @@ MOST_UNFORBIDDEN = 500  # pictures captioned once more, with UNK allowed
 
 def examine_run(
     run: Run, said: Sequence[Sequence[str]], data: CaptionData | str | Path | None = None, split: str = "val"
-) -> list[Finding]:  # fmt: skip
+) -> list[Diagnosis]:  # fmt: skip
     """Look for the usual reasons of bad captions.
 
     Parameters
@@ -99,7 +99,7 @@ def examine_run(
 
     Returns
     -------
-    one Finding for each symptom, always the same ones in the same order
+    one Diagnosis for each symptom, always the same ones in the same order
 
     Raises
     ------
@@ -131,7 +131,7 @@ def examine_run(
 
 
 def _learnt(run: Run, data: CaptionData) -> list[bytes] | None:
-    """Some of the captions that the run learnt from, as it read them; None: this is other data."""
+    """Some of the run's training captions, as it read them; None: this is other data."""
     if "train" not in data.splits or run.config.get("data_stamp", data.stamp) != data.stamp:
         return None
     captions = data.split("train").captions
@@ -139,7 +139,7 @@ def _learnt(run: Run, data: CaptionData) -> list[bytes] | None:
 
 
 def _unforbidden(run: Run, data: CaptionData, split: str) -> list[list[str]]:
-    """What the run would say, END left out, of some pictures of a split if UNK were a word like any other."""
+    """Captions of some pictures of a split if UNK were a word like any other, without END."""
     pictures = captioned(data, split)
     rows = pictures[spread(len(pictures), MOST_UNFORBIDDEN)]
     vocabulary = run.vocabulary
@@ -170,8 +170,8 @@ UNKNOWN_WORDS = Symptom("unknown", "words that would be <UNK> if that could be s
 VOCABULARY = Symptom("vocabulary", "words of the references that the vocabulary lacks", check=0.05, bad=0.15)
 
 
-def alike(learnt: Sequence[Hashable] | None) -> Finding:
-    """How many training captions are the same as the most frequent one.
+def alike(learnt: Sequence[Hashable] | None) -> Diagnosis:
+    """Share of training captions that are the same as the most frequent one.
 
     Parameters
     ----------
@@ -187,8 +187,8 @@ def alike(learnt: Sequence[Hashable] | None) -> Finding:
     )
 
 
-def variety(said: Sequence[Words], written: Sequence[Words]) -> Finding:
-    """How many captions differ.
+def variety(said: Sequence[Words], written: Sequence[Words]) -> Diagnosis:
+    """Share of captions that differ.
 
     Parameters
     ----------
@@ -207,8 +207,8 @@ def variety(said: Sequence[Words], written: Sequence[Words]) -> Finding:
     )
 
 
-def repeats(said: Sequence[Words]) -> Finding:
-    """How many captions say a word, or up to three words, twice in a row."""
+def repeats(said: Sequence[Words]) -> Diagnosis:
+    """Share of captions with a word, or up to three words, twice in a row."""
     twice = [found for words in said if (found := repeated(words))]
     most = f", most often {Counter(twice).most_common(1)[0][0]!r}" if twice else ""
     return REPEATS.found(
@@ -228,16 +228,16 @@ def repeated(words: Words) -> str:
     return ""
 
 
-def ending(said: Sequence[Words], written: Sequence[Words], limit: int) -> Finding:
-    """How many captions say no END within `limit` words."""
+def ending(said: Sequence[Words], written: Sequence[Words], limit: int) -> Diagnosis:
+    """Share of captions without END within `limit` words."""
     share, people = _share(len(words) >= limit for words in said), _share(len(words) >= limit for words in written)
     short_limit = f"Of the references {people:.1%} are that long: prepare the data with a larger `max_words`."
     no_end = "It goes on and on where it does not know what to say: train for more epochs, on more captions, and see what is said of unknown words."
     return ENDING.found(share, f"{share:.1%} of the captions stop at {limit} words because they must.", short_limit if people > share / 2 else no_end)
 
 
-def length(said: Sequence[Words], written: Sequence[Words]) -> Finding:
-    """How long captions are beside references."""
+def length(said: Sequence[Words], written: Sequence[Words]) -> Diagnosis:
+    """Length of captions over that of references."""
     ours, theirs = _mean(said), _mean(written)
     ratio = ours / max(theirs, 1e-9)
     shorter, longer = (
@@ -248,8 +248,8 @@ def length(said: Sequence[Words], written: Sequence[Words]) -> Finding:
     return SHORT.found(ratio, meaning, shorter) if ratio < 1 else LONG.found(ratio, meaning, longer)
 
 
-def unknown_words(said: Sequence[Words], targets: float, prepared: Mapping[str, Any]) -> Finding:
-    """How many words would be UNK.
+def unknown_words(said: Sequence[Words], targets: float, prepared: Mapping[str, Any]) -> Diagnosis:
+    """Share of words that would be UNK.
 
     Parameters
     ----------
@@ -265,8 +265,8 @@ def unknown_words(said: Sequence[Words], targets: float, prepared: Mapping[str, 
     )
 
 
-def vocabulary(written: Sequence[Words], known: Sequence[str], prepared: Mapping[str, Any]) -> Finding:
-    """How many words of the references the vocabulary lacks. `prepared` is as in `unknown_words`."""
+def vocabulary(written: Sequence[Words], known: Sequence[str], prepared: Mapping[str, Any]) -> Diagnosis:
+    """Share of the references' words that the vocabulary lacks. `prepared` as in `unknown_words`."""
     share, lacking = lacking_words(written, known)
     named = ", ".join(f"{word} ({n:,})" for word, n in lacking.most_common(5))
     return VOCABULARY.found(
@@ -318,8 +318,8 @@ OVERFITTING_BY_CAPTIONS = Symptom(OVERFITTING.name, OVERFITTING.title, check=0.1
 GATES = Symptom("gates", "gates, or units of an RNN, at the ends of their range", check=0.8, bad=0.95)
 
 
-def features(model: Any, data: CaptionData, split: str, alike: bool = False) -> Finding:
-    """What the model makes of captions if each picture gets the features of another.
+def features(model: Any, data: CaptionData, split: str, alike: bool = False) -> Diagnosis:
+    """Perplexity of the references with the features of another picture, over that with their own.
 
     Parameters
     ----------
@@ -346,7 +346,7 @@ def features(model: Any, data: CaptionData, split: str, alike: bool = False) -> 
     )
 
 
-def overfitting(history: Sequence[Mapping[str, Any]], kept: Any) -> Finding:
+def overfitting(history: Sequence[Mapping[str, Any]], kept: Any) -> Diagnosis:
     """Whether validation loss rose while training loss fell.
 
     Parameters
@@ -373,8 +373,8 @@ def overfitting(history: Sequence[Mapping[str, Any]], kept: Any) -> Finding:
     return symptom.found(then[1] / first[1] - 1, meaning, by_heart if then[0] <= first[0] else diverging)
 
 
-def gates(model: Any, data: CaptionData, split: str) -> Finding:
-    """How much of the cell is saturated while it reads references. `data` as in `features`."""
+def gates(model: Any, data: CaptionData, split: str) -> Diagnosis:
+    """Share of the cell's activations that is saturated on references. `data` as in `features`."""
     batch = data.minibatch(split, spread(len(data.split(split).captions), READ))
     shares = {}
     for name, (values, low, high) in activations(model, *batch).items():

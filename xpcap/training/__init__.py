@@ -1,10 +1,11 @@
 """Training. Start with solver.py; then objectives, evaluate, state, losses."""
 
 from xpcap.groups import ALONE, Group
+from xpcap.training.evaluate import teacher_forced
 from xpcap.training.objectives import CrossEntropy, Objective, SelfCritical, scale_logits
 from xpcap.training.solver import CaptioningSolver
 
 __all__ = [
     "ALONE", "CaptioningSolver", "CrossEntropy", "Group", "Objective", "SelfCritical",
-    "scale_logits",
+    "scale_logits", "teacher_forced",
 ]  # fmt: skip
