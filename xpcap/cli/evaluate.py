@@ -83,8 +83,8 @@ def _other(against: Path, data: Path | None, split: str, decoding: Decoding) -> 
 
 
 def _findings(run: Run, evaluation: Evaluation, data: CaptionData) -> list[Diagnosis]:
-    said = [caption.words for caption in evaluation.captions]
-    return _in_flags(examine_run(run, said, data, evaluation.split), click.get_current_context().command.params)
+    captions = [caption.words for caption in evaluation.captions]
+    return _in_flags(examine_run(run, captions, data, evaluation.split), click.get_current_context().command.params)
 
 
 def _print_comparison(comparison: Comparison, ours: str, theirs: str) -> None:

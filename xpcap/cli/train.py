@@ -31,7 +31,7 @@ from xpcap.training.objectives import CROSS_ENTROPY, OBJECTIVES
 from xpcap.training.solver import CaptioningSolver
 
 DEFAULTS = TrainOptions()
-WATCHED = 3.0  # seconds of steps that the time of the rest is told from
+WATCHED = 3.0  # seconds of steps from which the time of the rest is estimated
 EXAMPLES = examples("train", "train flickr8k.h5 --out runs/flickr8k --resume", "train flickr8k.h5 --backend cupy --epochs 20")
 
 
@@ -123,7 +123,7 @@ def train(data: Path | None, backend: str | None, verbose: bool, **options: Any)
         if group.rank == 0:
             _print_how_to_continue(str(stopped) or "interrupted", chosen, backend)
         if isinstance(stopped, Stopped):
-            group.collect("said")  # a rank that leaves may end the others
+            group.collect("printed")  # a rank that leaves may end the others
         sys.exit(128 + getattr(stopped, "signal", signal.SIGINT))
     click.echo(origin(run))
     if evaluation is not None:

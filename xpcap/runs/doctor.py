@@ -87,13 +87,13 @@ MOST_UNFORBIDDEN = 500  # pictures captioned once more, with UNK allowed
 
 
 def examine_run(
-    run: Run, said: Sequence[Sequence[str]], data: CaptionData | str | Path | None = None, split: str = "val"
+    run: Run, captions: Sequence[Sequence[str]], data: CaptionData | str | Path | None = None, split: str = "val"
 ) -> list[Diagnosis]:  # fmt: skip
     """Look for the usual reasons of bad captions.
 
     Parameters
     ----------
-    said : the run's captions as lists of words, one for each picture of the split that has references, in the order of the pictures, as
+    captions : the run's captions as lists of words, one for each picture of the split that has references, in the order of the pictures, as
         `evaluate_run` gives them
     data, split : that they are of, as in `evaluate_run`
 
@@ -107,24 +107,24 @@ def examine_run(
     """
     seen = data_of(run, data)
     pictures, firsts = np.unique(seen.split(split).image_idxs, return_index=True)
-    if len(said) != len(pictures):
+    if len(captions) != len(pictures):
         raise ValueError(
-            f"examine_run: got {len(said)} captions, expected one for each of the {len(pictures)} pictures of {split}; of another split?"
+            f"examine_run: got {len(captions)} captions, expected one for each of the {len(pictures)} pictures of {split}; of another split?"
         )
-    written = seen.words(split)
-    encoded = seen.encoded_with(run.vocabulary, split, written)
+    references = seen.words(split)
+    encoded = seen.encoded_with(run.vocabulary, split, references)
     compared = spread(len(pictures), MOST_DIFFERENT)
     known, prepared = run.vocabulary.idx_to_word, run.config.get("source", {})
     same = alike(_learnt(run, seen))
     return [
         same,
         features(run.model, encoded, split, same.verdict not in (OK, UNKNOWN)),
-        variety([said[i] for i in compared], [written[i] for i in firsts[compared]]),
-        repeats(said),
-        ending(said, written, run.config["max_words"]),
-        length(said, written),
-        unknown_words(_unforbidden(run, seen, split), lacking_words(written, known)[0], prepared),
-        vocabulary(written, known, prepared),
+        variety([captions[i] for i in compared], [references[i] for i in firsts[compared]]),
+        repeats(captions),
+        ending(captions, references, run.config["max_words"]),
+        length(captions, references),
+        unknown_words(_unforbidden(run, seen, split), lacking_words(references, known)[0], prepared),
+        vocabulary(references, known, prepared),
         overfitting(*learnt(run)),
         gates(run.model, encoded, split),
     ]
@@ -187,33 +187,33 @@ def alike(learnt: Sequence[Hashable] | None) -> Diagnosis:
     )
 
 
-def variety(said: Sequence[Words], written: Sequence[Words]) -> Diagnosis:
+def variety(captions: Sequence[Words], references: Sequence[Words]) -> Diagnosis:
     """Share of captions that differ.
 
     Parameters
     ----------
-    said : one caption a picture, of at most 1,000: among more pictures the share that differs is smaller
-    written : one reference for each of them; what people say of alike pictures is alike as well
+    captions : one caption a picture, of at most 1,000: among more pictures the share that differs is smaller
+    references : one reference for each of them; what people say of alike pictures is alike as well
     """
-    captions = Counter(map(detokenize, said))
-    people = len({tuple(words) for words in written}) / len(written)
-    (most, times), share = captions.most_common(1)[0], len(captions) / len(said)
+    counts = Counter(map(detokenize, captions))
+    people = len({tuple(words) for words in references}) / len(references)
+    (most, times), share = counts.most_common(1)[0], len(counts) / len(captions)
     symptom = Symptom(VARIETY.name, VARIETY.title, VARIETY.check * people, VARIETY.bad * people)
     return symptom.found(
         share,
-        f"{len(captions):,} of {len(said):,} captions differ; the most frequent, {most!r}, is said {times:,} times.",
+        f"{len(counts):,} of {len(captions):,} captions differ; the most frequent, {most!r}, is said {times:,} times.",
         "The model has collapsed to what fits most pictures. See what is said of the training captions and of the features; if they are fine, train for "
         "more epochs, or with a lower `lr` if the loss jumps.",
     )
 
 
-def repeats(said: Sequence[Words]) -> Diagnosis:
+def repeats(captions: Sequence[Words]) -> Diagnosis:
     """Share of captions with a word, or up to three words, twice in a row."""
-    twice = [found for words in said if (found := repeated(words))]
+    twice = [found for words in captions if (found := repeated(words))]
     most = f", most often {Counter(twice).most_common(1)[0][0]!r}" if twice else ""
     return REPEATS.found(
-        len(twice) / max(len(said), 1),
-        f"{len(twice):,} of {len(said):,} captions say one to three words twice in a row{most}.",
+        len(twice) / max(len(captions), 1),
+        f"{len(twice):,} of {len(captions):,} captions say one to three words twice in a row{most}.",
         "The model does not know how to go on: it has seen too few captions, or too many <UNK> in them. See what is said of unknown words; learn from more "
         "captions. `no_repeat_trigram` hides some of it.",
     )
@@ -228,17 +228,17 @@ def repeated(words: Words) -> str:
     return ""
 
 
-def ending(said: Sequence[Words], written: Sequence[Words], limit: int) -> Diagnosis:
+def ending(captions: Sequence[Words], references: Sequence[Words], limit: int) -> Diagnosis:
     """Share of captions without END within `limit` words."""
-    share, people = _share(len(words) >= limit for words in said), _share(len(words) >= limit for words in written)
+    share, people = _share(len(words) >= limit for words in captions), _share(len(words) >= limit for words in references)
     short_limit = f"Of the references {people:.1%} are that long: prepare the data with a larger `max_words`."
     no_end = "It goes on and on where it does not know what to say: train for more epochs, on more captions, and see what is said of unknown words."
     return ENDING.found(share, f"{share:.1%} of the captions stop at {limit} words because they must.", short_limit if people > share / 2 else no_end)
 
 
-def length(said: Sequence[Words], written: Sequence[Words]) -> Diagnosis:
+def length(captions: Sequence[Words], references: Sequence[Words]) -> Diagnosis:
     """Length of captions over that of references."""
-    ours, theirs = _mean(said), _mean(written)
+    ours, theirs = _mean(captions), _mean(references)
     ratio = ours / max(theirs, 1e-9)
     shorter, longer = (
         "Short captions lose to BLEU's brevity penalty. Search with a higher `length_penalty` if you use a beam; else train for more epochs.",
@@ -248,16 +248,16 @@ def length(said: Sequence[Words], written: Sequence[Words]) -> Diagnosis:
     return SHORT.found(ratio, meaning, shorter) if ratio < 1 else LONG.found(ratio, meaning, longer)
 
 
-def unknown_words(said: Sequence[Words], targets: float, prepared: Mapping[str, Any]) -> Diagnosis:
+def unknown_words(captions: Sequence[Words], targets: float, prepared: Mapping[str, Any]) -> Diagnosis:
     """Share of words that would be UNK.
 
     Parameters
     ----------
-    said : captions of a model that may say UNK
+    captions : captions of a model that may say UNK
     targets : share of UNK in the references, as the model reads them
     prepared : the record of the data that the run learnt from
     """
-    share = _share(word == UNK for words in said for word in words)
+    share = _share(word == UNK for words in captions for word in words)
     return UNKNOWN_WORDS.found(
         share,
         f"If it could, the model would say <UNK> for {share:.1%} of its words; of the references' words {targets:.1%} are <UNK> to it.",
@@ -265,9 +265,9 @@ def unknown_words(said: Sequence[Words], targets: float, prepared: Mapping[str, 
     )
 
 
-def vocabulary(written: Sequence[Words], known: Sequence[str], prepared: Mapping[str, Any]) -> Diagnosis:
+def vocabulary(references: Sequence[Words], known: Sequence[str], prepared: Mapping[str, Any]) -> Diagnosis:
     """Share of the references' words that the vocabulary lacks. `prepared` as in `unknown_words`."""
-    share, lacking = lacking_words(written, known)
+    share, lacking = lacking_words(references, known)
     named = ", ".join(f"{word} ({n:,})" for word, n in lacking.most_common(5))
     return VOCABULARY.found(
         share,
@@ -284,9 +284,9 @@ def _more_words(prepared: Mapping[str, Any]) -> str:
     return "a lower `min_count` or a larger `vocabulary`" if fewest is None else f"a lower `min_count` than {fewest}"
 
 
-def lacking_words(written: Sequence[Words], known: Iterable[str]) -> tuple[float, Counter[str]]:
+def lacking_words(references: Sequence[Words], known: Iterable[str]) -> tuple[float, Counter[str]]:
     """The share of words that are not among the `known` ones, and how often each occurs."""
-    words, known = Counter(word for caption in written for word in caption), set(known) - {UNK}
+    words, known = Counter(word for caption in references for word in caption), set(known) - {UNK}
     lacking = Counter({word: n for word, n in words.items() if word not in known})
     return lacking.total() / max(words.total(), 1), lacking
 

@@ -389,10 +389,10 @@ def compare(ours: Scores, theirs: Scores) -> Comparison:
             f"compare: the two sides have {what} in split {ours.split!r}, expected the same pictures and references; "
             "if they were trained on different files, give one of them as `data`"
         )
-    mine, other = ours.scores, theirs.scores
+    one, other = ours.scores, theirs.scores
     found = paired(*([result.scored.sums for result in side.results if result.scored.sums] for side in (ours, theirs)))
     found |= {alias: found[name] for alias, name in ALIASES.items() if name in found}
-    return Comparison(ours, theirs, {name: value - other[name] for name, value in mine.items() if name in other}, found)
+    return Comparison(ours, theirs, {name: value - other[name] for name, value in one.items() if name in other}, found)
 
 
 # Captions from a file
