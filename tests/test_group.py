@@ -27,7 +27,7 @@ from xpcap.errors import BackendError, GroupError, OptionError, TrainingError
 from xpcap.models.batch import Batch
 from xpcap.prepare import encode_folder
 from xpcap.shapes import generate, write_pictures
-from xpcap.training import cross_entropy
+from xpcap.training import CrossEntropy
 
 MADE = generate(seed=3, train=41, val=13)  # 205 captions
 TRAIN = MADE.split("train")
@@ -130,7 +130,7 @@ def test_every_caption_of_a_batch_is_one_ranks_and_no_rank_reads_the_features_of
     def objective_of(rank: int) -> Any:
         def objective(model: Any, batch: Batch, workspace: Any) -> Any:
             seen[rank].append(batch)
-            return cross_entropy(model, batch, workspace)
+            return CrossEntropy().loss(model, batch, workspace)
 
         return objective
 
@@ -160,7 +160,7 @@ def test_a_step_that_is_not_finite_on_one_rank_ends_all() -> None:
 
     def work(group: Group) -> None:
         def objective(model: Any, batch: Batch, workspace: Any) -> Any:
-            loss, grads = cross_entropy(model, batch, workspace)
+            loss, grads = CrossEntropy().loss(model, batch, workspace)
             return loss + np.float32("inf") if group.rank == 1 and batch.step == 3 else loss, grads
 
         made = solver(group, objective=objective)

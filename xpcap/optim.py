@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from xpcap.backend import Array, get_array_module
-from xpcap.errors import OptionError, check_number, check_whole, unknown
+from xpcap.errors import check_number, check_whole, unknown
 from xpcap.memory import Buffer
 from xpcap.ops import adam_update, clip_by_norm
 
@@ -199,6 +199,5 @@ class Optimizer:
 
 def check_lr_decay(lr_decay: Any) -> None:
     """OptionError : not a decay that an Optimizer can take."""
-    number = isinstance(lr_decay, int | float | np.number) and 0 < lr_decay < float("inf")
-    if not number and lr_decay != LINEAR:
-        raise OptionError(f"CaptioningSolver: lr_decay is {lr_decay!r}, expected a positive number, or {LINEAR!r}")
+    if lr_decay != LINEAR:
+        check_number("CaptioningSolver", "lr_decay", lr_decay, above=0, hint=f", or {LINEAR!r}")
