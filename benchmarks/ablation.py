@@ -1,4 +1,4 @@
-"""Ablation of a training step on NumPy: the same steps with all optimisations and without one, in turn.
+"""Ablation of a training step on NumPy: with all optimisations and without one, in turn.
 
 python -m benchmarks.ablation coco vocab10k
 """

@@ -2,7 +2,8 @@
 
     python -m benchmarks.coco_sized
 
-400,000 captions of 82,783 pictures with 512 features each, 1,004 words, in batches of 128: 3,125 steps.
+400,000 captions of 82,783 pictures with 512 features each, 1,004 words, in batches of 128: 3,125
+steps.
 """
 
 import argparse

@@ -1,9 +1,10 @@
-"""What saving and checking cost: the same training steps with and without, in turn, in one process.
+"""Cost of checkpoints and checks: the same training steps with and without, in turn.
 
-    python tests/saving_cost.py flickr8k.h5
+    python -m benchmarks.saving_cost flickr8k.h5
 
-The model has the image in its initial state alone: with the image at every step, a checkpoint is 1.25 times as large.
-Checkpoints are written far more often than usual, so that their cost stands out of the noise; it is then reported for usual intervals.
+The model has the image in its initial state alone: with the image at every step, a checkpoint is
+1.25 times as large. Checkpoints are written far more often than usual, so that their cost stands
+out of the noise; it is then reported for usual intervals.
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""Cost of training options: the training step of a configuration with each, in processes of their own, in turn.
+"""Cost of training options: a step with each, in processes of their own, in turn.
 
 python -m benchmarks.step_cost [NAME...]
 """

@@ -356,9 +356,10 @@ def test_bench_prints_a_list_of_objects(tiny: None) -> None:
     assert training["machine"]["blas"]
 
 
-def test_scaling_times_training_of_coco_at_other_batches_and_vocabularies(tiny: None, tmp_path: Path) -> None:
+def test_scaling_times_training_of_coco_at_other_batches_and_vocabularies(tiny: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from PIL import Image
 
+    monkeypatch.setattr(timing, "USUAL", dataclasses.replace(BRIEF, rounds=1, batches=1))
     place = tmp_path / "scaling.png"
     found = json.loads(good("--scaling", "--plot", place, "--json").stdout)
     assert {row["work"] for row in found} == {TRAINING}
