@@ -13,8 +13,8 @@ from pathlib import Path
 import click
 import excerpts
 import forms
+import mistakes
 import numpy as np
-import planted
 import pytest
 from click.testing import CliRunner
 from commands import SMALL
@@ -243,4 +243,4 @@ def test_gpu_page_lists_every_difference() -> None:
 
 
 def test_gpu_page_has_the_table_of_planted_mistakes() -> None:
-    assert "\n".join(planted.table()) in DOCS["gpu.md"]
+    assert "\n".join(mistakes.table()) in DOCS["gpu.md"]
