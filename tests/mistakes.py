@@ -247,7 +247,7 @@ MISTAKES = [
     # Ranks
     Mistake(
         "not-summed", "each rank goes its own way",
-        "xpcap/training/solver.py", "add_up", "group.add(grads.flat)", "None",
+        "xpcap/training/solver.py", "_all_reduce", "group.add(grads.flat)", "None",
         RANKS, "has other parameters than rank 0",
     ),
     Mistake(
