@@ -354,10 +354,10 @@ class CaptioningRNN(Captioner):
         state, image = state[: cell.states], state[cell.states :]
         if config.every_step:
             a += image[0]
-        term = {}
+        extra = {}
         if config.attends:
-            term["term"] = Attention(image[-1], params["Wattn"], buffer.scope("attention"))
-        state = cell.step(a, state, cell_params(config, params), buffer.scope("cell"), **term)
+            extra["extra_term"] = Attention(image[-1], params["Wattn"], buffer.scope("attention"))
+        state = cell.step(a, state, cell_params(config, params), buffer.scope("cell"), **extra)
         h = state[0]
         scores = product(h, params["W_vocab"], out=buffer("scores", (len(h), len(params["b_vocab"]))))
         scores += params["b_vocab"]

@@ -115,9 +115,9 @@ def forward(config: ModelConfig, params: Parameters, part: Part, buffer: Buffer)
     else:
         gather_plus_image(projected, packed.inputs.ids, bias, image.term, rows, a)
 
-    term = {} if image.attention is None else {"term": image.attention}
+    extra = {} if image.attention is None else {"extra_term": image.attention}
     own = cell_params(config, params)
-    h, cache = cell.rows_forward(a, image.start(cell.states), own, rows, buffer.scope("cell"), **term)
+    h, cache = cell.rows_forward(a, image.start(cell.states), own, rows, buffer.scope("cell"), **extra)
     if packed.kept is not None or masks.hidden is not None:
         out = buffer("hidden", (len(packed.targets), config.hidden))
         h = gather(h, packed.kept, out, masks.hidden, keep)

@@ -16,7 +16,7 @@ from xpcap.backend import Array, get_backend, to_numpy, use_backend
 from xpcap.data.dataset import CaptionData
 from xpcap.data.synthetic import Lengths, draw_data
 from xpcap.memory import Workspace
-from xpcap.models import Batch, CaptioningRNN
+from xpcap.models import Batch, CaptioningRNN, ModelConfig
 from xpcap.models.parameters import Parameters
 from xpcap.ops import global_norm
 from xpcap.training.solver import CaptioningSolver
@@ -24,7 +24,6 @@ from xpcap.verify.course import Row, make_row
 
 TOLERANCE = {"float64": 1e-9, "float32": 3e-5}
 LENGTHS = Lengths(6, 3, 1, 10)
-BACKWARD = ("W_vocab", "b_vocab", "Wh", "b", "W_image", "Wattn", "W_proj", "b_proj", "Wx", "W_embed")  # the order in which a step computes gradients
 Place = Callable[[], AbstractContextManager[Any]]  # entered to make a run, and again for each of its steps
 
 
@@ -139,6 +138,13 @@ def _draw(setup: Setup) -> CaptionData:
     return data
 
 
+def backward_order(config: ModelConfig) -> list[str]:
+    """Names of parameters in the order in which a step computes their gradients."""
+    weight, bias = config.recurrent.inputs
+    own = [name for name in config.cell_shapes() if name not in (weight, bias)]
+    return ["W_vocab", "b_vocab", *own, bias, "W_image", "Wattn", "W_proj", "b_proj", weight, "W_embed"]
+
+
 def _batches(setup: Setup, data: CaptionData) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """One batch a step, made on the host."""
     starts = range(0, len(data.split("train").captions), setup.N)
@@ -181,7 +187,8 @@ class _Run:
         with self._place():
             loss, _ = self._solver._step(Batch(features, captions))  # unlike `step`, goes on where a number is not finite
             found = {"loss": loss.copy()}
-            found |= {f"d{name}": self._model.grads[name] for name in BACKWARD if name in self._model.grads}
+            grads = self._model.grads
+            found |= {f"d{name}": grads[name] for name in backward_order(self._model.config) if name in grads}
             found["norm"] = global_norm(self._model.grads.flat)
             for moment in ("m", "v"):
                 found |= {f"{moment} of {name}": config[moment] for name, config in self._solver.optim_configs.items()}
