@@ -99,7 +99,7 @@ MISTAKES = [
     ),
     Mistake(
         "host-index", "an index vector stays on the host and is used on the device",
-        PACKING, "send", "PackedCaptions(Rows(...), $order, $here, ...)", "packed.words",
+        PACKING, "send", "PackedCaptions(PackedSequences(...), $order, $here, ...)", "packed.words",
         STEP, "got a numpy.ndarray, expected a device array",
     ),
     Mistake(
@@ -578,17 +578,17 @@ MISTAKES = [
     Mistake(
         "masks-of-step-0", "the number of the step is left out of the counter, so that each step drops the same units",
         KERNELS + "philox.cu", "draw", r"0, 0, step", "0, 0, 0",
-        kernel("draw_masks"), "Not equal to tolerance",
+        kernel("dropout_masks"), "Not equal to tolerance",
     ),
     Mistake(
         "nine-rounds", "a round of Philox too few",
         KERNELS + "philox.cu", "philox", r"round < 10", "round < 9",
-        kernel("draw_masks"), "Not equal to tolerance",
+        kernel("dropout_masks"), "Not equal to tolerance",
     ),
     Mistake(
         "high-first", "the high bits of a word are taken first",
         KERNELS + "philox.cu", "draw", r"\(u % 4\)", "(3 - u % 4)",
-        kernel("draw_masks"), "Not equal to tolerance",
+        kernel("dropout_masks"), "Not equal to tolerance",
     ),
     Mistake(
         "flag", "the flag for what is not finite is never set",

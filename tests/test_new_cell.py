@@ -54,7 +54,7 @@ def rows_backward(dh: Any, cache: Any, buffer: Any = None, dWh: Any = None) -> A
         dh_next[:n] = dh_all * z + dr[t] @ Wh.T
         if back is not None:
             back(step_)  # adds to dh_next what came through attention
-    return da, (dh_next,), np.dot(h[: rows.R].T if rows.past is None else h[rows.past].T, dr, out=dWh)
+    return da, (dh_next,), np.dot(h[: rows.R].T if rows.previous is None else h[rows.previous].T, dr, out=dWh)
 
 
 GRU = Cell(3, 1, step, rows_forward, rows_backward, takes_beside=True)

@@ -7,7 +7,7 @@ import pytest
 
 from xpcap import CaptioningRNN, to_numpy
 from xpcap.gradcheck import eval_numerical_gradient_array
-from xpcap.layers import CELLS, Rows, sigmoid
+from xpcap.layers import CELLS, PackedSequences, sigmoid
 from xpcap.memory import fresh
 from xpcap.models import Choice, Policy
 
@@ -38,7 +38,7 @@ class SecondProduct:
 
 @pytest.mark.parametrize("cell", ["rnn", "lstm"])
 def test_what_stands_beside_a_step_gets_and_gives_gradients(cell: str, rng: np.random.Generator) -> None:
-    kind, rows = CELLS[cell], Rows.of(SIZES, N)
+    kind, rows = CELLS[cell], PackedSequences.of(SIZES, N)
     a, Wh, U = (rng.standard_normal(shape) for shape in ((rows.R, kind.gates * H), (H, kind.gates * H), (H, kind.gates * H)))
     state0, dh = tuple(rng.standard_normal((N, H)) for _ in range(kind.states)), rng.standard_normal((rows.R, H))
     beside = SecondProduct(U)
@@ -54,7 +54,7 @@ def test_one_step_of_sampling_is_one_step_of_the_loop(cell: str, rng: np.random.
     kind = CELLS[cell]
     a, Wh, U = (rng.standard_normal(shape) for shape in ((2 * N, kind.gates * H), (H, kind.gates * H), (H, kind.gates * H)))
     state0 = tuple(rng.standard_normal((N, H)) for _ in range(kind.states))
-    h, _ = kind.rows_forward(a, state0, Wh, Rows.full(N, 2), beside=SecondProduct(U))
+    h, _ = kind.rows_forward(a, state0, Wh, PackedSequences.full(N, 2), beside=SecondProduct(U))
     state = kind.step(a[:N], state0, Wh, fresh(a), SecondProduct(U))
     state = kind.step(a[N:], state, Wh, fresh(a), SecondProduct(U))
     np.testing.assert_array_equal(state[0], h[N:])

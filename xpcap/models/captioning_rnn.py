@@ -21,7 +21,7 @@ from xpcap.models.config import ModelConfig, check_sizes
 from xpcap.models.entry import enter, to_device
 from xpcap.models.image import project_image
 from xpcap.models.initial import draw_weights
-from xpcap.models.masks import Draw
+from xpcap.models.masks import DropoutKey
 from xpcap.models.network import Member
 from xpcap.models.packing import pack
 from xpcap.models.parameters import Parameters
@@ -225,7 +225,7 @@ class CaptioningRNN(Captioner):
         total = n if total is None else total
         spaces = [] if workspace is None else workspace.parts[: max(1, (n if mine is None else len(mine)) // LEAST_PART)]
         buffers = [space.buffer for space in spaces] or [fresh(self.params.flat)]
-        draw = Draw(self.seed, step) if self.dropout else None
+        draw = DropoutKey(self.seed, step) if self.dropout else None
         shares = None if weights is None else np.asarray(weights) / total
         if mine is not None and not len(mine):
             self._next_step = step + 1
@@ -265,8 +265,8 @@ class CaptioningRNN(Captioner):
         assert looked is not None
         packed, (N, columns) = pack(to_numpy(captions), self._null), np.shape(captions)
         weights = np.zeros((N, columns - 1, self.config.feature_shape[0]), self.dtype)
-        steps = np.arange(len(packed.rows.sizes)).repeat(packed.rows.sizes)
-        weights[packed.order[packed.rows.caption], steps] = to_numpy(looked.weights)
+        steps = np.arange(len(packed.rows.batch_sizes)).repeat(packed.rows.batch_sizes)
+        weights[packed.order[packed.rows.sequence], steps] = to_numpy(looked.weights)
         return weights
 
     # Sampling

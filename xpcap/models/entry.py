@@ -10,14 +10,14 @@ from xpcap.memory import Buffer
 from xpcap.models.batch import FeatureRows
 from xpcap.models.checks import as_array, check_batch, check_finite
 from xpcap.models.config import ModelConfig
-from xpcap.models.masks import Draw, Masks, masks_of, row_numbers
+from xpcap.models.masks import DropoutKey, Masks, masks_of, row_numbers
 from xpcap.models.network import Part
 from xpcap.models.packing import PackedCaptions, pack, send
 
 
 def enter(
     where: str, config: ModelConfig, like: Array, null: int, features: Array | FeatureRows, captions: Array, buffers: Sequence[Buffer],
-    draw: Draw | None = None, weights: np.ndarray | None = None, mine: np.ndarray | None = None,
+    draw: DropoutKey | None = None, weights: np.ndarray | None = None, mine: np.ndarray | None = None,
 ) -> list[Part]:  # fmt: skip
     """Check a batch and pack it in parts, on the host; send everything to the device of `like`; draw dropout masks there.
 
@@ -53,7 +53,7 @@ def enter(
 
 def _by_target(weights: np.ndarray, packed: PackedCaptions, buffer: Buffer, dtype: Any) -> Array:
     """Caption weights (N,) for the rows with a target, (L,), where `buffer` lies."""
-    by_row = weights[packed.order][packed.rows.caption]
+    by_row = weights[packed.order][packed.rows.sequence]
     return buffer.upload("weights", (by_row if packed.kept is None else by_row[packed.kept]).astype(dtype))
 
 

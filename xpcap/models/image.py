@@ -9,7 +9,7 @@ from xpcap.layers.attention import Attention
 from xpcap.memory import Buffer
 from xpcap.models.config import ModelConfig
 from xpcap.models.parameters import Parameters
-from xpcap.ops import Rows, add_product, gather, gather_places, product, sequence_sum
+from xpcap.ops import PackedSequences, add_product, gather, gather_regions, product, sequence_sum
 
 
 class Image(NamedTuple):
@@ -30,7 +30,7 @@ def image_forward(
 ) -> Image:  # fmt: skip
     """From features table[order], with dropout if there is a mask (N, D)."""
     shape, N, keep = config.feature_shape, len(order), 1 - config.dropout
-    take = gather_places if config.attends else gather
+    take = gather_regions if config.attends else gather
     return project_image(config, params, take(table, order, buffer("x", (N, *shape)), mask, keep), buffer)
 
 
@@ -47,7 +47,7 @@ def project_image(config: ModelConfig, params: Parameters, features: Array, buff
 
 
 def image_backward(
-    config: ModelConfig, params: Parameters, da: Array, dstate0: Sequence[Array], rows: Rows, image: Image, grads: Parameters, buffer: Buffer
+    config: ModelConfig, params: Parameters, da: Array, dstate0: Sequence[Array], rows: PackedSequences, image: Image, grads: Parameters, buffer: Buffer
 ) -> None:  # fmt: skip
     """Write the gradients of W_proj, b_proj, W_image and Wattn to `grads`, given da (R, G) and dstate0 of a loop over rows. dstate0 is overwritten."""
     x, h0, term, attention = image

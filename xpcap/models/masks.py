@@ -9,7 +9,7 @@ from xpcap.backend import Array
 from xpcap.memory import Buffer
 from xpcap.models.config import ModelConfig
 from xpcap.models.packing import PackedCaptions
-from xpcap.ops import draw_masks
+from xpcap.ops import dropout_masks
 
 
 class Masks(NamedTuple):
@@ -20,18 +20,18 @@ class Masks(NamedTuple):
     hidden: Array | None = None  # (L, H), one row for each row with a target
 
 
-class Draw(NamedTuple):
-    """What the masks of a step are drawn from."""
+class DropoutKey(NamedTuple):
+    """Seed and step that determine the dropout masks."""
 
     seed: int
     step: int  # number of the training step
 
 
 class RowNumbers(NamedTuple):
-    """Which row of the whole batch's masks each row of a part's masks is, for the places of ops.draw_masks."""
+    """Which row of the whole batch's masks each row of a part's masks is, for the streams of ops.dropout_masks."""
 
-    parts: Sequence[Sequence[np.ndarray]]  # of each part, for each place: (n,) int
-    counts: Sequence[int]  # for each place: rows of the whole batch
+    parts: Sequence[Sequence[np.ndarray]]  # of each part, for each stream: (n,) int
+    counts: Sequence[int]  # for each stream: rows of the whole batch
 
 
 def row_numbers(parts: Sequence[PackedCaptions], whole: Sequence[PackedCaptions] | None = None) -> RowNumbers:
@@ -54,7 +54,7 @@ def row_numbers(parts: Sequence[PackedCaptions], whole: Sequence[PackedCaptions]
 
 
 def masks_of(
-    config: ModelConfig, draw: Draw, numbers: Sequence[Sequence[Array]], counts: Sequence[int], buffers: Sequence[Buffer]
+    config: ModelConfig, draw: DropoutKey, numbers: Sequence[Sequence[Array]], counts: Sequence[int], buffers: Sequence[Buffer]
 ) -> list[Masks]:  # fmt: skip
     """Draw the masks of each part into its buffer; numbers and counts as in RowNumbers, the numbers on the model's device.
 
@@ -66,5 +66,5 @@ def masks_of(
     for (order, words, source), buffer in zip(numbers, buffers, strict=True):
         features, vectors = buffer("mask of features", (len(order), D), bool), buffer("mask of words", (len(words), W), bool)
         masks.append(Masks(features, vectors, buffer("mask of hidden", (len(source), H), bool)))
-    draw_masks(masks, numbers, counts, draw.seed, draw.step, 1 - config.dropout)
+    dropout_masks(masks, numbers, counts, draw.seed, draw.step, 1 - config.dropout)
     return masks

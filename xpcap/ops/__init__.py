@@ -14,7 +14,7 @@ cuda_kernels.py      kernels on a GPU: the CUDA C files of cuda/, loaded by laun
 """
 
 from xpcap.ops import cublas, cuda_kernels, numpy_kernels
-from xpcap.ops.attention import attend_backward_steps, attend_steps, attention_sum, gather_places
+from xpcap.ops.attention import attend_backward_steps, attend_steps, attention_sum, gather_regions
 from xpcap.ops.dispatch import find, plain_only
 from xpcap.ops.equations import (
     Segments,
@@ -37,11 +37,11 @@ from xpcap.ops.equations import (
     weighted_sum,
     word_loss,
 )
-from xpcap.ops.random import draw_masks, draw_uniforms, draw_views
+from xpcap.ops.random import draw_uniforms, draw_views, dropout_masks
 from xpcap.ops.recurrent import (
-    Beside,
     Gates,
-    Rows,
+    PackedSequences,
+    RecurrentTerm,
     Step,
     TakeStep,
     from_rows,
@@ -70,9 +70,9 @@ from xpcap.ops.recurrent import (
 )
 
 __all__ = [
-    "Beside",
     "Gates",
-    "Rows",
+    "PackedSequences",
+    "RecurrentTerm",
     "Segments",
     "Step",
     "TakeStep",
@@ -84,16 +84,16 @@ __all__ = [
     "clip_by_norm",
     "cublas",
     "cuda_kernels",
-    "draw_masks",
     "draw_uniforms",
     "draw_views",
     "drop",
+    "dropout_masks",
     "find",
     "from_rows",
     "gather",
-    "gather_places",
     "gather_plus",
     "gather_plus_image",
+    "gather_regions",
     "global_norm",
     "log_softmax",
     "lstm_backward_steps",
