@@ -13,7 +13,7 @@ cuda_kernels.py      kernels on a GPU: the CUDA C files of cuda/, loaded by laun
 ===================  ==============================================================================
 """
 
-from xpcap.ops import cublas, cuda_kernels, numpy_kernels
+from xpcap.ops import cublas, cuda_kernels, numpy_kernels  # noqa: F401 - kernels register themselves
 from xpcap.ops.attention import attend_backward_steps, attend_steps, attention_sum, gather_regions
 from xpcap.ops.dispatch import find, plain_only
 from xpcap.ops.equations import (
@@ -82,8 +82,6 @@ __all__ = [
     "attend_steps",
     "attention_sum",
     "clip_by_norm",
-    "cublas",
-    "cuda_kernels",
     "draw_uniforms",
     "draw_views",
     "drop",
@@ -102,7 +100,6 @@ __all__ = [
     "lstm_gates",
     "lstm_gates_backward",
     "lstm_steps",
-    "numpy_kernels",
     "plain_only",
     "product",
     "record_step",
