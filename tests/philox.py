@@ -33,7 +33,7 @@ def block(counter: Sequence[int], key: Sequence[int]) -> list[int]:
 
 
 def kept(seed: int, place: int, step: int, shape: tuple[int, int], keep: float) -> np.ndarray:
-    """The first rows of a mask, bool, by the contract of ops.draw_masks: unit by unit."""
+    """The first rows of a mask, bool, by the contract of ops.dropout_masks: unit by unit."""
     rows, width = shape
     mask, blocks = np.zeros(shape, bool), (width + 15) // 16
     for row in range(rows):

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from xpcap import layers, to_numpy
-from xpcap.ops import Rows
+from xpcap.ops import PackedSequences
 
 N, T, D, H, P = 3, 4, 5, 6, 8
 CELLS = pytest.mark.parametrize("cell", ["lstm", "rnn"])
@@ -97,8 +97,8 @@ def test_steps_compose_to_the_sequence_both_ways(cell: str, rng: np.random.Gener
 def test_packed_equals_padded(cell: str, rng: np.random.Generator) -> None:
     """Sequences of 4, 2 and 0 steps: states, weights, and the gradients of all that goes in, with nothing sent back from steps that are not there."""
     x, A, Wx, Wh, Wattn, b = draw(cell, rng)
-    rows, kind, attention = Rows.of([2, 2, 1, 1], N), layers.CELLS[cell], layers.Attention(A, Wattn)
-    at, t = rows.caption, np.arange(T).repeat(rows.sizes)
+    rows, kind, attention = PackedSequences.of([2, 2, 1, 1], N), layers.CELLS[cell], layers.Attention(A, Wattn)
+    at, t = rows.sequence, np.arange(T).repeat(rows.batch_sizes)
     packed, loop = kind.rows_forward(x[at, t] @ Wx + b, (attention.start(),) * kind.states, {"Wh": Wh}, rows, extra_term=attention)
     h, cache = layers.attention_forward(x, A, Wx, Wh, Wattn, b, cell)
     np.testing.assert_allclose(packed, h[at, t], rtol=1e-12, atol=1e-15)

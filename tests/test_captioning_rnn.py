@@ -224,10 +224,10 @@ def test_float32_model_takes_float64_features_and_stays_float32(rng: np.random.G
 def test_packing_lists_live_steps_longest_first_and_each_word_once() -> None:
     captions = np.array([[1, 5, 2, 0, 0], [1, 5, 6, 0, 2], [0, 0, 0, 0, 0]])
     packed = pack(captions, null=0)
-    assert packed.rows.sizes == (2, 2, 1, 1)
+    assert packed.rows.batch_sizes == (2, 2, 1, 1)
     assert packed.rows.N == 3
-    assert packed.rows.caption.tolist() == [0, 1, 0, 1, 0, 0]
-    assert packed.rows.past.tolist() == [0, 1, 3, 4, 5, 7]
+    assert packed.rows.sequence.tolist() == [0, 1, 0, 1, 0, 0]
+    assert packed.rows.previous.tolist() == [0, 1, 3, 4, 5, 7]
     assert packed.order.tolist() == [1, 0, 2]
     assert packed.words.tolist() == [0, 1, 5, 6]
     assert packed.words[packed.inputs.ids].tolist() == [1, 1, 5, 5, 6, 0]

@@ -9,7 +9,7 @@ from test_emulated_loops import ROWS, H, N, R, drawn, record
 import xpcap
 from xpcap import ops
 from xpcap.backend import Array
-from xpcap.ops import Rows, Step
+from xpcap.ops import PackedSequences, Step
 
 P, G = 4, 4 * H
 
@@ -80,7 +80,7 @@ def test_emulated_attention_by_the_plain_equations_takes_many_launches(device: E
 def test_emulated_attention_sums_all_steps_in_one_launch(device: Emulator) -> None:
     """Where row numbers are on the device. The picture of a sequence without a step gets 0."""
     with xpcap.use_backend("cupy"):
-        rows = Rows.of([2, 1, 0], 3)
+        rows = PackedSequences.of([2, 1, 0], 3)
         sent = rows._replace(firsts=xpcap.asarray(rows.firsts.astype(np.int32)))
         arguments, out = (drawn(3, P), drawn(3, H), drawn(3, P), drawn(6, H), sent), poison(3, P, H)
         with device.counting() as counts:

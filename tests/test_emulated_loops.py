@@ -7,10 +7,10 @@ from emulated.record import Counts, elements
 
 import xpcap
 from xpcap import layers, ops
-from xpcap.ops import Gates, Rows, Step, cuda_kernels
+from xpcap.ops import Gates, PackedSequences, Step, cuda_kernels
 
 N, H = 5, 7
-ROWS = Rows.of([5, 5, 3, 1], N)  # sequences of 4, 3, 3, 2 and 2 steps
+ROWS = PackedSequences.of([5, 5, 3, 1], N)  # sequences of 4, 3, 3, 2 and 2 steps
 R = ROWS.R
 
 
@@ -75,7 +75,7 @@ def test_emulated_steps_backward_touch_their_own_rows(cell: str, device: Emulato
 @pytest.mark.parametrize("sizes", [[2, 1, 0, 0], [2, 0], [0]])
 def test_emulated_steps_that_no_sequence_reaches_launch_nothing(sizes: list[int], cell: str, device: Emulator) -> None:
     """A card refuses a grid without blocks."""
-    rows, G = Rows.of(sizes, 2), 4 * H if cell == "lstm" else H
+    rows, G = PackedSequences.of(sizes, 2), 4 * H if cell == "lstm" else H
     forward, backward = (getattr(layers, f"{cell}_rows_{way}") for way in ("forward", "backward"))
     with xpcap.use_backend("cupy"):
         h, cache = forward(drawn(rows.R, G), (drawn(2, H),) * (2 if cell == "lstm" else 1), drawn(H, G), rows)

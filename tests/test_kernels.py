@@ -12,7 +12,7 @@ import pytest
 import xpcap
 from xpcap import layers, ops
 from xpcap.backend import asarray, to_numpy
-from xpcap.ops import Rows, dispatch, numpy_kernels
+from xpcap.ops import PackedSequences, dispatch, numpy_kernels
 from xpcap.ops.numpy_kernels import BLOCK
 
 N, H, V = 5, 7, 11  # odd sizes: nothing fits a block
@@ -50,7 +50,7 @@ def gather_arguments(draw: Callable[..., np.ndarray]) -> list[tuple[Any, ...]]:
     return [(table, rows, draw(4, V), None, 1.0), (table, rows, draw(4, V), mask, 0.75), (table, None, draw(N, V), draw(N, V) > 0, 0.75)]
 
 
-def gather_places_arguments(draw: Callable[..., np.ndarray]) -> tuple[Any, ...]:
+def gather_regions_arguments(draw: Callable[..., np.ndarray]) -> tuple[Any, ...]:
     return draw(N, 3, V), np.array([4, 0, 4, 2], np.int32), draw(4, 3, V), draw(4, V) > 0, 0.75
 
 
@@ -105,7 +105,7 @@ def record_step_arguments(draw: Callable[..., np.ndarray]) -> tuple[Any, ...]:
     return record, 2, draw(), draw()
 
 
-def draw_masks_arguments(draw: Callable[..., np.ndarray]) -> tuple[Any, ...]:
+def dropout_masks_arguments(draw: Callable[..., np.ndarray]) -> tuple[Any, ...]:
     """Two parts that share the rows of each mask, in no order, in widths that are no multiple of a block."""
     masks, numbers = [], []
     for part in (0, 1):
@@ -120,7 +120,7 @@ def add_product_arguments(draw: Callable[..., np.ndarray]) -> tuple[Any, ...]:
 
 # What chooses its kernel once for a sequence: N sequences, of which SIZES are alive at each step; buffers by row, and stacks of states
 SIZES = (N, N - 1, 2)
-STEPS = Rows.of(SIZES, N).steps
+STEPS = PackedSequences.of(SIZES, N).steps
 R = sum(SIZES)
 
 
@@ -158,9 +158,9 @@ def rnn_cell_backward_steps_arguments(draw: Callable[..., np.ndarray]) -> tuple[
     return draw(R, H), draw(N, H), np.tanh(draw(N + R, H)), draw(R, H)
 
 
-def _rows() -> Rows:
-    sizes, count, past, caption, firsts = Rows.of(SIZES, N)
-    return Rows(sizes, count, *(x.astype(np.int32) for x in (past, caption, firsts)))
+def _rows() -> PackedSequences:
+    sizes, count, *indices = PackedSequences.of(SIZES, N)
+    return PackedSequences(sizes, count, *(x.astype(np.int32) for x in indices))
 
 
 def gather_plus_image_arguments(draw: Callable[..., np.ndarray]) -> tuple[Any, ...]:
@@ -194,7 +194,7 @@ def attention_sum_arguments(draw: Callable[..., np.ndarray]) -> list[tuple[Any, 
 
 # More than a block of lstm_step.cu takes, each way and in each direction, and more terms than fit a tile
 WIDE_SIZES, WIDE = (37, 36, 2), 67
-WIDE_STEPS = Rows.of(WIDE_SIZES, WIDE_SIZES[0]).steps
+WIDE_STEPS = PackedSequences.of(WIDE_SIZES, WIDE_SIZES[0]).steps
 
 
 def lstm_steps_arguments(draw: Callable[..., np.ndarray]) -> tuple[Any, ...]:
@@ -254,7 +254,7 @@ ARGUMENTS: dict[str, Callable[..., Any]] = {  # of an op: its arguments, or a li
     "rnn_cell_backward": rnn_cell_backward_arguments,
     "softmax_loss": softmax_loss_arguments,
     "gather": gather_arguments,
-    "gather_places": gather_places_arguments,
+    "gather_regions": gather_regions_arguments,
     "gather_plus": gather_plus_arguments,
     "scatter": scatter_arguments,
     "weighted_sum": weighted_sum_arguments,
@@ -283,7 +283,7 @@ ARGUMENTS: dict[str, Callable[..., Any]] = {  # of an op: its arguments, or a li
     "global_norm": global_norm_arguments,
     "clip_by_norm": clip_by_norm_arguments,
     "record_step": record_step_arguments,
-    "draw_masks": draw_masks_arguments,
+    "dropout_masks": dropout_masks_arguments,
 }
 SCRATCH = {
     "times_transpose": 3,

@@ -11,7 +11,7 @@ from xpcap import layers, to_numpy
 from xpcap.gradcheck import eval_numerical_gradient_array, rel_error
 from xpcap.layers import vocabulary
 from xpcap.memory import Workspace
-from xpcap.ops import Rows
+from xpcap.ops import PackedSequences
 
 N, T, D, H, V, P = 3, 4, 5, 6, 7, 8
 
@@ -23,7 +23,7 @@ def unpacked(da: np.ndarray, dstate0: tuple[np.ndarray, ...], dWh: np.ndarray) -
 
 def attend_packed(cell: str, a: Any, A: Any, Wh: Any, Wattn: Any) -> tuple[Any, Any]:
     """A loop over rows that attends, one of four sequences without any step."""
-    rows, attention, kind = Rows.of([3, 2, 2], 4), layers.Attention(A, Wattn), layers.CELLS[cell]
+    rows, attention, kind = PackedSequences.of([3, 2, 2], 4), layers.Attention(A, Wattn), layers.CELLS[cell]
     h, cache = kind.rows_forward(a, (attention.start(),) * kind.states, {"Wh": Wh}, rows, extra_term=attention)
     return h, (cache, attention, rows)
 
@@ -42,7 +42,7 @@ def carry(*inputs: Any) -> tuple[Any, Any, Any]:
 
 def carry_packed(a: Any, h0: Any, c0: Any, Wh: Any) -> tuple[Any, Any, Any]:
     """A loop over rows of sequences of 3, 3, 1 and 0 steps, and the cell after each one's last step: that row of the stack."""
-    h, cache = layers.lstm_rows_forward(a, (h0, c0), Wh, Rows.of([3, 2, 2], 4))
+    h, cache = layers.lstm_rows_forward(a, (h0, c0), Wh, PackedSequences.of([3, 2, 2], 4))
     return h, cache.out.c[[4 + 5, 4 + 6, 4 + 2, 3]], cache
 
 
@@ -86,13 +86,13 @@ CASES = {
     ),
     "dropout": Case(dropout, layers.dropout_backward, {"x": (N, T, D)}, ((N, T, D),)),
     "packed_rnn": Case(
-        lambda a, h0, Wh: layers.rnn_rows_forward(a, (h0,), Wh, Rows.of([3, 2, 2], 4)),
+        lambda a, h0, Wh: layers.rnn_rows_forward(a, (h0,), Wh, PackedSequences.of([3, 2, 2], 4)),
         lambda dh, cache: unpacked(*layers.rnn_rows_backward(dh, cache)),
         {"a": (7, H), "h0": (4, H), "Wh": (H, H)},
         ((7, H),),
     ),
     "packed_lstm": Case(
-        lambda a, h0, c0, Wh: layers.lstm_rows_forward(a, (h0, c0), Wh, Rows.of([3, 2, 2], 4)),
+        lambda a, h0, c0, Wh: layers.lstm_rows_forward(a, (h0, c0), Wh, PackedSequences.of([3, 2, 2], 4)),
         lambda dh, cache: unpacked(*layers.lstm_rows_backward(dh, cache)),
         {"a": (7, 4 * H), "h0": (4, H), "c0": (4, H), "Wh": (H, 4 * H)},
         ((7, H),),
@@ -288,22 +288,22 @@ def test_a_cell_that_begins_at_zero_is_the_courses_and_no_gradient_of_its_last_i
 
 @pytest.mark.parametrize("cell", ["rnn", "lstm"])
 def test_packed_rows_equal_each_caption_alone(cell: str, lib: Any, rng: np.random.Generator) -> None:
-    """Rows of sizes 3, 2, 2: captions of 3, 3 and 1 steps, and a fourth of none."""
+    """PackedSequences of sizes 3, 2, 2: captions of 3, 3 and 1 steps, and a fourth of none."""
     recurrent = layers.CELLS[cell]
     G = recurrent.shapes(D, H)["b"][0]
     a, Wh, dh = (rng.standard_normal(shape) for shape in ((7, G), (H, G), (7, H)))
     state0 = [rng.standard_normal((4, H)) for _ in range(recurrent.states)]
 
-    def run(captions: Any, of: Any, rows: Rows) -> tuple[Any, Any, list[Any], Any]:
+    def run(captions: Any, of: Any, rows: PackedSequences) -> tuple[Any, Any, list[Any], Any]:
         """h, da, dstate0 and dWh of some captions and their rows, on the host."""
         h, cache = recurrent.rows_forward(lib(a[of]), tuple(lib(s[captions]) for s in state0), {"Wh": lib(Wh)}, rows)
         da, dstate0, grads = recurrent.rows_backward(lib(dh[of]), cache)
         return to_numpy(h), to_numpy(da), [to_numpy(d) for d in dstate0], to_numpy(grads["Wh"])
 
-    h, da, dstate0, dWh = run(slice(4), slice(7), Rows.of([3, 2, 2], 4))
+    h, da, dstate0, dWh = run(slice(4), slice(7), PackedSequences.of([3, 2, 2], 4))
     total = np.zeros_like(dWh)
     for caption, of in enumerate(([0, 3, 5], [1, 4, 6], [2], [])):
-        alone, alone_da, alone_dstate0, alone_dWh = run([caption], of, Rows.full(1, len(of)))
+        alone, alone_da, alone_dstate0, alone_dWh = run([caption], of, PackedSequences.full(1, len(of)))
         np.testing.assert_allclose(h[of], alone, rtol=1e-13)
         np.testing.assert_allclose(da[of], alone_da, rtol=1e-11, atol=1e-14)
         for d, e in zip(dstate0, alone_dstate0, strict=True):
@@ -442,7 +442,7 @@ def test_a_gradient_of_the_last_cell_that_does_not_fit_is_refused(rng: np.random
     with pytest.raises(ValueError, match=r"lstm_backward: got dc_T, .*returned no c_T; pass c0 to lstm_forward"):
         layers.lstm_backward(dh, layers.lstm_forward(*inputs)[1], dc_T=dc_T)
     a, state0, Wh = np.zeros((7, 4 * H)), (np.zeros((4, H)),) * 2, np.zeros((H, 4 * H))
-    _, loop = layers.lstm_rows_forward(a, state0, Wh, Rows.of([3, 2, 2], 4))
+    _, loop = layers.lstm_rows_forward(a, state0, Wh, PackedSequences.of([3, 2, 2], 4))
     with pytest.raises(ValueError, match=r"lstm_rows_backward: dc_T has shape \(3, 6\), expected \(4, 6\)"):
         layers.lstm_rows_backward(np.zeros((7, H)), loop, dc_T=dc_T)
 
@@ -450,7 +450,7 @@ def test_a_gradient_of_the_last_cell_that_does_not_fit_is_refused(rng: np.random
 def test_buffers_of_an_lstm_are_one_allocation_and_do_not_overlap(lib: Any) -> None:
     """Four would be given back to the system after each pass, and paged in again in the next one."""
     a, state0, Wh = lib(np.ones((7, 4 * H))), (lib(np.ones((4, H))), lib(np.ones((4, H)))), lib(np.ones((H, 4 * H)))
-    _, cache = layers.lstm_rows_forward(a, state0, Wh, Rows.of([3, 2, 2], 4))
+    _, cache = layers.lstm_rows_forward(a, state0, Wh, PackedSequences.of([3, 2, 2], 4))
     arrays = list(cache.out)
     assert not any(lib.xp.shares_memory(x, y) for x, y in itertools.combinations(arrays, 2))
     if lib.name != "emulated":
@@ -473,8 +473,8 @@ def test_results_share_no_memory_with_caches_at_any_size(cell: str, n: int, t: i
 
 @pytest.mark.parametrize("sizes", [[3, 2], [2, 3, 2], [5, 2], [3, 2, 2, 0, 0, 1]])
 def test_packed_sizes_that_do_not_fit_are_refused(sizes: list[int]) -> None:
-    with pytest.raises(ValueError, match=r"rnn_rows_forward: sizes"):
-        layers.rnn_rows_forward(np.zeros((7, H)), (np.zeros((4, H)),), np.zeros((H, H)), Rows.of(sizes, 4))
+    with pytest.raises(ValueError, match=r"rnn_rows_forward: batch sizes"):
+        layers.rnn_rows_forward(np.zeros((7, H)), (np.zeros((4, H)),), np.zeros((H, H)), PackedSequences.of(sizes, 4))
 
 
 @pytest.mark.parametrize("ids", [np.array([[0, 7]]), np.array([[-1, 0]])])

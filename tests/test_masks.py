@@ -11,7 +11,7 @@ from xpcap import CaptioningRNN, ops, to_numpy
 from xpcap.backend import asarray
 from xpcap.memory import fresh
 from xpcap.models.entry import prepare_batch
-from xpcap.models.masks import Draw
+from xpcap.models.masks import DropoutKey
 
 D, W, H = 21, 32, 5  # blocks of 16 units: one and a bit, two, and less than one
 WORDS = {"<NULL>": 0, "<START>": 1, "<END>": 2, **{f"w{i}": i for i in range(3, 12)}}
@@ -21,7 +21,7 @@ SEED, STEP, KEEP = 2**63 - 1, 3 * 2**33, 0.7
 def drawn(shape: tuple[int, int], keep: float = KEEP, seed: int = SEED, step: int = STEP) -> list[np.ndarray]:
     """The masks of all three places, of the same shape, on the backend in force."""
     masks = [asarray(np.zeros(shape, bool)) for _ in range(3)]
-    ops.draw_masks([masks], [[asarray(np.arange(shape[0], dtype=np.int32))] * 3], [shape[0]] * 3, seed, step, keep)
+    ops.dropout_masks([masks], [[asarray(np.arange(shape[0], dtype=np.int32))] * 3], [shape[0]] * 3, seed, step, keep)
     return [to_numpy(mask) for mask in masks]
 
 
@@ -62,7 +62,7 @@ def test_a_unit_is_kept_just_above_its_bits(lib: Any) -> None:
 
 
 def test_an_outsider_gets_the_masks_of_numpy(lib: Any) -> None:
-    """As the docstring of ops.draw_masks says: rows that fill their blocks follow one another in NumPy's stream."""
+    """As the docstring of ops.dropout_masks says: rows that fill their blocks follow one another in NumPy's stream."""
     bits = np.random.Philox(key=[5, 2], counter=[0, 0, 0, 9]).random_raw(4 * 6).view(np.uint16)
     np.testing.assert_array_equal(drawn((3, 32), 0.7, 5, 9)[2], (bits < round(0.7 * 65536)).reshape(3, 32))
 
@@ -105,11 +105,11 @@ def test_masks_of_a_batch_know_nothing_of_packing_parts_and_device(parts: int, l
     )
     buffers = [fresh(model.params.flat) for _ in range(parts)]
     seen = []
-    for part in prepare_batch("loss", model.config, model.params.flat, WORDS["<NULL>"], features, captions, buffers, draw=Draw(SEED, STEP)):
+    for part in prepare_batch("loss", model.config, model.params.flat, WORDS["<NULL>"], features, captions, buffers, draw=DropoutKey(SEED, STEP)):
         order = to_numpy(part.packed.order)
         np.testing.assert_array_equal(to_numpy(part.masks.features), of_features[order])
         np.testing.assert_array_equal(to_numpy(part.masks.words), of_words[[words.index(word) for word in to_numpy(part.packed.words)]])
-        steps = [(int(order[place]), t) for t, n in enumerate(part.packed.rows.sizes) for place in range(n)]
+        steps = [(int(order[place]), t) for t, n in enumerate(part.packed.rows.batch_sizes) for place in range(n)]
         kept = range(len(steps)) if part.packed.kept is None else to_numpy(part.packed.kept)  # a NULL inside a caption has no mask
         np.testing.assert_array_equal(to_numpy(part.masks.hidden), of_hidden[[live.index(steps[row]) for row in kept]])
         seen += steps

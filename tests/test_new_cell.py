@@ -11,7 +11,7 @@ from xpcap import CaptioningRNN, OptionError, TrainOptions, open_run, train_run
 from xpcap.data import write_dataset
 from xpcap.data.synthetic import draw_data
 from xpcap.gradcheck import directional_errors, eval_numerical_gradient_array
-from xpcap.layers import CELLS, Attention, Cell, Rows, attention_forward
+from xpcap.layers import CELLS, Attention, Cell, PackedSequences, attention_forward
 from xpcap.memory import fresh
 from xpcap.models import Beam, Policy
 from xpcap.ops import sigmoid, single_step
@@ -46,7 +46,7 @@ def rows_forward(a: Any, state0: Any, params: Any, rows: Any, buffer: Any = None
     for t in rows.steps:
         if extra_term is not None:
             add(t)
-        (h[t.afters],) = step(a[t.rows], (h[t.befores],), params, buffer)
+        (h[t.states_after],) = step(a[t.rows], (h[t.states_before],), params, buffer)
     return h[rows.N :], (a, h, params["Wh"], rows, extra_term)
 
 
@@ -55,7 +55,7 @@ def rows_backward(dh: Any, cache: Any, buffer: Any = None, grads: Any = None) ->
     da, dr, dh_next = np.empty_like(a), np.empty_like(a), np.zeros((rows.N, len(Wh)), a.dtype)
     back = None if extra_term is None else extra_term.backward_steps(da, dh_next)
     for t in reversed(rows.steps):
-        before = h[t.befores]
+        before = h[t.states_before]
         z, q, g, r = gates(a[t.rows], before, Wh)
         dh_all = dh[t.rows] + dh_next[: t.n]
         dg = dh_all * (1 - z) * (1 - g * g)
@@ -65,7 +65,7 @@ def rows_backward(dh: Any, cache: Any, buffer: Any = None, grads: Any = None) ->
         dh_next[: t.n] = dh_all * z + dr[t.rows] @ Wh.T
         if back is not None:
             back(t)  # adds to dh_next what came through the term
-    return da, (dh_next,), {"Wh": rows.past_states(h, fresh(h)).T @ dr}
+    return da, (dh_next,), {"Wh": rows.previous_states(h, fresh(h)).T @ dr}
 
 
 GRU = Cell(shapes, 1, step, rows_forward, rows_backward, takes_extra_term=True)
@@ -78,7 +78,7 @@ def listed(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_the_gradients_of_the_cell_and_of_what_it_attends_with_are_those_of_finite_differences(rng: np.random.Generator) -> None:
     """Packed rows, a random upstream gradient, and one sequence without a step."""
-    N, H, P, rows = 4, 5, 3, Rows.of([3, 2, 2], 4)
+    N, H, P, rows = 4, 5, 3, PackedSequences.of([3, 2, 2], 4)
     a, h0, Wh, A, Wattn, dh = (rng.standard_normal(shape) for shape in ((rows.R, 3 * H), (N, H), (H, 3 * H), (N, P, H), (H, 3 * H), (rows.R, H)))
 
     def forward(_: Any = None) -> Any:

@@ -7,9 +7,10 @@ import pytest
 
 from xpcap import CaptioningRNN, to_numpy
 from xpcap.gradcheck import eval_numerical_gradient_array
-from xpcap.layers import CELLS, Rows, sigmoid
+from xpcap.layers import CELLS, sigmoid
 from xpcap.memory import fresh
 from xpcap.models import Choice, Policy
+from xpcap.ops import PackedSequences
 
 SIZES, N, H = [3, 2, 2, 1], 4, 5
 
@@ -38,7 +39,7 @@ class SecondProduct:
 
 @pytest.mark.parametrize("cell", ["rnn", "lstm"])
 def test_the_extra_term_of_a_step_gets_and_gives_gradients(cell: str, rng: np.random.Generator) -> None:
-    kind, rows = CELLS[cell], Rows.of(SIZES, N)
+    kind, rows = CELLS[cell], PackedSequences.of(SIZES, N)
     G = kind.shapes(1, H)["b"][0]
     a, Wh, U = (rng.standard_normal(shape) for shape in ((rows.R, G), (H, G), (H, G)))
     state0, dh = tuple(rng.standard_normal((N, H)) for _ in range(kind.states)), rng.standard_normal((rows.R, H))
@@ -56,7 +57,7 @@ def test_one_step_of_sampling_is_one_step_of_the_loop(cell: str, rng: np.random.
     G = kind.shapes(1, H)["b"][0]
     a, Wh, U = (rng.standard_normal(shape) for shape in ((2 * N, G), (H, G), (H, G)))
     state0 = tuple(rng.standard_normal((N, H)) for _ in range(kind.states))
-    h, _ = kind.rows_forward(a, state0, {"Wh": Wh}, Rows.full(N, 2), extra_term=SecondProduct(U))
+    h, _ = kind.rows_forward(a, state0, {"Wh": Wh}, PackedSequences.full(N, 2), extra_term=SecondProduct(U))
     state = kind.step(a[:N], state0, {"Wh": Wh}, fresh(a), SecondProduct(U))
     state = kind.step(a[N:], state, {"Wh": Wh}, fresh(a), SecondProduct(U))
     np.testing.assert_array_equal(state[0], h[N:])

@@ -11,7 +11,7 @@ from xpcap import CaptioningRNN, TrainOptions, open_run, train_run
 from xpcap.data import write_dataset
 from xpcap.data.synthetic import draw_data
 from xpcap.gradcheck import directional_errors, eval_numerical_gradient_array
-from xpcap.layers import CELLS, Attention, Cell, Rows, affine_backward, affine_forward, lstm_forward
+from xpcap.layers import CELLS, Attention, Cell, PackedSequences, affine_backward, affine_forward, lstm_forward
 from xpcap.models import Beam, Policy
 
 LSTM = CELLS["lstm"]
@@ -63,13 +63,13 @@ def test_the_stack_is_one_lstm_on_the_states_of_another(rng: np.random.Generator
     h1, _ = lstm_forward(x, np.zeros((N, H)), params["Wx1"], params["Wh1"], params["b1"])
     expected, _ = lstm_forward(h1, h0, params["Wx2"], params["Wh2"], params["b2"])
     a = x.transpose(1, 0, 2).reshape(T * N, D) @ params["Wx1"] + params["b1"]
-    h, _ = STACK.rows_forward(a, (h0, None, None, None), params, Rows.full(N, T))
+    h, _ = STACK.rows_forward(a, (h0, None, None, None), params, PackedSequences.full(N, T))
     np.testing.assert_allclose(h.reshape(T, N, H).transpose(1, 0, 2), expected, rtol=1e-12)
 
 
 def test_the_gradients_of_the_stack_are_those_of_finite_differences(rng: np.random.Generator) -> None:
     """Packed rows, a random upstream gradient, states of both layers, and attention in the lower one."""
-    N, H, P, rows = 4, 3, 2, Rows.of([3, 2, 2], 4)
+    N, H, P, rows = 4, 3, 2, PackedSequences.of([3, 2, 2], 4)
     a, A, Wattn, dh = (rng.standard_normal(shape) for shape in ((rows.R, 4 * H), (N, P, H), (H, 4 * H), (rows.R, H)))
     state0 = tuple(rng.standard_normal((4, N, H)))
     params = {name: rng.standard_normal(shape) for name, shape in shapes(H, H).items()}

@@ -53,7 +53,7 @@ class Buffer:
         return last[2]
 
     def upload(self, name: str, host: np.ndarray) -> Array:
-        """A host array on the device, until its name is used again; on the host the array itself."""
+        """A host array on the device, until its name is used again; on the host that array."""
         return self._send(self._prefix + name, host)
 
     def scope(self, name: str) -> "Buffer":

@@ -300,7 +300,7 @@ def dropout(draw: Draw, n: int, same: str = "", keep: float = 0.7) -> Case:
     return Case("dropout", (draw.blocks(n),), draw.threads, [x, mask, out, np.float64(keep), np.int64(n)], {2: wanted})
 
 
-def draw_masks(draw: Draw, keep: float = 0.7, seed: int = 2**63 - 1, step: int = 2**40, **sizes: int) -> Case:
+def dropout_masks(draw: Draw, keep: float = 0.7, seed: int = 2**63 - 1, step: int = 2**40, **sizes: int) -> Case:
     """Rows of masks that are twice as long, the last among them, in no order; the bits are NumPy's."""
     counts, widths = [sizes[name] for name in "NKR"], [sizes[name] for name in "DWH"]
     masks = [guarded(np.full(shape, 113, np.uint8)) for shape in zip(counts, widths, strict=True)]
@@ -313,7 +313,7 @@ def draw_masks(draw: Draw, keep: float = 0.7, seed: int = 2**63 - 1, step: int =
         wanted[3 + place] = wide(bits.reshape(2 * n, 16 * blocks)[numbers[place], :width] < 65536 * keep)
     threads = sum(n * draw_blocks(width) for n, width in zip(counts, widths, strict=True))
     scalars = [*(np.int32(sizes[name]) for name in "NDKWRH"), np.int32(round(65536 * keep)), np.int64(seed), np.int64(step)]
-    return Case("draw_masks", (draw.blocks(threads),), draw.threads, [*map(guarded, numbers), *masks, *scalars], wanted)
+    return Case("dropout_masks", (draw.blocks(threads),), draw.threads, [*map(guarded, numbers), *masks, *scalars], wanted)
 
 
 def draw_blocks(width: int) -> int:
@@ -551,9 +551,9 @@ CASES = {
     ),
     "adam_update": Kernel("adam.cu", adam_update, _flat()),
     "dropout": Kernel("dropout.cu", dropout, _flat("out is x")),
-    "draw_masks": Kernel(
+    "dropout_masks": Kernel(
         "philox.cu",
-        draw_masks,
+        dropout_masks,
         [
             dict(zip("NDKWRH", sizes, strict=True))
             for sizes in ((3, 70, 2, 33, 5, 101), (1, 1, 1, 1, 1, 1), (4, 16, 3, 32, 8, 160), (5, 15, 0, 20, 0, 8), (2, 300, 9, 17, 40, 31))

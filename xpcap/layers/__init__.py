@@ -27,14 +27,14 @@ from xpcap.layers.lstm import (
     lstm_step_forward,
 )
 from xpcap.layers.rnn import rnn_backward, rnn_forward, rnn_rows_backward, rnn_rows_forward, rnn_step_backward, rnn_step_forward
-from xpcap.ops import Beside, Rows, sigmoid
+from xpcap.ops import PackedSequences, RecurrentTerm, sigmoid
 
 __all__ = [
     "CELLS",
     "Attention",
-    "Beside",
     "Cell",
-    "Rows",
+    "PackedSequences",
+    "RecurrentTerm",
     "affine_backward",
     "affine_forward",
     "attention_backward",

@@ -10,7 +10,7 @@ from xpcap.backend import Array, get_array_module
 from xpcap.layers.checks import check_arrays, check_upstream
 from xpcap.memory import Buffer, fresh
 from xpcap.ops import (
-    Rows,
+    PackedSequences,
     Step,
     TakeStep,
     attend_backward_steps,
@@ -118,7 +118,7 @@ class Attention:
         return self.A.mean(axis=1, out=self._buffer("h0", (N, H)))
 
     def forward_steps(self, h: Array, r: Array) -> TakeStep:
-        """As in layers.Beside."""
+        """As in layers.RecurrentTerm."""
         buffer, R, (N, P, H) = self._buffer, len(r), self.A.shape
         self._h, self.weights, self._context = h, buffer("weights", (R, P)), buffer("context", (R, H))
         attend = attend_steps(h, self.A, self.weights, self._context)
@@ -131,7 +131,7 @@ class Attention:
         return take
 
     def backward_steps(self, da: Array, dh_prev: Array) -> TakeStep:
-        """As in layers.Beside."""
+        """As in layers.RecurrentTerm."""
         buffer, (N, _, H) = self._buffer, self.A.shape
         self._dcontext, self._dscores = buffer("dcontext", self._context.shape), buffer("dscores", self.weights.shape)
         multiply = row_products_transpose(da, self._Wattn, self._dcontext, buffer("scratch", (N * H,)))
@@ -143,7 +143,7 @@ class Attention:
 
         return take
 
-    def gradients(self, da: Array, dh0: Array, rows: Rows, dWattn: Array | None = None) -> tuple[Array, Array]:
+    def gradients(self, da: Array, dh0: Array, rows: PackedSequences, dWattn: Array | None = None) -> tuple[Array, Array]:
         """Gradients after the backward loop.
 
         Parameters

@@ -11,7 +11,7 @@ from xpcap.layers.attention import Attention, check_regions, from_regions, to_re
 from xpcap.layers.cells import CELLS, check_takes_extra_term
 from xpcap.layers.checks import check_arrays, check_upstream
 from xpcap.layers.lstm import ORDER, LSTMStepCache, lstm_step_backward, lstm_step_forward
-from xpcap.ops import Rows, from_rows, to_rows
+from xpcap.ops import PackedSequences, from_rows, to_rows
 from xpcap.threads import in_turn
 
 
@@ -29,7 +29,7 @@ class AttentionCache(NamedTuple):
     Wx: Array  # (D, G)
     shape: tuple[int, ...]  # of A as it was given
     attention: Attention
-    rows: Rows
+    rows: PackedSequences
     cell: str
     loop: Any  # the cache of the cell's loop
 
@@ -118,7 +118,7 @@ def attention_forward(
     G = f"{shapes['b'][0]}H"
     check_regions("attention_forward", A, f"x:N,T,D Wh:H,{G} Wx:D,{G} Wattn:H,{G} b:{G}", x, Wh, Wx, Wattn, b, note=ORDER if cell == "lstm" else "")
     N, T, _ = x.shape
-    x_rows, rows, attention = to_rows(x), Rows.full(N, T), Attention(to_regions(A), Wattn)
+    x_rows, rows, attention = to_rows(x), PackedSequences.full(N, T), Attention(to_regions(A), Wattn)
     a = x_rows @ Wx  # (T*N, G)
     a += b
     h, loop = kind.rows_forward(a, (attention.start(),) * kind.states, {"Wh": Wh}, rows, extra_term=attention)
@@ -132,7 +132,7 @@ def attention_backward(dh: Array, cache: AttentionCache) -> tuple[Array, Array, 
     dh (N, T, H), the upstream gradient of each step, to dx (N, T, D), dA, dWx, dWh, dWattn, db
     """
     x, Wx, shape, attention, rows, cell, loop = cache
-    N, T = rows.N, len(rows.sizes)
+    N, T = rows.N, len(rows.batch_sizes)
     check_upstream("attention_backward", "dh", dh, (N, T, attention.hidden), x)
     da, dstate0, grads = CELLS[cell].rows_backward(to_rows(dh), loop)
     dA, dWattn = attention.gradients(da, sum(dstate0), rows)

@@ -9,7 +9,7 @@ from xpcap.layers.activations import Activation, lstm_activations, no_activation
 from xpcap.layers.lstm import lstm_advance, lstm_rows_backward, lstm_rows_forward
 from xpcap.layers.rnn import rnn_advance, rnn_rows_backward, rnn_rows_forward
 from xpcap.memory import Buffer
-from xpcap.ops.recurrent import Beside, Rows
+from xpcap.ops.recurrent import PackedSequences, RecurrentTerm
 
 State = tuple[Array, ...]  # h first; each array (n, H)
 Shapes = dict[str, tuple[int, ...]]
@@ -30,7 +30,7 @@ class Cell(NamedTuple):
     a state is the cell's output. `buffer` is memory for temporaries, not for the new state.
 
     ``rows_forward(a, state0, params, rows, buffer=None) -> h, cache`` takes all steps of packed
-    Rows; h (R, H). In state0 all arrays but the first may be None: zeros.
+    PackedSequences; h (R, H). In state0 all arrays but the first may be None: zeros.
 
     ``rows_backward(dh, cache, buffer=None, grads=None) -> da, dstate0, grads`` returns the
     gradients of a (R, G), of each array in state0, and of the cell's own parameters by name. It
@@ -76,16 +76,16 @@ def one_layer(
     def shapes(W: int, H: int) -> Shapes:
         return {"Wx": (W, gates * H), "Wh": (H, gates * H), "b": (gates * H,)}
 
-    def step(a: Array, state: State, params: Params, buffer: Buffer, extra_term: Beside | None = None) -> State:
+    def step(a: Array, state: State, params: Params, buffer: Buffer, extra_term: RecurrentTerm | None = None) -> State:
         return advance(a, state, params["Wh"], buffer, extra_term)
 
     def forward(
         a: Array,
         state0: State,
         params: Params,
-        rows: Rows,
+        rows: PackedSequences,
         buffer: Buffer | None = None,
-        extra_term: Beside | None = None,
+        extra_term: RecurrentTerm | None = None,
     ) -> tuple[Array, Any]:
         return rows_forward(a, state0, params["Wh"], rows, buffer, extra_term)
 

@@ -10,9 +10,9 @@ from xpcap.backend import Array, get_array_module
 from xpcap.layers.checks import check_arrays, check_upstream
 from xpcap.memory import Buffer, fresh
 from xpcap.ops import (
-    Beside,
     Gates,
-    Rows,
+    PackedSequences,
+    RecurrentTerm,
     from_rows,
     lstm_backward_steps,
     lstm_gates,
@@ -47,8 +47,8 @@ class LSTMRowsCache(NamedTuple):
     # h and c (N+R, H): initial states, then those after each row; gates (R, 4H) and tanh_c (R, H)
     out: Gates
     Wh: Array  # (H, 4H)
-    rows: Rows
-    extra_term: Beside | None
+    rows: PackedSequences
+    extra_term: RecurrentTerm | None
 
 
 class LSTMCache(NamedTuple):
@@ -104,7 +104,7 @@ def lstm_step_backward(dnext_h: Array, dnext_c: Array, cache: LSTMStepCache) -> 
     return da @ Wx.T, da @ Wh.T, dprev_c, x.T @ da, prev_h.T @ da, da.sum(axis=0)
 
 
-def lstm_advance(a: Array, state: State, Wh: Array, buffer: Buffer, extra_term: Beside | None = None) -> State:
+def lstm_advance(a: Array, state: State, Wh: Array, buffer: Buffer, extra_term: RecurrentTerm | None = None) -> State:
     """Take one step from a (n, 4H) and (h, c) to the next (h, c), in fresh memory, for sampling."""
     h, _ = state
     xp = get_array_module(h)
@@ -115,7 +115,12 @@ def lstm_advance(a: Array, state: State, Wh: Array, buffer: Buffer, extra_term: 
 
 @in_turn
 def lstm_rows_forward(
-    a: Array, state0: tuple[Array, Array | None], Wh: Array, rows: Rows, buffer: Buffer | None = None, extra_term: Beside | None = None
+    a: Array,
+    state0: tuple[Array, Array | None],
+    Wh: Array,
+    rows: PackedSequences,
+    buffer: Buffer | None = None,
+    extra_term: RecurrentTerm | None = None,
 ) -> tuple[Array, LSTMRowsCache]:
     """Run the LSTM over packed rows: steps on a_t + h_{t-1} @ Wh of the sequences alive at each t.
 
@@ -124,7 +129,7 @@ def lstm_rows_forward(
     a : array (R, 4H), float; x @ Wx + b of every row, time-major
     state0 : (h0, c0), each an array (N, H), float; c0 None: zeros
     Wh : array (H, 4H), float
-    rows : Rows; which sequence and step each of the R rows belongs to
+    rows : PackedSequences; which sequence and step each of the R rows belongs to
     buffer : memory for results and cache; None allocates
     extra_term : what each step adds to its pre-activation from h_{t-1} besides, such as attention
 
@@ -183,7 +188,7 @@ def lstm_rows_backward(
         take(step)
     if dc_T is None:
         zero_without_steps(rows, dh_next, dc)
-    dWh = product(rows.past_states(h, buffer).T, da, out=buffer("dWh", Wh.shape) if dWh is None else dWh)
+    dWh = product(rows.previous_states(h, buffer).T, da, out=buffer("dWh", Wh.shape) if dWh is None else dWh)
     return da, (dh_next, dc), dWh
 
 
@@ -221,7 +226,7 @@ def lstm_forward(x: Array, h0: Array, Wx: Array, Wh: Array, b: Array, *, c0: Arr
     x_rows = to_rows(x)
     a = x_rows @ Wx  # (T*N, 4H)
     a += b
-    h_rows, loop = lstm_rows_forward(a, (h0, c0), Wh, Rows.full(N, T))
+    h_rows, loop = lstm_rows_forward(a, (h0, c0), Wh, PackedSequences.full(N, T))
     h, cache = from_rows(h_rows, N, T), LSTMCache(x_rows, Wx, loop, c0 is not None)
     return (h, cache) if c0 is None else (h, loop.out.c[N * T :].copy(), cache)
 
@@ -247,7 +252,7 @@ def lstm_backward(dh: Array, cache: LSTMCache, *, dc_T: Array | None = None) -> 
         is given and the forward pass was not given c0.
     """
     x, Wx, loop, carried = cache
-    N, T, H = loop.rows.N, len(loop.rows.sizes), loop.out.h.shape[1]
+    N, T, H = loop.rows.N, len(loop.rows.batch_sizes), loop.out.h.shape[1]
     check_upstream("lstm_backward", "dh", dh, (N, T, H), loop.out.h)
     if dc_T is not None and not carried:
         raise ValueError("lstm_backward: got dc_T, expected none: the forward pass returned no c_T; pass c0 to lstm_forward, zeros if need be")

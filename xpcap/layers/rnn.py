@@ -6,8 +6,8 @@ from xpcap.backend import Array, get_array_module
 from xpcap.layers.checks import check_arrays, check_upstream
 from xpcap.memory import Buffer, fresh
 from xpcap.ops import (
-    Beside,
-    Rows,
+    PackedSequences,
+    RecurrentTerm,
     from_rows,
     product,
     rnn_backward_steps,
@@ -38,8 +38,8 @@ class RNNRowsCache(NamedTuple):
 
     h: Array  # (N+R, H): h0, then the state after each row
     Wh: Array  # (H, H)
-    rows: Rows
-    extra_term: Beside | None
+    rows: PackedSequences
+    extra_term: RecurrentTerm | None
 
 
 class RNNCache(NamedTuple):
@@ -86,7 +86,7 @@ def rnn_step_backward(dnext_h: Array, cache: RNNStepCache) -> tuple[Array, Array
     return da @ Wx.T, da @ Wh.T, x.T @ da, prev_h.T @ da, da.sum(axis=0)
 
 
-def rnn_advance(a: Array, state: State, Wh: Array, buffer: Buffer, extra_term: Beside | None = None) -> State:
+def rnn_advance(a: Array, state: State, Wh: Array, buffer: Buffer, extra_term: RecurrentTerm | None = None) -> State:
     """Take one step from a (n, H) and (h,) to the next (h,), in fresh memory, for sampling."""
     (h_prev,) = state
     h = get_array_module(a).empty_like(a)
@@ -96,7 +96,7 @@ def rnn_advance(a: Array, state: State, Wh: Array, buffer: Buffer, extra_term: B
 
 @in_turn
 def rnn_rows_forward(
-    a: Array, state0: State, Wh: Array, rows: Rows, buffer: Buffer | None = None, extra_term: Beside | None = None
+    a: Array, state0: State, Wh: Array, rows: PackedSequences, buffer: Buffer | None = None, extra_term: RecurrentTerm | None = None
 ) -> tuple[Array, RNNRowsCache]:
     """Run the RNN over packed rows: h_t = tanh(a_t + h_{t-1} @ Wh) of the sequences alive at t.
 
@@ -105,7 +105,7 @@ def rnn_rows_forward(
     a : array (R, H), float; x @ Wx + b of every row, time-major
     state0 : (h0,), an array (N, H), float
     Wh : array (H, H), float
-    rows : Rows; which sequence and step each of the R rows belongs to
+    rows : PackedSequences; which sequence and step each of the R rows belongs to
     buffer : memory for results and cache; None allocates
     extra_term : what each step adds to its pre-activation from h_{t-1} besides, such as attention
 
@@ -153,7 +153,7 @@ def rnn_rows_backward(dh: Array, cache: RNNRowsCache, buffer: Buffer | None = No
     for step in reversed(rows.steps):
         take(step)
     zero_without_steps(rows, dh_next)
-    dWh = product(rows.past_states(h, buffer).T, da, out=buffer("dWh", Wh.shape) if dWh is None else dWh)
+    dWh = product(rows.previous_states(h, buffer).T, da, out=buffer("dWh", Wh.shape) if dWh is None else dWh)
     return da, (dh_next,), dWh
 
 
@@ -183,7 +183,7 @@ def rnn_forward(x: Array, h0: Array, Wx: Array, Wh: Array, b: Array) -> tuple[Ar
     x_rows = to_rows(x)
     a = x_rows @ Wx  # (T*N, H)
     a += b
-    h, cache = rnn_rows_forward(a, (h0,), Wh, Rows.full(N, T))
+    h, cache = rnn_rows_forward(a, (h0,), Wh, PackedSequences.full(N, T))
     return from_rows(h, N, T), RNNCache(x_rows, Wx, cache)
 
 
@@ -194,7 +194,7 @@ def rnn_backward(dh: Array, cache: RNNCache) -> tuple[Array, Array, Array, Array
     dh (N, T, H), the upstream gradient of each step, to dx (N, T, D), dh0, dWx, dWh, db
     """
     x, Wx, loop = cache
-    N, T, H = loop.rows.N, len(loop.rows.sizes), loop.h.shape[1]
+    N, T, H = loop.rows.N, len(loop.rows.batch_sizes), loop.h.shape[1]
     check_upstream("rnn_backward", "dh", dh, (N, T, H), loop.h)
     da, (dh0,), dWh = rnn_rows_backward(to_rows(dh), loop)
     return from_rows(da @ Wx.T, N, T), dh0, x.T @ da, dWh, da.sum(axis=0)

@@ -20,7 +20,7 @@ from xpcap.models.config import ModelConfig, check_size
 from xpcap.models.entry import prepare_batch, prepare_features
 from xpcap.models.image import project_image
 from xpcap.models.initial import draw_weights
-from xpcap.models.masks import Draw
+from xpcap.models.masks import DropoutKey
 from xpcap.models.network import Score, cell_params
 from xpcap.models.packing import pack
 from xpcap.models.parameters import Parameters
@@ -267,7 +267,7 @@ class CaptioningRNN(Captioner):
             captions,
             buffers,
             scale=1 / total if weights is None else np.asarray(np.asarray(weights) / total),
-            draw=Draw(self.seed, step) if self.dropout else None,
+            draw=DropoutKey(self.seed, step) if self.dropout else None,
             shard=shard,
         )
 
@@ -315,8 +315,8 @@ class CaptioningRNN(Captioner):
         assert attention is not None
         packed, (N, columns) = pack(to_numpy(captions), self._null), np.shape(captions)
         weights = np.zeros((N, columns - 1, config.feature_shape[0]), self.dtype)
-        steps = np.arange(len(packed.rows.sizes)).repeat(packed.rows.sizes)
-        weights[packed.order[packed.rows.caption], steps] = to_numpy(attention.weights)
+        steps = np.arange(len(packed.rows.batch_sizes)).repeat(packed.rows.batch_sizes)
+        weights[packed.order[packed.rows.sequence], steps] = to_numpy(attention.weights)
         return weights
 
     # Sampling

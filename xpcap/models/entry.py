@@ -10,7 +10,7 @@ from xpcap.memory import Buffer
 from xpcap.models.batch import FeatureRows
 from xpcap.models.checks import as_array, check_batch, check_features, check_finite
 from xpcap.models.config import ModelConfig
-from xpcap.models.masks import Draw, Masks, masks_of, row_numbers
+from xpcap.models.masks import DropoutKey, Masks, masks_of, row_numbers
 from xpcap.models.network import Part
 from xpcap.models.packing import PackedCaptions, pack, send
 
@@ -25,7 +25,7 @@ def prepare_batch(
     buffers: Sequence[Buffer],
     *,
     scale: np.ndarray | float = 1.0,
-    draw: Draw | None = None,
+    draw: DropoutKey | None = None,
     shard: np.ndarray | None = None,
 ) -> list[Part]:
     """Check a batch and pack it in parts; send them to the device; draw dropout masks there.
@@ -79,7 +79,7 @@ def prepare_batch(
 
 def _by_target(scale: np.ndarray, packed: PackedCaptions, buffer: Buffer, dtype: DTypeLike) -> Array:
     """Factors of captions (N,) for the rows with a target, (L,), where `buffer` lies."""
-    by_row = scale[packed.order][packed.rows.caption]
+    by_row = scale[packed.order][packed.rows.sequence]
     by_target = by_row if packed.kept is None else by_row[packed.kept]
     return buffer.upload("scale", by_target.astype(dtype))
 

@@ -9,7 +9,7 @@ from xpcap.layers.attention import Attention
 from xpcap.memory import Buffer
 from xpcap.models.config import ModelConfig
 from xpcap.models.parameters import Parameters
-from xpcap.ops import Rows, add_product, gather, gather_places, product, sequence_sum
+from xpcap.ops import PackedSequences, add_product, gather, gather_regions, product, sequence_sum
 
 
 class Image(NamedTuple):
@@ -35,7 +35,7 @@ def image_forward(
 ) -> Image:
     """Project the features table[order], with dropout if there is a mask (N, D)."""
     shape, N, keep = config.feature_shape, len(order), 1 - config.dropout
-    take = gather_places if config.attends else gather
+    take = gather_regions if config.attends else gather
     return project_image(config, params, take(table, order, buffer("x", (N, *shape)), mask, keep), buffer)
 
 
@@ -60,7 +60,7 @@ def image_backward(
     params: Parameters,
     da: Array,
     dstate0: Sequence[Array],
-    rows: Rows,
+    rows: PackedSequences,
     image: Image,
     grads: Parameters,
     buffer: Buffer,

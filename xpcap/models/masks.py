@@ -9,7 +9,7 @@ from xpcap.backend import Array
 from xpcap.memory import Buffer
 from xpcap.models.config import ModelConfig
 from xpcap.models.packing import PackedCaptions
-from xpcap.ops import draw_masks
+from xpcap.ops import dropout_masks
 
 
 class Masks(NamedTuple):
@@ -20,7 +20,7 @@ class Masks(NamedTuple):
     hidden: Array | None = None  # (L, H), one row for each row with a target
 
 
-class Draw(NamedTuple):
+class DropoutKey(NamedTuple):
     """Key of the masks of a training step."""
 
     seed: int
@@ -28,7 +28,7 @@ class Draw(NamedTuple):
 
 
 class RowNumbers(NamedTuple):
-    """Row numbers of masks within the whole batch, for each mask of draws.draw_masks."""
+    """Row numbers of masks within the whole batch, for each mask of draws.dropout_masks."""
 
     parts: Sequence[Sequence[np.ndarray]]  # of each part, for each mask: (n,) int
     counts: Sequence[int]  # for each mask: rows of the whole batch
@@ -57,12 +57,12 @@ def row_numbers(parts: Sequence[PackedCaptions], whole: Sequence[PackedCaptions]
 
 def masks_of(
     config: ModelConfig,
-    draw: Draw,
+    draw: DropoutKey,
     numbers: Sequence[Sequence[Array]],
     counts: Sequence[int],
     buffers: Sequence[Buffer],
 ) -> list[Masks]:
-    """Draw the masks of each part into its buffer; the numbers of RowNumbers lie on the device.
+    """DropoutKey the masks of each part into its buffer; the numbers of RowNumbers lie on the device.
 
     The regions of a grid share a caption's mask: W_proj reads them all alike, and a unit kept in
     other regions would give away what was dropped (Gal & Ghahramani 2016 share masks over time
@@ -73,5 +73,5 @@ def masks_of(
     for (order, words, source), buffer in zip(numbers, buffers, strict=True):
         features, vectors = buffer("mask of features", (len(order), D), bool), buffer("mask of words", (len(words), W), bool)
         masks.append(Masks(features, vectors, buffer("mask of hidden", (len(source), H), bool)))
-    draw_masks(masks, numbers, counts, draw.seed, draw.step, 1 - config.dropout)
+    dropout_masks(masks, numbers, counts, draw.seed, draw.step, 1 - config.dropout)
     return masks

@@ -8,7 +8,7 @@ import numpy as np
 from xpcap.backend import Array, get_array_module
 from xpcap.layers.checks import all_below
 from xpcap.memory import Buffer, view
-from xpcap.ops import Rows, Segments
+from xpcap.ops import PackedSequences, Segments
 
 
 class PackedCaptions(NamedTuple):
@@ -18,7 +18,7 @@ class PackedCaptions(NamedTuple):
     Index arrays are int32 on a device, of any integer type on the host.
     """
 
-    rows: Rows
+    rows: PackedSequences
     order: Array  # (N,) caption number at each sorted position
     words: Array  # (K,) ids of the distinct input words
     inputs: Segments  # rows grouped by input word; ids index `words`
@@ -61,9 +61,9 @@ def pack(captions: np.ndarray, null: int, part: int = 0, parts: int = 1, shard: 
     shard = np.arange(len(captions)) if shard is None else shard
     order = shard[(-lengths[shard]).argsort(kind="stable")][part::parts]
     steps = np.bincount(lengths[order], minlength=1)  # captions of each length
-    rows = Rows.of((len(order) - steps.cumsum()[:-1]).tolist(), len(order))
-    caption = order[rows.caption]
-    t = np.arange(len(rows.sizes)).repeat(rows.sizes)
+    rows = PackedSequences.of((len(order) - steps.cumsum()[:-1]).tolist(), len(order))
+    caption = order[rows.sequence]
+    t = np.arange(len(rows.batch_sizes)).repeat(rows.batch_sizes)
     at, words = caption * (T + 1) + t, captions.ravel()
     distinct, segments = _grouped(words.take(at))
     targets, source, kept = words.take(at + 1), (lengths.cumsum() - lengths).take(caption) + t, None
@@ -108,14 +108,16 @@ def send(
     rows, words, inputs, kept, targets, source = packed.rows, packed.words, packed.inputs, packed.kept, packed.targets, packed.source
     if get_array_module(like) is np:
         return PackedCaptions(rows, order, words, inputs, kept, targets, source), list(more)
-    assert rows.caption is not None  # as pack() has made them both
+    assert rows.sequence is not None  # as pack() has made them both
     assert rows.firsts is not None
-    optional = [x for x in (kept, rows.past) if x is not None]
-    joined = send_joined([order, words, *inputs, targets, rows.caption, rows.firsts, *optional, *more], buffer)
-    order, words, ids, by_word, starts, targets, caption, firsts, *rest = joined
+    optional = [x for x in (kept, rows.previous) if x is not None]
+    joined = send_joined([order, words, *inputs, targets, rows.sequence, rows.firsts, *optional, *more], buffer)
+    order, words, ids, by_word, starts, targets, sequence, firsts, *rest = joined
     kept = None if kept is None else rest.pop(0)
-    past = None if rows.past is None else rest.pop(0)
-    return PackedCaptions(Rows(rows.sizes, rows.N, past, caption, firsts), order, words, Segments(ids, by_word, starts), kept, targets, source), rest
+    previous = None if rows.previous is None else rest.pop(0)
+    return PackedCaptions(
+        PackedSequences(rows.batch_sizes, rows.N, previous, sequence, firsts), order, words, Segments(ids, by_word, starts), kept, targets, source
+    ), rest
 
 
 def send_joined(parts: Sequence[np.ndarray], buffer: Buffer) -> list[Array]:

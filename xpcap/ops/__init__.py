@@ -13,8 +13,10 @@ cuda_kernels.py      kernels on a GPU: the CUDA C files of cuda/, loaded by laun
 ===================  ==============================================================================
 """
 
+# ruff: noqa: F401 - imported for others; and kernels register themselves
+
 from xpcap.ops import cublas, cuda_kernels, numpy_kernels
-from xpcap.ops.attention import attend_backward_steps, attend_steps, attention_sum, gather_places
+from xpcap.ops.attention import attend_backward_steps, attend_steps, attention_sum, gather_regions
 from xpcap.ops.dispatch import find, plain_only
 from xpcap.ops.equations import (
     Segments,
@@ -37,11 +39,11 @@ from xpcap.ops.equations import (
     weighted_sum,
     word_loss,
 )
-from xpcap.ops.random import draw_masks, draw_uniforms, draw_views
+from xpcap.ops.random import draw_uniforms, draw_views, dropout_masks
 from xpcap.ops.recurrent import (
-    Beside,
     Gates,
-    Rows,
+    PackedSequences,
+    RecurrentTerm,
     Step,
     TakeStep,
     from_rows,
@@ -68,65 +70,3 @@ from xpcap.ops.recurrent import (
     to_rows,
     zero_without_steps,
 )
-
-__all__ = [
-    "Beside",
-    "Gates",
-    "Rows",
-    "Segments",
-    "Step",
-    "TakeStep",
-    "adam_update",
-    "add_product",
-    "attend_backward_steps",
-    "attend_steps",
-    "attention_sum",
-    "clip_by_norm",
-    "cublas",
-    "cuda_kernels",
-    "draw_masks",
-    "draw_uniforms",
-    "draw_views",
-    "drop",
-    "find",
-    "from_rows",
-    "gather",
-    "gather_places",
-    "gather_plus",
-    "gather_plus_image",
-    "global_norm",
-    "log_softmax",
-    "lstm_backward_steps",
-    "lstm_gate_backward_steps",
-    "lstm_gate_steps",
-    "lstm_gates",
-    "lstm_gates_backward",
-    "lstm_steps",
-    "numpy_kernels",
-    "plain_only",
-    "product",
-    "record_step",
-    "rnn_backward_steps",
-    "rnn_cell",
-    "rnn_cell_backward",
-    "rnn_cell_backward_steps",
-    "rnn_cell_steps",
-    "rnn_steps",
-    "row_products",
-    "row_products_add",
-    "row_products_transpose",
-    "scatter",
-    "segment_sum",
-    "segments",
-    "sequence_sum",
-    "sigmoid",
-    "single_step",
-    "softmax_loss",
-    "split_gates",
-    "start_states",
-    "times_transpose",
-    "to_rows",
-    "weighted_sum",
-    "word_loss",
-    "zero_without_steps",
-]

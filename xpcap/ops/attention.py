@@ -7,17 +7,17 @@ functions of a step choose their kernels once for a sequence and return a functi
 from xpcap.backend import Array, get_array_module
 from xpcap.ops.dispatch import find
 from xpcap.ops.equations import gather
-from xpcap.ops.recurrent import Rows, Step, TakeStep
+from xpcap.ops.recurrent import PackedSequences, Step, TakeStep
 
 
-def gather_places(
+def gather_regions(
     table: Array, rows: Array, out: Array, mask: Array | None = None, keep: float = 1.0
 ) -> Array:  # fmt: skip
     """out = table[rows]: table (m, P, D), rows (N,) int, out (N, P, D).
 
     With a mask (N, D), inverted dropout of those rows, the same at all their regions.
     """
-    if fast := find(gather_places, table, rows, out, mask, keep):
+    if fast := find(gather_regions, table, rows, out, mask, keep):
         return fast(table, rows, out, mask, keep)
     N, P, D = out.shape
     gather(table.reshape(len(table), P * D), rows, out.reshape(N, P * D))
@@ -79,7 +79,7 @@ def attend_backward_steps(
 
 
 def attention_sum(
-    weights: Array, dcontext: Array, dscores: Array, h: Array, rows: Rows, out: Array
+    weights: Array, dcontext: Array, dscores: Array, h: Array, rows: PackedSequences, out: Array
 ) -> Array:  # fmt: skip
     """The gradient of attend_steps for A, (N, P, H), after the loop:
 

@@ -14,7 +14,7 @@ from xpcap.ops import attention, cublas, equations, random, recurrent
 from xpcap.ops.dispatch import cuda_kernel
 from xpcap.ops.equations import Segments
 from xpcap.ops.launch import BLOCK, INT_MAX, THREADS, are_indices, are_reals, blocks, i32, kernel, launch
-from xpcap.ops.recurrent import Gates, Rows, Step, TakeStep
+from xpcap.ops.recurrent import Gates, PackedSequences, Step, TakeStep
 
 NORM_BLOCKS = 256  # in the first pass of a norm; fixed, so that sums have the same order on every GPU
 
@@ -133,17 +133,17 @@ def gather_plus(table: Array, rows: Array, b: Array, out: Array) -> Array:
     return out
 
 
-def _fits_image(table: Array, ids: Array, b: Array, image: Array, rows: Rows, out: Array) -> bool:
-    there = rows.caption is not None and are_indices(ids, rows.caption) and are_reals(table, b, image, out)
+def _fits_image(table: Array, ids: Array, b: Array, image: Array, rows: PackedSequences, out: Array) -> bool:
+    there = rows.sequence is not None and are_indices(ids, rows.sequence) and are_reals(table, b, image, out)
     return there and table.ndim == image.ndim == out.ndim == 2 and out.size <= INT_MAX
 
 
 @cuda_kernel(recurrent.gather_plus_image, fits=_fits_image)
 def gather_plus_image(
-    table: Array, ids: Array, b: Array, image: Array, rows: Rows, out: Array
+    table: Array, ids: Array, b: Array, image: Array, rows: PackedSequences, out: Array
 ) -> Array:  # fmt: skip
     size = i32(out.size), i32(out.shape[1])
-    launch("gather", "gather_plus_image", out, blocks(out.size), table, ids, b, image, rows.caption, out, *size)
+    launch("gather", "gather_plus_image", out, blocks(out.size), table, ids, b, image, rows.sequence, out, *size)
     return out
 
 
@@ -176,7 +176,7 @@ def segment_sum(rows: Array, groups: Segments, out: Array) -> Array:
     recurrent.sequence_sum,
     fits=lambda x, rows, out: rows.firsts is not None and are_indices(rows.firsts) and are_reals(x, out),
 )
-def sequence_sum(x: Array, rows: Rows, out: Array) -> Array:
+def sequence_sum(x: Array, rows: PackedSequences, out: Array) -> Array:
     assert rows.firsts is not None
     N, C = out.shape
     launch("segment_sum", "sequence_sum", x, (N, blocks(C)), x, rows.firsts, out, i32(len(rows.firsts) - 1), i32(C))
@@ -200,8 +200,8 @@ def _fits_masks(masks: Sequence[Sequence[Array]], numbers: Sequence[Sequence[Arr
     return True
 
 
-@cuda_kernel(random.draw_masks, fits=_fits_masks)
-def draw_masks(
+@cuda_kernel(random.dropout_masks, fits=_fits_masks)
+def dropout_masks(
     masks: Sequence[Sequence[Array]], numbers: Sequence[Sequence[Array]], counts: Sequence[int],
     seed: int, step: int, keep: float,
 ) -> None:  # fmt: skip
@@ -210,7 +210,7 @@ def draw_masks(
         (N, D), (K, W), (L, H) = (mask.shape for mask in part)
         threads = N * -(-D // 16) + K * -(-W // 16) + L * -(-H // 16)
         sizes = map(i32, (N, D, K, W, L, H))
-        launch("philox", "draw_masks", part[0], blocks(threads), *rows, *part, *sizes, *scalars)
+        launch("philox", "dropout_masks", part[0], blocks(threads), *rows, *part, *sizes, *scalars)
 
 
 # ---- The update of a training step
@@ -447,7 +447,7 @@ def attend_backward_steps(
 
 
 def _fits_attention_sum(
-    weights: Array, dcontext: Array, dscores: Array, h: Array, rows: Rows, out: Array
+    weights: Array, dcontext: Array, dscores: Array, h: Array, rows: PackedSequences, out: Array
 ) -> bool:  # fmt: skip
     there = rows.firsts is not None and are_indices(rows.firsts)
     return there and _fits_attention(out, weights, dcontext, dscores, h)
@@ -455,7 +455,7 @@ def _fits_attention_sum(
 
 @cuda_kernel(attention.attention_sum, fits=_fits_attention_sum)
 def attention_sum(
-    weights: Array, dcontext: Array, dscores: Array, h: Array, rows: Rows, out: Array
+    weights: Array, dcontext: Array, dscores: Array, h: Array, rows: PackedSequences, out: Array
 ) -> Array:  # fmt: skip
     assert rows.firsts is not None
     N, P, H = out.shape

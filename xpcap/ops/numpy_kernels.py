@@ -185,8 +185,8 @@ def gather(
     return out
 
 
-@numpy_kernel(attention.gather_places, fits=lambda table, rows, out, mask, keep: on_host(out) and mask is not None)
-def gather_places(
+@numpy_kernel(attention.gather_regions, fits=lambda table, rows, out, mask, keep: on_host(out) and mask is not None)
+def gather_regions(
     table: Array, rows: Array, out: Array, mask: Array | None = None, keep: float = 1.0
 ) -> Array:  # fmt: skip
     """One pass: the regions of a picture are dropped as they are read."""
@@ -221,7 +221,7 @@ def segment_sum(rows: Array, groups: Segments, out: Array) -> Array:
 
 @numpy_kernel(equations.global_norm, fits=lambda x: x.ndim == 1)
 def global_norm(x: Array, buffer: Buffer | None = None) -> Array:
-    """A block's squares are summed in their dtype, or in double if they overflow; blocks in double."""
+    """Squares of a block are summed in their dtype, or in double if they overflow."""
     total = 0.0
     for start in range(0, x.size, NORM_BLOCK):
         block = x[start : start + NORM_BLOCK]
@@ -296,8 +296,8 @@ def lstm_gate_steps(a: Array, r: Array, c_prev: Array, out: Gates) -> TakeStep:
         first, before, after, n, _ = step
         for k in range(0, n, most):
             m = min(most, n - k)
-            rows, afters = slice(first + k, first + k + m), slice(after + k, after + k + m)
-            x, cell, t = gates[rows], c[afters], tanh_c[rows]
+            rows, states_after = slice(first + k, first + k + m), slice(after + k, after + k + m)
+            x, cell, t = gates[rows], c[states_after], tanh_c[rows]
             # i, f, o = sigmoid(a + r), g = tanh(a + r)
             np.add(a[rows], r[rows], x)
             np.multiply(x, half[:m], x)
@@ -309,7 +309,7 @@ def lstm_gate_steps(a: Array, r: Array, c_prev: Array, out: Gates) -> TakeStep:
             np.multiply(i[rows], g[rows], t)
             np.add(cell, t, cell)
             np.tanh(cell, t)
-            np.multiply(o[rows], t, h[afters])
+            np.multiply(o[rows], t, h[states_after])
 
     return take
 

@@ -20,7 +20,7 @@ from xpcap.ops.equations import gather
 VIEWS, SAMPLES = 3, 4  # streams of augmentations and of sampled captions; masks have 0, 1 and 2
 
 
-def draw_masks(
+def dropout_masks(
     masks: Sequence[Sequence[Array]], numbers: Sequence[Sequence[Array]], counts: Sequence[int],
     seed: int, step: int, keep: float,
 ) -> None:  # fmt: skip
@@ -40,7 +40,7 @@ def draw_masks(
     counts : for each stream, the rows of the whole batch; its numbers are 0..count-1
     seed, step : int in 0..2**63-1
     """
-    if fast := find(draw_masks, masks, numbers, counts, seed, step, keep):
+    if fast := find(dropout_masks, masks, numbers, counts, seed, step, keep):
         fast(masks, numbers, counts, seed, step, keep)
         return
     for stream, count in enumerate(counts):

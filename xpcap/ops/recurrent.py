@@ -40,11 +40,11 @@ from xpcap.ops.equations import add_product, gather, gather_plus, product, sigmo
 # With N = 3 sequences of 3, 2 and 1 steps:
 #
 #     step                       0        1     2
-#     sizes                      3        2     1
+#     batch_sizes                3        2     1
 #     row             .  .  .    0  1  2  3  4  5
-#     caption         .  .  .    0  1  2  0  1  0
+#     sequence        .  .  .    0  1  2  0  1  0
 #     stack of h      0  1  2    3  4  5  6  7  8      row r's state is stack[N + r]
-#     past            .  .  .    0  1  2  3  4  6      and it starts from stack[past[r]]
+#     previous        .  .  .    0  1  2  3  4  6      and it starts from stack[previous[r]]
 
 
 class Step(NamedTuple):
@@ -85,74 +85,78 @@ def single_step(n: int) -> Step:
     return Step(0, 0, 0, n, 0)
 
 
-class Rows(NamedTuple):
-    """R packed rows of N sequences, longest sequence first."""
+class PackedSequences(NamedTuple):
+    """The layout of N sequences, longest first, in R packed rows.
 
-    sizes: Sequence[int]  # sequences alive at each step, non-increasing; always on the host
+    In a `full` one, whose sequences all have T steps, the index arrays may be None.
+    """
+
+    batch_sizes: Sequence[int]  # sequences alive at each step, non-increasing; always on the host
     N: int
-    past: Array | None  # (R,) int, index in the stack of each row's previous state; None: r for row r
-    caption: Array | None  # (R,) int, the sequence of each row, in sorted order; None: r % N for row r
-    firsts: Array | None = None  # (T+1,) int, the first row of each step, and R; None: multiples of N
+    previous: Array | None  # (R,) int, each row's previous state in the stack; None: r for row r
+    sequence: Array | None  # (R,) int, each row's sequence, in sorted order; None: r % N for row r
+    firsts: Array | None = None  # (T+1,) int, each step's first row, and R; None: multiples of N
 
     @classmethod
-    def of(cls, sizes: Sequence[int], N: int) -> "Rows":
-        """Rows of N sequences, sizes[t] of them alive at step t. Index arrays are on the host."""
-        lengths = np.array(sizes, np.intp)
-        firsts = np.zeros(len(lengths) + 1, np.intp)
-        lengths.cumsum(out=firsts[1:])
+    def of(cls, batch_sizes: Sequence[int], N: int) -> "PackedSequences":
+        """N sequences, batch_sizes[t] of them alive at step t. Index arrays are on the host."""
+        sizes = np.array(batch_sizes, np.intp)
+        firsts = np.zeros(len(sizes) + 1, np.intp)
+        sizes.cumsum(out=firsts[1:])
         starts = firsts[:-1]
-        caption = np.arange(lengths.sum()) - starts.repeat(lengths)
-        if len(caption) == N * len(lengths):
-            return cls(tuple(sizes), N, None, caption, firsts)
+        sequence = np.arange(sizes.sum()) - starts.repeat(sizes)
+        if len(sequence) == N * len(sizes):
+            return cls(tuple(batch_sizes), N, None, sequence, firsts)
         before = np.zeros_like(starts)  # where the states that a step starts from begin in the stack
         before[1:] = N + starts[:-1]
-        return cls(tuple(sizes), N, before.repeat(lengths) + caption, caption, firsts)
+        return cls(tuple(batch_sizes), N, before.repeat(sizes) + sequence, sequence, firsts)
 
     @classmethod
-    def full(cls, N: int, T: int) -> "Rows":
-        """Rows of N sequences with T steps each, as in an (N, T, D) array."""
+    def full(cls, N: int, T: int) -> "PackedSequences":
+        """N sequences of T steps each, as in an (N, T, D) array."""
         return cls([N] * T, N, None, None)
 
     @property
     def R(self) -> int:  # noqa: N802 - a size
         """Number of rows."""
-        return sum(self.sizes) if self.caption is None else len(self.caption)
+        return sum(self.batch_sizes) if self.sequence is None else len(self.sequence)
 
     @property
     def steps(self) -> tuple[Step, ...]:
         """Time steps, first to last, without those that no sequence reaches."""
-        return _steps(tuple(self.sizes), self.N)
+        return _steps(tuple(self.batch_sizes), self.N)
 
     def check(self, function: str, R: int, N: int) -> None:
-        """Raise a ValueError unless these are R rows of N sequences and sizes never increase."""
-        bounds = [N, *self.sizes, 0]
+        """Raise a ValueError unless this lays out N sequences in R rows, longest first."""
+        bounds = [N, *self.batch_sizes, 0]
         if self.R != R or self.N != N or bounds != sorted(bounds, reverse=True):
             raise ValueError(
-                f"{function}: sizes are {list(self.sizes)} with N = {self.N}, "
+                f"{function}: batch sizes are {list(self.batch_sizes)} with N = {self.N}, "
                 f"expected N = {N} and non-increasing sizes that add up to {R}; "
                 "are the sequences sorted by length?"
             )
 
-    def past_states(self, stack: Array, buffer: Buffer) -> Array:
+    def previous_states(self, stack: Array, buffer: Buffer) -> Array:
         """The state (R, H) before each row, from a stack (N + R, H)."""
-        if self.past is None:
+        if self.previous is None:
             return stack[: self.R]
-        return gather(stack, asarray(self.past, like=stack), buffer("past", (self.R, stack.shape[1])))
+        previous = asarray(self.previous, like=stack)
+        return gather(stack, previous, buffer("previous", (self.R, stack.shape[1])))
 
 
 @functools.lru_cache(maxsize=64)  # the forward and the backward loop ask for the same ones
-def _steps(sizes: tuple[int, ...], N: int) -> tuple[Step, ...]:
+def _steps(batch_sizes: tuple[int, ...], N: int) -> tuple[Step, ...]:
     steps, first, before = [], 0, 0
-    for n, more in itertools.zip_longest(sizes, sizes[1:], fillvalue=0):
+    for n, more in itertools.zip_longest(batch_sizes, batch_sizes[1:], fillvalue=0):
         if n:
             steps.append(Step(first, before, N + first, n, more))
         first, before = first + n, N + first
     return tuple(steps)
 
 
-def zero_without_steps(rows: Rows, *grads: Array) -> None:
+def zero_without_steps(rows: PackedSequences, *grads: Array) -> None:
     """Zero the gradients (N, H) of initial states of empty sequences, which no step writes."""
-    first = rows.sizes[0] if rows.sizes else 0
+    first = rows.batch_sizes[0] if rows.batch_sizes else 0
     if first < rows.N:
         for grad in grads:
             grad[first:] = 0
@@ -169,7 +173,7 @@ def from_rows(rows: Array, N: int, T: int) -> Array:
     return rows.reshape(T, N, rows.shape[1]).transpose(1, 0, 2).copy()
 
 
-class Beside(Protocol):
+class RecurrentTerm(Protocol):
     """An extra term of the pre-activation that depends on the previous state, such as attention.
 
     Each object serves one forward and backward pass. It keeps its own cache and collects the
@@ -191,7 +195,7 @@ class Beside(Protocol):
 
 
 def gather_plus_image(
-    table: Array, ids: Array, b: Array, image: Array, rows: Rows, out: Array
+    table: Array, ids: Array, b: Array, image: Array, rows: PackedSequences, out: Array
 ) -> Array:  # fmt: skip
     """out[r] = table[ids[r]] + b + image[k] for each row r of sequence k.
 
@@ -205,7 +209,7 @@ def gather_plus_image(
     return out
 
 
-def sequence_sum(x: Array, rows: Rows, out: Array) -> Array:
+def sequence_sum(x: Array, rows: PackedSequences, out: Array) -> Array:
     """out[k] = sum of x[r] over all rows r of sequence k, later steps last: x (R, C), out (N, C).
 
     The gradient of `gather_plus_image` for `image`.
@@ -353,7 +357,8 @@ def start_states(h0: Array, c0: Array | None, h: Array, c: Array) -> None:
 
 
 def lstm_steps(
-    a: Array, Wh: Array, state: tuple[Array, Array], out: Gates, extra_term: Beside | None = None
+    a: Array, Wh: Array, state: tuple[Array, Array], out: Gates,
+    extra_term: RecurrentTerm | None = None,
 ) -> TakeStep:  # fmt: skip
     """A step of an LSTM: h, c and the gates from a + h_prev @ Wh (+ extra_term).
 
@@ -398,7 +403,7 @@ def lstm_gate_steps(a: Array, r: Array, c_prev: Array, out: Gates) -> TakeStep:
 
 def lstm_backward_steps(
     dh: Array, dh_next: Array, dc: Array, out: Gates, Wh: Array, da: Array, scratch: Array,
-    extra_term: Beside | None = None, dc_T: Array | None = None,
+    extra_term: RecurrentTerm | None = None, dc_T: Array | None = None,
 ) -> TakeStep:  # fmt: skip
     """Gradients of lstm_steps, later steps first.
 
@@ -474,7 +479,7 @@ def rnn_cell_backward(dh: Array, dh_next: Array, h: Array, out: Array | None = N
 
 
 def rnn_steps(
-    a: Array, Wh: Array, h_prev: Array, h: Array, extra_term: Beside | None = None
+    a: Array, Wh: Array, h_prev: Array, h: Array, extra_term: RecurrentTerm | None = None
 ) -> TakeStep:  # fmt: skip
     """A step of an RNN: h = tanh(a + h_prev @ Wh (+ extra_term)).
 
@@ -506,7 +511,7 @@ def rnn_cell_steps(a: Array, h: Array) -> TakeStep:
 
 def rnn_backward_steps(
     dh: Array, dh_next: Array, h: Array, Wh: Array, da: Array, scratch: Array,
-    extra_term: Beside | None = None,
+    extra_term: RecurrentTerm | None = None,
 ) -> TakeStep:  # fmt: skip
     """Gradients of rnn_steps, later steps first: da by row, dh_next[:n] for the step before."""
     activate = rnn_cell_backward_steps(dh, dh_next, h, da)

@@ -1,5 +1,5 @@
 // Draws the dropout masks of a training step, of features, words and hidden states in one launch.
-// Contract: ops.draw_masks.
+// Contract: ops.dropout_masks.
 //
 // features (N, D), words (K, W), hidden (R, H), and the number of each row of each. One thread
 // makes one block of Philox 4x64-10: 256 bits, 16 of them for each of 16 units of a row, those
@@ -38,7 +38,7 @@ __device__ void draw(const int* numbers, unsigned char* mask, int width, long lo
         if (u < left) out[u] = (int)(words[u / 4] >> 16 * (u % 4) & 0xffff) < below;
 }
 
-extern "C" __global__ void draw_masks(const int* feature_numbers, const int* word_numbers, const int* hidden_numbers, unsigned char* features,
+extern "C" __global__ void dropout_masks(const int* feature_numbers, const int* word_numbers, const int* hidden_numbers, unsigned char* features,
                                       unsigned char* words, unsigned char* hidden, int N, int D, int K, int W, int R, int H, int below,
                                       long long seed, long long step) {
     const long long k = (long long)blockIdx.x * blockDim.x + threadIdx.x;
