@@ -18,8 +18,7 @@ from xpcap.encoders.grid import MOST, grid_name
 from xpcap.errors import install
 from xpcap.files import obstacle
 from xpcap.groups import join
-from xpcap.prepare import Columns, Findings, import_captions
-from xpcap.prepare.dataset import count
+from xpcap.prepare import Columns, ImportReport, import_captions
 from xpcap.prepare.tables import ColumnsError
 from xpcap.report import visible
 from xpcap.runs.folder import LARGEST
@@ -116,7 +115,7 @@ def prepare(**given: Any) -> None:
     group.collect("the place is free")  # before rank 0 writes to it
     kept = out.with_name(f"{out.name}.encoding")  # features so far: the same command goes on from there if it is killed
     try:
-        data, findings = _import(given, kept)
+        data, report = _import(given, kept)
     except ColumnsError as error:
         raise _with_columns(error, given) from error
     except KeyboardInterrupt as interrupt:
@@ -127,7 +126,7 @@ def prepare(**given: Any) -> None:
         ) from interrupt
     write_dataset(out, data)
     kept.unlink(missing_ok=True)
-    _describe(out, data, given["files"], findings)
+    _describe(out, data, given["files"], report)
     for remark in _remarks(data, given):
         click.echo(f"note: {remark}")
 
@@ -144,7 +143,7 @@ def _check_usage(given: dict[str, Any]) -> None:
             raise click.UsageError(f"--{shown} and --{other} are both given, expected one of them")
 
 
-def _import(given: dict[str, Any], kept: Path) -> tuple[CaptionData, Findings]:
+def _import(given: dict[str, Any], kept: Path) -> tuple[CaptionData, ImportReport]:
     named = given["encoder"] or (None if given["features"] else PHOTOGRAPHS)
     encoder = find_encoder(grid_name(named, given["grid"])) if named else None
     photographs = encoder is not None and not encoder.name.startswith("histogram")
@@ -196,7 +195,7 @@ def _remarks(data: CaptionData, given: dict[str, Any]) -> list[str]:
         remarks.append(
             f"{number:,} pictures to learn from are {much}: captions begin to fit at about {FEW} with five captions each (docs/own-data.md)"
         )
-    if (unknown := count(data)["unknown"]["train"]) > MUCH:
+    if (unknown := data.source.record["unknown"]["train"]) > MUCH:
         remarks.append(f"{len(data.vocabulary):,} words only: {unknown:.1%} of the words to learn from are unknown; {_more_words(data, given)}")
     return remarks
 
@@ -215,13 +214,13 @@ def _more_words(data: CaptionData, given: dict[str, Any]) -> str:
     return "more captions of each picture would help"
 
 
-def _describe(out: Path, data: CaptionData, files: Sequence[tuple[str | None, Path]], findings: Findings) -> None:
+def _describe(out: Path, data: CaptionData, files: Sequence[tuple[str | None, Path]], report: ImportReport) -> None:
     """What was read, left out, kept and cut, and three captions as a run will see them."""
-    for (_, path), form in zip(files, findings.forms, strict=False):
+    for (_, path), form in zip(files, report.forms, strict=False):
         click.echo(f"{visible(str(path))}: {form}")
-    for note in findings.notes:
+    for note in report.notes:
         click.echo(f"note: {visible(note)}")
-    for line in findings.lines():
+    for line in report.lines():
         click.echo(f"skipped {visible(line)}")
     click.echo(describe_data(out, data))
     if pca := data.source.record.get("pca"):
@@ -229,9 +228,9 @@ def _describe(out: Path, data: CaptionData, files: Sequence[tuple[str | None, Pa
     for name, split in data.splits.items():
         if split.views > 1:
             click.echo(f"{visible(name)}: each picture also as its mirror image")
-    counts = count(data)
+    cut, unknown = data.source.record["cut"], data.source.record["unknown"]
     for name in data.splits:
-        click.echo(f"{visible(name)}: {counts['cut'][name]:,} captions cut, {counts['unknown'][name]:.1%} of the words unknown")
+        click.echo(f"{visible(name)}: {cut[name]:,} captions cut, {unknown[name]:.1%} of the words unknown")
     name, split = next(iter(data.splits.items()))
     n = len(split.captions)
     for row in sorted({0, n // 2, n - 1}):

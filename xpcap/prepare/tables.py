@@ -1,4 +1,4 @@
-"""Tables of captions, a row each: text with commas, semicolons, tabs or pipes between its columns, JSON lines, or a JSON list of objects."""
+"""Tables of captions, a row each: text with commas, semicolons, tabs or pipes; JSON lines or lists."""
 
 import contextlib
 import csv
@@ -10,7 +10,7 @@ from typing import Any
 
 from xpcap.encoders.finding import SUFFIXES
 from xpcap.errors import DataError
-from xpcap.prepare.splits import ByPicture, BySplit, Findings, Row, gather
+from xpcap.prepare.rows import CaptionRow, ImportReport
 from xpcap.prepare.text import kind_of, parse_json
 
 KNOWN = {  # names of columns, the likeliest first, in lower case and with underscores
@@ -83,10 +83,11 @@ def _likely(names: Sequence[str], beginning: str, delimiter: str) -> Columns | N
     return Columns(image=names[pictures[0]], caption=names[most]) if words[most] > 2 else None
 
 
-def read_table(where: str, text: str, delimiter: str, columns: Columns, findings: Findings) -> BySplit | ByPicture:
-    """Captions of a table in text. Quotes are as in CSV, except between pipes, where they are signs like any other.
+def read_table(where: str, text: str, delimiter: str, columns: Columns, report: ImportReport) -> Iterator[CaptionRow]:
+    """Rows of a table in text. Quotes are as in CSV, except between pipes, where they are text.
 
-    A row with too few or too many columns is skipped; if the caption's column is the last, whatever follows belongs to the caption.
+    A row with too few or too many columns is skipped; if the caption's column is the last,
+    whatever follows belongs to the caption.
 
     Raises
     ------
@@ -96,29 +97,30 @@ def read_table(where: str, text: str, delimiter: str, columns: Columns, findings
     names = _heading(text[start:][:10_000], delimiter)
     found = _find(names, columns)
     assert found is not None
-    records = _records(where, text[start:], delimiter, names, found.caption == names[-1], text[:start].count("\n"), findings)
-    return gather(_rows(records, found, findings), found.split is not None, findings)
+    open_end, before = found.caption == names[-1], text[:start].count("\n")
+    records = _records(where, text[start:], delimiter, names, open_end, before, report)
+    return _rows(records, found, report)
 
 
-def read_objects(where: str, objects: Iterable[tuple[str, Any]], columns: Columns, findings: Findings) -> BySplit | ByPicture:
-    """Captions of objects, each with its place in the file: text, or a list of texts, by picture.
+def read_objects(where: str, objects: Iterable[tuple[str, Any]], columns: Columns, report: ImportReport) -> Iterator[CaptionRow]:
+    """Rows of objects, each with its source: a caption, or a list of them, with its picture.
 
     Raises
     ------
     DataError : no object, no key for pictures or captions, or a value of another type.
     """
-    rows = list(objects)
-    first = rows[0][1] if rows else None
+    records = list(objects)
+    first = records[0][1] if records else None
     if not isinstance(first, dict):
         raise DataError(f"{where}: its first row is {kind_of(first)}, expected an object with a picture and a caption")
     found = _find(list(first), columns)
     if found is None:
         raise no_columns(where, list(first), columns)
-    return gather(_rows(rows, found, findings), found.split is not None, findings)
+    return _rows(records, found, report)
 
 
 def json_lines(where: str, text: str) -> Iterator[tuple[str, Any]]:
-    """The value of each line, with its place."""
+    """The value of each line, with its source."""
     for number, line in enumerate(text.split("\n"), start=1):
         if line.strip():
             yield f"{where}, line {number}", parse_json(f"{where}, line {number}", line)
@@ -166,11 +168,20 @@ def _find(names: Sequence[str], columns: Columns) -> _Found | None:
 
 
 def _records(
-    where: str, text: str, delimiter: str, names: Sequence[str], open_end: bool, before: int, findings: Findings
+    where: str,
+    text: str,
+    delimiter: str,
+    names: Sequence[str],
+    open_end: bool,
+    before: int,
+    report: ImportReport,
 ) -> Iterator[tuple[str, dict[str, str]]]:
-    """The rows below the heading as mappings, each with its place. `open_end`: more cells than names belong to the last."""
+    """Rows below the heading as mappings, each with its source.
+
+    With `open_end`, cells beyond the names belong to the last; `before` counts lines above.
+    """
     reader = _reader(text, delimiter)
-    joint = f"{delimiter} " if delimiter in ",;" else delimiter  # the reader drops the space after those
+    joint = f"{delimiter} " if delimiter in ",;" else delimiter  # the reader drops that space
     try:
         next(reader)
         for cells in reader:
@@ -178,28 +189,32 @@ def _records(
                 cells.pop()
             if open_end and len(cells) > len(names):
                 cells[len(names) - 1 :] = [joint.join(cells[len(names) - 1 :])]
+            line = f"line {before + reader.line_num}"
             if len(cells) == len(names):
-                yield f"{where}, line {before + reader.line_num}", dict(zip(names, cells, strict=True))
+                yield f"{where}, {line}", dict(zip(names, cells, strict=True))
             elif any(cell.strip() for cell in cells):
-                findings.skip(f"rows without {len(names)} columns", f"line {before + reader.line_num}")
+                report.skip(f"rows without {len(names)} columns", line)
     except csv.Error as error:
         raise DataError(
             f"{where}, line {before + reader.line_num}: {error}; each quote that opens a field must close it, one inside is written twice"
         ) from error
 
 
-def _rows(records: Iterable[tuple[str, Any]], found: _Found, findings: Findings) -> Iterator[Row]:
+def _rows(records: Iterable[tuple[str, Any]], found: _Found, report: ImportReport) -> Iterator[CaptionRow]:
     seen: set[tuple[str, str]] = set()
-    for place, record in records:
+    for source, record in records:
         if not isinstance(record, dict):
-            raise DataError(f"{place} is {kind_of(record)}, expected an object")
-        picture, told, split = record.get(found.image, ""), record.get(found.caption, ""), record.get(found.split, "")
-        texts = told if isinstance(told, list) else [told]
+            raise DataError(f"{source} is {kind_of(record)}, expected an object")
+        picture, captions = record.get(found.image, ""), record.get(found.caption, "")
+        split = record.get(found.split, "")
+        texts = captions if isinstance(captions, list) else [captions]
         if not isinstance(picture, str) or not isinstance(split, str) or not all(isinstance(text, str) for text in texts):
-            raise DataError(f"{place}: picture {kind_of(picture)}, caption {kind_of(told)}, split {kind_of(split)}, expected text")
+            raise DataError(f"{source}: picture {kind_of(picture)}, caption {kind_of(captions)}, split {kind_of(split)}, expected text")
         if found.number is not None and isinstance(number := record.get(found.number), str):
             if (key := (picture, number.strip())) in seen:
-                findings.skip("second captions of one number", f"{key[0]} {key[1]}")
+                report.skip("second captions of one number", f"{key[0]} {key[1]}")
                 continue
             seen.add(key)
-        yield place, picture, [text.strip() for text in texts], split
+        for text in texts or [None]:
+            caption = None if text is None else text.strip()
+            yield CaptionRow(picture.strip(), caption, split if found.split else None, source)
