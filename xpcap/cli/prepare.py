@@ -113,19 +113,19 @@ def prepare(**given: Any) -> None:
         raise click.ClickException(f"prepare: {out} {why}")  # before any work is done
     group = join()
     group.collect("the place is free")  # before rank 0 writes to it
-    kept = out.with_name(f"{out.name}.encoding")  # features so far: the same command goes on from there if it is killed
+    cache = out.with_name(f"{out.name}.encoding")  # features so far: the same command goes on from there if it is killed
     try:
-        data, report = _import(given, kept)
+        data, report = _import(given, cache)
     except ColumnsError as error:
         raise _with_columns(error, given) from error
     except KeyboardInterrupt as interrupt:
-        if not kept.exists():
+        if not cache.exists():
             raise
         raise KeyboardInterrupt(
-            f"{visible(str(kept))} holds the features that were made; the same command goes on from there, and removes it at the end"
+            f"{visible(str(cache))} holds the features that were made; the same command goes on from there, and removes it at the end"
         ) from interrupt
     write_dataset(out, data)
-    kept.unlink(missing_ok=True)
+    cache.unlink(missing_ok=True)
     _describe(out, data, given["files"], report)
     for remark in _remarks(data, given):
         click.echo(f"note: {remark}")
@@ -143,7 +143,7 @@ def _check_usage(given: dict[str, Any]) -> None:
             raise click.UsageError(f"--{shown} and --{other} are both given, expected one of them")
 
 
-def _import(given: dict[str, Any], kept: Path) -> tuple[CaptionData, ImportReport]:
+def _import(given: dict[str, Any], cache: Path) -> tuple[CaptionData, ImportReport]:
     named = given["encoder"] or (None if given["features"] else PHOTOGRAPHS)
     encoder = find_encoder(grid_name(named, given["grid"])) if named else None
     photographs = encoder is not None and not encoder.name.startswith("histogram")
@@ -160,7 +160,7 @@ def _import(given: dict[str, Any], kept: Path) -> tuple[CaptionData, ImportRepor
         features_file=given["features"],
         pictures=given["pictures"],
         encoder=encoder,
-        kept=kept,
+        cache=cache,
         min_count=given["min_count"] or (1 if given["vocabulary"] else FEWEST),
         vocabulary_size=given["vocabulary"],
         max_words=given["max_words"],

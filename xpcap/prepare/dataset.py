@@ -40,7 +40,7 @@ def import_captions(
     features_file: str | Path | None = None,
     pictures: str | Path | None = None,
     encoder: Encoder | None = None,
-    kept: str | Path | None = None,
+    cache: str | Path | None = None,
     min_count: int = 5,
     max_words: int = 20,
     vocabulary_size: int | None = None,
@@ -60,7 +60,7 @@ def import_captions(
     fractions, seed : of train, val and test, and of the draw, for files with neither
     features_file, pictures : an .npz; the folder of the pictures
     encoder : encodes the pictures if there is no .npz; default efficientnet-lite2
-    kept : file of the features as they are made, so that a killed encoding can be resumed;
+    cache : file for the features as they are made, so that a killed encoding can be resumed;
         remove it once the data set is written
     min_count, max_words, vocabulary_size, pca, float16 : as in `assemble`
     mirror : also encode mirror images of the train split; training takes them half the time
@@ -111,7 +111,7 @@ def import_captions(
             names,
             encoder,
             progress=progress,
-            kept=kept,
+            cache=cache,
             unreadable=None if strict else unreadable,
             mirrored={row.picture for row in rows if mirror and row.split == "train"},
             group=group,
