@@ -61,7 +61,6 @@ class Evaluation(Scores):
             "decoding": self.decoding,
             **{name: scores.get(name) for name in ("unigram_bleu", "perplexity", "loss", "accuracy")},
             "named": scores.get("named"),
-            "best_bleu": [value for name, value in scores.items() if name.startswith("best_bleu")] or None,
         }
 
 

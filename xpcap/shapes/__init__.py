@@ -16,9 +16,9 @@ from xpcap.encoders import HistogramEncoder
 from xpcap.progress import bar
 from xpcap.shapes.grammar import CAPTIONS, describe, named
 from xpcap.shapes.scenes import SPLITS, make_scene, paint, scene_of
-from xpcap.shapes.scoring import KIND, best_of, metrics_of
+from xpcap.shapes.scoring import KIND, metrics_of
 
-__all__ = ["KIND", "best_of", "generate", "metrics_of", "named", "picture_of", "write_pictures"]
+__all__ = ["KIND", "generate", "metrics_of", "named", "picture_of", "write_pictures"]
 TRAIN, VAL = 15000, 500  # pictures
 MAX_WORDS = 25  # more than the grammar ever says
 

@@ -1,9 +1,8 @@
-"""The grammar of captions: sampled for references, enumerated to find the best captions."""
+"""The grammar of captions, from which references are drawn."""
 
 import itertools
-import math
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -71,22 +70,6 @@ def describe(scene: Scene, rng: np.random.Generator) -> str:
     ways, names = _parts(scene)
     way = CHOICE.sub(lambda choice: _draw(_odds(choice[1].split("|")), rng), _draw(_odds(ways), rng))
     return way.format(*(_draw(texts, rng) for texts in names))
-
-
-def language(scene: Scene) -> Iterator[tuple[str, float]]:
-    """Every caption that the grammar has for a scene, with its probability; in the same order for all scenes of one structure."""
-    ways, names = _parts(scene)
-    for way, share in _odds(ways).items():
-        for chosen in itertools.product(*(_odds(part.split("|")).items() for part in CHOICE.findall(way))):
-            words = iter(chosen)
-            filled = CHOICE.sub(lambda _, words=words: next(words)[0], way)  # type: ignore[misc]
-            for said in itertools.product(*(texts.items() for texts in names)):
-                yield filled.format(*(text for text, _ in said)), share * math.prod(p for _, p in (*chosen, *said))
-
-
-def structure(scene: Scene) -> tuple[str, ...]:
-    """All that decides how many captions a scene has and how likely each is: everything but the names of colours and shapes."""
-    return (scene.arrangement, *(thing.size for thing in scene.things), str(_alike(scene)))
 
 
 def named(words: Sequence[str]) -> set[tuple[str, str]]:
