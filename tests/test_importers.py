@@ -190,12 +190,12 @@ BAD_PARTS: dict[str, tuple[dict[str, Any], list[str]]] = {
     "splits of two sizes": ({"features": {**FEATURES, "three.jpg": [1.0]}}, ["the feature of 'three.jpg' has shape (1,)", "(2,)"]),
     "features of text": ({"features": {**FEATURES, "one.jpg": ["a", "b"]}}, ["the feature of 'one.jpg'", "expected numbers"]),
     "infinite features": ({"features": {**FEATURES, "three.jpg": [1.0, np.inf]}}, ["'three.jpg'", "not finite"]),
-    "no features at all": ({"features": None}, ["neither `features` nor `pictures`"]),
-    "features and an encoder": ({"encoder": Brightness()}, ["got `features` and the encoder 'brightness'"]),
+    "no features at all": ({"features": None}, ["got neither features nor pictures"]),
+    "features and an encoder": ({"encoder": Brightness()}, ["got features and the encoder 'brightness'"]),
     "no folder": ({"pictures": "nowhere"}, ["nowhere is no folder"]),
     "a name that leads out": ({"captions": [CaptionRow("../one.jpg", "a dog", "val")], "pictures": "."}, ["'../one.jpg' would lie outside"]),
     "no word often enough": ({"min_count": 9}, ["no word occurs 9 times"]),
-    "no words at all": ({"max_words": 0}, ["`max_words` 0, expected both at least 1"]),
+    "no words at all": ({"max_words": 0}, ["`max_words` is 0, expected at least 1"]),
     "a field in the record": ({"source": {"encoder": "mine"}}, ["record holds 'encoder'"]),
 }
 

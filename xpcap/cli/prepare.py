@@ -1,6 +1,5 @@
 """`prepare`: captions, split lists and pictures or features in, one dataset file out."""
 
-import math
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,10 +14,11 @@ from xpcap.data.dataset import may_name_a_split
 from xpcap.data.vocabulary import SPECIAL, tokenize
 from xpcap.encoders import PHOTOGRAPHS, find_encoder
 from xpcap.encoders.grid import MOST, grid_name
-from xpcap.errors import install
+from xpcap.errors import DataError, install
 from xpcap.files import obstacle
 from xpcap.groups import join
 from xpcap.prepare import Columns, ImportReport, import_captions
+from xpcap.prepare.splits import check_fractions
 from xpcap.prepare.tables import ColumnsError
 from xpcap.report import visible
 from xpcap.runs.folder import LARGEST
@@ -55,17 +55,16 @@ def named_files(ctx: click.Context, param: click.Parameter, values: Sequence[str
     return files
 
 
-def parts(ctx: click.Context, param: click.Parameter, value: str | None) -> list[float] | None:
-    """0.8,0.1,0.1 as numbers; they must be three at most, none below 0, and 1 together."""
+def shares(ctx: click.Context, param: click.Parameter, value: str | None) -> list[float] | None:
+    """The numbers of 0.8,0.1,0.1: three at most, none below 0, and 1 together."""
     if value is None:
         return None
     try:
-        numbers = [float(part) for part in value.split(",")]
-    except ValueError:
-        numbers = []
-    if not 1 <= len(numbers) <= 3 or not all(0 <= part <= 1 for part in numbers) or not math.isclose(sum(numbers), 1, abs_tol=1e-6) or not numbers[0]:
-        raise click.BadParameter(f"got {value!r}, expected the shares of train, val and test, together 1, as in 0.8,0.1,0.1")
-    return numbers
+        fractions = [float(part) for part in value.split(",")]
+        check_fractions("prepare", fractions)
+    except (ValueError, DataError) as error:
+        raise click.BadParameter(f"got {value!r}, expected the shares of train, val and test, together 1, as in 0.8,0.1,0.1") from error
+    return fractions
 
 
 @click.command(epilog=EXAMPLES)
@@ -74,7 +73,7 @@ def parts(ctx: click.Context, param: click.Parameter, value: str | None) -> list
     "--split", "lists", multiple=True, callback=pairs, metavar="NAME=LIST",
     help="A split and the file that lists its pictures, one name a line. Repeat for each split. A run learns from 'train' and checks itself on 'val'.",
 )  # fmt: skip
-@click.option("--fractions", callback=parts, help="Shares of train, val and test, where neither files nor lists say it. Default: 0.8,0.1,0.1.")
+@click.option("--fractions", callback=shares, help="Shares of train, val and test, where neither files nor lists say it. Default: 0.8,0.1,0.1.")
 @click.option("--seed", type=click.IntRange(0, LARGEST), default=0, show_default=True, help="Seed of the draw that --fractions makes.")
 @click.option("--pictures", type=PATH, help="Folder of the pictures, or of folders of them. Pages show them; without --features they are encoded.")
 @click.option("--features", type=PATH, help="An .npz with 'names' (m,) and 'features' (m, D), made by an encoder of your own.")

@@ -21,7 +21,7 @@ from xpcap.errors import DataError
 from xpcap.groups import ALONE, Group, Released
 from xpcap.prepare.detect import CaptionFile, read_captions
 from xpcap.prepare.features import covered, encode_folder, mirror_of, read_features, stay_in
-from xpcap.prepare.matching import Files, find_all
+from xpcap.prepare.matching import Files, find_all, picture_folder
 from xpcap.prepare.rows import CaptionRow, ImportReport
 from xpcap.prepare.splits import DEFAULT_FRACTIONS, by_fractions, by_lists
 from xpcap.prepare.tables import Columns
@@ -79,8 +79,12 @@ def import_captions(
         a file is damaged; or anything is left out, if `strict`.
     OSError : a file cannot be read.
     """
+    _check_origin(WHERE, features_file, pictures, encoder)
     if features_file is not None:
-        _check_nothing_to_encode(encoder, mirror, group)
+        if mirror:
+            raise DataError(f"{WHERE}: got features and `mirror`, which encodes pictures, expected one of them")
+        if group.rank:
+            raise Released
     report = ImportReport()
     rows = read_captions(files, columns=columns, report=report, progress=progress)
     splits = list(dict.fromkeys(row.split for row in rows))  # [None] if the files have none
@@ -138,12 +142,12 @@ def import_captions(
     return dataclasses.replace(data, source=source), report
 
 
-def _check_nothing_to_encode(encoder: Encoder | None, mirror: bool, group: Group) -> None:
-    if mirror or encoder is not None:
-        other = f"the encoder {encoder.name!r}" if encoder else "`mirror`, which encodes pictures"
-        raise DataError(f"{WHERE}: got features and {other}, expected one of them")
-    if group.rank:
-        raise Released
+def _check_origin(where: str, features: object, pictures: object, encoder: Encoder | None) -> None:
+    """DataError : features have no origin, or two."""
+    if features is None and pictures is None:
+        raise DataError(f"{where}: got neither features nor pictures, expected one or both; where do the features come from?")
+    if features is not None and encoder is not None:
+        raise DataError(f"{where}: got features and the encoder {encoder.name!r}, expected one of them")
 
 
 def _count(data: CaptionData) -> dict[str, Any]:
@@ -188,10 +192,8 @@ def _match(
     Returns the rows of pictures that are there, each picture's path in the folder, and the
     features by that path, or by name where there is no file.
     """
-    if folder is None and features is None:
-        raise DataError(f"{WHERE}: got neither features nor pictures, expected one or both; where do the features come from?")
     names = list(dict.fromkeys(row.picture for row in rows))
-    files = None if folder is None else Files(WHERE, Path(folder))
+    files = None if folder is None else Files(WHERE, folder)
     in_folder = None if files is None else find_all(WHERE, names, files)
     in_features = None if features is None else find_all(WHERE, names, features)
     paths = {} if in_folder is None else in_folder.found
@@ -338,10 +340,10 @@ def assemble(
     DataError : the parts do not fit together; the message names the picture.
     OSError : a picture or folder cannot be read.
     """
-    if min_count < 1 or max_words < 1:
-        raise DataError(f"assemble: `min_count` is {min_count} and `max_words` {max_words}, expected both at least 1")
-    if vocabulary_size is not None and vocabulary_size < 1:
-        raise DataError(f"assemble: `vocabulary_size` is {vocabulary_size}, expected at least 1")
+    sizes = {"min_count": min_count, "max_words": max_words, "vocabulary_size": vocabulary_size, "pca": pca}
+    for name, size in sizes.items():
+        if size is not None and size < 1:
+            raise DataError(f"assemble: `{name}` is {size}, expected at least 1")
     rows = list(captions)
     words = _words(rows)
     vocabulary = _vocabulary(rows, words, min_count, vocabulary_size)
@@ -351,10 +353,13 @@ def assemble(
         of_split = numbers.setdefault(row.split, {})
         of_split.setdefault(row.picture, len(of_split))
     names = [picture for of_split in numbers.values() for picture in of_split]
-    folder, encoder = _folder(pictures, names), _choose_encoder(features, pictures, encoder)
+    _check_origin("assemble", features, pictures, encoder)
+    folder = None if pictures is None else picture_folder("assemble", pictures)
+    if folder is not None:
+        stay_in("assemble", folder, names)
     if features is None:
         assert folder is not None
-        assert encoder is not None
+        encoder = encoder or HistogramEncoder()
         mirrored = numbers.get("train", ()) if mirror else ()
         features = encode_folder(folder, names, encoder, progress=progress, mirrored=mirrored)
     table = _table(numbers, features)
@@ -426,26 +431,6 @@ def _vocabulary(rows: Sequence[CaptionRow], words: Sequence[Sequence[str]], min_
     return vocabulary
 
 
-def _folder(pictures: str | Path | None, names: Sequence[str]) -> Path | None:
-    """The folder of pictures, after checking that no picture would lie outside it."""
-    if pictures is None:
-        return None
-    folder = Path(pictures)
-    if not folder.is_dir():
-        raise DataError(f"assemble: {folder} is no folder, expected the one that holds the pictures")
-    stay_in("assemble", folder, names)
-    return folder
-
-
-def _choose_encoder(features: Mapping[str, Any] | None, pictures: str | Path | None, encoder: Encoder | None) -> Encoder | None:
-    """The encoder to use; None if features are given."""
-    if features is None and pictures is None:
-        raise DataError("assemble: got neither `features` nor `pictures`, expected one or both; where do the features come from?")
-    if features is not None and encoder is not None:
-        raise DataError(f"assemble: got `features` and the encoder {encoder.name!r}, expected one of them")
-    return None if features is not None else encoder or HistogramEncoder()
-
-
 def _table(numbers: Mapping[str, Collection[str]], features: Mapping[str, Any]) -> Table:
     """Features as a table, after checking that all pictures have some and that they are alike."""
     for split, pictures in numbers.items():
@@ -470,8 +455,6 @@ def _table(numbers: Mapping[str, Collection[str]], features: Mapping[str, Any]) 
 
 def _project(names: Collection[str], table: Table, d: int) -> tuple[Projection, dict[str, Any]]:
     """A projection fitted to the features of some pictures, and the record of it."""
-    if d < 1:
-        raise DataError(f"assemble: `pca` is {d}, expected at least 1")
     projection, share = fit_projection(table.pick(list(names), _as_float(table)), d)
     return projection, {"from": len(projection.mean), "to": d, "variance": round(share, 4)}
 

@@ -60,6 +60,13 @@ def find_all(where: str, names: Sequence[str], known: "Files | Collection[str]")
     return Places({**found, **respelt}, respelt, _near([name for name in lost if name not in respelt], there))
 
 
+def picture_folder(where: str, folder: str | Path) -> Path:
+    """The folder of pictures as a path. DataError : it is none."""
+    if not (path := Path(folder)).is_dir():
+        raise DataError(f"{where}: {path} is no folder, expected the one that holds the pictures")
+    return path
+
+
 class Files:
     """The files of a folder, and of the folders in it.
 
@@ -68,10 +75,8 @@ class Files:
     DataError : it is no folder. OSError : it cannot be read.
     """
 
-    def __init__(self, where: str, folder: Path) -> None:
-        if not folder.is_dir():
-            raise DataError(f"{where}: {folder} is no folder, expected the one that holds the pictures")
-        self.folder = folder
+    def __init__(self, where: str, folder: str | Path) -> None:
+        self.folder = folder = picture_folder(where, folder)
         self.top = {path.name for path in folder.iterdir() if not path.is_dir()}
         self.inside: Found = search_folder(folder)
         heights: dict[str, dict[int, list[Path]]] = defaultdict(lambda: defaultdict(list))  # name to depth to files

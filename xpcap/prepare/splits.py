@@ -77,6 +77,13 @@ def by_lists(rows: Sequence[CaptionRow], lists: Mapping[str, str | Path], report
     return divided
 
 
+def check_fractions(where: str, fractions: Sequence[float]) -> None:
+    """DataError : they are no shares of train, val and test."""
+    if not 1 <= len(fractions) <= len(SPLITS) or not all(0 <= part <= 1 for part in fractions) or abs(sum(fractions) - 1) > 1e-6 or not fractions[0]:
+        came = ", ".join(f"{part:g}" for part in fractions)
+        raise DataError(f"{where}: fractions {came}, expected those of train, val and test, together 1")
+
+
 def by_fractions(rows: Sequence[CaptionRow], fractions: Sequence[float], seed: int) -> list[CaptionRow]:
     """Draw train, val and test by picture; rows keep their order within a split.
 
@@ -86,9 +93,7 @@ def by_fractions(rows: Sequence[CaptionRow], fractions: Sequence[float], seed: i
     ------
     DataError : fractions that are no fractions, or too few pictures for as many splits.
     """
-    if not 1 <= len(fractions) <= len(SPLITS) or not all(0 <= part <= 1 for part in fractions) or abs(sum(fractions) - 1) > 1e-6 or not fractions[0]:
-        came = ", ".join(f"{part:g}" for part in fractions)
-        raise DataError(f"by_fractions: fractions {came}, expected those of train, val and test, together 1")
+    check_fractions("by_fractions", fractions)
     wanted = {split: part for split, part in zip(SPLITS, fractions, strict=False) if part}
     names = sorted({row.picture for row in rows})
     if len(names) < len(wanted):
