@@ -21,7 +21,7 @@ from xpcap.errors import DataError
 from xpcap.groups import ALONE, Group, Released
 from xpcap.prepare.detect import CaptionFile, read_captions
 from xpcap.prepare.features import covered, encode_folder, mirror_of, read_features, stay_in
-from xpcap.prepare.matching import Files, find_all, picture_folder
+from xpcap.prepare.matching import PictureFolder, match_names, picture_folder
 from xpcap.prepare.rows import CaptionRow, ImportReport
 from xpcap.prepare.splits import DEFAULT_FRACTIONS, by_fractions, by_lists
 from xpcap.prepare.tables import Columns
@@ -193,9 +193,9 @@ def _match(
     features by that path, or by name where there is no file.
     """
     names = list(dict.fromkeys(row.picture for row in rows))
-    files = None if folder is None else Files(WHERE, folder)
-    in_folder = None if files is None else find_all(WHERE, names, files)
-    in_features = None if features is None else find_all(WHERE, names, features)
+    files = None if folder is None else PictureFolder(WHERE, folder)
+    in_folder = None if files is None else match_names(WHERE, names, files)
+    in_features = None if features is None else match_names(WHERE, names, features)
     paths = {} if in_folder is None else in_folder.found
     there, lack = in_features, "captioned pictures without features"
     if there is None:
@@ -234,13 +234,13 @@ def _note_twice(rows: Iterable[CaptionRow], report: ImportReport) -> None:
     )
 
 
-def _note_rest(files: Files, paths: Mapping[str, str], report: ImportReport) -> None:
+def _note_rest(files: PictureFolder, paths: Mapping[str, str], report: ImportReport) -> None:
     """Report pictures without captions, other files, and folders that cannot be read."""
     directly, deeper = files.without_captions(paths.values())
     for name in directly:
-        report.skip(f"pictures in {files.folder} without captions", name)
-    report.note(f"pictures in folders of {files.folder} without captions", deeper)
-    if others := describe_others(files.folder, files.others(paths.values())):
+        report.skip(f"pictures in {files.path} without captions", name)
+    report.note(f"pictures in folders of {files.path} without captions", deeper)
+    if others := describe_others(files.path, files.others(paths.values())):
         report.notes.append(others)
     unreadable = files.inside.unreadable.items()
     report.notes += [f"folder {folder} cannot be read: {why}" for folder, why in unreadable]
