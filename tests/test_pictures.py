@@ -17,7 +17,7 @@ from xpcap.encoders import read_picture  # noqa: E402
 from xpcap.errors import DataError  # noqa: E402
 from xpcap.shapes import generate, named, picture_of, write_pictures  # noqa: E402 - after the skip
 from xpcap.shapes.grammar import CHOICE, _odds, _parts, describe  # noqa: E402
-from xpcap.shapes.scenes import COLOURS, PLACES, SHAPES, SIDE, SPLITS, Scene, make_scene, paint  # noqa: E402
+from xpcap.shapes.scenes import COLOURS, POSITIONS, SHAPES, SIDE, SPLITS, Scene, make_scene, paint  # noqa: E402
 
 
 @functools.cache
@@ -67,7 +67,7 @@ def test_no_two_things_of_a_held_out_scene_were_ever_seen_together() -> None:
     every = set(itertools.product(COLOURS, SHAPES))
     assert {kind for kind, _ in seen_alone} == every  # each kind was seen, alone and beside others
     assert {kind for pair in seen_together for kind in pair} == every
-    assert {place for _, place in seen_alone} == set(PLACES)
+    assert {place for _, place in seen_alone} == set(POSITIONS)
     assert {scene.arrangement for scene in scenes("val")} <= {scene.arrangement for scene in trained}
 
 

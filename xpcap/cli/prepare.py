@@ -29,13 +29,13 @@ EXAMPLES = examples(
     "prepare Flickr8k.token.txt --features features.npz --out flickr8k.h5 \\",
     "      --split train=Flickr_8k.trainImages.txt --split val=Flickr_8k.devImages.txt",
 )
-FEWEST = 5  # the default of --min-count
-FEW = 250  # pictures to learn from: the fewest of the table in docs/own-data.md, whose captions begin to fit
-MUCH = 0.1  # share of the words that is unknown
+MIN_COUNT = 5  # the default of --min-count
+ENOUGH = 250  # training pictures from which captions begin to fit: see docs/own-data.md
+MOST_UNKNOWN = 0.1  # share of unknown words without a remark
 
 
-def pairs(ctx: click.Context, param: click.Parameter, values: Sequence[str]) -> dict[str, Path]:
-    """NAME=LIST options as a mapping."""
+def split_lists(ctx: click.Context, param: click.Parameter, values: Sequence[str]) -> dict[str, Path]:
+    """Split name to list, from options NAME=LIST."""
     lists: dict[str, Path] = {}
     for value in values:
         name, equals, file = value.partition("=")
@@ -46,17 +46,17 @@ def pairs(ctx: click.Context, param: click.Parameter, values: Sequence[str]) -> 
 
 
 def named_files(ctx: click.Context, param: click.Parameter, values: Sequence[str]) -> list[tuple[str | None, Path]]:
-    """Arguments FILE or SPLIT=FILE; a file that is called so is a file."""
+    """(split, file) of each argument FILE or SPLIT=FILE; an existing file may have "=" in its name."""
     files: list[tuple[str | None, Path]] = []
     for value in values:
         name, equals, file = value.partition("=")
-        told = bool(equals and file) and may_name_a_split(name) and not Path(value).exists()
-        files.append((name, Path(file)) if told else (None, Path(value)))
+        has_split = equals and file and may_name_a_split(name) and not Path(value).exists()
+        files.append((name, Path(file)) if has_split else (None, Path(value)))
     return files
 
 
 def shares(ctx: click.Context, param: click.Parameter, value: str | None) -> list[float] | None:
-    """The numbers of 0.8,0.1,0.1: three at most, none below 0, and 1 together."""
+    """The numbers of 0.8,0.1,0.1."""
     if value is None:
         return None
     try:
@@ -70,7 +70,7 @@ def shares(ctx: click.Context, param: click.Parameter, value: str | None) -> lis
 @click.command(epilog=EXAMPLES)
 @click.argument("files", metavar="CAPTIONS...", nargs=-1, callback=named_files)
 @click.option(
-    "--split", "lists", multiple=True, callback=pairs, metavar="NAME=LIST",
+    "--split", "lists", multiple=True, callback=split_lists, metavar="NAME=LIST",
     help="A split and the file that lists its pictures, one name a line. Repeat for each split. A run learns from 'train' and checks itself on 'val'.",
 )  # fmt: skip
 @click.option("--fractions", callback=shares, help="Shares of train, val and test, where neither files nor lists say it. Default: 0.8,0.1,0.1.")
@@ -83,7 +83,7 @@ def shares(ctx: click.Context, param: click.Parameter, value: str | None) -> lis
     "timm:MODEL.",
 )  # fmt: skip
 @click.option("--out", type=PATH, required=True, help="Dataset file to write. An existing file is never overwritten.")
-@click.option("--min-count", type=click.IntRange(1, LARGEST), help=f"Rarer words of the train split become <UNK>.  [default: {FEWEST}]")
+@click.option("--min-count", type=click.IntRange(1, LARGEST), help=f"Rarer words of the train split become <UNK>.  [default: {MIN_COUNT}]")
 @click.option(
     "--vocabulary", type=click.IntRange(1, LARGEST), help="Instead of --min-count: keep so many words, the most frequent of the train split."
 )
@@ -112,7 +112,7 @@ def prepare(**given: Any) -> None:
         raise click.ClickException(f"prepare: {out} {why}")  # before any work is done
     group = join()
     group.collect("the place is free")  # before rank 0 writes to it
-    cache = out.with_name(f"{out.name}.encoding")  # features so far: the same command goes on from there if it is killed
+    cache = out.with_name(f"{out.name}.encoding")  # the same command resumes from it if killed
     try:
         data, report = _import(given, cache)
     except ColumnsError as error:
@@ -160,7 +160,7 @@ def _import(given: dict[str, Any], cache: Path) -> tuple[CaptionData, ImportRepo
         pictures=given["pictures"],
         encoder=encoder,
         cache=cache,
-        min_count=given["min_count"] or (1 if given["vocabulary"] else FEWEST),
+        min_count=given["min_count"] or (1 if given["vocabulary"] else MIN_COUNT),
         vocabulary_size=given["vocabulary"],
         max_words=given["max_words"],
         pca=given["pca"],
@@ -174,47 +174,47 @@ def _import(given: dict[str, Any], cache: Path) -> tuple[CaptionData, ImportRepo
 
 
 def _with_columns(error: ColumnsError, given: dict[str, Any]) -> click.ClickException:
-    """The error with the command line that names the columns, unless it names some already."""
+    """The error, with a command line that names the columns unless this one does."""
     message = shown(error, click.get_current_context().command.params)
     if given["image_column"] or given["caption_column"]:
         return click.ClickException(message)
     image, caption = (error.likely.image, error.likely.caption) if error.likely else ("PICTURES", "CAPTIONS")
-    how = "if those are the columns" if error.likely else "with your names for PICTURES and CAPTIONS"
+    condition = "if those are the columns" if error.likely else "with your names for PICTURES and CAPTIONS"
     again = typed_again("--image-column", str(image), "--caption-column", str(caption))
-    return click.ClickException(f"{message}; {how}, type\n  {visible(again)}")
+    return click.ClickException(f"{message}; {condition}, type\n  {visible(again)}")
 
 
 def _remarks(data: CaptionData, given: dict[str, Any]) -> list[str]:
-    """Remarks on too little to learn from: too few pictures, or too few of their words."""
+    """Remarks on too few training pictures, and on too many unknown words."""
     if "train" not in data.splits:
         return []
     remarks = []
-    if (number := len(data.splits["train"].images)) < FEW:
-        much = "far too few" if number < FEW / 5 else "few"
+    if (number := len(data.splits["train"].images)) < ENOUGH:
+        much = "far too few" if number < ENOUGH / 5 else "few"
         remarks.append(
-            f"{number:,} pictures to learn from are {much}: captions begin to fit at about {FEW} with five captions each (docs/own-data.md)"
+            f"{number:,} pictures to learn from are {much}: captions begin to fit at about {ENOUGH} with five captions each (docs/own-data.md)"
         )
-    if (unknown := data.source.record["unknown"]["train"]) > MUCH:
+    if (unknown := data.source.record["unknown"]["train"]) > MOST_UNKNOWN:
         remarks.append(f"{len(data.vocabulary):,} words only: {unknown:.1%} of the words to learn from are unknown; {_more_words(data, given)}")
     return remarks
 
 
 def _more_words(data: CaptionData, given: dict[str, Any]) -> str:
-    """Advice that keeps more words: the highest --min-count that leaves few of them unknown, but 2 at least: a word that occurs once is hardly learnt."""
-    counts = Counter(word for text in data.texts("train") for word in tokenize(text))
+    """Advice to keep more words: the highest --min-count that leaves few of them unknown."""
     if given["vocabulary"]:
         return "a larger --vocabulary would keep more"
-    fewest = int(data.source.record["min_count"])
-    for lower in range(min(fewest - 1, max(counts.values())), 1, -1):
+    counts = Counter(word for text in data.texts("train") for word in tokenize(text))
+    highest = min(int(data.source.record["min_count"]) - 1, max(counts.values()))
+    for lower in range(highest, 1, -1):  # a word that occurs once is hardly learnt
         words = [count for count in counts.values() if count >= lower]
         left = 1 - sum(words) / counts.total()
-        if left <= MUCH or lower == 2:
+        if left <= MOST_UNKNOWN or lower == 2:
             return f"prepare it with --min-count {lower} and another --out, which keeps {len(SPECIAL) + len(words):,} words and leaves {left:.1%} unknown"
     return "more captions of each picture would help"
 
 
 def _describe(out: Path, data: CaptionData, files: Sequence[tuple[str | None, Path]], report: ImportReport) -> None:
-    """What was read, left out, kept and cut, and three captions as a run will see them."""
+    """Print the report, the data set, its counts, and three captions as training sees them."""
     for (_, path), form in zip(files, report.forms, strict=False):
         click.echo(f"{visible(str(path))}: {form}")
     for note in report.notes:
@@ -233,7 +233,7 @@ def _describe(out: Path, data: CaptionData, files: Sequence[tuple[str | None, Pa
     name, split = next(iter(data.splits.items()))
     n = len(split.captions)
     for row in sorted({0, n // 2, n - 1}):
-        words = [
-            data.vocabulary.idx_to_word[i] for i in split.captions[row] if i not in (data.vocabulary.null, data.vocabulary.start, data.vocabulary.end)
-        ]
+        known = data.vocabulary
+        ids = [i for i in split.captions[row] if i not in (known.null, known.start, known.end)]
+        words = [known.idx_to_word[i] for i in ids]
         click.echo(f"  {visible(split.images[split.image_idxs[row]])}: {detokenize(words)}")

@@ -30,13 +30,18 @@ DIGEST = 32  # bytes
 
 
 def read_features(path: str | Path) -> Table:
-    """Features by picture name, from an .npz with ``names`` (m,) and ``features`` (m, D), or grids (m, P, D), of floats.
+    """Features by picture name, from the arrays of an .npz.
 
-    More than 64 MB that `numpy.savez` wrote stay on disk, and are read from there as they are needed.
+    More than 64 MB that `numpy.savez` wrote stay on disk and are read as needed.
+
+    Parameters
+    ----------
+    path : of an .npz with ``names`` (m,) and ``features`` (m, D), or grids (m, P, D), of floats
 
     Raises
     ------
-    DataError : not an .npz, other arrays, names that do not match the rows, or a value that is not finite. OSError : it cannot be opened.
+    DataError : not an .npz, other arrays, names that do not match the rows, a value not finite.
+    OSError : it cannot be opened.
     """
     path = Path(path)
     names, features = read_npz(path, ("names", "features"))
@@ -50,7 +55,8 @@ def read_features(path: str | Path) -> Table:
     if len(names) != len(features):
         raise DataError(f"read_features: {path} has {len(names)} names for {len(features)} feature rows, expected one each")
     rows: dict[str, int] = {}
-    for row, name in enumerate(_texts(path, names)):  # stops at the first double: a small archive may repeat one name millions of times
+    # stop at the first double: a small archive may repeat one name millions of times
+    for row, name in enumerate(_texts(path, names)):
         if rows.setdefault(name, row) != row:
             raise DataError(f"read_features: {path} names a picture twice among {len(names):,}, {name[:100]!r}, expected each once")
     check_finite(f"read_features: {path}", features, list(rows))
@@ -256,7 +262,7 @@ def _from_json(encoded: dict[str, Any], shape: Sequence[int]) -> Encoded:
 
 
 def mirror_of(name: str) -> str:
-    """What the mirror image of a picture is called in a table of features; no file is called so."""
+    """The name of a picture's mirror image in a table of features; no file is called so."""
     return f"{name}\0mirrored"
 
 
@@ -336,7 +342,7 @@ def covered(where: str, pictures: Sequence[str], known: Container[str], thing: s
 
 
 def leads_out(name: str, kind: type[PurePath] = PurePath) -> bool:
-    """Whether a name, read as a path, could lead out of the folder that it is looked up in."""
+    """Whether a name, read as a path, could lead out of its folder."""
     path = kind(name)
     return bool(path.anchor) or ".." in path.parts or "\0" in name
 

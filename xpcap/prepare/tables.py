@@ -1,4 +1,4 @@
-"""Tables of captions, a row each: text with commas, semicolons, tabs or pipes; JSON lines or lists."""
+"""Tables of captions: text with commas, semicolons, tabs or pipes, JSON lines, or a JSON list."""
 
 import contextlib
 import csv
@@ -33,7 +33,7 @@ class Columns:
 
 
 class ColumnsError(DataError):
-    """A table whose columns of pictures and captions are not found by their names. `likely` has the columns that look like them, if there are such."""
+    """A table without known names of columns. `likely`: the columns that look right, if any."""
 
     def __init__(self, message: str, likely: Columns | None = None) -> None:
         super().__init__(message)
@@ -49,13 +49,13 @@ class _Found:
 
 
 def find_delimiter(text: str, columns: Columns) -> str | None:
-    """What separates the columns of a table whose heading names a picture and a caption; None if there is no such heading."""
+    """The delimiter of a table whose heading names a picture and a caption; None without one."""
     heading = text[_start(text) :][:10_000]
     return next((sign for sign in DELIMITERS if _find(_heading(heading, sign), columns)), None)
 
 
 def unknown_columns(where: str, text: str, columns: Columns) -> DataError | None:
-    """The error for a table in text without a heading, or whose heading names no picture or no caption; None for a text with one column."""
+    """The error for a table whose heading is missing or unknown; None for text of one column."""
     beginning = text[_start(text) :][:10_000]
     delimiter = max(DELIMITERS, key=lambda sign: len(_heading(beginning, sign)))
     names = _heading(beginning, delimiter)
@@ -70,17 +70,22 @@ def unknown_columns(where: str, text: str, columns: Columns) -> DataError | None
 
 
 def _likely(names: Sequence[str], beginning: str, delimiter: str) -> Columns | None:
-    """The columns that look like names of picture files and like captions in the first rows; None unless there is one of each."""
+    """The one column that looks like picture files, and the wordiest other one; None if unclear."""
     rows: list[list[str]] = []
     with contextlib.suppress(csv.Error):  # the text is cut, perhaps inside a field
         rows += (cells for cells in _reader(beginning, delimiter) if len(cells) == len(names))
-    filled = [[cell.strip() for cell in column if cell.strip()] for column in zip(*rows[1:], strict=True)]
-    pictures = [i for i, column in enumerate(filled) if column and sum(cell.lower().endswith(SUFFIXES) for cell in column) * 2 > len(column)]
-    words = {i: sum(len(cell.split()) for cell in column) / len(column) for i, column in enumerate(filled) if column and i not in pictures}
+    pictures: list[str] = []
+    words: dict[str, float] = {}  # mean number of words of a cell
+    for name, column in zip(names, zip(*rows[1:], strict=True), strict=False):
+        cells = [cell.strip() for cell in column if cell.strip()]
+        if sum(cell.lower().endswith(SUFFIXES) for cell in cells) * 2 > len(cells):
+            pictures.append(name)
+        elif cells:
+            words[name] = sum(len(cell.split()) for cell in cells) / len(cells)
     if len(pictures) != 1 or not words:
         return None
-    most = max(words, key=lambda i: words[i])
-    return Columns(image=names[pictures[0]], caption=names[most]) if words[most] > 2 else None
+    wordiest = max(words, key=lambda name: words[name])
+    return Columns(image=pictures[0], caption=wordiest) if words[wordiest] > 2 else None
 
 
 def read_table(where: str, text: str, delimiter: str, columns: Columns, report: ImportReport) -> Iterator[CaptionRow]:
@@ -128,10 +133,14 @@ def json_lines(where: str, text: str) -> Iterator[tuple[str, Any]]:
 
 def no_columns(where: str, names: Sequence[str], columns: Columns, likely: Columns | None = None) -> ColumnsError:
     """The error for a table whose columns are not found."""
-    wanted = {key: [told] if (told := getattr(columns, key)) else list(KNOWN[key][:4]) for key in ("image", "caption")}
-    told = f"one such as {' or '.join(wanted['image'])} for pictures and one such as {' or '.join(wanted['caption'])} for captions"
+    pictures = columns.image or " or ".join(KNOWN["image"][:4])
+    captions = columns.caption or " or ".join(KNOWN["caption"][:4])
     listed = ", ".join(repr(name[:40]) for name in names[:10])
-    return ColumnsError(f"{where} has the columns {listed}, expected {told}; name yours by `image_column` and `caption_column`", likely)
+    return ColumnsError(
+        f"{where} has the columns {listed}, expected one such as {pictures} for pictures and one such as {captions} for captions; "
+        "name yours by `image_column` and `caption_column`",
+        likely,
+    )
 
 
 def _start(text: str) -> int:
@@ -154,14 +163,14 @@ def _heading(text: str, delimiter: str) -> list[str]:
 
 
 def _find(names: Sequence[str], columns: Columns) -> _Found | None:
-    """The columns among `names`; None if one that was named or is needed is not there."""
+    """The columns among `names`; None if one that is needed, or that the user named, is missing."""
     usual = {re.sub(r"[\s-]+", "_", name.strip().lower()): name for name in reversed(names)}
     found: dict[str, str | None] = {}
     for key, known in KNOWN.items():
-        told = getattr(columns, key, None)
-        wanted = known if told is None else (re.sub(r"[\s-]+", "_", told.strip().lower()),)
-        found[key] = told if told in names else next((usual[name] for name in wanted if name in usual), None)
-        if found[key] is None and (told is not None or key in ("image", "caption")):
+        given = getattr(columns, key, None)
+        wanted = known if given is None else (re.sub(r"[\s-]+", "_", given.strip().lower()),)
+        found[key] = given if given in names else next((usual[name] for name in wanted if name in usual), None)
+        if found[key] is None and (given is not None or key in ("image", "caption")):
             return None
     image, caption = found["image"], found["caption"]
     return None if image is None or caption is None or image == caption else _Found(image, caption, found["split"], found["number"])
