@@ -13,7 +13,7 @@ from xpcap.cli import main
 from xpcap.data import CaptionData
 from xpcap.report import curves, page
 from xpcap.runs import training
-from xpcap.shapes import best_of, generate, scoring
+from xpcap.shapes import generate
 
 SMALL = ["--hidden", "16", "--wordvec", "8", "--epochs", "2", "--score-epochs", "0"]
 
@@ -38,15 +38,9 @@ def _few(seed: int) -> CaptionData:
     return generate(seed, train=60, val=14)
 
 
-@functools.cache
-def _best_of(names: tuple[str, ...], seed: int) -> list[str]:
-    return best_of(list(names), seed)
-
-
 def use_few_pictures(patch: pytest.MonkeyPatch) -> None:
-    """Training generates `few` pictures, and the search for their best captions is done once."""
+    """Training generates `few` pictures."""
     patch.setattr(training, "generate", few)
-    patch.setattr(scoring, "best_of", lambda names, seed: list(_best_of(tuple(names), seed)))
 
 
 def use_plain_curves(patch: pytest.MonkeyPatch) -> None:

@@ -3,10 +3,30 @@
 import csv
 import io
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from xpcap.prepare import CaptionRow
+
 Said = Mapping[str, Sequence[str]]
+
+
+def rows(splits: Mapping[str, Said]) -> list[CaptionRow]:
+    """The same as rows, as a reader yields them."""
+    return [CaptionRow(name, text, split) for split, said in splits.items() for name, texts in said.items() for text in texts]
+
+
+def by_picture(rows: Iterable[CaptionRow]) -> dict[str, list[str]]:
+    """Captions of rows by their picture."""
+    said: dict[str, list[str]] = {}
+    for row in rows:
+        said.setdefault(row.picture, []).extend([] if row.caption is None else [row.caption])
+    return said
+
+
+def by_split(rows: Sequence[CaptionRow]) -> dict[str | None, dict[str, list[str]]]:
+    """Captions of rows by split and picture."""
+    return {split: by_picture(row for row in rows if row.split == split) for split in dict.fromkeys(row.split for row in rows)}
 
 
 def token(said: Said) -> bytes:

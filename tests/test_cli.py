@@ -39,7 +39,6 @@ def test_train_alone_generates_learns_and_leaves_a_run_folder() -> None:
         "2 epochs of 10 steps, about ",
         "epoch  2",
         "Captions come from epoch 2 of 2.",
-        "best possible",
         "named exactly",
         "wrote runs/pictures-lstm; open runs/pictures-lstm/index.html",
         "model  ",

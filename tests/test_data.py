@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import forms
 import h5py
 import numpy as np
 import pytest
@@ -103,7 +104,7 @@ CAPTIONS = {
 
 def made() -> CaptionData:
     features = dict(zip(("three.jpg", "two.jpg", "one.jpg"), np.arange(12, dtype=np.float32).reshape(3, 4), strict=True))
-    return assemble(CAPTIONS, features=features, min_count=2, max_words=5, source={"lists": {"val": "val.txt", "train": "train.txt"}})
+    return assemble(forms.rows(CAPTIONS), features=features, min_count=2, max_words=5, source={"lists": {"val": "val.txt", "train": "train.txt"}})
 
 
 @pytest.fixture

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import forms
 import numpy as np
 import pytest
 from click.testing import CliRunner
@@ -25,7 +26,7 @@ def flickr(real_data: Path) -> Path:
 
 def fifty(flickr: Path) -> tuple[dict[str, Any], Vocabulary]:
     """The first caption of each of fifty training pictures, as the course's dict, encoded with the vocabulary that `prepare` makes."""
-    images, captions = read_list(flickr / "Flickr_8k.trainImages.txt"), read_captions([(None, flickr / "Flickr8k.token.txt")])
+    images, captions = read_list(flickr / "Flickr_8k.trainImages.txt"), forms.by_picture(read_captions([(None, flickr / "Flickr8k.token.txt")]))
     features = read_features(flickr / "features_efficientnet_lite2.npz")
     vocabulary = Vocabulary.build((text for image in images for text in captions[image]), min_count=5)
     known = np.stack([features[image] for image in images])

@@ -267,7 +267,7 @@ def test_ranks_share_the_encoding_and_only_rank_0_keeps_features(tmp_path: Path)
 
     def work(group: Group) -> Any:
         try:
-            return encode_folder(tmp_path / "pictures", names, encoders[group.rank], kept=tmp_path / "kept", group=group)
+            return encode_folder(tmp_path / "pictures", names, encoders[group.rank], cache=tmp_path / "cache", group=group)
         except RankDone:
             return None
 

@@ -4,13 +4,14 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
+import forms
 import numpy as np
 import pytest
 
 from xpcap.data import CaptionData, decode_captions, open_data, write_dataset
 from xpcap.data.dataset import Source
 from xpcap.errors import DataError
-from xpcap.prepare import assemble, import_captions
+from xpcap.prepare import CaptionRow, assemble, import_captions
 
 # Flickr8k's layout
 
@@ -145,11 +146,12 @@ def test_text_names_files_as_well_as_paths_do(flickr: dict[str, Any]) -> None:
 # Importers of one's own
 
 SAID = {"train": {"one.jpg": ["a dog", "A dog!"], "two.jpg": ["a cat"]}, "val": {"three.jpg": ["a dog"]}}
+ROWS = forms.rows(SAID)
 FEATURES = {"one.jpg": [1.0, 2.0], "two.jpg": np.array([3, 4]), "three.jpg": np.array([5, 6], "f4"), "unused.jpg": "not looked at"}
 
 
 def test_captions_by_split_and_features_by_name_are_a_data_set() -> None:
-    data = assemble(SAID, features=FEATURES, min_count=1, max_words=4, source={"made by": "hand"})
+    data = assemble(ROWS, features=FEATURES, min_count=1, max_words=4, source={"made by": "hand"})
     assert data.vocabulary.idx_to_word[4:] == ["a", "dog", "cat"]
     assert data.references("train") == dict(enumerate(SAID["train"].values()))
     np.testing.assert_array_equal(data.minibatch("train", np.array([2, 0]))[0], [[3, 4], [1, 2]])
@@ -171,30 +173,29 @@ def test_any_encoder_makes_the_features_and_is_remembered(tmp_path: Path) -> Non
     Image = pytest.importorskip("PIL.Image")
     for name, grey in (("one.jpg", 10), ("two.jpg", 200), ("three.jpg", 90)):
         Image.new("L", (8, 8), grey).save(tmp_path / name, format="PNG")
-    data = assemble(SAID, pictures=str(tmp_path), encoder=Brightness(), min_count=1)
+    data = assemble(ROWS, pictures=str(tmp_path), encoder=Brightness(), min_count=1)
     assert (data.source.encoder, data.source.pictures) == ("brightness", str(tmp_path.resolve()))
     np.testing.assert_array_equal(data.split("train").features, [[10], [200]])
-    assert assemble(SAID, pictures=tmp_path, features=FEATURES, min_count=1).source.encoder is None
+    assert assemble(ROWS, pictures=tmp_path, features=FEATURES, min_count=1).source.encoder is None
 
 
 BAD_PARTS: dict[str, tuple[dict[str, Any], list[str]]] = {
-    "no split": ({"captions": {}}, ["got no split"]),
-    "an empty split": ({"captions": {**SAID, "test": {}}}, ["split 'test' is empty"]),
-    "a picture in two splits": ({"captions": {**SAID, "test": SAID["val"]}}, ["'three.jpg' is in split 'val' and in 'test'"]),
-    "a picture without captions": ({"captions": {"val": {"one.jpg": []}}}, ["'one.jpg' has no caption"]),
-    "a text for a list": ({"captions": {"val": {"one.jpg": "a dog"}}}, ["the captions of 'one.jpg' are one text"]),
-    "a caption without words": ({"captions": {"val": {"one.jpg": ["a", "..."]}}}, ["'one.jpg' has a caption without a word"]),
+    "no caption": ({"captions": []}, ["got no caption"]),
+    "no split": ({"captions": [CaptionRow("one.jpg", "a dog")]}, ["'one.jpg' has no split"]),
+    "a picture in two splits": ({"captions": [*ROWS, CaptionRow("three.jpg", "a", "test")]}, ["'three.jpg' is in split 'val' and in 'test'"]),
+    "a picture without captions": ({"captions": [CaptionRow("one.jpg", None, "val")]}, ["'one.jpg' has no caption"]),
+    "a caption without words": ({"captions": forms.rows({"val": {"one.jpg": ["a", "..."]}})}, ["'one.jpg' has a caption without a word"]),
     "no features": ({"features": {"one.jpg": [1.0]}}, ["split 'train': 1 of 2 pictures have no features, 'two.jpg' among them"]),
     "features of two sizes": ({"features": {**FEATURES, "two.jpg": [1.0]}}, ["the feature of 'two.jpg' has shape (1,)", "(2,)"]),
     "splits of two sizes": ({"features": {**FEATURES, "three.jpg": [1.0]}}, ["the feature of 'three.jpg' has shape (1,)", "(2,)"]),
     "features of text": ({"features": {**FEATURES, "one.jpg": ["a", "b"]}}, ["the feature of 'one.jpg'", "expected numbers"]),
     "infinite features": ({"features": {**FEATURES, "three.jpg": [1.0, np.inf]}}, ["'three.jpg'", "not finite"]),
-    "no features at all": ({"features": None}, ["neither `features` nor `pictures`"]),
-    "features and an encoder": ({"encoder": Brightness()}, ["got `features` and the encoder 'brightness'"]),
+    "no features at all": ({"features": None}, ["got neither features nor pictures"]),
+    "features and an encoder": ({"encoder": Brightness()}, ["got features and the encoder 'brightness'"]),
     "no folder": ({"pictures": "nowhere"}, ["nowhere is no folder"]),
-    "a name that leads out": ({"captions": {"val": {"../one.jpg": ["a dog"]}}, "pictures": "."}, ["'../one.jpg' would lie outside"]),
+    "a name that leads out": ({"captions": [CaptionRow("../one.jpg", "a dog", "val")], "pictures": "."}, ["'../one.jpg' would lie outside"]),
     "no word often enough": ({"min_count": 9}, ["no word occurs 9 times"]),
-    "no words at all": ({"max_words": 0}, ["`max_words` 0, expected both at least 1"]),
+    "no words at all": ({"max_words": 0}, ["`max_words` is 0, expected at least 1"]),
     "a field in the record": ({"source": {"encoder": "mine"}}, ["record holds 'encoder'"]),
 }
 
@@ -203,6 +204,17 @@ BAD_PARTS: dict[str, tuple[dict[str, Any], list[str]]] = {
 def test_parts_that_do_not_fit_are_named(name: str) -> None:
     changes, words = BAD_PARTS[name]
     with pytest.raises(DataError) as caught:
-        assemble(**{"captions": SAID, "features": FEATURES, "min_count": 1, **changes})
+        assemble(**{"captions": ROWS, "features": FEATURES, "min_count": 1, **changes})
     for word in words:
         assert word in str(caught.value)
+
+
+def test_rows_may_come_in_any_order_and_captions_that_are_no_rows_are_refused() -> None:
+    backwards = assemble(reversed(ROWS), features=FEATURES, min_count=1)
+    assert {name: split.images for name, split in backwards.splits.items()} == {"val": ["three.jpg"], "train": ["two.jpg", "one.jpg"]}
+    assert list(backwards.references("train").values()) == [["a cat"], ["A dog!", "a dog"]]
+    mixed = assemble([ROWS[0], ROWS[2], ROWS[1], ROWS[3]], features=FEATURES, min_count=1)
+    assert mixed.split("train").image_idxs.tolist() == [0, 1, 0]
+    assert mixed.texts("train") == ["a dog", "a cat", "A dog!"]
+    with pytest.raises(TypeError, match=r"got a str among the captions, expected rows, each CaptionRow"):
+        assemble(SAID, features=FEATURES)  # type: ignore[arg-type]

@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import forms
 import h5py
 import numpy as np
 import pytest
@@ -170,7 +171,7 @@ def test_a_run_that_records_no_tokeniser_is_read_as_it_was(photos: Path, here: P
 
 def test_english_data_sets_have_the_stamps_that_they_always_had() -> None:
     captions = {"train": {"1.jpg": ["A dog's 2nd ball!", "a dog"], "2.jpg": ["The dog_runs"]}, "val": {"3.jpg": ["a\tcat"]}}
-    data = assemble(captions, features={f"{i}.jpg": np.full(3, i, np.float32) for i in (1, 2, 3)}, min_count=1, max_words=4)
+    data = assemble(forms.rows(captions), features={f"{i}.jpg": np.full(3, i, np.float32) for i in (1, 2, 3)}, min_count=1, max_words=4)
     assert stamp_of(data) == "fc0dfefee077b28c4ae401c46731de30df70a847a6482bdcce40348a954ddc41"
     assert stamp_of(generate(0, train=60, val=14)) == "b657369776ad7247d35a469a98d5a8b32051ca26322381e37ec5e84081a991bd"
 

@@ -5,16 +5,16 @@ from pathlib import Path
 
 import pytest
 
-from xpcap.prepare.matching import Files, Places, find_all
+from xpcap.prepare.matching import Matches, PictureFolder, match_names
 
 COMPOSED, DECOMPOSED = (unicodedata.normalize(form, "Übung am See.jpg") for form in ("NFC", "NFD"))
 
 
-def look_up(folder: Path, names: list[str], *files: str) -> Places:
+def look_up(folder: Path, names: list[str], *files: str) -> Matches:
     for file in files:
         (folder / file).parent.mkdir(parents=True, exist_ok=True)
         (folder / file).write_bytes(b"")
-    return find_all("test", names, Files("test", folder))
+    return match_names("test", names, PictureFolder("test", folder))
 
 
 @pytest.mark.parametrize(
@@ -30,9 +30,9 @@ def look_up(folder: Path, names: list[str], *files: str) -> Places:
     ],
 )
 def test_a_name_in_other_capitals_or_another_form_of_unicode_is_the_one_picture_spelt_so(name: str, file: str, tmp_path: Path) -> None:
-    places = look_up(tmp_path, [name], file, "other.jpg")
-    assert places == Places({name: file}, {name: file}, {})
-    assert find_all("test", [name], {file, "other.jpg"}).found == {name: file}  # among names of features too
+    matches = look_up(tmp_path, [name], file, "other.jpg")
+    assert matches == Matches({name: file}, {name: file}, {})
+    assert match_names("test", [name], {file, "other.jpg"}).found == {name: file}  # among names of features too
 
 
 @pytest.mark.parametrize(
@@ -45,9 +45,9 @@ def test_a_name_in_other_capitals_or_another_form_of_unicode_is_the_one_picture_
     ],
 )
 def test_a_name_that_could_mean_another_is_not_taken_for_a_picture(names: list[str], files: list[str], found: dict[str, str], tmp_path: Path) -> None:
-    places = look_up(tmp_path, names, *files)
-    assert places.found == found
-    assert set(places.near) == set(names) - set(found)
+    matches = look_up(tmp_path, names, *files)
+    assert matches.found == found
+    assert set(matches.near) == set(names) - set(found)
 
 
 @pytest.mark.parametrize(
@@ -67,16 +67,16 @@ def test_a_name_that_could_mean_another_is_not_taken_for_a_picture(names: list[s
     ],
 )
 def test_nearly_the_name_of_a_picture_is_suggested(name: str, file: str, tmp_path: Path) -> None:
-    places = look_up(tmp_path, [name], file, *(["2/two.jpg"] if name == "two.jpg" else ["other.jpg"]))
-    assert (places.found, list(places.near)) == ({}, [name])
-    assert places.near[name].startswith(file)
+    matches = look_up(tmp_path, [name], file, *(["2/two.jpg"] if name == "two.jpg" else ["other.jpg"]))
+    assert (matches.found, list(matches.near)) == ({}, [name])
+    assert matches.near[name].startswith(file)
 
 
 @pytest.mark.parametrize(
     ("name", "file"), [("IMG_1234.jpg", "IMG_1235.jpg"), ("IMG_12.jpg", "IMG_1.jpg"), ("dog.jpg", "cat.jpg"), ("a.jpg", "b.jpg"), (".jpg", "_.jpg")]
 )
 def test_another_number_or_another_word_is_another_picture(name: str, file: str, tmp_path: Path) -> None:
-    assert look_up(tmp_path, [name], file) == Places({}, {}, {})
+    assert look_up(tmp_path, [name], file) == Matches({}, {}, {})
 
 
 def test_a_camera_s_raw_file_is_not_suggested(tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ import json
 import shlex
 import unicodedata
 import zipfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from commands import SMALL, call, failing, good
 
 from xpcap.data import open_data
 from xpcap.errors import DataError
-from xpcap.prepare import Columns, Findings, import_captions, read_captions
+from xpcap.prepare import CaptionRow, Columns, ImportReport, import_captions, read_captions
 from xpcap.prepare.splits import by_fractions
 
 SAID = {
@@ -36,9 +36,14 @@ def small_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         Path(f"{split}.txt").write_text("\n".join(names))
 
 
+def by_name(rows: Sequence[CaptionRow]) -> Any:
+    """Captions by picture, or by split and picture where there are splits."""
+    return forms.by_picture(rows) if all(row.split is None for row in rows) else forms.by_split(rows)
+
+
 def read(content: bytes | str, **how: Any) -> Any:
     Path("captions").write_bytes(content.encode() if isinstance(content, str) else content)  # the name says nothing
-    return read_captions([(None, "captions")], **how)
+    return by_name(read_captions([(None, "captions")], **how))
 
 
 # every form
@@ -90,19 +95,19 @@ def test_columns_may_be_named_and_a_table_may_say_the_splits() -> None:
 
 
 def test_restval_joins_train_and_is_said() -> None:
-    findings = Findings()
-    said = read(forms.karpathy({"train": {"a.jpg": ["a"]}, "restval": {"b.jpg": ["b"]}, "test": {"c.jpg": ["c"]}}), findings=findings)
+    report = ImportReport()
+    said = read(forms.karpathy({"train": {"a.jpg": ["a"]}, "restval": {"b.jpg": ["b"]}, "test": {"c.jpg": ["c"]}}), report=report)
     assert said == {"train": {"a.jpg": ["a"], "b.jpg": ["b"]}, "test": {"c.jpg": ["c"]}}
-    assert findings.notes == ["restval joins train: 1 pictures"]
+    assert report.notes == ["restval joins train: 1 pictures"]
 
 
 def test_a_pipe_that_is_missing_costs_one_line_of_flickr30k() -> None:
     """As line 19,999 of the published file."""
-    findings = Findings()
+    report = ImportReport()
     text = 'image_name| comment_number| comment\na.jpg| 0| A "dog" runs .\na.jpg| 1   A dog sits .\na.jpg| 2| a | b\na.jpg| 2| again\n'
-    assert read(text, findings=findings) == {"a.jpg": ['A "dog" runs .', "a | b"]}
+    assert read(text, report=report) == {"a.jpg": ['A "dog" runs .', "a | b"]}
     assert read('image|caption\na.jpg|"A dog" runs\n') == {"a.jpg": ['"A dog" runs']}  # a quote is a sign like any other
-    assert findings.lines() == ["rows without 3 columns: 1 (line 3)", "second captions of one number: 1 (a.jpg 2)"]
+    assert report.lines() == ["rows without 3 columns: 1 (line 3)", "second captions of one number: 1 (a.jpg 2)"]
 
 
 # splits
@@ -110,18 +115,33 @@ def test_a_pipe_that_is_missing_costs_one_line_of_flickr30k() -> None:
 
 def test_fractions_divide_by_picture_and_depend_on_names_and_seed_alone() -> None:
     said = {f"{i}.jpg": [f"caption {i}", "again"] for i in range(50)}
-    made = by_fractions(said, (0.8, 0.1, 0.1), seed=3)
+
+    def divide(said: forms.Said, fractions: Sequence[float], seed: int) -> dict[str | None, dict[str, list[str]]]:
+        rows = [CaptionRow(name, text) for name, texts in said.items() for text in texts]
+        return forms.by_split(by_fractions(rows, fractions, seed))
+
+    made = divide(said, (0.8, 0.1, 0.1), 3)
     assert {split: len(part) for split, part in made.items()} == {"train": 40, "val": 5, "test": 5}
     assert {name: texts for part in made.values() for name, texts in part.items()} == said
-    backwards = by_fractions(dict(reversed(said.items())), (0.8, 0.1, 0.1), seed=3)
+    backwards = divide(dict(reversed(said.items())), (0.8, 0.1, 0.1), 3)
     assert backwards == made
     assert list(backwards["train"]) == list(reversed(made["train"]))
-    assert by_fractions(said, (0.8, 0.1, 0.1), seed=4) != made
-    assert [len(part) for part in by_fractions(dict(list(said.items())[:3]), (0.8, 0.1, 0.1), 0).values()] == [1, 1, 1]
-    assert [len(part) for part in by_fractions(dict(list(said.items())[:3]), (0.1, 0.8, 0.1), 0).values()] == [1, 1, 1]
-    assert list(by_fractions(said, (0.5, 0, 0.5), 0)) == ["train", "test"]
+    assert divide(said, (0.8, 0.1, 0.1), 4) != made
+    three = dict(list(said.items())[:3])
+    assert [len(part) for part in divide(three, (0.8, 0.1, 0.1), 0).values()] == [1, 1, 1]
+    assert [len(part) for part in divide(three, (0.1, 0.8, 0.1), 0).values()] == [1, 1, 1]
+    assert list(divide(said, (0.5, 0, 0.5), 0)) == ["train", "test"]
     with pytest.raises(DataError, match="2 pictures, expected at least one for each of train, val, test"):
-        by_fractions({"a": ["a"], "b": ["b"]}, (0.8, 0.1, 0.1), 0)
+        divide({"a": ["a"], "b": ["b"]}, (0.8, 0.1, 0.1), 0)
+
+
+def test_rows_of_a_picture_come_together_wherever_a_file_has_them() -> None:
+    table = write("t.csv", "image,caption,split\nb.jpg,a,val\na.jpg,b,train\nc.jpg,c,val\nb.jpg,d,val\n")
+    rows = read_captions([(None, table)])
+    assert [(row.picture, row.caption, row.split) for row in rows] == [
+        ("b.jpg", "a", "val"), ("b.jpg", "d", "val"), ("c.jpg", "c", "val"), ("a.jpg", "b", "train")
+    ]  # fmt: skip
+    assert rows[1].source == "read_captions: t.csv, line 5"
 
 
 def test_files_with_and_without_splits_do_not_mix() -> None:
@@ -134,7 +154,7 @@ def test_files_with_and_without_splits_do_not_mix() -> None:
     failing(
         ["prepare", f"train={table}", f"val={table}", "--features", "features.npz", "--out", "o.h5"], "'one.jpg' is in split 'train' and in 'val'"
     )
-    assert read_captions([("a", table), ("b", table)]) == {"a": SAID, "b": SAID}
+    assert by_name(read_captions([("a", table), ("b", table)])) == {"a": SAID, "b": SAID}
 
 
 # what does not fit
@@ -155,6 +175,10 @@ SKIPPED: dict[str, tuple[bytes | str, str]] = {
     "key twice": (forms.token(SAID) + b"one.jpg#0\tA dog\n", "second lines of one NAME#K: 1 (line 9)"),
     "odd line": (forms.token(SAID) + b"rubbish\n", "lines of another form: 1 (line 9)"),
     "short row": (forms.table(SAID) + b"one.jpg\n", "rows without 2 columns: 1 (line 10)"),
+    "nameless list": (
+        forms.json_list(SAID).replace(b"[", b'[{"image": "", "captions": ["a dog", "a cat"]},', 1),
+        "rows without a picture: 1 (captions, row 1)",
+    ),
     "nameless": (forms.table(SAID) + b" ,a dog\n", "rows without a picture: 1 (captions, line 10)"),
     "unlisted": (forms.table({name: SAID[name] for name in ("two.jpg", "three.jpg")}), "have no captions, or were skipped: 1 (one.jpg)"),
 }
@@ -321,10 +345,10 @@ def test_lists_name_pictures_as_the_captions_do_wherever_the_files_are() -> None
     for name in SAID:
         Path("photos/deep", name).write_bytes(b"a page shows it, nobody reads it here")
     files = [(None, write("captions", forms.table(SAID)))]
-    data, findings = import_captions(files, lists={"train": "train.txt"}, features_file="features.npz", pictures="photos", min_count=1)
+    data, report = import_captions(files, lists={"train": "train.txt"}, features_file="features.npz", pictures="photos", min_count=1)
     assert data.split("train").images == ["deep/one.jpg", "deep/two.jpg"]
     np.testing.assert_array_equal(data.split("train").features, np.arange(8).reshape(2, 4))
-    assert not findings.skipped
+    assert not report.skipped
 
 
 def test_prepare_says_what_it_kept_cut_and_does_not_know() -> None:
@@ -467,16 +491,16 @@ def test_misuse_of_prepare_exits_2(arguments: list[str], words: list[str]) -> No
 @pytest.mark.hunt
 def test_real_captions_are_the_same_data_as_csv_and_json(real_data: Path) -> None:
     source = real_data / "flickr8k"
-    said = dict(list(read_captions([(None, source / "Flickr8k.token.txt")]).items())[:400])
+    said = dict(list(forms.by_picture(read_captions([(None, source / "Flickr8k.token.txt")])).items())[:400])
     names = {name for name in np.load(source / "features_efficientnet_lite2.npz")["names"].tolist() if name in said}
     said = {name: [text.strip() for text in texts] for name, texts in said.items() if name in names}
     features = source / "features_efficientnet_lite2.npz"
     stamps = set()
     for form in forms.FORMS.values():
-        data, findings = import_captions([(None, write("file", form(said)))], features_file=features)
+        data, report = import_captions([(None, write("file", form(said)))], features_file=features)
         good_bytes = [data.vocabulary.idx_to_word, *(split.captions.tolist() for split in data.splits.values()), *map(data.texts, data.splits)]
         stamps.add(json.dumps(good_bytes))
-        assert not findings.skipped
+        assert not report.skipped
     assert len(said) > 300
     assert len(stamps) == 1
 

@@ -16,7 +16,7 @@ from xpcap import open_data
 from xpcap.data import write_dataset
 from xpcap.encoders import HistogramEncoder
 from xpcap.errors import DataError
-from xpcap.prepare import assemble
+from xpcap.prepare import CaptionRow, assemble
 from xpcap.prepare.features import mirror_of
 
 NAMES = [f"{number:02}.png" for number in range(10)]
@@ -66,11 +66,11 @@ def test_mirror_images_need_pictures(prepared: Path) -> None:
 
 def test_mirror_images_may_be_brought_along() -> None:
     features = {"a.jpg": [1.0, 2.0], mirror_of("a.jpg"): [2.0, 1.0], "b.jpg": [5.0, 6.0]}
-    data = assemble({"train": {"a.jpg": ["a dog"]}, "val": {"b.jpg": ["a dog"]}}, features=features, min_count=1, mirror=True)
+    data = assemble([CaptionRow("a.jpg", "a dog", "train"), CaptionRow("b.jpg", "a dog", "val")], features=features, min_count=1, mirror=True)
     np.testing.assert_array_equal(data.split("train").features, [[1, 2], [2, 1]])
     assert (data.split("train").views, data.split("val").views) == (2, 1)
     with pytest.raises(DataError, match="1 of 1 pictures have no mirror image"):
-        assemble({"train": {"b.jpg": ["a dog"]}}, features=features, min_count=1, mirror=True)
+        assemble([CaptionRow("b.jpg", "a dog", "train")], features=features, min_count=1, mirror=True)
 
 
 def test_a_split_has_as_many_features_as_views_of_its_pictures(prepared: Path) -> None:

@@ -1,6 +1,5 @@
 """`prepare`: captions, split lists and pictures or features in, one dataset file out."""
 
-import math
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,10 +15,10 @@ from xpcap.data.vocabulary import SPECIAL, tokenize
 from xpcap.distributed import init
 from xpcap.encoders import PHOTOGRAPHS, find_encoder
 from xpcap.encoders.grid import MOST, grid_name
-from xpcap.errors import install
+from xpcap.errors import DataError, install
 from xpcap.files import obstacle
-from xpcap.prepare import Columns, Findings, import_captions
-from xpcap.prepare.dataset import count
+from xpcap.prepare import Columns, ImportReport, import_captions
+from xpcap.prepare.splits import check_fractions
 from xpcap.prepare.tables import ColumnsError
 from xpcap.report import visible
 from xpcap.runs.folder import LARGEST
@@ -30,13 +29,13 @@ EXAMPLES = examples(
     "prepare Flickr8k.token.txt --features features.npz --out flickr8k.h5 \\",
     "      --split train=Flickr_8k.trainImages.txt --split val=Flickr_8k.devImages.txt",
 )
-FEWEST = 5  # the default of --min-count
-FEW = 250  # pictures to learn from: the fewest of the table in docs/own-data.md, whose captions begin to fit
-MUCH = 0.1  # share of the words that is unknown
+MIN_COUNT = 5  # the default of --min-count
+ENOUGH = 250  # training pictures from which captions begin to fit: see docs/own-data.md
+MOST_UNKNOWN = 0.1  # share of unknown words without a remark
 
 
-def pairs(ctx: click.Context, param: click.Parameter, values: Sequence[str]) -> dict[str, Path]:
-    """NAME=LIST options as a mapping."""
+def split_lists(ctx: click.Context, param: click.Parameter, values: Sequence[str]) -> dict[str, Path]:
+    """Split name to list, from options NAME=LIST."""
     lists: dict[str, Path] = {}
     for value in values:
         name, equals, file = value.partition("=")
@@ -47,35 +46,34 @@ def pairs(ctx: click.Context, param: click.Parameter, values: Sequence[str]) -> 
 
 
 def named_files(ctx: click.Context, param: click.Parameter, values: Sequence[str]) -> list[tuple[str | None, Path]]:
-    """Arguments FILE or SPLIT=FILE; a file that is called so is a file."""
+    """(split, file) of each argument FILE or SPLIT=FILE; an existing file may have "=" in its name."""
     files: list[tuple[str | None, Path]] = []
     for value in values:
         name, equals, file = value.partition("=")
-        told = bool(equals and file) and may_name_a_split(name) and not Path(value).exists()
-        files.append((name, Path(file)) if told else (None, Path(value)))
+        has_split = equals and file and may_name_a_split(name) and not Path(value).exists()
+        files.append((name, Path(file)) if has_split else (None, Path(value)))
     return files
 
 
-def parts(ctx: click.Context, param: click.Parameter, value: str | None) -> list[float] | None:
-    """0.8,0.1,0.1 as numbers; they must be three at most, none below 0, and 1 together."""
+def shares(ctx: click.Context, param: click.Parameter, value: str | None) -> list[float] | None:
+    """The numbers of 0.8,0.1,0.1."""
     if value is None:
         return None
     try:
-        numbers = [float(part) for part in value.split(",")]
-    except ValueError:
-        numbers = []
-    if not 1 <= len(numbers) <= 3 or not all(0 <= part <= 1 for part in numbers) or not math.isclose(sum(numbers), 1, abs_tol=1e-6) or not numbers[0]:
-        raise click.BadParameter(f"got {value!r}, expected the shares of train, val and test, together 1, as in 0.8,0.1,0.1")
-    return numbers
+        fractions = [float(part) for part in value.split(",")]
+        check_fractions("prepare", fractions)
+    except (ValueError, DataError) as error:
+        raise click.BadParameter(f"got {value!r}, expected the shares of train, val and test, together 1, as in 0.8,0.1,0.1") from error
+    return fractions
 
 
 @click.command(epilog=EXAMPLES)
 @click.argument("files", metavar="CAPTIONS...", nargs=-1, callback=named_files)
 @click.option(
-    "--split", "lists", multiple=True, callback=pairs, metavar="NAME=LIST",
+    "--split", "lists", multiple=True, callback=split_lists, metavar="NAME=LIST",
     help="A split and the file that lists its pictures, one name a line. Repeat for each split. A run learns from 'train' and checks itself on 'val'.",
 )  # fmt: skip
-@click.option("--fractions", callback=parts, help="Shares of train, val and test, where neither files nor lists say it. Default: 0.8,0.1,0.1.")
+@click.option("--fractions", callback=shares, help="Shares of train, val and test, where neither files nor lists say it. Default: 0.8,0.1,0.1.")
 @click.option("--seed", type=click.IntRange(0, LARGEST), default=0, show_default=True, help="Seed of the draw that --fractions makes.")
 @click.option("--pictures", type=PATH, help="Folder of the pictures, or of folders of them. Pages show them; without --features they are encoded.")
 @click.option("--features", type=PATH, help="An .npz with 'names' (m,) and 'features' (m, D), made by an encoder of your own.")
@@ -85,7 +83,7 @@ def parts(ctx: click.Context, param: click.Parameter, value: str | None) -> list
     "timm:MODEL.",
 )  # fmt: skip
 @click.option("--out", type=PATH, required=True, help="Dataset file to write. An existing file is never overwritten.")
-@click.option("--min-count", type=click.IntRange(1, LARGEST), help=f"Rarer words of the train split become <UNK>.  [default: {FEWEST}]")
+@click.option("--min-count", type=click.IntRange(1, LARGEST), help=f"Rarer words of the train split become <UNK>.  [default: {MIN_COUNT}]")
 @click.option(
     "--vocabulary", type=click.IntRange(1, LARGEST), help="Instead of --min-count: keep so many words, the most frequent of the train split."
 )
@@ -114,20 +112,20 @@ def prepare(**given: Any) -> None:
         raise click.ClickException(f"prepare: {out} {why}")  # before any work is done
     group = init()
     group.all_gather("the place is free")  # before rank 0 writes to it
-    kept = out.with_name(f"{out.name}.encoding")  # features so far: the same command goes on from there if it is killed
+    cache = out.with_name(f"{out.name}.encoding")  # the same command resumes from it if killed
     try:
-        data, findings = _import(given, kept)
+        data, report = _import(given, cache)
     except ColumnsError as error:
         raise _with_columns(error, given) from error
     except KeyboardInterrupt as interrupt:
-        if not kept.exists():
+        if not cache.exists():
             raise
         raise KeyboardInterrupt(
-            f"{visible(str(kept))} holds the features that were made; the same command goes on from there, and removes it at the end"
+            f"{visible(str(cache))} holds the features that were made; the same command goes on from there, and removes it at the end"
         ) from interrupt
     write_dataset(out, data)
-    kept.unlink(missing_ok=True)
-    _describe(out, data, given["files"], findings)
+    cache.unlink(missing_ok=True)
+    _describe(out, data, given["files"], report)
     for remark in _remarks(data, given):
         click.echo(f"note: {remark}")
 
@@ -144,7 +142,7 @@ def _check_usage(given: dict[str, Any]) -> None:
             raise click.UsageError(f"--{shown} and --{other} are both given, expected one of them")
 
 
-def _import(given: dict[str, Any], kept: Path) -> tuple[CaptionData, Findings]:
+def _import(given: dict[str, Any], cache: Path) -> tuple[CaptionData, ImportReport]:
     named = given["encoder"] or (None if given["features"] else PHOTOGRAPHS)
     encoder = find_encoder(grid_name(named, given["grid"])) if named else None
     photographs = encoder is not None and not encoder.name.startswith("histogram")
@@ -161,8 +159,8 @@ def _import(given: dict[str, Any], kept: Path) -> tuple[CaptionData, Findings]:
         features_file=given["features"],
         pictures=given["pictures"],
         encoder=encoder,
-        kept=kept,
-        min_count=given["min_count"] or (1 if given["vocabulary"] else FEWEST),
+        cache=cache,
+        min_count=given["min_count"] or (1 if given["vocabulary"] else MIN_COUNT),
         vocabulary_size=given["vocabulary"],
         max_words=given["max_words"],
         pca=given["pca"],
@@ -176,52 +174,52 @@ def _import(given: dict[str, Any], kept: Path) -> tuple[CaptionData, Findings]:
 
 
 def _with_columns(error: ColumnsError, given: dict[str, Any]) -> click.ClickException:
-    """The error with the command line that names the columns, unless it names some already."""
+    """The error, with a command line that names the columns unless this one does."""
     message = shown(error, click.get_current_context().command.params)
     if given["image_column"] or given["caption_column"]:
         return click.ClickException(message)
     image, caption = (error.likely.image, error.likely.caption) if error.likely else ("PICTURES", "CAPTIONS")
-    how = "if those are the columns" if error.likely else "with your names for PICTURES and CAPTIONS"
+    condition = "if those are the columns" if error.likely else "with your names for PICTURES and CAPTIONS"
     again = typed_again("--image-column", str(image), "--caption-column", str(caption))
-    return click.ClickException(f"{message}; {how}, type\n  {visible(again)}")
+    return click.ClickException(f"{message}; {condition}, type\n  {visible(again)}")
 
 
 def _remarks(data: CaptionData, given: dict[str, Any]) -> list[str]:
-    """Remarks on too little to learn from: too few pictures, or too few of their words."""
+    """Remarks on too few training pictures, and on too many unknown words."""
     if "train" not in data.splits:
         return []
     remarks = []
-    if (number := len(data.splits["train"].images)) < FEW:
-        much = "far too few" if number < FEW / 5 else "few"
+    if (number := len(data.splits["train"].images)) < ENOUGH:
+        much = "far too few" if number < ENOUGH / 5 else "few"
         remarks.append(
-            f"{number:,} pictures to learn from are {much}: captions begin to fit at about {FEW} with five captions each (docs/own-data.md)"
+            f"{number:,} pictures to learn from are {much}: captions begin to fit at about {ENOUGH} with five captions each (docs/own-data.md)"
         )
-    if (unknown := count(data)["unknown"]["train"]) > MUCH:
+    if (unknown := data.source.record["unknown"]["train"]) > MOST_UNKNOWN:
         remarks.append(f"{len(data.vocabulary):,} words only: {unknown:.1%} of the words to learn from are unknown; {_more_words(data, given)}")
     return remarks
 
 
 def _more_words(data: CaptionData, given: dict[str, Any]) -> str:
-    """Advice that keeps more words: the highest --min-count that leaves few of them unknown, but 2 at least: a word that occurs once is hardly learnt."""
-    counts = Counter(word for text in data.texts("train") for word in tokenize(text))
+    """Advice to keep more words: the highest --min-count that leaves few of them unknown."""
     if given["vocabulary"]:
         return "a larger --vocabulary would keep more"
-    fewest = int(data.source.record["min_count"])
-    for lower in range(min(fewest - 1, max(counts.values())), 1, -1):
+    counts = Counter(word for text in data.texts("train") for word in tokenize(text))
+    highest = min(int(data.source.record["min_count"]) - 1, max(counts.values()))
+    for lower in range(highest, 1, -1):  # a word that occurs once is hardly learnt
         words = [count for count in counts.values() if count >= lower]
         left = 1 - sum(words) / counts.total()
-        if left <= MUCH or lower == 2:
+        if left <= MOST_UNKNOWN or lower == 2:
             return f"prepare it with --min-count {lower} and another --out, which keeps {len(SPECIAL) + len(words):,} words and leaves {left:.1%} unknown"
     return "more captions of each picture would help"
 
 
-def _describe(out: Path, data: CaptionData, files: Sequence[tuple[str | None, Path]], findings: Findings) -> None:
-    """What was read, left out, kept and cut, and three captions as a run will see them."""
-    for (_, path), form in zip(files, findings.forms, strict=False):
+def _describe(out: Path, data: CaptionData, files: Sequence[tuple[str | None, Path]], report: ImportReport) -> None:
+    """Print the report, the data set, its counts, and three captions as training sees them."""
+    for (_, path), form in zip(files, report.forms, strict=False):
         click.echo(f"{visible(str(path))}: {form}")
-    for note in findings.notes:
+    for note in report.notes:
         click.echo(f"note: {visible(note)}")
-    for line in findings.lines():
+    for line in report.lines():
         click.echo(f"skipped {visible(line)}")
     click.echo(describe_data(out, data))
     if pca := data.source.record.get("pca"):
@@ -229,13 +227,13 @@ def _describe(out: Path, data: CaptionData, files: Sequence[tuple[str | None, Pa
     for name, split in data.splits.items():
         if split.views > 1:
             click.echo(f"{visible(name)}: each picture also as its mirror image")
-    counts = count(data)
+    cut, unknown = data.source.record["cut"], data.source.record["unknown"]
     for name in data.splits:
-        click.echo(f"{visible(name)}: {counts['cut'][name]:,} captions cut, {counts['unknown'][name]:.1%} of the words unknown")
+        click.echo(f"{visible(name)}: {cut[name]:,} captions cut, {unknown[name]:.1%} of the words unknown")
     name, split = next(iter(data.splits.items()))
     n = len(split.captions)
     for row in sorted({0, n // 2, n - 1}):
-        words = [
-            data.vocabulary.idx_to_word[i] for i in split.captions[row] if i not in (data.vocabulary.null, data.vocabulary.start, data.vocabulary.end)
-        ]
+        known = data.vocabulary
+        ids = [i for i in split.captions[row] if i not in (known.null, known.start, known.end)]
+        words = [known.idx_to_word[i] for i in ids]
         click.echo(f"  {visible(split.images[split.image_idxs[row]])}: {detokenize(words)}")

@@ -1,17 +1,19 @@
-"""Caption files to data sets: one file a format, and `assemble`, which does everything that formats have in common.
+"""Caption files and pictures to a data set. Start with `import_captions` in dataset.py.
 
-A reader of a format returns ``{split: {picture: [captions]}}`` and nothing else, or ``{picture: [captions]}`` if its files know no splits.
+A reader is a generator of `CaptionRow`; `read_captions` picks one for each file, and
+`assemble` builds the data set from the rows of any reader.
 """
 
 from xpcap.prepare.dataset import assemble, import_captions
 from xpcap.prepare.detect import read_captions
 from xpcap.prepare.features import encode_folder, read_features
-from xpcap.prepare.splits import Findings
+from xpcap.prepare.rows import CaptionRow, ImportReport
 from xpcap.prepare.tables import Columns
 
 __all__ = [
+    "CaptionRow",
     "Columns",
-    "Findings",
+    "ImportReport",
     "assemble",
     "encode_folder",
     "import_captions",

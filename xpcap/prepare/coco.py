@@ -1,51 +1,62 @@
-"""COCO's annotations: one JSON object with ``images`` (id, file_name) and ``annotations`` (image_id, caption)."""
+"""COCO's annotations and Karpathy's data sets: JSON objects with a list of ``images``."""
 
 from collections.abc import Iterator
 from typing import Any
 
 from xpcap.errors import DataError
-from xpcap.prepare.splits import ByPicture, BySplit, Findings, Row, gather
+from xpcap.prepare.rows import CaptionRow, ImportReport
 from xpcap.prepare.text import kind_of
 
 COCO = "COCO annotations"
+KARPATHY = "Karpathy's data set"
 
 
-def read_coco(where: str, content: Any, findings: Findings) -> dict[str, list[str]]:
-    """Picture to its captions, pictures in the order of ``images``. The file knows no split.
+def read_coco(where: str, content: dict[str, Any], report: ImportReport) -> Iterator[CaptionRow]:
+    """Rows of ``images`` (id, file_name) and ``annotations`` (image_id, caption), image by image.
+
+    Annotations of no image, and a second one of the same id, are skipped.
 
     Raises
     ------
-    DataError : parts that are missing or of other types. Annotations of no image, and a second one of the same id, are skipped.
+    DataError : parts that are missing or of other types.
     """
-    images, annotations = (_objects(where, content, key) for key in ("images", "annotations"))
+    images = _objects(where, content, "images")
+    annotations = _objects(where, content, "annotations")
     names: dict[int | str, str] = {}
-    captions: dict[str, list[str]] = {}
+    captions: dict[str, list[CaptionRow]] = {}
     for number, image in enumerate(images, start=1):
-        name = _text(f"{where}, image {number}", image, "file_name")
+        source = f"{where}, image {number}"
+        name = _text(source, image, "file_name")
         if name in captions:
-            findings.skip("images with the name of another", name)
+            report.skip("images with the name of another", name)
             continue
-        names[_id(f"{where}, image {number}", image, "id")] = name
+        names[_id(source, image, "id")] = name
         captions[name] = []
     seen = set()
     for number, annotation in enumerate(annotations, start=1):
-        place = f"{where}, annotation {number}"
-        caption, image_id = _text(place, annotation, "caption"), _id(place, annotation, "image_id")
-        if "id" in annotation and (own := _id(place, annotation, "id")) in seen:
-            findings.skip("annotations with the id of another", str(own))
+        source = f"{where}, annotation {number}"
+        caption, image_id = _text(source, annotation, "caption"), _id(source, annotation, "image_id")
+        if "id" in annotation and (own := _id(source, annotation, "id")) in seen:
+            report.skip("annotations with the id of another", str(own))
         elif image_id not in names:
-            findings.skip("captions of no image", f"image_id {image_id}")
+            report.skip("captions of no image", f"image_id {image_id}")
         else:
-            captions[names[image_id]].append(caption)
+            name = names[image_id]
+            captions[name].append(CaptionRow(name, caption, None, source))
         if "id" in annotation:
             seen.add(own)
-    return captions
+    for name, rows in captions.items():
+        yield from rows or [CaptionRow(name, None, None, where)]
 
 
-def _objects(where: str, content: Any, key: str) -> list[dict[str, Any]]:
+def _objects(where: str, content: dict[str, Any], key: str) -> list[dict[str, Any]]:
     value = content.get(key)
     if not isinstance(value, list) or not value or not all(isinstance(one, dict) for one in value):
-        what = "is missing" if key not in content else "is empty" if value == [] else "is no list of objects"
+        what = "is no list of objects"
+        if key not in content:
+            what = "is missing"
+        elif value == []:
+            what = "is empty"
         raise DataError(f"{where}: {key!r} {what}, expected COCO's images and annotations; is it a captions_*.json?")
     return value
 
@@ -53,8 +64,11 @@ def _objects(where: str, content: Any, key: str) -> list[dict[str, Any]]:
 def _text(where: str, thing: dict[str, Any], key: str) -> str:
     value = thing.get(key)
     if not isinstance(value, str):
-        cause = "; is it an instances_*.json? Take captions_*.json" if key == "caption" and "bbox" in thing else ""
-        raise DataError(f"{where}: {key!r} is {kind_of(value) if key in thing else 'missing'}, expected text{cause}")
+        cause = ""
+        if key == "caption" and "bbox" in thing:
+            cause = "; is it an instances_*.json? Take captions_*.json"
+        came = kind_of(value) if key in thing else "missing"
+        raise DataError(f"{where}: {key!r} is {came}, expected text{cause}")
     return value
 
 
@@ -62,40 +76,37 @@ def _id(where: str, thing: dict[str, Any], key: str) -> int | str:
     value = thing.get(key)
     if type(value) is int or isinstance(value, str):
         return value
-    raise DataError(f"{where}: {key!r} is {kind_of(value) if key in thing else 'missing'}, expected a whole number or text")
+    came = kind_of(value) if key in thing else "missing"
+    raise DataError(f"{where}: {key!r} is {came}, expected a whole number or text")
 
 
-KARPATHY = "Karpathy's data set"
+def read_karpathy(where: str, images: list[Any], report: ImportReport) -> Iterator[CaptionRow]:
+    """Rows of ``images`` (filename, split, sentences with their ``raw`` text).
 
-
-def read_karpathy(where: str, content: Any, findings: Findings) -> BySplit | ByPicture:
-    """Split to picture to its captions; picture to its captions if no image has a split. ``restval`` joins train, and findings say so.
+    If any image has a split, all are expected to. A second image of the same name is skipped.
 
     Raises
     ------
-    DataError : parts that are missing or of other types. A second image of the same name is skipped.
+    DataError : parts that are missing or of other types.
     """
-    images = content["images"]
     has_split = any(isinstance(image, dict) and "split" in image for image in images)
-    return gather(_rows(where, images, findings), has_split, findings)
-
-
-def _rows(where: str, images: list[Any], findings: Findings) -> Iterator[Row]:
     seen = set()
     for number, image in enumerate(images, start=1):
-        place = f"{where}, image {number}"
+        source = f"{where}, image {number}"
         if not isinstance(image, dict):
-            raise DataError(f"{place} is {kind_of(image)}, expected an object")
-        name, split, sentences = image.get("filename"), image.get("split", ""), image.get("sentences")
+            raise DataError(f"{source} is {kind_of(image)}, expected an object")
+        name, sentences = image.get("filename"), image.get("sentences")
+        split = image.get("split", "")
         if not isinstance(name, str) or not isinstance(split, str) or not isinstance(sentences, list):
             raise DataError(
-                f"{place}: filename is {kind_of(name)}, split {kind_of(split)}, sentences {kind_of(sentences)}, expected text, text and a list"
+                f"{source}: filename is {kind_of(name)}, split {kind_of(split)}, sentences {kind_of(sentences)}, expected text, text and a list"
             )
-        raw = [sentence.get("raw") if isinstance(sentence, dict) else None for sentence in sentences]
-        if not all(isinstance(text, str) for text in raw):
-            raise DataError(f"{place}: a sentence has no 'raw', expected the text of the caption there")
+        texts = [one.get("raw") if isinstance(one, dict) else None for one in sentences]
+        if not all(isinstance(text, str) for text in texts):
+            raise DataError(f"{source}: a sentence has no 'raw', expected the text of the caption there")
         if name in seen:
-            findings.skip("images with the name of another", name)
+            report.skip("images with the name of another", name)
             continue
         seen.add(name)
-        yield place, name, raw, split  # type: ignore[misc]  # raw holds text alone, as was just checked
+        for text in texts or [None]:
+            yield CaptionRow(name.strip(), text, split if has_split else None, source)

@@ -1,119 +1,46 @@
-"""Features for importers: read from an .npz, or encoded from a folder of pictures. Either is a table by picture, on disk where it is large."""
+"""Features by picture: read from an .npz, or encoded from a folder; on disk where they are large."""
 
 import base64
 import collections
-import contextlib
 import hashlib
+import itertools
 import json
-import math
 import sys
 import threading
-import zlib
 from collections.abc import Callable, Collection, Container, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path, PurePath
-from types import TracebackType
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from xpcap.data.dataset import check_finite
-from xpcap.data.features import IN_MEMORY, Stored, Table, whole
+from xpcap.data.features import IN_MEMORY, Stored, Table
 from xpcap.data.npz import read_npz
 from xpcap.distributed import SINGLE, Group, RankDone, batches
 from xpcap.encoders import Encoder, read_picture
 from xpcap.errors import DataError
+from xpcap.files import atomic
 from xpcap.progress import bar
 from xpcap.threads import blas, cores, side_by_side
 
-BEGINNING = b"xpcap: features kept while more are made\n"
-KEY = 32  # bytes
-
-
-class Kept:
-    """A file that features are appended to, each under a key, where the next process finds them. Use it in a ``with`` block.
-
-    A record is key, feature and checksum. The first one that is broken, by a kill in the middle of a write, and what follows are written over.
-
-    Parameters
-    ----------
-    path : of the file; made if it is missing
-    shape : of a feature
-
-    Raises
-    ------
-    DataError : `path` is another file, or a link. OSError : it cannot be opened or written.
-    """
-
-    def __init__(self, path: Path, shape: tuple[int, ...]) -> None:
-        if path.is_symlink() or (path.exists() and not path.is_file()):
-            raise DataError(f"encode_folder: {path} is a link, a folder or a device, expected features kept by a run before, or no file; remove it")
-        self._path, self._shape = path, shape
-        self._size = KEY + 4 * math.prod(shape) + 4  # bytes of a record
-        self._numbers: dict[str, int] = {}  # record of each picture
-        self._count = 0  # records
-        self._file = path.open("r+b" if path.exists() else "x+b")
-        beginning = self._file.read(len(BEGINNING))
-        if not BEGINNING.startswith(beginning):
-            self._file.close()
-            raise DataError(f"encode_folder: {path} is another file, expected features kept by a run before, or no file; remove it, or move it away")
-        if beginning != BEGINNING:  # new, or killed while it was begun
-            self._file.seek(0)
-            self._file.write(BEGINNING)
-
-    def __enter__(self) -> "Kept":
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        with contextlib.suppress(OSError) if error else contextlib.nullcontext():  # a full disk is told once
-            self._file.close()
-
-    def find(self, names: Mapping[bytes, str]) -> set[str]:
-        """The pictures, called as `names` calls their keys, whose features are there. Call it once, before `add`."""
-        self._file.seek(len(BEGINNING))
-        while len(content := self._file.read(self._size)) == self._size and zlib.crc32(content[:-4]) == int.from_bytes(content[-4:], "little"):
-            if (name := names.get(content[:KEY])) is not None:
-                self._numbers[name] = self._count
-            self._count += 1
-        self._file.seek(len(BEGINNING) + self._count * self._size)
-        return set(self._numbers)
-
-    def add(self, keys: Mapping[str, bytes], features: Iterable[np.ndarray]) -> None:
-        """Append features with the keys of their pictures, in one write, which outlives the process if not the machine.
-
-        Raises
-        ------
-        OSError : they cannot be written; it names the file.
-        """
-        records = [key + feature.astype("<f4").tobytes() for key, feature in zip(keys.values(), features, strict=True)]
-        try:
-            self._file.write(b"".join(record + zlib.crc32(record).to_bytes(4, "little") for record in records))
-            self._file.flush()
-        except OSError as error:
-            raise OSError(error.errno or 0, error.strerror or str(error), str(self._path)) from error
-        self._numbers.update((name, self._count + i) for i, name in enumerate(keys))
-        self._count += len(records)
-
-    def table(self, names: Sequence[str]) -> Table:
-        """The features of pictures that are there, once the ``with`` block is left; more than 64 MB stay in the file."""
-        stored = Stored(self._path, len(BEGINNING) + KEY, self._size, (self._count, *self._shape), np.dtype("<f4"))
-        table = Table({name: self._numbers[name] for name in names}, stored)
-        if len(names) * (self._size - KEY - 4) > IN_MEMORY:
-            return table
-        return Table({name: row for row, name in enumerate(names)}, whole(table.pick(names)) if names else np.empty((0, *self._shape), np.float32))
-
-
 BLOCK = 16  # pictures encoded in one call, and done again after a kill
 ROUND = 16  # blocks that a rank encodes before it hands them over
+DIGEST = 32  # bytes
 
 
 def read_features(path: str | Path) -> Table:
-    """Features by picture name, from an .npz with ``names`` (m,) and ``features`` (m, D), or grids (m, P, D), of floats.
+    """Features by picture name, from the arrays of an .npz.
 
-    More than 64 MB that `numpy.savez` wrote stay on disk, and are read from there as they are needed.
+    More than 64 MB that `numpy.savez` wrote stay on disk and are read as needed.
+
+    Parameters
+    ----------
+    path : of an .npz with ``names`` (m,) and ``features`` (m, D), or grids (m, P, D), of floats
 
     Raises
     ------
-    DataError : not an .npz, other arrays, names that do not match the rows, or a value that is not finite. OSError : it cannot be opened.
+    DataError : not an .npz, other arrays, names that do not match the rows, a value not finite.
+    OSError : it cannot be opened.
     """
     path = Path(path)
     names, features = read_npz(path, ("names", "features"))
@@ -127,7 +54,8 @@ def read_features(path: str | Path) -> Table:
     if len(names) != len(features):
         raise DataError(f"read_features: {path} has {len(names)} names for {len(features)} feature rows, expected one each")
     rows: dict[str, int] = {}
-    for row, name in enumerate(_texts(path, names)):  # stops at the first double: a small archive may repeat one name millions of times
+    # stop at the first double: a small archive may repeat one name millions of times
+    for row, name in enumerate(_texts(path, names)):
         if rows.setdefault(name, row) != row:
             raise DataError(f"read_features: {path} names a picture twice among {len(names):,}, {name[:100]!r}, expected each once")
     check_finite(f"read_features: {path}", features, list(rows))
@@ -140,105 +68,200 @@ def encode_folder(
     encoder: Encoder,
     *,
     progress: bool = False,
-    kept: str | Path | None = None,
+    cache: str | Path | None = None,
     unreadable: dict[str, str] | None = None,
     mirrored: Collection[str] = (),
     group: Group = SINGLE,
 ) -> Table:
-    """Features of the pictures called `names` in a folder. They are read and encoded side by side, on all cores.
+    """Features of the pictures called `names` in a folder, encoded in parallel on all cores.
 
     Parameters
     ----------
     progress : show a bar, or lines where there is no terminal
-    kept : file that features go to as they are made. If it is there already, left by a killed process, that work is not done again and the
-        features are the same bits; what another encoder made, or from a picture that has changed, is. More than 64 MB of features are left there
-        and read from there as they are needed: remove it once they are safe elsewhere
-    unreadable : where pictures that cannot be read are put, name to reason; the result lacks them. None: the first is an error
-    mirrored : those whose mirror image is encoded as well; the result has it under `mirror_of` the name
-    group : ranks that share the pictures out. Rank 0 keeps and returns the features
+    cache : file for the features as they are made. If it exists, left by a killed process, its
+        features are reused unchanged; those from another encoder or a changed picture are
+        computed again. More than 64 MB of features stay in the file and are read from it as
+        needed: remove it once they are saved elsewhere
+    unreadable : takes pictures that cannot be read, name to reason; the result lacks them.
+        None: the first is an error
+    mirrored : pictures whose mirror image is encoded as well, under `mirror_of` the name
+    group : ranks that share the pictures. Rank 0 has the cache and returns the features
 
     Raises
     ------
     RankDone : this is another rank than 0, and all is encoded.
-    DataError : a picture is missing, cannot be read, or would lie outside the folder; or `kept` is another file. OSError : it cannot be written.
+    DataError : a picture is missing, cannot be read, or would lie outside the folder; or
+        `cache` is another file.
+    OSError : the cache cannot be written.
     """
     folder = Path(folder)
     stay_in("encode_folder", folder, names)
-    covered("encode_folder", names, {name for name in names if _exists(folder / name)}, f"file in {folder}")  # before the slow part
-    kept = kept if group.rank == 0 else None
+    there = {name for name in names if _exists(folder / name)}
+    covered("encode_folder", names, there, f"file in {folder}")  # before the slow part
+
+    path = Path(cache) if cache and group.rank == 0 else None
+    store = FeatureCache(path, [*names, *_mirrors(names, mirrored)], encoder.shape)
     blocks = [names[start : start + BLOCK] for start in range(0, len(names), BLOCK)]
-    keys = {name: key for block in blocks for name, key in _keys(folder, block, encoder, mirrored)} if kept else {}
-    with Kept(Path(kept), encoder.shape) if kept else contextlib.nullcontext() as store:
-        done = store.find({key: name for name, key in keys.items()}) if store else set()
-        left = [block for block in blocks if not done >= {*block, *_mirrors(block, mirrored)}]  # whole: some encoders' bits depend on the batch
-        begun = len(names) - sum(map(len, left))
-        with bar((), progress and group.rank == 0, "encoding pictures", total=len(names), done=begun, lines=True) as shown:
-            made = _Made(store, keys, shown)
+    keys = {} if path is None else {name: key for block in blocks for name, key in _keys(folder, block, encoder, mirrored)}
+    done = store.matching(keys)
+    # whole blocks, since the last bits of some encoders depend on the batch
+    left = [block for block in blocks if not done >= {*block, *_mirrors(block, mirrored)}]
+    begun = len(names) - sum(map(len, left))
+    faults: dict[str, str] = {}
+    lock = threading.Lock()
 
-            def encode(block: Sequence[str]) -> Encoded:
-                return _encode_block(folder, block, encoder, mirrored, strict=unreadable is None)
+    def encode(block: Sequence[str]) -> Encoded:
+        return _encode_block(folder, block, encoder, mirrored, strict=unreadable is None)
 
-            if group.size == 1:
-                _share_out(lambda block: made.take(encode(block)), left)
-            else:
-                _encode_on_ranks(group, left, encode, made, encoder.shape)
+    shown_here = progress and group.rank == 0
+    with bar((), shown_here, "encoding pictures", total=len(names), done=begun, lines=True) as shown:
+
+        def take(encoded: Encoded) -> None:
+            with lock:
+                faults.update(encoded.faults)
+                for name, feature in encoded.features.items():
+                    store.put(name, feature, keys.get(name, b""))
+                shown.update(encoded.pictures)
+
+        if group.size == 1:
+            _in_parallel(lambda block: take(encode(block)), left)
+        else:
+            _encode_on_ranks(group, left, encode, take, encoder.shape)
     if group.rank:
         raise RankDone
     if unreadable is not None:
-        unreadable.update((name, made.faults[name]) for name in names if name in made.faults)
-    there = [*(read := [name for name in names if name not in made.faults]), *_mirrors(read, mirrored)]
-    if store:
-        return store.table(there)
-    rows = np.stack([made.features.pop(name) for name in there]) if there else np.empty((0, *encoder.shape), np.float32)
-    return Table({name: row for row, name in enumerate(there)}, rows)
+        unreadable.update((name, faults[name]) for name in names if name in faults)
+    read = [name for name in names if name not in faults]
+    return store.table([*read, *_mirrors(read, mirrored)])
+
+
+class FeatureCache:
+    """Features by name with a digest each: in memory, or in an .npy file that survives a kill.
+
+    A digest covers the feature and all that it depends on. So a row that was half written, that
+    another encoder made or whose picture has changed does not match, in whatever order the
+    parts of the file reached the disk.
+
+    Parameters
+    ----------
+    path : of the file, made if it is missing; None: in memory
+    names : of all features to come
+    shape : of a feature
+
+    Raises
+    ------
+    DataError : `path` is another file, or a link. OSError : it cannot be opened or written.
+    """
+
+    def __init__(self, path: Path | None, names: Sequence[str], shape: Sequence[int]) -> None:
+        self._path, self._numbers = path, {name: number for number, name in enumerate(names)}
+        dtype = np.dtype([("digest", "u1", (DIGEST,)), ("feature", "<f4", tuple(shape))])
+        self._rows: np.ndarray = np.zeros(len(names), dtype)
+        if path is not None:
+            if not _is_cache(path, self._rows):
+                _write_empty(path, self._rows)
+            self._rows = np.lib.format.open_memmap(path, mode="r+")
+
+    def matching(self, keys: Mapping[str, bytes]) -> set[str]:
+        """The names whose features are there and made as their keys say."""
+        return {name for name, key in keys.items() if self._matches(name, key)}
+
+    def _matches(self, name: str, key: bytes) -> bool:
+        row = self._rows[self._numbers[name]]
+        written = row["digest"].any()  # else there is nothing to compute a digest of
+        return bool(written) and row["digest"].tobytes() == _digest(key, row["feature"])
+
+    def put(self, name: str, feature: np.ndarray, key: bytes) -> None:
+        """Store a feature and its digest."""
+        number = self._numbers[name]
+        self._rows["feature"][number] = feature
+        if self._path is not None:
+            digest = _digest(key, self._rows["feature"][number])
+            self._rows["digest"][number] = np.frombuffer(digest, np.uint8)
+
+    def table(self, names: Sequence[str]) -> Table:
+        """The features of these names; more than 64 MB stay in the file."""
+        numbers = {name: self._numbers[name] for name in names}
+        features = self._rows["feature"]
+        if self._path is None or features.nbytes <= IN_MEMORY:
+            return Table(numbers, np.ascontiguousarray(features))
+        assert isinstance(self._rows, np.memmap)
+        self._rows.flush()  # the file's time must not change while it is read
+        start, step = self._rows.offset + DIGEST, self._rows.itemsize
+        return Table(numbers, Stored(self._path, start, step, features.shape, features.dtype))
+
+
+def _digest(key: bytes, feature: np.ndarray) -> bytes:
+    return hashlib.sha256(key + feature.tobytes()).digest()
+
+
+def _is_cache(path: Path, like: np.ndarray) -> bool:
+    """Whether a file is a cache of such rows; False if it is one of others, or missing."""
+    if path.is_symlink() or (path.exists() and not path.is_file()):
+        raise DataError(f"encode_folder: {path} is a link, a folder or a device, expected a cache of features, or no file; remove it")
+    if not path.exists():
+        return False
+    try:
+        with path.open("rb") as file:
+            np.lib.format.read_magic(file)
+            shape, _, dtype = np.lib.format.read_array_header_1_0(file)
+    except ValueError:
+        dtype = np.dtype(np.void)
+    if dtype.names != like.dtype.names:
+        raise DataError(f"encode_folder: {path} is another file, expected a cache of features, or no file; remove it, or move it away")
+    return bool(shape == like.shape and dtype == like.dtype)
+
+
+def _write_empty(path: Path, like: np.ndarray) -> None:
+    header = {
+        "descr": np.lib.format.dtype_to_descr(like.dtype),
+        "fortran_order": False,
+        "shape": like.shape,
+    }
+    with atomic(path) as file:
+        np.lib.format.write_array_header_1_0(file, header)
+        for _ in range(len(like)):  # zeros and no hole, so that a full disk is an error here
+            file.write(bytes(like.itemsize))
 
 
 class Encoded(NamedTuple):
-    """A block of pictures: features by name, the reasons why others could not be read, and how many pictures there were."""
+    """A block of pictures: features by name, why others could not be read, and their number."""
 
     features: dict[str, np.ndarray]
     faults: dict[str, str]
     pictures: int
 
 
-class _Made:
-    """Takes in what has been encoded, from any thread; features go to `store` if there is one."""
-
-    def __init__(self, store: Kept | None, keys: Mapping[str, bytes], shown: Any) -> None:
-        self._store, self._keys, self._shown = store, keys, shown
-        self._lock = threading.Lock()
-        self.features: dict[str, np.ndarray] = {}
-        self.faults: dict[str, str] = {}
-
-    def take(self, block: Encoded) -> None:
-        with self._lock:
-            self.faults.update(block.faults)
-            if self._store:
-                self._store.add({name: self._keys[name] for name in block.features}, block.features.values())
-            else:
-                self.features.update(block.features)
-            self._shown.update(block.pictures)
-
-
 def _encode_on_ranks(
-    group: Group, blocks: Sequence[Sequence[str]], encode: Callable[[Sequence[str]], Encoded], made: _Made, shape: tuple[int, ...]
+    group: Group,
+    blocks: Sequence[Sequence[str]],
+    encode: Callable[[Sequence[str]], Encoded],
+    take: Callable[[Encoded], None],
+    shape: Sequence[int],
 ) -> None:
-    """Rank 0 says which blocks are left. Each rank encodes its share, a round at a time; then rank 0 takes in what all have made."""
+    """Encode the blocks that rank 0 lists, each rank its shard in rounds; rank 0 takes the result."""
     blocks = json.loads(group.all_gather(json.dumps(blocks) if group.rank == 0 else "")[0])
     for batch in batches(group, len(blocks), ROUND):
-        mine: list[Encoded] = []
-        _share_out(lambda block, mine=mine: mine.append(encode(block)), blocks[batch])  # type: ignore[misc]  # bound at once
-        told = group.all_gather(json.dumps([[[[name, _told(row)] for name, row in one.features.items()], one.faults, one.pictures] for one in mine]))
-        for features, faults, count in (one for share in told for one in json.loads(share) if group.rank == 0):
-            made.take(Encoded({name: np.frombuffer(base64.b64decode(row), "<f4").reshape(shape) for name, row in features}, faults, count))
+        encoded: list[Encoded] = []
+        _in_parallel(lambda block, to=encoded: to.append(encode(block)), blocks[batch])  # type: ignore[misc]  # bound at once
+        gathered = group.all_gather(json.dumps([_to_json(block) for block in encoded]))
+        if group.rank == 0:
+            for block in itertools.chain.from_iterable(map(json.loads, gathered)):
+                take(_from_json(block, shape))
 
 
-def _told(row: np.ndarray) -> str:
-    return base64.b64encode(row.astype("<f4").tobytes()).decode()
+def _to_json(encoded: Encoded) -> dict[str, Any]:
+    rows = {name: base64.b64encode(row.astype("<f4").tobytes()).decode() for name, row in encoded.features.items()}
+    return {**encoded._asdict(), "features": rows}
+
+
+def _from_json(encoded: dict[str, Any], shape: Sequence[int]) -> Encoded:
+    features = {name: np.frombuffer(base64.b64decode(row), "<f4").reshape(shape) for name, row in encoded["features"].items()}
+    return Encoded(**{**encoded, "features": features})
 
 
 def mirror_of(name: str) -> str:
-    """What the mirror image of a picture is called in a table of features; no file is called so."""
+    """The name of a picture's mirror image in a table of features; no file is called so."""
     return f"{name}\0mirrored"
 
 
@@ -247,8 +270,9 @@ def _mirrors(names: Iterable[str], mirrored: Collection[str]) -> list[str]:
 
 
 def _keys(folder: Path, block: Sequence[str], encoder: Encoder, mirrored: Collection[str]) -> Iterator[tuple[str, bytes]]:
-    """What the feature of each picture of a block depends on, as a digest: the encoder, and the names, sizes and times of the block's files."""
-    files = [(name, about.st_size, about.st_mtime_ns) for name in block for about in [(folder / name).stat()]]
+    """What each feature of a block depends on: encoder, and name, size and time of its files."""
+    stats = [(name, (folder / name).stat()) for name in block]
+    files = [(name, stat.st_size, stat.st_mtime_ns) for name, stat in stats]
     for name in (*block, *_mirrors(block, mirrored)):
         yield name, hashlib.sha256(json.dumps([encoder.name, files, name]).encode()).digest()
 
@@ -256,7 +280,7 @@ def _keys(folder: Path, block: Sequence[str], encoder: Encoder, mirrored: Collec
 def _encode_block(folder: Path, block: Sequence[str], encoder: Encoder, mirrored: Collection[str], strict: bool) -> Encoded:
     """Encode a block; with `strict`, a picture that cannot be read is an error."""
     read: list[str] = []
-    turned: dict[str, np.ndarray] = {}
+    mirrors: dict[str, np.ndarray] = {}
     faults: dict[str, str] = {}
 
     def pictures() -> Iterator[np.ndarray]:
@@ -270,19 +294,20 @@ def _encode_block(folder: Path, block: Sequence[str], encoder: Encoder, mirrored
             else:
                 read.append(name)
                 if name in mirrored:
-                    turned[mirror_of(name)] = np.ascontiguousarray(picture[:, ::-1])
+                    mirrors[mirror_of(name)] = np.ascontiguousarray(picture[:, ::-1])
                 yield picture
 
     features = dict(zip(read, encoder.encode(pictures()), strict=True))
-    if turned:
-        features.update(zip(turned, encoder.encode(turned.values()), strict=True))
+    if mirrors:
+        features.update(zip(mirrors, encoder.encode(mirrors.values()), strict=True))
     return Encoded(features, faults, len(block))
 
 
-def _share_out(work: Callable[[Sequence[str]], None], blocks: Iterable[Sequence[str]]) -> None:
-    """Work on blocks on all cores, each taking the next one when it is free. After an error, or Ctrl-C, none is begun.
+def _in_parallel(work: Callable[[Sequence[str]], None], blocks: Iterable[Sequence[str]]) -> None:
+    """Work on blocks on all cores, each taking the next one when it is free.
 
-    Another thread of the program that waits for the cores has a turn between two blocks.
+    After an error, or Ctrl-C, none is begun. Another thread of the program that waits for the
+    cores has a turn between two blocks.
     """
     queue = collections.deque(blocks)
 
@@ -316,7 +341,7 @@ def covered(where: str, pictures: Sequence[str], known: Container[str], thing: s
 
 
 def leads_out(name: str, kind: type[PurePath] = PurePath) -> bool:
-    """Whether a name, read as a path, could lead out of the folder that it is looked up in."""
+    """Whether a name, read as a path, could lead out of its folder."""
     path = kind(name)
     return bool(path.anchor) or ".." in path.parts or "\0" in name
 

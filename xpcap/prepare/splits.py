@@ -1,117 +1,109 @@
-"""Which picture is in which split: by what a file says, by lists, or by fractions; and what an import left out."""
+"""Which picture is in which split: by what a file says, by lists, or by fractions."""
 
-from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from xpcap.data.dataset import may_name_a_split
 from xpcap.errors import DataError
+from xpcap.prepare.rows import CaptionRow, ImportReport
 from xpcap.prepare.text import read_list
 
-NAMED = 3  # of each kind, and as many with a remark
-
-
-class Findings:
-    """What files turned out to be, what an import left out, and notes. Readers and what follows them add to one."""
-
-    def __init__(self) -> None:
-        self.skipped: Counter[str] = Counter()
-        self.notes: list[str] = []
-        self.forms: list[str] = []  # of the files, in their order
-        self._named: dict[str, list[str]] = {}
-        self._remarked: dict[str, list[str]] = {}
-
-    def skip(self, kind: str, name: str, *, remark: str = "") -> None:
-        """Count one thing that is left out. `kind` is a plural, such as ``captions without a word``; `name` says which one, `remark` why."""
-        self.skipped[kind] += 1
-        named = (self._remarked if remark else self._named).setdefault(kind, [])
-        if len(named) < NAMED:
-            named.append(f"{name[:100]} ({remark[:400]})" if remark else name[:100])
-
-    def note(self, kind: str, names: Sequence[str]) -> None:
-        """Note things that are not left out, by number and the first few names; nothing if there is none."""
-        if names:
-            self.notes.append(_listed(kind, len(names), [name[:100] for name in names[:NAMED]]))
-
-    def lines(self) -> list[str]:
-        """One line a kind: ``captions without a word: 4 (a.jpg, b.jpg, c.jpg, ...)``, those with a remark after those without."""
-        return [_listed(kind, count, self._named.get(kind, []) + self._remarked.get(kind, [])) for kind, count in self.skipped.items()]
-
-    def refuse(self, where: str) -> None:
-        """DataError : something was left out."""
-        if self.skipped:
-            raise DataError(f"{where}: {'; '.join(self.lines())}; expected nothing that must be left out, as `strict` asks")
-
-
-def _listed(kind: str, count: int, named: Sequence[str]) -> str:
-    return f"{kind}: {count:,} ({', '.join(named)}{', ...' if count > len(named) else ''})"
-
-
-ByPicture = dict[str, list[str]]  # a picture's captions
-BySplit = dict[str, ByPicture]
-Row = tuple[str, str, Sequence[str], str]  # its place in the file, the picture, its captions, its split
-
 SPLITS = ("train", "val", "test")
-MEANT = {"training": "train", "validation": "val", "valid": "val", "dev": "val", "testing": "test", "restval": "train"}
+SYNONYMS = {
+    "training": "train",
+    "validation": "val",
+    "valid": "val",
+    "dev": "val",
+    "testing": "test",
+    "restval": "train",
+}
 MOST_SPLITS = 20
 DEFAULT_FRACTIONS = (0.8, 0.1, 0.1)
 
 
-def gather(rows: Iterable[Row], has_split: bool, findings: Findings) -> BySplit | ByPicture:
-    """Rows of any file by picture, and by split if the file has one. DataError : a split has a name that cannot be one's."""
-    by_split: BySplit = {}
-    rest: set[str] = set()
-    for place, picture, texts, told in rows:
-        picture = picture.strip()
-        word = told.strip().lower()
-        if not picture or (has_split and not word):
-            findings.skip("rows without a split" if picture else "rows without a picture", place)
+def with_split_names(rows: Iterable[CaptionRow], report: ImportReport) -> Iterator[CaptionRow]:
+    """Rows of one file with their splits by our names; those without picture or split skipped.
+
+    Raises
+    ------
+    DataError : a name that no split can have, or more than 20 of them.
+    """
+    known: set[str] = set()
+    skipped = ""  # the source that was skipped last: a row with a list of captions is one
+    restval: set[str] = set()
+    for row in rows:
+        word = None if row.split is None else row.split.strip().lower()
+        if not row.picture or word == "":
+            if row.source != skipped:
+                kind = "rows without a split" if row.picture else "rows without a picture"
+                report.skip(kind, row.source)
+            skipped = row.source
+            continue
+        if word is None:
+            yield row
             continue
         if word == "restval":
-            rest.add(picture)
-        split = MEANT.get(word, word) if has_split else ""
-        if split not in by_split and has_split and (not may_name_a_split(split) or len(by_split) == MOST_SPLITS):
-            raise DataError(f"{place}: split {told[:60]!r}, expected a name such as train, val or test, and at most {MOST_SPLITS} of them")
-        by_split.setdefault(split, {}).setdefault(picture, []).extend(texts)
-    if rest:
-        findings.notes.append(f"restval joins train: {len(rest):,} pictures")
-    return by_split if has_split else by_split.get("", {})
+            restval.add(row.picture)
+        split = SYNONYMS.get(word, word)
+        if split not in known and (not may_name_a_split(split) or len(known) == MOST_SPLITS):
+            raise DataError(
+                f"{row.source}: split {(row.split or '')[:60]!r}, expected a name such as train, val or test, and at most {MOST_SPLITS} of them"
+            )
+        known.add(split)
+        yield row._replace(split=split)
+    if restval:
+        report.notes.append(f"restval joins train: {len(restval):,} pictures")
 
 
-def by_lists(captions: Mapping[str, list[str]], lists: Mapping[str, str | Path], findings: Findings) -> BySplit:
-    """Split to picture to its captions, pictures in the order of the lists; those of no list are left aside, and noted."""
-    made: BySplit = {}
+def by_lists(rows: Sequence[CaptionRow], lists: Mapping[str, str | Path], report: ImportReport) -> list[CaptionRow]:
+    """Rows of the listed pictures, in the order of the lists; a listed name without rows is skipped.
+
+    Pictures of no list are left aside, and noted.
+    """
+    captioned = {row.picture for row in rows}
+    divided: list[CaptionRow] = []
     for split, path in lists.items():
-        names = read_list(path)
-        for name in names:
-            if name not in captions:
-                findings.skip(f"pictures of {split!r} that have no captions, or were skipped", name)
-        made[split] = {name: captions[name] for name in names if name in captions}
-    if aside := len(captions) - len(set().union(*made.values())):
-        findings.notes.append(f"pictures in no split: {aside:,}")
-    return made
+        rank = {name: number for number, name in enumerate(read_list(path))}
+        for name in rank:
+            if name not in captioned:
+                kind = f"pictures of {split!r} that have no captions, or were skipped"
+                report.skip(kind, name)
+        listed = [row._replace(split=split) for row in rows if row.picture in rank]
+        divided += sorted(listed, key=lambda row: rank[row.picture])
+    if aside := len(captioned) - len({row.picture for row in divided}):
+        report.notes.append(f"pictures in no split: {aside:,}")
+    return divided
 
 
-def by_fractions(captions: Mapping[str, list[str]], fractions: Sequence[float], seed: int) -> BySplit:
-    """Draw train, val and test. Who is in which depends on the names and the seed, not on the order of the file, which is kept in each.
+def check_fractions(where: str, fractions: Sequence[float]) -> None:
+    """DataError : they are no shares of train, val and test."""
+    if not 1 <= len(fractions) <= len(SPLITS) or not all(0 <= part <= 1 for part in fractions) or abs(sum(fractions) - 1) > 1e-6 or not fractions[0]:
+        came = ", ".join(f"{part:g}" for part in fractions)
+        raise DataError(f"{where}: fractions {came}, expected those of train, val and test, together 1")
+
+
+def by_fractions(rows: Sequence[CaptionRow], fractions: Sequence[float], seed: int) -> list[CaptionRow]:
+    """Draw train, val and test by picture; rows keep their order within a split.
+
+    The draw depends on the names and the seed, not on the order of the rows.
 
     Raises
     ------
     DataError : fractions that are no fractions, or too few pictures for as many splits.
     """
-    if not 1 <= len(fractions) <= len(SPLITS) or not all(0 <= part <= 1 for part in fractions) or abs(sum(fractions) - 1) > 1e-6 or not fractions[0]:
-        raise DataError(f"by_fractions: fractions {', '.join(f'{part:g}' for part in fractions)}, expected those of train, val and test, together 1")
-    wanted = [(split, part) for split, part in zip(SPLITS, fractions, strict=False) if part]
-    names = sorted(captions)
+    check_fractions("by_fractions", fractions)
+    wanted = {split: part for split, part in zip(SPLITS, fractions, strict=False) if part}
+    names = sorted({row.picture for row in rows})
     if len(names) < len(wanted):
-        raise DataError(f"by_fractions: {len(names)} pictures, expected at least one for each of {', '.join(split for split, _ in wanted)}")
-    counts = [max(1, round(part * len(names))) for _, part in wanted[1:]]
+        raise DataError(f"by_fractions: {len(names)} pictures, expected at least one for each of {', '.join(wanted)}")
+    counts = [max(1, round(part * len(names))) for part in list(wanted.values())[1:]]
     while sum(counts) >= len(names):  # few pictures: train has at least one
         counts[counts.index(max(counts))] -= 1
-    ends = np.cumsum([len(names) - sum(counts), *counts])
-    owner: dict[str, str] = {}
-    for place, number in enumerate(np.random.default_rng(seed).permutation(len(names))):
-        owner[names[number]] = wanted[int(np.searchsorted(ends, place, side="right"))][0]
-    return {split: {name: texts for name, texts in captions.items() if owner[name] == split} for split, _ in wanted}
+    drawn = np.repeat(list(wanted), [len(names) - sum(counts), *counts]).tolist()
+    shuffled = np.random.default_rng(seed).permutation(len(names))
+    split_of = {names[number]: split for number, split in zip(shuffled, drawn, strict=True)}
+    order = list(wanted)
+    divided = [row._replace(split=split_of[row.picture]) for row in rows]
+    return sorted(divided, key=lambda row: order.index(row.split or ""))

@@ -1,4 +1,4 @@
-"""Tables of captions, a row each: text with commas, semicolons, tabs or pipes between its columns, JSON lines, or a JSON list of objects."""
+"""Tables of captions: text with commas, semicolons, tabs or pipes, JSON lines, or a JSON list."""
 
 import contextlib
 import csv
@@ -10,7 +10,7 @@ from typing import Any
 
 from xpcap.encoders.finding import SUFFIXES
 from xpcap.errors import DataError
-from xpcap.prepare.splits import ByPicture, BySplit, Findings, Row, gather
+from xpcap.prepare.rows import CaptionRow, ImportReport
 from xpcap.prepare.text import kind_of, parse_json
 
 KNOWN = {  # names of columns, the likeliest first, in lower case and with underscores
@@ -33,7 +33,7 @@ class Columns:
 
 
 class ColumnsError(DataError):
-    """A table whose columns of pictures and captions are not found by their names. `likely` has the columns that look like them, if there are such."""
+    """A table without known names of columns. `likely`: the columns that look right, if any."""
 
     def __init__(self, message: str, likely: Columns | None = None) -> None:
         super().__init__(message)
@@ -49,13 +49,13 @@ class _Found:
 
 
 def find_delimiter(text: str, columns: Columns) -> str | None:
-    """What separates the columns of a table whose heading names a picture and a caption; None if there is no such heading."""
+    """The delimiter of a table whose heading names a picture and a caption; None without one."""
     heading = text[_start(text) :][:10_000]
     return next((sign for sign in DELIMITERS if _find(_heading(heading, sign), columns)), None)
 
 
 def unknown_columns(where: str, text: str, columns: Columns) -> DataError | None:
-    """The error for a table in text without a heading, or whose heading names no picture or no caption; None for a text with one column."""
+    """The error for a table whose heading is missing or unknown; None for text of one column."""
     beginning = text[_start(text) :][:10_000]
     delimiter = max(DELIMITERS, key=lambda sign: len(_heading(beginning, sign)))
     names = _heading(beginning, delimiter)
@@ -70,23 +70,29 @@ def unknown_columns(where: str, text: str, columns: Columns) -> DataError | None
 
 
 def _likely(names: Sequence[str], beginning: str, delimiter: str) -> Columns | None:
-    """The columns that look like names of picture files and like captions in the first rows; None unless there is one of each."""
+    """The one column that looks like picture files, and the wordiest other one; None if unclear."""
     rows: list[list[str]] = []
     with contextlib.suppress(csv.Error):  # the text is cut, perhaps inside a field
         rows += (cells for cells in _reader(beginning, delimiter) if len(cells) == len(names))
-    filled = [[cell.strip() for cell in column if cell.strip()] for column in zip(*rows[1:], strict=True)]
-    pictures = [i for i, column in enumerate(filled) if column and sum(cell.lower().endswith(SUFFIXES) for cell in column) * 2 > len(column)]
-    words = {i: sum(len(cell.split()) for cell in column) / len(column) for i, column in enumerate(filled) if column and i not in pictures}
+    pictures: list[str] = []
+    words: dict[str, float] = {}  # mean number of words of a cell
+    for name, column in zip(names, zip(*rows[1:], strict=True), strict=False):
+        cells = [cell.strip() for cell in column if cell.strip()]
+        if sum(cell.lower().endswith(SUFFIXES) for cell in cells) * 2 > len(cells):
+            pictures.append(name)
+        elif cells:
+            words[name] = sum(len(cell.split()) for cell in cells) / len(cells)
     if len(pictures) != 1 or not words:
         return None
-    most = max(words, key=lambda i: words[i])
-    return Columns(image=names[pictures[0]], caption=names[most]) if words[most] > 2 else None
+    wordiest = max(words, key=lambda name: words[name])
+    return Columns(image=pictures[0], caption=wordiest) if words[wordiest] > 2 else None
 
 
-def read_table(where: str, text: str, delimiter: str, columns: Columns, findings: Findings) -> BySplit | ByPicture:
-    """Captions of a table in text. Quotes are as in CSV, except between pipes, where they are signs like any other.
+def read_table(where: str, text: str, delimiter: str, columns: Columns, report: ImportReport) -> Iterator[CaptionRow]:
+    """Rows of a table in text. Quotes are as in CSV, except between pipes, where they are text.
 
-    A row with too few or too many columns is skipped; if the caption's column is the last, whatever follows belongs to the caption.
+    A row with too few or too many columns is skipped; if the caption's column is the last,
+    whatever follows belongs to the caption.
 
     Raises
     ------
@@ -96,29 +102,30 @@ def read_table(where: str, text: str, delimiter: str, columns: Columns, findings
     names = _heading(text[start:][:10_000], delimiter)
     found = _find(names, columns)
     assert found is not None
-    records = _records(where, text[start:], delimiter, names, found.caption == names[-1], text[:start].count("\n"), findings)
-    return gather(_rows(records, found, findings), found.split is not None, findings)
+    open_end, before = found.caption == names[-1], text[:start].count("\n")
+    records = _records(where, text[start:], delimiter, names, open_end, before, report)
+    return _rows(records, found, report)
 
 
-def read_objects(where: str, objects: Iterable[tuple[str, Any]], columns: Columns, findings: Findings) -> BySplit | ByPicture:
-    """Captions of objects, each with its place in the file: text, or a list of texts, by picture.
+def read_objects(where: str, objects: Iterable[tuple[str, Any]], columns: Columns, report: ImportReport) -> Iterator[CaptionRow]:
+    """Rows of objects, each with its source: a caption, or a list of them, with its picture.
 
     Raises
     ------
     DataError : no object, no key for pictures or captions, or a value of another type.
     """
-    rows = list(objects)
-    first = rows[0][1] if rows else None
+    records = list(objects)
+    first = records[0][1] if records else None
     if not isinstance(first, dict):
         raise DataError(f"{where}: its first row is {kind_of(first)}, expected an object with a picture and a caption")
     found = _find(list(first), columns)
     if found is None:
         raise no_columns(where, list(first), columns)
-    return gather(_rows(rows, found, findings), found.split is not None, findings)
+    return _rows(records, found, report)
 
 
 def json_lines(where: str, text: str) -> Iterator[tuple[str, Any]]:
-    """The value of each line, with its place."""
+    """The value of each line, with its source."""
     for number, line in enumerate(text.split("\n"), start=1):
         if line.strip():
             yield f"{where}, line {number}", parse_json(f"{where}, line {number}", line)
@@ -126,10 +133,14 @@ def json_lines(where: str, text: str) -> Iterator[tuple[str, Any]]:
 
 def no_columns(where: str, names: Sequence[str], columns: Columns, likely: Columns | None = None) -> ColumnsError:
     """The error for a table whose columns are not found."""
-    wanted = {key: [told] if (told := getattr(columns, key)) else list(KNOWN[key][:4]) for key in ("image", "caption")}
-    told = f"one such as {' or '.join(wanted['image'])} for pictures and one such as {' or '.join(wanted['caption'])} for captions"
+    pictures = columns.image or " or ".join(KNOWN["image"][:4])
+    captions = columns.caption or " or ".join(KNOWN["caption"][:4])
     listed = ", ".join(repr(name[:40]) for name in names[:10])
-    return ColumnsError(f"{where} has the columns {listed}, expected {told}; name yours by `image_column` and `caption_column`", likely)
+    return ColumnsError(
+        f"{where} has the columns {listed}, expected one such as {pictures} for pictures and one such as {captions} for captions; "
+        "name yours by `image_column` and `caption_column`",
+        likely,
+    )
 
 
 def _start(text: str) -> int:
@@ -152,25 +163,34 @@ def _heading(text: str, delimiter: str) -> list[str]:
 
 
 def _find(names: Sequence[str], columns: Columns) -> _Found | None:
-    """The columns among `names`; None if one that was named or is needed is not there."""
+    """The columns among `names`; None if one that is needed, or that the user named, is missing."""
     usual = {re.sub(r"[\s-]+", "_", name.strip().lower()): name for name in reversed(names)}
     found: dict[str, str | None] = {}
     for key, known in KNOWN.items():
-        told = getattr(columns, key, None)
-        wanted = known if told is None else (re.sub(r"[\s-]+", "_", told.strip().lower()),)
-        found[key] = told if told in names else next((usual[name] for name in wanted if name in usual), None)
-        if found[key] is None and (told is not None or key in ("image", "caption")):
+        given = getattr(columns, key, None)
+        wanted = known if given is None else (re.sub(r"[\s-]+", "_", given.strip().lower()),)
+        found[key] = given if given in names else next((usual[name] for name in wanted if name in usual), None)
+        if found[key] is None and (given is not None or key in ("image", "caption")):
             return None
     image, caption = found["image"], found["caption"]
     return None if image is None or caption is None or image == caption else _Found(image, caption, found["split"], found["number"])
 
 
 def _records(
-    where: str, text: str, delimiter: str, names: Sequence[str], open_end: bool, before: int, findings: Findings
+    where: str,
+    text: str,
+    delimiter: str,
+    names: Sequence[str],
+    open_end: bool,
+    before: int,
+    report: ImportReport,
 ) -> Iterator[tuple[str, dict[str, str]]]:
-    """The rows below the heading as mappings, each with its place. `open_end`: more cells than names belong to the last."""
+    """Rows below the heading as mappings, each with its source.
+
+    With `open_end`, cells beyond the names belong to the last; `before` counts lines above.
+    """
     reader = _reader(text, delimiter)
-    joint = f"{delimiter} " if delimiter in ",;" else delimiter  # the reader drops the space after those
+    joint = f"{delimiter} " if delimiter in ",;" else delimiter  # the reader drops that space
     try:
         next(reader)
         for cells in reader:
@@ -178,28 +198,32 @@ def _records(
                 cells.pop()
             if open_end and len(cells) > len(names):
                 cells[len(names) - 1 :] = [joint.join(cells[len(names) - 1 :])]
+            line = f"line {before + reader.line_num}"
             if len(cells) == len(names):
-                yield f"{where}, line {before + reader.line_num}", dict(zip(names, cells, strict=True))
+                yield f"{where}, {line}", dict(zip(names, cells, strict=True))
             elif any(cell.strip() for cell in cells):
-                findings.skip(f"rows without {len(names)} columns", f"line {before + reader.line_num}")
+                report.skip(f"rows without {len(names)} columns", line)
     except csv.Error as error:
         raise DataError(
             f"{where}, line {before + reader.line_num}: {error}; each quote that opens a field must close it, one inside is written twice"
         ) from error
 
 
-def _rows(records: Iterable[tuple[str, Any]], found: _Found, findings: Findings) -> Iterator[Row]:
+def _rows(records: Iterable[tuple[str, Any]], found: _Found, report: ImportReport) -> Iterator[CaptionRow]:
     seen: set[tuple[str, str]] = set()
-    for place, record in records:
+    for source, record in records:
         if not isinstance(record, dict):
-            raise DataError(f"{place} is {kind_of(record)}, expected an object")
-        picture, told, split = record.get(found.image, ""), record.get(found.caption, ""), record.get(found.split, "")
-        texts = told if isinstance(told, list) else [told]
+            raise DataError(f"{source} is {kind_of(record)}, expected an object")
+        picture, captions = record.get(found.image, ""), record.get(found.caption, "")
+        split = record.get(found.split, "")
+        texts = captions if isinstance(captions, list) else [captions]
         if not isinstance(picture, str) or not isinstance(split, str) or not all(isinstance(text, str) for text in texts):
-            raise DataError(f"{place}: picture {kind_of(picture)}, caption {kind_of(told)}, split {kind_of(split)}, expected text")
+            raise DataError(f"{source}: picture {kind_of(picture)}, caption {kind_of(captions)}, split {kind_of(split)}, expected text")
         if found.number is not None and isinstance(number := record.get(found.number), str):
             if (key := (picture, number.strip())) in seen:
-                findings.skip("second captions of one number", f"{key[0]} {key[1]}")
+                report.skip("second captions of one number", f"{key[0]} {key[1]}")
                 continue
             seen.add(key)
-        yield place, picture, [text.strip() for text in texts], split
+        for text in texts or [None]:
+            caption = None if text is None else text.strip()
+            yield CaptionRow(picture.strip(), caption, split if found.split else None, source)

@@ -1,7 +1,7 @@
-"""Text and JSON of strangers: read whole, with limits, and refused in one sentence."""
+"""Text and JSON from anybody: read whole, within limits, or refused in one sentence."""
 
 import json
-from collections.abc import Iterable
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +10,7 @@ from xpcap.files import read_text
 from xpcap.signatures import ENDS, Kind, kind_of_file
 
 MOST_TEXT = 256 << 20  # bytes of a captions file or list; the largest in use, Karpathy's of COCO, takes 144 MB
-WHAT_NEXT = {  # of a file of another kind, by its family
+WHAT_NEXT = {  # what to do with a file of another kind, by its family
     "spreadsheet": "save the sheet as CSV UTF-8 (comma delimited) and give that file",
     "archive": "unpack it first",
     "document": "copy its table into a spreadsheet and save that as CSV UTF-8",
@@ -19,11 +19,12 @@ MOST_VALUES = 16 << 20  # of a JSON text, counted by its commas and brackets; Ka
 
 
 def read_whole(function: str, path: str | Path) -> str:
-    """The text of a file without byte order mark, line ends of any system as one newline.
+    """The text of a UTF-8 file, without byte order mark and with line ends of any system as newlines.
 
     Raises
     ------
-    DataError : not UTF-8, too large, a pipe or a device; a workbook, a picture or another kind of file. OSError : it cannot be opened.
+    DataError : not UTF-8, too large, a pipe or a device, a workbook, a picture or another kind.
+    OSError : it cannot be opened.
     """
     try:
         text = read_text(Path(path), MOST_TEXT)
@@ -31,12 +32,13 @@ def read_whole(function: str, path: str | Path) -> str:
         content = bytes(error.object)
         if kind := kind_of_file(content):
             raise _other(function, path, kind) from error
-        place = f"{error.reason} at byte {error.start}, line {content[: error.start].count(10) + 1}"
+        line = content[: error.start].count(10) + 1
+        reason = f"{error.reason} at byte {error.start}, line {line}"
         if content[:2] in (b"\xff\xfe", b"\xfe\xff"):
-            place = "it is UTF-16"
+            reason = "it is UTF-16"
         elif b"\0" not in content:
-            place += "; perhaps Windows-1252, as Excel writes a plain CSV"
-        raise DataError(f"{function}: {path} is not UTF-8 text ({place}); save it as UTF-8, which a spreadsheet offers as CSV UTF-8") from error
+            reason += "; perhaps Windows-1252, as Excel writes a plain CSV"
+        raise DataError(f"{function}: {path} is not UTF-8 text ({reason}); save it as UTF-8, which a spreadsheet offers as CSV UTF-8") from error
     except ValueError as error:
         raise DataError(
             f"{function}: {path}: {error}; expected a text file of captions or picture names, at most {MOST_TEXT >> 20} MB; is the path right?"
@@ -47,13 +49,12 @@ def read_whole(function: str, path: str | Path) -> str:
 
 
 def _other(function: str, path: str | Path, kind: Kind) -> DataError:
-    """The error for a file of another kind than text of captions."""
     next_ = WHAT_NEXT.get(kind.family, "is the path right?")
     return DataError(f"{function}: {path} is {kind.name}, expected a text file of captions or picture names; {next_}")
 
 
 def parse_json(where: str, text: str) -> Any:
-    """The value of a JSON text. DataError : it is none, or holds more than a captions file would."""
+    """The value of a JSON text. DataError : it is none, or larger than captions would be."""
     refuse_masses(where, text)
     try:
         return json.loads(text)
@@ -75,7 +76,7 @@ def first_line(text: str) -> str:
 
 
 def kind_of(value: Any) -> str:
-    """What a value of JSON is, for messages: ``null``, ``an object``, or the value itself, shortened."""
+    """A value of JSON in messages: ``null``, ``an object``, or the value itself, shortened."""
     return {dict: "an object", list: "a list", type(None): "null"}.get(type(value)) or repr(value)[:60]
 
 
@@ -84,15 +85,6 @@ def read_list(path: str | Path) -> list[str]:
     names = [line.strip() for line in read_whole("read_list", path).split("\n") if line.strip()]
     if not names:
         raise DataError(f"read_list: {path} is empty, expected one picture name a line; a split needs at least one picture")
-    if (twice := _first_twice(names)) is not None:
+    if twice := next((name for name, count in Counter(names).items() if count > 1), None):
         raise DataError(f"read_list: {path} lists {twice[:100]!r} twice, expected each picture once")
     return names
-
-
-def _first_twice(names: Iterable[str]) -> str | None:
-    seen: set[str] = set()
-    for name in names:
-        if name in seen:
-            return name
-        seen.add(name)
-    return None

@@ -227,7 +227,7 @@ def _metrics(data: CaptionData, split: str, metrics: Sequence[Metric]) -> list[M
             raise TypeError(f"metrics: got the class {metric.__name__}, expected an object: {metric.__name__}()")
     below = 1 + next((k for k, metric in enumerate(metrics) if metric.name == Bleu.name), -1)
     novel = [Novel(lambda: _train_captions(data))] if "train" in data.splits else []
-    return [*metrics[:below], *metrics_of(data, split), *metrics[below:], *novel]
+    return [*metrics[:below], *metrics_of(data), *metrics[below:], *novel]
 
 
 def _result(metric: Metric, scored: Any, others: Sequence[Result], n: int) -> Result:

@@ -1,7 +1,9 @@
-"""Generated pictures: seeded scenes of one to three shapes, each with five captions, to try everything without a download.
+"""Generated pictures: seeded scenes of one to three shapes with five captions each, no download.
 
-The val split tests new combinations: no training scene has together any two kinds that a val scene has, and a single thing of a val scene lies
-where no training scene has its kind alone. All kinds, places and arrangements occur in train. What is held out does not depend on the seed.
+The val split tests new combinations: no two kinds of a val scene are together in a training scene,
+and a single thing of a val scene lies where its kind never lies alone in train. All kinds,
+positions and arrangements occur in train. What is held out does not depend on the seed. Start with
+scenes.py (what is drawn), then grammar.py (what is said).
 """
 
 from pathlib import Path
@@ -14,15 +16,15 @@ from xpcap.encoders import HistogramEncoder
 from xpcap.progress import bar
 from xpcap.shapes.grammar import CAPTIONS, describe, named
 from xpcap.shapes.scenes import SPLITS, make_scene, paint, scene_of
-from xpcap.shapes.scoring import KIND, best_of, metrics_of
+from xpcap.shapes.scoring import KIND, metrics_of
 
-__all__ = ["KIND", "best_of", "generate", "metrics_of", "named", "picture_of", "write_pictures"]
+__all__ = ["KIND", "generate", "metrics_of", "named", "picture_of", "write_pictures"]
 TRAIN, VAL = 15000, 500  # pictures
 MAX_WORDS = 25  # more than the grammar ever says
 
 
 def generate(seed: int = 0, *, train: int = TRAIN, val: int = VAL, progress: bool = False) -> CaptionData:
-    """Generate pictures with captions, as CaptionData with features by HistogramEncoder.
+    """Generated pictures with captions, and features by HistogramEncoder, as a data set.
 
     Parameters
     ----------
@@ -56,7 +58,7 @@ def generate(seed: int = 0, *, train: int = TRAIN, val: int = VAL, progress: boo
 
 
 def picture_of(name: str, seed: int = 0) -> np.ndarray:
-    """Draw the generated picture of that name again: (128, 128, 3), uint8.
+    """The generated picture of a name, drawn again: (128, 128, 3), uint8.
 
     Raises
     ------
@@ -70,7 +72,7 @@ def write_pictures(folder: str | Path, data: CaptionData, split: str) -> None:
 
     Raises
     ------
-    OSError : the place cannot be written to; then there is no folder.
+    OSError : the folder cannot be written; then there is none.
     """
     from PIL import Image
 

@@ -1,9 +1,8 @@
-"""The grammar of captions: sampled for references, enumerated to find the best captions."""
+"""The grammar of captions, from which references are drawn."""
 
 import itertools
-import math
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -16,7 +15,7 @@ TWO = "two of a kind"
 CHOICE = re.compile(r"\(([^)]*)\)")
 
 # Ways, choices in brackets and words for a size are listed from the likeliest to the rarest: see _odds.
-PLACE = {
+POSITION = {
     "top left": "(in the top left corner|at the top left)",
     "top": "(at the top|near the top)",
     "top right": "(in the top right corner|at the top right)",
@@ -27,7 +26,7 @@ PLACE = {
     "bottom": "(at the bottom|near the bottom)",
     "bottom right": "(in the bottom right corner|at the bottom right)",
 }
-ALONE = ("{0} PLACE", "(there is|we see) {0} PLACE", "{0} is PLACE", "(a picture of|a drawing of) {0} PLACE", "PLACE there is {0}")
+ALONE = ("{0} POSITION", "(there is|we see) {0} POSITION", "{0} is POSITION", "(a picture of|a drawing of) {0} POSITION", "POSITION there is {0}")
 WAYS = {
     "beside": (
         "{0} (to the left of|left of) {1}",
@@ -73,32 +72,17 @@ def describe(scene: Scene, rng: np.random.Generator) -> str:
     return way.format(*(_draw(texts, rng) for texts in names))
 
 
-def language(scene: Scene) -> Iterator[tuple[str, float]]:
-    """Every caption that the grammar has for a scene, with its probability; in the same order for all scenes of one structure."""
-    ways, names = _parts(scene)
-    for way, share in _odds(ways).items():
-        for chosen in itertools.product(*(_odds(part.split("|")).items() for part in CHOICE.findall(way))):
-            words = iter(chosen)
-            filled = CHOICE.sub(lambda _, words=words: next(words)[0], way)  # type: ignore[misc]
-            for said in itertools.product(*(texts.items() for texts in names)):
-                yield filled.format(*(text for text, _ in said)), share * math.prod(p for _, p in (*chosen, *said))
-
-
-def structure(scene: Scene) -> tuple[str, ...]:
-    """All that decides how many captions a scene has and how likely each is: everything but the names of colours and shapes."""
-    return (scene.arrangement, *(thing.size for thing in scene.things), str(_alike(scene)))
-
-
 def named(words: Sequence[str]) -> set[tuple[str, str]]:
     """The (colour, shape) pairs that a caption names."""
     singular = {**{shape: shape for shape in SHAPES}, **{f"{shape}s": shape for shape in SHAPES}}
-    return {(colour, singular[shape]) for colour, shape in itertools.pairwise(words) if colour in COLOURS and shape in singular}
+    pairs = itertools.pairwise(words)
+    return {(one, singular[two]) for one, two in pairs if one in COLOURS and two in singular}
 
 
 def _odds(texts: Sequence[str]) -> dict[str, float]:
-    """Each text with its probability: the k-th is 1/k times as likely as the first (Zipf's law)."""
-    whole = sum(1 / k for k in range(1, len(texts) + 1))
-    return {text: 1 / k / whole for k, text in enumerate(texts, start=1)}
+    """Texts with probabilities: the k-th is 1/k times as likely as the first (Zipf's law)."""
+    total = sum(1 / k for k in range(1, len(texts) + 1))
+    return {text: 1 / k / total for k, text in enumerate(texts, start=1)}
 
 
 def _draw(odds: dict[str, float], rng: np.random.Generator) -> str:
@@ -107,13 +91,14 @@ def _draw(odds: dict[str, float], rng: np.random.Generator) -> str:
 
 def _alike(scene: Scene) -> bool:
     """Whether a scene has two equal things, named together as in "two red circles"."""
-    return len(scene.things) == 2 and len({(thing.size, thing.colour, thing.shape) for thing in scene.things}) == 1
+    looks = {(thing.size, thing.colour, thing.shape) for thing in scene.things}
+    return len(scene.things) == 2 and len(looks) == 1
 
 
 def _parts(scene: Scene) -> tuple[Sequence[str], list[dict[str, float]]]:
-    """The ways to say how a scene is arranged, and for each slot in them the texts that fill it, with their probabilities."""
+    """Phrasings of a scene's arrangement, and for each of their slots its texts with probabilities."""
     if len(scene.things) == 1:
-        return [way.replace("PLACE", PLACE[scene.arrangement]) for way in ALONE], [_names(scene.things[0])]
+        return [way.replace("POSITION", POSITION[scene.arrangement]) for way in ALONE], [_names(scene.things[0])]
     if _alike(scene):
         thing = scene.things[0]
         return WAYS[f"{TWO} {scene.arrangement}"], [_names(thing._replace(shape=f"{thing.shape}s"), article="two")]
@@ -121,7 +106,7 @@ def _parts(scene: Scene) -> tuple[Sequence[str], list[dict[str, float]]]:
 
 
 def _names(thing: Thing, article: str = "") -> dict[str, float]:
-    """Ways to name a thing, with a word for its size or without, and their probabilities."""
+    """Names of a thing, with and without its size, and their probabilities."""
     texts = {f"{thing.colour} {thing.shape}": PLAIN}
     for size, share in _odds(SIZES[thing.size]).items():
         texts[f"{size} {thing.colour} {thing.shape}"] = (1 - PLAIN) * share

@@ -1,4 +1,4 @@
-"""Scenes: which things lie where in a generated picture, drawn from a seed; and painting them."""
+"""Scenes of generated pictures: which things lie where, drawn from a seed, and painting them."""
 
 import itertools
 import math
@@ -23,8 +23,8 @@ COLOURS = {
     "black": (25, 25, 28),
 }
 KINDS = tuple((colour, shape) for colour in COLOURS for shape in SHAPES)
-PLACES = ("top left", "top", "top right", "left", "middle", "right", "bottom left", "bottom", "bottom right")
-LINES = (22.0, 64.0, 106.0)  # columns, left to right, and rows, top to bottom, of PLACES; pixels
+POSITIONS = ("top left", "top", "top right", "left", "middle", "right", "bottom left", "bottom", "bottom right")
+LINES = (22.0, 64.0, 106.0)  # columns, left to right, and rows, top to bottom, of POSITIONS; pixels
 PAIRS, TRIPLES = ("beside", "above"), ("row", "column", "pyramid")
 APART = {2: (40.0, 84.0), 3: (36.0, 42.0)}  # pixels from one thing to the next, by number of things
 ASTRAY = 6.0  # most pixels that a thing is off its line
@@ -50,7 +50,10 @@ class Thing(NamedTuple):
 
 
 class Scene(NamedTuple):
-    """One to three things in reading order, and their arrangement: one of PLACES for one thing, of PAIRS for two, of TRIPLES for three."""
+    """One to three things in reading order, and their arrangement.
+
+    The arrangement is one of POSITIONS for one thing, of PAIRS for two, of TRIPLES for three.
+    """
 
     things: tuple[Thing, ...]
     arrangement: str
@@ -66,19 +69,25 @@ def apart(one: tuple[str, str], other: tuple[str, str]) -> bool:
     return _dealt(one) // GROUP == _dealt(other) // GROUP and (one != other or _dealt(one) % GROUP == 0)
 
 
-def away(kind: tuple[str, str], place: str) -> bool:
-    """Whether a single thing of this kind never lies in that place in a training picture; so it is for one place of nine, for each kind."""
-    return (_dealt(kind) + PLACES.index(place)) % len(PLACES) == 0
+def away(kind: tuple[str, str], position: str) -> bool:
+    """Whether a single thing of this kind never lies there in a training picture.
+
+    Each kind is held out of one of the nine positions.
+    """
+    return (_dealt(kind) + POSITIONS.index(position)) % len(POSITIONS) == 0
 
 
 def _dealt(kind: tuple[str, str]) -> int:
-    """A kind's place in a fixed shuffle of all 32: triangular numbers modulo 32, a permutation that mixes colours and shapes."""
+    """A kind's rank in a fixed shuffle of all 32: triangular numbers modulo 32 are a permutation."""
     number = KINDS.index(kind)
     return 7 * number * (number + 1) // 2 % len(KINDS)
 
 
 def split_of(kinds: Sequence[tuple[str, str]], arrangement: str) -> str | None:
-    """The split of a scene: val if every pair of kinds in it (of a single thing: its place) is held out, train if none is, else None."""
+    """The split of a scene: val if all its pairs of kinds are held out, train if none, else None.
+
+    For a single thing its position decides.
+    """
     if len(kinds) == 1:
         return "val" if away(kinds[0], arrangement) else "train"
     held = [apart(one, other) for one, other in itertools.combinations(kinds, 2)]
@@ -111,7 +120,7 @@ def scene_of(name: str, seed: int) -> Scene:
 
 
 def _choose(split: str, arrangement: str, count: int, rng: np.random.Generator) -> list[tuple[str, str]]:
-    """Draw the kinds of `count` things so that the scene belongs to the split. In a share of ALIKE two are equal."""
+    """Draw kinds for a scene of the split; in a share of ALIKE, two are equal."""
     alike = count > 1 and rng.random() < ALIKE
     while True:
         kinds = [KINDS[i] for i in rng.integers(len(KINDS), size=count - alike)]
@@ -127,8 +136,9 @@ def _arrange(count: int, rng: np.random.Generator) -> tuple[str, list[tuple[floa
     """Draw an arrangement of `count` things, and their centres (x, y) in reading order."""
     off = rng.uniform(-ASTRAY, ASTRAY, (count, 2))
     if count == 1:
-        place = int(rng.integers(len(PLACES)))
-        return PLACES[place], [(LINES[place % 3] + off[0, 0], LINES[place // 3] + off[0, 1])]
+        position = int(rng.integers(len(POSITIONS)))
+        centre = (LINES[position % 3] + off[0, 0], LINES[position // 3] + off[0, 1])
+        return POSITIONS[position], [centre]
     arrangement = str(rng.choice(PAIRS if count == 2 else TRIPLES))
     gaps = rng.uniform(*APART[count], 2)
     span = float(gaps[: count - 1].sum())
