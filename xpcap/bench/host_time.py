@@ -20,7 +20,7 @@ from xpcap.bench.fake_cupy import fake_device
 from xpcap.bench.fake_device import Meter, replaced
 from xpcap.data.dataset import CaptionData
 from xpcap.layers import lstm
-from xpcap.layers.cells import CELLS
+from xpcap.layers.cells import CELLS, one_layer
 from xpcap.models import CaptioningRNN
 from xpcap.training.solver import CaptioningSolver
 
@@ -209,7 +209,8 @@ def seams(timed: Callable[[str, Callable[..., Any]], Callable[..., Any]]) -> Ite
 def _cell(forward: Callable[..., Any], backward: Callable[..., Any]) -> Iterator[None]:
     """The cell with other loops over its steps."""
     cell = CELLS[CELL]
-    CELLS[CELL] = cell._replace(rows_forward=forward, rows_backward=backward)
+    timed = one_layer(4, cell.states, lstm.lstm_advance, forward, backward, cell.activations)
+    CELLS[CELL] = cell._replace(rows_forward=timed.rows_forward, rows_backward=timed.rows_backward)
     try:
         yield
     finally:
