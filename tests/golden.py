@@ -4,12 +4,14 @@ python tests/golden.py write before.json                          # of the check
 python tests/golden.py compare before.json                        # names what differs; exit status 1
 python tests/golden.py compare before.json --checkout ../other    # of another checkout
 python tests/golden.py write some.json --only train,use --threads 1
+python tests/golden.py write generated.json --only generated --threads 1
 
 Knows the package by its command line alone, so that one script serves checkouts whose modules
 have moved. Results depend on the machine and on the versions of packages: compare on one machine,
 with one environment. Each number of BLAS threads is a chain of commands of its own; the chains
 run side by side. PARTS says what is run, and in which order; a part brings along those that it
-needs. Without mpiexec the part `ranks` is skipped, and `compare` says so.
+needs; `generated` takes a minute and runs if it is named. Without mpiexec the part `ranks` is
+skipped, and `compare` says so.
 """
 
 import argparse
@@ -339,6 +341,13 @@ def verify(chain: Chain) -> None:
     chain.answer("verify", "verify", "--backend", "numpy")
 
 
+def generated(chain: Chain) -> None:
+    """Generated pictures, learnt in a few steps: a minute."""
+    sizes = ("--hidden", "16", "--wordvec", "8", "--batch-size", "2048", "--epochs", "1")
+    chain.call("train", "--out", "runs/generated", *sizes, "--backend", "numpy")
+    chain.keep("runs/generated")
+
+
 PARTS: dict[str, tuple[Callable[[Chain], None], tuple[str, ...]]] = {
     "prepare": (prepare, ()),
     "train": (train, ("prepare",)),
@@ -346,7 +355,9 @@ PARTS: dict[str, tuple[Callable[[Chain], None], tuple[str, ...]]] = {
     "resume": (resume, ("prepare",)),
     "ranks": (ranks, ("prepare",)),
     "verify": (verify, ()),
+    "generated": (generated, ()),
 }
+USUAL = [name for name in PARTS if name != "generated"]
 
 
 def wanted(only: set[str]) -> list[str]:
@@ -396,7 +407,7 @@ def main() -> None:
     parser.add_argument("action", choices=("write", "compare"))
     parser.add_argument("file", type=Path)
     parser.add_argument("--checkout", type=Path, default=Path(__file__).parent.parent)
-    parser.add_argument("--only", default=",".join(PARTS), help="parts, separated by commas")
+    parser.add_argument("--only", default=",".join(USUAL), help="parts, separated by commas")
     parser.add_argument("--threads", default="1,2", help="numbers of BLAS threads (default: 1,2)")
     options = parser.parse_args()
     if options.action == "write" and options.file.exists():
