@@ -102,14 +102,6 @@ class Table(Mapping[str, np.ndarray]):
         return whole(picked) if isinstance(self.rows, np.ndarray) else picked
 
 
-def table_of(features: Mapping[str, Any]) -> Table:
-    """A mapping of name to feature as a table. ValueError : features of different shapes."""
-    if isinstance(features, Table):
-        return features
-    rows = np.stack([np.asarray(feature) for feature in features.values()])
-    return Table({name: row for row, name in enumerate(features)}, rows)
-
-
 def blocks(rows: Any) -> Iterator[tuple[slice, np.ndarray]]:
     """All rows of an array, or of what is indexed like one, a block at a time: (where, rows). Equal shapes and dtypes have equal blocks."""
     step = max(1, AT_ONCE // max(1, rows.dtype.itemsize * int(np.prod(rows.shape[1:]))))

@@ -4,7 +4,7 @@ import json
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -14,6 +14,7 @@ from xpcap.data.feed import Feed
 from xpcap.distributed import SINGLE, Group, batches
 from xpcap.metrics.cider import CiderD
 from xpcap.models import Policy
+from xpcap.models.captioner import Captioner
 from xpcap.models.transcript import Transcript
 from xpcap.progress import bar
 
@@ -32,8 +33,8 @@ class TeacherForced(NamedTuple):
 
 
 def teacher_forced(
-    model: Any,
-    data: Any,
+    model: Captioner,
+    data: CaptionData | Feed,
     split: str,
     *,
     captions: np.ndarray | None = None,
@@ -46,16 +47,12 @@ def teacher_forced(
 
     Parameters
     ----------
-    model : anything with CaptioningRNN's `score`
-    data : CaptionData, or a Feed of it
     captions : numbers of the captions to score (n,), int; None: all
     between : called after each batch; what it raises ends the scoring
     group : shares the captions out; every rank gets the scores of all
     """
     chosen = np.arange(len(data.split(split).captions)) if captions is None else captions
-    nll: Any = 0.0
-    correct: Any = 0
-    tokens = 0
+    nll, correct, tokens = 0.0, 0, 0  # the first two become arrays of the model's device
     for batch in bar(list(batches(group, len(chosen), batch_size)), progress, f"scoring {split}"):
         if len(numbers := chosen[batch]):
             score = model.score(*data.minibatch(split, numbers)[:2])
@@ -100,7 +97,7 @@ class CaptionScore:
         self._score = CiderD([written[picture] for picture in self._pictures.tolist()])
         self._forbid = data.vocabulary.null, data.vocabulary.start, data.vocabulary.unk
 
-    def __call__(self, model: Any, between: Callable[[], None]) -> dict[str, float]:
+    def __call__(self, model: Captioner, between: Callable[[], None]) -> dict[str, float]:
         """Of a model's captions now the score, the share that differs, and the mean of their words.
 
         `between` is called between batches; what it raises ends the scoring.
@@ -119,7 +116,7 @@ class CaptionScore:
             "val_length": sum(map(len, said)) / n,
         }
 
-    def warm_up(self, model: Any) -> None:
+    def warm_up(self, model: Captioner) -> None:
         """Caption a batch for three words, the fewest after which one that has ended leaves the batch on a device, which reads a step late."""
         model.sample(self._data.features("val", self._pictures[:AT_ONCE]), policy=_HalfStop(max_length=3, forbid=self._forbid))
 
@@ -146,7 +143,7 @@ class Judge:
         self._data, self._feed, self._group = data, feed, group
         self._captions = CaptionScore(data, group) if select == "cider" and "val" in data.splits else None
 
-    def __call__(self, model: Any, between: Callable[[], None]) -> dict[str, float]:
+    def __call__(self, model: Captioner, between: Callable[[], None]) -> dict[str, float]:
         """The figures of `model`. `between` is called between batches; what it raises ends the evaluation."""
         figures = {"train_accuracy": self._scored(model, "train", ACCURACY_SAMPLE, between).accuracy}
         if "val" in self._data.splits:
@@ -156,17 +153,17 @@ class Judge:
             figures |= self._captions(model, between)
         return figures
 
-    def warm_up(self, model: Any) -> None:
+    def warm_up(self, model: Captioner) -> None:
         """Do once what captioning does on a device."""
         if self._captions is not None:
             self._captions.warm_up(model)
 
-    def _scored(self, model: Any, split: str, most: int, between: Callable[[], None]) -> TeacherForced:
+    def _scored(self, model: Captioner, split: str, most: int, between: Callable[[], None]) -> TeacherForced:
         captions = evenly_spaced(len(self._data.split(split).captions), most)
         return teacher_forced(model, self._feed, split, captions=captions, between=between, group=self._group)
 
 
-def accuracy(model: Any, features: Array, captions: Array, most: int | None, batch_size: int) -> float:
+def accuracy(model: Captioner, features: Array, captions: Array, most: int | None, batch_size: int) -> float:
     """Share of words guessed right, on at most `most` captions (N, T+1), spread evenly; None: on all."""
     rows = evenly_spaced(len(captions), most or len(captions))
     chunks = [rows[start : start + batch_size] for start in range(0, len(rows), batch_size)]

@@ -15,6 +15,7 @@ import numpy as np
 from xpcap.backend import Array, get_backend, to_numpy, use_backend
 from xpcap.data.dataset import CaptionData
 from xpcap.data.synthetic import Lengths, draw_data
+from xpcap.layers.cells import CELLS
 from xpcap.memory import Workspace
 from xpcap.models import Batch, CaptioningRNN
 from xpcap.models.parameters import Parameters
@@ -24,7 +25,6 @@ from xpcap.verify.course import Row, make_row
 
 TOLERANCE = {"float64": 1e-9, "float32": 3e-5}
 LENGTHS = Lengths(6, 3, 1, 10)
-BACKWARD = ("W_vocab", "b_vocab", "Wh", "b", "W_image", "Wattn", "W_proj", "b_proj", "Wx", "W_embed")  # the order in which a step computes gradients
 Place = Callable[[], AbstractContextManager[Any]]  # entered to make a run, and again for each of its steps
 
 
@@ -71,12 +71,13 @@ def on(backend: str) -> Place:
 def rows() -> Iterator[Row]:
     """Training on the backend in force beside NumPy's, and beside itself, as rows of `verify`."""
     for dtype, tolerance in TOLERANCE.items():
-        for cell in ("rnn", "lstm"):
-            yield _compare(f"lock-step {cell} with numpy", Setup(cell, dtype), on("numpy"), tolerance)
-            yield _compare(f"same bits twice {cell}", Setup(cell, dtype), on(get_backend()), 0.0)
-        attentive = Setup("lstm", dtype, inject="attention+every-step")
-        yield _compare("lock-step lstm that attends with numpy", attentive, on("numpy"), tolerance)
-        yield _compare("same bits twice lstm that attends", attentive, on(get_backend()), 0.0)
+        setups = {name: Setup(name, dtype) for name in CELLS}
+        for name, cell in CELLS.items():
+            if cell.takes_term:
+                setups[f"{name} that attends"] = Setup(name, dtype, inject="attention+every-step")
+        for label, setup in setups.items():
+            yield _compare(f"lock-step {label} with numpy", setup, on("numpy"), tolerance)
+            yield _compare(f"same bits twice {label}", setup, on(get_backend()), 0.0)
 
 
 def _compare(label: str, setup: Setup, other: Place, tolerance: float) -> Row:
@@ -147,6 +148,13 @@ def _batches(setup: Setup, data: CaptionData) -> Iterator[tuple[np.ndarray, np.n
         yield data.minibatch("train", np.arange(start, min(start + setup.N, starts.stop)))
 
 
+def _backward_order(cell: str) -> list[str]:
+    """Parameters in the order in which a step computes their gradients."""
+    weight, _ = CELLS[cell].inputs
+    own = [name for name in CELLS[cell].shapes(1, 1) if name != weight]
+    return ["W_vocab", "b_vocab", *own, "W_image", "Wattn", "W_proj", "b_proj", weight, "W_embed"]
+
+
 class _Keeping(CaptioningRNN):
     """A captioner that keeps its latest gradients as they were before clipping."""
 
@@ -163,7 +171,7 @@ class _Run:
 
     def __init__(self, setup: Setup, data: CaptionData, place: Place) -> None:
         words, sizes = data.vocabulary.word_to_idx, (setup.features, setup.W, setup.H)
-        self._place = place
+        self._place, self._order = place, _backward_order(setup.cell)
         with place():
             self._model = _Keeping(words, *sizes, setup.cell, setup.dtype, dropout=setup.dropout, inject=setup.inject, seed=setup.seed)
             self._solver = CaptioningSolver(
@@ -181,7 +189,7 @@ class _Run:
         with self._place():
             loss, _ = self._solver._step(Batch(features, captions))  # unlike `step`, goes on where a number is not finite
             found = {"loss": loss.copy()}
-            found |= {f"d{name}": self._model.grads[name] for name in BACKWARD if name in self._model.grads}
+            found |= {f"d{name}": self._model.grads[name] for name in self._order if name in self._model.grads}
             found["norm"] = global_norm(self._model.grads.flat)
             for moment in ("m", "v"):
                 found |= {f"{moment} of {name}": config[moment] for name, config in self._solver.optim_configs.items()}
