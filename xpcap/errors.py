@@ -1,4 +1,4 @@
-"""Errors that the caller can do something about. The command line prints them as one message, without a traceback.
+"""Errors that the caller can act on, and checks of numbers. The command line prints them as one message, without a traceback.
 
 A message names the function, the thing, what came, what was expected, and the likely cause. It
 writes a parameter of a public function in backquotes, as `out`; the command line prints its own

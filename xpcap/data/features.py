@@ -55,7 +55,7 @@ class Stored:
 
 
 class Picked:
-    """Rows of `rows`, an array or what is indexed like one, in the order of `numbers` (n,), each block of them put through `then`.
+    """Lazy rows: rows `numbers` (n,) of an array, or of anything indexed like one, each block put through `then`.
 
     `then` maps (k, *shape) to as many rows and is called when rows are read.
     """
@@ -132,7 +132,7 @@ CHUNK = 4096  # rows at a time, of features that are not long
 class FeatureScaling(NamedTuple):
     """(x - mean) / scale for each of the D features; x itself if mean and scale are None."""
 
-    mean: np.ndarray | None = None  # (D,) float32; each place of a grid is scaled alike
+    mean: np.ndarray | None = None  # (D,) float32; all regions of a grid are scaled alike
     scale: np.ndarray | None = None  # (D,) float32
 
     def __call__(self, features: np.ndarray) -> np.ndarray:
@@ -189,7 +189,7 @@ NEGLIGIBLE = 1e-9  # of the largest variance: what is below it is rounding
 
 
 class Projection(NamedTuple):
-    """``(x - mean) @ components`` for each feature, or each place of a grid."""
+    """``(x - mean) @ components`` for each feature, or each region of a grid."""
 
     mean: np.ndarray  # (D,) float32
     components: np.ndarray  # (D, d) float32, orthonormal columns, the one with the largest variance first
@@ -206,7 +206,7 @@ class Projection(NamedTuple):
 
 
 class Preprocessing(NamedTuple):
-    """What a run does to raw features: projection, then scaling."""
+    """Preprocessing of raw features by a run: projection, then scaling."""
 
     projection: Projection | None
     scaling: FeatureScaling

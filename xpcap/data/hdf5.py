@@ -33,7 +33,7 @@ _known: set[tuple[Any, ...]] = set()  # files that this process wrote or has scr
 
 
 def look_through(function: str, path: Path, most: int | None, expected: str) -> None:
-    """Check that an HDF5 file is plain and can be read to its end, which most damaged or malicious files cannot.
+    """Screen an HDF5 file: it must be plain, and HDF5 must read it to its end.
 
     Parameters
     ----------
@@ -66,7 +66,7 @@ def _state_of(path: Path) -> tuple[Any, ...]:
 
 
 def _screen(path: Path, most: int | None) -> str:
-    """What a child process with limits finds wrong with a file; empty if nothing is."""
+    """The fault that a child process with limits finds in a file; empty if there is none."""
     command = [sys.executable, "-P", str(SCRIPT), json.dumps({"path": str(path), "most": most})]
     try:
         child = subprocess.run(

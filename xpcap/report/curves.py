@@ -26,15 +26,15 @@ DARK = Palette(paper="#14171b", ink="#e4e7eb", faint="#39404a", train="#86a8dd",
 SIZE, DPI = (4.25, 2.75), 160  # inches; sharp on screens with two pixels a point
 PIXELS = (680, 440)
 SCORES = ("val_cider", "train_reward")  # the more the better
-KEPT = 4  # drawings of a curve: light and dark, of two histories
+CACHED = 4  # drawings of a curve: light and dark, of two histories
 History = Sequence[Mapping[str, Any]]
 Draw = Callable[..., bytes]
 
 
-def _kept(draw: Draw) -> Draw:
-    """`draw`, without drawing again what it drew last: loss.png, the page in training and the page at the end show the same curves."""
+def _cached(draw: Draw) -> Draw:
+    """Cache the latest drawings: loss.png, the page in training and the page at the end show the same curves."""
 
-    @functools.lru_cache(KEPT)
+    @functools.lru_cache(CACHED)
     def drawn(rows: tuple[tuple[tuple[str, Any], ...], ...], dark: bool) -> bytes:
         return draw([dict(row) for row in rows], dark)
 
@@ -50,14 +50,14 @@ def draw_loss(path: str | Path, history: History) -> None:
 
     Raises
     ------
-    OSError : the place cannot be written to.
+    OSError : the file cannot be written.
     """
     png = loss_curve(history)
     with atomic(Path(path)) as file:
         file.write(png)
 
 
-@_kept
+@_cached
 def loss_curve(history: History, dark: bool = False) -> bytes:
     """Draw the loss of each epoch, in training (with dropout) and on the val split if it was measured, as PNG.
 
@@ -75,13 +75,13 @@ def loss_curve(history: History, dark: bool = False) -> bytes:
     return _png(figure)
 
 
-@_kept
+@_cached
 def perplexity_curve(history: History, dark: bool = False) -> bytes:
     """Draw the perplexity of the val split after each epoch, as PNG; records without ``val_perplexity`` are left out."""
     return _val_curve(history, "val_perplexity", "perplexity on val", dark)
 
 
-@_kept
+@_cached
 def cider_curve(history: History, dark: bool = False) -> bytes:
     """Draw CIDEr-D of the val split's captions after each epoch, as PNG, and the mean reward of what was sampled in training, if anything was."""
     if not points(history, "train_reward"):
@@ -96,7 +96,7 @@ def cider_curve(history: History, dark: bool = False) -> bytes:
 
 
 def best_point(history: History, key: str) -> tuple[int, float, str]:
-    """Epoch and value of the best, and the word for it: scores are best where they are highest, losses where they are lowest."""
+    """Epoch and value of the best, and "highest" (scores) or "lowest" (losses)."""
     best, word = (max, "highest") if key in SCORES else (min, "lowest")
     return *best(points(history, key), key=lambda point: point[1]), word
 

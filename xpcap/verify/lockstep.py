@@ -25,12 +25,12 @@ from xpcap.verify.course import Row, make_row
 
 TOLERANCE = {"float64": 1e-9, "float32": 3e-5}
 LENGTHS = Lengths(6, 3, 1, 10)
-Place = Callable[[], AbstractContextManager[Any]]  # entered to make a run, and again for each of its steps
+Place = Callable[[], AbstractContextManager[object]]  # a backend scope: entered to make a run, and for each of its steps
 
 
 @dataclass(frozen=True)
 class Setup:
-    """What both runs do: Adam with clipping and dropout, on captions of many lengths, some with a NULL inside, in two batches of N and a smaller one."""
+    """Settings of both runs: Adam with clipping and dropout, on captions of many lengths, some with a NULL inside, in two batches of N and a smaller one."""
 
     cell: str
     dtype: str
@@ -46,7 +46,7 @@ class Setup:
     epsilon: float = 1e-3  # Adam's
     seed: int = 0
     inject: str = "init"
-    P: int = 12  # places of a picture, where it is attended to
+    P: int = 12  # regions of a picture, for attention
 
     @property
     def features(self) -> int | tuple[int, int]:
@@ -64,7 +64,7 @@ class Outcome(NamedTuple):
 
 
 def on(backend: str) -> Place:
-    """A run on this backend."""
+    """The scope of a backend."""
     return functools.partial(use_backend, backend)
 
 
@@ -167,7 +167,7 @@ class _Keeping(CaptioningRNN):
 
 
 class _Run:
-    """One of the two."""
+    """One of the two runs."""
 
     def __init__(self, setup: Setup, data: CaptionData, place: Place) -> None:
         words, sizes = data.vocabulary.word_to_idx, (setup.features, setup.W, setup.H)
