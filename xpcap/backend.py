@@ -243,7 +243,7 @@ def import_cupy() -> ModuleType:
         ) from error
 
 
-def import_nccl() -> Any:
+def import_nccl() -> ModuleType | None:
     """CuPy's module of NCCL, for a process that computes on a device; None where the library is not installed."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # CuPy tells how to install what is missing

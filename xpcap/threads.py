@@ -266,7 +266,7 @@ class Crowding:
     SHORTEST, LONGEST = 0.05, 2.0  # seconds of a pause
 
     def __init__(self) -> None:
-        self._known: dict[Any, float] = {}  # by shapes: the fewest seconds on one thread; infinite where bits differ
+        self._known: dict[tuple[object, ...], float] = {}  # by shapes: the fewest seconds on one thread; infinite where bits differ
         self._until, self._pause = 0.0, self.SHORTEST
 
     def dot(self, x: np.ndarray, w: np.ndarray, out: np.ndarray) -> np.ndarray:
@@ -291,7 +291,7 @@ class Crowding:
         elif most < np.inf:
             self._pause = max(self._pause / 2, self.SHORTEST)
 
-    def _learn(self, key: Any, x: np.ndarray, w: np.ndarray, out: np.ndarray) -> np.ndarray:
+    def _learn(self, key: tuple[object, ...], x: np.ndarray, w: np.ndarray, out: np.ndarray) -> np.ndarray:
         """Compute a shape's first product both ways, to compare the bits and to time one thread."""
         telling = all(np.count_nonzero(factor) > factor.size // 4 for factor in (x, w))
         with blas().on_one_thread():

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from xpcap.data.features import FeatureScaling, Preprocessing, Projection
+from xpcap.data.features import FeatureScaling, Preprocessing, Projection, RowSource
 from xpcap.data.vocabulary import UNK, Vocabulary, detokenize
 from xpcap.errors import DataError, unknown
 from xpcap.layers.checks import all_below
@@ -91,7 +91,7 @@ class Split:
 
     captions: np.ndarray  # (n, T+1) int32
     image_idxs: np.ndarray  # (n,) int32, number of each caption's picture
-    features: Any  # (views * m, D) float, raw, or grids (.., P, D); an array, or what is read by the batch: an HDF5 data set, or `rows.Picked`
+    features: RowSource  # (views * m, D) float, raw, or grids (.., P, D); on disk it is read by the batch
     images: Sequence[str]  # (m,) names or URLs
     text: Sequence[str] | None = None  # (n,) captions as written, if known
     _: KW_ONLY

@@ -6,7 +6,7 @@ A run keeps the scaling and the projection that it was trained with, and applies
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple, Protocol
 
 import numpy as np
 
@@ -16,6 +16,20 @@ from xpcap.threads import blas, side_by_side, split_evenly
 AT_ONCE = 16 << 20  # bytes of rows that are read together
 IN_MEMORY = 64 << 20  # bytes: larger tables stay on disk while a data set is made of them
 Function = Callable[[np.ndarray], np.ndarray]
+
+
+class RowSource(Protocol):
+    """Features (m, *shape), one row a picture: an array, an HDF5 data set, `Stored` or `Picked`. A slice or row numbers read rows."""
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+
+    @property
+    def dtype(self) -> np.dtype: ...
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, which: slice | np.ndarray, /) -> np.ndarray: ...
 
 
 class Stored:
@@ -60,7 +74,7 @@ class Picked:
     `then` maps (k, *shape) to as many rows and is called when rows are read.
     """
 
-    def __init__(self, rows: Any, numbers: np.ndarray, then: Function | None = None) -> None:
+    def __init__(self, rows: RowSource, numbers: np.ndarray, then: Function | None = None) -> None:
         self._rows, self._numbers, self._then = rows, numbers, then
         like = self[:1]
         self.shape, self.dtype = (len(numbers), *like.shape[1:]), like.dtype
@@ -82,7 +96,7 @@ class Table(Mapping[str, np.ndarray]):
     rows : (m, *shape), an array or `Stored`
     """
 
-    def __init__(self, numbers: Mapping[str, int], rows: Any) -> None:
+    def __init__(self, numbers: Mapping[str, int], rows: RowSource) -> None:
         self.numbers, self.rows = numbers, rows
 
     def __getitem__(self, name: str) -> np.ndarray:
@@ -96,13 +110,13 @@ class Table(Mapping[str, np.ndarray]):
     def __len__(self) -> int:
         return len(self.numbers)
 
-    def pick(self, names: Sequence[str], then: Function | None = None) -> Any:
+    def pick(self, names: Sequence[str], then: Function | None = None) -> RowSource:
         """The rows of these pictures, in that order, each put through `then`: an array if the table is one, else `Picked`."""
         picked = Picked(self.rows, np.array([self.numbers[name] for name in names], np.int64), then)
         return whole(picked) if isinstance(self.rows, np.ndarray) else picked
 
 
-def blocks(rows: Any) -> Iterator[tuple[slice, np.ndarray]]:
+def blocks(rows: RowSource) -> Iterator[tuple[slice, np.ndarray]]:
     """All rows of an array, or of what is indexed like one, a block at a time: (where, rows). Equal shapes and dtypes have equal blocks."""
     step = max(1, AT_ONCE // max(1, rows.dtype.itemsize * int(np.prod(rows.shape[1:]))))
     for start in range(0, len(rows), step):
@@ -110,7 +124,7 @@ def blocks(rows: Any) -> Iterator[tuple[slice, np.ndarray]]:
         yield where, rows[where]
 
 
-def whole(rows: Any) -> np.ndarray:
+def whole(rows: RowSource) -> np.ndarray:
     """All rows as one array."""
     made = np.empty(rows.shape, rows.dtype)
     for where, block in blocks(rows):
@@ -148,7 +162,7 @@ class FeatureScaling(NamedTuple):
         return scaled
 
 
-def fit_scaling(kind: str, features: Any) -> FeatureScaling:
+def fit_scaling(kind: str, features: RowSource) -> FeatureScaling:
     """Fit a scaling to features (m, D) or grids (m, P, D), an array or an HDF5 data set.
 
     Parameters
@@ -216,7 +230,7 @@ class Preprocessing(NamedTuple):
         return self.scaling(features if self.projection is None else self.projection(features))
 
 
-def fit_projection(features: Any, d: int) -> tuple[Projection, float]:
+def fit_projection(features: RowSource, d: int) -> tuple[Projection, float]:
     """Fit a projection onto the `d` directions in which features vary most.
 
     Parameters

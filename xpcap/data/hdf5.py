@@ -18,7 +18,7 @@ import h5py
 import numpy as np
 
 from xpcap.data.dataset import RESERVED, CaptionData, Source, Split, check_data, may_name_a_split
-from xpcap.data.features import Projection, blocks
+from xpcap.data.features import Projection, RowSource, blocks
 from xpcap.data.vocabulary import ASCII, Vocabulary, check_tokeniser, has_word
 from xpcap.errors import DataError
 from xpcap.files import atomic, obstacle
@@ -29,7 +29,7 @@ WALL_SECONDS, BYTES_A_SECOND = 30.0, 5e6  # the last resort, if the limit on CPU
 OUT_OF_TIME = -getattr(signal, "SIGPROF", 0)  # exit status of a child that has used up its CPU time
 TOO_LONG = "takes far longer to go through than a file of its size should"
 
-_known: set[tuple[Any, ...]] = set()  # files that this process wrote or has screened, and that have not changed since
+_known: set[tuple[str | int | None, ...]] = set()  # files that this process wrote or has screened, and that have not changed since
 
 
 def look_through(function: str, path: Path, most: int | None, expected: str) -> None:
@@ -60,7 +60,7 @@ def mark_screened(path: Path, most: int | None) -> None:
     _known.add((*_state_of(path), most))
 
 
-def _state_of(path: Path) -> tuple[Any, ...]:
+def _state_of(path: Path) -> tuple[str | int, ...]:
     about = path.stat()
     return str(path.resolve()), about.st_dev, about.st_ino, about.st_size, about.st_mtime_ns, about.st_ctime_ns
 
@@ -182,7 +182,7 @@ def read_dataset(path: str | Path) -> CaptionData:
     return data
 
 
-def _mostly_zero(features: Any) -> bool:
+def _mostly_zero(features: RowSource) -> bool:
     """Whether compression pays: histograms of drawings shrink to a tenth, activations of a network not at all."""
     return isinstance(features, np.ndarray) and bool(np.count_nonzero(features) < features.size / 2)
 
@@ -236,7 +236,7 @@ def _about(path: Path, text: str) -> dict[str, Any]:
     return cast("dict[str, Any]", about)
 
 
-def _read_split(path: Path, name: str, group: Any, views: int, in_memory: bool) -> Split:
+def _read_split(path: Path, name: str, group: h5py.Group, views: int, in_memory: bool) -> Split:
     if missing := [field for field in FIELDS if field not in group]:
         raise DataError(f"read_dataset: {path}, split {name!r} lacks {', '.join(missing)}, expected {', '.join(FIELDS)}")
     features = group["features"]
@@ -267,7 +267,7 @@ def _texts(where: str, blob: np.ndarray, offsets: np.ndarray, n: int) -> list[st
     return [bytes(blob[start:end]).decode("utf-8") for start, end in itertools.pairwise(offsets.tolist())]
 
 
-def _strings(dataset: Any) -> list[str]:
+def _strings(dataset: h5py.Dataset) -> list[str]:
     return [str(word) for word in dataset.asstr()[:]]
 
 

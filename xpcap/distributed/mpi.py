@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
+from types import ModuleType
 from typing import Any, Protocol
 
 import numpy as np
@@ -192,7 +193,7 @@ class NCCL:
 
     name = "NCCL"
 
-    def __init__(self, nccl: Any, group: "MPIGroup", xp: Any) -> None:
+    def __init__(self, nccl: ModuleType, group: "MPIGroup", xp: ModuleType) -> None:
         (first, *_) = group.all_gather(bytes(nccl.get_unique_id()).hex() if group.rank == 0 else "")
         self._nccl, self._xp = nccl, xp
         self._kinds = {"f4": nccl.NCCL_FLOAT32, "f8": nccl.NCCL_FLOAT64}
@@ -209,7 +210,7 @@ class Staged:
 
     name = "MPI, through page-locked host memory"
 
-    def __init__(self, group: "MPIGroup", xp: Any) -> None:
+    def __init__(self, group: "MPIGroup", xp: ModuleType) -> None:
         self._group, self._xp = group, xp
         self._host = np.empty(0, np.uint8)
 

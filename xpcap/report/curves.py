@@ -4,11 +4,15 @@ import functools
 import io
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from xpcap.files import atomic
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 
 class Palette(NamedTuple):
@@ -114,7 +118,7 @@ def _val_curve(history: History, key: str, label: str, dark: bool) -> bytes:
     return _png(figure)
 
 
-def _axes(palette: Palette, label: str) -> tuple[Any, Any]:
+def _axes(palette: Palette, label: str) -> "tuple[Figure, Axes]":
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
 
@@ -132,7 +136,7 @@ def _axes(palette: Palette, label: str) -> tuple[Any, Any]:
     return figure, axes
 
 
-def _line(axes: Any, history: History, key: str, colour: str, **style: Any) -> bool:
+def _line(axes: "Axes", history: History, key: str, colour: str, **style: Any) -> bool:
     drawn = points(history, key)
     if drawn:
         epochs, values = zip(*drawn, strict=True)
@@ -142,16 +146,16 @@ def _line(axes: Any, history: History, key: str, colour: str, **style: Any) -> b
     return bool(drawn)
 
 
-def _ring_best(axes: Any, history: History, key: str, palette: Palette) -> None:
+def _ring_best(axes: "Axes", history: History, key: str, palette: Palette) -> None:
     """Mark the best value."""
     if len(points(history, key)) < 2:
         return
     epoch, value, word = best_point(history, key)
-    ring = {"marker": "o", "markersize": 9, "markerfacecolor": "none", "markeredgecolor": palette.ink, "linestyle": "none"}
+    ring: dict[str, Any] = {"marker": "o", "markersize": 9, "markerfacecolor": "none", "markeredgecolor": palette.ink, "linestyle": "none"}
     axes.plot(epoch, value, label=f"{word}, epoch {epoch}", **ring)
 
 
-def _png(figure: Any) -> bytes:
+def _png(figure: "Figure") -> bytes:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from PIL import Image
 
