@@ -1,10 +1,13 @@
-"""Timings of training and sampling: xpcap's, and its peers' on the same work. Beside the package, not in it: nothing in xpcap knows of this.
+"""Timings of training and sampling: xpcap's, and its peers' on the same work.
 
-`python -m benchmarks --help` has the usual ones. Read `work` first (what is timed), then `timing` (how), `contenders` (who; `textbook` and
-`peer_torch` are two of them), `measure` (one round of one) and `results` (rounds, tables, a plot); to add a contender, add an entry to
-`contenders.CONTENDERS`. `host_time` and `fake_cupy` measure our own Python of a step on a card, without one; `step_profile` divides a step on a card.
+It lies beside the package, and nothing in xpcap knows of it. `python -m benchmarks --help` has the
+usual timings. Read `work` first (what is timed), then `timing` (how), `contenders` (who; `textbook`
+and `peer_torch` are two of them), `measure` (one round of one) and `results` (rounds, tables, a
+plot). To add a contender, add an entry to `contenders.CONTENDERS`. `host_time` and `fake_cupy`
+measure our own Python of a step on a card, without one; `step_profile` divides a step on a card.
 
-The others each print a table of docs/benchmarks.md or docs/quality.md: `ablation`, `coco_sized`, `quality`, `ranks`, `saving_cost`, `step_cost`, `threads`.
+The others each print a table of docs/benchmarks.md or docs/quality.md: `ablation`, `coco_sized`,
+`quality`, `ranks`, `saving_cost`, `step_cost`, `threads`.
 """
 
 import xpcap  # noqa: F401 - before NumPy: its BLAS reads how long idle threads wait as it is loaded

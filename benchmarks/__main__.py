@@ -25,7 +25,7 @@ Examples:
 
 
 class Command(click.Command):
-    """A command that prints errors the user can mend as one message in terms of its options, without a traceback."""
+    """A command that prints what the user can mend as one message in terms of its options."""
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
@@ -68,11 +68,12 @@ def main(
 ) -> None:
     """Time training and sampling.
 
-    Times a training step (loss, gradients, clipping and Adam of an LSTM captioner in float32) and greedy captions of 1,000 pictures, at
-    named sizes. Times are medians of three rounds; a ratio is the peer's time divided by ours.
+    Times a training step (loss, gradients, clipping and Adam of an LSTM captioner in float32) and
+    greedy captions of 1,000 pictures, at named sizes. Times are medians of three rounds; a ratio is
+    the peer's time divided by ours.
 
-    --host-time runs the step of train on a fake device, whose calls take the time that is published and compute nothing: what is left is the
-    time of our own Python, by part.
+    --host-time runs the step of train on a fake device, whose calls take the time that is published
+    and compute nothing: what is left is the time of our own Python, by part.
     """
     _refuse_together(scaling, beam, neighbour, host_time, names, peers, plot, backend)
     if host_time:
@@ -98,7 +99,8 @@ def main(
 def _machine(backend: str | None) -> dict[str, str]:
     """Description of the machine and its backend.
 
-    For a card another process gives it: a context of this one would shut out those that are timed, in exclusive-process mode.
+    For a card another process gives it: a context of this one would shut out those that are timed,
+    in exclusive-process mode.
     """
     wanted = wanted_backend(backend)
     if wanted != "numpy":

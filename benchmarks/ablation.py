@@ -1,4 +1,4 @@
-"""Ablation of a training step on NumPy: the same steps with all optimisations and without one, in turn.
+"""Ablation of a training step on NumPy: with all optimisations and without one, in turn.
 
 python -m benchmarks.ablation coco vocab10k
 """
@@ -56,8 +56,8 @@ def ways(solver: CaptioningSolver) -> dict[str, Callable[[], AbstractContextMana
     one, forgetful = Workspace(flat, 1), Forgetful(flat, parts)
 
     @contextlib.contextmanager
-    def without(op: str) -> Iterator[None]:
-        with mock.patch.object(dispatch, "_FOR_HOST", {name: found for name, found in dispatch._FOR_HOST.items() if name != op}):
+    def without(op: Callable[..., Any]) -> Iterator[None]:
+        with mock.patch.object(dispatch, "HOST", {other: kernel for other, kernel in dispatch.HOST.items() if other is not op}):
             yield
 
     found: dict[str, Callable[[], AbstractContextManager[object]]] = {
@@ -68,7 +68,7 @@ def ways(solver: CaptioningSolver) -> dict[str, Callable[[], AbstractContextMana
         "kept buffers": lambda: mock.patch.object(solver, "_workspace", forgetful),
         "blocks: scores held as a whole": lambda: mock.patch.object(vocabulary, "LEAST", 1 << 30),
     }
-    return found | {op: lambda op=op: without(op) for op in dispatch.NUMPY}
+    return found | {op.__name__: lambda op=op: without(op) for op in dispatch.HOST}
 
 
 def milliseconds(solver: CaptioningSolver, batches: list[Any], count: int = STEPS) -> float:

@@ -2,7 +2,8 @@
 
     python -m benchmarks.coco_sized
 
-400,000 captions of 82,783 pictures with 512 features each, 1,004 words, in batches of 128: 3,125 steps.
+400,000 captions of 82,783 pictures with 512 features each, 1,004 words, in batches of 128: 3,125
+steps.
 """
 
 import argparse
@@ -54,7 +55,8 @@ def main() -> None:
     solver = CaptioningSolver(model, data, on_step=sample_memory, progress=True, **rule)
     solver.train()
     seconds = solver.times[0]["train_seconds"]
-    feed, rows = Feed(data, model.params.flat), np.random.default_rng(1).permutation(given.captions)[: 200 * N].reshape(-1, N)
+    feed, timed = Feed(data, model.params.flat), min(200, given.captions // N) * N
+    rows = np.random.default_rng(1).permutation(given.captions)[:timed].reshape(-1, N)
     start = time.perf_counter()
     for batch in rows:
         feed.minibatch("train", batch)

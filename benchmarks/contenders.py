@@ -1,4 +1,4 @@
-"""The contenders: each prepares a configuration, then runs training steps or samples captions on request."""
+"""The contenders: each prepares a configuration, then trains or samples captions on request."""
 
 import gc
 from collections.abc import Callable
@@ -43,8 +43,8 @@ class Contender(NamedTuple):
 def train_xpcap(config: Config, data: CaptionData, backend: str) -> Job:
     """xpcap's solver. On a GPU features are in its memory before; a step packs and sends captions.
 
-    `solver.step` returns a copy of the loss: on a GPU one call and one small allocation that a step of
-    `train` has not.
+    `solver.step` returns a copy of the loss: on a GPU one call and one small allocation that a step
+    of `train` has not.
     """
     use_backend(backend)
     xp = array_module()
@@ -87,7 +87,7 @@ def sample_xpcap(config: Config, data: CaptionData, backend: str) -> Sample:
 
 
 def search_xpcap(config: Config, data: CaptionData, backend: str) -> Sample:
-    """xpcap's beam search over all pictures at once, dropping hypotheses and pictures as they end."""
+    """xpcap's beam search of all pictures at once, dropping hypotheses and pictures as they end."""
     use_backend(backend)
     model, pictures = make_ending_model(config, data), asarray(config.pictures())
     return lambda: model.sample(pictures, policy=BEAM)

@@ -1,10 +1,9 @@
-"""A stand-in for CuPy that computes nothing: real cupy arrays over fake pointers, and calls that only
-take the time that is published.
+"""A stand-in for CuPy that computes nothing: its calls only take the time that is published.
 
-Shapes, slices and views are cupy's own; what would reach the driver is a stub, which a meter counts. A
-read returns ones. What is not modelled raises a NotImplementedError. Unlike the emulated device of the
-tests, which computes everything with NumPy, it leaves our own Python as the only other thing that takes
-time.
+Arrays are real cupy arrays over fake pointers: shapes, slices and views are cupy's own; what would
+reach the driver is a stub, which a meter counts. A read returns ones. What is not modelled raises a
+NotImplementedError. Unlike the emulated device of the tests, which computes everything with NumPy,
+it leaves our own Python as the only other thing that takes time.
 """
 
 import contextlib
@@ -74,7 +73,7 @@ class Meter:
         return sum(self.counts[kind] for kind in CALLS)
 
     def _time_of_entry(self) -> float:
-        """Seconds of entering and leaving a stub, which `take` does not see: a call's time, not ours."""
+        """Seconds of entering and leaving a stub, unseen by `take`: a call's time, not ours."""
         self._entry, calls = 0.0, 2000
         stub = self.stub("entry", lambda *_: None)
         self._costs["entry"], self.counts["entry"] = 0.0, 0
@@ -89,7 +88,7 @@ class Meter:
         return min(times)
 
     def take(self, kind: str, start: float) -> None:
-        """Count a call whose stub began at `start` (of perf_counter); spin until its time has passed."""
+        """Count a call whose stub began at `start` (perf_counter); spin until its time is up."""
         self.counts[kind] += 1
         end = start + self._costs[kind] - self._entry
         while (now := time.perf_counter()) < end:
@@ -97,7 +96,7 @@ class Meter:
         self.seconds += now - start + self._entry
 
     def stub(self, kind: str, result: Callable[..., Any]) -> Callable[..., Any]:
-        """A function that takes the time of a call of that kind and returns what `result` returns."""
+        """`result` as a function that takes the time of a call of that kind."""
 
         def call(*args: Any, **kwargs: Any) -> Any:
             start = time.perf_counter()
@@ -229,7 +228,7 @@ def _picked_shape(shape: tuple[int, ...], index: Any) -> tuple[int, ...]:
 
 
 def _methods(ndarray: Any, meter: Meter) -> dict[str, Any]:
-    """Methods by name: stubs, or an error where not modelled. Views and properties stay cupy's own."""
+    """Methods by name: stubs, or errors where not modelled. Views stay cupy's own."""
     refused = {name: _refuse(f"cupy.ndarray.{name}") for name, value in vars(ndarray.__mro__[1]).items() if _is_method(name, value)}
     return {**refused, **_operators(meter), **_indexing(ndarray, meter), **_reads(meter), **_copies(ndarray, meter)}
 

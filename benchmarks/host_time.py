@@ -1,9 +1,9 @@
-"""Host time of a training step on a card, measured without one: on a fake device, whose calls take the
-time that is published.
+"""Host time of a training step on a card, measured without one.
 
-A step is a step of `train`: a minibatch from resident features, loss, gradients, clipping, Adam,
-recording. The clock stops in stubs, so what is left is our own Python, divided by part. Of all steps
-those count that lost least time to other processes.
+It runs on a fake device, whose calls take the time that is published. A step is a step of `train`:
+a minibatch from resident features, loss, gradients, clipping, Adam, recording. The clock stops in
+stubs, so what is left is our own Python, divided by part. Of all steps those count that lost least
+time to other processes.
 """
 
 import contextlib
@@ -30,11 +30,11 @@ BATCHES = 50  # the steps go round them
 KEPT = 10  # one in so many steps counts: those that lost least time to other processes
 CELL = "lstm"
 
-# The parts of a step: functions and methods, replaced wherever they were imported. All that exist count,
-# and one of a part must be entered in each step. A part inside another is counted apart.
+# The parts of a step: functions and methods, replaced wherever they were imported. All that exist
+# count, and one of a part must be entered in each step. A part inside another is counted apart.
 SEAMS = {
     "packing": ("xpcap.models.entry:prepare_batch",),
-    "masks": ("xpcap.models.masks:draw_masks", "xpcap.ops.random:draw_masks"),
+    "masks": ("xpcap.models.masks:masks_of",),
     "loop_forward": ("xpcap.layers.lstm:lstm_rows_forward",),
     "loop_backward": ("xpcap.layers.lstm:lstm_rows_backward",),
     "vocabulary": ("xpcap.layers.vocabulary:vocabulary_loss",),
@@ -131,7 +131,7 @@ def _line(result: HostTime) -> tuple[str, ...]:
 
 
 def _data(config: Config) -> CaptionData:
-    """Captions as all contenders get them, but one of the longest first in each batch: 16 time steps."""
+    """The contenders' captions, but one of the longest first in each batch: 16 time steps."""
     data = config.data(BATCHES)
     captions = data.split("train").captions
     captions[:: config.N] = captions[np.argmax((captions != data.vocabulary.null).sum(axis=1))]
@@ -185,8 +185,8 @@ def _step(meter: Meter, clock: Clock, work: Callable[[], object]) -> Step:
 def seams(timed: Callable[[str, Callable[..., Any]], Callable[..., Any]]) -> Iterator[None]:
     """Replace each function of SEAMS by `timed(part, function)` inside the ``with``."""
     with contextlib.ExitStack() as stack:
-        for part, places in SEAMS.items():
-            for owner, name, function in itertools.chain.from_iterable(map(_holders, places)):
+        for part, names in SEAMS.items():
+            for owner, name, function in itertools.chain.from_iterable(map(_holders, names)):
                 stack.enter_context(replaced(owner, name, timed(part, function)))
         stack.enter_context(_cell(lstm.lstm_rows_forward, lstm.lstm_rows_backward))
         yield
@@ -203,9 +203,9 @@ def _cell(forward: Callable[..., Any], backward: Callable[..., Any]) -> Iterator
         CELLS[CELL] = cell
 
 
-def _holders(place: str) -> list[tuple[Any, str, Any]]:
+def _holders(named: str) -> list[tuple[Any, str, Any]]:
     """Every (owner, name, function) of the function at ``module:name`` or ``module:Class.name``."""
-    module_name, _, path = place.partition(":")
+    module_name, _, path = named.partition(":")
     module, (*classes, name) = sys.modules[module_name], path.split(".")  # a step has imported it
     owner = getattr(module, classes[0], None) if classes else module
     function = vars(owner).get(name) if owner else None

@@ -1,7 +1,8 @@
 """One round of one contender, in this process or in one of its own.
 
-In one of its own the threads and memory of one library cannot slow another, nor its context on a card
-shut another out. For xpcap a large matrix product is timed too, to show how fast the machine is then.
+In one of its own the threads and memory of one library cannot slow another, nor its context on a
+card shut another out. For xpcap a large matrix product is timed too, to show how fast the machine
+is then.
 """
 
 import dataclasses
@@ -43,7 +44,7 @@ OURS = "xpcap"
 
 
 class Measurement(NamedTuple):
-    """One round of a contender at one kind of work, in plain numbers that another process can send."""
+    """One round of a contender at one kind of work, in plain numbers, to be sent as JSON."""
 
     ms: float  # per training step, or to caption all pictures
     tokens: float  # words that it trains on or samples, END included

@@ -1,11 +1,11 @@
 """The PyTorch peer: the same captioner, training step and sampling, in idiomatic PyTorch.
 
-It uses nn.Embedding, nn.LSTM (cuDNN's on a GPU), nn.Linear, nn.Dropout if there is any, cross_entropy
-that ignores NULL, clip_grad_norm_ and fused Adam: eager, float32, TF32 off. Whatever can be prepared is
-prepared before timing, in PyTorch's favour: batches are on the device, time-major, cut to their longest
-caption, and for the packed layout sorted and packed. Sampling runs nn.LSTM one step at a time in
-inference mode. On two cores that took up to 20 % less time than torch.lstm_cell or nn.LSTMCell for 100 to
-500 captions, and the same for 10 or 1,000.
+It uses nn.Embedding, nn.LSTM (cuDNN's on a GPU), nn.Linear, nn.Dropout if there is any,
+cross_entropy that ignores NULL, clip_grad_norm_ and fused Adam: eager, float32, TF32 off. Whatever
+can be prepared is prepared before timing, in PyTorch's favour: batches are on the device,
+time-major, cut to their longest caption, and for the packed layout sorted and packed. Sampling runs
+nn.LSTM one step at a time in inference mode. On two cores that took up to 20 % less time than
+torch.lstm_cell or nn.LSTMCell for 100 to 500 captions, and the same for 10 or 1,000.
 """
 
 from collections.abc import Callable
@@ -41,7 +41,7 @@ GATES = (0, 1, 3, 2)  # PyTorch's order i, f, g, o, as indices into ours, i, f, 
 
 
 class Batch(NamedTuple):
-    """A minibatch on the device. Words are (T, N) or packed rows; targets are flat, in the same order."""
+    """A minibatch on the device: words (T, N) or packed rows, targets flat in the same order."""
 
     features: torch.Tensor  # (N, D), or (N, P, D)
     words: Any
@@ -59,7 +59,7 @@ class Captioner(torch.nn.Module):
         self.drop = torch.nn.Dropout(dropout) if dropout else torch.nn.Identity()  # of features, word vectors and hidden states
         self.project = torch.nn.Linear(D, H)
         self.embed = torch.nn.Embedding(V, W)
-        self.lstm = torch.nn.LSTM(W, H)
+        self.lstm: torch.nn.Module = torch.nn.LSTM(W, H)
         self.vocabulary = torch.nn.Linear(H, V)
         self.null = null
 
@@ -104,9 +104,9 @@ class Captioner(torch.nn.Module):
     def search(self, features: torch.Tensor, start: int, end: int, drop: bool) -> torch.Tensor:
         """The best captions (n, MOST_WORDS) of a beam search for features (n, D), NULL after END.
 
-        The rule is xpcap's: a hypothesis that ends leaves, and the beam is narrower by one; a picture
-        is done once no hypothesis left can come above the best caption, and with `drop` leaves the
-        batch. A hypothesis that is not there has the total -inf.
+        The rule is xpcap's: a hypothesis that ends leaves, and the beam is narrower by one; a
+        picture is done once no hypothesis left can come above the best caption, and with `drop`
+        leaves the batch. A hypothesis that is not there has the total -inf.
         """
         n, k, V, device = len(features), WIDTH, self.vocabulary.out_features, features.device
         h = self.project(features)[None]
@@ -255,12 +255,12 @@ def training_step(model: torch.nn.Module) -> Callable[[Batch], torch.Tensor]:
 
 
 def sample(config: Config, data: CaptionData, backend: str, layout: str) -> Sample:
-    """Greedy captions on the device: `padded` keeps all until the last one ends, `packed` drops each."""
+    """Greedy captions: `padded` keeps all until the last one ends, `packed` drops each."""
     return _decode(config, data, backend, layout, Captioner.sample)
 
 
 def search(config: Config, data: CaptionData, backend: str, layout: str) -> Sample:
-    """Beam search on the device: `padded` keeps all pictures until the last is done, `packed` drops each."""
+    """Beam search: `padded` keeps all pictures until the last is done, `packed` drops each."""
     return _decode(config, data, backend, layout, Captioner.search)
 
 

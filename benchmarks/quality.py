@@ -1,12 +1,11 @@
-"""The table of docs/quality.md: each recipe trained with three seeds, and scored on the val split, greedily
-and by beam search.
+"""The table of docs/quality.md: each recipe trained with three seeds and scored on the val split.
 
     python -m benchmarks.quality flickr8k.h5 FOLDER [RECIPE...]
     python -m benchmarks.quality --plot FOLDER PNG [RECIPE...]
 
-Runs and scores gather in FOLDER; what is there already is not made again, so that it can be stopped and
-given again. Minutes are those of training and validation in `times.jsonl`: they mean something if nothing
-else ran.
+Runs and scores gather in FOLDER; what is there already is not made again, so that it can be stopped
+and given again. Minutes are those of training and validation in `times.jsonl`: they mean something
+if nothing else ran.
 """
 
 import json
@@ -59,7 +58,7 @@ def captioners(out: Path, recipe: str) -> list[Path]:
 
 
 def scored(data: Path, folder: Path, recipe: str, seed: int) -> dict[str, Any]:
-    """Train a recipe with a seed unless that is done, and score it: scores by decoding, with the minutes that training took."""
+    """Scores of a recipe by decoding, and the minutes of its training, done here if need be."""
     out = place_of(folder, recipe, seed)
     if not (out / "index.html").exists():
         options = [str(x) for pair in RECIPES[recipe].items() for x in pair]
@@ -90,7 +89,7 @@ def row(recipe: str, results: Sequence[dict[str, Any]]) -> list[str]:
 
 
 def plot(folder: Path, recipes: Sequence[str], path: Path) -> None:
-    """Draw perplexity and CIDEr-D of the val split by epoch, a line for each seed that is there, and CIDEr-D in the end where epochs have none."""
+    """Plot perplexity and CIDEr-D of the val split by epoch, or at the end; a line a seed."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(9, 3.4), layout="constrained")

@@ -3,17 +3,18 @@
     python -m benchmarks.ranks [--config NAME...] [--steps N] [--rounds R] [--weak] [--dropout P] [--peer torch]
     python -m benchmarks.ranks --sums [--steps N] [--rounds R]
 
-A contender warms up for 3 steps, then times every step of CaptioningSolver on rank 0. A round gives the
-median step, a row the median round. All contenders share out the configuration's batch of N captions.
-With --weak every rank has N captions, and the process on all cores as many as the fewest ranks together.
---peer torch adds PyTorch: one process on all cores, and DistributedDataParallel over gloo.
+A contender warms up for 3 steps, then times every step of CaptioningSolver on rank 0. A round gives
+the median step, a row the median round. All contenders share out the configuration's batch of N
+captions. With --weak every rank has N captions, and the process on all cores as many as the fewest
+ranks together. --peer torch adds PyTorch: one process on all cores, and DistributedDataParallel
+over gloo.
 
 "summing" is the time that rank 0 spends in the group's sums, and so also waits there. "last to sum"
-takes, in each step, the rank that spent the least: the last to come waits for nobody. PyTorch sums while
-it computes gradients, so these two are not known of it.
+takes, in each step, the rank that spent the least: the last to come waits for nobody. PyTorch sums
+while it computes gradients, so these two are not known of it.
 
---sums times the sum alone, of arrays of several sizes. Up to 4 KB it gathers and adds in the order of
-ranks; above, it is MPI's Allreduce.
+--sums times the sum alone, of arrays of several sizes. Up to 4 KB it gathers and adds in the order
+of ranks; above, it is MPI's Allreduce.
 """
 
 import argparse

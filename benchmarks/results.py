@@ -1,4 +1,4 @@
-"""Contenders in turn, round after round; their results as tables, and as a plot of step time against size."""
+"""Rounds of contenders in turn; results as tables, and as a plot of step time against size."""
 
 import io
 import os
@@ -79,7 +79,8 @@ def bench(
     progress : show a progress bar if standard error is a terminal
     works : kinds of work to time: WORKS, or BESIDE or BEAMS as well
     about : the machine and its backend, from machine_in_process; then only other processes use that
-        backend, and this one holds no context on a card in exclusive-process mode. None: the current one
+        backend, and this one holds no context on a card in exclusive-process mode. None: the
+        current one
 
     Returns
     -------
@@ -157,7 +158,7 @@ def _import_peer() -> ModuleType:
 
 
 def _check_float32() -> None:
-    """Refuse products in TF32, whose factors have ten bits, or in float32 made of shorter numbers."""
+    """Refuse products in TF32, with factors of ten bits, or in float32 of shorter numbers."""
     for name in IMITATIONS:
         if os.environ.get(name, "0") not in ("", "0"):
             raise BackendError(f"bench: {name} is {os.environ[name]}, expected it unset: xpcap and its peers multiply in plain float32 alike")
@@ -295,7 +296,7 @@ SIZES = {"N": "N, captions in a batch", "V": "V, words in the vocabulary"}
 
 
 def draw_scaling(path: Path, results: Sequence[Result]) -> None:
-    """Write a PNG: milliseconds per step against each size that work.scaling varies, on logarithmic axes.
+    """Write a PNG: milliseconds per step against each size of work.scaling, logarithmic axes.
 
     A dashed line shows how long the needed arithmetic would take at the speed of a large matrix
     product, the median over the results.
@@ -345,7 +346,7 @@ def _panel(axes: Any, key: str, results: Sequence[Result], floor: Line) -> None:
 
 
 def _plain_numbers(axes: Any, sizes: Sequence[int]) -> None:
-    """Set ticks with plain numbers: at the sizes on the x axis, at 1, 2, 5, 10, ... ms on the y axis."""
+    """Set plain ticks: at the sizes on the x axis, at 1, 2, 5, 10, ... ms on the y axis."""
     from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullLocator
 
     for axis, locator in ((axes.xaxis, FixedLocator(sizes)), (axes.yaxis, LogLocator(10, (1.0, 2.0, 5.0)))):

@@ -1,10 +1,10 @@
-"""Cost of checkpoints and checks: the same training steps with and without, in turn, in one process.
+"""Cost of checkpoints and checks: the same training steps with and without, in turn.
 
     python -m benchmarks.saving_cost flickr8k.h5
 
-The model has the image in its initial state alone: with the image at every step, a checkpoint is 1.25
-times as large. Checkpoints are written far more often than usual, so that their cost stands out of the
-noise; it is then reported for usual intervals.
+The model has the image in its initial state alone: with the image at every step, a checkpoint is
+1.25 times as large. Checkpoints are written far more often than usual, so that their cost stands
+out of the noise; it is then reported for usual intervals.
 """
 
 import argparse
@@ -20,18 +20,28 @@ import numpy as np
 from xpcap import CaptioningRNN, CaptioningSolver, open_data, runs
 from xpcap.data.features import fit_scaling
 from xpcap.runs import folder as run_folder
-from xpcap.runs.saver import Interval, Keeper, Saver, StopRequest
+from xpcap.runs.saver import Checkpointer, Interval, RunWriter, StopRequest
 from xpcap.training.state import TrainingState
 
 STEPS, EVERY = 60, 2.0  # steps of a block; seconds between checkpoints
 
 
-def block(solver: CaptioningSolver, rows: np.ndarray, saver: Saver | None) -> float:
+class CountingWriter(RunWriter):
+    """Writes a run folder and counts its checkpoints."""
+
+    count = 0
+
+    def write(self, state: TrainingState, times: list[dict[str, Any]] | None) -> None:
+        self.count += 1
+        super().write(state, times)
+
+
+def block(solver: CaptioningSolver, rows: np.ndarray, saver: Checkpointer | None) -> float:
     """Seconds that STEPS steps take, the last write included."""
     start = time.perf_counter()
     for k in range(STEPS):
         batch = rows[k * solver.batch_size : (k + 1) * solver.batch_size]
-        solver.train_batch(batch)
+        solver._record.add(*solver._step(solver._feed.minibatch("train", batch)))
         if saver is not None:
             saver.on_step(solver)
     if saver is not None:
@@ -56,20 +66,14 @@ def main() -> None:
     rows = np.random.default_rng(0).permutation(len(data.split("train").captions))[: STEPS * solver.batch_size]
     plain, extra, writes = [], [], 0
     with tempfile.TemporaryDirectory() as folder:
-        keeper = Keeper(Path(folder), 1, data.scaling, run_folder.digest(data.vocabulary))
+        writer = CountingWriter(Path(folder), 1, data.scaling, run_folder.digest(data.vocabulary))
         block(solver, rows, None)
         for _ in range(given.pairs):
-            saved = 0
-
-            def write(state: TrainingState, times: list[dict[str, Any]] | None) -> None:
-                nonlocal saved
-                saved += 1
-                keeper.write(state, times)
-
-            saver = Saver(Interval(seconds=EVERY), write, Path(folder), StopRequest())
+            writer.count = 0
+            saver = Checkpointer(Interval(seconds=EVERY), writer, StopRequest())
             plain.append(block(solver, rows, None))
-            extra.append((block(solver, rows, saver) - plain[-1]) / max(saved, 1))
-            writes += saved
+            extra.append((block(solver, rows, saver) - plain[-1]) / max(writer.count, 1))
+            writes += writer.count
         size = (Path(folder) / run_folder.LAST).stat().st_size
     step, cost = statistics.median(plain) / STEPS, statistics.median(extra)
     loss, norm = np.float32(1), np.float32(1)

@@ -1,4 +1,4 @@
-"""Cost of training options: the training step of a configuration with each, in processes of their own, in turn.
+"""Cost of training options: a step with each, in processes of their own, in turn.
 
 python -m benchmarks.step_cost [NAME...]
 """
@@ -13,7 +13,7 @@ import numpy as np
 
 from benchmarks.work import CONFIGS, SEED, batch_rows, make_solver
 from xpcap.models import CaptioningRNN
-from xpcap.training import smoothed_cross_entropy
+from xpcap.training import CrossEntropy
 
 WAYS: dict[str, dict[str, Any]] = {
     "init": {},
@@ -28,7 +28,7 @@ def step_ms(name: str, way: str) -> float:
     """Median milliseconds of a step."""
     config, options = CONFIGS[name], dict(WAYS[way])
     data = config.data(STEPS)
-    objective = smoothed_cross_entropy(options.pop("smoothing", 0))
+    objective = CrossEntropy(options.pop("smoothing", 0))
     model = CaptioningRNN(data.vocabulary.word_to_idx, config.D, config.W, config.H, "lstm", np.float32, seed=SEED, **options)
     solver = make_solver(config, data, model, objective=objective)
     taken = []

@@ -1,11 +1,11 @@
-"""Profile of a training step on a card: the host's time and the device's, by the parts of host_time.
+"""Profile of a training step on a card: time of host and device by the parts of host_time.
 
     python -m benchmarks.step_profile
 
-Marks are set wherever one part gives way to another: the host's clock is read and an event recorded. An
-event's time is when the device gets to it, so idle time would count as that of the part that it waited
-for. To keep it from idling, it multiplies large matrices first, until the host has handed over the whole
-step.
+Marks are set wherever one part gives way to another: the host's clock is read and an event
+recorded. An event's time is when the device gets to it, so idle time would count as that of the
+part that it waited for. To keep it from idling, it multiplies large matrices first, until the host
+has handed over the whole step.
 """
 
 import functools

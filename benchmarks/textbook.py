@@ -1,9 +1,9 @@
 """The captioner in NumPy as CS231n teaches it: the baseline for machines without PyTorch.
 
-It uses nothing of xpcap. It computes every step of every caption, padding included, and masks the loss.
-Each step multiplies word vectors and state by the weights, keeps its cache in a list, and adds up its
-weight gradients. Adam updates parameter by parameter and makes new arrays. Only sigmoid is faster than
-the course's: a single line.
+It uses nothing of xpcap. It computes every step of every caption, padding included, and masks the
+loss. Each step multiplies word vectors and state by the weights, keeps its cache in a list, and
+adds up its weight gradients. Adam updates parameter by parameter and makes new arrays. Only sigmoid
+is faster than the course's: a single line.
 """
 
 from typing import Any
@@ -32,7 +32,7 @@ class Textbook:
         self.configs: dict[str, dict[str, Any]] = {name: {} for name in params}
 
     def loss(self, features: np.ndarray, captions: np.ndarray, dropout: float = 0.0) -> tuple[float, Arrays]:
-        """Loss of features (N, D) and captions (N, T+1), as the course sums it, and its gradients."""
+        """The course's loss of features (N, D) and captions (N, T+1), and its gradients."""
         p = self.params
         captions_in, captions_out = captions[:, :-1], captions[:, 1:]
         features, _ = dropout_forward(features, dropout)
@@ -94,7 +94,7 @@ def sigmoid(x: np.ndarray) -> np.ndarray:
 
 
 def lstm_step_forward(x: np.ndarray, prev_h: np.ndarray, prev_c: np.ndarray, Wx: np.ndarray, Wh: np.ndarray, b: np.ndarray) -> tuple[Any, Any, Any]:
-    """One LSTM step: from x (N, W) and state (N, H) to the next state, and a cache for the backward pass."""
+    """One LSTM step: from x (N, W) and state (N, H) to the next state, and a cache."""
     H = prev_h.shape[1]
     a = x @ Wx + prev_h @ Wh + b  # (N, 4H)
     i, f, o, g = sigmoid(a[:, :H]), sigmoid(a[:, H : 2 * H]), sigmoid(a[:, 2 * H : 3 * H]), np.tanh(a[:, 3 * H :])

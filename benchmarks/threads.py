@@ -1,7 +1,7 @@
-"""A training step in the main thread, in another one, and in two at once: medians in milliseconds, in turn.
+"""A training step in the main thread, in another one, and in two at once, in turn.
 
 python -m benchmarks.threads
-python benchmarks/threads.py    imports NumPy before xpcap: too late for the short wait of its idle threads
+python benchmarks/threads.py    imports NumPy before xpcap: too late for a short wait
 """
 
 import functools

@@ -1,5 +1,4 @@
-"""How work is timed: clocks, blocks of steps, and a matrix product between them to gauge the machine;
-a description of the machine; a process that keeps a core of it busy."""
+"""How work is timed: clocks and blocks of steps; the machine, gauged, described, and kept busy."""
 
 import contextlib
 import math
@@ -28,13 +27,13 @@ Clock = Callable[[Callable[[], object]], float]
 class Plan:
     """How much to time.
 
-    Contenders take turns for `rounds` rounds. In each round a contender runs an untimed cycle through
-    its `batches`, in which kernels may be compiled, warms up for at least one more and `warm_ms`, then
-    runs `blocks` blocks of whole cycles, about `block_ms` each. The median block stands for the round,
-    the median round for the contender.
+    Contenders take turns for `rounds` rounds. In each round a contender runs an untimed cycle
+    through its `batches`, in which kernels may be compiled, warms up for at least one more and
+    `warm_ms`, then runs `blocks` blocks of whole cycles, about `block_ms` each. The median block
+    stands for the round, the median round for the contender.
 
-    If a step of the second cycle takes longer than `slow_ms`, the warm-up ends there, and the `blocks`
-    blocks are spread over all rounds.
+    If a step of the second cycle takes longer than `slow_ms`, the warm-up ends there, and the
+    `blocks` blocks are spread over all rounds.
     """
 
     rounds: int = 3
@@ -57,7 +56,7 @@ def host_clock(work: Callable[[], object]) -> float:
 
 
 def device_clock(xp: ModuleType) -> Clock:
-    """A clock for the current CuPy device, idle before: milliseconds between two events around the work."""
+    """A clock for the current CuPy device, idle before: milliseconds between two events."""
 
     def clock(work: Callable[[], object]) -> float:
         before, behind = xp.cuda.Event(), xp.cuda.Event()
@@ -96,7 +95,7 @@ class Timer:
         self._count = max(1, math.ceil(plan.block_ms / once)) if once > 0 else 1
 
     def run(self, between: Callable[[], object] | None = None) -> float:
-        """Milliseconds per step, the median over blocks. `between` is called before each block and after the last.
+        """Milliseconds per step, the median over blocks; `between` is called around each of them.
 
         An untimed cycle follows each call, because BLAS threads may spin for 30 to 100 ms after a
         product and slow the first steps.
@@ -137,7 +136,7 @@ class MatrixProduct:
 
     @property
     def gflops(self) -> float:
-        """GFLOP/s, the median over calls; a multiplication and an addition count as two operations."""
+        """GFLOP/s, the median over calls: a multiplication and an addition are two operations."""
         return 2 * len(self._a) ** 3 / statistics.median(self._times) / 1e6
 
 
@@ -220,7 +219,7 @@ while True:
 
 @contextlib.contextmanager
 def busy_neighbour() -> Iterator[None]:
-    """Keep a core busy by a process of another session: Linux shares time out between logins, not processes."""
+    """Keep a core busy by a process of another session, between which Linux shares time out."""
     with subprocess.Popen([sys.executable, "-c", SPIN], stdin=subprocess.PIPE, start_new_session=True) as child:
         try:
             yield

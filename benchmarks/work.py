@@ -25,7 +25,7 @@ SAMPLING = "greedy sampling"  # PICTURES pictures, at most MOST_WORDS words each
 BESIDE = "training step beside a busy process of another login"  # the same step
 WORKS = (TRAINING, SAMPLING)
 WIDTH, LENGTH_PENALTY = 5, 0.7
-# Of the same pictures and most words; the best caption is that of most log-probability / words**LENGTH_PENALTY
+# Of the same pictures and most words; ranked by log-probability / words**LENGTH_PENALTY
 BEAMS = f"beam search, {WIDTH} hypotheses"
 PICTURES = 1000
 MOST_WORDS = LIKE_COCO.high + 1  # END included
@@ -63,7 +63,7 @@ class Config:
         return draw_data(batches * self.N, self.features, self.V, SEED)
 
     def pictures(self) -> np.ndarray:
-        """Standard normal features (PICTURES, D) of the pictures to caption; the same at every call."""
+        """Standard normal features (PICTURES, D) of pictures to caption; the same every time."""
         return np.random.default_rng(SEED).standard_normal((PICTURES, self.D), dtype=np.float32)
 
 
@@ -97,14 +97,14 @@ def usual(backend: str) -> list[str]:
 
 
 def scaling(base: Config) -> dict[str, list[Config]]:
-    """Variations of `base` in a single size, keyed by that size: the batch N or the vocabulary V."""
+    """Variations of `base` in one size, keyed by it: the batch N or the vocabulary V."""
     sizes = {"N": (8, 16, 32, 64, 128, 256, 512, 1024), "V": (1000, 2000, 5000, 10_000, 20_000, 50_000)}
     return {key: [replace(base, name=f"{key}={value}", **{key: value}) for value in values] for key, values in sizes.items()}
 
 
 # What every contender trains and samples
 
-# Relative, between float32 losses: a hundred roundings or so, and far below any mistake in the gates
+# Relative, between float32 losses: a hundred roundings or so, far below any mistake in the gates
 LOSS_TOLERANCE = 1e-5
 # Share of ids that must agree: captions may diverge where the two likeliest words are nearly tied
 SAME_IDS = 0.999
@@ -190,8 +190,8 @@ def check_same_captions(theirs: np.ndarray, ours: CaptioningRNN, pictures: np.nd
 
 
 # Arithmetic that the work needs: the matrix products, without padding, with each distinct word
-# projected once. A multiplication and an addition count as two operations. Elementwise work, softmax
-# and Adam do not count: memory bounds them, not arithmetic.
+# projected once. A multiplication and an addition count as two operations. Elementwise work,
+# softmax and Adam do not count: memory bounds them, not arithmetic.
 
 
 def training_flops(config: Config, batches: Iterable[np.ndarray], null: int) -> float:
@@ -208,17 +208,17 @@ def _step_flops(config: Config, captions: np.ndarray, null: int) -> int:
     # Live rows, distinct input words, rows with a target
     R, K, L = len(packed.inputs.ids), len(packed.words), len(packed.targets)
     products = 3 * (K * config.W * 4 * config.H + R * config.H * 4 * config.H + L * config.H * config.V)
-    # The context's weights; scores and context, and back to the context, the state and, twice, the regions
+    # Weights of the context; scores and context, and back to context, state and, twice, regions
     if config.P:
         products += 3 * R * config.H * 4 * config.H + 6 * R * config.P * config.H
     return 2 * (2 * packed.rows.N * (config.P or 1) * config.D * config.H + products)
 
 
 def sampling_flops(config: Config, captions: np.ndarray, null: int, end: int, width: int = 1) -> int:
-    """Operations that finding captions (n, T) needs, which begin with the first word and hold NULL after END.
+    """Operations needed to find captions (n, T), from the first word on, NULL after END.
 
-    A beam needs a row for the first word and `width` rows for each later one; how many hypotheses it
-    really went on with does not count.
+    A beam needs a row for the first word and `width` rows for each later one; how many hypotheses
+    it really went on with does not count.
     """
     rows = len(captions) + width * (int(np.count_nonzero(captions != null)) - len(captions))
     fed = captions[:, :-1]
@@ -227,8 +227,8 @@ def sampling_flops(config: Config, captions: np.ndarray, null: int, end: int, wi
     return 2 * (len(captions) * config.D * H + K * config.W * 4 * H + rows * (H * 4 * H + H * config.V))
 
 
-# A model whose captions end: randomly drawn weights never produce END, and caption length decides the
-# cost of sampling.
+# A model whose captions end: randomly drawn weights never produce END, and caption length decides
+# the cost of sampling.
 
 OPEN = 20.0  # pre-activation of an open gate: sigmoid(20) is 1 in float32
 TICK = 0.01  # growth of the timer per step: small, so that tanh stays linear
@@ -238,12 +238,13 @@ TIMER, MEMORY, CUE = 0, 1, 0  # two hidden units, and a word dimension: 1 for ST
 
 
 def make_captions_end(model: CaptioningRNN) -> None:
-    """Give the greedy captions of a randomly drawn LSTM captioner the lengths of data.synthetic's, and many words.
+    """Make a random LSTM captioner's captions as long as data.synthetic's, of many words.
 
     The timer unit grows by TICK per step. The memory unit takes a number from the picture at START,
-    normal(0, deviation * TICK), and keeps it. END wins as soon as timer + memory passes a threshold,
-    after normal(mean, deviation) steps, END included. All other units stay random, but word vectors
-    are scaled up to the size of the other inputs, so that each word influences the next.
+    normal(0, deviation * TICK), and keeps it. END wins as soon as timer + memory passes a
+    threshold, after normal(mean, deviation) steps, END included. All other units stay random, but
+    word vectors are scaled up to the size of the other inputs, so that each word influences the
+    next.
     """
     params = {name: to_numpy(value).copy() for name, value in model.params.items()}
     word_to_idx, H = model.word_to_idx, len(params["b_proj"])

@@ -65,8 +65,8 @@ def drawing(rng: np.random.Generator, sheet: tuple[int, int], things: int, style
 def share_named(run: run_folder.Run, drawings: Sequence[tuple[np.ndarray, set[tuple[str, str]]]]) -> float:
     """Share of drawings whose caption names exactly their (colour, shape) pairs."""
     features = run.scaling(HistogramEncoder().encode(picture for picture, _ in drawings))
-    captions = caption_features(run.model, run.vocabulary, features, run.config["max_words"])
-    return float(np.mean([named(said.text.split()) == pairs for said, (_, pairs) in zip(captions, drawings, strict=True)]))
+    captions = caption_features(run, [""] * len(drawings), features, np.arange(len(drawings)))
+    return float(np.mean([named(one.caption.split()) == pairs for one, (_, pairs) in zip(captions, drawings, strict=True)]))
 
 
 def main(path: str) -> None:

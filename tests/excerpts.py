@@ -5,7 +5,7 @@ import re
 import textwrap
 from pathlib import Path
 
-import planted
+import mistakes
 from planting import function_named
 
 ROOT = Path(__file__).parent.parent
@@ -39,7 +39,7 @@ def _is_ceremony(statement: ast.stmt) -> bool:
 def filled(page: str) -> str:
     """The text of a page with every excerpt and table as the code has it now."""
     page = FENCE.sub(lambda fence: f"```python {fence[1]} {fence[2]}\n{excerpt(fence[1], fence[2])}```", page)
-    return TABLE.sub(lambda _: "".join(f"{line}\n" for line in planted.table()), page)
+    return TABLE.sub(lambda _: "".join(f"{line}\n" for line in mistakes.table()), page)
 
 
 def main() -> None:

@@ -1,15 +1,17 @@
-"""Find a place in the code by what stands there, and change it: in Python by the shape of the code, in CUDA C by a regular expression.
+"""Find a place in the code by what stands there, and change it: Python by its shape, CUDA C by a
+regular expression.
 
-A pattern is Python, with holes: `$name` stands for any expression (the same one each time), `...` among a call's arguments for any number
-of further ones. Layout and comments do not matter, nor do names behind holes. Where the pattern has a hole `$here`, only that part is
-replaced; else the whole match is. In what comes instead, `$name` is the code that the hole stood for.
+A pattern is Python, with holes: `$name` stands for any expression (the same one each time), `...`
+among a call's arguments for any number of further ones. Layout and comments do not matter, nor do
+names behind holes. Where the pattern has a hole `$here`, only that part is replaced; else the whole
+match is. In what comes instead, `$name` is the code that the hole stood for.
 
     in_python(text, "lstm_rows_forward", "lstm_gates($here, ...)", "$here.copy()")
 """
 
 import ast
+import copy
 import re
-import textwrap
 from collections.abc import Iterator
 
 HOLE = "hole_"
@@ -20,11 +22,15 @@ Holes = dict[str, ast.AST]
 
 
 def function_named(text: str, name: str) -> ast.AST:
-    """The function, method or class of that name, as in ``"pack"`` or ``"CaptioningRNN._forward"``; the whole file for ``""``."""
-    found = [node for qualified, node in _definitions(ast.parse(text)) if f".{qualified}".endswith(f".{name}")] if name else [ast.parse(text)]
+    """The function, method or class of that name: ``"pack"``, ``"CaptioningRNN._forward"``."""
+    found = list(_named(ast.parse(text), name))
     if len(found) != 1:
         raise LookupError(f"{len(found)} functions are called {name!r}, expected one; was it renamed?")
     return found[0]
+
+
+def _named(tree: ast.AST, name: str) -> Iterator[ast.AST]:
+    return (node for whole, node in _definitions(tree) if f".{whole}".endswith(f".{name}"))
 
 
 def _definitions(node: ast.AST, prefix: str = "") -> Iterator[tuple[str, ast.AST]]:
@@ -32,27 +38,52 @@ def _definitions(node: ast.AST, prefix: str = "") -> Iterator[tuple[str, ast.AST
         if isinstance(child, ast.FunctionDef | ast.ClassDef):
             yield prefix + child.name, child
             yield from _definitions(child, f"{prefix}{child.name}.")
+        elif not prefix and isinstance(child, ast.Assign) and isinstance(child.targets[0], ast.Name):
+            yield prefix + child.targets[0].id, child
 
 
 def in_python(text: str, function: str, pattern: str, instead: str) -> tuple[str, int]:
-    """The text with every match within a function replaced, and the number of matches."""
-    (wanted,) = ast.parse(_with_names(pattern)).body
-    shape = wanted.value if isinstance(wanted, ast.Expr) else wanted
-    lines = text.encode().splitlines(keepends=True)  # ast counts columns in bytes
-    found = []
-    for node in ast.walk(function_named(text, function)):
+    """The text with every match replaced within the functions, methods, classes or constants of
+    that name, and the number of matches. Comments and layout are lost where there is one."""
+    if not re.search(rf"^\s*(def |class )?{function.rpartition('.')[2]}\b", text, flags=re.M):
+        return text, 0
+    (shape,), new = _parsed(pattern), _parsed(instead)
+    of_expression = isinstance(shape, ast.Expr) and isinstance(new[0], ast.Expr) and len(new) == 1
+    wanted = shape.value if of_expression else shape
+    tree, replaced = ast.parse(text), {}
+    for node in (node for named in _named(tree, function) for node in ast.walk(named)):
         holes: Holes = {}
-        if _matches(shape, node, holes):
-            found.append((_span(lines, holes.get("here", node)), _filled(instead, holes, text, node)))
-    content = text.encode()
-    for (start, end), new in sorted(found, reverse=True):
-        content = content[:start] + new.encode() + content[end:]
-    ast.parse(content)
-    return content.decode(), len(found)
+        if _matches(wanted, node, holes):
+            filled = [_Filled(holes).visit(copy.deepcopy(statement)) for statement in new]
+            target = holes.get("here", node)
+            replaced[target] = filled[0].value if isinstance(target, ast.expr) else filled
+    changed = ast.unparse(ast.fix_missing_locations(_Replaced(replaced).visit(tree)))
+    return (f"{changed}\n" if replaced else text), len(replaced)
 
 
-def _with_names(pattern: str) -> str:
-    return re.sub(r"\$(\w+)", rf"{HOLE}\1", pattern)
+def _parsed(code: str) -> list[ast.stmt]:
+    return ast.parse(re.sub(r"\$(\w+)", rf"{HOLE}\1", code)).body
+
+
+class _Filled(ast.NodeTransformer):
+    """Code with its holes filled."""
+
+    def __init__(self, holes: Holes) -> None:
+        self.holes = holes
+
+    def visit_Name(self, node: ast.Name) -> ast.AST:
+        is_hole = node.id.startswith(HOLE)
+        return copy.deepcopy(self.holes[node.id.removeprefix(HOLE)]) if is_hole else node
+
+
+class _Replaced(ast.NodeTransformer):
+    """A tree with some of its nodes replaced."""
+
+    def __init__(self, replaced: dict[ast.AST, ast.AST | list[ast.stmt]]) -> None:
+        self.replaced = replaced
+
+    def visit(self, node: ast.AST) -> ast.AST | list[ast.stmt]:
+        return self.replaced[node] if node in self.replaced else self.generic_visit(node)
 
 
 def _matches(shape: object, node: object, holes: Holes) -> bool:
@@ -87,22 +118,6 @@ def _call_matches(shape: ast.Call, node: ast.Call, holes: Holes) -> bool:
     )
 
 
-def _span(lines: list[bytes], node: ast.AST) -> tuple[int, int]:
-    """Where a node begins and ends in the bytes of the file."""
-    start, end = (sum(map(len, lines[: line - 1])) for line in (node.lineno, node.end_lineno))
-    return start + node.col_offset, end + node.end_col_offset
-
-
-def _filled(instead: str, holes: Holes, text: str, node: ast.AST) -> str:
-    """What comes instead, with its holes filled, lines after the first indented as the statement is."""
-    for name, part in holes.items():
-        source = ast.get_source_segment(text, part)
-        simple = isinstance(part, ast.Name | ast.Attribute | ast.Call | ast.Subscript | ast.Constant)
-        instead = instead.replace(f"${name}", source if simple else f"({source})")
-    first, _, rest = instead.partition("\n")
-    return f"{first}\n{textwrap.indent(rest, ' ' * node.col_offset)}" if rest else first
-
-
 # ---- CUDA C
 
 
@@ -124,7 +139,7 @@ def in_cuda(text: str, function: str, pattern: str, instead: str, nth: int | Non
 
     A space in the pattern is any number of blanks, and brackets and operators stand for themselves if escaped by the caller as usual.
     """
-    start, end = functions_in_cuda(text)[function]
+    start, end = functions_in_cuda(text).get(function, (0, 0))
     found = list(re.finditer(pattern.replace(" ", r"\s*"), text[start:end]))
     chosen = found if nth is None else found[nth : nth + 1]
     for match in reversed(chosen):

@@ -138,8 +138,8 @@ def test_the_assignments_layout_gives_the_same_in_its_own(cell: str, lib: Any, r
     ("A", "words"),
     [
         (np.zeros((N, P, H + 1)), r"dot_product_attention_forward: A has shape \(3, 8, 7\), expected \(N, P, H\), N = 3, H = 6"),
-        (np.zeros((N, 0, H)), r"A has shape \(3, 0, 6\), expected at least one place"),
-        (np.zeros((N, H, 2, 0)), r"A has shape \(3, 6, 2, 0\), expected at least one place"),
+        (np.zeros((N, 0, H)), r"A has shape \(3, 0, 6\), expected at least one region"),
+        (np.zeros((N, H, 2, 0)), r"A has shape \(3, 6, 2, 0\), expected at least one region"),
         (np.zeros((N, H)), r"A has shape \(3, 6\), expected \(N, P, H\)"),
     ],
 )

@@ -356,9 +356,10 @@ def test_bench_prints_a_list_of_objects(tiny: None) -> None:
     assert training["machine"]["blas"]
 
 
-def test_scaling_times_training_of_coco_at_other_batches_and_vocabularies(tiny: None, tmp_path: Path) -> None:
+def test_scaling_times_training_of_coco_at_other_batches_and_vocabularies(tiny: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from PIL import Image
 
+    monkeypatch.setattr(timing, "USUAL", dataclasses.replace(BRIEF, rounds=1, batches=1))
     place = tmp_path / "scaling.png"
     found = json.loads(good("--scaling", "--plot", place, "--json").stdout)
     assert {row["work"] for row in found} == {TRAINING}
@@ -662,7 +663,7 @@ def test_emulated_parts_of_a_step_add_up_to_it(device: Emulator, monkeypatch: py
     for times in (plain.host, plain.device, dropped.host, dropped.device):
         assert all(ms > 0 for part, ms in times.items() if part != "masks")
     assert (plain.device["masks"], dropped.device["masks"] > 0) == (0, True)
-    assert any(launch.kind == "product" and launch.place.startswith("benchmarks/step_profile.py") for launch in counts.launches)
+    assert any(launch.kind == "product" and launch.place.startswith("step_profile.py:") for launch in counts.launches)
     heading, *rows = step_profile.profile_rows([plain, dropped])
     assert [row[:2] for row in rows] == [(name, where) for name in ("tiny", "drops") for where in ("host", "device")]
     assert {len(row) for row in rows} == {len(heading)}

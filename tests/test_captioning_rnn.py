@@ -440,15 +440,15 @@ def test_features_that_are_not_finite_are_named_by_row_and_column(way: str, valu
         WAYS_IN[way](make("lstm"), features, captions)
 
 
-def test_a_grid_that_is_not_finite_is_named_by_place_and_what_float32_cannot_hold_as_it_came(rng: np.random.Generator) -> None:
+def test_a_grid_that_is_not_finite_is_named_by_region_and_what_float32_cannot_hold_as_it_came(rng: np.random.Generator) -> None:
     features, captions = batch(rng, "attention")
     features[4, 1, 2] = np.nan
     model = make("lstm", inject="attention")
     for call in (model.loss, model.attention):
-        with pytest.raises(ValueError, match=rf"features of row 4 \(of {N}\) hold nan at place 1, column 2"):
+        with pytest.raises(ValueError, match=rf"features of row 4 \(of {N}\) hold nan at region 1, column 2"):
             call(features, captions)
     features[4, 1, 2] = -1e300
-    with pytest.raises(ValueError, match=r"hold -1e\+300 at place 1, column 2, expected finite float32"):
+    with pytest.raises(ValueError, match=r"hold -1e\+300 at region 1, column 2, expected finite float32"):
         make("lstm", dtype=np.float32, inject="attention").loss(features, captions)
 
 

@@ -15,7 +15,7 @@ from xpcap import open_run
 from xpcap.data import open_data, tokenize, write_dataset
 from xpcap.errors import DataError
 from xpcap.metrics import CiderD
-from xpcap.runs import compare, evaluate_run, read_said
+from xpcap.runs import compare, evaluate_run, read_captions_json
 
 pytestmark = pytest.mark.usefixtures("few_pictures")
 
@@ -68,7 +68,7 @@ NAMES = ["photos/dog 01.jpg", "COCO_val2014_000000000042.jpg", "http://a.org/x_7
 def test_a_file_may_tell_pictures_in_several_ways(content: Any, tmp_path: Path) -> None:
     path = tmp_path / "said.json"
     path.write_text(json.dumps(content))
-    assert read_said(path, NAMES) == (dict(zip(NAMES, "abc", strict=True)), 0)
+    assert read_captions_json(path, NAMES) == (dict(zip(NAMES, "abc", strict=True)), 0)
 
 
 @pytest.mark.parametrize(
@@ -89,7 +89,7 @@ def test_a_file_that_tells_no_captions_is_refused(content: str, message: str, tm
     path = tmp_path / "said.json"
     path.write_text(content)
     with pytest.raises(DataError, match=message.replace("[", r"\[")):
-        read_said(path, ["a/1.jpg", "b/1.jpg"])
+        read_captions_json(path, ["a/1.jpg", "b/1.jpg"])
 
 
 def test_score_wants_one_caption_of_each_picture_and_names_what_it_leaves_out(evaluated: dict[str, Any]) -> None:

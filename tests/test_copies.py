@@ -16,7 +16,7 @@ from xpcap.memory import Workspace
 from xpcap.models import captioning_rnn
 from xpcap.models.batch import Batch
 from xpcap.models.parameters import Parameters
-from xpcap.training import cross_entropy
+from xpcap.training import CrossEntropy
 
 D, W, H, V, N = 5, 4, 6, 12, 10
 WAYS = pytest.mark.parametrize("way", [copy.copy, copy.deepcopy, lambda model: pickle.loads(pickle.dumps(model))], ids=["copy", "deepcopy", "pickle"])
@@ -170,7 +170,7 @@ WEIGHTS[4] = 0
 @CELLS
 def test_a_weighted_loss_is_the_weighted_sum_of_single_captions(cell: str, workspace: Workspace) -> None:
     model, (features, captions) = make(cell), batch()
-    loss, grads = cross_entropy(model, Batch(features, captions, weights=WEIGHTS, total=7.5), workspace)
+    loss, grads = CrossEntropy().loss(model, Batch(features, captions, weights=WEIGHTS, total=7.5), workspace)
     singles = [model.loss(features[i : i + 1], captions[i : i + 1]) for i in range(N)]
     assert float(loss) == pytest.approx(sum(w * float(one) for w, (one, _) in zip(WEIGHTS, singles, strict=True)) / 7.5, rel=1e-12)
     for name, grad in grads.items():

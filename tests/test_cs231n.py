@@ -2,6 +2,9 @@
 
 import json
 import os
+import subprocess
+import sys
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +54,20 @@ def test_load_coco_data_reads_the_courses_folder(coco: Path, capsys: pytest.Capt
     assert data["train_captions"].shape == (30, 17)
     assert (data["train_captions"].dtype, data["train_features"].dtype, data["train_features"].shape) == (np.int32, np.float32, (9, 512))
     assert load_coco_data(coco, pca_features=False)["val_features"].shape == (5, 4096)
+
+
+def test_the_archive_unpacked_as_the_docs_say_lies_where_load_coco_data_looks(coco: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    docs = (Path(__file__).parent.parent / "docs/data.md").read_text(encoding="utf-8")
+    assert "In the folder `datasets`:" in docs
+    assert "`python -m zipfile -e coco_captioning.zip .`" in docs
+    (tmp_path / "datasets").mkdir()
+    with zipfile.ZipFile(tmp_path / "datasets/coco_captioning.zip", "w") as archive:
+        for file in coco.iterdir():
+            archive.write(file, f"coco_captioning/{file.name}")
+    command = [sys.executable, "-m", "zipfile", "-e", "coco_captioning.zip", "."]
+    subprocess.run(command, cwd=tmp_path / "datasets", check=True)
+    monkeypatch.chdir(tmp_path)
+    np.testing.assert_array_equal(load_coco_data()["val_features"], load_coco_data(coco)["val_features"])
 
 
 def test_without_a_name_the_courses_own_places_are_looked_at(

@@ -17,7 +17,7 @@ from xpcap.data.dataset import Split
 from xpcap.layers import CELLS
 from xpcap.layers.activations import no_activations
 from xpcap.models.activations import activations
-from xpcap.runs import Finding, Run, examine_run
+from xpcap.runs import Diagnosis, Run, examine_run
 from xpcap.runs.captioning import caption_chosen, captioned, data_of
 from xpcap.runs.doctor import Symptom
 from xpcap.runs.folder import HISTORY, write_lines
@@ -83,7 +83,7 @@ def healthy(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, str], R
     return {case: train(folder / "-".join(case), GRIDS if "attention" in case else DATA, cell_type=case[0], inject=case[1]) for case in CASES}
 
 
-def examine(run: Run, data: CaptionData = DATA) -> dict[str, Finding]:
+def examine(run: Run, data: CaptionData = DATA) -> dict[str, Diagnosis]:
     data = GRIDS if data is DATA and run.model.config.attends else data
     seen = data_of(run, data)
     captions = caption_chosen(run, seen, "val", captioned(seen, "val"))

@@ -95,7 +95,7 @@ def test_emulated_attention_sums_all_steps_in_one_launch(device: Emulator) -> No
 def test_emulated_attention_runs_the_plain_equations_where_a_picture_has_too_many_places(device: Emulator) -> None:
     with xpcap.use_backend("cupy"):
         h, A, weights, context = drawn(1, H), drawn(1, 1025, H), poison(1, 1025), poison(1, H)
-        assert ops.find("attend_steps", h, A, weights, context) is None
-        assert ops.find("attend_steps", h, A[:, :1024].copy(), weights[:, :1024].copy(), context) is not None
+        assert ops.find(ops.attend_steps, h, A, weights, context) is None
+        assert ops.find(ops.attend_steps, h, A[:, :1024].copy(), weights[:, :1024].copy(), context) is not None
         ops.attend_steps(h, A, weights, context)(ops.single_step(1))
     assert xpcap.to_numpy(weights).sum() == pytest.approx(1, rel=1e-5)

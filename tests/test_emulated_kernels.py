@@ -5,14 +5,14 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 from emulated import Emulator, install
-from test_kernels import ON_A_CARD, TOLERANCES, check_equals_plain
+from test_kernels import ON_A_CARD, TOLERANCES, check_equals_plain, name_of
 
 import xpcap
 from xpcap import ops
 from xpcap.ops import dispatch
 
 
-@pytest.mark.parametrize("kernel", ON_A_CARD, ids=lambda kernel: kernel.op)
+@pytest.mark.parametrize("kernel", ON_A_CARD, ids=name_of)
 @pytest.mark.parametrize("dtype", TOLERANCES)
 def test_emulated_kernel_equals_the_plain_equations(kernel: dispatch.Kernel, dtype: str, device: Emulator) -> None:
     with xpcap.use_backend("cupy"), device.counting() as counts:

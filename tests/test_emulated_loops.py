@@ -45,10 +45,10 @@ def test_emulated_steps_forward_touch_their_own_rows(cell: str, device: Emulator
         take = ops.lstm_steps(a, Wh, (out.h, out.c), out) if cell == "lstm" else ops.rnn_steps(a, Wh, out.h, out.h)
         for step in ROWS.steps:
             counts = record(device, take, step)
-            assert counts.read_by_products() <= elements(out.h[step.befores]) | elements(Wh)
-            own = elements(out.h[step.afters])
+            assert counts.read_by_products() <= elements(out.h[step.states_before]) | elements(Wh)
+            own = elements(out.h[step.states_after])
             if cell == "lstm":
-                own |= elements(out.c[step.afters]) | elements(out.gates[step.rows]) | elements(out.tanh_c[step.rows])
+                own |= elements(out.c[step.states_after]) | elements(out.gates[step.rows]) | elements(out.tanh_c[step.rows])
             assert counts.changed_by_kernels() == own
             assert counts.written_by_products() <= own  # overwritten by the kernel
 

@@ -14,7 +14,7 @@ from commands import SMALL, few, good
 from emulated import Emulator
 
 from xpcap.runs.folder import BEST, CONFIG, HISTORY, LAST, load_parameters
-from xpcap.runs.saver import Keeper
+from xpcap.runs.saver import RunWriter
 from xpcap.shapes import write_pictures
 
 LOOSE = {"rtol": 2e-4, "atol": 2e-5}  # float32, after some twenty steps of Adam
@@ -89,13 +89,13 @@ def test_emulated_checkpoints_are_written_without_the_device(
         used.add(threading.current_thread())
         original(emulator, *event)
 
-    def write(keeper: Keeper, *saved: Any) -> None:
+    def write(keeper: RunWriter, *saved: Any) -> None:
         wrote.add(threading.current_thread().name)
         write_originally(keeper, *saved)
 
-    original, write_originally = type(device)._record, Keeper.write
+    original, write_originally = type(device)._record, RunWriter.write
     monkeypatch.setattr(type(device), "_record", record)
-    monkeypatch.setattr(Keeper, "write", write)
+    monkeypatch.setattr(RunWriter, "write", write)
     train(tmp_path / "run", "cupy", "--save-every", "4")
     assert wrote == {"xpcap checkpoint"}
     assert used == {threading.main_thread()}

@@ -186,7 +186,7 @@ def check_training_equals_numpy(cell: str, dtype: Any, inject: str = "init") -> 
     for ours, theirs in zip(emulated.history, host.history, strict=True):
         assert ours == pytest.approx(theirs, rel=close["rtol"])
     for key in ("m", "v"):
-        np.testing.assert_allclose(xpcap.to_numpy(emulated._descent.config[key]), host._descent.config[key], **close)
+        np.testing.assert_allclose(xpcap.to_numpy(emulated._optimizer.config[key]), host._optimizer.config[key], **close)
     np.testing.assert_allclose(xpcap.to_numpy(emulated.model.params.flat), host.model.params.flat, **close)
 
 
@@ -291,7 +291,7 @@ def test_emulated_second_device_computes_where_it_was_asked_for(device: Emulator
         with xpcap.use_backend(backend):
             solver = make(backend)
             losses.append(solver.step(*solver._feed.minibatch("train", np.arange(N))[:2]))
-            assert [x.device.id for x in (solver.model.params.flat, solver._descent.config["m"], losses[-1])] == [number] * 3
+            assert [x.device.id for x in (solver.model.params.flat, solver._optimizer.config["m"], losses[-1])] == [number] * 3
     assert float(losses[0]) == float(losses[1])
 
 

@@ -27,7 +27,7 @@ from xpcap.errors import BackendError, GroupError, OptionError, TrainingError
 from xpcap.models.batch import Batch
 from xpcap.prepare import encode_folder
 from xpcap.shapes import generate, write_pictures
-from xpcap.training import cross_entropy
+from xpcap.training import CrossEntropy
 
 MADE = generate(seed=3, train=41, val=13)  # 205 captions
 TRAIN = MADE.split("train")
@@ -130,17 +130,17 @@ def test_every_caption_of_a_batch_is_one_ranks_and_no_rank_reads_the_features_of
     def objective_of(rank: int) -> Any:
         def objective(model: Any, batch: Batch, workspace: Any) -> Any:
             seen[rank].append(batch)
-            return cross_entropy(model, batch, workspace)
+            return CrossEntropy().loss(model, batch, workspace)
 
         return objective
 
     together(3, lambda group: trained(group, objective=objective_of(group.rank)))
     for shares in zip(*seen, strict=True):
         N = len(shares[0].captions)
-        mine = [share.mine for share in shares]
+        mine = [share.shard for share in shares]
         assert sorted(np.concatenate(mine)) == list(range(N))
         assert [len(share.features) for share in shares] == [len(numbers) for numbers in mine]
-        words = [int((share.captions[share.mine] != DATA.vocabulary.null).sum()) for share in shares]
+        words = [int((share.captions[share.shard] != DATA.vocabulary.null).sum()) for share in shares]
         assert max(words) - min(words) <= shares[0].captions.shape[1]  # a caption at most
 
 
@@ -160,7 +160,7 @@ def test_a_step_that_is_not_finite_on_one_rank_ends_all() -> None:
 
     def work(group: Group) -> None:
         def objective(model: Any, batch: Batch, workspace: Any) -> Any:
-            loss, grads = cross_entropy(model, batch, workspace)
+            loss, grads = CrossEntropy().loss(model, batch, workspace)
             return loss + np.float32("inf") if group.rank == 1 and batch.step == 3 else loss, grads
 
         made = solver(group, objective=objective)
@@ -194,13 +194,13 @@ def test_gradients_of_shares_add_up_with_weights_and_without_captions() -> None:
     loss, grads = model.loss(features, captions, weights=weights, step=3)
     total, sums = 0.0, np.zeros_like(grads.flat)
     for mine in (np.array([4, 1]), np.array([], np.int64), np.array([0, 2, 3, 5])):
-        share, parts = model.loss(features[mine], captions, weights=weights, step=3, mine=mine)
+        share, parts = model.loss(features[mine], captions, weights=weights, step=3, shard=mine)
         total, sums = total + float(share), sums + parts.flat
     assert total == pytest.approx(float(loss), rel=1e-12)
     np.testing.assert_allclose(sums, to_numpy(grads.flat), rtol=0, atol=1e-13)
     for bad in (np.array([0, 6]), np.array([1, 1])):
         with pytest.raises(ValueError, match="expected distinct numbers of 6 captions"):
-            model.loss(features[:2], captions, mine=bad)
+            model.loss(features[:2], captions, shard=bad)
 
 
 def told_to(monkeypatch: pytest.MonkeyPatch, **environment: str) -> None:

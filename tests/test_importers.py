@@ -106,7 +106,7 @@ BAD_IMPORTS: dict[str, tuple[Callable[[dict[str, Any]], Any], list[str]]] = {
     "a name twice": (lambda f: rewrite(f["features_file"], names=np.array(["one.jpg"] * 3)), ["names a picture twice"]),
     "NaN features": (lambda f: rewrite(f["features_file"], features=NAN), ["not finite", "'two.jpg'"]),
     "integer features": (lambda f: rewrite(f["features_file"], features=np.zeros((3, 2), int)), ["dtype int64", "floats"]),
-    "no names": (lambda f: drop_feature_key(f["features_file"]), ["holds 'features' and lacks 'names'"]),
+    "no names": (lambda f: drop_feature_key(f["features_file"]), ["holds 'features', expected 'names', 'features'"]),
     "object names": (lambda f: rewrite(f["features_file"], names=np.array([{}, {}, {}], object)), ["cannot be read as .npz"]),
     "truncated archive": (lambda f: f["features_file"].write_bytes(f["features_file"].read_bytes()[:200]), ["cannot be read as .npz"]),
     "a single array": (lambda f: save_one_array(f["features_file"]), ["is a single array"]),

@@ -105,7 +105,7 @@ def test_masks_of_a_batch_know_nothing_of_packing_parts_and_device(parts: int, l
     )
     buffers = [fresh(model.params.flat) for _ in range(parts)]
     seen = []
-    for part in prepare_batch("loss", model.config, model.params.flat, WORDS["<NULL>"], features, captions, buffers, Draw(SEED, STEP)):
+    for part in prepare_batch("loss", model.config, model.params.flat, WORDS["<NULL>"], features, captions, buffers, draw=Draw(SEED, STEP)):
         order = to_numpy(part.packed.order)
         np.testing.assert_array_equal(to_numpy(part.masks.features), of_features[order])
         np.testing.assert_array_equal(to_numpy(part.masks.words), of_words[[words.index(word) for word in to_numpy(part.packed.words)]])

@@ -187,8 +187,13 @@ def test_too_many_pixels_are_refused_by_the_header_alone(tmp_path: Path) -> None
     """None of these holds a single pixel: were one decoded, the file would be called damaged."""
     for width, height in ((60_000, 60_000), (13_000, 13_000), (2**31 - 1, 1)):
         (tmp_path / "bomb.png").write_bytes(png(width, height))
-        size = f"{width * height:,}" if width * height > 2 * Image.MAX_IMAGE_PIXELS else f"{width} x {height}"  # Pillow's own limit
-        refused(tmp_path / "bomb.png", f"bomb.png has {size} pixels, expected at most ", "0,000,000 in", "scale it down first")
+        size = "too many" if width * height > 2 * Image.MAX_IMAGE_PIXELS else f"{width} x {height}"  # Pillow refuses these
+        refused(
+            tmp_path / "bomb.png",
+            f"bomb.png has {size} pixels",
+            "scale it down first",
+            f"{2 * Image.MAX_IMAGE_PIXELS}" if size == "too many" else f"{Image.MAX_IMAGE_PIXELS:,}",
+        )
         refused(io.BytesIO(png(width, height)), "the picture has")
     refused(io.BytesIO(png(7_000, 7_000)), "damaged")
 

@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -29,7 +30,7 @@ from xpcap.errors import DataError, TrainingError
 from xpcap.runs import folder, training
 from xpcap.runs import saver as saving
 from xpcap.runs.folder import load_parameters, load_state, save_parameters
-from xpcap.runs.saver import Keeper, Stopped, StopRequest
+from xpcap.runs.saver import RunWriter, Stopped, StopRequest
 from xpcap.safetensors_file import KEY, read_tensors, write_tensors
 
 ROOT = Path(__file__).parent.parent
@@ -41,15 +42,15 @@ def stop_after(pauses: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """As if SIGTERM came just before the solver's pause of that number."""
     seen = 0
 
-    def on_step(saver: saving.Saver, solver: Any) -> None:
+    def on_step(saver: saving.Checkpointer, solver: Any) -> None:
         nonlocal seen
         seen += 1
         if seen == pauses:
             saver._stop.signal = signal.SIGTERM
         original(saver, solver)
 
-    original = saving.Saver.on_step
-    monkeypatch.setattr(saving.Saver, "on_step", on_step)
+    original = saving.Checkpointer.on_step
+    monkeypatch.setattr(saving.Checkpointer, "on_step", on_step)
 
 
 def broken_off(out: Path, pauses: int, *options: object) -> None:
@@ -120,12 +121,12 @@ def test_a_run_that_was_killed_while_it_was_set_up_begins_anew(left: str, unbrok
 def test_steps_and_seconds_say_when_it_is_saved_within_an_epoch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     saved: list[tuple[int, bool]] = []
 
-    def write(keeper: Keeper, state: Any, times: Any) -> None:
+    def write(keeper: RunWriter, state: Any, times: Any) -> None:
         saved.append((state.iteration, times is not None))
         original(keeper, state, times)
 
-    original = Keeper.write
-    monkeypatch.setattr(Keeper, "write", write)
+    original = RunWriter.write
+    monkeypatch.setattr(RunWriter, "write", write)
     monkeypatch.setattr(saving.threading, "Thread", AtOnce)
     good("train", "--out", tmp_path / "steps", *SMALL, "--save-every", 4)
     assert saved == [(4, False), (8, False), (10, True), (14, False), (18, False), (20, True)]
@@ -167,7 +168,7 @@ def shown(run: Path) -> int:
 
 
 def use_clock(clock: Callable[[], float], patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(training, "Keeper", functools.partial(Keeper, clock=clock))
+    patch.setattr(training, "RunWriter", functools.partial(RunWriter, clock=clock))
 
 
 def test_curves_are_drawn_now_and_then_while_training_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -181,7 +182,8 @@ def test_curves_are_drawn_now_and_then_while_training_goes_on(tmp_path: Path, mo
         return lambda *args: (drawn.append((name, len(args[-1]))), draw(*args))[1]
 
     use_clock(lambda: clock[0], monkeypatch)
-    monkeypatch.setattr(saving, "threading", SimpleNamespace(Thread=AtOnce))
+    here = SimpleNamespace(Thread=AtOnce, current_thread=threading.current_thread, main_thread=threading.main_thread)
+    monkeypatch.setattr(saving, "threading", here)
     for name in ("draw_loss", "write_progress_page"):
         monkeypatch.setattr(saving, name, noted(name, getattr(saving, name)))
     runs.train_run(runs.TrainOptions(out=tmp_path / "run", hidden=8, wordvec=4, epochs=17, score_epochs=0), on_epoch=tick)
@@ -289,44 +291,6 @@ def test_data_that_moved_is_found_by_its_name_and_data_that_changed_is_refused(r
     failing(["train", tmp_path / "other" / "data.h5", "--out", tmp_path / "r", "--resume"], "is not the data that", "began with")
 
 
-@pytest.mark.parametrize("dropout", [0, 0.3])
-def test_a_run_of_an_older_version_goes_on_and_says_that_its_masks_change(dropout: float, tmp_path: Path) -> None:
-    """Its state holds a generator of dropout masks."""
-    out = tmp_path / "run"
-    broken_off(out, STEPS + 5, *SMALL, "--dropout", dropout)
-    spoil_last(lambda x, meta: meta["rng"].update(dropout=np.random.default_rng(0).bit_generator.state))(out)
-    with pytest.warns(UserWarning, match="load_state: .*older xpcap"):
-        load_state(out / "last.safetensors", shapes_of(out))
-    output = good("train", "--out", out, "--resume").output
-    assert ("is from an older xpcap: training goes on from it with other dropout masks" in output) == (dropout > 0)
-    assert "resuming after iteration" in output
-    load_state(out / "last.safetensors", shapes_of(out))
-
-
-def test_a_run_of_an_older_version_that_kept_an_average_captions_and_is_not_gone_on_with(run: Path) -> None:
-    expected = json.loads(good("evaluate", run, "--json").stdout)["scores"]
-    note_average(run, 0.999)
-    spoil_last(lambda x, meta: x.update({f"average.{name}": x[name] for name in shapes_of(run)}))(run)
-    before = kill.files(run)
-    failing(["train", "--out", run, "--resume"], "last.safetensors: holds a moving average", "train anew", "still captions with the best parameters")
-    assert kill.files(run) == before
-    assert json.loads(good("evaluate", run, "--json").stdout)["scores"] == expected
-    good("caption", run, next((run / "pictures").iterdir()))
-
-
-def test_a_run_of_an_older_version_that_kept_no_average_goes_on(unbroken: Path, tmp_path: Path) -> None:
-    out = tmp_path / "run"
-    broken_off(out, STEPS + 5, *OPTIONS)
-    note_average(out, 0.0)
-    good("train", "--out", out, "--resume")
-    assert (out / "last.safetensors").read_bytes() == (unbroken / "last.safetensors").read_bytes()
-
-
-def note_average(run: Path, decay: float) -> None:
-    config = json.loads((run / "config.json").read_text())
-    (run / "config.json").write_text(json.dumps({**config, "ema": decay}))
-
-
 @pytest.mark.hunt
 def test_a_run_goes_on_on_another_backend(unbroken: Path, tmp_path: Path, device: Any) -> None:
     out = tmp_path / "run"
@@ -369,14 +333,14 @@ def test_a_signal_finishes_the_step_saves_and_says_how_to_go_on(asked: signal.Si
 
 
 def test_a_signal_in_the_very_last_moment_of_training_is_heeded_too(unbroken: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def on_epoch(saver: saving.Saver, solver: Any) -> None:
+    def on_epoch(saver: saving.Checkpointer, solver: Any) -> None:
         original(saver, solver)
         if solver.epoch == 3:
             saver._stop.signal = signal.SIGINT
 
-    original = saving.Saver.on_epoch
+    original = saving.Checkpointer.on_epoch
     with monkeypatch.context() as patch:
-        patch.setattr(saving.Saver, "on_epoch", on_epoch)
+        patch.setattr(saving.Checkpointer, "on_epoch", on_epoch)
         result = call("train", "--out", tmp_path / "run", *OPTIONS)
     assert result.exit_code == 130
     assert "stopped by SIGINT after iteration 30, and saved; continue with" in result.output
@@ -457,7 +421,7 @@ def test_who_comes_second_leaves_the_folder_of_the_first_alone(resume: bool, tmp
         raise DataError("train: is being trained by another process")
         yield
 
-    monkeypatch.setattr(training, "check_resumable" if resume else "check_free", others)
+    monkeypatch.setattr(folder, "check_resumable" if resume else "check_free", others)
     monkeypatch.setattr(folder, "lock", taken)
     with pytest.raises((DataError, FileExistsError)):
         runs.train_run(runs.TrainOptions(out=out, hidden=8, wordvec=4, score_epochs=0, resume=resume))

@@ -22,7 +22,7 @@ class SecondProduct:
 
     def forward_steps(self, h: Any, r: Any) -> Any:
         def take(step: Any) -> None:
-            self._seen[step.first] = np.tanh(h[step.befores])
+            self._seen[step.first] = np.tanh(h[step.states_before])
             r[step.rows] += self._seen[step.first] @ self.U
 
         return take

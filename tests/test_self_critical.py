@@ -30,12 +30,12 @@ from xpcap.metrics.cider import CiderD
 from xpcap.models.batch import Batch
 from xpcap.runs import load_state, save_state
 from xpcap.runs.folder import HISTORY, open_run
-from xpcap.runs.options import ON_SCORE, epochs_for
+from xpcap.runs.options import SELF_CRITICAL_DEFAULTS, epochs_for
 from xpcap.runs.pages import whole_history
 from xpcap.shapes import generate
 from xpcap.training import objectives
-from xpcap.training.history import best_of
 from xpcap.training.objectives import SelfCritical, advantages
+from xpcap.training.state import best_of
 
 WORDS = Vocabulary(["<NULL>", "<START>", "<END>", "<UNK>", "red", "dog"])
 SAID = ["red dog", "dog", "red", "dog dog"]
@@ -79,7 +79,7 @@ def test_the_gradient_is_the_exact_one_to_sampling_error() -> None:
     exact, objective = exact_gradient(data, model), SelfCritical(data, samples=2)
     pictures = np.arange(2).repeat(25)
     batch = Batch(data.split("train").features[pictures], data.split("train").captions[:1].repeat(50, 0), pictures)
-    means = np.array([objective(model, batch._replace(step=step))[1].flat.copy() for step in range(400)])
+    means = np.array([objective.loss(model, batch._replace(step=step))[1].flat.copy() for step in range(400)])
     matter = np.abs(exact) > 0.02 * np.abs(exact).max()
     error = (means.mean(axis=0) - exact)[matter] / (means.std(axis=0) / np.sqrt(len(means)))[matter]
     assert matter.sum() > 100
@@ -121,7 +121,7 @@ def trained(group: Group, **options: Any) -> CaptioningSolver:
 
 def test_an_epoch_visits_every_picture_that_has_captions_once() -> None:
     objective = SelfCritical(DATA)
-    assert TRAIN.image_idxs[TRAIN.image_idxs != 20][objective.visits].tolist() == [i for i in range(41) if i != 20]
+    assert TRAIN.image_idxs[TRAIN.image_idxs != 20][objective.epoch_indices(DATA)].tolist() == [i for i in range(41) if i != 20]
     made = trained(SINGLE, num_epochs=1)
     assert (made.iteration, set(made.history[0]) >= {"train_reward", "val_cider", "val_distinct", "val_length"}) == (6, True)
     assert made.history[0]["train_reward"] == pytest.approx(-np.mean(made.loss_history))
@@ -268,7 +268,7 @@ SPOILT = [*STAGED, "--lr", 0.02]
 
 def make_the_second_stage_worse(patch: pytest.MonkeyPatch) -> None:
     """Its learning rate is far too high, and nothing ends it early."""
-    patch.setitem(ON_SCORE, "lr", 3.0)
+    patch.setitem(SELF_CRITICAL_DEFAULTS, "lr", 3.0)
     for limit, never in (("LEAST_DISTINCT", 0), ("SHORTEST", 0), ("LONGEST", 99)):
         patch.setattr(objectives, limit, never)
 
@@ -438,6 +438,6 @@ def test_few_captions_get_more_epochs(captions: int, epochs: int) -> None:
 
 @pytest.mark.usefixtures("few_pictures", "plain_curves")
 def test_as_many_epochs_as_suit_the_captions_are_trained_where_none_are_given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("xpcap.runs.training.epochs_for", lambda captions, batch_size: (captions, batch_size) == (300, 20) and 3)
+    monkeypatch.setattr("xpcap.runs.options.epochs_for", lambda captions, batch_size: (captions, batch_size) == (300, 20) and 3)
     good("train", "--out", tmp_path / "run", *SMALL, "--epochs", 0, "--batch-size", 20)
     assert open_run(tmp_path / "run").config["epochs"] == len((tmp_path / "run" / HISTORY).read_text().splitlines()) == 3

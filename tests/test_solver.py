@@ -18,9 +18,9 @@ from xpcap.metrics.cider import CiderD
 from xpcap.models import Parameters
 from xpcap.models.batch import Batch, FeatureRows
 from xpcap.shapes import generate
-from xpcap.training import cross_entropy, evaluate
+from xpcap.training import CrossEntropy, evaluate
 from xpcap.training.evaluate import teacher_forced
-from xpcap.training.history import best_of
+from xpcap.training.state import best_of
 
 DATA = generate(seed=3, train=40, val=12)
 DATA.scaling = fit_scaling("standardize", DATA.split("train").features)
@@ -47,7 +47,7 @@ def test_an_epoch_visits_every_caption_once_and_in_another_order_each_time() -> 
         assert batch.pictures is not None
         np.testing.assert_array_equal(batch.features, DATA.features("train", batch.pictures))
         seen.append(np.concatenate((batch.features[:, :3], batch.captions), axis=1))
-        return cross_entropy(model, batch, workspace)
+        return CrossEntropy().loss(model, batch, workspace)
 
     solver = make(objective=objective)
     solver.train()
@@ -73,7 +73,7 @@ def test_each_caption_gets_one_of_the_views_of_its_picture_by_seed_and_step(lib:
         signs = np.sign(np.where(np.abs(train.features[batch.pictures]) > 0, taken * train.features[batch.pictures], 0).sum(axis=1))
         np.testing.assert_allclose(taken, signs[:, None] * train.features[batch.pictures], rtol=1e-6)
         seen.append(signs)
-        return cross_entropy(model, batch, workspace)
+        return CrossEntropy().loss(model, batch, workspace)
 
     views.scaling = FeatureScaling()
     solvers = [make(views, objective=objective, num_epochs=2) for _ in range(2)]
@@ -215,7 +215,7 @@ def test_a_loss_that_is_not_finite_ends_training_and_keeps_what_was_good() -> No
     assert solver.history == history
     np.testing.assert_array_equal(solver.best_params["Wh"], best)
     solver.model.params = solver.best_params
-    solver._descent.config["m"][:], solver._descent.config["v"][:] = 0, 0
+    solver._optimizer.config["m"][:], solver._optimizer.config["v"][:] = 0, 0
     solver.train()  # once it is mended it goes on
     assert np.isfinite(solver.history[-1]["train_loss"])
 
@@ -238,8 +238,8 @@ def test_a_step_without_a_finite_gradient_changes_nothing() -> None:
     with pytest.raises(TrainingError, match="has loss nan"):
         solver.step(*DATA.minibatch("train", np.arange(20)))
     np.testing.assert_array_equal(solver.model.params.flat, before)
-    assert not solver._descent.config["m"].any()
-    assert solver._descent.config["t"] == 0
+    assert not solver._optimizer.config["m"].any()
+    assert solver._optimizer.config["t"] == 0
 
 
 def test_a_solver_names_split_and_picture_of_features_that_are_not_finite() -> None:
@@ -299,7 +299,7 @@ def test_an_objective_that_cannot_be_called_as_one_is_refused() -> None:
     ],
 )
 def test_what_an_objective_returns_is_checked(returned: Any, error: type[Exception], says: str) -> None:
-    solver = make(objective=lambda model, batch, workspace: returned(*cross_entropy(model, batch)))
+    solver = make(objective=lambda model, batch, workspace: returned(*CrossEntropy().loss(model, batch)))
     for call in (solver.train, lambda: solver.step(*DATA.minibatch("train", np.arange(4)))):
         with pytest.raises(error, match=f"the objective returned {says}"):
             call()  # type: ignore[operator]
@@ -307,7 +307,7 @@ def test_what_an_objective_returns_is_checked(returned: Any, error: type[Excepti
 
 def test_an_objective_may_return_its_loss_as_a_float() -> None:
     solver, usual = (
-        make(objective=lambda model, batch, workspace: (lambda loss, grads: (float(loss), grads))(*cross_entropy(model, batch, workspace))),
+        make(objective=lambda model, batch, workspace: (lambda loss, grads: (float(loss), grads))(*CrossEntropy().loss(model, batch, workspace))),
         make(),
     )
     for each in (solver, usual):

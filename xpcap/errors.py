@@ -1,4 +1,4 @@
-"""Errors that the caller can act on, and checks of numbers. The command line prints them as one message, without a traceback.
+"""Errors that the caller can do something about, printed without a traceback by the command line.
 
 A message names the function, the thing, what came, what was expected, and the likely cause. It
 writes a parameter of a public function in backquotes, as `out`; the command line prints its own
@@ -42,7 +42,7 @@ EXPECTED = (BackendError, DataError, GroupError, OptionError, SaveError, Trainin
 
 
 def install(extra: str) -> str:
-    """The command that installs an extra of this package; its argument names the folder of the clone."""
+    """The command that installs an extra of this package, run in the folder of the clone."""
     return f"pip install '.[{extra}]'"
 
 
@@ -53,7 +53,7 @@ def nearest(name: object, known: Iterable[str]) -> str:
 
 
 def unknown(function: str, thing: str, name: object, known: Iterable[str], error: type[Exception] = OptionError) -> Exception:
-    """The error for a name that is not among the known ones: it lists them and suggests the nearest."""
+    """The error for a name that is not among the known ones: lists them, suggests the nearest."""
     known = list(known)
     more = f" and {len(known) - 20} more" if len(known) > 20 else ""
     listed = ", ".join(one if one.isprintable() else repr(one) for one in known[:20])  # names may come from a file that others made
@@ -74,7 +74,7 @@ def check_whole(
 
     Parameters
     ----------
-    where, name : begin the message; a name that the command line knows as an option comes in backquotes
+    where, name : begin the message; a name that the command line knows comes in backquotes
     hint : ends it, as in ``"; it is a probability"``
     """
     number = int(value) if isinstance(value, numbers.Integral) else low - 1

@@ -1,4 +1,4 @@
-"""Numeric gradients on either device: element by element as in the course, or along random directions through all parameters at once."""
+"""Numeric gradients on either device, by element as in the course or along random directions."""
 
 import contextlib
 from collections.abc import Callable, Iterator, Mapping
@@ -10,7 +10,7 @@ from xpcap.backend import Array, asarray, get_array_module, to_numpy
 
 
 def rel_error(x: Array, y: Array) -> float:
-    """The course's relative error, max(|x - y| / max(1e-8, |x| + |y|)), of host or device arrays of one shape."""
+    """The course's relative error, max(|x - y| / max(1e-8, |x| + |y|)), of arrays of one shape."""
     a, b = to_numpy(x), to_numpy(y)
     if a.shape != b.shape:
         raise ValueError(f"rel_error: got shapes {a.shape} and {b.shape}, expected equal shapes")
@@ -36,7 +36,7 @@ def eval_numerical_gradient(f: Callable[[Array], Any], x: Array, verbose: bool =
 
     Parameters
     ----------
-    f : maps x to a number; it may ignore its argument and read x itself, as closures in the course do
+    f : maps x to a number; it may ignore its argument and read x itself, as closures of the course
     x : array; use float64 for accurate slopes. Modified in place during the call, then restored
     verbose : print each index and slope
     h : step size
@@ -60,7 +60,7 @@ def eval_numerical_gradient(f: Callable[[Array], Any], x: Array, verbose: bool =
 
 
 def eval_numerical_gradient_array(f: Callable[[Array], Array], x: Array, df: Array, h: float = 1e-5) -> Array:
-    """Gradient of sum(df * f(x)) by centred differences, for an array function f and an upstream gradient df.
+    """Gradient of sum(df * f(x)) by centred differences, for an array function f.
 
     Parameters
     ----------
@@ -84,7 +84,7 @@ def eval_numerical_gradient_array(f: Callable[[Array], Array], x: Array, df: Arr
 
 
 def grad_check_sparse(f: Callable[[Array], Any], x: Array, analytic_grad: Array, num_checks: int = 10, h: float = 1e-5) -> None:
-    """Compare `num_checks` random elements, drawn from NumPy's legacy global stream, and print their relative errors."""
+    """Print relative errors of `num_checks` elements, drawn from NumPy's legacy global stream."""
     with _restored("grad_check_sparse", x):
         for _ in range(num_checks):
             index = tuple(np.random.randint(size) for size in x.shape)
@@ -107,15 +107,16 @@ def directional_errors(
     directions: int = 10,
     h: float = 1e-5,
 ) -> list[float]:
-    """Relative errors of analytic slopes along random directions, each of which changes every element of every parameter.
+    """Relative errors of analytic slopes along random directions through all parameters at once.
 
-    A direction costs two calls of f, however many parameters there are, and reveals an error anywhere. To find the wrong parameter, pass them
-    one at a time.
+    A direction costs two calls of f, however many parameters there are, and reveals an error
+    anywhere. To find the wrong parameter, pass them one at a time.
 
     Parameters
     ----------
     f : returns the loss at the current parameters
-    params, grads : mappings with the same keys; params are modified in place during the call, then restored to the bit
+    params, grads : mappings with the same keys; params are modified in place during the call, then
+        restored to the bit
     rng : draws directions of unit length, on the host
     h : step size along a direction
 

@@ -1,6 +1,8 @@
-"""Memory of a computation: fresh arrays, or buffers that their owner keeps from step to step; transfers to and from a device that wait for nothing.
+"""Memory of a computation, and transfers between host and device.
 
-`Workspace` is the owner and `Buffer` what it hands out, `Uploads` sends host arrays, `Reading` brings results back while the device goes on computing.
+A `Workspace` keeps buffers from step to step and hands them out through a `Buffer`; `fresh` gives a
+`Buffer` of new arrays. `Uploads` sends host arrays to a device, `Reading` brings results back while
+the device goes on computing.
 """
 
 import itertools
@@ -16,22 +18,22 @@ ALIGNED = 128  # elements; arrays in one allocation begin at multiples
 
 
 class Buffer:
-    """Hands out arrays to write to: ``buffer(name, shape)``, or ``buffer(name, shape, bool)`` for one that holds no floats; their content is undefined.
+    """Arrays to write to, by name: ``buffer(name, shape)``. Their content is undefined.
 
-    ``buffer.upload(name, host)`` gives a host array on the device; on the host, the array itself. ``buffer.made(name, shape, make, of)`` gives what `make`
-    makes of a buffer, such as a mapping of views, once for as long as the buffer stays where it is.
-
-    A name stands for one array, always of one dtype. Each layer gets a scope of its own from its caller, so that two layers never share a name.
+    A name stands for one array, always of one dtype: the usual one, or as in ``buffer(name, shape,
+    bool)``. Each layer gets a scope of its own from its caller, so that two layers never share a
+    name.
 
     Parameters
     ----------
-    take : from a full name, a shape and a dtype, None for the usual one, to an array
-    send : from a full name and a host array to that array where the others lie
+    take : maps a full name, a shape and a dtype (None for the usual one) to an array
+    send : maps a full name and a host array to that array on the buffer's device
     prefix : put in front of every name
     """
 
     def __init__(
-        self, take: Callable[[str, tuple[int, ...], Any], Array], send: Callable[[str, np.ndarray], Array], prefix: str = ""
+        self, take: Callable[[str, tuple[int, ...], Any], Array],
+        send: Callable[[str, np.ndarray], Array], prefix: str = "",
     ) -> None:  # fmt: skip
         self._take, self._send, self._prefix = take, send, prefix
         self._made: dict[str, tuple[Array, Any, Any]] = {}
@@ -40,7 +42,10 @@ class Buffer:
         return self._take(self._prefix + name, shape, dtype)
 
     def made(self, name: str, shape: tuple[int, ...], make: Callable[[Array], Any], of: Any) -> Any:
-        """make(self(name, shape)), which is kept as long as that gives the same array and `of`, what it is made for, is the same object."""
+        """make(self(name, shape)), such as a mapping of views.
+
+        The result is kept until the array moves, or `of`, what it is made for, is another object.
+        """
         array = self(name, shape)
         last = self._made.get(name)
         if last is None or last[0] is not array or last[1] is not of:
@@ -48,7 +53,7 @@ class Buffer:
         return last[2]
 
     def upload(self, name: str, host: np.ndarray) -> Array:
-        """A host array where the others lie. Like them it stays until the next use of its name."""
+        """A host array on the device, until its name is used again; on the host the array itself."""
         return self._send(self._prefix + name, host)
 
     def scope(self, name: str) -> "Buffer":
@@ -57,10 +62,11 @@ class Buffer:
 
 
 def fresh(like: Array, shapes: Collection[tuple[int, ...]] = ()) -> Buffer:
-    """Arrays of the library and dtype of `like`, each in memory of its own, whatever its name.
+    """New arrays of the library and dtype of `like`, whatever their names.
 
-    The first ones share one allocation if they have these shapes, in this order. Where large ones are freed together, malloc gives back to the system what is
-    more than twice the largest, and the next ones have to be paged in again: on a CPU that takes as long as a small batch's arithmetic.
+    The first ones share one allocation if they have these shapes, in this order. When large arrays
+    are freed together, malloc returns memory beyond twice the largest to the system, and the next
+    arrays have to be paged in again: on a CPU that takes as long as a small batch's arithmetic.
     """
     xp, usual = get_array_module(like), like.dtype
     starts = list(itertools.accumulate((-(-math.prod(shape) // ALIGNED) * ALIGNED for shape in shapes), initial=0))
@@ -76,28 +82,34 @@ def fresh(like: Array, shapes: Collection[tuple[int, ...]] = ()) -> Buffer:
 
 
 def view(flat: Array, start: int, shape: tuple[int, ...]) -> Array:
-    """flat[start : start + size].reshape(shape). A device's array is made at that address, since slicing and reshaping cost the host twice the time."""
+    """flat[start : start + size].reshape(shape).
+
+    A device's array is made at that address: slicing and reshaping cost the host twice the time.
+    """
     if isinstance(flat, np.ndarray):
         return flat[start : start + math.prod(shape)].reshape(shape)
     return type(flat)(shape, flat.dtype, flat.data + start * flat.itemsize if start else flat.data)
 
 
 class Workspace:
-    """Named buffers of the library and dtype of `like`, kept from step to step. `buffer` hands them out.
+    """Named buffers, kept from step to step. `buffer` hands them out.
 
-    A buffer is as large as its largest use so far, and a smaller use gets its beginning. Each step overwrites what the step before left there,
-    so whoever owns a workspace decides when that may happen. The solver owns one; a sampler makes one for each call.
+    A buffer is as large as its largest use so far, and a smaller use gets its beginning. Each step
+    overwrites what the step before left there, so whoever owns a workspace decides when that may
+    happen. The solver owns one; a sampler makes one for each call.
 
     Parameters
     ----------
     like : array whose library, device and dtype the buffers have
-    parts : the most parts that a step may be cut into; each part has buffers of its own
+    parts : the number of parts, at most, of a step; each has buffers of its own
     """
 
     def __init__(self, like: Array, parts: int = 1) -> None:
         self._xp, self._dtype = get_array_module(like), like.dtype
         self._buffers: dict[str, Array] = {}
-        self._views: dict[str, Array] = {}  # the last view of each: most are asked for in the same shape again, and a view costs a device's host time
+        # The last view of each: most are asked for in the same shape again, and making one costs a
+        # device's host time
+        self._views: dict[str, Array] = {}
         self._others = [Workspace(like) for _ in range(parts - 1)]
         self._uploads = Uploads(self._xp)
         self.buffer = Buffer(self._take, self._send)
@@ -115,7 +127,7 @@ class Workspace:
         return made
 
     def hold(self, name: str, flat: Array) -> None:
-        """Take `flat` as the buffer of a name, in place of memory of its own."""
+        """Use `flat` as the buffer of a name."""
         self._buffers[name] = flat
         self._views.pop(name, None)
 
@@ -128,7 +140,7 @@ class Workspace:
 
     @property
     def parts(self) -> list["Workspace"]:
-        """One workspace for each part of a step; the first is this one."""
+        """Workspaces of the parts of a step; the first is this one."""
         return [self, *self._others]
 
     @property
@@ -137,13 +149,14 @@ class Workspace:
         return sum(int(buffer.nbytes) for buffer in self._buffers.values()) + sum(other.nbytes for other in self._others)
 
 
-AHEAD = 4  # uploads that may be under way; one more waits for the oldest
+AHEAD = 4  # uploads under way at most; one more waits for the oldest
 
 
 class Uploads:
-    """A ring of pinned buffers: the host writes into one while a device still copies from the others.
+    """A ring of pinned buffers: the host writes into one while a device copies from the others.
 
-    A copy from ordinary memory would wait for all work launched before it. An upload waits only where the device is AHEAD uploads behind.
+    A copy from ordinary memory would wait for all work launched before it. An upload waits only if
+    the device is AHEAD uploads behind.
 
     Parameters
     ----------
@@ -155,7 +168,10 @@ class Uploads:
         self._slots: list[tuple[np.ndarray, Any]] = []  # pinned memory as bytes, and the event behind its last copy
 
     def send(self, host: np.ndarray, device: Array) -> None:
-        """Copy `host` to `device`, an array of its shape and dtype. Work launched afterwards sees it; `host` may be overwritten at once."""
+        """Copy `host` to `device`, an array of its shape and dtype.
+
+        Work launched afterwards sees it; `host` may be overwritten at once.
+        """
         pinned, copied = self._take(host.nbytes)
         staged = np.ndarray(host.shape, host.dtype, pinned.data)
         staged[...] = host
@@ -163,7 +179,7 @@ class Uploads:
         copied.record()
 
     def _take(self, nbytes: int) -> tuple[np.ndarray, Any]:
-        """The next slot, free to be written to, with room for so many bytes."""
+        """The next slot that no copy reads from, with room for so many bytes."""
         k, self._turn = self._turn, (self._turn + 1) % AHEAD
         if k == len(self._slots):
             self._slots.append((np.empty(0, np.uint8), self._xp.cuda.Event(disable_timing=True)))
@@ -177,13 +193,14 @@ class Uploads:
 
     def __del__(self) -> None:
         for _, copied in self._slots:
-            copied.synchronize()  # CuPy gives pinned memory to others next: no copy may still read it
+            copied.synchronize()  # CuPy reuses pinned memory next: no copy may still read it
 
 
 class Reading:
-    """Arrays on their way from a device to the host. The copies are queued behind the work that makes the arrays, and the host goes on.
+    """Arrays on their way from a device to the host; those of the host are there already.
 
-    `wait` waits for the copies and for nothing launched after them. Arrays of the host are there already.
+    The copies are queued behind the work that makes the arrays, and the host goes on. `wait` waits
+    for them and for nothing launched after them.
     """
 
     _copied: Any = None  # the event behind copies that nobody has waited for
@@ -208,9 +225,9 @@ class Reading:
 
     def __del__(self) -> None:
         if self._copied is not None:
-            self._copied.synchronize()  # CuPy gives the memory to others next: no copy may end there
+            self._copied.synchronize()  # CuPy reuses the memory next: no copy may end there
 
 
 def _pinned(xp: Any, x: Array) -> np.ndarray:
-    """Pinned memory for `x`: a copy to any other makes the host wait."""
+    """Pinned memory for `x`: a copy to other memory makes the host wait."""
     return np.ndarray(x.shape, x.dtype, xp.cuda.alloc_pinned_memory(x.nbytes))

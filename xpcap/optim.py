@@ -1,4 +1,4 @@
-"""Update rules, as the course's ``rule(w, dw, config) -> (next_w, config)`` and in place on a flat buffer; gradient clipping."""
+"""Update rules, the course's ``rule(w, dw, config)`` and in place on a flat buffer; clipping."""
 
 import math
 from collections.abc import Callable, Mapping
@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from xpcap.backend import Array, get_array_module
-from xpcap.errors import OptionError, check_number, check_whole, unknown
+from xpcap.errors import check_number, check_whole, unknown
 from xpcap.memory import Buffer
 from xpcap.ops import adam_update, clip_by_norm
 
@@ -22,11 +22,12 @@ STATE: dict[str, tuple[str, ...]] = {"sgd": (), "sgd_momentum": ("velocity",), "
 
 
 def init(rule: str, w: Array, config: Mapping[str, Any] | None = None) -> Config:
-    """A complete config for `rule`: `config` over the course's defaults, and state arrays of zeros shaped like w.
+    """A complete config for `rule`: `config` over the course's defaults, and state arrays of zeros.
 
     Raises
     ------
-    OptionError : an unknown rule or key, with the nearest known one. ValueError : a hyperparameter out of its range.
+    OptionError : an unknown rule or key, with the nearest known one. ValueError : a hyperparameter
+        out of its range.
     """
     if rule not in DEFAULTS:
         raise unknown("optim", "update rule", rule, DEFAULTS)
@@ -85,7 +86,7 @@ _IN_PLACE: dict[str, Callable[[Array, Array, Config], None]] = {
 
 
 def update(rule: str, w: Array, dw: Array, config: Config) -> None:
-    """One step of `rule` in place: updates w and the state in `config`, which `init` has completed. The solver runs it on its flat buffer."""
+    """Take one step of `rule` in place, on w and on the state in `config`, completed by `init`."""
     _IN_PLACE[rule](w, dw, config)
 
 
@@ -109,12 +110,17 @@ def sgd(w: Array, dw: Array, config: Config | None = None) -> tuple[Array, Confi
 
 
 def sgd_momentum(w: Array, dw: Array, config: Config | None = None) -> tuple[Array, Config]:
-    """velocity = momentum * velocity - learning_rate * dw; w += velocity. Defaults: learning_rate 1e-2, momentum 0.9."""
+    """velocity = momentum * velocity - learning_rate * dw; w += velocity.
+
+    Defaults: learning_rate 1e-2, momentum 0.9.
+    """
     return _pure("sgd_momentum", w, dw, config)
 
 
 def rmsprop(w: Array, dw: Array, config: Config | None = None) -> tuple[Array, Config]:
-    """cache = decay_rate * cache + (1 - decay_rate) * dw**2; w -= learning_rate * dw / (sqrt(cache) + epsilon).
+    """cache = decay_rate * cache + (1 - decay_rate) * dw**2
+
+    w -= learning_rate * dw / (sqrt(cache) + epsilon)
 
     Defaults: learning_rate 1e-2, decay_rate 0.99, epsilon 1e-8.
     """
@@ -127,7 +133,7 @@ def adam(w: Array, dw: Array, config: Config | None = None) -> tuple[Array, Conf
     t += 1; m = beta1 * m + (1 - beta1) * dw; v = beta2 * v + (1 - beta2) * dw**2
     w -= learning_rate * sqrt(1 - beta2**t) / (1 - beta1**t) * m / (sqrt(v) + epsilon)
 
-    Defaults: learning_rate 1e-3, beta1 0.9, beta2 0.999, epsilon 1e-8, t 0 (it counts the steps done).
+    Defaults: learning_rate 1e-3, beta1 0.9, beta2 0.999, epsilon 1e-8, t 0 (the steps done).
     """
     return _pure("adam", w, dw, config)
 
@@ -137,12 +143,13 @@ def clip_by_global_norm(grads: Array, max_norm: float, *, buffer: Buffer | None 
 
     Returns
     -------
-    norm : 0-d, before clipping; not read from a device. With a `buffer` it lies there, until the next step overwrites it
+    norm : 0-d, before clipping; not read from a device. With a `buffer` it lies there, until the
+        next step overwrites it
 
     Notes
     -----
-    Pascanu et al. 2013, section 3.2. The captioner's loss is summed over time, so its gradient is that of a per-word mean times the words
-    of a caption.
+    Pascanu et al. 2013, section 3.2. The captioner's loss is summed over time, so its gradient is
+    that of a per-word mean times the words of a caption.
     """
     max_norm = check_number("clip_by_global_norm", "max_norm", max_norm, above=0)
     return clip_by_norm(grads, min(max_norm, float(np.finfo(grads.dtype).max)), buffer)
@@ -192,6 +199,5 @@ class Optimizer:
 
 def check_lr_decay(lr_decay: Any) -> None:
     """OptionError : not a decay that an Optimizer can take."""
-    number = isinstance(lr_decay, int | float | np.number) and 0 < lr_decay < float("inf")
-    if not number and lr_decay != LINEAR:
-        raise OptionError(f"CaptioningSolver: lr_decay is {lr_decay!r}, expected a positive number, or {LINEAR!r}")
+    if lr_decay != LINEAR:
+        check_number("CaptioningSolver", "lr_decay", lr_decay, above=0, hint=f", or {LINEAR!r}")

@@ -16,7 +16,7 @@ from fuzzing.spoiling_json import NUMBERS, ODD, spoil_json, spoil_json_text
 from xpcap import CaptioningRNN, CaptioningSolver
 from xpcap.data import CaptionData
 from xpcap.runs import training
-from xpcap.runs.folder import LAST, check_scaling, load_saved, open_run, read_config, read_times
+from xpcap.runs.folder import LAST, check_scaling, load_checkpoint, open_run, read_config, read_times
 from xpcap.runs.options import options_of
 
 FILES = ("config.json", "vocab.json", "times.jsonl", "best.safetensors", "last.safetensors")
@@ -61,7 +61,7 @@ def use(folder: Path) -> None:
     run = open_run(folder)
     json.dumps((run.config, run.meta))
     run.model.sample(run.scaling(np.zeros((1, *run.model.config.feature_shape), np.float32)), 3)
-    saved = load_saved(folder / LAST, run.model.params.shapes)
+    saved = load_checkpoint(folder / LAST, run.model.params.shapes)
     check_scaling(folder / LAST, saved.scaling, config)
     read_times(folder, saved.state.epoch)
     model = CaptioningRNN.from_config(run.model.config, run.vocabulary.word_to_idx, seed=0)

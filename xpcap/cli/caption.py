@@ -24,12 +24,12 @@ EXAMPLES = examples(
     "caption runs/flickr8k --split val -n 20 --beam 5",
     "caption runs/flickr8k runs/another drawing.png",
 )
-DIGITS = 4  # of a place's weight in JSON
+DIGITS = 4  # of an attention weight in JSON
 SHOWN = 5  # captions of a beam in JSON and on a page
 OF_A_SPLIT = ("split", "count", "data")  # parameters that choose pictures when none are given
 
 
-class Place(click.Path):
+class PictureOrUrl(click.Path):
     """A URL, as the text it is, or a path; whether it can be read is found out later."""
 
     def __init__(self) -> None:
@@ -41,7 +41,7 @@ class Place(click.Path):
 
 @click.command(epilog=EXAMPLES)
 @click.argument("run", type=PATH)
-@click.argument("pictures", nargs=-1, metavar="[RUN]... [PICTURE|FOLDER|URL]...", type=Place())
+@click.argument("pictures", nargs=-1, metavar="[RUN]... [PICTURE|FOLDER|URL]...", type=PictureOrUrl())
 @click.option("--split", default="val", show_default=True, help="If no pictures are given: the split to take them from.")
 @click.option("-n", "count", type=click.IntRange(1), default=10, show_default=True, help="How many to take, spread evenly over the split.")
 @click.option("--data", type=PATH, help="Another dataset file to take them from. Default: the run's own data.")
@@ -69,12 +69,12 @@ def caption(
 
     Captions are greedy. --beam searches for likelier ones; --temperature, --top-k and --top-p draw words at random.
     """
-    further, pictures = _parted(pictures)
+    further, pictures = _split_runs(pictures)
     if pictures:
         _refuse_both(ctx)
-    for place, suffix in ((html, ".html"), (png, ".png")):
-        if place is not None:
-            runs.check_place(place, suffix)  # before any work is done
+    for file, suffix in ((html, ".html"), (png, ".png")):
+        if file is not None:
+            runs.check_place(file, suffix)  # before any work is done
     choose_backend(backend)
     opened = open_runs([run, *further], on_remark=remark)
     policy = decoding.policy(opened, SHOWN if html or as_json else 1)
@@ -96,13 +96,17 @@ def caption(
     _write(html, png, opened, captions, skipped, look, as_json)
 
 
-def _parted(places: tuple[str | Path, ...]) -> tuple[tuple[str | Path, ...], tuple[str | Path, ...]]:
+def _split_runs(arguments: tuple[str | Path, ...]) -> tuple[tuple[str | Path, ...], tuple[str | Path, ...]]:
     """Run folders, and the pictures behind them."""
-    further = tuple(takewhile(lambda place: isinstance(place, Path) and is_run(place), places))  # a URL is text
-    pictures = places[len(further) :]
-    if late := [place for place in pictures if isinstance(place, Path) and is_run(place)]:
+    further = tuple(takewhile(_is_run, arguments))
+    pictures = arguments[len(further) :]
+    if late := [picture for picture in pictures if _is_run(picture)]:
         raise click.UsageError(f"{late[0]} is a run folder and stands behind pictures, expected all runs before them")
     return further, pictures
+
+
+def _is_run(argument: str | Path) -> bool:
+    return isinstance(argument, Path) and is_run(argument)  # a URL is text
 
 
 def _refuse_both(ctx: click.Context) -> None:

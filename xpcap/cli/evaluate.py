@@ -1,19 +1,26 @@
 """`evaluate`: the scores of a run on a split, beside those of another run, and the doctor's findings."""
 
 import json
+import textwrap
+from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import click
 
 from xpcap.cli.decoding import Decoding, decoding_options
-from xpcap.cli.doctor import in_flags, print_findings
-from xpcap.cli.shared import PATH, backend_option, choose_backend, csv_option, examples, json_option, print_scores, remark, table
+from xpcap.cli.group import in_options
+from xpcap.cli.prepare import prepare
+from xpcap.cli.shared import PATH, backend_option, choose_backend, command_line, csv_option, examples, json_option, print_scores, remark, table
+from xpcap.cli.train import train
 from xpcap.data import CaptionData
 from xpcap.distributed import RankDone, init
 from xpcap.report import visible
-from xpcap.runs import Comparison, Evaluation, Finding, Run, check_place, compare, data_of, evaluate_run, examine_run, open_run, open_runs
+from xpcap.runs import Comparison, Diagnosis, Evaluation, Run, check_place, compare, data_of, evaluate_run, examine_run, open_run, open_runs
+from xpcap.runs.doctor import BAD, CHECK, OK, UNKNOWN
 
+WIDTH = 120  # characters in a line
 EXAMPLES = examples(
     "evaluate runs/flickr8k",
     "evaluate runs/flickr8k --beam 5",
@@ -67,7 +74,7 @@ def evaluate(
     if comparison:
         _print_comparison(comparison, " + ".join(map(str, folders)), str(against))
     if findings is not None:
-        print_findings(findings, opened)
+        _print_findings(findings, opened)
 
 
 def _other(against: Path, data: Path | None, split: str, decoding: Decoding) -> Evaluation:
@@ -75,11 +82,47 @@ def _other(against: Path, data: Path | None, split: str, decoding: Decoding) -> 
     return evaluate_run(run, data, split, progress=True, policy=decoding.policy(run), java=True, group=init())
 
 
-def _findings(run: Run, evaluation: Evaluation, data: CaptionData) -> list[Finding]:
-    said = [caption.words for caption in evaluation.captions]
-    return in_flags(examine_run(run, said, data, evaluation.split), click.get_current_context().command.params)
+def _findings(run: Run, evaluation: Evaluation, data: CaptionData) -> list[Diagnosis]:
+    captions = [caption.words for caption in evaluation.captions]
+    return _in_flags(examine_run(run, captions, data, evaluation.split), click.get_current_context().command.params)
 
 
 def _print_comparison(comparison: Comparison, ours: str, theirs: str) -> None:
     heads = ("", visible(ours), visible(theirs), "difference", "95 % interval")
     click.echo(f"\n{table([heads, *comparison.rows()])}")
+
+
+# The doctor
+
+
+def _in_flags(findings: Sequence[Diagnosis], params: Sequence[click.Parameter]) -> list[Diagnosis]:
+    """The findings as a user of the command line knows things: what to change are options of `prepare`, of `train`, or among `params`."""
+    options = [*prepare.params, *train.params, *params]
+    return [finding._replace(text=in_options(finding.text, options)) for finding in findings]
+
+
+def _print_findings(findings: Sequence[Diagnosis], run: Run) -> None:
+    """A row for each finding, then what those that are not ok mean, and what to do; where words are lacking also the command to type."""
+    verdicts = Counter(finding.verdict for finding in findings)
+    found = ", ".join(f"{verdicts[verdict]} {verdict}" for verdict in (BAD, CHECK, UNKNOWN, OK) if verdicts[verdict])
+    click.echo(f"\ndoctor: {found}")
+    click.echo(table([finding.row for finding in findings]))
+    for finding in findings:
+        if finding.verdict != OK:
+            text = f"{finding.name}, {finding.verdict}: {visible(finding.text)}"
+            click.echo("\n" + textwrap.fill(text, WIDTH, subsequent_indent="  ", break_on_hyphens=False))
+    verdict = {finding.name: finding.verdict for finding in findings}
+    if {verdict["unknown"], verdict["vocabulary"]} & {BAD, CHECK} and (again := _prepare_again(run)):
+        click.echo(f"\nnext, with the folders and the other options that you gave before:\n  {again}")
+
+
+def _prepare_again(run: Run) -> str:
+    """The command that prepares a run's data with more words, as far as its record tells; empty: it was not made by `prepare`, or keeps all words."""
+    source = run.config.get("source", {})
+    files, fewest, most = source.get("captions"), source.get("min_count"), source.get("vocabulary_size")
+    if not isinstance(files, list) or not all(isinstance(file, str) for file in files) or not (most or (isinstance(fewest, int) and fewest > 1)):
+        return ""
+    kept = ["--vocabulary", str(2 * most)] if isinstance(most, int) else ["--min-count", str(fewest // 2)]
+    given = [word for option in ("pictures", "features") if isinstance(source.get(option), str) for word in (f"--{option}", source[option])]
+    out = Path(run.config["data"])
+    return visible(f"{command_line('prepare', *files, *given, *kept, '--out', f'{out.stem}{kept[0][1:]}-{kept[1]}.h5')}")

@@ -15,8 +15,7 @@ from xpcap.data import open_data
 from xpcap.distributed import Group, RankDone, init
 from xpcap.distributed.mpi import NCCL, MPIGroup, Staged
 from xpcap.runs import open_run
-from xpcap.runs.folder import CONFIG, opened_folder
-from xpcap.runs.options import origin
+from xpcap.runs.folder import CONFIG, opened_folder, origin
 from xpcap.threads import cores
 
 

@@ -7,7 +7,7 @@ import click
 
 from xpcap.cli.shared import PATH, csv_option, examples, json_option, print_scores
 from xpcap.data import open_data
-from xpcap.runs import check_place, read_said, score_captions
+from xpcap.runs import check_place, read_captions_json, score_captions
 
 
 @click.command(
@@ -28,12 +28,12 @@ def score(captions: Path, data: Path, split: str, csv: Path | None, as_json: boo
     if csv is not None:
         check_place(csv, ".csv", command="score")
     opened = open_data(data)
-    said = read_said(captions, opened.split(split).images)
-    scores = score_captions(opened, split, said.captions, java=True)
+    found = read_captions_json(captions, opened.split(split).images)
+    scores = score_captions(opened, split, found.captions, java=True)
     if csv is not None:
         scores.write_csv(csv)
-    if said.others:
-        click.echo(f"score: {said.others:,} captions are of no picture of split {split!r}, and are left out", err=True)
+    if found.others:
+        click.echo(f"score: {found.others:,} captions are of no picture of split {split!r}, and are left out", err=True)
     if as_json:
         click.echo(json.dumps(scores.to_json()))
     else:

@@ -148,7 +148,7 @@ def print_captions(captions: Sequence[PictureCaption]) -> None:
 
 def print_scores(scores: Scores) -> None:
     """Scores of captions, each with its interval and protocol, and what could not be scored here."""
-    click.echo(f"{scores.made}; ± is half of the 95 % interval, over pictures")
+    click.echo(f"{scores.summary}; ± is half of the 95 % interval, over pictures")
     click.echo(table(scores.rows()))
     for name, reason in scores.unscored.items():
         click.echo(f"{name.upper()} is not scored: {reason}")

@@ -22,9 +22,8 @@ from xpcap.models.config import INJECT
 from xpcap.optim import LINEAR
 from xpcap.progress import say
 from xpcap.report import visible
-from xpcap.runs import GENERATED, Stopped, TrainOptions, choose, is_saved, train_run
-from xpcap.runs.folder import LARGEST, has_data
-from xpcap.runs.options import origin
+from xpcap.runs import GENERATED, Stopped, TrainOptions, choose, train_run
+from xpcap.runs.folder import DATA, LARGEST, LAST, find_file, origin
 from xpcap.shapes import TRAIN, VAL
 from xpcap.signatures import ENDS, kind_of_file
 from xpcap.training.evaluate import SELECT
@@ -32,7 +31,7 @@ from xpcap.training.objectives import CROSS_ENTROPY, OBJECTIVES
 from xpcap.training.solver import CaptioningSolver
 
 DEFAULTS = TrainOptions()
-WATCHED = 3.0  # seconds of steps that the time of the rest is told from
+WATCHED = 3.0  # seconds of steps from which the time of the rest is estimated
 EXAMPLES = examples("train", "train flickr8k.h5 --out runs/flickr8k --resume", "train flickr8k.h5 --backend cupy --epochs 20")
 
 
@@ -113,18 +112,18 @@ def train(data: Path | None, backend: str | None, verbose: bool, **options: Any)
             on_begin=progress.begin, on_step=progress.step,
         )  # fmt: skip
     except BrokenPipeError as closed:
-        if group.rank == 0 and is_saved(chosen.out):
+        if group.rank == 0 and find_file(str(chosen.out), LAST):
             leave_closed_pipe()
             with contextlib.suppress(BrokenPipeError):  # nor does anybody read errors
                 _print_how_to_continue("nobody reads the output any more, so training was stopped, and saved", chosen, backend)
         raise closed
     except KeyboardInterrupt as stopped:
-        if not isinstance(stopped, Stopped) and not is_saved(chosen.out):
+        if not isinstance(stopped, Stopped) and not find_file(str(chosen.out), LAST):
             raise
         if group.rank == 0:
             _print_how_to_continue(str(stopped) or "interrupted", chosen, backend)
         if isinstance(stopped, Stopped):
-            group.all_gather("said")  # a rank that leaves may end the others
+            group.all_gather("printed")  # a rank that leaves may end the others
         sys.exit(128 + getattr(stopped, "signal", signal.SIGINT))
     click.echo(origin(run))
     if evaluation is not None:
@@ -168,7 +167,7 @@ class Progress:
         self._options, self._group, self._verbose, self._clock = options, group, verbose, clock
         self._second = False  # training on the score, after cross entropy
         self._print_options()
-        if options.data is None and not has_data(str(options.out)):
+        if options.data is None and not find_file(str(options.out), DATA):
             say(f"drawing {TRAIN + VAL:,} pictures of shapes")
 
     def stage(self, options: TrainOptions) -> None:

@@ -33,20 +33,20 @@ class Feed:
         """Whether the model's device holds all features of a split; never for a model on the host."""
         return self._table(name) is not None
 
-    def minibatch(self, name: str, captions: np.ndarray, views: np.ndarray | None = None, mine: np.ndarray | None = None) -> Batch:
+    def minibatch(self, name: str, captions: np.ndarray, views: np.ndarray | None = None, shard: np.ndarray | None = None) -> Batch:
         """The captions numbered `captions` (N,) of a split, with features (N, D) or (N, P, D), or FeatureRows of the table on the device.
 
         Parameters
         ----------
         views : array (N,), int; which view of its picture each caption gets. None: the pictures as they are
-        mine : array (n,), int; the captions of the batch whose features are wanted. None: all
+        shard : array (n,), int; the captions of the batch whose features are wanted. None: all
         """
         split, table = self.split(name), self._table(name)
         pictures = split.image_idxs[captions]
         rows = pictures if views is None else views * len(split.images) + pictures
-        rows = rows if mine is None else rows[mine]
+        rows = rows if shard is None else rows[shard]
         features = self._data.features(name, rows) if table is None else FeatureRows(table, rows)
-        return Batch(features, split.captions[captions], pictures, mine=mine)
+        return Batch(features, split.captions[captions], pictures, shard=shard)
 
     def _table(self, name: str) -> Array | None:
         if name not in self._tables:

@@ -1,4 +1,4 @@
-"""Encoders: pictures to features. One has a `name`, the `shape` of a feature, and `encode(pictures) -> (n, *shape) float32`."""
+"""Encoders: pictures to features. Open reading.py for pictures, then network.py and histogram.py for two encoders."""
 
 from collections.abc import Callable, Iterable
 from typing import Protocol
@@ -38,7 +38,8 @@ __all__ = [
 class Encoder(Protocol):
     """Turns pictures into features."""
 
-    name: str  # stored with a data set, so that new pictures can be encoded the same way; other weights, another name
+    # Stored with a data set, so that new pictures can be encoded the same way: other weights, another name
+    name: str
     shape: tuple[int, ...]  # (D,), or (K*K, D) for a grid
 
     def encode(self, pictures: Iterable[np.ndarray]) -> np.ndarray:
@@ -48,34 +49,36 @@ class Encoder(Protocol):
         """
 
 
-WHOLE: dict[str, Callable[..., Encoder]] = {"histogram": HistogramEncoder, PHOTOGRAPHS: efficientnet_lite2}
-BEGINNINGS: dict[str, Callable[[str], Encoder]] = {"timm": TimmEncoder, "onnx": onnx_file}
+ENCODERS: dict[str, Callable[..., Encoder]] = {"histogram": HistogramEncoder, PHOTOGRAPHS: efficientnet_lite2}
+ENCODER_SCHEMES: dict[str, Callable[[str], Encoder]] = {"timm": TimmEncoder, "onnx": onnx_file}
 
 
 def find_encoder(name: str) -> Encoder:
     """The encoder of that name: ``"histogram"``, ``"efficientnet-lite2"``, ``"timm:MODEL"`` or ``"onnx:FILE"``.
 
-    ``:grid=K`` behind any of these asks for a grid: features of K x K places, (K*K, D), row by row. The encoder's own `name` may say more, so that
-    it finds the same weights again: those of ``timm:`` and ``onnx:`` end in a digest of them.
+    ``:grid=K`` behind any of these asks for a grid: features of K x K regions, (K*K, D), row by row. The encoder's
+    own `name` may say more, so that it finds the same weights again: ``timm:`` and ``onnx:`` end in their digest.
 
     Raises
     ------
-    DataError : there is none; a package that it needs is missing, and the message says the line that installs it; or its weights do not fit.
+    DataError : there is none; a package is missing, and the message has the line that installs it; or its weights
+        do not fit.
     """
     plain, _, rest = name.partition(":")
-    if plain in WHOLE and (rest or name == plain):
+    if plain in ENCODERS and (rest or name == plain):
         _, options = split_options(name, ("grid",))
         if name == ":".join((plain, *(f"{key}={value}" for key, value in options.items()))):
-            return WHOLE[plain](grid=grid_of(name, options))
-    if ":" in name and (beginning := name.partition(":")[0]) in BEGINNINGS:
-        return BEGINNINGS[beginning](name)
-    raise unknown("find_encoder", "encoder", name, [*WHOLE, *(f"{beginning}:..." for beginning in BEGINNINGS)], DataError)
+            return ENCODERS[plain](grid=grid_of(name, options))
+    if ":" in name and plain in ENCODER_SCHEMES:
+        return ENCODER_SCHEMES[plain](name)
+    known = [*ENCODERS, *(f"{scheme}:..." for scheme in ENCODER_SCHEMES)]
+    raise unknown("find_encoder", "encoder", name, known, DataError)
 
 
 def grid_area(name: str | None, picture: np.ndarray) -> Area | None:
-    """The part of a picture (height, width, 3), uint8, that the grid of the encoder of that name lies over; found without its weights.
+    """The part of a picture (height, width, 3), uint8, that an encoder's grid lies over; None: it is not known here.
 
-    Features that were given, with None as the name of an encoder, are taken to be of the whole picture. None: it is not known here.
+    The encoder is not loaded. Without a name, features were given, and are taken to be of the whole picture.
     """
     kind = (name or "").partition(":")[0]
     if kind == "timm":

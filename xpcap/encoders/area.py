@@ -7,7 +7,10 @@ import numpy as np
 
 
 class Area(NamedTuple):
-    """A rectangle, in shares of a picture's height and width from its upper left. It may reach beyond the picture, as where an encoder pads it."""
+    """A rectangle, in shares of a picture's height and width from its upper left.
+
+    It may reach beyond the picture, as where an encoder pads it.
+    """
 
     top: float
     left: float
@@ -19,11 +22,12 @@ WHOLE_PICTURE = Area(0, 0, 1, 1)
 
 
 def traced_area(transform: Callable[[np.ndarray], np.ndarray], height: int, width: int) -> Area:
-    """The area that a preprocessing keeps of pictures of a size: it is given a picture whose levels tell row and column.
+    """The area that a preprocessing keeps of pictures of a size, found by a picture whose levels are its rows and columns.
 
     Parameters
     ----------
-    transform : takes a picture (height, width, 3), uint8, and gives what the network gets as levels (h, w, 3) from 0 to 255; it may scale, crop and pad
+    transform : maps a picture (height, width, 3), uint8, to the network's input as levels (h, w, 3) from 0 to 255;
+        it may scale, crop and pad
     """
     levels = np.zeros((height, width, 3), np.uint8)
     rows, columns = (np.linspace(0, 255, side).round().astype(np.uint8) for side in (height, width))
@@ -34,7 +38,7 @@ def traced_area(transform: Callable[[np.ndarray], np.ndarray], height: int, widt
 
 
 def _ends(line: np.ndarray, side: int) -> tuple[float, float]:
-    """Where a line through the middle begins and ends in a picture's side: the straight line through its middle half, which is not padded."""
+    """Begin and end of a line of levels in a picture's side, extrapolated from its middle half, which is not padded."""
     n = len(line)
     middle = slice(n // 4, n - n // 4)
     at = (line[middle] * ((side - 1) / 255) + 0.5) / side  # shares, of the middles of pixels

@@ -1,4 +1,4 @@
-"""EfficientNet-Lite2, trained on ImageNet: features of photographs. Its weights come in a package of their own."""
+"""EfficientNet-Lite2, trained on ImageNet: features of photographs. A package of its own has the weights."""
 
 import importlib.util
 from collections.abc import Mapping
@@ -21,7 +21,8 @@ EPSILON = 1e-3  # of batch norm
 
 
 def efficientnet_lite2(*, grid: int | None = None) -> Network:
-    """The encoder: 1280 features, each the mean over the picture, or over each place of a grid, of one channel of the last convolution (9 x 9).
+    """The encoder: 1280 features, the channels of the last convolution (9 x 9), averaged over the picture or
+    over each region of a grid.
 
     Pictures are scaled to 260 x 260, their levels to ``(level - 127) / 128``.
 
@@ -31,7 +32,8 @@ def efficientnet_lite2(*, grid: int | None = None) -> Network:
 
     Notes
     -----
-    Tan & Le 2019, EfficientNet; Lite, its variant for phones, has ReLU6 in place of swish and no squeeze-and-excitation. The weights are Google's.
+    Tan & Le 2019, EfficientNet; Lite, its variant for phones, has ReLU6 in place of swish and no
+    squeeze-and-excitation. The weights are Google's.
     """
     require(NAME, "images", "onnxruntime", PACKAGE)
     spec = importlib.util.find_spec(PACKAGE.replace("-", "_"))
@@ -56,14 +58,14 @@ def _build(weights: Mapping[str, np.ndarray], pooled: bool) -> tuple[Graph, str]
 
 
 class _Builder:
-    """Adds the network's parts to a graph, and knows how large the picture still is."""
+    """The network's graph as it grows, and the side of the map at its end."""
 
     def __init__(self, weights: Mapping[str, np.ndarray]) -> None:
         self.graph = Graph(("N", 3, SIDE, SIDE))
         self._weights, self._side = weights, SIDE
 
     def block(self, x: str, name: str, stride: int) -> str:
-        """An inverted residual: widen, convolve each channel by itself, narrow; the input is added where shapes allow."""
+        """An inverted residual: widen, convolve each channel by itself, narrow; add the input where shapes allow."""
         wide, deep, narrow = (f"{name}.{part}" for part in ("_expand_conv", "_depthwise_conv", "_project_conv"))
         widened = f"{wide}.weight" in self._weights  # not in the first block
         channels = self._weights[f"{wide}.weight"].shape[1] if widened else len(self._weights[f"{deep}.weight"])
@@ -74,7 +76,10 @@ class _Builder:
         return self.graph.node("Add", out, x) if same else out
 
     def convolve(self, x: str, name: str, norm: str, stride: int = 1, clipped: bool = True) -> str:
-        """A convolution with its batch norm folded in, and ReLU6; padded as TensorFlow does, one more at the end where it is odd."""
+        """A convolution with its batch norm folded in, and ReLU6.
+
+        Padded as TensorFlow does, one more at the end where it is odd.
+        """
         weight = self._weights[f"{name}.weight"]  # (out, in of each group, k, k)
         gain, bias, mean, variance = (
             self._weights[f"{norm}.{part}"].astype(np.float64) for part in ("weight", "bias", "running_mean", "running_var")

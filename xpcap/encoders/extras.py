@@ -1,4 +1,4 @@
-"""Packages that only some encoders need, and the endings of names: what is missing, what is asked for, what no longer fits."""
+"""Checks that encoders share: packages of an extra, options in a name, digests of weights, telemetry."""
 
 import contextlib
 import importlib.util
@@ -11,13 +11,17 @@ from xpcap.errors import DataError, install, unknown
 
 OPTION = re.compile(r"(.*):(\w+)=([^:]*)", re.DOTALL)
 DIGITS = 16  # of a SHA-256 digest that a name holds: enough to tell weights apart
-TELEMETRY = ("ORT_DISABLE_TELEMETRY", "HF_HUB_DISABLE_TELEMETRY")  # ONNX Runtime and timm's Hub client read theirs once, when they are imported
+# ONNX Runtime and timm's Hub client read theirs once, when they are imported
+TELEMETRY = ("ORT_DISABLE_TELEMETRY", "HF_HUB_DISABLE_TELEMETRY")
 _environment = threading.Lock()
 
 
 @contextlib.contextmanager
 def telemetry_off() -> Iterator[None]:
-    """A context to import a package in: its telemetry stays off for the life of the process. Afterwards ``os.environ`` is as it was."""
+    """A context to import a package in: its telemetry stays off for the life of the process.
+
+    Afterwards ``os.environ`` is as it was.
+    """
     with _environment:
         before = {name: os.environ.get(name) for name in TELEMETRY}
         os.environ.update(dict.fromkeys(TELEMETRY, "1"))
@@ -32,7 +36,7 @@ def telemetry_off() -> Iterator[None]:
 
 
 def require(encoder: str, extra: str, *packages: str) -> None:
-    """DataError : one of the packages of an extra, given as they are called on PyPI, is not installed; it says the line that installs them."""
+    """DataError : a package of an extra, called as on PyPI, is not installed; it has the line that installs it."""
     if missing := [package for package in packages if importlib.util.find_spec(package.replace("-", "_")) is None]:
         raise DataError(
             f"find_encoder: encoder {encoder!r} needs {' and '.join(missing)}, expected {'it' if len(missing) == 1 else 'them'} to be installed; "
@@ -59,7 +63,7 @@ def split_options(name: str, known: Collection[str]) -> tuple[str, dict[str, str
 
 
 def require_digest(encoder: str, digest: str, wanted: str | None) -> str:
-    """The digits of a digest that go into a name. DataError : other weights are `wanted`."""
+    """The first digits of a digest, for an encoder's name. DataError : other weights are `wanted`."""
     if wanted is not None and digest[:DIGITS] != wanted:
         raise DataError(
             f"find_encoder: the weights of encoder {encoder!r} have a SHA-256 that starts {digest[:DIGITS]}, expected {wanted[:DIGITS]!r}; "

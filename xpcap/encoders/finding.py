@@ -1,4 +1,4 @@
-"""Picture files in folders, and in the folders inside those: found by the ends of their names."""
+"""Picture files in folders and their subfolders, found by the ends of their names."""
 
 import os
 from collections import Counter
@@ -15,7 +15,7 @@ LISTED = 6  # suffixes in a remark
 
 
 class Found(NamedTuple):
-    """Files of a folder: those whose names end as a picture's do, all others, and folders that cannot be read, with the reason."""
+    """Files of a folder: those whose names end as a picture's do, all others; and unreadable folders, with the reason."""
 
     pictures: list[Path]
     others: list[Path]
@@ -23,27 +23,28 @@ class Found(NamedTuple):
 
 
 def search_folder(folder: Path) -> Found:
-    """The files of a folder and of all folders in it: its own by name, then those of each folder in it.
+    """Search a folder: its own files by name, then those of each folder in it.
 
-    Hidden files and folders, whose names begin with a dot, are left out. Links are followed, but no folder is searched twice.
+    Hidden files and folders, whose names begin with a dot, are left out. Links are followed, but no folder is
+    searched twice.
     """
     found = Found([], [], {})
     searched: set[tuple[int, int]] = set()
     left = [folder]
     while left:
-        place = left.pop()
+        current = left.pop()
         try:
-            about = place.stat()
+            about = current.stat()
             if (about.st_dev, about.st_ino) in searched:
                 continue
             searched.add((about.st_dev, about.st_ino))
-            with os.scandir(place) as entries:
+            with os.scandir(current) as entries:
                 inside = sorted((entry.name, _is_folder(entry)) for entry in entries if not entry.name.startswith("."))
         except OSError as error:
-            found.unreadable[place] = error.strerror or str(error)
+            found.unreadable[current] = error.strerror or str(error)
             continue
-        left += [place / name for name, is_folder in reversed(inside) if is_folder]
-        for file in (place / name for name, is_folder in inside if not is_folder):
+        left += [current / name for name, is_folder in reversed(inside) if is_folder]
+        for file in (current / name for name, is_folder in inside if not is_folder):
             if file.suffix.lower() in SUFFIXES:
                 found.pictures.append(file)
             elif file.name.lower() not in OF_THE_SYSTEM:
@@ -52,13 +53,13 @@ def search_folder(folder: Path) -> Found:
 
 
 def find_pictures(paths: Iterable[str | Path], *, remarks: list[str] | None = None) -> list[Path]:
-    """The files among `paths`, and in place of each folder the pictures in it and in the folders inside it, as `search_folder` orders them.
+    """The files among `paths`, each folder replaced by the pictures in it, as `search_folder` orders them.
 
     Whether they are pictures shows when they are read.
 
     Parameters
     ----------
-    remarks : takes a line on the other files of each folder, and one on each folder inside it that cannot be read
+    remarks : gets a line on the other files of each folder, and one on each folder inside it that cannot be read
 
     Raises
     ------
@@ -86,7 +87,10 @@ def find_pictures(paths: Iterable[str | Path], *, remarks: list[str] | None = No
 
 
 def describe_others(folder: Path, others: Sequence[Path]) -> str:
-    """``4 other files in photos not looked at: 2 .cr2, 1 .mp4, 1 .pdf``, and what to do about a camera's RAW files; empty if there is none."""
+    """A remark on other files, empty if there is none: ``4 other files in photos not looked at: 2 .cr2, 1 .mp4, 1 .pdf``.
+
+    With RAW files of a camera among them it says what to do.
+    """
     if not others:
         return ""
     counts = Counter(file.suffix.lower() or "without a suffix" for file in others)

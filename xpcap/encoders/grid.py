@@ -1,4 +1,4 @@
-"""Grids of features: the map that a network makes of a picture, averaged over K x K places."""
+"""Grids of features: the map that a network makes of a picture, averaged over K x K regions."""
 
 from collections.abc import Mapping
 
@@ -6,23 +6,23 @@ import numpy as np
 
 from xpcap.errors import DataError
 
-MOST = 64  # places along a side
+MOST = 64  # regions along a side
 
 
 def grid_of(name: str, options: Mapping[str, str]) -> int | None:
     """K of the option ``grid=K`` in an encoder's name; None: pooled features. DataError : it is no such number."""
-    told = options.get("grid")
-    if told is not None and not (told.isdecimal() and 1 <= int(told) <= MOST):
-        raise DataError(f"find_encoder: encoder {name!r} has grid={told}, expected places along a side, 1 to {MOST}")
-    return None if told is None else int(told)
+    grid = options.get("grid")
+    if grid is not None and not (grid.isdecimal() and 1 <= int(grid) <= MOST):
+        raise DataError(f"find_encoder: encoder {name!r} has grid={grid}, expected places along a side, 1 to {MOST}")
+    return None if grid is None else int(grid)
 
 
 def grid_name(name: str, grid: int | None) -> str:
-    """The name of an encoder with the grid that it makes."""
+    """An encoder's name with its grid: ``histogram:grid=3``."""
     return name if grid is None else f"{name}:grid={grid}"
 
 
-def require_places(name: str, shape: tuple[int, ...], grid: int) -> None:
+def require_regions(name: str, shape: tuple[int, ...], grid: int) -> None:
     """DataError : a map (height, width, D) is coarser than the grid."""
     height, width = shape[:2]
     if grid > min(height, width):
@@ -30,9 +30,10 @@ def require_places(name: str, shape: tuple[int, ...], grid: int) -> None:
 
 
 def pool(features: np.ndarray, grid: int) -> np.ndarray:
-    """Average a map (height, width, D) over K x K places, row by row: (K*K, D).
+    """Average a map (height, width, D) over K x K regions, row by row: (K*K, D).
 
-    Place i of K covers rows floor(i * height / K) to ceil((i + 1) * height / K): places share a row where K does not divide the height.
+    Region i of K covers rows floor(i * height / K) to ceil((i + 1) * height / K): neighbours share a row where K
+    does not divide the height.
 
     Notes
     -----
@@ -44,9 +45,9 @@ def pool(features: np.ndarray, grid: int) -> np.ndarray:
 
 
 def _shares(side: int, grid: int) -> np.ndarray:
-    """What each of `side` rows adds to each of `grid` places: (grid, side)."""
+    """Weights of `side` rows in the average of each of `grid` regions: (grid, side)."""
     shares = np.zeros((grid, side))
     for i in range(grid):
-        place = slice(i * side // grid, -(-(i + 1) * side // grid))
-        shares[i, place] = 1 / (place.stop - place.start)
+        start, stop = i * side // grid, -(-(i + 1) * side // grid)
+        shares[i, start:stop] = 1 / (stop - start)
     return shares

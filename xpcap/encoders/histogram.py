@@ -6,8 +6,8 @@ from collections.abc import Iterable
 import numpy as np
 
 from xpcap.encoders.area import Area
-from xpcap.encoders.fitting import border_colour, corner, fit, fitted
-from xpcap.encoders.grid import grid_name, pool, require_places
+from xpcap.encoders.grid import grid_name, pool, require_regions
+from xpcap.encoders.reading import border_colour, corner, fit, fitted
 from xpcap.threads import in_turn
 
 SIDE = 128  # pixels; pictures are fitted to the area of a square of it
@@ -29,34 +29,35 @@ Box = tuple[tuple[int, int], tuple[int, int]]  # rows, then columns, from and to
 
 
 class HistogramEncoder:
-    """Which colours lie where, which way their edges face, and how sharply their outlines turn.
+    """Histograms of colours, of the directions of their edges, and of the turns of their outlines.
 
-    A picture is scaled to the area of 128 x 128 pixels. Each pixel is a mixture of eleven colours (black, grey, white, eight hues).
-    For the whole picture and each cell of a 3 x 3 grid, and for each colour, the feature holds the square root of its share of the pixels; a
-    histogram of the directions of its edges, in twelve bins; and per edge, how often edges that differ by 30, 60, ... 180 degrees are
-    neighbours. All are shares, so that a small triangle looks like a large one. The grid covers all that differs from the paper, the
-    commonest colour along the border, so that things fall into the same cells wherever they lie; its cells fade into each other. Last come
-    the position of the grid's middle on the sheet, as shares of nine places, and the grid's height and width.
+    A picture is scaled to the area of 128 x 128 pixels. Each pixel is a mixture of eleven colours (black, grey,
+    white, eight hues). For the whole picture and each cell of a 3 x 3 grid, and for each colour, the feature holds
+    the square root of its share of the pixels; a histogram of the directions of its edges, in twelve bins; and per
+    edge, how often edges that differ by 30, 60, ... 180 degrees are neighbours. All are shares, so that a small
+    triangle looks like a large one. The grid covers all that differs from the paper, the commonest colour along
+    the border, so that things fall into the same cells wherever they lie; its cells fade into each other. Last
+    come the position of the grid's middle on the sheet, as shares of nine cells, and the grid's height and width.
 
     Parameters
     ----------
-    grid : K, at most 3: give the features of the cells alone, averaged over K x K places, (K*K, 209); None: all, (2101,)
+    grid : K, at most 3: the features of the cells alone, averaged over K x K regions, (K*K, 209); None: all, (2101,)
 
     Notes
     -----
-    Histograms of gradient directions: Dalal & Triggs 2005; their products, for corners: Watanabe et al. 2009; the pyramid of grids:
-    Lazebnik et al. 2006; square roots of shares: Arandjelović & Zisserman 2012.
+    Histograms of gradient directions: Dalal & Triggs 2005; their products, for corners: Watanabe et al. 2009; the
+    pyramid of grids: Lazebnik et al. 2006; square roots of shares: Arandjelović & Zisserman 2012.
     """
 
     def __init__(self, *, grid: int | None = None) -> None:
         self.name = grid_name("histogram", grid)
         if grid is not None:
-            require_places(self.name, (3, 3), grid)
+            require_regions(self.name, (3, 3), grid)
         self.shape: tuple[int, ...] = (ALL,) if grid is None else (grid * grid, OF_CELL)
         self._grid = grid
 
     def encode(self, pictures: Iterable[np.ndarray]) -> np.ndarray:
-        """Encode pictures, each (height, width, 3) uint8 of any size, as features (n, *shape), float32, one after the other.
+        """Encode pictures, each (height, width, 3) uint8 of any size, as features (n, *shape), float32.
 
         Raises
         ------
@@ -65,15 +66,15 @@ class HistogramEncoder:
         return np.fromiter((self._encode(picture) for picture in pictures), np.dtype((np.float32, self.shape)))
 
     def _encode(self, picture: np.ndarray) -> np.ndarray:
-        layers, place = _encode_one(fit(picture, SIDE))
+        layers, position = _encode_one(fit(picture, SIDE))
         if self._grid is None:
-            return np.concatenate([layer.ravel() for layer in (*layers, place)]).astype(np.float32)
+            return np.concatenate([layer.ravel() for layer in (*layers, position)]).astype(np.float32)
         cells = np.concatenate([layer.reshape(CELLS, -1) for layer in layers[3:]], axis=1)  # the first three are of the whole picture
         return pool(cells.reshape(3, 3, -1), self._grid).astype(np.float32)
 
 
 def drawn_area(picture: np.ndarray) -> Area:
-    """The part of a picture that the grid lies over: all that differs from the paper."""
+    """The bounding box of all that differs from the paper, over which the grid lies."""
     height, width, _ = picture.shape
     sheet, inner = fitted(height, width, SIDE)
     scaled = fit(picture, SIDE)
@@ -83,14 +84,17 @@ def drawn_area(picture: np.ndarray) -> Area:
 
 
 def _codes(picture: np.ndarray) -> np.ndarray:
-    """For each pixel its row in `_colours`: (height, width), int."""
+    """Row of each pixel in `_colours`: (height, width), int."""
     r, g, b = (picture[..., channel].astype(np.int32) >> (8 - BITS) for channel in range(3))
     return (r << (2 * BITS)) | (g << BITS) | b
 
 
 @functools.cache
 def _colours() -> np.ndarray:
-    """Share of each of the eleven colours in each of 2**18: (2**18, 11) float32; rows sum to about 1, since names fade into each other."""
+    """Shares of the eleven colours in each of 2**18 levels of RGB: (2**18, 11) float32.
+
+    Rows sum to about 1, since names of colours fade into each other.
+    """
     levels = (np.arange(2**BITS, dtype=np.float32) + 0.5) / 2**BITS
     r, g, b = (channel.ravel() for channel in np.meshgrid(levels, levels, levels, indexing="ij"))
     brightest = np.maximum(np.maximum(r, g), b)
@@ -100,11 +104,11 @@ def _colours() -> np.ndarray:
     black = np.clip((0.4 - brightest) / 0.15, 0, 1)
     vivid = np.clip((spread / np.maximum(brightest, 1e-6) - 0.1) / 0.15, 0, 1) * (1 - black)
     white = np.clip((brightest - 0.6) / 0.2, 0, 1)
-    place = np.interp(hue, HUES, np.arange(len(HUES)))  # red is both the first and the last
+    position = np.interp(hue, HUES, np.arange(len(HUES)))  # red is both the first and the last
     count = len(HUES) - 1
-    light = np.clip((0.6 - spread / np.maximum(brightest, 1e-6)) / 0.2, 0, 1) * (place > count - 1)
-    place -= light * (place - (count - 1))  # light red is pink
-    away = np.abs((place[:, None] - np.arange(count) + count / 2) % count - count / 2)  # (2**18, 8)
+    light = np.clip((0.6 - spread / np.maximum(brightest, 1e-6)) / 0.2, 0, 1) * (position > count - 1)
+    position -= light * (position - (count - 1))  # light red is pink
+    away = np.abs((position[:, None] - np.arange(count) + count / 2) % count - count / 2)  # (2**18, 8)
     hues = vivid[:, None] * np.clip(1.5 - 2 * away, 0, 1)
     pale = np.maximum(1 - vivid - black, 0)  # rounding may leave it slightly negative
     plain = np.stack((black, pale * (1 - white), pale * white), axis=1)
@@ -113,7 +117,7 @@ def _colours() -> np.ndarray:
 
 @in_turn
 def _encode_one(picture: np.ndarray) -> tuple[list[np.ndarray], np.ndarray]:
-    """Shares, edges and turns of the whole picture (1, ...), then of its cells (9, ...); and the grid's place (11,)."""
+    """Shares, edges and turns of the whole picture (1, ...), then of its cells (9, ...); and the grid's position (11,)."""
     table, codes, paper = _colours(), _codes(picture), border_colour(picture)
     box = _drawn(picture, paper)
     (top, bottom), (left, right) = box
@@ -129,11 +133,11 @@ def _encode_one(picture: np.ndarray) -> tuple[list[np.ndarray], np.ndarray]:
     for shares, e, t in ((whole, edges.sum(axis=0, keepdims=True), turns.sum(axis=0, keepdims=True)), (area, edges, turns)):
         strength = e.sum(axis=-1, keepdims=True) + FEW
         layers += [np.sqrt(np.maximum(shares, 0)), e / strength, t / (4 * strength)]  # each edge is in four windows
-    return layers, _place(box, codes.shape)
+    return layers, _position(box, codes.shape)
 
 
 def _drawn(picture: np.ndarray, paper: np.ndarray) -> Box:
-    """The rows and the columns, from and to, that hold everything that is not paper."""
+    """The bounding box of everything that is not paper."""
     low, high = (np.clip(paper.astype(np.int16) + step, 0, 255).astype(np.uint8) for step in (-PAPER, PAPER))
     differs = (picture < low) | (picture > high)
     drawn = differs[..., 0] | differs[..., 1] | differs[..., 2]
@@ -144,15 +148,15 @@ def _drawn(picture: np.ndarray, paper: np.ndarray) -> Box:
     return box[0], box[1]
 
 
-def _place(box: Box, shape: tuple[int, ...]) -> np.ndarray:
-    """Position of the middle of the drawing on the sheet, as shares of nine cells, and its height and width relative to the sheet."""
+def _position(box: Box, shape: tuple[int, ...]) -> np.ndarray:
+    """Middle of the drawing on the sheet, as shares of nine cells, and its height and width relative to the sheet."""
     down, across = (_thirds(np.array([(start + stop) / 2]), 0, pixels)[0] for (start, stop), pixels in zip(box, shape, strict=True))
     spans = [(stop - start) / np.sqrt(shape[0] * shape[1]) for start, stop in box]
     return np.concatenate((np.outer(down, across).ravel(), spans))
 
 
 def _thirds(at: np.ndarray, start: int, stop: int) -> np.ndarray:
-    """Share of each third of start..stop in positions `at` (n,): (n, 3), rows sum to 1."""
+    """Shares of the thirds of start..stop in positions `at` (n,): (n, 3), rows sum to 1."""
     third = (at - start) * (3 / (stop - start))  # thirds have their centres at 0.5, 1.5 and 2.5
     first = np.clip((1 + BLUR / 2 - third) / BLUR, 0, 1)
     last = np.clip((third - 2 + BLUR / 2) / BLUR, 0, 1)
@@ -176,7 +180,8 @@ def _outlines(codes: np.ndarray, table: np.ndarray, box: Box) -> tuple[np.ndarra
     across = codes.shape[1] // BLOCK + 1
 
     def gather(row: np.ndarray, column: np.ndarray, size: int, repeats: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """For the K blocks and colours with edges: histograms of directions (K, 12), shares of the nine cells (K, 9), and the colours (K,)."""
+        """Histograms of directions (K, 12), shares of the nine cells (K, 9) and colours (K,) of the K pairs of a
+        block and a colour that has edges there."""
         key = (row * across + column) * COLOURS + np.tile(colour, repeats)
         used, slot = np.unique(key, return_inverse=True)
         first, second = np.tile(direction, repeats), np.tile((direction + 1) % DIRECTIONS, repeats)
@@ -184,13 +189,13 @@ def _outlines(codes: np.ndarray, table: np.ndarray, box: Box) -> tuple[np.ndarra
         weights = np.concatenate((np.tile(strength - late, repeats), np.tile(late, repeats)))
         histograms = np.bincount(bins, weights, len(used) * DIRECTIONS).reshape(-1, DIRECTIONS)
         block, of = np.divmod(used, COLOURS)
-        places = ((k * BLOCK + size * BLOCK / 2) for k in np.divmod(block, across))
-        down, along = (_thirds(place, *span) for place, span in zip(places, box, strict=True))
+        middles = ((k * BLOCK + size * BLOCK / 2) for k in np.divmod(block, across))
+        down, along = (_thirds(middle, *span) for middle, span in zip(middles, box, strict=True))
         return histograms, (down[:, :, None] * along[:, None, :]).reshape(-1, CELLS), of
 
     def collect(histograms: np.ndarray, cells: np.ndarray, of: np.ndarray) -> np.ndarray:
-        places = cells[:, :, None] * (of[:, None] == np.arange(COLOURS))[:, None, :]  # (K, 9, 11)
-        return (places.reshape(len(of), CELLS * COLOURS).T @ histograms).reshape(-1, COLOURS, histograms.shape[1])
+        weights = cells[:, :, None] * (of[:, None] == np.arange(COLOURS))[:, None, :]  # (K, 9, 11)
+        return (weights.reshape(len(of), CELLS * COLOURS).T @ histograms).reshape(-1, COLOURS, histograms.shape[1])
 
     edges = collect(*gather(row // BLOCK, column // BLOCK, 1, 1))
     # windows of 2 x 2 blocks, so that corners on the border between blocks count too

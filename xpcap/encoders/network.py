@@ -1,4 +1,4 @@
-"""Runs a network in ONNX form on pictures: scales them to its input, and gives what comes out as features."""
+"""A network in ONNX form as an encoder: pictures scaled to its input, and its output as features."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -6,13 +6,17 @@ from typing import Any
 import numpy as np
 
 from xpcap.encoders.extras import telemetry_off
-from xpcap.encoders.fitting import require_picture
-from xpcap.encoders.grid import pool, require_places
+from xpcap.encoders.grid import pool, require_regions
+from xpcap.encoders.reading import require_picture
 from xpcap.errors import DataError
 
 
 def open_session(where: str, model: bytes) -> Any:
-    """An ONNX Runtime session on one thread: pictures run side by side, each on a core of its own.
+    """An ONNX Runtime session on one thread, since pictures run side by side, each on a core of its own.
+
+    Parameters
+    ----------
+    where : name of the model in messages
 
     Raises
     ------
@@ -21,7 +25,8 @@ def open_session(where: str, model: bytes) -> Any:
     with telemetry_off():
         import onnxruntime
 
-    onnxruntime.disable_telemetry_events()  # more than the variable in two cases: it was imported before, or is a version for Windows without it
+    # More than the variable in two cases: it was imported before, or is a version for Windows without it
+    onnxruntime.disable_telemetry_events()
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     options.log_severity_level = 4  # fatal errors; what it logs about others, our error says
@@ -35,18 +40,20 @@ def open_session(where: str, model: bytes) -> Any:
 
 
 class Network:
-    """An encoder that runs a network on one picture after the other, so that features do not depend on which are encoded together.
+    """An encoder that runs a network on one picture after the other, so that features do not depend on the batch.
 
-    A picture is scaled to the network's input (bicubic, not cropped); its levels, 0 to 255, become ``(level - offset) / scale``.
+    A picture is scaled to the network's input (bicubic, not cropped); its levels, 0 to 255, become
+    ``(level - offset) / scale``.
 
     Parameters
     ----------
     session : of ONNX Runtime
-    output : the one of its outputs that is a feature (1, D), (1, D, 1, 1), or for a grid a map (1, D, h, w) or (1, h, w, D), as the input has it
+    output : name of the output that is a feature (1, D), (1, D, 1, 1), or for a grid a map (1, D, h, w), or
+        (1, h, w, D) if the input has its channels last
     size : height and width of its input
     channels_last : whether that is (1, height, width, 3), not (1, 3, height, width)
     offset, scale : one number or three
-    grid : K, to average a map over K x K places
+    grid : K, to average a map over K x K regions
 
     Raises
     ------
@@ -72,7 +79,7 @@ class Network:
         self.shape = self._run(np.zeros((*size, 3), np.uint8)).shape
 
     def encode(self, pictures: Iterable[np.ndarray]) -> np.ndarray:
-        """Encode pictures, each (height, width, 3) uint8 of any size, as features (n, *shape), float32, one after the other.
+        """Encode pictures, each (height, width, 3) uint8 of any size, as features (n, *shape), float32.
 
         Raises
         ------
@@ -93,5 +100,5 @@ class Network:
         if self._grid is None:
             return out.reshape(-1)
         map_ = out[0] if self._channels_last else out[0].transpose(1, 2, 0)  # (h, w, D)
-        require_places(self.name, map_.shape, self._grid)
+        require_regions(self.name, map_.shape, self._grid)
         return pool(map_, self._grid)

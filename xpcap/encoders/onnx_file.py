@@ -1,4 +1,4 @@
-"""Encoders from an ONNX file that somebody exported: its input says the size of pictures, its metadata or the encoder's name how to scale them."""
+"""Encoders from an exported ONNX file: its input has the size of pictures, its metadata or the encoder's name their scaling."""
 
 import hashlib
 import math
@@ -19,20 +19,23 @@ MOST_SIDE = 4096
 
 
 def onnx_file(name: str) -> Network:
-    """The encoder ``onnx:FILE``, with options behind it: ``onnx:model.onnx:size=224:mean=0.485,0.456,0.406:std=0.229,0.224,0.225``.
+    """The encoder ``onnx:FILE``, with options: ``onnx:model.onnx:size=224:mean=0.485,0.456,0.406:std=0.229,0.224,0.225``.
 
     Parameters
     ----------
     name : FILE and any of these, each of which goes before what the file says
-        size : side of the square that pictures are scaled to; needed where the model's input has no fixed height and width
-        mean, std : of red, green and blue, or one number for all, where levels are 0 to 1; needed unless the model's metadata has them
-        output : which output is the feature, if not the first
-        grid : K, to average an output that is a map over K x K places
-        sha256 : how the digest of the file begins; the encoder's own name has the first 16 digits
+        size : side of the square that pictures are scaled to; needed where the model's input has no fixed
+            height and width
+        mean, std : of red, green and blue, or one number for all, where levels are 0 to 1; needed unless the
+            model's metadata has them
+        output : name of the output that is the feature, if not the first
+        grid : K, to average an output that is a map over K x K regions
+        sha256 : the first digits of the file's digest; the encoder's own name has 16
 
     Raises
     ------
-    DataError : ONNX Runtime is missing; the file is none, or other than it was; an option is wrong or lacks; the model is of another kind.
+    DataError : ONNX Runtime is missing; the file is none, or other than it was; an option is wrong or lacks; the
+        model is of another kind.
     """
     where, options = split_options(name, OPTIONS)
     require(name, "images", "onnxruntime")
@@ -40,11 +43,11 @@ def onnx_file(name: str) -> Network:
     model = _read(path)
     digest = require_digest(name, hashlib.sha256(model).hexdigest(), options.get("sha256"))
     session = open_session(str(path), model)
-    told = {**session.get_modelmeta().custom_metadata_map, **options}
-    channels_last, size = _size(path, session, told.get("size"))
-    scaling = {key: _numbers(path, key, told.get(key)) for key in ("mean", "std")}
+    given = {**session.get_modelmeta().custom_metadata_map, **options}
+    channels_last, size = _size(path, session, given.get("size"))
+    scaling = {key: _numbers(path, key, given.get(key)) for key in ("mean", "std")}
     if not scaling["std"].all():
-        raise DataError(f"find_encoder: {path}: std is {told['std']}, expected numbers other than 0")
+        raise DataError(f"find_encoder: {path}: std is {given['std']}, expected numbers other than 0")
     grid = grid_of(name, options)
     output = _output(path, session, options.get("output"), grid is not None)
     kept = {key: options[key] for key in ("size", "mean", "std", "output", "grid") if key in options} | {"sha256": digest}
@@ -63,10 +66,10 @@ def _read(path: Path) -> bytes:
         raise DataError(f"find_encoder: {path}: {error.strerror}, expected an ONNX file; moved, or is the path wrong?") from error
 
 
-def _size(path: Path, session: Any, told: str | None) -> tuple[bool, tuple[int, int]]:
-    """Whether channels come last, and height and width."""
-    if told is not None and not (told.isdecimal() and 0 < int(told) <= MOST_SIDE):
-        raise DataError(f"find_encoder: {path}: size is {told!r}, expected pixels, 1 to {MOST_SIDE:,}")
+def _size(path: Path, session: Any, given: str | None) -> tuple[bool, tuple[int, int]]:
+    """Whether the input has its channels last, and its height and width."""
+    if given is not None and not (given.isdecimal() and 0 < int(given) <= MOST_SIDE):
+        raise DataError(f"find_encoder: {path}: size is {given!r}, expected pixels, 1 to {MOST_SIDE:,}")
     inputs = session.get_inputs()
     shape = inputs[0].shape if len(inputs) == 1 and inputs[0].type == "tensor(float)" else []
     one_picture = len(shape) == 4 and (shape[0] == 1 or not isinstance(shape[0], int))
@@ -75,11 +78,11 @@ def _size(path: Path, session: Any, told: str | None) -> tuple[bool, tuple[int, 
         raise DataError(f"find_encoder: {path} takes {came}, expected one float input (N, 3, height, width) or (N, height, width, 3)")
     channels_last = shape[1] != 3
     fixed = shape[1:3] if channels_last else shape[2:]
-    height, width = (side if isinstance(side, int) else int(told or 0) for side in fixed)
+    height, width = (side if isinstance(side, int) else int(given or 0) for side in fixed)
     if not height or not width:
         raise DataError(f"find_encoder: {path} takes pictures of any size, expected one to scale them to; add :size=224, or what it was trained with")
-    if told is not None and (height, width) != (int(told), int(told)):
-        raise DataError(f"find_encoder: {path} takes pictures of {height} x {width}, expected the size {told} that was asked for")
+    if given is not None and (height, width) != (int(given), int(given)):
+        raise DataError(f"find_encoder: {path} takes pictures of {height} x {width}, expected the size {given} that was asked for")
     return channels_last, (height, width)
 
 

@@ -1,4 +1,4 @@
-"""Writes networks as ONNX, in memory: the few messages of onnx.proto that a network of fixed sizes needs, without the onnx package."""
+"""Networks as ONNX, in memory: the few messages of onnx.proto that a network of fixed sizes needs, without the onnx package."""
 
 from collections.abc import Mapping, Sequence
 
@@ -25,50 +25,57 @@ class Graph:
         """Add an operator of ONNX; arrays among its inputs become weights, float32. Returns the name of its output."""
         names = [name if isinstance(name, str) else self._weight(name) for name in inputs]
         output = self._name()
-        fields = b"".join(_text(1, name) for name in names) + _text(2, output) + _text(4, kind)
-        self._nodes += _text(1, fields + b"".join(_text(5, _attribute(key, value)) for key, value in attributes.items()))
+        fields = [*(_field(1, name) for name in names), _field(2, output), _field(4, kind)]
+        fields += [_field(5, _attribute(key, value)) for key, value in attributes.items()]
+        self._nodes += _field(1, b"".join(fields))
         return output
 
     def to_bytes(self, output: str, shape: Sequence[int | str], metadata: Mapping[str, str] | None = None) -> bytes:
-        """The model as an ONNX file has it. `output` is the name of what it gives, of that shape."""
-        ends = _text(11, _value(self.input, self._shape)) + _text(12, _value(output, shape))
-        graph = self._nodes + _text(2, "network") + self._weights + ends
-        told = b"".join(_text(14, _text(1, key) + _text(2, value)) for key, value in (metadata or {}).items())
-        return _number(1, IR_VERSION) + _text(2, "xpcap") + _text(7, graph) + _text(8, _text(1, "") + _number(2, OPSET)) + told
+        """The model as an ONNX file has it.
+
+        Parameters
+        ----------
+        output, shape : the name of what the network gives, as `node` returned it, and its shape
+        metadata : texts that the file carries
+        """
+        ends = _field(11, _value(self.input, self._shape)) + _field(12, _value(output, shape))
+        graph = self._nodes + _field(2, "network") + self._weights + ends
+        model = _field(1, IR_VERSION) + _field(2, "xpcap") + _field(7, graph)
+        model += _field(8, _field(1, "") + _field(2, OPSET))
+        return model + b"".join(_field(14, _field(1, key) + _field(2, value)) for key, value in (metadata or {}).items())
 
     def _name(self) -> str:
         self._names += 1
         return f"x{self._names}"
 
     def _weight(self, array: np.ndarray) -> str:
+        """Add a TensorProto. Returns its name."""
         name = self._name()
-        dims = b"".join(_number(1, size) for size in array.shape)
-        self._weights += _text(5, dims + _number(2, FLOAT) + _text(8, name) + _text(9, array.astype("<f4").tobytes()))
+        dims = b"".join(_field(1, size) for size in array.shape)
+        content = _field(8, name) + _field(9, array.astype("<f4").tobytes())
+        self._weights += _field(5, dims + _field(2, FLOAT) + content)
         return name
 
 
 def _value(name: str, shape: Sequence[int | str]) -> bytes:
-    """ValueInfoProto of a float tensor."""
-    dims = b"".join(_text(1, _text(2, size) if isinstance(size, str) else _number(1, size)) for size in shape)
-    return _text(1, name) + _text(2, _text(1, _number(1, FLOAT) + _text(2, dims)))
+    """A ValueInfoProto of a float tensor."""
+    dims = b"".join(_field(1, _field(2 if isinstance(size, str) else 1, size)) for size in shape)
+    return _field(1, name) + _field(2, _field(1, _field(1, FLOAT) + _field(2, dims)))
 
 
 def _attribute(name: str, value: int | Sequence[int]) -> bytes:
+    """An AttributeProto of a number or of several."""
     if isinstance(value, int):
-        return _text(1, name) + _number(3, value) + _number(20, INT)
-    return _text(1, name) + b"".join(_number(8, one) for one in value) + _number(20, INTS)
+        return _field(1, name) + _field(3, value) + _field(20, INT)
+    return _field(1, name) + b"".join(_field(8, one) for one in value) + _field(20, INTS)
 
 
-# Protocol buffers: a field is its number and kind, then a number, or a length and that many bytes.
-
-
-def _number(field: int, value: int) -> bytes:
-    return _varint(field << 3) + _varint(value)
-
-
-def _text(field: int, value: str | bytes) -> bytes:
+def _field(number: int, value: int | str | bytes) -> bytes:
+    """A field of a protocol buffer: its number and kind, then a number, or a length and that many bytes."""
+    if isinstance(value, int):
+        return _varint(number << 3) + _varint(value)
     content = value.encode() if isinstance(value, str) else value
-    return _varint(field << 3 | 2) + _varint(len(content)) + content
+    return _varint(number << 3 | 2) + _varint(len(content)) + content
 
 
 def _varint(value: int) -> bytes:

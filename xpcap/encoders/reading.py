@@ -1,4 +1,4 @@
-"""Reads picture files, as they come from phones, cameras and drawing programs, into arrays."""
+"""Picture files, as they come from phones, cameras and drawing programs, as RGB arrays; and arrays scaled to one area."""
 
 import codecs
 import contextlib
@@ -7,23 +7,25 @@ import math
 import re
 import stat
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
 import numpy as np
 
-from xpcap.encoders.plain import LONGEST, plain
 from xpcap.errors import DataError
 from xpcap.signatures import AVIF, HEIC, PAGE, kind_of_file
 
+if TYPE_CHECKING:
+    from PIL.Image import Image as Picture
+
 FORMATS = ("JPEG", "MPO", "PNG", "GIF", "WEBP", "AVIF", "BMP", "TIFF", "PPM")
-MOST_PIXELS = 50_000_000  # of a file: about 200 MB once decoded; more is a mistake or a trap
-MOST_BY_ROWS = 150_000_000  # of a JPEG that is decoded row by row, scaled down as it goes
-MOST_IN_COPIES = 16_000_000  # of formats that take several copies to decode, or are decoded pixel by pixel, which is slow
-IN_COPIES, BY_PIXEL = ("WEBP", "AVIF"), ("ppm", "ppm_plain", "bmp_rle")
-HEAD = 4096  # bytes that say what a file is which is no picture
 MOST_BYTES = 256 << 20  # of a file; some formats are read whole
-STARTS_OF_FRAME = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}
+MOST_EXIF = 1 << 16  # bytes, what a segment of a JPEG holds; longer EXIF could make Pillow copy it thousands of times
+HEAD = 4096  # bytes that say what a file is which is no picture
+LONGEST = 1024  # pixels of the longer side; no encoder uses more
+STRIP = 1 << 20  # pixels converted at once
+WIDEST = 2.25  # longer side over shorter on the sheet of `fit`; longer pictures are padded to it
 
 logging.getLogger("PIL").addHandler(logging.NullHandler())  # our error says what Pillow would log about a damaged picture
 
@@ -31,8 +33,8 @@ logging.getLogger("PIL").addHandler(logging.NullHandler())  # our error says wha
 def read_picture(source: str | Path | BinaryIO) -> np.ndarray:
     """Read a picture file as a person sees it: upright, in colour, on white.
 
-    EXIF orientation is applied; grey, palette, 16-bit and CMYK pictures become RGB; transparent parts become white; the first of several
-    frames is read; larger pictures are scaled down to 1024 pixels on the longer side.
+    EXIF orientation is applied; grey, palette, 16-bit and CMYK pictures become RGB; transparent parts become
+    white; the first of several frames is read; larger pictures are scaled down to 1024 pixels on the longer side.
 
     Parameters
     ----------
@@ -44,9 +46,9 @@ def read_picture(source: str | Path | BinaryIO) -> np.ndarray:
 
     Raises
     ------
-    DataError : not a picture, a damaged one, a format that cannot be read here, too many pixels (refused before decoding), more than 256 MB,
-        or a folder, pipe or device. The limit is 50 million pixels; 150 million in a JPEG that is not progressive; 25 million in a progressive
-        one without chroma subsampling; 16 million in WebP, AVIF, and TIFF in one piece. So about 300 MB of memory are enough.
+    DataError : not a picture, a damaged one, a format that cannot be read here, more than 256 MB, or a folder,
+        pipe or device; or more pixels to decode than Pillow's `PIL.Image.MAX_IMAGE_PIXELS`, 89 million, or twice
+        as many in a JPEG, which is decoded at a fraction of its size. Both are refused before decoding.
     """
     from PIL import Image
 
@@ -54,31 +56,29 @@ def read_picture(source: str | Path | BinaryIO) -> np.ndarray:
     name = source if isinstance(source, Path) else getattr(source, "name", "the picture")
     Image.init()
     try:
-        if isinstance(source, Path) and not stat.S_ISREG(source.stat().st_mode):  # opening a pipe would wait for a writer
-            kind = "a folder" if source.is_dir() else "a pipe or a device"
-            raise DataError(f"read_picture: {name} is {kind}, expected a picture file; is the path right?")
-        if isinstance(source, Path) and (size := source.stat().st_size) > MOST_BYTES:
-            raise DataError(f"read_picture: {name} has {size:,} bytes, expected at most {MOST_BYTES >> 20} MB; is it a picture?")
+        if isinstance(source, Path):
+            about = source.stat()
+            if not stat.S_ISREG(about.st_mode):  # opening a pipe would wait for a writer
+                kind = "a folder" if source.is_dir() else "a pipe or a device"
+                raise DataError(f"read_picture: {name} is {kind}, expected a picture file; is the path right?")
+            if about.st_size > MOST_BYTES:
+                raise DataError(f"read_picture: {name} has {about.st_size:,} bytes, expected at most {MOST_BYTES >> 20} MB; is it a picture?")
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # Pillow warns of large pictures, refused below, and of odd metadata, which does no harm
+            warnings.simplefilter("ignore")  # Pillow warns of large pictures, and of odd metadata, which does no harm
             with Image.open(source, formats=[kind for kind in FORMATS if kind in Image.OPEN]) as picture:
                 width, height = picture.size
-                if width * height > MOST_IN_COPIES and width * height > (most := _limit(picture))[0]:
-                    raise DataError(
-                        f"read_picture: {name} has {width} x {height} pixels, expected at most {most[0]:,} {most[1]}; scale it down first"
-                    )
-                _draft(picture)
-                return plain(picture)
+                # A JPEG is decoded at an eighth, a quarter or half of its size if that is enough
+                shrink = max(1.0, max(width, height) / LONGEST)
+                picture.draft("RGB", (math.ceil(width / shrink), math.ceil(height / shrink)))
+                if math.prod(picture.size) > (most := Image.MAX_IMAGE_PIXELS or math.inf):
+                    raise DataError(f"read_picture: {name} has {width} x {height} pixels, expected at most {most:,}; scale it down first")
+                return _upright_rgb(picture)
     except DataError:
         raise
     except MemoryError as error:
         raise DataError(f"read_picture: {name} takes more memory to decode than is free, expected a smaller picture; scale it down first") from error
     except Image.DecompressionBombError as error:
-        counted = re.search(r"\((\d+) pixels\)", str(error))  # Pillow refuses these before it gives width and height
-        count = f"{int(counted[1]):,}" if counted else "too many"
-        raise DataError(
-            f"read_picture: {name} has {count} pixels, expected at most {MOST_BY_ROWS:,} in a JPEG and fewer in others; scale it down first"
-        ) from error
+        raise DataError(f"read_picture: {name} has too many pixels; scale it down first ({error})") from error
     except FileNotFoundError as error:
         raise DataError(f"read_picture: {name} does not exist, expected a picture; is the path right?") from error
     except Exception as error:  # damaged pictures raise errors of many types, from Pillow and from what it calls
@@ -96,7 +96,7 @@ def formats() -> str:
 
 
 def _why_not(source: Path | BinaryIO, name: str) -> str:
-    """The reason for which a file cannot be read as a picture, as the end of a message: its kind by its first bytes, and a remedy."""
+    """The end of a message: why a file is no picture, its kind by its first bytes, and a remedy."""
     try:
         with source.open("rb") if isinstance(source, Path) else contextlib.nullcontext(source) as file:
             file.seek(0)
@@ -122,7 +122,7 @@ def _why_not(source: Path | BinaryIO, name: str) -> str:
 
 
 def _is_text(content: bytes) -> bool:
-    """True for the bytes of a text, cut anywhere: no control characters, and UTF-8 but for a last character in part."""
+    """Whether bytes are text, cut anywhere: no control characters, and UTF-8 but for a last character in part."""
     try:
         text = codecs.getincrementaldecoder("utf-8")().decode(content)
     except UnicodeDecodeError:
@@ -130,43 +130,140 @@ def _is_text(content: bytes) -> bool:
     return all(sign.isprintable() or sign in "\t\n\r\f\ufeff" for sign in text)
 
 
-def _limit(picture: Any) -> tuple[int, str]:
-    """The most pixels that a picture may have, and in what format: as many as take about 300 MB to decode."""
-    kind = picture.format
-    if kind in ("JPEG", "MPO"):
-        if _is_read_by_rows(picture.fp):
-            return MOST_BY_ROWS, "in such a JPEG"
-        sampled = [across * down for _, across, down, _ in picture.layer]  # chroma subsampling shrinks the buffers
-        return MOST_PIXELS if sum(sampled) <= 2 * max(sampled) else MOST_PIXELS // 2, "in a JPEG that is progressive or in several scans"
-    decoder = picture.tile[0][0] if picture.tile else ""
-    copied = kind in IN_COPIES or decoder in BY_PIXEL or (decoder == "libtiff" and not _has_small_strips(picture))
-    return (MOST_IN_COPIES if copied else MOST_PIXELS), f"in such a {kind}"
+# Pixels of any mode as RGB. Conversion goes strip by strip: a whole copy would double the memory.
 
 
-def _has_small_strips(tiff: Any) -> bool:
-    rows, tiled = tiff.tag_v2.get(278), 322 in tiff.tag_v2
-    return isinstance(rows, int) and rows * tiff.width <= MOST_IN_COPIES // 4 and not tiled
+def _upright_rgb(picture: "Picture") -> np.ndarray:
+    """The pixels (height, width, 3), uint8, upright, on white, and at most `LONGEST` long."""
+    from PIL import ExifTags, Image, ImageOps
+
+    picture.load()
+    # RGB or RGBA, modes that can be scaled; a large picture at a whole fraction of its size
+    factor = max(1, max(picture.size) // (2 * LONGEST))
+    mode = "RGBA" if picture.has_transparency_data and not _is_finer(picture) else "RGB"
+    small = Image.new(mode, (-(-picture.width // factor), -(-picture.height // factor)))
+    white = _white_level(picture)
+    for top, strip in _strips(picture, factor):
+        rgb = _grey_as_rgb(strip, white) if _is_finer(picture) else strip if strip.mode == mode else strip.convert(mode)
+        small.paste(rgb.reduce(factor), (0, top // factor))
+    small.thumbnail((LONGEST, LONGEST), reducing_gap=2.0)
+    small.getexif()[ExifTags.Base.Orientation] = _orientation(picture)
+    ImageOps.exif_transpose(small, in_place=True)
+    if mode == "RGBA":
+        small = Image.alpha_composite(Image.new("RGBA", small.size, "white"), small).convert("RGB")
+    return np.asarray(small)
 
 
-def _is_read_by_rows(file: BinaryIO) -> bool:
-    """Whether a JPEG is decoded row by row: baseline, with all components in the first scan. Anything unusual counts as no."""
-    place, colours = file.tell(), 0
-    file.seek(2)
+def _strips(picture: "Picture", factor: int = 1) -> Iterator[tuple[int, "Picture"]]:
+    """Strips of a picture, of a multiple of `factor` rows, each with its first row."""
+    width, height = picture.size
+    rows = factor * max(1, STRIP // (width * factor))
+    for top in range(0, height, rows):
+        yield top, picture if rows >= height else picture.crop((0, top, width, min(height, top + rows)))
+
+
+def _orientation(picture: "Picture") -> int:
+    """The EXIF orientation, 1 to 8. It alone is read: what else stands in EXIF may be odd, and does no harm."""
+    from PIL import ExifTags
+
+    if len(picture.info.get("exif", "")) > MOST_EXIF or len(picture.info.get("Raw profile type exif", "")) > 2 * MOST_EXIF:
+        return 1
     try:
-        while len(head := file.read(4)) == 4 and head[0] == 0xFF and (size := int.from_bytes(head[2:], "big") - 2) > 5:
-            segment = file.read(size)
-            if head[1] == 0xDA:
-                return segment[0] == colours > 0
-            if head[1] in STARTS_OF_FRAME:
-                if head[1] not in (0xC0, 0xC1) or colours:
-                    return False
-                colours = segment[5] if len(segment) == size else 0
-        return False
-    finally:
-        file.seek(place)
+        found = picture.getexif().get(ExifTags.Base.Orientation)
+    except Exception:  # damaged EXIF raises errors of many types; the picture itself has been read
+        return 1
+    return next((turn for turn in range(2, 9) if turn == found), 1)
 
 
-def _draft(picture: Any) -> None:
-    """Have a JPEG decoded at an eighth, a quarter or half of its size if that is enough; other formats ignore this."""
-    shrink = max(1.0, max(picture.size) / LONGEST)
-    picture.draft("RGB", tuple(math.ceil(side / shrink) for side in picture.size))
+def _is_finer(picture: "Picture") -> bool:
+    """Whether a picture is grey of 16 or 32 bits."""
+    return picture.mode.startswith("I") or picture.mode == "F"
+
+
+def _white_level(picture: "Picture") -> float:
+    """The value of white in a finer grey: 65535 of 16 bits; else the least of 1, 255 and 65535 that no pixel exceeds."""
+    if not _is_finer(picture) or picture.mode.startswith("I;16"):
+        return 65535.0
+    most = max(float(_finite(np.asarray(strip)).max(initial=0)) for _, strip in _strips(picture))
+    return next((white for white in (1.0, 255.0, 65535.0) if most <= white), most)
+
+
+def _grey_as_rgb(strip: "Picture", white: float) -> "Picture":
+    from PIL import Image
+
+    levels = np.asarray(strip)
+    grey = np.clip(_finite(levels) * np.float32(255 / white), 0, 255).round().astype(np.uint8)
+    if isinstance(level := strip.info.get("transparency"), int):
+        grey[levels == level] = 255
+    return Image.fromarray(grey).convert("RGB")
+
+
+def _finite(levels: np.ndarray) -> np.ndarray:
+    return np.nan_to_num(levels.astype(np.float32), copy=False, posinf=0, neginf=0)
+
+
+# Arrays scaled to one area
+
+
+def fit(picture: np.ndarray, side: int) -> np.ndarray:
+    """Scale a picture to the area of a square of `side`, so that things are as large on a wide sheet as on a square one.
+
+    A picture whose sides differ more than 2.25 times is padded to that ratio, evenly on both sides, in the
+    commonest colour of its border.
+
+    Parameters
+    ----------
+    picture : array (height, width, 3), uint8
+    side : pixels
+
+    Returns
+    -------
+    array (height, width, 3), uint8, of about side * side pixels; the picture itself if it has that size already
+
+    Raises
+    ------
+    ValueError : not such an array, or one without pixels.
+    """
+    require_picture("fit", picture)
+    height, width = picture.shape[:2]
+    sheet, inner = fitted(height, width, side)
+    if inner == (height, width) == sheet:
+        return picture
+    from PIL import Image
+
+    shrinks = math.prod(inner) < height * width
+    scaled = np.asarray(Image.fromarray(picture).resize(inner[::-1], Image.Resampling.BOX if shrinks else Image.Resampling.BICUBIC))
+    if inner == sheet:
+        return scaled
+    padded = np.empty((*sheet, 3), np.uint8)
+    padded[:] = border_colour(scaled)
+    top, left = corner(sheet, inner)
+    padded[top : top + inner[0], left : left + inner[1]] = scaled
+    return padded
+
+
+def fitted(height: int, width: int, side: int) -> tuple[tuple[int, int], tuple[int, int]]:
+    """Height and width of the sheet that `fit` makes, and of the scaled picture on it."""
+    stretch = math.sqrt(min(max(height / width, 1 / WIDEST), WIDEST))
+    sheet = round(side * stretch), round(side / stretch)
+    scale = min(sheet[0] / height, sheet[1] / width)
+    return sheet, (max(1, round(height * scale)), max(1, round(width * scale)))
+
+
+def corner(sheet: tuple[int, int], inner: tuple[int, int]) -> tuple[int, int]:
+    """Row and column of the sheet where the scaled picture begins."""
+    return (sheet[0] - inner[0]) // 2, (sheet[1] - inner[1]) // 2
+
+
+def require_picture(where: str, picture: np.ndarray) -> None:
+    """ValueError : not an array (height, width, 3), uint8, or one without pixels."""
+    if getattr(picture, "ndim", 0) != 3 or picture.shape[2] != 3 or picture.dtype != np.uint8 or not picture.size:
+        came = f"shape {picture.shape} and dtype {picture.dtype}" if hasattr(picture, "dtype") else f"type {type(picture).__name__}"
+        raise ValueError(f"{where}: a picture has {came}, expected uint8 (height, width, 3)")
+
+
+def border_colour(picture: np.ndarray) -> np.ndarray:
+    """The commonest colour (3,) along the border of a picture."""
+    border = np.concatenate((picture[0], picture[-1], picture[:, 0], picture[:, -1]))
+    _, first, counts = np.unique(border @ np.array([65536, 256, 1]), return_index=True, return_counts=True)
+    return border[first[counts.argmax()]]

@@ -1,4 +1,4 @@
-"""Encoders from timm: any of its models without its last layer, with the preprocessing it was trained with. Weights are fetched by timm."""
+"""Encoders from timm: any of its models without its last layer, with its own preprocessing. timm fetches the weights."""
 
 import hashlib
 import math
@@ -9,26 +9,26 @@ import numpy as np
 
 from xpcap.encoders.area import Area, traced_area
 from xpcap.encoders.extras import require, require_digest, split_options, telemetry_off
-from xpcap.encoders.fitting import require_picture
-from xpcap.encoders.grid import grid_name, grid_of, pool, require_places
+from xpcap.encoders.grid import grid_name, grid_of, pool, require_regions
+from xpcap.encoders.reading import require_picture
 from xpcap.errors import DataError, unknown
 
 
 class TimmEncoder:
-    """What a model of timm gives to its classifier: pooled features, or the last hidden layer where it has some (``timm:vgg16``: the course's fc7).
+    """The input of a timm model's classifier: pooled features, or the last hidden layer (``timm:vgg16``: the course's fc7).
 
-    Pictures are encoded one after the other, each on one thread, so that features do not depend on which are encoded together.
+    Pictures are encoded one after the other, each on one thread, so that features do not depend on the batch.
 
     Parameters
     ----------
-    name : ``timm:MODEL``, or ``timm:MODEL.TAG`` for other weights of it, as ``timm.list_models(pretrained=True)`` lists them; behind it may stand
-        ``:grid=K``, to average the map of its last layers over K x K places, and ``:sha256=DIGITS``, how the digest of the weights begins, as the
-        encoder's own name has it
+    name : ``timm:MODEL``, or ``timm:MODEL.TAG`` for other weights of it, as ``timm.list_models(pretrained=True)``
+        lists them; then perhaps ``:grid=K``, to average the map of its last layers over K x K regions, and
+        ``:sha256=DIGITS``, the first digits of the digest of the weights, as the encoder's own name has it
     pretrained : False leaves the weights random
 
     Raises
     ------
-    DataError : timm is missing, has no such model, or cannot fetch its weights; they are not those that the name has the digest of; or the model
+    DataError : timm is missing, has no such model, or cannot fetch its weights; their digest is another; or the model
         has no map, or one that is coarser than the grid.
     """
 
@@ -61,7 +61,7 @@ class TimmEncoder:
             self.shape = self._feature(torch.zeros((1, *data["input_size"]))).shape
 
     def encode(self, pictures: Iterable[np.ndarray]) -> np.ndarray:
-        """Encode pictures, each (height, width, 3) uint8 of any size, as features (n, *shape), float32, one after the other.
+        """Encode pictures, each (height, width, 3) uint8 of any size, as features (n, *shape), float32.
 
         Raises
         ------
@@ -84,12 +84,12 @@ class TimmEncoder:
         if self._grid is None:
             return np.asarray(self._model(x).numpy().reshape(-1))
         map_ = _map(self.name, self._model.forward_features(x)[0].numpy(), self._model)
-        require_places(self.name, map_.shape, self._grid)
+        require_regions(self.name, map_.shape, self._grid)
         return pool(map_, self._grid)
 
 
 def seen_area(name: str, picture: np.ndarray) -> Area | None:
-    """The part of a picture that the model ``timm:MODEL`` sees, by its preprocessing: most crop. None if timm, or such a model, is not there."""
+    """The part of a picture that the preprocessing of ``timm:MODEL`` keeps: most crop. None: timm or the model is missing."""
     try:
         with telemetry_off():
             import timm
@@ -110,7 +110,10 @@ def seen_area(name: str, picture: np.ndarray) -> Area | None:
 
 
 def _map(name: str, out: np.ndarray, model: Any) -> np.ndarray:
-    """What the layers before pooling give for a picture, as (h, w, D): a map with channels first or last, or the tokens of a square of patches."""
+    """The output of the layers before pooling as a map (h, w, D).
+
+    It has channels first or last, or is the tokens of a square of patches.
+    """
     channels = model.num_features
     if out.ndim == 3:
         return out if out.shape[2] == channels != out.shape[0] else out.transpose(1, 2, 0)

@@ -1,7 +1,7 @@
-"""Reads the weights in a PyTorch file of the old kind, without PyTorch.
+"""Weights of a PyTorch file of the old kind, read without PyTorch.
 
-Such a file is a pickle, and a pickle may name any function and have it called. So this file, the only one here that reads pickles, reads those
-whose SHA-256 its caller knows beforehand, and resolves only the names that weights need.
+Such a file is a pickle, and a pickle may name any function and have it called. So this module, the only one
+that reads pickles, reads those whose SHA-256 its caller knows, and resolves only the names that weights need.
 """
 
 import hashlib
@@ -18,18 +18,17 @@ import numpy as np
 from xpcap.errors import DataError
 
 MAGIC = 0x1950A86A20F9469CFC6C
-MOST_BYTES = 1 << 30
 
 
 class _Tensor(NamedTuple):
-    """Where an array lies: what PyTorch's file says in place of it."""
+    """The arguments of `torch._utils._rebuild_tensor_v2`, for which the file has it called."""
 
     storage: str
     offset: int
     shape: tuple[int, ...]
     strides: tuple[int, ...]
     requires_grad: bool
-    hooks: Any
+    hooks: object
 
 
 ALLOWED: Mapping[tuple[str, str], Any] = {
@@ -51,7 +50,10 @@ class _Reader(pickle.Unpickler):
         return ALLOWED[module, name]
 
     def persistent_load(self, reference: Any) -> str:
-        """A storage, named here and stored behind the pickles: ("storage", type, key, device, count, None)."""
+        """The key of a storage, whose numbers lie behind the pickles.
+
+        `reference` is ("storage", type, key, device, count, None).
+        """
         _, dtype, key, _, count, _ = reference
         self.dtypes[key] = dtype, count
         return key
@@ -62,14 +64,13 @@ def read_torch(path: Path, sha256: str) -> dict[str, np.ndarray]:
 
     Parameters
     ----------
-    sha256 : the digest that the file must have, as 64 hexadecimal digits; it is compared before anything is read as a pickle
+    sha256 : the digest that the file must have, as 64 hexadecimal digits; it is compared before anything is
+        read as a pickle
 
     Raises
     ------
     DataError : another digest, another kind of file, or arrays that do not fit it. OSError : it cannot be opened.
     """
-    if (size := path.stat().st_size) > MOST_BYTES:
-        raise DataError(f"read_torch: {path} has {size:,} bytes, expected at most {MOST_BYTES:,}")
     content = path.read_bytes()
     if (digest := hashlib.sha256(content).hexdigest()) != sha256:
         raise DataError(f"read_torch: {path} has SHA-256 {digest}, expected {sha256}; damaged, or of another version?")
@@ -86,8 +87,9 @@ def _parse(content: bytes) -> dict[str, np.ndarray]:
         raise ValueError(f"it starts with {str(magic)[:40]}, expected {MAGIC}")
     reader = _Reader(file)
     tensors, keys = reader.load(), _Reader(file).load()
+    # The storages follow one another, each behind its count
     storages, at = {}, file.tell()
-    for key in keys:  # the storages follow one another, each behind its count
+    for key in keys:
         dtype, count = reader.dtypes[key]
         if int.from_bytes(content[at : at + 8], "little") != count:
             raise ValueError(f"storage {key!r} does not hold the {count:,} numbers that it is to hold")
@@ -97,7 +99,7 @@ def _parse(content: bytes) -> dict[str, np.ndarray]:
 
 
 def _array(name: str, tensor: _Tensor, storage: np.ndarray) -> np.ndarray:
-    """The view of a storage that a tensor is; NumPy refuses one that would reach outside."""
+    """A tensor as a view of its storage; NumPy refuses one that would reach outside."""
     if math.prod(tensor.shape) > len(storage):  # strides of 0 would make much of little
         raise ValueError(f"{name!r} has shape {tensor.shape}, expected at most the {len(storage):,} numbers of its storage")
     size = storage.itemsize

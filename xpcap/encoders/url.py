@@ -20,7 +20,6 @@ from xpcap.progress import say
 
 MOST_BYTES, SECONDS, MOST_REDIRECTS, CHUNK = 20_000_000, 20.0, 10, 65_536
 PORTS = {"http": 80, "https": 443}
-IPV4_INSIDE = "::ffff:0:0/96 64:ff9b::/96"
 # Protocols, 6to4, multicast, Teredo, examples, all but unicast: some are global to some versions of Python
 RESERVED = "192.0.0.0/24 192.88.99.0/24 224.0.0.0/3 2001::/23 2001:db8::/32 2002::/16 3fff::/20 ::/3 4000::/2 8000::/1"
 
@@ -52,6 +51,7 @@ def image_from_url(url: str, *, timeout: float = SECONDS) -> np.ndarray | None:
 
 
 def _read(where: str, url: str, timeout: float, private: bool) -> np.ndarray:
+    """The picture at a URL. `private` : whether private addresses will do. DataError : why not, in one line."""
     body: Future[bytes] = Future()
     over = threading.Event()
 
@@ -79,13 +79,19 @@ def _download(url: str, timeout: float, private: bool, over: threading.Event) ->
         parts = urlsplit(quote(url, safe=punctuation))  # spaces and umlauts, as people paste them
         if parts.scheme not in PORTS or not parts.hostname:
             raise DataError(f"{url} is no URL of http or https")
-        connection = HTTPConnection(unquote(parts.hostname), parts.port or PORTS[parts.scheme])
-        connection.default_port = PORTS[parts.scheme]
-        addresses = _resolve(connection.host, connection.port, private)
-        private = private and not all(map(is_public, addresses))
-        line = _connect(addresses, connection.port, timeout)
+        host, port = unquote(parts.hostname), parts.port or PORTS[parts.scheme]
+        addresses = [str(one[4][0]) for one in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)]
+        inside = [address for address in addresses if not is_public(address)]
+        if inside and not private:
+            has = f"{host} is" if inside[0] == host else f"{host} has the address {inside[0]},"
+            wanted = "expected a public address; fetch the picture yourself and give the file"
+            raise DataError(f"{has} private, local or reserved, {wanted}")
+        private = bool(inside)
+        line = _connect(addresses, port, timeout)
         if parts.scheme == "https":
-            line = ssl.create_default_context().wrap_socket(line, server_hostname=connection.host)
+            line = ssl.create_default_context().wrap_socket(line, server_hostname=host)
+        connection = HTTPConnection(host, port)
+        connection.default_port = PORTS[parts.scheme]
         with line as connection.sock:
             path = f"{parts.path or '/'}{'?' * bool(parts.query)}{parts.query}"
             connection.request("GET", path, headers={"User-Agent": "xpcap", "Connection": "close"})
@@ -104,21 +110,10 @@ def _download(url: str, timeout: float, private: bool, over: threading.Event) ->
     raise DataError(f"more than {MOST_REDIRECTS} redirects")
 
 
-def _resolve(host: str, port: int, private: bool) -> list[str]:
-    """The numeric addresses of a host. DataError : one is private, and may not be."""
-    addresses = [str(one[4][0]) for one in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)]
-    if not private and (inside := [one for one in addresses if not is_public(one)]):
-        raise DataError(
-            f"{host} has the address {inside[0]}, which is private, local or reserved, expected a public one; "
-            "fetch the picture yourself and give the file"
-        )
-    return addresses
-
-
 def is_public(address: str) -> bool:
     """Whether a numeric address is neither private, local nor reserved."""
     found = ip_address(address)
-    if any(found in ip_network(one) for one in IPV4_INSIDE.split()):
+    if any(found in ip_network(one) for one in ("::ffff:0:0/96", "64:ff9b::/96")):  # mapped, NAT64
         found = IPv4Address(int(found) & 0xFFFF_FFFF)
     return found.is_global and not any(found in ip_network(one) for one in RESERVED.split())
 

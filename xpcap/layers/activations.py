@@ -1,6 +1,6 @@
-"""Activations that a loop over packed rows leaves in its cache, by name, with the ends of their range: for looking at, not for computing with."""
+"""Activations in the cache of a loop over packed rows, and where they saturate."""
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from xpcap.backend import Array
 from xpcap.layers.lstm import LSTMRowsCache
@@ -9,7 +9,10 @@ from xpcap.ops import split_gates
 
 
 class Activation(NamedTuple):
-    """What one nonlinearity gave for every row, a view into the cache. Below `low` and above `high` it is saturated: hardly any gradient passes."""
+    """Values of one nonlinearity for every row, a view into the cache.
+
+    Below `low` and above `high` it is saturated: hardly any gradient passes.
+    """
 
     values: Array  # (R, H)
     low: float
@@ -17,16 +20,19 @@ class Activation(NamedTuple):
 
 
 def lstm_activations(cache: LSTMRowsCache) -> dict[str, Activation]:
-    """The gates i, f and o of lstm_rows_forward. At 0.05 and 0.95 a sigmoid has a fifth of its steepest slope."""
+    """Gates i, f and o of lstm_rows_forward.
+
+    At 0.05 and 0.95 a sigmoid has a fifth of its steepest slope.
+    """
     gates = zip("ifo", split_gates(cache.out.gates)[:3], strict=True)
     return {f"gate {name}": Activation(gate, 0.05, 0.95) for name, gate in gates}
 
 
 def rnn_activations(cache: RNNRowsCache) -> dict[str, Activation]:
-    """The states of rnn_rows_forward. At 0.99 tanh has a fiftieth of its steepest slope."""
+    """States of rnn_rows_forward. At 0.99 tanh has a fiftieth of its steepest slope."""
     return {"state": Activation(cache.h[cache.rows.N :], -0.99, 0.99)}
 
 
-def no_activations(cache: Any) -> dict[str, Activation]:
-    """Of a cell that does not say what its cache holds: none."""
+def no_activations(cache: object) -> dict[str, Activation]:
+    """No activations: for a cell that does not say what its cache holds."""
     return {}

@@ -1,6 +1,7 @@
-"""Dot-product attention over the places of a picture: by itself, and as the extra term of a recurrent cell.
+"""Dot-product attention over the regions of a picture: by itself, and as a term of a cell.
 
-Source: the form of UMich EECS 498-007, assignment 5; the scaled dot product is Vaswani et al. 2017, section 3.2.1, with the places as keys and values.
+Source: the form of UMich EECS 498-007, assignment 5; the scaled dot product is Vaswani et al. 2017,
+section 3.2.1, with the regions as keys and values.
 """
 
 from typing import NamedTuple
@@ -34,14 +35,16 @@ class DotProductCache(NamedTuple):
 
 @in_turn
 def dot_product_attention_forward(prev_h: Array, A: Array) -> tuple[Array, Array, DotProductCache]:
-    """Attend to the places of each picture from a state.
+    """Attend to the regions of each picture from a state.
 
-    scores = A . prev_h / sqrt(H);  attn_weights = softmax(scores) over the places;  attn = attn_weights . A
+    scores = A . prev_h / sqrt(H);  attn_weights = softmax(scores) over regions
+    attn = attn_weights . A
 
     Parameters
     ----------
     prev_h : array (N, H), float
-    A : array (N, P, H), float; the places, projected to the size of a state. (N, H, K, K), the layout of the assignment, does as well
+    A : array (N, P, H), float; the regions, projected to the size of a state; or (N, H, K, K), the
+        layout of the assignment
 
     Returns
     -------
@@ -51,19 +54,21 @@ def dot_product_attention_forward(prev_h: Array, A: Array) -> tuple[Array, Array
 
     Raises
     ------
-    TypeError, ValueError : libraries, dtypes or shapes do not match, or there is no place.
+    TypeError, ValueError : libraries, dtypes or shapes do not match, or there is no region.
     """
-    check_places("dot_product_attention_forward", A, "prev_h:N,H", prev_h)
-    places = to_places(A)
-    xp, (N, P, H) = get_array_module(A), places.shape
+    check_regions("dot_product_attention_forward", A, "prev_h:N,H", prev_h)
+    regions = to_regions(A)
+    xp, (N, P, H) = get_array_module(A), regions.shape
     weights, context = xp.empty((N, P), A.dtype), xp.empty((N, H), A.dtype)
-    attend_steps(prev_h, places, weights, context)(single_step(N))
-    return context, weights.reshape(N, *_grid(A)), DotProductCache(prev_h, places, weights.copy(), A.shape)
+    attend_steps(prev_h, regions, weights, context)(single_step(N))
+    return context, weights.reshape(N, *_grid(A)), DotProductCache(prev_h, regions, weights.copy(), A.shape)
 
 
 @in_turn
 def dot_product_attention_backward(dattn: Array, cache: DotProductCache) -> tuple[Array, Array]:
-    """Gradients of dot_product_attention_forward: dattn (N, H) to dprev_h (N, H), dA (shape of A). The weights themselves are not taken to have any.
+    """Gradients of dot_product_attention_forward: dattn (N, H) to dprev_h (N, H), dA (shape of A).
+
+    `attn_weights` has no upstream gradient.
 
     dweights = A . dattn;  dscores = attn_weights * (dweights - attn_weights . dweights) / sqrt(H)
     dprev_h = dscores . A;  dA = attn_weights (x) dattn + dscores (x) prev_h
@@ -74,22 +79,22 @@ def dot_product_attention_backward(dattn: Array, cache: DotProductCache) -> tupl
     dscores, dprev_h = xp.empty_like(weights), xp.zeros_like(prev_h)
     attend_backward_steps(dattn, A, weights, dscores, dprev_h)(single_step(len(A)))
     dA = weights[:, :, None] * dattn[:, None, :] + dscores[:, :, None] * prev_h[:, None, :]  # (N, P, H): A is read twice
-    return dprev_h, from_places(dA, shape)
+    return dprev_h, from_regions(dA, shape)
 
 
 class Attention:
-    """The extra term of a step that attends: context @ Wattn, with context = dot-product attention to the places of the row's sequence, from h_prev.
+    """A RecurrentTerm that attends: context @ Wattn, with context = attention to A from h_prev.
 
     Parameters
     ----------
-    A : array (N, P, H), float; the places of each sequence's picture, in the order of the sequences
+    A : array (N, P, H), float; the regions of each sequence's picture, in the order of sequences
     Wattn : array (H, G), float
     buffer : memory for cache and results; None allocates
 
     Attributes
     ----------
     A : as given
-    weights : array (R, P), float; where each row looked, after the forward pass
+    weights : array (R, P), float; attention of each row, after the forward pass
     """
 
     weights: Array
@@ -104,11 +109,11 @@ class Attention:
 
     @property
     def hidden(self) -> int:
-        """H, the size of a place and of a state."""
+        """H, the size of a region and of a state."""
         return self.A.shape[2]
 
     def start(self) -> Array:
-        """h0 = mean of A over the places, (N, H): the state that the steps start from; an LSTM's c0 too."""
+        """h0 = mean of A over regions, (N, H): the state before the first step, and c0."""
         N, _, H = self.A.shape
         return self.A.mean(axis=1, out=self._buffer("h0", (N, H)))
 
@@ -139,46 +144,49 @@ class Attention:
         return take
 
     def gradients(self, da: Array, dh0: Array, rows: Rows, dWattn: Array | None = None) -> tuple[Array, Array]:
-        """The gradients after the loop.
+        """Gradients after the backward loop.
 
         Parameters
         ----------
-        da : array (R, G), float; of the pre-activations
-        dh0 : array (N, H), float; of all that `start` went into. It is overwritten
+        da : array (R, G), float; of the pre-activations that the term was added to
+        dh0 : array (N, H), float; summed over the states that `start` went into. It is overwritten
         dWattn : array (H, G) to write to; None allocates
 
         Returns
         -------
         dA (N, P, H), dWattn (H, G)
         """
-        dWattn = product(self._context.T, da, out=self._buffer("dWattn", self._Wattn.shape) if dWattn is None else dWattn)
-        dA = attention_sum(self.weights, self._dcontext, self._dscores, self._h, rows, self._buffer("dA", self.A.shape))
+        if dWattn is None:
+            dWattn = self._buffer("dWattn", self._Wattn.shape)
+        product(self._context.T, da, out=dWattn)
+        out = self._buffer("dA", self.A.shape)
+        dA = attention_sum(self.weights, self._dcontext, self._dscores, self._h, rows, out)
         dh0 /= self.A.shape[1]
-        dA += dh0[:, None]  # each place has its share of the mean
+        dA += dh0[:, None]  # each region has its share of the mean
         return dA, dWattn
 
 
-def check_places(function: str, A: Array, shapes: str, *arrays: Array, note: str = "") -> None:
-    """check_arrays with A last, in either layout; its H is that of the others. ValueError : A has no place."""
+def check_regions(function: str, A: Array, shapes: str, *arrays: Array, note: str = "") -> None:
+    """check_arrays with A last, in either layout. ValueError : A has no region."""
     layout = "N,H,J,K" if getattr(A, "ndim", 3) == 4 else "N,P,H"
     check_arrays(function, f"{shapes} A:{layout}", *arrays, A, note=note)
     if 0 in _grid(A):
-        raise ValueError(f"{function}: A has shape {A.shape}, expected at least one place")
+        raise ValueError(f"{function}: A has shape {A.shape}, expected at least one region")
 
 
-def to_places(A: Array) -> Array:
-    """A as (N, P, H): itself, or (N, H, K, K) with the places, row by row, before the units."""
+def to_regions(A: Array) -> Array:
+    """A as (N, P, H): itself, or (N, H, K, K) with regions, row by row, before units."""
     if A.ndim == 3:
         return A
     N, H, down, across = A.shape
     return get_array_module(A).ascontiguousarray(A.reshape(N, H, down * across).transpose(0, 2, 1))
 
 
-def from_places(x: Array, shape: tuple[int, ...]) -> Array:
-    """The inverse of to_places: x (N, P, H) in the layout that an A of `shape` has."""
+def from_regions(x: Array, shape: tuple[int, ...]) -> Array:
+    """The inverse of to_regions: x (N, P, H) in the layout that an A of `shape` has."""
     return x if len(shape) == 3 else x.transpose(0, 2, 1).reshape(shape)
 
 
 def _grid(A: Array) -> tuple[int, ...]:
-    """The axes of the places: (P,), or (K, K)."""
+    """The axes of regions: (P,), or (K, K)."""
     return A.shape[1:2] if A.ndim == 3 else A.shape[2:]

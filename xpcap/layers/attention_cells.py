@@ -1,4 +1,4 @@
-"""Recurrent cells that attend: an LSTM step that is given a context, and whole sequences of any cell.
+"""Recurrent cells that attend: an LSTM step with a given context, and whole sequences of any cell.
 
 Source: the attention LSTM of UMich EECS 498-007, assignment 5.
 """
@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from xpcap.backend import Array, get_array_module
 from xpcap.errors import OptionError, unknown
-from xpcap.layers.attention import Attention, check_places, from_places, to_places
+from xpcap.layers.attention import Attention, check_regions, from_regions, to_regions
 from xpcap.layers.cells import CELLS, check_takes_term
 from xpcap.layers.checks import check_arrays, check_upstream
 from xpcap.layers.lstm import ORDER, LSTMStepCache, lstm_step_backward, lstm_step_forward
@@ -38,9 +38,9 @@ class AttentionCache(NamedTuple):
 def attention_lstm_step_forward(
     x: Array, prev_h: Array, prev_c: Array, attn: Array, Wx: Array, Wh: Array, Wattn: Array, b: Array
 ) -> tuple[Array, Array, AttentionLSTMStepCache]:
-    """Take one LSTM step that is given a context: lstm_step_forward with a = x @ Wx + prev_h @ Wh + attn @ Wattn + b.
+    """Take one LSTM step with a context: a = x @ Wx + prev_h @ Wh + attn @ Wattn + b.
 
-    So the context is more of the input: [x, attn] @ [Wx; Wattn].
+    The context is more of the input: [x, attn] @ [Wx; Wattn].
 
     Parameters
     ----------
@@ -71,7 +71,10 @@ def attention_lstm_step_forward(
 def attention_lstm_step_backward(
     dnext_h: Array, dnext_c: Array, cache: AttentionLSTMStepCache
 ) -> tuple[Array, Array, Array, Array, Array, Array, Array, Array]:
-    """Gradients of attention_lstm_step_forward: dnext_h, dnext_c (N, H) to dx, dprev_h, dprev_c, dattn, dWx, dWh, dWattn, db."""
+    """Gradients of attention_lstm_step_forward.
+
+    dnext_h, dnext_c (N, H) to dx, dprev_h, dprev_c, dattn, dWx, dWh, dWattn, db
+    """
     D, step = cache
     dinput, dprev_h, dprev_c, dweights, dWh, db = lstm_step_backward(dnext_h, dnext_c, step)
     return dinput[:, :D], dprev_h, dprev_c, dinput[:, D:], dweights[:D], dWh, dweights[D:], db
@@ -81,18 +84,19 @@ def attention_lstm_step_backward(
 def attention_forward(
     x: Array, A: Array, Wx: Array, Wh: Array, Wattn: Array, b: Array, cell: str = "lstm"
 ) -> tuple[Array, AttentionCache]:  # fmt: skip
-    """Run a cell that attends over a whole sequence, from h0 = c0 = the mean of A over the places.
+    """Run a cell that attends over a whole sequence, from h0 = c0 = the mean of A over regions.
 
-    At every step attn = dot-product attention from the state before it to A, and h = the cell's step given attn.
+    Each step adds attn @ Wattn to its pre-activation, attn = attention to A from the state before.
 
     Parameters
     ----------
     x : array (N, T, D), float
-    A : array (N, P, H), float; the places of each picture, projected to the size of a state. (N, H, K, K) does as well
+    A : array (N, P, H), float; the regions of each picture, projected to the size of a state; or
+        (N, H, K, K)
     Wx : array (D, G), float; G is 4H for an LSTM, H for an RNN
     Wh, Wattn : array (H, G), float
     b : array (G,), float
-    cell : a name in xpcap.layers.CELLS
+    cell : a name in xpcap.layers.CELLS, of a cell with the parameters Wx, Wh and b
 
     Returns
     -------
@@ -101,7 +105,8 @@ def attention_forward(
 
     Raises
     ------
-    TypeError, ValueError : libraries, dtypes or shapes do not match, or there is no place. OptionError : the cell is unknown, or cannot attend.
+    TypeError, ValueError : libraries, dtypes or shapes do not match, or there is no region.
+    OptionError : the cell is unknown, cannot attend, or has other parameters.
     """
     if cell not in CELLS:
         raise unknown("attention_forward", "cell", cell, CELLS)
@@ -111,9 +116,9 @@ def attention_forward(
     if set(shapes) != {"Wx", "Wh", "b"}:
         raise OptionError(f"attention_forward: cell {cell!r} has the parameters {', '.join(shapes)}, expected one of Wx, Wh and b")
     G = f"{shapes['b'][0]}H"
-    check_places("attention_forward", A, f"x:N,T,D Wh:H,{G} Wx:D,{G} Wattn:H,{G} b:{G}", x, Wh, Wx, Wattn, b, note=ORDER if cell == "lstm" else "")
+    check_regions("attention_forward", A, f"x:N,T,D Wh:H,{G} Wx:D,{G} Wattn:H,{G} b:{G}", x, Wh, Wx, Wattn, b, note=ORDER if cell == "lstm" else "")
     N, T, _ = x.shape
-    x_rows, rows, attention = to_rows(x), Rows.full(N, T), Attention(to_places(A), Wattn)
+    x_rows, rows, attention = to_rows(x), Rows.full(N, T), Attention(to_regions(A), Wattn)
     a = x_rows @ Wx  # (T*N, G)
     a += b
     h, loop = kind.rows_forward(a, (attention.start(),) * kind.states, {"Wh": Wh}, rows, term=attention)
@@ -122,10 +127,13 @@ def attention_forward(
 
 @in_turn
 def attention_backward(dh: Array, cache: AttentionCache) -> tuple[Array, Array, Array, Array, Array, Array]:
-    """Gradients of attention_forward: dh (N, T, H), the upstream gradient of each step, to dx (N, T, D), dA, dWx, dWh, dWattn, db."""
+    """Gradients of attention_forward.
+
+    dh (N, T, H), the upstream gradient of each step, to dx (N, T, D), dA, dWx, dWh, dWattn, db
+    """
     x, Wx, shape, attention, rows, cell, loop = cache
     N, T = rows.N, len(rows.sizes)
     check_upstream("attention_backward", "dh", dh, (N, T, attention.hidden), x)
     da, dstate0, grads = CELLS[cell].rows_backward(to_rows(dh), loop)
     dA, dWattn = attention.gradients(da, sum(dstate0), rows)
-    return from_rows(da @ Wx.T, N, T), from_places(dA, shape), x.T @ da, grads["Wh"], dWattn, da.sum(axis=0)
+    return from_rows(da @ Wx.T, N, T), from_regions(dA, shape), x.T @ da, grads["Wh"], dWattn, da.sum(axis=0)

@@ -1,4 +1,4 @@
-"""The table of recurrent cells. To add a cell, add an entry: no code above this file knows which it is."""
+"""The table of recurrent cells. To add one, add an entry: no code above knows which cell it is."""
 
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -17,7 +17,7 @@ Params = Mapping[str, Array]
 
 
 class Cell(NamedTuple):
-    """A recurrent cell: its parameters, a step for sampling, and a loop with gradients for training.
+    """A recurrent cell: parameters, a step for sampling, a loop with gradients for training.
 
     A cell works on pre-activations a = x @ weight + bias, (n, G), of the parameters that `inputs`
     names. The caller computes a, once for each distinct word, and the gradients of these two;

@@ -17,13 +17,14 @@ def check_arrays(function: str, shapes: str, *arrays: Array, note: str = "") -> 
     Parameters
     ----------
     function : the caller's name, for messages
-    shapes : one entry per array, as in ``"x:N,T,D Wh:H,4H b:4H"``. A letter is the same size everywhere, bound by the first array that
-        has it; a leading ``...`` matches any axes
+    shapes : one entry per array, as in ``"x:N,T,D Wh:H,4H b:4H"``. A letter is the same size
+        everywhere, bound by the first array that has it; a leading ``...`` matches any axes
     note : likely cause, appended to messages about shapes
 
     Raises
     ------
-    TypeError : not an array, not float32 or float64, or another library or dtype than the first. ValueError : a shape does not match.
+    TypeError : not an array, not float32 or float64, or another library or dtype than the first.
+    ValueError : a shape does not match.
     """
     entries = _entries(shapes)
     first_name, first = entries[0][0], arrays[0]
@@ -36,7 +37,7 @@ def check_arrays(function: str, shapes: str, *arrays: Array, note: str = "") -> 
 
 
 class _Axes(NamedTuple):
-    """The axes of an array: factor and letter of each, and whether any others may come before them."""
+    """Axes of an array: factor and letter of each; `open` if any others may come before them."""
 
     letters: tuple[tuple[int, str], ...]
     open: bool
@@ -57,7 +58,7 @@ def _entries(shapes: str) -> list[tuple[str, _Axes]]:
 
 def _check_kind(function: str, name: str, x: Array, first_name: str, first: Array) -> None:
     if type(x) is type(first) and x is not first and hasattr(x, "dtype") and x.dtype == first.dtype:
-        return  # as good as the first, which has been checked: the common case, told at once
+        return  # as good as the first, which has been checked: the common case
     if not isinstance(x, np.ndarray) and not is_device_array(x):
         raise TypeError(f"{function}: {name} is a {type(x).__name__}, expected an array; make one with xpcap.asarray")
     if x.dtype.char not in FLOATS:
@@ -86,14 +87,17 @@ def _check_shape(function: str, name: str, axes: _Axes, shape: tuple[int, ...], 
 
 
 def check_upstream(function: str, name: str, dout: Array, shape: tuple[int, ...], like: Array) -> None:
-    """Check that an upstream gradient has shape `shape`, and the library and dtype of `like`, an array from the forward pass."""
+    """Check that an upstream gradient has `shape`, and library and dtype of `like` in the cache."""
     _check_kind(function, name, dout, "the cache", like)
     if dout.shape != shape:
         raise ValueError(f"{function}: {name} has shape {dout.shape}, expected {shape}, the shape of the output; is the cache from another batch?")
 
 
 def check_ids(function: str, name: str, ids: Array, V: int, like: Array) -> None:
-    """Check that ids are integers in 0..V-1. Values are checked on the host only, because reading them from a device would wait for it."""
+    """Check that ids are integers in 0..V-1.
+
+    Values are checked on the host only: reading them from a device would wait for it.
+    """
     if is_device_array(ids) != is_device_array(like) or not (isinstance(ids, np.ndarray) or is_device_array(ids)):
         raise TypeError(f"{function}: {name} is a {type(ids).__module__}.{type(ids).__name__}, expected an array of the same library as the weights")
     if ids.dtype.kind not in "iu":
@@ -103,7 +107,10 @@ def check_ids(function: str, name: str, ids: Array, V: int, like: Array) -> None
 
 
 def all_below(numbers: np.ndarray, bound: int) -> bool:
-    """Whether all integers are in 0..bound-1. Seen as unsigned, negative ones are above all others: one pass in place of two."""
+    """True if all integers are in 0..bound-1.
+
+    Seen as unsigned, negative ones are above all others: one pass instead of two.
+    """
     if numbers.dtype.kind == "i":
         bound = min(bound, 1 << (8 * numbers.itemsize - 1))
     return not numbers.size or bool(numbers.view(numbers.dtype.str.replace("i", "u")).max() < bound)

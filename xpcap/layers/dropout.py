@@ -19,19 +19,20 @@ class DropoutCache(NamedTuple):
 
 
 def apply_mask(x: Array, mask: Array | None, p: float) -> Array:
-    """x / p where `mask` is true, else 0; x itself if mask is None. The gradient is the same function of dout."""
+    """x / p where `mask` is true, else 0; x itself if mask is None. Its gradient is itself."""
     return x if mask is None else drop(x, mask, p)
 
 
 def dropout_forward(x: Array, dropout_param: dict[str, Any]) -> tuple[Array, DropoutCache]:
-    """Inverted dropout: training keeps each unit with probability p and scales it by 1 / p; testing returns a copy of x.
+    """Keep each unit with probability p and scale it by 1 / p; in test mode return a copy of x.
 
     Parameters
     ----------
     x : array, float, any shape
-    dropout_param : ``p``, the probability of *keeping* a unit (as in the course; CaptioningRNN's `dropout` is the share dropped);
-        ``mode``, "train" or "test"; optionally ``seed``, an int. The mask is the course's: ``rand(*x.shape) < p`` from NumPy's legacy
-        generator, the global one or, given a seed, a fresh one
+    dropout_param : ``p``, the probability of *keeping* a unit (as in the course; CaptioningRNN's
+        `dropout` is the share dropped); ``mode``, "train" or "test"; optionally ``seed``, an int.
+        The mask is the course's: ``rand(*x.shape) < p`` from NumPy's legacy generator, the global
+        one or, given a seed, a fresh one
 
     Returns
     -------

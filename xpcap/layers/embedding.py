@@ -1,4 +1,4 @@
-"""Word embedding: looks up ids in a table, and adds gradients back to its rows."""
+"""Word embedding: a table of vectors, looked up by id."""
 
 from typing import NamedTuple
 
@@ -29,8 +29,9 @@ def word_embedding_forward(x: Array, W: Array) -> tuple[Array, EmbeddingCache]:
 
     Raises
     ------
-    TypeError : x is not integer, or in another library than W. ValueError : an id on the host is outside 0..V-1. Ids on a device are
-        not read here, and CuPy wraps bad ones silently; the model checks ids before it sends them.
+    TypeError : x is not integer, or in another library than W. ValueError : an id on the host is
+        outside 0..V-1. Ids on a device are not read here, and CuPy wraps bad ones silently; the
+        model checks ids before it sends them.
     """
     check_arrays("word_embedding_forward", "W:V,D", W)
     check_ids("word_embedding_forward", "x", x, W.shape[0], W)

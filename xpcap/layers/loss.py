@@ -24,11 +24,12 @@ def temporal_softmax_loss(x: Array, y: Array, mask: Array, verbose: bool = False
 
     Raises
     ------
-    TypeError, ValueError : libraries, dtypes or shapes do not match, or a target on the host is outside 0..V-1.
+    TypeError, ValueError : libraries, dtypes or shapes do not match, or a target on the host is
+        outside 0..V-1.
 
     Notes
     -----
-    CS231n's function, in log-softmax form: a confident wrong prediction gives a large loss, not inf.
+    CS231n's function, in log-softmax form: a confident wrong word gives a large loss, not inf.
     """
     check_arrays("temporal_softmax_loss", "x:N,T,V", x)
     N, T, V = x.shape

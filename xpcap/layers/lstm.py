@@ -1,6 +1,7 @@
 """The LSTM: one step, a sequence (N, T, D), and the loop over packed time-major rows.
 
-Gates are stacked i, f, o, g along the last axis. Source: Hochreiter & Schmidhuber 1997, with the forget gate of Gers et al. 2000.
+Gates are stacked i, f, o, g along the last axis. Source: Hochreiter & Schmidhuber 1997, with the
+forget gate of Gers et al. 2000.
 """
 
 from typing import Any, NamedTuple
@@ -43,7 +44,8 @@ class LSTMStepCache(NamedTuple):
 class LSTMRowsCache(NamedTuple):
     """Cache of lstm_rows_forward."""
 
-    out: Gates  # h and c (N+R, H), the initial states, then those after each row; gates (R, 4H) and tanh_c (R, H) by row
+    # h and c (N+R, H): initial states, then those after each row; gates (R, 4H) and tanh_c (R, H)
+    out: Gates
     Wh: Array  # (H, 4H)
     rows: Rows
     term: Beside | None
@@ -62,7 +64,8 @@ class LSTMCache(NamedTuple):
 def lstm_step_forward(x: Array, prev_h: Array, prev_c: Array, Wx: Array, Wh: Array, b: Array) -> tuple[Array, Array, LSTMStepCache]:
     """Take one LSTM step.
 
-    a = x @ Wx + prev_h @ Wh + b;  i, f, o = sigmoid(a_i), sigmoid(a_f), sigmoid(a_o);  g = tanh(a_g)
+    a = x @ Wx + prev_h @ Wh + b
+    i, f, o = sigmoid(a_i), sigmoid(a_f), sigmoid(a_o);  g = tanh(a_g)
     next_c = f * prev_c + i * g;  next_h = o * tanh(next_c)
 
     Parameters
@@ -89,17 +92,20 @@ def lstm_step_forward(x: Array, prev_h: Array, prev_c: Array, Wx: Array, Wh: Arr
 
 @in_turn
 def lstm_step_backward(dnext_h: Array, dnext_c: Array, cache: LSTMStepCache) -> tuple[Array, Array, Array, Array, Array, Array]:
-    """Gradients of lstm_step_forward: dnext_h, dnext_c (N, H) to dx, dprev_h, dprev_c, dWx, dWh, db."""
+    """Gradients of lstm_step_forward.
+
+    dnext_h, dnext_c (N, H) to dx, dprev_h, dprev_c, dWx, dWh, db
+    """
     x, prev_h, prev_c, Wx, Wh, gates = cache
     check_upstream("lstm_step_backward", "dnext_h", dnext_h, prev_c.shape, prev_c)
     check_upstream("lstm_step_backward", "dnext_c", dnext_c, prev_c.shape, prev_c)
-    nothing = get_array_module(dnext_h).zeros_like(dnext_h)  # dnext_h is the whole gradient: no separate part from a next step
-    da, dprev_c = lstm_gates_backward(dnext_h, nothing, dnext_c, gates.gates, gates.tanh_c, prev_c)
+    zeros = get_array_module(dnext_h).zeros_like(dnext_h)  # of a next step: dnext_h is all there is
+    da, dprev_c = lstm_gates_backward(dnext_h, zeros, dnext_c, gates.gates, gates.tanh_c, prev_c)
     return da @ Wx.T, da @ Wh.T, dprev_c, x.T @ da, prev_h.T @ da, da.sum(axis=0)
 
 
 def lstm_advance(a: Array, state: State, Wh: Array, buffer: Buffer, term: Beside | None = None) -> State:
-    """One step for n hypotheses: from a (n, 4H) and (h, c) to the next (h, c), in fresh memory. `buffer` is for temporaries."""
+    """Take one step from a (n, 4H) and (h, c) to the next (h, c), in fresh memory, for sampling."""
     h, _ = state
     xp = get_array_module(h)
     out = Gates(xp.empty_like(h), xp.empty_like(h), buffer("gates", a.shape), buffer("tanh_c", h.shape))
@@ -111,7 +117,7 @@ def lstm_advance(a: Array, state: State, Wh: Array, buffer: Buffer, term: Beside
 def lstm_rows_forward(
     a: Array, state0: tuple[Array, Array | None], Wh: Array, rows: Rows, buffer: Buffer | None = None, term: Beside | None = None
 ) -> tuple[Array, LSTMRowsCache]:
-    """Run the LSTM over packed rows: a step on a_t + h_{t-1} @ Wh for the sequences alive at each t.
+    """Run the LSTM over packed rows: steps on a_t + h_{t-1} @ Wh of the sequences alive at each t.
 
     Parameters
     ----------
@@ -158,7 +164,8 @@ def lstm_rows_backward(
     dh : array (R, H), float; the upstream gradient of each row, from the layers above
     buffer : memory for da, dh0 and dc0; None allocates
     dWh : array (H, 4H) to write to; None allocates
-    dc_T : array (N, H), float; the upstream gradient of each sequence's c after its last step; None: zeros
+    dc_T : array (N, H), float; the upstream gradient of each sequence's c after its last step;
+        None: zeros
 
     Returns
     -------
@@ -184,8 +191,9 @@ def lstm_rows_backward(
 def lstm_forward(x: Array, h0: Array, Wx: Array, Wh: Array, b: Array, *, c0: Array | None = None) -> tuple[Any, ...]:
     """Run the LSTM over a whole sequence.
 
-    The course's form, ``h, cache = lstm_forward(x, h0, Wx, Wh, b)``, begins with c0 = 0. With c0 the state can be carried from one piece of a sequence
-    to the next: ``h, c_T, cache = lstm_forward(x, h0, Wx, Wh, b, c0=c0)``, and the next piece begins with ``h[:, -1]`` and ``c_T``.
+    The course's form, ``h, cache = lstm_forward(x, h0, Wx, Wh, b)``, begins with c0 = 0. With c0
+    the state is carried from one piece of a sequence to the next: ``h, c_T, cache =
+    lstm_forward(x, h0, Wx, Wh, b, c0=c0)``; the next piece begins with ``h[:, -1]`` and ``c_T``.
 
     Parameters
     ----------
@@ -226,15 +234,17 @@ def lstm_backward(dh: Array, cache: LSTMCache, *, dc_T: Array | None = None) -> 
     ----------
     dh : array (N, T, H), float; the upstream gradient of each step
     cache : of lstm_forward
-    dc_T : array (N, H), float; the upstream gradient of c_T, where the forward pass was given c0; None: zeros
+    dc_T : array (N, H), float; the upstream gradient of c_T, where the forward pass was given c0;
+        None: zeros
 
     Returns
     -------
-    dx (N, T, D), dh0 (N, H), dWx, dWh, db; and dc0 (N, H) as the last if the forward pass was given c0
+    dx (N, T, D), dh0 (N, H), dWx, dWh, db; then dc0 (N, H) if the forward pass was given c0
 
     Raises
     ------
-    TypeError, ValueError : library, dtype or shape do not match those of the forward pass, or dc_T is given and the forward pass was not given c0.
+    TypeError, ValueError : library, dtype or shape do not match those of the forward pass, or dc_T
+        is given and the forward pass was not given c0.
     """
     x, Wx, loop, carried = cache
     N, T, H = loop.rows.N, len(loop.rows.sizes), loop.out.h.shape[1]

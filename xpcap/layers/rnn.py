@@ -81,13 +81,13 @@ def rnn_step_backward(dnext_h: Array, cache: RNNStepCache) -> tuple[Array, Array
     """Gradients of rnn_step_forward: dnext_h (N, H) to dx, dprev_h, dWx, dWh, db."""
     x, prev_h, Wx, Wh, next_h = cache
     check_upstream("rnn_step_backward", "dnext_h", dnext_h, next_h.shape, next_h)
-    nothing = get_array_module(dnext_h).zeros_like(dnext_h)  # dnext_h is the whole gradient: no separate part from a next step
-    da = rnn_cell_backward(dnext_h, nothing, next_h)
+    zeros = get_array_module(dnext_h).zeros_like(dnext_h)  # of a next step: dnext_h is all there is
+    da = rnn_cell_backward(dnext_h, zeros, next_h)
     return da @ Wx.T, da @ Wh.T, x.T @ da, prev_h.T @ da, da.sum(axis=0)
 
 
 def rnn_advance(a: Array, state: State, Wh: Array, buffer: Buffer, term: Beside | None = None) -> State:
-    """One step for n hypotheses: from a (n, H) and (h,) to the next (h,), in fresh memory."""
+    """Take one step from a (n, H) and (h,) to the next (h,), in fresh memory, for sampling."""
     (h_prev,) = state
     h = get_array_module(a).empty_like(a)
     rnn_steps(a, Wh, h_prev, h, term)(single_step(len(h)))
@@ -98,7 +98,7 @@ def rnn_advance(a: Array, state: State, Wh: Array, buffer: Buffer, term: Beside 
 def rnn_rows_forward(
     a: Array, state0: State, Wh: Array, rows: Rows, buffer: Buffer | None = None, term: Beside | None = None
 ) -> tuple[Array, RNNRowsCache]:
-    """Run the RNN over packed rows: h_t = tanh(a_t + h_{t-1} @ Wh) for the sequences alive at each t.
+    """Run the RNN over packed rows: h_t = tanh(a_t + h_{t-1} @ Wh) of the sequences alive at t.
 
     Parameters
     ----------
@@ -189,7 +189,10 @@ def rnn_forward(x: Array, h0: Array, Wx: Array, Wh: Array, b: Array) -> tuple[Ar
 
 @in_turn
 def rnn_backward(dh: Array, cache: RNNCache) -> tuple[Array, Array, Array, Array, Array]:
-    """Gradients of rnn_forward: dh (N, T, H), the upstream gradient of each step, to dx (N, T, D), dh0, dWx, dWh, db."""
+    """Gradients of rnn_forward.
+
+    dh (N, T, H), the upstream gradient of each step, to dx (N, T, D), dh0, dWx, dWh, db
+    """
     x, Wx, loop = cache
     N, T, H = loop.rows.N, len(loop.rows.sizes), loop.h.shape[1]
     check_upstream("rnn_backward", "dh", dh, (N, T, H), loop.h)

@@ -1,4 +1,4 @@
-"""The vocabulary layer fused with the softmax loss, a block of rows at a time, so that the scores of all rows never exist at once."""
+"""Vocabulary layer and softmax loss in one, by blocks of rows: all scores never exist at once."""
 
 from typing import Any, NamedTuple
 
@@ -9,7 +9,7 @@ from xpcap.ops import add_product, product, word_loss
 from xpcap.threads import in_turn
 
 BLOCK = 1 << 22  # scores in a block on the host: more would not stay in cache
-DEVICE_BLOCK = 1 << 26  # on a GPU: a block costs launches, and its scores, 256 MB of float32 at most, should not fill the memory
+DEVICE_BLOCK = 1 << 26  # on a GPU, where a block costs launches; 256 MB of float32
 LEAST = 256  # rows in a block, at least, since each block adds to all of dw
 
 
@@ -22,7 +22,7 @@ class VocabularyGrads(NamedTuple):
 
 
 def blocks(L: int, V: int, like: Array) -> list[slice]:
-    """Rows 0..L cut into blocks, for scores over V words where `like` lies. No rows give one empty block."""
+    """Blocks of rows 0..L for scores over V words where `like` lies. No rows: one empty block."""
     n = max(LEAST, (DEVICE_BLOCK if is_device_array(like) else BLOCK) // V)
     return [slice(start, min(start + n, L)) for start in range(0, max(L, 1), n)]
 
@@ -38,9 +38,12 @@ def vocabulary_loss(
     out: tuple[Array, Array] | None = None,
     smoothing: float = 0.0,
 ) -> tuple[Array, VocabularyGrads]:
-    """Negative log-likelihood of words given hidden states, with gradients: affine_forward, softmax_loss and affine_backward in one.
+    """Negative log-likelihood of words given hidden states, and its gradients.
 
-    nll = -(1 - smoothing) * log_p[targets] - smoothing * mean(log_p), with log_p = log softmax(h @ w + b)
+    It is affine_forward, softmax_loss and affine_backward in one.
+
+    nll = -(1 - smoothing) * log_p[targets] - smoothing * mean(log_p)
+    log_p = log softmax(h @ w + b)
 
     Parameters
     ----------
@@ -51,7 +54,8 @@ def vocabulary_loss(
     scale : array (L,), float; weight of each row in the gradients; or one number for all
     buffer : memory for gradients and temporaries; None allocates
     out : arrays for the gradients of w and b; None takes them from `buffer`
-    smoothing : share of a target's probability that all words get alike (label smoothing, Szegedy et al. 2016, section 7)
+    smoothing : probability that a target gives up to all words alike (label smoothing, Szegedy et
+        al. 2016, section 7)
 
     Returns
     -------
@@ -60,7 +64,8 @@ def vocabulary_loss(
 
     Raises
     ------
-    TypeError, ValueError : libraries, dtypes or shapes do not match, or a target on the host is outside 0..V-1.
+    TypeError, ValueError : libraries, dtypes or shapes do not match, or a target on the host is
+        outside 0..V-1.
     """
     given, of = ("", ()) if isinstance(scale, float) else (" scale:L", (scale,))
     check_arrays("vocabulary_loss", f"h:L,H w:H,V b:V{given}", h, w, b, *of)
@@ -81,7 +86,8 @@ def vocabulary_loss(
 
 
 def _rows(rows: slice, *arrays: Any) -> tuple[Any, ...]:
-    """Those rows of each array; a number is the same for every row. All rows are the arrays themselves: a slice costs a device's host time."""
+    """Those rows of each array; a number is the same for every row."""
+    # All rows are the arrays themselves: a slice costs a device's host time.
     if rows.start == 0 and rows.stop == len(arrays[0]):
         return arrays
     return tuple(x if isinstance(x, float) else x[rows] for x in arrays)

@@ -1,4 +1,4 @@
-"""The recurrent cell's activations on given captions, for finding out why a model is bad."""
+"""The recurrent cell's activations on given captions."""
 
 from xpcap.backend import Array
 from xpcap.layers.activations import Activation
@@ -9,7 +9,7 @@ from xpcap.models.entry import prepare_batch
 
 
 def activations(model: CaptioningRNN, features: Array, captions: Array) -> dict[str, Activation]:
-    """What the cell's nonlinearities give when the model reads captions, without dropout, a row for each live (caption, step).
+    """The cell's nonlinearities on given captions, without dropout, by live (caption, step).
 
     Parameters
     ----------
@@ -18,9 +18,9 @@ def activations(model: CaptioningRNN, features: Array, captions: Array) -> dict[
 
     Returns
     -------
-    mapping of name to Activation, on the model's device; empty for a cell whose entry in CELLS names none
+    mapping of name to Activation, on the model's device; empty for a Cell without `activations`
     """
     config, params = model.config, model.params
     buffer = fresh(params.flat)
-    (part,) = prepare_batch("activations", config, params.flat, model.word_to_idx["<NULL>"], features, captions, [buffer], None, None)
+    (part,) = prepare_batch("activations", config, params.flat, model.word_to_idx["<NULL>"], features, captions, [buffer])
     return config.recurrent.activations(network.forward(config, params, part, buffer).cell)

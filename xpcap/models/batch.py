@@ -20,7 +20,7 @@ class FeatureRows(NamedTuple):
         return len(self.rows), *self.table.shape[1:]
 
     def checked(self, function: str, like: Array) -> Array:
-        """Check that the table has the library and dtype of `like` and that all rows exist, and return the table."""
+        """The table, once it has the library and dtype of `like` and all rows exist."""
         if get_array_module(self.table) is not get_array_module(like) or self.table.dtype != like.dtype:
             raise TypeError(
                 f"{function}: the table of features is a {type(self.table).__module__} array of {self.table.dtype}, "
@@ -34,15 +34,17 @@ class FeatureRows(NamedTuple):
 
 
 class Batch(NamedTuple):
-    """A minibatch of N captions. Its loss is sum(weights * cross entropy of each caption, summed over words) / total.
+    """A minibatch of N captions.
 
-    Where processes share a batch, each has all captions, which decide how dropout masks are numbered, and computes those in `mine`.
+    Its loss is sum(weights * cross entropy of each caption, summed over words) / total. Where
+    processes share a batch, each has all captions, since they number the rows of dropout masks, and
+    computes those in `shard`.
     """
 
-    features: Array | FeatureRows  # (N, D), or grids (N, P, D), host or device; n of them with `mine`
+    features: Array | FeatureRows  # (N, D), or grids (N, P, D), host or device; n with `shard`
     captions: np.ndarray  # (N, T+1) int
     pictures: np.ndarray | None = None  # (N,) int, picture number of each caption, within its split
     weights: np.ndarray | None = None  # (N,) float, weight of each caption; None: 1 each
     total: float | None = None  # divisor of the loss; None: N
-    mine: np.ndarray | None = None  # (n,) int, numbers of the captions that this process computes; it has features for them alone. None: all
-    step: int | None = None  # number of the training step, from 0, that dropout masks are drawn for; None: one more than the last
+    shard: np.ndarray | None = None  # (n,) int, captions that this process computes; None: all
+    step: int | None = None  # training step of the dropout masks, from 0; None: one after the last

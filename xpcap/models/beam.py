@@ -30,7 +30,8 @@ class Beam(Policy):
     Parameters
     ----------
     width : hypotheses of a picture
-    length_penalty : power of the length in the score; 0 ranks by total log-probability, which prefers short captions
+    length_penalty : power of the length in the score; 0 ranks by total log-probability, which
+        prefers short captions
     n_best : captions to return of each picture
     groups : groups of equal width that the hypotheses are dealt into; each is a beam of its own,
         and groups choose in turn
@@ -77,7 +78,7 @@ class Beam(Policy):
 
     @property
     def slots(self) -> int:
-        """Hypotheses of a picture; j in group g of picture i of N has slot (g * N + i) * size + j."""
+        """Hypotheses of a picture; j in group g of picture i has slot (g * N + i) * size + j."""
         return self.width
 
     def start(self, numbers: np.ndarray, special: Special, buffer: Buffer) -> StepFunction:
@@ -106,7 +107,7 @@ class Beam(Policy):
 
 
 class Group(NamedTuple):
-    """The n hypotheses of one group, and the m that continue them; rows count from the group's first.
+    """The n hypotheses of one group, and the m that continue them; rows count from the first.
 
     Those of one picture compete in a table with `size` rows a picture: each puts its best words
     into its row.
@@ -165,7 +166,7 @@ class Search:
                 yield Group(slice(start, stop), sent[start:stop], sent[new], sent[new.start + m : new.stop + m])
 
     def _penalised(self, scores: Array, chosen: Sequence[Array], group: Group) -> Array:
-        """Scores (n, V) less `diversity` for each hypothesis of the groups before that chose the word."""
+        """Scores (n, V) less `diversity` for each hypothesis of a group before that chose the word."""
         if not chosen:
             return scores
         xp, penalised = get_array_module(scores), scores.copy()

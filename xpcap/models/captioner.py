@@ -1,4 +1,4 @@
-"""Captioner: the interface of a model that captions pictures by any policy and scores given captions."""
+"""Captioner: a model that captions pictures by any policy and scores given captions."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -76,10 +76,10 @@ class Captioner(ABC):
 
     @abstractmethod
     def score(self, features: Array | FeatureRows, captions: Array) -> Score:
-        """Score given captions, without dropout or gradients. Arguments as of CaptioningRNN.loss."""
+        """Score given captions, without dropout. Arguments are as in CaptioningRNN.loss."""
 
     def step(self, words: Array, state: State) -> tuple[Array, State]:
-        """Scores (n, V) of the next word after `words` (n,), ids on the model's device; new state."""
+        """Scores (n, V) of the next word after `words` (n,), ids on its device; and the new state."""
         return self.advance(self.project(words), state, fresh(self.like))
 
     def sample(self, features: Array, max_length: int = 30, *, forbid: Sequence[int] = (), policy: Policy | None = None) -> np.ndarray:

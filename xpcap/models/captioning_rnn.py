@@ -1,10 +1,11 @@
-"""CaptioningRNN: an image sets the initial state of a recurrent cell, which generates the caption word by word, and may look at the image as it does."""
+"""CaptioningRNN: an image sets the state of a recurrent cell, which generates words one by one."""
 
 import copy
 from collections.abc import Mapping
-from typing import Any, Self
+from typing import Self
 
 import numpy as np
+from numpy.typing import DTypeLike
 
 from xpcap.backend import Array, array_module, to_numpy
 from xpcap.errors import LARGEST, check_whole, unknown
@@ -33,31 +34,37 @@ LEAST_PART = 32  # captions per part: products with fewer rows are too thin to g
 class CaptioningRNN(Captioner):
     """An image captioner with a vanilla RNN or an LSTM.
 
-    h0 = features @ W_proj + b_proj;  h_t = cell(W_embed[word_t] @ Wx + b, h_{t-1});  scores_t = h_t @ W_vocab + b_vocab
+    h0 = features @ W_proj + b_proj
+    h_t = cell(W_embed[word_t] @ Wx + b, h_{t-1});  scores_t = h_t @ W_vocab + b_vocab
 
-    With `inject` "every-step", h_t = cell(W_embed[word_t] @ Wx + b + h0 @ W_image, h_{t-1}). With "attention", features are grids of P places:
-    A = features @ W_proj + b_proj for each place, h0 = c0 = mean of A over the places, and
-    h_t = cell(W_embed[word_t] @ Wx + b + attn_t @ Wattn, h_{t-1}), where attn_t attends to A from h_{t-1}, as layers.dot_product_attention_forward does.
-    "attention+every-step" has both terms.
+    With `inject` "every-step", each step has a term h0 @ W_image beside W_embed[word_t] @ Wx + b.
+    With "attention", features are grids of P regions: A = features @ W_proj + b_proj for each
+    region, h0 = c0 = mean of A over the regions, and each step has a term attn_t @ Wattn, where
+    attn_t attends to A from h_{t-1} (layers.dot_product_attention_forward).
+    "attention+every-step" has both terms. Wx and b are those of the cell, by its own names.
 
     Parameters
     ----------
-    word_to_idx : mapping of word to id. It needs ``<NULL>``; sampling also needs ``<START>``, and stops early at ``<END>``
-    input_dim : D, size of an image feature; with attention (P, D), places and the size of each
+    word_to_idx : mapping of word to id. It needs ``<NULL>``; sampling also needs ``<START>``, and
+        stops early at ``<END>``
+    input_dim : D, size of an image feature; with attention (P, D), regions and the size of each
     wordvec_dim : W, size of a word vector
     hidden_dim : H, size of the state
     cell_type : a name in xpcap.layers.CELLS: "rnn" or "lstm"
     dtype : numpy.float32 or numpy.float64
-    dropout : share of units dropped in training, in [0, 1), to the nearest 1 / 65536: of image features, of word vectors (one mask per distinct
-        word and batch) and of hidden states before the vocabulary
-    inject : how the image enters, a name in xpcap.models.config.INJECT: "init", "every-step", "attention" or "attention+every-step"
-    seed : int in 0..2**63-1, of weights and dropout masks; None draws weights from NumPy's legacy global stream, as the course does, and with
-        dropout a seed of the masks
+    dropout : share of units dropped in training, in [0, 1), to the nearest 1 / 65536: of image
+        features, of word vectors (one mask per distinct word and batch) and of hidden states before
+        the vocabulary
+    inject : how the image enters, a name in xpcap.models.config.INJECT: "init", "every-step",
+        "attention" or "attention+every-step"
+    seed : int in 0..2**63-1, of weights and dropout masks; None draws weights from NumPy's legacy
+        global stream, as the course does, and with dropout a seed of the masks
 
     Attributes
     ----------
     config : ModelConfig
-    params : Parameters; views of one flat buffer, on the backend current when the model was made. Assigning a mapping copies its values in
+    params : Parameters; views of one flat buffer, on the backend current when the model was made.
+        Assigning a mapping copies its values in
     seed : int; with the number of the training step it decides the dropout masks
 
     Raises
@@ -66,8 +73,9 @@ class CaptioningRNN(Captioner):
 
     Notes
     -----
-    CS231n's class of the same name, with the same constructor, parameter shapes, initialisation and draw order; `dropout`, `inject` and
-    `seed` are additions. Copies, deep copies and pickles are complete models with their own buffer.
+    CS231n's class of the same name, with the same constructor, parameter shapes, initialisation and
+    draw order; `dropout`, `inject` and `seed` are additions. Copies, deep copies and pickles are
+    complete models with their own buffer.
     """
 
     def __init__(
@@ -77,7 +85,7 @@ class CaptioningRNN(Captioner):
         wordvec_dim: int = 128,
         hidden_dim: int = 128,
         cell_type: str = "rnn",
-        dtype: Any = np.float32,
+        dtype: DTypeLike = np.float32,
         *,
         dropout: float = 0.0,
         inject: str = "init",
@@ -97,15 +105,20 @@ class CaptioningRNN(Captioner):
 
     @classmethod
     def from_config(
-        cls, config: ModelConfig, word_to_idx: Mapping[str, int], *, dtype: Any = np.float32, seed: int | None = None,
+        cls,
+        config: ModelConfig,
+        word_to_idx: Mapping[str, int],
+        *,
+        dtype: DTypeLike = np.float32,
+        seed: int | None = None,
         params: Mapping[str, Array] | None = None,
-    ) -> Self:  # fmt: skip
-        """Build a model from a config. Weights are copied from `params`, or drawn as the constructor draws them if it is None.
+    ) -> Self:
+        """Build a model from a config, with weights copied from `params` or, if None, drawn.
 
         Raises
         ------
-        ValueError : the number of words differs from the config, or names or shapes of params do. TypeError : a subclass has a constructor of its
-            own, which would not run.
+        ValueError : the number of words differs from the config, or names or shapes of params do.
+        TypeError : a subclass has a constructor of its own, which would not run.
         """
         if cls.__init__ is not CaptioningRNN.__init__:
             raise TypeError(
@@ -126,7 +139,7 @@ class CaptioningRNN(Captioner):
             model.seed = check_whole("CaptioningRNN", "seed", seed or 0, 0, LARGEST, error=ValueError)
         return model
 
-    def _setup(self, config: ModelConfig, word_to_idx: Mapping[str, int], dtype: Any) -> None:
+    def _setup(self, config: ModelConfig, word_to_idx: Mapping[str, int], dtype: DTypeLike) -> None:
         """Set up everything but the values of the parameters."""
         self.dtype = np.dtype(dtype)
         if self.dtype.name not in ("float32", "float64"):
@@ -135,7 +148,8 @@ class CaptioningRNN(Captioner):
         self.word_to_idx = dict(word_to_idx)
         self.idx_to_word = {i: w for w, i in self.word_to_idx.items()}
         self._null = self.word_to_idx["<NULL>"]
-        self._start, self._end = self.word_to_idx.get("<START>"), self.word_to_idx.get("<END>")  # under the course's names, for its notebooks
+        # Under the course's names, for its notebooks
+        self._start, self._end = self.word_to_idx.get("<START>"), self.word_to_idx.get("<END>")
         self._params = Parameters.empty(config.shapes(), self.dtype, array_module())
         self._next_step = 0  # of `loss`, where none is given
 
@@ -151,7 +165,7 @@ class CaptioningRNN(Captioner):
 
     @property
     def params(self) -> Parameters:
-        """The parameters. ``model.params = mapping`` checks names and shapes, then copies the values."""
+        """The parameters. ``model.params = mapping`` checks names and shapes, and copies values."""
         return self._params
 
     @params.setter
@@ -192,29 +206,33 @@ class CaptioningRNN(Captioner):
         total: float | None = None,
         step: int | None = None,
         smoothing: float = 0.0,
-        mine: np.ndarray | None = None,
+        shard: np.ndarray | None = None,
     ) -> tuple[Array, Parameters]:
         """Loss and gradients of a batch, with dropout if the model has any.
 
         loss = 1 / total * sum over captions of weight * sum over time of cross entropy
 
-        The cross entropy of a word is -log p(target word); with smoothing, (1 - smoothing) times that, and smoothing times the mean over the
-        vocabulary of -log p(word) (Szegedy et al. 2016, section 7).
+        The cross entropy of a word is -log p(target word); with smoothing, (1 - smoothing) times
+        that, and smoothing times the mean over the vocabulary of -log p(word) (Szegedy et al. 2016,
+        section 7).
 
         Parameters
         ----------
-        features : array (N, D), with attention (N, P, D), host or device, or FeatureRows of a table on the model's device; of the captions in `mine`,
-            if that is given
-        captions : array (N, T+1), int; inputs are all columns but the last, targets all but the first; NULL targets do not count
-        workspace : xpcap.memory.Workspace for memory; the gradients, and on a device the loss, stay valid until its next use. A large enough
-            batch is split into as many parts as the workspace has, computed in parallel. None: fresh memory, one part
+        features : array (N, D), with attention (N, P, D), host or device, or FeatureRows of a table
+            on the model's device; of the captions in `shard`, if that is given
+        captions : array (N, T+1), int; inputs are all columns but the last, targets all but the
+            first; NULL targets do not count
+        workspace : xpcap.memory.Workspace for memory; the gradients, and on a device the loss,
+            stay valid until its next use. A large enough batch is split into as many parts as the
+            workspace has, computed in parallel. None: fresh memory, one part
         weights : array (N,), real, on the host; the weight of each caption. None: 1 each
         total : divisor of the sum. None: N
-        step : number of the training step; a batch has the same dropout masks each time it is asked for with the same number. None: one more than
-            in the last call, 0 in the first
-        smoothing : share of each target's probability, in [0, 1), that all words get alike
-        mine : numbers of some of the captions (n,), int, distinct. Loss and gradients are then their share of the batch's: with the same `step`,
-            the shares of several processes add up to what one gives, dropout included. None: all captions
+        step : number of the training step, which decides the dropout masks of a batch. None: one
+            more than in the last call, 0 in the first
+        smoothing : probability, in [0, 1), that a target gives up to all words alike
+        shard : indices of some of the captions (n,), int, distinct. Loss and gradients are then
+            those of the shard: with the same `step`, the shards of several processes add up to what
+            one gives, dropout included. None: all captions
 
         Returns
         -------
@@ -223,8 +241,9 @@ class CaptioningRNN(Captioner):
 
         Raises
         ------
-        ValueError : shapes do not match, word ids are outside the vocabulary, a number is out of range, or features of the host are not finite; those
-            that lie on a device are not looked at. TypeError : captions are not integers, features no real numbers, or NumPy cannot read them.
+        ValueError : shapes do not match, word ids are outside the vocabulary, a number is out of
+            range, or features of the host are not finite; those on a device are not looked at.
+        TypeError : captions are not integers, features no real numbers, or NumPy cannot read them.
         """
         if step is None:
             step = self._next_step
@@ -232,16 +251,31 @@ class CaptioningRNN(Captioner):
         captions = to_numpy(as_array("CaptioningRNN.loss", "captions", captions))
         n = len(np.atleast_1d(captions))
         check_terms("CaptioningRNN.loss", workspace, weights, total, smoothing)
-        total = n if total is None else total
-        spaces = [] if workspace is None else workspace.parts[: max(1, (n if mine is None else len(mine)) // LEAST_PART)]
+        total = max(n, 1) if total is None else total
+        computed = n if shard is None else len(shard)
+        spaces = [] if workspace is None else workspace.parts[: max(1, computed // LEAST_PART)]
         buffers = [space.buffer for space in spaces] or [fresh(self.params.flat)]
-        draw = Draw(self.seed, step) if self.dropout else None
-        shares = None if weights is None else np.asarray(weights) / total
-        if mine is not None and not len(mine):
+        if not computed and shard is not None:
             self._next_step = step + 1
-            return network.nothing(self.params, buffers[0])
-        parts = prepare_batch("CaptioningRNN.loss", self.config, self.params.flat, self._null, features, captions, buffers, draw, shares, mine)
-        results = side_by_side(lambda k: network.gradients(self.config, self.params, parts[k], 1 / total, smoothing, buffers[k]), range(len(buffers)))
+            return network.zero_gradients(self.params, buffers[0])
+        parts = prepare_batch(
+            "CaptioningRNN.loss",
+            self.config,
+            self.params.flat,
+            self._null,
+            features,
+            captions,
+            buffers,
+            scale=1 / total if weights is None else np.asarray(np.asarray(weights) / total),
+            draw=Draw(self.seed, step) if self.dropout else None,
+            shard=shard,
+        )
+
+        # Parts are computed in parallel, each with gradients of its own, and added up in order.
+        def of_part(k: int) -> tuple[Array, Parameters]:
+            return network.gradients(self.config, self.params, parts[k], smoothing, buffers[k])
+
+        results = side_by_side(of_part, range(len(buffers)))
         loss, grads = results[0]
         for other_loss, other in results[1:]:
             loss = loss + other_loss
@@ -258,7 +292,7 @@ class CaptioningRNN(Captioner):
 
     @in_turn
     def attention(self, features: Array | FeatureRows, captions: Array) -> np.ndarray:
-        """Where the model looks for each word of given captions, without dropout.
+        """Attention over regions at each word of given captions, without dropout.
 
         Parameters
         ----------
@@ -266,8 +300,8 @@ class CaptioningRNN(Captioner):
 
         Returns
         -------
-        weights : array (N, T, P), the model's dtype, on the host; [n, t] adds up to 1 over the places: those that the step looked at which gives the
-            probability of word captions[n, t + 1]. 0 after a caption's end
+        weights : array (N, T, P), the model's dtype, on the host. [n, t] are the weights of
+            regions, with sum 1, at the step that predicts captions[n, t + 1]; 0 after the end
 
         Raises
         ------
@@ -275,14 +309,14 @@ class CaptioningRNN(Captioner):
         """
         if not self.config.attends:
             raise ValueError(f"CaptioningRNN.attention: `inject` of the model is {self.config.inject}, expected one with attention")
-        buffer = fresh(self.params.flat)
-        (part,) = prepare_batch("CaptioningRNN.attention", self.config, self.params.flat, self._null, features, captions, [buffer])
-        looked = network.forward(self.config, self.params, part, buffer).image.attention
-        assert looked is not None
+        config, params, buffer = self.config, self.params, fresh(self.like)
+        (part,) = prepare_batch("CaptioningRNN.attention", config, self.like, self._null, features, captions, [buffer])
+        attention = network.forward(config, params, part, buffer).image.attention
+        assert attention is not None
         packed, (N, columns) = pack(to_numpy(captions), self._null), np.shape(captions)
-        weights = np.zeros((N, columns - 1, self.config.feature_shape[0]), self.dtype)
+        weights = np.zeros((N, columns - 1, config.feature_shape[0]), self.dtype)
         steps = np.arange(len(packed.rows.sizes)).repeat(packed.rows.sizes)
-        weights[packed.order[packed.rows.caption], steps] = to_numpy(looked.weights)
+        weights[packed.order[packed.rows.caption], steps] = to_numpy(attention.weights)
         return weights
 
     # Sampling
@@ -291,7 +325,8 @@ class CaptioningRNN(Captioner):
     def start(self, features: Array) -> State:
         """The state before the first word, from features (n, D) or (n, P, D) on host or device.
 
-        (h,) or (h, c), each (n, H); then, where `inject` has them, the image's term of every step (n, G) and the places A (n, P, H).
+        That of the cell; then, where `inject` has them, the image's term of every step (n, G) and
+        the regions A (n, P, H), which stay as they are.
         """
         config, params = self.config, self.params
         features = prepare_features("CaptioningRNN.start", features, config.feature_shape, params.flat, read=False)
@@ -303,7 +338,7 @@ class CaptioningRNN(Captioner):
 
     @in_turn
     def project(self, words: Array, *, buffer: Buffer | None = None) -> Array:
-        """The input half of a step, W_embed[words] @ weight + bias of the cell, (n, G), for `words` (n,), ids on the model's device; held in `buffer` if given."""
+        """The input half of a step: W_embed[words] @ weight + bias of the cell, (n, G)."""
         params = self.params
         weight, bias = (params[name] for name in self.config.recurrent.inputs)
         if buffer is None:
@@ -315,7 +350,6 @@ class CaptioningRNN(Captioner):
 
     @in_turn
     def advance(self, a: Array, state: State, buffer: Buffer) -> tuple[Array, State]:
-        """Take a step on a = project(words), which may be overwritten. Return the scores (n, V) of the next word, held in `buffer`, and the new state."""
         params, config, cell = self.params, self.config, self.config.recurrent
         state, image = state[: cell.states], state[cell.states :]
         if config.every_step:

@@ -13,11 +13,16 @@ from xpcap.models.batch import FeatureRows
 
 
 def check_batch(
-    where: str, features: Array | FeatureRows, captions: np.ndarray, shape: tuple[int, ...], V: int, weights: np.ndarray | None,
-    mine: np.ndarray | None = None,
-) -> None:  # fmt: skip
+    where: str,
+    features: Array | FeatureRows,
+    captions: np.ndarray,
+    shape: tuple[int, ...],
+    V: int,
+    weights: np.ndarray | None,
+    shard: np.ndarray | None = None,
+) -> None:
     """TypeError, ValueError : a batch is not what CaptioningRNN.loss takes."""
-    n = len(np.atleast_1d(captions) if mine is None else mine)
+    n = len(np.atleast_1d(captions) if shard is None else shard)
     if captions.dtype.kind not in "iu":
         raise TypeError(f"{where}: captions have dtype {captions.dtype}, expected integer word ids")
     if not isinstance(features, FeatureRows) and features.dtype.kind not in "fiub":
@@ -25,10 +30,10 @@ def check_batch(
     if captions.ndim != 2 or captions.shape[0] < 1 or captions.shape[1] < 2 or np.shape(features) != (n, *shape):
         raise ValueError(
             f"{where}: features have shape {np.shape(features)} and captions {captions.shape}, "
-            f"expected ({', '.join(map(str, ('N' if mine is None else n, *shape)))}) and (N, T+1), at least one caption of one step"
+            f"expected ({', '.join(map(str, ('N' if shard is None else n, *shape)))}) and (N, T+1), at least one caption of one step"
         )
-    if mine is not None and (not all_below(mine, len(captions)) or len(np.unique(mine)) < n):
-        raise ValueError(f"{where}: mine holds {np.min(mine)}..{np.max(mine)}, expected distinct numbers of {len(captions)} captions")
+    if shard is not None and (not all_below(shard, len(captions)) or len(np.unique(shard)) < n):
+        raise ValueError(f"{where}: shard holds {np.min(shard)}..{np.max(shard)}, expected distinct numbers of {len(captions)} captions")
     if not all_below(captions, V):
         raise ValueError(f"{where}: captions hold ids {captions.min()}..{captions.max()}, expected 0..{V - 1}; are they from another vocabulary?")
     if weights is not None and (weights.shape != (len(captions),) or weights.dtype.kind != "f"):
@@ -40,8 +45,8 @@ def as_array(where: str, thing: str, x: Any) -> Array:
 
     Raises
     ------
-    ValueError : nested lists of unequal lengths, or an array with masked numbers. TypeError : an object that NumPy cannot read, such as a tensor on
-        a device or with a gradient.
+    ValueError : nested lists of unequal lengths, or an array with masked numbers. TypeError : an
+        object that NumPy cannot read, such as a tensor on a device or with a gradient.
     """
     if isinstance(x, np.ndarray) or is_device_array(x):
         if (mask := getattr(x, "mask", None)) is not None and np.any(mask):
@@ -60,7 +65,7 @@ def as_array(where: str, thing: str, x: Any) -> Array:
 
 
 def check_features(where: str, features: Array, shape: tuple[int, ...]) -> None:
-    """TypeError : features that are not real numbers. ValueError : their shape is not (N, *shape)."""
+    """TypeError : features are not real numbers. ValueError : their shape is not (N, *shape)."""
     if features.dtype.kind not in "fiub":
         raise TypeError(f"{where}: features have dtype {features.dtype}, expected real numbers")
     if features.ndim != 1 + len(shape) or features.shape[1:] != shape:
@@ -68,25 +73,26 @@ def check_features(where: str, features: Array, shape: tuple[int, ...]) -> None:
 
 
 def check_finite(where: str, features: Array, given: Array | None = None) -> None:
-    """ValueError : features (N, D) or (N, P, D) are not finite; the message names the first such row. Of a device it reads one flag.
+    """ValueError : features (N, D) or (N, P, D) are not finite. Of a device it reads one flag.
 
     Parameters
     ----------
-    given : the same features before they were cast, for the message
+    given : the same features before they were cast, for the message, which names the first such row
     """
     if get_array_module(features).isfinite(features).all():
         return
     values = to_numpy(features)
     row, *at = np.argwhere(~np.isfinite(values))[0].tolist()
     value = values[(row, *at)] if given is None else given[(row, *at)]
-    place = ", ".join(f"{name} {number}" for name, number in zip(("place", "column")[-len(at) :], at, strict=False))
+    axes = zip(("region", "column")[-len(at) :], at, strict=False)
+    position = ", ".join(f"{name} {number}" for name, number in axes)
     raise ValueError(
-        f"{where}: features of row {row} (of {len(values)}) hold {value} at {place}, expected finite {values.dtype} numbers; extract them again"
+        f"{where}: features of row {row} (of {len(values)}) hold {value} at {position}, expected finite {values.dtype} numbers; extract them again"
     )
 
 
 def check_terms(where: str, workspace: Any, weights: Any, total: float | None, smoothing: float) -> None:
-    """TypeError, ValueError : what says how the terms of a loss are added up is out of range, or the workspace is none."""
+    """TypeError, ValueError : an option of CaptioningRNN.loss is out of range."""
     if not isinstance(workspace, Workspace | None):
         raise TypeError(f"{where}: workspace is a {type(workspace).__name__}, expected an xpcap.memory.Workspace, or None")
     if weights is not None and not np.isfinite(np.asarray(weights, np.float64)).all():
@@ -98,8 +104,9 @@ def check_terms(where: str, workspace: Any, weights: Any, total: float | None, s
 
 
 def check_words(word_to_idx: Mapping[str, int]) -> None:
-    """TypeError, ValueError : not a mapping of words to distinct whole numbers. Ids from V on are allowed, as the course's fixture has one, but not for
-    <NULL>.
+    """TypeError, ValueError : not a mapping of words to distinct whole numbers.
+
+    Ids from V on are allowed, as the course's fixture has one, but not for <NULL>.
     """
     if not isinstance(word_to_idx, Mapping):
         raise TypeError(

@@ -16,19 +16,22 @@ class ModelConfig:
     Parameters
     ----------
     vocabulary : V, number of words, including special ones
-    feature_shape : shape of an image feature, (D,); with attention that of a grid of P places, (P, D)
+    feature_shape : shape of an image feature, (D,); with attention of a grid of P regions, (P, D)
     wordvec : W, size of a word vector
     hidden : H, size of the state
     cell : a name in xpcap.layers.CELLS
     dropout : share of units dropped in training, in [0, 1)
-    inject : how the image enters. ``init``: as the initial state, h0 = features @ W_proj + b_proj. ``every-step``: also as a term h0 @ W_image of the
-        pre-activation of every step. ``attention``: A = features @ W_proj + b_proj for each place, h0 = c0 = mean of A over the places, and each step
-        has a term context @ Wattn, with the context of layers.dot_product_attention_forward. ``attention+every-step``: both terms
+    inject : how the image enters. ``init``: as the initial state, h0 = features @ W_proj + b_proj.
+        ``every-step``: also as a term h0 @ W_image of the pre-activation of every step.
+        ``attention``: A = features @ W_proj + b_proj for each region, h0 = c0 = mean of A over the
+        regions, and each step has a term context @ Wattn, with the context of
+        layers.dot_product_attention_forward. ``attention+every-step``: both terms
 
     Raises
     ------
-    OptionError : the cell or `inject` is unknown, or the cell cannot attend. ValueError : a size is below 1, dropout is out of range, or a grid is given
-        without attention, or a single feature with it.
+    OptionError : the cell or `inject` is unknown, the cell cannot attend, or its parameters do not
+        fit in. ValueError : a size is below 1, dropout is out of range, or a grid is given without
+        attention, or a single feature with it.
     """
 
     vocabulary: int
@@ -48,7 +51,7 @@ class ModelConfig:
         if self.attends:
             check_takes_term("ModelConfig", self.cell)
         if len(self.feature_shape) != 1 + self.attends:
-            wanted = "places and size, (P, D)" if self.attends else "one size, (D,)"
+            wanted = "regions and size, (P, D)" if self.attends else "one size, (D,)"
             raise ValueError(f"ModelConfig: feature_shape is {self.feature_shape}, expected {wanted}, where inject is {self.inject!r}")
         for name in ("vocabulary", "wordvec", "hidden"):
             check_size("ModelConfig", name, getattr(self, name))
@@ -104,12 +107,12 @@ class ModelConfig:
 
     @property
     def attends(self) -> bool:
-        """Whether each step attends to the places of a grid."""
+        """Whether each step attends to the regions of a grid."""
         return "attention" in self.inject.split("+")
 
     @property
     def state_arrays(self) -> int:
-        """Number of arrays in a state of `CaptioningRNN.start`: the cell's, and what it needs of the image at every step."""
+        """Number of arrays in a state of `CaptioningRNN.start`, those of the image included."""
         return self.recurrent.states + self.every_step + self.attends
 
 

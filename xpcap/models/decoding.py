@@ -1,4 +1,4 @@
-"""Decoding: from image features to captions, word by word; a policy chooses the words. It knows no model."""
+"""Decoding: captions from image features, word by word, as a policy chooses. It knows no model."""
 
 from collections import deque
 from collections.abc import Sequence
@@ -142,12 +142,12 @@ def _decode(
     behind = int(xp is not np and policy.rowwise and not policy.no_repeat_trigram)
     unread = deque[Step]()
 
-    # Row k of the batch is the hypothesis in slot alive[k]. `words`, `totals` and `state` have a row
-    # for each, but for what waits in `parents`: the row whose state each one continues.
+    # Row k of the batch is the hypothesis in slot alive[k]. `words` and `totals` have a row for
+    # each; `state` still has the rows of the step before: parents[k] for k, or k itself if None.
     alive = np.arange(len(features))
     words, totals, parents = xp.full(len(alive), special.start, np.int32), None, None
     for t in range(policy.max_length):
-        # Hypotheses that have ended leave the batch, and the states follow their parents: one gather.
+        # Hypotheses that have ended leave the batch, and states follow their parents: one gather.
         going = np.flatnonzero(~policy.finished(transcript)[alive])
         if going.size == 0:
             break

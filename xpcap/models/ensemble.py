@@ -1,4 +1,4 @@
-"""Ensemble: several captioners that speak as one, by the mean of their probabilities of each word."""
+"""Ensemble: several models as one captioner, by the mean of their probabilities of each word."""
 
 from collections.abc import Sequence
 from itertools import accumulate, pairwise
@@ -19,19 +19,22 @@ from xpcap.threads import in_turn
 
 
 class Ensemble(Captioner):
-    """K models with one vocabulary that choose each word together. Every model reads the words that were chosen.
+    """K models with one vocabulary that choose each word together.
 
     p(word) = 1 / K * sum over models k of softmax(scores_k)[word]
 
-    Policies get log p. The models may differ in cell, sizes of word vectors and state, and `inject`. A word costs what it costs each of the models.
+    Policies get log p, and every model reads the words that they choose. The models may differ in
+    cell, sizes of word vectors and state, and `inject`.
 
     Parameters
     ----------
-    models : CaptioningRNNs, at least one, with the same words, features of the same shape, dtype and device. They are not copied
+    models : CaptioningRNNs, at least one, with the same words, features of the same shape, dtype
+        and device. They are not copied
 
     Raises
     ------
-    ValueError : they do not fit together, or there are none. TypeError : other objects, or dtypes or libraries differ.
+    ValueError : they do not fit together, or there are none. TypeError : other objects, or dtypes
+        or libraries differ.
     """
 
     def __init__(self, models: Sequence[CaptioningRNN]) -> None:
@@ -65,12 +68,12 @@ class Ensemble(Captioner):
         scores: list[Array] = []
         after: list[Array] = []
         for k, model in enumerate(self.models):
-            space, its_a = buffer.scope(f"model {k}"), a[:, self._columns[k]]
-            own = space("own", its_a.shape)  # kernels want rows without gaps
-            own[...] = its_a
-            of_words, its_state = model.advance(own, state[self._arrays[k]], space)
-            scores.append(of_words)
-            after += its_state
+            space, columns = buffer.scope(f"model {k}"), a[:, self._columns[k]]
+            own = space("own", columns.shape)  # kernels want rows without gaps
+            own[...] = columns
+            own_scores, own_state = model.advance(own, state[self._arrays[k]], space)
+            scores.append(own_scores)
+            after += own_state
         return log_mean(scores), tuple(after)
 
     @in_turn
@@ -80,17 +83,17 @@ class Ensemble(Captioner):
         return network.score([(model.config, model.params) for model in self.models], part)
 
     def attention(self, features: Array | FeatureRows, captions: Array) -> np.ndarray:
-        looked: np.ndarray = np.mean([model.attention(features, captions) for model in self.models], axis=0)  # of one grid: features have one shape
-        return looked
+        found = [model.attention(features, captions) for model in self.models]
+        mean: np.ndarray = np.mean(found, axis=0)  # features have one shape, so regions are the same
+        return mean
 
 
 def _slices(sizes: Sequence[int]) -> list[slice]:
-    """Stretches of these sizes, one after the other."""
+    """Slices of these sizes, one after the other."""
     return [slice(start, stop) for start, stop in pairwise(accumulate(sizes, initial=0))]
 
 
 def _check(models: Sequence[CaptioningRNN]) -> None:
-    """Whether models can speak as one."""
     if not models:
         raise ValueError("Ensemble: got no model, expected at least one")
     if odd := [model for model in models if not isinstance(model, CaptioningRNN)]:
@@ -108,8 +111,8 @@ def _check(models: Sequence[CaptioningRNN]) -> None:
                 "made by another encoder?"
             )
         if model.dtype != first.dtype or get_array_module(model.like) is not get_array_module(first.like):
-            raise TypeError(f"Ensemble: model {k} computes in {_place(model)}, expected {_place(first)} as the first does")
+            raise TypeError(f"Ensemble: model {k} computes in {_computes_in(model)}, expected {_computes_in(first)} as the first does")
 
 
-def _place(model: CaptioningRNN) -> str:
+def _computes_in(model: CaptioningRNN) -> str:
     return f"{get_array_module(model.like).__name__} and {np.dtype(model.dtype)}"

@@ -1,4 +1,4 @@
-"""How the image enters: from features to the state before the first word, to a term of every step, and to places that steps attend to; and back."""
+"""The image in the model: initial state, term of every step, regions to attend to; gradients."""
 
 import math
 from collections.abc import Sequence
@@ -13,43 +13,62 @@ from xpcap.ops import Rows, add_product, gather, gather_places, product, sequenc
 
 
 class Image(NamedTuple):
-    """What is made of the features of N captions, and what backward needs of it."""
+    """Images of N captions, projected, and the cache of that."""
 
-    x: Array  # (N, D) after dropout; of grids (N*P, D), place by place
+    x: Array  # (N, D) after dropout; of grids (N*P, D), region by region
     h0: Array  # (N, H)
-    term: Array | None  # (N, G), of every step's pre-activation
-    attention: Attention | None  # what each step adds of its own
+    term: Array | None  # (N, G), added to the pre-activation of every step
+    attention: Attention | None
 
     def start(self, states: int) -> tuple[Array | None, ...]:
-        """The state before the first step, of so many arrays. With attention all are h0, else all but the first are None: zeros."""
+        """`states` arrays before the first step: h0, then h0 with attention, else None: zeros."""
         return (self.h0, *[None if self.attention is None else self.h0] * (states - 1))
 
 
 def image_forward(
-    config: ModelConfig, params: Parameters, table: Array, order: Array, mask: Array | None, buffer: Buffer
-) -> Image:  # fmt: skip
-    """From features table[order], with dropout if there is a mask (N, D)."""
+    config: ModelConfig,
+    params: Parameters,
+    table: Array,
+    order: Array,
+    mask: Array | None,
+    buffer: Buffer,
+) -> Image:
+    """Project the features table[order], with dropout if there is a mask (N, D)."""
     shape, N, keep = config.feature_shape, len(order), 1 - config.dropout
     take = gather_places if config.attends else gather
     return project_image(config, params, take(table, order, buffer("x", (N, *shape)), mask, keep), buffer)
 
 
 def project_image(config: ModelConfig, params: Parameters, features: Array, buffer: Buffer) -> Image:
-    """From features (N, D), of grids (N, P, D)."""
-    N, H, (*places, D) = len(features), config.hidden, config.feature_shape
-    x = features.reshape(math.prod((N, *places)), D)
+    """Project features (N, D), or grids (N, P, D)."""
+    N, H, (*regions, D) = len(features), config.hidden, config.feature_shape
+    x = features.reshape(math.prod((N, *regions)), D)
     projected = product(x, params["W_proj"], out=buffer("projected image", (len(x), H)))
     projected += params["b_proj"]
-    attention = Attention(projected.reshape(N, *places, H), params["Wattn"], buffer.scope("attention")) if config.attends else None
-    h0 = projected if attention is None else attention.start()
-    term = product(h0, params["W_image"], out=buffer("image", (N, config.columns))) if config.every_step else None
+    h0, attention, term = projected, None, None
+    if config.attends:
+        A = projected.reshape(N, *regions, H)
+        attention = Attention(A, params["Wattn"], buffer.scope("attention"))
+        h0 = attention.start()
+    if config.every_step:
+        term = product(h0, params["W_image"], out=buffer("image", (N, config.columns)))
     return Image(x, h0, term, attention)
 
 
 def image_backward(
-    config: ModelConfig, params: Parameters, da: Array, dstate0: Sequence[Array], rows: Rows, image: Image, grads: Parameters, buffer: Buffer
-) -> None:  # fmt: skip
-    """Write the gradients of W_proj, b_proj, W_image and Wattn to `grads`, given da (R, G) and dstate0 of a loop over rows. dstate0 is overwritten."""
+    config: ModelConfig,
+    params: Parameters,
+    da: Array,
+    dstate0: Sequence[Array],
+    rows: Rows,
+    image: Image,
+    grads: Parameters,
+    buffer: Buffer,
+) -> None:
+    """Write the gradients of W_proj, b_proj, W_image and Wattn to `grads`.
+
+    They come from da (R, G) and dstate0 of a loop over rows; dstate0 is overwritten.
+    """
     x, h0, term, attention = image
     dh0, *others = dstate0
     if term is not None:

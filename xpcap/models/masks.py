@@ -1,4 +1,4 @@
-"""Dropout masks of a batch and its parts: which rows they have, and their drawing."""
+"""Dropout masks of a batch and its parts."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -15,27 +15,29 @@ from xpcap.ops import draw_masks
 class Masks(NamedTuple):
     """Boolean masks of the units to keep; all None without dropout."""
 
-    features: Array | None = None  # (N, D); of a grid the same units at all places
+    features: Array | None = None  # (N, D); of a grid the same units in all regions
     words: Array | None = None  # (K, W), one row for each distinct input word
     hidden: Array | None = None  # (L, H), one row for each row with a target
 
 
 class Draw(NamedTuple):
-    """What the masks of a step are drawn from."""
+    """Key of the masks of a training step."""
 
     seed: int
-    step: int  # number of the training step
+    step: int
 
 
 class RowNumbers(NamedTuple):
-    """Which row of the whole batch's masks each row of a part's masks is, for the places of ops.draw_masks."""
+    """Row numbers of masks within the whole batch, for each mask of draws.draw_masks."""
 
-    parts: Sequence[Sequence[np.ndarray]]  # of each part, for each place: (n,) int
-    counts: Sequence[int]  # for each place: rows of the whole batch
+    parts: Sequence[Sequence[np.ndarray]]  # of each part, for each mask: (n,) int
+    counts: Sequence[int]  # for each mask: rows of the whole batch
 
 
 def row_numbers(parts: Sequence[PackedCaptions], whole: Sequence[PackedCaptions] | None = None) -> RowNumbers:
-    """Number captions as they come, distinct words by id, and live steps caption by caption, so that masks depend on neither packing nor parts.
+    """Number the rows of masks, so that masks depend on neither packing nor parts.
+
+    Captions count as they come, distinct words by id, and live steps caption by caption.
 
     Parameters
     ----------
@@ -54,12 +56,17 @@ def row_numbers(parts: Sequence[PackedCaptions], whole: Sequence[PackedCaptions]
 
 
 def masks_of(
-    config: ModelConfig, draw: Draw, numbers: Sequence[Sequence[Array]], counts: Sequence[int], buffers: Sequence[Buffer]
-) -> list[Masks]:  # fmt: skip
-    """Draw the masks of each part into its buffer; numbers and counts as in RowNumbers, the numbers on the model's device.
+    config: ModelConfig,
+    draw: Draw,
+    numbers: Sequence[Sequence[Array]],
+    counts: Sequence[int],
+    buffers: Sequence[Buffer],
+) -> list[Masks]:
+    """Draw the masks of each part into its buffer; the numbers of RowNumbers lie on the device.
 
-    The places of a grid share a caption's mask: W_proj reads them all alike, and a unit that is there at other places would give away what was dropped
-    (Gal & Ghahramani 2016 share masks over time steps for the same reason). And a grid costs no more draws than a feature.
+    The regions of a grid share a caption's mask: W_proj reads them all alike, and a unit kept in
+    other regions would give away what was dropped (Gal & Ghahramani 2016 share masks over time
+    steps for the same reason). And a grid costs no more draws than a feature.
     """
     (*_, D), W, H = config.feature_shape, config.wordvec, config.hidden
     masks = []

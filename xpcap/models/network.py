@@ -1,4 +1,4 @@
-"""The captioner's forward and backward pass, over one packed part of a batch on the model's device."""
+"""The captioner's forward and backward pass, over one packed part of a batch on its device."""
 
 import functools
 from collections.abc import Sequence
@@ -19,15 +19,15 @@ from xpcap.ops import gather, gather_plus, gather_plus_image, product, scatter, 
 from xpcap.threads import on_cores
 
 GRADIENTS = "grads"  # the buffer of all gradients in a workspace
-Member = tuple[ModelConfig, Parameters]  # a model, of those whose probabilities are averaged
+Member = tuple[ModelConfig, Parameters]  # a model of an ensemble
 
 
 class Score(NamedTuple):
-    """Teacher-forced scores of a batch: total negative log-likelihood (0-d), number of words predicted correctly (0-d), number of words (int)."""
+    """Teacher-forced scores of a batch."""
 
-    nll: Array
-    correct: Array
-    tokens: int
+    nll: Array  # 0-d; negative log-likelihood, summed over words
+    correct: Array  # 0-d; number of words predicted correctly
+    tokens: int  # number of words
 
 
 class Part(NamedTuple):
@@ -36,11 +36,11 @@ class Part(NamedTuple):
     table: Array  # (m, D) or (m, P, D); the features are table[packed.order]
     packed: PackedCaptions
     masks: Masks
-    weights: Array | None = None  # (L,) weight of each row with a target, already divided by the batch's total; None: 1 / total each
+    scale: Array | float = 1.0  # (L,) factor of the loss of each row with a target; or one for all
 
 
 class Forward(NamedTuple):
-    """The forward pass's results and cache."""
+    """Cache of `forward`, with its result."""
 
     image: Image
     vectors: Array  # (K, W) after dropout
@@ -48,19 +48,26 @@ class Forward(NamedTuple):
     hidden: Array  # (L, H) hidden states of rows with a target, after dropout
 
 
-def gradients(config: ModelConfig, params: Parameters, part: Part, scale: float, smoothing: float, buffer: Buffer) -> tuple[Array, Parameters]:
-    """The loss and gradients of one part; a batch's are the sum over its parts. `scale` weights each caption if the part has no weights."""
-    packed, grads = part.packed, _gradients_in(params, buffer)
-    forward_pass = forward(config, params, part, buffer)
-    weights = scale if part.weights is None else part.weights
-    vocabulary, out = (params["W_vocab"], params["b_vocab"]), (grads["W_vocab"], grads["b_vocab"])
-    nll, (dh, _, _) = vocabulary_loss(forward_pass.hidden, *vocabulary, packed.targets, weights, buffer.scope("vocabulary"), out, smoothing)
-    backward(config, params, dh, part, forward_pass, grads, buffer)
-    return weighted_sum(nll, weights, buffer("loss", ())), grads
+def gradients(config: ModelConfig, params: Parameters, part: Part, smoothing: float, buffer: Buffer) -> tuple[Array, Parameters]:
+    """The loss and gradients of one part; a batch's are the sum over its parts."""
+    grads = _gradients_in(params, buffer)
+    cache = forward(config, params, part, buffer)
+    nll, (dh, _, _) = vocabulary_loss(
+        cache.hidden,
+        params["W_vocab"],
+        params["b_vocab"],
+        part.packed.targets,
+        part.scale,
+        buffer.scope("vocabulary"),
+        (grads["W_vocab"], grads["b_vocab"]),
+        smoothing,
+    )
+    backward(config, params, dh, part, cache, grads, buffer)
+    return weighted_sum(nll, part.scale, buffer("loss", ())), grads
 
 
-def nothing(params: Parameters, buffer: Buffer) -> tuple[Array, Parameters]:
-    """Loss and gradients of no captions: zeros."""
+def zero_gradients(params: Parameters, buffer: Buffer) -> tuple[Array, Parameters]:
+    """Loss and gradients of no captions."""
     grads, loss = _gradients_in(params, buffer), buffer("loss", ())
     grads.flat[...] = 0
     loss[...] = 0
@@ -68,21 +75,27 @@ def nothing(params: Parameters, buffer: Buffer) -> tuple[Array, Parameters]:
 
 
 def _gradients_in(params: Parameters, buffer: Buffer) -> Parameters:
-    grads: Parameters = buffer.made(GRADIENTS, params.flat.shape, functools.partial(Parameters, params.shapes), of=params)
+    make = functools.partial(Parameters, params.shapes)
+    grads: Parameters = buffer.made(GRADIENTS, params.flat.shape, make, of=params)
     return grads
 
 
 def score(members: Sequence[Member], part: Part) -> Score:
-    """Teacher-forced scores of a part, without dropout, by the mean of the probabilities that the models give each word."""
-    hidden, targets = [forward(config, params, part, fresh(params.flat)).hidden for config, params in members], part.packed.targets
-    xp, vocabulary = get_array_module(hidden[0]), members[0][0].vocabulary
-    nll, right = xp.zeros((), np.float64), xp.zeros((), np.int64)
-    for rows in blocks(len(targets), vocabulary, hidden[0]):
+    """Teacher-forced scores of a part, without dropout, by the mean probabilities of the models."""
+    hidden = [forward(config, params, part, fresh(params.flat)).hidden for config, params in members]
+    xp, targets = get_array_module(hidden[0]), part.packed.targets
+    nll, correct = xp.zeros((), np.float64), xp.zeros((), np.int64)
+    for rows in blocks(len(targets), members[0][0].vocabulary, hidden[0]):
         scores = log_mean([h[rows] @ params["W_vocab"] + params["b_vocab"] for h, (_, params) in zip(hidden, members, strict=True)])
-        right = right + (scores.argmax(axis=1) == targets[rows]).sum()
+        correct = correct + (scores.argmax(axis=1) == targets[rows]).sum()
         log_p = normalise(scores)[xp.arange(len(scores)), targets[rows]]
         nll = nll - log_p.sum(dtype=np.float64)
-    return Score(nll, right, len(targets))
+    return Score(nll, correct, len(targets))
+
+
+def cell_params(config: ModelConfig, params: Parameters) -> dict[str, Array]:
+    """The parameters of the cell."""
+    return {name: params[name] for name in config.cell_shapes()}
 
 
 def forward(config: ModelConfig, params: Parameters, part: Part, buffer: Buffer) -> Forward:
@@ -91,42 +104,56 @@ def forward(config: ModelConfig, params: Parameters, part: Part, buffer: Buffer)
     cell, rows = config.recurrent, packed.rows
     weight, bias = (params[name] for name in cell.inputs)
     image = image_forward(config, params, part.table, packed.order, masks.features, buffer)
-    vectors = gather(params["W_embed"], packed.words, buffer("vectors", (len(packed.words), config.wordvec)), masks.words, keep)  # (K, W)
-    projected = product(vectors, weight, out=buffer("projected", (len(vectors), len(bias))))
-    a = buffer("a", (rows.R, len(bias)))  # (R, G): each word is projected once, and each image
+
+    # Each distinct word and each image is projected once; rows gather the results.
+    shape = len(packed.words), config.wordvec
+    vectors = gather(params["W_embed"], packed.words, buffer("vectors", shape), masks.words, keep)  # (K, W)
+    projected = product(vectors, weight, out=buffer("projected", (len(vectors), len(bias))))  # (K, G)
+    a = buffer("a", (rows.R, len(bias)))  # (R, G)
     if image.term is None:
         gather_plus(projected, packed.inputs.ids, bias, a)
     else:
         gather_plus_image(projected, packed.inputs.ids, bias, image.term, rows, a)
+
     term = {} if image.attention is None else {"term": image.attention}
     own = cell_params(config, params)
     h, cache = cell.rows_forward(a, image.start(cell.states), own, rows, buffer.scope("cell"), **term)
-    if packed.kept is None and masks.hidden is None:
-        return Forward(image, vectors, cache, h)
-    return Forward(image, vectors, cache, gather(h, packed.kept, buffer("hidden", (len(packed.targets), config.hidden)), masks.hidden, keep))
+    if packed.kept is not None or masks.hidden is not None:
+        out = buffer("hidden", (len(packed.targets), config.hidden))
+        h = gather(h, packed.kept, out, masks.hidden, keep)
+    return Forward(image, vectors, cache, h)
 
 
-def cell_params(config: ModelConfig, params: Parameters) -> dict[str, Array]:
-    """The parameters of the cell."""
-    return {name: params[name] for name in config.cell_shapes()}
-
-
-def backward(config: ModelConfig, params: Parameters, dh: Array, part: Part, forward_pass: Forward, grads: Parameters, buffer: Buffer) -> None:
-    """Write the gradients of all parameters but W_vocab and b_vocab to `grads`, given dh (L, H) of `Forward.hidden`."""
-    packed, masks, keep, (image, vectors, cache, _) = part.packed, part.masks, 1 - config.dropout, forward_pass
+def backward(
+    config: ModelConfig,
+    params: Parameters,
+    dh: Array,
+    part: Part,
+    cache: Forward,
+    grads: Parameters,
+    buffer: Buffer,
+) -> None:
+    """Write all gradients but those of W_vocab and b_vocab, given dh (L, H) of `cache.hidden`."""
+    packed, masks, keep = part.packed, part.masks, 1 - config.dropout
+    image, vectors, loop, _ = cache
+    weight, bias = config.recurrent.inputs
     if packed.kept is not None:
-        dh = scatter(dh, packed.kept, buffer("dh_rows", (packed.rows.R, dh.shape[1])), masks.hidden, keep)  # (R, H)
+        out = buffer("dh_rows", (packed.rows.R, dh.shape[1]))
+        dh = scatter(dh, packed.kept, out, masks.hidden, keep)  # (R, H)
     elif masks.hidden is not None:
         dh = gather(dh, None, buffer("dh_rows", dh.shape), masks.hidden, keep)
-    weight, bias = config.recurrent.inputs
+
     own = {name: grads[name] for name in config.cell_shapes() if name not in (weight, bias)}
-    da, dstate0, found = config.recurrent.rows_backward(dh, cache, buffer.scope("cell"), own)
+    da, dstate0, found = config.recurrent.rows_backward(dh, loop, buffer.scope("cell"), own)
     if missing := [name for name in own if name not in found]:
         raise ValueError(f"rows_backward of cell {config.cell!r} returned no gradient of {missing[0]}")
     for name, grad in own.items():
         if found[name] is not grad:  # a cell need not write to the arrays that it is given
             grads[name] = found[name]
-    dwords = segment_sum(da, packed.inputs, out=buffer("dwords", (len(vectors), da.shape[1])))  # (K, G)
+
+    # Rows of one word share its projection, so their gradients add up before the products.
+    out = buffer("dwords", (len(vectors), da.shape[1]))
+    dwords = segment_sum(da, packed.inputs, out=out)  # (K, G)
     dwords.sum(axis=0, out=grads[bias])
 
     def weights_and_image() -> None:

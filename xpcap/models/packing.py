@@ -1,4 +1,4 @@
-"""Packs captions into rows, so that no step is computed for padding and no word is projected twice."""
+"""Packing of captions into rows: no step is computed for padding, no word is projected twice."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -12,9 +12,10 @@ from xpcap.ops import Rows, Segments
 
 
 class PackedCaptions(NamedTuple):
-    """A batch of captions, or one part of it, as packed rows, longest caption first. Index arrays are int32 on a device, of any integer type on the host.
+    """A batch of captions, or one part of it, as packed rows, longest caption first.
 
     N captions, R rows or live (caption, step) pairs, K distinct input words, L rows with a target.
+    Index arrays are int32 on a device, of any integer type on the host.
     """
 
     rows: Rows
@@ -23,11 +24,14 @@ class PackedCaptions(NamedTuple):
     inputs: Segments  # rows grouped by input word; ids index `words`
     kept: Array | None  # (L,) rows whose target is not NULL; None if all are
     targets: Array  # (L,) their target ids
-    source: np.ndarray  # (L,) position of each row with a target in the caption-by-caption, unsorted list of live steps; always on the host
+    source: np.ndarray  # (L,) their positions in the list of live steps, caption by caption; host
 
 
 def dealt(captions: np.ndarray, null: int, part: int, parts: int) -> np.ndarray:
-    """Numbers of the captions of part `part` of `parts`: dealt round-robin by length, longest first, so that parts cost the same."""
+    """Indices of the captions in part `part` of `parts`.
+
+    They are dealt round-robin by length, longest first, so that parts cost the same.
+    """
     return (-_lengths(captions, null)).argsort(kind="stable")[part::parts]
 
 
@@ -37,24 +41,25 @@ def _lengths(captions: np.ndarray, null: int) -> np.ndarray:
     return np.where(live.any(axis=1), live.shape[1] - live[:, ::-1].argmax(axis=1), 0)
 
 
-def pack(captions: np.ndarray, null: int, part: int = 0, parts: int = 1, mine: np.ndarray | None = None) -> PackedCaptions:
+def pack(captions: np.ndarray, null: int, part: int = 0, parts: int = 1, shard: np.ndarray | None = None) -> PackedCaptions:
     """Pack a batch of captions, or one part of it, on the host.
 
     Parameters
     ----------
     captions : array (N, T+1), int; inputs are all columns but the last, targets all but the first
     null : id of the padding word
-    part, parts : pack part `part` of `parts`, as `dealt` makes them. `order` and `source` refer to the whole batch
-    mine : (n,), int, of all captions those to pack, or to pack a part of. None: all
+    part, parts : pack part `part` of `parts`, as `dealt` makes them. `order` and `source` refer to
+        the whole batch
+    shard : (n,), int, the captions to pack, or to pack a part of. None: all
 
     Notes
     -----
-    A caption ends with its last non-NULL target; later steps contribute nothing and are left out. A step with a NULL target inside a caption
-    stays, since later steps depend on it, but does not enter the loss.
+    A caption ends with its last non-NULL target; later steps are left out. A step with a NULL
+    target inside a caption stays, since later steps depend on it, but does not enter the loss.
     """
     T, lengths = captions.shape[1] - 1, _lengths(captions, null)
-    mine = np.arange(len(captions)) if mine is None else mine
-    order = mine[(-lengths[mine]).argsort(kind="stable")][part::parts]
+    shard = np.arange(len(captions)) if shard is None else shard
+    order = shard[(-lengths[shard]).argsort(kind="stable")][part::parts]
     steps = np.bincount(lengths[order], minlength=1)  # captions of each length
     rows = Rows.of((len(order) - steps.cumsum()[:-1]).tolist(), len(order))
     caption = order[rows.caption]
@@ -69,7 +74,10 @@ def pack(captions: np.ndarray, null: int, part: int = 0, parts: int = 1, mine: n
 
 
 def _grouped(words: np.ndarray) -> tuple[np.ndarray, Segments]:
-    """The distinct words (K,) of rows (R,), sorted, and the rows grouped by them: np.unique and ops.segments with one sort."""
+    """Distinct words (K,) of rows (R,), sorted, and the rows grouped by them.
+
+    That is np.unique and ops.segments with one sort.
+    """
     R = len(words)
     if all_below(words, 1 << 16):
         words = words.astype(np.uint16)  # NumPy sorts 16 bits by counting, in a third of the time
@@ -87,12 +95,21 @@ def _grouped(words: np.ndarray) -> tuple[np.ndarray, Segments]:
 
 
 def send(
-    packed: PackedCaptions, like: Array, order: np.ndarray, more: Sequence[np.ndarray], buffer: Buffer
-) -> tuple[PackedCaptions, list[Array]]:  # fmt: skip
-    """Send the index arrays to the device of `like`, with `order` replacing the packing's own, and `more` int32 arrays, all in one transfer."""
+    packed: PackedCaptions,
+    like: Array,
+    order: np.ndarray,
+    more: Sequence[np.ndarray],
+    buffer: Buffer,
+) -> tuple[PackedCaptions, list[Array]]:
+    """Send the index arrays, with `order` for the packing's own, and `more` of int32, to a device.
+
+    It is the device of `like`, and all goes in one transfer.
+    """
     rows, words, inputs, kept, targets, source = packed.rows, packed.words, packed.inputs, packed.kept, packed.targets, packed.source
     if get_array_module(like) is np:
         return PackedCaptions(rows, order, words, inputs, kept, targets, source), list(more)
+    assert rows.caption is not None  # as pack() has made them both
+    assert rows.firsts is not None
     optional = [x for x in (kept, rows.past) if x is not None]
     joined = send_joined([order, words, *inputs, targets, rows.caption, rows.firsts, *optional, *more], buffer)
     order, words, ids, by_word, starts, targets, caption, firsts, *rest = joined
@@ -102,7 +119,7 @@ def send(
 
 
 def send_joined(parts: Sequence[np.ndarray], buffer: Buffer) -> list[Array]:
-    """Send index vectors as int32 to the device where `buffer` lies in one transfer, as views of one array."""
+    """Send index vectors as int32 in one transfer, as views of one array where `buffer` lies."""
     joined, views, start = buffer.upload("indices", np.concatenate(parts, dtype=np.int32, casting="same_kind")), [], 0
     for part in parts:
         views.append(view(joined, start, part.shape))

@@ -15,8 +15,9 @@ from xpcap.memory import view
 class Parameters(MutableMapping[str, Array]):
     """A mapping with fixed keys whose values are views of one flat array.
 
-    ``params["Wx"] = array`` checks the shape, casts, and copies into the buffer, so the values always stay views of it. Keys cannot be added or
-    deleted. Copies and pickles have their own buffer. Gradients and moments with the same `shapes` have the same layout.
+    ``params["Wx"] = array`` checks the shape, casts, and copies into the buffer, so the values stay
+    views of it. Keys cannot be added or deleted. Copies and pickles have their own buffer.
+    Gradients and moments with the same `shapes` have the same layout.
 
     Parameters
     ----------
@@ -64,7 +65,10 @@ class Parameters(MutableMapping[str, Array]):
         return len(self._views)
 
     def assign(self, values: Mapping[str, Any]) -> None:
-        """Copy in values for all parameters. ValueError : a key is missing or unknown, or a shape differs; nothing has changed then."""
+        """Copy in values for all parameters.
+
+        ValueError : a key is missing or unknown, or a shape differs; nothing has changed then.
+        """
         if not isinstance(values, Mapping):
             raise TypeError(f"params: got a {type(values).__name__}, expected a mapping of parameter names to arrays")
         if odd := sorted(set(values) ^ set(self)):
@@ -75,7 +79,7 @@ class Parameters(MutableMapping[str, Array]):
         self.update(values)
 
     def holding(self, values: Mapping[str, Any]) -> "Parameters":
-        """Parameters of the same layout with these values, in a buffer of their own. ValueError : as of assign."""
+        """A copy with these values. ValueError : as of assign."""
         made = self.copy()
         made.assign(values)
         return made

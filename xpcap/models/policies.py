@@ -1,4 +1,4 @@
-"""Policies choose the words of captions, step by step: greedy decoding and sampling. The beam is in beam.py."""
+"""Policies, which choose the words of captions: greedy decoding and sampling. See also beam.py."""
 
 import operator
 from collections.abc import Callable, Iterable, Sequence
@@ -33,7 +33,7 @@ StepFunction = Callable[[Array, Array | None, int, np.ndarray], Choice]  # score
 
 
 def check_ids(function: str, forbid: Iterable[int]) -> list[int]:
-    """The ids in `forbid`, sorted, each once. TypeError : it holds something else, such as words."""
+    """The ids in `forbid`, sorted, each once. TypeError : it holds anything else, such as words."""
     if odd := [i for i in forbid if not hasattr(i, "__index__")]:
         raise TypeError(f"{function}: forbid holds {odd[0]!r}, expected ids of words; model.word_to_idx has the id of each word")
     return sorted({operator.index(i) for i in forbid})
@@ -71,7 +71,7 @@ class Policy:
 
     @property
     def n_best(self) -> int | None:
-        """Captions of each picture that `select` ranks; None: it returns one, compared with none."""
+        """Captions of each picture that `select` ranks. None: it returns one and ranks none."""
         return None
 
     @property
@@ -93,7 +93,11 @@ class Policy:
         return type(self).choose is Policy.choose
 
     def banned(self, function: str, V: int, end: int | None) -> list[int]:
-        """The forbidden ids, sorted. ValueError : a limit on lengths, or an id in `forbid`, is out of range, or too few words are left."""
+        """The forbidden ids, sorted.
+
+        ValueError : a limit on lengths, or an id in `forbid`, is out of range, or too few words are
+        left.
+        """
         if not (isinstance(self.max_length, int | np.integer) and self.max_length >= 1):
             came = f"a {type(self.max_length).__name__}" if isinstance(self.max_length, Policy) else repr(self.max_length)
             hint = "; give a policy as `policy`" if isinstance(self.max_length, Policy) else ""
@@ -143,16 +147,17 @@ class Policy:
 
 @dataclass(frozen=True)
 class Sampling(Policy):
-    """Words drawn at random, each with the probability softmax(scores / temperature), cut to the likeliest words and made to sum to 1 again.
+    """Sampling from softmax(scores / temperature), cut to the likeliest words.
 
     Parameters
     ----------
     temperature : above 1 for more surprise, below 1 for less
     top_k : draw only from the words that are as likely as the k-th likeliest; None: from all
-    top_p : draw only from the nucleus: the words that are at least as likely as the last of the likeliest ones needed to reach this
-        probability; after `top_k`. None: from all
-    seed : int in 0..2**63-1. Step t of the picture numbered i takes number t of ``numpy.random.Philox(key=[seed, i])``, so a caption depends
-        neither on the batch nor on what other captions say
+    top_p : draw only from the nucleus: the words that are at least as likely as the last of the
+        likeliest ones needed to reach this probability; after `top_k`. None: from all
+    seed : int in 0..2**63-1. Step t of the picture numbered i takes number t of
+        ``numpy.random.Philox(key=[seed, i])``, so a caption depends neither on the batch nor on
+        other captions
 
     Raises
     ------
@@ -198,7 +203,7 @@ class Sampling(Policy):
         return choose
 
     def uniforms(self, numbers: np.ndarray) -> np.ndarray:
-        """Random numbers (N, max_length), float64, in [0, 1), for the words of the pictures (N,)."""
+        """Random numbers (N, max_length), float64, in [0, 1), for the words of pictures (N,)."""
         drawn = [np.random.Generator(np.random.Philox(key=np.array([self.seed, i], np.uint64))).random(self.max_length) for i in numbers.tolist()]
         return np.array(drawn).reshape(-1, self.max_length)
 

@@ -1,20 +1,22 @@
-"""The operations with fast versions, and the recurrent loops. Read equations.py first, then recurrent.py.
+"""Operations that have fast versions, and the recurrent loops.
 
-==================  =====================================================================
-equations.py        contracts and plain equations of single operations
-recurrent.py        packed sequences, and loops over their time steps
-attention.py        attention in those loops
-random.py           counter-based random numbers: dropout masks, augmentation, sampling
-dispatch.py         which fast version an operation has, and for which arguments
-numpy_kernels.py    fast versions on the host
-cuda_kernels.py     those on a GPU, with the CUDA C files of cuda/; cublas.py, launch.py
-==================  =====================================================================
+Start with recurrent.py: the LSTM and the RNN, equations and loops, and packed sequences.
+
+===================  ==============================================================================
+equations.py         single operations: contracts and plain equations
+recurrent.py         recurrent cells and their loops over packed sequences
+attention.py         attention in those loops
+random.py            counter-based random numbers: dropout masks, augmentations, sampling
+dispatch.py          `find`: the kernel of an operation, if one fits its arguments
+numpy_kernels.py     kernels on the host
+cuda_kernels.py      kernels on a GPU: the CUDA C files of cuda/, loaded by launch.py; cublas.py
+===================  ==============================================================================
 """
 
+from xpcap.ops import cublas, cuda_kernels, numpy_kernels
 from xpcap.ops.attention import attend_backward_steps, attend_steps, attention_sum, gather_places
 from xpcap.ops.dispatch import find, plain_only
 from xpcap.ops.equations import (
-    Gates,
     Segments,
     adam_update,
     add_product,
@@ -24,18 +26,13 @@ from xpcap.ops.equations import (
     gather_plus,
     global_norm,
     log_softmax,
-    lstm_gates,
-    lstm_gates_backward,
     product,
     record_step,
-    rnn_cell,
-    rnn_cell_backward,
     scatter,
     segment_sum,
     segments,
     sigmoid,
     softmax_loss,
-    split_gates,
     times_transpose,
     weighted_sum,
     word_loss,
@@ -43,6 +40,7 @@ from xpcap.ops.equations import (
 from xpcap.ops.random import draw_masks, draw_uniforms, draw_views
 from xpcap.ops.recurrent import (
     Beside,
+    Gates,
     Rows,
     Step,
     TakeStep,
@@ -51,8 +49,12 @@ from xpcap.ops.recurrent import (
     lstm_backward_steps,
     lstm_gate_backward_steps,
     lstm_gate_steps,
+    lstm_gates,
+    lstm_gates_backward,
     lstm_steps,
     rnn_backward_steps,
+    rnn_cell,
+    rnn_cell_backward,
     rnn_cell_backward_steps,
     rnn_cell_steps,
     rnn_steps,
@@ -61,6 +63,7 @@ from xpcap.ops.recurrent import (
     row_products_transpose,
     sequence_sum,
     single_step,
+    split_gates,
     start_states,
     to_rows,
     zero_without_steps,
@@ -79,6 +82,8 @@ __all__ = [
     "attend_steps",
     "attention_sum",
     "clip_by_norm",
+    "cublas",
+    "cuda_kernels",
     "draw_masks",
     "draw_uniforms",
     "draw_views",
@@ -97,6 +102,7 @@ __all__ = [
     "lstm_gates",
     "lstm_gates_backward",
     "lstm_steps",
+    "numpy_kernels",
     "plain_only",
     "product",
     "record_step",

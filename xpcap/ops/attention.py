@@ -1,20 +1,23 @@
-"""Dot-product attention over the places of pictures, as the loops need it: a time step's work over whole buffers, and what comes before and after them.
+"""Dot-product attention over the regions of pictures, in the time loops and around them.
 
-Row i of a step belongs to sequence i, whose picture's places are A[i]. Like those in loops.py, the functions for a step choose their kernels once
-for a sequence and return a function that takes one Step.
+Row i of a step belongs to sequence i, whose picture's regions are A[i]. As in recurrent.py, the
+functions of a step choose their kernels once for a sequence and return a function of one Step.
 """
 
-from typing import Any
-
 from xpcap.backend import Array, get_array_module
-from xpcap.ops import dispatch
+from xpcap.ops.dispatch import find
 from xpcap.ops.equations import gather
-from xpcap.ops.recurrent import TakeStep
+from xpcap.ops.recurrent import Rows, Step, TakeStep
 
 
-def gather_places(table: Array, rows: Array, out: Array, mask: Array | None = None, keep: float = 1.0) -> Array:
-    """out = table[rows]: table (m, P, D), rows (N,) int, out (N, P, D). With a mask (N, D), inverted dropout of those rows, alike at all their places."""
-    if fast := dispatch.find("gather_places", table, rows, out, mask, keep):
+def gather_places(
+    table: Array, rows: Array, out: Array, mask: Array | None = None, keep: float = 1.0
+) -> Array:  # fmt: skip
+    """out = table[rows]: table (m, P, D), rows (N,) int, out (N, P, D).
+
+    With a mask (N, D), inverted dropout of those rows, the same at all their regions.
+    """
+    if fast := find(gather_places, table, rows, out, mask, keep):
         return fast(table, rows, out, mask, keep)
     N, P, D = out.shape
     gather(table.reshape(len(table), P * D), rows, out.reshape(N, P * D))
@@ -25,58 +28,73 @@ def gather_places(table: Array, rows: Array, out: Array, mask: Array | None = No
 
 
 def attend_steps(h: Array, A: Array, weights: Array, context: Array) -> TakeStep:
-    """weights[r] = softmax(A[i] . h_prev / sqrt(H)) over the places;  context[r] = weights[r] @ A[i], for row r of sequence i.
+    """A step of attention, for each row r of sequence i:
 
-    h : the stack (., H) of states that steps start from; A (N, P, H); weights (R, P) and context (R, H), by row, are written to.
+    weights[r] = softmax(A[i] . h_prev / sqrt(H)) over the regions
+    context[r] = weights[r] @ A[i]
+
+    h is the stack (., H) of states that steps start from; A (N, P, H); weights (R, P) and context
+    (R, H), by row, are written to.
     """
-    if fast := dispatch.find("attend_steps", h, A, weights, context):
+    if fast := find(attend_steps, h, A, weights, context):
         return fast(h, A, weights, context)
     xp, scale = get_array_module(A), A.shape[2] ** -0.5
 
-    def take(step: Any) -> None:
-        places, p = A[: step.n], weights[step.rows]
-        xp.matmul(places, h[step.befores][:, :, None], out=p[:, :, None])  # (n, P)
+    def take(step: Step) -> None:
+        regions, p = A[: step.n], weights[step.rows]
+        xp.matmul(regions, h[step.states_before][:, :, None], out=p[:, :, None])  # (n, P)
         p *= scale
         p -= p.max(axis=1, keepdims=True)
         xp.exp(p, out=p)
         p /= p.sum(axis=1, keepdims=True)
-        xp.matmul(p[:, None, :], places, out=context[step.rows][:, None, :])  # (n, H)
+        xp.matmul(p[:, None, :], regions, out=context[step.rows][:, None, :])  # (n, H)
 
     return take
 
 
-def attend_backward_steps(dcontext: Array, A: Array, weights: Array, dscores: Array, dh_next: Array) -> TakeStep:
+def attend_backward_steps(
+    dcontext: Array, A: Array, weights: Array, dscores: Array, dh_next: Array
+) -> TakeStep:  # fmt: skip
     """Gradients of attend_steps for the states, later steps first:
 
-    dweights = A[i] . dcontext[r];  dscores[r] = weights[r] * (dweights - weights[r] . dweights) / sqrt(H);  dh_next[i] += dscores[r] @ A[i]
+    dweights = A[i] . dcontext[r]
+    dscores[r] = weights[r] * (dweights - weights[r] . dweights) / sqrt(H)
+    dh_next[i] += dscores[r] @ A[i]
 
     dcontext (R, H), by row; dscores (R, P), by row, and dh_next (N, H) are written to.
     """
-    if fast := dispatch.find("attend_backward_steps", dcontext, A, weights, dscores, dh_next):
+    if fast := find(attend_backward_steps, dcontext, A, weights, dscores, dh_next):
         return fast(dcontext, A, weights, dscores, dh_next)
     xp, scale = get_array_module(A), A.shape[2] ** -0.5
 
-    def take(step: Any) -> None:
-        places, p, d = A[: step.n], weights[step.rows], dscores[step.rows]
-        xp.matmul(places, dcontext[step.rows][:, :, None], out=d[:, :, None])  # (n, P)
+    def take(step: Step) -> None:
+        regions, p, d = A[: step.n], weights[step.rows], dscores[step.rows]
+        xp.matmul(regions, dcontext[step.rows][:, :, None], out=d[:, :, None])  # dweights (n, P)
         d -= (p * d).sum(axis=1, keepdims=True)
         d *= p
         d *= scale
-        dh_next[: step.n] += xp.matmul(d[:, None, :], places)[:, 0]
+        dh_next[: step.n] += xp.matmul(d[:, None, :], regions)[:, 0]
 
     return take
 
 
-def attention_sum(weights: Array, dcontext: Array, dscores: Array, h: Array, rows: Any, out: Array) -> Array:
-    """out[i] = sum over the rows r of sequence i of weights[r] (x) dcontext[r] + dscores[r] (x) h_prev[r]: the gradient of attend_steps for A, (N, P, H).
+def attention_sum(
+    weights: Array, dcontext: Array, dscores: Array, h: Array, rows: Rows, out: Array
+) -> Array:  # fmt: skip
+    """The gradient of attend_steps for A, (N, P, H), after the loop:
 
-    `h` is the stack of states as in attend_steps, `rows` are layers.rows.Rows.
+    out[i] = sum over the rows r of sequence i of
+        weights[r] (x) dcontext[r] + dscores[r] (x) h_prev[r]
+
+    `h` is the stack of states as in attend_steps.
     """
-    if fast := dispatch.find("attention_sum", weights, dcontext, dscores, h, rows, out):
+    if fast := find(attention_sum, weights, dcontext, dscores, h, rows, out):
         return fast(weights, dcontext, dscores, h, rows, out)
     xp, (N, P, H), T = get_array_module(out), out.shape, len(rows.steps)
+
+    # One product a sequence: its rows' factors side by side, zeros where it has ended
     left, right = xp.zeros((N, 2 * T, P), out.dtype), xp.zeros((N, 2 * T, H), out.dtype)
     for t, step in enumerate(rows.steps):
         left[: step.n, t], right[: step.n, t] = weights[step.rows], dcontext[step.rows]
-        left[: step.n, T + t], right[: step.n, T + t] = dscores[step.rows], h[step.befores]
+        left[: step.n, T + t], right[: step.n, T + t] = dscores[step.rows], h[step.states_before]
     return xp.matmul(left.transpose(0, 2, 1), right, out=out)

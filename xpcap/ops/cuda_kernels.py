@@ -1,120 +1,119 @@
-"""CUDA kernels: the CUDA C files of cuda/, launched on CuPy arrays. equations.py, recurrent.py and attention.py state what they compute.
+"""CUDA kernels: versions of operations that launch the CUDA C files of cuda/ on CuPy's arrays.
 
-Those of the time loops are launches of one step over whole buffers, with everything that stays the same prepared.
+Those of the time loops launch one step over whole buffers; everything that stays the same is
+prepared. Matrix products are in cublas.py.
 """
+
+from collections.abc import Sequence
 
 import numpy as np
 
-from xpcap.backend import get_array_module, is_device_array
-from xpcap.ops import cublas
-from xpcap.ops.launch import BLOCK, INT_MAX, THREADS, are_indices, blocks, fits, i32, kernel, launch
+from xpcap.backend import Array, get_array_module, is_device_array
+from xpcap.memory import Buffer
+from xpcap.ops import attention, cublas, equations, random, recurrent
+from xpcap.ops.dispatch import cuda_kernel
+from xpcap.ops.equations import Segments
+from xpcap.ops.launch import BLOCK, INT_MAX, THREADS, are_indices, are_reals, blocks, i32, kernel, launch
+from xpcap.ops.recurrent import Gates, Rows, Step, TakeStep
 
-NORM_BLOCKS = 256  # in the first pass of a norm; fixed, so that the order of summation is the same on every GPU
+NORM_BLOCKS = 256  # in the first pass of a norm; fixed, so that sums have the same order on every GPU
 
-
-def supports_lstm_gates(a, r, c_prev, out):
-    return fits(a, r, c_prev, *out)
-
-
-def lstm_gates(a, r, c_prev, out):
-    n, H = c_prev.shape
-    launch("lstm_gates", "lstm_gates", a, blocks(n * H), a, r, c_prev, *out, i32(0), i32(0), i32(0), i32(n), i32(H))
-    return out
-
-
-def supports_lstm_gates_backward(dh, dh_next, dc, gates, tanh_c, c_prev, out):
-    return fits(dh, dh_next, dc, gates, tanh_c, c_prev, *out)
+# With at most so many sequences a step of an LSTM is one launch each way: product and gates
+# together. Not yet timed on a card
+FUSED = 128
+FORWARD_UNITS, BACKWARD_UNITS = 8, 16  # of a block in lstm_step.cu; its rows are the rest of its threads
+REGIONS = 1024  # regions of a picture, at most, as in attention.cu
+SLAB = 16  # regions for a thread of attention_sum
 
 
-def lstm_gates_backward(dh, dh_next, dc, gates, tanh_c, c_prev, out):
-    n, H = c_prev.shape
-    arrays = dh, dh_next, dc, gates, tanh_c, c_prev, *out
-    launch("lstm_gates", "lstm_gates_backward", dh, blocks(n * H), *arrays, i32(0), i32(0), i32(n), i32(n), i32(H))
-    return out
+# ---- Losses
 
 
-def supports_rnn_cell(a, r, out):
-    return fits(a, r, out)
+def _scale(scale: Array | float, like: Array) -> tuple[Array, np.float64, np.int32]:
+    """A scale per row, or one for all, as a kernel takes it.
 
-
-def rnn_cell(a, r, out):
-    launch("rnn_cell", "rnn_cell", a, blocks(a.size), a, r, out, i32(0), i32(0), *map(i32, a.shape))
-    return out
-
-
-def supports_rnn_cell_backward(dh, dh_next, h, out):
-    return fits(dh, dh_next, h, out)
-
-
-def rnn_cell_backward(dh, dh_next, h, out):
-    n, H = dh.shape
-    launch("rnn_cell", "rnn_cell_backward", dh, blocks(dh.size), dh, dh_next, h, out, i32(0), i32(0), i32(n), i32(n), i32(H))
-    return out
-
-
-def _scale(scale, like):
-    """A scale per row, or one for all, as a kernel takes it: an array (any, if it is not read), the number, and whether there is one per row."""
+    An array (any, if it is not read), the number, and whether there is one per row.
+    """
     return (like, np.float64(scale), i32(0)) if isinstance(scale, float) else (scale, np.float64(0), i32(1))
 
 
-def _fits_scale(scale, x):
-    return isinstance(scale, float) or fits(x, scale)
+def _fits_scale(scale: Array | float, x: Array) -> bool:
+    return isinstance(scale, float) or are_reals(x, scale)
 
 
-def supports_softmax_loss(scores, targets, scale, out, *_):
-    return fits(scores, out) and are_indices(targets) and _fits_scale(scale, scores)
+def _fits_softmax_loss(scores: Array, targets: Array, scale: Array | float, out: Array) -> bool:
+    return are_reals(scores, out) and are_indices(targets) and _fits_scale(scale, scores)
 
 
-def softmax_loss(scores, targets, scale, out, smoothing=0.0):
+@cuda_kernel(equations.softmax_loss, fits=_fits_softmax_loss)
+def softmax_loss(
+    scores: Array, targets: Array, scale: Array | float, out: Array, smoothing: float = 0.0
+) -> tuple[Array, Array]:  # fmt: skip
     nll = get_array_module(scores).empty(len(scores), scores.dtype)
     _softmax_loss(scores, None, targets, scale, nll, out, smoothing)
     return nll, out
 
 
-def _softmax_loss(scores, bias, targets, scale, nll, out, smoothing):
+def _softmax_loss(
+    scores: Array, bias: Array | None, targets: Array, scale: Array | float,
+    nll: Array, out: Array, smoothing: float,
+) -> None:  # fmt: skip
     """nll and gradient of softmax(scores + bias)."""
     (R, V), (array, number, each) = scores.shape, _scale(scale, nll)
-    biased = (scores, i32(0)) if bias is None else (bias, i32(1))
+    b, biased = (scores, i32(0)) if bias is None else (bias, i32(1))
     numbers = number, np.float64(smoothing)
-    launch("softmax_loss", "softmax_loss", scores, R, scores, biased[0], targets, array, *numbers, nll, out, biased[1], each, i32(V))
+    launch("softmax_loss", "softmax_loss", scores, R, scores, b, targets, array, *numbers, nll, out, biased, each, i32(V))
 
 
-def supports_word_loss(h, w, b, targets, scale, nll, dscores, dh, *_):
-    there = fits(h, w, b, nll, dscores, dh) and are_indices(targets) and _fits_scale(scale, h)
-    return there and cublas.supports_product(h, w, dscores)
+def _fits_word_loss(
+    h: Array, w: Array, b: Array, targets: Array, scale: Array | float,
+    nll: Array, dscores: Array, dh: Array,
+) -> bool:  # fmt: skip
+    there = are_reals(h, w, b, nll, dscores, dh) and are_indices(targets) and _fits_scale(scale, h)
+    return there and cublas.fits_product(h, w, dscores)
 
 
-def word_loss(h, w, b, targets, scale, nll, dscores, dh, smoothing=0.0):
+@cuda_kernel(equations.word_loss, fits=_fits_word_loss)
+def word_loss(
+    h: Array, w: Array, b: Array, targets: Array, scale: Array | float,
+    nll: Array, dscores: Array, dh: Array, smoothing: float = 0.0,
+) -> None:  # fmt: skip
     cublas.product(h, w, dscores)
     _softmax_loss(dscores, b, targets, scale, nll, dscores, smoothing)
     cublas.product(dscores, w.T, dh)
 
 
-def supports_weighted_sum(x, scale, out):
-    return fits(x, out) and _fits_scale(scale, x) and x.size <= INT_MAX
-
-
-def weighted_sum(x, scale, out):
+@cuda_kernel(
+    equations.weighted_sum,
+    fits=lambda x, scale, out: are_reals(x, out) and _fits_scale(scale, x) and x.size <= INT_MAX,
+)
+def weighted_sum(x: Array, scale: Array | float, out: Array) -> Array:
     array, number, each = _scale(scale, x)
     launch("weighted_sum", "weighted_sum", x, 1, x, array, number, out, each, i32(x.size))
     return out
 
 
-def _fits_rows(table, rows, out, mask):
-    """Whether the kernels of gather.cu take these."""
-    there = fits(table, out) and table.ndim == out.ndim == 2 and out.size <= INT_MAX and (rows is None or are_indices(rows))
-    return there and (mask is None or _is_mask(mask, out))
+# ---- Rows of tables
 
 
-def _is_mask(mask, x):
+def _is_mask(mask: Array, x: Array) -> bool:
     return mask.dtype == bool and mask.shape == x.shape and mask.flags.c_contiguous
 
 
-def supports_gather(table, rows, out, mask, keep):
-    return _fits_rows(table, rows, out, mask) and not (rows is None and mask is None)
+def _fits_table(table: Array, rows: Array | None, out: Array, mask: Array | None) -> bool:
+    """Whether the kernels of gather.cu take these."""
+    there = are_reals(table, out) and table.ndim == out.ndim == 2 and out.size <= INT_MAX
+    return there and (rows is None or are_indices(rows)) and (mask is None or _is_mask(mask, out))
 
 
-def gather(table, rows, out, mask, keep):
+def _fits_gather(table: Array, rows: Array | None, out: Array, mask: Array | None, keep: float) -> bool:
+    return _fits_table(table, rows, out, mask) and not (rows is None and mask is None)
+
+
+@cuda_kernel(equations.gather, fits=_fits_gather)
+def gather(
+    table: Array, rows: Array | None, out: Array, mask: Array | None = None, keep: float = 1.0
+) -> Array:  # fmt: skip
     size = i32(out.size), i32(out.shape[1])
     if rows is None:
         launch("dropout", "dropout", out, blocks(out.size), table, mask, out, np.float64(keep), np.int64(out.size))
@@ -125,20 +124,36 @@ def gather(table, rows, out, mask, keep):
     return out
 
 
-def supports_gather_plus(table, rows, b, out):
-    return _fits_rows(table, rows, out, None) and fits(b, out)
-
-
-def gather_plus(table, rows, b, out):
+@cuda_kernel(
+    equations.gather_plus,
+    fits=lambda table, rows, b, out: _fits_table(table, rows, out, None) and are_reals(b, out),
+)
+def gather_plus(table: Array, rows: Array, b: Array, out: Array) -> Array:
     launch("gather", "gather_plus", out, blocks(out.size), table, rows, b, out, i32(out.size), i32(out.shape[1]))
     return out
 
 
-def supports_scatter(x, rows, out, mask, keep):
-    return _fits_rows(out, rows, x, mask) and out.size <= INT_MAX
+def _fits_image(table: Array, ids: Array, b: Array, image: Array, rows: Rows, out: Array) -> bool:
+    there = rows.caption is not None and are_indices(ids, rows.caption) and are_reals(table, b, image, out)
+    return there and table.ndim == image.ndim == out.ndim == 2 and out.size <= INT_MAX
 
 
-def scatter(x, rows, out, mask, keep):
+@cuda_kernel(recurrent.gather_plus_image, fits=_fits_image)
+def gather_plus_image(
+    table: Array, ids: Array, b: Array, image: Array, rows: Rows, out: Array
+) -> Array:  # fmt: skip
+    size = i32(out.size), i32(out.shape[1])
+    launch("gather", "gather_plus_image", out, blocks(out.size), table, ids, b, image, rows.caption, out, *size)
+    return out
+
+
+@cuda_kernel(
+    equations.scatter,
+    fits=lambda x, rows, out, mask, keep: _fits_table(out, rows, x, mask) and out.size <= INT_MAX,
+)
+def scatter(
+    x: Array, rows: Array, out: Array, mask: Array | None = None, keep: float = 1.0
+) -> Array:  # fmt: skip
     size = i32(len(rows)), i32(out.size), i32(out.shape[1])
     if mask is None:
         launch("gather", "scatter", x, blocks(out.size), x, rows, out, *size)
@@ -147,71 +162,35 @@ def scatter(x, rows, out, mask, keep):
     return out
 
 
-def supports_segment_sum(rows, groups, out):
-    return fits(rows, out) and are_indices(groups.order, groups.starts)
-
-
-def segment_sum(rows, groups, out):
+@cuda_kernel(
+    equations.segment_sum,
+    fits=lambda rows, groups, out: are_reals(rows, out) and are_indices(groups.order, groups.starts),
+)
+def segment_sum(rows: Array, groups: Segments, out: Array) -> Array:
     count, C = out.shape
     launch("segment_sum", "segment_sum", rows, (count, blocks(C)), rows, groups.order, groups.starts, out, i32(C))
     return out
 
 
-def supports_drop(x, mask, keep):
-    return fits(x) and _is_mask(mask, x)
+@cuda_kernel(
+    recurrent.sequence_sum,
+    fits=lambda x, rows, out: rows.firsts is not None and are_indices(rows.firsts) and are_reals(x, out),
+)
+def sequence_sum(x: Array, rows: Rows, out: Array) -> Array:
+    assert rows.firsts is not None
+    N, C = out.shape
+    launch("segment_sum", "sequence_sum", x, (N, blocks(C)), x, rows.firsts, out, i32(len(rows.firsts) - 1), i32(C))
+    return out
 
 
-def drop(x, mask, keep):
+@cuda_kernel(equations.drop, fits=lambda x, mask, keep: are_reals(x) and _is_mask(mask, x))
+def drop(x: Array, mask: Array, keep: float) -> Array:
     out = get_array_module(x).empty_like(x)
     launch("dropout", "dropout", x, blocks(x.size), x, mask, out, np.float64(keep), np.int64(x.size))
     return out
 
 
-def supports_global_norm(x):
-    return fits(x)
-
-
-def global_norm(x, buffer):
-    partial, norm = _squares(x, buffer)
-    launch("norm", "root", x, 1, partial, norm)
-    return norm
-
-
-def _squares(x, buffer):
-    """Partial sums of squares, and where the norm goes."""
-    partial = buffer("squares", (NORM_BLOCKS,), np.float64)
-    launch("norm", "squares", x, NORM_BLOCKS, x, partial, np.int64(x.size))
-    return partial, buffer("norm", ())
-
-
-def supports_clip_by_norm(x, most):
-    return fits(x)
-
-
-def clip_by_norm(x, most, buffer):
-    partial, norm = _squares(x, buffer)
-    launch("norm", "clip", x, NORM_BLOCKS, x, partial, norm, np.float64(most), np.int64(x.size))
-    return norm
-
-
-def supports_adam_update(w, dw, m, v, *_):
-    return fits(w, dw, m, v)
-
-
-def adam_update(w, dw, m, v, alpha, beta1, beta2, epsilon):
-    numbers = [np.float64(number) for number in (alpha, beta1, beta2, epsilon)]
-    launch("adam", "adam_update", w, blocks(w.size), w, dw, m, v, *numbers, np.int64(w.size))
-
-
-def supports_record_step(record, i, loss, norm):
-    return fits(record, loss, norm)
-
-
-def record_step(record, i, loss, norm):
-    launch("record", "record_step", record, 1, record, loss, norm, i32(i))
-
-
-def supports_draw_masks(masks, numbers, *_):
+def _fits_masks(masks: Sequence[Sequence[Array]], numbers: Sequence[Sequence[Array]], *_: object) -> bool:
     for part, rows in zip(masks, numbers, strict=True):
         for mask in part:
             if not (is_device_array(mask) and mask.dtype == bool and mask.flags.c_contiguous):
@@ -221,122 +200,206 @@ def supports_draw_masks(masks, numbers, *_):
     return True
 
 
-def draw_masks(masks, numbers, counts, seed, step, keep):
+@cuda_kernel(random.draw_masks, fits=_fits_masks)
+def draw_masks(
+    masks: Sequence[Sequence[Array]], numbers: Sequence[Sequence[Array]], counts: Sequence[int],
+    seed: int, step: int, keep: float,
+) -> None:  # fmt: skip
     scalars = i32(round(65536 * keep)), np.int64(seed), np.int64(step)
     for part, rows in zip(masks, numbers, strict=True):
         (N, D), (K, W), (L, H) = (mask.shape for mask in part)
         threads = N * -(-D // 16) + K * -(-W // 16) + L * -(-H // 16)
-        launch("philox", "draw_masks", part[0], blocks(threads), *rows, *part, i32(N), i32(D), i32(K), i32(W), i32(L), i32(H), *scalars)
+        sizes = map(i32, (N, D, K, W, L, H))
+        launch("philox", "draw_masks", part[0], blocks(threads), *rows, *part, *sizes, *scalars)
 
 
-FUSED = 128  # with at most so many sequences, a step of an LSTM is one launch each way: product and gates together. Not yet timed on a card
-FORWARD_UNITS, BACKWARD_UNITS = 8, 16  # of a block in lstm_step.cu; its rows are the rest of its threads
+# ---- The update of a training step
 
 
-def supports_start_states(h0, c0, h, c):
-    return fits(h0, h, c) and (c0 is None or fits(h0, c0))
+def _squares(x: Array, buffer: Buffer) -> tuple[Array, Array]:
+    """Partial sums of squares, and where the norm goes."""
+    partial = buffer("squares", (NORM_BLOCKS,), np.float64)
+    launch("norm", "squares", x, NORM_BLOCKS, x, partial, np.int64(x.size))
+    return partial, buffer("norm", ())
 
 
-def start_states(h0, c0, h, c):
+@cuda_kernel(equations.global_norm, fits=are_reals)
+def global_norm(x: Array, buffer: Buffer) -> Array:
+    partial, norm = _squares(x, buffer)
+    launch("norm", "root", x, 1, partial, norm)
+    return norm
+
+
+@cuda_kernel(equations.clip_by_norm, fits=lambda x, most: are_reals(x))
+def clip_by_norm(x: Array, most: float, buffer: Buffer) -> Array:
+    partial, norm = _squares(x, buffer)
+    launch("norm", "clip", x, NORM_BLOCKS, x, partial, norm, np.float64(most), np.int64(x.size))
+    return norm
+
+
+@cuda_kernel(equations.adam_update, fits=are_reals)
+def adam_update(w: Array, dw: Array, m: Array, v: Array, alpha: float, beta1: float, beta2: float, epsilon: float) -> None:
+    numbers = map(np.float64, (alpha, beta1, beta2, epsilon))
+    launch("adam", "adam_update", w, blocks(w.size), w, dw, m, v, *numbers, np.int64(w.size))
+
+
+@cuda_kernel(equations.record_step, fits=lambda record, i, loss, norm: are_reals(record, loss, norm))
+def record_step(record: Array, i: int, loss: Array, norm: Array) -> None:
+    launch("record", "record_step", record, 1, record, loss, norm, i32(i))
+
+
+# ---- Single steps of the cells
+
+
+@cuda_kernel(recurrent.lstm_gates, fits=lambda a, r, c_prev, out: are_reals(a, r, c_prev, *out))
+def lstm_gates(a: Array, r: Array, c_prev: Array, out: Gates) -> Gates:
+    n, H = c_prev.shape
+    launch("lstm_gates", "lstm_gates", a, blocks(n * H), a, r, c_prev, *out, i32(0), i32(0), i32(0), i32(n), i32(H))
+    return out
+
+
+def _fits_lstm_gates_backward(
+    dh: Array, dh_next: Array, dc: Array, gates: Array, tanh_c: Array, c_prev: Array,
+    out: tuple[Array, Array],
+) -> bool:  # fmt: skip
+    return are_reals(dh, dh_next, dc, gates, tanh_c, c_prev, *out)
+
+
+@cuda_kernel(recurrent.lstm_gates_backward, fits=_fits_lstm_gates_backward)
+def lstm_gates_backward(
+    dh: Array, dh_next: Array, dc: Array, gates: Array, tanh_c: Array, c_prev: Array,
+    out: tuple[Array, Array],
+) -> tuple[Array, Array]:  # fmt: skip
+    n, H = c_prev.shape
+    arrays = dh, dh_next, dc, gates, tanh_c, c_prev, *out
+    launch("lstm_gates", "lstm_gates_backward", dh, blocks(n * H), *arrays, i32(0), i32(0), i32(n), i32(n), i32(H))
+    return out
+
+
+@cuda_kernel(recurrent.rnn_cell, fits=are_reals)
+def rnn_cell(a: Array, r: Array, out: Array) -> Array:
+    launch("rnn_cell", "rnn_cell", a, blocks(a.size), a, r, out, i32(0), i32(0), *map(i32, a.shape))
+    return out
+
+
+@cuda_kernel(recurrent.rnn_cell_backward, fits=are_reals)
+def rnn_cell_backward(dh: Array, dh_next: Array, h: Array, out: Array) -> Array:
+    n, H = dh.shape
+    launch("rnn_cell", "rnn_cell_backward", dh, blocks(dh.size), dh, dh_next, h, out, i32(0), i32(0), i32(n), i32(n), i32(H))
+    return out
+
+
+# ---- Steps of the time loops: the product, by cuBLAS, and one launch
+
+
+def _fits_start(h0: Array, c0: Array | None, h: Array, c: Array) -> bool:
+    return are_reals(h0, h, c) and (c0 is None or are_reals(h0, c0))
+
+
+@cuda_kernel(recurrent.start_states, fits=_fits_start)
+def start_states(h0: Array, c0: Array | None, h: Array, c: Array) -> None:
     launch("start", "start_states", h0, blocks(h0.size), h0, h0 if c0 is None else c0, h, c, i32(c0 is not None), i32(h0.size))
 
 
-def supports_lstm_gate_steps(a, r, c_prev, out):
-    return fits(a, r, c_prev, *out)
-
-
-def lstm_gate_steps(a, r, c_prev, out):
+@cuda_kernel(recurrent.lstm_gate_steps, fits=lambda a, r, c_prev, out: are_reals(a, r, c_prev, *out))
+def lstm_gate_steps(a: Array, r: Array, c_prev: Array, out: Gates) -> TakeStep:
     gates, H = kernel("lstm_gates", "lstm_gates", a), c_prev.shape[1]
     arrays, width = (a, r, c_prev, *out), i32(H)
 
-    def take(step):
+    def take(step: Step) -> None:
         first, before, after, n, _ = step
         gates((blocks(n * H),), BLOCK, (*arrays, i32(first), i32(before), i32(after), i32(n), width))
 
     return take
 
 
-def supports_lstm_gate_backward_steps(dh, dh_next, dc, out, da, dc_T=None):
-    return fits(dh, dh_next, dc, *out, da)
-
-
-def lstm_gate_backward_steps(dh, dh_next, dc, out, da, dc_T=None):
-    """With dc_T, dh_next and dc hold what comes from after the last step, too: every sequence reads them."""
+@cuda_kernel(
+    recurrent.lstm_gate_backward_steps,
+    fits=lambda dh, dh_next, dc, out, da, dc_T: are_reals(dh, dh_next, dc, *out, da),
+)
+def lstm_gate_backward_steps(
+    dh: Array, dh_next: Array, dc: Array, out: Gates, da: Array, dc_T: Array | None = None
+) -> TakeStep:  # fmt: skip
+    """With dc_T, every sequence of a step reads dh_next and dc: they begin as 0 and dc_T."""
     backward, H, carried = kernel("lstm_gates", "lstm_gates_backward", dh), dc.shape[1], dc_T is not None
     arrays, width = (dh, dh_next, dc, out.gates, out.tanh_c, out.c, da, dc), i32(H)
     if carried:
         dh_next[...], dc[...] = 0, dc_T
 
-    def take(step):
+    def take(step: Step) -> None:
         first, before, _, n, more = step
         backward((blocks(n * H),), BLOCK, (*arrays, i32(first), i32(before), i32(n), i32(n if carried else more), width))
 
     return take
 
 
-def supports_rnn_cell_steps(a, h):
-    return fits(a, h)
-
-
-def rnn_cell_steps(a, h):
+@cuda_kernel(recurrent.rnn_cell_steps, fits=are_reals)
+def rnn_cell_steps(a: Array, h: Array) -> TakeStep:
     cell, H = kernel("rnn_cell", "rnn_cell", a), h.shape[1]
     arrays, width = (a, h, h), i32(H)
 
-    def take(step):
+    def take(step: Step) -> None:
         first, _, after, n, _ = step
         cell((blocks(n * H),), BLOCK, (*arrays, i32(first), i32(after), i32(n), width))
 
     return take
 
 
-def supports_rnn_cell_backward_steps(dh, dh_next, h, da):
-    return fits(dh, dh_next, h, da)
-
-
-def rnn_cell_backward_steps(dh, dh_next, h, da):
+@cuda_kernel(recurrent.rnn_cell_backward_steps, fits=are_reals)
+def rnn_cell_backward_steps(dh: Array, dh_next: Array, h: Array, da: Array) -> TakeStep:
     backward, H = kernel("rnn_cell", "rnn_cell_backward", dh), h.shape[1]
     arrays, width = (dh, dh_next, h, da), i32(H)
 
-    def take(step):
+    def take(step: Step) -> None:
         first, _, after, n, more = step
         backward((blocks(n * H),), BLOCK, (*arrays, i32(first), i32(after), i32(n), i32(more), width))
 
     return take
 
 
-def _grid(n, H, units):
+# ---- Steps of an LSTM in one launch: product and gates together
+
+
+def _grid(n: int, H: int, units: int) -> tuple[int, int]:
     """Blocks of (row, unit) pairs, with so many units each."""
     return -(-H // units), -(-n // (THREADS // units))
 
 
-def supports_lstm_steps(a, Wh, state, out):
+def _fits_lstm_steps(a: Array, Wh: Array, state: tuple[Array, Array], out: Gates) -> bool:
     h, c = state
     N = len(h) - len(a) or len(h)  # a stack holds N more than there are rows; a single step has arrays of its own
-    return N <= FUSED and fits(a, Wh, h, c, *out)
+    return N <= FUSED and are_reals(a, Wh, h, c, *out)
 
 
-def lstm_steps(a, Wh, state, out):
+@cuda_kernel(recurrent.lstm_steps, fits=_fits_lstm_steps)
+def lstm_steps(a: Array, Wh: Array, state: tuple[Array, Array], out: Gates) -> TakeStep:
     fused, H = kernel("lstm_step", "lstm_step", a), len(Wh)
     arrays, width = (a, Wh, *state, *out), i32(H)
 
-    def take(step):
+    def take(step: Step) -> None:
         first, before, after, n, _ = step
         fused(_grid(n, H, FORWARD_UNITS), BLOCK, (*arrays, i32(first), i32(before), i32(after), i32(n), width))
 
     return take
 
 
-def supports_lstm_backward_steps(dh, dh_next, dc, out, Wh, da, scratch):
-    return len(dc) <= FUSED and fits(dh, dh_next, dc, *out, Wh, da) and cublas.supports_row_products_transpose(da, Wh, dh_next, scratch)
+def _fits_lstm_backward_steps(
+    dh: Array, dh_next: Array, dc: Array, out: Gates, Wh: Array, da: Array, scratch: Array
+) -> bool:  # fmt: skip
+    there = len(dc) <= FUSED and are_reals(dh, dh_next, dc, *out, Wh, da)
+    return there and cublas.fits_row_products_transpose(da, Wh, dh_next, scratch)
 
 
-def lstm_backward_steps(dh, dh_next, dc, out, Wh, da, scratch):
-    """Each step multiplies the da of its next one itself, so dh_next is written only at the end: by the first step."""
+@cuda_kernel(recurrent.lstm_backward_steps, fits=_fits_lstm_backward_steps)
+def lstm_backward_steps(
+    dh: Array, dh_next: Array, dc: Array, out: Gates, Wh: Array, da: Array, scratch: Array
+) -> TakeStep:  # fmt: skip
+    """Each step multiplies the da of its next one itself: only the first step writes dh_next."""
     fused, H = kernel("lstm_step", "lstm_step_backward", dh), len(Wh)
     arrays, width = (dh, out.gates, out.tanh_c, out.c, Wh, da, dc), i32(H)
     multiply = cublas.row_products_transpose(da, Wh, dh_next, scratch)
 
-    def take(step):
+    def take(step: Step) -> None:
         first, before, _, n, more = step
         fused(_grid(n, H, BACKWARD_UNITS), BLOCK, (*arrays, i32(first), i32(before), i32(n), i32(more), width))
         if not first:
@@ -345,70 +408,58 @@ def lstm_backward_steps(dh, dh_next, dc, out, Wh, da, scratch):
     return take
 
 
-def supports_gather_plus_image(table, ids, b, image, rows, out):
-    there = rows.caption is not None and are_indices(ids, rows.caption)
-    return there and fits(table, b, image, out) and table.ndim == image.ndim == out.ndim == 2 and out.size <= INT_MAX
+# ---- Attention
 
 
-def gather_plus_image(table, ids, b, image, rows, out):
-    size = i32(out.size), i32(out.shape[1])
-    launch("gather", "gather_plus_image", out, blocks(out.size), table, ids, b, image, rows.caption, out, *size)
-    return out
+def _fits_attention(A: Array, *others: Array) -> bool:
+    return A.ndim == 3 and A.shape[1] <= REGIONS and are_reals(A, *others)
 
 
-def supports_sequence_sum(x, rows, out):
-    return rows.firsts is not None and are_indices(rows.firsts) and fits(x, out)
-
-
-def sequence_sum(x, rows, out):
-    N, C = out.shape
-    launch("segment_sum", "sequence_sum", x, (N, blocks(C)), x, rows.firsts, out, i32(len(rows.firsts) - 1), i32(C))
-    return out
-
-
-PLACES = 1024  # of a picture, at most, as in attention.cu
-SLAB = 16  # places for a thread of attention_sum
-
-
-def _fits(A, *others):
-    return A.ndim == 3 and A.shape[1] <= PLACES and fits(A, *others)
-
-
-def supports_attend_steps(h, A, weights, context):
-    return _fits(A, h, weights, context)
-
-
-def attend_steps(h, A, weights, context):
+@cuda_kernel(
+    attention.attend_steps,
+    fits=lambda h, A, weights, context: _fits_attention(A, h, weights, context),
+)
+def attend_steps(h: Array, A: Array, weights: Array, context: Array) -> TakeStep:
     attend, (_, P, H) = kernel("attention", "attend_step", A), A.shape
     arrays, sizes = (h, A, weights, context), (i32(P), i32(H))
 
-    def take(step):
+    def take(step: Step) -> None:
         first, before, _, n, _ = step
         attend((n,), BLOCK, (*arrays, i32(first), i32(before), *sizes))
 
     return take
 
 
-def supports_attend_backward_steps(dcontext, A, weights, dscores, dh_next):
-    return _fits(A, dcontext, weights, dscores, dh_next)
-
-
-def attend_backward_steps(dcontext, A, weights, dscores, dh_next):
+@cuda_kernel(
+    attention.attend_backward_steps,
+    fits=lambda dcontext, A, weights, dscores, dh_next: _fits_attention(A, dcontext, weights, dscores, dh_next),
+)
+def attend_backward_steps(
+    dcontext: Array, A: Array, weights: Array, dscores: Array, dh_next: Array
+) -> TakeStep:  # fmt: skip
     backward, (_, P, H) = kernel("attention", "attend_step_backward", A), A.shape
     arrays, sizes = (dcontext, A, weights, dscores, dh_next), (i32(P), i32(H))
 
-    def take(step):
+    def take(step: Step) -> None:
         backward((step.n,), BLOCK, (*arrays, i32(step.first), *sizes))
 
     return take
 
 
-def supports_attention_sum(weights, dcontext, dscores, h, rows, out):
-    return rows.firsts is not None and are_indices(rows.firsts) and _fits(out, weights, dcontext, dscores, h)
+def _fits_attention_sum(
+    weights: Array, dcontext: Array, dscores: Array, h: Array, rows: Rows, out: Array
+) -> bool:  # fmt: skip
+    there = rows.firsts is not None and are_indices(rows.firsts)
+    return there and _fits_attention(out, weights, dcontext, dscores, h)
 
 
-def attention_sum(weights, dcontext, dscores, h, rows, out):
+@cuda_kernel(attention.attention_sum, fits=_fits_attention_sum)
+def attention_sum(
+    weights: Array, dcontext: Array, dscores: Array, h: Array, rows: Rows, out: Array
+) -> Array:  # fmt: skip
+    assert rows.firsts is not None
     N, P, H = out.shape
     sizes = map(i32, (N, len(rows.firsts) - 1, P, H))
-    launch("attention", "attention_sum", out, (N, blocks(H), -(-P // SLAB)), weights, dcontext, dscores, h, rows.firsts, out, *sizes)
+    grid = N, blocks(H), -(-P // SLAB)
+    launch("attention", "attention_sum", out, grid, weights, dcontext, dscores, h, rows.firsts, out, *sizes)
     return out

@@ -1,103 +1,75 @@
-"""The table of kernels: which ops have a fast version, and for which arguments. No kernel changes a result by more than rounding."""
+"""Kernels: fast versions of operations, found by the function that they replace.
+
+A kernel registers itself: ``@numpy_kernel(operation, fits=...)``, or ``@cuda_kernel(...)``, stands
+above a function that takes the operation's arguments and gives its results. No kernel changes a
+result by more than rounding. An operation that is replaced in its own module, by a test or a timer,
+has no kernel: replace it where it is imported.
+"""
 
 import contextlib
 import contextvars
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
-from xpcap.ops import cublas, cuda_kernels, numpy_kernels
+Operation = TypeVar("Operation", bound=Callable[..., Any])
+Result = TypeVar("Result")
 
 
 class Kernel(NamedTuple):
-    """A fast version of an op. `supports` takes the op's arguments and says whether `run` can handle them."""
+    """A fast version of an operation, for arguments of which `fits` is true."""
 
-    op: str
-    supports: Callable[..., bool]
-    run: Callable[..., Any]
+    operation: Callable[..., Any]
+    fits: Callable[..., bool]
+    run: Any  # of the operation's own type
 
 
-NUMPY = (
-    "softmax_loss",
-    "word_loss",
-    "gather",
-    "gather_places",
-    "product",
-    "segment_sum",
-    "global_norm",
-    "clip_by_norm",
-    "adam_update",
-    "lstm_gates",
-    "times_transpose",
-    "lstm_gate_steps",
-    "lstm_gate_backward_steps",
-    "rnn_cell_steps",
-    "rnn_cell_backward_steps",
-    "row_products",
-    "row_products_transpose",
-)
-CUDA = (
-    "lstm_gates",
-    "lstm_gates_backward",
-    "rnn_cell",
-    "rnn_cell_backward",
-    "softmax_loss",
-    "word_loss",
-    "weighted_sum",
-    "gather",
-    "gather_plus",
-    "scatter",
-    "segment_sum",
-    "drop",
-    "global_norm",
-    "clip_by_norm",
-    "adam_update",
-    "record_step",
-    "draw_masks",
-    "start_states",
-    "lstm_steps",
-    "lstm_backward_steps",
-    "lstm_gate_steps",
-    "lstm_gate_backward_steps",
-    "rnn_cell_steps",
-    "rnn_cell_backward_steps",
-    "gather_plus_image",
-    "sequence_sum",
-    "attend_steps",
-    "attend_backward_steps",
-    "attention_sum",
-)
-CUBLAS = ("product", "add_product", "times_transpose", "row_products", "row_products_add", "row_products_transpose")
-LIBRARIES = ((numpy_kernels, NUMPY), (cuda_kernels, CUDA), (cublas, CUBLAS))
-TABLE: dict[str, tuple[Kernel, ...]] = {
-    op: tuple(Kernel(op, getattr(library, f"supports_{op}"), getattr(library, op)) for library, ops in LIBRARIES if op in ops)
-    for op in dict.fromkeys(op for _, ops in LIBRARIES for op in ops)
-}
-# The same by where the arrays lie, so that no kernel of the other place is asked
-_FOR_HOST, _FOR_DEVICE = (
-    {op: tuple(kernel for kernel in found if (kernel.run.__module__ == numpy_kernels.__name__) == on_host) for op, found in TABLE.items()}
-    for on_host in (True, False)
-)
+# By where an operation's arrays are, so that each lookup asks one kernel at most
+HOST: dict[Callable[..., Any], Kernel] = {}
+DEVICE: dict[Callable[..., Any], Kernel] = {}
 _plain = contextvars.ContextVar("xpcap_plain_only", default=False)
 
 
-def find(op: str, *args: Any) -> Callable[..., Any] | None:
-    """The fast version of `op` for these arguments, or None if the plain equations should run."""
+def numpy_kernel(operation: Callable[..., Result], fits: Callable[..., bool]) -> Callable[[Callable[..., Result]], Callable[..., Result]]:
+    """Register the decorated function as the version of `operation` for NumPy's arrays.
+
+    `fits` is called as `find` is, without the operation: it may rely on the first array being
+    NumPy's.
+    """
+    return _registers(HOST, operation, fits)
+
+
+def cuda_kernel(operation: Callable[..., Result], fits: Callable[..., bool]) -> Callable[[Callable[..., Result]], Callable[..., Result]]:
+    """Register the decorated function as the version of `operation` for CuPy's arrays."""
+    return _registers(DEVICE, operation, fits)
+
+
+def _registers(
+    table: dict[Callable[..., Any], Kernel], operation: Callable[..., Result], fits: Callable[..., bool]
+) -> Callable[[Callable[..., Result]], Callable[..., Result]]:
+    def register(run: Callable[..., Result]) -> Callable[..., Result]:
+        assert operation not in table, f"{operation.__name__} has two kernels"
+        table[operation] = Kernel(operation, fits, run)
+        return run
+
+    return register
+
+
+def find(operation: Operation, *args: Any) -> Operation | None:
+    """The kernel of an operation for these arguments; None: the plain equations are to run."""
     if _plain.get():
         return None
     first = args[0]
     while type(first) in (tuple, list):
         first = first[0]
-    for kernel in (_FOR_HOST if isinstance(first, np.ndarray) else _FOR_DEVICE).get(op, ()):
-        if kernel.supports(*args):
-            return kernel.run
-    return None
+    kernel = (HOST if isinstance(first, np.ndarray) else DEVICE).get(operation)
+    return kernel.run if kernel is not None and kernel.fits(*args) else None
 
 
 @contextlib.contextmanager
 def plain_only() -> Iterator[None]:
-    """Run only the plain equations inside the ``with``: the reference that kernels are tested against."""
+    """Run only plain equations inside the ``with``: the reference for tests of kernels."""
     token = _plain.set(True)
     try:
         yield

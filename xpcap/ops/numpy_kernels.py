@@ -1,51 +1,130 @@
-"""NumPy kernels: each does what the plain equations in ops.py say, and has a row in docs/benchmarks.md.
+"""NumPy kernels: versions of operations that work in place, each with a row in docs/benchmarks.md.
 
-Elementwise work runs in place, in blocks that fit in cache. Adam updates a share of the parameters on each core.
-
-In the time loops everything that stays the same is prepared: with small batches NumPy's calls cost more than their arithmetic. A pass over whole rows,
-which are contiguous, takes half as long as one over the columns of three gates, so whatever the gates share is done to all four.
+Elementwise work runs in blocks that fit in cache; large products and Adam use all cores. In the
+time loops everything that stays the same is prepared: with small batches NumPy's calls cost more
+than their arithmetic.
 """
 
 import functools
 import math
+from typing import Any
 
 import numpy as np
 
+from xpcap.backend import Array
+from xpcap.memory import Buffer
+from xpcap.ops import attention, equations, recurrent
+from xpcap.ops.dispatch import numpy_kernel
+from xpcap.ops.equations import Segments
+from xpcap.ops.recurrent import Gates, MultiplyRows, Step, TakeStep, single_step, split_gates
 from xpcap.threads import cores, crowding, free_cores, side_by_side, split_evenly
 
-BLOCK = 1 << 17  # elements: small enough to stay in cache, large enough that threads rarely wait for Python's lock between calls
+# Elements of a block: few enough to stay in cache, and enough that threads rarely wait for Python's
+# lock between calls
+BLOCK = 1 << 17
 NORM_BLOCK = 1 << 15  # elements whose squares are summed in their own dtype
-FEW = 128  # rows, at most, of a small product: `product` keeps it whole, `times_transpose` computes its transpose
+FEW = 128  # rows, at most, of a small product: `product` keeps it whole, `times_transpose` turns it
 SMALL = 1 << 27  # multiplications: fewer are done before another thread has woken
 ROUNDS = 4  # ids with more rows than this are summed separately
 SHARE = 1 << 18  # elements, at least, for Adam to use another core
 
 
-def on_host(first, *arrays):
-    return isinstance(first, np.ndarray) and all(isinstance(a, np.ndarray) for a in arrays)
+def on_host(*arrays: object) -> bool:
+    return all(isinstance(a, np.ndarray) for a in arrays)
 
 
-def _blocks(n, width):
-    """Rows 0..n in blocks of about BLOCK elements of `width` each."""
-    step = max(1, BLOCK // width)
+def _rows_of_a_block(width: int) -> int:
+    return max(1, BLOCK // max(1, width))
+
+
+def _blocks(n: int, width: int) -> list[slice]:
+    """Rows 0..n in blocks of about BLOCK elements, `width` a row."""
+    step = _rows_of_a_block(width)
     return [slice(start, min(start + step, n)) for start in range(0, n, step)]
 
 
-def _is_scale(scale):
+# ---- Products, by threads that do not wait for one another
+
+
+def _in_threads(x: Array, w: Array, out: Array) -> bool:
+    return on_host(x, w, out) and x.size > 0 and w.size > 0 and free_cores() > 1
+
+
+@numpy_kernel(equations.product, fits=_in_threads)
+def product(x: Array, w: Array, out: Array) -> Array:
+    """A small product by blas.Crowding, a large one split among the cores."""
+    n, m = out.shape
+    if n <= FEW or x.size * m < SMALL:
+        return crowding().dot(x, w, out)
+    if n > m:
+        side_by_side(lambda rows: np.matmul(x[rows], w, out=out[rows]), split_evenly(n, free_cores()))
+        return out
+    # Each core packs its share of w, and x is the smaller one to pack twice
+    parts = split_evenly(m, free_cores())
+    side_by_side(lambda columns: np.matmul(x, w[:, columns], out=out[:, columns]), parts)
+    return out
+
+
+@numpy_kernel(equations.times_transpose, fits=lambda x, w, out, scratch: on_host(x, w, out, scratch) and len(x) <= FEW)
+def times_transpose(x: Array, w: Array, out: Array, scratch: Array) -> Array:
+    row_products_transpose(x, w, out, scratch)(0, 0, len(x))
+    return out
+
+
+@numpy_kernel(recurrent.row_products, fits=on_host)
+def row_products(x: Array, w: Array, out: Array) -> MultiplyRows:
+    dot: Any = product if _in_threads(x, w, out) else np.dot
+
+    def multiply(i: int, o: int, n: int) -> None:
+        dot(x[i : i + n], w, out[o : o + n])
+
+    return multiply
+
+
+@numpy_kernel(recurrent.row_products_transpose, fits=on_host)
+def row_products_transpose(x: Array, w: Array, out: Array, scratch: Array) -> MultiplyRows:
+    """Few rows are computed as (w @ x.T).T.
+
+    OpenBLAS packs the right factor on each call, and packing the large strided w.T costs almost as
+    much as the product.
+    """
+    m, turned = len(w), w.T
+    threads = free_cores() > 1 and x.size > 0 and w.size > 0
+    dot: Any = crowding().dot if threads else np.dot
+
+    def multiply(i: int, o: int, n: int) -> None:
+        rows, to = x[i : i + n], out[o : o + n]
+        if n > FEW:
+            np.dot(rows, turned, to)
+            return
+        transposed = scratch[: n * m].reshape(m, n)
+        dot(w, rows.T, transposed)
+        to[...] = transposed.T
+
+    return multiply
+
+
+# ---- Losses
+
+
+def _is_scale(scale: object) -> bool:
     return isinstance(scale, float | np.ndarray)
 
 
-def _part(scale, rows):
+def _part(scale: Array | float, rows: slice) -> Array | float:
     """The scale of some rows: its part of an array, or the number that counts for all."""
     return scale if isinstance(scale, float) else scale[rows]
 
 
-def supports_softmax_loss(scores, targets, scale, out, *_):
-    return on_host(scores, targets, out) and _is_scale(scale) and scores.ndim == 2 and scores.shape[1] > 0
+def _fits_softmax_loss(scores: Array, targets: Array, scale: Array | float, out: Array) -> bool:
+    return on_host(targets, out) and _is_scale(scale) and scores.ndim == 2 and scores.shape[1] > 0
 
 
-def softmax_loss(scores, targets, scale, out, smoothing=0.0):
-    """ops.softmax_loss in place, a block of rows at a time, with one exp per score for both the probabilities and their sum."""
+@numpy_kernel(equations.softmax_loss, fits=_fits_softmax_loss)
+def softmax_loss(
+    scores: Array, targets: Array, scale: Array | float, out: Array, smoothing: float = 0.0
+) -> tuple[Array, Array]:  # fmt: skip
+    """A block of rows at a time; one exp per score gives both the probabilities and their sum."""
     nll = np.empty(len(scores), scores.dtype)
     for rows in _blocks(*scores.shape):
         p, chosen = out[rows], (np.arange(rows.stop - rows.start), targets[rows])
@@ -64,17 +143,115 @@ def softmax_loss(scores, targets, scale, out, smoothing=0.0):
     return nll, out
 
 
-def supports_adam_update(w, dw, m, v, *_):
-    return all(isinstance(a, np.ndarray) and a.ndim == 1 and a.flags.c_contiguous and a.dtype == w.dtype for a in (w, dw, m, v))
+def _fits_word_loss(
+    h: Array, w: Array, b: Array, targets: Array, scale: Array | float,
+    nll: Array, dscores: Array, dh: Array,
+) -> bool:  # fmt: skip
+    there = on_host(w, b, targets, dscores, dh) and _is_scale(scale)
+    return there and h.size * len(b) >= SMALL and free_cores() > 1
 
 
-def adam_update(w, dw, m, v, alpha, beta1, beta2, epsilon):
-    """ops.adam_update in blocks that stay in cache, without full-size temporaries, on all cores."""
+@numpy_kernel(equations.word_loss, fits=_fits_word_loss)
+def word_loss(
+    h: Array, w: Array, b: Array, targets: Array, scale: Array | float,
+    nll: Array, dscores: Array, dh: Array, smoothing: float = 0.0,
+) -> None:  # fmt: skip
+    """Rows are split among the cores."""
+
+    def work(rows: slice) -> None:
+        scores = np.dot(h[rows], w, out=dscores[rows])
+        scores += b
+        nll[rows], _ = softmax_loss(scores, targets[rows], _part(scale, rows), scores, smoothing)
+        np.dot(scores, w.T, out=dh[rows])
+
+    side_by_side(work, split_evenly(len(h), free_cores()))
+
+
+# ---- Rows of tables
+
+
+@numpy_kernel(equations.gather, fits=lambda table, rows, out, mask, keep: on_host(out) and out.flags.c_contiguous)
+def gather(
+    table: Array, rows: Array | None, out: Array, mask: Array | None = None, keep: float = 1.0
+) -> Array:  # fmt: skip
+    """Straight into `out`. mode="clip" avoids NumPy's temporary; checked rows are not clipped."""
+    if rows is not None:
+        table = np.take(table, rows, axis=0, out=out, mode="clip")
+    elif mask is None:
+        out[...] = table
+    if mask is not None:
+        np.multiply(table, mask, out=out)
+        out *= 1 / keep
+    return out
+
+
+@numpy_kernel(attention.gather_places, fits=lambda table, rows, out, mask, keep: on_host(out) and mask is not None)
+def gather_places(
+    table: Array, rows: Array, out: Array, mask: Array | None = None, keep: float = 1.0
+) -> Array:  # fmt: skip
+    """One pass: the regions of a picture are dropped as they are read."""
+    assert mask is not None
+    scales = mask.astype(out.dtype)
+    scales *= 1 / keep
+    for row, scale, regions in zip(rows.tolist(), scales, out, strict=True):
+        np.multiply(table[row], scale, out=regions)
+    return out
+
+
+@numpy_kernel(equations.segment_sum, fits=lambda rows, groups, out: on_host(out) and rows.ndim == 2 and rows.size > 0)
+def segment_sum(rows: Array, groups: Segments, out: Array) -> Array:
+    """The few ids with many rows one by one; the rest together, all first rows, all second, ..."""
+    starts, counts = groups.starts[:-1], np.diff(groups.starts)
+    by_count = np.argsort(-counts, kind="stable")  # ids with the most rows first
+    starts, counts = starts[by_count], counts[by_count]
+    many, some = (int((counts > most).sum()) for most in (ROUNDS, 0))
+    for k, start, count in zip(by_count[:many], starts, counts, strict=False):
+        np.add.reduce(rows[groups.order[start : start + count]], axis=0, out=out[k])
+    out[by_count[many:some]] = rows[groups.order[starts[many:some]]]
+    for turn in range(1, ROUNDS):
+        more = int((counts > turn).sum())
+        if more > many:
+            out[by_count[many:more]] += rows[groups.order[starts[many:more] + turn]]
+    out[by_count[some:]] = 0
+    return out
+
+
+# ---- The update of a training step
+
+
+@numpy_kernel(equations.global_norm, fits=lambda x: x.ndim == 1)
+def global_norm(x: Array, buffer: Buffer | None = None) -> Array:
+    """A block's squares are summed in their dtype, or in double if they overflow; blocks in double."""
+    total = 0.0
+    for start in range(0, x.size, NORM_BLOCK):
+        block = x[start : start + NORM_BLOCK]
+        square = float(np.vdot(block, block))
+        total += square if math.isfinite(square) else float(np.vdot(block, block.astype(np.float64)))
+    return np.asarray(math.sqrt(total), x.dtype)
+
+
+@numpy_kernel(equations.clip_by_norm, fits=lambda x, most: x.ndim == 1)
+def clip_by_norm(x: Array, most: float, buffer: Buffer | None = None) -> Array:
+    """Nothing is scaled if x is short enough: on the host, reading the norm costs nothing."""
+    norm = global_norm(x)
+    if not norm <= most:
+        x *= most / norm
+    return norm
+
+
+def _fits_adam(w: Array, *others: Array) -> bool:
+    arrays = w, *others
+    return on_host(*others) and all(a.ndim == 1 and a.flags.c_contiguous and a.dtype == w.dtype for a in arrays)
+
+
+@numpy_kernel(equations.adam_update, fits=_fits_adam)
+def adam_update(w: Array, dw: Array, m: Array, v: Array, alpha: float, beta1: float, beta2: float, epsilon: float) -> None:
+    """On all cores, in blocks that stay in cache, without full-size temporaries."""
     parts = split_evenly(w.size, min(cores(), w.size // SHARE))
-    side_by_side(lambda part: _adam_stretch(w[part], dw[part], m[part], v[part], alpha, beta1, beta2, epsilon), parts)
+    side_by_side(lambda part: _adam(w[part], dw[part], m[part], v[part], alpha, beta1, beta2, epsilon), parts)
 
 
-def _adam_stretch(w, dw, m, v, alpha, beta1, beta2, epsilon):
+def _adam(w: Array, dw: Array, m: Array, v: Array, alpha: float, beta1: float, beta2: float, epsilon: float) -> None:
     """Update one core's share of w, m and v."""
     step, scratch = np.empty((2, min(BLOCK, w.size)), w.dtype)
     for start in range(0, w.size, BLOCK):
@@ -95,173 +272,39 @@ def _adam_stretch(w, dw, m, v, alpha, beta1, beta2, epsilon):
         w[block] -= s
 
 
-def supports_global_norm(x, *_):
-    return isinstance(x, np.ndarray) and x.ndim == 1
+# ---- Steps of the time loops
+#
+# A pass over whole rows, which are contiguous, takes half as long as one over the columns of three
+# gates, so whatever the gates share is done to all four.
 
 
-def global_norm(x, *_):
-    """ops.global_norm block by block: squares are summed in their own dtype, in double if that overflows; blocks are summed in double."""
-    total = 0.0
-    for start in range(0, x.size, NORM_BLOCK):
-        block = x[start : start + NORM_BLOCK]
-        square = float(np.vdot(block, block))
-        total += square if math.isfinite(square) else float(np.vdot(block, block.astype(np.float64)))
-    return np.asarray(math.sqrt(total), x.dtype)
-
-
-def supports_clip_by_norm(x, most):
-    return isinstance(x, np.ndarray) and x.ndim == 1
-
-
-def clip_by_norm(x, most, *_):
-    """ops.clip_by_norm that skips the scaling if x is short enough; on the host, reading the norm costs nothing."""
-    norm = global_norm(x)
-    if not norm <= most:
-        x *= most / norm
-    return norm
-
-
-def supports_gather(table, rows, out, mask, keep):
-    return on_host(table, out) and out.flags.c_contiguous
-
-
-def gather(table, rows, out, mask, keep):
-    """ops.gather straight into `out`. mode="clip" avoids NumPy's temporary; it clips nothing, as the caller has checked the rows."""
-    if rows is not None:
-        table = np.take(table, rows, axis=0, out=out, mode="clip")
-    elif mask is None:
-        out[...] = table
-    if mask is not None:
-        np.multiply(table, mask, out=out)
-        out *= 1 / keep
+@numpy_kernel(recurrent.lstm_gates, fits=lambda a, r, c_prev, out: on_host(r, c_prev, *out))
+def lstm_gates(a: Array, r: Array, c_prev: Array, out: Gates) -> Gates:
+    lstm_gate_steps(a, r, c_prev, out)(single_step(len(a)))
     return out
 
 
-def supports_gather_places(table, rows, out, mask, keep):
-    return on_host(table, out) and mask is not None
-
-
-def gather_places(table, rows, out, mask, keep):
-    """attending.gather_places in one pass: a picture's places are dropped as they are read."""
-    scales = mask.astype(out.dtype)
-    scales *= 1 / keep
-    for row, scale, places in zip(rows.tolist(), scales, out, strict=True):
-        np.multiply(table[row], scale, out=places)
-    return out
-
-
-def supports_product(x, w, out):
-    return on_host(x, w, out) and x.size > 0 and w.size > 0 and free_cores() > 1
-
-
-def product(x, w, out):
-    """ops.product with threads that do not wait for one another: a small product by blas.Crowding, a large one split among the cores."""
-    n, m = out.shape
-    if n <= FEW or x.size * m < SMALL:
-        return crowding().dot(x, w, out)
-    if n > m:
-        side_by_side(lambda rows: np.matmul(x[rows], w, out=out[rows]), split_evenly(n, free_cores()))
-    else:  # each core packs its share of w, and x is the smaller one to pack twice
-        side_by_side(lambda columns: np.matmul(x, w[:, columns], out=out[:, columns]), split_evenly(m, free_cores()))
-    return out
-
-
-def supports_word_loss(h, w, b, targets, scale, nll, dscores, dh, *_):
-    return on_host(h, w, b, targets, dscores, dh) and _is_scale(scale) and h.size * len(b) >= SMALL and free_cores() > 1
-
-
-def word_loss(h, w, b, targets, scale, nll, dscores, dh, smoothing=0.0):
-    """ops.word_loss with its rows split among the cores."""
-
-    def work(rows):
-        scores = np.dot(h[rows], w, out=dscores[rows])
-        scores += b
-        nll[rows], _ = softmax_loss(scores, targets[rows], _part(scale, rows), scores, smoothing)
-        np.dot(scores, w.T, out=dh[rows])
-
-    side_by_side(work, split_evenly(len(h), free_cores()))
-
-
-def supports_segment_sum(rows, groups, out):
-    return on_host(rows, out) and rows.ndim == 2 and rows.size > 0
-
-
-def segment_sum(rows, groups, out):
-    """ops.segment_sum: the few ids with many rows are summed one by one; for the rest, all first rows at once, then all second rows, and so on."""
-    starts, counts = groups.starts[:-1], np.diff(groups.starts)
-    by_count = np.argsort(-counts, kind="stable")  # ids with the most rows first
-    starts, counts = starts[by_count], counts[by_count]
-    many, some = (int((counts > most).sum()) for most in (ROUNDS, 0))
-    for k, start, count in zip(by_count[:many], starts, counts, strict=False):
-        np.add.reduce(rows[groups.order[start : start + count]], axis=0, out=out[k])
-    out[by_count[many:some]] = rows[groups.order[starts[many:some]]]
-    for turn in range(1, ROUNDS):
-        more = int((counts > turn).sum())
-        if more > many:
-            out[by_count[many:more]] += rows[groups.order[starts[many:more] + turn]]
-    out[by_count[some:]] = 0
-    return out
-
-
-def supports_row_products(x, w, out):
-    return on_host(x, w, out)
-
-
-def row_products(x, w, out):
-    dot = product if supports_product(x, w, out) else np.dot
-
-    def multiply(i, o, n):
-        dot(x[i : i + n], w, out[o : o + n])
-
-    return multiply
-
-
-def supports_row_products_transpose(x, w, out, scratch):
-    return on_host(x, w, out, scratch)
-
-
-def row_products_transpose(x, w, out, scratch):
-    """Few rows are computed as (w @ x.T).T.
-
-    OpenBLAS packs the right factor on each call, and packing the large strided w.T costs almost as much as the product.
-    """
-    m, turned = len(w), w.T
-    dot = crowding().dot if free_cores() > 1 and x.size > 0 and w.size > 0 else np.dot
-
-    def multiply(i, o, n):
-        rows, to = x[i : i + n], out[o : o + n]
-        if n > FEW:
-            np.dot(rows, turned, to)
-            return
-        transposed = scratch[: n * m].reshape(m, n)
-        dot(w, rows.T, transposed)
-        to[...] = transposed.T
-
-    return multiply
-
-
-def supports_lstm_gate_steps(a, r, c_prev, out):
-    return on_host(a, r, c_prev, *out)
-
-
-def lstm_gate_steps(a, r, c_prev, out):
+@numpy_kernel(recurrent.lstm_gate_steps, fits=lambda a, r, c_prev, out: on_host(r, c_prev, *out))
+def lstm_gate_steps(a: Array, r: Array, c_prev: Array, out: Gates) -> TakeStep:
     """A sigmoid is (1 + tanh(x / 2)) / 2, so that one tanh serves all four gates."""
     (h, c, gates, tanh_c), H = out, c_prev.shape[1]
     most = _rows_of_a_block(4 * H)
     half, shift = _halves(most, H, gates.dtype)
-    i, f, o, g = _columns(gates)
+    i, f, o, g = split_gates(gates)
 
-    def take(step):
+    def take(step: Step) -> None:
         first, before, after, n, _ = step
         for k in range(0, n, most):
             m = min(most, n - k)
             rows, afters = slice(first + k, first + k + m), slice(after + k, after + k + m)
             x, cell, t = gates[rows], c[afters], tanh_c[rows]
+            # i, f, o = sigmoid(a + r), g = tanh(a + r)
             np.add(a[rows], r[rows], x)
             np.multiply(x, half[:m], x)
             np.tanh(x, x)
             np.multiply(x, half[:m], x)
             np.add(x, shift[:m], x)
+            # c = f * c_prev + i * g, h = o * tanh(c)
             np.multiply(f[rows], c_prev[before + k : before + k + m], cell)
             np.multiply(i[rows], g[rows], t)
             np.add(cell, t, cell)
@@ -271,34 +314,51 @@ def lstm_gate_steps(a, r, c_prev, out):
     return take
 
 
-def supports_lstm_gate_backward_steps(dh, dh_next, dc, out, da, dc_T=None):
-    return on_host(dh, dh_next, dc, *out, da)
+@functools.lru_cache(maxsize=8)
+def _halves(rows: int, H: int, dtype: np.dtype) -> tuple[np.ndarray, np.ndarray]:
+    """Factors and terms (rows, 4H) that turn x to x / 2 and tanh to a sigmoid: 0.5 each.
+
+    For g they are 1 and -0.0, which leave any number as it is.
+    """
+    half, shift = np.full((2, rows, 4 * H), 0.5, dtype)
+    half[:, 3 * H :], shift[:, 3 * H :] = 1, -0.0
+    for x in (half, shift):
+        x.flags.writeable = False
+    return half, shift
 
 
-def lstm_gate_backward_steps(dh, dh_next, dc, out, da, dc_T=None):
+@numpy_kernel(recurrent.lstm_gate_backward_steps, fits=lambda dh, dh_next, dc, out, da, dc_T: on_host(dh_next, dc, *out, da))
+def lstm_gate_backward_steps(
+    dh: Array, dh_next: Array, dc: Array, out: Gates, da: Array, dc_T: Array | None = None
+) -> TakeStep:  # fmt: skip
+    """In the order of the plain equations, so with their bits."""
     dh_next[...], dc[...] = 0, 0 if dc_T is None else dc_T
     (_, c, gates, tanh_c), (N, H) = out, dc.shape
     most = min(_rows_of_a_block(4 * H), max(N, 1))
-    (i, f, o, g), (di, df, do, dg) = _columns(gates), _columns(da)
-    (totals, scratch, products), factors = np.empty((3, most, H), da.dtype), np.empty((most, 4 * H), da.dtype)
+    (i, f, o, g), (di, df, do, dg) = split_gates(gates), split_gates(da)
+    totals, scratch, products = np.empty((3, most, H), da.dtype)
+    factors = np.empty((most, 4 * H), da.dtype)
     factors_g = factors[:, 3 * H :]
 
-    def take(step):
+    def take(step: Step) -> None:
         first, before, _, n, _ = step
         for k in range(0, n, most):
             m = min(most, n - k)
             rows, own = slice(first + k, first + k + m), slice(k, k + m)
             dh_all, t, factor, dx, dc_all, tanh = totals[:m], scratch[:m], factors[:m], da[rows], dc[own], tanh_c[rows]
+            # dc_all = dc + dh_all * o * (1 - tanh_c * tanh_c)
             np.add(dh[rows], dh_next[own], dh_all)
             np.multiply(tanh, tanh, t)
             np.subtract(1, t, t)
             np.multiply(dh_all, o[rows], products[:m])
             np.multiply(products[:m], t, t)
             np.add(dc_all, t, dc_all)
+            # What each gate is multiplied by in c and h ...
             np.multiply(dc_all, g[rows], di[rows])
             np.multiply(dc_all, c[before + k : before + k + m], df[rows])
             np.multiply(dh_all, tanh, do[rows])
             np.multiply(dc_all, i[rows], dg[rows])
+            # ... times the gate's derivative, for all four at once
             np.copyto(factor, gates[rows])
             factors_g[:m] = 1
             np.multiply(dx, factor, dx)  # by i, f, o and 1
@@ -310,12 +370,9 @@ def lstm_gate_backward_steps(dh, dh_next, dc, out, da, dc_T=None):
     return take
 
 
-def supports_rnn_cell_steps(a, h):
-    return on_host(a, h)
-
-
-def rnn_cell_steps(a, h):
-    def take(step):
+@numpy_kernel(recurrent.rnn_cell_steps, fits=on_host)
+def rnn_cell_steps(a: Array, h: Array) -> TakeStep:
+    def take(step: Step) -> None:
         first, _, after, n, _ = step
         r = h[after : after + n]
         np.add(a[first : first + n], r, r)
@@ -324,15 +381,12 @@ def rnn_cell_steps(a, h):
     return take
 
 
-def supports_rnn_cell_backward_steps(dh, dh_next, h, da):
-    return on_host(dh, dh_next, h, da)
-
-
-def rnn_cell_backward_steps(dh, dh_next, h, da):
+@numpy_kernel(recurrent.rnn_cell_backward_steps, fits=on_host)
+def rnn_cell_backward_steps(dh: Array, dh_next: Array, h: Array, da: Array) -> TakeStep:
     dh_next[...] = 0
     scratch = np.empty_like(dh_next)
 
-    def take(step):
+    def take(step: Step) -> None:
         first, _, after, n, _ = step
         rows, state, t = slice(first, first + n), h[after : after + n], scratch[:n]
         total = da[rows]
@@ -342,42 +396,3 @@ def rnn_cell_backward_steps(dh, dh_next, h, da):
         np.multiply(total, t, total)
 
     return take
-
-
-def supports_lstm_gates(a, r, c_prev, out):
-    return on_host(a, r, c_prev, *out)
-
-
-def lstm_gates(a, r, c_prev, out):
-    lstm_gate_steps(a, r, c_prev, out)((0, 0, 0, len(a), 0))
-    return out
-
-
-def supports_times_transpose(x, w, out, scratch):
-    return on_host(x, w, out, scratch) and len(x) <= FEW
-
-
-def times_transpose(x, w, out, scratch):
-    row_products_transpose(x, w, out, scratch)(0, 0, len(x))
-    return out
-
-
-@functools.lru_cache(maxsize=8)
-def _halves(rows, H, dtype):
-    """Factors and terms (rows, 4H) that turn x to x / 2 and tanh to a sigmoid: 0.5 each. For g 1 and -0.0, which leave any number as it is."""
-    half, shift = np.full((2, rows, 4 * H), 0.5, dtype)
-    half[:, 3 * H :], shift[:, 3 * H :] = 1, -0.0
-    for x in (half, shift):
-        x.flags.writeable = False
-    return half, shift
-
-
-def _columns(gates):
-    """Views of the four (R, H) blocks i, f, o, g of (R, 4H)."""
-    H = gates.shape[1] // 4
-    return [gates[:, k * H : (k + 1) * H] for k in range(4)]
-
-
-def _rows_of_a_block(width):
-    """Rows of `width` elements in a block that stays in cache, at least 1."""
-    return max(1, BLOCK // max(1, width))

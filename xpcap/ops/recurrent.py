@@ -1,41 +1,58 @@
-"""The work of a time step, over whole buffers. Each function chooses its kernels once for a sequence and returns a function that takes one Step.
+"""Recurrent cells over packed sequences: equations, forward and backward loops.
 
-So a step on a GPU costs the host two launches each way, or one where the batch is small: nothing is sliced, looked up or asked for.
+The page has four parts: packed sequences, products of a step's rows, the LSTM, the RNN. Of each
+cell it has the equations of one step on arrays of its own (`lstm_gates`, `lstm_gates_backward`) and
+the step of a loop (`lstm_steps`, `lstm_backward_steps`). A loop over whole buffers is then
 
-Packed time-major rows are the memory layout of a batch of sequences without padding. Rows are ordered by time step, and row k of a step continues row k
-of the previous step. In an (N, T, D) batch all N sequences are alive at every step. States form one stack: the N initial states, then the state after
-each row, so row r's state is stack[N + r].
+    take = lstm_steps(a, Wh, (h, c), out)                       take = lstm_backward_steps(dh, ...)
+    for step in rows.steps:                                     for step in reversed(rows.steps):
+        take(step)                                                  take(step)
+
+with a = x @ Wx + b of all rows in one product before it, and the gradients of Wx, Wh and b in one
+product each after it, as layers/lstm.py and layers/rnn.py have them. The functions of a step
+choose their kernels once for a sequence: at each step nothing is looked up, and nothing is sliced
+that stays the same. Kernels, in numpy_kernels.py, cuda_kernels.py and cublas.py:
+
+    row_products...                  NumPy: a product that avoids waiting threads; CuPy: cuBLAS
+    lstm_gate_steps, rnn_cell_steps  NumPy: in place, in blocks of rows; CuPy: one launch a step
+    lstm_steps                       CuPy, at most 128 sequences: product and gates in one launch
+
+and each one's backward form likewise.
 """
 
 import functools
 import itertools
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 
 from xpcap.backend import Array, asarray, get_array_module
 from xpcap.memory import Buffer
-from xpcap.ops import dispatch
-from xpcap.ops.equations import (
-    Gates,
-    add_product,
-    gather,
-    gather_plus,
-    lstm_gates,
-    lstm_gates_backward,
-    product,
-    rnn_cell,
-    rnn_cell_backward,
-    times_transpose,
-)
+from xpcap.ops.dispatch import find
+from xpcap.ops.equations import add_product, gather, gather_plus, product, sigmoid, times_transpose
+
+# ---- Packed sequences
+#
+# A batch of sequences without padding: rows in order of time, first those of step 0, then those of
+# step 1, and so on. The longest sequence comes first, so those alive at a step are the first ones
+# of the step before. States form one stack: the N initial states, then the state after each row.
+# With N = 3 sequences of 3, 2 and 1 steps:
+#
+#     step                       0        1     2
+#     sizes                      3        2     1
+#     row             .  .  .    0  1  2  3  4  5
+#     caption         .  .  .    0  1  2  0  1  0
+#     stack of h      0  1  2    3  4  5  6  7  8      row r's state is stack[N + r]
+#     past            .  .  .    0  1  2  3  4  6      and it starts from stack[past[r]]
 
 
 class Step(NamedTuple):
-    """Where a time step of n sequences lies.
+    """A time step of n sequences: where its rows and states begin.
 
-    Its rows begin at row `first`. In a stack of states, those it starts from begin at `before` and those it produces at `after`. The first `more`
-    of its sequences have a next step, whose rows begin at `first + n`.
+    Its rows begin at row `first`. In a stack of states, those it starts from begin at `before` and
+    those it produces at `after`. The first `more` of its sequences have a next step, whose rows
+    begin at `first + n`.
     """
 
     first: int
@@ -50,12 +67,12 @@ class Step(NamedTuple):
         return slice(self.first, self.first + self.n)
 
     @property
-    def befores(self) -> slice:
+    def states_before(self) -> slice:
         """The states it starts from, in their stack."""
         return slice(self.before, self.before + self.n)
 
     @property
-    def afters(self) -> slice:
+    def states_after(self) -> slice:
         """The states it produces, in their stack."""
         return slice(self.after, self.after + self.n)
 
@@ -64,201 +81,8 @@ TakeStep = Callable[[Step], None]
 
 
 def single_step(n: int) -> Step:
-    """The one step of n sequences, where the states before and after lie in arrays of their own."""
+    """The only step of n sequences whose states before and after are separate arrays."""
     return Step(0, 0, 0, n, 0)
-
-
-def start_states(h0: Array, c0: Array | None, h: Array, c: Array) -> None:
-    """h[:N], c[:N] = h0, c0: the states (N, H) before the first step, at the beginning of their stacks. c0 None: zeros."""
-    if fast := dispatch.find("start_states", h0, c0, h, c):
-        fast(h0, c0, h, c)
-        return
-    N = len(h0)
-    h[:N], c[:N] = h0, 0 if c0 is None else c0
-
-
-def row_products(x: Array, w: Array, out: Array) -> Callable[[int, int, int], None]:
-    """out[o : o + n] = x[i : i + n] @ w, for each call with (i, o, n); x (., k), w (k, m), out (., m)."""
-    if fast := dispatch.find("row_products", x, w, out):
-        return fast(x, w, out)
-
-    def multiply(i: int, o: int, n: int) -> None:
-        product(x[i : i + n], w, out=out[o : o + n])
-
-    return multiply
-
-
-def row_products_add(x: Array, w: Array, out: Array, scratch: Array | None = None) -> Callable[[int, int, int], None]:
-    """out[o : o + n] += x[i : i + n] @ w, for each call with (i, o, n); x (., k), w (k, m), out (., m).
-
-    `scratch` (., m) has a row for each of n and is overwritten; None takes fresh memory, where a version needs any.
-    """
-    if fast := dispatch.find("row_products_add", x, w, out, scratch):
-        return fast(x, w, out, scratch)
-
-    def multiply(i: int, o: int, n: int) -> None:
-        to = out[o : o + n]
-        add_product(x[i : i + n], w, to, get_array_module(to).empty_like(to) if scratch is None else scratch[:n])
-
-    return multiply
-
-
-def row_products_transpose(x: Array, w: Array, out: Array, scratch: Array) -> Callable[[int, int, int], None]:
-    """out[o : o + n] = x[i : i + n] @ w.T, for each call with (i, o, n); x (., k), w (m, k), out (., m). `scratch` as in ops.times_transpose."""
-    if fast := dispatch.find("row_products_transpose", x, w, out, scratch):
-        return fast(x, w, out, scratch)
-
-    def multiply(i: int, o: int, n: int) -> None:
-        times_transpose(x[i : i + n], w, out[o : o + n], scratch)
-
-    return multiply
-
-
-def lstm_steps(a: Array, Wh: Array, state: tuple[Array, Array], out: Gates, beside: Any = None) -> TakeStep:
-    """A step of an LSTM: h, c and the gates from a + h_prev @ Wh (+ beside).
-
-    a (R, 4H), gates and tanh_c by row; `state`, the stacks h and c that steps start from, and out.h and out.c, those they produce, may be the same.
-    """
-    if beside is None and (fast := dispatch.find("lstm_steps", a, Wh, state, out)):
-        return fast(a, Wh, state, out)
-    h, c = state
-    multiply, gate = row_products(h, Wh, out.gates), lstm_gate_steps(a, out.gates, c, out)
-    add = None if beside is None else beside.forward_steps(h, out.gates)
-
-    def take(step: Step) -> None:
-        multiply(step.before, step.first, step.n)  # r, overwritten by the gates
-        if add is not None:
-            add(step)
-        gate(step)
-
-    return take
-
-
-def lstm_backward_steps(
-    dh: Array, dh_next: Array, dc: Array, out: Gates, Wh: Array, da: Array, scratch: Array, beside: Any = None, dc_T: Array | None = None
-) -> TakeStep:  # fmt: skip
-    """Gradients of lstm_steps, later steps first: da by row; dh_next[:n] and dc[:n], which go to the step before, and from the first to h0 and c0.
-
-    Arguments as in lstm_gate_backward_steps; `out` holds the stacks and buffers of the forward pass, `scratch` (N * H,) is overwritten. Between steps
-    a kernel may leave dh_next as it was. With dc_T a step is always a product and the gates.
-    """
-    if beside is None and dc_T is None and (fast := dispatch.find("lstm_backward_steps", dh, dh_next, dc, out, Wh, da, scratch)):
-        return fast(dh, dh_next, dc, out, Wh, da, scratch)
-    gate, multiply = lstm_gate_backward_steps(dh, dh_next, dc, out, da, dc_T), row_products_transpose(da, Wh, dh_next, scratch)
-    add = None if beside is None else beside.backward_steps(da, dh_next)
-
-    def take(step: Step) -> None:
-        gate(step)
-        multiply(step.first, 0, step.n)
-        if add is not None:
-            add(step)
-
-    return take
-
-
-def lstm_gate_steps(a: Array, r: Array, c_prev: Array, out: Gates) -> TakeStep:
-    """ops.lstm_gates on the rows of a step: a, r, gates, tanh_c (R, .) by row, c_prev in the stack before, h and c in the stack after."""
-    if fast := dispatch.find("lstm_gate_steps", a, r, c_prev, out):
-        return fast(a, r, c_prev, out)
-
-    def take(step: Step) -> None:
-        rows, afters = step.rows, step.afters
-        lstm_gates(a[rows], r[rows], c_prev[step.befores], out=Gates(out.h[afters], out.c[afters], out.gates[rows], out.tanh_c[rows]))
-
-    return take
-
-
-def lstm_gate_backward_steps(dh: Array, dh_next: Array, dc: Array, out: Gates, da: Array, dc_T: Array | None = None) -> TakeStep:
-    """ops.lstm_gates_backward on the rows of a step, later steps first.
-
-    dh, da (R, .) by row; dh_next and dc (N, H) hold the gradients from the next step for its first `more` sequences. For the others dh_next counts as 0
-    and dc as dc_T (N, H), the gradient of c after a sequence's last step. They begin so; on a GPU without dc_T both count as 0 whatever they hold.
-    `out` are the whole buffers of the forward pass; dc is written to.
-    """
-    if fast := dispatch.find("lstm_gate_backward_steps", dh, dh_next, dc, out, da, dc_T):
-        return fast(dh, dh_next, dc, out, da, dc_T)
-    dh_next[...], dc[...] = 0, 0 if dc_T is None else dc_T
-
-    def take(step: Step) -> None:
-        rows, n = step.rows, step.n
-        args = dh[rows], dh_next[:n], dc[:n], out.gates[rows], out.tanh_c[rows], out.c[step.befores]
-        lstm_gates_backward(*args, out=(da[rows], dc[:n]))
-
-    return take
-
-
-def rnn_steps(a: Array, Wh: Array, h_prev: Array, h: Array, beside: Any = None) -> TakeStep:
-    """A step of an RNN: h = tanh(a + h_prev @ Wh (+ beside)); a (R, H) by row, h_prev and h stacks, which may be the same."""
-    multiply, activate = row_products(h_prev, Wh, h), rnn_cell_steps(a, h)
-    add = None if beside is None else beside.forward_steps(h_prev, h[len(h) - len(a) :])  # its rows, without the initial states
-
-    def take(step: Step) -> None:
-        multiply(step.before, step.after, step.n)  # r, overwritten by the new state
-        if add is not None:
-            add(step)
-        activate(step)
-
-    return take
-
-
-def rnn_backward_steps(dh: Array, dh_next: Array, h: Array, Wh: Array, da: Array, scratch: Array, beside: Any = None) -> TakeStep:
-    """Gradients of rnn_steps, later steps first: da by row, then dh_next[:n], which goes to the step before."""
-    activate, multiply = rnn_cell_backward_steps(dh, dh_next, h, da), row_products_transpose(da, Wh, dh_next, scratch)
-    add = None if beside is None else beside.backward_steps(da, dh_next)
-
-    def take(step: Step) -> None:
-        activate(step)
-        multiply(step.first, 0, step.n)
-        if add is not None:
-            add(step)
-
-    return take
-
-
-def rnn_cell_steps(a: Array, h: Array) -> TakeStep:
-    """ops.rnn_cell on the rows of a step: a (R, H) by row; the stack h holds r after the step, and receives the new state there."""
-    if fast := dispatch.find("rnn_cell_steps", a, h):
-        return fast(a, h)
-
-    def take(step: Step) -> None:
-        rnn_cell(a[step.rows], h[step.afters], out=h[step.afters])
-
-    return take
-
-
-def rnn_cell_backward_steps(dh: Array, dh_next: Array, h: Array, da: Array) -> TakeStep:
-    """ops.rnn_cell_backward on the rows of a step, later steps first; dh_next as in lstm_gate_backward_steps."""
-    if fast := dispatch.find("rnn_cell_backward_steps", dh, dh_next, h, da):
-        return fast(dh, dh_next, h, da)
-    dh_next[...] = 0
-
-    def take(step: Step) -> None:
-        rnn_cell_backward(dh[step.rows], dh_next[: step.n], h[step.afters], out=da[step.rows])
-
-    return take
-
-
-def gather_plus_image(table: Array, ids: Array, b: Array, image: Array, rows: Any, out: Array) -> Array:
-    """out[r] = table[ids[r]] + b + image[k] for each row r of sequence k: table (K, C), ids (R,) int, b (C,), image (N, C), out (R, C).
-
-    `rows` are layers.rows.Rows. The table may be overwritten.
-    """
-    if fast := dispatch.find("gather_plus_image", table, ids, b, image, rows, out):
-        return fast(table, ids, b, image, rows, out)
-    gather_plus(table, ids, b, out)
-    for step in rows.steps:
-        out[step.rows] += image[: step.n]
-    return out
-
-
-def sequence_sum(x: Array, rows: Any, out: Array) -> Array:
-    """out[k] = sum of x[r] over all rows r of sequence k, later steps last: x (R, C), out (N, C). The gradient of `gather_plus_image` for `image`."""
-    if fast := dispatch.find("sequence_sum", x, rows, out):
-        return fast(x, rows, out)
-    out[...] = 0
-    for step in rows.steps:
-        out[: step.n] += x[step.rows]
-    return out
 
 
 class Rows(NamedTuple):
@@ -266,13 +90,13 @@ class Rows(NamedTuple):
 
     sizes: Sequence[int]  # sequences alive at each step, non-increasing; always on the host
     N: int
-    past: Any  # (R,) int array, index in the stack of each row's previous state; None: r for row r
-    caption: Any  # (R,) int array, the sequence of each row, in sorted order; None: r % N for row r
-    firsts: Any = None  # (T+1,) int array, the first row of each step, and R; None: multiples of N
+    past: Array | None  # (R,) int, index in the stack of each row's previous state; None: r for row r
+    caption: Array | None  # (R,) int, the sequence of each row, in sorted order; None: r % N for row r
+    firsts: Array | None = None  # (T+1,) int, the first row of each step, and R; None: multiples of N
 
     @classmethod
     def of(cls, sizes: Sequence[int], N: int) -> "Rows":
-        """Rows of N sequences, of which sizes[t] are alive at step t. Index arrays are on the host."""
+        """Rows of N sequences, sizes[t] of them alive at step t. Index arrays are on the host."""
         lengths = np.array(sizes, np.intp)
         firsts = np.zeros(len(lengths) + 1, np.intp)
         lengths.cumsum(out=firsts[1:])
@@ -296,7 +120,7 @@ class Rows(NamedTuple):
 
     @property
     def steps(self) -> tuple[Step, ...]:
-        """The time steps, first to last, without those that no sequence reaches."""
+        """Time steps, first to last, without those that no sequence reaches."""
         return _steps(tuple(self.sizes), self.N)
 
     def check(self, function: str, R: int, N: int) -> None:
@@ -304,7 +128,8 @@ class Rows(NamedTuple):
         bounds = [N, *self.sizes, 0]
         if self.R != R or self.N != N or bounds != sorted(bounds, reverse=True):
             raise ValueError(
-                f"{function}: sizes are {list(self.sizes)} with N = {self.N}, expected N = {N} and non-increasing sizes that add up to {R}; "
+                f"{function}: sizes are {list(self.sizes)} with N = {self.N}, "
+                f"expected N = {N} and non-increasing sizes that add up to {R}; "
                 "are the sequences sorted by length?"
             )
 
@@ -326,25 +151,11 @@ def _steps(sizes: tuple[int, ...], N: int) -> tuple[Step, ...]:
 
 
 def zero_without_steps(rows: Rows, *grads: Array) -> None:
-    """Zero the gradients (N, H) of the initial states of sequences that have no step: a backward loop never reaches them."""
+    """Zero the gradients (N, H) of initial states of empty sequences, which no step writes."""
     first = rows.sizes[0] if rows.sizes else 0
     if first < rows.N:
         for grad in grads:
             grad[first:] = 0
-
-
-class Beside(Protocol):
-    """An extra term that a step adds to its pre-activation from the previous state, besides h @ Wh: attention, for example.
-
-    Each object serves one forward and backward pass. It keeps its own cache and collects the gradients of its own parameters. Like the functions in
-    loops.py it is asked once for a sequence, is given whole buffers, and returns a function that takes one Step.
-    """
-
-    def forward_steps(self, h: Array, r: Array) -> TakeStep:
-        """A step adds the term from the states it starts from, h[step.befores], to r[step.rows] (n, G). `h` is their stack, `r` has all rows."""
-
-    def backward_steps(self, da: Array, dh_prev: Array) -> TakeStep:
-        """Backpropagate da[step.rows] (n, G), the gradient of the pre-activation, through a step of the other: add to dh_prev[: step.n] in place."""
 
 
 def to_rows(x: Array) -> Array:
@@ -354,5 +165,370 @@ def to_rows(x: Array) -> Array:
 
 
 def from_rows(rows: Array, N: int, T: int) -> Array:
-    """Time-major rows (T*N, D) to (N, T, D)."""
-    return rows.reshape(T, N, rows.shape[1]).transpose(1, 0, 2).copy()  # copies even for N = 1: results must not share memory with caches
+    """Time-major rows (T*N, D) to (N, T, D), in memory of its own even if N = 1."""
+    return rows.reshape(T, N, rows.shape[1]).transpose(1, 0, 2).copy()
+
+
+class Beside(Protocol):
+    """An extra term of the pre-activation that depends on the previous state, such as attention.
+
+    Each object serves one forward and backward pass. It keeps its own cache and collects the
+    gradients of its own parameters. Like a cell's loop it is asked once for a sequence, is given
+    whole buffers, and returns a function that takes one Step.
+    """
+
+    def forward_steps(self, h: Array, r: Array) -> TakeStep:
+        """Steps that add the term of h[step.states_before] to r[step.rows] (n, G).
+
+        `h` is the stack of states that steps start from; `r` has all rows.
+        """
+
+    def backward_steps(self, da: Array, dh_prev: Array) -> TakeStep:
+        """Steps that backpropagate da[step.rows] (n, G), the gradient of the pre-activation.
+
+        The gradient of the states before is added to dh_prev[: step.n] in place.
+        """
+
+
+def gather_plus_image(
+    table: Array, ids: Array, b: Array, image: Array, rows: Rows, out: Array
+) -> Array:  # fmt: skip
+    """out[r] = table[ids[r]] + b + image[k] for each row r of sequence k.
+
+    table (K, C), ids (R,) int, b (C,), image (N, C), out (R, C). The table may be overwritten.
+    """
+    if fast := find(gather_plus_image, table, ids, b, image, rows, out):
+        return fast(table, ids, b, image, rows, out)
+    gather_plus(table, ids, b, out)
+    for step in rows.steps:
+        out[step.rows] += image[: step.n]
+    return out
+
+
+def sequence_sum(x: Array, rows: Rows, out: Array) -> Array:
+    """out[k] = sum of x[r] over all rows r of sequence k, later steps last: x (R, C), out (N, C).
+
+    The gradient of `gather_plus_image` for `image`.
+    """
+    if fast := find(sequence_sum, x, rows, out):
+        return fast(x, rows, out)
+    out[...] = 0
+    for step in rows.steps:
+        out[: step.n] += x[step.rows]
+    return out
+
+
+# ---- Products of a step's rows
+#
+# Each takes whole buffers and returns multiply(i, o, n): n rows of x from row i on, to n rows of
+# out from row o on.
+
+MultiplyRows = Callable[[int, int, int], None]
+
+
+def row_products(x: Array, w: Array, out: Array) -> MultiplyRows:
+    """out[o : o + n] = x[i : i + n] @ w; x (., k), w (k, m), out (., m)."""
+    if fast := find(row_products, x, w, out):
+        return fast(x, w, out)
+
+    def multiply(i: int, o: int, n: int) -> None:
+        product(x[i : i + n], w, out=out[o : o + n])
+
+    return multiply
+
+
+def row_products_add(x: Array, w: Array, out: Array, scratch: Array | None = None) -> MultiplyRows:
+    """out[o : o + n] += x[i : i + n] @ w; x (., k), w (k, m), out (., m).
+
+    `scratch` (., m) has a row for each of n and is overwritten; None takes fresh memory, where a
+    version needs any.
+    """
+    if fast := find(row_products_add, x, w, out, scratch):
+        return fast(x, w, out, scratch)
+
+    def multiply(i: int, o: int, n: int) -> None:
+        to = out[o : o + n]
+        add_product(x[i : i + n], w, to, get_array_module(to).empty_like(to) if scratch is None else scratch[:n])
+
+    return multiply
+
+
+def row_products_transpose(x: Array, w: Array, out: Array, scratch: Array) -> MultiplyRows:
+    """out[o : o + n] = x[i : i + n] @ w.T; x (., k), w (m, k), out (., m).
+
+    `scratch` as in `times_transpose`.
+    """
+    if fast := find(row_products_transpose, x, w, out, scratch):
+        return fast(x, w, out, scratch)
+
+    def multiply(i: int, o: int, n: int) -> None:
+        times_transpose(x[i : i + n], w, out[o : o + n], scratch)
+
+    return multiply
+
+
+# ---- The LSTM
+#
+#     a = x @ Wx + b + h_prev @ Wh
+#     i, f, o = sigmoid(a_i), sigmoid(a_f), sigmoid(a_o);  g = tanh(a_g)
+#     c = f * c_prev + i * g;  h = o * tanh(c)
+#
+# The blocks are stacked i, f, o, g. In what follows a is x @ Wx + b, and r is h_prev @ Wh.
+
+
+class Gates(NamedTuple):
+    """Results of LSTM steps: the states h and c, the gates i, f, o, g side by side, and tanh(c)."""
+
+    h: Array  # (n, H); of a loop the stack
+    c: Array  # (n, H); of a loop the stack
+    gates: Array  # (n, 4H)
+    tanh_c: Array  # (n, H)
+
+
+def split_gates(gates: Array) -> tuple[Array, Array, Array, Array]:
+    """Views of the four (n, H) blocks i, f, o, g of an (n, 4H) array."""
+    H = gates.shape[1] // 4
+    return gates[:, :H], gates[:, H : 2 * H], gates[:, 2 * H : 3 * H], gates[:, 3 * H :]
+
+
+def lstm_gates(a: Array, r: Array, c_prev: Array, out: Gates | None = None) -> Gates:
+    """The elementwise half of an LSTM step: a (n, 4H) from the input, r (n, 4H) from the state.
+
+    i, f, o = sigmoid((a + r)_i), sigmoid((a + r)_f), sigmoid((a + r)_o);  g = tanh((a + r)_g)
+    c = f * c_prev + i * g;  h = o * tanh(c)
+
+    `out.gates` may be a or r itself.
+    """
+    if out is None:
+        xp = get_array_module(a, c_prev)
+        out = Gates(xp.empty_like(c_prev), xp.empty_like(c_prev), xp.empty_like(a), xp.empty_like(c_prev))
+    if fast := find(lstm_gates, a, r, c_prev, out):
+        return fast(a, r, c_prev, out)
+    xp, H = get_array_module(a, r, c_prev), c_prev.shape[1]
+    h, c, gates, tanh_c = out
+    a = a + r  # (n, 4H)
+    gates[:, : 3 * H] = sigmoid(a[:, : 3 * H])
+    gates[:, 3 * H :] = xp.tanh(a[:, 3 * H :])
+    i, f, o, g = split_gates(gates)
+    c[...] = f * c_prev + i * g
+    tanh_c[...] = xp.tanh(c)
+    h[...] = o * tanh_c
+    return out
+
+
+def lstm_gates_backward(
+    dh: Array, dh_next: Array, dc: Array, gates: Array, tanh_c: Array, c_prev: Array,
+    out: tuple[Array, Array] | None = None,
+) -> tuple[Array, Array]:  # fmt: skip
+    """Gradients of lstm_gates: da (n, 4H), for a and r alike, and dc_prev (n, H).
+
+    Upstream gradients, each (n, H): dh from the layer above, dh_next and dc from the next time
+    step. dc_prev may be dc itself.
+    """
+    if out is None:
+        xp = get_array_module(gates, dc)
+        out = xp.empty_like(gates), xp.empty_like(dc)
+    if fast := find(lstm_gates_backward, dh, dh_next, dc, gates, tanh_c, c_prev, out):
+        return fast(dh, dh_next, dc, gates, tanh_c, c_prev, out)
+    i, f, o, g = split_gates(gates)
+    da, dc_prev = out
+    dh_all = dh + dh_next  # (n, H)
+    dc_all = dc + dh_all * o * (1 - tanh_c * tanh_c)  # (n, H)
+    di, df, do, dg = split_gates(da)
+    di[...] = dc_all * g * i * (1 - i)
+    df[...] = dc_all * c_prev * f * (1 - f)
+    do[...] = dh_all * tanh_c * o * (1 - o)
+    dg[...] = dc_all * i * (1 - g * g)
+    dc_prev[...] = dc_all * f
+    return out
+
+
+def start_states(h0: Array, c0: Array | None, h: Array, c: Array) -> None:
+    """Put the initial states, (N, H), on top of their stacks h and c. c0 None: zeros."""
+    if fast := find(start_states, h0, c0, h, c):
+        fast(h0, c0, h, c)
+        return
+    N = len(h0)
+    h[:N], c[:N] = h0, 0 if c0 is None else c0
+
+
+def lstm_steps(
+    a: Array, Wh: Array, state: tuple[Array, Array], out: Gates, extra_term: Beside | None = None
+) -> TakeStep:  # fmt: skip
+    """A step of an LSTM: h, c and the gates from a + h_prev @ Wh (+ extra_term).
+
+    a (R, 4H), out.gates and out.tanh_c by row. `state` has the stacks h and c that steps start
+    from; out.h and out.c, those they produce, may be the same.
+    """
+    if extra_term is None and (fast := find(lstm_steps, a, Wh, state, out)):
+        return fast(a, Wh, state, out)
+    h, c = state
+    multiply, gate = row_products(h, Wh, out.gates), lstm_gate_steps(a, out.gates, c, out)
+    add = None if extra_term is None else extra_term.forward_steps(h, out.gates)
+
+    def take(step: Step) -> None:
+        multiply(step.before, step.first, step.n)  # r, overwritten by the gates
+        if add is not None:
+            add(step)
+        gate(step)
+
+    return take
+
+
+def lstm_gate_steps(a: Array, r: Array, c_prev: Array, out: Gates) -> TakeStep:
+    """lstm_gates on a step's rows: a, r, gates, tanh_c (R, .) by row; c_prev, h, c are stacks."""
+    if fast := find(lstm_gate_steps, a, r, c_prev, out):
+        return fast(a, r, c_prev, out)
+
+    def take(step: Step) -> None:
+        rows, after = step.rows, step.states_after
+        results = Gates(out.h[after], out.c[after], out.gates[rows], out.tanh_c[rows])
+        lstm_gates(a[rows], r[rows], c_prev[step.states_before], out=results)
+
+    return take
+
+
+# Backward, later steps first. dh_next and dc (N, H) hand gradients from a step to the one before
+# it: step t reads rows 0..n-1 and overwrites them for step t - 1. Only the first `more` of its
+# sequences have a next step, which has just written their rows. The others end here: no step has
+# written theirs yet, so they still hold what the loop began with, 0 in dh_next and in dc the
+# gradient of the last c, if there is one. So sequences may end at any step, without a test or a
+# mask.
+
+
+def lstm_backward_steps(
+    dh: Array, dh_next: Array, dc: Array, out: Gates, Wh: Array, da: Array, scratch: Array,
+    extra_term: Beside | None = None, dc_T: Array | None = None,
+) -> TakeStep:  # fmt: skip
+    """Gradients of lstm_steps, later steps first.
+
+    A step writes da by row, and dh_next[:n] and dc[:n], which go to the step before, and from the
+    first step to h0 and c0. Arguments as in lstm_gate_backward_steps; `out` holds the stacks and
+    buffers of the forward pass, `scratch` (N * H,) is overwritten. Between steps a kernel may leave
+    dh_next as it was. With dc_T a step is always a product and the gates.
+    """
+    if extra_term is None and dc_T is None and (fast := find(lstm_backward_steps, dh, dh_next, dc, out, Wh, da, scratch)):
+        return fast(dh, dh_next, dc, out, Wh, da, scratch)
+    gate = lstm_gate_backward_steps(dh, dh_next, dc, out, da, dc_T)
+    multiply = row_products_transpose(da, Wh, dh_next, scratch)
+    add = None if extra_term is None else extra_term.backward_steps(da, dh_next)
+
+    def take(step: Step) -> None:
+        gate(step)
+        multiply(step.first, 0, step.n)  # dh_next = da @ Wh.T
+        if add is not None:
+            add(step)
+
+    return take
+
+
+def lstm_gate_backward_steps(
+    dh: Array, dh_next: Array, dc: Array, out: Gates, da: Array, dc_T: Array | None = None
+) -> TakeStep:  # fmt: skip
+    """lstm_gates_backward on the rows of a step, later steps first.
+
+    dh, da (R, .) by row; `out` has the whole buffers of the forward pass. dh_next and dc (N, H)
+    hold the gradients from the next step for the first `more` sequences of a step. For the others
+    dh_next counts as 0 and dc as dc_T (N, H), the gradient of c after a sequence's last step. They
+    begin so; on a GPU without dc_T both count as 0 whatever they hold.
+    """
+    if fast := find(lstm_gate_backward_steps, dh, dh_next, dc, out, da, dc_T):
+        return fast(dh, dh_next, dc, out, da, dc_T)
+    dh_next[...], dc[...] = 0, 0 if dc_T is None else dc_T
+
+    def take(step: Step) -> None:
+        rows, n = step.rows, step.n
+        args = dh[rows], dh_next[:n], dc[:n], out.gates[rows], out.tanh_c[rows], out.c[step.states_before]
+        lstm_gates_backward(*args, out=(da[rows], dc[:n]))
+
+    return take
+
+
+# ---- The RNN
+#
+#     h = tanh(x @ Wx + b + h_prev @ Wh) = tanh(a + r)
+
+
+def rnn_cell(a: Array, r: Array, out: Array | None = None) -> Array:
+    """The elementwise half of an RNN step: h = tanh(a + r), each (n, H). `out` may be a or r."""
+    if out is None:
+        out = get_array_module(a).empty_like(a)
+    if fast := find(rnn_cell, a, r, out):
+        return fast(a, r, out)
+    xp = get_array_module(a, r)
+    out[...] = xp.tanh(a + r)
+    return out
+
+
+def rnn_cell_backward(dh: Array, dh_next: Array, h: Array, out: Array | None = None) -> Array:
+    """Gradient of rnn_cell: da (n, H), for a and r alike.
+
+    Upstream gradients, each (n, H): dh from the layer above, dh_next from the next time step.
+    """
+    if out is None:
+        out = get_array_module(h).empty_like(h)
+    if fast := find(rnn_cell_backward, dh, dh_next, h, out):
+        return fast(dh, dh_next, h, out)
+    out[...] = (dh + dh_next) * (1 - h * h)
+    return out
+
+
+def rnn_steps(
+    a: Array, Wh: Array, h_prev: Array, h: Array, extra_term: Beside | None = None
+) -> TakeStep:  # fmt: skip
+    """A step of an RNN: h = tanh(a + h_prev @ Wh (+ extra_term)).
+
+    a (R, H) by row; h_prev and h are stacks, which may be the same.
+    """
+    multiply, activate = row_products(h_prev, Wh, h), rnn_cell_steps(a, h)
+    # The term is added to the rows of h, which begin behind the initial states
+    add = None if extra_term is None else extra_term.forward_steps(h_prev, h[len(h) - len(a) :])
+
+    def take(step: Step) -> None:
+        multiply(step.before, step.after, step.n)  # r, overwritten by the new state
+        if add is not None:
+            add(step)
+        activate(step)
+
+    return take
+
+
+def rnn_cell_steps(a: Array, h: Array) -> TakeStep:
+    """rnn_cell on a step's rows: a (R, H) by row; the stack h has r, and receives the states."""
+    if fast := find(rnn_cell_steps, a, h):
+        return fast(a, h)
+
+    def take(step: Step) -> None:
+        rnn_cell(a[step.rows], h[step.states_after], out=h[step.states_after])
+
+    return take
+
+
+def rnn_backward_steps(
+    dh: Array, dh_next: Array, h: Array, Wh: Array, da: Array, scratch: Array,
+    extra_term: Beside | None = None,
+) -> TakeStep:  # fmt: skip
+    """Gradients of rnn_steps, later steps first: da by row, dh_next[:n] for the step before."""
+    activate = rnn_cell_backward_steps(dh, dh_next, h, da)
+    multiply = row_products_transpose(da, Wh, dh_next, scratch)
+    add = None if extra_term is None else extra_term.backward_steps(da, dh_next)
+
+    def take(step: Step) -> None:
+        activate(step)
+        multiply(step.first, 0, step.n)  # dh_next = da @ Wh.T
+        if add is not None:
+            add(step)
+
+    return take
+
+
+def rnn_cell_backward_steps(dh: Array, dh_next: Array, h: Array, da: Array) -> TakeStep:
+    """rnn_cell_backward on the rows of a step, later steps first; dh_next as for the LSTM."""
+    if fast := find(rnn_cell_backward_steps, dh, dh_next, h, da):
+        return fast(dh, dh_next, h, da)
+    dh_next[...] = 0
+
+    def take(step: Step) -> None:
+        rnn_cell_backward(dh[step.rows], dh_next[: step.n], h[step.states_after], out=da[step.rows])
+
+    return take

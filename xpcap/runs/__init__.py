@@ -1,20 +1,20 @@
 """What the commands train, evaluate and caption do, as functions: options in; a run folder, scores, captions or pages out."""
 
 from xpcap.runs.captioning import PictureCaption, Skipped, caption_files, caption_run, data_of, is_run, open_runs
-from xpcap.runs.doctor import Finding, examine_run
-from xpcap.runs.folder import Run, is_saved, load_state, open_run, save_state
+from xpcap.runs.doctor import Diagnosis, examine_run
+from xpcap.runs.folder import Run, load_state, open_run, save_state
 from xpcap.runs.options import GENERATED, TrainOptions, choose
 from xpcap.runs.pages import Downloads, Look, check_place, look_at_files, look_in, write_caption_page, write_caption_png
 from xpcap.runs.saver import Stopped
-from xpcap.runs.scoring import Comparison, Evaluation, Scores, compare, evaluate_run, read_said, score_captions
+from xpcap.runs.scoring import Comparison, Evaluation, Scores, compare, evaluate_run, read_captions_json, score_captions
 from xpcap.runs.training import Trained, train_run
 
 __all__ = [
     "GENERATED",
     "Comparison",
+    "Diagnosis",
     "Downloads",
     "Evaluation",
-    "Finding",
     "Look",
     "PictureCaption",
     "Run",
@@ -32,13 +32,12 @@ __all__ = [
     "evaluate_run",
     "examine_run",
     "is_run",
-    "is_saved",
     "load_state",
     "look_at_files",
     "look_in",
     "open_run",
     "open_runs",
-    "read_said",
+    "read_captions_json",
     "save_state",
     "score_captions",
     "train_run",

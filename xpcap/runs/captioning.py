@@ -23,29 +23,16 @@ from xpcap.runs.folder import CONFIG, VOCAB, Run, digest, open_run, opened_folde
 
 
 class Ranked(NamedTuple):
-    """One of the captions that came out of a beam, and its total log-probability, END included."""
+    """One of the captions of a beam, and its total log-probability, END included."""
 
     caption: str
     log_probability: float
 
 
-class Caption(NamedTuple):
-    """What a model says, word by word, the probability it gave each word, and, if asked of a model that attends, where it looked for each, (T, P)."""
-
-    words: list[str]
-    probabilities: list[float]
-    attention: Sequence[Sequence[float]] | None = None
-
-    @property
-    def text(self) -> str:
-        """The caption as one line."""
-        return detokenize(self.words)
-
-
 class PictureCaption(NamedTuple):
-    """A picture's name, its caption with the probability of each word, its references, of a beam the n best captions, and `where_looked`, if asked.
+    """A captioned picture: name, caption, word probabilities, references.
 
-    `words` are the caption's; of a caption that was made without them, what stands between white space.
+    Optionally also the n-best list of a beam, and attention weights (T, P).
     """
 
     image: str
@@ -54,7 +41,7 @@ class PictureCaption(NamedTuple):
     references: list[str]
     n_best: Sequence[Ranked] = ()
     attention: Sequence[Sequence[float]] | None = None
-    words: Sequence[str] = ()
+    words: Sequence[str] = ()  # of the caption; empty: those between white space
 
 
 def data_of(run: Run, data: CaptionData | str | Path | None = None) -> CaptionData:
@@ -103,7 +90,7 @@ def source_of(run: Run) -> Source:
 
 
 def caption_run(
-    run: Run,
+    run: Run[Captioner],
     data: CaptionData | str | Path | None = None,
     split: str = "val",
     *,
@@ -116,16 +103,18 @@ def caption_run(
     Parameters
     ----------
     data : as in `data_of`
-    policy : as in `caption_features`
-    attend : whether to tell where a model that attends looked, as `attention` of each caption
+    policy : chooses the words; captions keep to the run's limits as well. None: greedy
+    attend : whether to give the `attention` of each caption, of a model that attends
 
     Raises
     ------
-    DataError : the data set, or the split, is not there or does not fit the run.
+    DataError : the data set, or the split, is not there or does not fit the run. OptionError : the
+        policy wants longer captions than there are, or no word is left to it.
     """
     seen = data_of(run, data)
     pictures = captioned(seen, split)
-    return caption_chosen(run, seen, split, pictures[evenly_spaced(len(pictures), count)], policy=policy, attend=attend)
+    chosen = pictures[evenly_spaced(len(pictures), count)]
+    return caption_chosen(run, seen, split, chosen, policy=policy, attend=attend)
 
 
 def captioned(data: CaptionData, split: str) -> np.ndarray:
@@ -134,130 +123,87 @@ def captioned(data: CaptionData, split: str) -> np.ndarray:
 
 
 def caption_chosen(
-    run: Run,
+    run: Run[Captioner],
     data: CaptionData,
     split: str,
     pictures: np.ndarray,
     *,
+    batch_size: int = 500,
     progress: bool = False,
     policy: Policy | None = None,
     group: Group = SINGLE,
     attend: bool = False,
 ) -> list[PictureCaption]:
-    """Captions of the pictures numbered `pictures` of a split of `data_of`, each beside its references. `policy` is as in `caption_features`.
+    """Captions of the pictures numbered `pictures` of a split of `data_of`, with references.
 
-    The ranks of `group` share the pictures out; each returns all captions.
+    `policy` and `attend` are as in `caption_run`. The ranks of `group` share the pictures out; each
+    returns all captions.
     """
-    references, images = data.references(split), data.split(split).images
-    mine = pictures[group.shard(len(pictures))]
-    said = _say_pictures(run.model, run.vocabulary, data, split, mine, run.config["max_words"], progress=progress, policy=policy, attend=attend)
-    captions = [of_picture(images[i], *found, []) for i, found in zip(mine.tolist(), said, strict=True)]
-    return [one._replace(references=references[i]) for i, one in zip(pictures.tolist(), from_all(group, captions), strict=True)]
-
-
-def of_picture(name: str, said: Caption, n_best: Sequence[Ranked], references: list[str]) -> PictureCaption:
-    """What `say` gave for a picture, with its name and references."""
-    return PictureCaption(name, said.text, said.probabilities, references, n_best, said.attention, said.words)
-
-
-def from_all(group: Group, mine: list[PictureCaption]) -> list[PictureCaption]:
-    """The captions of all ranks, in their order, on every rank."""
-    if group.size == 1:
-        return mine
-    everything = [PictureCaption(*one) for share in group.all_gather(json.dumps(mine)) for one in json.loads(share)]
-    return [one._replace(n_best=[Ranked(*best) for best in one.n_best]) for one in everything]
+    images = data.split(split).images
+    shard = pictures[group.shard(len(pictures))]
+    captions: list[PictureCaption] = []
+    for start in bar(range(0, len(shard), batch_size), progress, f"captioning {split}"):
+        numbers = shard[start : start + batch_size]
+        names = [images[i] for i in numbers.tolist()]
+        captions += caption_features(run, names, data.features(split, numbers), numbers, policy, attend)
+    references = data.references(split)
+    everything = zip(pictures.tolist(), _all_gather(group, captions), strict=True)
+    return [caption._replace(references=references[i]) for i, caption in everything]
 
 
 def caption_features(
-    model: Any, vocabulary: Vocabulary, features: np.ndarray, max_words: int, *, policy: Policy | None = None, numbers: np.ndarray | None = None
-) -> list[Caption]:
-    """Captions for scaled features (n, D). They end at END or after `max_words`, and never hold NULL, START or UNK.
+    run: Run[Captioner], names: Sequence[str], features: np.ndarray, numbers: np.ndarray, policy: Policy | None = None, attend: bool = False
+) -> Iterator[PictureCaption]:
+    """Captions of pictures by their names and their features (n, D), as the model takes them.
+
+    They end at END or after the run's `max_words`, and never hold NULL, START or UNK.
 
     Parameters
     ----------
-    policy : chooses the words; captions keep to its limits as well. None: greedy
-    numbers : (n,), of the pictures, for a policy that draws. None: 0..n-1
-
-    Raises
-    ------
-    OptionError : the policy wants longer captions than there are, or no word is left to it.
+    numbers : (n,), of the pictures, for a policy that draws
+    policy, attend : as in `caption_run`
     """
-    return [caption for caption, _ in say(model, vocabulary, features, max_words, policy, numbers)]
+    model, vocabulary, max_words = run.model, run.vocabulary, run.config["max_words"]
+    within = _limited(policy or Policy(max_length=max_words), vocabulary, max_words)
+    decoded = model.decode(features, within, numbers=numbers)
+    captions = [vocabulary.words(ids[0]) for ids in decoded.captions]
+    maps = attention_maps(run, features, captions) if attend else [None] * len(captions)
+    for name, words, attention, ids, probabilities, totals in zip(names, captions, maps, *decoded, strict=True):
+        best = zip(ids, totals.tolist(), strict=True) if within.n_best else ()
+        n_best = [Ranked(detokenize(vocabulary.words(one)), total) for one, total in best if total > -np.inf]
+        likely = [float(p) for p in probabilities[0][: len(words)]]
+        yield PictureCaption(name, detokenize(words), likely, [], n_best, attention, words)
 
 
-def say(
-    model: Any,
-    vocabulary: Vocabulary,
-    features: np.ndarray,
-    max_words: int,
-    policy: Policy | None,
-    numbers: np.ndarray | None,
-    attend: bool = False,
-) -> Iterator[tuple[Caption, list[Ranked]]]:
-    """The same as `caption_features`, each with the n best captions if they come out of a beam; with `attend` also `where_looked`."""
-    policy = policy or Policy(max_length=max_words)
-    said = model.decode(features, _within(policy, vocabulary, max_words), numbers=numbers)
-    captions = [vocabulary.words(ids[0]) for ids in said.captions]
-    looked = where_looked(model, vocabulary, features, captions) if attend else [None] * len(captions)
-    for words, where, ids, probabilities, totals in zip(captions, looked, *said, strict=True):
-        best = zip(ids, totals.tolist(), strict=True) if policy.n_best else ()
-        ranked = [Ranked(detokenize(vocabulary.words(one)), total) for one, total in best if total > -np.inf]
-        yield Caption(words, [float(p) for p in probabilities[0][: len(words)]], where), ranked
+def attention_maps(run: Run[Captioner], features: np.ndarray, captions: Sequence[Sequence[str]]) -> Sequence[Sequence[Sequence[float]] | None]:
+    """Attention over regions (T, P) of each caption, given as words; rows sum to 1.
 
-
-def where_looked(
-    model: Any, vocabulary: Vocabulary, features: np.ndarray, captions: Sequence[Sequence[str]]
-) -> Sequence[Sequence[Sequence[float]] | None]:  # fmt: skip
-    """For each caption, given as words, what each place weighed as each word was chosen: (T, P), rows add up to 1. None if the model does not attend."""
-    if not model.config.attends:
+    None if the model does not attend.
+    """
+    if not run.model.config.attends:
         return [None] * len(captions)
-    weights = model.attention(features, vocabulary.encode_words(captions, max(1, *map(len, captions))))
+    encoded = run.vocabulary.encode_words(captions, max(1, *map(len, captions)))
+    weights = run.model.attention(features, encoded)
     return [of_one[: len(words)].tolist() for of_one, words in zip(weights, captions, strict=True)]
 
 
-def _within(policy: Policy, vocabulary: Vocabulary, max_words: int) -> Policy:
+def _limited(policy: Policy, vocabulary: Vocabulary, max_words: int) -> Policy:
     """A policy that keeps to `max_words` too, and to words that mean something."""
-    most, silent = min(policy.max_length, max_words), {vocabulary.null, vocabulary.start, vocabulary.unk, *check_ids("caption", policy.forbid)}
-    if not set(range(len(vocabulary))) - silent - {vocabulary.end}:
+    special = {vocabulary.null, vocabulary.start, vocabulary.unk}
+    never = special | {*check_ids("caption", policy.forbid)}
+    if not set(range(len(vocabulary))) - never - {vocabulary.end}:
         raise OptionError(f"caption: `forbid` leaves none of {len(vocabulary)} words, expected some to be left; which are to be said?")
-    return replace(policy, max_length=most, forbid=tuple(sorted(silent)))
+    most = min(policy.max_length, max_words)
+    return replace(policy, max_length=most, forbid=tuple(sorted(never)))
 
 
-def caption_pictures(
-    model: Any,
-    vocabulary: Vocabulary,
-    data: CaptionData,
-    split: str,
-    pictures: Sequence[int] | np.ndarray,
-    max_words: int,
-    *,
-    batch_size: int = 500,
-    progress: bool = False,
-    policy: Policy | None = None,
-) -> list[Caption]:
-    """Captions for the pictures numbered `pictures` (n,) of a split, in that order. `policy` is as in `caption_features`."""
-    return [
-        caption
-        for caption, _ in _say_pictures(model, vocabulary, data, split, pictures, max_words, batch_size=batch_size, progress=progress, policy=policy)
-    ]
-
-
-def _say_pictures(
-    model: Any,
-    vocabulary: Vocabulary,
-    data: CaptionData,
-    split: str,
-    pictures: Sequence[int] | np.ndarray,
-    max_words: int,
-    *,
-    batch_size: int = 500,
-    progress: bool = False,
-    policy: Policy | None = None,
-    attend: bool = False,
-) -> Iterator[tuple[Caption, list[Ranked]]]:
-    for start in bar(range(0, len(pictures), batch_size), progress, f"captioning {split}"):
-        numbers = np.asarray(pictures[start : start + batch_size])
-        yield from say(model, vocabulary, data.features(split, numbers), max_words, policy, numbers, attend)
+def _all_gather(group: Group, captions: list[PictureCaption]) -> list[PictureCaption]:
+    """The captions of all ranks, in their order, on every rank."""
+    if group.size == 1:
+        return captions
+    shards = group.all_gather(json.dumps(captions))
+    everything = [PictureCaption(*one) for text in shards for one in json.loads(text)]
+    return [one._replace(n_best=[Ranked(*best) for best in one.n_best]) for one in everything]
 
 
 # New pictures
@@ -274,7 +220,7 @@ class Skipped(NamedTuple):
 
 
 def caption_files(
-    run: Run,
+    run: Run[Captioner],
     paths: str | Path | Iterable[str | Path],
     *,
     progress: bool = False,
@@ -284,21 +230,25 @@ def caption_files(
     attend: bool = False,
     on_remark: Callable[[str], object] | None = None,
 ) -> tuple[list[PictureCaption], list[Skipped]]:
-    """Captions of picture files, of the pictures in folders and the folders in those, and of pictures behind URLs, through the encoder that made the run's features.
+    """Captions of picture files, of the pictures in folders and their folders, and behind URLs.
+
+    They go through the encoder that made the run's features.
 
     Parameters
     ----------
-    paths : files, folders and URLs, or one of them; text that begins with ``http://`` or ``https://`` is a URL
+    paths : files, folders and URLs, or one of them; text that begins with ``http://`` or
+        ``https://`` is a URL
     keep : is given each URL and its picture, to show it without another download
-    policy : as in `caption_features`
-    group : ranks that share the pictures out; each returns all captions. Rank 0 does all if there are URLs
-    attend : whether to tell where a model that attends looked, as `attention` of each caption
-    on_remark : is given a line on each folder's other files, and on folders in it that cannot be read
+    policy, attend : as in `caption_run`
+    group : ranks that share the pictures out; each returns all captions. Rank 0 does all if there
+        are URLs
+    on_remark : is given a line on each folder's other files, and on folders in it that cannot be
+        read
 
     Returns
     -------
-    captions, in the order of `paths`; and what could not be read, with the reason: pictures, folders without one, and URLs, which are limited
-        as in `read_url`
+    captions, in the order of `paths`; and what could not be read, with the reason: pictures,
+        folders without one, and URLs, which are limited as in `read_url`
 
     Raises
     ------
@@ -307,72 +257,80 @@ def caption_files(
     encoder = _encoder_of(run)
     captions: list[PictureCaption] = []
     unreadable: list[Skipped] = []
-    places, skipped = _find([paths] if isinstance(paths, str | Path) else paths, on_remark)
-    share = group.shard(len(places))
-    if any(isinstance(place, str) for place in places):  # what is downloaded is shown later, by rank 0
-        share = slice(0, len(places) if group.rank == 0 else 0)
-    mine = list(enumerate(places))[share]
-    encoded = _encode(bar(mine, progress and group.rank == 0, "captioning pictures", lines=True), encoder, unreadable, keep)
+    pictures, skipped = _find([paths] if isinstance(paths, str | Path) else paths, on_remark)
+    share = group.shard(len(pictures))
+    if any(isinstance(picture, str) for picture in pictures):  # rank 0 shows downloads later
+        share = slice(0, len(pictures) if group.rank == 0 else 0)
+    shard = list(enumerate(pictures))[share]
+    shown = bar(shard, progress and group.rank == 0, "captioning pictures", lines=True)
+    encoded = _encode(shown, encoder, unreadable, keep)
     while batch := list(islice(encoded, BATCH)):
         numbers, names, rows = zip(*batch, strict=True)
-        said = say(run.model, run.vocabulary, run.preprocessing(np.stack(rows)), run.config["max_words"], policy, np.array(numbers), attend)
-        captions += [of_picture(name, *found, []) for name, found in zip(names, said, strict=True)]
-    skipped += [Skipped(*one) for share in group.all_gather(json.dumps(unreadable)) for one in json.loads(share)]
-    return from_all(group, captions), skipped
+        features = run.preprocessing(np.stack(rows))
+        captions += caption_features(run, names, features, np.array(numbers), policy, attend)
+    shards = group.all_gather(json.dumps(unreadable))
+    skipped += [Skipped(*one) for text in shards for one in json.loads(text)]
+    return _all_gather(group, captions), skipped
 
 
 def _encode(
-    places: Iterable[tuple[int, str | Path]], encoder: Encoder, skipped: list[Skipped], keep: Callable[[str, np.ndarray], object] | None
+    pictures: Iterable[tuple[int, str | Path]], encoder: Encoder, skipped: list[Skipped], keep: Callable[[str, np.ndarray], object] | None
 ) -> Iterator[tuple[int, str, np.ndarray]]:
     """Number, name and feature of each picture that can be read; the others go to `skipped`."""
-    for number, place in places:
+    for number, source in pictures:
         try:
-            picture = read_url(place) if isinstance(place, str) else read_picture(place)
+            picture = read_url(source) if isinstance(source, str) else read_picture(source)
             feature = encoder.encode([picture])[0]
             if not np.isfinite(feature).all():
-                raise DataError(f"caption_files: {place}: the encoder {encoder.name} makes a feature of it that is not finite")
+                raise DataError(f"caption_files: {source}: the encoder {encoder.name} makes a feature of it that is not finite")
         except DataError as error:
-            skipped.append(_skipped(place, error))
+            skipped.append(_skipped(source, error))
             continue
-        if keep and isinstance(place, str):
-            keep(place, picture)
-        yield number, str(place), feature
+        if keep and isinstance(source, str):
+            keep(source, picture)
+        yield number, str(source), feature
 
 
 def _encoder_of(run: Run) -> Encoder:
     name = source_of(run).encoder
     if name is None:
         raise DataError(
-            f"caption_files: {run.path} learnt from features that were given to it, expected a run whose data was prepared from pictures; "
-            "new pictures need the encoder that made those features; the command 'prepare' encodes a folder of pictures by a known one, to train on"
+            f"caption_files: {run.path} learnt from features that were given to it, expected a run "
+            "whose data was prepared from pictures; new pictures need the encoder that made those "
+            "features; the command 'prepare' encodes a folder of pictures by a known one, to train "
+            "on"
         )
     encoder = find_encoder(name)
     if encoder.shape != run.raw_shape:
         raise DataError(
-            f"caption_files: {run.path} learnt from features of size {size(run.raw_shape)}, expected the {size(encoder.shape)} of the {name} encoder; "
-            "prepared by another version?"
+            f"caption_files: {run.path} learnt from features of size {size(run.raw_shape)}, "
+            f"expected the {size(encoder.shape)} of the {name} encoder; prepared by another version?"
         )
     return encoder
 
 
 def _find(paths: Iterable[str | Path], on_remark: Callable[[str], object] | None) -> tuple[list[str | Path], list[Skipped]]:
-    """URLs as text and picture files as paths, in order; and what holds none."""
-    places: list[str | Path] = []
+    """URLs as text and picture files as paths, in order; and the paths that hold none."""
+    pictures: list[str | Path] = []
     skipped: list[Skipped] = []
     remarks: list[str] = []
     for path in paths:
         try:
-            places += [path] if isinstance(path, str) and is_url(path) else find_pictures([path], remarks=remarks)
+            if isinstance(path, str) and is_url(path):
+                pictures.append(path)
+            else:
+                pictures += find_pictures([path], remarks=remarks)
         except DataError as error:
             skipped.append(_skipped(Path(path), error))
-    for remark in remarks if on_remark else ():
-        on_remark(remark)  # type: ignore[misc]  # there is one
-    return places, skipped
+    if on_remark is not None:
+        for remark in remarks:
+            on_remark(remark)
+    return pictures, skipped
 
 
-def _skipped(place: str | Path, error: DataError) -> Skipped:
-    """The reason, without the function and place that the message begins with: the place stands beside it."""
-    return Skipped(str(place), str(error).partition(f": {place}")[2].lstrip(": ") or str(error))
+def _skipped(source: str | Path, error: DataError) -> Skipped:
+    """The reason, without the function and path that the message begins with."""
+    return Skipped(str(source), str(error).partition(f": {source}")[2].lstrip(": ") or str(error))
 
 
 # Several runs as one

@@ -1,4 +1,4 @@
-"""The doctor: looks for the usual reasons of bad captions in a run, names them, and says what to do."""
+"""The doctor: usual causes of bad captions in a run, measured, judged, and what to do."""
 
 import math
 from collections import Counter
@@ -16,14 +16,13 @@ from xpcap.data.vocabulary import UNK, detokenize
 from xpcap.metrics import Words
 from xpcap.models.activations import activations
 from xpcap.runs.captioning import captioned, data_of
-from xpcap.runs.folder import Run
-from xpcap.runs.options import learnt
+from xpcap.runs.folder import Run, learnt
 from xpcap.training.evaluate import teacher_forced
 
 OK, CHECK, BAD, UNKNOWN = "ok", "check", "bad", "unknown"
 
 
-class Finding(NamedTuple):
+class Diagnosis(NamedTuple):
     """One number about a run, and what follows from it."""
 
     name: str  # key, as in the docs
@@ -45,7 +44,7 @@ class Symptom:
 
     Parameters
     ----------
-    name, title : as in Finding
+    name, title : as in Diagnosis
     check, bad : limits of the verdicts; smaller numbers are worse if `bad` is the smaller one
     share : whether it is a share, to be shown in per cent
     """
@@ -61,19 +60,19 @@ class Symptom:
         sign = 1 if self.bad > self.check else -1
         return BAD if sign * value > sign * self.bad else CHECK if sign * value > sign * self.check else OK
 
-    def found(self, value: float, meaning: str, advice: str) -> Finding:
+    def found(self, value: float, meaning: str, advice: str) -> Diagnosis:
         """The finding for a value: its meaning in a sentence, with the advice unless all is well."""
         verdict = self.verdict(value)
         return self._finding(value, verdict, meaning if verdict == OK else f"{meaning} {advice}")
 
-    def unknown(self, why: str) -> Finding:
+    def unknown(self, why: str) -> Diagnosis:
         """The finding where nothing could be measured."""
         return self._finding(None, UNKNOWN, why)
 
-    def _finding(self, value: float | None, verdict: str, text: str) -> Finding:
+    def _finding(self, value: float | None, verdict: str, text: str) -> Diagnosis:
         limit = f"at {'most' if self.bad > self.check else 'least'} {self._shown(self.check)}"
         row = (verdict, self.name, "" if value is None else self._shown(value), limit, self.title)
-        return Finding(self.name, self.title, value, self.check, verdict, text, row)
+        return Diagnosis(self.name, self.title, value, self.check, verdict, text, row)
 
     def _shown(self, value: float) -> str:
         return f"{value:.1%}" if self.share else f"{value:.2f}"
@@ -87,19 +86,19 @@ MOST_UNFORBIDDEN = 500  # pictures captioned once more, with UNK allowed
 
 
 def examine_run(
-    run: Run, said: Sequence[Sequence[str]], data: CaptionData | str | Path | None = None, split: str = "val"
-) -> list[Finding]:  # fmt: skip
+    run: Run, captions: Sequence[Sequence[str]], data: CaptionData | str | Path | None = None, split: str = "val"
+) -> list[Diagnosis]:  # fmt: skip
     """Look for the usual reasons of bad captions.
 
     Parameters
     ----------
-    said : the run's captions as lists of words, one for each picture of the split that has references, in the order of the pictures, as
+    captions : the run's captions as lists of words, one for each picture of the split that has references, in the order of the pictures, as
         `evaluate_run` gives them
     data, split : that they are of, as in `evaluate_run`
 
     Returns
     -------
-    one Finding for each symptom, always the same ones in the same order
+    one Diagnosis for each symptom, always the same ones in the same order
 
     Raises
     ------
@@ -107,31 +106,31 @@ def examine_run(
     """
     seen = data_of(run, data)
     pictures, firsts = np.unique(seen.split(split).image_idxs, return_index=True)
-    if len(said) != len(pictures):
+    if len(captions) != len(pictures):
         raise ValueError(
-            f"examine_run: got {len(said)} captions, expected one for each of the {len(pictures)} pictures of {split}; of another split?"
+            f"examine_run: got {len(captions)} captions, expected one for each of the {len(pictures)} pictures of {split}; of another split?"
         )
-    written = seen.words(split)
-    encoded = seen.encoded_with(run.vocabulary, split, written)
+    references = seen.words(split)
+    encoded = seen.encoded_with(run.vocabulary, split, references)
     compared = evenly_spaced(len(pictures), MOST_DIFFERENT)
     known, prepared = run.vocabulary.idx_to_word, run.config.get("source", {})
     same = alike(_learnt(run, seen))
     return [
         same,
         features(run.model, encoded, split, same.verdict not in (OK, UNKNOWN)),
-        variety([said[i] for i in compared], [written[i] for i in firsts[compared]]),
-        repeats(said),
-        ending(said, written, run.config["max_words"]),
-        length(said, written),
-        unknown_words(_unforbidden(run, seen, split), lacking_words(written, known)[0], prepared),
-        vocabulary(written, known, prepared),
+        variety([captions[i] for i in compared], [references[i] for i in firsts[compared]]),
+        repeats(captions),
+        ending(captions, references, run.config["max_words"]),
+        length(captions, references),
+        unknown_words(_unforbidden(run, seen, split), lacking_words(references, known)[0], prepared),
+        vocabulary(references, known, prepared),
         overfitting(*learnt(run)),
         gates(run.model, encoded, split),
     ]
 
 
 def _learnt(run: Run, data: CaptionData) -> list[bytes] | None:
-    """Some of the captions that the run learnt from, as it read them; None: this is other data."""
+    """Some of the run's training captions, as it read them; None: this is other data."""
     if "train" not in data.splits or run.config.get("data_stamp", data.stamp) != data.stamp:
         return None
     captions = data.split("train").captions
@@ -139,7 +138,7 @@ def _learnt(run: Run, data: CaptionData) -> list[bytes] | None:
 
 
 def _unforbidden(run: Run, data: CaptionData, split: str) -> list[list[str]]:
-    """What the run would say, END left out, of some pictures of a split if UNK were a word like any other."""
+    """Captions of some pictures of a split if UNK were a word like any other, without END."""
     pictures = captioned(data, split)
     rows = pictures[evenly_spaced(len(pictures), MOST_UNFORBIDDEN)]
     vocabulary = run.vocabulary
@@ -170,8 +169,8 @@ UNKNOWN_WORDS = Symptom("unknown", "words that would be <UNK> if that could be s
 VOCABULARY = Symptom("vocabulary", "words of the references that the vocabulary lacks", check=0.05, bad=0.15)
 
 
-def alike(learnt: Sequence[Hashable] | None) -> Finding:
-    """How many training captions are the same as the most frequent one.
+def alike(learnt: Sequence[Hashable] | None) -> Diagnosis:
+    """Share of training captions that are the same as the most frequent one.
 
     Parameters
     ----------
@@ -187,33 +186,33 @@ def alike(learnt: Sequence[Hashable] | None) -> Finding:
     )
 
 
-def variety(said: Sequence[Words], written: Sequence[Words]) -> Finding:
-    """How many captions differ.
+def variety(captions: Sequence[Words], references: Sequence[Words]) -> Diagnosis:
+    """Share of captions that differ.
 
     Parameters
     ----------
-    said : one caption a picture, of at most 1,000: among more pictures the share that differs is smaller
-    written : one reference for each of them; what people say of alike pictures is alike as well
+    captions : one caption a picture, of at most 1,000: among more pictures the share that differs is smaller
+    references : one reference for each of them; what people say of alike pictures is alike as well
     """
-    captions = Counter(map(detokenize, said))
-    people = len({tuple(words) for words in written}) / len(written)
-    (most, times), share = captions.most_common(1)[0], len(captions) / len(said)
+    counts = Counter(map(detokenize, captions))
+    people = len({tuple(words) for words in references}) / len(references)
+    (most, times), share = counts.most_common(1)[0], len(counts) / len(captions)
     symptom = Symptom(VARIETY.name, VARIETY.title, VARIETY.check * people, VARIETY.bad * people)
     return symptom.found(
         share,
-        f"{len(captions):,} of {len(said):,} captions differ; the most frequent, {most!r}, is said {times:,} times.",
+        f"{len(counts):,} of {len(captions):,} captions differ; the most frequent, {most!r}, is said {times:,} times.",
         "The model has collapsed to what fits most pictures. See what is said of the training captions and of the features; if they are fine, train for "
         "more epochs, or with a lower `lr` if the loss jumps.",
     )
 
 
-def repeats(said: Sequence[Words]) -> Finding:
-    """How many captions say a word, or up to three words, twice in a row."""
-    twice = [found for words in said if (found := repeated(words))]
+def repeats(captions: Sequence[Words]) -> Diagnosis:
+    """Share of captions with a word, or up to three words, twice in a row."""
+    twice = [found for words in captions if (found := repeated(words))]
     most = f", most often {Counter(twice).most_common(1)[0][0]!r}" if twice else ""
     return REPEATS.found(
-        len(twice) / max(len(said), 1),
-        f"{len(twice):,} of {len(said):,} captions say one to three words twice in a row{most}.",
+        len(twice) / max(len(captions), 1),
+        f"{len(twice):,} of {len(captions):,} captions say one to three words twice in a row{most}.",
         "The model does not know how to go on: it has seen too few captions, or too many <UNK> in them. See what is said of unknown words; learn from more "
         "captions. `no_repeat_trigram` hides some of it.",
     )
@@ -228,17 +227,17 @@ def repeated(words: Words) -> str:
     return ""
 
 
-def ending(said: Sequence[Words], written: Sequence[Words], limit: int) -> Finding:
-    """How many captions say no END within `limit` words."""
-    share, people = _share(len(words) >= limit for words in said), _share(len(words) >= limit for words in written)
+def ending(captions: Sequence[Words], references: Sequence[Words], limit: int) -> Diagnosis:
+    """Share of captions without END within `limit` words."""
+    share, people = _share(len(words) >= limit for words in captions), _share(len(words) >= limit for words in references)
     short_limit = f"Of the references {people:.1%} are that long: prepare the data with a larger `max_words`."
     no_end = "It goes on and on where it does not know what to say: train for more epochs, on more captions, and see what is said of unknown words."
     return ENDING.found(share, f"{share:.1%} of the captions stop at {limit} words because they must.", short_limit if people > share / 2 else no_end)
 
 
-def length(said: Sequence[Words], written: Sequence[Words]) -> Finding:
-    """How long captions are beside references."""
-    ours, theirs = _mean(said), _mean(written)
+def length(captions: Sequence[Words], references: Sequence[Words]) -> Diagnosis:
+    """Length of captions over that of references."""
+    ours, theirs = _mean(captions), _mean(references)
     ratio = ours / max(theirs, 1e-9)
     shorter, longer = (
         "Short captions lose to BLEU's brevity penalty. Search with a higher `length_penalty` if you use a beam; else train for more epochs.",
@@ -248,16 +247,16 @@ def length(said: Sequence[Words], written: Sequence[Words]) -> Finding:
     return SHORT.found(ratio, meaning, shorter) if ratio < 1 else LONG.found(ratio, meaning, longer)
 
 
-def unknown_words(said: Sequence[Words], targets: float, prepared: Mapping[str, Any]) -> Finding:
-    """How many words would be UNK.
+def unknown_words(captions: Sequence[Words], targets: float, prepared: Mapping[str, Any]) -> Diagnosis:
+    """Share of words that would be UNK.
 
     Parameters
     ----------
-    said : captions of a model that may say UNK
+    captions : captions of a model that may say UNK
     targets : share of UNK in the references, as the model reads them
     prepared : the record of the data that the run learnt from
     """
-    share = _share(word == UNK for words in said for word in words)
+    share = _share(word == UNK for words in captions for word in words)
     return UNKNOWN_WORDS.found(
         share,
         f"If it could, the model would say <UNK> for {share:.1%} of its words; of the references' words {targets:.1%} are <UNK> to it.",
@@ -265,9 +264,9 @@ def unknown_words(said: Sequence[Words], targets: float, prepared: Mapping[str, 
     )
 
 
-def vocabulary(written: Sequence[Words], known: Sequence[str], prepared: Mapping[str, Any]) -> Finding:
-    """How many words of the references the vocabulary lacks. `prepared` is as in `unknown_words`."""
-    share, lacking = lacking_words(written, known)
+def vocabulary(references: Sequence[Words], known: Sequence[str], prepared: Mapping[str, Any]) -> Diagnosis:
+    """Share of the references' words that the vocabulary lacks. `prepared` as in `unknown_words`."""
+    share, lacking = lacking_words(references, known)
     named = ", ".join(f"{word} ({n:,})" for word, n in lacking.most_common(5))
     return VOCABULARY.found(
         share,
@@ -284,9 +283,9 @@ def _more_words(prepared: Mapping[str, Any]) -> str:
     return "a lower `min_count` or a larger `vocabulary`" if fewest is None else f"a lower `min_count` than {fewest}"
 
 
-def lacking_words(written: Sequence[Words], known: Iterable[str]) -> tuple[float, Counter[str]]:
+def lacking_words(references: Sequence[Words], known: Iterable[str]) -> tuple[float, Counter[str]]:
     """The share of words that are not among the `known` ones, and how often each occurs."""
-    words, known = Counter(word for caption in written for word in caption), set(known) - {UNK}
+    words, known = Counter(word for caption in references for word in caption), set(known) - {UNK}
     lacking = Counter({word: n for word, n in words.items() if word not in known})
     return lacking.total() / max(words.total(), 1), lacking
 
@@ -318,8 +317,8 @@ OVERFITTING_BY_CAPTIONS = Symptom(OVERFITTING.name, OVERFITTING.title, check=0.1
 GATES = Symptom("gates", "gates, or units of an RNN, at the ends of their range", check=0.8, bad=0.95)
 
 
-def features(model: Any, data: CaptionData, split: str, alike: bool = False) -> Finding:
-    """What the model makes of captions if each picture gets the features of another.
+def features(model: Any, data: CaptionData, split: str, alike: bool = False) -> Diagnosis:
+    """Perplexity of the references with the features of another picture, over that with their own.
 
     Parameters
     ----------
@@ -346,7 +345,7 @@ def features(model: Any, data: CaptionData, split: str, alike: bool = False) -> 
     )
 
 
-def overfitting(history: Sequence[Mapping[str, Any]], kept: Any) -> Finding:
+def overfitting(history: Sequence[Mapping[str, Any]], kept: Any) -> Diagnosis:
     """Whether validation loss rose while training loss fell.
 
     Parameters
@@ -373,8 +372,8 @@ def overfitting(history: Sequence[Mapping[str, Any]], kept: Any) -> Finding:
     return symptom.found(then[1] / first[1] - 1, meaning, by_heart if then[0] <= first[0] else diverging)
 
 
-def gates(model: Any, data: CaptionData, split: str) -> Finding:
-    """How much of the cell is saturated while it reads references. `data` as in `features`."""
+def gates(model: Any, data: CaptionData, split: str) -> Diagnosis:
+    """Share of the cell's activations that is saturated on references. `data` as in `features`."""
     batch = data.minibatch(split, evenly_spaced(len(data.split(split).captions), READ))
     shares = {}
     for name, (values, low, high) in activations(model, *batch).items():

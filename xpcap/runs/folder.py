@@ -14,12 +14,12 @@ import numpy as np
 from xpcap.backend import Array, to_numpy
 from xpcap.data.dataset import Source
 from xpcap.data.features import KINDS, FeatureScaling, Preprocessing, Projection
-from xpcap.data.vocabulary import ASCII, Vocabulary, check_tokeniser
+from xpcap.data.vocabulary import Vocabulary, check_tokeniser
 from xpcap.errors import DataError
 from xpcap.files import PART, read_text, remove_parts, write_text
 from xpcap.models import Captioner, CaptioningRNN, ModelConfig, build_model
 from xpcap.safetensors_file import check_format, read_tensors, write_tensors
-from xpcap.training.state import TrainingState, drew_masks_in_turn, from_tensors, to_tensors
+from xpcap.training.state import Record, TrainingState, best_of, from_tensors, to_tensors
 
 FORMAT = 1
 CONFIG, VOCAB, HISTORY, TIMES = "config.json", "vocab.json", "history.jsonl", "times.jsonl"
@@ -30,18 +30,10 @@ FIRST = "cross-entropy"  # folder in the folder of a run of two stages: the firs
 LOCK = ".lock"
 FIGURE = 1e15  # the largest that is read of a history: it can be drawn and compared
 LARGEST = 10**6  # of any size in a config: what is larger is a mistake or a trap
-BEFORE = {  # what runs were trained with before there was a choice
-    "inject": "init",
-    "smoothing": 0.0,
-    "select": "loss",
-    "start": "",
-    "objective": "cross-entropy",
-    "samples": 5,
-    "sharpen": 1.5,
-    "score_epochs": 0,
-    "tokeniser": ASCII,
-}
 MOST_CONFIG, MOST_VOCAB = 2**20, 16 * 2**20  # bytes
+TEXTS = (  # settings of a config that are text
+    "data", "data_stamp", "cell", "feature_scaling", "inject", "select", "start", "objective", "tokeniser",
+)  # fmt: skip
 
 Model_co = TypeVar("Model_co", bound=Captioner, covariant=True)
 
@@ -142,11 +134,7 @@ def read_config(path: Path) -> dict[str, Any]:
         raise DataError(f"open_run: {path} {f'has no {CONFIG}' if path.exists() else 'does not exist'}, expected a run folder from 'train'")
     config = _read_json(file, MOST_CONFIG)
     check_format("open_run", file, config.get("format") if isinstance(config, dict) else type(config).__name__, FORMAT)
-    if "feature_shape" not in config and "feature_dim" in config:
-        config["feature_shape"] = [config.pop("feature_dim")]  # as it was called before there were other shapes
-    for key, value in BEFORE.items():
-        config.setdefault(key, value)
-    for key in ("data", "data_stamp", "cell", "feature_scaling", "inject", "select", "start", "objective"):
+    for key in TEXTS:
         if not isinstance(config.get(key), str):
             raise DataError(f"open_run: {file} has {key} {config.get(key)!r}, expected text; damaged?")
     if config["feature_scaling"] not in KINDS:
@@ -285,11 +273,11 @@ def write_projection(path: Path, projection: Projection) -> None:
 
 def read_projection(path: Path, config: Mapping[str, Any]) -> Projection | None:
     """Read the projection of a run's features; None if its config says that there is none. DataError : missing, or damaged."""
-    told = config.get("projected_from")
-    if told is None:
+    size = config.get("projected_from")
+    if size is None:
         return None
-    _check_size(path / CONFIG, "projected_from", told)
-    file, shapes = path / PROJECTION, {"mean": (told,), "components": (told, config["feature_shape"][-1])}
+    _check_size(path / CONFIG, "projected_from", size)
+    file, shapes = path / PROJECTION, {"mean": (size,), "components": (size, config["feature_shape"][-1])}
     if not file.is_file():
         raise DataError(f"open_run: {file} is missing, expected the PCA that the run's features go through; copy the run folder whole")
     tensors, _ = read_tensors(file, "open_run")
@@ -305,7 +293,7 @@ _MEAN, _SCALE = "feature_scaling.mean", "feature_scaling.scale"
 
 def check_scaling(path: Path, scaling: FeatureScaling, config: Mapping[str, Any]) -> None:
     """DataError : a feature scaling read from `path` does not fit a run with that config."""
-    expected = None if config["feature_scaling"] == "none" else tuple(config["feature_shape"][-1:])  # places are scaled alike
+    expected = None if config["feature_scaling"] == "none" else tuple(config["feature_shape"][-1:])  # all regions alike
     for name, values in (("mean", scaling.mean), ("scale", scaling.scale)):
         shape = None if values is None else values.shape
         fits = shape == expected and (values is None or (values.dtype == np.float32 and bool(np.isfinite(values).all())))
@@ -331,58 +319,131 @@ def pop_scaling(tensors: dict[str, np.ndarray]) -> FeatureScaling:
 # last.safetensors
 
 
-OTHER_MASKS = "is from an older xpcap: training goes on from it with other dropout masks than that version would have drawn"
-
-
-class Saved(NamedTuple):
-    """What last.safetensors holds: where training stands, and what belongs to the run as a whole."""
+class Checkpoint(NamedTuple):
+    """Content of last.safetensors: the state of training, and what belongs to the run as a whole."""
 
     state: TrainingState
     scaling: FeatureScaling
     vocabulary: str  # its digest
-    drew_masks_in_turn: bool  # it is from an older xpcap, whose dropout masks were others
 
 
 def save_state(path: str | Path, state: TrainingState, *, scaling: FeatureScaling | None = None, vocabulary: str = "") -> None:
-    """Write where training stands, with the feature scaling and the vocabulary's digest of its run. Equal states give equal bytes.
+    """Write a state of training, with its run's feature scaling and digest of the vocabulary.
+
+    Equal states give equal bytes.
 
     Raises
     ------
-    OSError : the place cannot be written to; what was there before is intact. TypeError : no state.
+    OSError : the file cannot be written; what was there before is intact. TypeError : no state.
     """
     if not isinstance(state, TrainingState):
         raise TypeError(f"save_state: state is a {type(state).__name__}, expected what CaptioningSolver.state() returns")
     tensors, meta = to_tensors(state)
-    write_tensors(Path(path), {**tensors, **scaling_tensors(scaling or FeatureScaling())}, {**meta, "vocabulary": vocabulary})
+    tensors |= scaling_tensors(scaling or FeatureScaling())
+    write_tensors(Path(path), tensors, {**meta, "vocabulary": vocabulary})
 
 
 def load_state(path: str | Path, shapes: Mapping[str, tuple[int, ...]]) -> TrainingState:
-    """Read what save_state wrote, for a model whose parameters have these `shapes`: ``model.params.shapes``.
+    """Read what save_state wrote, for a model with these parameters: ``model.params.shapes``.
 
     Raises
     ------
     DataError : missing, damaged, not ours, or of another model.
-
-    Notes
-    -----
-    A state from an older xpcap, which drew its dropout masks from a generator in turn, can be gone on from, and is warned of.
     """
-    saved = load_saved(Path(path), shapes)
-    if saved.drew_masks_in_turn:
-        warnings.warn(f"load_state: {path} {OTHER_MASKS}", stacklevel=2)
-    return saved.state
+    return load_checkpoint(Path(path), shapes).state
 
 
-def load_saved(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> Saved:
+def load_checkpoint(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> Checkpoint:
     """Like load_state, with the scaling and the vocabulary's digest."""
     tensors, meta = read_tensors(path, "load_state")
     scaling, vocabulary = pop_scaling(tensors), meta.get("vocabulary")
     if not isinstance(vocabulary, str):
         raise DataError(f"load_state: {path} has no digest of a vocabulary, expected a training state; is it a {BEST}, or from an older xpcap?")
-    return Saved(from_tensors(f"load_state: {path}", tensors, meta, shapes), scaling, vocabulary, drew_masks_in_turn(meta))
+    return Checkpoint(from_tensors(f"load_state: {path}", tensors, meta, shapes), scaling, vocabulary)
 
 
-# Reserving a folder
+# Where parameters come from
+
+
+def best_digest(path: str | Path) -> str:
+    """A digest of the parameters that a run keeps."""
+    return hashlib.sha256((opened_folder(path) / BEST).read_bytes()).hexdigest()
+
+
+def learnt(run: Run) -> tuple[list[Record], Any]:
+    """Records of the training that a run's parameters are from, and the number of their epoch.
+
+    Those of the first stage where it is the better.
+    """
+    kept = run.meta.get("epoch")
+    first = read_history(run.path / FIRST) if kept == 0 else []
+    best = best_of(first)
+    return (read_history(run.path), kept) if best is None else (first, best.get("epoch"))
+
+
+def origin(run: Run) -> str:
+    """The epoch, and of two stages the stage, that a run's parameters are from, in a sentence."""
+
+    def cider(value: float | None) -> str:
+        return "" if value is None else f", CIDEr {value:.3f} on val"
+
+    records, kept = read_history(run.path), run.meta.get("epoch")
+    epochs = max((record.get("epoch", 0) for record in records), default=kept)
+    first = read_history(run.path / FIRST)
+    if not first and kept == 0:
+        return f"Captions are those of {run.config['start']}, which training started from: none of {epochs} epochs made them better."
+    if not first:
+        return f"Captions come from epoch {kept} of {epochs}."
+    best = best_of(first) or {}
+    before = next((record for record in records if record.get("epoch") == 0), best).get("val_cider")
+    if kept == 0:
+        scores = [record["val_cider"] for record in records if record.get("epoch") and "val_cider" in record]
+        return (
+            "Captions come from the first of two stages, cross entropy (epoch "
+            f"{best.get('epoch')} of {len(first)}{cider(before)}): the second, training on the "
+            f"score, made them no better{cider(max(scores, default=None))}."
+        )
+    return (
+        "Captions come from the second of two stages, training on the score (epoch "
+        f"{kept} of {epochs}{cider(run.meta.get('val_cider'))}), after {len(first)} epochs of "
+        f"cross entropy{cider(before)}."
+    )
+
+
+# Reserving a folder to train in
+
+
+def find_file(path: str | Path, name: str) -> Path | None:
+    """A file of the run folder at `path`, or of its first stage; None: neither has it."""
+    files = (Path(path) / name, Path(path) / FIRST / name)
+    return next((file for file in files if file.is_file()), None)
+
+
+@contextlib.contextmanager
+def reserved(path: Path, resume: bool) -> Iterator[None]:
+    """A run folder, made if need be, tidied up, and kept from other trainers meanwhile.
+
+    If the work fails before a first checkpoint, what was made is removed.
+
+    Raises
+    ------
+    DataError : something exists there, with `resume` something other than a run; or another process
+        trains there. OSError : it cannot be made, or locked.
+    """
+    if resume:
+        check_resumable(path)
+    else:
+        check_free(path)
+    made = _make(path, may_exist=resume)
+    with lock(path):
+        try:
+            _tidy(path)
+            yield
+        except BaseException:
+            if made and not find_file(path, LAST):
+                shutil.rmtree(path, ignore_errors=True)
+                _remove_empty(made)
+            raise
 
 
 def check_free(path: Path) -> None:
@@ -394,55 +455,29 @@ def check_free(path: Path) -> None:
 
 
 def check_resumable(path: Path) -> None:
-    """DataError : something other than a run exists at `path`. A folder in which a run was killed before it had a config counts as free."""
-    if has_run(path):
+    """DataError : something other than a run exists at `path`.
+
+    A folder in which a run was killed before it had a config counts as free.
+    """
+    if (path / CONFIG).is_file():
         return
-    left = [file.name for file in path.iterdir()] if path.is_dir() else ["a file"] if path.exists() or path.is_symlink() else []
+    left = ["a file"] if path.exists() or path.is_symlink() else []
+    if path.is_dir():
+        left = [file.name for file in path.iterdir()]
     if strange := [name for name in left if name not in (LOCK, FIRST) and not name.endswith(PART)]:
         raise DataError(f"train_run: {path} holds {strange[0]!r} and no {CONFIG}, expected a run to continue, or a free place; is `out` right?")
 
 
-def has_run(path: Path) -> bool:
-    """Whether there is a run at `path`."""
-    return (path / CONFIG).is_file()
-
-
-def is_saved(path: str | Path | None) -> bool:
-    """Whether there is a run at `path`, or the first stage of one, with a checkpoint to continue from."""
-    return path is not None and any(has_run(folder) and (folder / LAST).is_file() for folder in (Path(path), Path(path) / FIRST))
-
-
-def has_data(path: str | Path) -> bool:
-    """True if the generated data of the run at `path`, or of its first stage, is there."""
-    return any((folder / DATA).is_file() for folder in (Path(path), Path(path) / FIRST))
-
-
-@contextlib.contextmanager
-def reserved(path: Path, may_exist: bool) -> Iterator[None]:
-    """Make a folder and keep other trainers out of it meanwhile. If the work fails before a first checkpoint, what was made is removed.
-
-    Raises
-    ------
-    DataError : another process trains there. OSError : it cannot be made, or locked.
-    """
-    made = _make(path, may_exist)
-    with lock(path):
-        try:
-            yield
-        except BaseException:
-            if made and not (path / LAST).exists() and not (path / FIRST / LAST).exists():
-                shutil.rmtree(path, ignore_errors=True)
-                _remove_empty(made)
-            raise
-
-
 @contextlib.contextmanager
 def lock(path: Path) -> Iterator[None]:
-    """Keep other trainers out of a run folder meanwhile. The lock is the operating system's, so it ends with the process, however that ends.
+    """Keep other trainers out of a run folder meanwhile.
+
+    The lock is the operating system's, so it ends with the process, however that ends.
 
     Raises
     ------
-    DataError : another process holds it. OSError : the file system has no locks, or the folder cannot be written to.
+    DataError : another process holds it. OSError : the file system has no locks, or the folder
+        cannot be written to.
     """
     from filelock import FileLock, Timeout
 
@@ -459,8 +494,8 @@ def lock(path: Path) -> Iterator[None]:
         held.release()
 
 
-def tidy(path: Path) -> None:
-    """Remove what a killed process was writing in a run folder."""
+def _tidy(path: Path) -> None:
+    """Remove files that a killed process was writing."""
     remove_parts(path)
     pictures = path / f".{PICTURES}{PART}"
     if pictures.is_dir() and not pictures.is_symlink():
@@ -468,7 +503,10 @@ def tidy(path: Path) -> None:
 
 
 def _make(path: Path, may_exist: bool) -> list[Path]:
-    """Make a folder and its parents; return those that were missing. What another process makes meanwhile is its own."""
+    """Make a folder and its parents; return those that were missing.
+
+    What another process makes meanwhile is its own.
+    """
     missing = [folder for folder in (path, *path.parents) if not folder.exists()]
     try:
         path.mkdir(parents=True, exist_ok=may_exist)

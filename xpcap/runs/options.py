@@ -1,19 +1,17 @@
-"""The options of `train`: their defaults, how those of a run are written and read back, and how they are completed by another run's."""
+"""Options of `train`: defaults, their record in a run, and the plan of training that they make."""
 
-import hashlib
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import KW_ONLY, asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from xpcap.data import CaptionData
 from xpcap.errors import DataError, OptionError, unknown
 from xpcap.optim import LINEAR
-from xpcap.runs.folder import BEST, DATA, FIRST, LARGEST, Run, check_resumable, digest, has_run, open_run, opened_folder, read_config, read_history
-from xpcap.training.history import best_of
+from xpcap.runs.folder import CONFIG, DATA, FIRST, LARGEST, LAST, check_resumable, opened_folder, read_config
 from xpcap.training.objectives import CROSS_ENTROPY, OBJECTIVES, SELF_CRITICAL
 
 
@@ -77,7 +75,8 @@ class TrainOptions:
 
 
 NO_SETTINGS = ("out", "save_every", "resume")  # they do not change what is learnt, and are not kept with a run
-MAY_CHANGE = ("data", "start", "epochs", "patience")  # when a run is continued: what was learnt so far would have been the same
+MAY_CHANGE = ("data", "start", "epochs", "patience")  # on resume: training so far does not depend on them
+OF_MODEL = ("cell", "hidden", "wordvec", "inject", "feature_scaling")  # the parameters decide them
 
 
 # Fifteen thousand scenes need few epochs, and none of what keeps a captioner from learning photographs by heart. Their features keep their scale:
@@ -89,7 +88,7 @@ GENERATED = TrainOptions(
 
 
 # Of training on the score itself, where they differ from those of the run that it starts from.
-ON_SCORE: dict[str, Any] = {
+SELF_CRITICAL_DEFAULTS: dict[str, Any] = {
     "objective": SELF_CRITICAL, "epochs": 5, "score_epochs": 0, "lr": 1e-4, "lr_decay": LINEAR, "select": "cider", "smoothing": 0.0, "patience": 0,
 }  # fmt: skip
 
@@ -158,6 +157,159 @@ def options_of(config: Mapping[str, Any], out: Path) -> TrainOptions:
     return TrainOptions(**kept)
 
 
+# Completing the options that a user gives
+
+
+def choose(data: str | Path | None, given: Mapping[str, Any]) -> TrainOptions:
+    """Complete the options that were given.
+
+    With `resume` by those of the run at `out`, with `start` by those of that run, else by the
+    defaults.
+
+    Raises
+    ------
+    OptionError : `resume` without `out`, self-critical training without `start`, or options that
+        contradict the model of `start`. DataError : something other than a run is at `out` or
+        `start`.
+    """
+    options = _defaults(data, given)
+    options = replace(options, data=data or options.data, **given)
+    if options.objective == SELF_CRITICAL and given.get("score_epochs"):
+        raise OptionError("train_run: `score_epochs` is given with self-critical training, expected `epochs`: there is no second stage to come")
+    return replace(options, out=options.out or default_out(options))
+
+
+def _defaults(data: str | Path | None, given: Mapping[str, Any]) -> TrainOptions:
+    """Values of the options that are not given."""
+    out, start = given.get("out"), given.get("start")
+    if given.get("resume"):
+        if out is None:
+            raise OptionError("train_run: `resume` is given without `out`, expected both: which run should continue?")
+        check_resumable(Path(out))
+        if begun := _run_at(Path(out) / FIRST) or _run_at(Path(out)):
+            return replace(begun.options, out=out)
+    if start is not None:
+        return _options_from(start, given)
+    if given.get("objective") == SELF_CRITICAL:
+        raise OptionError(
+            "train_run: `objective` is self-critical without `start`, expected the run folder of a "
+            "captioner that speaks already: train one by cross entropy first, then start from it"
+        )
+    return replace(GENERATED if data is None else TrainOptions(), data=data)
+
+
+def _options_from(start: str | Path, given: Mapping[str, Any]) -> TrainOptions:
+    """Options of training that starts from a run.
+
+    Those of its model and data, then the objective's defaults. OptionError : one given contradicts
+    the model. DataError : `start` is no run folder.
+    """
+    start = opened_folder(start)
+    run = options_of(read_config(start), start)
+    different = [name for name in OF_MODEL if given.get(name, getattr(run, name)) != getattr(run, name)]
+    if different:
+        listed = ", ".join(f"`{name}` {given[name]} (the run has {getattr(run, name)})" for name in different)
+        raise OptionError(f"train_run: {listed} given with `start`, expected the model of {start}; leave them out, or train from the beginning")
+    chosen: dict[str, Any] = {"objective": CROSS_ENTROPY, "score_epochs": 0}
+    if given.get("objective") == SELF_CRITICAL:
+        chosen = SELF_CRITICAL_DEFAULTS
+    data = start / DATA if run.data is None else run.data
+    return replace(run, **{"out": None, "start": start, "data": data, "seed": TrainOptions.seed, **chosen})
+
+
+# The plan of training
+
+
+class Stage(NamedTuple):
+    """One training in one folder."""
+
+    options: TrainOptions  # complete: `out` is the stage's folder, `epochs` is known
+    config: dict[str, Any] | None  # of the run to go on with there; None: it begins
+
+    @property
+    def folder(self) -> Path:
+        """The run folder of the stage."""
+        return Path(self.options.out or "")
+
+
+class Plan(NamedTuple):
+    """All of a training, known before anything is written: its stages, and the data of them all.
+
+    Two stages are cross entropy in the folder FIRST of the run's, a run of its own, then
+    self-critical training from its best parameters. A first stage that is done is left out.
+    """
+
+    stages: list[Stage]
+    data: CaptionData
+
+
+def resolve(options: TrainOptions, open_path: Callable[[Path | None], CaptionData]) -> Plan:
+    """Plan a training at `options.out`, by the options and by what has been done there before.
+
+    Parameters
+    ----------
+    open_path : opens the data set at a path; None: generates one
+
+    Raises
+    ------
+    DataError : the data cannot be opened, or is not what the run began with. OptionError : options
+        contradict the run, or are of self-critical training with nothing to start from.
+    """
+    out = Path(options.out or "")
+    begun = _run_at(out)
+    first = _run_at(out / FIRST) or begun
+    staged = options.objective == CROSS_ENTROPY and options.score_epochs > 0
+    staged = staged and not (begun and begun.options.objective == CROSS_ENTROPY)
+    folder = out / FIRST if staged else out
+
+    options = replace(options, out=out)
+    if first:
+        options = replace(options, epochs=options.epochs or first.options.epochs)
+        check_agreement(options, replace(first.options, out=out))
+        if staged and begun and options.epochs != first.options.epochs:
+            raise OptionError(
+                f"train_run: `epochs` {options.epochs} given with `resume`, but the first stage of "
+                f"{out} is done after {first.options.epochs}; leave it out"
+            )
+    if options.objective == SELF_CRITICAL and options.start is None and not (out / LAST).exists():
+        raise OptionError("train_run: `objective` is self-critical without `start`, expected the run folder of a captioner that speaks already")
+
+    path = options.data or (begun.options.data if staged and begun else None)
+    if path is None and (folder / DATA).exists():
+        path = folder / DATA
+    data = open_path(Path(path) if path else None)
+    if not options.epochs:
+        captions = len(data.split("train").captions)
+        options = replace(options, epochs=epochs_for(captions, options.batch_size))
+
+    stages = [Stage(replace(options, out=folder), first and first.config)]
+    if staged:
+        changed: dict[str, Any] = {"data": options.data, "save_every": options.save_every, "resume": True}
+        if begun:
+            changed["data"] = options.data or begun.options.data
+            stages = [Stage(replace(begun.options, **changed), begun.config)]
+        else:
+            changed["data"] = options.data or folder / DATA
+            changed |= {**SELF_CRITICAL_DEFAULTS, "epochs": options.score_epochs}
+            stages.append(Stage(replace(options, start=folder, **changed), None))
+    for stage in stages:
+        if stage.config is not None and stage.config["data_stamp"] != data.stamp:
+            raise DataError(
+                f"train_run: {path or stage.folder / DATA} is not the data that {stage.folder} "
+                "began with, expected the "
+                "same, unchanged; give its path as `data`, or begin another run"
+            )
+    return Plan(stages, data)
+
+
+def _run_at(folder: Path) -> Stage | None:
+    """The run in a folder, as it was recorded; None: there is none."""
+    if not (folder / CONFIG).is_file():
+        return None
+    config = read_config(folder)
+    return Stage(options_of(config, folder), config)
+
+
 def check_agreement(options: TrainOptions, run: TrainOptions) -> None:
     """Check that options do not contradict those of the run to continue. More epochs, or another patience, are no contradiction.
 
@@ -182,167 +334,3 @@ def check_agreement(options: TrainOptions, run: TrainOptions) -> None:
         raise OptionError(
             f"train_run: {listed} given with `resume`, expected the options of {run.out}; leave them out, or begin another run with another `out`"
         )
-
-
-# Choosing
-
-
-def choose(data: str | Path | None, given: Mapping[str, Any]) -> TrainOptions:
-    """Complete the options that were given: with the defaults, with `resume` by those of the run at `out`, or with `start` by those of that run.
-
-    Raises
-    ------
-    OptionError : `resume` without `out`, self-critical training without `start`, or options that contradict the run's. DataError : something
-        other than a run is at `out` or `start`.
-    """
-    options = _defaults(data, given)
-    options = replace(options, data=data or options.data, **given)
-    if options.objective == SELF_CRITICAL and options.score_epochs:
-        raise OptionError("train_run: `score_epochs` is given with self-critical training, expected `epochs`: there is no second stage to come")
-    return replace(options, out=options.out or default_out(options))
-
-
-def _defaults(data: str | Path | None, given: Mapping[str, Any]) -> TrainOptions:
-    """What options are where they are not given."""
-    out, start = given.get("out"), given.get("start")
-    if given.get("resume"):
-        if out is None:
-            raise OptionError("train_run: `resume` is given without `out`, expected both: which run should continue?")
-        check_resumable(Path(out))
-        folder = Path(out) / FIRST if has_first(Path(out)) else Path(out)
-        if has_run(folder):
-            options = replace(options_of(read_config(folder), folder), out=out)
-            check_agreement(replace(options, **given), options)
-            if folder.name == FIRST and has_run(Path(out)) and given.get("epochs", options.epochs) != options.epochs:
-                raise OptionError(
-                    f"train_run: `epochs` {given['epochs']} given with `resume`, but the first stage of {out} is done after {options.epochs}; leave it out"
-                )
-            return options
-    if start is not None:
-        return options_from(start, given)
-    if given.get("objective") == SELF_CRITICAL:
-        raise OptionError(
-            "train_run: `objective` is self-critical without `start`, expected the run folder of a captioner that speaks already: train one by cross "
-            "entropy first, then start from it"
-        )
-    return replace(GENERATED if data is None else TrainOptions(), data=data)
-
-
-# Starting from another run
-
-
-OF_MODEL = ("cell", "hidden", "wordvec", "inject", "feature_scaling")  # options that the parameters decide
-
-
-def options_from(start: str | Path, given: Mapping[str, Any]) -> TrainOptions:
-    """The options of training that starts from a run: those of its model and data, then the objective's defaults, then those given.
-
-    Raises
-    ------
-    OptionError : one given contradicts the model. DataError : `start` is no run folder.
-    """
-    start = opened_folder(start)
-    run = options_of(read_config(start), start)
-    different = [name for name in OF_MODEL if given.get(name, getattr(run, name)) != getattr(run, name)]
-    if different:
-        listed = ", ".join(f"`{name}` {given[name]} (the run has {getattr(run, name)})" for name in different)
-        raise OptionError(f"train_run: {listed} given with `start`, expected the model of {start}; leave them out, or train from the beginning")
-    chosen = ON_SCORE if given.get("objective") == SELF_CRITICAL else {"objective": CROSS_ENTROPY, "score_epochs": 0}
-    data = start / DATA if run.data is None else run.data
-    return replace(run, **{"out": None, "start": start, "data": data, "seed": TrainOptions.seed, **chosen})
-
-
-def open_start(start: str | Path, data: CaptionData, recorded: str | None) -> Run:
-    """Open the run that training starts from.
-
-    Parameters
-    ----------
-    recorded : the digest of its parameters when the new run began; None: it begins now
-
-    Raises
-    ------
-    DataError : its vocabulary or its features are not the data's, or its parameters have changed since.
-    """
-    run = open_run(start)
-    if digest(run.vocabulary) != digest(data.vocabulary):
-        raise DataError(
-            f"train_run: {start} has {len(run.vocabulary):,} words and the data {len(data.vocabulary):,}, expected the same vocabulary; "
-            "was the data prepared anew, or from other captions?"
-        )
-    ours, theirs = data.feature_shape, run.model.config.feature_shape
-    if ours != theirs:
-        raise DataError(
-            f"train_run: {start} takes features of shape {theirs}, the data has {ours}, expected the same; were pictures encoded otherwise?"
-        )
-    if recorded is not None and recorded != digest_of(start):
-        raise DataError(f"train_run: {Path(start) / BEST} has changed since the run that starts from it began; begin another run")
-    return run
-
-
-def digest_of(start: str | Path) -> str:
-    """A digest of the parameters that a run keeps."""
-    return hashlib.sha256((opened_folder(start) / BEST).read_bytes()).hexdigest()
-
-
-# Two stages
-
-
-def has_first(out: Path) -> bool:
-    """Whether the folder `out` is a run of two stages, of which the first has begun."""
-    return has_run(out / FIRST)
-
-
-def is_staged(options: TrainOptions, out: Path) -> bool:
-    """Whether training with these options has two stages: where the options ask for a second one and `out` is no run of cross entropy alone."""
-    wanted = options.score_epochs > 0 and options.objective == CROSS_ENTROPY
-    return wanted and not (has_run(out) and read_config(out)["objective"] == CROSS_ENTROPY)
-
-
-def first_stage(options: TrainOptions, out: Path) -> TrainOptions | None:
-    """The options of the first stage of training that has two. It goes on where it was; None if it is done, as the second has begun."""
-    return None if has_run(out) else replace(options, out=out / FIRST, resume=True)
-
-
-def second_stage(options: TrainOptions, out: Path) -> TrainOptions:
-    """The options of the second stage, once the first is done: its own, if it has begun."""
-    if has_run(out):
-        begun = options_of(read_config(out), out)
-        return replace(begun, data=options.data or begun.data, save_every=options.save_every, resume=True)
-    chosen = options_from(out / FIRST, {"objective": SELF_CRITICAL})
-    kept = {name: getattr(options, name) for name in ("samples", "sharpen", "seed", "save_every")}
-    return replace(chosen, out=out, epochs=options.score_epochs, data=options.data or chosen.data, resume=True, **kept)
-
-
-def learnt(run: Run) -> tuple[list[dict[str, Any]], Any]:
-    """The records of the training that a run's parameters are from, and the number of their epoch: those of the first stage where it is the better."""
-    kept = run.meta.get("epoch")
-    first = read_history(run.path / FIRST) if kept == 0 else []
-    best = best_of(first)
-    return (read_history(run.path), kept) if best is None else (first, best.get("epoch"))
-
-
-def origin(run: Run) -> str:
-    """The epoch, and of two stages the stage, that a run's parameters are from, in a sentence."""
-    records, kept = read_history(run.path), run.meta.get("epoch")
-    epochs = max((record.get("epoch", 0) for record in records), default=kept)
-    first = read_history(run.path / FIRST)
-    if not first:
-        if kept == 0:
-            return f"Captions are those of {run.config['start']}, which training started from: none of {epochs} epochs made them better."
-        return f"Captions come from epoch {kept} of {epochs}."
-    best = best_of(first) or {}
-    before = next((record for record in records if record.get("epoch") == 0), best).get("val_cider")
-    if kept == 0:
-        reached = max((record["val_cider"] for record in records if record.get("epoch") and "val_cider" in record), default=None)
-        return (
-            f"Captions come from the first of two stages, cross entropy (epoch {best.get('epoch')} of {len(first)}{_cider(before)}): the second, training "
-            f"on the score, made them no better{_cider(reached)}."
-        )
-    return (
-        f"Captions come from the second of two stages, training on the score (epoch {kept} of {epochs}{_cider(run.meta.get('val_cider'))}), after "
-        f"{len(first)} epochs of cross entropy{_cider(before)}."
-    )
-
-
-def _cider(value: float | None) -> str:
-    return "" if value is None else f", CIDEr {value:.3f} on val"

@@ -17,9 +17,8 @@ from xpcap.files import obstacle
 from xpcap.models import Beam
 from xpcap.progress import bar
 from xpcap.report import Card, Gallery, Looked, draw_captions, write_page
-from xpcap.runs.captioning import PictureCaption, Skipped, caption_chosen, captioned, data_of, source_of, where_looked
-from xpcap.runs.folder import FIRST, PICTURES, Run, read_history
-from xpcap.runs.options import origin
+from xpcap.runs.captioning import PictureCaption, Skipped, attention_maps, caption_chosen, captioned, data_of, source_of
+from xpcap.runs.folder import FIRST, PICTURES, Run, origin, read_history
 from xpcap.runs.scoring import Evaluation
 from xpcap.shapes import KIND, picture_of
 
@@ -227,6 +226,6 @@ def _searched(run: Run, evaluation: Evaluation, data: CaptionData | None, number
     policy = Beam(BEAM, n_best=BEAM, max_length=run.config["max_words"])
     beams = caption_chosen(run, seen, evaluation.split, pictures, policy=policy)
     scored = [evaluation.captions[i] for i in numbers]
-    looked = where_looked(run.model, run.vocabulary, seen.features(evaluation.split, pictures), [one.words for one in scored])
+    looked = attention_maps(run, seen.features(evaluation.split, pictures), [one.words for one in scored])
     found = zip(numbers, scored, beams, looked, strict=True)
     return {i: one._replace(n_best=beam.n_best, attention=where) for i, one, beam, where in found}

@@ -1,4 +1,4 @@
-"""Saving training as it goes: stopping on a signal, when a checkpoint is due, writing it on another thread, and what the run folder gets."""
+"""Saving training as it goes: on a signal, when a checkpoint is due, on a thread of its own."""
 
 import errno
 import math
@@ -35,6 +35,7 @@ from xpcap.runs.folder import (
     PROJECTION,
     TIMES,
     VOCAB,
+    best_digest,
     check_parameters,
     load_parameters,
     read_times,
@@ -44,15 +45,18 @@ from xpcap.runs.folder import (
     write_lines,
     write_projection,
     write_vocabulary,
-)
-from xpcap.runs.options import TrainOptions, digest_of, settings_of
+)  # fmt: skip
+from xpcap.runs.options import Stage, settings_of
 from xpcap.runs.pages import whole_history, write_progress_page
 from xpcap.shapes import write_pictures
-from xpcap.training.history import best_of
 from xpcap.training.solver import CaptioningSolver
-from xpcap.training.state import TrainingState
+from xpcap.training.state import Record, TrainingState, best_of
 
+CURVE_SECONDS, PAGE_SECONDS = 10, 60  # between drawings of loss.png, and of the page with its curves
 ASKED = (signal.SIGINT, signal.SIGTERM)
+
+
+# Stopping on a signal
 
 
 class Stopped(KeyboardInterrupt):
@@ -69,13 +73,15 @@ class Stopped(KeyboardInterrupt):
         self.signal, self.iteration, self.epoch = signum, iteration, epoch
 
     def __str__(self) -> str:
-        return f"stopped by {signal.Signals(self.signal).name} after iteration {self.iteration}, and saved"
+        name = signal.Signals(self.signal).name
+        return f"stopped by {name} after iteration {self.iteration}, and saved"
 
 
 class StopRequest:
-    """While entered, SIGINT and SIGTERM set `signal` instead of ending the process; a second SIGINT ends it at once, as if not caught.
+    """While entered, SIGINT and SIGTERM set `signal` instead of ending the process.
 
-    Python delivers signals to the main thread only, so on another thread this does nothing. A signal that the process ignores stays ignored.
+    A second SIGINT ends it at once, as if not caught. Python delivers signals to the main thread
+    only, so on another thread this does nothing. A signal that the process ignores stays ignored.
 
     Parameters
     ----------
@@ -105,18 +111,169 @@ class StopRequest:
         if self.signal is None:
             self.signal = signum
             if self._speaks:
-                _say(f"\n{signal.Signals(signum).name}: finishing this step and saving; Ctrl-C again exits at once\n")
+                name = signal.Signals(signum).name
+                line = f"\n{name}: finishing this step and saving; Ctrl-C again exits at once\n"
+                try:
+                    os.write(2, line.encode())  # past buffers that the signal may have interrupted
+                except OSError:
+                    return  # standard error is closed
 
 
-def _say(line: str) -> None:
-    """Write to standard error, past buffers that the signal may have interrupted."""
-    try:
-        os.write(2, line.encode())
-    except OSError:
-        return  # standard error is closed
+# The run folder
 
 
-# When, and on which thread
+class Picture:
+    """A file that shows the history.
+
+    It is drawn at the end of an epoch, but no sooner than `seconds` after the last time: a curve
+    takes some 0.1 s, and holds Python's lock, so that a thread that launches kernels stands still.
+    """
+
+    def __init__(self, draw: Callable[[list[Record]], None], seconds: float, clock: Callable[[], float]) -> None:
+        self._draw, self._pace = draw, Pace(seconds, clock)
+        self._shown = 0  # epochs
+
+    def update(self, history: list[Record], now: bool = False) -> None:
+        """Draw a history with epochs that are not shown, if it is time, or has to be `now`."""
+        if len(history) > self._shown and (now or self._pace.due):
+            self._draw(history)
+            self._shown = len(history)
+            self._pace.done()
+
+
+class RunWriter:
+    """Writes a run folder as training goes on.
+
+    `last.safetensors` is written first, and alone decides how training continues: it holds the
+    history and, at the end of an epoch that is the best so far, also the best parameters. So the
+    process may be killed between any two writes; `restore` repeats those that are missing. The
+    parameters that training starts from, if they were scored, are written before all checkpoints.
+    Pictures of the history may stay behind by their intervals; `finish` draws what is missing.
+
+    Parameters
+    ----------
+    out : the run folder
+    epochs : of the stage
+    scaling : of the run's features
+    vocabulary : its digest
+    writes : whether this process is the one that writes; of several ranks rank 0 is
+    clock : gives the time in seconds
+    """
+
+    def __init__(
+        self,
+        out: Path,
+        epochs: int,
+        scaling: FeatureScaling,
+        vocabulary: str,
+        writes: bool = True,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.out, self._scaling, self._vocabulary, self._writes = out, scaling, vocabulary, writes
+        self._records: list[Record] = []  # as they were last saved
+
+        def draw_curve(records: list[Record]) -> None:
+            draw_loss(out / "loss.png", whole_history(out, records)[0])
+
+        def write_page(records: list[Record]) -> None:
+            write_progress_page(out, epochs, records)
+
+        self._pictures = Picture(draw_curve, CURVE_SECONDS, clock), Picture(write_page, PAGE_SECONDS, clock)
+
+    def begin(self, solver: CaptioningSolver) -> None:
+        """Write the parameters that training starts from, if scored: they are the best so far."""
+        if self._writes and solver.start is not None:
+            self._write_best(solver.start, solver.best_params)
+
+    def write(self, state: TrainingState, times: list[Record] | None) -> None:
+        """Write a checkpoint, then curves and page if they are due.
+
+        After an epoch, with the `times` of all epochs, also best parameters and history.
+        """
+        save_state(self.out / LAST, state, scaling=self._scaling, vocabulary=self._vocabulary)
+        if times is not None:
+            self._write_epoch(state, times)
+        self._draw(state.records)
+
+    def finish(self) -> None:
+        """Draw what curves and page do not show yet. OSError : a file cannot be written."""
+        self._draw(self._records, now=True)
+
+    def restore(self, solver: CaptioningSolver, state: TrainingState) -> None:
+        """Restore a solver, and repeat the writes of an epoch that may not have been finished.
+
+        Raises
+        ------
+        DataError : the best parameters are missing, or not from the epoch that was the best.
+        """
+        best = best_of(state.records)
+        in_file = best is not None and not state.is_best
+        solver.restore(state, best_params=self._read_best(best, state) if best and in_file else None)
+        solver.times = read_times(self.out, state.epoch)
+        if not self._writes:
+            return
+        if state.order is None and state.history:
+            self._write_epoch(state, solver.times)
+        self._draw(state.records)
+
+    def _draw(self, records: list[Record], now: bool = False) -> None:
+        self._records = records
+        for picture in self._pictures:
+            picture.update(records, now)
+
+    def _write_epoch(self, state: TrainingState, times: list[Record]) -> None:
+        if state.is_best:
+            self._write_best(state.history[-1], state.params)
+        write_lines(self.out / HISTORY, state.records)
+        write_lines(self.out / TIMES, times)
+
+    def _write_best(self, record: Record, params: Mapping[str, Any]) -> None:
+        meta = {**record, "vocabulary": self._vocabulary}
+        save_parameters(self.out / BEST, params, self._scaling, meta)
+
+    def _read_best(self, best: Record, state: TrainingState) -> dict[str, np.ndarray]:
+        path = self.out / BEST
+        tensors, _, meta = load_parameters(path)
+        if meta.get("epoch") != best["epoch"] or meta.get("vocabulary") != self._vocabulary:
+            raise DataError(
+                f"train_run: {path} is of epoch {str(meta.get('epoch'))[:20]}, expected epoch {best['epoch']}, the best of {LAST}; from another run?"
+            )
+        check_parameters(path, tensors, state.params.shapes)
+        return tensors
+
+
+def write_start(stage: Stage, data: CaptionData, model: ModelConfig) -> None:
+    """Write what a run folder holds before training begins.
+
+    In one that is there already, what is missing or has changed.
+    """
+    out, options, settings = stage.folder, stage.options, settings_of(stage.options)
+    if stage.config is None:
+        start = {} if options.start is None else {"start_digest": best_digest(options.start)}
+        projected = {} if data.projection is None else {"projected_from": len(data.projection.mean)}
+        made_with = {
+            "python": platform.python_version(),
+            "numpy": np.__version__,
+            "backend": get_backend(),
+            "max_words": data.max_words,
+            "tokeniser": data.vocabulary.tokeniser,
+            "data_stamp": data.stamp,
+            "source": data.source.to_json(),
+        }
+        write_config(out, {**asdict(model), **settings, **start, **made_with, **projected})
+    elif any(stage.config.get(key) != value for key, value in settings.items()):
+        write_config(out, {**stage.config, **settings})
+    if not (out / VOCAB).exists():
+        write_vocabulary(out, data.vocabulary)
+    if data.projection is not None and not (out / PROJECTION).exists():
+        write_projection(out, data.projection)
+    if options.data is None and not (out / DATA).exists():
+        write_stamped(out / DATA, data)
+    if options.data is None and not (out / PICTURES).exists():
+        write_pictures(out / PICTURES, data, "val")
+
+
+# Checkpoints: when, and on which thread
 
 
 class Interval(NamedTuple):
@@ -133,50 +290,42 @@ def interval(text: str) -> Interval:
     ------
     OptionError : neither, or not above zero. It names `save_every`.
     """
-    match = re.fullmatch(r"(\d{1,9}(?:\.\d{1,9})?)s|(\d{1,9})", text) if isinstance(text, str) else None
-    made = Interval() if match is None else Interval(seconds=float(match[1])) if match[1] else Interval(steps=int(match[2]))
-    if match is None or not min(made) > 0:
-        raise OptionError(f"train_run: `save_every` is {text!r}, expected seconds, as in 30s, or steps, as in 200")
-    return made
+    pattern = r"(\d{1,9}(?:\.\d{1,9})?)s|(\d{1,9})"
+    match = re.fullmatch(pattern, text) if isinstance(text, str) else None
+    if match is not None:
+        found = Interval(seconds=float(match[1])) if match[1] else Interval(steps=int(match[2]))
+        if min(found) > 0:
+            return found
+    raise OptionError(f"train_run: `save_every` is {text!r}, expected seconds, as in 30s, or steps, as in 200")
 
 
-class Saver:
-    """Saves training as it goes: give `on_step` and `on_epoch` to the solver, and enter the saver while the solver trains.
+class Checkpointer:
+    """Saves training as it goes.
 
-    The training thread copies the state; another thread writes it. One write is under way at a time: a checkpoint within an epoch that is due
-    meanwhile waits for a later step, but the end of an epoch waits for the writer.
+    Give `on_step` and `on_epoch` to the solver, and enter the checkpointer while the solver trains.
+    The training thread copies the state; another thread writes it. One write is under way at a
+    time: a checkpoint within an epoch that is due meanwhile waits for a later step, but the end of
+    an epoch waits for the writer.
 
     Parameters
     ----------
     every : how often within an epoch; the end of each epoch is always saved
-    write : called on another thread with the state, and with the times of all epochs if one has just ended
-    place : the run folder, for messages
+    writer : writes the checkpoints, on another thread; its `finish` is called when the checkpointer
+        is left, after the last write, unless that failed
     stop : looked at after each step; if a signal has come, training is saved and Stopped raised
-    finish : called when the saver is left, after the last write, unless that failed
-    group : the ranks that train together; rank 0 writes, and a signal to one of them stops all after the same step
+    group : the ranks that train together; rank 0 writes, and a signal to one of them stops all
+        after the same step
     """
 
-    def __init__(
-        self,
-        every: Interval,
-        write: Callable[[TrainingState, list[dict[str, Any]] | None], None],
-        place: Path,
-        stop: StopRequest,
-        finish: Callable[[], None] = lambda: None,
-        group: Group = SINGLE,
-    ) -> None:
-        self._every, self._write, self._place, self._stop, self._finish, self._group = every, write, place, stop, finish, group
+    def __init__(self, every: Interval, writer: RunWriter, stop: StopRequest, group: Group = SINGLE) -> None:
+        self._every, self._writer, self._stop, self._group = every, writer, stop, group
         self._thread: threading.Thread | None = None
         self._error: BaseException | None = None
         self._saved: int | None = None  # the iteration that is safe on disk
-        self._seconds = 0.0
-        self._mark(0)
+        self._seconds = 0.0  # that saving has taken from training since the last epoch
+        self._count_from(0)
 
-    def _mark(self, iteration: int) -> None:
-        """Count from here until the next checkpoint is due."""
-        self._since, self._from = time.monotonic(), iteration
-
-    def __enter__(self) -> "Saver":
+    def __enter__(self) -> "Checkpointer":
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
@@ -184,14 +333,14 @@ class Saver:
         if isinstance(error, SaveError) or self._group.rank:
             return  # what was to be written next would fail as well, and hide why
         try:
-            self._finish()
+            self._writer.finish()
         except OSError as problem:
             raise self._explain(problem) from problem
 
     def begin(self, iteration: int) -> None:
         """Training begins at `iteration`, which is on disk unless it is 0."""
         self._saved = iteration or None
-        self._mark(iteration)
+        self._count_from(iteration)
 
     def on_step(self, solver: CaptioningSolver) -> None:
         """Save if a checkpoint is due, and stop if a signal has come.
@@ -200,54 +349,30 @@ class Saver:
         ------
         Stopped, SaveError
         """
-        if signal := self._signal():
-            self._submit(solver)
-            self._end(signal, solver)
+        if signum := self._signal():
+            self._save(solver)
+            self._end(signum, solver)
         if self._thread is not None and not self._thread.is_alive():
             self.wait()  # raises if the write failed
-        due = solver.iteration - self._from >= self._every.steps or time.monotonic() - self._since >= self._every.seconds
-        if due and self._thread is None:
-            self._submit(solver)
-
-    def check_stop(self, solver: CaptioningSolver) -> None:
-        """Stopped : a signal has come, and training is on disk as it stands."""
-        if signal := self._signal():
-            self._end(signal, solver)
-
-    def _signal(self) -> int:
-        """The signal that has come to this rank or another; 0: none."""
-        return self._group.max(self._stop.signal or 0)
-
-    def _end(self, signal: int, solver: CaptioningSolver) -> None:
-        self.wait()
-        self._group.all_gather("saved")  # no rank leaves before rank 0 has saved: that one process ends may end all
-        raise Stopped(signal, solver.iteration, solver.epoch)
+        steps, seconds = solver.iteration - self._first, time.monotonic() - self._since
+        if self._thread is None and (steps >= self._every.steps or seconds >= self._every.seconds):
+            self._save(solver)
 
     def on_epoch(self, solver: CaptioningSolver) -> None:
         """Save the end of an epoch. SaveError : the write before it failed."""
-        solver.times[-1]["save_seconds"], self._seconds = self._seconds, 0.0  # the copy made now counts in the next epoch
-        self._submit(solver, [dict(record) for record in solver.times])
+        solver.times[-1]["save_seconds"], self._seconds = self._seconds, 0.0
+        self._save(solver, [dict(record) for record in solver.times])  # counts in the next epoch
 
-    def _submit(self, solver: CaptioningSolver, times: list[dict[str, Any]] | None = None) -> None:
-        if self._group.rank:
-            return
-        start = time.perf_counter()
-        self.wait()
-        state = solver.state()
-        self._mark(state.iteration)
-        self._thread = threading.Thread(target=self._run, args=(state, times), name="xpcap checkpoint")
-        self._thread.start()
-        self._seconds += time.perf_counter() - start
-
-    def _run(self, state: TrainingState, times: list[dict[str, Any]] | None) -> None:
-        try:
-            self._write(state, times)
-            self._saved = state.iteration
-        except BaseException as error:  # raised on the training thread, by wait
-            self._error = error
+    def check_stop(self, solver: CaptioningSolver) -> None:
+        """Stopped : a signal has come, and training is on disk as it stands."""
+        if signum := self._signal():
+            self._end(signum, solver)
 
     def wait(self) -> None:
-        """Wait for the write under way. SaveError : it failed for lack of room or permission; the checkpoint before it is intact."""
+        """Wait for the write under way.
+
+        SaveError : it failed for lack of room or permission; the checkpoint before it is intact.
+        """
         if self._thread is not None:
             self._thread.join()
             self._thread = None
@@ -255,157 +380,55 @@ class Saver:
             error, self._error = self._error, None
             raise self._explain(error) if isinstance(error, OSError) else error
 
+    def _save(self, solver: CaptioningSolver, times: list[Record] | None = None) -> None:
+        if self._group.rank:
+            return
+        begun = time.perf_counter()
+        self.wait()
+        state = solver.state()
+        self._count_from(state.iteration)
+        self._thread = threading.Thread(target=self._write, args=(state, times), name="xpcap checkpoint")
+        self._thread.start()
+        self._seconds += time.perf_counter() - begun
+
+    def _write(self, state: TrainingState, times: list[Record] | None) -> None:
+        try:
+            self._writer.write(state, times)
+            self._saved = state.iteration
+        except BaseException as error:  # raised on the training thread, by wait
+            self._error = error
+
+    def _count_from(self, iteration: int) -> None:
+        """Count from here until the next checkpoint is due."""
+        self._since, self._first = time.monotonic(), iteration
+
+    def _signal(self) -> int:
+        """The signal that has come to this rank or another; 0: none."""
+        return self._group.max(self._stop.signal or 0)
+
+    def _end(self, signum: int, solver: CaptioningSolver) -> None:
+        self.wait()
+        self._group.all_gather("saved")  # where one process ends, all may: none leaves before rank 0 has saved
+        raise Stopped(signum, solver.iteration, solver.epoch)
+
     def _explain(self, error: OSError) -> SaveError:
-        reason = error.strerror or str(error)
-        kept = "nothing was saved before" if self._saved is None else f"iteration {self._saved} is saved; `resume` continues from there"
-        return SaveError(f"train_run: {error.filename or self._place} could not be written: {reason}; {_advice(error, self._place)}; {kept}")
+        reason, out = error.strerror or str(error), self._writer.out
+        saved = "nothing was saved before"
+        if self._saved is not None:
+            saved = f"iteration {self._saved} is saved; `resume` continues from there"
+        return SaveError(f"train_run: {error.filename or out} could not be written: {reason}; {_advice(error, out)}; {saved}")
 
 
-def _advice(error: OSError, place: Path) -> str:
+def _advice(error: OSError, folder: Path) -> str:
     """What to do about a write that failed."""
     if error.errno in (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)):
         try:
-            free = f"{shutil.disk_usage(place).free / 1e6:,.1f} MB are free on the disk of {place}"
+            free = f"{shutil.disk_usage(folder).free / 1e6:,.1f} MB are free on the disk of {folder}"
         except OSError as problem:
             free = f"free space unknown: {problem.strerror}"
         return f"expected room for the new checkpoint beside the old one ({free}); free some, or raise your quota"
     if error.errno == errno.EFBIG:
         return "expected a limit on file sizes above the checkpoint's; raise it (ulimit -f)"
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-        return f"expected a folder that may be written to; did the permissions of {os.fspath(place)} change, or is its disk mounted read-only?"
+        return f"expected a folder that may be written to; did the permissions of {os.fspath(folder)} change, or is its disk mounted read-only?"
     return "expected a working disk; is it failing, or was it removed?"
-
-
-# Writing the run folder
-
-
-CURVE_SECONDS, PAGE_SECONDS = 10, 60  # between two drawings of loss.png, and of the page with its four curves
-History = list[dict[str, Any]]
-
-
-class Picture:
-    """A file that shows the history. It is drawn at the end of an epoch, but no sooner than `seconds` after the last time.
-
-    A curve takes some 0.1 s, and holds Python's lock: a thread that launches kernels for a device stands still meanwhile.
-    """
-
-    def __init__(self, draw: Callable[[History], None], seconds: float, clock: Callable[[], float]) -> None:
-        self._draw, self._pace = draw, Pace(seconds, clock)
-        self._shown = 0  # epochs
-
-    def update(self, history: History, now: bool = False) -> None:
-        """Draw a history if it has epochs that are not shown, and it is time or has to be `now`."""
-        if len(history) > self._shown and (now or self._pace.due):
-            self._draw(history)
-            self._shown = len(history)
-            self._pace.done()
-
-
-class Keeper:
-    """Writes a run folder as training goes on.
-
-    `last.safetensors` is written first, and alone decides how training continues: it holds the history and, at the end of an epoch that is the
-    best so far, also the best parameters. So the process may be killed between any two writes; `restore` repeats those that are missing. The
-    parameters that training starts from, where they were scored, are written before all checkpoints.
-    Pictures of the history may stay behind by their intervals while training goes on; `finish` draws what is missing.
-
-    Parameters
-    ----------
-    out : the run folder
-    epochs : how many there will be
-    scaling : of the run's features
-    vocabulary : its digest
-    writes : whether this process is the one that writes; of several ranks rank 0 is
-    clock : gives the time in seconds
-    """
-
-    def __init__(
-        self, out: Path, epochs: int, scaling: FeatureScaling, vocabulary: str, writes: bool = True, clock: Callable[[], float] = time.monotonic
-    ) -> None:  # fmt: skip
-        self._out, self._scaling, self._vocabulary, self._writes = out, scaling, vocabulary, writes
-        self._records: History = []  # as they were last saved
-        self._pictures = (
-            Picture(lambda history: draw_loss(out / "loss.png", whole_history(out, history)[0]), CURVE_SECONDS, clock),
-            Picture(lambda history: write_progress_page(out, epochs, history), PAGE_SECONDS, clock),
-        )
-
-    def begin(self, solver: CaptioningSolver) -> None:
-        """Write the parameters that training starts from, if they were scored: they are the best so far."""
-        if self._writes and solver.start is not None:
-            self._write_best(solver.start, solver.best_params)
-
-    def write(self, state: TrainingState, times: list[dict[str, Any]] | None) -> None:
-        """Write a checkpoint. After an epoch, with the `times` of all epochs, also best parameters and history. Curves and page if they are due."""
-        save_state(self._out / LAST, state, scaling=self._scaling, vocabulary=self._vocabulary)
-        if times is not None:
-            self._write_epoch(state, times)
-        self._show(state.records)
-
-    def finish(self) -> None:
-        """Draw what curves and page do not show yet. OSError : a file cannot be written."""
-        self._show(self._records, now=True)
-
-    def _show(self, records: History, now: bool = False) -> None:
-        self._records = records
-        for picture in self._pictures:
-            picture.update(records, now)
-
-    def _write_epoch(self, state: TrainingState, times: list[dict[str, Any]]) -> None:
-        if state.is_best:
-            self._write_best(state.history[-1], state.params)
-        write_lines(self._out / HISTORY, state.records)
-        write_lines(self._out / TIMES, times)
-
-    def _write_best(self, record: Mapping[str, Any], params: Mapping[str, Any]) -> None:
-        save_parameters(self._out / BEST, params, self._scaling, {**record, "vocabulary": self._vocabulary})
-
-    def restore(self, solver: CaptioningSolver, state: TrainingState) -> None:
-        """Bring a solver to where training stood, and repeat the writes of an epoch that may not have been finished.
-
-        Raises
-        ------
-        DataError : the best parameters are missing, or not from the epoch that was the best.
-        """
-        between = state.order is None and state.history
-        best = best_of(state.records)
-        solver.restore(state, best_params=None if best is None or state.is_best else self._best(best, state))
-        solver.times = read_times(self._out, state.epoch)
-        if between and self._writes:
-            self._write_epoch(state, solver.times)
-        if self._writes:
-            self._show(state.records)
-
-    def _best(self, best: Mapping[str, Any], state: TrainingState) -> dict[str, np.ndarray]:
-        path = self._out / BEST
-        tensors, _, meta = load_parameters(path)
-        if meta.get("epoch") != best["epoch"] or meta.get("vocabulary") != self._vocabulary:
-            raise DataError(
-                f"train_run: {path} is of epoch {str(meta.get('epoch'))[:20]}, expected epoch {best['epoch']}, the best of {LAST}; from another run?"
-            )
-        check_parameters(path, tensors, state.params.shapes)
-        return tensors
-
-
-def furnish(options: TrainOptions, out: Path, data: CaptionData, model: ModelConfig, config: Mapping[str, Any] | None) -> None:
-    """Write what a run folder holds before training begins; in one that is there already, what is missing or has changed."""
-    settings = settings_of(options)
-    if config is None:
-        start = {} if options.start is None else {"start_digest": digest_of(options.start)}
-        write_config(out, {**asdict(model), **settings, **start, **_made_with(data)})
-    elif any(config.get(key) != value for key, value in settings.items()):
-        write_config(out, {**config, **settings})
-    if not (out / VOCAB).exists():
-        write_vocabulary(out, data.vocabulary)
-    if data.projection is not None and not (out / PROJECTION).exists():
-        write_projection(out, data.projection)
-    if options.data is None and not (out / DATA).exists():
-        write_stamped(out / DATA, data)
-    if options.data is None and not (out / PICTURES).exists():
-        write_pictures(out / PICTURES, data, "val")
-
-
-def _made_with(data: CaptionData) -> dict[str, Any]:
-    projected = {} if data.projection is None else {"projected_from": len(data.projection.mean)}
-    versions = {"python": platform.python_version(), "numpy": np.__version__, "backend": get_backend()}
-    captions = {"max_words": data.max_words, "tokeniser": data.vocabulary.tokeniser}
-    return {**versions, **captions, "data_stamp": data.stamp, "source": data.source.to_json(), **projected}

@@ -32,7 +32,7 @@ TAKEN = {*ALIASES, "perplexity", "loss", "accuracy"}  # names of scores that no 
 
 
 class Result(NamedTuple):
-    """One metric and what it says."""
+    """One metric and its scores."""
 
     metric: Metric
     scored: Scored
@@ -65,7 +65,7 @@ class Scores:
         return len(self.captions)
 
     @property
-    def made(self) -> str:
+    def summary(self) -> str:
         """What was scored and how long that took, in a line."""
         return f"{self.split}: {self.n} pictures, {self.seconds:.1f} s"
 
@@ -145,7 +145,9 @@ def figure(value: float) -> str:
 def score_captions(
     data: CaptionData, split: str, captions: Mapping[str, str], *, java: bool = False, metrics: Sequence[Metric] = METRICS
 ) -> Scores:  # fmt: skip
-    """Score captions that anything made of the pictures of a split, by the words that the split's own captions are made of: see `CaptionData.words`.
+    """Score captions that anything made of the pictures of a split.
+
+    They are tokenised as the split's own captions are: see `CaptionData.words`.
 
     Parameters
     ----------
@@ -165,15 +167,15 @@ def score_captions(
             f"score_captions: {len(missing):,} of the {len(names):,} pictures of split {split!r} have no caption, {missing[0][:100]!r} among them, "
             "expected one of each; are the captions of another split?"
         )
-    said = [captions[name].split() if chosen.text is None else data.vocabulary.tokenize(captions[name]) for name in names]
-    of_each = zip(names, data.references(split).values(), said, strict=True)
+    hypotheses = [captions[name].split() if chosen.text is None else data.vocabulary.tokenize(captions[name]) for name in names]
+    of_each = zip(names, data.references(split).values(), hypotheses, strict=True)
     shown = [PictureCaption(name, captions[name], [], references, words=words) for name, references, words in of_each]
-    results, unscored = score_words(data, split, data.words(split), data.vocabulary, said, java, metrics)
+    results, unscored = score_words(data, split, data.words(split), data.vocabulary, hypotheses, java, metrics)
     return Scores(split, shown, results, time.perf_counter() - start, unscored=unscored, words=words_of(data, split))
 
 
 def words_of(data: CaptionData, split: str) -> str:
-    """The sentence of a protocol about how the captions of a split are made into words."""
+    """How the captions of a split are tokenised, as a sentence of a protocol."""
     return "words as the data set has them" if data.split(split).text is None else TOKENISERS[data.vocabulary.tokeniser]
 
 
@@ -182,17 +184,17 @@ def score_words(
     split: str,
     words: Sequence[list[str]],
     vocabulary: Vocabulary,
-    said: Sequence[Sequence[str]],
+    hypotheses: Sequence[Sequence[str]],
     java: bool,
     metrics: Sequence[Metric],
 ) -> tuple[list[Result], dict[str, str]]:
-    """What each metric says of one caption a picture, and why some say nothing.
+    """The score of each metric for one caption a picture; and the reason where there is none.
 
     Parameters
     ----------
     words : the split's captions, the references, as `CaptionData.words` gives them
     vocabulary : of the captioner; the course's BLEU leaves out the words that it does not know
-    said : the words of the captions, in the order of the pictures that have references
+    hypotheses : the words of the captions, in the order of the pictures that have references
     metrics : those to ask besides what the data and `java` add
 
     Raises
@@ -201,21 +203,22 @@ def score_words(
     """
     written = list(data.reference_words(split, words).values())
     known = set(vocabulary.idx_to_word) - set(SPECIAL)
-    metrics = [UnigramBleu(known) if type(metric) is UnigramBleu else metric for metric in metrics]  # as the course reads references
+    # The course reads references without the words that the captioner does not know
+    metrics = [UnigramBleu(known) if type(metric) is UnigramBleu else metric for metric in metrics]
     results: list[Result] = []
     usable, unscored = java_metrics() if java else ([], {})
     for metric in (*_metrics(data, split, metrics), *usable):
         try:
-            scored = metric.score(written, said)
+            scored = metric.score(written, hypotheses)
         except JavaError as error:
             unscored[metric.name] = str(error)
             continue
-        results.append(_result(metric, scored, results, len(said)))
+        results.append(_result(metric, scored, results, len(hypotheses)))
     return results, unscored
 
 
 def _metrics(data: CaptionData, split: str, metrics: Sequence[Metric]) -> list[Metric]:
-    """`metrics`; those that generated pictures bring, right below BLEU, which they are there to compare with; and what the train split allows."""
+    """`metrics`, those of generated pictures below BLEU, and novelty if there is a train split."""
     for metric in metrics:
         if lacking := [name for name in ("name", "title", "protocol", "score") if not hasattr(metric, name)]:
             what = f"the class {metric.__name__}" if isinstance(metric, type) else f"a {type(metric).__name__}"
@@ -228,7 +231,10 @@ def _metrics(data: CaptionData, split: str, metrics: Sequence[Metric]) -> list[M
 
 
 def _result(metric: Metric, scored: Any, others: Sequence[Result], n: int) -> Result:
-    """What a metric returned, in Python's own numbers. TypeError, ValueError : no Scored of n pictures, or a name that is taken."""
+    """A metric's scores in Python's own numbers.
+
+    TypeError, ValueError : no Scored of n pictures, or a name that is taken.
+    """
     if not isinstance(scored, Scored):
         raise TypeError(f"{type(metric).__name__}.score returned a {type(scored).__name__}, expected a Scored; `averaged` in xpcap.metrics makes one")
     if len(scored.pictures) not in (0, n):
@@ -241,7 +247,10 @@ def _result(metric: Metric, scored: Any, others: Sequence[Result], n: int) -> Re
 
 
 def _train_captions(data: CaptionData) -> Iterator[list[str]]:
-    """Captions of the train split as the file encodes them, ``<UNK>`` included; tokenising them anew would take longer than all other scores."""
+    """Captions of the train split as the file encodes them, ``<UNK>`` included.
+
+    Tokenising them anew would take longer than all other scores.
+    """
     words, silent = data.vocabulary.idx_to_word, {data.vocabulary.null, data.vocabulary.start, data.vocabulary.end}
     return ([words[i] for i in row if i not in silent] for row in map(np.ndarray.tolist, data.split("train").captions))
 
@@ -278,9 +287,9 @@ class Evaluation(Scores):
         return {**super().plain, "perplexity": PLAIN}
 
     @property
-    def made(self) -> str:
-        """As `Scores.made`, with how the words were chosen."""
-        return f"{super().made}, {self.decoding}"
+    def summary(self) -> str:
+        """As `Scores.summary`, with how the words were chosen."""
+        return f"{super().summary}, {self.decoding}"
 
     def rows(self) -> list[tuple[str, str, str, str]]:
         """As `Scores.rows`, with perplexity."""
@@ -308,7 +317,7 @@ def evaluate_run(
     ----------
     data : as in `data_of`: an open data set, a path, or None for the run's own
     java : METEOR and SPICE too, if they can be computed here
-    policy : chooses the words, as in `caption_features`. None: greedy
+    policy : chooses the words, as in `caption_run`. None: greedy
     group : ranks that share the pictures out; each returns the same, but for what `java` adds on rank 0 alone
     metrics : objects that score captions against references, such as (*xpcap.metrics.METRICS, Mine()); see xpcap.metrics.Metric. What the data
         adds, and teacher-forced scores, come besides
@@ -324,8 +333,8 @@ def evaluate_run(
     forced = teacher_forced(run.model, seen.encoded_with(run.vocabulary, split, words), split, progress=progress, group=group)
     captions = caption_chosen(run, seen, split, captioned(seen, split), progress=progress, policy=policy, group=group)
     same = seen.split(split).text is None or run.vocabulary.tokeniser == seen.vocabulary.tokeniser
-    said = [caption.words if same else seen.vocabulary.tokenize(caption.caption) for caption in captions]
-    results, unscored = score_words(seen, split, words, run.vocabulary, said, java and group.rank == 0, metrics)
+    hypotheses = [caption.words if same else seen.vocabulary.tokenize(caption.caption) for caption in captions]
+    results, unscored = score_words(seen, split, words, run.vocabulary, hypotheses, java and group.rank == 0, metrics)
     decoding = (policy or Policy()).title + (f", probabilities averaged over {len(run.paths)} models" if run.others else "")
     seconds = time.perf_counter() - start
     return Evaluation(split, captions, results, seconds, forced, decoding, unscored=unscored, words=words_of(seen, split))
@@ -380,54 +389,60 @@ def compare(ours: Scores, theirs: Scores) -> Comparison:
             f"compare: the two sides have {what} in split {ours.split!r}, expected the same pictures and references; "
             "if they were trained on different files, give one of them as `data`"
         )
-    mine, other = ours.scores, theirs.scores
+    one, other = ours.scores, theirs.scores
     found = paired(*([result.scored.sums for result in side.results if result.scored.sums] for side in (ours, theirs)))
     found |= {alias: found[name] for alias, name in ALIASES.items() if name in found}
-    return Comparison(ours, theirs, {name: value - other[name] for name, value in mine.items() if name in other}, found)
+    return Comparison(ours, theirs, {name: value - other[name] for name, value in one.items() if name in other}, found)
 
 
 # Captions from a file
 
 
-NAMES = ("image", "image_id", "file_name")  # keys that may tell the picture
+NAMES = ("image", "image_id", "file_name")  # keys that may name the picture
 
 
-class Said(NamedTuple):
-    """Captions by the data set's own names of pictures, and how many were of no picture of the split."""
+class CaptionFile(NamedTuple):
+    """Captions by the split's names of pictures, and how many were of no picture of the split."""
 
     captions: dict[str, str]
     others: int
 
 
-def read_said(path: str | Path, images: Sequence[str]) -> Said:
-    """Captions of pictures, from ``{image: caption}``, a list of objects with ``caption`` and ``image``, ``image_id`` or ``file_name``, or an evaluation as JSON.
+def read_captions_json(path: str | Path, images: Sequence[str]) -> CaptionFile:
+    """Read captions of pictures from a JSON file.
+
+    It is ``{image: caption}``, a list of objects with ``caption`` and ``image``, ``image_id`` or
+    ``file_name``, or an evaluation as JSON.
 
     Parameters
     ----------
-    images : names of the split's pictures; a file may tell a picture by its name, by the name without folder or suffix, by a path that ends
-        in either, or by the number at its end, as COCO does
+    images : names of the split's pictures; a file may name a picture by its name, by the name
+        without folder or suffix, by a path that ends in either, or by the number at its end, as
+        COCO does
 
     Raises
     ------
-    DataError : another form, two captions of a picture, or a name that fits two pictures. OSError : the file cannot be opened.
+    DataError : another form, two captions of a picture, or a name that fits two pictures. OSError :
+        the file cannot be opened.
     """
-    where = f"read_said: {path}"
-    pairs = _pairs(where, parse_json(where, read_whole("read_said", path)))
+    where = f"read_captions_json: {path}"
+    pairs = _pairs(where, parse_json(where, read_whole("read_captions_json", path)))
     exact, loose = set(images), _loose(images)
     captions: dict[str, str] = {}
-    for told, caption in pairs:
-        found = [told] if told in exact else loose.get(told) or loose.get(told.replace("\\", "/").rsplit("/", 1)[-1], [])
+    for key, caption in pairs:
+        base = key.replace("\\", "/").rsplit("/", 1)[-1]
+        found = [key] if key in exact else loose.get(key) or loose.get(base, [])
         if len(found) > 1:
-            raise DataError(f"{where}: {told[:60]!r} may be {found[0][:60]!r} or {found[1][:60]!r}, expected names that fit one picture")
+            raise DataError(f"{where}: {key[:60]!r} may be {found[0][:60]!r} or {found[1][:60]!r}, expected names that fit one picture")
         for name in found:
             if name in captions:
                 raise DataError(f"{where} has two captions of {name[:100]!r}, expected one of each picture")
             captions[name] = caption
-    return Said(captions, len(pairs) - len(captions))
+    return CaptionFile(captions, len(pairs) - len(captions))
 
 
 def _pairs(where: str, content: Any) -> list[tuple[str, str]]:
-    """What tells a picture, and its caption, of each entry."""
+    """The key of a picture, and its caption, of each entry."""
     if isinstance(content, dict) and isinstance(content.get("captions"), dict):
         content = content["captions"]  # all of an evaluation as JSON
     if isinstance(content, dict):
@@ -436,11 +451,11 @@ def _pairs(where: str, content: Any) -> list[tuple[str, str]]:
         pairs = [_pair(f"{where}, entry {number}", entry) for number, entry in enumerate(content, start=1)]
     else:
         raise DataError(f"{where} is {kind_of(content)}, expected an object of image and caption, or a list of objects with 'image' and 'caption'")
-    for told, caption in pairs:
+    for key, caption in pairs:
         if not isinstance(caption, str):
-            raise DataError(f"{where}: the caption of {told[:100]!r} is {kind_of(caption)}, expected text; one caption a picture")
+            raise DataError(f"{where}: the caption of {key[:100]!r} is {kind_of(caption)}, expected text; one caption a picture")
         if not caption.isascii() and any("\ud800" <= letter <= "\udfff" for letter in caption):
-            raise DataError(f"{where}: the caption of {told[:100]!r} holds half of a surrogate pair, which is no character; cut short?")
+            raise DataError(f"{where}: the caption of {key[:100]!r} holds half of a surrogate pair, which is no character; cut short?")
     return pairs
 
 
@@ -448,14 +463,14 @@ def _pair(where: str, entry: Any) -> tuple[str, Any]:
     keys = [key for key in NAMES if isinstance(entry, dict) and key in entry]
     if not keys or "caption" not in entry:
         raise DataError(f"{where} is {kind_of(entry)} without 'caption' or any of {', '.join(NAMES)}, expected both")
-    told = entry[keys[0]]
-    if not isinstance(told, str) and type(told) is not int:
-        raise DataError(f"{where}: {keys[0]!r} is {kind_of(told)}, expected text or a whole number")
-    return str(told), entry["caption"]
+    image = entry[keys[0]]
+    if not isinstance(image, str) and type(image) is not int:
+        raise DataError(f"{where}: {keys[0]!r} is {kind_of(image)}, expected text or a whole number")
+    return str(image), entry["caption"]
 
 
 def _loose(images: Sequence[str]) -> dict[str, list[str]]:
-    """What else may tell a picture: its name without folder, without suffix, or the number at its end."""
+    """Other keys of pictures: a name without folder, without suffix, or the number at its end."""
     loose: dict[str, list[str]] = {}
     for name in images:
         base = name.rsplit("/", 1)[-1]

@@ -6,7 +6,7 @@ import os
 import platform
 import sys
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,56 +21,27 @@ from xpcap.distributed import SINGLE, Group
 from xpcap.distributed.mpi import VARIABLE
 from xpcap.errors import DataError, GroupError, OptionError
 from xpcap.models import CaptioningRNN, ModelConfig, build_model
-from xpcap.runs.folder import (
-    CONFIG,
-    DATA,
-    FIRST,
-    LAST,
-    LOCK,
-    OTHER_MASKS,
-    Run,
-    Saved,
-    check_free,
-    check_resumable,
-    check_scaling,
-    digest,
-    has_run,
-    load_saved,
-    open_run,
-    read_config,
-    reserved,
-    tidy,
-)
-from xpcap.runs.options import (
-    TrainOptions,
-    check_agreement,
-    check_options,
-    default_out,
-    epochs_for,
-    first_stage,
-    is_staged,
-    open_start,
-    options_of,
-    second_stage,
-    settings_of,
-)
+from xpcap.runs.folder import BEST, CONFIG, LAST, LOCK, Checkpoint, Run, best_digest, check_scaling, digest, load_checkpoint, open_run, reserved
+from xpcap.runs.options import Plan, Stage, TrainOptions, check_options, default_out, resolve, settings_of
 from xpcap.runs.pages import write_run_page
-from xpcap.runs.saver import Keeper, Saver, StopRequest, furnish, interval
+from xpcap.runs.saver import Checkpointer, RunWriter, StopRequest, interval, write_start
 from xpcap.runs.scoring import Evaluation, evaluate_run
+from xpcap.safetensors_file import read_tensors
 from xpcap.shapes import generate
-from xpcap.training.objectives import CROSS_ENTROPY, SELF_CRITICAL, Objective, SelfCritical, sharpen, smoothed_cross_entropy
+from xpcap.training.objectives import CROSS_ENTROPY, SELF_CRITICAL, CrossEntropy, Objective, SelfCritical, scale_logits
 from xpcap.training.solver import CaptioningSolver
+
+# Variables of ours that ranks may differ in: a backend's name is compared without its device.
+OWN = (VARIABLE, "XPCAP_BACKEND")
+Hook = Callable[[CaptioningSolver], None]
+Remark = Callable[[str], object]
 
 
 class Trained(NamedTuple):
-    """A finished run, opened with its best parameters, and its scores on the val split if the data has one."""
+    """A finished run, opened with its best parameters, and its scores on val if there is one."""
 
     run: Run
     evaluation: Evaluation | None
-
-
-Hook = Callable[[CaptioningSolver], None]
-Remark = Callable[[str], object]
 
 
 def train_run(
@@ -79,113 +50,99 @@ def train_run(
 ) -> Trained:  # fmt: skip
     """Train a captioner, score it, and leave a run folder with its page.
 
-    With `score_epochs` the run has two stages. The first, of cross entropy, is a run of its own in the folder ``cross-entropy`` there; where no epoch
-    of the second has a higher CIDEr-D on the val split, the run keeps the parameters of the first. Meanwhile SIGINT and SIGTERM finish the step, save,
-    and raise Stopped; a second SIGINT ends the process at once.
+    With `score_epochs` the run has two stages. The first, of cross entropy, is a run of its own in
+    the folder ``cross-entropy`` there; where no epoch of the second has a higher CIDEr-D on the val
+    split, the run keeps the parameters of the first. Meanwhile SIGINT and SIGTERM finish the step,
+    save, and raise Stopped; a second SIGINT ends the process at once.
 
     Parameters
     ----------
-    options : what to train, and where to. With `resume` the run at `out` is continued as if it had never stopped
-    on_epoch : called with the solver at the end of each epoch, once its checkpoint is on its way to disk
+    options : of training. With `resume` the run at `out` is continued as if it had never stopped
+    on_epoch : called with the solver at the end of each epoch, once its checkpoint is on its way to
+        disk
     progress : show progress bars on a terminal
     on_resume : called with the solver when a run is continued, before its first step
-    on_remark : called with a sentence where a run goes on otherwise than it began, in another xpcap or on other ranks
-    group : the ranks that train together, from `xpcap.distributed.init()`; `options` are rank 0's. Rank 0 writes; all return the same
+    on_remark : called with a sentence where a run goes on otherwise than it began, on other ranks
+    group : the ranks that train together, from `xpcap.distributed.join()`; `options` are rank 0's. Rank
+        0 writes; all return the same
     on_stage : called with the options of the second stage before it begins or goes on
     on_begin : called with the solver before the first step of a stage, or before the stage goes on
     on_step : called with the solver after each step, and between the batches of a validation
 
     Raises
     ------
-    GroupError : ranks that differ. DataError : the data is not what it should be; `out` exists, holds something else, or is being trained by another process.
-    OptionError : a bad option, or options that contradict those of the run to continue. SaveError : a checkpoint could not be written.
-    TrainingError : the loss or a gradient is no longer finite. Stopped : a signal asked to stop, and training is saved. OSError : `out`
-        cannot be written to.
+    GroupError : ranks that differ. DataError : the data is not what it should be; `out` exists,
+        holds something else, or is being trained by another process. OptionError : a bad option, or
+        options that contradict those of the run to continue. SaveError : a checkpoint could not be
+        written. TrainingError : the loss or a gradient is no longer finite. Stopped : a signal
+        asked to stop, and training is saved. OSError : `out` cannot be written to.
     """
     interval(options.save_every)  # complains before any work is done
     check_options(options)
-    data = open_data(options.data) if group.rank and options.data else None  # before the folder is made: a rank without the data ends all
+    # A rank without the data ends all, before the folder is made.
+    opened = open_data(options.data) if group.rank and options.data else None
     out = Path(group.all_gather(str(options.out or default_out(options)))[0])
-    hooks = Hooks(on_epoch, progress, on_resume, on_remark, group, on_begin, on_step)
-    with _reserved(out, options.resume) if group.rank == 0 else contextlib.nullcontext():
-        group.all_gather("the place is reserved")
-        if not is_staged(options, out):
-            return _train(replace(options, out=out), out, hooks, data)[0]
-        first = first_stage(options, out)
-        group.all_gather("the stage is known")
-        if first is not None:
-            with _reserved(out / FIRST, True) if group.rank == 0 else contextlib.nullcontext():
-                _, data = _train(first, out / FIRST, hooks, data)
-        second = second_stage(options, out)
-        group.all_gather("the first stage is done")
-        if on_stage is not None:
-            on_stage(second)
-        return _train(second, out, hooks, data)[0]
+
+    def open_path(path: Path | None) -> CaptionData:
+        if opened is not None:
+            return opened
+        return open_data(path) if path else stamped(generate(options.seed, progress=progress))
+
+    def reserve(folder: Path, resume: bool) -> contextlib.AbstractContextManager[None]:
+        return contextlib.nullcontext() if group.rank else reserved(folder, resume)
+
+    with reserve(out, options.resume):
+        group.all_gather("the folder is reserved")
+        plan = resolve(replace(options, out=out), open_path)
+        _check_ranks(group, out, plan)
+        for stage in plan.stages:
+            if on_stage is not None and stage.options.objective != options.objective:
+                on_stage(stage.options)
+            with contextlib.nullcontext() if stage.folder == out else reserve(stage.folder, True):
+                records = _train(
+                    stage, plan.data, group, progress, on_epoch=on_epoch, on_resume=on_resume, on_remark=on_remark, on_begin=on_begin, on_step=on_step
+                )  # fmt: skip
+                group.all_gather("all is written")
+                run = open_run(stage.folder)
+                evaluation = None
+                if "val_loss" in records[-1]:
+                    evaluation = evaluate_run(run, plan.data, "val", progress=progress, group=group)
+                if group.rank == 0:
+                    write_run_page(run, records, evaluation, plan.data)
+        return Trained(run, evaluation)
 
 
-class Hooks(NamedTuple):
-    """How training is followed, and the ranks that share it; see train_run."""
-
-    on_epoch: Hook | None
-    progress: bool
-    on_resume: Hook | None
-    on_remark: Remark
-    group: Group
-    on_begin: Hook | None
-    on_step: Hook | None
-
-
-def _train(options: TrainOptions, out: Path, hooks: Hooks, opened: CaptionData | None) -> tuple[Trained, CaptionData]:
-    """Train in a folder that is reserved, on data that may be open already; it is returned as well."""
-    hooks.group.all_gather("the folder is there")
-    records, data = _fit(options, out, hooks, opened)
-    hooks.group.all_gather("all is written")
-    run = open_run(out)
-    evaluation = evaluate_run(run, data, "val", progress=hooks.progress, group=hooks.group) if "val_loss" in records[-1] else None
-    if hooks.group.rank == 0:
-        write_run_page(run, records, evaluation, data)
-    return Trained(run, evaluation), data
-
-
-@contextlib.contextmanager
-def _reserved(out: Path, resume: bool) -> Iterator[None]:
-    """The run folder, made if need be, kept from other trainers, and tidied up."""
-    if resume:
-        check_resumable(out)
-    else:
-        check_free(out)
-    with reserved(out, may_exist=resume):
-        tidy(out)
-        yield
-
-
-def _fit(options: TrainOptions, out: Path, hooks: Hooks, opened: CaptionData | None) -> tuple[list[dict[str, Any]], CaptionData]:
-    """Train to the end; return the records and the data. What training itself held in memory is free afterwards."""
-    on_epoch, progress, on_resume, on_remark, group, on_begin, on_step = hooks
-    first = group.rank == 0
-    config = read_config(out) if has_run(out) else None
-    data = _data(options, out, config, opened, progress)
-    if not options.epochs:
-        options = replace(options, epochs=epochs_for(len(data.split("train").captions), options.batch_size))
-    if config is not None:
-        check_agreement(options, options_of(config, out))
+def _train(
+    stage: Stage, data: CaptionData, group: Group, progress: bool, *,
+    on_epoch: Hook | None, on_resume: Hook | None, on_remark: Remark, on_begin: Hook | None, on_step: Hook | None,
+) -> list[dict[str, Any]]:  # fmt: skip
+    """Train a stage to its end; return its records. The memory of training is free afterwards."""
+    options, folder = stage.options, stage.folder
     model = build_model(_model_config(options, data), data.vocabulary.word_to_idx, seed=options.seed)
-    saved = None if config is None else _saved(out, config, data, model, on_remark)
-    check_agreement_of_ranks(group, out, settings_of(options), data.stamp, 0 if saved is None else saved.state.iteration)
-    data.scaling = scaling = _begin(options, model, data, saved, config, group)
-    keeper = Keeper(out, options.epochs, scaling, digest(data.vocabulary), first)
-    stop = StopRequest(first)
-    saver = Saver(interval(options.save_every), keeper.write, out, stop, keeper.finish, group)
-    solver = _solver(options, model, data, progress, _both(saver.on_step, on_step), _both(saver.on_epoch, on_epoch), group)
-    if saved is None and options.start is not None:
-        _score_start(solver, options)
-    if first:
-        furnish(options, out, data, model.config, config)
-    if saved is None:
-        keeper.begin(solver)
+    checkpoint = _checkpoint(stage, data, model)
+    data.scaling = scaling = checkpoint.scaling if checkpoint else _initial(stage, data, model, group)
+    writer = RunWriter(folder, options.epochs, scaling, digest(data.vocabulary), group.rank == 0)
+    stop = StopRequest(speaks=group.rank == 0)
+    saver = Checkpointer(interval(options.save_every), writer, stop, group)
+    objective, batch_size = _objective(options, data, group)
+    solver = CaptioningSolver(
+        model, data, update_rule="adam", optim_config={"learning_rate": options.lr}, lr_decay=options.lr_decay,
+        select=options.select, batch_size=batch_size, num_epochs=options.epochs, patience=options.patience or None,
+        clip_norm=options.clip or None, seed=options.seed, verbose=False, progress=progress,
+        on_step=_both(saver.on_step, on_step), on_epoch=_both(saver.on_epoch, on_epoch), objective=objective, group=group,
+    )  # fmt: skip
+    if checkpoint is None and options.start is not None:
+        if "val" in data.splits:
+            solver.score_start()
+        if options.objective == SELF_CRITICAL:
+            scale_logits(model.params, options.sharpen)
+    if group.rank == 0:
+        write_start(stage, data, model.config)
+    if checkpoint is None:
+        writer.begin(solver)
     else:
-        keeper.restore(solver, saved.state)
-        _remark_ranks(solver, out, on_remark)
+        writer.restore(solver, checkpoint.state)
+        _warn_if_ranks_changed(solver, folder, on_remark)
         if on_resume is not None:
             on_resume(solver)
     if not solver.finished:
@@ -193,10 +150,10 @@ def _fit(options: TrainOptions, out: Path, hooks: Hooks, opened: CaptionData | N
             on_begin(solver)
         solver.warm_up()
         saver.begin(solver.iteration)
-        with stop, saver, np.errstate(all="ignore"):  # a loss that is not finite is an error of the solver's, with more to say
+        with stop, saver, np.errstate(all="ignore"):  # the solver says more of a loss that is not finite
             solver.train()
         saver.check_stop(solver)
-    return solver.records, data
+    return solver.records
 
 
 def _both(first: Hook, second: Hook | None) -> Hook:
@@ -210,46 +167,12 @@ def _both(first: Hook, second: Hook | None) -> Hook:
     return both
 
 
-def _begin(
-    options: TrainOptions, model: CaptioningRNN, data: CaptionData, saved: Saved | None, config: Mapping[str, Any] | None, group: Group
-) -> FeatureScaling:  # fmt: skip
-    """The scaling of features. Of a run that starts from another, and has no checkpoint yet, the model gets the other's parameters."""
-    if saved is not None:
-        return saved.scaling
-    if options.start is None and options.objective == SELF_CRITICAL:
-        raise OptionError("train_run: `objective` is self-critical without `start`, expected the run folder of a captioner that speaks already")
-    if options.start is None:
-        return scaling_of_first(group, options.feature_scaling, data)
-    start = open_start(options.start, data, None if config is None else config.get("start_digest"))
-    model.params = start.model.params
-    return start.scaling
-
-
-def _score_start(solver: CaptioningSolver, options: TrainOptions) -> None:
-    """Score the run that training starts from, as it is; training on the score then begins with its scores sharpened."""
-    if "val" in solver.data.splits:
-        solver.score_start()
-    if options.objective == SELF_CRITICAL:
-        sharpen(solver.model.params, options.sharpen)
-
-
-def _solver(
-    options: TrainOptions, model: CaptioningRNN, data: CaptionData, progress: bool, on_step: Hook, on_epoch: Hook, group: Group
-) -> CaptioningSolver:  # fmt: skip
-    objective, batch_size = _objective(options, data, group)
-    return CaptioningSolver(
-        model, data, update_rule="adam", optim_config={"learning_rate": options.lr}, lr_decay=options.lr_decay,
-        select=options.select, batch_size=batch_size, num_epochs=options.epochs, patience=options.patience or None,
-        clip_norm=options.clip or None, seed=options.seed, verbose=False, progress=progress, on_step=on_step, on_epoch=on_epoch,
-        objective=objective, group=group,
-    )  # fmt: skip
-
-
 def _objective(options: TrainOptions, data: CaptionData, group: Group) -> tuple[Objective, int]:
-    """The objective, and how much a step visits: captions, or the pictures that so many captions are sampled of."""
+    """The objective, and the batch size: captions, or pictures that so many are sampled of."""
     if options.objective == CROSS_ENTROPY:
-        return smoothed_cross_entropy(options.smoothing), options.batch_size
-    return SelfCritical(data, samples=options.samples, group=group), max(1, options.batch_size // options.samples)
+        return CrossEntropy(options.smoothing), options.batch_size
+    objective = SelfCritical(data, samples=options.samples, group=group)
+    return objective, max(1, options.batch_size // options.samples)
 
 
 def _model_config(options: TrainOptions, data: CaptionData) -> ModelConfig:
@@ -268,83 +191,104 @@ def _model_config(options: TrainOptions, data: CaptionData) -> ModelConfig:
     return ModelConfig(*sizes, cell=options.cell, dropout=options.dropout, inject=options.inject)
 
 
-def _data(options: TrainOptions, out: Path, config: Mapping[str, Any] | None, opened: CaptionData | None, progress: bool) -> CaptionData:
-    """What to train on, which may be `opened` already. For a run to continue it must be the data that the run began with, wherever that is by now."""
-    path = Path(options.data or out / DATA)
-    data = opened or (open_data(path) if options.data or path.exists() else stamped(generate(options.seed, progress=progress)))
-    if config is not None and config["data_stamp"] != data.stamp:
-        raise DataError(
-            f"train_run: {path} is not the data that {out} began with, expected the same, unchanged; give its path as `data`, or begin another run"
-        )
-    return data
-
-
-def _saved(out: Path, config: Mapping[str, Any], data: CaptionData, model: CaptioningRNN, on_remark: Remark) -> Saved | None:
-    """The checkpoint of a run; None if it ended before the first."""
-    path = out / LAST
-    if not path.exists():
+def _checkpoint(stage: Stage, data: CaptionData, model: CaptioningRNN) -> Checkpoint | None:
+    """The checkpoint to go on from; None: there is none, or the run ended before its first."""
+    path = stage.folder / LAST
+    if stage.config is None or not path.exists():
         return None
-    saved = load_saved(path, model.params.shapes)
-    if saved.vocabulary != digest(data.vocabulary):
+    checkpoint = load_checkpoint(path, model.params.shapes)
+    if checkpoint.vocabulary != digest(data.vocabulary):
         raise DataError(f"train_run: {path} was trained with another vocabulary than that of its data, expected the same; from another run?")
-    check_scaling(path, saved.scaling, config)
-    if saved.drew_masks_in_turn and model.dropout:
-        on_remark(f"train_run: {path} {OTHER_MASKS}")
-    return saved
+    check_scaling(path, checkpoint.scaling, stage.config)
+    return checkpoint
 
 
-def _remark_ranks(solver: CaptioningSolver, out: Path, on_remark: Remark) -> None:
-    before, now = (solver.times[-1] if solver.times else {}).get("ranks", 1), solver.group.size
+def _initial(stage: Stage, data: CaptionData, model: CaptioningRNN, group: Group) -> FeatureScaling:
+    """The scaling to begin with. A stage that starts from a run also gets its parameters.
+
+    DataError : that run's vocabulary or features are not the data's, or its parameters have changed
+    since the stage began.
+    """
+    start = stage.options.start
+    if start is None:
+        return _fitted_scaling(group, stage.options.feature_scaling, data)
+    run = open_run(start)
+    if digest(run.vocabulary) != digest(data.vocabulary):
+        raise DataError(
+            f"train_run: {start} has {len(run.vocabulary):,} words and the data "
+            f"{len(data.vocabulary):,}, expected the same vocabulary; was the data prepared anew, "
+            "or from other captions?"
+        )
+    ours, theirs = data.feature_shape, run.model.config.feature_shape
+    if ours != theirs:
+        raise DataError(
+            f"train_run: {start} takes features of shape {theirs}, the data has {ours}, expected the same; were pictures encoded otherwise?"
+        )
+    recorded = (stage.config or {}).get("start_digest")
+    if recorded is not None and recorded != best_digest(start):
+        raise DataError(f"train_run: {Path(start) / BEST} has changed since the run that starts from it began; begin another run")
+    model.params = run.model.params
+    return run.scaling
+
+
+def _warn_if_ranks_changed(solver: CaptioningSolver, out: Path, on_remark: Remark) -> None:
+    before = (solver.times[-1] if solver.times else {}).get("ranks", 1)
+    now = solver.group.size
     if solver.times and before != now:
         on_remark(
             f"train_run: {out} was trained by {before} process(es) and goes on with {now}: same batches, same dropout; sums are rounded differently"
         )
 
 
-# What ranks must have in common
+# Agreement of ranks, checked at the start, so that a mistake in one place is named, not trained on
 
 
-OWN = (VARIABLE, "XPCAP_BACKEND")  # of our variables those that ranks may differ in: a backend's name is compared without its device
+def _check_ranks(group: Group, out: Path, plan: Plan) -> None:
+    """Compare versions, environment, plan, data and run folder of all ranks.
 
-
-def check_agreement_of_ranks(group: Group, out: Path, settings: Mapping[str, Any], stamp: str, iteration: int) -> None:
-    """Compare versions, environment, options, data and run folder of all ranks. Every rank raises the same error.
-
-    Parameters
-    ----------
-    settings : the options, as the config stores them
-    stamp : of the data
-    iteration : of the checkpoint to go on from; 0: none
+    Every rank raises the same error.
 
     Raises
     ------
-    GroupError : a rank differs from rank 0 in one of them. DataError : a rank does not see the run folder as rank 0 does.
+    GroupError : a rank differs from rank 0 in one of them. DataError : a rank does not see the run
+        folder as rank 0 does.
     """
     if group.size == 1:
         return
-    ours = {
+    environment = {name: value for name, value in sorted(os.environ.items()) if name.startswith("XPCAP_") and name not in OWN}
+    ours: dict[str, Any] = {
         "xpcap": sys.modules["xpcap"].__version__,
         "Python": platform.python_version(),
         "NumPy": np.__version__,
         "backend": get_backend().partition(":")[0],
-        "environment": {name: value for name, value in sorted(os.environ.items()) if name.startswith("XPCAP_") and name not in OWN},
-        "option": {name: value for name, value in sorted(settings.items()) if name != "data"},  # a path may differ from machine to machine
-        "data's stamp": stamp,
+        "environment": environment,
+        "data's stamp": plan.data.stamp,
         "run folder": (out / LOCK).exists() or (out / CONFIG).exists(),
-        "checkpoint's iteration": iteration,
+        "checkpoint's iteration": [_iteration(stage.folder) for stage in plan.stages],
     }
+    for number, stage in enumerate(plan.stages, start=1):
+        settings = settings_of(stage.options)
+        del settings["data"]  # a path may differ from machine to machine
+        ours["option" if number == 1 else f"stage {number}'s option"] = settings
     everyone = [json.loads(text) for text in group.all_gather(json.dumps(ours))]
     for rank, theirs in enumerate(everyone):
         _compare(rank, theirs, everyone[0], out)
 
 
-def scaling_of_first(group: Group, kind: str, data: CaptionData) -> FeatureScaling:
-    """The scaling of a kind that rank 0 fits to the train split, the same bits on every rank."""
+def _iteration(folder: Path) -> Any:
+    """Iteration of the checkpoint in a folder; 0: there is none."""
+    path = folder / LAST
+    return read_tensors(path, "load_state")[1].get("iteration") if path.exists() else 0
+
+
+def _fitted_scaling(group: Group, kind: str, data: CaptionData) -> FeatureScaling:
+    """The scaling that rank 0 fits to the train split, the same bits on every rank."""
     fitted = fit_scaling(kind, data.split("train").features) if group.rank == 0 else FeatureScaling()
     if group.size == 1:
         return fitted
-    told = json.loads(group.all_gather(json.dumps([numbers.tolist() for numbers in fitted if numbers is not None]))[0])
-    return FeatureScaling(*(np.array(numbers, np.float32) for numbers in told))
+    arrays = [array.tolist() for array in fitted if array is not None]
+    received = json.loads(group.all_gather(json.dumps(arrays))[0])
+    return FeatureScaling(*(np.array(numbers, np.float32) for numbers in received))
 
 
 def _compare(rank: int, theirs: Mapping[str, Any], first: Mapping[str, Any], out: Path) -> None:

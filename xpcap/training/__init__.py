@@ -1,7 +1,11 @@
-"""Training: the solver, its objectives, its history and its state."""
+"""Training. Start with solver.py; then objectives, evaluate, state, losses."""
 
 from xpcap.distributed import SINGLE, Group
-from xpcap.training.objectives import Objective, SelfCritical, cross_entropy, sharpen, smoothed_cross_entropy
+from xpcap.training.evaluate import teacher_forced
+from xpcap.training.objectives import CrossEntropy, Objective, SelfCritical, scale_logits
 from xpcap.training.solver import CaptioningSolver
 
-__all__ = ["SINGLE", "CaptioningSolver", "Group", "Objective", "SelfCritical", "cross_entropy", "sharpen", "smoothed_cross_entropy"]
+__all__ = [
+    "SINGLE", "CaptioningSolver", "CrossEntropy", "Group", "Objective", "SelfCritical",
+    "scale_logits", "teacher_forced",
+]  # fmt: skip

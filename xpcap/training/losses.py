@@ -1,7 +1,7 @@
-"""Losses and gradient norms: they gather on the model's device, are read in one go, and are checked for being finite."""
+"""Losses and gradient norms: gathered on the device, read in one go, checked for being finite."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -21,7 +21,8 @@ class Step(NamedTuple):
     norm: float
 
     def __str__(self) -> str:
-        return f"iteration {self.iteration} has loss {self.loss:g} and a gradient of norm {self.norm:g}"
+        loss, norm = f"{self.loss:g}", f"{self.norm:g}"
+        return f"iteration {self.iteration} has loss {loss} and a gradient of norm {norm}"
 
     @property
     def finite(self) -> bool:
@@ -30,7 +31,9 @@ class Step(NamedTuple):
 
 
 class StepRecord:
-    """The loss of every step. The latest wait on the device with their gradient norms and one flag, whether all are finite.
+    """The loss of every step.
+
+    The latest wait on the device with their gradient norms and one flag, whether all are finite.
 
     Parameters
     ----------
@@ -40,7 +43,8 @@ class StepRecord:
     """
 
     def __init__(self, like: Array, capacity: int, losses: Sequence[float] = ()) -> None:
-        self._waiting = get_array_module(like).empty((min(capacity, MOST_WAITING) + 1, 2), like.dtype)
+        rows = min(capacity, MOST_WAITING) + 1
+        self._waiting = get_array_module(like).empty((rows, 2), like.dtype)
         self._losses = list(losses)
         self._last_good: Step | None = None
         self._first_bad: Step | None = None
@@ -73,41 +77,57 @@ class StepRecord:
         return self._losses
 
     def _read(self) -> None:
-        """Bring the steps that wait to the host: the one place where training waits for the device."""
+        """Bring the waiting steps to the host: the one place where training waits for the device."""
         if not self._unread:
             return
         table = to_numpy(self._waiting[: self._unread + 1])
-        steps = [Step(len(self._losses) + k, loss, norm) for k, (loss, norm) in enumerate(table[1:].tolist(), start=1)]
+        first = len(self._losses) + 1
+        steps = [Step(k, loss, norm) for k, (loss, norm) in enumerate(table[1:].tolist(), first)]
         self._losses += [step.loss for step in steps]
         self._clear()
         if self._first_bad is None:
-            bad = len(steps) if table[0, 0] == 1 else [step.finite for step in steps].index(False)
+            bad = len(steps)
+            if table[0, 0] != 1:
+                bad = [step.finite for step in steps].index(False)
             self._last_good = steps[bad - 1] if bad else self._last_good
             self._first_bad = steps[bad] if bad < len(steps) else None
 
     def fault(self, params: Parameters, learning_rate: float) -> str:
-        """What is wrong with the first step that was not finite, said once; empty if there is none. Reads the steps that wait."""
+        """Diagnosis of the first step that was not finite, given once; empty if there is none.
+
+        Reads the steps that wait.
+        """
         self._read()
         step, self._first_bad = self._first_bad, None
-        return "" if step is None else diagnose(step, self._last_good, params, None, learning_rate)
+        if step is None:
+            return ""
+        return diagnose(step, self._last_good, params, None, learning_rate)
 
     def explain(self, loss: Array, norm: Array, params: Parameters, grads: Parameters, learning_rate: float) -> str:
-        """What is wrong with a step that is not finite and not recorded, from its gradients before the update."""
+        """Diagnosis of a step that is not finite and not recorded, before its update."""
         self._read()
-        return diagnose(Step(len(self) + 1, float(loss), float(norm)), self._last_good, params, grads, learning_rate)
+        step = Step(len(self) + 1, float(loss), float(norm))
+        return diagnose(step, self._last_good, params, grads, learning_rate)
 
 
-def diagnose(step: Step, before: Step | None, params: Parameters, grads: Parameters | None, learning_rate: float) -> str:
+def diagnose(
+    step: Step,
+    before: Step | None,
+    params: Parameters,
+    grads: Parameters | None,
+    learning_rate: float,
+) -> str:
     """A step that is not finite in words: where it shows, the norms before it, the likely cause.
 
     Parameters
     ----------
     step, before : the first step that is not finite, and the one before it
-    params, grads : as they are now. On the host that is at this step, before its update. On a device it is some steps later, when the losses
-        are read, and the gradients are gone: None
+    params, grads : as they are now. On the host that is at this step, before its update. On a
+        device it is some steps later, when the losses are read, and the gradients are gone: None
     """
     norms = {name: _norm(value) for name, value in params.items()}
-    bad, bad_grads = _not_finite(norms), _not_finite({name: _norm(value) for name, value in (grads or {}).items()})
+    bad = _not_finite(norms)
+    bad_grads = _not_finite({name: _norm(value) for name, value in (grads or {}).items()})
     finite = {name: norm for name, norm in norms.items() if name not in bad}
     parts = [str(step)]
     if before is not None:
@@ -115,11 +135,14 @@ def diagnose(step: Step, before: Step | None, params: Parameters, grads: Paramet
     if bad_grads:
         parts.append(f"the gradients of {', '.join(bad_grads)} are not finite")
     if bad:
-        parts.append(f"the parameters {', '.join(bad)} are not finite{' by now' if grads is None else ''}")
+        late = " by now" if grads is None else ""
+        parts.append(f"the parameters {', '.join(bad)} are not finite{late}")
     if finite:
         largest = max(finite, key=lambda name: finite[name])
-        parts.append(f"the largest finite parameter is {largest} with norm {finite[largest]:.3g}")
-    cause = _cause(before, bad, max([0.0, *finite.values()]), grads is not None, learning_rate)
+        norm = f"{finite[largest]:.3g}"
+        parts.append(f"the largest finite parameter is {largest} with norm {norm}")
+    most = max([0.0, *finite.values()])
+    cause = _cause(before, bad, most, grads is not None, learning_rate)
     return f"{'; '.join(parts)}; expected finite numbers; {cause}"
 
 
@@ -137,6 +160,6 @@ def _not_finite(norms: Mapping[str, float]) -> list[str]:
     return [name for name, norm in norms.items() if not np.isfinite(norm)]
 
 
-def _norm(value: Any) -> float:
+def _norm(value: Array) -> float:
     with np.errstate(all="ignore"):
         return float(np.linalg.norm(to_numpy(value).astype(np.float64).ravel()))

@@ -1,23 +1,47 @@
-"""The state of a training, which decides how it goes on: the order of captions, optimizer, parameters, history; as tensors of a file, and back."""
+"""The state of a training, which decides how it goes on; as tensors of a file, and back."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from xpcap import optim
 from xpcap.backend import Array, asarray, to_numpy
 from xpcap.errors import DataError, TrainingError
 from xpcap.models.parameters import Parameters
-from xpcap.optim import STATE, Optimizer
-from xpcap.training.history import best_of, with_start
+from xpcap.optim import STATE, Optimizer, init
+
+Record = dict[str, Any]
 
 ORDER_STREAM = 2  # of a seed; CaptioningRNN draws from streams 0 and 1
 
 
+# Records of epochs
+
+
+def best_of(history: Sequence[Record]) -> Record | None:
+    """The record of the highest CIDEr-D on val, of equals the one of the lowest validation loss.
+
+    Where captions are not scored, loss alone decides; without validation it is the latest record.
+    The first of equals; None of no records.
+    """
+    figures = history[-1] if history else {}
+    if "val_cider" in figures:
+        return max(history, key=lambda record: (record["val_cider"], -record["val_loss"]))
+    if "val_loss" in figures:
+        return min(history, key=lambda record: record["val_loss"])
+    return history[-1] if history else None
+
+
+def with_start(start: Record | None, history: Sequence[Record]) -> list[Record]:
+    """All records that the best is chosen from."""
+    return [*([] if start is None else [start]), *history]
+
+
+# The order of captions
+
+
 class EpochOrder:
-    """All training captions once, in an order drawn anew for each epoch, and how far the epoch under way has come.
+    """All captions of an epoch once, shuffled anew for each, and the position in the current one.
 
     Parameters
     ----------
@@ -33,12 +57,16 @@ class EpochOrder:
 
     def __init__(self, count: int, seed: int | None) -> None:
         self.count = count
-        self.rng = np.random.default_rng([np.random.randint(2**31) if seed is None else int(seed), ORDER_STREAM])
+        drawn = np.random.randint(2**31) if seed is None else int(seed)
+        self.rng = np.random.default_rng([drawn, ORDER_STREAM])
         self.captions: np.ndarray | None = None
         self.position = 0
 
     def batches(self, size: int) -> Iterator[np.ndarray]:
-        """Numbers of the captions of each batch from `position` on; draws an order if no epoch is under way. The caller moves `position` on."""
+        """Caption numbers of each batch from `position` on, which the caller moves on.
+
+        An order is drawn if no epoch is under way.
+        """
         if self.captions is None:
             self.captions, self.position = self.rng.permutation(self.count), 0
         captions, first = self.captions, self.position
@@ -53,7 +81,7 @@ class EpochOrder:
 
 
 class TrainingState(NamedTuple):
-    """Training between two steps. CaptioningSolver.state() makes one, and restore() goes on from it as if nothing had happened.
+    """Training between two steps: CaptioningSolver.state() makes one, and restore() goes on from it.
 
     Arrays are copies on the host, whatever the solver computes on.
     """
@@ -67,9 +95,53 @@ class TrainingState(NamedTuple):
     order: np.ndarray | None  # (n,) int32, of the epoch under way; None between two epochs
     position: int  # batches of it done
     losses: np.ndarray  # (iterations,), of the dtype of the parameters
-    history: list[dict[str, Any]]  # one record an epoch
+    history: list[Record]  # one an epoch
     order_rng: dict[str, Any]  # of numpy.random.Generator.bit_generator
-    start: dict[str, Any] | None = None  # the record of the parameters that training started from, where they were scored
+    start: Record | None = None  # of the parameters that training started from, if scored
+
+    @classmethod
+    def of(
+        cls,
+        params: Parameters,
+        optimizer: Optimizer,
+        order: EpochOrder,
+        *,
+        batch_size: int,
+        losses: Sequence[float],
+        history: Sequence[Record],
+        start: Record | None,
+    ) -> "TrainingState":
+        """Copy the parts of a solver to the host.
+
+        Raises
+        ------
+        TrainingError : a parameter or moment is not finite.
+        """
+
+        def on_host(flat: Array) -> Parameters:
+            return Parameters(params.shapes, np.array(to_numpy(flat)))
+
+        rule, config = optimizer.rule, optimizer.config
+        state = cls(
+            params=on_host(params.flat),
+            rule=rule,
+            optimizer={key: value for key, value in config.items() if key not in STATE[rule]},
+            moments={key: on_host(config[key]) for key in STATE[rule]},
+            captions=order.count,
+            batch_size=batch_size,
+            order=None if order.captions is None else order.captions.astype(np.int32),
+            position=order.position,
+            losses=np.array(losses, params.flat.dtype),
+            history=[dict(record) for record in history],
+            order_rng=dict(order.rng.bit_generator.state),
+            start=None if start is None else dict(start),
+        )
+        rate = config["learning_rate"]
+        cause = f"iteration {state.iteration}; is the learning rate, now {rate:g}, too high?"
+        named = {f"{rule}'s {key}": moment for key, moment in state.moments.items()}
+        for thing, arrays in {"the value": state.params, **named}.items():
+            _check_finite("CaptioningSolver", thing, arrays, TrainingError, cause)
+        return state
 
     @property
     def iteration(self) -> int:
@@ -82,132 +154,74 @@ class TrainingState(NamedTuple):
         return len(self.history)
 
     @property
-    def is_best(self) -> bool:
-        """Whether `params` are the best so far: the best epoch has just ended."""
-        return self.order is None and bool(self.history) and best_of(self.records) is self.history[-1]
-
-    @property
-    def records(self) -> list[dict[str, Any]]:
-        """As those of a solver's history."""
+    def records(self) -> list[Record]:
+        """As those of a solver."""
         return with_start(self.start, self.history)
 
+    @property
+    def is_best(self) -> bool:
+        """Whether `params` are the best so far: the best epoch has just ended."""
+        between = self.order is None and bool(self.history)
+        return between and best_of(self.records) is self.history[-1]
 
-def capture(
-    params: Parameters,
-    descent: Optimizer,
-    order: EpochOrder,
-    batch_size: int,
-    losses: Sequence[float],
-    history: Sequence[Mapping[str, Any]],
-    start: Mapping[str, Any] | None = None,
-) -> TrainingState:
-    """Copy the state of a solver to the host.
+    def check_fits(self, params: Parameters, optimizer: Optimizer, order: EpochOrder, batch_size: int) -> None:
+        """DataError : the state is of another model, data set, update rule or batch size."""
+        pairs = {
+            "update rule": (self.rule, optimizer.rule),
+            "batch_size": (self.batch_size, batch_size),
+            "number of captions": (self.captions, order.count),
+            "parameters": (dict(self.params.shapes), dict(params.shapes)),
+            "dtype": (self.params.flat.dtype, params.flat.dtype),
+        }
+        for thing, (theirs, ours) in pairs.items():
+            if theirs != ours:
+                raise DataError(
+                    f"CaptioningSolver.restore: {thing} of the state: {theirs}, of this solver: {ours}, expected the same; of another training?"
+                )
 
-    Raises
-    ------
-    TrainingError : a parameter or moment is not finite.
-    """
-    rule, config = descent.rule, descent.config
-    state = TrainingState(
-        params=_on_host(params, params.flat),
-        rule=rule,
-        optimizer={key: value for key, value in config.items() if key not in optim.STATE[rule]},
-        moments={key: _on_host(params, config[key]) for key in optim.STATE[rule]},
-        captions=order.count,
-        batch_size=batch_size,
-        order=None if order.captions is None else order.captions.astype(np.int32),
-        position=order.position,
-        losses=np.array(losses, params.flat.dtype),
-        history=[dict(record) for record in history],
-        order_rng=dict(order.rng.bit_generator.state),
-        start=None if start is None else dict(start),
-    )
-    cause = f"iteration {state.iteration}; is the learning rate, now {config['learning_rate']:g}, too high?"
-    for thing, arrays in (("the value", state.params), *((f"{rule}'s {key}", moment) for key, moment in state.moments.items())):
-        check_finite("CaptioningSolver", thing, arrays, TrainingError, cause)
-    return state
-
-
-def check_fits(state: TrainingState, params: Parameters, descent: Optimizer, order: EpochOrder, batch_size: int) -> None:
-    """DataError : the state is of another model, data set, update rule or batch size. TypeError : it is no state."""
-    if not isinstance(state, TrainingState):
-        raise TypeError(f"CaptioningSolver.restore: state is a {type(state).__name__}, expected what CaptioningSolver.state() or load_state returns")
-    pairs = {
-        "update rule": (state.rule, descent.rule),
-        "batch_size": (state.batch_size, batch_size),
-        "number of captions": (state.captions, order.count),
-        "parameters": (dict(state.params.shapes), dict(params.shapes)),
-        "dtype": (state.params.flat.dtype, params.flat.dtype),
-    }
-    for thing, (theirs, ours) in pairs.items():
-        if theirs != ours:
-            raise DataError(
-                f"CaptioningSolver.restore: {thing} of the state: {theirs}, of this solver: {ours}, expected the same; of another training?"
-            )
+    def restore_into(self, params: Parameters, optimizer: Optimizer, order: EpochOrder) -> None:
+        """Set the parts of a solver that the state fits. DataError : bad hyperparameters."""
+        try:
+            config = init(self.rule, params.flat, self.optimizer)
+        except ValueError as error:
+            raise DataError(f"CaptioningSolver.restore: the state's optimizer cannot be: {error}") from error
+        for key, moment in self.moments.items():
+            config[key][...] = asarray(moment.flat, like=config[key])
+        optimizer.config = config
+        params.flat[...] = asarray(self.params.flat, like=params.flat)
+        order.rng.bit_generator.state = self.order_rng
+        order.captions = None if self.order is None else self.order.astype(np.int64)
+        order.position = self.position
 
 
-def restore_descent(state: TrainingState, params: Parameters, descent: Optimizer) -> None:
-    """Copy the state's parameters and the optimizer's state into those of a solver. DataError : hyperparameters that cannot be."""
-    descent.config = _optimizer_config(state, params.flat)
-    params.flat[...] = asarray(state.params.flat, like=params.flat)
-
-
-def _optimizer_config(state: TrainingState, like: Array) -> optim.Config:
-    """The state's complete config for its rule, arrays copied to the library of `like`."""
-    try:
-        config = optim.init(state.rule, like, state.optimizer)
-    except ValueError as error:
-        raise DataError(f"CaptioningSolver.restore: the state's optimizer cannot be: {error}") from error
-    for key, moment in state.moments.items():
-        config[key][...] = asarray(moment.flat, like=config[key])
-    return config
-
-
-def by_parameter(rule: str, config: optim.Config, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Mapping[str, Any]]:
-    """A flat config as a read-only config for each parameter, whose state arrays are views of the flat ones."""
-    moments = {key: Parameters(shapes, config[key]) for key in optim.STATE[rule]}
-    rest = {key: value for key, value in config.items() if key not in moments}
-    return {name: MappingProxyType({**rest, **{key: views[name] for key, views in moments.items()}}) for name in shapes}
-
-
-def restore_order(state: TrainingState, order: EpochOrder) -> None:
-    """Set the order of captions and the place in it."""
-    order.rng.bit_generator.state = state.order_rng
-    order.captions = None if state.order is None else state.order.astype(np.int64)
-    order.position = state.position
-
-
-def check_finite(where: str, thing: str, arrays: Mapping[str, np.ndarray], error: type[Exception], cause: str) -> None:
-    """Raise `error`, which names the array, where one of them is not finite."""
+def _check_finite(
+    where: str,
+    thing: str,
+    arrays: Mapping[str, np.ndarray],
+    error: type[Exception],
+    cause: str,
+) -> None:
     for name, value in arrays.items():
         if not np.isfinite(value).all():
             raise error(f"{where}: {thing} of {name} is not finite, expected finite numbers; {cause}")
 
 
-def _on_host(like: Parameters, flat: Array) -> Parameters:
-    """A copy on the host of a flat array that is laid out like `like`."""
-    return Parameters(like.shapes, np.array(to_numpy(flat)))
+# As tensors and JSON: parameters by their names, moments as adam.m.Wx
 
-
-# As tensors and JSON
-
-
-_ORDER, _LOSSES = "order", "losses"
 VALIDATED = {"val_loss", "val_perplexity", "val_accuracy"}  # a record has all of them or none
 TRAINED = {"train_loss", "train_reward"}  # a record has one of them
 FIGURES = {*TRAINED, *VALIDATED, "val_cider"}  # all records have the same
 SQUARED = {"v", "cache"}  # state arrays that are means of squares
 MOST = 2**53  # of any count: what JSON and doubles hold exactly
-Shapes = Mapping[str, tuple[int, ...]]
 
 
 def to_tensors(state: TrainingState) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-    """A state as arrays by name (parameters by their own, moments as ``adam.m.Wx``) and a JSON object."""
-    tensors = {**state.params, _LOSSES: state.losses}
+    """A state as named arrays and a JSON object."""
+    tensors = {**state.params, "losses": state.losses}
     for key, moment in state.moments.items():
         tensors |= {f"{state.rule}.{key}.{name}": value for name, value in moment.items()}
     if state.order is not None:
-        tensors[_ORDER] = state.order
+        tensors["order"] = state.order
     meta = {
         "optimizer": {"rule": state.rule, **state.optimizer},
         "epoch": state.epoch,
@@ -222,8 +236,13 @@ def to_tensors(state: TrainingState) -> tuple[dict[str, np.ndarray], dict[str, A
     return tensors, meta
 
 
-def from_tensors(where: str, tensors: Mapping[str, np.ndarray], meta: Mapping[str, Any], shapes: Shapes) -> TrainingState:
-    """The state that to_tensors took apart.
+def from_tensors(
+    where: str,
+    tensors: Mapping[str, np.ndarray],
+    meta: Mapping[str, Any],
+    shapes: Mapping[str, tuple[int, ...]],
+) -> TrainingState:
+    """The state that to_tensors took apart, with every piece checked.
 
     Parameters
     ----------
@@ -232,146 +251,121 @@ def from_tensors(where: str, tensors: Mapping[str, np.ndarray], meta: Mapping[st
 
     Raises
     ------
-    DataError : anything missing, unknown, of another shape or type, or not finite; or a moving average, which older versions kept.
+    DataError : anything missing, unknown, of another shape or type, or not finite.
     """
-    optimizer = dict(_object(where, meta, "optimizer"))
-    rule = _rule(where, optimizer.pop("rule", None))
-    _check_names(where, rule, tensors, shapes)
-    losses = _losses(where, tensors[_LOSSES], _count(where, meta, "iteration"))
-    captions, batch_size, position = (_count(where, meta, key) for key in ("captions", "batch_size", "position"))
-    order = tensors.get(_ORDER)
-    _check_position(where, order, captions, batch_size, position)
+
+    def require(fits: bool, found: str, expected: str) -> None:
+        if not fits:
+            raise DataError(f"{where}: {found}, expected {expected}")
+
+    def named(prefix: str) -> Parameters:
+        arrays = Parameters.empty(shapes, losses.dtype, np)
+        for name, shape in shapes.items():
+            x = tensors[prefix + name]
+            found = f"{prefix}{name} has shape {x.shape} and dtype {x.dtype}"
+            fits = x.shape == shape and x.dtype == losses.dtype
+            require(fits, found, f"{shape} and {losses.dtype}; from another run?")
+            arrays[name] = x
+        _check_finite(where, prefix.rstrip(".") or "value", arrays, DataError, "damaged?")
+        return arrays
+
+    # Counts and objects
+    no_state = "damaged, or not the state of a training?"
+    for key in ("optimizer", "rng"):
+        value = meta.get(key)
+        require(isinstance(value, dict), f"{key} is {_short(value)}", f"an object; {no_state}")
+    counts: dict[str, Any] = {}
+    for key in ("iteration", "epoch", "captions", "batch_size", "position"):
+        value = counts[key] = meta.get(key)
+        fits = type(value) is int and 0 <= value <= MOST
+        require(fits, f"{key} is {_short(value)}", f"a count; {no_state}")
+    captions, batch_size, position = (counts[k] for k in ("captions", "batch_size", "position"))
+
+    # The optimizer's hyperparameters
+    optimizer = dict(meta["optimizer"])
+    rule = optimizer.pop("rule", None)
+    fits = isinstance(rule, str) and rule in STATE
+    require(fits, f"the update rule is {_short(rule)}", f"one of {', '.join(STATE)}; damaged?")
+    for key, value in optimizer.items():
+        fits = type(value) in (int, float) and abs(value) <= MOST
+        found = f"optimizer's {_short(key)} is {_short(value)}"
+        require(fits, found, "a finite number; damaged?")
+
+    # Tensors
+    moments = {key: f"{rule}.{key}." for key in STATE[rule]}
+    known = {*shapes, "losses", *(prefix + name for prefix in moments.values() for name in shapes)}
+    odd = sorted((set(tensors) - {"order"}) ^ known)
+    expected = f"parameters, losses and the state of {rule}; from another run?"
+    require(not odd, f"{', '.join(odd[:5])} missing or unknown", expected)
+    losses, order = tensors["losses"], tensors.get("order")
+    fits = losses.shape == (counts["iteration"],) and losses.dtype in (np.float32, np.float64)
+    found = f"losses have shape {losses.shape} and dtype {losses.dtype}"
+    expected = f"{counts['iteration']} finite numbers; damaged?"
+    require(fits and bool(np.isfinite(losses).all()), found, expected)
+    found = f"position {position} in {captions} captions by {batch_size}"
+    fits = captions >= 1 and batch_size >= 1
+    fits = fits and position <= (0 if order is None else -(-captions // batch_size))
+    require(fits, found, "one within an epoch; damaged?")
+    if order is not None:
+        fits = order.shape == (captions,) and order.dtype == np.int32
+        fits = fits and bool((np.sort(order) == np.arange(captions)).all())
+        found = f"order has shape {order.shape} and dtype {order.dtype}"
+        require(fits, found, f"each of 0..{captions - 1} once; damaged?")
+    params = named("")
+    states = {key: named(prefix) for key, prefix in moments.items()}
+    for key in SQUARED & states.keys():
+        least = states[key].flat.min()
+        found = f"{rule}.{key} goes down to {least:g}"
+        require(least >= 0, found, "means of squares; damaged?")
+
+    # Records: all have the same figures
+    history, start = meta.get("history"), meta.get("start")
+    fits = isinstance(history, list) and len(history) == counts["epoch"]
+    expected = f"a list of {counts['epoch']} records; damaged?"
+    require(fits, f"history is {_short(history)}", expected)
+    assert isinstance(history, list)
+    for number, record in enumerate(history, start=1):
+        fits = _is_record(record, number) and not FIGURES & (record.keys() ^ history[0].keys())
+        found = f"record {number} of the history is {_short(record)}"
+        require(fits, found, f"the figures of epoch {number}; damaged?")
+    if start is not None:
+        fits = _has_numbers(start) and start.get("epoch") == 0
+        if fits and history:
+            fits = not (FIGURES - TRAINED) & (start.keys() ^ history[0].keys())
+        require(fits, f"start is {_short(start)}", "the figures of epoch 0; damaged?")
+
     return TrainingState(
-        params=_named(where, "", tensors, shapes, losses.dtype),
+        params=params,
         rule=rule,
-        optimizer=_numbers(where, optimizer),
-        moments=_moments(where, rule, tensors, shapes, losses.dtype),
+        optimizer=optimizer,
+        moments=states,
         captions=captions,
         batch_size=batch_size,
         order=order,
         position=position,
         losses=losses,
-        history=_history(where, meta),
-        order_rng=_rng(where, _object(where, meta, "rng").get("order")),
-        start=_start(where, meta),
+        history=history,
+        order_rng=_checked_rng(where, meta["rng"].get("order")),
+        start=start,
     )
-
-
-def drew_masks_in_turn(meta: Mapping[str, Any]) -> bool:
-    """Whether a state is from a version whose dropout masks came from a generator, one after the other: going on from it takes other masks."""
-    rng = meta.get("rng")
-    return isinstance(rng, dict) and rng.get("dropout") is not None
-
-
-def _rule(where: str, rule: Any) -> str:
-    if not isinstance(rule, str) or rule not in STATE:
-        raise DataError(f"{where}: the update rule is {_short(rule)}, expected one of {', '.join(STATE)}; damaged?")
-    return rule
-
-
-def _check_names(where: str, rule: str, tensors: Mapping[str, np.ndarray], shapes: Shapes) -> None:
-    if any(name.startswith("average.") for name in tensors):
-        raise DataError(
-            f"{where}: holds a moving average of the parameters, which an older xpcap kept, expected a state without one; "
-            "train anew, into another folder: this run still captions with the best parameters that it kept, but cannot go on"
-        )
-    expected = {*shapes, _LOSSES, *(f"{rule}.{key}.{name}" for key in STATE[rule] for name in shapes)}
-    if (found := set(tensors) - {_ORDER}) != expected:
-        odd = ", ".join(sorted(found ^ expected)[:5])
-        raise DataError(f"{where}: {odd} missing or unknown, expected parameters, losses and the state of {rule}; from another run?")
-
-
-def _losses(where: str, losses: np.ndarray, iterations: int) -> np.ndarray:
-    if losses.shape != (iterations,) or losses.dtype not in (np.float32, np.float64) or not np.isfinite(losses).all():
-        raise DataError(f"{where}: losses have shape {losses.shape} and dtype {losses.dtype}, expected {iterations} finite numbers; damaged?")
-    return losses
-
-
-def _check_position(where: str, order: np.ndarray | None, captions: int, batch_size: int, position: int) -> None:
-    if not batch_size >= 1 or not captions >= 1 or position > (0 if order is None else -(-captions // batch_size)):
-        raise DataError(f"{where}: position {position} in {captions} captions by {batch_size}, expected one within an epoch; damaged?")
-    if order is not None and not (order.shape == (captions,) and order.dtype == np.int32 and (np.sort(order) == np.arange(captions)).all()):
-        raise DataError(f"{where}: order has shape {order.shape} and dtype {order.dtype}, expected each of 0..{captions - 1} once; damaged?")
-
-
-def _moments(where: str, rule: str, tensors: Mapping[str, np.ndarray], shapes: Shapes, dtype: Any) -> dict[str, Parameters]:
-    moments = {key: _named(where, f"{rule}.{key}.", tensors, shapes, dtype) for key in STATE[rule]}
-    for key in SQUARED & moments.keys():
-        if (least := moments[key].flat.min()) < 0:
-            raise DataError(f"{where}: {rule}.{key} goes down to {least:g}, expected means of squares; damaged?")
-    return moments
-
-
-def _named(where: str, prefix: str, tensors: Mapping[str, np.ndarray], shapes: Shapes, dtype: Any) -> Parameters:
-    """The arrays whose names begin with a prefix, as Parameters."""
-    named = Parameters.empty(shapes, dtype, np)
-    for name, shape in shapes.items():
-        value = tensors[prefix + name]
-        if value.shape != shape or value.dtype != dtype:
-            raise DataError(
-                f"{where}: {prefix}{name} has shape {value.shape} and dtype {value.dtype}, expected {shape} and {dtype}; from another run?"
-            )
-        named[name] = value
-    check_finite(where, prefix.rstrip(".") or "value", named, DataError, "damaged?")
-    return named
-
-
-def _object(where: str, meta: Mapping[str, Any], key: str) -> Mapping[str, Any]:
-    value = meta.get(key)
-    if not isinstance(value, dict):
-        raise DataError(f"{where}: {key} is {_short(value)}, expected an object; damaged, or not the state of a training?")
-    return value
-
-
-def _count(where: str, meta: Mapping[str, Any], key: str) -> int:
-    value = meta.get(key)
-    if type(value) is not int or not 0 <= value <= MOST:
-        raise DataError(f"{where}: {key} is {_short(value)}, expected a count; damaged, or not the state of a training?")
-    return value
-
-
-def _numbers(where: str, values: Mapping[str, Any]) -> dict[str, Any]:
-    for key, value in values.items():
-        if type(value) not in (int, float) or not abs(value) <= MOST:
-            raise DataError(f"{where}: optimizer's {_short(key)} is {_short(value)}, expected a finite number; damaged?")
-    return dict(values)
-
-
-def _history(where: str, meta: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The records of the epochs: each has its number and finite figures."""
-    history = meta.get("history")
-    if not isinstance(history, list) or len(history) != _count(where, meta, "epoch"):
-        raise DataError(f"{where}: history is {_short(history)}, expected a list of {_short(meta.get('epoch'))} records; damaged?")
-    for number, record in enumerate(history, start=1):
-        if not _is_record(record, number) or (FIGURES & set(record)) != (FIGURES & set(history[0])):
-            raise DataError(f"{where}: record {number} of the history is {_short(record)}, expected the figures of epoch {number}; damaged?")
-    return history
-
-
-def _start(where: str, meta: Mapping[str, Any]) -> dict[str, Any] | None:
-    """The record of the parameters that training started from: the figures of an epoch's record, but for those of training itself."""
-    start, history = meta.get("start"), meta["history"]
-    if start is None:
-        return None
-    figures = FIGURES - TRAINED
-    if not _has_numbers(start) or start.get("epoch") != 0 or (history and (figures & set(start)) != (figures & set(history[0]))):
-        raise DataError(f"{where}: start is {_short(start)}, expected the figures of epoch 0; damaged?")
-    return start
 
 
 def _is_record(record: Any, number: int) -> bool:
     """Whether this is the record of the epoch of that number."""
     names = {"iteration", "learning_rate", "train_accuracy"}
-    return _has_numbers(record) and names <= set(record) and len(TRAINED & set(record)) == 1 and record.get("epoch") == number
+    complete = _has_numbers(record) and names <= record.keys()
+    return complete and len(TRAINED & record.keys()) == 1 and record.get("epoch") == number
 
 
 def _has_numbers(record: Any) -> bool:
     """Whether this is a record of finite numbers, with all figures of validation or none."""
-    numbers = isinstance(record, dict) and all(type(value) in (int, float) and abs(value) <= 1e300 for value in record.values())
-    return numbers and len(VALIDATED & set(record)) in (0, len(VALIDATED))
+    if not isinstance(record, dict):
+        return False
+    numbers = all(type(x) in (int, float) and abs(x) <= 1e300 for x in record.values())
+    return numbers and len(VALIDATED & record.keys()) in (0, len(VALIDATED))
 
 
-def _rng(where: str, state: Any) -> dict[str, Any]:
+def _checked_rng(where: str, state: Any) -> dict[str, Any]:
     """The state of a generator, once NumPy has taken it."""
     generator = np.random.default_rng(0)
     try:

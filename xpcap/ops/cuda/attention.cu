@@ -1,37 +1,41 @@
-// Dot-product attention over the places of pictures: a step in one launch each way, and the gradient for the pictures in one launch after the loop.
-// Contracts: ops.attend_steps, ops.attend_backward_steps, ops.attention_sum.
+// Dot-product attention over the regions of pictures: a step in one launch each way, and the
+// gradient for the pictures in one launch after the loop. Contracts: ops.attend_steps,
+// ops.attend_backward_steps, ops.attention_sum.
 //
-// Arrays are whole buffers with the step's rows at `first` and the states it starts from at `before`, as in lstm_gates.cu; A is (N, P, H). In a step
-// a block of THREADS threads has one sequence: it reads its picture from memory, and a second time from cache where that has room for P * H
-// numbers. Each order of adding is fixed, without atomics: results are reproducible to the bit.
+// Arrays are whole buffers with the step's rows at `first` and the states it starts from at
+// `before`, as in lstm_gates.cu; A is (N, P, H). In a step a block of THREADS threads has one
+// sequence: it reads its picture from memory, and a second time from cache where that has room for
+// P * H numbers. Each order of adding is fixed, without atomics: results are reproducible to the
+// bit.
 typedef REAL real;
 #define THREADS 256
 #define BLOCKS_AT_ONCE 4            // on a multiprocessor, in a step: that leaves a thread 64 registers
-#define PLACES 1024                 // the most that a picture may have: whole tiles. With all else 13 KiB of shared memory in double
+#define REGIONS 1024                // of a picture, at most: whole tiles. With all else 13 KiB of shared memory in double
 #define LANES 16                    // threads that share the terms of a product: in float they read 64 neighbouring bytes
 #define LINES (THREADS / LANES)     // groups of so many threads
 #define TURNS 2                     // products of a group at the same time
-#define TILE (LINES * TURNS)        // places whose products are added up between two barriers
+#define TILE (LINES * TURNS)        // regions whose products are added up between two barriers
 #define PARTS (TILE * (LANES + 1))  // with one number of padding a line, so that a column lies in different banks
-#define SLAB 16                     // places for a thread of attention_sum
+#define SLAB 16                     // regions for a thread of attention_sum
 #define DEPTH 16                    // rows that its block copies to shared memory at a time
 #define FACTORS (DEPTH * 2 * SLAB)
 
-// products[p] = places[p] . x, for all threads to read. After those of P places, up to a whole tile, comes that of the last place again.
-__device__ void multiply(const real* places, const real* x, int P, int H, real* parts, real* products) {
+// products[p] = regions[p] . x, for all threads to read. After those of P regions, up to a whole
+// tile, comes that of the last place again.
+__device__ void multiply(const real* regions, const real* x, int P, int H, real* parts, real* products) {
     const int thread = threadIdx.x, line = thread / LANES, lane = thread % LANES;
     for (int p0 = 0; p0 < P; p0 += TILE) {
         real sums[TURNS] = {};
-        const real* of_place[TURNS];
+        const real* of_region[TURNS];
 #pragma unroll
         for (int j = 0; j < TURNS; ++j) {
             const int p = p0 + j * LINES + line;
-            of_place[j] = places + (long long)(p < P ? p : P - 1) * H;
+            of_region[j] = regions + (long long)(p < P ? p : P - 1) * H;
         }
 #pragma unroll 8  // keep several loads in flight
         for (long long k = lane; k < H; k += LANES)
 #pragma unroll
-            for (int j = 0; j < TURNS; ++j) sums[j] += of_place[j][k] * x[k];
+            for (int j = 0; j < TURNS; ++j) sums[j] += of_region[j][k] * x[k];
 #pragma unroll
         for (int j = 0; j < TURNS; ++j) parts[(j * LINES + line) * (LANES + 1) + lane] = sums[j];
         __syncthreads();
@@ -53,26 +57,26 @@ __device__ real total(const real* sums) {
     return sum;
 }
 
-// Unit k of factors[0] * places[0] + ... + factors[P - 1] * places[P - 1].
-__device__ real combination(const real* factors, const real* places, int P, int H, int k) {
+// Unit k of factors[0] * regions[0] + ... + factors[P - 1] * regions[P - 1].
+__device__ real combination(const real* factors, const real* regions, int P, int H, int k) {
     real sum = 0;
 #pragma unroll 8
-    for (int p = 0; p < P; ++p) sum += factors[p] * places[(long long)p * H + k];
+    for (int p = 0; p < P; ++p) sum += factors[p] * regions[(long long)p * H + k];
     return sum;
 }
 
 // Grid: a block for each sequence of the step.
 extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS_AT_ONCE) attend_step(const real* h, const real* A, real* weights, real* context,
                                                                                   int first, int before, int P, int H) {
-    __shared__ real scores[PLACES];
+    __shared__ real scores[REGIONS];
     __shared__ real parts[PARTS];
     __shared__ real maxima[TILE];
     __shared__ real sums[TILE];
     const int thread = threadIdx.x;
     const long long i = blockIdx.x, row = first + i;
-    const real *places = A + i * P * H, scale = 1 / sqrt((real)H);
+    const real *regions = A + i * P * H, scale = 1 / sqrt((real)H);
 
-    multiply(places, h + (before + i) * H, P, H, parts, scores);
+    multiply(regions, h + (before + i) * H, P, H, parts, scores);
     if (thread < TILE) {
         real most = scores[thread];  // comparisons drop a NaN, but the sum brings it back
         for (int p = thread; p < P; p += TILE) most = scores[p] > most ? scores[p] : most;
@@ -93,20 +97,21 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS_AT_ONCE) attend_ste
     __syncthreads();
     const real sum = total(sums);
     for (int p = thread; p < P; p += THREADS) weights[row * P + p] = scores[p] / sum;
-    for (int k = thread; k < H; k += THREADS) context[row * H + k] = combination(scores, places, P, H, k) / sum;
+    for (int k = thread; k < H; k += THREADS) context[row * H + k] = combination(scores, regions, P, H, k) / sum;
 }
 
-// Later steps first. dh_next, one row per sequence, holds what the state of the step before has got from elsewhere, and is added to.
+// Later steps first. dh_next, one row per sequence, holds what the state of the step before has got
+// from elsewhere, and is added to.
 extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS_AT_ONCE) attend_step_backward(const real* dcontext, const real* A, const real* weights,
                                                                                            real* dscores, real* dh_next, int first, int P, int H) {
-    __shared__ real dweights[PLACES];  // then the gradient of the scores
+    __shared__ real dweights[REGIONS];  // then the gradient of the scores
     __shared__ real parts[PARTS];
     __shared__ real sums[TILE];
     const int thread = threadIdx.x;
     const long long i = blockIdx.x, row = first + i;
-    const real *places = A + i * P * H, scale = 1 / sqrt((real)H);
+    const real *regions = A + i * P * H, scale = 1 / sqrt((real)H);
 
-    multiply(places, dcontext + row * H, P, H, parts, dweights);
+    multiply(regions, dcontext + row * H, P, H, parts, dweights);
     if (thread < TILE) {
         real sum = 0;
         for (int p = thread; p < P; p += TILE) sum += weights[row * P + p] * dweights[p];
@@ -119,11 +124,12 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS_AT_ONCE) attend_ste
         dscores[row * P + p] = dweights[p];
     }
     __syncthreads();
-    for (int k = thread; k < H; k += THREADS) dh_next[i * H + k] += combination(dweights, places, P, H, k);
+    for (int k = thread; k < H; k += THREADS) dh_next[i * H + k] += combination(dweights, regions, P, H, k);
 }
 
-// The rows of sequence i are firsts[t] + i, as long as that lies before firsts[t + 1]; h is the stack of the N initial states and those after each
-// row. Grid: sequences along x, blocks of units along y, slabs of places along z. A thread has one unit of SLAB places.
+// The rows of sequence i are firsts[t] + i, as long as that lies before firsts[t + 1]; h is the
+// stack of the N initial states and those after each row. Grid: sequences along x, blocks of units
+// along y, slabs of regions along z. A thread has one unit of SLAB regions.
 extern "C" __global__ void __launch_bounds__(THREADS) attention_sum(const real* weights, const real* dcontext, const real* dscores, const real* h,
                                                                     const int* firsts, real* out, int N, int T, int P, int H) {
     __shared__ real factors[FACTORS];  // of each row SLAB weights, and then as many dscores

@@ -1,4 +1,5 @@
-// Inverted dropout of x (n,) with a mask from the host, one thread per element. out may be x. Contract: ops.drop.
+// Inverted dropout of x (n,) with a mask from the host, one thread per element. out may be x.
+// Contract: ops.drop.
 typedef REAL real;
 
 extern "C" __global__ void dropout(const real* x, const unsigned char* mask, real* out, double keep, long long n) {

@@ -1,8 +1,9 @@
-// Rows of a table to where they are used, and gradients back; with inverted dropout if there is a mask. Contracts: ops.gather, ops.gather_plus,
-// ops.scatter, ops.gather_plus_image.
+// Rows of a table to where they are used, and gradients back; with inverted dropout if there is a
+// mask. Contracts: ops.gather, ops.gather_plus, ops.scatter, ops.gather_plus_image.
 //
-// One thread per element of `out`, n < 2^31; `rows` (R,) are rows of the table. In a scatter they are distinct and ascend, so each row of `out` can look
-// for itself among them: all of `out` is written in one launch, without atomics.
+// One thread per element of `out`, n < 2^31; `rows` (R,) are rows of the table. In a scatter they
+// are distinct and ascend, so each row of `out` can look for itself among them: all of `out` is
+// written in one launch, without atomics.
 typedef REAL real;
 
 extern "C" __global__ void gather(const real* table, const int* rows, real* out, int n, int C) {
@@ -34,8 +35,8 @@ extern "C" __global__ void gather_plus_image(
     out[k] = table[(long long)rows[k / C] * C + column] + b[column] + image[(long long)captions[k / C] * C + column];
 }
 
-// The place of a row in `rows` (R,), which ascend; R where it is not there.
-__device__ int place_of(int row, const int* rows, int R) {
+// The position of a row in `rows` (R,), which ascend; R where it is not there.
+__device__ int position_of(int row, const int* rows, int R) {
     int low = 0, high = R;
     while (low < high) {
         const int middle = (low + high) / 2;
@@ -50,14 +51,14 @@ __device__ int place_of(int row, const int* rows, int R) {
 extern "C" __global__ void scatter(const real* x, const int* rows, real* out, int R, int n, int C) {
     const unsigned k = blockIdx.x * blockDim.x + threadIdx.x;
     if (k >= (unsigned)n) return;
-    const int from = place_of(k / C, rows, R);
+    const int from = position_of(k / C, rows, R);
     out[k] = from < R ? x[(long long)from * C + k % C] : 0;
 }
 
 extern "C" __global__ void scatter_drop(const real* x, const int* rows, const unsigned char* mask, real* out, double keep, int R, int n, int C) {
     const unsigned k = blockIdx.x * blockDim.x + threadIdx.x;
     if (k >= (unsigned)n) return;
-    const int from = place_of(k / C, rows, R);
+    const int from = position_of(k / C, rows, R);
     const long long at = (long long)from * C + k % C;
     out[k] = from < R && mask[at] ? x[at] * (real)(1 / keep) : 0;
 }

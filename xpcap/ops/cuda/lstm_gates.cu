@@ -1,9 +1,11 @@
-// The elementwise half of an LSTM step, and its gradient. Contracts: ops.lstm_gates, ops.lstm_gate_steps and their backward forms.
+// The elementwise half of an LSTM step, and its gradient. Contracts: ops.lstm_gates,
+// ops.lstm_gate_steps and their backward forms.
 //
-// Arrays are whole buffers. The step's n rows begin at row `first`; in the stacks of states they lead from row `before` to row `after`. One thread per
-// k = (row, unit) of (n, H), in a 1-D grid; n * H < 2^31. Arrays (., 4H) hold a row's gates i, f, o, g side by side, so a unit's four gates are H
-// apart. Each thread reads everything it needs before it writes: gates may alias a or r, c may be c_prev itself, da may alias gates, and dc_prev may
-// alias dc or dh_next.
+// Arrays are whole buffers. The step's n rows begin at row `first`; in the stacks of states they
+// lead from row `before` to row `after`. One thread per k = (row, unit) of (n, H), in a 1-D grid; n
+// * H < 2^31. Arrays (., 4H) hold a row's gates i, f, o, g side by side, so a unit's four gates are
+// H apart. Each thread reads everything it needs before it writes: gates may alias a or r, c may be
+// c_prev itself, da may alias gates, and dc_prev may alias dc or dh_next.
 typedef REAL real;
 
 __device__ real sigmoid(real x) { return (real)0.5 * (1 + tanh((real)0.5 * x)); }
@@ -31,7 +33,8 @@ extern "C" __global__ void lstm_gates(const real* a, const real* r, const real* 
     h[at_after] = o * tanh_cell;
 }
 
-// dh comes from the layer above; dh_next and dc, one row per sequence, from the next time step, which only the first `more` sequences have.
+// dh comes from the layer above; dh_next and dc, one row per sequence, from the next time step,
+// which only the first `more` sequences have.
 extern "C" __global__ void lstm_gates_backward(const real* dh, const real* dh_next, const real* dc, const real* gates, const real* tanh_c,
                                                const real* c_prev, real* da, real* dc_prev, int first, int before, int n, int more, int H) {
     const unsigned k = blockIdx.x * blockDim.x + threadIdx.x;

@@ -1,23 +1,46 @@
-// An LSTM step of a small batch in one launch each way: the product with Wh and the gates. Contracts: ops.lstm_steps, ops.lstm_backward_steps.
+// An LSTM step of a small batch in one launch each way: the product with Wh and the gates.
+// Contracts: ops.lstm_steps, ops.lstm_backward_steps.
 //
-// Arrays are whole buffers with the step's rows at `first`, `before` and `after`, as in lstm_gates.cu. The stacks h and h_prev may be one array, and
-// so may c and c_prev: a step reads some rows and writes others.
+// Arrays are whole buffers with the step's rows at `first`, `before` and `after`, as in
+// lstm_gates.cu. The stacks h and h_prev may be one array, and so may c and c_prev: a step reads
+// some rows and writes others.
 //
-// A block takes THREADS (row, unit) pairs, one for each thread at the end. For the product x @ w it copies `depth` terms at a time to shared memory:
-// a tile with `rows` lines of x, and one with `columns` lines of w transposed. A thread adds up a patch of 4 x 4 sums over its part of the depth, so
-// that it reads 8 numbers for 16 products. At last the parts are added. Each order is fixed: results are reproducible to the bit.
+// A block multiplies one tile of x @ w, and then each thread does the rest of one (row, unit) pair.
+// Forward x is h_prev and w the four gates of 8 units of Wh; backward x is da of the next step and
+// w 16 units of Wh transposed. `depth` terms at a time are copied to shared memory:
+//
+//                                              w_tile: 8 units of i, f, o, g
+//                                             +-------------------------------+
+//                                             |                               |
+//                                             |   64 terms, stored transposed |
+//                                             |                               |
+//              h_tile: 64 terms               +-------------------------------+
+//         +------+------+------+------+       +-------------------------------+
+//         |      |      |      |      |       | p . . . . . . . p . . . . . . |
+//    32   | part | part | part | part |       | . . . . . . . . . . . . . . . |
+//    rows |  0   |  1   |  2   |  3   |       | 32 x 32 sums, 16 a thread: a  |
+//         |      |      |      |      |       | patch of 4 x 4, 8 apart       |
+//         |      |      |      |      |       | p . . . . . . . p . . . . . . |
+//         +------+------+------+------+       +-------------------------------+
+//           ---> the next 64 terms, until all H are added
+//
+// 64 threads hold all patches; four such groups share the depth, one part each. So a thread reads 8
+// numbers for 16 products. At last the parts of each sum are added. Backward the tile has 16 x 16
+// sums, 16 threads hold them, and 16 groups share 128 terms. Each order is fixed: results are
+// reproducible to the bit.
 typedef REAL real;
 #define THREADS 256
-#define BLOCKS_AT_ONCE (8 / sizeof(real))  // on a multiprocessor: two in float, which leaves a thread 128 registers
-#define LOADS 8                            // the most numbers of a tile that a thread copies
-#define PAD 4                              // between the lines of a tile: four numbers of each of eight lines lie in 32 different banks
-#define ROOM (17 * THREADS)                // both tiles and their padding; afterwards 16 sums of each thread. 34 KiB in double
+#define BLOCKS_AT_ONCE (8 / sizeof(real))  // on a multiprocessor: two in float, 128 registers a thread
+#define LOADS 8                            // numbers of a tile, at most, that a thread copies
+#define PAD 4                // between lines of a tile: 4 numbers of 8 lines lie in 32 different banks
+#define ROOM (17 * THREADS)  // both tiles with padding; then 16 sums a thread. 34 KiB in double
 
 struct Tile {
     int rows, columns, depth;
 };
-// At H = 512, 25 sequences make 64 blocks each way, and 128 make 256: two for nearly every multiprocessor of an H100. Forward, 32 rows meet 8 units
-// of 4 gates: of all shapes of 1024 sums a square reads least. Backward there are 256 sums, over four times as many terms.
+// At H = 512, 25 sequences make 64 blocks each way, and 128 make 256: two for nearly every
+// multiprocessor of an H100. Of all shapes of 1024 sums a square reads least. Backward there are 256
+// sums, over four times as many terms.
 #define FORWARD_UNITS 8
 #define BACKWARD_UNITS 16
 #define FORWARD {THREADS / FORWARD_UNITS, 4 * FORWARD_UNITS, THREADS / 4}
@@ -25,9 +48,11 @@ struct Tile {
 
 __device__ real sigmoid(real x) { return (real)0.5 * (1 + tanh((real)0.5 * x)); }
 
-// ---- tiles: a thread loads its share of the next one before the block multiplies the present one. Beyond the edges of a matrix there are zeros.
+// ---- tiles: a thread loads its share of the next one before the block multiplies the present one.
+// Beyond the edges of a matrix there are zeros.
 
-// Lines of a matrix whose rows are `width` long, from its number at `from` on; there are `lines_left` rows and `terms_left` columns more.
+// Lines of a matrix whose rows are `width` long, from its number at `from` on; `lines_left` rows and
+// `terms_left` columns are left of it.
 __device__ void load_lines(const real* from, unsigned width, int lines_left, int terms_left, int lines, int depth, real* share) {
     const int line = threadIdx.x / depth, k = threadIdx.x % depth, apart = THREADS / depth;
 #pragma unroll
@@ -40,7 +65,8 @@ __device__ void store_lines(real* tile, int lines, int depth, const real* share)
     for (int j = 0; j < lines / apart; ++j) tile[(line + j * apart) * (depth + PAD) + k] = share[j];
 }
 
-// The four gates of some units, out of Wh (H, 4H): a line of the tile for each gate and unit. Eight threads read 32 neighbouring bytes.
+// The four gates of some units, out of Wh (H, 4H): a line of the tile for each gate and unit. Eight
+// threads read 32 neighbouring bytes.
 __device__ void load_gates(const real* from, unsigned H, int units_left, int terms_left, real* share) {
     const int unit = threadIdx.x % FORWARD_UNITS, k = threadIdx.x / FORWARD_UNITS, apart = THREADS / FORWARD_UNITS;
 #pragma unroll
@@ -56,15 +82,16 @@ __device__ void store_gates(real* tile, int depth, const real* share) {
 
 // ---- sums
 
-// A thread's patch: rows `row`, row + rows_apart, ... and columns alike. Of each tile it takes the terms from part * terms on.
+// A thread's patch: rows `row`, row + rows_apart, ... and columns alike. Of each tile it takes the
+// terms from part * terms on.
 struct Patch {
     int part, parts, terms, row, rows_apart, column, columns_apart;
 };
 
 __device__ Patch patch_of(Tile tile) {
     const int down = tile.rows / 4, across = tile.columns / 4, parts = THREADS / (down * across);
-    const int part = threadIdx.x / (down * across), place = threadIdx.x % (down * across);
-    return {part, parts, tile.depth / parts, place / across, down, place % across, across};
+    const int part = threadIdx.x / (down * across), patch = threadIdx.x % (down * across);
+    return {part, parts, tile.depth / parts, patch / across, down, patch % across, across};
 }
 
 __device__ void multiply(const real* x, const real* w, Tile tile, Patch patch, real* sums) {
@@ -113,9 +140,10 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS_AT_ONCE) lstm_step(
         store_gates(w_tile, tile.depth, w_share);
         load_lines(from_h += tile.depth, H, n - row0, left - tile.depth, tile.rows, tile.depth, h_share);
         load_gates(from_w += (long long)tile.depth * 4 * H, H, H - unit0, left - tile.depth, w_share);
-        __syncthreads();  // behind the loads, or the compiler moves them below the products, where they would be waited for
+        // Behind the loads, or the compiler moves them below the products, where they would be waited for
+        __syncthreads();
         multiply(h_tile, w_tile, tile, patch, sums);
-        __syncthreads();  // all have used the tiles before the next ones, or the sums, take their place
+        __syncthreads();  // all have used the tiles before the next ones, or the sums, overwrite them
     }
     store_sums(room, tile, patch, sums);
     __syncthreads();
@@ -142,8 +170,9 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS_AT_ONCE) lstm_step(
     h[at_after] = o * tanh_cell;
 }
 
-// The first `more` sequences have a next step, whose rows begin at first + n: its da @ Wh.T is added to dh, which comes from the layer above.
-// dc, one row per sequence, holds the gradient of c from the next step, and afterwards that of c_prev.
+// The first `more` sequences have a next step, whose rows begin at first + n: its da @ Wh.T is added
+// to dh, which comes from the layer above. dc, one row per sequence, holds the gradient of c from the
+// next step, and afterwards that of c_prev.
 extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS_AT_ONCE) lstm_step_backward(const real* dh, const real* gates, const real* tanh_c,
                                                                                          const real* c_prev, const real* Wh, real* da, real* dc,
                                                                                          int first, int before, int n, int more, int H) {

@@ -1,7 +1,9 @@
-// The Euclidean norm of the flat gradient, and clipping by it, in two launches each. Contracts: ops.global_norm, ops.clip_by_norm.
+// The Euclidean norm of the flat gradient, and clipping by it, in two launches each. Contracts:
+// ops.global_norm, ops.clip_by_norm.
 //
-// squares: each of BLOCKS blocks of THREADS threads writes a partial sum of squares; root: one block of THREADS threads adds them and takes the
-// square root; clip: each of BLOCKS blocks does so for itself, and scales its share of x in place. Sums are in double, reduced in trees of fixed
+// squares: each of BLOCKS blocks of THREADS threads writes a partial sum of squares; root: one
+// block of THREADS threads adds them and takes the square root; clip: each of BLOCKS blocks does so
+// for itself, and scales its share of x in place. Sums are in double, reduced in trees of fixed
 // shape, so results are reproducible to the bit.
 typedef REAL real;
 #define THREADS 256

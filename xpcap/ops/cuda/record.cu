@@ -1,6 +1,8 @@
-// Records the loss and gradient norm of a training step on the device. Contract: ops.record_step. Only the first thread works.
+// Records the loss and gradient norm of a training step on the device. Contract: ops.record_step.
+// Only the first thread works.
 //
-// record (capacity + 1, 2): row 1 + i holds loss and norm of step i; record[0, 0] starts at 1 and becomes 0 with the first one that is not finite.
+// record (capacity + 1, 2): row 1 + i holds loss and norm of step i; record[0, 0] starts at 1 and
+// becomes 0 with the first one that is not finite.
 typedef REAL real;
 
 extern "C" __global__ void record_step(real* record, const real* loss, const real* norm, int i) {

@@ -1,7 +1,9 @@
-// The elementwise half of a vanilla RNN step, and its gradient. Contracts: ops.rnn_cell, ops.rnn_cell_steps and their backward forms.
+// The elementwise half of a vanilla RNN step, and its gradient. Contracts: ops.rnn_cell,
+// ops.rnn_cell_steps and their backward forms.
 //
-// Arrays are whole buffers (., H). The step's n rows begin at row `first`; in the stack of states they lead to row `after`. One thread per element of
-// (n, H), in a 1-D grid; n * H < 2^31. A thread reads before it writes, so h may alias r, and da any of the three inputs.
+// Arrays are whole buffers (., H). The step's n rows begin at row `first`; in the stack of states
+// they lead to row `after`. One thread per element of (n, H), in a 1-D grid; n * H < 2^31. A thread
+// reads before it writes, so h may alias r, and da any of the three inputs.
 typedef REAL real;
 
 extern "C" __global__ void rnn_cell(const real* a, const real* r, real* h, int first, int after, int n, int H) {
@@ -11,7 +13,8 @@ extern "C" __global__ void rnn_cell(const real* a, const real* r, real* h, int f
     h[at_after] = tanh(a[(long long)first * H + k] + r[at_after]);
 }
 
-// dh comes from the layer above; dh_next, one row per sequence, from the next time step, which only the first `more` sequences have.
+// dh comes from the layer above; dh_next, one row per sequence, from the next time step, which only
+// the first `more` sequences have.
 extern "C" __global__ void rnn_cell_backward(const real* dh, const real* dh_next, const real* h, real* da, int first, int after, int n, int more,
                                              int H) {
     const unsigned k = blockIdx.x * blockDim.x + threadIdx.x;

@@ -1,9 +1,9 @@
-// Sums rows by segment, for the gradient of embeddings, and by sequence. Contracts: ops.segment_sum; `order` lists the rows sorted by segment;
-// ops.sequence_sum.
+// Sums rows by segment, for the gradient of embeddings, and by sequence. Contracts:
+// ops.segment_sum; `order` lists the rows sorted by segment; ops.sequence_sum.
 //
-// out[k] = sum of rows[order[j]] for starts[k] <= j < starts[k + 1], 0 for an empty segment; rows (R, C), out (K, C). Grid: segments along
-// x, blocks of columns along y; one thread per column. Rows are added in the given order, without atomics, so results are reproducible
-// to the bit.
+// out[k] = sum of rows[order[j]] for starts[k] <= j < starts[k + 1], 0 for an empty segment; rows
+// (R, C), out (K, C). Grid: segments along x, blocks of columns along y; one thread per column.
+// Rows are added in the given order, without atomics, so results are reproducible to the bit.
 typedef REAL real;
 
 extern "C" __global__ void segment_sum(const real* rows, const int* order, const int* starts, real* out, int C) {
@@ -16,8 +16,8 @@ extern "C" __global__ void segment_sum(const real* rows, const int* order, const
     out[(long long)k * C + column] = sum;
 }
 
-// out[k] = sum of x's rows of sequence k, which is row firsts[t] + k of step t as long as that lies before firsts[t + 1]; x (R, C), out (N, C), T steps.
-// Grid as above, with sequences along x.
+// out[k] = sum of x's rows of sequence k, which is row firsts[t] + k of step t as long as that lies
+// before firsts[t + 1]; x (R, C), out (N, C), T steps. Grid as above, with sequences along x.
 extern "C" __global__ void sequence_sum(const real* x, const int* firsts, real* out, int T, int C) {
     const int k = blockIdx.x, column = blockIdx.y * blockDim.x + threadIdx.x;
     if (column >= C) return;

@@ -1,9 +1,12 @@
-// Softmax loss of scores (rows, V), plus a bias (V,) if `biased`, with smoothed targets, and its gradient with a scale per row if `each`, else one
-// scale for all. Contracts: ops.softmax_loss, ops.word_loss. A target outside 0..V-1 gives a loss of NaN, so that it is seen and nothing beyond the scores is read.
+// Softmax loss of scores (rows, V), plus a bias (V,) if `biased`, with smoothed targets, and its
+// gradient with a scale per row if `each`, else one scale for all. Contracts: ops.softmax_loss,
+// ops.word_loss. A target outside 0..V-1 gives a loss of NaN, so that it is seen and nothing beyond
+// the scores is read.
 //
-// One block of THREADS threads per row; each thread takes every THREADS-th score. The row is read three times, the last two times from cache:
-// for its maximum, for the sum of exp(score - maximum), and to write the gradient; once more for smoothed targets. dscores may alias scores.
-// Partial results are reduced in a tree of fixed shape, so results are reproducible to the bit.
+// One block of THREADS threads per row; each thread takes every THREADS-th score. The row is read
+// three times, the last two times from cache: for its maximum, for the sum of exp(score - maximum),
+// and to write the gradient; once more for smoothed targets. dscores may alias scores. Partial
+// results are reduced in a tree of fixed shape, so results are reproducible to the bit.
 typedef REAL real;
 #define THREADS 256
 

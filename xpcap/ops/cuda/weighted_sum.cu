@@ -1,6 +1,8 @@
-// sum(scale * x) of x (n,), with a scale for each element or one for all. Contract: ops.weighted_sum.
+// sum(scale * x) of x (n,), with a scale for each element or one for all. Contract:
+// ops.weighted_sum.
 //
-// One block of THREADS threads. Sums are in double, reduced in a tree of fixed shape, so the result is reproducible to the bit.
+// One block of THREADS threads. Sums are in double, reduced in a tree of fixed shape, so the result
+// is reproducible to the bit.
 typedef REAL real;
 #define THREADS 256
 
