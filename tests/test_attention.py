@@ -99,7 +99,7 @@ def test_packed_equals_padded(cell: str, rng: np.random.Generator) -> None:
     x, A, Wx, Wh, Wattn, b = draw(cell, rng)
     rows, kind, attention = Rows.of([2, 2, 1, 1], N), layers.CELLS[cell], layers.Attention(A, Wattn)
     at, t = rows.caption, np.arange(T).repeat(rows.sizes)
-    packed, loop = kind.rows_forward(x[at, t] @ Wx + b, (attention.start(),) * kind.states, {"Wh": Wh}, rows, term=attention)
+    packed, loop = kind.rows_forward(x[at, t] @ Wx + b, (attention.start(),) * kind.states, {"Wh": Wh}, rows, extra_term=attention)
     h, cache = layers.attention_forward(x, A, Wx, Wh, Wattn, b, cell)
     np.testing.assert_allclose(packed, h[at, t], rtol=1e-12, atol=1e-15)
     for row, (i, step) in enumerate(zip(at, t, strict=True)):

@@ -24,7 +24,7 @@ def unpacked(da: np.ndarray, dstate0: tuple[np.ndarray, ...], dWh: np.ndarray) -
 def attend_packed(cell: str, a: Any, A: Any, Wh: Any, Wattn: Any) -> tuple[Any, Any]:
     """A loop over rows that attends, one of four sequences without any step."""
     rows, attention, kind = Rows.of([3, 2, 2], 4), layers.Attention(A, Wattn), layers.CELLS[cell]
-    h, cache = kind.rows_forward(a, (attention.start(),) * kind.states, {"Wh": Wh}, rows, term=attention)
+    h, cache = kind.rows_forward(a, (attention.start(),) * kind.states, {"Wh": Wh}, rows, extra_term=attention)
     return h, (cache, attention, rows)
 
 

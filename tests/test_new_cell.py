@@ -29,31 +29,31 @@ def gates(a: Any, h: Any, Wh: Any) -> tuple[Any, ...]:
     return z, q, np.tanh(a[:, 2 * H :] + q * r[:, 2 * H :]), r[:, 2 * H :]
 
 
-def step(a: Any, state: Any, params: Any, buffer: Any, term: Any = None) -> Any:
+def step(a: Any, state: Any, params: Any, buffer: Any, extra_term: Any = None) -> Any:
     (h,) = state
-    if term is not None:
+    if extra_term is not None:
         a = a.copy()
-        term.forward_steps(h, a)(single_step(len(h)))
+        extra_term.forward_steps(h, a)(single_step(len(h)))
     z, _, g, _ = gates(a, h, params["Wh"])
     return (z * h + (1 - z) * g,)
 
 
-def rows_forward(a: Any, state0: Any, params: Any, rows: Any, buffer: Any = None, term: Any = None) -> Any:
+def rows_forward(a: Any, state0: Any, params: Any, rows: Any, buffer: Any = None, extra_term: Any = None) -> Any:
     h = np.concatenate((state0[0], np.empty((rows.R, state0[0].shape[1]), a.dtype)))
-    if term is not None:
+    if extra_term is not None:
         a = a.copy()
-        add = term.forward_steps(h, a)
+        add = extra_term.forward_steps(h, a)
     for t in rows.steps:
-        if term is not None:
+        if extra_term is not None:
             add(t)
         (h[t.afters],) = step(a[t.rows], (h[t.befores],), params, buffer)
-    return h[rows.N :], (a, h, params["Wh"], rows, term)
+    return h[rows.N :], (a, h, params["Wh"], rows, extra_term)
 
 
 def rows_backward(dh: Any, cache: Any, buffer: Any = None, grads: Any = None) -> Any:
-    a, h, Wh, rows, term = cache
+    a, h, Wh, rows, extra_term = cache
     da, dr, dh_next = np.empty_like(a), np.empty_like(a), np.zeros((rows.N, len(Wh)), a.dtype)
-    back = None if term is None else term.backward_steps(da, dh_next)
+    back = None if extra_term is None else extra_term.backward_steps(da, dh_next)
     for t in reversed(rows.steps):
         before = h[t.befores]
         z, q, g, r = gates(a[t.rows], before, Wh)
@@ -68,7 +68,7 @@ def rows_backward(dh: Any, cache: Any, buffer: Any = None, grads: Any = None) ->
     return da, (dh_next,), {"Wh": rows.past_states(h, fresh(h)).T @ dr}
 
 
-GRU = Cell(shapes, 1, step, rows_forward, rows_backward, takes_term=True)
+GRU = Cell(shapes, 1, step, rows_forward, rows_backward, takes_extra_term=True)
 
 
 @pytest.fixture(autouse=True)
@@ -83,7 +83,7 @@ def test_the_gradients_of_the_cell_and_of_what_it_attends_with_are_those_of_fini
 
     def forward(_: Any = None) -> Any:
         attention = Attention(A, Wattn)
-        h, cache = GRU.rows_forward(a, (h0,), {"Wh": Wh}, rows, term=attention)
+        h, cache = GRU.rows_forward(a, (h0,), {"Wh": Wh}, rows, extra_term=attention)
         return h, cache, attention
 
     _, cache, attention = forward()
@@ -130,9 +130,9 @@ def test_a_gru_is_trained_saved_reopened_and_sampled(tmp_path: Path) -> None:
 
 
 def test_a_cell_that_takes_no_term_is_refused_where_it_would_attend(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(CELLS, "plain", GRU._replace(takes_term=False))
+    monkeypatch.setitem(CELLS, "plain", GRU._replace(takes_extra_term=False))
     words = {"<NULL>": 0, "<START>": 1, "a": 2}
-    with pytest.raises(OptionError, match=r"cell 'plain' cannot attend, expected .* such as rnn, lstm.*takes_term=True"):
+    with pytest.raises(OptionError, match=r"cell 'plain' cannot attend, expected .* such as rnn, lstm.*takes_extra_term=True"):
         CaptioningRNN(words, (4, 6), 5, 7, "plain", inject="attention+every-step")
     with pytest.raises(OptionError, match="attention_forward: cell 'plain' cannot attend"):
         attention_forward(*(np.zeros(shape) for shape in ((1, 2, 5), (1, 4, 7), (5, 21), (7, 21), (7, 21), (21,))), cell="plain")
@@ -143,7 +143,7 @@ def test_a_cell_without_the_parameter_of_the_term_does_without_it(monkeypatch: p
     plain = GRU._replace(
         step=lambda a, state, params, buffer: step(a, state, params, buffer),
         rows_forward=lambda a, state0, params, rows, buffer=None: rows_forward(a, state0, params, rows, buffer),
-        takes_term=False,
+        takes_extra_term=False,
     )
     data = draw_data(4, 6, 20, seed=0)
     losses = []

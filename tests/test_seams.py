@@ -42,11 +42,11 @@ def test_the_extra_term_of_a_step_gets_and_gives_gradients(cell: str, rng: np.ra
     G = kind.shapes(1, H)["b"][0]
     a, Wh, U = (rng.standard_normal(shape) for shape in ((rows.R, G), (H, G), (H, G)))
     state0, dh = tuple(rng.standard_normal((N, H)) for _ in range(kind.states)), rng.standard_normal((rows.R, H))
-    term = SecondProduct(U)
-    _, cache = kind.rows_forward(a, state0, {"Wh": Wh}, rows, term=term)
+    extra_term = SecondProduct(U)
+    _, cache = kind.rows_forward(a, state0, {"Wh": Wh}, rows, extra_term=extra_term)
     da, dstate0, grads = kind.rows_backward(dh, cache)
-    for x, dx in ((a, da), (Wh, grads["Wh"]), (U, term.dU), *zip(state0, dstate0, strict=True)):
-        numeric = eval_numerical_gradient_array(lambda _: kind.rows_forward(a, state0, {"Wh": Wh}, rows, term=SecondProduct(U))[0], x, dh)
+    for x, dx in ((a, da), (Wh, grads["Wh"]), (U, extra_term.dU), *zip(state0, dstate0, strict=True)):
+        numeric = eval_numerical_gradient_array(lambda _: kind.rows_forward(a, state0, {"Wh": Wh}, rows, extra_term=SecondProduct(U))[0], x, dh)
         np.testing.assert_allclose(dx, numeric, rtol=1e-6, atol=1e-9)  # differences round at 1e-10
 
 
@@ -56,7 +56,7 @@ def test_one_step_of_sampling_is_one_step_of_the_loop(cell: str, rng: np.random.
     G = kind.shapes(1, H)["b"][0]
     a, Wh, U = (rng.standard_normal(shape) for shape in ((2 * N, G), (H, G), (H, G)))
     state0 = tuple(rng.standard_normal((N, H)) for _ in range(kind.states))
-    h, _ = kind.rows_forward(a, state0, {"Wh": Wh}, Rows.full(N, 2), term=SecondProduct(U))
+    h, _ = kind.rows_forward(a, state0, {"Wh": Wh}, Rows.full(N, 2), extra_term=SecondProduct(U))
     state = kind.step(a[:N], state0, {"Wh": Wh}, fresh(a), SecondProduct(U))
     state = kind.step(a[N:], state, {"Wh": Wh}, fresh(a), SecondProduct(U))
     np.testing.assert_array_equal(state[0], h[N:])

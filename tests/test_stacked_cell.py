@@ -22,18 +22,18 @@ def shapes(W: int, H: int) -> dict[str, tuple[int, ...]]:
     return {f"{name}1": shape for name, shape in lower.items()} | {f"{name}2": shape for name, shape in upper.items()}
 
 
-def step(a: Any, state: Any, params: Any, buffer: Any, term: Any = None) -> Any:
+def step(a: Any, state: Any, params: Any, buffer: Any, extra_term: Any = None) -> Any:
     """The state is that of the upper LSTM, then that of the lower one."""
-    h1, c1 = LSTM.step(a, state[2:], {"Wh": params["Wh1"]}, buffer.scope("1"), term)
+    h1, c1 = LSTM.step(a, state[2:], {"Wh": params["Wh1"]}, buffer.scope("1"), extra_term)
     a2 = h1 @ params["Wx2"] + params["b2"]
     return (*LSTM.step(a2, state[:2], {"Wh": params["Wh2"]}, buffer.scope("2")), h1, c1)
 
 
-def rows_forward(a: Any, state0: Any, params: Any, rows: Any, buffer: Any = None, term: Any = None) -> Any:
+def rows_forward(a: Any, state0: Any, params: Any, rows: Any, buffer: Any = None, extra_term: Any = None) -> Any:
     h0, c0, lower_h0, lower_c0 = state0
     lower_h0 = np.zeros_like(h0) if lower_h0 is None else lower_h0
     scopes = [None if buffer is None else buffer.scope(layer) for layer in "12"]
-    h1, lower = LSTM.rows_forward(a, (lower_h0, lower_c0), {"Wh": params["Wh1"]}, rows, scopes[0], term)
+    h1, lower = LSTM.rows_forward(a, (lower_h0, lower_c0), {"Wh": params["Wh1"]}, rows, scopes[0], extra_term)
     a2, between = affine_forward(h1, params["Wx2"], params["b2"])
     h2, upper = LSTM.rows_forward(a2, (h0, c0), {"Wh": params["Wh2"]}, rows, scopes[1])
     return h2, (lower, between, upper)
@@ -48,7 +48,7 @@ def rows_backward(dh: Any, cache: Any, buffer: Any = None, grads: Any = None) ->
     return da, (*dstate2, *dstate1), {"Wh1": grads1["Wh"], "Wx2": dWx2, "Wh2": grads2["Wh"], "b2": db2}
 
 
-STACK = Cell(shapes, 4, step, rows_forward, rows_backward, takes_term=True, inputs=("Wx1", "b1"))
+STACK = Cell(shapes, 4, step, rows_forward, rows_backward, takes_extra_term=True, inputs=("Wx1", "b1"))
 
 
 @pytest.fixture(autouse=True)
@@ -76,7 +76,7 @@ def test_the_gradients_of_the_stack_are_those_of_finite_differences(rng: np.rand
 
     def forward() -> Any:
         attention = Attention(A, Wattn)
-        return *STACK.rows_forward(a, state0, params, rows, term=attention), attention
+        return *STACK.rows_forward(a, state0, params, rows, extra_term=attention), attention
 
     _, cache, attention = forward()
     da, dstate0, grads = STACK.rows_backward(dh, cache)

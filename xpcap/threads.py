@@ -247,7 +247,7 @@ def in_turn(function: Callable[P, R]) -> Callable[P, R]:
     return taking_turns
 
 
-class Crowding:
+class ContentionGuard:
     """Takes small products on one BLAS thread while another process keeps a core busy.
 
     A product on two threads waits for the slower one. If another process holds a core, that thread
@@ -304,9 +304,9 @@ class Crowding:
 
 
 @functools.cache
-def crowding() -> Crowding:
+def contention_guard() -> ContentionGuard:
     """The process-wide instance."""
-    return Crowding()
+    return ContentionGuard()
 
 
 Part = TypeVar("Part")
@@ -338,7 +338,7 @@ def free_cores() -> int:
     return 1 if in_part.get() else cores()
 
 
-def side_by_side(work: Callable[[Part], Outcome], parts: Sequence[Part]) -> list[Outcome]:
+def parallel_map(work: Callable[[Part], Outcome], parts: Sequence[Part]) -> list[Outcome]:
     """[work(part) for part in parts], in parallel: the first in this thread, the others on other cores.
 
     An exception is raised once all have ended. Inside a part of other work the parts are done one
@@ -359,14 +359,14 @@ def side_by_side(work: Callable[[Part], Outcome], parts: Sequence[Part]) -> list
     return [first, *(other.result() for other in others)]
 
 
-def on_cores(like: object, work: int, *tasks: Callable[[], object]) -> None:
+def run_parallel(like: object, work: int, *tasks: Callable[[], object]) -> None:
     """Run independent tasks: in parallel on the host, in turn on a device, which has cores of its own.
 
     `like` is an array of the library that they compute with, `work` the multiplications of a task;
     a small task is done before a thread has woken.
     """
     if isinstance(like, np.ndarray) and work >= WORTH_WAKING:
-        side_by_side(lambda task: task(), tasks)
+        parallel_map(lambda task: task(), tasks)
     else:
         for task in tasks:
             task()

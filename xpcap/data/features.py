@@ -11,7 +11,7 @@ from typing import NamedTuple, Protocol
 import numpy as np
 
 from xpcap.errors import DataError, unknown
-from xpcap.threads import blas, side_by_side, split_evenly
+from xpcap.threads import blas, parallel_map, split_evenly
 
 AT_ONCE = 16 << 20  # bytes of rows that are read together
 IN_MEMORY = 64 << 20  # bytes: larger tables stay on disk while a data set is made of them
@@ -259,7 +259,7 @@ def fit_projection(features: RowSource, d: int) -> tuple[Projection, float]:
         def add(columns: slice, centred: np.ndarray = centred) -> None:
             covariance[:, columns] += centred.T @ centred[:, columns]
 
-        side_by_side(add, split_evenly(D, STRIPES))
+        parallel_map(add, split_evenly(D, STRIPES))
     with blas().on_one_thread():
         variances, vectors = np.linalg.eigh(covariance)  # in rising order
     rank = int(np.count_nonzero(variances > NEGLIGIBLE * variances[-1]))

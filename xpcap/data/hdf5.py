@@ -32,7 +32,7 @@ TOO_LONG = "takes far longer to go through than a file of its size should"
 _known: set[tuple[str | int | None, ...]] = set()  # files that this process wrote or has screened, and that have not changed since
 
 
-def look_through(function: str, path: Path, most: int | None, expected: str) -> None:
+def screen_hdf5(function: str, path: Path, most: int | None, expected: str) -> None:
     """Screen an HDF5 file: it must be plain, and HDF5 must read it to its end.
 
     Parameters
@@ -56,7 +56,7 @@ def look_through(function: str, path: Path, most: int | None, expected: str) -> 
 
 
 def mark_screened(path: Path, most: int | None) -> None:
-    """Let `look_through` accept a file that this process wrote, as long as it is unchanged."""
+    """Let `screen_hdf5` accept a file that this process wrote, as long as it is unchanged."""
     _known.add((*_state_of(path), most))
 
 
@@ -84,7 +84,7 @@ def _screen(path: Path, most: int | None) -> str:
         return TOO_LONG
     started, _, answer = child.stdout.partition("\n")
     if started != "ready":
-        raise OSError(f"look_through: {sys.executable} does not run {SCRIPT}, expected it to with h5py; is the installation whole?")
+        raise OSError(f"screen_hdf5: {sys.executable} does not run {SCRIPT}, expected it to with h5py; is the installation whole?")
     if answer:
         return str(json.loads(answer))
     return TOO_LONG if child.returncode == OUT_OF_TIME else "makes the HDF5 library fail"
@@ -158,7 +158,7 @@ def read_dataset(path: str | Path) -> CaptionData:
     DataError : not HDF5, truncated, not ours, of a newer format, altered since it was stamped, or malicious.
     """
     path = Path(path)
-    look_through("read_dataset", path, IN_MEMORY, "a file from 'prepare'")
+    screen_hdf5("read_dataset", path, IN_MEMORY, "a file from 'prepare'")
     try:
         file = h5py.File(path, "r")
     except OSError as error:

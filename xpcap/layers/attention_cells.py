@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from xpcap.backend import Array, get_array_module
 from xpcap.errors import OptionError, unknown
 from xpcap.layers.attention import Attention, check_regions, from_regions, to_regions
-from xpcap.layers.cells import CELLS, check_takes_term
+from xpcap.layers.cells import CELLS, check_takes_extra_term
 from xpcap.layers.checks import check_arrays, check_upstream
 from xpcap.layers.lstm import ORDER, LSTMStepCache, lstm_step_backward, lstm_step_forward
 from xpcap.ops import Rows, from_rows, to_rows
@@ -110,7 +110,7 @@ def attention_forward(
     """
     if cell not in CELLS:
         raise unknown("attention_forward", "cell", cell, CELLS)
-    check_takes_term("attention_forward", cell)
+    check_takes_extra_term("attention_forward", cell)
     kind = CELLS[cell]
     shapes = kind.shapes(1, 1)
     if set(shapes) != {"Wx", "Wh", "b"}:
@@ -121,7 +121,7 @@ def attention_forward(
     x_rows, rows, attention = to_rows(x), Rows.full(N, T), Attention(to_regions(A), Wattn)
     a = x_rows @ Wx  # (T*N, G)
     a += b
-    h, loop = kind.rows_forward(a, (attention.start(),) * kind.states, {"Wh": Wh}, rows, term=attention)
+    h, loop = kind.rows_forward(a, (attention.start(),) * kind.states, {"Wh": Wh}, rows, extra_term=attention)
     return from_rows(h, N, T), AttentionCache(x_rows, Wx, A.shape, attention, rows, cell, loop)
 
 

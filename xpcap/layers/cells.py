@@ -36,11 +36,11 @@ class Cell(NamedTuple):
     gradients of a (R, G), of each array in state0, and of the cell's own parameters by name. It
     may write the latter to the arrays of `grads`, if given.
 
-    A cell with `takes_term` has one more parameter in `step` and in `rows_forward`, ``term=None``:
-    what each step adds to the pre-activation a besides, such as attention. It may be added to any
-    part of a step's pre-activation whose gradient is da, but not to what a reset gate scales: the
-    term's own gradients are computed from da. A cell without is never given a term, and is refused
-    where one is needed.
+    A cell with `takes_extra_term` has one more parameter, ``extra_term=None``, in `step` and in
+    `rows_forward`: what each step adds to the pre-activation a besides, such as attention. It may
+    be added to any part of a step's pre-activation whose gradient is da, but not to what a reset
+    gate scales: the term's own gradients are computed from da. A cell without is never given a
+    term, and is refused where one is needed.
 
     Dropout is the captioner's: of image features, word vectors and h. A cell drops nothing.
     """
@@ -51,7 +51,7 @@ class Cell(NamedTuple):
     rows_forward: Callable[..., tuple[Array, Any]]
     rows_backward: Callable[..., tuple[Array, State, Params]]
     activations: Callable[[Any], dict[str, Activation]] = no_activations  # of a cache, for the doctor
-    takes_term: bool = False
+    takes_extra_term: bool = False
     inputs: tuple[str, str] = ("Wx", "b")  # weight (W, G) and bias (G,)
 
     def initial(self, h0: Array) -> State:
@@ -76,8 +76,8 @@ def one_layer(
     def shapes(W: int, H: int) -> Shapes:
         return {"Wx": (W, gates * H), "Wh": (H, gates * H), "b": (gates * H,)}
 
-    def step(a: Array, state: State, params: Params, buffer: Buffer, term: Beside | None = None) -> State:
-        return advance(a, state, params["Wh"], buffer, term)
+    def step(a: Array, state: State, params: Params, buffer: Buffer, extra_term: Beside | None = None) -> State:
+        return advance(a, state, params["Wh"], buffer, extra_term)
 
     def forward(
         a: Array,
@@ -85,15 +85,15 @@ def one_layer(
         params: Params,
         rows: Rows,
         buffer: Buffer | None = None,
-        term: Beside | None = None,
+        extra_term: Beside | None = None,
     ) -> tuple[Array, Any]:
-        return rows_forward(a, state0, params["Wh"], rows, buffer, term)
+        return rows_forward(a, state0, params["Wh"], rows, buffer, extra_term)
 
     def backward(dh: Array, cache: Any, buffer: Buffer | None = None, grads: Params | None = None) -> tuple[Array, State, Params]:
         da, dstate0, dWh = rows_backward(dh, cache, buffer, None if grads is None else grads["Wh"])
         return da, dstate0, {"Wh": dWh}
 
-    return Cell(shapes, states, step, forward, backward, activations, takes_term=True)
+    return Cell(shapes, states, step, forward, backward, activations, takes_extra_term=True)
 
 
 CELLS: dict[str, Cell] = {
@@ -102,11 +102,11 @@ CELLS: dict[str, Cell] = {
 }
 
 
-def check_takes_term(function: str, cell: str) -> None:
+def check_takes_extra_term(function: str, cell: str) -> None:
     """OptionError : a cell in CELLS takes no extra term, so it cannot attend."""
-    if not CELLS[cell].takes_term:
-        able = ", ".join(name for name, one in CELLS.items() if one.takes_term)
+    if not CELLS[cell].takes_extra_term:
+        able = ", ".join(name for name, one in CELLS.items() if one.takes_extra_term)
         raise OptionError(
             f"{function}: cell {cell!r} cannot attend, expected one that adds an extra term to its "
-            f"pre-activations, such as {able}; if it does, say so in its Cell with takes_term=True"
+            f"pre-activations, such as {able}; if it does, say so in its Cell with takes_extra_term=True"
         )

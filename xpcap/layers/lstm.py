@@ -48,7 +48,7 @@ class LSTMRowsCache(NamedTuple):
     out: Gates
     Wh: Array  # (H, 4H)
     rows: Rows
-    term: Beside | None
+    extra_term: Beside | None
 
 
 class LSTMCache(NamedTuple):
@@ -104,18 +104,18 @@ def lstm_step_backward(dnext_h: Array, dnext_c: Array, cache: LSTMStepCache) -> 
     return da @ Wx.T, da @ Wh.T, dprev_c, x.T @ da, prev_h.T @ da, da.sum(axis=0)
 
 
-def lstm_advance(a: Array, state: State, Wh: Array, buffer: Buffer, term: Beside | None = None) -> State:
+def lstm_advance(a: Array, state: State, Wh: Array, buffer: Buffer, extra_term: Beside | None = None) -> State:
     """Take one step from a (n, 4H) and (h, c) to the next (h, c), in fresh memory, for sampling."""
     h, _ = state
     xp = get_array_module(h)
     out = Gates(xp.empty_like(h), xp.empty_like(h), buffer("gates", a.shape), buffer("tanh_c", h.shape))
-    lstm_steps(a, Wh, state, out, term)(single_step(len(h)))
+    lstm_steps(a, Wh, state, out, extra_term)(single_step(len(h)))
     return out.h, out.c
 
 
 @in_turn
 def lstm_rows_forward(
-    a: Array, state0: tuple[Array, Array | None], Wh: Array, rows: Rows, buffer: Buffer | None = None, term: Beside | None = None
+    a: Array, state0: tuple[Array, Array | None], Wh: Array, rows: Rows, buffer: Buffer | None = None, extra_term: Beside | None = None
 ) -> tuple[Array, LSTMRowsCache]:
     """Run the LSTM over packed rows: steps on a_t + h_{t-1} @ Wh of the sequences alive at each t.
 
@@ -126,7 +126,7 @@ def lstm_rows_forward(
     Wh : array (H, 4H), float
     rows : Rows; which sequence and step each of the R rows belongs to
     buffer : memory for results and cache; None allocates
-    term : what each step adds to its pre-activation from h_{t-1} besides, such as attention
+    extra_term : what each step adds to its pre-activation from h_{t-1} besides, such as attention
 
     Returns
     -------
@@ -147,10 +147,10 @@ def lstm_rows_forward(
     h, c, gates, tanh_c = buffer("h", (N + R, H)), buffer("c", (N + R, H)), buffer("gates", (R, 4 * H)), buffer("tanh_c", (R, H))
     start_states(h0, c0, h, c)
     out = Gates(h, c, gates, tanh_c)
-    take = lstm_steps(a, Wh, (h, c), out, term)
+    take = lstm_steps(a, Wh, (h, c), out, extra_term)
     for step in rows.steps:
         take(step)
-    return h[N:], LSTMRowsCache(out, Wh, rows, term)
+    return h[N:], LSTMRowsCache(out, Wh, rows, extra_term)
 
 
 @in_turn
@@ -171,14 +171,14 @@ def lstm_rows_backward(
     -------
     da (R, 4H), (dh0, dc0), each (N, H), dWh (H, 4H)
     """
-    out, Wh, rows, term = cache
+    out, Wh, rows, extra_term = cache
     h, (R, H), N = out.h, out.tanh_c.shape, rows.N
     check_upstream("lstm_rows_backward", "dh", dh, (R, H), h)
     if dc_T is not None:
         check_upstream("lstm_rows_backward", "dc_T", dc_T, (N, H), h)
     buffer = buffer or fresh(h)
     da, dh_next, dc, scratch = buffer("da", (R, 4 * H)), buffer("dh_next", (N, H)), buffer("dc", (N, H)), buffer("scratch", (N * H,))
-    take = lstm_backward_steps(dh, dh_next, dc, out, Wh, da, scratch, term, dc_T)
+    take = lstm_backward_steps(dh, dh_next, dc, out, Wh, da, scratch, extra_term, dc_T)
     for step in reversed(rows.steps):
         take(step)
     if dc_T is None:

@@ -39,7 +39,7 @@ class RNNRowsCache(NamedTuple):
     h: Array  # (N+R, H): h0, then the state after each row
     Wh: Array  # (H, H)
     rows: Rows
-    term: Beside | None
+    extra_term: Beside | None
 
 
 class RNNCache(NamedTuple):
@@ -86,17 +86,17 @@ def rnn_step_backward(dnext_h: Array, cache: RNNStepCache) -> tuple[Array, Array
     return da @ Wx.T, da @ Wh.T, x.T @ da, prev_h.T @ da, da.sum(axis=0)
 
 
-def rnn_advance(a: Array, state: State, Wh: Array, buffer: Buffer, term: Beside | None = None) -> State:
+def rnn_advance(a: Array, state: State, Wh: Array, buffer: Buffer, extra_term: Beside | None = None) -> State:
     """Take one step from a (n, H) and (h,) to the next (h,), in fresh memory, for sampling."""
     (h_prev,) = state
     h = get_array_module(a).empty_like(a)
-    rnn_steps(a, Wh, h_prev, h, term)(single_step(len(h)))
+    rnn_steps(a, Wh, h_prev, h, extra_term)(single_step(len(h)))
     return (h,)
 
 
 @in_turn
 def rnn_rows_forward(
-    a: Array, state0: State, Wh: Array, rows: Rows, buffer: Buffer | None = None, term: Beside | None = None
+    a: Array, state0: State, Wh: Array, rows: Rows, buffer: Buffer | None = None, extra_term: Beside | None = None
 ) -> tuple[Array, RNNRowsCache]:
     """Run the RNN over packed rows: h_t = tanh(a_t + h_{t-1} @ Wh) of the sequences alive at t.
 
@@ -107,7 +107,7 @@ def rnn_rows_forward(
     Wh : array (H, H), float
     rows : Rows; which sequence and step each of the R rows belongs to
     buffer : memory for results and cache; None allocates
-    term : what each step adds to its pre-activation from h_{t-1} besides, such as attention
+    extra_term : what each step adds to its pre-activation from h_{t-1} besides, such as attention
 
     Returns
     -------
@@ -124,10 +124,10 @@ def rnn_rows_forward(
     rows.check("rnn_rows_forward", R, N)
     h = (buffer or fresh(a))("h", (N + R, H))
     h[:N] = h0
-    take = rnn_steps(a, Wh, h, h, term)
+    take = rnn_steps(a, Wh, h, h, extra_term)
     for step in rows.steps:
         take(step)
-    return h[N:], RNNRowsCache(h, Wh, rows, term)
+    return h[N:], RNNRowsCache(h, Wh, rows, extra_term)
 
 
 @in_turn
@@ -144,12 +144,12 @@ def rnn_rows_backward(dh: Array, cache: RNNRowsCache, buffer: Buffer | None = No
     -------
     da (R, H), (dh0,), (N, H), dWh (H, H)
     """
-    h, Wh, rows, term = cache
+    h, Wh, rows, extra_term = cache
     R, N, H = rows.R, rows.N, h.shape[1]
     check_upstream("rnn_rows_backward", "dh", dh, (R, H), h)
     buffer = buffer or fresh(h)
     da, dh_next, scratch = buffer("da", (R, H)), buffer("dh_next", (N, H)), buffer("scratch", (N * H,))
-    take = rnn_backward_steps(dh, dh_next, h, Wh, da, scratch, term)
+    take = rnn_backward_steps(dh, dh_next, h, Wh, da, scratch, extra_term)
     for step in reversed(rows.steps):
         take(step)
     zero_without_steps(rows, dh_next)

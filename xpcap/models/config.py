@@ -3,7 +3,7 @@
 from dataclasses import KW_ONLY, dataclass
 
 from xpcap.errors import OptionError, check_number, check_whole, unknown
-from xpcap.layers.cells import CELLS, Cell, Shapes, check_takes_term
+from xpcap.layers.cells import CELLS, Cell, Shapes, check_takes_extra_term
 
 OWN = ("W_proj", "b_proj", "W_embed", "W_vocab", "b_vocab", "W_image", "Wattn")  # not the cell's
 INJECT = ("init", "every-step", "attention", "attention+every-step")  # how the image enters
@@ -49,7 +49,7 @@ class ModelConfig:
         if self.inject not in INJECT:
             raise unknown("ModelConfig", "inject", self.inject, INJECT)
         if self.attends:
-            check_takes_term("ModelConfig", self.cell)
+            check_takes_extra_term("ModelConfig", self.cell)
         if len(self.feature_shape) != 1 + self.attends:
             wanted = "regions and size, (P, D)" if self.attends else "one size, (D,)"
             raise ValueError(f"ModelConfig: feature_shape is {self.feature_shape}, expected {wanted}, where inject is {self.inject!r}")

@@ -23,7 +23,7 @@ from xpcap.distributed import SINGLE, Group, RankDone, batches
 from xpcap.encoders import Encoder, read_picture
 from xpcap.errors import DataError
 from xpcap.progress import bar
-from xpcap.threads import blas, cores, side_by_side
+from xpcap.threads import blas, cores, parallel_map
 
 BEGINNING = b"xpcap: features kept while more are made\n"
 KEY = 32  # bytes
@@ -303,7 +303,7 @@ def _share_out(work: Callable[[Sequence[str]], None], blocks: Iterable[Sequence[
             raise
 
     while queue:
-        side_by_side(take, range(min(cores(), len(queue))))
+        parallel_map(take, range(min(cores(), len(queue))))
         blas().give_way()
 
 

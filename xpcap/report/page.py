@@ -13,7 +13,7 @@ import numpy as np
 from xpcap.data.vocabulary import gaps
 from xpcap.encoders.area import WHOLE_PICTURE
 from xpcap.files import atomic
-from xpcap.report.captions import DIMMEST, NOTHING, Looked, check_looked, heaviest, overlay_alpha
+from xpcap.report.captions import DIMMEST, NOTHING, AttentionMap, check_attention_map, heaviest, overlay_alpha
 from xpcap.report.curves import DARK, LIGHT, PIXELS, best_point, cider_curve, loss_curve, perplexity_curve, points
 from xpcap.report.text import visible
 
@@ -52,7 +52,7 @@ class Card(NamedTuple):
     references: Sequence[str] = ()  # what people wrote; empty ones, and those after the fiftieth, are left out
     note: str = ""  # e.g. "BLEU-4 0.81"
     ranked: Sequence[tuple[str, float]] = ()  # captions that a beam found, with their log-probabilities, the best first
-    looked: Looked | None = None  # attention map of each word; shown if the picture is
+    looked: AttentionMap | None = None  # attention map of each word; shown if the picture is
 
 
 class Gallery(NamedTuple):
@@ -169,14 +169,14 @@ def _words(words: Sequence[tuple[str, float]]) -> list[tuple[str, float, str, bo
     return [(word, _probability(word, p), after[i], not (before[i] and (after[i] or i == last))) for i, (word, p) in enumerate(words)]
 
 
-def _looked(card: Card, looked: Looked, image: _Image) -> dict[str, Any]:
+def _looked(card: Card, looked: AttentionMap, image: _Image) -> dict[str, Any]:
     """For each word an overlay image (one pixel per region) and its alt text.
 
     With them the rectangle to stretch it over, and the hole in the mask around it, in displayed pixels.
     """
     from PIL import Image
 
-    check_looked("write_page", card.name, looked, [word for word, _ in card.words])
+    check_attention_map("write_page", card.name, looked, [word for word, _ in card.words])
     words = []
     for (word, _), weights in zip(card.words[:MOST_WORDS], looked.weights, strict=False):
         row, column, weight = heaviest(weights)

@@ -218,7 +218,7 @@ def captioner_directions(captioner: Any, cases: Mapping[str, Any]) -> Iterator[R
         _, grads = model.loss(features, captions, **options)
         errors = directional_errors(_loss_of(model, features, captions, **options), model.params, grads, rng)
         yield make_row(f"captioner {cell} along {len(errors)} directions", "float64", max(errors), DIRECTION_TOLERANCE)
-        if ours and CELLS[cell].takes_term:
+        if ours and CELLS[cell].takes_extra_term:
             attentive = captioner(words, (9, 8), 16, 24, cell, np.float64, dropout=0.3, inject="attention+every-step", seed=cases["seed"])
             features = rng.standard_normal((12, 9, 8))
             _, grads = attentive.loss(features, captions, **options)

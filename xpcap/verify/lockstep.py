@@ -17,7 +17,7 @@ from xpcap.data.dataset import CaptionData
 from xpcap.data.synthetic import Lengths, draw_data
 from xpcap.layers.cells import CELLS
 from xpcap.memory import Workspace
-from xpcap.models import Batch, CaptioningRNN
+from xpcap.models import Batch, CaptioningRNN, ModelConfig
 from xpcap.models.parameters import Parameters
 from xpcap.ops import global_norm
 from xpcap.training.solver import CaptioningSolver
@@ -73,7 +73,7 @@ def rows() -> Iterator[Row]:
     for dtype, tolerance in TOLERANCE.items():
         setups = {name: Setup(name, dtype) for name in CELLS}
         for name, cell in CELLS.items():
-            if cell.takes_term:
+            if cell.takes_extra_term:
                 setups[f"{name} that attends"] = Setup(name, dtype, inject="attention+every-step")
         for label, setup in setups.items():
             yield _compare(f"lock-step {label} with numpy", setup, on("numpy"), tolerance)
@@ -140,19 +140,19 @@ def _draw(setup: Setup) -> CaptionData:
     return data
 
 
+def backward_order(config: ModelConfig) -> list[str]:
+    """Names of parameters in the order in which a step computes their gradients."""
+    weight, bias = config.recurrent.inputs
+    own = [name for name in config.cell_shapes() if name not in (weight, bias)]
+    return ["W_vocab", "b_vocab", *own, bias, "W_image", "Wattn", "W_proj", "b_proj", weight, "W_embed"]
+
+
 def _batches(setup: Setup, data: CaptionData) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """One batch a step, made on the host."""
     starts = range(0, len(data.split("train").captions), setup.N)
     for step in range(setup.steps):
         start = starts[step % len(starts)]
         yield data.minibatch("train", np.arange(start, min(start + setup.N, starts.stop)))
-
-
-def _backward_order(cell: str) -> list[str]:
-    """Parameters in the order in which a step computes their gradients."""
-    weight, _ = CELLS[cell].inputs
-    own = [name for name in CELLS[cell].shapes(1, 1) if name != weight]
-    return ["W_vocab", "b_vocab", *own, "W_image", "Wattn", "W_proj", "b_proj", weight, "W_embed"]
 
 
 class _Keeping(CaptioningRNN):
@@ -171,7 +171,7 @@ class _Run:
 
     def __init__(self, setup: Setup, data: CaptionData, place: Place) -> None:
         words, sizes = data.vocabulary.word_to_idx, (setup.features, setup.W, setup.H)
-        self._place, self._order = place, _backward_order(setup.cell)
+        self._place = place
         with place():
             self._model = _Keeping(words, *sizes, setup.cell, setup.dtype, dropout=setup.dropout, inject=setup.inject, seed=setup.seed)
             self._solver = CaptioningSolver(
@@ -189,7 +189,8 @@ class _Run:
         with self._place():
             loss, _ = self._solver._step(Batch(features, captions))  # unlike `step`, goes on where a number is not finite
             found = {"loss": loss.copy()}
-            found |= {f"d{name}": self._model.grads[name] for name in self._order if name in self._model.grads}
+            grads = self._model.grads
+            found |= {f"d{name}": grads[name] for name in backward_order(self._model.config) if name in grads}
             found["norm"] = global_norm(self._model.grads.flat)
             for moment in ("m", "v"):
                 found |= {f"{moment} of {name}": config[moment] for name, config in self._solver.optim_configs.items()}
