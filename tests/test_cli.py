@@ -504,7 +504,9 @@ def test_a_python_without_packages_says_how_to_get_one_with_them() -> None:
     result = python("-E", "-s", "-S", "cli.py", "info")
     assert (result.returncode, result.stdout, result.stderr.count("\n")) == (1, "", 2)
     missing = re.match(r"Error: xpcap needs the package (\w+), which (\S+) does not have", result.stderr)
-    assert missing and missing[1] in ("numpy", "threadpoolctl") and missing[2] == sys.executable
+    assert missing
+    assert missing[1] in ("numpy", "threadpoolctl")
+    assert missing[2] == sys.executable
     for words in ("source .venv/bin/activate", ".venv\\Scripts\\activate", "python -m venv .venv", "pip install ."):
         assert words in result.stderr
 

@@ -20,7 +20,7 @@ from xpcap.memory import Workspace
 from xpcap.models import decoding
 from xpcap.ops import plain_only
 from xpcap.prepare import features
-from xpcap.threads import blas, cores, in_turn, side_by_side, split_evenly
+from xpcap.threads import blas, cores, in_turn, parallel_map, split_evenly
 
 D, W, H, V, P, N = 7, 5, 6, 60, 4, 96  # three parts of 32 captions
 pytestmark = pytest.mark.threads
@@ -81,7 +81,7 @@ def test_results_come_in_order_from_threads_of_their_own() -> None:
 
     if (os.cpu_count() or 1) < 3:
         meet = threading.Barrier(2, timeout=20)
-    found = side_by_side(work, range(meet.parties))
+    found = parallel_map(work, range(meet.parties))
     assert [k for k, _ in found] == list(range(meet.parties))
     assert len({name for _, name in found}) == meet.parties
 
@@ -97,22 +97,22 @@ def test_an_error_in_any_part_is_raised_once_all_have_ended() -> None:
     for wrong in (0, 1):
         ended.clear()
         with pytest.raises(ArithmeticError, match=f"part {wrong}"):
-            side_by_side(work, (0, 1))
+            parallel_map(work, (0, 1))
         assert ended == [1 - wrong]
 
 
 def test_blas_keeps_to_one_thread_meanwhile_and_has_its_threads_back_after_that() -> None:
     before = blas_threads()
-    assert side_by_side(lambda _: blas_threads(), (0, 1)) == 2 * [[1] * len(before)]
+    assert parallel_map(lambda _: blas_threads(), (0, 1)) == 2 * [[1] * len(before)]
     with pytest.raises(ZeroDivisionError):
-        side_by_side(lambda k: 1 // k, (0, 1))
+        parallel_map(lambda k: 1 // k, (0, 1))
     assert blas_threads() == before
 
 
 @SEVERAL
 def test_two_callers_take_turns_and_give_blas_its_threads_back() -> None:
     before, log = blas_threads(), []
-    second = threading.Thread(target=lambda: side_by_side(lambda _: log.append("second"), (0, 1)))
+    second = threading.Thread(target=lambda: parallel_map(lambda _: log.append("second"), (0, 1)))
 
     def work(k: int) -> None:
         if k == 0:
@@ -121,7 +121,7 @@ def test_two_callers_take_turns_and_give_blas_its_threads_back() -> None:
                 pass
             log.append("first")
 
-    side_by_side(work, (0, 1))
+    parallel_map(work, (0, 1))
     second.join()
     assert log == ["first", "second", "second"]
     assert blas_threads() == before
@@ -183,16 +183,16 @@ def test_cores_are_the_threads_that_blas_may_use() -> None:
 def test_parts_see_the_callers_context_and_are_not_cut_again() -> None:
     variable = contextvars.ContextVar("test", default=0)
     variable.set(5)
-    assert side_by_side(lambda _: variable.get(), (0, 1)) == [5, 5]
-    names = side_by_side(lambda _: side_by_side(lambda _: threading.current_thread().name, (0, 1)), (0, 1))
+    assert parallel_map(lambda _: variable.get(), (0, 1)) == [5, 5]
+    names = parallel_map(lambda _: parallel_map(lambda _: threading.current_thread().name, (0, 1)), (0, 1))
     assert all(len(set(inner)) == 1 for inner in names)
 
 
 def test_a_forked_process_works_side_by_side_too() -> None:
     if not hasattr(os, "fork"):
         pytest.skip("this system has no fork")
-    side_by_side(abs, (1, 2))
-    code = "import os; from xpcap.threads import side_by_side; side_by_side(abs, (1, 2)); p = os.fork(); r = side_by_side(abs, (-3, -4)) != [3, 4]\n"
+    parallel_map(abs, (1, 2))
+    code = "import os; from xpcap.threads import parallel_map; parallel_map(abs, (1, 2)); p = os.fork(); r = parallel_map(abs, (-3, -4)) != [3, 4]\n"
     code += "os._exit(r) if p == 0 else exit(os.waitstatus_to_exitcode(os.waitpid(p, 0)[1]) or r)"
     assert subprocess.run([sys.executable, "-W", "ignore", "-c", code], timeout=60, check=False).returncode == 0
 

@@ -12,7 +12,7 @@ from browser import NAMES, Browser, find_browser
 Image = pytest.importorskip("PIL.Image")
 
 from xpcap.encoders import Area  # noqa: E402 - after the skip
-from xpcap.report import Card, Gallery, Looked, draw_captions, visible, write_page  # noqa: E402 - after the skip
+from xpcap.report import AttentionMap, Card, Gallery, draw_captions, visible, write_page  # noqa: E402 - after the skip
 
 PICTURE = np.zeros((8, 8, 3), np.uint8)
 HISTORY = [{"epoch": 1, "train_loss": 3.0, "val_loss": 4.0}]  # too short for curves, which hold no text of anybody's and take time to draw
@@ -81,7 +81,7 @@ class Skeleton(HTMLParser):
 def everywhere(folder: Path, text: Any) -> str:
     """The source of a page that has `text` in every place that text goes to."""
     words = [(text, 0.5), (text, 0.9)]
-    looked = Looked(np.full((2, 2, 2), 0.25), Area(0, 0, 1, 1))
+    looked = AttentionMap(np.full((2, 2, 2), 0.25), Area(0, 0, 1, 1))
     cards = [Card(text, PICTURE, words, [text, text, text], text, looked=looked), Card(text, PICTURE, words), Card(text, None, [], [text])]
     write_page(
         folder / "page.html", text, summary=text, facts=[(text, text)], history=HISTORY, scores=[(text, text, text, text)],

@@ -20,7 +20,7 @@ from xpcap.data import open_data
 from xpcap.encoders import Area, TimmEncoder, grid_area
 from xpcap.encoders.area import WHOLE_PICTURE, traced_area
 from xpcap.models import Ensemble, Policy
-from xpcap.report import Card, Gallery, Looked, overlay, write_page
+from xpcap.report import AttentionMap, Card, Gallery, overlay, write_page
 from xpcap.report.captions import DIMMEST, overlay_alpha
 
 Image = pytest.importorskip("PIL.Image")
@@ -128,7 +128,7 @@ def test_pictures_not_at_hand_and_places_in_no_square_are_left_as_they_were(made
     for said, look in ((captions, lambda name: None), (odd, lambda name: scene())):
         runs.write_caption_page(page := tmp_path / f"{len(list(tmp_path.iterdir()))}.html", run, said, look)
         assert "<svg" not in page.read_text()
-    empty = Card("x", scene(), [], looked=Looked(np.zeros((0, 3, 3)), WHOLE_PICTURE))
+    empty = Card("x", scene(), [], looked=AttentionMap(np.zeros((0, 3, 3)), WHOLE_PICTURE))
     write_page(tmp_path / "e.html", "t", galleries=[Gallery("g", "", [empty])])
     assert "<svg" not in (tmp_path / "e.html").read_text()
 
@@ -223,7 +223,7 @@ def test_the_cells_of_the_histogram_encoder_lie_over_what_is_drawn(height: int, 
 
 @pytest.mark.parametrize("weights", [softmax(2, 3, 3), np.full((3, 3, 3), 0.2), softmax(3, 3, 3) * np.nan, softmax(3, 2, 3), -softmax(3, 3, 3)])
 def test_what_are_no_weights_is_refused(weights: np.ndarray, tmp_path: Path) -> None:
-    looked = Looked(weights, WHOLE_PICTURE)
+    looked = AttentionMap(weights, WHOLE_PICTURE)
     with pytest.raises(ValueError, match="write_page: picture 'x'"):
         write_page(tmp_path / "p.html", "t", galleries=[Gallery("g", "", [Card("x", scene(), SAID, looked=looked)])])
     assert not list(tmp_path.iterdir())
@@ -231,7 +231,7 @@ def test_what_are_no_weights_is_refused(weights: np.ndarray, tmp_path: Path) -> 
 
 def test_one_picture_serves_all_words_and_a_word_adds_little(tmp_path: Path) -> None:
     words, sizes = [(f"word{k}", 0.5) for k in range(20)], []
-    for looked in (None, Looked(softmax(20, 7, 7), Area(0.1, 0.2, 0.8, 0.9))):
+    for looked in (None, AttentionMap(softmax(20, 7, 7), Area(0.1, 0.2, 0.8, 0.9))):
         write_page(tmp_path / "p.html", "t", galleries=[Gallery("g", "", [Card("x", photo(0), words, looked=looked)])])
         sizes.append((tmp_path / "p.html").stat().st_size)
     page = Page(tmp_path / "p.html")
@@ -247,7 +247,7 @@ def test_a_browser_brightens_the_place_that_weighed_most(browser: Any, dark: boo
     grey = np.full((200, 300, 3), 180, np.uint8)
     grey[0, 0] = 0, 90, 0  # a photograph, if it has many colours; as it is, a drawing
     for name, picture in (("flat", grey[:80, :120]), ("photo", np.clip(grey + RNG.integers(-2, 3, grey.shape), 0, 255).astype(np.uint8))):
-        card = Card(name, picture, [("dog", 0.5)], looked=Looked(weights, Area(0.5, 0.5, 1.0, 1.0)))
+        card = Card(name, picture, [("dog", 0.5)], looked=AttentionMap(weights, Area(0.5, 0.5, 1.0, 1.0)))
         write_page(tmp_path / "p.html", "t", galleries=[Gallery("g", "", [card])])
         browser.show(tmp_path / "p.html", 800, dark, scale=2)
         box = browser.evaluate("(r => [r.left, r.top + scrollY, r.width, r.height])(document.querySelector('.looks svg').getBoundingClientRect())")

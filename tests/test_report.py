@@ -15,7 +15,7 @@ from browser import NAMES, Browser, find_browser
 
 from xpcap import report
 from xpcap.encoders import Area
-from xpcap.report import Card, Gallery, Looked, draw_captions, draw_loss, loss_curve, perplexity_curve, write_page
+from xpcap.report import AttentionMap, Card, Gallery, draw_captions, draw_loss, loss_curve, perplexity_curve, write_page
 from xpcap.shapes.scenes import make_scene, paint
 
 NASTY = "<script>alert('x')</script> & \"quoted\" 'single' </style> שלום 🐕 \u202e {{ 7 * 7 }}"
@@ -87,7 +87,9 @@ def full(tmp_path_factory: pytest.TempPathFactory) -> Path:
         Card(f"{long}.jpg", photo(1), [(long, 0.9), *SAID, *[(f"word{i}", i / 20) for i in range(21)]], [long, NASTY], long),
         Card(NASTY, None, [(NASTY, 0.5)], [NASTY], NASTY, [(NASTY, -1.0)]),
         Card("strip.jpg", photo(2, 9, 2000), []),
-        Card("looked.png", scene(1), [(NASTY, 0.5), (long, 0.9), ("circle", 0.1)], ["a circle"], looked=Looked(LOOKED, Area(0.2, 0.1, 0.8, 1.2))),
+        Card(
+            "looked.png", scene(1), [(NASTY, 0.5), (long, 0.9), ("circle", 0.1)], ["a circle"], looked=AttentionMap(LOOKED, Area(0.2, 0.1, 0.8, 1.2))
+        ),
         Card("tower.jpg", photo(3, 2000, 9), [("مرحبا", 0.2), ("عالم", 0.9)], ["مرحبا بالعالم"]),
     ]
     path = tmp_path_factory.mktemp("page") / "index.html"

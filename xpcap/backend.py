@@ -29,7 +29,7 @@ def first_line(error: BaseException) -> str:
 
 
 def reason_of(error: Exception) -> str:
-    """The error in brackets, and what to do if CuPy found no place for its compiled kernels."""
+    """The error in brackets, with a remedy if CuPy could not write its compiled kernels."""
     is_file = isinstance(error, OSError) and error.filename is not None  # a library that cannot be loaded is an OSError too, without one
     return f"({first_line(error)})" + ("; CuPy keeps compiled kernels on disk: set CUPY_CACHE_DIR to a folder you may write to" if is_file else "")
 
@@ -44,7 +44,7 @@ def _announce(card: str) -> None:
 
 
 def prove(cupy: ModuleType, card: str) -> None:
-    """Compute on the current device and check the results, since a driver alone proves neither NVRTC and its headers nor cuBLAS.
+    """Prove the current device by computing on it: a driver alone proves neither NVRTC and its headers nor cuBLAS.
 
     An elementwise kernel, a sum, a product (8 x 8, since CuPy computes very small ones without cuBLAS), an argmax and a kernel of our own: all
     the ways in which xpcap computes. If one of them had to be compiled, the others will be too, and a line on standard error says so.
@@ -170,7 +170,7 @@ _active: str | None = None
 
 
 def _activate(resolved: str) -> int | None:
-    """Put a backend in force, and its device if it has one. Returns the device to go back to, or None."""
+    """Make a backend and its device, if it has one, the current ones. Returns the device to restore, or None."""
     global _active
     before = None
     if resolved != "numpy":
@@ -243,7 +243,7 @@ def import_cupy() -> ModuleType:
         ) from error
 
 
-def import_nccl() -> Any:
+def import_nccl() -> ModuleType | None:
     """CuPy's module of NCCL, for a process that computes on a device; None where the library is not installed."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # CuPy tells how to install what is missing

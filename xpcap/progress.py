@@ -13,7 +13,7 @@ WORTH_A_LINE = 50  # things that are left to do
 
 
 class Pace:
-    """Limits how often something is done: at once the first time, then no sooner than `seconds` after the last time.
+    """A rate limit: at once the first time, then no sooner than `seconds` after the last.
 
     `clock` gives the time in seconds.
     """
@@ -23,11 +23,11 @@ class Pace:
 
     @property
     def due(self) -> bool:
-        """Whether it may be done now."""
+        """Whether the time has come."""
         return self._clock() >= self._next
 
     def done(self) -> None:
-        """It has just been done."""
+        """Start the wait for the next time."""
         self._next = self._clock() + self._seconds
 
 

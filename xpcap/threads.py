@@ -1,9 +1,9 @@
-"""Threads: NumPy's BLAS, whose threads one thread of the program has at a time, and work side by side on the cores of the host.
+"""Threads: NumPy's BLAS, whose threads one thread of the program has at a time, and parallel work on the cores of the host.
 
-BLAS can spread one product over the cores, but what lies between two products stays on one core. A part of the work for each core keeps
-both on that core, and BLAS to one thread in each.
+BLAS can spread one product over the cores, but what lies between two products stays on one core.
+A part of the work for each core keeps both on that core, with BLAS on one thread in each.
 
-Loads NumPy, so it is imported before anything else does.
+Loads NumPy, with a setting of OpenBLAS around it, so it is imported before anything else does.
 """
 
 import contextlib
@@ -115,14 +115,16 @@ def _library(found: Any) -> _Library:
     return _Library(lambda: int(found.num_threads), found.set_num_threads, openmp)
 
 
-in_part = contextvars.ContextVar("xpcap_part", default=False)  # a part of work on several cores: BLAS is on one thread, and the turn is taken
+# True in a part of parallel work: BLAS is on one thread, and the turn is taken
+in_part = contextvars.ContextVar("xpcap_part", default=False)
 
 
 class Blas:
-    """The BLAS libraries of this process.
+    """The BLAS libraries of this process, and the turns that threads of the program take at their threads.
 
-    Their number of threads belongs to the whole process, and a product's last bits depend on it. So threads of the program that compute with xpcap
-    take turns where BLAS has several threads: each sees all of them, or the one that it asked for.
+    The number of BLAS threads belongs to the whole process, and a product's last bits depend on it.
+    So threads that compute with xpcap take turns where BLAS has several: each sees all of them, or
+    the one that it asked for.
     """
 
     def __init__(self) -> None:
@@ -146,22 +148,19 @@ class Blas:
         return min([library.threads() for library in self._libraries], default=1)
 
     def limit(self, threads: int) -> None:
-        """Let BLAS use so many threads from now on, or as many as it has, if those are fewer."""
+        """Limit BLAS to at most so many threads from now on."""
         for library in self._libraries:
             library.limit(min(threads, library.threads()))
 
     def keep_this_thread_to_one(self) -> None:
-        """For a thread that only ever works on parts: where each thread has a limit of its own, set this one's."""
+        """Set this thread's own limit, where each thread has one: for a thread that only works on parts."""
         for library in self._libraries:
             if library.each_thread:
                 library.limit(1)
 
     @contextlib.contextmanager
     def turn(self) -> Iterator[None]:
-        """Have all threads of BLAS: other threads of the program that want them wait, or that hold them to one are waited for.
-
-        A thread may take the turn again within its own. With one thread of BLAS there is nothing to wait for.
-        """
+        """A lock on all threads of BLAS, which a thread may take again within its own turn; free where BLAS has one thread."""
         if in_part.get() or self.threads() == 1:
             yield
             return
@@ -179,14 +178,14 @@ class Blas:
         return bool(self._waiting)
 
     def give_way(self) -> None:
-        """Between two turns of long work: let the threads that wait now have theirs first."""
+        """Let the threads that wait now have their turn first: for the gap between two turns of long work."""
         before = set(self._waiting)
         while before & self._waiting:
             time.sleep(1e-3)  # a thread that wakes takes a tenth of that
 
     @contextlib.contextmanager
     def on_one_thread(self) -> Iterator[None]:
-        """Hold BLAS to one thread, for a turn, and give back what it had. What was set by somebody else meanwhile stays."""
+        """Hold BLAS to one thread for a turn, then restore what it had. What somebody else set meanwhile stays."""
         with self.turn():
             if in_part.get() or self._before is not None or self.threads() == 1:
                 yield
@@ -208,7 +207,7 @@ class Blas:
             self._before = None
 
     def after_fork(self) -> None:
-        """In a forked process: end a turn of a thread that is not there any more."""
+        """End the turn of a thread that the forked process does not have."""
         self._lock = threading.Lock()
         if self._turn.acquire(blocking=False):
             self._turn.release()
@@ -222,7 +221,7 @@ _first = threading.Lock()
 
 
 def blas() -> Blas:
-    """The one of this process, made at the first call."""
+    """The process-wide instance, made at the first call."""
     global _blas
     if _blas is None:
         with _first:
@@ -235,7 +234,7 @@ if hasattr(os, "register_at_fork"):
 
 
 def in_turn(function: Callable[P, R]) -> Callable[P, R]:
-    """Decorate a function whose products use all threads of BLAS: it takes a turn if its first argument is a host array, or has one as `like`."""
+    """Decorator of functions whose products use all threads of BLAS: take a turn if the first argument is a host array, or has one as `like`."""
 
     @functools.wraps(function)
     def taking_turns(*args: P.args, **kwargs: P.kwargs) -> R:
@@ -248,23 +247,26 @@ def in_turn(function: Callable[P, R]) -> Callable[P, R]:
     return taking_turns
 
 
-class Crowding:
-    """Notices that another process keeps a core busy, and takes small products on one BLAS thread until it has gone.
+class ContentionGuard:
+    """Takes small products on one BLAS thread while another process keeps a core busy.
 
-    A product on two threads waits for the slower one. If a process of another login holds a core, that thread can be off the processor for
-    many milliseconds, while OpenBLAS's other thread spins. On one thread the product would take less than twice its usual time, neighbour or
-    not. So a product that takes milliseconds longer than it is known to take on one thread gives the neighbour away: for a pause, products
-    stay on one thread; then one of them tries all threads again. Pauses get longer while the neighbour stays.
+    A product on two threads waits for the slower one. If another process holds a core, that thread
+    can be off the processor for many milliseconds, while OpenBLAS's other thread spins. On one
+    thread the product would take less than twice its usual time. So a product that takes
+    milliseconds longer than it is known to take on one thread shows contention: for a pause,
+    products stay on one thread; then one of them tries all threads again. Pauses get longer while
+    the contention lasts.
 
-    Results do not depend on any of this: a shape goes to one thread only after a product of that shape gave the same bits both ways. Where its
-    first factors are mostly zero, equal bits say nothing, and the shape stays on all threads.
+    Results do not depend on this: a shape goes to one thread only after a product of that shape
+    gave the same bits both ways. Where its first factors are mostly zero, equal bits prove nothing,
+    and the shape stays on all threads.
     """
 
     LATE = 2e-3  # seconds longer than on one thread: waking a sleeping thread takes a tenth of that, a neighbour's turn several times as long
     SHORTEST, LONGEST = 0.05, 2.0  # seconds of a pause
 
     def __init__(self) -> None:
-        self._known: dict[Any, float] = {}  # by shapes: the fewest seconds on one thread; infinite where bits differ
+        self._known: dict[tuple[object, ...], float] = {}  # by shapes: the fewest seconds on one thread; infinite where bits differ
         self._until, self._pause = 0.0, self.SHORTEST
 
     def dot(self, x: np.ndarray, w: np.ndarray, out: np.ndarray) -> np.ndarray:
@@ -283,14 +285,14 @@ class Crowding:
         return out
 
     def _judge(self, start: float, end: float, most: float) -> None:
-        """Learn from a product on all threads that took from `start` to `end`, where up to `most` seconds are usual."""
+        """Set the pause by a product on all threads that took from `start` to `end`; up to `most` seconds are usual."""
         if end - start > most:
             self._until, self._pause = end + self._pause, min(2 * self._pause, self.LONGEST)
         elif most < np.inf:
             self._pause = max(self._pause / 2, self.SHORTEST)
 
-    def _learn(self, key: Any, x: np.ndarray, w: np.ndarray, out: np.ndarray) -> np.ndarray:
-        """A shape's first product, both ways: are the bits the same, and how long does one thread take?"""
+    def _learn(self, key: tuple[object, ...], x: np.ndarray, w: np.ndarray, out: np.ndarray) -> np.ndarray:
+        """Compute a shape's first product both ways, to compare the bits and to time one thread."""
         telling = all(np.count_nonzero(factor) > factor.size // 4 for factor in (x, w))
         with blas().on_one_thread():
             start = time.perf_counter()
@@ -302,9 +304,9 @@ class Crowding:
 
 
 @functools.cache
-def crowding() -> Crowding:
-    """The one of this process."""
-    return Crowding()
+def contention_guard() -> ContentionGuard:
+    """The process-wide instance."""
+    return ContentionGuard()
 
 
 Part = TypeVar("Part")
@@ -323,7 +325,7 @@ if hasattr(os, "register_at_fork"):
 
 
 def cores() -> int:
-    """How many parts are worth working on side by side: the threads that NumPy's BLAS may use.
+    """Number of cores for parallel work: the threads that NumPy's BLAS may use.
 
     That is the number of the machine's cores, or what ``OPENBLAS_NUM_THREADS``, ``OMP_NUM_THREADS`` or threadpoolctl made of it. It is 1 where
     BLAS cannot be held to one thread (Apple's Accelerate), which then spreads its products as it sees fit.
@@ -332,14 +334,15 @@ def cores() -> int:
 
 
 def free_cores() -> int:
-    """The same, or 1 inside a part of work done side by side: the other cores are taken."""
+    """`cores`, or 1 inside a part of parallel work, whose other cores are taken."""
     return 1 if in_part.get() else cores()
 
 
-def side_by_side(work: Callable[[Part], Outcome], parts: Sequence[Part]) -> list[Outcome]:
-    """[work(part) for part in parts], the first in this thread and the others on other cores. An exception is raised once all have ended.
+def parallel_map(work: Callable[[Part], Outcome], parts: Sequence[Part]) -> list[Outcome]:
+    """[work(part) for part in parts], in parallel: the first in this thread, the others on other cores.
 
-    Inside a part of other work the parts are done one after the other. Another thread of the program that works side by side is waited for.
+    An exception is raised once all have ended. Inside a part of other work the parts are done one
+    after the other. Another thread of the program that works in parallel is waited for.
     """
     if len(parts) < 2 or in_part.get():
         return [work(part) for part in parts]
@@ -356,19 +359,20 @@ def side_by_side(work: Callable[[Part], Outcome], parts: Sequence[Part]) -> list
     return [first, *(other.result() for other in others)]
 
 
-def on_cores(like: object, work: int, *tasks: Callable[[], object]) -> None:
-    """Run tasks that do not depend on each other: side by side on the host, in turn on a device, which has cores of its own.
+def run_parallel(like: object, work: int, *tasks: Callable[[], object]) -> None:
+    """Run independent tasks: in parallel on the host, in turn on a device, which has cores of its own.
 
-    `like` is an array of the library that they compute with, `work` the multiplications of a task: few are done before a thread has woken.
+    `like` is an array of the library that they compute with, `work` the multiplications of a task;
+    a small task is done before a thread has woken.
     """
     if isinstance(like, np.ndarray) and work >= WORTH_WAKING:
-        side_by_side(lambda task: task(), tasks)
+        parallel_map(lambda task: task(), tasks)
     else:
         for task in tasks:
             task()
 
 
 def split_evenly(length: int, parts: int) -> list[slice]:
-    """0..length as at most `parts` slices of nearly one size, none of them empty unless length is 0."""
+    """0..length as at most `parts` slices whose sizes differ by at most one; none is empty unless length is 0."""
     parts = max(1, min(parts, length))
     return [slice(length * k // parts, length * (k + 1) // parts) for k in range(parts)]

@@ -9,7 +9,7 @@ import h5py
 import numpy as np
 
 from xpcap.data.dataset import CaptionData, Source, Split, check_data
-from xpcap.data.hdf5 import look_through
+from xpcap.data.hdf5 import screen_hdf5
 from xpcap.data.vocabulary import Vocabulary
 from xpcap.errors import DataError, unknown
 from xpcap.files import read_text
@@ -184,7 +184,7 @@ def _arrays(path: Path) -> dict[str, np.ndarray]:
     """All data sets of an HDF5 file, by name."""
     if not path.exists():
         raise DataError(f"load_coco_data: {path} is missing, expected {FOLDER}")
-    look_through("load_coco_data", path, None, "what the course ships")
+    screen_hdf5("load_coco_data", path, None, "what the course ships")
     try:
         with h5py.File(path, "r") as file:
             return {key: file[key][:] for key in file}

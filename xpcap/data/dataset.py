@@ -1,4 +1,4 @@
-"""CaptionData: features of pictures and their captions, split by split, from any source; how it came about; and the checks that it must pass."""
+"""CaptionData: features of pictures and their captions, split by split; its Source, and the checks that it must pass."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, field, replace
@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from xpcap.data.features import FeatureScaling, Preprocessing, Projection
+from xpcap.data.features import FeatureScaling, Preprocessing, Projection, RowSource
 from xpcap.data.vocabulary import UNK, Vocabulary, detokenize
 from xpcap.errors import DataError, unknown
 from xpcap.layers.checks import all_below
@@ -17,7 +17,7 @@ FIELDS = (*TEXT, "seed")
 
 @dataclass(frozen=True, kw_only=True)
 class Source:
-    """How a data set came about. Stored as one flat JSON object in dataset files and run folders.
+    """The origin of a data set, stored as one flat JSON object in dataset files and run folders.
 
     Parameters
     ----------
@@ -68,7 +68,7 @@ class Source:
 
 
 def _fault(stored: Mapping[str, Any]) -> str:
-    """What is wrong with the fields of a stored source; empty if nothing is."""
+    """The fault in the fields of a stored source; empty if there is none."""
     if odd := [name for name in TEXT if not isinstance(stored.get(name, ""), str)]:
         return f"{odd[0]} is {str(stored[odd[0]])[:60]!r}, expected text"
     seed = stored.get("seed")
@@ -84,13 +84,14 @@ RESERVED = ("vocab", "pca_mean", "pca_components")  # what else a dataset file h
 class Split:
     """One split of a data set: n captions of m pictures.
 
-    Training draws one of the views of a picture for each caption in each step. A caption's picture is described by row k * m + i, in view k of picture i.
-    View 0 is the picture as it is, and what everything but training sees.
+    Features may hold augmentations of each picture ("views"), such as its mirror image: row
+    k * m + i is augmentation k of picture i. Training draws one for each caption in each step.
+    Augmentation 0 is the picture itself, and all that anything but training sees.
     """
 
     captions: np.ndarray  # (n, T+1) int32
     image_idxs: np.ndarray  # (n,) int32, number of each caption's picture
-    features: Any  # (views * m, D) float, raw, or grids (.., P, D); an array, or what is read by the batch: an HDF5 data set, or `rows.Picked`
+    features: RowSource  # (views * m, D) float, raw, or grids (.., P, D); on disk it is read by the batch
     images: Sequence[str]  # (m,) names or URLs
     text: Sequence[str] | None = None  # (n,) captions as written, if known
     _: KW_ONLY
@@ -105,7 +106,7 @@ class CaptionData:
     ----------
     vocabulary : Vocabulary
     splits : mapping of name to Split
-    source : how it came about
+    source : its origin
     scaling : applied to every feature that `features` and `minibatch` return
     stamp : digest of its contents, if it was read from a stamped file
     projection : what the features have been through since an encoder made them
@@ -124,24 +125,24 @@ class CaptionData:
             raise TypeError(f"CaptionData: source is a {type(self.source).__name__}, expected a Source; wrap facts as Source(record=...)")
 
     def split(self, name: str) -> Split:
-        """The split of that name. DataError : there is none; the message lists those there are."""
+        """The split of that name. DataError : there is none."""
         if name not in self.splits:
             raise unknown("this data set", "split", name, self.splits, DataError)
         return self.splits[name]
 
     @property
     def feature_shape(self) -> tuple[int, ...]:
-        """Shape of an image feature: (D,), or (P, D) for a grid of P places."""
+        """Shape of an image feature: (D,), or (P, D) for a grid of P regions."""
         return tuple(next(iter(self.splits.values())).features.shape[1:])
 
     @property
     def feature_dim(self) -> int:
-        """D, the size of an image feature, or of one place of a grid."""
+        """D, the size of an image feature, or of one region of a grid."""
         return self.feature_shape[-1]
 
     @property
     def max_words(self) -> int:
-        """The most words that captions have room for, START and END not counted."""
+        """Most words of a caption, START and END not counted."""
         return next(iter(self.splits.values())).captions.shape[1] - 2
 
     def features(self, name: str, rows: np.ndarray) -> np.ndarray:
@@ -252,7 +253,7 @@ def check_finite(where: str, features: np.ndarray, images: Sequence[str]) -> Non
 
 
 def may_name_a_split(name: str) -> bool:
-    """Whether a split may be called that in a dataset file."""
+    """Whether a dataset file can hold a split of that name."""
     return name.isidentifier() and name not in RESERVED
 
 
@@ -262,7 +263,7 @@ def size(shape: Sequence[int]) -> str:
 
 
 def evenly_spaced(n: int, most: int) -> np.ndarray:
-    """At most `most` of the numbers 0..n-1, spread evenly."""
+    """At most `most` evenly spaced numbers of 0..n-1, int64."""
     return np.linspace(0, n - 1, min(n, most)).astype(np.int64)
 
 

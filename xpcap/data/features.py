@@ -6,16 +6,30 @@ A run keeps the scaling and the projection that it was trained with, and applies
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple, Protocol
 
 import numpy as np
 
 from xpcap.errors import DataError, unknown
-from xpcap.threads import blas, side_by_side, split_evenly
+from xpcap.threads import blas, parallel_map, split_evenly
 
 AT_ONCE = 16 << 20  # bytes of rows that are read together
 IN_MEMORY = 64 << 20  # bytes: larger tables stay on disk while a data set is made of them
 Function = Callable[[np.ndarray], np.ndarray]
+
+
+class RowSource(Protocol):
+    """Features (m, *shape), one row a picture: an array, an HDF5 data set, `Stored` or `Picked`. A slice or row numbers read rows."""
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+
+    @property
+    def dtype(self) -> np.dtype: ...
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, which: slice | np.ndarray, /) -> np.ndarray: ...
 
 
 class Stored:
@@ -55,12 +69,12 @@ class Stored:
 
 
 class Picked:
-    """Rows of `rows`, an array or what is indexed like one, in the order of `numbers` (n,), each block of them put through `then`.
+    """Lazy rows: rows `numbers` (n,) of an array, or of anything indexed like one, each block put through `then`.
 
     `then` maps (k, *shape) to as many rows and is called when rows are read.
     """
 
-    def __init__(self, rows: Any, numbers: np.ndarray, then: Function | None = None) -> None:
+    def __init__(self, rows: RowSource, numbers: np.ndarray, then: Function | None = None) -> None:
         self._rows, self._numbers, self._then = rows, numbers, then
         like = self[:1]
         self.shape, self.dtype = (len(numbers), *like.shape[1:]), like.dtype
@@ -82,7 +96,7 @@ class Table(Mapping[str, np.ndarray]):
     rows : (m, *shape), an array or `Stored`
     """
 
-    def __init__(self, numbers: Mapping[str, int], rows: Any) -> None:
+    def __init__(self, numbers: Mapping[str, int], rows: RowSource) -> None:
         self.numbers, self.rows = numbers, rows
 
     def __getitem__(self, name: str) -> np.ndarray:
@@ -96,21 +110,13 @@ class Table(Mapping[str, np.ndarray]):
     def __len__(self) -> int:
         return len(self.numbers)
 
-    def pick(self, names: Sequence[str], then: Function | None = None) -> Any:
+    def pick(self, names: Sequence[str], then: Function | None = None) -> RowSource:
         """The rows of these pictures, in that order, each put through `then`: an array if the table is one, else `Picked`."""
         picked = Picked(self.rows, np.array([self.numbers[name] for name in names], np.int64), then)
         return whole(picked) if isinstance(self.rows, np.ndarray) else picked
 
 
-def table_of(features: Mapping[str, Any]) -> Table:
-    """A mapping of name to feature as a table. ValueError : features of different shapes."""
-    if isinstance(features, Table):
-        return features
-    rows = np.stack([np.asarray(feature) for feature in features.values()])
-    return Table({name: row for row, name in enumerate(features)}, rows)
-
-
-def blocks(rows: Any) -> Iterator[tuple[slice, np.ndarray]]:
+def blocks(rows: RowSource) -> Iterator[tuple[slice, np.ndarray]]:
     """All rows of an array, or of what is indexed like one, a block at a time: (where, rows). Equal shapes and dtypes have equal blocks."""
     step = max(1, AT_ONCE // max(1, rows.dtype.itemsize * int(np.prod(rows.shape[1:]))))
     for start in range(0, len(rows), step):
@@ -118,7 +124,7 @@ def blocks(rows: Any) -> Iterator[tuple[slice, np.ndarray]]:
         yield where, rows[where]
 
 
-def whole(rows: Any) -> np.ndarray:
+def whole(rows: RowSource) -> np.ndarray:
     """All rows as one array."""
     made = np.empty(rows.shape, rows.dtype)
     for where, block in blocks(rows):
@@ -140,7 +146,7 @@ CHUNK = 4096  # rows at a time, of features that are not long
 class FeatureScaling(NamedTuple):
     """(x - mean) / scale for each of the D features; x itself if mean and scale are None."""
 
-    mean: np.ndarray | None = None  # (D,) float32; each place of a grid is scaled alike
+    mean: np.ndarray | None = None  # (D,) float32; all regions of a grid are scaled alike
     scale: np.ndarray | None = None  # (D,) float32
 
     def __call__(self, features: np.ndarray) -> np.ndarray:
@@ -156,7 +162,7 @@ class FeatureScaling(NamedTuple):
         return scaled
 
 
-def fit_scaling(kind: str, features: Any) -> FeatureScaling:
+def fit_scaling(kind: str, features: RowSource) -> FeatureScaling:
     """Fit a scaling to features (m, D) or grids (m, P, D), an array or an HDF5 data set.
 
     Parameters
@@ -197,7 +203,7 @@ NEGLIGIBLE = 1e-9  # of the largest variance: what is below it is rounding
 
 
 class Projection(NamedTuple):
-    """``(x - mean) @ components`` for each feature, or each place of a grid."""
+    """``(x - mean) @ components`` for each feature, or each region of a grid."""
 
     mean: np.ndarray  # (D,) float32
     components: np.ndarray  # (D, d) float32, orthonormal columns, the one with the largest variance first
@@ -214,7 +220,7 @@ class Projection(NamedTuple):
 
 
 class Preprocessing(NamedTuple):
-    """What a run does to raw features: projection, then scaling."""
+    """Preprocessing of raw features by a run: projection, then scaling."""
 
     projection: Projection | None
     scaling: FeatureScaling
@@ -224,7 +230,7 @@ class Preprocessing(NamedTuple):
         return self.scaling(features if self.projection is None else self.projection(features))
 
 
-def fit_projection(features: Any, d: int) -> tuple[Projection, float]:
+def fit_projection(features: RowSource, d: int) -> tuple[Projection, float]:
     """Fit a projection onto the `d` directions in which features vary most.
 
     Parameters
@@ -253,7 +259,7 @@ def fit_projection(features: Any, d: int) -> tuple[Projection, float]:
         def add(columns: slice, centred: np.ndarray = centred) -> None:
             covariance[:, columns] += centred.T @ centred[:, columns]
 
-        side_by_side(add, split_evenly(D, STRIPES))
+        parallel_map(add, split_evenly(D, STRIPES))
     with blas().on_one_thread():
         variances, vectors = np.linalg.eigh(covariance)  # in rising order
     rank = int(np.count_nonzero(variances > NEGLIGIBLE * variances[-1]))

@@ -30,7 +30,7 @@ class Feed:
         return self._data.split(name)
 
     def resident(self, name: str) -> bool:
-        """Whether the features of a split lie on the model's device as a whole. Never so for a model on the host."""
+        """Whether the model's device holds all features of a split; never for a model on the host."""
         return self._table(name) is not None
 
     def minibatch(self, name: str, captions: np.ndarray, views: np.ndarray | None = None, shard: np.ndarray | None = None) -> Batch:

@@ -18,7 +18,7 @@ import h5py
 import numpy as np
 
 from xpcap.data.dataset import RESERVED, CaptionData, Source, Split, check_data, may_name_a_split
-from xpcap.data.features import Projection, blocks
+from xpcap.data.features import Projection, RowSource, blocks
 from xpcap.data.vocabulary import ASCII, Vocabulary, check_tokeniser, has_word
 from xpcap.errors import DataError
 from xpcap.files import atomic, obstacle
@@ -29,11 +29,11 @@ WALL_SECONDS, BYTES_A_SECOND = 30.0, 5e6  # the last resort, if the limit on CPU
 OUT_OF_TIME = -getattr(signal, "SIGPROF", 0)  # exit status of a child that has used up its CPU time
 TOO_LONG = "takes far longer to go through than a file of its size should"
 
-_known: set[tuple[Any, ...]] = set()  # files that this process wrote or has screened, and that have not changed since
+_known: set[tuple[str | int | None, ...]] = set()  # files that this process wrote or has screened, and that have not changed since
 
 
-def look_through(function: str, path: Path, most: int | None, expected: str) -> None:
-    """Check that an HDF5 file is plain and can be read to its end, which most damaged or malicious files cannot.
+def screen_hdf5(function: str, path: Path, most: int | None, expected: str) -> None:
+    """Screen an HDF5 file: it must be plain, and HDF5 must read it to its end.
 
     Parameters
     ----------
@@ -56,17 +56,17 @@ def look_through(function: str, path: Path, most: int | None, expected: str) -> 
 
 
 def mark_screened(path: Path, most: int | None) -> None:
-    """Let `look_through` accept a file that this process wrote, as long as it is unchanged."""
+    """Let `screen_hdf5` accept a file that this process wrote, as long as it is unchanged."""
     _known.add((*_state_of(path), most))
 
 
-def _state_of(path: Path) -> tuple[Any, ...]:
+def _state_of(path: Path) -> tuple[str | int, ...]:
     about = path.stat()
     return str(path.resolve()), about.st_dev, about.st_ino, about.st_size, about.st_mtime_ns, about.st_ctime_ns
 
 
 def _screen(path: Path, most: int | None) -> str:
-    """What a child process with limits finds wrong with a file; empty if nothing is."""
+    """The fault that a child process with limits finds in a file; empty if there is none."""
     command = [sys.executable, "-P", str(SCRIPT), json.dumps({"path": str(path), "most": most})]
     try:
         child = subprocess.run(
@@ -84,7 +84,7 @@ def _screen(path: Path, most: int | None) -> str:
         return TOO_LONG
     started, _, answer = child.stdout.partition("\n")
     if started != "ready":
-        raise OSError(f"look_through: {sys.executable} does not run {SCRIPT}, expected it to with h5py; is the installation whole?")
+        raise OSError(f"screen_hdf5: {sys.executable} does not run {SCRIPT}, expected it to with h5py; is the installation whole?")
     if answer:
         return str(json.loads(answer))
     return TOO_LONG if child.returncode == OUT_OF_TIME else "makes the HDF5 library fail"
@@ -158,7 +158,7 @@ def read_dataset(path: str | Path) -> CaptionData:
     DataError : not HDF5, truncated, not ours, of a newer format, altered since it was stamped, or malicious.
     """
     path = Path(path)
-    look_through("read_dataset", path, IN_MEMORY, "a file from 'prepare'")
+    screen_hdf5("read_dataset", path, IN_MEMORY, "a file from 'prepare'")
     try:
         file = h5py.File(path, "r")
     except OSError as error:
@@ -182,7 +182,7 @@ def read_dataset(path: str | Path) -> CaptionData:
     return data
 
 
-def _mostly_zero(features: Any) -> bool:
+def _mostly_zero(features: RowSource) -> bool:
     """Whether compression pays: histograms of drawings shrink to a tenth, activations of a network not at all."""
     return isinstance(features, np.ndarray) and bool(np.count_nonzero(features) < features.size / 2)
 
@@ -236,7 +236,7 @@ def _about(path: Path, text: str) -> dict[str, Any]:
     return cast("dict[str, Any]", about)
 
 
-def _read_split(path: Path, name: str, group: Any, views: int, in_memory: bool) -> Split:
+def _read_split(path: Path, name: str, group: h5py.Group, views: int, in_memory: bool) -> Split:
     if missing := [field for field in FIELDS if field not in group]:
         raise DataError(f"read_dataset: {path}, split {name!r} lacks {', '.join(missing)}, expected {', '.join(FIELDS)}")
     features = group["features"]
@@ -267,7 +267,7 @@ def _texts(where: str, blob: np.ndarray, offsets: np.ndarray, n: int) -> list[st
     return [bytes(blob[start:end]).decode("utf-8") for start, end in itertools.pairwise(offsets.tolist())]
 
 
-def _strings(dataset: Any) -> list[str]:
+def _strings(dataset: h5py.Dataset) -> list[str]:
     return [str(word) for word in dataset.asstr()[:]]
 
 

@@ -147,7 +147,7 @@ def _short(name: str) -> str:
 
 
 def report(path: str, most: int | None) -> str:
-    """What is wrong with a file; empty if nothing is."""
+    """The fault of a file; empty if there is none."""
     try:
         check(path, most)
     except OddError as error:

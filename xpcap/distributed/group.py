@@ -1,4 +1,4 @@
-"""The processes that work together, called ranks as in MPI, and joining those that a launcher such as mpiexec started. `SINGLE` is a group of one."""
+"""Groups of ranks, as in MPI, that train one model or share pictures out; `init` joins the ranks that a launcher started. `SINGLE` is a group of one."""
 
 import functools
 import importlib.util
@@ -11,11 +11,11 @@ from xpcap.errors import GroupError, install
 
 
 class RankDone(Exception):  # noqa: N818 - no error
-    """What is left to do is rank 0's alone: this rank has done its part."""
+    """The end of this rank's part: the rest is for rank 0."""
 
 
 class Group(Protocol):
-    """`size` ranks, of which this process is number `rank`. Rank 0 writes files and speaks.
+    """`size` ranks, of which this process is number `rank`. Rank 0 writes files and prints.
 
     All ranks call the same methods in the same order, as in MPI; each call returns when every rank has made it.
     """
@@ -27,23 +27,23 @@ class Group(Protocol):
         """Sum a contiguous array of floats over all ranks, in place; every rank gets the same bits."""
 
     def sum_buffer(self, like: Array) -> Array | None:
-        """A flat array of the size and dtype of `like`, itself flat, that `add` sums faster than others; None where all are alike.
+        """A flat array like `like` (itself flat) that `all_reduce` sums faster than others; None where all are alike.
 
-        Asked for again it is the same array: it holds something from when it is written to until it is summed and used.
+        Repeated calls return the same array; its content is valid from writing until the sum has been used.
         """
 
     def max(self, number: int) -> int:
-        """The highest of the ranks' numbers."""
+        """The largest of the ranks' numbers."""
 
     def all_gather(self, text: str) -> list[str]:
-        """What each rank gave, in the order of ranks."""
+        """The texts of all ranks, in the order of ranks."""
 
     def shard(self, n: int) -> slice:
-        """Which of n equal pieces of work are this rank's: neighbours, and as many as any other rank has, or one less or more."""
+        """This rank's contiguous slice of n items; slice sizes differ by at most one."""
 
 
-class _Alone:
-    """One process: nothing to add, nobody to ask."""
+class _Single:
+    """One process."""
 
     rank, size = 0, 1
 
@@ -63,24 +63,24 @@ class _Alone:
         return slice(0, n)
 
 
-SINGLE: Group = _Alone()
+SINGLE: Group = _Single()
 
 
 def batches(group: Group, n: int, size: int) -> Iterator[slice]:
-    """This rank's share of n pieces of work, in batches of `size`; as many batches on every rank, so the last of some may be empty."""
-    share = group.shard(n)
-    most = -(-n // group.size)  # the largest share
+    """This rank's shard of n items in batches of `size`; as many on every rank, so the last of some may be empty."""
+    shard = group.shard(n)
+    most = -(-n // group.size)  # the largest shard
     for first in range(0, most, size):
-        start = share.start + first
-        yield slice(min(start, share.stop), min(start + size, share.stop))
+        start = shard.start + first
+        yield slice(min(start, shard.stop), min(start + size, shard.stop))
 
 
-# What launchers tell each process: how many there are, and which it is. MPICH's and Intel's mpiexec and srun; Open MPI's; srun with PMIx.
+# What launchers set for each process: the number of ranks, and its own. MPICH's and Intel's mpiexec and srun; Open MPI's; srun with PMIx.
 VARIABLES = (("PMI_SIZE", "PMI_RANK"), ("OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_RANK"), ("SLURM_STEP_NUM_TASKS", "PMIX_RANK"))
 
 
 def launcher_rank(environment: Mapping[str, str] = os.environ) -> tuple[int, int]:
-    """This process's rank and the number of ranks, as its launcher tells them: (0, 1) without one. Nothing is imported for that."""
+    """Rank and number of ranks, from the launcher's environment variables; (0, 1) without a launcher."""
     for size, rank in VARIABLES:
         if environment.get(size, "").isdecimal() and environment.get(rank, "").isdecimal():
             return int(environment[rank]), int(environment[size])

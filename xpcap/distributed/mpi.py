@@ -12,8 +12,10 @@ import shutil
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
+from types import ModuleType
 from typing import Any, Protocol
 
 import numpy as np
@@ -22,11 +24,18 @@ from xpcap.backend import Array, get_array_module, import_nccl, is_device_array
 from xpcap.errors import GroupError, OptionError, install
 from xpcap.threads import blas
 
+# Sums
+FEW = 1024  # numbers: so many are gathered and summed in the order of ranks, with the same bits everywhere in any MPI
+PIECE = 4 << 20  # bytes summed at once: pieces of 50 MB in one call leave the cache before their turn
+BLOCK = 1 << 16  # numbers of shared memory summed at once, in the cache
+PLACE = Path("/dev/shm")  # where MPI libraries take shared memory from; without room there, writing to it ends the process
+# The watchdog
 VARIABLE = "XPCAP_RANK_TIMEOUT"
 SECONDS = 600.0
 ASKED, ANSWERED = 1, 2  # kinds of message
 TICK = 0.5  # seconds between two looks at the clock and the mail
 PATIENCE = 3.0  # seconds that the others have to answer
+THREADS = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "GOTO_NUM_THREADS")
 
 
 def timeout() -> float:
@@ -41,10 +50,11 @@ def timeout() -> float:
     return seconds
 
 
-class Waiting:
-    """Watches, on a thread of its own, how long this rank waits for the others in one call.
+class Watchdog:
+    """A thread that watches how long this rank waits for the others in one collective call.
 
-    After `seconds` it asks them how many calls they have begun. Who is behind, or does not answer, is named on standard error; then all are ended.
+    After `seconds` it asks them how many calls they have begun. Ranks that are behind or do not
+    answer are named on standard error; then all ranks are ended.
 
     Parameters
     ----------
@@ -61,7 +71,7 @@ class Waiting:
 
     @contextlib.contextmanager
     def __call__(self) -> Iterator[None]:
-        """Inside, this rank waits for the others."""
+        """The context of one collective call."""
         self._calls += 1
         self._since = time.monotonic()
         try:
@@ -88,7 +98,7 @@ class Waiting:
         self._communicator.Send(np.array([kind, self._calls], np.int64), dest=other)
 
     def _read(self) -> None:
-        """Answer those who ask, and note the answers."""
+        """Answer questions, and note answers."""
         from mpi4py import MPI
 
         status, message = MPI.Status(), np.empty(2, np.int64)
@@ -108,12 +118,8 @@ class Waiting:
         self._communicator.Abort(1)
 
 
-BLOCK = 1 << 16  # numbers
-PLACE = Path("/dev/shm")  # where MPI libraries take shared memory from; without room there, writing to it ends the process
-
-
 class SharedMemory:
-    """An array of each rank that all of them see.
+    """One array a rank in memory that all ranks of a machine share; each rank sums a part of it for all.
 
     Parameters
     ----------
@@ -122,7 +128,7 @@ class SharedMemory:
 
     Attributes
     ----------
-    mine : this rank's array (count,)
+    own : this rank's array (count,)
     """
 
     def __init__(self, communicator: Any, count: int, dtype: np.dtype) -> None:
@@ -134,16 +140,16 @@ class SharedMemory:
         size = communicator.Get_size()
         buffers: list[Any] = [self._window.Shared_query(rank)[0] for rank in range(size)]
         self._arrays = [np.frombuffer(buffer, dtype) for buffer in buffers]
-        self.mine = self._arrays[communicator.Get_rank()]
+        self.own = self._arrays[communicator.Get_rank()]
 
     def holds(self, flat: np.ndarray) -> bool:
-        """Whether an array is this rank's, or a view of all of it."""
-        return flat.nbytes == self.mine.nbytes and flat.ctypes.data == self.mine.ctypes.data
+        """Whether an array is this rank's own, or a view of all of it."""
+        return flat.nbytes == self.own.nbytes and flat.ctypes.data == self.own.ctypes.data
 
     def all_reduce(self) -> None:
-        """Sum the ranks' arrays into each of them, in the order of ranks. Returns when all have done their part."""
+        """Sum the ranks' arrays into each of them, in the order of ranks."""
         self._meet()
-        rank, size, count = self._communicator.Get_rank(), len(self._arrays), len(self.mine)
+        rank, size, count = self._communicator.Get_rank(), len(self._arrays), len(self.own)
         first, *others = self._arrays
         end = count * (rank + 1) // size
         for start in range(count * rank // size, end, BLOCK):
@@ -156,28 +162,28 @@ class SharedMemory:
         self._meet()
 
     def _meet(self) -> None:
-        """All ranks have come here, and see what each has written."""
+        """A barrier, behind which each rank sees what the others have written."""
         self._window.Sync()
         self._communicator.Barrier()
         self._window.Sync()
 
 
 def has_room(nbytes: int) -> bool:
-    """Whether so many bytes of shared memory are likely to be there, and as many again."""
+    """Whether twice so many bytes of shared memory are likely to be free."""
     return (shutil.disk_usage(PLACE).free if PLACE.is_dir() else math.inf) > 2 * nbytes
 
 
 class DeviceSum(Protocol):
-    """Sums device arrays over the ranks of a group."""
+    """All-reduce of arrays that lie on devices."""
 
     name: str
 
     def all_reduce(self, flat: Array) -> None:
-        """Sum a contiguous array of floats over all ranks, in place; every rank gets the same bits. The sum is launched, not waited for."""
+        """Sum a contiguous array of floats over all ranks, in place; every rank gets the same bits."""
 
 
 class NCCL:
-    """Device to device. MPI passes on the id that NCCL's ranks find each other by.
+    """Device to device by NCCL, whose ranks find each other by an id that MPI passes on.
 
     Parameters
     ----------
@@ -187,29 +193,29 @@ class NCCL:
 
     name = "NCCL"
 
-    def __init__(self, nccl: Any, group: Any, xp: Any) -> None:
+    def __init__(self, nccl: ModuleType, group: "MPIGroup", xp: ModuleType) -> None:
         (first, *_) = group.all_gather(bytes(nccl.get_unique_id()).hex() if group.rank == 0 else "")
         self._nccl, self._xp = nccl, xp
         self._kinds = {"f4": nccl.NCCL_FLOAT32, "f8": nccl.NCCL_FLOAT64}
         self._communicator = nccl.NcclCommunicator(group.size, bytes.fromhex(first), group.rank)
 
     def all_reduce(self, flat: Array) -> None:
-        """Launched on the current stream, behind the gradients and before their use."""
+        """Launch the sum on the current stream, behind the gradients and before their use."""
         kind, stream = self._kinds[flat.dtype.str[1:]], self._xp.cuda.get_current_stream().ptr
         self._communicator.allReduce(flat.data.ptr, flat.data.ptr, flat.size, kind, self._nccl.NCCL_SUM, stream)
 
 
 class Staged:
-    """Through page-locked memory of the host, where MPI sums."""
+    """Through page-locked memory of the host, where MPI sums: for ranks that share a device, or have no NCCL."""
 
     name = "MPI, through page-locked host memory"
 
-    def __init__(self, group: Any, xp: Any) -> None:
+    def __init__(self, group: "MPIGroup", xp: ModuleType) -> None:
         self._group, self._xp = group, xp
         self._host = np.empty(0, np.uint8)
 
     def all_reduce(self, flat: Array) -> None:
-        """Waits for the device: the host has to see the numbers."""
+        """Sum on the host, which waits for the device."""
         if self._host.nbytes < flat.nbytes:
             self._host = np.frombuffer(self._xp.cuda.alloc_pinned_memory(flat.nbytes), np.uint8, flat.nbytes)
         host = np.ndarray(flat.shape, flat.dtype, self._host.data)
@@ -220,20 +226,15 @@ class Staged:
         stream.synchronize()  # the next sum writes to the same memory
 
 
-def device_sum(group: Any, like: Array) -> DeviceSum:
-    """NCCL if all ranks have it and no two share a device, which it refuses; else Staged. All ranks choose the same."""
+def device_sum(group: "MPIGroup", like: Array) -> DeviceSum:
+    """NCCL if all ranks have it and no two share a device, which NCCL refuses; else Staged. All ranks choose the same."""
     xp, nccl = get_array_module(like), import_nccl()
-    where = [group.hosts[group.rank], xp.cuda.Device().pci_bus_id]
-    everyone = [json.loads(text) for text in group.all_gather(json.dumps([nccl is not None, *where]))]
-    alone = len({tuple(place) for _, *place in everyone}) == group.size
-    if nccl is not None and alone and all(has for has, *_ in everyone):
+    ours = [nccl is not None, group.hosts[group.rank], xp.cuda.Device().pci_bus_id]
+    everyone = [json.loads(text) for text in group.all_gather(json.dumps(ours))]
+    distinct = len({tuple(device) for _, *device in everyone}) == group.size
+    if nccl is not None and distinct and all(has for has, *_ in everyone):
         return NCCL(nccl, group, xp)
     return Staged(group, xp)
-
-
-FEW = 1024  # numbers: so many are gathered and summed in the order of ranks, which any MPI does with the same bits everywhere
-PIECE = 4 << 20  # bytes summed at once: twice to three times as fast as 50 MB in one call, whose pieces leave the cache before their turn
-THREADS = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "GOTO_NUM_THREADS")
 
 
 class MPIGroup:
@@ -258,11 +259,11 @@ class MPIGroup:
         local.Free()
         self._device: DeviceSum | None = None
         self._shared: dict[tuple[int, np.dtype], SharedMemory] = {}  # by size and dtype
-        self._waiting: Any = contextlib.nullcontext
+        self._waiting: Callable[[], AbstractContextManager[None]] = contextlib.nullcontext
         self.hosts = self.all_gather(platform.node())
         names = [f"rank {rank} on {host}" for rank, host in enumerate(self.hosts)]
         if MPI.Query_thread() == MPI.THREAD_MULTIPLE:  # else a second thread may not speak
-            self._waiting = Waiting(communicator.Dup(), names, timeout())
+            self._waiting = Watchdog(communicator.Dup(), names, timeout())
 
     def all_reduce(self, flat: Array) -> None:
         if is_device_array(flat):
@@ -298,7 +299,7 @@ class MPIGroup:
                 return None
             with self._waiting():
                 self._shared[key] = SharedMemory(self._communicator, *key)
-        return self._shared[key].mine
+        return self._shared[key].own
 
     def max(self, number: int) -> int:
         found = np.array([number], np.int64)
@@ -330,7 +331,7 @@ class MPIGroup:
 
 
 def world(size: int) -> MPIGroup:
-    """The group of all `size` processes that the launcher started; each machine's cores are dealt out to its ranks.
+    """The group of all `size` processes that the launcher started; the cores of a machine are divided among its ranks.
 
     Raises
     ------
@@ -349,14 +350,14 @@ def world(size: int) -> MPIGroup:
             f"{MPI.COMM_WORLD.Get_size()}, expected the same; use the mpiexec of the MPI that mpi4py loads"
         )
     group = MPIGroup(MPI.COMM_WORLD)
-    _share_cores(group)
+    _divide_cores(group)
     return group
 
 
-def _share_cores(group: MPIGroup) -> None:
-    """Give BLAS a part of the cores, where neither the launcher nor the user has dealt them out."""
-    mine = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else list(range(os.cpu_count() or 1))
-    everyone = [json.loads(text) for text in group.all_gather(json.dumps([group.hosts[group.rank], mine]))]
-    beside = everyone.count([group.hosts[group.rank], mine])  # ranks that may use the same cores
+def _divide_cores(group: MPIGroup) -> None:
+    """Limit BLAS to this rank's part of the cores, unless the launcher or the user has dealt them out."""
+    own = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else list(range(os.cpu_count() or 1))
+    everyone = [json.loads(text) for text in group.all_gather(json.dumps([group.hosts[group.rank], own]))]
+    sharing = everyone.count([group.hosts[group.rank], own])  # ranks that may use the same cores
     if not any(name in os.environ for name in THREADS):
-        blas().limit(max(1, len(mine) // beside))
+        blas().limit(max(1, len(own) // sharing))

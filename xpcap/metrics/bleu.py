@@ -7,7 +7,7 @@ import numpy as np
 from xpcap.metrics.metric import References, Scored, Sums, Words, averaged
 
 ORDERS = (1, 2, 3, 4)
-SMOOTH = 0.1  # what a count of 0 is taken as in a single sentence
+SMOOTH = 0.1  # stands in for a count of 0 in a single sentence
 
 
 class Bleu:
@@ -44,7 +44,7 @@ def smoothed_bleu(references: Sequence[Words], hypothesis: Words) -> float:
 
 
 def _counts(references: References, hypotheses: Sequence[Words]) -> np.ndarray:
-    """What each picture adds to corpus BLEU (n, 10): n-grams found, n-grams said, words, words of the reference closest in length; by nltk."""
+    """Counts that each picture adds to corpus BLEU (n, 10): n-grams matched, n-grams, words, words of the reference closest in length; by nltk."""
     from nltk.translate.bleu_score import closest_ref_length, modified_precision
 
     counts = np.zeros((len(hypotheses), 2 * len(ORDERS) + 2))

@@ -19,7 +19,7 @@ FACTOR = np.uint64(0x9E3779B97F4A7C15)  # odd; makes one number of two
 
 
 class Counts(NamedTuple):
-    """How often each n-gram occurs in each sentence: one entry a pair, sorted by sentence, then by n-gram."""
+    """Counts of each n-gram in each sentence: one entry a pair, sorted by sentence, then by n-gram."""
 
     sentence: np.ndarray  # (e,) int
     gram: np.ndarray  # (e,) uint64, a hash: the chance that two of ten million n-grams share theirs is 3e-6
@@ -70,7 +70,7 @@ SIGMA = 6.0  # of the penalty on a difference in length
 
 
 class Cider:
-    """What papers report as CIDEr: the number that pycocoevalcap gives, which is CIDEr-D."""
+    """CIDEr as papers report it: pycocoevalcap's number, which is CIDEr-D."""
 
     name = "cider"
     title = "CIDEr (CIDEr-D)"
@@ -105,7 +105,7 @@ class Cider2015:
 
 
 class DocumentFrequencies:
-    """In how many pictures each n-gram occurs.
+    """Document frequencies: in how many pictures each n-gram occurs.
 
     Parameters
     ----------
@@ -141,8 +141,8 @@ class DocumentFrequencies:
         return np.log(max(self.pictures, 1)) - np.log(np.where(right > left, self._frequencies[left], 1))
 
 
-class Shared(NamedTuple):
-    """What captions and references have in common: one entry for each n-gram of a caption and each reference of its picture that has it."""
+class Matches(NamedTuple):
+    """Matches of captions and references: one entry for each n-gram of a caption and each reference of its picture that has it."""
 
     caption: np.ndarray  # (p,) int
     said: np.ndarray  # (p,) its value in the caption's vector
@@ -207,7 +207,7 @@ class CiderD:
         ValueError : there are not as many captions as pictures, or no picture has that number.
         """
         picture = self._check(len(hypotheses), pictures)
-        shared = self._shared(hypotheses, picture)
+        shared = self._matches(hypotheses, picture)
         cosines = np.minimum(shared.said, shared.written) * shared.written / shared.norms  # summands of them
         penalty = np.exp(-(shared.gap**2) / (2 * SIGMA**2))
         return 10 / ORDERS * np.bincount(shared.caption, cosines * penalty, len(picture)) / self._each[picture]
@@ -215,19 +215,19 @@ class CiderD:
     def unclipped(self, hypotheses: Sequence[Words]) -> np.ndarray:
         """CIDEr as first defined of one caption a picture, 0 to 1: g(c) . g(r) in place of min(g(c), g(r)) . g(r), no penalty, no factor 10."""
         picture = self._check(len(hypotheses), None)
-        shared = self._shared(hypotheses, picture)
+        shared = self._matches(hypotheses, picture)
         return np.bincount(shared.caption, shared.said * shared.written / shared.norms, len(picture)) / ORDERS / self._each[picture]
 
-    def _shared(self, hypotheses: Sequence[Words], picture: np.ndarray) -> Shared:
+    def _matches(self, hypotheses: Sequence[Words], picture: np.ndarray) -> Matches:
         counts = count_grams(hypotheses, self._hashes)
         values, norms = self._vectors(counts, len(hypotheses))
         keys = join(counts.gram, picture[counts.sentence])
         first, end = (np.searchsorted(self._keys, keys, side) for side in ("left", "right"))
-        mine = np.repeat(np.arange(len(keys)), end - first)  # an entry of the captions, once for every reference that has the n-gram too: (p,)
-        theirs = np.arange(len(mine)) - np.repeat(np.cumsum(end - first) - end, end - first)  # that reference's entry
-        caption, reference, order = counts.sentence[mine], self._reference[theirs], counts.order[mine]
+        own = np.repeat(np.arange(len(keys)), end - first)  # an entry of the captions, once for every reference that has the n-gram too: (p,)
+        theirs = np.arange(len(own)) - np.repeat(np.cumsum(end - first) - end, end - first)  # that reference's entry
+        caption, reference, order = counts.sentence[own], self._reference[theirs], counts.order[own]
         both = norms[caption, order] * self._norms[reference, order]
-        return Shared(caption, values[mine], self._values[theirs], both, _lengths(hypotheses)[caption] - self._lengths[reference])
+        return Matches(caption, values[own], self._values[theirs], both, _lengths(hypotheses)[caption] - self._lengths[reference])
 
     def _vectors(self, counts: Counts, n: int) -> tuple[np.ndarray, np.ndarray]:
         """Values of the vectors of n sentences, an entry each, and norms (n, 4); a vector of zeros has norm 1, so that it can be divided by."""

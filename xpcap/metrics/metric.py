@@ -25,7 +25,7 @@ class Sums(NamedTuple):
 
 
 class Scored(NamedTuple):
-    """What a metric says of a set of captions."""
+    """Scores of a set of captions by one metric."""
 
     corpus: dict[str, float]  # over all pictures; a metric may have several values, such as BLEU-1 to BLEU-4
     pictures: list[float]  # one value a picture, in the order of the references; empty if a picture alone has none
@@ -39,7 +39,7 @@ class Metric(Protocol):
     ----------
     name : key of its protocol and of its values a picture
     title : as tables show it
-    plain : what it says, for people who know no metric
+    plain : its meaning, for people who know no metric
     protocol : how it is computed, in words
     """
 

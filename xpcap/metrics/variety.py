@@ -1,4 +1,4 @@
-"""What captions are like, whatever the references say: how many differ, how many are new, how many words they use, how long they are."""
+"""Variety of captions, whatever the references: distinct and novel captions, words used, length."""
 
 from collections.abc import Callable, Iterable, Sequence
 
@@ -6,7 +6,7 @@ from xpcap.metrics.metric import References, Scored, Words, averaged
 
 
 class Distinct:
-    """Captions that differ, as a share of the pictures. No interval: a resample repeats pictures, and with them captions."""
+    """Share of distinct captions. No interval: a resample repeats pictures, and with them captions."""
 
     name = "distinct"
     title = "distinct captions"
@@ -19,7 +19,7 @@ class Distinct:
 
 
 class Novel:
-    """Captions that nobody wrote of a picture of the train split.
+    """Share of captions that are no caption of the train split.
 
     Parameters
     ----------
@@ -43,7 +43,7 @@ class Novel:
 
 
 class WordsUsed:
-    """How many different words all captions use. No interval, as with `Distinct`."""
+    """Number of different words in all captions. No interval, as with `Distinct`."""
 
     name = "words"
     title = "words used"

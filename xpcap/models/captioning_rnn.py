@@ -25,7 +25,7 @@ from xpcap.models.network import Score, cell_params
 from xpcap.models.packing import pack
 from xpcap.models.parameters import Parameters
 from xpcap.ops import gather, product
-from xpcap.threads import in_turn, side_by_side
+from xpcap.threads import in_turn, parallel_map
 
 WEIGHTS = 0  # random stream of the initial weights, from the seed
 LEAST_PART = 32  # captions per part: products with fewer rows are too thin to gain from another core
@@ -275,7 +275,7 @@ class CaptioningRNN(Captioner):
         def of_part(k: int) -> tuple[Array, Parameters]:
             return network.gradients(self.config, self.params, parts[k], smoothing, buffers[k])
 
-        results = side_by_side(of_part, range(len(buffers)))
+        results = parallel_map(of_part, range(len(buffers)))
         loss, grads = results[0]
         for other_loss, other in results[1:]:
             loss = loss + other_loss

@@ -14,7 +14,7 @@ from xpcap.models.policies import Choice, LogitMask, Policy, Special
 from xpcap.models.scores import normalise
 from xpcap.models.transcript import Step, Transcript
 from xpcap.ops import gather, log_softmax
-from xpcap.threads import cores, in_turn, side_by_side, split_evenly
+from xpcap.threads import cores, in_turn, parallel_map, split_evenly
 
 LEAST_PART = 64  # hypotheses, at least, for another core to pay off
 
@@ -113,7 +113,7 @@ def decode(
     parts = [slice(0, N)]
     if isinstance(model.like, np.ndarray):
         parts = split_evenly(N, min(cores(), N * policy.slots // LEAST_PART))
-    found = side_by_side(lambda part: _decode(model, features[part], policy, special, banned, scored, numbers[part]), parts)
+    found = parallel_map(lambda part: _decode(model, features[part], policy, special, banned, scored, numbers[part]), parts)
     return Decoded(*(np.concatenate(results) for results in zip(*found, strict=True)))
 
 

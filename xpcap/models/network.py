@@ -16,7 +16,7 @@ from xpcap.models.packing import PackedCaptions
 from xpcap.models.parameters import Parameters
 from xpcap.models.scores import log_mean, normalise
 from xpcap.ops import gather, gather_plus, gather_plus_image, product, scatter, segment_sum, weighted_sum
-from xpcap.threads import on_cores
+from xpcap.threads import run_parallel
 
 GRADIENTS = "grads"  # the buffer of all gradients in a workspace
 Member = tuple[ModelConfig, Parameters]  # a model of an ensemble
@@ -164,4 +164,4 @@ def backward(
         dvectors = product(dwords, params[weight].T, out=buffer("dvectors", vectors.shape))  # (K, W)
         scatter(dvectors, packed.words, grads["W_embed"], masks.words, keep)
 
-    on_cores(params.flat, dwords.size * config.wordvec, weights_and_image, words)
+    run_parallel(params.flat, dwords.size * config.wordvec, weights_and_image, words)

@@ -17,7 +17,7 @@ from xpcap.ops import attention, equations, recurrent
 from xpcap.ops.dispatch import numpy_kernel
 from xpcap.ops.equations import Segments
 from xpcap.ops.recurrent import Gates, MultiplyRows, Step, TakeStep, single_step, split_gates
-from xpcap.threads import cores, crowding, free_cores, side_by_side, split_evenly
+from xpcap.threads import contention_guard, cores, free_cores, parallel_map, split_evenly
 
 # Elements of a block: few enough to stay in cache, and enough that threads rarely wait for Python's
 # lock between calls
@@ -52,16 +52,16 @@ def _in_threads(x: Array, w: Array, out: Array) -> bool:
 
 @numpy_kernel(equations.product, fits=_in_threads)
 def product(x: Array, w: Array, out: Array) -> Array:
-    """A small product by blas.Crowding, a large one split among the cores."""
+    """A small product by blas.ContentionGuard, a large one split among the cores."""
     n, m = out.shape
     if n <= FEW or x.size * m < SMALL:
-        return crowding().dot(x, w, out)
+        return contention_guard().dot(x, w, out)
     if n > m:
-        side_by_side(lambda rows: np.matmul(x[rows], w, out=out[rows]), split_evenly(n, free_cores()))
+        parallel_map(lambda rows: np.matmul(x[rows], w, out=out[rows]), split_evenly(n, free_cores()))
         return out
     # Each core packs its share of w, and x is the smaller one to pack twice
     parts = split_evenly(m, free_cores())
-    side_by_side(lambda columns: np.matmul(x, w[:, columns], out=out[:, columns]), parts)
+    parallel_map(lambda columns: np.matmul(x, w[:, columns], out=out[:, columns]), parts)
     return out
 
 
@@ -90,7 +90,7 @@ def row_products_transpose(x: Array, w: Array, out: Array, scratch: Array) -> Mu
     """
     m, turned = len(w), w.T
     threads = free_cores() > 1 and x.size > 0 and w.size > 0
-    dot: Any = crowding().dot if threads else np.dot
+    dot: Any = contention_guard().dot if threads else np.dot
 
     def multiply(i: int, o: int, n: int) -> None:
         rows, to = x[i : i + n], out[o : o + n]
@@ -164,7 +164,7 @@ def word_loss(
         nll[rows], _ = softmax_loss(scores, targets[rows], _part(scale, rows), scores, smoothing)
         np.dot(scores, w.T, out=dh[rows])
 
-    side_by_side(work, split_evenly(len(h), free_cores()))
+    parallel_map(work, split_evenly(len(h), free_cores()))
 
 
 # ---- Rows of tables
@@ -248,7 +248,7 @@ def _fits_adam(w: Array, *others: Array) -> bool:
 def adam_update(w: Array, dw: Array, m: Array, v: Array, alpha: float, beta1: float, beta2: float, epsilon: float) -> None:
     """On all cores, in blocks that stay in cache, without full-size temporaries."""
     parts = split_evenly(w.size, min(cores(), w.size // SHARE))
-    side_by_side(lambda part: _adam(w[part], dw[part], m[part], v[part], alpha, beta1, beta2, epsilon), parts)
+    parallel_map(lambda part: _adam(w[part], dw[part], m[part], v[part], alpha, beta1, beta2, epsilon), parts)
 
 
 def _adam(w: Array, dw: Array, m: Array, v: Array, alpha: float, beta1: float, beta2: float, epsilon: float) -> None:

@@ -21,7 +21,7 @@ from xpcap.encoders import Encoder, read_picture
 from xpcap.errors import DataError
 from xpcap.files import atomic
 from xpcap.progress import bar
-from xpcap.threads import blas, cores, side_by_side
+from xpcap.threads import blas, cores, parallel_map
 
 BLOCK = 16  # pictures encoded in one call, and done again after a kill
 ROUND = 16  # blocks that a rank encodes before it hands them over
@@ -328,7 +328,7 @@ def _in_parallel(work: Callable[[Sequence[str]], None], blocks: Iterable[Sequenc
             raise
 
     while queue:
-        side_by_side(take, range(min(cores(), len(queue))))
+        parallel_map(take, range(min(cores(), len(queue))))
         blas().give_way()
 
 

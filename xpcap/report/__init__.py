@@ -1,14 +1,14 @@
 """Pictures and pages of a run: learning curves, captions below their pictures, and an HTML page with both."""
 
-from xpcap.report.captions import Looked, draw_captions, overlay
+from xpcap.report.captions import AttentionMap, draw_captions, overlay
 from xpcap.report.curves import cider_curve, draw_loss, loss_curve, perplexity_curve
 from xpcap.report.page import Card, Gallery, write_page
 from xpcap.report.text import columns, visible
 
 __all__ = [
+    "AttentionMap",
     "Card",
     "Gallery",
-    "Looked",
     "cider_curve",
     "columns",
     "draw_captions",

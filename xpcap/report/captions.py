@@ -28,14 +28,14 @@ CAPTION, REFERENCE = (9.0, "#222222"), (7.5, "#666666")  # points, colour
 Texts = tuple[list[str], list[str]]  # the lines of a caption and of a reference
 
 
-class Looked(NamedTuple):
+class AttentionMap(NamedTuple):
     """Attention weights of T words over a square of regions."""
 
     weights: np.ndarray  # (T, K, K): of each region, row by row; those of a word sum to 1
     area: Area  # of the picture, cut into K x K equal regions
 
 
-def check_looked(function: str, name: str, looked: Looked, words: Sequence[str]) -> None:
+def check_attention_map(function: str, name: str, looked: AttentionMap, words: Sequence[str]) -> None:
     """ValueError : not a square of regions for each word, with weights that sum to 1."""
     weights = looked.weights
     if weights.ndim != 3 or weights.shape[0] != len(words) or not 0 < weights.shape[1] == weights.shape[2]:

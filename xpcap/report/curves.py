@@ -4,11 +4,15 @@ import functools
 import io
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from xpcap.files import atomic
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 
 class Palette(NamedTuple):
@@ -26,15 +30,15 @@ DARK = Palette(paper="#14171b", ink="#e4e7eb", faint="#39404a", train="#86a8dd",
 SIZE, DPI = (4.25, 2.75), 160  # inches; sharp on screens with two pixels a point
 PIXELS = (680, 440)
 SCORES = ("val_cider", "train_reward")  # the more the better
-KEPT = 4  # drawings of a curve: light and dark, of two histories
+CACHED = 4  # drawings of a curve: light and dark, of two histories
 History = Sequence[Mapping[str, Any]]
 Draw = Callable[..., bytes]
 
 
-def _kept(draw: Draw) -> Draw:
-    """`draw`, without drawing again what it drew last: loss.png, the page in training and the page at the end show the same curves."""
+def _cached(draw: Draw) -> Draw:
+    """Cache the latest drawings: loss.png, the page in training and the page at the end show the same curves."""
 
-    @functools.lru_cache(KEPT)
+    @functools.lru_cache(CACHED)
     def drawn(rows: tuple[tuple[tuple[str, Any], ...], ...], dark: bool) -> bytes:
         return draw([dict(row) for row in rows], dark)
 
@@ -50,14 +54,14 @@ def draw_loss(path: str | Path, history: History) -> None:
 
     Raises
     ------
-    OSError : the place cannot be written to.
+    OSError : the file cannot be written.
     """
     png = loss_curve(history)
     with atomic(Path(path)) as file:
         file.write(png)
 
 
-@_kept
+@_cached
 def loss_curve(history: History, dark: bool = False) -> bytes:
     """Draw the loss of each epoch, in training (with dropout) and on the val split if it was measured, as PNG.
 
@@ -75,13 +79,13 @@ def loss_curve(history: History, dark: bool = False) -> bytes:
     return _png(figure)
 
 
-@_kept
+@_cached
 def perplexity_curve(history: History, dark: bool = False) -> bytes:
     """Draw the perplexity of the val split after each epoch, as PNG; records without ``val_perplexity`` are left out."""
     return _val_curve(history, "val_perplexity", "perplexity on val", dark)
 
 
-@_kept
+@_cached
 def cider_curve(history: History, dark: bool = False) -> bytes:
     """Draw CIDEr-D of the val split's captions after each epoch, as PNG, and the mean reward of what was sampled in training, if anything was."""
     if not points(history, "train_reward"):
@@ -96,7 +100,7 @@ def cider_curve(history: History, dark: bool = False) -> bytes:
 
 
 def best_point(history: History, key: str) -> tuple[int, float, str]:
-    """Epoch and value of the best, and the word for it: scores are best where they are highest, losses where they are lowest."""
+    """Epoch and value of the best, and "highest" (scores) or "lowest" (losses)."""
     best, word = (max, "highest") if key in SCORES else (min, "lowest")
     return *best(points(history, key), key=lambda point: point[1]), word
 
@@ -114,7 +118,7 @@ def _val_curve(history: History, key: str, label: str, dark: bool) -> bytes:
     return _png(figure)
 
 
-def _axes(palette: Palette, label: str) -> tuple[Any, Any]:
+def _axes(palette: Palette, label: str) -> "tuple[Figure, Axes]":
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
 
@@ -132,7 +136,7 @@ def _axes(palette: Palette, label: str) -> tuple[Any, Any]:
     return figure, axes
 
 
-def _line(axes: Any, history: History, key: str, colour: str, **style: Any) -> bool:
+def _line(axes: "Axes", history: History, key: str, colour: str, **style: Any) -> bool:
     drawn = points(history, key)
     if drawn:
         epochs, values = zip(*drawn, strict=True)
@@ -142,16 +146,16 @@ def _line(axes: Any, history: History, key: str, colour: str, **style: Any) -> b
     return bool(drawn)
 
 
-def _ring_best(axes: Any, history: History, key: str, palette: Palette) -> None:
+def _ring_best(axes: "Axes", history: History, key: str, palette: Palette) -> None:
     """Mark the best value."""
     if len(points(history, key)) < 2:
         return
     epoch, value, word = best_point(history, key)
-    ring = {"marker": "o", "markersize": 9, "markerfacecolor": "none", "markeredgecolor": palette.ink, "linestyle": "none"}
+    ring: dict[str, Any] = {"marker": "o", "markersize": 9, "markerfacecolor": "none", "markeredgecolor": palette.ink, "linestyle": "none"}
     axes.plot(epoch, value, label=f"{word}, epoch {epoch}", **ring)
 
 
-def _png(figure: Any) -> bytes:
+def _png(figure: "Figure") -> bytes:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from PIL import Image
 

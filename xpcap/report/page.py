@@ -6,16 +6,19 @@ import io
 from collections.abc import Iterable, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from xpcap.data.vocabulary import gaps
 from xpcap.encoders.area import WHOLE_PICTURE
 from xpcap.files import atomic
-from xpcap.report.captions import DIMMEST, NOTHING, Looked, check_looked, heaviest, overlay_alpha
+from xpcap.report.captions import DIMMEST, NOTHING, AttentionMap, check_attention_map, heaviest, overlay_alpha
 from xpcap.report.curves import DARK, LIGHT, PIXELS, best_point, cider_curve, loss_curve, perplexity_curve, points
 from xpcap.report.text import visible
+
+if TYPE_CHECKING:
+    from jinja2 import Template
 
 FLAT = 128  # pixels: a picture no larger and of at most COLOURS colours is stored as it is and shown enlarged
 COLOURS = 256
@@ -49,7 +52,7 @@ class Card(NamedTuple):
     references: Sequence[str] = ()  # what people wrote; empty ones, and those after the fiftieth, are left out
     note: str = ""  # e.g. "BLEU-4 0.81"
     ranked: Sequence[tuple[str, float]] = ()  # captions that a beam found, with their log-probabilities, the best first
-    looked: Looked | None = None  # where the model looked for each word; shown if the picture is
+    looked: AttentionMap | None = None  # attention map of each word; shown if the picture is
 
 
 class Gallery(NamedTuple):
@@ -96,8 +99,8 @@ def write_page(
 
     Raises
     ------
-    ValueError : a probability outside 0 to 1; a picture that is not uint8 of shape (h, w, 3); weights of a word's places that do not add up to 1.
-    OSError : the place cannot be written to.
+    ValueError : a probability outside 0 to 1; a picture that is not uint8 of shape (h, w, 3); attention weights of a word that do not sum to 1.
+    OSError : the file cannot be written.
     """
     shown = [(gallery.title, gallery.about, [_card(card) for card in gallery.cards]) for gallery in galleries]
     cards = [card for _, _, cards in shown for card in cards]
@@ -124,7 +127,7 @@ def write_page(
 
 
 @functools.cache
-def _template() -> Any:
+def _template() -> "Template":
     from jinja2 import Environment, StrictUndefined
 
     # finalize gets everything that the template prints, so no text escapes it; autoescape comes after it
@@ -137,7 +140,7 @@ def _finalize(value: Any) -> Any:
 
 
 def _first(rows: Sequence[tuple[str, ...]]) -> list[tuple[str, ...]]:
-    """The first rows of a table, and a row that counts the rest."""
+    """The first rows of a table, and a row with the number of the rest."""
     rest = len(rows) - MOST_ROWS
     return [*rows[:MOST_ROWS], *([(f"{rest:,} more", "not shown", "", "")[: len(rows[0])]] if rest > 0 else [])]
 
@@ -159,18 +162,21 @@ def _card(card: Card) -> dict[str, Any]:
 
 
 def _words(words: Sequence[tuple[str, float]]) -> list[tuple[str, float, str, bool]]:
-    """Each word with its probability, what parts it from the next, and whether it touches a neighbour."""
+    """Each word with its probability, the gap behind it, and whether it touches a neighbour."""
     after = gaps([word for word, _ in words])
     before = [" ", *after]
     last = len(words) - 1
     return [(word, _probability(word, p), after[i], not (before[i] and (after[i] or i == last))) for i, (word, p) in enumerate(words)]
 
 
-def _looked(card: Card, looked: Looked, image: _Image) -> dict[str, Any]:
-    """Each word with its veil, of a pixel a place, and in words; and the rectangle that veils are stretched to, in pixels as shown, with the hole in what is dark around it."""
+def _looked(card: Card, looked: AttentionMap, image: _Image) -> dict[str, Any]:
+    """For each word an overlay image (one pixel per region) and its alt text.
+
+    With them the rectangle to stretch it over, and the hole in the mask around it, in displayed pixels.
+    """
     from PIL import Image
 
-    check_looked("write_page", card.name, looked, [word for word, _ in card.words])
+    check_attention_map("write_page", card.name, looked, [word for word, _ in card.words])
     words = []
     for (word, _), weights in zip(card.words[:MOST_WORDS], looked.weights, strict=False):
         row, column, weight = heaviest(weights)

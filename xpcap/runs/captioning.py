@@ -98,7 +98,7 @@ def caption_run(
     policy: Policy | None = None,
     attend: bool = False,
 ) -> list[PictureCaption]:
-    """Captions of `count` pictures evenly_spaced evenly over a split, each beside its references.
+    """Captions of `count` pictures spread evenly over a split, each beside its references.
 
     Parameters
     ----------

@@ -16,7 +16,7 @@ from xpcap.errors import DataError
 from xpcap.files import obstacle
 from xpcap.models import Beam
 from xpcap.progress import bar
-from xpcap.report import Card, Gallery, Looked, draw_captions, write_page
+from xpcap.report import AttentionMap, Card, Gallery, draw_captions, write_page
 from xpcap.runs.captioning import PictureCaption, Skipped, attention_maps, caption_chosen, captioned, data_of, source_of
 from xpcap.runs.folder import FIRST, PICTURES, Run, origin, read_history
 from xpcap.runs.scoring import Evaluation
@@ -183,14 +183,14 @@ def _card(run: Run, caption: PictureCaption, look: Look, note: str = "") -> Card
     return Card(caption.image, picture, words, caption.references, note, caption.n_best, _looked(run, caption, picture))
 
 
-def _looked(run: Run, caption: PictureCaption, picture: np.ndarray | None) -> Looked | None:
+def _looked(run: Run, caption: PictureCaption, picture: np.ndarray | None) -> AttentionMap | None:
     """Where the run looked, over the part of the picture that its encoder sees. None: it is not known, or the places are not K x K."""
     weights = np.array(caption.attention or ())
     side = math.isqrt(weights.size // len(weights)) if weights.size else 0
     if picture is None or not side or side * side != weights.shape[1]:
         return None
     area = grid_area(source_of(run).encoder, picture)
-    return area and Looked(weights.reshape(len(weights), side, side), area)
+    return area and AttentionMap(weights.reshape(len(weights), side, side), area)
 
 
 def _facts(run: Run) -> list[tuple[str, str]]:

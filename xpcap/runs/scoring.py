@@ -108,7 +108,7 @@ class Scores:
         return "± " + "  ".join(figure((high - low) / 2) for low, high in ends) if ends else ""
 
     def spread(self, *, count: int = 10) -> list[PictureCaption]:
-        """`count` of the captions, evenly_spaced evenly."""
+        """`count` of the captions, spread evenly."""
         return [self.captions[i] for i in evenly_spaced(self.n, count).tolist()]
 
     def to_json(self) -> dict[str, Any]:

@@ -63,7 +63,7 @@ def train_run(
     progress : show progress bars on a terminal
     on_resume : called with the solver when a run is continued, before its first step
     on_remark : called with a sentence where a run goes on otherwise than it began, on other ranks
-    group : the ranks that train together, from `xpcap.distributed.join()`; `options` are rank 0's. Rank
+    group : the ranks that train together, from `xpcap.distributed.init()`; `options` are rank 0's. Rank
         0 writes; all return the same
     on_stage : called with the options of the second stage before it begins or goes on
     on_begin : called with the solver before the first step of a stage, or before the stage goes on

@@ -4,7 +4,7 @@ import json
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -13,7 +13,7 @@ from xpcap.data.dataset import CaptionData, evenly_spaced
 from xpcap.data.feed import Feed
 from xpcap.distributed import SINGLE, Group, batches
 from xpcap.metrics.cider import CiderD
-from xpcap.models import Policy
+from xpcap.models import Captioner, Policy
 from xpcap.models.transcript import Transcript
 from xpcap.progress import bar
 
@@ -39,7 +39,7 @@ class TeacherForced(NamedTuple):
 
 
 def teacher_forced(
-    model: Any,
+    model: Captioner,
     data: CaptionData | Feed,
     split: str,
     *,
@@ -55,15 +55,12 @@ def teacher_forced(
 
     Parameters
     ----------
-    model : anything with CaptioningRNN's `score`
     captions : numbers of the captions to score (n,), int; None: all
     between : called after each batch; an exception from it ends the scoring
     group : shares the captions out; every rank gets the scores of all
     """
     chosen = np.arange(len(data.split(split).captions)) if captions is None else captions
-    nll: Any = 0.0
-    correct: Any = 0
-    tokens = 0
+    nll, correct, tokens = 0.0, 0, 0  # the first two become arrays of the model's device
     shards = list(batches(group, len(chosen), batch_size))
     for batch in bar(shards, progress, f"scoring {split}"):
         if len(numbers := chosen[batch]):
@@ -79,8 +76,8 @@ def teacher_forced(
     return TeacherForced(total / max(n, 1), perplexity, right / words, n, tokens)
 
 
-def accuracy(model: Any, features: Array, captions: Array, most: int | None, batch_size: int) -> float:
-    """Share of words guessed right, on at most `most` captions (N, T+1), evenly_spaced evenly."""
+def accuracy(model: Captioner, features: Array, captions: Array, most: int | None, batch_size: int) -> float:
+    """Share of words guessed right, on at most `most` captions (N, T+1), spread evenly."""
     rows = evenly_spaced(len(captions), most or len(captions))
     chunks = [rows[start : start + batch_size] for start in range(0, len(rows), batch_size)]
     scores = [model.score(features[chunk], captions[chunk]) for chunk in chunks]
@@ -92,7 +89,7 @@ def accuracy(model: Any, features: Array, captions: Array, most: int | None, bat
 
 
 class CaptionScore:
-    """CIDEr-D of greedy captions of the val split, for at most 1,000 pictures, evenly_spaced evenly.
+    """CIDEr-D of greedy captions of the val split, for at most 1,000 pictures, spread evenly.
 
     Document frequencies come from the references of those pictures: for a split of up to 1,000 the
     score is `evaluate`'s ``cider_d``. The ranks of `group` share the pictures out.
@@ -105,7 +102,7 @@ class CaptionScore:
         self._score = CiderD([references[picture] for picture in self._pictures.tolist()])
         self._forbid = data.vocabulary.null, data.vocabulary.start, data.vocabulary.unk
 
-    def __call__(self, model: Any, between: Callable[[], None]) -> dict[str, float]:
+    def __call__(self, model: Captioner, between: Callable[[], None]) -> dict[str, float]:
         """The score now, the share of captions that differ, and their mean length in words.
 
         `between` is called between batches; an exception from it ends the scoring.
@@ -126,7 +123,7 @@ class CaptionScore:
             "val_length": sum(map(len, captions)) / n,
         }
 
-    def warm_up(self, model: Any) -> None:
+    def warm_up(self, model: Captioner) -> None:
         """Caption a batch for three words.
 
         Those are the fewest after which a caption that has ended leaves the batch on a device,
@@ -153,7 +150,7 @@ class EpochEvaluator:
 
     Training accuracy; with a validation split also its loss, perplexity and accuracy, and CIDEr-D
     if that selects the best epoch. Validation takes no more captions than there are to train on,
-    evenly_spaced evenly over the split, so that it stays a small part of an epoch.
+    spread evenly over the split, so that it stays a small part of an epoch.
 
     Parameters
     ----------
@@ -167,7 +164,7 @@ class EpochEvaluator:
         scored = select == "cider" and "val" in data.splits
         self._captions = CaptionScore(data, group) if scored else None
 
-    def __call__(self, model: Any, between: Callable[[], None]) -> dict[str, float]:
+    def __call__(self, model: Captioner, between: Callable[[], None]) -> dict[str, float]:
         """Figures of `model`. `between` is called between batches; its exceptions end it."""
         accuracy = self._scored(model, "train", ACCURACY_SAMPLE, between).accuracy
         figures = {"train_accuracy": accuracy}
@@ -179,11 +176,11 @@ class EpochEvaluator:
             figures |= self._captions(model, between)
         return figures
 
-    def warm_up(self, model: Any) -> None:
+    def warm_up(self, model: Captioner) -> None:
         """Do once what captioning does on a device."""
         if self._captions is not None:
             self._captions.warm_up(model)
 
-    def _scored(self, model: Any, split: str, most: int, between: Callable[[], None]) -> TeacherForced:
+    def _scored(self, model: Captioner, split: str, most: int, between: Callable[[], None]) -> TeacherForced:
         captions = evenly_spaced(len(self._data.split(split).captions), most)
         return teacher_forced(model, self._feed, split, captions=captions, between=between, group=self._group)

@@ -5,7 +5,7 @@ computed apart from this library.
 """
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from importlib import resources
 from typing import Any, NamedTuple
 
@@ -13,6 +13,7 @@ import numpy as np
 
 from xpcap.backend import Array, asarray, get_backend, to_numpy
 from xpcap.gradcheck import directional_errors, eval_numerical_gradient, eval_numerical_gradient_array, rel_error
+from xpcap.layers.cells import CELLS
 from xpcap.models import CaptioningRNN
 
 
@@ -164,6 +165,7 @@ def attention_rows(layers: Any) -> Iterator[Row]:
         yield from compare(layers, layer, cases["gradient_checks"][f"{layer}_backward"], drawn, outputs)
 
 
+COURSE_CELLS = ("rnn", "lstm")
 FIXED_LOSS_TOLERANCE = 1e-10  # absolute, on the two published losses
 FIXED_GRADIENT_TOLERANCE = 1e-11  # on the mixed error: sums over up to 6,400 elements
 MODEL_TOLERANCE = 1e-8  # on the mixed error of numeric gradients with step 1e-6
@@ -190,7 +192,7 @@ def captioner_values(captioner: Any, cases: Mapping[str, Any]) -> Iterator[Row]:
 def captioner_gradients(captioner: Any, cases: Mapping[str, Any]) -> Iterator[Row]:
     """Every gradient of a tiny model, element by element."""
     check = cases["gradient_checks"]["captioner"]
-    for cell in ("rnn", "lstm"):
+    for cell in _cells_of(captioner):
         np.random.seed(cases["seed"])
         captions, features = np.random.randint(3, size=(2, 3)), np.random.randn(2, 4)
         model = captioner({"<NULL>": 0, "cat": 2, "dog": 3}, 4, 5, 6, cell, np.float64)
@@ -201,13 +203,13 @@ def captioner_gradients(captioner: Any, cases: Mapping[str, Any]) -> Iterator[Ro
             if cell == "rnn":  # the course's own check
                 yield make_row(f"captioner rnn d{name}", "float64", rel_error(grads[name], numeric), check["accept"])
             else:  # many of an LSTM's slopes here are near 1e-10, where differences are all rounding
-                yield make_row(f"captioner lstm d{name} (mixed)", "float64", mixed_error(grads[name], numeric), MODEL_TOLERANCE)
+                yield make_row(f"captioner {cell} d{name} (mixed)", "float64", mixed_error(grads[name], numeric), MODEL_TOLERANCE)
 
 
 def captioner_directions(captioner: Any, cases: Mapping[str, Any]) -> Iterator[Row]:
     """Slopes of a larger model along random directions, all parameters at once; with dropout in our own class, the only one that has it."""
     ours = issubclass(captioner, CaptioningRNN)
-    for cell in ("rnn", "lstm"):
+    for cell in _cells_of(captioner):
         rng = np.random.default_rng(cases["seed"])
         words = {"<NULL>": 0, "<START>": 1, "<END>": 2, **{f"word{i}": i for i in range(3, 40)}}
         model = captioner(words, 32, 16, 24, cell, np.float64, **({"dropout": 0.3, "seed": cases["seed"]} if ours else {}))
@@ -216,12 +218,17 @@ def captioner_directions(captioner: Any, cases: Mapping[str, Any]) -> Iterator[R
         _, grads = model.loss(features, captions, **options)
         errors = directional_errors(_loss_of(model, features, captions, **options), model.params, grads, rng)
         yield make_row(f"captioner {cell} along {len(errors)} directions", "float64", max(errors), DIRECTION_TOLERANCE)
-        if ours:
+        if ours and CELLS[cell].takes_extra_term:
             attentive = captioner(words, (9, 8), 16, 24, cell, np.float64, dropout=0.3, inject="attention+every-step", seed=cases["seed"])
             features = rng.standard_normal((12, 9, 8))
             _, grads = attentive.loss(features, captions, **options)
             errors = directional_errors(_loss_of(attentive, features, captions, **options), attentive.params, grads, rng)
             yield make_row(f"captioner {cell} that attends along {len(errors)} directions", "float64", max(errors), DIRECTION_TOLERANCE)
+
+
+def _cells_of(captioner: type) -> Iterable[str]:
+    """All cells of our own captioner; of others, those that the course has."""
+    return CELLS if issubclass(captioner, CaptioningRNN) else COURSE_CELLS
 
 
 def _loss_of(model: Any, features: Array, captions: Array, **options: Any) -> Callable[..., Any]:

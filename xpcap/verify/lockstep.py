@@ -15,6 +15,7 @@ import numpy as np
 from xpcap.backend import Array, get_backend, to_numpy, use_backend
 from xpcap.data.dataset import CaptionData
 from xpcap.data.synthetic import Lengths, draw_data
+from xpcap.layers.cells import CELLS
 from xpcap.memory import Workspace
 from xpcap.models import Batch, CaptioningRNN, ModelConfig
 from xpcap.models.parameters import Parameters
@@ -24,12 +25,12 @@ from xpcap.verify.course import Row, make_row
 
 TOLERANCE = {"float64": 1e-9, "float32": 3e-5}
 LENGTHS = Lengths(6, 3, 1, 10)
-Place = Callable[[], AbstractContextManager[Any]]  # entered to make a run, and again for each of its steps
+Place = Callable[[], AbstractContextManager[object]]  # a backend scope: entered to make a run, and for each of its steps
 
 
 @dataclass(frozen=True)
 class Setup:
-    """What both runs do: Adam with clipping and dropout, on captions of many lengths, some with a NULL inside, in two batches of N and a smaller one."""
+    """Settings of both runs: Adam with clipping and dropout, on captions of many lengths, some with a NULL inside, in two batches of N and a smaller one."""
 
     cell: str
     dtype: str
@@ -45,7 +46,7 @@ class Setup:
     epsilon: float = 1e-3  # Adam's
     seed: int = 0
     inject: str = "init"
-    P: int = 12  # places of a picture, where it is attended to
+    P: int = 12  # regions of a picture, for attention
 
     @property
     def features(self) -> int | tuple[int, int]:
@@ -63,19 +64,20 @@ class Outcome(NamedTuple):
 
 
 def on(backend: str) -> Place:
-    """A run on this backend."""
+    """The scope of a backend."""
     return functools.partial(use_backend, backend)
 
 
 def rows() -> Iterator[Row]:
     """Training on the backend in force beside NumPy's, and beside itself, as rows of `verify`."""
     for dtype, tolerance in TOLERANCE.items():
-        for cell in ("rnn", "lstm"):
-            yield _compare(f"lock-step {cell} with numpy", Setup(cell, dtype), on("numpy"), tolerance)
-            yield _compare(f"same bits twice {cell}", Setup(cell, dtype), on(get_backend()), 0.0)
-        attentive = Setup("lstm", dtype, inject="attention+every-step")
-        yield _compare("lock-step lstm that attends with numpy", attentive, on("numpy"), tolerance)
-        yield _compare("same bits twice lstm that attends", attentive, on(get_backend()), 0.0)
+        setups = {name: Setup(name, dtype) for name in CELLS}
+        for name, cell in CELLS.items():
+            if cell.takes_extra_term:
+                setups[f"{name} that attends"] = Setup(name, dtype, inject="attention+every-step")
+        for label, setup in setups.items():
+            yield _compare(f"lock-step {label} with numpy", setup, on("numpy"), tolerance)
+            yield _compare(f"same bits twice {label}", setup, on(get_backend()), 0.0)
 
 
 def _compare(label: str, setup: Setup, other: Place, tolerance: float) -> Row:
@@ -165,7 +167,7 @@ class _Keeping(CaptioningRNN):
 
 
 class _Run:
-    """One of the two."""
+    """One of the two runs."""
 
     def __init__(self, setup: Setup, data: CaptionData, place: Place) -> None:
         words, sizes = data.vocabulary.word_to_idx, (setup.features, setup.W, setup.H)
