@@ -38,7 +38,7 @@ SEAMS = {
     "loop_forward": ("xpcap.layers.lstm:lstm_rows_forward",),
     "loop_backward": ("xpcap.layers.lstm:lstm_rows_backward",),
     "vocabulary": ("xpcap.layers.vocabulary:vocabulary_loss",),
-    "update": ("xpcap.optim:clip_by_global_norm", "xpcap.optim:update", "xpcap.training.losses:StepRecord.add"),
+    "update": ("xpcap.optim:clip_by_global_norm", "xpcap.optim:update", "xpcap.training.losses:LossBuffer.add"),
 }
 REST = "rest"
 PARTS = (*SEAMS, REST)

@@ -131,7 +131,7 @@ MISTAKES = [
     ),
     Mistake(
         "host-index", "an index vector stays on the host and is used on the device",
-        "send", "PackedCaptions(Rows(...), $order, $here, ...)", "packed.words",
+        "send", "PackedCaptions(PackedSequences(...), $order, $here, ...)", "packed.words",
         STEP, "got a numpy.ndarray, expected a device array",
     ),
     Mistake(
@@ -187,12 +187,12 @@ MISTAKES = [
     ),
     Mistake(
         "read-each-step", "each loss is read when it is made",
-        "StepRecord.add", "self.full", "self._unread",
+        "LossBuffer.add", "self.full", "self._unread",
         EPOCH_READS, "'training': 2",
     ),
     Mistake(
         "synchronize", "a synchronisation left in after timing something",
-        "StepRecord.add", "self._unread += 1", "get_array_module(loss).cuda.Device().synchronize()\nself._unread += 1",
+        "LossBuffer.add", "self._unread += 1", "get_array_module(loss).cuda.Device().synchronize()\nself._unread += 1",
         STEP, "Wait(how='Device.synchronize'",
     ),
     Mistake(
@@ -213,12 +213,12 @@ MISTAKES = [
     # Launches and transfers that nobody needs
     Mistake(
         "stacked", "losses are stacked where one kernel notes them",
-        "StepRecord.add", "record_step($record, $i, $loss, $norm)", "$record[1 + $i] = get_array_module($loss).stack([$loss, $norm])",
+        "LossBuffer.add", "record_step($record, $i, $loss, $norm)", "$record[1 + $i] = get_array_module($loss).stack([$loss, $norm])",
         LAUNCHES, "launches beside the time steps",
     ),
     Mistake(
         "copy-in-the-loop", "a copy in the time loop",
-        "lstm_rows_forward", "take($step)", "h[$step.afters] = h[$step.befores].copy()\ntake($step)",
+        "lstm_rows_forward", "take($step)", "h[$step.states_after] = h[$step.states_before].copy()\ntake($step)",
         TIME_STEP, "'copy copy': 1",
     ),
     Mistake(
@@ -610,17 +610,17 @@ MISTAKES = [
     KernelMistake(
         "masks-of-step-0", "the number of the step is left out of the counter, so that each step drops the same units",
         "draw", r"0, 0, step", "0, 0, 0",
-        kernel("draw_masks"), "Not equal to tolerance",
+        kernel("dropout_masks"), "Not equal to tolerance",
     ),
     KernelMistake(
         "nine-rounds", "a round of Philox too few",
         "philox", r"round < 10", "round < 9",
-        kernel("draw_masks"), "Not equal to tolerance",
+        kernel("dropout_masks"), "Not equal to tolerance",
     ),
     KernelMistake(
         "high-first", "the high bits of a word are taken first",
         "draw", r"\(u % 4\)", "(3 - u % 4)",
-        kernel("draw_masks"), "Not equal to tolerance",
+        kernel("dropout_masks"), "Not equal to tolerance",
     ),
     KernelMistake(
         "flag", "the flag for what is not finite is never set",

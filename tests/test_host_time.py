@@ -19,7 +19,7 @@ from benchmarks import fake_cupy, host_time
 from benchmarks.fake_cupy import fake_device
 from xpcap import backend, optim
 from xpcap.layers.cells import CELLS
-from xpcap.training.losses import StepRecord
+from xpcap.training.losses import LossBuffer
 
 ROOT = Path(__file__).parent.parent
 NEEDS_CUPY = pytest.mark.skipif(not real.is_installed(), reason=MISSING)
@@ -83,13 +83,13 @@ def test_host_time_counts_what_the_emulated_device_counts() -> None:
 
 @NEEDS_CUPY
 def test_host_time_shows_a_launch_a_read_and_an_allocation_that_are_one_too_many(monkeypatch: pytest.MonkeyPatch) -> None:
-    before, update, add = measure(), optim.update, StepRecord.add
+    before, update, add = measure(), optim.update, LossBuffer.add
 
     def update_twice(rule: str, w: Any, dw: Any, config: Any) -> None:
         update(rule, w, dw, config)
         w *= 1
 
-    def read_and_add(self: StepRecord, loss: Any, norm: Any) -> None:
+    def read_and_add(self: LossBuffer, loss: Any, norm: Any) -> None:
         add(self, loss, loss if float(norm) else norm)
 
     monkeypatch.setattr(optim, "update", update_twice)
@@ -99,7 +99,7 @@ def test_host_time_shows_a_launch_a_read_and_an_allocation_that_are_one_too_many
     allocated = measure()
     assert (allocated.calls, allocated.reads, allocated.allocations) == (before.calls + 1, before.reads, before.allocations + 1)
     monkeypatch.setattr(optim, "update", update)
-    monkeypatch.setattr(StepRecord, "add", read_and_add)
+    monkeypatch.setattr(LossBuffer, "add", read_and_add)
     read = measure()
     assert (read.calls, read.reads, read.allocations) == (before.calls, before.reads + 1, before.allocations)
 
@@ -110,7 +110,7 @@ def test_host_time_leaves_everything_as_it_was() -> None:
 
     def state() -> list[Any]:
         modules = [module for name, module in sorted(sys.modules.items()) if name.split(".")[0] == "xpcap"]
-        places = [cupy.ndarray, StepRecord, backend, *modules]
+        places = [cupy.ndarray, LossBuffer, backend, *modules]
         return [sys.modules["cupy"], dict(CELLS), *({name: id(value) for name, value in vars(place).items()} for place in places)]
 
     before = state()

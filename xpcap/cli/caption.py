@@ -74,7 +74,7 @@ def caption(
         _refuse_both(ctx)
     for file, suffix in ((html, ".html"), (png, ".png")):
         if file is not None:
-            runs.check_place(file, suffix)  # before any work is done
+            runs.check_new_file(file, suffix)  # before any work is done
     choose_backend(backend)
     opened = open_runs([run, *further], on_remark=remark)
     policy = decoding.policy(opened, SHOWN if html or as_json else 1)

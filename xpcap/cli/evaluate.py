@@ -17,7 +17,7 @@ from xpcap.cli.train import train
 from xpcap.data import CaptionData
 from xpcap.distributed import RankDone, init
 from xpcap.report import visible
-from xpcap.runs import Comparison, Diagnosis, Evaluation, Run, check_place, compare, data_of, evaluate_run, examine_run, open_run, open_runs
+from xpcap.runs import Comparison, Diagnosis, Evaluation, Run, check_new_file, compare, data_of, evaluate_run, examine_run, open_run, open_runs
 from xpcap.runs.doctor import BAD, CHECK, OK, UNKNOWN
 
 WIDTH = 120  # characters in a line
@@ -53,7 +53,7 @@ def evaluate(
     if doctor and len(folders) > 1:
         raise click.UsageError(f"--doctor and {len(folders)} runs are given, expected one run: it looks into a single model")
     if csv is not None:
-        check_place(csv, ".csv", command="evaluate")
+        check_new_file(csv, ".csv", command="evaluate")
     choose_backend(backend)
     opened = open_runs(folders, on_remark=remark)
     seen = data_of(opened, data)

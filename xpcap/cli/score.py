@@ -7,7 +7,7 @@ import click
 
 from xpcap.cli.shared import PATH, csv_option, examples, json_option, print_scores
 from xpcap.data import open_data
-from xpcap.runs import check_place, read_captions_json, score_captions
+from xpcap.runs import check_new_file, read_captions_json, score_captions
 
 
 @click.command(
@@ -26,7 +26,7 @@ def score(captions: Path, data: Path, split: str, csv: Path | None, as_json: boo
     'evaluate', without those that need a model.
     """
     if csv is not None:
-        check_place(csv, ".csv", command="score")
+        check_new_file(csv, ".csv", command="score")
     opened = open_data(data)
     found = read_captions_json(captions, opened.split(split).images)
     scores = score_captions(opened, split, found.captions, java=True)

@@ -4,7 +4,7 @@ from xpcap.runs.captioning import PictureCaption, Skipped, caption_files, captio
 from xpcap.runs.doctor import Diagnosis, examine_run
 from xpcap.runs.folder import Run, load_state, open_run, save_state
 from xpcap.runs.options import GENERATED, TrainOptions, choose
-from xpcap.runs.pages import Downloads, Look, check_place, look_at_files, look_in, write_caption_page, write_caption_png
+from xpcap.runs.pages import Downloads, Look, check_new_file, look_at_files, look_in, write_caption_page, write_caption_png
 from xpcap.runs.saver import Stopped
 from xpcap.runs.scoring import Comparison, Evaluation, Scores, compare, evaluate_run, read_captions_json, score_captions
 from xpcap.runs.training import Trained, train_run
@@ -25,7 +25,7 @@ __all__ = [
     "Trained",
     "caption_files",
     "caption_run",
-    "check_place",
+    "check_new_file",
     "choose",
     "compare",
     "data_of",

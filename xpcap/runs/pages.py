@@ -73,7 +73,7 @@ def _scores(evaluation: Evaluation) -> list[tuple[str, str, str, str]]:
     ]
 
 
-def check_place(path: str | Path, suffix: str, *, command: str = "caption") -> None:
+def check_new_file(path: str | Path, suffix: str, *, command: str = "caption") -> None:
     """DataError : a page, PNG or table cannot be written to `path`. Call it before the work whose result goes there."""
     path = Path(path)
     if path.suffix.lower() != suffix:
@@ -86,7 +86,7 @@ def write_caption_page(
     path: str | Path, run: Run, captions: Sequence[PictureCaption], look: Look, *, skipped: Sequence[Skipped] = (), progress: bool = False
 ) -> None:
     """Write a page of captioned pictures. DataError : `path` exists, or cannot be written to."""
-    check_place(path, ".html")
+    check_new_file(path, ".html")
     about = "In the order they were given." if not any(caption.references for caption in captions) else "Spread evenly over the split."
     cards = (_card(run, caption, look) for caption in bar(captions, progress, "writing the page"))
     write_page(path, f"Captions by {run.name}", galleries=[Gallery("Pictures", about, cards)], skipped=skipped)
@@ -107,7 +107,7 @@ def write_caption_png(path: str | Path, captions: Sequence[PictureCaption], look
     ------
     DataError : `path` exists, cannot be written to, or no picture is at hand.
     """
-    check_place(path, ".png")
+    check_new_file(path, ".png")
     at_hand = ((picture, caption) for caption in captions if (picture := look(caption.image)) is not None)
     shown = list(islice(at_hand, DRAWN))
     if not shown:

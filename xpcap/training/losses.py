@@ -30,7 +30,7 @@ class Step(NamedTuple):
         return bool(np.isfinite(self.loss) and np.isfinite(self.norm))
 
 
-class StepRecord:
+class LossBuffer:
     """The loss of every step.
 
     The latest wait on the device with their gradient norms and one flag, whether all are finite.

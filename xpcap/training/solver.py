@@ -29,7 +29,7 @@ from xpcap.optim import Optimizer, check_lr_decay
 from xpcap.progress import BAR_SECONDS, Pace, bar, say
 from xpcap.threads import cores
 from xpcap.training.evaluate import SELECT, EpochEvaluator, accuracy
-from xpcap.training.losses import StepRecord
+from xpcap.training.losses import LossBuffer
 from xpcap.training.objectives import LossFunction, Objective, as_objective, loss_and_gradients
 from xpcap.training.state import EpochOrder, Record, TrainingState, best_of, with_start
 
@@ -132,7 +132,7 @@ class CaptioningSolver:
         self._on_host = get_array_module(flat) is np
         self._captions = self.objective.epoch_indices(self.data)
         self._order = EpochOrder(len(self._captions), seed)
-        self._feed, self._record = Feed(self.data, flat), StepRecord(flat, self.steps_per_epoch)
+        self._feed, self._record = Feed(self.data, flat), LossBuffer(flat, self.steps_per_epoch)
         self._evaluate = EpochEvaluator(self.data, self._feed, select, group)
         self._optimizer = Optimizer(update_rule, self.optim_config, flat)
         self._workspace = Workspace(flat, cores() if self._on_host else 1)
@@ -255,7 +255,7 @@ class CaptioningSolver:
         flat = self.model.params.flat
         if not is_device_array(flat):
             return
-        model, record = copy.copy(self.model), StepRecord(flat, 1)
+        model, record = copy.copy(self.model), LossBuffer(flat, 1)
         captions = self._captions[: self.batch_size]
         batch = self._feed.minibatch("train", captions)._replace(step=0)  # features stay on the device
         loss, grads = self.objective.loss(model, batch, Workspace(flat, 1))
@@ -474,7 +474,7 @@ class CaptioningSolver:
         if best is None and state.is_best:
             best = params.copy()
         self._report_due = False
-        self._record = StepRecord(params.flat, self.steps_per_epoch, state.losses.tolist())
+        self._record = LossBuffer(params.flat, self.steps_per_epoch, state.losses.tolist())
         self.start = state.start and dict(state.start)
         self.history, self.times = [dict(record) for record in state.history], []
         self.best_params = {} if best is None else best
