@@ -177,7 +177,7 @@ def test_meteor_is_given_references_before_captions_and_has_ended_when_it_has_an
     ("script", "reason"),
     [
         (NO_ROOM, "Error occurred during initialization of VM Could not reserve enough space"),
-        ("import sys; sys.stdin.readline()", "could not convert string to float: ''"),
+        ("import sys; sys.stdin.readline()", "it ended before it had answered"),
         ("import sys\nfor line in sys.stdin: print('no number', flush=True)", "could not convert string to float: 'no number"),
     ],
     ids=["no room", "ends", "says no number"],

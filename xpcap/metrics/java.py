@@ -55,7 +55,7 @@ class Meteor:
                         *pictures, corpus = _ask(process, references, hypotheses)
                     finally:
                         process.kill()
-            except (OSError, ValueError) as error:  # ValueError: no number, since the program has ended
+            except (OSError, ValueError) as error:  # ValueError: no answer, or no number
                 log.seek(0)
                 raise JavaError(self.title, " ".join(log.read().decode(errors="replace").split()) or str(error)) from error
         return Scored({self.name: corpus}, pictures)
@@ -107,13 +107,19 @@ def _ask(process: subprocess.Popen[str], references: References, hypotheses: Seq
     """
     assert process.stdin is not None
     assert process.stdout is not None
+    stdin, stdout = process.stdin, process.stdout
 
     def send(*fields: str) -> None:
-        print(*fields, sep=" ||| ", file=process.stdin, flush=True)
+        print(*fields, sep=" ||| ", file=stdin, flush=True)
+
+    def answer() -> str:
+        if line := stdout.readline().strip():
+            return line
+        raise ValueError("it ended before it had answered")
 
     statistics = []
     for captions, words in zip(references, hypotheses, strict=True):
         send("SCORE", *map(" ".join, captions), " ".join(words))
-        statistics.append(process.stdout.readline().strip())
+        statistics.append(answer())
     send("EVAL", *statistics)
-    return [float(process.stdout.readline()) for _ in range(len(statistics) + 1)]
+    return [float(answer()) for _ in range(len(statistics) + 1)]
