@@ -445,9 +445,9 @@ def _table(numbers: Mapping[str, Collection[str]], features: Mapping[str, Any]) 
                 f"{row.dtype}, expected numbers (D,) or (P, D), as many as that of "
                 f"{first[:100]!r}, {like.shape}"
             )
-    table = Table({name: number for number, name in enumerate(rows)}, np.stack([*rows.values()]))
-    check_finite("assemble", table.rows, list(rows))
-    return table
+    stacked = np.stack([*rows.values()])
+    check_finite("assemble", stacked, list(rows))
+    return Table({name: number for number, name in enumerate(rows)}, stacked)
 
 
 def _project(names: Collection[str], table: Table, d: int) -> tuple[Projection, dict[str, Any]]:
