@@ -19,9 +19,9 @@ import numpy as np
 from benchmarks.work import CONFIGS, host_batches, make_solver
 from xpcap import CaptioningSolver
 from xpcap.backend import Array
-from xpcap.layers import vocabulary
+from xpcap.layers import vocabulary_loss
 from xpcap.memory import Workspace
-from xpcap.models import entry, packing
+from xpcap.models import batch
 from xpcap.ops import dispatch, segments
 from xpcap.threads import SHORT_WAIT, WAIT_VARIABLE, cores
 
@@ -40,12 +40,12 @@ class Forgetful(Workspace):
         return np.empty(shape, dtype or self._dtype)
 
 
-def each_row(*args: Any) -> packing.PackedCaptions:
+def each_row(*args: Any) -> batch.PackedCaptions:
     """Pack so that no rows share a word.
 
     Only the amount of work is right: the gradient of a repeated word is that of its last row.
     """
-    packed = packing.pack(*args)
+    packed = batch.pack(*args)
     rows = np.arange(len(packed.inputs.ids), dtype=np.int32)
     return packed._replace(words=packed.words[packed.inputs.ids], inputs=segments(rows, len(rows)))
 
@@ -63,10 +63,10 @@ def ways(solver: CaptioningSolver) -> dict[str, Callable[[], AbstractContextMana
     found: dict[str, Callable[[], AbstractContextManager[object]]] = {
         "nothing (twice the same)": contextlib.nullcontext,
         "packing: each caption as long as the longest may be": lambda: mock.patch.object(solver.model, "_null", -1),
-        "the word table: each row projected by itself": lambda: mock.patch.object(entry, "pack", each_row),
+        "the word table: each row projected by itself": lambda: mock.patch.object(batch, "pack", each_row),
         "parts: one, BLAS on all cores": lambda: mock.patch.object(solver, "_workspace", one),
         "kept buffers": lambda: mock.patch.object(solver, "_workspace", forgetful),
-        "blocks: scores held as a whole": lambda: mock.patch.object(vocabulary, "LEAST", 1 << 30),
+        "blocks: scores held as a whole": lambda: mock.patch.object(vocabulary_loss, "LEAST", 1 << 30),
     }
     return found | {op.__name__: lambda op=op: without(op) for op in dispatch.HOST}
 

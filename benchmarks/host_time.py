@@ -33,11 +33,11 @@ CELL = "lstm"
 # The parts of a step: functions and methods, replaced wherever they were imported. All that exist
 # count, and one of a part must be entered in each step. A part inside another is counted apart.
 SEAMS = {
-    "packing": ("xpcap.models.entry:prepare_batch",),
-    "masks": ("xpcap.models.masks:masks_of",),
+    "packing": ("xpcap.models.batch:prepare_batch",),
+    "masks": ("xpcap.models.batch:masks_of",),
     "loop_forward": ("xpcap.layers.lstm:lstm_rows_forward",),
     "loop_backward": ("xpcap.layers.lstm:lstm_rows_backward",),
-    "vocabulary": ("xpcap.layers.vocabulary:vocabulary_loss",),
+    "vocabulary": ("xpcap.layers.vocabulary_loss:vocabulary_loss",),
     "update": ("xpcap.optim:clip_by_global_norm", "xpcap.optim:update", "xpcap.training.losses:LossBuffer.add"),
 }
 REST = "rest"

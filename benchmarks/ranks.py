@@ -38,7 +38,7 @@ from benchmarks.timing import THREADS, processor
 from benchmarks.work import CONFIGS, Config, batch_rows, check_same_loss, host_model, make_solver
 from xpcap.backend import Array, array_module
 from xpcap.distributed import Group, init
-from xpcap.models.packing import dealt
+from xpcap.models.batch import dealt
 from xpcap.threads import cores
 
 RANKS = (2, 4)

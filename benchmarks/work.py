@@ -14,7 +14,7 @@ from xpcap.data.dataset import CaptionData
 from xpcap.data.synthetic import LIKE_COCO, draw_data
 from xpcap.data.vocabulary import END, NULL, START, UNK
 from xpcap.models import Beam, CaptioningRNN, Policy
-from xpcap.models.packing import pack
+from xpcap.models.batch import pack
 from xpcap.training.solver import CaptioningSolver
 
 LEARNING_RATE = 1e-3

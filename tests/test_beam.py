@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 
 from xpcap import CaptioningRNN
+from xpcap.decoding import decode
+from xpcap.decoding.logits import largest
 from xpcap.errors import OptionError
-from xpcap.models import Beam, decoding
-from xpcap.models.scores import largest
+from xpcap.models import Beam
 from xpcap.threads import split_evenly
 
 NULL, START, END = 0, 1, 2
@@ -164,9 +165,9 @@ def test_captions_depend_neither_on_the_batch_nor_on_cores(beam: Beam, monkeypat
     whole = model.decode(features, beam)
     assert len({tuple(caption) for caption in whole.captions.reshape(-1, 9).tolist()}) > 50
     pieces = [model.decode(features[i : i + 7], beam) for i in range(0, 60, 7)]
-    monkeypatch.setattr(decoding, "LEAST_PART", 8)
-    monkeypatch.setattr(decoding, "cores", lambda: 3)
-    assert len(split_evenly(60, min(decoding.cores(), 60 // decoding.LEAST_PART))) == 3
+    monkeypatch.setattr(decode, "LEAST_PART", 8)
+    monkeypatch.setattr(decode, "cores", lambda: 3)
+    assert len(split_evenly(60, min(decode.cores(), 60 // decode.LEAST_PART))) == 3
     for other in (model.decode(features, beam), [np.concatenate(results) for results in zip(*pieces, strict=True)]):
         np.testing.assert_array_equal(other[0], whole.captions)
         np.testing.assert_allclose(other[2], whole.log_probabilities, rtol=1e-9)

@@ -10,8 +10,7 @@ from xpcap import CaptioningRNN, CaptioningSolver, layers, to_numpy, use_backend
 from xpcap.gradcheck import directional_errors, eval_numerical_gradient
 from xpcap.memory import Workspace
 from xpcap.models import Beam
-from xpcap.models.batch import FeatureRows
-from xpcap.models.packing import pack
+from xpcap.models.batch import FeatureRows, pack
 from xpcap.verify import read_cases
 
 CELLS = pytest.mark.parametrize("cell", ["rnn", "lstm"])

@@ -19,7 +19,7 @@ import drawings  # noqa: E402 - after the skip
 from xpcap import open_run, runs  # noqa: E402 - after the skip
 from xpcap.cli import caption  # noqa: E402
 from xpcap.encoders import HistogramEncoder, read_picture  # noqa: E402
-from xpcap.encoders.reading import formats  # noqa: E402
+from xpcap.encoders.pictures import formats  # noqa: E402
 from xpcap.errors import DataError, install  # noqa: E402
 from xpcap.runs import captioning, pages  # noqa: E402
 from xpcap.shapes.scenes import make_scene, paint  # noqa: E402

@@ -16,8 +16,8 @@ from threadpoolctl import threadpool_info, threadpool_limits
 from xpcap import CaptioningRNN, CaptioningSolver
 from xpcap.backend import use_backend
 from xpcap.data.synthetic import draw_data
+from xpcap.decoding import decode
 from xpcap.memory import Workspace
-from xpcap.models import decoding
 from xpcap.ops import plain_only
 from xpcap.prepare import features
 from xpcap.threads import blas, cores, in_turn, parallel_map, split_evenly
@@ -291,8 +291,8 @@ def test_steps_make_no_large_array_once_the_buffers_are_there() -> None:
 @pytest.mark.parametrize("inject", ["init", "attention"])
 def test_captions_in_parts_and_by_the_word_table_are_those_of_model_step(cell: str, inject: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Against a loop of model.step, whole batch, every step, without table or dropping rows."""
-    monkeypatch.setattr(decoding, "LEAST_PART", 8)
-    monkeypatch.setattr(decoding, "cores", lambda: 3)
+    monkeypatch.setattr(decode, "LEAST_PART", 8)
+    monkeypatch.setattr(decode, "cores", lambda: 3)
     model, rng = make(cell, inject=inject), np.random.default_rng(0)
     for name, value in model.params.items():
         model.params[name] = rng.standard_normal(value.shape)

@@ -15,11 +15,10 @@ from xpcap import CaptioningRNN, CaptioningSolver, use_backend
 from xpcap.data import CaptionData, Vocabulary, open_data
 from xpcap.data.dataset import Split
 from xpcap.layers import CELLS
-from xpcap.layers.activations import no_activations
-from xpcap.models.activations import activations
+from xpcap.layers.cells import no_activations
 from xpcap.runs import Diagnosis, Run, examine_run
 from xpcap.runs.captioning import caption_chosen, captioned, data_of
-from xpcap.runs.doctor import Symptom
+from xpcap.runs.doctor import Symptom, activations
 from xpcap.runs.folder import HISTORY, write_lines
 
 COLOURS, THINGS, PLACES = "red blue green black white".split(), "dog cat bird horse cow fish".split(), "grass road sand snow hill".split()

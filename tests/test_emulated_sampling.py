@@ -12,9 +12,9 @@ from emulated import Counts, Emulator
 
 import xpcap
 from xpcap import CaptioningRNN
+from xpcap.decoding.decode import decode
 from xpcap.memory import AHEAD, Reading
 from xpcap.models import Beam, Choice, Policy, Sampling
-from xpcap.models.decoding import decode
 
 N, D, P, V, START, END = 12, 10, 3, 40, 1, 2
 WORDS = {"<NULL>": 0, "<START>": START, "<END>": END, **{f"word{i}": i for i in range(3, V)}}

@@ -7,7 +7,7 @@ Image = pytest.importorskip("PIL.Image")
 
 from xpcap.encoders import HistogramEncoder, find_encoder  # noqa: E402
 from xpcap.encoders.histogram import COLOURS, DIRECTIONS, SIDE, TURNS, _colours, _thirds  # noqa: E402
-from xpcap.encoders.reading import fit  # noqa: E402
+from xpcap.encoders.pictures import fit  # noqa: E402
 from xpcap.errors import DataError  # noqa: E402
 from xpcap.shapes.scenes import make_scene, paint  # noqa: E402 - after the skip
 

@@ -11,8 +11,8 @@ from test_beam import END, NULL, SILENT, START, pictures, plain_beam
 
 import xpcap
 from xpcap import CaptioningRNN
+from xpcap.decoding.logits import log_mean
 from xpcap.models import Beam, Ensemble, FeatureRows, Policy, Sampling
-from xpcap.models.scores import log_mean
 
 V, LENGTH = 10, 8
 WORDS = {"<NULL>": NULL, "<START>": START, "<END>": END, **{f"word{i}": i for i in range(3, V)}}

@@ -166,7 +166,7 @@ def test_host_time_stands_still_in_stubs() -> None:
 
 @NEEDS_CUPY
 def test_host_time_notices_a_part_that_nothing_enters(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(host_time.SEAMS, "vocabulary", ("xpcap.layers.vocabulary:renamed",))
+    monkeypatch.setitem(host_time.SEAMS, "vocabulary", ("xpcap.layers.vocabulary_loss:renamed",))
     with pytest.raises(NotImplementedError, match="no step entered vocabulary"):
         measure(0.0)
 

@@ -18,7 +18,7 @@ from test_report import SAID, Page, browser, decode, photo, scene  # noqa: F401 
 from xpcap import open_run, runs
 from xpcap.data import open_data
 from xpcap.encoders import Area, TimmEncoder, grid_area
-from xpcap.encoders.area import WHOLE_PICTURE, traced_area
+from xpcap.encoders.grid import WHOLE_PICTURE, traced_area
 from xpcap.models import Ensemble, Policy
 from xpcap.report import AttentionMap, Card, Gallery, overlay, write_page
 from xpcap.report.captions import DIMMEST, overlay_alpha

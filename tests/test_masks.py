@@ -10,8 +10,7 @@ import twin
 from xpcap import CaptioningRNN, ops, to_numpy
 from xpcap.backend import asarray
 from xpcap.memory import fresh
-from xpcap.models.entry import prepare_batch
-from xpcap.models.masks import DropoutKey
+from xpcap.models.batch import DropoutKey, prepare_batch
 
 D, W, H = 21, 32, 5  # blocks of 16 units: one and a bit, two, and less than one
 WORDS = {"<NULL>": 0, "<START>": 1, "<END>": 2, **{f"w{i}": i for i in range(3, 12)}}

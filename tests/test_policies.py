@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from xpcap import CaptioningRNN
+from xpcap.decoding import decode
 from xpcap.errors import OptionError
-from xpcap.models import Beam, Choice, Policy, Sampling, decoding
+from xpcap.models import Beam, Choice, Policy, Sampling
 
 NULL, START, END, V, T = 0, 1, 2, 14, 9
 WORDS = {"<NULL>": NULL, "<START>": START, "<END>": END, **{f"word{i}": i for i in range(3, V)}}
@@ -106,8 +107,8 @@ def test_a_caption_is_drawn_by_seed_and_number_alone(model: CaptioningRNN, monke
     order = np.random.default_rng(0).permutation(40)
     pieces = [model.decode(features[rows], policy, numbers=numbers[rows]).captions[:, 0] for rows in np.split(order, [7, 8, 30])]
     np.testing.assert_array_equal(np.concatenate(pieces), whole[order])
-    monkeypatch.setattr(decoding, "LEAST_PART", 8)
-    monkeypatch.setattr(decoding, "cores", lambda: 3)
+    monkeypatch.setattr(decode, "LEAST_PART", 8)
+    monkeypatch.setattr(decode, "cores", lambda: 3)
     np.testing.assert_array_equal(model.decode(features, policy, numbers=numbers).captions[:, 0], whole)
 
 

@@ -374,7 +374,7 @@ def test_packages_are_imported_with_their_telemetry_off_from_any_thread_and_the_
 import os, sys, threading
 import numpy as np
 from xpcap.encoders import grid_area
-from xpcap.encoders.network import open_session
+from xpcap.encoders.onnx import open_session
 before = dict(os.environ)
 grid_area("timm:any", np.zeros((2, 2, 3), np.uint8))
 threads = [threading.Thread(target=open_session, args=("m.onnx", b"")) for _ in range(8)]

@@ -5,14 +5,13 @@ from typing import Protocol
 
 import numpy as np
 
-from xpcap.encoders.area import WHOLE_PICTURE, Area
 from xpcap.encoders.efficientnet import efficientnet_lite2
 from xpcap.encoders.extras import split_options
 from xpcap.encoders.finding import find_pictures
-from xpcap.encoders.grid import grid_of
+from xpcap.encoders.grid import WHOLE_PICTURE, Area, grid_of
 from xpcap.encoders.histogram import HistogramEncoder, drawn_area
-from xpcap.encoders.onnx_file import onnx_file
-from xpcap.encoders.reading import read_picture
+from xpcap.encoders.onnx import onnx_file
+from xpcap.encoders.pictures import read_picture
 from xpcap.encoders.timm_model import TimmEncoder, seen_area
 from xpcap.encoders.url import image_from_url, is_url, read_url
 from xpcap.errors import DataError, unknown

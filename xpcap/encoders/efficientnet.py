@@ -8,7 +8,7 @@ import numpy as np
 
 from xpcap.encoders.extras import require
 from xpcap.encoders.grid import grid_name
-from xpcap.encoders.network import Network, open_session
+from xpcap.encoders.onnx import Network, open_session
 from xpcap.encoders.onnx_graph import Graph
 from xpcap.encoders.torch_weights import read_torch
 

@@ -5,9 +5,8 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from xpcap.encoders.area import Area
-from xpcap.encoders.grid import grid_name, pool, require_regions
-from xpcap.encoders.reading import border_colour, corner, fit, fitted
+from xpcap.encoders.grid import Area, grid_name, pool, require_regions
+from xpcap.encoders.pictures import border_colour, corner, fit, fitted
 from xpcap.threads import in_turn
 
 SIDE = 128  # pixels; pictures are fitted to the area of a square of it

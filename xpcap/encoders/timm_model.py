@@ -7,10 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from xpcap.encoders.area import Area, traced_area
 from xpcap.encoders.extras import require, require_digest, split_options, telemetry_off
-from xpcap.encoders.grid import grid_name, grid_of, pool, require_regions
-from xpcap.encoders.reading import require_picture
+from xpcap.encoders.grid import Area, grid_name, grid_of, pool, require_regions, traced_area
+from xpcap.encoders.pictures import require_picture
 from xpcap.errors import DataError, unknown
 
 

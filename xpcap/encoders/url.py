@@ -14,7 +14,7 @@ from urllib.parse import quote, unquote, urljoin, urlsplit
 
 import numpy as np
 
-from xpcap.encoders.reading import read_picture
+from xpcap.encoders.pictures import read_picture
 from xpcap.errors import DataError
 from xpcap.progress import say
 

@@ -6,18 +6,27 @@ float64). Arrays may be NumPy's or CuPy's, but not both in one call. Start with 
 says what a recurrent cell is, and how to add one.
 """
 
-from xpcap.layers.affine import affine_backward, affine_forward, temporal_affine_backward, temporal_affine_forward
-from xpcap.layers.attention import Attention, dot_product_attention_backward, dot_product_attention_forward
-from xpcap.layers.attention_cells import (
+from xpcap.layers.attention import (
+    Attention,
     attention_backward,
     attention_forward,
     attention_lstm_step_backward,
     attention_lstm_step_forward,
+    dot_product_attention_backward,
+    dot_product_attention_forward,
 )
 from xpcap.layers.cells import CELLS, Cell
-from xpcap.layers.dropout import dropout_backward, dropout_forward
-from xpcap.layers.embedding import word_embedding_backward, word_embedding_forward
-from xpcap.layers.loss import temporal_softmax_loss
+from xpcap.layers.elementary import (
+    affine_backward,
+    affine_forward,
+    dropout_backward,
+    dropout_forward,
+    temporal_affine_backward,
+    temporal_affine_forward,
+    temporal_softmax_loss,
+    word_embedding_backward,
+    word_embedding_forward,
+)
 from xpcap.layers.lstm import (
     lstm_backward,
     lstm_forward,

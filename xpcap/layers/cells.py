@@ -1,15 +1,46 @@
-"""The table of recurrent cells. To add one, add an entry: no code above knows which cell it is."""
+"""The table of recurrent cells, and the contract by which training and sampling use them."""
 
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from xpcap.backend import Array, get_array_module
 from xpcap.errors import OptionError
-from xpcap.layers.activations import Activation, lstm_activations, no_activations, rnn_activations
-from xpcap.layers.lstm import lstm_advance, lstm_rows_backward, lstm_rows_forward
-from xpcap.layers.rnn import rnn_advance, rnn_rows_backward, rnn_rows_forward
+from xpcap.layers.lstm import LSTMRowsCache, lstm_advance, lstm_rows_backward, lstm_rows_forward
+from xpcap.layers.rnn import RNNRowsCache, rnn_advance, rnn_rows_backward, rnn_rows_forward
 from xpcap.memory import Buffer
+from xpcap.ops import split_gates
 from xpcap.ops.recurrent import PackedSequences, RecurrentTerm
+
+
+class Activation(NamedTuple):
+    """Values of one nonlinearity for every row, a view into the cache.
+
+    Below `low` and above `high` it is saturated: hardly any gradient passes.
+    """
+
+    values: Array  # (R, H)
+    low: float
+    high: float
+
+
+def lstm_activations(cache: LSTMRowsCache) -> dict[str, Activation]:
+    """Gates i, f and o of lstm_rows_forward.
+
+    At 0.05 and 0.95 a sigmoid has a fifth of its steepest slope.
+    """
+    gates = zip("ifo", split_gates(cache.out.gates)[:3], strict=True)
+    return {f"gate {name}": Activation(gate, 0.05, 0.95) for name, gate in gates}
+
+
+def rnn_activations(cache: RNNRowsCache) -> dict[str, Activation]:
+    """States of rnn_rows_forward. At 0.99 tanh has a fiftieth of its steepest slope."""
+    return {"state": Activation(cache.h[cache.rows.N :], -0.99, 0.99)}
+
+
+def no_activations(cache: object) -> dict[str, Activation]:
+    """No activations: for a cell that does not say what its cache holds."""
+    return {}
+
 
 State = tuple[Array, ...]  # h first; each array (n, H)
 Shapes = dict[str, tuple[int, ...]]

@@ -1,11 +1,17 @@
-"""A minibatch for a model: features, captions, and a weight for each caption."""
+"""A batch on its way into the network: checked, packed without padding, with dropout masks, and sent to the device in one transfer."""
 
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import DTypeLike
 
-from xpcap.backend import Array, get_array_module
+from xpcap.backend import Array, asarray, get_array_module, is_device_array, to_numpy
+from xpcap.errors import check_number
 from xpcap.layers.checks import all_below
+from xpcap.memory import Buffer, Workspace, view
+from xpcap.models.config import ModelConfig
+from xpcap.ops import PackedSequences, Segments, dropout_masks
 
 
 class FeatureRows(NamedTuple):
@@ -48,3 +54,400 @@ class Batch(NamedTuple):
     total: float | None = None  # divisor of the loss; None: N
     shard: np.ndarray | None = None  # (n,) int, captions that this process computes; None: all
     step: int | None = None  # training step of the dropout masks, from 0; None: one after the last
+
+
+def check_batch(
+    where: str,
+    features: Array | FeatureRows,
+    captions: np.ndarray,
+    shape: tuple[int, ...],
+    V: int,
+    weights: np.ndarray | None,
+    shard: np.ndarray | None = None,
+) -> None:
+    """TypeError, ValueError : a batch is not what CaptioningRNN.loss takes."""
+    n = len(np.atleast_1d(captions) if shard is None else shard)
+    if captions.dtype.kind not in "iu":
+        raise TypeError(f"{where}: captions have dtype {captions.dtype}, expected integer word ids")
+    if not isinstance(features, FeatureRows) and features.dtype.kind not in "fiub":
+        raise TypeError(f"{where}: features have dtype {features.dtype}, expected real numbers")
+    if captions.ndim != 2 or captions.shape[0] < 1 or captions.shape[1] < 2 or np.shape(features) != (n, *shape):
+        raise ValueError(
+            f"{where}: features have shape {np.shape(features)} and captions {captions.shape}, "
+            f"expected ({', '.join(map(str, ('N' if shard is None else n, *shape)))}) and (N, T+1), at least one caption of one step"
+        )
+    if shard is not None and (not all_below(shard, len(captions)) or len(np.unique(shard)) < n):
+        raise ValueError(f"{where}: shard holds {np.min(shard)}..{np.max(shard)}, expected distinct numbers of {len(captions)} captions")
+    if not all_below(captions, V):
+        raise ValueError(f"{where}: captions hold ids {captions.min()}..{captions.max()}, expected 0..{V - 1}; are they from another vocabulary?")
+    if weights is not None and (weights.shape != (len(captions),) or weights.dtype.kind != "f"):
+        raise ValueError(f"{where}: weights have shape {weights.shape}, expected one real number for each of {len(captions)} captions")
+
+
+def as_array(where: str, thing: str, x: Any) -> Array:
+    """`x` as an array: those of a device stay there, everything else becomes a host array.
+
+    Raises
+    ------
+    ValueError : nested lists of unequal lengths, or an array with masked numbers. TypeError : an
+        object that NumPy cannot read, such as a tensor on a device or with a gradient.
+    """
+    if isinstance(x, np.ndarray) or is_device_array(x):
+        if (mask := getattr(x, "mask", None)) is not None and np.any(mask):
+            raise ValueError(f"{where}: {thing} are a masked array with {np.count_nonzero(mask)} masked numbers, expected none; fill them first")
+        return x
+    try:
+        return np.asarray(x)
+    except (TypeError, ValueError, RuntimeError) as error:
+        if isinstance(x, list | tuple):
+            padded = "; pad short ones with the id of <NULL>" if thing == "captions" else ""
+            raise ValueError(f"{where}: {thing} are {len(x)} rows of unequal lengths, expected an array{padded}") from error
+        raise TypeError(
+            f"{where}: {thing} are a {type(x).__module__}.{type(x).__name__} that NumPy cannot read, expected a NumPy or CuPy array; "
+            f"of a PyTorch tensor give {thing}.detach().cpu().numpy(), with .float() before .numpy() if it is bfloat16 ({error})"
+        ) from error
+
+
+def check_features(where: str, features: Array, shape: tuple[int, ...]) -> None:
+    """TypeError : features are not real numbers. ValueError : their shape is not (N, *shape)."""
+    if features.dtype.kind not in "fiub":
+        raise TypeError(f"{where}: features have dtype {features.dtype}, expected real numbers")
+    if features.ndim != 1 + len(shape) or features.shape[1:] != shape:
+        raise ValueError(f"{where}: features have shape {features.shape}, expected ({', '.join(map(str, ('N', *shape)))})")
+
+
+def check_finite(where: str, features: Array, given: Array | None = None) -> None:
+    """ValueError : features (N, D) or (N, P, D) are not finite. Of a device it reads one flag.
+
+    Parameters
+    ----------
+    given : the same features before they were cast, for the message, which names the first such row
+    """
+    if get_array_module(features).isfinite(features).all():
+        return
+    values = to_numpy(features)
+    row, *at = np.argwhere(~np.isfinite(values))[0].tolist()
+    value = values[(row, *at)] if given is None else given[(row, *at)]
+    axes = zip(("region", "column")[-len(at) :], at, strict=False)
+    position = ", ".join(f"{name} {number}" for name, number in axes)
+    raise ValueError(
+        f"{where}: features of row {row} (of {len(values)}) hold {value} at {position}, expected finite {values.dtype} numbers; extract them again"
+    )
+
+
+def check_terms(where: str, workspace: Any, weights: Any, total: float | None, smoothing: float) -> None:
+    """TypeError, ValueError : an option of CaptioningRNN.loss is out of range."""
+    if not isinstance(workspace, Workspace | None):
+        raise TypeError(f"{where}: workspace is a {type(workspace).__name__}, expected an xpcap.memory.Workspace, or None")
+    if weights is not None and not np.isfinite(np.asarray(weights, np.float64)).all():
+        raise ValueError(f"{where}: weights hold a number that is not finite, expected finite ones")
+    if total is not None:
+        check_number(where, "total", total, above=0, error=ValueError)
+    share = "; it is a share of probability"
+    check_number(where, "smoothing", smoothing, 0, below=1, hint=share, error=ValueError)
+
+
+def check_words(word_to_idx: Mapping[str, int]) -> None:
+    """TypeError, ValueError : not a mapping of words to distinct whole numbers.
+
+    Ids from V on are allowed, as the course's fixture has one, but not for <NULL>.
+    """
+    if not isinstance(word_to_idx, Mapping):
+        raise TypeError(
+            f"CaptioningRNN: word_to_idx is a {type(word_to_idx).__name__}, expected a mapping of word to id; "
+            "of a list of words in the order of their ids give {word: i for i, word in enumerate(words)}"
+        )
+    ids = list(word_to_idx.values())
+    if odd := [(word, i) for word, i in word_to_idx.items() if not isinstance(i, int | np.integer) or i < 0]:
+        raise ValueError(f"CaptioningRNN: word_to_idx gives {odd[0][0]!r} the id {odd[0][1]!r}, expected a whole number of at least 0")
+    if len(set(ids)) < len(ids):
+        raise ValueError(f"CaptioningRNN: word_to_idx gives {len(ids)} words only {len(set(ids))} ids, expected one each")
+    if word_to_idx.get("<NULL>", len(ids)) >= len(ids):
+        raise ValueError(f"CaptioningRNN: word_to_idx has {len(ids)} words but no <NULL> with an id below that, expected one: it marks padding")
+
+
+class PackedCaptions(NamedTuple):
+    """A batch of captions, or one part of it, as packed rows, longest caption first.
+
+    N captions, R rows or live (caption, step) pairs, K distinct input words, L rows with a target.
+    Index arrays are int32 on a device, of any integer type on the host.
+    """
+
+    rows: PackedSequences
+    order: Array  # (N,) caption number at each sorted position
+    words: Array  # (K,) ids of the distinct input words
+    inputs: Segments  # rows grouped by input word; ids index `words`
+    kept: Array | None  # (L,) rows whose target is not NULL; None if all are
+    targets: Array  # (L,) their target ids
+    source: np.ndarray  # (L,) their positions in the list of live steps, caption by caption; host
+
+
+def dealt(captions: np.ndarray, null: int, part: int, parts: int) -> np.ndarray:
+    """Indices of the captions in part `part` of `parts`.
+
+    They are dealt round-robin by length, longest first, so that parts cost the same.
+    """
+    return (-_lengths(captions, null)).argsort(kind="stable")[part::parts]
+
+
+def _lengths(captions: np.ndarray, null: int) -> np.ndarray:
+    """Steps of each caption: up to its last non-NULL target."""
+    live = captions[:, 1:] != null
+    return np.where(live.any(axis=1), live.shape[1] - live[:, ::-1].argmax(axis=1), 0)
+
+
+def pack(captions: np.ndarray, null: int, part: int = 0, parts: int = 1, shard: np.ndarray | None = None) -> PackedCaptions:
+    """Pack a batch of captions, or one part of it, on the host.
+
+    Parameters
+    ----------
+    captions : array (N, T+1), int; inputs are all columns but the last, targets all but the first
+    null : id of the padding word
+    part, parts : pack part `part` of `parts`, as `dealt` makes them. `order` and `source` refer to
+        the whole batch
+    shard : (n,), int, the captions to pack, or to pack a part of. None: all
+
+    Notes
+    -----
+    A caption ends with its last non-NULL target; later steps are left out. A step with a NULL
+    target inside a caption stays, since later steps depend on it, but does not enter the loss.
+    """
+    T, lengths = captions.shape[1] - 1, _lengths(captions, null)
+    shard = np.arange(len(captions)) if shard is None else shard
+    order = shard[(-lengths[shard]).argsort(kind="stable")][part::parts]
+    steps = np.bincount(lengths[order], minlength=1)  # captions of each length
+    rows = PackedSequences.of((len(order) - steps.cumsum()[:-1]).tolist(), len(order))
+    caption = order[rows.sequence]
+    t = np.arange(len(rows.batch_sizes)).repeat(rows.batch_sizes)
+    at, words = caption * (T + 1) + t, captions.ravel()
+    distinct, segments = _grouped(words.take(at))
+    targets, source, kept = words.take(at + 1), (lengths.cumsum() - lengths).take(caption) + t, None
+    if not (has_target := targets != null).all():
+        kept = has_target.nonzero()[0]
+        targets, source = targets[kept], source[kept]
+    return PackedCaptions(rows, order, distinct, segments, kept, targets, source)
+
+
+def _grouped(words: np.ndarray) -> tuple[np.ndarray, Segments]:
+    """Distinct words (K,) of rows (R,), sorted, and the rows grouped by them.
+
+    That is np.unique and ops.segments with one sort.
+    """
+    R = len(words)
+    if all_below(words, 1 << 16):
+        words = words.astype(np.uint16)  # NumPy sorts 16 bits by counting, in a third of the time
+    order = words.argsort(kind="stable")
+    in_order = words.take(order)
+    is_first = np.empty(R, bool)
+    is_first[:1] = True
+    np.not_equal(in_order[1:], in_order[:-1], out=is_first[1:])
+    (firsts,) = is_first.nonzero()
+    starts = np.empty(len(firsts) + 1, np.intp)
+    starts[:-1], starts[-1] = firsts, R
+    ids = np.empty(R, np.intp)
+    ids[order] = is_first.cumsum() - 1
+    return in_order.take(firsts), Segments(ids, order, starts)
+
+
+def send(
+    packed: PackedCaptions,
+    like: Array,
+    order: np.ndarray,
+    more: Sequence[np.ndarray],
+    buffer: Buffer,
+) -> tuple[PackedCaptions, list[Array]]:
+    """Send the index arrays, with `order` for the packing's own, and `more` of int32, to a device.
+
+    It is the device of `like`, and all goes in one transfer.
+    """
+    rows, words, inputs, kept, targets, source = packed.rows, packed.words, packed.inputs, packed.kept, packed.targets, packed.source
+    if get_array_module(like) is np:
+        return PackedCaptions(rows, order, words, inputs, kept, targets, source), list(more)
+    assert rows.sequence is not None  # as pack() has made them both
+    assert rows.firsts is not None
+    optional = [x for x in (kept, rows.previous) if x is not None]
+    joined = send_joined([order, words, *inputs, targets, rows.sequence, rows.firsts, *optional, *more], buffer)
+    order, words, ids, by_word, starts, targets, sequence, firsts, *rest = joined
+    kept = None if kept is None else rest.pop(0)
+    previous = None if rows.previous is None else rest.pop(0)
+    return PackedCaptions(
+        PackedSequences(rows.batch_sizes, rows.N, previous, sequence, firsts), order, words, Segments(ids, by_word, starts), kept, targets, source
+    ), rest
+
+
+def send_joined(parts: Sequence[np.ndarray], buffer: Buffer) -> list[Array]:
+    """Send index vectors as int32 in one transfer, as views of one array where `buffer` lies."""
+    joined, views, start = buffer.upload("indices", np.concatenate(parts, dtype=np.int32, casting="same_kind")), [], 0
+    for part in parts:
+        views.append(view(joined, start, part.shape))
+        start += part.size
+    return views
+
+
+class Masks(NamedTuple):
+    """Boolean masks of the units to keep; all None without dropout."""
+
+    features: Array | None = None  # (N, D); of a grid the same units in all regions
+    words: Array | None = None  # (K, W), one row for each distinct input word
+    hidden: Array | None = None  # (L, H), one row for each row with a target
+
+
+class DropoutKey(NamedTuple):
+    """Key of the masks of a training step."""
+
+    seed: int
+    step: int
+
+
+class RowNumbers(NamedTuple):
+    """Row numbers of masks within the whole batch, for each mask of draws.dropout_masks."""
+
+    parts: Sequence[Sequence[np.ndarray]]  # of each part, for each mask: (n,) int
+    counts: Sequence[int]  # for each mask: rows of the whole batch
+
+
+def row_numbers(parts: Sequence[PackedCaptions], whole: Sequence[PackedCaptions] | None = None) -> RowNumbers:
+    """Number the rows of masks, so that masks depend on neither packing nor parts.
+
+    Captions count as they come, distinct words by id, and live steps caption by caption.
+
+    Parameters
+    ----------
+    parts : those to number
+    whole : parts that make up the whole batch, where `parts` do not
+    """
+    whole = parts if whole is None else whole
+    counts = sum(part.rows.N for part in whole), sum(part.rows.R for part in whole)
+    if len(whole) == 1 and whole is parts:
+        (part,) = parts
+        K = len(part.words)  # sorted, so each is its own number
+        return RowNumbers([[part.order, np.arange(K), part.source]], (counts[0], K, counts[1]))
+    words = np.unique(np.concatenate([part.words for part in whole]))  # sorted
+    numbers = [[part.order, np.searchsorted(words, part.words), part.source] for part in parts]
+    return RowNumbers(numbers, (counts[0], len(words), counts[1]))
+
+
+def masks_of(
+    config: ModelConfig,
+    draw: DropoutKey,
+    numbers: Sequence[Sequence[Array]],
+    counts: Sequence[int],
+    buffers: Sequence[Buffer],
+) -> list[Masks]:
+    """DropoutKey the masks of each part into its buffer; the numbers of RowNumbers lie on the device.
+
+    The regions of a grid share a caption's mask: W_proj reads them all alike, and a unit kept in
+    other regions would give away what was dropped (Gal & Ghahramani 2016 share masks over time
+    steps for the same reason). And a grid costs no more draws than a feature.
+    """
+    (*_, D), W, H = config.feature_shape, config.wordvec, config.hidden
+    masks = []
+    for (order, words, source), buffer in zip(numbers, buffers, strict=True):
+        features, vectors = buffer("mask of features", (len(order), D), bool), buffer("mask of words", (len(words), W), bool)
+        masks.append(Masks(features, vectors, buffer("mask of hidden", (len(source), H), bool)))
+    dropout_masks(masks, numbers, counts, draw.seed, draw.step, 1 - config.dropout)
+    return masks
+
+
+class Part(NamedTuple):
+    """A minibatch, or one part of it, on the model's device, in packed order."""
+
+    table: Array  # (m, D) or (m, P, D); the features are table[packed.order]
+    packed: PackedCaptions
+    masks: Masks
+    scale: Array | float = 1.0  # (L,) factor of the loss of each row with a target; or one for all
+
+
+def prepare_batch(
+    where: str,
+    config: ModelConfig,
+    like: Array,
+    null: int,
+    features: Array | FeatureRows,
+    captions: Array,
+    buffers: Sequence[Buffer],
+    *,
+    scale: np.ndarray | float = 1.0,
+    draw: DropoutKey | None = None,
+    shard: np.ndarray | None = None,
+) -> list[Part]:
+    """Check a batch and pack it in parts; send them to the device; draw dropout masks there.
+
+    Parameters
+    ----------
+    where : begins messages
+    like : the model's flat buffer: its library, device and dtype are those of the parts
+    null : id of the padding word
+    features, captions, shard : as in CaptioningRNN.loss
+    buffers : memory for what is sent and for masks, one for each part
+    scale : array (N,), the factor of each caption's loss; or one number for all
+    draw : seed and step of the dropout masks; None: no dropout
+    """
+    captions = to_numpy(as_array(where, "captions", captions))
+    if not isinstance(features, FeatureRows):
+        features = as_array(where, "features", features)
+    weights = None if isinstance(scale, float) else scale
+    check_batch(where, features, captions, config.feature_shape, config.vocabulary, weights, shard)
+
+    # On the host: which captions each part has, in which order, and the numbers of its mask rows.
+    packed = [pack(captions, null, part, len(buffers), shard) for part in range(len(buffers))]
+    numbers: Sequence[Sequence[np.ndarray]] = [()] * len(packed)
+    counts: Sequence[int] = ()
+    if draw is not None:
+        whole = None if shard is None else [pack(captions, null)]
+        numbers, counts = row_numbers(packed, whole)
+
+    # Features: a table on the device, and which of its rows each caption has.
+    if isinstance(features, FeatureRows):
+        table, rows = features.checked(where, like), features.rows
+        if not is_device_array(table):
+            check_finite(where, table[rows])
+    else:
+        table, rows = to_device(where, features, like, buffers[0]), np.arange(len(features))
+    if shard is not None:  # there are features for its captions alone
+        all_rows = np.zeros(len(captions), rows.dtype)
+        all_rows[shard] = rows
+        rows = all_rows
+
+    # To the device: index arrays, masks, and the factors of the rows with a target.
+    sent = [send(p, table, rows[p.order], more, buffer) for p, more, buffer in zip(packed, numbers, buffers, strict=True)]
+    masks = [Masks()] * len(packed)
+    if draw is not None:
+        masks = masks_of(config, draw, [more for _, more in sent], counts, buffers)
+    scales: Sequence[Array | float] = [
+        scale if isinstance(scale, float) else _by_target(scale, p, buffer, like.dtype) for p, buffer in zip(packed, buffers, strict=True)
+    ]
+    return [Part(table, p, m, factor) for (p, _), m, factor in zip(sent, masks, scales, strict=True)]
+
+
+def _by_target(scale: np.ndarray, packed: PackedCaptions, buffer: Buffer, dtype: DTypeLike) -> Array:
+    """Factors of captions (N,) for the rows with a target, (L,), where `buffer` lies."""
+    by_row = scale[packed.order][packed.rows.sequence]
+    by_target = by_row if packed.kept is None else by_row[packed.kept]
+    return buffer.upload("scale", by_target.astype(dtype))
+
+
+def prepare_features(where: str, features: Array, shape: tuple[int, ...], like: Array, *, read: bool = True) -> Array:
+    """Features (N, *shape), checked, on the device of `like` and in its dtype.
+
+    ValueError : features that are not finite. Without `read` those of a device are not looked at.
+    """
+    features = as_array(where, "features", features)
+    check_features(where, features, shape)
+    if read and is_device_array(features):
+        check_finite(where, features)
+    return to_device(where, features, like)
+
+
+def to_device(where: str, features: Array, like: Array, buffer: Buffer | None = None) -> Array:
+    """Features on the device of `like`, in its dtype; those of the host in memory from `buffer`.
+
+    ValueError : features of the host that are not finite in that dtype. Those of a device are not
+    looked at: nothing is read from it.
+    """
+    if is_device_array(features):
+        return asarray(features, dtype=like.dtype, like=like)
+    with np.errstate(over="ignore"):
+        cast = np.asarray(features, like.dtype)
+    check_finite(where, cast, features)
+    return asarray(cast, like=like) if buffer is None else buffer.upload("features", cast)

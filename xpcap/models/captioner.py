@@ -6,14 +6,13 @@ from collections.abc import Sequence
 import numpy as np
 
 from xpcap.backend import Array
+from xpcap.decoding.decode import Decoded, decode
+from xpcap.decoding.policies import Policy
 from xpcap.layers.cells import State
 from xpcap.memory import Buffer, fresh
-from xpcap.models.batch import FeatureRows
+from xpcap.models.batch import FeatureRows, prepare_features
 from xpcap.models.config import ModelConfig
-from xpcap.models.decoding import Decoded, decode
-from xpcap.models.entry import prepare_features
 from xpcap.models.network import Score
-from xpcap.models.policies import Policy
 
 
 class Captioner(ABC):

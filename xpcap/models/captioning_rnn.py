@@ -13,17 +13,11 @@ from xpcap.layers.attention import Attention
 from xpcap.layers.cells import CELLS, State
 from xpcap.memory import Buffer, Workspace, fresh
 from xpcap.models import network
-from xpcap.models.batch import FeatureRows
+from xpcap.models.batch import DropoutKey, FeatureRows, as_array, check_terms, check_words, pack, prepare_batch, prepare_features
 from xpcap.models.captioner import Captioner
-from xpcap.models.checks import as_array, check_terms, check_words
 from xpcap.models.config import ModelConfig, check_size
-from xpcap.models.entry import prepare_batch, prepare_features
-from xpcap.models.image import project_image
-from xpcap.models.initial import draw_weights
-from xpcap.models.masks import DropoutKey
-from xpcap.models.network import Score, cell_params
-from xpcap.models.packing import pack
-from xpcap.models.parameters import Parameters
+from xpcap.models.network import Score, cell_params, project_image
+from xpcap.models.parameters import Parameters, draw_weights
 from xpcap.ops import gather, product
 from xpcap.threads import in_turn, parallel_map
 

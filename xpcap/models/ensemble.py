@@ -6,15 +6,14 @@ from itertools import accumulate, pairwise
 import numpy as np
 
 from xpcap.backend import Array, get_array_module
+from xpcap.decoding.logits import log_mean
 from xpcap.layers.cells import State
 from xpcap.memory import Buffer, fresh
 from xpcap.models import network
-from xpcap.models.batch import FeatureRows
+from xpcap.models.batch import FeatureRows, prepare_batch, prepare_features
 from xpcap.models.captioner import Captioner
 from xpcap.models.captioning_rnn import CaptioningRNN
-from xpcap.models.entry import prepare_batch, prepare_features
 from xpcap.models.network import Score
-from xpcap.models.scores import log_mean
 from xpcap.threads import in_turn
 
 

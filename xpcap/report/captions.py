@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from xpcap.encoders.area import WHOLE_PICTURE, Area
+from xpcap.encoders.grid import WHOLE_PICTURE, Area
 from xpcap.files import atomic
 from xpcap.report.fonts import explain_lacking, find_fonts
 from xpcap.report.text import pieces, visible

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from xpcap.data.vocabulary import gaps
-from xpcap.encoders.area import WHOLE_PICTURE
+from xpcap.encoders.grid import WHOLE_PICTURE
 from xpcap.files import atomic
 from xpcap.report.captions import DIMMEST, NOTHING, AttentionMap, check_attention_map, heaviest, overlay_alpha
 from xpcap.report.curves import DARK, LIGHT, PIXELS, best_point, cider_curve, loss_curve, perplexity_curve, points

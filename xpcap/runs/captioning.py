@@ -13,11 +13,11 @@ import numpy as np
 from xpcap.data import CaptionData, open_data
 from xpcap.data.dataset import Source, evenly_spaced, size
 from xpcap.data.vocabulary import Vocabulary, detokenize
+from xpcap.decoding.policies import check_ids
 from xpcap.distributed import SINGLE, Group
 from xpcap.encoders import Encoder, find_encoder, find_pictures, is_url, read_picture, read_url
 from xpcap.errors import DataError, OptionError
 from xpcap.models import Captioner, CaptioningRNN, Ensemble, Policy
-from xpcap.models.policies import check_ids
 from xpcap.progress import bar
 from xpcap.runs.folder import CONFIG, VOCAB, Run, digest, open_run, opened_folder
 

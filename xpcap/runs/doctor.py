@@ -9,12 +9,16 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from xpcap.backend import to_numpy
+from xpcap.backend import Array, to_numpy
 from xpcap.data import CaptionData
 from xpcap.data.dataset import evenly_spaced
 from xpcap.data.vocabulary import UNK, detokenize
+from xpcap.layers.cells import Activation
+from xpcap.memory import fresh
 from xpcap.metrics import Words
-from xpcap.models.activations import activations
+from xpcap.models import network
+from xpcap.models.batch import prepare_batch
+from xpcap.models.captioning_rnn import CaptioningRNN
 from xpcap.runs.captioning import captioned, data_of
 from xpcap.runs.folder import Run, learnt
 from xpcap.training.evaluate import teacher_forced
@@ -391,3 +395,21 @@ def gates(model: Any, data: CaptionData, split: str) -> Diagnosis:
 
 def _positive(value: Any) -> bool:
     return isinstance(value, int | float) and math.isfinite(value) and value > 0
+
+
+def activations(model: CaptioningRNN, features: Array, captions: Array) -> dict[str, Activation]:
+    """The cell's nonlinearities on given captions, without dropout, by live (caption, step).
+
+    Parameters
+    ----------
+    features : array (N, D), host or device
+    captions : array (N, T+1), int
+
+    Returns
+    -------
+    mapping of name to Activation, on the model's device; empty for a Cell without `activations`
+    """
+    config, params = model.config, model.params
+    buffer = fresh(params.flat)
+    (part,) = prepare_batch("activations", config, params.flat, model.word_to_idx["<NULL>"], features, captions, [buffer])
+    return config.recurrent.activations(network.forward(config, params, part, buffer).cell)

@@ -11,10 +11,10 @@ import numpy as np
 from xpcap.backend import Array, to_numpy
 from xpcap.data.dataset import CaptionData, evenly_spaced
 from xpcap.data.feed import Feed
+from xpcap.decoding.transcript import Transcript
 from xpcap.distributed import SINGLE, Group, batches
 from xpcap.metrics.cider import CiderD
 from xpcap.models import Captioner, Policy
-from xpcap.models.transcript import Transcript
 from xpcap.progress import bar
 
 SELECT = ("loss", "cider")  # which epoch to keep: of the lowest loss, or the highest CIDEr-D, on val

@@ -11,13 +11,13 @@ import numpy as np
 from xpcap.backend import Array, asarray, get_array_module
 from xpcap.data.dataset import CaptionData
 from xpcap.data.vocabulary import END, UNK
+from xpcap.decoding.policies import Sampling
 from xpcap.distributed import SINGLE, Group
 from xpcap.errors import OptionError, check_number
 from xpcap.memory import Workspace
 from xpcap.metrics.cider import CiderD, DocumentFrequencies
 from xpcap.models.batch import Batch, FeatureRows
 from xpcap.models.parameters import Parameters
-from xpcap.models.policies import Sampling
 from xpcap.ops.random import draw_uniforms
 
 CROSS_ENTROPY, SELF_CRITICAL = OBJECTIVES = ("cross-entropy", "self-critical")

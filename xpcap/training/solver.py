@@ -19,9 +19,8 @@ from xpcap.data.vocabulary import Vocabulary
 from xpcap.distributed import SINGLE, Group
 from xpcap.errors import DataError, OptionError, TrainingError, check_number, check_whole, unknown
 from xpcap.memory import Workspace
-from xpcap.models.batch import Batch, FeatureRows
+from xpcap.models.batch import Batch, FeatureRows, dealt
 from xpcap.models.network import GRADIENTS
-from xpcap.models.packing import dealt
 from xpcap.models.parameters import Parameters
 from xpcap.ops import global_norm
 from xpcap.ops.random import draw_views

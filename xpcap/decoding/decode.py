@@ -7,12 +7,12 @@ from typing import NamedTuple, Protocol
 import numpy as np
 
 from xpcap.backend import Array, get_array_module
+from xpcap.decoding.logits import normalise
+from xpcap.decoding.policies import Choice, LogitMask, Policy, Special
+from xpcap.decoding.transcript import Step, Transcript
 from xpcap.layers.cells import State
 from xpcap.layers.checks import all_below
 from xpcap.memory import Buffer, Workspace
-from xpcap.models.policies import Choice, LogitMask, Policy, Special
-from xpcap.models.scores import normalise
-from xpcap.models.transcript import Step, Transcript
 from xpcap.ops import gather, log_softmax
 from xpcap.threads import cores, in_turn, parallel_map, split_evenly
 

@@ -8,9 +8,9 @@ from typing import NamedTuple
 import numpy as np
 
 from xpcap.backend import Array, asarray, get_array_module
+from xpcap.decoding.transcript import Transcript
 from xpcap.errors import LARGEST, OptionError, check_number, check_whole
 from xpcap.memory import Buffer
-from xpcap.models.transcript import Transcript
 
 
 class Special(NamedTuple):

@@ -7,11 +7,11 @@ from typing import NamedTuple
 import numpy as np
 
 from xpcap.backend import Array, get_array_module
+from xpcap.decoding.logits import largest
+from xpcap.decoding.policies import Choice, Policy, Special, StepFunction
+from xpcap.decoding.transcript import Transcript
 from xpcap.errors import OptionError, check_number, check_whole
 from xpcap.memory import Buffer
-from xpcap.models.policies import Choice, Policy, Special, StepFunction
-from xpcap.models.scores import largest
-from xpcap.models.transcript import Transcript
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,11 @@
+"""Decoding: from a model's probabilities to captions. Start with decode.py; it knows no model.
+
+`decode` runs one loop over hypotheses; a `Policy` (policies.py, beam.py) chooses the next words.
+"""
+
+from xpcap.decoding.beam import Beam
+from xpcap.decoding.decode import Decodable, Decoded, decode
+from xpcap.decoding.policies import Choice, Policy, Sampling
+from xpcap.decoding.transcript import Transcript
+
+__all__ = ["Beam", "Choice", "Decodable", "Decoded", "Policy", "Sampling", "Transcript", "decode"]
