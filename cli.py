@@ -7,7 +7,13 @@ from pathlib import Path
 try:
     from xpcap.cli import main
 except ModuleNotFoundError as error:
-    dependencies = Path(__file__).with_name("pyproject.toml").read_text(encoding="utf-8").split("\ndependencies = [")[1].split("\n]")[0]
+    dependencies = (
+        Path(__file__)
+        .with_name("pyproject.toml")
+        .read_text(encoding="utf-8")
+        .split("\ndependencies = [")[1]
+        .split("\n]")[0]
+    )
     if error.name not in re.findall(r'^ *"([\w-]+)', dependencies, re.MULTILINE):
         raise
     sys.exit(

@@ -4,8 +4,15 @@ import re
 import tomllib
 from pathlib import Path
 
-project = tomllib.loads((Path(__file__).parent.parent / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+project = tomllib.loads(
+    (Path(__file__).parent.parent / "pyproject.toml").read_text(encoding="utf-8")
+)["project"]
 extras = project["optional-dependencies"]
-for requirement in (*project["dependencies"], *extras["dev"], *extras["kernels"], *extras["images"]):
+for requirement in (
+    *project["dependencies"],
+    *extras["dev"],
+    *extras["kernels"],
+    *extras["images"],
+):
     name, oldest = re.match(r"([\w-]+)[>=]=([\w.]+)", requirement).groups()
     print(f"{name}=={oldest}")

@@ -36,24 +36,61 @@ class Command(click.Command):
             raise click.ClickException(shown(error, self.params)) from error
 
 
-@click.command(cls=Command, epilog=EXAMPLES, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.command(
+    cls=Command,
+    epilog=EXAMPLES,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
+)
 @backend_option
 @click.option(
-    "--config", "names", multiple=True, type=Choice(*work.CONFIGS), metavar="NAME",
-    help=f"Sizes to time; may be repeated. One of {', '.join(work.CONFIGS)}. Default: the first five on numpy, all but the last on a GPU.",
-)  # fmt: skip
+    "--config",
+    "names",
+    multiple=True,
+    type=Choice(*work.CONFIGS),
+    metavar="NAME",
+    help=(
+        f"Sizes to time; may be repeated. One of {', '.join(work.CONFIGS)}. "
+        "Default: the first five on numpy, all but the last on a GPU."
+    ),
+)
 @click.option(
-    "--peer", "peers", multiple=True, type=Choice(*results.PEERS),
-    help="Also time the same work by this peer; may be repeated. On numpy textbook is always timed, except with --scaling, --beam or attention.",
-)  # fmt: skip
-@click.option("--scaling", is_flag=True, help="Instead, time the training step of coco at eight batch sizes and six vocabulary sizes.")
-@click.option("--beam", is_flag=True, help="Instead, time a beam search of 5 hypotheses, of xpcap and with --peer torch of PyTorch.")
-@click.option("--neighbour", is_flag=True, help="Instead, time the training step alone and beside a busy process of another login.")
+    "--peer",
+    "peers",
+    multiple=True,
+    type=Choice(*results.PEERS),
+    help=(
+        "Also time the same work by this peer; may be repeated. On numpy textbook is always "
+        "timed, except with --scaling, --beam or attention."
+    ),
+)
 @click.option(
-    "--host-time", is_flag=True,
-    help=f"Instead, measure how long the host needs for a training step on a card. Needs CuPy's package, no card: {install('kernels')}.",
-)  # fmt: skip
-@click.option("--plot", type=PATH, help="With --scaling: also draw the times as a PNG. An existing file is never overwritten.")
+    "--scaling",
+    is_flag=True,
+    help="Instead, time the training step of coco at eight batch sizes and six vocabulary sizes.",
+)
+@click.option(
+    "--beam",
+    is_flag=True,
+    help="Instead, time a beam search of 5 hypotheses, of xpcap and with --peer torch of PyTorch.",
+)
+@click.option(
+    "--neighbour",
+    is_flag=True,
+    help="Instead, time the training step alone and beside a busy process of another login.",
+)
+@click.option(
+    "--host-time",
+    is_flag=True,
+    help=(
+        "Instead, measure how long the host needs for a training step on a card. "
+        f"Needs CuPy's package, no card: {install('kernels')}."
+    ),
+)
+@click.option(
+    "--plot",
+    type=PATH,
+    help="With --scaling: also draw the times as a PNG. An existing file is never overwritten.",
+)
 @json_option
 def main(
     names: tuple[str, ...],
@@ -83,13 +120,27 @@ def main(
         _check_plot(plot, scaling)
     about = _machine(backend)
     if scaling:
-        configs = [config for group in work.scaling(work.CONFIGS["coco"]).values() for config in group]
+        configs = [
+            config for group in work.scaling(work.CONFIGS["coco"]).values() for config in group
+        ]
     else:
-        configs = [work.CONFIGS[name] for name in dict.fromkeys(names or work.usual(about["backend"]))]
+        configs = [
+            work.CONFIGS[name] for name in dict.fromkeys(names or work.usual(about["backend"]))
+        ]
         plain = about["backend"] == "numpy" and not beam and not any(config.P for config in configs)
         peers = ("textbook", *peers) if plain else peers
-    works = (work.TRAINING,) if scaling else (work.TRAINING, work.BESIDE) if neighbour else (work.BEAMS,) if beam else work.WORKS
-    found = results.bench(configs, tuple(dict.fromkeys(peers)), timing.USUAL, progress=True, works=works, about=about)
+    works = (
+        (work.TRAINING,)
+        if scaling
+        else (work.TRAINING, work.BESIDE)
+        if neighbour
+        else (work.BEAMS,)
+        if beam
+        else work.WORKS
+    )
+    found = results.bench(
+        configs, tuple(dict.fromkeys(peers)), timing.USUAL, progress=True, works=works, about=about
+    )
     _print(found, as_json)
     if plot is not None:
         results.draw_scaling(plot, found)
@@ -110,10 +161,20 @@ def _machine(backend: str | None) -> dict[str, str]:
 
 
 def _refuse_together(
-    scaling: bool, beam: bool, neighbour: bool, host_time: bool, names: Sequence[str], peers: Sequence[str], plot: Path | None, backend: str | None
-) -> None:  # fmt: skip
+    scaling: bool,
+    beam: bool,
+    neighbour: bool,
+    host_time: bool,
+    names: Sequence[str],
+    peers: Sequence[str],
+    plot: Path | None,
+    backend: str | None,
+) -> None:
     """Refuse options that do not go together."""
-    sizes, step = ("--config", names, "has sizes of its own"), ("--neighbour", neighbour, "times a step alone")
+    sizes, step = (
+        ("--config", names, "has sizes of its own"),
+        ("--neighbour", neighbour, "times a step alone"),
+    )
     if scaling:
         _refuse("--scaling", (sizes, ("--beam", beam, "times a step"), step))
     if beam:
@@ -133,13 +194,18 @@ def _refuse_together(
 def _refuse(flag: str, others: Iterable[tuple[str, object, str]]) -> None:
     for other, given, why in others:
         if given:
-            raise click.UsageError(f"{other} and {flag} are given, expected one or the other: {flag} {why}")
+            raise click.UsageError(
+                f"{other} and {flag} are given, expected one or the other: {flag} {why}"
+            )
 
 
 def _check_plot(plot: Path, scaling: bool) -> None:
     """Refuse a plot that could not be drawn or written, before anything is timed."""
     if not scaling:
-        raise click.UsageError("--plot is given without --scaling, expected both: it draws how a step grows with its sizes")
+        raise click.UsageError(
+            "--plot is given without --scaling, expected both: it draws how a step grows with its"
+            " sizes"
+        )
     if plot.suffix.lower() != ".png":
         raise click.UsageError(f"--plot: {plot} does not end in .png, expected a name that does")
     if why := obstacle(plot):
@@ -157,7 +223,9 @@ def _print(found: Sequence[results.Result], as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps([result.to_json() for result in found]))
         return
-    click.echo("\n".join(f"{key.replace('_', ' ')} {value}" for key, value in found[0].machine.items()))
+    click.echo(
+        "\n".join(f"{key.replace('_', ' ')} {value}" for key, value in found[0].machine.items())
+    )
     for title, rows in results.tables(found):
         click.echo(f"\n{title}\n{table(rows)}")
 

@@ -25,7 +25,10 @@ from xpcap.models import batch
 from xpcap.ops import dispatch, segments
 from xpcap.threads import SHORT_WAIT, WAIT_VARIABLE, cores
 
-PAIRS, STEPS = 9, 4  # pairs of timings, without one and with all; steps per timing, the first not counted
+PAIRS, STEPS = (
+    9,
+    4,
+)  # pairs of timings, without one and with all; steps per timing, the first not counted
 USUAL_WAIT = "26"  # OpenBLAS's default
 
 
@@ -57,16 +60,26 @@ def ways(solver: CaptioningSolver) -> dict[str, Callable[[], AbstractContextMana
 
     @contextlib.contextmanager
     def without(op: Callable[..., Any]) -> Iterator[None]:
-        with mock.patch.object(dispatch, "HOST", {other: kernel for other, kernel in dispatch.HOST.items() if other is not op}):
+        with mock.patch.object(
+            dispatch,
+            "HOST",
+            {other: kernel for other, kernel in dispatch.HOST.items() if other is not op},
+        ):
             yield
 
     found: dict[str, Callable[[], AbstractContextManager[object]]] = {
         "nothing (twice the same)": contextlib.nullcontext,
-        "packing: each caption as long as the longest may be": lambda: mock.patch.object(solver.model, "_null", -1),
-        "the word table: each row projected by itself": lambda: mock.patch.object(batch, "pack", each_row),
+        "packing: each caption as long as the longest may be": lambda: mock.patch.object(
+            solver.model, "_null", -1
+        ),
+        "the word table: each row projected by itself": lambda: mock.patch.object(
+            batch, "pack", each_row
+        ),
         "parts: one, BLAS on all cores": lambda: mock.patch.object(solver, "_workspace", one),
         "kept buffers": lambda: mock.patch.object(solver, "_workspace", forgetful),
-        "blocks: scores held as a whole": lambda: mock.patch.object(vocabulary_loss, "LEAST", 1 << 30),
+        "blocks: scores held as a whole": lambda: mock.patch.object(
+            vocabulary_loss, "LEAST", 1 << 30
+        ),
     }
     return found | {op.__name__: lambda op=op: without(op) for op in dispatch.HOST}
 
@@ -84,11 +97,22 @@ def milliseconds(solver: CaptioningSolver, batches: list[Any], count: int = STEP
 def with_wait(name: str, wait: str) -> float:
     """Milliseconds per step in a separate process whose idle BLAS threads wait that long."""
     command = [sys.executable, "-m", "benchmarks.ablation", "--alone", name]
-    return float(subprocess.run(command, env={**os.environ, WAIT_VARIABLE: wait}, check=True, capture_output=True, text=True).stdout)
+    return float(
+        subprocess.run(
+            command,
+            env={**os.environ, WAIT_VARIABLE: wait},
+            check=True,
+            capture_output=True,
+            text=True,
+        ).stdout
+    )
 
 
 def main() -> None:
-    alone, names = sys.argv[1:2] == ["--alone"], [name for name in sys.argv[1:] if name in CONFIGS] or ["coco"]
+    alone, names = (
+        sys.argv[1:2] == ["--alone"],
+        [name for name in sys.argv[1:] if name in CONFIGS] or ["coco"],
+    )
     for name in names:
         config = CONFIGS[name]
         data = config.data(3)
@@ -97,7 +121,10 @@ def main() -> None:
             milliseconds(solver, batches)
             print(milliseconds(solver, batches, 30))
             continue
-        print(f"{name}: {milliseconds(solver, batches, 10):.1f} ms a step; median slowdown over {PAIRS} alternating pairs, without")
+        print(
+            f"{name}: {milliseconds(solver, batches, 10):.1f} ms a step; median slowdown over"
+            f" {PAIRS} alternating pairs, without"
+        )
         for way, context in ways(solver).items():
             ratios = []
             for _ in range(PAIRS):
@@ -106,7 +133,10 @@ def main() -> None:
                     ratios.append(milliseconds(solver, batches) / whole)
             print(f"  {way}: {statistics.median(ratios) - 1:+.1%}", flush=True)
         ratios = [with_wait(name, USUAL_WAIT) / with_wait(name, SHORT_WAIT) for _ in range(5)]
-        print(f"  the short wait of BLAS, 5 pairs of processes: {statistics.median(ratios) - 1:+.1%}", flush=True)
+        print(
+            f"  the short wait of BLAS, 5 pairs of processes: {statistics.median(ratios) - 1:+.1%}",
+            flush=True,
+        )
 
 
 if __name__ == "__main__":

@@ -29,8 +29,15 @@ def coco_sized(captions: int) -> CaptionData:
     drawn = draw_data(captions, 1, V, seed=0)
     features = rng.standard_normal((PICTURES, D), dtype=np.float32)
     images = [f"picture{i}" for i in range(PICTURES)]
-    split = Split(drawn.split("train").captions, rng.integers(0, PICTURES, captions, dtype=np.int32), features, images)
-    return CaptionData(drawn.vocabulary, {"train": split}, scaling=fit_scaling("standardize", features))
+    split = Split(
+        drawn.split("train").captions,
+        rng.integers(0, PICTURES, captions, dtype=np.int32),
+        features,
+        images,
+    )
+    return CaptionData(
+        drawn.vocabulary, {"train": split}, scaling=fit_scaling("standardize", features)
+    )
 
 
 def resident() -> int:
@@ -40,7 +47,9 @@ def resident() -> int:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--captions", type=int, default=400_000)
     given = parser.parse_args()
     data = coco_sized(given.captions)
@@ -51,7 +60,14 @@ def main() -> None:
         if solver.iteration % max(1, solver.steps_per_epoch // SAMPLES) == 0:
             memory.append((solver.iteration, resident() / 1e6))
 
-    rule: dict[str, Any] = {"update_rule": "adam", "clip_norm": 50.0, "batch_size": N, "num_epochs": 1, "seed": 0, "verbose": False}
+    rule: dict[str, Any] = {
+        "update_rule": "adam",
+        "clip_norm": 50.0,
+        "batch_size": N,
+        "num_epochs": 1,
+        "seed": 0,
+        "verbose": False,
+    }
     solver = CaptioningSolver(model, data, on_step=sample_memory, progress=True, **rule)
     solver.train()
     seconds = solver.times[0]["train_seconds"]
@@ -63,9 +79,14 @@ def main() -> None:
     feeding = (time.perf_counter() - start) / len(rows)
     step = seconds / solver.steps_per_epoch
     print(
-        f"{solver.steps_per_epoch} steps in {seconds:.0f} s, {1e3 * step:.1f} ms each, of which feeding takes {1e3 * feeding:.2f} ms ({feeding / step:.1%})"
+        f"{solver.steps_per_epoch} steps in {seconds:.0f} s, {1e3 * step:.1f} ms each, of which"
+        f" feeding takes {1e3 * feeding:.2f} ms ({feeding / step:.1%})"
     )
-    print("memory by step: " + ", ".join(f"{k}: {mb:.0f} MB" for k, mb in memory) + f"; peak {(peak_memory() or 0) / 1e6:.0f} MB")
+    print(
+        "memory by step: "
+        + ", ".join(f"{k}: {mb:.0f} MB" for k, mb in memory)
+        + f"; peak {(peak_memory() or 0) / 1e6:.0f} MB"
+    )
 
 
 if __name__ == "__main__":

@@ -70,12 +70,16 @@ def _check_device(config: Config, data: CaptionData) -> None:
     """Compare the loss on the device, as training computes it, with NumPy's."""
     plain, batch = replace(config, dropout=0.0), host_batches(config, data)[0]
     loss, _ = make_model(plain, data).loss(*batch)
-    check_same_loss(float(loss), host_model(plain, data), batch, f"{config.name}, xpcap on {get_backend()}")
+    check_same_loss(
+        float(loss), host_model(plain, data), batch, f"{config.name}, xpcap on {get_backend()}"
+    )
 
 
 def _feeder(data: CaptionData, like: Array, rows: np.ndarray) -> Callable[[int], object]:
     """A function that prepares batch k as `train` does by default: features are standardised."""
-    feed = Feed(replace(data, scaling=fit_scaling("standardize", data.split("train").features)), like)
+    feed = Feed(
+        replace(data, scaling=fit_scaling("standardize", data.split("train").features)), like
+    )
     return lambda k: feed.minibatch("train", rows[k])
 
 
@@ -116,7 +120,14 @@ def sample_textbook(config: Config, data: CaptionData, backend: str) -> Sample:
 
 def _textbook(ours: CaptioningRNN, dropout: float = 0.0) -> Textbook:
     word_to_idx = ours.word_to_idx
-    return Textbook(dict(ours.params), word_to_idx["<NULL>"], word_to_idx["<START>"], LEARNING_RATE, CLIP, dropout)
+    return Textbook(
+        dict(ours.params),
+        word_to_idx["<NULL>"],
+        word_to_idx["<START>"],
+        LEARNING_RATE,
+        CLIP,
+        dropout,
+    )
 
 
 def torch(layout: str) -> Contender:

@@ -33,20 +33,25 @@ COSTS = {
     "dot": Cost(14.0, "`cupy.dot`: 12 to 16 are published"),
     "gemm": Cost(
         6.0,
-        "a raw cuBLAS call, assumed: a plain driver launch, published as 4 to 6, and cuBLAS's choice of an algorithm",
+        "a raw cuBLAS call, assumed: a plain driver launch, published as 4 to 6, and cuBLAS's"
+        " choice of an algorithm",
     ),
     "ufunc": Cost(
         11.0,
-        "a ufunc, reduction, copy or memset: 11 in CuPy's pull request 3298 (2020); 19 to 20 in 8457 (2025)",
+        "a ufunc, reduction, copy or memset: 11 in CuPy's pull request 3298 (2020); 19 to 20 in"
+        " 8457 (2025)",
     ),
     "index": Cost(
         15.0,
-        "reading or writing at an index array, assumed: more than a ufunc, since indices are checked and arranged",
+        "reading or writing at an index array, assumed: more than a ufunc, since indices are"
+        " checked and arranged",
     ),
     "transfer": Cost(10.0, "a copy from the host, assumed"),
     "event": Cost(2.0, "recording an event or asking for it, assumed"),
     "read": Cost(10.0, "a copy to the host, assumed, without the wait for the device"),
-    "allocation": Cost(2.0, "an array from CuPy's pool, assumed; a call that returns a fresh array includes it"),
+    "allocation": Cost(
+        2.0, "an array from CuPy's pool, assumed; a call that returns a fresh array includes it"
+    ),
 }
 # What is handed to the driver; reads wait, and are counted apart
 CALLS = ("kernel", "dot", "gemm", "ufunc", "index", "transfer")
@@ -109,8 +114,12 @@ class Meter:
     def array(self, shape: Any, dtype: Any) -> Any:
         """A fresh array as the result of a stub, at an address of its own. Counts an allocation."""
         self.counts["allocation"] += 1
-        size = max(1, math.prod(shape if isinstance(shape, tuple) else (shape,)) * np.dtype(dtype).itemsize)
-        pointer = self._memory.MemoryPointer(self._memory.UnownedMemory(self._free, size, None, 0), 0)
+        size = max(
+            1, math.prod(shape if isinstance(shape, tuple) else (shape,)) * np.dtype(dtype).itemsize
+        )
+        pointer = self._memory.MemoryPointer(
+            self._memory.UnownedMemory(self._free, size, None, 0), 0
+        )
         self._free += -(-size // 512) * 512
         return self.ndarray(shape, dtype, pointer)
 
@@ -138,7 +147,10 @@ class StandIn(ModuleType):
 
 def not_modelled(what: str) -> NotImplementedError:
     """The error for a call that would run on a real device, or fail without one."""
-    return NotImplementedError(f"fake device: {what} is not modelled, expected a call that a training step makes; add it to benchmarks/fake_cupy.py")
+    return NotImplementedError(
+        f"fake device: {what} is not modelled, expected a call that a training step makes; add it"
+        " to benchmarks/fake_cupy.py"
+    )
 
 
 @contextlib.contextmanager
@@ -159,9 +171,21 @@ def replaced(owner: Any, name: str, value: Any) -> Iterator[None]:
 # Arrays and functions
 
 OPERATORS = {
-    "add": "add", "sub": "subtract", "mul": "multiply", "truediv": "true_divide", "and": "bitwise_and", "or": "bitwise_or",
-}  # fmt: skip
-COMPARISONS = {"lt": "less", "le": "less_equal", "gt": "greater", "ge": "greater_equal", "eq": "equal", "ne": "not_equal"}
+    "add": "add",
+    "sub": "subtract",
+    "mul": "multiply",
+    "truediv": "true_divide",
+    "and": "bitwise_and",
+    "or": "bitwise_or",
+}
+COMPARISONS = {
+    "lt": "less",
+    "le": "less_equal",
+    "gt": "greater",
+    "ge": "greater_equal",
+    "eq": "equal",
+    "ne": "not_equal",
+}
 UNARY = {"neg": "negative", "abs": "absolute", "invert": "invert"}
 REDUCTIONS = ("sum", "max", "min", "argmax", "mean", "all", "any")
 UNTOUCHED = (
@@ -169,8 +193,18 @@ UNTOUCHED = (
     "__len__", "__iter__", "__init__", "__new__", "__array_finalize__", "__class_getitem__",
 )  # fmt: skip
 CONSTANTS = (
-    "newaxis", "pi", "e", "inf", "nan", "dtype", "finfo", "iinfo", "ndarray", "ufunc", "__version__",
-)  # fmt: skip
+    "newaxis",
+    "pi",
+    "e",
+    "inf",
+    "nan",
+    "dtype",
+    "finfo",
+    "iinfo",
+    "ndarray",
+    "ufunc",
+    "__version__",
+)
 SHAPES = (np.shape, np.ndim, np.size)  # of NumPy: they look at no element
 FREE, TOTAL = 64 << 30, 80 << 30  # bytes of the device: features are resident
 Function = Callable[..., Any]
@@ -199,14 +233,24 @@ def fake_device() -> Iterator[Meter]:
 @functools.cache
 def _dtype(name: str, kinds: tuple[Any, ...]) -> Any:
     """Dtype of a ufunc's result for operands of these dtypes; a scalar is given by its type."""
-    return getattr(np, name)(*(np.empty(0, kind) if isinstance(kind, np.dtype) else kind(1) for kind in kinds)).dtype
+    return getattr(np, name)(
+        *(np.empty(0, kind) if isinstance(kind, np.dtype) else kind(1) for kind in kinds)
+    ).dtype
 
 
 @functools.cache
-def _reduced(name: str, shape: tuple[int, ...], dtype: Any, axis: Any, keepdims: bool) -> tuple[tuple[int, ...], Any]:
+def _reduced(
+    name: str, shape: tuple[int, ...], dtype: Any, axis: Any, keepdims: bool
+) -> tuple[tuple[int, ...], Any]:
     """Shape and dtype of a reduction."""
-    axes = set(range(len(shape))) if axis is None else {k % len(shape) for k in (axis if isinstance(axis, tuple) else (axis,))}
-    kept = tuple(1 if k in axes else size for k, size in enumerate(shape) if keepdims or k not in axes)
+    axes = (
+        set(range(len(shape)))
+        if axis is None
+        else {k % len(shape) for k in (axis if isinstance(axis, tuple) else (axis,))}
+    )
+    kept = tuple(
+        1 if k in axes else size for k, size in enumerate(shape) if keepdims or k not in axes
+    )
     return kept, np.asarray(getattr(np.zeros(1, dtype), name)()).dtype
 
 
@@ -219,7 +263,10 @@ def _is_indexed(index: Any) -> bool:
 def _picked_shape(shape: tuple[int, ...], index: Any) -> tuple[int, ...]:
     """Shape of x[index] for one index array, or one for each of the first axes."""
     arrays = index if isinstance(index, tuple) else (index,)
-    if any(isinstance(x, (list, np.ndarray)) or getattr(x, "dtype", np.dtype(bool)).kind not in "iu" for x in arrays):
+    if any(
+        isinstance(x, (list, np.ndarray)) or getattr(x, "dtype", np.dtype(bool)).kind not in "iu"
+        for x in arrays
+    ):
         raise not_modelled("an index other than integer arrays on the device")
     return np.broadcast_shapes(*(x.shape for x in arrays)) + shape[len(arrays) :]
 
@@ -229,8 +276,18 @@ def _picked_shape(shape: tuple[int, ...], index: Any) -> tuple[int, ...]:
 
 def _methods(ndarray: Any, meter: Meter) -> dict[str, Any]:
     """Methods by name: stubs, or errors where not modelled. Views stay cupy's own."""
-    refused = {name: _refuse(f"cupy.ndarray.{name}") for name, value in vars(ndarray.__mro__[1]).items() if _is_method(name, value)}
-    return {**refused, **_operators(meter), **_indexing(ndarray, meter), **_reads(meter), **_copies(ndarray, meter)}
+    refused = {
+        name: _refuse(f"cupy.ndarray.{name}")
+        for name, value in vars(ndarray.__mro__[1]).items()
+        if _is_method(name, value)
+    }
+    return {
+        **refused,
+        **_operators(meter),
+        **_indexing(ndarray, meter),
+        **_reads(meter),
+        **_copies(ndarray, meter),
+    }
 
 
 def _is_method(name: str, value: Any) -> bool:
@@ -252,7 +309,9 @@ def _ufunc(name: str, meter: Meter) -> Function:
         if out is not None:
             return out
         kinds = tuple(x.dtype if isinstance(x, meter.ndarray) else type(x) for x in operands)
-        return meter.array(np.broadcast_shapes(*(np.shape(x) for x in operands)), dtype or _dtype(name, kinds))
+        return meter.array(
+            np.broadcast_shapes(*(np.shape(x) for x in operands)), dtype or _dtype(name, kinds)
+        )
 
     return meter.stub("ufunc", result)
 
@@ -272,7 +331,9 @@ def _operators(meter: Meter) -> dict[str, Function]:
 
 
 def _reduction(name: str, meter: Meter) -> Function:
-    def result(self: Any, axis: Any = None, dtype: Any = None, out: Any = None, keepdims: bool = False) -> Any:
+    def result(
+        self: Any, axis: Any = None, dtype: Any = None, out: Any = None, keepdims: bool = False
+    ) -> Any:
         if out is not None:
             return out
         shape, found = _reduced(name, self.shape, self.dtype, axis, keepdims)
@@ -292,7 +353,9 @@ def _dot(meter: Meter) -> Function:
 
 def _indexing(ndarray: Any, meter: Meter) -> dict[str, Function]:
     view = ndarray.__getitem__
-    pick = meter.stub("index", lambda self, index: meter.array(_picked_shape(self.shape, index), self.dtype))
+    pick = meter.stub(
+        "index", lambda self, index: meter.array(_picked_shape(self.shape, index), self.dtype)
+    )
     put, fill = meter.stub("index", _written), meter.stub("ufunc", _written)
 
     def getitem(self: Any, index: Any) -> Any:
@@ -308,7 +371,9 @@ def _indexing(ndarray: Any, meter: Meter) -> dict[str, Function]:
 
 def _written(self: Any, index: Any, value: Any) -> None:
     if isinstance(value, np.ndarray) and value.ndim:
-        raise ValueError("cupy.ndarray.__setitem__: got a numpy.ndarray, expected a device array or a scalar")
+        raise ValueError(
+            "cupy.ndarray.__setitem__: got a numpy.ndarray, expected a device array or a scalar"
+        )
     if _is_indexed(index):
         _picked_shape(self.shape, index)
 
@@ -367,8 +432,16 @@ class Ufunc:
 
 def _module(cupy: ModuleType, meter: Meter) -> StandIn:
     """The module that stands in for cupy."""
-    types = {name: value for name, value in vars(cupy).items() if isinstance(value, type) and issubclass(value, np.generic)}
-    ufuncs = {name: Ufunc(name, meter) for name, value in vars(cupy).items() if isinstance(value, cupy.ufunc)}
+    types = {
+        name: value
+        for name, value in vars(cupy).items()
+        if isinstance(value, type) and issubclass(value, np.generic)
+    }
+    ufuncs = {
+        name: Ufunc(name, meter)
+        for name, value in vars(cupy).items()
+        if isinstance(value, cupy.ufunc)
+    }
     pool = StandIn("pool", free_bytes=lambda: 0)
     kernel = meter.stub("kernel", lambda grid, block, args, shared_mem=0: None)
     return StandIn(
@@ -387,14 +460,33 @@ def _module(cupy: ModuleType, meter: Meter) -> StandIn:
 
 
 def _cuda(meter: Meter) -> StandIn:
-    gemm = meter.stub("gemm", lambda handle, transa, transb, m, n, k, alpha, a, lda, b, ldb, beta, c, ldc: None)
+    gemm = meter.stub(
+        "gemm", lambda handle, transa, transb, m, n, k, alpha, a, lda, b, ldb, beta, c, ldc: None
+    )
     cublas = StandIn("cupy.cuda.cublas", sgemm=gemm, dgemm=gemm, CUBLAS_OP_N=0, CUBLAS_OP_T=1)
-    runtime = StandIn("cupy.cuda.runtime", getDeviceCount=lambda: 1, getDevice=lambda: 0, memGetInfo=lambda: (FREE, TOTAL))
+    runtime = StandIn(
+        "cupy.cuda.runtime",
+        getDeviceCount=lambda: 1,
+        getDevice=lambda: 0,
+        memGetInfo=lambda: (FREE, TOTAL),
+    )
     device = StandIn("cupy.cuda.device", get_cublas_handle=lambda: 1)
     driver = StandIn("cupy.cuda.driver", ctxGetCurrent=lambda: 1)
     current = SimpleNamespace(id=0, use=lambda: None)
-    pinned = {"alloc_pinned_memory": bytearray, "get_current_stream": lambda: SimpleNamespace(ptr=0), "Event": _event(meter)}
-    return StandIn("cupy.cuda", cublas=cublas, runtime=runtime, driver=driver, device=device, Device=lambda device=0: current, **pinned)
+    pinned = {
+        "alloc_pinned_memory": bytearray,
+        "get_current_stream": lambda: SimpleNamespace(ptr=0),
+        "Event": _event(meter),
+    }
+    return StandIn(
+        "cupy.cuda",
+        cublas=cublas,
+        runtime=runtime,
+        driver=driver,
+        device=device,
+        Device=lambda device=0: current,
+        **pinned,
+    )
 
 
 def _event(meter: Meter) -> Function:

@@ -38,11 +38,18 @@ SEAMS = {
     "loop_forward": ("xpcap.layers.lstm:lstm_rows_forward",),
     "loop_backward": ("xpcap.layers.lstm:lstm_rows_backward",),
     "vocabulary": ("xpcap.layers.vocabulary_loss:vocabulary_loss",),
-    "update": ("xpcap.optim:clip_by_global_norm", "xpcap.optim:update", "xpcap.training.losses:LossBuffer.add"),
+    "update": (
+        "xpcap.optim:clip_by_global_norm",
+        "xpcap.optim:update",
+        "xpcap.training.losses:LossBuffer.add",
+    ),
 }
 REST = "rest"
 PARTS = (*SEAMS, REST)
-HOST_TIME = "host time of a training step of N captions on a card, from published times of calls: at most 16 time steps, LSTM; float32"
+HOST_TIME = (
+    "host time of a training step of N captions on a card, from published times of calls: at most"
+    " 16 time steps, LSTM; float32"
+)
 
 
 class HostTime(NamedTuple):
@@ -96,7 +103,12 @@ class Clock:
         return time.perf_counter() - self._meter.seconds
 
 
-def host_times(sizes: Sequence[int] = SIZES, dropouts: Sequence[float] = DROPOUTS, steps: int = STEPS, warm_up: int = WARM_UP) -> list[HostTime]:
+def host_times(
+    sizes: Sequence[int] = SIZES,
+    dropouts: Sequence[float] = DROPOUTS,
+    steps: int = STEPS,
+    warm_up: int = WARM_UP,
+) -> list[HostTime]:
     """Measure the host time of a step for each batch size and dropout.
 
     Parameters
@@ -112,22 +124,49 @@ def host_times(sizes: Sequence[int] = SIZES, dropouts: Sequence[float] = DROPOUT
     with fake_device() as meter:
         clock = Clock(meter)
         with seams(clock.timed):
-            return [_measure(meter, clock, n, dropout, steps, warm_up) for n in sizes for dropout in dropouts]
+            return [
+                _measure(meter, clock, n, dropout, steps, warm_up)
+                for n in sizes
+                for dropout in dropouts
+            ]
 
 
 def host_time_rows(results: Sequence[HostTime]) -> list[tuple[str, ...]]:
     """A table: two rows of headings, then one row for each result; parts in microseconds."""
-    headings = [("", "N"), ("", "dropout"), ("", "ms"), ("Python", "ms"), ("", "calls"), ("", "reads"), ("", "allocations")]
-    headings += [(first, f"{second} us".strip()) for first, _, second in (part.partition("_") for part in PARTS)]
+    headings = [
+        ("", "N"),
+        ("", "dropout"),
+        ("", "ms"),
+        ("Python", "ms"),
+        ("", "calls"),
+        ("", "reads"),
+        ("", "allocations"),
+    ]
+    headings += [
+        (first, f"{second} us".strip())
+        for first, _, second in (part.partition("_") for part in PARTS)
+    ]
     lines = [_line(result) for result in results]
     columns = zip(*zip(*headings, strict=True), *lines, strict=True)
-    return list(zip(*([cell.rjust(max(map(len, column))) for cell in column] for column in columns), strict=True))
+    return list(
+        zip(
+            *([cell.rjust(max(map(len, column))) for cell in column] for column in columns),
+            strict=True,
+        )
+    )
 
 
 def _line(result: HostTime) -> tuple[str, ...]:
     parts = [f"{result.parts[part]:.0f}" for part in PARTS]
     counts = [str(count) for count in (result.calls, result.reads, result.allocations)]
-    return str(result.n), f"{result.dropout:g}", f"{result.ms:.2f}", f"{result.python_ms:.2f}", *counts, *parts
+    return (
+        str(result.n),
+        f"{result.dropout:g}",
+        f"{result.ms:.2f}",
+        f"{result.python_ms:.2f}",
+        *counts,
+        *parts,
+    )
 
 
 def _data(config: Config) -> CaptionData:
@@ -138,15 +177,23 @@ def _data(config: Config) -> CaptionData:
     return data
 
 
-def _measure(meter: Meter, clock: Clock, n: int, dropout: float, steps: int, warm_up: int) -> HostTime:
+def _measure(
+    meter: Meter, clock: Clock, n: int, dropout: float, steps: int, warm_up: int
+) -> HostTime:
     config = Config("host time", n, dropout=dropout)
     solver = make_solver(config, _data(config))
     batches = itertools.cycle(np.arange(BATCHES * n).reshape(BATCHES, n))
     for _ in range(warm_up):
         solver.train_batch(next(batches))
-    taken = [_step(meter, clock, functools.partial(solver.train_batch, next(batches))) for _ in range(steps)]
+    taken = [
+        _step(meter, clock, functools.partial(solver.train_batch, next(batches)))
+        for _ in range(steps)
+    ]
     if missing := set(SEAMS) - clock.entered - (set() if dropout else {"masks"}):
-        raise NotImplementedError(f"host_time: no step entered {', '.join(sorted(missing))}, expected every part; name its functions in SEAMS")
+        raise NotImplementedError(
+            f"host_time: no step entered {', '.join(sorted(missing))}, expected every part; name"
+            " its functions in SEAMS"
+        )
     kept = sorted(taken, key=lambda step: step.lost)[: max(1, steps // KEPT)]
     return HostTime(
         n,
@@ -154,7 +201,10 @@ def _measure(meter: Meter, clock: Clock, n: int, dropout: float, steps: int, war
         ms=1e3 * statistics.median(step.seconds for step in kept),
         python_ms=1e3 * statistics.median(sum(step.parts.values()) for step in kept),
         parts={part: 1e6 * statistics.median(step.parts[part] for step in kept) for part in PARTS},
-        **{name: statistics.median_low(getattr(step, name) for step in taken) for name in ("calls", "reads", "allocations")},
+        **{
+            name: statistics.median_low(getattr(step, name) for step in taken)
+            for name in ("calls", "reads", "allocations")
+        },
     )
 
 
@@ -178,7 +228,13 @@ def _step(meter: Meter, clock: Clock, work: Callable[[], object]) -> Step:
     seconds = time.perf_counter() - start
     clock.switch(REST)
     lost = seconds - (time.thread_time() - ran)
-    return Step(seconds, lost, clock.seconds, meter.calls - calls, *(meter.counts[kind] - counts[kind] for kind in ("read", "allocation")))
+    return Step(
+        seconds,
+        lost,
+        clock.seconds,
+        meter.calls - calls,
+        *(meter.counts[kind] - counts[kind] for kind in ("read", "allocation")),
+    )
 
 
 @contextlib.contextmanager
@@ -214,5 +270,12 @@ def _holders(named: str) -> list[tuple[Any, str, Any]]:
         return []
     if classes:
         return [(owner, name, function)]
-    modules = [module for name, module in sorted(sys.modules.items()) if name.split(".")[0] == "xpcap"]
-    return [(module, name, function) for module in modules for name, value in list(vars(module).items()) if value is function]
+    modules = [
+        module for name, module in sorted(sys.modules.items()) if name.split(".")[0] == "xpcap"
+    ]
+    return [
+        (module, name, function)
+        for module in modules
+        for name, value in list(vars(module).items())
+        if value is function
+    ]

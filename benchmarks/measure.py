@@ -54,7 +54,13 @@ class Measurement(NamedTuple):
     memory: int | None = None  # bytes: peak of this process on the host, or held on the GPU
 
 
-def measure(contender: str, configs: Iterable[Config], plan: Plan, backend: str, works: Sequence[str] = WORKS) -> Iterator[Measurement]:
+def measure(
+    contender: str,
+    configs: Iterable[Config],
+    plan: Plan,
+    backend: str,
+    works: Sequence[str] = WORKS,
+) -> Iterator[Measurement]:
     """Time a contender on a backend, or on its device: each kind of work of each configuration."""
     for config in configs:
         for work in works_of(config, works):
@@ -68,17 +74,28 @@ def _measure_training(contender: str, config: Config, plan: Plan, backend: str) 
     timer.warm_up()
     memory = job.memory()  # before the matrix product adds to it
     ms, rate = _run(timer, contender, plan)
-    captions, null = data.split("train").captions[batch_rows(config, data)], data.vocabulary.null  # (batches, N, T+1)
+    captions, null = (
+        data.split("train").captions[batch_rows(config, data)],
+        data.vocabulary.null,
+    )  # (batches, N, T+1)
     tokens = np.count_nonzero(captions[..., 1:] != null) / plan.batches
     feeding = None if job.feed is None else _feeding_share(job.feed, ms, plan)
-    return Measurement(ms, float(tokens), training_flops(config, captions, null) / ms / 1e6, rate, feeding, memory)
+    return Measurement(
+        ms, float(tokens), training_flops(config, captions, null) / ms / 1e6, rate, feeding, memory
+    )
 
 
-def _measure_captions(contender: str, config: Config, plan: Plan, backend: str, *, beam: bool) -> Measurement:
+def _measure_captions(
+    contender: str, config: Config, plan: Plan, backend: str, *, beam: bool
+) -> Measurement:
     data = config.data(1)  # for its vocabulary
     prepare = CONTENDERS[contender].search if beam else CONTENDERS[contender].sample
     assert prepare is not None  # bench refuses a beam of the textbook
-    policy, width, sample = BEAM if beam else GREEDY, WIDTH if beam else 1, prepare(config, data, backend)
+    policy, width, sample = (
+        BEAM if beam else GREEDY,
+        WIDTH if beam else 1,
+        prepare(config, data, backend),
+    )
     captions = np.empty(0)
 
     def step(_: int) -> None:
@@ -88,7 +105,13 @@ def _measure_captions(contender: str, config: Config, plan: Plan, backend: str, 
     timer = Timer(step, host_clock, dataclasses.replace(plan, batches=1))
     timer.warm_up()
     if contender != OURS or backend != "numpy":
-        check_same_captions(captions, host_model(config, data, make_ending_model), config.pictures(), policy, f"{config.name}, {contender}")
+        check_same_captions(
+            captions,
+            host_model(config, data, make_ending_model),
+            config.pictures(),
+            policy,
+            f"{config.name}, {contender}",
+        )
     ms, rate = _run(timer, contender, plan)
     null, end = data.vocabulary.null, data.vocabulary.end
     flops = sampling_flops(config, captions, null, end, width)
@@ -117,7 +140,9 @@ def _run(timer: Timer, contender: str, plan: Plan) -> tuple[float, float | None]
 
 
 def _feeding_share(feed: Callable[[int], object], ms: float, plan: Plan) -> float:
-    timer = Timer(feed, host_clock, dataclasses.replace(plan, warm_ms=0, block_ms=plan.block_ms / 10))
+    timer = Timer(
+        feed, host_clock, dataclasses.replace(plan, warm_ms=0, block_ms=plan.block_ms / 10)
+    )
     timer.warm_up()
     feeding = timer.run()
     return feeding / (ms + feeding)
@@ -126,7 +151,13 @@ def _feeding_share(feed: Callable[[int], object], ms: float, plan: Plan) -> floa
 # In a process of its own
 
 
-def measure_in_process(contender: str, configs: Iterable[Config], plan: Plan, backend: str, works: Sequence[str] = WORKS) -> Iterator[Measurement]:
+def measure_in_process(
+    contender: str,
+    configs: Iterable[Config],
+    plan: Plan,
+    backend: str,
+    works: Sequence[str] = WORKS,
+) -> Iterator[Measurement]:
     """`measure`, in a fresh process.
 
     Raises
@@ -160,8 +191,16 @@ def machine_in_process(backend: str) -> dict[str, str]:
 def _answers(who: str, task: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
     """Start a process on a task; yield the objects that it prints, one a line, as they come."""
     root = str(Path(__file__).parents[1])
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH"))))}
-    command = [sys.executable, "-c", "from benchmarks.measure import child; child()", json.dumps(task)]
+    environment = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH")))),
+    }
+    command = [
+        sys.executable,
+        "-c",
+        "from benchmarks.measure import child; child()",
+        json.dumps(task),
+    ]
     with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         try:
@@ -174,7 +213,10 @@ def _answers(who: str, task: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
             process.kill()
             raise
     if process.returncode:
-        raise BackendError(f"bench: {who} stopped with exit status {process.returncode}, expected an answer; its own output is above")
+        raise BackendError(
+            f"bench: {who} stopped with exit status {process.returncode}, expected an answer; its"
+            " own output is above"
+        )
 
 
 def child() -> None:
@@ -186,7 +228,9 @@ def child() -> None:
             print(json.dumps(machine()))
             return
         configs = [Config(**config) for config in task["configs"]]
-        for measurement in measure(task["contender"], configs, Plan(**task["plan"]), task["backend"], task["works"]):
+        for measurement in measure(
+            task["contender"], configs, Plan(**task["plan"]), task["backend"], task["works"]
+        ):
             print(json.dumps(measurement._asdict()), flush=True)
     except (*EXPECTED, ArithmeticError) as error:
         print(json.dumps({"error": str(error)}), flush=True)

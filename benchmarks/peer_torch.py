@@ -56,7 +56,9 @@ class Captioner(torch.nn.Module):
 
     def __init__(self, D: int, W: int, H: int, V: int, null: int, dropout: float = 0.0) -> None:
         super().__init__()
-        self.drop = torch.nn.Dropout(dropout) if dropout else torch.nn.Identity()  # of features, word vectors and hidden states
+        self.drop = (
+            torch.nn.Dropout(dropout) if dropout else torch.nn.Identity()
+        )  # of features, word vectors and hidden states
         self.project = torch.nn.Linear(D, H)
         self.embed = torch.nn.Embedding(V, W)
         self.lstm: torch.nn.Module = torch.nn.LSTM(W, H)
@@ -67,11 +69,15 @@ class Captioner(torch.nn.Module):
         """The loss: cross entropy summed over words, averaged over captions."""
         h0 = self.project(self.drop(batch.features))[None]  # (1, N, H)
         states, _ = self.lstm(self._vectors(batch.words), (h0, torch.zeros_like(h0)))
-        return self._loss(states.data if isinstance(states, PackedSequence) else states.flatten(0, 1), batch)
+        return self._loss(
+            states.data if isinstance(states, PackedSequence) else states.flatten(0, 1), batch
+        )
 
     def _loss(self, rows: torch.Tensor, batch: Batch) -> torch.Tensor:
         """The loss of states (R, H)."""
-        return cross_entropy(self.vocabulary(self.drop(rows)), batch.targets, ignore_index=self.null, reduction="sum") / len(batch.features)
+        return cross_entropy(
+            self.vocabulary(self.drop(rows)), batch.targets, ignore_index=self.null, reduction="sum"
+        ) / len(batch.features)
 
     def _vectors(self, words: Any) -> Any:
         if isinstance(words, PackedSequence):
@@ -87,7 +93,10 @@ class Captioner(torch.nn.Module):
         h = self.project(features)[None]  # (1, n, H)
         state = (h, torch.zeros_like(h))
         captions = torch.full((n, MOST_WORDS), self.null, device=features.device)
-        words, alive = torch.full((n,), start, device=features.device), torch.arange(n, device=features.device)
+        words, alive = (
+            torch.full((n,), start, device=features.device),
+            torch.arange(n, device=features.device),
+        )
         ended = torch.zeros(n, dtype=torch.bool, device=features.device)
         for t in range(MOST_WORDS):
             h, state = self.lstm(self.embed(words)[None], state)
@@ -96,7 +105,12 @@ class Captioner(torch.nn.Module):
             ended |= words == end
             if drop:
                 going = (~ended).nonzero()[:, 0]
-                words, alive, ended, state = words[going], alive[going], ended[going], (state[0][:, going], state[1][:, going])
+                words, alive, ended, state = (
+                    words[going],
+                    alive[going],
+                    ended[going],
+                    (state[0][:, going], state[1][:, going]),
+                )
             if ended.all():
                 break
         return captions
@@ -110,9 +124,19 @@ class Captioner(torch.nn.Module):
         """
         n, k, V, device = len(features), WIDTH, self.vocabulary.out_features, features.device
         h = self.project(features)[None]
-        state, words, alive = (h, torch.zeros_like(h)), torch.full((n, 1), start, device=device), torch.arange(n, device=device)
-        said, totals = torch.full((n, 1, MOST_WORDS), self.null, device=device), torch.zeros(n, 1, device=device)
-        best, captions = torch.full((n,), -torch.inf, device=device), torch.full((n, MOST_WORDS), self.null, device=device)
+        state, words, alive = (
+            (h, torch.zeros_like(h)),
+            torch.full((n, 1), start, device=device),
+            torch.arange(n, device=device),
+        )
+        said, totals = (
+            torch.full((n, 1, MOST_WORDS), self.null, device=device),
+            torch.zeros(n, 1, device=device),
+        )
+        best, captions = (
+            torch.full((n,), -torch.inf, device=device),
+            torch.full((n, MOST_WORDS), self.null, device=device),
+        )
         left = torch.full((n, 1), k, device=device)  # hypotheses of a picture that have not ended
         for t in range(MOST_WORDS):
             h, state = self.lstm(self.embed(words.flatten())[None], state)
@@ -123,17 +147,30 @@ class Captioner(torch.nn.Module):
             said = said.gather(1, parents[:, :, None].expand(-1, -1, MOST_WORDS))
             said[:, :, t] = words
             ended = ((words == end) | (t == MOST_WORDS - 1)) & (totals > -torch.inf)
-            scores, which = (totals / (t + 1) ** LENGTH_PENALTY).masked_fill(~ended, -torch.inf).max(dim=1)
+            scores, which = (
+                (totals / (t + 1) ** LENGTH_PENALTY).masked_fill(~ended, -torch.inf).max(dim=1)
+            )
             better = scores > best[alive]
-            best[alive[better]], captions[alive[better]] = scores[better], said[better, which[better]]
-            totals, left = totals.masked_fill(ended, -torch.inf), left - ended.sum(dim=1, keepdim=True)
+            best[alive[better]], captions[alive[better]] = (
+                scores[better],
+                said[better, which[better]],
+            )
+            totals, left = (
+                totals.masked_fill(ended, -torch.inf),
+                left - ended.sum(dim=1, keepdim=True),
+            )
             going = totals.max(dim=1).values / MOST_WORDS**LENGTH_PENALTY >= best[alive]
             going &= left[:, 0] > 0
             if not going.any():
                 break
-            rows = parents + len(state[0][0]) // len(alive) * torch.arange(len(alive), device=device)[:, None]
+            rows = (
+                parents
+                + len(state[0][0]) // len(alive) * torch.arange(len(alive), device=device)[:, None]
+            )
             if drop:
-                alive, words, said, totals, left, rows = (x[going] for x in (alive, words, said, totals, left, rows))
+                alive, words, said, totals, left, rows = (
+                    x[going] for x in (alive, words, said, totals, left, rows)
+                )
             state = (state[0][:, rows.flatten()], state[1][:, rows.flatten()])
         return captions
 
@@ -141,12 +178,19 @@ class Captioner(torch.nn.Module):
         """Start from our weights."""
         host = {name: to_numpy(value) for name, value in params.items()}
         state = {
-            "project.weight": host["W_proj"].T, "project.bias": host["b_proj"], "embed.weight": host["W_embed"],
-            "lstm.weight_ih_l0": torch_gates(host["Wx"]).T, "lstm.weight_hh_l0": torch_gates(host["Wh"]).T,
-            "lstm.bias_ih_l0": torch_gates(host["b"]), "lstm.bias_hh_l0": np.zeros_like(host["b"]),
-            "vocabulary.weight": host["W_vocab"].T, "vocabulary.bias": host["b_vocab"],
-        }  # fmt: skip
-        self.load_state_dict({name: torch.from_numpy(np.ascontiguousarray(value)) for name, value in state.items()})
+            "project.weight": host["W_proj"].T,
+            "project.bias": host["b_proj"],
+            "embed.weight": host["W_embed"],
+            "lstm.weight_ih_l0": torch_gates(host["Wx"]).T,
+            "lstm.weight_hh_l0": torch_gates(host["Wh"]).T,
+            "lstm.bias_ih_l0": torch_gates(host["b"]),
+            "lstm.bias_hh_l0": np.zeros_like(host["b"]),
+            "vocabulary.weight": host["W_vocab"].T,
+            "vocabulary.bias": host["b_vocab"],
+        }
+        self.load_state_dict(
+            {name: torch.from_numpy(np.ascontiguousarray(value)) for name, value in state.items()}
+        )
 
 
 class Attentive(Captioner):
@@ -160,7 +204,11 @@ class Attentive(Captioner):
         A, words = self.project(batch.features), self._vectors(batch.words)  # (N, P, H)
         h = c = A.mean(dim=1)
         scale, states = h.shape[1] ** -0.5, []
-        for x in words.data.split(words.batch_sizes.tolist()) if isinstance(words, PackedSequence) else words:
+        for x in (
+            words.data.split(words.batch_sizes.tolist())
+            if isinstance(words, PackedSequence)
+            else words
+        ):
             if len(x) < len(h):
                 A, h, c = A[: len(x)], h[: len(x)], c[: len(x)]
             weights = torch.softmax(torch.bmm(A, h[:, :, None]) * scale, dim=1)  # (n, P, 1)
@@ -172,12 +220,19 @@ class Attentive(Captioner):
     def copy_from(self, params: Parameters) -> None:
         host = {name: to_numpy(value) for name, value in params.items()}
         state = {
-            "project.weight": host["W_proj"].T, "project.bias": host["b_proj"], "embed.weight": host["W_embed"],
-            "lstm.weight_ih": torch_gates(np.concatenate((host["Wx"], host["Wattn"]))).T, "lstm.weight_hh": torch_gates(host["Wh"]).T,
-            "lstm.bias_ih": torch_gates(host["b"]), "lstm.bias_hh": np.zeros_like(host["b"]),
-            "vocabulary.weight": host["W_vocab"].T, "vocabulary.bias": host["b_vocab"],
-        }  # fmt: skip
-        self.load_state_dict({name: torch.from_numpy(np.ascontiguousarray(value)) for name, value in state.items()})
+            "project.weight": host["W_proj"].T,
+            "project.bias": host["b_proj"],
+            "embed.weight": host["W_embed"],
+            "lstm.weight_ih": torch_gates(np.concatenate((host["Wx"], host["Wattn"]))).T,
+            "lstm.weight_hh": torch_gates(host["Wh"]).T,
+            "lstm.bias_ih": torch_gates(host["b"]),
+            "lstm.bias_hh": np.zeros_like(host["b"]),
+            "vocabulary.weight": host["W_vocab"].T,
+            "vocabulary.bias": host["b_vocab"],
+        }
+        self.load_state_dict(
+            {name: torch.from_numpy(np.ascontiguousarray(value)) for name, value in state.items()}
+        )
 
 
 def torch_gates(x: np.ndarray) -> np.ndarray:
@@ -189,7 +244,9 @@ def torch_gates(x: np.ndarray) -> np.ndarray:
 def padded(features: np.ndarray, captions: np.ndarray, null: int, device: torch.device) -> Batch:
     """A batch in its own order, cut to the longest caption."""
     steps = int((captions[:, 1:] != null).sum(axis=1).max())
-    words = torch.from_numpy(captions[:, : steps + 1].astype(np.int64).T).contiguous().to(device)  # (T+1, N)
+    words = (
+        torch.from_numpy(captions[:, : steps + 1].astype(np.int64).T).contiguous().to(device)
+    )  # (T+1, N)
     return Batch(torch.from_numpy(features).to(device), words[:-1], words[1:].flatten())
 
 
@@ -197,13 +254,21 @@ def packed(features: np.ndarray, captions: np.ndarray, null: int, device: torch.
     """A batch with captions sorted by length, words and targets packed."""
     lengths = (captions[:, 1:] != null).sum(axis=1)
     order = np.argsort(-lengths, kind="stable")
-    words, steps = torch.from_numpy(captions[order].astype(np.int64)), torch.from_numpy(lengths[order])
-    inputs, targets = (pack_padded_sequence(x, steps, batch_first=True) for x in (words[:, :-1], words[:, 1:]))
+    words, steps = (
+        torch.from_numpy(captions[order].astype(np.int64)),
+        torch.from_numpy(lengths[order]),
+    )
+    inputs, targets = (
+        pack_padded_sequence(x, steps, batch_first=True) for x in (words[:, :-1], words[:, 1:])
+    )
     rows = PackedSequence(inputs.data.to(device), inputs.batch_sizes)
     return Batch(torch.from_numpy(features[order]).to(device), rows, targets.data.to(device))
 
 
-LAYOUTS: dict[str, Callable[[np.ndarray, np.ndarray, int, torch.device], Batch]] = {"padded": padded, "packed": packed}
+LAYOUTS: dict[str, Callable[[np.ndarray, np.ndarray, int, torch.device], Batch]] = {
+    "padded": padded,
+    "packed": packed,
+}
 
 
 def about(backend: str) -> dict[str, str]:
@@ -217,7 +282,10 @@ def about(backend: str) -> dict[str, str]:
 def check_usable() -> None:
     """Check that this PyTorch can use a GPU; if not, a BackendError."""
     if not torch.cuda.is_available():
-        raise BackendError(f"bench: torch {torch.__version__} finds no CUDA device, expected one to time torch on; is it a build for the CPU?")
+        raise BackendError(
+            f"bench: torch {torch.__version__} finds no CUDA device, expected one to time torch on;"
+            " is it a build for the CPU?"
+        )
 
 
 def device_of(backend: str) -> torch.device:
@@ -232,11 +300,20 @@ def train(config: Config, data: CaptionData, backend: str, layout: str) -> Job:
     on_gpu = device.type == "cuda"
     host, ours = host_batches(config, data), host_model(config, data)
     model = _captioner(config, ours, device)
-    batches = [LAYOUTS[layout](features, captions, data.vocabulary.null, device) for features, captions in host]
-    check_same_loss(float(model.eval()(batches[0]).detach()), ours, host[0], f"{config.name}, torch {layout}")
+    batches = [
+        LAYOUTS[layout](features, captions, data.vocabulary.null, device)
+        for features, captions in host
+    ]
+    check_same_loss(
+        float(model.eval()(batches[0]).detach()), ours, host[0], f"{config.name}, torch {layout}"
+    )
     model.train()
     step = training_step(model)
-    return Job(lambda k: step(batches[k]), device_clock if on_gpu else host_clock, lambda: torch.cuda.max_memory_reserved() if on_gpu else None)
+    return Job(
+        lambda k: step(batches[k]),
+        device_clock if on_gpu else host_clock,
+        lambda: torch.cuda.max_memory_reserved() if on_gpu else None,
+    )
 
 
 def training_step(model: torch.nn.Module) -> Callable[[Batch], torch.Tensor]:
@@ -264,14 +341,18 @@ def search(config: Config, data: CaptionData, backend: str, layout: str) -> Samp
     return _decode(config, data, backend, layout, Captioner.search)
 
 
-def _decode(config: Config, data: CaptionData, backend: str, layout: str, way: Callable[..., torch.Tensor]) -> Sample:
+def _decode(
+    config: Config, data: CaptionData, backend: str, layout: str, way: Callable[..., torch.Tensor]
+) -> Sample:
     device = _prepare(backend)
     model = _captioner(config, host_model(config, data, make_ending_model), device).eval()
     features, vocabulary = torch.from_numpy(config.pictures()).to(device), data.vocabulary
 
     def captions_of_pictures() -> np.ndarray:
         with torch.inference_mode():
-            captions = way(model, features, vocabulary.start, vocabulary.end, drop=layout == "packed")
+            captions = way(
+                model, features, vocabulary.start, vocabulary.end, drop=layout == "packed"
+            )
         return np.asarray(captions.cpu().numpy())
 
     return captions_of_pictures
@@ -289,7 +370,9 @@ def _prepare(backend: str) -> torch.device:
 
 
 def _captioner(config: Config, ours: CaptioningRNN, device: torch.device) -> Captioner:
-    model = (Attentive if config.P else Captioner)(config.D, config.W, config.H, config.V, ours.word_to_idx["<NULL>"], config.dropout)
+    model = (Attentive if config.P else Captioner)(
+        config.D, config.W, config.H, config.V, ours.word_to_idx["<NULL>"], config.dropout
+    )
     model.copy_from(ours.params)
     return model.to(device)
 

@@ -22,7 +22,15 @@ from xpcap.runs.pages import whole_history
 
 COMMAND = [sys.executable, str(Path(__file__).parent.parent / "cli.py")]
 SEEDS = (0, 1, 2)
-BEFORE = {"--inject": "init", "--lr-decay": 0.9, "--dropout": 0.5, "--smoothing": 0, "--select": "loss", "--epochs": 12, "--score-epochs": 0}
+BEFORE = {
+    "--inject": "init",
+    "--lr-decay": 0.9,
+    "--dropout": 0.5,
+    "--smoothing": 0,
+    "--select": "loss",
+    "--epochs": 12,
+    "--score-epochs": 0,
+}
 RECIPES: dict[str, dict[str, Any]] = {
     "init": BEFORE,
     "every step": {**BEFORE, "--inject": "every-step"},
@@ -62,18 +70,31 @@ def scored(data: Path, folder: Path, recipe: str, seed: int) -> dict[str, Any]:
     out = place_of(folder, recipe, seed)
     if not (out / "index.html").exists():
         options = [str(x) for pair in RECIPES[recipe].items() for x in pair]
-        subprocess.run([*COMMAND, "train", data, "--out", out, "--seed", str(seed), "--resume", *options], check=True)
+        subprocess.run(
+            [*COMMAND, "train", data, "--out", out, "--seed", str(seed), "--resume", *options],
+            check=True,
+        )
     scores: dict[str, Any] = {}
     for name, options in DECODING.items():
-        kept = folder / f"{recipe.replace(' ', '-')}-{seed}.{name.replace(',', '').replace(' ', '-')}.json"
+        kept = (
+            folder
+            / f"{recipe.replace(' ', '-')}-{seed}.{name.replace(',', '').replace(' ', '-')}.json"
+        )
         if not kept.exists():
-            done = subprocess.run([*COMMAND, "evaluate", *captioners(out, recipe), "--json", *options], check=True, capture_output=True, text=True)
+            done = subprocess.run(
+                [*COMMAND, "evaluate", *captioners(out, recipe), "--json", *options],
+                check=True,
+                capture_output=True,
+                text=True,
+            )
             kept.write_text(done.stdout)
         scores[name] = json.loads(kept.read_text())["scores"]
     stages = [out / "cross-entropy"] if recipe == "first stage" else [out / "cross-entropy", out]
     files = [stage / "times.jsonl" for stage in stages if (stage / "times.jsonl").exists()]
     times = [json.loads(line) for file in files for line in file.read_text().splitlines()]
-    return scores | {"minutes": sum(time["train_seconds"] + time["check_seconds"] for time in times) / 60}
+    return scores | {
+        "minutes": sum(time["train_seconds"] + time["check_seconds"] for time in times) / 60
+    }
 
 
 def row(recipe: str, results: Sequence[dict[str, Any]]) -> list[str]:
@@ -81,11 +102,24 @@ def row(recipe: str, results: Sequence[dict[str, Any]]) -> list[str]:
 
     def cell(decoding: str, score: str, digits: int = 3, ends: bool = False) -> str:
         values = [result[decoding][score] for result in results]
-        return f"{np.mean(values):.{digits}f}" + (f" ({min(values):.3f} to {max(values):.3f})" if ends else "")
+        return f"{np.mean(values):.{digits}f}" + (
+            f" ({min(values):.3f} to {max(values):.3f})" if ends else ""
+        )
 
     ciders = [cell(decoding, "cider_d", ends=True) for decoding in DECODING]
-    others = [cell("greedy", "bleu4"), cell("beam", "bleu4"), cell("greedy", "perplexity", 1), cell("greedy", "distinct", 2)]
-    return [recipe, str(len(results)), *ciders, *others, f"{np.mean([result['minutes'] for result in results]):.1f}"]
+    others = [
+        cell("greedy", "bleu4"),
+        cell("beam", "bleu4"),
+        cell("greedy", "perplexity", 1),
+        cell("greedy", "distinct", 2),
+    ]
+    return [
+        recipe,
+        str(len(results)),
+        *ciders,
+        *others,
+        f"{np.mean([result['minutes'] for result in results]):.1f}",
+    ]
 
 
 def plot(folder: Path, recipes: Sequence[str], path: Path) -> None:
@@ -102,12 +136,34 @@ def plot(folder: Path, recipes: Sequence[str], path: Path) -> None:
             history, _ = whole_history(out, read_history(out))
             epochs = [record["epoch"] for record in history]
             label = recipe if seed == SEEDS[0] else None
-            left.plot(epochs, [record["val_perplexity"] for record in history], color=colour, linewidth=1.2, label=label)
+            left.plot(
+                epochs,
+                [record["val_perplexity"] for record in history],
+                color=colour,
+                linewidth=1.2,
+                label=label,
+            )
             if "val_cider" in history[0]:
-                right.plot(epochs, [record["val_cider"] for record in history], color=colour, linewidth=1.2, label=label)
+                right.plot(
+                    epochs,
+                    [record["val_cider"] for record in history],
+                    color=colour,
+                    linewidth=1.2,
+                    label=label,
+                )
             else:
-                final = json.loads((folder / f"{recipe.replace(' ', '-')}-{seed}.greedy.json").read_text())["scores"]["cider_d"]
-                right.plot(epochs[-1:], [final], color=colour, marker="o", markersize=5, linestyle="none", label=label)
+                final = json.loads(
+                    (folder / f"{recipe.replace(' ', '-')}-{seed}.greedy.json").read_text()
+                )["scores"]["cider_d"]
+                right.plot(
+                    epochs[-1:],
+                    [final],
+                    color=colour,
+                    marker="o",
+                    markersize=5,
+                    linestyle="none",
+                    label=label,
+                )
     left.set(xlabel="epoch", ylabel="perplexity on the dev photos", ylim=(15, 36))
     right.set(xlabel="epoch", ylabel="CIDEr-D of greedy captions of them", ylim=(0.3, 0.6))
     for axes in (left, right):
@@ -123,7 +179,16 @@ def main() -> None:
         return
     data, folder = map(Path, sys.argv[1:3])
     folder.mkdir(exist_ok=True)
-    heads = ["recipe", "seeds", *(f"CIDEr-D, {name}" for name in DECODING), "BLEU-4, greedy", "BLEU-4, beam", "perplexity", "distinct", "minutes"]
+    heads = [
+        "recipe",
+        "seeds",
+        *(f"CIDEr-D, {name}" for name in DECODING),
+        "BLEU-4, greedy",
+        "BLEU-4, beam",
+        "perplexity",
+        "distinct",
+        "minutes",
+    ]
     rows = [
         row(recipe, [scored(data, folder, recipe, seed) for seed in SEEDS])
         for recipe in sys.argv[3:] or [name for name in RECIPES if name not in ON_GRIDS]

@@ -1,7 +1,7 @@
 """Training steps of one process and of ranks under mpiexec, in turn, as rows of Markdown.
 
-    python -m benchmarks.ranks [--config NAME...] [--steps N] [--rounds R] [--weak] [--dropout P] [--peer torch]
-    python -m benchmarks.ranks --sums [--steps N] [--rounds R]
+    python -m benchmarks.ranks [--config NAME...] [--steps N] [--rounds R] [--weak] [--dropout P]
+    [--peer torch] python -m benchmarks.ranks --sums [--steps N] [--rounds R]
 
 A contender warms up for 3 steps, then times every step of CaptioningSolver on rank 0. A round gives
 the median step, a row the median round. All contenders share out the configuration's batch of N
@@ -46,7 +46,11 @@ WARM_UP = 3
 SIZES = tuple(4**k * 4096 for k in range(8))  # bytes: 4 KB to 64 MB
 MPIEXEC = Path(sys.executable).with_name("mpiexec")
 CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-OURS, SUMS, LAYOUTS = "xpcap", "sums", ("padded", "packed")  # what a worker does; PyTorch has a step for each layout
+OURS, SUMS, LAYOUTS = (
+    "xpcap",
+    "sums",
+    ("padded", "packed"),
+)  # what a worker does; PyTorch has a step for each layout
 GRACE = 10  # seconds that mpiexec may take to end its ranks
 
 
@@ -60,8 +64,15 @@ class Contender(NamedTuple):
 
     def __str__(self) -> str:
         library = self.who if self.who == OURS else f"torch, {self.who}"
-        start = "1 process" if self.ranks == 1 else f"{self.ranks} {'ranks' if self.who == OURS else 'processes of DDP'}"
-        each = f"{self.threads} thread{'s' if self.threads > 1 else ''}{' each' if self.ranks > 1 else ''}"
+        start = (
+            "1 process"
+            if self.ranks == 1
+            else f"{self.ranks} {'ranks' if self.who == OURS else 'processes of DDP'}"
+        )
+        each = (
+            f"{self.threads}"
+            f" thread{'s' if self.threads > 1 else ''}{' each' if self.ranks > 1 else ''}"
+        )
         return f"{library}: {start}, {each}{oversubscribed(self.ranks)}"
 
 
@@ -128,7 +139,12 @@ def our_steps(task: Task) -> dict[str, Any]:
 
     taken = milliseconds(step, rows)
     if not config.dropout:
-        check_same_loss(solver.loss_history[0], host_model(config, data), data.minibatch("train", rows[0]), f"{config.name}, {group.size} rank(s)")
+        check_same_loss(
+            solver.loss_history[0],
+            host_model(config, data),
+            data.minibatch("train", rows[0]),
+            f"{config.name}, {group.size} rank(s)",
+        )
     everyone = [json.loads(text)[WARM_UP:] for text in group.all_gather(json.dumps(group.seconds))]
     return {
         "ms": taken,
@@ -153,7 +169,8 @@ def torch_steps(task: Task) -> dict[str, Any]:
     whole = [data.minibatch("train", numbers) for numbers in batch_rows(config, data)]
     deals = [dealt(captions, null, task.rank, task.size) for _, captions in whole]
     batches = [
-        peer_torch.LAYOUTS[task.who](features[mine], captions[mine], null, host) for (features, captions), mine in zip(whole, deals, strict=True)
+        peer_torch.LAYOUTS[task.who](features[mine], captions[mine], null, host)
+        for (features, captions), mine in zip(whole, deals, strict=True)
     ]
     model: Any = peer_torch.Captioner(config.D, config.W, config.H, config.V, null, config.dropout)
     model.copy_from(ours.params)
@@ -163,15 +180,25 @@ def torch_steps(task: Task) -> dict[str, Any]:
     model.train()
     if task.size > 1:
         address = f"tcp://127.0.0.1:{task.port}"
-        distributed.init_process_group("gloo", address, timedelta(seconds=60), world_size=task.size, rank=task.rank)
+        distributed.init_process_group(
+            "gloo", address, timedelta(seconds=60), world_size=task.size, rank=task.rank
+        )
         distributed.all_reduce(loss)
         model = torch.nn.parallel.DistributedDataParallel(model, gradient_as_bucket_view=True)
         summed = sum(value.nbytes for value in model.parameters())
-    check_same_loss(float(loss), ours, whole[0], f"{config.name}, torch {task.who}, {task.size} process(es)")
+    check_same_loss(
+        float(loss), ours, whole[0], f"{config.name}, torch {task.who}, {task.size} process(es)"
+    )
     taken = milliseconds(peer_torch.training_step(model), batches)
     if task.size > 1:
         distributed.destroy_process_group()
-    return {"ms": taken, "threads": torch.get_num_threads(), "bytes": summed, "summing": None, "last": None}
+    return {
+        "ms": taken,
+        "threads": torch.get_num_threads(),
+        "bytes": summed,
+        "summing": None,
+        "last": None,
+    }
 
 
 def sums(task: Task) -> dict[str, float]:
@@ -202,11 +229,21 @@ def commands(task: Task, ranks: int) -> list[list[str]]:
     """Command lines that do a task: one, or for PyTorch one for each process."""
 
     def worker(task: Task, *before: str) -> list[str]:
-        return [sys.executable, *before, "-m", "benchmarks.ranks", "--worker", json.dumps(dataclasses.asdict(task))]
+        return [
+            sys.executable,
+            *before,
+            "-m",
+            "benchmarks.ranks",
+            "--worker",
+            json.dumps(dataclasses.asdict(task)),
+        ]
 
     if task.who in LAYOUTS:
         port = free_port()
-        return [worker(dataclasses.replace(task, rank=rank, size=ranks, port=port)) for rank in range(ranks)]
+        return [
+            worker(dataclasses.replace(task, rank=rank, size=ranks, port=port))
+            for rank in range(ranks)
+        ]
     if ranks > 1:
         return [[str(MPIEXEC), "-n", str(ranks), *worker(task, "-m", "mpi4py")]]
     return [worker(task)]
@@ -214,7 +251,11 @@ def commands(task: Task, ranks: int) -> list[list[str]]:
 
 def environment(one_thread: bool) -> dict[str, str]:
     """This process's environment, with one thread for BLAS, or as many as cores and ranks allow."""
-    own = {name: value for name, value in os.environ.items() if name not in (*THREADS, "MKL_NUM_THREADS")}
+    own = {
+        name: value
+        for name, value in os.environ.items()
+        if name not in (*THREADS, "MKL_NUM_THREADS")
+    }
     path = [str(Path(__file__).parents[1]), *filter(None, [own.get("PYTHONPATH")])]
     own |= {"PYTHONPATH": os.pathsep.join(path), "XPCAP_BACKEND": "numpy"}
     return {**own, "OPENBLAS_NUM_THREADS": "1"} if one_thread else own
@@ -228,15 +269,25 @@ def ask(task: Task, ranks: int) -> dict[str, Any]:
         started: list[subprocess.Popen[str]] = []
         for line in lines:
             out = subprocess.DEVNULL if started else subprocess.PIPE
-            started.append(subprocess.Popen(line, env=own, stdout=out, text=True, start_new_session=True))
+            started.append(
+                subprocess.Popen(line, env=own, stdout=out, text=True, start_new_session=True)
+            )
             stack.callback(end, started[-1])
         try:
             answer, _ = started[0].communicate(timeout=seconds)
-            status = started[0].returncode or next(filter(None, (process.wait(timeout=GRACE) for process in started)), 0)
+            status = started[0].returncode or next(
+                filter(None, (process.wait(timeout=GRACE) for process in started)), 0
+            )
         except subprocess.TimeoutExpired:
-            raise SystemExit(f"scaling: {task.who} on {ranks} process(es) took more than {seconds} s, expected an answer; ended them") from None
+            raise SystemExit(
+                f"scaling: {task.who} on {ranks} process(es) took more than {seconds} s, expected"
+                " an answer; ended them"
+            ) from None
     if status:
-        raise SystemExit(f"scaling: {task.who} on {ranks} process(es) has exit status {status}, expected 0; their own output is above")
+        raise SystemExit(
+            f"scaling: {task.who} on {ranks} process(es) has exit status {status}, expected 0;"
+            " their own output is above"
+        )
     return dict(json.loads(answer.splitlines()[-1]))
 
 
@@ -263,29 +314,48 @@ def contenders(peer: str | None) -> list[Contender]:
         return Contender(who, ranks, max(1, CORES // ranks), ranks)
 
     ours = [Contender(OURS, 1, 1), one(OURS), *(several(OURS, ranks) for ranks in RANKS)]
-    return ours + [each for layout in LAYOUTS if peer for each in (one(layout), several(layout, fewest))]
+    return ours + [
+        each for layout in LAYOUTS if peer for each in (one(layout), several(layout, fewest))
+    ]
 
 
 def time_steps(base: Config, given: argparse.Namespace) -> None:
     """Print the rows of a configuration."""
-    found: dict[Contender, list[dict[str, Any]]] = {contender: [] for contender in contenders(given.peer)}
+    found: dict[Contender, list[dict[str, Any]]] = {
+        contender: [] for contender in contenders(given.peer)
+    }
     sizes = {contender: base.N * (contender.weak if given.weak else 1) for contender in found}
     for _ in range(given.rounds):
         for contender, answers in found.items():
-            config = dataclasses.replace(base, N=sizes[contender], dropout=base.dropout if given.dropout is None else given.dropout)
+            config = dataclasses.replace(
+                base,
+                N=sizes[contender],
+                dropout=base.dropout if given.dropout is None else given.dropout,
+            )
             task = Task(contender.who, given.steps, dataclasses.asdict(config), contender.threads)
             answers.append(ask(task, contender.ranks))
             if answers[-1]["threads"] != contender.threads:
-                raise SystemExit(f"scaling: {contender}: a process has {answers[-1]['threads']} threads, expected {contender.threads}")
+                raise SystemExit(
+                    f"scaling: {contender}: a process has {answers[-1]['threads']} threads,"
+                    f" expected {contender.threads}"
+                )
     first = None
     for contender, answers in found.items():
         times = [answer["ms"] for answer in answers]
         rate = 1e3 * sizes[contender] / statistics.median(times)
         first = first or rate
-        summing = ["" if answers[0][key] is None else f"{statistics.median(answer[key] for answer in answers):.2f} ms" for key in ("summing", "last")]
+        summing = [
+            (
+                ""
+                if answers[0][key] is None
+                else f"{statistics.median(answer[key] for answer in answers):.2f} ms"
+            )
+            for key in ("summing", "last")
+        ]
         print(
-            f"| {base.name} | {contender} | {sizes[contender]} | {statistics.median(times):.1f} ms ({min(times):.1f} to {max(times):.1f}) "
-            f"| {rate:,.0f} | {rate / first:.2f} | {' | '.join(summing)} | {answers[0]['bytes']:,} |",
+            f"| {base.name} | {contender} | {sizes[contender]} | {statistics.median(times):.1f} ms"
+            f" ({min(times):.1f} to {max(times):.1f}) | {rate:,.0f} | {rate / first:.2f} |"
+            f" {' | '.join(summing)} | {answers[0]['bytes']:,} |",
             flush=True,
         )
 
@@ -302,7 +372,11 @@ def time_sums(given: argparse.Namespace) -> None:
             times = [answer[str(size)] for answer in answers]
             middle = statistics.median(times)
             spread = f"{middle:.3f} ms ({min(times):.3f} to {max(times):.3f})"
-            print(f"| {ranks}{oversubscribed(ranks)} | {size:,} | {spread} | {size / middle / 1e6:.2f} GB/s |", flush=True)
+            print(
+                f"| {ranks}{oversubscribed(ranks)} | {size:,} | {spread} |"
+                f" {size / middle / 1e6:.2f} GB/s |",
+                flush=True,
+            )
 
 
 def table(*columns: str) -> None:
@@ -312,20 +386,42 @@ def table(*columns: str) -> None:
 
 def require(peer: str | None) -> None:
     """Exit if something is missing here."""
-    missing = [name for name in ("mpi4py", *([peer] if peer else [])) if importlib.util.find_spec(name) is None]
+    missing = [
+        name
+        for name in ("mpi4py", *([peer] if peer else []))
+        if importlib.util.find_spec(name) is None
+    ]
     missing += [] if MPIEXEC.exists() else [str(MPIEXEC)]
     if missing:
-        print(f"scaling: missing {', '.join(missing)}, expected it beside {sys.executable}; pip install '.[mpi,bench]' installs it", file=sys.stderr)
+        print(
+            f"scaling: missing {', '.join(missing)}, expected it beside {sys.executable}; pip"
+            " install '.[mpi,bench]' installs it",
+            file=sys.stderr,
+        )
         sys.exit(2)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--config", nargs="+", choices=list(CONFIGS), metavar="NAME", default=["coco", "flickr8k", "vocab10k"])
-    parser.add_argument("--steps", type=int, default=30, help="timed steps, or sums of each size, in a round")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--config",
+        nargs="+",
+        choices=list(CONFIGS),
+        metavar="NAME",
+        default=["coco", "flickr8k", "vocab10k"],
+    )
+    parser.add_argument(
+        "--steps", type=int, default=30, help="timed steps, or sums of each size, in a round"
+    )
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--weak", action="store_true", help="N captions for every rank, not for all together")
-    parser.add_argument("--dropout", type=float, help="instead of the configuration's, which mostly is 0")
+    parser.add_argument(
+        "--weak", action="store_true", help="N captions for every rank, not for all together"
+    )
+    parser.add_argument(
+        "--dropout", type=float, help="instead of the configuration's, which mostly is 0"
+    )
     parser.add_argument("--peer", choices=["torch"], help="time PyTorch too")
     parser.add_argument("--sums", action="store_true", help="time sums alone")
     parser.add_argument("--worker", help=argparse.SUPPRESS)
@@ -336,17 +432,31 @@ def main() -> None:
     if min(given.steps, given.rounds) < 1:
         parser.error(f"--steps {given.steps} --rounds {given.rounds}: expected at least 1")
     if odd := [name for name in given.config if given.peer and CONFIGS[name].N % RANKS[0]]:
-        parser.error(f"--config {odd[0]} --peer {given.peer}: a batch of {CONFIGS[odd[0]].N}, expected one that {RANKS[0]} processes can halve")
+        parser.error(
+            f"--config {odd[0]} --peer {given.peer}: a batch of {CONFIGS[odd[0]].N}, expected one"
+            f" that {RANKS[0]} processes can halve"
+        )
     require(given.peer)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # on the way out it ends the workers
     what = "sums" if given.sums else "steps"
     print(
-        f"{processor()}, {CORES} cores; {given.steps} {what} after {WARM_UP}, medians over {given.rounds} round(s), lowest and highest in brackets\n"
+        f"{processor()}, {CORES} cores; {given.steps} {what} after {WARM_UP}, medians over"
+        f" {given.rounds} round(s), lowest and highest in brackets\n"
     )
     if given.sums:
         time_sums(given)
         return
-    table("configuration", "contender", "captions", "a step", "captions/s", "times the first", "summing", "last to sum", "bytes summed")
+    table(
+        "configuration",
+        "contender",
+        "captions",
+        "a step",
+        "captions/s",
+        "times the first",
+        "summing",
+        "last to sum",
+        "bytes summed",
+    )
     for name in given.config:
         time_steps(CONFIGS[name], given)
 

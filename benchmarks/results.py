@@ -11,7 +11,17 @@ from typing import Any, NamedTuple
 
 from benchmarks.measure import OURS, Measurement, measure, measure_in_process
 from benchmarks.timing import USUAL, Plan, machine
-from benchmarks.work import BEAMS, BESIDE, MOST_WORDS, PICTURES, SAMPLING, TRAINING, WORKS, Config, works_of
+from benchmarks.work import (
+    BEAMS,
+    BESIDE,
+    MOST_WORDS,
+    PICTURES,
+    SAMPLING,
+    TRAINING,
+    WORKS,
+    Config,
+    works_of,
+)
 from xpcap.errors import BackendError, OptionError, install, unknown
 from xpcap.files import atomic
 from xpcap.progress import bar
@@ -58,7 +68,9 @@ class Result(NamedTuple):
         """A JSON object; `slowdown` appears only if a neighbour was timed."""
         sizes = asdict(self.config)
         fields = {**self._asdict(), "config": sizes.pop("name"), "sizes": sizes}
-        return {key: value for key, value in fields.items() if key != "slowdown" or value is not None}
+        return {
+            key: value for key, value in fields.items() if key != "slowdown" or value is not None
+        }
 
 
 def bench(
@@ -88,36 +100,55 @@ def bench(
 
     Raises
     ------
-    OptionError : an unknown peer; textbook on a GPU, with BEAMS or attention; captions with attention.
+    OptionError : an unknown peer; textbook on a GPU, with BEAMS or attention; captions with
+        attention.
     BackendError : a peer is not installed, or the environment turns float32 into less.
     """
     alone, about = about is None, about or machine()
     backend = about["backend"]
     if "textbook" in peers and BEAMS in works:
-        raise OptionError("bench: `peers` names textbook, expected torch alone: the textbook has no beam search")
+        raise OptionError(
+            "bench: `peers` names textbook, expected torch alone: the textbook has no beam search"
+        )
     if attentive := [config.name for config in configs if config.P]:
         if "textbook" in peers:
-            raise OptionError(f"bench: `peers` names textbook, expected torch alone for {attentive[0]}: the textbook does not attend")
+            raise OptionError(
+                f"bench: `peers` names textbook, expected torch alone for {attentive[0]}: the"
+                " textbook does not attend"
+            )
         if not all(works_of(config, works) for config in configs):
-            raise OptionError(f"bench: {attentive[0]} is given for captions, expected other sizes: with attention only training is timed")
+            raise OptionError(
+                f"bench: {attentive[0]} is given for captions, expected other sizes: with attention"
+                " only training is timed"
+            )
     about |= _check_peers(peers, backend)
     _check_float32()
     contenders = [OURS, *(contender for peer in peers for contender in PEERS[peer])]
     run = measure if alone and backend != "numpy" and contenders == [OURS] else measure_in_process
     found: dict[tuple[str, Config], Rounds] = {
-        (work, config): {name: [] for name in contenders} for work in works for config in configs if work in works_of(config, works)
+        (work, config): {name: [] for name in contenders}
+        for work in works
+        for config in configs
+        if work in works_of(config, works)
     }
     with bar((), progress, "bench", plan.rounds * len(found) * len(contenders)) as steps:
         for _ in range(plan.rounds):
             for contender, group in _turns(contenders, configs, backend):
                 tasks = [(work, config) for config in group for work in works_of(config, works)]
-                for task, measurement in zip(tasks, run(contender, group, plan, backend, works), strict=True):
+                for task, measurement in zip(
+                    tasks, run(contender, group, plan, backend, works), strict=True
+                ):
                     found[task][contender].append(measurement)
                     steps.update()
-    return [_result(config, work, rounds, about, found.get((TRAINING, config))) for (work, config), rounds in found.items()]
+    return [
+        _result(config, work, rounds, about, found.get((TRAINING, config)))
+        for (work, config), rounds in found.items()
+    ]
 
 
-def _turns(contenders: Sequence[str], configs: Sequence[Config], backend: str) -> list[tuple[str, Sequence[Config]]]:
+def _turns(
+    contenders: Sequence[str], configs: Sequence[Config], backend: str
+) -> list[tuple[str, Sequence[Config]]]:
     """Processes of a round: a contender each, with the configurations that it times.
 
     On the host each configuration gets a process of its own. Its peak memory is then due to that
@@ -135,7 +166,10 @@ def _check_peers(peers: Sequence[str], backend: str) -> dict[str, str]:
         if peer not in PEERS:
             raise unknown("bench", "peer", peer, PEERS)
     if "textbook" in peers and backend != "numpy":
-        raise OptionError(f"bench: peer textbook on backend {backend}, expected numpy: the textbook's step is plain NumPy")
+        raise OptionError(
+            f"bench: peer textbook on backend {backend}, expected numpy: the textbook's step is"
+            " plain NumPy"
+        )
     if "torch" not in peers:
         return {}
     peer_torch = _import_peer()
@@ -161,14 +195,29 @@ def _check_float32() -> None:
     """Refuse products in TF32, with factors of ten bits, or in float32 of shorter numbers."""
     for name in IMITATIONS:
         if os.environ.get(name, "0") not in ("", "0"):
-            raise BackendError(f"bench: {name} is {os.environ[name]}, expected it unset: xpcap and its peers multiply in plain float32 alike")
+            raise BackendError(
+                f"bench: {name} is {os.environ[name]}, expected it unset: xpcap and its peers"
+                " multiply in plain float32 alike"
+            )
 
 
-def _result(config: Config, work: str, rounds: Rounds, about: dict[str, str], alone: Rounds | None) -> Result:
+def _result(
+    config: Config, work: str, rounds: Rounds, about: dict[str, str], alone: Rounds | None
+) -> Result:
     ours = rounds[OURS]
-    slowdowns = [m.ms / before.ms for m, before in zip(ours, alone[OURS], strict=True)] if work == BESIDE and alone else []
-    times = {contender: statistics.median(m.ms for m in measurements) for contender, measurements in rounds.items()}
-    ratios = {name: statistics.median(m.ms / own.ms for m, own in zip(measurements, ours, strict=True)) for name, measurements in rounds.items()}
+    slowdowns = (
+        [m.ms / before.ms for m, before in zip(ours, alone[OURS], strict=True)]
+        if work == BESIDE and alone
+        else []
+    )
+    times = {
+        contender: statistics.median(m.ms for m in measurements)
+        for contender, measurements in rounds.items()
+    }
+    ratios = {
+        name: statistics.median(m.ms / own.ms for m, own in zip(measurements, ours, strict=True))
+        for name, measurements in rounds.items()
+    }
     return Result(
         config=config,
         work=work,
@@ -181,7 +230,9 @@ def _result(config: Config, work: str, rounds: Rounds, about: dict[str, str], al
         ratio_packed=ratios.get("torch packed"),
         gflops=statistics.median(m.gflops for m in ours),
         gemm_gflops=_median(ours, lambda m: m.gemm_gflops),
-        gemm_fraction=_median(ours, lambda m: None if m.gemm_gflops is None else m.gflops / m.gemm_gflops),
+        gemm_fraction=_median(
+            ours, lambda m: None if m.gemm_gflops is None else m.gflops / m.gemm_gflops
+        ),
         tokens_per_s=1e3 * ours[-1].tokens / times[OURS],
         feeding=_median(ours, lambda m: m.feeding),
         memory=ours[-1].memory,
@@ -190,7 +241,9 @@ def _result(config: Config, work: str, rounds: Rounds, about: dict[str, str], al
     )
 
 
-def _median(measurements: Sequence[Measurement], value: Callable[[Measurement], float | None]) -> float | None:
+def _median(
+    measurements: Sequence[Measurement], value: Callable[[Measurement], float | None]
+) -> float | None:
     values = [x for m in measurements if (x := value(m)) is not None]
     return statistics.median(values) if values else None
 
@@ -231,8 +284,15 @@ COLUMNS = (
     Column("share", "of GEMM", lambda r: r.gemm_fraction, ".0%"),
     Column("", "words/s", lambda r: r.tokens_per_s, ",.0f"),
     Column("", "feeding %", lambda r: None if r.feeding is None else 100 * r.feeding, ".2f"),
-    Column("peak", "MB", lambda r: r.memory / 1e6 if r.memory is not None and on_host(r) else None, ",.0f"),
-    Column("device", "MB", lambda r: None if r.memory is None or on_host(r) else r.memory / 1e6, ",.0f"),
+    Column(
+        "peak",
+        "MB",
+        lambda r: r.memory / 1e6 if r.memory is not None and on_host(r) else None,
+        ",.0f",
+    ),
+    Column(
+        "device", "MB", lambda r: None if r.memory is None or on_host(r) else r.memory / 1e6, ",.0f"
+    ),
 )
 
 
@@ -246,7 +306,10 @@ def tables(results: Sequence[Result]) -> list[tuple[str, Rows]]:
     Empty columns are left out. The widest table fits into a terminal of 160 columns.
     """
     works = dict.fromkeys(result.work for result in results)
-    return [(_title(work), _rows([result for result in results if result.work == work])) for work in works]
+    return [
+        (_title(work), _rows([result for result in results if result.work == work]))
+        for work in works
+    ]
 
 
 def _title(work: str) -> str:
@@ -257,7 +320,10 @@ def _title(work: str) -> str:
 
 
 def _rows(results: Sequence[Result]) -> Rows:
-    columns = [(column.above, column.heading, *(_text(column, result) for result in results)) for column in COLUMNS]
+    columns = [
+        (column.above, column.heading, *(_text(column, result) for result in results))
+        for column in COLUMNS
+    ]
     columns = [column for column in columns if any(column[2:])]
     return list(zip(*(_pad(column, left=k == 0) for k, column in enumerate(columns)), strict=True))
 
@@ -308,13 +374,30 @@ def draw_scaling(path: Path, results: Sequence[Result]) -> None:
     from matplotlib.figure import Figure
     from matplotlib.layout_engine import ConstrainedLayoutEngine
 
-    figure = Figure(figsize=SIZE, layout=ConstrainedLayoutEngine(w_pad=0.1, h_pad=0.06, wspace=0.03), facecolor=LIGHT.paper)
+    figure = Figure(
+        figsize=SIZE,
+        layout=ConstrainedLayoutEngine(w_pad=0.1, h_pad=0.06, wspace=0.03),
+        facecolor=LIGHT.paper,
+    )
     panels = figure.subplots(1, len(SIZES))
     floor = _floor(results)
     for axes, key in zip(panels, SIZES, strict=True):
-        _panel(axes, key, [result for result in results if result.config.name.startswith(f"{key}=")], floor)
+        _panel(
+            axes,
+            key,
+            [result for result in results if result.config.name.startswith(f"{key}=")],
+            floor,
+        )
     handles, labels = panels[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside upper center", ncols=len(labels), frameon=False, labelcolor=LIGHT.ink, fontsize=9)
+    figure.legend(
+        handles,
+        labels,
+        loc="outside upper center",
+        ncols=len(labels),
+        frameon=False,
+        labelcolor=LIGHT.ink,
+        fontsize=9,
+    )
     png = io.BytesIO()
     figure.savefig(png, format="png", dpi=DPI)
     with atomic(path) as file:
@@ -323,7 +406,11 @@ def draw_scaling(path: Path, results: Sequence[Result]) -> None:
 
 def _floor(results: Sequence[Result]) -> Line:
     rate = statistics.median(result.gemm_gflops or 0 for result in results)
-    return Line(f"needed arithmetic at {rate:.0f} GFLOP/s (GEMM)", lambda r: r.ms * r.gflops / rate if rate else None, FLOOR)
+    return Line(
+        f"needed arithmetic at {rate:.0f} GFLOP/s (GEMM)",
+        lambda r: r.ms * r.gflops / rate if rate else None,
+        FLOOR,
+    )
 
 
 def _panel(axes: Any, key: str, results: Sequence[Result], floor: Line) -> None:
@@ -331,11 +418,18 @@ def _panel(axes: Any, key: str, results: Sequence[Result], floor: Line) -> None:
     for line in (*LINES, floor):
         times = [line.ms(result) for result in results]
         if None not in times:
-            axes.plot(sizes, times, label=line.label, **{"linewidth": 1.4, "markersize": 4.5, **line.style})
+            axes.plot(
+                sizes,
+                times,
+                label=line.label,
+                **{"linewidth": 1.4, "markersize": 4.5, **line.style},
+            )
     axes.set_xscale("log")
     axes.set_yscale("log")
     _plain_numbers(axes, sizes)
-    others = ", ".join(f"{name} {getattr(results[0].config, name):,}" for name in "NDWHV" if name != key)
+    others = ", ".join(
+        f"{name} {getattr(results[0].config, name):,}" for name in "NDWHV" if name != key
+    )
     axes.set_xlabel(f"{SIZES[key]}  ({others})", color=LIGHT.ink, fontsize=9.5)
     axes.set_ylabel("training step, ms", color=LIGHT.ink, fontsize=9.5)
     axes.spines[["top", "right"]].set_visible(False)
@@ -349,7 +443,10 @@ def _plain_numbers(axes: Any, sizes: Sequence[int]) -> None:
     """Set plain ticks: at the sizes on the x axis, at 1, 2, 5, 10, ... ms on the y axis."""
     from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullLocator
 
-    for axis, locator in ((axes.xaxis, FixedLocator(sizes)), (axes.yaxis, LogLocator(10, (1.0, 2.0, 5.0)))):
+    for axis, locator in (
+        (axes.xaxis, FixedLocator(sizes)),
+        (axes.yaxis, LogLocator(10, (1.0, 2.0, 5.0))),
+    ):
         axis.set_major_locator(locator)
         axis.set_minor_locator(NullLocator())
         axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,g}"))

@@ -51,19 +51,35 @@ def block(solver: CaptioningSolver, rows: np.ndarray, saver: Checkpointer | None
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("data", type=Path)
     parser.add_argument("--pairs", type=int, default=9)
     given = parser.parse_args()
     options, data = runs.TrainOptions(), open_data(given.data)
     data.scaling = fit_scaling(options.feature_scaling, data.split("train").features)
     model = CaptioningRNN(
-        data.vocabulary.word_to_idx, data.feature_dim, options.wordvec, options.hidden, options.cell, dropout=options.dropout, seed=0
-    )  # fmt: skip
+        data.vocabulary.word_to_idx,
+        data.feature_dim,
+        options.wordvec,
+        options.hidden,
+        options.cell,
+        dropout=options.dropout,
+        seed=0,
+    )
     solver = CaptioningSolver(
-        model, data, update_rule="adam", batch_size=options.batch_size, optim_config={"learning_rate": options.lr}, clip_norm=options.clip, seed=0
-    )  # fmt: skip
-    rows = np.random.default_rng(0).permutation(len(data.split("train").captions))[: STEPS * solver.batch_size]
+        model,
+        data,
+        update_rule="adam",
+        batch_size=options.batch_size,
+        optim_config={"learning_rate": options.lr},
+        clip_norm=options.clip,
+        seed=0,
+    )
+    rows = np.random.default_rng(0).permutation(len(data.split("train").captions))[
+        : STEPS * solver.batch_size
+    ]
     plain, extra, writes = [], [], 0
     with tempfile.TemporaryDirectory() as folder:
         writer = CountingWriter(Path(folder), 1, data.scaling, run_folder.digest(data.vocabulary))
@@ -77,10 +93,19 @@ def main() -> None:
         size = (Path(folder) / run_folder.LAST).stat().st_size
     step, cost = statistics.median(plain) / STEPS, statistics.median(extra)
     loss, norm = np.float32(1), np.float32(1)
-    check = min(timeit.repeat(lambda: np.isfinite(loss) and np.isfinite(norm), number=1000, repeat=5)) / 1000
-    print(f"{given.pairs} pairs of {STEPS} steps, {writes} checkpoints of {size / 1e6:.1f} MB; medians")
+    check = (
+        min(timeit.repeat(lambda: np.isfinite(loss) and np.isfinite(norm), number=1000, repeat=5))
+        / 1000
+    )
+    print(
+        f"{given.pairs} pairs of {STEPS} steps, {writes} checkpoints of {size / 1e6:.1f} MB;"
+        " medians"
+    )
     print(f"a step: {step * 1e3:.1f} ms; its check: {check * 1e6:.1f} us, {check / step:.4%}")
-    print(f"a checkpoint: {cost * 1e3:.0f} ms of training, so {cost / 60:.2%} of it every 60s (the default), {cost / 30:.2%} every 30s")
+    print(
+        f"a checkpoint: {cost * 1e3:.0f} ms of training, so {cost / 60:.2%} of it every 60s (the"
+        f" default), {cost / 30:.2%} every 30s"
+    )
 
 
 if __name__ == "__main__":

@@ -29,7 +29,16 @@ def step_ms(name: str, way: str) -> float:
     config, options = CONFIGS[name], dict(WAYS[way])
     data = config.data(STEPS)
     objective = CrossEntropy(options.pop("smoothing", 0))
-    model = CaptioningRNN(data.vocabulary.word_to_idx, config.D, config.W, config.H, "lstm", np.float32, seed=SEED, **options)
+    model = CaptioningRNN(
+        data.vocabulary.word_to_idx,
+        config.D,
+        config.W,
+        config.H,
+        "lstm",
+        np.float32,
+        seed=SEED,
+        **options,
+    )
     solver = make_solver(config, data, model, objective=objective)
     taken = []
     for captions in batch_rows(config, data):
@@ -47,12 +56,18 @@ def main() -> None:
         found: dict[str, list[float]] = {way: [] for way in WAYS}
         for _ in range(ROUNDS):
             for way, times in found.items():
-                once = subprocess.run([sys.executable, "-m", "benchmarks.step_cost", "--once", name, way], check=True, capture_output=True, text=True)
+                once = subprocess.run(
+                    [sys.executable, "-m", "benchmarks.step_cost", "--once", name, way],
+                    check=True,
+                    capture_output=True,
+                    text=True,
+                )
                 times.append(float(once.stdout))
         for way, times in found.items():
             middle = statistics.median(times)
             print(
-                f"| {name} | {way} | {middle:.1f} ms ({min(times):.1f} to {max(times):.1f}) | {middle / statistics.median(found['init']) - 1:+.1%} |"
+                f"| {name} | {way} | {middle:.1f} ms ({min(times):.1f} to {max(times):.1f}) |"
+                f" {middle / statistics.median(found['init']) - 1:+.1%} |"
             )
 
 

@@ -84,13 +84,17 @@ class Marks:
         events = self._events[: len(self._marks)]
         events[-1].synchronize()
         host, device = dict.fromkeys(PARTS, 0.0), dict.fromkeys(PARTS, 0.0)
-        for k, ((part, start), (_, end)) in enumerate(zip(self._marks[:-1], self._marks[1:], strict=True)):
+        for k, ((part, start), (_, end)) in enumerate(
+            zip(self._marks[:-1], self._marks[1:], strict=True)
+        ):
             host[part] += 1e3 * (end - start)
             device[part] += float(self._xp.cuda.get_elapsed_time(events[k], events[k + 1]))
         return host, device
 
 
-def step_profiles(configs: Sequence[Config], steps: int = STEPS, warm_up: int = WARM_UP) -> list[StepProfile]:
+def step_profiles(
+    configs: Sequence[Config], steps: int = STEPS, warm_up: int = WARM_UP
+) -> list[StepProfile]:
     """Profile a training step of each configuration on the current backend, a device.
 
     Raises
@@ -99,24 +103,37 @@ def step_profiles(configs: Sequence[Config], steps: int = STEPS, warm_up: int = 
     """
     xp = array_module()
     if xp is np:
-        raise OptionError(f"step_profiles: backend is {get_backend()}, expected cupy: a device's events divide the step")
+        raise OptionError(
+            f"step_profiles: backend is {get_backend()}, expected cupy: a device's events divide"
+            " the step"
+        )
     marks = Marks(xp)
     with seams(marks.timed):
         return [_profile(marks, config, _Ahead(xp), steps, warm_up) for config in configs]
 
 
-def _profile(marks: Marks, config: Config, ahead: "_Ahead", steps: int, warm_up: int) -> StepProfile:
+def _profile(
+    marks: Marks, config: Config, ahead: "_Ahead", steps: int, warm_up: int
+) -> StepProfile:
     data = config.data(warm_up + steps)
     solver, rows = make_solver(config, data), batch_rows(config, data)
     for captions in rows[:warm_up]:
         host, _ = _step(marks, solver, captions, lambda: None)
     last = sum(host.values())
-    found = [_step(marks, solver, captions, functools.partial(ahead.keep_busy, 2 * last)) for captions in rows[warm_up:]]
-    medians = [{part: statistics.median(times[k][part] for times in found) for part in PARTS} for k in range(2)]
+    found = [
+        _step(marks, solver, captions, functools.partial(ahead.keep_busy, 2 * last))
+        for captions in rows[warm_up:]
+    ]
+    medians = [
+        {part: statistics.median(times[k][part] for times in found) for part in PARTS}
+        for k in range(2)
+    ]
     return StepProfile(config, *medians)
 
 
-def _step(marks: Marks, solver: CaptioningSolver, captions: np.ndarray, before: Callable[[], object]) -> tuple[Times, Times]:
+def _step(
+    marks: Marks, solver: CaptioningSolver, captions: np.ndarray, before: Callable[[], object]
+) -> tuple[Times, Times]:
     before()
     marks.begin()
     solver.train_batch(captions)
@@ -146,7 +163,13 @@ def profile_rows(results: Sequence[StepProfile]) -> list[tuple[str, ...]]:
     lines = [("config", "", "step us", *PARTS)]
     for result in results:
         for where, times in (("host", result.host), ("device", result.device)):
-            lines.append((result.config.name, where, *(f"{1e3 * ms:.0f}" for ms in (sum(times.values()), *times.values()))))
+            lines.append(
+                (
+                    result.config.name,
+                    where,
+                    *(f"{1e3 * ms:.0f}" for ms in (sum(times.values()), *times.values())),
+                )
+            )
     return lines
 
 
@@ -158,7 +181,12 @@ def main() -> None:
         sys.exit(str(error))
     rows = profile_rows(step_profiles([CONFIGS[name] for name in USUAL_CONFIGS]))
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    print("\n".join("  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in rows))
+    print(
+        "\n".join(
+            "  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True))
+            for row in rows
+        )
+    )
 
 
 if __name__ == "__main__":

@@ -18,7 +18,8 @@ class Textbook:
 
     Parameters
     ----------
-    params : W_proj, b_proj, W_embed, Wx, Wh, b, W_vocab, b_vocab, with the course's names and shapes; copied
+    params : W_proj, b_proj, W_embed, Wx, Wh, b, W_vocab, b_vocab, with the course's names and
+        shapes; copied
     null, start : ids of these words
     learning_rate : of Adam
     clip : largest global norm of the gradients
@@ -26,12 +27,28 @@ class Textbook:
         generator
     """
 
-    def __init__(self, params: Arrays, null: int, start: int, learning_rate: float, clip: float, dropout: float = 0.0) -> None:
+    def __init__(
+        self,
+        params: Arrays,
+        null: int,
+        start: int,
+        learning_rate: float,
+        clip: float,
+        dropout: float = 0.0,
+    ) -> None:
         self.params = {name: value.copy() for name, value in params.items()}
-        self.null, self.start, self.learning_rate, self.clip, self.dropout = null, start, learning_rate, clip, dropout
+        self.null, self.start, self.learning_rate, self.clip, self.dropout = (
+            null,
+            start,
+            learning_rate,
+            clip,
+            dropout,
+        )
         self.configs: dict[str, dict[str, Any]] = {name: {} for name in params}
 
-    def loss(self, features: np.ndarray, captions: np.ndarray, dropout: float = 0.0) -> tuple[float, Arrays]:
+    def loss(
+        self, features: np.ndarray, captions: np.ndarray, dropout: float = 0.0
+    ) -> tuple[float, Arrays]:
         """The course's loss of features (N, D) and captions (N, T+1), and its gradients."""
         p = self.params
         captions_in, captions_out = captions[:, :-1], captions[:, 1:]
@@ -44,7 +61,9 @@ class Textbook:
         loss, dscores = temporal_softmax_loss(scores, captions_out, captions_out != self.null)
         grads: Arrays = {}
         dh, grads["W_vocab"], grads["b_vocab"] = temporal_affine_backward(dscores, h, p["W_vocab"])
-        dx, dh0, grads["Wx"], grads["Wh"], grads["b"] = lstm_backward(dropout_backward(dh, h_mask), cache)
+        dx, dh0, grads["Wx"], grads["Wh"], grads["b"] = lstm_backward(
+            dropout_backward(dh, h_mask), cache
+        )
         grads["W_embed"] = np.zeros_like(p["W_embed"])
         np.add.at(grads["W_embed"], captions_in, dropout_backward(dx, x_mask))
         grads["W_proj"], grads["b_proj"] = features.T @ dh0, dh0.sum(axis=0)
@@ -57,7 +76,9 @@ class Textbook:
         if norm > self.clip:
             grads = {name: grad * np.float32(self.clip / norm) for name, grad in grads.items()}
         for name, grad in grads.items():
-            self.params[name] = adam(self.params[name], grad, self.configs[name], self.learning_rate)
+            self.params[name] = adam(
+                self.params[name], grad, self.configs[name], self.learning_rate
+            )
         return loss
 
     def sample(self, features: np.ndarray, max_length: int) -> np.ndarray:
@@ -93,11 +114,23 @@ def sigmoid(x: np.ndarray) -> np.ndarray:
         return 1 / (1 + np.exp(-x))
 
 
-def lstm_step_forward(x: np.ndarray, prev_h: np.ndarray, prev_c: np.ndarray, Wx: np.ndarray, Wh: np.ndarray, b: np.ndarray) -> tuple[Any, Any, Any]:
+def lstm_step_forward(
+    x: np.ndarray,
+    prev_h: np.ndarray,
+    prev_c: np.ndarray,
+    Wx: np.ndarray,
+    Wh: np.ndarray,
+    b: np.ndarray,
+) -> tuple[Any, Any, Any]:
     """One LSTM step: from x (N, W) and state (N, H) to the next state, and a cache."""
     H = prev_h.shape[1]
     a = x @ Wx + prev_h @ Wh + b  # (N, 4H)
-    i, f, o, g = sigmoid(a[:, :H]), sigmoid(a[:, H : 2 * H]), sigmoid(a[:, 2 * H : 3 * H]), np.tanh(a[:, 3 * H :])
+    i, f, o, g = (
+        sigmoid(a[:, :H]),
+        sigmoid(a[:, H : 2 * H]),
+        sigmoid(a[:, 2 * H : 3 * H]),
+        np.tanh(a[:, 3 * H :]),
+    )
     next_c = f * prev_c + i * g
     tanh_c = np.tanh(next_c)
     return o * tanh_c, next_c, (x, prev_h, prev_c, Wx, Wh, i, f, o, g, tanh_c)
@@ -108,11 +141,15 @@ def lstm_step_backward(dnext_h: np.ndarray, dnext_c: np.ndarray, cache: Any) -> 
     x, prev_h, prev_c, Wx, Wh, i, f, o, g, tanh_c = cache
     dc = dnext_c + dnext_h * o * (1 - tanh_c**2)
     di, df, do, dg = dc * g, dc * prev_c, dnext_h * tanh_c, dc * i
-    da = np.hstack((di * i * (1 - i), df * f * (1 - f), do * o * (1 - o), dg * (1 - g**2)))  # (N, 4H)
+    da = np.hstack(
+        (di * i * (1 - i), df * f * (1 - f), do * o * (1 - o), dg * (1 - g**2))
+    )  # (N, 4H)
     return da @ Wx.T, da @ Wh.T, dc * f, x.T @ da, prev_h.T @ da, da.sum(axis=0)
 
 
-def lstm_forward(x: np.ndarray, h0: np.ndarray, Wx: np.ndarray, Wh: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, list[Any]]:
+def lstm_forward(
+    x: np.ndarray, h0: np.ndarray, Wx: np.ndarray, Wh: np.ndarray, b: np.ndarray
+) -> tuple[np.ndarray, list[Any]]:
     """From x (N, T, W) and h0 (N, H) to h (N, T, H) and the caches of the steps."""
     N, T, _ = x.shape
     h, prev_h, prev_c, caches = np.zeros((N, T, h0.shape[1]), x.dtype), h0, np.zeros_like(h0), []
@@ -127,10 +164,17 @@ def lstm_backward(dh: np.ndarray, caches: list[Any]) -> tuple[np.ndarray, ...]:
     """From dh (N, T, H) to dx, dh0, dWx, dWh, db."""
     N, T, H = dh.shape
     x, _, _, Wx, Wh, *_ = caches[0]
-    dx, dWx, dWh, db = np.zeros((N, T, x.shape[1]), dh.dtype), np.zeros_like(Wx), np.zeros_like(Wh), np.zeros(4 * H, dh.dtype)
+    dx, dWx, dWh, db = (
+        np.zeros((N, T, x.shape[1]), dh.dtype),
+        np.zeros_like(Wx),
+        np.zeros_like(Wh),
+        np.zeros(4 * H, dh.dtype),
+    )
     dprev_h = dprev_c = np.zeros((N, H), dh.dtype)
     for t in reversed(range(T)):
-        dx[:, t], dprev_h, dprev_c, dWx_t, dWh_t, db_t = lstm_step_backward(dh[:, t] + dprev_h, dprev_c, caches[t])
+        dx[:, t], dprev_h, dprev_c, dWx_t, dWh_t, db_t = lstm_step_backward(
+            dh[:, t] + dprev_h, dprev_c, caches[t]
+        )
         dWx += dWx_t
         dWh += dWh_t
         db += db_t
@@ -143,14 +187,18 @@ def temporal_affine_forward(x: np.ndarray, w: np.ndarray, b: np.ndarray) -> np.n
     return (x.reshape(N * T, H) @ w).reshape(N, T, -1) + b
 
 
-def temporal_affine_backward(dout: np.ndarray, x: np.ndarray, w: np.ndarray) -> tuple[np.ndarray, ...]:
+def temporal_affine_backward(
+    dout: np.ndarray, x: np.ndarray, w: np.ndarray
+) -> tuple[np.ndarray, ...]:
     """From dout (N, T, V) to dx, dw, db."""
     N, T, H = x.shape
     rows = dout.reshape(N * T, -1)
     return (rows @ w.T).reshape(N, T, H), x.reshape(N * T, H).T @ rows, rows.sum(axis=0)
 
 
-def temporal_softmax_loss(x: np.ndarray, y: np.ndarray, mask: np.ndarray) -> tuple[float, np.ndarray]:
+def temporal_softmax_loss(
+    x: np.ndarray, y: np.ndarray, mask: np.ndarray
+) -> tuple[float, np.ndarray]:
     """Loss and dx of scores (N, T, V), given targets and mask (N, T)."""
     N, T, V = x.shape
     rows, targets, counts = x.reshape(N * T, V), y.reshape(N * T), mask.reshape(N * T)

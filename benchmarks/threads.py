@@ -33,9 +33,16 @@ def main(steps: int = 8, rounds: int = 6) -> None:
         model = CaptioningRNN(data.vocabulary.word_to_idx, 512, 256, 512, "lstm", seed=0)
         solver = CaptioningSolver(model, data, update_rule="adam", seed=0, verbose=False)
         features, captions = data.minibatch("train", np.arange(batch))
-        other = CaptioningSolver(CaptioningRNN(data.vocabulary.word_to_idx, 512, 256, 512, "lstm", seed=1), data, update_rule="adam", verbose=False)
+        other = CaptioningSolver(
+            CaptioningRNN(data.vocabulary.word_to_idx, 512, 256, 512, "lstm", seed=1),
+            data,
+            update_rule="adam",
+            verbose=False,
+        )
 
-        def step(solver: CaptioningSolver = solver, features: Any = features, captions: Any = captions) -> list[float]:
+        def step(
+            solver: CaptioningSolver = solver, features: Any = features, captions: Any = captions
+        ) -> list[float]:
             seconds = []
             for _ in range(steps):
                 start = time.perf_counter()
@@ -52,14 +59,22 @@ def main(steps: int = 8, rounds: int = 6) -> None:
             return [(time.perf_counter() - start) / (2 * steps)]
 
         step()
-        ways: dict[str, Callable[[], list[float]]] = {"main": step, "thread": functools.partial(in_thread, step), "two threads": both}
+        ways: dict[str, Callable[[], list[float]]] = {
+            "main": step,
+            "thread": functools.partial(in_thread, step),
+            "two threads": both,
+        }
         found: dict[str, list[float]] = {name: [] for name in ways}
         for _ in range(rounds):
             for name, work in ways.items():
                 found[name] += work()
         order = "NumPy before xpcap" if threads.NUMPY_CAME_FIRST else "xpcap before NumPy"
-        row = ", ".join(f"{name} {1e3 * statistics.median(seconds):.1f}" for name, seconds in found.items())
-        print(f"threadpoolctl {threadpoolctl.__version__}, {order}, {batch} captions: {row} ms a step")
+        row = ", ".join(
+            f"{name} {1e3 * statistics.median(seconds):.1f}" for name, seconds in found.items()
+        )
+        print(
+            f"threadpoolctl {threadpoolctl.__version__}, {order}, {batch} captions: {row} ms a step"
+        )
 
 
 if __name__ == "__main__":

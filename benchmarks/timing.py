@@ -174,13 +174,19 @@ def cuda_version(number: int) -> str:
 
 def driver() -> str:
     """Version of NVIDIA's kernel module, as Linux reports it."""
-    found = re.search(r"Kernel Module.*?\s(\d+\.[\d.]+)", DRIVER.read_text()) if DRIVER.is_file() else None
+    found = (
+        re.search(r"Kernel Module.*?\s(\d+\.[\d.]+)", DRIVER.read_text())
+        if DRIVER.is_file()
+        else None
+    )
     return found[1] if found else "unknown version"
 
 
 def processor() -> str:
     """Name of the processor, from Linux if possible, else from Python."""
-    found = re.search(r"model name\s*: (.*)", PROCESSOR.read_text()) if PROCESSOR.is_file() else None
+    found = (
+        re.search(r"model name\s*: (.*)", PROCESSOR.read_text()) if PROCESSOR.is_file() else None
+    )
     return found[1] if found else platform.processor() or platform.machine()
 
 
@@ -193,25 +199,36 @@ def blas() -> str:
 def blas_threads() -> str:
     """Number of BLAS's threads: from the environment, else of cores that this process may use."""
     given = [os.environ[name] for name in THREADS if os.environ.get(name)]
-    return given[0] if given else str(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count())
+    return (
+        given[0]
+        if given
+        else str(
+            len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+        )
+    )
 
 
 def peak_memory() -> int | None:
     """Peak resident memory of this process in bytes; None on systems that do not report it."""
-    if STATUS.is_file() and (found := re.search(r"^VmHWM:\s*(\d+) kB", STATUS.read_text(), re.MULTILINE)):
+    if STATUS.is_file() and (
+        found := re.search(r"^VmHWM:\s*(\d+) kB", STATUS.read_text(), re.MULTILINE)
+    ):
         return 1024 * int(found[1])  # ru_maxrss would start at the peak of the parent process
     try:
         import resource
     except ImportError:  # Windows
         return None
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (
+        1 if sys.platform == "darwin" else 1024
+    )
 
 
 # A busy neighbour
 
 SPIN = """
 import os, sys, threading
-threading.Thread(target=lambda: (sys.stdin.read(), os._exit(0)), daemon=True).start()  # ends when its parent does
+# It ends when its parent does
+threading.Thread(target=lambda: (sys.stdin.read(), os._exit(0)), daemon=True).start()
 while True:
     pass
 """
@@ -220,7 +237,9 @@ while True:
 @contextlib.contextmanager
 def busy_neighbour() -> Iterator[None]:
     """Keep a core busy by a process of another session, between which Linux shares time out."""
-    with subprocess.Popen([sys.executable, "-c", SPIN], stdin=subprocess.PIPE, start_new_session=True) as child:
+    with subprocess.Popen(
+        [sys.executable, "-c", SPIN], stdin=subprocess.PIPE, start_new_session=True
+    ) as child:
         try:
             yield
         finally:

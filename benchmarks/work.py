@@ -80,7 +80,9 @@ _ON_A_GPU = (  # the first four and those above: N = 25, 64, 128, 512 for each o
     Config("vocab10k-n64", 64, W=512, V=10000),
     Config("vocab10k-n512", 512, W=512, V=10000),
     Config("coco-dropout", 128, dropout=0.4),  # the default of `train`
-    Config("flickr8k-v2540", 128, D=1280, V=2540),  # rows of V numbers begin at multiples of 16 bytes, unlike those of flickr8k's 2539
+    Config(
+        "flickr8k-v2540", 128, D=1280, V=2540
+    ),  # rows of V numbers begin at multiples of 16 bytes, unlike those of flickr8k's 2539
 )
 _WHEN_ASKED = (Config("flickr8k-grid", 128, D=1280, V=2539, P=25),)
 CONFIGS = {config.name: config for config in _EVERYWHERE + _ON_A_GPU + _WHEN_ASKED}
@@ -98,8 +100,14 @@ def usual(backend: str) -> list[str]:
 
 def scaling(base: Config) -> dict[str, list[Config]]:
     """Variations of `base` in one size, keyed by it: the batch N or the vocabulary V."""
-    sizes = {"N": (8, 16, 32, 64, 128, 256, 512, 1024), "V": (1000, 2000, 5000, 10_000, 20_000, 50_000)}
-    return {key: [replace(base, name=f"{key}={value}", **{key: value}) for value in values] for key, values in sizes.items()}
+    sizes = {
+        "N": (8, 16, 32, 64, 128, 256, 512, 1024),
+        "V": (1000, 2000, 5000, 10_000, 20_000, 50_000),
+    }
+    return {
+        key: [replace(base, name=f"{key}={value}", **{key: value}) for value in values]
+        for key, values in sizes.items()
+    }
 
 
 # What every contender trains and samples
@@ -115,11 +123,16 @@ class Job(NamedTuple):
 
     step: Callable[[int], object]
     clock: Clock
-    memory: Callable[[], int | None]  # bytes: peak so far on the host, or held on the GPU; None if not measured
+    memory: Callable[
+        [], int | None
+    ]  # bytes: peak so far on the host, or held on the GPU; None if not measured
     feed: Callable[[int], object] | None = None  # prepares batch k, if that is timed too
 
 
-GREEDY, BEAM = Policy(max_length=MOST_WORDS), Beam(WIDTH, length_penalty=LENGTH_PENALTY, max_length=MOST_WORDS)
+GREEDY, BEAM = (
+    Policy(max_length=MOST_WORDS),
+    Beam(WIDTH, length_penalty=LENGTH_PENALTY, max_length=MOST_WORDS),
+)
 # Captions of Config.pictures: (PICTURES, MOST_WORDS) int, on the host, NULL after END
 Sample = Callable[[], np.ndarray]
 Batch = tuple[np.ndarray, np.ndarray]  # features (N, D) and captions (N, T+1)
@@ -139,16 +152,32 @@ def make_model(config: Config, data: CaptionData) -> CaptioningRNN:
     """A fresh xpcap model on the current backend, with the same weights every time."""
     words, H = data.vocabulary.word_to_idx, config.H
     return CaptioningRNN(
-        words, config.features, config.W, H, "lstm", np.float32, dropout=config.dropout, inject=config.inject, seed=SEED
-    )  # fmt: skip
+        words,
+        config.features,
+        config.W,
+        H,
+        "lstm",
+        np.float32,
+        dropout=config.dropout,
+        inject=config.inject,
+        seed=SEED,
+    )
 
 
-def make_solver(config: Config, data: CaptionData, model: CaptioningRNN | None = None, **options: Any) -> CaptioningSolver:
+def make_solver(
+    config: Config, data: CaptionData, model: CaptioningRNN | None = None, **options: Any
+) -> CaptioningSolver:
     """A solver for `model`, by default that of make_model, with more options if given."""
     return CaptioningSolver(
-        model or make_model(config, data), data, update_rule="adam", optim_config={"learning_rate": LEARNING_RATE},
-        batch_size=config.N, clip_norm=CLIP, seed=SEED, **options,
-    )  # fmt: skip
+        model or make_model(config, data),
+        data,
+        update_rule="adam",
+        optim_config={"learning_rate": LEARNING_RATE},
+        batch_size=config.N,
+        clip_norm=CLIP,
+        seed=SEED,
+        **options,
+    )
 
 
 def make_ending_model(config: Config, data: CaptionData) -> CaptioningRNN:
@@ -158,7 +187,11 @@ def make_ending_model(config: Config, data: CaptionData) -> CaptioningRNN:
     return model
 
 
-def host_model(config: Config, data: CaptionData, make: Callable[[Config, CaptionData], CaptioningRNN] = make_model) -> CaptioningRNN:
+def host_model(
+    config: Config,
+    data: CaptionData,
+    make: Callable[[Config, CaptionData], CaptioningRNN] = make_model,
+) -> CaptioningRNN:
     """The same model on NumPy, whatever the current backend."""
     with use_backend("numpy"):
         return make(config, data)
@@ -179,13 +212,16 @@ def check_same_loss(theirs: float, ours: CaptioningRNN, batch: Batch, what: str)
         )
 
 
-def check_same_captions(theirs: np.ndarray, ours: CaptioningRNN, pictures: np.ndarray, policy: Policy, what: str) -> None:
+def check_same_captions(
+    theirs: np.ndarray, ours: CaptioningRNN, pictures: np.ndarray, policy: Policy, what: str
+) -> None:
     """Check that a contender's captions agree with xpcap's on NumPy; if not, an ArithmeticError."""
     expected = ours.sample(pictures, policy=policy)
     same = float((theirs == expected).mean()) if theirs.shape == expected.shape else 0.0
     if not same >= SAME_IDS:
         raise ArithmeticError(
-            f"bench: {what} agrees with xpcap on NumPy in {same:.2%} of the word ids, expected at least {SAME_IDS:.1%}: not the same work"
+            f"bench: {what} agrees with xpcap on NumPy in {same:.2%} of the word ids, expected at"
+            f" least {SAME_IDS:.1%}: not the same work"
         )
 
 
@@ -207,14 +243,18 @@ def _step_flops(config: Config, captions: np.ndarray, null: int) -> int:
     packed = pack(captions, null)
     # Live rows, distinct input words, rows with a target
     R, K, L = len(packed.inputs.ids), len(packed.words), len(packed.targets)
-    products = 3 * (K * config.W * 4 * config.H + R * config.H * 4 * config.H + L * config.H * config.V)
+    products = 3 * (
+        K * config.W * 4 * config.H + R * config.H * 4 * config.H + L * config.H * config.V
+    )
     # Weights of the context; scores and context, and back to context, state and, twice, regions
     if config.P:
         products += 3 * R * config.H * 4 * config.H + 6 * R * config.P * config.H
     return 2 * (2 * packed.rows.N * (config.P or 1) * config.D * config.H + products)
 
 
-def sampling_flops(config: Config, captions: np.ndarray, null: int, end: int, width: int = 1) -> int:
+def sampling_flops(
+    config: Config, captions: np.ndarray, null: int, end: int, width: int = 1
+) -> int:
     """Operations needed to find captions (n, T), from the first word on, NULL after END.
 
     A beam needs a row for the first word and `width` rows for each later one; how many hypotheses
@@ -224,7 +264,9 @@ def sampling_flops(config: Config, captions: np.ndarray, null: int, end: int, wi
     fed = captions[:, :-1]
     K = 1 + len(np.unique(fed[(fed != null) & (fed != end)]))  # the 1 is START
     H = config.H
-    return 2 * (len(captions) * config.D * H + K * config.W * 4 * H + rows * (H * 4 * H + H * config.V))
+    return 2 * (
+        len(captions) * config.D * H + K * config.W * 4 * H + rows * (H * 4 * H + H * config.V)
+    )
 
 
 # A model whose captions end: randomly drawn weights never produce END, and caption length decides
@@ -232,9 +274,14 @@ def sampling_flops(config: Config, captions: np.ndarray, null: int, end: int, wi
 
 OPEN = 20.0  # pre-activation of an open gate: sigmoid(20) is 1 in float32
 TICK = 0.01  # growth of the timer per step: small, so that tanh stays linear
-LOUD = 2000.0  # END's score rises by LOUD * TICK per step, far more than the spread of the other scores
+# END's score rises by LOUD * TICK per step, far more than the spread of the other scores
+LOUD = 2000.0
 SILENT = -1e4  # bias of words that must not be sampled
-TIMER, MEMORY, CUE = 0, 1, 0  # two hidden units, and a word dimension: 1 for START, 0 for other words
+TIMER, MEMORY, CUE = (
+    0,
+    1,
+    0,
+)  # two hidden units, and a word dimension: 1 for START, 0 for other words
 
 
 def make_captions_end(model: CaptioningRNN) -> None:
@@ -254,7 +301,9 @@ def make_captions_end(model: CaptioningRNN) -> None:
     Wx, Wh, b = params["Wx"], params["Wh"], params["b"]
     i, f, o, g = (slice(k * H, (k + 1) * H) for k in range(4))
     memory = Wh[:, g][:, MEMORY] * TICK
-    memory *= LIKE_COCO.deviation * TICK / np.linalg.norm(params["W_proj"] @ memory)  # features are standard normal
+    memory *= (
+        LIKE_COCO.deviation * TICK / np.linalg.norm(params["W_proj"] @ memory)
+    )  # features are standard normal
     for gate in (i, f, o, g):
         Wx[:, gate][:, [TIMER, MEMORY]] = Wh[:, gate][:, [TIMER, MEMORY]] = 0
     b[i][TIMER] = b[f][[TIMER, MEMORY]] = b[o][[TIMER, MEMORY]] = OPEN

@@ -1,4 +1,6 @@
-"""Drives a headless Chromium over a pair of pipes with the DevTools protocol: no package, port or network needed."""
+"""Drives a headless Chromium over a pair of pipes with the DevTools protocol: no package, port or
+network needed.
+"""
 
 import base64
 import json
@@ -30,16 +32,32 @@ def find_browser() -> str | None:
 
 
 class Browser:
-    """A browser with one tab. `folder` is an empty folder for its files; no answer within `seconds` raises a TimeoutError."""
+    """A browser with one tab. `folder` is an empty folder for its files; no answer within `seconds`
+    raises a TimeoutError.
+    """
 
     def __init__(self, program: str, folder: Path, seconds: float = 60) -> None:
         self._seconds, self._read, self._buffer, self._count = seconds, b"", b"", 0
         self.requested: set[str] = set()
         (theirs_in, self._out), (self._in, theirs_out) = os.pipe(), os.pipe()
         self._process = subprocess.Popen(
-            [sys.executable, "-c", LAUNCH, str(theirs_in), str(theirs_out), program, *FLAGS, f"--user-data-dir={folder}", "about:blank"],
-            pass_fds=(theirs_in, theirs_out), env={**os.environ, "HOME": str(folder)}, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
-        )  # fmt: skip
+            [
+                sys.executable,
+                "-c",
+                LAUNCH,
+                str(theirs_in),
+                str(theirs_out),
+                program,
+                *FLAGS,
+                f"--user-data-dir={folder}",
+                "about:blank",
+            ],
+            pass_fds=(theirs_in, theirs_out),
+            env={**os.environ, "HOME": str(folder)},
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
         os.close(theirs_in)
         os.close(theirs_out)
         self._session: str | None = None
@@ -47,7 +65,9 @@ class Browser:
     def __enter__(self) -> "Browser":
         try:
             target = self.call("Target.createTarget", url="about:blank")["targetId"]
-            self._session = self.call("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
+            self._session = self.call("Target.attachToTarget", targetId=target, flatten=True)[
+                "sessionId"
+            ]
             self.call("Page.enable")
             self.call("Network.enable")
         except BaseException:
@@ -56,30 +76,44 @@ class Browser:
         return self
 
     def __exit__(self, *_: object) -> None:
-        os.killpg(self._process.pid, signal.SIGKILL)  # with its child processes, or they keep writing to the folder
+        os.killpg(
+            self._process.pid, signal.SIGKILL
+        )  # with its child processes, or they keep writing to the folder
         self._process.wait()
         os.close(self._out)
         os.close(self._in)
 
     def show(self, page: Path, width: int, dark: bool, scale: float = 1) -> None:
         """Load a page in a window of this width and theme."""
-        self.call("Emulation.setDeviceMetricsOverride", width=width, height=844, deviceScaleFactor=scale, mobile=width < 600)
+        self.call(
+            "Emulation.setDeviceMetricsOverride",
+            width=width,
+            height=844,
+            deviceScaleFactor=scale,
+            mobile=width < 600,
+        )
         theme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
         self.call("Emulation.setEmulatedMedia", features=[theme])
         self.call("Page.navigate", until="Page.loadEventFired", url=page.as_uri())
 
     def evaluate(self, expression: str) -> Any:
         """The value of a JavaScript expression on the page; promises are awaited."""
-        answer = self.call("Runtime.evaluate", expression=expression, returnByValue=True, awaitPromise=True)
+        answer = self.call(
+            "Runtime.evaluate", expression=expression, returnByValue=True, awaitPromise=True
+        )
         assert "exceptionDetails" not in answer, answer
         return answer["result"].get("value")
 
     def screenshot(self, whole: bool = False) -> bytes:
         """PNG of the visible part, or of the whole page."""
-        return base64.b64decode(self.call("Page.captureScreenshot", captureBeyondViewport=whole)["data"])
+        return base64.b64decode(
+            self.call("Page.captureScreenshot", captureBeyondViewport=whole)["data"]
+        )
 
     def call(self, method: str, until: str | None = None, **parameters: Any) -> Any:
-        """Call a method of the protocol and return its result. If `until` names an event, wait for it first."""
+        """Call a method of the protocol and return its result. If `until` names an event, wait for
+        it first.
+        """
         self._count += 1
         message: dict[str, Any] = {"id": self._count, "method": method, "params": parameters}
         if self._session:

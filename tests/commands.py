@@ -56,7 +56,9 @@ def use_plain_curves(patch: pytest.MonkeyPatch) -> None:
 
 
 def failing(args: list[Any], *words: str, left: tuple[str, ...] = ()) -> None:
-    """The command fails with one message, no traceback, and leaves the folder as it found it, but for the files `left`."""
+    """The command fails with one message, no traceback, and leaves the folder as it found it, but
+    for the files `left`.
+    """
     before = sorted(Path().rglob("*"))
     result = call(*args)
     assert result.exit_code == 1, result.output

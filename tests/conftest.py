@@ -1,4 +1,6 @@
-"""Fixtures: the libraries that a test runs on, small vocabularies, a small run, and where real data is."""
+"""Fixtures: the libraries that a test runs on, small vocabularies, a small run, and where real data
+is.
+"""
 
 import contextlib
 import gc
@@ -55,9 +57,13 @@ class Lib:
         return moved[0] if len(moved) == 1 else moved
 
 
-@pytest.fixture(params=["numpy", "readonly", "emulated", pytest.param("cupy", marks=pytest.mark.gpu)])
+@pytest.fixture(
+    params=["numpy", "readonly", "emulated", pytest.param("cupy", marks=pytest.mark.gpu)]
+)
 def lib(request: pytest.FixtureRequest) -> Any:
-    """NumPy, NumPy with read-only inputs, the emulated device, and CuPy (marker gpu); that backend is in force meanwhile."""
+    """NumPy, NumPy with read-only inputs, the emulated device, and CuPy (marker gpu); that backend
+    is in force meanwhile.
+    """
     if request.param == "emulated":
         request.getfixturevalue("device")
     with xpcap.use_backend("cupy" if request.param in ("emulated", "cupy") else "numpy"):
@@ -79,7 +85,11 @@ def one_thread_each() -> Iterator[None]:
 @pytest.fixture(autouse=True)
 def all_threads(request: pytest.FixtureRequest) -> Iterator[None]:
     """But for tests marked `threads`."""
-    with BLAS.limit(limits=THREADS) if SIDE_BY_SIDE and "threads" in request.keywords else contextlib.nullcontext():
+    with (
+        BLAS.limit(limits=THREADS)
+        if SIDE_BY_SIDE and "threads" in request.keywords
+        else contextlib.nullcontext()
+    ):
         yield
 
 
@@ -121,7 +131,9 @@ def verify_once(verified: list[Row], monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def few_pictures(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Generated pictures by the dozen, and a folder of its own to run in. Java's metrics, where they are installed, are left to test_scores.py."""
+    """Generated pictures by the dozen, and a folder of its own to run in. Java's metrics, where
+    they are installed, are left to test_scores.py.
+    """
     commands.use_few_pictures(monkeypatch)
     monkeypatch.setattr("xpcap.metrics.java.PACKAGE", "no_such_package")
     monkeypatch.delenv("XPCAP_BACKEND", raising=False)

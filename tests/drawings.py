@@ -1,4 +1,6 @@
-"""Tests a run on drawings unlike its training pictures: `python tests/drawings.py RUN` prints the share named exactly, sheet by sheet."""
+"""Tests a run on drawings unlike its training pictures: `python tests/drawings.py RUN` prints the
+share named exactly, sheet by sheet.
+"""
 
 import math
 import sys
@@ -34,10 +36,22 @@ LAYOUTS = {  # centres, in widths and heights of the sheet
 STYLES = ("filled", "filled, with a black line", "a coloured line")
 
 
-def draw(pen: ImageDraw.ImageDraw, shape: str, x: float, y: float, radius: float, paint: tuple[int, int, int], style: str = STYLES[0]) -> None:
+def draw(
+    pen: ImageDraw.ImageDraw,
+    shape: str,
+    x: float,
+    y: float,
+    radius: float,
+    paint: tuple[int, int, int],
+    style: str = STYLES[0],
+) -> None:
     """Draw one shape with its centre at (x, y)."""
     width = max(2, round(radius / 20))
-    fill, line = {"filled": (paint, paint), "filled, with a black line": (paint, (0, 0, 0)), "a coloured line": (None, paint)}[style]
+    fill, line = {
+        "filled": (paint, paint),
+        "filled, with a black line": (paint, (0, 0, 0)),
+        "a coloured line": (None, paint),
+    }[style]
     if shape == "circle":
         pen.ellipse((x - radius, y - radius, x + radius, y + radius), fill, line, width)
     elif shape == "square":
@@ -46,27 +60,46 @@ def draw(pen: ImageDraw.ImageDraw, shape: str, x: float, y: float, radius: float
         corners = 3 if shape == "triangle" else 10
         reach = [1.2 if shape == "triangle" or k % 2 == 0 else 0.5 for k in range(corners)]
         turns = [2 * math.pi * k / corners for k in range(corners)]
-        outline = [(x + radius * r * math.sin(turn), y - radius * r * math.cos(turn)) for r, turn in zip(reach, turns, strict=True)]
+        outline = [
+            (x + radius * r * math.sin(turn), y - radius * r * math.cos(turn))
+            for r, turn in zip(reach, turns, strict=True)
+        ]
         pen.polygon(outline, fill, line, width)
 
 
-def drawing(rng: np.random.Generator, sheet: tuple[int, int], things: int, style: str = STYLES[0]) -> tuple[np.ndarray, set[tuple[str, str]]]:
-    """Draw `things` shapes on a white sheet (width, height). Returns the picture and its set of (colour, shape) pairs."""
+def drawing(
+    rng: np.random.Generator, sheet: tuple[int, int], things: int, style: str = STYLES[0]
+) -> tuple[np.ndarray, set[tuple[str, str]]]:
+    """Draw `things` shapes on a white sheet (width, height). Returns the picture and its set of
+    (colour, shape) pairs.
+    """
     picture = Image.new("RGB", sheet, "white")
     pen, pairs = ImageDraw.Draw(picture), set()
     for x, y in LAYOUTS[things][rng.integers(len(LAYOUTS[things]))]:
-        colour, shape = str(rng.choice(list(PAINTS))), str(rng.choice(("circle", "square", "triangle", "star")))
+        colour, shape = (
+            str(rng.choice(list(PAINTS))),
+            str(rng.choice(("circle", "square", "triangle", "star"))),
+        )
         paint = PAINTS[colour][rng.integers(len(PAINTS[colour]))]
         draw(pen, shape, x * sheet[0], y * sheet[1], min(sheet) * rng.uniform(*SIZES), paint, style)
         pairs.add((colour, shape))
     return np.asarray(picture), pairs
 
 
-def share_named(run: run_folder.Run, drawings: Sequence[tuple[np.ndarray, set[tuple[str, str]]]]) -> float:
+def share_named(
+    run: run_folder.Run, drawings: Sequence[tuple[np.ndarray, set[tuple[str, str]]]]
+) -> float:
     """Share of drawings whose caption names exactly their (colour, shape) pairs."""
     features = run.scaling(HistogramEncoder().encode(picture for picture, _ in drawings))
     captions = caption_features(run, [""] * len(drawings), features, np.arange(len(drawings)))
-    return float(np.mean([named(one.caption.split()) == pairs for one, (_, pairs) in zip(captions, drawings, strict=True)]))
+    return float(
+        np.mean(
+            [
+                named(one.caption.split()) == pairs
+                for one, (_, pairs) in zip(captions, drawings, strict=True)
+            ]
+        )
+    )
 
 
 def main(path: str) -> None:
@@ -75,10 +108,19 @@ def main(path: str) -> None:
     for width, height in SHEETS:
         for style in STYLES if (width, height) == SHEETS[1] else STYLES[:1]:
             shares = [
-                share_named(run, [drawing(np.random.default_rng([things, k]), (width, height), things, style) for k in range(COUNT)])
+                share_named(
+                    run,
+                    [
+                        drawing(np.random.default_rng([things, k]), (width, height), things, style)
+                        for k in range(COUNT)
+                    ],
+                )
                 for things in LAYOUTS
             ]
-            print(f"| {width} x {height} | {style} | {' | '.join(f'{share:.0%}' for share in shares)} |")
+            print(
+                f"| {width} x {height} | {style} |"
+                f" {' | '.join(f'{share:.0%}' for share in shares)} |"
+            )
 
 
 if __name__ == "__main__":

@@ -1,4 +1,6 @@
-"""Fill in what the pages of docs/ quote: ```python FILE FUNCTION fences, and the table of planted mistakes. `make docs` runs this."""
+"""Fill in what the pages of docs/ quote: ```python FILE FUNCTION fences, and the table of planted
+mistakes. `make docs` runs this.
+"""
 
 import ast
 import re
@@ -15,7 +17,9 @@ TABLE = re.compile(r"^\| mistake \|.*\n(?:\|.*\n)+", re.MULTILINE)
 
 
 def excerpt(file: str, function: str) -> str:
-    """The body of a function: its mathematics, without docstring, checks, the allocation of `out`, and the way to a fast version."""
+    """The body of a function: its mathematics, without docstring, checks, the allocation of `out`,
+    and the way to a fast version.
+    """
     text = (ROOT / file).read_text(encoding="utf-8")
     node = function_named(text, function)
     first, *statements = node.body
@@ -23,22 +27,35 @@ def excerpt(file: str, function: str) -> str:
     lines = text.splitlines(keepends=True)
     for statement in reversed(statements):
         if _is_ceremony(statement):
-            lines[statement.lineno - 1 : statement.end_lineno] = [""] * (statement.end_lineno - statement.lineno + 1)
+            lines[statement.lineno - 1 : statement.end_lineno] = [""] * (
+                statement.end_lineno - statement.lineno + 1
+            )
     start = first.end_lineno if ast.get_docstring(node) else first.lineno - 1
     return textwrap.dedent("".join(lines[start : node.end_lineno])).strip("\n") + "\n"
 
 
 def _is_ceremony(statement: ast.stmt) -> bool:
     if isinstance(statement, ast.If):
-        checks = all(isinstance(inner, ast.Raise) or _is_ceremony(inner) for inner in (*statement.body, *statement.orelse))
-        return checks or ast.unparse(statement.test) == "out is None" or "(fast := " in ast.unparse(statement.test)
+        checks = all(
+            isinstance(inner, ast.Raise) or _is_ceremony(inner)
+            for inner in (*statement.body, *statement.orelse)
+        )
+        return (
+            checks
+            or ast.unparse(statement.test) == "out is None"
+            or "(fast := " in ast.unparse(statement.test)
+        )
     call = getattr(statement, "value", None)
-    return isinstance(call, ast.Call) and ast.unparse(call.func).rpartition(".")[2].startswith("check")
+    return isinstance(call, ast.Call) and ast.unparse(call.func).rpartition(".")[2].startswith(
+        "check"
+    )
 
 
 def filled(page: str) -> str:
     """The text of a page with every excerpt and table as the code has it now."""
-    page = FENCE.sub(lambda fence: f"```python {fence[1]} {fence[2]}\n{excerpt(fence[1], fence[2])}```", page)
+    page = FENCE.sub(
+        lambda fence: f"```python {fence[1]} {fence[2]}\n{excerpt(fence[1], fence[2])}```", page
+    )
     return TABLE.sub(lambda _: "".join(f"{line}\n" for line in mistakes.table()), page)
 
 

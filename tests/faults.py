@@ -1,4 +1,5 @@
-"""Lets the steps of every write of a training fail, one after the other: what was saved before must open, and go on to the same bytes.
+"""Lets the steps of every write of a training fail, one after the other: what was saved before must
+open, and go on to the same bytes.
 
 python tests/faults.py
 """
@@ -21,8 +22,25 @@ from xpcap import files
 from xpcap.models import ModelConfig
 from xpcap.runs.folder import BEST, LAST, load_state, open_run
 
-OPTIONS = ["--hidden", "8", "--wordvec", "4", "--epochs", "2", "--save-every", "6", "--dropout", "0.2"]
-STEPS = {"create": errno.ENOSPC, "write": errno.ENOSPC, "flush": errno.EIO, "rename": errno.EIO, "flush_folder": errno.EIO}
+OPTIONS = [
+    "--hidden",
+    "8",
+    "--wordvec",
+    "4",
+    "--epochs",
+    "2",
+    "--save-every",
+    "6",
+    "--dropout",
+    "0.2",
+]
+STEPS = {
+    "create": errno.ENOSPC,
+    "write": errno.ENOSPC,
+    "flush": errno.EIO,
+    "rename": errno.EIO,
+    "flush_folder": errno.EIO,
+}
 ERRORS = (errno.ENOSPC, errno.EIO, errno.EACCES, errno.EFBIG)
 
 
@@ -32,7 +50,9 @@ def _shapes() -> dict[str, tuple[int, ...]]:
 
 
 class Fault(NamedTuple):
-    """The `nth` time that `step` is done for the file called `name`, it fails with this error number."""
+    """The `nth` time that `step` is done for the file called `name`, it fails with this error
+    number.
+    """
 
     name: str
     step: str
@@ -73,7 +93,11 @@ def failing_at(fault: Fault | None) -> Iterator[list[tuple[str, str]]]:
 
     def instead(step: str, original: Any) -> Any:
         def run(first: Any, *rest: Any) -> Any:
-            path = {"flush": lambda: first.name, "rename": lambda: first, "flush_folder": lambda: done[-1][0]}[step]()
+            path = {
+                "flush": lambda: first.name,
+                "rename": lambda: first,
+                "flush_folder": lambda: done[-1][0],
+            }[step]()
             if fails(step, Path(path)):
                 raise OSError(fault.error, errno.errorcode[fault.error])  # type: ignore[union-attr]
             return original(first, *rest)
@@ -84,7 +108,9 @@ def failing_at(fault: Fault | None) -> Iterator[list[tuple[str, str]]]:
         if fails("create", path):
             raise OSError(fault.error, errno.errorcode[fault.error])  # type: ignore[union-attr]
         file = original(path)
-        return ShortOfRoom(file, fault.error) if fault is not None and fails("write", path) else file
+        return (
+            ShortOfRoom(file, fault.error) if fault is not None and fails("write", path) else file
+        )
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(files, "_create", create)
@@ -101,12 +127,17 @@ def points(folder: Path) -> tuple[list[Fault], dict[str, bytes]]:
     found = []
     for name, step in done:
         seen[name, step] = seen.get((name, step), 0) + 1
-        found += [Fault(name, named, seen[name, step], STEPS[named]) for named in (("create", "write") if step == "create" else (step,))]
+        found += [
+            Fault(name, named, seen[name, step], STEPS[named])
+            for named in (("create", "write") if step == "create" else (step,))
+        ]
     return found, kill.files(folder / "whole" / "run")
 
 
 def check(fault: Fault, whole: dict[str, bytes], folder: Path) -> str:
-    """Train with the fault, then without; the message of the first. AssertionError : it was not what is promised."""
+    """Train with the fault, then without; the message of the first. AssertionError : it was not
+    what is promised.
+    """
     out = folder / "broken" / "run"
     with failing_at(fault):
         result = commands.call("train", "--out", out, *OPTIONS)
@@ -127,7 +158,11 @@ def check(fault: Fault, whole: dict[str, bytes], folder: Path) -> str:
 
 def chosen(found: list[Fault]) -> list[Fault]:
     """For the suite: each step of each file once, the second time it is done where there is one."""
-    return [fault for fault in found if fault.nth == max(min(f.nth, 2) for f in found if f[:2] == fault[:2])]
+    return [
+        fault
+        for fault in found
+        if fault.nth == max(min(f.nth, 2) for f in found if f[:2] == fault[:2])
+    ]
 
 
 def main() -> None:
@@ -143,7 +178,8 @@ def main() -> None:
             if i % 100 == 99:
                 print(f"{i + 1} of {len(every)}", flush=True)
     print(
-        f"{len(every)} faults ({len(found)} steps of writes, {len(ERRORS)} errors), {time.monotonic() - began:.0f} s: what was saved before went on"
+        f"{len(every)} faults ({len(found)} steps of writes, {len(ERRORS)} errors),"
+        f" {time.monotonic() - began:.0f} s: what was saved before went on"
     )
 
 

@@ -1,8 +1,10 @@
-"""Features that need not fit into memory: prepare and train on random data of COCO's size, with the time and peak memory of each command.
+"""Features that need not fit into memory: prepare and train on random data of COCO's size, with the
+time and peak memory of each command.
 
     python tests/from_disk.py FOLDER [prepare's options]
 
-82,783 pictures with 4096 features each, 1.36 GB, and 400,000 captions as COCO's JSON. FOLDER needs 3 GB and is left as it is then.
+82,783 pictures with 4096 features each, 1.36 GB, and 400,000 captions as COCO's JSON. FOLDER needs
+3 GB and is left as it is then.
 """
 
 import json
@@ -16,23 +18,41 @@ from pathlib import Path
 import numpy as np
 
 PICTURES, D, CAPTIONS, WORDS = 82_783, 4096, 400_000, 9_000
-TRAIN = ("--epochs", "1", "--score-epochs", "0", "--batch-size", "512", "--hidden", "64", "--wordvec", "64")
-COMMAND = (  # VmHWM, because ru_maxrss of a new process begins with the memory of the one that started it
+TRAIN = (
+    "--epochs",
+    "1",
+    "--score-epochs",
+    "0",
+    "--batch-size",
+    "512",
+    "--hidden",
+    "64",
+    "--wordvec",
+    "64",
+)
+# VmHWM, because ru_maxrss of a new process begins with the memory of the one that started it
+COMMAND = (
     "import sys; from xpcap.cli import main; main(sys.argv[1:], standalone_mode=False); "
     "print(*[line.split()[1] for line in open('/proc/self/status') if line.startswith('VmHWM')])"
 )
 
 
 def write_features(path: Path, names: Sequence[str], D: int) -> None:
-    """What `numpy.savez(path, names=names, features=...)` writes for random features, a block at a time."""
+    """What `numpy.savez(path, names=names, features=...)` writes for random features, a block at a
+    time.
+    """
     rng = np.random.default_rng(0)
     with zipfile.ZipFile(path, "w") as archive:
         with archive.open("names.npy", "w") as member:
             np.lib.format.write_array(member, np.array(names))
         with archive.open("features.npy", "w", force_zip64=True) as member:
-            np.lib.format.write_array_header_1_0(member, {"shape": (len(names), D), "fortran_order": False, "descr": "<f4"})
+            np.lib.format.write_array_header_1_0(
+                member, {"shape": (len(names), D), "fortran_order": False, "descr": "<f4"}
+            )
             for start in range(0, len(names), 1000):
-                member.write(rng.standard_normal((len(names[start : start + 1000]), D), np.float32).tobytes())
+                member.write(
+                    rng.standard_normal((len(names[start : start + 1000]), D), np.float32).tobytes()
+                )
 
 
 def write_captions(path: Path, names: Sequence[str], captions: int, words: int) -> None:
@@ -40,16 +60,27 @@ def write_captions(path: Path, names: Sequence[str], captions: int, words: int) 
     rng = np.random.default_rng(1)
     ids = (words * rng.random((captions, 14)) ** 3).astype(int)
     lengths = rng.integers(8, 15, captions)
-    texts = [" ".join(f"w{i}" for i in row[:n]) for row, n in zip(ids.tolist(), lengths.tolist(), strict=True)]
+    texts = [
+        " ".join(f"w{i}" for i in row[:n])
+        for row, n in zip(ids.tolist(), lengths.tolist(), strict=True)
+    ]
     images = [{"id": i, "file_name": name} for i, name in enumerate(names)]
-    annotations = [{"id": k, "image_id": k % len(names), "caption": text} for k, text in enumerate(texts)]
+    annotations = [
+        {"id": k, "image_id": k % len(names), "caption": text} for k, text in enumerate(texts)
+    ]
     path.write_text(json.dumps({"images": images, "annotations": annotations}))
 
 
 def run(folder: Path, *arguments: str) -> tuple[float, float]:
     """Seconds and peak MB of a command. CalledProcessError : it failed."""
     start = time.perf_counter()
-    said = subprocess.run([sys.executable, "-c", COMMAND, *arguments], cwd=folder, stdout=subprocess.PIPE, text=True, check=True).stdout
+    said = subprocess.run(
+        [sys.executable, "-c", COMMAND, *arguments],
+        cwd=folder,
+        stdout=subprocess.PIPE,
+        text=True,
+        check=True,
+    ).stdout
     return time.perf_counter() - start, int(said.split()[-1]) / 1000
 
 

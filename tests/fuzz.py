@@ -1,4 +1,5 @@
-"""Opens bad files by the thousand: each must be read or refused, by an error that is expected, within a second and in bounded memory.
+"""Opens bad files by the thousand: each must be read or refused, by an error that is expected,
+within a second and in bounded memory.
 
 python tests/fuzz.py --kind dataset --cases 10000 --seed 0
 """
@@ -40,7 +41,10 @@ class Result(NamedTuple):
 
     def __str__(self) -> str:
         counts = ", ".join(f"{count} {outcome}" for outcome, count in self.outcomes.most_common())
-        return f"{self.kind}: {self.cases} cases: {counts}; slowest {self.slowest:.2f} s, peak {self.peak} MB"
+        return (
+            f"{self.kind}: {self.cases} cases: {counts}; slowest {self.slowest:.2f} s, peak"
+            f" {self.peak} MB"
+        )
 
 
 def try_cases(kind: str, seed: int, first: int, cases: int) -> Iterator[dict[str, Any]]:
@@ -50,7 +54,9 @@ def try_cases(kind: str, seed: int, first: int, cases: int) -> Iterator[dict[str
         yield {"begins": case}
         outcome, seconds = _try(tried, f"{kind} {seed} {case}")
         if seconds > LONGEST:
-            outcome, seconds = _try(tried, f"{kind} {seed} {case}")  # was the machine busy? The second time counts
+            outcome, seconds = _try(
+                tried, f"{kind} {seed} {case}"
+            )  # was the machine busy? The second time counts
         yield {"case": case, "outcome": outcome, "seconds": seconds, "peak": _peak()}
 
 
@@ -73,8 +79,13 @@ def _peak() -> int:
     import resource
 
     unit = 2**20 if sys.platform == "darwin" else 2**10
-    own, others = (resource.getrusage(who).ru_maxrss // unit for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
-    if STATUS.exists():  # where it does not count what was there before this program was started, as getrusage does
+    own, others = (
+        resource.getrusage(who).ru_maxrss // unit
+        for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
+    )
+    if (
+        STATUS.exists()
+    ):  # where it does not count what was there before this program was started, as getrusage does
         own = int(STATUS.read_text().split("VmHWM:")[1].split()[0]) // 2**10
     return max(own, others)
 
@@ -108,8 +119,25 @@ def hunt(kind: str, cases: int, seed: int) -> Result:
 
 def _told(kind: str, seed: int, first: int, cases: int) -> Iterator[dict[str, Any]]:
     """What a process of its own tells of its cases, until it ends or has to be ended."""
-    arguments = [sys.executable, "-W", "error", __file__, "--worker", kind, "--seed", str(seed), "--first", str(first), "--cases", str(cases)]
-    environment = {**os.environ, "OPENBLAS_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join((str(ROOT), str(ROOT / "tests")))}
+    arguments = [
+        sys.executable,
+        "-W",
+        "error",
+        __file__,
+        "--worker",
+        kind,
+        "--seed",
+        str(seed),
+        "--first",
+        str(first),
+        "--cases",
+        str(cases),
+    ]
+    environment = {
+        **os.environ,
+        "OPENBLAS_NUM_THREADS": "1",
+        "PYTHONPATH": os.pathsep.join((str(ROOT), str(ROOT / "tests"))),
+    }
     with subprocess.Popen(arguments, stdout=subprocess.PIPE, text=True, env=environment) as process:
         lines: queue.Queue[str] = queue.Queue()
         threading.Thread(target=_listen, args=(process.stdout, lines)).start()
@@ -131,7 +159,9 @@ def _listen(pipe: Any, lines: "queue.Queue[str]") -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--kind", choices=(*KINDS, "all"), default="all")
     parser.add_argument("--cases", type=int, default=10_000)
     parser.add_argument("--seed", type=int, default=0)

@@ -40,7 +40,9 @@ from PIL import Image, ImageDraw
 NEVER = {"times.jsonl", ".lock"}  # files that two equal runs need not have in common
 VERSIONS = {"numpy", "python", "cupy", "xpcap"}  # of config.json
 MEASURED = re.compile(r"seconds$|^(path|folder|out)$")  # keys of JSON outputs
-DURATION = re.compile(rb"\b\d+(\.\d+)?&?(nbsp;)?( |\xc2\xa0)?(s|seconds?|minutes?|h|hours?)\b")  # in pages
+DURATION = re.compile(
+    rb"\b\d+(\.\d+)?&?(nbsp;)?( |\xc2\xa0)?(s|seconds?|minutes?|h|hours?)\b"
+)  # in pages
 COLOURS = ("red", "green", "blue", "purple", "orange", "black")
 SHAPES = ("circle", "square", "bar")
 TRAIN = [
@@ -91,7 +93,9 @@ class Chain:
 
     def answer(self, name: str, *arguments: str) -> None:
         """Hash what a command prints as JSON, less times and paths."""
-        answer = without(json.loads(self.call(*arguments, "--json")), lambda key: bool(MEASURED.search(key)))
+        answer = without(
+            json.loads(self.call(*arguments, "--json")), lambda key: bool(MEASURED.search(key))
+        )
         self.put(name, json.dumps(answer, sort_keys=True).encode())
 
     def put(self, name: str, content: bytes) -> None:
@@ -103,7 +107,9 @@ def contents(file: Path) -> Iterator[tuple[str, bytes]]:
     """The parts of a file, with names to append: its bytes less times and versions, and arrays."""
     content = file.read_bytes()
     if file.name == "config.json":
-        content = json.dumps(without(json.loads(content), VERSIONS.__contains__), sort_keys=True).encode()
+        content = json.dumps(
+            without(json.loads(content), VERSIONS.__contains__), sort_keys=True
+        ).encode()
     elif file.suffix in (".html", ".md"):
         content = DURATION.sub(b"...", content)
     yield "", content
@@ -172,18 +178,28 @@ def draw(folder: Path) -> None:
             *said,
             f"a {things[1]} to the right of a {things[0]} of {rng.choice(SHAPES)}s",
         ]
-    splits = {name: "train" if k < 44 else "val" if k < 54 else "test" for k, name in enumerate(captions)}
+    splits = {
+        name: "train" if k < 44 else "val" if k < 54 else "test" for k, name in enumerate(captions)
+    }
     with (folder / "captions.csv").open("w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(("image", "caption", "split"))
-        writer.writerows((name, text, splits[name]) for name, texts in captions.items() for text in texts)
+        writer.writerows(
+            (name, text, splits[name]) for name, texts in captions.items() for text in texts
+        )
     for split in ("train", "val"):
         names = [name for name in captions if splits[name] == split]
         (folder / f"{split}.txt").write_text("".join(f"{name}\n" for name in names))
-    lines = (f"{name}#{k}\t{text}\n" for name, texts in captions.items() for k, text in enumerate(texts))
+    lines = (
+        f"{name}#{k}\t{text}\n" for name, texts in captions.items() for k, text in enumerate(texts)
+    )
     (folder / "token.txt").write_text("".join(lines))
     images = [{"id": 3 * k, "file_name": name} for k, name in enumerate(captions)]
-    notes = [{"image_id": 3 * k, "id": 10 * k + i, "caption": text} for k, texts in enumerate(captions.values()) for i, text in enumerate(texts)]
+    notes = [
+        {"image_id": 3 * k, "id": 10 * k + i, "caption": text}
+        for k, texts in enumerate(captions.values())
+        for i, text in enumerate(texts)
+    ]
     (folder / "coco.json").write_text(json.dumps({"images": images, "annotations": notes}))
     features = np.random.default_rng(26).standard_normal((len(captions), 40)).astype(np.float32)
     np.savez(folder / "features.npz", names=np.array(list(captions)), features=features)
@@ -313,7 +329,9 @@ def use(chain: Chain) -> None:
         chain.answer(f"evaluate {name}", "evaluate", "runs/attention", *options)
         chain.answer(f"caption {name}", "caption", "runs/lstm", "pictures", *options)
     chain.answer("evaluate rnn", "evaluate", "runs/rnn", "--beam", "2")
-    chain.answer("evaluate ensemble", "evaluate", "runs/lstm", "runs/lstm", "--split", "test", "--beam", "2")
+    chain.answer(
+        "evaluate ensemble", "evaluate", "runs/lstm", "runs/lstm", "--split", "test", "--beam", "2"
+    )
     chain.answer("evaluate against", "evaluate", "runs/stages", "--against", "runs/rnn", "--doctor")
     page = ("--html", "page.html", "--png", "sheet.png", "-n", "6")
     chain.answer("caption split", "caption", "runs/attention", *page)
@@ -363,7 +381,9 @@ USUAL = [name for name in PARTS if name != "generated"]
 def wanted(only: set[str]) -> list[str]:
     """The parts asked for and those that they need, in order."""
     if unknown := only - set(PARTS):
-        raise SystemExit(f"no part is called {', '.join(sorted(unknown))}; there are {', '.join(PARTS)}")
+        raise SystemExit(
+            f"no part is called {', '.join(sorted(unknown))}; there are {', '.join(PARTS)}"
+        )
     found = set(only)
     for name in reversed(PARTS):
         if name in found:
@@ -383,11 +403,15 @@ def run(checkout: Path, parts: list[str], threads: int) -> dict[str, Any]:
 def golden(checkout: Path, parts: list[str], threads: list[int]) -> dict[str, Any]:
     with ThreadPoolExecutor(len(threads)) as pool:
         chains = pool.map(lambda number: run(checkout, parts, number), threads)
-        return {f"{number} BLAS threads": chain for number, chain in zip(threads, chains, strict=True)}
+        return {
+            f"{number} BLAS threads": chain for number, chain in zip(threads, chains, strict=True)
+        }
 
 
 def differences(before: dict[str, Any], after: dict[str, Any], parts: list[str]) -> Iterator[str]:
-    """A line for each hash that differs, is missing or is new, and for each part that was skipped on one side."""
+    """A line for each hash that differs, is missing or is new, and for each part that was skipped
+    on one side.
+    """
     for number, chain in after.items():
         if number not in before:
             yield f"{number}: not in the file"
@@ -398,12 +422,20 @@ def differences(before: dict[str, Any], after: dict[str, Any], parts: list[str])
             if name not in new and not complete:
                 continue
             if old.get(name) != new.get(name):
-                what = "differs" if name in old and name in new else "is missing" if name in old else "is new"
+                what = (
+                    "differs"
+                    if name in old and name in new
+                    else "is missing"
+                    if name in old
+                    else "is new"
+                )
                 yield f"{number}: {name} {what}"
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("action", choices=("write", "compare"))
     parser.add_argument("file", type=Path)
     parser.add_argument("--checkout", type=Path, default=Path(__file__).parent.parent)
@@ -413,17 +445,25 @@ def main() -> None:
     if options.action == "write" and options.file.exists():
         raise SystemExit(f"{options.file} exists")
     parts = wanted(set(options.only.split(",")))
-    after = golden(options.checkout.resolve(), parts, [int(number) for number in options.threads.split(",")])
+    after = golden(
+        options.checkout.resolve(), parts, [int(number) for number in options.threads.split(",")]
+    )
     for number, chain in after.items():
         chain["parts"] = parts
         for part, reason in chain["skipped"].items():
             print(f"{number}: {part} skipped: {reason}")
     if options.action == "write":
         options.file.write_text(json.dumps(after, indent=1) + "\n")
-        print(f"wrote {sum(len(chain['hashes']) for chain in after.values())} hashes to {options.file}")
+        print(
+            f"wrote {sum(len(chain['hashes']) for chain in after.values())} hashes to"
+            f" {options.file}"
+        )
         return
     found = list(differences(json.loads(options.file.read_text()), after, parts))
-    print("\n".join(found) or f"{sum(len(chain['hashes']) for chain in after.values())} hashes are as they were")
+    print(
+        "\n".join(found)
+        or f"{sum(len(chain['hashes']) for chain in after.values())} hashes are as they were"
+    )
     sys.exit(bool(found))
 
 

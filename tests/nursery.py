@@ -1,6 +1,8 @@
-"""Run pytest again and again, each time in a process forked from one that has the heavy libraries loaded, and none of the code under test.
+"""Run pytest again and again, each time in a process forked from one that has the heavy libraries
+loaded, and none of the code under test.
 
-Run as a script it is that process: it reads one request a line from standard input, as JSON, and answers each by a line.
+Run as a script it is that process: it reads one request a line from standard input, as JSON, and
+answers each by a line.
 """
 
 import contextlib
@@ -16,7 +18,18 @@ from pathlib import Path
 from typing import NamedTuple
 from xml.etree import ElementTree
 
-LOADED = ("pytest", "numpy.testing", "h5py", "click.testing", "tqdm", "safetensors.numpy", "filelock", "threadpoolctl", "PIL.Image", "cupy")
+LOADED = (
+    "pytest",
+    "numpy.testing",
+    "h5py",
+    "click.testing",
+    "tqdm",
+    "safetensors.numpy",
+    "filelock",
+    "threadpoolctl",
+    "PIL.Image",
+    "cupy",
+)
 OPTIONS = ("-x", "-q", "-p", "no:cacheprovider", "-o", "verbosity_assertions=2")
 SECONDS = 300  # that one run may take
 
@@ -32,9 +45,15 @@ class Nursery:
     """Runs tests of copies of the project; a context manager."""
 
     def __enter__(self) -> "Nursery":
-        kept = {name: value for name, value in os.environ.items() if not name.startswith(("PYTEST_", "PYTHON"))}
+        kept = {
+            name: value
+            for name, value in os.environ.items()
+            if not name.startswith(("PYTEST_", "PYTHON"))
+        }
         command = [sys.executable, "-P", __file__]
-        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=kept)
+        self._process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=kept
+        )
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -44,16 +63,31 @@ class Nursery:
         """Run tests of the project at `root`, up to the first that fails."""
         report, log = root / "report.xml", root / "log.txt"
         report.unlink(missing_ok=True)  # of an earlier run: a process that dies leaves none
-        arguments = [*OPTIONS, f"--basetemp={root / 'temporary'}", f"--junit-xml={report}", *(f"tests/{test}" for test in tests)]
+        arguments = [
+            *OPTIONS,
+            f"--basetemp={root / 'temporary'}",
+            f"--junit-xml={report}",
+            *(f"tests/{test}" for test in tests),
+        ]
         assert self._process.stdin
         assert self._process.stdout
         self._process.stdin.write(json.dumps([str(root), str(log), arguments]) + "\n")
         self._process.stdin.flush()
         status = self._process.stdout.readline().strip()
-        results = [_result(case) for case in ElementTree.parse(report).iter("testcase")] if report.exists() else []
+        results = (
+            [_result(case) for case in ElementTree.parse(report).iter("testcase")]
+            if report.exists()
+            else []
+        )
         if not results and status.startswith("-"):
             return [Result("failed", f"the process died of {signal.Signals(-int(status)).name}")]
-        return results or [Result("error", f"no test ran (status {status or 'unknown'}): {log.read_text() if log.exists() else ''}")]
+        return results or [
+            Result(
+                "error",
+                f"no test ran (status {status or 'unknown'}):"
+                f" {log.read_text() if log.exists() else ''}",
+            )
+        ]
 
 
 def _result(case: ElementTree.Element) -> Result:
@@ -79,7 +113,9 @@ def main() -> None:
 
 
 def _become(root: str, log: str, arguments: list[str]) -> None:
-    """Be a process that was started in `root` to run pytest there. Another xpcap that is installed is not met."""
+    """Be a process that was started in `root` to run pytest there. Another xpcap that is installed
+    is not met.
+    """
     signal.alarm(SECONDS)
     os.chdir(root)
     output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)

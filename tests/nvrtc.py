@@ -1,4 +1,6 @@
-"""Compiles kernel files to machine code without a GPU: with NVRTC from its PyPI wheel, else with nvcc if it is installed."""
+"""Compiles kernel files to machine code without a GPU: with NVRTC from its PyPI wheel, else with
+nvcc if it is installed.
+"""
 
 import ctypes
 import functools
@@ -13,7 +15,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 ARCHITECTURES = ("sm_75", "sm_80", "sm_86", "sm_89", "sm_90", "sm_100", "sm_120")
-OPTIONS = ("-ftz=true", "--std=c++17", "-Xptxas", "-v")  # the first two are CuPy's; the rest makes ptxas report what a kernel uses
+OPTIONS = (
+    "-ftz=true",
+    "--std=c++17",
+    "-Xptxas",
+    "-v",
+)  # the first two are CuPy's; the rest makes ptxas report what a kernel uses
 FOR_NVRTC = ("--device-as-default-execution-space",)  # CuPy's, too; nvcc has no such option
 
 
@@ -52,11 +59,21 @@ def compiler() -> Compiler:
         nvrtc = _load(library)
         return Compiler(_nvrtc_name(nvrtc), functools.partial(_by_nvrtc, nvrtc), _known(nvrtc))
     if nvcc := shutil.which("nvcc"):
-        said = subprocess.run([nvcc, "--version"], capture_output=True, text=True, check=True).stdout
-        listed = subprocess.run([nvcc, "--list-gpu-code"], capture_output=True, text=True, check=True).stdout.split()
+        said = subprocess.run(
+            [nvcc, "--version"], capture_output=True, text=True, check=True
+        ).stdout
+        listed = subprocess.run(
+            [nvcc, "--list-gpu-code"], capture_output=True, text=True, check=True
+        ).stdout.split()
         name = "nvcc " + re.findall(r"release ([\d.]+)", said)[0]
-        return Compiler(name, functools.partial(_by_nvcc, nvcc), [arch for arch in ARCHITECTURES if arch in listed])
-    raise UnavailableError("neither the package nvidia-cuda-nvrtc nor nvcc is installed (pip install '.[kernels]')")
+        return Compiler(
+            name,
+            functools.partial(_by_nvcc, nvcc),
+            [arch for arch in ARCHITECTURES if arch in listed],
+        )
+    raise UnavailableError(
+        "neither the package nvidia-cuda-nvrtc nor nvcc is installed (pip install '.[kernels]')"
+    )
 
 
 def compile_all(sources: Iterable[tuple[str, str, str]]) -> list[Compiled]:
@@ -71,7 +88,9 @@ def read_log(log: str) -> tuple[dict[str, Usage], list[str]]:
     for line in filter(str.strip, log.replace("\0", "").splitlines()):
         if match := re.search(r"Compiling entry function '(\w+)'", line):
             kernel = match[1]
-        elif match := re.search(r"(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads", line):
+        elif match := re.search(
+            r"(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads", line
+        ):
             spills = sum(map(int, match.groups()))
         elif match := re.search(r"Used (\d+) registers", line):
             shared = re.search(r"(\d+) bytes smem", line)
@@ -85,7 +104,9 @@ def read_log(log: str) -> tuple[dict[str, Usage], list[str]]:
 
 
 def _library() -> Path | None:
-    """libnvrtc of the newest CUDA among the installed wheels, which put it under site-packages/nvidia."""
+    """libnvrtc of the newest CUDA among the installed wheels, which put it under
+    site-packages/nvidia.
+    """
     spec = importlib.util.find_spec("nvidia")
     folders = list(spec.submodule_search_locations or ()) if spec else []
     found = [path for folder in folders for path in Path(folder).glob("*/lib/libnvrtc.so.*")]
@@ -118,11 +139,18 @@ def _known(nvrtc: ctypes.CDLL) -> list[str]:
 
 
 def _by_nvrtc(nvrtc: ctypes.CDLL, text: str, real: str, arch: str) -> Compiled:
-    options = [option.encode() for option in (*OPTIONS, *FOR_NVRTC, f"-arch={arch}", f"-DREAL={real}")]
+    options = [
+        option.encode() for option in (*OPTIONS, *FOR_NVRTC, f"-arch={arch}", f"-DREAL={real}")
+    ]
     program = ctypes.c_void_p()
-    _check(nvrtc, nvrtc.nvrtcCreateProgram(ctypes.byref(program), text.encode(), b"kernel.cu", 0, None, None))
+    _check(
+        nvrtc,
+        nvrtc.nvrtcCreateProgram(ctypes.byref(program), text.encode(), b"kernel.cu", 0, None, None),
+    )
     try:
-        status = nvrtc.nvrtcCompileProgram(program, len(options), (ctypes.c_char_p * len(options))(*options))
+        status = nvrtc.nvrtcCompileProgram(
+            program, len(options), (ctypes.c_char_p * len(options))(*options)
+        )
         log = _bytes(nvrtc, "ProgramLog", program).decode(errors="replace")
         _check(nvrtc, status, log)
         return Compiled(_bytes(nvrtc, "CUBIN", program), *read_log(log))
@@ -145,7 +173,16 @@ def _by_nvcc(nvcc: str, text: str, real: str, arch: str) -> Compiled:
     with tempfile.TemporaryDirectory() as folder:
         source, cubin = Path(folder, "kernel.cu"), Path(folder, "kernel.cubin")
         source.write_text(text, encoding="utf-8")
-        command = [nvcc, "-cubin", *OPTIONS, f"-arch={arch}", f"-DREAL={real}", "-o", str(cubin), str(source)]
+        command = [
+            nvcc,
+            "-cubin",
+            *OPTIONS,
+            f"-arch={arch}",
+            f"-DREAL={real}",
+            "-o",
+            str(cubin),
+            str(source),
+        ]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode:
             raise CompileError(done.stdout + done.stderr)

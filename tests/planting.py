@@ -25,7 +25,9 @@ def function_named(text: str, name: str) -> ast.AST:
     """The function, method or class of that name: ``"pack"``, ``"CaptioningRNN._forward"``."""
     found = list(_named(ast.parse(text), name))
     if len(found) != 1:
-        raise LookupError(f"{len(found)} functions are called {name!r}, expected one; was it renamed?")
+        raise LookupError(
+            f"{len(found)} functions are called {name!r}, expected one; was it renamed?"
+        )
     return found[0]
 
 
@@ -38,7 +40,9 @@ def _definitions(node: ast.AST, prefix: str = "") -> Iterator[tuple[str, ast.AST
         if isinstance(child, ast.FunctionDef | ast.ClassDef):
             yield prefix + child.name, child
             yield from _definitions(child, f"{prefix}{child.name}.")
-        elif not prefix and isinstance(child, ast.Assign) and isinstance(child.targets[0], ast.Name):
+        elif (
+            not prefix and isinstance(child, ast.Assign) and isinstance(child.targets[0], ast.Name)
+        ):
             yield prefix + child.targets[0].id, child
 
 
@@ -90,15 +94,23 @@ def _matches(shape: object, node: object, holes: Holes) -> bool:
     """Whether a node has this shape; what the holes stand for is put into `holes`."""
     if isinstance(shape, ast.Name) and shape.id.startswith(HOLE):
         name = shape.id.removeprefix(HOLE)
-        return isinstance(node, ast.expr) and ast.unparse(holes.setdefault(name, node)) == ast.unparse(node)
+        return isinstance(node, ast.expr) and ast.unparse(
+            holes.setdefault(name, node)
+        ) == ast.unparse(node)
     if type(shape) is not type(node):
         return False
     if isinstance(shape, ast.Call) and any(map(_is_rest, shape.args)):
         return _call_matches(shape, node, holes)
     if isinstance(shape, ast.AST):
-        return all(_matches(getattr(shape, field), getattr(node, field), holes) for field in shape._fields if field != "ctx")
+        return all(
+            _matches(getattr(shape, field), getattr(node, field), holes)
+            for field in shape._fields
+            if field != "ctx"
+        )
     if isinstance(shape, list):
-        return len(shape) == len(node) and all(_matches(one, other, holes) for one, other in zip(shape, node, strict=True))  # type: ignore[arg-type]
+        return len(shape) == len(node) and all(
+            _matches(one, other, holes) for one, other in zip(shape, node, strict=True)
+        )  # type: ignore[arg-type]
     return shape == node
 
 
@@ -107,14 +119,19 @@ def _is_rest(node: ast.AST) -> bool:
 
 
 def _call_matches(shape: ast.Call, node: ast.Call, holes: Holes) -> bool:
-    """A call whose pattern ends in `...`: the arguments before it, and the keywords that are named, among others."""
+    """A call whose pattern ends in `...`: the arguments before it, and the keywords that are named,
+    among others.
+    """
     first = shape.args[: next(k for k, argument in enumerate(shape.args) if _is_rest(argument))]
     keywords = {keyword.arg: keyword.value for keyword in node.keywords}
     return (
         _matches(shape.func, node.func, holes)
         and len(first) <= len(node.args)
         and all(_matches(one, other, holes) for one, other in zip(first, node.args, strict=False))
-        and all(keyword.arg in keywords and _matches(keyword.value, keywords[keyword.arg], holes) for keyword in shape.keywords)
+        and all(
+            keyword.arg in keywords and _matches(keyword.value, keywords[keyword.arg], holes)
+            for keyword in shape.keywords
+        )
     )
 
 
@@ -122,8 +139,15 @@ def _call_matches(shape: ast.Call, node: ast.Call, holes: Holes) -> bool:
 
 
 def functions_in_cuda(text: str) -> dict[str, tuple[int, int]]:
-    """The functions of a kernel file, and where the text of each begins and ends, braces left out."""
-    bare = re.sub(r"//[^\n]*|/\*.*?\*/|__launch_bounds__\(.*?\)", lambda comment: re.sub(r"[^\n]", " ", comment[0]), text, flags=re.S)
+    """The functions of a kernel file, and where the text of each begins and ends, braces left
+    out.
+    """
+    bare = re.sub(
+        r"//[^\n]*|/\*.*?\*/|__launch_bounds__\(.*?\)",
+        lambda comment: re.sub(r"[^\n]", " ", comment[0]),
+        text,
+        flags=re.S,
+    )
     found = {}
     for match in re.finditer(r"^\w[^\n;{}#]*?(\w+)\s*\([^;{}]*\)\s*\{", bare, flags=re.M):
         depth, end = 1, match.end()
@@ -134,10 +158,14 @@ def functions_in_cuda(text: str) -> dict[str, tuple[int, int]]:
     return found
 
 
-def in_cuda(text: str, function: str, pattern: str, instead: str, nth: int | None = None) -> tuple[str, int]:
-    """The text with every match within a function replaced, or only the one counted `nth` from 0, and the number of matches replaced.
+def in_cuda(
+    text: str, function: str, pattern: str, instead: str, nth: int | None = None
+) -> tuple[str, int]:
+    """The text with every match within a function replaced, or only the one counted `nth` from 0,
+    and the number of matches replaced.
 
-    A space in the pattern is any number of blanks, and brackets and operators stand for themselves if escaped by the caller as usual.
+    A space in the pattern is any number of blanks, and brackets and operators stand for themselves
+    if escaped by the caller as usual.
     """
     start, end = functions_in_cuda(text).get(function, (0, 0))
     found = list(re.finditer(pattern.replace(" ", r"\s*"), text[start:end]))

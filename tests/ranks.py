@@ -51,7 +51,9 @@ class Rank:
 
 
 def together(size: int, work: Callable[[Group], Outcome]) -> list[Outcome]:
-    """work(group) on `size` ranks at once; what each returned. The first exception of a rank is raised, and ends the others' waiting."""
+    """work(group) on `size` ranks at once; what each returned. The first exception of a rank is
+    raised, and ends the others' waiting.
+    """
     meeting, results, errors = Meeting(size), [None] * size, []
 
     def run(rank: int) -> None:
@@ -67,5 +69,8 @@ def together(size: int, work: Callable[[Group], Outcome]) -> list[Outcome]:
     for thread in threads:
         thread.join()
     if errors:
-        raise next((error for error in errors if not isinstance(error, threading.BrokenBarrierError)), errors[0])
+        raise next(
+            (error for error in errors if not isinstance(error, threading.BrokenBarrierError)),
+            errors[0],
+        )
     return results  # type: ignore[return-value]

@@ -1,6 +1,8 @@
-"""Runs a command whose network sockets, and its children's, are refused and recorded by Linux itself: seccomp sees what C code asks for too.
+"""Runs a command whose network sockets, and its children's, are refused and recorded by Linux
+itself: seccomp sees what C code asks for too.
 
-As a script: ``python sockets.py RECORD COMMAND...`` writes a JSON list to RECORD and leaves with the command's exit status.
+As a script: ``python sockets.py RECORD COMMAND...`` writes a JSON list to RECORD and leaves with
+the command's exit status.
 """
 
 import contextlib
@@ -19,7 +21,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-NUMBERS = {"x86_64": (0xC000003E, 41, 317), "aarch64": (0xC00000B7, 198, 277)}  # of the architecture, and of its calls socket and seccomp
+NUMBERS = {
+    "x86_64": (0xC000003E, 41, 317),
+    "aarch64": (0xC00000B7, 198, 277),
+}  # of the architecture, and of its calls socket and seccomp
 NO_NEW_PRIVS, SET_MODE_FILTER, NEW_LISTENER = 38, 1, 8
 LOAD, EQUAL, RETURN = 0x20, 0x15, 0x06  # of BPF: a word at an offset; skip instructions; an answer
 NOTIFY, ALLOW = 0x7FC00000, 0x7FFF0000
@@ -28,8 +33,11 @@ NOTIFICATION, ANSWER = struct.Struct("=QII iIQ6Q"), struct.Struct("=QqiI")
 UNUSABLE = 77  # exit status where the system cannot filter
 
 
-def run(command: Sequence[object], folder: Path, environment: Mapping[str, str]) -> tuple[subprocess.CompletedProcess[str], list[str]]:
-    """Run a command in a folder. The network sockets that it asked for, as ``"AF_INET of python"``; those of AF_UNIX and AF_NETLINK stay local.
+def run(
+    command: Sequence[object], folder: Path, environment: Mapping[str, str]
+) -> tuple[subprocess.CompletedProcess[str], list[str]]:
+    """Run a command in a folder. The network sockets that it asked for, as ``"AF_INET of python"``;
+    those of AF_UNIX and AF_NETLINK stay local.
 
     Raises
     ------
@@ -38,7 +46,9 @@ def run(command: Sequence[object], folder: Path, environment: Mapping[str, str])
     with TemporaryDirectory() as place:
         record = Path(place, "sockets.json")
         whole = [sys.executable, __file__, str(record), *map(str, command)]
-        done = subprocess.run(whole, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+        done = subprocess.run(
+            whole, cwd=folder, env=environment, capture_output=True, text=True, check=False
+        )
         if done.returncode == UNUSABLE:
             raise OSError(done.stderr.strip())
         return done, json.loads(record.read_text())
@@ -47,14 +57,23 @@ def run(command: Sequence[object], folder: Path, environment: Mapping[str, str])
 def _program(architecture: int, call: int) -> bytes:
     """The filter: notify of `socket` unless its family, the first argument, is local."""
     steps = [
-        (LOAD, 0, 0, 4), (EQUAL, 0, 6, architecture), (LOAD, 0, 0, 0), (EQUAL, 0, 4, call), (LOAD, 0, 0, 16),
-        (EQUAL, 2, 0, socket.AF_UNIX), (EQUAL, 1, 0, socket.AF_NETLINK), (RETURN, 0, 0, NOTIFY), (RETURN, 0, 0, ALLOW),
-    ]  # fmt: skip
+        (LOAD, 0, 0, 4),
+        (EQUAL, 0, 6, architecture),
+        (LOAD, 0, 0, 0),
+        (EQUAL, 0, 4, call),
+        (LOAD, 0, 0, 16),
+        (EQUAL, 2, 0, socket.AF_UNIX),
+        (EQUAL, 1, 0, socket.AF_NETLINK),
+        (RETURN, 0, 0, NOTIFY),
+        (RETURN, 0, 0, ALLOW),
+    ]
     return b"".join(struct.pack("=HBBI", *step) for step in steps)
 
 
 def _filter() -> int:
-    """Filter this process and all it starts, for good. The listener's descriptor. OSError : the system does not allow it."""
+    """Filter this process and all it starts, for good. The listener's descriptor. OSError : the
+    system does not allow it.
+    """
     if platform.machine() not in NUMBERS:
         raise OSError(f"the numbers of {platform.machine()}'s system calls are not known here")
     architecture, call, seccomp = NUMBERS[platform.machine()]
@@ -103,8 +122,14 @@ def main() -> int:
     poll = select.poll()
     for descriptor in (listener, ended):
         poll.register(descriptor, select.POLLIN)
-    while listener in (ready := [descriptor for descriptor, event in poll.poll() if event & select.POLLIN]) or ended not in ready:
-        with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # of a process that was killed as it waited
+    while (
+        listener
+        in (ready := [descriptor for descriptor, event in poll.poll() if event & select.POLLIN])
+        or ended not in ready
+    ):
+        with contextlib.suppress(
+            FileNotFoundError, ProcessLookupError
+        ):  # of a process that was killed as it waited
             asked.append(_refuse(listener))
     _, status = os.waitpid(child, 0)
     Path(record).write_text(json.dumps(asked))

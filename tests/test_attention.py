@@ -1,4 +1,6 @@
-"""Attention over the places of a picture: values by hand, sequences of steps, the packed form, both layouts, and what is refused."""
+"""Attention over the places of a picture: values by hand, sequences of steps, the packed form, both
+layouts, and what is refused.
+"""
 
 import math
 from typing import Any
@@ -20,9 +22,13 @@ def draw(cell: str, rng: np.random.Generator) -> list[np.ndarray]:
     return [rng.standard_normal(shape) for shape in ((N, T, D), (N, P, H), *recurrent)]
 
 
-def rnn_step_forward(x: Any, h: Any, attn: Any, Wx: Any, Wh: Any, Wattn: Any, b: Any) -> tuple[Any, Any]:
+def rnn_step_forward(
+    x: Any, h: Any, attn: Any, Wx: Any, Wh: Any, Wattn: Any, b: Any
+) -> tuple[Any, Any]:
     """An RNN step that is given a context: more of its input."""
-    return layers.rnn_step_forward(np.concatenate((x, attn), axis=1), h, np.concatenate((Wx, Wattn)), Wh, b)
+    return layers.rnn_step_forward(
+        np.concatenate((x, attn), axis=1), h, np.concatenate((Wx, Wattn)), Wh, b
+    )
 
 
 def rnn_step_backward(dh: Any, cache: Any) -> tuple[Any, ...]:
@@ -39,14 +45,24 @@ STEPS = {
 def test_context_and_weights_are_those_of_a_hand_computed_case(lib: Any) -> None:
     """H = 4, so scores are halved: they are 0, ln 2 and ln 5, and the weights 1/8, 2/8 and 5/8."""
     h = np.array([[2.0, 0.0, 0.0, 0.0]])
-    A = np.array([[[0.0, 8.0, 0.0, 1.0], [math.log(2), 0.0, 8.0, 1.0], [math.log(5), 8.0, 8.0, 1.0]]])
+    A = np.array(
+        [[[0.0, 8.0, 0.0, 1.0], [math.log(2), 0.0, 8.0, 1.0], [math.log(5), 8.0, 8.0, 1.0]]]
+    )
     context, weights, cache = layers.dot_product_attention_forward(*lib(h, A))
     np.testing.assert_allclose(to_numpy(weights), [[1 / 8, 2 / 8, 5 / 8]], rtol=1e-14)
-    np.testing.assert_allclose(to_numpy(context), [[(2 * math.log(2) + 5 * math.log(5)) / 8, 6, 7, 1]], rtol=1e-14)
+    np.testing.assert_allclose(
+        to_numpy(context), [[(2 * math.log(2) + 5 * math.log(5)) / 8, 6, 7, 1]], rtol=1e-14
+    )
     dh, dA = layers.dot_product_attention_backward(lib(np.array([[0.0, 0.0, 1.0, 0.0]])), cache)
-    dscores = np.array([1 / 8 * (0 - 7), 2 / 8 * (8 - 7), 5 / 8 * (8 - 7)]) / 2  # of the places' third units, 0, 8 and 8, the mean is 7
+    dscores = (
+        np.array([1 / 8 * (0 - 7), 2 / 8 * (8 - 7), 5 / 8 * (8 - 7)]) / 2
+    )  # of the places' third units, 0, 8 and 8, the mean is 7
     np.testing.assert_allclose(to_numpy(dh), dscores[None] @ A[0], rtol=1e-13, atol=1e-15)
-    np.testing.assert_allclose(to_numpy(dA)[0], np.outer([1 / 8, 2 / 8, 5 / 8], [0, 0, 1, 0]) + np.outer(dscores, h), rtol=1e-13)
+    np.testing.assert_allclose(
+        to_numpy(dA)[0],
+        np.outer([1 / 8, 2 / 8, 5 / 8], [0, 0, 1, 0]) + np.outer(dscores, h),
+        rtol=1e-13,
+    )
 
 
 def test_scores_far_apart_leave_no_overflow() -> None:
@@ -80,7 +96,11 @@ def test_steps_compose_to_the_sequence_both_ways(cell: str, rng: np.random.Gener
         np.testing.assert_allclose(state[0], h[:, t], rtol=1e-12, atol=1e-15)
     dh = rng.standard_normal(h.shape)
     dx, dA, *dweights = layers.attention_backward(dh, cache)
-    dstate, total, expected = [np.zeros((N, H)) for _ in state], [np.zeros_like(w) for w in (Wx, Wh, Wattn, b)], np.zeros_like(A)
+    dstate, total, expected = (
+        [np.zeros((N, H)) for _ in state],
+        [np.zeros_like(w) for w in (Wx, Wh, Wattn, b)],
+        np.zeros_like(A),
+    )
     for t, (looked, stepped) in reversed(list(enumerate(caches))):
         dx_t, *rest = backward(dstate[0] + dh[:, t], *dstate[1:], stepped)
         *dstate, dattn = rest[:-4]
@@ -95,11 +115,23 @@ def test_steps_compose_to_the_sequence_both_ways(cell: str, rng: np.random.Gener
 
 @CELLS
 def test_packed_equals_padded(cell: str, rng: np.random.Generator) -> None:
-    """Sequences of 4, 2 and 0 steps: states, weights, and the gradients of all that goes in, with nothing sent back from steps that are not there."""
+    """Sequences of 4, 2 and 0 steps: states, weights, and the gradients of all that goes in, with
+    nothing sent back from steps that are not there.
+    """
     x, A, Wx, Wh, Wattn, b = draw(cell, rng)
-    rows, kind, attention = PackedSequences.of([2, 2, 1, 1], N), layers.CELLS[cell], layers.Attention(A, Wattn)
+    rows, kind, attention = (
+        PackedSequences.of([2, 2, 1, 1], N),
+        layers.CELLS[cell],
+        layers.Attention(A, Wattn),
+    )
     at, t = rows.sequence, np.arange(T).repeat(rows.batch_sizes)
-    packed, loop = kind.rows_forward(x[at, t] @ Wx + b, (attention.start(),) * kind.states, {"Wh": Wh}, rows, extra_term=attention)
+    packed, loop = kind.rows_forward(
+        x[at, t] @ Wx + b,
+        (attention.start(),) * kind.states,
+        {"Wh": Wh},
+        rows,
+        extra_term=attention,
+    )
     h, cache = layers.attention_forward(x, A, Wx, Wh, Wattn, b, cell)
     np.testing.assert_allclose(packed, h[at, t], rtol=1e-12, atol=1e-15)
     for row, (i, step) in enumerate(zip(at, t, strict=True)):
@@ -112,24 +144,38 @@ def test_packed_equals_padded(cell: str, rng: np.random.Generator) -> None:
     da, dstate0, grads = kind.rows_backward(dh[at, t], loop)
     dA, dWattn = attention.gradients(da, sum(dstate0), rows)
     np.testing.assert_allclose(da @ Wx.T, dx[at, t], rtol=1e-12, atol=1e-14)
-    for ours, theirs in zip((dA, x[at, t].T @ da, grads["Wh"], dWattn, da.sum(axis=0)), expected, strict=True):
+    for ours, theirs in zip(
+        (dA, x[at, t].T @ da, grads["Wh"], dWattn, da.sum(axis=0)), expected, strict=True
+    ):
         np.testing.assert_allclose(ours, theirs, rtol=1e-12, atol=1e-13)
     assert not dA[2].any()
 
 
 @CELLS
-def test_the_assignments_layout_gives_the_same_in_its_own(cell: str, lib: Any, rng: np.random.Generator) -> None:
+def test_the_assignments_layout_gives_the_same_in_its_own(
+    cell: str, lib: Any, rng: np.random.Generator
+) -> None:
     x, A, *weights = draw(cell, rng)
-    as_maps, dh, prev_h = A.transpose(0, 2, 1).reshape(N, H, 2, 4), rng.standard_normal((N, T, H)), rng.standard_normal((N, H))
+    as_maps, dh, prev_h = (
+        A.transpose(0, 2, 1).reshape(N, H, 2, 4),
+        rng.standard_normal((N, T, H)),
+        rng.standard_normal((N, H)),
+    )
     context, looked, cache = layers.dot_product_attention_forward(*lib(prev_h, as_maps))
     expected, over_places, other = layers.dot_product_attention_forward(*lib(prev_h, A))
     assert looked.shape == (N, 2, 4)
     np.testing.assert_array_equal(to_numpy(looked).reshape(N, P), to_numpy(over_places))
     np.testing.assert_array_equal(to_numpy(context), to_numpy(expected))
-    (_, dmaps), (_, dA) = (layers.dot_product_attention_backward(lib(prev_h), kept) for kept in (cache, other))
+    (_, dmaps), (_, dA) = (
+        layers.dot_product_attention_backward(lib(prev_h), kept) for kept in (cache, other)
+    )
     np.testing.assert_array_equal(to_numpy(dmaps).reshape(N, H, P), to_numpy(dA).transpose(0, 2, 1))
-    sequences = [layers.attention_forward(*lib(x, places, *weights), cell) for places in (as_maps, A)]
-    (_, dmaps, *_), (_, dA, *_) = (layers.attention_backward(lib(dh), kept) for _, kept in sequences)
+    sequences = [
+        layers.attention_forward(*lib(x, places, *weights), cell) for places in (as_maps, A)
+    ]
+    (_, dmaps, *_), (_, dA, *_) = (
+        layers.attention_backward(lib(dh), kept) for _, kept in sequences
+    )
     np.testing.assert_array_equal(to_numpy(sequences[0][0]), to_numpy(sequences[1][0]))
     np.testing.assert_array_equal(to_numpy(dmaps).reshape(N, H, P), to_numpy(dA).transpose(0, 2, 1))
 
@@ -137,7 +183,13 @@ def test_the_assignments_layout_gives_the_same_in_its_own(cell: str, lib: Any, r
 @pytest.mark.parametrize(
     ("A", "words"),
     [
-        (np.zeros((N, P, H + 1)), r"dot_product_attention_forward: A has shape \(3, 8, 7\), expected \(N, P, H\), N = 3, H = 6"),
+        (
+            np.zeros((N, P, H + 1)),
+            (
+                r"dot_product_attention_forward: A has shape \(3, 8, 7\), expected \(N, P, H\), N ="
+                r" 3, H = 6"
+            ),
+        ),
         (np.zeros((N, 0, H)), r"A has shape \(3, 0, 6\), expected at least one region"),
         (np.zeros((N, H, 2, 0)), r"A has shape \(3, 6, 2, 0\), expected at least one region"),
         (np.zeros((N, H)), r"A has shape \(3, 6\), expected \(N, P, H\)"),
@@ -149,7 +201,10 @@ def test_places_that_do_not_fit_are_refused(A: np.ndarray, words: str) -> None:
 
 
 def test_weights_of_another_cell_are_refused(rng: np.random.Generator) -> None:
-    with pytest.raises(ValueError, match=r"attention_forward: Wh has shape \(6, 6\), expected \(H, 4H\).*i, f, o, g"):
+    with pytest.raises(
+        ValueError,
+        match=r"attention_forward: Wh has shape \(6, 6\), expected \(H, 4H\).*i, f, o, g",
+    ):
         layers.attention_forward(*draw("rnn", rng))
     with pytest.raises(ValueError, match=r"attention_forward: cell 'gru' .*lstm"):
         layers.attention_forward(*draw("rnn", rng), cell="gru")

@@ -1,4 +1,6 @@
-"""The backend switch: choosing, refusing, restoring, and conversions. CuPy's part runs against a stand-in package."""
+"""The backend switch: choosing, refusing, restoring, and conversions. CuPy's part runs against a
+stand-in package.
+"""
 
 import hashlib
 import os
@@ -30,7 +32,9 @@ def clean(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 def pretend(monkeypatch: pytest.MonkeyPatch, count: Any) -> list[int]:
-    """Put a package called cupy in place whose runtime reports `count` devices; returns the device numbers that are made current."""
+    """Put a package called cupy in place whose runtime reports `count` devices; returns the device
+    numbers that are made current.
+    """
     used: list[int] = []
 
     def device_count() -> int:
@@ -47,13 +51,25 @@ def pretend(monkeypatch: pytest.MonkeyPatch, count: Any) -> list[int]:
 
     fake = types.ModuleType("cupy")
     runtime = types.SimpleNamespace(
-        getDeviceCount=device_count, getDeviceProperties=lambda i: {"name": f"Card {i}".encode()}, getDevice=lambda: used[-1] if used else 0
+        getDeviceCount=device_count,
+        getDeviceProperties=lambda i: {"name": f"Card {i}".encode()},
+        getDevice=lambda: used[-1] if used else 0,
     )
     driver = types.SimpleNamespace(ctxGetCurrent=lambda: len(used))
-    cuda = types.SimpleNamespace(runtime=runtime, driver=driver, Device=lambda i: types.SimpleNamespace(use=lambda: used.append(i)))
+    cuda = types.SimpleNamespace(
+        runtime=runtime,
+        driver=driver,
+        Device=lambda i: types.SimpleNamespace(use=lambda: used.append(i)),
+    )
     vars(fake).update(
-        __version__="14.0", cuda=cuda, ones=np.ones, arange=np.arange, matmul=np.matmul, RawModule=RawModule, ndarray=type("ndarray", (), {})
-    )  # fmt: skip
+        __version__="14.0",
+        cuda=cuda,
+        ones=np.ones,
+        arange=np.arange,
+        matmul=np.matmul,
+        RawModule=RawModule,
+        ndarray=type("ndarray", (), {}),
+    )
     monkeypatch.setitem(sys.modules, "cupy", fake)
     return used
 
@@ -63,7 +79,9 @@ def test_importing_xpcap_does_not_import_cupy() -> None:
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
-def test_numpy_is_the_default_and_the_variable_comes_before_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_numpy_is_the_default_and_the_variable_comes_before_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     assert xpcap.get_backend() == "numpy"
     monkeypatch.setattr(backend, "_active", None)
     monkeypatch.setenv("XPCAP_BACKEND", "cupy:1")
@@ -77,7 +95,9 @@ def test_numpy_is_the_default_and_the_variable_comes_before_it(monkeypatch: pyte
     assert xpcap.get_backend() == "numpy"
 
 
-def test_use_backend_works_as_a_call_and_as_a_context_manager(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_use_backend_works_as_a_call_and_as_a_context_manager(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     used = pretend(monkeypatch, 2)
     xpcap.use_backend("cupy")
     with xpcap.use_backend("cupy:1"):
@@ -108,7 +128,9 @@ def test_use_backend_works_as_a_call_and_as_a_context_manager(monkeypatch: pytes
         (2, "cupi", ["'cupi'", "numpy, cupy, auto", "did you mean 'cupy'"]),
     ],
 )
-def test_what_cannot_be_had_is_refused_with_the_reason(count: Any, spec: str, words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_cannot_be_had_is_refused_with_the_reason(
+    count: Any, spec: str, words: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     pretend(monkeypatch, count)
     before = xpcap.get_backend()
     with pytest.raises((ValueError, RuntimeError)) as caught:
@@ -126,7 +148,9 @@ def test_a_broken_cupy_is_a_reason_not_a_crash(monkeypatch: pytest.MonkeyPatch) 
     assert "cannot be imported" in status["cupy"].reason
 
 
-def test_auto_says_what_it_chose(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_auto_says_what_it_chose(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     pretend(monkeypatch, 1)
     xpcap.use_backend("auto")
     assert xpcap.get_backend() == "cupy"
@@ -145,11 +169,16 @@ def test_a_device_that_computes_wrongly_is_not_usable(monkeypatch: pytest.Monkey
 
 
 def test_emulated_other_devices_are_counted_and_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Device 0 gives no context, as when another process has it to itself: the second one computes all the same, and nothing stays on the first."""
+    """Device 0 gives no context, as when another process has it to itself: the second one computes
+    all the same, and nothing stays on the first.
+    """
     device = install_or_skip(monkeypatch, devices=2, busy=(0,))
     status = xpcap.backend_status()["cupy"]
     assert (status.usable, status.devices) == (False, ("emulated", "emulated"))
-    assert "CUDA device 0 of 2 is not usable (CUDARuntimeError: cudaErrorDevicesUnavailable" in status.reason
+    assert (
+        "CUDA device 0 of 2 is not usable (CUDARuntimeError: cudaErrorDevicesUnavailable"
+        in status.reason
+    )
     assert "cupy:N asks for another" in good("info").output
     with xpcap.use_backend("cupy:1"):
         x = xpcap.asarray(np.ones(3))
@@ -162,7 +191,9 @@ def test_emulated_other_devices_are_counted_and_left_alone(monkeypatch: pytest.M
     assert device.current == 1
 
 
-def test_emulated_status_of_one_device_leaves_the_other_current(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_emulated_status_of_one_device_leaves_the_other_current(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     device = install_or_skip(monkeypatch, devices=2)
     xpcap.use_backend("cupy:1")
     backend._cupy_status.cache_clear()
@@ -173,7 +204,9 @@ def test_emulated_status_of_one_device_leaves_the_other_current(monkeypatch: pyt
 def test_emulated_first_use_says_that_kernels_are_compiled(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Once where CuPy's cache is empty or lacks a kernel of the probe, and not at all where nothing is compiled."""
+    """Once where CuPy's cache is empty or lacks a kernel of the probe, and not at all where nothing
+    is compiled.
+    """
     install_or_skip(monkeypatch)
     import cupy
 
@@ -192,7 +225,10 @@ def test_emulated_first_use_says_that_kernels_are_compiled(
         return capsys.readouterr().err
 
     capsys.readouterr()
-    line = "xpcap: compiling CUDA kernels for emulated; CuPy keeps them, so only the first use takes long\n"
+    line = (
+        "xpcap: compiling CUDA kernels for emulated; CuPy keeps them, so only the first use takes"
+        " long\n"
+    )
     assert probe() == line  # no folder yet
     monkeypatch.setattr(cupy, "RawModule", Compiling)
     assert probe() == line  # still nothing in it
@@ -207,12 +243,16 @@ def test_a_cache_of_kernels_that_cannot_be_made_is_named_with_its_remedy() -> No
         pytest.skip(MISSING)
     code = "from xpcap import backend_status; print(backend_status()['cupy'].reason)"
     environment = {**os.environ, "CUPY_CACHE_DIR": f"{os.devnull}/cache"}
-    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
+    )
     assert done.stdout.startswith("cupy cannot be imported (")
     assert "set CUPY_CACHE_DIR to a folder you may write to" in done.stdout
 
 
-def test_a_library_that_cannot_be_loaded_is_no_matter_of_the_cache(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_library_that_cannot_be_loaded_is_no_matter_of_the_cache(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     def matmul(a: Any, b: Any) -> Any:
         raise OSError("libcublas.so.12: cannot open shared object file")
 
@@ -237,8 +277,12 @@ def test_a_mixture_of_libraries_is_refused_by_name(monkeypatch: pytest.MonkeyPat
     device.dtype = np.dtype("float64")
     with pytest.raises(TypeError, match="numpy and cupy arrays together"):
         xpcap.get_array_module(np.zeros(1), device)
-    with pytest.raises(TypeError, match=r"rnn_step_forward: prev_h is a cupy array and x a numpy array"):
-        layers.rnn_step_forward(np.zeros((1, 2)), device, np.zeros((2, 3)), np.zeros((3, 3)), np.zeros(3))
+    with pytest.raises(
+        TypeError, match=r"rnn_step_forward: prev_h is a cupy array and x a numpy array"
+    ):
+        layers.rnn_step_forward(
+            np.zeros((1, 2)), device, np.zeros((2, 3)), np.zeros((3, 3)), np.zeros(3)
+        )
 
 
 @pytest.mark.gpu

@@ -1,4 +1,6 @@
-"""Beam search beside the plainest one, which prunes nothing and knows one hypothesis at a time; its groups, limits, and what it must not depend on."""
+"""Beam search beside the plainest one, which prunes nothing and knows one hypothesis at a time; its
+groups, limits, and what it must not depend on.
+"""
 
 from typing import Any, NamedTuple
 
@@ -42,13 +44,17 @@ class One(NamedTuple):
 
 
 def allowed(words: tuple[int, ...], beam: Beam) -> list[bool]:
-    """For each word that could follow `words`, whether a beam's limits let it: by trying, for every word."""
+    """For each word that could follow `words`, whether a beam's limits let it: by trying, for every
+    word.
+    """
     fine = []
     for word in range(12):
         said = (*words, word)
         trigrams = [said[i : i + 3] for i in range(len(said) - 2)]
         repeats = beam.no_repeat_trigram and len(set(trigrams)) < len(trigrams)
-        fine.append(not (word in beam.forbid or repeats or (word == END and len(words) < beam.least_length)))
+        fine.append(
+            not (word in beam.forbid or repeats or (word == END and len(words) < beam.least_length))
+        )
     return fine
 
 
@@ -61,7 +67,9 @@ def continuations(model: CaptioningRNN, one: One, beam: Beam) -> list[tuple[floa
 
 
 def plain_beam(model: CaptioningRNN, feature: np.ndarray, beam: Beam) -> list[One]:
-    """All captions that come out of a beam, the best first; groups choose in turn, and nothing stops early."""
+    """All captions that come out of a beam, the best first; groups choose in turn, and nothing
+    stops early.
+    """
     size = beam.width // beam.groups
     live = [[One(0.0, (), model.start(feature[None]))] for _ in range(beam.groups)]
     ended: list[list[One]] = [[] for _ in range(beam.groups)]
@@ -72,12 +80,20 @@ def plain_beam(model: CaptioningRNN, feature: np.ndarray, beam: Beam) -> list[On
             for rank, one in enumerate(live[g]):
                 for p, word, state in continuations(model, one, beam):
                     made = One(one.total + p, (*one.words, word), state)
-                    found.append((-(made.total - beam.diversity * just_said.count(word)), rank, word, made))
-            best = [entry[3] for entry in sorted(found, key=lambda entry: entry[:3])[: size - len(ended[g])]]
+                    found.append(
+                        (-(made.total - beam.diversity * just_said.count(word)), rank, word, made)
+                    )
+            best = [
+                entry[3]
+                for entry in sorted(found, key=lambda entry: entry[:3])[: size - len(ended[g])]
+            ]
             ended[g] += [one for one in best if one.words[-1] == END]
             live[g] = [one for one in best if one.words[-1] != END]
             just_said += [one.words[-1] for one in best]
-    return sorted((one for group in (*ended, *live) for one in group), key=lambda one: -one.score(beam.length_penalty))
+    return sorted(
+        (one for group in (*ended, *live) for one in group),
+        key=lambda one: -one.score(beam.length_penalty),
+    )
 
 
 def check(model: CaptioningRNN, beam: Beam, features: np.ndarray) -> int:
@@ -87,9 +103,14 @@ def check(model: CaptioningRNN, beam: Beam, features: np.ndarray) -> int:
         wanted = plain_beam(model, feature, beam)[: beam.n_best]
         count += len(wanted)
         for j, one in enumerate(wanted):
-            assert captions[j].tolist() == [*one.words, *[NULL] * (beam.max_length - len(one.words))], (j, beam)
+            assert captions[j].tolist() == [
+                *one.words,
+                *[NULL] * (beam.max_length - len(one.words)),
+            ], (j, beam)
             assert totals[j] == pytest.approx(one.total, abs=1e-9)
-            assert np.log(probabilities[j, : len(one.words)]).sum() == pytest.approx(one.total, abs=1e-9)
+            assert np.log(probabilities[j, : len(one.words)]).sum() == pytest.approx(
+                one.total, abs=1e-9
+            )
         assert (totals[len(wanted) :] == -np.inf).all()
         assert (captions[len(wanted) :] == NULL).all()
     return count
@@ -98,15 +119,29 @@ def check(model: CaptioningRNN, beam: Beam, features: np.ndarray) -> int:
 @pytest.mark.parametrize("penalty", [0.0, 0.7, 1.5])
 @pytest.mark.parametrize("width", [1, 2, 5])
 def test_beam_finds_what_the_plain_beam_finds(width: int, penalty: float) -> None:
-    """The best alone, for which it may stop early, and all of them; with captions that end soon, late and never."""
+    """The best alone, for which it may stop early, and all of them; with captions that end soon,
+    late and never.
+    """
     for seed, says_end in enumerate((-2.0, 0.0, 1.0, 3.0, -50.0)):
         for length in (1, 4, 9):
             for n_best in {1, width}:
-                check(make(6, seed, says_end), Beam(width, length_penalty=penalty, n_best=n_best, max_length=length, forbid=SILENT), pictures(3))
+                check(
+                    make(6, seed, says_end),
+                    Beam(
+                        width,
+                        length_penalty=penalty,
+                        n_best=n_best,
+                        max_length=length,
+                        forbid=SILENT,
+                    ),
+                    pictures(3),
+                )
 
 
 @pytest.mark.parametrize(("seed", "says_end", "penalty"), [(40, 0.0, 0.7), (45, 1.0, 1.5)])
-def test_beam_goes_on_while_a_longer_caption_may_still_win(seed: int, says_end: float, penalty: float) -> None:
+def test_beam_goes_on_while_a_longer_caption_may_still_win(
+    seed: int, says_end: float, penalty: float
+) -> None:
     """Of a model so sure of itself that words far on cost next to nothing, and length pays."""
     model, features = make(6, seed, says_end), pictures(30)
     model.params["W_vocab"][...] *= 3
@@ -119,9 +154,20 @@ def test_groups_choose_in_turn_and_are_held_off_what_those_before_have_said(grou
     for seed, says_end in enumerate((-2.0, 0.0, 1.0, 3.0)):
         for diversity in (0.0, 0.5, 3.0):
             model = make(8, seed, says_end)
-            beam = Beam(6, length_penalty=0.7, n_best=6, groups=groups, diversity=diversity, max_length=7, forbid=SILENT)
+            beam = Beam(
+                6,
+                length_penalty=0.7,
+                n_best=6,
+                groups=groups,
+                diversity=diversity,
+                max_length=7,
+                forbid=SILENT,
+            )
             check(model, beam, pictures(3))
-            distinct = sum(len({tuple(caption) for caption in captions.tolist()}) for captions in model.decode(pictures(3), beam).captions)
+            distinct = sum(
+                len({tuple(caption) for caption in captions.tolist()})
+                for captions in model.decode(pictures(3), beam).captions
+            )
             alike, apart = alike + distinct * (diversity == 0), apart + distinct * (diversity == 3)
     assert alike < apart
 
@@ -135,7 +181,13 @@ def test_limits_hold_in_every_hypothesis(groups: int) -> None:
             {"least_length": 9, "no_repeat_trigram": True},
             {"forbid": (NULL, START, 4)},
         ):
-            beam = Beam(4, length_penalty=0.7, n_best=4, groups=groups, **({"max_length": 9, "forbid": SILENT} | limits))  # type: ignore[arg-type]
+            beam = Beam(
+                4,
+                length_penalty=0.7,
+                n_best=4,
+                groups=groups,
+                **({"max_length": 9, "forbid": SILENT} | limits),
+            )  # type: ignore[arg-type]
             assert check(make(9, seed, 1.0), beam, pictures(2)) == 8
 
 
@@ -152,15 +204,32 @@ def test_wide_enough_beam_finds_the_best_of_all_captions() -> None:
     model, features, width = make(6, 2), pictures(1), 4**3 + 4**2 + 4
     best = model.decode(features, Beam(width, length_penalty=0.7, max_length=3, forbid=SILENT))
     words = range(2, 6)
-    captions = [(END,), *((a, END) for a in words[1:]), *((a, b, c) for a in words[1:] for b in words[1:] for c in words)]
-    totals = [-float(model.score(features, np.array([[START, *caption]])).nll) for caption in captions]
+    captions = [
+        (END,),
+        *((a, END) for a in words[1:]),
+        *((a, b, c) for a in words[1:] for b in words[1:] for c in words),
+    ]
+    totals = [
+        -float(model.score(features, np.array([[START, *caption]])).nll) for caption in captions
+    ]
     scores = np.array(totals) / np.array([len(caption) for caption in captions]) ** 0.7
-    assert tuple(word for word in best.captions[0, 0].tolist() if word != NULL) == captions[scores.argmax()]
+    assert (
+        tuple(word for word in best.captions[0, 0].tolist() if word != NULL)
+        == captions[scores.argmax()]
+    )
     assert best.log_probabilities[0, 0] == pytest.approx(totals[scores.argmax()], abs=1e-9)
 
 
-@pytest.mark.parametrize("beam", [Beam(5, n_best=5, max_length=9, forbid=SILENT), Beam(6, n_best=6, groups=3, max_length=9, forbid=SILENT)])
-def test_captions_depend_neither_on_the_batch_nor_on_cores(beam: Beam, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    "beam",
+    [
+        Beam(5, n_best=5, max_length=9, forbid=SILENT),
+        Beam(6, n_best=6, groups=3, max_length=9, forbid=SILENT),
+    ],
+)
+def test_captions_depend_neither_on_the_batch_nor_on_cores(
+    beam: Beam, monkeypatch: pytest.MonkeyPatch
+) -> None:
     model, features = make(12, 4), 5 * pictures(60)
     whole = model.decode(features, beam)
     assert len({tuple(caption) for caption in whole.captions.reshape(-1, 9).tolist()}) > 50
@@ -168,7 +237,10 @@ def test_captions_depend_neither_on_the_batch_nor_on_cores(beam: Beam, monkeypat
     monkeypatch.setattr(decode, "LEAST_PART", 8)
     monkeypatch.setattr(decode, "cores", lambda: 3)
     assert len(split_evenly(60, min(decode.cores(), 60 // decode.LEAST_PART))) == 3
-    for other in (model.decode(features, beam), [np.concatenate(results) for results in zip(*pieces, strict=True)]):
+    for other in (
+        model.decode(features, beam),
+        [np.concatenate(results) for results in zip(*pieces, strict=True)],
+    ):
         np.testing.assert_array_equal(other[0], whole.captions)
         np.testing.assert_allclose(other[2], whole.log_probabilities, rtol=1e-9)
 
@@ -176,11 +248,15 @@ def test_captions_depend_neither_on_the_batch_nor_on_cores(beam: Beam, monkeypat
 def test_equally_likely_words_go_by_their_ids() -> None:
     model = make(8, 0)
     model.params.flat[...] = 0
-    said = model.decode(pictures(2), Beam(3, length_penalty=0, n_best=3, max_length=2, forbid=SILENT))
+    said = model.decode(
+        pictures(2), Beam(3, length_penalty=0, n_best=3, max_length=2, forbid=SILENT)
+    )
     np.testing.assert_array_equal(said.captions, [[[END, NULL], [3, END], [3, 3]]] * 2)
 
 
-def test_largest_are_in_falling_order_and_leave_the_array_as_it_was(rng: np.random.Generator) -> None:
+def test_largest_are_in_falling_order_and_leave_the_array_as_it_was(
+    rng: np.random.Generator,
+) -> None:
     x = rng.integers(0, 5, (150, 9)).astype(np.float32)
     x[3, 2:] = x[4] = -np.inf
     before = x.copy()

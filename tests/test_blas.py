@@ -1,4 +1,6 @@
-"""Products beside a busy neighbour: noticed by their time, taken on one thread for a while, with the same bits."""
+"""Products beside a busy neighbour: noticed by their time, taken on one thread for a while, with
+the same bits.
+"""
 
 import contextlib
 from collections.abc import Iterator
@@ -13,7 +15,9 @@ from xpcap.memory import Workspace
 from xpcap.threads import cores
 
 pytestmark = pytest.mark.threads
-THREADS = pytest.mark.skipif(cores() < 2, reason="BLAS has one thread here: there is nothing to choose")
+THREADS = pytest.mark.skipif(
+    cores() < 2, reason="BLAS has one thread here: there is nothing to choose"
+)
 ALWAYS = -1.0  # seconds that one thread is known to take, so that every product is late
 
 
@@ -47,7 +51,9 @@ def arrays(rng: np.random.Generator, n: int = 6) -> tuple[np.ndarray, np.ndarray
     return rng.standard_normal((n, 40)), rng.standard_normal((40, 30)), np.empty((n, 30))
 
 
-def test_a_shape_is_tried_both_ways_once_and_then_left_to_all_threads(contention_guard: Spied, rng: np.random.Generator) -> None:
+def test_a_shape_is_tried_both_ways_once_and_then_left_to_all_threads(
+    contention_guard: Spied, rng: np.random.Generator
+) -> None:
     x, w, out = arrays(rng)
     for expected in (1, 1, 1):
         contention_guard.expect(1.0)
@@ -58,7 +64,9 @@ def test_a_shape_is_tried_both_ways_once_and_then_left_to_all_threads(contention
     assert contention_guard.single == 2
 
 
-def test_a_slow_product_sends_the_next_ones_to_one_thread_until_the_pause_is_over(contention_guard: Spied, rng: np.random.Generator) -> None:
+def test_a_slow_product_sends_the_next_ones_to_one_thread_until_the_pause_is_over(
+    contention_guard: Spied, rng: np.random.Generator
+) -> None:
     x, w, out = arrays(rng)
     contention_guard.dot(x, w, out)
     contention_guard.expect(ALWAYS)
@@ -76,7 +84,9 @@ def test_a_slow_product_sends_the_next_ones_to_one_thread_until_the_pause_is_ove
     assert contention_guard.single == 4  # on all threads again
 
 
-def test_pauses_grow_while_the_neighbour_stays_and_shrink_when_it_has_gone(contention_guard: Spied, rng: np.random.Generator) -> None:
+def test_pauses_grow_while_the_neighbour_stays_and_shrink_when_it_has_gone(
+    contention_guard: Spied, rng: np.random.Generator
+) -> None:
     x, w, out = arrays(rng)
     contention_guard.dot(x, w, out)
     pauses = []
@@ -95,7 +105,9 @@ def test_a_shape_whose_bits_would_differ_stays_on_all_threads(
 ) -> None:
     x, w, out = arrays(rng)
     dot = np.dot
-    monkeypatch.setattr(threads.np, "dot", lambda x, w, out=None: dot(x, w, out=out) + (out is None) * 1e-9)  # one thread rounds otherwise
+    monkeypatch.setattr(
+        threads.np, "dot", lambda x, w, out=None: dot(x, w, out=out) + (out is None) * 1e-9
+    )  # one thread rounds otherwise
     contention_guard.dot(x, w, out)
     contention_guard._until = np.inf
     for _ in range(3):
@@ -103,7 +115,9 @@ def test_a_shape_whose_bits_would_differ_stays_on_all_threads(
     assert contention_guard.single == 1
 
 
-def test_a_shape_first_seen_with_zeros_stays_on_all_threads(contention_guard: Spied, rng: np.random.Generator) -> None:
+def test_a_shape_first_seen_with_zeros_stays_on_all_threads(
+    contention_guard: Spied, rng: np.random.Generator
+) -> None:
     """Zeros round alike however they are added up."""
     x, w, out = arrays(rng)
     contention_guard.dot(np.zeros_like(x), w, out)
@@ -116,10 +130,15 @@ def test_a_shape_first_seen_with_zeros_stays_on_all_threads(contention_guard: Sp
 
 @THREADS
 @pytest.mark.parametrize("cell", ["rnn", "lstm"])
-def test_a_step_beside_a_neighbour_has_the_bits_of_a_step_alone(cell: str, monkeypatch: pytest.MonkeyPatch, rng: np.random.Generator) -> None:
+def test_a_step_beside_a_neighbour_has_the_bits_of_a_step_alone(
+    cell: str, monkeypatch: pytest.MonkeyPatch, rng: np.random.Generator
+) -> None:
     words = {"<NULL>": 0, "<START>": 1, "<END>": 2, **{f"w{i}": i for i in range(3, 300)}}
     model = CaptioningRNN(words, 80, 64, 96, cell, np.float32, seed=0)
-    features, captions = rng.standard_normal((30, 80), dtype=np.float32), rng.integers(0, 300, (30, 12))
+    features, captions = (
+        rng.standard_normal((30, 80), dtype=np.float32),
+        rng.integers(0, 300, (30, 12)),
+    )
     with threadpool_limits(2, "blas"):
         alone = threads.ContentionGuard()
         monkeypatch.setattr(threads, "contention_guard", lambda: alone)

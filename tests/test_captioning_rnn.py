@@ -1,4 +1,6 @@
-"""The captioner: published losses, packing against padding, gradients, parameters, sampling, and what it refuses."""
+"""The captioner: published losses, packing against padding, gradients, parameters, sampling, and
+what it refuses.
+"""
 
 from typing import Any
 
@@ -14,13 +16,31 @@ from xpcap.models.batch import FeatureRows, pack
 from xpcap.verify import read_cases
 
 CELLS = pytest.mark.parametrize("cell", ["rnn", "lstm"])
-INJECT = pytest.mark.parametrize("inject", ["init", "every-step", "attention", "attention+every-step"])
+INJECT = pytest.mark.parametrize(
+    "inject", ["init", "every-step", "attention", "attention+every-step"]
+)
 WORDS = {"<NULL>": 0, "<START>": 1, "<END>": 2, **{f"w{i}": i for i in range(3, 12)}}
 N, D, W, H, V, T, P = 7, 5, 4, 6, len(WORDS), 8, 3
 
 
-def make(cell: str, dropout: float = 0.0, dtype: Any = np.float64, seed: int | None = 5, inject: str = "init") -> CaptioningRNN:
-    return CaptioningRNN(WORDS, (P, D) if "attention" in inject else D, W, H, cell, dtype, dropout=dropout, inject=inject, seed=seed)
+def make(
+    cell: str,
+    dropout: float = 0.0,
+    dtype: Any = np.float64,
+    seed: int | None = 5,
+    inject: str = "init",
+) -> CaptioningRNN:
+    return CaptioningRNN(
+        WORDS,
+        (P, D) if "attention" in inject else D,
+        W,
+        H,
+        cell,
+        dtype,
+        dropout=dropout,
+        inject=inject,
+        seed=seed,
+    )
 
 
 def draw_features(rng: np.random.Generator, n: int, inject: str = "init") -> np.ndarray:
@@ -28,7 +48,9 @@ def draw_features(rng: np.random.Generator, n: int, inject: str = "init") -> np.
 
 
 def batch(rng: np.random.Generator, inject: str = "init") -> tuple[np.ndarray, np.ndarray]:
-    """Captions of several lengths, two of them equal, one without any target, and NULL targets inside two."""
+    """Captions of several lengths, two of them equal, one without any target, and NULL targets
+    inside two.
+    """
     captions = rng.integers(1, V, (N, T + 1)).astype(np.int32)
     for row, length in zip(captions, (3, 8, 1, 5, 5, 0, 8), strict=True):
         row[length + 1 :] = 0
@@ -36,10 +58,14 @@ def batch(rng: np.random.Generator, inject: str = "init") -> tuple[np.ndarray, n
     return draw_features(rng, N, inject), captions
 
 
-def padded(model: CaptioningRNN, features: np.ndarray, captions: np.ndarray) -> tuple[Any, dict[str, Any]]:
-    """The course's own way, out of the course's layers: every step of every caption, masks laid out as DESIGN says they are drawn.
+def padded(
+    model: CaptioningRNN, features: np.ndarray, captions: np.ndarray
+) -> tuple[Any, dict[str, Any]]:
+    """The course's own way, out of the course's layers: every step of every caption, masks laid out
+    as DESIGN says they are drawn.
 
-    A picture at every step is more of each step's input: [word vector, h0] @ [Wx, W_image]. Places are projected like the steps of a sequence.
+    A picture at every step is more of each step's input: [word vector, h0] @ [Wx, W_image]. Places
+    are projected like the steps of a sequence.
     """
     p, keep = model.params, 1 - model.dropout
     inputs, targets = captions[:, :-1], captions[:, 1:]
@@ -49,9 +75,20 @@ def padded(model: CaptioningRNN, features: np.ndarray, captions: np.ndarray) -> 
     if model.dropout:
         words = np.unique(inputs[live])
         shapes = (len(features), D), (len(words), W), (int(live.sum()), H)
-        scaled = [philox.kept(model.seed, place, 0, shape, keep) / keep for place, shape in enumerate(shapes)]
-        x, word_mask[words], hidden_mask[live] = features * scaled[0].reshape(N, *[1] * (features.ndim - 2), D), scaled[1], scaled[2]
-    forward, backward = (layers.rnn_forward, layers.rnn_backward) if model.cell_type == "rnn" else (layers.lstm_forward, layers.lstm_backward)
+        scaled = [
+            philox.kept(model.seed, place, 0, shape, keep) / keep
+            for place, shape in enumerate(shapes)
+        ]
+        x, word_mask[words], hidden_mask[live] = (
+            features * scaled[0].reshape(N, *[1] * (features.ndim - 2), D),
+            scaled[1],
+            scaled[2],
+        )
+    forward, backward = (
+        (layers.rnn_forward, layers.rnn_backward)
+        if model.cell_type == "rnn"
+        else (layers.lstm_forward, layers.lstm_backward)
+    )
     project, project_backward = layers.affine_forward, layers.affine_backward
     if model.config.attends:
         project, project_backward = layers.temporal_affine_forward, layers.temporal_affine_backward
@@ -62,7 +99,9 @@ def padded(model: CaptioningRNN, features: np.ndarray, captions: np.ndarray) -> 
     images = np.broadcast_to(h0[:, None], (len(h0), T, H))[..., : len(Wx) - W]
     inputs = np.concatenate((vectors, images), axis=2)
     if model.config.attends:
-        h, cell = layers.attention_forward(inputs, projected, Wx, p["Wh"], p["Wattn"], p["b"], model.cell_type)
+        h, cell = layers.attention_forward(
+            inputs, projected, Wx, p["Wh"], p["Wattn"], p["b"], model.cell_type
+        )
     else:
         h, cell = forward(inputs, h0, Wx, p["Wh"], p["b"])
     scores, vocab = layers.temporal_affine_forward(h * hidden_mask, p["W_vocab"], p["b_vocab"])
@@ -70,7 +109,9 @@ def padded(model: CaptioningRNN, features: np.ndarray, captions: np.ndarray) -> 
     grads = {}
     dh, grads["W_vocab"], grads["b_vocab"] = layers.temporal_affine_backward(dscores, vocab)
     if model.config.attends:
-        dx, dprojected, dWx, grads["Wh"], grads["Wattn"], grads["b"] = layers.attention_backward(dh * hidden_mask, cell)
+        dx, dprojected, dWx, grads["Wh"], grads["Wattn"], grads["b"] = layers.attention_backward(
+            dh * hidden_mask, cell
+        )
     else:
         dx, dprojected, dWx, grads["Wh"], grads["b"] = backward(dh * hidden_mask, cell)
     grads["Wx"], dx, dimages = dWx[:W], dx[..., :W], dx[..., W:]
@@ -85,7 +126,9 @@ def padded(model: CaptioningRNN, features: np.ndarray, captions: np.ndarray) -> 
 @CELLS
 @INJECT
 @pytest.mark.parametrize("dropout", [0.0, 0.4])
-def test_packed_equals_padded(cell: str, inject: str, dropout: float, rng: np.random.Generator) -> None:
+def test_packed_equals_padded(
+    cell: str, inject: str, dropout: float, rng: np.random.Generator
+) -> None:
     features, captions = batch(rng, inject)
     loss, grads = make(cell, dropout, inject=inject).loss(features, captions)
     expected, expected_grads = padded(make(cell, dropout, inject=inject), features, captions)
@@ -98,7 +141,9 @@ def test_packed_equals_padded(cell: str, inject: str, dropout: float, rng: np.ra
 @CELLS
 @pytest.mark.parametrize("dropout", [0.4, pytest.param(0.0, marks=pytest.mark.hunt)])
 @INJECT
-def test_every_gradient_matches_finite_differences(cell: str, inject: str, dropout: float, rng: np.random.Generator) -> None:
+def test_every_gradient_matches_finite_differences(
+    cell: str, inject: str, dropout: float, rng: np.random.Generator
+) -> None:
     model, (features, captions) = make(cell, dropout, inject=inject), batch(rng, inject)
     for name in model.params:  # scales at which every slope is well above rounding
         model.params[name] = rng.standard_normal(model.params[name].shape) / 2
@@ -111,43 +156,66 @@ def test_every_gradient_matches_finite_differences(cell: str, inject: str, dropo
     for name, value in model.params.items():
         numeric = eval_numerical_gradient(lambda _: loss()[0], value, verbose=False)
         np.testing.assert_allclose(grads[name], numeric, rtol=1e-6, atol=1e-8, err_msg=name)
-    assert max(directional_errors(lambda: loss()[0], model.params, grads, rng)) < 1e-6  # a direction may be nearly level
+    assert (
+        max(directional_errors(lambda: loss()[0], model.params, grads, rng)) < 1e-6
+    )  # a direction may be nearly level
 
 
 @pytest.mark.parametrize("case", read_cases()["captioners"], ids=lambda case: case["cell"])
-def test_setting_parameters_as_the_course_does_gives_its_loss_and_training_goes_on(case: dict[str, Any], lib: Any) -> None:
+def test_setting_parameters_as_the_course_does_gives_its_loss_and_training_goes_on(
+    case: dict[str, Any], lib: Any
+) -> None:
     model = CaptioningRNN(case["word_to_idx"], 20, 30, 40, case["cell"], np.float64)
     for k, v in model.params.items():
         model.params[k] = np.linspace(-1.4, 1.3, num=v.size).reshape(*v.shape)
     low, high = case["features"]["linspace"]
-    features, captions = np.linspace(low, high, num=200).reshape(10, 20), (np.arange(130) % 3).reshape(10, 13)
+    features, captions = (
+        np.linspace(low, high, num=200).reshape(10, 20),
+        (np.arange(130) % 3).reshape(10, 13),
+    )
     loss, _ = model.loss(lib(features), captions)
     assert float(loss) == pytest.approx(case["published_loss"], abs=1e-10)
     data = {
         "train_captions": captions, "train_image_idxs": np.arange(10), "train_features": features,
         "idx_to_word": ["<NULL>", "<START>", "<END>", "<UNK>"], "word_to_idx": {},
     }  # fmt: skip
-    solver = CaptioningSolver(model, data, update_rule="adam", optim_config={"learning_rate": 1e-2}, num_epochs=20, batch_size=10, verbose=False)
+    solver = CaptioningSolver(
+        model,
+        data,
+        update_rule="adam",
+        optim_config={"learning_rate": 1e-2},
+        num_epochs=20,
+        batch_size=10,
+        verbose=False,
+    )
     solver.train()
     assert solver.loss_history[0] == pytest.approx(case["published_loss"], abs=1e-10)
     assert min(solver.loss_history) == solver.loss_history[-1] < 0.9 * case["published_loss"]
 
 
 @pytest.mark.parametrize(("inject", "added"), [("every-step", "W_image"), ("attention", "Wattn")])
-def test_a_picture_at_every_step_is_drawn_small_and_after_everything_else(inject: str, added: str) -> None:
+def test_a_picture_at_every_step_is_drawn_small_and_after_everything_else(
+    inject: str, added: str
+) -> None:
     once, each = make("lstm").params, make("lstm", inject=inject).params
     assert [*once, added] == [*each]
     for name, value in once.items():
         np.testing.assert_array_equal(each[name], value)
-    wide = CaptioningRNN(WORDS, (P, D) if inject == "attention" else D, W, 400, "lstm", inject=inject, seed=0).params[added]
+    wide = CaptioningRNN(
+        WORDS, (P, D) if inject == "attention" else D, W, 400, "lstm", inject=inject, seed=0
+    ).params[added]
     assert wide.shape == (400, 1600)
     assert float(wide.std()) == pytest.approx(0.25 / 20, rel=0.01)
 
 
 @CELLS
 @pytest.mark.parametrize("inject", ["attention", "attention+every-step"])
-def test_attention_tells_where_each_step_looked(cell: str, inject: str, lib: Any, rng: np.random.Generator) -> None:
-    """Against the state of each step of decoding that is fed the caption; nothing after a caption's last target. Dropout is for training."""
+def test_attention_tells_where_each_step_looked(
+    cell: str, inject: str, lib: Any, rng: np.random.Generator
+) -> None:
+    """Against the state of each step of decoding that is fed the caption; nothing after a caption's
+    last target. Dropout is for training.
+    """
     features, captions = batch(rng, inject)
     model = make(cell, dropout=0.4, inject=inject)
     for name in model.params:
@@ -162,7 +230,9 @@ def test_attention_tells_where_each_step_looked(cell: str, inject: str, lib: Any
         np.testing.assert_allclose(weights[live, t], to_numpy(expected)[live], rtol=1e-9)
         assert not weights[~live, t].any()
         _, state = model.step(lib(captions[:, t]), state)
-    with pytest.raises(ValueError, match=r"`inject` of the model is init, expected one with attention"):
+    with pytest.raises(
+        ValueError, match=r"`inject` of the model is init, expected one with attention"
+    ):
         make(cell).attention(features, captions)
 
 
@@ -192,7 +262,9 @@ def test_the_constructor_draws_as_the_course_does(cell: str) -> None:
 
 
 @CELLS
-def test_two_losses_can_be_in_flight_and_inputs_stay_as_they_were(cell: str, lib: Any, rng: np.random.Generator) -> None:
+def test_two_losses_can_be_in_flight_and_inputs_stay_as_they_were(
+    cell: str, lib: Any, rng: np.random.Generator
+) -> None:
     model = make(cell)
     first, second = batch(rng), batch(rng)
     features, captions = lib(first[0]), first[1].copy()
@@ -249,7 +321,11 @@ def test_score_is_the_loss_without_dropout(cell: str, rng: np.random.Generator) 
 @CELLS
 def test_score_counts_words_guessed_right(cell: str, rng: np.random.Generator) -> None:
     """Against the argmax of the padded forward pass, step by step."""
-    features, captions, model = rng.standard_normal((60, D)), rng.integers(1, V, (60, T + 1)), lively(cell, rng)
+    features, captions, model = (
+        rng.standard_normal((60, D)),
+        rng.integers(1, V, (60, T + 1)),
+        lively(cell, rng),
+    )
     captions[10:20, 5:] = 0
     p, targets = model.params, captions[:, 1:]
     h0, _ = layers.affine_forward(features, p["W_proj"], p["b_proj"])
@@ -265,7 +341,9 @@ def test_ids_may_come_in_any_order(cell: str, rng: np.random.Generator) -> None:
     """NULL, START and END at other places than 0, 1 and 2 change nothing but the ids."""
     (features, captions), model = batch(rng), lively(cell, rng)
     new = rng.permutation(V)
-    other = CaptioningRNN({word: int(new[i]) for word, i in WORDS.items()}, D, W, H, cell, np.float64, seed=5)
+    other = CaptioningRNN(
+        {word: int(new[i]) for word, i in WORDS.items()}, D, W, H, cell, np.float64, seed=5
+    )
     for name, value in model.params.items():
         other.params[name] = value
     other.params["W_embed"][new] = model.params["W_embed"].copy()
@@ -286,7 +364,9 @@ def test_parameters_are_views_of_one_buffer_with_fixed_keys() -> None:
     np.testing.assert_array_equal(params.flat[start : start + 4 * H], np.arange(4 * H))
     params.flat[:] = 3
     assert (params["Wh"] == 3).all()
-    with pytest.raises(ValueError, match=r"params\['b'\]: got an array of shape \(6,\), expected \(24,\)"):
+    with pytest.raises(
+        ValueError, match=r"params\['b'\]: got an array of shape \(6,\), expected \(24,\)"
+    ):
         params["b"] = np.zeros(H)
     with pytest.raises(KeyError, match="did you mean 'W_vocab'"):
         params["W_vocabs"] = np.zeros(1)
@@ -302,7 +382,9 @@ def greedy_one_by_one(model: CaptioningRNN, features: np.ndarray, length: int) -
     p, out = model.params, np.zeros((len(features), length), np.int32)
     for row, x in zip(out, features, strict=True):
         A = x[None] @ p["W_proj"] + p["b_proj"]
-        h, c, word = (A.mean(axis=1), A.mean(axis=1), 1) if "Wattn" in p else (A, np.zeros((1, H)), 1)
+        h, c, word = (
+            (A.mean(axis=1), A.mean(axis=1), 1) if "Wattn" in p else (A, np.zeros((1, H)), 1)
+        )
         b = p["b"] + (h @ p["W_image"])[0] if "W_image" in p else p["b"]
         for t in range(length):
             vector, own = p["W_embed"][[word]], b
@@ -329,7 +411,9 @@ def lively(cell: str, rng: np.random.Generator, inject: str = "init") -> Caption
 
 @CELLS
 @INJECT
-def test_sampling_a_batch_equals_sampling_one_by_one(cell: str, inject: str, lib: Any, rng: np.random.Generator) -> None:
+def test_sampling_a_batch_equals_sampling_one_by_one(
+    cell: str, inject: str, lib: Any, rng: np.random.Generator
+) -> None:
     features = 2 * draw_features(rng, 40, inject)
     with use_backend("numpy"):
         plain = lively(cell, np.random.default_rng(0), inject)
@@ -345,8 +429,14 @@ def test_sampling_a_batch_equals_sampling_one_by_one(cell: str, inject: str, lib
     np.testing.assert_array_equal(probabilities > 0, ~ended)
     for row in range(0, 40, 13):  # against teacher forcing, END included
         length = int((~ended[row]).sum())
-        nll = float(plain.score(features[row : row + 1], np.concatenate(([1], expected[row, :length]))[None]).nll)
-        said = expected[row, :length] != 0  # NULL is no target, though nothing keeps a model from saying it
+        nll = float(
+            plain.score(
+                features[row : row + 1], np.concatenate(([1], expected[row, :length]))[None]
+            ).nll
+        )
+        said = (
+            expected[row, :length] != 0
+        )  # NULL is no target, though nothing keeps a model from saying it
         assert np.log(probabilities[row, :length][said]).sum() == pytest.approx(-nll, rel=1e-6)
     ends = (expected == 2).argmax(axis=1)
     assert len(set(ends.tolist())) >= 3  # rows were dropped at several steps
@@ -366,55 +456,201 @@ def test_sampling_nothing_gives_nothing() -> None:
 @pytest.mark.parametrize(
     ("call", "error", "words"),
     [
-        (lambda m: CaptioningRNN(WORDS, cell_type="lstn"), ValueError, ["cell_type 'lstn'", "rnn, lstm", "did you mean 'lstm'"]),
+        (
+            lambda m: CaptioningRNN(WORDS, cell_type="lstn"),
+            ValueError,
+            ["cell_type 'lstn'", "rnn, lstm", "did you mean 'lstm'"],
+        ),
         (lambda m: CaptioningRNN({"a": 0}), ValueError, ["word_to_idx", "<NULL>"]),
         (lambda m: CaptioningRNN({"<NULL>": "0"}), ValueError, ["'<NULL>'", "'0'", "whole number"]),
         (lambda m: CaptioningRNN({"<NULL>": 0, "a": 0}), ValueError, ["2 words only 1 ids"]),
-        (lambda m: CaptioningRNN(list(WORDS)), TypeError, ["word_to_idx is a list", "mapping of word to id", "enumerate(words)"]),
+        (
+            lambda m: CaptioningRNN(list(WORDS)),
+            TypeError,
+            ["word_to_idx is a list", "mapping of word to id", "enumerate(words)"],
+        ),
         (lambda m: CaptioningRNN({"<NULL>": 0.0}), ValueError, ["'<NULL>'", "0.0", "whole number"]),
-        (lambda m: CaptioningRNN(WORDS, hidden_dim=0), ValueError, ["hidden_dim is 0", "at least 1"]),
-        (lambda m: m.loss(np.zeros((0, D)), np.ones((0, 4), int)), ValueError, ["at least one caption"]),
-        (lambda m: m.loss(np.zeros((2, D), complex), np.ones((2, 4), int)), TypeError, ["features have dtype complex128"]),
+        (
+            lambda m: CaptioningRNN(WORDS, hidden_dim=0),
+            ValueError,
+            ["hidden_dim is 0", "at least 1"],
+        ),
+        (
+            lambda m: m.loss(np.zeros((0, D)), np.ones((0, 4), int)),
+            ValueError,
+            ["at least one caption"],
+        ),
+        (
+            lambda m: m.loss(np.zeros((2, D), complex), np.ones((2, 4), int)),
+            TypeError,
+            ["features have dtype complex128"],
+        ),
         (lambda m: m.sample(np.zeros((2, D)), forbid=[-1]), ValueError, ["forbid", "0..11"]),
-        (lambda m: m.sample(np.zeros((2, D)), forbid=range(V)), ValueError, ["forbid", "some, not all"]),
+        (
+            lambda m: m.sample(np.zeros((2, D)), forbid=range(V)),
+            ValueError,
+            ["forbid", "some, not all"],
+        ),
         (lambda m: m.sample(np.zeros((2, D)), max_length=0), ValueError, ["max_length is 0"]),
-        (lambda m: m.sample(np.zeros((2, D)), 1.5), ValueError, ["CaptioningRNN.sample", "max_length is 1.5", "whole number"]),
-        (lambda m: m.sample(np.zeros((2, D)), Beam(5)), ValueError, ["max_length is a Beam", "give a policy as `policy`"]),
-        (lambda m: m.sample(np.zeros((2, D)), forbid=["w3"]), TypeError, ["forbid holds 'w3'", "model.word_to_idx"]),
-        (lambda m: m.sample(np.zeros((2, D)), forbid=[3.0]), TypeError, ["forbid holds 3.0", "ids"]),
-        (lambda m: m.sample(3.0), ValueError, ["CaptioningRNN.sample: features have shape ()", f"(N, {D})"]),
-        (lambda m: m.loss(np.zeros((2, D)), [[1, 3, 2], [1, 2]]), ValueError, ["captions are 2 rows of unequal lengths", "<NULL>"]),
+        (
+            lambda m: m.sample(np.zeros((2, D)), 1.5),
+            ValueError,
+            ["CaptioningRNN.sample", "max_length is 1.5", "whole number"],
+        ),
+        (
+            lambda m: m.sample(np.zeros((2, D)), Beam(5)),
+            ValueError,
+            ["max_length is a Beam", "give a policy as `policy`"],
+        ),
+        (
+            lambda m: m.sample(np.zeros((2, D)), forbid=["w3"]),
+            TypeError,
+            ["forbid holds 'w3'", "model.word_to_idx"],
+        ),
+        (
+            lambda m: m.sample(np.zeros((2, D)), forbid=[3.0]),
+            TypeError,
+            ["forbid holds 3.0", "ids"],
+        ),
+        (
+            lambda m: m.sample(3.0),
+            ValueError,
+            ["CaptioningRNN.sample: features have shape ()", f"(N, {D})"],
+        ),
+        (
+            lambda m: m.loss(np.zeros((2, D)), [[1, 3, 2], [1, 2]]),
+            ValueError,
+            ["captions are 2 rows of unequal lengths", "<NULL>"],
+        ),
         (lambda m: m.loss(np.zeros((2, D)), 1), ValueError, ["captions ()", "(N, T+1)"]),
-        (lambda m: m.sample([[0.0], [0.0, 1.0]]), ValueError, ["CaptioningRNN.sample: features are 2 rows of unequal lengths"]),
-        (lambda m: m.loss(np.zeros((2, D)), np.ones((2, 4), int), total=0), ValueError, ["total is 0", "positive"]),
-        (lambda m: m.loss(np.zeros((2, D)), np.ones((2, 4), int), weights=np.array([1, np.nan])), ValueError, ["weights hold", "not finite"]),
-        (lambda m: m.loss(np.zeros((2, D)), np.ones((2, 4), int), smoothing=2), ValueError, ["smoothing is 2", "[0, 1)"]),
-        (lambda m: m.loss(np.zeros((2, D)), np.ones((2, 4), int), workspace=7), TypeError, ["workspace is a int"]),
-        (lambda m: m.sample(np.zeros((2, D)), policy="beam"), TypeError, ["CaptioningRNN.sample", "policy is 'beam'", "Beam(5)"]),
-        (lambda m: m.decode(np.zeros((2, D)), Beam), TypeError, ["CaptioningRNN.decode", "expected a Policy"]),
-        (lambda m: m.sample(np.ma.array(np.zeros((2, D)), mask=np.eye(2, D))), ValueError, ["masked array with 2 masked numbers"]),
+        (
+            lambda m: m.sample([[0.0], [0.0, 1.0]]),
+            ValueError,
+            ["CaptioningRNN.sample: features are 2 rows of unequal lengths"],
+        ),
+        (
+            lambda m: m.loss(np.zeros((2, D)), np.ones((2, 4), int), total=0),
+            ValueError,
+            ["total is 0", "positive"],
+        ),
+        (
+            lambda m: m.loss(np.zeros((2, D)), np.ones((2, 4), int), weights=np.array([1, np.nan])),
+            ValueError,
+            ["weights hold", "not finite"],
+        ),
+        (
+            lambda m: m.loss(np.zeros((2, D)), np.ones((2, 4), int), smoothing=2),
+            ValueError,
+            ["smoothing is 2", "[0, 1)"],
+        ),
+        (
+            lambda m: m.loss(np.zeros((2, D)), np.ones((2, 4), int), workspace=7),
+            TypeError,
+            ["workspace is a int"],
+        ),
+        (
+            lambda m: m.sample(np.zeros((2, D)), policy="beam"),
+            TypeError,
+            ["CaptioningRNN.sample", "policy is 'beam'", "Beam(5)"],
+        ),
+        (
+            lambda m: m.decode(np.zeros((2, D)), Beam),
+            TypeError,
+            ["CaptioningRNN.decode", "expected a Policy"],
+        ),
+        (
+            lambda m: m.sample(np.ma.array(np.zeros((2, D)), mask=np.eye(2, D))),
+            ValueError,
+            ["masked array with 2 masked numbers"],
+        ),
         (lambda m: CaptioningRNN(WORDS, seed=-1), ValueError, ["seed is -1", "0..2**63-1"]),
-        (lambda m: CaptioningRNN.from_config(m.config, WORDS, seed=2**63, params=m.params), ValueError, [f"seed is {2**63}", "0..2**63-1"]),
-        (lambda m: m.loss(np.zeros((2, D)), np.ones((2, 4), int), step=-1), ValueError, ["CaptioningRNN.loss", "step is -1", "0..2**63-1"]),
-        (lambda m: m.loss(np.zeros((2, D)), np.ones((2, 4), int), step=1.5), ValueError, ["step is 1.5", "whole number"]),
+        (
+            lambda m: CaptioningRNN.from_config(m.config, WORDS, seed=2**63, params=m.params),
+            ValueError,
+            [f"seed is {2**63}", "0..2**63-1"],
+        ),
+        (
+            lambda m: m.loss(np.zeros((2, D)), np.ones((2, 4), int), step=-1),
+            ValueError,
+            ["CaptioningRNN.loss", "step is -1", "0..2**63-1"],
+        ),
+        (
+            lambda m: m.loss(np.zeros((2, D)), np.ones((2, 4), int), step=1.5),
+            ValueError,
+            ["step is 1.5", "whole number"],
+        ),
         (lambda m: CaptioningRNN(WORDS, dropout=1.0), ValueError, ["dropout is 1.0", "[0, 1)"]),
-        (lambda m: CaptioningRNN(WORDS, dtype=np.float16), ValueError, ["float16", "float32 or float64"]),
-        (lambda m: m.loss(np.zeros((2, D + 1)), np.ones((2, 4), int)), ValueError, ["CaptioningRNN.loss", "(2, 6)", f"(N, {D})"]),
-        (lambda m: m.loss(np.zeros((3, D)), np.ones((2, 4), int)), ValueError, ["features have shape (3, 5)", "captions (2, 4)"]),
-        (lambda m: m.loss(np.zeros((2, D)), np.full((2, 4), V)), ValueError, ["ids 12..12", "0..11", "vocabulary"]),
+        (
+            lambda m: CaptioningRNN(WORDS, dtype=np.float16),
+            ValueError,
+            ["float16", "float32 or float64"],
+        ),
+        (
+            lambda m: m.loss(np.zeros((2, D + 1)), np.ones((2, 4), int)),
+            ValueError,
+            ["CaptioningRNN.loss", "(2, 6)", f"(N, {D})"],
+        ),
+        (
+            lambda m: m.loss(np.zeros((3, D)), np.ones((2, 4), int)),
+            ValueError,
+            ["features have shape (3, 5)", "captions (2, 4)"],
+        ),
+        (
+            lambda m: m.loss(np.zeros((2, D)), np.full((2, 4), V)),
+            ValueError,
+            ["ids 12..12", "0..11", "vocabulary"],
+        ),
         (lambda m: m.loss(np.zeros((2, D)), np.full((2, 4), -1)), ValueError, ["ids -1..-1"]),
-        (lambda m: m.score(np.zeros((2, D)), np.ones((2, 4))), TypeError, ["CaptioningRNN.score", "float64", "integer"]),
-        (lambda m: m.sample(np.zeros((2, D + 1))), ValueError, ["features have shape (2, 6)", f"(N, {D})"]),
-        (lambda m: CaptioningRNN(WORDS, D, inject="attention"), ValueError, ["feature_shape is (5,)", "(P, D)", "'attention'"]),
-        (lambda m: CaptioningRNN(WORDS, (P, D)), ValueError, ["feature_shape is (3, 5)", "(D,)", "'init'"]),
-        (lambda m: CaptioningRNN(WORDS, (0, D), inject="attention"), ValueError, ["input_dim is 0", "at least 1"]),
-        (lambda m: m.loss(np.zeros((2, P, D)), np.ones((2, 4), int)), ValueError, ["(2, 3, 5)", f"(N, {D})"]),
-        (lambda m: make("lstm", inject="attention").loss(np.zeros((2, D)), np.ones((2, 4), int)), ValueError, ["(2, 5)", "(N, 3, 5)"]),
-        (lambda m: make("lstm", inject="attention").sample(np.zeros((2, D))), ValueError, ["features have shape (2, 5)", "(N, 3, 5)"]),
-        (lambda m: CaptioningRNN({"<NULL>": 0, "a": 1}, D).sample(np.zeros((1, D))), ValueError, ["sample", "<START>"]),
+        (
+            lambda m: m.score(np.zeros((2, D)), np.ones((2, 4))),
+            TypeError,
+            ["CaptioningRNN.score", "float64", "integer"],
+        ),
+        (
+            lambda m: m.sample(np.zeros((2, D + 1))),
+            ValueError,
+            ["features have shape (2, 6)", f"(N, {D})"],
+        ),
+        (
+            lambda m: CaptioningRNN(WORDS, D, inject="attention"),
+            ValueError,
+            ["feature_shape is (5,)", "(P, D)", "'attention'"],
+        ),
+        (
+            lambda m: CaptioningRNN(WORDS, (P, D)),
+            ValueError,
+            ["feature_shape is (3, 5)", "(D,)", "'init'"],
+        ),
+        (
+            lambda m: CaptioningRNN(WORDS, (0, D), inject="attention"),
+            ValueError,
+            ["input_dim is 0", "at least 1"],
+        ),
+        (
+            lambda m: m.loss(np.zeros((2, P, D)), np.ones((2, 4), int)),
+            ValueError,
+            ["(2, 3, 5)", f"(N, {D})"],
+        ),
+        (
+            lambda m: make("lstm", inject="attention").loss(np.zeros((2, D)), np.ones((2, 4), int)),
+            ValueError,
+            ["(2, 5)", "(N, 3, 5)"],
+        ),
+        (
+            lambda m: make("lstm", inject="attention").sample(np.zeros((2, D))),
+            ValueError,
+            ["features have shape (2, 5)", "(N, 3, 5)"],
+        ),
+        (
+            lambda m: CaptioningRNN({"<NULL>": 0, "a": 1}, D).sample(np.zeros((1, D))),
+            ValueError,
+            ["sample", "<START>"],
+        ),
     ],
 )
-def test_bad_arguments_are_named_with_what_was_wanted(call: Any, error: type[Exception], words: list[str]) -> None:
+def test_bad_arguments_are_named_with_what_was_wanted(
+    call: Any, error: type[Exception], words: list[str]
+) -> None:
     with pytest.raises(error) as caught:
         call(make("lstm"))
     for word in words:
@@ -425,29 +661,45 @@ WAYS_IN: dict[str, Any] = {
     "loss": lambda m, features, captions: m.loss(features, captions),
     "score": lambda m, features, captions: m.score(features, captions),
     "sample": lambda m, features, captions: m.sample(features),
-    "sample_with_probabilities": lambda m, features, captions: m.sample_with_probabilities(features),
+    "sample_with_probabilities": lambda m, features, captions: m.sample_with_probabilities(
+        features
+    ),
     "start": lambda m, features, captions: m.start(features),
 }
 
 
 @pytest.mark.parametrize("way", WAYS_IN)
 @pytest.mark.parametrize("value", [np.nan, -np.inf])
-def test_features_that_are_not_finite_are_named_by_row_and_column(way: str, value: float, rng: np.random.Generator) -> None:
+def test_features_that_are_not_finite_are_named_by_row_and_column(
+    way: str, value: float, rng: np.random.Generator
+) -> None:
     features, captions = batch(rng)
     features[2, 3] = value
-    with pytest.raises(ValueError, match=rf"CaptioningRNN\.{way}: features of row 2 \(of {N}\) hold {value} at column 3, expected finite float64"):
+    with pytest.raises(
+        ValueError,
+        match=(
+            rf"CaptioningRNN\.{way}: features of row 2 \(of {N}\) hold {value} at column 3,"
+            r" expected finite float64"
+        ),
+    ):
         WAYS_IN[way](make("lstm"), features, captions)
 
 
-def test_a_grid_that_is_not_finite_is_named_by_region_and_what_float32_cannot_hold_as_it_came(rng: np.random.Generator) -> None:
+def test_a_grid_that_is_not_finite_is_named_by_region_and_what_float32_cannot_hold_as_it_came(
+    rng: np.random.Generator,
+) -> None:
     features, captions = batch(rng, "attention")
     features[4, 1, 2] = np.nan
     model = make("lstm", inject="attention")
     for call in (model.loss, model.attention):
-        with pytest.raises(ValueError, match=rf"features of row 4 \(of {N}\) hold nan at region 1, column 2"):
+        with pytest.raises(
+            ValueError, match=rf"features of row 4 \(of {N}\) hold nan at region 1, column 2"
+        ):
             call(features, captions)
     features[4, 1, 2] = -1e300
-    with pytest.raises(ValueError, match=r"hold -1e\+300 at region 1, column 2, expected finite float32"):
+    with pytest.raises(
+        ValueError, match=r"hold -1e\+300 at region 1, column 2, expected finite float32"
+    ):
         make("lstm", dtype=np.float32, inject="attention").loss(features, captions)
 
 
@@ -463,15 +715,25 @@ def test_rows_of_a_table_are_looked_at_where_they_are_used(rng: np.random.Genera
 def test_sampling_looks_at_features_wherever_they_lie(lib: Any, rng: np.random.Generator) -> None:
     features = draw_features(rng, N)
     features[5, 0] = np.nan
-    with pytest.raises(ValueError, match=rf"CaptioningRNN\.sample: features of row 5 \(of {N}\) hold nan at column 0"):
+    with pytest.raises(
+        ValueError,
+        match=rf"CaptioningRNN\.sample: features of row 5 \(of {N}\) hold nan at column 0",
+    ):
         make("lstm").sample(lib(features))
 
 
 class Tensor:
-    """What NumPy can read, and is no array: as a PyTorch tensor is. With a `refusal` NumPy cannot read it."""
+    """What NumPy can read, and is no array: as a PyTorch tensor is. With a `refusal` NumPy cannot
+    read it.
+    """
 
     def __init__(self, array: np.ndarray, refusal: Exception | None = None) -> None:
-        self._array, self._refusal, self.shape, self.dtype = array, refusal, array.shape, f"torch.{array.dtype}"
+        self._array, self._refusal, self.shape, self.dtype = (
+            array,
+            refusal,
+            array.shape,
+            f"torch.{array.dtype}",
+        )
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
         if self._refusal is not None:
@@ -485,14 +747,33 @@ def test_what_numpy_can_read_is_taken_as_features_and_captions(rng: np.random.Ge
     loss = model.loss(Tensor(features), Tensor(captions))[0]
     assert loss == model.loss(features, captions)[0]
     assert (model.sample(Tensor(features)) == model.sample(features)).all()
-    assert model.score(Tensor(features), Tensor(captions)).nll == model.score(features, captions).nll
+    assert (
+        model.score(Tensor(features), Tensor(captions)).nll == model.score(features, captions).nll
+    )
 
 
-@pytest.mark.parametrize("refusal", [RuntimeError("Can't call numpy() on Tensor that requires grad."), TypeError("can't convert cuda:0 to numpy")])
-def test_what_numpy_cannot_read_is_a_type_error_that_says_how_to_give_it(refusal: Exception, rng: np.random.Generator) -> None:
+@pytest.mark.parametrize(
+    "refusal",
+    [
+        RuntimeError("Can't call numpy() on Tensor that requires grad."),
+        TypeError("can't convert cuda:0 to numpy"),
+    ],
+)
+def test_what_numpy_cannot_read_is_a_type_error_that_says_how_to_give_it(
+    refusal: Exception, rng: np.random.Generator
+) -> None:
     features, captions = batch(rng)
-    for thing, given in (("features", (Tensor(features, refusal), captions)), ("captions", (features, Tensor(captions, refusal)))):
-        with pytest.raises(TypeError, match=rf"{thing} are a \S*Tensor that NumPy cannot read.*{thing}\.detach\(\)\.cpu\(\)\.numpy\(\)"):
+    for thing, given in (
+        ("features", (Tensor(features, refusal), captions)),
+        ("captions", (features, Tensor(captions, refusal))),
+    ):
+        with pytest.raises(
+            TypeError,
+            match=(
+                rf"{thing} are a \S*Tensor that NumPy cannot"
+                rf" read.*{thing}\.detach\(\)\.cpu\(\)\.numpy\(\)"
+            ),
+        ):
             make("lstm").loss(*given)
     with pytest.raises(TypeError, match="features are a"):
         make("lstm").sample(Tensor(features, refusal))
@@ -505,7 +786,9 @@ def test_tensors_of_pytorch_are_taken_where_numpy_reads_them(rng: np.random.Gene
     assert model.loss(tensor, torch.tensor(captions))[0] == model.loss(features, captions)[0]
     assert (model.sample(tensor) == model.sample(features)).all()
     for bad in (tensor.clone().requires_grad_(), tensor.bfloat16()):
-        with pytest.raises(TypeError, match=r"features are a torch\.Tensor that NumPy cannot read.*detach"):
+        with pytest.raises(
+            TypeError, match=r"features are a torch\.Tensor that NumPy cannot read.*detach"
+        ):
             model.loss(bad, captions)
 
 
@@ -520,15 +803,23 @@ def test_the_ids_of_special_words_have_the_courses_names() -> None:
 @CELLS
 @INJECT
 @pytest.mark.parametrize("dropout", [0.0, 0.4])
-def test_loss_and_gradients_agree_on_both_libraries(cell: str, inject: str, dropout: float, rng: np.random.Generator) -> None:
+def test_loss_and_gradients_agree_on_both_libraries(
+    cell: str, inject: str, dropout: float, rng: np.random.Generator
+) -> None:
     features, captions = batch(rng, inject)
     smoothing = dropout / 2
-    host_loss, host_grads = make(cell, dropout, inject=inject).loss(features, captions, smoothing=smoothing)
+    host_loss, host_grads = make(cell, dropout, inject=inject).loss(
+        features, captions, smoothing=smoothing
+    )
     with use_backend("cupy"):
-        loss, grads = make(cell, dropout, inject=inject).loss(features, captions, smoothing=smoothing)
+        loss, grads = make(cell, dropout, inject=inject).loss(
+            features, captions, smoothing=smoothing
+        )
     assert float(loss) == pytest.approx(float(host_loss), rel=1e-12)
     for name, grad in grads.items():
-        np.testing.assert_allclose(to_numpy(grad), host_grads[name], rtol=1e-10, atol=1e-12, err_msg=name)
+        np.testing.assert_allclose(
+            to_numpy(grad), host_grads[name], rtol=1e-10, atol=1e-12, err_msg=name
+        )
 
 
 @pytest.mark.gpu
@@ -546,14 +837,23 @@ def test_twenty_training_steps_agree_on_both_libraries(cell: str, rng: np.random
     for backend in ("numpy", "cupy"):
         with use_backend(backend):
             model = make(cell, 0.3)
-            solver = CaptioningSolver(model, data, update_rule="adam", optim_config={"learning_rate": 1e-2}, clip_norm=5.0, seed=0)
+            solver = CaptioningSolver(
+                model,
+                data,
+                update_rule="adam",
+                optim_config={"learning_rate": 1e-2},
+                clip_norm=5.0,
+                seed=0,
+            )
             losses = [float(solver.step(*each)) for each in batches]
             runs[backend] = losses, to_numpy(model.params.flat)
     np.testing.assert_allclose(runs["cupy"][0], runs["numpy"][0], rtol=1e-9)
     np.testing.assert_allclose(runs["cupy"][1], runs["numpy"][1], rtol=1e-7, atol=1e-9)
 
 
-def test_models_of_one_size_and_other_shapes_can_share_a_workspace(lib: Any, rng: np.random.Generator) -> None:
+def test_models_of_one_size_and_other_shapes_can_share_a_workspace(
+    lib: Any, rng: np.random.Generator
+) -> None:
     words = {"<NULL>": 0, "<START>": 1, "<END>": 2, "a": 3, "b": 4}
     captions = np.array([[1, 3, 4, 2], [1, 4, 2, 0]])
     workspace = None
@@ -561,6 +861,8 @@ def test_models_of_one_size_and_other_shapes_can_share_a_workspace(lib: Any, rng
         model = CaptioningRNN(words, D, W, 4, "rnn", np.float64, seed=0)
         workspace = workspace or Workspace(model.params.flat)
         features = rng.standard_normal((2, D))
-        grads, expected = (model.loss(features, captions, workspace=space)[1] for space in (workspace, None))
+        grads, expected = (
+            model.loss(features, captions, workspace=space)[1] for space in (workspace, None)
+        )
         assert grads.shapes == model.params.shapes
         np.testing.assert_array_equal(to_numpy(grads.flat), to_numpy(expected.flat))

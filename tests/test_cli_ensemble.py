@@ -1,4 +1,6 @@
-"""`caption` and `evaluate` with several runs: they speak as one, and runs that do not fit together are told what differs."""
+"""`caption` and `evaluate` with several runs: they speak as one, and runs that do not fit together
+are told what differs.
+"""
 
 import json
 import math
@@ -56,9 +58,16 @@ def rnn(trained_rnn: Path, tmp_path: Path) -> Path:
 def captions_of(models: list[CaptioningRNN], run: Run[Any]) -> dict[str, str]:
     """What models say together of the val split, by the library."""
     val, vocabulary = data_of(run).split("val"), run.vocabulary
-    ids = Ensemble(models).sample(data_of(run).features("val", np.arange(14)), run.config["max_words"], forbid=(0, vocabulary.start, vocabulary.unk))
+    ids = Ensemble(models).sample(
+        data_of(run).features("val", np.arange(14)),
+        run.config["max_words"],
+        forbid=(0, vocabulary.start, vocabulary.unk),
+    )
     words = decode_captions(ids, vocabulary.idx_to_word)
-    return {image: text.replace("<END>", "").strip() for image, text in zip(val.images, words, strict=True)}
+    return {
+        image: text.replace("<END>", "").strip()
+        for image, text in zip(val.images, words, strict=True)
+    }
 
 
 def test_runs_caption_as_one(run: Path, rnn: Path) -> None:
@@ -70,10 +79,15 @@ def test_runs_caption_as_one(run: Path, rnn: Path) -> None:
         assert {one["image"]: one["caption"] for one in said} == expected
     files = [run / "pictures" / name for name in list(expected)[:3]]
     result = good("caption", run, rnn, *files, "--json", "--html", "page.html")
-    assert [one["caption"] for one in json.loads(result.stdout)] == [expected[file.name] for file in files]
+    assert [one["caption"] for one in json.loads(result.stdout)] == [
+        expected[file.name] for file in files
+    ]
     assert "<title>Captions by run + rnn</title>" in Path("page.html").read_text(encoding="utf-8")
-    assert json.loads(good("caption", run, run, "-n", 3, "--beam", 3, "--json").stdout) == json.loads(
-        good("caption", run, "-n", 3, "--beam", 3, "--json").stdout, parse_float=lambda x: pytest.approx(float(x), rel=1e-4)
+    assert json.loads(
+        good("caption", run, run, "-n", 3, "--beam", 3, "--json").stdout
+    ) == json.loads(
+        good("caption", run, "-n", 3, "--beam", 3, "--json").stdout,
+        parse_float=lambda x: pytest.approx(float(x), rel=1e-4),
     )
 
 
@@ -85,11 +99,18 @@ def test_runs_are_scored_as_one(run: Path, rnn: Path) -> None:
     found = json.loads(good("evaluate", run, rnn, "--against", rnn, "--json").stdout)
     assert found["captions"] == captions_of(models, opened[0])
     perplexities = [
-        teacher_forced(model, data.encoded_with(opened[0].vocabulary, "val", data.words("val")), "val").perplexity
+        teacher_forced(
+            model, data.encoded_with(opened[0].vocabulary, "val", data.words("val")), "val"
+        ).perplexity
         for model in (Ensemble(models), *models)
     ]
-    assert [found["scores"]["perplexity"], found["against"]["scores"]["perplexity"]] == [perplexities[0], perplexities[2]]
-    assert math.log(perplexities[0]) < sum(map(math.log, perplexities[1:])) / 2  # the logarithm of a mean is above the mean of logarithms
+    assert [found["scores"]["perplexity"], found["against"]["scores"]["perplexity"]] == [
+        perplexities[0],
+        perplexities[2],
+    ]
+    assert (
+        math.log(perplexities[0]) < sum(map(math.log, perplexities[1:])) / 2
+    )  # the logarithm of a mean is above the mean of logarithms
     assert found["decoding"] == "greedy, probabilities averaged over 2 models"
     text = good("evaluate", run, rnn, "--against", run, "--beam", 2).stdout
     assert "beam of 2, length penalty 1, probabilities averaged over 2 models; ±" in text
@@ -119,19 +140,43 @@ def projected(run: Run[Any]) -> Run[Any]:
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        (lambda run: run._replace(vocabulary=Vocabulary(run.vocabulary.idx_to_word[:-1])), "have different vocabularies, of 58 and 57 words"),
+        (
+            lambda run: run._replace(vocabulary=Vocabulary(run.vocabulary.idx_to_word[:-1])),
+            "have different vocabularies, of 58 and 57 words",
+        ),
         (with_config(max_words=9), "say at most 25 and 9 words"),
-        (with_config(source={"encoder": "efficientnet-lite2"}), "take features from different encoders: .* and efficientnet-lite2"),
-        (with_config(source={}), "take features from different encoders: .* and features that were given"),
+        (
+            with_config(source={"encoder": "efficientnet-lite2"}),
+            "take features from different encoders: .* and efficientnet-lite2",
+        ),
+        (
+            with_config(source={}),
+            "take features from different encoders: .* and features that were given",
+        ),
         (projected, "project features by different PCAs"),
         (scaled, "scale features differently, standardize and standardize"),
-        (lambda run: with_config(feature_scaling="none")(run)._replace(scaling=FeatureScaling()), "scale features differently, standardize and none"),
+        (
+            lambda run: with_config(feature_scaling="none")(run)._replace(scaling=FeatureScaling()),
+            "scale features differently, standardize and none",
+        ),
     ],
 )
-def test_runs_that_do_not_fit_together_are_told_what_differs(change: Any, says: str, run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(captioning, "open_run", lambda path, **how: change(open_run(run)._replace(path=path)) if path == "b" else open_run(path))
+def test_runs_that_do_not_fit_together_are_told_what_differs(
+    change: Any, says: str, run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        captioning,
+        "open_run",
+        lambda path, **how: (
+            change(open_run(run)._replace(path=path)) if path == "b" else open_run(path)
+        ),
+    )
     with pytest.raises(
-        DataError, match=f"open_runs: {run} and b {says}, expected the same of runs that caption together; were they trained on the same"
+        DataError,
+        match=(
+            f"open_runs: {run} and b {says}, expected the same of runs that caption together; were"
+            " they trained on the same"
+        ),
     ):
         open_runs([run, run, "b"])
 
@@ -139,23 +184,47 @@ def test_runs_that_do_not_fit_together_are_told_what_differs(change: Any, says: 
 def test_commands_refuse_runs_on_other_data_and_runs_that_are_damaged(run: Path, rnn: Path) -> None:
     good("train", "--out", "strange", *SMALL, "--seed", 1, "--feature-scaling", "standardize")
     for command in ("caption", "evaluate"):
-        failing([command, run, "strange"], f"open_runs: {run} and strange have different vocabularies, of ")
+        failing(
+            [command, run, "strange"],
+            f"open_runs: {run} and strange have different vocabularies, of ",
+        )
     (rnn / "best.safetensors").unlink()
     failing(["caption", run, rnn], f"open_run: {rnn}/best.safetensors is missing")
     failing(["evaluate", run, "nowhere"], "nowhere does not exist, expected a run folder")
 
 
 def test_runs_come_before_pictures(run: Path, rnn: Path) -> None:
-    """Behind them a run folder would be looked through for pictures, and the one of its curves found."""
+    """Behind them a run folder would be looked through for pictures, and the one of its curves
+    found.
+    """
     result = call("caption", run, run / "pictures" / "val00000.png", rnn)
     assert result.exit_code == 2
-    assert f"{rnn} is a run folder and stands behind pictures, expected all runs before them" in result.output
-    result = call("caption", run, rnn, "x" * 5000, "http://localhost/x.png", "no such run", run / "pictures" / "val00000.png", "--json")
-    assert (result.exit_code, len(json.loads(result.stdout)), result.stderr.count("skipped ")) == (0, 1, 3)
+    assert (
+        f"{rnn} is a run folder and stands behind pictures, expected all runs before them"
+        in result.output
+    )
+    result = call(
+        "caption",
+        run,
+        rnn,
+        "x" * 5000,
+        "http://localhost/x.png",
+        "no such run",
+        run / "pictures" / "val00000.png",
+        "--json",
+    )
+    assert (result.exit_code, len(json.loads(result.stdout)), result.stderr.count("skipped ")) == (
+        0,
+        1,
+        3,
+    )
 
 
 def test_the_doctor_examines_one_run(run: Path, rnn: Path) -> None:
     result = call("evaluate", run, rnn, "--doctor")
     assert result.exit_code == 2
-    assert "--doctor and 2 runs are given, expected one run: it looks into a single model" in result.output
+    assert (
+        "--doctor and 2 runs are given, expected one run: it looks into a single model"
+        in result.output
+    )
     assert "RUN" in call("evaluate").output.splitlines()[-1]

@@ -1,4 +1,6 @@
-"""`score`, and `evaluate --against` and `--csv`: captions from anywhere, two runs side by side, a row a picture."""
+"""`score`, and `evaluate --against` and `--csv`: captions from anywhere, two runs side by side, a
+row a picture.
+"""
 
 import csv
 import dataclasses
@@ -22,25 +24,52 @@ pytestmark = pytest.mark.usefixtures("few_pictures")
 
 @pytest.fixture
 def evaluated(run: Path) -> dict[str, Any]:
-    """What `evaluate` says of the small run, its captions left as ``said.json``, its data as ``data.h5``."""
+    """What `evaluate` says of the small run, its captions left as ``said.json``, its data as
+    ``data.h5``.
+    """
     shutil.copyfile(run / "data.h5", "data.h5")
     result = json.loads(good("evaluate", run, "--json").stdout)
     Path("said.json").write_text(json.dumps(result["captions"]))
     return dict(result)
 
 
-def test_score_gives_captions_the_scores_that_evaluate_gives_their_run(evaluated: dict[str, Any]) -> None:
+def test_score_gives_captions_the_scores_that_evaluate_gives_their_run(
+    evaluated: dict[str, Any],
+) -> None:
     scored = json.loads(good("score", "said.json", "--data", "data.h5", "--json").stdout)
     assert scored["captions"] == evaluated["captions"]
-    assert scored["scores"] == {name: value for name, value in evaluated["scores"].items() if name not in ("perplexity", "loss", "accuracy")}
+    assert scored["scores"] == {
+        name: value
+        for name, value in evaluated["scores"].items()
+        if name not in ("perplexity", "loss", "accuracy")
+    }
     assert scored["intervals"] == evaluated["intervals"]
-    assert set(scored["scores"]) >= {"bleu1", "bleu4", "rouge_l", "cider", "cider_d", "distinct", "novel", "words", "length"}
+    assert set(scored["scores"]) >= {
+        "bleu1",
+        "bleu4",
+        "rouge_l",
+        "cider",
+        "cider_d",
+        "distinct",
+        "novel",
+        "words",
+        "length",
+    }
     data = open_data("data.h5")
     references = [[tokenize(text) for text in texts] for texts in data.references("val").values()]
-    cider = CiderD(references).scores([evaluated["captions"][name].split() for name in data.split("val").images])
+    cider = CiderD(references).scores(
+        [evaluated["captions"][name].split() for name in data.split("val").images]
+    )
     assert scored["scores"]["cider_d"] == scored["scores"]["cider"] == pytest.approx(cider.mean())
     output = good("score", "said.json", "--data", "data.h5").output
-    for words in ("val: 14 pictures", "± is half of the 95 % interval", "CIDEr (CIDEr-D)", "ROUGE-L", "distinct captions", "METEOR is not scored: "):
+    for words in (
+        "val: 14 pictures",
+        "± is half of the 95 % interval",
+        "CIDEr (CIDEr-D)",
+        "ROUGE-L",
+        "distinct captions",
+        "METEOR is not scored: ",
+    ):
         assert words in output
 
 
@@ -59,10 +88,25 @@ NAMES = ["photos/dog 01.jpg", "COCO_val2014_000000000042.jpg", "http://a.org/x_7
     [
         dict(zip(NAMES, "abc", strict=True)),
         {"captions": dict(zip(NAMES, "abc", strict=True)), "scores": {}},
-        [{"image": "dog 01.jpg", "caption": "a"}, {"image": "42", "caption": "b"}, {"image": "x_7", "caption": "c"}],
-        [{"image_id": 1, "caption": "a"}, {"image_id": 42, "caption": "b"}, {"image_id": 7, "caption": "c", "id": 99}],
-        [{"file_name": name, "caption": caption} for name, caption in zip(NAMES, "abc", strict=True)],
-        {"/home/me/photos/dog 01.jpg": "a", "C:\\coco\\COCO_val2014_000000000042.jpg": "b", "my/x_7": "c"},
+        [
+            {"image": "dog 01.jpg", "caption": "a"},
+            {"image": "42", "caption": "b"},
+            {"image": "x_7", "caption": "c"},
+        ],
+        [
+            {"image_id": 1, "caption": "a"},
+            {"image_id": 42, "caption": "b"},
+            {"image_id": 7, "caption": "c", "id": 99},
+        ],
+        [
+            {"file_name": name, "caption": caption}
+            for name, caption in zip(NAMES, "abc", strict=True)
+        ],
+        {
+            "/home/me/photos/dog 01.jpg": "a",
+            "C:\\coco\\COCO_val2014_000000000042.jpg": "b",
+            "my/x_7": "c",
+        },
     ],
 )
 def test_a_file_may_tell_pictures_in_several_ways(content: Any, tmp_path: Path) -> None:
@@ -74,38 +118,70 @@ def test_a_file_may_tell_pictures_in_several_ways(content: Any, tmp_path: Path) 
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ('{"a/1.jpg": "x", "b/1.jpg": "y", "1.jpg": "z"}', r"'1.jpg' may be 'a/1.jpg' or 'b/1.jpg', expected names that fit one picture"),
-        ('[{"image": "a/1.jpg", "caption": "x"}, {"image": "a/1.jpg", "caption": "y"}]', r"has two captions of 'a/1.jpg', expected one"),
+        (
+            '{"a/1.jpg": "x", "b/1.jpg": "y", "1.jpg": "z"}',
+            r"'1.jpg' may be 'a/1.jpg' or 'b/1.jpg', expected names that fit one picture",
+        ),
+        (
+            '[{"image": "a/1.jpg", "caption": "x"}, {"image": "a/1.jpg", "caption": "y"}]',
+            r"has two captions of 'a/1.jpg', expected one",
+        ),
         ('{"a/1.jpg": ["x"]}', r"the caption of 'a/1.jpg' is a list, expected text"),
-        ('[{"image": true, "caption": "x"}]', r"entry 1: 'image' is True, expected text or a whole number"),
-        ('[{"image": "x"}]', r"entry 1 is an object without 'caption' or any of image, image_id, file_name, expected both"),
+        (
+            '[{"image": true, "caption": "x"}]',
+            r"entry 1: 'image' is True, expected text or a whole number",
+        ),
+        (
+            '[{"image": "x"}]',
+            (
+                r"entry 1 is an object without 'caption' or any of image, image_id, file_name,"
+                r" expected both"
+            ),
+        ),
         (r'{"a/1.jpg": "a \ud83d"}', r"the caption of 'a/1.jpg' holds half of a surrogate pair"),
         ("[3]", r"entry 1 is 3 without"),
         ("3", r"is 3, expected an object of image and caption, or a list of objects"),
         ("{", r"is not whole JSON"),
     ],
 )
-def test_a_file_that_tells_no_captions_is_refused(content: str, message: str, tmp_path: Path) -> None:
+def test_a_file_that_tells_no_captions_is_refused(
+    content: str, message: str, tmp_path: Path
+) -> None:
     path = tmp_path / "said.json"
     path.write_text(content)
     with pytest.raises(DataError, match=message.replace("[", r"\[")):
         read_captions_json(path, ["a/1.jpg", "b/1.jpg"])
 
 
-def test_score_wants_one_caption_of_each_picture_and_names_what_it_leaves_out(evaluated: dict[str, Any]) -> None:
+def test_score_wants_one_caption_of_each_picture_and_names_what_it_leaves_out(
+    evaluated: dict[str, Any],
+) -> None:
     captions = evaluated["captions"]
     Path("more.json").write_text(json.dumps({**captions, "other.png": "a cat"}))
     result = good("score", "more.json", "--data", "data.h5", "--json")
     assert json.loads(result.stdout)["scores"]["cider"] == evaluated["scores"]["cider"]
     assert result.stderr == "score: 1 captions are of no picture of split 'val', and are left out\n"
     first = next(iter(captions))
-    Path("less.json").write_text(json.dumps({name: caption for name, caption in captions.items() if name != first}))
-    failing(["score", "less.json", "--data", "data.h5"], "1 of the 14 pictures of split 'val' have no caption", first, "another split?")
-    failing(["score", "said.json", "--data", "data.h5", "--split", "test"], "'test' does not exist", "train, val")
+    Path("less.json").write_text(
+        json.dumps({name: caption for name, caption in captions.items() if name != first})
+    )
+    failing(
+        ["score", "less.json", "--data", "data.h5"],
+        "1 of the 14 pictures of split 'val' have no caption",
+        first,
+        "another split?",
+    )
+    failing(
+        ["score", "said.json", "--data", "data.h5", "--split", "test"],
+        "'test' does not exist",
+        "train, val",
+    )
     failing(["score", "none.json", "--data", "data.h5"], "none.json", "No such file")
 
 
-def test_csv_has_a_row_a_picture_whose_means_are_the_scores(run: Path, evaluated: dict[str, Any]) -> None:
+def test_csv_has_a_row_a_picture_whose_means_are_the_scores(
+    run: Path, evaluated: dict[str, Any]
+) -> None:
     good("evaluate", run, "--csv", "evaluated.csv")
     good("score", "said.json", "--data", "data.h5", "--csv", "scored.csv")
     assert Path("evaluated.csv").read_bytes() == Path("scored.csv").read_bytes()
@@ -113,7 +189,9 @@ def test_csv_has_a_row_a_picture_whose_means_are_the_scores(run: Path, evaluated
         rows = list(csv.DictReader(file))
     assert {row["image"]: row["caption"] for row in rows} == evaluated["captions"]
     for name in ("rouge_l", "cider", "length", "novel"):
-        assert np.mean([float(row[name]) for row in rows]) == pytest.approx(evaluated["scores"][name])
+        assert np.mean([float(row[name]) for row in rows]) == pytest.approx(
+            evaluated["scores"][name]
+        )
     for command in (["evaluate", run], ["score", "said.json", "--data", "data.h5"]):
         failing([*command, "--csv", "scored.csv"], "scored.csv exists, and is not overwritten")
         failing([*command, "--csv", "scored.txt"], "scored.txt does not end in .csv")
@@ -123,12 +201,14 @@ def test_against_gives_paired_differences_of_two_runs(run: Path, evaluated: dict
     good("train", "data.h5", "--out", "other", *SMALL, "--hidden", 24)
     theirs = json.loads(good("evaluate", "other", "--json").stdout)
     result = json.loads(good("evaluate", run, "--against", "other", "--json").stdout)
-    assert {name: value for name, value in result.items() if name not in ("against", "seconds")} == {
-        name: value for name, value in evaluated.items() if name != "seconds"
-    }
+    assert {
+        name: value for name, value in result.items() if name not in ("against", "seconds")
+    } == {name: value for name, value in evaluated.items() if name != "seconds"}
     against = result["against"]
     assert (against["run"], against["scores"]) == ("other", theirs["scores"])
-    assert against["differences"] == {name: value - theirs["scores"][name] for name, value in evaluated["scores"].items()}
+    assert against["differences"] == {
+        name: value - theirs["scores"][name] for name, value in evaluated["scores"].items()
+    }
     for name, (low, high) in against["intervals"].items():
         assert low <= against["differences"][name] <= high, name
     assert set(against["intervals"]) == set(evaluated["intervals"])
@@ -143,15 +223,25 @@ def test_runs_on_other_pictures_are_not_compared(run: Path) -> None:
     opened, data = open_run(run), open_data(run / "data.h5")
     ours = evaluate_run(opened)
     write_dataset("short.h5", data_without_the_first_caption(data))
-    with pytest.raises(DataError, match=r"compare: the two sides have other pictures or references, from 'val00000.png' on in split 'val', expected"):
+    with pytest.raises(
+        DataError,
+        match=(
+            r"compare: the two sides have other pictures or references, from 'val00000.png' on in"
+            r" split 'val', expected"
+        ),
+    ):
         compare(ours, evaluate_run(opened, "short.h5"))
-    with pytest.raises(DataError, match=r"compare: the two sides have 14 and 60 pictures in split 'val'"):
+    with pytest.raises(
+        DataError, match=r"compare: the two sides have 14 and 60 pictures in split 'val'"
+    ):
         compare(ours, evaluate_run(opened, split="train"))
 
 
 def data_without_the_first_caption(data: Any) -> Any:
     val = data.split("val")
-    less = dataclasses.replace(val, captions=val.captions[1:], image_idxs=val.image_idxs[1:], text=list(val.text)[1:])
+    less = dataclasses.replace(
+        val, captions=val.captions[1:], image_idxs=val.image_idxs[1:], text=list(val.text)[1:]
+    )
     return dataclasses.replace(data, splits={**data.splits, "val": less})
 
 

@@ -1,4 +1,6 @@
-"""What a model gives away and takes in is whole: copies, assigned parameters, saved parameters, and batches with weights."""
+"""What a model gives away and takes in is whole: copies, assigned parameters, saved parameters, and
+batches with weights.
+"""
 
 import copy
 import io
@@ -19,13 +21,19 @@ from xpcap.models.parameters import Parameters
 from xpcap.training import CrossEntropy
 
 D, W, H, V, N = 5, 4, 6, 12, 10
-WAYS = pytest.mark.parametrize("way", [copy.copy, copy.deepcopy, lambda model: pickle.loads(pickle.dumps(model))], ids=["copy", "deepcopy", "pickle"])
+WAYS = pytest.mark.parametrize(
+    "way",
+    [copy.copy, copy.deepcopy, lambda model: pickle.loads(pickle.dumps(model))],
+    ids=["copy", "deepcopy", "pickle"],
+)
 CELLS = pytest.mark.parametrize("cell", ["lstm", "rnn"])
 DATA = draw_data(N, D, V, seed=1)
 
 
 def make(cell: str = "lstm", dropout: float = 0.0) -> CaptioningRNN:
-    return CaptioningRNN(DATA.vocabulary.word_to_idx, D, W, H, cell, np.float64, dropout=dropout, seed=3)
+    return CaptioningRNN(
+        DATA.vocabulary.word_to_idx, D, W, H, cell, np.float64, dropout=dropout, seed=3
+    )
 
 
 def batch() -> tuple[np.ndarray, np.ndarray]:
@@ -41,13 +49,17 @@ def batch() -> tuple[np.ndarray, np.ndarray]:
 
 
 @WAYS
-def test_a_copy_of_a_model_trains_as_the_model_would_and_leaves_it_alone(way: Callable[[Any], Any], lib: Any) -> None:
+def test_a_copy_of_a_model_trains_as_the_model_would_and_leaves_it_alone(
+    way: Callable[[Any], Any], lib: Any
+) -> None:
     model, expected = make(dropout=0.3), make(dropout=0.3)
     other = way(model)
     assert other.word_to_idx == model.word_to_idx
     before = to_numpy(model.params.flat).copy()
     for each in (other, expected):
-        solver = CaptioningSolver(each, DATA, update_rule="adam", batch_size=4, num_epochs=2, seed=0, verbose=False)
+        solver = CaptioningSolver(
+            each, DATA, update_rule="adam", batch_size=4, num_epochs=2, seed=0, verbose=False
+        )
         solver.train()
     np.testing.assert_array_equal(to_numpy(model.params.flat), before)
     np.testing.assert_array_equal(to_numpy(other.params.flat), to_numpy(expected.params.flat))
@@ -59,7 +71,9 @@ def test_a_copy_of_a_model_trains_as_the_model_would_and_leaves_it_alone(way: Ca
 
 
 @WAYS
-def test_the_parameters_of_a_copy_are_views_of_its_own_buffer(way: Callable[[Any], Any], lib: Any) -> None:
+def test_the_parameters_of_a_copy_are_views_of_its_own_buffer(
+    way: Callable[[Any], Any], lib: Any
+) -> None:
     model = make()
     before = to_numpy(model.params.flat).copy()
     for params in (way(model).params, way(model.params)):
@@ -96,7 +110,13 @@ def test_a_copy_of_a_subclass_is_one_with_all_it_has(way: Callable[[Any], Any]) 
 def test_a_config_makes_a_subclass_unless_its_constructor_would_not_run() -> None:
     config, words = make().config, DATA.vocabulary.word_to_idx
     assert type(Named.from_config(config, words, seed=0)) is Named
-    with pytest.raises(TypeError, match=r"from_config: Constructed has an __init__ of its own.*expected none; construct Constructed"):
+    with pytest.raises(
+        TypeError,
+        match=(
+            r"from_config: Constructed has an __init__ of its own.*expected none; construct"
+            r" Constructed"
+        ),
+    ):
         Constructed.from_config(config, words, seed=0)
 
 
@@ -106,7 +126,10 @@ def test_a_config_makes_a_subclass_unless_its_constructor_would_not_run() -> Non
 def test_assigned_parameters_are_copied_into_the_buffer(lib: Any) -> None:
     model = make()
     params = model.params
-    values = {name: np.random.default_rng(0).standard_normal(shape) for name, shape in params.shapes.items()}
+    values = {
+        name: np.random.default_rng(0).standard_normal(shape)
+        for name, shape in params.shapes.items()
+    }
     model.params = values
     assert model.params is params
     for name, value in values.items():
@@ -120,12 +143,20 @@ def test_assigned_parameters_are_copied_into_the_buffer(lib: Any) -> None:
     [
         (lambda values: values.pop("Wh"), "Wh missing or unknown, expected W_proj, b_proj"),
         (lambda values: values.update(extra=1), "extra missing or unknown"),
-        (lambda values: values.update(b=np.zeros(3)), r"params\['b'\]: got an array of shape \(3,\), expected \(24,\)"),
+        (
+            lambda values: values.update(b=np.zeros(3)),
+            r"params\['b'\]: got an array of shape \(3,\), expected \(24,\)",
+        ),
     ],
 )
-def test_parameters_of_another_model_are_refused_and_change_nothing(change: Callable[[dict[str, Any]], Any], words: str) -> None:
+def test_parameters_of_another_model_are_refused_and_change_nothing(
+    change: Callable[[dict[str, Any]], Any], words: str
+) -> None:
     model = make()
-    before, values = model.params.flat.copy(), {name: np.ones(shape) for name, shape in model.params.shapes.items()}
+    before, values = (
+        model.params.flat.copy(),
+        {name: np.ones(shape) for name, shape in model.params.shapes.items()},
+    )
     change(values)
     with pytest.raises(ValueError, match=words):
         model.params = values
@@ -140,8 +171,14 @@ def test_parameters_of_another_model_are_refused_and_change_nothing(change: Call
 def test_parameters_are_no_single_array_and_say_how_to_save_them() -> None:
     params = make().params
     file = io.BytesIO()
-    for ask in (lambda: np.save(file, params), lambda: np.asarray(params), lambda: np.array(params, np.float32)):
-        with pytest.raises(TypeError, match=r"numpy\.savez\(file, \*\*params\), or use params\.flat"):
+    for ask in (
+        lambda: np.save(file, params),
+        lambda: np.asarray(params),
+        lambda: np.array(params, np.float32),
+    ):
+        with pytest.raises(
+            TypeError, match=r"numpy\.savez\(file, \*\*params\), or use params\.flat"
+        ):
             ask()
     assert file.getvalue() == b""
     np.savez(archive := io.BytesIO(), **params)
@@ -168,11 +205,17 @@ WEIGHTS[4] = 0
 
 
 @CELLS
-def test_a_weighted_loss_is_the_weighted_sum_of_single_captions(cell: str, workspace: Workspace) -> None:
+def test_a_weighted_loss_is_the_weighted_sum_of_single_captions(
+    cell: str, workspace: Workspace
+) -> None:
     model, (features, captions) = make(cell), batch()
-    loss, grads = CrossEntropy().loss(model, Batch(features, captions, weights=WEIGHTS, total=7.5), workspace)
+    loss, grads = CrossEntropy().loss(
+        model, Batch(features, captions, weights=WEIGHTS, total=7.5), workspace
+    )
     singles = [model.loss(features[i : i + 1], captions[i : i + 1]) for i in range(N)]
-    assert float(loss) == pytest.approx(sum(w * float(one) for w, (one, _) in zip(WEIGHTS, singles, strict=True)) / 7.5, rel=1e-12)
+    assert float(loss) == pytest.approx(
+        sum(w * float(one) for w, (one, _) in zip(WEIGHTS, singles, strict=True)) / 7.5, rel=1e-12
+    )
     for name, grad in grads.items():
         expected = sum(w * one[name] for w, (_, one) in zip(WEIGHTS, singles, strict=True)) / 7.5
         np.testing.assert_allclose(grad, expected, rtol=1e-10, atol=1e-13, err_msg=name)
@@ -182,7 +225,11 @@ def test_a_weighted_loss_is_the_weighted_sum_of_single_captions(cell: str, works
 def test_weights_of_one_and_a_total_of_all_are_the_plain_loss(workspace: Workspace) -> None:
     model, (features, captions) = make(), batch()
     loss, grads = model.loss(features, captions)
-    for options in ({"weights": np.ones(N)}, {"total": float(N)}, {"weights": np.full(N, 3), "total": 3 * N}):
+    for options in (
+        {"weights": np.ones(N)},
+        {"total": float(N)},
+        {"weights": np.full(N, 3), "total": 3 * N},
+    ):
         other, other_grads = model.loss(features, captions, workspace=workspace, **options)
         assert float(other) == pytest.approx(float(loss), rel=1e-12)
         np.testing.assert_allclose(other_grads.flat, grads.flat, rtol=1e-10, atol=1e-13)
@@ -190,13 +237,17 @@ def test_weights_of_one_and_a_total_of_all_are_the_plain_loss(workspace: Workspa
 
 @CELLS
 @pytest.mark.parametrize("dropout", [0.0, 0.4])
-def test_gradients_of_a_weighted_loss_match_finite_differences(cell: str, dropout: float, workspace: Workspace, rng: np.random.Generator) -> None:
+def test_gradients_of_a_weighted_loss_match_finite_differences(
+    cell: str, dropout: float, workspace: Workspace, rng: np.random.Generator
+) -> None:
     model, (features, captions) = make(cell, dropout), batch()
     for name in model.params:  # scales at which every slope is well above rounding
         model.params[name] = rng.standard_normal(model.params[name].shape) / 2
 
     def loss(*_: Any) -> Any:
-        return model.loss(features, captions, workspace=workspace, weights=WEIGHTS, total=7.5, step=11)
+        return model.loss(
+            features, captions, workspace=workspace, weights=WEIGHTS, total=7.5, step=11
+        )
 
     grads = loss()[1].copy()
     for name in ("W_proj", "Wh", "b", "b_vocab"):
@@ -207,5 +258,7 @@ def test_gradients_of_a_weighted_loss_match_finite_differences(cell: str, dropou
 
 @pytest.mark.parametrize("shape", [(N - 1,), (N, 1), ()])
 def test_weights_that_are_not_one_for_each_caption_are_refused(shape: tuple[int, ...]) -> None:
-    with pytest.raises(ValueError, match=r"weights have shape .*, expected one real number for each of 10 captions"):
+    with pytest.raises(
+        ValueError, match=r"weights have shape .*, expected one real number for each of 10 captions"
+    ):
         make().loss(*batch(), weights=np.ones(shape))

@@ -1,4 +1,6 @@
-"""Work side by side: nothing of it is lost, BLAS is given back its threads, and a step in parts is the step."""
+"""Work side by side: nothing of it is lost, BLAS is given back its threads, and a step in parts is
+the step.
+"""
 
 import contextlib
 import contextvars
@@ -24,7 +26,9 @@ from xpcap.threads import blas, cores, in_turn, parallel_map, split_evenly
 
 D, W, H, V, P, N = 7, 5, 6, 60, 4, 96  # three parts of 32 captions
 pytestmark = pytest.mark.threads
-SEVERAL = pytest.mark.skipif(cores() < 2, reason="BLAS has one thread here: nobody waits for another")
+SEVERAL = pytest.mark.skipif(
+    cores() < 2, reason="BLAS has one thread here: nobody waits for another"
+)
 CELLS = pytest.mark.parametrize("cell", ["lstm", "rnn"])
 
 
@@ -35,12 +39,26 @@ def on_the_host() -> Any:
 
 
 def blas_threads() -> list[int]:
-    return [library["num_threads"] for library in threadpool_info() if library["user_api"] == "blas"]
+    return [
+        library["num_threads"] for library in threadpool_info() if library["user_api"] == "blas"
+    ]
 
 
-def make(cell: str = "lstm", dropout: float = 0.3, dtype: Any = np.float64, inject: str = "init") -> CaptioningRNN:
+def make(
+    cell: str = "lstm", dropout: float = 0.3, dtype: Any = np.float64, inject: str = "init"
+) -> CaptioningRNN:
     size = (P, D) if "attention" in inject else D
-    return CaptioningRNN(draw_data(1, D, V, 0).vocabulary.word_to_idx, size, W, H, cell, dtype, dropout=dropout, inject=inject, seed=3)
+    return CaptioningRNN(
+        draw_data(1, D, V, 0).vocabulary.word_to_idx,
+        size,
+        W,
+        H,
+        cell,
+        dtype,
+        dropout=dropout,
+        inject=inject,
+        seed=3,
+    )
 
 
 # BLAS
@@ -61,10 +79,20 @@ print("after", os.environ.get("OPENBLAS_THREAD_TIMEOUT"))
         (None, "import numpy, xpcap", "numpy None after None"),
     ],
 )
-def test_numpy_is_loaded_with_blas_to_rest_soon_unless_somebody_was_there_before(set_to: str | None, first: str, told: str) -> None:
-    environment = {key: value for key, value in os.environ.items() if key != "OPENBLAS_THREAD_TIMEOUT"}
+def test_numpy_is_loaded_with_blas_to_rest_soon_unless_somebody_was_there_before(
+    set_to: str | None, first: str, told: str
+) -> None:
+    environment = {
+        key: value for key, value in os.environ.items() if key != "OPENBLAS_THREAD_TIMEOUT"
+    }
     environment |= {} if set_to is None else {"OPENBLAS_THREAD_TIMEOUT": set_to}
-    shown = subprocess.run([sys.executable, "-c", TELL.format(first)], env=environment, capture_output=True, text=True, check=True).stdout
+    shown = subprocess.run(
+        [sys.executable, "-c", TELL.format(first)],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
     lines = list(dict.fromkeys(shown.split("\n")))  # an import within NumPy may be told again
     assert " ".join(line for line in lines if line) == told
 
@@ -169,7 +197,12 @@ def test_a_process_forked_within_another_threads_turn_has_blas_as_it_was() -> No
         thread.join()
         exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) or blas()._least() != before)
     """
-    assert subprocess.run([sys.executable, "-W", "ignore", "-c", code], timeout=60, check=False).returncode == 0
+    assert (
+        subprocess.run(
+            [sys.executable, "-W", "ignore", "-c", code], timeout=60, check=False
+        ).returncode
+        == 0
+    )
 
 
 def test_cores_are_the_threads_that_blas_may_use() -> None:
@@ -184,7 +217,9 @@ def test_parts_see_the_callers_context_and_are_not_cut_again() -> None:
     variable = contextvars.ContextVar("test", default=0)
     variable.set(5)
     assert parallel_map(lambda _: variable.get(), (0, 1)) == [5, 5]
-    names = parallel_map(lambda _: parallel_map(lambda _: threading.current_thread().name, (0, 1)), (0, 1))
+    names = parallel_map(
+        lambda _: parallel_map(lambda _: threading.current_thread().name, (0, 1)), (0, 1)
+    )
     assert all(len(set(inner)) == 1 for inner in names)
 
 
@@ -192,9 +227,17 @@ def test_a_forked_process_works_side_by_side_too() -> None:
     if not hasattr(os, "fork"):
         pytest.skip("this system has no fork")
     parallel_map(abs, (1, 2))
-    code = "import os; from xpcap.threads import parallel_map; parallel_map(abs, (1, 2)); p = os.fork(); r = parallel_map(abs, (-3, -4)) != [3, 4]\n"
+    code = (
+        "import os; from xpcap.threads import parallel_map; parallel_map(abs, (1, 2)); p ="
+        " os.fork(); r = parallel_map(abs, (-3, -4)) != [3, 4]\n"
+    )
     code += "os._exit(r) if p == 0 else exit(os.waitstatus_to_exitcode(os.waitpid(p, 0)[1]) or r)"
-    assert subprocess.run([sys.executable, "-W", "ignore", "-c", code], timeout=60, check=False).returncode == 0
+    assert (
+        subprocess.run(
+            [sys.executable, "-W", "ignore", "-c", code], timeout=60, check=False
+        ).returncode
+        == 0
+    )
 
 
 def test_stretches_cover_everything_once() -> None:
@@ -224,16 +267,28 @@ def test_a_step_in_parts_is_the_step_of_the_plain_equations(cell: str, inject: s
         workspace = Workspace(grads.flat, parts)
         for _ in range(2):  # a used workspace too
             got, parted = make(cell, inject=inject).loss(features, captions, workspace=workspace)
-        assert [bool(space._buffers) for space in workspace.parts] == [k < 3 for k in range(parts)]  # of at least 32 captions each
+        assert [bool(space._buffers) for space in workspace.parts] == [
+            k < 3 for k in range(parts)
+        ]  # of at least 32 captions each
         assert float(got) == pytest.approx(float(loss), rel=1e-12)
         for name, grad in grads.items():
             scale = np.abs(grad).max()
-            np.testing.assert_allclose(parted[name], grad, rtol=0, atol=1e-12 * scale, err_msg=f"{parts} parts: {name}")
+            np.testing.assert_allclose(
+                parted[name], grad, rtol=0, atol=1e-12 * scale, err_msg=f"{parts} parts: {name}"
+            )
 
 
 def trained(parts: int, plain: bool, dtype: Any = np.float64) -> np.ndarray:
     data = draw_data(2 * N, D, V, seed=2)
-    solver = CaptioningSolver(make(dtype=dtype), data, update_rule="adam", batch_size=N, clip_norm=5.0, seed=0, verbose=False)
+    solver = CaptioningSolver(
+        make(dtype=dtype),
+        data,
+        update_rule="adam",
+        batch_size=N,
+        clip_norm=5.0,
+        seed=0,
+        verbose=False,
+    )
     solver._workspace = Workspace(solver.model.params.flat, parts)
     with plain_only() if plain else contextlib.nullcontext():
         for k in range(20):
@@ -260,10 +315,14 @@ def test_the_solver_takes_as_many_parts_as_cores_and_few_captions_are_one_part()
 
 
 def test_steps_make_no_large_array_once_the_buffers_are_there() -> None:
-    """Beside the workspace a step takes little: nothing as large as its rows of gates, let alone the gradients."""
+    """Beside the workspace a step takes little: nothing as large as its rows of gates, let alone
+    the gradients.
+    """
     data = draw_data(256, 64, 2000, seed=1)
     model = CaptioningRNN(data.vocabulary.word_to_idx, 64, 64, 128, "lstm", np.float32, seed=0)
-    solver = CaptioningSolver(model, data, update_rule="adam", batch_size=128, clip_norm=5.0, seed=0, verbose=False)
+    solver = CaptioningSolver(
+        model, data, update_rule="adam", batch_size=128, clip_norm=5.0, seed=0, verbose=False
+    )
     batches = [data.minibatch("train", np.arange(128) + 128 * k) for k in range(2)]
     for batch in batches:
         solver.step(*batch)
@@ -289,7 +348,9 @@ def test_steps_make_no_large_array_once_the_buffers_are_there() -> None:
 
 @CELLS
 @pytest.mark.parametrize("inject", ["init", "attention"])
-def test_captions_in_parts_and_by_the_word_table_are_those_of_model_step(cell: str, inject: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_captions_in_parts_and_by_the_word_table_are_those_of_model_step(
+    cell: str, inject: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Against a loop of model.step, whole batch, every step, without table or dropping rows."""
     monkeypatch.setattr(decode, "LEAST_PART", 8)
     monkeypatch.setattr(decode, "cores", lambda: 3)
@@ -301,7 +362,12 @@ def test_captions_in_parts_and_by_the_word_table_are_those_of_model_step(cell: s
     model.params["W_vocab"][:, end] *= 2
     model.params["W_embed"][...] *= 3
     model.params["b_vocab"][end] += 3
-    state, words, expected, ended = model.start(features), np.full(50, start), np.full((50, 12), null), np.zeros(50, bool)
+    state, words, expected, ended = (
+        model.start(features),
+        np.full(50, start),
+        np.full((50, 12), null),
+        np.zeros(50, bool),
+    )
     for t in range(12):
         scores, state = model.step(words, state)
         scores[:, [null, start]] = -np.inf
@@ -311,5 +377,7 @@ def test_captions_in_parts_and_by_the_word_table_are_those_of_model_step(cell: s
     assert ended.sum() > 5
     captions, probabilities = model.sample_with_probabilities(features, 12, forbid=[null, start])
     np.testing.assert_array_equal(captions, expected)
-    assert ((probabilities > 0) == (np.cumsum(expected == end, axis=1) - (expected == end) == 0)).all()
+    assert (
+        (probabilities > 0) == (np.cumsum(expected == end, axis=1) - (expected == end) == 0)
+    ).all()
     np.testing.assert_array_equal(model.sample(features, 12, forbid=[null, start]), expected)

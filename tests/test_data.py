@@ -1,4 +1,6 @@
-"""Text, where data came from, dataset files and scaling: what goes in comes out, and what is wrong is named."""
+"""Text, where data came from, dataset files and scaling: what goes in comes out, and what is wrong
+is named.
+"""
 
 import dataclasses
 import json
@@ -34,15 +36,23 @@ def test_encoding_cuts_marks_and_pads() -> None:
     vocabulary = Vocabulary.build(["a dog runs"], min_count=1)
     ids = vocabulary.encode(["A dog!", "runs a cat dog"], max_words=3)
     assert ids.dtype == np.int32
-    assert decode_captions(ids, vocabulary.idx_to_word) == ["<START> a dog <END>", "<START> runs a <UNK> <END>"]
+    assert decode_captions(ids, vocabulary.idx_to_word) == [
+        "<START> a dog <END>",
+        "<START> runs a <UNK> <END>",
+    ]
     assert vocabulary.words(ids[1, 1:]) == ["runs", "a"]
 
 
-@pytest.mark.parametrize("idx_to_word", [["<NULL>", "a", "<END>", "b"], {0: "<NULL>", 1: "a", 2: "<END>", 3: "b"}])
+@pytest.mark.parametrize(
+    "idx_to_word", [["<NULL>", "a", "<END>", "b"], {0: "<NULL>", 1: "a", 2: "<END>", 3: "b"}]
+)
 def test_decoding_drops_null_keeps_end_and_stops_there(idx_to_word: Any) -> None:
     assert decode_captions(np.array([0, 1, 3, 2, 1]), idx_to_word) == "a b <END>"
     assert decode_captions(np.array([[1, 0, 3], [2, 1, 1]]), idx_to_word) == ["a b", "<END>"]
-    assert decode_captions(np.array([[1, 2, 3], [2, 1, 1]]), idx_to_word, special=False) == ["a", ""]
+    assert decode_captions(np.array([[1, 2, 3], [2, 1, 1]]), idx_to_word, special=False) == [
+        "a",
+        "",
+    ]
     for bad in (4, -1):
         with pytest.raises(ValueError, match=f"id {bad} has no word"):
             decode_captions(np.array([bad]), idx_to_word)
@@ -58,9 +68,22 @@ def test_a_vocabulary_without_special_words_or_with_doubles_is_refused(words: li
 
 
 def test_a_source_comes_back_from_its_object() -> None:
-    source = Source(encoder="histogram", pictures="/photos", generated="pictures", seed=7, record={"train": 60, "lists": {"b": 1, "a": 2}})
+    source = Source(
+        encoder="histogram",
+        pictures="/photos",
+        generated="pictures",
+        seed=7,
+        record={"train": 60, "lists": {"b": 1, "a": 2}},
+    )
     stored = source.to_json()
-    assert stored == {"encoder": "histogram", "pictures": "/photos", "generated": "pictures", "seed": 7, "train": 60, "lists": {"b": 1, "a": 2}}
+    assert stored == {
+        "encoder": "histogram",
+        "pictures": "/photos",
+        "generated": "pictures",
+        "seed": 7,
+        "train": 60,
+        "lists": {"b": 1, "a": 2},
+    }
     assert list(stored) == sorted(stored)
     assert Source.from_json("file", json.loads(json.dumps(stored))) == source
     assert Source.from_json("file", {}) == Source()
@@ -80,7 +103,9 @@ def test_a_source_comes_back_from_its_object() -> None:
         ({"seed": 1.0}, "seed is '1.0'"),
     ],
 )
-def test_a_source_of_other_types_is_refused_where_it_is_read_and_where_it_is_made(stored: dict[str, Any], words: str) -> None:
+def test_a_source_of_other_types_is_refused_where_it_is_read_and_where_it_is_made(
+    stored: dict[str, Any], words: str
+) -> None:
     with pytest.raises(DataError, match=f"^file: source says that {re.escape(words)}"):
         Source.from_json("file", stored)
     if None not in stored.values():
@@ -90,7 +115,9 @@ def test_a_source_of_other_types_is_refused_where_it_is_read_and_where_it_is_mad
 
 def test_a_data_set_wants_a_source() -> None:
     with pytest.raises(TypeError, match="source is a dict, expected a Source"):
-        CaptionData(Vocabulary(["<NULL>", "<START>", "<END>", "<UNK>"]), {}, source={"made by": "hand"})  # type: ignore[arg-type]
+        CaptionData(
+            Vocabulary(["<NULL>", "<START>", "<END>", "<UNK>"]), {}, source={"made by": "hand"}
+        )  # type: ignore[arg-type]
 
 
 # Dataset files
@@ -103,8 +130,20 @@ CAPTIONS = {
 
 
 def made() -> CaptionData:
-    features = dict(zip(("three.jpg", "two.jpg", "one.jpg"), np.arange(12, dtype=np.float32).reshape(3, 4), strict=True))
-    return assemble(forms.rows(CAPTIONS), features=features, min_count=2, max_words=5, source={"lists": {"val": "val.txt", "train": "train.txt"}})
+    features = dict(
+        zip(
+            ("three.jpg", "two.jpg", "one.jpg"),
+            np.arange(12, dtype=np.float32).reshape(3, 4),
+            strict=True,
+        )
+    )
+    return assemble(
+        forms.rows(CAPTIONS),
+        features=features,
+        min_count=2,
+        max_words=5,
+        source={"lists": {"val": "val.txt", "train": "train.txt"}},
+    )
 
 
 @pytest.fixture
@@ -130,14 +169,21 @@ def test_a_dataset_file_gives_back_what_was_written(dataset: Path) -> None:
         assert list(read.split(name).images) == list(split.images)
 
 
-def test_large_features_stay_on_disk_and_read_the_same(dataset: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_large_features_stay_on_disk_and_read_the_same(
+    dataset: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     held = open_data(dataset)
-    monkeypatch.setattr(dataset_file, "IN_MEMORY", held.split("train").features.nbytes)  # too little for both splits
+    monkeypatch.setattr(
+        dataset_file, "IN_MEMORY", held.split("train").features.nbytes
+    )  # too little for both splits
     lazy = open_data(dataset)
     assert all(isinstance(split.features, h5py.Dataset) for split in lazy.splits.values())
     rows = np.array([1, 0, 1, 1])
     np.testing.assert_array_equal(lazy.features("train", rows), held.features("train", rows))
-    scaling, expected = fit_scaling("standardize", lazy.split("train").features), fit_scaling("standardize", held.split("train").features)
+    scaling, expected = (
+        fit_scaling("standardize", lazy.split("train").features),
+        fit_scaling("standardize", held.split("train").features),
+    )
     for a, b in zip(scaling, expected, strict=True):
         np.testing.assert_array_equal(a, b)
     lazy.split("train").features.file.close()
@@ -149,12 +195,16 @@ def test_nothing_is_overwritten_and_a_failed_write_leaves_nothing(dataset: Path)
         write_dataset(dataset, data)
     assert dataset.read_bytes() == before
     data.split("val").features[0, 0] = np.nan
-    with pytest.raises(DataError, match=r"'three\.jpg' among them, have features that are not finite"):
+    with pytest.raises(
+        DataError, match=r"'three\.jpg' among them, have features that are not finite"
+    ):
         write_dataset(dataset.with_name("other.h5"), data)
     assert sorted(path.name for path in dataset.parent.iterdir()) == ["data.h5"]
 
 
-def test_a_feature_that_turns_bad_is_found_when_it_is_read(dataset: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_feature_that_turns_bad_is_found_when_it_is_read(
+    dataset: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with h5py.File(dataset, "r+") as file:
         file["train/features"][1, 2] = np.inf
     with pytest.raises(DataError, match=r"split 'train'.* 'two\.jpg'"):
@@ -170,26 +220,71 @@ def test_a_feature_that_turns_bad_is_found_when_it_is_read(dataset: Path, monkey
 BAD_FILES: dict[str, tuple[Callable[[Path], Any], list[str]]] = {
     "missing": (lambda p: p.unlink(), ["does not exist"]),
     "not HDF5": (lambda p: p.write_text("hello"), ["cannot be opened as HDF5"]),
-    "truncated": (lambda p: p.write_bytes(p.read_bytes()[: p.stat().st_size // 2]), ["cannot be opened as HDF5"]),
+    "truncated": (
+        lambda p: p.write_bytes(p.read_bytes()[: p.stat().st_size // 2]),
+        ["cannot be opened as HDF5"],
+    ),
     "foreign": (edit(lambda f: f.attrs.__delitem__("xpcap")), ["without xpcap's stamp"]),
-    "newer": (edit(lambda f: f.attrs.__setitem__("xpcap", json.dumps({"format": 9}))), ["format 9", "newer"]),
-    "changed caption": (edit(lambda f: f["train/captions"].__setitem__((0, 1), 3)), ["does not match its stamp"]),
-    "changed text": (edit(lambda f: f["train/text"].__setitem__(0, 66)), ["does not match its stamp"]),
-    "attribute of another kind": (edit(lambda f: f.attrs.__setitem__("xpcap", "[1]")), ["not a whole dataset file"]),
-    "no source": (edit(lambda f: f.attrs.__setitem__("xpcap", json.dumps({"format": 1}))), ["not a whole dataset file"]),
+    "newer": (
+        edit(lambda f: f.attrs.__setitem__("xpcap", json.dumps({"format": 9}))),
+        ["format 9", "newer"],
+    ),
+    "changed caption": (
+        edit(lambda f: f["train/captions"].__setitem__((0, 1), 3)),
+        ["does not match its stamp"],
+    ),
+    "changed text": (
+        edit(lambda f: f["train/text"].__setitem__(0, 66)),
+        ["does not match its stamp"],
+    ),
+    "attribute of another kind": (
+        edit(lambda f: f.attrs.__setitem__("xpcap", "[1]")),
+        ["not a whole dataset file"],
+    ),
+    "no source": (
+        edit(lambda f: f.attrs.__setitem__("xpcap", json.dumps({"format": 1}))),
+        ["not a whole dataset file"],
+    ),
     "features of a group": (
         edit(lambda f: (f["val"].__delitem__("features"), f["val"].create_group("features"))),
         ["groups more than 1 deep, 'features'"],
     ),
-    "float indices": (edit(lambda f: replace_dataset(f, "val/image_idxs", np.zeros(2, "f4"))), ["image_idxs have shape (2,) and dtype float32"]),
-    "no indices": (edit(lambda f: replace_dataset(f, "val/image_idxs", np.zeros(0, "i4"))), ["image_idxs have shape (0,)"]),
-    "a stray data set": (edit(lambda f: f.create_dataset("extra", data=np.zeros(3))), ["split 'extra' lacks captions"]),
-    "no START": (edit(lambda f: f["train/captions"].__setitem__((1, 0), 4)), ["1 captions, number 1", "<START>"]),
-    "id beyond V": (edit(lambda f: f["val/captions"].__setitem__((0, 1), 600)), ["ids 0..600, expected 0..5"]),
-    "image beyond m": (edit(lambda f: f["val/image_idxs"].__setitem__(0, 5)), ["image_idxs hold numbers 0..5", "0..0"]),
-    "no features": (edit(lambda f: f["val"].__delitem__("features")), ["split 'val' lacks features"]),
-    "rows missing": (edit(lambda f: replace_dataset(f, "train/features", np.zeros((1, 4), "f4"))), ["one row for each of 2 pictures"]),
-    "empty split": (edit(lambda f: replace_dataset(f, "val/captions", np.zeros((0, 7), "i4"))), ["split 'val' is empty"]),
+    "float indices": (
+        edit(lambda f: replace_dataset(f, "val/image_idxs", np.zeros(2, "f4"))),
+        ["image_idxs have shape (2,) and dtype float32"],
+    ),
+    "no indices": (
+        edit(lambda f: replace_dataset(f, "val/image_idxs", np.zeros(0, "i4"))),
+        ["image_idxs have shape (0,)"],
+    ),
+    "a stray data set": (
+        edit(lambda f: f.create_dataset("extra", data=np.zeros(3))),
+        ["split 'extra' lacks captions"],
+    ),
+    "no START": (
+        edit(lambda f: f["train/captions"].__setitem__((1, 0), 4)),
+        ["1 captions, number 1", "<START>"],
+    ),
+    "id beyond V": (
+        edit(lambda f: f["val/captions"].__setitem__((0, 1), 600)),
+        ["ids 0..600, expected 0..5"],
+    ),
+    "image beyond m": (
+        edit(lambda f: f["val/image_idxs"].__setitem__(0, 5)),
+        ["image_idxs hold numbers 0..5", "0..0"],
+    ),
+    "no features": (
+        edit(lambda f: f["val"].__delitem__("features")),
+        ["split 'val' lacks features"],
+    ),
+    "rows missing": (
+        edit(lambda f: replace_dataset(f, "train/features", np.zeros((1, 4), "f4"))),
+        ["one row for each of 2 pictures"],
+    ),
+    "empty split": (
+        edit(lambda f: replace_dataset(f, "val/captions", np.zeros((0, 7), "i4"))),
+        ["split 'val' is empty"],
+    ),
 }
 
 
@@ -208,15 +303,22 @@ def test_bad_dataset_files_name_the_thing(name: str, dataset: Path) -> None:
     [
         (lambda split: {"images": ["a.jpg"] * len(split.images)}, ["picture name twice"]),
         (lambda split: {"text": ["..." for _ in split.text]}, ["caption without a word"]),
-        (lambda split: {"features": np.zeros((len(split.images), 9), "f4")}, ["features of the splits", "9"]),
+        (
+            lambda split: {"features": np.zeros((len(split.images), 9), "f4")},
+            ["features of the splits", "9"],
+        ),
         (lambda split: {"captions": split.captions[:, :-1]}, ["captions of the splits"]),
         (lambda split: {"text": split.text[:1]}, ["1 texts for 3 captions"]),
     ],
 )
-def test_what_does_not_fit_together_is_not_stamped(spoil: Any, words: list[str], tmp_path: Path) -> None:
+def test_what_does_not_fit_together_is_not_stamped(
+    spoil: Any, words: list[str], tmp_path: Path
+) -> None:
     data = made()
     split = data.split("train")
-    bad = CaptionData(data.vocabulary, {**data.splits, "train": dataclasses.replace(split, **spoil(split))})
+    bad = CaptionData(
+        data.vocabulary, {**data.splits, "train": dataclasses.replace(split, **spoil(split))}
+    )
     with pytest.raises(DataError) as caught:
         write_dataset(tmp_path / "bad.h5", bad)
     for word in words:
@@ -225,7 +327,10 @@ def test_what_does_not_fit_together_is_not_stamped(spoil: Any, words: list[str],
 
 
 def test_an_unknown_split_is_refused_with_those_there_are(dataset: Path) -> None:
-    with pytest.raises(DataError, match="split 'vall' does not exist, expected one of train, val; did you mean 'val'"):
+    with pytest.raises(
+        DataError,
+        match="split 'vall' does not exist, expected one of train, val; did you mean 'val'",
+    ):
         open_data(dataset).split("vall")
 
 
@@ -233,7 +338,10 @@ def test_another_vocabulary_encodes_the_text_afresh(dataset: Path) -> None:
     data = open_data(dataset)
     other = data.encoded_with(Vocabulary.build(["cat mats"], 1), "val")
     uncut = "<START> <UNK> cat <UNK> <UNK> mats <END>"
-    assert decode_captions(other.split("val").captions, other.vocabulary.idx_to_word) == [uncut, "<START> <UNK> <UNK> <END>"]
+    assert decode_captions(other.split("val").captions, other.vocabulary.idx_to_word) == [
+        uncut,
+        "<START> <UNK> <UNK> <END>",
+    ]
     assert other.texts("val") == data.texts("val")
     assert list(other.splits) == ["val"]
 
@@ -246,7 +354,9 @@ def test_a_dataset_file_can_be_moved(dataset: Path, tmp_path: Path) -> None:
 # Scaling
 
 
-def test_standardised_features_have_mean_0_and_deviation_1_and_constants_do_not_blow_up(rng: np.random.Generator) -> None:
+def test_standardised_features_have_mean_0_and_deviation_1_and_constants_do_not_blow_up(
+    rng: np.random.Generator,
+) -> None:
     features = rng.standard_normal((5000, 3)).astype(np.float16) * 3 + 10
     features[:, 2] = 7
     rare = np.zeros((3, 1), np.float32)
@@ -259,7 +369,9 @@ def test_standardised_features_have_mean_0_and_deviation_1_and_constants_do_not_
     np.testing.assert_array_equal(fit_scaling("none", features)(features), features)
     with pytest.raises(ValueError, match="did you mean 'standardize'"):
         fit_scaling("standardise", features)
-    with pytest.raises(ValueError, match="feature scaling 'ndarray' does not exist, expected one of standardize"):
+    with pytest.raises(
+        ValueError, match="feature scaling 'ndarray' does not exist, expected one of standardize"
+    ):
         fit_scaling(features, "standardize")  # type: ignore[arg-type]
     np.testing.assert_array_equal(fit_scaling("standardize", [[1.0], [3.0]]).mean, [2])
 
@@ -267,9 +379,14 @@ def test_standardised_features_have_mean_0_and_deviation_1_and_constants_do_not_
 def test_rows_that_a_split_does_not_have_are_refused() -> None:
     data = draw_data(6, 3, 20, seed=0)
     for rows in ([-1], [0, 6]):
-        with pytest.raises(ValueError, match=rf"split 'train': rows are {rows[0]}\.\.{rows[-1]}, expected 0\.\.5"):
+        with pytest.raises(
+            ValueError, match=rf"split 'train': rows are {rows[0]}\.\.{rows[-1]}, expected 0\.\.5"
+        ):
             data.features("train", np.array(rows))
-        with pytest.raises(ValueError, match=rf"split 'train': captions are {rows[0]}\.\.{rows[-1]}, expected 0\.\.5"):
+        with pytest.raises(
+            ValueError,
+            match=rf"split 'train': captions are {rows[0]}\.\.{rows[-1]}, expected 0\.\.5",
+        ):
             data.minibatch("train", np.array(rows))
 
 
@@ -281,7 +398,12 @@ def test_scaling_in_blocks_gives_the_bits_of_scaling_at_once(
     """Features and grids; the rows of the last block are fewer."""
     monkeypatch.setattr("xpcap.data.features.BLOCK", block)
     for shape in ((7, 5), (7, 3, 2), (0, 3, 2)):
-        features, scaling = rng.standard_normal(shape).astype(dtype), fit_scaling("standardize", rng.standard_normal((9, *shape[1:])))
+        features, scaling = (
+            rng.standard_normal(shape).astype(dtype),
+            fit_scaling("standardize", rng.standard_normal((9, *shape[1:]))),
+        )
         scaled = scaling(features)
         assert scaled.dtype == (np.float64 if dtype == "float64" else np.float32)
-        np.testing.assert_array_equal(scaled, (features.astype(scaled.dtype) - scaling.mean) / scaling.scale)
+        np.testing.assert_array_equal(
+            scaled, (features.astype(scaled.dtype) - scaling.mean) / scaling.scale
+        )

@@ -1,4 +1,6 @@
-"""Attention in the time loops on the emulated device: two launches a step each way, which touch the rows of their step and no others."""
+"""Attention in the time loops on the emulated device: two launches a step each way, which touch the
+rows of their step and no others.
+"""
 
 import numpy as np
 import pytest
@@ -35,10 +37,15 @@ def test_emulated_attention_forward_is_two_launches_on_their_own_rows(device: Em
     with xpcap.use_backend("cupy"):
         h, A, Wattn, a = drawn(N + R, H), drawn(N, P, H), drawn(H, G), drawn(R, G)
         weights, context = poison(R, P), poison(R, H)
-        attend, add = ops.attend_steps(h, A, weights, context), ops.row_products_add(context, Wattn, a)
+        attend, add = (
+            ops.attend_steps(h, A, weights, context),
+            ops.row_products_add(context, Wattn, a),
+        )
         for step in ROWS.steps:
             counts = both(device, attend, lambda step: add(step.first, step.first, step.n), step)
-            assert counts.changed_by_kernels() == elements(weights[step.rows]) | elements(context[step.rows])
+            assert counts.changed_by_kernels() == elements(weights[step.rows]) | elements(
+                context[step.rows]
+            )
             assert counts.written_by_products() == elements(a[step.rows])
             assert counts.read_by_products() == elements(context[step.rows]) | elements(Wattn)
         assert np.isfinite(xpcap.to_numpy(context)).all()
@@ -46,13 +53,23 @@ def test_emulated_attention_forward_is_two_launches_on_their_own_rows(device: Em
 
 def test_emulated_attention_backward_is_two_launches_on_their_own_rows(device: Emulator) -> None:
     with xpcap.use_backend("cupy"):
-        A, Wattn, da, weights, dh_next = drawn(N, P, H), drawn(H, G), drawn(R, G), drawn(R, P), drawn(N, H)
+        A, Wattn, da, weights, dh_next = (
+            drawn(N, P, H),
+            drawn(H, G),
+            drawn(R, G),
+            drawn(R, P),
+            drawn(N, H),
+        )
         dcontext, dscores = poison(R, H), poison(R, P)
         transpose = ops.row_products_transpose(da, Wattn, dcontext, poison(N * H))
         attend = ops.attend_backward_steps(dcontext, A, weights, dscores, dh_next)
         for step in reversed(ROWS.steps):
-            counts = both(device, lambda step: transpose(step.first, step.first, step.n), attend, step)
-            assert counts.changed_by_kernels() == elements(dscores[step.rows]) | elements(dh_next[: step.n])
+            counts = both(
+                device, lambda step: transpose(step.first, step.first, step.n), attend, step
+            )
+            assert counts.changed_by_kernels() == elements(dscores[step.rows]) | elements(
+                dh_next[: step.n]
+            )
             assert counts.written_by_products() == elements(dcontext[step.rows])
         assert np.isfinite(xpcap.to_numpy(dscores)).all()
 
@@ -60,11 +77,23 @@ def test_emulated_attention_backward_is_two_launches_on_their_own_rows(device: E
 def test_emulated_attention_by_the_plain_equations_takes_many_launches(device: Emulator) -> None:
     """What the kernels are for. The product with Wattn counts, each way."""
     with xpcap.use_backend("cupy"), ops.plain_only():
-        h, A, Wattn, a, dh_next = drawn(N + R, H), drawn(N, P, H), drawn(H, G), drawn(R, G), drawn(N, H)
+        h, A, Wattn, a, dh_next = (
+            drawn(N + R, H),
+            drawn(N, P, H),
+            drawn(H, G),
+            drawn(R, G),
+            drawn(N, H),
+        )
         weights, context, dcontext, dscores = drawn(R, P), drawn(R, H), drawn(R, H), drawn(R, P)
-        attend, add = ops.attend_steps(h, A, weights, context), ops.row_products_add(context, Wattn, a, drawn(N, G))
+        attend, add = (
+            ops.attend_steps(h, A, weights, context),
+            ops.row_products_add(context, Wattn, a, drawn(N, G)),
+        )
         transpose = ops.row_products_transpose(a, Wattn, dcontext, poison(N * H))
-        back, step = ops.attend_backward_steps(dcontext, A, weights, dscores, dh_next), ROWS.steps[1]
+        back, step = (
+            ops.attend_backward_steps(dcontext, A, weights, dscores, dh_next),
+            ROWS.steps[1],
+        )
         launches = []
         for way in (
             lambda: (attend(step), add(step.first, step.first, step.n)),
@@ -89,13 +118,23 @@ def test_emulated_attention_sums_all_steps_in_one_launch(device: Emulator) -> No
         assert counts.allocations == []
         assert (xpcap.to_numpy(out)[2] == 0).all()
         with ops.plain_only():
-            np.testing.assert_allclose(xpcap.to_numpy(out), xpcap.to_numpy(ops.attention_sum(*arguments, poison(3, P, H))), rtol=1e-5, atol=1e-6)
+            np.testing.assert_allclose(
+                xpcap.to_numpy(out),
+                xpcap.to_numpy(ops.attention_sum(*arguments, poison(3, P, H))),
+                rtol=1e-5,
+                atol=1e-6,
+            )
 
 
-def test_emulated_attention_runs_the_plain_equations_where_a_picture_has_too_many_places(device: Emulator) -> None:
+def test_emulated_attention_runs_the_plain_equations_where_a_picture_has_too_many_places(
+    device: Emulator,
+) -> None:
     with xpcap.use_backend("cupy"):
         h, A, weights, context = drawn(1, H), drawn(1, 1025, H), poison(1, 1025), poison(1, H)
         assert ops.find(ops.attend_steps, h, A, weights, context) is None
-        assert ops.find(ops.attend_steps, h, A[:, :1024].copy(), weights[:, :1024].copy(), context) is not None
+        assert (
+            ops.find(ops.attend_steps, h, A[:, :1024].copy(), weights[:, :1024].copy(), context)
+            is not None
+        )
         ops.attend_steps(h, A, weights, context)(ops.single_step(1))
     assert xpcap.to_numpy(weights).sum() == pytest.approx(1, rel=1e-5)

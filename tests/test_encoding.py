@@ -1,4 +1,6 @@
-"""Whole folders of pictures to features: on all cores, killed and resumed, and the cache of features meanwhile."""
+"""Whole folders of pictures to features: on all cores, killed and resumed, and the cache of
+features meanwhile.
+"""
 
 import os
 import signal
@@ -22,7 +24,9 @@ COUNT = 5 * BLOCK + 3
 
 
 class Batchwise:
-    """An encoder whose features depend on which pictures come together, as some networks' last bits do. It notes what it encoded."""
+    """An encoder whose features depend on which pictures come together, as some networks' last bits
+    do. It notes what it encoded.
+    """
 
     shape = (4,)
 
@@ -70,11 +74,15 @@ def test_features_come_in_the_order_of_the_names(folder: Path) -> None:
     features = encode_folder(folder, NAMES[::-1], Batchwise())
     assert list(features) == NAMES[::-1]
     assert [int(feature[0]) for feature in features.values()] == list(range(COUNT))[::-1]
-    assert all((feature.shape, feature.dtype) == ((4,), np.float32) for feature in features.values())
+    assert all(
+        (feature.shape, feature.dtype) == ((4,), np.float32) for feature in features.values()
+    )
 
 
 @pytest.mark.threads
-def test_pictures_are_encoded_on_several_cores(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pictures_are_encoded_on_several_cores(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("xpcap.prepare.features.cores", lambda: 2)
     both = threading.Barrier(2, timeout=60)
 
@@ -88,21 +96,37 @@ def test_pictures_are_encoded_on_several_cores(folder: Path, monkeypatch: pytest
 
 
 @pytest.mark.skipif(os.name != "posix", reason="needs SIGKILL")
-def test_a_killed_encoding_goes_on_where_it_was_with_the_same_bytes(folder: Path, tmp_path: Path) -> None:
+def test_a_killed_encoding_goes_on_where_it_was_with_the_same_bytes(
+    folder: Path, tmp_path: Path
+) -> None:
     cache = tmp_path / "cache"
-    encode = "encode_folder(sys.argv[1], NAMES, Batchwise(fatal=2 * BLOCK), cache=sys.argv[2], mirrored=NAMES[::2])"
+    encode = (
+        "encode_folder(sys.argv[1], NAMES, Batchwise(fatal=2 * BLOCK), cache=sys.argv[2],"
+        " mirrored=NAMES[::2])"
+    )
     code = f"import sys; from test_encoding import *; {encode}"
     path = os.pathsep.join([str(ROOT), str(ROOT / "tests")])
     environment = {**os.environ, "PYTHONPATH": path, "OPENBLAS_NUM_THREADS": "1"}
-    killed = subprocess.run([sys.executable, "-c", code, str(folder), str(cache)], env=environment, check=False)
+    killed = subprocess.run(
+        [sys.executable, "-c", code, str(folder), str(cache)], env=environment, check=False
+    )
     assert killed.returncode == -signal.SIGKILL
-    features = encode_folder(folder, NAMES, encoder := Batchwise(), cache=cache, mirrored=NAMES[::2])
-    assert len(encoder.encoded) == COUNT - BLOCK + (COUNT + 1 - BLOCK) // 2  # all but the first block and its mirror images
+    features = encode_folder(
+        folder, NAMES, encoder := Batchwise(), cache=cache, mirrored=NAMES[::2]
+    )
+    assert (
+        len(encoder.encoded) == COUNT - BLOCK + (COUNT + 1 - BLOCK) // 2
+    )  # all but the first block and its mirror images
     assert same(features, encode_folder(folder, NAMES, Batchwise(), mirrored=NAMES[::2]))
     encoder = Batchwise()
-    assert same(features, encode_folder(folder, NAMES, encoder, cache=str(cache), mirrored=NAMES[::2]))
+    assert same(
+        features, encode_folder(folder, NAMES, encoder, cache=str(cache), mirrored=NAMES[::2])
+    )
     assert encoder.encoded == []
-    assert same(encode_folder(folder, NAMES, encoder, cache=cache), encode_folder(folder, NAMES, Batchwise()))  # a cache of other rows
+    assert same(
+        encode_folder(folder, NAMES, encoder, cache=cache),
+        encode_folder(folder, NAMES, Batchwise()),
+    )  # a cache of other rows
     assert len(encoder.encoded) == COUNT
 
 
@@ -114,7 +138,9 @@ def test_mirror_images_are_encoded_of_those_that_were_asked_for(folder: Path) ->
             return np.array([picture[0, [0, -1], 0] for picture in pictures], np.float32)
 
     for number in range(3):
-        Image.fromarray(np.array([[number, 50 + number]], np.uint8)).save(folder / f"{number:03}.bmp")
+        Image.fromarray(np.array([[number, 50 + number]], np.uint8)).save(
+            folder / f"{number:03}.bmp"
+        )
     (folder / "001.bmp").write_bytes(b"broken")
     unreadable: dict[str, str] = {}
     features = encode_folder(folder, NAMES[:3], Ends(), mirrored=NAMES[1:3], unreadable=unreadable)
@@ -127,9 +153,13 @@ def test_mirror_images_are_encoded_of_those_that_were_asked_for(folder: Path) ->
 ROW = 32 + 16  # bytes of a row of the cache: digest and feature
 
 
-@pytest.mark.parametrize("damage", ["cut", "flipped feature", "flipped digest", "no digest", "no feature", "older row"])
+@pytest.mark.parametrize(
+    "damage", ["cut", "flipped feature", "flipped digest", "no digest", "no feature", "older row"]
+)
 def test_a_row_that_is_not_whole_is_made_again(damage: str, folder: Path, tmp_path: Path) -> None:
-    """What a kill, or a failure of power with parts of the file not on disk, can leave of the last row."""
+    """What a kill, or a failure of power with parts of the file not on disk, can leave of the last
+    row.
+    """
     cache = tmp_path / "cache"
     wanted = encode_folder(folder, NAMES, Batchwise(), cache=cache)
     whole = cache.read_bytes()
@@ -152,16 +182,22 @@ def test_a_row_that_is_not_whole_is_made_again(damage: str, folder: Path, tmp_pa
     assert encoder.encoded == []
 
 
-def test_a_cache_that_is_being_made_is_whole_or_not_there(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_cache_that_is_being_made_is_whole_or_not_there(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     cache = tmp_path / "cache"
     with monkeypatch.context() as patch:
-        patch.setattr("xpcap.files._rename", lambda *paths: (_ for _ in ()).throw(KeyboardInterrupt))
+        patch.setattr(
+            "xpcap.files._rename", lambda *paths: (_ for _ in ()).throw(KeyboardInterrupt)
+        )
         with pytest.raises(KeyboardInterrupt):
             encode_folder(folder, NAMES, Batchwise(), cache=cache)
     assert [path.name for path in tmp_path.iterdir()] == ["photos"]
 
 
-def test_what_another_encoder_made_or_from_another_picture_is_made_again(folder: Path, tmp_path: Path) -> None:
+def test_what_another_encoder_made_or_from_another_picture_is_made_again(
+    folder: Path, tmp_path: Path
+) -> None:
     cache = tmp_path / "cache"
     encode_folder(folder, NAMES, Batchwise(), cache=cache)
     place = folder / NAMES[BLOCK]
@@ -177,7 +213,9 @@ def test_what_another_encoder_made_or_from_another_picture_is_made_again(folder:
     assert len(encoder.encoded) == COUNT
     encode_folder(folder, NAMES, encoder := Batchwise(), cache=cache)  # the former's rows are gone
     assert len(encoder.encoded) == COUNT
-    assert encode_folder(folder, NAMES, Wider("wider"), cache=cache)["001.bmp"].tolist() == [1.0] * 7
+    assert (
+        encode_folder(folder, NAMES, Wider("wider"), cache=cache)["001.bmp"].tolist() == [1.0] * 7
+    )
 
 
 def test_no_other_file_and_no_link_is_written_to(folder: Path, tmp_path: Path) -> None:
@@ -200,18 +238,28 @@ def test_no_other_file_and_no_link_is_written_to(folder: Path, tmp_path: Path) -
     assert not (tmp_path / "nothing").exists()
 
 
-def test_pictures_that_cannot_be_read_end_it_or_are_left_out_with_the_reason(folder: Path, tmp_path: Path) -> None:
+def test_pictures_that_cannot_be_read_end_it_or_are_left_out_with_the_reason(
+    folder: Path, tmp_path: Path
+) -> None:
     (folder / NAMES[3]).write_bytes(b"not a picture")
     (folder / NAMES[60]).write_bytes(b"")
     with pytest.raises(DataError, match="cannot be read as a picture"):
         encode_folder(folder, NAMES, Batchwise())
     unreadable: dict[str, str] = {}
-    features = encode_folder(folder, NAMES, Batchwise(), cache=tmp_path / "cache", unreadable=unreadable)
+    features = encode_folder(
+        folder, NAMES, Batchwise(), cache=tmp_path / "cache", unreadable=unreadable
+    )
     assert list(features) == [name for name in NAMES if name not in (NAMES[3], NAMES[60])]
     assert list(unreadable) == [NAMES[3], NAMES[60]]
-    assert all(said in reason for said, reason in zip(("it is text", "is empty"), unreadable.values(), strict=True))
+    assert all(
+        said in reason
+        for said, reason in zip(("it is text", "is empty"), unreadable.values(), strict=True)
+    )
     again: dict[str, str] = {}
-    assert same(encode_folder(folder, NAMES, Batchwise(), cache=tmp_path / "cache", unreadable=again), features)
+    assert same(
+        encode_folder(folder, NAMES, Batchwise(), cache=tmp_path / "cache", unreadable=again),
+        features,
+    )
     assert again == unreadable
 
 
@@ -236,8 +284,12 @@ def test_no_block_is_begun_after_an_error(folder: Path, monkeypatch: pytest.Monk
     assert len(encoder.encoded) <= 2 * BLOCK  # what the other core was at, and at most one more
 
 
-@pytest.mark.skipif(os.name != "posix", reason="needs a limit on the size of files, which stands for a full disk")
-def test_a_full_disk_is_an_error_that_names_the_file_before_the_long_work(folder: Path, tmp_path: Path) -> None:
+@pytest.mark.skipif(
+    os.name != "posix", reason="needs a limit on the size of files, which stands for a full disk"
+)
+def test_a_full_disk_is_an_error_that_names_the_file_before_the_long_work(
+    folder: Path, tmp_path: Path
+) -> None:
     import resource
 
     cache = tmp_path / "cache"
@@ -251,4 +303,7 @@ def test_a_full_disk_is_an_error_that_names_the_file_before_the_long_work(folder
     assert caught.value.filename == str(cache)
     assert encoder.encoded == []
     assert [path.name for path in tmp_path.iterdir()] == ["photos"]
-    assert same(encode_folder(folder, NAMES, Batchwise(), cache=cache), encode_folder(folder, NAMES, Batchwise()))
+    assert same(
+        encode_folder(folder, NAMES, Batchwise(), cache=cache),
+        encode_folder(folder, NAMES, Batchwise()),
+    )

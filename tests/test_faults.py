@@ -1,4 +1,6 @@
-"""Writes that fail: the checkpoint before survives, the message says what to do, and the run goes on to the same bytes."""
+"""Writes that fail: the checkpoint before survives, the message says what to do, and the run goes
+on to the same bytes.
+"""
 
 import os
 import subprocess
@@ -27,8 +29,16 @@ def test_at_every_step_of_every_write_a_fault_costs_nothing_that_was_saved(tmp_p
     found, whole = faults.points(tmp_path)
     chosen = faults.chosen(found)
     assert {fault.name for fault in chosen} == {
-        "config.json", "vocab.json", "data.h5", "last.safetensors", "best.safetensors", "history.jsonl", "times.jsonl", "loss.png", "index.html",
-    }  # fmt: skip
+        "config.json",
+        "vocab.json",
+        "data.h5",
+        "last.safetensors",
+        "best.safetensors",
+        "history.jsonl",
+        "times.jsonl",
+        "loss.png",
+        "index.html",
+    }
     assert len(chosen) == 9 * len(faults.STEPS)
     for i, fault in enumerate(chosen):
         output = faults.check(fault, whole, tmp_path / str(i))
@@ -38,7 +48,9 @@ def test_at_every_step_of_every_write_a_fault_costs_nothing_that_was_saved(tmp_p
 
 
 @pytest.mark.parametrize("step", faults.STEPS)
-def test_pages_pictures_and_data_sets_are_written_whole_or_not_at_all(step: str, run: Path, tmp_path: Path) -> None:
+def test_pages_pictures_and_data_sets_are_written_whole_or_not_at_all(
+    step: str, run: Path, tmp_path: Path
+) -> None:
     commands_of = {
         "page.html": ["caption", run, "-n", 2, "--html", tmp_path / "page.html"],
         "page.png": ["caption", run, "-n", 2, "--png", tmp_path / "page.png"],
@@ -64,7 +76,9 @@ def test_pages_pictures_and_data_sets_are_written_whole_or_not_at_all(step: str,
         assert result.exit_code == 1, (name, result.output)
         assert isinstance(result.exception, SystemExit)
         assert name in result.output
-        assert (tmp_path / name).exists() == (step == "flush_folder")  # the last step of all: whole, but perhaps not for ever
+        assert (tmp_path / name).exists() == (
+            step == "flush_folder"
+        )  # the last step of all: whole, but perhaps not for ever
         assert list(tmp_path.glob("*.part")) == []
 
 
@@ -77,17 +91,25 @@ def test_pages_pictures_and_data_sets_are_written_whole_or_not_at_all(step: str,
         ("EIO", ["is it failing"]),
     ],
 )
-def test_the_message_says_what_to_do_and_what_is_safe(error: str, words: list[str], tmp_path: Path) -> None:
+def test_the_message_says_what_to_do_and_what_is_safe(
+    error: str, words: list[str], tmp_path: Path
+) -> None:
     import errno
 
     number = getattr(errno, error)
     with faults.failing_at(Fault("last.safetensors", "write", 2, number)):
         output = commands.call("train", "--out", tmp_path / "run", *faults.OPTIONS).output
-    for word in (*words, "last.safetensors could not be written", "iteration 6 is saved; --resume continues from there"):
+    for word in (
+        *words,
+        "last.safetensors could not be written",
+        "iteration 6 is saved; --resume continues from there",
+    ):
         assert word in output
 
 
-def test_a_picture_that_cannot_be_written_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_picture_that_cannot_be_written_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from PIL import Image
 
     def save(self: Any, path: Any, *args: Any, **kwargs: Any) -> None:
@@ -103,19 +125,32 @@ def test_a_picture_that_cannot_be_written_leaves_nothing(tmp_path: Path, monkeyp
 
 @pytest.mark.skipif(sys.platform == "win32", reason="there is no limit on file sizes to set")
 def test_under_a_limit_on_file_sizes_the_checkpoint_before_survives(tmp_path: Path) -> None:
-    """A limit that the system sets, in a process of its own (which draws the curves): too low for last.safetensors, which has grown since it was first written."""
+    """A limit that the system sets, in a process of its own (which draws the curves): too low for
+    last.safetensors, which has grown since it was first written.
+    """
     out = tmp_path / "run"
     commands.good("train", "--out", out, *faults.OPTIONS, "--epochs", 1)
     before = kill.files(out)
     limit = len(before["last.safetensors"]) - 1
     code = (
-        f"import resource; resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, {limit}));"
-        f"from xpcap.cli import main; main(['train', '--out', {str(out)!r}, '--epochs', '2', '--resume'])"
+        f"import resource; resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, {limit}));from"
+        f" xpcap.cli import main; main(['train', '--out', {str(out)!r}, '--epochs', '2',"
+        " '--resume'])"
     )
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, env={**os.environ, "PYTHONPATH": str(ROOT)})
+    result = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )
     assert result.returncode == 1, result.stderr
     assert "File too large" in result.stderr
     assert "raise it (ulimit -f); iteration 10 is saved" in result.stderr
     after = kill.files(out)
-    assert {name for name in before if before[name] != after[name]} <= {"config.json", "index.html", "loss.png"}
+    assert {name for name in before if before[name] != after[name]} <= {
+        "config.json",
+        "index.html",
+        "loss.png",
+    }
     commands.good("train", "--out", out, "--resume")

@@ -40,14 +40,26 @@ def test_a_link_is_replaced_and_what_it_led_to_is_left_alone(tmp_path: Path) -> 
     (tmp_path / "elsewhere").write_text("theirs")
     (tmp_path / "file").symlink_to(tmp_path / "elsewhere")
     write_text(tmp_path / "file", "ours")
-    assert ((tmp_path / "elsewhere").read_text(), (tmp_path / "file").read_text()) == ("theirs", "ours")
+    assert ((tmp_path / "elsewhere").read_text(), (tmp_path / "file").read_text()) == (
+        "theirs",
+        "ours",
+    )
 
 
 def test_only_what_a_killed_write_left_is_removed(tmp_path: Path) -> None:
-    for name in (".last.safetensors.0123abcd.part", "notes.part", ".notes.part", ".x.0123ABCD.part"):
+    for name in (
+        ".last.safetensors.0123abcd.part",
+        "notes.part",
+        ".notes.part",
+        ".x.0123ABCD.part",
+    ):
         (tmp_path / name).write_text("")
     remove_parts(tmp_path)
-    assert {path.name for path in tmp_path.iterdir()} == {"notes.part", ".notes.part", ".x.0123ABCD.part"}
+    assert {path.name for path in tmp_path.iterdir()} == {
+        "notes.part",
+        ".notes.part",
+        ".x.0123ABCD.part",
+    }
 
 
 def test_text_is_read_up_to_a_size_and_from_files_alone(tmp_path: Path) -> None:

@@ -1,4 +1,6 @@
-"""On real captions (XPCAP_DATA): overfitting fifty of them, and the commands from token file to scores."""
+"""On real captions (XPCAP_DATA): overfitting fifty of them, and the commands from token file to
+scores.
+"""
 
 import json
 from pathlib import Path
@@ -25,13 +27,22 @@ def flickr(real_data: Path) -> Path:
 
 
 def fifty(flickr: Path) -> tuple[dict[str, Any], Vocabulary]:
-    """The first caption of each of fifty training pictures, as the course's dict, encoded with the vocabulary that `prepare` makes."""
-    images, captions = read_list(flickr / "Flickr_8k.trainImages.txt"), forms.by_picture(read_captions([(None, flickr / "Flickr8k.token.txt")]))
+    """The first caption of each of fifty training pictures, as the course's dict, encoded with the
+    vocabulary that `prepare` makes.
+    """
+    images, captions = (
+        read_list(flickr / "Flickr_8k.trainImages.txt"),
+        forms.by_picture(read_captions([(None, flickr / "Flickr8k.token.txt")])),
+    )
     features = read_features(flickr / "features_efficientnet_lite2.npz")
-    vocabulary = Vocabulary.build((text for image in images for text in captions[image]), min_count=5)
+    vocabulary = Vocabulary.build(
+        (text for image in images for text in captions[image]), min_count=5
+    )
     known = np.stack([features[image] for image in images])
     data = {
-        "train_captions": vocabulary.encode([captions[image][0] for image in images[:50]], max_words=30),
+        "train_captions": vocabulary.encode(
+            [captions[image][0] for image in images[:50]], max_words=30
+        ),
         "train_image_idxs": np.arange(50),
         "train_features": fit_scaling("standardize", known)(known[:50]),
         "idx_to_word": vocabulary.idx_to_word,
@@ -45,16 +56,28 @@ def test_fifty_captions_are_learnt_by_heart(flickr: Path, cell: str) -> None:
     data, vocabulary = fifty(flickr)
     model = CaptioningRNN(vocabulary.word_to_idx, 1280, 256, 512, cell, seed=231)
     solver = CaptioningSolver(
-        model, data, update_rule="adam", optim_config={"learning_rate": 5e-3}, lr_decay=0.995, batch_size=25, num_epochs=50, seed=231, verbose=False
-    )  # fmt: skip
+        model,
+        data,
+        update_rule="adam",
+        optim_config={"learning_rate": 5e-3},
+        lr_decay=0.995,
+        batch_size=25,
+        num_epochs=50,
+        seed=231,
+        verbose=False,
+    )
     solver.train()
     assert solver.loss_history[-1] < 0.2
     said = model.sample(data["train_features"], max_length=31)
     assert (said == data["train_captions"][:, 1:]).all(axis=1).sum() >= 48
 
 
-def test_the_commands_learn_from_real_captions(flickr: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A tenth of the train split, for some seconds: far better than chance. The whole is a row in docs/benchmarks.md."""
+def test_the_commands_learn_from_real_captions(
+    flickr: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A tenth of the train split, for some seconds: far better than chance. The whole is a row in
+    docs/benchmarks.md.
+    """
     monkeypatch.chdir(tmp_path)
     Path("train.txt").write_text("\n".join(read_list(flickr / "Flickr_8k.trainImages.txt")[:600]))
     Path("val.txt").write_text("\n".join(read_list(flickr / "Flickr_8k.devImages.txt")[:100]))
@@ -65,7 +88,15 @@ def test_the_commands_learn_from_real_captions(flickr: Path, tmp_path: Path, mon
         return result.stdout
 
     split = ["--split", "train=train.txt", "--split", "val=val.txt"]
-    call("prepare", flickr / "Flickr8k.token.txt", *split, "--features", flickr / "features_efficientnet_lite2.npz", "--out", "part.h5")
+    call(
+        "prepare",
+        flickr / "Flickr8k.token.txt",
+        *split,
+        "--features",
+        flickr / "features_efficientnet_lite2.npz",
+        "--out",
+        "part.h5",
+    )
     call("train", "part.h5", "--out", "run", "--hidden", 128, "--epochs", 10)
     result = json.loads(call("evaluate", "run", "--json"))
     words = json.loads(Path("run/config.json").read_text())["vocabulary"]

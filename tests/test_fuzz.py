@@ -42,5 +42,8 @@ def test_an_unexpected_error_is_told() -> None:
 
 def test_a_case_can_be_made_again_from_its_number(tmp_path: Path) -> None:
     content = bytes(range(256)) * 8
-    once, again, other = (spoiling.spoil_bytes(content, random.Random(name)) for name in ("dataset 0 7", "dataset 0 7", "dataset 0 8"))
+    once, again, other = (
+        spoiling.spoil_bytes(content, random.Random(name))
+        for name in ("dataset 0 7", "dataset 0 7", "dataset 0 8")
+    )
     assert once == again != other

@@ -41,7 +41,11 @@ def tensors(path: Path) -> dict[str, str]:
     """Data type and shape of each tensor of a safetensors file."""
     content = path.read_bytes()
     header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
-    return {name: f"{tensor['dtype']} {tensor['shape']}" for name, tensor in header.items() if name != "__metadata__"}
+    return {
+        name: f"{tensor['dtype']} {tensor['shape']}"
+        for name, tensor in header.items()
+        if name != "__metadata__"
+    }
 
 
 def losses(path: Path) -> list[float]:

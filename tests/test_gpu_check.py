@@ -1,4 +1,6 @@
-"""The check of a machine with a card: every part runs, the worst status counts, and the page says what became of each."""
+"""The check of a machine with a card: every part runs, the worst status counts, and the page says
+what became of each.
+"""
 
 import os
 from pathlib import Path
@@ -28,7 +30,9 @@ def test_of_something_else() -> None:
 """
 
 
-def test_a_part_that_fails_does_not_stop_the_rest(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_part_that_fails_does_not_stop_the_rest(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     ran: list[str] = []
 
     def part(title: str, status: int, error: Exception | None = None) -> Part:
@@ -41,7 +45,13 @@ def test_a_part_that_fails_does_not_stop_the_rest(tmp_path: Path, capsys: pytest
         return Part(title, run)
 
     page = tmp_path / "page.md"
-    parts = [part("one", 0), part("two", 3), part("three", 0, RuntimeError("the driver went away")), part("four", 1), part("five", 0)]
+    parts = [
+        part("one", 0),
+        part("two", 3),
+        part("three", 0, RuntimeError("the driver went away")),
+        part("four", 1),
+        part("five", 0),
+    ]
     assert gpu_check.check(parts, page) == 3
     assert ran == ["one", "two", "three", "four", "five"]
     text, shown = page.read_text(), capsys.readouterr().out
@@ -58,7 +68,11 @@ def test_an_interrupt_leaves_the_page_as_far_as_it_came(tmp_path: Path) -> None:
         raise KeyboardInterrupt
 
     page = tmp_path / "page.md"
-    parts = [Part("one", lambda: Found(0, "done", "")), Part("two", interrupted), Part("three", lambda: Found(0, "", ""))]
+    parts = [
+        Part("one", lambda: Found(0, "done", "")),
+        Part("two", interrupted),
+        Part("three", lambda: Found(0, "", "")),
+    ]
     assert gpu_check.check(parts, page) == 130
     assert "| one | ok | done" in page.read_text()
     assert "| two | FAILED | interrupted" in page.read_text()
@@ -74,7 +88,11 @@ def test_tests_are_counted_and_failures_named(tmp_path: Path) -> None:
     assert "- `test_some::test_wrong`\n" in found.text
     assert "- 1 skipped: no second card" in found.text
     assert "assert (1 + 1) == 3" in found.text
-    file.write_text(TESTS.replace("1 + 1 == 3", "pytest.skip('no card')").replace("    pass", "    pytest.skip('no card')"))
+    file.write_text(
+        TESTS.replace("1 + 1 == 3", "pytest.skip('no card')").replace(
+            "    pass", "    pytest.skip('no card')"
+        )
+    )
     assert gpu_check.gpu_tests(str(file))[:2] == (1, "0 passed, 0 failed, 3 skipped")
 
 
@@ -94,14 +112,24 @@ def test_a_command_that_hangs_ends_and_says_so() -> None:
 def test_the_page_holds_no_place_of_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     home = Path(os.sep) / "home" / "somebody"
     monkeypatch.setattr(Path, "home", lambda: home)
-    assert gpu_check.clean(f"{gpu_check.ROOT}/xpcap/ops/equations.py and {home}/.cupy") == "./xpcap/ops/equations.py and ~/.cupy"
+    assert (
+        gpu_check.clean(f"{gpu_check.ROOT}/xpcap/ops/equations.py and {home}/.cupy")
+        == "./xpcap/ops/equations.py and ~/.cupy"
+    )
 
 
 @pytest.mark.skipif(CUPY.usable, reason="there is a card: make gpu-check is the test")
-def test_without_a_card_the_page_says_what_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_card_the_page_says_what_is_missing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("CUPY_TF32", "0")
     page = tmp_path / "page.md"
-    assert gpu_check.check([part for part in gpu_check.PARTS if part.title in ("Machine", "Parity", "Speed")], page) == 1
+    assert (
+        gpu_check.check(
+            [part for part in gpu_check.PARTS if part.title in ("Machine", "Parity", "Speed")], page
+        )
+        == 1
+    )
     text = page.read_text()
     assert text.count("FAILED") == 3
     assert text.count("backend cupy: ") >= 3

@@ -1,4 +1,6 @@
-"""Numeric gradients, and that verify passes when all is well and fails when something is planted."""
+"""Numeric gradients, and that verify passes when all is well and fails when something is
+planted.
+"""
 
 from collections.abc import Callable, Iterator
 from types import SimpleNamespace
@@ -8,11 +10,18 @@ import numpy as np
 import pytest
 
 from xpcap import CaptioningRNN, asarray, get_array_module, layers, ops, optim, to_numpy
-from xpcap.gradcheck import directional_errors, eval_numerical_gradient, eval_numerical_gradient_array, grad_check_sparse
+from xpcap.gradcheck import (
+    directional_errors,
+    eval_numerical_gradient,
+    eval_numerical_gradient_array,
+    grad_check_sparse,
+)
 from xpcap.verify import Row, course, read_cases, verify
 
 
-def test_numeric_gradients_are_right_and_leave_x_as_it_was(lib: Any, rng: np.random.Generator) -> None:
+def test_numeric_gradients_are_right_and_leave_x_as_it_was(
+    lib: Any, rng: np.random.Generator
+) -> None:
     host, df = rng.standard_normal((3, 4)), rng.standard_normal((3, 4))
     x = lib.xp.array(host)  # numeric gradients write to x, read-only or not elsewhere
     slopes = eval_numerical_gradient(lambda x: (x**3).sum(), x, verbose=False)
@@ -22,7 +31,9 @@ def test_numeric_gradients_are_right_and_leave_x_as_it_was(lib: Any, rng: np.ran
     np.testing.assert_array_equal(to_numpy(x), host)
 
 
-def test_numeric_gradient_prints_each_slope_only_when_asked(capsys: pytest.CaptureFixture[str]) -> None:
+def test_numeric_gradient_prints_each_slope_only_when_asked(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     eval_numerical_gradient(lambda x: x.sum(), np.zeros(2), verbose=False)
     assert capsys.readouterr().out == ""
     eval_numerical_gradient(lambda x: x.sum(), np.zeros(2))
@@ -54,7 +65,9 @@ def test_directions_find_one_wrong_element_among_many(lib: Any, rng: np.random.G
         np.testing.assert_array_equal(to_numpy(x), host[name])
 
 
-def test_verify_passes_every_row_on_numpy_and_leaves_the_legacy_stream_alone(verified: list[Row]) -> None:
+def test_verify_passes_every_row_on_numpy_and_leaves_the_legacy_stream_alone(
+    verified: list[Row],
+) -> None:
     assert [row for row in verified if not row.passed] == []
     assert len({(row.case, row.dtype) for row in verified}) == len(verified) > 70
     assert {row.backend for row in verified} == {"numpy"}
@@ -69,16 +82,31 @@ def test_verify_passes_every_row_on_cupy() -> None:
 
 
 def test_the_published_losses_are_among_the_cases() -> None:
-    assert [case["published_loss"] for case in read_cases()["captioners"]] == [9.83235591003, 9.82445935443]
+    assert [case["published_loss"] for case in read_cases()["captioners"]] == [
+        9.83235591003,
+        9.82445935443,
+    ]
 
 
-def swapped_gates(a: Any, Wh: Any, *args: Any, right: Callable[..., Any] = layers.lstm.lstm_steps) -> Any:
+def swapped_gates(
+    a: Any, Wh: Any, *args: Any, right: Callable[..., Any] = layers.lstm.lstm_steps
+) -> Any:
     H = len(Wh)
-    swapped = np.concatenate((np.arange(H, 2 * H), np.arange(H), np.arange(2 * H, 4 * H)))  # f, i, o, g
-    return right(*(get_array_module(x).take(x, asarray(swapped, like=x), axis=1) for x in (a, Wh)), *args)
+    swapped = np.concatenate(
+        (np.arange(H, 2 * H), np.arange(H), np.arange(2 * H, 4 * H))
+    )  # f, i, o, g
+    return right(
+        *(get_array_module(x).take(x, asarray(swapped, like=x), axis=1) for x in (a, Wh)), *args
+    )
 
 
-def forgetful_backward(dh: Any, dh_next: Any, dc: Any, *args: Any, right: Callable[..., Any] = layers.lstm.lstm_backward_steps) -> Any:
+def forgetful_backward(
+    dh: Any,
+    dh_next: Any,
+    dc: Any,
+    *args: Any,
+    right: Callable[..., Any] = layers.lstm.lstm_backward_steps,
+) -> Any:
     take = right(dh, dh_next, dc, *args)
 
     def forget(step: ops.Step) -> None:
@@ -88,11 +116,15 @@ def forgetful_backward(dh: Any, dh_next: Any, dc: Any, *args: Any, right: Callab
     return forget
 
 
-def unscaled_scores(h: Any, A: Any, *args: Any, right: Callable[..., Any] = layers.attention.attend_steps) -> Any:
+def unscaled_scores(
+    h: Any, A: Any, *args: Any, right: Callable[..., Any] = layers.attention.attend_steps
+) -> Any:
     return right(h * A.shape[2] ** 0.5, A, *args)
 
 
-def rounded_loss(scores: Any, targets: Any, scale: Any, plain: Callable[..., Any] = ops.softmax_loss) -> Any:
+def rounded_loss(
+    scores: Any, targets: Any, scale: Any, plain: Callable[..., Any] = ops.softmax_loss
+) -> Any:
     nll, dscores = plain(scores, targets, scale)
     return nll, dscores.astype(np.float16).astype(scores.dtype)
 
@@ -101,17 +133,43 @@ def rounded_loss(scores: Any, targets: Any, scale: Any, plain: Callable[..., Any
     ("where", "name", "mistake", "case", "rows"),
     [
         (layers.lstm, "lstm_steps", swapped_gates, "lstm_forward h", verify),
-        (layers.lstm, "lstm_backward_steps", forgetful_backward, "lstm_backward dx", lambda: course.layer_gradients(layers, read_cases())),
-        (layers.attention, "attend_steps", unscaled_scores, "attention_forward h", lambda: course.attention_rows(layers)),
-        (layers.loss, "softmax_loss", rounded_loss, "temporal_softmax_loss dx", lambda: course.layer_losses(layers, read_cases())),
+        (
+            layers.lstm,
+            "lstm_backward_steps",
+            forgetful_backward,
+            "lstm_backward dx",
+            lambda: course.layer_gradients(layers, read_cases()),
+        ),
+        (
+            layers.attention,
+            "attend_steps",
+            unscaled_scores,
+            "attention_forward h",
+            lambda: course.attention_rows(layers),
+        ),
+        (
+            layers.loss,
+            "softmax_loss",
+            rounded_loss,
+            "temporal_softmax_loss dx",
+            lambda: course.layer_losses(layers, read_cases()),
+        ),
     ],
     ids=["steps", "steps back", "attention", "loss"],
 )
 def test_verify_catches_a_planted_mistake(
-    where: Any, name: str, mistake: Any, case: str, rows: Callable[[], Iterator[Row]], lib: Any, verified: list[Row],
+    where: Any,
+    name: str,
+    mistake: Any,
+    case: str,
+    rows: Callable[[], Iterator[Row]],
+    lib: Any,
+    verified: list[Row],
     monkeypatch: pytest.MonkeyPatch,
-) -> None:  # fmt: skip
-    """By the part of `verify` that the mistake is for, no further than the first row that finds it; `verify` has that row, and it passes without."""
+) -> None:
+    """By the part of `verify` that the mistake is for, no further than the first row that finds it;
+    `verify` has that row, and it passes without.
+    """
     assert all(row.passed for row in verified if row.case == case)
     assert case in {row.case for row in verified}
     monkeypatch.setattr(where, name, mistake)
@@ -122,10 +180,22 @@ def test_verify_catches_a_planted_mistake(
 
 
 class TheirCaptioner:
-    """A captioner as the course's notebook leaves it: a plain dict of parameters, no dropout, no seed. The arithmetic is ours."""
+    """A captioner as the course's notebook leaves it: a plain dict of parameters, no dropout, no
+    seed. The arithmetic is ours.
+    """
 
-    def __init__(self, word_to_idx: Any, input_dim: int, wordvec_dim: int, hidden_dim: int, cell_type: str, dtype: Any) -> None:
-        self._ours = CaptioningRNN(word_to_idx, input_dim, wordvec_dim, hidden_dim, cell_type, dtype)
+    def __init__(
+        self,
+        word_to_idx: Any,
+        input_dim: int,
+        wordvec_dim: int,
+        hidden_dim: int,
+        cell_type: str,
+        dtype: Any,
+    ) -> None:
+        self._ours = CaptioningRNN(
+            word_to_idx, input_dim, wordvec_dim, hidden_dim, cell_type, dtype
+        )
         self.params = {name: x.copy() for name, x in self._ours.params.items()}
 
     def loss(self, features: Any, captions: Any) -> Any:
@@ -144,9 +214,13 @@ def test_verify_grades_other_peoples_captioners() -> None:
     assert [row for row in verify(captioner=TheirCaptioner) if not row.passed] == []
     failed = {row.case for row in verify(captioner=TheirWrongCaptioner) if not row.passed}
     assert failed == {
-        "captioner fixed rnn dW_proj (mixed)", "captioner fixed lstm dW_proj (mixed)", "captioner rnn dW_proj", "captioner lstm dW_proj (mixed)",
-        "captioner rnn along 10 directions", "captioner lstm along 10 directions",
-    }  # fmt: skip
+        "captioner fixed rnn dW_proj (mixed)",
+        "captioner fixed lstm dW_proj (mixed)",
+        "captioner rnn dW_proj",
+        "captioner lstm dW_proj (mixed)",
+        "captioner rnn along 10 directions",
+        "captioner lstm along 10 directions",
+    }
 
 
 def test_verify_grades_other_peoples_layers_and_rules() -> None:
@@ -160,7 +234,17 @@ def test_verify_grades_other_peoples_layers_and_rules() -> None:
         next_w, config = optim.adam(w, dw, config)
         return next_w + 1e-3, config
 
-    theirs = SimpleNamespace(**{**{name: getattr(layers, name) for name in layers.__all__}, "lstm_backward": wrong_backward})
-    rules = SimpleNamespace(**{**{name: getattr(optim, name) for name in ("sgd", "sgd_momentum", "rmsprop", "adam")}, "adam": wrong_adam})
+    theirs = SimpleNamespace(
+        **{
+            **{name: getattr(layers, name) for name in layers.__all__},
+            "lstm_backward": wrong_backward,
+        }
+    )
+    rules = SimpleNamespace(
+        **{
+            **{name: getattr(optim, name) for name in ("sgd", "sgd_momentum", "rmsprop", "adam")},
+            "adam": wrong_adam,
+        }
+    )
     failed = {row.case for row in verify(layers=theirs, optim=rules) if not row.passed}
     assert failed == {"lstm_backward dx", "adam next_w"}

@@ -1,4 +1,6 @@
-"""Grids of features: averages over K x K places, from every encoder, through the dataset file and a run that attends to them."""
+"""Grids of features: averages over K x K places, from every encoder, through the dataset file and a
+run that attends to them.
+"""
 
 import json
 from pathlib import Path
@@ -26,10 +28,15 @@ PHOTO = RNG.integers(0, 256, (40, 60, 3), np.uint8)
 
 
 @pytest.mark.parametrize(("height", "width", "grid"), [(9, 9, 5), (7, 4, 3), (6, 6, 6), (5, 8, 1)])
-def test_pooling_averages_the_rows_and_columns_that_a_place_covers(height: int, width: int, grid: int) -> None:
+def test_pooling_averages_the_rows_and_columns_that_a_place_covers(
+    height: int, width: int, grid: int
+) -> None:
     x = RNG.standard_normal((height, width, 2))
     wanted = [
-        x[i * height // grid : -(-(i + 1) * height // grid), j * width // grid : -(-(j + 1) * width // grid)].mean((0, 1))
+        x[
+            i * height // grid : -(-(i + 1) * height // grid),
+            j * width // grid : -(-(j + 1) * width // grid),
+        ].mean((0, 1))
         for i in range(grid)
         for j in range(grid)
     ]
@@ -38,9 +45,13 @@ def test_pooling_averages_the_rows_and_columns_that_a_place_covers(height: int, 
 
 @needs_weights
 def test_lite2s_single_place_is_its_pooled_feature() -> None:
-    pooled, one, five = (find_encoder(f"efficientnet-lite2{end}") for end in ("", ":grid=1", ":grid=5"))
+    pooled, one, five = (
+        find_encoder(f"efficientnet-lite2{end}") for end in ("", ":grid=1", ":grid=5")
+    )
     assert (five.name, five.shape) == ("efficientnet-lite2:grid=5", (25, 1280))
-    np.testing.assert_allclose(one.encode([PHOTO])[0, 0], pooled.encode([PHOTO])[0], rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(
+        one.encode([PHOTO])[0, 0], pooled.encode([PHOTO])[0], rtol=1e-4, atol=1e-5
+    )
     grey = np.full((100, 100, 3), 128, np.uint8)
     for row, column in ((0, 4), (4, 0), (2, 3)):
         picture = grey.copy()
@@ -51,22 +62,35 @@ def test_lite2s_single_place_is_its_pooled_feature() -> None:
 
 
 @needs_runtime
-@pytest.mark.parametrize("shape", [["N", 3, 6, 8], ["N", 6, 8, 3]], ids=["channels first", "channels last"])
+@pytest.mark.parametrize(
+    "shape", [["N", 3, 6, 8], ["N", 6, 8, 3]], ids=["channels first", "channels last"]
+)
 def test_an_exported_models_map_becomes_a_grid(shape: list[Any], tmp_path: Path) -> None:
     graph = Graph(shape)
     (tmp_path / "m.onnx").write_bytes(graph.to_bytes(graph.node("Relu", graph.input), shape))
     encoder = find_encoder(f"onnx:{tmp_path}/m.onnx:mean=0:std=1:grid=2")
-    assert (encoder.shape, ":grid=2:" in encoder.name, find_encoder(encoder.name).shape) == ((4, 3), True, (4, 3))
+    assert (encoder.shape, ":grid=2:" in encoder.name, find_encoder(encoder.name).shape) == (
+        (4, 3),
+        True,
+        (4, 3),
+    )
     scaled = np.asarray(Image.fromarray(PHOTO).resize((8, 6), Image.Resampling.BICUBIC)) / 255
     wanted = scaled.reshape(2, 3, 2, 4, 3).mean((1, 3)).reshape(4, 3)
     np.testing.assert_allclose(encoder.encode([PHOTO])[0], wanted, atol=1e-6)
-    with pytest.raises(DataError, match=r"sees 6 x 8 places, expected at least the 7 x 7 of its grid"):
+    with pytest.raises(
+        DataError, match=r"sees 6 x 8 places, expected at least the 7 x 7 of its grid"
+    ):
         find_encoder(f"onnx:{tmp_path}/m.onnx:mean=0:std=1:grid=7")
 
 
 @needs_timm
 @pytest.mark.parametrize(
-    ("model", "shape"), [("resnet10t", (9, 512)), ("vit_tiny_patch16_224", (9, 192)), ("swin_tiny_patch4_window7_224", (9, 768))]
+    ("model", "shape"),
+    [
+        ("resnet10t", (9, 512)),
+        ("vit_tiny_patch16_224", (9, 192)),
+        ("swin_tiny_patch4_window7_224", (9, 768)),
+    ],
 )
 def test_timms_maps_and_patches_become_grids(model: str, shape: tuple[int, int]) -> None:
     encoder = TimmEncoder(f"timm:{model}:grid=3", pretrained=False)
@@ -79,9 +103,15 @@ def test_timms_maps_and_patches_become_grids(model: str, shape: tuple[int, int])
 def test_histograms_of_the_cells_are_a_grid() -> None:
     cells, whole = HistogramEncoder(grid=3), HistogramEncoder()
     assert (cells.shape, cells.name) == ((9, 209), "histogram:grid=3")
-    colours = whole.encode([PHOTO])[0, 209 : 209 + 99].reshape(9, 11)  # what `HistogramEncoder` puts behind the whole picture's
+    colours = whole.encode([PHOTO])[0, 209 : 209 + 99].reshape(
+        9, 11
+    )  # what `HistogramEncoder` puts behind the whole picture's
     np.testing.assert_array_equal(cells.encode([PHOTO])[0, :, :11], colours)
-    np.testing.assert_allclose(HistogramEncoder(grid=1).encode([PHOTO])[0, 0], cells.encode([PHOTO])[0].mean(axis=0), rtol=1e-5)
+    np.testing.assert_allclose(
+        HistogramEncoder(grid=1).encode([PHOTO])[0, 0],
+        cells.encode([PHOTO])[0].mean(axis=0),
+        rtol=1e-5,
+    )
 
 
 @pytest.mark.parametrize(
@@ -107,33 +137,65 @@ def photos(count: int) -> list[str]:
         picture = RNG.integers(0, 256, (20, 20, 3), np.uint8)
         picture[:, :10] //= 1 + 3 * (number % 2)
         Image.fromarray(picture).save(Path("photos") / name)
-    captions = {name: ["a dog runs", "the dark dog" if number % 2 else "the light cat"] for number, name in enumerate(names)}
+    captions = {
+        name: ["a dog runs", "the dark dog" if number % 2 else "the light cat"]
+        for number, name in enumerate(names)
+    }
     Path("captions.csv").write_bytes(forms.table(captions))
     return names
 
 
-PREPARE = ["prepare", "captions.csv", "--pictures", "photos", "--encoder", "histogram", "--min-count", 1]
+PREPARE = [
+    "prepare",
+    "captions.csv",
+    "--pictures",
+    "photos",
+    "--encoder",
+    "histogram",
+    "--min-count",
+    1,
+]
 
 
-def test_a_grid_goes_through_the_dataset_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_grid_goes_through_the_dataset_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     photos(30)
-    assert "features of size 4 x 209" in good(*PREPARE, "--grid", 2, "--float16", "--out", "grid.h5").output
+    assert (
+        "features of size 4 x 209"
+        in good(*PREPARE, "--grid", 2, "--float16", "--out", "grid.h5").output
+    )
     data = open_data("grid.h5")
     assert (data.feature_shape, data.source.encoder) == ((4, 209), "histogram:grid=2")
-    np.testing.assert_array_equal(data.split("val").features, np.stack([_encoded(name) for name in data.split("val").images]))
+    np.testing.assert_array_equal(
+        data.split("val").features, np.stack([_encoded(name) for name in data.split("val").images])
+    )
     good(*PREPARE, "--grid", 2, "--float16", "--pca", 5, "--out", "pca.h5")
     assert open_data("pca.h5").feature_shape == (4, 5)
 
 
-def test_grids_need_attention_and_attention_needs_grids(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_grids_need_attention_and_attention_needs_grids(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     photos(30)
     good(*PREPARE, "--grid", 2, "--out", "grid.h5")
     good(*PREPARE, "--out", "whole.h5")
     for arguments, says in (
-        (["grid.h5"], ["--inject is every-step", "grids of 4 places", "expected --inject attention"]),
-        (["whole.h5", "--inject", "attention"], ["--inject is attention", "one feature a picture, of size 2", "prepare the data with", "every-step"]),
+        (
+            ["grid.h5"],
+            ["--inject is every-step", "grids of 4 places", "expected --inject attention"],
+        ),
+        (
+            ["whole.h5", "--inject", "attention"],
+            [
+                "--inject is attention",
+                "one feature a picture, of size 2",
+                "prepare the data with",
+                "every-step",
+            ],
+        ),
     ):
         result = call("train", *arguments, "--out", "run")
         assert result.exit_code == 2
@@ -144,7 +206,9 @@ def test_grids_need_attention_and_attention_needs_grids(tmp_path: Path, monkeypa
 
 
 @pytest.mark.usefixtures("plain_curves")
-@pytest.mark.parametrize(("cell", "inject"), [("lstm", "attention"), ("rnn", "attention+every-step")])
+@pytest.mark.parametrize(
+    ("cell", "inject"), [("lstm", "attention"), ("rnn", "attention+every-step")]
+)
 def test_a_run_that_attends_trains_resumes_scores_and_captions_new_pictures(
     cell: str, inject: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:  # fmt: skip
@@ -176,7 +240,11 @@ def test_a_run_that_attends_trains_resumes_scores_and_captions_new_pictures(
     good("train", "--out", "run", "--resume", "--epochs", 3)
     assert Path("run/best.safetensors").read_bytes() == Path("whole/best.safetensors").read_bytes()
     run = open_run("run")
-    assert (run.model.config.feature_shape, run.model.config.inject, run.raw_shape) == ((9, 209), inject, (9, 209))
+    assert (run.model.config.feature_shape, run.model.config.inject, run.raw_shape) == (
+        (9, 209),
+        inject,
+        (9, 209),
+    )
     assert run.scaling.mean is not None
     assert run.scaling.mean.shape == (209,)
     for policy in ([], ["--beam", 3], ["--temperature", 1]):
@@ -185,9 +253,15 @@ def test_a_run_that_attends_trains_resumes_scores_and_captions_new_pictures(
     said = good("caption", "run", *(Path("photos") / name for name in names[:3]), "--json").output
     captions = {Path(one["image"]).name: one["caption"] for one in json.loads(said)}
     data = data_of(run)
-    chosen = [data.split("train").images.index(name) for name in names[:3] if name in data.split("train").images]
+    chosen = [
+        data.split("train").images.index(name)
+        for name in names[:3]
+        if name in data.split("train").images
+    ]
     for one in caption_chosen(run, data, "train", np.array(chosen)):
-        assert captions[one.image] == one.caption  # the encoder that the data set remembers makes the same grids, before float16
+        assert (
+            captions[one.image] == one.caption
+        )  # the encoder that the data set remembers makes the same grids, before float16
     weights = run.model.attention(*data.minibatch("train", np.arange(4)))
     np.testing.assert_allclose(weights.sum(axis=2)[:, 0], 1, rtol=1e-5)
 
@@ -195,4 +269,6 @@ def test_a_run_that_attends_trains_resumes_scores_and_captions_new_pictures(
 def _encoded(name: str) -> np.ndarray:
     from xpcap.encoders import read_picture
 
-    return HistogramEncoder(grid=2).encode([read_picture(Path("photos") / name)])[0].astype(np.float16)
+    return (
+        HistogramEncoder(grid=2).encode([read_picture(Path("photos") / name)])[0].astype(np.float16)
+    )

@@ -1,4 +1,6 @@
-"""Training on several ranks: the same model as on one, the same bits on each, and a word where that would not be so."""
+"""Training on several ranks: the same model as on one, the same bits on each, and a word where that
+would not be so.
+"""
 
 import functools
 import os
@@ -33,13 +35,27 @@ MADE = generate(seed=3, train=41, val=13)  # 205 captions
 TRAIN = MADE.split("train")
 VIEWS = replace(TRAIN, features=np.concatenate([TRAIN.features, TRAIN.features[:, ::-1]]), views=2)
 DATA = replace(MADE, splits={**MADE.splits, "train": VIEWS}, scaling=FeatureScaling())
-GRIDS = replace(DATA, splits={name: replace(split, features=split.features.reshape(-1, 11, 191)) for name, split in DATA.splits.items()})
+GRIDS = replace(
+    DATA,
+    splits={
+        name: replace(split, features=split.features.reshape(-1, 11, 191))
+        for name, split in DATA.splits.items()
+    },
+)
 
 
-def solver(group: Group, dtype: Any = np.float32, cell: str = "lstm", inject: str = "every-step", **options: Any) -> CaptioningSolver:
+def solver(
+    group: Group,
+    dtype: Any = np.float32,
+    cell: str = "lstm",
+    inject: str = "every-step",
+    **options: Any,
+) -> CaptioningSolver:
     data = GRIDS if "attention" in inject else DATA
     size = data.feature_shape if "attention" in inject else data.feature_dim
-    model = CaptioningRNN(data.vocabulary.word_to_idx, size, 12, 16, cell, dtype, dropout=0.3, inject=inject, seed=1)
+    model = CaptioningRNN(
+        data.vocabulary.word_to_idx, size, 12, 16, cell, dtype, dropout=0.3, inject=inject, seed=1
+    )
     usual = {
         "batch_size": 17,
         "num_epochs": 4,
@@ -68,8 +84,12 @@ def trained(group: Group, **options: Any) -> CaptioningSolver:
     ],
     ids=["lstm-float32", "lstm-float64", "rnn-float64", "attention-float64"],
 )
-def test_ranks_train_the_model_that_one_process_trains(dtype: Any, cell: str, inject: str, sizes: Sequence[int], tolerance: float) -> None:
-    """52 steps with dropout, mirror images and captions of different lengths; the last batch of an epoch is a single caption."""
+def test_ranks_train_the_model_that_one_process_trains(
+    dtype: Any, cell: str, inject: str, sizes: Sequence[int], tolerance: float
+) -> None:
+    """52 steps with dropout, mirror images and captions of different lengths; the last batch of an
+    epoch is a single caption.
+    """
     alone = trained(SINGLE, dtype=dtype, cell=cell, inject=inject)
     assert alone.iteration == 52
     assert len(alone.data.split("train").captions) % alone.batch_size == 1
@@ -79,14 +99,18 @@ def test_ranks_train_the_model_that_one_process_trains(dtype: Any, cell: str, in
             assert np.array_equal(rank.model.params.flat, ranks[0].model.params.flat)
             assert np.array_equal(rank.best_params.flat, ranks[0].best_params.flat)
             assert rank.history == ranks[0].history
-        np.testing.assert_allclose(ranks[0].model.params.flat, alone.model.params.flat, rtol=0, atol=tolerance)
+        np.testing.assert_allclose(
+            ranks[0].model.params.flat, alone.model.params.flat, rtol=0, atol=tolerance
+        )
         np.testing.assert_allclose(ranks[0].loss_history, alone.loss_history, rtol=100 * tolerance)
         for ours, theirs in zip(ranks[0].history, alone.history, strict=True):
             assert ours == pytest.approx(theirs, rel=1e-3)
 
 
 class OnDevice(Rank):
-    """A rank whose arrays lie on an emulated device, in a machine of its own or one that all share."""
+    """A rank whose arrays lie on an emulated device, in a machine of its own or one that all
+    share.
+    """
 
     def __init__(self, rank: Rank, alone: bool) -> None:
         super().__init__(rank.meeting, rank.rank, rank.size)
@@ -103,13 +127,23 @@ class OnDevice(Rank):
     all_reduce_on_host = Rank.all_reduce
 
 
-@pytest.mark.parametrize(("way", "alone", "library"), [(NCCL, True, True), (Staged, False, True), (Staged, True, False)])
-def test_ranks_train_on_devices_what_one_process_trains(way: type, alone: bool, library: bool, device: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """By NCCL, through the host where two ranks share a device, and where one lacks the library. Threads stand for ranks."""
+@pytest.mark.parametrize(
+    ("way", "alone", "library"), [(NCCL, True, True), (Staged, False, True), (Staged, True, False)]
+)
+def test_ranks_train_on_devices_what_one_process_trains(
+    way: type, alone: bool, library: bool, device: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By NCCL, through the host where two ranks share a device, and where one lacks the library.
+    Threads stand for ranks.
+    """
     monkeypatch.setitem(sys.modules, "cupy.cuda.nccl", nccl.namespace(library))
     monkeypatch.setattr(sys.modules["cupy"].cuda, "nccl", nccl.namespace(library))
     made: list[OnDevice] = []
-    few: dict[str, Any] = {"batch_size": 100, "num_epochs": 1, "select": "loss"}  # three steps, the last of five captions
+    few: dict[str, Any] = {
+        "batch_size": 100,
+        "num_epochs": 1,
+        "select": "loss",
+    }  # three steps, the last of five captions
 
     def work(group: Any) -> CaptioningSolver:
         rank = OnDevice(group, alone)
@@ -120,7 +154,12 @@ def test_ranks_train_on_devices_what_one_process_trains(way: type, alone: bool, 
         expected, ranks = trained(SINGLE, **few), together(2, work)
     assert [type(rank.way) for rank in made] == [way, way]
     for rank in ranks:
-        np.testing.assert_allclose(to_numpy(rank.model.params.flat), to_numpy(expected.model.params.flat), rtol=0, atol=1e-5)
+        np.testing.assert_allclose(
+            to_numpy(rank.model.params.flat),
+            to_numpy(expected.model.params.flat),
+            rtol=0,
+            atol=1e-5,
+        )
         assert rank.loss_history == pytest.approx(expected.loss_history, rel=1e-4)
 
 
@@ -140,7 +179,9 @@ def test_every_caption_of_a_batch_is_one_ranks_and_no_rank_reads_the_features_of
         mine = [share.shard for share in shares]
         assert sorted(np.concatenate(mine)) == list(range(N))
         assert [len(share.features) for share in shares] == [len(numbers) for numbers in mine]
-        words = [int((share.captions[share.shard] != DATA.vocabulary.null).sum()) for share in shares]
+        words = [
+            int((share.captions[share.shard] != DATA.vocabulary.null).sum()) for share in shares
+        ]
         assert max(words) - min(words) <= shares[0].captions.shape[1]  # a caption at most
 
 
@@ -151,7 +192,9 @@ def test_a_rank_whose_parameters_differ_is_named() -> None:
             made.model.params.flat[7] += np.float32(1e-6)
         made.train()
 
-    with pytest.raises(TrainingError, match="after epoch 1 rank 1 has other parameters than rank 0"):
+    with pytest.raises(
+        TrainingError, match="after epoch 1 rank 1 has other parameters than rank 0"
+    ):
         together(3, work)
 
 
@@ -169,7 +212,10 @@ def test_a_step_that_is_not_finite_on_one_rank_ends_all() -> None:
         errors.append(str(caught.value))
 
     together(2, work)
-    assert [error.startswith("CaptioningSolver: iteration 4 has loss inf") for error in errors] == [True, True]
+    assert [error.startswith("CaptioningSolver: iteration 4 has loss inf") for error in errors] == [
+        True,
+        True,
+    ]
 
 
 def test_more_ranks_than_captions_in_a_batch_are_refused() -> None:
@@ -210,17 +256,30 @@ def told_to(monkeypatch: pytest.MonkeyPatch, **environment: str) -> None:
 
 
 def test_one_process_imports_no_mpi(monkeypatch: pytest.MonkeyPatch) -> None:
-    code = "import sys; from xpcap.cli import main; from xpcap.distributed import SINGLE, init; sys.exit(init() is not SINGLE or 'mpi4py' in sys.modules)"
+    code = (
+        "import sys; from xpcap.cli import main; from xpcap.distributed import SINGLE, init;"
+        " sys.exit(init() is not SINGLE or 'mpi4py' in sys.modules)"
+    )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
-    for name, value in (("PMI_SIZE", "1"), ("SLURM_STEP_NUM_TASKS", "4")):  # a rank is told too by whoever starts several
+    for name, value in (
+        ("PMI_SIZE", "1"),
+        ("SLURM_STEP_NUM_TASKS", "4"),
+    ):  # a rank is told too by whoever starts several
         told_to(monkeypatch, **{name: value})
         assert group_module.init() is SINGLE
 
 
-def test_several_processes_without_mpi4py_or_with_another_mpi_are_told_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_several_processes_without_mpi4py_or_with_another_mpi_are_told_what_to_do(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     told_to(monkeypatch, OMPI_COMM_WORLD_SIZE="2", OMPI_COMM_WORLD_RANK="0")
     monkeypatch.setattr(group_module.importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(GroupError, match=r"a launcher started 2 processes, and mpi4py is not installed.*pip install '\.\[mpi\]'"):
+    with pytest.raises(
+        GroupError,
+        match=(
+            r"a launcher started 2 processes, and mpi4py is not installed.*pip install '\.\[mpi\]'"
+        ),
+    ):
         group_module.init()
     monkeypatch.undo()
     pytest.importorskip("mpi4py")
@@ -232,12 +291,20 @@ def test_several_processes_without_mpi4py_or_with_another_mpi_are_told_what_to_d
     assert "use the mpiexec of the MPI that mpi4py loads" in done.stderr
 
 
-def test_a_rank_without_a_gpu_of_its_own_is_told_so(device: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_rank_without_a_gpu_of_its_own_is_told_so(
+    device: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The emulated machine has one device, and two ranks want one each."""
     group = Rank(None, 1, 2)  # type: ignore[arg-type]  # never meets the others
     group.local_rank = 1  # type: ignore[attr-defined]
     monkeypatch.setattr(shared, "init", lambda: group)
-    with pytest.raises(BackendError, match=r"rank 1 is number 1 on its machine and wants a GPU of its own: .*has 1 CUDA device.*start as many ranks"):
+    with pytest.raises(
+        BackendError,
+        match=(
+            r"rank 1 is number 1 on its machine and wants a GPU of its own: .*has 1 CUDA"
+            r" device.*start as many ranks"
+        ),
+    ):
         shared.choose_backend("cupy")
     group.local_rank = 0  # type: ignore[attr-defined]
     shared.choose_backend("cupy")
@@ -267,7 +334,13 @@ def test_ranks_share_the_encoding_and_only_rank_0_keeps_features(tmp_path: Path)
 
     def work(group: Group) -> Any:
         try:
-            return encode_folder(tmp_path / "pictures", names, encoders[group.rank], cache=tmp_path / "cache", group=group)
+            return encode_folder(
+                tmp_path / "pictures",
+                names,
+                encoders[group.rank],
+                cache=tmp_path / "cache",
+                group=group,
+            )
         except RankDone:
             return None
 

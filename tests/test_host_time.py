@@ -1,4 +1,6 @@
-"""Host time: what is counted is what a device would get, whatever is not modelled says so, and nothing stays behind."""
+"""Host time: what is counted is what a device would get, whatever is not modelled says so, and
+nothing stays behind.
+"""
 
 import contextlib
 import functools
@@ -26,8 +28,8 @@ NEEDS_CUPY = pytest.mark.skipif(not real.is_installed(), reason=MISSING)
 KEYS = ["n", "dropout", "ms", "python_ms", "calls", "parts", "reads", "allocations"]
 PARTS = ["packing", "masks", "loop_forward", "loop_backward", "vocabulary", "update", "rest"]
 BRIEF = (
-    "import functools; from benchmarks import __main__, host_time; "
-    "host_time.host_times = functools.partial(host_time.host_times, steps=3, warm_up=1); __main__.main()"
+    "import functools; from benchmarks import __main__, host_time; host_time.host_times ="
+    " functools.partial(host_time.host_times, steps=3, warm_up=1); __main__.main()"
 )
 
 
@@ -48,15 +50,24 @@ def call(*args: str) -> Result:
 @NEEDS_CUPY
 def test_host_time_prints_the_objects_that_are_promised() -> None:
     command = [sys.executable, "-c", BRIEF, "--host-time", "--json"]
-    rows = json.loads(subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout)
-    assert [(row["n"], row["dropout"]) for row in rows] == [(n, p) for n in (25, 64, 128) for p in (0.0, 0.5)]
+    rows = json.loads(
+        subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    )
+    assert [(row["n"], row["dropout"]) for row in rows] == [
+        (n, p) for n in (25, 64, 128) for p in (0.0, 0.5)
+    ]
     for row in rows:
         assert list(row) == KEYS
         assert list(row["parts"]) == PARTS
         assert all(isinstance(row[key], int) for key in ("n", "calls", "reads", "allocations"))
-        assert all(isinstance(value, float) for value in (row["dropout"], row["ms"], row["python_ms"], *row["parts"].values()))
+        assert all(
+            isinstance(value, float)
+            for value in (row["dropout"], row["ms"], row["python_ms"], *row["parts"].values())
+        )
         assert 0 < row["python_ms"] < row["ms"]
-        assert [part for part, value in row["parts"].items() if value == 0] == ([] if row["dropout"] else ["masks"])
+        assert [part for part, value in row["parts"].items() if value == 0] == (
+            [] if row["dropout"] else ["masks"]
+        )
         assert row["reads"] == 0
 
 
@@ -82,7 +93,9 @@ def test_host_time_counts_what_the_emulated_device_counts() -> None:
 
 
 @NEEDS_CUPY
-def test_host_time_shows_a_launch_a_read_and_an_allocation_that_are_one_too_many(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_host_time_shows_a_launch_a_read_and_an_allocation_that_are_one_too_many(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     before, update, add = measure(), optim.update, LossBuffer.add
 
     def update_twice(rule: str, w: Any, dw: Any, config: Any) -> None:
@@ -94,14 +107,28 @@ def test_host_time_shows_a_launch_a_read_and_an_allocation_that_are_one_too_many
 
     monkeypatch.setattr(optim, "update", update_twice)
     launched = measure()
-    assert (launched.calls, launched.reads, launched.allocations) == (before.calls + 1, before.reads, before.allocations)
-    monkeypatch.setattr(optim, "update", lambda rule, w, dw, config: update(rule, w, dw * 1, config))
+    assert (launched.calls, launched.reads, launched.allocations) == (
+        before.calls + 1,
+        before.reads,
+        before.allocations,
+    )
+    monkeypatch.setattr(
+        optim, "update", lambda rule, w, dw, config: update(rule, w, dw * 1, config)
+    )
     allocated = measure()
-    assert (allocated.calls, allocated.reads, allocated.allocations) == (before.calls + 1, before.reads, before.allocations + 1)
+    assert (allocated.calls, allocated.reads, allocated.allocations) == (
+        before.calls + 1,
+        before.reads,
+        before.allocations + 1,
+    )
     monkeypatch.setattr(optim, "update", update)
     monkeypatch.setattr(LossBuffer, "add", read_and_add)
     read = measure()
-    assert (read.calls, read.reads, read.allocations) == (before.calls, before.reads + 1, before.allocations)
+    assert (read.calls, read.reads, read.allocations) == (
+        before.calls,
+        before.reads + 1,
+        before.allocations,
+    )
 
 
 @NEEDS_CUPY
@@ -109,9 +136,15 @@ def test_host_time_leaves_everything_as_it_was() -> None:
     cupy = backend.import_cupy()
 
     def state() -> list[Any]:
-        modules = [module for name, module in sorted(sys.modules.items()) if name.split(".")[0] == "xpcap"]
+        modules = [
+            module for name, module in sorted(sys.modules.items()) if name.split(".")[0] == "xpcap"
+        ]
         places = [cupy.ndarray, LossBuffer, backend, *modules]
-        return [sys.modules["cupy"], dict(CELLS), *({name: id(value) for name, value in vars(place).items()} for place in places)]
+        return [
+            sys.modules["cupy"],
+            dict(CELLS),
+            *({name: id(value) for name, value in vars(place).items()} for place in places),
+        ]
 
     before = state()
     measure()
@@ -149,7 +182,9 @@ def test_host_time_runs_nothing_that_it_does_not_model(use: Any) -> None:
 
 @NEEDS_CUPY
 def test_host_time_stands_still_in_stubs() -> None:
-    """A launch takes at least its time, and none of that is ours: our own time is the rest of what a clock shows."""
+    """A launch takes at least its time, and none of that is ours: our own time is the rest of what
+    a clock shows.
+    """
     with fake_device() as meter:
         clock = host_time.Clock(meter)
         x = meter.array((3, 4), np.dtype("f4"))
@@ -173,7 +208,11 @@ def test_host_time_notices_a_part_that_nothing_enters(monkeypatch: pytest.Monkey
 
 @NEEDS_CUPY
 def test_host_time_table_has_a_column_for_each_number(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(host_time, "host_times", functools.partial(host_time.host_times, (6,), (0.5,), steps=2, warm_up=1))
+    monkeypatch.setattr(
+        host_time,
+        "host_times",
+        functools.partial(host_time.host_times, (6,), (0.5,), steps=2, warm_up=1),
+    )
     title, *lines = call("--host-time").output.splitlines()
     assert "published" in title
     assert len(lines) == 3
@@ -184,11 +223,21 @@ def test_host_time_costs_in_the_docs_are_those_of_the_stubs() -> None:
     text = (ROOT / "docs/benchmarks.md").read_text(encoding="utf-8")
     section = text.split("\n## Host time of a step on a card\n")[1].split("\n## ")[0]
     table = section.split("\n|---|---|\n")[1].split("\n\n")[0]
-    assert table.splitlines() == [f"| {cost.microseconds:g} | {cost.source} |" for cost in fake_cupy.COSTS.values()]
+    assert table.splitlines() == [
+        f"| {cost.microseconds:g} | {cost.source} |" for cost in fake_cupy.COSTS.values()
+    ]
 
 
 @pytest.mark.parametrize(
-    "other", [["--config", "coco"], ["--peer", "torch"], ["--scaling"], ["--neighbour"], ["--plot", "a.png"], ["--backend", "numpy"]]
+    "other",
+    [
+        ["--config", "coco"],
+        ["--peer", "torch"],
+        ["--scaling"],
+        ["--neighbour"],
+        ["--plot", "a.png"],
+        ["--backend", "numpy"],
+    ],
 )
 def test_host_time_refuses_options_of_other_timings(other: list[str]) -> None:
     result = call("--host-time", *other)

@@ -1,4 +1,6 @@
-"""HDF5 files made to harm: each is refused soon, in little memory, and in words that say why; and good ones are not."""
+"""HDF5 files made to harm: each is refused soon, in little memory, and in words that say why; and
+good ones are not.
+"""
 
 import json
 import os
@@ -27,7 +29,10 @@ WORDS = ["<NULL>", "<START>", "<END>", "<UNK>", "dog"]
 def small() -> CaptionData:
     captions = np.array([[1, 4, 2], [1, 3, 2], [1, 4, 2]], np.int32)
     features = np.random.default_rng(0).standard_normal((3, 4000)).astype(np.float32)
-    splits = {name: Split(captions, np.arange(3, dtype=np.int32), features, NAMES, ["dog", "cat", "Dog!"]) for name in ("train", "val")}
+    splits = {
+        name: Split(captions, np.arange(3, dtype=np.int32), features, NAMES, ["dog", "cat", "Dog!"])
+        for name in ("train", "val")
+    }
     return CaptionData(Vocabulary(WORDS), splits, source=Source(record={"importer": "test"}))
 
 
@@ -59,13 +64,17 @@ def with_filter(file: h5py.File) -> None:
     plan = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
     plan.set_chunk((4,))
     plan.set_filter(32123, h5py.h5z.FLAG_OPTIONAL)
-    h5py.h5d.create(file["train"].id, b"odd", h5py.h5t.NATIVE_INT32, h5py.h5s.create_simple((4,)), plan)
+    h5py.h5d.create(
+        file["train"].id, b"odd", h5py.h5t.NATIVE_INT32, h5py.h5s.create_simple((4,)), plan
+    )
 
 
 def compressed_bomb(file: h5py.File) -> None:
     """Four GiB of zeros in four MB, as one small piece that is stored again and again."""
     del file["train/features"]
-    bomb = file["train"].create_dataset("features", (256, 2**22), "f4", chunks=(1, 2**22), compression="gzip")
+    bomb = file["train"].create_dataset(
+        "features", (256, 2**22), "f4", chunks=(1, 2**22), compression="gzip"
+    )
     piece = zlib.compress(bytes(2**24), 9)
     for row in range(256):
         bomb.id.write_direct_chunk((row, 0), piece)
@@ -75,7 +84,9 @@ def text_bomb(path: Path) -> None:
     """A GB of picture names, all of them the same one of 64 KiB."""
     with h5py.File(path, "r+") as file:
         del file["train/images"]
-        names = file["train"].create_dataset("images", data=["x" * 2**16, *["y"] * 15_999], dtype=h5py.string_dtype())
+        names = file["train"].create_dataset(
+            "images", data=["x" * 2**16, *["y"] * 15_999], dtype=h5py.string_dtype()
+        )
         place = names.id.get_offset()
     content = bytearray(path.read_bytes())
     content[place : place + 16 * 16_000] = content[place : place + 16] * 16_000
@@ -83,11 +94,15 @@ def text_bomb(path: Path) -> None:
 
 
 def endless(path: Path) -> None:
-    """The last name's length, as the heap of names has it, becomes one that HDF5 goes round and round with."""
+    """The last name's length, as the heap of names has it, becomes one that HDF5 goes round and
+    round with.
+    """
     content = path.read_bytes()
     head = struct.pack("<Q", len(NAMES[-1]))
     assert content.count(head + NAMES[-1].encode()) >= 1
-    path.write_bytes(content.replace(head + NAMES[-1].encode(), struct.pack("<Q", 231) + NAMES[-1].encode()))
+    path.write_bytes(
+        content.replace(head + NAMES[-1].encode(), struct.pack("<Q", 231) + NAMES[-1].encode())
+    )
 
 
 def four_gigabytes(path: Path) -> None:
@@ -118,7 +133,11 @@ def source(**changed: Any) -> Callable[[Path], Any]:
 
 
 def views(told: Any) -> Callable[[Path], Any]:
-    return edit(lambda file: file.attrs.__setitem__("xpcap", json.dumps({**json.loads(file.attrs["xpcap"]), "views": told})))
+    return edit(
+        lambda file: file.attrs.__setitem__(
+            "xpcap", json.dumps({**json.loads(file.attrs["xpcap"]), "views": told})
+        )
+    )
 
 
 def pipe(path: Path) -> None:
@@ -128,35 +147,77 @@ def pipe(path: Path) -> None:
 
 COMPOUND = np.dtype([("a", "i4"), ("b", "f4")])
 HOSTILE: dict[str, tuple[Callable[[Path], Any], list[str]]] = {
-    "a link out": (edit(lambda f: f.__setitem__("train/out", h5py.ExternalLink("/etc/passwd", "/"))), ["leads elsewhere", "'out' (ExternalLink)"]),
-    "a soft link": (edit(lambda f: f.__setitem__("test", h5py.SoftLink("/train"))), ["leads elsewhere", "'test' (SoftLink)"]),
+    "a link out": (
+        edit(lambda f: f.__setitem__("train/out", h5py.ExternalLink("/etc/passwd", "/"))),
+        ["leads elsewhere", "'out' (ExternalLink)"],
+    ),
+    "a soft link": (
+        edit(lambda f: f.__setitem__("test", h5py.SoftLink("/train"))),
+        ["leads elsewhere", "'test' (SoftLink)"],
+    ),
     "a virtual data set": (edit(of_other_files), ["'/train/virtual'", "virtual"]),
-    "stored in another file": (features(shape=(64,), dtype="u1", external=[("/etc/passwd", 0, 64)]), ["'/train/features'", "stored in another file"]),
-    "far more than stored": (features(shape=(2**20, 2**20), dtype="f4"), [f"{2**42:,} bytes and stores 0"]),
-    "far more pieces than stored": (features(shape=(2**40,), dtype="f4", chunks=(2**10,)), [f"{2**42:,} bytes and stores 0"]),
-    "huge pieces": (features(shape=(2**25,), dtype="f4", chunks=(2**25,)), [f"chunks of {2**27:,} bytes"]),
+    "stored in another file": (
+        features(shape=(64,), dtype="u1", external=[("/etc/passwd", 0, 64)]),
+        ["'/train/features'", "stored in another file"],
+    ),
+    "far more than stored": (
+        features(shape=(2**20, 2**20), dtype="f4"),
+        [f"{2**42:,} bytes and stores 0"],
+    ),
+    "far more pieces than stored": (
+        features(shape=(2**40,), dtype="f4", chunks=(2**10,)),
+        [f"{2**42:,} bytes and stores 0"],
+    ),
+    "huge pieces": (
+        features(shape=(2**25,), dtype="f4", chunks=(2**25,)),
+        [f"chunks of {2**27:,} bytes"],
+    ),
     "a compressed bomb": (edit(compressed_bomb), [f"{2**32:,} bytes", "at most 200 for each"]),
     "one text many times": (text_bomb, ["more text in '/train/images'"]),
     "data that is shared": (edit(many_names_for_one), ["share what is stored"]),
     "compound numbers": (features(data=np.zeros(3, COMPOUND)), ["unusual type"]),
-    "references": (edit(lambda f: f["train"].create_dataset("r", data=[f.ref], dtype=h5py.ref_dtype)), ["'/train/r'", "unusual type"]),
+    "references": (
+        edit(lambda f: f["train"].create_dataset("r", data=[f.ref], dtype=h5py.ref_dtype)),
+        ["'/train/r'", "unusual type"],
+    ),
     "rows of any length": (features(shape=(3,), dtype=h5py.vlen_dtype("f4")), ["unusual type"]),
     "an enumeration": (features(data=np.array([True])), ["unusual type"]),
     "raw bytes": (features(data=np.zeros(3, "V9")), ["unusual type"]),
-    "a type as a member": (edit(lambda f: f.__setitem__("train/t", np.dtype("f4"))), ["'t' that is neither"]),
+    "a type as a member": (
+        edit(lambda f: f.__setitem__("train/t", np.dtype("f4"))),
+        ["'t' that is neither"],
+    ),
     "a filter of its own": (edit(with_filter), ["filter 32123", "expected gzip"]),
     "deep groups": (edit(lambda f: f.create_group("a/b/c")), ["groups more than 1 deep, 'b'"]),
-    "a circle": (edit(lambda f: f.__setitem__("train/again", f["/"])), ["groups more than 1 deep, 'again'"]),
-    "many members": (edit(lambda f: [f.create_group(f"g{i}") for i in range(70)]), ["more than 64 members"]),
-    "texts in a table": (edit(lambda f: f["train"].create_dataset("t", (2, 2), h5py.string_dtype())), ["'/train/t'", "expected a list"]),
+    "a circle": (
+        edit(lambda f: f.__setitem__("train/again", f["/"])),
+        ["groups more than 1 deep, 'again'"],
+    ),
+    "many members": (
+        edit(lambda f: [f.create_group(f"g{i}") for i in range(70)]),
+        ["more than 64 members"],
+    ),
+    "texts in a table": (
+        edit(lambda f: f["train"].create_dataset("t", (2, 2), h5py.string_dtype())),
+        ["'/train/t'", "expected a list"],
+    ),
     "without an end": (endless, ["takes far longer"]),
     "four gigabytes": (four_gigabytes, ["far more memory"]),
-    "no attribute but an array": (attribute(np.arange(3)), ["attribute 'xpcap' that is not a text"]),
+    "no attribute but an array": (
+        attribute(np.arange(3)),
+        ["attribute 'xpcap' that is not a text"],
+    ),
     "a list of attributes": (attribute(["a", "b"]), ["attribute 'xpcap' that is not a text"]),
     "deep JSON": (attribute("[" * 50_000), ["is no JSON"]),
     "no JSON": (attribute("{"), ["is no JSON"]),
-    "a name that bites": (edit(lambda f: (f.attrs.clear(), f.create_group("\x1b[2J"))), ["'\\x1b[2J'", "without xpcap's stamp"]),
-    "a format that bites": (attribute(json.dumps({"format": "\x1b" * 900})), ["has format '\\x1b", "newer"]),
+    "a name that bites": (
+        edit(lambda f: (f.attrs.clear(), f.create_group("\x1b[2J"))),
+        ["'\\x1b[2J'", "without xpcap's stamp"],
+    ),
+    "a format that bites": (
+        attribute(json.dumps({"format": "\x1b" * 900})),
+        ["has format '\\x1b", "newer"],
+    ),
     "views that are a list": (views([2]), ["views [2]", "a count by split"]),
     "no views": (views({"train": 0}), ["views {'train': 0}", "a count by split"]),
     "more views than features": (views({"train": 10**9}), ["1000000000 views for each"]),
@@ -168,9 +229,15 @@ HOSTILE: dict[str, tuple[Callable[[Path], Any], list[str]]] = {
     "an encoder that is a list": (source(encoder=["x"]), ["encoder is", "expected text"]),
     "a folder that is a number": (source(pictures=3), ["pictures is '3'", "expected text"]),
     "a kind that is nothing": (source(generated=None), ["generated is 'None'", "expected text"]),
-    "texts that overlap": (edit(lambda f: f["train/text_offsets"].__setitem__(1, 9)), ["text_offsets", "a rise from 0 to 10"]),
-    "texts that end early": (edit(lambda f: f["train/text_offsets"].__setitem__(3, 9)), ["from 0 to 9", "a rise from 0 to 10"]),
-}  # fmt: skip
+    "texts that overlap": (
+        edit(lambda f: f["train/text_offsets"].__setitem__(1, 9)),
+        ["text_offsets", "a rise from 0 to 10"],
+    ),
+    "texts that end early": (
+        edit(lambda f: f["train/text_offsets"].__setitem__(3, 9)),
+        ["from 0 to 9", "a rise from 0 to 10"],
+    ),
+}
 if hasattr(os, "mkfifo"):
     HOSTILE["a pipe"] = (pipe, ["is a folder, pipe or device"])
 
@@ -196,8 +263,13 @@ def test_hostile_files_are_refused_soon_and_say_why(name: str, made: Path) -> No
     assert len(str(caught.value)) < 900
 
 
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="peak memory is counted in other units elsewhere, and has no limit there")
-def test_all_of_them_together_take_little_memory_and_nothing_is_left_running(tmp_path: Path) -> None:
+@pytest.mark.skipif(
+    not sys.platform.startswith("linux"),
+    reason="peak memory is counted in other units elsewhere, and has no limit there",
+)
+def test_all_of_them_together_take_little_memory_and_nothing_is_left_running(
+    tmp_path: Path,
+) -> None:
     for number, (spoil, _) in enumerate(HOSTILE.values()):
         write_dataset(tmp_path / f"{number}.h5", small())
         spoil(tmp_path / f"{number}.h5")
@@ -233,10 +305,14 @@ def script(code: str, *arguments: Path) -> str:
     return result.stdout
 
 
-def test_a_file_is_looked_through_once_and_again_when_it_changed(made: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_is_looked_through_once_and_again_when_it_changed(
+    made: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     asked: list[Path] = []
     screen = hdf5._screen
-    monkeypatch.setattr(hdf5, "_screen", lambda path, most: asked.append(path) or screen(path, most))  # type: ignore[func-returns-value]
+    monkeypatch.setattr(
+        hdf5, "_screen", lambda path, most: asked.append(path) or screen(path, most)
+    )  # type: ignore[func-returns-value]
     open_data(made)
     assert asked == []  # this process wrote it
     copy = made.with_name("copy.h5")
@@ -249,7 +325,9 @@ def test_a_file_is_looked_through_once_and_again_when_it_changed(made: Path, mon
     assert len(asked) == 2
 
 
-def test_python_that_does_not_run_the_check_is_no_verdict_on_the_file(made: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_python_that_does_not_run_the_check_is_no_verdict_on_the_file(
+    made: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(hdf5, "SCRIPT", made.with_name("nothing.py"))
     hdf5._known.clear()
     with pytest.raises(OSError, match=r"does not run .*nothing\.py, expected it to with h5py"):
@@ -273,10 +351,17 @@ print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 
 
 @pytest.mark.parametrize(
-    "how", [{"compression": "gzip", "compression_opts": 9, "shuffle": True}, {"compression": "lzf", "fletcher32": True}, {"chunks": (2, 3)}]
+    "how",
+    [
+        {"compression": "gzip", "compression_opts": 9, "shuffle": True},
+        {"compression": "lzf", "fletcher32": True},
+        {"chunks": (2, 3)},
+    ],
 )
 def test_good_files_in_other_clothes_are_read(how: dict[str, Any], made: Path) -> None:
-    """As a file is after another program packed it: compressed, numbers big-endian, with attributes of others."""
+    """As a file is after another program packed it: compressed, numbers big-endian, with attributes
+    of others.
+    """
     packed = made.with_name("packed.h5")
     with h5py.File(made) as old, h5py.File(packed, "w", libver="latest") as new:
         new.attrs.update({**old.attrs, "note": np.zeros(9)})
@@ -284,17 +369,23 @@ def test_good_files_in_other_clothes_are_read(how: dict[str, Any], made: Path) -
         for name in ("train", "val"):
             for key, value in old[name].items():
                 kind = ">i8" if value.dtype.kind == "i" else value.dtype
-                new.create_dataset(f"{name}/{key}", data=value[:], dtype=kind, **(how if value.ndim == 2 else {}))
+                new.create_dataset(
+                    f"{name}/{key}", data=value[:], dtype=kind, **(how if value.ndim == 2 else {})
+                )
                 new[f"{name}/{key}"].attrs["note"] = "from elsewhere"
     read = open_data(packed)
     np.testing.assert_array_equal(read.split("val").features, small().split("val").features)
     assert read.texts("train") == ["dog", "cat", "Dog!"]
 
 
-def test_features_of_nothing_but_zeros_and_features_that_stay_on_disk_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_features_of_nothing_but_zeros_and_features_that_stay_on_disk_are_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     data = small()
     split = data.split("train")
-    wide = Split(split.captions, split.image_idxs, np.zeros((3, 3_000_000), np.float32), NAMES, split.text)
+    wide = Split(
+        split.captions, split.image_idxs, np.zeros((3, 3_000_000), np.float32), NAMES, split.text
+    )
     write_dataset(tmp_path / "zeros.h5", CaptionData(data.vocabulary, {"train": wide}))
     with h5py.File(tmp_path / "zeros.h5") as file:
         assert file["train/features"].compression == "lzf"

@@ -1,4 +1,6 @@
-"""Text of strangers on a page or in a picture: it cannot leave its place, be obeyed, or grow without end."""
+"""Text of strangers on a page or in a picture: it cannot leave its place, be obeyed, or grow
+without end.
+"""
 
 import os
 from html.parser import HTMLParser
@@ -12,10 +14,19 @@ from browser import NAMES, Browser, find_browser
 Image = pytest.importorskip("PIL.Image")
 
 from xpcap.encoders import Area  # noqa: E402 - after the skip
-from xpcap.report import AttentionMap, Card, Gallery, draw_captions, visible, write_page  # noqa: E402 - after the skip
+from xpcap.report import (  # noqa: E402 - after the skip
+    AttentionMap,
+    Card,
+    Gallery,
+    draw_captions,
+    visible,
+    write_page,
+)
 
 PICTURE = np.zeros((8, 8, 3), np.uint8)
-HISTORY = [{"epoch": 1, "train_loss": 3.0, "val_loss": 4.0}]  # too short for curves, which hold no text of anybody's and take time to draw
+HISTORY = [
+    {"epoch": 1, "train_loss": 3.0, "val_loss": 4.0}
+]  # too short for curves, which hold no text of anybody's and take time to draw
 HOSTILE = {
     "script": "<script>alert(1)</script>",
     "end of an attribute": "\" onerror=alert(1) x='",
@@ -24,8 +35,13 @@ HOSTILE = {
     "end of the title and the style": "</title></style><style>*{display:none}</style>",
     "comment": "<!-- --!> <![CDATA[ ]]> <?php ?> <!DOCTYPE x>",
     "entities": "&lt;b&gt; &#60;i&#62; &amp &quot;",
-    "link": 'javascript:alert(1) data:text/html,<b> <a href="https://example.org">x</a> <img src=//example.org/x.png>',
-    "meta": '<meta http-equiv="refresh" content="0;url=https://example.org"><base href="//example.org">',
+    "link": (
+        'javascript:alert(1) data:text/html,<b> <a href="https://example.org">x</a> <img'
+        " src=//example.org/x.png>"
+    ),
+    "meta": (
+        '<meta http-equiv="refresh" content="0;url=https://example.org"><base href="//example.org">'
+    ),
     "template": "{{ 7 * 7 }}{% raw %}{# x #}${7*7}",
     "style": "red; background: url(https://example.org/x.png)} * { color: red",
     "control characters": "a\0b\x1b[31mred\x1b]0;title\x07\x08\x7f\x80\x9b31m\x0b\x0c",
@@ -40,12 +56,25 @@ HOSTILE = {
     "words without end": "a b " * 250_000,
     "escapes without end": "\U0010ffff" * 1_000_000,
 }
-OBEYED = [chr(i) for i in (*range(10), *range(11, 32), *range(127, 160), *range(0x202A, 0x202F), *range(0x2066, 0x206A), 0x2028, 0x2029)]
+OBEYED = [
+    chr(i)
+    for i in (
+        *range(10),
+        *range(11, 32),
+        *range(127, 160),
+        *range(0x202A, 0x202F),
+        *range(0x2066, 0x206A),
+        0x2028,
+        0x2029,
+    )
+]
 each_text = pytest.mark.parametrize("text", HOSTILE.values(), ids=HOSTILE.keys())
 
 
 class Skeleton(HTMLParser):
-    """A page without its text: every tag with its attributes, but for what is read aloud or shown of them, and everything else that is no text."""
+    """A page without its text: every tag with its attributes, but for what is read aloud or shown
+    of them, and everything else that is no text.
+    """
 
     def __init__(self, source: str) -> None:
         super().__init__()
@@ -82,17 +111,30 @@ def everywhere(folder: Path, text: Any) -> str:
     """The source of a page that has `text` in every place that text goes to."""
     words = [(text, 0.5), (text, 0.9)]
     looked = AttentionMap(np.full((2, 2, 2), 0.25), Area(0, 0, 1, 1))
-    cards = [Card(text, PICTURE, words, [text, text, text], text, looked=looked), Card(text, PICTURE, words), Card(text, None, [], [text])]
+    cards = [
+        Card(text, PICTURE, words, [text, text, text], text, looked=looked),
+        Card(text, PICTURE, words),
+        Card(text, None, [], [text]),
+    ]
     write_page(
-        folder / "page.html", text, summary=text, facts=[(text, text)], history=HISTORY, scores=[(text, text, text, text)],
-        galleries=[Gallery(text, text, cards), Gallery(text, text, cards[2:])], skipped=[(text, text)],
-    )  # fmt: skip
+        folder / "page.html",
+        text,
+        summary=text,
+        facts=[(text, text)],
+        history=HISTORY,
+        scores=[(text, text, text, text)],
+        galleries=[Gallery(text, text, cards), Gallery(text, text, cards[2:])],
+        skipped=[(text, text)],
+    )
     return (folder / "page.html").read_bytes().decode("utf-8")
 
 
 @each_text
 def test_no_text_leaves_its_place_on_a_page(text: str, tmp_path: Path) -> None:
-    page, harmless = Skeleton(everywhere(tmp_path, text)), Skeleton(everywhere(tmp_path, "harmless"))
+    page, harmless = (
+        Skeleton(everywhere(tmp_path, text)),
+        Skeleton(everywhere(tmp_path, "harmless")),
+    )
     assert page.parts == harmless.parts
     assert page.text.count(visible(text)) == harmless.text.count("harmless") > 30
 
@@ -114,7 +156,12 @@ def test_a_browser_finds_no_other_elements_and_asks_for_nothing(tmp_path: Path) 
         for text in ("harmless", *HOSTILE.values()):
             everywhere(tmp_path, text)
             browser.show(tmp_path / "page.html", 800, dark=False)
-            seen.append(browser.evaluate("[...document.querySelectorAll('*')].map(e => [e.tagName, ...e.getAttributeNames()].join(' '))"))
+            seen.append(
+                browser.evaluate(
+                    "[...document.querySelectorAll('*')].map(e => [e.tagName,"
+                    " ...e.getAttributeNames()].join(' '))"
+                )
+            )
         assert browser.requested == {"file", "data"}
     assert len(seen[0]) > 100
     assert all(elements == seen[0] for elements in seen)
@@ -127,7 +174,13 @@ def test_text_of_numpy_is_text_like_any_other(tmp_path: Path) -> None:
 def test_what_is_spelt_out_can_be_read_and_other_scripts_stay_what_they_are() -> None:
     assert visible("a\x1b[0m\0 \u202eb\udce9") == r"a\x1b[0m\x00 \u202eb\udce9"
     assert visible("one\ntwo\r\tthree") == "one two  three"
-    for text in ("שלום مرحبا", "👩‍👩‍👧 🏳️‍🌈", "e\u0301 हिन्दी ไทย ﷽", "tab\u00a0\u3000", "\\x1b <b>"):
+    for text in (
+        "שלום مرحبا",
+        "👩‍👩‍👧 🏳️‍🌈",
+        "e\u0301 हिन्दी ไทย ﷽",
+        "tab\u00a0\u3000",
+        "\\x1b <b>",
+    ):
         assert visible(text) == text
     assert visible("z" + "\u0310" * 8) == "z" + "\u0310" * 6 + r"\u0310" * 2
     assert visible("a" * 1001) == "a" * 1000 + "…"
@@ -139,7 +192,15 @@ def test_a_page_of_many_things_counts_what_it_leaves_out(tmp_path: Path) -> None
     history = [{"epoch": i + 1, "train_loss": 1.0} for i in range(2500)]
     pairs = [(thing, thing) for thing in many]
     scores = [(thing, thing, thing, thing) for thing in many]
-    write_page(tmp_path / "page.html", "t", facts=pairs, scores=scores, skipped=pairs, history=history, galleries=[Gallery("g", "", [card])])
+    write_page(
+        tmp_path / "page.html",
+        "t",
+        facts=pairs,
+        scores=scores,
+        skipped=pairs,
+        history=history,
+        galleries=[Gallery("g", "", [card])],
+    )
     source = (tmp_path / "page.html").read_text()
     assert len(source) < 1_000_000
     assert source.count("99,000 more") == 3
@@ -152,7 +213,9 @@ def test_a_page_of_many_things_counts_what_it_leaves_out(tmp_path: Path) -> None
 
 @each_text
 def test_no_text_makes_a_png_fail_or_grow(text: str, tmp_path: Path) -> None:
-    draw_captions(tmp_path / "c.png", [PICTURE], [text], [text], on_remark=str)  # which characters have a font is the machine's matter
+    draw_captions(
+        tmp_path / "c.png", [PICTURE], [text], [text], on_remark=str
+    )  # which characters have a font is the machine's matter
     with Image.open(tmp_path / "c.png") as picture:
         width, height = picture.size
     assert (width, height < 600) == (330, True)

@@ -15,18 +15,30 @@ from xpcap.prepare import CaptionRow, assemble, import_captions
 
 # Flickr8k's layout
 
-CAPTIONS = {"one.jpg": ["A dog runs .", "The dog ran"], "two.jpg": ["A dog sits"], "three.jpg": ["A cat — on 2 mats", "a dog"]}
+CAPTIONS = {
+    "one.jpg": ["A dog runs .", "The dog ran"],
+    "two.jpg": ["A dog sits"],
+    "three.jpg": ["A cat — on 2 mats", "a dog"],
+}
 
 
 @pytest.fixture
 def flickr(tmp_path: Path) -> dict[str, Any]:
     """A small data set in Flickr8k's layout, as keyword arguments of import_captions."""
-    lines = [f"{image}#{k}\t{text}\n" for image, texts in CAPTIONS.items() for k, text in enumerate(texts)]
+    lines = [
+        f"{image}#{k}\t{text}\n"
+        for image, texts in CAPTIONS.items()
+        for k, text in enumerate(texts)
+    ]
     (tmp_path / "token.txt").write_text("".join(lines), encoding="utf-8")
     (tmp_path / "train.txt").write_text("one.jpg\ntwo.jpg\n")
     (tmp_path / "val.txt").write_text("three.jpg\n")
     features = np.arange(12, dtype=np.float32).reshape(3, 4)
-    np.savez(tmp_path / "features.npz", names=np.array(["three.jpg", "two.jpg", "one.jpg"]), features=features)
+    np.savez(
+        tmp_path / "features.npz",
+        names=np.array(["three.jpg", "two.jpg", "one.jpg"]),
+        features=features,
+    )
     lists = {"train": tmp_path / "train.txt", "val": tmp_path / "val.txt"}
     files = [(None, tmp_path / "token.txt")]
     how = {"min_count": 2, "max_words": 5, "strict": True}
@@ -47,19 +59,30 @@ def test_captions_features_and_lists_come_together_by_name(flickr: dict[str, Any
     data = imported(flickr)
     assert data.vocabulary.idx_to_word[4:] == ["dog", "a"]  # counted in train only
     assert data.texts("val") == CAPTIONS["three.jpg"]
-    np.testing.assert_array_equal(data.features("train", np.array([1, 0])), [[4, 5, 6, 7], [8, 9, 10, 11]])
+    np.testing.assert_array_equal(
+        data.features("train", np.array([1, 0])), [[4, 5, 6, 7], [8, 9, 10, 11]]
+    )
     features, captions = data.minibatch("train", np.array([2, 0]))
     np.testing.assert_array_equal(features[:, 0], [4, 8])
-    assert decode_captions(captions, data.vocabulary.idx_to_word) == ["<START> a dog <UNK> <END>", "<START> a dog <UNK> <END>"]
+    assert decode_captions(captions, data.vocabulary.idx_to_word) == [
+        "<START> a dog <UNK> <END>",
+        "<START> a dog <UNK> <END>",
+    ]
     assert data.references("val") == {0: CAPTIONS["three.jpg"]}
 
 
-def test_windows_line_ends_and_marks_and_byte_orders_are_taken_as_they_come(flickr: dict[str, Any]) -> None:
+def test_windows_line_ends_and_marks_and_byte_orders_are_taken_as_they_come(
+    flickr: dict[str, Any],
+) -> None:
     plain = imported(flickr)
     for path in (tokens(flickr), *flickr["lists"].values()):
         path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes().replace(b"\n", b"\r\n"))
     with np.load(flickr["features_file"]) as old:
-        rewrite(flickr["features_file"], features=old["features"].astype(">f8"), names=old["names"].astype("S"))
+        rewrite(
+            flickr["features_file"],
+            features=old["features"].astype(">f8"),
+            names=old["names"].astype("S"),
+        )
     odd = imported(flickr)
     for name, split in plain.splits.items():
         assert (odd.texts(name), odd.split(name).images) == (plain.texts(name), split.images)
@@ -89,12 +112,30 @@ def save_one_array(path: Path) -> None:
 
 NAN = np.array([[0, 0], [0, np.nan], [0, 0]], np.float32)
 BAD_IMPORTS: dict[str, tuple[Callable[[dict[str, Any]], Any], list[str]]] = {
-    "malformed line": (lambda f: tokens(f).write_text("one.jpg#0\tA dog\nrubbish\n"), ["lines of another form: 1 (line 2)", "as `strict` asks"]),
-    "caption without words": (lambda f: tokens(f).write_text("\none.jpg#0\t...\n"), ["no caption that could be read"]),
-    "not UTF-8": (lambda f: tokens(f).write_bytes(b"one.jpg#0\t\xff\xfe"), ["token.txt", "not UTF-8"]),
-    "empty split": (lambda f: f["lists"]["val"].write_text("\n"), ["val.txt is empty", "at least one picture"]),
-    "picture listed twice": (lambda f: f["lists"]["train"].write_text("one.jpg\none.jpg\n"), ["'one.jpg' twice"]),
-    "picture in two splits": (lambda f: f["lists"]["val"].write_text("one.jpg\n"), ["'one.jpg' is in split 'train' and in 'val'"]),
+    "malformed line": (
+        lambda f: tokens(f).write_text("one.jpg#0\tA dog\nrubbish\n"),
+        ["lines of another form: 1 (line 2)", "as `strict` asks"],
+    ),
+    "caption without words": (
+        lambda f: tokens(f).write_text("\none.jpg#0\t...\n"),
+        ["no caption that could be read"],
+    ),
+    "not UTF-8": (
+        lambda f: tokens(f).write_bytes(b"one.jpg#0\t\xff\xfe"),
+        ["token.txt", "not UTF-8"],
+    ),
+    "empty split": (
+        lambda f: f["lists"]["val"].write_text("\n"),
+        ["val.txt is empty", "at least one picture"],
+    ),
+    "picture listed twice": (
+        lambda f: f["lists"]["train"].write_text("one.jpg\none.jpg\n"),
+        ["'one.jpg' twice"],
+    ),
+    "picture in two splits": (
+        lambda f: f["lists"]["val"].write_text("one.jpg\n"),
+        ["'one.jpg' is in split 'train' and in 'val'"],
+    ),
     "picture without captions": (
         lambda f: f["lists"]["val"].write_text("four.jpg\n"),
         ["'val' that have no captions, or were skipped: 1 (four.jpg)"],
@@ -103,19 +144,52 @@ BAD_IMPORTS: dict[str, tuple[Callable[[dict[str, Any]], Any], list[str]]] = {
         lambda f: rewrite(f["features_file"], names=np.array(["x", "y", "one.jpg"])),
         ["captioned pictures without features: 2 (two.jpg, three.jpg)"],
     ),
-    "fewer names than rows": (lambda f: rewrite(f["features_file"], names=np.array(["one.jpg"])), ["1 names for 3 feature rows"]),
-    "a name twice": (lambda f: rewrite(f["features_file"], names=np.array(["one.jpg"] * 3)), ["names a picture twice"]),
-    "NaN features": (lambda f: rewrite(f["features_file"], features=NAN), ["not finite", "'two.jpg'"]),
-    "integer features": (lambda f: rewrite(f["features_file"], features=np.zeros((3, 2), int)), ["dtype int64", "floats"]),
-    "no names": (lambda f: drop_feature_key(f["features_file"]), ["holds 'features', expected 'names', 'features'"]),
-    "object names": (lambda f: rewrite(f["features_file"], names=np.array([{}, {}, {}], object)), ["cannot be read as .npz"]),
-    "truncated archive": (lambda f: f["features_file"].write_bytes(f["features_file"].read_bytes()[:200]), ["cannot be read as .npz"]),
+    "fewer names than rows": (
+        lambda f: rewrite(f["features_file"], names=np.array(["one.jpg"])),
+        ["1 names for 3 feature rows"],
+    ),
+    "a name twice": (
+        lambda f: rewrite(f["features_file"], names=np.array(["one.jpg"] * 3)),
+        ["names a picture twice"],
+    ),
+    "NaN features": (
+        lambda f: rewrite(f["features_file"], features=NAN),
+        ["not finite", "'two.jpg'"],
+    ),
+    "integer features": (
+        lambda f: rewrite(f["features_file"], features=np.zeros((3, 2), int)),
+        ["dtype int64", "floats"],
+    ),
+    "no names": (
+        lambda f: drop_feature_key(f["features_file"]),
+        ["holds 'features', expected 'names', 'features'"],
+    ),
+    "object names": (
+        lambda f: rewrite(f["features_file"], names=np.array([{}, {}, {}], object)),
+        ["cannot be read as .npz"],
+    ),
+    "truncated archive": (
+        lambda f: f["features_file"].write_bytes(f["features_file"].read_bytes()[:200]),
+        ["cannot be read as .npz"],
+    ),
     "a single array": (lambda f: save_one_array(f["features_file"]), ["is a single array"]),
-    "not an archive": (lambda f: f["features_file"].write_text("hello"), ["cannot be read as .npz"]),
-    "a caption twice": (lambda f: tokens(f).write_text("one.jpg#0\tA dog\none.jpg#0\tA dog\n"), ["second lines of one NAME#K: 1 (line 2)"]),
+    "not an archive": (
+        lambda f: f["features_file"].write_text("hello"),
+        ["cannot be read as .npz"],
+    ),
+    "a caption twice": (
+        lambda f: tokens(f).write_text("one.jpg#0\tA dog\none.jpg#0\tA dog\n"),
+        ["second lines of one NAME#K: 1 (line 2)"],
+    ),
     "no captions": (lambda f: tokens(f).write_text("\n"), ["token.txt is empty"]),
-    "no word often enough": (lambda f: f.update(min_count=99), ["no word occurs 99 times", "choose a smaller `min_count`"]),
-    "features of no size": (lambda f: rewrite(f["features_file"], features=np.zeros((3, 0), "f4")), ["(3, 0)", "D at least 1"]),
+    "no word often enough": (
+        lambda f: f.update(min_count=99),
+        ["no word occurs 99 times", "choose a smaller `min_count`"],
+    ),
+    "features of no size": (
+        lambda f: rewrite(f["features_file"], features=np.zeros((3, 0), "f4")),
+        ["(3, 0)", "D at least 1"],
+    ),
 }
 
 
@@ -125,7 +199,14 @@ def test_bad_imports_name_the_thing(name: str, flickr: dict[str, Any]) -> None:
     spoil(flickr)
     with pytest.raises(DataError) as caught:
         imported(flickr)
-    assert str(caught.value).split(":")[0] in ("assemble", "import_captions", "read_captions", "read_features", "read_list", "read_npz")
+    assert str(caught.value).split(":")[0] in (
+        "assemble",
+        "import_captions",
+        "read_captions",
+        "read_features",
+        "read_list",
+        "read_npz",
+    )
     for word in words:
         assert word in str(caught.value)
 
@@ -138,16 +219,26 @@ def test_a_number_sign_and_a_tab_in_a_caption_belong_to_the_caption(flickr: dict
 def test_text_names_files_as_well_as_paths_do(flickr: dict[str, Any]) -> None:
     plain = imported(flickr)
     names = {"files": [(None, str(tokens(flickr)))], "features_file": str(flickr["features_file"])}
-    named = imported({**flickr, **names, "lists": {split: str(path) for split, path in flickr["lists"].items()}})
+    named = imported(
+        {**flickr, **names, "lists": {split: str(path) for split, path in flickr["lists"].items()}}
+    )
     assert named.source == plain.source
     assert named.texts("val") == plain.texts("val")
 
 
 # Importers of one's own
 
-SAID = {"train": {"one.jpg": ["a dog", "A dog!"], "two.jpg": ["a cat"]}, "val": {"three.jpg": ["a dog"]}}
+SAID = {
+    "train": {"one.jpg": ["a dog", "A dog!"], "two.jpg": ["a cat"]},
+    "val": {"three.jpg": ["a dog"]},
+}
 ROWS = forms.rows(SAID)
-FEATURES = {"one.jpg": [1.0, 2.0], "two.jpg": np.array([3, 4]), "three.jpg": np.array([5, 6], "f4"), "unused.jpg": "not looked at"}
+FEATURES = {
+    "one.jpg": [1.0, 2.0],
+    "two.jpg": np.array([3, 4]),
+    "three.jpg": np.array([5, 6], "f4"),
+    "unused.jpg": "not looked at",
+}
 
 
 def test_captions_by_split_and_features_by_name_are_a_data_set() -> None:
@@ -156,7 +247,10 @@ def test_captions_by_split_and_features_by_name_are_a_data_set() -> None:
     assert data.references("train") == dict(enumerate(SAID["train"].values()))
     np.testing.assert_array_equal(data.minibatch("train", np.array([2, 0]))[0], [[3, 4], [1, 2]])
     assert data.split("train").features.dtype == np.float32
-    assert (data.split("val").images, data.split("val").captions.tolist()) == (["three.jpg"], [[1, 4, 5, 2, 0, 0]])
+    assert (data.split("val").images, data.split("val").captions.tolist()) == (
+        ["three.jpg"],
+        [[1, 4, 5, 2, 0, 0]],
+    )
     assert data.source == Source(record={"made by": "hand", "min_count": 1, "max_words": 4})
 
 
@@ -182,18 +276,48 @@ def test_any_encoder_makes_the_features_and_is_remembered(tmp_path: Path) -> Non
 BAD_PARTS: dict[str, tuple[dict[str, Any], list[str]]] = {
     "no caption": ({"captions": []}, ["got no caption"]),
     "no split": ({"captions": [CaptionRow("one.jpg", "a dog")]}, ["'one.jpg' has no split"]),
-    "a picture in two splits": ({"captions": [*ROWS, CaptionRow("three.jpg", "a", "test")]}, ["'three.jpg' is in split 'val' and in 'test'"]),
-    "a picture without captions": ({"captions": [CaptionRow("one.jpg", None, "val")]}, ["'one.jpg' has no caption"]),
-    "a caption without words": ({"captions": forms.rows({"val": {"one.jpg": ["a", "..."]}})}, ["'one.jpg' has a caption without a word"]),
-    "no features": ({"features": {"one.jpg": [1.0]}}, ["split 'train': 1 of 2 pictures have no features, 'two.jpg' among them"]),
-    "features of two sizes": ({"features": {**FEATURES, "two.jpg": [1.0]}}, ["the feature of 'two.jpg' has shape (1,)", "(2,)"]),
-    "splits of two sizes": ({"features": {**FEATURES, "three.jpg": [1.0]}}, ["the feature of 'three.jpg' has shape (1,)", "(2,)"]),
-    "features of text": ({"features": {**FEATURES, "one.jpg": ["a", "b"]}}, ["the feature of 'one.jpg'", "expected numbers"]),
-    "infinite features": ({"features": {**FEATURES, "three.jpg": [1.0, np.inf]}}, ["'three.jpg'", "not finite"]),
+    "a picture in two splits": (
+        {"captions": [*ROWS, CaptionRow("three.jpg", "a", "test")]},
+        ["'three.jpg' is in split 'val' and in 'test'"],
+    ),
+    "a picture without captions": (
+        {"captions": [CaptionRow("one.jpg", None, "val")]},
+        ["'one.jpg' has no caption"],
+    ),
+    "a caption without words": (
+        {"captions": forms.rows({"val": {"one.jpg": ["a", "..."]}})},
+        ["'one.jpg' has a caption without a word"],
+    ),
+    "no features": (
+        {"features": {"one.jpg": [1.0]}},
+        ["split 'train': 1 of 2 pictures have no features, 'two.jpg' among them"],
+    ),
+    "features of two sizes": (
+        {"features": {**FEATURES, "two.jpg": [1.0]}},
+        ["the feature of 'two.jpg' has shape (1,)", "(2,)"],
+    ),
+    "splits of two sizes": (
+        {"features": {**FEATURES, "three.jpg": [1.0]}},
+        ["the feature of 'three.jpg' has shape (1,)", "(2,)"],
+    ),
+    "features of text": (
+        {"features": {**FEATURES, "one.jpg": ["a", "b"]}},
+        ["the feature of 'one.jpg'", "expected numbers"],
+    ),
+    "infinite features": (
+        {"features": {**FEATURES, "three.jpg": [1.0, np.inf]}},
+        ["'three.jpg'", "not finite"],
+    ),
     "no features at all": ({"features": None}, ["got neither features nor pictures"]),
-    "features and an encoder": ({"encoder": Brightness()}, ["got features and the encoder 'brightness'"]),
+    "features and an encoder": (
+        {"encoder": Brightness()},
+        ["got features and the encoder 'brightness'"],
+    ),
     "no folder": ({"pictures": "nowhere"}, ["nowhere is no folder"]),
-    "a name that leads out": ({"captions": [CaptionRow("../one.jpg", "a dog", "val")], "pictures": "."}, ["'../one.jpg' would lie outside"]),
+    "a name that leads out": (
+        {"captions": [CaptionRow("../one.jpg", "a dog", "val")], "pictures": "."},
+        ["'../one.jpg' would lie outside"],
+    ),
     "no word often enough": ({"min_count": 9}, ["no word occurs 9 times"]),
     "no words at all": ({"max_words": 0}, ["`max_words` is 0, expected at least 1"]),
     "a field in the record": ({"source": {"encoder": "mine"}}, ["record holds 'encoder'"]),
@@ -211,10 +335,15 @@ def test_parts_that_do_not_fit_are_named(name: str) -> None:
 
 def test_rows_may_come_in_any_order_and_captions_that_are_no_rows_are_refused() -> None:
     backwards = assemble(reversed(ROWS), features=FEATURES, min_count=1)
-    assert {name: split.images for name, split in backwards.splits.items()} == {"val": ["three.jpg"], "train": ["two.jpg", "one.jpg"]}
+    assert {name: split.images for name, split in backwards.splits.items()} == {
+        "val": ["three.jpg"],
+        "train": ["two.jpg", "one.jpg"],
+    }
     assert list(backwards.references("train").values()) == [["a cat"], ["A dog!", "a dog"]]
     mixed = assemble([ROWS[0], ROWS[2], ROWS[1], ROWS[3]], features=FEATURES, min_count=1)
     assert mixed.split("train").image_idxs.tolist() == [0, 1, 0]
     assert mixed.texts("train") == ["a dog", "a cat", "A dog!"]
-    with pytest.raises(TypeError, match=r"got a str among the captions, expected rows, each CaptionRow"):
+    with pytest.raises(
+        TypeError, match=r"got a str among the captions, expected rows, each CaptionRow"
+    ):
         assemble(SAID, features=FEATURES)  # type: ignore[arg-type]

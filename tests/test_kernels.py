@@ -19,11 +19,24 @@ N, H, V = 5, 7, 11  # odd sizes: nothing fits a block
 
 
 def lstm_gates_arguments(draw: Callable[..., np.ndarray]) -> tuple[Any, ...]:
-    return draw(N, 4 * H), draw(N, 4 * H), draw(N, H), ops.Gates(draw(N, H), draw(N, H), draw(N, 4 * H), draw(N, H))
+    return (
+        draw(N, 4 * H),
+        draw(N, 4 * H),
+        draw(N, H),
+        ops.Gates(draw(N, H), draw(N, H), draw(N, 4 * H), draw(N, H)),
+    )
 
 
 def lstm_gates_backward_arguments(draw: Callable[..., np.ndarray]) -> tuple[Any, ...]:
-    return draw(N, H), draw(N, H), draw(N, H), ops.sigmoid(draw(N, 4 * H)), np.tanh(draw(N, H)), draw(N, H), (draw(N, 4 * H), draw(N, H))
+    return (
+        draw(N, H),
+        draw(N, H),
+        draw(N, H),
+        ops.sigmoid(draw(N, 4 * H)),
+        np.tanh(draw(N, H)),
+        draw(N, H),
+        (draw(N, 4 * H), draw(N, H)),
+    )
 
 
 def rnn_cell_arguments(draw: Callable[..., np.ndarray]) -> tuple[Any, ...]:
@@ -36,7 +49,11 @@ def rnn_cell_backward_arguments(draw: Callable[..., np.ndarray]) -> tuple[Any, .
 
 def softmax_loss_arguments(draw: Callable[..., np.ndarray]) -> list[tuple[Any, ...]]:
     scores, targets = 3 * draw(N, V), np.array([0, 3, 3, V - 1, 5], np.int32)
-    return [(scores, targets, scale, draw(N, V), smoothing) for scale in (draw(N), 0.125) for smoothing in (0.0, 0.2)]
+    return [
+        (scores, targets, scale, draw(N, V), smoothing)
+        for scale in (draw(N), 0.125)
+        for smoothing in (0.0, 0.2)
+    ]
 
 
 def segment_sum_arguments(draw: Callable[..., np.ndarray]) -> tuple[Any, ...]:
@@ -47,7 +64,11 @@ def segment_sum_arguments(draw: Callable[..., np.ndarray]) -> tuple[Any, ...]:
 
 def gather_arguments(draw: Callable[..., np.ndarray]) -> list[tuple[Any, ...]]:
     table, rows, mask = draw(N, V), np.array([4, 0, 4, 2], np.int32), draw(4, V) > 0
-    return [(table, rows, draw(4, V), None, 1.0), (table, rows, draw(4, V), mask, 0.75), (table, None, draw(N, V), draw(N, V) > 0, 0.75)]
+    return [
+        (table, rows, draw(4, V), None, 1.0),
+        (table, rows, draw(4, V), mask, 0.75),
+        (table, None, draw(N, V), draw(N, V) > 0, 0.75),
+    ]
 
 
 def gather_regions_arguments(draw: Callable[..., np.ndarray]) -> tuple[Any, ...]:
@@ -59,7 +80,10 @@ def gather_plus_arguments(draw: Callable[..., np.ndarray]) -> tuple[Any, ...]:
 
 
 def scatter_arguments(draw: Callable[..., np.ndarray]) -> list[tuple[Any, ...]]:
-    return [(draw(3, V), np.array([0, 2, 4], np.int32), draw(N, V), mask, 0.75) for mask in (None, draw(3, V) > 0)]
+    return [
+        (draw(3, V), np.array([0, 2, 4], np.int32), draw(N, V), mask, 0.75)
+        for mask in (None, draw(3, V) > 0)
+    ]
 
 
 def weighted_sum_arguments(draw: Callable[..., np.ndarray]) -> list[tuple[Any, ...]]:
@@ -67,13 +91,27 @@ def weighted_sum_arguments(draw: Callable[..., np.ndarray]) -> list[tuple[Any, .
 
 
 def product_arguments(draw: Callable[..., np.ndarray]) -> tuple[Any, ...]:
-    return draw(300, 512) / 20, draw(512, 1000) / 20, draw(300, 1000)  # enough for a share on each core
+    return (
+        draw(300, 512) / 20,
+        draw(512, 1000) / 20,
+        draw(300, 1000),
+    )  # enough for a share on each core
 
 
 def word_loss_arguments(draw: Callable[..., np.ndarray]) -> list[tuple[Any, ...]]:
     words = np.abs(draw(300) * 500).astype(np.int32) % 1000
     return [
-        (draw(300, 512) / 20, draw(512, 1000) / 20, draw(1000), words, scale, draw(300), draw(300, 1000), draw(300, 512), smoothing)
+        (
+            draw(300, 512) / 20,
+            draw(512, 1000) / 20,
+            draw(1000),
+            words,
+            scale,
+            draw(300),
+            draw(300, 1000),
+            draw(300, 512),
+            smoothing,
+        )
         for scale, smoothing in ((draw(300), 0.0), (0.125, 0.1))
     ]
 
@@ -106,11 +144,20 @@ def record_step_arguments(draw: Callable[..., np.ndarray]) -> tuple[Any, ...]:
 
 
 def dropout_masks_arguments(draw: Callable[..., np.ndarray]) -> tuple[Any, ...]:
-    """Two parts that share the rows of each mask, in no order, in widths that are no multiple of a block."""
+    """Two parts that share the rows of each mask, in no order, in widths that are no multiple of a
+    block.
+    """
     masks, numbers = [], []
     for part in (0, 1):
-        masks.append(tuple(np.zeros((n, width), bool) for n, width in ((3, 33), (4, 7), (5 * part, 48))))
-        numbers.append(tuple(np.array(rows, np.int32) for rows in ([4, 0, 2], [1, 6, 5, 2], [3, 0, 4, 1, 2][: 5 * part])))
+        masks.append(
+            tuple(np.zeros((n, width), bool) for n, width in ((3, 33), (4, 7), (5 * part, 48)))
+        )
+        numbers.append(
+            tuple(
+                np.array(rows, np.int32)
+                for rows in ([4, 0, 2], [1, 6, 5, 2], [3, 0, 4, 1, 2][: 5 * part])
+            )
+        )
     return tuple(masks), tuple(numbers), (5, 7, 5), 2**63 - 1, 3, 0.7
 
 
@@ -118,7 +165,8 @@ def add_product_arguments(draw: Callable[..., np.ndarray]) -> tuple[Any, ...]:
     return draw(N, V), draw(V, H), draw(N, H), draw(N, H)
 
 
-# What chooses its kernel once for a sequence: N sequences, of which SIZES are alive at each step; buffers by row, and stacks of states
+# What chooses its kernel once for a sequence: N sequences, of which SIZES are alive at each step;
+# buffers by row, and stacks of states
 SIZES = (N, N - 1, 2)
 STEPS = PackedSequences.of(SIZES, N).steps
 R = sum(SIZES)
@@ -142,12 +190,22 @@ def row_products_transpose_arguments(draw: Callable[..., np.ndarray]) -> tuple[A
 
 def lstm_gate_steps_arguments(draw: Callable[..., np.ndarray]) -> tuple[Any, ...]:
     c = draw(N + R, H)
-    return draw(R, 4 * H), draw(R, 4 * H), c, ops.Gates(draw(N + R, H), c, draw(R, 4 * H), draw(R, H))
+    return (
+        draw(R, 4 * H),
+        draw(R, 4 * H),
+        c,
+        ops.Gates(draw(N + R, H), c, draw(R, 4 * H), draw(R, H)),
+    )
 
 
 def lstm_gate_backward_steps_arguments(draw: Callable[..., np.ndarray]) -> list[tuple[Any, ...]]:
-    out = ops.Gates(draw(N + R, H), draw(N + R, H), ops.sigmoid(draw(R, 4 * H)), np.tanh(draw(R, H)))
-    return [(draw(R, H), draw(N, H), draw(N, H), out, draw(R, 4 * H), dc_T) for dc_T in (None, draw(N, H))]
+    out = ops.Gates(
+        draw(N + R, H), draw(N + R, H), ops.sigmoid(draw(R, 4 * H)), np.tanh(draw(R, H))
+    )
+    return [
+        (draw(R, H), draw(N, H), draw(N, H), out, draw(R, 4 * H), dc_T)
+        for dc_T in (None, draw(N, H))
+    ]
 
 
 def rnn_cell_steps_arguments(draw: Callable[..., np.ndarray]) -> tuple[Any, ...]:
@@ -177,22 +235,34 @@ PLACES = ((35, 37), (1, 7))
 
 
 def attend_steps_arguments(draw: Callable[..., np.ndarray]) -> list[tuple[Any, ...]]:
-    return [(2 * draw(N + R, width), draw(N, P, width), draw(R, P), draw(R, width)) for P, width in PLACES]
+    return [
+        (2 * draw(N + R, width), draw(N, P, width), draw(R, P), draw(R, width))
+        for P, width in PLACES
+    ]
 
 
 def attend_backward_steps_arguments(draw: Callable[..., np.ndarray]) -> list[tuple[Any, ...]]:
     return [
-        (draw(R, width), draw(N, P, width), np.exp(ops.log_softmax(draw(R, P))), draw(R, P), draw(N, width)) for P, width in PLACES
-    ]  # fmt: skip
+        (
+            draw(R, width),
+            draw(N, P, width),
+            np.exp(ops.log_softmax(draw(R, P))),
+            draw(R, P),
+            draw(N, width),
+        )
+        for P, width in PLACES
+    ]
 
 
 def attention_sum_arguments(draw: Callable[..., np.ndarray]) -> list[tuple[Any, ...]]:
     return [
-        (draw(R, P), draw(R, width), draw(R, P), draw(N + R, width), _rows(), draw(N, P, width)) for P, width in (*PLACES, (17, 300))
-    ]  # fmt: skip
+        (draw(R, P), draw(R, width), draw(R, P), draw(N + R, width), _rows(), draw(N, P, width))
+        for P, width in (*PLACES, (17, 300))
+    ]
 
 
-# More than a block of lstm_step.cu takes, each way and in each direction, and more terms than fit a tile
+# More than a block of lstm_step.cu takes, each way and in each direction, and more terms than fit a
+# tile
 WIDE_SIZES, WIDE = (37, 36, 2), 67
 WIDE_STEPS = PackedSequences.of(WIDE_SIZES, WIDE_SIZES[0]).steps
 
@@ -200,13 +270,31 @@ WIDE_STEPS = PackedSequences.of(WIDE_SIZES, WIDE_SIZES[0]).steps
 def lstm_steps_arguments(draw: Callable[..., np.ndarray]) -> tuple[Any, ...]:
     (n, *_), rows = WIDE_SIZES, sum(WIDE_SIZES)
     h, c = draw(n + rows, WIDE), draw(n + rows, WIDE)
-    return draw(rows, 4 * WIDE), draw(WIDE, 4 * WIDE) / 4, (h, c), ops.Gates(h, c, draw(rows, 4 * WIDE), draw(rows, WIDE))
+    return (
+        draw(rows, 4 * WIDE),
+        draw(WIDE, 4 * WIDE) / 4,
+        (h, c),
+        ops.Gates(h, c, draw(rows, 4 * WIDE), draw(rows, WIDE)),
+    )
 
 
 def lstm_backward_steps_arguments(draw: Callable[..., np.ndarray]) -> tuple[Any, ...]:
     (n, *_), rows = WIDE_SIZES, sum(WIDE_SIZES)
-    out = ops.Gates(draw(n + rows, WIDE), draw(n + rows, WIDE), ops.sigmoid(draw(rows, 4 * WIDE)), np.tanh(draw(rows, WIDE)))
-    return draw(rows, WIDE), draw(n, WIDE), draw(n, WIDE), out, draw(WIDE, 4 * WIDE) / 4, draw(rows, 4 * WIDE), draw(n * WIDE)
+    out = ops.Gates(
+        draw(n + rows, WIDE),
+        draw(n + rows, WIDE),
+        ops.sigmoid(draw(rows, 4 * WIDE)),
+        np.tanh(draw(rows, WIDE)),
+    )
+    return (
+        draw(rows, WIDE),
+        draw(n, WIDE),
+        draw(n, WIDE),
+        out,
+        draw(WIDE, 4 * WIDE) / 4,
+        draw(rows, 4 * WIDE),
+        draw(n * WIDE),
+    )
 
 
 def wide_forwards(take: Any, arguments: Any) -> None:
@@ -230,7 +318,9 @@ def forwards(take: Any, arguments: Any) -> None:
 
 
 def backwards(take: Any, arguments: Any) -> None:
-    """Later steps first; between them dh_next gets its gradient, as the product with Wh would give it."""
+    """Later steps first; between them dh_next gets its gradient, as the product with Wh would give
+    it.
+    """
     for step in reversed(STEPS):
         take(step)
         arguments[1][: step.n] = 0.25
@@ -243,10 +333,14 @@ def adding_backwards(take: Any, arguments: Any) -> None:
 
 
 DRIVES = dict.fromkeys(("row_products", "row_products_add", "row_products_transpose"), products)
-DRIVES |= dict.fromkeys(("lstm_gate_steps", "rnn_cell_steps", "attend_steps"), forwards) | dict.fromkeys(
-    ("lstm_gate_backward_steps", "rnn_cell_backward_steps"), backwards
-)
-DRIVES |= {"lstm_steps": wide_forwards, "lstm_backward_steps": wide_backwards, "attend_backward_steps": adding_backwards}
+DRIVES |= dict.fromkeys(
+    ("lstm_gate_steps", "rnn_cell_steps", "attend_steps"), forwards
+) | dict.fromkeys(("lstm_gate_backward_steps", "rnn_cell_backward_steps"), backwards)
+DRIVES |= {
+    "lstm_steps": wide_forwards,
+    "lstm_backward_steps": wide_backwards,
+    "attend_backward_steps": adding_backwards,
+}
 ARGUMENTS: dict[str, Callable[..., Any]] = {  # of an op: its arguments, or a list of several
     "lstm_gates": lstm_gates_arguments,
     "lstm_gates_backward": lstm_gates_backward_arguments,
@@ -299,7 +393,9 @@ TOLERANCES = {"float32": 3e-6, "float64": 1e-14}
 
 
 def each(f: Callable[[np.ndarray], Any], value: Any, made: dict[int, Any] | None = None) -> Any:
-    """A value with every array in it changed by f, through tuples. An array that is there twice is so afterwards."""
+    """A value with every array in it changed by f, through tuples. An array that is there twice is
+    so afterwards.
+    """
     made = {} if made is None else made
     if isinstance(value, tuple):
         parts = [each(f, part, made) for part in value]
@@ -319,11 +415,18 @@ def flat(value: Any) -> list[np.ndarray]:
 
 
 def check_equals_plain(kernel: dispatch.Kernel, dtype: str) -> None:
-    """The kernel and the plain equations on the same arguments, in the backend in force: results, and everything written to."""
+    """The kernel and the plain equations on the same arguments, in the backend in force: results,
+    and everything written to.
+    """
     rng = np.random.default_rng(7)
-    made = ARGUMENTS[name_of(kernel)](lambda *shape: np.asarray(rng.standard_normal(shape)).astype(dtype))
+    made = ARGUMENTS[name_of(kernel)](
+        lambda *shape: np.asarray(rng.standard_normal(shape)).astype(dtype)
+    )
     for arguments in made if isinstance(made, list) else [made]:
-        fast, plain = run(kernel, arguments, contextlib.nullcontext()), run(kernel, arguments, dispatch.plain_only())
+        fast, plain = (
+            run(kernel, arguments, contextlib.nullcontext()),
+            run(kernel, arguments, dispatch.plain_only()),
+        )
         assert len(fast) == len(plain)
         for ours, theirs in zip(fast, plain, strict=True):
             assert ours.dtype == theirs.dtype
@@ -331,11 +434,15 @@ def check_equals_plain(kernel: dispatch.Kernel, dtype: str) -> None:
 
 
 def run(kernel: dispatch.Kernel, arguments: Any, where: Any) -> list[np.ndarray]:
-    """What the kernel's op returns and writes to, with the kernel, or inside plain_only() without it."""
+    """What the kernel's op returns and writes to, with the kernel, or inside plain_only() without
+    it.
+    """
     name, used = name_of(kernel), []
     copies = each(lambda x: asarray(x.copy()), arguments)
     table = dispatch.HOST if kernel in ON_THE_HOST else dispatch.DEVICE
-    watched = kernel._replace(run=lambda *args, **kwargs: used.append(kernel) or kernel.run(*args, **kwargs))
+    watched = kernel._replace(
+        run=lambda *args, **kwargs: used.append(kernel) or kernel.run(*args, **kwargs)
+    )
     with where, mock.patch.dict(table, {kernel.operation: watched}):
         returned = kernel.operation(*copies)
         if name in DRIVES:
@@ -357,10 +464,18 @@ def test_every_kernel_stands_for_an_op_and_is_tested_here() -> None:
         assert getattr(ops, name_of(kernel)) is kernel.operation
 
 
-@pytest.mark.parametrize("kernel", [*ON_THE_HOST, *ON_A_CARD], ids=lambda kernel: kernel.run.__module__ + "." + kernel.run.__name__)
+@pytest.mark.parametrize(
+    "kernel",
+    [*ON_THE_HOST, *ON_A_CARD],
+    ids=lambda kernel: kernel.run.__module__ + "." + kernel.run.__name__,
+)
 def test_a_kernel_takes_the_arguments_of_its_op(kernel: dispatch.Kernel) -> None:
-    """The same names in the same order; an op may have more, at its end, that it keeps for the plain equations."""
-    taken, wanted = (list(inspect.signature(function).parameters) for function in (kernel.run, kernel.operation))
+    """The same names in the same order; an op may have more, at its end, that it keeps for the
+    plain equations.
+    """
+    taken, wanted = (
+        list(inspect.signature(function).parameters) for function in (kernel.run, kernel.operation)
+    )
     assert kernel.run.__name__ == name_of(kernel)
     assert taken == wanted[: len(taken)]
     assert set(wanted[len(taken) :]) <= {"extra_term", "dc_T"}
@@ -388,7 +503,9 @@ def test_cuda_kernel_equals_the_plain_equations(kernel: dispatch.Kernel, dtype: 
 
 @pytest.mark.parametrize("dtype", TOLERANCES)
 @pytest.mark.parametrize("op", ["lstm_gate_steps", "lstm_gate_backward_steps"])
-def test_host_gates_in_blocks_of_rows_have_the_bits_of_whole_steps(op: str, dtype: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_host_gates_in_blocks_of_rows_have_the_bits_of_whole_steps(
+    op: str, dtype: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Blocks of two rows, and of one: wider rows than a block."""
     rng = np.random.default_rng(7)
     made = ARGUMENTS[op](lambda *shape: np.asarray(rng.standard_normal(shape)).astype(dtype))
@@ -397,19 +514,31 @@ def test_host_gates_in_blocks_of_rows_have_the_bits_of_whole_steps(op: str, dtyp
         whole = run(kernel, arguments, contextlib.nullcontext())
         for block in (2 * 4 * H, 1):
             monkeypatch.setattr(numpy_kernels, "BLOCK", block)
-            for got, expected in zip(run(kernel, arguments, contextlib.nullcontext()), whole, strict=True):
+            for got, expected in zip(
+                run(kernel, arguments, contextlib.nullcontext()), whole, strict=True
+            ):
                 np.testing.assert_array_equal(got, expected)
         monkeypatch.undo()
 
 
 @pytest.mark.parametrize("dtype", TOLERANCES)
-@pytest.mark.parametrize("op", ["lstm_gate_backward_steps", "rnn_cell_steps", "rnn_cell_backward_steps"])
-def test_host_steps_without_temporaries_have_the_bits_of_the_plain_equations(op: str, dtype: str) -> None:
+@pytest.mark.parametrize(
+    "op", ["lstm_gate_backward_steps", "rnn_cell_steps", "rnn_cell_backward_steps"]
+)
+def test_host_steps_without_temporaries_have_the_bits_of_the_plain_equations(
+    op: str, dtype: str
+) -> None:
     rng = np.random.default_rng(7)
     made = ARGUMENTS[op](lambda *shape: np.asarray(rng.standard_normal(shape)).astype(dtype))
     (kernel,) = (kernel for kernel in ON_THE_HOST if name_of(kernel) == op)
     for arguments in made if isinstance(made, list) else [made]:
-        for got, expected in zip(*(run(kernel, arguments, where) for where in (contextlib.nullcontext(), dispatch.plain_only())), strict=True):
+        for got, expected in zip(
+            *(
+                run(kernel, arguments, where)
+                for where in (contextlib.nullcontext(), dispatch.plain_only())
+            ),
+            strict=True,
+        ):
             np.testing.assert_array_equal(got, expected)
 
 
@@ -430,11 +559,17 @@ def test_kernels_are_chosen_once_for_a_sequence(cell: str, monkeypatch: pytest.M
             return super().get(op, *default)
 
     monkeypatch.setattr(dispatch, "HOST", Watched(dispatch.HOST))
-    forward, backward, G = getattr(layers, f"{cell}_forward"), getattr(layers, f"{cell}_backward"), layers.CELLS[cell].shapes(1, H)["b"][0]
+    forward, backward, G = (
+        getattr(layers, f"{cell}_forward"),
+        getattr(layers, f"{cell}_backward"),
+        layers.CELLS[cell].shapes(1, H)["b"][0],
+    )
     counts = []
     for T in (2, 20):
         asked.clear()
-        h, cache = forward(np.ones((N, T, V)), np.ones((N, H)), np.ones((V, G)), np.ones((H, G)), np.ones(G))
+        h, cache = forward(
+            np.ones((N, T, V)), np.ones((N, H)), np.ones((V, G)), np.ones((H, G)), np.ones(G)
+        )
         backward(h, cache)
         counts.append(len(asked))
     assert counts[0] == counts[1] > 0

@@ -1,4 +1,6 @@
-"""Captions in other languages than English, from a table to pages and scores; and data sets and runs from before there was a choice of tokeniser."""
+"""Captions in other languages than English, from a table to pages and scores; and data sets and
+runs from before there was a choice of tokeniser.
+"""
 
 import csv
 import json
@@ -56,8 +58,22 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def prepare(photos: Path, texts: list[str], *options: object) -> str:
     """Make captions.csv and data.h5 here."""
     with Path("captions.csv").open("w", encoding="utf-8", newline="") as file:
-        csv.writer(file).writerows([["image", "caption"], *([f"{i}.png", text] for i in range(10) for text in texts)])
-    return good("prepare", "captions.csv", "--pictures", photos, "--encoder", "histogram", "--min-count", 1, "--out", "data.h5", *options).output
+        csv.writer(file).writerows(
+            [["image", "caption"], *([f"{i}.png", text] for i in range(10) for text in texts)]
+        )
+    return good(
+        "prepare",
+        "captions.csv",
+        "--pictures",
+        photos,
+        "--encoder",
+        "histogram",
+        "--min-count",
+        1,
+        "--out",
+        "data.h5",
+        *options,
+    ).output
 
 
 @pytest.fixture
@@ -67,9 +83,17 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.mark.parametrize(
-    "language", [pytest.param(language, marks=[pytest.mark.hunt] if language in ("French", "Russian") else []) for language in CAPTIONS]
+    "language",
+    [
+        pytest.param(
+            language, marks=[pytest.mark.hunt] if language in ("French", "Russian") else []
+        )
+        for language in CAPTIONS
+    ],
 )
-def test_captions_of_any_language_are_prepared_trained_on_shown_and_scored(language: str, photos: Path, here: Path) -> None:
+def test_captions_of_any_language_are_prepared_trained_on_shown_and_scored(
+    language: str, photos: Path, here: Path
+) -> None:
     texts, space = CAPTIONS[language], SPACE.get(language, " ")
     assert space.join(WORDS[language]) in prepare(photos, texts)
     data = open_data("data.h5")
@@ -78,12 +102,24 @@ def test_captions_of_any_language_are_prepared_trained_on_shown_and_scored(langu
     run = open_run("run")
     assert (run.config["tokeniser"], run.vocabulary.tokeniser) == ("unicode", "unicode")
 
-    said = json.loads(good("caption", "run", photos / "0.png", "--least-words", 3, "--json").stdout)[0]
+    said = json.loads(
+        good("caption", "run", photos / "0.png", "--least-words", 3, "--json").stdout
+    )[0]
     words = said.get("words", said["caption"].split())
     assert space.join(words) == said["caption"]
     assert len(words) == len(said["probabilities"]) >= 3
     assert set(words) <= {word for text in texts for word in tokenize(text)}
-    shown = good("caption", "run", photos / "0.png", "--least-words", 3, "--html", "page.html", "--png", "page.png").output
+    shown = good(
+        "caption",
+        "run",
+        photos / "0.png",
+        "--least-words",
+        3,
+        "--html",
+        "page.html",
+        "--png",
+        "page.png",
+    ).output
     assert f"  model  {said['caption']}\n" in shown
     page = Path("page.html").read_text(encoding="utf-8")
     caption = re.search(r'<p class="caption" lang="" dir="auto">(.*?)</p>', page)
@@ -97,8 +133,15 @@ def test_captions_of_any_language_are_prepared_trained_on_shown_and_scored(langu
     Path("said.json").write_text(json.dumps(scored), encoding="utf-8")
     again = json.loads(good("score", "said.json", "--data", "data.h5", "--json").stdout)
     assert {name: scored["scores"][name] for name in again["scores"]} == again["scores"]
-    Path("copied.json").write_text(json.dumps({f"{i}.png": texts[0] for i in range(10)}), encoding="utf-8")
-    assert json.loads(good("score", "copied.json", "--data", "data.h5", "--json").stdout)["scores"]["bleu4"] == 1.0
+    Path("copied.json").write_text(
+        json.dumps({f"{i}.png": texts[0] for i in range(10)}), encoding="utf-8"
+    )
+    assert (
+        json.loads(good("score", "copied.json", "--data", "data.h5", "--json").stdout)["scores"][
+            "bleu4"
+        ]
+        == 1.0
+    )
     assert "doctor: " in good("evaluate", "run", "--doctor").output
 
 
@@ -131,7 +174,9 @@ def rewrite(path: str, **changes: Any) -> None:
 
     def change(file: h5py.File) -> None:
         about = {**json.loads(file.attrs["xpcap"]), **changes}
-        file.attrs["xpcap"] = json.dumps({key: value for key, value in about.items() if value is not None})
+        file.attrs["xpcap"] = json.dumps(
+            {key: value for key, value in about.items() if value is not None}
+        )
 
     edit(change)(Path(path))
 
@@ -144,12 +189,22 @@ def test_a_data_set_that_records_no_tokeniser_is_cut_as_it_was(photos: Path, her
     assert (now.vocabulary.tokeniser, former.vocabulary.tokeniser) == ("unicode", "ascii")
     assert former.words("train")[:2] == ["ein m dchen f hrt".split(), ["a", "dog"]]
     assert former.encoded_with(now.vocabulary, "train").words("train") == now.words("train")
-    Path("said.json").write_text(json.dumps({f"{i}.png": "Ein M dchen f hrt" for i in range(10)}), encoding="utf-8")
-    scored = [json.loads(good("score", "said.json", "--data", f"{name}.h5", "--json").stdout) for name in ("former", "data")]
+    Path("said.json").write_text(
+        json.dumps({f"{i}.png": "Ein M dchen f hrt" for i in range(10)}), encoding="utf-8"
+    )
+    scored = [
+        json.loads(good("score", "said.json", "--data", f"{name}.h5", "--json").stdout)
+        for name in ("former", "data")
+    ]
     assert [one["scores"]["bleu1"] == 1 for one in scored] == [True, False]
-    assert scored[0]["protocol"]["bleu"].endswith("all references of a picture, words in [a-z0-9]+ lower case")
+    assert scored[0]["protocol"]["bleu"].endswith(
+        "all references of a picture, words in [a-z0-9]+ lower case"
+    )
     rewrite("former.h5", tokeniser="bpe")
-    failing(["info", "former.h5"], "read_dataset: former.h5: tokeniser 'bpe' does not exist, expected one of unicode, ascii")
+    failing(
+        ["info", "former.h5"],
+        "read_dataset: former.h5: tokeniser 'bpe' does not exist, expected one of unicode, ascii",
+    )
     rewrite("former.h5", tokeniser=["ascii"])
     failing(["info", "former.h5"], "tokeniser ['ascii'] does not exist")
 
@@ -159,21 +214,40 @@ def test_a_run_that_records_no_tokeniser_is_read_as_it_was(photos: Path, here: P
     good("train", "data.h5", "--out", "run", *SMALL)
     before = json.loads(good("evaluate", "run", "--json").stdout)
     config = json.loads(Path("run/config.json").read_text())
-    Path("run/config.json").write_text(json.dumps({key: value for key, value in config.items() if key != "tokeniser"}))
+    Path("run/config.json").write_text(
+        json.dumps({key: value for key, value in config.items() if key != "tokeniser"})
+    )
     assert open_run("run").vocabulary.tokeniser == "ascii"
     after = json.loads(good("evaluate", "run", "--json").stdout)
-    assert after["scores"]["bleu4"] == before["scores"]["bleu4"]  # references are cut as the data says
-    assert after["scores"]["perplexity"] != before["scores"]["perplexity"]  # and read to the model as it knows them
+    assert (
+        after["scores"]["bleu4"] == before["scores"]["bleu4"]
+    )  # references are cut as the data says
+    assert (
+        after["scores"]["perplexity"] != before["scores"]["perplexity"]
+    )  # and read to the model as it knows them
     Path("run/config.json").write_text(json.dumps({**config, "tokeniser": "bpe"}))
-    with pytest.raises(DataError, match=r"open_run: run.config\.json: tokeniser 'bpe' does not exist"):
+    with pytest.raises(
+        DataError, match=r"open_run: run.config\.json: tokeniser 'bpe' does not exist"
+    ):
         open_run("run")
 
 
 def test_english_data_sets_have_the_stamps_that_they_always_had() -> None:
-    captions = {"train": {"1.jpg": ["A dog's 2nd ball!", "a dog"], "2.jpg": ["The dog_runs"]}, "val": {"3.jpg": ["a\tcat"]}}
-    data = assemble(forms.rows(captions), features={f"{i}.jpg": np.full(3, i, np.float32) for i in (1, 2, 3)}, min_count=1, max_words=4)
+    captions = {
+        "train": {"1.jpg": ["A dog's 2nd ball!", "a dog"], "2.jpg": ["The dog_runs"]},
+        "val": {"3.jpg": ["a\tcat"]},
+    }
+    data = assemble(
+        forms.rows(captions),
+        features={f"{i}.jpg": np.full(3, i, np.float32) for i in (1, 2, 3)},
+        min_count=1,
+        max_words=4,
+    )
     assert stamp_of(data) == "fc0dfefee077b28c4ae401c46731de30df70a847a6482bdcce40348a954ddc41"
-    assert stamp_of(generate(0, train=60, val=14)) == "b657369776ad7247d35a469a98d5a8b32051ca26322381e37ec5e84081a991bd"
+    assert (
+        stamp_of(generate(0, train=60, val=14))
+        == "b657369776ad7247d35a469a98d5a8b32051ca26322381e37ec5e84081a991bd"
+    )
 
 
 # Lines, pages and PNGs
@@ -184,23 +258,38 @@ def test_words_of_a_script_without_spaces_touch_on_a_page(here: Path) -> None:
         name = "run"
 
     words = ["<UNK>", "一", "只", "dog"]
-    write_caption_page("page.html", Shown(), [PictureCaption("a", "<UNK> 一只 dog", [0.5] * 4, [], words=words)], lambda name: None)  # type: ignore[arg-type]
+    write_caption_page(
+        "page.html",
+        Shown(),
+        [PictureCaption("a", "<UNK> 一只 dog", [0.5] * 4, [], words=words)],
+        lambda name: None,
+    )  # type: ignore[arg-type]
     found = re.search(r'<p class="caption".*?</p>', Path("page.html").read_text(encoding="utf-8"))
     assert found is not None
     spans = re.sub(r' style=".*?" title=".*?"', "", found[0])
-    assert '</span> <span class="word joined">一</span><span class="word joined">只</span> <span class="word">dog</span></p>' in spans
+    assert (
+        '</span> <span class="word joined">一</span><span class="word joined">只</span> <span'
+        ' class="word">dog</span></p>' in spans
+    )
 
 
-def test_characters_that_no_font_has_are_named_and_others_are_drawn_without_a_warning(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_characters_that_no_font_has_are_named_and_others_are_drawn_without_a_warning(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from matplotlib import font_manager
 
     monkeypatch.setattr(font_manager, "findSystemFonts", lambda *_, **__: [])
     picture, remarks = np.zeros((9, 9, 3), np.uint8), []
-    draw_captions("none.png", [picture], ["Мальчик, été, كلب, כלב"], ["❤️"], on_remark=remarks.append)
+    draw_captions(
+        "none.png", [picture], ["Мальчик, été, كلب, כלב"], ["❤️"], on_remark=remarks.append
+    )
     assert remarks == []
     draw_captions("some.png", [picture], ["一只狗"], ["สุนัข 一"], on_remark=remarks.append)
     assert len(remarks) == 1
-    assert "draw_captions: no font of this machine has 8 of the characters (THAI, CJK), which become boxes; install one" in remarks[0]
+    assert (
+        "draw_captions: no font of this machine has 8 of the characters (THAI, CJK), which become"
+        " boxes; install one" in remarks[0]
+    )
     with pytest.warns(UserWarning, match="no font of this machine has 1 of the characters"):
         draw_captions("warned.png", [picture], ["狗"], [""])
 
@@ -224,7 +313,9 @@ def test_lines_break_between_characters_and_never_before_a_mark_or_a_stop() -> N
 
 
 def test_columns_line_up_under_wide_characters() -> None:
-    assert [columns(text) for text in ("dog", "été", "e\u0301te\u0301", "狗", "ｄ", "ที่", "می‌رود")] == [3, 3, 3, 2, 2, 1, 5]
+    assert [
+        columns(text) for text in ("dog", "été", "e\u0301te\u0301", "狗", "ｄ", "ที่", "می‌رود")
+    ] == [3, 3, 3, 2, 2, 1, 5]
 
 
 def test_a_vocabulary_cuts_text_by_its_own_tokeniser() -> None:

@@ -1,4 +1,6 @@
-"""Every layer: values by hand, gradients against finite differences, purity, dtypes, and the two libraries against each other."""
+"""Every layer: values by hand, gradients against finite differences, purity, dtypes, and the two
+libraries against each other.
+"""
 
 import itertools
 from collections.abc import Callable
@@ -16,15 +18,23 @@ from xpcap.ops import PackedSequences
 N, T, D, H, V, P = 3, 4, 5, 6, 7, 8
 
 
-def unpacked(da: np.ndarray, dstate0: tuple[np.ndarray, ...], dWh: np.ndarray) -> tuple[np.ndarray, ...]:
+def unpacked(
+    da: np.ndarray, dstate0: tuple[np.ndarray, ...], dWh: np.ndarray
+) -> tuple[np.ndarray, ...]:
     """Gradients of a loop over rows, one after the other."""
     return da, *dstate0, dWh
 
 
 def attend_packed(cell: str, a: Any, A: Any, Wh: Any, Wattn: Any) -> tuple[Any, Any]:
     """A loop over rows that attends, one of four sequences without any step."""
-    rows, attention, kind = PackedSequences.of([3, 2, 2], 4), layers.Attention(A, Wattn), layers.CELLS[cell]
-    h, cache = kind.rows_forward(a, (attention.start(),) * kind.states, {"Wh": Wh}, rows, extra_term=attention)
+    rows, attention, kind = (
+        PackedSequences.of([3, 2, 2], 4),
+        layers.Attention(A, Wattn),
+        layers.CELLS[cell],
+    )
+    h, cache = kind.rows_forward(
+        a, (attention.start(),) * kind.states, {"Wh": Wh}, rows, extra_term=attention
+    )
     return h, (cache, attention, rows)
 
 
@@ -41,13 +51,17 @@ def carry(*inputs: Any) -> tuple[Any, Any, Any]:
 
 
 def carry_packed(a: Any, h0: Any, c0: Any, Wh: Any) -> tuple[Any, Any, Any]:
-    """A loop over rows of sequences of 3, 3, 1 and 0 steps, and the cell after each one's last step: that row of the stack."""
+    """A loop over rows of sequences of 3, 3, 1 and 0 steps, and the cell after each one's last
+    step: that row of the stack.
+    """
     h, cache = layers.lstm_rows_forward(a, (h0, c0), Wh, PackedSequences.of([3, 2, 2], 4))
     return h, cache.out.c[[4 + 5, 4 + 6, 4 + 2, 3]], cache
 
 
 class Case(NamedTuple):
-    """A layer: its functions, the shapes of its float inputs and outputs, and what else it takes first."""
+    """A layer: its functions, the shapes of its float inputs and outputs, and what else it takes
+    first.
+    """
 
     forward: Callable[..., Any]
     backward: Callable[..., Any]
@@ -62,26 +76,67 @@ def dropout(x: Any) -> Any:
 
 WORDS = np.array([[0, 3, 3, 6], [6, 1, 0, 2], [5, 5, 5, 0]])
 CASES = {
-    "affine": Case(layers.affine_forward, layers.affine_backward, {"x": (N, 2, D), "w": (2 * D, H), "b": (H,)}, ((N, H),)),
-    "temporal_affine": Case(layers.temporal_affine_forward, layers.temporal_affine_backward, {"x": (N, T, D), "w": (D, H), "b": (H,)}, ((N, T, H),)),
-    "word_embedding": Case(layers.word_embedding_forward, layers.word_embedding_backward, {"W": (V, D)}, ((N, T, D),), (WORDS,)),
-    "rnn_step": Case(
-        layers.rnn_step_forward, layers.rnn_step_backward, {"x": (N, D), "prev_h": (N, H), "Wx": (D, H), "Wh": (H, H), "b": (H,)}, ((N, H),)
+    "affine": Case(
+        layers.affine_forward,
+        layers.affine_backward,
+        {"x": (N, 2, D), "w": (2 * D, H), "b": (H,)},
+        ((N, H),),
     ),
-    "rnn": Case(layers.rnn_forward, layers.rnn_backward, {"x": (N, T, D), "h0": (N, H), "Wx": (D, H), "Wh": (H, H), "b": (H,)}, ((N, T, H),)),
+    "temporal_affine": Case(
+        layers.temporal_affine_forward,
+        layers.temporal_affine_backward,
+        {"x": (N, T, D), "w": (D, H), "b": (H,)},
+        ((N, T, H),),
+    ),
+    "word_embedding": Case(
+        layers.word_embedding_forward,
+        layers.word_embedding_backward,
+        {"W": (V, D)},
+        ((N, T, D),),
+        (WORDS,),
+    ),
+    "rnn_step": Case(
+        layers.rnn_step_forward,
+        layers.rnn_step_backward,
+        {"x": (N, D), "prev_h": (N, H), "Wx": (D, H), "Wh": (H, H), "b": (H,)},
+        ((N, H),),
+    ),
+    "rnn": Case(
+        layers.rnn_forward,
+        layers.rnn_backward,
+        {"x": (N, T, D), "h0": (N, H), "Wx": (D, H), "Wh": (H, H), "b": (H,)},
+        ((N, T, H),),
+    ),
     "lstm_step": Case(
         layers.lstm_step_forward,
         layers.lstm_step_backward,
-        {"x": (N, D), "prev_h": (N, H), "prev_c": (N, H), "Wx": (D, 4 * H), "Wh": (H, 4 * H), "b": (4 * H,)},
+        {
+            "x": (N, D),
+            "prev_h": (N, H),
+            "prev_c": (N, H),
+            "Wx": (D, 4 * H),
+            "Wh": (H, 4 * H),
+            "b": (4 * H,),
+        },
         ((N, H), (N, H)),
     ),
     "lstm": Case(
-        layers.lstm_forward, layers.lstm_backward, {"x": (N, T, D), "h0": (N, H), "Wx": (D, 4 * H), "Wh": (H, 4 * H), "b": (4 * H,)}, ((N, T, H),)
+        layers.lstm_forward,
+        layers.lstm_backward,
+        {"x": (N, T, D), "h0": (N, H), "Wx": (D, 4 * H), "Wh": (H, 4 * H), "b": (4 * H,)},
+        ((N, T, H),),
     ),
     "carried_lstm": Case(
         carry,
         lambda dh, dc_T, cache: layers.lstm_backward(dh, cache, dc_T=dc_T),
-        {"x": (N, T, D), "h0": (N, H), "Wx": (D, 4 * H), "Wh": (H, 4 * H), "b": (4 * H,), "c0": (N, H)},
+        {
+            "x": (N, T, D),
+            "h0": (N, H),
+            "Wx": (D, 4 * H),
+            "Wh": (H, 4 * H),
+            "b": (4 * H,),
+            "c0": (N, H),
+        },
         ((N, T, H), (N, H)),
     ),
     "dropout": Case(dropout, layers.dropout_backward, {"x": (N, T, D)}, ((N, T, D),)),
@@ -92,7 +147,9 @@ CASES = {
         ((7, H),),
     ),
     "packed_lstm": Case(
-        lambda a, h0, c0, Wh: layers.lstm_rows_forward(a, (h0, c0), Wh, PackedSequences.of([3, 2, 2], 4)),
+        lambda a, h0, c0, Wh: layers.lstm_rows_forward(
+            a, (h0, c0), Wh, PackedSequences.of([3, 2, 2], 4)
+        ),
         lambda dh, cache: unpacked(*layers.lstm_rows_backward(dh, cache)),
         {"a": (7, 4 * H), "h0": (4, H), "c0": (4, H), "Wh": (H, 4 * H)},
         ((7, H),),
@@ -104,21 +161,38 @@ CASES = {
         ((7, H), (4, H)),
     ),
     "dot_product_attention": Case(
-        layers.dot_product_attention_forward, layers.dot_product_attention_backward, {"prev_h": (N, H), "A": (N, P, H)}, ((N, H),)
+        layers.dot_product_attention_forward,
+        layers.dot_product_attention_backward,
+        {"prev_h": (N, H), "A": (N, P, H)},
+        ((N, H),),
     ),
     "dot_product_attention_grid": Case(
-        layers.dot_product_attention_forward, layers.dot_product_attention_backward, {"prev_h": (N, H), "A": (N, H, 2, 3)}, ((N, H),)
+        layers.dot_product_attention_forward,
+        layers.dot_product_attention_backward,
+        {"prev_h": (N, H), "A": (N, H, 2, 3)},
+        ((N, H),),
     ),
     "attention_lstm_step": Case(
         layers.attention_lstm_step_forward,
         layers.attention_lstm_step_backward,
-        {**dict.fromkeys(("x", "prev_h", "prev_c", "attn"), (N, H)), **dict.fromkeys(("Wx", "Wh", "Wattn"), (H, 4 * H)), "b": (4 * H,)},
+        {
+            **dict.fromkeys(("x", "prev_h", "prev_c", "attn"), (N, H)),
+            **dict.fromkeys(("Wx", "Wh", "Wattn"), (H, 4 * H)),
+            "b": (4 * H,),
+        },
         ((N, H), (N, H)),
     ),
     "attention": Case(
         layers.attention_forward,
         layers.attention_backward,
-        {"x": (N, T, D), "A": (N, P, H), "Wx": (D, 4 * H), "Wh": (H, 4 * H), "Wattn": (H, 4 * H), "b": (4 * H,)},
+        {
+            "x": (N, T, D),
+            "A": (N, P, H),
+            "Wx": (D, 4 * H),
+            "Wh": (H, 4 * H),
+            "Wattn": (H, 4 * H),
+            "b": (4 * H,),
+        },
         ((N, T, H),),
     ),
     "attention_rnn_grid": Case(
@@ -143,12 +217,16 @@ CASES = {
 each_layer = pytest.mark.parametrize("case", CASES.values(), ids=CASES.keys())
 
 
-def draw(case: Case, rng: np.random.Generator, dtype: str = "float64") -> tuple[list[np.ndarray], list[np.ndarray]]:
+def draw(
+    case: Case, rng: np.random.Generator, dtype: str = "float64"
+) -> tuple[list[np.ndarray], list[np.ndarray]]:
     inputs = [rng.standard_normal(shape).astype(dtype) for shape in case.inputs.values()]
     return inputs, [rng.standard_normal(shape).astype(dtype) for shape in case.outputs]
 
 
-def run(case: Case, ids: list[Any], inputs: list[Any], upstream: list[Any]) -> tuple[list[Any], list[Any]]:
+def run(
+    case: Case, ids: list[Any], inputs: list[Any], upstream: list[Any]
+) -> tuple[list[Any], list[Any]]:
     *outputs, cache = case.forward(*ids, *inputs)
     grads = case.backward(*upstream, cache)
     return outputs, list(grads) if isinstance(grads, tuple) else [grads]
@@ -159,16 +237,25 @@ def test_backward_matches_finite_differences(case: Case, rng: np.random.Generato
     inputs, upstream = draw(case, rng)
     _, grads = run(case, list(case.ids), inputs, upstream)
     for name, x, grad in zip(case.inputs, inputs, grads, strict=True):
-        numeric = sum(eval_numerical_gradient_array(lambda _, k=k: case.forward(*case.ids, *inputs)[k], x, df) for k, df in enumerate(upstream))
+        numeric = sum(
+            eval_numerical_gradient_array(lambda _, k=k: case.forward(*case.ids, *inputs)[k], x, df)
+            for k, df in enumerate(upstream)
+        )
         np.testing.assert_allclose(grad, numeric, rtol=1e-6, atol=1e-9, err_msg=name)
         assert grad.shape == x.shape
 
 
 @each_layer
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-def test_dtype_in_is_dtype_out_and_inputs_are_untouched(case: Case, dtype: str, lib: Any, rng: np.random.Generator) -> None:
+def test_dtype_in_is_dtype_out_and_inputs_are_untouched(
+    case: Case, dtype: str, lib: Any, rng: np.random.Generator
+) -> None:
     host, host_upstream = draw(case, rng, dtype)
-    inputs, upstream, ids = [lib(x) for x in host], [lib(x) for x in host_upstream], [lib(x) for x in case.ids]
+    inputs, upstream, ids = (
+        [lib(x) for x in host],
+        [lib(x) for x in host_upstream],
+        [lib(x) for x in case.ids],
+    )
     outputs, grads = run(case, ids, inputs, upstream)
     for result in (*outputs, *grads):
         assert result.dtype == dtype
@@ -194,27 +281,42 @@ def test_two_caches_can_be_alive_at_once(case: Case, rng: np.random.Generator) -
 @pytest.mark.gpu
 @each_layer
 @pytest.mark.parametrize(("dtype", "tolerance"), [("float64", 1e-12), ("float32", 2e-5)])
-def test_numpy_and_cupy_agree(case: Case, dtype: str, tolerance: float, rng: np.random.Generator) -> None:
+def test_numpy_and_cupy_agree(
+    case: Case, dtype: str, tolerance: float, rng: np.random.Generator
+) -> None:
     import cupy
 
     inputs, upstream = draw(case, rng, dtype)
     host = run(case, list(case.ids), inputs, upstream)
-    device = run(case, [cupy.asarray(x) for x in case.ids], [cupy.asarray(x) for x in inputs], [cupy.asarray(x) for x in upstream])
+    device = run(
+        case,
+        [cupy.asarray(x) for x in case.ids],
+        [cupy.asarray(x) for x in inputs],
+        [cupy.asarray(x) for x in upstream],
+    )
     for a, b in zip((*host[0], *host[1]), (*device[0], *device[1]), strict=True):
         np.testing.assert_allclose(to_numpy(b), a, rtol=tolerance, atol=tolerance)
 
 
 def test_values_match_hand_computed() -> None:
-    """One unit whose gates come out as i = 1/2, f = 3/4, o = 1/5 and g = 3/5: a mistaken order shows."""
+    """One unit whose gates come out as i = 1/2, f = 3/4, o = 1/5 and g = 3/5: a mistaken order
+    shows.
+    """
     x, h, c = np.array([[1.0]]), np.array([[0.5]]), np.array([[2.0]])
     Wx, Wh = np.array([[1.0, -1.0, 2.0, 0.5]]), np.array([[2.0, 4.0, -2.0, 1.0]])
-    b = np.array([0.0, np.log(3), -np.log(4), np.log(2)]) - np.array([2.0, 1.0, 1.0, 1.0])  # sigmoid(log k) = k / (k + 1)
+    b = np.array([0.0, np.log(3), -np.log(4), np.log(2)]) - np.array(
+        [2.0, 1.0, 1.0, 1.0]
+    )  # sigmoid(log k) = k / (k + 1)
     next_h, next_c, _ = layers.lstm_step_forward(x, h, c, Wx, Wh, b)
     assert next_c.item() == pytest.approx(0.75 * 2 + 0.5 * 0.6, rel=1e-14)
     assert next_h.item() == pytest.approx(0.2 * 0.9468060128462683, rel=1e-14)  # tanh(1.8)
     next_h, _ = layers.rnn_step_forward(x, h, np.array([[0.5]]), np.array([[1.0]]), np.array([0.0]))
     assert next_h.item() == pytest.approx(0.7615941559557649, rel=1e-14)  # tanh(1)
-    out, _ = layers.affine_forward(np.array([[[1.0, 2.0], [3.0, 4.0]]]), np.array([[1.0], [10.0], [100.0], [1000.0]]), np.array([0.5]))
+    out, _ = layers.affine_forward(
+        np.array([[[1.0, 2.0], [3.0, 4.0]]]),
+        np.array([[1.0], [10.0], [100.0], [1000.0]]),
+        np.array([0.5]),
+    )
     assert out.item() == 4321.5
 
 
@@ -236,13 +338,21 @@ def test_steps_compose_to_sequence(cell: str, rng: np.random.Generator) -> None:
         carried, weights = rest[: len(carried)], rest[len(carried) :]
         totals = [total + w for total, w in zip(totals, weights, strict=True)]
         np.testing.assert_allclose(step_dx, dx[:, t], rtol=1e-10, atol=1e-14)
-    for name, a, e in zip(("dh0", "dWx", "dWh", "db"), (dh0, dWx, dWh, db), (carried[0], *totals), strict=True):
+    for name, a, e in zip(
+        ("dh0", "dWx", "dWh", "db"), (dh0, dWx, dWh, db), (carried[0], *totals), strict=True
+    ):
         np.testing.assert_allclose(a, e, rtol=1e-10, atol=1e-14, err_msg=name)
 
 
-def test_pieces_of_a_sequence_that_carry_the_state_equal_the_whole_both_ways(lib: Any, rng: np.random.Generator) -> None:
+def test_pieces_of_a_sequence_that_carry_the_state_equal_the_whole_both_ways(
+    lib: Any, rng: np.random.Generator
+) -> None:
     """Pieces of 3, 0, 1 and 6 steps."""
-    x, dh, (h0, c0, dc_T) = rng.standard_normal((N, 10, D)), rng.standard_normal((N, 10, H)), rng.standard_normal((3, N, H))
+    x, dh, (h0, c0, dc_T) = (
+        rng.standard_normal((N, 10, D)),
+        rng.standard_normal((N, 10, H)),
+        rng.standard_normal((3, N, H)),
+    )
     x, dh, h0, c0, dc_T, *weights = lib(x, dh, h0, c0, dc_T, *draw(CASES["lstm"], rng)[0][2:])
     *whole, cache = layers.lstm_forward(x, h0, *weights, c0=c0)
     dx, dh0, *dweights, dc0 = layers.lstm_backward(dh, cache, dc_T=dc_T)
@@ -270,7 +380,9 @@ def test_pieces_of_a_sequence_that_carry_the_state_equal_the_whole_both_ways(lib
         np.testing.assert_allclose(to_numpy(piecewise), to_numpy(one), **close)
 
 
-def test_a_cell_that_begins_at_zero_is_the_courses_and_no_gradient_of_its_last_is_zeros(lib: Any, rng: np.random.Generator) -> None:
+def test_a_cell_that_begins_at_zero_is_the_courses_and_no_gradient_of_its_last_is_zeros(
+    lib: Any, rng: np.random.Generator
+) -> None:
     inputs, (dh,) = draw(CASES["lstm"], rng)
     inputs, dh, zeros = lib(*inputs), lib(dh), lib(np.zeros((N, H)))
     h, cache = layers.lstm_forward(*inputs)
@@ -281,13 +393,19 @@ def test_a_cell_that_begins_at_zero_is_the_courses_and_no_gradient_of_its_last_i
     assert len(grads) == 5
     *without, dc0 = layers.lstm_backward(dh, carried)
     *given, given_dc0 = layers.lstm_backward(dh, carried, dc_T=zeros)
-    for course, ours, theirs in zip((*grads, dc0), (*without, dc0), (*given, given_dc0), strict=True):
+    for course, ours, theirs in zip(
+        (*grads, dc0), (*without, dc0), (*given, given_dc0), strict=True
+    ):
         np.testing.assert_array_equal(to_numpy(ours), to_numpy(course))
-        np.testing.assert_allclose(to_numpy(theirs), to_numpy(course), rtol=1e-13, atol=1e-15)  # a device takes other kernels
+        np.testing.assert_allclose(
+            to_numpy(theirs), to_numpy(course), rtol=1e-13, atol=1e-15
+        )  # a device takes other kernels
 
 
 @pytest.mark.parametrize("cell", ["rnn", "lstm"])
-def test_packed_rows_equal_each_caption_alone(cell: str, lib: Any, rng: np.random.Generator) -> None:
+def test_packed_rows_equal_each_caption_alone(
+    cell: str, lib: Any, rng: np.random.Generator
+) -> None:
     """PackedSequences of sizes 3, 2, 2: captions of 3, 3 and 1 steps, and a fourth of none."""
     recurrent = layers.CELLS[cell]
     G = recurrent.shapes(D, H)["b"][0]
@@ -296,14 +414,18 @@ def test_packed_rows_equal_each_caption_alone(cell: str, lib: Any, rng: np.rando
 
     def run(captions: Any, of: Any, rows: PackedSequences) -> tuple[Any, Any, list[Any], Any]:
         """h, da, dstate0 and dWh of some captions and their rows, on the host."""
-        h, cache = recurrent.rows_forward(lib(a[of]), tuple(lib(s[captions]) for s in state0), {"Wh": lib(Wh)}, rows)
+        h, cache = recurrent.rows_forward(
+            lib(a[of]), tuple(lib(s[captions]) for s in state0), {"Wh": lib(Wh)}, rows
+        )
         da, dstate0, grads = recurrent.rows_backward(lib(dh[of]), cache)
         return to_numpy(h), to_numpy(da), [to_numpy(d) for d in dstate0], to_numpy(grads["Wh"])
 
     h, da, dstate0, dWh = run(slice(4), slice(7), PackedSequences.of([3, 2, 2], 4))
     total = np.zeros_like(dWh)
     for caption, of in enumerate(([0, 3, 5], [1, 4, 6], [2], [])):
-        alone, alone_da, alone_dstate0, alone_dWh = run([caption], of, PackedSequences.full(1, len(of)))
+        alone, alone_da, alone_dstate0, alone_dWh = run(
+            [caption], of, PackedSequences.full(1, len(of))
+        )
         np.testing.assert_allclose(h[of], alone, rtol=1e-13)
         np.testing.assert_allclose(da[of], alone_da, rtol=1e-11, atol=1e-14)
         for d, e in zip(dstate0, alone_dstate0, strict=True):
@@ -315,16 +437,32 @@ def test_packed_rows_equal_each_caption_alone(cell: str, lib: Any, rng: np.rando
 def test_repeated_words_add_their_gradients(lib: Any) -> None:
     x, W = lib(np.array([[2, 2, 0]])), lib(np.zeros((4, 2)))
     _, cache = layers.word_embedding_forward(x, W)
-    dW = layers.word_embedding_backward(lib(np.array([[[1.0, 2.0], [10.0, 20.0], [5.0, 5.0]]])), cache)
+    dW = layers.word_embedding_backward(
+        lib(np.array([[[1.0, 2.0], [10.0, 20.0], [5.0, 5.0]]])), cache
+    )
     np.testing.assert_array_equal(to_numpy(dW), [[5, 5], [0, 0], [11, 22], [0, 0]])
 
 
-def test_softmax_loss_matches_finite_differences_and_masked_steps_get_nothing(lib: Any, rng: np.random.Generator) -> None:
-    x, y, mask = rng.standard_normal((N, T, V)), rng.integers(0, V, (N, T)), rng.random((N, T)) > 0.4
+def test_softmax_loss_matches_finite_differences_and_masked_steps_get_nothing(
+    lib: Any, rng: np.random.Generator
+) -> None:
+    x, y, mask = (
+        rng.standard_normal((N, T, V)),
+        rng.integers(0, V, (N, T)),
+        rng.random((N, T)) > 0.4,
+    )
     loss, dx = layers.temporal_softmax_loss(*lib(x, y, mask))
-    by_hand = sum(np.log(np.exp(x[n, t]).sum()) - x[n, t, y[n, t]] for n, t in zip(*np.nonzero(mask), strict=True)) / N
+    by_hand = (
+        sum(
+            np.log(np.exp(x[n, t]).sum()) - x[n, t, y[n, t]]
+            for n, t in zip(*np.nonzero(mask), strict=True)
+        )
+        / N
+    )
     assert float(loss) == pytest.approx(by_hand, rel=1e-13)
-    numeric = eval_numerical_gradient_array(lambda x: np.asarray(layers.temporal_softmax_loss(x, y, mask)[0]), x, np.ones(()))
+    numeric = eval_numerical_gradient_array(
+        lambda x: np.asarray(layers.temporal_softmax_loss(x, y, mask)[0]), x, np.ones(())
+    )
     np.testing.assert_allclose(to_numpy(dx), numeric, rtol=1e-6, atol=1e-10)
     assert not to_numpy(dx)[~mask].any()
 
@@ -351,7 +489,11 @@ def test_a_masked_step_may_hold_anything() -> None:
     loss, dx = layers.temporal_softmax_loss(x, np.array([[0, 1]]), np.array([[True, False]]))
     assert np.isfinite(loss)
     np.testing.assert_array_equal(dx[0, 1], 0)
-    for mask, error in (([[True, False]], TypeError), (np.ones((1, 2)), TypeError), (np.ones((1, 3), bool), ValueError)):
+    for mask, error in (
+        ([[True, False]], TypeError),
+        (np.ones((1, 2)), TypeError),
+        (np.ones((1, 3), bool), ValueError),
+    ):
         with pytest.raises(error, match="mask"):
             layers.temporal_softmax_loss(x, np.array([[0, 1]]), mask)
 
@@ -360,7 +502,9 @@ def test_a_masked_step_may_hold_anything() -> None:
 def test_sigmoid_is_stable_for_both_signs(dtype: str) -> None:
     got = layers.sigmoid(np.array([-1e4, -1.0, 0.0, 1.0, 1e4], dtype))
     assert got.dtype == dtype
-    np.testing.assert_allclose(got, [0, 0.2689414213699951, 0.5, 0.7310585786300049, 1], rtol=1e-6, atol=1e-12)
+    np.testing.assert_allclose(
+        got, [0, 0.2689414213699951, 0.5, 0.7310585786300049, 1], rtol=1e-6, atol=1e-12
+    )
 
 
 def test_dropout_keeps_the_mean_in_training_and_does_nothing_in_testing() -> None:
@@ -382,9 +526,20 @@ def test_dropout_draws_the_courses_mask(seed: int | None) -> None:
     np.testing.assert_allclose(out, expected)
 
 
-@pytest.mark.parametrize("param", [{"p": 0.0, "mode": "train"}, {"p": 1.1, "mode": "train"}, {"p": 0.5, "mode": "trian"}, {"mode": "train"}])
+@pytest.mark.parametrize(
+    "param",
+    [
+        {"p": 0.0, "mode": "train"},
+        {"p": 1.1, "mode": "train"},
+        {"p": 0.5, "mode": "trian"},
+        {"mode": "train"},
+    ],
+)
 def test_bad_dropout_parameters_are_refused(param: dict[str, Any]) -> None:
-    with pytest.raises(ValueError, match=r"dropout_forward: (p is|mode 'trian'.*did you mean 'train'|dropout_param lacks p)"):
+    with pytest.raises(
+        ValueError,
+        match=r"dropout_forward: (p is|mode 'trian'.*did you mean 'train'|dropout_param lacks p)",
+    ):
         layers.dropout_forward(np.ones(3), param)
 
 
@@ -397,20 +552,57 @@ def good(name: str, **changed: Any) -> list[Any]:
 @pytest.mark.parametrize(
     ("name", "changed", "error", "words"),
     [
-        ("lstm", {"Wh": np.zeros((H, 3 * H), "f4")}, ValueError, ["lstm_forward", "Wh has shape (6, 18)", "(H, 4H)", "H = 6", "i, f, o, g"]),
+        (
+            "lstm",
+            {"Wh": np.zeros((H, 3 * H), "f4")},
+            ValueError,
+            ["lstm_forward", "Wh has shape (6, 18)", "(H, 4H)", "H = 6", "i, f, o, g"],
+        ),
         ("lstm", {"h0": np.zeros((N + 1, H), "f4")}, ValueError, ["h0 has shape (4, 6)", "N = 3"]),
         ("lstm", {"x": np.zeros((N, D), "f4")}, ValueError, ["x has shape (3, 5)", "(N, T, D)"]),
-        ("carried_lstm", {"c0": np.zeros((N, H + 1), "f4")}, ValueError, ["lstm_forward", "c0 has shape (3, 7)", "(N, H), N = 3, H = 6"]),
-        ("carried_lstm", {"c0": np.zeros((N, H))}, TypeError, ["lstm_forward", "c0 has dtype float64", "h0 float32"]),
+        (
+            "carried_lstm",
+            {"c0": np.zeros((N, H + 1), "f4")},
+            ValueError,
+            ["lstm_forward", "c0 has shape (3, 7)", "(N, H), N = 3, H = 6"],
+        ),
+        (
+            "carried_lstm",
+            {"c0": np.zeros((N, H))},
+            TypeError,
+            ["lstm_forward", "c0 has dtype float64", "h0 float32"],
+        ),
         ("carried_lstm", {"c0": 0.0}, TypeError, ["lstm_forward", "c0 is a float", "asarray"]),
-        ("lstm_step", {"b": np.zeros(4 * H)}, TypeError, ["lstm_step_forward", "b has dtype float64", "x float32", "astype"]),
+        (
+            "lstm_step",
+            {"b": np.zeros(4 * H)},
+            TypeError,
+            ["lstm_step_forward", "b has dtype float64", "x float32", "astype"],
+        ),
         ("rnn", {"Wx": [[0.0]]}, TypeError, ["rnn_forward", "Wx is a list", "asarray"]),
-        ("rnn_step", {"x": np.zeros((N, D), int)}, TypeError, ["x has dtype int64", "float32 or float64"]),
-        ("affine", {"w": np.zeros((D, H), "f4")}, ValueError, ["affine_forward", "w has shape (5, 6)", "D = 10"]),
-        ("temporal_affine", {"b": np.zeros((H, 1), "f4")}, ValueError, ["b has shape (6, 1)", "(M)"]),
+        (
+            "rnn_step",
+            {"x": np.zeros((N, D), int)},
+            TypeError,
+            ["x has dtype int64", "float32 or float64"],
+        ),
+        (
+            "affine",
+            {"w": np.zeros((D, H), "f4")},
+            ValueError,
+            ["affine_forward", "w has shape (5, 6)", "D = 10"],
+        ),
+        (
+            "temporal_affine",
+            {"b": np.zeros((H, 1), "f4")},
+            ValueError,
+            ["b has shape (6, 1)", "(M)"],
+        ),
     ],
 )
-def test_bad_arrays_are_named_with_what_was_wanted(name: str, changed: dict[str, Any], error: type[Exception], words: list[str]) -> None:
+def test_bad_arrays_are_named_with_what_was_wanted(
+    name: str, changed: dict[str, Any], error: type[Exception], words: list[str]
+) -> None:
     with pytest.raises(error) as caught:
         CASES[name].forward(*good(name, **changed))
     for word in words:
@@ -418,7 +610,9 @@ def test_bad_arrays_are_named_with_what_was_wanted(name: str, changed: dict[str,
 
 
 @each_layer
-def test_upstream_gradients_of_another_shape_dtype_or_kind_are_refused(case: Case, rng: np.random.Generator) -> None:
+def test_upstream_gradients_of_another_shape_dtype_or_kind_are_refused(
+    case: Case, rng: np.random.Generator
+) -> None:
     inputs, upstream = draw(case, rng)
     *_, cache = case.forward(*case.ids, *inputs)
     longer = [np.concatenate((dout, dout)) for dout in upstream]
@@ -435,21 +629,33 @@ def test_upstream_gradients_of_another_shape_dtype_or_kind_are_refused(case: Cas
 def test_a_gradient_of_the_last_cell_that_does_not_fit_is_refused(rng: np.random.Generator) -> None:
     (*inputs, c0), (dh, dc_T) = draw(CASES["carried_lstm"], rng)
     *_, cache = layers.lstm_forward(*inputs, c0=c0)
-    with pytest.raises(ValueError, match=r"lstm_backward: dc_T has shape \(2, 6\), expected \(3, 6\)"):
+    with pytest.raises(
+        ValueError, match=r"lstm_backward: dc_T has shape \(2, 6\), expected \(3, 6\)"
+    ):
         layers.lstm_backward(dh, cache, dc_T=dc_T[1:])
     with pytest.raises(TypeError, match="lstm_backward: dc_T has dtype float32"):
         layers.lstm_backward(dh, cache, dc_T=dc_T.astype("f4"))
-    with pytest.raises(ValueError, match=r"lstm_backward: got dc_T, .*returned no c_T; pass c0 to lstm_forward"):
+    with pytest.raises(
+        ValueError, match=r"lstm_backward: got dc_T, .*returned no c_T; pass c0 to lstm_forward"
+    ):
         layers.lstm_backward(dh, layers.lstm_forward(*inputs)[1], dc_T=dc_T)
     a, state0, Wh = np.zeros((7, 4 * H)), (np.zeros((4, H)),) * 2, np.zeros((H, 4 * H))
     _, loop = layers.lstm_rows_forward(a, state0, Wh, PackedSequences.of([3, 2, 2], 4))
-    with pytest.raises(ValueError, match=r"lstm_rows_backward: dc_T has shape \(3, 6\), expected \(4, 6\)"):
+    with pytest.raises(
+        ValueError, match=r"lstm_rows_backward: dc_T has shape \(3, 6\), expected \(4, 6\)"
+    ):
         layers.lstm_rows_backward(np.zeros((7, H)), loop, dc_T=dc_T)
 
 
 def test_buffers_of_an_lstm_are_one_allocation_and_do_not_overlap(lib: Any) -> None:
-    """Four would be given back to the system after each pass, and paged in again in the next one."""
-    a, state0, Wh = lib(np.ones((7, 4 * H))), (lib(np.ones((4, H))), lib(np.ones((4, H)))), lib(np.ones((H, 4 * H)))
+    """Four would be given back to the system after each pass, and paged in again in the next
+    one.
+    """
+    a, state0, Wh = (
+        lib(np.ones((7, 4 * H))),
+        (lib(np.ones((4, H))), lib(np.ones((4, H)))),
+        lib(np.ones((H, 4 * H))),
+    )
     _, cache = layers.lstm_rows_forward(a, state0, Wh, PackedSequences.of([3, 2, 2], 4))
     arrays = list(cache.out)
     assert not any(lib.xp.shares_memory(x, y) for x, y in itertools.combinations(arrays, 2))
@@ -459,7 +665,9 @@ def test_buffers_of_an_lstm_are_one_allocation_and_do_not_overlap(lib: Any) -> N
 
 @pytest.mark.parametrize("cell", ["rnn", "lstm"])
 @pytest.mark.parametrize(("n", "t"), [(1, T), (N, 1), (N, 0)])
-def test_results_share_no_memory_with_caches_at_any_size(cell: str, n: int, t: int, rng: np.random.Generator) -> None:
+def test_results_share_no_memory_with_caches_at_any_size(
+    cell: str, n: int, t: int, rng: np.random.Generator
+) -> None:
     _, *rest = draw(CASES[cell], rng)[0]
     x, h0 = rng.standard_normal((n, t, D)), rng.standard_normal((n, H))
     h, cache = CASES[cell].forward(x, h0, *rest[1:])
@@ -474,7 +682,9 @@ def test_results_share_no_memory_with_caches_at_any_size(cell: str, n: int, t: i
 @pytest.mark.parametrize("sizes", [[3, 2], [2, 3, 2], [5, 2], [3, 2, 2, 0, 0, 1]])
 def test_packed_sizes_that_do_not_fit_are_refused(sizes: list[int]) -> None:
     with pytest.raises(ValueError, match=r"rnn_rows_forward: batch sizes"):
-        layers.rnn_rows_forward(np.zeros((7, H)), (np.zeros((4, H)),), np.zeros((H, H)), PackedSequences.of(sizes, 4))
+        layers.rnn_rows_forward(
+            np.zeros((7, H)), (np.zeros((4, H)),), np.zeros((H, H)), PackedSequences.of(sizes, 4)
+        )
 
 
 @pytest.mark.parametrize("ids", [np.array([[0, 7]]), np.array([[-1, 0]])])
@@ -523,22 +733,34 @@ def test_vocabulary_loss_is_its_three_layers_and_holds_a_block_of_scores(
     targets, workspace = lib(rng.integers(0, 3, 10).astype(np.int32)), Workspace(h)
     nll, grads = vocabulary_loss.vocabulary_loss(h, w, b, targets, scale, workspace.buffer)
     scores, cache = layers.affine_forward(h, w, b)
-    loss, dscores = layers.temporal_softmax_loss(scores[None], targets[None], lib(np.ones((1, 10), bool)))
+    loss, dscores = layers.temporal_softmax_loss(
+        scores[None], targets[None], lib(np.ones((1, 10), bool))
+    )
     assert float(nll.sum()) == pytest.approx(float(loss), rel=1e-14)
-    for got, expected in zip(grads, layers.affine_backward(scale[:, None] * dscores[0], cache), strict=True):
+    for got, expected in zip(
+        grads, layers.affine_backward(scale[:, None] * dscores[0], cache), strict=True
+    ):
         np.testing.assert_allclose(to_numpy(got), to_numpy(expected), rtol=1e-12, atol=1e-15)
     rows = max(least, block // 3)
     assert workspace._buffers["scores"].size == min(10, rows) * 3
     for x, dx in zip((h, w, b), grads, strict=True) if lib.name == "numpy" else ():
-        numeric = eval_numerical_gradient_array(lambda _: vocabulary_loss.vocabulary_loss(h, w, b, targets, scale)[0], x, scale)
+        numeric = eval_numerical_gradient_array(
+            lambda _: vocabulary_loss.vocabulary_loss(h, w, b, targets, scale)[0], x, scale
+        )
         assert rel_error(dx, numeric) < 1e-7
 
 
 def test_vocabulary_loss_of_no_row_is_nothing() -> None:
-    nll, grads = vocabulary_loss.vocabulary_loss(np.zeros((0, 4)), np.ones((4, 3)), np.ones(3), np.zeros(0, int), np.zeros(0))
+    nll, grads = vocabulary_loss.vocabulary_loss(
+        np.zeros((0, 4)), np.ones((4, 3)), np.ones(3), np.zeros(0, int), np.zeros(0)
+    )
     assert nll.shape == (0,)
     assert [x.shape for x in grads] == [(0, 4), (4, 3), (3,)]
     assert not np.any(grads.w)
     assert not np.any(grads.b)
-    with pytest.raises(ValueError, match=r"vocabulary_loss: targets holds 3..3, expected word ids in 0..2"):
-        vocabulary_loss.vocabulary_loss(np.zeros((1, 4)), np.ones((4, 3)), np.ones(3), np.array([3]), np.ones(1))
+    with pytest.raises(
+        ValueError, match=r"vocabulary_loss: targets holds 3..3, expected word ids in 0..2"
+    ):
+        vocabulary_loss.vocabulary_loss(
+            np.zeros((1, 4)), np.ones((4, 3)), np.ones(3), np.array([3]), np.ones(1)
+        )

@@ -1,4 +1,6 @@
-"""Two runs in lock-step: equal ones stay together, and a change is named by the step and the tensor where it begins."""
+"""Two runs in lock-step: equal ones stay together, and a change is named by the step and the tensor
+where it begins.
+"""
 
 import contextlib
 from collections.abc import Callable, Iterator
@@ -29,8 +31,12 @@ def plain() -> Iterator[None]:
         yield
 
 
-def spoilt(inner: Place, module: ModuleType, op: str, change: Callable[..., Any], since: int) -> Place:
-    """The place `inner`, where from step `since` on what `op` gives is changed: `change` gets it, and the op's arguments."""
+def spoilt(
+    inner: Place, module: ModuleType, op: str, change: Callable[..., Any], since: int
+) -> Place:
+    """The place `inner`, where from step `since` on what `op` gives is changed: `change` gets it,
+    and the op's arguments.
+    """
     entered = 0  # once to make the run, then for each step
 
     @contextlib.contextmanager
@@ -39,7 +45,9 @@ def spoilt(inner: Place, module: ModuleType, op: str, change: Callable[..., Any]
         with inner(), pytest.MonkeyPatch.context() as patch:
             if entered >= since:
                 right = getattr(module, op)
-                patch.setattr(module, op, lambda *args, **kwargs: change(right(*args, **kwargs), *args))
+                patch.setattr(
+                    module, op, lambda *args, **kwargs: change(right(*args, **kwargs), *args)
+                )
             entered += 1
             yield
 
@@ -47,7 +55,9 @@ def spoilt(inner: Place, module: ModuleType, op: str, change: Callable[..., Any]
 
 
 def a_little(x: Any, *_: Any) -> Any:
-    """The first of an op's results, or its only one, off by a ten-thousandth; arrays in place, for they may be read as `out`."""
+    """The first of an op's results, or its only one, off by a ten-thousandth; arrays in place, for
+    they may be read as `out`.
+    """
     if np.isscalar(x):
         return x * (1 + 1e-4)
     first = x[0] if isinstance(x, tuple) else x
@@ -56,7 +66,9 @@ def a_little(x: Any, *_: Any) -> Any:
 
 
 def da_a_little(take: ops.TakeStep, *args: Any) -> ops.TakeStep:
-    """Steps of lstm_backward_steps after which the gradient of the pre-activations is off by as much, whatever computes it."""
+    """Steps of lstm_backward_steps after which the gradient of the pre-activations is off by as
+    much, whatever computes it.
+    """
     _, _, _, _, _, da, *_ = args
 
     def spoilt_step(step: ops.Step) -> None:
@@ -83,7 +95,9 @@ MISTAKES = [  # where, the op, the cell, and the first tensor that it touches
 def test_a_change_is_named_by_its_step_and_tensor() -> None:
     for module, op, cell, tensor in MISTAKES:
         setup = Setup(cell, "float64", **SMALL)
-        place = plain if module is recurrent else on("numpy")  # a loop's fast version does not call the op
+        place = (
+            plain if module is recurrent else on("numpy")
+        )  # a loop's fast version does not call the op
         outcome = lock_step(setup, on("numpy"), spoilt(place, module, op, a_little, since=3))
         assert (outcome.step, outcome.tensor, outcome.parted) == (3, tensor, True), op
         assert 1e-9 < outcome.error < 1e-3
@@ -125,13 +139,21 @@ def test_products_in_tf32_part(cell: str) -> None:
 
 @CELLS
 def test_products_added_up_in_another_order_stay_together_at_the_notebooks_size(cell: str) -> None:
-    """A card's products differ from NumPy's by rounding: here each is added up in float64. float32 has to bear that ten times over."""
+    """A card's products differ from NumPy's by rounding: here each is added up in float64. float32
+    has to bear that ten times over.
+    """
     dot = np.dot
 
     @contextlib.contextmanager
     def place() -> Iterator[None]:
         with plain(), pytest.MonkeyPatch.context() as patch:
-            patch.setattr(np, "dot", lambda a, b, out: np.copyto(out, dot(a.astype("f8"), b.astype("f8")), casting="same_kind") or out)
+            patch.setattr(
+                np,
+                "dot",
+                lambda a, b, out: (
+                    np.copyto(out, dot(a.astype("f8"), b.astype("f8")), casting="same_kind") or out
+                ),
+            )
             yield
 
     outcome = lock_step(Setup(cell, "float32", **NOTEBOOK, steps=3), place, on("numpy"))
@@ -149,8 +171,15 @@ def test_numpy_and_the_plain_equations_stay_together(cell: str, dtype: str) -> N
 
 @DTYPES
 def test_equal_runs_do_not_differ_at_all(dtype: str) -> None:
-    same = spoilt(on("numpy"), numpy_kernels, "global_norm", lambda x, *_: x, since=1)  # what changes nothing parts nothing
-    assert lock_step(Setup("lstm", dtype, **SMALL), on("numpy"), same, tolerance=0) == (1, "loss", 0.0, False)
+    same = spoilt(
+        on("numpy"), numpy_kernels, "global_norm", lambda x, *_: x, since=1
+    )  # what changes nothing parts nothing
+    assert lock_step(Setup("lstm", dtype, **SMALL), on("numpy"), same, tolerance=0) == (
+        1,
+        "loss",
+        0.0,
+        False,
+    )
 
 
 def test_what_is_not_a_number_parts() -> None:
@@ -158,7 +187,11 @@ def test_what_is_not_a_number_parts() -> None:
         x[0][...] = np.nan
         return x
 
-    outcome = lock_step(Setup("lstm", "float32", **SMALL), on("numpy"), spoilt(on("numpy"), equations, "softmax_loss", nothing, since=2))
+    outcome = lock_step(
+        Setup("lstm", "float32", **SMALL),
+        on("numpy"),
+        spoilt(on("numpy"), equations, "softmax_loss", nothing, since=2),
+    )
     assert (outcome.step, outcome.tensor, outcome.parted) == (2, "loss", True)
     assert np.isnan(outcome.error)
 
@@ -200,35 +233,58 @@ def test_emulated_device_stays_together_with_numpy(cell: str, dtype: str, device
 
 
 @CELLS
-def test_emulated_device_stays_together_with_numpy_at_the_notebooks_width(cell: str, device: Emulator) -> None:
-    outcome = lock_step(Setup(cell, "float32", N=6, D=16, W=16, H=512, V=300, steps=3), on("cupy"), on("numpy"))
+def test_emulated_device_stays_together_with_numpy_at_the_notebooks_width(
+    cell: str, device: Emulator
+) -> None:
+    outcome = lock_step(
+        Setup(cell, "float32", N=6, D=16, W=16, H=512, V=300, steps=3), on("cupy"), on("numpy")
+    )
     assert not outcome.parted
     assert outcome.error < 0.1 * TOLERANCE["float32"]
 
 
 def test_emulated_change_on_the_device_is_named_by_its_step_and_tensor(device: Emulator) -> None:
     setup = Setup("lstm", "float32", **SMALL)
-    outcome = lock_step(setup, spoilt(on("cupy"), lstm, "lstm_backward_steps", da_a_little, since=3), on("numpy"))
+    outcome = lock_step(
+        setup, spoilt(on("cupy"), lstm, "lstm_backward_steps", da_a_little, since=3), on("numpy")
+    )
     assert (outcome.step, outcome.tensor, outcome.parted) == (3, "dWh", True)
 
 
 @pytest.mark.hunt
-def test_emulated_verify_has_rows_for_training(device: Emulator, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lockstep, "Setup", lambda *args, **more: Setup(*args, **SMALL, **more, steps=3))
+def test_emulated_verify_has_rows_for_training(
+    device: Emulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        lockstep, "Setup", lambda *args, **more: Setup(*args, **SMALL, **more, steps=3)
+    )
     with use_backend("cupy"):
         rows = list(lockstep.rows())
         trained = [f"{cell}{more}" for cell in ("rnn", "lstm") for more in ("", " that attends")]
         assert {row.case for row in rows} == {
-            case for what in trained for case in (f"lock-step {what} with numpy, 3 steps", f"same bits twice {what}, 3 steps")
+            case
+            for what in trained
+            for case in (
+                f"lock-step {what} with numpy, 3 steps",
+                f"same bits twice {what}, 3 steps",
+            )
         }
         assert len(rows) == 16
         assert all(row.passed for row in rows)
         assert all(row.error == row.tolerance == 0 for row in rows if "same bits" in row.case)
         monkeypatch.setattr(
-            lockstep, "on", lambda name: spoilt(on(name), lstm, "lstm_backward_steps", da_a_little, since=2) if name == "cupy" else on(name)
+            lockstep,
+            "on",
+            lambda name: (
+                spoilt(on(name), lstm, "lstm_backward_steps", da_a_little, since=2)
+                if name == "cupy"
+                else on(name)
+            ),
         )
         failed = [row for row in lockstep.rows() if not row.passed]
-    assert [row.case for row in failed] == 2 * [f"lock-step lstm{more} with numpy: dWh parts at step 2" for more in ("", " that attends")]
+    assert [row.case for row in failed] == 2 * [
+        f"lock-step lstm{more} with numpy: dWh parts at step 2" for more in ("", " that attends")
+    ]
 
 
 @pytest.mark.gpu
@@ -242,7 +298,9 @@ def test_a_card_stays_together_with_numpy_at_the_notebooks_size(cell: str, dtype
 @pytest.mark.gpu
 @CELLS
 @DTYPES
-def test_two_runs_on_one_card_give_the_same_bits_at_the_notebooks_size(cell: str, dtype: str) -> None:
+def test_two_runs_on_one_card_give_the_same_bits_at_the_notebooks_size(
+    cell: str, dtype: str
+) -> None:
     setup = Setup(cell, dtype, **NOTEBOOK)
     data = lockstep._draw(setup)
     runs = [lockstep._Run(setup, data, on("cupy")) for _ in range(2)]

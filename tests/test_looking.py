@@ -1,4 +1,6 @@
-"""Where a model looked, as it is shown: on pages and as JSON, over the part of the picture that its encoder sees."""
+"""Where a model looked, as it is shown: on pages and as JSON, over the part of the picture that its
+encoder sees.
+"""
 
 import base64
 import io
@@ -26,7 +28,18 @@ from xpcap.report.captions import DIMMEST, overlay_alpha
 Image = pytest.importorskip("PIL.Image")
 
 RNG = np.random.default_rng(0)
-SETTINGS = ["--inject", "attention", "--hidden", 8, "--wordvec", 6, "--epochs", 1, "--score-epochs", 0]
+SETTINGS = [
+    "--inject",
+    "attention",
+    "--hidden",
+    8,
+    "--wordvec",
+    6,
+    "--epochs",
+    1,
+    "--score-epochs",
+    0,
+]
 
 
 def softmax(*shape: int) -> np.ndarray:
@@ -40,7 +53,9 @@ def veils(page: str) -> list[np.ndarray]:
     """The opacities of each veil on a page, in its order."""
     uris = re.findall(r'<image class="veil" href="data:image/png;base64,([^"]+)"', page)
     pictures = [Image.open(io.BytesIO(base64.b64decode(uri))) for uri in uris]
-    assert all(picture.mode == "LA" and not np.asarray(picture)[..., 0].any() for picture in pictures)  # black
+    assert all(
+        picture.mode == "LA" and not np.asarray(picture)[..., 0].any() for picture in pictures
+    )  # black
     return [np.asarray(picture)[..., 1] for picture in pictures]
 
 
@@ -91,17 +106,31 @@ def test_json_and_pages_of_new_pictures_have_the_same_weights(made: Path, tmp_pa
                 continue
             np.testing.assert_array_equal(weights, weights.round(4))
             features = run.preprocessing(_encoded(picture))
-            exact = run.model.attention(features, run.vocabulary.encode_words([words], len(words)))[0, : len(words)]
+            exact = run.model.attention(features, run.vocabulary.encode_words([words], len(words)))[
+                0, : len(words)
+            ]
             np.testing.assert_allclose(weights, exact, atol=6e-5)
             for of_word in exact:
-                assert np.abs(next(shown).astype(int) - overlay_alpha(of_word.reshape(3, 3))).max() <= 1
+                assert (
+                    np.abs(next(shown).astype(int) - overlay_alpha(of_word.reshape(3, 3))).max()
+                    <= 1
+                )
         assert next(shown, None) is None
     assert "attention" not in json.loads(good("evaluate", made / "run0", "--json").stdout)
 
 
 def test_runs_without_attention_show_what_they_did(made: Path, tmp_path: Path) -> None:
     picture = made / "photos" / "0.png"
-    result = good("caption", made / "plain", picture, "--html", tmp_path / "p.html", "--png", tmp_path / "p.png", "--json")
+    result = good(
+        "caption",
+        made / "plain",
+        picture,
+        "--html",
+        tmp_path / "p.html",
+        "--png",
+        tmp_path / "p.png",
+        "--json",
+    )
     assert list(json.loads(result.stdout)[0]) == ["image", "caption", "probabilities", "references"]
     for page in (tmp_path / "p.html", made / "plain" / "index.html"):
         assert not re.search("looks|looked|veil|<svg", page.read_text())
@@ -113,20 +142,26 @@ def test_an_ensemble_looks_where_its_members_do_on_average(made: Path) -> None:
     assert isinstance(run.model, Ensemble)
     for one in runs.caption_run(run, count=3, policy=Policy(least_length=2), attend=True):
         data, words = open_data(made / "grid.h5"), one.caption.split()
-        features = runs.data_of(run).features("val", np.array([data.split("val").images.index(one.image)]))
+        features = runs.data_of(run).features(
+            "val", np.array([data.split("val").images.index(one.image)])
+        )
         ids = run.vocabulary.encode_words([words], len(words))
         each = [model.attention(features, ids)[0, : len(words)] for model in run.model.models]
         assert np.abs(each[0] - each[1]).max() > 1e-4
         np.testing.assert_allclose(one.attention, np.mean(each, axis=0), rtol=1e-5)
 
 
-def test_pictures_not_at_hand_and_places_in_no_square_are_left_as_they_were(made: Path, tmp_path: Path) -> None:
+def test_pictures_not_at_hand_and_places_in_no_square_are_left_as_they_were(
+    made: Path, tmp_path: Path
+) -> None:
     run = open_run(made / "run0")
     captions = runs.caption_run(run, count=1, attend=True)
     assert len(captions[0].attention[0]) == 9
     odd = [captions[0]._replace(attention=[[1.0] + 7 * [0.0]] * len(captions[0].probabilities))]
     for said, look in ((captions, lambda name: None), (odd, lambda name: scene())):
-        runs.write_caption_page(page := tmp_path / f"{len(list(tmp_path.iterdir()))}.html", run, said, look)
+        runs.write_caption_page(
+            page := tmp_path / f"{len(list(tmp_path.iterdir()))}.html", run, said, look
+        )
         assert "<svg" not in page.read_text()
     empty = Card("x", scene(), [], looked=AttentionMap(np.zeros((0, 3, 3)), WHOLE_PICTURE))
     write_page(tmp_path / "e.html", "t", galleries=[Gallery("g", "", [empty])])
@@ -149,12 +184,16 @@ def test_a_veil_is_clear_where_the_weight_is_largest_and_the_area_is_kept_to() -
     assert row >= 40
     assert column < 40
     assert (seen[:20] == seen.min()).all()
-    part = overlay(picture, np.eye(9)[5].reshape(3, 3), Area(0.5, 0.25, 1.0, 0.5))  # rows and columns 30 to 60: the place is at 40 to 50 and 50 to 60
+    part = overlay(
+        picture, np.eye(9)[5].reshape(3, 3), Area(0.5, 0.25, 1.0, 0.5)
+    )  # rows and columns 30 to 60: the place is at 40 to 50 and 50 to 60
     assert np.argwhere(part[..., 0] == part.max()).mean(axis=0) == pytest.approx((44.5, 57), abs=1)
     assert (part[:30] == part.min()).all()
     assert (part[:, :30] == part.min()).all()
     assert (part[:, 60:] == part.min()).all()
-    even = overlay(picture, np.full((3, 3), 1 / 9), Area(-0.5, -0.5, 1.5, 1.5))  # beyond the picture
+    even = overlay(
+        picture, np.full((3, 3), 1 / 9), Area(-0.5, -0.5, 1.5, 1.5)
+    )  # beyond the picture
     np.testing.assert_array_equal(even, picture)
 
 
@@ -171,7 +210,9 @@ def padded(picture: np.ndarray) -> np.ndarray:
     height, width = (round(side * 64 / max(picture.shape[:2])) for side in picture.shape[:2])
     sheet = np.zeros((64, 64, 3), np.uint8)
     top, left = (64 - height) // 2, (64 - width) // 2
-    sheet[top : top + height, left : left + width] = Image.fromarray(picture).resize((width, height), Image.Resampling.BICUBIC)
+    sheet[top : top + height, left : left + width] = Image.fromarray(picture).resize(
+        (width, height), Image.Resampling.BICUBIC
+    )
     return sheet
 
 
@@ -200,12 +241,18 @@ def test_what_lies_outside_the_area_of_a_model_of_timm_changes_none_of_its_featu
     area = grid_area(encoder.name, picture)
     assert area is not None
     for margin, changes in ((-3, False), (6, True)):  # pixels
-        top, left, bottom, right = (round(share * side) for share, side in zip(area, (300, 500) * 2, strict=True))
+        top, left, bottom, right = (
+            round(share * side) for share, side in zip(area, (300, 500) * 2, strict=True)
+        )
         inner = slice(top + margin, bottom - margin), slice(left + margin, right - margin)
         other = np.zeros_like(picture)
         other[inner] = picture[inner]
         assert (np.abs(encoder.encode([other]) - encoder.encode([picture])).max() > 0) == changes
-    assert grid_area("timm:no_such_model:grid=3", picture) is grid_area("timm:resnet10t.no_such_tag:grid=3", picture) is None
+    assert (
+        grid_area("timm:no_such_model:grid=3", picture)
+        is grid_area("timm:resnet10t.no_such_tag:grid=3", picture)
+        is None
+    )
 
 
 @pytest.mark.parametrize(("height", "width"), [(128, 128), (60, 90), (400, 100), (100, 400)])
@@ -215,46 +262,91 @@ def test_the_cells_of_the_histogram_encoder_lie_over_what_is_drawn(height: int, 
     picture[rows, columns] = (200, 30, 30)
     found = grid_area("histogram:grid=3", picture)
     assert found is not None
-    pixel = 3 / 56  # of a sheet that is at least 85 pixels high and wide, 56 where a longer picture lies padded on it
+    pixel = (
+        3 / 56
+        # of a sheet that is at least 85 pixels high and wide, 56 where a longer picture lies padded
+        # on
+        # it
+    )
     np.testing.assert_allclose(found, (0.25, 0.5, 0.5, 0.75), atol=pixel)
-    for name in ("efficientnet-lite2:grid=5", "onnx:a.onnx:grid=2", None):  # scaled, not cropped; given features are taken to be of the whole
+    for name in (
+        "efficientnet-lite2:grid=5",
+        "onnx:a.onnx:grid=2",
+        None,
+    ):  # scaled, not cropped; given features are taken to be of the whole
         assert grid_area(name, picture) == WHOLE_PICTURE
 
 
-@pytest.mark.parametrize("weights", [softmax(2, 3, 3), np.full((3, 3, 3), 0.2), softmax(3, 3, 3) * np.nan, softmax(3, 2, 3), -softmax(3, 3, 3)])
+@pytest.mark.parametrize(
+    "weights",
+    [
+        softmax(2, 3, 3),
+        np.full((3, 3, 3), 0.2),
+        softmax(3, 3, 3) * np.nan,
+        softmax(3, 2, 3),
+        -softmax(3, 3, 3),
+    ],
+)
 def test_what_are_no_weights_is_refused(weights: np.ndarray, tmp_path: Path) -> None:
     looked = AttentionMap(weights, WHOLE_PICTURE)
     with pytest.raises(ValueError, match="write_page: picture 'x'"):
-        write_page(tmp_path / "p.html", "t", galleries=[Gallery("g", "", [Card("x", scene(), SAID, looked=looked)])])
+        write_page(
+            tmp_path / "p.html",
+            "t",
+            galleries=[Gallery("g", "", [Card("x", scene(), SAID, looked=looked)])],
+        )
     assert not list(tmp_path.iterdir())
 
 
 def test_one_picture_serves_all_words_and_a_word_adds_little(tmp_path: Path) -> None:
     words, sizes = [(f"word{k}", 0.5) for k in range(20)], []
     for looked in (None, AttentionMap(softmax(20, 7, 7), Area(0.1, 0.2, 0.8, 0.9))):
-        write_page(tmp_path / "p.html", "t", galleries=[Gallery("g", "", [Card("x", photo(0), words, looked=looked)])])
+        write_page(
+            tmp_path / "p.html",
+            "t",
+            galleries=[Gallery("g", "", [Card("x", photo(0), words, looked=looked)])],
+        )
         sizes.append((tmp_path / "p.html").stat().st_size)
     page = Page(tmp_path / "p.html")
-    assert len([image for image in page.all("image") if image["href"].startswith("data:image/jpeg")]) == 1
+    assert (
+        len([image for image in page.all("image") if image["href"].startswith("data:image/jpeg")])
+        == 1
+    )
     assert len(page.all("use")) == 20
     assert (sizes[1] - sizes[0]) / 20 < 1000
 
 
 @pytest.mark.parametrize("dark", [False, True])
-def test_a_browser_brightens_the_place_that_weighed_most(browser: Any, dark: bool, tmp_path: Path) -> None:  # noqa: F811 - the fixture
+def test_a_browser_brightens_the_place_that_weighed_most(
+    browser: Any,  # noqa: F811 - the fixture
+    dark: bool,
+    tmp_path: Path,
+) -> None:
     weights = np.zeros((1, 4, 4))
     weights[0, 2, 1] = 1
     grey = np.full((200, 300, 3), 180, np.uint8)
     grey[0, 0] = 0, 90, 0  # a photograph, if it has many colours; as it is, a drawing
-    for name, picture in (("flat", grey[:80, :120]), ("photo", np.clip(grey + RNG.integers(-2, 3, grey.shape), 0, 255).astype(np.uint8))):
-        card = Card(name, picture, [("dog", 0.5)], looked=AttentionMap(weights, Area(0.5, 0.5, 1.0, 1.0)))
+    for name, picture in (
+        ("flat", grey[:80, :120]),
+        ("photo", np.clip(grey + RNG.integers(-2, 3, grey.shape), 0, 255).astype(np.uint8)),
+    ):
+        card = Card(
+            name, picture, [("dog", 0.5)], looked=AttentionMap(weights, Area(0.5, 0.5, 1.0, 1.0))
+        )
         write_page(tmp_path / "p.html", "t", galleries=[Gallery("g", "", [card])])
         browser.show(tmp_path / "p.html", 800, dark, scale=2)
-        box = browser.evaluate("(r => [r.left, r.top + scrollY, r.width, r.height])(document.querySelector('.looks svg').getBoundingClientRect())")
+        box = browser.evaluate(
+            "(r => [r.left, r.top + scrollY, r.width, r.height])(document.querySelector('.looks"
+            " svg').getBoundingClientRect())"
+        )
         left, top, width, height = (round(2 * side) for side in box)
-        seen = decode(browser.screenshot(whole=True))[top : top + height, left : left + width].mean(axis=2)
+        seen = decode(browser.screenshot(whole=True))[top : top + height, left : left + width].mean(
+            axis=2
+        )
         inner = seen[10:-10, 10:-10]  # without the rounded corners
-        row, column = ((10 + np.argwhere(inner > 0.9 * inner.max()).mean(axis=0)) / seen.shape).tolist()
+        row, column = (
+            (10 + np.argwhere(inner > 0.9 * inner.max()).mean(axis=0)) / seen.shape
+        ).tolist()
         assert row == pytest.approx(0.5 + 0.5 * 2.5 / 4, abs=0.03)
         assert column == pytest.approx(0.5 + 0.5 * 1.5 / 4, abs=0.03)
         assert seen[height // 4, width // 4] == pytest.approx(180 * (1 - DIMMEST), abs=4)

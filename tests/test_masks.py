@@ -1,4 +1,6 @@
-"""Dropout masks: numbers that anybody can reproduce, the same on either device, whatever the packing and the parts."""
+"""Dropout masks: numbers that anybody can reproduce, the same on either device, whatever the
+packing and the parts.
+"""
 
 from typing import Any
 
@@ -17,10 +19,19 @@ WORDS = {"<NULL>": 0, "<START>": 1, "<END>": 2, **{f"w{i}": i for i in range(3, 
 SEED, STEP, KEEP = 2**63 - 1, 3 * 2**33, 0.7
 
 
-def drawn(shape: tuple[int, int], keep: float = KEEP, seed: int = SEED, step: int = STEP) -> list[np.ndarray]:
+def drawn(
+    shape: tuple[int, int], keep: float = KEEP, seed: int = SEED, step: int = STEP
+) -> list[np.ndarray]:
     """The masks of all three places, of the same shape, on the backend in force."""
     masks = [asarray(np.zeros(shape, bool)) for _ in range(3)]
-    ops.dropout_masks([masks], [[asarray(np.arange(shape[0], dtype=np.int32))] * 3], [shape[0]] * 3, seed, step, keep)
+    ops.dropout_masks(
+        [masks],
+        [[asarray(np.arange(shape[0], dtype=np.int32))] * 3],
+        [shape[0]] * 3,
+        seed,
+        step,
+        keep,
+    )
     return [to_numpy(mask) for mask in masks]
 
 
@@ -29,13 +40,23 @@ def test_philox_gives_the_published_answers() -> None:
     for counter, key, words in philox.published():
         assert philox.block(counter, key) == words
         before = (sum(word << 64 * k for k, word in enumerate(counter)) - 1) % 2**256
-        numpys = np.random.Philox(key=np.array(key, np.uint64), counter=np.array([before >> 64 * k & 2**64 - 1 for k in range(4)], np.uint64))
+        numpys = np.random.Philox(
+            key=np.array(key, np.uint64),
+            counter=np.array([before >> 64 * k & 2**64 - 1 for k in range(4)], np.uint64),
+        )
         assert numpys.random_raw(4).tolist() == words
 
 
 def test_the_kernels_philox_gives_the_published_answers() -> None:
-    body = "const Words y = philox({x[0], x[1], x[2], x[3]}, x[4], x[5]); x[0] = y.a; x[1] = y.b; x[2] = y.c; x[3] = y.d;"
-    text = twin.text_of(twin.KERNELS / "philox.cu") + f'extern "C" __global__ void answer(long long* signs) {{ word* x = (word*)signs; {body} }}\n'
+    body = (
+        "const Words y = philox({x[0], x[1], x[2], x[3]}, x[4], x[5]); x[0] = y.a; x[1] = y.b; x[2]"
+        " = y.c; x[3] = y.d;"
+    )
+    text = (
+        twin.text_of(twin.KERNELS / "philox.cu")
+        + f'extern "C" __global__ void answer(long long* signs) {{ word* x = (word*)signs; {body}'
+        " }\n"
+    )
     try:
         built = twin.build(text, "float")
     except twin.UnavailableError as reason:
@@ -47,8 +68,12 @@ def test_the_kernels_philox_gives_the_published_answers() -> None:
 
 
 @pytest.mark.parametrize("plain", [False, True], ids=["fast", "plain"])
-@pytest.mark.parametrize(("width", "keep"), [(1, 0.5), (15, 0.7), (16, 0.3), (53, 1 - 1e-9), (64, 0.7), (7, 2.0**-16)])
-def test_masks_are_the_contracts_unit_by_unit(width: int, keep: float, plain: bool, lib: Any) -> None:
+@pytest.mark.parametrize(
+    ("width", "keep"), [(1, 0.5), (15, 0.7), (16, 0.3), (53, 1 - 1e-9), (64, 0.7), (7, 2.0**-16)]
+)
+def test_masks_are_the_contracts_unit_by_unit(
+    width: int, keep: float, plain: bool, lib: Any
+) -> None:
     shape = (5, width)
     with ops.plain_only() if plain else np.errstate():
         for place, mask in enumerate(drawn(shape, keep)):
@@ -57,19 +82,32 @@ def test_masks_are_the_contracts_unit_by_unit(width: int, keep: float, plain: bo
 
 def test_a_unit_is_kept_just_above_its_bits(lib: Any) -> None:
     bits = philox.block([1, 0, 0, STEP], [SEED, 0])[0] & 0xFFFF
-    assert [bool(drawn((1, 1), threshold / 65536)[0]) for threshold in (bits, bits + 1)] == [False, True]
+    assert [bool(drawn((1, 1), threshold / 65536)[0]) for threshold in (bits, bits + 1)] == [
+        False,
+        True,
+    ]
 
 
 def test_an_outsider_gets_the_masks_of_numpy(lib: Any) -> None:
-    """As the docstring of ops.dropout_masks says: rows that fill their blocks follow one another in NumPy's stream."""
+    """As the docstring of ops.dropout_masks says: rows that fill their blocks follow one another in
+    NumPy's stream.
+    """
     bits = np.random.Philox(key=[5, 2], counter=[0, 0, 0, 9]).random_raw(4 * 6).view(np.uint16)
-    np.testing.assert_array_equal(drawn((3, 32), 0.7, 5, 9)[2], (bits < round(0.7 * 65536)).reshape(3, 32))
+    np.testing.assert_array_equal(
+        drawn((3, 32), 0.7, 5, 9)[2], (bits < round(0.7 * 65536)).reshape(3, 32)
+    )
 
 
 @pytest.mark.parametrize("keep", [0.1, 0.5, 0.7])
 def test_masks_keep_their_share_and_differ_by_place_step_seed_and_row(keep: float) -> None:
     n, width = 400, 512
-    masks = [*drawn((n, width), keep), *(drawn((n, width), keep, **other)[0] for other in ({"step": STEP + 1}, {"seed": SEED - 1}, {"step": 0}))]
+    masks = [
+        *drawn((n, width), keep),
+        *(
+            drawn((n, width), keep, **other)[0]
+            for other in ({"step": STEP + 1}, {"seed": SEED - 1}, {"step": 0})
+        ),
+    ]
     masks += [np.roll(masks[0], 1, axis=0), np.roll(masks[0], 16, axis=1)]
     sigma = (n * width) ** -0.5
     for mask in masks:
@@ -85,7 +123,9 @@ def captioner() -> CaptioningRNN:
 
 
 def batch(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """Captions of several lengths in no order, one without any target and one with a NULL inside."""
+    """Captions of several lengths in no order, one without any target and one with a NULL
+    inside.
+    """
     captions = rng.integers(1, len(WORDS), (9, 8)).astype(np.int32)
     for row, length in zip(captions, (3, 7, 1, 5, 0, 5, 7, 2, 6), strict=True):
         row[length + 1 :] = 0
@@ -94,31 +134,59 @@ def batch(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
 
 
 @pytest.mark.parametrize("parts", [1, 2, 3])
-def test_masks_of_a_batch_know_nothing_of_packing_parts_and_device(parts: int, lib: Any, rng: np.random.Generator) -> None:
+def test_masks_of_a_batch_know_nothing_of_packing_parts_and_device(
+    parts: int, lib: Any, rng: np.random.Generator
+) -> None:
     model, (features, captions) = captioner(), batch(rng)
     lengths = [int(np.flatnonzero(row[1:]).max(initial=-1)) + 1 for row in captions]
     live = [(caption, t) for caption, length in enumerate(lengths) for t in range(length)]
     words = sorted({int(captions[caption, t]) for caption, t in live})
     of_features, of_words, of_hidden = (
-        philox.kept(SEED, place, STEP, shape, KEEP) for place, shape in enumerate([(9, D), (len(words), W), (len(live), H)])
+        philox.kept(SEED, place, STEP, shape, KEEP)
+        for place, shape in enumerate([(9, D), (len(words), W), (len(live), H)])
     )
     buffers = [fresh(model.params.flat) for _ in range(parts)]
     seen = []
-    for part in prepare_batch("loss", model.config, model.params.flat, WORDS["<NULL>"], features, captions, buffers, draw=DropoutKey(SEED, STEP)):
+    for part in prepare_batch(
+        "loss",
+        model.config,
+        model.params.flat,
+        WORDS["<NULL>"],
+        features,
+        captions,
+        buffers,
+        draw=DropoutKey(SEED, STEP),
+    ):
         order = to_numpy(part.packed.order)
         np.testing.assert_array_equal(to_numpy(part.masks.features), of_features[order])
-        np.testing.assert_array_equal(to_numpy(part.masks.words), of_words[[words.index(word) for word in to_numpy(part.packed.words)]])
-        steps = [(int(order[place]), t) for t, n in enumerate(part.packed.rows.batch_sizes) for place in range(n)]
-        kept = range(len(steps)) if part.packed.kept is None else to_numpy(part.packed.kept)  # a NULL inside a caption has no mask
-        np.testing.assert_array_equal(to_numpy(part.masks.hidden), of_hidden[[live.index(steps[row]) for row in kept]])
+        np.testing.assert_array_equal(
+            to_numpy(part.masks.words),
+            of_words[[words.index(word) for word in to_numpy(part.packed.words)]],
+        )
+        steps = [
+            (int(order[place]), t)
+            for t, n in enumerate(part.packed.rows.batch_sizes)
+            for place in range(n)
+        ]
+        kept = (
+            range(len(steps)) if part.packed.kept is None else to_numpy(part.packed.kept)
+        )  # a NULL inside a caption has no mask
+        np.testing.assert_array_equal(
+            to_numpy(part.masks.hidden), of_hidden[[live.index(steps[row]) for row in kept]]
+        )
         seen += steps
     assert sorted(seen) == live
 
 
 def test_a_step_has_its_masks_whatever_came_before(lib: Any, rng: np.random.Generator) -> None:
-    """Without a number, steps are counted: from 0, from the last number that was given, and not where a batch is refused."""
+    """Without a number, steps are counted: from 0, from the last number that was given, and not
+    where a batch is refused.
+    """
     features, captions = batch(rng)
-    losses = {step: float(captioner().loss(features, captions, step=step)[0]) for step in (0, 1, 2, 2**62, 2**62 + 1)}
+    losses = {
+        step: float(captioner().loss(features, captions, step=step)[0])
+        for step in (0, 1, 2, 2**62, 2**62 + 1)
+    }
     assert len(set(losses.values())) == len(losses)
     model = captioner()
 

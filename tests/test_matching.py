@@ -1,4 +1,6 @@
-"""Names of captioned pictures and the files that they mean: found, taken for one that is spelt alike, or suggested."""
+"""Names of captioned pictures and the files that they mean: found, taken for one that is spelt
+alike, or suggested.
+"""
 
 import unicodedata
 from pathlib import Path
@@ -29,10 +31,14 @@ def look_up(folder: Path, names: list[str], *files: str) -> Matches:
         (COMPOSED.upper(), DECOMPOSED),
     ],
 )
-def test_a_name_in_other_capitals_or_another_form_of_unicode_is_the_one_picture_spelt_so(name: str, file: str, tmp_path: Path) -> None:
+def test_a_name_in_other_capitals_or_another_form_of_unicode_is_the_one_picture_spelt_so(
+    name: str, file: str, tmp_path: Path
+) -> None:
     matches = look_up(tmp_path, [name], file, "other.jpg")
     assert matches == Matches({name: file}, {name: file}, {})
-    assert match_names("test", [name], {file, "other.jpg"}).found == {name: file}  # among names of features too
+    assert match_names("test", [name], {file, "other.jpg"}).found == {
+        name: file
+    }  # among names of features too
 
 
 @pytest.mark.parametrize(
@@ -41,10 +47,16 @@ def test_a_name_in_other_capitals_or_another_form_of_unicode_is_the_one_picture_
         (["a.JPG"], ["1/a.jpg", "2/A.jpg"], {}),  # two pictures are spelt so
         (["a.JPG", "A.jpg"], ["a.jpg"], {}),  # two names spell it
         (["a.JPG", "a.jpg"], ["a.jpg"], {"a.jpg": "a.jpg"}),  # another name has it
-        (["2/a.JPG"], ["1/a.jpg", "2/a.jpg"], {"2/a.JPG": "2/a.jpg"}),  # the folder tells them apart
+        (
+            ["2/a.JPG"],
+            ["1/a.jpg", "2/a.jpg"],
+            {"2/a.JPG": "2/a.jpg"},
+        ),  # the folder tells them apart
     ],
 )
-def test_a_name_that_could_mean_another_is_not_taken_for_a_picture(names: list[str], files: list[str], found: dict[str, str], tmp_path: Path) -> None:
+def test_a_name_that_could_mean_another_is_not_taken_for_a_picture(
+    names: list[str], files: list[str], found: dict[str, str], tmp_path: Path
+) -> None:
     matches = look_up(tmp_path, names, *files)
     assert matches.found == found
     assert set(matches.near) == set(names) - set(found)
@@ -67,15 +79,26 @@ def test_a_name_that_could_mean_another_is_not_taken_for_a_picture(names: list[s
     ],
 )
 def test_nearly_the_name_of_a_picture_is_suggested(name: str, file: str, tmp_path: Path) -> None:
-    matches = look_up(tmp_path, [name], file, *(["2/two.jpg"] if name == "two.jpg" else ["other.jpg"]))
+    matches = look_up(
+        tmp_path, [name], file, *(["2/two.jpg"] if name == "two.jpg" else ["other.jpg"])
+    )
     assert (matches.found, list(matches.near)) == ({}, [name])
     assert matches.near[name].startswith(file)
 
 
 @pytest.mark.parametrize(
-    ("name", "file"), [("IMG_1234.jpg", "IMG_1235.jpg"), ("IMG_12.jpg", "IMG_1.jpg"), ("dog.jpg", "cat.jpg"), ("a.jpg", "b.jpg"), (".jpg", "_.jpg")]
+    ("name", "file"),
+    [
+        ("IMG_1234.jpg", "IMG_1235.jpg"),
+        ("IMG_12.jpg", "IMG_1.jpg"),
+        ("dog.jpg", "cat.jpg"),
+        ("a.jpg", "b.jpg"),
+        (".jpg", "_.jpg"),
+    ],
 )
-def test_another_number_or_another_word_is_another_picture(name: str, file: str, tmp_path: Path) -> None:
+def test_another_number_or_another_word_is_another_picture(
+    name: str, file: str, tmp_path: Path
+) -> None:
     assert look_up(tmp_path, [name], file) == Matches({}, {}, {})
 
 
@@ -83,6 +106,19 @@ def test_a_camera_s_raw_file_is_not_suggested(tmp_path: Path) -> None:
     assert look_up(tmp_path, ["IMG_1.jpg"], "IMG_1.CR2").near == {}
 
 
-def test_of_files_with_a_name_in_folders_inside_the_highest_is_meant_if_it_is_alone(tmp_path: Path) -> None:
-    files = ("1/a.jpg", "old/copies/a.jpg", "new/copies/a.jpg", "x/y/z/b.jpg", ".hidden/c.jpg", "1/2/d.jpg", "3/4/d.jpg")
-    assert look_up(tmp_path, ["a.jpg", "b.jpg", "c.jpg", "d.jpg"], *files).found == {"a.jpg": "1/a.jpg", "b.jpg": "x/y/z/b.jpg"}
+def test_of_files_with_a_name_in_folders_inside_the_highest_is_meant_if_it_is_alone(
+    tmp_path: Path,
+) -> None:
+    files = (
+        "1/a.jpg",
+        "old/copies/a.jpg",
+        "new/copies/a.jpg",
+        "x/y/z/b.jpg",
+        ".hidden/c.jpg",
+        "1/2/d.jpg",
+        "3/4/d.jpg",
+    )
+    assert look_up(tmp_path, ["a.jpg", "b.jpg", "c.jpg", "d.jpg"], *files).found == {
+        "a.jpg": "1/a.jpg",
+        "b.jpg": "x/y/z/b.jpg",
+    }

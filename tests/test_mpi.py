@@ -1,4 +1,6 @@
-"""Commands under mpiexec, on two processes: what they leave, how they end, and what they say of each other."""
+"""Commands under mpiexec, on two processes: what they leave, how they end, and what they say of
+each other.
+"""
 
 import json
 import os
@@ -50,12 +52,21 @@ def command(*arguments: str) -> list[str]:
 
 
 def start(*parts: Sequence[str], **environment: str) -> "subprocess.Popen[str]":
-    """mpiexec with one rank for each part, in a session of its own, so that what it leaves can be ended."""
+    """mpiexec with one rank for each part, in a session of its own, so that what it leaves can be
+    ended.
+    """
     line = [str(MPIEXEC)]
     for part in parts:
         line += [*([":"] if len(line) > 1 else []), "-n", "1", *part]
     own = {**os.environ, "PYTHONPATH": str(ROOT), **environment}
-    return subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=own, start_new_session=True)
+    return subprocess.Popen(
+        line,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=own,
+        start_new_session=True,
+    )
 
 
 def ended(process: "subprocess.Popen[str]") -> tuple[int, str, str]:
@@ -75,7 +86,13 @@ def on_two(*arguments: str) -> str:
 
 
 def alone(*arguments: str) -> str:
-    return subprocess.run([sys.executable, str(ROOT / "cli.py"), *arguments], capture_output=True, text=True, check=True, timeout=SECONDS).stdout
+    return subprocess.run(
+        [sys.executable, str(ROOT / "cli.py"), *arguments],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=SECONDS,
+    ).stdout
 
 
 @pytest.fixture(scope="module")
@@ -107,7 +124,10 @@ def rank_1(out: Path) -> int:
     """Process id of rank 1 of a run."""
     for entry in Path("/proc").glob("[0-9]*"):
         try:
-            if str(out).encode() in (entry / "cmdline").read_bytes() and b"\0PMI_RANK=1\0" in (entry / "environ").read_bytes():
+            if (
+                str(out).encode() in (entry / "cmdline").read_bytes()
+                and b"\0PMI_RANK=1\0" in (entry / "environ").read_bytes()
+            ):
                 return int(entry.name)
         except OSError:  # another's, or gone
             continue
@@ -129,30 +149,54 @@ def test_two_processes_leave_the_run_of_one(data: Path, run: Path) -> None:
     said = on_two("train", str(data), "--out", str(out), "--epochs", "2", *SMALL)
     assert said.count("wrote ") == 1
     assert " by 2 processes; the run folder is " in said
-    assert sorted(path.name for path in out.iterdir()) == sorted(path.name for path in run.iterdir())
+    assert sorted(path.name for path in out.iterdir()) == sorted(
+        path.name for path in run.iterdir()
+    )
     for ours, theirs in zip(history_of(out), history_of(run), strict=True):
         assert ours == pytest.approx(theirs, rel=1e-3)
-    np.testing.assert_allclose(open_run(out).model.params.flat, open_run(run).model.params.flat, atol=1e-5)
+    np.testing.assert_allclose(
+        open_run(out).model.params.flat, open_run(run).model.params.flat, atol=1e-5
+    )
 
 
 @pytest.mark.hunt
 def test_evaluate_and_caption_say_on_two_processes_what_one_says(run: Path, tmp_path: Path) -> None:
-    theirs, ours = (json.loads(made("evaluate", str(run), "--json", "--beam", "2")) for made in (alone, on_two))
+    theirs, ours = (
+        json.loads(made("evaluate", str(run), "--json", "--beam", "2")) for made in (alone, on_two)
+    )
     assert ours["captions"] == theirs["captions"]
     assert ours["scores"] == pytest.approx(theirs["scores"], rel=1e-6)
     folder = drawings(tmp_path, 5)
     (folder / "broken.png").write_bytes(b"no picture")
-    captions = [json.loads(made("caption", str(run), str(folder), "--json", "--temperature", "1")) for made in (alone, on_two)]
-    assert [(one["image"], one["caption"]) for one in captions[0]] == [(one["image"], one["caption"]) for one in captions[1]]
+    captions = [
+        json.loads(made("caption", str(run), str(folder), "--json", "--temperature", "1"))
+        for made in (alone, on_two)
+    ]
+    assert [(one["image"], one["caption"]) for one in captions[0]] == [
+        (one["image"], one["caption"]) for one in captions[1]
+    ]
     assert len(captions[0]) == 5
 
 
 def test_prepare_writes_the_same_bytes_on_two_processes(tmp_path: Path) -> None:
     folder = drawings(tmp_path, 70)
     names = sorted(path.name for path in folder.iterdir())
-    (tmp_path / "captions.csv").write_text("image,caption\n" + "".join(f"{name},a drawing number {i % 7}\n" for i, name in enumerate(names)))
+    (tmp_path / "captions.csv").write_text(
+        "image,caption\n"
+        + "".join(f"{name},a drawing number {i % 7}\n" for i, name in enumerate(names))
+    )
     (folder / names[3]).write_bytes(b"no picture")
-    arguments = ("prepare", str(tmp_path / "captions.csv"), "--pictures", str(folder), "--encoder", "histogram", "--mirror", "--min-count", "1")
+    arguments = (
+        "prepare",
+        str(tmp_path / "captions.csv"),
+        "--pictures",
+        str(folder),
+        "--encoder",
+        "histogram",
+        "--mirror",
+        "--min-count",
+        "1",
+    )
     alone(*arguments, "--out", str(tmp_path / "one.h5"))
     said = on_two(*arguments, "--out", str(tmp_path / "two.h5"))
     assert said.count("a table with commas") == 1
@@ -163,7 +207,23 @@ def test_prepare_writes_the_same_bytes_on_two_processes(tmp_path: Path) -> None:
 def long_run(data: Path, name: str, **environment: str) -> tuple[Path, "subprocess.Popen[str]"]:
     """A run of two ranks that has saved its first epoch and has many to go."""
     out = data.with_name(name)
-    process = start(*[command("train", str(data), "--out", str(out), "--epochs", "1000", "--save-every", "1", *SMALL)] * 2, **environment)
+    process = start(
+        *[
+            command(
+                "train",
+                str(data),
+                "--out",
+                str(out),
+                "--epochs",
+                "1000",
+                "--save-every",
+                "1",
+                *SMALL,
+            )
+        ]
+        * 2,
+        **environment,
+    )
     until(process, "epoch  2")
     return out, process
 
@@ -209,10 +269,16 @@ def test_a_rank_that_hangs_is_named_and_all_are_ended(data: Path) -> None:
 
 
 @pytest.mark.hunt
-def test_ranks_that_differ_and_a_rank_that_fails_alone_are_named(data: Path, tmp_path: Path) -> None:
+def test_ranks_that_differ_and_a_rank_that_fails_alone_are_named(
+    data: Path, tmp_path: Path
+) -> None:
     train = ("train", str(data), "--epochs", "1", *SMALL)
     cases = [
-        (command(*train, "--out", "a", "--lr", "0.002"), {}, "rank 1 has option lr 0.002, rank 0 has 0.001, expected the same on every rank"),
+        (
+            command(*train, "--out", "a", "--lr", "0.002"),
+            {},
+            "rank 1 has option lr 0.002, rank 0 has 0.001, expected the same on every rank",
+        ),
         (command("train", "nowhere.h5", "--out", "a"), {}, "rank 1 of 2:"),
     ]
     for other, environment, words in cases:
@@ -234,16 +300,34 @@ def test_runs_whose_ranks_are_killed_at_random_moments_end_as_unbroken_ones() ->
 
 
 @pytest.mark.hunt
-def test_two_processes_that_attend_and_train_on_the_score_leave_the_run_of_one(data: Path, tmp_path: Path) -> None:
+def test_two_processes_that_attend_and_train_on_the_score_leave_the_run_of_one(
+    data: Path, tmp_path: Path
+) -> None:
     """Both stages, on grids."""
     pictures = read_dataset(data)
-    grids = {name: replace(split, features=split.features[:, :210].reshape(-1, 6, 35)) for name, split in pictures.splits.items()}
+    grids = {
+        name: replace(split, features=split.features[:, :210].reshape(-1, 6, 35))
+        for name, split in pictures.splits.items()
+    }
     write_dataset(tmp_path / "grids.h5", replace(pictures, splits=grids))
-    options = ("--hidden", "16", "--wordvec", "12", "--epochs", "1", "--score-epochs", "1", "--inject", "attention+every-step")
+    options = (
+        "--hidden",
+        "16",
+        "--wordvec",
+        "12",
+        "--epochs",
+        "1",
+        "--score-epochs",
+        "1",
+        "--inject",
+        "attention+every-step",
+    )
     for say, out in ((alone, "one"), (on_two, "two")):
         say("train", str(tmp_path / "grids.h5"), "--out", str(tmp_path / out), *options)
     for stage in ("cross-entropy", ""):
         one, two = (tmp_path / out / stage for out in ("one", "two"))
         for ours, theirs in zip(history_of(two), history_of(one), strict=True):
             assert ours == pytest.approx(theirs, rel=1e-3)
-        np.testing.assert_allclose(open_run(two).model.params.flat, open_run(one).model.params.flat, atol=1e-5)
+        np.testing.assert_allclose(
+            open_run(two).model.params.flat, open_run(one).model.params.flat, atol=1e-5
+        )

@@ -1,4 +1,6 @@
-"""A cell of one's own, a GRU that attends: one entry in CELLS, and the package trains it, saves it and samples from it as from its own."""
+"""A cell of one's own, a GRU that attends: one entry in CELLS, and the package trains it, saves it
+and samples from it as from its own.
+"""
 
 import json
 from pathlib import Path
@@ -38,7 +40,9 @@ def step(a: Any, state: Any, params: Any, buffer: Any, extra_term: Any = None) -
     return (z * h + (1 - z) * g,)
 
 
-def rows_forward(a: Any, state0: Any, params: Any, rows: Any, buffer: Any = None, extra_term: Any = None) -> Any:
+def rows_forward(
+    a: Any, state0: Any, params: Any, rows: Any, buffer: Any = None, extra_term: Any = None
+) -> Any:
     h = np.concatenate((state0[0], np.empty((rows.R, state0[0].shape[1]), a.dtype)))
     if extra_term is not None:
         a = a.copy()
@@ -76,10 +80,15 @@ def listed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(CELLS, "gru", GRU)
 
 
-def test_the_gradients_of_the_cell_and_of_what_it_attends_with_are_those_of_finite_differences(rng: np.random.Generator) -> None:
+def test_the_gradients_of_the_cell_and_of_what_it_attends_with_are_those_of_finite_differences(
+    rng: np.random.Generator,
+) -> None:
     """Packed rows, a random upstream gradient, and one sequence without a step."""
     N, H, P, rows = 4, 5, 3, PackedSequences.of([3, 2, 2], 4)
-    a, h0, Wh, A, Wattn, dh = (rng.standard_normal(shape) for shape in ((rows.R, 3 * H), (N, H), (H, 3 * H), (N, P, H), (H, 3 * H), (rows.R, H)))
+    a, h0, Wh, A, Wattn, dh = (
+        rng.standard_normal(shape)
+        for shape in ((rows.R, 3 * H), (N, H), (H, 3 * H), (N, P, H), (H, 3 * H), (rows.R, H))
+    )
 
     def forward(_: Any = None) -> Any:
         attention = Attention(A, Wattn)
@@ -95,17 +104,34 @@ def test_the_gradients_of_the_cell_and_of_what_it_attends_with_are_those_of_fini
 
 
 @pytest.mark.parametrize("inject", ["init", "every-step", "attention", "attention+every-step"])
-def test_a_gru_passes_the_gradient_check_and_samples_what_it_scores(inject: str, rng: np.random.Generator) -> None:
+def test_a_gru_passes_the_gradient_check_and_samples_what_it_scores(
+    inject: str, rng: np.random.Generator
+) -> None:
     shape = (4, 6) if "attention" in inject else 6
     data = draw_data(12, shape, 20, seed=0)
-    model = CaptioningRNN(data.vocabulary.word_to_idx, shape, 5, 7, "gru", np.float64, inject=inject, dropout=0.3, seed=0)
+    model = CaptioningRNN(
+        data.vocabulary.word_to_idx,
+        shape,
+        5,
+        7,
+        "gru",
+        np.float64,
+        inject=inject,
+        dropout=0.3,
+        seed=0,
+    )
     model.params.flat[...] *= 2
     batch = data.minibatch("train", np.arange(12))
     grads = model.loss(*batch, step=0)[1].copy()
-    assert max(directional_errors(lambda: model.loss(*batch, step=0)[0], model.params, grads, rng)) < 1e-7
+    assert (
+        max(directional_errors(lambda: model.loss(*batch, step=0)[0], model.params, grads, rng))
+        < 1e-7
+    )
     captions, p = model.sample_with_probabilities(batch[0], 8, forbid=[0, 1])
     given = np.concatenate([np.full((12, 1), data.vocabulary.start), captions], axis=1)
-    np.testing.assert_allclose(-np.log(p[captions != 0]).sum(), model.score(batch[0], given).nll, rtol=1e-10)
+    np.testing.assert_allclose(
+        -np.log(p[captions != 0]).sum(), model.score(batch[0], given).nll, rtol=1e-10
+    )
 
 
 def test_a_gru_is_trained_saved_reopened_and_sampled(tmp_path: Path) -> None:
@@ -113,36 +139,73 @@ def test_a_gru_is_trained_saved_reopened_and_sampled(tmp_path: Path) -> None:
     write_dataset(tmp_path / "x.h5", data)
     trained = train_run(
         TrainOptions(
-            data=tmp_path / "x.h5", out=tmp_path / "run", cell="gru", inject="attention+every-step", wordvec=16, hidden=32, epochs=15, score_epochs=0,
-            batch_size=6, lr=0.02, dropout=0.0, smoothing=0.0,
-            feature_scaling="none", select="loss",
+            data=tmp_path / "x.h5",
+            out=tmp_path / "run",
+            cell="gru",
+            inject="attention+every-step",
+            wordvec=16,
+            hidden=32,
+            epochs=15,
+            score_epochs=0,
+            batch_size=6,
+            lr=0.02,
+            dropout=0.0,
+            smoothing=0.0,
+            feature_scaling="none",
+            select="loss",
         )
-    )  # fmt: skip
-    losses = [json.loads(line)["train_loss"] for line in (tmp_path / "run" / "history.jsonl").read_text().splitlines()]
+    )
+    losses = [
+        json.loads(line)["train_loss"]
+        for line in (tmp_path / "run" / "history.jsonl").read_text().splitlines()
+    ]
     assert losses[-1] < losses[0] / 1.5
     run = open_run(tmp_path / "run")
     assert list(run.model.params)[3:6] == ["Wx", "Wh", "b"]
     features = data.features("train", np.arange(12))
-    greedy, beam = (run.model.decode(features, policy) for policy in (Policy(), Beam(3, length_penalty=0)))
+    greedy, beam = (
+        run.model.decode(features, policy) for policy in (Policy(), Beam(3, length_penalty=0))
+    )
     assert (beam.log_probabilities >= greedy.log_probabilities - 1e-4).all()
-    np.testing.assert_array_equal(greedy.captions, trained.run.model.decode(features, Policy()).captions)
-    assert len(np.unique(beam.captions[:, 0], axis=0)) > 3  # it says different things of different pictures
+    np.testing.assert_array_equal(
+        greedy.captions, trained.run.model.decode(features, Policy()).captions
+    )
+    assert (
+        len(np.unique(beam.captions[:, 0], axis=0)) > 3
+    )  # it says different things of different pictures
 
 
-def test_a_cell_that_takes_no_term_is_refused_where_it_would_attend(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_cell_that_takes_no_term_is_refused_where_it_would_attend(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setitem(CELLS, "plain", GRU._replace(takes_extra_term=False))
     words = {"<NULL>": 0, "<START>": 1, "a": 2}
-    with pytest.raises(OptionError, match=r"cell 'plain' cannot attend, expected .* such as rnn, lstm.*takes_extra_term=True"):
+    with pytest.raises(
+        OptionError,
+        match=r"cell 'plain' cannot attend, expected .* such as rnn, lstm.*takes_extra_term=True",
+    ):
         CaptioningRNN(words, (4, 6), 5, 7, "plain", inject="attention+every-step")
     with pytest.raises(OptionError, match="attention_forward: cell 'plain' cannot attend"):
-        attention_forward(*(np.zeros(shape) for shape in ((1, 2, 5), (1, 4, 7), (5, 21), (7, 21), (7, 21), (21,))), cell="plain")
-    assert CaptioningRNN(words, 6, 5, 7, "plain", inject="every-step").sample(np.zeros((1, 6)), 3).shape == (1, 3)
+        attention_forward(
+            *(
+                np.zeros(shape)
+                for shape in ((1, 2, 5), (1, 4, 7), (5, 21), (7, 21), (7, 21), (21,))
+            ),
+            cell="plain",
+        )
+    assert CaptioningRNN(words, 6, 5, 7, "plain", inject="every-step").sample(
+        np.zeros((1, 6)), 3
+    ).shape == (1, 3)
 
 
-def test_a_cell_without_the_parameter_of_the_term_does_without_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_cell_without_the_parameter_of_the_term_does_without_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     plain = GRU._replace(
         step=lambda a, state, params, buffer: step(a, state, params, buffer),
-        rows_forward=lambda a, state0, params, rows, buffer=None: rows_forward(a, state0, params, rows, buffer),
+        rows_forward=lambda a, state0, params, rows, buffer=None: rows_forward(
+            a, state0, params, rows, buffer
+        ),
         takes_extra_term=False,
     )
     data = draw_data(4, 6, 20, seed=0)
@@ -150,26 +213,46 @@ def test_a_cell_without_the_parameter_of_the_term_does_without_it(monkeypatch: p
     for cell in (GRU, plain):
         monkeypatch.setitem(CELLS, "gru", cell)
         model = CaptioningRNN(data.vocabulary.word_to_idx, 6, 5, 7, "gru", seed=0)
-        losses.append((float(model.loss(*data.minibatch("train", np.arange(4)))[0]), model.sample(data.features("train", np.arange(4)), 3).tolist()))
+        losses.append(
+            (
+                float(model.loss(*data.minibatch("train", np.arange(4)))[0]),
+                model.sample(data.features("train", np.arange(4)), 3).tolist(),
+            )
+        )
     assert losses[0] == losses[1]
 
 
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        ({"shapes": lambda W, H: shapes(W, H) | {"W_vocab": (H, H)}}, "cell 'gru' has a parameter 'W_vocab', expected another name"),
-        ({"shapes": lambda W, H: shapes(H, H)}, r"inputs \('Wx', 'b'\) of shapes \(7, 21\) and \(21,\), expected \(W, G\) and \(G,\) with W = 5"),
+        (
+            {"shapes": lambda W, H: shapes(W, H) | {"W_vocab": (H, H)}},
+            "cell 'gru' has a parameter 'W_vocab', expected another name",
+        ),
+        (
+            {"shapes": lambda W, H: shapes(H, H)},
+            (
+                r"inputs \('Wx', 'b'\) of shapes \(7, 21\) and \(21,\), expected \(W, G\) and"
+                r" \(G,\) with W = 5"
+            ),
+        ),
         ({"inputs": ("Wx", "bx")}, r"of shapes \(5, 21\) and \(\), expected"),
     ],
 )
-def test_parameters_that_do_not_fit_in_are_refused(change: dict[str, Any], says: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_parameters_that_do_not_fit_in_are_refused(
+    change: dict[str, Any], says: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setitem(CELLS, "gru", GRU._replace(**change))
     with pytest.raises(OptionError, match=says):
         CaptioningRNN({"<NULL>": 0, "<START>": 1, "a": 2}, 6, 5, 7, "gru")
 
 
-def test_a_gradient_that_a_cell_does_not_return_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(CELLS, "gru", GRU._replace(rows_backward=lambda *args: (*rows_backward(*args)[:2], {})))
+def test_a_gradient_that_a_cell_does_not_return_is_asked_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(
+        CELLS, "gru", GRU._replace(rows_backward=lambda *args: (*rows_backward(*args)[:2], {}))
+    )
     data = draw_data(4, 6, 20, seed=0)
     model = CaptioningRNN(data.vocabulary.word_to_idx, 6, 5, 7, "gru", seed=0)
     with pytest.raises(ValueError, match="rows_backward of cell 'gru' returned no gradient of Wh"):

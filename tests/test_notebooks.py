@@ -1,4 +1,6 @@
-"""The notebooks of docs/ run from top to bottom and show the course's digits, and that attention looks at what it names, afresh and as committed."""
+"""The notebooks of docs/ run from top to bottom and show the course's digits, and that attention
+looks at what it names, afresh and as committed.
+"""
 
 import os
 import re
@@ -24,20 +26,34 @@ import warnings
 warnings.simplefilter("error")
 warnings.filterwarnings("ignore", module="ipykernel")  # on its way out, ipykernel warns of one of its own functions
 """
-# The largest error that the course's own checks accept, by what is compared; of attention, that ours do.
+# The largest error that the course's own checks accept, by what is compared; of attention, that
+# ours do.
 ACCEPTED = {
     "attention": {
         "dot_product_attention_forward attn": 1e-12,
-        **dict.fromkeys([f"dot_product_attention_backward d{name}" for name in ("prev_h", "A")], 1e-7),
+        **dict.fromkeys(
+            [f"dot_product_attention_backward d{name}" for name in ("prev_h", "A")], 1e-7
+        ),
         **dict.fromkeys([f"attention_lstm_step_forward next_{name}" for name in "hc"], 1e-12),
-        **dict.fromkeys([f"attention_lstm_step_backward d{name}" for name in ("x", "prev_h", "prev_c", "attn", "Wx", "Wh", "Wattn", "b")], 1e-6),
+        **dict.fromkeys(
+            [
+                f"attention_lstm_step_backward d{name}"
+                for name in ("x", "prev_h", "prev_c", "attn", "Wx", "Wh", "Wattn", "b")
+            ],
+            1e-6,
+        ),
         "looks_and_steps_one_by_one h": 1e-12,
-        **dict.fromkeys([f"attention_backward d{name}" for name in ("x", "A", "Wx", "Wh", "Wattn", "b")], 1e-6),
+        **dict.fromkeys(
+            [f"attention_backward d{name}" for name in ("x", "A", "Wx", "Wh", "Wattn", "b")], 1e-6
+        ),
     },
     "lstm_captioning": {
         "lstm_step_forward next_h": 1e-8,
         "lstm_step_forward next_c": 1e-8,
-        **dict.fromkeys([f"lstm_step_backward d{name}" for name in ("x", "prev_h", "prev_c", "Wx", "Wh", "b")], 5e-7),
+        **dict.fromkeys(
+            [f"lstm_step_backward d{name}" for name in ("x", "prev_h", "prev_c", "Wx", "Wh", "b")],
+            5e-7,
+        ),
         "lstm_forward h": 1e-7,
         "steps_one_by_one h": 1e-14,
         **dict.fromkeys([f"lstm_backward d{name}" for name in ("x", "h0", "Wx", "b")], 1e-7),
@@ -45,20 +61,36 @@ ACCEPTED = {
     },
     "rnn_captioning": {
         "rnn_step_forward next_h": 1e-8,
-        **dict.fromkeys([f"rnn_step_backward d{name}" for name in ("x", "prev_h", "Wx", "Wh", "b")], 1e-8),
+        **dict.fromkeys(
+            [f"rnn_step_backward d{name}" for name in ("x", "prev_h", "Wx", "Wh", "b")], 1e-8
+        ),
         "rnn_forward h": 1e-7,
         **dict.fromkeys([f"rnn_backward d{name}" for name in ("x", "h0", "Wx", "Wh", "b")], 1e-6),
         "word_embedding_forward out": 2e-8,
         "word_embedding_backward dW": 1e-11,
         **dict.fromkeys([f"temporal_affine_backward d{name}" for name in ("x", "w", "b")], 1e-9),
         "temporal_softmax_loss dx": 1e-7,
-        **dict.fromkeys([f"captioner d{name}" for name in ("W_proj", "b_proj", "W_embed", "Wx", "Wh", "b", "W_vocab", "b_vocab")], 1e-5),
+        **dict.fromkeys(
+            [
+                f"captioner d{name}"
+                for name in ("W_proj", "b_proj", "W_embed", "Wx", "Wh", "b", "W_vocab", "b_vocab")
+            ],
+            1e-5,
+        ),
     },
 }
 # Errors that are the rounding of the published values, the same on every machine.
 PUBLISHED_ERRORS = {
-    "lstm_captioning": {"lstm_step_forward next_h": "5.7e-09", "lstm_step_forward next_c": "5.8e-09", "lstm_forward h": "8.6e-08"},
-    "rnn_captioning": {"rnn_step_forward next_h": "6.3e-09", "rnn_forward h": "7.7e-08", "word_embedding_forward out": "1.0e-08"},
+    "lstm_captioning": {
+        "lstm_step_forward next_h": "5.7e-09",
+        "lstm_step_forward next_c": "5.8e-09",
+        "lstm_forward h": "8.6e-08",
+    },
+    "rnn_captioning": {
+        "rnn_step_forward next_h": "6.3e-09",
+        "rnn_forward h": "7.7e-08",
+        "word_embedding_forward out": "1.0e-08",
+    },
 }
 LOSSES = {"lstm_captioning": "9.82445935443", "rnn_captioning": "9.83235591003"}
 
@@ -78,11 +110,16 @@ def printed(notebook: Any) -> str:
 
 
 def check_digits(name: str, text: str) -> None:
-    """What a notebook prints: small errors, a first loss of guessing, and what the course's prints, or where attention looks."""
+    """What a notebook prints: small errors, a first loss of guessing, and what the course's prints,
+    or where attention looks.
+    """
     errors = dict(re.findall(r"^(\w+ \w+) +error (\S+)$", text, re.MULTILINE))
     assert set(errors) == set(ACCEPTED[name])
     assert [what for what, most in ACCEPTED[name].items() if not float(errors[what]) <= most] == []
-    expected, first = (float(re.findall(pattern, text)[0]) for pattern in (r"loss of guessing .*: (\S+)", r"\(Iteration 1 / .*loss: (\S+)"))
+    expected, first = (
+        float(re.findall(pattern, text)[0])
+        for pattern in (r"loss of guessing .*: (\S+)", r"\(Iteration 1 / .*loss: (\S+)")
+    )
     assert first == pytest.approx(expected, rel=0.2)
     if name == "attention":
         check_looks(text)
@@ -91,10 +128,17 @@ def check_digits(name: str, text: str) -> None:
 
 
 def check_looks(text: str, least: int = 0) -> None:
-    """The captioner's gradient, and where it looks: at least so many per cent of the weight lie on the thing that a word names; an even look has 8."""
+    """The captioner's gradient, and where it looks: at least so many per cent of the weight lie on
+    the thing that a word names; an even look has 8.
+    """
     (errors,) = re.findall(r"^errors along five directions: (.*)$", text, re.MULTILINE)
     assert max(map(float, errors.split())) < 1e-6
-    found = re.findall(r"^(\w+) +said (\d+) times: (\d+)% of the weight on it, (\d+)% on the other, an even look (\d+)%", text, re.MULTILINE)
+    found = re.findall(
+        r"^(\w+) +said (\d+) times: (\d+)% of the weight on it, (\d+)% on the other, an even look"
+        r" (\d+)%",
+        text,
+        re.MULTILINE,
+    )
     assert [kind for kind, *_ in found] == ["colour", "shape"]
     for _, times, it, other, even in found:
         assert int(times) > 0
@@ -104,7 +148,9 @@ def check_looks(text: str, least: int = 0) -> None:
 
 
 def check_course(name: str, text: str, errors: dict[str, str]) -> None:
-    """The course's digits: the rounding of its published values, the fixed loss, a final loss below 0.2."""
+    """The course's digits: the rounding of its published values, the fixed loss, a final loss below
+    0.2.
+    """
     for what, digits in PUBLISHED_ERRORS[name].items():
         assert errors[what] == digits
     assert re.findall(r"^(?:loss|published) +(\S+)$", text, re.MULTILINE) == [LOSSES[name]] * 2
@@ -120,20 +166,34 @@ def check_course(name: str, text: str, errors: dict[str, str]) -> None:
 
 @pytest.mark.hunt
 def test_a_notebook_runs_from_top_to_bottom_in_smaller_sizes(path: Path, tmp_path: Path) -> None:
-    """A cell after the one tagged `parameters` sets the sizes; warnings are errors; nothing is written but to a temporary folder."""
+    """A cell after the one tagged `parameters` sets the sizes; warnings are errors; nothing is
+    written but to a temporary folder.
+    """
     notebook = nbformat.read(path, as_version=4)
-    (at,) = [k for k, cell in enumerate(notebook.cells) if "parameters" in cell.metadata.get("tags", ())]
+    (at,) = [
+        k for k, cell in enumerate(notebook.cells) if "parameters" in cell.metadata.get("tags", ())
+    ]
     notebook.cells.insert(at + 1, nbformat.v4.new_code_cell(SMALLER[path.stem]))
     notebook.cells.insert(0, nbformat.v4.new_code_cell(STRICT))
     home = tmp_path / "home"
     home.mkdir()
-    run(notebook, {"HOME": str(home), "XDG_CACHE_HOME": str(home), "MPLCONFIGDIR": str(tmp_path / "matplotlib")})
+    run(
+        notebook,
+        {
+            "HOME": str(home),
+            "XDG_CACHE_HOME": str(home),
+            "MPLCONFIGDIR": str(tmp_path / "matplotlib"),
+        },
+    )
     check_digits(path.stem, printed(notebook))
     assert list(home.iterdir()) == []
     assert sum("image/png" in output.get("data", {}) for output in outputs(notebook)) >= 4
     for cell in notebook.cells:  # pictures after a dead link are drawn
         if "dead.jpg" in cell.source and cell.cell_type == "code":
-            assert ["image/png" in output.get("data", {}) for output in cell.outputs] == [False, True]
+            assert ["image/png" in output.get("data", {}) for output in cell.outputs] == [
+                False,
+                True,
+            ]
 
 
 def test_a_committed_notebook_shows_the_digits_of_one_whole_run(path: Path) -> None:
@@ -142,14 +202,22 @@ def test_a_committed_notebook_shows_the_digits_of_one_whole_run(path: Path) -> N
     check_digits(path.stem, printed(notebook))
     if path.stem == "attention":
         check_looks(printed(notebook), least=40)
-    bleu = [float(score) for score in re.findall(r"^val +BLEU (\S+)$", printed(notebook), re.MULTILINE)]
+    bleu = [
+        float(score) for score in re.findall(r"^val +BLEU (\S+)$", printed(notebook), re.MULTILINE)
+    ]
     assert bleu[-1] > 0.3 if path.stem == "lstm_captioning" else bleu == []  # the course's aim
     cells = [cell for cell in notebook.cells if cell.cell_type == "code"]
     assert [cell.execution_count for cell in cells] == list(range(1, len(cells) + 1))
-    assert not [output for output in outputs(notebook) if output.output_type == "error" or output.get("name") == "stderr"]
+    assert not [
+        output
+        for output in outputs(notebook)
+        if output.output_type == "error" or output.get("name") == "stderr"
+    ]
 
 
-def test_a_committed_notebook_is_small_and_says_nothing_of_the_machine_that_ran_it(path: Path) -> None:
+def test_a_committed_notebook_is_small_and_says_nothing_of_the_machine_that_ran_it(
+    path: Path,
+) -> None:
     text = path.read_text(encoding="utf-8")
     assert len(text.encode()) < 1_000_000
     notebook = nbformat.reads(text, as_version=4)
@@ -159,5 +227,7 @@ def test_a_committed_notebook_is_small_and_says_nothing_of_the_machine_that_ran_
     for output in outputs(notebook):
         output.get("data", {}).pop("image/png", None)
     words = nbformat.writes(notebook)
-    assert not re.search(r"(?<![\w.:])/(home|Users|root|tmp|var|usr|work|mnt|opt)\b|[A-Z]:\\\\", words)
+    assert not re.search(
+        r"(?<![\w.:])/(home|Users|root|tmp|var|usr|work|mnt|opt)\b|[A-Z]:\\\\", words
+    )
     assert str(Path.home()) not in words or str(Path.home()) == os.sep

@@ -1,4 +1,6 @@
-"""Every kernel file becomes machine code for every architecture, without a GPU: by NVRTC's wheel, else by nvcc."""
+"""Every kernel file becomes machine code for every architecture, without a GPU: by NVRTC's wheel,
+else by nvcc.
+"""
 
 import functools
 from collections.abc import Sequence
@@ -26,7 +28,8 @@ class Row(NamedTuple):
 
 
 def limits(row: Row) -> tuple[int, int]:
-    """Registers and bytes of shared memory a thread, with which a multiprocessor has room for four blocks.
+    """Registers and bytes of shared memory a thread, with which a multiprocessor has room for four
+    blocks.
 
     It has room for three of attention_sum in double, and for two of lstm_step.cu, or one in double.
     """
@@ -49,8 +52,11 @@ def compile_table(architectures: Sequence[str]) -> list[Row]:
     """What the compiler says of each kernel, real type and architecture."""
     return [
         Row(path.name, kernel, real, arch, compiled(arch)[path.name, real].kernels.get(kernel))
-        for path in FILES for real in twin.REALS for arch in architectures for kernel in twin.parameters(path)
-    ]  # fmt: skip
+        for path in FILES
+        for real in twin.REALS
+        for arch in architectures
+        for kernel in twin.parameters(path)
+    ]
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -61,7 +67,12 @@ def _compiler() -> None:
         pytest.skip(str(reason))
 
 
-@pytest.fixture(params=[pytest.param(arch, marks=() if arch in ENDS else pytest.mark.hunt) for arch in nvrtc.ARCHITECTURES])
+@pytest.fixture(
+    params=[
+        pytest.param(arch, marks=() if arch in ENDS else pytest.mark.hunt)
+        for arch in nvrtc.ARCHITECTURES
+    ]
+)
 def arch(request: pytest.FixtureRequest) -> str:
     """The oldest and the newest architecture; those between in the hunt."""
     if request.param not in nvrtc.compiler().architectures:
@@ -71,7 +82,9 @@ def arch(request: pytest.FixtureRequest) -> str:
 
 @pytest.mark.parametrize("real", twin.REALS)
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)
-def test_nvrtc_compiles_for_every_architecture_without_a_warning(path: Path, real: str, arch: str) -> None:
+def test_nvrtc_compiles_for_every_architecture_without_a_warning(
+    path: Path, real: str, arch: str
+) -> None:
     made = compiled(arch)[path.name, real]
     assert made.warnings == []
     for kernel in twin.parameters(path):
@@ -94,4 +107,7 @@ def test_nvrtc_mistakes_and_warnings_would_be_seen() -> None:
     compiler = nvrtc.compiler()
     with pytest.raises(nvrtc.CompileError, match='identifier "y" is undefined'):
         compiler.compile(WRONG, "float", compiler.architectures[0])
-    assert any("unused" in line for line in compiler.compile(UNUSED, "float", compiler.architectures[0]).warnings)
+    assert any(
+        "unused" in line
+        for line in compiler.compile(UNUSED, "float", compiler.architectures[0]).warnings
+    )

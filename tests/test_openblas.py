@@ -1,4 +1,6 @@
-"""Where NumPy was loaded before xpcap: OpenBLAS's idle threads rest as soon as the other way round, unless somebody else decides."""
+"""Where NumPy was loaded before xpcap: OpenBLAS's idle threads rest as soon as the other way round,
+unless somebody else decides.
+"""
 
 import os
 import subprocess
@@ -10,7 +12,15 @@ from threadpoolctl import threadpool_info
 from xpcap import threads
 
 pytestmark = pytest.mark.skipif(
-    not (sys.platform == "linux" and [library["internal_api"] for library in threadpool_info() if library["user_api"] == "blas"] == ["openblas"]),
+    not (
+        sys.platform == "linux"
+        and [
+            library["internal_api"]
+            for library in threadpool_info()
+            if library["user_api"] == "blas"
+        ]
+        == ["openblas"]
+    ),
     reason="NumPy's BLAS is not OpenBLAS here, or this is not Linux",
 )
 PROGRAM = """
@@ -47,23 +57,54 @@ begun.wait()
         (None, "", "", "20 None"),
         ("24", "", "", "24 24"),
         (None, BUSY, "end.set(); thread.join()", "0 None"),
-        (None, "idle = threading.Thread(target=threading.Event().wait, daemon=True); idle.start()", "", "20 None"),
+        (
+            None,
+            "idle = threading.Thread(target=threading.Event().wait, daemon=True); idle.start()",
+            "",
+            "20 None",
+        ),
     ],
     ids=["alone", "variable", "busy thread", "idle thread"],
 )
-def test_a_blas_that_was_loaded_before_is_told_to_rest_soon(set_to: str | None, before: str, after: str, shown: str) -> None:
-    environment = {key: value for key, value in os.environ.items() if key != threads.WAIT_VARIABLE} | {"PYTHONPATH": os.pathsep.join(sys.path)}
+def test_a_blas_that_was_loaded_before_is_told_to_rest_soon(
+    set_to: str | None, before: str, after: str, shown: str
+) -> None:
+    environment = {
+        key: value for key, value in os.environ.items() if key != threads.WAIT_VARIABLE
+    } | {"PYTHONPATH": os.pathsep.join(sys.path)}
     environment |= {} if set_to is None else {threads.WAIT_VARIABLE: set_to}
     code = PROGRAM.format(before=before, after=after)
     assert (
-        subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True, timeout=60).stdout.strip() == shown
+        subprocess.run(
+            [sys.executable, "-c", code],
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=60,
+        ).stdout.strip()
+        == shown
     )
 
 
 def test_a_thread_that_is_busy_with_python_keeps_nobody_from_computing() -> None:
-    """It takes the interpreter's lock whenever that is given away: whoever wants it back must not wait for long."""
-    before = "end = threading.Event()\nthread = threading.Thread(target=lambda: [None for _ in iter(end.is_set, True)])\nthread.start()"
+    """It takes the interpreter's lock whenever that is given away: whoever wants it back must not
+    wait for long.
+    """
+    before = (
+        "end = threading.Event()\nthread = threading.Thread(target=lambda: [None for _ in"
+        " iter(end.is_set, True)])\nthread.start()"
+    )
     code = PROGRAM.format(before=before, after="end.set(); thread.join()")
-    environment = {key: value for key, value in os.environ.items() if key != threads.WAIT_VARIABLE} | {"PYTHONPATH": os.pathsep.join(sys.path)}
-    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True, timeout=50)
+    environment = {
+        key: value for key, value in os.environ.items() if key != threads.WAIT_VARIABLE
+    } | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=50,
+    )
     assert done.stdout.strip() in ("20 None", "0 None")

@@ -1,4 +1,6 @@
-"""Update rules: the formulas, flat against per-parameter, state that carries on, clipping, and what they refuse."""
+"""Update rules: the formulas, flat against per-parameter, state that carries on, clipping, and what
+they refuse.
+"""
 
 import math
 from typing import Any
@@ -29,7 +31,9 @@ def by_the_formula(rule: str, w: np.ndarray, grads: list[np.ndarray]) -> np.ndar
 
 
 @pytest.mark.parametrize("rule", list(optim.DEFAULTS))
-def test_rule_follows_its_formula_over_steps_and_leaves_w_alone(rule: str, lib: Any, rng: np.random.Generator) -> None:
+def test_rule_follows_its_formula_over_steps_and_leaves_w_alone(
+    rule: str, lib: Any, rng: np.random.Generator
+) -> None:
     w, grads = rng.standard_normal((3, 4)), list(rng.standard_normal((5, 3, 4)))
     x, config = lib(w), None
     for dw in grads:
@@ -50,7 +54,9 @@ def test_in_place_over_a_flat_buffer_is_the_same_rule(rule: str, rng: np.random.
 
 @pytest.mark.parametrize("rule", list(optim.DEFAULTS))
 def test_float32_stays_float32_whatever_the_learning_rate_is(rule: str) -> None:
-    w, config = optim.sgd(np.ones(3, np.float32), np.ones(3, np.float32), {"learning_rate": np.float64(0.1)})
+    w, config = optim.sgd(
+        np.ones(3, np.float32), np.ones(3, np.float32), {"learning_rate": np.float64(0.1)}
+    )
     next_w, config = getattr(optim, rule)(w, w, {"learning_rate": np.float64(0.1)})
     assert next_w.dtype == np.float32
     assert all(config[key].dtype == np.float32 for key in optim.STATE[rule])
@@ -91,14 +97,29 @@ def test_norms_of_millions_keep_their_digits_and_large_ones_are_finite(lib: Any)
 @pytest.mark.parametrize(
     ("call", "words"),
     [
-        (lambda w: optim.init("adamm", w), ["'adamm'", "sgd, sgd_momentum, rmsprop, adam", "did you mean 'adam'"]),
-        (lambda w: optim.adam(w, w, {"learning_rat": 1}), ["optim.adam", "'learning_rat'", "did you mean 'learning_rate'"]),
-        (lambda w: optim.sgd(w, w, {"learning_rate": float("nan")}), ["optim.sgd", "learning_rate is nan", "finite number of at least 0"]),
+        (
+            lambda w: optim.init("adamm", w),
+            ["'adamm'", "sgd, sgd_momentum, rmsprop, adam", "did you mean 'adam'"],
+        ),
+        (
+            lambda w: optim.adam(w, w, {"learning_rat": 1}),
+            ["optim.adam", "'learning_rat'", "did you mean 'learning_rate'"],
+        ),
+        (
+            lambda w: optim.sgd(w, w, {"learning_rate": float("nan")}),
+            ["optim.sgd", "learning_rate is nan", "finite number of at least 0"],
+        ),
         (lambda w: optim.sgd(w, np.ones(4)), ["optim.sgd", "dw (4,)", "(3,)"]),
-        (lambda w: optim.adam(w, w, {"m": np.zeros(2)}), ["optim.adam", "m has shape (2,)", "(3,)"]),
+        (
+            lambda w: optim.adam(w, w, {"m": np.zeros(2)}),
+            ["optim.adam", "m has shape (2,)", "(3,)"],
+        ),
         (lambda w: optim.adam(w, w, {"beta2": 1}), ["optim.adam", "beta2 is 1", "[0, 1)"]),
         (lambda w: optim.adam(w, w, {"t": -1}), ["optim.adam", "t is -1"]),
-        (lambda w: optim.rmsprop(w, w, {"learning_rate": "x"}), ["optim.rmsprop", "learning_rate is 'x'"]),
+        (
+            lambda w: optim.rmsprop(w, w, {"learning_rate": "x"}),
+            ["optim.rmsprop", "learning_rate is 'x'"],
+        ),
         (lambda w: optim.sgd([1.0], [1.0]), ["optim.sgd", "expected arrays"]),
         (lambda w: optim.clip_by_global_norm(w, 0), ["max_norm is 0", "positive"]),
     ],

@@ -1,4 +1,6 @@
-"""The models of docs/own-models.md, as the page shows them, in float64: those of PyTorch, and everywhere those of single steps and finite differences."""
+"""The models of docs/own-models.md, as the page shows them, in float64: those of PyTorch, and
+everywhere those of single steps and finite differences.
+"""
 
 import re
 from collections.abc import Callable
@@ -27,21 +29,36 @@ def page(heading: str) -> SimpleNamespace:
     return SimpleNamespace(**names)
 
 
-TEXT, LAYERS, WAYS, ROWS = (page(heading) for heading in ("Text by the character", "Two layers", "Both directions", "Different lengths"))
+TEXT, LAYERS, WAYS, ROWS = (
+    page(heading)
+    for heading in ("Text by the character", "Two layers", "Both directions", "Different lengths")
+)
 
 
-def steps(x: np.ndarray, h: np.ndarray, c: np.ndarray, params: Arrays, suffix: str = "") -> tuple[np.ndarray, np.ndarray]:
+def steps(
+    x: np.ndarray, h: np.ndarray, c: np.ndarray, params: Arrays, suffix: str = ""
+) -> tuple[np.ndarray, np.ndarray]:
     """The state h (N, T, H) after each step and c (N, H) after the last, step by step."""
     states = []
     for t in range(x.shape[1]):
-        h, c, _ = lstm_step_forward(np.ascontiguousarray(x[:, t]), h, c, *(params[name + suffix] for name in ("Wx", "Wh", "b")))
+        h, c, _ = lstm_step_forward(
+            np.ascontiguousarray(x[:, t]),
+            h,
+            c,
+            *(params[name + suffix] for name in ("Wx", "Wh", "b")),
+        )
         states.append(h)
     return np.stack(states, axis=1), c
 
 
 def nats(scores: np.ndarray, y: np.ndarray) -> float:
     """Mean cross entropy of scores (..., V) with classes y (...)."""
-    return float(np.mean(np.log(np.exp(scores).sum(axis=-1)) - np.take_along_axis(scores, y[..., None], axis=-1)[..., 0]))
+    return float(
+        np.mean(
+            np.log(np.exp(scores).sum(axis=-1))
+            - np.take_along_axis(scores, y[..., None], axis=-1)[..., 0]
+        )
+    )
 
 
 class Case(NamedTuple):
@@ -53,11 +70,19 @@ class Case(NamedTuple):
     by_steps: Callable[[], float]  # the loss
     names: dict[str, str]  # from PyTorch's suffixes for a layer and direction to the page's
     options: dict[str, Any]  # of nn.LSTM
-    by_torch: Callable[..., Any]  # given torch, the nn.LSTM and the other parameters: the loss, and what is to be read after backward: the results
+    by_torch: Callable[
+        ..., Any
+        # given torch, the nn.LSTM and the other parameters: the loss, and what is to be read after
+        # backward: the results
+    ]
 
 
 def text(rng: np.random.Generator) -> Case:
-    params, characters, state = TEXT.initial(V, D, H, rng, "float64"), rng.integers(0, V, (N, T + 1)), tuple(rng.standard_normal((2, N, H)))
+    params, characters, state = (
+        TEXT.initial(V, D, H, rng, "float64"),
+        rng.integers(0, V, (N, T + 1)),
+        tuple(rng.standard_normal((2, N, H))),
+    )
 
     def by_steps() -> float:
         h, _ = steps(params["W_embed"][characters[:, :-1]], *state, params)
@@ -65,15 +90,24 @@ def text(rng: np.random.Generator) -> Case:
 
     def by_torch(torch: Any, lstm: Any, leaves: Any) -> Any:
         ids = torch.from_numpy(characters)
-        h, (_, c_T) = lstm(leaves["W_embed"][ids[:, :-1]], tuple(torch.from_numpy(part)[None] for part in state))
-        loss = torch.nn.functional.cross_entropy((h @ leaves["W_vocab"] + leaves["b_vocab"]).reshape(-1, V), ids[:, 1:].reshape(-1))
+        h, (_, c_T) = lstm(
+            leaves["W_embed"][ids[:, :-1]], tuple(torch.from_numpy(part)[None] for part in state)
+        )
+        loss = torch.nn.functional.cross_entropy(
+            (h @ leaves["W_vocab"] + leaves["b_vocab"]).reshape(-1, V), ids[:, 1:].reshape(-1)
+        )
         return loss, lambda: ((h[:, -1].detach(), c_T[0].detach()),)
 
     return Case(TEXT, params, (characters, state), by_steps, {"l0": ""}, {}, by_torch)
 
 
 def two_layers(rng: np.random.Generator) -> Case:
-    params, x, y, zeros = LAYERS.initial(D, H, V, rng, "float64"), rng.standard_normal((N, T, D)), rng.integers(0, V, N), np.zeros((N, H))
+    params, x, y, zeros = (
+        LAYERS.initial(D, H, V, rng, "float64"),
+        rng.standard_normal((N, T, D)),
+        rng.integers(0, V, N),
+        np.zeros((N, H)),
+    )
 
     def by_steps() -> float:
         h1, _ = steps(x, zeros, zeros, params, "1")
@@ -82,38 +116,80 @@ def two_layers(rng: np.random.Generator) -> Case:
 
     def by_torch(torch: Any, lstm: Any, leaves: Any) -> Any:
         h, _ = lstm(torch.from_numpy(x))
-        return torch.nn.functional.cross_entropy(h[:, -1] @ leaves["W_out"] + leaves["b_out"], torch.from_numpy(y)), tuple
+        return (
+            torch.nn.functional.cross_entropy(
+                h[:, -1] @ leaves["W_out"] + leaves["b_out"], torch.from_numpy(y)
+            ),
+            tuple,
+        )
 
-    return Case(LAYERS, params, (x, y), by_steps, {"l0": "1", "l1": "2"}, {"num_layers": 2}, by_torch)
+    return Case(
+        LAYERS, params, (x, y), by_steps, {"l0": "1", "l1": "2"}, {"num_layers": 2}, by_torch
+    )
 
 
 def both_directions(rng: np.random.Generator) -> Case:
-    params, x, y, zeros = WAYS.initial(D, H, V, rng, "float64"), rng.standard_normal((N, T, D)), rng.integers(0, V, (N, T)), np.zeros((N, H))
+    params, x, y, zeros = (
+        WAYS.initial(D, H, V, rng, "float64"),
+        rng.standard_normal((N, T, D)),
+        rng.integers(0, V, (N, T)),
+        np.zeros((N, H)),
+    )
 
     def by_steps() -> float:
-        ahead, back = steps(x, zeros, zeros, params)[0], steps(x[:, ::-1], zeros, zeros, params, "_back")[0]
-        return nats(np.concatenate((ahead, back[:, ::-1]), axis=2) @ params["W_out"] + params["b_out"], y)
+        ahead, back = (
+            steps(x, zeros, zeros, params)[0],
+            steps(x[:, ::-1], zeros, zeros, params, "_back")[0],
+        )
+        return nats(
+            np.concatenate((ahead, back[:, ::-1]), axis=2) @ params["W_out"] + params["b_out"], y
+        )
 
     def by_torch(torch: Any, lstm: Any, leaves: Any) -> Any:
         theirs = torch.tensor(x, requires_grad=True)
         scores = lstm(theirs)[0] @ leaves["W_out"] + leaves["b_out"]
-        return torch.nn.functional.cross_entropy(scores.reshape(-1, V), torch.from_numpy(y).reshape(-1)), lambda: (theirs.grad,)
+        return torch.nn.functional.cross_entropy(
+            scores.reshape(-1, V), torch.from_numpy(y).reshape(-1)
+        ), lambda: (theirs.grad,)
 
-    return Case(WAYS, params, (x, y), by_steps, {"l0": "", "l0_reverse": "_back"}, {"bidirectional": True}, by_torch)
+    return Case(
+        WAYS,
+        params,
+        (x, y),
+        by_steps,
+        {"l0": "", "l0_reverse": "_back"},
+        {"bidirectional": True},
+        by_torch,
+    )
 
 
 def lengths(rng: np.random.Generator) -> Case:
-    params, x, y, zeros = ROWS.initial(D, H, V, rng, "float64"), rng.standard_normal((N, T, D)), rng.integers(0, V, N), np.zeros((1, H))
+    params, x, y, zeros = (
+        ROWS.initial(D, H, V, rng, "float64"),
+        rng.standard_normal((N, T, D)),
+        rng.integers(0, V, N),
+        np.zeros((1, H)),
+    )
     x[np.arange(T) >= LENGTHS[:, None]] = np.nan  # padding
 
     def by_steps() -> float:
-        last = [steps(x[n : n + 1, :length], zeros, zeros, params)[0][0, -1] for n, length in enumerate(LENGTHS)]
+        last = [
+            steps(x[n : n + 1, :length], zeros, zeros, params)[0][0, -1]
+            for n, length in enumerate(LENGTHS)
+        ]
         return nats(np.stack(last) @ params["W_out"] + params["b_out"], y)
 
     def by_torch(torch: Any, lstm: Any, leaves: Any) -> Any:
-        packed = torch.nn.utils.rnn.pack_padded_sequence(torch.from_numpy(x), torch.from_numpy(LENGTHS), batch_first=True, enforce_sorted=False)
+        packed = torch.nn.utils.rnn.pack_padded_sequence(
+            torch.from_numpy(x), torch.from_numpy(LENGTHS), batch_first=True, enforce_sorted=False
+        )
         _, (h_T, _) = lstm(packed)
-        return torch.nn.functional.cross_entropy(h_T[0] @ leaves["W_out"] + leaves["b_out"], torch.from_numpy(y)), tuple
+        return (
+            torch.nn.functional.cross_entropy(
+                h_T[0] @ leaves["W_out"] + leaves["b_out"], torch.from_numpy(y)
+            ),
+            tuple,
+        )
 
     return Case(ROWS, params, (x, LENGTHS, y), by_steps, {"l0": ""}, {}, by_torch)
 
@@ -131,18 +207,30 @@ def test_loss_is_that_of_single_steps_and_gradients_those_of_finite_differences(
     assert set(grads) == set(case.params)
     for name, x in case.params.items():
         errors = directional_errors(
-            lambda: case.model.loss_and_grads(case.params, *case.arguments)[0], {name: x}, {name: grads[name]}, rng, directions=3
+            lambda: case.model.loss_and_grads(case.params, *case.arguments)[0],
+            {name: x},
+            {name: grads[name]},
+            rng,
+            directions=3,
         )
         assert max(errors) < 1e-6, name
 
 
 @each_model
-def test_model_is_pytorchs(draw: Callable[[np.random.Generator], Case], rng: np.random.Generator) -> None:
-    torch = pytest.importorskip("torch", reason="torch is not installed: no autograd to compare with")
+def test_model_is_pytorchs(
+    draw: Callable[[np.random.Generator], Case], rng: np.random.Generator
+) -> None:
+    torch = pytest.importorskip(
+        "torch", reason="torch is not installed: no autograd to compare with"
+    )
     case = draw(rng)
     loss, grads, *results = case.model.loss_and_grads(case.params, *case.arguments)
     lstm = lstm_of(torch, case)
-    leaves = {name: torch.tensor(x, requires_grad=True) for name, x in case.params.items() if not is_recurrent(case, name)}
+    leaves = {
+        name: torch.tensor(x, requires_grad=True)
+        for name, x in case.params.items()
+        if not is_recurrent(case, name)
+    }
     theirs, read = case.by_torch(torch, lstm, leaves)
     theirs.backward()
     expected = {name: leaf.grad.numpy() for name, leaf in leaves.items()}
@@ -176,7 +264,9 @@ def lstm_of(torch: Any, case: Case) -> Any:
     with torch.no_grad():
         for suffix, ours in case.names.items():
             for name, key in RECURRENT.items():
-                getattr(lstm, f"{name}_{suffix}").copy_(torch.from_numpy(turned(case.params[key + ours]).T))
+                getattr(lstm, f"{name}_{suffix}").copy_(
+                    torch.from_numpy(turned(case.params[key + ours]).T)
+                )
             getattr(lstm, f"bias_hh_{suffix}").zero_()
     return lstm
 
@@ -185,7 +275,9 @@ def test_text_in_pieces_has_the_loss_and_the_state_of_the_whole(rng: np.random.G
     case = text(rng)
     characters, state = case.arguments
     whole, _, last = TEXT.loss_and_grads(case.params, characters, state)
-    one, _, between = TEXT.loss_and_grads(case.params, characters[:, :4], state)  # three characters are predicted, then six
+    one, _, between = TEXT.loss_and_grads(
+        case.params, characters[:, :4], state
+    )  # three characters are predicted, then six
     other, _, end = TEXT.loss_and_grads(case.params, characters[:, 3:], between)
     assert (3 * one + 6 * other) / 9 == pytest.approx(whole, rel=1e-13)
     np.testing.assert_allclose(np.stack(end), np.stack(last), rtol=1e-12)

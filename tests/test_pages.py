@@ -1,4 +1,6 @@
-"""What goes on a run's page: which captions are best and worst, whose references and pictures stand beside them, and what is missing."""
+"""What goes on a run's page: which captions are best and worst, whose references and pictures stand
+beside them, and what is missing.
+"""
 
 import dataclasses
 import html
@@ -21,7 +23,14 @@ Image = pytest.importorskip("PIL.Image")
 
 import xpcap.data  # noqa: E402 - after the skip
 from xpcap import CaptioningRNN, runs  # noqa: E402
-from xpcap.data import CaptionData, Vocabulary, hdf5, open_data, tokenize, write_dataset  # noqa: E402
+from xpcap.data import (  # noqa: E402
+    CaptionData,
+    Vocabulary,
+    hdf5,
+    open_data,
+    tokenize,
+    write_dataset,
+)
 from xpcap.data.dataset import Source  # noqa: E402
 from xpcap.data.features import fit_scaling  # noqa: E402
 from xpcap.errors import DataError  # noqa: E402
@@ -32,12 +41,20 @@ from xpcap.runs import folder as run_folder  # noqa: E402
 from xpcap.shapes import generate, named, write_pictures  # noqa: E402
 
 ROOT = Path(__file__).parent.parent
-SMALL: dict[str, Any] = {"hidden": 16, "wordvec": 8, "epochs": 2, "score_epochs": 0, "feature_scaling": "none"}
+SMALL: dict[str, Any] = {
+    "hidden": 16,
+    "wordvec": 8,
+    "epochs": 2,
+    "score_epochs": 0,
+    "feature_scaling": "none",
+}
 
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A dataset file whose val pictures lie in a folder that it remembers, one of them missing, and a run on it."""
+    """A dataset file whose val pictures lie in a folder that it remembers, one of them missing, and
+    a run on it.
+    """
     folder = tmp_path_factory.mktemp("made")
     data = generate(0, train=60, val=40)
     write_pictures(folder / "photos", data, "val")
@@ -72,11 +89,15 @@ def galleries(page: str) -> dict[str, list[Shown]]:
                     name=re.findall(r"<h3[^>]*>(.*?)</h3>", card)[0],
                     caption=" ".join(word for _, word in words),
                     probabilities=[float(p) for p, _ in words],
-                    references=[html.unescape(text) for text in re.findall(r"<li[^>]*>(.*?)</li>", "".join(lists))],
+                    references=[
+                        html.unescape(text)
+                        for text in re.findall(r"<li[^>]*>(.*?)</li>", "".join(lists))
+                    ],
                     note=re.findall(r"</h3>\s*<p[^>]*>(.*?)</p>", card)[0],
                     has_picture="<img" in card,
                     ranked=re.findall(
-                        r"<li><bdi>(.*?)</bdi> <span>(.*?)</span></li>", "".join(re.findall(r'<ol class="ranked".*?</ol>', card, re.DOTALL))
+                        r"<li><bdi>(.*?)</bdi> <span>(.*?)</span></li>",
+                        "".join(re.findall(r'<ol class="ranked".*?</ol>', card, re.DOTALL)),
                     ),
                 )
             )
@@ -84,12 +105,17 @@ def galleries(page: str) -> dict[str, list[Shown]]:
     return found
 
 
-def test_galleries_show_the_best_the_worst_and_some_others_with_what_belongs_to_them(made: Path) -> None:
+def test_galleries_show_the_best_the_worst_and_some_others_with_what_belongs_to_them(
+    made: Path,
+) -> None:
     run, data = run_folder.open_run(made / "run"), open_data(made / "data.h5")
     said = evaluate_run(run).to_json()["captions"]
     images = data.split("val").images
     references = {images[i]: texts for i, texts in data.references("val").items()}
-    scores = {name: smoothed_bleu([tokenize(text) for text in references[name]], said[name].split()) for name in images}
+    scores = {
+        name: smoothed_bleu([tokenize(text) for text in references[name]], said[name].split())
+        for name in images
+    }
     shown = galleries((made / "run" / "index.html").read_text())
     assert list(shown) == ["Best", "Worst", "Random"]
     assert {len(cards) for cards in shown.values()} == {9}
@@ -104,11 +130,16 @@ def test_galleries_show_the_best_the_worst_and_some_others_with_what_belongs_to_
         assert card.has_picture == (card.name != "val00000.png")
     captions = {caption.image: caption for caption in runs.caption_run(run, count=40)}
     beams = {
-        caption.image: caption.n_best for caption in runs.caption_run(run, count=40, policy=Beam(5, n_best=5, max_length=run.config["max_words"]))
+        caption.image: caption.n_best
+        for caption in runs.caption_run(
+            run, count=40, policy=Beam(5, n_best=5, max_length=run.config["max_words"])
+        )
     }
     for card in shown["Random"]:
         np.testing.assert_allclose(card.probabilities, captions[card.name].probabilities, atol=6e-4)
-        assert card.ranked == [(one.caption or "(nothing)", f"{one.log_probability:.2f}") for one in beams[card.name]]
+        assert card.ranked == [
+            (one.caption or "(nothing)", f"{one.log_probability:.2f}") for one in beams[card.name]
+        ]
         assert len(set(card.ranked)) == 5
 
 
@@ -117,7 +148,12 @@ def test_the_page_states_every_score_with_its_protocol(made: Path) -> None:
     for row in evaluate_run(run_folder.open_run(made / "run")).rows():
         for text in row:
             assert text in page
-    assert re.search(r"perplexity</dt>.*?as unsure as a choice.*?<summary>How it is measured</summary>.*?log-likelihood", page, re.DOTALL)
+    assert re.search(
+        r"perplexity</dt>.*?as unsure as a choice.*?<summary>How it is"
+        r" measured</summary>.*?log-likelihood",
+        page,
+        re.DOTALL,
+    )
 
 
 def test_a_picture_is_described_by_its_caption_on_every_page(made: Path, tmp_path: Path) -> None:
@@ -125,7 +161,10 @@ def test_a_picture_is_described_by_its_caption_on_every_page(made: Path, tmp_pat
     folder = shutil.copytree(made / "photos", tmp_path / "photos")
     captions, _ = runs.caption_files(run, str(folder))
     runs.write_caption_page(tmp_path / "page.html", run, captions, runs.look_at_files)
-    said = [html.unescape(alt) for alt in re.findall(r'<img [^>]*alt="(.*?)">', (tmp_path / "page.html").read_text())]
+    said = [
+        html.unescape(alt)
+        for alt in re.findall(r'<img [^>]*alt="(.*?)">', (tmp_path / "page.html").read_text())
+    ]
     assert said == [caption.caption or f"Picture {caption.image}" for caption in captions]
     for cards in galleries((made / "run" / "index.html").read_text()).values():
         for card in cards:
@@ -135,20 +174,33 @@ def test_a_picture_is_described_by_its_caption_on_every_page(made: Path, tmp_pat
 
 def test_equal_runs_have_equal_pages(made: Path, tmp_path: Path) -> None:
     train_run(TrainOptions(data=made / "data.h5", out=tmp_path / "run", **SMALL))
-    assert (tmp_path / "run" / "index.html").read_bytes() == (made / "run" / "index.html").read_bytes()
+    assert (tmp_path / "run" / "index.html").read_bytes() == (
+        made / "run" / "index.html"
+    ).read_bytes()
 
 
 def test_nothing_is_written_outside_the_run_folder(tmp_path: Path) -> None:
     """Besides matplotlib's list of fonts, which it keeps in a cache folder of its own."""
-    folders = {name: str(tmp_path / name) for name in ("HOME", "TMPDIR", "XDG_CACHE_HOME", "XDG_CONFIG_HOME", "MPLCONFIGDIR")}
+    folders = {
+        name: str(tmp_path / name)
+        for name in ("HOME", "TMPDIR", "XDG_CACHE_HOME", "XDG_CONFIG_HOME", "MPLCONFIGDIR")
+    }
     for folder in folders.values():
         Path(folder).mkdir()
     code = (
-        "from pathlib import Path; from xpcap.shapes import generate; from xpcap.runs import TrainOptions, training;"
-        f"training.generate = lambda seed, **how: generate(seed, train=20, val=6); training.train_run(TrainOptions(out=Path('runs/r'), **{SMALL}))"
+        "from pathlib import Path; from xpcap.shapes import generate; from xpcap.runs import"
+        " TrainOptions, training;training.generate = lambda seed, **how: generate(seed, train=20,"
+        f" val=6); training.train_run(TrainOptions(out=Path('runs/r'), **{SMALL}))"
     )
     environment = {**os.environ, **folders, "PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": "1"}
-    result = subprocess.run([sys.executable, "-W", "error", "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    result = subprocess.run(
+        [sys.executable, "-W", "error", "-c", code],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert (result.returncode, result.stderr) == (0, "")
     written = [path.relative_to(tmp_path) for path in tmp_path.rglob("*") if path.is_file()]
     assert {path.parts[0] for path in written if not path.name.startswith("fontlist")} == {"runs"}
@@ -156,8 +208,13 @@ def test_nothing_is_written_outside_the_run_folder(tmp_path: Path) -> None:
 
 def test_a_run_on_data_without_val_has_a_page_of_curves(made: Path, tmp_path: Path) -> None:
     data = open_data(made / "data.h5")
-    write_dataset(tmp_path / "train.h5", CaptionData(data.vocabulary, {"train": data.split("train")}, source=data.source))
-    run, evaluation = train_run(TrainOptions(data=tmp_path / "train.h5", out=tmp_path / "run", **SMALL))
+    write_dataset(
+        tmp_path / "train.h5",
+        CaptionData(data.vocabulary, {"train": data.split("train")}, source=data.source),
+    )
+    run, evaluation = train_run(
+        TrainOptions(data=tmp_path / "train.h5", out=tmp_path / "run", **SMALL)
+    )
     assert evaluation is None
     page = (run.path / "index.html").read_text()
     assert galleries(page) == {}
@@ -167,13 +224,28 @@ def test_a_run_on_data_without_val_has_a_page_of_curves(made: Path, tmp_path: Pa
 def test_few_pictures_make_short_galleries(made: Path, tmp_path: Path) -> None:
     data = open_data(made / "data.h5")
     val = data.split("val")
-    one = dataclasses.replace(val, captions=val.captions[:5], image_idxs=val.image_idxs[:5], features=val.features[:1], images=["../secret.png"])
+    one = dataclasses.replace(
+        val,
+        captions=val.captions[:5],
+        image_idxs=val.image_idxs[:5],
+        features=val.features[:1],
+        images=["../secret.png"],
+    )
     one = dataclasses.replace(one, text=list(val.text or [])[:5])
     (made / "secret.png").write_bytes((made / "photos" / "val00001.png").read_bytes())
-    write_dataset(tmp_path / "one.h5", CaptionData(data.vocabulary, {"train": data.split("train"), "val": one}, source=data.source))
+    write_dataset(
+        tmp_path / "one.h5",
+        CaptionData(
+            data.vocabulary, {"train": data.split("train"), "val": one}, source=data.source
+        ),
+    )
     run, _ = train_run(TrainOptions(data=tmp_path / "one.h5", out=tmp_path / "run", **SMALL))
     shown = galleries((run.path / "index.html").read_text())
-    assert {title: len(cards) for title, cards in shown.items()} == {"Best": 1, "Worst": 1, "Random": 1}
+    assert {title: len(cards) for title, cards in shown.items()} == {
+        "Best": 1,
+        "Worst": 1,
+        "Random": 1,
+    }
     assert not shown["Best"][0].has_picture  # it lies outside the folder of pictures
 
 
@@ -186,8 +258,11 @@ def test_a_run_stopped_on_the_way_has_a_page_that_says_so(made: Path, tmp_path: 
     assert "After epoch 1 of 2" in (tmp_path / "run" / "index.html").read_text()
 
 
-def test_one_training_opens_stamps_tokenises_and_captions_once(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Training, scores, page and the captions that the command prints share one open data set and the captions that were scored.
+def test_one_training_opens_stamps_tokenises_and_captions_once(
+    made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Training, scores, page and the captions that the command prints share one open data set and
+    the captions that were scored.
 
     Words are made twice: captions that choose the epoch are scored as well.
     """
@@ -206,18 +281,32 @@ def test_one_training_opens_stamps_tokenises_and_captions_once(made: Path, tmp_p
     count(xpcap.data, "read_dataset")
     count(hdf5, "stamp_of")
     count(hdf5, "check_data")
-    count(CaptioningRNN, "decode", lambda model, features, policy, **_: 0 if policy.n_best else len(features))
+    count(
+        CaptioningRNN,
+        "decode",
+        lambda model, features, policy, **_: 0 if policy.n_best else len(features),
+    )
     count(Vocabulary, "tokenize")
     commands.good("train", made / "data.h5", "--out", tmp_path / "run", *commands.SMALL)
     val = data.split("val")
     opened = {"read_dataset": 1, "stamp_of": 1, "check_data": 1}
     assert counts == {**opened, "decode": len(val.images), "tokenize": 2 * len(val.captions)}
     counts.clear()
-    commands.good("train", made / "data.h5", "--out", tmp_path / "staged", *commands.SMALL, "--score-epochs", 1)
+    commands.good(
+        "train",
+        made / "data.h5",
+        "--out",
+        tmp_path / "staged",
+        *commands.SMALL,
+        "--score-epochs",
+        1,
+    )
     assert {name: counts[name] for name in opened} == opened  # once for both stages
 
 
-def test_generated_pictures_are_stamped_once_and_never_opened(few_pictures: None, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_generated_pictures_are_stamped_once_and_never_opened(
+    few_pictures: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
     stamps: list[str] = []
     real = hdf5.stamp_of
 
@@ -237,10 +326,16 @@ def test_a_data_set_is_taken_open_or_by_any_kind_of_path(made: Path) -> None:
     run = run_folder.open_run(made / "run")
     path = made / "data.h5"
     first, *others = (evaluate_run(run, data) for data in (None, path, str(path), open_data(path)))
-    assert all(other.scores == first.scores and other.captions == first.captions for other in others)
-    captions = [runs.caption_run(run, data, count=5) for data in (None, path, str(path), open_data(path))]
+    assert all(
+        other.scores == first.scores and other.captions == first.captions for other in others
+    )
+    captions = [
+        runs.caption_run(run, data, count=5) for data in (None, path, str(path), open_data(path))
+    ]
     assert captions[1:] == captions[:1] * 3
-    assert [caption.image for caption in first.spread(count=5)] == [caption.image for caption in captions[0]]
+    assert [caption.image for caption in first.spread(count=5)] == [
+        caption.image for caption in captions[0]
+    ]
 
 
 def test_an_open_data_set_is_left_as_it_was_and_checked_to_fit(made: Path) -> None:
@@ -249,26 +344,62 @@ def test_an_open_data_set_is_left_as_it_was_and_checked_to_fit(made: Path) -> No
     before = data.features("val", np.arange(3))
     evaluate_run(run, data)
     np.testing.assert_array_equal(data.features("val", np.arange(3)), before)
-    narrow = {name: dataclasses.replace(split, features=split.features[:, :9]) for name, split in data.splits.items()}
-    with pytest.raises(DataError, match=r"the data set has features of size 9, expected the run's 2101"):
+    narrow = {
+        name: dataclasses.replace(split, features=split.features[:, :9])
+        for name, split in data.splits.items()
+    }
+    with pytest.raises(
+        DataError, match=r"the data set has features of size 9, expected the run's 2101"
+    ):
         evaluate_run(run, dataclasses.replace(data, splits=narrow))
 
 
-def test_an_evaluation_has_every_score_by_name_and_one_value_a_picture(made: Path, tmp_path: Path) -> None:
+def test_an_evaluation_has_every_score_by_name_and_one_value_a_picture(
+    made: Path, tmp_path: Path
+) -> None:
     result = evaluate_run(run_folder.open_run(made / "run"))
     bleu = ["bleu1", "bleu2", "bleu3", "bleu4"]
-    others = ["unigram_bleu", "rouge_l", "cider", "cider_2015", "distinct", "words", "length", "novel"]
+    others = [
+        "unigram_bleu",
+        "rouge_l",
+        "cider",
+        "cider_2015",
+        "distinct",
+        "words",
+        "length",
+        "novel",
+    ]
     assert list(result.scores) == [*bleu, *others, "cider_d", "perplexity", "loss", "accuracy"]
     assert set(result.protocol) == {"bleu", *others, "perplexity"}
-    assert set(result.intervals) == {*bleu, *others, "cider_d"} - {"distinct", "words"}  # which no resample has
+    assert set(result.intervals) == {*bleu, *others, "cider_d"} - {
+        "distinct",
+        "words",
+    }  # which no resample has
     assert all(low <= result.scores[name] <= high for name, (low, high) in result.intervals.items())
-    assert {name: len(values) for name, values in result.per_picture.items()} == dict.fromkeys({"bleu", *others} - {"distinct", "words"}, 40)
-    assert np.mean(result.per_picture["unigram_bleu"]) == pytest.approx(result.scores["unigram_bleu"])  # as many references each
+    assert {name: len(values) for name, values in result.per_picture.items()} == dict.fromkeys(
+        {"bleu", *others} - {"distinct", "words"}, 40
+    )
+    assert np.mean(result.per_picture["unigram_bleu"]) == pytest.approx(
+        result.scores["unigram_bleu"]
+    )  # as many references each
     told = result.to_json()
     assert set(told) == {
-        "split", "n", "bleu", "unigram_bleu", "perplexity", "loss", "accuracy", "seconds", "protocol", "captions", "named", "scores",
-        "intervals", "unscored", "decoding",
-    }  # fmt: skip
+        "split",
+        "n",
+        "bleu",
+        "unigram_bleu",
+        "perplexity",
+        "loss",
+        "accuracy",
+        "seconds",
+        "protocol",
+        "captions",
+        "named",
+        "scores",
+        "intervals",
+        "unscored",
+        "decoding",
+    }
     assert told["named"] is None
     assert told["bleu"] == [result.scores[name] for name in bleu]
     assert json.loads(json.dumps(told)) == told
@@ -282,8 +413,13 @@ class Colours:
     protocol = "share of captions that name a colour"
 
     def score(self, references: Any, hypotheses: Any) -> Any:
-        scored = averaged("colours", [float("red" in words or "blue" in words) for words in hypotheses])
-        return scored._replace(corpus={"colours": np.float32(scored.corpus["colours"])}, pictures=np.array(scored.pictures))
+        scored = averaged(
+            "colours", [float("red" in words or "blue" in words) for words in hypotheses]
+        )
+        return scored._replace(
+            corpus={"colours": np.float32(scored.corpus["colours"])},
+            pictures=np.array(scored.pictures),
+        )
 
 
 def test_a_metric_of_ones_own_is_scored_beside_the_others(made: Path, tmp_path: Path) -> None:
@@ -292,18 +428,27 @@ def test_a_metric_of_ones_own_is_scored_beside_the_others(made: Path, tmp_path: 
     low, high = result.intervals["colours"]
     assert low <= result.scores["colours"] <= high
     assert result.scores["colours"] == pytest.approx(np.mean(result.per_picture["colours"]))
-    assert {name: value for name, value in result.scores.items() if name != "colours"} == plain.scores
+    assert {
+        name: value for name, value in result.scores.items() if name != "colours"
+    } == plain.scores
     told = json.loads(json.dumps(result.to_json()))
     assert told["scores"]["colours"] == result.scores["colours"]
     assert told["protocol"]["colours"] == Colours.protocol
-    assert ("names a colour", Colours.protocol) in [(title, protocol) for title, _, _, protocol in result.rows()]
+    assert ("names a colour", Colours.protocol) in [
+        (title, protocol) for title, _, _, protocol in result.rows()
+    ]
     result.write_csv(tmp_path / "t.csv")
     assert "colours" in (tmp_path / "t.csv").read_text().splitlines()[0].split(",")
     data = open_data(made / "data.h5")
-    alone = runs.score_captions(data, "val", {one.image: one.caption for one in result.captions}, metrics=[Colours()])
+    alone = runs.score_captions(
+        data, "val", {one.image: one.caption for one in result.captions}, metrics=[Colours()]
+    )
     assert set(alone.scores) == {"colours", "novel"}
     assert alone.scores["colours"] == result.scores["colours"]
-    assert (alone.to_json()["bleu"], set(alone.to_json()["intervals"])) == (None, {"colours", "novel"})
+    assert (alone.to_json()["bleu"], set(alone.to_json()["intervals"])) == (
+        None,
+        {"colours", "novel"},
+    )
 
 
 class Returns(Colours):
@@ -321,21 +466,43 @@ class Returns(Colours):
         (len, TypeError, "a builtin_function_or_method lacks name, title, protocol, score"),
         (METRICS[0], ValueError, "the name 'bleu' of Bleu is taken"),
         (Returns(0.5), TypeError, r"Returns\.score returned a float, expected a Scored"),
-        (Returns(Scored({"mine": 0.5}, [1.0, 2.0])), ValueError, "Returns.score returned 2 values, expected one for each of 40 pictures"),
-        (Returns(Scored({"cider_d": 0.5}, [])), ValueError, "the name 'cider_d' of Returns is taken"),
+        (
+            Returns(Scored({"mine": 0.5}, [1.0, 2.0])),
+            ValueError,
+            "Returns.score returned 2 values, expected one for each of 40 pictures",
+        ),
+        (
+            Returns(Scored({"cider_d": 0.5}, [])),
+            ValueError,
+            "the name 'cider_d' of Returns is taken",
+        ),
     ],
 )
-def test_what_is_no_metric_is_refused(metric: Any, error: type[Exception], says: str, made: Path) -> None:
+def test_what_is_no_metric_is_refused(
+    metric: Any, error: type[Exception], says: str, made: Path
+) -> None:
     data = open_data(made / "data.h5")
     with pytest.raises(error, match=says):
-        runs.score_captions(data, "val", dict.fromkeys(data.split("val").images, "a dog"), metrics=(*METRICS, metric))
+        runs.score_captions(
+            data,
+            "val",
+            dict.fromkeys(data.split("val").images, "a dog"),
+            metrics=(*METRICS, metric),
+        )
 
 
 def test_generated_pictures_bring_scores_of_their_own(few_pictures: None) -> None:
     _, result = train_run(TrainOptions(out=Path("run"), **SMALL))
     assert result is not None
-    assert [title for title, *_ in result.rows()][:3] == ["BLEU-1..4", "named exactly", "unigram BLEU"]
-    exact = [named(caption.caption.split()) == named(caption.references[0].split()) for caption in result.captions]
+    assert [title for title, *_ in result.rows()][:3] == [
+        "BLEU-1..4",
+        "named exactly",
+        "unigram BLEU",
+    ]
+    exact = [
+        named(caption.caption.split()) == named(caption.references[0].split())
+        for caption in result.captions
+    ]
     assert result.per_picture["named"] == exact
     assert result.scores["named"] == pytest.approx(np.mean(exact))
     assert result.to_json()["named"] == result.scores["named"]
@@ -343,7 +510,9 @@ def test_generated_pictures_bring_scores_of_their_own(few_pictures: None) -> Non
 
 def test_pages_and_pngs_go_to_places_named_by_text(made: Path, tmp_path: Path) -> None:
     run = run_folder.open_run(made / "run")
-    captions, skipped = runs.caption_files(run, [str(made / "photos" / "val00001.png"), str(tmp_path)])
+    captions, skipped = runs.caption_files(
+        run, [str(made / "photos" / "val00001.png"), str(tmp_path)]
+    )
     assert [len(captions), len(skipped)] == [1, 1]
     assert runs.caption_files(run, str(made / "photos" / "val00001.png"))[0] == captions
     runs.write_caption_page(f"{tmp_path}/p.html", run, captions, runs.look_at_files)

@@ -17,24 +17,40 @@ from xpcap.encoders import read_picture  # noqa: E402
 from xpcap.errors import DataError  # noqa: E402
 from xpcap.shapes import generate, named, picture_of, write_pictures  # noqa: E402 - after the skip
 from xpcap.shapes.grammar import CHOICE, _odds, _parts, describe  # noqa: E402
-from xpcap.shapes.scenes import COLOURS, POSITIONS, SHAPES, SIDE, SPLITS, Scene, make_scene, paint  # noqa: E402
+from xpcap.shapes.scenes import (  # noqa: E402
+    COLOURS,
+    POSITIONS,
+    SHAPES,
+    SIDE,
+    SPLITS,
+    Scene,
+    make_scene,
+    paint,
+)
 
 
 @functools.cache
 def scenes(split: str) -> list[Scene]:
     """The first scenes of a split, made when a test needs them."""
-    return [make_scene(split, number, seed=0) for number in range({"train": 3000, "val": 300}[split])]
+    return [
+        make_scene(split, number, seed=0) for number in range({"train": 3000, "val": 300}[split])
+    ]
 
 
 def language(scene: Scene) -> Iterator[tuple[str, float]]:
     """Every caption that the grammar has for a scene, with its probability."""
     ways, names = _parts(scene)
     for way, share in _odds(ways).items():
-        for words in itertools.product(*(_odds(part.split("|")).items() for part in CHOICE.findall(way))):
+        for words in itertools.product(
+            *(_odds(part.split("|")).items() for part in CHOICE.findall(way))
+        ):
             chosen = iter(words)
             filled = CHOICE.sub(lambda _, chosen=chosen: next(chosen)[0], way)  # type: ignore[misc]  # bound at once
             for texts in itertools.product(*(texts.items() for texts in names)):
-                yield filled.format(*(text for text, _ in texts)), share * math.prod(p for _, p in (*words, *texts))
+                yield (
+                    filled.format(*(text for text, _ in texts)),
+                    share * math.prod(p for _, p in (*words, *texts)),
+                )
 
 
 def listed(scene: Scene) -> list[tuple[str, str]]:
@@ -46,7 +62,11 @@ def kinds(scene: Scene) -> set[tuple[str, str]]:
 
 
 def test_scenes_depend_on_seed_split_and_number_alone() -> None:
-    data, longer, other = generate(1, train=20, val=5), generate(1, train=25, val=9), generate(2, train=20, val=5)
+    data, longer, other = (
+        generate(1, train=20, val=5),
+        generate(1, train=25, val=9),
+        generate(2, train=20, val=5),
+    )
     assert data.texts("val") == longer.texts("val")[:25]
     assert data.texts("val") != other.texts("val")
     np.testing.assert_array_equal(data.split("train").features, longer.split("train").features[:20])
@@ -55,10 +75,18 @@ def test_scenes_depend_on_seed_split_and_number_alone() -> None:
 
 @pytest.mark.hunt
 def test_no_two_things_of_a_held_out_scene_were_ever_seen_together() -> None:
-    """Against the very scenes that the demo trains on, and some of another seed; alone, no kind was seen where a held-out scene has it."""
-    trained = [make_scene("train", i, seed=0) for i in range(15_000)] + [make_scene("train", i, seed=9) for i in range(1000)]
-    seen_together = {frozenset(pair) for scene in trained for pair in itertools.combinations(listed(scene), 2)}
-    seen_alone = {(*listed(scene), scene.arrangement) for scene in trained if len(scene.things) == 1}
+    """Against the very scenes that the demo trains on, and some of another seed; alone, no kind was
+    seen where a held-out scene has it.
+    """
+    trained = [make_scene("train", i, seed=0) for i in range(15_000)] + [
+        make_scene("train", i, seed=9) for i in range(1000)
+    ]
+    seen_together = {
+        frozenset(pair) for scene in trained for pair in itertools.combinations(listed(scene), 2)
+    }
+    seen_alone = {
+        (*listed(scene), scene.arrangement) for scene in trained if len(scene.things) == 1
+    }
     for scene in scenes("val"):
         if len(scene.things) == 1:
             assert (*listed(scene), scene.arrangement) not in seen_alone
@@ -68,15 +96,23 @@ def test_no_two_things_of_a_held_out_scene_were_ever_seen_together() -> None:
     assert {kind for kind, _ in seen_alone} == every  # each kind was seen, alone and beside others
     assert {kind for pair in seen_together for kind in pair} == every
     assert {place for _, place in seen_alone} == set(POSITIONS)
-    assert {scene.arrangement for scene in scenes("val")} <= {scene.arrangement for scene in trained}
+    assert {scene.arrangement for scene in scenes("val")} <= {
+        scene.arrangement for scene in trained
+    }
 
 
 def test_held_out_scenes_are_of_every_sort() -> None:
     sizes = Counter(len(scene.things) for scene in scenes("val"))
     assert all(sizes[count] > 40 for count in (1, 2, 3))
-    assert {kind for scene in scenes("val") for kind in listed(scene)} == set(itertools.product(COLOURS, SHAPES))
+    assert {kind for scene in scenes("val") for kind in listed(scene)} == set(
+        itertools.product(COLOURS, SHAPES)
+    )
     for split in SPLITS:
-        assert 3 < sum(len(scene.things) == 2 and len(kinds(scene)) == 1 for scene in scenes(split)) < len(scenes(split)) / 10  # two of a kind
+        assert (
+            3
+            < sum(len(scene.things) == 2 and len(kinds(scene)) == 1 for scene in scenes(split))
+            < len(scenes(split)) / 10
+        )  # two of a kind
 
 
 def test_pictures_show_each_thing_whole_in_its_colour_and_no_two_touch() -> None:
@@ -91,13 +127,21 @@ def test_pictures_show_each_thing_whole_in_its_colour_and_no_two_touch() -> None
 
 
 def test_every_caption_of_the_language_names_exactly_what_is_in_the_scene() -> None:
-    kinds_of_scene = {(scene.arrangement, *(thing.size for thing in scene.things), len(kinds(scene))): scene for scene in scenes("train")}
+    kinds_of_scene = {
+        (scene.arrangement, *(thing.size for thing in scene.things), len(kinds(scene))): scene
+        for scene in scenes("train")
+    }
     for scene in kinds_of_scene.values():
         captions = list(language(scene))
         assert all(named(tokenize(text)) == kinds(scene) for text, _ in captions)
         assert sum(p for _, p in captions) == pytest.approx(1)
         assert len({text for text, _ in captions}) == len(captions) > 10
-        assert not any(a in text.split() and b[0] not in "aeio" for text, _ in captions for a, b in itertools.pairwise(text.split()) if a == "an")
+        assert not any(
+            a in text.split() and b[0] not in "aeio"
+            for text, _ in captions
+            for a, b in itertools.pairwise(text.split())
+            if a == "an"
+        )
 
 
 def test_sampled_captions_have_the_probabilities_of_the_language(rng: np.random.Generator) -> None:
@@ -106,7 +150,9 @@ def test_sampled_captions_have_the_probabilities_of_the_language(rng: np.random.
     count = 20_000
     sampled = Counter(describe(scene, rng) for _ in range(count))
     assert set(sampled) <= set(expected)
-    spread = [(sampled[text] - count * p) / np.sqrt(count * p * (1 - p)) for text, p in expected.items()]
+    spread = [
+        (sampled[text] - count * p) / np.sqrt(count * p * (1 - p)) for text, p in expected.items()
+    ]
     assert max(map(abs, spread)) < 5
 
 
@@ -125,11 +171,17 @@ def test_named_reads_pairs_of_colour_and_shape(text: str, pairs: set[tuple[str, 
 
 def test_pictures_can_be_drawn_again_by_name_and_written_as_files(tmp_path: Path) -> None:
     data = generate(3, train=4, val=6)
-    np.testing.assert_array_equal(picture_of("val00004.png", seed=3), paint(make_scene("val", 4, seed=3)))
+    np.testing.assert_array_equal(
+        picture_of("val00004.png", seed=3), paint(make_scene("val", 4, seed=3))
+    )
     write_pictures(tmp_path / "pictures", data, "val")
     assert [path.name for path in tmp_path.iterdir()] == ["pictures"]
-    assert sorted(path.name for path in (tmp_path / "pictures").iterdir()) == data.split("val").images
-    np.testing.assert_array_equal(read_picture(tmp_path / "pictures" / "val00002.png"), picture_of("val00002.png", seed=3))
+    assert (
+        sorted(path.name for path in (tmp_path / "pictures").iterdir()) == data.split("val").images
+    )
+    np.testing.assert_array_equal(
+        read_picture(tmp_path / "pictures" / "val00002.png"), picture_of("val00002.png", seed=3)
+    )
     for name in ("scene.png", "val1.jpg", "../val00001.png", "test00001.png"):
         with pytest.raises(DataError, match=r"expected a name such as val00012\.png"):
             picture_of(name)

@@ -67,7 +67,9 @@ def test_planted_mistakes_are_many_and_each_changes_one_place(nodes: dict[str, s
 
 
 @pytest.mark.hunt
-def test_planted_copy_without_a_mistake_passes(nursery: Nursery, base: Path, nodes: dict[str, str]) -> None:
+def test_planted_copy_without_a_mistake_passes(
+    nursery: Nursery, base: Path, nodes: dict[str, str]
+) -> None:
     """The compiled files that this leaves serve the copies."""
     results = nursery.run(base, sorted(nodes.values()))
     failed = [result for result in results if result.outcome != "passed"]
@@ -76,7 +78,9 @@ def test_planted_copy_without_a_mistake_passes(nursery: Nursery, base: Path, nod
 
 @pytest.mark.hunt
 @pytest.mark.parametrize("mistake", MISTAKES, ids=lambda mistake: mistake.name)
-def test_planted_mistake_is_caught(mistake: Mistake, nursery: Nursery, base: Path, nodes: dict[str, str]) -> None:
+def test_planted_mistake_is_caught(
+    mistake: Mistake, nursery: Nursery, base: Path, nodes: dict[str, str]
+) -> None:
     root = base.parent / mistake.name
     shutil.copytree(base, root, ignore=shutil.ignore_patterns("temporary"))
     mistake.plant(root)

@@ -1,4 +1,6 @@
-"""Places in the code are found by what stands there, whatever its layout, and only what was named is changed."""
+"""Places in the code are found by what stands there, whatever its layout, and only what was named
+is changed.
+"""
 
 import pytest
 from planting import function_named, in_cuda, in_python
@@ -31,8 +33,20 @@ extern "C" __global__ void g(int* x) { __syncthreads(); }
     ("function", "pattern", "instead", "now", "count"),
     [
         ("Cell.step", "gates($here, ...)", "$here.copy()", "é = gates(a[é].copy(), é, out=é)", 1),
-        ("Cell.step", "$out = gates($x, $y, out=$z)", "$out = plain($x, $y)", "        é = plain(a[é], é)\n        return", 1),
-        ("Cell.step", "return $x, $y", "print($x)\nreturn $x, $y", "        print(é)\n        return (é, a)", 1),
+        (
+            "Cell.step",
+            "$out = gates($x, $y, out=$z)",
+            "$out = plain($x, $y)",
+            "        é = plain(a[é], é)\n        return",
+            1,
+        ),
+        (
+            "Cell.step",
+            "return $x, $y",
+            "print($x)\nreturn $x, $y",
+            "        print(é)\n        return (é, a)",
+            1,
+        ),
         ("Cell.step", "$x[$x]", "0", "", 0),
         ("jump", "gates(..., out=$here)", "None", "", 0),
         ("step", "gates(..., out=$here)", "None", "gates(x + 1, out=None)", 2),
@@ -43,7 +57,9 @@ extern "C" __global__ void g(int* x) { __syncthreads(); }
         ("CELLS", "{'step': $here}", "2", "CELLS = {'step': 2}", 1),
     ],
 )
-def test_python_is_matched_by_its_shape(function: str, pattern: str, instead: str, now: str, count: int) -> None:
+def test_python_is_matched_by_its_shape(
+    function: str, pattern: str, instead: str, now: str, count: int
+) -> None:
     text, found = in_python(PYTHON, function, pattern, instead)
     assert found == count
     assert now in text

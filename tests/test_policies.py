@@ -1,4 +1,6 @@
-"""Sampling and the limits that every policy keeps: frequencies beside the softmax, cut distributions, and what draws must not depend on."""
+"""Sampling and the limits that every policy keeps: frequencies beside the softmax, cut
+distributions, and what draws must not depend on.
+"""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -37,7 +39,9 @@ def softmax(scores: np.ndarray) -> np.ndarray:
 
 def first_words(model: CaptioningRNN, n: int, **settings: Any) -> np.ndarray:
     """How often each word comes first in n captions of one picture."""
-    said = model.sample(np.repeat(pictures(1), n, axis=0), policy=Sampling(max_length=1, **settings))
+    said = model.sample(
+        np.repeat(pictures(1), n, axis=0), policy=Sampling(max_length=1, **settings)
+    )
     return np.bincount(said[:, 0], minlength=V) / n
 
 
@@ -46,15 +50,21 @@ def test_words_are_drawn_as_often_as_the_softmax_says(model: CaptioningRNN) -> N
     scores, state = model.step(np.array([START]), model.start(pictures(1)))
     for temperature in (0.5, 1.0, 2.0):
         p = softmax(scores[0] / temperature)
-        assert np.abs(first_words(model, n, temperature=temperature) - p).max() < 4 * np.sqrt(0.25 / n)
-    assert ((np.abs(first_words(model, n) - p) / np.sqrt(p * (1 - p) / n)) > 4).any()  # of the last temperature: the test can tell them apart
+        assert np.abs(first_words(model, n, temperature=temperature) - p).max() < 4 * np.sqrt(
+            0.25 / n
+        )
+    assert (
+        (np.abs(first_words(model, n) - p) / np.sqrt(p * (1 - p) / n)) > 4
+    ).any()  # of the last temperature: the test can tell them apart
     said = model.sample(np.repeat(pictures(1), n, axis=0), policy=Sampling(max_length=2))
     first = int(np.bincount(said[:, 0]).argmax())
     second, _ = model.step(np.array([first]), state)
     p = softmax(second[0])
     went_on = said[said[:, 0] == first, 1]
     assert first != END
-    assert np.abs(np.bincount(went_on, minlength=V) / len(went_on) - p).max() < 4 * np.sqrt(0.25 / len(went_on))
+    assert np.abs(np.bincount(went_on, minlength=V) / len(went_on) - p).max() < 4 * np.sqrt(
+        0.25 / len(went_on)
+    )
 
 
 def nucleus(p: np.ndarray, share: float) -> np.ndarray:
@@ -76,7 +86,10 @@ def likeliest(p: np.ndarray, k: int) -> np.ndarray:
     ("settings", "cut"),
     [
         *(({"top_k": k}, lambda p, k=k: likeliest(p, k)) for k in (1, 3, V, 100)),
-        *(({"top_p": share}, lambda p, share=share: nucleus(p, share)) for share in (1e-6, 0.3, 0.5, 0.9, 1.0)),
+        *(
+            ({"top_p": share}, lambda p, share=share: nucleus(p, share))
+            for share in (1e-6, 0.3, 0.5, 0.9, 1.0)
+        ),
         ({"top_k": 4, "top_p": 0.7}, lambda p: nucleus(likeliest(p, 4), 0.7)),
         ({"top_k": 5, "temperature": 3.0}, lambda p: likeliest(softmax(np.log(p) / 3), 5)),
     ],
@@ -88,32 +101,54 @@ def test_what_is_cut_is_never_drawn_and_the_rest_is_as_likely_as_it_was_among_it
         scores[:2] = -np.inf
         weights = Sampling(**settings).weights(scores[None])[0]
         with np.errstate(divide="ignore"):
-            np.testing.assert_allclose(weights / weights.sum(), cut(softmax(scores)), rtol=1e-9, atol=1e-12)
+            np.testing.assert_allclose(
+                weights / weights.sum(), cut(softmax(scores)), rtol=1e-9, atol=1e-12
+            )
 
 
 def test_draws_follow_what_is_cut(model: CaptioningRNN) -> None:
     scores, _ = model.step(np.array([START]), model.start(pictures(1)))
     weights = Sampling(top_k=5, top_p=0.8).weights(scores)[0]
-    assert np.abs(first_words(model, 20_000, top_k=5, top_p=0.8) - weights / weights.sum()).max() < 4 * np.sqrt(0.25 / 20_000)
+    assert np.abs(
+        first_words(model, 20_000, top_k=5, top_p=0.8) - weights / weights.sum()
+    ).max() < 4 * np.sqrt(0.25 / 20_000)
 
 
-def test_a_caption_is_drawn_by_seed_and_number_alone(model: CaptioningRNN, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_caption_is_drawn_by_seed_and_number_alone(
+    model: CaptioningRNN, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Whatever the batch, the cores, and the captions beside it, some of which end sooner."""
-    features, numbers, policy = pictures(40), np.arange(100, 140), Sampling(max_length=T, forbid=SILENT, seed=5)
+    features, numbers, policy = (
+        pictures(40),
+        np.arange(100, 140),
+        Sampling(max_length=T, forbid=SILENT, seed=5),
+    )
     whole = model.decode(features, policy, numbers=numbers).captions[:, 0]
     assert len({(caption != NULL).sum() for caption in whole}) > 4
     assert (whole != model.decode(features, policy).captions[:, 0]).any()
-    assert (whole != model.decode(features, Sampling(max_length=T, forbid=SILENT, seed=6), numbers=numbers).captions[:, 0]).any()
+    assert (
+        whole
+        != model.decode(
+            features, Sampling(max_length=T, forbid=SILENT, seed=6), numbers=numbers
+        ).captions[:, 0]
+    ).any()
     order = np.random.default_rng(0).permutation(40)
-    pieces = [model.decode(features[rows], policy, numbers=numbers[rows]).captions[:, 0] for rows in np.split(order, [7, 8, 30])]
+    pieces = [
+        model.decode(features[rows], policy, numbers=numbers[rows]).captions[:, 0]
+        for rows in np.split(order, [7, 8, 30])
+    ]
     np.testing.assert_array_equal(np.concatenate(pieces), whole[order])
     monkeypatch.setattr(decode, "LEAST_PART", 8)
     monkeypatch.setattr(decode, "cores", lambda: 3)
-    np.testing.assert_array_equal(model.decode(features, policy, numbers=numbers).captions[:, 0], whole)
+    np.testing.assert_array_equal(
+        model.decode(features, policy, numbers=numbers).captions[:, 0], whole
+    )
 
 
 def test_step_t_takes_number_t_of_the_stream_that_is_documented(model: CaptioningRNN) -> None:
-    (caption,) = model.decode(pictures(1), Sampling(max_length=T, forbid=SILENT, seed=5), numbers=[17]).captions[:, 0]
+    (caption,) = model.decode(
+        pictures(1), Sampling(max_length=T, forbid=SILENT, seed=5), numbers=[17]
+    ).captions[:, 0]
     u = np.random.Generator(np.random.Philox(key=np.array([5, 17], np.uint64))).random(T)
     words, state = [START], model.start(pictures(1))
     for t in range((caption != NULL).sum()):
@@ -127,7 +162,12 @@ def test_step_t_takes_number_t_of_the_stream_that_is_documented(model: Captionin
 def test_float32_draws_no_word_that_is_forbidden(model: CaptioningRNN) -> None:
     """Not with the largest number below 1 either, which float32 would round to 1."""
     narrow = CaptioningRNN.from_config(model.config, WORDS, dtype=np.float32, params=model.params)
-    assert narrow.sample(pictures(50), policy=Sampling(max_length=T, forbid=(NULL, START, V - 1))).max() < V - 1
+    assert (
+        narrow.sample(
+            pictures(50), policy=Sampling(max_length=T, forbid=(NULL, START, V - 1))
+        ).max()
+        < V - 1
+    )
 
     class Last:
         def __init__(self, *_: Any) -> None: ...
@@ -137,7 +177,9 @@ def test_float32_draws_no_word_that_is_forbidden(model: CaptioningRNN) -> None:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(np.random, "Generator", Last)
-        said = narrow.sample(pictures(50), policy=Sampling(max_length=T, forbid=(NULL, START, V - 1)))
+        said = narrow.sample(
+            pictures(50), policy=Sampling(max_length=T, forbid=(NULL, START, V - 1))
+        )
     assert set(said[:, 0].tolist()) <= {V - 2, V - 3}
 
 
@@ -147,12 +189,19 @@ def distinct_trigrams(caption: list[int]) -> bool:
 
 
 @pytest.mark.parametrize(
-    "policy", [Policy(), Sampling(seed=1, temperature=0.3), Beam(3, n_best=3), Beam(4, n_best=4, groups=2)], ids=lambda policy: type(policy).__name__
+    "policy",
+    [Policy(), Sampling(seed=1, temperature=0.3), Beam(3, n_best=3), Beam(4, n_best=4, groups=2)],
+    ids=lambda policy: type(policy).__name__,
 )
 def test_limits_hold_for_every_policy(policy: Policy, model: CaptioningRNN) -> None:
     def said(**limits: Any) -> list[list[int]]:
-        captions = model.decode(pictures(30), replace(policy, max_length=20, **({"forbid": SILENT} | limits))).captions
-        return [[word for word in caption if word != NULL] for caption in captions.reshape(-1, 20).tolist()]
+        captions = model.decode(
+            pictures(30), replace(policy, max_length=20, **({"forbid": SILENT} | limits))
+        ).captions
+        return [
+            [word for word in caption if word != NULL]
+            for caption in captions.reshape(-1, 20).tolist()
+        ]
 
     model.params["b_vocab"][END] += 50
     assert min(map(len, said())) == 1
@@ -166,7 +215,10 @@ def test_limits_hold_for_every_policy(policy: Policy, model: CaptioningRNN) -> N
 @pytest.mark.parametrize(
     ("policy", "says"),
     [
-        (Policy(max_length=5, least_length=6), r"`least_length` is 6, expected 0\.\.5, the most words"),
+        (
+            Policy(max_length=5, least_length=6),
+            r"`least_length` is 6, expected 0\.\.5, the most words",
+        ),
         (Policy(max_length=5, least_length=-1), r"`least_length` is -1"),
         (
             Policy(max_length=5, forbid=[i for i in range(V) if i != END], least_length=1),
@@ -174,12 +226,17 @@ def test_limits_hold_for_every_policy(policy: Policy, model: CaptioningRNN) -> N
         ),
         (
             Policy(forbid=SILENT, no_repeat_trigram=True),
-            rf"`forbid` leaves 11 of {V} words besides END, expected at least 16 with `no_repeat_trigram`",
+            (
+                rf"`forbid` leaves 11 of {V} words besides END, expected at least 16 with"
+                r" `no_repeat_trigram`"
+            ),
         ),
         (Sampling(forbid=[V]), "forbid holds 1 ids"),
     ],
 )
-def test_limits_that_leave_no_caption_are_refused(policy: Policy, says: str, model: CaptioningRNN) -> None:
+def test_limits_that_leave_no_caption_are_refused(
+    policy: Policy, says: str, model: CaptioningRNN
+) -> None:
     with pytest.raises(ValueError, match=says):
         model.sample(pictures(2), policy=policy)
 
@@ -187,7 +244,13 @@ def test_limits_that_leave_no_caption_are_refused(policy: Policy, says: str, mod
 @pytest.mark.parametrize(
     ("settings", "says"),
     [
-        ({"temperature": 0.0}, r"`temperature` is 0\.0, expected a finite number of at least 0\.001; for the likeliest words decode greedily"),
+        (
+            {"temperature": 0.0},
+            (
+                r"`temperature` is 0\.0, expected a finite number of at least 0\.001; for the"
+                r" likeliest words decode greedily"
+            ),
+        ),
         ({"temperature": float("nan")}, r"`temperature` is nan"),
         ({"temperature": float("inf")}, r"`temperature` is inf"),
         ({"top_k": 0}, r"`top_k` is 0, expected a whole number of at least 1"),
@@ -204,14 +267,20 @@ def test_sampling_that_makes_no_sense_is_refused(settings: dict[str, Any], says:
         Sampling(**settings)
 
 
-@pytest.mark.parametrize("policy", [Policy(), Sampling(top_p=0.5), Beam(5, n_best=3), Beam(6, groups=3)], ids=lambda policy: type(policy).__name__)
+@pytest.mark.parametrize(
+    "policy",
+    [Policy(), Sampling(top_p=0.5), Beam(5, n_best=3), Beam(6, groups=3)],
+    ids=lambda policy: type(policy).__name__,
+)
 def test_no_pictures_have_no_captions(policy: Policy, model: CaptioningRNN) -> None:
     assert [len(array) for array in model.decode(pictures(0), policy)] == [0, 0, 0]
 
 
 def test_limits_beside_a_policy_are_refused(model: CaptioningRNN) -> None:
     for limits in ({"max_length": 5}, {"forbid": SILENT}):
-        with pytest.raises(ValueError, match=r"CaptioningRNN\.sample: max_length or forbid is given with a policy"):
+        with pytest.raises(
+            ValueError, match=r"CaptioningRNN\.sample: max_length or forbid is given with a policy"
+        ):
             model.sample(pictures(1), policy=Sampling(), **limits)  # type: ignore[arg-type]
 
 
@@ -219,16 +288,34 @@ def test_limits_beside_a_policy_are_refused(model: CaptioningRNN) -> None:
     ("choose", "error", "says"),
     [
         (lambda n: np.zeros(n, int), TypeError, "returned a ndarray, expected a Choice"),
-        (lambda n: Choice(np.zeros(n)), TypeError, "returned words of float64, expected an array of integers"),
+        (
+            lambda n: Choice(np.zeros(n)),
+            TypeError,
+            "returned words of float64, expected an array of integers",
+        ),
         (lambda n: Choice([0] * n), TypeError, "returned words of list"),
-        (lambda n: Choice(np.full(n, V)), ValueError, rf"returned words {V}\.\.{V}, expected 0\.\.{V - 1}"),
+        (
+            lambda n: Choice(np.full(n, V)),
+            ValueError,
+            rf"returned words {V}\.\.{V}, expected 0\.\.{V - 1}",
+        ),
         (lambda n: Choice(np.full(n, -1)), ValueError, r"returned words -1\.\.-1"),
-        (lambda n: Choice(np.zeros(1, int)), ValueError, r"returned words of shape \(1,\), expected \(3,\) for 3 hypotheses"),
-        (lambda n: Choice(np.zeros(n, int), np.full(n, n)), ValueError, r"returned parents 3\.\.3, expected 0\.\.2"),
+        (
+            lambda n: Choice(np.zeros(1, int)),
+            ValueError,
+            r"returned words of shape \(1,\), expected \(3,\) for 3 hypotheses",
+        ),
+        (
+            lambda n: Choice(np.zeros(n, int), np.full(n, n)),
+            ValueError,
+            r"returned parents 3\.\.3, expected 0\.\.2",
+        ),
     ],
 )
 @pytest.mark.parametrize("scored", [False, True])
-def test_what_a_policy_returns_is_checked(choose: Any, error: type[Exception], says: str, scored: bool, model: CaptioningRNN) -> None:
+def test_what_a_policy_returns_is_checked(
+    choose: Any, error: type[Exception], says: str, scored: bool, model: CaptioningRNN
+) -> None:
     class Wrong(Policy):
         def choose(self, scores: Any, totals: Any, t: int) -> Any:
             return choose(len(scores))
@@ -238,7 +325,13 @@ def test_what_a_policy_returns_is_checked(choose: Any, error: type[Exception], s
 
 
 def test_numbers_are_one_a_picture(model: CaptioningRNN) -> None:
-    with pytest.raises(ValueError, match=r"CaptioningRNN\.decode: numbers has shape \(2,\) and dtype int64, expected one for each picture, \(3,\)"):
+    with pytest.raises(
+        ValueError,
+        match=(
+            r"CaptioningRNN\.decode: numbers has shape \(2,\) and dtype int64, expected one for"
+            r" each picture, \(3,\)"
+        ),
+    ):
         model.decode(pictures(3), Sampling(), numbers=[1, 2])
     for numbers in ([0, 1, -1], [0.5, 1.5, 2.5]):
         with pytest.raises(ValueError, match=r"expected one for each picture, .* whole and from 0"):

@@ -10,14 +10,20 @@ import pytest
 from xpcap.progress import LINE_SECONDS, WORTH_A_LINE, Lines, bar
 
 
-def test_without_a_terminal_a_line_comes_at_once_and_then_as_time_goes_by(capsys: pytest.CaptureFixture[str]) -> None:
+def test_without_a_terminal_a_line_comes_at_once_and_then_as_time_goes_by(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     now = [0.0]
     for count in Lines(range(1000), "captioning", 1000, 0, clock=lambda: now[0]):
         now[0] = LINE_SECONDS * (count // 300)
-    assert capsys.readouterr().err.splitlines() == [f"captioning: {done} of 1,000" for done in (0, 301, 601, 901)]
+    assert capsys.readouterr().err.splitlines() == [
+        f"captioning: {done} of 1,000" for done in (0, 301, 601, 901)
+    ]
 
 
-def test_a_line_comes_before_the_first_thing_is_done_and_none_for_few_things(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_line_comes_before_the_first_thing_is_done_and_none_for_few_things(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     bar((), True, "encoding", total=WORTH_A_LINE, lines=True)
     assert capsys.readouterr().err == f"encoding: 0 of {WORTH_A_LINE}\n"
     list(bar(range(WORTH_A_LINE - 1), True, "encoding", lines=True))
@@ -30,9 +36,16 @@ def test_a_line_comes_before_the_first_thing_is_done_and_none_for_few_things(cap
 def test_a_terminal_that_does_not_know_its_width_shows_a_bar() -> None:
     """As in a container. A fresh pseudo-terminal has no columns."""
     ours, theirs = os.openpty()
-    code = "from xpcap.progress import bar; list(bar(range(3), True, 'encoding pictures', lines=True))"
+    code = (
+        "from xpcap.progress import bar; list(bar(range(3), True, 'encoding pictures', lines=True))"
+    )
     try:
-        subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parent.parent, stderr=theirs, check=True)
+        subprocess.run(
+            [sys.executable, "-c", code],
+            cwd=Path(__file__).parent.parent,
+            stderr=theirs,
+            check=True,
+        )
         os.write(theirs, b"end")  # so that there is something to read in any case
         assert b"\rencoding pictures:   0%|" in os.read(ours, 10_000)
     finally:

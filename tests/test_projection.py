@@ -20,17 +20,23 @@ threadpoolctl = pytest.importorskip("threadpoolctl")
 
 def correlated(m: int, D: int, rank: int) -> np.ndarray:
     rng = np.random.default_rng(0)
-    return (rng.standard_normal((m, rank)) * np.arange(rank, 0, -1) @ rng.standard_normal((rank, D)) + 5).astype(np.float32)
+    return (
+        rng.standard_normal((m, rank)) * np.arange(rank, 0, -1) @ rng.standard_normal((rank, D)) + 5
+    ).astype(np.float32)
 
 
 def test_components_are_the_right_singular_vectors_of_centred_features() -> None:
     x = correlated(90, 12, 12)
     projection, share = fit_projection(x, 4)
-    _, sizes, rows = np.linalg.svd(x.astype(np.float64) - x.mean(axis=0, dtype=np.float64), full_matrices=False)
+    _, sizes, rows = np.linalg.svd(
+        x.astype(np.float64) - x.mean(axis=0, dtype=np.float64), full_matrices=False
+    )
     np.testing.assert_allclose(np.abs(projection.components), np.abs(rows[:4].T), atol=1e-5)
     assert share == pytest.approx((sizes[:4] ** 2).sum() / (sizes**2).sum(), rel=1e-9)
     np.testing.assert_allclose(projection(x).mean(axis=0), 0, atol=1e-4)
-    np.testing.assert_allclose(projection.components.T @ projection.components, np.eye(4), atol=1e-6)
+    np.testing.assert_allclose(
+        projection.components.T @ projection.components, np.eye(4), atol=1e-6
+    )
     assert (projection.components[np.abs(projection.components).argmax(axis=0), range(4)] > 0).all()
 
 
@@ -48,11 +54,18 @@ def test_the_number_of_cores_does_not_change_a_bit() -> None:
     assert fit_projection(x, 20)[0].is_like(one), cores()
 
 
-@pytest.mark.parametrize(("m", "rank", "fits"), [(5, 9, 4), (50, 3, 3)], ids=["few pictures", "features that repeat each other"])
+@pytest.mark.parametrize(
+    ("m", "rank", "fits"),
+    [(5, 9, 4), (50, 3, 3)],
+    ids=["few pictures", "features that repeat each other"],
+)
 def test_no_more_components_than_there_are_directions(m: int, rank: int, fits: int) -> None:
     x = correlated(m, 9, rank)
     fit_projection(x, fits)
-    with pytest.raises(DataError, match=rf"vary in {fits} directions, expected at least {fits + 1}; choose a smaller `pca`"):
+    with pytest.raises(
+        DataError,
+        match=rf"vary in {fits} directions, expected at least {fits + 1}; choose a smaller `pca`",
+    ):
         fit_projection(x, fits + 1)
 
 
@@ -71,7 +84,16 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
             Image.fromarray(picture_of(name)).save(folder / "photos" / name)
             said.setdefault(split, {})[name] = texts
     (folder / "k.json").write_bytes(forms.karpathy(said))
-    arguments = ["prepare", folder / "k.json", "--pictures", folder / "photos", "--encoder", "histogram", "--min-count", 1]
+    arguments = [
+        "prepare",
+        folder / "k.json",
+        "--pictures",
+        folder / "photos",
+        "--encoder",
+        "histogram",
+        "--min-count",
+        1,
+    ]
     shown = good(*arguments, "--pca", 20, "--out", folder / "pca.h5").output
     assert "PCA: 2,101 numbers of a feature to 20, which keep" in shown
     good(*arguments, "--out", folder / "raw.h5")
@@ -83,7 +105,9 @@ def test_the_data_set_keeps_its_projection(place: Path) -> None:
     data, raw = open_data(place / "pca.h5"), open_data(place / "raw.h5")
     assert data.projection is not None
     assert (data.feature_shape, raw.feature_shape, raw.projection) == ((20,), (2101,), None)
-    np.testing.assert_allclose(data.split("val").features, data.projection(raw.split("val").features), atol=1e-6)
+    np.testing.assert_allclose(
+        data.split("val").features, data.projection(raw.split("val").features), atol=1e-6
+    )
     fitted, share = fit_projection(raw.split("train").features, 20)
     assert fitted.is_like(data.projection)
     assert data.source.record["pca"] == {"from": 2101, "to": 20, "variance": round(share, 4)}
@@ -93,32 +117,66 @@ def test_a_run_captions_photos_and_raw_data_as_it_captions_its_own(place: Path) 
     run = open_run(place / "run")
     own = evaluate_run(run, split="val")
     raw = evaluate_run(run, place / "raw.h5", "val")
-    assert [caption.caption for caption in raw.captions] == [caption.caption for caption in own.captions]
+    assert [caption.caption for caption in raw.captions] == [
+        caption.caption for caption in own.captions
+    ]
     assert raw.scores["loss"] == pytest.approx(own.scores["loss"], rel=1e-5)
     captions, _ = caption_files(run, [place / "photos" / caption.image for caption in own.captions])
-    assert [caption.caption for caption in captions] == [caption.caption for caption in own.captions]
+    assert [caption.caption for caption in captions] == [
+        caption.caption for caption in own.captions
+    ]
 
 
 def test_a_run_refuses_features_of_another_projection(place: Path) -> None:
     data = open_data(place / "pca.h5")
     assert data.projection is not None
-    other = CaptionData(data.vocabulary, data.splits, projection=Projection(data.projection.mean, -data.projection.components))
+    other = CaptionData(
+        data.vocabulary,
+        data.splits,
+        projection=Projection(data.projection.mean, -data.projection.components),
+    )
     with pytest.raises(DataError, match="was prepared with another PCA"):
         evaluate_run(open_run(place / "run"), other, "val")
 
 
-def test_a_run_without_its_projection_says_so_and_resume_brings_it_back(place: Path, tmp_path: Path) -> None:
+def test_a_run_without_its_projection_says_so_and_resume_brings_it_back(
+    place: Path, tmp_path: Path
+) -> None:
     shutil.copytree(place / "run", tmp_path / "run")
     (tmp_path / "run" / "projection.safetensors").unlink()
     result = call("caption", tmp_path / "run", place / "photos")
     assert result.exit_code == 1
-    assert "projection.safetensors is missing, expected the PCA that the run's features go through" in result.output
+    assert (
+        "projection.safetensors is missing, expected the PCA that the run's features go through"
+        in result.output
+    )
     good("train", place / "pca.h5", "--out", tmp_path / "run", *SMALL, "--resume")
-    assert (tmp_path / "run" / "projection.safetensors").read_bytes() == (place / "run" / "projection.safetensors").read_bytes()
+    assert (tmp_path / "run" / "projection.safetensors").read_bytes() == (
+        place / "run" / "projection.safetensors"
+    ).read_bytes()
 
 
-def test_too_many_components_are_refused_and_nothing_is_left(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_too_many_components_are_refused_and_nothing_is_left(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(place)
-    arguments = ["prepare", "k.json", "--pictures", "photos", "--encoder", "histogram", "--pca", 400, "--out", "new.h5"]
-    failing(arguments, "features of 2,101 numbers vary in", "expected at least 400", "choose a smaller --pca", left=("new.h5.encoding",))
+    arguments = [
+        "prepare",
+        "k.json",
+        "--pictures",
+        "photos",
+        "--encoder",
+        "histogram",
+        "--pca",
+        400,
+        "--out",
+        "new.h5",
+    ]
+    failing(
+        arguments,
+        "features of 2,101 numbers vary in",
+        "expected at least 400",
+        "choose a smaller --pca",
+        left=("new.h5.encoding",),
+    )
     Path("new.h5.encoding").unlink()

@@ -1,6 +1,8 @@
-"""What holds of any input, not of chosen ones: layers, packing, text, importer, update rules and scores, on examples that hypothesis makes up.
+"""What holds of any input, not of chosen ones: layers, packing, text, importer, update rules and
+scores, on examples that hypothesis makes up.
 
-The same few examples in every run of the suite; XPCAP_EXAMPLES=N takes N fresh ones for each property.
+The same few examples in every run of the suite; XPCAP_EXAMPLES=N takes N fresh ones for each
+property.
 """
 
 import atexit
@@ -24,7 +26,14 @@ from hypothesis import strategies as st  # noqa: E402
 from hypothesis.configuration import set_hypothesis_home_dir  # noqa: E402
 
 from xpcap import CaptioningRNN, layers, optim  # noqa: E402
-from xpcap.data import Vocabulary, decode_captions, detokenize, read_dataset, tokenize, write_dataset  # noqa: E402
+from xpcap.data import (  # noqa: E402
+    Vocabulary,
+    decode_captions,
+    detokenize,
+    read_dataset,
+    tokenize,
+    write_dataset,
+)
 from xpcap.data.vocabulary import END, NULL, SPECIAL, START, UNK  # noqa: E402
 from xpcap.errors import DataError  # noqa: E402
 from xpcap.metrics import corpus_bleu, smoothed_bleu, unigram_bleu  # noqa: E402
@@ -32,7 +41,9 @@ from xpcap.models import FeatureRows  # noqa: E402
 from xpcap.prepare import import_captions, read_captions  # noqa: E402
 from xpcap.prepare.text import read_list  # noqa: E402
 
-STORE = tempfile.TemporaryDirectory()  # what hypothesis keeps on disk, from the moment that tests are collected
+STORE = (
+    tempfile.TemporaryDirectory()
+)  # what hypothesis keeps on disk, from the moment that tests are collected
 atexit.register(STORE.cleanup)
 set_hypothesis_home_dir(STORE.name)
 FRESH = os.environ.get("XPCAP_EXAMPLES")
@@ -60,7 +71,9 @@ def holds(*strategies: Any, **named: Any) -> Callable[[Any], Any]:
 
 
 class Layer:
-    """A layer of some shape with arguments for it: `forward(*arguments)` to outputs, `backward(upstream, caches)` to gradients in argument order."""
+    """A layer of some shape with arguments for it: `forward(*arguments)` to outputs,
+    `backward(upstream, caches)` to gradients in argument order.
+    """
 
     def __init__(self, name: str, sizes: Sequence[int], seed: int) -> None:
         N, T, D, H = sizes
@@ -78,9 +91,17 @@ class Layer:
         }[name]
         assert shapes[-1][-1] % k == 0
         self.arguments = [rng.standard_normal(shape) for shape in shapes]
-        self._forward, self._backward = (getattr(layers, f"{name}_{way}") for way in ("forward", "backward"))
-        self._before: tuple[Any, ...] = (rng.integers(0, T, (N, H)),) if name == "word_embedding" else ()
-        self._after: tuple[Any, ...] = ({"p": rng.uniform(0.05, 1), "mode": ("train", "test")[seed % 2], "seed": 3},) if name == "dropout" else ()
+        self._forward, self._backward = (
+            getattr(layers, f"{name}_{way}") for way in ("forward", "backward")
+        )
+        self._before: tuple[Any, ...] = (
+            (rng.integers(0, T, (N, H)),) if name == "word_embedding" else ()
+        )
+        self._after: tuple[Any, ...] = (
+            ({"p": rng.uniform(0.05, 1), "mode": ("train", "test")[seed % 2], "seed": 3},)
+            if name == "dropout"
+            else ()
+        )
 
     def forward(self, *arguments: np.ndarray) -> tuple[list[np.ndarray], Any]:
         *outputs, cache = self._forward(*self._before, *arguments, *self._after)
@@ -91,7 +112,18 @@ class Layer:
         return list(gradients) if isinstance(gradients, tuple) else [gradients]
 
 
-LAYER = st.sampled_from(["affine", "temporal_affine", "word_embedding", "dropout", "rnn_step", "lstm_step", "rnn", "lstm"])
+LAYER = st.sampled_from(
+    [
+        "affine",
+        "temporal_affine",
+        "word_embedding",
+        "dropout",
+        "rnn_step",
+        "lstm_step",
+        "rnn",
+        "lstm",
+    ]
+)
 SIZES = st.tuples(SIZE, SIZE, SIZE, SIZE)
 
 
@@ -101,7 +133,9 @@ def inner(left: Sequence[np.ndarray], right: Sequence[np.ndarray]) -> float:
 
 @holds(LAYER, SIZES, SEED)
 def test_backward_is_the_adjoint_of_forward(name: str, sizes: Sequence[int], seed: int) -> None:
-    """<dout, J v> = <J* dout, v> for a direction v in one argument at a time, and J v from centred differences."""
+    """<dout, J v> = <J* dout, v> for a direction v in one argument at a time, and J v from centred
+    differences.
+    """
     layer = Layer(name, sizes, seed)
     outputs, cache = layer.forward(*layer.arguments)
     upstream = [layer.rng.standard_normal(out.shape) for out in outputs]
@@ -110,15 +144,22 @@ def test_backward_is_the_adjoint_of_forward(name: str, sizes: Sequence[int], see
     h = 1e-5
     for i, gradient in enumerate(gradients):
         v = layer.rng.standard_normal(gradient.shape)
-        moved = [[x + step * v if i == j else x for j, x in enumerate(layer.arguments)] for step in (h, -h)]
+        moved = [
+            [x + step * v if i == j else x for j, x in enumerate(layer.arguments)]
+            for step in (h, -h)
+        ]
         above, below = (layer.forward(*arguments)[0] for arguments in moved)
         slopes = [(a - b) / (2 * h) for a, b in zip(above, below, strict=True)]
         size = inner([np.abs(dout) for dout in upstream], [np.abs(slope) for slope in slopes])
-        assert inner(upstream, slopes) == pytest.approx(inner([gradient], [v]), rel=1e-6, abs=1e-7 * (1 + size)), i
+        assert inner(upstream, slopes) == pytest.approx(
+            inner([gradient], [v]), rel=1e-6, abs=1e-7 * (1 + size)
+        ), i
 
 
 @holds(LAYER, SIZES, SEED, DTYPE)
-def test_layers_keep_the_dtype_and_leave_their_inputs_alone(name: str, sizes: Sequence[int], seed: int, dtype: Any) -> None:
+def test_layers_keep_the_dtype_and_leave_their_inputs_alone(
+    name: str, sizes: Sequence[int], seed: int, dtype: Any
+) -> None:
     layer = Layer(name, sizes, seed)
     arguments = [x.astype(dtype) for x in layer.arguments]
     for x in arguments:
@@ -132,13 +173,19 @@ def test_layers_keep_the_dtype_and_leave_their_inputs_alone(name: str, sizes: Se
     assert {x.dtype for x in (*outputs, *gradients)} == {np.dtype(dtype)}
     for out, before in zip(outputs, kept, strict=True):
         np.testing.assert_array_equal(out, before)
-    for gradient, again in zip(gradients, layer.backward(upstream, cache), strict=True):  # a cache is there to be used twice
+    for gradient, again in zip(
+        gradients, layer.backward(upstream, cache), strict=True
+    ):  # a cache is there to be used twice
         np.testing.assert_array_equal(gradient, again)
 
 
 @holds(st.sampled_from(["rnn", "lstm", "rnn_step", "lstm_step"]), SIZES, SEED, SCALE)
-def test_recurrent_layers_saturate_and_stay_finite(name: str, sizes: Sequence[int], seed: int, scale: float) -> None:
-    """Inputs of any magnitude, down to denormals: states stay in [-1, 1] and no gradient is lost to inf or NaN. A warning is an error here."""
+def test_recurrent_layers_saturate_and_stay_finite(
+    name: str, sizes: Sequence[int], seed: int, scale: float
+) -> None:
+    """Inputs of any magnitude, down to denormals: states stay in [-1, 1] and no gradient is lost to
+    inf or NaN. A warning is an error here.
+    """
     layer = Layer(name, sizes, seed)
     x, *rest = layer.arguments
     outputs, cache = layer.forward(x * scale, *rest)
@@ -148,7 +195,9 @@ def test_recurrent_layers_saturate_and_stay_finite(name: str, sizes: Sequence[in
 
 
 @holds(st.sampled_from(["rnn", "lstm"]), SIZES, SEED)
-def test_a_sequence_is_its_steps_one_after_the_other(name: str, sizes: Sequence[int], seed: int) -> None:
+def test_a_sequence_is_its_steps_one_after_the_other(
+    name: str, sizes: Sequence[int], seed: int
+) -> None:
     layer = Layer(name, sizes, seed)
     x, h0, *weights = layer.arguments
     (h,), cache = layer.forward(x, h0, *weights)
@@ -163,7 +212,10 @@ def test_a_sequence_is_its_steps_one_after_the_other(name: str, sizes: Sequence[
     dstate, dweights = [np.zeros_like(h0) for _ in state], [np.zeros_like(w) for w in weights]
     for t in reversed(range(x.shape[1])):
         dx, *rest = backward(upstream[:, t] + dstate[0], *dstate[1:], caches[t])
-        dstate, dweights = rest[: len(dstate)], [total + d for total, d in zip(dweights, rest[len(dstate) :], strict=True)]
+        dstate, dweights = (
+            rest[: len(dstate)],
+            [total + d for total, d in zip(dweights, rest[len(dstate) :], strict=True)],
+        )
         np.testing.assert_allclose(gradients[0][:, t], dx, rtol=1e-11, atol=1e-13)
     for gradient, expected in zip(gradients[1:], [dstate[0], *dweights], strict=True):
         np.testing.assert_allclose(gradient, expected, rtol=1e-11, atol=1e-13)
@@ -171,7 +223,9 @@ def test_a_sequence_is_its_steps_one_after_the_other(name: str, sizes: Sequence[
 
 @holds(SEED, SCALE, DTYPE)
 def test_sigmoid_is_bounded_rising_and_symmetric(seed: int, scale: float, dtype: Any) -> None:
-    x = np.sort(np.random.default_rng(seed).standard_normal(50) * min(scale, 1e38 / 8)).astype(dtype)
+    x = np.sort(np.random.default_rng(seed).standard_normal(50) * min(scale, 1e38 / 8)).astype(
+        dtype
+    )
     y = layers.sigmoid(x)
     assert y.dtype == dtype
     assert y.min() >= 0
@@ -179,15 +233,27 @@ def test_sigmoid_is_bounded_rising_and_symmetric(seed: int, scale: float, dtype:
     assert (np.diff(y) >= 0).all()
     np.testing.assert_allclose(y + layers.sigmoid(-x), 1, rtol=1e-6)
     near = np.abs(x) < 30
-    np.testing.assert_allclose(y[near], 1 / (1 + np.exp(-x[near].astype(float))), atol=2e-7 if dtype == np.float32 else 2e-16)
+    np.testing.assert_allclose(
+        y[near],
+        1 / (1 + np.exp(-x[near].astype(float))),
+        atol=2e-7 if dtype == np.float32 else 2e-16,
+    )
 
 
 @holds(SIZES, SEED, SCALE, st.floats(0, 1))
-def test_softmax_loss_is_finite_and_its_gradient_adds_up_to_nothing(sizes: Sequence[int], seed: int, scale: float, share: float) -> None:
-    """Scores of any magnitude: the loss is no less than 0, a masked step counts for nothing, and a shift of all scores changes nothing."""
+def test_softmax_loss_is_finite_and_its_gradient_adds_up_to_nothing(
+    sizes: Sequence[int], seed: int, scale: float, share: float
+) -> None:
+    """Scores of any magnitude: the loss is no less than 0, a masked step counts for nothing, and a
+    shift of all scores changes nothing.
+    """
     N, T, V, _ = sizes
     rng = np.random.default_rng(seed)
-    x, y, mask = rng.standard_normal((N, T, V)) * scale, rng.integers(0, V, (N, T)), rng.random((N, T)) < share
+    x, y, mask = (
+        rng.standard_normal((N, T, V)) * scale,
+        rng.integers(0, V, (N, T)),
+        rng.random((N, T)) < share,
+    )
     loss, dx = layers.temporal_softmax_loss(x, y, mask)
     assert np.isfinite(loss)
     assert loss >= 0
@@ -198,41 +264,66 @@ def test_softmax_loss_is_finite_and_its_gradient_adds_up_to_nothing(sizes: Seque
         shifted, _ = layers.temporal_softmax_loss(x + 5, y, mask)
         assert shifted == pytest.approx(loss, rel=1e-9, abs=1e-9)
         at = (np.arange(N)[:, None], np.arange(T), y)
-        assert loss == pytest.approx((np.logaddexp.reduce(x, axis=2) - x[at])[mask].sum() / N, rel=1e-9, abs=1e-9)
+        assert loss == pytest.approx(
+            (np.logaddexp.reduce(x, axis=2) - x[at])[mask].sum() / N, rel=1e-9, abs=1e-9
+        )
 
 
 # Packing
 
 WORDS = {NULL: 0, START: 1, END: 2, "a": 3, "dog": 4, "runs": 5}
-CAPTIONS = st.integers(1, 6).flatmap(lambda T: st.lists(st.lists(st.integers(0, 5), min_size=T + 1, max_size=T + 1), min_size=1, max_size=6))
+CAPTIONS = st.integers(1, 6).flatmap(
+    lambda T: st.lists(
+        st.lists(st.integers(0, 5), min_size=T + 1, max_size=T + 1), min_size=1, max_size=6
+    )
+)
 D, W, H, V = 3, 2, 4, len(WORDS)
 
 
 def captioner(cell: str, dropout: float, seed: int) -> CaptioningRNN:
     """One whose weights are all of a size that matters."""
     model = CaptioningRNN(WORDS, D, W, H, cell, np.float64, dropout=dropout, seed=seed)
-    model.params.flat[...] = np.random.default_rng(seed).standard_normal(model.params.flat.shape) / 2
+    model.params.flat[...] = (
+        np.random.default_rng(seed).standard_normal(model.params.flat.shape) / 2
+    )
     return model
 
 
-def masks(model: CaptioningRNN, inputs: np.ndarray, live: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """As DESIGN has them drawn: a row for each caption, for each distinct live word by id, and for each live step, caption by caption."""
+def masks(
+    model: CaptioningRNN, inputs: np.ndarray, live: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """As DESIGN has them drawn: a row for each caption, for each distinct live word by id, and for
+    each live step, caption by caption.
+    """
     keep = 1 - model.dropout
-    features, words, hidden = np.ones((len(inputs), D)), np.ones((V, W)), np.ones((*inputs.shape, H))
+    features, words, hidden = (
+        np.ones((len(inputs), D)),
+        np.ones((V, W)),
+        np.ones((*inputs.shape, H)),
+    )
     if model.dropout:
         spoken = sorted(set(inputs[live].tolist()))
         shapes = features.shape, (len(spoken), W), (int(live.sum()), H)
-        features, words[spoken], hidden[live] = (philox.kept(model.seed, place, 7, shape, keep) / keep for place, shape in enumerate(shapes))
+        features, words[spoken], hidden[live] = (
+            philox.kept(model.seed, place, 7, shape, keep) / keep
+            for place, shape in enumerate(shapes)
+        )
     return features, words, hidden
 
 
-def padded(model: CaptioningRNN, features: np.ndarray, captions: np.ndarray) -> tuple[float, dict[str, np.ndarray]]:
-    """The loss and its gradients step by step over the whole batch, padding and all, out of the course's step functions and plain sums."""
+def padded(
+    model: CaptioningRNN, features: np.ndarray, captions: np.ndarray
+) -> tuple[float, dict[str, np.ndarray]]:
+    """The loss and its gradients step by step over the whole batch, padding and all, out of the
+    course's step functions and plain sums.
+    """
     p, inputs, targets = model.params, captions[:, :-1], captions[:, 1:]
     N, T = targets.shape
     live = np.array([[(row[t:] != 0).any() for t in range(T)] for row in targets])
     mask_x, mask_w, mask_h = masks(model, inputs, live)
-    forward, backward = (getattr(layers, f"{model.cell_type}_step_{way}") for way in ("forward", "backward"))
+    forward, backward = (
+        getattr(layers, f"{model.cell_type}_step_{way}") for way in ("forward", "backward")
+    )
     x = features * mask_x
     h = x @ p["W_proj"] + p["b_proj"]
     state: Any = [h] if model.cell_type == "rnn" else [h, np.zeros_like(h)]
@@ -264,17 +355,26 @@ def padded(model: CaptioningRNN, features: np.ndarray, captions: np.ndarray) -> 
 
 def close(got: Any, expected: Any, what: str) -> None:
     """Equal to 1e-12 of the largest of them."""
-    np.testing.assert_allclose(got, expected, rtol=0, atol=1e-12 * max(1e-3, np.abs(expected).max()), err_msg=what)
+    np.testing.assert_allclose(
+        got, expected, rtol=0, atol=1e-12 * max(1e-3, np.abs(expected).max()), err_msg=what
+    )
 
 
 @holds(CAPTIONS, CELL, st.sampled_from([0.0, 0.4]), SEED)
-def test_packed_captions_are_padded_ones(rows: list[list[int]], cell: str, dropout: float, seed: int) -> None:
-    """Captions of any form: NULLs anywhere, nothing but NULL, one word, words that repeat. Loss, every gradient, and the order of the draws."""
+def test_packed_captions_are_padded_ones(
+    rows: list[list[int]], cell: str, dropout: float, seed: int
+) -> None:
+    """Captions of any form: NULLs anywhere, nothing but NULL, one word, words that repeat. Loss,
+    every gradient, and the order of the draws.
+    """
     captions = np.array(rows)
     features = np.random.default_rng(seed).standard_normal((len(captions), D))
     model = captioner(cell, dropout, seed)
     expected, expected_grads = padded(model, features, captions)
-    for given_features in (features, FeatureRows(features[::-1].copy(), np.arange(len(captions))[::-1])):
+    for given_features in (
+        features,
+        FeatureRows(features[::-1].copy(), np.arange(len(captions))[::-1]),
+    ):
         loss, grads = model.loss(given_features, captions, step=7)
         close(loss, expected, "loss")
         for name, grad in grads.items():
@@ -286,7 +386,9 @@ def test_packed_captions_are_padded_ones(rows: list[list[int]], cell: str, dropo
 
 
 @holds(CAPTIONS, CELL, SEED)
-def test_the_order_of_captions_in_a_batch_does_not_matter(rows: list[list[int]], cell: str, seed: int) -> None:
+def test_the_order_of_captions_in_a_batch_does_not_matter(
+    rows: list[list[int]], cell: str, seed: int
+) -> None:
     captions, rng, model = np.array(rows), np.random.default_rng(seed), captioner(cell, 0.0, seed)
     features, order = rng.standard_normal((len(captions), D)), rng.permutation(len(captions))
     loss, grads = model.loss(features, captions)
@@ -298,15 +400,30 @@ def test_the_order_of_captions_in_a_batch_does_not_matter(rows: list[list[int]],
 # Text
 
 TEXT = st.text(max_size=40)
-LETTERS = {"Ll", "Lo", "Lm", "Lt", "Lu", "Nd", "Nl", "Cn"}  # Lu and Lt without a lower case; Cn: newer than this Python
-CAPTION = st.lists(st.sampled_from(["a", "dog", "Runs", "9", "don't", "é", "<b>", "\x1b[1m", "\u202e", "犬"]), max_size=8).map(" ".join)
+LETTERS = {
+    "Ll",
+    "Lo",
+    "Lm",
+    "Lt",
+    "Lu",
+    "Nd",
+    "Nl",
+    "Cn",
+}  # Lu and Lt without a lower case; Cn: newer than this Python
+CAPTION = st.lists(
+    st.sampled_from(["a", "dog", "Runs", "9", "don't", "é", "<b>", "\x1b[1m", "\u202e", "犬"]),
+    max_size=8,
+).map(" ".join)
 
 
 @holds(TEXT)
 def test_tokens_are_plain_words_and_stay_what_they_are(text: str) -> None:
     words = tokenize(text)
     assert all(
-        word and unicodedata.category(word[0]) in LETTERS and {*map(unicodedata.category, word)} <= {*LETTERS, "Mn", "Mc", "Cf"} for word in words
+        word
+        and unicodedata.category(word[0]) in LETTERS
+        and {*map(unicodedata.category, word)} <= {*LETTERS, "Mn", "Mc", "Cf"}
+        for word in words
     )
     assert tokenize(" ".join(words)) == tokenize(detokenize(words)) == words
     assert tokenize(text.lower()) == tokenize(unicodedata.normalize("NFD", text)) == words
@@ -315,14 +432,27 @@ def test_tokens_are_plain_words_and_stay_what_they_are(text: str) -> None:
     assert former == words or not text.isascii()
 
 
-@holds(st.lists(st.one_of(TEXT, CAPTION), min_size=1, max_size=5), st.integers(1, 6), st.integers(1, 2))
+@holds(
+    st.lists(st.one_of(TEXT, CAPTION), min_size=1, max_size=5), st.integers(1, 6), st.integers(1, 2)
+)
 def test_captions_survive_their_ids(texts: list[str], max_words: int, min_count: int) -> None:
     vocabulary = Vocabulary.build(texts, min_count)
     for text, row in zip(texts, vocabulary.encode(texts, max_words), strict=True):
-        words = [word if word in vocabulary.word_to_idx else UNK for word in tokenize(text)][:max_words]
+        words = [word if word in vocabulary.word_to_idx else UNK for word in tokenize(text)][
+            :max_words
+        ]
         padding = [vocabulary.null] * (max_words - len(words))
-        assert row.tolist() == [vocabulary.start, *(vocabulary.word_to_idx[word] for word in words), vocabulary.end, *padding]
-        assert vocabulary.words(row) == vocabulary.words(row[1:]) == [word for word in words if word != UNK]
+        assert row.tolist() == [
+            vocabulary.start,
+            *(vocabulary.word_to_idx[word] for word in words),
+            vocabulary.end,
+            *padding,
+        ]
+        assert (
+            vocabulary.words(row)
+            == vocabulary.words(row[1:])
+            == [word for word in words if word != UNK]
+        )
         assert decode_captions(row, vocabulary.idx_to_word) == " ".join([START, *words, END])
     assert vocabulary.idx_to_word[:4] == list(SPECIAL)
     assert Vocabulary.build(reversed(texts), min_count).idx_to_word == vocabulary.idx_to_word
@@ -336,29 +466,45 @@ NAME = (
     .filter(bool)
     .filter(lambda name: name[0] not in "{[")
 )
-SAID = st.tuples(LINE, st.sampled_from(["dog", "7", "A"]), LINE).map(lambda parts: "".join(parts).strip()).filter(tokenize)
+SAID = (
+    st.tuples(LINE, st.sampled_from(["dog", "7", "A"]), LINE)
+    .map(lambda parts: "".join(parts).strip())
+    .filter(tokenize)
+)
 
 
 def write_layout(folder: Path, captions: dict[str, list[str]], features: np.ndarray) -> None:
     """Flickr8k's files: the last picture is val, the others train."""
-    lines = [f"{name}#{k}\t{text}" for name, texts in captions.items() for k, text in enumerate(texts)]
+    lines = [
+        f"{name}#{k}\t{text}" for name, texts in captions.items() for k, text in enumerate(texts)
+    ]
     (folder / "captions.txt").write_bytes("\n".join(lines).encode())
     *train, val = captions
     (folder / "train.txt").write_bytes("\n".join(train).encode())
     (folder / "val.txt").write_bytes(val.encode())
-    np.savez(folder / "features.npz", names=np.array([name.encode() for name in captions]), features=features)
+    np.savez(
+        folder / "features.npz",
+        names=np.array([name.encode() for name in captions]),
+        features=features,
+    )
 
 
 @holds(st.dictionaries(NAME, st.lists(SAID, min_size=1, max_size=3), min_size=2, max_size=4), SEED)
-def test_what_is_imported_comes_back_from_the_file(captions: dict[str, list[str]], seed: int) -> None:
-    """Names and captions in any script, with markup and control characters: text, names, ids and features are what was given."""
+def test_what_is_imported_comes_back_from_the_file(
+    captions: dict[str, list[str]], seed: int
+) -> None:
+    """Names and captions in any script, with markup and control characters: text, names, ids and
+    features are what was given.
+    """
     features = np.random.default_rng(seed).standard_normal((len(captions), 2)).astype(np.float32)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         write_layout(folder, captions, features)
         lists = {split: folder / f"{split}.txt" for split in ("train", "val")}
         files = [(None, folder / "captions.txt")]
-        made, _ = import_captions(files, lists=lists, features_file=folder / "features.npz", min_count=1, max_words=3)
+        made, _ = import_captions(
+            files, lists=lists, features_file=folder / "features.npz", min_count=1, max_words=3
+        )
         write_dataset(folder / "data.h5", made)
         back = read_dataset(folder / "data.h5")
     assert back.vocabulary.idx_to_word == made.vocabulary.idx_to_word
@@ -368,7 +514,10 @@ def test_what_is_imported_comes_back_from_the_file(captions: dict[str, list[str]
         assert list(read.images) == images
         assert list(back.references(split).values()) == [captions[image] for image in images]
         np.testing.assert_array_equal(read.features, rows)
-        np.testing.assert_array_equal(read.captions, back.vocabulary.encode([text for image in images for text in captions[image]], 3))
+        np.testing.assert_array_equal(
+            read.captions,
+            back.vocabulary.encode([text for image in images for text in captions[image]], 3),
+        )
 
 
 def attempt(read: Callable[[Path], Any], path: Path) -> Any:
@@ -379,14 +528,23 @@ def attempt(read: Callable[[Path], Any], path: Path) -> Any:
         return error
 
 
-@holds(st.one_of(st.binary(max_size=60), TEXT.map(lambda t: t.encode("utf-8", "ignore")), st.text("a#1\t\n \r\x1b", max_size=30).map(str.encode)))
+@holds(
+    st.one_of(
+        st.binary(max_size=60),
+        TEXT.map(lambda t: t.encode("utf-8", "ignore")),
+        st.text("a#1\t\n \r\x1b", max_size=30).map(str.encode),
+    )
+)
 @hypothesis.example(b"a\x1b[31m#1\tdog\na\x1b[31m#1\tdog")
 @hypothesis.example(b"a\x1b[31m\na\x1b[31m")
 def test_any_text_file_is_read_or_refused_in_words_that_no_terminal_obeys(content: bytes) -> None:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "captions.txt"
         path.write_bytes(content)
-        captions, names = attempt(lambda path: read_captions([(None, path)]), path), attempt(read_list, path)
+        captions, names = (
+            attempt(lambda path: read_captions([(None, path)]), path),
+            attempt(read_list, path),
+        )
     for result in (captions, names):
         assert not isinstance(result, DataError) or str(result).isprintable()
     if not isinstance(captions, DataError):
@@ -401,8 +559,16 @@ def test_any_text_file_is_read_or_refused_in_words_that_no_terminal_obeys(conten
 SHAPES = st.lists(st.lists(st.integers(0, 3), max_size=3).map(tuple), min_size=1, max_size=3)
 
 
-@holds(st.sampled_from(list(optim.DEFAULTS)), SHAPES, SEED, DTYPE, st.sampled_from([0.0, 1e-30, 1e-3, 1.0, 1e3, 1e15]))
-def test_a_rule_on_each_array_is_the_rule_in_place_on_all_of_them(rule: str, shapes: Any, seed: int, dtype: Any, scale: float) -> None:
+@holds(
+    st.sampled_from(list(optim.DEFAULTS)),
+    SHAPES,
+    SEED,
+    DTYPE,
+    st.sampled_from([0.0, 1e-30, 1e-3, 1.0, 1e3, 1e15]),
+)
+def test_a_rule_on_each_array_is_the_rule_in_place_on_all_of_them(
+    rule: str, shapes: Any, seed: int, dtype: Any, scale: float
+) -> None:
     rng = np.random.default_rng(seed)
     weights = [rng.standard_normal(shape).astype(dtype) for shape in shapes]
     flat = np.concatenate([w.ravel() for w in weights])
@@ -410,18 +576,32 @@ def test_a_rule_on_each_array_is_the_rule_in_place_on_all_of_them(rule: str, sha
     for _ in range(3):
         grads = [np.asarray(rng.standard_normal(w.shape) * scale, dtype) for w in weights]
         optim.update(rule, flat, np.concatenate([dw.ravel() for dw in grads]), state)
-        moved = [getattr(optim, rule)(w, dw, config) for w, dw, config in zip(weights, grads, configs, strict=True)]
+        moved = [
+            getattr(optim, rule)(w, dw, config)
+            for w, dw, config in zip(weights, grads, configs, strict=True)
+        ]
         weights, configs = [w for w, _ in moved], [config for _, config in moved]
     together = np.concatenate([w.ravel() for w in weights])
     np.testing.assert_allclose(
-        flat, together, rtol=1e-5 if dtype == np.float32 else 1e-12, atol=np.finfo(dtype).eps * np.abs(together).max(initial=0)
+        flat,
+        together,
+        rtol=1e-5 if dtype == np.float32 else 1e-12,
+        atol=np.finfo(dtype).eps * np.abs(together).max(initial=0),
     )
     assert [w.shape for w in weights] == [tuple(shape) for shape in shapes]
     assert {w.dtype for w in weights} == {np.dtype(dtype)}
 
 
-@holds(st.integers(0, 40), SEED, DTYPE, st.sampled_from([0.0, 1e-40, 1e-3, 1.0, 1e6, 1e30]), st.floats(1e-3, 1e6))
-def test_clipping_never_lengthens_and_ends_at_its_limit(size: int, seed: int, dtype: Any, scale: float, most: float) -> None:
+@holds(
+    st.integers(0, 40),
+    SEED,
+    DTYPE,
+    st.sampled_from([0.0, 1e-40, 1e-3, 1.0, 1e6, 1e30]),
+    st.floats(1e-3, 1e6),
+)
+def test_clipping_never_lengthens_and_ends_at_its_limit(
+    size: int, seed: int, dtype: Any, scale: float, most: float
+) -> None:
     grads = (np.random.default_rng(seed).standard_normal(size) * scale).astype(dtype)
     before, length = grads.copy(), float(np.linalg.norm(grads.astype(float)))
     norm = optim.clip_by_global_norm(grads, most)
@@ -435,11 +615,23 @@ def test_clipping_never_lengthens_and_ends_at_its_limit(size: int, seed: int, dt
 SENTENCE = st.lists(st.sampled_from(["a", "dog", "runs", "on", "grass"]), max_size=7)
 
 
-@holds(st.lists(st.tuples(SENTENCE, st.lists(SENTENCE, min_size=1, max_size=3)), min_size=1, max_size=4))
-def test_scores_lie_between_nothing_and_one_and_copies_get_one(pairs: list[tuple[list[str], list[list[str]]]]) -> None:
+@holds(
+    st.lists(
+        st.tuples(SENTENCE, st.lists(SENTENCE, min_size=1, max_size=3)), min_size=1, max_size=4
+    )
+)
+def test_scores_lie_between_nothing_and_one_and_copies_get_one(
+    pairs: list[tuple[list[str], list[list[str]]]],
+) -> None:
     said, references = [said for said, _ in pairs], [references for _, references in pairs]
-    scores = (*corpus_bleu(references, said), *map(smoothed_bleu, references, said), unigram_bleu([first for first, *_ in references], said))
+    scores = (
+        *corpus_bleu(references, said),
+        *map(smoothed_bleu, references, said),
+        unigram_bleu([first for first, *_ in references], said),
+    )
     assert all(0 <= score <= 1 + 1e-12 for score in scores)
     copies = [first for first, *_ in references if len(first) >= 4]
     if copies:
-        assert corpus_bleu([[copy, *references[0]] for copy in copies], copies) == pytest.approx((1, 1, 1, 1))
+        assert corpus_bleu([[copy, *references[0]] for copy in copies], copies) == pytest.approx(
+            (1, 1, 1, 1)
+        )

@@ -1,4 +1,6 @@
-"""Files of captions of every form: found by looking, read alike, split by picture; what does not fit is counted, or refused."""
+"""Files of captions of every form: found by looking, read alike, split by picture; what does not
+fit is counted, or refused.
+"""
 
 import io
 import json
@@ -31,18 +33,24 @@ LISTS = {"train": ["one.jpg", "two.jpg"], "val": ["three.jpg"]}
 def small_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Features and lists for SAID in an empty working folder."""
     monkeypatch.chdir(tmp_path)
-    np.savez("features.npz", names=list(SAID), features=np.arange(12, dtype=np.float32).reshape(3, 4))
+    np.savez(
+        "features.npz", names=list(SAID), features=np.arange(12, dtype=np.float32).reshape(3, 4)
+    )
     for split, names in LISTS.items():
         Path(f"{split}.txt").write_text("\n".join(names))
 
 
 def by_name(rows: Sequence[CaptionRow]) -> Any:
     """Captions by picture, or by split and picture where there are splits."""
-    return forms.by_picture(rows) if all(row.split is None for row in rows) else forms.by_split(rows)
+    return (
+        forms.by_picture(rows) if all(row.split is None for row in rows) else forms.by_split(rows)
+    )
 
 
 def read(content: bytes | str, **how: Any) -> Any:
-    Path("captions").write_bytes(content.encode() if isinstance(content, str) else content)  # the name says nothing
+    Path("captions").write_bytes(
+        content.encode() if isinstance(content, str) else content
+    )  # the name says nothing
     return by_name(read_captions([(None, "captions")], **how))
 
 
@@ -58,9 +66,16 @@ def test_the_same_captions_are_the_same_data_whatever_their_form() -> None:
     made = {}
     for form in ("lines NAME#K", "Kaggle's", "JSON lines"):
         files = [(None, write("file", forms.FORMS[form](SAID)))]
-        made[form], _ = import_captions(files, lists={"train": "train.txt", "val": "val.txt"}, features_file="features.npz", min_count=1)
+        made[form], _ = import_captions(
+            files,
+            lists={"train": "train.txt", "val": "val.txt"},
+            features_file="features.npz",
+            min_count=1,
+        )
     splits = {split: {name: SAID[name] for name in names} for split, names in LISTS.items()}
-    made["Karpathy's"], _ = import_captions([(None, write("file", forms.karpathy(splits)))], features_file="features.npz", min_count=1)
+    made["Karpathy's"], _ = import_captions(
+        [(None, write("file", forms.karpathy(splits)))], features_file="features.npz", min_count=1
+    )
     files = [(split, write(f"{split}.json", forms.coco(said))) for split, said in splits.items()]
     made["COCO's"], _ = import_captions(files, features_file="features.npz", min_count=1)
     for data in made.values():
@@ -68,7 +83,10 @@ def test_the_same_captions_are_the_same_data_whatever_their_form() -> None:
         for name, split in made["lines NAME#K"].splits.items():
             np.testing.assert_array_equal(data.split(name).captions, split.captions)
             np.testing.assert_array_equal(data.split(name).features, split.features)
-            assert (data.split(name).images, data.texts(name)) == (split.images, made["lines NAME#K"].texts(name))
+            assert (data.split(name).images, data.texts(name)) == (
+                split.images,
+                made["lines NAME#K"].texts(name),
+            )
     assert len({json.dumps(data.source.to_json()) for data in made.values()}) == len(made)
 
 
@@ -79,8 +97,14 @@ def write(name: str, content: bytes | str) -> Path:
 
 
 def test_a_field_may_hold_what_separates_fields() -> None:
-    text = 'image,caption\r\na.jpg,"A dog, who said ""woof""\r\n  and ran"\r\nb.jpg,A dog, not quoted\r\n\r\nb.jpg, "spaced, too"\r\n'
-    assert read(text) == {"a.jpg": ['A dog, who said "woof"\n  and ran'], "b.jpg": ["A dog, not quoted", "spaced, too"]}
+    text = (
+        'image,caption\r\na.jpg,"A dog, who said ""woof""\r\n  and ran"\r\nb.jpg,A dog, not'
+        ' quoted\r\n\r\nb.jpg, "spaced, too"\r\n'
+    )
+    assert read(text) == {
+        "a.jpg": ['A dog, who said "woof"\n  and ran'],
+        "b.jpg": ["A dog, not quoted", "spaced, too"],
+    }
     np.savez("features.npz", names=["a.jpg", "b.jpg"], features=np.ones((2, 3), "f4"))
     data, _ = import_captions([("train", "captions")], features_file="features.npz", min_count=1)
     assert data.texts("train")[0] == 'A dog, who said "woof" and ran'
@@ -88,15 +112,26 @@ def test_a_field_may_hold_what_separates_fields() -> None:
 
 def test_columns_may_be_named_and_a_table_may_say_the_splits() -> None:
     text = "id;Foto;de;en;teil\n1;a.jpg;Ein Hund;a dog;Training\n2;b.jpg;Eine Katze;a cat;dev\n"
-    assert read(text, columns=Columns(image="foto", caption="en", split="teil")) == {"train": {"a.jpg": ["a dog"]}, "val": {"b.jpg": ["a cat"]}}
-    with pytest.raises(DataError, match="columns 'id', 'Foto', 'de', 'en', 'teil', expected one such as photo for pictures"):
+    assert read(text, columns=Columns(image="foto", caption="en", split="teil")) == {
+        "train": {"a.jpg": ["a dog"]},
+        "val": {"b.jpg": ["a cat"]},
+    }
+    with pytest.raises(
+        DataError,
+        match="columns 'id', 'Foto', 'de', 'en', 'teil', expected one such as photo for pictures",
+    ):
         read(text, columns=Columns(image="photo", caption="en"))
     assert read("caption,file,split\na dog,a.jpg,test,,\n") == {"test": {"a.jpg": ["a dog"]}}
 
 
 def test_restval_joins_train_and_is_said() -> None:
     report = ImportReport()
-    said = read(forms.karpathy({"train": {"a.jpg": ["a"]}, "restval": {"b.jpg": ["b"]}, "test": {"c.jpg": ["c"]}}), report=report)
+    said = read(
+        forms.karpathy(
+            {"train": {"a.jpg": ["a"]}, "restval": {"b.jpg": ["b"]}, "test": {"c.jpg": ["c"]}}
+        ),
+        report=report,
+    )
     assert said == {"train": {"a.jpg": ["a"], "b.jpg": ["b"]}, "test": {"c.jpg": ["c"]}}
     assert report.notes == ["restval joins train: 1 pictures"]
 
@@ -104,10 +139,18 @@ def test_restval_joins_train_and_is_said() -> None:
 def test_a_pipe_that_is_missing_costs_one_line_of_flickr30k() -> None:
     """As line 19,999 of the published file."""
     report = ImportReport()
-    text = 'image_name| comment_number| comment\na.jpg| 0| A "dog" runs .\na.jpg| 1   A dog sits .\na.jpg| 2| a | b\na.jpg| 2| again\n'
+    text = (
+        'image_name| comment_number| comment\na.jpg| 0| A "dog" runs .\na.jpg| 1   A dog sits'
+        " .\na.jpg| 2| a | b\na.jpg| 2| again\n"
+    )
     assert read(text, report=report) == {"a.jpg": ['A "dog" runs .', "a | b"]}
-    assert read('image|caption\na.jpg|"A dog" runs\n') == {"a.jpg": ['"A dog" runs']}  # a quote is a sign like any other
-    assert report.lines() == ["rows without 3 columns: 1 (line 3)", "second captions of one number: 1 (a.jpg 2)"]
+    assert read('image|caption\na.jpg|"A dog" runs\n') == {
+        "a.jpg": ['"A dog" runs']
+    }  # a quote is a sign like any other
+    assert report.lines() == [
+        "rows without 3 columns: 1 (line 3)",
+        "second captions of one number: 1 (a.jpg 2)",
+    ]
 
 
 # splits
@@ -116,7 +159,9 @@ def test_a_pipe_that_is_missing_costs_one_line_of_flickr30k() -> None:
 def test_fractions_divide_by_picture_and_depend_on_names_and_seed_alone() -> None:
     said = {f"{i}.jpg": [f"caption {i}", "again"] for i in range(50)}
 
-    def divide(said: forms.Said, fractions: Sequence[float], seed: int) -> dict[str | None, dict[str, list[str]]]:
+    def divide(
+        said: forms.Said, fractions: Sequence[float], seed: int
+    ) -> dict[str | None, dict[str, list[str]]]:
         rows = [CaptionRow(name, text) for name, texts in said.items() for text in texts]
         return forms.by_split(by_fractions(rows, fractions, seed))
 
@@ -131,12 +176,16 @@ def test_fractions_divide_by_picture_and_depend_on_names_and_seed_alone() -> Non
     assert [len(part) for part in divide(three, (0.8, 0.1, 0.1), 0).values()] == [1, 1, 1]
     assert [len(part) for part in divide(three, (0.1, 0.8, 0.1), 0).values()] == [1, 1, 1]
     assert list(divide(said, (0.5, 0, 0.5), 0)) == ["train", "test"]
-    with pytest.raises(DataError, match="2 pictures, expected at least one for each of train, val, test"):
+    with pytest.raises(
+        DataError, match="2 pictures, expected at least one for each of train, val, test"
+    ):
         divide({"a": ["a"], "b": ["b"]}, (0.8, 0.1, 0.1), 0)
 
 
 def test_rows_of_a_picture_come_together_wherever_a_file_has_them() -> None:
-    table = write("t.csv", "image,caption,split\nb.jpg,a,val\na.jpg,b,train\nc.jpg,c,val\nb.jpg,d,val\n")
+    table = write(
+        "t.csv", "image,caption,split\nb.jpg,a,val\na.jpg,b,train\nc.jpg,c,val\nb.jpg,d,val\n"
+    )
     rows = read_captions([(None, table)])
     assert [(row.picture, row.caption, row.split) for row in rows] == [
         ("b.jpg", "a", "val"), ("b.jpg", "d", "val"), ("c.jpg", "c", "val"), ("a.jpg", "b", "train")
@@ -145,14 +194,39 @@ def test_rows_of_a_picture_come_together_wherever_a_file_has_them() -> None:
 
 
 def test_files_with_and_without_splits_do_not_mix() -> None:
-    table, karpathy = write("t.csv", forms.table(SAID)), write("k.json", forms.karpathy({"train": SAID}))
+    table, karpathy = (
+        write("t.csv", forms.table(SAID)),
+        write("k.json", forms.karpathy({"train": SAID})),
+    )
     with pytest.raises(DataError, match="some of the files have splits and some have none"):
         read_captions([(None, table), ("val", table)])
     with pytest.raises(DataError, match=r"k\.json says itself who is in which split \(train\)"):
         read_captions([("val", karpathy)])
-    failing(["prepare", karpathy, "--split", "train=train.txt", "--features", "features.npz", "--out", "o.h5"], "splits train already", "no lists")
     failing(
-        ["prepare", f"train={table}", f"val={table}", "--features", "features.npz", "--out", "o.h5"], "'one.jpg' is in split 'train' and in 'val'"
+        [
+            "prepare",
+            karpathy,
+            "--split",
+            "train=train.txt",
+            "--features",
+            "features.npz",
+            "--out",
+            "o.h5",
+        ],
+        "splits train already",
+        "no lists",
+    )
+    failing(
+        [
+            "prepare",
+            f"train={table}",
+            f"val={table}",
+            "--features",
+            "features.npz",
+            "--out",
+            "o.h5",
+        ],
+        "'one.jpg' is in split 'train' and in 'val'",
     )
     assert by_name(read_captions([("a", table), ("b", table)])) == {"a": SAID, "b": SAID}
 
@@ -162,17 +236,42 @@ def test_files_with_and_without_splits_do_not_mix() -> None:
 
 COCO = json.loads(forms.coco(SAID))
 SKIPPED: dict[str, tuple[bytes | str, str]] = {
-    "no word": (forms.table({**SAID, "one.jpg": ["a dog", "...", ""]}), "captions without a word: 2 (one.jpg, one.jpg)"),
-    "no caption": (json.dumps({**COCO, "images": [*COCO["images"], {"id": 1, "file_name": "four.jpg"}]}), "pictures without captions: 1 (four.jpg)"),
-    "no feature": (forms.table({**SAID, **{f"{i}.jpg": ["a dog"] for i in range(5)}}), "without features: 5 (0.jpg, 1.jpg, 2.jpg, ...)"),
-    "no image": (json.dumps({**COCO, "annotations": [*COCO["annotations"], {"image_id": 1, "caption": "a"}]}), "of no image: 1 (image_id 1)"),
-    "id twice": (json.dumps({**COCO, "annotations": [COCO["annotations"][0], *COCO["annotations"]]}), "the id of another: 1 (0)"),
-    "image twice": (json.dumps({**COCO, "images": [*COCO["images"], {"id": 1, "file_name": "one.jpg"}]}), "the name of another: 1 (one.jpg)"),
-    "Karpathy's image twice": (
-        forms.plain_karpathy(SAID).replace(b'"images": [', b'"images": [{"filename": "one.jpg", "sentences": [{"raw": "a dog"}]}, '),
+    "no word": (
+        forms.table({**SAID, "one.jpg": ["a dog", "...", ""]}),
+        "captions without a word: 2 (one.jpg, one.jpg)",
+    ),
+    "no caption": (
+        json.dumps({**COCO, "images": [*COCO["images"], {"id": 1, "file_name": "four.jpg"}]}),
+        "pictures without captions: 1 (four.jpg)",
+    ),
+    "no feature": (
+        forms.table({**SAID, **{f"{i}.jpg": ["a dog"] for i in range(5)}}),
+        "without features: 5 (0.jpg, 1.jpg, 2.jpg, ...)",
+    ),
+    "no image": (
+        json.dumps(
+            {**COCO, "annotations": [*COCO["annotations"], {"image_id": 1, "caption": "a"}]}
+        ),
+        "of no image: 1 (image_id 1)",
+    ),
+    "id twice": (
+        json.dumps({**COCO, "annotations": [COCO["annotations"][0], *COCO["annotations"]]}),
+        "the id of another: 1 (0)",
+    ),
+    "image twice": (
+        json.dumps({**COCO, "images": [*COCO["images"], {"id": 1, "file_name": "one.jpg"}]}),
         "the name of another: 1 (one.jpg)",
     ),
-    "key twice": (forms.token(SAID) + b"one.jpg#0\tA dog\n", "second lines of one NAME#K: 1 (line 9)"),
+    "Karpathy's image twice": (
+        forms.plain_karpathy(SAID).replace(
+            b'"images": [', b'"images": [{"filename": "one.jpg", "sentences": [{"raw": "a dog"}]}, '
+        ),
+        "the name of another: 1 (one.jpg)",
+    ),
+    "key twice": (
+        forms.token(SAID) + b"one.jpg#0\tA dog\n",
+        "second lines of one NAME#K: 1 (line 9)",
+    ),
     "odd line": (forms.token(SAID) + b"rubbish\n", "lines of another form: 1 (line 9)"),
     "short row": (forms.table(SAID) + b"one.jpg\n", "rows without 2 columns: 1 (line 10)"),
     "nameless list": (
@@ -180,7 +279,10 @@ SKIPPED: dict[str, tuple[bytes | str, str]] = {
         "rows without a picture: 1 (captions, row 1)",
     ),
     "nameless": (forms.table(SAID) + b" ,a dog\n", "rows without a picture: 1 (captions, line 10)"),
-    "unlisted": (forms.table({name: SAID[name] for name in ("two.jpg", "three.jpg")}), "have no captions, or were skipped: 1 (one.jpg)"),
+    "unlisted": (
+        forms.table({name: SAID[name] for name in ("two.jpg", "three.jpg")}),
+        "have no captions, or were skipped: 1 (one.jpg)",
+    ),
 }
 
 
@@ -188,9 +290,30 @@ SKIPPED: dict[str, tuple[bytes | str, str]] = {
 def test_what_does_not_fit_is_counted_and_named_and_refused_if_strict(name: str) -> None:
     content, line = SKIPPED[name]
     write("captions", content)
-    command = ["prepare", "captions", "--features", "features.npz", "--split", "train=train.txt", "--split", "val=val.txt", "--min-count", 1, "--out"]
+    command = [
+        "prepare",
+        "captions",
+        "--features",
+        "features.npz",
+        "--split",
+        "train=train.txt",
+        "--split",
+        "val=val.txt",
+        "--min-count",
+        1,
+        "--out",
+    ]
     output = good(*command, "own.h5").output.replace("read_captions: ", "")
-    assert len([shown for shown in output.splitlines() if shown.startswith("skipped ") and shown.endswith(line)]) == 1
+    assert (
+        len(
+            [
+                shown
+                for shown in output.splitlines()
+                if shown.startswith("skipped ") and shown.endswith(line)
+            ]
+        )
+        == 1
+    )
     kept = json.loads(good("info", "own.h5", "--json").stdout)["source"]["skipped"]
     assert sum(kept.values()) >= 1
     failing([*command, "strict.h5", "--strict"], line.split(" (")[0], "as --strict asks")
@@ -208,30 +331,69 @@ def zipped(*names: str, **stored: bytes) -> bytes:
 BROKEN: dict[str, tuple[bytes | str, list[str]]] = {
     "nothing": ("", ["captions is empty"]),
     "blank lines": ("\ufeff\r\n \n", ["captions is empty"]),
-    "prose": ("Dear all,\nhere are the captions", ["no form known here", "'Dear all,'", "COCO", "Karpathy", "NAME#K", "CSV"]),
-    "a table without heading": ("a.jpg;A dog\nb.jpg;A cat\n", ["no heading", "'a.jpg;A dog'", "put image;caption above it"]),
-    "columns of other names": ("Datei;Beschreibung\na.jpg;Ein Hund\n", ["has the columns 'Datei', 'Beschreibung'", "`image_column`"]),
+    "prose": (
+        "Dear all,\nhere are the captions",
+        ["no form known here", "'Dear all,'", "COCO", "Karpathy", "NAME#K", "CSV"],
+    ),
+    "a table without heading": (
+        "a.jpg;A dog\nb.jpg;A cat\n",
+        ["no heading", "'a.jpg;A dog'", "put image;caption above it"],
+    ),
+    "columns of other names": (
+        "Datei;Beschreibung\na.jpg;Ein Hund\n",
+        ["has the columns 'Datei', 'Beschreibung'", "`image_column`"],
+    ),
     "one column": ("image\na.jpg\n", ["no form known here", "'image'"]),
-    "Latin 1": ("image,caption\na.jpg,Ein Hund läuft\n".encode("latin-1"), ["not UTF-8", "line 2; perhaps Windows-1252", "as CSV UTF-8"]),
-    "two encodings": ("image,caption\na.jpg,ä\n".encode() + "b.jpg,ä\n".encode("cp1252"), ["not UTF-8", "line 3"]),
+    "Latin 1": (
+        "image,caption\na.jpg,Ein Hund läuft\n".encode("latin-1"),
+        ["not UTF-8", "line 2; perhaps Windows-1252", "as CSV UTF-8"],
+    ),
+    "two encodings": (
+        "image,caption\na.jpg,ä\n".encode() + "b.jpg,ä\n".encode("cp1252"),
+        ["not UTF-8", "line 3"],
+    ),
     "UTF-16": ("image\tcaption\n".encode("utf-16"), ["it is UTF-16", "save it as UTF-8"]),
-    "Excel's workbook": (zipped("[Content_Types].xml", "xl/workbook.xml"), ["is an Excel workbook", "save the sheet as CSV UTF-8"]),
-    "Excel's old workbook": (b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1" + bytes(500), ["is an old Excel workbook (.xls)", "as CSV UTF-8"]),
+    "Excel's workbook": (
+        zipped("[Content_Types].xml", "xl/workbook.xml"),
+        ["is an Excel workbook", "save the sheet as CSV UTF-8"],
+    ),
+    "Excel's old workbook": (
+        b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1" + bytes(500),
+        ["is an old Excel workbook (.xls)", "as CSV UTF-8"],
+    ),
     "a workbook of OpenOffice": (
         zipped(mimetype=b"application/vnd.oasis.opendocument.spreadsheet"),
         ["is an OpenDocument spreadsheet", "as CSV UTF-8"],
     ),
-    "a workbook of Apple's": (zipped("Index/Document.iwa"), ["is a document of Apple's Numbers", "as CSV UTF-8"]),
+    "a workbook of Apple's": (
+        zipped("Index/Document.iwa"),
+        ["is a document of Apple's Numbers", "as CSV UTF-8"],
+    ),
     "an archive": (zipped("captions.csv"), ["is a zip archive", "unpack it first"]),
-    "a PDF of letters alone": ("%PDF-1.4\nimage,caption\na.jpg,a dog\n", ["is a PDF", "expected a text file of captions"]),
+    "a PDF of letters alone": (
+        "%PDF-1.4\nimage,caption\na.jpg,a dog\n",
+        ["is a PDF", "expected a text file of captions"],
+    ),
     "a page of the web": ("\n<!DOCTYPE html>\n<html>", ["is an HTML page"]),
     "a photo": (b"\xff\xd8\xff\xe0" + bytes(100), ["is a JPEG picture", "is the path right?"]),
-    "a quote never closed": ('image,caption\na.jpg,"A dog\nb.jpg,A cat\n', ["unexpected end of data", "each quote that opens"]),
-    "a quote closed in the next row": ('image,caption\na.jpg,"A dog\nb.jpg,"A cat"\n', ["line 3", "each quote that opens"]),
-    "a field without end": ("image,caption\na.jpg,\n" + "b.jpg," + "x" * 200_000, ["line 3", "field larger than field limit"]),
+    "a quote never closed": (
+        'image,caption\na.jpg,"A dog\nb.jpg,A cat\n',
+        ["unexpected end of data", "each quote that opens"],
+    ),
+    "a quote closed in the next row": (
+        'image,caption\na.jpg,"A dog\nb.jpg,"A cat"\n',
+        ["line 3", "each quote that opens"],
+    ),
+    "a field without end": (
+        "image,caption\na.jpg,\n" + "b.jpg," + "x" * 200_000,
+        ["line 3", "field larger than field limit"],
+    ),
     "a heading without end": ("image," * 100_000, ["no form known here"]),
     "only short rows": ("image,caption\na.jpg\nb.jpg\n", ["no caption that could be read"]),
-    "many splits": ("image,caption,split\n" + "".join(f"{i}.jpg,a,s{i}\n" for i in range(30)), ["line 22", "'s20'", "at most 20"]),
+    "many splits": (
+        "image,caption,split\n" + "".join(f"{i}.jpg,a,s{i}\n" for i in range(30)),
+        ["line 22", "'s20'", "at most 20"],
+    ),
     "a split with a path": ("image,caption,split\na.jpg,a,../x\n", ["line 2", "split '../x'"]),
     "cut short": (forms.coco(SAID)[:-30], ["not whole JSON", "cut short"]),
     "two texts": (forms.coco(SAID) + forms.coco(SAID), ["not whole JSON"]),
@@ -244,21 +406,51 @@ BROKEN: dict[str, tuple[bytes | str, list[str]]] = {
     "an empty object": ("{}", ["has the columns"]),
     "another object": ('{"type": "FeatureCollection"}', ["'type'", "image or image_name"]),
     "another object in lines": ('{\n"type": 1}', ["is a JSON object with 'type'"]),
-    "a broken line": ('{"image": "a", "caption": "b"}\n{"image": "a"\n', ["line 2", "not whole JSON"]),
-    "a line of another kind": ('{"image": "a", "caption": "b"}\n7\n', ["line 2 is 7", "expected an object"]),
-    "a line of other types": ('{"image": "a", "caption": "b"}\n{"image": 7, "caption": ["b"]}\n', ["line 2", "picture 7"]),
-    "captions of objects": ('{"image": "a", "caption": [{"raw": 1}]}', ["caption a list", "expected text"]),
-    "COCO without captions": ('{"images": [{"id": 1, "file_name": "a"}]}', ["'annotations' is missing", "captions_*.json"]),
+    "a broken line": (
+        '{"image": "a", "caption": "b"}\n{"image": "a"\n',
+        ["line 2", "not whole JSON"],
+    ),
+    "a line of another kind": (
+        '{"image": "a", "caption": "b"}\n7\n',
+        ["line 2 is 7", "expected an object"],
+    ),
+    "a line of other types": (
+        '{"image": "a", "caption": "b"}\n{"image": 7, "caption": ["b"]}\n',
+        ["line 2", "picture 7"],
+    ),
+    "captions of objects": (
+        '{"image": "a", "caption": [{"raw": 1}]}',
+        ["caption a list", "expected text"],
+    ),
+    "COCO without captions": (
+        '{"images": [{"id": 1, "file_name": "a"}]}',
+        ["'annotations' is missing", "captions_*.json"],
+    ),
     "COCO's instances": (
         '{"images": [{"id": 1, "file_name": "a"}], "annotations": [{"image_id": 1, "bbox": []}]}',
         ["annotation 1", "instances_*.json"],
     ),
-    "COCO of numbers": ('{"images": [{"id": 1, "file_name": 7}], "annotations": [{}]}', ["image 1", "'file_name' is 7"]),
-    "COCO of lists": ('{"images": {"a": 1}, "annotations": []}', ["'images' is no list of objects"]),
-    "COCO with a list for an id": ('{"images": [{"id": [], "file_name": "a"}], "annotations": [{}]}', ["'id' is a list"]),
-    "Karpathy's without raw": ('{"images": [{"filename": "a", "sentences": [{"tokens": []}]}]}', ["image 1", "'raw'"]),
+    "COCO of numbers": (
+        '{"images": [{"id": 1, "file_name": 7}], "annotations": [{}]}',
+        ["image 1", "'file_name' is 7"],
+    ),
+    "COCO of lists": (
+        '{"images": {"a": 1}, "annotations": []}',
+        ["'images' is no list of objects"],
+    ),
+    "COCO with a list for an id": (
+        '{"images": [{"id": [], "file_name": "a"}], "annotations": [{}]}',
+        ["'id' is a list"],
+    ),
+    "Karpathy's without raw": (
+        '{"images": [{"filename": "a", "sentences": [{"tokens": []}]}]}',
+        ["image 1", "'raw'"],
+    ),
     "Karpathy's of numbers": ('{"images": [{"filename": 3, "sentences": []}]}', ["filename is 3"]),
-    "Karpathy's of two kinds": ('{"images": [{"filename": "a", "sentences": []}, 7]}', ["image 2 is 7"]),
+    "Karpathy's of two kinds": (
+        '{"images": [{"filename": "a", "sentences": []}, 7]}',
+        ["image 2 is 7"],
+    ),
 }
 
 
@@ -280,9 +472,18 @@ def test_broken_files_are_refused_in_one_sentence(name: str) -> None:
         (r'{"image": "a\ud800.jpg", "caption": "a dog"}', ["half a character"]),
         ("image,caption\n../a.jpg,a dog\n", ["'../a.jpg' would lie outside"]),
         ("image,caption\n/etc/a.jpg,a dog\n", ["'/etc/a.jpg' would lie outside"]),
-        ("image,caption\nx/one.jpg,a dog\ny/one.jpg,a cat\n", ["'x/one.jpg' and 'y/one.jpg' both lead to 'one.jpg'"]),
-        ("image,caption\nnowhere.jpg,a dog\n", ["no picture left", "not in photos: 1 (nowhere.jpg)"]),
-        ("image,caption\ntwo.jpg,a dog\n", ["no picture left", "two.jpg (did you mean 1/two.jpg or 2/two.jpg?)"]),  # in two sub-folders
+        (
+            "image,caption\nx/one.jpg,a dog\ny/one.jpg,a cat\n",
+            ["'x/one.jpg' and 'y/one.jpg' both lead to 'one.jpg'"],
+        ),
+        (
+            "image,caption\nnowhere.jpg,a dog\n",
+            ["no picture left", "not in photos: 1 (nowhere.jpg)"],
+        ),
+        (
+            "image,caption\ntwo.jpg,a dog\n",
+            ["no picture left", "two.jpg (did you mean 1/two.jpg or 2/two.jpg?)"],
+        ),  # in two sub-folders
     ],
 )
 def test_names_that_lead_astray_are_refused(content: str, words: list[str]) -> None:
@@ -297,7 +498,9 @@ def test_names_that_lead_astray_are_refused(content: str, words: list[str]) -> N
 
 
 def test_a_folder_of_photos_and_a_table_become_a_captioner() -> None:
-    """Names with a folder that is not there, pictures in sub-folders, one that cannot be read, one without captions."""
+    """Names with a folder that is not there, pictures in sub-folders, one that cannot be read, one
+    without captions.
+    """
     Image = pytest.importorskip("PIL.Image")
     for i in range(10):
         path = Path("photos") / ("red" if i < 5 else "blue") / f"{i}.png"
@@ -305,7 +508,11 @@ def test_a_folder_of_photos_and_a_table_become_a_captioner() -> None:
         Image.new("RGB", (40, 30), (200, 30, 30) if i < 5 else (30, 30, 200)).save(path)
     Image.new("RGB", (40, 30)).save("photos/spare.png")
     Path("photos/red/0.png").write_bytes(b"\x89PNG")
-    write("c.csv", "filename,caption\n" + "".join(f"old/{i}.png,a {'red' if i < 5 else 'blue'} thing\n" for i in range(10)))
+    write(
+        "c.csv",
+        "filename,caption\n"
+        + "".join(f"old/{i}.png,a {'red' if i < 5 else 'blue'} thing\n" for i in range(10)),
+    )
     command = [
         "prepare",
         "c.csv",
@@ -321,7 +528,10 @@ def test_a_folder_of_photos_and_a_table_become_a_captioner() -> None:
         "--out",
     ]
     output = good(*command, "own.h5").output
-    assert "skipped pictures that cannot be read: 1 (red/0.png (cannot be read as a picture, expected JPEG" in output
+    assert (
+        "skipped pictures that cannot be read: 1 (red/0.png (cannot be read as a picture, expected"
+        " JPEG" in output
+    )
     assert "skipped pictures in photos without captions: 1 (spare.png)" in output
     assert "splits drawn by picture, 0.8 / 0.2, seed 0" in output
     data = open_data("own.h5")
@@ -329,13 +539,21 @@ def test_a_folder_of_photos_and_a_table_become_a_captioner() -> None:
     assert len(data.vocabulary) == 4 + 3
     assert data.split("train").features.dtype == np.float16
     assert data.source.encoder == "histogram"
-    assert all((Path(str(data.source.pictures)) / name).exists() for split in data.splits.values() for name in split.images)
+    assert all(
+        (Path(str(data.source.pictures)) / name).exists()
+        for split in data.splits.values()
+        for name in split.images
+    )
     assert dict(data.source.record["drawn"]) == {"fractions": [0.8, 0.2], "seed": 0}
     good(*command, "again.h5")
     assert Path("own.h5").read_bytes() == Path("again.h5").read_bytes()
     failing([*command, "strict.h5", "--strict"], "spare.png")
     Path("photos/spare.png").unlink()
-    failing([*command, "strict.h5", "--strict"], "photos/red/0.png cannot be read", left=("strict.h5.encoding",))
+    failing(
+        [*command, "strict.h5", "--strict"],
+        "photos/red/0.png cannot be read",
+        left=("strict.h5.encoding",),
+    )
     good("train", "own.h5", "--out", "run", *SMALL, "--epochs", 8, "--batch-size", 1, "--lr", 0.02)
     assert "thing" in good("caption", "run", "photos/blue/9.png").output
 
@@ -345,15 +563,38 @@ def test_lists_name_pictures_as_the_captions_do_wherever_the_files_are() -> None
     for name in SAID:
         Path("photos/deep", name).write_bytes(b"a page shows it, nobody reads it here")
     files = [(None, write("captions", forms.table(SAID)))]
-    data, report = import_captions(files, lists={"train": "train.txt"}, features_file="features.npz", pictures="photos", min_count=1)
+    data, report = import_captions(
+        files,
+        lists={"train": "train.txt"},
+        features_file="features.npz",
+        pictures="photos",
+        min_count=1,
+    )
     assert data.split("train").images == ["deep/one.jpg", "deep/two.jpg"]
     np.testing.assert_array_equal(data.split("train").features, np.arange(8).reshape(2, 4))
     assert not report.skipped
 
 
 def test_prepare_says_what_it_kept_cut_and_does_not_know() -> None:
-    write("c.csv", "image,caption\none.jpg,a dog a dog a dog\ntwo.jpg,a dog and more\nthree.jpg,strange words\n")
-    command = ["prepare", "c.csv", "--features", "features.npz", "--min-count", 2, "--max-words", 5, "--split", "train=train.txt", "--out", "own.h5"]
+    write(
+        "c.csv",
+        "image,caption\none.jpg,a dog a dog a dog\ntwo.jpg,a dog and more\nthree.jpg,strange"
+        " words\n",
+    )
+    command = [
+        "prepare",
+        "c.csv",
+        "--features",
+        "features.npz",
+        "--min-count",
+        2,
+        "--max-words",
+        5,
+        "--split",
+        "train=train.txt",
+        "--out",
+        "own.h5",
+    ]
     lines = good(*command).output.splitlines()
     assert lines == [
         "c.csv: a table with commas",
@@ -363,37 +604,82 @@ def test_prepare_says_what_it_kept_cut_and_does_not_know() -> None:
         "train: 1 captions cut, 22.2% of the words unknown",
         "  one.jpg: a dog a dog a",
         "  two.jpg: a dog <UNK> <UNK>",
-        "note: 2 pictures to learn from are far too few: captions begin to fit at about 250 with five captions each (docs/own-data.md)",
-        "note: 6 words only: 22.2% of the words to learn from are unknown; more captions of each picture would help",
+        (
+            "note: 2 pictures to learn from are far too few: captions begin to fit at about 250"
+            " with five captions each (docs/own-data.md)"
+        ),
+        (
+            "note: 6 words only: 22.2% of the words to learn from are unknown; more captions of"
+            " each picture would help"
+        ),
     ]
     source = json.loads(good("info", "own.h5", "--json").stdout)["source"]
-    assert (source["cut"], source["unknown"], source["skipped"], source["forms"]) == ({"train": 1}, {"train": 0.2222}, {}, ["a table with commas"])
+    assert (source["cut"], source["unknown"], source["skipped"], source["forms"]) == (
+        {"train": 1},
+        {"train": 0.2222},
+        {},
+        ["a table with commas"],
+    )
 
 
 def test_a_heading_in_another_language_is_answered_with_the_command_that_reads_it() -> None:
     rows = "".join(f"{i};{name};Ein Hund läuft schnell;{i}\r\n" for i, name in enumerate(SAID))
     write("Fotos und Texte.csv", "\ufeffNr;Datei;Meine Beschreibung;Jahr\r\n" + rows)
-    command = ["prepare", "Fotos und Texte.csv", "--features", "features.npz", "--min-count", "1", "--out", "own.h5"]
+    command = [
+        "prepare",
+        "Fotos und Texte.csv",
+        "--features",
+        "features.npz",
+        "--min-count",
+        "1",
+        "--out",
+        "own.h5",
+    ]
     result = call(*command)
     assert result.exit_code == 1
     *message, line = result.output.splitlines()
-    assert message[0].startswith("Error: read_captions: Fotos und Texte.csv has the columns 'Nr', 'Datei', 'Meine Beschreibung', 'Jahr', expected")
+    assert message[0].startswith(
+        "Error: read_captions: Fotos und Texte.csv has the columns 'Nr', 'Datei', 'Meine"
+        " Beschreibung', 'Jahr', expected"
+    )
     program, typed = line.split(" prepare ")
     assert program in ("  xpcap", "  python cli.py")
-    assert shlex.split(typed)[-4:] == ["--image-column", "Datei", "--caption-column", "Meine Beschreibung"]
+    assert shlex.split(typed)[-4:] == [
+        "--image-column",
+        "Datei",
+        "--caption-column",
+        "Meine Beschreibung",
+    ]
     good("prepare", *shlex.split(typed))
     assert sum(len(split.images) for split in open_data("own.h5").splits.values()) == 3
-    failing([*command[:-1], "other.h5", "--image-column", "Foto"], "expected one such as Foto for pictures", "by --image-column and --caption-column")
+    failing(
+        [*command[:-1], "other.h5", "--image-column", "Foto"],
+        "expected one such as Foto for pictures",
+        "by --image-column and --caption-column",
+    )
     write("odd.csv", "Datei;Beschreibung\n1;2\n")
-    assert "with your names for PICTURES and CAPTIONS, type\n" in call("prepare", "odd.csv", *command[2:-1], "other.h5").output
+    assert (
+        "with your names for PICTURES and CAPTIONS, type\n"
+        in call("prepare", "odd.csv", *command[2:-1], "other.h5").output
+    )
 
 
 def test_captions_that_a_picture_has_twice_are_kept_and_counted() -> None:
     write("c.csv", forms.table({**SAID, "two.jpg": ["a cat", "a cat ", "a dog", "a cat"]}))
-    output = good("prepare", "train=c.csv", "--features", "features.npz", "--out", "own.h5", "--min-count", 1, "--strict").output
+    output = good(
+        "prepare",
+        "train=c.csv",
+        "--features",
+        "features.npz",
+        "--out",
+        "own.h5",
+        "--min-count",
+        1,
+        "--strict",
+    ).output
     assert (
-        "note: captions that a picture has twice, kept as they are; remove them from the file if that is a mistake: 3 (two.jpg, two.jpg, three.jpg)"
-        in output
+        "note: captions that a picture has twice, kept as they are; remove them from the file if"
+        " that is a mistake: 3 (two.jpg, two.jpg, three.jpg)" in output
     )
     assert open_data("own.h5").texts("train")[3:7] == ["a cat", "a cat", "a dog", "a cat"]
 
@@ -406,17 +692,47 @@ def test_names_are_matched_or_suggested_and_other_files_counted() -> None:
         Image.new("RGB", (9, 9)).save(Path("photos", name))
     for name in ("a.CR2", "2023/film.mp4", "2023/.DS_Store"):
         Path("photos", name).write_bytes(b"")
-    write("c.csv", f"image,caption\nimg_1.png,a dog\n{composed},a dog\nIMG_2.png,a dog\nIMG_3,a dog\nIMG_99.png,a dog\n")
-    command = ["prepare", "c.csv", "--pictures", "photos", "--encoder", "histogram", "--min-count", 1, "--fractions", "1", "--out", "own.h5"]
+    write(
+        "c.csv",
+        f"image,caption\nimg_1.png,a dog\n{composed},a dog\nIMG_2.png,a dog\nIMG_3,a"
+        " dog\nIMG_99.png,a dog\n",
+    )
+    command = [
+        "prepare",
+        "c.csv",
+        "--pictures",
+        "photos",
+        "--encoder",
+        "histogram",
+        "--min-count",
+        1,
+        "--fractions",
+        "1",
+        "--out",
+        "own.h5",
+    ]
     lines = good(*command).output.splitlines()
     for line in (
-        f"note: names that differ from those there in capitals or Unicode form alone, taken as the same: 2 (img_1.png is IMG_1.PNG, {composed} is {decomposed})",
-        "note: 2 other files in photos not looked at: 1 .cr2, 1 .mp4; a camera's RAW files are not read: export them as JPEG",
-        "skipped captioned pictures that are not in photos: 2 (IMG_99.png, IMG_3 (did you mean IMG_3.png?))",
+        (
+            "note: names that differ from those there in capitals or Unicode form alone, taken as"
+            f" the same: 2 (img_1.png is IMG_1.PNG, {composed} is {decomposed})"
+        ),
+        (
+            "note: 2 other files in photos not looked at: 1 .cr2, 1 .mp4; a camera's RAW files are"
+            " not read: export them as JPEG"
+        ),
+        (
+            "skipped captioned pictures that are not in photos: 2 (IMG_99.png, IMG_3 (did you mean"
+            " IMG_3.png?))"
+        ),
         "skipped pictures in photos without captions: 1 (IMG_3.png)",
     ):
         assert line in lines
-    assert open_data("own.h5").split("train").images == ["IMG_1.PNG", decomposed, "2023/May/IMG_2.png"]
+    assert open_data("own.h5").split("train").images == [
+        "IMG_1.PNG",
+        decomposed,
+        "2023/May/IMG_2.png",
+    ]
 
 
 def test_too_few_words_are_remarked_with_an_option_that_keeps_what_it_says() -> None:
@@ -426,9 +742,9 @@ def test_too_few_words_are_remarked_with_an_option_that_keeps_what_it_says() -> 
     write("c.csv", forms.table({name: [text] for name, text in zip(names, words, strict=True)}))
     command = ["prepare", "train=c.csv", "--features", "features.npz", "--out"]
     line = good(*command, "own.h5").output.splitlines()[-1]
-    assert line == (
-        "note: 5 words only: 33.3% of the words to learn from are unknown; prepare it with --min-count 3 and another --out, which keeps 105 words "
-        "and leaves 0.0% unknown"
+    assert (
+        line == "note: 5 words only: 33.3% of the words to learn from are unknown; prepare it with"
+        " --min-count 3 and another --out, which keeps 105 words and leaves 0.0% unknown"
     )
     output = good(*command, "more.h5", "--min-count", 3).output
     assert "more.h5: 105 words" in output
@@ -444,7 +760,18 @@ def test_after_ctrl_c_prepare_says_how_it_goes_on(monkeypatch: pytest.MonkeyPatc
     for name in SAID:
         Image.new("RGB", (9, 9)).save(Path("photos", name))
     write("c.csv", forms.table(SAID))
-    command = ["prepare", "train=c.csv", "--pictures", "photos", "--encoder", "histogram", "--min-count", 1, "--out", "own.h5"]
+    command = [
+        "prepare",
+        "train=c.csv",
+        "--pictures",
+        "photos",
+        "--encoder",
+        "histogram",
+        "--min-count",
+        1,
+        "--out",
+        "own.h5",
+    ]
 
     def interrupt(self: HistogramEncoder, pictures: Iterable[np.ndarray]) -> np.ndarray:
         raise KeyboardInterrupt
@@ -453,8 +780,10 @@ def test_after_ctrl_c_prepare_says_how_it_goes_on(monkeypatch: pytest.MonkeyPatc
         patch.setattr(HistogramEncoder, "encode", interrupt)
         result = call(*command)
     assert result.exit_code == 130
-    assert result.output == (
-        "prepare: interrupted; own.h5.encoding holds the features that were made; the same command goes on from there, and removes it at the end\n"
+    assert (
+        result.output
+        == "prepare: interrupted; own.h5.encoding holds the features that were made; the same"
+        " command goes on from there, and removes it at the end\n"
     )
     good(*command)
     assert not Path("own.h5.encoding").exists()
@@ -463,7 +792,11 @@ def test_after_ctrl_c_prepare_says_how_it_goes_on(monkeypatch: pytest.MonkeyPatc
 def test_features_too_large_for_float16_are_refused() -> None:
     np.savez("features.npz", names=list(SAID), features=np.array([[1], [70_000], [1]], np.float32))
     write("c.csv", forms.table(SAID))
-    failing(["prepare", "train=c.csv", "--features", "features.npz", "--float16", "--out", "o.h5"], "feature of 'two.jpg'", "above 65,504")
+    failing(
+        ["prepare", "train=c.csv", "--features", "features.npz", "--float16", "--out", "o.h5"],
+        "feature of 'two.jpg'",
+        "above 65,504",
+    )
 
 
 @pytest.mark.parametrize(
@@ -491,14 +824,24 @@ def test_misuse_of_prepare_exits_2(arguments: list[str], words: list[str]) -> No
 @pytest.mark.hunt
 def test_real_captions_are_the_same_data_as_csv_and_json(real_data: Path) -> None:
     source = real_data / "flickr8k"
-    said = dict(list(forms.by_picture(read_captions([(None, source / "Flickr8k.token.txt")])).items())[:400])
-    names = {name for name in np.load(source / "features_efficientnet_lite2.npz")["names"].tolist() if name in said}
+    said = dict(
+        list(forms.by_picture(read_captions([(None, source / "Flickr8k.token.txt")])).items())[:400]
+    )
+    names = {
+        name
+        for name in np.load(source / "features_efficientnet_lite2.npz")["names"].tolist()
+        if name in said
+    }
     said = {name: [text.strip() for text in texts] for name, texts in said.items() if name in names}
     features = source / "features_efficientnet_lite2.npz"
     stamps = set()
     for form in forms.FORMS.values():
         data, report = import_captions([(None, write("file", form(said)))], features_file=features)
-        good_bytes = [data.vocabulary.idx_to_word, *(split.captions.tolist() for split in data.splits.values()), *map(data.texts, data.splits)]
+        good_bytes = [
+            data.vocabulary.idx_to_word,
+            *(split.captions.tolist() for split in data.splits.values()),
+            *map(data.texts, data.splits),
+        ]
         stamps.add(json.dumps(good_bytes))
         assert not report.skipped
     assert len(said) > 300
@@ -508,10 +851,25 @@ def test_real_captions_are_the_same_data_as_csv_and_json(real_data: Path) -> Non
 @pytest.mark.hunt
 def test_coco_mini_prepares_and_trains(real_data: Path) -> None:
     coco = real_data / "coco_mini"
-    files = [f"train={coco / 'captions_train2017_80images.json'}", f"val={coco / 'captions_val2017.json'}"]
-    output = good("prepare", *files, "--pictures", coco, "--features", coco / "features_efficientnet_lite2.npz", "--out", "coco.h5").output
+    files = [
+        f"train={coco / 'captions_train2017_80images.json'}",
+        f"val={coco / 'captions_val2017.json'}",
+    ]
+    output = good(
+        "prepare",
+        *files,
+        "--pictures",
+        coco,
+        "--features",
+        coco / "features_efficientnet_lite2.npz",
+        "--out",
+        "coco.h5",
+    ).output
     assert "captioned pictures without features: 4,841" in output
     data = open_data("coco.h5")
-    assert {name: len(split.images) for name, split in data.splits.items()} == {"train": 80, "val": 159}
+    assert {name: len(split.images) for name, split in data.splits.items()} == {
+        "train": 80,
+        "val": 159,
+    }
     assert all((coco / name).exists() for split in data.splits.values() for name in split.images)
     good("train", "coco.h5", "--out", "run", "--hidden", 32, "--wordvec", 16, "--epochs", 1)

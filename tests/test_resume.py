@@ -1,4 +1,6 @@
-"""Going on with a run: bit for bit as if it had never been broken off, whatever broke it off, and with nothing else than that run."""
+"""Going on with a run: bit for bit as if it had never been broken off, whatever broke it off, and
+with nothing else than that run.
+"""
 
 import contextlib
 import functools
@@ -35,7 +37,8 @@ from xpcap.safetensors_file import KEY, read_tensors, write_tensors
 
 ROOT = Path(__file__).parent.parent
 pytestmark = pytest.mark.usefixtures("few_pictures", "plain_curves")
-STEPS = 10  # of an epoch of the few pictures; they are followed by four pauses, three of them in validation
+# of an epoch of the few pictures; they are followed by four pauses, three of them in validation
+STEPS = 10
 
 
 def stop_after(pauses: int, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -81,9 +84,24 @@ def unbroken(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("pauses", [[1], [STEPS], [STEPS + 1], [STEPS + 2], [STEPS + 3], [STEPS + 4], [2 * STEPS + 6, 1, 1, STEPS]])
-def test_a_run_that_was_stopped_ends_as_if_it_had_not_been(pauses: list[int], unbroken: Path, tmp_path: Path) -> None:
-    """In an epoch, at its end, in each check of it, at the first step of the next, and several times."""
+@pytest.mark.parametrize(
+    "pauses",
+    [
+        [1],
+        [STEPS],
+        [STEPS + 1],
+        [STEPS + 2],
+        [STEPS + 3],
+        [STEPS + 4],
+        [2 * STEPS + 6, 1, 1, STEPS],
+    ],
+)
+def test_a_run_that_was_stopped_ends_as_if_it_had_not_been(
+    pauses: list[int], unbroken: Path, tmp_path: Path
+) -> None:
+    """In an epoch, at its end, in each check of it, at the first step of the next, and several
+    times.
+    """
     out = tmp_path / "run"
     broken_off(out, pauses[0], *OPTIONS)
     for more in pauses[1:]:
@@ -102,14 +120,20 @@ def test_one_command_begins_a_run_and_goes_on_with_it(unbroken: Path, tmp_path: 
 
 
 @pytest.mark.parametrize("left", ["nothing", "folder", "config", "vocabulary", "data", "pictures"])
-def test_a_run_that_was_killed_while_it_was_set_up_begins_anew(left: str, unbroken: Path, tmp_path: Path) -> None:
+def test_a_run_that_was_killed_while_it_was_set_up_begins_anew(
+    left: str, unbroken: Path, tmp_path: Path
+) -> None:
     out = tmp_path / "run"
     names = ["folder", "config", "vocabulary", "data", "pictures"]
     there = names[: names.index(left) + 1] if left != "nothing" else []
     if there:
         (out / ".pictures.part").mkdir(parents=True)
         (out / ".config.json.0123abcd.part").write_text("{")
-    for name, kept in (("config", "config.json"), ("vocabulary", "vocab.json"), ("data", "data.h5")):
+    for name, kept in (
+        ("config", "config.json"),
+        ("vocabulary", "vocab.json"),
+        ("data", "data.h5"),
+    ):
         if name in there:
             shutil.copy(unbroken / kept, out / kept)
     if "pictures" in there:
@@ -118,7 +142,9 @@ def test_a_run_that_was_killed_while_it_was_set_up_begins_anew(left: str, unbrok
     assert_equal_runs(out, unbroken)
 
 
-def test_steps_and_seconds_say_when_it_is_saved_within_an_epoch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_steps_and_seconds_say_when_it_is_saved_within_an_epoch(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     saved: list[tuple[int, bool]] = []
 
     def write(keeper: RunWriter, state: Any, times: Any) -> None:
@@ -171,8 +197,12 @@ def use_clock(clock: Callable[[], float], patch: pytest.MonkeyPatch) -> None:
     patch.setattr(training, "RunWriter", functools.partial(RunWriter, clock=clock))
 
 
-def test_curves_are_drawn_now_and_then_while_training_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """loss.png every 10 s at most and the page every minute, both at the first epoch; and both when training ends."""
+def test_curves_are_drawn_now_and_then_while_training_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """loss.png every 10 s at most and the page every minute, both at the first epoch; and both when
+    training ends.
+    """
     clock, drawn = [0.0], []
 
     def tick(solver: Any) -> None:
@@ -182,16 +212,23 @@ def test_curves_are_drawn_now_and_then_while_training_goes_on(tmp_path: Path, mo
         return lambda *args: (drawn.append((name, len(args[-1]))), draw(*args))[1]
 
     use_clock(lambda: clock[0], monkeypatch)
-    here = SimpleNamespace(Thread=AtOnce, current_thread=threading.current_thread, main_thread=threading.main_thread)
+    here = SimpleNamespace(
+        Thread=AtOnce, current_thread=threading.current_thread, main_thread=threading.main_thread
+    )
     monkeypatch.setattr(saving, "threading", here)
     for name in ("draw_loss", "write_progress_page"):
         monkeypatch.setattr(saving, name, noted(name, getattr(saving, name)))
-    runs.train_run(runs.TrainOptions(out=tmp_path / "run", hidden=8, wordvec=4, epochs=17, score_epochs=0), on_epoch=tick)
+    runs.train_run(
+        runs.TrainOptions(out=tmp_path / "run", hidden=8, wordvec=4, epochs=17, score_epochs=0),
+        on_epoch=tick,
+    )
     assert [epoch for name, epoch in drawn if name == "draw_loss"] == [1, 4, 7, 10, 13, 16, 17]
     assert [epoch for name, epoch in drawn if name == "write_progress_page"] == [1, 16, 17]
 
 
-def test_checkpoints_within_an_epoch_draw_what_is_due(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_checkpoints_within_an_epoch_draw_what_is_due(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """An epoch may be long, and what its beginning did not show is drawn before its end."""
     clock = [0.0]
     drawn: list[Any] = []
@@ -204,7 +241,9 @@ def test_checkpoints_within_an_epoch_draw_what_is_due(tmp_path: Path, monkeypatc
     assert drawn == ["at 0", 1, "at 0", "at 5", "at 9", 2, "at 10", "at 30"]
 
 
-def test_curves_show_every_epoch_when_training_stops(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_curves_show_every_epoch_when_training_stops(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """By a signal, also soon after a resume; or because a loss is not finite."""
     use_clock(lambda: 0.0, monkeypatch)
     out, epoch = tmp_path / "run", STEPS + 4
@@ -221,7 +260,10 @@ def test_curves_show_every_epoch_when_training_stops(tmp_path: Path, monkeypatch
             solver.model.params["W_proj"][...] = np.nan
 
     with pytest.raises(TrainingError):
-        runs.train_run(runs.TrainOptions(out=tmp_path / "sick", hidden=8, wordvec=4, score_epochs=0), on_epoch=sicken)
+        runs.train_run(
+            runs.TrainOptions(out=tmp_path / "sick", hidden=8, wordvec=4, score_epochs=0),
+            on_epoch=sicken,
+        )
     assert shown(tmp_path / "sick") == 3
 
 
@@ -233,10 +275,15 @@ def test_more_epochs_give_the_run_of_that_many(unbroken: Path, tmp_path: Path) -
 
 
 def test_patience_ends_training_after_so_many_epochs_without_a_better_one(tmp_path: Path) -> None:
-    """At this rate it overshoots; broken off or not, it ends at the same epoch, and with more patience it goes on."""
+    """At this rate it overshoots; broken off or not, it ends at the same epoch, and with more
+    patience it goes on.
+    """
     options = [*SMALL, "--epochs", 10, "--lr", 0.3, "--lr-decay", 1, "--patience", 1]
     good("train", "--out", tmp_path / "whole" / "run", *options)
-    history = [json.loads(line) for line in (tmp_path / "whole" / "run" / "history.jsonl").read_text().splitlines()]
+    history = [
+        json.loads(line)
+        for line in (tmp_path / "whole" / "run" / "history.jsonl").read_text().splitlines()
+    ]
     losses = [record["val_loss"] for record in history]
     assert int(np.argmin(losses)) + 2 == len(losses) < 10
     broken_off(tmp_path / "run", 13 * (len(losses) - 1) + 5, *options)
@@ -250,7 +297,11 @@ def test_options_that_contradict_the_run_are_refused_all_at_once(run: Path) -> N
     before = kill.files(run)
     result = call("train", "--out", run, "--hidden", 17, "--seed", 3, "--epochs", 1, "--resume")
     assert result.exit_code == 2
-    for words in ("--hidden 17 (the run has 16)", "--seed 3 (the run has 0)", "--epochs 1 (the run has 2)"):
+    for words in (
+        "--hidden 17 (the run has 16)",
+        "--seed 3 (the run has 0)",
+        "--epochs 1 (the run has 2)",
+    ):
         assert words in result.output
     assert kill.files(run) == before
 
@@ -273,22 +324,33 @@ def test_only_a_run_or_a_free_place_is_taken_for_one(run: Path, tmp_path: Path) 
     failing(["train", "--out", run], "exists", "choose another --out, continue it with --resume")
     (tmp_path / "photos").mkdir()
     (tmp_path / "photos" / "holiday.jpg").write_text("")
-    failing(["train", "--out", tmp_path / "photos", "--resume"], "holds 'holiday.jpg' and no config.json")
+    failing(
+        ["train", "--out", tmp_path / "photos", "--resume"],
+        "holds 'holiday.jpg' and no config.json",
+    )
     (tmp_path / "file").write_text("")
     failing(["train", "--out", tmp_path / "file", "--resume"], "holds 'a file'")
     assert call("train", "--resume").exit_code == 2
 
 
-def test_data_that_moved_is_found_by_its_name_and_data_that_changed_is_refused(run: Path, tmp_path: Path) -> None:
+def test_data_that_moved_is_found_by_its_name_and_data_that_changed_is_refused(
+    run: Path, tmp_path: Path
+) -> None:
     shutil.copy(run / "data.h5", tmp_path / "mine.h5")
     broken_off(tmp_path / "r", 4, tmp_path / "mine.h5", *SMALL)
     (tmp_path / "mine.h5").rename(tmp_path / "moved.h5")
     failing(["train", "--out", tmp_path / "r", "--resume"], "mine.h5 does not exist")
     good("train", tmp_path / "moved.h5", "--out", tmp_path / "r", "--resume")
-    assert json.loads((tmp_path / "r" / "config.json").read_text())["data"] == str(tmp_path / "moved.h5")
+    assert json.loads((tmp_path / "r" / "config.json").read_text())["data"] == str(
+        tmp_path / "moved.h5"
+    )
     good("evaluate", tmp_path / "r")
     good("train", "--seed", 5, "--out", tmp_path / "other", *SMALL)
-    failing(["train", tmp_path / "other" / "data.h5", "--out", tmp_path / "r", "--resume"], "is not the data that", "began with")
+    failing(
+        ["train", tmp_path / "other" / "data.h5", "--out", tmp_path / "r", "--resume"],
+        "is not the data that",
+        "began with",
+    )
 
 
 @pytest.mark.hunt
@@ -308,10 +370,27 @@ def test_a_run_goes_on_on_another_backend(unbroken: Path, tmp_path: Path, device
 
 def begun(arguments: list[object], out: Path, code: str = "") -> "subprocess.Popen[str]":
     """Training in a process of its own, once something of it is saved."""
-    script = f"import sys; sys.path[:0] = [{str(ROOT)!r}, {str(ROOT / 'tests')!r}]; import commands; from xpcap.runs import training"
+    script = (
+        f"import sys; sys.path[:0] = [{str(ROOT)!r}, {str(ROOT / 'tests')!r}]; import commands;"
+        " from xpcap.runs import training"
+    )
     script += f"{code}; training.generate = commands.few; from xpcap.cli import main; main()"
-    whole = ["train", "--out", str(out), *map(str, arguments), "--epochs", "100000", "--save-every", "1"]
-    process = subprocess.Popen([sys.executable, "-c", script, *whole], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    whole = [
+        "train",
+        "--out",
+        str(out),
+        *map(str, arguments),
+        "--epochs",
+        "100000",
+        "--save-every",
+        "1",
+    ]
+    process = subprocess.Popen(
+        [sys.executable, "-c", script, *whole],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
     while not (out / "last.safetensors").exists():
         assert process.poll() is None, process.communicate()
     return process
@@ -319,7 +398,9 @@ def begun(arguments: list[object], out: Path, code: str = "") -> "subprocess.Pop
 
 @pytest.mark.skipif(sys.platform == "win32", reason="there are no such signals")
 @pytest.mark.parametrize(("asked", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_a_signal_finishes_the_step_saves_and_says_how_to_go_on(asked: signal.Signals, status: int, tmp_path: Path) -> None:
+def test_a_signal_finishes_the_step_saves_and_says_how_to_go_on(
+    asked: signal.Signals, status: int, tmp_path: Path
+) -> None:
     process = begun(SMALL[:4], tmp_path / "run")
     process.send_signal(asked)
     _, errors = process.communicate(timeout=60)
@@ -332,7 +413,9 @@ def test_a_signal_finishes_the_step_saves_and_says_how_to_go_on(asked: signal.Si
     assert state.iteration == iteration
 
 
-def test_a_signal_in_the_very_last_moment_of_training_is_heeded_too(unbroken: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_signal_in_the_very_last_moment_of_training_is_heeded_too(
+    unbroken: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def on_epoch(saver: saving.Checkpointer, solver: Any) -> None:
         original(saver, solver)
         if solver.epoch == 3:
@@ -348,7 +431,9 @@ def test_a_signal_in_the_very_last_moment_of_training_is_heeded_too(unbroken: Pa
     assert_equal_runs(tmp_path / "run", unbroken)
 
 
-def test_an_interrupt_while_a_trained_run_is_scored_says_how_to_finish_it(unbroken: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupt_while_a_trained_run_is_scored_says_how_to_finish_it(
+    unbroken: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def interrupt(*args: Any, **kwargs: Any) -> None:
         raise KeyboardInterrupt
 
@@ -370,8 +455,14 @@ def shapes_of(run: Path) -> dict[str, tuple[int, ...]]:
 @pytest.mark.skipif(sys.platform == "win32", reason="there are no such signals")
 def test_a_second_interrupt_leaves_at_once_with_nothing_broken(tmp_path: Path) -> None:
     """Here the writer hangs, as on a disk that does not answer."""
-    hang = "; import threading; from xpcap import files; flush = files._flush; seen = []; hang = threading.Event()"
-    hang += "; files._flush = lambda file: (seen.append(1), flush(file), len(seen) > 60 and hang.wait())"
+    hang = (
+        "; import threading; from xpcap import files; flush = files._flush; seen = []; hang ="
+        " threading.Event()"
+    )
+    hang += (
+        "; files._flush = lambda file: (seen.append(1), flush(file), len(seen) > 60 and"
+        " hang.wait())"
+    )
     process = begun(SMALL[:4], tmp_path / "run", hang)
     while len(list((tmp_path / "run").glob(".*.part"))) == 0 or process.poll() is not None:
         assert process.poll() is None
@@ -408,7 +499,9 @@ def test_a_second_trainer_is_refused_and_a_dead_one_keeps_nobody_out(tmp_path: P
 
 
 @pytest.mark.parametrize("resume", [False, True])
-def test_who_comes_second_leaves_the_folder_of_the_first_alone(resume: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_who_comes_second_leaves_the_folder_of_the_first_alone(
+    resume: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Both found the place free; the other was quicker by then."""
     out = tmp_path / "deep" / "run"
 
@@ -424,14 +517,18 @@ def test_who_comes_second_leaves_the_folder_of_the_first_alone(resume: bool, tmp
     monkeypatch.setattr(folder, "check_resumable" if resume else "check_free", others)
     monkeypatch.setattr(folder, "lock", taken)
     with pytest.raises((DataError, FileExistsError)):
-        runs.train_run(runs.TrainOptions(out=out, hidden=8, wordvec=4, score_epochs=0, resume=resume))
+        runs.train_run(
+            runs.TrainOptions(out=out, hidden=8, wordvec=4, score_epochs=0, resume=resume)
+        )
     assert (out / "config.json").read_text() == "theirs"
 
 
 # Files that are not what they were
 
 
-def spoil_last(change: Callable[[dict[str, np.ndarray], dict[str, Any]], None]) -> Callable[[Path], None]:
+def spoil_last(
+    change: Callable[[dict[str, np.ndarray], dict[str, Any]], None],
+) -> Callable[[Path], None]:
     def spoil(run: Path) -> None:
         tensors, meta = read_tensors(run / "last.safetensors", "test")
         change(tensors, meta)
@@ -441,7 +538,9 @@ def spoil_last(change: Callable[[dict[str, np.ndarray], dict[str, Any]], None]) 
 
 
 def header_of(length: int) -> Callable[[Path], None]:
-    return lambda run: (run / "last.safetensors").write_bytes(length.to_bytes(8, "little") + b"{}" * 50) and None
+    return lambda run: (
+        (run / "last.safetensors").write_bytes(length.to_bytes(8, "little") + b"{}" * 50) and None
+    )
 
 
 def newer(run: Path) -> None:
@@ -454,28 +553,64 @@ def newer(run: Path) -> None:
         (lambda run: (run / "last.safetensors").write_bytes(b"12"), "claims a header"),
         (header_of(2**40), "claims a header of 1,099,511,627,776"),
         (header_of(100), "cannot be read as a safetensors file of ours"),
-        (lambda run: (run / "last.safetensors").write_bytes((run / "last.safetensors").read_bytes()[:-9]), "cannot be read"),
+        (
+            lambda run: (run / "last.safetensors").write_bytes(
+                (run / "last.safetensors").read_bytes()[:-9]
+            ),
+            "cannot be read",
+        ),
         (newer, "has format 2, expected 1; it was made by a newer xpcap"),
-        (lambda run: shutil.copy(run / "best.safetensors", run / "last.safetensors"), "optimizer is None, expected an object"),
+        (
+            lambda run: shutil.copy(run / "best.safetensors", run / "last.safetensors"),
+            "optimizer is None, expected an object",
+        ),
         (spoil_last(lambda x, meta: x.update(Wx=x["Wx"][:-1])), "Wx has shape (7, 64)"),
-        (spoil_last(lambda x, meta: x.update({"adam.m.Wx": np.full_like(x["adam.m.Wx"], np.nan)})), "adam.m of Wx is not finite"),
+        (
+            spoil_last(
+                lambda x, meta: x.update({"adam.m.Wx": np.full_like(x["adam.m.Wx"], np.nan)})
+            ),
+            "adam.m of Wx is not finite",
+        ),
         (spoil_last(lambda x, meta: x.pop("adam.v.b") is None), "adam.v.b missing or unknown"),
         (spoil_last(lambda x, meta: x.update(losses=x["losses"][:-1])), "losses have shape (19,)"),
-        (spoil_last(lambda x, meta: x.update(order=np.zeros(meta["captions"], "i4"))), "expected each of 0..299 once"),
+        (
+            spoil_last(lambda x, meta: x.update(order=np.zeros(meta["captions"], "i4"))),
+            "expected each of 0..299 once",
+        ),
         (spoil_last(lambda x, meta: meta.update(position=3)), "position 3 in 300 captions by 32"),
         (spoil_last(lambda x, meta: meta.update(captions=10**400)), "captions is 1000"),
         (spoil_last(lambda x, meta: meta["history"].pop() is None), "history is"),
-        (spoil_last(lambda x, meta: meta["history"][0].update(val_loss="low")), "record 1 of the history"),
-        (spoil_last(lambda x, meta: meta["rng"].update(order={"bit_generator": "PCG64"})), "state of a random generator"),
+        (
+            spoil_last(lambda x, meta: meta["history"][0].update(val_loss="low")),
+            "record 1 of the history",
+        ),
+        (
+            spoil_last(lambda x, meta: meta["rng"].update(order={"bit_generator": "PCG64"})),
+            "state of a random generator",
+        ),
         (spoil_last(lambda x, meta: meta["rng"].update(order=None)), "state of a random generator"),
-        (spoil_last(lambda x, meta: meta["optimizer"].update(rule="lion")), "update rule is 'lion'"),
-        (spoil_last(lambda x, meta: meta["optimizer"].update(lr=1)), "config key 'lr' does not exist"),
-        (spoil_last(lambda x, meta: meta["optimizer"].update(beta1=[])), "'beta1' is [], expected a finite number"),
+        (
+            spoil_last(lambda x, meta: meta["optimizer"].update(rule="lion")),
+            "update rule is 'lion'",
+        ),
+        (
+            spoil_last(lambda x, meta: meta["optimizer"].update(lr=1)),
+            "config key 'lr' does not exist",
+        ),
+        (
+            spoil_last(lambda x, meta: meta["optimizer"].update(beta1=[])),
+            "'beta1' is [], expected a finite number",
+        ),
         (spoil_last(lambda x, meta: meta.update(vocabulary="0")), "another vocabulary"),
-        (spoil_last(lambda x, meta: meta.update(batch_size=31)), "batch_size of the state: 31, of this solver: 32"),
+        (
+            spoil_last(lambda x, meta: meta.update(batch_size=31)),
+            "batch_size of the state: 31, of this solver: 32",
+        ),
     ],
 )
-def test_a_checkpoint_that_is_not_the_runs_is_refused_before_anything_is_changed(spoil: Callable[[Path], None], words: str, run: Path) -> None:
+def test_a_checkpoint_that_is_not_the_runs_is_refused_before_anything_is_changed(
+    spoil: Callable[[Path], None], words: str, run: Path
+) -> None:
     spoil(run)
     before = kill.files(run)
     result = call("train", "--out", run, "--resume")
@@ -495,7 +630,9 @@ def test_best_parameters_of_another_epoch_are_noticed(tmp_path: Path) -> None:
     assert "is of epoch 7, expected epoch 1" in call("train", "--out", out, "--resume").output
 
 
-def test_going_on_replaces_links_and_leaves_what_they_lead_to_alone(run: Path, tmp_path: Path) -> None:
+def test_going_on_replaces_links_and_leaves_what_they_lead_to_alone(
+    run: Path, tmp_path: Path
+) -> None:
     victim = tmp_path / "victim"
     victim.mkdir()
     for path in list(run.iterdir()):
@@ -516,35 +653,60 @@ def test_going_on_replaces_links_and_leaves_what_they_lead_to_alone(run: Path, t
 # Sick training
 
 
-def test_sick_training_names_step_parameter_norms_and_cause_and_saves_nothing_sick(run: Path) -> None:
+def test_sick_training_names_step_parameter_norms_and_cause_and_saves_nothing_sick(
+    run: Path,
+) -> None:
     config = json.loads((run / "config.json").read_text())
     (run / "config.json").write_text(json.dumps({**config, "epochs": 3}))
-    spoil_last(lambda x, meta: x["W_proj"].fill(3e38))(run)  # h0 is infinite, and h0 @ Wh adds infinities of either sign
+    spoil_last(lambda x, meta: x["W_proj"].fill(3e38))(
+        run
+    )  # h0 is infinite, and h0 @ Wh adds infinities of either sign
     before = (run / "last.safetensors").read_bytes()
     result = call("train", "--out", run, "--resume", "--save-every", 1)
     assert result.exit_code == 1
-    for words in ("iteration 21 has loss", "a gradient of norm", "the gradients of", "the largest finite parameter is", "learning rate"):
+    for words in (
+        "iteration 21 has loss",
+        "a gradient of norm",
+        "the gradients of",
+        "the largest finite parameter is",
+        "learning rate",
+    ):
         assert words in result.output
     assert (run / "last.safetensors").read_bytes() == before
 
 
-def test_on_a_device_sick_training_is_caught_where_losses_are_read_and_nothing_sick_is_saved(run: Path, device: Any) -> None:
+def test_on_a_device_sick_training_is_caught_where_losses_are_read_and_nothing_sick_is_saved(
+    run: Path, device: Any
+) -> None:
     config = json.loads((run / "config.json").read_text())
     (run / "config.json").write_text(json.dumps({**config, "epochs": 3}))
-    spoil_last(lambda x, meta: x["W_proj"].fill(3e38))(run)  # h0 is infinite, and h0 @ Wh adds infinities of either sign
+    spoil_last(lambda x, meta: x["W_proj"].fill(3e38))(
+        run
+    )  # h0 is infinite, and h0 @ Wh adds infinities of either sign
     before = (run / "last.safetensors").read_bytes()
     result = call("train", "--out", run, "--resume", "--save-every", 4, "--backend", "cupy")
     assert result.exit_code == 1
-    for words in ("iteration 21 has loss", "a gradient of norm", "are not finite by now", "learning rate"):
+    for words in (
+        "iteration 21 has loss",
+        "a gradient of norm",
+        "are not finite by now",
+        "learning rate",
+    ):
         assert words in result.output
     assert (run / "last.safetensors").read_bytes() == before
 
 
-def test_a_run_of_python_stops_with_what_it_knows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_of_python_stops_with_what_it_knows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     stop_after(3, monkeypatch)
     with pytest.raises(Stopped) as caught:
         runs.train_run(runs.TrainOptions(out=tmp_path / "r", hidden=8, wordvec=4, score_epochs=0))
-    assert (caught.value.signal, caught.value.iteration, caught.value.epoch) == (signal.SIGTERM, 3, 0)
+    assert (caught.value.signal, caught.value.iteration, caught.value.epoch) == (
+        signal.SIGTERM,
+        3,
+        0,
+    )
 
 
 @pytest.mark.hunt

@@ -1,4 +1,6 @@
-"""Features larger than memory: read from disk as they are needed, they make the same data set as features in memory."""
+"""Features larger than memory: read from disk as they are needed, they make the same data set as
+features in memory.
+"""
 
 import os
 import sys
@@ -33,7 +35,9 @@ def features(dtype: str = "f4", shape: tuple[int, ...] = (6,)) -> np.ndarray:
 @pytest.mark.usefixtures("on_disk")
 @pytest.mark.parametrize("dtype", ["f4", "f2", "f8", ">f4"])
 @pytest.mark.parametrize("shape", [(6,), (4, 5)])
-def test_a_table_on_disk_has_the_rows_of_the_array(dtype: str, shape: tuple[int, ...], tmp_path: Path) -> None:
+def test_a_table_on_disk_has_the_rows_of_the_array(
+    dtype: str, shape: tuple[int, ...], tmp_path: Path
+) -> None:
     array = features(dtype, shape)
     np.savez(tmp_path / "f.npz", other=np.arange(3), features=array, names=NAMES)
     table = read_features(tmp_path / "f.npz")
@@ -41,7 +45,11 @@ def test_a_table_on_disk_has_the_rows_of_the_array(dtype: str, shape: tuple[int,
     assert (list(table), len(table)) == (NAMES, 40)
     np.testing.assert_array_equal(table["07.jpg"], array[7])
     picked = table.pick(["30.jpg", "07.jpg", "30.jpg"])
-    assert (picked.shape, len(picked), picked.dtype) == ((3, *shape), 3, np.dtype(dtype).newbyteorder("="))
+    assert (picked.shape, len(picked), picked.dtype) == (
+        (3, *shape),
+        3,
+        np.dtype(dtype).newbyteorder("="),
+    )
     np.testing.assert_array_equal(picked[np.array([2, 1])], array[[30, 7]])
     np.testing.assert_array_equal(picked[1:], array[[7, 30]])
 
@@ -51,15 +59,24 @@ def test_blocks_cover_all_rows_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("xpcap.data.features.AT_ONCE", 7 * array[0].nbytes)
     assert [len(block) for _, block in blocks(array)] == [7, 7, 7, 7, 7, 5]
     order = np.random.default_rng(0).permutation(40)
-    np.testing.assert_array_equal(whole(Picked(array, order, lambda block: 2 * block)), 2 * array[order])
+    np.testing.assert_array_equal(
+        whole(Picked(array, order, lambda block: 2 * block)), 2 * array[order]
+    )
 
 
-@pytest.mark.parametrize("options", [[], ["--float16"], ["--pca", "3"], ["--pca", "3", "--float16"]], ids=" ".join)
+@pytest.mark.parametrize(
+    "options", [[], ["--float16"], ["--pca", "3"], ["--pca", "3", "--float16"]], ids=" ".join
+)
 def test_a_data_set_has_the_same_bytes_made_from_disk_or_from_memory(
-    options: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+    options: list[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    request: pytest.FixtureRequest,
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    Path("captions.csv").write_bytes(forms.table({name: ["a dog", "the dog runs"] for name in NAMES}))
+    Path("captions.csv").write_bytes(
+        forms.table({name: ["a dog", "the dog runs"] for name in NAMES})
+    )
     np.savez("f.npz", names=NAMES, features=features())
     arguments = ["prepare", "captions.csv", "--features", "f.npz", "--min-count", 1, *options]
     good(*arguments, "--out", "memory.h5")
@@ -78,10 +95,21 @@ def test_pictures_that_are_encoded_are_read_from_what_is_kept(
     for number, name in enumerate(NAMES):
         Image.new("RGB", (9, 9), (6 * number, 0, 0)).save(Path("photos") / name)
     Path("captions.csv").write_bytes(forms.table({name: ["a dog"] for name in NAMES}))
-    arguments = ["prepare", "captions.csv", "--pictures", "photos", "--encoder", "histogram", "--min-count", 1]
+    arguments = [
+        "prepare",
+        "captions.csv",
+        "--pictures",
+        "photos",
+        "--encoder",
+        "histogram",
+        "--min-count",
+        1,
+    ]
     good(*arguments, "--out", "memory.h5")
     request.getfixturevalue("on_disk")
-    monkeypatch.setattr("xpcap.data.hdf5._mostly_zero", lambda features: True)  # what is on disk is not looked through for that
+    monkeypatch.setattr(
+        "xpcap.data.hdf5._mostly_zero", lambda features: True
+    )  # what is on disk is not looked through for that
     good(*arguments, "--out", "disk.h5")
     assert Path("disk.h5").read_bytes() == Path("memory.h5").read_bytes()
     assert not Path("disk.h5.encoding").exists()
@@ -121,11 +149,15 @@ def test_compressed_and_transposed_arrays_are_read_into_memory(tmp_path: Path) -
 @pytest.mark.hunt
 @pytest.mark.skipif(sys.platform != "linux", reason="peak memory is read from /proc")
 def test_preparing_takes_far_less_memory_than_the_features(tmp_path: Path) -> None:
-    """410 MB of features that `prepare` never holds; `from_disk.py` is the same at COCO's size, with training."""
+    """410 MB of features that `prepare` never holds; `from_disk.py` is the same at COCO's size,
+    with training.
+    """
     names = [f"{number:05}.jpg" for number in range(25_000)]
     write_features(tmp_path / "f.npz", names, 4096)
     (tmp_path / "captions.csv").write_bytes(forms.table({name: ["a dog runs"] for name in names}))
-    assert run(tmp_path, "prepare", "captions.csv", "--features", "f.npz", "--out", "big.h5")[1] < 300  # MB
+    assert (
+        run(tmp_path, "prepare", "captions.csv", "--features", "f.npz", "--out", "big.h5")[1] < 300
+    )  # MB
 
 
 def test_tables_are_mappings() -> None:

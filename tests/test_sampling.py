@@ -16,7 +16,17 @@ VOCABULARY = Vocabulary.build(["a dog runs on the grass"], min_count=1)
 
 def data(rng: np.random.Generator) -> CaptionData:
     captions = VOCABULARY.encode(["a dog"] * 25, max_words=6)
-    return CaptionData(VOCABULARY, {"val": Split(captions, np.arange(25), rng.standard_normal((25, 4)) * 3, [str(i) for i in range(25)])})
+    return CaptionData(
+        VOCABULARY,
+        {
+            "val": Split(
+                captions,
+                np.arange(25),
+                rng.standard_normal((25, 4)) * 3,
+                [str(i) for i in range(25)],
+            )
+        },
+    )
 
 
 def model(rng: np.random.Generator) -> CaptioningRNN:
@@ -26,26 +36,36 @@ def model(rng: np.random.Generator) -> CaptioningRNN:
     return made
 
 
-def captions_of(captioner: CaptioningRNN, data: CaptionData, numbers: np.ndarray, batch_size: int = 500) -> list[PictureCaption]:
+def captions_of(
+    captioner: CaptioningRNN, data: CaptionData, numbers: np.ndarray, batch_size: int = 500
+) -> list[PictureCaption]:
     run = Run(Path("run"), {"max_words": 6}, VOCABULARY, FeatureScaling(), captioner, {})
     return caption_chosen(run, data, "val", numbers, batch_size=batch_size)
 
 
-def test_batches_of_any_size_give_the_same_captions_in_the_order_asked_for(rng: np.random.Generator) -> None:
+def test_batches_of_any_size_give_the_same_captions_in_the_order_asked_for(
+    rng: np.random.Generator,
+) -> None:
     pictures, captioner = data(rng), model(rng)
     order = rng.permutation(25)
     whole = captions_of(captioner, pictures, order)
     assert len(whole) == 25
     assert len({caption.caption for caption in whole}) > 5
     pieces = captions_of(captioner, pictures, order, batch_size=7)
-    pieces[0:25:24] = [captions_of(captioner, pictures, order[place : place + 1])[0] for place in (0, 24)]
+    pieces[0:25:24] = [
+        captions_of(captioner, pictures, order[place : place + 1])[0] for place in (0, 24)
+    ]
     for piece, caption in zip(pieces, whole, strict=True):
         assert piece.words == caption.words
         np.testing.assert_allclose(piece.probabilities, caption.probabilities, rtol=1e-9)
 
 
-def test_probabilities_are_those_of_the_words_given_the_words_before(rng: np.random.Generator) -> None:
-    """With the chance of END, or of no more where the words run out, they multiply to the likelihood of the caption."""
+def test_probabilities_are_those_of_the_words_given_the_words_before(
+    rng: np.random.Generator,
+) -> None:
+    """With the chance of END, or of no more where the words run out, they multiply to the
+    likelihood of the caption.
+    """
     pictures, captioner = data(rng), model(rng)
     captions = captions_of(captioner, pictures, np.arange(25))
     for row, caption in enumerate(captions):
@@ -59,11 +79,15 @@ def test_probabilities_are_those_of_the_words_given_the_words_before(rng: np.ran
 
 def test_captions_are_of_max_words_at_most_and_of_real_words_only(rng: np.random.Generator) -> None:
     pictures, captioner = data(rng), model(rng)
-    captioner.params["b_vocab"][[VOCABULARY.null, VOCABULARY.start, VOCABULARY.unk]] = 100  # what it would love to say
+    captioner.params["b_vocab"][[VOCABULARY.null, VOCABULARY.start, VOCABULARY.unk]] = (
+        100  # what it would love to say
+    )
     captioner.params["b_vocab"][VOCABULARY.end] = -100
     captions = captions_of(captioner, pictures, np.arange(25))
     assert {len(caption.words) for caption in captions} == {6}
-    assert {word for caption in captions for word in caption.words} <= set(VOCABULARY.idx_to_word[4:])
+    assert {word for caption in captions for word in caption.words} <= set(
+        VOCABULARY.idx_to_word[4:]
+    )
     captioner.params["b_vocab"][VOCABULARY.end] = 100
     silent = captions_of(captioner, pictures, np.arange(2))
     assert [(caption.words, caption.probabilities) for caption in silent] == [([], []), ([], [])]

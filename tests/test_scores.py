@@ -1,4 +1,6 @@
-"""ROUGE-L, BLEU's counts, variety, intervals and the Java programs: each beside what it is defined by."""
+"""ROUGE-L, BLEU's counts, variety, intervals and the Java programs: each beside what it is defined
+by.
+"""
 
 import functools
 import gc
@@ -39,7 +41,9 @@ def random_captions(rng: np.random.Generator, n: int, least: int = 0) -> list[li
 
 def random_pictures(seed: int, n: int = 30) -> tuple[list[list[list[str]]], list[list[str]]]:
     rng = np.random.default_rng(seed)
-    return [random_captions(rng, int(rng.integers(1, 5)), least=1) for _ in range(n)], random_captions(rng, n)
+    return [
+        random_captions(rng, int(rng.integers(1, 5)), least=1) for _ in range(n)
+    ], random_captions(rng, n)
 
 
 def test_common_words_are_those_of_the_table() -> None:
@@ -57,12 +61,20 @@ def test_common_words_are_those_of_the_table() -> None:
 
 
 def test_rouge_l_is_pycocoevalcaps() -> None:
-    """Values of pycocoevalcap 1.2. Of the second picture precision is best for one reference, recall for another."""
-    references = [["a dog runs over the grass", "the dog plays"], ["a man in red climbs", "red man on a very big and steep rock in the sun"], ["a b"]]
+    """Values of pycocoevalcap 1.2. Of the second picture precision is best for one reference,
+    recall for another.
+    """
+    references = [
+        ["a dog runs over the grass", "the dog plays"],
+        ["a man in red climbs", "red man on a very big and steep rock in the sun"],
+        ["a b"],
+    ]
     said = ["the dog runs in the grass", "red man on a steep rock climbs", "c d"]
     written = [[caption.split() for caption in captions] for captions in references]
     scored = RougeL().score(written, [caption.split() for caption in said])
-    assert scored.pictures == pytest.approx([0.6666666666666666, 0.6029654036243821, 0.0], rel=1e-12)
+    assert scored.pictures == pytest.approx(
+        [0.6666666666666666, 0.6029654036243821, 0.0], rel=1e-12
+    )
     assert rouge_l([["a"]], []) == rouge_l([[]], ["a"]) == rouge_l([[]], []) == 0
 
 
@@ -72,7 +84,11 @@ def test_bleu_from_counts_is_nltks() -> None:
 
     references, hypotheses = random_pictures(seed=1)
     weights = [(1 / n,) * n for n in (1, 2, 3, 4)]
-    np.testing.assert_allclose(corpus_bleu(references, hypotheses), nltk_corpus_bleu(references, hypotheses, weights=weights), rtol=1e-12)
+    np.testing.assert_allclose(
+        corpus_bleu(references, hypotheses),
+        nltk_corpus_bleu(references, hypotheses, weights=weights),
+        rtol=1e-12,
+    )
     smooth = SmoothingFunction().method1
     for written, said in zip(references, hypotheses, strict=True):
         expected = sentence_bleu(written, said, smoothing_function=smooth) if said else 0
@@ -82,8 +98,12 @@ def test_bleu_from_counts_is_nltks() -> None:
 def test_cider_of_2015_is_the_mean_cosine_of_stemmed_words() -> None:
     """A caption that repeats a rare word gains by it, and length costs nothing."""
     references = [["two dogs running".split()], ["a cat".split()]]
-    scored = Cider2015().score(references, ["dogs dog dogs dog running run runs run".split(), "a cat".split()])
-    by_hand = 2 * 4 / (np.sqrt(2 * 4**2) * np.sqrt(3))  # of single words: dog and run of "two dog run"; "dog run" is one of two pairs there
+    scored = Cider2015().score(
+        references, ["dogs dog dogs dog running run runs run".split(), "a cat".split()]
+    )
+    by_hand = (
+        2 * 4 / (np.sqrt(2 * 4**2) * np.sqrt(3))
+    )  # of single words: dog and run of "two dog run"; "dog run" is one of two pairs there
     pairs = 1 / (np.sqrt(3**2 + 1 + 3**2) * np.sqrt(2))
     assert scored.pictures == pytest.approx([(by_hand + pairs) / 4, 2 / 4])
 
@@ -98,26 +118,38 @@ def test_variety_counts_captions_and_words() -> None:
     assert (novel.corpus, novel.pictures) == ({"novel": 0.5}, [0, 0, 1, 1])
 
 
-def test_an_interval_is_that_of_scores_of_resampled_captions(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interval_is_that_of_scores_of_resampled_captions(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """Each score computed anew from the captions of every resample."""
     monkeypatch.setattr(metric, "RESAMPLES", 40)
     references, hypotheses = random_pictures(seed=2, n=15)
     metrics: list[Metric] = [Bleu(), UnigramBleu(), RougeL()]
-    found = intervals([scored.sums for metric in metrics if (scored := metric.score(references, hypotheses)).sums])
+    found = intervals(
+        [scored.sums for metric in metrics if (scored := metric.score(references, hypotheses)).sums]
+    )
     rng = np.random.default_rng(metric.SEED)
     values: dict[str, list[float]] = {}
     for _ in range(40):
         drawn = rng.integers(0, 15, 15)
         for each in metrics:
-            for name, value in each.score([references[i] for i in drawn], [hypotheses[i] for i in drawn]).corpus.items():
+            for name, value in each.score(
+                [references[i] for i in drawn], [hypotheses[i] for i in drawn]
+            ).corpus.items():
                 values.setdefault(name, []).append(value)
-    assert set(found) == set(values) == {"bleu1", "bleu2", "bleu3", "bleu4", "unigram_bleu", "rouge_l"}
+    assert (
+        set(found) == set(values) == {"bleu1", "bleu2", "bleu3", "bleu4", "unigram_bleu", "rouge_l"}
+    )
     for name, ends in found.items():
-        assert ends == pytest.approx(tuple(np.percentile(values[name], [2.5, 97.5])), rel=1e-12), name
+        assert ends == pytest.approx(tuple(np.percentile(values[name], [2.5, 97.5])), rel=1e-12), (
+            name
+        )
     assert intervals([]) == intervals([averaged("x", []).sums]) == {}  # type: ignore[list-item]
 
 
-def test_an_interval_of_a_mean_is_two_standard_errors_wide_and_a_paired_one_only_as_wide_as_its_differences() -> None:
+def test_an_interval_of_a_mean_is_two_standard_errors_wide_and_a_paired_one_only_as_wide_as_its_differences() -> (
+    None
+):
     rng = np.random.default_rng(3)
     easy = rng.normal(0, 1, 500)
     ours, theirs = (averaged("x", easy + rng.normal(shift, 0.1, 500)).sums for shift in (0.5, 0.4))
@@ -142,12 +174,17 @@ for line in sys.stdin:
     word, *fields = line.rstrip("\\n").split(" ||| ")
     print(f"{len(fields)} {fields[-1]}" if word == "SCORE" else "0.5\\n0.1\\n0.25", flush=True)
 """
-NO_ROOM = "import sys; print('Error occurred during initialization of VM', 'Could not reserve enough space', sep='\\n', file=sys.stderr); sys.exit(1)"
+NO_ROOM = (
+    "import sys; print('Error occurred during initialization of VM', 'Could not reserve enough"
+    " space', sep='\\n', file=sys.stderr); sys.exit(1)"
+)
 
 
 @pytest.fixture
 def program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The folder of a package that looks like pycocoevalcap, and a `java` on the PATH that runs `java.py` in METEOR's place."""
+    """The folder of a package that looks like pycocoevalcap, and a `java` on the PATH that runs
+    `java.py` in METEOR's place.
+    """
     meteor, script = tmp_path / "pycocoevalcap/meteor", tmp_path / "bin/java"
     meteor.mkdir(parents=True)
     (meteor / "meteor-1.5.jar").touch()
@@ -161,12 +198,16 @@ def program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.mark.skipif(os.name == "nt", reason="the `java` of this test is a shell script")
-def test_meteor_is_given_references_before_captions_and_has_ended_when_it_has_answered(program: Path) -> None:
+def test_meteor_is_given_references_before_captions_and_has_ended_when_it_has_answered(
+    program: Path,
+) -> None:
     [meteor], missing = java.java_metrics()
     assert (list(missing), "get_stanford_models downloads" in missing["spice"]) == (["spice"], True)
     scored = meteor.score([["a dog".split(), "b".split()], ["c".split()]], ["x y".split(), []])
     assert scored == ({"meteor": 0.25}, [0.5, 0.1], None)
-    assert (program / "meteor/given").read_text() == "SCORE ||| a dog ||| b ||| x y\nSCORE ||| c ||| \nEVAL ||| 3 x y ||| 2\n"
+    assert (
+        program / "meteor/given"
+    ).read_text() == "SCORE ||| a dog ||| b ||| x y\nSCORE ||| c ||| \nEVAL ||| 3 x y ||| 2\n"
     with pytest.raises(ProcessLookupError):
         os.kill(int((program / "meteor/process").read_text()), 0)
     gc.collect()  # a pipe left open warns here
@@ -178,11 +219,16 @@ def test_meteor_is_given_references_before_captions_and_has_ended_when_it_has_an
     [
         (NO_ROOM, "Error occurred during initialization of VM Could not reserve enough space"),
         ("import sys; sys.stdin.readline()", "it ended before it had answered"),
-        ("import sys\nfor line in sys.stdin: print('no number', flush=True)", "could not convert string to float: 'no number"),
+        (
+            "import sys\nfor line in sys.stdin: print('no number', flush=True)",
+            "could not convert string to float: 'no number",
+        ),
     ],
     ids=["no room", "ends", "says no number"],
 )
-def test_a_meteor_that_fails_gives_its_reason_and_keeps_nobody_waiting(program: Path, script: str, reason: str) -> None:
+def test_a_meteor_that_fails_gives_its_reason_and_keeps_nobody_waiting(
+    program: Path, script: str, reason: str
+) -> None:
     (program.parent / "java.py").write_text(script)
     [meteor], _ = java.java_metrics()
     with pytest.raises(java.JavaError) as caught:
@@ -197,18 +243,29 @@ def test_the_real_meteor_tells_an_equal_caption_from_another() -> None:
     metrics, missing = java.java_metrics()
     if "meteor" in missing:
         pytest.skip(f"METEOR cannot run: {missing['meteor']}")
-    scored = metrics[0].score([["a dog runs".split()], ["a cat".split(), "the cat sleeps".split()]], ["a dog runs".split(), "one bird".split()])
+    scored = metrics[0].score(
+        [["a dog runs".split()], ["a cat".split(), "the cat sleeps".split()]],
+        ["a dog runs".split(), "one bird".split()],
+    )
     assert scored.pictures == [pytest.approx(1.0), 0.0]
     assert 0 < scored.corpus["meteor"] < 1
     gc.collect()
 
 
-def test_spice_runs_only_where_its_models_are_and_nothing_without_java(program: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_spice_runs_only_where_its_models_are_and_nothing_without_java(
+    program: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     models = program / java.MODELS
     models.parent.mkdir(parents=True)
     models.touch()
-    assert ([metric.name for metric in java.java_metrics()[0]], java.java_metrics()[1]) == (["meteor", "spice"], {})
+    assert ([metric.name for metric in java.java_metrics()[0]], java.java_metrics()[1]) == (
+        ["meteor", "spice"],
+        {},
+    )
     monkeypatch.setattr(java.shutil, "which", lambda name: None)
-    assert java.java_metrics() == ([], {"meteor": "there is no java on the PATH", "spice": "there is no java on the PATH"})
+    assert java.java_metrics() == (
+        [],
+        {"meteor": "there is no java on the PATH", "spice": "there is no java on the PATH"},
+    )
     monkeypatch.setattr(java, "PACKAGE", "no_such_package")
     assert java.java_metrics()[1]["meteor"] == "no_such_package is not installed"

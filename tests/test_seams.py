@@ -1,4 +1,6 @@
-"""The seams of the loop and of decoding carry more than what rides on them today: the extra term of a step, and a policy of one's own."""
+"""The seams of the loop and of decoding carry more than what rides on them today: the extra term of
+a step, and a policy of one's own.
+"""
 
 from typing import Any
 
@@ -16,7 +18,9 @@ SIZES, N, H = [3, 2, 2, 1], 4, 5
 
 
 class SecondProduct:
-    """Adds tanh(h_prev) @ U to the pre-activation: the plainest thing that a step can take from its state besides h @ Wh."""
+    """Adds tanh(h_prev) @ U to the pre-activation: the plainest thing that a step can take from its
+    state besides h @ Wh.
+    """
 
     def __init__(self, U: Any) -> None:
         self.U, self.dU, self._seen = U, np.zeros_like(U), {}
@@ -38,16 +42,32 @@ class SecondProduct:
 
 
 @pytest.mark.parametrize("cell", ["rnn", "lstm"])
-def test_the_extra_term_of_a_step_gets_and_gives_gradients(cell: str, rng: np.random.Generator) -> None:
+def test_the_extra_term_of_a_step_gets_and_gives_gradients(
+    cell: str, rng: np.random.Generator
+) -> None:
     kind, rows = CELLS[cell], PackedSequences.of(SIZES, N)
     G = kind.shapes(1, H)["b"][0]
     a, Wh, U = (rng.standard_normal(shape) for shape in ((rows.R, G), (H, G), (H, G)))
-    state0, dh = tuple(rng.standard_normal((N, H)) for _ in range(kind.states)), rng.standard_normal((rows.R, H))
+    state0, dh = (
+        tuple(rng.standard_normal((N, H)) for _ in range(kind.states)),
+        rng.standard_normal((rows.R, H)),
+    )
     extra_term = SecondProduct(U)
     _, cache = kind.rows_forward(a, state0, {"Wh": Wh}, rows, extra_term=extra_term)
     da, dstate0, grads = kind.rows_backward(dh, cache)
-    for x, dx in ((a, da), (Wh, grads["Wh"]), (U, extra_term.dU), *zip(state0, dstate0, strict=True)):
-        numeric = eval_numerical_gradient_array(lambda _: kind.rows_forward(a, state0, {"Wh": Wh}, rows, extra_term=SecondProduct(U))[0], x, dh)
+    for x, dx in (
+        (a, da),
+        (Wh, grads["Wh"]),
+        (U, extra_term.dU),
+        *zip(state0, dstate0, strict=True),
+    ):
+        numeric = eval_numerical_gradient_array(
+            lambda _: kind.rows_forward(a, state0, {"Wh": Wh}, rows, extra_term=SecondProduct(U))[
+                0
+            ],
+            x,
+            dh,
+        )
         np.testing.assert_allclose(dx, numeric, rtol=1e-6, atol=1e-9)  # differences round at 1e-10
 
 
@@ -57,7 +77,9 @@ def test_one_step_of_sampling_is_one_step_of_the_loop(cell: str, rng: np.random.
     G = kind.shapes(1, H)["b"][0]
     a, Wh, U = (rng.standard_normal(shape) for shape in ((2 * N, G), (H, G), (H, G)))
     state0 = tuple(rng.standard_normal((N, H)) for _ in range(kind.states))
-    h, _ = kind.rows_forward(a, state0, {"Wh": Wh}, PackedSequences.full(N, 2), extra_term=SecondProduct(U))
+    h, _ = kind.rows_forward(
+        a, state0, {"Wh": Wh}, PackedSequences.full(N, 2), extra_term=SecondProduct(U)
+    )
     state = kind.step(a[:N], state0, {"Wh": Wh}, fresh(a), SecondProduct(U))
     state = kind.step(a[N:], state, {"Wh": Wh}, fresh(a), SecondProduct(U))
     np.testing.assert_array_equal(state[0], h[N:])
@@ -75,7 +97,9 @@ class SecondBest(Policy):
         return Choice(words, totals=said if totals is None else totals + said)
 
 
-def test_a_policy_of_ones_own_chooses_the_words_and_keeps_its_totals(word_to_idx: dict[str, int], rng: np.random.Generator) -> None:
+def test_a_policy_of_ones_own_chooses_the_words_and_keeps_its_totals(
+    word_to_idx: dict[str, int], rng: np.random.Generator
+) -> None:
     model = CaptioningRNN(word_to_idx, 6, 7, 8, "lstm", np.float64, seed=1)
     for name, value in model.params.items():
         model.params[name] = rng.standard_normal(value.shape)
@@ -98,14 +122,20 @@ def test_a_policy_of_ones_own_chooses_the_words_and_keeps_its_totals(word_to_idx
 
 
 class Swap(Policy):
-    """Greedy for the first picture; from the third word on, both hypotheses continue the first one."""
+    """Greedy for the first picture; from the third word on, both hypotheses continue the first
+    one.
+    """
 
     def choose(self, scores: Any, totals: Any, t: int) -> Choice:
         parents = np.zeros(len(scores), int) if t == 2 else None
-        return Choice(scores.argmax(axis=1) if parents is None else scores[parents].argmax(axis=1), parents)
+        return Choice(
+            scores.argmax(axis=1) if parents is None else scores[parents].argmax(axis=1), parents
+        )
 
 
-def test_hypotheses_go_on_from_the_parents_that_a_policy_names(word_to_idx: dict[str, int], rng: np.random.Generator) -> None:
+def test_hypotheses_go_on_from_the_parents_that_a_policy_names(
+    word_to_idx: dict[str, int], rng: np.random.Generator
+) -> None:
     model = CaptioningRNN(word_to_idx, 6, 7, 8, "lstm", np.float64, seed=1)
     for name, value in model.params.items():
         model.params[name] = rng.standard_normal(value.shape)

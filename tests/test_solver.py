@@ -1,4 +1,6 @@
-"""The solver: epochs, validation, best parameters, seeds, interrupts, its options, and what it shares with the course's."""
+"""The solver: epochs, validation, best parameters, seeds, interrupts, its options, and what it
+shares with the course's.
+"""
 
 import copy
 import pickle
@@ -35,8 +37,17 @@ COURSE = {
 
 
 def make(data: Any = DATA, dropout: float = 0.2, **options: Any) -> CaptioningSolver:
-    model = CaptioningRNN(DATA.vocabulary.word_to_idx, DATA.feature_dim, 12, 16, "lstm", dropout=dropout, seed=1)
-    settings = {"update_rule": "adam", "optim_config": {"learning_rate": 1e-2}, "num_epochs": 3, "batch_size": 48, "seed": 2, "verbose": False}
+    model = CaptioningRNN(
+        DATA.vocabulary.word_to_idx, DATA.feature_dim, 12, 16, "lstm", dropout=dropout, seed=1
+    )
+    settings = {
+        "update_rule": "adam",
+        "optim_config": {"learning_rate": 1e-2},
+        "num_epochs": 3,
+        "batch_size": 48,
+        "seed": 2,
+        "verbose": False,
+    }
     return CaptioningSolver(model, data, **{**settings, **options})
 
 
@@ -53,7 +64,12 @@ def test_an_epoch_visits_every_caption_once_and_in_another_order_each_time() -> 
     solver.train()
     assert len(seen) == len(solver.loss_history) == 3 * 5  # 200 captions by 48
     epochs = [np.concatenate(seen[k : k + 5]) for k in (0, 5, 10)]
-    everything = np.concatenate([np.concatenate((f[:, :3], c), axis=1) for f, c in [DATA.minibatch("train", captions=np.arange(200))]])
+    everything = np.concatenate(
+        [
+            np.concatenate((f[:, :3], c), axis=1)
+            for f, c in [DATA.minibatch("train", captions=np.arange(200))]
+        ]
+    )
     for epoch in epochs:
         assert (epoch != everything).any()
         np.testing.assert_array_equal(np.sort(epoch, axis=0), np.sort(everything, axis=0))
@@ -61,17 +77,35 @@ def test_an_epoch_visits_every_caption_once_and_in_another_order_each_time() -> 
 
 
 def test_each_caption_gets_one_of_the_views_of_its_picture_by_seed_and_step(lib: Any) -> None:
-    """Views are the features and their negatives; captions begin with START, so the picture is told by its row."""
+    """Views are the features and their negatives; captions begin with START, so the picture is told
+    by its row.
+    """
     train = DATA.split("train")
-    views = replace(DATA, splits={**DATA.splits, "train": replace(train, features=np.concatenate([train.features, -train.features]), views=2)})
+    views = replace(
+        DATA,
+        splits={
+            **DATA.splits,
+            "train": replace(
+                train, features=np.concatenate([train.features, -train.features]), views=2
+            ),
+        },
+    )
     seen: list[np.ndarray] = []
 
     def objective(model: Any, batch: Batch, workspace: Any) -> Any:
         rows = batch.features
         taken = to_numpy(rows.table)[rows.rows] if isinstance(rows, FeatureRows) else rows
         assert batch.pictures is not None
-        signs = np.sign(np.where(np.abs(train.features[batch.pictures]) > 0, taken * train.features[batch.pictures], 0).sum(axis=1))
-        np.testing.assert_allclose(taken, signs[:, None] * train.features[batch.pictures], rtol=1e-6)
+        signs = np.sign(
+            np.where(
+                np.abs(train.features[batch.pictures]) > 0,
+                taken * train.features[batch.pictures],
+                0,
+            ).sum(axis=1)
+        )
+        np.testing.assert_allclose(
+            taken, signs[:, None] * train.features[batch.pictures], rtol=1e-6
+        )
         seen.append(signs)
         return CrossEntropy().loss(model, batch, workspace)
 
@@ -96,8 +130,12 @@ def test_training_lowers_the_loss_and_records_each_epoch() -> None:
     last = solver.history[-1]
     score = solver.model.score(*DATA.minibatch("val", np.arange(60)))
     assert last["val_loss"] == pytest.approx(float(score.nll) / 60, rel=1e-5)
-    assert last["val_perplexity"] == pytest.approx(np.exp(float(score.nll) / score.tokens), rel=1e-5)
-    assert last["val_accuracy"] == pytest.approx(solver.check_accuracy(*DATA.minibatch("val", np.arange(60))))
+    assert last["val_perplexity"] == pytest.approx(
+        np.exp(float(score.nll) / score.tokens), rel=1e-5
+    )
+    assert last["val_accuracy"] == pytest.approx(
+        solver.check_accuracy(*DATA.minibatch("val", np.arange(60)))
+    )
     assert last["train_loss"] == pytest.approx(np.mean(solver.loss_history[-5:]))
 
 
@@ -163,7 +201,9 @@ def test_an_interrupted_epoch_goes_on_where_it_was(monkeypatch: pytest.MonkeyPat
 
 def test_an_interrupted_validation_is_repeated(monkeypatch: pytest.MonkeyPatch) -> None:
     solver, whole = make(lr_decay=0.5), make(lr_decay=0.5)
-    monkeypatch.setattr(evaluate, "teacher_forced", interrupted(teacher_forced, 4))  # val in the second epoch
+    monkeypatch.setattr(
+        evaluate, "teacher_forced", interrupted(teacher_forced, 4)
+    )  # val in the second epoch
     with pytest.raises(KeyboardInterrupt):
         solver.train()
     solver.train()
@@ -173,7 +213,9 @@ def test_an_interrupted_validation_is_repeated(monkeypatch: pytest.MonkeyPatch) 
     assert solver.best_epoch == whole.best_epoch
 
 
-def test_an_interrupted_step_is_tried_again_with_the_same_dropout_masks(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupted_step_is_tried_again_with_the_same_dropout_masks(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     solver, whole = make(dropout=0.3), make(dropout=0.3)
     monkeypatch.setattr(optim, "update", interrupted(optim.update, 7))
     with pytest.raises(KeyboardInterrupt):
@@ -209,7 +251,11 @@ def test_a_loss_that_is_not_finite_ends_training_and_keeps_what_was_good() -> No
     history, best = list(solver.history), solver.best_params["Wh"].copy()
     solver.model.params["Wx"][0, 0] = np.nan
     with pytest.raises(
-        TrainingError, match=r"iteration 11 has loss nan and a gradient of norm nan; before it .*parameters Wx are not finite.*was Wx set"
+        TrainingError,
+        match=(
+            r"iteration 11 has loss nan and a gradient of norm nan; before it .*parameters Wx are"
+            r" not finite.*was Wx set"
+        ),
     ):
         solver.train()
     assert solver.history == history
@@ -233,7 +279,12 @@ def test_a_step_on_features_that_are_not_finite_changes_nothing() -> None:
 
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")
 def test_a_step_without_a_finite_gradient_changes_nothing() -> None:
-    solver = make(objective=lambda model, batch, workspace: (np.float32(np.nan), model.loss(batch.features, batch.captions)[1]))
+    solver = make(
+        objective=lambda model, batch, workspace: (
+            np.float32(np.nan),
+            model.loss(batch.features, batch.captions)[1],
+        )
+    )
     before = solver.model.params.flat.copy()
     with pytest.raises(TrainingError, match="has loss nan"):
         solver.step(*DATA.minibatch("train", np.arange(20)))
@@ -247,12 +298,16 @@ def test_a_solver_names_split_and_picture_of_features_that_are_not_finite() -> N
     features = val.features.copy()
     features[7, 5] = np.inf
     broken = replace(DATA, splits={**DATA.splits, "val": replace(val, features=features)})
-    picture = rf"split 'val'.*1 pictures, '{val.images[7]}' among them, have features that are not finite"
+    picture = (
+        rf"split 'val'.*1 pictures, '{val.images[7]}' among them, have features that are not finite"
+    )
     with pytest.raises(DataError, match=picture):
         make(broken)
     with pytest.raises(DataError, match=picture):
         broken.features("val", np.array([3, 7, 7]))
-    with pytest.raises(ValueError, match=r"fit_scaling: features of row 7 \(of 12\) are not finite"):
+    with pytest.raises(
+        ValueError, match=r"fit_scaling: features of row 7 \(of 12\) are not finite"
+    ):
         fit_scaling("standardize", features)
 
 
@@ -268,20 +323,39 @@ def test_a_learning_rate_may_be_zero_as_where_a_warm_up_begins(rate: Any) -> Non
 
 def test_data_whose_numbers_do_not_fit_are_refused_before_training() -> None:
     train = DATA.split("train")
-    for name, says in (("image_idxs", r"image_idxs hold numbers -1\.\."), ("captions", r"captions hold ids -1\.\.")):
+    for name, says in (
+        ("image_idxs", r"image_idxs hold numbers -1\.\."),
+        ("captions", r"captions hold ids -1\.\."),
+    ):
         shifted = replace(train, **{name: getattr(train, name) - 1})
         with pytest.raises(DataError, match=f"CaptioningSolver: the data, split 'train': {says}"):
             make(replace(DATA, splits={"train": shifted}))
-    with pytest.raises(TypeError, match="data is a str, expected CaptionData, or the dict that load_coco_data returns; open_data opens a file"):
+    with pytest.raises(
+        TypeError,
+        match=(
+            "data is a str, expected CaptionData, or the dict that load_coco_data returns;"
+            " open_data opens a file"
+        ),
+    ):
         make("flickr8k.h5")
-    with pytest.raises(TypeError, match=r"restore: state is a dict, expected what CaptioningSolver\.state\(\)"):
+    with pytest.raises(
+        TypeError, match=r"restore: state is a dict, expected what CaptioningSolver\.state\(\)"
+    ):
         make().restore({})  # type: ignore[arg-type]
 
 
 def test_an_objective_that_cannot_be_called_as_one_is_refused() -> None:
-    with pytest.raises(TypeError, match=r"objective is 'self-critical', expected a function of \(model, batch, workspace\).*SelfCritical\(data\)"):
+    with pytest.raises(
+        TypeError,
+        match=(
+            r"objective is 'self-critical', expected a function of \(model, batch,"
+            r" workspace\).*SelfCritical\(data\)"
+        ),
+    ):
         make(objective="self-critical")
-    with pytest.raises(TypeError, match=r"called as objective\(model, batch, workspace\).*too many positional"):
+    with pytest.raises(
+        TypeError, match=r"called as objective\(model, batch, workspace\).*too many positional"
+    ):
         make(objective=lambda model, batch: None)
 
 
@@ -289,7 +363,11 @@ def test_an_objective_that_cannot_be_called_as_one_is_refused() -> None:
     ("returned", "error", "says"),
     [
         (lambda loss, grads: loss, TypeError, r"a float32, expected the tuple \(loss, grads\)"),
-        (lambda loss, grads: (loss, dict(grads)), TypeError, "gradients as a dict, expected a Parameters.*holding"),
+        (
+            lambda loss, grads: (loss, dict(grads)),
+            TypeError,
+            "gradients as a dict, expected a Parameters.*holding",
+        ),
         (lambda loss, grads: (np.ones(3), grads), ValueError, r"a loss of shape \(3,\)"),
         (
             lambda loss, grads: (loss, Parameters({"Wx": (2, 2)}, np.zeros(4))),
@@ -298,8 +376,12 @@ def test_an_objective_that_cannot_be_called_as_one_is_refused() -> None:
         ),
     ],
 )
-def test_what_an_objective_returns_is_checked(returned: Any, error: type[Exception], says: str) -> None:
-    solver = make(objective=lambda model, batch, workspace: returned(*CrossEntropy().loss(model, batch)))
+def test_what_an_objective_returns_is_checked(
+    returned: Any, error: type[Exception], says: str
+) -> None:
+    solver = make(
+        objective=lambda model, batch, workspace: returned(*CrossEntropy().loss(model, batch))
+    )
     for call in (solver.train, lambda: solver.step(*DATA.minibatch("train", np.arange(4)))):
         with pytest.raises(error, match=f"the objective returned {says}"):
             call()  # type: ignore[operator]
@@ -307,7 +389,11 @@ def test_what_an_objective_returns_is_checked(returned: Any, error: type[Excepti
 
 def test_an_objective_may_return_its_loss_as_a_float() -> None:
     solver, usual = (
-        make(objective=lambda model, batch, workspace: (lambda loss, grads: (float(loss), grads))(*CrossEntropy().loss(model, batch, workspace))),
+        make(
+            objective=lambda model, batch, workspace: (lambda loss, grads: (float(loss), grads))(
+                *CrossEntropy().loss(model, batch, workspace)
+            )
+        ),
         make(),
     )
     for each in (solver, usual):
@@ -317,7 +403,11 @@ def test_an_objective_may_return_its_loss_as_a_float() -> None:
 
 
 def test_validation_takes_no_more_captions_than_there_are_to_train_on() -> None:
-    few = {**COURSE, "train_captions": COURSE["train_captions"][:20], "train_image_idxs": COURSE["train_image_idxs"][:20]}
+    few = {
+        **COURSE,
+        "train_captions": COURSE["train_captions"][:20],
+        "train_image_idxs": COURSE["train_image_idxs"][:20],
+    }
     solver = make(few, num_epochs=1)
     solver.train()
     spread = np.linspace(0, 59, 20).astype(int)
@@ -337,7 +427,9 @@ def test_asking_for_accuracy_does_not_disturb_training() -> None:
 
 
 def test_model_and_data_must_mean_the_same_words() -> None:
-    shifted = {word: (i + 1) % len(DATA.vocabulary) for word, i in DATA.vocabulary.word_to_idx.items()}
+    shifted = {
+        word: (i + 1) % len(DATA.vocabulary) for word, i in DATA.vocabulary.word_to_idx.items()
+    }
     with pytest.raises(ValueError, match=r"the model gives '<NULL>' the id 1 and the data 0"):
         CaptioningSolver(CaptioningRNN(shifted, DATA.feature_dim), DATA)
 
@@ -363,9 +455,13 @@ def test_the_parameters_with_the_least_validation_loss_are_kept_and_the_model_go
 
 def test_a_linear_rate_falls_with_each_step_to_zero_and_begins_anew_for_more_epochs() -> None:
     rates: list[float] = []
-    solver = make(lr_decay="linear", num_epochs=2, on_step=lambda solver: rates.append(solver.learning_rate))
+    solver = make(
+        lr_decay="linear", num_epochs=2, on_step=lambda solver: rates.append(solver.learning_rate)
+    )
     solver.train()
-    steps = [rates[k] for k in range(len(rates)) if k == 0 or rates[k] != rates[k - 1]]  # on_step is called in validation too
+    steps = [
+        rates[k] for k in range(len(rates)) if k == 0 or rates[k] != rates[k - 1]
+    ]  # on_step is called in validation too
     np.testing.assert_allclose(steps, 1e-2 * (1 - np.arange(1, 11) / 10), rtol=1e-12)
     state = solver.state()
     rates.clear()
@@ -394,8 +490,14 @@ def test_the_epoch_whose_captions_score_best_is_kept_if_that_is_asked_for() -> N
     assert solver.best_epoch == int(np.argmax(scores)) + 1 < 8
     solver.model.params = solver.best_params
     words = DATA.vocabulary
-    said = solver.model.sample(DATA.features("val", np.arange(12)), DATA.max_words, forbid=[words.null, words.start, words.unk])
-    expected = CiderD(list(DATA.reference_words("val").values())).scores([words.words(ids) for ids in said])
+    said = solver.model.sample(
+        DATA.features("val", np.arange(12)),
+        DATA.max_words,
+        forbid=[words.null, words.start, words.unk],
+    )
+    expected = CiderD(list(DATA.reference_words("val").values())).scores(
+        [words.words(ids) for ids in said]
+    )
     assert max(scores) == pytest.approx(expected.mean(), rel=1e-12)
 
 
@@ -409,14 +511,25 @@ def test_a_step_is_loss_clipping_and_the_rule(rule: str) -> None:
     scale = min(1.0, 1.0 / np.sqrt((grads.flat.astype(np.float64) ** 2).sum()))
     assert scale < 1
     for name, value in reference.model.params.items():
-        next_w, _ = getattr(optim, rule)(value, (grads[name] * scale).astype(np.float32), {"learning_rate": 1e-2})
-        np.testing.assert_allclose(solver.model.params[name], next_w, rtol=1e-4, atol=1e-7, err_msg=name)
+        next_w, _ = getattr(optim, rule)(
+            value, (grads[name] * scale).astype(np.float32), {"learning_rate": 1e-2}
+        )
+        np.testing.assert_allclose(
+            solver.model.params[name], next_w, rtol=1e-4, atol=1e-7, err_msg=name
+        )
 
 
-@pytest.mark.parametrize("way", [copy.copy, copy.deepcopy, pickle.dumps], ids=["copy", "deepcopy", "pickle"])
+@pytest.mark.parametrize(
+    "way", [copy.copy, copy.deepcopy, pickle.dumps], ids=["copy", "deepcopy", "pickle"]
+)
 def test_a_copy_of_a_solver_is_refused_with_what_to_do_instead(way: Callable[[Any], Any]) -> None:
     solver = make()
-    with pytest.raises(TypeError, match=r"another solver from the same arguments, and write other\.restore\(solver\.state\(\)\)"):
+    with pytest.raises(
+        TypeError,
+        match=(
+            r"another solver from the same arguments, and write other\.restore\(solver\.state\(\)\)"
+        ),
+    ):
         way(solver)
     solver.train()
     other = make()
@@ -443,12 +556,21 @@ def test_a_model_whose_parameters_are_a_plain_dict_is_refused_with_what_is_wante
     class Course:
         params: dict[str, np.ndarray] = {"Wx": np.zeros((2, 8))}  # noqa: RUF012 - as the course has it
 
-    with pytest.raises(TypeError, match=r"model\.params is a dict, expected .*Parameters, named views of one flat buffer; .*xpcap\.CaptioningRNN"):
+    with pytest.raises(
+        TypeError,
+        match=(
+            r"model\.params is a dict, expected .*Parameters, named views of one flat buffer;"
+            r" .*xpcap\.CaptioningRNN"
+        ),
+    ):
         CaptioningSolver(Course(), DATA)
 
 
 def test_the_learning_rate_can_be_set_and_goes_into_the_next_step_and_the_state() -> None:
-    solver, other = make(update_rule="sgd", lr_decay=0.5, num_epochs=1), make(update_rule="sgd", optim_config={"learning_rate": 3e-2})
+    solver, other = (
+        make(update_rule="sgd", lr_decay=0.5, num_epochs=1),
+        make(update_rule="sgd", optim_config={"learning_rate": 3e-2}),
+    )
     assert solver.learning_rate == 1e-2
     solver.learning_rate = np.float32(0.03)
     assert solver.learning_rate == pytest.approx(3e-2)
@@ -468,7 +590,9 @@ def test_the_learning_rate_can_be_set_and_goes_into_the_next_step_and_the_state(
 @pytest.mark.parametrize("value", [-1e-3, float("nan"), float("inf"), "1e-3", None])
 def test_a_learning_rate_that_is_none_is_refused(value: Any) -> None:
     solver = make()
-    with pytest.raises(ValueError, match=r"learning_rate is .*, expected a finite number of at least 0"):
+    with pytest.raises(
+        ValueError, match=r"learning_rate is .*, expected a finite number of at least 0"
+    ):
         solver.learning_rate = value
     assert solver.learning_rate == 1e-2
 
@@ -481,7 +605,10 @@ def test_a_state_that_does_not_fit_changes_nothing() -> None:
         other.restore(solver.state())
     right = make()
     with pytest.raises(ValueError, match="Wh missing or unknown"):
-        right.restore(solver.state(), best_params={name: value for name, value in solver.best_params.items() if name != "Wh"})
+        right.restore(
+            solver.state(),
+            best_params={name: value for name, value in solver.best_params.items() if name != "Wh"},
+        )
     for each in (other, right):
         np.testing.assert_array_equal(each.model.params.flat, before)
         assert (each.history, each.iteration) == (history, 0)
@@ -498,11 +625,15 @@ def test_optim_configs_show_each_parameters_state_as_the_course_does() -> None:
     assert config["t"] == 1
 
 
-def test_the_courses_lines_are_printed_every_print_every(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_courses_lines_are_printed_every_print_every(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     solver = make(COURSE, verbose=True, print_every=4, num_epochs=2)
     solver.train()
     lines = capsys.readouterr().out.splitlines()
-    assert [line.split(" loss")[0] for line in lines] == [f"(Iteration {i} / 10)" for i in (1, 5, 9)]
+    assert [line.split(" loss")[0] for line in lines] == [
+        f"(Iteration {i} / 10)" for i in (1, 5, 9)
+    ]
     assert float(lines[0].split("loss: ")[1]) == pytest.approx(solver.loss_history[0], abs=1e-6)
 
 
@@ -530,7 +661,9 @@ def test_without_a_val_split_the_latest_parameters_are_the_best() -> None:
         ({"clip_norm": -1.0}, ["clip_norm is -1.0", "positive"]),
     ],
 )
-def test_bad_options_are_named_with_what_was_wanted(options: dict[str, Any], words: list[str]) -> None:
+def test_bad_options_are_named_with_what_was_wanted(
+    options: dict[str, Any], words: list[str]
+) -> None:
     with pytest.raises(ValueError, match=r".") as caught:
         make(**options)
     for word in words:
@@ -539,7 +672,11 @@ def test_bad_options_are_named_with_what_was_wanted(options: dict[str, Any], wor
 
 def test_an_unknown_keyword_is_refused_with_the_near_one() -> None:
     with pytest.raises(
-        OptionError, match=r"CaptioningSolver: keyword 'batchsize' does not exist, expected one of update_rule, .*did you mean 'batch_size'"
+        OptionError,
+        match=(
+            r"CaptioningSolver: keyword 'batchsize' does not exist, expected one of update_rule,"
+            r" .*did you mean 'batch_size'"
+        ),
     ):
         make(batchsize=3)
 
@@ -563,5 +700,8 @@ def test_a_dict_without_the_courses_keys_is_refused() -> None:
 
 
 def test_epochs_with_equal_captions_are_told_apart_by_their_loss() -> None:
-    history = [{"epoch": k, "val_cider": cider, "val_loss": loss} for k, (cider, loss) in enumerate([(0.1, 9.0), (0.2, 8.0), (0.2, 7.0), (0.2, 7.0)])]
+    history = [
+        {"epoch": k, "val_cider": cider, "val_loss": loss}
+        for k, (cider, loss) in enumerate([(0.1, 9.0), (0.2, 8.0), (0.2, 7.0), (0.2, 7.0)])
+    ]
     assert best_of(history) is history[2]

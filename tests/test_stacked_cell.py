@@ -1,4 +1,6 @@
-"""A stack of two LSTMs is a cell: one entry in CELLS, made of the LSTM's own, which names the parameters of both."""
+"""A stack of two LSTMs is a cell: one entry in CELLS, made of the LSTM's own, which names the
+parameters of both.
+"""
 
 import json
 from pathlib import Path
@@ -11,7 +13,15 @@ from xpcap import CaptioningRNN, TrainOptions, open_run, train_run
 from xpcap.data import write_dataset
 from xpcap.data.synthetic import draw_data
 from xpcap.gradcheck import directional_errors, eval_numerical_gradient_array
-from xpcap.layers import CELLS, Attention, Cell, PackedSequences, affine_backward, affine_forward, lstm_forward
+from xpcap.layers import (
+    CELLS,
+    Attention,
+    Cell,
+    PackedSequences,
+    affine_backward,
+    affine_forward,
+    lstm_forward,
+)
 from xpcap.models import Beam, Policy
 
 LSTM = CELLS["lstm"]
@@ -19,7 +29,9 @@ LSTM = CELLS["lstm"]
 
 def shapes(W: int, H: int) -> dict[str, tuple[int, ...]]:
     lower, upper = LSTM.shapes(W, H), LSTM.shapes(H, H)
-    return {f"{name}1": shape for name, shape in lower.items()} | {f"{name}2": shape for name, shape in upper.items()}
+    return {f"{name}1": shape for name, shape in lower.items()} | {
+        f"{name}2": shape for name, shape in upper.items()
+    }
 
 
 def step(a: Any, state: Any, params: Any, buffer: Any, extra_term: Any = None) -> Any:
@@ -29,11 +41,15 @@ def step(a: Any, state: Any, params: Any, buffer: Any, extra_term: Any = None) -
     return (*LSTM.step(a2, state[:2], {"Wh": params["Wh2"]}, buffer.scope("2")), h1, c1)
 
 
-def rows_forward(a: Any, state0: Any, params: Any, rows: Any, buffer: Any = None, extra_term: Any = None) -> Any:
+def rows_forward(
+    a: Any, state0: Any, params: Any, rows: Any, buffer: Any = None, extra_term: Any = None
+) -> Any:
     h0, c0, lower_h0, lower_c0 = state0
     lower_h0 = np.zeros_like(h0) if lower_h0 is None else lower_h0
     scopes = [None if buffer is None else buffer.scope(layer) for layer in "12"]
-    h1, lower = LSTM.rows_forward(a, (lower_h0, lower_c0), {"Wh": params["Wh1"]}, rows, scopes[0], extra_term)
+    h1, lower = LSTM.rows_forward(
+        a, (lower_h0, lower_c0), {"Wh": params["Wh1"]}, rows, scopes[0], extra_term
+    )
     a2, between = affine_forward(h1, params["Wx2"], params["b2"])
     h2, upper = LSTM.rows_forward(a2, (h0, c0), {"Wh": params["Wh2"]}, rows, scopes[1])
     return h2, (lower, between, upper)
@@ -45,10 +61,16 @@ def rows_backward(dh: Any, cache: Any, buffer: Any = None, grads: Any = None) ->
     da2, dstate2, grads2 = LSTM.rows_backward(dh, upper, scopes[1])
     dh1, dWx2, db2 = affine_backward(da2, between)
     da, dstate1, grads1 = LSTM.rows_backward(dh1, lower, scopes[0])
-    return da, (*dstate2, *dstate1), {"Wh1": grads1["Wh"], "Wx2": dWx2, "Wh2": grads2["Wh"], "b2": db2}
+    return (
+        da,
+        (*dstate2, *dstate1),
+        {"Wh1": grads1["Wh"], "Wx2": dWx2, "Wh2": grads2["Wh"], "b2": db2},
+    )
 
 
-STACK = Cell(shapes, 4, step, rows_forward, rows_backward, takes_extra_term=True, inputs=("Wx1", "b1"))
+STACK = Cell(
+    shapes, 4, step, rows_forward, rows_backward, takes_extra_term=True, inputs=("Wx1", "b1")
+)
 
 
 @pytest.fixture(autouse=True)
@@ -67,10 +89,17 @@ def test_the_stack_is_one_lstm_on_the_states_of_another(rng: np.random.Generator
     np.testing.assert_allclose(h.reshape(T, N, H).transpose(1, 0, 2), expected, rtol=1e-12)
 
 
-def test_the_gradients_of_the_stack_are_those_of_finite_differences(rng: np.random.Generator) -> None:
-    """Packed rows, a random upstream gradient, states of both layers, and attention in the lower one."""
+def test_the_gradients_of_the_stack_are_those_of_finite_differences(
+    rng: np.random.Generator,
+) -> None:
+    """Packed rows, a random upstream gradient, states of both layers, and attention in the lower
+    one.
+    """
     N, H, P, rows = 4, 3, 2, PackedSequences.of([3, 2, 2], 4)
-    a, A, Wattn, dh = (rng.standard_normal(shape) for shape in ((rows.R, 4 * H), (N, P, H), (H, 4 * H), (rows.R, H)))
+    a, A, Wattn, dh = (
+        rng.standard_normal(shape)
+        for shape in ((rows.R, 4 * H), (N, P, H), (H, 4 * H), (rows.R, H))
+    )
     state0 = tuple(rng.standard_normal((4, N, H)))
     params = {name: rng.standard_normal(shape) for name, shape in shapes(H, H).items()}
 
@@ -89,17 +118,34 @@ def test_the_gradients_of_the_stack_are_those_of_finite_differences(rng: np.rand
 
 
 @pytest.mark.parametrize("inject", ["init", "every-step", "attention"])
-def test_a_stack_passes_the_gradient_check_and_samples_what_it_scores(inject: str, rng: np.random.Generator) -> None:
+def test_a_stack_passes_the_gradient_check_and_samples_what_it_scores(
+    inject: str, rng: np.random.Generator
+) -> None:
     shape = (4, 6) if inject == "attention" else 6
     data = draw_data(12, shape, 20, seed=0)
-    model = CaptioningRNN(data.vocabulary.word_to_idx, shape, 5, 7, "lstm2", np.float64, inject=inject, dropout=0.3, seed=0)
+    model = CaptioningRNN(
+        data.vocabulary.word_to_idx,
+        shape,
+        5,
+        7,
+        "lstm2",
+        np.float64,
+        inject=inject,
+        dropout=0.3,
+        seed=0,
+    )
     model.params.flat[...] *= 2
     batch = data.minibatch("train", np.arange(12))
     grads = model.loss(*batch, step=0)[1].copy()
-    assert max(directional_errors(lambda: model.loss(*batch, step=0)[0], model.params, grads, rng)) < 1e-7
+    assert (
+        max(directional_errors(lambda: model.loss(*batch, step=0)[0], model.params, grads, rng))
+        < 1e-7
+    )
     captions, p = model.sample_with_probabilities(batch[0], 8, forbid=[0, 1])
     given = np.concatenate([np.full((12, 1), data.vocabulary.start), captions], axis=1)
-    np.testing.assert_allclose(-np.log(p[captions != 0]).sum(), model.score(batch[0], given).nll, rtol=1e-10)
+    np.testing.assert_allclose(
+        -np.log(p[captions != 0]).sum(), model.score(batch[0], given).nll, rtol=1e-10
+    )
 
 
 def test_a_stack_is_trained_saved_reopened_and_sampled(tmp_path: Path) -> None:
@@ -107,17 +153,37 @@ def test_a_stack_is_trained_saved_reopened_and_sampled(tmp_path: Path) -> None:
     write_dataset(tmp_path / "x.h5", data)
     trained = train_run(
         TrainOptions(
-            data=tmp_path / "x.h5", out=tmp_path / "run", cell="lstm2", inject="attention+every-step", wordvec=16, hidden=32, epochs=15, score_epochs=0,
-            batch_size=6, lr=0.02, dropout=0.0, smoothing=0.0,
-            feature_scaling="none", select="loss",
+            data=tmp_path / "x.h5",
+            out=tmp_path / "run",
+            cell="lstm2",
+            inject="attention+every-step",
+            wordvec=16,
+            hidden=32,
+            epochs=15,
+            score_epochs=0,
+            batch_size=6,
+            lr=0.02,
+            dropout=0.0,
+            smoothing=0.0,
+            feature_scaling="none",
+            select="loss",
         )
-    )  # fmt: skip
-    losses = [json.loads(line)["train_loss"] for line in (tmp_path / "run" / "history.jsonl").read_text().splitlines()]
+    )
+    losses = [
+        json.loads(line)["train_loss"]
+        for line in (tmp_path / "run" / "history.jsonl").read_text().splitlines()
+    ]
     assert losses[-1] < losses[0] / 1.5
     run = open_run(tmp_path / "run")
     assert list(run.model.params)[3:9] == ["Wx1", "Wh1", "b1", "Wx2", "Wh2", "b2"]
     features = data.features("train", np.arange(12))
-    greedy, beam = (run.model.decode(features, policy) for policy in (Policy(), Beam(3, length_penalty=0)))
+    greedy, beam = (
+        run.model.decode(features, policy) for policy in (Policy(), Beam(3, length_penalty=0))
+    )
     assert (beam.log_probabilities >= greedy.log_probabilities - 1e-4).all()
-    np.testing.assert_array_equal(greedy.captions, trained.run.model.decode(features, Policy()).captions)
-    assert len(np.unique(beam.captions[:, 0], axis=0)) > 3  # it says different things of different pictures
+    np.testing.assert_array_equal(
+        greedy.captions, trained.run.model.decode(features, Policy()).captions
+    )
+    assert (
+        len(np.unique(beam.captions[:, 0], axis=0)) > 3
+    )  # it says different things of different pictures

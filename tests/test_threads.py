@@ -1,4 +1,6 @@
-"""Threads of one program that compute with xpcap: the bits of the main thread in any other, alone or beside another one, and BLAS as it was."""
+"""Threads of one program that compute with xpcap: the bits of the main thread in any other, alone
+or beside another one, and BLAS as it was.
+"""
 
 import json
 import os
@@ -11,18 +13,30 @@ import pytest
 
 from xpcap.threads import cores
 
-pytestmark = [pytest.mark.threads, pytest.mark.skipif(cores() < 2, reason="BLAS has one thread here: there is nothing to share")]
+pytestmark = [
+    pytest.mark.threads,
+    pytest.mark.skipif(cores() < 2, reason="BLAS has one thread here: there is nothing to share"),
+]
 PROGRAM = Path(__file__).parent / "threads.py"
-FORMER = Path(sys.prefix) / "threadpoolctl-3.7"  # of `make test`; from 3.8 on only the thread that set a limit first may set another
+FORMER = (
+    Path(sys.prefix) / "threadpoolctl-3.7"
+)  # of `make test`; from 3.8 on only the thread that set a limit first may set another
 
 
 def run(version: str, *arguments: str) -> dict[str, Any]:
     if version == "3.7" and not FORMER.is_dir():
         pytest.skip("threadpoolctl 3.7 is not beside the installed one, as `make test` puts it")
-    path = os.pathsep.join([*([str(FORMER)] if version == "3.7" else []), str(PROGRAM.parent.parent)])
+    path = os.pathsep.join(
+        [*([str(FORMER)] if version == "3.7" else []), str(PROGRAM.parent.parent)]
+    )
     environment = {**os.environ, "PYTHONPATH": path}
     shown = subprocess.run(
-        [sys.executable, str(PROGRAM), *arguments], env=environment, capture_output=True, text=True, check=True, timeout=300
+        [sys.executable, str(PROGRAM), *arguments],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=300,
     ).stdout
     found: dict[str, Any] = json.loads(shown)
     assert found["version"].startswith(version if version == "3.7" else "")
@@ -39,9 +53,13 @@ def run(version: str, *arguments: str) -> dict[str, Any]:
     ],
     ids=lambda value: value if isinstance(value, str) else "-".join(value),
 )
-def test_any_thread_has_the_bits_of_main_also_beside_another_and_blas_keeps_its_threads(version: str, arguments: list[str]) -> None:
+def test_any_thread_has_the_bits_of_main_also_beside_another_and_blas_keeps_its_threads(
+    version: str, arguments: list[str]
+) -> None:
     found = run(version, *arguments)
     alone = found["main"]
     assert found["thread"] == alone
-    assert found["beside"] == {f"{name} in {where}": bits for name, bits in alone.items() for where in ("main", "thread")}
+    assert found["beside"] == {
+        f"{name} in {where}": bits for name, bits in alone.items() for where in ("main", "thread")
+    }
     assert found["after"] == found["threads"]

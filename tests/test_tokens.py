@@ -35,7 +35,9 @@ from xpcap.errors import DataError
         ("1️⃣ ½ x² …", "1 x"),
     ],
 )
-def test_words_are_runs_of_letters_of_any_script_and_characters_of_scripts_without_spaces(text: str, words: str) -> None:
+def test_words_are_runs_of_letters_of_any_script_and_characters_of_scripts_without_spaces(
+    text: str, words: str
+) -> None:
     expected = unicodedata.normalize("NFC", words).split(" ") if words else []
     assert tokenize(text) == tokenize(unicodedata.normalize("NFD", text)) == expected
     assert has_word(text) == bool(words)
@@ -43,9 +45,18 @@ def test_words_are_runs_of_letters_of_any_script_and_characters_of_scripts_witho
 
 
 def test_the_former_tokeniser_is_there_for_data_sets_that_record_none() -> None:
-    assert tokenize("Ein Mädchen fährt: 2 Äpfel", tokeniser="ascii") == "ein m dchen f hrt 2 pfel".split()
+    assert (
+        tokenize("Ein Mädchen fährt: 2 Äpfel", tokeniser="ascii")
+        == "ein m dchen f hrt 2 pfel".split()
+    )
     assert tokenize("一只狗", tokeniser="ascii") == []
-    with pytest.raises(DataError, match="tokenize: tokeniser 'acsii' does not exist, expected one of unicode, ascii; did you mean 'ascii'"):
+    with pytest.raises(
+        DataError,
+        match=(
+            "tokenize: tokeniser 'acsii' does not exist, expected one of unicode, ascii; did you"
+            " mean 'ascii'"
+        ),
+    ):
         tokenize("a", tokeniser="acsii")
 
 
@@ -63,4 +74,9 @@ def test_words_make_a_line_with_spaces_where_the_script_has_them() -> None:
     assert detokenize(["一", "<UNK>", "狗", "2", "只"]) == "一 <UNK> 狗 2 只"
     assert detokenize(tokenize("เด็กผู้หญิงกำลังวิ่ง")) == "เด็กผู้หญิงกำลังวิ่ง"
     assert detokenize(["小狗", "跑"]) == "小狗跑"  # of a vocabulary that was cut otherwise
-    assert (detokenize([]), gaps([]), gaps(["a"]), gaps(["a", "狗", "跑"])) == ("", [], [""], [" ", "", ""])
+    assert (detokenize([]), gaps([]), gaps(["a"]), gaps(["a", "狗", "跑"])) == (
+        "",
+        [],
+        [""],
+        [" ", "", ""],
+    )

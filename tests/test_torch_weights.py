@@ -1,4 +1,6 @@
-"""The one reader of pickles: weights of a known digest go in as arrays, and nothing that a file names is called."""
+"""The one reader of pickles: weights of a known digest go in as arrays, and nothing that a file
+names is called.
+"""
 
 import hashlib
 import io
@@ -16,7 +18,9 @@ from xpcap.errors import DataError
 
 
 class Global:
-    """Pickled as the call of a function by its name, as torch pickles tensors, and as an attacker pickles a command."""
+    """Pickled as the call of a function by its name, as torch pickles tensors, and as an attacker
+    pickles a command.
+    """
 
     def __init__(self, module: str, name: str, *arguments: Any) -> None:
         self.module, self.name, self.arguments = module, name, arguments
@@ -33,7 +37,11 @@ class Pickler(pickle._Pickler):  # type: ignore[name-defined] # the one in Pytho
     dispatch: ClassVar[Any] = dict(pickle._Pickler.dispatch)  # type: ignore[attr-defined]
 
     def persistent_id(self, thing: Any) -> Any:
-        return ("storage", Name("torch", thing.kind), thing.key, "cpu", thing.count, None) if isinstance(thing, Storage) else None
+        return (
+            ("storage", Name("torch", thing.kind), thing.key, "cpu", thing.count, None)
+            if isinstance(thing, Storage)
+            else None
+        )
 
     def save_name(self, thing: Any) -> None:
         self.write(pickle.GLOBAL + f"{thing.module}\n{thing.name}\n".encode())
@@ -51,8 +59,19 @@ class Name(Global):
 Pickler.dispatch.update({Global: Pickler.save_global_call, Name: Pickler.save_name})
 
 
-def tensor(key: str, count: int, offset: int, shape: tuple[int, ...], strides: tuple[int, ...]) -> Global:
-    return Global("torch._utils", "_rebuild_tensor_v2", Storage(key, count), offset, shape, strides, False, OrderedDict())
+def tensor(
+    key: str, count: int, offset: int, shape: tuple[int, ...], strides: tuple[int, ...]
+) -> Global:
+    return Global(
+        "torch._utils",
+        "_rebuild_tensor_v2",
+        Storage(key, count),
+        offset,
+        shape,
+        strides,
+        False,
+        OrderedDict(),
+    )
 
 
 def torch_file(state: Any, storages: dict[str, np.ndarray], magic: int = MAGIC) -> bytes:
@@ -73,7 +92,11 @@ NUMBERS = np.arange(6, dtype=np.float32)
 
 
 def test_arrays_come_out_as_they_were_strided_shared_and_read_only(tmp_path: Path) -> None:
-    state = OrderedDict(rows=tensor("0", 6, 0, (2, 3), (3, 1)), columns=tensor("0", 6, 0, (3, 2), (1, 3)), tail=tensor("0", 6, 4, (2,), (1,)))
+    state = OrderedDict(
+        rows=tensor("0", 6, 0, (2, 3), (3, 1)),
+        columns=tensor("0", 6, 0, (3, 2), (1, 3)),
+        tail=tensor("0", 6, 4, (2,), (1,)),
+    )
     state["one"] = tensor("0", 6, 5, (), ())
     arrays = read(tmp_path / "w.pth", torch_file(state, {"0": NUMBERS}))
     np.testing.assert_array_equal(arrays["rows"], NUMBERS.reshape(2, 3))
@@ -83,7 +106,9 @@ def test_arrays_come_out_as_they_were_strided_shared_and_read_only(tmp_path: Pat
     assert not any(array.flags.writeable for array in arrays.values())
 
 
-def test_another_digest_is_refused_before_anything_is_unpickled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_another_digest_is_refused_before_anything_is_unpickled(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("xpcap.encoders.torch_weights._Reader", None)
     (tmp_path / "w.pth").write_bytes(torch_file(OrderedDict(), {}))
     with pytest.raises(DataError, match=r"has SHA-256 .*, expected 0000"):
@@ -93,35 +118,78 @@ def test_another_digest_is_refused_before_anything_is_unpickled(tmp_path: Path, 
 TWO = OrderedDict(w=tensor("0", 6, 0, (2, 3), (3, 1)))
 WHOLE = torch_file(TWO, {"0": NUMBERS})
 HOSTILE = {
-    "a command": (torch_file(OrderedDict(w=Global("os", "system", "touch owned")), {}), "names os.system"),
-    "a command where the magic stands": (torch_file({}, {}, magic=Global("posix", "system", "touch owned")), "names posix.system"),  # type: ignore[arg-type]
-    "a builtin": (torch_file(OrderedDict(w=Global("builtins", "eval", "open('owned', 'w')")), {}), "names builtins.eval"),
-    "a part of an allowed module": (torch_file(OrderedDict(w=Name("collections", "OrderedDict.__init__.__globals__")), {}), "names collections.Ord"),
-    "another type of storage": (torch_file(OrderedDict(w=Storage("0", 6, "QUInt8Storage")), {"0": NUMBERS}), "names torch.QUInt8Storage"),
+    "a command": (
+        torch_file(OrderedDict(w=Global("os", "system", "touch owned")), {}),
+        "names os.system",
+    ),
+    "a command where the magic stands": (
+        torch_file({}, {}, magic=Global("posix", "system", "touch owned")),
+        "names posix.system",
+    ),  # type: ignore[arg-type]
+    "a builtin": (
+        torch_file(OrderedDict(w=Global("builtins", "eval", "open('owned', 'w')")), {}),
+        "names builtins.eval",
+    ),
+    "a part of an allowed module": (
+        torch_file(OrderedDict(w=Name("collections", "OrderedDict.__init__.__globals__")), {}),
+        "names collections.Ord",
+    ),
+    "another type of storage": (
+        torch_file(OrderedDict(w=Storage("0", 6, "QUInt8Storage")), {"0": NUMBERS}),
+        "names torch.QUInt8Storage",
+    ),
     "another magic": (torch_file(TWO, {"0": NUMBERS}, magic=7), "it starts with 7"),
     "a zip, as PyTorch writes today": (b"PK\x03\x04" + bytes(100), "cannot be read"),
     "nothing": (b"", "cannot be read"),
     "an end within a pickle": (WHOLE[:60], "cannot be read"),
     "an end within the numbers": (WHOLE[:-4], "buffer is smaller"),
-    "a storage of another size": (torch_file(TWO, {"0": NUMBERS[:5]}), "does not hold the 6 numbers"),
+    "a storage of another size": (
+        torch_file(TWO, {"0": NUMBERS[:5]}),
+        "does not hold the 6 numbers",
+    ),
     "a storage that is missing": (torch_file(TWO, {}), "cannot be read"),
-    "billions of numbers": (torch_file(OrderedDict(w=tensor("0", 1 << 40, 0, (1 << 40,), (1,))), {"0": NUMBERS}), "does not hold"),
-    "a shape beyond its storage": (torch_file(OrderedDict(w=tensor("0", 6, 0, (7,), (1,))), {"0": NUMBERS}), "expected at most the 6 numbers"),
-    "much out of little": (torch_file(OrderedDict(w=tensor("0", 6, 0, (1 << 40,), (0,))), {"0": NUMBERS}), "expected at most the 6 numbers"),
-    "strides that lead out": (torch_file(OrderedDict(w=tensor("0", 6, 0, (2, 3), (6, 1))), {"0": NUMBERS}), "cannot be read"),
-    "strides that lead back": (torch_file(OrderedDict(w=tensor("0", 6, 0, (3,), (-1,))), {"0": NUMBERS}), "cannot be read"),
-    "an offset that leads out": (torch_file(OrderedDict(w=tensor("0", 6, 4, (3,), (1,))), {"0": NUMBERS}), "cannot be read"),
-    "an offset before the storage": (torch_file(OrderedDict(w=tensor("0", 6, -1, (3,), (1,))), {"0": NUMBERS}), "cannot be read"),
+    "billions of numbers": (
+        torch_file(OrderedDict(w=tensor("0", 1 << 40, 0, (1 << 40,), (1,))), {"0": NUMBERS}),
+        "does not hold",
+    ),
+    "a shape beyond its storage": (
+        torch_file(OrderedDict(w=tensor("0", 6, 0, (7,), (1,))), {"0": NUMBERS}),
+        "expected at most the 6 numbers",
+    ),
+    "much out of little": (
+        torch_file(OrderedDict(w=tensor("0", 6, 0, (1 << 40,), (0,))), {"0": NUMBERS}),
+        "expected at most the 6 numbers",
+    ),
+    "strides that lead out": (
+        torch_file(OrderedDict(w=tensor("0", 6, 0, (2, 3), (6, 1))), {"0": NUMBERS}),
+        "cannot be read",
+    ),
+    "strides that lead back": (
+        torch_file(OrderedDict(w=tensor("0", 6, 0, (3,), (-1,))), {"0": NUMBERS}),
+        "cannot be read",
+    ),
+    "an offset that leads out": (
+        torch_file(OrderedDict(w=tensor("0", 6, 4, (3,), (1,))), {"0": NUMBERS}),
+        "cannot be read",
+    ),
+    "an offset before the storage": (
+        torch_file(OrderedDict(w=tensor("0", 6, -1, (3,), (1,))), {"0": NUMBERS}),
+        "cannot be read",
+    ),
     "a list": (torch_file([1, 2], {}), "cannot be read"),
     "no tensors": (torch_file(OrderedDict(w=3), {}), "cannot be read"),
 }
 
 
 @pytest.mark.parametrize("name", HOSTILE)
-def test_a_hostile_file_is_refused_and_nothing_in_it_runs(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_hostile_file_is_refused_and_nothing_in_it_runs(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     content, says = HOSTILE[name]
-    with pytest.raises(DataError, match=r"read_torch: w\.pth cannot be read as PyTorch weights") as caught:
+    with pytest.raises(
+        DataError, match=r"read_torch: w\.pth cannot be read as PyTorch weights"
+    ) as caught:
         read(Path("w.pth"), content)
     assert says in str(caught.value)
     assert [path.name for path in tmp_path.iterdir()] == ["w.pth"]

@@ -1,4 +1,6 @@
-"""Every CUDA kernel on the CPU: its arithmetic at ragged sizes, its order of adding, its barriers, and the races that a mistake would make."""
+"""Every CUDA kernel on the CPU: its arithmetic at ragged sizes, its order of adding, its barriers,
+and the races that a mistake would make.
+"""
 
 import functools
 import re
@@ -17,7 +19,16 @@ from xpcap import ops
 
 TOLERANCE = {"float": 1e-6, "double": 2e-15}  # of the largest value
 ATTENTION = ("attend_step", "attend_step_backward", "attention_sum")
-BARRIERS = ("softmax_loss", "weighted_sum", "squares", "root", "clip", "lstm_step", "lstm_step_backward", *ATTENTION)
+BARRIERS = (
+    "softmax_loss",
+    "weighted_sum",
+    "squares",
+    "root",
+    "clip",
+    "lstm_step",
+    "lstm_step_backward",
+    *ATTENTION,
+)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -41,41 +52,75 @@ class Row(NamedTuple):
 
 
 def arithmetic_table(kernels: Any = CASES, reals: Any = REALS) -> list[Row]:
-    """Every kernel at every size, on poisoned outputs between guard bands; AssertionError where a band is touched or the order matters."""
-    return [_arithmetic(kernel, real, size) for kernel in kernels for real in reals for size in CASES[kernel].sizes]
+    """Every kernel at every size, on poisoned outputs between guard bands; AssertionError where a
+    band is touched or the order matters.
+    """
+    return [
+        _arithmetic(kernel, real, size)
+        for kernel in kernels
+        for real in reals
+        for size in CASES[kernel].sizes
+    ]
 
 
 def _arithmetic(kernel: str, real: str, size: dict[str, Any]) -> Row:
     cases = [CASES[kernel].make(Draw(real), **size) for _ in range(2)]
     in_order, shuffled = (case.run(real, seed) for case, seed in zip(cases, (0, 9), strict=True))
     for case in cases:
-        assert all(bands_are_whole(a) for a in case.args if isinstance(a, np.ndarray)), f"{kernel} {size}: wrote beyond the end of an array"
-    assert [a.tobytes() for a in in_order] == [a.tobytes() for a in shuffled], f"{kernel} {size}: the result depends on the order of the threads"
+        assert all(bands_are_whole(a) for a in case.args if isinstance(a, np.ndarray)), (
+            f"{kernel} {size}: wrote beyond the end of an array"
+        )
+    assert [a.tobytes() for a in in_order] == [a.tobytes() for a in shuffled], (
+        f"{kernel} {size}: the result depends on the order of the threads"
+    )
     return Row(kernel, real, CASES[kernel].label(size), cases[0].error(in_order))
 
 
 def test_twin_builds_every_file_without_a_warning() -> None:
     with ThreadPoolExecutor(2) as pool:
-        built = list(pool.map(lambda job: twin.build(*job), [(path, real) for path in twin.files() for real in REALS]))
+        built = list(
+            pool.map(
+                lambda job: twin.build(*job),
+                [(path, real) for path in twin.files() for real in REALS],
+            )
+        )
     assert [one.warnings for one in built] == [""] * len(built)
 
 
 def test_twin_covers_every_kernel_of_every_file() -> None:
-    assert {(path.name, kernel) for path in twin.files() for kernel in twin.parameters(path)} == {(case.file, k) for k, case in CASES.items()}
+    assert {(path.name, kernel) for path in twin.files() for kernel in twin.parameters(path)} == {
+        (case.file, k) for k, case in CASES.items()
+    }
 
 
 @pytest.mark.parametrize("real", REALS)
 @pytest.mark.parametrize("kernel", CASES)
-def test_twin_equals_the_equations_in_any_order_and_stays_inside_its_arrays(kernel: str, real: str) -> None:
+def test_twin_equals_the_equations_in_any_order_and_stays_inside_its_arrays(
+    kernel: str, real: str
+) -> None:
     for row in arithmetic_table([kernel], [real]):
         assert row.error < TOLERANCE[real], row
 
 
 @pytest.mark.parametrize("real", REALS)
-@pytest.mark.parametrize("kernel", ["softmax_loss", "segment_sum", "squares", "root", "lstm_step", "lstm_step_backward", *ATTENTION])
+@pytest.mark.parametrize(
+    "kernel",
+    [
+        "softmax_loss",
+        "segment_sum",
+        "squares",
+        "root",
+        "lstm_step",
+        "lstm_step_backward",
+        *ATTENTION,
+    ],
+)
 def test_twin_sums_have_the_same_bits_each_time(kernel: str, real: str) -> None:
     def bits(seed: int) -> list[bytes]:
-        return [a.tobytes() for a in CASES[kernel].make(Draw(real, 5), **CASES[kernel].sizes[-1]).run(real, seed)]
+        return [
+            a.tobytes()
+            for a in CASES[kernel].make(Draw(real, 5), **CASES[kernel].sizes[-1]).run(real, seed)
+        ]
 
     assert bits(0) == bits(0) == bits(1) == bits(2)
 
@@ -105,7 +150,10 @@ def test_twin_softmax_loss_takes_huge_and_infinite_scores_as_the_equations_do(re
     targets = np.array([target for _, target in rows], np.int32)
     with np.errstate(all="ignore"):
         nll, dscores = softmax_equations(scores, targets)
-    got_nll, got = guarded(np.full(len(rows), nan, REALS[real])), guarded(np.full(scores.shape, nan, REALS[real]))
+    got_nll, got = (
+        guarded(np.full(len(rows), nan, REALS[real])),
+        guarded(np.full(scores.shape, nan, REALS[real])),
+    )
     bias = np.zeros(4, REALS[real])
     launch(
         "softmax_loss",
@@ -129,11 +177,26 @@ def test_twin_softmax_loss_takes_huge_and_infinite_scores_as_the_equations_do(re
 
 @pytest.mark.parametrize("real", REALS)
 @pytest.mark.parametrize("target", [-1, 4, 2**31 - 1, -(2**31)])
-def test_twin_softmax_loss_of_a_target_outside_the_vocabulary_is_nan(real: str, target: int) -> None:
+def test_twin_softmax_loss_of_a_target_outside_the_vocabulary_is_nan(
+    real: str, target: int
+) -> None:
     """And nothing beyond the scores is read or written."""
     scores, nll, got = (guarded(np.full(shape, 0.5, REALS[real])) for shape in ((1, 4), 1, (1, 4)))
     one = np.ones(4, REALS[real])
-    launch("softmax_loss", real, 1, scores, one, np.array([target], np.int32), one, np.float64(1), np.float64(0), nll, got, *ints(1, 0, 4))
+    launch(
+        "softmax_loss",
+        real,
+        1,
+        scores,
+        one,
+        np.array([target], np.int32),
+        one,
+        np.float64(1),
+        np.float64(0),
+        nll,
+        got,
+        *ints(1, 0, 4),
+    )
     assert np.isnan(nll[0])
     np.testing.assert_allclose(got, 0.25)
     assert all(bands_are_whole(x) for x in (nll, got))
@@ -141,9 +204,14 @@ def test_twin_softmax_loss_of_a_target_outside_the_vocabulary_is_nan(real: str, 
 
 @pytest.mark.parametrize("real", REALS)
 def test_twin_attention_takes_scores_of_any_size_and_passes_nan_on(real: str) -> None:
-    """Whole numbers, so that the scores, up to a thousand on either side of 0, are exact; exp() of one overflows above 88, or 709 in double."""
+    """Whole numbers, so that the scores, up to a thousand on either side of 0, are exact; exp() of
+    one overflows above 88, or 709 in double.
+    """
     rng, (n, P, H) = np.random.default_rng(3), (7, 49, 16)
-    A, h = (rng.integers(-most, most, shape, endpoint=True).astype(REALS[real]) for most, shape in ((16, (n, P, H)), (64, (n, H))))
+    A, h = (
+        rng.integers(-most, most, shape, endpoint=True).astype(REALS[real])
+        for most, shape in ((16, (n, P, H)), (64, (n, H)))
+    )
     h[1] *= 0  # equal scores
     A[2], h[2] = 16, 64  # equal and large
     A[3], h[3] = 16, -64  # and as far below 0
@@ -152,11 +220,16 @@ def test_twin_attention_takes_scores_of_any_size_and_passes_nan_on(real: str) ->
     assert np.nanmax(np.abs(scores)) > 4000
     p = np.exp(scores - scores.max(axis=1, keepdims=True))
     p /= p.sum(axis=1, keepdims=True)
-    weights, context = guarded(np.zeros((n, P), REALS[real])), guarded(np.zeros((n, H), REALS[real]))
+    weights, context = (
+        guarded(np.zeros((n, P), REALS[real])),
+        guarded(np.zeros((n, H), REALS[real])),
+    )
     launch("attend_step", real, n, h, A, weights, context, *ints(0, 0, P, H))
     assert np.isnan(weights[4]).all()
     np.testing.assert_allclose(weights, p, rtol=TOLERANCE[real], atol=1e-30)
-    np.testing.assert_allclose(context, np.matmul(p[:, None], A)[:, 0], rtol=TOLERANCE[real], atol=16 * TOLERANCE[real])
+    np.testing.assert_allclose(
+        context, np.matmul(p[:, None], A)[:, 0], rtol=TOLERANCE[real], atol=16 * TOLERANCE[real]
+    )
 
 
 @pytest.mark.parametrize("real", REALS)
@@ -176,7 +249,11 @@ def test_twin_clip_follows_the_norm_wherever_it_goes(real: str, norm: float) -> 
 @pytest.mark.parametrize("real", REALS)
 def test_twin_norm_keeps_nan_and_infinity_and_does_not_overflow_early(real: str) -> None:
     def norm(*values: float) -> float:
-        x, partial, out = np.array(values, REALS[real]), np.full(256, np.nan), np.full((), np.nan, REALS[real])
+        x, partial, out = (
+            np.array(values, REALS[real]),
+            np.full(256, np.nan),
+            np.full((), np.nan, REALS[real]),
+        )
         launch("squares", real, 256, x, partial, np.int64(len(x)))
         launch("root", real, 1, partial, out)
         return float(out)
@@ -190,13 +267,32 @@ def test_twin_norm_keeps_nan_and_infinity_and_does_not_overflow_early(real: str)
 
 
 @pytest.mark.parametrize("real", REALS)
-@pytest.mark.parametrize(("loss", "norm", "before", "after"), [
-    (1.5, 2.5, 1, 1), (1.5, 2.5, 0, 0), (np.nan, 2.5, 1, 0), (1.5, np.nan, 1, 0), (np.inf, 2.5, 1, 0), (1.5, -np.inf, 1, 0), (np.nan, np.inf, 0, 0),
-])  # fmt: skip
-def test_twin_record_step_notes_what_is_not_finite_for_good(real: str, loss: float, norm: float, before: float, after: float) -> None:
+@pytest.mark.parametrize(
+    ("loss", "norm", "before", "after"),
+    [
+        (1.5, 2.5, 1, 1),
+        (1.5, 2.5, 0, 0),
+        (np.nan, 2.5, 1, 0),
+        (1.5, np.nan, 1, 0),
+        (np.inf, 2.5, 1, 0),
+        (1.5, -np.inf, 1, 0),
+        (np.nan, np.inf, 0, 0),
+    ],
+)
+def test_twin_record_step_notes_what_is_not_finite_for_good(
+    real: str, loss: float, norm: float, before: float, after: float
+) -> None:
     record = np.full((4, 2), 7, REALS[real])
     record[0, 0] = before
-    launch("record_step", real, 1, record, np.array(loss, REALS[real]), np.array(norm, REALS[real]), np.int32(1))
+    launch(
+        "record_step",
+        real,
+        1,
+        record,
+        np.array(loss, REALS[real]),
+        np.array(norm, REALS[real]),
+        np.int32(1),
+    )
     np.testing.assert_array_equal(record, np.array([[after, 7], [7, 7], [loss, norm], [7, 7]]))
 
 
@@ -211,7 +307,17 @@ def test_twin_dropped_units_are_zero_whatever_they_were(real: str) -> None:
 def test_twin_adam_leaves_what_has_no_gradient(real: str) -> None:
     w, zero = np.array([1.25, -3], REALS[real]), np.zeros(2, REALS[real])
     m, v = zero.copy(), zero.copy()
-    launch("adam_update", real, 1, w, zero, m, v, *map(np.float64, (1e-3, 0.9, 0.999, 1e-8)), np.int64(2))
+    launch(
+        "adam_update",
+        real,
+        1,
+        w,
+        zero,
+        m,
+        v,
+        *map(np.float64, (1e-3, 0.9, 0.999, 1e-8)),
+        np.int64(2),
+    )
     np.testing.assert_array_equal([w, m, v], [[1.25, -3], [0, 0], [0, 0]])
 
 
@@ -219,7 +325,9 @@ def test_twin_adam_leaves_what_has_no_gradient(real: str) -> None:
 
 
 class Plant(NamedTuple):
-    """A mistake: in a kernel, what the pattern finds for the `nth` time is replaced (see planting.py)."""
+    """A mistake: in a kernel, what the pattern finds for the `nth` time is replaced (see
+    planting.py).
+    """
 
     kernel: str
     mistake: str
@@ -230,13 +338,24 @@ class Plant(NamedTuple):
     function: str = ""  # where the pattern is; the kernel itself if it is not said
 
     def text(self) -> str:
-        text, count = in_cuda(source(self.kernel).read_text(encoding="utf-8"), self.function or self.kernel, self.pattern, self.instead, self.nth)
+        text, count = in_cuda(
+            source(self.kernel).read_text(encoding="utf-8"),
+            self.function or self.kernel,
+            self.pattern,
+            self.instead,
+            self.nth,
+        )
         assert count == 1, f"{self.kernel}: {self.pattern!r} is not found {self.nth + 1} times"
         return text
 
 
-FEW = 32  # threads of a block here: the sanitizer tells 255 threads apart, and forgets what happened before when there are more
-FEWEST = {"lstm_step": 64, "lstm_step_backward": 64}  # 16 units of four rows, the least that its threads share out
+# threads of a block here: the sanitizer tells 255 threads apart, and forgets what happened before
+# when there are more
+FEW = 32
+FEWEST = {
+    "lstm_step": 64,
+    "lstm_step_backward": 64,
+}  # 16 units of four rows, the least that its threads share out
 BARRIER = r"__syncthreads\(\);"
 PLANTS = [
     Plant("softmax_loss", "no barrier before the maxima meet", BARRIER, "", 0),
@@ -244,39 +363,97 @@ PLANTS = [
     Plant("softmax_loss", "no barrier before the sums take the maximum's place", BARRIER, "", 2),
     Plant("softmax_loss", "no barrier before the sums meet", BARRIER, "", 3),
     Plant("softmax_loss", "no barrier within the tree of sums", BARRIER, "", 4),
-    Plant("softmax_loss", "no barrier before the sum of scores takes the sum's place", BARRIER, "", 5, -1),
-    Plant("softmax_loss", "the target's score read after the gradient took its place", "most - target_score", "most - scores[row + target]", 0, -4),
+    Plant(
+        "softmax_loss",
+        "no barrier before the sum of scores takes the sum's place",
+        BARRIER,
+        "",
+        5,
+        -1,
+    ),
+    Plant(
+        "softmax_loss",
+        "the target's score read after the gradient took its place",
+        "most - target_score",
+        "most - scores[row + target]",
+        0,
+        -4,
+    ),
     Plant("squares", "no barrier before the sums meet", BARRIER, "", 0),
     Plant("weighted_sum", "no barrier within the tree", BARRIER, "", 1),
     Plant("scatter", "rows in one place", r"out\[k\] =", "out[k % C] ="),
     Plant("root", "no barrier within the tree", BARRIER, "", 1, function="root_of"),
     Plant("clip", "no barrier before the partial sums meet", BARRIER, "", 0, function="root_of"),
     Plant("segment_sum", "two threads on one column", r"\+ column\] = sum", "+ column / 2] = sum"),
-    Plant("segment_sum", "all segments in the first one's place", r"out\[\(long long\)k \* C", "out[0LL * C"),
-    Plant("sequence_sum", "all sequences in the first one's place", r"out\[\(long long\)k \* C", "out[0LL * C"),
+    Plant(
+        "segment_sum",
+        "all segments in the first one's place",
+        r"out\[\(long long\)k \* C",
+        "out[0LL * C",
+    ),
+    Plant(
+        "sequence_sum",
+        "all sequences in the first one's place",
+        r"out\[\(long long\)k \* C",
+        "out[0LL * C",
+    ),
     *(
         Plant(kernel, f"no barrier {place}", BARRIER, "", nth, function=function)
         for kernel in ("attend_step", "attend_step_backward")
-        for nth, (function, place) in enumerate((("multiply", "before the parts meet"), ("multiply", "before the next parts take their place")))
+        for nth, (function, place) in enumerate(
+            (
+                ("multiply", "before the parts meet"),
+                ("multiply", "before the next parts take their place"),
+            )
+        )
     ),
     Plant("attend_step", "no barrier before the maxima meet", BARRIER, "", 0),
     Plant("attend_step", "no barrier before the sums meet", BARRIER, "", 1),
     Plant("attend_step_backward", "no barrier before the sums meet", BARRIER, "", 0),
     Plant("attend_step_backward", "no barrier before the scores' gradients meet", BARRIER, "", 1),
-    Plant("attend_step", "all sequences in the first one's row", r"row = first \+ i", "row = first"),
-    Plant("attend_step_backward", "all sequences add to the first one's state", r"dh_next\[i \* H", "dh_next[0 * H"),
+    Plant(
+        "attend_step", "all sequences in the first one's row", r"row = first \+ i", "row = first"
+    ),
+    Plant(
+        "attend_step_backward",
+        "all sequences add to the first one's state",
+        r"dh_next\[i \* H",
+        "dh_next[0 * H",
+    ),
     Plant("attention_sum", "no barrier before the factors are used", BARRIER, "", 0),
-    Plant("attention_sum", "no barrier before the next factors take their place", BARRIER, "", 1, 3),
+    Plant(
+        "attention_sum", "no barrier before the next factors take their place", BARRIER, "", 1, 3
+    ),
     Plant("attention_sum", "all slabs in the first one's place", r"p0 \+ p\) \* H", "p) * H"),
-    Plant("lstm_gates", "rows of three gates", r"\(first \+ row\) \* 4 \* H", "(first + row) * 3 * H"),
+    Plant(
+        "lstm_gates", "rows of three gates", r"\(first \+ row\) \* 4 \* H", "(first + row) * 3 * H"
+    ),
     *(
         Plant(kernel, f"no barrier {place}", BARRIER, "", nth)
         for kernel in ("lstm_step", "lstm_step_backward")
-        for nth, place in enumerate(("before the tiles are multiplied", "before the next tiles take their place", "before the parts are added"))
+        for nth, place in enumerate(
+            (
+                "before the tiles are multiplied",
+                "before the next tiles take their place",
+                "before the parts are added",
+            )
+        )
     ),
     Plant("lstm_step", "blocks one unit apart", r"blockIdx\.x \* FORWARD_UNITS", "blockIdx.x"),
-    Plant("lstm_step_backward", "this step's rows for those of the next", r"\(first \+ n \+ row0\)", "(first + row0)", 0, -1),
-    Plant("adam_update", "the block's number forgotten", r"\(long long\)blockIdx\.x \* blockDim\.x \+", ""),
+    Plant(
+        "lstm_step_backward",
+        "this step's rows for those of the next",
+        r"\(first \+ n \+ row0\)",
+        "(first + row0)",
+        0,
+        -1,
+    ),
+    Plant(
+        "adam_update",
+        "the block's number forgotten",
+        r"\(long long\)blockIdx\.x \* blockDim\.x \+",
+        "",
+    ),
     Plant("record_step", "every thread at it", r"if \(threadIdx\.x > 0\) return;", ""),
 ]
 
@@ -284,23 +461,42 @@ PLANTS = [
 def _sanitize(kernel: str, real: str, size: dict[str, Any], text: str) -> tuple[twin.Report, Case]:
     threads = FEWEST.get(kernel, FEW)
     case = CASES[kernel].make(Draw(real, threads=threads), **size)
-    small = text.replace("#define THREADS 256", f"#define THREADS {threads}").replace("#define BLOCKS 256", f"#define BLOCKS {threads}")
-    return twin.sanitize(small, real, kernel, tuple(min(n, 6) for n in case.grid), (threads,), case.args), case
+    small = text.replace("#define THREADS 256", f"#define THREADS {threads}").replace(
+        "#define BLOCKS 256", f"#define BLOCKS {threads}"
+    )
+    return (
+        twin.sanitize(
+            small, real, kernel, tuple(min(n, 6) for n in case.grid), (threads,), case.args
+        ),
+        case,
+    )
 
 
 GUARDS = [
-    *((FEWEST, f"{guard} &&", "") for guard in ("line + j * apart < lines_left", "unit < units_left")),
-    *((FEWEST, f"&& {guard}", "") for guard in ("k < terms_left", "k + j % 2 * apart < terms_left")),
+    *(
+        (FEWEST, f"{guard} &&", "")
+        for guard in ("line + j * apart < lines_left", "unit < units_left")
+    ),
+    *(
+        (FEWEST, f"&& {guard}", "")
+        for guard in ("k < terms_left", "k + j % 2 * apart < terms_left")
+    ),
     (ATTENTION, "p < P ? p : P - 1", "p"),
     (ATTENTION, "t < steps && p < P ?", "t < steps ?"),
 ]
 
 
-@pytest.mark.parametrize(("kernels", "guard", "instead"), GUARDS, ids=[guard for _, guard, _ in GUARDS])
+@pytest.mark.parametrize(
+    ("kernels", "guard", "instead"), GUARDS, ids=[guard for _, guard, _ in GUARDS]
+)
 def test_twin_step_reads_nothing_beyond_its_arrays(kernels: Any, guard: str, instead: str) -> None:
-    """Not even what it drops afterwards, which no result shows; without one of its guards it does."""
+    """Not even what it drops afterwards, which no result shows; without one of its guards it
+    does.
+    """
     threads = FEWEST.get(next(iter(kernels)), FEW)
-    text = twin.text_of(source(next(iter(kernels)))).replace("#define THREADS 256", f"#define THREADS {threads}")
+    text = twin.text_of(source(next(iter(kernels)))).replace(
+        "#define THREADS 256", f"#define THREADS {threads}"
+    )
     unguarded = text.replace(guard, instead)
     assert unguarded != text
     try:
@@ -313,12 +509,24 @@ def test_twin_step_reads_nothing_beyond_its_arrays(kernels: Any, guard: str, ins
 @functools.cache
 def _beyond(kernels: tuple[str, ...], text: str, threads: int) -> str:
     """The first that the address sanitizer says of launches of a few rows; "" of none."""
-    few = [(kernel, size) for kernel in kernels for size in CASES[kernel].sizes if size.get("n", size.get("N")) < 6 and size.get("P", 0) < 49]
+    few = [
+        (kernel, size)
+        for kernel in kernels
+        for size in CASES[kernel].sizes
+        if size.get("n", size.get("N")) < 6 and size.get("P", 0) < 49
+    ]
     cases = [CASES[kernel].make(Draw("float", threads=threads), **size) for kernel, size in few]
-    return next(filter(None, (twin.beyond(text, "float", c.kernel, c.grid, (threads,), c.args) for c in cases)), "")
+    return next(
+        filter(
+            None, (twin.beyond(text, "float", c.kernel, c.grid, (threads,), c.args) for c in cases)
+        ),
+        "",
+    )
 
 
-CLEAN = [(kernel, real) for kernel in CASES for real in REALS if real == "float" or kernel in BARRIERS]
+CLEAN = [
+    (kernel, real) for kernel in CASES for real in REALS if real == "float" or kernel in BARRIERS
+]
 
 
 def sanitized(key: Any) -> tuple[twin.Report, Case]:
@@ -341,7 +549,9 @@ def sanitizer_table() -> list[tuple[str, str, int]]:
     """(kernel, what was planted or "", races that the sanitizer reports)."""
     with ThreadPoolExecutor(2) as pool:
         reports = list(pool.map(sanitized, [*CLEAN, *PLANTS]))
-    names = [(f"{kernel}, {real}", "") for kernel, real in CLEAN] + [(plant.kernel, plant.mistake) for plant in PLANTS]
+    names = [(f"{kernel}, {real}", "") for kernel, real in CLEAN] + [
+        (plant.kernel, plant.mistake) for plant in PLANTS
+    ]
     return [(*name, report.races) for name, (report, _) in zip(names, reports, strict=True)]
 
 
@@ -358,17 +568,28 @@ def test_twin_threads_do_not_race(kernel: str, real: str) -> None:
 def test_planted_race_is_reported(plant: Plant) -> None:
     report, _ = sanitized_or_skip(plant)
     assert report.races > 0
-    assert re.search(rf"#\d+ {plant.kernel} ", report.text), "the report does not lead to the kernel"
+    assert re.search(rf"#\d+ {plant.kernel} ", report.text), (
+        "the report does not lead to the kernel"
+    )
 
 
 def test_twin_sanitizer_that_does_not_start_is_helped_or_explained() -> None:
     says = "echo 'FATAL: ThreadSanitizer: unexpected memory mapping' >&2; exit 66"
-    with pytest.raises(twin.UnavailableError, match=r"does not start here .*unexpected memory mapping"):
+    with pytest.raises(
+        twin.UnavailableError, match=r"does not start here .*unexpected memory mapping"
+    ):
         twin.run_sanitized(["sh", "-c", says], b"")
-    probe = subprocess.run(["sh", "-c", "setarch $(uname -m) -R cat /proc/self/personality"], capture_output=True, text=True, check=False)
+    probe = subprocess.run(
+        ["sh", "-c", "setarch $(uname -m) -R cat /proc/self/personality"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     if probe.stdout.strip() != "00040000":
         pytest.skip(f"setarch -R does not work here: {probe.stderr.strip()}")
-    helped = twin.run_sanitized(["sh", "-c", f'[ "$(cat /proc/self/personality)" = 00040000 ] && exec cat; {says}'], b"seen")
+    helped = twin.run_sanitized(
+        ["sh", "-c", f'[ "$(cat /proc/self/personality)" = 00040000 ] && exec cat; {says}'], b"seen"
+    )
     assert helped.stdout == b"seen"
 
 
@@ -380,12 +601,18 @@ HEAD = 'typedef REAL real;\nextern "C" __global__ void '
 def on_floats(body: str, *arrays: np.ndarray, seed: int = 0, block: int = 4) -> None:
     """Run `body`, which knows its arrays as x, y, ..., as one block."""
     names = "xyz"[: len(arrays)]
-    text = f"{HEAD}f({', '.join(f'real* {name}' for name in names)}) {{ const int t = threadIdx.x; {body} }}"
+    text = (
+        f"{HEAD}f({', '.join(f'real* {name}' for name in names)}) {{ const int t = threadIdx.x;"
+        f" {body} }}"
+    )
     twin.build(text, "float").launch("f", (1,), (block,), arrays, seed)
 
 
 def test_twin_reads_what_a_kernel_takes() -> None:
-    names = [(p.name, p.type, p.pointer, p.const) for p in twin.parameters(KERNELS / "softmax_loss.cu")["softmax_loss"]]
+    names = [
+        (p.name, p.type, p.pointer, p.const)
+        for p in twin.parameters(KERNELS / "softmax_loss.cu")["softmax_loss"]
+    ]
     assert names[1:] == [
         ("bias", "real", True, True),
         ("targets", "int", True, True),
@@ -398,8 +625,18 @@ def test_twin_reads_what_a_kernel_takes() -> None:
         ("each", "int", False, False),
         ("V", "int", False, False),
     ]
-    assert twin.parameters(KERNELS / "dropout.cu")["dropout"][1] == ("mask", "unsigned char", True, True)
-    assert twin.parameters(KERNELS / "adam.cu")["adam_update"][-1] == ("n", "long long", False, False)
+    assert twin.parameters(KERNELS / "dropout.cu")["dropout"][1] == (
+        "mask",
+        "unsigned char",
+        True,
+        True,
+    )
+    assert twin.parameters(KERNELS / "adam.cu")["adam_update"][-1] == (
+        "n",
+        "long long",
+        False,
+        False,
+    )
     with pytest.raises(ValueError, match="does not read"):
         twin.parameters("__global__ void f(int* x) {}")
 
@@ -413,7 +650,11 @@ def test_twin_finds_barriers_behind_calls() -> None:
         + "e(real* x) { }"
     )
     assert twin.with_barriers(text) == {"g", "h", "f"}
-    assert {kernel for path in twin.files() for kernel in twin.with_barriers(path) & set(twin.parameters(path))} == set(BARRIERS)
+    assert {
+        kernel
+        for path in twin.files()
+        for kernel in twin.with_barriers(path) & set(twin.parameters(path))
+    } == set(BARRIERS)
 
 
 @pytest.mark.parametrize(("number", "wrong", "error"), [
@@ -427,7 +668,13 @@ def test_twin_finds_barriers_behind_calls() -> None:
     (4, 4, "a NumPy scalar of int64"),
 ])  # fmt: skip
 def test_twin_refuses_arguments_of_another_type(number: int, wrong: Any, error: str) -> None:
-    args: list[Any] = [np.zeros(4, np.float32), np.ones(4, bool), np.zeros(4, np.float32), np.float64(0.5), np.int64(4)]
+    args: list[Any] = [
+        np.zeros(4, np.float32),
+        np.ones(4, bool),
+        np.zeros(4, np.float32),
+        np.float64(0.5),
+        np.int64(4),
+    ]
     launch("dropout", "float", 1, *args)
     args[number] = wrong
     with pytest.raises((TypeError, ValueError), match=error):
@@ -450,7 +697,11 @@ def test_twin_refuses_read_only_outputs_and_launches_that_a_card_refuses() -> No
 
 def test_twin_shared_memory_begins_as_nan() -> None:
     x = np.zeros(4, np.float32)
-    on_floats("__shared__ real s[4]; __shared__ real r[4]; r[t] = t; __syncthreads(); x[t] = t == 2 ? s[t] : r[3 - t];", x)
+    on_floats(
+        "__shared__ real s[4]; __shared__ real r[4]; r[t] = t; __syncthreads(); x[t] = t == 2 ?"
+        " s[t] : r[3 - t];",
+        x,
+    )
     np.testing.assert_array_equal(x, [3, 2, np.nan, 0])
     with pytest.raises(RuntimeError, match="more shared memory"):
         on_floats("__shared__ real s[13000]; s[t] = 0; x[t] = s[t];", x)
@@ -458,7 +709,10 @@ def test_twin_shared_memory_begins_as_nan() -> None:
 
 def test_twin_shuffles_the_order_of_threads() -> None:
     orders = []
-    for body in ("y[(int)x[0]] = t; x[0] += 1;", "__syncthreads(); y[(int)x[0]] = t; x[0] += 1;"):  # a loop, and fibers
+    for body in (
+        "y[(int)x[0]] = t; x[0] += 1;",
+        "__syncthreads(); y[(int)x[0]] = t; x[0] += 1;",
+    ):  # a loop, and fibers
         for seed in (0, 3):
             order = np.full(32, np.nan, np.float32)
             on_floats(body, np.zeros(1, np.float32), order, seed=seed, block=32)
@@ -471,11 +725,15 @@ def test_twin_shuffles_the_order_of_threads() -> None:
 def test_twin_barrier_that_some_threads_miss_is_an_error() -> None:
     body, x = "if (t == 1) return; __syncthreads(); x[t] = t;", np.zeros(4, np.float32)
     for _ in range(2):  # and it leaves the next launch alone
-        with pytest.raises(RuntimeError, match="barrier that some threads of the block do not reach"):
+        with pytest.raises(
+            RuntimeError, match="barrier that some threads of the block do not reach"
+        ):
             on_floats(body, x)
     text = f"{HEAD}f(real* x) {{ const int t = threadIdx.x; {body} }}"
     try:
-        with pytest.raises(RuntimeError, match="barrier that some threads of the block do not reach"):
+        with pytest.raises(
+            RuntimeError, match="barrier that some threads of the block do not reach"
+        ):
             twin.sanitize(text, "float", "f", (1,), (4,), [x])
     except twin.UnavailableError as reason:
         pytest.skip(str(reason))
@@ -498,4 +756,6 @@ def test_twin_files_are_plain_cuda_c_and_say_whose_contract_they_keep() -> None:
         assert named, path
         assert all(callable(getattr(ops, name)) for name in named), path
         assert all(line.startswith("//") for line in head.splitlines()), path
-        assert not re.search(r"#include|atomic|__shfl|__ballot|__any|__all|warp|template|double_t", code), path
+        assert not re.search(
+            r"#include|atomic|__shfl|__ballot|__any|__all|warp|template|double_t", code
+        ), path

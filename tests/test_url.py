@@ -1,4 +1,6 @@
-"""Downloads against a server of the test's own: a picture comes as an array, anything else as a reason; read_url stays on public addresses."""
+"""Downloads against a server of the test's own: a picture comes as an array, anything else as a
+reason; read_url stays on public addresses.
+"""
 
 import contextlib
 import io
@@ -49,7 +51,12 @@ class Handler(BaseHTTPRequestHandler):
             self.send_header("Location", self.path.removeprefix("/to/"))
             self.end_headers()
             return
-        body = {"/good": png(), "/text": b"<html>no picture</html>", "/long": bytes(200_000), "/short": png()}.get(self.path)
+        body = {
+            "/good": png(),
+            "/text": b"<html>no picture</html>",
+            "/long": bytes(200_000),
+            "/short": png(),
+        }.get(self.path)
         if body is None:
             self.send_error(404)
             return
@@ -82,7 +89,9 @@ def closed_port() -> Iterator[int]:
 
 
 @pytest.mark.parametrize("path", ["/good", "/to//good", "/to//to//good"])
-def test_a_picture_comes_as_an_array_also_through_redirects(server: str, path: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_picture_comes_as_an_array_also_through_redirects(
+    server: str, path: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     picture = image_from_url(server + path)
     assert picture is not None
     assert (picture.shape, picture.dtype) == ((5, 7, 3), np.uint8)
@@ -115,13 +124,20 @@ def refused(address: str, capsys: pytest.CaptureFixture[str], **options: float) 
     ],
 )
 def test_what_is_no_picture_gives_a_line_and_none(
-    server: str, path: str, reason: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    server: str,
+    path: str,
+    reason: str,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(url, "MOST_BYTES", 100_000)
     assert reason in refused(server + path, capsys)
 
 
-@pytest.mark.parametrize("address", ["ftp://127.0.0.1/x.png", "data:image/png;base64,AAAA", "no url", "http://[", "http://a b/"])
+@pytest.mark.parametrize(
+    "address",
+    ["ftp://127.0.0.1/x.png", "data:image/png;base64,AAAA", "no url", "http://[", "http://a b/"],
+)
 def test_only_http_and_https_are_asked(address: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert refused(address, capsys)
 
@@ -135,7 +151,9 @@ def test_a_picture_on_disk_is_not_read_through_a_redirect_either(
     assert refused(server + through + address if through else address, capsys)
 
 
-def test_a_closed_port_gives_a_line_and_none(closed_port: int, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_closed_port_gives_a_line_and_none(
+    closed_port: int, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert "refused" in refused(f"http://127.0.0.1:{closed_port}/x.png", capsys)
 
 
@@ -160,10 +178,15 @@ def test_an_answer_that_never_ends_is_given_up_and_not_waited_for_by_a_thread(
         assert not thread.is_alive()
 
 
-def test_a_resolver_that_says_nothing_is_given_up(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_resolver_that_says_nothing_is_given_up(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     said = threading.Event()
     monkeypatch.setattr(url.socket, "getaddrinfo", lambda *args, **options: said.wait(60) and [])
-    assert refused("http://pictures.example/good", capsys, timeout=0.1) == "timed out after 0.1 seconds"
+    assert (
+        refused("http://pictures.example/good", capsys, timeout=0.1)
+        == "timed out after 0.1 seconds"
+    )
     said.set()
 
 
@@ -173,11 +196,65 @@ def test_a_resolver_that_says_nothing_is_given_up(capsys: pytest.CaptureFixture[
 @pytest.mark.parametrize(
     ("address", "public"),
     [
-        *((address, True) for address in ("93.184.216.34", "192.1.0.1", "2606:2800:220:1::1", "64:ff9b::93.184.216.34", "::ffff:93.184.216.34")),
-        *((address, False) for address in ("127.0.0.1", "127.9.9.9", "0.0.0.0", "10.0.0.1", "172.31.0.1", "192.168.1.1", "169.254.169.254")),
-        *((address, False) for address in ("100.64.0.1", "192.0.0.8", "198.18.0.1", "203.0.113.7", "224.0.0.251", "239.1.1.1", "240.0.0.1")),
-        *((address, False) for address in ("255.255.255.255", "::", "::1", "fe80::1", "fe80::1%eth0", "fc00::1", "fd12::1", "fec0::1", "ff02::1")),
-        *((address, False) for address in ("::ffff:127.0.0.1", "::ffff:a00:1", "::127.0.0.1", "64:ff9b::10.0.0.1", "64:ff9b:1::1", "2001::1")),
+        *(
+            (address, True)
+            for address in (
+                "93.184.216.34",
+                "192.1.0.1",
+                "2606:2800:220:1::1",
+                "64:ff9b::93.184.216.34",
+                "::ffff:93.184.216.34",
+            )
+        ),
+        *(
+            (address, False)
+            for address in (
+                "127.0.0.1",
+                "127.9.9.9",
+                "0.0.0.0",
+                "10.0.0.1",
+                "172.31.0.1",
+                "192.168.1.1",
+                "169.254.169.254",
+            )
+        ),
+        *(
+            (address, False)
+            for address in (
+                "100.64.0.1",
+                "192.0.0.8",
+                "198.18.0.1",
+                "203.0.113.7",
+                "224.0.0.251",
+                "239.1.1.1",
+                "240.0.0.1",
+            )
+        ),
+        *(
+            (address, False)
+            for address in (
+                "255.255.255.255",
+                "::",
+                "::1",
+                "fe80::1",
+                "fe80::1%eth0",
+                "fc00::1",
+                "fd12::1",
+                "fec0::1",
+                "ff02::1",
+            )
+        ),
+        *(
+            (address, False)
+            for address in (
+                "::ffff:127.0.0.1",
+                "::ffff:a00:1",
+                "::127.0.0.1",
+                "64:ff9b::10.0.0.1",
+                "64:ff9b:1::1",
+                "2001::1",
+            )
+        ),
         *((address, False) for address in ("2002:7f00:1::", "2001:db8::1", "3fff::1", "4000::1")),
     ],
 )
@@ -198,14 +275,29 @@ NAMES = {
 
 @pytest.fixture
 def internet(server: str, monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Names of a little internet whose public addresses all lead to the server. Gives the addresses that were connected to, as they come."""
-    port, resolve, connect = int(server.rpartition(":")[2]), socket.getaddrinfo, socket.create_connection
+    """Names of a little internet whose public addresses all lead to the server. Gives the addresses
+    that were connected to, as they come.
+    """
+    port, resolve, connect = (
+        int(server.rpartition(":")[2]),
+        socket.getaddrinfo,
+        socket.create_connection,
+    )
     dialled: list[str] = []
 
     def resolved(host: str, service: int, *args: Any, **options: Any) -> list[Any]:
         if host not in NAMES:
             return resolve(host, service, flags=socket.AI_NUMERICHOST, type=socket.SOCK_STREAM)
-        return [(socket.AF_INET6 if ":" in a else socket.AF_INET, socket.SOCK_STREAM, 6, "", (a, service)) for a in NAMES[host]]
+        return [
+            (
+                socket.AF_INET6 if ":" in a else socket.AF_INET,
+                socket.SOCK_STREAM,
+                6,
+                "",
+                (a, service),
+            )
+            for a in NAMES[host]
+        ]
 
     def dial(address: tuple[str, int], timeout: float) -> socket.socket:
         dialled.append(address[0])
@@ -227,7 +319,9 @@ def test_urls_are_taken_as_people_paste_them(internet: list[str]) -> None:
 
 
 @pytest.mark.parametrize("path", ["/good", "/to//good", "/to/http://both.example/good"])
-def test_public_names_are_visited_at_the_address_that_was_checked(internet: list[str], path: str) -> None:
+def test_public_names_are_visited_at_the_address_that_was_checked(
+    internet: list[str], path: str
+) -> None:
     np.testing.assert_array_equal(read_url(f"http://pictures.example{path}"), PICTURE)
     assert internet[0] == PUBLIC
     assert set(internet) <= {PUBLIC, OTHER}
@@ -235,11 +329,24 @@ def test_public_names_are_visited_at_the_address_that_was_checked(internet: list
 
 @pytest.mark.parametrize(
     "host",
-    ["127.0.0.1", "10.0.0.1", "[::1]", "[::ffff:127.0.0.1]", "169.254.169.254", "224.0.0.1", "127.1", "2130706433", "0x7f000001", "127.0.0.%31"]
+    [
+        "127.0.0.1",
+        "10.0.0.1",
+        "[::1]",
+        "[::ffff:127.0.0.1]",
+        "169.254.169.254",
+        "224.0.0.1",
+        "127.1",
+        "2130706433",
+        "0x7f000001",
+        "127.0.0.%31",
+    ]
     + [name for name in NAMES if name not in ("pictures.example", "both.example")],
 )
 @pytest.mark.parametrize("through", ["", "http://pictures.example/to/"])
-def test_no_request_and_no_redirect_reaches_an_address_that_is_not_public(internet: list[str], host: str, through: str) -> None:
+def test_no_request_and_no_redirect_reaches_an_address_that_is_not_public(
+    internet: list[str], host: str, through: str
+) -> None:
     address = f"{through}http://{host}/good"
     with pytest.raises(DataError, match="private, local or reserved") as caught:
         read_url(address)
@@ -248,7 +355,9 @@ def test_no_request_and_no_redirect_reaches_an_address_that_is_not_public(intern
     assert len(asked) == bool(through)
 
 
-def test_a_name_that_changes_its_address_after_the_check_is_not_asked_again(internet: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_name_that_changes_its_address_after_the_check_is_not_asked_again(
+    internet: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     real, answers = socket.getaddrinfo, iter([PUBLIC])
 
     def resolve(host: str, port: int, *args: Any, **options: Any) -> list[Any]:
@@ -259,7 +368,9 @@ def test_a_name_that_changes_its_address_after_the_check_is_not_asked_again(inte
     assert internet == [PUBLIC]
 
 
-def test_https_is_checked_too_and_asks_for_the_certificate_of_the_name(internet: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_https_is_checked_too_and_asks_for_the_certificate_of_the_name(
+    internet: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     with pytest.raises(DataError, match="private, local or reserved"):
         read_url("https://mixed.example/good")
     assert internet == []
@@ -272,13 +383,21 @@ def test_https_is_checked_too_and_asks_for_the_certificate_of_the_name(internet:
         assert b"pictures.example" in far.recv(10_000)
 
 
-def test_a_notebook_may_ask_localhost_but_is_not_led_there(internet: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_notebook_may_ask_localhost_but_is_not_led_there(
+    internet: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
     assert image_from_url("http://home.example/to/http://127.0.0.1/good") is not None
-    assert "private, local or reserved" in refused("http://pictures.example/to/http://home.example/good", capsys)
-    assert "private, local or reserved" in refused("http://home.example/to/http://pictures.example/to/http://127.0.0.1/good", capsys)
+    assert "private, local or reserved" in refused(
+        "http://pictures.example/to/http://home.example/good", capsys
+    )
+    assert "private, local or reserved" in refused(
+        "http://home.example/to/http://pictures.example/to/http://127.0.0.1/good", capsys
+    )
 
 
-def test_no_proxy_of_the_environment_is_asked(internet: list[str], closed_port: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_proxy_of_the_environment_is_asked(
+    internet: list[str], closed_port: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """It would resolve names by itself, and lead where it likes."""
     for name in ("http_proxy", "all_proxy"):
         monkeypatch.setenv(name, f"http://127.0.0.1:{closed_port}")
@@ -297,13 +416,17 @@ def test_no_proxy_of_the_environment_is_asked(internet: list[str], closed_port: 
         ("/drip", "more than 100,000 bytes"),
     ],
 )
-def test_what_is_no_picture_is_an_error_with_the_reason(internet: list[str], path: str, reason: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_no_picture_is_an_error_with_the_reason(
+    internet: list[str], path: str, reason: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(url, "MOST_BYTES", 100_000)
     with pytest.raises(DataError, match=f"^read_url: http://pictures.example{path}: {reason}"):
         read_url(f"http://pictures.example{path}")
 
 
 def test_ports_that_do_not_exist_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
-    """The system would take 99999 for another port, and fail on larger ones with an error of its own."""
+    """The system would take 99999 for another port, and fail on larger ones with an error of its
+    own.
+    """
     for port in (99_999, 10**30):
         assert "Port out of range 0-65535" in refused(f"http://127.0.0.1:{port}/", capsys)

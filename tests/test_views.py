@@ -1,4 +1,6 @@
-"""Mirror images: further views of the pictures of the train split, from prepare through the dataset file to training."""
+"""Mirror images: further views of the pictures of the train split, from prepare through the dataset
+file to training.
+"""
 
 from dataclasses import replace
 from pathlib import Path
@@ -30,24 +32,45 @@ def prepared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     Path("photos").mkdir()
     for name, photo in PHOTOS.items():
         Image.fromarray(photo).save(Path("photos") / name)
-    Path("captions.csv").write_bytes(forms.table({name: ["a dog runs", "the dog"] for name in NAMES}))
+    Path("captions.csv").write_bytes(
+        forms.table({name: ["a dog runs", "the dog"] for name in NAMES})
+    )
     return tmp_path
 
 
-ARGUMENTS = ["prepare", "captions.csv", "--pictures", "photos", "--encoder", "histogram", "--min-count", 1]
+ARGUMENTS = [
+    "prepare",
+    "captions.csv",
+    "--pictures",
+    "photos",
+    "--encoder",
+    "histogram",
+    "--min-count",
+    1,
+]
 
 
 def encoded(names: list[str], step: int = 1) -> np.ndarray:
-    return HistogramEncoder().encode([np.ascontiguousarray(PHOTOS[name][:, ::step]) for name in names])
+    return HistogramEncoder().encode(
+        [np.ascontiguousarray(PHOTOS[name][:, ::step]) for name in names]
+    )
 
 
-@pytest.mark.parametrize("options", [[], ["--float16"], pytest.param(["--pca", 3], marks=pytest.mark.hunt)], ids=str)
-def test_prepare_adds_mirror_images_to_the_train_split_alone(options: list[object], prepared: Path) -> None:
+@pytest.mark.parametrize(
+    "options", [[], ["--float16"], pytest.param(["--pca", 3], marks=pytest.mark.hunt)], ids=str
+)
+def test_prepare_adds_mirror_images_to_the_train_split_alone(
+    options: list[object], prepared: Path
+) -> None:
     result = good(*ARGUMENTS, "--out", "m.h5", "--mirror", *options).output
     good(*ARGUMENTS, "--out", "plain.h5", *options)
     assert "train: each picture also as its mirror image" in result
     data, plain = open_data("m.h5"), open_data("plain.h5")
-    assert {name: split.views for name, split in data.splits.items()} == {"train": 2, "val": 1, "test": 1}
+    assert {name: split.views for name, split in data.splits.items()} == {
+        "train": 2,
+        "val": 1,
+        "test": 1,
+    }
     assert data.source.record["mirror"] is True
     train, m = data.split("train"), len(data.split("train").images)
     np.testing.assert_array_equal(train.features[:m], plain.split("train").features)
@@ -55,22 +78,45 @@ def test_prepare_adds_mirror_images_to_the_train_split_alone(options: list[objec
     wanted = wanted if data.projection is None else data.projection(wanted)
     np.testing.assert_allclose(train.features[m:], wanted, rtol=1e-3, atol=1e-4)
     assert np.abs(train.features[m:].astype(float) - train.features[:m]).max() > 1e-3
-    good("train", "m.h5", "--out", "run", "--hidden", 8, "--wordvec", 4, "--epochs", 1, "--batch-size", 8)
+    good(
+        "train",
+        "m.h5",
+        "--out",
+        "run",
+        "--hidden",
+        8,
+        "--wordvec",
+        4,
+        "--epochs",
+        1,
+        "--batch-size",
+        8,
+    )
 
 
 def test_mirror_images_need_pictures(prepared: Path) -> None:
     np.savez("f.npz", names=NAMES, features=encoded(NAMES))
     result = call("prepare", "captions.csv", "--features", "f.npz", "--mirror", "--out", "m.h5")
-    assert (result.exit_code, "--features and --mirror are both given" in result.output) == (2, True)
+    assert (result.exit_code, "--features and --mirror are both given" in result.output) == (
+        2,
+        True,
+    )
 
 
 def test_mirror_images_may_be_brought_along() -> None:
     features = {"a.jpg": [1.0, 2.0], mirror_of("a.jpg"): [2.0, 1.0], "b.jpg": [5.0, 6.0]}
-    data = assemble([CaptionRow("a.jpg", "a dog", "train"), CaptionRow("b.jpg", "a dog", "val")], features=features, min_count=1, mirror=True)
+    data = assemble(
+        [CaptionRow("a.jpg", "a dog", "train"), CaptionRow("b.jpg", "a dog", "val")],
+        features=features,
+        min_count=1,
+        mirror=True,
+    )
     np.testing.assert_array_equal(data.split("train").features, [[1, 2], [2, 1]])
     assert (data.split("train").views, data.split("val").views) == (2, 1)
     with pytest.raises(DataError, match="1 of 1 pictures have no mirror image"):
-        assemble([CaptionRow("b.jpg", "a dog", "train")], features=features, min_count=1, mirror=True)
+        assemble(
+            [CaptionRow("b.jpg", "a dog", "train")], features=features, min_count=1, mirror=True
+        )
 
 
 def test_a_split_has_as_many_features_as_views_of_its_pictures(prepared: Path) -> None:
@@ -83,5 +129,8 @@ def test_a_split_has_as_many_features_as_views_of_its_pictures(prepared: Path) -
     spoilt = np.array(data.split("train").features)
     spoilt[-1] = np.nan
     splits = {**data.splits, "train": replace(data.split("train"), features=spoilt)}
-    with pytest.raises(DataError, match=f"'{data.split('train').images[-1]}' among them, have features that are not finite"):
+    with pytest.raises(
+        DataError,
+        match=f"'{data.split('train').images[-1]}' among them, have features that are not finite",
+    ):
         write_dataset("nan.h5", replace(data, splits=splits))

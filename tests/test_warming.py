@@ -1,4 +1,6 @@
-"""The warm-up before training on a device: it meets every kernel of the first epoch, and leaves no trace in the run."""
+"""The warm-up before training on a device: it meets every kernel of the first epoch, and leaves no
+trace in the run.
+"""
 
 import numpy as np
 import pytest
@@ -14,7 +16,9 @@ from xpcap.training.evaluate import SELECT
 
 @pytest.mark.parametrize("select", SELECT)
 @pytest.mark.parametrize("cell", ["lstm", "rnn"])
-def test_emulated_warm_up_launches_all_that_training_will_and_changes_nothing(cell: str, select: str, device: Emulator) -> None:
+def test_emulated_warm_up_launches_all_that_training_will_and_changes_nothing(
+    cell: str, select: str, device: Emulator
+) -> None:
     cold, warm = (make("cupy", cell, select=select) for _ in range(2))
     with device.counting() as counts:
         warm.warm_up()
@@ -23,7 +27,10 @@ def test_emulated_warm_up_launches_all_that_training_will_and_changes_nothing(ce
     assert set(training.names()) <= set(counts.names())
     cold.train()
     assert warm.loss_history == cold.loss_history
-    assert xpcap.to_numpy(warm.model.params.flat).tobytes() == xpcap.to_numpy(cold.model.params.flat).tobytes()
+    assert (
+        xpcap.to_numpy(warm.model.params.flat).tobytes()
+        == xpcap.to_numpy(cold.model.params.flat).tobytes()
+    )
 
 
 def test_host_needs_no_warm_up(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,5 @@
-"""A program that computes with xpcap in threads other than the main one. test_threads.py runs it, with two versions of threadpoolctl.
+"""A program that computes with xpcap in threads other than the main one. test_threads.py runs it,
+with two versions of threadpoolctl.
 
 python tests/threads.py          prints digests of results, and BLAS's threads before and after, as JSON
 python tests/threads.py owned    the same, after the main thread has set a limit by threadpoolctl
@@ -20,35 +21,58 @@ from xpcap.layers import temporal_affine_backward, temporal_affine_forward
 from xpcap.threads import blas
 
 DATA = draw_data(128, 96, 700, seed=0)
-SMALL, LARGE = 20, 128  # captions in a batch: one part, whose products use all of BLAS's threads, and a part for each core, which holds BLAS to one
+SMALL, LARGE = (
+    20,
+    128,
+    # captions in a batch: one part, whose products use all of BLAS's threads, and a part for each
+    # core,
+    # which holds BLAS to one
+)
 
 
 def digest(*arrays: np.ndarray) -> str:
-    return hashlib.sha256(b"".join(np.ascontiguousarray(array).tobytes() for array in arrays)).hexdigest()[:12]
+    return hashlib.sha256(
+        b"".join(np.ascontiguousarray(array).tobytes() for array in arrays)
+    ).hexdigest()[:12]
 
 
 def solve(batch: int, steps: int = 3) -> str:
-    model = CaptioningRNN(DATA.vocabulary.word_to_idx, DATA.feature_dim, 64, 160, "lstm", np.float32, seed=0)
-    solver = CaptioningSolver(model, DATA, update_rule="adam", batch_size=batch, clip_norm=5.0, seed=0, verbose=False)
+    model = CaptioningRNN(
+        DATA.vocabulary.word_to_idx, DATA.feature_dim, 64, 160, "lstm", np.float32, seed=0
+    )
+    solver = CaptioningSolver(
+        model, DATA, update_rule="adam", batch_size=batch, clip_norm=5.0, seed=0, verbose=False
+    )
     for _ in range(steps):
         solver.step(*DATA.minibatch("train", np.arange(batch)))
     return digest(model.params.flat)
 
 
 def caption() -> str:
-    model = CaptioningRNN(DATA.vocabulary.word_to_idx, DATA.feature_dim, 64, 160, "lstm", np.float32, seed=0)
-    captions, probabilities = model.sample_with_probabilities(DATA.features("train", np.arange(128)), 8)
+    model = CaptioningRNN(
+        DATA.vocabulary.word_to_idx, DATA.feature_dim, 64, 160, "lstm", np.float32, seed=0
+    )
+    captions, probabilities = model.sample_with_probabilities(
+        DATA.features("train", np.arange(128)), 8
+    )
     return digest(captions, probabilities)
 
 
 def layer() -> str:
     rng = np.random.default_rng(0)
-    x, w, b = (rng.standard_normal(shape, np.float32) for shape in ((40, 20, 160), (160, 700), (700,)))
+    x, w, b = (
+        rng.standard_normal(shape, np.float32) for shape in ((40, 20, 160), (160, 700), (700,))
+    )
     out, cache = temporal_affine_forward(x, w, b)
     return digest(out, *temporal_affine_backward(out, cache))
 
 
-WORK: dict[str, Callable[[], str]] = {"small": lambda: solve(SMALL), "large": lambda: solve(LARGE), "caption": caption, "layer": layer}
+WORK: dict[str, Callable[[], str]] = {
+    "small": lambda: solve(SMALL),
+    "large": lambda: solve(LARGE),
+    "caption": caption,
+    "layer": layer,
+}
 
 
 def in_thread(work: Callable[[], Any]) -> Any:
@@ -60,7 +84,9 @@ def in_thread(work: Callable[[], Any]) -> Any:
 
 
 def beside(work: Callable[[], Any], other: Callable[[], Any], in_main: bool) -> Any:
-    """The result of `work` while another thread does `other` again and again; one of the two is the main thread."""
+    """The result of `work` while another thread does `other` again and again; one of the two is the
+    main thread.
+    """
     end, found = threading.Event(), []
 
     def again() -> None:
@@ -81,7 +107,11 @@ def beside(work: Callable[[], Any], other: Callable[[], Any], in_main: bool) -> 
 
 
 def threads() -> list[int]:
-    return [library["num_threads"] for library in threadpoolctl.threadpool_info() if library["user_api"] == "blas"]
+    return [
+        library["num_threads"]
+        for library in threadpoolctl.threadpool_info()
+        if library["user_api"] == "blas"
+    ]
 
 
 def outlive() -> None:
@@ -102,7 +132,9 @@ def outlive() -> None:
 
 def main() -> None:
     before = threads()
-    if before and sys.argv[1:] == ["owned"]:  # main sets a limit for good: from 3.8 on no other thread can then set one by threadpoolctl
+    if before and sys.argv[1:] == [
+        "owned"
+    ]:  # main sets a limit for good: from 3.8 on no other thread can then set one by threadpoolctl
         threadpoolctl.threadpool_limits(before[0], user_api="blas")
     found: dict[str, Any] = {"version": threadpoolctl.__version__, "threads": before}
     found["main"] = {name: work() for name, work in WORK.items()}

@@ -1,4 +1,6 @@
-"""Runs commands and records the paths they change, the sockets they use and the programs they start. test_safety runs this as a script."""
+"""Runs commands and records the paths they change, the sockets they use and the programs they
+start. test_safety runs this as a script.
+"""
 
 import json
 import os
@@ -7,11 +9,30 @@ from pathlib import Path
 from typing import Any
 
 WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
-PLACES = {  # audit event: (argument with a path that changes, argument with the folder it is relative to or None), ...
-    "os.mkdir": ((0, 2),), "os.rmdir": ((0, 1),), "os.remove": ((0, 1),), "os.rename": ((0, 2), (1, 3)), "os.link": ((1, 3),), "os.symlink": ((1, 2),),
-    "os.truncate": ((0, None),), "os.chmod": ((0, 2),), "os.chown": ((0, 3),), "os.utime": ((0, 3),), "os.setxattr": ((0, None),),
-}  # fmt: skip
-STARTS = ("subprocess.Popen", "os.system", "os.exec", "os.posix_spawn", "os.spawn", "pty.spawn", "os.startfile")
+# audit event: (argument with a path that changes, argument with the folder it is relative to or
+# None), ...
+PLACES = {
+    "os.mkdir": ((0, 2),),
+    "os.rmdir": ((0, 1),),
+    "os.remove": ((0, 1),),
+    "os.rename": ((0, 2), (1, 3)),
+    "os.link": ((1, 3),),
+    "os.symlink": ((1, 2),),
+    "os.truncate": ((0, None),),
+    "os.chmod": ((0, 2),),
+    "os.chown": ((0, 3),),
+    "os.utime": ((0, 3),),
+    "os.setxattr": ((0, None),),
+}
+STARTS = (
+    "subprocess.Popen",
+    "os.system",
+    "os.exec",
+    "os.posix_spawn",
+    "os.spawn",
+    "pty.spawn",
+    "os.startfile",
+)
 
 
 class Record:
@@ -36,7 +57,9 @@ class Record:
 
 
 def _place(arguments: tuple[Any, ...], path: int, folder: int | None) -> str:
-    """The absolute path of a name that is created, moved or removed. Links among its parent folders are resolved; the name itself is not."""
+    """The absolute path of a name that is created, moved or removed. Links among its parent folders
+    are resolved; the name itself is not.
+    """
     name = arguments[path]
     if isinstance(name, int):
         return str(_open_folder(name))

@@ -1,9 +1,18 @@
-"""xpcap: LSTM image captioners with hand-written forward and backward passes, on NumPy or CuPy from one source."""
+"""xpcap: LSTM image captioners with hand-written forward and backward passes, on NumPy or CuPy from
+one source.
+"""
 
 from typing import TYPE_CHECKING
 
 from xpcap import threads as threads  # loads NumPy, unless somebody has, so it comes first
-from xpcap.backend import asarray, backend_status, get_array_module, get_backend, to_numpy, use_backend
+from xpcap.backend import (
+    asarray,
+    backend_status,
+    get_array_module,
+    get_backend,
+    to_numpy,
+    use_backend,
+)
 from xpcap.data import (
     CaptionData,
     decode_captions,
@@ -16,7 +25,16 @@ from xpcap.data import (
 from xpcap.data.features import fit_scaling
 from xpcap.errors import BackendError, DataError, GroupError, OptionError, SaveError, TrainingError
 from xpcap.models import CaptioningRNN, ModelConfig
-from xpcap.runs import Stopped, TrainOptions, caption_files, evaluate_run, load_state, open_run, save_state, train_run
+from xpcap.runs import (
+    Stopped,
+    TrainOptions,
+    caption_files,
+    evaluate_run,
+    load_state,
+    open_run,
+    save_state,
+    train_run,
+)
 from xpcap.shapes import generate
 from xpcap.training.solver import CaptioningSolver
 

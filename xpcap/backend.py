@@ -1,7 +1,9 @@
-"""Chooses the library for new arrays, proves that it is usable on this machine, and moves arrays between host and device.
+"""Chooses the library for new arrays, proves that it is usable on this machine, and moves arrays
+between host and device.
 
-The choice decides only where *new* arrays are made. Computation follows the arrays it is given: `get_array_module(x)` returns their library, and
-no layer reads the choice. Only this file imports cupy, and only when something asks for it.
+The choice decides only where *new* arrays are made. Computation follows the arrays it is given:
+`get_array_module(x)` returns their library, and no layer reads the choice. Only this file imports
+cupy, and only when something asks for it.
 """
 
 import contextlib
@@ -30,32 +32,56 @@ def first_line(error: BaseException) -> str:
 
 def reason_of(error: Exception) -> str:
     """The error in brackets, with a remedy if CuPy could not write its compiled kernels."""
-    is_file = isinstance(error, OSError) and error.filename is not None  # a library that cannot be loaded is an OSError too, without one
-    return f"({first_line(error)})" + ("; CuPy keeps compiled kernels on disk: set CUPY_CACHE_DIR to a folder you may write to" if is_file else "")
+    is_file = (
+        isinstance(error, OSError) and error.filename is not None
+    )  # a library that cannot be loaded is an OSError too, without one
+    return f"({first_line(error)})" + (
+        "; CuPy keeps compiled kernels on disk: set CUPY_CACHE_DIR to a folder you may write to"
+        if is_file
+        else ""
+    )
 
 
 def _cached_kernels() -> int:
     """Files in CuPy's cache of compiled kernels."""
-    return sum(1 for _ in Path(os.environ.get("CUPY_CACHE_DIR", "~/.cupy/kernel_cache")).expanduser().glob("*"))
+    return sum(
+        1
+        for _ in (
+            Path(os.environ.get("CUPY_CACHE_DIR", "~/.cupy/kernel_cache")).expanduser().glob("*")
+        )
+    )
 
 
 def _announce(card: str) -> None:
-    print(f"xpcap: compiling CUDA kernels for {card}; CuPy keeps them, so only the first use takes long", file=sys.stderr, flush=True)
+    print(
+        f"xpcap: compiling CUDA kernels for {card}; CuPy keeps them, so only the first use takes"
+        " long",
+        file=sys.stderr,
+        flush=True,
+    )
 
 
 def prove(cupy: ModuleType, card: str) -> None:
-    """Prove the current device by computing on it: a driver alone proves neither NVRTC and its headers nor cuBLAS.
+    """Prove the current device by computing on it: a driver alone proves neither NVRTC and its
+    headers nor cuBLAS.
 
-    An elementwise kernel, a sum, a product (8 x 8, since CuPy computes very small ones without cuBLAS), an argmax and a kernel of our own: all
-    the ways in which xpcap computes. If one of them had to be compiled, the others will be too, and a line on standard error says so.
+    An elementwise kernel, a sum, a product (8 x 8, since CuPy computes very small ones without
+    cuBLAS), an argmax and a kernel of our own: all the ways in which xpcap computes. If one of them
+    had to be compiled, the others will be too, and a line on standard error says so.
     """
     cached = _cached_kernels()
     if not cached:
         _announce(card)
     x = cupy.ones((8, 8), dtype="float32")
-    code = f"// xpcap {sys.modules['xpcap'].__version__}: other versions have other kernels\n{KERNEL}"
+    code = (
+        f"// xpcap {sys.modules['xpcap'].__version__}: other versions have other kernels\n{KERNEL}"
+    )
     cupy.RawModule(code=code, options=("-DREAL=float",)).get_function("twice")((1,), (64,), (x,))
-    found = float((x * 2).sum()), float(cupy.matmul(x, x)[0, 0]), int((x.ravel() * cupy.arange(64, dtype="float32")).argmax())
+    found = (
+        float((x * 2).sum()),
+        float(cupy.matmul(x, x)[0, 0]),
+        int((x.ravel() * cupy.arange(64, dtype="float32")).argmax()),
+    )
     if found != (256.0, 32.0, 63):
         raise RuntimeError("a test computation on the device gave a wrong result")
     if 0 < cached < _cached_kernels():
@@ -63,13 +89,17 @@ def prove(cupy: ModuleType, card: str) -> None:
 
 
 def device_in_use(cupy: ModuleType) -> int | None:
-    """This thread's current device; None if it has no context, which making it current would create (from CUDA 12 on)."""
+    """This thread's current device; None if it has no context, which making it current would create
+    (from CUDA 12 on).
+    """
     return int(cupy.cuda.runtime.getDevice()) if cupy.cuda.driver.ctxGetCurrent() else None
 
 
 @contextlib.contextmanager
 def current(cupy: ModuleType, device: int) -> Iterator[None]:
-    """Make a device current inside the ``with``, then the one before, but without a context on a device that had none."""
+    """Make a device current inside the ``with``, then the one before, but without a context on a
+    device that had none.
+    """
     before = device_in_use(cupy)
     cupy.cuda.Device(device).use()
     try:
@@ -92,7 +122,9 @@ VARIABLE = "XPCAP_BACKEND"
 
 
 class BackendStatus(NamedTuple):
-    """State of a backend on this machine. `reason` says why it is not `usable`, and is empty if it is."""
+    """State of a backend on this machine. `reason` says why it is not `usable`, and is empty if it
+    is.
+    """
 
     name: str
     usable: bool
@@ -103,14 +135,18 @@ class BackendStatus(NamedTuple):
 
 def _load() -> ModuleType:
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # CuPy warns if two of its wheels are installed; the probe decides
+        warnings.simplefilter(
+            "ignore"
+        )  # CuPy warns if two of its wheels are installed; the probe decides
         import cupy
     return cupy
 
 
 @functools.cache
 def _cupy_status(device: int) -> BackendStatus:
-    """The state of CuPy on one device. The others are only counted, since computing there would leave a context behind."""
+    """The state of CuPy on one device. The others are only counted, since computing there would
+    leave a context behind.
+    """
     try:
         cupy = _load()
     except Exception as error:  # a broken installation can raise anything, not just ImportError
@@ -121,12 +157,27 @@ def _cupy_status(device: int) -> BackendStatus:
         if not cards:
             raise RuntimeError("no CUDA device is visible")
         if device >= len(cards):
-            return BackendStatus("cupy", False, cupy.__version__, cards, f"this machine has {len(cards)} CUDA device(s), numbered from 0")
+            return BackendStatus(
+                "cupy",
+                False,
+                cupy.__version__,
+                cards,
+                f"this machine has {len(cards)} CUDA device(s), numbered from 0",
+            )
         with current(cupy, device):
             prove(cupy, cards[device])
     except Exception as error:  # faults of driver, toolkit and libraries have many types
-        other = f"CUDA device {device} of {len(cards)} is not usable {reason_of(error)}; cupy:N asks for another"
-        return BackendStatus("cupy", False, cupy.__version__, cards, other if len(cards) > 1 else f"no usable CUDA device {reason_of(error)}")
+        other = (
+            f"CUDA device {device} of {len(cards)} is not usable {reason_of(error)}; cupy:N asks"
+            " for another"
+        )
+        return BackendStatus(
+            "cupy",
+            False,
+            cupy.__version__,
+            cards,
+            other if len(cards) > 1 else f"no usable CUDA device {reason_of(error)}",
+        )
     return BackendStatus("cupy", True, cupy.__version__, cards, "")
 
 
@@ -135,10 +186,14 @@ def backend_status() -> dict[str, BackendStatus]:
 
     Returns
     -------
-    dict : name -> BackendStatus. The first call imports cupy, if installed (about 0.3 s), and runs a few small computations on device 0; the
-        result is cached. Other devices are listed, and proved when they are asked for.
+    dict : name -> BackendStatus. The first call imports cupy, if installed (about 0.3 s), and runs
+        a few small computations on device 0; the result is cached. Other devices are listed, and
+        proved when they are asked for.
     """
-    return {"numpy": BackendStatus("numpy", True, np.__version__, ("host",), ""), "cupy": _cupy_status(0)}
+    return {
+        "numpy": BackendStatus("numpy", True, np.__version__, ("host",), ""),
+        "cupy": _cupy_status(0),
+    }
 
 
 def parse_backend(spec: str) -> tuple[str, int]:
@@ -147,22 +202,33 @@ def parse_backend(spec: str) -> tuple[str, int]:
     if name not in (*BACKENDS, "auto"):
         raise unknown("use_backend", "backend", name, (*BACKENDS, "auto"))
     if colon and (name != "cupy" or not (index.isascii() and index.isdecimal())):
-        raise OptionError(f"use_backend: got {spec!r}, expected 'numpy', 'auto', 'cupy' or 'cupy:N' with N a device number")
+        raise OptionError(
+            f"use_backend: got {spec!r}, expected 'numpy', 'auto', 'cupy' or 'cupy:N' with N a"
+            " device number"
+        )
     return name, int(index) if colon else 0
 
 
 def _resolve(spec: str) -> str:
-    """Resolve `spec` to a backend string for this machine, or raise a BackendError if it is not usable."""
+    """Resolve `spec` to a backend string for this machine, or raise a BackendError if it is not
+    usable.
+    """
     name, device = parse_backend(spec)
     if name == "numpy":
         return "numpy"
     status = _cupy_status(device)
     if name == "auto":
         chosen = "cupy" if status.usable else "numpy"
-        print(f"xpcap: backend auto chose {chosen} ({status.reason or status.devices[0]})", file=sys.stderr)
+        print(
+            f"xpcap: backend auto chose {chosen} ({status.reason or status.devices[0]})",
+            file=sys.stderr,
+        )
         return chosen
     if not status.usable:
-        raise BackendError(f"backend {spec}: {status.reason}; the command 'info' shows what is usable; `backend` numpy runs on the CPU")
+        raise BackendError(
+            f"backend {spec}: {status.reason}; the command 'info' shows what is usable; `backend`"
+            " numpy runs on the CPU"
+        )
     return f"cupy:{device}" if device else "cupy"
 
 
@@ -170,7 +236,9 @@ _active: str | None = None
 
 
 def _activate(resolved: str) -> int | None:
-    """Make a backend and its device, if it has one, the current ones. Returns the device to restore, or None."""
+    """Make a backend and its device, if it has one, the current ones. Returns the device to
+    restore, or None.
+    """
     global _active
     before = None
     if resolved != "numpy":
@@ -187,16 +255,17 @@ class use_backend(contextlib.AbstractContextManager["use_backend"]):  # noqa: N8
 
     Parameters
     ----------
-    spec : ``"numpy"``, ``"cupy"``, ``"cupy:1"`` (a device number) or ``"auto"`` (cupy if usable, else numpy; prints its choice to standard error)
+    spec : ``"numpy"``, ``"cupy"``, ``"cupy:1"`` (a device number) or ``"auto"`` (cupy if usable,
+        else numpy; prints its choice to standard error)
 
     Raises
     ------
-    OptionError : the backend does not exist. BackendError : it is not usable here, with the reason; there is no silent fallback.
+    OptionError : the backend does not exist. BackendError : it is not usable here, with the reason;
+        there is no silent fallback.
 
-    Notes
-    -----
-    The choice applies to the whole process. CUDA's current device belongs to a thread: one that is to compute on ``cupy:N`` calls this itself.
-    numpy leaves the current device as it is. Before the first call the choice is `XPCAP_BACKEND`, or numpy if that is not set.
+    Notes ----- The choice applies to the whole process. CUDA's current device belongs to a thread:
+    one that is to compute on ``cupy:N`` calls this itself. numpy leaves the current device as it
+    is. Before the first call the choice is `XPCAP_BACKEND`, or numpy if that is not set.
     """
 
     def __init__(self, spec: str) -> None:
@@ -233,18 +302,23 @@ def array_module() -> ModuleType:
 
 
 def import_cupy() -> ModuleType:
-    """The package cupy, whether or not it has a device here. BackendError : it cannot be imported."""
+    """The package cupy, whether or not it has a device here. BackendError : it cannot be
+    imported.
+    """
     try:
         return _load()
     except Exception as error:  # a broken installation can raise anything, not just ImportError
         raise BackendError(
-            f"import_cupy: cupy cannot be imported ({first_line(error)}), expected the package, a device is not needed; "
-            f"is it installed in this environment? {install('kernels')} installs it"
+            f"import_cupy: cupy cannot be imported ({first_line(error)}), expected the package, a"
+            f" device is not needed; is it installed in this environment? {install('kernels')}"
+            " installs it"
         ) from error
 
 
 def import_nccl() -> ModuleType | None:
-    """CuPy's module of NCCL, for a process that computes on a device; None where the library is not installed."""
+    """CuPy's module of NCCL, for a process that computes on a device; None where the library is not
+    installed.
+    """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # CuPy tells how to install what is missing
         import cupy.cuda.nccl
@@ -253,11 +327,17 @@ def import_nccl() -> ModuleType | None:
 
 @contextlib.contextmanager
 def stand_in(module: ModuleType) -> Iterator[None]:
-    """Inside the ``with``, `module` stands in for cupy and is the backend of the whole process; its device counts as usable."""
+    """Inside the ``with``, `module` stands in for cupy and is the backend of the whole process; its
+    device counts as usable.
+    """
     global _active, _cupy_status
     backend, probe, cupy = _active, _cupy_status, sys.modules["cupy"]
     status = BackendStatus("cupy", True, module.__version__, (module.__name__,), "")
-    sys.modules["cupy"], _active, _cupy_status = module, "cupy", functools.cache(lambda device: status)
+    sys.modules["cupy"], _active, _cupy_status = (
+        module,
+        "cupy",
+        functools.cache(lambda device: status),
+    )
     try:
         yield
     finally:
@@ -283,25 +363,34 @@ def get_array_module(*arrays: Array) -> ModuleType:
         return sys.modules["cupy"] if is_device_array(arrays[0]) else np
     device = [is_device_array(x) for x in arrays if is_device_array(x) or isinstance(x, np.ndarray)]
     if any(device) and not all(device):
-        raise TypeError("get_array_module: got numpy and cupy arrays together, expected one library; move one side with asarray or to_numpy")
+        raise TypeError(
+            "get_array_module: got numpy and cupy arrays together, expected one library; move one"
+            " side with asarray or to_numpy"
+        )
     return sys.modules["cupy"] if any(device) else np
 
 
 def asarray(x: Any, *, dtype: Any = None, like: Array | None = None) -> Array:
-    """`x` as an array of the current backend, or of the library of `like`; copied only if necessary."""
+    """`x` as an array of the current backend, or of the library of `like`; copied only if
+    necessary.
+    """
     xp = array_module() if like is None else get_array_module(like)
     return xp.asarray(to_numpy(x) if xp is np else x, dtype=dtype)
 
 
 def to_numpy(x: Any) -> np.ndarray:
-    """`x` as a host array. For a device array, this waits until everything it depends on has been computed."""
+    """`x` as a host array. For a device array, this waits until everything it depends on has been
+    computed.
+    """
     if is_device_array(x):
         return np.asarray(x.get())
     return np.asarray(x)
 
 
 def free_memory(like: Array) -> int | None:
-    """Free bytes on the device of `like`, including the free part of CuPy's pool; None for a host array."""
+    """Free bytes on the device of `like`, including the free part of CuPy's pool; None for a host
+    array.
+    """
     if not is_device_array(like):
         return None
     cupy = sys.modules["cupy"]
@@ -309,6 +398,8 @@ def free_memory(like: Array) -> int | None:
 
 
 def free_staging(like: Array) -> None:
-    """Give back the page-locked host memory through which arrays were sent to the device of `like`; a copy under way keeps its own."""
+    """Give back the page-locked host memory through which arrays were sent to the device of `like`;
+    a copy under way keeps its own.
+    """
     if is_device_array(like):
         sys.modules["cupy"].get_default_pinned_memory_pool().free_all_blocks()

@@ -52,12 +52,23 @@ def nearest(name: object, known: Iterable[str]) -> str:
     return f"; did you mean {close[0]!r}?" if close else ""
 
 
-def unknown(function: str, thing: str, name: object, known: Iterable[str], error: type[Exception] = OptionError) -> Exception:
+def unknown(
+    function: str,
+    thing: str,
+    name: object,
+    known: Iterable[str],
+    error: type[Exception] = OptionError,
+) -> Exception:
     """The error for a name that is not among the known ones: lists them, suggests the nearest."""
     known = list(known)
     more = f" and {len(known) - 20} more" if len(known) > 20 else ""
-    listed = ", ".join(one if one.isprintable() else repr(one) for one in known[:20])  # names may come from a file that others made
-    return error(f"{function}: {thing} {name!r} does not exist, expected one of {listed}{more}{nearest(name, known)}")
+    listed = ", ".join(
+        one if one.isprintable() else repr(one) for one in known[:20]
+    )  # names may come from a file that others made
+    return error(
+        f"{function}: {thing} {name!r} does not exist, expected one of"
+        f" {listed}{more}{nearest(name, known)}"
+    )
 
 
 def check_whole(

@@ -1,4 +1,6 @@
-"""Reading and writing files: a reader finds the old file or the new one, whole, never half of one."""
+"""Reading and writing files: a reader finds the old file or the new one, whole, never half of
+one.
+"""
 
 import contextlib
 import os
@@ -14,10 +16,11 @@ PART = ".part"  # suffix of files that are being written
 
 @contextlib.contextmanager
 def atomic(path: Path) -> Iterator[BinaryIO]:
-    """A new file, open for writing bytes, that replaces `path` if the ``with`` block succeeds and is removed if it fails.
+    """A new file, open for writing bytes, that replaces `path` if the ``with`` block succeeds and
+    is removed if it fails.
 
-    It is written beside `path` under a name that cannot be guessed, flushed to disk and renamed; then its folder is flushed. If `path` is a
-    link, the link is replaced and its target left alone.
+    It is written beside `path` under a name that cannot be guessed, flushed to disk and renamed;
+    then its folder is flushed. If `path` is a link, the link is replaced and its target left alone.
 
     Raises
     ------
@@ -33,12 +36,16 @@ def atomic(path: Path) -> Iterator[BinaryIO]:
     except OSError as error:
         raise OSError(error.errno or 0, error.strerror or str(error), str(path)) from error
     finally:
-        with contextlib.suppress(NotADirectoryError):  # the parent is no folder, so there is nothing to remove
+        with contextlib.suppress(
+            NotADirectoryError
+        ):  # the parent is no folder, so there is nothing to remove
             temporary.unlink(missing_ok=True)
 
 
 def remove_parts(folder: Path) -> None:
-    """Remove the temporary files that a killed process left in a folder. Call it only while nobody else writes there."""
+    """Remove the temporary files that a killed process left in a folder. Call it only while nobody
+    else writes there.
+    """
     for path in folder.glob(f".*{PART}"):
         if re.fullmatch(rf"\..+\.[0-9a-f]{{8}}{re.escape(PART)}", path.name):
             path.unlink()
@@ -49,13 +56,21 @@ def read_text(path: Path, most: int) -> str:
 
     Raises
     ------
-    ValueError : more bytes, not UTF-8, or a pipe or device, which might never end. OSError : it cannot be opened.
+    ValueError : more bytes, not UTF-8, or a pipe or device, which might never end. OSError : it
+        cannot be opened.
     """
-    # NONBLOCK, so that opening a pipe does not wait for a writer; BINARY, so that Windows does not change line ends
+    # NONBLOCK, so that opening a pipe does not wait for a writer; BINARY, so that Windows does not
+    # change line ends
     handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
     about = os.fstat(handle)
     wrong = (
-        "" if stat.S_ISREG(about.st_mode) else "a folder, expected a file" if stat.S_ISDIR(about.st_mode) else "a pipe or a device, expected a file"
+        ""
+        if stat.S_ISREG(about.st_mode)
+        else (
+            "a folder, expected a file"
+            if stat.S_ISDIR(about.st_mode)
+            else "a pipe or a device, expected a file"
+        )
     )
     if wrong or about.st_size > most:
         os.close(handle)
@@ -68,13 +83,21 @@ def read_text(path: Path, most: int) -> str:
 
 
 def obstacle(path: Path) -> str:
-    """Why no new file can be made at `path`; empty if it can. Ask before the work whose result goes there."""
+    """Why no new file can be made at `path`; empty if it can. Ask before the work whose result goes
+    there.
+    """
     if path.exists() or path.is_symlink():
         return "exists, and is not overwritten; remove it, or choose another name"
     if not path.parent.is_dir():
-        return f"is to go into {path.parent}, which is no folder, expected an existing one; is the path right?"
+        return (
+            f"is to go into {path.parent}, which is no folder, expected an existing one; is the"
+            " path right?"
+        )
     if not os.access(path.parent, os.W_OK | os.X_OK):
-        return f"is to go into {path.parent}, which may not be written to: Permission denied, expected a folder of your own"
+        return (
+            f"is to go into {path.parent}, which may not be written to: Permission denied, expected"
+            " a folder of your own"
+        )
     return ""
 
 

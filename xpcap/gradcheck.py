@@ -22,7 +22,10 @@ def _restored(function: str, *arrays: Array) -> Iterator[list[Array]]:
     """Yield copies of `arrays`, and restore the arrays when the ``with`` ends, even by an error."""
     for x in arrays:
         if x.dtype.kind != "f":
-            raise TypeError(f"{function}: x has dtype {x.dtype}, expected floats; integers cannot change by a small step")
+            raise TypeError(
+                f"{function}: x has dtype {x.dtype}, expected floats; integers cannot change by a"
+                " small step"
+            )
     saved = [x.copy() for x in arrays]
     try:
         yield saved
@@ -31,7 +34,9 @@ def _restored(function: str, *arrays: Array) -> Iterator[list[Array]]:
             x[...] = value
 
 
-def eval_numerical_gradient(f: Callable[[Array], Any], x: Array, verbose: bool = True, h: float = 1e-5) -> Array:
+def eval_numerical_gradient(
+    f: Callable[[Array], Any], x: Array, verbose: bool = True, h: float = 1e-5
+) -> Array:
     """Gradient of a scalar function by centred differences.
 
     Parameters
@@ -59,7 +64,9 @@ def eval_numerical_gradient(f: Callable[[Array], Any], x: Array, verbose: bool =
     return asarray(slopes, like=x)
 
 
-def eval_numerical_gradient_array(f: Callable[[Array], Array], x: Array, df: Array, h: float = 1e-5) -> Array:
+def eval_numerical_gradient_array(
+    f: Callable[[Array], Array], x: Array, df: Array, h: float = 1e-5
+) -> Array:
     """Gradient of sum(df * f(x)) by centred differences, for an array function f.
 
     Parameters
@@ -78,12 +85,17 @@ def eval_numerical_gradient_array(f: Callable[[Array], Array], x: Array, df: Arr
             below = f(x).copy()
             x[index] = value
             if above.shape != df.shape:
-                raise ValueError(f"eval_numerical_gradient_array: f returns shape {above.shape} and df has {df.shape}, expected equal shapes")
+                raise ValueError(
+                    f"eval_numerical_gradient_array: f returns shape {above.shape} and df has"
+                    f" {df.shape}, expected equal shapes"
+                )
             slopes[index] = float(((above - below) * df).sum()) / (2 * h)
     return asarray(slopes, like=x)
 
 
-def grad_check_sparse(f: Callable[[Array], Any], x: Array, analytic_grad: Array, num_checks: int = 10, h: float = 1e-5) -> None:
+def grad_check_sparse(
+    f: Callable[[Array], Any], x: Array, analytic_grad: Array, num_checks: int = 10, h: float = 1e-5
+) -> None:
     """Print relative errors of `num_checks` elements, drawn from NumPy's legacy global stream."""
     with _restored("grad_check_sparse", x):
         for _ in range(num_checks):
@@ -95,7 +107,10 @@ def grad_check_sparse(f: Callable[[Array], Any], x: Array, analytic_grad: Array,
             below = float(f(x))
             x[index] = value
             numeric, analytic = (above - below) / (2 * h), float(analytic_grad[index])
-            print(f"numerical: {numeric:f} analytic: {analytic:f}, relative error: {rel_error(np.float64(numeric), np.float64(analytic)):e}")
+            print(
+                f"numerical: {numeric:f} analytic: {analytic:f}, relative error:"
+                f" {rel_error(np.float64(numeric), np.float64(analytic)):e}"
+            )
 
 
 def directional_errors(
@@ -136,7 +151,10 @@ def directional_errors(
         for _ in range(directions):
             draws = {name: rng.standard_normal(x.shape) for name, x in params.items()}
             length = np.sqrt(sum(float((d * d).sum()) for d in draws.values()))
-            direction = {name: asarray(d / length, dtype=params[name].dtype, like=params[name]) for name, d in draws.items()}
+            direction = {
+                name: asarray(d / length, dtype=params[name].dtype, like=params[name])
+                for name, d in draws.items()
+            }
             numeric = (at(direction, h) - at(direction, -h)) / (2 * h)
             xp = get_array_module(*grads.values())
             analytic = sum(float(xp.vdot(grads[name], direction[name])) for name in params)

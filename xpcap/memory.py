@@ -69,7 +69,11 @@ def fresh(like: Array, shapes: Collection[tuple[int, ...]] = ()) -> Buffer:
     arrays have to be paged in again: on a CPU that takes as long as a small batch's arithmetic.
     """
     xp, usual = get_array_module(like), like.dtype
-    starts = list(itertools.accumulate((-(-math.prod(shape) // ALIGNED) * ALIGNED for shape in shapes), initial=0))
+    starts = list(
+        itertools.accumulate(
+            (-(-math.prod(shape) // ALIGNED) * ALIGNED for shape in shapes), initial=0
+        )
+    )
     block = xp.empty(starts[-1], usual)
     parts = [view(block, start, shape) for start, shape in zip(starts, shapes, strict=False)][::-1]
 
@@ -146,7 +150,9 @@ class Workspace:
     @property
     def nbytes(self) -> int:
         """Bytes held, over all parts."""
-        return sum(int(buffer.nbytes) for buffer in self._buffers.values()) + sum(other.nbytes for other in self._others)
+        return sum(int(buffer.nbytes) for buffer in self._buffers.values()) + sum(
+            other.nbytes for other in self._others
+        )
 
 
 AHEAD = 4  # uploads under way at most; one more waits for the oldest
@@ -165,7 +171,9 @@ class Uploads:
 
     def __init__(self, xp: Any) -> None:
         self._xp, self._turn = xp, 0
-        self._slots: list[tuple[np.ndarray, Any]] = []  # pinned memory as bytes, and the event behind its last copy
+        self._slots: list[
+            tuple[np.ndarray, Any]
+        ] = []  # pinned memory as bytes, and the event behind its last copy
 
     def send(self, host: np.ndarray, device: Array) -> None:
         """Copy `host` to `device`, an array of its shape and dtype.
@@ -188,7 +196,10 @@ class Uploads:
         pinned, copied = self._slots[k]
         if pinned.size < nbytes:
             size = nbytes + nbytes // 4  # batches differ a little
-            self._slots[k] = pinned, _ = np.frombuffer(self._xp.cuda.alloc_pinned_memory(size), np.uint8, size), copied
+            self._slots[k] = pinned, _ = (
+                np.frombuffer(self._xp.cuda.alloc_pinned_memory(size), np.uint8, size),
+                copied,
+            )
         return pinned, copied
 
     def __del__(self) -> None:

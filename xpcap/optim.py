@@ -18,7 +18,12 @@ DEFAULTS: dict[str, Config] = {
     "rmsprop": {"learning_rate": 1e-2, "decay_rate": 0.99, "epsilon": 1e-8},
     "adam": {"learning_rate": 1e-3, "beta1": 0.9, "beta2": 0.999, "epsilon": 1e-8},
 }
-STATE: dict[str, tuple[str, ...]] = {"sgd": (), "sgd_momentum": ("velocity",), "rmsprop": ("cache",), "adam": ("m", "v")}
+STATE: dict[str, tuple[str, ...]] = {
+    "sgd": (),
+    "sgd_momentum": ("velocity",),
+    "rmsprop": ("cache",),
+    "adam": ("m", "v"),
+}
 
 
 def init(rule: str, w: Array, config: Mapping[str, Any] | None = None) -> Config:
@@ -45,7 +50,9 @@ def init(rule: str, w: Array, config: Mapping[str, Any] | None = None) -> Config
         if full.get(key) is None:
             full[key] = get_array_module(w).zeros_like(w)
         elif full[key].shape != w.shape:
-            raise ValueError(f"optim.{rule}: {key} has shape {full[key].shape}, expected w's {w.shape}")
+            raise ValueError(
+                f"optim.{rule}: {key} has shape {full[key].shape}, expected w's {w.shape}"
+            )
     if rule == "adam":
         done = "; it is the number of steps done"
         full["t"] = check_whole("optim.adam", "t", full.get("t", 0), 0, hint=done, error=ValueError)
@@ -92,7 +99,10 @@ def update(rule: str, w: Array, dw: Array, config: Config) -> None:
 
 def _pure(rule: str, w: Array, dw: Array, config: Config | None) -> tuple[Array, Config]:
     if np.shape(dw) != np.shape(w) or not hasattr(w, "dtype"):
-        raise ValueError(f"optim.{rule}: w has shape {np.shape(w)} and dw {np.shape(dw)}, expected arrays of one shape")
+        raise ValueError(
+            f"optim.{rule}: w has shape {np.shape(w)} and dw {np.shape(dw)}, expected arrays of one"
+            " shape"
+        )
     full = init(rule, w, config)
     for key in STATE[rule]:
         full[key] = full[key].copy()
@@ -189,10 +199,14 @@ class Optimizer:
     def end_epoch(self, lr_decay: float | str) -> None:
         """Lower the learning rate after an epoch."""
         if not isinstance(lr_decay, str):
-            self.config["learning_rate"] *= float(lr_decay)  # a NumPy scalar would spread into what is saved
+            self.config["learning_rate"] *= float(
+                lr_decay
+            )  # a NumPy scalar would spread into what is saved
 
     def begin_again(self, lr_decay: float | str) -> None:
-        """Before more epochs than were planned: a learning rate that has fallen to zero starts anew."""
+        """Before more epochs than were planned: a learning rate that has fallen to zero starts
+        anew.
+        """
         if lr_decay == LINEAR:
             self.config["learning_rate"] = self._first_rate
 

@@ -1,4 +1,6 @@
-"""Progress bars on a terminal, lines elsewhere where work takes long, and a limit on how often what is shown is renewed."""
+"""Progress bars on a terminal, lines elsewhere where work takes long, and a limit on how often what
+is shown is renewed.
+"""
 
 import math
 import os
@@ -31,23 +33,49 @@ class Pace:
         self._next = self._clock() + self._seconds
 
 
-def bar(things: Iterable[Any], shown: bool, label: str, total: int | None = None, done: int = 0, lines: bool = False) -> Any:
+def bar(
+    things: Iterable[Any],
+    shown: bool,
+    label: str,
+    total: int | None = None,
+    done: int = 0,
+    lines: bool = False,
+) -> Any:
     """`things` with a progress bar on standard error, if that is a terminal and `shown` is set.
 
-    With `lines`, what is no terminal gets a line at once and one every `LINE_SECONDS`, unless there are few things: the work takes minutes.
+    With `lines`, what is no terminal gets a line at once and one every `LINE_SECONDS`, unless there
+    are few things: the work takes minutes.
     """
     from tqdm import tqdm
 
     if lines and shown and not sys.stderr.isatty():
         total = len(things) if total is None and isinstance(things, Sized) else total
         return Lines(things, label, total or 0, done)
-    return tqdm(things, desc=label, total=total, initial=done, disable=None if shown else True, leave=False, mininterval=BAR_SECONDS, **_size())
+    return tqdm(
+        things,
+        desc=label,
+        total=total,
+        initial=done,
+        disable=None if shown else True,
+        leave=False,
+        mininterval=BAR_SECONDS,
+        **_size(),
+    )
 
 
 class Lines:
-    """Progress in lines on standard error, for a log or a pipe. Used as tqdm's bars are: as an iterator, or by ``update(n)`` in a ``with`` block."""
+    """Progress in lines on standard error, for a log or a pipe. Used as tqdm's bars are: as an
+    iterator, or by ``update(n)`` in a ``with`` block.
+    """
 
-    def __init__(self, things: Iterable[Any], label: str, total: int, done: int, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        things: Iterable[Any],
+        label: str,
+        total: int,
+        done: int,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._things, self._label, self._total, self._done = things, label, total, done
         self._pace = Pace(LINE_SECONDS, clock)
         self.update(0)
@@ -72,15 +100,21 @@ class Lines:
 
 
 def _size() -> dict[str, int]:
-    """The size of a bar for a terminal that does not know its own, as in a container, where tqdm would draw none; else tqdm asks the terminal."""
+    """The size of a bar for a terminal that does not know its own, as in a container, where tqdm
+    would draw none; else tqdm asks the terminal.
+    """
     try:
-        return {} if os.get_terminal_size(sys.stderr.fileno()).columns else {"ncols": 80, "nrows": 20}
+        return (
+            {} if os.get_terminal_size(sys.stderr.fileno()).columns else {"ncols": 80, "nrows": 20}
+        )
     except (OSError, ValueError):
         return {}
 
 
 def say(line: str) -> None:
-    """Print a line at once, without breaking a bar on the screen. BrokenPipeError : nobody reads it."""
+    """Print a line at once, without breaking a bar on the screen. BrokenPipeError : nobody reads
+    it.
+    """
     from tqdm import tqdm
 
     tqdm.write(line)

@@ -1,4 +1,6 @@
-"""Safetensors files: arrays and one JSON object beside them, written whole and read with nothing taken on trust."""
+"""Safetensors files: arrays and one JSON object beside them, written whole and read with nothing
+taken on trust.
+"""
 
 import json
 import os
@@ -22,7 +24,8 @@ def write_tensors(path: Path, tensors: Mapping[str, np.ndarray], meta: Mapping[s
 
     Raises
     ------
-    OSError : the file cannot be written; what was there before is intact. ValueError : `meta` holds what JSON cannot express.
+    OSError : the file cannot be written; what was there before is intact. ValueError : `meta` holds
+        what JSON cannot express.
     """
     from safetensors.numpy import save
 
@@ -50,9 +53,18 @@ def read_tensors(path: Path, function: str) -> tuple[dict[str, np.ndarray], dict
         with safe_open(path, framework="numpy") as file:
             meta = json.loads((file.metadata() or {})[KEY])
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
-    except (SafetensorError, OSError, KeyError, ValueError, TypeError, AttributeError, RecursionError) as error:
+    except (
+        SafetensorError,
+        OSError,
+        KeyError,
+        ValueError,
+        TypeError,
+        AttributeError,
+        RecursionError,
+    ) as error:
         raise DataError(
-            f"{function}: {path} cannot be read as a safetensors file of ours, expected one that 'train' wrote; damaged, or another program's? ({error!r})"
+            f"{function}: {path} cannot be read as a safetensors file of ours, expected one that"
+            f" 'train' wrote; damaged, or another program's? ({error!r})"
         ) from error
     found = meta.pop("format", None) if isinstance(meta, dict) else type(meta).__name__
     check_format(function, path, found, FORMAT)
@@ -62,23 +74,38 @@ def read_tensors(path: Path, function: str) -> tuple[dict[str, np.ndarray], dict
 def check_format(function: str, path: Path, found: Any, known: int) -> None:
     """DataError : a file has another format version than `known`."""
     if type(found) is int and found > known:
-        raise DataError(f"{function}: {path} has format {found}, expected {known}; it was made by a newer xpcap: upgrade this one")
+        raise DataError(
+            f"{function}: {path} has format {found}, expected {known}; it was made by a newer"
+            " xpcap: upgrade this one"
+        )
     if type(found) is not int or found != known:
-        raise DataError(f"{function}: {path} has format {found!r}, expected {known}; damaged, or another program's?")
+        raise DataError(
+            f"{function}: {path} has format {found!r}, expected {known}; damaged, or another"
+            " program's?"
+        )
 
 
 def _check_header(path: Path, function: str) -> None:
-    """Check the kind and size of a file, and the header length it claims, before anything is read into memory."""
+    """Check the kind and size of a file, and the header length it claims, before anything is read
+    into memory.
+    """
     try:
         about = path.stat()
         if not stat.S_ISREG(about.st_mode):
-            raise DataError(f"{function}: {path} is a folder, pipe or device, expected a safetensors file; is the path right?")
+            raise DataError(
+                f"{function}: {path} is a folder, pipe or device, expected a safetensors file; is"
+                " the path right?"
+            )
         with path.open("rb") as file:
             claimed = int.from_bytes(file.read(8), "little")
     except OSError as error:
-        raise DataError(f"{function}: {path}: {error.strerror or os.strerror(error.errno or 0)}, expected a safetensors file of ours") from error
+        raise DataError(
+            f"{function}: {path}: {error.strerror or os.strerror(error.errno or 0)}, expected a"
+            " safetensors file of ours"
+        ) from error
     most = max(0, min(MOST_HEADER, about.st_size - 8))
     if claimed > most:
         raise DataError(
-            f"{function}: {path} has {about.st_size:,} bytes and claims a header of {claimed:,}, expected at most {most:,}; damaged, or cut short?"
+            f"{function}: {path} has {about.st_size:,} bytes and claims a header of {claimed:,},"
+            f" expected at most {most:,}; damaged, or cut short?"
         )

@@ -1,4 +1,5 @@
-"""Threads: NumPy's BLAS, whose threads one thread of the program has at a time, and parallel work on the cores of the host.
+"""Threads: NumPy's BLAS, whose threads one thread of the program has at a time, and parallel work
+on the cores of the host.
 
 BLAS can spread one product over the cores, but what lies between two products stays on one core.
 A part of the work for each core keeps both on that core, with BLAS on one thread in each.
@@ -21,7 +22,8 @@ from typing import Any, NamedTuple, ParamSpec, TypeVar
 
 from threadpoolctl import ThreadpoolController
 
-WAIT_VARIABLE = "OPENBLAS_THREAD_TIMEOUT"  # an idle thread of OpenBLAS spins for 2**this clock ticks before it sleeps; 26 by default
+# an idle thread of OpenBLAS spins for 2**this clock ticks before it sleeps; 26 by default
+WAIT_VARIABLE = "OPENBLAS_THREAD_TIMEOUT"
 SHORT_WAIT = "20"  # a third of a millisecond: longer than most gaps between two products
 PATIENCE = 0.2  # seconds: threads that spin after a product of the program's own sleep by then
 
@@ -35,25 +37,37 @@ def _short_wait() -> Iterator[None]:
         del os.environ[WAIT_VARIABLE]
 
 
-NUMPY_CAME_FIRST = "numpy" in sys.modules  # then it is too late for the variable: OpenBLAS reads it when it is loaded
+NUMPY_CAME_FIRST = (
+    "numpy" in sys.modules
+)  # then it is too late for the variable: OpenBLAS reads it when it is loaded
 with contextlib.nullcontext() if NUMPY_CAME_FIRST or WAIT_VARIABLE in os.environ else _short_wait():
-    import numpy as np  # with the usual wait, of 30 to 100 ms, OpenBLAS's idle threads get in the way of ours
+    # with the usual wait, of 30 to 100 ms, OpenBLAS's idle threads get in the way of ours
+    import numpy as np
 
 
 def symbol(library: Any, name: str) -> Any:
-    """A function of an OpenBLAS, whose names may have been built with a prefix or suffix; None where it has none of that name."""
-    names = (f"{prefix}{name}{suffix}" for prefix in ("", "scipy_") for suffix in ("", "64_", "_64", "_"))
+    """A function of an OpenBLAS, whose names may have been built with a prefix or suffix; None
+    where it has none of that name.
+    """
+    names = (
+        f"{prefix}{name}{suffix}" for prefix in ("", "scipy_") for suffix in ("", "64_", "_64", "_")
+    )
     return next((getattr(library, full) for full in names if hasattr(library, full)), None)
 
 
 def shorten_wait(path: str) -> bool:
-    """Let the idle threads of an OpenBLAS that is loaded already sleep after the short wait; return whether they do.
+    """Let the idle threads of an OpenBLAS that is loaded already sleep after the short wait; return
+    whether they do.
 
-    The library reads the variable again and ends its threads, which start anew at the next product, as after a fork. It stays as it is where the
-    caller has set the variable, where the library has no such functions, and where another thread of the process is at work: it may be at a product.
+    The library reads the variable again and ends its threads, which start anew at the next product,
+    as after a fork. It stays as it is where the caller has set the variable, where the library has
+    no such functions, and where another thread of the process is at work: it may be at a product.
     """
     library = ctypes.PyDLL(path)  # these calls keep the interpreter's lock
-    read, stop, wait = (symbol(library, name) for name in ("openblas_read_env", "blas_thread_shutdown", "openblas_thread_timeout"))
+    read, stop, wait = (
+        symbol(library, name)
+        for name in ("openblas_read_env", "blas_thread_shutdown", "openblas_thread_timeout")
+    )
     if WAIT_VARIABLE in os.environ or None in (read, stop, wait) or wait() != 0:
         return False
     end = time.monotonic() + PATIENCE
@@ -68,9 +82,11 @@ def shorten_wait(path: str) -> bool:
 
 
 def _others_sleep() -> bool:
-    """True if all other threads of the process sleep, as far as Linux tells, and none of Python's can wake before this one has acted on it.
+    """True if all other threads of the process sleep, as far as Linux tells, and none of Python's
+    can wake before this one has acted on it.
 
-    Threads that wait for the interpreter's lock sleep. A thread that has just got it keeps it for a switch interval at least, unless it gives it away.
+    Threads that wait for the interpreter's lock sleep. A thread that has just got it keeps it for a
+    switch interval at least, unless it gives it away.
     """
     if not sys.platform.startswith("linux") or not getattr(sys, "_is_gil_enabled", lambda: True)():
         return False
@@ -80,7 +96,9 @@ def _others_sleep() -> bool:
     for thread in threads:
         if int(thread.name) == threading.get_native_id():
             continue
-        file = libc.open(bytes(thread / "stat"), os.O_RDONLY)  # Python's own open and read would give it away again
+        file = libc.open(
+            bytes(thread / "stat"), os.O_RDONLY
+        )  # Python's own open and read would give it away again
         size = libc.read(file, text, len(text))
         libc.close(file)
         if size > 0 and not text.raw[:size].rpartition(b")")[2].startswith(b" S"):
@@ -103,13 +121,16 @@ class _Library(NamedTuple):
 def _library(found: Any) -> _Library:
     """The functions of a library that threadpoolctl found.
 
-    OpenBLAS's own, unless OpenMP runs its threads: from threadpoolctl 3.8 on, only the thread that set a limit first may set another one, and
-    elsewhere nothing happens.
+    OpenBLAS's own, unless OpenMP runs its threads: from threadpoolctl 3.8 on, only the thread that
+    set a limit first may set another one, and elsewhere nothing happens.
     """
     openmp = getattr(found, "threading_layer", None) == "openmp"
     if found.internal_api == "openblas" and not openmp:
         library = ctypes.CDLL(found.filepath)
-        get, put = symbol(library, "openblas_get_num_threads"), symbol(library, "openblas_set_num_threads")
+        get, put = (
+            symbol(library, "openblas_get_num_threads"),
+            symbol(library, "openblas_set_num_threads"),
+        )
         if get is not None and put is not None:
             return _Library(get, put, False)
     return _Library(lambda: int(found.num_threads), found.set_num_threads, openmp)
@@ -120,7 +141,8 @@ in_part = contextvars.ContextVar("xpcap_part", default=False)
 
 
 class Blas:
-    """The BLAS libraries of this process, and the turns that threads of the program take at their threads.
+    """The BLAS libraries of this process, and the turns that threads of the program take at their
+    threads.
 
     The number of BLAS threads belongs to the whole process, and a product's last bits depend on it.
     So threads that compute with xpcap take turns where BLAS has several: each sees all of them, or
@@ -140,7 +162,9 @@ class Blas:
         self._threads = 1
 
     def threads(self) -> int:
-        """Threads that BLAS may use, as the environment or the caller set them; 1 where no library can be asked."""
+        """Threads that BLAS may use, as the environment or the caller set them; 1 where no library
+        can be asked.
+        """
         with self._lock:
             return self._threads if self._before is not None else self._least()
 
@@ -153,14 +177,18 @@ class Blas:
             library.limit(min(threads, library.threads()))
 
     def keep_this_thread_to_one(self) -> None:
-        """Set this thread's own limit, where each thread has one: for a thread that only works on parts."""
+        """Set this thread's own limit, where each thread has one: for a thread that only works on
+        parts.
+        """
         for library in self._libraries:
             if library.each_thread:
                 library.limit(1)
 
     @contextlib.contextmanager
     def turn(self) -> Iterator[None]:
-        """A lock on all threads of BLAS, which a thread may take again within its own turn; free where BLAS has one thread."""
+        """A lock on all threads of BLAS, which a thread may take again within its own turn; free
+        where BLAS has one thread.
+        """
         if in_part.get() or self.threads() == 1:
             yield
             return
@@ -178,21 +206,28 @@ class Blas:
         return bool(self._waiting)
 
     def give_way(self) -> None:
-        """Let the threads that wait now have their turn first: for the gap between two turns of long work."""
+        """Let the threads that wait now have their turn first: for the gap between two turns of
+        long work.
+        """
         before = set(self._waiting)
         while before & self._waiting:
             time.sleep(1e-3)  # a thread that wakes takes a tenth of that
 
     @contextlib.contextmanager
     def on_one_thread(self) -> Iterator[None]:
-        """Hold BLAS to one thread for a turn, then restore what it had. What somebody else set meanwhile stays."""
+        """Hold BLAS to one thread for a turn, then restore what it had. What somebody else set
+        meanwhile stays.
+        """
         with self.turn():
             if in_part.get() or self._before is not None or self.threads() == 1:
                 yield
                 return
             try:
                 with self._lock:
-                    self._threads, self._before = self._least(), [library.threads() for library in self._libraries]
+                    self._threads, self._before = (
+                        self._least(),
+                        [library.threads() for library in self._libraries],
+                    )
                     for library in self._libraries:
                         library.limit(1)
                 yield
@@ -234,7 +269,9 @@ if hasattr(os, "register_at_fork"):
 
 
 def in_turn(function: Callable[P, R]) -> Callable[P, R]:
-    """Decorator of functions whose products use all threads of BLAS: take a turn if the first argument is a host array, or has one as `like`."""
+    """Decorator of functions whose products use all threads of BLAS: take a turn if the first
+    argument is a host array, or has one as `like`.
+    """
 
     @functools.wraps(function)
     def taking_turns(*args: P.args, **kwargs: P.kwargs) -> R:
@@ -262,11 +299,15 @@ class ContentionGuard:
     and the shape stays on all threads.
     """
 
-    LATE = 2e-3  # seconds longer than on one thread: waking a sleeping thread takes a tenth of that, a neighbour's turn several times as long
+    # seconds longer than on one thread: waking a sleeping thread takes a tenth of that, a
+    # neighbour's turn several times as long
+    LATE = 2e-3
     SHORTEST, LONGEST = 0.05, 2.0  # seconds of a pause
 
     def __init__(self) -> None:
-        self._known: dict[tuple[object, ...], float] = {}  # by shapes: the fewest seconds on one thread; infinite where bits differ
+        self._known: dict[
+            tuple[object, ...], float
+        ] = {}  # by shapes: the fewest seconds on one thread; infinite where bits differ
         self._until, self._pause = 0.0, self.SHORTEST
 
     def dot(self, x: np.ndarray, w: np.ndarray, out: np.ndarray) -> np.ndarray:
@@ -285,13 +326,17 @@ class ContentionGuard:
         return out
 
     def _judge(self, start: float, end: float, most: float) -> None:
-        """Set the pause by a product on all threads that took from `start` to `end`; up to `most` seconds are usual."""
+        """Set the pause by a product on all threads that took from `start` to `end`; up to `most`
+        seconds are usual.
+        """
         if end - start > most:
             self._until, self._pause = end + self._pause, min(2 * self._pause, self.LONGEST)
         elif most < np.inf:
             self._pause = max(self._pause / 2, self.SHORTEST)
 
-    def _learn(self, key: tuple[object, ...], x: np.ndarray, w: np.ndarray, out: np.ndarray) -> np.ndarray:
+    def _learn(
+        self, key: tuple[object, ...], x: np.ndarray, w: np.ndarray, out: np.ndarray
+    ) -> np.ndarray:
         """Compute a shape's first product both ways, to compare the bits and to time one thread."""
         telling = all(np.count_nonzero(factor) > factor.size // 4 for factor in (x, w))
         with blas().on_one_thread():
@@ -299,7 +344,9 @@ class ContentionGuard:
             alone = np.dot(x, w)
             seconds = time.perf_counter() - start
         np.dot(x, w, out=out)
-        self._known[key] = seconds if telling and np.array_equal(alone, out, equal_nan=True) else np.inf
+        self._known[key] = (
+            seconds if telling and np.array_equal(alone, out, equal_nan=True) else np.inf
+        )
         return out
 
 
@@ -317,18 +364,25 @@ WORTH_WAKING = 1 << 24  # multiplications
 
 @functools.cache
 def _pool() -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(max(1, (os.cpu_count() or 1) - 1), thread_name_prefix="xpcap", initializer=blas().keep_this_thread_to_one)
+    return ThreadPoolExecutor(
+        max(1, (os.cpu_count() or 1) - 1),
+        thread_name_prefix="xpcap",
+        initializer=blas().keep_this_thread_to_one,
+    )
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_pool.cache_clear)  # a forked process has none of its parent's threads
+    os.register_at_fork(
+        after_in_child=_pool.cache_clear
+    )  # a forked process has none of its parent's threads
 
 
 def cores() -> int:
     """Number of cores for parallel work: the threads that NumPy's BLAS may use.
 
-    That is the number of the machine's cores, or what ``OPENBLAS_NUM_THREADS``, ``OMP_NUM_THREADS`` or threadpoolctl made of it. It is 1 where
-    BLAS cannot be held to one thread (Apple's Accelerate), which then spreads its products as it sees fit.
+    That is the number of the machine's cores, or what ``OPENBLAS_NUM_THREADS``, ``OMP_NUM_THREADS``
+    or threadpoolctl made of it. It is 1 where BLAS cannot be held to one thread (Apple's
+    Accelerate), which then spreads its products as it sees fit.
     """
     return blas().threads()
 
@@ -339,7 +393,8 @@ def free_cores() -> int:
 
 
 def parallel_map(work: Callable[[Part], Outcome], parts: Sequence[Part]) -> list[Outcome]:
-    """[work(part) for part in parts], in parallel: the first in this thread, the others on other cores.
+    """[work(part) for part in parts], in parallel: the first in this thread, the others on other
+    cores.
 
     An exception is raised once all have ended. Inside a part of other work the parts are done one
     after the other. Another thread of the program that works in parallel is waited for.
@@ -349,7 +404,9 @@ def parallel_map(work: Callable[[Part], Outcome], parts: Sequence[Part]) -> list
     with blas().on_one_thread():
         token = in_part.set(True)
         try:
-            others = [_pool().submit(contextvars.copy_context().run, work, part) for part in parts[1:]]
+            others = [
+                _pool().submit(contextvars.copy_context().run, work, part) for part in parts[1:]
+            ]
             try:
                 first = work(parts[0])
             finally:
@@ -360,7 +417,8 @@ def parallel_map(work: Callable[[Part], Outcome], parts: Sequence[Part]) -> list
 
 
 def run_parallel(like: object, work: int, *tasks: Callable[[], object]) -> None:
-    """Run independent tasks: in parallel on the host, in turn on a device, which has cores of its own.
+    """Run independent tasks: in parallel on the host, in turn on a device, which has cores of its
+    own.
 
     `like` is an array of the library that they compute with, `work` the multiplications of a task;
     a small task is done before a thread has woken.
@@ -373,6 +431,8 @@ def run_parallel(like: object, work: int, *tasks: Callable[[], object]) -> None:
 
 
 def split_evenly(length: int, parts: int) -> list[slice]:
-    """0..length as at most `parts` slices whose sizes differ by at most one; none is empty unless length is 0."""
+    """0..length as at most `parts` slices whose sizes differ by at most one; none is empty unless
+    length is 0.
+    """
     parts = max(1, min(parts, length))
     return [slice(length * k // parts, length * (k + 1) // parts) for k in range(parts)]

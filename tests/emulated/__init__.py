@@ -1,8 +1,10 @@
-"""A strict stand-in for cupy on a machine without a device, for tests only: NumPy computes, the manners are cupy's or stricter.
+"""A strict stand-in for cupy on a machine without a device, for tests only: NumPy computes, the
+manners are cupy's or stricter.
 
-Names and keywords are looked up in the real package. Host arrays are refused wherever cupy would refuse them or copy them in silence.
-Whatever waits for the device is a read, whatever runs on it a launch, and each keeps the line of xpcap that asked for it. It proves
-how the library is used, not what CUDA does: see DIFFERENCES in tests/test_emulated_device.py.
+Names and keywords are looked up in the real package. Host arrays are refused wherever cupy would
+refuse them or copy them in silence. Whatever waits for the device is a read, whatever runs on it a
+launch, and each keeps the line of xpcap that asked for it. It proves how the library is used, not
+what CUDA does: see DIFFERENCES in tests/test_emulated_device.py.
 """
 
 import pytest
@@ -16,7 +18,9 @@ __all__ = ["EMULATOR", "Counts", "Emulator", "device", "install", "install_or_sk
 
 
 def install(monkeypatch: pytest.MonkeyPatch, **machine: object) -> Emulator:
-    """The emulated device in place of cupy until `monkeypatch` is undone. Needs the real package, though no device."""
+    """The emulated device in place of cupy until `monkeypatch` is undone. Needs the real package,
+    though no device.
+    """
     from emulated.module import install as put
 
     return put(monkeypatch, **machine)
@@ -33,7 +37,8 @@ def install_or_skip(monkeypatch: pytest.MonkeyPatch, **machine: object) -> Emula
 def device(monkeypatch: pytest.MonkeyPatch) -> Emulator:
     """One emulated device in place of cupy, kernels and all: what it counts begins with the test.
 
-    Skipped, with the reason, where the real cupy cannot be imported or the twins of the kernels cannot be built.
+    Skipped, with the reason, where the real cupy cannot be imported or the twins of the kernels
+    cannot be built.
     """
     emulator = install_or_skip(monkeypatch)
     import twin

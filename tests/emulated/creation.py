@@ -10,7 +10,16 @@ from emulated.methods import send
 from emulated.record import EMULATOR
 
 
-def make(obj: Any, dtype: Any = None, copy: Any = True, order: Any = "K", subok: bool = False, ndmin: int = 0, *, blocking: bool = False) -> ndarray:
+def make(
+    obj: Any,
+    dtype: Any = None,
+    copy: Any = True,
+    order: Any = "K",
+    subok: bool = False,
+    ndmin: int = 0,
+    *,
+    blocking: bool = False,
+) -> ndarray:
     """The one way in for host arrays."""
     if isinstance(obj, ndarray):
         same = dtype is None or supported(dtype) == obj.dtype
@@ -20,7 +29,9 @@ def make(obj: Any, dtype: Any = None, copy: Any = True, order: Any = "K", subok:
         return obj.astype(obj.dtype if dtype is None else dtype, order or "K", copy=True)
     if isinstance(obj, list | tuple) and any(isinstance(x, ndarray) for x in obj):
         return _from_arrays([x if isinstance(x, ndarray) else make(x) for x in obj])
-    host = np.array(obj, dtype=None if dtype is None else supported(dtype), order=order or "K", ndmin=ndmin)
+    host = np.array(
+        obj, dtype=None if dtype is None else supported(dtype), order=order or "K", ndmin=ndmin
+    )
     return send(host)
 
 
@@ -32,7 +43,9 @@ def _from_arrays(parts: list[ndarray]) -> ndarray:
     return wrap(np.stack([array(part, "array") for part in parts]))
 
 
-def asarray(a: Any, dtype: Any = None, order: Any = None, *, copy: Any = None, blocking: bool = False) -> ndarray:
+def asarray(
+    a: Any, dtype: Any = None, order: Any = None, *, copy: Any = None, blocking: bool = False
+) -> ndarray:
     return make(a, dtype, bool(copy), order)
 
 
@@ -41,7 +54,9 @@ def ascontiguousarray(a: Any, dtype: Any = None) -> ndarray:
     return x if x.flags.c_contiguous else x.copy()
 
 
-def asnumpy(a: Any, stream: Any = None, order: str = "C", out: Any = None, *, blocking: bool = True) -> np.ndarray:
+def asnumpy(
+    a: Any, stream: Any = None, order: str = "C", out: Any = None, *, blocking: bool = True
+) -> np.ndarray:
     return methods.read(a, "asnumpy", out) if isinstance(a, ndarray) else np.asarray(a)
 
 
@@ -67,13 +82,19 @@ def ones(shape: Any, dtype: Any = float, order: Any = "C") -> ndarray:
     return full(shape, 1, dtype, order)
 
 
-def empty_like(prototype: Any, dtype: Any = None, order: Any = "K", subok: Any = None, shape: Any = None) -> ndarray:
-    host = np.empty_like(_any_device(prototype), None if dtype is None else supported(dtype), order, shape=shape)
+def empty_like(
+    prototype: Any, dtype: Any = None, order: Any = "K", subok: Any = None, shape: Any = None
+) -> ndarray:
+    host = np.empty_like(
+        _any_device(prototype), None if dtype is None else supported(dtype), order, shape=shape
+    )
     host[...] = poisoned((), host.dtype)
     return fresh(host)
 
 
-def zeros_like(a: Any, dtype: Any = None, order: Any = "K", subok: Any = None, shape: Any = None) -> ndarray:
+def zeros_like(
+    a: Any, dtype: Any = None, order: Any = "K", subok: Any = None, shape: Any = None
+) -> ndarray:
     x = empty_like(a, dtype, order, subok, shape)
     return _zeroed("zeros_like", x)
 
@@ -85,7 +106,14 @@ def _zeroed(name: str, x: ndarray) -> ndarray:
     return x
 
 
-def full_like(a: Any, fill_value: Any, dtype: Any = None, order: Any = "K", subok: Any = None, shape: Any = None) -> ndarray:
+def full_like(
+    a: Any,
+    fill_value: Any,
+    dtype: Any = None,
+    order: Any = "K",
+    subok: Any = None,
+    shape: Any = None,
+) -> ndarray:
     x = empty_like(a, dtype, order, subok, shape)
     if x.size:
         EMULATOR.launch("elementwise", "full")
@@ -93,7 +121,9 @@ def full_like(a: Any, fill_value: Any, dtype: Any = None, order: Any = "K", subo
     return x
 
 
-def ones_like(a: Any, dtype: Any = None, order: Any = "K", subok: Any = None, shape: Any = None) -> ndarray:
+def ones_like(
+    a: Any, dtype: Any = None, order: Any = "K", subok: Any = None, shape: Any = None
+) -> ndarray:
     return full_like(a, 1, dtype, order, subok, shape)
 
 
@@ -107,7 +137,15 @@ def arange(start: Any, stop: Any = None, step: Any = 1, dtype: Any = None) -> nd
     return generated("arange", x)
 
 
-def linspace(start: Any, stop: Any, num: int = 50, endpoint: bool = True, retstep: bool = False, dtype: Any = None, axis: int = 0) -> ndarray:
+def linspace(
+    start: Any,
+    stop: Any,
+    num: int = 50,
+    endpoint: bool = True,
+    retstep: bool = False,
+    dtype: Any = None,
+    axis: int = 0,
+) -> ndarray:
     return generated("linspace", np.linspace(start, stop, num, endpoint, dtype=dtype))
 
 

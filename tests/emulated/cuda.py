@@ -1,4 +1,6 @@
-"""The emulated cupy.cuda: devices, runtime, streams, events and the memory pool, as far as xpcap has a use for them."""
+"""The emulated cupy.cuda: devices, runtime, streams, events and the memory pool, as far as xpcap
+has a use for them.
+"""
 
 import time
 from typing import Any
@@ -10,9 +12,16 @@ from emulated.record import EMULATOR
 
 
 class Module:
-    """A namespace of cupy: what it offers is here, what the real one lacks is an AttributeError, and the rest is not modelled."""
+    """A namespace of cupy: what it offers is here, what the real one lacks is an AttributeError,
+    and the rest is not modelled.
+    """
 
-    def __init__(self, name: str, why: str = "is not modelled; add it to tests/emulated/cuda.py", **members: Any) -> None:
+    def __init__(
+        self,
+        name: str,
+        why: str = "is not modelled; add it to tests/emulated/cuda.py",
+        **members: Any,
+    ) -> None:
         self.__name__ = f"cupy.{name}"
         self._path, self._why = name, why
         vars(self).update(members)
@@ -26,7 +35,12 @@ class Module:
 
 def cuda_error(status: str) -> Exception:
     """The error type of the real runtime, so that code that catches it is tested."""
-    number = {"cudaErrorInvalidDevice": 101, "cudaErrorNotReady": 600, "cudaErrorNoDevice": 100, "cudaErrorDevicesUnavailable": 46}[status]
+    number = {
+        "cudaErrorInvalidDevice": 101,
+        "cudaErrorNotReady": 600,
+        "cudaErrorNoDevice": 100,
+        "cudaErrorDevicesUnavailable": 46,
+    }[status]
     return real.look_up("cuda.runtime.CUDARuntimeError")(number)
 
 
@@ -88,13 +102,19 @@ class Device:
 class Event:
     """A mark in the order of work; its time is known only after a synchronisation."""
 
-    def __init__(self, block: bool = False, disable_timing: bool = False, interprocess: bool = False) -> None:
+    def __init__(
+        self, block: bool = False, disable_timing: bool = False, interprocess: bool = False
+    ) -> None:
         self.seconds, self._mark, self._timed = 0.0, -1, not disable_timing
         self._copies = 0  # to or from pinned memory, begun before it
         self._machine = EMULATOR.machine
 
     def record(self, stream: Any = None) -> None:
-        self.seconds, self._mark, self._copies = time.perf_counter(), EMULATOR.clock, len(EMULATOR.copies)
+        self.seconds, self._mark, self._copies = (
+            time.perf_counter(),
+            EMULATOR.clock,
+            len(EMULATOR.copies),
+        )
 
     def synchronize(self) -> None:
         if self._machine is EMULATOR.machine:
@@ -106,11 +126,19 @@ class Event:
 
 
 class Stream:
-    """A stream: the null stream, or one of its own, which can be made current, but is given no work (`Emulator.launch`)."""
+    """A stream: the null stream, or one of its own, which can be made current, but is given no work
+    (`Emulator.launch`).
+    """
 
     done = True
 
-    def __init__(self, null: bool = False, non_blocking: bool = False, ptds: bool = False, priority: int | None = None) -> None:
+    def __init__(
+        self,
+        null: bool = False,
+        non_blocking: bool = False,
+        ptds: bool = False,
+        priority: int | None = None,
+    ) -> None:
         self.ptr = 0 if null else id(self)
 
     def use(self) -> "Stream":
@@ -177,10 +205,22 @@ def get_device_properties(device: int) -> dict[str, Any]:
     if not 0 <= device < EMULATOR.devices:
         raise cuda_error("cudaErrorInvalidDevice")
     return {
-        "name": EMULATOR.name.encode(), "totalGlobalMem": EMULATOR.total, "major": 8, "minor": 0, "multiProcessorCount": 2, "warpSize": 32,
-        "maxThreadsPerBlock": 1024, "maxThreadsDim": (1024, 1024, 64), "maxGridSize": (2147483647, 65535, 65535), "sharedMemPerBlock": 49152,
-        "clockRate": 1000000, "memoryClockRate": 1000000, "memoryBusWidth": 256, "l2CacheSize": 1 << 20, "maxThreadsPerMultiProcessor": 2048,
-    }  # fmt: skip
+        "name": EMULATOR.name.encode(),
+        "totalGlobalMem": EMULATOR.total,
+        "major": 8,
+        "minor": 0,
+        "multiProcessorCount": 2,
+        "warpSize": 32,
+        "maxThreadsPerBlock": 1024,
+        "maxThreadsDim": (1024, 1024, 64),
+        "maxGridSize": (2147483647, 65535, 65535),
+        "sharedMemPerBlock": 49152,
+        "clockRate": 1000000,
+        "memoryClockRate": 1000000,
+        "memoryBusWidth": 256,
+        "l2CacheSize": 1 << 20,
+        "maxThreadsPerMultiProcessor": 2048,
+    }
 
 
 class PinnedMemoryPool:
@@ -197,7 +237,9 @@ POOL, PINNED = MemoryPool(), PinnedMemoryPool()
 
 def driver() -> Module:
     """cupy.cuda.driver."""
-    return Module("cuda.driver", ctxGetCurrent=lambda: 1 + EMULATOR.current if EMULATOR.has_context else 0)
+    return Module(
+        "cuda.driver", ctxGetCurrent=lambda: 1 + EMULATOR.current if EMULATOR.has_context else 0
+    )
 
 
 class Cuda(Module):
@@ -229,8 +271,17 @@ def namespace() -> Module:
         deviceSynchronize=lambda: EMULATOR.wait("deviceSynchronize"),
         CUDARuntimeError=real.look_up("cuda.runtime.CUDARuntimeError"),
     )
-    streams = {"Stream": Stream, "Event": Event, "get_current_stream": lambda: EMULATOR.stream or Stream.null, "get_elapsed_time": get_elapsed_time}
-    devices = {"Device": Device, "get_device_id": lambda: EMULATOR.current, "get_cublas_handle": get_cublas_handle}
+    streams = {
+        "Stream": Stream,
+        "Event": Event,
+        "get_current_stream": lambda: EMULATOR.stream or Stream.null,
+        "get_elapsed_time": get_elapsed_time,
+    }
+    devices = {
+        "Device": Device,
+        "get_device_id": lambda: EMULATOR.current,
+        "get_cublas_handle": get_cublas_handle,
+    }
     return Cuda(
         "cuda",
         runtime=runtime,

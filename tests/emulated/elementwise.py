@@ -1,4 +1,6 @@
-"""Elementwise functions: one launch each, plus a copy where an input lies under the output, as in cupy/_core/_kernel.pyx."""
+"""Elementwise functions: one launch each, plus a copy where an input lies under the output, as in
+cupy/_core/_kernel.pyx.
+"""
 
 from typing import Any
 
@@ -9,16 +11,42 @@ from emulated.arrays import array, deliver, ndarray, operand, wrap
 from emulated.record import EMULATOR
 
 BINARY = {
-    "add": "add", "sub": "subtract", "mul": "multiply", "truediv": "true_divide", "floordiv": "floor_divide", "mod": "remainder",
-    "pow": "power", "and": "bitwise_and", "or": "bitwise_or", "xor": "bitwise_xor", "lshift": "left_shift", "rshift": "right_shift",
-}  # fmt: skip
-COMPARISONS = {"lt": "less", "le": "less_equal", "gt": "greater", "ge": "greater_equal", "eq": "equal", "ne": "not_equal"}
+    "add": "add",
+    "sub": "subtract",
+    "mul": "multiply",
+    "truediv": "true_divide",
+    "floordiv": "floor_divide",
+    "mod": "remainder",
+    "pow": "power",
+    "and": "bitwise_and",
+    "or": "bitwise_or",
+    "xor": "bitwise_xor",
+    "lshift": "left_shift",
+    "rshift": "right_shift",
+}
+COMPARISONS = {
+    "lt": "less",
+    "le": "less_equal",
+    "gt": "greater",
+    "ge": "greater_equal",
+    "eq": "equal",
+    "ne": "not_equal",
+}
 UNARY = {"neg": "negative", "pos": "positive", "abs": "absolute", "invert": "invert"}
-ATOMIC = ("int32", "float16", "float32", "float64", "uint32", "uint64")  # what add.at takes in every release that xpcap allows
+ATOMIC = (
+    "int32",
+    "float16",
+    "float32",
+    "float64",
+    "uint32",
+    "uint64",
+)  # what add.at takes in every release that xpcap allows
 
 
 class Ufunc:
-    """One of cupy's ufuncs. Results are fresh, C-contiguous, and 0-d arrays where NumPy gives scalars."""
+    """One of cupy's ufuncs. Results are fresh, C-contiguous, and 0-d arrays where NumPy gives
+    scalars.
+    """
 
     def __init__(self, name: str) -> None:
         self._real = real.look_up(name)
@@ -29,11 +57,21 @@ class Ufunc:
     def __repr__(self) -> str:
         return f"<emulated ufunc {self.__name__!r}>"
 
-    def __call__(self, *args: Any, out: Any = None, dtype: Any = None, casting: str = "same_kind", **wrong: Any) -> Any:
+    def __call__(
+        self,
+        *args: Any,
+        out: Any = None,
+        dtype: Any = None,
+        casting: str = "same_kind",
+        **wrong: Any,
+    ) -> Any:
         if wrong:
             raise TypeError(f"cupy.{self.__name__}: Wrong arguments {wrong}")
         if not self.nin <= len(args) <= self.nargs:
-            raise TypeError(f"cupy.{self.__name__}: takes {self.nin} arguments, {self.nargs} with outputs; got {len(args)}")
+            raise TypeError(
+                f"cupy.{self.__name__}: takes {self.nin} arguments, {self.nargs} with outputs; got"
+                f" {len(args)}"
+            )
         if len(args) > self.nin:
             if out is not None:
                 raise ValueError("Cannot specify 'out' as both a positional and keyword argument")
@@ -45,15 +83,22 @@ class Ufunc:
             array(x, f"{self.__name__}(out=)")
         self._count(args, given, result)
         results = result if isinstance(result, tuple) else (result,)
-        done = tuple(deliver(value, x, self.__name__) for x, value in zip(outs, results, strict=True))
+        done = tuple(
+            deliver(value, x, self.__name__) for x, value in zip(outs, results, strict=True)
+        )
         return done if isinstance(result, tuple) else done[0]
 
     def in_place(self, x: ndarray, other: Any) -> ndarray:
         """`x op= other`: casts within a kind, as NumPy does."""
-        result = self._compute([array(x, self.__name__), operand(other, self.__name__)], None, "same_kind")
+        result = self._compute(
+            [array(x, self.__name__), operand(other, self.__name__)], None, "same_kind"
+        )
         self._count((x, other), [x], result)
         if result.shape != x.shape or not np.can_cast(result.dtype, x.dtype, "same_kind"):
-            raise TypeError(f"cupy.{self.__name__}: writes {result.dtype} {result.shape} into {x.dtype} {x.shape}, expected one kind and shape")
+            raise TypeError(
+                f"cupy.{self.__name__}: writes {result.dtype} {result.shape} into {x.dtype}"
+                f" {x.shape}, expected one kind and shape"
+            )
         x.host[...] = result
         return x
 
@@ -61,7 +106,9 @@ class Ufunc:
         from emulated.indexing import add_at
 
         if self.__name__ != "add":
-            raise NotImplementedError(f"`{self.__name__}.at` is not modelled; cupy has it for few ufuncs")
+            raise NotImplementedError(
+                f"`{self.__name__}.at` is not modelled; cupy has it for few ufuncs"
+            )
         if a.dtype.name not in ATOMIC:
             raise TypeError(f"cupy.add.at: got {a.dtype}, expected one of {', '.join(ATOMIC)}")
         add_at(a, indices, operand(b, "add.at"))
@@ -77,7 +124,9 @@ class Ufunc:
         if any(np.size(x) == 0 for x in (result if isinstance(result, tuple) else (result,))):
             return
         for x in args:
-            if isinstance(x, ndarray) and any(x is not out and np.may_share_memory(x.host, out.host) for out in given):
+            if isinstance(x, ndarray) and any(
+                x is not out and np.may_share_memory(x.host, out.host) for out in given
+            ):
                 EMULATOR.launch("copy", f"{self.__name__}: input under the output", x.nbytes)
         EMULATOR.launch("elementwise", self.__name__)
 
@@ -95,7 +144,9 @@ def where(condition: Any, x: Any = None, y: Any = None) -> Any:
 
 
 def clip(a: ndarray, low: Any = None, high: Any = None, out: Any = None) -> ndarray:
-    result = np.clip(array(a, "clip"), *(None if x is None else operand(x, "clip") for x in (low, high)))
+    result = np.clip(
+        array(a, "clip"), *(None if x is None else operand(x, "clip") for x in (low, high))
+    )
     if result.size:
         EMULATOR.launch("elementwise", "clip")
     return deliver(result, out, "clip")

@@ -1,4 +1,6 @@
-"""Functions of the emulated cupy, by name: joining arrays, looking at them in another way, and what goes on to a method."""
+"""Functions of the emulated cupy, by name: joining arrays, looking at them in another way, and what
+goes on to a method.
+"""
 
 import sys
 from collections.abc import Callable
@@ -17,16 +19,24 @@ Function = Callable[..., Any]
 # Joining and copying
 
 
-def concatenate(tup: Any, axis: Any = 0, out: Any = None, *, dtype: Any = None, casting: str = "same_kind") -> ndarray:
-    """One copy for each array; for more than eight small ones of one dtype a single kernel that is sent their addresses.
+def concatenate(
+    tup: Any, axis: Any = 0, out: Any = None, *, dtype: Any = None, casting: str = "same_kind"
+) -> ndarray:
+    """One copy for each array; for more than eight small ones of one dtype a single kernel that is
+    sent their addresses.
 
-    So in _concatenate of cupy/_core/_routines_manipulation.pyx, where small is less than 2 MiB on average.
+    So in _concatenate of cupy/_core/_routines_manipulation.pyx, where small is less than 2 MiB on
+    average.
     """
     parts = [x.ravel() if axis is None and isinstance(x, ndarray) else x for x in tup]
     hosts = [array(x, "concatenate") for x in parts]
     result = np.concatenate(hosts, axis or 0, dtype=dtype, casting=casting)
     total = sum(host.size for host in hosts) * result.itemsize
-    if len(hosts) > 8 and all(host.dtype == result.dtype for host in hosts) and total < len(hosts) * 2 * 1024 * 1024:
+    if (
+        len(hosts) > 8
+        and all(host.dtype == result.dtype for host in hosts)
+        and total < len(hosts) * 2 * 1024 * 1024
+    ):
         alike = all(host.flags.c_contiguous and host.shape == hosts[0].shape for host in hosts)
         for _ in range(1 if alike else 3):
             EMULATOR.transfer(8 * len(hosts))
@@ -39,7 +49,9 @@ def concatenate(tup: Any, axis: Any = 0, out: Any = None, *, dtype: Any = None, 
     return deliver(result, out, "concatenate")
 
 
-def stack(tup: Any, axis: int = 0, out: Any = None, *, dtype: Any = None, casting: str = "same_kind") -> ndarray:
+def stack(
+    tup: Any, axis: int = 0, out: Any = None, *, dtype: Any = None, casting: str = "same_kind"
+) -> ndarray:
     return concatenate([expand_dims(x, axis) for x in tup], axis, out, dtype=dtype, casting=casting)
 
 
@@ -49,7 +61,9 @@ def hstack(tup: Any, *, dtype: Any = None, casting: str = "same_kind") -> ndarra
 
 
 def vstack(tup: Any, *, dtype: Any = None, casting: str = "same_kind") -> ndarray:
-    return concatenate([_reshaped("atleast_2d", x, np.atleast_2d) for x in tup], 0, dtype=dtype, casting=casting)
+    return concatenate(
+        [_reshaped("atleast_2d", x, np.atleast_2d) for x in tup], 0, dtype=dtype, casting=casting
+    )
 
 
 def split(ary: Any, indices_or_sections: Any, axis: int = 0) -> list[ndarray]:
@@ -58,9 +72,16 @@ def split(ary: Any, indices_or_sections: Any, axis: int = 0) -> list[ndarray]:
 
 def copyto(dst: Any, src: Any, casting: str = "same_kind", where: Any = None) -> None:
     target, value = array(dst, "copyto"), operand(src, "copyto")
-    np.copyto(target, value, casting=casting, where=True if where is None else array(where, "copyto(where=)"))
+    np.copyto(
+        target,
+        value,
+        casting=casting,
+        where=True if where is None else array(where, "copyto(where=)"),
+    )
     if target.size:
-        EMULATOR.launch("elementwise" if isinstance(src, SCALARS) or where is not None else "copy", "copyto")
+        EMULATOR.launch(
+            "elementwise" if isinstance(src, SCALARS) or where is not None else "copy", "copyto"
+        )
 
 
 def copy(a: Any, order: str = "K") -> ndarray:
@@ -146,8 +167,17 @@ def flatnonzero(a: Any) -> ndarray:
     return wrap(np.flatnonzero(_size_read("flatnonzero", a)))
 
 
-def unique(ar: Any, return_index: bool = False, return_inverse: bool = False, return_counts: bool = False, axis: Any = None, **rest: Any) -> Any:
-    found = np.unique(_size_read("unique", ar), return_index, return_inverse, return_counts, axis, **rest)
+def unique(
+    ar: Any,
+    return_index: bool = False,
+    return_inverse: bool = False,
+    return_counts: bool = False,
+    axis: Any = None,
+    **rest: Any,
+) -> Any:
+    found = np.unique(
+        _size_read("unique", ar), return_index, return_inverse, return_counts, axis, **rest
+    )
     return tuple(wrap(x) for x in found) if isinstance(found, tuple) else wrap(found)
 
 
@@ -161,20 +191,34 @@ def count_nonzero(a: Any, axis: Any = None) -> ndarray:
     return wrap(np.count_nonzero(array(a, "count_nonzero"), axis))
 
 
-def isclose(a: Any, b: Any, rtol: float = 1e-5, atol: float = 1e-8, equal_nan: bool = False) -> ndarray:
-    return generated("isclose", np.asarray(np.isclose(operand(a, "isclose"), operand(b, "isclose"), rtol, atol, equal_nan)))
+def isclose(
+    a: Any, b: Any, rtol: float = 1e-5, atol: float = 1e-8, equal_nan: bool = False
+) -> ndarray:
+    return generated(
+        "isclose",
+        np.asarray(np.isclose(operand(a, "isclose"), operand(b, "isclose"), rtol, atol, equal_nan)),
+    )
 
 
-def allclose(a: Any, b: Any, rtol: float = 1e-5, atol: float = 1e-8, equal_nan: bool = False) -> ndarray:
+def allclose(
+    a: Any, b: Any, rtol: float = 1e-5, atol: float = 1e-8, equal_nan: bool = False
+) -> ndarray:
     return isclose(a, b, rtol, atol, equal_nan).all()
 
 
 def array_equal(a1: Any, a2: Any, equal_nan: bool = False) -> ndarray:
-    return (a1 == a2).all() if array(a1, "array_equal").shape == array(a2, "array_equal").shape else wrap(np.False_)
+    return (
+        (a1 == a2).all()
+        if array(a1, "array_equal").shape == array(a2, "array_equal").shape
+        else wrap(np.False_)
+    )
 
 
 def searchsorted(a: Any, v: Any, side: str = "left", sorter: Any = None) -> ndarray:
-    return generated("searchsorted", np.asarray(np.searchsorted(array(a, "searchsorted"), array(v, "searchsorted"), side)))
+    return generated(
+        "searchsorted",
+        np.asarray(np.searchsorted(array(a, "searchsorted"), array(v, "searchsorted"), side)),
+    )
 
 
 def sort(a: Any, axis: Any = -1, kind: Any = None) -> ndarray:
@@ -204,21 +248,78 @@ def shares_memory(a: Any, b: Any, max_work: Any = None) -> bool:
 
 
 CREATION = (
-    "asarray", "ascontiguousarray", "asnumpy", "empty", "full", "zeros", "ones", "empty_like", "zeros_like", "full_like", "ones_like",
-    "arange", "linspace", "eye",
-)  # fmt: skip
+    "asarray",
+    "ascontiguousarray",
+    "asnumpy",
+    "empty",
+    "full",
+    "zeros",
+    "ones",
+    "empty_like",
+    "zeros_like",
+    "full_like",
+    "ones_like",
+    "arange",
+    "linspace",
+    "eye",
+)
 HERE: dict[str, Function] = {
     f.__name__: f
     for f in (
         *(getattr(creation, name) for name in CREATION),
-        concatenate, stack, hstack, vstack, split, copyto, copy, tile, roll, tril, triu,
-        reshape, expand_dims, moveaxis, broadcast_to, flip, atleast_1d, atleast_2d,
-        argwhere, flatnonzero, unique, bincount, count_nonzero, isclose, allclose, array_equal, searchsorted, sort,
-        get_array_module, shape, result_type, may_share_memory, shares_memory,
-        elementwise.where, products.dot, products.vdot, products.tensordot, products.inner, products.outer, products.einsum,
+        concatenate,
+        stack,
+        hstack,
+        vstack,
+        split,
+        copyto,
+        copy,
+        tile,
+        roll,
+        tril,
+        triu,
+        reshape,
+        expand_dims,
+        moveaxis,
+        broadcast_to,
+        flip,
+        atleast_1d,
+        atleast_2d,
+        argwhere,
+        flatnonzero,
+        unique,
+        bincount,
+        count_nonzero,
+        isclose,
+        allclose,
+        array_equal,
+        searchsorted,
+        sort,
+        get_array_module,
+        shape,
+        result_type,
+        may_share_memory,
+        shares_memory,
+        elementwise.where,
+        products.dot,
+        products.vdot,
+        products.tensordot,
+        products.inner,
+        products.outer,
+        products.einsum,
     )
-}  # fmt: skip
-TO_METHOD = (*methods.REDUCTIONS, "ravel", "squeeze", "swapaxes", "take", "repeat", "argsort", "nonzero", "diagonal")
+}
+TO_METHOD = (
+    *methods.REDUCTIONS,
+    "ravel",
+    "squeeze",
+    "swapaxes",
+    "take",
+    "repeat",
+    "argsort",
+    "nonzero",
+    "diagonal",
+)
 
 
 def _method(name: str) -> Function:
@@ -242,7 +343,17 @@ def _transpose(a: Any, axes: Any = None) -> ndarray:
 
 
 FUNCTIONS: dict[str, Function] = {
-    **HERE, "array": creation.make, "asanyarray": creation.asarray, "concat": concatenate, "matmul": products.matmul, "around": _around, "round": _around,
-    "transpose": _transpose, "clip": lambda a, a_min, a_max, out=None: elementwise.clip(a, a_min, a_max, out),
-}  # fmt: skip
-BY_NAME: dict[str, Function] = {name: _method(name) for name in TO_METHOD} | {"amax": _method("max"), "amin": _method("min")}
+    **HERE,
+    "array": creation.make,
+    "asanyarray": creation.asarray,
+    "concat": concatenate,
+    "matmul": products.matmul,
+    "around": _around,
+    "round": _around,
+    "transpose": _transpose,
+    "clip": lambda a, a_min, a_max, out=None: elementwise.clip(a, a_min, a_max, out),
+}
+BY_NAME: dict[str, Function] = {name: _method(name) for name in TO_METHOD} | {
+    "amax": _method("max"),
+    "amin": _method("min"),
+}

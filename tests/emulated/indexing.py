@@ -1,7 +1,9 @@
-"""Reading and writing by index, with the launches of cupy/_core/_routines_indexing.pyx and none of its silence.
+"""Reading and writing by index, with the launches of cupy/_core/_routines_indexing.pyx and none of
+its silence.
 
-Where cupy wraps an index that is out of range, this raises; where it leaves open which of two equal indices wins, this raises; and a
-boolean mask counts as a read, since the size of what comes out of it has to be known on the host.
+Where cupy wraps an index that is out of range, this raises; where it leaves open which of two equal
+indices wins, this raises; and a boolean mask counts as a read, since the size of what comes out of
+it has to be known on the host.
 """
 
 import math
@@ -14,7 +16,9 @@ from emulated.record import EMULATOR
 
 
 class Key:
-    """An index taken apart. `host` is what NumPy is to be given; `arrays` are the integer arrays in it."""
+    """An index taken apart. `host` is what NumPy is to be given; `arrays` are the integer arrays in
+    it.
+    """
 
     def __init__(self, key: Any, who: str) -> None:
         self.arrays: list[np.ndarray] = []
@@ -26,7 +30,12 @@ class Key:
         self.host = tuple(parts)
 
     def _part(self, part: Any, who: str) -> Any:
-        if part is None or part is Ellipsis or isinstance(part, slice) or (isinstance(part, int | np.integer) and not isinstance(part, bool)):
+        if (
+            part is None
+            or part is Ellipsis
+            or isinstance(part, slice)
+            or (isinstance(part, int | np.integer) and not isinstance(part, bool))
+        ):
             return part
         if isinstance(part, list):
             EMULATOR.transfer(8 * len(part))  # cupy sends it, and says nothing
@@ -38,15 +47,23 @@ class Key:
         elif index.dtype.kind in "iu":
             self.arrays.append(index)
         else:
-            raise IndexError(f"cupy.{who}: an index has dtype {index.dtype}, expected integers or booleans")
+            raise IndexError(
+                f"cupy.{who}: an index has dtype {index.dtype}, expected integers or booleans"
+            )
         return index
 
     def count(self, kind: str, size: int) -> None:
         """The launches of a gather or a scatter of `size` elements."""
         if self.masks:
-            EMULATOR.launch("scan", f"{kind} by mask", *(8 * part.size for part in self.host if _is_mask(part)))
+            EMULATOR.launch(
+                "scan", f"{kind} by mask", *(8 * part.size for part in self.host if _is_mask(part))
+            )
         if len(self.arrays) + self.masks > 1:
-            places = np.broadcast_shapes(*(index.shape for index in self.arrays)) if not self.masks else (size,)
+            places = (
+                np.broadcast_shapes(*(index.shape for index in self.arrays))
+                if not self.masks
+                else (size,)
+            )
             EMULATOR.launch("memset", f"{kind}: linear index", 8 * math.prod(places))
             for _ in range(len(self.arrays) + self.masks):
                 EMULATOR.launch("elementwise", f"{kind}: linear index")
@@ -62,7 +79,10 @@ class Key:
         for index, size in zip(self.arrays, axes, strict=True):
             linear = linear * size + index % max(size, 1)
         if np.unique(linear).size != linear.size:
-            raise IndexError("cupy: duplicate indices in an assignment, expected distinct ones; which of them wins is undefined on a device")
+            raise IndexError(
+                "cupy: duplicate indices in an assignment, expected distinct ones; which of them"
+                " wins is undefined on a device"
+            )
 
     def _axes(self, shape: tuple[int, ...]) -> list[int]:
         """The sizes of the axes that the integer arrays index."""
@@ -117,7 +137,9 @@ def setitem(x: ndarray, key: Any, value: Any) -> None:
 
 
 def _assign(target: np.ndarray, value: Any) -> None:
-    """`value` into a view: a memset, a fill, a copy, or nothing where it lies there already, as after ``x[rows] += y``."""
+    """`value` into a view: a memset, a fill, a copy, or nothing where it lies there already, as
+    after ``x[rows] += y``.
+    """
     if isinstance(value, ndarray):
         source = value.host
         while source.ndim > target.ndim and source.shape[0] == 1:
@@ -139,11 +161,15 @@ def fill(target: np.ndarray, value: Any) -> None:
     if target.size:
         plain = value == 0 and target.flags.c_contiguous
         EMULATOR.launch("memset" if plain else "elementwise", "fill")
-    target[...] = cast(value, target.dtype, "fill") if isinstance(value, np.generic | float) else value
+    target[...] = (
+        cast(value, target.dtype, "fill") if isinstance(value, np.generic | float) else value
+    )
 
 
 def add_at(x: ndarray, key: Any, value: Any) -> None:
-    """Atomic additions, in another order each time: no two runs on a device need give equal bits."""
+    """Atomic additions, in another order each time: no two runs on a device need give equal
+    bits.
+    """
     index = Key(key, "add.at")
     memory = array(x, "add.at")
     if index.basic:
@@ -152,7 +178,12 @@ def add_at(x: ndarray, key: Any, value: Any) -> None:
         return
     index.count("scatter", memory[index.host].size)
     EMULATOR.atomics += 1
-    if len(index.arrays) == 1 and len(index.host) == 2 and index.host[0] is index.arrays[0] and index.arrays[0].ndim == 1:
+    if (
+        len(index.arrays) == 1
+        and len(index.host) == 2
+        and index.host[0] is index.arrays[0]
+        and index.arrays[0].ndim == 1
+    ):
         order = np.random.default_rng(EMULATOR.atomics).permutation(len(index.arrays[0]))
         rows = np.broadcast_to(value, (len(order), *memory.shape[1:]))
         np.add.at(memory, index.arrays[0][order], rows[order].astype(memory.dtype))

@@ -1,8 +1,9 @@
 """The emulated RawModule: the same CUDA C text, built by g++ as its twin and run on the host.
 
-Arguments are held against the C parameter list: device arrays and NumPy scalars of exactly the C type, since CuPy passes on whatever it
-is given. Each array is laid between margins while the kernel runs, so that what it reads beyond an end is NaN and what it writes there
-is an error. What a launch changed inside its arrays is in `Counts.written`.
+Arguments are held against the C parameter list: device arrays and NumPy scalars of exactly the C
+type, since CuPy passes on whatever it is given. Each array is laid between margins while the kernel
+runs, so that what it reads beyond an end is NaN and what it writes there is an error. What a launch
+changed inside its arrays is in `Counts.written`.
 """
 
 import functools
@@ -18,18 +19,27 @@ MARGIN = 1024  # elements before and behind: more than the threads of a last blo
 
 
 class RawModule:
-    """CUDA C text. Built when the first kernel is asked for, once for each text and type, over all tests."""
+    """CUDA C text. Built when the first kernel is asked for, once for each text and type, over all
+    tests.
+    """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         arguments = real.bind("RawModule", args, kwargs)
         self.code, self.options = arguments.pop("code", None), arguments.pop("options", ())
         if not isinstance(self.code, str) or arguments:
-            raise NotImplementedError(f"emulated RawModule: takes code and options alone, got {sorted(arguments)}")
+            raise NotImplementedError(
+                f"emulated RawModule: takes code and options alone, got {sorted(arguments)}"
+            )
         if not isinstance(self.options, tuple):
-            raise TypeError(f"cupy.RawModule: options is a {type(self.options).__name__}, expected a tuple")
+            raise TypeError(
+                f"cupy.RawModule: options is a {type(self.options).__name__}, expected a tuple"
+            )
         reals = {option.removeprefix("-DREAL=") for option in self.options}
         if len(reals) != 1 or not reals <= {"float", "double"}:
-            raise NotImplementedError(f"emulated RawModule: options are {self.options}, expected -DREAL=float or -DREAL=double")
+            raise NotImplementedError(
+                f"emulated RawModule: options are {self.options}, expected -DREAL=float or"
+                " -DREAL=double"
+            )
         self._real = reals.pop()
         self._device = EMULATOR.current
 
@@ -38,7 +48,10 @@ class RawModule:
 
         built = twin.build(self.code, self._real)
         if name not in built.parameters:
-            raise AttributeError(f"cupy.RawModule.get_function: no kernel {name!r}, expected one of {', '.join(built.parameters)}")
+            raise AttributeError(
+                f"cupy.RawModule.get_function: no kernel {name!r}, expected one of"
+                f" {', '.join(built.parameters)}"
+            )
         return RawKernel(built, name, self._device)
 
 
@@ -51,9 +64,14 @@ class RawKernel:
     def __call__(self, grid: Any, block: Any, args: Any, *, shared_mem: int = 0) -> None:
         for what, value in (("grid", grid), ("block", block), ("args", args)):
             if not isinstance(value, tuple):
-                raise TypeError(f"{self.name}: {what} is a {type(value).__name__}, expected a tuple")
+                raise TypeError(
+                    f"{self.name}: {what} is a {type(value).__name__}, expected a tuple"
+                )
         if self._device != EMULATOR.current:
-            raise ValueError(f"{self.name}: was loaded on device {self._device}, and device {EMULATOR.current} is the current one")
+            raise ValueError(
+                f"{self.name}: was loaded on device {self._device}, and device {EMULATOR.current}"
+                " is the current one"
+            )
         if shared_mem:
             raise NotImplementedError("emulated RawKernel: dynamic shared memory is not modelled")
         guarded = Guarded(self.name, self._built.parameters[self.name], args)
@@ -64,28 +82,45 @@ class RawKernel:
 
 
 class Guarded:
-    """The arguments of a launch with every array between margins. Arrays of the same memory share one place, as they do on the device."""
+    """The arguments of a launch with every array between margins. Arrays of the same memory share
+    one place, as they do on the device.
+    """
 
     def __init__(self, who: str, parameters: Any, args: tuple[Any, ...]) -> None:
         self._who = who
-        self._places: dict[tuple[int, int, str], tuple[str, np.ndarray, np.ndarray, np.ndarray]] = {}
-        self._arrays: dict[str, tuple[np.ndarray, np.ndarray]] = {}  # by parameter: the array given, and its place
+        self._places: dict[
+            tuple[int, int, str], tuple[str, np.ndarray, np.ndarray, np.ndarray]
+        ] = {}
+        self._arrays: dict[
+            str, tuple[np.ndarray, np.ndarray]
+        ] = {}  # by parameter: the array given, and its place
         if len(args) != len(parameters):
-            raise TypeError(f"{who}: got {len(args)} arguments, expected {len(parameters)}: {', '.join(p.name for p in parameters)}")
-        self.args = [self._argument(parameter, x) for parameter, x in zip(parameters, args, strict=True)]
+            raise TypeError(
+                f"{who}: got {len(args)} arguments, expected {len(parameters)}:"
+                f" {', '.join(p.name for p in parameters)}"
+            )
+        self.args = [
+            self._argument(parameter, x) for parameter, x in zip(parameters, args, strict=True)
+        ]
 
     def _argument(self, parameter: Any, x: Any) -> Any:
         who = f"{self._who}: {parameter.name}"
         if parameter.pointer != isinstance(x, ndarray):
             raise TypeError(
-                f"{who} is a {type(x).__module__}.{type(x).__name__}, expected {'a device array' if parameter.pointer else 'a NumPy scalar'}"
+                f"{who} is a {type(x).__module__}.{type(x).__name__}, expected"
+                f" {'a device array' if parameter.pointer else 'a NumPy scalar'}"
             )
         if not parameter.pointer:
             return x
         if x.number != EMULATOR.current:
-            raise ValueError(f"{who} lies on device {x.number}, and device {EMULATOR.current} is the current one")
+            raise ValueError(
+                f"{who} lies on device {x.number}, and device {EMULATOR.current} is the current one"
+            )
         if not x.flags.c_contiguous:
-            raise ValueError(f"{who} has strides {x.strides} for shape {x.shape}, expected C-contiguous rows; a kernel gets a bare pointer")
+            raise ValueError(
+                f"{who} has strides {x.strides} for shape {x.shape}, expected C-contiguous rows; a"
+                " kernel gets a bare pointer"
+            )
         laid = self._laid(parameter.name, x.host).reshape(x.shape)
         self._arrays[parameter.name] = x.host, laid
         return laid
@@ -95,20 +130,34 @@ class Guarded:
         if key not in self._places:
             if any(np.may_share_memory(host, other) for _, other, _, _ in self._places.values()):
                 raise NotImplementedError(
-                    f"{self._who}: {name} overlaps another argument in part; the emulated device runs kernels on equal or separate memory alone"
+                    f"{self._who}: {name} overlaps another argument in part; the emulated device"
+                    " runs kernels on equal or separate memory alone"
                 )
             behind = margin(host.dtype.str, len(self._places))
             room = np.concatenate((behind[::-1], host.reshape(-1), behind))
-            self._places[key] = (name, host, room, room[MARGIN : MARGIN + host.size].reshape(host.shape))
+            self._places[key] = (
+                name,
+                host,
+                room,
+                room[MARGIN : MARGIN + host.size].reshape(host.shape),
+            )
         return self._places[key][3]
 
     def leave(self) -> dict[str, Changes]:
-        """Take the results home and say what changed; an error where the kernel wrote beside one of its arrays."""
+        """Take the results home and say what changed; an error where the kernel wrote beside one of
+        its arrays.
+        """
         changes = {name: changed(host, laid) for name, (host, laid) in self._arrays.items()}
         for number, (name, host, room, inside) in enumerate(self._places.values()):
             behind = margin(host.dtype.str, number)
-            if room[MARGIN + host.size :].tobytes() != behind.tobytes() or room[:MARGIN].tobytes() != behind[::-1].tobytes():
-                raise RuntimeError(f"{self._who}: wrote outside {name} of {host.size} elements; a guard is missing, or a size is wrong")
+            if (
+                room[MARGIN + host.size :].tobytes() != behind.tobytes()
+                or room[:MARGIN].tobytes() != behind[::-1].tobytes()
+            ):
+                raise RuntimeError(
+                    f"{self._who}: wrote outside {name} of {host.size} elements; a guard is"
+                    " missing, or a size is wrong"
+                )
             host[...] = inside
         return changes
 
@@ -119,19 +168,28 @@ def changed(before: np.ndarray, after: np.ndarray) -> Changes:
     different = np.zeros(old.size + 2, bool)
     np.not_equal(old, new, out=different[1:-1])
     edges = np.flatnonzero(different[1:] != different[:-1])
-    return Changes(before.ctypes.data, before.itemsize, before.shape, [(int(start), int(stop)) for start, stop in edges.reshape(-1, 2)])
+    return Changes(
+        before.ctypes.data,
+        before.itemsize,
+        before.shape,
+        [(int(start), int(stop)) for start, stop in edges.reshape(-1, 2)],
+    )
 
 
 @functools.cache
 def margin(dtype: str, number: int) -> np.ndarray:
-    """What lies behind an array: NaN in turn with a number, each of them another one for each argument; -1 and less for integers.
+    """What lies behind an array: NaN in turn with a number, each of them another one for each
+    argument; -1 and less for integers.
 
-    A kernel that reads there gets the NaN. One that writes there changes something even where it only carries a NaN on.
+    A kernel that reads there gets the NaN. One that writes there changes something even where it
+    only carries a NaN on.
     """
     there = np.dtype(dtype)
     if there.kind != "f":
         return np.resize(np.array([-1, -2]), MARGIN).astype(there)
     values = np.full(MARGIN, 1000 + number, there)
-    bits = np.array(np.nan, there).view(f"u{there.itemsize}") + np.array(number + 1, f"u{there.itemsize}")
+    bits = np.array(np.nan, there).view(f"u{there.itemsize}") + np.array(
+        number + 1, f"u{there.itemsize}"
+    )
     values.view(f"u{there.itemsize}")[::2] = bits
     return values

@@ -1,4 +1,6 @@
-"""The memory of the emulated device: which addresses belong to an array that is alive, of which dtype, and on which device."""
+"""The memory of the emulated device: which addresses belong to an array that is alive, of which
+dtype, and on which device.
+"""
 
 import bisect
 import weakref
@@ -10,7 +12,9 @@ from emulated.record import EMULATOR
 
 
 class Block(NamedTuple):
-    """One allocation. `owner` is NumPy's array whose memory it is; the block is gone when that is."""
+    """One allocation. `owner` is NumPy's array whose memory it is; the block is gone when that
+    is.
+    """
 
     start: int
     nbytes: int
@@ -23,7 +27,9 @@ _blocks: dict[int, Block] = {}  # by start
 
 
 def allocate(host: np.ndarray) -> np.ndarray:
-    """Count the memory of a new array as taken from the pool, on the current device, and know it until it is freed."""
+    """Count the memory of a new array as taken from the pool, on the current device, and know it
+    until it is freed.
+    """
     owner = host
     while isinstance(owner.base, np.ndarray):
         owner = owner.base
@@ -31,7 +37,13 @@ def allocate(host: np.ndarray) -> np.ndarray:
     if owner.nbytes:
         start = owner.ctypes.data
         assert start not in _blocks, "the emulation counts a view as new memory"
-        _blocks[start] = Block(start, owner.nbytes, owner.dtype, EMULATOR.current, weakref.ref(owner, lambda _: _blocks.pop(start)))
+        _blocks[start] = Block(
+            start,
+            owner.nbytes,
+            owner.dtype,
+            EMULATOR.current,
+            weakref.ref(owner, lambda _: _blocks.pop(start)),
+        )
         EMULATOR.allocate(owner.nbytes)
     return host
 

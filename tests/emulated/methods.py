@@ -1,4 +1,6 @@
-"""Methods of the emulated array: reads, copies, views and reductions. Each call is first held against the signature that cupy documents."""
+"""Methods of the emulated array: reads, copies, views and reductions. Each call is first held
+against the signature that cupy documents.
+"""
 
 from collections.abc import Callable
 from typing import Any
@@ -10,23 +12,44 @@ from emulated.arrays import array, cast, deliver, fresh, ndarray, supported, vie
 from emulated.elementwise import UFUNCS, clip
 from emulated.record import EMULATOR, SCRATCH
 
-# Launches of a reduction (cupy/_core/_routines_statistics.pyx), and how many results of that size it makes on the way; the rest are one kernel.
+# Launches of a reduction (cupy/_core/_routines_statistics.pyx), and how many results of that size
+# it makes on the way; the rest are one kernel.
 STEPS: dict[str, tuple[int, tuple[tuple[str, str], ...]]] = {
     "mean": (0, (("reduction", "mean"), ("elementwise", "mean: divide"))),
     "var": (1, (("reduction", "var: mean"), ("reduction", "var"))),
-    "std": (1, (("reduction", "std: mean"), ("reduction", "std: var"), ("elementwise", "std: root"))),
+    "std": (
+        1,
+        (("reduction", "std: mean"), ("reduction", "std: var"), ("elementwise", "std: root")),
+    ),
     "ptp": (1, (("reduction", "max"), ("reduction", "min"), ("elementwise", "subtract"))),
     "cumsum": (0, (("scan", "cumsum"),)),
     "cumprod": (0, (("scan", "cumprod"),)),
 }
 CUB = ("sum", "prod", "max", "min", "mean")  # by axes; argmax and argmin of whole arrays too
-REDUCTIONS = ("sum", "prod", "max", "min", "mean", "var", "std", "ptp", "argmax", "argmin", "all", "any", "cumsum", "cumprod")
+REDUCTIONS = (
+    "sum",
+    "prod",
+    "max",
+    "min",
+    "mean",
+    "var",
+    "std",
+    "ptp",
+    "argmax",
+    "argmin",
+    "all",
+    "any",
+    "cumsum",
+    "cumprod",
+)
 
 
 # Reads: every way from the device to the host
 
 
-def get(self: ndarray, stream: Any = None, order: str = "C", out: Any = None, blocking: bool = True) -> np.ndarray:
+def get(
+    self: ndarray, stream: Any = None, order: str = "C", out: Any = None, blocking: bool = True
+) -> np.ndarray:
     return read(self, "get", out) if blocking else begin_to_read(self, out)
 
 
@@ -34,9 +57,14 @@ def begin_to_read(x: ndarray, out: np.ndarray) -> np.ndarray:
     """A copy that is under way until somebody waits for it."""
     from emulated.cuda import is_pinned
 
-    if not isinstance(out, np.ndarray) or not is_pinned(out) or (out.shape, out.dtype) != (x.shape, x.dtype):
+    if (
+        not isinstance(out, np.ndarray)
+        or not is_pinned(out)
+        or (out.shape, out.dtype) != (x.shape, x.dtype)
+    ):
         raise ValueError(
-            "cupy.ndarray.get(blocking=False): expected out= of the same shape and dtype in pinned memory; any other makes the host wait"
+            "cupy.ndarray.get(blocking=False): expected out= of the same shape and dtype in pinned"
+            " memory; any other makes the host wait"
         )
     value = x.host.copy()
     EMULATOR.launch("copy", "get")
@@ -71,12 +99,17 @@ def tobytes(self: ndarray, order: str = "C") -> bytes:
 
 def truth(self: ndarray) -> bool:
     if self.size != 1:
-        raise ValueError("The truth value of an array with other than one element is ambiguous. Use a.any() or a.all()")
+        raise ValueError(
+            "The truth value of an array with other than one element is ambiguous. Use a.any() or"
+            " a.all()"
+        )
     return bool(read(self, "bool"))
 
 
 def upload(self: ndarray, arr: np.ndarray, stream: Any = None) -> None:
-    """From pinned memory the copy is under way until somebody waits, and the memory has to stay as it is until then; from any other the host waits."""
+    """From pinned memory the copy is under way until somebody waits, and the memory has to stay as
+    it is until then; from any other the host waits.
+    """
     from emulated.cuda import is_pinned
 
     if not isinstance(arr, np.ndarray) or arr.dtype != self.dtype or arr.shape != self.shape:
@@ -90,7 +123,10 @@ def upload(self: ndarray, arr: np.ndarray, stream: Any = None) -> None:
 
     def check() -> None:
         if not np.array_equal(arr, sent):
-            raise RuntimeError("cupy.ndarray.set: pinned memory was written to while its copy to the device was under way")
+            raise RuntimeError(
+                "cupy.ndarray.set: pinned memory was written to while its copy to the device was"
+                " under way"
+            )
 
     EMULATOR.copies.append(check)
 
@@ -111,7 +147,14 @@ def copy(self: ndarray, order: str = "C") -> ndarray:
     return fresh(self.host.copy(order))
 
 
-def astype(self: ndarray, dtype: Any, order: str = "K", casting: Any = None, subok: Any = None, copy: bool = True) -> ndarray:
+def astype(
+    self: ndarray,
+    dtype: Any,
+    order: str = "K",
+    casting: Any = None,
+    subok: Any = None,
+    copy: bool = True,
+) -> ndarray:
     target = supported(dtype)
     if target == self.dtype and not copy:
         return self
@@ -201,12 +244,22 @@ def reduction(name: str) -> Callable[..., ndarray]:
 def _count_reduction(name: str, host: np.ndarray, axis: Any, result: np.ndarray, out: Any) -> None:
     """The launches of a reduction, and what it takes from the pool besides its result.
 
-    CUB, which CuPy uses by default, wants scratch memory, and writes to memory of its own even where there is an out= (cupy/cuda/cub.pyx).
+    CUB, which CuPy uses by default, wants scratch memory, and writes to memory of its own even
+    where there is an out= (cupy/cuda/cub.pyx).
     """
     between, steps = STEPS.get(name, (0, (("reduction", name),)))
     adjacent = _is_adjacent(host, axis)
     for kind, step in steps:
-        EMULATOR.launch(kind, step, SCRATCH if kind == "scan" or (kind == "reduction" and adjacent and (name in CUB or result.size == 1)) else 0)
+        EMULATOR.launch(
+            kind,
+            step,
+            (
+                SCRATCH
+                if kind == "scan"
+                or (kind == "reduction" and adjacent and (name in CUB or result.size == 1))
+                else 0
+            ),
+        )
     for _ in range(between):
         EMULATOR.allocate(result.nbytes)
     if adjacent and name in CUB and out is not None:
@@ -215,9 +268,16 @@ def _count_reduction(name: str, host: np.ndarray, axis: Any, result: np.ndarray,
 
 def _is_adjacent(host: np.ndarray, axis: Any) -> bool:
     """Whether elements that are reduced to one lie side by side."""
-    axes = range(host.ndim) if axis is None else sorted(a % host.ndim for a in (axis if isinstance(axis, tuple) else (axis,)))
+    axes = (
+        range(host.ndim)
+        if axis is None
+        else sorted(a % host.ndim for a in (axis if isinstance(axis, tuple) else (axis,)))
+    )
     ends = tuple(range(host.ndim - len(axes), host.ndim)), tuple(range(len(axes)))
-    return any(flag and tuple(axes) == end for flag, end in zip((host.flags.c_contiguous, host.flags.f_contiguous), ends, strict=True))
+    return any(
+        flag and tuple(axes) == end
+        for flag, end in zip((host.flags.c_contiguous, host.flags.f_contiguous), ends, strict=True)
+    )
 
 
 def argsort(self: ndarray, axis: Any = -1, kind: Any = None) -> ndarray:
@@ -250,15 +310,39 @@ def clipped(self: ndarray, min: Any = None, max: Any = None, out: Any = None) ->
 
 
 def rounded(self: ndarray, decimals: int = 0, out: Any = None) -> ndarray:
-    return UFUNCS["rint"](self, out=out) if decimals == 0 else wrap(np.round(array(self, "round"), decimals))
+    return (
+        UFUNCS["rint"](self, out=out)
+        if decimals == 0
+        else wrap(np.round(array(self, "round"), decimals))
+    )
 
 
 METHODS: dict[str, Callable[..., Any]] = {
-    "get": get, "item": item, "tolist": tolist, "tobytes": tobytes, "set": upload,
-    "copy": copy, "astype": astype, "flatten": flatten, "repeat": repeat, "fill": fill,
-    "reshape": reshape, "ravel": ravel, "transpose": transpose, "swapaxes": swapaxes, "squeeze": squeeze, "diagonal": diagonal, "view": as_dtype,
-    "take": indexing.take, "dot": products.dot, "argsort": argsort, "sort": sort, "nonzero": nonzero, "clip": clipped, "round": rounded,
-}  # fmt: skip
+    "get": get,
+    "item": item,
+    "tolist": tolist,
+    "tobytes": tobytes,
+    "set": upload,
+    "copy": copy,
+    "astype": astype,
+    "flatten": flatten,
+    "repeat": repeat,
+    "fill": fill,
+    "reshape": reshape,
+    "ravel": ravel,
+    "transpose": transpose,
+    "swapaxes": swapaxes,
+    "squeeze": squeeze,
+    "diagonal": diagonal,
+    "view": as_dtype,
+    "take": indexing.take,
+    "dot": products.dot,
+    "argsort": argsort,
+    "sort": sort,
+    "nonzero": nonzero,
+    "clip": clipped,
+    "round": rounded,
+}
 
 
 def checked(name: str, method: Callable[..., Any]) -> Callable[..., Any]:

@@ -37,13 +37,20 @@ DRAWS = "is refused: xpcap draws on the host, so that a run sees the same number
 
 
 class Cupy(ModuleType):
-    """Every name is first looked up in the real package: one that it lacks is an AttributeError, one that is not modelled says so."""
+    """Every name is first looked up in the real package: one that it lacks is an AttributeError,
+    one that is not modelled says so.
+    """
 
     def __init__(self) -> None:
         super().__init__("cupy", "The emulated device: see tests/emulated.")
         self.__version__ = real.cupy().__version__
         self.__path__: list[str] = []
-        self.ndarray, self.cuda, self.random, self.linalg = ndarray, namespace(), Module("random", DRAWS), Module("linalg")
+        self.ndarray, self.cuda, self.random, self.linalg = (
+            ndarray,
+            namespace(),
+            Module("random", DRAWS),
+            Module("linalg"),
+        )
         self.cuda.driver, self.get_default_pinned_memory_pool = driver(), lambda: PINNED
         self.RawModule, self.RawKernel = RawModule, RawKernel
         self.get_default_memory_pool, self.is_available = lambda: POOL, lambda: EMULATOR.devices > 0
@@ -65,7 +72,9 @@ class Cupy(ModuleType):
             return UFUNCS[name]
         if name in HOST or (isinstance(found, type) and issubclass(found, np.generic)):
             return found
-        raise NotImplementedError(f"emulated device: cupy.{name} is not modelled; add it to tests/emulated/functions.py")
+        raise NotImplementedError(
+            f"emulated device: cupy.{name} is not modelled; add it to tests/emulated/functions.py"
+        )
 
 
 def checked(name: str) -> Any:
@@ -85,7 +94,8 @@ def checked(name: str) -> Any:
 
 
 def install(monkeypatch: Any, **machine: Any) -> Emulator:
-    """Put the emulated device in place of cupy until `monkeypatch` is undone, with nothing probed, chosen or counted before.
+    """Put the emulated device in place of cupy until `monkeypatch` is undone, with nothing probed,
+    chosen or counted before.
 
     Parameters
     ----------
@@ -100,7 +110,9 @@ def install(monkeypatch: Any, **machine: Any) -> Emulator:
     monkeypatch.setitem(sys.modules, "cupy.cuda", module.cuda)
     monkeypatch.setitem(sys.modules, "cupy.cuda.nccl", module.cuda.nccl)
     monkeypatch.delenv(backend.VARIABLE, raising=False)
-    monkeypatch.setattr(backend, "_cupy_status", functools.cache(inspect.unwrap(backend._cupy_status)))
+    monkeypatch.setattr(
+        backend, "_cupy_status", functools.cache(inspect.unwrap(backend._cupy_status))
+    )
     monkeypatch.setattr(backend, "_active", None)
     backend.backend_status()  # the probe reads; what it reads is not the test's
     EMULATOR.reset()

@@ -1,4 +1,6 @@
-"""Matrix products, with the copies that cupy/_core/_routines_linalg.pyx makes on the way to cuBLAS."""
+"""Matrix products, with the copies that cupy/_core/_routines_linalg.pyx makes on the way to
+cuBLAS.
+"""
 
 from typing import Any
 
@@ -14,7 +16,10 @@ def dot(a: ndarray, b: ndarray, out: Any = None) -> ndarray:
     if out is not None:
         arrays.array(out, "dot(out=)")
         if out.dtype != np.result_type(x.dtype, y.dtype):
-            raise ValueError(f"cupy.dot: out is {out.dtype} for {x.dtype} and {y.dtype}. Not supported dtype combination.")
+            raise ValueError(
+                f"cupy.dot: out is {out.dtype} for {x.dtype} and {y.dtype}. Not supported dtype"
+                " combination."
+            )
         if not out.flags.c_contiguous:
             raise ValueError("cupy.dot: Output array must be C-contiguous")
     return _finish(np.dot(x, y), x, y, out, "dot")
@@ -61,7 +66,9 @@ def outer(a: ndarray, b: ndarray) -> ndarray:
 
 
 def einsum(*operands: Any, **settings: Any) -> ndarray:
-    """Counted as one product, with a copy for each operand of a mixed layout: at least what cupy does."""
+    """Counted as one product, with a copy for each operand of a mixed layout: at least what cupy
+    does.
+    """
     subscripts, *rest = operands
     hosts = [arrays.array(x, "einsum") for x in rest]
     for host in hosts:
@@ -71,7 +78,9 @@ def einsum(*operands: Any, **settings: Any) -> ndarray:
 
 
 def _inner(x: np.ndarray, y: np.ndarray, who: str) -> None:
-    """A single number as the result: CuPy multiplies, adds up with CUB, and copies the sum to its place."""
+    """A single number as the result: CuPy multiplies, adds up with CUB, and copies the sum to its
+    place.
+    """
     dtype = np.result_type(x.dtype, y.dtype)
     for host in (x, y):
         if not host.flags.c_contiguous:

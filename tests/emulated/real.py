@@ -1,4 +1,6 @@
-"""The names and signatures of the real cupy package, which can be imported, though not used, on a machine without a device."""
+"""The names and signatures of the real cupy package, which can be imported, though not used, on a
+machine without a device.
+"""
 
 import functools
 import importlib
@@ -35,7 +37,9 @@ def is_installed() -> bool:
 
 
 def look_up(name: str) -> Any:
-    """cupy's own `name`, as in ``"exp"`` or ``"cuda.runtime.getDevice"``; where it has none, the AttributeError it would raise itself."""
+    """cupy's own `name`, as in ``"exp"`` or ``"cuda.runtime.getDevice"``; where it has none, the
+    AttributeError it would raise itself.
+    """
     found: Any = cupy()
     done = "cupy"
     for part in name.split("."):
@@ -58,8 +62,12 @@ def signature(name: str) -> inspect.Signature:
 
 
 def documented(text: str) -> inspect.Signature:
-    """The signature in a line like ``_ndarray_base.squeeze(self, axis=None) -> _ndarray_base``, C types left out."""
-    found = re.match(r"[\w.]+\((.*?)\)(?: ->.*)?$", text.strip().splitlines()[0] if text.strip() else "")
+    """The signature in a line like ``_ndarray_base.squeeze(self, axis=None) -> _ndarray_base``, C
+    types left out.
+    """
+    found = re.match(
+        r"[\w.]+\((.*?)\)(?: ->.*)?$", text.strip().splitlines()[0] if text.strip() else ""
+    )
     if not found:
         raise ValueError(f"no signature in {text[:60]!r}")
     parameters, kind = [], inspect.Parameter.POSITIONAL_OR_KEYWORD
@@ -74,20 +82,28 @@ def documented(text: str) -> inspect.Signature:
             parameters.append(inspect.Parameter(name[1:], inspect.Parameter.VAR_POSITIONAL))
             kind = inspect.Parameter.KEYWORD_ONLY
         else:
-            parameters.append(inspect.Parameter(name, kind, default=default or inspect.Parameter.empty))
+            parameters.append(
+                inspect.Parameter(name, kind, default=default or inspect.Parameter.empty)
+            )
     return inspect.Signature(parameters)
 
 
 def bind(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
-    """The arguments of a call by the names that cupy gives them, those left out left out; a TypeError where cupy would not take them."""
+    """The arguments of a call by the names that cupy gives them, those left out left out; a
+    TypeError where cupy would not take them.
+    """
     return {**dict(zip(positional(name, len(args), tuple(kwargs)), args, strict=False)), **kwargs}
 
 
 @functools.cache
 def positional(name: str, count: int, keywords: tuple[str, ...]) -> tuple[str, ...]:
-    """The names of the first `count` arguments in a call with these keywords; a TypeError where cupy would not take it."""
+    """The names of the first `count` arguments in a call with these keywords; a TypeError where
+    cupy would not take it.
+    """
     try:
         bound = signature(name).bind(*range(count), **dict.fromkeys(keywords))
     except TypeError as error:
         raise TypeError(f"cupy.{name}() {error}") from None
-    return tuple(parameter for parameter, value in bound.arguments.items() if isinstance(value, int))
+    return tuple(
+        parameter for parameter, value in bound.arguments.items() if isinstance(value, int)
+    )

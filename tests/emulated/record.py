@@ -1,4 +1,6 @@
-"""What the emulated device did: launches, allocations, reads, transfers and waits, each with the place in the program that asked for it."""
+"""What the emulated device did: launches, allocations, reads, transfers and waits, each with the
+place in the program that asked for it.
+"""
 
 import contextlib
 import functools
@@ -17,12 +19,17 @@ import xpcap
 
 HERE = str(Path(__file__).parent) + os.sep
 PACKAGE = str(Path(xpcap.__file__).parent) + os.sep
-CONVERSIONS = tuple(PACKAGE + name for name in ("backend.py", "memory.py"))  # who called them says more
-SCRATCH = 512  # bytes: the smallest block of CuPy's pool, for scratch memory whose size only CUB and Thrust know
+CONVERSIONS = tuple(
+    PACKAGE + name for name in ("backend.py", "memory.py")
+)  # who called them says more
+# bytes: the smallest block of CuPy's pool, for scratch memory whose size only CUB and Thrust know
+SCRATCH = 512
 
 
 class Launch(NamedTuple):
-    """One piece of work given to the device: a kernel, a product, a memset or a copy on the device."""
+    """One piece of work given to the device: a kernel, a product, a memset or a copy on the
+    device.
+    """
 
     kind: str  # elementwise, reduction, product, gather, scatter, copy, memset, scan, sort or raw
     name: str
@@ -30,7 +37,9 @@ class Launch(NamedTuple):
 
 
 class Allocation(NamedTuple):
-    """One request for memory from CuPy's pool: a fresh array, or scratch that CuPy needs on the way. Views and empty arrays take none."""
+    """One request for memory from CuPy's pool: a fresh array, or scratch that CuPy needs on the
+    way. Views and empty arrays take none.
+    """
 
     nbytes: int
     place: str
@@ -44,7 +53,9 @@ class Read(NamedTuple):
 
 
 class Footprint(NamedTuple):
-    """The memory of a matrix in a raw product, as cuBLAS sees it: `columns` columns of `rows` elements, each column `ld` elements after the last."""
+    """The memory of a matrix in a raw product, as cuBLAS sees it: `columns` columns of `rows`
+    elements, each column `ld` elements after the last.
+    """
 
     address: int
     rows: int
@@ -55,11 +66,21 @@ class Footprint(NamedTuple):
     @property
     def nbytes(self) -> int:
         """From the first element to the end of the last one."""
-        return (self.ld * (self.columns - 1) + self.rows) * self.itemsize if self.rows and self.columns else 0
+        return (
+            (self.ld * (self.columns - 1) + self.rows) * self.itemsize
+            if self.rows and self.columns
+            else 0
+        )
 
     def elements(self) -> set[int]:
-        """The address of every element. A test holds it against `elements(x)` of the arrays that it meant."""
-        return {self.address + self.itemsize * (self.ld * column + row) for column in range(self.columns) for row in range(self.rows)}
+        """The address of every element. A test holds it against `elements(x)` of the arrays that it
+        meant.
+        """
+        return {
+            self.address + self.itemsize * (self.ld * column + row)
+            for column in range(self.columns)
+            for row in range(self.rows)
+        }
 
 
 def elements(x: Any) -> set[int]:
@@ -81,7 +102,9 @@ class Product(NamedTuple):
 
 
 class Changes(NamedTuple):
-    """Elements of one argument that a launch left with other bits: ranges from start to before stop, in C order."""
+    """Elements of one argument that a launch left with other bits: ranges from start to before
+    stop, in C order.
+    """
 
     address: int
     itemsize: int
@@ -90,16 +113,28 @@ class Changes(NamedTuple):
 
     def elements(self) -> set[int]:
         """The address of every element that changed."""
-        return {self.address + self.itemsize * i for start, stop in self.ranges for i in range(start, stop)}
+        return {
+            self.address + self.itemsize * i
+            for start, stop in self.ranges
+            for i in range(start, stop)
+        }
 
     def rows(self) -> list[int]:
         """The indices along the first axis where something changed."""
         width = math.prod(self.shape[1:])
-        return sorted({row for start, stop in self.ranges for row in range(start // width, (stop - 1) // width + 1)})
+        return sorted(
+            {
+                row
+                for start, stop in self.ranges
+                for row in range(start // width, (stop - 1) // width + 1)
+            }
+        )
 
 
 class Written(NamedTuple):
-    """What one launch of a kernel changed, by parameter. An element that got the bits it had is not among it: let tests begin with poison."""
+    """What one launch of a kernel changed, by parameter. An element that got the bits it had is not
+    among it: let tests begin with poison.
+    """
 
     kernel: str
     changes: dict[str, Changes]
@@ -147,7 +182,13 @@ class Counts:
 
     def changed_by_kernels(self) -> set[int]:
         """The addresses of the elements that kernels left with other bits."""
-        return set().union(*(changes.elements() for written in self.written for changes in written.changes.values()))
+        return set().union(
+            *(
+                changes.elements()
+                for written in self.written
+                for changes in written.changes.values()
+            )
+        )
 
     def written_by_products(self) -> set[int]:
         """The addresses of the results of raw products."""
@@ -155,21 +196,45 @@ class Counts:
 
     def read_by_products(self) -> set[int]:
         """The addresses of the factors of raw products."""
-        return set().union(*(product.A.elements() | product.B.elements() for product in self.products))
+        return set().union(
+            *(product.A.elements() | product.B.elements() for product in self.products)
+        )
 
     def reset(self) -> None:
         """Forget what was counted so far."""
-        for events in (self.launches, self.allocations, self.products, self.written, self.reads, self.transfers, self.waits, self.events):
+        for events in (
+            self.launches,
+            self.allocations,
+            self.products,
+            self.written,
+            self.reads,
+            self.transfers,
+            self.waits,
+            self.events,
+        ):
             events.clear()
 
     def __str__(self) -> str:
         launches = ", ".join(f"{count} {kind}" for kind, count in self.kinds().most_common())
-        counted = f"{len(self.launches)} launches ({launches})", f"{len(self.allocations)} allocations"
-        return ", ".join((*counted, *(f"{len(getattr(self, events))} {events}" for events in ("reads", "transfers", "waits"))))
+        counted = (
+            f"{len(self.launches)} launches ({launches})",
+            f"{len(self.allocations)} allocations",
+        )
+        return ", ".join(
+            (
+                *counted,
+                *(
+                    f"{len(getattr(self, events))} {events}"
+                    for events in ("reads", "transfers", "waits")
+                ),
+            )
+        )
 
 
 class Emulator(Counts):
-    """The emulated machine: what it counted since it was installed or reset, and what it pretends to be."""
+    """The emulated machine: what it counted since it was installed or reset, and what it pretends
+    to be.
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -185,18 +250,33 @@ class Emulator(Counts):
         cublas: bool = True,
         busy: tuple[int, ...] = (),
     ) -> None:
-        """A fresh machine: number of devices, their name, bytes free and in all on each, whether cuBLAS's binding loads, devices without a context."""
+        """A fresh machine: number of devices, their name, bytes free and in all on each, whether
+        cuBLAS's binding loads, devices without a context.
+        """
         self.reset()
         self._open.clear()
-        self.devices, self.name, self.free, self.total, self.cublas = devices, name, free, total, cublas
+        self.devices, self.name, self.free, self.total, self.cublas = (
+            devices,
+            name,
+            free,
+            total,
+            cublas,
+        )
         self.handles: dict[tuple[int, int], int] = {}  # of cuBLAS, by device and thread
-        self.pool_used, self.pool_free = 0, 0  # bytes that CuPy's memory pool says it has given out, and holds back
-        self.machine = object()  # that of this test: what an earlier one left behind disturbs no count
+        self.pool_used, self.pool_free = (
+            0,
+            0,
+        )  # bytes that CuPy's memory pool says it has given out, and holds back
+        self.machine = (
+            object()
+        )  # that of this test: what an earlier one left behind disturbs no count
         self.busy = busy  # devices that refuse a context
         self.contexts: set[int] = set()  # devices that were made current or computed on
         self._thread = threading.local()
         self.clock = 0  # synchronisations so far; an event is ready once one came after it
-        self.copies: list[Callable[[], None]] = []  # to pinned memory, in order; what they bring is there after a wait
+        self.copies: list[
+            Callable[[], None]
+        ] = []  # to pinned memory, in order; what they bring is there after a wait
         self.atomics = 0  # atomic additions so far: the order of each is another one
 
     @property
@@ -225,7 +305,9 @@ class Emulator(Counts):
 
     @contextlib.contextmanager
     def counting(self) -> Iterator[Counts]:
-        """Counts of their own for what happens inside the ``with``; they stay as they are afterwards."""
+        """Counts of their own for what happens inside the ``with``; they stay as they are
+        afterwards.
+        """
         counts = Counts()
         self._open.append(counts)
         try:
@@ -241,11 +323,16 @@ class Emulator(Counts):
 
     def _launched(self, kind: str, name: str, where: str) -> None:
         if self.stream is not None:
-            raise ValueError(f"{name}: was given to {self.stream!r}, expected the null stream, where all other work of xpcap is")
+            raise ValueError(
+                f"{name}: was given to {self.stream!r}, expected the null stream, where all other"
+                " work of xpcap is"
+            )
         self._record("launches", Launch(kind, name, where))
 
     def launch(self, kind: str, name: str, *scratch: int) -> None:
-        """A launch, and the bytes of each piece of memory that CuPy takes for it besides its result."""
+        """A launch, and the bytes of each piece of memory that CuPy takes for it besides its
+        result.
+        """
         where = place()
         self._launched(kind, name, where)
         for nbytes in filter(None, scratch):
@@ -286,7 +373,9 @@ class Emulator(Counts):
 
 
 def place() -> str:
-    """The nearest line of xpcap that led here, its conversions apart; without one, the nearest line outside the emulation."""
+    """The nearest line of xpcap that led here, its conversions apart; without one, the nearest line
+    outside the emulation.
+    """
     frame: Any = sys._getframe(2)
     best: Any = None
     while frame is not None:
@@ -298,13 +387,23 @@ def place() -> str:
         elif best is None and not path.startswith(HERE):
             best = frame
         frame = frame.f_back
-    return "?" if best is None else f"{known(best.f_code.co_filename)}:{best.f_lineno} ({best.f_code.co_name})"
+    return (
+        "?"
+        if best is None
+        else f"{known(best.f_code.co_filename)}:{best.f_lineno} ({best.f_code.co_name})"
+    )
 
 
 @functools.cache
 def known(path: str) -> str:
     """A file as a reader knows it: from the package on, or its name."""
-    return Path(path).relative_to(Path(PACKAGE).parent).as_posix() if path.startswith(PACKAGE) else Path(path).name
+    return (
+        Path(path).relative_to(Path(PACKAGE).parent).as_posix()
+        if path.startswith(PACKAGE)
+        else Path(path).name
+    )
 
 
-EMULATOR = Emulator()  # one a process: arrays and kernels made by one test speak to the machine that is installed now
+EMULATOR = (
+    Emulator()
+)  # one a process: arrays and kernels made by one test speak to the machine that is installed now

@@ -22,7 +22,9 @@ COCO_TEXT = ("coco2014_vocab.json", "train2014_urls.txt", "val2014_urls.txt")
 
 
 def make(draw: random.Random, folder: Path) -> None:
-    """One in four is CS231n's folder, one in four a file of captions of any form; the rest has Flickr8k's layout, some with pictures for features."""
+    """One in four is CS231n's folder, one in four a file of captions of any form; the rest has
+    Flickr8k's layout, some with pictures for features.
+    """
     if (kind := draw.random()) < 0.25:
         (folder / "any").write_bytes(_spoilt_form(draw))
         return
@@ -42,8 +44,15 @@ def make(draw: random.Random, folder: Path) -> None:
 def use(folder: Path) -> None:
     """Import it, or open it."""
     if (folder / "any").exists():
-        np.savez(folder / "features.npz", names=np.array(PICTURES), features=np.ones((6, 4), np.float32))
-        data, _ = import_captions([(None, folder / "any")], features_file=folder / "features.npz", min_count=1, max_words=9)
+        np.savez(
+            folder / "features.npz", names=np.array(PICTURES), features=np.ones((6, 4), np.float32)
+        )
+        data, _ = import_captions(
+            [(None, folder / "any")],
+            features_file=folder / "features.npz",
+            min_count=1,
+            max_words=9,
+        )
     elif (folder / "coco2014_vocab.json").exists():
         data = open_data(folder)
     else:
@@ -63,17 +72,30 @@ def use(folder: Path) -> None:
 
 
 def _spoilt_form(draw: random.Random) -> bytes:
-    said = {name: [f'A dog, "number {k}", runs on the {name[:3]} grass .' for k in range(3)] for name in PICTURES}
+    said = {
+        name: [f'A dog, "number {k}", runs on the {name[:3]} grass .' for k in range(3)]
+        for name in PICTURES
+    }
     content = draw.choice(list(forms.FORMS.values()))(said)
-    return spoil_text(content.decode(), draw) if draw.random() < 0.75 else spoil_bytes(content, draw)
+    return (
+        spoil_text(content.decode(), draw) if draw.random() < 0.75 else spoil_bytes(content, draw)
+    )
 
 
 @functools.cache
 def good_flickr(packed: bool) -> dict[str, bytes]:
     file = io.BytesIO()
     save = np.savez_compressed if packed else np.savez
-    save(file, names=np.array(PICTURES), features=np.random.default_rng(0).random((6, 4), dtype=np.float32))
-    lines = [f"{name}#{k}\tA dog number {k} runs on the {name[:3]} grass ." for name in PICTURES for k in range(3)]
+    save(
+        file,
+        names=np.array(PICTURES),
+        features=np.random.default_rng(0).random((6, 4), dtype=np.float32),
+    )
+    lines = [
+        f"{name}#{k}\tA dog number {k} runs on the {name[:3]} grass ."
+        for name in PICTURES
+        for k in range(3)
+    ]
     return {
         "token.txt": "\n".join(lines).encode(),
         "train.txt": "\n".join(PICTURES[:4]).encode(),
@@ -95,7 +117,9 @@ def _add_pictures(folder: Path, draw: random.Random) -> None:
 
 
 def _spoil_flickr(folder: Path, draw: random.Random) -> None:
-    path = folder / draw.choice(("token.txt", "train.txt", "val.txt", "features.npz", "features.npz"))
+    path = folder / draw.choice(
+        ("token.txt", "train.txt", "val.txt", "features.npz", "features.npz")
+    )
     if not path.exists():
         return
     content = path.read_bytes()
@@ -108,32 +132,71 @@ def _spoil_flickr(folder: Path, draw: random.Random) -> None:
 
 
 def _lying_archive(content: bytes, draw: random.Random) -> bytes:
-    """Sizes, flags and methods in the directory of a zip, or the header of an array within, that are not so."""
+    """Sizes, flags and methods in the directory of a zip, or the header of an array within, that
+    are not so.
+    """
     spoilt = bytearray(content)
-    entries = [at for at in range(len(content)) if content[at : at + 4] in (b"PK\x01\x02", b"PK\x03\x04", b"PK\x05\x06")]
+    entries = [
+        at
+        for at in range(len(content))
+        if content[at : at + 4] in (b"PK\x01\x02", b"PK\x03\x04", b"PK\x05\x06")
+    ]
     for _ in range(draw.choice((1, 2, 4))):
         if draw.random() < 0.7 and entries:
             at, width = draw.choice(entries) + 4 + draw.randrange(40), draw.choice((2, 4))
-            struct.pack_into("<H" if width == 2 else "<I", spoilt, min(at, len(spoilt) - width), draw.choice(ODD) % 2 ** (8 * width))
+            struct.pack_into(
+                "<H" if width == 2 else "<I",
+                spoilt,
+                min(at, len(spoilt) - width),
+                draw.choice(ODD) % 2 ** (8 * width),
+            )
         elif (at := content.find(b"'shape': (")) >= 0:
-            claim = draw.choice((b"(9999999", b"(-1,    ", b"(6, 4, 1", b"(10**9, ", b"(6L, 4),", b"([6, 4],"))
+            claim = draw.choice(
+                (b"(9999999", b"(-1,    ", b"(6, 4, 1", b"(10**9, ", b"(6L, 4),", b"([6, 4],")
+            )
             spoilt[at + 9 : at + 17] = claim
         elif (at := content.find(b"'descr': '")) >= 0:
-            spoilt[at + 10 : at + 13] = draw.choice((b"|O'", b"<U9", b"<f9", b"|V1", b"<f8", b">f4", b"<M8"))
+            spoilt[at + 10 : at + 13] = draw.choice(
+                (b"|O'", b"<U9", b"<f9", b"|V1", b"<f8", b">f4", b"<M8")
+            )
     return bytes(spoilt)
 
 
 def _odd_arrays(content: bytes, draw: random.Random) -> bytes:
     """A whole archive of arrays that are not what they should be."""
     odd: list[Any] = [
-        np.zeros((6, 4)), np.zeros((6, 0), "f4"), np.zeros(6, "f4"), np.full((6, 4), np.nan), np.full((6, 4), 1e300), np.zeros((6, 4), "c8"), np.array(PICTURES),
-        np.array(["a"] * 6), np.array([b"\xff\xfe.jpg"] * 6), np.array(7), np.zeros((6, 4), [("a", "f4")]), np.zeros(0), np.array(PICTURES[:3]),
-        np.zeros((1000, 1000), "f4"), np.array(PICTURES, dtype="U5000"), np.array(["\ud800", *PICTURES[1:]]), np.zeros((6, 4), ">f2"),
-    ]  # fmt: skip
+        np.zeros((6, 4)),
+        np.zeros((6, 0), "f4"),
+        np.zeros(6, "f4"),
+        np.full((6, 4), np.nan),
+        np.full((6, 4), 1e300),
+        np.zeros((6, 4), "c8"),
+        np.array(PICTURES),
+        np.array(["a"] * 6),
+        np.array([b"\xff\xfe.jpg"] * 6),
+        np.array(7),
+        np.zeros((6, 4), [("a", "f4")]),
+        np.zeros(0),
+        np.array(PICTURES[:3]),
+        np.zeros((1000, 1000), "f4"),
+        np.array(PICTURES, dtype="U5000"),
+        np.array(["\ud800", *PICTURES[1:]]),
+        np.zeros((6, 4), ">f2"),
+    ]
     file = io.BytesIO()
-    keys = draw.choice((("names", "features"), ("names",), ("features",), ("names", "features", "more"), ("\x1b[2J", "features")))
+    keys = draw.choice(
+        (
+            ("names", "features"),
+            ("names",),
+            ("features",),
+            ("names", "features", "more"),
+            ("\x1b[2J", "features"),
+        )
+    )
     good = {"names": np.array(PICTURES), "features": np.zeros((6, 4), "f4")}
-    arrays = {key: good[key] if key in good and draw.random() < 0.5 else draw.choice(odd) for key in keys}
+    arrays = {
+        key: good[key] if key in good and draw.random() < 0.5 else draw.choice(odd) for key in keys
+    }
     draw.choice((np.savez, np.savez_compressed))(file, **arrays)
     return file.getvalue()
 
@@ -150,7 +213,9 @@ def good_coco() -> dict[str, bytes]:
             f"{split}_image_idxs": np.arange(m, dtype=np.int32),
         }
         arrays[f"{split}2014_vgg16_fc7_pca.h5"] = {"features": np.ones((m, 3), np.float32)}
-        files[f"{split}2014_urls.txt"] = "".join(f"http://example.org/{split}{i}.jpg\n" for i in range(m)).encode()
+        files[f"{split}2014_urls.txt"] = "".join(
+            f"http://example.org/{split}{i}.jpg\n" for i in range(m)
+        ).encode()
     for name, held in arrays.items():
         file = io.BytesIO()
         with h5py.File(file, "w") as made:
@@ -183,7 +248,9 @@ def _spoil_coco(folder: Path, draw: random.Random) -> None:
         ]
         vocabulary = json.loads(path.read_text())
         vocabulary[draw.choice(("idx_to_word", "word_to_idx"))] = draw.choice(odd)
-        text = draw.choice((json.dumps(vocabulary), "[" * 100_000, "9" * 5000, '{"idx_to_word": ' * 2000, "NaN"))
+        text = draw.choice(
+            (json.dumps(vocabulary), "[" * 100_000, "9" * 5000, '{"idx_to_word": ' * 2000, "NaN")
+        )
         path.write_text(text if draw.random() < 0.3 else json.dumps(vocabulary))
     else:
         path.write_bytes(spoil_text(path.read_text(), draw))

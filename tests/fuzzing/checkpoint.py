@@ -1,4 +1,6 @@
-"""Run folders: config, vocabulary, times, and safetensors with lying headers, spoilt values and odd metadata."""
+"""Run folders: config, vocabulary, times, and safetensors with lying headers, spoilt values and odd
+metadata.
+"""
 
 import functools
 import json
@@ -16,11 +18,33 @@ from fuzzing.spoiling_json import NUMBERS, ODD, spoil_json, spoil_json_text
 from xpcap import CaptioningRNN, CaptioningSolver
 from xpcap.data import CaptionData
 from xpcap.runs import training
-from xpcap.runs.folder import LAST, check_scaling, load_checkpoint, open_run, read_config, read_times
+from xpcap.runs.folder import (
+    LAST,
+    check_scaling,
+    load_checkpoint,
+    open_run,
+    read_config,
+    read_times,
+)
 from xpcap.runs.options import options_of
 
 FILES = ("config.json", "vocab.json", "times.jsonl", "best.safetensors", "last.safetensors")
-DTYPES = ("F32", "F64", "F16", "BF16", "I8", "I32", "I64", "U8", "BOOL", "F8_E4M3", "C64", "X", "", 3)
+DTYPES = (
+    "F32",
+    "F64",
+    "F16",
+    "BF16",
+    "I8",
+    "I32",
+    "I64",
+    "U8",
+    "BOOL",
+    "F8_E4M3",
+    "C64",
+    "X",
+    "",
+    3,
+)
 
 
 @functools.cache
@@ -29,7 +53,9 @@ def _good() -> dict[str, bytes]:
     with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
         patch.setattr(training, "generate", commands.few)
         out = Path(folder, "run")
-        commands.good("train", "--out", out, "--hidden", 8, "--wordvec", 4, "--epochs", 2, "--patience", 1)
+        commands.good(
+            "train", "--out", out, "--hidden", 8, "--wordvec", 4, "--epochs", 2, "--patience", 1
+        )
         return {name: (out / name).read_bytes() for name in FILES}
 
 
@@ -49,7 +75,9 @@ def make(draw: random.Random, folder: Path) -> None:
     elif name.endswith(".json"):
         (folder / name).write_bytes(spoil_json_text(content.decode(), draw))
     elif name.endswith(".jsonl"):
-        (folder / name).write_bytes(spoil_json_text(content.decode().splitlines()[0], draw) + b"\n" + content)
+        (folder / name).write_bytes(
+            spoil_json_text(content.decode().splitlines()[0], draw) + b"\n" + content
+        )
     else:
         (folder / name).write_bytes(_spoil_tensors(content, draw))
 
@@ -65,9 +93,13 @@ def use(folder: Path) -> None:
     check_scaling(folder / LAST, saved.scaling, config)
     read_times(folder, saved.state.epoch)
     model = CaptioningRNN.from_config(run.model.config, run.vocabulary.word_to_idx, seed=0)
-    solver = CaptioningSolver(model, _data(), update_rule="adam", batch_size=32, num_epochs=3, seed=0, verbose=False)
+    solver = CaptioningSolver(
+        model, _data(), update_rule="adam", batch_size=32, num_epochs=3, seed=0, verbose=False
+    )
     solver.restore(saved.state)
-    with np.errstate(all="ignore"):  # as `train` has it: finite numbers may be large enough to overflow
+    with np.errstate(
+        all="ignore"
+    ):  # as `train` has it: finite numbers may be large enough to overflow
         solver.step(*_data().minibatch("train", np.arange(4)))
     json.dumps(solver.history)
 
@@ -80,14 +112,20 @@ def _spoil_tensors(content: bytes, draw: random.Random) -> bytes:
     if change == 0:
         return (draw.choice(NUMBERS) % 2**64).to_bytes(8, "little") + content[8:]
     if change == 1:
-        header["__metadata__"]["xpcap"] = spoil_json_text(header["__metadata__"]["xpcap"], draw).decode("utf-8", "replace")
+        header["__metadata__"]["xpcap"] = spoil_json_text(
+            header["__metadata__"]["xpcap"], draw
+        ).decode("utf-8", "replace")
     elif change == 2:
-        header[draw.choice(list(header))] = _odd_entry(header[draw.choice([name for name in header if name != "__metadata__"])], draw)
+        header[draw.choice(list(header))] = _odd_entry(
+            header[draw.choice([name for name in header if name != "__metadata__"])], draw
+        )
     elif change == 3:
         header = spoil_json(header, draw)
     elif change == 4:
         values = np.frombuffer(numbers, np.uint32).copy()
-        values[draw.randrange(len(values)) :][: draw.choice((1, 5, 1000))] = draw.choice((0x7FC00000, 0x7F800000, 0xFF800000, 0, 0xFFFFFFFF, 1))
+        values[draw.randrange(len(values)) :][: draw.choice((1, 5, 1000))] = draw.choice(
+            (0x7FC00000, 0x7F800000, 0xFF800000, 0, 0xFFFFFFFF, 1)
+        )
         numbers = values.tobytes()
     else:
         return spoil_bytes(content, draw, 8 + length)
@@ -99,5 +137,9 @@ def _odd_entry(entry: dict[str, Any], draw: random.Random) -> Any:
     key = draw.choice(("dtype", "shape", "data_offsets", ""))
     if not key:
         return draw.choice(ODD)
-    odd = {"dtype": draw.choice(DTYPES), "shape": [draw.choice(NUMBERS) for _ in range(draw.randrange(4))], "data_offsets": [draw.choice(NUMBERS), 8]}
+    odd = {
+        "dtype": draw.choice(DTYPES),
+        "shape": [draw.choice(NUMBERS) for _ in range(draw.randrange(4))],
+        "data_offsets": [draw.choice(NUMBERS), 8],
+    }
     return {**entry, key: odd[key]}

@@ -1,4 +1,6 @@
-"""Dataset files: bytes of a good one spoilt, and files that h5py makes as asked and nobody should open."""
+"""Dataset files: bytes of a good one spoilt, and files that h5py makes as asked and nobody should
+open.
+"""
 
 import contextlib
 import functools
@@ -19,19 +21,27 @@ from xpcap.data.synthetic import Lengths, draw_data
 from xpcap.shapes import generate
 
 NAME = "data.h5"
-MEMBERS = [f"{split}/{field}" for split in ("train", "val") for field in ("captions", "image_idxs", "features", "images", "text", "text_offsets")]
+MEMBERS = [
+    f"{split}/{field}"
+    for split in ("train", "val")
+    for field in ("captions", "image_idxs", "features", "images", "text", "text_offsets")
+]
 
 HELD = 16 * 2**20  # bytes: the fuzzer itself reads no more of what it made
 
 
 def make(draw: random.Random, folder: Path) -> None:
-    """Two in three are spoilt bytes; the rest are made with h5py, some of these with their bytes spoilt as well."""
+    """Two in three are spoilt bytes; the rest are made with h5py, some of these with their bytes
+    spoilt as well.
+    """
     path = folder / NAME
     path.write_bytes(draw.choice(_good()))
     if draw.random() < 0.4:
         with h5py.File(path, "r+") as file:
             for _ in range(draw.choice((1, 1, 2, 4))):
-                with contextlib.suppress(Exception):  # of as many types as what an earlier change broke
+                with contextlib.suppress(
+                    Exception
+                ):  # of as many types as what an earlier change broke
                     draw.choice(CHANGES)(file, draw)
     else:
         path.write_bytes(spoil_bytes(path.read_bytes(), draw))
@@ -55,7 +65,9 @@ def use(folder: Path) -> None:
 
 @functools.cache
 def _good() -> list[bytes]:
-    """A small file of generated pictures, whose features are compressed, and one of numbers drawn at random."""
+    """A small file of generated pictures, whose features are compressed, and one of numbers drawn
+    at random.
+    """
     with tempfile.TemporaryDirectory() as folder:
         paths = [Path(folder, name) for name in ("pictures.h5", "drawn.h5")]
         write_dataset(paths[0], generate(0, train=6, val=2))
@@ -76,19 +88,48 @@ def _replace(file: h5py.File, name: str, **options: Any) -> None:
 def _absurd_shape(file: h5py.File, draw: random.Random) -> None:
     shape = tuple(draw.choice((0, 1, 3, 10**4, 2**31, 2**40)) for _ in range(draw.randrange(4)))
     chunks = True if draw.random() < 0.5 and shape and 0 not in shape else None
-    _replace(file, _member(file, draw), shape=shape, dtype=draw.choice(("f4", "i4", "u1", "f8")), chunks=chunks)
+    _replace(
+        file,
+        _member(file, draw),
+        shape=shape,
+        dtype=draw.choice(("f4", "i4", "u1", "f8")),
+        chunks=chunks,
+    )
 
 
 def _bomb(file: h5py.File, draw: random.Random) -> None:
     shape = draw.choice(((10**6,), (1000, 1000), (3 * 10**6,)))
-    _replace(file, _member(file, draw), data=np.zeros(shape, draw.choice(("u1", "f4"))), compression=draw.choice(("gzip", "lzf")), chunks=True)
+    _replace(
+        file,
+        _member(file, draw),
+        data=np.zeros(shape, draw.choice(("u1", "f4"))),
+        compression=draw.choice(("gzip", "lzf")),
+        chunks=True,
+    )
 
 
 def _odd_type(file: h5py.File, draw: random.Random) -> None:
     kinds: list[Any] = [
-        "f2", "f8", "i8", "u8", ">i4", "S7", "S1", "c8", "?", np.longdouble, np.dtype([("a", "i4"), ("b", "f8")]), h5py.ref_dtype, h5py.regionref_dtype,
-        h5py.vlen_dtype(np.int32), h5py.string_dtype(), h5py.string_dtype("ascii", 9), h5py.enum_dtype({"a": 0}), np.dtype("V5"), np.dtype(("i4", (3,))),
-    ]  # fmt: skip
+        "f2",
+        "f8",
+        "i8",
+        "u8",
+        ">i4",
+        "S7",
+        "S1",
+        "c8",
+        "?",
+        np.longdouble,
+        np.dtype([("a", "i4"), ("b", "f8")]),
+        h5py.ref_dtype,
+        h5py.regionref_dtype,
+        h5py.vlen_dtype(np.int32),
+        h5py.string_dtype(),
+        h5py.string_dtype("ascii", 9),
+        h5py.enum_dtype({"a": 0}),
+        np.dtype("V5"),
+        np.dtype(("i4", (3,))),
+    ]
     _replace(file, _member(file, draw), shape=(draw.randrange(1, 9),), dtype=draw.choice(kinds))
 
 
@@ -97,7 +138,13 @@ def _link(file: h5py.File, draw: random.Random) -> None:
     if name in file:
         del file[name]
     file[name] = draw.choice(
-        (h5py.SoftLink("/vocab"), h5py.SoftLink(f"/{name}"), h5py.ExternalLink("/etc/passwd", "/"), h5py.ExternalLink(NAME, "/vocab"), file["/"])
+        (
+            h5py.SoftLink("/vocab"),
+            h5py.SoftLink(f"/{name}"),
+            h5py.ExternalLink("/etc/passwd", "/"),
+            h5py.ExternalLink(NAME, "/vocab"),
+            file["/"],
+        )
     )
 
 
@@ -116,12 +163,22 @@ def _elsewhere(file: h5py.File, draw: random.Random) -> None:
 def _strings(file: h5py.File, draw: random.Random) -> None:
     texts = ["", "\x1b[31m", "é" * 1000, "\n", "x" * draw.choice((1, 10**4))]
     value = [draw.choice(texts) for _ in range(draw.choice((1, 6, 20)))]
-    _replace(file, draw.choice(("vocab", "train/images", "val/images")), data=value, dtype=h5py.string_dtype())
+    _replace(
+        file,
+        draw.choice(("vocab", "train/images", "val/images")),
+        data=value,
+        dtype=h5py.string_dtype(),
+    )
 
 
 def _numbers(file: h5py.File, draw: random.Random) -> None:
     name = draw.choice([name for name in MEMBERS if not name.endswith("images")])
-    if isinstance(file.get(name), h5py.Dataset) and file[name].dtype.kind in "iuf" and file[name].size and file[name].nbytes <= HELD:
+    if (
+        isinstance(file.get(name), h5py.Dataset)
+        and file[name].dtype.kind in "iuf"
+        and file[name].size
+        and file[name].nbytes <= HELD
+    ):
         array = file[name][...]
         info = np.iinfo(array.dtype) if array.dtype.kind in "iu" else np.finfo(array.dtype)
         array.flat[draw.randrange(array.size)] = draw.choice((0, 1, 5, info.max, info.min))
@@ -130,10 +187,31 @@ def _numbers(file: h5py.File, draw: random.Random) -> None:
 
 def _about(file: h5py.File, draw: random.Random) -> None:
     """Other words for the source, under a stamp that still holds."""
-    odd: list[Any] = [None, True, -1, 2**70, 1e400, "", "a\0b", [], {}, [[]] * 9, "x" * 10**4, float("nan")]
+    odd: list[Any] = [
+        None,
+        True,
+        -1,
+        2**70,
+        1e400,
+        "",
+        "a\0b",
+        [],
+        {},
+        [[]] * 9,
+        "x" * 10**4,
+        float("nan"),
+    ]
     about = _told(file)
-    target = about if draw.random() < 0.4 or not isinstance(about.get("source"), dict) else about["source"]
-    target[draw.choice(("format", "source", "stamp", "seed", "encoder", "pictures", "generated", "other"))] = draw.choice(odd)
+    target = (
+        about
+        if draw.random() < 0.4 or not isinstance(about.get("source"), dict)
+        else about["source"]
+    )
+    target[
+        draw.choice(
+            ("format", "source", "stamp", "seed", "encoder", "pictures", "generated", "other")
+        )
+    ] = draw.choice(odd)
     file.attrs["xpcap"] = json.dumps(about)
 
 
@@ -147,7 +225,22 @@ def _told(file: h5py.File) -> dict[str, Any]:
 
 def _attribute(file: h5py.File, draw: random.Random) -> None:
     deep = "[" * draw.choice((10, 5000, 50_000))
-    file.attrs["xpcap"] = draw.choice(("", "{", "[]", "null", "{}", deep, "9" * 5000, np.zeros(3), 7, b"\xff", ["a", "b"], '{"format": 1}'))
+    file.attrs["xpcap"] = draw.choice(
+        (
+            "",
+            "{",
+            "[]",
+            "null",
+            "{}",
+            deep,
+            "9" * 5000,
+            np.zeros(3),
+            7,
+            b"\xff",
+            ["a", "b"],
+            '{"format": 1}',
+        )
+    )
 
 
 def _restamp(file: h5py.File, draw: random.Random) -> None:
@@ -156,7 +249,9 @@ def _restamp(file: h5py.File, draw: random.Random) -> None:
 
     if all(file[name].nbytes <= HELD for name in MEMBERS):
         data = hdf5._read(Path(NAME), file)
-        file.attrs["xpcap"] = json.dumps({"format": 1, "source": data.source.to_json(), "stamp": stamp_of(data)})
+        file.attrs["xpcap"] = json.dumps(
+            {"format": 1, "source": data.source.to_json(), "stamp": stamp_of(data)}
+        )
 
 
 def _extra(file: h5py.File, draw: random.Random) -> None:
@@ -173,5 +268,16 @@ def _extra(file: h5py.File, draw: random.Random) -> None:
 
 
 CHANGES: list[Callable[[h5py.File, random.Random], None]] = [
-    _absurd_shape, _bomb, _odd_type, _link, _elsewhere, _strings, _numbers, _about, _attribute, _extra, _restamp, _restamp,
-]  # fmt: skip
+    _absurd_shape,
+    _bomb,
+    _odd_type,
+    _link,
+    _elsewhere,
+    _strings,
+    _numbers,
+    _about,
+    _attribute,
+    _extra,
+    _restamp,
+    _restamp,
+]

@@ -6,11 +6,56 @@ from typing import Any
 
 from fuzzing.spoiling import spoil_bytes
 
-NUMBERS = (0, 1, -1, 2, 7, 127, 128, 255, 256, 65535, 2**31 - 1, 2**31, 2**32, 2**53, 2**63 - 1, 2**63, 2**64, 10**30, 10**400)
+NUMBERS = (
+    0,
+    1,
+    -1,
+    2,
+    7,
+    127,
+    128,
+    255,
+    256,
+    65535,
+    2**31 - 1,
+    2**31,
+    2**32,
+    2**53,
+    2**63 - 1,
+    2**63,
+    2**64,
+    10**30,
+    10**400,
+)
 ODD: tuple[Any, ...] = (
-    *NUMBERS, None, True, False, "", "\0", "\x1b[31m", "<script>", "../../etc/passwd", "/dev/zero", "\ud800", "\u202e", "x" * 10_000, 0.5, -0.0,
-    float("nan"), float("inf"), 1e308, [], {}, [[]], [None], {"": None}, "numpy", "NaN", "\r\n", "a b",
-)  # fmt: skip
+    *NUMBERS,
+    None,
+    True,
+    False,
+    "",
+    "\0",
+    "\x1b[31m",
+    "<script>",
+    "../../etc/passwd",
+    "/dev/zero",
+    "\ud800",
+    "\u202e",
+    "x" * 10_000,
+    0.5,
+    -0.0,
+    float("nan"),
+    float("inf"),
+    1e308,
+    [],
+    {},
+    [[]],
+    [None],
+    {"": None},
+    "numpy",
+    "NaN",
+    "\r\n",
+    "a b",
+)
 
 
 def spoil_json(value: Any, draw: random.Random) -> Any:
@@ -40,7 +85,10 @@ def spoil_json_text(text: str, draw: random.Random) -> bytes:
     if change == 0:
         return spoil_bytes(text.encode(), draw)
     if change == 1:
-        return (draw.choice(("[", '{"a":', "[[[", "-", "1")) * draw.choice((10, 1000, 5000, 200_000, 2_000_000))).encode()
+        return (
+            draw.choice(("[", '{"a":', "[[[", "-", "1"))
+            * draw.choice((10, 1000, 5000, 200_000, 2_000_000))
+        ).encode()
     spoilt = json.loads(text)
     for _ in range(draw.choice((1, 1, 2, 5))):
         spoilt = spoil_json(spoilt, draw)
@@ -48,4 +96,8 @@ def spoil_json_text(text: str, draw: random.Random) -> bytes:
 
 
 def _dump(value: Any) -> str:
-    return json.dumps(value, ensure_ascii=False) if isinstance(value, (dict, list)) else json.dumps(value)
+    return (
+        json.dumps(value, ensure_ascii=False)
+        if isinstance(value, (dict, list))
+        else json.dumps(value)
+    )

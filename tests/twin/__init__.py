@@ -1,6 +1,8 @@
-"""The CUDA C kernel files, run on the CPU: built by g++ with shim.h, launched on NumPy arrays, or checked by the thread sanitizer.
+"""The CUDA C kernel files, run on the CPU: built by g++ with shim.h, launched on NumPy arrays, or
+checked by the thread sanitizer.
 
-What this shows is arithmetic, indexing and barriers. What it cannot show: launch limits, a card's memory model, its rounding and its speed.
+What this shows is arithmetic, indexing and barriers. What it cannot show: launch limits, a card's
+memory model, its rounding and its speed.
 """
 
 import contextlib
@@ -28,8 +30,19 @@ HERE = Path(__file__).parent
 KERNELS = HERE.parent.parent / "xpcap" / "ops" / "cuda"
 HEADERS = ("shim.h", "fibers.h", "threads.h")
 THREADS = 256  # of a block, in every kernel
-REALS = {"float": np.float32, "double": np.float64}  # what the files are compiled for, and the arrays that go with it
-FLAGS = ["-std=c++17", "-U_FORTIFY_SOURCE", "-ffp-contract=off", "-Wall", "-Wextra", "-Wno-unknown-pragmas", "-Wno-unused-function"]
+REALS = {
+    "float": np.float32,
+    "double": np.float64,
+}  # what the files are compiled for, and the arrays that go with it
+FLAGS = [
+    "-std=c++17",
+    "-U_FORTIFY_SOURCE",
+    "-ffp-contract=off",
+    "-Wall",
+    "-Wextra",
+    "-Wno-unknown-pragmas",
+    "-Wno-unused-function",
+]
 PLAIN = ["-O2", "-fvisibility=hidden", "-fPIC", "-shared", "-Wl,-z,defs"]
 SANITIZED = ["-O1", "-g", "-fsanitize=thread", "-DTWIN_THREADS"]
 ADDRESSED = ["-O1", "-g", "-fsanitize=address", "-DTWIN_THREADS"]
@@ -40,7 +53,9 @@ class UnavailableError(Exception):
 
 
 class Parameter(NamedTuple):
-    """One parameter of a kernel: its name, its C type without const and star, whether it is a pointer, and whether what it points to is const."""
+    """One parameter of a kernel: its name, its C type without const and star, whether it is a
+    pointer, and whether what it points to is const.
+    """
 
     name: str
     type: str
@@ -49,7 +64,9 @@ class Parameter(NamedTuple):
 
 
 class Report(NamedTuple):
-    """What the thread sanitizer said of one launch: the number of races, its own text, and the arguments as the launch left them."""
+    """What the thread sanitizer said of one launch: the number of races, its own text, and the
+    arguments as the launch left them.
+    """
 
     races: int
     text: str
@@ -58,7 +75,13 @@ class Report(NamedTuple):
 
 # ---- reading the kernel text
 
-DTYPES = {"int": np.int32, "long long": np.int64, "double": np.float64, "float": np.float32, "unsigned char": np.uint8}
+DTYPES = {
+    "int": np.int32,
+    "long long": np.int64,
+    "double": np.float64,
+    "float": np.float32,
+    "unsigned char": np.uint8,
+}
 SLOTS = {"int": "i4x", "long long": "q", "double": "d"}  # of scalars, eight bytes each
 
 
@@ -80,10 +103,15 @@ def _bare(text: str) -> str:
 def parameters(source: Path | str) -> Mapping[str, tuple[Parameter, ...]]:
     """The kernels of a file (or of its text), and what each takes."""
     found = {}
-    for name, inside in re.findall(r'extern\s+"C"\s+__global__\s+void\s+(\w+)\s*\(([^)]*)\)', _bare(text_of(source))):
+    for name, inside in re.findall(
+        r'extern\s+"C"\s+__global__\s+void\s+(\w+)\s*\(([^)]*)\)', _bare(text_of(source))
+    ):
         found[name] = tuple(_parameter(part) for part in inside.split(","))
     if len(found) != text_of(source).count("__global__"):
-        raise ValueError(f'twin: {source}: a __global__ function that does not read extern "C" __global__ void NAME(...)')
+        raise ValueError(
+            f'twin: {source}: a __global__ function that does not read extern "C" __global__ void'
+            " NAME(...)"
+        )
     return found
 
 
@@ -101,7 +129,11 @@ def with_barriers(source: Path | str) -> set[str]:
     bodies = {name: text[start:end] for name, (start, end) in functions_in_cuda(text).items()}
     found = {"__syncthreads"}
     while True:
-        more = {name for name, body in bodies.items() if any(re.search(rf"\b{other}\s*\(", body) for other in found)} - found
+        more = {
+            name
+            for name, body in bodies.items()
+            if any(re.search(rf"\b{other}\s*\(", body) for other in found)
+        } - found
         if not more:
             return found - {"__syncthreads"}
         found |= more
@@ -115,9 +147,13 @@ def compiler() -> str:
     """g++, or UnavailableError."""
     found = shutil.which("g++")
     if not sys.platform.startswith("linux"):
-        raise UnavailableError(f"the twins of the CUDA kernels are built on Linux, and this is {sys.platform}")
+        raise UnavailableError(
+            f"the twins of the CUDA kernels are built on Linux, and this is {sys.platform}"
+        )
     if not found:
-        raise UnavailableError("g++ is not on the PATH: the twins of the CUDA kernels are built with it")
+        raise UnavailableError(
+            "g++ is not on the PATH: the twins of the CUDA kernels are built with it"
+        )
     return found
 
 
@@ -133,25 +169,53 @@ def cache_folder() -> Path:
 
 
 def _program(source: Path | str) -> str:
-    """The kernel text as C++: the shim before it, shared arrays in the shim's words, and a launcher for each kernel behind it."""
+    """The kernel text as C++: the shim before it, shared arrays in the shim's words, and a launcher
+    for each kernel behind it.
+    """
     text = re.sub(r"__shared__\s+(\w+)\s+(\w+)\[(\w+)\];", r"SHARED(\1, \2, \3);", text_of(source))
     if "__shared__" in _bare(text):
         raise ValueError("twin: a __shared__ array that does not read __shared__ TYPE NAME[COUNT];")
     barriers = with_barriers(source)
     launchers = []
     for name, wanted in parameters(source).items():
-        arguments = (f"argument<{p.type}{'*' if p.pointer else ''}>(slots, {k})" for k, p in enumerate(wanted))
-        launchers.append(f"LAUNCHER({name}, {str(name in barriers).lower()}, {', '.join(arguments)})")
-    calls = ["#ifdef TWIN_THREADS", "static void call(const char* kernel) {", *launchers, "}", "#else", *launchers, "#endif", ""]
-    return "\n".join(['#include "shim.h"', '#line 1 "kernel.cu"', text, '#line 1 "launchers"', *calls])
+        arguments = (
+            f"argument<{p.type}{'*' if p.pointer else ''}>(slots, {k})"
+            for k, p in enumerate(wanted)
+        )
+        launchers.append(
+            f"LAUNCHER({name}, {str(name in barriers).lower()}, {', '.join(arguments)})"
+        )
+    calls = [
+        "#ifdef TWIN_THREADS",
+        "static void call(const char* kernel) {",
+        *launchers,
+        "}",
+        "#else",
+        *launchers,
+        "#endif",
+        "",
+    ]
+    return "\n".join(
+        ['#include "shim.h"', '#line 1 "kernel.cu"', text, '#line 1 "launchers"', *calls]
+    )
 
 
 def _built(source: Path | str, real: str, flags: list[str]) -> Path:
     """The built file for this text, type and flags, made where the cache has none."""
     program = _program(source)
     headers = [(HERE / name).read_text(encoding="utf-8") for name in HEADERS]
-    command = [compiler(), *FLAGS, *flags, f"-DREAL={real}", "-x", "c++", "-"]  # the headers count by their text
-    key = hashlib.sha256("\0".join([program, *headers, *command, platform.machine(), _version()]).encode()).hexdigest()
+    command = [
+        compiler(),
+        *FLAGS,
+        *flags,
+        f"-DREAL={real}",
+        "-x",
+        "c++",
+        "-",
+    ]  # the headers count by their text
+    key = hashlib.sha256(
+        "\0".join([program, *headers, *command, platform.machine(), _version()]).encode()
+    ).hexdigest()
     target = cache_folder() / f"{key[:32]}.bin"
     with _locked(target.with_suffix(".lock")):  # another process may be at it
         if not (target.exists() and target.with_suffix(".log").exists()):
@@ -173,11 +237,19 @@ def _compile(command: list[str], program: str, target: Path) -> None:
     """Put the built file in its place, whole, and what the compiler said beside it."""
     handle, draft = tempfile.mkstemp(dir=target.parent)
     os.close(handle)
-    done = subprocess.run([*command, f"-I{HERE}", "-o", draft], input=program, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [*command, f"-I{HERE}", "-o", draft],
+        input=program,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     if done.returncode:
         Path(draft).unlink()
         if "cannot find" in done.stderr and ("tsan" in done.stderr or "asan" in done.stderr):
-            raise UnavailableError(f"g++ lacks a sanitizer's library: {done.stderr.strip().splitlines()[0]}")
+            raise UnavailableError(
+                f"g++ lacks a sanitizer's library: {done.stderr.strip().splitlines()[0]}"
+            )
         raise ValueError(f"twin: g++ refuses the kernel:\n{done.stderr}")
     Path(draft).chmod(0o700)
     target.with_suffix(".log").write_text(done.stderr, encoding="utf-8")
@@ -186,7 +258,9 @@ def _compile(command: list[str], program: str, target: Path) -> None:
 
 @functools.cache
 def _version() -> str:
-    return subprocess.run([compiler(), "--version"], capture_output=True, text=True, check=True).stdout
+    return subprocess.run(
+        [compiler(), "--version"], capture_output=True, text=True, check=True
+    ).stdout
 
 
 # ---- launching
@@ -201,31 +275,42 @@ _THREE = ctypes.c_uint * 3
 
 
 class Twin:
-    """One kernel file, built for one real type ("float" or "double") and loaded; its kernels can be launched on NumPy arrays."""
+    """One kernel file, built for one real type ("float" or "double") and loaded; its kernels can be
+    launched on NumPy arrays.
+    """
 
     def __init__(self, source: Path | str, real: str) -> None:
         self.real = real
         self.parameters = parameters(source)
         built = _built(source, real, PLAIN)
         self.warnings = built.with_suffix(".log").read_text(encoding="utf-8")
-        library = ctypes.PyDLL(str(built))  # holds the interpreter's lock: a launch is not reentrant
+        library = ctypes.PyDLL(
+            str(built)
+        )  # holds the interpreter's lock: a launch is not reentrant
         self.launchers = {name: library[f"launch_{name}"] for name in self.parameters}
 
-    def launch(self, name: str, grid: Size, block: Size, args: Sequence[Any], seed: int = 0) -> None:
-        """Run kernel `name`, writing to its arrays. `seed` above 0 shuffles the order in which blocks and threads run.
+    def launch(
+        self, name: str, grid: Size, block: Size, args: Sequence[Any], seed: int = 0
+    ) -> None:
+        """Run kernel `name`, writing to its arrays. `seed` above 0 shuffles the order in which
+        blocks and threads run.
 
-        Raises TypeError or ValueError for arguments that are not exactly what the kernel takes, RuntimeError for a barrier that some
-        threads miss.
+        Raises TypeError or ValueError for arguments that are not exactly what the kernel takes,
+        RuntimeError for a barrier that some threads miss.
         """
         slots, _ = pack(self.parameters[name], self.real, name, args)
-        fault = self.launchers[name](_THREE(*_grid(name, grid)), _THREE(*_block(name, block)), seed, slots)
+        fault = self.launchers[name](
+            _THREE(*_grid(name, grid)), _THREE(*_block(name, block)), seed, slots
+        )
         if fault:
             raise RuntimeError(f"{name}: {FAULTS[fault]}")
 
 
 @functools.cache
 def build(source: Path | str, real: str) -> Twin:
-    """A kernel file, by its path or as text, for one real type ("float" or "double"). Built once: later calls find it."""
+    """A kernel file, by its path or as text, for one real type ("float" or "double"). Built once:
+    later calls find it.
+    """
     return Twin(source, real)
 
 
@@ -252,25 +337,44 @@ def _layout(wanted: tuple[Parameter, ...], real: str) -> tuple[str, list[np.dtyp
     return "<" + "".join("Q" if p.pointer else SLOTS[p.type] for p in wanted), dtypes
 
 
-def pack(wanted: tuple[Parameter, ...], real: str, name: str, args: Sequence[Any]) -> tuple[bytes, list[np.ndarray]]:
-    """Arguments as eight bytes each, checked against the kernel's parameters, and the arrays among them.
+def pack(
+    wanted: tuple[Parameter, ...], real: str, name: str, args: Sequence[Any]
+) -> tuple[bytes, list[np.ndarray]]:
+    """Arguments as eight bytes each, checked against the kernel's parameters, and the arrays among
+    them.
 
-    An array is C-contiguous and of the pointer's type (bool passes for unsigned char), and writable where the pointer is not const.
-    A scalar is a NumPy scalar of the C type: CuPy would pass a Python number as eight bytes, whatever the kernel expects.
+    An array is C-contiguous and of the pointer's type (bool passes for unsigned char), and writable
+    where the pointer is not const. A scalar is a NumPy scalar of the C type: CuPy would pass a
+    Python number as eight bytes, whatever the kernel expects.
     """
     if len(args) != len(wanted):
-        raise TypeError(f"{name}: {len(args)} arguments, expected {len(wanted)}: {', '.join(p.name for p in wanted)}")
+        raise TypeError(
+            f"{name}: {len(args)} arguments, expected {len(wanted)}:"
+            f" {', '.join(p.name for p in wanted)}"
+        )
     layout, dtypes = _layout(wanted, real)
     values, arrays = [], []
     for p, dtype, arg in zip(wanted, dtypes, args, strict=True):
-        if not isinstance(arg, np.ndarray if p.pointer else np.generic) or not (arg.dtype == dtype or (dtype == np.uint8 and arg.dtype == bool)):
-            got = f"{type(arg).__name__} of {arg.dtype}" if hasattr(arg, "dtype") else f"{type(arg).__name__} {arg!r}"
-            raise TypeError(f"{name}: {p.name} is {got}, expected {'an array' if p.pointer else 'a NumPy scalar'} of {dtype}")
+        if not isinstance(arg, np.ndarray if p.pointer else np.generic) or not (
+            arg.dtype == dtype or (dtype == np.uint8 and arg.dtype == bool)
+        ):
+            got = (
+                f"{type(arg).__name__} of {arg.dtype}"
+                if hasattr(arg, "dtype")
+                else f"{type(arg).__name__} {arg!r}"
+            )
+            raise TypeError(
+                f"{name}: {p.name} is {got}, expected"
+                f" {'an array' if p.pointer else 'a NumPy scalar'} of {dtype}"
+            )
         if not p.pointer:
             values.append(arg.item())
             continue
         if not arg.flags.c_contiguous or not (p.const or arg.flags.writeable):
-            raise ValueError(f"{name}: {p.name} is an array with strides {arg.strides}, expected one that is contiguous, and writable if not const")
+            raise ValueError(
+                f"{name}: {p.name} is an array with strides {arg.strides}, expected one that is"
+                " contiguous, and writable if not const"
+            )
         values.append(arg.__array_interface__["data"][0])
         arrays.append(arg)
     return struct.pack(layout, *values), arrays
@@ -279,61 +383,106 @@ def pack(wanted: tuple[Parameter, ...], real: str, name: str, args: Sequence[Any
 # ---- the sanitizers
 
 
-def sanitize(source: Path | str, real: str, name: str, grid: Size, block: Size, args: Sequence[Any]) -> Report:
-    """One launch with an OS thread for each CUDA thread, under the thread sanitizer. The arrays given stay as they are; the report has copies.
+def sanitize(
+    source: Path | str, real: str, name: str, grid: Size, block: Size, args: Sequence[Any]
+) -> Report:
+    """One launch with an OS thread for each CUDA thread, under the thread sanitizer. The arrays
+    given stay as they are; the report has copies.
 
-    An array given twice is one buffer. Raises UnavailableError where the sanitizer does not run here.
+    An array given twice is one buffer. Raises UnavailableError where the sanitizer does not run
+    here.
     """
     launch, distinct, numbers = _launch(parameters(source)[name], real, name, grid, block, args)
     done = run_sanitized([str(_built(source, real, SANITIZED)), name], launch)
     text = done.stderr.decode(errors="replace")
     races = text.count("WARNING: ThreadSanitizer: data race")
     if done.returncode not in (0, 66) or (done.returncode == 66) != (races > 0):
-        raise RuntimeError(f"{name}: the sanitized launch failed with status {done.returncode}:\n{text}")
+        raise RuntimeError(
+            f"{name}: the sanitized launch failed with status {done.returncode}:\n{text}"
+        )
     after, start = [], 0
     for a in distinct:
         after.append(np.frombuffer(done.stdout[start : start + a.nbytes], a.dtype).reshape(a.shape))
         start += a.nbytes
-    return Report(races, text, [arg if k < 0 else after[k] for arg, k in zip(args, numbers, strict=True)])
+    return Report(
+        races, text, [arg if k < 0 else after[k] for arg, k in zip(args, numbers, strict=True)]
+    )
 
 
-def beyond(source: Path | str, real: str, name: str, grid: Size, block: Size, args: Sequence[Any]) -> str:
-    """What the address sanitizer says of one launch; "" where all accesses lie inside the arrays. The arrays given stay as they are."""
+def beyond(
+    source: Path | str, real: str, name: str, grid: Size, block: Size, args: Sequence[Any]
+) -> str:
+    """What the address sanitizer says of one launch; "" where all accesses lie inside the arrays.
+    The arrays given stay as they are.
+    """
     launch, _, _ = _launch(parameters(source)[name], real, name, grid, block, args)
     command = [str(_built(source, real, ADDRESSED)), name]
     environment = {**os.environ, "ASAN_OPTIONS": "detect_leaks=0:exitcode=66"}
-    done = subprocess.run(command, input=launch, capture_output=True, env=environment, timeout=120, check=False)
+    done = subprocess.run(
+        command, input=launch, capture_output=True, env=environment, timeout=120, check=False
+    )
     text = done.stderr.decode(errors="replace")
-    if done.returncode not in (0, 66) or (done.returncode == 66) != ("ERROR: AddressSanitizer" in text):
-        raise RuntimeError(f"{name}: the sanitized launch failed with status {done.returncode}:\n{text}")
+    if done.returncode not in (0, 66) or (done.returncode == 66) != (
+        "ERROR: AddressSanitizer" in text
+    ):
+        raise RuntimeError(
+            f"{name}: the sanitized launch failed with status {done.returncode}:\n{text}"
+        )
     return text if done.returncode else ""
 
 
 def _launch(
     wanted: Sequence[Parameter], real: str, name: str, grid: Size, block: Size, args: Sequence[Any]
 ) -> tuple[bytes, list[np.ndarray], list[int]]:
-    """A launch as threads.h reads it, its distinct arrays, and for each argument the number of its array, or -1."""
+    """A launch as threads.h reads it, its distinct arrays, and for each argument the number of its
+    array, or -1.
+    """
     slots, arrays = pack(tuple(wanted), real, name, args)
     distinct = list({id(a): a for a in arrays}.values())
-    numbers = [next(k for k, a in enumerate(distinct) if a is arg) if p.pointer else -1 for p, arg in zip(wanted, args, strict=True)]
+    numbers = [
+        next(k for k, a in enumerate(distinct) if a is arg) if p.pointer else -1
+        for p, arg in zip(wanted, args, strict=True)
+    ]
     parts = [struct.pack("<3I3I", *_grid(name, grid), *_block(name, block))]
-    parts += [struct.pack("<q", len(distinct)), *(struct.pack("<q", a.nbytes) + a.tobytes() for a in distinct)]
-    parts += [struct.pack("<q", len(wanted)), *(struct.pack("<q", k) + slots[8 * j : 8 * j + 8] for j, k in enumerate(numbers))]
+    parts += [
+        struct.pack("<q", len(distinct)),
+        *(struct.pack("<q", a.nbytes) + a.tobytes() for a in distinct),
+    ]
+    parts += [
+        struct.pack("<q", len(wanted)),
+        *(struct.pack("<q", k) + slots[8 * j : 8 * j + 8] for j, k in enumerate(numbers)),
+    ]
     return b"".join(parts), distinct, numbers
 
 
 def run_sanitized(command: list[str], stdin: bytes) -> "subprocess.CompletedProcess[bytes]":
-    """Run it; where the sanitizer cannot place its memory, once more without the randomisation of addresses."""
+    """Run it; where the sanitizer cannot place its memory, once more without the randomisation of
+    addresses.
+    """
     environment = {**os.environ, "TSAN_OPTIONS": "exitcode=66 report_thread_leaks=0 history_size=2"}
-    done = subprocess.run(command, input=stdin, capture_output=True, env=environment, timeout=120, check=False)
+    done = subprocess.run(
+        command, input=stdin, capture_output=True, env=environment, timeout=120, check=False
+    )
     if b"unexpected memory mapping" not in done.stderr:
         return done
     first = done.stderr.decode(errors="replace").strip().splitlines()[0]
     setarch = shutil.which("setarch")
     if not setarch:
-        raise UnavailableError(f"the thread sanitizer does not start here ({first}), and there is no setarch to help it")
-    done = subprocess.run([setarch, platform.machine(), "-R", *command], input=stdin, capture_output=True, env=environment, timeout=120, check=False)
+        raise UnavailableError(
+            f"the thread sanitizer does not start here ({first}), and there is no setarch to"
+            " help it"
+        )
+    done = subprocess.run(
+        [setarch, platform.machine(), "-R", *command],
+        input=stdin,
+        capture_output=True,
+        env=environment,
+        timeout=120,
+        check=False,
+    )
     if b"unexpected memory mapping" in done.stderr or done.stderr.startswith(b"setarch"):
         said = done.stderr.decode(errors="replace").strip().splitlines()[0]
-        raise UnavailableError(f"the thread sanitizer does not start here ({first}; under setarch -R: {said})")
+        raise UnavailableError(
+            f"the thread sanitizer does not start here ({first}; under setarch -R: {said})"
+        )
     return done

@@ -1,6 +1,8 @@
-"""Launches of every kernel at ragged sizes, with the float64 equations that the results are held to.
+"""Launches of every kernel at ragged sizes, with the float64 equations that the results are held
+to.
 
-Arrays stand between guard bands: NaN, so that reading beyond an end shows in the results, and to be found as they were afterwards.
+Arrays stand between guard bands: NaN, so that reading beyond an end shows in the results, and to be
+found as they were afterwards.
 """
 
 from collections.abc import Callable
@@ -11,7 +13,8 @@ import numpy as np
 import twin
 from twin import KERNELS, REALS, THREADS
 
-BAND = 256  # elements before and behind each array: as far as the threads of a block reach that have no guard
+# elements before and behind each array: as far as the threads of a block reach that have no guard
+BAND = 256
 
 
 class Case(NamedTuple):
@@ -25,16 +28,22 @@ class Case(NamedTuple):
 
     def run(self, real: str, seed: int = 0) -> list[np.ndarray]:
         """Launch it; the arrays of `wanted`, in that order."""
-        twin.build(source(self.kernel), real).launch(self.kernel, self.grid, (self.block,), self.args, seed)
+        twin.build(source(self.kernel), real).launch(
+            self.kernel, self.grid, (self.block,), self.args, seed
+        )
         return self.results(self.args)
 
     def results(self, args: list[Any]) -> list[np.ndarray]:
         return [args[number] for number in self.wanted]
 
     def error(self, results: list[np.ndarray]) -> float:
-        """The worst difference from `wanted`, relative to the largest value of each array. NaN where a value is missing."""
+        """The worst difference from `wanted`, relative to the largest value of each array. NaN
+        where a value is missing.
+        """
         return max(
-            float(np.abs(got - want).max() / (np.abs(want).max() or 1)) for got, want in zip(results, self.wanted.values(), strict=True) if want.size
+            float(np.abs(got - want).max() / (np.abs(want).max() or 1))
+            for got, want in zip(results, self.wanted.values(), strict=True)
+            if want.size
         )
 
 
@@ -98,7 +107,9 @@ def ints(*numbers: int) -> tuple[np.int32, ...]:
 
 
 def placed(array: np.ndarray, first: int, values: np.ndarray) -> np.ndarray:
-    """What a whole buffer holds in float64 once a step has written `values` from row `first` on, and nothing else."""
+    """What a whole buffer holds in float64 once a step has written `values` from row `first` on,
+    and nothing else.
+    """
     wanted = wide(array)
     wanted[first : first + len(values)] = values
     return wanted
@@ -113,7 +124,9 @@ def lstm_gates(draw: Draw, n: int, H: int, same: str = "") -> Case:
     rows = slice(FIRST, FIRST + n)
     i, f, o = (1 / (1 + np.exp(-(wide(a) + wide(r))[rows, k * H : (k + 1) * H])) for k in range(3))
     g = np.tanh((wide(a) + wide(r))[rows, 3 * H :])
-    before = AFTER - n if same == "c is c_prev" else BEFORE  # a step that reads what it writes would race
+    before = (
+        AFTER - n if same == "c is c_prev" else BEFORE
+    )  # a step that reads what it writes would race
     cell = f * wide(stack)[max(before, 0) : max(before, 0) + n] + i * g
     c = stack if same == "c is c_prev" else draw.normal(AFTER + n + 2, H)
     gates = {"gates is a": a, "gates is r": r}.get(same, draw.normal(FIRST + n + 2, 4 * H))
@@ -127,10 +140,18 @@ def lstm_gates(draw: Draw, n: int, H: int, same: str = "") -> Case:
     return Case("lstm_gates", (draw.blocks(n * H),), draw.threads, args, wanted)
 
 
-def lstm_gates_backward(draw: Draw, n: int, H: int, same: str = "", more: int | None = None) -> Case:
-    """The first `more` sequences have a next step; what dh_next and dc hold for the others is NaN, and must not be read."""
+def lstm_gates_backward(
+    draw: Draw, n: int, H: int, same: str = "", more: int | None = None
+) -> Case:
+    """The first `more` sequences have a next step; what dh_next and dc hold for the others is NaN,
+    and must not be read.
+    """
     more = n // 2 if more is None else more
-    dh, tanh_c, stack = draw.normal(FIRST + n + 2, H), draw.normal(FIRST + n + 2, H), draw.normal(BEFORE + n + 2, H)
+    dh, tanh_c, stack = (
+        draw.normal(FIRST + n + 2, H),
+        draw.normal(FIRST + n + 2, H),
+        draw.normal(BEFORE + n + 2, H),
+    )
     dh_next, dc = draw.normal(n + 2, H), draw.normal(n + 2, H)
     dh_next[more:], dc[more:] = np.nan, np.nan
     gates = draw.normal(FIRST + n + 2, 4 * H)
@@ -142,25 +163,44 @@ def lstm_gates_backward(draw: Draw, n: int, H: int, same: str = "", more: int | 
     dc_all = dc_next + dh_all * o * (1 - wide(tanh_c)[rows] ** 2)
     c_prev = wide(stack)[BEFORE : BEFORE + n]
     wanted_da = np.hstack(
-        [dc_all * g * i * (1 - i), dc_all * c_prev * f * (1 - f), dh_all * wide(tanh_c)[rows] * o * (1 - o), dc_all * i * (1 - g * g)]
+        [
+            dc_all * g * i * (1 - i),
+            dc_all * c_prev * f * (1 - f),
+            dh_all * wide(tanh_c)[rows] * o * (1 - o),
+            dc_all * i * (1 - g * g),
+        ]
     )
     da = gates if same == "da is gates" else draw.normal(FIRST + n + 2, 4 * H)
     dc_prev = {"dc_prev is dc": dc, "dc_prev is dh_next": dh_next}.get(same, draw.normal(n + 2, H))
     dc_prev[n:] = 0
     args = [dh, dh_next, dc, gates, tanh_c, stack, da, dc_prev, *ints(FIRST, BEFORE, n, more, H)]
     return Case(
-        "lstm_gates_backward", (draw.blocks(n * H),), draw.threads, args, {6: placed(da, FIRST, wanted_da), 7: placed(dc_prev, 0, dc_all * f)}
+        "lstm_gates_backward",
+        (draw.blocks(n * H),),
+        draw.threads,
+        args,
+        {6: placed(da, FIRST, wanted_da), 7: placed(dc_prev, 0, dc_all * f)},
     )
 
 
 def lstm_step(draw: Draw, n: int, H: int, same: str = "") -> Case:
-    """In stacks of their own, NaN stands in all rows that the step does not start from; in one stack, its own rows are behind those."""
-    a, Wh, h_prev, c_prev = draw.normal(FIRST + n + 2, 4 * H), draw.normal(H, 4 * H), draw.normal(BEFORE + n + 2, H), draw.normal(BEFORE + n + 2, H)
+    """In stacks of their own, NaN stands in all rows that the step does not start from; in one
+    stack, its own rows are behind those.
+    """
+    a, Wh, h_prev, c_prev = (
+        draw.normal(FIRST + n + 2, 4 * H),
+        draw.normal(H, 4 * H),
+        draw.normal(BEFORE + n + 2, H),
+        draw.normal(BEFORE + n + 2, H),
+    )
     Wh /= np.sqrt(draw.dtype.type(H))
     a[:FIRST], a[FIRST + n :] = np.nan, np.nan
     rows, before, after = slice(FIRST, FIRST + n), slice(BEFORE, BEFORE + n), AFTER
     if same == "one stack":
-        after, (h_prev, c_prev) = BEFORE + n + 1, (draw.normal(BEFORE + 2 * n + 3, H) for _ in range(2))
+        after, (h_prev, c_prev) = (
+            BEFORE + n + 1,
+            (draw.normal(BEFORE + 2 * n + 3, H) for _ in range(2)),
+        )
         h, c = h_prev, c_prev
     else:
         h, c = draw.normal(AFTER + n + 2, H), draw.normal(AFTER + n + 2, H)
@@ -182,10 +222,21 @@ def lstm_step(draw: Draw, n: int, H: int, same: str = "") -> Case:
 
 
 def lstm_step_backward(draw: Draw, n: int, H: int, more: int | None = None) -> Case:
-    """The first `more` sequences have a next step, whose da lies behind this one's; what dc holds for the others is NaN, and must not be read."""
+    """The first `more` sequences have a next step, whose da lies behind this one's; what dc holds
+    for the others is NaN, and must not be read.
+    """
     more = n // 2 if more is None else more
-    dh, tanh_c, c_prev = draw.normal(FIRST + n + 2, H), draw.normal(FIRST + n + 2, H), draw.normal(BEFORE + n + 2, H)
-    gates, Wh, da, dc = draw.normal(FIRST + n + 2, 4 * H), draw.normal(H, 4 * H), draw.normal(FIRST + n + more, 4 * H), draw.normal(n + 2, H)
+    dh, tanh_c, c_prev = (
+        draw.normal(FIRST + n + 2, H),
+        draw.normal(FIRST + n + 2, H),
+        draw.normal(BEFORE + n + 2, H),
+    )
+    gates, Wh, da, dc = (
+        draw.normal(FIRST + n + 2, 4 * H),
+        draw.normal(H, 4 * H),
+        draw.normal(FIRST + n + more, 4 * H),
+        draw.normal(n + 2, H),
+    )
     Wh /= np.sqrt(draw.dtype.type(H))
     for x, first in ((dh, FIRST), (tanh_c, FIRST), (gates, FIRST), (c_prev, BEFORE)):
         x[:first], x[first + n :] = np.nan, np.nan
@@ -198,47 +249,104 @@ def lstm_step_backward(draw: Draw, n: int, H: int, more: int | None = None) -> C
     dc_all = dc_next + dh_all * o * (1 - wide(tanh_c)[rows] ** 2)
     before = wide(c_prev)[BEFORE : BEFORE + n]
     wanted_da = np.hstack(
-        [dc_all * g * i * (1 - i), dc_all * before * f * (1 - f), dh_all * wide(tanh_c)[rows] * o * (1 - o), dc_all * i * (1 - g * g)]
+        [
+            dc_all * g * i * (1 - i),
+            dc_all * before * f * (1 - f),
+            dh_all * wide(tanh_c)[rows] * o * (1 - o),
+            dc_all * i * (1 - g * g),
+        ]
     )
     args = [dh, gates, tanh_c, c_prev, Wh, da, dc, *ints(FIRST, BEFORE, n, more, H)]
-    return Case("lstm_step_backward", draw.pairs(n, H, 16), draw.threads, args, {5: placed(da, FIRST, wanted_da), 6: placed(dc, 0, dc_all * f)})
+    return Case(
+        "lstm_step_backward",
+        draw.pairs(n, H, 16),
+        draw.threads,
+        args,
+        {5: placed(da, FIRST, wanted_da), 6: placed(dc, 0, dc_all * f)},
+    )
 
 
 def rnn_cell(draw: Draw, n: int, H: int = 1, same: str = "") -> Case:
     a, stack = draw.normal(FIRST + n + 2, H), draw.normal(AFTER + n + 2, H)
     values = np.tanh(wide(a)[FIRST : FIRST + n] + wide(stack)[AFTER : AFTER + n])
     h = stack if same == "h is r" else draw.normal(AFTER + n + 2, H)
-    return Case("rnn_cell", (draw.blocks(n * H),), draw.threads, [a, stack, h, *ints(FIRST, AFTER, n, H)], {2: placed(h, AFTER, values)})
+    return Case(
+        "rnn_cell",
+        (draw.blocks(n * H),),
+        draw.threads,
+        [a, stack, h, *ints(FIRST, AFTER, n, H)],
+        {2: placed(h, AFTER, values)},
+    )
 
 
 def rnn_cell_backward(draw: Draw, n: int, H: int = 1, same: str = "") -> Case:
     more = n // 2
-    dh, dh_next, stack = draw.normal(FIRST + n + 2, H), draw.normal(n + 2, H), draw.normal(AFTER + n + 2, H)
+    dh, dh_next, stack = (
+        draw.normal(FIRST + n + 2, H),
+        draw.normal(n + 2, H),
+        draw.normal(AFTER + n + 2, H),
+    )
     dh_next[more:] = np.nan
     dh_all = wide(dh)[FIRST : FIRST + n]
     dh_all[:more] += wide(dh_next)[:more]
     values = dh_all * (1 - wide(stack)[AFTER : AFTER + n] ** 2)
     da = dh if same == "da is dh" else draw.normal(FIRST + n + 2, H)
     args = [dh, dh_next, stack, da, *ints(FIRST, AFTER, n, more, H)]
-    return Case("rnn_cell_backward", (draw.blocks(n * H),), draw.threads, args, {3: placed(da, FIRST, values)})
+    return Case(
+        "rnn_cell_backward",
+        (draw.blocks(n * H),),
+        draw.threads,
+        args,
+        {3: placed(da, FIRST, values)},
+    )
 
 
 def softmax_loss(
-    draw: Draw, rows: int, V: int, same: str = "", biased: bool = False, each: bool = True, smoothing: float = 0.0
-) -> Case:  # fmt: skip
+    draw: Draw,
+    rows: int,
+    V: int,
+    same: str = "",
+    biased: bool = False,
+    each: bool = True,
+    smoothing: float = 0.0,
+) -> Case:
     """Without a bias, or with one scale for all, NaN stands where nothing is to be read."""
-    scores, targets, scale = draw.normal(rows, V), guarded(draw.rng.integers(0, V, rows).astype(np.int32)), draw.normal(rows)
+    scores, targets, scale = (
+        draw.normal(rows, V),
+        guarded(draw.rng.integers(0, V, rows).astype(np.int32)),
+        draw.normal(rows),
+    )
     scores *= 3
     bias = draw.normal(V) if biased else draw.poison(V)
-    nll, dscores = softmax_equations(wide(scores) + (wide(bias) if biased else 0), targets, smoothing)
+    nll, dscores = softmax_equations(
+        wide(scores) + (wide(bias) if biased else 0), targets, smoothing
+    )
     out = scores if same == "dscores is scores" else draw.poison(rows, V)
     if not each:
         scale[...] = np.nan
-    args = [scores, bias, targets, scale, np.float64(0.375), np.float64(smoothing), draw.poison(rows), out, *ints(biased, each, V)]
-    return Case("softmax_loss", (rows,), draw.threads, args, {6: nll, 7: dscores * (wide(scale)[:, None] if each else 0.375)})
+    args = [
+        scores,
+        bias,
+        targets,
+        scale,
+        np.float64(0.375),
+        np.float64(smoothing),
+        draw.poison(rows),
+        out,
+        *ints(biased, each, V),
+    ]
+    return Case(
+        "softmax_loss",
+        (rows,),
+        draw.threads,
+        args,
+        {6: nll, 7: dscores * (wide(scale)[:, None] if each else 0.375)},
+    )
 
 
-def softmax_equations(scores: np.ndarray, targets: np.ndarray, smoothing: float = 0.0) -> tuple[np.ndarray, np.ndarray]:
+def softmax_equations(
+    scores: np.ndarray, targets: np.ndarray, smoothing: float = 0.0
+) -> tuple[np.ndarray, np.ndarray]:
     every = np.arange(len(scores))
     shifted = scores - scores.max(axis=1, keepdims=True)
     log_p = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
@@ -258,7 +366,11 @@ def segment_sum(draw: Draw, R: int, C: int, K: int, first: int = 0) -> Case:
     wanted = np.zeros((K, C))
     np.add.at(wanted, ids, wide(rows))
     return Case(
-        "segment_sum", (K, draw.blocks(C)), draw.threads, [rows, guarded(order), guarded(starts), draw.poison(K, C), np.int32(C)], {3: wanted}
+        "segment_sum",
+        (K, draw.blocks(C)),
+        draw.threads,
+        [rows, guarded(order), guarded(starts), draw.poison(K, C), np.int32(C)],
+        {3: wanted},
     )
 
 
@@ -267,12 +379,24 @@ def squares(draw: Draw, n: int) -> Case:
     padded = np.zeros(-(-n // threads**2) * threads**2)
     padded[:n] = wide(x) ** 2
     partial = guarded(np.full(threads, np.nan))
-    return Case("squares", (threads,), threads, [x, partial, np.int64(n)], {1: padded.reshape(-1, threads, threads).sum(axis=(0, 2))})
+    return Case(
+        "squares",
+        (threads,),
+        threads,
+        [x, partial, np.int64(n)],
+        {1: padded.reshape(-1, threads, threads).sum(axis=(0, 2))},
+    )
 
 
 def root(draw: Draw) -> Case:
     partial = guarded(draw.rng.random(draw.threads))
-    return Case("root", (1,), draw.threads, [partial, draw.poison(1)], {1: np.sqrt(partial.sum(keepdims=True))})
+    return Case(
+        "root",
+        (1,),
+        draw.threads,
+        [partial, draw.poison(1)],
+        {1: np.sqrt(partial.sum(keepdims=True))},
+    )
 
 
 def clip(draw: Draw, n: int, norm: float, most: float = 5.0) -> Case:
@@ -280,7 +404,13 @@ def clip(draw: Draw, n: int, norm: float, most: float = 5.0) -> Case:
     partial = guarded(draw.rng.random(threads))
     partial *= norm * norm / partial.sum()
     args = [x, partial, draw.poison(1), np.float64(most), np.int64(n)]
-    return Case("clip", (threads,), threads, args, {0: wide(x) * most / max(norm, most), 2: np.array([norm])})
+    return Case(
+        "clip",
+        (threads,),
+        threads,
+        args,
+        {0: wide(x) * most / max(norm, most), 2: np.array([norm])},
+    )
 
 
 def adam_update(draw: Draw, n: int) -> Case:
@@ -290,30 +420,65 @@ def adam_update(draw: Draw, n: int) -> Case:
     m_new = beta1 * wide(m) + (1 - beta1) * wide(dw)
     v_new = beta2 * wide(v) + (1 - beta2) * wide(dw) ** 2
     w_new = wide(w) - alpha * m_new / (np.sqrt(v_new) + epsilon)
-    return Case("adam_update", (draw.blocks(n),), draw.threads, [w, dw, m, v, *map(np.float64, numbers), np.int64(n)], {0: w_new, 2: m_new, 3: v_new})
+    return Case(
+        "adam_update",
+        (draw.blocks(n),),
+        draw.threads,
+        [w, dw, m, v, *map(np.float64, numbers), np.int64(n)],
+        {0: w_new, 2: m_new, 3: v_new},
+    )
 
 
 def dropout(draw: Draw, n: int, same: str = "", keep: float = 0.7) -> Case:
     x, mask = draw.normal(n), guarded(draw.rng.random(n) < keep)
     wanted = wide(x) * mask / keep
     out = x if same == "out is x" else draw.poison(n)
-    return Case("dropout", (draw.blocks(n),), draw.threads, [x, mask, out, np.float64(keep), np.int64(n)], {2: wanted})
+    return Case(
+        "dropout",
+        (draw.blocks(n),),
+        draw.threads,
+        [x, mask, out, np.float64(keep), np.int64(n)],
+        {2: wanted},
+    )
 
 
-def dropout_masks(draw: Draw, keep: float = 0.7, seed: int = 2**63 - 1, step: int = 2**40, **sizes: int) -> Case:
-    """Rows of masks that are twice as long, the last among them, in no order; the bits are NumPy's."""
+def dropout_masks(
+    draw: Draw, keep: float = 0.7, seed: int = 2**63 - 1, step: int = 2**40, **sizes: int
+) -> Case:
+    """Rows of masks that are twice as long, the last among them, in no order; the bits are
+    NumPy's.
+    """
     counts, widths = [sizes[name] for name in "NKR"], [sizes[name] for name in "DWH"]
     masks = [guarded(np.full(shape, 113, np.uint8)) for shape in zip(counts, widths, strict=True)]
-    numbers = [np.append(2 * n - 1, draw.rng.permutation(2 * n))[:n].astype(np.int32) for n in counts]
+    numbers = [
+        np.append(2 * n - 1, draw.rng.permutation(2 * n))[:n].astype(np.int32) for n in counts
+    ]
     wanted = {}
     for place, (n, width) in enumerate(zip(counts, widths, strict=True)):
         key, counter = np.array([seed, place], np.uint64), np.array([0, 0, 0, step], np.uint64)
         blocks = draw_blocks(width)
-        bits = np.random.Philox(key=key, counter=counter).random_raw(2 * n * blocks * 4).view(np.uint16)
-        wanted[3 + place] = wide(bits.reshape(2 * n, 16 * blocks)[numbers[place], :width] < 65536 * keep)
+        bits = (
+            np.random.Philox(key=key, counter=counter)
+            .random_raw(2 * n * blocks * 4)
+            .view(np.uint16)
+        )
+        wanted[3 + place] = wide(
+            bits.reshape(2 * n, 16 * blocks)[numbers[place], :width] < 65536 * keep
+        )
     threads = sum(n * draw_blocks(width) for n, width in zip(counts, widths, strict=True))
-    scalars = [*(np.int32(sizes[name]) for name in "NDKWRH"), np.int32(round(65536 * keep)), np.int64(seed), np.int64(step)]
-    return Case("dropout_masks", (draw.blocks(threads),), draw.threads, [*map(guarded, numbers), *masks, *scalars], wanted)
+    scalars = [
+        *(np.int32(sizes[name]) for name in "NDKWRH"),
+        np.int32(round(65536 * keep)),
+        np.int64(seed),
+        np.int64(step),
+    ]
+    return Case(
+        "dropout_masks",
+        (draw.blocks(threads),),
+        draw.threads,
+        [*map(guarded, numbers), *masks, *scalars],
+        wanted,
+    )
 
 
 def draw_blocks(width: int) -> int:
@@ -343,30 +508,64 @@ def _rows(draw: Draw, R: int, K: int) -> np.ndarray:
 
 def gather(draw: Draw, R: int, K: int, C: int) -> Case:
     table, rows = draw.normal(K, C), guarded(draw.rng.integers(0, K, R).astype(np.int32))
-    return Case("gather", (draw.blocks(R * C),), draw.threads, [table, rows, draw.poison(R, C), *ints(R * C, C)], {2: wide(table)[rows]})
+    return Case(
+        "gather",
+        (draw.blocks(R * C),),
+        draw.threads,
+        [table, rows, draw.poison(R, C), *ints(R * C, C)],
+        {2: wide(table)[rows]},
+    )
 
 
 def gather_drop(draw: Draw, R: int, K: int, C: int, keep: float = 0.7) -> Case:
-    table, rows, mask = draw.normal(K, C), guarded(draw.rng.integers(0, K, R).astype(np.int32)), guarded(draw.rng.random((R, C)) < keep)
+    table, rows, mask = (
+        draw.normal(K, C),
+        guarded(draw.rng.integers(0, K, R).astype(np.int32)),
+        guarded(draw.rng.random((R, C)) < keep),
+    )
     args = [table, rows, mask, draw.poison(R, C), np.float64(keep), *ints(R * C, C)]
-    return Case("gather_drop", (draw.blocks(R * C),), draw.threads, args, {3: wide(table)[rows] * mask / keep})
+    return Case(
+        "gather_drop",
+        (draw.blocks(R * C),),
+        draw.threads,
+        args,
+        {3: wide(table)[rows] * mask / keep},
+    )
 
 
 def gather_plus(draw: Draw, R: int, K: int, C: int) -> Case:
-    table, rows, b = draw.normal(K, C), guarded(draw.rng.integers(0, K, R).astype(np.int32)), draw.normal(C)
+    table, rows, b = (
+        draw.normal(K, C),
+        guarded(draw.rng.integers(0, K, R).astype(np.int32)),
+        draw.normal(C),
+    )
     args = [table, rows, b, draw.poison(R, C), *ints(R * C, C)]
-    return Case("gather_plus", (draw.blocks(R * C),), draw.threads, args, {3: wide(table)[rows] + wide(b)})
+    return Case(
+        "gather_plus", (draw.blocks(R * C),), draw.threads, args, {3: wide(table)[rows] + wide(b)}
+    )
 
 
 def gather_plus_image(draw: Draw, R: int, K: int, C: int) -> Case:
-    table, rows, b = draw.normal(K, C), guarded(draw.rng.integers(0, K, R).astype(np.int32)), draw.normal(C)
+    table, rows, b = (
+        draw.normal(K, C),
+        guarded(draw.rng.integers(0, K, R).astype(np.int32)),
+        draw.normal(C),
+    )
     image, captions = draw.normal(K, C), guarded(draw.rng.integers(0, K, R).astype(np.int32))
     args = [table, rows, b, image, captions, draw.poison(R, C), *ints(R * C, C)]
-    return Case("gather_plus_image", (draw.blocks(R * C),), draw.threads, args, {5: wide(table)[rows] + wide(b) + wide(image)[captions]})
+    return Case(
+        "gather_plus_image",
+        (draw.blocks(R * C),),
+        draw.threads,
+        args,
+        {5: wide(table)[rows] + wide(b) + wide(image)[captions]},
+    )
 
 
 def _ragged(N: int, T: int) -> tuple[np.ndarray, np.ndarray]:
-    """N sequences of up to T steps, the longest first, the last one without any where N > T: the first row of each step, and each row's sequence."""
+    """N sequences of up to T steps, the longest first, the last one without any where N > T: the
+    first row of each step, and each row's sequence.
+    """
     lengths = np.linspace(T, 0 if N > T else 1, N).astype(int)
     sizes = [(lengths > t).sum() for t in range(T)]
     return np.cumsum([0, *sizes]).astype(np.int32), np.concatenate([np.arange(n) for n in sizes])
@@ -376,19 +575,35 @@ def sequence_sum(draw: Draw, N: int, T: int, C: int) -> Case:
     firsts, caption = _ragged(N, T)
     x, wanted = draw.normal(len(caption), C), np.zeros((N, C))
     np.add.at(wanted, caption, wide(x))
-    return Case("sequence_sum", (N, draw.blocks(C)), draw.threads, [x, guarded(firsts), draw.poison(N, C), *ints(T, C)], {2: wanted})
+    return Case(
+        "sequence_sum",
+        (N, draw.blocks(C)),
+        draw.threads,
+        [x, guarded(firsts), draw.poison(N, C), *ints(T, C)],
+        {2: wanted},
+    )
 
 
 def attend_step(draw: Draw, n: int, P: int, H: int, size: float = 2.0) -> Case:
-    """NaN stands in all states and pictures that the step does not look at. Scores have about that size."""
-    h, A, weights, context = draw.normal(BEFORE + n + 2, H), draw.normal(n + 2, P, H), draw.normal(FIRST + n + 2, P), draw.normal(FIRST + n + 2, H)
+    """NaN stands in all states and pictures that the step does not look at. Scores have about that
+    size.
+    """
+    h, A, weights, context = (
+        draw.normal(BEFORE + n + 2, H),
+        draw.normal(n + 2, P, H),
+        draw.normal(FIRST + n + 2, P),
+        draw.normal(FIRST + n + 2, H),
+    )
     h *= size
     h[:BEFORE], h[BEFORE + n :], A[n:] = np.nan, np.nan, np.nan
     scores = (wide(A)[:n] @ wide(h)[BEFORE : BEFORE + n, :, None])[..., 0] / np.sqrt(H)
     p = np.exp(scores - scores.max(axis=1, keepdims=True))
     p /= p.sum(axis=1, keepdims=True)
     args = [h, A, weights, context, *ints(FIRST, BEFORE, P, H)]
-    wanted = {2: placed(weights, FIRST, p), 3: placed(context, FIRST, (p[:, None] @ wide(A)[:n])[:, 0])}
+    wanted = {
+        2: placed(weights, FIRST, p),
+        3: placed(context, FIRST, (p[:, None] @ wide(A)[:n])[:, 0]),
+    }
     return Case("attend_step", (n,), draw.threads, args, wanted)
 
 
@@ -407,17 +622,30 @@ def attend_step_backward(draw: Draw, n: int, P: int, H: int) -> Case:
     dweights, p = (wide(A)[:n] @ wide(dcontext)[rows, :, None])[..., 0], wide(weights)[rows]
     d = p * (dweights - (p * dweights).sum(axis=1, keepdims=True)) / np.sqrt(H)
     args = [dcontext, A, weights, dscores, dh_next, *ints(FIRST, P, H)]
-    wanted = {3: placed(dscores, FIRST, d), 4: placed(dh_next, 0, wide(dh_next)[:n] + (d[:, None] @ wide(A)[:n])[:, 0])}
+    wanted = {
+        3: placed(dscores, FIRST, d),
+        4: placed(dh_next, 0, wide(dh_next)[:n] + (d[:, None] @ wide(A)[:n])[:, 0]),
+    }
     return Case("attend_step_backward", (n,), draw.threads, args, wanted)
 
 
 def attention_sum(draw: Draw, N: int, T: int, P: int, H: int) -> Case:
     firsts, caption = _ragged(N, T)
     R = len(caption)
-    weights, dcontext, dscores, h = draw.normal(R, P), draw.normal(R, H), draw.normal(R, P), draw.normal(N + R, H)
+    weights, dcontext, dscores, h = (
+        draw.normal(R, P),
+        draw.normal(R, H),
+        draw.normal(R, P),
+        draw.normal(N + R, H),
+    )
     step, wanted = np.searchsorted(firsts, np.arange(R), side="right") - 1, np.zeros((N, P, H))
     before = np.where(step == 0, 0, N + firsts[step - 1]) + caption
-    np.add.at(wanted, caption, wide(weights)[:, :, None] * wide(dcontext)[:, None] + wide(dscores)[:, :, None] * wide(h)[before, None])
+    np.add.at(
+        wanted,
+        caption,
+        wide(weights)[:, :, None] * wide(dcontext)[:, None]
+        + wide(dscores)[:, :, None] * wide(h)[before, None],
+    )
     args = [weights, dcontext, dscores, h, guarded(firsts), draw.poison(N, P, H), *ints(N, T, P, H)]
     return Case("attention_sum", (N, draw.blocks(H), -(-P // 16)), draw.threads, args, {5: wanted})
 
@@ -426,12 +654,23 @@ def scatter(draw: Draw, R: int, K: int, C: int) -> Case:
     R = min(R, K)
     x, rows, wanted = draw.normal(R, C), _rows(draw, R, K), np.zeros((K, C))
     wanted[rows] = wide(x)
-    return Case("scatter", (draw.blocks(K * C),), draw.threads, [x, rows, draw.poison(K, C), *ints(R, K * C, C)], {2: wanted})
+    return Case(
+        "scatter",
+        (draw.blocks(K * C),),
+        draw.threads,
+        [x, rows, draw.poison(K, C), *ints(R, K * C, C)],
+        {2: wanted},
+    )
 
 
 def scatter_drop(draw: Draw, R: int, K: int, C: int, keep: float = 0.7) -> Case:
     R = min(R, K)
-    x, rows, mask, wanted = draw.normal(R, C), _rows(draw, R, K), guarded(draw.rng.random((R, C)) < keep), np.zeros((K, C))
+    x, rows, mask, wanted = (
+        draw.normal(R, C),
+        _rows(draw, R, K),
+        guarded(draw.rng.random((R, C)) < keep),
+        np.zeros((K, C)),
+    )
     wanted[rows] = wide(x) * mask / keep
     args = [x, rows, mask, draw.poison(K, C), np.float64(keep), *ints(R, K * C, C)]
     return Case("scatter_drop", (draw.blocks(K * C),), draw.threads, args, {3: wanted})
@@ -442,23 +681,37 @@ def start_states(draw: Draw, n: int, given: bool = True) -> Case:
     h, c = draw.normal(n + 40), draw.normal(n + 40)
     args = [h0, c0, h, c, *ints(given, n)]
     return Case(
-        "start_states", (draw.blocks(n),), draw.threads, args, {2: placed(h, 0, wide(h0)), 3: placed(c, 0, wide(c0) if given else np.zeros(n))}
+        "start_states",
+        (draw.blocks(n),),
+        draw.threads,
+        args,
+        {2: placed(h, 0, wide(h0)), 3: placed(c, 0, wide(c0) if given else np.zeros(n))},
     )
 
 
 class Kernel(NamedTuple):
-    """A kernel's file, how its launches are made, and with what; the first of `sizes` is small, and more than one block of 32 threads."""
+    """A kernel's file, how its launches are made, and with what; the first of `sizes` is small, and
+    more than one block of 32 threads.
+    """
 
     file: str
     make: Callable[..., Case]
     sizes: list[dict[str, Any]]
 
     def label(self, size: dict[str, Any]) -> str:
-        return ", ".join(str(value) if key == "same" else f"{key}={value}" for key, value in size.items()) or "-"
+        return (
+            ", ".join(
+                str(value) if key == "same" else f"{key}={value}" for key, value in size.items()
+            )
+            or "-"
+        )
 
 
 def _step(*same: str) -> list[dict[str, Any]]:
-    plain = [{"n": n, "H": H} for n, H in ((5, 37), (1, 1), (3, 5), (4, 64), (1, 257), (2, 300), (25, 16))]
+    plain = [
+        {"n": n, "H": H}
+        for n, H in ((5, 37), (1, 1), (3, 5), (4, 64), (1, 257), (2, 300), (25, 16))
+    ]
     return plain + [{"n": 5, "H": 37, "same": s} for s in same]
 
 
@@ -467,8 +720,14 @@ def _flat(*same: str) -> list[dict[str, Any]]:
 
 
 CASES = {
-    "lstm_gates": Kernel("lstm_gates.cu", lstm_gates, _step("gates is a", "gates is r", "c is c_prev")),
-    "lstm_gates_backward": Kernel("lstm_gates.cu", lstm_gates_backward, _step("dc_prev is dc", "dc_prev is dh_next", "da is gates")),
+    "lstm_gates": Kernel(
+        "lstm_gates.cu", lstm_gates, _step("gates is a", "gates is r", "c is c_prev")
+    ),
+    "lstm_gates_backward": Kernel(
+        "lstm_gates.cu",
+        lstm_gates_backward,
+        _step("dc_prev is dc", "dc_prev is dh_next", "da is gates"),
+    ),
     "lstm_step": Kernel(
         "lstm_step.cu",
         lstm_step,
@@ -484,7 +743,17 @@ CASES = {
         [
             {"n": 5, "H": 9},
             *({"n": n, "H": H} for n, H in ((1, 1), (3, 5), (16, 32), (35, 33), (2, 100), (70, 8))),
-            *({"n": n, "H": H, "more": more} for n, H, more in ((1, 1, 1), (5, 17, 0), (40, 17, 40), (40, 17, 16), (40, 35, 17), (3, 17, 3))),
+            *(
+                {"n": n, "H": H, "more": more}
+                for n, H, more in (
+                    (1, 1, 1),
+                    (5, 17, 0),
+                    (40, 17, 40),
+                    (40, 17, 16),
+                    (40, 35, 17),
+                    (3, 17, 3),
+                )
+            ),
         ],
     ),
     "rnn_cell": Kernel("rnn_cell.cu", rnn_cell, _step("h is r")),
@@ -493,16 +762,36 @@ CASES = {
         "softmax_loss.cu",
         softmax_loss,
         [
-            *({"rows": rows, "V": V} for rows, V in ((2, 300), (1, 1), (3, 2), (5, 255), (2, 256), (2, 257), (4, 1004))),
-            *({"rows": 3, "V": V, "same": "dscores is scores", "biased": True, "each": V > 9} for V in (9, 300)),
+            *(
+                {"rows": rows, "V": V}
+                for rows, V in ((2, 300), (1, 1), (3, 2), (5, 255), (2, 256), (2, 257), (4, 1004))
+            ),
+            *(
+                {"rows": 3, "V": V, "same": "dscores is scores", "biased": True, "each": V > 9}
+                for V in (9, 300)
+            ),
             {"rows": 3, "V": 300, "each": False},
-            *({"rows": 3, "V": V, "same": "dscores is scores", "biased": True, "smoothing": 0.1} for V in (9, 300)),
+            *(
+                {"rows": 3, "V": V, "same": "dscores is scores", "biased": True, "smoothing": 0.1}
+                for V in (9, 300)
+            ),
         ],
     ),
     "start_states": Kernel("start.cu", start_states, [*_flat(), {"n": 300, "given": False}]),
-    "weighted_sum": Kernel("weighted_sum.cu", weighted_sum, [{"n": 150}, {"n": 1}, {"n": 1000}, {"n": 300, "each": False}]),
+    "weighted_sum": Kernel(
+        "weighted_sum.cu",
+        weighted_sum,
+        [{"n": 150}, {"n": 1}, {"n": 1000}, {"n": 300, "each": False}],
+    ),
     **{
-        name: Kernel("gather.cu", make, [{"R": R, "K": K, "C": C} for R, K, C in ((3, 5, 37), (1, 1, 1), (3, 4, 257), (40, 60, 16))])
+        name: Kernel(
+            "gather.cu",
+            make,
+            [
+                {"R": R, "K": K, "C": C}
+                for R, K, C in ((3, 5, 37), (1, 1, 1), (3, 4, 257), (40, 60, 16))
+            ],
+        )
         for name, make in (
             ("gather", gather),
             ("gather_drop", gather_drop),
@@ -526,28 +815,67 @@ CASES = {
         ],
     ),
     "sequence_sum": Kernel(
-        "segment_sum.cu", sequence_sum, [{"N": N, "T": T, "C": C} for N, T, C in ((4, 3, 50), (1, 1, 1), (3, 7, 300), (9, 5, 33), (25, 16, 8))]
+        "segment_sum.cu",
+        sequence_sum,
+        [
+            {"N": N, "T": T, "C": C}
+            for N, T, C in ((4, 3, 50), (1, 1, 1), (3, 7, 300), (9, 5, 33), (25, 16, 8))
+        ],
     ),
     **{
         name: Kernel(
             "attention.cu",
             make,
-            [{"n": n, "P": P, "H": H} for n, P, H in ((3, 5, 37), (1, 1, 1), (2, 25, 300), (5, 49, 17), (2, 196, 33), (1, 1024, 3), (3, 32, 64))],
+            [
+                {"n": n, "P": P, "H": H}
+                for n, P, H in (
+                    (3, 5, 37),
+                    (1, 1, 1),
+                    (2, 25, 300),
+                    (5, 49, 17),
+                    (2, 196, 33),
+                    (1, 1024, 3),
+                    (3, 32, 64),
+                )
+            ],
         )
-        for name, make in (("attend_step", attend_step), ("attend_step_backward", attend_step_backward))
+        for name, make in (
+            ("attend_step", attend_step),
+            ("attend_step_backward", attend_step_backward),
+        )
     },
     "attention_sum": Kernel(
         "attention.cu",
         attention_sum,
         [
             {"N": N, "T": T, "P": P, "H": H}
-            for N, T, P, H in ((2, 3, 17, 20), (1, 1, 1, 1), (4, 3, 5, 300), (3, 19, 25, 33), (1, 33, 49, 7), (25, 16, 16, 8), (2, 2, 196, 5))
+            for N, T, P, H in (
+                (2, 3, 17, 20),
+                (1, 1, 1, 1),
+                (4, 3, 5, 300),
+                (3, 19, 25, 33),
+                (1, 33, 49, 7),
+                (25, 16, 16, 8),
+                (2, 2, 196, 5),
+            )
         ],
     ),
     "squares": Kernel("norm.cu", squares, [{"n": n} for n in (700, 1, 256, 65536, 65537, 200_003)]),
     "root": Kernel("norm.cu", root, [{}]),
     "clip": Kernel(
-        "norm.cu", clip, [{"n": n, "norm": norm} for n, norm in ((150, 25.0), (1, 25.0), (300, 25.0), (256, 5.0), (1000, 1.0), (1000, 1e30))]
+        "norm.cu",
+        clip,
+        [
+            {"n": n, "norm": norm}
+            for n, norm in (
+                (150, 25.0),
+                (1, 25.0),
+                (300, 25.0),
+                (256, 5.0),
+                (1000, 1.0),
+                (1000, 1e30),
+            )
+        ],
     ),
     "adam_update": Kernel("adam.cu", adam_update, _flat()),
     "dropout": Kernel("dropout.cu", dropout, _flat("out is x")),
@@ -556,8 +884,16 @@ CASES = {
         dropout_masks,
         [
             dict(zip("NDKWRH", sizes, strict=True))
-            for sizes in ((3, 70, 2, 33, 5, 101), (1, 1, 1, 1, 1, 1), (4, 16, 3, 32, 8, 160), (5, 15, 0, 20, 0, 8), (2, 300, 9, 17, 40, 31))
+            for sizes in (
+                (3, 70, 2, 33, 5, 101),
+                (1, 1, 1, 1, 1, 1),
+                (4, 16, 3, 32, 8, 160),
+                (5, 15, 0, 20, 0, 8),
+                (2, 300, 9, 17, 40, 31),
+            )
         ],
     ),
-    "record_step": Kernel("record.cu", record_step, [{"capacity": c, "i": i} for c, i in ((4, 2), (1, 0), (9, 8))]),
+    "record_step": Kernel(
+        "record.cu", record_step, [{"capacity": c, "i": i} for c, i in ((4, 2), (1, 0), (9, 8))]
+    ),
 }

@@ -11,7 +11,15 @@ from click.core import ParameterSource
 
 from xpcap import runs
 from xpcap.cli.decoding import Decoding, decoding_options
-from xpcap.cli.shared import PATH, backend_option, choose_backend, examples, json_option, print_captions, remark
+from xpcap.cli.shared import (
+    PATH,
+    backend_option,
+    choose_backend,
+    examples,
+    json_option,
+    print_captions,
+    remark,
+)
 from xpcap.distributed import RankDone, init
 from xpcap.encoders import is_url
 from xpcap.report import visible
@@ -41,33 +49,70 @@ class PictureOrUrl(click.Path):
 
 @click.command(epilog=EXAMPLES)
 @click.argument("run", type=PATH)
-@click.argument("pictures", nargs=-1, metavar="[RUN]... [PICTURE|FOLDER|URL]...", type=PictureOrUrl())
-@click.option("--split", default="val", show_default=True, help="If no pictures are given: the split to take them from.")
-@click.option("-n", "count", type=click.IntRange(1), default=10, show_default=True, help="How many to take, spread evenly over the split.")
-@click.option("--data", type=PATH, help="Another dataset file to take them from. Default: the run's own data.")
-@click.option("--html", type=PATH, help="Also write a page of pictures and captions. An existing file is never overwritten.")
-@click.option("--png", type=PATH, help="Also draw them in one PNG, at most 60 of them. An existing file is never overwritten.")
+@click.argument(
+    "pictures", nargs=-1, metavar="[RUN]... [PICTURE|FOLDER|URL]...", type=PictureOrUrl()
+)
+@click.option(
+    "--split",
+    default="val",
+    show_default=True,
+    help="If no pictures are given: the split to take them from.",
+)
+@click.option(
+    "-n",
+    "count",
+    type=click.IntRange(1),
+    default=10,
+    show_default=True,
+    help="How many to take, spread evenly over the split.",
+)
+@click.option(
+    "--data", type=PATH, help="Another dataset file to take them from. Default: the run's own data."
+)
+@click.option(
+    "--html",
+    type=PATH,
+    help="Also write a page of pictures and captions. An existing file is never overwritten.",
+)
+@click.option(
+    "--png",
+    type=PATH,
+    help="Also draw them in one PNG, at most 60 of them. An existing file is never overwritten.",
+)
 @decoding_options(n_best=True)
 @backend_option
 @json_option
 @click.pass_context
 def caption(
-    ctx: click.Context, run: Path, pictures: tuple[str | Path, ...], split: str, count: int, data: Path | None, html: Path | None, png: Path | None,
-    decoding: Decoding, backend: str | None, as_json: bool,
-) -> None:  # fmt: skip
+    ctx: click.Context,
+    run: Path,
+    pictures: tuple[str | Path, ...],
+    split: str,
+    count: int,
+    data: Path | None,
+    html: Path | None,
+    png: Path | None,
+    decoding: Decoding,
+    backend: str | None,
+    as_json: bool,
+) -> None:
     """Caption pictures with a run, or with several as one.
 
-    Captions picture files, the pictures in folders and in folders inside those, and pictures behind http and https URLs, in the order given.
-    Without any it captions pictures of a split and prints a reference beside each. RUN is a run folder; to caption pictures of yours, it must
-    have learnt from pictures, generated, or prepared with --pictures and without --features.
+    Captions picture files, the pictures in folders and in folders inside those, and pictures behind
+    http and https URLs, in the order given. Without any it captions pictures of a split and prints
+    a reference beside each. RUN is a run folder; to caption pictures of yours, it must have learnt
+    from pictures, generated, or prepared with --pictures and without --features.
 
-    Run folders right behind RUN caption with it: each word is chosen by the mean of the models' probabilities. They must share the vocabulary
-    and what is done to features, as runs on the same data do.
+    Run folders right behind RUN caption with it: each word is chosen by the mean of the models'
+    probabilities. They must share the vocabulary and what is done to features, as runs on the same
+    data do.
 
-    A picture that cannot be read or downloaded is named on standard error and skipped. The exit status is 1 if none could be read. URLs have
-    20 seconds and 20 MB each, and must lead to public addresses.
+    A picture that cannot be read or downloaded is named on standard error and skipped. The exit
+    status is 1 if none could be read. URLs have 20 seconds and 20 MB each, and must lead to public
+    addresses.
 
-    Captions are greedy. --beam searches for likelier ones; --temperature, --top-k and --top-p draw words at random.
+    Captions are greedy. --beam searches for likelier ones; --temperature, --top-k and --top-p draw
+    words at random.
     """
     further, pictures = _split_runs(pictures)
     if pictures:
@@ -84,24 +129,41 @@ def caption(
         downloads = Downloads()
         look: Look = downloads.look
         captions, skipped = runs.caption_files(
-            opened, pictures, progress=True, keep=downloads.keep if html or png else None, policy=policy, group=init(), attend=attend,
+            opened,
+            pictures,
+            progress=True,
+            keep=downloads.keep if html or png else None,
+            policy=policy,
+            group=init(),
+            attend=attend,
             on_remark=remark if init().rank == 0 else None,
-        )  # fmt: skip
+        )
     elif init().rank == 0:
         seen = runs.data_of(opened, data)
-        captions, look = runs.caption_run(opened, seen, split, count=count, policy=policy, attend=attend), runs.look_in(opened, seen.source)
+        captions, look = (
+            runs.caption_run(opened, seen, split, count=count, policy=policy, attend=attend),
+            runs.look_in(opened, seen.source),
+        )
     if init().rank:
         raise RankDone
-    _print(captions if as_json or decoding.n_best else [one._replace(n_best=()) for one in captions], skipped, as_json)
+    _print(
+        captions if as_json or decoding.n_best else [one._replace(n_best=()) for one in captions],
+        skipped,
+        as_json,
+    )
     _write(html, png, opened, captions, skipped, look, as_json)
 
 
-def _split_runs(arguments: tuple[str | Path, ...]) -> tuple[tuple[str | Path, ...], tuple[str | Path, ...]]:
+def _split_runs(
+    arguments: tuple[str | Path, ...],
+) -> tuple[tuple[str | Path, ...], tuple[str | Path, ...]]:
     """Run folders, and the pictures behind them."""
     further = tuple(takewhile(_is_run, arguments))
     pictures = arguments[len(further) :]
     if late := [picture for picture in pictures if _is_run(picture)]:
-        raise click.UsageError(f"{late[0]} is a run folder and stands behind pictures, expected all runs before them")
+        raise click.UsageError(
+            f"{late[0]} is a run folder and stands behind pictures, expected all runs before them"
+        )
     return further, pictures
 
 
@@ -110,9 +172,15 @@ def _is_run(argument: str | Path) -> bool:
 
 
 def _refuse_both(ctx: click.Context) -> None:
-    given = [param.opts[-1] for param in ctx.command.params if param.name in OF_A_SPLIT and _was_given(ctx, param)]
+    given = [
+        param.opts[-1]
+        for param in ctx.command.params
+        if param.name in OF_A_SPLIT and _was_given(ctx, param)
+    ]
     if given:
-        raise click.UsageError(f"pictures and {', '.join(given)} are given, expected one or the other")
+        raise click.UsageError(
+            f"pictures and {', '.join(given)} are given, expected one or the other"
+        )
 
 
 def _was_given(ctx: click.Context, param: click.Parameter) -> bool:
@@ -127,29 +195,51 @@ def _print(captions: Sequence[PictureCaption], skipped: Sequence[Skipped], as_js
     else:
         print_captions(captions)
     if skipped and not captions:
-        raise click.ClickException(f"caption: none of {len(skipped)} could be read, expected at least one picture; the reasons are listed above")
+        raise click.ClickException(
+            f"caption: none of {len(skipped)} could be read, expected at least one picture; the"
+            " reasons are listed above"
+        )
 
 
 def _object(caption: PictureCaption) -> dict[str, Any]:
-    one = {key: value for key, value in caption._asdict().items() if key not in ("n_best", "attention", "words")}
+    one = {
+        key: value
+        for key, value in caption._asdict().items()
+        if key not in ("n_best", "attention", "words")
+    }
     if caption.words != caption.caption.split():
         one["words"] = caption.words
     if caption.n_best:
         one["n_best"] = [ranked._asdict() for ranked in caption.n_best]
     if caption.attention is not None:
-        one["attention"] = [[round(weight, DIGITS) for weight in weights] for weights in caption.attention]
+        one["attention"] = [
+            [round(weight, DIGITS) for weight in weights] for weights in caption.attention
+        ]
     return one
 
 
 def _write(
-    html: Path | None, png: Path | None, run: Run, captions: Sequence[PictureCaption], skipped: Sequence[Skipped], look: Look, as_json: bool
+    html: Path | None,
+    png: Path | None,
+    run: Run,
+    captions: Sequence[PictureCaption],
+    skipped: Sequence[Skipped],
+    look: Look,
+    as_json: bool,
 ) -> None:
     if html is not None:
         runs.write_caption_page(html, run, captions, look, skipped=skipped, progress=True)
         click.echo(f"wrote {html}", err=as_json)
     if png is not None:
         drawn = runs.write_caption_png(png, captions, look, on_remark=remark)
-        rest = f" with {drawn} of {len(captions)} pictures; the others were not found" if drawn < len(captions) else ""
+        rest = (
+            f" with {drawn} of {len(captions)} pictures; the others were not found"
+            if drawn < len(captions)
+            else ""
+        )
         if drawn == pages.DRAWN < len(captions):
-            rest = f" with the first {drawn} of {len(captions)} pictures, as many as one PNG takes; a page takes all: --html"
+            rest = (
+                f" with the first {drawn} of {len(captions)} pictures, as many as one PNG takes; a"
+                " page takes all: --html"
+            )
         click.echo(f"wrote {png}{rest}", err=as_json)

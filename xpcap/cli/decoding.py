@@ -35,9 +35,11 @@ class Decoding:
     forbid: Sequence[str]
 
     def policy(self, run: Run, n_best: int = 1) -> Policy:
-        """The policy for a run. A beam gives the `n_best` captions, or as many as it has, unless the option says how many.
+        """The policy for a run. A beam gives the `n_best` captions, or as many as it has, unless
+        the option says how many.
 
-        OptionError : options do not go together or are out of range, or a banned word is none of the run's.
+        OptionError : options do not go together or are out of range, or a banned word is none of
+            the run's.
         """
         limits = {
             "max_length": run.config["max_words"],
@@ -48,12 +50,20 @@ class Decoding:
         beam, sampling = self._given(OF_BEAMS), self._given(OF_SAMPLING)
         if self.width is None:
             for name in beam:
-                raise OptionError(f"decoding: `{name}` is given without `width`, expected both: it is of a beam")
+                raise OptionError(
+                    f"decoding: `{name}` is given without `width`, expected both: it is of a beam"
+                )
             return Sampling(**sampling, **limits) if sampling else Policy(**limits)
         for name in sampling:
-            raise OptionError(f"decoding: `width` and `{name}` are given, expected one or the other: a beam draws nothing")
+            raise OptionError(
+                f"decoding: `width` and `{name}` are given, expected one or the other: a beam draws"
+                " nothing"
+            )
         if "diversity" in beam and "groups" not in beam:
-            raise OptionError("decoding: `diversity` is given without `groups`, expected both: groups are what it makes differ")
+            raise OptionError(
+                "decoding: `diversity` is given without `groups`, expected both: groups are what it"
+                " makes differ"
+            )
         return Beam(self.width, **{"n_best": max(1, min(n_best, self.width)), **beam}, **limits)
 
     def _given(self, names: Sequence[str]) -> dict[str, Any]:
@@ -61,40 +71,107 @@ class Decoding:
 
     def _id(self, run: Run, word: str) -> int:
         words = [known for known in run.vocabulary.idx_to_word if known not in SPECIAL]
-        made = [word] if word in words or word in SPECIAL else run.vocabulary.tokenize(word)  # Hund is hund to a run
+        made = (
+            [word] if word in words or word in SPECIAL else run.vocabulary.tokenize(word)
+        )  # Hund is hund to a run
         if len(made) > 1:
-            raise OptionError(f"decoding: `forbid`: {word!r} is {len(made)} words to {run.path}, {', '.join(made)}; expected one")
+            raise OptionError(
+                f"decoding: `forbid`: {word!r} is {len(made)} words to {run.path},"
+                f" {', '.join(made)}; expected one"
+            )
         if not set(made) & set(words):
             raise OptionError(
-                f"decoding: `forbid`: no caption of {run.path} says {word!r}, expected one of its {len(words):,} words{nearest(word, words)}"
+                f"decoding: `forbid`: no caption of {run.path} says {word!r}, expected one of its"
+                f" {len(words):,} words{nearest(word, words)}"
             )
         return run.vocabulary.word_to_idx[made[0]]
 
 
-N_BEST = click.option("--n-best", metavar="N", type=int, help="Of a beam: the N best captions of a picture, with log-probabilities. Default: 1.")
+N_BEST = click.option(
+    "--n-best",
+    metavar="N",
+    type=int,
+    help="Of a beam: the N best captions of a picture, with log-probabilities. Default: 1.",
+)
 OPTIONS = (  # the policies check ranges: their messages are for everybody
-    click.option("--beam", "width", metavar="K", type=int, help="Beam search with K hypotheses. Default: the likeliest word at each step."),
-    click.option("--length-penalty", metavar="A", type=float, help="Of a beam: captions rank by log-probability / words to this power. Default: 1."),
+    click.option(
+        "--beam",
+        "width",
+        metavar="K",
+        type=int,
+        help="Beam search with K hypotheses. Default: the likeliest word at each step.",
+    ),
+    click.option(
+        "--length-penalty",
+        metavar="A",
+        type=float,
+        help="Of a beam: captions rank by log-probability / words to this power. Default: 1.",
+    ),
     N_BEST,
-    click.option("--groups", metavar="G", type=int, help="Of a beam: G groups of hypotheses that are made to differ. Default: 1."),
-    click.option("--diversity", metavar="D", type=float, help="Of groups: what a word costs that a group before has just said. Default: 0.5."),
-    click.option("--temperature", metavar="T", type=float, help="Draw words at random, above 1 with more surprise, below with less."),
+    click.option(
+        "--groups",
+        metavar="G",
+        type=int,
+        help="Of a beam: G groups of hypotheses that are made to differ. Default: 1.",
+    ),
+    click.option(
+        "--diversity",
+        metavar="D",
+        type=float,
+        help="Of groups: what a word costs that a group before has just said. Default: 0.5.",
+    ),
+    click.option(
+        "--temperature",
+        metavar="T",
+        type=float,
+        help="Draw words at random, above 1 with more surprise, below with less.",
+    ),
     click.option("--top-k", metavar="K", type=int, help="Draw words, from the K likeliest."),
-    click.option("--top-p", metavar="P", type=float, help="Draw words, from the likeliest that together reach probability P."),
-    click.option("--sample-seed", "seed", metavar="SEED", type=int, help="Draw words, by this seed. Default: 0."),
-    click.option("--least-words", "least_length", metavar="N", type=int, default=0, help="Captions of N words at least."),
-    click.option("--no-repeat", "no_repeat_trigram", is_flag=True, help="No three words twice in a caption."),
-    click.option("--ban", "forbid", metavar="WORD", multiple=True, help="Never say this word. May be repeated."),
+    click.option(
+        "--top-p",
+        metavar="P",
+        type=float,
+        help="Draw words, from the likeliest that together reach probability P.",
+    ),
+    click.option(
+        "--sample-seed",
+        "seed",
+        metavar="SEED",
+        type=int,
+        help="Draw words, by this seed. Default: 0.",
+    ),
+    click.option(
+        "--least-words",
+        "least_length",
+        metavar="N",
+        type=int,
+        default=0,
+        help="Captions of N words at least.",
+    ),
+    click.option(
+        "--no-repeat", "no_repeat_trigram", is_flag=True, help="No three words twice in a caption."
+    ),
+    click.option(
+        "--ban",
+        "forbid",
+        metavar="WORD",
+        multiple=True,
+        help="Never say this word. May be repeated.",
+    ),
 )
 
 
 def decoding_options(n_best: bool) -> Callable[[Callable[..., None]], Function]:
-    """Add the options to a command, which gets them as one `decoding`; --n-best only to one that shows more than one caption of a picture."""
+    """Add the options to a command, which gets them as one `decoding`; --n-best only to one that
+    shows more than one caption of a picture.
+    """
 
     def add(command: Callable[..., None]) -> Function:
         @functools.wraps(command)
         def call(*args: Any, **given: Any) -> None:
-            decoding = Decoding(**{field.name: given.pop(field.name, None) for field in fields(Decoding)})
+            decoding = Decoding(
+                **{field.name: given.pop(field.name, None) for field in fields(Decoding)}
+            )
             command(*args, decoding=decoding, **given)
 
         for option in reversed(OPTIONS):

@@ -1,4 +1,6 @@
-"""`evaluate`: the scores of a run on a split, beside those of another run, and the doctor's findings."""
+"""`evaluate`: the scores of a run on a split, beside those of another run, and the doctor's
+findings.
+"""
 
 import json
 import textwrap
@@ -12,12 +14,35 @@ import click
 from xpcap.cli.decoding import Decoding, decoding_options
 from xpcap.cli.group import in_options
 from xpcap.cli.prepare import prepare
-from xpcap.cli.shared import PATH, backend_option, choose_backend, command_line, csv_option, examples, json_option, print_scores, remark, table
+from xpcap.cli.shared import (
+    PATH,
+    backend_option,
+    choose_backend,
+    command_line,
+    csv_option,
+    examples,
+    json_option,
+    print_scores,
+    remark,
+    table,
+)
 from xpcap.cli.train import train
 from xpcap.data import CaptionData
 from xpcap.distributed import RankDone, init
 from xpcap.report import visible
-from xpcap.runs import Comparison, Diagnosis, Evaluation, Run, check_new_file, compare, data_of, evaluate_run, examine_run, open_run, open_runs
+from xpcap.runs import (
+    Comparison,
+    Diagnosis,
+    Evaluation,
+    Run,
+    check_new_file,
+    compare,
+    data_of,
+    evaluate_run,
+    examine_run,
+    open_run,
+    open_runs,
+)
 from xpcap.runs.doctor import BAD, CHECK, OK, UNKNOWN
 
 WIDTH = 120  # characters in a line
@@ -33,31 +58,64 @@ EXAMPLES = examples(
 
 @click.command(epilog=EXAMPLES)
 @click.argument("folders", nargs=-1, required=True, metavar="RUN [RUN]...", type=PATH)
-@click.option("--data", type=PATH, help="Another dataset file; its text is encoded with the run's vocabulary. Default: the run's own data.")
+@click.option(
+    "--data",
+    type=PATH,
+    help=(
+        "Another dataset file; its text is encoded with the run's vocabulary. Default: the run's"
+        " own data."
+    ),
+)
 @click.option("--split", default="val", show_default=True, help="The split to score.")
-@click.option("--against", type=PATH, help="Another run folder: score its captions of the same pictures too, and say how sure the differences are.")
-@click.option("--doctor", is_flag=True, help="Also look for the usual reasons of bad captions, and say what to do.")
+@click.option(
+    "--against",
+    type=PATH,
+    help=(
+        "Another run folder: score its captions of the same pictures too, and say how sure the"
+        " differences are."
+    ),
+)
+@click.option(
+    "--doctor",
+    is_flag=True,
+    help="Also look for the usual reasons of bad captions, and say what to do.",
+)
 @csv_option
 @decoding_options(n_best=False)
 @backend_option
 @json_option
 def evaluate(
-    folders: tuple[Path, ...], data: Path | None, split: str, against: Path | None, doctor: bool, csv: Path | None, decoding: Decoding, backend: str | None, as_json: bool
-) -> None:  # fmt: skip
+    folders: tuple[Path, ...],
+    data: Path | None,
+    split: str,
+    against: Path | None,
+    doctor: bool,
+    csv: Path | None,
+    decoding: Decoding,
+    backend: str | None,
+    as_json: bool,
+) -> None:
     """Score a run, or several as one.
 
-    Captions every picture of a split with the best parameters of the run folder RUN, greedily if no option says otherwise, scores the captions
-    against all references, and computes the perplexity of the references. Several runs are one captioner, which chooses each word by the mean
-    of their probabilities; they must share the vocabulary and what is done to features, as runs on the same data do.
+    Captions every picture of a split with the best parameters of the run folder RUN, greedily if no
+    option says otherwise, scores the captions against all references, and computes the perplexity
+    of the references. Several runs are one captioner, which chooses each word by the mean of their
+    probabilities; they must share the vocabulary and what is done to features, as runs on the same
+    data do.
     """
     if doctor and len(folders) > 1:
-        raise click.UsageError(f"--doctor and {len(folders)} runs are given, expected one run: it looks into a single model")
+        raise click.UsageError(
+            f"--doctor and {len(folders)} runs are given, expected one run: it looks into a single"
+            " model"
+        )
     if csv is not None:
         check_new_file(csv, ".csv", command="evaluate")
     choose_backend(backend)
     opened = open_runs(folders, on_remark=remark)
     seen = data_of(opened, data)
-    evaluation = evaluate_run(opened, seen, split, progress=True, policy=decoding.policy(opened), java=True, group=init())
+    evaluation = evaluate_run(
+        opened, seen, split, progress=True, policy=decoding.policy(opened), java=True, group=init()
+    )
     comparison = compare(evaluation, _other(against, data, split, decoding)) if against else None
     if init().rank:
         raise RankDone
@@ -65,7 +123,9 @@ def evaluate(
     if csv is not None:
         evaluation.write_csv(csv)
     if as_json:
-        more: dict[str, Any] = {"against": {"run": str(against), **comparison.to_json()}} if comparison else {}
+        more: dict[str, Any] = (
+            {"against": {"run": str(against), **comparison.to_json()}} if comparison else {}
+        )
         if findings is not None:
             more["doctor"] = [finding.to_json() for finding in findings]
         click.echo(json.dumps({**evaluation.to_json(), **more}))
@@ -79,12 +139,17 @@ def evaluate(
 
 def _other(against: Path, data: Path | None, split: str, decoding: Decoding) -> Evaluation:
     run = open_run(against, on_remark=remark)
-    return evaluate_run(run, data, split, progress=True, policy=decoding.policy(run), java=True, group=init())
+    return evaluate_run(
+        run, data, split, progress=True, policy=decoding.policy(run), java=True, group=init()
+    )
 
 
 def _findings(run: Run, evaluation: Evaluation, data: CaptionData) -> list[Diagnosis]:
     captions = [caption.words for caption in evaluation.captions]
-    return _in_flags(examine_run(run, captions, data, evaluation.split), click.get_current_context().command.params)
+    return _in_flags(
+        examine_run(run, captions, data, evaluation.split),
+        click.get_current_context().command.params,
+    )
 
 
 def _print_comparison(comparison: Comparison, ours: str, theirs: str) -> None:
@@ -96,33 +161,67 @@ def _print_comparison(comparison: Comparison, ours: str, theirs: str) -> None:
 
 
 def _in_flags(findings: Sequence[Diagnosis], params: Sequence[click.Parameter]) -> list[Diagnosis]:
-    """The findings as a user of the command line knows things: what to change are options of `prepare`, of `train`, or among `params`."""
+    """The findings as a user of the command line knows things: what to change are options of
+    `prepare`, of `train`, or among `params`.
+    """
     options = [*prepare.params, *train.params, *params]
     return [finding._replace(text=in_options(finding.text, options)) for finding in findings]
 
 
 def _print_findings(findings: Sequence[Diagnosis], run: Run) -> None:
-    """A row for each finding, then what those that are not ok mean, and what to do; where words are lacking also the command to type."""
+    """A row for each finding, then what those that are not ok mean, and what to do; where words are
+    lacking also the command to type.
+    """
     verdicts = Counter(finding.verdict for finding in findings)
-    found = ", ".join(f"{verdicts[verdict]} {verdict}" for verdict in (BAD, CHECK, UNKNOWN, OK) if verdicts[verdict])
+    found = ", ".join(
+        f"{verdicts[verdict]} {verdict}"
+        for verdict in (BAD, CHECK, UNKNOWN, OK)
+        if verdicts[verdict]
+    )
     click.echo(f"\ndoctor: {found}")
     click.echo(table([finding.row for finding in findings]))
     for finding in findings:
         if finding.verdict != OK:
             text = f"{finding.name}, {finding.verdict}: {visible(finding.text)}"
-            click.echo("\n" + textwrap.fill(text, WIDTH, subsequent_indent="  ", break_on_hyphens=False))
+            click.echo(
+                "\n" + textwrap.fill(text, WIDTH, subsequent_indent="  ", break_on_hyphens=False)
+            )
     verdict = {finding.name: finding.verdict for finding in findings}
-    if {verdict["unknown"], verdict["vocabulary"]} & {BAD, CHECK} and (again := _prepare_again(run)):
-        click.echo(f"\nnext, with the folders and the other options that you gave before:\n  {again}")
+    if {verdict["unknown"], verdict["vocabulary"]} & {BAD, CHECK} and (
+        again := _prepare_again(run)
+    ):
+        click.echo(
+            f"\nnext, with the folders and the other options that you gave before:\n  {again}"
+        )
 
 
 def _prepare_again(run: Run) -> str:
-    """The command that prepares a run's data with more words, as far as its record tells; empty: it was not made by `prepare`, or keeps all words."""
+    """The command that prepares a run's data with more words, as far as its record tells; empty: it
+    was not made by `prepare`, or keeps all words.
+    """
     source = run.config.get("source", {})
-    files, fewest, most = source.get("captions"), source.get("min_count"), source.get("vocabulary_size")
-    if not isinstance(files, list) or not all(isinstance(file, str) for file in files) or not (most or (isinstance(fewest, int) and fewest > 1)):
+    files, fewest, most = (
+        source.get("captions"),
+        source.get("min_count"),
+        source.get("vocabulary_size"),
+    )
+    if (
+        not isinstance(files, list)
+        or not all(isinstance(file, str) for file in files)
+        or not (most or (isinstance(fewest, int) and fewest > 1))
+    ):
         return ""
-    kept = ["--vocabulary", str(2 * most)] if isinstance(most, int) else ["--min-count", str(fewest // 2)]
-    given = [word for option in ("pictures", "features") if isinstance(source.get(option), str) for word in (f"--{option}", source[option])]
+    kept = (
+        ["--vocabulary", str(2 * most)]
+        if isinstance(most, int)
+        else ["--min-count", str(fewest // 2)]
+    )
+    given = [
+        word
+        for option in ("pictures", "features")
+        if isinstance(source.get(option), str)
+        for word in (f"--{option}", source[option])
+    ]
     out = Path(run.config["data"])
-    return visible(f"{command_line('prepare', *files, *given, *kept, '--out', f'{out.stem}{kept[0][1:]}-{kept[1]}.h5')}")
+    other = f"{out.stem}{kept[0][1:]}-{kept[1]}.h5"
+    return visible(command_line("prepare", *files, *given, *kept, "--out", other))

@@ -1,6 +1,8 @@
-"""The group of commands, and what it does with errors: one message in terms of the command's options, and an exit status.
+"""The group of commands, and what it does with errors: one message in terms of the command's
+options, and an exit status.
 
-Where a launcher started several processes, rank 0 speaks. A rank that fails alone says so, and ends all.
+Where a launcher started several processes, rank 0 speaks. A rank that fails alone says so, and ends
+all.
 """
 
 import contextlib
@@ -21,22 +23,36 @@ from xpcap.errors import EXPECTED, OptionError, nearest
 from xpcap.report import visible
 
 LONGEST_MESSAGE = 4000  # characters
-SHARED = ("train", "evaluate", "caption", "prepare", "info")  # what ranks do together; of other commands rank 0 does all
+SHARED = (
+    "train",
+    "evaluate",
+    "caption",
+    "prepare",
+    "info",
+)  # what ranks do together; of other commands rank 0 does all
 GRACE = 2.0  # seconds that a rank which fails leaves rank 0 to fail in the same way and say so
 STOPPED = (128 + signal.SIGINT, 128 + signal.SIGTERM)  # exit statuses: every rank leaves by itself
 PIPE_CLOSED = 128 + 13  # exit status of a program that SIGPIPE ends; Windows has no such signal
 
 
 class Commands(click.Group):
-    """A group that prints errors the user can mend as one message, without a traceback, and suggests near names."""
+    """A group that prints errors the user can mend as one message, without a traceback, and
+    suggests near names.
+    """
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """In the order that people use them."""
         return list(self.commands)
 
-    def resolve_command(self, ctx: click.Context, args: list[str]) -> tuple[str | None, click.Command | None, list[str]]:
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
         if args and self.get_command(ctx, args[0]) is None and not args[0].startswith("-"):
-            raise click.UsageError(f"no command {args[0]!r}, expected one of {', '.join(self.commands)}{nearest(args[0], self.commands)}", ctx)
+            raise click.UsageError(
+                f"no command {args[0]!r}, expected one of"
+                f" {', '.join(self.commands)}{nearest(args[0], self.commands)}",
+                ctx,
+            )
         ctx.meta[TYPED] = list(args)
         name, command, rest = super().resolve_command(ctx, args)
         if launcher_rank()[0] and name not in SHARED:
@@ -47,7 +63,10 @@ class Commands(click.Group):
         rank, size = launcher_rank()
         if size == 1:
             return super().main(*args, **options)
-        with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere) if rank else contextlib.nullcontext():  # noqa: PTH123
+        with (
+            open(os.devnull, "w") as nowhere,  # noqa: PTH123
+            contextlib.redirect_stdout(nowhere) if rank else contextlib.nullcontext(),
+        ):
             try:
                 return super().main(*args, **options)
             except SystemExit as left:
@@ -79,21 +98,36 @@ class Commands(click.Group):
         except EXPECTED as error:
             raise click.ClickException(self._message(ctx, error)) from error
         except MemoryError as error:
-            raise click.ClickException(f"{ctx.invoked_subcommand}: out of memory ({error}); choose smaller sizes, or smaller data") from error
+            raise click.ClickException(
+                f"{ctx.invoked_subcommand}: out of memory ({error}); choose smaller sizes, or"
+                " smaller data"
+            ) from error
         except KeyboardInterrupt as interrupt:
-            click.echo(f"{ctx.invoked_subcommand}: interrupted; {str(interrupt) or 'no file was left half-written'}", err=True)
+            click.echo(
+                f"{ctx.invoked_subcommand}: interrupted;"
+                f" {str(interrupt) or 'no file was left half-written'}",
+                err=True,
+            )
             ctx.exit(128 + signal.SIGINT)
         except BrokenPipeError:
             leave_closed_pipe()
             ctx.exit(PIPE_CLOSED)
         except OSError as error:
             place = f"{visible(str(error.filename))}: " if error.filename else ""
-            hint = "expected to read or write there; is the path right, and is there room and permission?"
-            raise click.ClickException(f"{ctx.invoked_subcommand}: {place}{error.strerror or error}, {hint}") from error
+            hint = (
+                "expected to read or write there; is the path right, and is there room and"
+                " permission?"
+            )
+            raise click.ClickException(
+                f"{ctx.invoked_subcommand}: {place}{error.strerror or error}, {hint}"
+            ) from error
 
     def _message(self, ctx: click.Context, error: Exception) -> str:
         command = self.get_command(ctx, ctx.invoked_subcommand or "")
-        params = [*self.commands["train"].params, *(command.params if command else [])]  # a run may have to be trained on before it can be used
+        params = [
+            *self.commands["train"].params,
+            *(command.params if command else []),
+        ]  # a run may have to be trained on before it can be used
         return shown(error, params)
 
 
@@ -103,27 +137,42 @@ def shown(error: Exception, params: list[click.Parameter]) -> str:
 
 
 def leave_closed_pipe() -> None:
-    """Let what is still to be written go nowhere, since the reader of the output has gone: or Python complains of it as it ends."""
-    with contextlib.suppress(OSError, ValueError, AttributeError):  # no such stream, or not of a file
+    """Let what is still to be written go nowhere, since the reader of the output has gone: or
+    Python complains of it as it ends.
+    """
+    with contextlib.suppress(
+        OSError, ValueError, AttributeError
+    ):  # no such stream, or not of a file
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, sys.stdout.fileno())
         os.close(nowhere)
 
 
 def in_options(message: str, params: list[click.Parameter]) -> str:
-    """A message of the library as a user of the command line knows things: a parameter in backquotes becomes the command's option."""
-    names = {param.name: param.human_readable_name if isinstance(param, click.Argument) else param.opts[-1] for param in params}
+    """A message of the library as a user of the command line knows things: a parameter in
+    backquotes becomes the command's option.
+    """
+    names = {
+        param.name: (
+            param.human_readable_name if isinstance(param, click.Argument) else param.opts[-1]
+        )
+        for param in params
+    }
     return re.sub(r"`(\w+)`", lambda match: names.get(match[1], match[0]), message)
 
 
-@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.group(
+    cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110}
+)
 @click.version_option(__version__, prog_name="xpcap")
 def main() -> None:
     """Train and run LSTM image captioners with hand-written gradients, on NumPy or CuPy.
 
-    Start with 'train': without data it generates pictures of shapes, learns to caption them and shows the result. 'COMMAND --help' has
-    examples of each command. Exit status: 0 done, 1 failed, 2 wrong usage, 130 or 143 stopped by Ctrl-C or SIGTERM, 141
-    nobody reads the output any more.
+    Start with 'train': without data it generates pictures of shapes, learns to caption them and
+    shows the result. 'COMMAND --help' has examples of each command. Exit status: 0 done, 1 failed,
+    2 wrong usage, 130 or 143 stopped by Ctrl-C or SIGTERM, 141 nobody reads the output any more.
     """
     if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")  # captions may hold what the terminal cannot show
+        sys.stdout.reconfigure(
+            errors="backslashreplace"
+        )  # captions may hold what the terminal cannot show

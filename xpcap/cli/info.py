@@ -25,7 +25,8 @@ from xpcap.threads import cores
 def info(file: Path | None, as_json: bool) -> None:
     """Show usable backends, or what a file holds.
 
-    Without FILE: the backends of this machine, and why one is unusable. FILE is a dataset file, a coco_captioning folder or a run folder.
+    Without FILE: the backends of this machine, and why one is unusable. FILE is a dataset file, a
+    coco_captioning folder or a run folder.
     """
     if file is None:
         _print_machine(as_json)
@@ -37,21 +38,46 @@ def info(file: Path | None, as_json: bool) -> None:
 
 def _print_machine(as_json: bool) -> None:
     group = init()
-    about = {"xpcap": __version__, "python": platform.python_version(), "platform": platform.platform(), "cores": os.cpu_count()}
+    about = {
+        "xpcap": __version__,
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "cores": os.cpu_count(),
+    }
     status, ranks = backend_status(), _ranks(group)
     if group.rank:
         raise RankDone
     if as_json:
-        click.echo(json.dumps({**about, **ranks, "backends": {name: state._asdict() for name, state in status.items()}}))
+        click.echo(
+            json.dumps(
+                {
+                    **about,
+                    **ranks,
+                    "backends": {name: state._asdict() for name, state in status.items()},
+                }
+            )
+        )
         return
-    click.echo(f"xpcap {__version__}, Python {about['python']}, {about['platform']}, {about['cores']} cores")
+    click.echo(
+        f"xpcap {__version__}, Python {about['python']}, {about['platform']}, {about['cores']}"
+        " cores"
+    )
     rows = [
-        (s.name, s.version or "-", "usable" if s.usable else "not usable", ", ".join(s.devices) if s.usable else s.reason) for s in status.values()
+        (
+            s.name,
+            s.version or "-",
+            "usable" if s.usable else "not usable",
+            ", ".join(s.devices) if s.usable else s.reason,
+        )
+        for s in status.values()
     ]
     click.echo(table([("backend", "version", "", "devices, or why not"), *rows]))
     if ranks:
         machines = f"{ranks['machines']} machine{'s' if ranks['machines'] > 1 else ''}"
-        click.echo(f"{ranks['ranks']} ranks on {machines}, {ranks['threads']} BLAS threads each here; {ranks['mpi']}")
+        click.echo(
+            f"{ranks['ranks']} ranks on {machines}, {ranks['threads']} BLAS threads each here;"
+            f" {ranks['mpi']}"
+        )
         if ranks["gpu_sums"]:
             click.echo(f"ranks with a GPU each add up gradients by {ranks['gpu_sums']}")
 
@@ -63,8 +89,12 @@ def _ranks(group: Group) -> dict[str, Any]:
     usable = backend_status()["cupy"].usable
     sums = (NCCL.name if import_nccl() else Staged.name) if usable else None
     return {
-        "ranks": group.size, "machines": len(set(group.hosts)), "threads": cores(), "mpi": group.library, "gpu_sums": sums,
-    }  # fmt: skip
+        "ranks": group.size,
+        "machines": len(set(group.hosts)),
+        "threads": cores(),
+        "mpi": group.library,
+        "gpu_sums": sums,
+    }
 
 
 def _print_run(folder: Path, as_json: bool) -> None:
@@ -90,5 +120,8 @@ def _print_data(file: Path, as_json: bool) -> None:
         "max_words": data.max_words,
         "source": data.source.to_json(),
     }
-    splits = {name: {"pictures": len(split.images), "captions": len(split.captions)} for name, split in data.splits.items()}
+    splits = {
+        name: {"pictures": len(split.images), "captions": len(split.captions)}
+        for name, split in data.splits.items()
+    }
     click.echo(json.dumps({**about, "splits": splits}))

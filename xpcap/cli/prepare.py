@@ -34,19 +34,28 @@ ENOUGH = 250  # training pictures from which captions begin to fit: see docs/own
 MOST_UNKNOWN = 0.1  # share of unknown words without a remark
 
 
-def split_lists(ctx: click.Context, param: click.Parameter, values: Sequence[str]) -> dict[str, Path]:
+def split_lists(
+    ctx: click.Context, param: click.Parameter, values: Sequence[str]
+) -> dict[str, Path]:
     """Split name to list, from options NAME=LIST."""
     lists: dict[str, Path] = {}
     for value in values:
         name, equals, file = value.partition("=")
         if not (may_name_a_split(name) and equals and file) or name in lists:
-            raise click.BadParameter(f"got {value!r}, expected NAME=LIST with a fresh name of letters, as in train=trainImages.txt")
+            raise click.BadParameter(
+                f"got {value!r}, expected NAME=LIST with a fresh name of letters, as in"
+                " train=trainImages.txt"
+            )
         lists[name] = Path(file)
     return lists
 
 
-def named_files(ctx: click.Context, param: click.Parameter, values: Sequence[str]) -> list[tuple[str | None, Path]]:
-    """(split, file) of each argument FILE or SPLIT=FILE; an existing file may have "=" in its name."""
+def named_files(
+    ctx: click.Context, param: click.Parameter, values: Sequence[str]
+) -> list[tuple[str | None, Path]]:
+    """(split, file) of each argument FILE or SPLIT=FILE; an existing file may have "=" in its
+    name.
+    """
     files: list[tuple[str | None, Path]] = []
     for value in values:
         name, equals, file = value.partition("=")
@@ -63,48 +72,120 @@ def shares(ctx: click.Context, param: click.Parameter, value: str | None) -> lis
         fractions = [float(part) for part in value.split(",")]
         check_fractions("prepare", fractions)
     except (ValueError, DataError) as error:
-        raise click.BadParameter(f"got {value!r}, expected the shares of train, val and test, together 1, as in 0.8,0.1,0.1") from error
+        raise click.BadParameter(
+            f"got {value!r}, expected the shares of train, val and test, together 1, as in"
+            " 0.8,0.1,0.1"
+        ) from error
     return fractions
 
 
 @click.command(epilog=EXAMPLES)
 @click.argument("files", metavar="CAPTIONS...", nargs=-1, callback=named_files)
 @click.option(
-    "--split", "lists", multiple=True, callback=split_lists, metavar="NAME=LIST",
-    help="A split and the file that lists its pictures, one name a line. Repeat for each split. A run learns from 'train' and checks itself on 'val'.",
-)  # fmt: skip
-@click.option("--fractions", callback=shares, help="Shares of train, val and test, where neither files nor lists say it. Default: 0.8,0.1,0.1.")
-@click.option("--seed", type=click.IntRange(0, LARGEST), default=0, show_default=True, help="Seed of the draw that --fractions makes.")
-@click.option("--pictures", type=PATH, help="Folder of the pictures, or of folders of them. Pages show them; without --features they are encoded.")
-@click.option("--features", type=PATH, help="An .npz with 'names' (m,) and 'features' (m, D), made by an encoder of your own.")
+    "--split",
+    "lists",
+    multiple=True,
+    callback=split_lists,
+    metavar="NAME=LIST",
+    help=(
+        "A split and the file that lists its pictures, one name a line. Repeat for each split. "
+        "A run learns from 'train' and checks itself on 'val'."
+    ),
+)
+@click.option(
+    "--fractions",
+    callback=shares,
+    help=(
+        "Shares of train, val and test, where neither files nor lists say it. Default: 0.8,0.1,0.1."
+    ),
+)
+@click.option(
+    "--seed",
+    type=click.IntRange(0, LARGEST),
+    default=0,
+    show_default=True,
+    help="Seed of the draw that --fractions makes.",
+)
+@click.option(
+    "--pictures",
+    type=PATH,
+    help=(
+        "Folder of the pictures, or of folders of them. Pages show them; without --features they"
+        " are encoded."
+    ),
+)
+@click.option(
+    "--features",
+    type=PATH,
+    help="An .npz with 'names' (m,) and 'features' (m, D), made by an encoder of your own.",
+)
 @click.option(
     "--encoder",
-    help=f"What encodes the pictures: {PHOTOGRAPHS} (the default; {install('images')}), histogram (colours and shapes; needs nothing), onnx:FILE, "
-    "timm:MODEL.",
-)  # fmt: skip
-@click.option("--out", type=PATH, required=True, help="Dataset file to write. An existing file is never overwritten.")
-@click.option("--min-count", type=click.IntRange(1, LARGEST), help=f"Rarer words of the train split become <UNK>.  [default: {MIN_COUNT}]")
-@click.option(
-    "--vocabulary", type=click.IntRange(1, LARGEST), help="Instead of --min-count: keep so many words, the most frequent of the train split."
+    help=(
+        f"What encodes the pictures: {PHOTOGRAPHS} (the default; {install('images')}), "
+        "histogram (colours and shapes; needs nothing), onnx:FILE, timm:MODEL."
+    ),
 )
-@click.option("--max-words", type=click.IntRange(1, 1000), default=20, show_default=True, help="Longer captions are cut in training, not in scoring.")
-@click.option("--grid", type=click.IntRange(1, MOST), help="Features of GRID x GRID places of each picture, in place of one for the whole.")
 @click.option(
-    "--mirror/--no-mirror", default=None,
-    help="Also encode the mirror images of the train split's pictures; training takes them half the time. Default: yes, but for histogram.",
-)  # fmt: skip
-@click.option("--pca", type=click.IntRange(1, LARGEST), help="Project features onto their first PCA principal components, fitted on the train split.")
+    "--out",
+    type=PATH,
+    required=True,
+    help="Dataset file to write. An existing file is never overwritten.",
+)
+@click.option(
+    "--min-count",
+    type=click.IntRange(1, LARGEST),
+    help=f"Rarer words of the train split become <UNK>.  [default: {MIN_COUNT}]",
+)
+@click.option(
+    "--vocabulary",
+    type=click.IntRange(1, LARGEST),
+    help="Instead of --min-count: keep so many words, the most frequent of the train split.",
+)
+@click.option(
+    "--max-words",
+    type=click.IntRange(1, 1000),
+    default=20,
+    show_default=True,
+    help="Longer captions are cut in training, not in scoring.",
+)
+@click.option(
+    "--grid",
+    type=click.IntRange(1, MOST),
+    help="Features of GRID x GRID places of each picture, in place of one for the whole.",
+)
+@click.option(
+    "--mirror/--no-mirror",
+    default=None,
+    help=(
+        "Also encode the mirror images of the train split's pictures; training takes them half "
+        "the time. Default: yes, but for histogram."
+    ),
+)
+@click.option(
+    "--pca",
+    type=click.IntRange(1, LARGEST),
+    help="Project features onto their first PCA principal components, fitted on the train split.",
+)
 @click.option("--float16", is_flag=True, help="Store features in half the bytes.")
-@click.option("--strict", is_flag=True, help="Refuse what would be skipped: captions without a picture or a word, pictures without captions, ...")
+@click.option(
+    "--strict",
+    is_flag=True,
+    help=(
+        "Refuse what would be skipped: captions without a picture or a word, pictures without"
+        " captions, ..."
+    ),
+)
 @click.option("--image-column", help="Name of a table's column of pictures, if it is not found.")
 @click.option("--caption-column", help="Name of a table's column of captions, if it is not found.")
 @click.option("--split-column", help="Name of a table's column of splits, if it is not found.")
 def prepare(**given: Any) -> None:
     """Make a dataset file from captions and pictures.
 
-    CAPTIONS are files, or SPLIT=FILE each: COCO's or Karpathy's JSON, Flickr8k's token file, or a table (CSV, TSV, JSON lines) of pictures and
-    captions. Their form is found by looking. Give --pictures, --features or both. What does not fit together is skipped, counted and named. A
-    run on data whose pictures were encoded here can caption new pictures.
+    CAPTIONS are files, or SPLIT=FILE each: COCO's or Karpathy's JSON, Flickr8k's token file, or a
+    table (CSV, TSV, JSON lines) of pictures and captions. Their form is found by looking. Give
+    --pictures, --features or both. What does not fit together is skipped, counted and named. A run
+    on data whose pictures were encoded here can caption new pictures.
     """
     _check_usage(given)
     out: Path = given["out"]
@@ -121,7 +202,8 @@ def prepare(**given: Any) -> None:
         if not cache.exists():
             raise
         raise KeyboardInterrupt(
-            f"{visible(str(cache))} holds the features that were made; the same command goes on from there, and removes it at the end"
+            f"{visible(str(cache))} holds the features that were made; the same command goes on"
+            " from there, and removes it at the end"
         ) from interrupt
     write_dataset(out, data)
     cache.unlink(missing_ok=True)
@@ -133,10 +215,19 @@ def prepare(**given: Any) -> None:
 def _check_usage(given: dict[str, Any]) -> None:
     """UsageError : options that are missing or contradict each other."""
     if given["pictures"] is None and given["features"] is None:
-        raise click.UsageError("neither --pictures nor --features is given, expected at least one: where do the features come from?")
+        raise click.UsageError(
+            "neither --pictures nor --features is given, expected at least one: where do the"
+            " features come from?"
+        )
     if not given["files"]:
         raise click.UsageError("no CAPTIONS are given, expected files of captions")
-    for one, other in (("features", "encoder"), ("features", "grid"), ("features", "mirror"), ("lists", "fractions"), ("min_count", "vocabulary")):
+    for one, other in (
+        ("features", "encoder"),
+        ("features", "grid"),
+        ("features", "mirror"),
+        ("lists", "fractions"),
+        ("min_count", "vocabulary"),
+    ):
         if given[one] and given[other]:
             shown = "split" if one == "lists" else one.replace("_", "-")
             raise click.UsageError(f"--{shown} and --{other} are both given, expected one of them")
@@ -178,8 +269,12 @@ def _with_columns(error: ColumnsError, given: dict[str, Any]) -> click.ClickExce
     message = shown(error, click.get_current_context().command.params)
     if given["image_column"] or given["caption_column"]:
         return click.ClickException(message)
-    image, caption = (error.likely.image, error.likely.caption) if error.likely else ("PICTURES", "CAPTIONS")
-    condition = "if those are the columns" if error.likely else "with your names for PICTURES and CAPTIONS"
+    image, caption = (
+        (error.likely.image, error.likely.caption) if error.likely else ("PICTURES", "CAPTIONS")
+    )
+    condition = (
+        "if those are the columns" if error.likely else "with your names for PICTURES and CAPTIONS"
+    )
     again = typed_again("--image-column", str(image), "--caption-column", str(caption))
     return click.ClickException(f"{message}; {condition}, type\n  {visible(again)}")
 
@@ -192,10 +287,14 @@ def _remarks(data: CaptionData, given: dict[str, Any]) -> list[str]:
     if (number := len(data.splits["train"].images)) < ENOUGH:
         much = "far too few" if number < ENOUGH / 5 else "few"
         remarks.append(
-            f"{number:,} pictures to learn from are {much}: captions begin to fit at about {ENOUGH} with five captions each (docs/own-data.md)"
+            f"{number:,} pictures to learn from are {much}: captions begin to fit at about {ENOUGH}"
+            " with five captions each (docs/own-data.md)"
         )
     if (unknown := data.source.record["unknown"]["train"]) > MOST_UNKNOWN:
-        remarks.append(f"{len(data.vocabulary):,} words only: {unknown:.1%} of the words to learn from are unknown; {_more_words(data, given)}")
+        remarks.append(
+            f"{len(data.vocabulary):,} words only: {unknown:.1%} of the words to learn from are"
+            f" unknown; {_more_words(data, given)}"
+        )
     return remarks
 
 
@@ -209,11 +308,16 @@ def _more_words(data: CaptionData, given: dict[str, Any]) -> str:
         words = [count for count in counts.values() if count >= lower]
         left = 1 - sum(words) / counts.total()
         if left <= MOST_UNKNOWN or lower == 2:
-            return f"prepare it with --min-count {lower} and another --out, which keeps {len(SPECIAL) + len(words):,} words and leaves {left:.1%} unknown"
+            return (
+                f"prepare it with --min-count {lower} and another --out, which keeps"
+                f" {len(SPECIAL) + len(words):,} words and leaves {left:.1%} unknown"
+            )
     return "more captions of each picture would help"
 
 
-def _describe(out: Path, data: CaptionData, files: Sequence[tuple[str | None, Path]], report: ImportReport) -> None:
+def _describe(
+    out: Path, data: CaptionData, files: Sequence[tuple[str | None, Path]], report: ImportReport
+) -> None:
     """Print the report, the data set, its counts, and three captions as training sees them."""
     for (_, path), form in zip(files, report.forms, strict=False):
         click.echo(f"{visible(str(path))}: {form}")
@@ -223,13 +327,18 @@ def _describe(out: Path, data: CaptionData, files: Sequence[tuple[str | None, Pa
         click.echo(f"skipped {visible(line)}")
     click.echo(describe_data(out, data))
     if pca := data.source.record.get("pca"):
-        click.echo(f"PCA: {pca['from']:,} numbers of a feature to {pca['to']:,}, which keep {pca['variance']:.1%} of the variance")
+        click.echo(
+            f"PCA: {pca['from']:,} numbers of a feature to {pca['to']:,}, which keep"
+            f" {pca['variance']:.1%} of the variance"
+        )
     for name, split in data.splits.items():
         if split.views > 1:
             click.echo(f"{visible(name)}: each picture also as its mirror image")
     cut, unknown = data.source.record["cut"], data.source.record["unknown"]
     for name in data.splits:
-        click.echo(f"{visible(name)}: {cut[name]:,} captions cut, {unknown[name]:.1%} of the words unknown")
+        click.echo(
+            f"{visible(name)}: {cut[name]:,} captions cut, {unknown[name]:.1%} of the words unknown"
+        )
     name, split = next(iter(data.splits.items()))
     n = len(split.captions)
     for row in sorted({0, n // 2, n - 1}):

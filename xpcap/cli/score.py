@@ -11,19 +11,27 @@ from xpcap.runs import check_new_file, read_captions_json, score_captions
 
 
 @click.command(
-    epilog=examples("score captions.json --data flickr8k.h5", "score captions.json --data flickr8k.h5 --split val --csv scores.csv --json")
+    epilog=examples(
+        "score captions.json --data flickr8k.h5",
+        "score captions.json --data flickr8k.h5 --split val --csv scores.csv --json",
+    )
 )
 @click.argument("captions", type=PATH)
-@click.option("--data", type=PATH, required=True, help="The dataset file whose captions are the references.")
-@click.option("--split", default="val", show_default=True, help="The split that the captions are of.")
+@click.option(
+    "--data", type=PATH, required=True, help="The dataset file whose captions are the references."
+)
+@click.option(
+    "--split", default="val", show_default=True, help="The split that the captions are of."
+)
 @csv_option
 @json_option
 def score(captions: Path, data: Path, split: str, csv: Path | None, as_json: bool) -> None:
     """Score captions that anything made.
 
-    CAPTIONS is a JSON file: an object of picture and caption, a list of objects with 'caption' and 'image', 'image_id' or 'file_name', as
-    COCO's evaluation takes it, or what 'evaluate --json' prints. Each picture of the split needs one caption. The scores are those of
-    'evaluate', without those that need a model.
+    CAPTIONS is a JSON file: an object of picture and caption, a list of objects with 'caption' and
+    'image', 'image_id' or 'file_name', as COCO's evaluation takes it, or what 'evaluate --json'
+    prints. Each picture of the split needs one caption. The scores are those of 'evaluate', without
+    those that need a model.
     """
     if csv is not None:
         check_new_file(csv, ".csv", command="score")
@@ -33,7 +41,11 @@ def score(captions: Path, data: Path, split: str, csv: Path | None, as_json: boo
     if csv is not None:
         scores.write_csv(csv)
     if found.others:
-        click.echo(f"score: {found.others:,} captions are of no picture of split {split!r}, and are left out", err=True)
+        click.echo(
+            f"score: {found.others:,} captions are of no picture of split {split!r}, and are"
+            " left out",
+            err=True,
+        )
     if as_json:
         click.echo(json.dumps(scores.to_json()))
     else:

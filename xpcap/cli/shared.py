@@ -1,4 +1,6 @@
-"""Shared by the commands: types of options, the options --backend and --json, command lines to type, and printing."""
+"""Shared by the commands: types of options, the options --backend and --json, command lines to
+type, and printing.
+"""
 
 import math
 import os
@@ -10,7 +12,14 @@ from typing import Any
 
 import click
 
-from xpcap.backend import BACKENDS, VARIABLE, backend_status, get_backend, parse_backend, use_backend
+from xpcap.backend import (
+    BACKENDS,
+    VARIABLE,
+    backend_status,
+    get_backend,
+    parse_backend,
+    use_backend,
+)
 from xpcap.data import CaptionData
 from xpcap.data.dataset import size
 from xpcap.distributed import init
@@ -36,14 +45,21 @@ class Choice(click.ParamType):
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
         if value not in self.names:
-            self.fail(f"{value!r} does not exist, expected one of {', '.join(self.names)}{nearest(value, self.names)}", param, ctx)
+            self.fail(
+                f"{value!r} does not exist, expected one of"
+                f" {', '.join(self.names)}{nearest(value, self.names)}",
+                param,
+                ctx,
+            )
         return str(value)
 
 
 class Number(click.FloatRange):
     """A finite number in a range."""
 
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float:
         number = super().convert(value, param, ctx)
         if not math.isfinite(number):
             self.fail(f"got {value}, expected a finite number", param, ctx)
@@ -51,12 +67,18 @@ class Number(click.FloatRange):
 
 
 def examples(*lines: str) -> str:
-    """Examples for the foot of a help page, one command each; an indented line continues the one before."""
-    return "\b\nExamples:\n" + "\n".join(line if line.startswith(" ") else f"  python cli.py {line}" for line in lines)
+    """Examples for the foot of a help page, one command each; an indented line continues the one
+    before.
+    """
+    return "\b\nExamples:\n" + "\n".join(
+        line if line.startswith(" ") else f"  python cli.py {line}" for line in lines
+    )
 
 
 def command_line(*words: str) -> str:
-    """A command as the user types it: by the program that runs now, words quoted where a shell needs it."""
+    """A command as the user types it: by the program that runs now, words quoted where a shell
+    needs it.
+    """
     program = "python cli.py" if Path(sys.argv[0]).name == "cli.py" else "xpcap"
     return f"{program} {shlex.join(words)}"
 
@@ -68,12 +90,16 @@ def typed_again(*more: str) -> str:
 
 def backend_option(command: Function) -> Function:
     """Add --backend to a command, which calls `choose_backend` with it."""
-    text = f"Where to compute: numpy, cupy, cupy:N (GPU number N) or auto (a GPU if usable). Default: ${VARIABLE}, else numpy."
+    text = (
+        "Where to compute: numpy, cupy, cupy:N (GPU number N) or auto (a GPU if usable). Default:"
+        f" ${VARIABLE}, else numpy."
+    )
     return click.option("--backend", metavar="|".join((*BACKENDS, "auto")), help=text)(command)
 
 
 def choose_backend(backend: str | None) -> None:
-    """Put a backend in force, or check the one from the environment. An unusable one fails here, before any work is done.
+    """Put a backend in force, or check the one from the environment. An unusable one fails here,
+    before any work is done.
 
     Of several ranks on a machine each takes a GPU of its own, unless one is named.
     """
@@ -95,13 +121,15 @@ def _use_own(device: int, rank: int) -> None:
         use_backend(f"cupy:{device}")
     except BackendError as error:
         raise BackendError(
-            f"rank {rank} is number {device} on its machine and wants a GPU of its own: {error}; start as many ranks as there are GPUs, or name one "
-            "for all, as in `backend` cupy:0"
+            f"rank {rank} is number {device} on its machine and wants a GPU of its own: {error};"
+            " start as many ranks as there are GPUs, or name one for all, as in `backend` cupy:0"
         ) from error
 
 
 def wanted_backend(backend: str | None) -> str:
-    """The backend that --backend or the environment asks for, unproved. OptionError : there is none of that name."""
+    """The backend that --backend or the environment asks for, unproved. OptionError : there is none
+    of that name.
+    """
     wanted = backend or os.environ.get(VARIABLE) or "numpy"
     try:
         parse_backend(wanted)
@@ -112,12 +140,17 @@ def wanted_backend(backend: str | None) -> str:
 
 def json_option(command: Function) -> Function:
     """Add --json to a command."""
-    return click.option("--json", "as_json", is_flag=True, help="Print JSON instead of text.")(command)
+    return click.option("--json", "as_json", is_flag=True, help="Print JSON instead of text.")(
+        command
+    )
 
 
 def csv_option(command: Function) -> Function:
     """Add --csv to a command."""
-    text = "Also write a table with one row a picture: its caption and scores. Must end in .csv; an existing file is never overwritten."
+    text = (
+        "Also write a table with one row a picture: its caption and scores. Must end in .csv; an"
+        " existing file is never overwritten."
+    )
     return click.option("--csv", type=PATH, help=text)(command)
 
 
@@ -132,11 +165,18 @@ def remark(sentence: str) -> None:
 def table(rows: Sequence[Sequence[str]]) -> str:
     """Rows of cells as lines with aligned columns."""
     widths = [max(columns(row[i]) for row in rows) for i in range(len(rows[0]))]
-    return "\n".join("  ".join(cell + " " * (width - columns(cell)) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows)
+    return "\n".join(
+        "  ".join(
+            cell + " " * (width - columns(cell)) for cell, width in zip(row, widths, strict=True)
+        ).rstrip()
+        for row in rows
+    )
 
 
 def print_captions(captions: Sequence[PictureCaption]) -> None:
-    """A few lines a picture: its name, its caption, the first reference if it has any, and a beam's captions with their log-probabilities."""
+    """A few lines a picture: its name, its caption, the first reference if it has any, and a beam's
+    captions with their log-probabilities.
+    """
     for caption in captions:
         click.echo(f"{visible(caption.image)}\n  model  {visible(caption.caption)}")
         for reference in caption.references[:1]:
@@ -147,7 +187,9 @@ def print_captions(captions: Sequence[PictureCaption]) -> None:
 
 
 def print_scores(scores: Scores) -> None:
-    """Scores of captions, each with its interval and protocol, and what could not be scored here."""
+    """Scores of captions, each with its interval and protocol, and what could not be scored
+    here.
+    """
     click.echo(f"{scores.summary}; ± is half of the 95 % interval, over pictures")
     click.echo(table(scores.rows()))
     for name, reason in scores.unscored.items():
@@ -156,6 +198,12 @@ def print_scores(scores: Scores) -> None:
 
 def describe_data(file: Path, data: CaptionData) -> str:
     """What a data set holds, in a few lines."""
-    rows = [(visible(name), f"{len(split.images)} pictures", f"{len(split.captions)} captions") for name, split in data.splits.items()]
-    head = f"{file}: {len(data.vocabulary)} words, features of size {size(data.feature_shape)}, captions of at most {data.max_words} words"
+    rows = [
+        (visible(name), f"{len(split.images)} pictures", f"{len(split.captions)} captions")
+        for name, split in data.splits.items()
+    ]
+    head = (
+        f"{file}: {len(data.vocabulary)} words, features of size {size(data.feature_shape)},"
+        f" captions of at most {data.max_words} words"
+    )
     return f"{head}\n{table(rows)}"

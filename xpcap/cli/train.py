@@ -13,7 +13,18 @@ import click
 
 from xpcap.backend import get_backend
 from xpcap.cli.group import leave_closed_pipe
-from xpcap.cli.shared import PATH, Choice, Function, Number, backend_option, choose_backend, command_line, examples, print_captions, print_scores
+from xpcap.cli.shared import (
+    PATH,
+    Choice,
+    Function,
+    Number,
+    backend_option,
+    choose_backend,
+    command_line,
+    examples,
+    print_captions,
+    print_scores,
+)
 from xpcap.data.features import KINDS
 from xpcap.data.vocabulary import SPECIAL
 from xpcap.distributed import Group, init
@@ -32,7 +43,11 @@ from xpcap.training.solver import CaptioningSolver
 
 DEFAULTS = TrainOptions()
 WATCHED = 3.0  # seconds of steps from which the time of the rest is estimated
-EXAMPLES = examples("train", "train flickr8k.h5 --out runs/flickr8k --resume", "train flickr8k.h5 --backend cupy --epochs 20")
+EXAMPLES = examples(
+    "train",
+    "train flickr8k.h5 --out runs/flickr8k --resume",
+    "train flickr8k.h5 --backend cupy --epochs 20",
+)
 
 
 class Decay(Number):
@@ -46,60 +61,138 @@ class Decay(Number):
 
 
 def option(name: str, kind: Any, text: str) -> Callable[[Function], Function]:
-    """An option of train. Its default stands in TrainOptions, and in GENERATED if generated pictures have another."""
-    default, generated = (getattr(options, name.replace("-", "_")) for options in (DEFAULTS, GENERATED))
+    """An option of train. Its default stands in TrainOptions, and in GENERATED if generated
+    pictures have another.
+    """
+    default, generated = (
+        getattr(options, name.replace("-", "_")) for options in (DEFAULTS, GENERATED)
+    )
     shown = str(default) if default == generated else f"{default}; generated pictures: {generated}"
     return click.option(f"--{name}", type=kind, default=None, help=f"{text}  [default: {shown}]")
 
 
 @click.command(epilog=EXAMPLES)
 @click.argument("data", required=False, type=PATH)
-@click.option("--out", type=PATH, help="Run folder to make. An existing one is never overwritten. Default: runs/NAME, or a fresh runs/NAME-N.")
+@click.option(
+    "--out",
+    type=PATH,
+    help=(
+        "Run folder to make. An existing one is never overwritten. Default: runs/NAME, or a fresh"
+        " runs/NAME-N."
+    ),
+)
 @backend_option
 @click.option(
-    "--from", "start", type=PATH, help="Run folder whose best parameters to start from; its model and data are used, and its options by default."
+    "--from",
+    "start",
+    type=PATH,
+    help=(
+        "Run folder whose best parameters to start from; its model and data are used, and its"
+        " options by default."
+    ),
 )
 @option(
     "objective",
     Choice(*OBJECTIVES),
-    "What is trained on: captions that people wrote, or CIDEr-D of captions that the model samples, which needs --from.",
+    "What is trained on: captions that people wrote, or CIDEr-D of captions that the model samples,"
+    " which needs --from.",
 )
-@option("samples", click.IntRange(2, LARGEST), "Captions that self-critical training samples of a picture.")
+@option(
+    "samples",
+    click.IntRange(2, LARGEST),
+    "Captions that self-critical training samples of a picture.",
+)
 @option(
     "sharpen",
     Number(0, min_open=True),
-    "Factor on the scores of words that self-critical training begins with; above 1, likely words become likelier.",
+    "Factor on the scores of words that self-critical training begins with; above 1, likely words"
+    " become likelier.",
 )
 @option("cell", Choice(*CELLS), "Recurrent cell.")
 @option("hidden", click.IntRange(1, LARGEST), "H, size of the hidden state.")
 @option("wordvec", click.IntRange(1, LARGEST), "W, size of a word vector.")
-@option("epochs", click.IntRange(0, LARGEST), "Passes over the training captions; 0: 8, or up to 60 where few captions make few steps.")
-@option("score-epochs", click.IntRange(0, LARGEST), "Passes of self-critical training that follow, over the training pictures; 0: none.")
+@option(
+    "epochs",
+    click.IntRange(0, LARGEST),
+    "Passes over the training captions; 0: 8, or up to 60 where few captions make few steps.",
+)
+@option(
+    "score-epochs",
+    click.IntRange(0, LARGEST),
+    "Passes of self-critical training that follow, over the training pictures; 0: none.",
+)
 @option("batch-size", click.IntRange(1, LARGEST), "N, captions in a batch.")
 @option("lr", Number(0, min_open=True), "Adam's learning rate in the first epoch.")
-@option("lr-decay", Decay(0, min_open=True), "Factor on the learning rate after each epoch, or linear: to zero, step by step.")
-@option("select", Choice(*SELECT), "What tells the best epoch: loss, or CIDEr-D of greedy captions, of the val split.")
+@option(
+    "lr-decay",
+    Decay(0, min_open=True),
+    "Factor on the learning rate after each epoch, or linear: to zero, step by step.",
+)
+@option(
+    "select",
+    Choice(*SELECT),
+    "What tells the best epoch: loss, or CIDEr-D of greedy captions, of the val split.",
+)
 @option("clip", Number(0), "Largest global norm of a gradient; 0: no clipping.")
-@option("dropout", Number(0, 1, max_open=True), "Share of features, word vectors and hidden units dropped.")
-@option("smoothing", Number(0, 1, max_open=True), "Label smoothing: share of each target word's probability that all words get alike.")
-@option("inject", Choice(*INJECT), "How the image enters: as the initial state, also as a term of every step, or as a grid that steps attend to.")
+@option(
+    "dropout",
+    Number(0, 1, max_open=True),
+    "Share of features, word vectors and hidden units dropped.",
+)
+@option(
+    "smoothing",
+    Number(0, 1, max_open=True),
+    "Label smoothing: share of each target word's probability that all words get alike.",
+)
+@option(
+    "inject",
+    Choice(*INJECT),
+    "How the image enters: as the initial state, also as a term of every step, or as a grid that"
+    " steps attend to.",
+)
 @option("feature-scaling", Choice(*KINDS), "Scaling of image features, fitted on the train split.")
-@option("seed", click.IntRange(0, 2**63 - 1), "Seed of weights, order of captions, dropout and generated pictures.")
-@option("patience", click.IntRange(0, LARGEST), "Stop after this many epochs in a row without a better one; 0: never.")
-@option("save-every", str, "How often to save within an epoch: seconds, as in 30s, or steps, as in 200. The end of an epoch is always saved.")
-@click.option("--resume", is_flag=True, default=None, help="Continue the run at --out as if it had never stopped; begin it if there is none.")
-@click.option("-v", "--verbose", is_flag=True, help="Print all options, which also go to config.json in the run folder.")
+@option(
+    "seed",
+    click.IntRange(0, 2**63 - 1),
+    "Seed of weights, order of captions, dropout and generated pictures.",
+)
+@option(
+    "patience",
+    click.IntRange(0, LARGEST),
+    "Stop after this many epochs in a row without a better one; 0: never.",
+)
+@option(
+    "save-every",
+    str,
+    "How often to save within an epoch: seconds, as in 30s, or steps, as in 200. The end of an"
+    " epoch is always saved.",
+)
+@click.option(
+    "--resume",
+    is_flag=True,
+    default=None,
+    help="Continue the run at --out as if it had never stopped; begin it if there is none.",
+)
+@click.option(
+    "-v",
+    "--verbose",
+    is_flag=True,
+    help="Print all options, which also go to config.json in the run folder.",
+)
 def train(data: Path | None, backend: str | None, verbose: bool, **options: Any) -> None:
     """Train a captioner.
 
-    DATA is a dataset file from 'prepare' or CS231n's coco_captioning folder. Without it, pictures of shapes are generated and learnt.
+    DATA is a dataset file from 'prepare' or CS231n's coco_captioning folder. Without it, pictures
+    of shapes are generated and learnt.
 
-    The result is a run folder. It keeps the best epoch's parameters (see --select) beside the latest ones; when training ends, the former caption
-    the val split and are scored. Open index.html in the run folder for captions, scores and curves.
+    The result is a run folder. It keeps the best epoch's parameters (see --select) beside the
+    latest ones; when training ends, the former caption the val split and are scored. Open
+    index.html in the run folder for captions, scores and curves.
 
-    Ctrl-C and SIGTERM finish the step, save, and exit with 130 or 143; a second Ctrl-C exits at once. Where nobody reads the output any more,
-    as behind a pipe into 'head', training ends at the next line, saved, with 141. With --resume the same command begins a run and continues
-    it, however it ended; options that you leave out are then the run's own.
+    Ctrl-C and SIGTERM finish the step, save, and exit with 130 or 143; a second Ctrl-C exits at
+    once. Where nobody reads the output any more, as behind a pipe into 'head', training ends at the
+    next line, saved, with 141. With --resume the same command begins a run and continues it,
+    however it ended; options that you leave out are then the run's own.
     """
     _refuse_captions(data)
     group = init()
@@ -108,14 +201,25 @@ def train(data: Path | None, backend: str | None, verbose: bool, **options: Any)
     progress = Progress(chosen, group, verbose)
     try:
         run, evaluation = train_run(
-            chosen, on_epoch=progress.epoch, progress=True, on_resume=_print_resume, on_remark=say, group=group, on_stage=progress.stage,
-            on_begin=progress.begin, on_step=progress.step,
-        )  # fmt: skip
+            chosen,
+            on_epoch=progress.epoch,
+            progress=True,
+            on_resume=_print_resume,
+            on_remark=say,
+            group=group,
+            on_stage=progress.stage,
+            on_begin=progress.begin,
+            on_step=progress.step,
+        )
     except BrokenPipeError as closed:
         if group.rank == 0 and find_file(str(chosen.out), LAST):
             leave_closed_pipe()
             with contextlib.suppress(BrokenPipeError):  # nor does anybody read errors
-                _print_how_to_continue("nobody reads the output any more, so training was stopped, and saved", chosen, backend)
+                _print_how_to_continue(
+                    "nobody reads the output any more, so training was stopped, and saved",
+                    chosen,
+                    backend,
+                )
         raise closed
     except KeyboardInterrupt as stopped:
         if not isinstance(stopped, Stopped) and not find_file(str(chosen.out), LAST):
@@ -134,7 +238,9 @@ def train(data: Path | None, backend: str | None, verbose: bool, **options: Any)
 
 
 def _refuse_captions(data: Path | None) -> None:
-    """ClickException : `data` is a file of captions, or a workbook of them, which `prepare` makes a dataset file of."""
+    """ClickException : `data` is a file of captions, or a workbook of them, which `prepare` makes a
+    dataset file of.
+    """
     if data is None or not data.is_file():
         return
     try:
@@ -145,16 +251,21 @@ def _refuse_captions(data: Path | None) -> None:
     kind = kind_of_file(head)
     if not head or (kind.family != "spreadsheet" if kind else b"\0" in head):
         return
-    what = f"{kind.name}: save it as CSV UTF-8 first" if kind else "text, such as a table of captions"
+    what = (
+        f"{kind.name}: save it as CSV UTF-8 first" if kind else "text, such as a table of captions"
+    )
     table, made = data.with_suffix(".csv") if kind else data, data.with_suffix(".h5")
     raise click.ClickException(
-        f"train: {visible(str(data))} is {what}, expected a dataset file; make one of the captions and the folder of pictures, here called photos:\n"
-        f"  {command_line('prepare', str(table), '--pictures', 'photos', '--out', str(made))}\n  {command_line('train', str(made))}"
+        f"train: {visible(str(data))} is {what}, expected a dataset file; make one of the captions"
+        " and the folder of pictures, here called photos:\n "
+        f" {command_line('prepare', str(table), '--pictures', 'photos', '--out', str(made))}\n "
+        f" {command_line('train', str(made))}"
     )
 
 
 class Progress:
-    """The lines about training: what it is of, how long it will take as its first steps tell, and how each epoch went.
+    """The lines about training: what it is of, how long it will take as its first steps tell, and
+    how each epoch went.
 
     Parameters
     ----------
@@ -163,7 +274,13 @@ class Progress:
     clock : gives the time in seconds
     """
 
-    def __init__(self, options: TrainOptions, group: Group, verbose: bool, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        options: TrainOptions,
+        group: Group,
+        verbose: bool,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._options, self._group, self._verbose, self._clock = options, group, verbose, clock
         self._second = False  # training on the score, after cross entropy
         self._print_options()
@@ -178,7 +295,10 @@ class Progress:
     def _print_options(self) -> None:
         if not self._verbose:
             return
-        shown = {field.name: getattr(self._options, field.name) for field in dataclasses.fields(self._options)}
+        shown = {
+            field.name: getattr(self._options, field.name)
+            for field in dataclasses.fields(self._options)
+        }
         ranks = {"ranks": self._group.size} if self._group.size > 1 else {}
         shown |= {"data": self._options.data or "generated", "backend": get_backend(), **ranks}
         click.echo("  ".join(f"{key} {value}" for key, value in shown.items()))
@@ -187,16 +307,26 @@ class Progress:
         """Training begins, or goes on."""
         train, config = solver.data.split("train"), solver.model.config
         if self._second:
-            start = f", from CIDEr {solver.start['val_cider']:.3f} on val" if solver.start and "val_cider" in solver.start else ""
-            say(f"second stage: training on the score of captions that it makes of {len(train.images):,} pictures{start}")
+            start = (
+                f", from CIDEr {solver.start['val_cider']:.3f} on val"
+                if solver.start and "val_cider" in solver.start
+                else ""
+            )
+            say(
+                "second stage: training on the score of captions that it makes of"
+                f" {len(train.images):,} pictures{start}"
+            )
         else:
             words = len(solver.data.vocabulary) - len(SPECIAL)
             ranks = f" by {self._group.size} processes" if self._group.size > 1 else ""
             say(
-                f"training an {config.cell.upper()} of {config.hidden:,} units on {len(train.images):,} pictures with {len(train.captions):,} captions of "
-                f"{words:,} words{ranks}; the run folder is {self._options.out}"
+                f"training an {config.cell.upper()} of {config.hidden:,} units on"
+                f" {len(train.images):,} pictures with {len(train.captions):,} captions of"
+                f" {words:,} words{ranks}; the run folder is {self._options.out}"
             )
-        self._first: tuple[int, float] | None = None  # steps and time once the first step is done, which also sets things up
+        self._first: tuple[int, float] | None = (
+            None  # steps and time once the first step is done, which also sets things up
+        )
         self._last = self._begun = solver.iteration, self._clock()
         self._due = True
 
@@ -209,15 +339,27 @@ class Progress:
                 self._print_estimate(solver)
 
     def _print_estimate(self, solver: CaptioningSolver) -> None:
-        """Print the number of steps, and the time that those left will take, by the time of those done."""
+        """Print the number of steps, and the time that those left will take, by the time of those
+        done.
+        """
         self._due = False
         since = self._first if self._first and self._last[0] > self._first[0] else self._begun
-        done, left = self._last[0] - since[0], solver.num_epochs * solver.steps_per_epoch - self._last[0]
+        done, left = (
+            self._last[0] - since[0],
+            solver.num_epochs * solver.steps_per_epoch - self._last[0],
+        )
         line = f"{counted(solver.num_epochs, 'epoch')} of {counted(solver.steps_per_epoch, 'step')}"
         if left > 0:
             seconds = left * (self._last[1] - since[1]) / done
-            line += f", about {duration(seconds)} as the first {counted(done, 'step')} went, plus the scores after each epoch"
-        if not self._second and self._options.objective == CROSS_ENTROPY and (more := self._options.score_epochs):
+            line += (
+                f", about {duration(seconds)} as the first {counted(done, 'step')} went, plus the"
+                " scores after each epoch"
+            )
+        if (
+            not self._second
+            and self._options.objective == CROSS_ENTROPY
+            and (more := self._options.score_epochs)
+        ):
             line += f"; then a second stage of {counted(more, 'epoch')}"
         say(line)
 
@@ -242,23 +384,43 @@ def duration(seconds: float) -> str:
 
 
 def _print_how_to_continue(why: str, options: TrainOptions, backend: str | None) -> None:
-    again = ["train", "--out", str(options.out), "--resume", *(("--backend", backend) if backend else ())]
+    again = [
+        "train",
+        "--out",
+        str(options.out),
+        "--resume",
+        *(("--backend", backend) if backend else ()),
+    ]
     click.echo(f"train: {why}; continue with\n  {command_line(*again)}", err=True)
 
 
 def _print_resume(solver: CaptioningSolver) -> None:
-    say(f"resuming after iteration {solver.iteration}; {solver.epoch} of {solver.num_epochs} epochs are done")
+    say(
+        f"resuming after iteration {solver.iteration}; {solver.epoch} of {solver.num_epochs} epochs"
+        " are done"
+    )
 
 
 def _print_epoch(solver: CaptioningSolver) -> None:
     record, times = solver.history[-1], solver.times[-1]
-    val = f"  val loss {record['val_loss']:6.2f}  perplexity {record['val_perplexity']:6.2f}" if "val_loss" in record else ""
+    val = (
+        f"  val loss {record['val_loss']:6.2f}  perplexity {record['val_perplexity']:6.2f}"
+        if "val_loss" in record
+        else ""
+    )
     val += f"  CIDEr {record['val_cider']:.3f}" if "val_cider" in record else ""
     if "train_reward" in record:
         trained = f"train reward {record['train_reward']:.3f}"
-        val += f"  distinct {record['val_distinct']:.0%}  words {record['val_length']:.1f}" if "val_distinct" in record else ""
+        val += (
+            f"  distinct {record['val_distinct']:.0%}  words {record['val_length']:.1f}"
+            if "val_distinct" in record
+            else ""
+        )
     else:
         trained = f"train loss {record['train_loss']:6.2f}"
-    say(f"epoch {record['epoch']:2}  {trained}{val}  {times['train_seconds'] + times['check_seconds']:5.1f} s")
+    say(
+        f"epoch {record['epoch']:2}  {trained}{val} "
+        f" {times['train_seconds'] + times['check_seconds']:5.1f} s"
+    )
     if solver.collapse is not None:
         say(f"training ends: {solver.collapse}")

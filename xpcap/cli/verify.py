@@ -16,8 +16,9 @@ from xpcap.verify import verify as run_verify
 def verify(backend: str | None, as_json: bool) -> None:
     """Check published numbers and gradients on a backend.
 
-    Compares with the values that CS231n publishes, and gradients with finite differences: one row each, with its error and tolerance. On CuPy,
-    training steps are also compared with NumPy's, and with themselves. The exit status is 1 if any row fails.
+    Compares with the values that CS231n publishes, and gradients with finite differences: one row
+    each, with its error and tolerance. On CuPy, training steps are also compared with NumPy's, and
+    with themselves. The exit status is 1 if any row fails.
     """
     choose_backend(backend)
     rows = list(run_verify())
@@ -25,11 +26,20 @@ def verify(backend: str | None, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps([row._asdict() for row in rows]))
     else:
-        click.echo(table([("case", "backend", "dtype", "error", "tolerance", "pass"), *map(_line, rows)]))
+        click.echo(
+            table([("case", "backend", "dtype", "error", "tolerance", "pass"), *map(_line, rows)])
+        )
         click.echo(f"{len(rows) - len(failed)} of {len(rows)} rows pass")
     if failed:
         sys.exit(1)
 
 
 def _line(row: Row) -> tuple[str, ...]:
-    return row.case, row.backend, row.dtype, f"{row.error:.1e}", f"{row.tolerance:.0e}", "yes" if row.passed else "NO"
+    return (
+        row.case,
+        row.backend,
+        row.dtype,
+        f"{row.error:.1e}",
+        f"{row.tolerance:.0e}",
+        "yes" if row.passed else "NO",
+    )

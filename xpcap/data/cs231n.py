@@ -1,4 +1,6 @@
-"""CS231n's coco_captioning folder as downloaded: the course's functions on it, and the same data as CaptionData."""
+"""CS231n's coco_captioning folder as downloaded: the course's functions on it, and the same data as
+CaptionData.
+"""
 
 import json
 from collections.abc import Mapping
@@ -17,23 +19,31 @@ from xpcap.files import read_text
 CAPTIONS, VOCABULARY = "coco2014_captions.h5", "coco2014_vocab.json"
 SPLITS = ("train", "val")
 TEXT_BYTES = 64 * 2**20  # the course's longest list of URLs has 5 MB
-PLACES = ("datasets/coco_captioning", "cs231n/datasets/coco_captioning")  # seen from cs231n/ and from the assignment's folder
+PLACES = (
+    "datasets/coco_captioning",
+    "cs231n/datasets/coco_captioning",
+)  # seen from cs231n/ and from the assignment's folder
 FOLDER = "the folder that the course's coco_captioning.zip unpacks to"
 
 
-def load_coco_data(base_dir: str | Path | None = None, max_train: int | None = None, pca_features: bool = True) -> dict[str, Any]:
-    """Read the course's COCO captions, features and vocabulary into memory, and print the folder, as the course does.
+def load_coco_data(
+    base_dir: str | Path | None = None, max_train: int | None = None, pca_features: bool = True
+) -> dict[str, Any]:
+    """Read the course's COCO captions, features and vocabulary into memory, and print the folder,
+    as the course does.
 
     Parameters
     ----------
-    base_dir : the folder that coco_captioning.zip unpacks to; None: datasets/coco_captioning, or else cs231n/datasets/coco_captioning
-    max_train : draw this many training captions with replacement from NumPy's legacy global stream, as the course does; None: keep all
+    base_dir : the folder that coco_captioning.zip unpacks to; None: datasets/coco_captioning, or
+        else cs231n/datasets/coco_captioning
+    max_train : draw this many training captions with replacement from NumPy's legacy global stream,
+        as the course does; None: keep all
     pca_features : read the 512-d features instead of the 4096-d ones
 
     Returns
     -------
-    dict : ``train_captions`` (n, 17), ``train_image_idxs`` (n,), ``train_features`` (m, D), ``train_urls`` (m,), the same for ``val``,
-        ``idx_to_word`` (list), ``word_to_idx`` (dict)
+    dict : ``train_captions`` (n, 17), ``train_image_idxs`` (n,), ``train_features`` (m, D),
+        ``train_urls`` (m,), the same for ``val``, ``idx_to_word`` (list), ``word_to_idx`` (dict)
 
     Raises
     ------
@@ -44,11 +54,16 @@ def load_coco_data(base_dir: str | Path | None = None, max_train: int | None = N
     data = _load(Path(base_dir), pca_features)
     if max_train is not None:
         drawn = np.random.randint(len(data["train_captions"]), size=max_train)
-        data["train_captions"], data["train_image_idxs"] = data["train_captions"][drawn], data["train_image_idxs"][drawn]
+        data["train_captions"], data["train_image_idxs"] = (
+            data["train_captions"][drawn],
+            data["train_image_idxs"][drawn],
+        )
     return data
 
 
-def sample_coco_minibatch(data: Mapping[str, Any], batch_size: int = 100, split: str = "train") -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def sample_coco_minibatch(
+    data: Mapping[str, Any], batch_size: int = 100, split: str = "train"
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Draw captions with replacement from NumPy's legacy global stream, as the course does.
 
     Returns
@@ -63,11 +78,21 @@ def sample_coco_minibatch(data: Mapping[str, Any], batch_size: int = 100, split:
         raise unknown("sample_coco_minibatch", "split", split, SPLITS, DataError)
     drawn = np.random.choice(len(data[f"{split}_captions"]), batch_size)
     images = data[f"{split}_image_idxs"][drawn]
-    return data[f"{split}_captions"][drawn], data[f"{split}_features"][images], data[f"{split}_urls"][images]
+    return (
+        data[f"{split}_captions"][drawn],
+        data[f"{split}_features"][images],
+        data[f"{split}_urls"][images],
+    )
 
 
-def from_coco(data: Mapping[str, Any], source: Source | None = None, start: bool = False, where: str = "the course's dict") -> CaptionData:
-    """Turn the dict of load_coco_data into CaptionData. Splits without captions are left out; URLs serve as names of pictures.
+def from_coco(
+    data: Mapping[str, Any],
+    source: Source | None = None,
+    start: bool = False,
+    where: str = "the course's dict",
+) -> CaptionData:
+    """Turn the dict of load_coco_data into CaptionData. Splits without captions are left out; URLs
+    serve as names of pictures.
 
     Parameters
     ----------
@@ -82,38 +107,57 @@ def from_coco(data: Mapping[str, Any], source: Source | None = None, start: bool
     """
     if not isinstance(data, Mapping):
         raise TypeError(
-            f"from_coco: data is a {type(data).__name__}, expected CaptionData, or the dict that load_coco_data returns; open_data opens a file"
+            f"from_coco: data is a {type(data).__name__}, expected CaptionData, or the dict that"
+            " load_coco_data returns; open_data opens a file"
         )
     splits = {}
     for name in SPLITS:
         if not len(data.get(f"{name}_captions", ())):
             continue
-        if missing := [key for thing in ("captions", "image_idxs", "features") if (key := f"{name}_{thing}") not in data]:
-            raise DataError(f"{where}: {', '.join(missing)} missing, expected {name}_captions, {name}_image_idxs and {name}_features")
-        captions, image_idxs, features = (data[f"{name}_{thing}"] for thing in ("captions", "image_idxs", "features"))
+        if missing := [
+            key
+            for thing in ("captions", "image_idxs", "features")
+            if (key := f"{name}_{thing}") not in data
+        ]:
+            raise DataError(
+                f"{where}: {', '.join(missing)} missing, expected {name}_captions,"
+                f" {name}_image_idxs and {name}_features"
+            )
+        captions, image_idxs, features = (
+            data[f"{name}_{thing}"] for thing in ("captions", "image_idxs", "features")
+        )
         images = data.get(f"{name}_urls", np.arange(len(features)))
         if len(images) != len(features):
-            raise DataError(f"{where}: {len(images)} {name}_urls for {len(features)} feature rows, expected one each; {name}2014_urls.txt cut short?")
+            raise DataError(
+                f"{where}: {len(images)} {name}_urls for {len(features)} feature rows, expected one"
+                f" each; {name}2014_urls.txt cut short?"
+            )
         splits[name] = Split(captions, image_idxs, features, [str(url) for url in images])
     if "idx_to_word" not in data:
-        raise DataError(f"{where}: idx_to_word missing, expected the list of words, as load_coco_data returns it")
+        raise DataError(
+            f"{where}: idx_to_word missing, expected the list of words, as load_coco_data"
+            " returns it"
+        )
     made = CaptionData(Vocabulary(data["idx_to_word"]), splits, source=source or Source())
     check_data(where, made, start)
     return made
 
 
 def to_coco(data: CaptionData) -> dict[str, Any]:
-    """Turn CaptionData into the dict that load_coco_data returns, for code written for the course. `from_coco` turns it back.
+    """Turn CaptionData into the dict that load_coco_data returns, for code written for the course.
+    `from_coco` turns it back.
 
     Parameters
     ----------
-    data : with a train or a val split; other splits are left out, since the course's dict has no keys for them
+    data : with a train or a val split; other splits are left out, since the course's dict has no
+        keys for them
 
     Returns
     -------
-    dict : for each of the two splits ``train_captions`` (n, T+1) int32, ``train_image_idxs`` (n,) int32, ``train_features`` (m, D) float,
-        scaled and in memory, ``train_urls`` (m,) str, the names of the pictures; ``idx_to_word`` (list), ``word_to_idx`` (dict).
-        Arrays may be those of `data` itself
+    dict : for each of the two splits ``train_captions`` (n, T+1) int32, ``train_image_idxs`` (n,)
+        int32, ``train_features`` (m, D) float, scaled and in memory, ``train_urls`` (m,) str, the
+        names of the pictures; ``idx_to_word`` (list), ``word_to_idx`` (dict). Arrays may be those
+        of `data` itself
 
     Raises
     ------
@@ -121,22 +165,39 @@ def to_coco(data: CaptionData) -> dict[str, Any]:
     """
     names = [name for name in SPLITS if name in data.splits]
     if not names:
-        raise DataError(f"to_coco: the data has the splits {', '.join(data.splits) or 'none'}, expected train or val: the course's dict has no other")
+        raise DataError(
+            f"to_coco: the data has the splits {', '.join(data.splits) or 'none'}, expected train"
+            " or val: the course's dict has no other"
+        )
     made: dict[str, Any] = {}
     for name in names:
         split = data.split(name)
         made[f"{name}_captions"], made[f"{name}_image_idxs"] = split.captions, split.image_idxs
         made[f"{name}_features"] = data.features(name, np.arange(len(split.images)))
         made[f"{name}_urls"] = np.array(split.images, dtype=str)
-    return {**made, "idx_to_word": list(data.vocabulary.idx_to_word), "word_to_idx": dict(data.vocabulary.word_to_idx)}
+    return {
+        **made,
+        "idx_to_word": list(data.vocabulary.idx_to_word),
+        "word_to_idx": dict(data.vocabulary.word_to_idx),
+    }
 
 
 def read_coco_folder(folder: Path) -> CaptionData:
-    """Open a coco_captioning folder and check it like a dataset file. Without the 512-d features the 4096-d ones are read."""
+    """Open a coco_captioning folder and check it like a dataset file. Without the 512-d features
+    the 4096-d ones are read.
+    """
     if not (folder / CAPTIONS).exists():
-        raise DataError(f"open_data: {folder} is a folder without {CAPTIONS}, expected a dataset file from 'prepare', or {FOLDER}")
+        raise DataError(
+            f"open_data: {folder} is a folder without {CAPTIONS}, expected a dataset file from"
+            f" 'prepare', or {FOLDER}"
+        )
     pca = (folder / "train2014_vgg16_fc7_pca.h5").exists()
-    return from_coco(_load(folder, pca), Source(record={"folder": folder.resolve().name, "pca_features": pca}), start=True, where=str(folder))
+    return from_coco(
+        _load(folder, pca),
+        Source(record={"folder": folder.resolve().name, "pca_features": pca}),
+        start=True,
+        where=str(folder),
+    )
 
 
 def _find() -> Path:
@@ -144,7 +205,8 @@ def _find() -> Path:
     found = next((Path(place) for place in PLACES if Path(place).is_dir()), None)
     if found is None:
         raise DataError(
-            f"load_coco_data: there is neither {PLACES[0]} nor {PLACES[1]} in {Path.cwd()}, expected {FOLDER}; give its place as `base_dir`"
+            f"load_coco_data: there is neither {PLACES[0]} nor {PLACES[1]} in {Path.cwd()},"
+            f" expected {FOLDER}; give its place as `base_dir`"
         )
     return found
 
@@ -155,12 +217,25 @@ def _load(folder: Path, pca: bool) -> dict[str, Any]:
         path = folder / f"{split}2014_vgg16_fc7{'_pca' if pca else ''}.h5"
         arrays = _arrays(path)
         if "features" not in arrays:
-            raise DataError(f"load_coco_data: {path} holds {', '.join(map(repr, arrays)) or 'nothing'}, expected a dataset 'features'")
+            raise DataError(
+                f"load_coco_data: {path} holds {', '.join(map(repr, arrays)) or 'nothing'},"
+                " expected a dataset 'features'"
+            )
         data[f"{split}_features"] = arrays["features"]
-        data[f"{split}_urls"] = np.array([line for line in _read(folder / f"{split}2014_urls.txt").splitlines() if line])
+        data[f"{split}_urls"] = np.array(
+            [line for line in _read(folder / f"{split}2014_urls.txt").splitlines() if line]
+        )
     data |= _vocabulary(folder / VOCABULARY)
-    if missing := [f"{split}_{thing}" for split in SPLITS for thing in ("captions", "image_idxs") if f"{split}_{thing}" not in data]:
-        raise DataError(f"load_coco_data: {folder / CAPTIONS} lacks {', '.join(missing)}, expected captions and image_idxs of train and val")
+    if missing := [
+        f"{split}_{thing}"
+        for split in SPLITS
+        for thing in ("captions", "image_idxs")
+        if f"{split}_{thing}" not in data
+    ]:
+        raise DataError(
+            f"load_coco_data: {folder / CAPTIONS} lacks {', '.join(missing)}, expected captions and"
+            " image_idxs of train and val"
+        )
     return data
 
 
@@ -175,7 +250,8 @@ def _vocabulary(path: Path) -> dict[str, Any]:
             raise TypeError("word_to_idx does not give each word a whole number")
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise DataError(
-            f"load_coco_data: {path} is not the course's vocabulary, expected JSON with idx_to_word and word_to_idx; truncated? ({error!r})"
+            f"load_coco_data: {path} is not the course's vocabulary, expected JSON with idx_to_word"
+            f" and word_to_idx; truncated? ({error!r})"
         ) from error
     return {"idx_to_word": words, "word_to_idx": ids}
 
@@ -189,11 +265,16 @@ def _arrays(path: Path) -> dict[str, np.ndarray]:
         with h5py.File(path, "r") as file:
             return {key: file[key][:] for key in file}
     except Exception as error:  # damaged HDF5 brings up errors of many types
-        raise DataError(f"load_coco_data: {path} cannot be read as HDF5, expected what the course ships; truncated download? ({error!r})") from error
+        raise DataError(
+            f"load_coco_data: {path} cannot be read as HDF5, expected what the course ships;"
+            f" truncated download? ({error!r})"
+        ) from error
 
 
 def _read(path: Path) -> str:
     try:
         return read_text(path, TEXT_BYTES)
     except (FileNotFoundError, ValueError) as error:
-        raise DataError(f"load_coco_data: {path} is missing or not text, expected {FOLDER} ({error})") from error
+        raise DataError(
+            f"load_coco_data: {path} is missing or not text, expected {FOLDER} ({error})"
+        ) from error

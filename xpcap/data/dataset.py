@@ -1,4 +1,6 @@
-"""CaptionData: features of pictures and their captions, split by split; its Source, and the checks that it must pass."""
+"""CaptionData: features of pictures and their captions, split by split; its Source, and the checks
+that it must pass.
+"""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, field, replace
@@ -25,7 +27,8 @@ class Source:
     pictures : path of the folder that holds the pictures; pages look for them there
     generated : kind of generated data
     seed : of generated or drawn data, 0 to 2**63-1
-    record : anything else worth knowing, such as file names or settings; must be representable in JSON
+    record : anything else worth knowing, such as file names or settings; must be representable in
+        JSON
 
     Raises
     ------
@@ -40,7 +43,9 @@ class Source:
 
     def __post_init__(self) -> None:
         if twice := [name for name in FIELDS if name in self.record]:
-            raise DataError(f"Source: record holds {twice[0]!r}, expected it as the argument {twice[0]}")
+            raise DataError(
+                f"Source: record holds {twice[0]!r}, expected it as the argument {twice[0]}"
+            )
         if fault := _fault(self.to_json()):
             raise DataError(f"Source: {fault}")
 
@@ -59,7 +64,9 @@ class Source:
         if fault := _fault(stored):
             raise DataError(f"{where}: source says that {fault}; altered?")
         fields = {name: stored[name] for name in FIELDS if name in stored}
-        return cls(**fields, record={key: value for key, value in stored.items() if key not in FIELDS})
+        return cls(
+            **fields, record={key: value for key, value in stored.items() if key not in FIELDS}
+        )
 
     def to_json(self) -> dict[str, Any]:
         """One flat object, keys in alphabetical order, without the fields that are None."""
@@ -72,12 +79,18 @@ def _fault(stored: Mapping[str, Any]) -> str:
     if odd := [name for name in TEXT if not isinstance(stored.get(name, ""), str)]:
         return f"{odd[0]} is {str(stored[odd[0]])[:60]!r}, expected text"
     seed = stored.get("seed")
-    if (seed is not None or "generated" in stored) and (type(seed) is not int or not 0 <= seed < 2**63):
+    if (seed is not None or "generated" in stored) and (
+        type(seed) is not int or not 0 <= seed < 2**63
+    ):
         return f"seed is {str(seed)[:60]!r}, expected a whole number, 0 to 2**63-1"
     return ""
 
 
-RESERVED = ("vocab", "pca_mean", "pca_components")  # what else a dataset file holds beside its splits
+RESERVED = (
+    "vocab",
+    "pca_mean",
+    "pca_components",
+)  # what else a dataset file holds beside its splits
 
 
 @dataclass(frozen=True)
@@ -91,7 +104,9 @@ class Split:
 
     captions: np.ndarray  # (n, T+1) int32
     image_idxs: np.ndarray  # (n,) int32, number of each caption's picture
-    features: RowSource  # (views * m, D) float, raw, or grids (.., P, D); on disk it is read by the batch
+    features: (
+        RowSource  # (views * m, D) float, raw, or grids (.., P, D); on disk it is read by the batch
+    )
     images: Sequence[str]  # (m,) names or URLs
     text: Sequence[str] | None = None  # (n,) captions as written, if known
     _: KW_ONLY
@@ -100,7 +115,8 @@ class Split:
 
 @dataclass
 class CaptionData:
-    """A data set: its splits, the vocabulary that encodes its captions, and the scaling of its features.
+    """A data set: its splits, the vocabulary that encodes its captions, and the scaling of its
+    features.
 
     Parameters
     ----------
@@ -122,7 +138,10 @@ class CaptionData:
 
     def __post_init__(self) -> None:
         if not isinstance(self.source, Source):
-            raise TypeError(f"CaptionData: source is a {type(self.source).__name__}, expected a Source; wrap facts as Source(record=...)")
+            raise TypeError(
+                f"CaptionData: source is a {type(self.source).__name__}, expected a Source; wrap"
+                " facts as Source(record=...)"
+            )
 
     def split(self, name: str) -> Split:
         """The split of that name. DataError : there is none."""
@@ -146,50 +165,66 @@ class CaptionData:
         return next(iter(self.splits.values())).captions.shape[1] - 2
 
     def features(self, name: str, rows: np.ndarray) -> np.ndarray:
-        """Scaled features of the pictures numbered `rows` of a split, or of their views, in that order; repeats are allowed.
+        """Scaled features of the pictures numbered `rows` of a split, or of their views, in that
+        order; repeats are allowed.
 
-        Returns
-        -------
-        array (len(rows), D), or (len(rows), P, D) for grids; float32, or float64 if the data set is float64
+        Returns ------- array (len(rows), D), or (len(rows), P, D) for grids; float32, or float64 if
+        the data set is float64
 
         Raises
         ------
-        DataError : a feature is not finite; the message names the picture. ValueError : a row that there is not.
+        DataError : a feature is not finite; the message names the picture. ValueError : a row that
+            there is not.
         """
         split = self.split(name)
         if not all_below(np.asarray(rows), len(split.features)):
             raise ValueError(
-                f"split {name!r}: rows are {np.min(rows)}..{np.max(rows)}, expected 0..{len(split.features) - 1}; are they of another split?"
+                f"split {name!r}: rows are {np.min(rows)}..{np.max(rows)}, expected"
+                f" 0..{len(split.features) - 1}; are they of another split?"
             )
         if isinstance(split.features, np.ndarray):
             raw = split.features[rows]
         else:
-            distinct, back = np.unique(rows, return_inverse=True)  # HDF5 reads rows in rising order, each once
+            distinct, back = np.unique(
+                rows, return_inverse=True
+            )  # HDF5 reads rows in rising order, each once
             raw = split.features[distinct][back]
         with np.errstate(over="ignore"):
             finite = np.isfinite(raw.astype(np.float32, copy=False)).all()
         if not finite:
             distinct = np.unique(rows)
-            check_finite(f"split {name!r}", split.features[distinct], [split.images[row % len(split.images)] for row in distinct.tolist()])
+            check_finite(
+                f"split {name!r}",
+                split.features[distinct],
+                [split.images[row % len(split.images)] for row in distinct.tolist()],
+            )
         return self.scaling(raw)
 
     def minibatch(self, name: str, captions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Features (N, D) and captions (N, T+1) of the captions numbered `captions` (N,) of a split."""
+        """Features (N, D) and captions (N, T+1) of the captions numbered `captions` (N,) of a
+        split.
+        """
         split = self.split(name)
         if not all_below(np.asarray(captions), len(split.captions)):
             came = f"{np.min(captions)}..{np.max(captions)}"
-            raise ValueError(f"split {name!r}: captions are {came}, expected 0..{len(split.captions) - 1}; are they of another split?")
+            raise ValueError(
+                f"split {name!r}: captions are {came}, expected 0..{len(split.captions) - 1}; are"
+                " they of another split?"
+            )
         return self.features(name, split.image_idxs[captions]), split.captions[captions]
 
     def texts(self, name: str) -> list[str]:
-        """Every caption of a split as text: as written, or rebuilt from its ids, with ``<UNK>`` for lost words, if no text was kept."""
+        """Every caption of a split as text: as written, or rebuilt from its ids, with ``<UNK>`` for
+        lost words, if no text was kept.
+        """
         split = self.split(name)
         if split.text is not None:
             return list(split.text)
         return [detokenize(words) for words in self.words(name)]
 
     def words(self, name: str, captions: np.ndarray | None = None) -> list[list[str]]:
-        """Captions of a split as words: their text by the vocabulary's tokeniser, or the words of their ids, with ``<UNK>`` for lost ones.
+        """Captions of a split as words: their text by the vocabulary's tokeniser, or the words of
+        their ids, with ``<UNK>`` for lost ones.
 
         Parameters
         ----------
@@ -197,20 +232,27 @@ class CaptionData:
         """
         split = self.split(name)
         if split.text is None:
-            words, silent = self.vocabulary.idx_to_word, {self.vocabulary.null, self.vocabulary.start, self.vocabulary.end}
+            words, silent = (
+                self.vocabulary.idx_to_word,
+                {self.vocabulary.null, self.vocabulary.start, self.vocabulary.end},
+            )
             rows = split.captions if captions is None else split.captions[captions]
             return [[words[i] for i in row if i not in silent] for row in rows.tolist()]
         texts = split.text if captions is None else [split.text[i] for i in captions.tolist()]
         return [self.vocabulary.tokenize(text) for text in texts]
 
     def references(self, name: str) -> dict[int, list[str]]:
-        """Picture number to its captions as text, in the order of the pictures; pictures without captions are left out."""
+        """Picture number to its captions as text, in the order of the pictures; pictures without
+        captions are left out.
+        """
         references: dict[int, list[str]] = {}
         for image, text in zip(self.split(name).image_idxs.tolist(), self.texts(name), strict=True):
             references.setdefault(image, []).append(text)
         return dict(sorted(references.items()))
 
-    def reference_words(self, name: str, words: Sequence[list[str]] | None = None) -> dict[int, list[list[str]]]:
+    def reference_words(
+        self, name: str, words: Sequence[list[str]] | None = None
+    ) -> dict[int, list[list[str]]]:
         """Like `references`, as words for metrics, without the mark of lost words.
 
         Parameters
@@ -218,27 +260,45 @@ class CaptionData:
         words : the split's captions as `words` gives them, where the caller has them already
         """
         references: dict[int, list[list[str]]] = {}
-        for image, caption in zip(self.split(name).image_idxs.tolist(), self.words(name) if words is None else words, strict=True):
+        for image, caption in zip(
+            self.split(name).image_idxs.tolist(),
+            self.words(name) if words is None else words,
+            strict=True,
+        ):
             references.setdefault(image, []).append([word for word in caption if word != UNK])
         return dict(sorted(references.items()))
 
-    def encoded_with(self, vocabulary: Vocabulary, name: str, words: Sequence[Sequence[str]] | None = None) -> "CaptionData":
-        """One split of the same data, its captions encoded by another vocabulary, with its tokeniser where there is text, and not cut.
+    def encoded_with(
+        self, vocabulary: Vocabulary, name: str, words: Sequence[Sequence[str]] | None = None
+    ) -> "CaptionData":
+        """One split of the same data, its captions encoded by another vocabulary, with its
+        tokeniser where there is text, and not cut.
 
         Parameters
         ----------
-        words : the split's captions as `words` gives them, where the caller has them already; tokenising takes long
+        words : the split's captions as `words` gives them, where the caller has them already;
+            tokenising takes long
         """
-        if (text := self.split(name).text) is not None and vocabulary.tokeniser != self.vocabulary.tokeniser:
+        if (
+            text := self.split(name).text
+        ) is not None and vocabulary.tokeniser != self.vocabulary.tokeniser:
             words = [vocabulary.tokenize(caption) for caption in text]
         words = self.words(name) if words is None else words
         captions = vocabulary.encode_words(words, max(1, *(len(caption) for caption in words)))
-        return replace(self, vocabulary=vocabulary, splits={name: replace(self.split(name), captions=captions, text=self.texts(name))})
+        return replace(
+            self,
+            vocabulary=vocabulary,
+            splits={name: replace(self.split(name), captions=captions, text=self.texts(name))},
+        )
 
 
 def check_finite(where: str, features: np.ndarray, images: Sequence[str]) -> None:
-    """DataError : features (n, *shape) are not finite in float32; the message names the first such picture."""
-    at_once = max(1, (1 << 20) // max(1, int(np.prod(features.shape[1:]))))  # in blocks: a float32 copy of everything would double the memory
+    """DataError : features (n, *shape) are not finite in float32; the message names the first such
+    picture.
+    """
+    at_once = max(
+        1, (1 << 20) // max(1, int(np.prod(features.shape[1:])))
+    )  # in blocks: a float32 copy of everything would double the memory
     bad: list[int] = []
     with np.errstate(over="ignore"):
         for start in range(0, len(features), at_once):
@@ -248,7 +308,8 @@ def check_finite(where: str, features: np.ndarray, images: Sequence[str]) -> Non
     if bad:
         name = images[bad[0]]
         raise DataError(
-            f"{where}: {len(bad)} pictures, {name[:100]!r} among them, have features that are not finite, expected float32 numbers; extract them again"
+            f"{where}: {len(bad)} pictures, {name[:100]!r} among them, have features that are not"
+            " finite, expected float32 numbers; extract them again"
         )
 
 
@@ -273,7 +334,8 @@ def check_data(where: str, data: CaptionData, start: bool = True) -> None:
     Parameters
     ----------
     where : name of the data set in messages
-    start : require each caption to begin with ``<START>``, as in our dataset files and the course's folder
+    start : require each caption to begin with ``<START>``, as in our dataset files and the course's
+        folder
 
     Raises
     ------
@@ -289,7 +351,8 @@ def check_data(where: str, data: CaptionData, start: bool = True) -> None:
     ):
         if len(set(sizes)) > 1:
             raise DataError(
-                f"{where}: {thing} of the splits {', '.join(map(repr, data.splits))} have shapes {sizes}, expected one; made by two extractors?"
+                f"{where}: {thing} of the splits {', '.join(map(repr, data.splits))} have shapes"
+                f" {sizes}, expected one; made by two extractors?"
             )
     _check_projection(where, data)
 
@@ -298,24 +361,42 @@ def _check_split(where: str, split: Split, vocabulary: Vocabulary, start: bool) 
     m = len(split.images)
     n = len(split.captions) if np.ndim(split.captions) else 0
     if n == 0 or m == 0:
-        raise DataError(f"{where} is empty: {n} captions of {m} pictures, expected at least one of each")
-    if split.captions.ndim != 2 or split.captions.shape[1] < 3 or split.captions.dtype.kind not in "iu":
         raise DataError(
-            f"{where}: captions have shape {split.captions.shape} and dtype {split.captions.dtype}, expected integers (n, T+1), T+1 at least 3"
+            f"{where} is empty: {n} captions of {m} pictures, expected at least one of each"
+        )
+    if (
+        split.captions.ndim != 2
+        or split.captions.shape[1] < 3
+        or split.captions.dtype.kind not in "iu"
+    ):
+        raise DataError(
+            f"{where}: captions have shape {split.captions.shape} and dtype {split.captions.dtype},"
+            " expected integers (n, T+1), T+1 at least 3"
         )
     shape = split.features.shape
-    if len(shape) not in (2, 3) or shape[0] != split.views * m or min(shape) < 1 or split.features.dtype.kind != "f":
+    if (
+        len(shape) not in (2, 3)
+        or shape[0] != split.views * m
+        or min(shape) < 1
+        or split.features.dtype.kind != "f"
+    ):
         raise DataError(
-            f"{where}: features have shape {shape} and dtype {split.features.dtype}, "
-            f"expected floats (m, D), or grids (m, P, D), D at least 1, {'one row' if split.views == 1 else f'{split.views} views'} for each of {m} pictures; made for others?"
+            f"{where}: features have shape {shape} and dtype {split.features.dtype}, expected"
+            " floats (m, D), or grids (m, P, D), D at least 1,"
+            f" {'one row' if split.views == 1 else f'{split.views} views'} for each of {m}"
+            " pictures; made for others?"
         )
     if split.image_idxs.shape != (n,) or split.image_idxs.dtype.kind not in "iu":
-        raise DataError(f"{where}: image_idxs have shape {split.image_idxs.shape} and dtype {split.image_idxs.dtype}, expected {n} integers")
+        raise DataError(
+            f"{where}: image_idxs have shape {split.image_idxs.shape} and dtype"
+            f" {split.image_idxs.dtype}, expected {n} integers"
+        )
     _check_range(f"{where}: image_idxs hold numbers", split.image_idxs, m)
     _check_range(f"{where}: captions hold ids", split.captions, len(vocabulary))
     if start and (without := np.flatnonzero(split.captions[:, 0] != vocabulary.start)).size:
         raise DataError(
-            f"{where}: {without.size} captions, number {without[0]} among them, do not begin with <START>, expected it in the first column"
+            f"{where}: {without.size} captions, number {without[0]} among them, do not begin with"
+            " <START>, expected it in the first column"
         )
     if split.text is not None and len(split.text) != n:
         raise DataError(f"{where}: {len(split.text)} texts for {n} captions, expected one each")
@@ -327,11 +408,16 @@ def _check_projection(where: str, data: CaptionData) -> None:
     if data.projection is None:
         return
     mean, components = data.projection
-    fits = mean.ndim == 1 and components.shape == (len(mean), data.feature_dim) and mean.dtype == components.dtype == np.float32
+    fits = (
+        mean.ndim == 1
+        and components.shape == (len(mean), data.feature_dim)
+        and mean.dtype == components.dtype == np.float32
+    )
     if not fits or not np.isfinite(mean).all() or not np.isfinite(components).all():
         raise DataError(
-            f"{where}: its PCA has a mean of shape {mean.shape} and components of {components.shape}, "
-            f"expected (D,) and (D, {data.feature_dim}), finite float32; damaged?"
+            f"{where}: its PCA has a mean of shape {mean.shape} and components of"
+            f" {components.shape}, expected (D,) and (D, {data.feature_dim}), finite float32;"
+            " damaged?"
         )
 
 

@@ -1,6 +1,8 @@
-"""Features of many pictures, one row a picture: rows that need not be in memory, their scaling, and their projection onto principal components (PCA).
+"""Features of many pictures, one row a picture: rows that need not be in memory, their scaling, and
+their projection onto principal components (PCA).
 
-A run keeps the scaling and the projection that it was trained with, and applies them to all it captions.
+A run keeps the scaling and the projection that it was trained with, and applies them to all it
+captions.
 """
 
 import math
@@ -19,7 +21,9 @@ Function = Callable[[np.ndarray], np.ndarray]
 
 
 class RowSource(Protocol):
-    """Features (m, *shape), one row a picture: an array, an HDF5 data set, `Stored` or `Picked`. A slice or row numbers read rows."""
+    """Features (m, *shape), one row a picture: an array, an HDF5 data set, `Stored` or `Picked`. A
+    slice or row numbers read rows.
+    """
 
     @property
     def shape(self) -> tuple[int, ...]: ...
@@ -33,12 +37,14 @@ class RowSource(Protocol):
 
 
 class Stored:
-    """The rows (m, *shape) of an array in a file: rows of one size, at one distance. Indexing by numbers or a slice reads them.
+    """The rows (m, *shape) of an array in a file: rows of one size, at one distance. Indexing by
+    numbers or a slice reads them.
 
     Parameters
     ----------
     path : of the file. It is opened for each reading, and must stay as it is
-    start, step : bytes from the beginning of the file to the first row, and from one row to the next
+    start, step : bytes from the beginning of the file to the first row, and from one row to the
+        next
     shape, dtype : of the whole array
 
     Raises
@@ -46,7 +52,9 @@ class Stored:
     DataError : on reading, if the file is not what it was.
     """
 
-    def __init__(self, path: Path, start: int, step: int, shape: tuple[int, ...], dtype: np.dtype) -> None:
+    def __init__(
+        self, path: Path, start: int, step: int, shape: tuple[int, ...], dtype: np.dtype
+    ) -> None:
         self.shape, self.dtype = shape, dtype
         self._path, self._start, self._step = path, start, step
         self._was = _state(path)
@@ -59,17 +67,23 @@ class Stored:
         rows = np.empty((len(numbers), *self.shape[1:]), self.dtype)
         size = rows[:1].nbytes
         with self._path.open("rb", buffering=0) as file:
-            for row, number in zip(rows.reshape(len(rows), -1).view(np.uint8), numbers.tolist(), strict=True):
+            for row, number in zip(
+                rows.reshape(len(rows), -1).view(np.uint8), numbers.tolist(), strict=True
+            ):
                 file.seek(self._start + number * self._step)
                 if file.readinto(row.data) != size:
                     break
             if _state(self._path) != self._was:
-                raise DataError(f"read_features: {self._path} was changed while it was read, expected it to stay as it is; run the command again")
+                raise DataError(
+                    f"read_features: {self._path} was changed while it was read, expected it to"
+                    " stay as it is; run the command again"
+                )
         return rows.astype(self.dtype.newbyteorder("="), copy=False)
 
 
 class Picked:
-    """Lazy rows: rows `numbers` (n,) of an array, or of anything indexed like one, each block put through `then`.
+    """Lazy rows: rows `numbers` (n,) of an array, or of anything indexed like one, each block put
+    through `then`.
 
     `then` maps (k, *shape) to as many rows and is called when rows are read.
     """
@@ -111,13 +125,17 @@ class Table(Mapping[str, np.ndarray]):
         return len(self.numbers)
 
     def pick(self, names: Sequence[str], then: Function | None = None) -> RowSource:
-        """The rows of these pictures, in that order, each put through `then`: an array if the table is one, else `Picked`."""
+        """The rows of these pictures, in that order, each put through `then`: an array if the table
+        is one, else `Picked`.
+        """
         picked = Picked(self.rows, np.array([self.numbers[name] for name in names], np.int64), then)
         return whole(picked) if isinstance(self.rows, np.ndarray) else picked
 
 
 def blocks(rows: RowSource) -> Iterator[tuple[slice, np.ndarray]]:
-    """All rows of an array, or of what is indexed like one, a block at a time: (where, rows). Equal shapes and dtypes have equal blocks."""
+    """All rows of an array, or of what is indexed like one, a block at a time: (where, rows). Equal
+    shapes and dtypes have equal blocks.
+    """
     step = max(1, AT_ONCE // max(1, rows.dtype.itemsize * int(np.prod(rows.shape[1:]))))
     for start in range(0, len(rows), step):
         where = slice(start, min(start + step, len(rows)))
@@ -150,7 +168,9 @@ class FeatureScaling(NamedTuple):
     scale: np.ndarray | None = None  # (D,) float32
 
     def __call__(self, features: np.ndarray) -> np.ndarray:
-        """A scaled copy of features (N, D) or (N, P, D): float64 stays float64, other dtypes become float32."""
+        """A scaled copy of features (N, D) or (N, P, D): float64 stays float64, other dtypes become
+        float32.
+        """
         scaled = np.empty(features.shape, np.promote_types(features.dtype, np.float32))
         step = max(1, BLOCK // max(1, math.prod(features.shape[1:])))
         for start in range(0, len(features), step):
@@ -167,15 +187,20 @@ def fit_scaling(kind: str, features: RowSource) -> FeatureScaling:
 
     Parameters
     ----------
-    kind : ``standardize``: mean 0 and standard deviation 1 for each feature over these m rows; a constant feature is only centred.
-        ``none``: features as they are
+    kind : ``standardize``: mean 0 and standard deviation 1 for each feature over these m rows; a
+        constant feature is only centred. ``none``: features as they are
 
     Raises
     ------
     OptionError : another kind. ValueError : a feature is not finite.
     """
     if not isinstance(kind, str) or kind not in KINDS:
-        raise unknown("fit_scaling", "feature scaling", kind if isinstance(kind, str) else type(kind).__name__, KINDS)
+        raise unknown(
+            "fit_scaling",
+            "feature scaling",
+            kind if isinstance(kind, str) else type(kind).__name__,
+            KINDS,
+        )
     if kind == "none":
         return FeatureScaling()
     features = features if hasattr(features, "shape") else np.asarray(features)
@@ -187,18 +212,26 @@ def fit_scaling(kind: str, features: RowSource) -> FeatureScaling:
         block = np.asarray(features[start : start + step]).astype(np.float64)
         if not (finite := np.isfinite(block).reshape(len(block), -1).all(axis=1)).all():
             raise ValueError(
-                f"fit_scaling: features of row {start + int(finite.argmin())} (of {m}) are not finite, expected numbers; extract them again"
+                f"fit_scaling: features of row {start + int(finite.argmin())} (of {m}) are not"
+                " finite, expected numbers; extract them again"
             )
         total += block.reshape(-1, D).sum(axis=0)
     mean = total / count
     for start in range(0, m, step):
-        squares += ((np.asarray(features[start : start + step]).astype(np.float64).reshape(-1, D) - mean) ** 2).sum(axis=0)
+        squares += (
+            (np.asarray(features[start : start + step]).astype(np.float64).reshape(-1, D) - mean)
+            ** 2
+        ).sum(axis=0)
     scale = np.sqrt(squares / count)
-    scale[scale <= np.maximum(1e-8 * np.abs(mean), np.finfo(np.float32).tiny)] = 1  # rounding errors of a constant feature
+    scale[scale <= np.maximum(1e-8 * np.abs(mean), np.finfo(np.float32).tiny)] = (
+        1  # rounding errors of a constant feature
+    )
     return FeatureScaling(mean.astype(np.float32), scale.astype(np.float32))
 
 
-STRIPES = 8  # of the covariance matrix that are computed side by side; fixed, so that the bits do not depend on the number of cores
+# of the covariance matrix that are computed side by side; fixed, so that the bits do not depend on
+# the number of cores
+STRIPES = 8
 NEGLIGIBLE = 1e-9  # of the largest variance: what is below it is rounding
 
 
@@ -206,7 +239,9 @@ class Projection(NamedTuple):
     """``(x - mean) @ components`` for each feature, or each region of a grid."""
 
     mean: np.ndarray  # (D,) float32
-    components: np.ndarray  # (D, d) float32, orthonormal columns, the one with the largest variance first
+    components: (
+        np.ndarray
+    )  # (D, d) float32, orthonormal columns, the one with the largest variance first
 
     def __call__(self, features: np.ndarray) -> np.ndarray:
         """Features (..., D), float, projected: (..., d) float32."""
@@ -216,7 +251,10 @@ class Projection(NamedTuple):
 
     def is_like(self, other: "Projection | None") -> bool:
         """Whether another projection has the same bits."""
-        return other is not None and all(x.shape == y.shape and x.tobytes() == y.tobytes() for x, y in zip(self, other, strict=True))
+        return other is not None and all(
+            x.shape == y.shape and x.tobytes() == y.tobytes()
+            for x, y in zip(self, other, strict=True)
+        )
 
 
 class Preprocessing(NamedTuple):
@@ -235,7 +273,8 @@ def fit_projection(features: RowSource, d: int) -> tuple[Projection, float]:
 
     Parameters
     ----------
-    features : (m, D) or (m, P, D), an array or what is indexed like one; read twice, a block at a time
+    features : (m, D) or (m, P, D), an array or what is indexed like one; read twice, a block at a
+        time
 
     Returns
     -------
@@ -245,13 +284,18 @@ def fit_projection(features: RowSource, d: int) -> tuple[Projection, float]:
     ------
     DataError : the features do not vary in so many directions.
 
-    Notes
-    -----
-    Eigenvectors of the covariance matrix in float64. Of the two signs that each may have, the one is taken that makes its largest entry positive.
+    Notes ----- Eigenvectors of the covariance matrix in float64. Of the two signs that each may
+    have, the one is taken that makes its largest entry positive.
     """
     D = features.shape[-1]
     count = int(np.prod(features.shape[:-1]))
-    mean = sum((block.reshape(-1, D).sum(axis=0, dtype=np.float64) for _, block in blocks(features)), np.zeros(D)) / count
+    mean = (
+        sum(
+            (block.reshape(-1, D).sum(axis=0, dtype=np.float64) for _, block in blocks(features)),
+            np.zeros(D),
+        )
+        / count
+    )
     covariance = np.zeros((D, D))
     for _, block in blocks(features):
         centred = block.reshape(-1, D) - mean  # float64
@@ -265,8 +309,8 @@ def fit_projection(features: RowSource, d: int) -> tuple[Projection, float]:
     rank = int(np.count_nonzero(variances > NEGLIGIBLE * variances[-1]))
     if d > rank:
         raise DataError(
-            f"fit_projection: {len(features):,} pictures with features of {D:,} numbers vary in {rank:,} directions, expected at least {d:,}; "
-            "choose a smaller `pca`"
+            f"fit_projection: {len(features):,} pictures with features of {D:,} numbers vary in"
+            f" {rank:,} directions, expected at least {d:,}; choose a smaller `pca`"
         )
     components = vectors[:, : -d - 1 : -1]
     components = components * np.sign(components[np.abs(components).argmax(axis=0), np.arange(d)])

@@ -1,4 +1,6 @@
-"""Minibatches for a model: the features of a whole split stay on its device if they fit, else they travel batch by batch."""
+"""Minibatches for a model: the features of a whole split stay on its device if they fit, else they
+travel batch by batch.
+"""
 
 import math
 
@@ -30,15 +32,25 @@ class Feed:
         return self._data.split(name)
 
     def resident(self, name: str) -> bool:
-        """Whether the model's device holds all features of a split; never for a model on the host."""
+        """Whether the model's device holds all features of a split; never for a model on the
+        host.
+        """
         return self._table(name) is not None
 
-    def minibatch(self, name: str, captions: np.ndarray, views: np.ndarray | None = None, shard: np.ndarray | None = None) -> Batch:
-        """The captions numbered `captions` (N,) of a split, with features (N, D) or (N, P, D), or FeatureRows of the table on the device.
+    def minibatch(
+        self,
+        name: str,
+        captions: np.ndarray,
+        views: np.ndarray | None = None,
+        shard: np.ndarray | None = None,
+    ) -> Batch:
+        """The captions numbered `captions` (N,) of a split, with features (N, D) or (N, P, D), or
+        FeatureRows of the table on the device.
 
         Parameters
         ----------
-        views : array (N,), int; which view of its picture each caption gets. None: the pictures as they are
+        views : array (N,), int; which view of its picture each caption gets. None: the pictures as
+            they are
         shard : array (n,), int; the captions of the batch whose features are wanted. None: all
         """
         split, table = self.split(name), self._table(name)
@@ -54,7 +66,9 @@ class Feed:
         return self._tables[name]
 
     def _send(self, name: str) -> Array | None:
-        """The scaled features of a split on the device, or None where that is the host or they do not fit."""
+        """The scaled features of a split on the device, or None where that is the host or they do
+        not fit.
+        """
         shape = self.split(name).features.shape
         free = free_memory(self._like)
         if free is None or math.prod(shape) * self._like.dtype.itemsize > SHARE * free:
@@ -63,6 +77,8 @@ class Feed:
         step = max(1, AT_ONCE // math.prod(shape[1:]))
         for start in range(0, len(table), step):
             rows = np.arange(start, min(start + step, len(table)))
-            table[start : start + step] = asarray(self._data.features(name, rows), dtype=self._like.dtype, like=self._like)
+            table[start : start + step] = asarray(
+                self._data.features(name, rows), dtype=self._like.dtype, like=self._like
+            )
         free_staging(self._like)  # CuPy would keep as much for the life of the process
         return table

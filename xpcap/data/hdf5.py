@@ -1,6 +1,7 @@
 """The dataset file: CaptionData in HDF5, checked when it is written and when it is read.
 
-HDF5 files from strangers are screened in a separate process with limits before they are opened here: a call into HDF5 cannot be interrupted.
+HDF5 files from strangers are screened in a separate process with limits before they are opened
+here: a call into HDF5 cannot be interrupted.
 """
 
 import hashlib
@@ -24,12 +25,19 @@ from xpcap.errors import DataError
 from xpcap.files import atomic, obstacle
 
 SCRIPT = Path(__file__).with_name("hdf5_check.py")
-ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "VECLIB_MAXIMUM_THREADS"), "1")  # the child needs no others
-WALL_SECONDS, BYTES_A_SECOND = 30.0, 5e6  # the last resort, if the limit on CPU time does not end the child
+ONE_THREAD = dict.fromkeys(
+    ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "VECLIB_MAXIMUM_THREADS"), "1"
+)  # the child needs no others
+WALL_SECONDS, BYTES_A_SECOND = (
+    30.0,
+    5e6,
+)  # the last resort, if the limit on CPU time does not end the child
 OUT_OF_TIME = -getattr(signal, "SIGPROF", 0)  # exit status of a child that has used up its CPU time
 TOO_LONG = "takes far longer to go through than a file of its size should"
 
-_known: set[tuple[str | int | None, ...]] = set()  # files that this process wrote or has screened, and that have not changed since
+_known: set[tuple[str | int | None, ...]] = (
+    set()
+)  # files that this process wrote or has screened, and that have not changed since
 
 
 def screen_hdf5(function: str, path: Path, most: int | None, expected: str) -> None:
@@ -42,16 +50,23 @@ def screen_hdf5(function: str, path: Path, most: int | None, expected: str) -> N
 
     Raises
     ------
-    DataError : it links to another file, claims more than it stores, takes too long, or makes HDF5 fail.
+    DataError : it links to another file, claims more than it stores, takes too long, or makes HDF5
+        fail.
     """
     try:
         now = (*_state_of(path), most)
     except OSError as error:
-        raise DataError(f"{function}: {path} cannot be opened, expected {expected}; is the path right? ({error})") from error
+        raise DataError(
+            f"{function}: {path} cannot be opened, expected {expected}; is the path right?"
+            f" ({error})"
+        ) from error
     if now in _known:
         return
     if wrong := _screen(path.resolve(), most):
-        raise DataError(f"{function}: {path} {wrong}, expected {expected}; truncated, damaged or of another kind?")
+        raise DataError(
+            f"{function}: {path} {wrong}, expected {expected}; truncated, damaged or of another"
+            " kind?"
+        )
     _known.add(now)
 
 
@@ -62,7 +77,14 @@ def mark_screened(path: Path, most: int | None) -> None:
 
 def _state_of(path: Path) -> tuple[str | int, ...]:
     about = path.stat()
-    return str(path.resolve()), about.st_dev, about.st_ino, about.st_size, about.st_mtime_ns, about.st_ctime_ns
+    return (
+        str(path.resolve()),
+        about.st_dev,
+        about.st_ino,
+        about.st_size,
+        about.st_mtime_ns,
+        about.st_ctime_ns,
+    )
 
 
 def _screen(path: Path, most: int | None) -> str:
@@ -84,14 +106,22 @@ def _screen(path: Path, most: int | None) -> str:
         return TOO_LONG
     started, _, answer = child.stdout.partition("\n")
     if started != "ready":
-        raise OSError(f"screen_hdf5: {sys.executable} does not run {SCRIPT}, expected it to with h5py; is the installation whole?")
+        raise OSError(
+            f"screen_hdf5: {sys.executable} does not run {SCRIPT}, expected it to with h5py; is the"
+            " installation whole?"
+        )
     if answer:
         return str(json.loads(answer))
     return TOO_LONG if child.returncode == OUT_OF_TIME else "makes the HDF5 library fail"
 
 
 FORMAT = 1
-IN_MEMORY = 512 * 2**20  # bytes: if the features of all splits together are larger, they stay on disk and are read by the batch
+IN_MEMORY = (
+    512 * 2**20
+    # bytes: if the features of all splits together are larger, they stay on disk and are read by
+    # the
+    # batch
+)
 FIELDS = ("captions", "image_idxs", "features", "images", "text", "text_offsets")
 
 
@@ -100,7 +130,8 @@ def write_dataset(path: str | Path, data: CaptionData) -> None:
 
     Raises
     ------
-    DataError : something in it is wrong, `path` exists, or its folder does not. OSError : it cannot be written. Nothing is left behind then.
+    DataError : something in it is wrong, `path` exists, or its folder does not. OSError : it cannot
+        be written. Nothing is left behind then.
     """
     _check(Path(path), data)
     _write(Path(path), stamped(data))
@@ -126,9 +157,15 @@ def _check(path: Path, data: CaptionData) -> None:
 
 def _write(path: Path, data: CaptionData) -> None:
     views = {name: split.views for name, split in data.splits.items() if split.views > 1}
-    told = {"format": FORMAT, "source": data.source.to_json(), "stamp": data.stamp, "tokeniser": data.vocabulary.tokeniser}
+    told = {
+        "format": FORMAT,
+        "source": data.source.to_json(),
+        "stamp": data.stamp,
+        "tokeniser": data.vocabulary.tokeniser,
+    }
     about = json.dumps({**told, **({"views": views} if views else {})}, sort_keys=True)
-    # h5py gets an open file, not a name: a full disk is then an OSError; with files that h5py opens itself it is a crash
+    # h5py gets an open file, not a name: a full disk is then an OSError; with files that h5py opens
+    # itself it is a crash
     with atomic(path) as stream, h5py.File(stream, "w") as file:
         file.attrs["xpcap"] = about
         file.create_dataset("vocab", data=data.vocabulary.idx_to_word, dtype=h5py.string_dtype())
@@ -139,7 +176,12 @@ def _write(path: Path, data: CaptionData) -> None:
             group = file.create_group(name)
             group["captions"], group["image_idxs"] = split.captions, split.image_idxs
             shape, dtype = split.features.shape, split.features.dtype
-            features = group.create_dataset("features", shape, dtype, compression="lzf" if _mostly_zero(split.features) else None)
+            features = group.create_dataset(
+                "features",
+                shape,
+                dtype,
+                compression="lzf" if _mostly_zero(split.features) else None,
+            )
             for where, rows in blocks(split.features):
                 features[where] = rows
             group.create_dataset("images", data=list(split.images), dtype=h5py.string_dtype())
@@ -149,13 +191,16 @@ def _write(path: Path, data: CaptionData) -> None:
 
 
 def read_dataset(path: str | Path) -> CaptionData:
-    """Open a dataset file and check its stamp and contents. Features that stay on disk are checked as they are read.
+    """Open a dataset file and check its stamp and contents. Features that stay on disk are checked
+    as they are read.
 
-    Files that this process did not write are first screened in another one, since some damaged files make HDF5 loop for ever.
+    Files that this process did not write are first screened in another one, since some damaged
+    files make HDF5 loop for ever.
 
     Raises
     ------
-    DataError : not HDF5, truncated, not ours, of a newer format, altered since it was stamped, or malicious.
+    DataError : not HDF5, truncated, not ours, of a newer format, altered since it was stamped, or
+        malicious.
     """
     path = Path(path)
     screen_hdf5("read_dataset", path, IN_MEMORY, "a file from 'prepare'")
@@ -163,19 +208,29 @@ def read_dataset(path: str | Path) -> CaptionData:
         file = h5py.File(path, "r")
     except OSError as error:
         raise DataError(
-            f"read_dataset: {path} cannot be opened as HDF5, expected a file from 'prepare'; truncated or of another kind? ({error})"
+            f"read_dataset: {path} cannot be opened as HDF5, expected a file from 'prepare';"
+            f" truncated or of another kind? ({error})"
         ) from error
     keep_open = False
     try:
         data = _read(path, file)
         check_data(str(path), data)
         if data.stamp != stamp_of(data):
-            raise DataError(f"read_dataset: {path} does not match its stamp; changed since 'prepare' wrote it? Prepare it again")
-        keep_open = any(not isinstance(split.features, np.ndarray) for split in data.splits.values())
+            raise DataError(
+                f"read_dataset: {path} does not match its stamp; changed since 'prepare' wrote it?"
+                " Prepare it again"
+            )
+        keep_open = any(
+            not isinstance(split.features, np.ndarray) for split in data.splits.values()
+        )
     except DataError:
         raise
-    except Exception as error:  # damaged HDF5 raises errors of many types, from h5py and from whatever uses its values
-        raise DataError(f"read_dataset: {path} is not a whole dataset file, expected what 'prepare' writes; damaged? ({error!r})") from error
+    # damaged HDF5 raises errors of many types, from h5py and from whatever uses its values
+    except Exception as error:
+        raise DataError(
+            f"read_dataset: {path} is not a whole dataset file, expected what 'prepare' writes;"
+            f" damaged? ({error!r})"
+        ) from error
     finally:
         if not keep_open:
             file.close()
@@ -183,7 +238,9 @@ def read_dataset(path: str | Path) -> CaptionData:
 
 
 def _mostly_zero(features: RowSource) -> bool:
-    """Whether compression pays: histograms of drawings shrink to a tenth, activations of a network not at all."""
+    """Whether compression pays: histograms of drawings shrink to a tenth, activations of a network
+    not at all.
+    """
     return isinstance(features, np.ndarray) and bool(np.count_nonzero(features) < features.size / 2)
 
 
@@ -191,54 +248,96 @@ def _check_names(data: CaptionData) -> None:
     """Checks for writing alone: distinct names, and a word in every text."""
     for name, split in data.splits.items():
         if not may_name_a_split(name):
-            raise DataError(f"write_dataset: a split is called {name!r}, expected letters, digits and _, and none of {', '.join(RESERVED)}")
-        if len(set(split.images)) < len(split.images) or any("\0" in image for image in split.images):
-            raise DataError(f"write_dataset: split {name!r} has a picture name twice, or one with a NUL in it; expected distinct names")
+            raise DataError(
+                f"write_dataset: a split is called {name!r}, expected letters, digits and _, and"
+                f" none of {', '.join(RESERVED)}"
+            )
+        if len(set(split.images)) < len(split.images) or any(
+            "\0" in image for image in split.images
+        ):
+            raise DataError(
+                f"write_dataset: split {name!r} has a picture name twice, or one with a NUL in it;"
+                " expected distinct names"
+            )
         if not all(has_word(text) for text in data.texts(name)):
-            raise DataError(f"write_dataset: split {name!r} has a caption without a word, expected words in each")
+            raise DataError(
+                f"write_dataset: split {name!r} has a caption without a word, expected words in"
+                " each"
+            )
 
 
 def _read(path: Path, file: h5py.File) -> CaptionData:
     if "xpcap" not in file.attrs:
         raise DataError(
-            f"read_dataset: {path} is HDF5 without xpcap's stamp (it holds {', '.join(map(repr, file)) or 'nothing'}), expected a file from 'prepare'; another program's?"
+            f"read_dataset: {path} is HDF5 without xpcap's stamp (it holds"
+            f" {', '.join(map(repr, file)) or 'nothing'}), expected a file from 'prepare'; another"
+            " program's?"
         )
     about = _about(path, str(file.attrs["xpcap"]))
     groups = {name: file[name] for name in file if name not in RESERVED}
-    in_memory = sum(group["features"].nbytes for group in groups.values() if "features" in group) <= IN_MEMORY
-    splits = {name: _read_split(path, name, group, about["views"].get(name, 1), in_memory) for name, group in groups.items()}
-    projection = Projection(file["pca_mean"][:], file["pca_components"][:]) if "pca_mean" in file else None
+    in_memory = (
+        sum(group["features"].nbytes for group in groups.values() if "features" in group)
+        <= IN_MEMORY
+    )
+    splits = {
+        name: _read_split(path, name, group, about["views"].get(name, 1), in_memory)
+        for name, group in groups.items()
+    }
+    projection = (
+        Projection(file["pca_mean"][:], file["pca_components"][:]) if "pca_mean" in file else None
+    )
     source = Source.from_json(f"read_dataset: {path}", about["source"])
     vocabulary = Vocabulary(_strings(file["vocab"]), tokeniser=about["tokeniser"])
-    return CaptionData(vocabulary, splits, source=source, stamp=about["stamp"], projection=projection)
+    return CaptionData(
+        vocabulary, splits, source=source, stamp=about["stamp"], projection=projection
+    )
 
 
 def _about(path: Path, text: str) -> dict[str, Any]:
-    """The object in the attribute of a dataset file. The format comes first: a newer one may lack the rest."""
+    """The object in the attribute of a dataset file. The format comes first: a newer one may lack
+    the rest.
+    """
     try:
         about = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise DataError(
-            f"read_dataset: {path} is not a whole dataset file, its attribute 'xpcap' is no JSON, expected it; damaged? ({error})"
+            f"read_dataset: {path} is not a whole dataset file, its attribute 'xpcap' is no JSON,"
+            f" expected it; damaged? ({error})"
         ) from error
     if not isinstance(about, dict):
         raise DataError(
-            f"read_dataset: {path} is not a whole dataset file, its attribute 'xpcap' is a {type(about).__name__}, expected an object; damaged?"
+            f"read_dataset: {path} is not a whole dataset file, its attribute 'xpcap' is a"
+            f" {type(about).__name__}, expected an object; damaged?"
         )
     if about.get("format") != FORMAT:
-        raise DataError(f"read_dataset: {path} has format {about.get('format')!r:.60}, expected {FORMAT}; made by a newer xpcap?")
+        raise DataError(
+            f"read_dataset: {path} has format {about.get('format')!r:.60}, expected {FORMAT}; made"
+            " by a newer xpcap?"
+        )
     if not isinstance(about.get("source"), dict) or not isinstance(about.get("stamp"), str):
-        raise DataError(f"read_dataset: {path} is not a whole dataset file, its attribute 'xpcap' lacks source or stamp, expected both; damaged?")
+        raise DataError(
+            f"read_dataset: {path} is not a whole dataset file, its attribute 'xpcap' lacks source"
+            " or stamp, expected both; damaged?"
+        )
     views = about.setdefault("views", {})
-    if not isinstance(views, dict) or not all(type(count) is int and count >= 1 for count in views.values()):
-        raise DataError(f"read_dataset: {path} has views {str(views)[:60]}, expected a count by split; damaged?")
-    check_tokeniser(f"read_dataset: {path}", about.setdefault("tokeniser", ASCII))  # files from before there was a choice record none
+    if not isinstance(views, dict) or not all(
+        type(count) is int and count >= 1 for count in views.values()
+    ):
+        raise DataError(
+            f"read_dataset: {path} has views {str(views)[:60]}, expected a count by split; damaged?"
+        )
+    check_tokeniser(
+        f"read_dataset: {path}", about.setdefault("tokeniser", ASCII)
+    )  # files from before there was a choice record none
     return cast("dict[str, Any]", about)
 
 
 def _read_split(path: Path, name: str, group: h5py.Group, views: int, in_memory: bool) -> Split:
     if missing := [field for field in FIELDS if field not in group]:
-        raise DataError(f"read_dataset: {path}, split {name!r} lacks {', '.join(missing)}, expected {', '.join(FIELDS)}")
+        raise DataError(
+            f"read_dataset: {path}, split {name!r} lacks {', '.join(missing)}, expected"
+            f" {', '.join(FIELDS)}"
+        )
     features = group["features"]
     captions = group["captions"][:]
     return Split(
@@ -246,7 +345,12 @@ def _read_split(path: Path, name: str, group: h5py.Group, views: int, in_memory:
         image_idxs=group["image_idxs"][:],
         features=features[:] if in_memory else features,
         images=_strings(group["images"]),
-        text=_texts(f"read_dataset: {path}, split {name!r}", group["text"][:], group["text_offsets"][:], len(captions)),
+        text=_texts(
+            f"read_dataset: {path}, split {name!r}",
+            group["text"][:],
+            group["text_offsets"][:],
+            len(captions),
+        ),
         views=views,
     )
 
@@ -255,16 +359,26 @@ def _texts(where: str, blob: np.ndarray, offsets: np.ndarray, n: int) -> list[st
     """The texts of `n` captions, cut out of the blob that holds them all."""
     if n == 0:
         return []
-    if offsets.shape != (n + 1,) or offsets.dtype.kind not in "iu" or blob.ndim != 1 or blob.dtype != np.uint8:
+    if (
+        offsets.shape != (n + 1,)
+        or offsets.dtype.kind not in "iu"
+        or blob.ndim != 1
+        or blob.dtype != np.uint8
+    ):
         raise DataError(
-            f"{where}: text has shape {blob.shape} and dtype {blob.dtype}, text_offsets {offsets.shape} and {offsets.dtype}, "
-            f"expected bytes, and {n + 1} integers for {n} captions; damaged?"
+            f"{where}: text has shape {blob.shape} and dtype {blob.dtype}, text_offsets"
+            f" {offsets.shape} and {offsets.dtype}, expected bytes, and {n + 1} integers for {n}"
+            " captions; damaged?"
         )
     if offsets[0] != 0 or offsets[-1] != len(blob) or (offsets[1:] < offsets[:-1]).any():
         raise DataError(
-            f"{where}: text_offsets run from {offsets[0]} to {offsets[-1]}, expected a rise from 0 to {len(blob)}, where text ends; damaged?"
+            f"{where}: text_offsets run from {offsets[0]} to {offsets[-1]}, expected a rise from 0"
+            f" to {len(blob)}, where text ends; damaged?"
         )
-    return [bytes(blob[start:end]).decode("utf-8") for start, end in itertools.pairwise(offsets.tolist())]
+    return [
+        bytes(blob[start:end]).decode("utf-8")
+        for start, end in itertools.pairwise(offsets.tolist())
+    ]
 
 
 def _strings(dataset: h5py.Dataset) -> list[str]:
@@ -272,7 +386,9 @@ def _strings(dataset: h5py.Dataset) -> list[str]:
 
 
 def stamp_of(data: CaptionData) -> str:
-    """A digest of everything but the values of features, which may be too large to read each time a file is opened."""
+    """A digest of everything but the values of features, which may be too large to read each time a
+    file is opened.
+    """
     digest = hashlib.sha256("\n".join(data.vocabulary.idx_to_word).encode())
     for numbers in data.projection or ():
         digest.update(np.ascontiguousarray(numbers, "<f4").tobytes())
@@ -282,5 +398,8 @@ def stamp_of(data: CaptionData) -> str:
         for text in (*split.images, *data.texts(name)):
             digest.update(text.encode() + b"\0")
         for numbers in (split.captions, split.image_idxs):
-            digest.update(f"{numbers.shape} {numbers.dtype.kind}".encode() + np.ascontiguousarray(numbers, "<i8").tobytes())
+            digest.update(
+                f"{numbers.shape} {numbers.dtype.kind}".encode()
+                + np.ascontiguousarray(numbers, "<i8").tobytes()
+            )
     return digest.hexdigest()

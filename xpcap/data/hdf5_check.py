@@ -1,4 +1,5 @@
-"""The process that screens an HDF5 file for `xpcap.data.hdf5`: is the file plain, and does HDF5 read it to the end?
+"""The process that screens an HDF5 file for `xpcap.data.hdf5`: is the file plain, and does HDF5
+read it to the end?
 
 A script, run once a file with little time and memory, since HDF5 may loop for ever on a damaged
 one. Nothing of this package is imported here.
@@ -19,14 +20,34 @@ MEMBERS, DEPTH = 64, 2  # a dataset file has one group a split, with 6 data sets
 ATTRIBUTE = "xpcap"
 ATTRIBUTE_BYTES = 2**20
 CHUNK_BYTES = 64 * 2**20
-SPARE = 2**20  # bytes that a data set may hold beyond its share of stored ones: fill values, and small things that compress well
-RATIO = {"f": 200, "i": 100, "u": 100, "S": 100, "O": 100}  # most bytes for each stored one, of compressed data; lzf reaches 90, sorted numbers 50
-FILTERS = {h5py.h5z.FILTER_DEFLATE: "gzip", h5py.h5z.FILTER_SHUFFLE: "shuffle", h5py.h5z.FILTER_FLETCHER32: "fletcher32", h5py.h5z.FILTER_LZF: "lzf"}
+SPARE = (
+    2**20
+    # bytes that a data set may hold beyond its share of stored ones: fill values, and small things
+    # that
+    # compress well
+)
+RATIO = {
+    "f": 200,
+    "i": 100,
+    "u": 100,
+    "S": 100,
+    "O": 100,
+}  # most bytes for each stored one, of compressed data; lzf reaches 90, sorted numbers 50
+FILTERS = {
+    h5py.h5z.FILTER_DEFLATE: "gzip",
+    h5py.h5z.FILTER_SHUFFLE: "shuffle",
+    h5py.h5z.FILTER_FLETCHER32: "fletcher32",
+    h5py.h5z.FILTER_LZF: "lzf",
+}
 CLASSES = (h5py.h5t.INTEGER, h5py.h5t.FLOAT, h5py.h5t.STRING)
 AT_ONCE = 8 * 2**20  # bytes
 STRINGS_AT_ONCE = 128
 SECONDS, BYTES_A_SECOND = 0.5, 20e6  # of CPU time; several times what good files take
-ROOM, ROOM_A_BYTE, ROOM_AT_MOST = 64 * 2**20, 16, 320 * 2**20  # bytes of memory beyond what the process has
+ROOM, ROOM_A_BYTE, ROOM_AT_MOST = (
+    64 * 2**20,
+    16,
+    320 * 2**20,
+)  # bytes of memory beyond what the process has
 
 
 class OddError(Exception):
@@ -34,7 +55,8 @@ class OddError(Exception):
 
 
 def check(path: str, most: int | None) -> None:
-    """Read a file as whoever opens it will: all members, all values, except values of features larger than `most`.
+    """Read a file as whoever opens it will: all members, all values, except values of features
+    larger than `most`.
 
     Raises
     ------
@@ -53,7 +75,10 @@ def check(path: str, most: int | None) -> None:
         for name, data in _data_sets(file, DEPTH):
             stored += _check_described(name, data)
             if stored > size:
-                raise OddError(f"has data sets that share what is stored: {stored:,} bytes in a file of {size:,}")
+                raise OddError(
+                    f"has data sets that share what is stored: {stored:,} bytes in a file of"
+                    f" {size:,}"
+                )
             if data.dtype.kind == "O":
                 text = _read_strings(name, data, text, 4 * size + SPARE)
             elif most is None or data.nbytes <= most or not name.endswith("features"):
@@ -67,10 +92,14 @@ def _check_attribute(file: h5py.File) -> None:
     if kind.get_type().get_class() != h5py.h5t.STRING or kind.shape != ():
         raise OddError(f"has an attribute {ATTRIBUTE!r} that is not a text")
     if len(str(file.attrs[ATTRIBUTE])) > ATTRIBUTE_BYTES:
-        raise OddError(f"has an attribute {ATTRIBUTE!r} of more than {ATTRIBUTE_BYTES:,} characters")
+        raise OddError(
+            f"has an attribute {ATTRIBUTE!r} of more than {ATTRIBUTE_BYTES:,} characters"
+        )
 
 
-def _data_sets(group: h5py.Group, depth: int, seen: list[str] | None = None) -> Iterator[tuple[str, h5py.Dataset]]:
+def _data_sets(
+    group: h5py.Group, depth: int, seen: list[str] | None = None
+) -> Iterator[tuple[str, h5py.Dataset]]:
     """Every data set with its full name, reached through hard links alone."""
     seen = [] if seen is None else seen
     for name in group:
@@ -79,7 +108,9 @@ def _data_sets(group: h5py.Group, depth: int, seen: list[str] | None = None) -> 
             raise OddError(f"has more than {MEMBERS} members")
         link = group.get(name, getlink=True)
         if not isinstance(link, h5py.HardLink):
-            raise OddError(f"has a link that leads elsewhere, {_short(name)} ({type(link).__name__})")
+            raise OddError(
+                f"has a link that leads elsewhere, {_short(name)} ({type(link).__name__})"
+            )
         member = group[name]
         if isinstance(member, h5py.Dataset):
             yield f"{group.name.rstrip('/')}/{name}", member
@@ -92,7 +123,9 @@ def _data_sets(group: h5py.Group, depth: int, seen: list[str] | None = None) -> 
 
 
 def _check_described(name: str, data: h5py.Dataset) -> int:
-    """Check the description of a data set before reading any of it; return how many bytes are stored."""
+    """Check the description of a data set before reading any of it; return how many bytes are
+    stored.
+    """
     what = f"has a data set {_short(name)}"
     plan = data.id.get_create_plist()
     if data.is_virtual:
@@ -103,7 +136,9 @@ def _check_described(name: str, data: h5py.Dataset) -> int:
         raise OddError(f"{what} of compound or other unusual type, expected numbers or text")
     filters = [plan.get_filter(i)[0] for i in range(plan.get_nfilters())]
     if unknown := [number for number in filters if number not in FILTERS]:
-        raise OddError(f"{what} with filter {unknown[0]}, expected {', '.join(FILTERS.values())} or none")
+        raise OddError(
+            f"{what} with filter {unknown[0]}, expected {', '.join(FILTERS.values())} or none"
+        )
     if data.shape is None:
         raise OddError(f"{what} without a shape")
     if data.chunks and (chunk := math.prod(data.chunks) * data.dtype.itemsize) > CHUNK_BYTES:
@@ -111,7 +146,10 @@ def _check_described(name: str, data: h5py.Dataset) -> int:
     whole, stored = math.prod(data.shape) * data.dtype.itemsize, data.id.get_storage_size()
     ratio = RATIO[data.dtype.kind] if filters else 1
     if whole > ratio * stored + SPARE:
-        raise OddError(f"{what} that says it holds {whole:,} bytes and stores {stored:,}, expected at most {ratio} for each that is stored")
+        raise OddError(
+            f"{what} that says it holds {whole:,} bytes and stores {stored:,}, expected at most"
+            f" {ratio} for each that is stored"
+        )
     return stored
 
 
@@ -129,13 +167,17 @@ def _read(data: h5py.Dataset) -> None:
 
 
 def _read_strings(name: str, data: h5py.Dataset, before: int, most: int) -> int:
-    """Read texts a few at a time, since many may share one long one; return the bytes of all so far."""
+    """Read texts a few at a time, since many may share one long one; return the bytes of all so
+    far.
+    """
     if data.ndim != 1:
         raise OddError(f"has texts of shape {data.shape} in {_short(name)}, expected a list")
     for start in range(0, data.shape[0], STRINGS_AT_ONCE):
         before += sum(len(text) for text in data[start : start + STRINGS_AT_ONCE])
         if before > most:
-            raise OddError(f"has more text in {_short(name)} than fits into the file, one text many times")
+            raise OddError(
+                f"has more text in {_short(name)} than fits into the file, one text many times"
+            )
     return before
 
 
@@ -153,33 +195,48 @@ def report(path: str, most: int | None) -> str:
     except OddError as error:
         return str(error)
     except Exception as error:  # damaged HDF5 raises errors of many types
-        if isinstance(error, MemoryError) or "memory allocation failed" in str(error):  # HDF5's words
+        if isinstance(error, MemoryError) or "memory allocation failed" in str(
+            error
+        ):  # HDF5's words
             return "needs far more memory than a file of its size should"
         return f"is not whole HDF5 ({str(error)[:300]!r})"
     return ""
 
 
 def limit(size: int) -> None:
-    """Limit the time and memory of this process to several times what a good file of `size` bytes needs."""
+    """Limit the time and memory of this process to several times what a good file of `size` bytes
+    needs.
+    """
     import resource
 
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    with contextlib.suppress(OSError), open("/proc/self/statm", encoding="ascii") as file:  # noqa: PTH123 - not on every system
+    with (
+        contextlib.suppress(OSError),
+        open("/proc/self/statm", encoding="ascii") as file,  # noqa: PTH123 - not on every system
+    ):
         present = int(file.read().split()[0]) * resource.getpagesize()
         hard = resource.getrlimit(resource.RLIMIT_AS)[1]
         most = present + ROOM + min(ROOM_A_BYTE * size, ROOM_AT_MOST)
-        resource.setrlimit(resource.RLIMIT_AS, (most if hard == resource.RLIM_INFINITY else min(most, hard), hard))
+        resource.setrlimit(
+            resource.RLIMIT_AS, (most if hard == resource.RLIM_INFINITY else min(most, hard), hard)
+        )
     signal.signal(signal.SIGPROF, signal.SIG_DFL)
-    signal.setitimer(signal.ITIMER_PROF, SECONDS + size / BYTES_A_SECOND)  # its signal ends the process even inside HDF5
+    signal.setitimer(
+        signal.ITIMER_PROF, SECONDS + size / BYTES_A_SECOND
+    )  # its signal ends the process even inside HDF5
 
 
 def main() -> None:
-    """Print a line once running, then a line of JSON: the fault of the file in the argument, empty if there is none."""
+    """Print a line once running, then a line of JSON: the fault of the file in the argument, empty
+    if there is none.
+    """
     print("ready", flush=True)
     request = json.loads(sys.argv[1])
     if hasattr(signal, "setitimer"):
         limit(os.path.getsize(request["path"]))  # noqa: PTH202
-    fault = report(request["path"], request["most"]).encode("utf-8", "backslashreplace").decode()[:2000]
+    fault = (
+        report(request["path"], request["most"]).encode("utf-8", "backslashreplace").decode()[:2000]
+    )
     print(json.dumps(fault), flush=True)
     os._exit(0)  # HDF5 need not put a damaged file away
 

@@ -1,4 +1,6 @@
-"""Arrays from an .npz archive that nobody vouches for; a large one that is not compressed stays on disk."""
+"""Arrays from an .npz archive that nobody vouches for; a large one that is not compressed stays on
+disk.
+"""
 
 import io
 import math
@@ -39,33 +41,52 @@ def read_npz(path: Path, names: Sequence[str]) -> list[Any]:
 
     Raises
     ------
-    DataError : no .npz, one without these arrays, objects in them, or other bytes than it claims to hold.
+    DataError : no .npz, one without these arrays, objects in them, or other bytes than it claims to
+        hold.
         OSError : it cannot be opened.
     """
-    if not stat.S_ISREG(path.stat().st_mode) and not path.is_dir():  # opening a pipe would wait for a writer
-        raise DataError(f"read_npz: {path} is a pipe or a device, expected an .npz file; is the path right?")
+    if (
+        not stat.S_ISREG(path.stat().st_mode) and not path.is_dir()
+    ):  # opening a pipe would wait for a writer
+        raise DataError(
+            f"read_npz: {path} is a pipe or a device, expected an .npz file; is the path right?"
+        )
     with BoundedReader(io.FileIO(path)) as file:
         if file.peek(6)[:6] == npy.MAGIC_PREFIX:
-            raise DataError(f"read_npz: {path} is a single array, expected an .npz with {_listed(names)}")
+            raise DataError(
+                f"read_npz: {path} is a single array, expected an .npz with {_listed(names)}"
+            )
         try:
             with zipfile.ZipFile(file) as archive:
                 held = [name.removesuffix(".npy") for name in archive.namelist()]
                 if any(held.count(name) != 1 for name in names):
-                    raise DataError(f"read_npz: {path} holds {_listed(held) or 'nothing'}, expected {_listed(names)}, each once")
+                    raise DataError(
+                        f"read_npz: {path} holds {_listed(held) or 'nothing'}, expected"
+                        f" {_listed(names)}, each once"
+                    )
                 return [_array(path, archive, archive.getinfo(f"{name}.npy")) for name in names]
         except DataError:
             raise
-        except Exception as error:  # damaged archives raise errors of many types, from zipfile, zlib and NumPy
+        except (
+            Exception
+        ) as error:  # damaged archives raise errors of many types, from zipfile, zlib and NumPy
             raise DataError(
-                f"read_npz: {path} cannot be read as .npz, expected {_listed(names)}; truncated, or of another kind? ({str(error)[:200]!r})"
+                f"read_npz: {path} cannot be read as .npz, expected {_listed(names)}; truncated, or"
+                f" of another kind? ({str(error)[:200]!r})"
             ) from error
 
 
 def _array(path: Path, archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> Any:
-    if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):  # others cannot be read by the block
+    if member.compress_type not in (
+        zipfile.ZIP_STORED,
+        zipfile.ZIP_DEFLATED,
+    ):  # others cannot be read by the block
         raise ValueError(f"{member.filename} is compressed in a way of its own")
     if member.file_size > max(FREE, RATIO * path.stat().st_size):
-        raise ValueError(f"{member.filename} is to hold {member.file_size:,} bytes, expected at most {RATIO} times as many as the file")
+        raise ValueError(
+            f"{member.filename} is to hold {member.file_size:,} bytes, expected at most {RATIO}"
+            " times as many as the file"
+        )
     # zipfile compares the checksum when the last byte has been read
     with archive.open(member) as stream:
         version = npy.read_magic(stream)
@@ -74,9 +95,16 @@ def _array(path: Path, archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> Any
         size = math.prod(shape) * dtype.itemsize
         if size != member.file_size - stream.tell():
             raise ValueError(
-                f"{member.filename} has shape {str(shape)[:60]} and dtype {str(dtype)[:60]}, which {member.file_size:,} bytes do not make up"
+                f"{member.filename} has shape {str(shape)[:60]} and dtype {str(dtype)[:60]}, which"
+                f" {member.file_size:,} bytes do not make up"
             )
-        if size > IN_MEMORY and dtype.kind == "f" and member.compress_type == zipfile.ZIP_STORED and shape and not by_column:
+        if (
+            size > IN_MEMORY
+            and dtype.kind == "f"
+            and member.compress_type == zipfile.ZIP_STORED
+            and shape
+            and not by_column
+        ):
             start = _content(path, member) + stream.tell()
             while stream.read(BLOCK):
                 pass
@@ -86,7 +114,9 @@ def _array(path: Path, archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> Any
 
 
 def _content(path: Path, member: zipfile.ZipInfo) -> int:
-    """Where in the file a member's content begins: behind a header of 30 bytes, the name and the extra field."""
+    """Where in the file a member's content begins: behind a header of 30 bytes, the name and the
+    extra field.
+    """
     with path.open("rb", buffering=0) as file:
         file.seek(member.header_offset + 26)
         return member.header_offset + 30 + sum(struct.unpack("<HH", file.read(4)))

@@ -1,4 +1,6 @@
-"""Text to words to ids and back: the tokenisers, under the names that data sets record, the vocabulary, and the course's decode_captions."""
+"""Text to words to ids and back: the tokenisers, under the names that data sets record, the
+vocabulary, and the course's decode_captions.
+"""
 
 import re
 import unicodedata
@@ -15,11 +17,15 @@ from xpcap.errors import DataError, unknown
 
 UNICODE, ASCII = "unicode", "ascii"
 TOKENISERS = {  # name, as it is stored, to how it makes words
-    UNICODE: "words are lower-case runs of letters, marks and digits, and single characters of scripts without spaces",
+    UNICODE: (
+        "words are lower-case runs of letters, marks and digits, and single characters of scripts"
+        " without spaces"
+    ),
     ASCII: "words in [a-z0-9]+ lower case",
 }
 _ASCII = re.compile("[a-z0-9]+")
-# Soft hyphen, combining grapheme joiner, word joiner, byte order mark, variation selectors: they change how a word looks, if anything.
+# Soft hyphen, combining grapheme joiner, word joiner, byte order mark, variation selectors: they
+# change how a word looks, if anything.
 _INVISIBLE = re.compile("[\u00ad\u034f\u2060\ufeff\ufe00-\ufe0f\U000e0100-\U000e01ef]")
 
 
@@ -28,9 +34,11 @@ def tokenize(text: str, *, tokeniser: str = UNICODE) -> list[str]:
 
     Parameters
     ----------
-    tokeniser : ``unicode``: the text in lower case and NFC is cut into runs of letters, marks and digits of any script. Letters of scripts that are
-        written without spaces, such as Chinese, Japanese, Thai, Lao, Khmer and Burmese, are words of their own, each with its marks.
-        ``ascii``: lower case, then runs of ``[a-z0-9]``, for data sets that record no tokeniser. Text in ASCII gives the same words either way
+    tokeniser : ``unicode``: the text in lower case and NFC is cut into runs of letters, marks and
+        digits of any script. Letters of scripts that are written without spaces, such as Chinese,
+        Japanese, Thai, Lao, Khmer and Burmese, are words of their own, each with its marks.
+        ``ascii``: lower case, then runs of ``[a-z0-9]``, for data sets that record no tokeniser.
+        Text in ASCII gives the same words either way
 
     Raises
     ------
@@ -51,13 +59,22 @@ def has_word(text: str) -> bool:
 def detokenize(words: Sequence[str]) -> str:
     """Words as one line of text, with the `gaps` between them."""
     text = " ".join(words)
-    return text if text.isascii() else "".join(word + gap for word, gap in zip(words, gaps(words), strict=True))
+    return (
+        text
+        if text.isascii()
+        else "".join(word + gap for word, gap in zip(words, gaps(words), strict=True))
+    )
 
 
 def gaps(words: Sequence[str]) -> list[str]:
-    """The text that follows each word in a line: a space, but none after the last, nor between two words of scripts that are written without spaces."""
+    """The text that follows each word in a line: a space, but none after the last, nor between two
+    words of scripts that are written without spaces.
+    """
     alone = [not word.isascii() and _unspaced().match(word) is not None for word in words]
-    return [*("" if one and other else " " for one, other in pairwise(alone)), *([""] if words else [])]
+    return [
+        *("" if one and other else " " for one, other in pairwise(alone)),
+        *([""] if words else []),
+    ]
 
 
 def check_tokeniser(where: str, name: str) -> None:
@@ -67,14 +84,19 @@ def check_tokeniser(where: str, name: str) -> None:
 
 
 def _normalized(text: str) -> str:
-    """Lower case, in NFC, without invisible characters. The dot that Turkish İ would leave above the i is dropped."""
+    """Lower case, in NFC, without invisible characters. The dot that Turkish İ would leave above
+    the i is dropped.
+    """
     return unicodedata.normalize("NFC", _INVISIBLE.sub("", text.lower()).replace("i\u0307", "i"))
 
 
-# Line_Break=SA: scripts of South East Asia that are written without spaces. Script extensions, for signs that two scripts share, as ー of the kana.
+# Line_Break=SA: scripts of South East Asia that are written without spaces. Script extensions, for
+# signs that two scripts share, as ー of the kana.
 _LETTER = r"[[\p{L}\p{Nl}]&&[\p{scx=Han}\p{scx=Hiragana}\p{scx=Katakana}\p{Line_Break=SA}]]"
 _MARK = r"[\p{Mn}\p{Mc}]"
-_ATTACHED = r"[\u0e33\u0eb3]|(?<=\p{InSC=Invisible_Stacker})\p{L}"  # the vowel sign AM of Thai and Lao; consonants that Khmer and Burmese stack
+_ATTACHED = (  # the vowel sign AM of Thai and Lao; consonants that Khmer and Burmese stack
+    r"[\u0e33\u0eb3]|(?<=\p{InSC=Invisible_Stacker})\p{L}"
+)
 _OTHER = rf"[[\p{{L}}\p{{Nd}}]--{_LETTER}]"
 _JOINER = rf"[\u200c\u200d](?={_OTHER}|{_MARK})"  # within words, as in Persian
 
@@ -83,7 +105,9 @@ _JOINER = rf"[\u200c\u200d](?={_OTHER}|{_MARK})"  # within words, as in Persian
 def _unicode() -> Any:
     import regex
 
-    return regex.compile(rf"(?V1){_LETTER}(?:{_MARK}|{_ATTACHED})*|{_OTHER}(?:{_OTHER}|{_MARK}|{_JOINER})*")
+    return regex.compile(
+        rf"(?V1){_LETTER}(?:{_MARK}|{_ATTACHED})*|{_OTHER}(?:{_OTHER}|{_MARK}|{_JOINER})*"
+    )
 
 
 @cache
@@ -101,12 +125,14 @@ class Vocabulary:
 
     Parameters
     ----------
-    words : distinct words without white space in them; ``<NULL>``, ``<START>``, ``<END>`` and ``<UNK>`` are among them
+    words : distinct words without white space in them; ``<NULL>``, ``<START>``, ``<END>`` and
+        ``<UNK>`` are among them
     tokeniser : name of the tokeniser that makes such words of text, as in `tokenize`
 
     Raises
     ------
-    DataError : a word occurs twice, is empty or has white space in it, a special word is missing, or there is no such tokeniser.
+    DataError : a word occurs twice, is empty or has white space in it, a special word is missing,
+        or there is no such tokeniser.
     """
 
     def __init__(self, words: Iterable[str], *, tokeniser: str = UNICODE) -> None:
@@ -114,48 +140,75 @@ class Vocabulary:
         self.tokeniser = tokeniser
         self.idx_to_word = list(words)
         if odd := [word for word in self.idx_to_word if not isinstance(word, str)]:
-            raise DataError(f"Vocabulary: {odd[0]!r} among {len(self.idx_to_word)} words is a {type(odd[0]).__name__}, expected text")
+            raise DataError(
+                f"Vocabulary: {odd[0]!r} among {len(self.idx_to_word)} words is a"
+                f" {type(odd[0]).__name__}, expected text"
+            )
         try:
             "".join(self.idx_to_word).encode("utf-8")
         except UnicodeEncodeError as error:
             raise DataError(
-                f"Vocabulary: {error.object[error.start]!r} among {len(self.idx_to_word)} words is no character, expected UTF-8 text"
+                f"Vocabulary: {error.object[error.start]!r} among {len(self.idx_to_word)} words is"
+                " no character, expected UTF-8 text"
             ) from error
         if torn := [word for word in self.idx_to_word if word.split() != [word]]:
             raise DataError(
-                f"Vocabulary: {torn[0][:60]!r} among {len(self.idx_to_word)} words is empty or has white space in it, expected single words"
+                f"Vocabulary: {torn[0][:60]!r} among {len(self.idx_to_word)} words is empty or has"
+                " white space in it, expected single words"
             )
         self.word_to_idx = {word: i for i, word in enumerate(self.idx_to_word)}
         if len(self.word_to_idx) != len(self.idx_to_word):
             twice = [word for word, n in Counter(self.idx_to_word).items() if n > 1]
-            raise DataError(f"Vocabulary: {len(twice)} words occur twice, {twice[0][:60]!r} among them, expected each once")
+            raise DataError(
+                f"Vocabulary: {len(twice)} words occur twice, {twice[0][:60]!r} among them,"
+                " expected each once"
+            )
         if missing := [word for word in SPECIAL if word not in self.word_to_idx]:
-            raise DataError(f"Vocabulary: {', '.join(missing)} missing from {len(self.idx_to_word)} words, expected all of {', '.join(SPECIAL)}")
+            raise DataError(
+                f"Vocabulary: {', '.join(missing)} missing from {len(self.idx_to_word)} words,"
+                f" expected all of {', '.join(SPECIAL)}"
+            )
         self.null, self.start, self.end, self.unk = (self.word_to_idx[word] for word in SPECIAL)
 
     @classmethod
     def build(cls, texts: Iterable[str], min_count: int) -> "Vocabulary":
-        """The words that occur at least `min_count` times in `texts`, most frequent first, ties in alphabetical order."""
+        """The words that occur at least `min_count` times in `texts`, most frequent first, ties in
+        alphabetical order.
+        """
         return cls.build_from_words((tokenize(text) for text in texts), min_count)
 
     @classmethod
-    def build_from_words(cls, captions: Iterable[Sequence[str]], min_count: int, *, most: int | None = None) -> "Vocabulary":
-        """`build` for captions that are lists of words; at most the first `most` of those words, if given."""
+    def build_from_words(
+        cls, captions: Iterable[Sequence[str]], min_count: int, *, most: int | None = None
+    ) -> "Vocabulary":
+        """`build` for captions that are lists of words; at most the first `most` of those words, if
+        given.
+        """
         counts = Counter(word for caption in captions for word in caption)
-        kept = sorted((word for word, n in counts.items() if n >= min_count), key=lambda word: (-counts[word], word))
+        kept = sorted(
+            (word for word, n in counts.items() if n >= min_count),
+            key=lambda word: (-counts[word], word),
+        )
         return cls([*SPECIAL, *kept[:most]])
 
     def __len__(self) -> int:
         return len(self.idx_to_word)
 
     def tokenize(self, text: str) -> list[str]:
-        """The words of a text, by the vocabulary's tokeniser; those that the vocabulary lacks are among them."""
+        """The words of a text, by the vocabulary's tokeniser; those that the vocabulary lacks are
+        among them.
+        """
         return tokenize(text, tokeniser=self.tokeniser)
 
     def encode(self, texts: Sequence[str], max_words: int) -> np.ndarray:
-        """Encode captions as ids (n, max_words + 2), int32: START, at most `max_words` words (UNK if unknown), END, then NULL."""
+        """Encode captions as ids (n, max_words + 2), int32: START, at most `max_words` words (UNK
+        if unknown), END, then NULL.
+        """
         if isinstance(texts, str) or max_words < 1:
-            raise ValueError(f"Vocabulary.encode: got {type(texts).__name__} and max_words {max_words}, expected a list of captions and at least 1")
+            raise ValueError(
+                f"Vocabulary.encode: got {type(texts).__name__} and max_words {max_words}, expected"
+                " a list of captions and at least 1"
+            )
         return self.encode_words([self.tokenize(text) for text in texts], max_words)
 
     def encode_words(self, captions: Sequence[Sequence[str]], max_words: int) -> np.ndarray:
@@ -177,8 +230,11 @@ class Vocabulary:
         return words
 
 
-def decode_captions(captions: Any, idx_to_word: Sequence[str] | Mapping[int, str], *, special: bool = True) -> str | list[str]:
-    """Turn ids into text as the course does: ``<NULL>`` is dropped, ``<START>`` and ``<END>`` are kept, and ``<END>`` ends a caption.
+def decode_captions(
+    captions: Any, idx_to_word: Sequence[str] | Mapping[int, str], *, special: bool = True
+) -> str | list[str]:
+    """Turn ids into text as the course does: ``<NULL>`` is dropped, ``<START>`` and ``<END>`` are
+    kept, and ``<END>`` ends a caption.
 
     Parameters
     ----------
@@ -196,12 +252,20 @@ def decode_captions(captions: Any, idx_to_word: Sequence[str] | Mapping[int, str
     """
     ids = to_numpy(captions)
     if ids.ndim not in (1, 2) or (ids.size and ids.dtype.kind not in "iu"):
-        raise ValueError(f"decode_captions: captions have shape {ids.shape} and dtype {ids.dtype}, expected integer ids (T,) or (N, T)")
-    decoded = [_decode(row, idx_to_word, () if special else (START, END)) for row in np.atleast_2d(ids).tolist()]
+        raise ValueError(
+            f"decode_captions: captions have shape {ids.shape} and dtype {ids.dtype}, expected"
+            " integer ids (T,) or (N, T)"
+        )
+    decoded = [
+        _decode(row, idx_to_word, () if special else (START, END))
+        for row in np.atleast_2d(ids).tolist()
+    ]
     return decoded[0] if ids.ndim == 1 else decoded
 
 
-def _decode(row: list[int], idx_to_word: Sequence[str] | Mapping[int, str], silent: Sequence[str]) -> str:
+def _decode(
+    row: list[int], idx_to_word: Sequence[str] | Mapping[int, str], silent: Sequence[str]
+) -> str:
     words = []
     for i in row:
         try:
@@ -209,7 +273,10 @@ def _decode(row: list[int], idx_to_word: Sequence[str] | Mapping[int, str], sile
         except (IndexError, KeyError):
             word = None
         if word is None:
-            raise ValueError(f"decode_captions: id {i} has no word among {len(idx_to_word)}; another vocabulary made these captions?")
+            raise ValueError(
+                f"decode_captions: id {i} has no word among {len(idx_to_word)}; another vocabulary"
+                " made these captions?"
+            )
         if word != NULL and word not in silent:
             words.append(word)
         if word == END:

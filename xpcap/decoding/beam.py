@@ -58,7 +58,9 @@ class Beam(Policy):
 
     @property
     def title(self) -> str:
-        groups = f" in {self.groups} groups, diversity {self.diversity:g}" if self.groups > 1 else ""
+        groups = (
+            f" in {self.groups} groups, diversity {self.diversity:g}" if self.groups > 1 else ""
+        )
         return f"beam of {self.width}{groups}, length penalty {self.length_penalty:g}"
 
     def __post_init__(self) -> None:
@@ -67,9 +69,15 @@ class Beam(Policy):
         check_number("Beam", "`length_penalty`", self.length_penalty, 0, 10)
         check_number("Beam", "`diversity`", self.diversity, 0, 1000)
         if self.n_best > self.width:
-            raise OptionError(f"Beam: `n_best` is {self.n_best}, expected at most {self.width}, as in `width`: no more captions come out of a beam")
+            raise OptionError(
+                f"Beam: `n_best` is {self.n_best}, expected at most {self.width}, as in `width`: no"
+                " more captions come out of a beam"
+            )
         if self.width % self.groups:
-            raise OptionError(f"Beam: `groups` is {self.groups}, expected a divisor of `width`, {self.width}: groups are of equal width")
+            raise OptionError(
+                f"Beam: `groups` is {self.groups}, expected a divisor of `width`, {self.width}:"
+                " groups are of equal width"
+            )
 
     @property
     def size(self) -> int:
@@ -115,7 +123,9 @@ class Group(NamedTuple):
 
     own: slice  # of all hypotheses
     rows: Array  # (n,) int, row of each in the table
-    next_rows: Array  # (m,) int, likewise after the step: the j-th takes its picture's j-th best entry
+    next_rows: (
+        Array  # (m,) int, likewise after the step: the j-th takes its picture's j-th best entry
+    )
     firsts: Array  # (m,) int, the picture's first hypothesis before the step
 
 
@@ -127,7 +137,9 @@ class Search:
 
     def __call__(self, scores: Array, totals: Array | None, t: int, slots: np.ndarray) -> Choice:
         xp, n, beams = get_array_module(scores), len(scores), slots // self._beam.size
-        if totals is None:  # the first step: a picture has one hypothesis, and every group starts from it
+        if (
+            totals is None
+        ):  # the first step: a picture has one hypothesis, and every group starts from it
             copies = self._beam.groups
             scores = xp.concatenate([scores] * copies)
             totals, beams = xp.zeros(n * copies, scores.dtype), np.arange(n * copies)
@@ -163,20 +175,32 @@ class Search:
         for start, stop in zip(bounds[:-1].tolist(), bounds[1:].tolist(), strict=True):
             if start < stop:
                 new = slice(n + start * each, n + stop * each)
-                yield Group(slice(start, stop), sent[start:stop], sent[new], sent[new.start + m : new.stop + m])
+                yield Group(
+                    slice(start, stop),
+                    sent[start:stop],
+                    sent[new],
+                    sent[new.start + m : new.stop + m],
+                )
 
     def _penalised(self, scores: Array, chosen: Sequence[Array], group: Group) -> Array:
-        """Scores (n, V) less `diversity` for each hypothesis of a group before that chose the word."""
+        """Scores (n, V) less `diversity` for each hypothesis of a group before that chose the
+        word.
+        """
         if not chosen:
             return scores
         xp, penalised = get_array_module(scores), scores.copy()
-        flat, starts = penalised.reshape(-1), xp.arange(len(scores), dtype=np.int64) * scores.shape[1]
+        flat, starts = (
+            penalised.reshape(-1),
+            xp.arange(len(scores), dtype=np.int64) * scores.shape[1],
+        )
         first = group.rows // self._beam.size * self._beam.size
         for words in chosen:
             for j in range(self._beam.size):
                 word = words[first + j]
                 at = starts + xp.maximum(word, 0)
-                flat[at] = flat[at] - xp.where(word < 0, 0, self._beam.diversity).astype(scores.dtype)
+                flat[at] = flat[at] - xp.where(word < 0, 0, self._beam.diversity).astype(
+                    scores.dtype
+                )
         return penalised
 
     def _choose(self, ranked: Array, scores: Array, totals: Array, group: Group) -> Choice:
@@ -185,7 +209,9 @@ class Search:
         values, words = largest(ranked, size)  # (n, size)
         table = xp.full((self._N * size, size), -np.inf, scores.dtype)
         table[group.rows] = values + totals[:, None]
-        best, entries = (x.reshape(-1)[group.next_rows] for x in largest(table.reshape(self._N, -1), size))  # (m,)
+        best, entries = (
+            x.reshape(-1)[group.next_rows] for x in largest(table.reshape(self._N, -1), size)
+        )  # (m,)
         parents = group.firsts + entries // size
         chosen = words[parents, entries % size]
         there = best > -np.inf  # else no word is left for this slot

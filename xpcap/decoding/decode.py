@@ -51,7 +51,10 @@ def special_words(function: str, ids: dict[str, int]) -> Special:
     V = len(ids)
     start = ids.get("<START>", V)
     if start >= V:
-        raise ValueError(f"{function}: the vocabulary of {V} words has no <START> with an id below {V}, expected one: sampling starts from it")
+        raise ValueError(
+            f"{function}: the vocabulary of {V} words has no <START> with an id below {V}, expected"
+            " one: sampling starts from it"
+        )
     return Special(start, ids.get("<END>"), ids["<NULL>"])
 
 
@@ -102,18 +105,25 @@ def decode(
     numbers : (N,), int from 0; keys of the pictures for a policy that samples. None: 0..N-1
     """
     if not isinstance(policy, Policy):
-        raise TypeError(f"{function}: policy is {policy!r}, expected a Policy, such as Beam(5) or Sampling() of xpcap.models")
+        raise TypeError(
+            f"{function}: policy is {policy!r}, expected a Policy, such as Beam(5) or Sampling() of"
+            " xpcap.models"
+        )
     special = special_words(function, model.word_to_idx)
     N, banned = len(features), policy.banned(function, len(model.word_to_idx), special.end)
     numbers = np.arange(N) if numbers is None else np.asarray(numbers)
     if numbers.shape != (N,) or (N and (numbers.dtype.kind not in "iu" or numbers.min() < 0)):
         raise ValueError(
-            f"{function}: numbers has shape {numbers.shape} and dtype {numbers.dtype}, expected one for each picture, ({N},), whole and from 0"
+            f"{function}: numbers has shape {numbers.shape} and dtype {numbers.dtype}, expected one"
+            f" for each picture, ({N},), whole and from 0"
         )
     parts = [slice(0, N)]
     if isinstance(model.like, np.ndarray):
         parts = split_evenly(N, min(cores(), N * policy.slots // LEAST_PART))
-    found = parallel_map(lambda part: _decode(model, features[part], policy, special, banned, scored, numbers[part]), parts)
+    found = parallel_map(
+        lambda part: _decode(model, features[part], policy, special, banned, scored, numbers[part]),
+        parts,
+    )
     return Decoded(*(np.concatenate(results) for results in zip(*found, strict=True)))
 
 
@@ -153,7 +163,11 @@ def _decode(
             break
         if len(going) < len(alive):
             rows = buffer.upload("going", going.astype(np.int32))
-            alive, words, totals = alive[going], words[rows], None if totals is None else totals[rows]
+            alive, words, totals = (
+                alive[going],
+                words[rows],
+                None if totals is None else totals[rows],
+            )
             parents = rows if parents is None else parents[rows]
         if parents is not None:
             state = tuple(s[parents] for s in state)
@@ -165,7 +179,10 @@ def _decode(
         mask(scores, t, transcript, alive)
         words, parents, totals = check_choice(policy, choose(scores, totals, t, alive), scores)
         if parents is not None and behind:
-            raise ValueError(f"decode: {type(policy).__name__}.choose names parents, expected None; is it `rowwise`?")
+            raise ValueError(
+                f"decode: {type(policy).__name__}.choose names parents, expected None; is it"
+                " `rowwise`?"
+            )
 
         # The first choice fills the slots; later ones refill those of the batch, in its order.
         before = alive
@@ -196,17 +213,26 @@ def check_choice(policy: Policy, choice: Choice, scores: Array) -> Choice:
     """
     where, (n, V) = f"decode: {type(policy).__name__}.choose", scores.shape
     if not isinstance(choice, Choice):
-        raise TypeError(f"{where} returned a {type(choice).__name__}, expected a Choice; return Choice(words)")
+        raise TypeError(
+            f"{where} returned a {type(choice).__name__}, expected a Choice; return Choice(words)"
+        )
     m = n if choice.parents is None else len(choice.parents)
     for name, ids, below in (("words", choice.words, V), ("parents", choice.parents, n)):
         if ids is None:
             continue
         if getattr(ids, "dtype", np.dtype(object)).kind not in "iu":
-            raise TypeError(f"{where} returned {name} of {getattr(ids, 'dtype', type(ids).__name__)}, expected an array of integers")
+            raise TypeError(
+                f"{where} returned {name} of {getattr(ids, 'dtype', type(ids).__name__)}, expected"
+                " an array of integers"
+            )
         if ids.shape != (m,):
-            raise ValueError(f"{where} returned {name} of shape {ids.shape}, expected ({m},) for {n} hypotheses")
+            raise ValueError(
+                f"{where} returned {name} of shape {ids.shape}, expected ({m},) for {n} hypotheses"
+            )
         if isinstance(ids, np.ndarray) and not all_below(ids, below):
-            raise ValueError(f"{where} returned {name} {ids.min()}..{ids.max()}, expected 0..{below - 1}")
+            raise ValueError(
+                f"{where} returned {name} {ids.min()}..{ids.max()}, expected 0..{below - 1}"
+            )
     return choice
 
 

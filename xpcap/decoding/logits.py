@@ -66,7 +66,11 @@ def largest(x: Array, k: int) -> tuple[Array, Array]:
 
 def _largest(x: Array, values: Array, columns: Array) -> None:
     xp, (n, m) = get_array_module(x), x.shape
-    flat, starts, hidden = x.reshape(-1), xp.arange(n, dtype=np.int64) * m, xp.full(n, -np.inf, x.dtype)
+    flat, starts, hidden = (
+        x.reshape(-1),
+        xp.arange(n, dtype=np.int64) * m,
+        xp.full(n, -np.inf, x.dtype),
+    )
     seen = []
     # Find each and hide it behind -inf: k fast passes, where sorting would be one slow one.
     for j in range(values.shape[1]):
@@ -79,4 +83,8 @@ def _largest(x: Array, values: Array, columns: Array) -> None:
 
 
 def _blocks(x: Array) -> Iterator[slice]:
-    return iter(split_evenly(len(x), -(-len(x) // BLOCK)) if isinstance(x, np.ndarray) else [slice(0, len(x))])
+    return iter(
+        split_evenly(len(x), -(-len(x) // BLOCK))
+        if isinstance(x, np.ndarray)
+        else [slice(0, len(x))]
+    )

@@ -25,7 +25,9 @@ class Choice(NamedTuple):
     """A policy's choice in one step, for m hypotheses."""
 
     words: Array  # (m,) int
-    parents: Array | None = None  # (m,) int, index of the hypothesis that each continues; None: itself
+    parents: Array | None = (
+        None  # (m,) int, index of the hypothesis that each continues; None: itself
+    )
     totals: Array | None = None  # (m,) float, such as the log-probability of each hypothesis
 
 
@@ -35,7 +37,10 @@ StepFunction = Callable[[Array, Array | None, int, np.ndarray], Choice]  # score
 def check_ids(function: str, forbid: Iterable[int]) -> list[int]:
     """The ids in `forbid`, sorted, each once. TypeError : it holds anything else, such as words."""
     if odd := [i for i in forbid if not hasattr(i, "__index__")]:
-        raise TypeError(f"{function}: forbid holds {odd[0]!r}, expected ids of words; model.word_to_idx has the id of each word")
+        raise TypeError(
+            f"{function}: forbid holds {odd[0]!r}, expected ids of words; model.word_to_idx has the"
+            " id of each word"
+        )
     return sorted({operator.index(i) for i in forbid})
 
 
@@ -99,20 +104,38 @@ class Policy:
         left.
         """
         if not (isinstance(self.max_length, int | np.integer) and self.max_length >= 1):
-            came = f"a {type(self.max_length).__name__}" if isinstance(self.max_length, Policy) else repr(self.max_length)
+            came = (
+                f"a {type(self.max_length).__name__}"
+                if isinstance(self.max_length, Policy)
+                else repr(self.max_length)
+            )
             hint = "; give a policy as `policy`" if isinstance(self.max_length, Policy) else ""
-            raise ValueError(f"{function}: max_length is {came}, expected a whole number of at least 1{hint}")
-        if not (isinstance(self.least_length, int | np.integer) and 0 <= self.least_length <= self.max_length):
-            raise OptionError(f"{function}: `least_length` is {self.least_length}, expected 0..{self.max_length}, the most words of a caption")
+            raise ValueError(
+                f"{function}: max_length is {came}, expected a whole number of at least 1{hint}"
+            )
+        if not (
+            isinstance(self.least_length, int | np.integer)
+            and 0 <= self.least_length <= self.max_length
+        ):
+            raise OptionError(
+                f"{function}: `least_length` is {self.least_length}, expected 0..{self.max_length},"
+                " the most words of a caption"
+            )
         banned = check_ids(function, self.forbid)
         if banned and not (banned[0] >= 0 and banned[-1] < V and len(banned) < V):
-            raise ValueError(f"{function}: forbid holds {len(banned)} ids {banned[0]}..{banned[-1]}, expected some, not all, of 0..{V - 1}")
+            raise ValueError(
+                f"{function}: forbid holds {len(banned)} ids {banned[0]}..{banned[-1]}, expected"
+                f" some, not all, of 0..{V - 1}"
+            )
         left = V - len({*banned, *(() if end is None else (end,))})
-        needed = 1 + self.max_length // 2 if self.no_repeat_trigram else 1  # two words have at most max_length / 2 that followed them
+        needed = (
+            1 + self.max_length // 2 if self.no_repeat_trigram else 1
+        )  # two words have at most max_length / 2 that followed them
         if (self.least_length or self.no_repeat_trigram) and left < needed:
             limit = "no_repeat_trigram" if self.no_repeat_trigram else "least_length"
             raise OptionError(
-                f"{function}: `forbid` leaves {left} of {V} words besides END, expected at least {needed} with `{limit}`: no word might be left"
+                f"{function}: `forbid` leaves {left} of {V} words besides END, expected at least"
+                f" {needed} with `{limit}`: no word might be left"
             )
         return banned
 
@@ -178,7 +201,11 @@ class Sampling(Policy):
 
     @property
     def title(self) -> str:
-        cut = "".join(f", top {name} {value:g}" for name, value in (("k", self.top_k), ("p", self.top_p)) if value is not None)
+        cut = "".join(
+            f", top {name} {value:g}"
+            for name, value in (("k", self.top_k), ("p", self.top_p))
+            if value is not None
+        )
         return f"sampling at temperature {self.temperature:g}{cut}, seed {self.seed}"
 
     def __post_init__(self) -> None:
@@ -204,7 +231,12 @@ class Sampling(Policy):
 
     def uniforms(self, numbers: np.ndarray) -> np.ndarray:
         """Random numbers (N, max_length), float64, in [0, 1), for the words of pictures (N,)."""
-        drawn = [np.random.Generator(np.random.Philox(key=np.array([self.seed, i], np.uint64))).random(self.max_length) for i in numbers.tolist()]
+        drawn = [
+            np.random.Generator(np.random.Philox(key=np.array([self.seed, i], np.uint64))).random(
+                self.max_length
+            )
+            for i in numbers.tolist()
+        ]
         return np.array(drawn).reshape(-1, self.max_length)
 
     def weights(self, scores: Array) -> Array:
@@ -219,7 +251,9 @@ class Sampling(Policy):
         least = rising[:, V - min(self.top_k or V, V)]
         if self.top_p is not None:
             cumulative = rising.cumsum(axis=1)
-            outside = (cumulative <= (1 - self.top_p) * cumulative[:, -1:]).sum(axis=1)  # the least likely words, which the nucleus leaves out
+            outside = (cumulative <= (1 - self.top_p) * cumulative[:, -1:]).sum(
+                axis=1
+            )  # the least likely words, which the nucleus leaves out
             least = rising[xp.arange(n), xp.minimum(outside, V - 1)]
         return xp.where(p >= least[:, None], p, 0)
 
@@ -232,7 +266,9 @@ class LogitMask:
     banned : ids that are never chosen
     """
 
-    def __init__(self, policy: Policy, banned: Sequence[int], special: Special, buffer: Buffer) -> None:
+    def __init__(
+        self, policy: Policy, banned: Sequence[int], special: Special, buffer: Buffer
+    ) -> None:
         self._least, self._trigram = policy.least_length, policy.no_repeat_trigram
         short = set(banned) if special.end is None else {*banned, special.end}
         self._buffer = buffer

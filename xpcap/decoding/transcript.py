@@ -20,7 +20,9 @@ class Step(NamedTuple):
     reading: Reading
 
     @classmethod
-    def of(cls, t: int, before: np.ndarray, after: np.ndarray, chosen: Mapping[str, Array | None]) -> Self:
+    def of(
+        cls, t: int, before: np.ndarray, after: np.ndarray, chosen: Mapping[str, Array | None]
+    ) -> Self:
         """Start to read the arrays that are not None."""
         there = {name: array for name, array in chosen.items() if array is not None}
         return cls(t, before, after, tuple(there), Reading(*there.values()))
@@ -38,7 +40,9 @@ class Transcript:
     ended : array (slots,), bool; whether END has come
     """
 
-    def __init__(self, slots: int, length: int, end: int | None, null: int, dtype: DTypeLike) -> None:
+    def __init__(
+        self, slots: int, length: int, end: int | None, null: int, dtype: DTypeLike
+    ) -> None:
         self._end = end
         self.captions = np.full((slots, length), null, np.int32)
         self.probabilities = np.zeros((slots, length), dtype)

@@ -1,4 +1,6 @@
-"""Groups of ranks, as in MPI, that train one model or share pictures out; `init` joins the ranks that a launcher started. `SINGLE` is a group of one."""
+"""Groups of ranks, as in MPI, that train one model or share pictures out; `init` joins the ranks
+that a launcher started. `SINGLE` is a group of one.
+"""
 
 import functools
 import importlib.util
@@ -17,19 +19,24 @@ class RankDone(Exception):  # noqa: N818 - no error
 class Group(Protocol):
     """`size` ranks, of which this process is number `rank`. Rank 0 writes files and prints.
 
-    All ranks call the same methods in the same order, as in MPI; each call returns when every rank has made it.
+    All ranks call the same methods in the same order, as in MPI; each call returns when every rank
+    has made it.
     """
 
     rank: int
     size: int
 
     def all_reduce(self, flat: Array) -> None:
-        """Sum a contiguous array of floats over all ranks, in place; every rank gets the same bits."""
+        """Sum a contiguous array of floats over all ranks, in place; every rank gets the same
+        bits.
+        """
 
     def sum_buffer(self, like: Array) -> Array | None:
-        """A flat array like `like` (itself flat) that `all_reduce` sums faster than others; None where all are alike.
+        """A flat array like `like` (itself flat) that `all_reduce` sums faster than others; None
+        where all are alike.
 
-        Repeated calls return the same array; its content is valid from writing until the sum has been used.
+        Repeated calls return the same array; its content is valid from writing until the sum has
+        been used.
         """
 
     def max(self, number: int) -> int:
@@ -67,7 +74,9 @@ SINGLE: Group = _Single()
 
 
 def batches(group: Group, n: int, size: int) -> Iterator[slice]:
-    """This rank's shard of n items in batches of `size`; as many on every rank, so the last of some may be empty."""
+    """This rank's shard of n items in batches of `size`; as many on every rank, so the last of some
+    may be empty.
+    """
     shard = group.shard(n)
     most = -(-n // group.size)  # the largest shard
     for first in range(0, most, size):
@@ -75,12 +84,19 @@ def batches(group: Group, n: int, size: int) -> Iterator[slice]:
         yield slice(min(start, shard.stop), min(start + size, shard.stop))
 
 
-# What launchers set for each process: the number of ranks, and its own. MPICH's and Intel's mpiexec and srun; Open MPI's; srun with PMIx.
-VARIABLES = (("PMI_SIZE", "PMI_RANK"), ("OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_RANK"), ("SLURM_STEP_NUM_TASKS", "PMIX_RANK"))
+# What launchers set for each process: the number of ranks, and its own. MPICH's and Intel's mpiexec
+# and srun; Open MPI's; srun with PMIx.
+VARIABLES = (
+    ("PMI_SIZE", "PMI_RANK"),
+    ("OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_RANK"),
+    ("SLURM_STEP_NUM_TASKS", "PMIX_RANK"),
+)
 
 
 def launcher_rank(environment: Mapping[str, str] = os.environ) -> tuple[int, int]:
-    """Rank and number of ranks, from the launcher's environment variables; (0, 1) without a launcher."""
+    """Rank and number of ranks, from the launcher's environment variables; (0, 1) without a
+    launcher.
+    """
     for size, rank in VARIABLES:
         if environment.get(size, "").isdecimal() and environment.get(rank, "").isdecimal():
             return int(environment[rank]), int(environment[size])
@@ -89,18 +105,21 @@ def launcher_rank(environment: Mapping[str, str] = os.environ) -> tuple[int, int
 
 @functools.cache
 def init() -> Group:
-    """The group of all processes that a launcher started together: SINGLE, without importing anything, where there is only this one.
+    """The group of all processes that a launcher started together: SINGLE, without importing
+    anything, where there is only this one.
 
     Raises
     ------
-    GroupError : mpi4py is missing or finds no MPI library, or its library does not know of the other processes.
+    GroupError : mpi4py is missing or finds no MPI library, or its library does not know of the
+        other processes.
     """
     _, size = launcher_rank()
     if size == 1:
         return SINGLE
     if importlib.util.find_spec("mpi4py") is None:
         raise GroupError(
-            f"init: a launcher started {size} processes, and mpi4py is not installed, expected it, to join them; {install('mpi')} installs it"
+            f"init: a launcher started {size} processes, and mpi4py is not installed, expected it,"
+            f" to join them; {install('mpi')} installs it"
         )
     from xpcap.distributed.mpi import world
 

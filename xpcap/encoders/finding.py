@@ -8,14 +8,31 @@ from typing import NamedTuple
 
 from xpcap.errors import DataError
 
-SUFFIXES = (".jpg", ".jpeg", ".jfif", ".png", ".gif", ".webp", ".avif", ".bmp", ".tif", ".tiff", ".ppm", ".pgm", ".heic", ".heif")
+SUFFIXES = (
+    ".jpg",
+    ".jpeg",
+    ".jfif",
+    ".png",
+    ".gif",
+    ".webp",
+    ".avif",
+    ".bmp",
+    ".tif",
+    ".tiff",
+    ".ppm",
+    ".pgm",
+    ".heic",
+    ".heif",
+)
 RAW = (".cr2", ".cr3", ".nef", ".arw", ".raf", ".orf", ".rw2", ".dng", ".pef", ".srw")  # of cameras
 OF_THE_SYSTEM = ("thumbs.db", "desktop.ini")  # Windows leaves these in folders of pictures
 LISTED = 6  # suffixes in a remark
 
 
 class Found(NamedTuple):
-    """Files of a folder: those whose names end as a picture's do, all others; and unreadable folders, with the reason."""
+    """Files of a folder: those whose names end as a picture's do, all others; and unreadable
+    folders, with the reason.
+    """
 
     pictures: list[Path]
     others: list[Path]
@@ -25,8 +42,8 @@ class Found(NamedTuple):
 def search_folder(folder: Path) -> Found:
     """Search a folder: its own files by name, then those of each folder in it.
 
-    Hidden files and folders, whose names begin with a dot, are left out. Links are followed, but no folder is
-    searched twice.
+    Hidden files and folders, whose names begin with a dot, are left out. Links are followed, but no
+    folder is searched twice.
     """
     found = Found([], [], {})
     searched: set[tuple[int, int]] = set()
@@ -39,7 +56,11 @@ def search_folder(folder: Path) -> Found:
                 continue
             searched.add((about.st_dev, about.st_ino))
             with os.scandir(current) as entries:
-                inside = sorted((entry.name, _is_folder(entry)) for entry in entries if not entry.name.startswith("."))
+                inside = sorted(
+                    (entry.name, _is_folder(entry))
+                    for entry in entries
+                    if not entry.name.startswith(".")
+                )
         except OSError as error:
             found.unreadable[current] = error.strerror or str(error)
             continue
@@ -53,13 +74,15 @@ def search_folder(folder: Path) -> Found:
 
 
 def find_pictures(paths: Iterable[str | Path], *, remarks: list[str] | None = None) -> list[Path]:
-    """The files among `paths`, each folder replaced by the pictures in it, as `search_folder` orders them.
+    """The files among `paths`, each folder replaced by the pictures in it, as `search_folder`
+    orders them.
 
     Whether they are pictures shows when they are read.
 
     Parameters
     ----------
-    remarks : gets a line on the other files of each folder, and one on each folder inside it that cannot be read
+    remarks : gets a line on the other files of each folder, and one on each folder inside it that
+        cannot be read
 
     Raises
     ------
@@ -72,22 +95,29 @@ def find_pictures(paths: Iterable[str | Path], *, remarks: list[str] | None = No
             continue
         inside = search_folder(path)
         if why := inside.unreadable.get(path):
-            raise DataError(f"find_pictures: {path}: {why}, expected pictures; is the path right, and may it be read?")
+            raise DataError(
+                f"find_pictures: {path}: {why}, expected pictures; is the path right, and may it be"
+                " read?"
+            )
         others = describe_others(path, inside.others)
         if not inside.pictures:
             raise DataError(
-                f"find_pictures: {path} holds no picture, nor do folders in it, expected files that end in {', '.join(SUFFIXES)}"
-                f"{'; ' if others else ''}{others}"
+                f"find_pictures: {path} holds no picture, nor do folders in it, expected files that"
+                f" end in {', '.join(SUFFIXES)}{'; ' if others else ''}{others}"
             )
         if remarks is not None:
             remarks += [others] if others else []
-            remarks += [f"folder {folder} cannot be read: {why}" for folder, why in inside.unreadable.items()]
+            remarks += [
+                f"folder {folder} cannot be read: {why}"
+                for folder, why in inside.unreadable.items()
+            ]
         found += inside.pictures
     return found
 
 
 def describe_others(folder: Path, others: Sequence[Path]) -> str:
-    """A remark on other files, empty if there is none: ``4 other files in photos not looked at: 2 .cr2, 1 .mp4, 1 .pdf``.
+    """A remark on other files, empty if there is none: ``4 other files in photos not looked at: 2
+    .cr2, 1 .mp4, 1 .pdf``.
 
     With RAW files of a camera among them it says what to do.
     """
@@ -95,16 +125,28 @@ def describe_others(folder: Path, others: Sequence[Path]) -> str:
         return ""
     counts = Counter(file.suffix.lower() or "without a suffix" for file in others)
     shown = sorted(counts.items(), key=lambda pair: (-pair[1], pair[0]))
-    listed = ", ".join(f"{count:,} {suffix[:20]}" for suffix, count in shown[:LISTED]) + (", ..." if len(shown) > LISTED else "")
-    hint = "; a camera's RAW files are not read: export them as JPEG" if counts.keys() & set(RAW) else ""
-    return f"{len(others):,} other {'file' if len(others) == 1 else 'files'} in {folder} not looked at: {listed}{hint}"
+    listed = ", ".join(f"{count:,} {suffix[:20]}" for suffix, count in shown[:LISTED]) + (
+        ", ..." if len(shown) > LISTED else ""
+    )
+    hint = (
+        "; a camera's RAW files are not read: export them as JPEG"
+        if counts.keys() & set(RAW)
+        else ""
+    )
+    return (
+        f"{len(others):,} other {'file' if len(others) == 1 else 'files'} in {folder} not looked"
+        f" at: {listed}{hint}"
+    )
 
 
 def _is_readable_folder(path: Path) -> bool:
     try:
         return path.is_dir()
     except OSError as error:
-        raise DataError(f"find_pictures: {path}: {error.strerror}, expected pictures; is the path right, and may it be read?") from error
+        raise DataError(
+            f"find_pictures: {path}: {error.strerror}, expected pictures; is the path right, and"
+            " may it be read?"
+        ) from error
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:

@@ -24,23 +24,29 @@ WHOLE_PICTURE = Area(0, 0, 1, 1)
 
 
 def traced_area(transform: Callable[[np.ndarray], np.ndarray], height: int, width: int) -> Area:
-    """The area that a preprocessing keeps of pictures of a size, found by a picture whose levels are its rows and columns.
+    """The area that a preprocessing keeps of pictures of a size, found by a picture whose levels
+    are its rows and columns.
 
     Parameters
     ----------
-    transform : maps a picture (height, width, 3), uint8, to the network's input as levels (h, w, 3) from 0 to 255;
-        it may scale, crop and pad
+    transform : maps a picture (height, width, 3), uint8, to the network's input as levels (h, w, 3)
+        from 0 to 255; it may scale, crop and pad
     """
     levels = np.zeros((height, width, 3), np.uint8)
     rows, columns = (np.linspace(0, 255, side).round().astype(np.uint8) for side in (height, width))
     levels[..., 0], levels[..., 1] = rows[:, None], columns
     seen = transform(levels)
-    (top, bottom), (left, right) = _ends(seen[:, seen.shape[1] // 2, 0], height), _ends(seen[seen.shape[0] // 2, :, 1], width)
+    (top, bottom), (left, right) = (
+        _ends(seen[:, seen.shape[1] // 2, 0], height),
+        _ends(seen[seen.shape[0] // 2, :, 1], width),
+    )
     return Area(top, left, bottom, right)
 
 
 def _ends(line: np.ndarray, side: int) -> tuple[float, float]:
-    """Begin and end of a line of levels in a picture's side, extrapolated from its middle half, which is not padded."""
+    """Begin and end of a line of levels in a picture's side, extrapolated from its middle half,
+    which is not padded.
+    """
     n = len(line)
     middle = slice(n // 4, n - n // 4)
     at = (line[middle] * ((side - 1) / 255) + 0.5) / side  # shares, of the middles of pixels
@@ -52,10 +58,15 @@ MOST = 64  # regions along a side
 
 
 def grid_of(name: str, options: Mapping[str, str]) -> int | None:
-    """K of the option ``grid=K`` in an encoder's name; None: pooled features. DataError : it is no such number."""
+    """K of the option ``grid=K`` in an encoder's name; None: pooled features. DataError : it is no
+    such number.
+    """
     grid = options.get("grid")
     if grid is not None and not (grid.isdecimal() and 1 <= int(grid) <= MOST):
-        raise DataError(f"find_encoder: encoder {name!r} has grid={grid}, expected places along a side, 1 to {MOST}")
+        raise DataError(
+            f"find_encoder: encoder {name!r} has grid={grid}, expected places along a side, 1 to"
+            f" {MOST}"
+        )
     return None if grid is None else int(grid)
 
 
@@ -68,14 +79,17 @@ def require_regions(name: str, shape: tuple[int, ...], grid: int) -> None:
     """DataError : a map (height, width, D) is coarser than the grid."""
     height, width = shape[:2]
     if grid > min(height, width):
-        raise DataError(f"find_encoder: encoder {name!r} sees {height} x {width} places, expected at least the {grid} x {grid} of its grid")
+        raise DataError(
+            f"find_encoder: encoder {name!r} sees {height} x {width} places, expected at least the"
+            f" {grid} x {grid} of its grid"
+        )
 
 
 def pool(features: np.ndarray, grid: int) -> np.ndarray:
     """Average a map (height, width, D) over K x K regions, row by row: (K*K, D).
 
-    Region i of K covers rows floor(i * height / K) to ceil((i + 1) * height / K): neighbours share a row where K
-    does not divide the height.
+    Region i of K covers rows floor(i * height / K) to ceil((i + 1) * height / K): neighbours share
+    a row where K does not divide the height.
 
     Notes
     -----

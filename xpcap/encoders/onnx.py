@@ -16,7 +16,8 @@ from xpcap.errors import DataError, unknown
 
 
 def open_session(where: str, model: bytes) -> Any:
-    """An ONNX Runtime session on one thread, since pictures run side by side, each on a core of its own.
+    """An ONNX Runtime session on one thread, since pictures run side by side, each on a core of its
+    own.
 
     Parameters
     ----------
@@ -29,7 +30,8 @@ def open_session(where: str, model: bytes) -> Any:
     with telemetry_off():
         import onnxruntime
 
-    # More than the variable in two cases: it was imported before, or is a version for Windows without it
+    # More than the variable in two cases: it was imported before, or is a version for Windows
+    # without it
     onnxruntime.disable_telemetry_events()
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
@@ -39,12 +41,14 @@ def open_session(where: str, model: bytes) -> Any:
     except Exception as error:  # its errors have no type in common
         reason = " ".join(str(error).split())[:300]
         raise DataError(
-            f"find_encoder: {where} cannot be opened by ONNX Runtime {onnxruntime.__version__}: {reason}; damaged, or too new?"
+            f"find_encoder: {where} cannot be opened by ONNX Runtime {onnxruntime.__version__}:"
+            f" {reason}; damaged, or too new?"
         ) from error
 
 
 class Network:
-    """An encoder that runs a network on one picture after the other, so that features do not depend on the batch.
+    """An encoder that runs a network on one picture after the other, so that features do not depend
+    on the batch.
 
     A picture is scaled to the network's input (bicubic, not cropped); its levels, 0 to 255, become
     ``(level - offset) / scale``.
@@ -52,8 +56,8 @@ class Network:
     Parameters
     ----------
     session : of ONNX Runtime
-    output : name of the output that is a feature (1, D), (1, D, 1, 1), or for a grid a map (1, D, h, w), or
-        (1, h, w, D) if the input has its channels last
+    output : name of the output that is a feature (1, D), (1, D, 1, 1), or for a grid a map (1, D,
+        h, w), or (1, h, w, D) if the input has its channels last
     size : height and width of its input
     channels_last : whether that is (1, height, width, 3), not (1, 3, height, width)
     offset, scale : one number or three
@@ -83,23 +87,33 @@ class Network:
         self.shape = self._run(np.zeros((*size, 3), np.uint8)).shape
 
     def encode(self, pictures: Iterable[np.ndarray]) -> np.ndarray:
-        """Encode pictures, each (height, width, 3) uint8 of any size, as features (n, *shape), float32.
+        """Encode pictures, each (height, width, 3) uint8 of any size, as features (n, *shape),
+        float32.
 
         Raises
         ------
         ValueError : an array is not such a picture.
         """
-        return np.fromiter((self._run(self._fit(picture)) for picture in pictures), np.dtype((np.float32, self.shape)))
+        return np.fromiter(
+            (self._run(self._fit(picture)) for picture in pictures),
+            np.dtype((np.float32, self.shape)),
+        )
 
     def _fit(self, picture: np.ndarray) -> np.ndarray:
         from PIL import Image
 
         require_picture("encode", picture)
-        return np.asarray(Image.fromarray(picture).resize(self._size[::-1], Image.Resampling.BICUBIC))
+        return np.asarray(
+            Image.fromarray(picture).resize(self._size[::-1], Image.Resampling.BICUBIC)
+        )
 
     def _run(self, picture: np.ndarray) -> np.ndarray:
         levels = (picture.astype(np.float32) - self._offset) / self._scale
-        x = levels[None] if self._channels_last else np.ascontiguousarray(levels.transpose(2, 0, 1))[None]
+        x = (
+            levels[None]
+            if self._channels_last
+            else np.ascontiguousarray(levels.transpose(2, 0, 1))[None]
+        )
         (out,) = self._session.run([self._output], {self._input: x})
         if self._grid is None:
             return out.reshape(-1)
@@ -114,23 +128,24 @@ MOST_SIDE = 4096
 
 
 def onnx_file(name: str) -> Network:
-    """The encoder ``onnx:FILE``, with options: ``onnx:model.onnx:size=224:mean=0.485,0.456,0.406:std=0.229,0.224,0.225``.
+    """The encoder ``onnx:FILE``, with options:
+    ``onnx:model.onnx:size=224:mean=0.485,0.456,0.406:std=0.229,0.224,0.225``.
 
     Parameters
     ----------
     name : FILE and any of these, each of which goes before what the file says
-        size : side of the square that pictures are scaled to; needed where the model's input has no fixed
-            height and width
-        mean, std : of red, green and blue, or one number for all, where levels are 0 to 1; needed unless the
-            model's metadata has them
+        size : side of the square that pictures are scaled to; needed where the model's input has no
+            fixed height and width
+        mean, std : of red, green and blue, or one number for all, where levels are 0 to 1; needed
+            unless the model's metadata has them
         output : name of the output that is the feature, if not the first
         grid : K, to average an output that is a map over K x K regions
         sha256 : the first digits of the file's digest; the encoder's own name has 16
 
     Raises
     ------
-    DataError : ONNX Runtime is missing; the file is none, or other than it was; an option is wrong or lacks; the
-        model is of another kind.
+    DataError : ONNX Runtime is missing; the file is none, or other than it was; an option is wrong
+        or lacks; the model is of another kind.
     """
     where, options = split_options(name, OPTIONS)
     require(name, "images", "onnxruntime")
@@ -142,57 +157,97 @@ def onnx_file(name: str) -> Network:
     channels_last, size = _size(path, session, given.get("size"))
     scaling = {key: _numbers(path, key, given.get(key)) for key in ("mean", "std")}
     if not scaling["std"].all():
-        raise DataError(f"find_encoder: {path}: std is {given['std']}, expected numbers other than 0")
+        raise DataError(
+            f"find_encoder: {path}: std is {given['std']}, expected numbers other than 0"
+        )
     grid = grid_of(name, options)
     output = _output(path, session, options.get("output"), grid is not None)
-    kept = {key: options[key] for key in ("size", "mean", "std", "output", "grid") if key in options} | {"sha256": digest}
+    kept = {
+        key: options[key] for key in ("size", "mean", "std", "output", "grid") if key in options
+    } | {"sha256": digest}
     whole = ":".join((f"onnx:{path.resolve()}", *(f"{key}={value}" for key, value in kept.items())))
-    return Network(whole, session, output, size, 255 * scaling["mean"], 255 * scaling["std"], channels_last, grid)
+    return Network(
+        whole,
+        session,
+        output,
+        size,
+        255 * scaling["mean"],
+        255 * scaling["std"],
+        channels_last,
+        grid,
+    )
 
 
 def _read(path: Path) -> bytes:
     try:
         about = path.stat()
-        if not stat.S_ISREG(about.st_mode) or about.st_size > MOST_BYTES:  # opening a pipe would wait for a writer
-            came = f"has {about.st_size:,} bytes" if stat.S_ISREG(about.st_mode) else "is a folder, a pipe or a device"
-            raise DataError(f"find_encoder: {path} {came}, expected an ONNX file of at most {MOST_BYTES:,} bytes")
+        if (
+            not stat.S_ISREG(about.st_mode) or about.st_size > MOST_BYTES
+        ):  # opening a pipe would wait for a writer
+            came = (
+                f"has {about.st_size:,} bytes"
+                if stat.S_ISREG(about.st_mode)
+                else "is a folder, a pipe or a device"
+            )
+            raise DataError(
+                f"find_encoder: {path} {came}, expected an ONNX file of at most {MOST_BYTES:,}"
+                " bytes"
+            )
         return path.read_bytes()
     except OSError as error:
-        raise DataError(f"find_encoder: {path}: {error.strerror}, expected an ONNX file; moved, or is the path wrong?") from error
+        raise DataError(
+            f"find_encoder: {path}: {error.strerror}, expected an ONNX file; moved, or is the path"
+            " wrong?"
+        ) from error
 
 
 def _size(path: Path, session: Any, given: str | None) -> tuple[bool, tuple[int, int]]:
     """Whether the input has its channels last, and its height and width."""
     if given is not None and not (given.isdecimal() and 0 < int(given) <= MOST_SIDE):
-        raise DataError(f"find_encoder: {path}: size is {given!r}, expected pixels, 1 to {MOST_SIDE:,}")
+        raise DataError(
+            f"find_encoder: {path}: size is {given!r}, expected pixels, 1 to {MOST_SIDE:,}"
+        )
     inputs = session.get_inputs()
     shape = inputs[0].shape if len(inputs) == 1 and inputs[0].type == "tensor(float)" else []
     one_picture = len(shape) == 4 and (shape[0] == 1 or not isinstance(shape[0], int))
     if not one_picture or 3 not in (shape[1], shape[3]):
         came = ", ".join(f"{one.name} {one.type} {one.shape}" for one in inputs)[:300]
-        raise DataError(f"find_encoder: {path} takes {came}, expected one float input (N, 3, height, width) or (N, height, width, 3)")
+        raise DataError(
+            f"find_encoder: {path} takes {came}, expected one float input (N, 3, height, width) or"
+            " (N, height, width, 3)"
+        )
     channels_last = shape[1] != 3
     fixed = shape[1:3] if channels_last else shape[2:]
     height, width = (side if isinstance(side, int) else int(given or 0) for side in fixed)
     if not height or not width:
-        raise DataError(f"find_encoder: {path} takes pictures of any size, expected one to scale them to; add :size=224, or what it was trained with")
+        raise DataError(
+            f"find_encoder: {path} takes pictures of any size, expected one to scale them to; add"
+            " :size=224, or what it was trained with"
+        )
     if given is not None and (height, width) != (int(given), int(given)):
-        raise DataError(f"find_encoder: {path} takes pictures of {height} x {width}, expected the size {given} that was asked for")
+        raise DataError(
+            f"find_encoder: {path} takes pictures of {height} x {width}, expected the size {given}"
+            " that was asked for"
+        )
     return channels_last, (height, width)
 
 
 def _numbers(path: Path, key: str, text: str | None) -> np.ndarray:
     if text is None:
         raise DataError(
-            f"find_encoder: {path} does not say how its input is scaled, expected `mean` and `std` in its metadata or behind its name; "
-            "most models trained on ImageNet want :mean=0.485,0.456,0.406:std=0.229,0.224,0.225"
+            f"find_encoder: {path} does not say how its input is scaled, expected `mean` and `std`"
+            " in its metadata or behind its name; most models trained on ImageNet want"
+            " :mean=0.485,0.456,0.406:std=0.229,0.224,0.225"
         )
     try:
         numbers = [float(part) for part in text.split(",")]
     except ValueError:
         numbers = []
     if len(numbers) not in (1, 3) or not all(map(math.isfinite, numbers)):
-        raise DataError(f"find_encoder: {path}: {key} is {text[:60]!r}, expected one number, or three with commas between them")
+        raise DataError(
+            f"find_encoder: {path}: {key} is {text[:60]!r}, expected one number, or three with"
+            " commas between them"
+        )
     return np.array(numbers)
 
 
@@ -202,9 +257,17 @@ def _output(path: Path, session: Any, wanted: str | None, is_map: bool) -> str:
         raise unknown("find_encoder", f"{path}: output", wanted, outputs, DataError)
     name = wanted or next(iter(outputs))
     shape = outputs[name].shape
-    fits = len(shape) == 4 if is_map else len(shape) in (2, 4) and list(shape[2:]) == [1] * (len(shape) - 2)
+    fits = (
+        len(shape) == 4
+        if is_map
+        else len(shape) in (2, 4) and list(shape[2:]) == [1] * (len(shape) - 2)
+    )
     if outputs[name].type != "tensor(float)" or not fits:
-        wanted = "a map, float (N, D, height, width)" if is_map else "pooled features, float (N, D) or (N, D, 1, 1)"
+        wanted = (
+            "a map, float (N, D, height, width)"
+            if is_map
+            else "pooled features, float (N, D) or (N, D, 1, 1)"
+        )
         raise DataError(
             f"find_encoder: {path} gives {name} {outputs[name].type} {shape}, expected {wanted}; "
             f"its outputs are {', '.join(outputs)}: choose one with :output=NAME"

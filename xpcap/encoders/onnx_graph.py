@@ -1,4 +1,6 @@
-"""Networks as ONNX, in memory: the few messages of onnx.proto that a network of fixed sizes needs, without the onnx package."""
+"""Networks as ONNX, in memory: the few messages of onnx.proto that a network of fixed sizes needs,
+without the onnx package.
+"""
 
 from collections.abc import Mapping, Sequence
 
@@ -22,7 +24,9 @@ class Graph:
         self._names = 0
 
     def node(self, kind: str, *inputs: str | np.ndarray, **attributes: int | Sequence[int]) -> str:
-        """Add an operator of ONNX; arrays among its inputs become weights, float32. Returns the name of its output."""
+        """Add an operator of ONNX; arrays among its inputs become weights, float32. Returns the
+        name of its output.
+        """
         names = [name if isinstance(name, str) else self._weight(name) for name in inputs]
         output = self._name()
         fields = [*(_field(1, name) for name in names), _field(2, output), _field(4, kind)]
@@ -30,7 +34,9 @@ class Graph:
         self._nodes += _field(1, b"".join(fields))
         return output
 
-    def to_bytes(self, output: str, shape: Sequence[int | str], metadata: Mapping[str, str] | None = None) -> bytes:
+    def to_bytes(
+        self, output: str, shape: Sequence[int | str], metadata: Mapping[str, str] | None = None
+    ) -> bytes:
         """The model as an ONNX file has it.
 
         Parameters
@@ -42,7 +48,9 @@ class Graph:
         graph = self._nodes + _field(2, "network") + self._weights + ends
         model = _field(1, IR_VERSION) + _field(2, "xpcap") + _field(7, graph)
         model += _field(8, _field(1, "") + _field(2, OPSET))
-        return model + b"".join(_field(14, _field(1, key) + _field(2, value)) for key, value in (metadata or {}).items())
+        return model + b"".join(
+            _field(14, _field(1, key) + _field(2, value)) for key, value in (metadata or {}).items()
+        )
 
     def _name(self) -> str:
         self._names += 1
@@ -71,7 +79,9 @@ def _attribute(name: str, value: int | Sequence[int]) -> bytes:
 
 
 def _field(number: int, value: int | str | bytes) -> bytes:
-    """A field of a protocol buffer: its number and kind, then a number, or a length and that many bytes."""
+    """A field of a protocol buffer: its number and kind, then a number, or a length and that many
+    bytes.
+    """
     if isinstance(value, int):
         return _varint(number << 3) + _varint(value)
     content = value.encode() if isinstance(value, str) else value

@@ -1,4 +1,6 @@
-"""Picture files, as they come from phones, cameras and drawing programs, as RGB arrays; and arrays scaled to one area."""
+"""Picture files, as they come from phones, cameras and drawing programs, as RGB arrays; and arrays
+scaled to one area.
+"""
 
 import codecs
 import contextlib
@@ -21,20 +23,25 @@ if TYPE_CHECKING:
 
 FORMATS = ("JPEG", "MPO", "PNG", "GIF", "WEBP", "AVIF", "BMP", "TIFF", "PPM")
 MOST_BYTES = 256 << 20  # of a file; some formats are read whole
-MOST_EXIF = 1 << 16  # bytes, what a segment of a JPEG holds; longer EXIF could make Pillow copy it thousands of times
+MOST_EXIF = (
+    1 << 16
+)  # bytes, what a segment of a JPEG holds; longer EXIF could make Pillow copy it thousands of times
 HEAD = 4096  # bytes that say what a file is which is no picture
 LONGEST = 1024  # pixels of the longer side; no encoder uses more
 STRIP = 1 << 20  # pixels converted at once
 WIDEST = 2.25  # longer side over shorter on the sheet of `fit`; longer pictures are padded to it
 
-logging.getLogger("PIL").addHandler(logging.NullHandler())  # our error says what Pillow would log about a damaged picture
+logging.getLogger("PIL").addHandler(
+    logging.NullHandler()
+)  # our error says what Pillow would log about a damaged picture
 
 
 def read_picture(source: str | Path | BinaryIO) -> np.ndarray:
     """Read a picture file as a person sees it: upright, in colour, on white.
 
-    EXIF orientation is applied; grey, palette, 16-bit and CMYK pictures become RGB; transparent parts become
-    white; the first of several frames is read; larger pictures are scaled down to 1024 pixels on the longer side.
+    EXIF orientation is applied; grey, palette, 16-bit and CMYK pictures become RGB; transparent
+    parts become white; the first of several frames is read; larger pictures are scaled down to 1024
+    pixels on the longer side.
 
     Parameters
     ----------
@@ -46,9 +53,10 @@ def read_picture(source: str | Path | BinaryIO) -> np.ndarray:
 
     Raises
     ------
-    DataError : not a picture, a damaged one, a format that cannot be read here, more than 256 MB, or a folder,
-        pipe or device; or more pixels to decode than Pillow's `PIL.Image.MAX_IMAGE_PIXELS`, 89 million, or twice
-        as many in a JPEG, which is decoded at a fraction of its size. Both are refused before decoding.
+    DataError : not a picture, a damaged one, a format that cannot be read here, more than 256 MB,
+        or a folder, pipe or device; or more pixels to decode than Pillow's
+        `PIL.Image.MAX_IMAGE_PIXELS`, 89 million, or twice as many in a JPEG, which is decoded at a
+        fraction of its size. Both are refused before decoding.
     """
     from PIL import Image
 
@@ -60,45 +68,77 @@ def read_picture(source: str | Path | BinaryIO) -> np.ndarray:
             about = source.stat()
             if not stat.S_ISREG(about.st_mode):  # opening a pipe would wait for a writer
                 kind = "a folder" if source.is_dir() else "a pipe or a device"
-                raise DataError(f"read_picture: {name} is {kind}, expected a picture file; is the path right?")
+                raise DataError(
+                    f"read_picture: {name} is {kind}, expected a picture file; is the path right?"
+                )
             if about.st_size > MOST_BYTES:
-                raise DataError(f"read_picture: {name} has {about.st_size:,} bytes, expected at most {MOST_BYTES >> 20} MB; is it a picture?")
+                raise DataError(
+                    f"read_picture: {name} has {about.st_size:,} bytes, expected at most"
+                    f" {MOST_BYTES >> 20} MB; is it a picture?"
+                )
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # Pillow warns of large pictures, and of odd metadata, which does no harm
-            with Image.open(source, formats=[kind for kind in FORMATS if kind in Image.OPEN]) as picture:
+            warnings.simplefilter(
+                "ignore"
+            )  # Pillow warns of large pictures, and of odd metadata, which does no harm
+            with Image.open(
+                source, formats=[kind for kind in FORMATS if kind in Image.OPEN]
+            ) as picture:
                 width, height = picture.size
                 # A JPEG is decoded at an eighth, a quarter or half of its size if that is enough
                 shrink = max(1.0, max(width, height) / LONGEST)
                 picture.draft("RGB", (math.ceil(width / shrink), math.ceil(height / shrink)))
                 if math.prod(picture.size) > (most := Image.MAX_IMAGE_PIXELS or math.inf):
-                    raise DataError(f"read_picture: {name} has {width} x {height} pixels, expected at most {most:,}; scale it down first")
+                    raise DataError(
+                        f"read_picture: {name} has {width} x {height} pixels, expected at most"
+                        f" {most:,}; scale it down first"
+                    )
                 return _upright_rgb(picture)
     except DataError:
         raise
     except MemoryError as error:
-        raise DataError(f"read_picture: {name} takes more memory to decode than is free, expected a smaller picture; scale it down first") from error
+        raise DataError(
+            f"read_picture: {name} takes more memory to decode than is free, expected a smaller"
+            " picture; scale it down first"
+        ) from error
     except Image.DecompressionBombError as error:
-        raise DataError(f"read_picture: {name} has too many pixels; scale it down first ({error})") from error
+        raise DataError(
+            f"read_picture: {name} has too many pixels; scale it down first ({error})"
+        ) from error
     except FileNotFoundError as error:
-        raise DataError(f"read_picture: {name} does not exist, expected a picture; is the path right?") from error
-    except Exception as error:  # damaged pictures raise errors of many types, from Pillow and from what it calls
+        raise DataError(
+            f"read_picture: {name} does not exist, expected a picture; is the path right?"
+        ) from error
+    except (
+        Exception
+    ) as error:  # damaged pictures raise errors of many types, from Pillow and from what it calls
         if isinstance(error, OSError) and error.strerror:
-            raise DataError(f"read_picture: {name}: {error.strerror}, expected a picture file; is the path right, and may it be read?") from error
+            raise DataError(
+                f"read_picture: {name}: {error.strerror}, expected a picture file; is the path"
+                " right, and may it be read?"
+            ) from error
         raise DataError(f"read_picture: {name} {_why_not(source, str(name))}") from error
 
 
 def formats() -> str:
-    """The formats that the Pillow of this machine reads, in words: ``JPEG, PNG, GIF, WebP, AVIF, BMP or TIFF``."""
+    """The formats that the Pillow of this machine reads, in words: ``JPEG, PNG, GIF, WebP, AVIF,
+    BMP or TIFF``.
+    """
     from PIL import features
 
-    optional = [name for name in ("WebP", "AVIF") if name.lower() in features.modules and features.check(name.lower())]  # not in every build
+    optional = [
+        name
+        for name in ("WebP", "AVIF")
+        if name.lower() in features.modules and features.check(name.lower())
+    ]  # not in every build
     return f"{', '.join(['JPEG', 'PNG', 'GIF', *optional, 'BMP'])} or TIFF"
 
 
 def _why_not(source: Path | BinaryIO, name: str) -> str:
     """The end of a message: why a file is no picture, its kind by its first bytes, and a remedy."""
     try:
-        with source.open("rb") if isinstance(source, Path) else contextlib.nullcontext(source) as file:
+        with (
+            source.open("rb") if isinstance(source, Path) else contextlib.nullcontext(source)
+        ) as file:
             file.seek(0)
             content = file.read(HEAD)
     except (OSError, ValueError):  # gone meanwhile, or a name that no file can have
@@ -108,21 +148,28 @@ def _why_not(source: Path | BinaryIO, name: str) -> str:
     kind = kind_of_file(content or b"")
     if kind == HEIC or (kind is None and name.lower().endswith((".heic", ".heif"))):
         return (
-            f"is a HEIC picture, as iPhones make, expected {formats()}; convert it to JPEG first: export it from the program that shows it, or "
-            "run heif-convert; an iPhone makes JPEG with Settings, Camera, Formats, Most Compatible"
+            f"is a HEIC picture, as iPhones make, expected {formats()}; convert it to JPEG first:"
+            " export it from the program that shows it, or run heif-convert; an iPhone makes JPEG"
+            " with Settings, Camera, Formats, Most Compatible"
         )
     hint = "damaged, or of another kind?"
     if kind == AVIF and "AVIF" not in formats():
         hint = "it is an AVIF picture, which this Pillow cannot read; a newer Pillow can"
     elif kind is not None and kind.family != "picture":
-        hint = f"it is {kind.name}" + ("; export it as JPEG" if kind.family in ("raw", "document") and kind != PAGE else "")
-    elif kind is None and content and not re.match(rb"P[1-6]\s", content) and _is_text(content):  # a PPM begins as text
+        hint = f"it is {kind.name}" + (
+            "; export it as JPEG" if kind.family in ("raw", "document") and kind != PAGE else ""
+        )
+    elif (
+        kind is None and content and not re.match(rb"P[1-6]\s", content) and _is_text(content)
+    ):  # a PPM begins as text
         hint = "it is text"
     return f"cannot be read as a picture, expected {formats()}; {hint}"
 
 
 def _is_text(content: bytes) -> bool:
-    """Whether bytes are text, cut anywhere: no control characters, and UTF-8 but for a last character in part."""
+    """Whether bytes are text, cut anywhere: no control characters, and UTF-8 but for a last
+    character in part.
+    """
     try:
         text = codecs.getincrementaldecoder("utf-8")().decode(content)
     except UnicodeDecodeError:
@@ -144,7 +191,13 @@ def _upright_rgb(picture: "Picture") -> np.ndarray:
     small = Image.new(mode, (-(-picture.width // factor), -(-picture.height // factor)))
     white = _white_level(picture)
     for top, strip in _strips(picture, factor):
-        rgb = _grey_as_rgb(strip, white) if _is_finer(picture) else strip if strip.mode == mode else strip.convert(mode)
+        rgb = (
+            _grey_as_rgb(strip, white)
+            if _is_finer(picture)
+            else strip
+            if strip.mode == mode
+            else strip.convert(mode)
+        )
         small.paste(rgb.reduce(factor), (0, top // factor))
     small.thumbnail((LONGEST, LONGEST), reducing_gap=2.0)
     small.getexif()[ExifTags.Base.Orientation] = _orientation(picture)
@@ -159,14 +212,22 @@ def _strips(picture: "Picture", factor: int = 1) -> Iterator[tuple[int, "Picture
     width, height = picture.size
     rows = factor * max(1, STRIP // (width * factor))
     for top in range(0, height, rows):
-        yield top, picture if rows >= height else picture.crop((0, top, width, min(height, top + rows)))
+        yield (
+            top,
+            picture if rows >= height else picture.crop((0, top, width, min(height, top + rows))),
+        )
 
 
 def _orientation(picture: "Picture") -> int:
-    """The EXIF orientation, 1 to 8. It alone is read: what else stands in EXIF may be odd, and does no harm."""
+    """The EXIF orientation, 1 to 8. It alone is read: what else stands in EXIF may be odd, and does
+    no harm.
+    """
     from PIL import ExifTags
 
-    if len(picture.info.get("exif", "")) > MOST_EXIF or len(picture.info.get("Raw profile type exif", "")) > 2 * MOST_EXIF:
+    if (
+        len(picture.info.get("exif", "")) > MOST_EXIF
+        or len(picture.info.get("Raw profile type exif", "")) > 2 * MOST_EXIF
+    ):
         return 1
     try:
         found = picture.getexif().get(ExifTags.Base.Orientation)
@@ -181,7 +242,9 @@ def _is_finer(picture: "Picture") -> bool:
 
 
 def _white_level(picture: "Picture") -> float:
-    """The value of white in a finer grey: 65535 of 16 bits; else the least of 1, 255 and 65535 that no pixel exceeds."""
+    """The value of white in a finer grey: 65535 of 16 bits; else the least of 1, 255 and 65535 that
+    no pixel exceeds.
+    """
     if not _is_finer(picture) or picture.mode.startswith("I;16"):
         return 65535.0
     most = max(float(_finite(np.asarray(strip)).max(initial=0)) for _, strip in _strips(picture))
@@ -206,19 +269,19 @@ def _finite(levels: np.ndarray) -> np.ndarray:
 
 
 def fit(picture: np.ndarray, side: int) -> np.ndarray:
-    """Scale a picture to the area of a square of `side`, so that things are as large on a wide sheet as on a square one.
+    """Scale a picture to the area of a square of `side`, so that things are as large on a wide
+    sheet as on a square one.
 
-    A picture whose sides differ more than 2.25 times is padded to that ratio, evenly on both sides, in the
-    commonest colour of its border.
+    A picture whose sides differ more than 2.25 times is padded to that ratio, evenly on both sides,
+    in the commonest colour of its border.
 
     Parameters
     ----------
     picture : array (height, width, 3), uint8
     side : pixels
 
-    Returns
-    -------
-    array (height, width, 3), uint8, of about side * side pixels; the picture itself if it has that size already
+    Returns ------- array (height, width, 3), uint8, of about side * side pixels; the picture itself
+    if it has that size already
 
     Raises
     ------
@@ -232,7 +295,11 @@ def fit(picture: np.ndarray, side: int) -> np.ndarray:
     from PIL import Image
 
     shrinks = math.prod(inner) < height * width
-    scaled = np.asarray(Image.fromarray(picture).resize(inner[::-1], Image.Resampling.BOX if shrinks else Image.Resampling.BICUBIC))
+    scaled = np.asarray(
+        Image.fromarray(picture).resize(
+            inner[::-1], Image.Resampling.BOX if shrinks else Image.Resampling.BICUBIC
+        )
+    )
     if inner == sheet:
         return scaled
     padded = np.empty((*sheet, 3), np.uint8)
@@ -257,13 +324,24 @@ def corner(sheet: tuple[int, int], inner: tuple[int, int]) -> tuple[int, int]:
 
 def require_picture(where: str, picture: np.ndarray) -> None:
     """ValueError : not an array (height, width, 3), uint8, or one without pixels."""
-    if getattr(picture, "ndim", 0) != 3 or picture.shape[2] != 3 or picture.dtype != np.uint8 or not picture.size:
-        came = f"shape {picture.shape} and dtype {picture.dtype}" if hasattr(picture, "dtype") else f"type {type(picture).__name__}"
+    if (
+        getattr(picture, "ndim", 0) != 3
+        or picture.shape[2] != 3
+        or picture.dtype != np.uint8
+        or not picture.size
+    ):
+        came = (
+            f"shape {picture.shape} and dtype {picture.dtype}"
+            if hasattr(picture, "dtype")
+            else f"type {type(picture).__name__}"
+        )
         raise ValueError(f"{where}: a picture has {came}, expected uint8 (height, width, 3)")
 
 
 def border_colour(picture: np.ndarray) -> np.ndarray:
     """The commonest colour (3,) along the border of a picture."""
     border = np.concatenate((picture[0], picture[-1], picture[:, 0], picture[:, -1]))
-    _, first, counts = np.unique(border @ np.array([65536, 256, 1]), return_index=True, return_counts=True)
+    _, first, counts = np.unique(
+        border @ np.array([65536, 256, 1]), return_index=True, return_counts=True
+    )
     return border[first[counts.argmax()]]

@@ -1,4 +1,6 @@
-"""Encoders from timm: any of its models without its last layer, with its own preprocessing. timm fetches the weights."""
+"""Encoders from timm: any of its models without its last layer, with its own preprocessing. timm
+fetches the weights.
+"""
 
 import hashlib
 import math
@@ -14,21 +16,24 @@ from xpcap.errors import DataError, unknown
 
 
 class TimmEncoder:
-    """The input of a timm model's classifier: pooled features, or the last hidden layer (``timm:vgg16``: the course's fc7).
+    """The input of a timm model's classifier: pooled features, or the last hidden layer
+    (``timm:vgg16``: the course's fc7).
 
-    Pictures are encoded one after the other, each on one thread, so that features do not depend on the batch.
+    Pictures are encoded one after the other, each on one thread, so that features do not depend on
+    the batch.
 
     Parameters
     ----------
-    name : ``timm:MODEL``, or ``timm:MODEL.TAG`` for other weights of it, as ``timm.list_models(pretrained=True)``
-        lists them; then perhaps ``:grid=K``, to average the map of its last layers over K x K regions, and
-        ``:sha256=DIGITS``, the first digits of the digest of the weights, as the encoder's own name has it
+    name : ``timm:MODEL``, or ``timm:MODEL.TAG`` for other weights of it, as
+        ``timm.list_models(pretrained=True)`` lists them; then perhaps ``:grid=K``, to average the
+        map of its last layers over K x K regions, and ``:sha256=DIGITS``, the first digits of the
+        digest of the weights, as the encoder's own name has it
     pretrained : False leaves the weights random
 
     Raises
     ------
-    DataError : timm is missing, has no such model, or cannot fetch its weights; their digest is another; or the model
-        has no map, or one that is coarser than the grid.
+    DataError : timm is missing, has no such model, or cannot fetch its weights; their digest is
+        another; or the model has no map, or one that is coarser than the grid.
     """
 
     def __init__(self, name: str, *, pretrained: bool = True) -> None:
@@ -41,26 +46,34 @@ class TimmEncoder:
             import timm
 
         model_name = asked.removeprefix("timm:")
-        if not timm.is_model(model_name):  # nor any place on the network or the disk, which timm also takes for a name
-            raise unknown("find_encoder", "model of timm", model_name, timm.list_models(), DataError)
+        if not timm.is_model(
+            model_name
+        ):  # nor any place on the network or the disk, which timm also takes for a name
+            raise unknown(
+                "find_encoder", "model of timm", model_name, timm.list_models(), DataError
+            )
         try:
             self._model = timm.create_model(model_name, pretrained=pretrained, num_classes=0).eval()
         except Exception as error:  # of many types, from timm and from what it downloads with
             reason = " ".join(str(error).split())[:200]
             raise DataError(
-                f"find_encoder: timm cannot make {model_name!r} with its weights: {reason}; is there a network, and such a tag?"
+                f"find_encoder: timm cannot make {model_name!r} with its weights: {reason}; is"
+                " there a network, and such a tag?"
             ) from error
         data = timm.data.resolve_model_data_config(self._model)
         self._transform = timm.data.create_transform(**data, is_training=False)
         digest = require_digest(name, _digest(self._model), options.get("sha256"))
         about = self._model.pretrained_cfg
-        tagged = ".".join(part for part in (about.get("architecture") or model_name, about.get("tag")) if part)
+        tagged = ".".join(
+            part for part in (about.get("architecture") or model_name, about.get("tag")) if part
+        )
         self.name = f"{grid_name(f'timm:{tagged}', self._grid)}:sha256={digest}"
         with torch.inference_mode():
             self.shape = self._feature(torch.zeros((1, *data["input_size"]))).shape
 
     def encode(self, pictures: Iterable[np.ndarray]) -> np.ndarray:
-        """Encode pictures, each (height, width, 3) uint8 of any size, as features (n, *shape), float32.
+        """Encode pictures, each (height, width, 3) uint8 of any size, as features (n, *shape),
+        float32.
 
         Raises
         ------
@@ -69,7 +82,9 @@ class TimmEncoder:
         import torch
 
         torch.set_num_threads(1)
-        return np.fromiter((self._encode_one(picture) for picture in pictures), np.dtype((np.float32, self.shape)))
+        return np.fromiter(
+            (self._encode_one(picture) for picture in pictures), np.dtype((np.float32, self.shape))
+        )
 
     def _encode_one(self, picture: np.ndarray) -> np.ndarray:
         import torch
@@ -88,7 +103,9 @@ class TimmEncoder:
 
 
 def seen_area(name: str, picture: np.ndarray) -> Area | None:
-    """The part of a picture that the preprocessing of ``timm:MODEL`` keeps: most crop. None: timm or the model is missing."""
+    """The part of a picture that the preprocessing of ``timm:MODEL`` keeps: most crop. None: timm
+    or the model is missing.
+    """
     try:
         with telemetry_off():
             import timm
@@ -105,7 +122,10 @@ def seen_area(name: str, picture: np.ndarray) -> Area | None:
     data = timm.data.resolve_data_config({}, pretrained_cfg=about.to_dict())
     transform = timm.data.create_transform(**data, is_training=False)
     mean, std = np.array(data["mean"]), np.array(data["std"])
-    return traced_area(lambda x: 255 * (transform(Image.fromarray(x)).numpy().transpose(1, 2, 0) * std + mean), *picture.shape[:2])
+    return traced_area(
+        lambda x: 255 * (transform(Image.fromarray(x)).numpy().transpose(1, 2, 0) * std + mean),
+        *picture.shape[:2],
+    )
 
 
 def _map(name: str, out: np.ndarray, model: Any) -> np.ndarray:
@@ -119,7 +139,10 @@ def _map(name: str, out: np.ndarray, model: Any) -> np.ndarray:
     tokens = out[getattr(model, "num_prefix_tokens", 0) :] if out.ndim == 2 else out
     side = math.isqrt(len(tokens))
     if tokens.ndim != 2 or side * side != len(tokens):
-        raise DataError(f"find_encoder: encoder {name!r} gives {out.shape}, expected a map or a square of patches; ask for it without a grid")
+        raise DataError(
+            f"find_encoder: encoder {name!r} gives {out.shape}, expected a map or a square of"
+            " patches; ask for it without a grid"
+        )
     return tokens.reshape(side, side, -1)
 
 

@@ -1,7 +1,8 @@
 """Weights of a PyTorch file of the old kind, read without PyTorch.
 
-Such a file is a pickle, and a pickle may name any function and have it called. So this module, the only one
-that reads pickles, reads those whose SHA-256 its caller knows, and resolves only the names that weights need.
+Such a file is a pickle, and a pickle may name any function and have it called. So this module, the
+only one that reads pickles, reads those whose SHA-256 its caller knows, and resolves only the names
+that weights need.
 """
 
 import hashlib
@@ -42,7 +43,9 @@ ALLOWED: Mapping[tuple[str, str], Any] = {
 class _Reader(pickle.Unpickler):
     def __init__(self, file: io.BytesIO) -> None:
         super().__init__(file)
-        self.dtypes: dict[str, tuple[str, int]] = {}  # of each storage, and how many numbers it holds
+        self.dtypes: dict[
+            str, tuple[str, int]
+        ] = {}  # of each storage, and how many numbers it holds
 
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) not in ALLOWED:
@@ -64,20 +67,27 @@ def read_torch(path: Path, sha256: str) -> dict[str, np.ndarray]:
 
     Parameters
     ----------
-    sha256 : the digest that the file must have, as 64 hexadecimal digits; it is compared before anything is
-        read as a pickle
+    sha256 : the digest that the file must have, as 64 hexadecimal digits; it is compared before
+        anything is read as a pickle
 
     Raises
     ------
-    DataError : another digest, another kind of file, or arrays that do not fit it. OSError : it cannot be opened.
+    DataError : another digest, another kind of file, or arrays that do not fit it. OSError : it
+        cannot be opened.
     """
     content = path.read_bytes()
     if (digest := hashlib.sha256(content).hexdigest()) != sha256:
-        raise DataError(f"read_torch: {path} has SHA-256 {digest}, expected {sha256}; damaged, or of another version?")
+        raise DataError(
+            f"read_torch: {path} has SHA-256 {digest}, expected {sha256}; damaged, or of another"
+            " version?"
+        )
     try:
         return _parse(content)
     except Exception as error:  # a damaged pickle raises errors of many types
-        raise DataError(f"read_torch: {path} cannot be read as PyTorch weights: {str(error)[:200]}; damaged, or of another kind?") from error
+        raise DataError(
+            f"read_torch: {path} cannot be read as PyTorch weights: {str(error)[:200]}; damaged, or"
+            " of another kind?"
+        ) from error
 
 
 def _parse(content: bytes) -> dict[str, np.ndarray]:
@@ -92,15 +102,28 @@ def _parse(content: bytes) -> dict[str, np.ndarray]:
     for key in keys:
         dtype, count = reader.dtypes[key]
         if int.from_bytes(content[at : at + 8], "little") != count:
-            raise ValueError(f"storage {key!r} does not hold the {count:,} numbers that it is to hold")
+            raise ValueError(
+                f"storage {key!r} does not hold the {count:,} numbers that it is to hold"
+            )
         storages[key] = np.frombuffer(content, dtype, count, at + 8)  # refuses more than there is
         at += 8 + storages[key].nbytes
-    return {name: _array(name, tensor, storages[tensor.storage]) for name, tensor in tensors.items()}
+    return {
+        name: _array(name, tensor, storages[tensor.storage]) for name, tensor in tensors.items()
+    }
 
 
 def _array(name: str, tensor: _Tensor, storage: np.ndarray) -> np.ndarray:
     """A tensor as a view of its storage; NumPy refuses one that would reach outside."""
     if math.prod(tensor.shape) > len(storage):  # strides of 0 would make much of little
-        raise ValueError(f"{name!r} has shape {tensor.shape}, expected at most the {len(storage):,} numbers of its storage")
+        raise ValueError(
+            f"{name!r} has shape {tensor.shape}, expected at most the {len(storage):,} numbers of"
+            " its storage"
+        )
     size = storage.itemsize
-    return np.ndarray(tensor.shape, storage.dtype, storage, tensor.offset * size, [stride * size for stride in tensor.strides])
+    return np.ndarray(
+        tensor.shape,
+        storage.dtype,
+        storage,
+        tensor.offset * size,
+        [stride * size for stride in tensor.strides],
+    )

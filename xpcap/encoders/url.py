@@ -20,8 +20,12 @@ from xpcap.progress import say
 
 MOST_BYTES, SECONDS, MOST_REDIRECTS, CHUNK = 20_000_000, 20.0, 10, 65_536
 PORTS = {"http": 80, "https": 443}
-# Protocols, 6to4, multicast, Teredo, examples, all but unicast: some are global to some versions of Python
-RESERVED = "192.0.0.0/24 192.88.99.0/24 224.0.0.0/3 2001::/23 2001:db8::/32 2002::/16 3fff::/20 ::/3 4000::/2 8000::/1"
+# Protocols, 6to4, multicast, Teredo, examples, all but unicast: some are global to some versions of
+# Python
+RESERVED = (
+    "192.0.0.0/24 192.88.99.0/24 224.0.0.0/3 2001::/23 2001:db8::/32 2002::/16 3fff::/20 ::/3"
+    " 4000::/2 8000::/1"
+)
 
 
 def is_url(text: object) -> bool:
@@ -32,16 +36,19 @@ def is_url(text: object) -> bool:
 def read_url(url: str, *, timeout: float = SECONDS) -> np.ndarray:
     """Download a picture from a public address: array (height, width, 3), uint8, RGB.
 
-    `timeout` is in seconds, for everything. A name is resolved once, and the address that was checked is the
+    `timeout` is in seconds, for everything. A name is resolved once, and the address that was
+    checked is the
     one connected to, so no proxy is used. DataError : why it failed.
     """
     return _read("read_url", url, timeout, private=False)
 
 
 def image_from_url(url: str, *, timeout: float = SECONDS) -> np.ndarray | None:
-    """CS231n's function: `read_url` that prints why it failed and returns None, so that a notebook goes on.
+    """CS231n's function: `read_url` that prints why it failed and returns None, so that a notebook
+    goes on.
 
-    It may start at a private address, as of a course on localhost; no public one redirects it there.
+    It may start at a private address, as of a course on localhost; no public one redirects it
+    there.
     """
     try:
         return _read("image_from_url", str(url), timeout, private=True)
@@ -51,7 +58,9 @@ def image_from_url(url: str, *, timeout: float = SECONDS) -> np.ndarray | None:
 
 
 def _read(where: str, url: str, timeout: float, private: bool) -> np.ndarray:
-    """The picture at a URL. `private` : whether private addresses will do. DataError : why not, in one line."""
+    """The picture at a URL. `private` : whether private addresses will do. DataError : why not, in
+    one line.
+    """
     body: Future[bytes] = Future()
     over = threading.Event()
 
@@ -61,13 +70,18 @@ def _read(where: str, url: str, timeout: float, private: bool) -> np.ndarray:
         except Exception as error:
             body.set_exception(error)
 
-    # In a thread that can be left behind: a resolver has no time limit, and drips outlast a socket's
+    # In a thread that can be left behind: a resolver has no time limit, and drips outlast a
+    # socket's
     threading.Thread(target=work, daemon=True).start()
     try:
         return read_picture(io.BytesIO(body.result(timeout)))
     except (OSError, HTTPException, ValueError) as error:
         late = isinstance(error, TimeoutError)
-        reason = f"timed out after {timeout:g} seconds" if late else str(error).removeprefix("read_picture: the picture ")
+        reason = (
+            f"timed out after {timeout:g} seconds"
+            if late
+            else str(error).removeprefix("read_picture: the picture ")
+        )
         raise DataError(f"{where}: {url}: {' '.join(reason.split())}") from error
     finally:
         over.set()
@@ -80,7 +94,9 @@ def _download(url: str, timeout: float, private: bool, over: threading.Event) ->
         if parts.scheme not in PORTS or not parts.hostname:
             raise DataError(f"{url} is no URL of http or https")
         host, port = unquote(parts.hostname), parts.port or PORTS[parts.scheme]
-        addresses = [str(one[4][0]) for one in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)]
+        addresses = [
+            str(one[4][0]) for one in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        ]
         inside = [address for address in addresses if not is_public(address)]
         if inside and not private:
             has = f"{host} is" if inside[0] == host else f"{host} has the address {inside[0]},"
@@ -99,14 +115,19 @@ def _download(url: str, timeout: float, private: bool, over: threading.Event) ->
             while (part := connection.sock.recv(CHUNK)) and not over.is_set():
                 received += part
                 if len(received) > MOST_BYTES:
-                    raise DataError(f"more than {MOST_BYTES:,} bytes, expected a picture of at most that")
+                    raise DataError(
+                        f"more than {MOST_BYTES:,} bytes, expected a picture of at most that"
+                    )
         answer = HTTPResponse(SimpleNamespace(makefile=lambda _, got=received: io.BytesIO(got)))  # type: ignore[arg-type]
         answer.begin()
         if answer.status == 200:
             return answer.read()
         if answer.status not in (301, 302, 303, 307, 308) or "Location" not in answer.headers:
             raise DataError(f"HTTP Error {answer.status}: {answer.reason}")
-        url = urljoin(parts.geturl(), quote(answer.headers["Location"], safe=punctuation, encoding="iso-8859-1"))
+        url = urljoin(
+            parts.geturl(),
+            quote(answer.headers["Location"], safe=punctuation, encoding="iso-8859-1"),
+        )
     raise DataError(f"more than {MOST_REDIRECTS} redirects")
 
 

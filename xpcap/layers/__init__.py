@@ -35,7 +35,14 @@ from xpcap.layers.lstm import (
     lstm_step_backward,
     lstm_step_forward,
 )
-from xpcap.layers.rnn import rnn_backward, rnn_forward, rnn_rows_backward, rnn_rows_forward, rnn_step_backward, rnn_step_forward
+from xpcap.layers.rnn import (
+    rnn_backward,
+    rnn_forward,
+    rnn_rows_backward,
+    rnn_rows_forward,
+    rnn_step_backward,
+    rnn_step_forward,
+)
 from xpcap.ops import PackedSequences, RecurrentTerm, sigmoid
 
 __all__ = [

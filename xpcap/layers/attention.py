@@ -67,7 +67,11 @@ def dot_product_attention_forward(prev_h: Array, A: Array) -> tuple[Array, Array
     xp, (N, P, H) = get_array_module(A), regions.shape
     weights, context = xp.empty((N, P), A.dtype), xp.empty((N, H), A.dtype)
     attend_steps(prev_h, regions, weights, context)(single_step(N))
-    return context, weights.reshape(N, *_grid(A)), DotProductCache(prev_h, regions, weights.copy(), A.shape)
+    return (
+        context,
+        weights.reshape(N, *_grid(A)),
+        DotProductCache(prev_h, regions, weights.copy(), A.shape),
+    )
 
 
 @in_turn
@@ -84,7 +88,9 @@ def dot_product_attention_backward(dattn: Array, cache: DotProductCache) -> tupl
     xp = get_array_module(A)
     dscores, dprev_h = xp.empty_like(weights), xp.zeros_like(prev_h)
     attend_backward_steps(dattn, A, weights, dscores, dprev_h)(single_step(len(A)))
-    dA = weights[:, :, None] * dattn[:, None, :] + dscores[:, :, None] * prev_h[:, None, :]  # (N, P, H): A is read twice
+    dA = (
+        weights[:, :, None] * dattn[:, None, :] + dscores[:, :, None] * prev_h[:, None, :]
+    )  # (N, P, H): A is read twice
     return dprev_h, from_regions(dA, shape)
 
 
@@ -126,7 +132,11 @@ class Attention:
     def forward_steps(self, h: Array, r: Array) -> TakeStep:
         """As in layers.RecurrentTerm."""
         buffer, R, (N, P, H) = self._buffer, len(r), self.A.shape
-        self._h, self.weights, self._context = h, buffer("weights", (R, P)), buffer("context", (R, H))
+        self._h, self.weights, self._context = (
+            h,
+            buffer("weights", (R, P)),
+            buffer("context", (R, H)),
+        )
         attend = attend_steps(h, self.A, self.weights, self._context)
         add = row_products_add(self._context, self._Wattn, r, buffer("r", (N, r.shape[1])))
 
@@ -139,8 +149,13 @@ class Attention:
     def backward_steps(self, da: Array, dh_prev: Array) -> TakeStep:
         """As in layers.RecurrentTerm."""
         buffer, (N, _, H) = self._buffer, self.A.shape
-        self._dcontext, self._dscores = buffer("dcontext", self._context.shape), buffer("dscores", self.weights.shape)
-        multiply = row_products_transpose(da, self._Wattn, self._dcontext, buffer("scratch", (N * H,)))
+        self._dcontext, self._dscores = (
+            buffer("dcontext", self._context.shape),
+            buffer("dscores", self.weights.shape),
+        )
+        multiply = row_products_transpose(
+            da, self._Wattn, self._dcontext, buffer("scratch", (N * H,))
+        )
         attend = attend_backward_steps(self._dcontext, self.A, self.weights, self._dscores, dh_prev)
 
         def take(step: Step) -> None:
@@ -149,7 +164,9 @@ class Attention:
 
         return take
 
-    def gradients(self, da: Array, dh0: Array, rows: PackedSequences, dWattn: Array | None = None) -> tuple[Array, Array]:
+    def gradients(
+        self, da: Array, dh0: Array, rows: PackedSequences, dWattn: Array | None = None
+    ) -> tuple[Array, Array]:
         """Gradients after the backward loop.
 
         Parameters
@@ -219,7 +236,14 @@ class AttentionCache(NamedTuple):
 
 @in_turn
 def attention_lstm_step_forward(
-    x: Array, prev_h: Array, prev_c: Array, attn: Array, Wx: Array, Wh: Array, Wattn: Array, b: Array
+    x: Array,
+    prev_h: Array,
+    prev_c: Array,
+    attn: Array,
+    Wx: Array,
+    Wh: Array,
+    Wattn: Array,
+    b: Array,
 ) -> tuple[Array, Array, AttentionLSTMStepCache]:
     """Take one LSTM step with a context: a = x @ Wx + prev_h @ Wh + attn @ Wattn + b.
 
@@ -244,9 +268,13 @@ def attention_lstm_step_forward(
     TypeError, ValueError : libraries, dtypes or shapes do not match.
     """
     shapes = "x:N,D prev_h:N,H prev_c:N,H attn:N,H Wx:D,4H Wh:H,4H Wattn:H,4H b:4H"
-    check_arrays("attention_lstm_step_forward", shapes, x, prev_h, prev_c, attn, Wx, Wh, Wattn, b, note=ORDER)
+    check_arrays(
+        "attention_lstm_step_forward", shapes, x, prev_h, prev_c, attn, Wx, Wh, Wattn, b, note=ORDER
+    )
     xp = get_array_module(x)
-    next_h, next_c, step = lstm_step_forward(xp.concatenate((x, attn), axis=1), prev_h, prev_c, xp.concatenate((Wx, Wattn)), Wh, b)
+    next_h, next_c, step = lstm_step_forward(
+        xp.concatenate((x, attn), axis=1), prev_h, prev_c, xp.concatenate((Wx, Wattn)), Wh, b
+    )
     return next_h, next_c, AttentionLSTMStepCache(len(Wx), step)
 
 
@@ -297,19 +325,40 @@ def attention_forward(
     kind = CELLS[cell]
     shapes = kind.shapes(1, 1)
     if set(shapes) != {"Wx", "Wh", "b"}:
-        raise OptionError(f"attention_forward: cell {cell!r} has the parameters {', '.join(shapes)}, expected one of Wx, Wh and b")
+        raise OptionError(
+            f"attention_forward: cell {cell!r} has the parameters {', '.join(shapes)}, expected one"
+            " of Wx, Wh and b"
+        )
     G = f"{shapes['b'][0]}H"
-    check_regions("attention_forward", A, f"x:N,T,D Wh:H,{G} Wx:D,{G} Wattn:H,{G} b:{G}", x, Wh, Wx, Wattn, b, note=ORDER if cell == "lstm" else "")
+    check_regions(
+        "attention_forward",
+        A,
+        f"x:N,T,D Wh:H,{G} Wx:D,{G} Wattn:H,{G} b:{G}",
+        x,
+        Wh,
+        Wx,
+        Wattn,
+        b,
+        note=ORDER if cell == "lstm" else "",
+    )
     N, T, _ = x.shape
-    x_rows, rows, attention = to_rows(x), PackedSequences.full(N, T), Attention(to_regions(A), Wattn)
+    x_rows, rows, attention = (
+        to_rows(x),
+        PackedSequences.full(N, T),
+        Attention(to_regions(A), Wattn),
+    )
     a = x_rows @ Wx  # (T*N, G)
     a += b
-    h, loop = kind.rows_forward(a, (attention.start(),) * kind.states, {"Wh": Wh}, rows, extra_term=attention)
+    h, loop = kind.rows_forward(
+        a, (attention.start(),) * kind.states, {"Wh": Wh}, rows, extra_term=attention
+    )
     return from_rows(h, N, T), AttentionCache(x_rows, Wx, A.shape, attention, rows, cell, loop)
 
 
 @in_turn
-def attention_backward(dh: Array, cache: AttentionCache) -> tuple[Array, Array, Array, Array, Array, Array]:
+def attention_backward(
+    dh: Array, cache: AttentionCache
+) -> tuple[Array, Array, Array, Array, Array, Array]:
     """Gradients of attention_forward.
 
     dh (N, T, H), the upstream gradient of each step, to dx (N, T, D), dA, dWx, dWh, dWattn, db
@@ -319,4 +368,11 @@ def attention_backward(dh: Array, cache: AttentionCache) -> tuple[Array, Array, 
     check_upstream("attention_backward", "dh", dh, (N, T, attention.hidden), x)
     da, dstate0, grads = CELLS[cell].rows_backward(to_rows(dh), loop)
     dA, dWattn = attention.gradients(da, sum(dstate0), rows)
-    return from_rows(da @ Wx.T, N, T), from_regions(dA, shape), x.T @ da, grads["Wh"], dWattn, da.sum(axis=0)
+    return (
+        from_rows(da @ Wx.T, N, T),
+        from_regions(dA, shape),
+        x.T @ da,
+        grads["Wh"],
+        dWattn,
+        da.sum(axis=0),
+    )

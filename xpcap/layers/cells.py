@@ -81,7 +81,9 @@ class Cell(NamedTuple):
     step: Callable[..., State]
     rows_forward: Callable[..., tuple[Array, Any]]
     rows_backward: Callable[..., tuple[Array, State, Params]]
-    activations: Callable[[Any], dict[str, Activation]] = no_activations  # of a cache, for the doctor
+    activations: Callable[[Any], dict[str, Activation]] = (
+        no_activations  # of a cache, for the doctor
+    )
     takes_extra_term: bool = False
     inputs: tuple[str, str] = ("Wx", "b")  # weight (W, G) and bias (G,)
 
@@ -107,7 +109,13 @@ def one_layer(
     def shapes(W: int, H: int) -> Shapes:
         return {"Wx": (W, gates * H), "Wh": (H, gates * H), "b": (gates * H,)}
 
-    def step(a: Array, state: State, params: Params, buffer: Buffer, extra_term: RecurrentTerm | None = None) -> State:
+    def step(
+        a: Array,
+        state: State,
+        params: Params,
+        buffer: Buffer,
+        extra_term: RecurrentTerm | None = None,
+    ) -> State:
         return advance(a, state, params["Wh"], buffer, extra_term)
 
     def forward(
@@ -120,7 +128,9 @@ def one_layer(
     ) -> tuple[Array, Any]:
         return rows_forward(a, state0, params["Wh"], rows, buffer, extra_term)
 
-    def backward(dh: Array, cache: Any, buffer: Buffer | None = None, grads: Params | None = None) -> tuple[Array, State, Params]:
+    def backward(
+        dh: Array, cache: Any, buffer: Buffer | None = None, grads: Params | None = None
+    ) -> tuple[Array, State, Params]:
         da, dstate0, dWh = rows_backward(dh, cache, buffer, None if grads is None else grads["Wh"])
         return da, dstate0, {"Wh": dWh}
 
@@ -138,6 +148,7 @@ def check_takes_extra_term(function: str, cell: str) -> None:
     if not CELLS[cell].takes_extra_term:
         able = ", ".join(name for name, one in CELLS.items() if one.takes_extra_term)
         raise OptionError(
-            f"{function}: cell {cell!r} cannot attend, expected one that adds an extra term to its "
-            f"pre-activations, such as {able}; if it does, say so in its Cell with takes_extra_term=True"
+            f"{function}: cell {cell!r} cannot attend, expected one that adds an extra term to its"
+            f" pre-activations, such as {able}; if it does, say so in its Cell with"
+            " takes_extra_term=True"
         )

@@ -43,7 +43,9 @@ class _Axes(NamedTuple):
     open: bool
 
     def __str__(self) -> str:
-        return ", ".join(f"{factor if factor > 1 else ''}{letter}" for factor, letter in self.letters)
+        return ", ".join(
+            f"{factor if factor > 1 else ''}{letter}" for factor, letter in self.letters
+        )
 
 
 @functools.cache
@@ -52,7 +54,15 @@ def _entries(shapes: str) -> list[tuple[str, _Axes]]:
     found = []
     for name, axes in (entry.split(":") for entry in shapes.split()):
         letters = [axis for axis in axes.split(",") if axis != "..."]
-        found.append((name, _Axes(tuple((int(axis[:-1] or 1), axis[-1]) for axis in letters), axes.startswith("..."))))
+        found.append(
+            (
+                name,
+                _Axes(
+                    tuple((int(axis[:-1] or 1), axis[-1]) for axis in letters),
+                    axes.startswith("..."),
+                ),
+            )
+        )
     return found
 
 
@@ -60,19 +70,31 @@ def _check_kind(function: str, name: str, x: Array, first_name: str, first: Arra
     if type(x) is type(first) and x is not first and hasattr(x, "dtype") and x.dtype == first.dtype:
         return  # as good as the first, which has been checked: the common case
     if not isinstance(x, np.ndarray) and not is_device_array(x):
-        raise TypeError(f"{function}: {name} is a {type(x).__name__}, expected an array; make one with xpcap.asarray")
+        raise TypeError(
+            f"{function}: {name} is a {type(x).__name__}, expected an array; make one with"
+            " xpcap.asarray"
+        )
     if x.dtype.char not in FLOATS:
-        raise TypeError(f"{function}: {name} has dtype {x.dtype}, expected float32 or float64; cast it with .astype")
+        raise TypeError(
+            f"{function}: {name} has dtype {x.dtype}, expected float32 or float64; cast it with"
+            " .astype"
+        )
     if is_device_array(x) != is_device_array(first):
         kinds = ["cupy" if is_device_array(a) else "numpy" for a in (x, first)]
         raise TypeError(
-            f"{function}: {name} is a {kinds[0]} array and {first_name} a {kinds[1]} array, expected one library; move one with asarray or to_numpy"
+            f"{function}: {name} is a {kinds[0]} array and {first_name} a {kinds[1]} array,"
+            " expected one library; move one with asarray or to_numpy"
         )
     if x.dtype != first.dtype:
-        raise TypeError(f"{function}: {name} has dtype {x.dtype} and {first_name} {first.dtype}, expected one; cast one with .astype")
+        raise TypeError(
+            f"{function}: {name} has dtype {x.dtype} and {first_name} {first.dtype}, expected one;"
+            " cast one with .astype"
+        )
 
 
-def _check_shape(function: str, name: str, axes: _Axes, shape: tuple[int, ...], sizes: dict[str, int], note: str) -> None:
+def _check_shape(
+    function: str, name: str, axes: _Axes, shape: tuple[int, ...], sizes: dict[str, int], note: str
+) -> None:
     letters, tail = axes.letters, shape
     if axes.open:
         tail = shape[len(shape) - len(letters) :] if len(shape) > len(letters) else ()
@@ -82,15 +104,27 @@ def _check_shape(function: str, name: str, axes: _Axes, shape: tuple[int, ...], 
             sizes.setdefault(letter, size // factor)
         fits = fits and sizes.get(letter, -1) * factor == size
     if not fits:
-        known = "".join(f", {letter} = {size}" for letter, size in sizes.items() if any(letter == own for _, own in letters))
-        raise ValueError(f"{function}: {name} has shape {shape}, expected ({axes}){known}{'; ' + note if note else ''}")
+        known = "".join(
+            f", {letter} = {size}"
+            for letter, size in sizes.items()
+            if any(letter == own for _, own in letters)
+        )
+        raise ValueError(
+            f"{function}: {name} has shape {shape}, expected"
+            f" ({axes}){known}{'; ' + note if note else ''}"
+        )
 
 
-def check_upstream(function: str, name: str, dout: Array, shape: tuple[int, ...], like: Array) -> None:
+def check_upstream(
+    function: str, name: str, dout: Array, shape: tuple[int, ...], like: Array
+) -> None:
     """Check that an upstream gradient has `shape`, and library and dtype of `like` in the cache."""
     _check_kind(function, name, dout, "the cache", like)
     if dout.shape != shape:
-        raise ValueError(f"{function}: {name} has shape {dout.shape}, expected {shape}, the shape of the output; is the cache from another batch?")
+        raise ValueError(
+            f"{function}: {name} has shape {dout.shape}, expected {shape}, the shape of the output;"
+            " is the cache from another batch?"
+        )
 
 
 def check_ids(function: str, name: str, ids: Array, V: int, like: Array) -> None:
@@ -98,12 +132,20 @@ def check_ids(function: str, name: str, ids: Array, V: int, like: Array) -> None
 
     Values are checked on the host only: reading them from a device would wait for it.
     """
-    if is_device_array(ids) != is_device_array(like) or not (isinstance(ids, np.ndarray) or is_device_array(ids)):
-        raise TypeError(f"{function}: {name} is a {type(ids).__module__}.{type(ids).__name__}, expected an array of the same library as the weights")
+    if is_device_array(ids) != is_device_array(like) or not (
+        isinstance(ids, np.ndarray) or is_device_array(ids)
+    ):
+        raise TypeError(
+            f"{function}: {name} is a {type(ids).__module__}.{type(ids).__name__}, expected an"
+            " array of the same library as the weights"
+        )
     if ids.dtype.kind not in "iu":
         raise TypeError(f"{function}: {name} has dtype {ids.dtype}, expected integers")
     if isinstance(ids, np.ndarray) and not all_below(ids, V):
-        raise ValueError(f"{function}: {name} holds {ids.min()}..{ids.max()}, expected word ids in 0..{V - 1}; are they from another vocabulary?")
+        raise ValueError(
+            f"{function}: {name} holds {ids.min()}..{ids.max()}, expected word ids in 0..{V - 1};"
+            " are they from another vocabulary?"
+        )
 
 
 def all_below(numbers: np.ndarray, bound: int) -> bool:
@@ -119,8 +161,14 @@ def all_below(numbers: np.ndarray, bound: int) -> bool:
 def check_mask(function: str, mask: Array, shape: tuple[int, ...], like: Array) -> None:
     """Check that a mask is boolean, of shape `shape`, and in the library of `like`."""
     if not isinstance(mask, np.ndarray) and not is_device_array(mask):
-        raise TypeError(f"{function}: mask is a {type(mask).__name__}, expected a boolean array; make one with xpcap.asarray")
+        raise TypeError(
+            f"{function}: mask is a {type(mask).__name__}, expected a boolean array; make one with"
+            " xpcap.asarray"
+        )
     if is_device_array(mask) != is_device_array(like) or mask.dtype != bool:
-        raise TypeError(f"{function}: mask is a {type(mask).__module__} array of {mask.dtype}, expected booleans in the library of the scores")
+        raise TypeError(
+            f"{function}: mask is a {type(mask).__module__} array of {mask.dtype}, expected"
+            " booleans in the library of the scores"
+        )
     if mask.shape != shape:
         raise ValueError(f"{function}: mask has shape {mask.shape}, expected {shape}")

@@ -41,7 +41,13 @@ def affine_forward(x: Array, w: Array, b: Array) -> tuple[Array, AffineCache]:
     CS231n's affine layer: same name and arguments.
     """
     check_arrays("affine_forward", "x:...,K w:D,M b:M", x, w, b)
-    check_arrays("affine_forward", "x:N,D w:D,M", _rows(x), w, note="D is the product of all axes of x after the first")
+    check_arrays(
+        "affine_forward",
+        "x:N,D w:D,M",
+        _rows(x),
+        w,
+        note="D is the product of all axes of x after the first",
+    )
     return _rows(x) @ w + b, AffineCache(x, w, b)
 
 
@@ -173,10 +179,15 @@ def dropout_forward(x: Array, dropout_param: dict[str, Any]) -> tuple[Array, Dro
     """
     check_arrays("dropout_forward", "x:...", x)
     if missing := [key for key in ("p", "mode") if key not in dropout_param]:
-        raise ValueError(f"dropout_forward: dropout_param lacks {', '.join(missing)}, expected p and mode, and a seed for a repeatable mask")
+        raise ValueError(
+            f"dropout_forward: dropout_param lacks {', '.join(missing)}, expected p and mode, and a"
+            " seed for a repeatable mask"
+        )
     p, mode = dropout_param["p"], dropout_param["mode"]
     if not 0 < p <= 1:
-        raise ValueError(f"dropout_forward: p is {p}, expected a probability of keeping a unit in (0, 1]")
+        raise ValueError(
+            f"dropout_forward: p is {p}, expected a probability of keeping a unit in (0, 1]"
+        )
     if mode not in ("train", "test"):
         raise unknown("dropout_forward", "mode", mode, ("train", "test"))
     if mode == "test":
@@ -193,7 +204,9 @@ def dropout_backward(dout: Array, cache: DropoutCache) -> Array:
     return dout.copy() if cache.mask is None else apply_mask(dout, cache.mask, cache.p)
 
 
-def temporal_softmax_loss(x: Array, y: Array, mask: Array, verbose: bool = False) -> tuple[Array, Array]:
+def temporal_softmax_loss(
+    x: Array, y: Array, mask: Array, verbose: bool = False
+) -> tuple[Array, Array]:
     """Softmax cross entropy of a batch of sequences.
 
     loss = 1/N * sum over n, t with mask[n, t] of -log softmax(x[n, t])[y[n, t]]
@@ -224,9 +237,13 @@ def temporal_softmax_loss(x: Array, y: Array, mask: Array, verbose: bool = False
     check_ids("temporal_softmax_loss", "y", y, V, x)
     check_mask("temporal_softmax_loss", mask, (N, T), x)
     if y.shape != (N, T):
-        raise ValueError(f"temporal_softmax_loss: y has shape {y.shape}, expected (N, T) = {(N, T)}, as in x")
+        raise ValueError(
+            f"temporal_softmax_loss: y has shape {y.shape}, expected (N, T) = {(N, T)}, as in x"
+        )
     xp = get_array_module(x)
-    nll, dx = softmax_loss(x.reshape(N * T, V), y.reshape(N * T), xp.full(N * T, 1 / max(N, 1), x.dtype))
+    nll, dx = softmax_loss(
+        x.reshape(N * T, V), y.reshape(N * T), xp.full(N * T, 1 / max(N, 1), x.dtype)
+    )
     counts = mask.reshape(N * T)
     loss = xp.where(counts, nll, 0).sum() / N
     dx = xp.where(counts[:, None], dx, 0)  # not a product: a masked step may hold inf

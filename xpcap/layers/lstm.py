@@ -61,7 +61,9 @@ class LSTMCache(NamedTuple):
 
 
 @in_turn
-def lstm_step_forward(x: Array, prev_h: Array, prev_c: Array, Wx: Array, Wh: Array, b: Array) -> tuple[Array, Array, LSTMStepCache]:
+def lstm_step_forward(
+    x: Array, prev_h: Array, prev_c: Array, Wx: Array, Wh: Array, b: Array
+) -> tuple[Array, Array, LSTMStepCache]:
     """Take one LSTM step.
 
     a = x @ Wx + prev_h @ Wh + b
@@ -85,13 +87,25 @@ def lstm_step_forward(x: Array, prev_h: Array, prev_c: Array, Wx: Array, Wh: Arr
     ------
     TypeError, ValueError : libraries, dtypes or shapes do not match.
     """
-    check_arrays("lstm_step_forward", "x:N,D prev_h:N,H prev_c:N,H Wx:D,4H Wh:H,4H b:4H", x, prev_h, prev_c, Wx, Wh, b, note=ORDER)
+    check_arrays(
+        "lstm_step_forward",
+        "x:N,D prev_h:N,H prev_c:N,H Wx:D,4H Wh:H,4H b:4H",
+        x,
+        prev_h,
+        prev_c,
+        Wx,
+        Wh,
+        b,
+        note=ORDER,
+    )
     gates = lstm_gates(x @ Wx + b, prev_h @ Wh, prev_c)
     return gates.h, gates.c, LSTMStepCache(x, prev_h, prev_c, Wx, Wh, gates)
 
 
 @in_turn
-def lstm_step_backward(dnext_h: Array, dnext_c: Array, cache: LSTMStepCache) -> tuple[Array, Array, Array, Array, Array, Array]:
+def lstm_step_backward(
+    dnext_h: Array, dnext_c: Array, cache: LSTMStepCache
+) -> tuple[Array, Array, Array, Array, Array, Array]:
     """Gradients of lstm_step_forward.
 
     dnext_h, dnext_c (N, H) to dx, dprev_h, dprev_c, dWx, dWh, db
@@ -104,11 +118,15 @@ def lstm_step_backward(dnext_h: Array, dnext_c: Array, cache: LSTMStepCache) -> 
     return da @ Wx.T, da @ Wh.T, dprev_c, x.T @ da, prev_h.T @ da, da.sum(axis=0)
 
 
-def lstm_advance(a: Array, state: State, Wh: Array, buffer: Buffer, extra_term: RecurrentTerm | None = None) -> State:
+def lstm_advance(
+    a: Array, state: State, Wh: Array, buffer: Buffer, extra_term: RecurrentTerm | None = None
+) -> State:
     """Take one step from a (n, 4H) and (h, c) to the next (h, c), in fresh memory, for sampling."""
     h, _ = state
     xp = get_array_module(h)
-    out = Gates(xp.empty_like(h), xp.empty_like(h), buffer("gates", a.shape), buffer("tanh_c", h.shape))
+    out = Gates(
+        xp.empty_like(h), xp.empty_like(h), buffer("gates", a.shape), buffer("tanh_c", h.shape)
+    )
     lstm_steps(a, Wh, state, out, extra_term)(single_step(len(h)))
     return out.h, out.c
 
@@ -149,7 +167,12 @@ def lstm_rows_forward(
     (R, _), (N, H) = a.shape, h0.shape
     rows.check("lstm_rows_forward", R, N)
     buffer = buffer or fresh(a, ((N + R, H), (N + R, H), (R, 4 * H), (R, H)))
-    h, c, gates, tanh_c = buffer("h", (N + R, H)), buffer("c", (N + R, H)), buffer("gates", (R, 4 * H)), buffer("tanh_c", (R, H))
+    h, c, gates, tanh_c = (
+        buffer("h", (N + R, H)),
+        buffer("c", (N + R, H)),
+        buffer("gates", (R, 4 * H)),
+        buffer("tanh_c", (R, H)),
+    )
     start_states(h0, c0, h, c)
     out = Gates(h, c, gates, tanh_c)
     take = lstm_steps(a, Wh, (h, c), out, extra_term)
@@ -160,7 +183,11 @@ def lstm_rows_forward(
 
 @in_turn
 def lstm_rows_backward(
-    dh: Array, cache: LSTMRowsCache, buffer: Buffer | None = None, dWh: Array | None = None, dc_T: Array | None = None
+    dh: Array,
+    cache: LSTMRowsCache,
+    buffer: Buffer | None = None,
+    dWh: Array | None = None,
+    dc_T: Array | None = None,
 ) -> tuple[Array, State, Array]:
     """Gradients of lstm_rows_forward.
 
@@ -182,18 +209,27 @@ def lstm_rows_backward(
     if dc_T is not None:
         check_upstream("lstm_rows_backward", "dc_T", dc_T, (N, H), h)
     buffer = buffer or fresh(h)
-    da, dh_next, dc, scratch = buffer("da", (R, 4 * H)), buffer("dh_next", (N, H)), buffer("dc", (N, H)), buffer("scratch", (N * H,))
+    da, dh_next, dc, scratch = (
+        buffer("da", (R, 4 * H)),
+        buffer("dh_next", (N, H)),
+        buffer("dc", (N, H)),
+        buffer("scratch", (N * H,)),
+    )
     take = lstm_backward_steps(dh, dh_next, dc, out, Wh, da, scratch, extra_term, dc_T)
     for step in reversed(rows.steps):
         take(step)
     if dc_T is None:
         zero_without_steps(rows, dh_next, dc)
-    dWh = product(rows.previous_states(h, buffer).T, da, out=buffer("dWh", Wh.shape) if dWh is None else dWh)
+    dWh = product(
+        rows.previous_states(h, buffer).T, da, out=buffer("dWh", Wh.shape) if dWh is None else dWh
+    )
     return da, (dh_next, dc), dWh
 
 
 @in_turn
-def lstm_forward(x: Array, h0: Array, Wx: Array, Wh: Array, b: Array, *, c0: Array | None = None) -> tuple[Any, ...]:
+def lstm_forward(
+    x: Array, h0: Array, Wx: Array, Wh: Array, b: Array, *, c0: Array | None = None
+) -> tuple[Any, ...]:
     """Run the LSTM over a whole sequence.
 
     The course's form, ``h, cache = lstm_forward(x, h0, Wx, Wh, b)``, begins with c0 = 0. With c0
@@ -219,7 +255,9 @@ def lstm_forward(x: Array, h0: Array, Wx: Array, Wh: Array, b: Array, *, c0: Arr
     ------
     TypeError, ValueError : libraries, dtypes or shapes do not match.
     """
-    check_arrays("lstm_forward", "x:N,T,D h0:N,H Wx:D,4H Wh:H,4H b:4H", x, h0, Wx, Wh, b, note=ORDER)
+    check_arrays(
+        "lstm_forward", "x:N,T,D h0:N,H Wx:D,4H Wh:H,4H b:4H", x, h0, Wx, Wh, b, note=ORDER
+    )
     if c0 is not None:
         check_arrays("lstm_forward", "h0:N,H c0:N,H", h0, c0)
     N, T, _ = x.shape
@@ -255,7 +293,10 @@ def lstm_backward(dh: Array, cache: LSTMCache, *, dc_T: Array | None = None) -> 
     N, T, H = loop.rows.N, len(loop.rows.batch_sizes), loop.out.h.shape[1]
     check_upstream("lstm_backward", "dh", dh, (N, T, H), loop.out.h)
     if dc_T is not None and not carried:
-        raise ValueError("lstm_backward: got dc_T, expected none: the forward pass returned no c_T; pass c0 to lstm_forward, zeros if need be")
+        raise ValueError(
+            "lstm_backward: got dc_T, expected none: the forward pass returned no c_T; pass c0 to"
+            " lstm_forward, zeros if need be"
+        )
     if dc_T is not None:
         check_upstream("lstm_backward", "dc_T", dc_T, (N, H), loop.out.h)
     da, (dh0, dc0), dWh = lstm_rows_backward(to_rows(dh), loop, dc_T=dc_T)

@@ -51,7 +51,9 @@ class RNNCache(NamedTuple):
 
 
 @in_turn
-def rnn_step_forward(x: Array, prev_h: Array, Wx: Array, Wh: Array, b: Array) -> tuple[Array, RNNStepCache]:
+def rnn_step_forward(
+    x: Array, prev_h: Array, Wx: Array, Wh: Array, b: Array
+) -> tuple[Array, RNNStepCache]:
     """next_h = tanh(x @ Wx + prev_h @ Wh + b).
 
     Parameters
@@ -77,7 +79,9 @@ def rnn_step_forward(x: Array, prev_h: Array, Wx: Array, Wh: Array, b: Array) ->
 
 
 @in_turn
-def rnn_step_backward(dnext_h: Array, cache: RNNStepCache) -> tuple[Array, Array, Array, Array, Array]:
+def rnn_step_backward(
+    dnext_h: Array, cache: RNNStepCache
+) -> tuple[Array, Array, Array, Array, Array]:
     """Gradients of rnn_step_forward: dnext_h (N, H) to dx, dprev_h, dWx, dWh, db."""
     x, prev_h, Wx, Wh, next_h = cache
     check_upstream("rnn_step_backward", "dnext_h", dnext_h, next_h.shape, next_h)
@@ -86,7 +90,9 @@ def rnn_step_backward(dnext_h: Array, cache: RNNStepCache) -> tuple[Array, Array
     return da @ Wx.T, da @ Wh.T, x.T @ da, prev_h.T @ da, da.sum(axis=0)
 
 
-def rnn_advance(a: Array, state: State, Wh: Array, buffer: Buffer, extra_term: RecurrentTerm | None = None) -> State:
+def rnn_advance(
+    a: Array, state: State, Wh: Array, buffer: Buffer, extra_term: RecurrentTerm | None = None
+) -> State:
     """Take one step from a (n, H) and (h,) to the next (h,), in fresh memory, for sampling."""
     (h_prev,) = state
     h = get_array_module(a).empty_like(a)
@@ -96,7 +102,12 @@ def rnn_advance(a: Array, state: State, Wh: Array, buffer: Buffer, extra_term: R
 
 @in_turn
 def rnn_rows_forward(
-    a: Array, state0: State, Wh: Array, rows: PackedSequences, buffer: Buffer | None = None, extra_term: RecurrentTerm | None = None
+    a: Array,
+    state0: State,
+    Wh: Array,
+    rows: PackedSequences,
+    buffer: Buffer | None = None,
+    extra_term: RecurrentTerm | None = None,
 ) -> tuple[Array, RNNRowsCache]:
     """Run the RNN over packed rows: h_t = tanh(a_t + h_{t-1} @ Wh) of the sequences alive at t.
 
@@ -131,7 +142,9 @@ def rnn_rows_forward(
 
 
 @in_turn
-def rnn_rows_backward(dh: Array, cache: RNNRowsCache, buffer: Buffer | None = None, dWh: Array | None = None) -> tuple[Array, State, Array]:
+def rnn_rows_backward(
+    dh: Array, cache: RNNRowsCache, buffer: Buffer | None = None, dWh: Array | None = None
+) -> tuple[Array, State, Array]:
     """Gradients of rnn_rows_forward.
 
     Parameters
@@ -148,12 +161,18 @@ def rnn_rows_backward(dh: Array, cache: RNNRowsCache, buffer: Buffer | None = No
     R, N, H = rows.R, rows.N, h.shape[1]
     check_upstream("rnn_rows_backward", "dh", dh, (R, H), h)
     buffer = buffer or fresh(h)
-    da, dh_next, scratch = buffer("da", (R, H)), buffer("dh_next", (N, H)), buffer("scratch", (N * H,))
+    da, dh_next, scratch = (
+        buffer("da", (R, H)),
+        buffer("dh_next", (N, H)),
+        buffer("scratch", (N * H,)),
+    )
     take = rnn_backward_steps(dh, dh_next, h, Wh, da, scratch, extra_term)
     for step in reversed(rows.steps):
         take(step)
     zero_without_steps(rows, dh_next)
-    dWh = product(rows.previous_states(h, buffer).T, da, out=buffer("dWh", Wh.shape) if dWh is None else dWh)
+    dWh = product(
+        rows.previous_states(h, buffer).T, da, out=buffer("dWh", Wh.shape) if dWh is None else dWh
+    )
     return da, (dh_next,), dWh
 
 

@@ -71,7 +71,11 @@ def vocabulary_loss(
     check_arrays("vocabulary_loss", f"h:L,H w:H,V b:V{given}", h, w, b, *of)
     check_ids("vocabulary_loss", "targets", targets, len(b), h)
     buffer = buffer or fresh(h)
-    dh, nll, (dw, db) = buffer("dh", h.shape), buffer("nll", (len(h),)), out or (buffer("dw", w.shape), buffer("db", b.shape))
+    dh, nll, (dw, db) = (
+        buffer("dh", h.shape),
+        buffer("nll", (len(h),)),
+        out or (buffer("dw", w.shape), buffer("db", b.shape)),
+    )
     for rows in blocks(len(h), len(b), h):
         x, words, weights, losses, dx = _rows(rows, h, targets, scale, nll, dh)
         dscores = buffer("scores", (len(x), len(b)))  # (n, V)

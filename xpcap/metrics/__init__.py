@@ -2,16 +2,58 @@
 
 from xpcap.metrics.bleu import Bleu, UnigramBleu, corpus_bleu, smoothed_bleu, unigram_bleu
 from xpcap.metrics.cider import Cider, Cider2015, CiderD, DocumentFrequencies
-from xpcap.metrics.metric import Interval, Metric, References, Scored, Sums, Words, averaged, intervals, paired
+from xpcap.metrics.metric import (
+    Interval,
+    Metric,
+    References,
+    Scored,
+    Sums,
+    Words,
+    averaged,
+    intervals,
+    paired,
+)
 from xpcap.metrics.rouge import RougeL, rouge_l
 from xpcap.metrics.variety import Distinct, Length, Novel, WordsUsed
 
 # in the order that tables show them
-METRICS: tuple[Metric, ...] = (Bleu(), UnigramBleu(), RougeL(), Cider(), Cider2015(), Distinct(), WordsUsed(), Length())
+METRICS: tuple[Metric, ...] = (
+    Bleu(),
+    UnigramBleu(),
+    RougeL(),
+    Cider(),
+    Cider2015(),
+    Distinct(),
+    WordsUsed(),
+    Length(),
+)
 ALIASES = {"cider_d": "cider"}  # a second name of a score, to its first
 
 __all__ = [
-    "ALIASES", "METRICS", "Bleu", "Cider", "Cider2015", "CiderD", "Distinct", "DocumentFrequencies", "Interval", "Length", "Metric", "Novel",
-    "References", "RougeL", "Scored", "Sums", "UnigramBleu", "Words", "WordsUsed", "averaged", "corpus_bleu", "intervals",
-    "paired", "rouge_l", "smoothed_bleu", "unigram_bleu",
-]  # fmt: skip
+    "ALIASES",
+    "METRICS",
+    "Bleu",
+    "Cider",
+    "Cider2015",
+    "CiderD",
+    "Distinct",
+    "DocumentFrequencies",
+    "Interval",
+    "Length",
+    "Metric",
+    "Novel",
+    "References",
+    "RougeL",
+    "Scored",
+    "Sums",
+    "UnigramBleu",
+    "Words",
+    "WordsUsed",
+    "averaged",
+    "corpus_bleu",
+    "intervals",
+    "paired",
+    "rouge_l",
+    "smoothed_bleu",
+    "unigram_bleu",
+]

@@ -1,4 +1,5 @@
-"""CIDEr (Vedantam, Zitnick & Parikh 2015): a caption is good if it has the n-grams that people use for this picture, and rarely for others.
+"""CIDEr (Vedantam, Zitnick & Parikh 2015): a caption is good if it has the n-grams that people use
+for this picture, and rarely for others.
 
 The n-grams of many sentences are counted as numbers, so that counting them is NumPy's work.
 """
@@ -19,28 +20,40 @@ FACTOR = np.uint64(0x9E3779B97F4A7C15)  # odd; makes one number of two
 
 
 class Counts(NamedTuple):
-    """Counts of each n-gram in each sentence: one entry a pair, sorted by sentence, then by n-gram."""
+    """Counts of each n-gram in each sentence: one entry a pair, sorted by sentence, then by
+    n-gram.
+    """
 
     sentence: np.ndarray  # (e,) int
-    gram: np.ndarray  # (e,) uint64, a hash: the chance that two of ten million n-grams share theirs is 3e-6
+    gram: (
+        np.ndarray
+    )  # (e,) uint64, a hash: the chance that two of ten million n-grams share theirs is 3e-6
     order: np.ndarray  # (e,) int, 0 for single words
     times: np.ndarray  # (e,) int
 
 
 class Hashes(dict[str, int]):
-    """Word to 64 bits. The same in every process, as Python's own hash is not, so that sums run in the same order and give the same bits."""
+    """Word to 64 bits. The same in every process, as Python's own hash is not, so that sums run in
+    the same order and give the same bits.
+    """
 
     def __missing__(self, word: str) -> int:
-        self[word] = number = int.from_bytes(blake2b(word.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "little")
+        self[word] = number = int.from_bytes(
+            blake2b(word.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "little"
+        )
         return number
 
 
 def count_grams(sentences: Sequence[Words], hashes: Hashes) -> Counts:
     """Count the n-grams of sentences."""
     lengths = np.fromiter(map(len, sentences), np.int64, len(sentences))
-    words = np.fromiter(map(hashes.__getitem__, chain.from_iterable(sentences)), np.uint64, lengths.sum())
+    words = np.fromiter(
+        map(hashes.__getitem__, chain.from_iterable(sentences)), np.uint64, lengths.sum()
+    )
     sentence = np.repeat(np.arange(len(lengths)), lengths)
-    left = np.repeat(np.cumsum(lengths), lengths) - np.arange(len(words))  # words from here to the end of the sentence, this one included
+    left = np.repeat(np.cumsum(lengths), lengths) - np.arange(
+        len(words)
+    )  # words from here to the end of the sentence, this one included
     start, gram = np.arange(len(words)), np.zeros(len(words), np.uint64)
     parts = []
     for order in range(ORDERS):
@@ -74,10 +87,13 @@ class Cider:
 
     name = "cider"
     title = "CIDEr (CIDEr-D)"
-    plain = "how much it says of what people say of this picture and not of others; 0: nothing, the more the better"
+    plain = (
+        "how much it says of what people say of this picture and not of others; 0: nothing, the"
+        " more the better"
+    )
     protocol = (
-        "pycocoevalcap's 'CIDEr', whose formula is CIDEr-D: n-grams of 1 to 4 words, clipped, sigma 6; document frequencies of these references, "
-        "words as for BLEU, not stemmed"
+        "pycocoevalcap's 'CIDEr', whose formula is CIDEr-D: n-grams of 1 to 4 words, clipped, sigma"
+        " 6; document frequencies of these references, words as for BLEU, not stemmed"
     )
 
     def score(self, references: References, hypotheses: Sequence[Words]) -> Scored:
@@ -86,13 +102,16 @@ class Cider:
 
 
 class Cider2015:
-    """CIDEr as first defined, equations 1 to 3 of the paper. Few report it, since captions can be written to please it: section 5 there."""
+    """CIDEr as first defined, equations 1 to 3 of the paper. Few report it, since captions can be
+    written to please it: section 5 there.
+    """
 
     name = "cider_2015"
     title = "CIDEr of 2015"
     plain = "the same by its first formula; 1 at best"
     protocol = (
-        "CIDEr as first defined, without clipping, penalty on length and factor 10, words stemmed (Porter); no paper's 'CIDEr'; mean over pictures"
+        "CIDEr as first defined, without clipping, penalty on length and factor 10, words stemmed"
+        " (Porter); no paper's 'CIDEr'; mean over pictures"
     )
 
     def score(self, references: References, hypotheses: Sequence[Words]) -> Scored:
@@ -100,8 +119,13 @@ class Cider2015:
         from nltk.stem import PorterStemmer
 
         stem = cache(PorterStemmer().stem)
-        stemmed = [[[stem(word) for word in caption] for caption in captions] for captions in references]
-        return averaged(self.name, CiderD(stemmed).unclipped([[stem(word) for word in said] for said in hypotheses]))
+        stemmed = [
+            [[stem(word) for word in caption] for caption in captions] for captions in references
+        ]
+        return averaged(
+            self.name,
+            CiderD(stemmed).unclipped([[stem(word) for word in said] for said in hypotheses]),
+        )
 
 
 class DocumentFrequencies:
@@ -122,7 +146,9 @@ class DocumentFrequencies:
 
     @classmethod
     def of_counts(cls, counts: Counts, picture: np.ndarray, pictures: int) -> Self:
-        """The same of n-grams that are counted already; picture (e,) is the number of the picture that each entry is of."""
+        """The same of n-grams that are counted already; picture (e,) is the number of the picture
+        that each entry is of.
+        """
         frequencies = cls.__new__(cls)
         frequencies.pictures = pictures
         frequencies._merge([_documents(counts, picture)])
@@ -132,17 +158,27 @@ class DocumentFrequencies:
         """Take over n-grams and in how many pictures they occur, from parts of the pictures."""
         grams = np.concatenate([grams for grams, _ in parts] or [np.zeros(0, np.uint64)])
         self._grams, place = np.unique(grams, return_inverse=True)
-        times = np.bincount(place, np.concatenate([times for _, times in parts]) if parts else None, len(self._grams))
+        times = np.bincount(
+            place,
+            np.concatenate([times for _, times in parts]) if parts else None,
+            len(self._grams),
+        )
         self._frequencies = np.append(times, 1)  # the last for what is beyond all grams
 
     def idf(self, grams: np.ndarray) -> np.ndarray:
-        """log(pictures / pictures with the n-gram); an n-gram of no picture counts as one of a single picture."""
+        """log(pictures / pictures with the n-gram); an n-gram of no picture counts as one of a
+        single picture.
+        """
         left, right = (np.searchsorted(self._grams, grams, side) for side in ("left", "right"))
-        return np.log(max(self.pictures, 1)) - np.log(np.where(right > left, self._frequencies[left], 1))
+        return np.log(max(self.pictures, 1)) - np.log(
+            np.where(right > left, self._frequencies[left], 1)
+        )
 
 
 class Matches(NamedTuple):
-    """Matches of captions and references: one entry for each n-gram of a caption and each reference of its picture that has it."""
+    """Matches of captions and references: one entry for each n-gram of a caption and each reference
+    of its picture that has it.
+    """
 
     caption: np.ndarray  # (p,) int
     said: np.ndarray  # (p,) its value in the caption's vector
@@ -152,12 +188,15 @@ class Matches(NamedTuple):
 
 
 class CiderD:
-    """CIDEr-D of captions. References are prepared once and serve for many sets of captions, in training too.
+    """CIDEr-D of captions. References are prepared once and serve for many sets of captions, in
+    training too.
 
-    For each n of 1 to 4 a sentence is the vector g of its n-gram counts times idf = log(pictures / pictures whose references hold the n-gram).
-    With l the length, a caption c has, averaged over the references r of its picture,
+    For each n of 1 to 4 a sentence is the vector g of its n-gram counts times idf = log(pictures /
+    pictures whose references hold the n-gram). With l the length, a caption c has, averaged over
+    the references r of its picture,
 
-        CIDEr-D(c, r) = 10/4 sum_n  min(g(c), g(r)) . g(r) / (|g(c)| |g(r)|)  exp(-(l(c) - l(r))^2 / (2 sigma^2)),  sigma = 6
+        CIDEr-D(c, r) = 10/4 sum_n  min(g(c), g(r)) . g(r) / (|g(c)| |g(r)|)  exp(-(l(c) - l(r))^2 /
+        (2 sigma^2)),  sigma = 6
 
     Parameters
     ----------
@@ -168,35 +207,50 @@ class CiderD:
     ------
     ValueError : a picture has no reference.
 
-    Notes
-    -----
-    pycocoevalcap reports this formula as "CIDEr". As there, words are not stemmed, unlike in the paper, and lengths are counted in pairs of
-    neighbouring words, so that an empty sentence is as long as one of a single word.
+    Notes ----- pycocoevalcap reports this formula as "CIDEr". As there, words are not stemmed,
+    unlike in the paper, and lengths are counted in pairs of neighbouring words, so that an empty
+    sentence is as long as one of a single word.
     """
 
-    def __init__(self, references: References, frequencies: DocumentFrequencies | None = None) -> None:
+    def __init__(
+        self, references: References, frequencies: DocumentFrequencies | None = None
+    ) -> None:
         for number, captions in enumerate(references):
             if not captions:
-                raise ValueError(f"CiderD: picture {number} of {len(references):,} has no reference, expected at least one")
+                raise ValueError(
+                    f"CiderD: picture {number} of {len(references):,} has no reference, expected at"
+                    " least one"
+                )
         self._hashes = Hashes()
         sentences = [caption for captions in references for caption in captions]
         counts = count_grams(sentences, self._hashes)
         picture = _number_of_picture(references)[counts.sentence]
-        self.frequencies = DocumentFrequencies.of_counts(counts, picture, len(references)) if frequencies is None else frequencies
+        self.frequencies = (
+            DocumentFrequencies.of_counts(counts, picture, len(references))
+            if frequencies is None
+            else frequencies
+        )
         values, self._norms = self._vectors(counts, len(sentences))  # (R, 4)
         self._lengths = _lengths(sentences)  # (R,)
         self._each = np.array([len(captions) for captions in references], np.int64)
         keys = join(counts.gram, picture)
         by_key = np.argsort(keys, kind="stable")
-        self._keys, self._reference, self._values = keys[by_key], counts.sentence[by_key], values[by_key]
+        self._keys, self._reference, self._values = (
+            keys[by_key],
+            counts.sentence[by_key],
+            values[by_key],
+        )
 
-    def scores(self, hypotheses: Sequence[Words], pictures: Sequence[int] | np.ndarray | None = None) -> np.ndarray:
+    def scores(
+        self, hypotheses: Sequence[Words], pictures: Sequence[int] | np.ndarray | None = None
+    ) -> np.ndarray:
         """CIDEr-D of each caption, 0 to 10.
 
         Parameters
         ----------
         hypotheses : captions as lists of words; they may be empty
-        pictures : number of the picture that each caption is of (n,), int; repeats are allowed. Default: one caption a picture, in their order
+        pictures : number of the picture that each caption is of (n,), int; repeats are allowed.
+            Default: one caption a picture, in their order
 
         Returns
         -------
@@ -208,29 +262,54 @@ class CiderD:
         """
         picture = self._check(len(hypotheses), pictures)
         shared = self._matches(hypotheses, picture)
-        cosines = np.minimum(shared.said, shared.written) * shared.written / shared.norms  # summands of them
+        cosines = (
+            np.minimum(shared.said, shared.written) * shared.written / shared.norms
+        )  # summands of them
         penalty = np.exp(-(shared.gap**2) / (2 * SIGMA**2))
-        return 10 / ORDERS * np.bincount(shared.caption, cosines * penalty, len(picture)) / self._each[picture]
+        return (
+            10
+            / ORDERS
+            * np.bincount(shared.caption, cosines * penalty, len(picture))
+            / self._each[picture]
+        )
 
     def unclipped(self, hypotheses: Sequence[Words]) -> np.ndarray:
-        """CIDEr as first defined of one caption a picture, 0 to 1: g(c) . g(r) in place of min(g(c), g(r)) . g(r), no penalty, no factor 10."""
+        """CIDEr as first defined of one caption a picture, 0 to 1: g(c) . g(r) in place of
+        min(g(c), g(r)) . g(r), no penalty, no factor 10.
+        """
         picture = self._check(len(hypotheses), None)
         shared = self._matches(hypotheses, picture)
-        return np.bincount(shared.caption, shared.said * shared.written / shared.norms, len(picture)) / ORDERS / self._each[picture]
+        return (
+            np.bincount(shared.caption, shared.said * shared.written / shared.norms, len(picture))
+            / ORDERS
+            / self._each[picture]
+        )
 
     def _matches(self, hypotheses: Sequence[Words], picture: np.ndarray) -> Matches:
         counts = count_grams(hypotheses, self._hashes)
         values, norms = self._vectors(counts, len(hypotheses))
         keys = join(counts.gram, picture[counts.sentence])
         first, end = (np.searchsorted(self._keys, keys, side) for side in ("left", "right"))
-        own = np.repeat(np.arange(len(keys)), end - first)  # an entry of the captions, once for every reference that has the n-gram too: (p,)
-        theirs = np.arange(len(own)) - np.repeat(np.cumsum(end - first) - end, end - first)  # that reference's entry
+        own = np.repeat(
+            np.arange(len(keys)), end - first
+        )  # an entry of the captions, once for every reference that has the n-gram too: (p,)
+        theirs = np.arange(len(own)) - np.repeat(
+            np.cumsum(end - first) - end, end - first
+        )  # that reference's entry
         caption, reference, order = counts.sentence[own], self._reference[theirs], counts.order[own]
         both = norms[caption, order] * self._norms[reference, order]
-        return Matches(caption, values[own], self._values[theirs], both, _lengths(hypotheses)[caption] - self._lengths[reference])
+        return Matches(
+            caption,
+            values[own],
+            self._values[theirs],
+            both,
+            _lengths(hypotheses)[caption] - self._lengths[reference],
+        )
 
     def _vectors(self, counts: Counts, n: int) -> tuple[np.ndarray, np.ndarray]:
-        """Values of the vectors of n sentences, an entry each, and norms (n, 4); a vector of zeros has norm 1, so that it can be divided by."""
+        """Values of the vectors of n sentences, an entry each, and norms (n, 4); a vector of zeros
+        has norm 1, so that it can be divided by.
+        """
         values = counts.times * self.frequencies.idf(counts.gram)
         squares = np.bincount(counts.sentence * ORDERS + counts.order, values**2, n * ORDERS)
         return values, np.sqrt(np.where(squares > 0, squares, 1.0)).reshape(n, ORDERS)
@@ -239,9 +318,15 @@ class CiderD:
         size = len(self._each)
         chosen = np.arange(size) if pictures is None else np.asarray(pictures, np.int64)
         if chosen.shape != (n,):
-            raise ValueError(f"CiderD.scores: got {n:,} captions of {chosen.size:,} pictures, expected as many of one as of the other")
+            raise ValueError(
+                f"CiderD.scores: got {n:,} captions of {chosen.size:,} pictures, expected as many"
+                " of one as of the other"
+            )
         if n and (chosen.min() < 0 or chosen.max() >= size):
-            raise ValueError(f"CiderD.scores: `pictures` holds {chosen.min()} to {chosen.max()}, expected numbers from 0 to {size - 1}")
+            raise ValueError(
+                f"CiderD.scores: `pictures` holds {chosen.min()} to {chosen.max()}, expected"
+                f" numbers from 0 to {size - 1}"
+            )
         return chosen
 
 

@@ -1,4 +1,6 @@
-"""METEOR (Denkowski & Lavie 2014) and SPICE (Anderson et al. 2016): Java programs in the package pycocoevalcap."""
+"""METEOR (Denkowski & Lavie 2014) and SPICE (Anderson et al. 2016): Java programs in the package
+pycocoevalcap.
+"""
 
 import importlib.util
 import shutil
@@ -13,31 +15,38 @@ from xpcap.metrics.metric import Metric, References, Scored, Words, averaged
 
 PACKAGE = "pycocoevalcap"
 METEOR = Path("meteor", "meteor-1.5.jar")
-MODELS = Path("spice", "lib", "stanford-corenlp-3.6.0.jar")  # which SPICE would download when called
+MODELS = Path(
+    "spice", "lib", "stanford-corenlp-3.6.0.jar"
+)  # which SPICE would download when called
 
 
 class JavaError(RuntimeError):
     """A Java program failed."""
 
     def __init__(self, title: str, reason: str) -> None:
-        super().__init__(f"{title}'s Java program failed ({reason[:200]}); is the memory large enough, and the Java not too new for it?")
+        super().__init__(
+            f"{title}'s Java program failed ({reason[:200]}); is the memory large enough, and the"
+            " Java not too new for it?"
+        )
 
 
 class Meteor:
-    """METEOR 1.5. No interval: it does not tell the sums over pictures that its corpus value is made of.
+    """METEOR 1.5. No interval: it does not tell the sums over pictures that its corpus value is
+    made of.
 
     Parameters
     ----------
     jar : the program
 
-    Notes
-    -----
-    The program is called directly: pycocoevalcap's wrapper leaves pipes open, and waits for ever once the program has failed.
+    Notes ----- The program is called directly: pycocoevalcap's wrapper leaves pipes open, and waits
+    for ever once the program has failed.
     """
 
     name = "meteor"
     title = "METEOR"
-    plain = "words in common with what people wrote, synonyms and other forms of a word too; 1 at best"
+    plain = (
+        "words in common with what people wrote, synonyms and other forms of a word too; 1 at best"
+    )
     protocol = "METEOR 1.5 of pycocoevalcap, words as for BLEU"
 
     def __init__(self, jar: Path) -> None:
@@ -45,11 +54,27 @@ class Meteor:
 
     def score(self, references: References, hypotheses: Sequence[Words]) -> Scored:
         """Corpus value ``meteor``. JavaError : the program failed."""
-        command = ["java", "-jar", "-Xmx2G", self._jar.name, "-", "-", "-stdio", "-l", "en", "-norm"]
+        command = [
+            "java",
+            "-jar",
+            "-Xmx2G",
+            self._jar.name,
+            "-",
+            "-",
+            "-stdio",
+            "-l",
+            "en",
+            "-norm",
+        ]
         with tempfile.TemporaryFile() as log:
             try:
                 with subprocess.Popen(
-                    command, cwd=self._jar.parent, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, encoding="utf-8"
+                    command,
+                    cwd=self._jar.parent,
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.PIPE,
+                    stderr=log,
+                    encoding="utf-8",
                 ) as process:
                     try:
                         *pictures, corpus = _ask(process, references, hypotheses)
@@ -57,7 +82,9 @@ class Meteor:
                         process.kill()
             except (OSError, ValueError) as error:  # ValueError: no answer, or no number
                 log.seek(0)
-                raise JavaError(self.title, " ".join(log.read().decode(errors="replace").split()) or str(error)) from error
+                raise JavaError(
+                    self.title, " ".join(log.read().decode(errors="replace").split()) or str(error)
+                ) from error
         return Scored({self.name: corpus}, pictures)
 
 
@@ -67,28 +94,41 @@ class Spice:
     name = "spice"
     title = "SPICE"
     plain = "things, and what is said of them, in common with what people wrote; 1 at best"
-    protocol = "SPICE 1.0 of pycocoevalcap, F-measure of all tuples, words as for BLEU, mean over pictures"
+    protocol = (
+        "SPICE 1.0 of pycocoevalcap, F-measure of all tuples, words as for BLEU, mean over pictures"
+    )
 
     def score(self, references: References, hypotheses: Sequence[Words]) -> Scored:
         """Corpus value ``spice``. JavaError : the program failed."""
         from pycocoevalcap.spice.spice import Spice as Program
 
-        written = {i: [" ".join(caption) for caption in captions] for i, captions in enumerate(references)}
+        written = {
+            i: [" ".join(caption) for caption in captions] for i, captions in enumerate(references)
+        }
         try:
-            _, pictures = Program().compute_score(written, {i: [" ".join(words)] for i, words in enumerate(hypotheses)})
+            _, pictures = Program().compute_score(
+                written, {i: [" ".join(words)] for i, words in enumerate(hypotheses)}
+            )
         except (OSError, ValueError, subprocess.SubprocessError) as error:
             raise JavaError(self.title, str(error)) from error
         return averaged(self.name, np.nan_to_num([score["All"]["f"] for score in pictures]))
 
 
 def java_metrics() -> tuple[list[Metric], dict[str, str]]:
-    """Those of the two that can be computed here; and name to reason for the others. Nothing is downloaded."""
+    """Those of the two that can be computed here; and name to reason for the others. Nothing is
+    downloaded.
+    """
     jar = _file(METEOR)
     if jar is None or not shutil.which("java"):
         reason = f"{PACKAGE} is not installed" if jar is None else "there is no java on the PATH"
         return [], dict.fromkeys((Meteor.name, Spice.name), reason)
     if _file(MODELS) is None:
-        return [Meteor(jar)], {Spice.name: f"its language models are not there; python -m {PACKAGE}.spice.get_stanford_models downloads them"}
+        return [Meteor(jar)], {
+            Spice.name: (
+                f"its language models are not there; python -m {PACKAGE}.spice.get_stanford_models"
+                " downloads them"
+            )
+        }
     return [Meteor(jar), Spice()], {}
 
 
@@ -99,11 +139,13 @@ def _file(name: Path) -> Path | None:
     return next((path for folder in folders or () if (path := Path(folder, name)).is_file()), None)
 
 
-def _ask(process: subprocess.Popen[str], references: References, hypotheses: Sequence[Words]) -> list[float]:
+def _ask(
+    process: subprocess.Popen[str], references: References, hypotheses: Sequence[Words]
+) -> list[float]:
     """METEOR's value of each picture, then that of the corpus.
 
-    METEOR answers SCORE, with a picture's references and its caption, by statistics; and EVAL, with the statistics of all pictures, by one
-    value a line.
+    METEOR answers SCORE, with a picture's references and its caption, by statistics; and EVAL, with
+    the statistics of all pictures, by one value a line.
     """
     assert process.stdin is not None
     assert process.stdout is not None

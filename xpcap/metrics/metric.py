@@ -1,9 +1,11 @@
-"""A metric: a name, a protocol in words, a score of captions against references, and how sure that score is.
+"""A metric: a name, a protocol in words, a score of captions against references, and how sure that
+score is.
 
-Intervals are of 95 %, from resampled pictures (Efron 1979). A resample draws as many pictures as there are, with replacement. Every score that is
-a function of sums over pictures is computed anew for each of 1,000 resamples; 95 % of the values lie in the interval. It says what other pictures
-of the same kind would do to the score; it does not say what another seed of training would. The same resamples serve for the difference between
-two sets of captions of the same pictures.
+Intervals are of 95 %, from resampled pictures (Efron 1979). A resample draws as many pictures as
+there are, with replacement. Every score that is a function of sums over pictures is computed anew
+for each of 1,000 resamples; 95 % of the values lie in the interval. It says what other pictures of
+the same kind would do to the score; it does not say what another seed of training would. The same
+resamples serve for the difference between two sets of captions of the same pictures.
 """
 
 from collections.abc import Callable, Sequence
@@ -18,7 +20,9 @@ References = Sequence[Sequence[Words]]  # for each picture its captions, each a 
 
 
 class Sums(NamedTuple):
-    """Corpus values as functions of sums over pictures, so that they can be had for any resample of the pictures: see `intervals`."""
+    """Corpus values as functions of sums over pictures, so that they can be had for any resample of
+    the pictures: see `intervals`.
+    """
 
     parts: np.ndarray  # (n, k) float, what each picture adds
     values: Callable[[np.ndarray], dict[str, np.ndarray]]  # sums (b, k) to name and values (b,)
@@ -27,8 +31,12 @@ class Sums(NamedTuple):
 class Scored(NamedTuple):
     """Scores of a set of captions by one metric."""
 
-    corpus: dict[str, float]  # over all pictures; a metric may have several values, such as BLEU-1 to BLEU-4
-    pictures: list[float]  # one value a picture, in the order of the references; empty if a picture alone has none
+    corpus: dict[
+        str, float
+    ]  # over all pictures; a metric may have several values, such as BLEU-1 to BLEU-4
+    pictures: list[
+        float
+    ]  # one value a picture, in the order of the references; empty if a picture alone has none
     sums: Sums | None = None  # None: no interval
 
 
@@ -54,16 +62,30 @@ class Metric(Protocol):
         Parameters
         ----------
         references : for each picture its captions as lists of words
-        hypotheses : for each picture, in the same order, one caption as a list of words; it may be empty
+        hypotheses : for each picture, in the same order, one caption as a list of words; it may be
+            empty
         """
 
 
-def averaged(name: str, pictures: Sequence[float] | np.ndarray, *, weights: Sequence[float] | np.ndarray | None = None) -> Scored:
-    """A score whose corpus value is the mean over pictures, weighted if `weights` are given; 0 without any picture."""
+def averaged(
+    name: str,
+    pictures: Sequence[float] | np.ndarray,
+    *,
+    weights: Sequence[float] | np.ndarray | None = None,
+) -> Scored:
+    """A score whose corpus value is the mean over pictures, weighted if `weights` are given; 0
+    without any picture.
+    """
     values = np.asarray(pictures, np.float64)
     weight = np.ones(len(values)) if weights is None else np.asarray(weights, np.float64)
-    sums = Sums(np.stack([values * weight, weight], axis=1), lambda total: {name: total[:, 0] / total[:, 1]})
-    return Scored({name: float(np.average(values, weights=weight)) if len(values) else 0.0}, values.tolist(), sums)
+    sums = Sums(
+        np.stack([values * weight, weight], axis=1), lambda total: {name: total[:, 0] / total[:, 1]}
+    )
+    return Scored(
+        {name: float(np.average(values, weights=weight)) if len(values) else 0.0},
+        values.tolist(),
+        sums,
+    )
 
 
 RESAMPLES, SEED, LEVEL = 1000, 0, 95
@@ -71,13 +93,21 @@ Interval = tuple[float, float]
 
 
 def resample(sums: Sequence[Sums]) -> dict[str, np.ndarray]:
-    """Name to values (RESAMPLES,) over the same resamples for every score; and for other captions of as many pictures, so that pairs can be formed."""
+    """Name to values (RESAMPLES,) over the same resamples for every score; and for other captions
+    of as many pictures, so that pairs can be formed.
+    """
     parts = np.hstack([one.parts for one in sums])  # (n, k)
     n, rng = len(parts), np.random.default_rng(SEED)
     with blas().turn():
-        totals = np.stack([np.bincount(rng.integers(0, n, n), minlength=n) @ parts for _ in range(RESAMPLES)])
+        totals = np.stack(
+            [np.bincount(rng.integers(0, n, n), minlength=n) @ parts for _ in range(RESAMPLES)]
+        )
     ends = np.cumsum([one.parts.shape[1] for one in sums])[:-1]
-    return {name: values for one, total in zip(sums, np.split(totals, ends, axis=1), strict=True) for name, values in one.values(total).items()}
+    return {
+        name: values
+        for one, total in zip(sums, np.split(totals, ends, axis=1), strict=True)
+        for name, values in one.values(total).items()
+    }
 
 
 def interval(values: np.ndarray) -> Interval:
@@ -94,7 +124,9 @@ def intervals(sums: Sequence[Sums]) -> dict[str, Interval]:
 
 
 def paired(ours: Sequence[Sums], theirs: Sequence[Sums]) -> dict[str, Interval]:
-    """Interval of the difference, ours - theirs, of each score that both have: of the same resamples of the same pictures, in the same order."""
+    """Interval of the difference, ours - theirs, of each score that both have: of the same
+    resamples of the same pictures, in the same order.
+    """
     if not ours or not theirs or not len(ours[0].parts):
         return {}
     one, other = resample(ours), resample(theirs)

@@ -13,15 +13,23 @@ class RougeL:
     name = "rouge_l"
     title = "ROUGE-L"
     plain = "how much of what people wrote is in the caption, in the same order; 1 at best"
-    protocol = "as pycocoevalcap: longest common subsequence, best precision and best recall over the references, beta 1.2, words as for BLEU"
+    protocol = (
+        "as pycocoevalcap: longest common subsequence, best precision and best recall over the"
+        " references, beta 1.2, words as for BLEU"
+    )
 
     def score(self, references: References, hypotheses: Sequence[Words]) -> Scored:
         """Corpus value ``rouge_l``."""
-        return averaged(self.name, [rouge_l(written, said) for written, said in zip(references, hypotheses, strict=True)])
+        return averaged(
+            self.name,
+            [rouge_l(written, said) for written, said in zip(references, hypotheses, strict=True)],
+        )
 
 
 def rouge_l(references: Sequence[Words], hypothesis: Words) -> float:
-    """ROUGE-L of one caption. Precision and recall may be of two different references. 0 for an empty caption."""
+    """ROUGE-L of one caption. Precision and recall may be of two different references. 0 for an
+    empty caption.
+    """
     common = [(common_words(reference, hypothesis), len(reference)) for reference in references]
     precision = max((count / len(hypothesis) for count, _ in common if count), default=0.0)
     recall = max((count / length for count, length in common if count), default=0.0)
@@ -31,10 +39,9 @@ def rouge_l(references: Sequence[Words], hypothesis: Words) -> float:
 def common_words(one: Words, other: Words) -> int:
     """Length of the longest common subsequence of two sentences.
 
-    Notes
-    -----
-    Hyyro (2004): a row of the usual table is one integer, whose bit i is 0 where the row grows from column i to i + 1, and a word of `other`
-    is one step from row to row. A tenth of the time of the table.
+    Notes ----- Hyyro (2004): a row of the usual table is one integer, whose bit i is 0 where the
+    row grows from column i to i + 1, and a word of `other` is one step from row to row. A tenth of
+    the time of the table.
     """
     places: dict[str, int] = {}
     for i, word in enumerate(one):

@@ -6,7 +6,9 @@ from xpcap.metrics.metric import References, Scored, Words, averaged
 
 
 class Distinct:
-    """Share of distinct captions. No interval: a resample repeats pictures, and with them captions."""
+    """Share of distinct captions. No interval: a resample repeats pictures, and with them
+    captions.
+    """
 
     name = "distinct"
     title = "distinct captions"
@@ -15,7 +17,9 @@ class Distinct:
 
     def score(self, references: References, hypotheses: Sequence[Words]) -> Scored:
         """Corpus value ``distinct``, 0 to 1."""
-        return Scored({self.name: len({tuple(said) for said in hypotheses}) / max(len(hypotheses), 1)}, [])
+        return Scored(
+            {self.name: len({tuple(said) for said in hypotheses}) / max(len(hypotheses), 1)}, []
+        )
 
 
 class Novel:
@@ -23,13 +27,17 @@ class Novel:
 
     Parameters
     ----------
-    train : gives its captions as lists of words, each time it is called. They are never all in memory
+    train : gives its captions as lists of words, each time it is called. They are never all in
+        memory
     """
 
     name = "novel"
     title = "novel captions"
     plain = "share of captions that nobody wrote of a picture it learnt from"
-    protocol = "share of captions that are, word for word, no caption of the train split as the data file encodes it"
+    protocol = (
+        "share of captions that are, word for word, no caption of the train split as the data file"
+        " encodes it"
+    )
 
     def __init__(self, train: Callable[[], Iterable[Words]]) -> None:
         self._train = train

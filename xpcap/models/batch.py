@@ -1,4 +1,6 @@
-"""A batch on its way into the network: checked, packed without padding, with dropout masks, and sent to the device in one transfer."""
+"""A batch on its way into the network: checked, packed without padding, with dropout masks, and
+sent to the device in one transfer.
+"""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -27,14 +29,19 @@ class FeatureRows(NamedTuple):
 
     def checked(self, function: str, like: Array) -> Array:
         """The table, once it has the library and dtype of `like` and all rows exist."""
-        if get_array_module(self.table) is not get_array_module(like) or self.table.dtype != like.dtype:
+        if (
+            get_array_module(self.table) is not get_array_module(like)
+            or self.table.dtype != like.dtype
+        ):
             raise TypeError(
-                f"{function}: the table of features is a {type(self.table).__module__} array of {self.table.dtype}, "
-                f"expected the model's library and {like.dtype}; was it made for another model?"
+                f"{function}: the table of features is a {type(self.table).__module__} array of"
+                f" {self.table.dtype}, expected the model's library and {like.dtype}; was it made"
+                " for another model?"
             )
         if not all_below(self.rows, len(self.table)):
             raise ValueError(
-                f"{function}: feature rows are {self.rows.min()}..{self.rows.max()}, expected 0..{len(self.table) - 1}; are they from another split?"
+                f"{function}: feature rows are {self.rows.min()}..{self.rows.max()}, expected"
+                f" 0..{len(self.table) - 1}; are they from another split?"
             )
         return self.table
 
@@ -71,17 +78,32 @@ def check_batch(
         raise TypeError(f"{where}: captions have dtype {captions.dtype}, expected integer word ids")
     if not isinstance(features, FeatureRows) and features.dtype.kind not in "fiub":
         raise TypeError(f"{where}: features have dtype {features.dtype}, expected real numbers")
-    if captions.ndim != 2 or captions.shape[0] < 1 or captions.shape[1] < 2 or np.shape(features) != (n, *shape):
+    if (
+        captions.ndim != 2
+        or captions.shape[0] < 1
+        or captions.shape[1] < 2
+        or np.shape(features) != (n, *shape)
+    ):
         raise ValueError(
-            f"{where}: features have shape {np.shape(features)} and captions {captions.shape}, "
-            f"expected ({', '.join(map(str, ('N' if shard is None else n, *shape)))}) and (N, T+1), at least one caption of one step"
+            f"{where}: features have shape {np.shape(features)} and captions {captions.shape},"
+            f" expected ({', '.join(map(str, ('N' if shard is None else n, *shape)))}) and (N,"
+            " T+1), at least one caption of one step"
         )
     if shard is not None and (not all_below(shard, len(captions)) or len(np.unique(shard)) < n):
-        raise ValueError(f"{where}: shard holds {np.min(shard)}..{np.max(shard)}, expected distinct numbers of {len(captions)} captions")
+        raise ValueError(
+            f"{where}: shard holds {np.min(shard)}..{np.max(shard)}, expected distinct numbers of"
+            f" {len(captions)} captions"
+        )
     if not all_below(captions, V):
-        raise ValueError(f"{where}: captions hold ids {captions.min()}..{captions.max()}, expected 0..{V - 1}; are they from another vocabulary?")
+        raise ValueError(
+            f"{where}: captions hold ids {captions.min()}..{captions.max()}, expected 0..{V - 1};"
+            " are they from another vocabulary?"
+        )
     if weights is not None and (weights.shape != (len(captions),) or weights.dtype.kind != "f"):
-        raise ValueError(f"{where}: weights have shape {weights.shape}, expected one real number for each of {len(captions)} captions")
+        raise ValueError(
+            f"{where}: weights have shape {weights.shape}, expected one real number for each of"
+            f" {len(captions)} captions"
+        )
 
 
 def as_array(where: str, thing: str, x: Any) -> Array:
@@ -94,17 +116,24 @@ def as_array(where: str, thing: str, x: Any) -> Array:
     """
     if isinstance(x, np.ndarray) or is_device_array(x):
         if (mask := getattr(x, "mask", None)) is not None and np.any(mask):
-            raise ValueError(f"{where}: {thing} are a masked array with {np.count_nonzero(mask)} masked numbers, expected none; fill them first")
+            raise ValueError(
+                f"{where}: {thing} are a masked array with {np.count_nonzero(mask)} masked numbers,"
+                " expected none; fill them first"
+            )
         return x
     try:
         return np.asarray(x)
     except (TypeError, ValueError, RuntimeError) as error:
         if isinstance(x, list | tuple):
             padded = "; pad short ones with the id of <NULL>" if thing == "captions" else ""
-            raise ValueError(f"{where}: {thing} are {len(x)} rows of unequal lengths, expected an array{padded}") from error
+            raise ValueError(
+                f"{where}: {thing} are {len(x)} rows of unequal lengths, expected an array{padded}"
+            ) from error
         raise TypeError(
-            f"{where}: {thing} are a {type(x).__module__}.{type(x).__name__} that NumPy cannot read, expected a NumPy or CuPy array; "
-            f"of a PyTorch tensor give {thing}.detach().cpu().numpy(), with .float() before .numpy() if it is bfloat16 ({error})"
+            f"{where}: {thing} are a {type(x).__module__}.{type(x).__name__} that NumPy cannot"
+            " read, expected a NumPy or CuPy array; of a PyTorch tensor give"
+            f" {thing}.detach().cpu().numpy(), with .float() before .numpy() if it is bfloat16"
+            f" ({error})"
         ) from error
 
 
@@ -113,7 +142,10 @@ def check_features(where: str, features: Array, shape: tuple[int, ...]) -> None:
     if features.dtype.kind not in "fiub":
         raise TypeError(f"{where}: features have dtype {features.dtype}, expected real numbers")
     if features.ndim != 1 + len(shape) or features.shape[1:] != shape:
-        raise ValueError(f"{where}: features have shape {features.shape}, expected ({', '.join(map(str, ('N', *shape)))})")
+        raise ValueError(
+            f"{where}: features have shape {features.shape}, expected"
+            f" ({', '.join(map(str, ('N', *shape)))})"
+        )
 
 
 def check_finite(where: str, features: Array, given: Array | None = None) -> None:
@@ -131,14 +163,20 @@ def check_finite(where: str, features: Array, given: Array | None = None) -> Non
     axes = zip(("region", "column")[-len(at) :], at, strict=False)
     position = ", ".join(f"{name} {number}" for name, number in axes)
     raise ValueError(
-        f"{where}: features of row {row} (of {len(values)}) hold {value} at {position}, expected finite {values.dtype} numbers; extract them again"
+        f"{where}: features of row {row} (of {len(values)}) hold {value} at {position}, expected"
+        f" finite {values.dtype} numbers; extract them again"
     )
 
 
-def check_terms(where: str, workspace: Any, weights: Any, total: float | None, smoothing: float) -> None:
+def check_terms(
+    where: str, workspace: Any, weights: Any, total: float | None, smoothing: float
+) -> None:
     """TypeError, ValueError : an option of CaptioningRNN.loss is out of range."""
     if not isinstance(workspace, Workspace | None):
-        raise TypeError(f"{where}: workspace is a {type(workspace).__name__}, expected an xpcap.memory.Workspace, or None")
+        raise TypeError(
+            f"{where}: workspace is a {type(workspace).__name__}, expected an"
+            " xpcap.memory.Workspace, or None"
+        )
     if weights is not None and not np.isfinite(np.asarray(weights, np.float64)).all():
         raise ValueError(f"{where}: weights hold a number that is not finite, expected finite ones")
     if total is not None:
@@ -154,16 +192,28 @@ def check_words(word_to_idx: Mapping[str, int]) -> None:
     """
     if not isinstance(word_to_idx, Mapping):
         raise TypeError(
-            f"CaptioningRNN: word_to_idx is a {type(word_to_idx).__name__}, expected a mapping of word to id; "
-            "of a list of words in the order of their ids give {word: i for i, word in enumerate(words)}"
+            f"CaptioningRNN: word_to_idx is a {type(word_to_idx).__name__}, expected a mapping of"
+            " word to id; of a list of words in the order of their ids give {word: i for i, word"
+            " in enumerate(words)}"
         )
     ids = list(word_to_idx.values())
-    if odd := [(word, i) for word, i in word_to_idx.items() if not isinstance(i, int | np.integer) or i < 0]:
-        raise ValueError(f"CaptioningRNN: word_to_idx gives {odd[0][0]!r} the id {odd[0][1]!r}, expected a whole number of at least 0")
+    if odd := [
+        (word, i) for word, i in word_to_idx.items() if not isinstance(i, int | np.integer) or i < 0
+    ]:
+        raise ValueError(
+            f"CaptioningRNN: word_to_idx gives {odd[0][0]!r} the id {odd[0][1]!r}, expected a whole"
+            " number of at least 0"
+        )
     if len(set(ids)) < len(ids):
-        raise ValueError(f"CaptioningRNN: word_to_idx gives {len(ids)} words only {len(set(ids))} ids, expected one each")
+        raise ValueError(
+            f"CaptioningRNN: word_to_idx gives {len(ids)} words only {len(set(ids))} ids, expected"
+            " one each"
+        )
     if word_to_idx.get("<NULL>", len(ids)) >= len(ids):
-        raise ValueError(f"CaptioningRNN: word_to_idx has {len(ids)} words but no <NULL> with an id below that, expected one: it marks padding")
+        raise ValueError(
+            f"CaptioningRNN: word_to_idx has {len(ids)} words but no <NULL> with an id below that,"
+            " expected one: it marks padding"
+        )
 
 
 class PackedCaptions(NamedTuple):
@@ -196,7 +246,9 @@ def _lengths(captions: np.ndarray, null: int) -> np.ndarray:
     return np.where(live.any(axis=1), live.shape[1] - live[:, ::-1].argmax(axis=1), 0)
 
 
-def pack(captions: np.ndarray, null: int, part: int = 0, parts: int = 1, shard: np.ndarray | None = None) -> PackedCaptions:
+def pack(
+    captions: np.ndarray, null: int, part: int = 0, parts: int = 1, shard: np.ndarray | None = None
+) -> PackedCaptions:
     """Pack a batch of captions, or one part of it, on the host.
 
     Parameters
@@ -260,24 +312,46 @@ def send(
 
     It is the device of `like`, and all goes in one transfer.
     """
-    rows, words, inputs, kept, targets, source = packed.rows, packed.words, packed.inputs, packed.kept, packed.targets, packed.source
+    rows, words, inputs, kept, targets, source = (
+        packed.rows,
+        packed.words,
+        packed.inputs,
+        packed.kept,
+        packed.targets,
+        packed.source,
+    )
     if get_array_module(like) is np:
         return PackedCaptions(rows, order, words, inputs, kept, targets, source), list(more)
     assert rows.sequence is not None  # as pack() has made them both
     assert rows.firsts is not None
     optional = [x for x in (kept, rows.previous) if x is not None]
-    joined = send_joined([order, words, *inputs, targets, rows.sequence, rows.firsts, *optional, *more], buffer)
+    joined = send_joined(
+        [order, words, *inputs, targets, rows.sequence, rows.firsts, *optional, *more], buffer
+    )
     order, words, ids, by_word, starts, targets, sequence, firsts, *rest = joined
     kept = None if kept is None else rest.pop(0)
     previous = None if rows.previous is None else rest.pop(0)
-    return PackedCaptions(
-        PackedSequences(rows.batch_sizes, rows.N, previous, sequence, firsts), order, words, Segments(ids, by_word, starts), kept, targets, source
-    ), rest
+    return (
+        PackedCaptions(
+            PackedSequences(rows.batch_sizes, rows.N, previous, sequence, firsts),
+            order,
+            words,
+            Segments(ids, by_word, starts),
+            kept,
+            targets,
+            source,
+        ),
+        rest,
+    )
 
 
 def send_joined(parts: Sequence[np.ndarray], buffer: Buffer) -> list[Array]:
     """Send index vectors as int32 in one transfer, as views of one array where `buffer` lies."""
-    joined, views, start = buffer.upload("indices", np.concatenate(parts, dtype=np.int32, casting="same_kind")), [], 0
+    joined, views, start = (
+        buffer.upload("indices", np.concatenate(parts, dtype=np.int32, casting="same_kind")),
+        [],
+        0,
+    )
     for part in parts:
         views.append(view(joined, start, part.shape))
         start += part.size
@@ -306,7 +380,9 @@ class RowNumbers(NamedTuple):
     counts: Sequence[int]  # for each mask: rows of the whole batch
 
 
-def row_numbers(parts: Sequence[PackedCaptions], whole: Sequence[PackedCaptions] | None = None) -> RowNumbers:
+def row_numbers(
+    parts: Sequence[PackedCaptions], whole: Sequence[PackedCaptions] | None = None
+) -> RowNumbers:
     """Number the rows of masks, so that masks depend on neither packing nor parts.
 
     Captions count as they come, distinct words by id, and live steps caption by caption.
@@ -334,7 +410,8 @@ def masks_of(
     counts: Sequence[int],
     buffers: Sequence[Buffer],
 ) -> list[Masks]:
-    """DropoutKey the masks of each part into its buffer; the numbers of RowNumbers lie on the device.
+    """DropoutKey the masks of each part into its buffer; the numbers of RowNumbers lie on the
+    device.
 
     The regions of a grid share a caption's mask: W_proj reads them all alike, and a unit kept in
     other regions would give away what was dropped (Gal & Ghahramani 2016 share masks over time
@@ -343,7 +420,10 @@ def masks_of(
     (*_, D), W, H = config.feature_shape, config.wordvec, config.hidden
     masks = []
     for (order, words, source), buffer in zip(numbers, buffers, strict=True):
-        features, vectors = buffer("mask of features", (len(order), D), bool), buffer("mask of words", (len(words), W), bool)
+        features, vectors = (
+            buffer("mask of features", (len(order), D), bool),
+            buffer("mask of words", (len(words), W), bool),
+        )
         masks.append(Masks(features, vectors, buffer("mask of hidden", (len(source), H), bool)))
     dropout_masks(masks, numbers, counts, draw.seed, draw.step, 1 - config.dropout)
     return masks
@@ -410,24 +490,34 @@ def prepare_batch(
         rows = all_rows
 
     # To the device: index arrays, masks, and the factors of the rows with a target.
-    sent = [send(p, table, rows[p.order], more, buffer) for p, more, buffer in zip(packed, numbers, buffers, strict=True)]
+    sent = [
+        send(p, table, rows[p.order], more, buffer)
+        for p, more, buffer in zip(packed, numbers, buffers, strict=True)
+    ]
     masks = [Masks()] * len(packed)
     if draw is not None:
         masks = masks_of(config, draw, [more for _, more in sent], counts, buffers)
     scales: Sequence[Array | float] = [
-        scale if isinstance(scale, float) else _by_target(scale, p, buffer, like.dtype) for p, buffer in zip(packed, buffers, strict=True)
+        scale if isinstance(scale, float) else _by_target(scale, p, buffer, like.dtype)
+        for p, buffer in zip(packed, buffers, strict=True)
     ]
-    return [Part(table, p, m, factor) for (p, _), m, factor in zip(sent, masks, scales, strict=True)]
+    return [
+        Part(table, p, m, factor) for (p, _), m, factor in zip(sent, masks, scales, strict=True)
+    ]
 
 
-def _by_target(scale: np.ndarray, packed: PackedCaptions, buffer: Buffer, dtype: DTypeLike) -> Array:
+def _by_target(
+    scale: np.ndarray, packed: PackedCaptions, buffer: Buffer, dtype: DTypeLike
+) -> Array:
     """Factors of captions (N,) for the rows with a target, (L,), where `buffer` lies."""
     by_row = scale[packed.order][packed.rows.sequence]
     by_target = by_row if packed.kept is None else by_row[packed.kept]
     return buffer.upload("scale", by_target.astype(dtype))
 
 
-def prepare_features(where: str, features: Array, shape: tuple[int, ...], like: Array, *, read: bool = True) -> Array:
+def prepare_features(
+    where: str, features: Array, shape: tuple[int, ...], like: Array, *, read: bool = True
+) -> Array:
     """Features (N, *shape), checked, on the device of `like` and in its dtype.
 
     ValueError : features that are not finite. Without `read` those of a device are not looked at.

@@ -78,10 +78,19 @@ class Captioner(ABC):
         """Score given captions, without dropout. Arguments are as in CaptioningRNN.loss."""
 
     def step(self, words: Array, state: State) -> tuple[Array, State]:
-        """Scores (n, V) of the next word after `words` (n,), ids on its device; and the new state."""
+        """Scores (n, V) of the next word after `words` (n,), ids on its device; and the new
+        state.
+        """
         return self.advance(self.project(words), state, fresh(self.like))
 
-    def sample(self, features: Array, max_length: int = 30, *, forbid: Sequence[int] = (), policy: Policy | None = None) -> np.ndarray:
+    def sample(
+        self,
+        features: Array,
+        max_length: int = 30,
+        *,
+        forbid: Sequence[int] = (),
+        policy: Policy | None = None,
+    ) -> np.ndarray:
         """Caption a batch, greedily if no policy is given.
 
         Parameters
@@ -102,11 +111,16 @@ class Captioner(ABC):
             max_length is below 1, or `forbid` has an id outside the vocabulary or all of it.
         """
         if policy is not None and (max_length != Policy.max_length or len(forbid)):
-            raise ValueError(f"{self._name}.sample: max_length or forbid is given with a policy, expected the policy to have them")
+            raise ValueError(
+                f"{self._name}.sample: max_length or forbid is given with a policy, expected the"
+                " policy to have them"
+            )
         policy = policy or Policy(max_length=max_length, forbid=forbid)
         return self._decode("sample", features, policy, scored=False).captions[:, 0]
 
-    def sample_with_probabilities(self, features: Array, max_length: int = 30, *, forbid: Sequence[int] = ()) -> tuple[np.ndarray, np.ndarray]:
+    def sample_with_probabilities(
+        self, features: Array, max_length: int = 30, *, forbid: Sequence[int] = ()
+    ) -> tuple[np.ndarray, np.ndarray]:
         """Caption greedily, as `sample` does, and return the probability of each word as well.
 
         Returns
@@ -119,7 +133,9 @@ class Captioner(ABC):
         decoded = self._decode("sample_with_probabilities", features, policy, scored=True)
         return decoded.captions[:, 0], decoded.probabilities[:, 0]
 
-    def decode(self, features: Array, policy: Policy, *, numbers: Sequence[int] | np.ndarray | None = None) -> Decoded:
+    def decode(
+        self, features: Array, policy: Policy, *, numbers: Sequence[int] | np.ndarray | None = None
+    ) -> Decoded:
         """Captions that a policy returns of each picture, with their probabilities.
 
         Parameters
@@ -128,7 +144,15 @@ class Captioner(ABC):
         """
         return self._decode("decode", features, policy, scored=True, numbers=numbers)
 
-    def _decode(self, method: str, features: Array, policy: Policy, *, scored: bool, numbers: Sequence[int] | np.ndarray | None = None) -> Decoded:
+    def _decode(
+        self,
+        method: str,
+        features: Array,
+        policy: Policy,
+        *,
+        scored: bool,
+        numbers: Sequence[int] | np.ndarray | None = None,
+    ) -> Decoded:
         function = f"{self._name}.{method}"
         features = prepare_features(function, features, self.config.feature_shape, self.like)
         return decode(self, features, policy, scored, function, numbers)

@@ -13,7 +13,16 @@ from xpcap.layers.attention import Attention
 from xpcap.layers.cells import CELLS, State
 from xpcap.memory import Buffer, Workspace, fresh
 from xpcap.models import network
-from xpcap.models.batch import DropoutKey, FeatureRows, as_array, check_terms, check_words, pack, prepare_batch, prepare_features
+from xpcap.models.batch import (
+    DropoutKey,
+    FeatureRows,
+    as_array,
+    check_terms,
+    check_words,
+    pack,
+    prepare_batch,
+    prepare_features,
+)
 from xpcap.models.captioner import Captioner
 from xpcap.models.config import ModelConfig, check_size
 from xpcap.models.network import Score, cell_params, project_image
@@ -22,7 +31,9 @@ from xpcap.ops import gather, product
 from xpcap.threads import in_turn, parallel_map
 
 WEIGHTS = 0  # random stream of the initial weights, from the seed
-LEAST_PART = 32  # captions per part: products with fewer rows are too thin to gain from another core
+LEAST_PART = (
+    32  # captions per part: products with fewer rows are too thin to gain from another core
+)
 
 
 class CaptioningRNN(Captioner):
@@ -93,7 +104,15 @@ class CaptioningRNN(Captioner):
         check_size("CaptioningRNN", "wordvec_dim", wordvec_dim)
         check_size("CaptioningRNN", "hidden_dim", hidden_dim)
         check_words(word_to_idx)
-        config = ModelConfig(len(word_to_idx), shape, wordvec_dim, hidden_dim, cell=cell_type, dropout=dropout, inject=inject)
+        config = ModelConfig(
+            len(word_to_idx),
+            shape,
+            wordvec_dim,
+            hidden_dim,
+            cell=cell_type,
+            dropout=dropout,
+            inject=inject,
+        )
         self._setup(config, word_to_idx, dtype)
         self._draw_weights(seed)
 
@@ -116,21 +135,25 @@ class CaptioningRNN(Captioner):
         """
         if cls.__init__ is not CaptioningRNN.__init__:
             raise TypeError(
-                f"CaptioningRNN.from_config: {cls.__name__} has an __init__ of its own, which from_config does not call, expected none; "
-                f"construct {cls.__name__} and assign model.params, or override from_config"
+                f"CaptioningRNN.from_config: {cls.__name__} has an __init__ of its own, which"
+                f" from_config does not call, expected none; construct {cls.__name__} and assign"
+                " model.params, or override from_config"
             )
         model = cls.__new__(cls)
         check_words(word_to_idx)
         if len(word_to_idx) != config.vocabulary:
             raise ValueError(
-                f"CaptioningRNN: word_to_idx has {len(word_to_idx)} words, expected {config.vocabulary} as in the config; is it from another run?"
+                f"CaptioningRNN: word_to_idx has {len(word_to_idx)} words, expected"
+                f" {config.vocabulary} as in the config; is it from another run?"
             )
         model._setup(config, word_to_idx, dtype)
         if params is None:
             model._draw_weights(seed)
         else:
             model.params = params
-            model.seed = check_whole("CaptioningRNN", "seed", seed or 0, 0, LARGEST, error=ValueError)
+            model.seed = check_whole(
+                "CaptioningRNN", "seed", seed or 0, 0, LARGEST, error=ValueError
+            )
         return model
 
     def _setup(self, config: ModelConfig, word_to_idx: Mapping[str, int], dtype: DTypeLike) -> None:
@@ -281,7 +304,9 @@ class CaptioningRNN(Captioner):
     @in_turn
     def score(self, features: Array | FeatureRows, captions: Array) -> Score:
         buffers = [fresh(self.like)]
-        (part,) = prepare_batch(f"{self._name}.score", self.config, self.like, self._null, features, captions, buffers)
+        (part,) = prepare_batch(
+            f"{self._name}.score", self.config, self.like, self._null, features, captions, buffers
+        )
         return network.score([(self.config, self.params)], part)
 
     @in_turn
@@ -302,9 +327,14 @@ class CaptioningRNN(Captioner):
         ValueError : as of `loss`, or the model does not attend.
         """
         if not self.config.attends:
-            raise ValueError(f"CaptioningRNN.attention: `inject` of the model is {self.config.inject}, expected one with attention")
+            raise ValueError(
+                f"CaptioningRNN.attention: `inject` of the model is {self.config.inject}, expected"
+                " one with attention"
+            )
         config, params, buffer = self.config, self.params, fresh(self.like)
-        (part,) = prepare_batch("CaptioningRNN.attention", config, self.like, self._null, features, captions, [buffer])
+        (part,) = prepare_batch(
+            "CaptioningRNN.attention", config, self.like, self._null, features, captions, [buffer]
+        )
         attention = network.forward(config, params, part, buffer).image.attention
         assert attention is not None
         packed, (N, columns) = pack(to_numpy(captions), self._null), np.shape(captions)
@@ -323,7 +353,9 @@ class CaptioningRNN(Captioner):
         the regions A (n, P, H), which stay as they are.
         """
         config, params = self.config, self.params
-        features = prepare_features("CaptioningRNN.start", features, config.feature_shape, params.flat, read=False)
+        features = prepare_features(
+            "CaptioningRNN.start", features, config.feature_shape, params.flat, read=False
+        )
         image = project_image(config, params, features, fresh(params.flat))
         cell = config.recurrent
         state = (image.h0,) * cell.states if config.attends else cell.initial(image.h0)
@@ -337,7 +369,9 @@ class CaptioningRNN(Captioner):
         weight, bias = (params[name] for name in self.config.recurrent.inputs)
         if buffer is None:
             return params["W_embed"][words] @ weight + bias
-        vectors = gather(params["W_embed"], words, out=buffer("vectors", (len(words), self.config.wordvec)))
+        vectors = gather(
+            params["W_embed"], words, out=buffer("vectors", (len(words), self.config.wordvec))
+        )
         a = product(vectors, weight, out=buffer("a", (len(words), len(bias))))
         a += bias
         return a
@@ -353,7 +387,9 @@ class CaptioningRNN(Captioner):
             extra["extra_term"] = Attention(image[-1], params["Wattn"], buffer.scope("attention"))
         state = cell.step(a, state, cell_params(config, params), buffer.scope("cell"), **extra)
         h = state[0]
-        scores = product(h, params["W_vocab"], out=buffer("scores", (len(h), len(params["b_vocab"]))))
+        scores = product(
+            h, params["W_vocab"], out=buffer("scores", (len(h), len(params["b_vocab"])))
+        )
         scores += params["b_vocab"]
         return scores, (*state, *image)
 

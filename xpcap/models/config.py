@@ -52,13 +52,18 @@ class ModelConfig:
             check_takes_extra_term("ModelConfig", self.cell)
         if len(self.feature_shape) != 1 + self.attends:
             wanted = "regions and size, (P, D)" if self.attends else "one size, (D,)"
-            raise ValueError(f"ModelConfig: feature_shape is {self.feature_shape}, expected {wanted}, where inject is {self.inject!r}")
+            raise ValueError(
+                f"ModelConfig: feature_shape is {self.feature_shape}, expected {wanted}, where"
+                f" inject is {self.inject!r}"
+            )
         for name in ("vocabulary", "wordvec", "hidden"):
             check_size("ModelConfig", name, getattr(self, name))
         for size in self.feature_shape:
             check_size("ModelConfig", "feature_shape", size)
         share = "; it is the share of units to drop"
-        check_number("ModelConfig", "dropout", self.dropout, 0, below=1, hint=share, error=ValueError)
+        check_number(
+            "ModelConfig", "dropout", self.dropout, 0, below=1, hint=share, error=ValueError
+        )
 
         self._check_cell()
 
@@ -66,12 +71,15 @@ class ModelConfig:
         """OptionError : the parameters that a cell names do not fit in."""
         own = self.cell_shapes()
         if taken := [name for name in OWN if name in own]:
-            raise OptionError(f"ModelConfig: cell {self.cell!r} has a parameter {taken[0]!r}, expected another name: that one is the captioner's")
+            raise OptionError(
+                f"ModelConfig: cell {self.cell!r} has a parameter {taken[0]!r}, expected another"
+                " name: that one is the captioner's"
+            )
         weight, bias = (own.get(name, ()) for name in self.recurrent.inputs)
         if len(bias) != 1 or weight != (self.wordvec, *bias):
             raise OptionError(
-                f"ModelConfig: cell {self.cell!r} has inputs {self.recurrent.inputs} of shapes {weight} "
-                f"and {bias}, expected (W, G) and (G,) with W = {self.wordvec}"
+                f"ModelConfig: cell {self.cell!r} has inputs {self.recurrent.inputs} of shapes"
+                f" {weight} and {bias}, expected (W, G) and (G,) with W = {self.wordvec}"
             )
 
     @property

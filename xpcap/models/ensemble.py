@@ -40,9 +40,17 @@ class Ensemble(Captioner):
         _check(models)
         self.models = tuple(models)
         first = self.models[0]
-        self.config, self.word_to_idx, self.idx_to_word = first.config, first.word_to_idx, first.idx_to_word
-        self._columns = _slices([model.config.columns for model in self.models])  # of each model in what `project` gives
-        self._arrays = _slices([model.config.state_arrays for model in self.models])  # of each in a state
+        self.config, self.word_to_idx, self.idx_to_word = (
+            first.config,
+            first.word_to_idx,
+            first.idx_to_word,
+        )
+        self._columns = _slices(
+            [model.config.columns for model in self.models]
+        )  # of each model in what `project` gives
+        self._arrays = _slices(
+            [model.config.state_arrays for model in self.models]
+        )  # of each in a state
 
     @property
     def like(self) -> Array:
@@ -53,7 +61,9 @@ class Ensemble(Captioner):
         return sum(model.size for model in self.models)
 
     def start(self, features: Array) -> State:
-        features = prepare_features("Ensemble.start", features, self.config.feature_shape, self.like, read=False)
+        features = prepare_features(
+            "Ensemble.start", features, self.config.feature_shape, self.like, read=False
+        )
         return tuple(array for model in self.models for array in model.start(features))
 
     def project(self, words: Array, *, buffer: Buffer | None = None) -> Array:
@@ -78,12 +88,16 @@ class Ensemble(Captioner):
     @in_turn
     def score(self, features: Array | FeatureRows, captions: Array) -> Score:
         null, buffers = self.word_to_idx["<NULL>"], [fresh(self.like)]
-        (part,) = prepare_batch(f"{self._name}.score", self.config, self.like, null, features, captions, buffers)
+        (part,) = prepare_batch(
+            f"{self._name}.score", self.config, self.like, null, features, captions, buffers
+        )
         return network.score([(model.config, model.params) for model in self.models], part)
 
     def attention(self, features: Array | FeatureRows, captions: Array) -> np.ndarray:
         found = [model.attention(features, captions) for model in self.models]
-        mean: np.ndarray = np.mean(found, axis=0)  # features have one shape, so regions are the same
+        mean: np.ndarray = np.mean(
+            found, axis=0
+        )  # features have one shape, so regions are the same
         return mean
 
 
@@ -101,16 +115,22 @@ def _check(models: Sequence[CaptioningRNN]) -> None:
     for k, model in enumerate(models[1:], start=2):
         if model.word_to_idx != first.word_to_idx:
             raise ValueError(
-                f"Ensemble: model {k} has another vocabulary, of {len(model.word_to_idx):,} words, than the first one with {len(first.word_to_idx):,}, "
-                "expected the same words with the same ids; trained on other data?"
+                f"Ensemble: model {k} has another vocabulary, of {len(model.word_to_idx):,} words,"
+                f" than the first one with {len(first.word_to_idx):,}, expected the same words with"
+                " the same ids; trained on other data?"
             )
         if model.config.feature_shape != first.config.feature_shape:
             raise ValueError(
-                f"Ensemble: model {k} takes features of shape {model.config.feature_shape}, expected {first.config.feature_shape} as the first; "
-                "made by another encoder?"
+                f"Ensemble: model {k} takes features of shape {model.config.feature_shape},"
+                f" expected {first.config.feature_shape} as the first; made by another encoder?"
             )
-        if model.dtype != first.dtype or get_array_module(model.like) is not get_array_module(first.like):
-            raise TypeError(f"Ensemble: model {k} computes in {_computes_in(model)}, expected {_computes_in(first)} as the first does")
+        if model.dtype != first.dtype or get_array_module(model.like) is not get_array_module(
+            first.like
+        ):
+            raise TypeError(
+                f"Ensemble: model {k} computes in {_computes_in(model)}, expected"
+                f" {_computes_in(first)} as the first does"
+            )
 
 
 def _computes_in(model: CaptioningRNN) -> str:

@@ -1,4 +1,6 @@
-"""The captioner's forward and backward pass over one packed part of a batch, on the model's device: image, words, cell, vocabulary."""
+"""The captioner's forward and backward pass over one packed part of a batch, on the model's device:
+image, words, cell, vocabulary.
+"""
 
 import functools
 import math
@@ -55,10 +57,14 @@ def image_forward(
     """Project the features table[order], with dropout if there is a mask (N, D)."""
     shape, N, keep = config.feature_shape, len(order), 1 - config.dropout
     take = gather_regions if config.attends else gather
-    return project_image(config, params, take(table, order, buffer("x", (N, *shape)), mask, keep), buffer)
+    return project_image(
+        config, params, take(table, order, buffer("x", (N, *shape)), mask, keep), buffer
+    )
 
 
-def project_image(config: ModelConfig, params: Parameters, features: Array, buffer: Buffer) -> Image:
+def project_image(
+    config: ModelConfig, params: Parameters, features: Array, buffer: Buffer
+) -> Image:
     """Project features (N, D), or grids (N, P, D)."""
     N, H, (*regions, D) = len(features), config.hidden, config.feature_shape
     x = features.reshape(math.prod((N, *regions)), D)
@@ -126,7 +132,9 @@ class Forward(NamedTuple):
     hidden: Array  # (L, H) hidden states of rows with a target, after dropout
 
 
-def gradients(config: ModelConfig, params: Parameters, part: Part, smoothing: float, buffer: Buffer) -> tuple[Array, Parameters]:
+def gradients(
+    config: ModelConfig, params: Parameters, part: Part, smoothing: float, buffer: Buffer
+) -> tuple[Array, Parameters]:
     """The loss and gradients of one part; a batch's are the sum over its parts."""
     grads = _gradients_in(params, buffer)
     cache = forward(config, params, part, buffer)
@@ -160,11 +168,18 @@ def _gradients_in(params: Parameters, buffer: Buffer) -> Parameters:
 
 def score(members: Sequence[Member], part: Part) -> Score:
     """Teacher-forced scores of a part, without dropout, by the mean probabilities of the models."""
-    hidden = [forward(config, params, part, fresh(params.flat)).hidden for config, params in members]
+    hidden = [
+        forward(config, params, part, fresh(params.flat)).hidden for config, params in members
+    ]
     xp, targets = get_array_module(hidden[0]), part.packed.targets
     nll, correct = xp.zeros((), np.float64), xp.zeros((), np.int64)
     for rows in blocks(len(targets), members[0][0].vocabulary, hidden[0]):
-        scores = log_mean([h[rows] @ params["W_vocab"] + params["b_vocab"] for h, (_, params) in zip(hidden, members, strict=True)])
+        scores = log_mean(
+            [
+                h[rows] @ params["W_vocab"] + params["b_vocab"]
+                for h, (_, params) in zip(hidden, members, strict=True)
+            ]
+        )
         correct = correct + (scores.argmax(axis=1) == targets[rows]).sum()
         log_p = normalise(scores)[xp.arange(len(scores)), targets[rows]]
         nll = nll - log_p.sum(dtype=np.float64)
@@ -185,8 +200,12 @@ def forward(config: ModelConfig, params: Parameters, part: Part, buffer: Buffer)
 
     # Each distinct word and each image is projected once; rows gather the results.
     shape = len(packed.words), config.wordvec
-    vectors = gather(params["W_embed"], packed.words, buffer("vectors", shape), masks.words, keep)  # (K, W)
-    projected = product(vectors, weight, out=buffer("projected", (len(vectors), len(bias))))  # (K, G)
+    vectors = gather(
+        params["W_embed"], packed.words, buffer("vectors", shape), masks.words, keep
+    )  # (K, W)
+    projected = product(
+        vectors, weight, out=buffer("projected", (len(vectors), len(bias)))
+    )  # (K, G)
     a = buffer("a", (rows.R, len(bias)))  # (R, G)
     if image.term is None:
         gather_plus(projected, packed.inputs.ids, bias, a)
@@ -195,7 +214,9 @@ def forward(config: ModelConfig, params: Parameters, part: Part, buffer: Buffer)
 
     extra = {} if image.attention is None else {"extra_term": image.attention}
     own = cell_params(config, params)
-    h, cache = cell.rows_forward(a, image.start(cell.states), own, rows, buffer.scope("cell"), **extra)
+    h, cache = cell.rows_forward(
+        a, image.start(cell.states), own, rows, buffer.scope("cell"), **extra
+    )
     if packed.kept is not None or masks.hidden is not None:
         out = buffer("hidden", (len(packed.targets), config.hidden))
         h = gather(h, packed.kept, out, masks.hidden, keep)
@@ -224,7 +245,9 @@ def backward(
     own = {name: grads[name] for name in config.cell_shapes() if name not in (weight, bias)}
     da, dstate0, found = config.recurrent.rows_backward(dh, loop, buffer.scope("cell"), own)
     if missing := [name for name in own if name not in found]:
-        raise ValueError(f"rows_backward of cell {config.cell!r} returned no gradient of {missing[0]}")
+        raise ValueError(
+            f"rows_backward of cell {config.cell!r} returned no gradient of {missing[0]}"
+        )
     for name, grad in own.items():
         if found[name] is not grad:  # a cell need not write to the arrays that it is given
             grads[name] = found[name]
@@ -239,7 +262,9 @@ def backward(
         product(vectors.T, dwords, out=grads[weight])
 
     def words() -> None:
-        dvectors = product(dwords, params[weight].T, out=buffer("dvectors", vectors.shape))  # (K, W)
+        dvectors = product(
+            dwords, params[weight].T, out=buffer("dvectors", vectors.shape)
+        )  # (K, W)
         scatter(dvectors, packed.words, grads["W_embed"], masks.words, keep)
 
     run_parallel(params.flat, dwords.size * config.wordvec, weights_and_image, words)

@@ -35,10 +35,15 @@ class Parameters(MutableMapping[str, Array]):
             self._views[name] = view(flat, start, shape)
             start += math.prod(shape)
         if start != flat.size:
-            raise ValueError(f"Parameters: flat has {flat.size} elements, expected {start} for {', '.join(self.shapes)}")
+            raise ValueError(
+                f"Parameters: flat has {flat.size} elements, expected {start} for"
+                f" {', '.join(self.shapes)}"
+            )
 
     @classmethod
-    def empty(cls, shapes: Mapping[str, tuple[int, ...]], dtype: Any, xp: ModuleType) -> "Parameters":
+    def empty(
+        cls, shapes: Mapping[str, tuple[int, ...]], dtype: Any, xp: ModuleType
+    ) -> "Parameters":
         """Uninitialised parameters in the library `xp`."""
         return cls(shapes, xp.empty(sum(math.prod(shape) for shape in shapes.values()), dtype))
 
@@ -46,13 +51,17 @@ class Parameters(MutableMapping[str, Array]):
         try:
             return self._views[name]
         except KeyError:
-            raise KeyError(f"no parameter {name!r}, expected one of {', '.join(self._views)}{nearest(name, self._views)}") from None
+            raise KeyError(
+                f"no parameter {name!r}, expected one of"
+                f" {', '.join(self._views)}{nearest(name, self._views)}"
+            ) from None
 
     def __setitem__(self, name: str, value: Any) -> None:
         view = self[name]
         if np.shape(value) != view.shape:
             raise ValueError(
-                f"params[{name!r}]: got an array of shape {np.shape(value)}, expected {view.shape}; assignment copies into the flat buffer"
+                f"params[{name!r}]: got an array of shape {np.shape(value)}, expected {view.shape};"
+                " assignment copies into the flat buffer"
             )
         view[...] = asarray(value, dtype=view.dtype, like=view)
 
@@ -71,12 +80,21 @@ class Parameters(MutableMapping[str, Array]):
         ValueError : a key is missing or unknown, or a shape differs; nothing has changed then.
         """
         if not isinstance(values, Mapping):
-            raise TypeError(f"params: got a {type(values).__name__}, expected a mapping of parameter names to arrays")
+            raise TypeError(
+                f"params: got a {type(values).__name__}, expected a mapping of parameter names to"
+                " arrays"
+            )
         if odd := sorted(set(values) ^ set(self)):
-            raise ValueError(f"params: {', '.join(map(str, odd))} missing or unknown, expected {', '.join(self)}; are they from another model?")
+            raise ValueError(
+                f"params: {', '.join(map(str, odd))} missing or unknown, expected"
+                f" {', '.join(self)}; are they from another model?"
+            )
         if wrong := [name for name in self if np.shape(values[name]) != self[name].shape]:
             came = np.shape(values[wrong[0]])
-            raise ValueError(f"params[{wrong[0]!r}]: got an array of shape {came}, expected {self[wrong[0]].shape}; are they from another model?")
+            raise ValueError(
+                f"params[{wrong[0]!r}]: got an array of shape {came}, expected"
+                f" {self[wrong[0]].shape}; are they from another model?"
+            )
         self.update(values)
 
     def holding(self, values: Mapping[str, Any]) -> "Parameters":
@@ -100,12 +118,16 @@ class Parameters(MutableMapping[str, Array]):
 
     def __array__(self, *args: Any, **kwargs: Any) -> np.ndarray:
         raise TypeError(
-            "Parameters: several arrays cannot become one; to save them write numpy.savez(file, **params), or use params.flat, the whole buffer "
-            "(xpcap.to_numpy brings device arrays to the host)"
+            "Parameters: several arrays cannot become one; to save them write numpy.savez(file,"
+            " **params), or use params.flat, the whole buffer (xpcap.to_numpy brings device arrays"
+            " to the host)"
         )
 
 
-SHRUNK = {"W_image": 4, "Wattn": 4}  # drawn so many times smaller: the image is to begin as a small part of a step
+SHRUNK = {
+    "W_image": 4,
+    "Wattn": 4,
+}  # drawn so many times smaller: the image is to begin as a small part of a step
 
 
 def draw_weights(config: ModelConfig, params: Parameters, rng: np.random.Generator | None) -> None:
@@ -120,4 +142,6 @@ def draw_weights(config: ModelConfig, params: Parameters, rng: np.random.Generat
         if len(shape) < 2:
             continue
         draw = np.random.randn(*shape) if rng is None else rng.standard_normal(shape)
-        params[name] = draw / (100 if name == "W_embed" else SHRUNK.get(name, 1) * np.sqrt(shape[0]))
+        params[name] = draw / (
+            100 if name == "W_embed" else SHRUNK.get(name, 1) * np.sqrt(shape[0])
+        )

@@ -20,8 +20,12 @@ from xpcap.ops.launch import current_device
 from xpcap.ops.recurrent import MultiplyRows
 
 GEMM = {"f": "sgemm", "d": "dgemm"}  # by NumPy's character for the dtype
-FACTORS = {real: np.array([0, 1], real) for real in GEMM}  # 0 and 1 in the host's memory, where cuBLAS reads beta and alpha
-ZERO, ONE = ({real: pair.ctypes.data + k * pair.itemsize for real, pair in FACTORS.items()} for k in (0, 1))
+FACTORS = {
+    real: np.array([0, 1], real) for real in GEMM
+}  # 0 and 1 in the host's memory, where cuBLAS reads beta and alpha
+ZERO, ONE = (
+    {real: pair.ctypes.data + k * pair.itemsize for real, pair in FACTORS.items()} for k in (0, 1)
+)
 AS_IT_IS, TRANSPOSED = 0, 1  # CUBLAS_OP_N and CUBLAS_OP_T
 
 
@@ -55,9 +59,16 @@ def gemm(like: Array) -> tuple[Callable[..., None], int]:
 def fits_product(x: Array, w: Array, out: Array, scratch: Array | None = None) -> bool:
     """Whether gemm can compute out = x @ w."""
     dtype = out.dtype
-    if dtype.char not in GEMM or x.dtype != dtype or w.dtype != dtype or not (x.ndim == w.ndim == out.ndim == 2):
+    if (
+        dtype.char not in GEMM
+        or x.dtype != dtype
+        or w.dtype != dtype
+        or not (x.ndim == w.ndim == out.ndim == 2)
+    ):
         return False
-    there = is_device_array(x) and (type(x) is type(w) is type(out) or (is_device_array(w) and is_device_array(out)))
+    there = is_device_array(x) and (
+        type(x) is type(w) is type(out) or (is_device_array(w) and is_device_array(out))
+    )
     dense = _is_dense(x.flags) and _is_dense(w.flags) and out.flags.c_contiguous
     return bool(there and x.size and w.size and dense and _binding(sys.modules["cupy"]))
 
@@ -79,7 +90,22 @@ def _multiply(x: Array, w: Array, out: Array, beta: dict[str, int]) -> Array:
     function, handle = gemm(out)
     (n, k), m, real = x.shape, w.shape[1], out.dtype.char
     (flag_x, leading_x), (flag_w, leading_w) = layout(x), layout(w)
-    function(handle, flag_w, flag_x, m, n, k, ONE[real], w.data.ptr, leading_w, x.data.ptr, leading_x, beta[real], out.data.ptr, m)
+    function(
+        handle,
+        flag_w,
+        flag_x,
+        m,
+        n,
+        k,
+        ONE[real],
+        w.data.ptr,
+        leading_w,
+        x.data.ptr,
+        leading_x,
+        beta[real],
+        out.data.ptr,
+        m,
+    )
     return out
 
 
@@ -105,8 +131,25 @@ def _multiply_rows(x: Array, w: Array, out: Array, beta: dict[str, int]) -> Mult
     from_x, to_out, (flag, leading), w_at = x.data.ptr, out.data.ptr, of_w, w.data.ptr
     one, kept, x_row, out_row = ONE[real], beta[real], k * size, m * size
 
-    def multiply(i: int, o: int, n: int, alive: object = (x, w, out)) -> None:  # an address keeps no memory alive
-        function(handle, flag, AS_IT_IS, m, n, k, one, w_at, leading, from_x + i * x_row, k, kept, to_out + o * out_row, m)
+    def multiply(
+        i: int, o: int, n: int, alive: object = (x, w, out)
+    ) -> None:  # an address keeps no memory alive
+        function(
+            handle,
+            flag,
+            AS_IT_IS,
+            m,
+            n,
+            k,
+            one,
+            w_at,
+            leading,
+            from_x + i * x_row,
+            k,
+            kept,
+            to_out + o * out_row,
+            m,
+        )
 
     return multiply
 

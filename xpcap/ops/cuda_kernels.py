@@ -13,15 +13,30 @@ from xpcap.memory import Buffer
 from xpcap.ops import attention, cublas, equations, random, recurrent
 from xpcap.ops.dispatch import cuda_kernel
 from xpcap.ops.equations import Segments
-from xpcap.ops.launch import BLOCK, INT_MAX, THREADS, are_indices, are_reals, blocks, i32, kernel, launch
+from xpcap.ops.launch import (
+    BLOCK,
+    INT_MAX,
+    THREADS,
+    are_indices,
+    are_reals,
+    blocks,
+    i32,
+    kernel,
+    launch,
+)
 from xpcap.ops.recurrent import Gates, PackedSequences, Step, TakeStep
 
-NORM_BLOCKS = 256  # in the first pass of a norm; fixed, so that sums have the same order on every GPU
+NORM_BLOCKS = (
+    256  # in the first pass of a norm; fixed, so that sums have the same order on every GPU
+)
 
 # With at most so many sequences a step of an LSTM is one launch each way: product and gates
 # together. Not yet timed on a card
 FUSED = 128
-FORWARD_UNITS, BACKWARD_UNITS = 8, 16  # of a block in lstm_step.cu; its rows are the rest of its threads
+FORWARD_UNITS, BACKWARD_UNITS = (
+    8,
+    16,
+)  # of a block in lstm_step.cu; its rows are the rest of its threads
 REGIONS = 1024  # regions of a picture, at most, as in attention.cu
 SLAB = 16  # regions for a thread of attention_sum
 
@@ -34,7 +49,11 @@ def _scale(scale: Array | float, like: Array) -> tuple[Array, np.float64, np.int
 
     An array (any, if it is not read), the number, and whether there is one per row.
     """
-    return (like, np.float64(scale), i32(0)) if isinstance(scale, float) else (scale, np.float64(0), i32(1))
+    return (
+        (like, np.float64(scale), i32(0))
+        if isinstance(scale, float)
+        else (scale, np.float64(0), i32(1))
+    )
 
 
 def _fits_scale(scale: Array | float, x: Array) -> bool:
@@ -62,7 +81,22 @@ def _softmax_loss(
     (R, V), (array, number, each) = scores.shape, _scale(scale, nll)
     b, biased = (scores, i32(0)) if bias is None else (bias, i32(1))
     numbers = number, np.float64(smoothing)
-    launch("softmax_loss", "softmax_loss", scores, R, scores, b, targets, array, *numbers, nll, out, biased, each, i32(V))
+    launch(
+        "softmax_loss",
+        "softmax_loss",
+        scores,
+        R,
+        scores,
+        b,
+        targets,
+        array,
+        *numbers,
+        nll,
+        out,
+        biased,
+        each,
+        i32(V),
+    )
 
 
 def _fits_word_loss(
@@ -106,7 +140,9 @@ def _fits_table(table: Array, rows: Array | None, out: Array, mask: Array | None
     return there and (rows is None or are_indices(rows)) and (mask is None or _is_mask(mask, out))
 
 
-def _fits_gather(table: Array, rows: Array | None, out: Array, mask: Array | None, keep: float) -> bool:
+def _fits_gather(
+    table: Array, rows: Array | None, out: Array, mask: Array | None, keep: float
+) -> bool:
     return _fits_table(table, rows, out, mask) and not (rows is None and mask is None)
 
 
@@ -116,11 +152,32 @@ def gather(
 ) -> Array:  # fmt: skip
     size = i32(out.size), i32(out.shape[1])
     if rows is None:
-        launch("dropout", "dropout", out, blocks(out.size), table, mask, out, np.float64(keep), np.int64(out.size))
+        launch(
+            "dropout",
+            "dropout",
+            out,
+            blocks(out.size),
+            table,
+            mask,
+            out,
+            np.float64(keep),
+            np.int64(out.size),
+        )
     elif mask is None:
         launch("gather", "gather", out, blocks(out.size), table, rows, out, *size)
     else:
-        launch("gather", "gather_drop", out, blocks(out.size), table, rows, mask, out, np.float64(keep), *size)
+        launch(
+            "gather",
+            "gather_drop",
+            out,
+            blocks(out.size),
+            table,
+            rows,
+            mask,
+            out,
+            np.float64(keep),
+            *size,
+        )
     return out
 
 
@@ -129,12 +186,29 @@ def gather(
     fits=lambda table, rows, b, out: _fits_table(table, rows, out, None) and are_reals(b, out),
 )
 def gather_plus(table: Array, rows: Array, b: Array, out: Array) -> Array:
-    launch("gather", "gather_plus", out, blocks(out.size), table, rows, b, out, i32(out.size), i32(out.shape[1]))
+    launch(
+        "gather",
+        "gather_plus",
+        out,
+        blocks(out.size),
+        table,
+        rows,
+        b,
+        out,
+        i32(out.size),
+        i32(out.shape[1]),
+    )
     return out
 
 
-def _fits_image(table: Array, ids: Array, b: Array, image: Array, rows: PackedSequences, out: Array) -> bool:
-    there = rows.sequence is not None and are_indices(ids, rows.sequence) and are_reals(table, b, image, out)
+def _fits_image(
+    table: Array, ids: Array, b: Array, image: Array, rows: PackedSequences, out: Array
+) -> bool:
+    there = (
+        rows.sequence is not None
+        and are_indices(ids, rows.sequence)
+        and are_reals(table, b, image, out)
+    )
     return there and table.ndim == image.ndim == out.ndim == 2 and out.size <= INT_MAX
 
 
@@ -143,7 +217,19 @@ def gather_plus_image(
     table: Array, ids: Array, b: Array, image: Array, rows: PackedSequences, out: Array
 ) -> Array:  # fmt: skip
     size = i32(out.size), i32(out.shape[1])
-    launch("gather", "gather_plus_image", out, blocks(out.size), table, ids, b, image, rows.sequence, out, *size)
+    launch(
+        "gather",
+        "gather_plus_image",
+        out,
+        blocks(out.size),
+        table,
+        ids,
+        b,
+        image,
+        rows.sequence,
+        out,
+        *size,
+    )
     return out
 
 
@@ -158,39 +244,78 @@ def scatter(
     if mask is None:
         launch("gather", "scatter", x, blocks(out.size), x, rows, out, *size)
     else:
-        launch("gather", "scatter_drop", x, blocks(out.size), x, rows, mask, out, np.float64(keep), *size)
+        launch(
+            "gather",
+            "scatter_drop",
+            x,
+            blocks(out.size),
+            x,
+            rows,
+            mask,
+            out,
+            np.float64(keep),
+            *size,
+        )
     return out
 
 
 @cuda_kernel(
     equations.segment_sum,
-    fits=lambda rows, groups, out: are_reals(rows, out) and are_indices(groups.order, groups.starts),
+    fits=lambda rows, groups, out: (
+        are_reals(rows, out) and are_indices(groups.order, groups.starts)
+    ),
 )
 def segment_sum(rows: Array, groups: Segments, out: Array) -> Array:
     count, C = out.shape
-    launch("segment_sum", "segment_sum", rows, (count, blocks(C)), rows, groups.order, groups.starts, out, i32(C))
+    launch(
+        "segment_sum",
+        "segment_sum",
+        rows,
+        (count, blocks(C)),
+        rows,
+        groups.order,
+        groups.starts,
+        out,
+        i32(C),
+    )
     return out
 
 
 @cuda_kernel(
     recurrent.sequence_sum,
-    fits=lambda x, rows, out: rows.firsts is not None and are_indices(rows.firsts) and are_reals(x, out),
+    fits=lambda x, rows, out: (
+        rows.firsts is not None and are_indices(rows.firsts) and are_reals(x, out)
+    ),
 )
 def sequence_sum(x: Array, rows: PackedSequences, out: Array) -> Array:
     assert rows.firsts is not None
     N, C = out.shape
-    launch("segment_sum", "sequence_sum", x, (N, blocks(C)), x, rows.firsts, out, i32(len(rows.firsts) - 1), i32(C))
+    launch(
+        "segment_sum",
+        "sequence_sum",
+        x,
+        (N, blocks(C)),
+        x,
+        rows.firsts,
+        out,
+        i32(len(rows.firsts) - 1),
+        i32(C),
+    )
     return out
 
 
 @cuda_kernel(equations.drop, fits=lambda x, mask, keep: are_reals(x) and _is_mask(mask, x))
 def drop(x: Array, mask: Array, keep: float) -> Array:
     out = get_array_module(x).empty_like(x)
-    launch("dropout", "dropout", x, blocks(x.size), x, mask, out, np.float64(keep), np.int64(x.size))
+    launch(
+        "dropout", "dropout", x, blocks(x.size), x, mask, out, np.float64(keep), np.int64(x.size)
+    )
     return out
 
 
-def _fits_masks(masks: Sequence[Sequence[Array]], numbers: Sequence[Sequence[Array]], *_: object) -> bool:
+def _fits_masks(
+    masks: Sequence[Sequence[Array]], numbers: Sequence[Sequence[Array]], *_: object
+) -> bool:
     for part, rows in zip(masks, numbers, strict=True):
         for mask in part:
             if not (is_device_array(mask) and mask.dtype == bool and mask.flags.c_contiguous):
@@ -238,12 +363,23 @@ def clip_by_norm(x: Array, most: float, buffer: Buffer) -> Array:
 
 
 @cuda_kernel(equations.adam_update, fits=are_reals)
-def adam_update(w: Array, dw: Array, m: Array, v: Array, alpha: float, beta1: float, beta2: float, epsilon: float) -> None:
+def adam_update(
+    w: Array,
+    dw: Array,
+    m: Array,
+    v: Array,
+    alpha: float,
+    beta1: float,
+    beta2: float,
+    epsilon: float,
+) -> None:
     numbers = map(np.float64, (alpha, beta1, beta2, epsilon))
     launch("adam", "adam_update", w, blocks(w.size), w, dw, m, v, *numbers, np.int64(w.size))
 
 
-@cuda_kernel(equations.record_step, fits=lambda record, i, loss, norm: are_reals(record, loss, norm))
+@cuda_kernel(
+    equations.record_step, fits=lambda record, i, loss, norm: are_reals(record, loss, norm)
+)
 def record_step(record: Array, i: int, loss: Array, norm: Array) -> None:
     launch("record", "record_step", record, 1, record, loss, norm, i32(i))
 
@@ -254,7 +390,21 @@ def record_step(record: Array, i: int, loss: Array, norm: Array) -> None:
 @cuda_kernel(recurrent.lstm_gates, fits=lambda a, r, c_prev, out: are_reals(a, r, c_prev, *out))
 def lstm_gates(a: Array, r: Array, c_prev: Array, out: Gates) -> Gates:
     n, H = c_prev.shape
-    launch("lstm_gates", "lstm_gates", a, blocks(n * H), a, r, c_prev, *out, i32(0), i32(0), i32(0), i32(n), i32(H))
+    launch(
+        "lstm_gates",
+        "lstm_gates",
+        a,
+        blocks(n * H),
+        a,
+        r,
+        c_prev,
+        *out,
+        i32(0),
+        i32(0),
+        i32(0),
+        i32(n),
+        i32(H),
+    )
     return out
 
 
@@ -272,7 +422,18 @@ def lstm_gates_backward(
 ) -> tuple[Array, Array]:  # fmt: skip
     n, H = c_prev.shape
     arrays = dh, dh_next, dc, gates, tanh_c, c_prev, *out
-    launch("lstm_gates", "lstm_gates_backward", dh, blocks(n * H), *arrays, i32(0), i32(0), i32(n), i32(n), i32(H))
+    launch(
+        "lstm_gates",
+        "lstm_gates_backward",
+        dh,
+        blocks(n * H),
+        *arrays,
+        i32(0),
+        i32(0),
+        i32(n),
+        i32(n),
+        i32(H),
+    )
     return out
 
 
@@ -285,7 +446,21 @@ def rnn_cell(a: Array, r: Array, out: Array) -> Array:
 @cuda_kernel(recurrent.rnn_cell_backward, fits=are_reals)
 def rnn_cell_backward(dh: Array, dh_next: Array, h: Array, out: Array) -> Array:
     n, H = dh.shape
-    launch("rnn_cell", "rnn_cell_backward", dh, blocks(dh.size), dh, dh_next, h, out, i32(0), i32(0), i32(n), i32(n), i32(H))
+    launch(
+        "rnn_cell",
+        "rnn_cell_backward",
+        dh,
+        blocks(dh.size),
+        dh,
+        dh_next,
+        h,
+        out,
+        i32(0),
+        i32(0),
+        i32(n),
+        i32(n),
+        i32(H),
+    )
     return out
 
 
@@ -298,17 +473,32 @@ def _fits_start(h0: Array, c0: Array | None, h: Array, c: Array) -> bool:
 
 @cuda_kernel(recurrent.start_states, fits=_fits_start)
 def start_states(h0: Array, c0: Array | None, h: Array, c: Array) -> None:
-    launch("start", "start_states", h0, blocks(h0.size), h0, h0 if c0 is None else c0, h, c, i32(c0 is not None), i32(h0.size))
+    launch(
+        "start",
+        "start_states",
+        h0,
+        blocks(h0.size),
+        h0,
+        h0 if c0 is None else c0,
+        h,
+        c,
+        i32(c0 is not None),
+        i32(h0.size),
+    )
 
 
-@cuda_kernel(recurrent.lstm_gate_steps, fits=lambda a, r, c_prev, out: are_reals(a, r, c_prev, *out))
+@cuda_kernel(
+    recurrent.lstm_gate_steps, fits=lambda a, r, c_prev, out: are_reals(a, r, c_prev, *out)
+)
 def lstm_gate_steps(a: Array, r: Array, c_prev: Array, out: Gates) -> TakeStep:
     gates, H = kernel("lstm_gates", "lstm_gates", a), c_prev.shape[1]
     arrays, width = (a, r, c_prev, *out), i32(H)
 
     def take(step: Step) -> None:
         first, before, after, n, _ = step
-        gates((blocks(n * H),), BLOCK, (*arrays, i32(first), i32(before), i32(after), i32(n), width))
+        gates(
+            (blocks(n * H),), BLOCK, (*arrays, i32(first), i32(before), i32(after), i32(n), width)
+        )
 
     return take
 
@@ -321,14 +511,22 @@ def lstm_gate_backward_steps(
     dh: Array, dh_next: Array, dc: Array, out: Gates, da: Array, dc_T: Array | None = None
 ) -> TakeStep:  # fmt: skip
     """With dc_T, every sequence of a step reads dh_next and dc: they begin as 0 and dc_T."""
-    backward, H, carried = kernel("lstm_gates", "lstm_gates_backward", dh), dc.shape[1], dc_T is not None
+    backward, H, carried = (
+        kernel("lstm_gates", "lstm_gates_backward", dh),
+        dc.shape[1],
+        dc_T is not None,
+    )
     arrays, width = (dh, dh_next, dc, out.gates, out.tanh_c, out.c, da, dc), i32(H)
     if carried:
         dh_next[...], dc[...] = 0, dc_T
 
     def take(step: Step) -> None:
         first, before, _, n, more = step
-        backward((blocks(n * H),), BLOCK, (*arrays, i32(first), i32(before), i32(n), i32(n if carried else more), width))
+        backward(
+            (blocks(n * H),),
+            BLOCK,
+            (*arrays, i32(first), i32(before), i32(n), i32(n if carried else more), width),
+        )
 
     return take
 
@@ -352,7 +550,9 @@ def rnn_cell_backward_steps(dh: Array, dh_next: Array, h: Array, da: Array) -> T
 
     def take(step: Step) -> None:
         first, _, after, n, more = step
-        backward((blocks(n * H),), BLOCK, (*arrays, i32(first), i32(after), i32(n), i32(more), width))
+        backward(
+            (blocks(n * H),), BLOCK, (*arrays, i32(first), i32(after), i32(n), i32(more), width)
+        )
 
     return take
 
@@ -367,7 +567,9 @@ def _grid(n: int, H: int, units: int) -> tuple[int, int]:
 
 def _fits_lstm_steps(a: Array, Wh: Array, state: tuple[Array, Array], out: Gates) -> bool:
     h, c = state
-    N = len(h) - len(a) or len(h)  # a stack holds N more than there are rows; a single step has arrays of its own
+    N = len(h) - len(a) or len(
+        h
+    )  # a stack holds N more than there are rows; a single step has arrays of its own
     return N <= FUSED and are_reals(a, Wh, h, c, *out)
 
 
@@ -378,7 +580,11 @@ def lstm_steps(a: Array, Wh: Array, state: tuple[Array, Array], out: Gates) -> T
 
     def take(step: Step) -> None:
         first, before, after, n, _ = step
-        fused(_grid(n, H, FORWARD_UNITS), BLOCK, (*arrays, i32(first), i32(before), i32(after), i32(n), width))
+        fused(
+            _grid(n, H, FORWARD_UNITS),
+            BLOCK,
+            (*arrays, i32(first), i32(before), i32(after), i32(n), width),
+        )
 
     return take
 
@@ -401,7 +607,11 @@ def lstm_backward_steps(
 
     def take(step: Step) -> None:
         first, before, _, n, more = step
-        fused(_grid(n, H, BACKWARD_UNITS), BLOCK, (*arrays, i32(first), i32(before), i32(n), i32(more), width))
+        fused(
+            _grid(n, H, BACKWARD_UNITS),
+            BLOCK,
+            (*arrays, i32(first), i32(before), i32(n), i32(more), width),
+        )
         if not first:
             multiply(0, 0, n)
 
@@ -432,7 +642,9 @@ def attend_steps(h: Array, A: Array, weights: Array, context: Array) -> TakeStep
 
 @cuda_kernel(
     attention.attend_backward_steps,
-    fits=lambda dcontext, A, weights, dscores, dh_next: _fits_attention(A, dcontext, weights, dscores, dh_next),
+    fits=lambda dcontext, A, weights, dscores, dh_next: _fits_attention(
+        A, dcontext, weights, dscores, dh_next
+    ),
 )
 def attend_backward_steps(
     dcontext: Array, A: Array, weights: Array, dscores: Array, dh_next: Array
@@ -461,5 +673,17 @@ def attention_sum(
     N, P, H = out.shape
     sizes = map(i32, (N, len(rows.firsts) - 1, P, H))
     grid = N, blocks(H), -(-P // SLAB)
-    launch("attention", "attention_sum", out, grid, weights, dcontext, dscores, h, rows.firsts, out, *sizes)
+    launch(
+        "attention",
+        "attention_sum",
+        out,
+        grid,
+        weights,
+        dcontext,
+        dscores,
+        h,
+        rows.firsts,
+        out,
+        *sizes,
+    )
     return out

@@ -31,7 +31,9 @@ DEVICE: dict[Callable[..., Any], Kernel] = {}
 _plain = contextvars.ContextVar("xpcap_plain_only", default=False)
 
 
-def numpy_kernel(operation: Callable[..., Result], fits: Callable[..., bool]) -> Callable[[Callable[..., Result]], Callable[..., Result]]:
+def numpy_kernel(
+    operation: Callable[..., Result], fits: Callable[..., bool]
+) -> Callable[[Callable[..., Result]], Callable[..., Result]]:
     """Register the decorated function as the version of `operation` for NumPy's arrays.
 
     `fits` is called as `find` is, without the operation: it may rely on the first array being
@@ -40,13 +42,17 @@ def numpy_kernel(operation: Callable[..., Result], fits: Callable[..., bool]) ->
     return _registers(HOST, operation, fits)
 
 
-def cuda_kernel(operation: Callable[..., Result], fits: Callable[..., bool]) -> Callable[[Callable[..., Result]], Callable[..., Result]]:
+def cuda_kernel(
+    operation: Callable[..., Result], fits: Callable[..., bool]
+) -> Callable[[Callable[..., Result]], Callable[..., Result]]:
     """Register the decorated function as the version of `operation` for CuPy's arrays."""
     return _registers(DEVICE, operation, fits)
 
 
 def _registers(
-    table: dict[Callable[..., Any], Kernel], operation: Callable[..., Result], fits: Callable[..., bool]
+    table: dict[Callable[..., Any], Kernel],
+    operation: Callable[..., Result],
+    fits: Callable[..., bool],
 ) -> Callable[[Callable[..., Result]], Callable[..., Result]]:
     def register(run: Callable[..., Result]) -> Callable[..., Result]:
         assert operation not in table, f"{operation.__name__} has two kernels"

@@ -232,7 +232,16 @@ def clip_by_norm(x: Array, most: float, buffer: Buffer | None = None) -> Array:
     return norm
 
 
-def adam_update(w: Array, dw: Array, m: Array, v: Array, alpha: float, beta1: float, beta2: float, epsilon: float) -> None:
+def adam_update(
+    w: Array,
+    dw: Array,
+    m: Array,
+    v: Array,
+    alpha: float,
+    beta1: float,
+    beta2: float,
+    epsilon: float,
+) -> None:
     """One Adam step, updating w, m and v in place; alpha includes the bias correction.
 
     m = beta1 * m + (1 - beta1) * dw

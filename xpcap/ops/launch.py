@@ -16,10 +16,15 @@ from xpcap.backend import Array, is_device_array
 
 THREADS = 256  # per block, in every kernel
 BLOCK = (THREADS,)
-REALS = {"f": "float", "d": "double"}  # by NumPy's character for the dtype, which costs far less than its name
+REALS = {
+    "f": "float",
+    "d": "double",
+}  # by NumPy's character for the dtype, which costs far less than its name
 INT_MAX = 2**31 - 1
 
-Launch = Callable[[tuple[int, ...], tuple[int, ...], tuple[Any, ...]], None]  # grid, BLOCK, arguments
+Launch = Callable[
+    [tuple[int, ...], tuple[int, ...], tuple[Any, ...]], None
+]  # grid, BLOCK, arguments
 
 # Most are asked for again in the next step, and making one costs more than finding it
 i32 = functools.lru_cache(maxsize=1 << 14)(np.int32)
@@ -33,7 +38,9 @@ def _function(xp: Any, device: int, file: str, name: str, real: str) -> Launch:
     a file has no reals.
     """
     code = resources.files("xpcap.ops").joinpath("cuda", f"{file}.cu").read_text(encoding="utf-8")
-    return xp.RawModule(code=code, options=(f"-DREAL={REALS.get(real, 'float')}",)).get_function(name)
+    return xp.RawModule(code=code, options=(f"-DREAL={REALS.get(real, 'float')}",)).get_function(
+        name
+    )
 
 
 def current_device(name: str, like: Array) -> tuple[Any, int]:
@@ -70,7 +77,7 @@ def are_reals(*arrays: Array) -> bool:
     if dtype.char not in REALS or not is_device_array(arrays[0]):
         return False
     # all() of a generator takes twice as long, and a step asks some thirty times
-    for a in arrays:  # noqa: SIM110
+    for a in arrays:
         if not (a.size and (a.dtype is dtype or a.dtype == dtype) and a.flags.c_contiguous):
             return False
     return True

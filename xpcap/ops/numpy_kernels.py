@@ -57,7 +57,9 @@ def product(x: Array, w: Array, out: Array) -> Array:
     if n <= FEW or x.size * m < SMALL:
         return contention_guard().dot(x, w, out)
     if n > m:
-        parallel_map(lambda rows: np.matmul(x[rows], w, out=out[rows]), split_evenly(n, free_cores()))
+        parallel_map(
+            lambda rows: np.matmul(x[rows], w, out=out[rows]), split_evenly(n, free_cores())
+        )
         return out
     # Each core packs its share of w, and x is the smaller one to pack twice
     parts = split_evenly(m, free_cores())
@@ -65,7 +67,10 @@ def product(x: Array, w: Array, out: Array) -> Array:
     return out
 
 
-@numpy_kernel(equations.times_transpose, fits=lambda x, w, out, scratch: on_host(x, w, out, scratch) and len(x) <= FEW)
+@numpy_kernel(
+    equations.times_transpose,
+    fits=lambda x, w, out, scratch: on_host(x, w, out, scratch) and len(x) <= FEW,
+)
 def times_transpose(x: Array, w: Array, out: Array, scratch: Array) -> Array:
     row_products_transpose(x, w, out, scratch)(0, 0, len(x))
     return out
@@ -170,7 +175,10 @@ def word_loss(
 # ---- Rows of tables
 
 
-@numpy_kernel(equations.gather, fits=lambda table, rows, out, mask, keep: on_host(out) and out.flags.c_contiguous)
+@numpy_kernel(
+    equations.gather,
+    fits=lambda table, rows, out, mask, keep: on_host(out) and out.flags.c_contiguous,
+)
 def gather(
     table: Array, rows: Array | None, out: Array, mask: Array | None = None, keep: float = 1.0
 ) -> Array:  # fmt: skip
@@ -185,7 +193,10 @@ def gather(
     return out
 
 
-@numpy_kernel(attention.gather_regions, fits=lambda table, rows, out, mask, keep: on_host(out) and mask is not None)
+@numpy_kernel(
+    attention.gather_regions,
+    fits=lambda table, rows, out, mask, keep: on_host(out) and mask is not None,
+)
 def gather_regions(
     table: Array, rows: Array, out: Array, mask: Array | None = None, keep: float = 1.0
 ) -> Array:  # fmt: skip
@@ -198,7 +209,10 @@ def gather_regions(
     return out
 
 
-@numpy_kernel(equations.segment_sum, fits=lambda rows, groups, out: on_host(out) and rows.ndim == 2 and rows.size > 0)
+@numpy_kernel(
+    equations.segment_sum,
+    fits=lambda rows, groups, out: on_host(out) and rows.ndim == 2 and rows.size > 0,
+)
 def segment_sum(rows: Array, groups: Segments, out: Array) -> Array:
     """The few ids with many rows one by one; the rest together, all first rows, all second, ..."""
     starts, counts = groups.starts[:-1], np.diff(groups.starts)
@@ -226,7 +240,9 @@ def global_norm(x: Array, buffer: Buffer | None = None) -> Array:
     for start in range(0, x.size, NORM_BLOCK):
         block = x[start : start + NORM_BLOCK]
         square = float(np.vdot(block, block))
-        total += square if math.isfinite(square) else float(np.vdot(block, block.astype(np.float64)))
+        total += (
+            square if math.isfinite(square) else float(np.vdot(block, block.astype(np.float64)))
+        )
     return np.asarray(math.sqrt(total), x.dtype)
 
 
@@ -241,17 +257,39 @@ def clip_by_norm(x: Array, most: float, buffer: Buffer | None = None) -> Array:
 
 def _fits_adam(w: Array, *others: Array) -> bool:
     arrays = w, *others
-    return on_host(*others) and all(a.ndim == 1 and a.flags.c_contiguous and a.dtype == w.dtype for a in arrays)
+    return on_host(*others) and all(
+        a.ndim == 1 and a.flags.c_contiguous and a.dtype == w.dtype for a in arrays
+    )
 
 
 @numpy_kernel(equations.adam_update, fits=_fits_adam)
-def adam_update(w: Array, dw: Array, m: Array, v: Array, alpha: float, beta1: float, beta2: float, epsilon: float) -> None:
+def adam_update(
+    w: Array,
+    dw: Array,
+    m: Array,
+    v: Array,
+    alpha: float,
+    beta1: float,
+    beta2: float,
+    epsilon: float,
+) -> None:
     """On all cores, in blocks that stay in cache, without full-size temporaries."""
     parts = split_evenly(w.size, min(cores(), w.size // SHARE))
-    parallel_map(lambda part: _adam(w[part], dw[part], m[part], v[part], alpha, beta1, beta2, epsilon), parts)
+    parallel_map(
+        lambda part: _adam(w[part], dw[part], m[part], v[part], alpha, beta1, beta2, epsilon), parts
+    )
 
 
-def _adam(w: Array, dw: Array, m: Array, v: Array, alpha: float, beta1: float, beta2: float, epsilon: float) -> None:
+def _adam(
+    w: Array,
+    dw: Array,
+    m: Array,
+    v: Array,
+    alpha: float,
+    beta1: float,
+    beta2: float,
+    epsilon: float,
+) -> None:
     """Update one core's share of w, m and v."""
     step, scratch = np.empty((2, min(BLOCK, w.size)), w.dtype)
     for start in range(0, w.size, BLOCK):
@@ -327,7 +365,10 @@ def _halves(rows: int, H: int, dtype: np.dtype) -> tuple[np.ndarray, np.ndarray]
     return half, shift
 
 
-@numpy_kernel(recurrent.lstm_gate_backward_steps, fits=lambda dh, dh_next, dc, out, da, dc_T: on_host(dh_next, dc, *out, da))
+@numpy_kernel(
+    recurrent.lstm_gate_backward_steps,
+    fits=lambda dh, dh_next, dc, out, da, dc_T: on_host(dh_next, dc, *out, da),
+)
 def lstm_gate_backward_steps(
     dh: Array, dh_next: Array, dc: Array, out: Gates, da: Array, dc_T: Array | None = None
 ) -> TakeStep:  # fmt: skip
@@ -345,7 +386,14 @@ def lstm_gate_backward_steps(
         for k in range(0, n, most):
             m = min(most, n - k)
             rows, own = slice(first + k, first + k + m), slice(k, k + m)
-            dh_all, t, factor, dx, dc_all, tanh = totals[:m], scratch[:m], factors[:m], da[rows], dc[own], tanh_c[rows]
+            dh_all, t, factor, dx, dc_all, tanh = (
+                totals[:m],
+                scratch[:m],
+                factors[:m],
+                da[rows],
+                dc[own],
+                tanh_c[rows],
+            )
             # dc_all = dc + dh_all * o * (1 - tanh_c * tanh_c)
             np.add(dh[rows], dh_next[own], dh_all)
             np.multiply(tanh, tanh, t)

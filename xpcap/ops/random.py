@@ -49,7 +49,9 @@ def dropout_masks(
             gather(asarray(kept, like=part[stream]), rows[stream], out=part[stream])
 
 
-def _kept_units(seed: int, stream: int, step: int, shape: tuple[int, int], keep: float) -> np.ndarray:
+def _kept_units(
+    seed: int, stream: int, step: int, shape: tuple[int, int], keep: float
+) -> np.ndarray:
     """Masks of rows 0, 1, ... of a stream, on the host."""
     count, width = shape
     blocks = -(-width // 16)  # of 16 units, a row

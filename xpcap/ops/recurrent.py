@@ -107,7 +107,9 @@ class PackedSequences(NamedTuple):
         sequence = np.arange(sizes.sum()) - starts.repeat(sizes)
         if len(sequence) == N * len(sizes):
             return cls(tuple(batch_sizes), N, None, sequence, firsts)
-        before = np.zeros_like(starts)  # where the states that a step starts from begin in the stack
+        before = np.zeros_like(
+            starts
+        )  # where the states that a step starts from begin in the stack
         before[1:] = N + starts[:-1]
         return cls(tuple(batch_sizes), N, before.repeat(sizes) + sequence, sequence, firsts)
 
@@ -252,7 +254,12 @@ def row_products_add(x: Array, w: Array, out: Array, scratch: Array | None = Non
 
     def multiply(i: int, o: int, n: int) -> None:
         to = out[o : o + n]
-        add_product(x[i : i + n], w, to, get_array_module(to).empty_like(to) if scratch is None else scratch[:n])
+        add_product(
+            x[i : i + n],
+            w,
+            to,
+            get_array_module(to).empty_like(to) if scratch is None else scratch[:n],
+        )
 
     return multiply
 
@@ -305,7 +312,9 @@ def lstm_gates(a: Array, r: Array, c_prev: Array, out: Gates | None = None) -> G
     """
     if out is None:
         xp = get_array_module(a, c_prev)
-        out = Gates(xp.empty_like(c_prev), xp.empty_like(c_prev), xp.empty_like(a), xp.empty_like(c_prev))
+        out = Gates(
+            xp.empty_like(c_prev), xp.empty_like(c_prev), xp.empty_like(a), xp.empty_like(c_prev)
+        )
     if fast := find(lstm_gates, a, r, c_prev, out):
         return fast(a, r, c_prev, out)
     xp, H = get_array_module(a, r, c_prev), c_prev.shape[1]
@@ -412,7 +421,11 @@ def lstm_backward_steps(
     buffers of the forward pass, `scratch` (N * H,) is overwritten. Between steps a kernel may leave
     dh_next as it was. With dc_T a step is always a product and the gates.
     """
-    if extra_term is None and dc_T is None and (fast := find(lstm_backward_steps, dh, dh_next, dc, out, Wh, da, scratch)):
+    if (
+        extra_term is None
+        and dc_T is None
+        and (fast := find(lstm_backward_steps, dh, dh_next, dc, out, Wh, da, scratch))
+    ):
         return fast(dh, dh_next, dc, out, Wh, da, scratch)
     gate = lstm_gate_backward_steps(dh, dh_next, dc, out, da, dc_T)
     multiply = row_products_transpose(da, Wh, dh_next, scratch)
@@ -443,7 +456,14 @@ def lstm_gate_backward_steps(
 
     def take(step: Step) -> None:
         rows, n = step.rows, step.n
-        args = dh[rows], dh_next[:n], dc[:n], out.gates[rows], out.tanh_c[rows], out.c[step.states_before]
+        args = (
+            dh[rows],
+            dh_next[:n],
+            dc[:n],
+            out.gates[rows],
+            out.tanh_c[rows],
+            out.c[step.states_before],
+        )
         lstm_gates_backward(*args, out=(da[rows], dc[:n]))
 
     return take

@@ -35,7 +35,10 @@ def read_coco(where: str, content: dict[str, Any], report: ImportReport) -> Iter
     seen = set()
     for number, annotation in enumerate(annotations, start=1):
         source = f"{where}, annotation {number}"
-        caption, image_id = _text(source, annotation, "caption"), _id(source, annotation, "image_id")
+        caption, image_id = (
+            _text(source, annotation, "caption"),
+            _id(source, annotation, "image_id"),
+        )
         if "id" in annotation and (own := _id(source, annotation, "id")) in seen:
             report.skip("annotations with the id of another", str(own))
         elif image_id not in names:
@@ -57,7 +60,10 @@ def _objects(where: str, content: dict[str, Any], key: str) -> list[dict[str, An
             what = "is missing"
         elif value == []:
             what = "is empty"
-        raise DataError(f"{where}: {key!r} {what}, expected COCO's images and annotations; is it a captions_*.json?")
+        raise DataError(
+            f"{where}: {key!r} {what}, expected COCO's images and annotations; is it a"
+            " captions_*.json?"
+        )
     return value
 
 
@@ -97,13 +103,20 @@ def read_karpathy(where: str, images: list[Any], report: ImportReport) -> Iterat
             raise DataError(f"{source} is {kind_of(image)}, expected an object")
         name, sentences = image.get("filename"), image.get("sentences")
         split = image.get("split", "")
-        if not isinstance(name, str) or not isinstance(split, str) or not isinstance(sentences, list):
+        if (
+            not isinstance(name, str)
+            or not isinstance(split, str)
+            or not isinstance(sentences, list)
+        ):
             raise DataError(
-                f"{source}: filename is {kind_of(name)}, split {kind_of(split)}, sentences {kind_of(sentences)}, expected text, text and a list"
+                f"{source}: filename is {kind_of(name)}, split {kind_of(split)}, sentences"
+                f" {kind_of(sentences)}, expected text, text and a list"
             )
         texts = [one.get("raw") if isinstance(one, dict) else None for one in sentences]
         if not all(isinstance(text, str) for text in texts):
-            raise DataError(f"{source}: a sentence has no 'raw', expected the text of the caption there")
+            raise DataError(
+                f"{source}: a sentence has no 'raw', expected the text of the caption there"
+            )
         if name in seen:
             report.skip("images with the name of another", name)
             continue

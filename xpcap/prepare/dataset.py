@@ -79,7 +79,9 @@ def import_captions(
     _check_origin(WHERE, features_file, pictures, encoder)
     if features_file is not None:
         if mirror:
-            raise DataError(f"{WHERE}: got features and `mirror`, which encodes pictures, expected one of them")
+            raise DataError(
+                f"{WHERE}: got features and `mirror`, which encodes pictures, expected one of them"
+            )
         if group.rank:
             raise RankDone
     report = ImportReport()
@@ -142,9 +144,14 @@ def import_captions(
 def _check_origin(where: str, features: object, pictures: object, encoder: Encoder | None) -> None:
     """DataError : features have no origin, or two."""
     if features is None and pictures is None:
-        raise DataError(f"{where}: got neither features nor pictures, expected one or both; where do the features come from?")
+        raise DataError(
+            f"{where}: got neither features nor pictures, expected one or both; where do the"
+            " features come from?"
+        )
     if features is not None and encoder is not None:
-        raise DataError(f"{where}: got features and the encoder {encoder.name!r}, expected one of them")
+        raise DataError(
+            f"{where}: got features and the encoder {encoder.name!r}, expected one of them"
+        )
 
 
 def _count(data: CaptionData) -> dict[str, Any]:
@@ -168,7 +175,10 @@ def _tidy(rows: Iterable[CaptionRow], report: ImportReport) -> list[CaptionRow]:
         try:
             "".join([picture, *(text for _, text in captions)]).encode("utf-8")
         except UnicodeEncodeError as error:
-            raise DataError(f"{WHERE}: {picture[:100]!r} or a caption of it holds half a character, expected text that UTF-8 can hold") from error
+            raise DataError(
+                f"{WHERE}: {picture[:100]!r} or a caption of it holds half a character, expected"
+                " text that UTF-8 can hold"
+            ) from error
         worded = [(row, text) for row, text in captions if has_word(text)]
         for _ in range(len(captions) - len(worded)):
             report.skip("captions without a word", picture)
@@ -209,11 +219,15 @@ def _match(
     if files is not None:
         _note_rest(files, paths, report)
         if faceless := sum(name not in paths for name in there.found):
-            report.notes.append(f"pictures with features and without a file in {folder}: {faceless:,}")
+            report.notes.append(
+                f"pictures with features and without a file in {folder}: {faceless:,}"
+            )
     rows = [row for row in rows if row.picture in there.found]
     _note_twice(rows, report)
     if features is not None and in_features is not None:
-        numbers = {paths.get(name, name): features.numbers[row] for name, row in in_features.found.items()}
+        numbers = {
+            paths.get(name, name): features.numbers[row] for name, row in in_features.found.items()
+        }
         features = Table(numbers, features.rows)
     return rows, paths, features
 
@@ -226,7 +240,8 @@ def _note_twice(rows: Iterable[CaptionRow], report: ImportReport) -> None:
             twice.append(row.picture)
         seen.add(key)
     report.note(
-        "captions that a picture has twice, kept as they are; remove them from the file if that is a mistake",
+        "captions that a picture has twice, kept as they are; remove them from the file if that is"
+        " a mistake",
         twice,
     )
 
@@ -258,7 +273,8 @@ def _divide(
     if None not in splits:
         if lists or fractions:
             raise DataError(
-                f"{WHERE}: the captions have the splits {', '.join(map(str, splits))} already, expected no {'lists' if lists else 'fractions'}"
+                f"{WHERE}: the captions have the splits {', '.join(map(str, splits))} already,"
+                f" expected no {'lists' if lists else 'fractions'}"
             )
         return list(rows), list(splits)
     if lists:
@@ -272,7 +288,9 @@ def _divide(
     return by_fractions(rows, fractions, seed), []
 
 
-def _check_left(rows: Sequence[CaptionRow], splits: Sequence[str | None], report: ImportReport) -> None:
+def _check_left(
+    rows: Sequence[CaptionRow], splits: Sequence[str | None], report: ImportReport
+) -> None:
     left = {row.split for row in rows}
     for split in splits:
         if split not in left:
@@ -337,7 +355,12 @@ def assemble(
     DataError : the parts do not fit together; the message names the picture.
     OSError : a picture or folder cannot be read.
     """
-    sizes = {"min_count": min_count, "max_words": max_words, "vocabulary_size": vocabulary_size, "pca": pca}
+    sizes = {
+        "min_count": min_count,
+        "max_words": max_words,
+        "vocabulary_size": vocabulary_size,
+        "pca": pca,
+    }
     for name, size in sizes.items():
         if size is not None and size < 1:
             raise DataError(f"assemble: `{name}` is {size}, expected at least 1")
@@ -399,7 +422,10 @@ def _words(rows: Sequence[CaptionRow]) -> list[list[str]]:
     split_of: dict[str, str] = {}
     for row in rows:
         if not isinstance(row, CaptionRow):
-            raise TypeError(f"assemble: got a {type(row).__name__} among the captions, expected rows, each CaptionRow(picture, caption, split)")
+            raise TypeError(
+                f"assemble: got a {type(row).__name__} among the captions, expected rows, each"
+                " CaptionRow(picture, caption, split)"
+            )
         name = repr(row.picture[:100])
         if row.split is None:
             raise DataError(f"assemble: {name} has no split, expected one, such as train")
@@ -417,13 +443,16 @@ def _words(rows: Sequence[CaptionRow]) -> list[list[str]]:
     return words
 
 
-def _vocabulary(rows: Sequence[CaptionRow], words: Sequence[Sequence[str]], min_count: int, most: int | None) -> Vocabulary:
+def _vocabulary(
+    rows: Sequence[CaptionRow], words: Sequence[Sequence[str]], min_count: int, most: int | None
+) -> Vocabulary:
     """The frequent words of the train split, or of all splits without one."""
     train = [said for row, said in zip(rows, words, strict=True) if row.split == "train"]
     vocabulary = Vocabulary.build_from_words(train or words, min_count, most=most)
     if len(vocabulary) == len(SPECIAL):
         raise DataError(
-            f"assemble: no word occurs {min_count} times in the captions to learn from, expected some that do; choose a smaller `min_count`"
+            f"assemble: no word occurs {min_count} times in the captions to learn from, expected"
+            " some that do; choose a smaller `min_count`"
         )
     return vocabulary
 
@@ -463,7 +492,9 @@ def _as_float(table: Table) -> Function | None:
     return lambda rows: rows.astype(np.float32)
 
 
-def _features(table: Table, pictures: Sequence[str], projection: Projection | None, float16: bool) -> Any:
+def _features(
+    table: Table, pictures: Sequence[str], projection: Projection | None, float16: bool
+) -> Any:
     """Features (m, *shape) of the pictures, projected, as float16 or float32."""
     project = _as_float(table) if projection is None else projection.__call__
     features = table.pick(pictures, project)
@@ -473,7 +504,10 @@ def _features(table: Table, pictures: Sequence[str], projection: Projection | No
         largest = np.abs(rows).reshape(len(rows), -1).max(axis=1)
         if (large := np.flatnonzero(largest > np.finfo(np.float16).max)).size:
             name = pictures[where.start + large[0]].partition("\0")[0]
-            raise DataError(f"assemble: the feature of {name[:100]!r} has a number above 65,504, which float16 cannot hold; keep float32")
+            raise DataError(
+                f"assemble: the feature of {name[:100]!r} has a number above 65,504, which float16"
+                " cannot hold; keep float32"
+            )
 
     def halved(rows: np.ndarray) -> np.ndarray:
         return (rows if projection is None else projection(rows)).astype(np.float16)

@@ -62,18 +62,28 @@ def read_captions(
         rows = list(with_split_names(found, report))
         report.forms.append(form)
         if split is not None and (own := dict.fromkeys(row.split for row in rows if row.split)):
-            raise DataError(f"read_captions: {path} says itself who is in which split ({', '.join(own)}), expected no split before its name")
+            raise DataError(
+                f"read_captions: {path} says itself who is in which split ({', '.join(own)}),"
+                " expected no split before its name"
+            )
         if not rows:
-            raise DataError(f"read_captions: {path} has no caption that could be read, expected some")
+            raise DataError(
+                f"read_captions: {path} has no caption that could be read, expected some"
+            )
         joined += rows if split is None else [row._replace(split=split) for row in rows]
     if not joined:
         raise DataError("read_captions: got no file, expected at least one")
     if len({row.split is None for row in joined}) > 1:
-        raise DataError("read_captions: some of the files have splits and some have none, expected all or none of them; name the split of each file")
+        raise DataError(
+            "read_captions: some of the files have splits and some have none, expected all or none"
+            " of them; name the split of each file"
+        )
     return grouped(joined)
 
 
-def read_file(path: str | Path, columns: Columns, report: ImportReport) -> tuple[str, Iterable[CaptionRow]]:
+def read_file(
+    path: str | Path, columns: Columns, report: ImportReport
+) -> tuple[str, Iterable[CaptionRow]]:
     """The form of a file, in words, and its rows."""
     where, text = f"read_captions: {path}", read_whole("read_captions", path)
     line = first_line(text)
@@ -88,10 +98,14 @@ def read_file(path: str | Path, columns: Columns, report: ImportReport) -> tuple
         return f"a table with {DELIMITERS[delimiter]}", rows
     if error := unknown_columns(where, text, columns):
         raise error
-    raise DataError(f"{where} is of no form known here, its first line is {line[:100]!r}, expected {FORMS}")
+    raise DataError(
+        f"{where} is of no form known here, its first line is {line[:100]!r}, expected {FORMS}"
+    )
 
 
-def _read_json(where: str, text: str, line: str, columns: Columns, report: ImportReport) -> tuple[str, Iterable[CaptionRow]]:
+def _read_json(
+    where: str, text: str, line: str, columns: Columns, report: ImportReport
+) -> tuple[str, Iterable[CaptionRow]]:
     whole = _parse_unless_lines(where, text, line)
     if whole is None:
         return "JSON lines", read_objects(where, json_lines(where, text), columns, report)
@@ -99,7 +113,12 @@ def _read_json(where: str, text: str, line: str, columns: Columns, report: Impor
         rows = [(f"{where}, row {number}", row) for number, row in enumerate(whole, start=1)]
         return "a JSON list of rows", read_objects(where, rows, columns, report)
     images = whole.get("images")
-    if isinstance(images, list) and images and isinstance(images[0], dict) and "sentences" in images[0]:
+    if (
+        isinstance(images, list)
+        and images
+        and isinstance(images[0], dict)
+        and "sentences" in images[0]
+    ):
         return KARPATHY, read_karpathy(where, images, report)
     if "images" in whole or "annotations" in whole:
         return COCO, read_coco(where, whole, report)

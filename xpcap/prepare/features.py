@@ -1,4 +1,6 @@
-"""Features by picture: read from an .npz, or encoded from a folder; on disk where they are large."""
+"""Features by picture: read from an .npz, or encoded from a folder; on disk where they are
+large.
+"""
 
 import base64
 import collections
@@ -45,19 +47,35 @@ def read_features(path: str | Path) -> Table:
     path = Path(path)
     names, features = read_npz(path, ("names", "features"))
     if names.ndim != 1 or names.dtype.kind not in "US":
-        raise DataError(f"read_features: {path}, 'names' has shape {names.shape} and dtype {names.dtype}, expected (m,) of text")
+        raise DataError(
+            f"read_features: {path}, 'names' has shape {names.shape} and dtype {names.dtype},"
+            " expected (m,) of text"
+        )
     shape, dtype = features.shape, features.dtype.newbyteorder("=")
-    if len(shape) not in (2, 3) or min(shape[1:]) < 1 or dtype not in (np.float16, np.float32, np.float64):
-        raise DataError(f"read_features: {path}, 'features' has shape {shape} and dtype {dtype}, expected (m, D) of floats, D at least 1")
+    if (
+        len(shape) not in (2, 3)
+        or min(shape[1:]) < 1
+        or dtype not in (np.float16, np.float32, np.float64)
+    ):
+        raise DataError(
+            f"read_features: {path}, 'features' has shape {shape} and dtype {dtype}, expected (m,"
+            " D) of floats, D at least 1"
+        )
     if isinstance(features, np.ndarray):
         features = features.astype(dtype, copy=False)
     if len(names) != len(features):
-        raise DataError(f"read_features: {path} has {len(names)} names for {len(features)} feature rows, expected one each")
+        raise DataError(
+            f"read_features: {path} has {len(names)} names for {len(features)} feature rows,"
+            " expected one each"
+        )
     rows: dict[str, int] = {}
     # stop at the first double: a small archive may repeat one name millions of times
     for row, name in enumerate(_texts(path, names)):
         if rows.setdefault(name, row) != row:
-            raise DataError(f"read_features: {path} names a picture twice among {len(names):,}, {name[:100]!r}, expected each once")
+            raise DataError(
+                f"read_features: {path} names a picture twice among {len(names):,}, {name[:100]!r},"
+                " expected each once"
+            )
     check_finite(f"read_features: {path}", features, list(rows))
     return Table(rows, features)
 
@@ -102,7 +120,13 @@ def encode_folder(
     path = Path(cache) if cache and group.rank == 0 else None
     store = FeatureCache(path, [*names, *_mirrors(names, mirrored)], encoder.shape)
     blocks = [names[start : start + BLOCK] for start in range(0, len(names), BLOCK)]
-    keys = {} if path is None else {name: key for block in blocks for name, key in _keys(folder, block, encoder, mirrored)}
+    keys = (
+        {}
+        if path is None
+        else {
+            name: key for block in blocks for name, key in _keys(folder, block, encoder, mirrored)
+        }
+    )
     done = store.matching(keys)
     # whole blocks, since the last bits of some encoders depend on the batch
     left = [block for block in blocks if not done >= {*block, *_mirrors(block, mirrored)}]
@@ -114,7 +138,9 @@ def encode_folder(
         return _encode_block(folder, block, encoder, mirrored, strict=unreadable is None)
 
     shown_here = progress and group.rank == 0
-    with bar((), shown_here, "encoding pictures", total=len(names), done=begun, lines=True) as shown:
+    with bar(
+        (), shown_here, "encoding pictures", total=len(names), done=begun, lines=True
+    ) as shown:
 
         def take(encoded: Encoded) -> None:
             with lock:
@@ -198,7 +224,10 @@ def _digest(key: bytes, feature: np.ndarray) -> bytes:
 def _is_cache(path: Path, like: np.ndarray) -> bool:
     """Whether a file is a cache of such rows; False if it is one of others, or missing."""
     if path.is_symlink() or (path.exists() and not path.is_file()):
-        raise DataError(f"encode_folder: {path} is a link, a folder or a device, expected a cache of features, or no file; remove it")
+        raise DataError(
+            f"encode_folder: {path} is a link, a folder or a device, expected a cache of features,"
+            " or no file; remove it"
+        )
     if not path.exists():
         return False
     try:
@@ -208,7 +237,10 @@ def _is_cache(path: Path, like: np.ndarray) -> bool:
     except ValueError:
         dtype = np.dtype(np.void)
     if dtype.names != like.dtype.names:
-        raise DataError(f"encode_folder: {path} is another file, expected a cache of features, or no file; remove it, or move it away")
+        raise DataError(
+            f"encode_folder: {path} is another file, expected a cache of features, or no file;"
+            " remove it, or move it away"
+        )
     return bool(shape == like.shape and dtype == like.dtype)
 
 
@@ -239,7 +271,9 @@ def _encode_on_ranks(
     take: Callable[[Encoded], None],
     shape: Sequence[int],
 ) -> None:
-    """Encode the blocks that rank 0 lists, each rank its shard in rounds; rank 0 takes the result."""
+    """Encode the blocks that rank 0 lists, each rank its shard in rounds; rank 0 takes the
+    result.
+    """
     blocks = json.loads(group.all_gather(json.dumps(blocks) if group.rank == 0 else "")[0])
     for batch in batches(group, len(blocks), ROUND):
         encoded: list[Encoded] = []
@@ -251,12 +285,18 @@ def _encode_on_ranks(
 
 
 def _to_json(encoded: Encoded) -> dict[str, Any]:
-    rows = {name: base64.b64encode(row.astype("<f4").tobytes()).decode() for name, row in encoded.features.items()}
+    rows = {
+        name: base64.b64encode(row.astype("<f4").tobytes()).decode()
+        for name, row in encoded.features.items()
+    }
     return {**encoded._asdict(), "features": rows}
 
 
 def _from_json(encoded: dict[str, Any], shape: Sequence[int]) -> Encoded:
-    features = {name: np.frombuffer(base64.b64decode(row), "<f4").reshape(shape) for name, row in encoded["features"].items()}
+    features = {
+        name: np.frombuffer(base64.b64decode(row), "<f4").reshape(shape)
+        for name, row in encoded["features"].items()
+    }
     return Encoded(**{**encoded, "features": features})
 
 
@@ -269,7 +309,9 @@ def _mirrors(names: Iterable[str], mirrored: Collection[str]) -> list[str]:
     return [mirror_of(name) for name in names if name in mirrored]
 
 
-def _keys(folder: Path, block: Sequence[str], encoder: Encoder, mirrored: Collection[str]) -> Iterator[tuple[str, bytes]]:
+def _keys(
+    folder: Path, block: Sequence[str], encoder: Encoder, mirrored: Collection[str]
+) -> Iterator[tuple[str, bytes]]:
     """What each feature of a block depends on: encoder, and name, size and time of its files."""
     stats = [(name, (folder / name).stat()) for name in block]
     files = [(name, stat.st_size, stat.st_mtime_ns) for name, stat in stats]
@@ -277,7 +319,9 @@ def _keys(folder: Path, block: Sequence[str], encoder: Encoder, mirrored: Collec
         yield name, hashlib.sha256(json.dumps([encoder.name, files, name]).encode()).digest()
 
 
-def _encode_block(folder: Path, block: Sequence[str], encoder: Encoder, mirrored: Collection[str], strict: bool) -> Encoded:
+def _encode_block(
+    folder: Path, block: Sequence[str], encoder: Encoder, mirrored: Collection[str], strict: bool
+) -> Encoded:
     """Encode a block; with `strict`, a picture that cannot be read is an error."""
     read: list[str] = []
     mirrors: dict[str, np.ndarray] = {}
@@ -336,7 +380,8 @@ def covered(where: str, pictures: Sequence[str], known: Container[str], thing: s
     """DataError : some of the `pictures` are not among the `known`; they lack a `thing`."""
     if missing := [picture for picture in pictures if picture not in known]:
         raise DataError(
-            f"{where}: {len(missing)} of {len(pictures)} pictures have no {thing}, {missing[0][:100]!r} among them; do the files belong together?"
+            f"{where}: {len(missing)} of {len(pictures)} pictures have no {thing},"
+            f" {missing[0][:100]!r} among them; do the files belong together?"
         )
 
 
@@ -349,7 +394,10 @@ def leads_out(name: str, kind: type[PurePath] = PurePath) -> bool:
 def stay_in(where: str, folder: Path, names: Iterable[str]) -> None:
     """DataError : one of the names could lead out of the folder."""
     if astray := next((name for name in names if leads_out(name)), None):
-        raise DataError(f"{where}: picture {astray[:100]!r} would lie outside {folder}, expected the name of a file in it; who wrote the list?")
+        raise DataError(
+            f"{where}: picture {astray[:100]!r} would lie outside {folder}, expected the name of a"
+            " file in it; who wrote the list?"
+        )
 
 
 def _exists(path: Path) -> bool:
@@ -360,7 +408,13 @@ def _exists(path: Path) -> bool:
 
 
 def _texts(path: Path, names: np.ndarray) -> Iterator[str]:
-    if names.dtype.kind == "U" and (most := int(names.view(f"{names.dtype.byteorder}u4").max(initial=0))) > sys.maxunicode:
-        raise DataError(f"read_features: {path}, 'names' holds a character of number {most:,}, expected at most {sys.maxunicode:,}; damaged?")
+    if (
+        names.dtype.kind == "U"
+        and (most := int(names.view(f"{names.dtype.byteorder}u4").max(initial=0))) > sys.maxunicode
+    ):
+        raise DataError(
+            f"read_features: {path}, 'names' holds a character of number {most:,}, expected at most"
+            f" {sys.maxunicode:,}; damaged?"
+        )
     for name in names:
         yield name.decode("utf-8", "backslashreplace") if isinstance(name, bytes) else str(name)

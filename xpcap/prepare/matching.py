@@ -33,7 +33,9 @@ class Matches(NamedTuple):
     near: dict[str, str]  # unmatched names and what is there under nearly that name
 
 
-def match_names(where: str, names: Sequence[str], known: "PictureFolder | Collection[str]") -> Matches:
+def match_names(
+    where: str, names: Sequence[str], known: "PictureFolder | Collection[str]"
+) -> Matches:
     """Match names with the files of a folder, or with other names.
 
     ``photos/a.jpg`` also matches ``a.jpg``. In a folder, ``a.jpg`` also matches the one in a
@@ -61,7 +63,10 @@ def match_names(where: str, names: Sequence[str], known: "PictureFolder | Collec
         if called is None:
             continue
         if (other := owner.setdefault(called, name)) != name:
-            raise DataError(f"{where}: {other[:100]!r} and {name[:100]!r} both lead to {called[:100]!r}, expected a picture for each name")
+            raise DataError(
+                f"{where}: {other[:100]!r} and {name[:100]!r} both lead to {called[:100]!r},"
+                " expected a picture for each name"
+            )
         found[name] = called
     lost = [name for name in names if name not in found]
     if not lost:
@@ -103,7 +108,9 @@ class PictureFolder:
         if name in self.top:
             return True
         try:
-            return "/" in str(name) and not leads_out(str(name)) and (self.path / str(name)).is_file()
+            return (
+                "/" in str(name) and not leads_out(str(name)) and (self.path / str(name)).is_file()
+            )
         except OSError:  # a name that no file can have
             return False
 

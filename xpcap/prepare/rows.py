@@ -45,12 +45,18 @@ class ImportReport:
 
         Names with a remark come after those without.
         """
-        return [_listed(kind, count, self._named.get(kind, []) + self._remarked.get(kind, [])) for kind, count in self.skipped.items()]
+        return [
+            _listed(kind, count, self._named.get(kind, []) + self._remarked.get(kind, []))
+            for kind, count in self.skipped.items()
+        ]
 
     def refuse(self, where: str) -> None:
         """DataError : something was left out."""
         if self.skipped:
-            raise DataError(f"{where}: {'; '.join(self.lines())}; expected nothing that must be left out, as `strict` asks")
+            raise DataError(
+                f"{where}: {'; '.join(self.lines())}; expected nothing that must be left out, as"
+                " `strict` asks"
+            )
 
 
 def _listed(kind: str, count: int, named: Sequence[str]) -> str:

@@ -49,7 +49,8 @@ def with_split_names(rows: Iterable[CaptionRow], report: ImportReport) -> Iterat
         split = SYNONYMS.get(word, word)
         if split not in known and (not may_name_a_split(split) or len(known) == MOST_SPLITS):
             raise DataError(
-                f"{row.source}: split {(row.split or '')[:60]!r}, expected a name such as train, val or test, and at most {MOST_SPLITS} of them"
+                f"{row.source}: split {(row.split or '')[:60]!r}, expected a name such as train,"
+                f" val or test, and at most {MOST_SPLITS} of them"
             )
         known.add(split)
         yield row._replace(split=split)
@@ -57,8 +58,11 @@ def with_split_names(rows: Iterable[CaptionRow], report: ImportReport) -> Iterat
         report.notes.append(f"restval joins train: {len(restval):,} pictures")
 
 
-def by_lists(rows: Sequence[CaptionRow], lists: Mapping[str, str | Path], report: ImportReport) -> list[CaptionRow]:
-    """Rows of the listed pictures, in the order of the lists; a listed name without rows is skipped.
+def by_lists(
+    rows: Sequence[CaptionRow], lists: Mapping[str, str | Path], report: ImportReport
+) -> list[CaptionRow]:
+    """Rows of the listed pictures, in the order of the lists; a listed name without rows is
+    skipped.
 
     Pictures of no list are left aside, and noted.
     """
@@ -79,12 +83,21 @@ def by_lists(rows: Sequence[CaptionRow], lists: Mapping[str, str | Path], report
 
 def check_fractions(where: str, fractions: Sequence[float]) -> None:
     """DataError : they are no shares of train, val and test."""
-    if not 1 <= len(fractions) <= len(SPLITS) or not all(0 <= part <= 1 for part in fractions) or abs(sum(fractions) - 1) > 1e-6 or not fractions[0]:
+    if (
+        not 1 <= len(fractions) <= len(SPLITS)
+        or not all(0 <= part <= 1 for part in fractions)
+        or abs(sum(fractions) - 1) > 1e-6
+        or not fractions[0]
+    ):
         came = ", ".join(f"{part:g}" for part in fractions)
-        raise DataError(f"{where}: fractions {came}, expected those of train, val and test, together 1")
+        raise DataError(
+            f"{where}: fractions {came}, expected those of train, val and test, together 1"
+        )
 
 
-def by_fractions(rows: Sequence[CaptionRow], fractions: Sequence[float], seed: int) -> list[CaptionRow]:
+def by_fractions(
+    rows: Sequence[CaptionRow], fractions: Sequence[float], seed: int
+) -> list[CaptionRow]:
     """Draw train, val and test by picture; rows keep their order within a split.
 
     The draw depends on the names and the seed, not on the order of the rows.
@@ -97,7 +110,10 @@ def by_fractions(rows: Sequence[CaptionRow], fractions: Sequence[float], seed: i
     wanted = {split: part for split, part in zip(SPLITS, fractions, strict=False) if part}
     names = sorted({row.picture for row in rows})
     if len(names) < len(wanted):
-        raise DataError(f"by_fractions: {len(names)} pictures, expected at least one for each of {', '.join(wanted)}")
+        raise DataError(
+            f"by_fractions: {len(names)} pictures, expected at least one for each of"
+            f" {', '.join(wanted)}"
+        )
     counts = [max(1, round(part * len(names))) for part in list(wanted.values())[1:]]
     while sum(counts) >= len(names):  # few pictures: train has at least one
         counts[counts.index(max(counts))] -= 1

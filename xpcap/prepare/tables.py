@@ -14,11 +14,34 @@ from xpcap.prepare.rows import CaptionRow, ImportReport
 from xpcap.prepare.text import kind_of, parse_json
 
 KNOWN = {  # names of columns, the likeliest first, in lower case and with underscores
-    "image": ("image", "image_name", "file_name", "filename", "image_file", "image_path", "file", "path", "img", "picture", "photo", "name", "image_id"),
-    "caption": ("caption", "captions", "comment", "text", "sentence", "sentences", "description", "raw"),
+    "image": (
+        "image",
+        "image_name",
+        "file_name",
+        "filename",
+        "image_file",
+        "image_path",
+        "file",
+        "path",
+        "img",
+        "picture",
+        "photo",
+        "name",
+        "image_id",
+    ),
+    "caption": (
+        "caption",
+        "captions",
+        "comment",
+        "text",
+        "sentence",
+        "sentences",
+        "description",
+        "raw",
+    ),
     "split": ("split", "subset", "partition"),
     "number": ("comment_number", "caption_number"),
-}  # fmt: skip
+}
 DELIMITERS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "pipes"}
 _SEP = re.compile(r"\s*sep=(.)\n")  # Excel's own first line
 
@@ -64,7 +87,8 @@ def unknown_columns(where: str, text: str, columns: Columns) -> DataError | None
     if any(name.lower().endswith(SUFFIXES) for name in names):
         first = beginning.partition("\n")[0][:100]
         return DataError(
-            f"{where} has no heading, its first line is {first!r}, expected one that names the columns; put image{delimiter}caption above it"
+            f"{where} has no heading, its first line is {first!r}, expected one that names the"
+            f" columns; put image{delimiter}caption above it"
         )
     return no_columns(where, names, columns, _likely(names, beginning, delimiter))
 
@@ -88,7 +112,9 @@ def _likely(names: Sequence[str], beginning: str, delimiter: str) -> Columns | N
     return Columns(image=pictures[0], caption=wordiest) if words[wordiest] > 2 else None
 
 
-def read_table(where: str, text: str, delimiter: str, columns: Columns, report: ImportReport) -> Iterator[CaptionRow]:
+def read_table(
+    where: str, text: str, delimiter: str, columns: Columns, report: ImportReport
+) -> Iterator[CaptionRow]:
     """Rows of a table in text. Quotes are as in CSV, except between pipes, where they are text.
 
     A row with too few or too many columns is skipped; if the caption's column is the last,
@@ -107,7 +133,9 @@ def read_table(where: str, text: str, delimiter: str, columns: Columns, report: 
     return _rows(records, found, report)
 
 
-def read_objects(where: str, objects: Iterable[tuple[str, Any]], columns: Columns, report: ImportReport) -> Iterator[CaptionRow]:
+def read_objects(
+    where: str, objects: Iterable[tuple[str, Any]], columns: Columns, report: ImportReport
+) -> Iterator[CaptionRow]:
     """Rows of objects, each with its source: a caption, or a list of them, with its picture.
 
     Raises
@@ -117,7 +145,10 @@ def read_objects(where: str, objects: Iterable[tuple[str, Any]], columns: Column
     records = list(objects)
     first = records[0][1] if records else None
     if not isinstance(first, dict):
-        raise DataError(f"{where}: its first row is {kind_of(first)}, expected an object with a picture and a caption")
+        raise DataError(
+            f"{where}: its first row is {kind_of(first)}, expected an object with a picture and a"
+            " caption"
+        )
     found = _find(list(first), columns)
     if found is None:
         raise no_columns(where, list(first), columns)
@@ -131,14 +162,16 @@ def json_lines(where: str, text: str) -> Iterator[tuple[str, Any]]:
             yield f"{where}, line {number}", parse_json(f"{where}, line {number}", line)
 
 
-def no_columns(where: str, names: Sequence[str], columns: Columns, likely: Columns | None = None) -> ColumnsError:
+def no_columns(
+    where: str, names: Sequence[str], columns: Columns, likely: Columns | None = None
+) -> ColumnsError:
     """The error for a table whose columns are not found."""
     pictures = columns.image or " or ".join(KNOWN["image"][:4])
     captions = columns.caption or " or ".join(KNOWN["caption"][:4])
     listed = ", ".join(repr(name[:40]) for name in names[:10])
     return ColumnsError(
-        f"{where} has the columns {listed}, expected one such as {pictures} for pictures and one such as {captions} for captions; "
-        "name yours by `image_column` and `caption_column`",
+        f"{where} has the columns {listed}, expected one such as {pictures} for pictures and one"
+        f" such as {captions} for captions; name yours by `image_column` and `caption_column`",
         likely,
     )
 
@@ -169,11 +202,19 @@ def _find(names: Sequence[str], columns: Columns) -> _Found | None:
     for key, known in KNOWN.items():
         given = getattr(columns, key, None)
         wanted = known if given is None else (re.sub(r"[\s-]+", "_", given.strip().lower()),)
-        found[key] = given if given in names else next((usual[name] for name in wanted if name in usual), None)
+        found[key] = (
+            given
+            if given in names
+            else next((usual[name] for name in wanted if name in usual), None)
+        )
         if found[key] is None and (given is not None or key in ("image", "caption")):
             return None
     image, caption = found["image"], found["caption"]
-    return None if image is None or caption is None or image == caption else _Found(image, caption, found["split"], found["number"])
+    return (
+        None
+        if image is None or caption is None or image == caption
+        else _Found(image, caption, found["split"], found["number"])
+    )
 
 
 def _records(
@@ -205,11 +246,14 @@ def _records(
                 report.skip(f"rows without {len(names)} columns", line)
     except csv.Error as error:
         raise DataError(
-            f"{where}, line {before + reader.line_num}: {error}; each quote that opens a field must close it, one inside is written twice"
+            f"{where}, line {before + reader.line_num}: {error}; each quote that opens a field must"
+            " close it, one inside is written twice"
         ) from error
 
 
-def _rows(records: Iterable[tuple[str, Any]], found: _Found, report: ImportReport) -> Iterator[CaptionRow]:
+def _rows(
+    records: Iterable[tuple[str, Any]], found: _Found, report: ImportReport
+) -> Iterator[CaptionRow]:
     seen: set[tuple[str, str]] = set()
     for source, record in records:
         if not isinstance(record, dict):
@@ -217,8 +261,15 @@ def _rows(records: Iterable[tuple[str, Any]], found: _Found, report: ImportRepor
         picture, captions = record.get(found.image, ""), record.get(found.caption, "")
         split = record.get(found.split, "")
         texts = captions if isinstance(captions, list) else [captions]
-        if not isinstance(picture, str) or not isinstance(split, str) or not all(isinstance(text, str) for text in texts):
-            raise DataError(f"{source}: picture {kind_of(picture)}, caption {kind_of(captions)}, split {kind_of(split)}, expected text")
+        if (
+            not isinstance(picture, str)
+            or not isinstance(split, str)
+            or not all(isinstance(text, str) for text in texts)
+        ):
+            raise DataError(
+                f"{source}: picture {kind_of(picture)}, caption {kind_of(captions)}, split"
+                f" {kind_of(split)}, expected text"
+            )
         if found.number is not None and isinstance(number := record.get(found.number), str):
             if (key := (picture, number.strip())) in seen:
                 report.skip("second captions of one number", f"{key[0]} {key[1]}")

@@ -9,17 +9,22 @@ from xpcap.errors import DataError
 from xpcap.files import read_text
 from xpcap.signatures import ENDS, Kind, kind_of_file
 
-MOST_TEXT = 256 << 20  # bytes of a captions file or list; the largest in use, Karpathy's of COCO, takes 144 MB
+MOST_TEXT = (
+    256 << 20
+)  # bytes of a captions file or list; the largest in use, Karpathy's of COCO, takes 144 MB
 WHAT_NEXT = {  # what to do with a file of another kind, by its family
     "spreadsheet": "save the sheet as CSV UTF-8 (comma delimited) and give that file",
     "archive": "unpack it first",
     "document": "copy its table into a spreadsheet and save that as CSV UTF-8",
 }
-MOST_VALUES = 16 << 20  # of a JSON text, counted by its commas and brackets; Karpathy's of COCO has about 10 million
+MOST_VALUES = (
+    16 << 20
+)  # of a JSON text, counted by its commas and brackets; Karpathy's of COCO has about 10 million
 
 
 def read_whole(function: str, path: str | Path) -> str:
-    """The text of a UTF-8 file, without byte order mark and with line ends of any system as newlines.
+    """The text of a UTF-8 file, without byte order mark and with line ends of any system as
+    newlines.
 
     Raises
     ------
@@ -38,10 +43,14 @@ def read_whole(function: str, path: str | Path) -> str:
             reason = "it is UTF-16"
         elif b"\0" not in content:
             reason += "; perhaps Windows-1252, as Excel writes a plain CSV"
-        raise DataError(f"{function}: {path} is not UTF-8 text ({reason}); save it as UTF-8, which a spreadsheet offers as CSV UTF-8") from error
+        raise DataError(
+            f"{function}: {path} is not UTF-8 text ({reason}); save it as UTF-8, which a"
+            " spreadsheet offers as CSV UTF-8"
+        ) from error
     except ValueError as error:
         raise DataError(
-            f"{function}: {path}: {error}; expected a text file of captions or picture names, at most {MOST_TEXT >> 20} MB; is the path right?"
+            f"{function}: {path}: {error}; expected a text file of captions or picture names, at"
+            f" most {MOST_TEXT >> 20} MB; is the path right?"
         ) from error
     if kind := kind_of_file(text[:ENDS].encode("utf-8")):  # some of these are text, such as HTML
         raise _other(function, path, kind)
@@ -50,7 +59,10 @@ def read_whole(function: str, path: str | Path) -> str:
 
 def _other(function: str, path: str | Path, kind: Kind) -> DataError:
     next_ = WHAT_NEXT.get(kind.family, "is the path right?")
-    return DataError(f"{function}: {path} is {kind.name}, expected a text file of captions or picture names; {next_}")
+    return DataError(
+        f"{function}: {path} is {kind.name}, expected a text file of captions or picture names;"
+        f" {next_}"
+    )
 
 
 def parse_json(where: str, text: str) -> Any:
@@ -59,15 +71,22 @@ def parse_json(where: str, text: str) -> Any:
     try:
         return json.loads(text)
     except RecursionError as error:
-        raise DataError(f"{where} is JSON nested too deep to be captions; is the path right?") from error
+        raise DataError(
+            f"{where} is JSON nested too deep to be captions; is the path right?"
+        ) from error
     except ValueError as error:
-        raise DataError(f"{where} is not whole JSON ({error}); cut short, or edited by hand?") from error
+        raise DataError(
+            f"{where} is not whole JSON ({error}); cut short, or edited by hand?"
+        ) from error
 
 
 def refuse_masses(where: str, text: str) -> None:
     """DataError : a JSON text holds so many values that they would fill the memory."""
     if (count := sum(text.count(sign) for sign in "[{,")) > MOST_VALUES:
-        raise DataError(f"{where} holds {count:,} values, expected at most {MOST_VALUES:,}; is it a file of captions?")
+        raise DataError(
+            f"{where} holds {count:,} values, expected at most {MOST_VALUES:,}; is it a file of"
+            " captions?"
+        )
 
 
 def first_line(text: str) -> str:
@@ -77,14 +96,21 @@ def first_line(text: str) -> str:
 
 def kind_of(value: Any) -> str:
     """A value of JSON in messages: ``null``, ``an object``, or the value itself, shortened."""
-    return {dict: "an object", list: "a list", type(None): "null"}.get(type(value)) or repr(value)[:60]
+    return {dict: "an object", list: "a list", type(None): "null"}.get(type(value)) or repr(value)[
+        :60
+    ]
 
 
 def read_list(path: str | Path) -> list[str]:
     """Picture names, one a line. DataError : there is none, or one twice."""
     names = [line.strip() for line in read_whole("read_list", path).split("\n") if line.strip()]
     if not names:
-        raise DataError(f"read_list: {path} is empty, expected one picture name a line; a split needs at least one picture")
+        raise DataError(
+            f"read_list: {path} is empty, expected one picture name a line; a split needs at least"
+            " one picture"
+        )
     if twice := next((name for name, count in Counter(names).items() if count > 1), None):
-        raise DataError(f"read_list: {path} lists {twice[:100]!r} twice, expected each picture once")
+        raise DataError(
+            f"read_list: {path} lists {twice[:100]!r} twice, expected each picture once"
+        )
     return names

@@ -1,4 +1,6 @@
-"""Pictures and pages of a run: learning curves, captions below their pictures, and an HTML page with both."""
+"""Pictures and pages of a run: learning curves, captions below their pictures, and an HTML page
+with both.
+"""
 
 from xpcap.report.captions import AttentionMap, draw_captions, overlay
 from xpcap.report.curves import cider_curve, draw_loss, loss_curve, perplexity_curve

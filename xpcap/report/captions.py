@@ -1,4 +1,6 @@
-"""Pictures with captions below them, as one PNG; and attention maps: the overlay that shows where a model looked for a word."""
+"""Pictures with captions below them, as one PNG; and attention maps: the overlay that shows where a
+model looked for a word.
+"""
 
 import warnings
 from bisect import bisect_right
@@ -35,19 +37,38 @@ class AttentionMap(NamedTuple):
     area: Area  # of the picture, cut into K x K equal regions
 
 
-def check_attention_map(function: str, name: str, looked: AttentionMap, words: Sequence[str]) -> None:
+def check_attention_map(
+    function: str, name: str, looked: AttentionMap, words: Sequence[str]
+) -> None:
     """ValueError : not a square of regions for each word, with weights that sum to 1."""
     weights = looked.weights
-    if weights.ndim != 3 or weights.shape[0] != len(words) or not 0 < weights.shape[1] == weights.shape[2]:
-        raise ValueError(f"{function}: picture {name!r} has weights of shape {weights.shape}, expected (T, K, K) with T = {len(words)} words")
-    odd = [word for word, total, least in zip(words, weights.sum(axis=(1, 2)), weights.min(axis=(1, 2)), strict=True)
-           if not (abs(total - 1) <= ROUNDING and least >= 0)]  # fmt: skip
+    if (
+        weights.ndim != 3
+        or weights.shape[0] != len(words)
+        or not 0 < weights.shape[1] == weights.shape[2]
+    ):
+        raise ValueError(
+            f"{function}: picture {name!r} has weights of shape {weights.shape}, expected (T, K, K)"
+            f" with T = {len(words)} words"
+        )
+    odd = [
+        word
+        for word, total, least in zip(
+            words, weights.sum(axis=(1, 2)), weights.min(axis=(1, 2)), strict=True
+        )
+        if not (abs(total - 1) <= ROUNDING and least >= 0)
+    ]
     if odd:
-        raise ValueError(f"{function}: picture {name!r}: weights of {odd[0]!r} do not add up to 1, or some are below 0; a softmax over the regions?")
+        raise ValueError(
+            f"{function}: picture {name!r}: weights of {odd[0]!r} do not add up to 1, or some are"
+            " below 0; a softmax over the regions?"
+        )
 
 
 def overlay_alpha(weights: np.ndarray) -> np.ndarray:
-    """Opacity of the overlay per region (K, K), uint8: 0 where the weight is largest, 255 where it is 0, linear between."""
+    """Opacity of the overlay per region (K, K), uint8: 0 where the weight is largest, 255 where it
+    is 0, linear between.
+    """
     alpha: np.ndarray = np.round(255 * (1 - weights / weights.max())).astype(np.uint8)
     return alpha
 
@@ -58,7 +79,8 @@ def overlay(picture: np.ndarray, weights: np.ndarray, area: Area = WHOLE_PICTURE
     Parameters
     ----------
     picture : (h, w, 3) uint8
-    weights : (K, K), of the regions into which `area` is cut; the overlay fades from the middle of a region to the next
+    weights : (K, K), of the regions into which `area` is cut; the overlay fades from the middle of
+        a region to the next
 
     Returns
     -------
@@ -67,11 +89,17 @@ def overlay(picture: np.ndarray, weights: np.ndarray, area: Area = WHOLE_PICTURE
     from PIL import Image
 
     height, width = picture.shape[:2]
-    top, left, bottom, right = (round(share * side) for share, side in zip(area, (height, width) * 2, strict=True))
+    top, left, bottom, right = (
+        round(share * side) for share, side in zip(area, (height, width) * 2, strict=True)
+    )
     over = Image.new("L", (width, height), 255)
     size = max(1, right - left), max(1, bottom - top)
-    over.paste(Image.fromarray(overlay_alpha(weights)).resize(size, Image.Resampling.BILINEAR), (left, top))
-    dimmed: np.ndarray = np.round(picture * (1 - np.asarray(over)[..., None] * (DIMMEST / 255))).astype(np.uint8)
+    over.paste(
+        Image.fromarray(overlay_alpha(weights)).resize(size, Image.Resampling.BILINEAR), (left, top)
+    )
+    dimmed: np.ndarray = np.round(
+        picture * (1 - np.asarray(over)[..., None] * (DIMMEST / 255))
+    ).astype(np.uint8)
     return dimmed
 
 
@@ -109,13 +137,19 @@ def draw_captions(
     from matplotlib import rc_context
 
     if not pictures or not len(pictures) == len(captions) == len(references):
-        counts = f"{len(pictures)} pictures, {len(captions)} captions and {len(references)} references"
-        raise ValueError(f"draw_captions: got {counts}, expected the same number of each, at least one")
+        counts = (
+            f"{len(pictures)} pictures, {len(captions)} captions and {len(references)} references"
+        )
+        raise ValueError(
+            f"draw_captions: got {counts}, expected the same number of each, at least one"
+        )
     families, lacking = find_fonts(map(visible, (*captions, *references)))
     if lacking:
         on_remark(f"draw_captions: {explain_lacking(lacking)}")
     with warnings.catch_warnings(), rc_context({"font.family": families} if families else {}):
-        warnings.filterwarnings("ignore", "Glyph .* missing from font")  # drawn as a box; the remark above says so
+        warnings.filterwarnings(
+            "ignore", "Glyph .* missing from font"
+        )  # drawn as a box; the remark above says so
         texts = [_wrap_both(*both) for both in zip(captions, references, strict=True)]
         figure = _draw(pictures, texts, min(columns, len(pictures)))
         with atomic(Path(path)) as file:
@@ -126,7 +160,9 @@ def _draw(pictures: Sequence[np.ndarray], texts: Sequence[Texts], columns: int) 
     from matplotlib.figure import Figure
 
     starts = range(0, len(pictures), columns)
-    heights = [PICTURE[1] + GAP + max(map(_height, texts[start : start + columns])) for start in starts]
+    heights = [
+        PICTURE[1] + GAP + max(map(_height, texts[start : start + columns])) for start in starts
+    ]
     size = CELL * columns, sum(heights) + 2 * MARGIN * len(heights)
     figure = Figure(figsize=size)
     top = size[1]
@@ -137,25 +173,51 @@ def _draw(pictures: Sequence[np.ndarray], texts: Sequence[Texts], columns: int) 
     return figure
 
 
-def _draw_cell(figure: "Figure", corner: tuple[float, float], picture: np.ndarray, texts: Texts) -> None:
-    """Draw one picture and its texts. `corner` is their upper left, in inches from the lower left of the figure."""
+def _draw_cell(
+    figure: "Figure", corner: tuple[float, float], picture: np.ndarray, texts: Texts
+) -> None:
+    """Draw one picture and its texts. `corner` is their upper left, in inches from the lower left
+    of the figure.
+    """
     width, height = figure.get_size_inches()
     left, top = corner
     # The picture is fitted into its box, on the lower edge
-    box = ((left + (CELL - PICTURE[0]) / 2) / width, (top - PICTURE[1]) / height, PICTURE[0] / width, PICTURE[1] / height)
+    box = (
+        (left + (CELL - PICTURE[0]) / 2) / width,
+        (top - PICTURE[1]) / height,
+        PICTURE[0] / width,
+        PICTURE[1] / height,
+    )
     axes = figure.add_axes(box, anchor="S")
-    axes.imshow(picture, interpolation="nearest" if max(picture.shape[:2]) <= 128 else "antialiased")
+    axes.imshow(
+        picture, interpolation="nearest" if max(picture.shape[:2]) <= 128 else "antialiased"
+    )
     axes.set_axis_off()
     top -= PICTURE[1] + GAP
     for lines, (size, colour) in zip(texts, (CAPTION, REFERENCE), strict=True):
         for line in lines:
-            figure.text((left + CELL / 2) / width, top / height, line, ha="center", va="top", fontsize=size, color=colour, parse_math=False)
+            figure.text(
+                (left + CELL / 2) / width,
+                top / height,
+                line,
+                ha="center",
+                va="top",
+                fontsize=size,
+                color=colour,
+                parse_math=False,
+            )
             top -= size * LEADING / 72
         top -= GAP / 2
 
 
 def _height(texts: Texts) -> float:
-    return sum(len(lines) * size * LEADING / 72 for lines, (size, _) in zip(texts, (CAPTION, REFERENCE), strict=True)) + GAP / 2
+    return (
+        sum(
+            len(lines) * size * LEADING / 72
+            for lines, (size, _) in zip(texts, (CAPTION, REFERENCE), strict=True)
+        )
+        + GAP / 2
+    )
 
 
 def _measure(size: float) -> Callable[[str], float]:
@@ -173,7 +235,9 @@ def _wrap_both(caption: str, reference: str) -> Texts:
 
 
 def wrap(text: str, width: Callable[[str], float], most: float = PICTURE[0]) -> list[str]:
-    """Break a text into lines no wider than `most`, as measured by `width`; a single wider word is broken too."""
+    """Break a text into lines no wider than `most`, as measured by `width`; a single wider word is
+    broken too.
+    """
     lines: list[str] = []
     for word in text.split():
         if lines and width(f"{lines[-1]} {word}") <= most:
@@ -181,7 +245,10 @@ def wrap(text: str, width: Callable[[str], float], most: float = PICTURE[0]) -> 
             continue
         parts = pieces(word)
         while len(parts) > 1 and len(lines) <= MOST_LINES and width("".join(parts)) > most:
-            cut = max(1, bisect_right(range(len(parts)), most, key=lambda n: width("".join(parts[:n]))) - 1)
+            cut = max(
+                1,
+                bisect_right(range(len(parts)), most, key=lambda n: width("".join(parts[:n]))) - 1,
+            )
             lines.append("".join(parts[:cut]))
             parts = parts[cut:]
         lines.append("".join(parts))
@@ -193,5 +260,8 @@ def wrap(text: str, width: Callable[[str], float], most: float = PICTURE[0]) -> 
 def _cut(line: str, width: Callable[[str], float], most: float) -> str:
     """The longest beginning of a line that fits with an ellipsis."""
     parts = pieces(line)
-    fitting = bisect_right(range(len(parts) + 1), most, key=lambda n: width(f"{''.join(parts[:n])} …")) - 1
+    fitting = (
+        bisect_right(range(len(parts) + 1), most, key=lambda n: width(f"{''.join(parts[:n])} …"))
+        - 1
+    )
     return f"{''.join(parts[: max(0, fitting)])} …"

@@ -36,7 +36,9 @@ Draw = Callable[..., bytes]
 
 
 def _cached(draw: Draw) -> Draw:
-    """Cache the latest drawings: loss.png, the page in training and the page at the end show the same curves."""
+    """Cache the latest drawings: loss.png, the page in training and the page at the end show the
+    same curves.
+    """
 
     @functools.lru_cache(CACHED)
     def drawn(rows: tuple[tuple[tuple[str, Any], ...], ...], dark: bool) -> bytes:
@@ -63,17 +65,37 @@ def draw_loss(path: str | Path, history: History) -> None:
 
 @_cached
 def loss_curve(history: History, dark: bool = False) -> bytes:
-    """Draw the loss of each epoch, in training (with dropout) and on the val split if it was measured, as PNG.
+    """Draw the loss of each epoch, in training (with dropout) and on the val split if it was
+    measured, as PNG.
 
     Parameters
     ----------
-    history : the solver's: one record an epoch with ``epoch``, ``train_loss`` and, if measured, ``val_loss``
+    history : the solver's: one record an epoch with ``epoch``, ``train_loss`` and, if measured,
+        ``val_loss``
     dark : light lines on dark paper
     """
     palette = DARK if dark else LIGHT
     figure, axes = _axes(palette, "loss per caption")
-    _line(axes, history, "train_loss", palette.train, marker="s", markersize=2.6, linewidth=1.2, label="train")  # none, if it was on the score
-    if _line(axes, history, "val_loss", palette.val, marker="o", markersize=3.2, linewidth=1.8, label="val"):
+    _line(
+        axes,
+        history,
+        "train_loss",
+        palette.train,
+        marker="s",
+        markersize=2.6,
+        linewidth=1.2,
+        label="train",
+    )  # none, if it was on the score
+    if _line(
+        axes,
+        history,
+        "val_loss",
+        palette.val,
+        marker="o",
+        markersize=3.2,
+        linewidth=1.8,
+        label="val",
+    ):
         _ring_best(axes, history, "val_loss", palette)
     axes.legend(frameon=False, labelcolor=palette.ink, fontsize=9)
     return _png(figure)
@@ -81,19 +103,41 @@ def loss_curve(history: History, dark: bool = False) -> bytes:
 
 @_cached
 def perplexity_curve(history: History, dark: bool = False) -> bytes:
-    """Draw the perplexity of the val split after each epoch, as PNG; records without ``val_perplexity`` are left out."""
+    """Draw the perplexity of the val split after each epoch, as PNG; records without
+    ``val_perplexity`` are left out.
+    """
     return _val_curve(history, "val_perplexity", "perplexity on val", dark)
 
 
 @_cached
 def cider_curve(history: History, dark: bool = False) -> bytes:
-    """Draw CIDEr-D of the val split's captions after each epoch, as PNG, and the mean reward of what was sampled in training, if anything was."""
+    """Draw CIDEr-D of the val split's captions after each epoch, as PNG, and the mean reward of
+    what was sampled in training, if anything was.
+    """
     if not points(history, "train_reward"):
         return _val_curve(history, "val_cider", "CIDEr-D on val", dark)
     palette = DARK if dark else LIGHT
     figure, axes = _axes(palette, "CIDEr-D")
-    _line(axes, history, "train_reward", palette.train, marker="s", markersize=2.6, linewidth=1.2, label="samples, train")
-    if _line(axes, history, "val_cider", palette.val, marker="o", markersize=3.2, linewidth=1.8, label="greedy, val"):
+    _line(
+        axes,
+        history,
+        "train_reward",
+        palette.train,
+        marker="s",
+        markersize=2.6,
+        linewidth=1.2,
+        label="samples, train",
+    )
+    if _line(
+        axes,
+        history,
+        "val_cider",
+        palette.val,
+        marker="o",
+        markersize=3.2,
+        linewidth=1.8,
+        label="greedy, val",
+    ):
         _ring_best(axes, history, "val_cider", palette)
     axes.legend(frameon=False, labelcolor=palette.ink, fontsize=9)
     return _png(figure)
@@ -151,7 +195,13 @@ def _ring_best(axes: "Axes", history: History, key: str, palette: Palette) -> No
     if len(points(history, key)) < 2:
         return
     epoch, value, word = best_point(history, key)
-    ring: dict[str, Any] = {"marker": "o", "markersize": 9, "markerfacecolor": "none", "markeredgecolor": palette.ink, "linestyle": "none"}
+    ring: dict[str, Any] = {
+        "marker": "o",
+        "markersize": 9,
+        "markerfacecolor": "none",
+        "markeredgecolor": palette.ink,
+        "linestyle": "none",
+    }
     axes.plot(epoch, value, label=f"{word}, epoch {epoch}", **ring)
 
 
@@ -164,5 +214,7 @@ def _png(figure: "Figure") -> bytes:
     canvas.draw()
     file = io.BytesIO()
     picture = Image.fromarray(np.asarray(canvas.buffer_rgba())[..., :3].copy())
-    picture.quantize(64, dither=Image.Dither.NONE).save(file, format="png", optimize=True)  # a third of the bytes, no visible loss
+    picture.quantize(64, dither=Image.Dither.NONE).save(
+        file, format="png", optimize=True
+    )  # a third of the bytes, no visible loss
     return file.getvalue()

@@ -1,12 +1,20 @@
-"""Fonts for text of any script: Matplotlib's own, and fonts of this machine for the characters that it lacks."""
+"""Fonts for text of any script: Matplotlib's own, and fonts of this machine for the characters that
+it lacks.
+"""
 
 import unicodedata
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
-LAST_RESORT = "lastresort"  # a font of macOS whose glyphs are no letters: they say what script a letter is of
+LAST_RESORT = (  # a font of macOS whose glyphs are no letters: they say what script a letter is of
+    "lastresort"
+)
 INVISIBLE = ("Cf", "Cc", "Zs")  # Unicode categories that need no glyph
-CJK = {"KATAKANA": "JP", "HIRAGANA": "JP", "HANGUL": "KR"}  # first word of a character's name to the form of Chinese characters that goes with it
+CJK = {
+    "KATAKANA": "JP",
+    "HIRAGANA": "JP",
+    "HANGUL": "KR",
+}  # first word of a character's name to the form of Chinese characters that goes with it
 REGIONS = ("JP", "KR", "SC", "TC", "HK")
 NAMED = 3  # scripts, at most, that a message names
 
@@ -14,15 +22,23 @@ NAMED = 3  # scripts, at most, that a message names
 class Fonts(NamedTuple):
     """Font families that together draw a text, and what none of them draws."""
 
-    families: list[str] | None  # for Matplotlib, in the order to be tried; None: its own font is enough
+    families: (
+        list[str] | None
+    )  # for Matplotlib, in the order to be tried; None: its own font is enough
     lacking: str  # characters that no font has; Matplotlib draws a placeholder for each
 
 
 def find_fonts(texts: Iterable[str]) -> Fonts:
-    """Find fonts of this machine, sans serif where there is a choice, that have the characters of texts."""
+    """Find fonts of this machine, sans serif where there is a choice, that have the characters of
+    texts.
+    """
     from matplotlib import font_manager
 
-    needed = {sign for sign in set().union(*texts) if unicodedata.category(sign) not in INVISIBLE and not _is_selector(sign)}
+    needed = {
+        sign
+        for sign in set().union(*texts)
+        if unicodedata.category(sign) not in INVISIBLE and not _is_selector(sign)
+    }
     needed -= _characters(font_manager.findfont(font_manager.FontProperties()))
     if not needed:
         return Fonts(None, "")
@@ -31,7 +47,11 @@ def find_fonts(texts: Iterable[str]) -> Fonts:
         covers[entry.name] = needed & _characters(entry.fname, entry.index)
         if covers[entry.name] == needed:
             break
-    while needed and (best := max(covers, key=lambda name: len(covers[name] & needed), default="")) and covers[best] & needed:
+    while (
+        needed
+        and (best := max(covers, key=lambda name: len(covers[name] & needed), default=""))
+        and covers[best] & needed
+    ):
         families.append(best)
         needed -= covers[best]
     return Fonts([*font_manager.FontProperties().get_family(), *families], "".join(sorted(needed)))
@@ -42,21 +62,35 @@ def explain_lacking(lacking: str) -> str:
     scripts = list(dict.fromkeys(_script(sign) for sign in lacking))
     named = ", ".join(scripts[:NAMED]) + (", ..." if len(scripts) > NAMED else "")
     return (
-        f"no font of this machine has {len(lacking):,} of the characters ({named}), which become boxes; install one that has them, such as a Noto "
-        "font, or look at a page, which the browser draws with its own"
+        f"no font of this machine has {len(lacking):,} of the characters ({named}), which become"
+        " boxes; install one that has them, such as a Noto font, or look at a page, which the"
+        " browser draws with its own"
     )
 
 
 def _regular(font_manager: Any) -> list[Any]:
-    """The regular face of each family on this machine, those installed since Matplotlib listed fonts among them."""
+    """The regular face of each family on this machine, those installed since Matplotlib listed
+    fonts among them.
+    """
     manager, installed = font_manager.fontManager, set(font_manager.findSystemFonts())
     for path in sorted(installed - {entry.fname for entry in manager.ttflist}):
         try:
             manager.addfont(path)
-        except (OSError, RuntimeError):  # a font that Matplotlib cannot draw with, such as one of coloured pictures
+        except (
+            OSError,
+            RuntimeError,
+        ):  # a font that Matplotlib cannot draw with, such as one of coloured pictures
             continue
-    there = (entry for entry in manager.ttflist if entry.fname in installed and LAST_RESORT not in entry.name.lower().replace(" ", ""))
-    return [entry for entry in there if entry.weight in (400, "normal") and entry.style == entry.variant == "normal"]
+    there = (
+        entry
+        for entry in manager.ttflist
+        if entry.fname in installed and LAST_RESORT not in entry.name.lower().replace(" ", "")
+    )
+    return [
+        entry
+        for entry in there
+        if entry.weight in (400, "normal") and entry.style == entry.variant == "normal"
+    ]
 
 
 def _characters(path: str, face: int = 0) -> set[str]:
@@ -66,7 +100,9 @@ def _characters(path: str, face: int = 0) -> set[str]:
 
 
 def _rank(name: str, needed: Iterable[str]) -> tuple[bool, ...]:
-    """A key that sorts families by how well they go with Matplotlib's own font and with each other's forms of Chinese characters."""
+    """A key that sorts families by how well they go with Matplotlib's own font and with each
+    other's forms of Chinese characters.
+    """
     region = next((CJK[script] for script in map(_script, sorted(needed)) if script in CJK), "SC")
     foreign = any(name.endswith(f" {other}") for other in REGIONS if other != region)
     return not name.startswith("Noto Sans"), "Mono" in name, foreign, "Sans" not in name
@@ -74,7 +110,11 @@ def _rank(name: str, needed: Iterable[str]) -> tuple[bool, ...]:
 
 def _script(sign: str) -> str:
     """The script of a letter, as its name begins, such as CJK."""
-    return "symbols" if unicodedata.category(sign)[0] == "S" else unicodedata.name(sign, "unnamed").split()[0]
+    return (
+        "symbols"
+        if unicodedata.category(sign)[0] == "S"
+        else unicodedata.name(sign, "unnamed").split()[0]
+    )
 
 
 def _is_selector(sign: str) -> bool:

@@ -1,4 +1,6 @@
-"""An HTML page of a run or of captioned pictures in one file: scores, learning curves, settings and galleries."""
+"""An HTML page of a run or of captioned pictures in one file: scores, learning curves, settings and
+galleries.
+"""
 
 import base64
 import functools
@@ -13,21 +15,44 @@ import numpy as np
 from xpcap.data.vocabulary import gaps
 from xpcap.encoders.grid import WHOLE_PICTURE
 from xpcap.files import atomic
-from xpcap.report.captions import DIMMEST, NOTHING, AttentionMap, check_attention_map, heaviest, overlay_alpha
-from xpcap.report.curves import DARK, LIGHT, PIXELS, best_point, cider_curve, loss_curve, perplexity_curve, points
+from xpcap.report.captions import (
+    DIMMEST,
+    NOTHING,
+    AttentionMap,
+    check_attention_map,
+    heaviest,
+    overlay_alpha,
+)
+from xpcap.report.curves import (
+    DARK,
+    LIGHT,
+    PIXELS,
+    best_point,
+    cider_curve,
+    loss_curve,
+    perplexity_curve,
+    points,
+)
 from xpcap.report.text import visible
 
 if TYPE_CHECKING:
     from jinja2 import Template
 
-FLAT = 128  # pixels: a picture no larger and of at most COLOURS colours is stored as it is and shown enlarged
+# pixels: a picture no larger and of at most COLOURS colours is stored as it is and shown enlarged
+FLAT = 128
 COLOURS = 256
 ENLARGED = 256  # most pixels of a flat picture as shown; the factor is a whole number
 LONGEST = 320  # pixels of any other picture's long side
 QUALITY = 80  # of JPEG
-OVERLAP = 2  # pixels as shown of a picture: what is dark around an area reaches so far into it, or a bright seam would show
+# pixels as shown of a picture: what is dark around an area reaches so far into it, or a bright seam
+# would show
+OVERLAP = 2
 ROUNDING = 1e-3  # a probability may lie this far outside 0..1
-MOST_WORDS, MOST_REFERENCES, MOST_ROWS = 200, 50, 1000  # shown of a caption, of a picture's references, and of a table; the rest is counted
+MOST_WORDS, MOST_REFERENCES, MOST_ROWS = (
+    200,
+    50,
+    1000,
+)  # shown of a caption, of a picture's references, and of a table; the rest is counted
 MOST_RANKED = 20  # captions of a beam
 COLUMNS = {  # of the table of epochs: key of a record, heading, format
     "epoch": ("epoch", "d"),
@@ -49,9 +74,13 @@ class Card(NamedTuple):
     name: str  # the picture's name
     picture: np.ndarray | None  # (h, w, 3) uint8; None if its file is not at hand
     words: Sequence[tuple[str, float]]  # the caption: each word with its probability
-    references: Sequence[str] = ()  # what people wrote; empty ones, and those after the fiftieth, are left out
+    references: Sequence[
+        str
+    ] = ()  # what people wrote; empty ones, and those after the fiftieth, are left out
     note: str = ""  # e.g. "BLEU-4 0.81"
-    ranked: Sequence[tuple[str, float]] = ()  # captions that a beam found, with their log-probabilities, the best first
+    ranked: Sequence[
+        tuple[str, float]
+    ] = ()  # captions that a beam found, with their log-probabilities, the best first
     looked: AttentionMap | None = None  # attention map of each word; shown if the picture is
 
 
@@ -85,24 +114,29 @@ def write_page(
 ) -> None:
     """Write a self-contained HTML page; equal arguments give equal bytes.
 
-    Parts without content are left out. The page needs no network and no script, and follows the reader's light or dark theme. The text may be
-    untrusted: it is escaped, control and bidi characters are spelt out, and long text is cut.
+    Parts without content are left out. The page needs no network and no script, and follows the
+    reader's light or dark theme. The text may be untrusted: it is escaped, control and bidi
+    characters are spelt out, and long text is cut.
 
     Parameters
     ----------
     summary : a sentence or two below the title
     facts : (name, value) of each setting
-    history : the solver's: one record an epoch with ``epoch``, ``train_loss`` and, if measured, ``val_loss``, ``val_perplexity``,
-        ``val_accuracy``, ``learning_rate``
+    history : the solver's: one record an epoch with ``epoch``, ``train_loss`` and, if measured,
+        ``val_loss``, ``val_perplexity``, ``val_accuracy``, ``learning_rate``
     scores : (name, value, what it says in plain words, protocol) of each score
     skipped : (picture, reason) of each picture that could not be captioned
 
     Raises
     ------
-    ValueError : a probability outside 0 to 1; a picture that is not uint8 of shape (h, w, 3); attention weights of a word that do not sum to 1.
+    ValueError : a probability outside 0 to 1; a picture that is not uint8 of shape (h, w, 3);
+        attention weights of a word that do not sum to 1.
     OSError : the file cannot be written.
     """
-    shown = [(gallery.title, gallery.about, [_card(card) for card in gallery.cards]) for gallery in galleries]
+    shown = [
+        (gallery.title, gallery.about, [_card(card) for card in gallery.cards])
+        for gallery in galleries
+    ]
     cards = [card for _, _, cards in shown for card in cards]
     page = _template().render(
         title=title,
@@ -130,19 +164,33 @@ def write_page(
 def _template() -> "Template":
     from jinja2 import Environment, StrictUndefined
 
-    # finalize gets everything that the template prints, so no text escapes it; autoescape comes after it
-    environment = Environment(autoescape=True, finalize=_finalize, trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined)
-    return environment.from_string(resources.files("xpcap.report").joinpath("page.html").read_text(encoding="utf-8"))
+    # finalize gets everything that the template prints, so no text escapes it; autoescape comes
+    # after it
+    environment = Environment(
+        autoescape=True,
+        finalize=_finalize,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=StrictUndefined,
+    )
+    return environment.from_string(
+        resources.files("xpcap.report").joinpath("page.html").read_text(encoding="utf-8")
+    )
 
 
 def _finalize(value: Any) -> Any:
-    return visible(value) if isinstance(value, str) and not hasattr(value, "__html__") else value  # Markup is our own
+    return (
+        visible(value) if isinstance(value, str) and not hasattr(value, "__html__") else value
+    )  # Markup is our own
 
 
 def _first(rows: Sequence[tuple[str, ...]]) -> list[tuple[str, ...]]:
     """The first rows of a table, and a row with the number of the rest."""
     rest = len(rows) - MOST_ROWS
-    return [*rows[:MOST_ROWS], *([(f"{rest:,} more", "not shown", "", "")[: len(rows[0])]] if rest > 0 else [])]
+    return [
+        *rows[:MOST_ROWS],
+        *([(f"{rest:,} more", "not shown", "", "")[: len(rows[0])]] if rest > 0 else []),
+    ]
 
 
 def _card(card: Card) -> dict[str, Any]:
@@ -151,7 +199,11 @@ def _card(card: Card) -> dict[str, Any]:
     return {
         "name": card.name,
         "image": image,
-        "looked": None if image is None or card.looked is None or not card.words else _looked(card, card.looked, image),
+        "looked": (
+            None
+            if image is None or card.looked is None or not card.words
+            else _looked(card, card.looked, image)
+        ),
         "words": _words(card.words[:MOST_WORDS]),
         "cut": len(card.words) > MOST_WORDS,
         "references": references[:MOST_REFERENCES],
@@ -166,13 +218,17 @@ def _words(words: Sequence[tuple[str, float]]) -> list[tuple[str, float, str, bo
     after = gaps([word for word, _ in words])
     before = [" ", *after]
     last = len(words) - 1
-    return [(word, _probability(word, p), after[i], not (before[i] and (after[i] or i == last))) for i, (word, p) in enumerate(words)]
+    return [
+        (word, _probability(word, p), after[i], not (before[i] and (after[i] or i == last)))
+        for i, (word, p) in enumerate(words)
+    ]
 
 
 def _looked(card: Card, looked: AttentionMap, image: _Image) -> dict[str, Any]:
     """For each word an overlay image (one pixel per region) and its alt text.
 
-    With them the rectangle to stretch it over, and the hole in the mask around it, in displayed pixels.
+    With them the rectangle to stretch it over, and the hole in the mask around it, in displayed
+    pixels.
     """
     from PIL import Image
 
@@ -181,36 +237,66 @@ def _looked(card: Card, looked: AttentionMap, image: _Image) -> dict[str, Any]:
     for (word, _), weights in zip(card.words[:MOST_WORDS], looked.weights, strict=False):
         row, column, weight = heaviest(weights)
         black = Image.new("L", weights.shape[::-1])
-        uri = _uri("png", Image.merge("LA", (black, Image.fromarray(overlay_alpha(weights)))), optimize=True)
-        words.append((word, uri, f"{weight:.0%} on row {row}, column {column} of {len(weights)} x {len(weights)}"))
+        uri = _uri(
+            "png",
+            Image.merge("LA", (black, Image.fromarray(overlay_alpha(weights)))),
+            optimize=True,
+        )
+        words.append(
+            (
+                word,
+                uri,
+                f"{weight:.0%} on row {row}, column {column} of {len(weights)} x {len(weights)}",
+            )
+        )
     top, left, bottom, right = looked.area
-    x, y, width, height = left * image.width, top * image.height, (right - left) * image.width, (bottom - top) * image.height
+    x, y, width, height = (
+        left * image.width,
+        top * image.height,
+        (right - left) * image.width,
+        (bottom - top) * image.height,
+    )
     hole = x + OVERLAP, y + OVERLAP, max(0, width - 2 * OVERLAP), max(0, height - 2 * OVERLAP)
     boxes = {"box": (x, y, width, height), "hole": () if looked.area == WHOLE_PICTURE else hole}
-    return {"words": words, "dimmest": DIMMEST, **{name: [f"{side:.1f}" for side in box] for name, box in boxes.items()}}
+    return {
+        "words": words,
+        "dimmest": DIMMEST,
+        **{name: [f"{side:.1f}" for side in box] for name, box in boxes.items()},
+    }
 
 
 def _probability(word: str, p: float) -> float:
     if not -ROUNDING <= p <= 1 + ROUNDING:
-        raise ValueError(f"write_page: word {word!r} has probability {p}, expected one from 0 to 1; a logarithm?")
+        raise ValueError(
+            f"write_page: word {word!r} has probability {p}, expected one from 0 to 1; a logarithm?"
+        )
     return min(max(float(p), 0.0), 1.0)
 
 
 def _embed(name: str, picture: np.ndarray) -> _Image:
-    """Embed a picture as a data URI: a small flat one as PNG, enlarged by a whole factor, others as JPEG."""
+    """Embed a picture as a data URI: a small flat one as PNG, enlarged by a whole factor, others as
+    JPEG.
+    """
     from PIL import Image
 
     if picture.ndim != 3 or picture.shape[2] != 3 or picture.dtype != np.uint8 or not picture.size:
-        raise ValueError(f"write_page: picture {name!r} has shape {picture.shape} and dtype {picture.dtype}, expected uint8 (h, w, 3)")
+        raise ValueError(
+            f"write_page: picture {name!r} has shape {picture.shape} and dtype {picture.dtype},"
+            " expected uint8 (h, w, 3)"
+        )
     image = Image.fromarray(picture)
     longest = max(image.size)
     if longest <= FLAT and image.getcolors(COLOURS):
         factor = ENLARGED // longest
-        return _Image(_uri("png", image, optimize=True), image.width * factor, image.height * factor, True)
+        return _Image(
+            _uri("png", image, optimize=True), image.width * factor, image.height * factor, True
+        )
     if longest > LONGEST:
         size = [max(1, round(side * LONGEST / longest)) for side in image.size]
         image = image.resize((size[0], size[1]), Image.Resampling.LANCZOS)
-    return _Image(_uri("jpeg", image, quality=QUALITY, optimize=True), image.width, image.height, False)
+    return _Image(
+        _uri("jpeg", image, quality=QUALITY, optimize=True), image.width, image.height, False
+    )
 
 
 def _uri(kind: str, image: Any, **options: Any) -> str:
@@ -226,7 +312,9 @@ def _data(kind: str, content: bytes) -> str:
 
 
 def _curves(history: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Each curve, light and dark, and described in words. None for a single epoch, which the table shows better."""
+    """Each curve, light and dark, and described in words. None for a single epoch, which the table
+    shows better.
+    """
     curves: list[dict[str, Any]] = []
     if len(history) < 2:
         return curves
@@ -254,9 +342,23 @@ def _course(history: Sequence[Mapping[str, Any]], key: str) -> str:
 
 
 def _epochs(history: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """The history as a table: headings and rows of text. A very long one shows every second, third, ... epoch."""
+    """The history as a table: headings and rows of text. A very long one shows every second, third,
+    ... epoch.
+    """
     every = -(-len(history) // MOST_ROWS)
-    told = [record for i, record in enumerate(history) if (i + 1) % every == 0 or i == len(history) - 1]
-    columns = {key: column for key, column in COLUMNS.items() if any(record.get(key) is not None for record in told)}
-    rows = [[format(record[key], form) if record.get(key) is not None else "–" for key, (_, form) in columns.items()] for record in told]
+    told = [
+        record for i, record in enumerate(history) if (i + 1) % every == 0 or i == len(history) - 1
+    ]
+    columns = {
+        key: column
+        for key, column in COLUMNS.items()
+        if any(record.get(key) is not None for record in told)
+    }
+    rows = [
+        [
+            format(record[key], form) if record.get(key) is not None else "–"
+            for key, (_, form) in columns.items()
+        ]
+        for record in told
+    ]
     return {"heads": [heading for heading, _ in columns.values()], "rows": rows, "every": every}

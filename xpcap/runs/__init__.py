@@ -1,12 +1,38 @@
-"""What the commands train, evaluate and caption do, as functions: options in; a run folder, scores, captions or pages out."""
+"""What the commands train, evaluate and caption do, as functions: options in; a run folder, scores,
+captions or pages out.
+"""
 
-from xpcap.runs.captioning import PictureCaption, Skipped, caption_files, caption_run, data_of, is_run, open_runs
+from xpcap.runs.captioning import (
+    PictureCaption,
+    Skipped,
+    caption_files,
+    caption_run,
+    data_of,
+    is_run,
+    open_runs,
+)
 from xpcap.runs.doctor import Diagnosis, examine_run
 from xpcap.runs.folder import Run, load_state, open_run, save_state
 from xpcap.runs.options import GENERATED, TrainOptions, choose
-from xpcap.runs.pages import Downloads, Look, check_new_file, look_at_files, look_in, write_caption_page, write_caption_png
+from xpcap.runs.pages import (
+    Downloads,
+    Look,
+    check_new_file,
+    look_at_files,
+    look_in,
+    write_caption_page,
+    write_caption_png,
+)
 from xpcap.runs.saver import Stopped
-from xpcap.runs.scoring import Comparison, Evaluation, Scores, compare, evaluate_run, read_captions_json, score_captions
+from xpcap.runs.scoring import (
+    Comparison,
+    Evaluation,
+    Scores,
+    compare,
+    evaluate_run,
+    read_captions_json,
+    score_captions,
+)
 from xpcap.runs.training import Trained, train_run
 
 __all__ = [

@@ -1,4 +1,6 @@
-"""Captions from a run, or from several as one: of the pictures of a data set, beside what people wrote, and of new pictures."""
+"""Captions from a run, or from several as one: of the pictures of a data set, beside what people
+wrote, and of new pictures.
+"""
 
 import json
 import warnings
@@ -45,7 +47,8 @@ class PictureCaption(NamedTuple):
 
 
 def data_of(run: Run, data: CaptionData | str | Path | None = None) -> CaptionData:
-    """A data set as the run sees it: checked to fit, and its features scaled, and projected unless they have been, as the run does it.
+    """A data set as the run sees it: checked to fit, and its features scaled, and projected unless
+    they have been, as the run does it.
 
     Parameters
     ----------
@@ -61,15 +64,20 @@ def data_of(run: Run, data: CaptionData | str | Path | None = None) -> CaptionDa
         opened = open_data(where)
         if data is None and run.config["data_stamp"] not in ("", opened.stamp):
             raise DataError(
-                f"data_of: {where}, the data of {run.path}, has changed since training, expected it unchanged; give it as `data` to use it anyway"
+                f"data_of: {where}, the data of {run.path}, has changed since training, expected it"
+                " unchanged; give it as `data` to use it anyway"
             )
         data = opened
     if data.projection is not None and not data.projection.is_like(run.projection):
-        raise DataError(f"data_of: {where} was prepared with another PCA than the data of {run.path}, expected the same, or none; prepare it without")
+        raise DataError(
+            f"data_of: {where} was prepared with another PCA than the data of {run.path}, expected"
+            " the same, or none; prepare it without"
+        )
     expected = run.raw_shape if data.projection is None else run.model.config.feature_shape
     if data.feature_shape != expected:
         raise DataError(
-            f"data_of: {where} has features of size {size(data.feature_shape)}, expected the run's {size(expected)}; made by another encoder?"
+            f"data_of: {where} has features of size {size(data.feature_shape)}, expected the run's"
+            f" {size(expected)}; made by another encoder?"
         )
     return replace(data, scaling=run.preprocessing if data.projection is None else run.scaling)
 
@@ -79,7 +87,8 @@ def _own(run: Run) -> Path:
     path = run.path / run.config["data"]  # an absolute path stays what it is
     if not path.exists():
         raise DataError(
-            f"data_of: {path}, the data of {run.path}, is gone, expected the file it was trained on; if it was moved, give its new path as `data`"
+            f"data_of: {path}, the data of {run.path}, is gone, expected the file it was trained"
+            " on; if it was moved, give its new path as `data`"
         )
     return path
 
@@ -145,14 +154,21 @@ def caption_chosen(
     for start in bar(range(0, len(shard), batch_size), progress, f"captioning {split}"):
         numbers = shard[start : start + batch_size]
         names = [images[i] for i in numbers.tolist()]
-        captions += caption_features(run, names, data.features(split, numbers), numbers, policy, attend)
+        captions += caption_features(
+            run, names, data.features(split, numbers), numbers, policy, attend
+        )
     references = data.references(split)
     everything = zip(pictures.tolist(), _all_gather(group, captions), strict=True)
     return [caption._replace(references=references[i]) for i, caption in everything]
 
 
 def caption_features(
-    run: Run[Captioner], names: Sequence[str], features: np.ndarray, numbers: np.ndarray, policy: Policy | None = None, attend: bool = False
+    run: Run[Captioner],
+    names: Sequence[str],
+    features: np.ndarray,
+    numbers: np.ndarray,
+    policy: Policy | None = None,
+    attend: bool = False,
 ) -> Iterator[PictureCaption]:
     """Captions of pictures by their names and their features (n, D), as the model takes them.
 
@@ -168,14 +184,22 @@ def caption_features(
     decoded = model.decode(features, within, numbers=numbers)
     captions = [vocabulary.words(ids[0]) for ids in decoded.captions]
     maps = attention_maps(run, features, captions) if attend else [None] * len(captions)
-    for name, words, attention, ids, probabilities, totals in zip(names, captions, maps, *decoded, strict=True):
+    for name, words, attention, ids, probabilities, totals in zip(
+        names, captions, maps, *decoded, strict=True
+    ):
         best = zip(ids, totals.tolist(), strict=True) if within.n_best else ()
-        n_best = [Ranked(detokenize(vocabulary.words(one)), total) for one, total in best if total > -np.inf]
+        n_best = [
+            Ranked(detokenize(vocabulary.words(one)), total)
+            for one, total in best
+            if total > -np.inf
+        ]
         likely = [float(p) for p in probabilities[0][: len(words)]]
         yield PictureCaption(name, detokenize(words), likely, [], n_best, attention, words)
 
 
-def attention_maps(run: Run[Captioner], features: np.ndarray, captions: Sequence[Sequence[str]]) -> Sequence[Sequence[Sequence[float]] | None]:
+def attention_maps(
+    run: Run[Captioner], features: np.ndarray, captions: Sequence[Sequence[str]]
+) -> Sequence[Sequence[Sequence[float]] | None]:
     """Attention over regions (T, P) of each caption, given as words; rows sum to 1.
 
     None if the model does not attend.
@@ -192,7 +216,10 @@ def _limited(policy: Policy, vocabulary: Vocabulary, max_words: int) -> Policy:
     special = {vocabulary.null, vocabulary.start, vocabulary.unk}
     never = special | {*check_ids("caption", policy.forbid)}
     if not set(range(len(vocabulary))) - never - {vocabulary.end}:
-        raise OptionError(f"caption: `forbid` leaves none of {len(vocabulary)} words, expected some to be left; which are to be said?")
+        raise OptionError(
+            f"caption: `forbid` leaves none of {len(vocabulary)} words, expected some to be left;"
+            " which are to be said?"
+        )
     most = min(policy.max_length, max_words)
     return replace(policy, max_length=most, forbid=tuple(sorted(never)))
 
@@ -274,7 +301,10 @@ def caption_files(
 
 
 def _encode(
-    pictures: Iterable[tuple[int, str | Path]], encoder: Encoder, skipped: list[Skipped], keep: Callable[[str, np.ndarray], object] | None
+    pictures: Iterable[tuple[int, str | Path]],
+    encoder: Encoder,
+    skipped: list[Skipped],
+    keep: Callable[[str, np.ndarray], object] | None,
 ) -> Iterator[tuple[int, str, np.ndarray]]:
     """Number, name and feature of each picture that can be read; the others go to `skipped`."""
     for number, source in pictures:
@@ -282,7 +312,10 @@ def _encode(
             picture = read_url(source) if isinstance(source, str) else read_picture(source)
             feature = encoder.encode([picture])[0]
             if not np.isfinite(feature).all():
-                raise DataError(f"caption_files: {source}: the encoder {encoder.name} makes a feature of it that is not finite")
+                raise DataError(
+                    f"caption_files: {source}: the encoder {encoder.name} makes a feature of it"
+                    " that is not finite"
+                )
         except DataError as error:
             skipped.append(_skipped(source, error))
             continue
@@ -303,13 +336,16 @@ def _encoder_of(run: Run) -> Encoder:
     encoder = find_encoder(name)
     if encoder.shape != run.raw_shape:
         raise DataError(
-            f"caption_files: {run.path} learnt from features of size {size(run.raw_shape)}, "
-            f"expected the {size(encoder.shape)} of the {name} encoder; prepared by another version?"
+            f"caption_files: {run.path} learnt from features of size {size(run.raw_shape)},"
+            f" expected the {size(encoder.shape)} of the {name} encoder; prepared by another"
+            " version?"
         )
     return encoder
 
 
-def _find(paths: Iterable[str | Path], on_remark: Callable[[str], object] | None) -> tuple[list[str | Path], list[Skipped]]:
+def _find(
+    paths: Iterable[str | Path], on_remark: Callable[[str], object] | None
+) -> tuple[list[str | Path], list[Skipped]]:
     """URLs as text and picture files as paths, in order; and the paths that hold none."""
     pictures: list[str | Path] = []
     skipped: list[Skipped] = []
@@ -337,21 +373,27 @@ def _skipped(source: str | Path, error: DataError) -> Skipped:
 
 
 def is_run(path: str | Path) -> bool:
-    """Whether a run folder is at `path`, or one with its first stage alone. It may be damaged. What may not be looked at, or has a name that no file can have, is none."""
+    """Whether a run folder is at `path`, or one with its first stage alone. It may be damaged. What
+    may not be looked at, or has a name that no file can have, is none.
+    """
     try:
         return all((opened_folder(path) / name).is_file() for name in (CONFIG, VOCAB))
     except (OSError, ValueError):
         return False
 
 
-def open_runs(paths: Sequence[str | Path], *, on_remark: Callable[[str], object] = warnings.warn) -> Run[Captioner]:
-    """Open run folders as one run, whose model is the Ensemble of theirs; one alone as `open_run` does.
+def open_runs(
+    paths: Sequence[str | Path], *, on_remark: Callable[[str], object] = warnings.warn
+) -> Run[Captioner]:
+    """Open run folders as one run, whose model is the Ensemble of theirs; one alone as `open_run`
+    does.
 
     Its data, config and record are those of the first. `on_remark` is as in `open_run`.
 
     Raises
     ------
-    DataError : as in `open_run`; or the runs do not have the same vocabulary, `max_words`, and encoder, projection and scaling of features.
+    DataError : as in `open_run`; or the runs do not have the same vocabulary, `max_words`, and
+        encoder, projection and scaling of features.
         ValueError : no path.
     """
     if not paths:
@@ -360,25 +402,41 @@ def open_runs(paths: Sequence[str | Path], *, on_remark: Callable[[str], object]
     for other in others:
         if what := _difference(first, other):
             raise DataError(
-                f"open_runs: {first.path} and {other.path} {what}, expected the same of runs that caption together; were they trained on the same data?"
+                f"open_runs: {first.path} and {other.path} {what}, expected the same of runs that"
+                " caption together; were they trained on the same data?"
             )
     if not others:
         return first
     model = Ensemble([run.model for run in (first, *others)])
-    return Run(first.path, first.config, first.vocabulary, first.scaling, model, first.meta, first.projection, tuple(run.path for run in others))
+    return Run(
+        first.path,
+        first.config,
+        first.vocabulary,
+        first.scaling,
+        model,
+        first.meta,
+        first.projection,
+        tuple(run.path for run in others),
+    )
 
 
 def _difference(first: Run[CaptioningRNN], other: Run[CaptioningRNN]) -> str:
     """What keeps two runs from captioning together, in words; empty: nothing does."""
     runs = first, other
     if digest(first.vocabulary) != digest(other.vocabulary):
-        return f"have different vocabularies, of {_both(f'{len(run.vocabulary):,}' for run in runs)} words"
+        return (
+            f"have different vocabularies, of {_both(f'{len(run.vocabulary):,}' for run in runs)}"
+            " words"
+        )
     if first.config["max_words"] != other.config["max_words"]:
         return f"say at most {_both(run.config['max_words'] for run in runs)} words"
     if first.raw_shape != other.raw_shape:
         return f"take features of size {_both(size(run.raw_shape) for run in runs)}"
     if source_of(first).encoder != source_of(other).encoder:
-        return f"take features from different encoders: {_both(source_of(run).encoder or 'features that were given' for run in runs)}"
+        return (
+            "take features from different encoders:"
+            f" {_both(source_of(run).encoder or 'features that were given' for run in runs)}"
+        )
     if not _alike(first.projection, other.projection):
         return "project features by different PCAs"
     if not _alike(first.scaling, other.scaling):

@@ -1,4 +1,6 @@
-"""The format of a run folder: what its files are called and hold, written whole, and read with nothing taken on trust. No pickle."""
+"""The format of a run folder: what its files are called and hold, written whole, and read with
+nothing taken on trust. No pickle.
+"""
 
 import contextlib
 import hashlib
@@ -25,21 +27,34 @@ FORMAT = 1
 CONFIG, VOCAB, HISTORY, TIMES = "config.json", "vocab.json", "history.jsonl", "times.jsonl"
 BEST, LAST = "best.safetensors", "last.safetensors"
 PROJECTION = "projection.safetensors"  # where the data was prepared with PCA
-DATA, PICTURES = "data.h5", "pictures"  # of generated pictures: the data set, and its val split as PNGs
+DATA, PICTURES = (
+    "data.h5",
+    "pictures",
+)  # of generated pictures: the data set, and its val split as PNGs
 FIRST = "cross-entropy"  # folder in the folder of a run of two stages: the first, a run of its own
 LOCK = ".lock"
 FIGURE = 1e15  # the largest that is read of a history: it can be drawn and compared
 LARGEST = 10**6  # of any size in a config: what is larger is a mistake or a trap
 MOST_CONFIG, MOST_VOCAB = 2**20, 16 * 2**20  # bytes
 TEXTS = (  # settings of a config that are text
-    "data", "data_stamp", "cell", "feature_scaling", "inject", "select", "start", "objective", "tokeniser",
-)  # fmt: skip
+    "data",
+    "data_stamp",
+    "cell",
+    "feature_scaling",
+    "inject",
+    "select",
+    "start",
+    "objective",
+    "tokeniser",
+)
 
 Model_co = TypeVar("Model_co", bound=Captioner, covariant=True)
 
 
 class Run(NamedTuple, Generic[Model_co]):
-    """A run folder opened for use: the model with its best parameters, and what goes with it. Of several opened as one, what the first holds."""
+    """A run folder opened for use: the model with its best parameters, and what goes with it. Of
+    several opened as one, what the first holds.
+    """
 
     path: Path
     config: dict[str, Any]
@@ -59,7 +74,9 @@ class Run(NamedTuple, Generic[Model_co]):
     def name(self) -> str:
         """The names of the folders; of a first stage with that of its run."""
         whole = (path.resolve() for path in self.paths)
-        return " + ".join(f"{path.parent.name}/{FIRST}" if path.name == FIRST else path.name for path in whole)
+        return " + ".join(
+            f"{path.parent.name}/{FIRST}" if path.name == FIRST else path.name for path in whole
+        )
 
     @property
     def preprocessing(self) -> Preprocessing:
@@ -73,10 +90,14 @@ class Run(NamedTuple, Generic[Model_co]):
         return shape if self.projection is None else (*shape[:-1], len(self.projection.mean))
 
 
-def open_run(path: str | Path, *, on_remark: Callable[[str], object] = warnings.warn) -> Run[CaptioningRNN]:
-    """Open a run folder and build its model, with the best parameters, on the backend in force. No random number is drawn.
+def open_run(
+    path: str | Path, *, on_remark: Callable[[str], object] = warnings.warn
+) -> Run[CaptioningRNN]:
+    """Open a run folder and build its model, with the best parameters, on the backend in force. No
+    random number is drawn.
 
-    Of two stages whose second has no parameters yet, the first is opened, with the best that it has so far.
+    Of two stages whose second has no parameters yet, the first is opened, with the best that it has
+    so far.
 
     Parameters
     ----------
@@ -91,33 +112,48 @@ def open_run(path: str | Path, *, on_remark: Callable[[str], object] = warnings.
     vocabulary = read_vocabulary(path, config["tokeniser"])
     tensors, scaling, meta = load_parameters(path / BEST)
     if meta.get("vocabulary") != digest(vocabulary):
-        raise DataError(f"open_run: {path / VOCAB} is not the vocabulary that {BEST} was trained with; changed, or from another run?")
+        raise DataError(
+            f"open_run: {path / VOCAB} is not the vocabulary that {BEST} was trained with; changed,"
+            " or from another run?"
+        )
     shape = model_config(path / CONFIG, config)
     if shape.vocabulary != len(vocabulary):
-        raise DataError(f"open_run: {path / CONFIG} has vocabulary {shape.vocabulary}, expected the {len(vocabulary)} words of {VOCAB}; damaged?")
+        raise DataError(
+            f"open_run: {path / CONFIG} has vocabulary {shape.vocabulary}, expected the"
+            f" {len(vocabulary)} words of {VOCAB}; damaged?"
+        )
     check_scaling(path / BEST, scaling, config)
     check_parameters(path / BEST, tensors, shape.shapes())
     projection = read_projection(path, config)
     if path != asked:
         on_remark(
-            f"{asked} has only its first stage so far, cross entropy: opened with the best of that, epoch {meta.get('epoch')} of {config['epochs']}"
+            f"{asked} has only its first stage so far, cross entropy: opened with the best of that,"
+            f" epoch {meta.get('epoch')} of {config['epochs']}"
         )
     model = build_model(shape, vocabulary.word_to_idx, params=tensors)
     return Run(path, config, vocabulary, scaling, model, meta, projection)
 
 
 def opened_folder(path: str | Path) -> Path:
-    """The folder that the run at `path` is opened from: its own, or that of its first stage while the second has no best parameters."""
+    """The folder that the run at `path` is opened from: its own, or that of its first stage while
+    the second has no best parameters.
+    """
     path = Path(path)
-    return path / FIRST if not (path / BEST).is_file() and (path / FIRST / CONFIG).is_file() else path
+    return (
+        path / FIRST if not (path / BEST).is_file() and (path / FIRST / CONFIG).is_file() else path
+    )
 
 
 # config.json
 
 
 def write_config(path: Path, config: Mapping[str, Any]) -> None:
-    """Write the config of a run folder: the fields of its ModelConfig, the options it was trained with, and what it was made from."""
-    write_text(path / CONFIG, json.dumps({"format": FORMAT, **config}, indent=2, sort_keys=True) + "\n")
+    """Write the config of a run folder: the fields of its ModelConfig, the options it was trained
+    with, and what it was made from.
+    """
+    write_text(
+        path / CONFIG, json.dumps({"format": FORMAT, **config}, indent=2, sort_keys=True) + "\n"
+    )
 
 
 def read_config(path: Path) -> dict[str, Any]:
@@ -131,20 +167,35 @@ def read_config(path: Path) -> dict[str, Any]:
     if not file.is_file():
         if (path / LOCK).is_file() or (path / FIRST).is_dir():
             raise DataError(_nothing_yet(path, CONFIG))
-        raise DataError(f"open_run: {path} {f'has no {CONFIG}' if path.exists() else 'does not exist'}, expected a run folder from 'train'")
+        raise DataError(
+            f"open_run: {path} {f'has no {CONFIG}' if path.exists() else 'does not exist'},"
+            " expected a run folder from 'train'"
+        )
     config = _read_json(file, MOST_CONFIG)
-    check_format("open_run", file, config.get("format") if isinstance(config, dict) else type(config).__name__, FORMAT)
+    check_format(
+        "open_run",
+        file,
+        config.get("format") if isinstance(config, dict) else type(config).__name__,
+        FORMAT,
+    )
     for key in TEXTS:
         if not isinstance(config.get(key), str):
-            raise DataError(f"open_run: {file} has {key} {config.get(key)!r}, expected text; damaged?")
+            raise DataError(
+                f"open_run: {file} has {key} {config.get(key)!r}, expected text; damaged?"
+            )
     if config["feature_scaling"] not in KINDS:
-        raise DataError(f"open_run: {file} has feature_scaling {config['feature_scaling']!r}, expected one of {', '.join(KINDS)}; damaged?")
+        raise DataError(
+            f"open_run: {file} has feature_scaling {config['feature_scaling']!r}, expected one of"
+            f" {', '.join(KINDS)}; damaged?"
+        )
     _check_size(file, "max_words", config.get("max_words"))
     check_tokeniser(f"open_run: {file}", config["tokeniser"])
     model_config(file, config)
     source = config.get("source", {})
     if not isinstance(source, dict):
-        raise DataError(f"open_run: {file} has source {str(source)[:60]!r}, expected an object; damaged?")
+        raise DataError(
+            f"open_run: {file} has source {str(source)[:60]!r}, expected an object; damaged?"
+        )
     Source.from_json(f"open_run: {file}", source)
     return config
 
@@ -153,7 +204,10 @@ def model_config(file: Path, config: Mapping[str, Any]) -> ModelConfig:
     """The ModelConfig in a run's config. DataError : there is none; it names `file`."""
     shape = config.get("feature_shape")
     if not isinstance(shape, list):
-        raise DataError(f"open_run: {file} has feature_shape {str(shape)[:60]!r}, expected a list of sizes; damaged?")
+        raise DataError(
+            f"open_run: {file} has feature_shape {str(shape)[:60]!r}, expected a list of sizes;"
+            " damaged?"
+        )
     sizes = {name: config.get(name) for name in ("vocabulary", "wordvec", "hidden")}
     for name, size in (*sizes.items(), *(("feature_shape", size) for size in shape)):
         _check_size(file, name, size)
@@ -166,7 +220,10 @@ def model_config(file: Path, config: Mapping[str, Any]) -> ModelConfig:
 
 def _check_size(file: Path, name: str, size: Any) -> None:
     if type(size) is not int or not 1 <= size <= LARGEST:
-        raise DataError(f"open_run: {file} has {name} {str(size)[:60]!r}, expected a whole number in 1..{LARGEST}; damaged?")
+        raise DataError(
+            f"open_run: {file} has {name} {str(size)[:60]!r}, expected a whole number in"
+            f" 1..{LARGEST}; damaged?"
+        )
 
 
 # vocab.json, history.jsonl, times.jsonl
@@ -181,7 +238,10 @@ def read_vocabulary(path: Path, tokeniser: str) -> Vocabulary:
     """Read the vocabulary of a run folder. DataError : missing, or damaged."""
     words = _read_json(path / VOCAB, MOST_VOCAB)
     if not isinstance(words, list) or not all(isinstance(word, str) for word in words):
-        raise DataError(f"open_run: {path / VOCAB} holds no list of words, expected the run's vocabulary; damaged?")
+        raise DataError(
+            f"open_run: {path / VOCAB} holds no list of words, expected the run's vocabulary;"
+            " damaged?"
+        )
     return Vocabulary(words, tokeniser=tokeniser)
 
 
@@ -196,13 +256,21 @@ def write_lines(path: Path, records: list[dict[str, Any]]) -> None:
 
 
 def read_times(path: Path, epochs: int) -> list[dict[str, Any]]:
-    """The records of times.jsonl for the first `epochs` epochs. Nothing is decided by clock times, so unreadable records are left out."""
+    """The records of times.jsonl for the first `epochs` epochs. Nothing is decided by clock times,
+    so unreadable records are left out.
+    """
     return [record for record in _records(path / TIMES) if record["epoch"] <= epochs]
 
 
 def read_history(path: Path) -> list[dict[str, Any]]:
-    """The records of history.jsonl, for people to read about, epoch 0 that of the start, where it was scored: what is no figure, or cannot be read, is left out. Training itself goes by its checkpoint."""
-    return [{name: x for name, x in record.items() if type(x) in (int, float) and abs(x) <= FIGURE} for record in _records(path / HISTORY)]
+    """The records of history.jsonl, for people to read about, epoch 0 that of the start, where it
+    was scored: what is no figure, or cannot be read, is left out. Training itself goes by its
+    checkpoint.
+    """
+    return [
+        {name: x for name, x in record.items() if type(x) in (int, float) and abs(x) <= FIGURE}
+        for record in _records(path / HISTORY)
+    ]
 
 
 def _records(file: Path) -> list[dict[str, Any]]:
@@ -211,24 +279,41 @@ def _records(file: Path) -> list[dict[str, Any]]:
         records = [json.loads(line) for line in read_text(file, MOST_VOCAB).splitlines()]
     except (OSError, ValueError, RecursionError):
         return []
-    return [record for record in records if isinstance(record, dict) and type(record.get("epoch")) is int and record["epoch"] >= 0]
+    return [
+        record
+        for record in records
+        if isinstance(record, dict) and type(record.get("epoch")) is int and record["epoch"] >= 0
+    ]
 
 
 def _read_json(path: Path, most: int) -> Any:
     try:
         return json.loads(read_text(path, most))
     except (FileNotFoundError, IsADirectoryError):
-        raise DataError(f"open_run: {path} is missing, expected a run folder from 'train'") from None
+        raise DataError(
+            f"open_run: {path} is missing, expected a run folder from 'train'"
+        ) from None
     except (ValueError, RecursionError) as error:
-        raise DataError(f"open_run: {path} is not JSON, expected what 'train' writes; damaged? ({str(error)[:100]})") from error
+        raise DataError(
+            f"open_run: {path} is not JSON, expected what 'train' writes; damaged?"
+            f" ({str(error)[:100]})"
+        ) from error
 
 
 # best.safetensors
 
 
-def save_parameters(path: Path, params: Mapping[str, Array], scaling: FeatureScaling, meta: Mapping[str, Any]) -> None:
-    """Write parameters and feature scaling, with `meta` beside them. Equal content gives equal bytes."""
-    write_tensors(path, {**{name: to_numpy(x) for name, x in params.items()}, **scaling_tensors(scaling)}, meta)
+def save_parameters(
+    path: Path, params: Mapping[str, Array], scaling: FeatureScaling, meta: Mapping[str, Any]
+) -> None:
+    """Write parameters and feature scaling, with `meta` beside them. Equal content gives equal
+    bytes.
+    """
+    write_tensors(
+        path,
+        {**{name: to_numpy(x) for name, x in params.items()}, **scaling_tensors(scaling)},
+        meta,
+    )
 
 
 def load_parameters(path: Path) -> tuple[dict[str, np.ndarray], FeatureScaling, dict[str, Any]]:
@@ -246,20 +331,30 @@ def load_parameters(path: Path) -> tuple[dict[str, np.ndarray], FeatureScaling, 
 
 def _nothing_yet(folder: Path, file: str) -> str:
     return (
-        f"open_run: {folder / file} is missing, so there is nothing to caption with yet, expected a run after its first epoch; if training was stopped "
-        f"before that, continue it with `resume`"
+        f"open_run: {folder / file} is missing, so there is nothing to caption with yet, expected a"
+        " run after its first epoch; if training was stopped before that, continue it with"
+        " `resume`"
     )
 
 
-def check_parameters(path: Path, tensors: Mapping[str, np.ndarray], shapes: Mapping[str, tuple[int, ...]]) -> None:
+def check_parameters(
+    path: Path, tensors: Mapping[str, np.ndarray], shapes: Mapping[str, tuple[int, ...]]
+) -> None:
     """DataError : what was read from `path` are not finite float32 parameters of these `shapes`."""
     if set(tensors) != set(shapes):
-        raise DataError(f"open_run: {path} holds {', '.join(sorted(tensors))[:200]}, expected {', '.join(sorted(shapes))}; from another run?")
+        raise DataError(
+            f"open_run: {path} holds {', '.join(sorted(tensors))[:200]}, expected"
+            f" {', '.join(sorted(shapes))}; from another run?"
+        )
     for name, tensor in tensors.items():
-        if tensor.shape != shapes[name] or tensor.dtype != np.float32 or not np.isfinite(tensor).all():
+        if (
+            tensor.shape != shapes[name]
+            or tensor.dtype != np.float32
+            or not np.isfinite(tensor).all()
+        ):
             raise DataError(
-                f"open_run: {path}, {name} has shape {tensor.shape} and dtype {tensor.dtype}, expected {shapes[name]} "
-                "and finite float32; damaged, or from another run?"
+                f"open_run: {path}, {name} has shape {tensor.shape} and dtype {tensor.dtype},"
+                f" expected {shapes[name]} and finite float32; damaged, or from another run?"
             )
 
 
@@ -272,14 +367,22 @@ def write_projection(path: Path, projection: Projection) -> None:
 
 
 def read_projection(path: Path, config: Mapping[str, Any]) -> Projection | None:
-    """Read the projection of a run's features; None if its config says that there is none. DataError : missing, or damaged."""
+    """Read the projection of a run's features; None if its config says that there is none.
+    DataError : missing, or damaged.
+    """
     size = config.get("projected_from")
     if size is None:
         return None
     _check_size(path / CONFIG, "projected_from", size)
-    file, shapes = path / PROJECTION, {"mean": (size,), "components": (size, config["feature_shape"][-1])}
+    file, shapes = (
+        path / PROJECTION,
+        {"mean": (size,), "components": (size, config["feature_shape"][-1])},
+    )
     if not file.is_file():
-        raise DataError(f"open_run: {file} is missing, expected the PCA that the run's features go through; copy the run folder whole")
+        raise DataError(
+            f"open_run: {file} is missing, expected the PCA that the run's features go through;"
+            " copy the run folder whole"
+        )
     tensors, _ = read_tensors(file, "open_run")
     check_parameters(file, tensors, shapes)
     return Projection(**tensors)
@@ -293,14 +396,19 @@ _MEAN, _SCALE = "feature_scaling.mean", "feature_scaling.scale"
 
 def check_scaling(path: Path, scaling: FeatureScaling, config: Mapping[str, Any]) -> None:
     """DataError : a feature scaling read from `path` does not fit a run with that config."""
-    expected = None if config["feature_scaling"] == "none" else tuple(config["feature_shape"][-1:])  # all regions alike
+    expected = (
+        None if config["feature_scaling"] == "none" else tuple(config["feature_shape"][-1:])
+    )  # all regions alike
     for name, values in (("mean", scaling.mean), ("scale", scaling.scale)):
         shape = None if values is None else values.shape
-        fits = shape == expected and (values is None or (values.dtype == np.float32 and bool(np.isfinite(values).all())))
+        fits = shape == expected and (
+            values is None or (values.dtype == np.float32 and bool(np.isfinite(values).all()))
+        )
         if not fits or (name == "scale" and values is not None and not (values > 0).all()):
             raise DataError(
-                f"open_run: {path} has a feature scaling whose {name} has shape {shape}, expected {expected} for "
-                f"{config['feature_scaling']!r}, finite float32, a scale above 0; damaged?"
+                f"open_run: {path} has a feature scaling whose {name} has shape {shape}, expected"
+                f" {expected} for {config['feature_scaling']!r}, finite float32, a scale above 0;"
+                " damaged?"
             )
 
 
@@ -320,14 +428,22 @@ def pop_scaling(tensors: dict[str, np.ndarray]) -> FeatureScaling:
 
 
 class Checkpoint(NamedTuple):
-    """Content of last.safetensors: the state of training, and what belongs to the run as a whole."""
+    """Content of last.safetensors: the state of training, and what belongs to the run as a
+    whole.
+    """
 
     state: TrainingState
     scaling: FeatureScaling
     vocabulary: str  # its digest
 
 
-def save_state(path: str | Path, state: TrainingState, *, scaling: FeatureScaling | None = None, vocabulary: str = "") -> None:
+def save_state(
+    path: str | Path,
+    state: TrainingState,
+    *,
+    scaling: FeatureScaling | None = None,
+    vocabulary: str = "",
+) -> None:
     """Write a state of training, with its run's feature scaling and digest of the vocabulary.
 
     Equal states give equal bytes.
@@ -337,7 +453,10 @@ def save_state(path: str | Path, state: TrainingState, *, scaling: FeatureScalin
     OSError : the file cannot be written; what was there before is intact. TypeError : no state.
     """
     if not isinstance(state, TrainingState):
-        raise TypeError(f"save_state: state is a {type(state).__name__}, expected what CaptioningSolver.state() returns")
+        raise TypeError(
+            f"save_state: state is a {type(state).__name__}, expected what CaptioningSolver.state()"
+            " returns"
+        )
     tensors, meta = to_tensors(state)
     tensors |= scaling_tensors(scaling or FeatureScaling())
     write_tensors(Path(path), tensors, {**meta, "vocabulary": vocabulary})
@@ -358,8 +477,13 @@ def load_checkpoint(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> Checkp
     tensors, meta = read_tensors(path, "load_state")
     scaling, vocabulary = pop_scaling(tensors), meta.get("vocabulary")
     if not isinstance(vocabulary, str):
-        raise DataError(f"load_state: {path} has no digest of a vocabulary, expected a training state; is it a {BEST}, or from an older xpcap?")
-    return Checkpoint(from_tensors(f"load_state: {path}", tensors, meta, shapes), scaling, vocabulary)
+        raise DataError(
+            f"load_state: {path} has no digest of a vocabulary, expected a training state; is it a"
+            f" {BEST}, or from an older xpcap?"
+        )
+    return Checkpoint(
+        from_tensors(f"load_state: {path}", tensors, meta, shapes), scaling, vocabulary
+    )
 
 
 # Where parameters come from
@@ -391,13 +515,20 @@ def origin(run: Run) -> str:
     epochs = max((record.get("epoch", 0) for record in records), default=kept)
     first = read_history(run.path / FIRST)
     if not first and kept == 0:
-        return f"Captions are those of {run.config['start']}, which training started from: none of {epochs} epochs made them better."
+        return (
+            f"Captions are those of {run.config['start']}, which training started from: none of"
+            f" {epochs} epochs made them better."
+        )
     if not first:
         return f"Captions come from epoch {kept} of {epochs}."
     best = best_of(first) or {}
     before = next((record for record in records if record.get("epoch") == 0), best).get("val_cider")
     if kept == 0:
-        scores = [record["val_cider"] for record in records if record.get("epoch") and "val_cider" in record]
+        scores = [
+            record["val_cider"]
+            for record in records
+            if record.get("epoch") and "val_cider" in record
+        ]
         return (
             "Captions come from the first of two stages, cross entropy (epoch "
             f"{best.get('epoch')} of {len(first)}{cider(before)}): the second, training on the "
@@ -450,7 +581,8 @@ def check_free(path: Path) -> None:
     """DataError : something exists at `path`."""
     if path.exists() or path.is_symlink():
         raise DataError(
-            f"train_run: {path} exists, and a run is never overwritten; choose another `out`, continue it with `resume` if it is a run, or remove it"
+            f"train_run: {path} exists, and a run is never overwritten; choose another `out`,"
+            " continue it with `resume` if it is a run, or remove it"
         )
 
 
@@ -465,7 +597,10 @@ def check_resumable(path: Path) -> None:
     if path.is_dir():
         left = [file.name for file in path.iterdir()]
     if strange := [name for name in left if name not in (LOCK, FIRST) and not name.endswith(PART)]:
-        raise DataError(f"train_run: {path} holds {strange[0]!r} and no {CONFIG}, expected a run to continue, or a free place; is `out` right?")
+        raise DataError(
+            f"train_run: {path} holds {strange[0]!r} and no {CONFIG}, expected a run to continue,"
+            " or a free place; is `out` right?"
+        )
 
 
 @contextlib.contextmanager
@@ -485,9 +620,14 @@ def lock(path: Path) -> Iterator[None]:
     try:
         held.acquire()
     except Timeout:
-        raise DataError(f"train_run: {path} is being trained by another process, expected none; wait for it to end, or stop it first") from None
+        raise DataError(
+            f"train_run: {path} is being trained by another process, expected none; wait for it to"
+            " end, or stop it first"
+        ) from None
     except NotImplementedError as error:
-        raise OSError(0, f"no file locks there ({error}); choose a local disk", str(path)) from error
+        raise OSError(
+            0, f"no file locks there ({error}); choose a local disk", str(path)
+        ) from error
     try:
         yield
     finally:

@@ -11,7 +11,16 @@ import numpy as np
 from xpcap.data import CaptionData
 from xpcap.errors import DataError, OptionError, unknown
 from xpcap.optim import LINEAR
-from xpcap.runs.folder import CONFIG, DATA, FIRST, LARGEST, LAST, check_resumable, opened_folder, read_config
+from xpcap.runs.folder import (
+    CONFIG,
+    DATA,
+    FIRST,
+    LARGEST,
+    LAST,
+    check_resumable,
+    opened_folder,
+    read_config,
+)
 from xpcap.training.objectives import CROSS_ENTROPY, OBJECTIVES, SELF_CRITICAL
 
 
@@ -21,25 +30,31 @@ class TrainOptions:
 
     Parameters
     ----------
-    data : dataset file or coco_captioning folder; None: that of the run `start`, or generated pictures
+    data : dataset file or coco_captioning folder; None: that of the run `start`, or generated
+        pictures
     start : run folder whose best parameters to start from; None: random ones
-    objective : "cross-entropy", or "self-critical", which goes on from a run: see xpcap.training.objectives
+    objective : "cross-entropy", or "self-critical", which goes on from a run: see
+        xpcap.training.objectives
     samples : captions of a picture that self-critical training samples
     sharpen : factor on the scores of words that self-critical training begins with
     out : run folder to make; None: a fresh folder under runs/
     cell : "lstm" or "rnn"
     hidden : H, size of the hidden state
     wordvec : W, size of a word vector
-    epochs : passes over the training captions, in self-critical training over the training pictures; 0: see `epochs_for`
+    epochs : passes over the training captions, in self-critical training over the training
+        pictures; 0: see `epochs_for`
     score_epochs : epochs of self-critical training that follow, from the best parameters; 0: none
-    batch_size : N, captions in a batch; in self-critical training those sampled, of batch_size // samples pictures
+    batch_size : N, captions in a batch; in self-critical training those sampled, of batch_size //
+        samples pictures
     lr : Adam's learning rate in the first epoch
-    lr_decay : factor on the learning rate after each epoch; "linear": it falls with every step, to zero after the last
+    lr_decay : factor on the learning rate after each epoch; "linear": it falls with every step, to
+        zero after the last
     select : what tells the best epoch: "loss" or "cider"; see CaptioningSolver
     clip : largest global norm of a gradient; 0: no clipping
     dropout : share of features, word vectors and hidden units dropped, in [0, 1)
     smoothing : share of each target word's probability that all words get alike, in [0, 1)
-    inject : how the image enters, a name in xpcap.models.config.INJECT; "attention" and "attention+every-step" need a data set of grids
+    inject : how the image enters, a name in xpcap.models.config.INJECT; "attention" and
+        "attention+every-step" need a data set of grids
     feature_scaling : "standardize" or "none", fitted on the train split
     seed : of weights, order of captions, dropout and generated pictures
     patience : stop after this many epochs in a row without a better one; 0: never
@@ -74,44 +89,88 @@ class TrainOptions:
     resume: bool = False
 
 
-NO_SETTINGS = ("out", "save_every", "resume")  # they do not change what is learnt, and are not kept with a run
-MAY_CHANGE = ("data", "start", "epochs", "patience")  # on resume: training so far does not depend on them
+NO_SETTINGS = (
+    "out",
+    "save_every",
+    "resume",
+)  # they do not change what is learnt, and are not kept with a run
+MAY_CHANGE = (
+    "data",
+    "start",
+    "epochs",
+    "patience",
+)  # on resume: training so far does not depend on them
 OF_MODEL = ("cell", "hidden", "wordvec", "inject", "feature_scaling")  # the parameters decide them
 
 
-# Fifteen thousand scenes need few epochs, and none of what keeps a captioner from learning photographs by heart. Their features keep their scale:
-# standardising would blow up rare ones, and a captioner that memorises those does not carry over to combinations it has not seen.
+# Fifteen thousand scenes need few epochs, and none of what keeps a captioner from learning
+# photographs by heart. Their features keep their scale:
+# standardising would blow up rare ones, and a captioner that memorises those does not carry over to
+# combinations it has not seen.
 GENERATED = TrainOptions(
-    hidden=256, wordvec=128, epochs=4, score_epochs=0, batch_size=32, lr=2e-3, lr_decay=0.5, select="loss", dropout=0.0, smoothing=0.0, inject="init",
+    hidden=256,
+    wordvec=128,
+    epochs=4,
+    score_epochs=0,
+    batch_size=32,
+    lr=2e-3,
+    lr_decay=0.5,
+    select="loss",
+    dropout=0.0,
+    smoothing=0.0,
+    inject="init",
     feature_scaling="none",
-)  # fmt: skip
+)
 
 
 # Of training on the score itself, where they differ from those of the run that it starts from.
 SELF_CRITICAL_DEFAULTS: dict[str, Any] = {
-    "objective": SELF_CRITICAL, "epochs": 5, "score_epochs": 0, "lr": 1e-4, "lr_decay": LINEAR, "select": "cider", "smoothing": 0.0, "patience": 0,
-}  # fmt: skip
+    "objective": SELF_CRITICAL,
+    "epochs": 5,
+    "score_epochs": 0,
+    "lr": 1e-4,
+    "lr_decay": LINEAR,
+    "select": "cider",
+    "smoothing": 0.0,
+    "patience": 0,
+}
 
 
 def check_options(options: TrainOptions) -> None:
-    """OptionError : an option is out of range that would be noticed late, after a first stage, or not at all."""
+    """OptionError : an option is out of range that would be noticed late, after a first stage, or
+    not at all.
+    """
     if options.objective not in OBJECTIVES:
         raise unknown("train_run", "`objective`", options.objective, OBJECTIVES)
-    for name, least in (("epochs", 0), ("score_epochs", 0), ("patience", 0), ("seed", 0), ("samples", 2)):
+    for name, least in (
+        ("epochs", 0),
+        ("score_epochs", 0),
+        ("patience", 0),
+        ("seed", 0),
+        ("samples", 2),
+    ):
         value = getattr(options, name)
         if not (isinstance(value, int | np.integer) and value >= least):
-            raise OptionError(f"train_run: `{name}` is {value!r}, expected a whole number of at least {least}")
+            raise OptionError(
+                f"train_run: `{name}` is {value!r}, expected a whole number of at least {least}"
+            )
     if not (isinstance(options.sharpen, int | float) and 0 < options.sharpen < math.inf):
-        raise OptionError(f"train_run: `sharpen` is {options.sharpen!r}, expected a positive number")
+        raise OptionError(
+            f"train_run: `sharpen` is {options.sharpen!r}, expected a positive number"
+        )
 
 
 def epochs_for(captions: int, batch_size: int) -> int:
-    """The epochs of cross entropy for a train split of so many captions, where none are given: 8, or up to 60 if that few steps would be below 1,200."""
+    """The epochs of cross entropy for a train split of so many captions, where none are given: 8,
+    or up to 60 if that few steps would be below 1,200.
+    """
     return max(8, min(60, math.ceil(1200 / math.ceil(captions / batch_size))))
 
 
 def default_out(options: TrainOptions) -> Path:
-    """The first of runs/NAME-CELL, runs/NAME-CELL-2, ... that does not exist; NAME is the data's."""
+    """The first of runs/NAME-CELL, runs/NAME-CELL-2, ... that does not exist; NAME is the
+    data's.
+    """
     name = f"{Path(options.data).resolve().stem if options.data else 'pictures'}-{options.cell}"
     k = 1
     while (path := Path("runs") / (name if k == 1 else f"{name}-{k}")).exists():
@@ -120,7 +179,9 @@ def default_out(options: TrainOptions) -> Path:
 
 
 def settings_of(options: TrainOptions) -> dict[str, Any]:
-    """The options as a run's config stores them: without NO_SETTINGS, `data` and `start` as paths, which are absolute unless they lie in the run."""
+    """The options as a run's config stores them: without NO_SETTINGS, `data` and `start` as paths,
+    which are absolute unless they lie in the run.
+    """
     settings = {key: value for key, value in asdict(options).items() if key not in NO_SETTINGS}
     data, start = (_kept(path, options.out) for path in (options.data, options.start))
     return {**settings, "data": data or DATA, "start": start}
@@ -131,17 +192,25 @@ def _kept(path: str | Path | None, out: str | Path | None) -> str:
         return ""
     whole = Path(path).resolve()
     inside = out is not None and whole.is_relative_to(Path(out).resolve())
-    return whole.relative_to(Path(out).resolve()).as_posix() if inside and out is not None else str(whole)
+    return (
+        whole.relative_to(Path(out).resolve()).as_posix()
+        if inside and out is not None
+        else str(whole)
+    )
 
 
 def options_of(config: Mapping[str, Any], out: Path) -> TrainOptions:
-    """The options that the run at `out` was trained with, from its config: the inverse of settings_of.
+    """The options that the run at `out` was trained with, from its config: the inverse of
+    settings_of.
 
     Raises
     ------
     DataError : a setting is missing, or has a value of the wrong kind.
     """
-    kept: dict[str, Any] = {"data": None if config["data"] == DATA else out / config["data"], "out": out}
+    kept: dict[str, Any] = {
+        "data": None if config["data"] == DATA else out / config["data"],
+        "out": out,
+    }
     kept["start"] = out / config["start"] if config["start"] else None
     for name, default in asdict(TrainOptions()).items():
         if name in (*kept, *NO_SETTINGS):
@@ -151,8 +220,13 @@ def options_of(config: Mapping[str, Any], out: Path) -> TrainOptions:
             kind = str if value == LINEAR else float
         if kind is float and type(value) is int and abs(value) <= LARGEST:
             value = float(value)
-        if type(value) is not kind or (isinstance(value, int | float) and not 0 <= value < math.inf):
-            raise DataError(f"train_run: the config of {out} has {name} {str(value)[:60]!r}, expected {kind.__name__} from 'train'; damaged?")
+        if type(value) is not kind or (
+            isinstance(value, int | float) and not 0 <= value < math.inf
+        ):
+            raise DataError(
+                f"train_run: the config of {out} has {name} {str(value)[:60]!r}, expected"
+                f" {kind.__name__} from 'train'; damaged?"
+            )
         kept[name] = value
     return TrainOptions(**kept)
 
@@ -175,7 +249,10 @@ def choose(data: str | Path | None, given: Mapping[str, Any]) -> TrainOptions:
     options = _defaults(data, given)
     options = replace(options, data=data or options.data, **given)
     if options.objective == SELF_CRITICAL and given.get("score_epochs"):
-        raise OptionError("train_run: `score_epochs` is given with self-critical training, expected `epochs`: there is no second stage to come")
+        raise OptionError(
+            "train_run: `score_epochs` is given with self-critical training, expected `epochs`:"
+            " there is no second stage to come"
+        )
     return replace(options, out=options.out or default_out(options))
 
 
@@ -184,7 +261,10 @@ def _defaults(data: str | Path | None, given: Mapping[str, Any]) -> TrainOptions
     out, start = given.get("out"), given.get("start")
     if given.get("resume"):
         if out is None:
-            raise OptionError("train_run: `resume` is given without `out`, expected both: which run should continue?")
+            raise OptionError(
+                "train_run: `resume` is given without `out`, expected both: which run should"
+                " continue?"
+            )
         check_resumable(Path(out))
         if begun := _run_at(Path(out) / FIRST) or _run_at(Path(out)):
             return replace(begun.options, out=out)
@@ -206,15 +286,24 @@ def _options_from(start: str | Path, given: Mapping[str, Any]) -> TrainOptions:
     """
     start = opened_folder(start)
     run = options_of(read_config(start), start)
-    different = [name for name in OF_MODEL if given.get(name, getattr(run, name)) != getattr(run, name)]
+    different = [
+        name for name in OF_MODEL if given.get(name, getattr(run, name)) != getattr(run, name)
+    ]
     if different:
-        listed = ", ".join(f"`{name}` {given[name]} (the run has {getattr(run, name)})" for name in different)
-        raise OptionError(f"train_run: {listed} given with `start`, expected the model of {start}; leave them out, or train from the beginning")
+        listed = ", ".join(
+            f"`{name}` {given[name]} (the run has {getattr(run, name)})" for name in different
+        )
+        raise OptionError(
+            f"train_run: {listed} given with `start`, expected the model of {start}; leave them"
+            " out, or train from the beginning"
+        )
     chosen: dict[str, Any] = {"objective": CROSS_ENTROPY, "score_epochs": 0}
     if given.get("objective") == SELF_CRITICAL:
         chosen = SELF_CRITICAL_DEFAULTS
     data = start / DATA if run.data is None else run.data
-    return replace(run, **{"out": None, "start": start, "data": data, "seed": TrainOptions.seed, **chosen})
+    return replace(
+        run, **{"out": None, "start": start, "data": data, "seed": TrainOptions.seed, **chosen}
+    )
 
 
 # The plan of training
@@ -272,7 +361,10 @@ def resolve(options: TrainOptions, open_path: Callable[[Path | None], CaptionDat
                 f"{out} is done after {first.options.epochs}; leave it out"
             )
     if options.objective == SELF_CRITICAL and options.start is None and not (out / LAST).exists():
-        raise OptionError("train_run: `objective` is self-critical without `start`, expected the run folder of a captioner that speaks already")
+        raise OptionError(
+            "train_run: `objective` is self-critical without `start`, expected the run folder of a"
+            " captioner that speaks already"
+        )
 
     path = options.data or (begun.options.data if staged and begun else None)
     if path is None and (folder / DATA).exists():
@@ -284,7 +376,11 @@ def resolve(options: TrainOptions, open_path: Callable[[Path | None], CaptionDat
 
     stages = [Stage(replace(options, out=folder), first and first.config)]
     if staged:
-        changed: dict[str, Any] = {"data": options.data, "save_every": options.save_every, "resume": True}
+        changed: dict[str, Any] = {
+            "data": options.data,
+            "save_every": options.save_every,
+            "resume": True,
+        }
         if begun:
             changed["data"] = options.data or begun.options.data
             stages = [Stage(replace(begun.options, **changed), begun.config)]
@@ -311,26 +407,37 @@ def _run_at(folder: Path) -> Stage | None:
 
 
 def check_agreement(options: TrainOptions, run: TrainOptions) -> None:
-    """Check that options do not contradict those of the run to continue. More epochs, or another patience, are no contradiction.
+    """Check that options do not contradict those of the run to continue. More epochs, or another
+    patience, are no contradiction.
 
-    With a learning rate that falls to zero in the last epoch, other epochs are one: every step would have been another.
+    With a learning rate that falls to zero in the last epoch, other epochs are one: every step
+    would have been another.
 
     Raises
     ------
     OptionError : they do; it names all that differ.
     """
-    names = [field.name for field in fields(TrainOptions) if field.name not in (*NO_SETTINGS, *MAY_CHANGE)]
+    names = [
+        field.name
+        for field in fields(TrainOptions)
+        if field.name not in (*NO_SETTINGS, *MAY_CHANGE)
+    ]
     different = [name for name in names if getattr(options, name) != getattr(run, name)]
     if not different and options.epochs != run.epochs and run.lr_decay == LINEAR:
         raise OptionError(
-            f"train_run: `epochs` {options.epochs} given with `resume`, expected the {run.epochs} of {run.out}: its learning rate falls to zero over "
-            f"them (`lr_decay` {LINEAR}), so that with others every step would have been another; leave `epochs` out, or begin another run with another "
-            "`out`, and this one as its `start`"
+            f"train_run: `epochs` {options.epochs} given with `resume`, expected the {run.epochs}"
+            f" of {run.out}: its learning rate falls to zero over them (`lr_decay` {LINEAR}), so"
+            " that with others every step would have been another; leave `epochs` out, or begin"
+            " another run with another `out`, and this one as its `start`"
         )
     if options.epochs < run.epochs or (options.epochs != run.epochs and run.lr_decay == LINEAR):
         different.append("epochs")
     if different:
-        listed = ", ".join(f"`{name}` {getattr(options, name)} (the run has {getattr(run, name)})" for name in different)
+        listed = ", ".join(
+            f"`{name}` {getattr(options, name)} (the run has {getattr(run, name)})"
+            for name in different
+        )
         raise OptionError(
-            f"train_run: {listed} given with `resume`, expected the options of {run.out}; leave them out, or begin another run with another `out`"
+            f"train_run: {listed} given with `resume`, expected the options of {run.out}; leave"
+            " them out, or begin another run with another `out`"
         )

@@ -1,4 +1,6 @@
-"""Pages of a run: its scores, curves and best, worst and random captions; and pages or PNGs of any captioned pictures."""
+"""Pages of a run: its scores, curves and best, worst and random captions; and pages or PNGs of any
+captioned pictures.
+"""
 
 import math
 import warnings
@@ -17,7 +19,15 @@ from xpcap.files import obstacle
 from xpcap.models import Beam
 from xpcap.progress import bar
 from xpcap.report import AttentionMap, Card, Gallery, draw_captions, write_page
-from xpcap.runs.captioning import PictureCaption, Skipped, attention_maps, caption_chosen, captioned, data_of, source_of
+from xpcap.runs.captioning import (
+    PictureCaption,
+    Skipped,
+    attention_maps,
+    caption_chosen,
+    captioned,
+    data_of,
+    source_of,
+)
 from xpcap.runs.folder import FIRST, PICTURES, Run, origin, read_history
 from xpcap.runs.scoring import Evaluation
 from xpcap.shapes import KIND, picture_of
@@ -26,33 +36,61 @@ PAGE = "index.html"
 SHOWN = 9  # pictures in each gallery of a run
 BEAM = 5  # hypotheses of a picture, all of them shown
 DRAWN = 60  # most pictures in a PNG: twenty rows of three
-KEPT = 320  # pixels of the longer side of a downloaded picture that is kept, as much as a page or PNG shows
+# pixels of the longer side of a downloaded picture that is kept, as much as a page or PNG shows
+KEPT = 320
 NOTE = "sentence BLEU-4"
-Look = Callable[[str], np.ndarray | None]  # name of a picture to the picture; None if it is not at hand
+Look = Callable[
+    [str], np.ndarray | None
+]  # name of a picture to the picture; None if it is not at hand
 
 
-def whole_history(folder: Path, records: Sequence[Mapping[str, Any]]) -> tuple[list[dict[str, Any]], int]:
-    """A run's records for people to look at: of two stages those of the first, then the second's epochs counted on; and how many are the first's."""
+def whole_history(
+    folder: Path, records: Sequence[Mapping[str, Any]]
+) -> tuple[list[dict[str, Any]], int]:
+    """A run's records for people to look at: of two stages those of the first, then the second's
+    epochs counted on; and how many are the first's.
+    """
     epochs = [record for record in read_history(folder / FIRST) if record.get("epoch") != 0]
     first = [{**record, "epoch": number} for number, record in enumerate(epochs, start=1)]
-    return [*first, *({**record, "epoch": len(first) + record["epoch"]} for record in records if record["epoch"] or not first)], len(first)
+    return [
+        *first,
+        *(
+            {**record, "epoch": len(first) + record["epoch"]}
+            for record in records
+            if record["epoch"] or not first
+        ),
+    ], len(first)
 
 
-def write_progress_page(folder: str | Path, epochs: int, records: Sequence[Mapping[str, Any]]) -> None:
+def write_progress_page(
+    folder: str | Path, epochs: int, records: Sequence[Mapping[str, Any]]
+) -> None:
     """Write the page of a run in training: its curves so far."""
     folder = Path(folder)
     whole, before = whole_history(folder, records)
     stages = f" (the first {before} by cross entropy, then on the score)" if before else ""
-    summary = f"After epoch {whole[-1]['epoch']} of {before + epochs}{stages}. Scores and captions follow when training ends."
+    summary = (
+        f"After epoch {whole[-1]['epoch']} of {before + epochs}{stages}. Scores and captions follow"
+        " when training ends."
+    )
     write_page(folder / PAGE, f"{folder.name}, in training", summary=summary, history=whole)
 
 
-def write_run_page(run: Run, records: Sequence[Mapping[str, Any]], evaluation: Evaluation | None, data: CaptionData | None = None) -> None:
-    """Write the page of a finished run: curves, settings and, if it was scored, scores with their protocols and three galleries.
+def write_run_page(
+    run: Run,
+    records: Sequence[Mapping[str, Any]],
+    evaluation: Evaluation | None,
+    data: CaptionData | None = None,
+) -> None:
+    """Write the page of a finished run: curves, settings and, if it was scored, scores with their
+    protocols and three galleries.
 
-    Each picture has its caption and the `BEAM` best that a beam search finds. `data` is what was scored; None: the run's own.
+    Each picture has its caption and the `BEAM` best that a beam search finds. `data` is what was
+    scored; None: the run's own.
     """
-    scored = f", scored on the {evaluation.n:,} pictures of {evaluation.split}" if evaluation else ""
+    scored = (
+        f", scored on the {evaluation.n:,} pictures of {evaluation.split}" if evaluation else ""
+    )
     write_page(
         run.path / PAGE,
         run.name,
@@ -65,34 +103,67 @@ def write_run_page(run: Run, records: Sequence[Mapping[str, Any]], evaluation: E
 
 
 def _scores(evaluation: Evaluation) -> list[tuple[str, str, str, str]]:
-    """Each score in plain words, and its protocol, which begins with half the width of the interval if it has one."""
+    """Each score in plain words, and its protocol, which begins with half the width of the interval
+    if it has one.
+    """
     plain = evaluation.plain
     return [
-        (title, value, plain[title], f"{width}, half of the 95 % interval; {protocol}" if width else protocol)
+        (
+            title,
+            value,
+            plain[title],
+            f"{width}, half of the 95 % interval; {protocol}" if width else protocol,
+        )
         for title, value, width, protocol in evaluation.rows()
     ]
 
 
 def check_new_file(path: str | Path, suffix: str, *, command: str = "caption") -> None:
-    """DataError : a page, PNG or table cannot be written to `path`. Call it before the work whose result goes there."""
+    """DataError : a page, PNG or table cannot be written to `path`. Call it before the work whose
+    result goes there.
+    """
     path = Path(path)
     if path.suffix.lower() != suffix:
-        raise DataError(f"{command}: {path} does not end in {suffix}, expected a name that does; are the arguments in order?")
+        raise DataError(
+            f"{command}: {path} does not end in {suffix}, expected a name that does; are the"
+            " arguments in order?"
+        )
     if why := obstacle(path):
         raise DataError(f"{command}: {path} {why}")
 
 
 def write_caption_page(
-    path: str | Path, run: Run, captions: Sequence[PictureCaption], look: Look, *, skipped: Sequence[Skipped] = (), progress: bool = False
+    path: str | Path,
+    run: Run,
+    captions: Sequence[PictureCaption],
+    look: Look,
+    *,
+    skipped: Sequence[Skipped] = (),
+    progress: bool = False,
 ) -> None:
     """Write a page of captioned pictures. DataError : `path` exists, or cannot be written to."""
     check_new_file(path, ".html")
-    about = "In the order they were given." if not any(caption.references for caption in captions) else "Spread evenly over the split."
+    about = (
+        "In the order they were given."
+        if not any(caption.references for caption in captions)
+        else "Spread evenly over the split."
+    )
     cards = (_card(run, caption, look) for caption in bar(captions, progress, "writing the page"))
-    write_page(path, f"Captions by {run.name}", galleries=[Gallery("Pictures", about, cards)], skipped=skipped)
+    write_page(
+        path,
+        f"Captions by {run.name}",
+        galleries=[Gallery("Pictures", about, cards)],
+        skipped=skipped,
+    )
 
 
-def write_caption_png(path: str | Path, captions: Sequence[PictureCaption], look: Look, *, on_remark: Callable[[str], object] = warnings.warn) -> int:
+def write_caption_png(
+    path: str | Path,
+    captions: Sequence[PictureCaption],
+    look: Look,
+    *,
+    on_remark: Callable[[str], object] = warnings.warn,
+) -> int:
     """Write captioned pictures as one PNG: the first 60 that are at hand.
 
     Parameters
@@ -108,13 +179,19 @@ def write_caption_png(path: str | Path, captions: Sequence[PictureCaption], look
     DataError : `path` exists, cannot be written to, or no picture is at hand.
     """
     check_new_file(path, ".png")
-    at_hand = ((picture, caption) for caption in captions if (picture := look(caption.image)) is not None)
+    at_hand = (
+        (picture, caption) for caption in captions if (picture := look(caption.image)) is not None
+    )
     shown = list(islice(at_hand, DRAWN))
     if not shown:
         raise DataError(
-            f"caption: none of {len(captions)} pictures is at hand to be drawn in {path}, expected the folder that the data set remembers; was it moved?"
+            f"caption: none of {len(captions)} pictures is at hand to be drawn in {path}, expected"
+            " the folder that the data set remembers; was it moved?"
         )
-    texts = [caption.caption for _, caption in shown], [caption.references[0] if caption.references else "" for _, caption in shown]
+    texts = (
+        [caption.caption for _, caption in shown],
+        [caption.references[0] if caption.references else "" for _, caption in shown],
+    )
     draw_captions(path, [picture for picture, _ in shown], *texts, on_remark=on_remark)
     return len(shown)
 
@@ -125,7 +202,8 @@ def look_at_files(name: str) -> np.ndarray | None:
 
 
 class Downloads:
-    """Small copies of downloaded pictures: a page shows what was captioned, though the link may be dead or lead to another picture by then.
+    """Small copies of downloaded pictures: a page shows what was captioned, though the link may be
+    dead or lead to another picture by then.
 
     Hand `keep` to `caption_files`, and `look` to `write_caption_page` and `write_caption_png`.
     """
@@ -148,7 +226,8 @@ class Downloads:
 
 
 def look_in(run: Run, source: Source) -> Look:
-    """Pictures of a data set with that source, from the folder that it remembers; generated ones from the run folder, or drawn again.
+    """Pictures of a data set with that source, from the folder that it remembers; generated ones
+    from the run folder, or drawn again.
 
     Names come from files of anybody's: what lies outside the folder is not opened.
     """
@@ -179,12 +258,25 @@ def _words(caption: PictureCaption) -> Sequence[str]:
 
 
 def _card(run: Run, caption: PictureCaption, look: Look, note: str = "") -> Card:
-    words, picture = list(zip(_words(caption), caption.probabilities, strict=True)), look(caption.image)
-    return Card(caption.image, picture, words, caption.references, note, caption.n_best, _looked(run, caption, picture))
+    words, picture = (
+        list(zip(_words(caption), caption.probabilities, strict=True)),
+        look(caption.image),
+    )
+    return Card(
+        caption.image,
+        picture,
+        words,
+        caption.references,
+        note,
+        caption.n_best,
+        _looked(run, caption, picture),
+    )
 
 
 def _looked(run: Run, caption: PictureCaption, picture: np.ndarray | None) -> AttentionMap | None:
-    """Where the run looked, over the part of the picture that its encoder sees. None: it is not known, or the places are not K x K."""
+    """Where the run looked, over the part of the picture that its encoder sees. None: it is not
+    known, or the places are not K x K.
+    """
     weights = np.array(caption.attention or ())
     side = math.isqrt(weights.size // len(weights)) if weights.size else 0
     if picture is None or not side or side * side != weights.shape[1]:
@@ -196,8 +288,15 @@ def _looked(run: Run, caption: PictureCaption, picture: np.ndarray | None) -> At
 def _facts(run: Run) -> list[tuple[str, str]]:
     config = run.config
     source = {key: value for key, value in config.get("source", {}).items() if key != "pictures"}
-    rows = [(key, str(value)) for key, value in config.items() if key not in ("format", "source", "data_stamp", "data")]
-    made = [("data", Path(config["data"]).name), *((f"data: {key}", str(value)) for key, value in source.items())]
+    rows = [
+        (key, str(value))
+        for key, value in config.items()
+        if key not in ("format", "source", "data_stamp", "data")
+    ]
+    made = [
+        ("data", Path(config["data"]).name),
+        *((f"data: {key}", str(value)) for key, value in source.items()),
+    ]
     return [*rows, ("parameters", f"{run.model.size:,}"), *made]
 
 
@@ -208,24 +307,39 @@ def _galleries(run: Run, evaluation: Evaluation, data: CaptionData | None) -> li
     count = min(SHOWN, max(1, len(order) // 3))
     drawn = np.random.default_rng(0).choice(len(order), count, replace=False)
     chosen = {
-        "Best": (f"The {count} captions with the highest smoothed sentence BLEU-4 of {len(order):,}.", order[:count]),
+        "Best": (
+            f"The {count} captions with the highest smoothed sentence BLEU-4 of {len(order):,}.",
+            order[:count],
+        ),
         "Worst": (f"The {count} with the lowest.", order[::-1][:count]),
         "Random": (f"{count} drawn at random.", sorted(drawn.tolist())),
     }
-    searched = _searched(run, evaluation, data, sorted({i for _, numbers in chosen.values() for i in numbers}))
+    searched = _searched(
+        run, evaluation, data, sorted({i for _, numbers in chosen.values() for i in numbers})
+    )
     return [
-        Gallery(title, about, [_card(run, searched[i], look, f"{NOTE} {scores[i]:.2f}") for i in numbers])
+        Gallery(
+            title,
+            about,
+            [_card(run, searched[i], look, f"{NOTE} {scores[i]:.2f}") for i in numbers],
+        )
         for title, (about, numbers) in chosen.items()
     ]
 
 
-def _searched(run: Run, evaluation: Evaluation, data: CaptionData | None, numbers: Sequence[int]) -> dict[int, PictureCaption]:
-    """Captions that were scored, each with what a beam finds for the same picture, and where the run looked for its words."""
+def _searched(
+    run: Run, evaluation: Evaluation, data: CaptionData | None, numbers: Sequence[int]
+) -> dict[int, PictureCaption]:
+    """Captions that were scored, each with what a beam finds for the same picture, and where the
+    run looked for its words.
+    """
     seen = data_of(run, data)
     pictures = captioned(seen, evaluation.split)[list(numbers)]
     policy = Beam(BEAM, n_best=BEAM, max_length=run.config["max_words"])
     beams = caption_chosen(run, seen, evaluation.split, pictures, policy=policy)
     scored = [evaluation.captions[i] for i in numbers]
-    looked = attention_maps(run, seen.features(evaluation.split, pictures), [one.words for one in scored])
+    looked = attention_maps(
+        run, seen.features(evaluation.split, pictures), [one.words for one in scored]
+    )
     found = zip(numbers, scored, beams, looked, strict=True)
     return {i: one._replace(n_best=beam.n_best, attention=where) for i, one, beam, where in found}

@@ -52,7 +52,10 @@ from xpcap.shapes import write_pictures
 from xpcap.training.solver import CaptioningSolver
 from xpcap.training.state import Record, TrainingState, best_of
 
-CURVE_SECONDS, PAGE_SECONDS = 10, 60  # between drawings of loss.png, and of the page with its curves
+CURVE_SECONDS, PAGE_SECONDS = (
+    10,
+    60,
+)  # between drawings of loss.png, and of the page with its curves
 ASKED = (signal.SIGINT, signal.SIGTERM)
 
 
@@ -100,7 +103,12 @@ class StopRequest:
                     self._before[asked] = signal.signal(asked, self._note)
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
         for asked, handler in self._before.items():
             signal.signal(asked, handler)
 
@@ -129,7 +137,9 @@ class Picture:
     takes some 0.1 s, and holds Python's lock, so that a thread that launches kernels stands still.
     """
 
-    def __init__(self, draw: Callable[[list[Record]], None], seconds: float, clock: Callable[[], float]) -> None:
+    def __init__(
+        self, draw: Callable[[list[Record]], None], seconds: float, clock: Callable[[], float]
+    ) -> None:
         self._draw, self._pace = draw, Pace(seconds, clock)
         self._shown = 0  # epochs
 
@@ -178,7 +188,10 @@ class RunWriter:
         def write_page(records: list[Record]) -> None:
             write_progress_page(out, epochs, records)
 
-        self._pictures = Picture(draw_curve, CURVE_SECONDS, clock), Picture(write_page, PAGE_SECONDS, clock)
+        self._pictures = (
+            Picture(draw_curve, CURVE_SECONDS, clock),
+            Picture(write_page, PAGE_SECONDS, clock),
+        )
 
     def begin(self, solver: CaptioningSolver) -> None:
         """Write the parameters that training starts from, if scored: they are the best so far."""
@@ -208,7 +221,9 @@ class RunWriter:
         """
         best = best_of(state.records)
         in_file = best is not None and not state.is_best
-        solver.restore(state, best_params=self._read_best(best, state) if best and in_file else None)
+        solver.restore(
+            state, best_params=self._read_best(best, state) if best and in_file else None
+        )
         solver.times = read_times(self.out, state.epoch)
         if not self._writes:
             return
@@ -236,7 +251,8 @@ class RunWriter:
         tensors, _, meta = load_parameters(path)
         if meta.get("epoch") != best["epoch"] or meta.get("vocabulary") != self._vocabulary:
             raise DataError(
-                f"train_run: {path} is of epoch {str(meta.get('epoch'))[:20]}, expected epoch {best['epoch']}, the best of {LAST}; from another run?"
+                f"train_run: {path} is of epoch {str(meta.get('epoch'))[:20]}, expected epoch"
+                f" {best['epoch']}, the best of {LAST}; from another run?"
             )
         check_parameters(path, tensors, state.params.shapes)
         return tensors
@@ -296,7 +312,9 @@ def interval(text: str) -> Interval:
         found = Interval(seconds=float(match[1])) if match[1] else Interval(steps=int(match[2]))
         if min(found) > 0:
             return found
-    raise OptionError(f"train_run: `save_every` is {text!r}, expected seconds, as in 30s, or steps, as in 200")
+    raise OptionError(
+        f"train_run: `save_every` is {text!r}, expected seconds, as in 30s, or steps, as in 200"
+    )
 
 
 class Checkpointer:
@@ -317,7 +335,9 @@ class Checkpointer:
         after the same step
     """
 
-    def __init__(self, every: Interval, writer: RunWriter, stop: StopRequest, group: Group = SINGLE) -> None:
+    def __init__(
+        self, every: Interval, writer: RunWriter, stop: StopRequest, group: Group = SINGLE
+    ) -> None:
         self._every, self._writer, self._stop, self._group = every, writer, stop, group
         self._thread: threading.Thread | None = None
         self._error: BaseException | None = None
@@ -328,7 +348,12 @@ class Checkpointer:
     def __enter__(self) -> "Checkpointer":
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
         self.wait()
         if isinstance(error, SaveError) or self._group.rank:
             return  # what was to be written next would fail as well, and hide why
@@ -387,7 +412,9 @@ class Checkpointer:
         self.wait()
         state = solver.state()
         self._count_from(state.iteration)
-        self._thread = threading.Thread(target=self._write, args=(state, times), name="xpcap checkpoint")
+        self._thread = threading.Thread(
+            target=self._write, args=(state, times), name="xpcap checkpoint"
+        )
         self._thread.start()
         self._seconds += time.perf_counter() - begun
 
@@ -408,7 +435,9 @@ class Checkpointer:
 
     def _end(self, signum: int, solver: CaptioningSolver) -> None:
         self.wait()
-        self._group.all_gather("saved")  # where one process ends, all may: none leaves before rank 0 has saved
+        self._group.all_gather(
+            "saved"
+        )  # where one process ends, all may: none leaves before rank 0 has saved
         raise Stopped(signum, solver.iteration, solver.epoch)
 
     def _explain(self, error: OSError) -> SaveError:
@@ -416,19 +445,30 @@ class Checkpointer:
         saved = "nothing was saved before"
         if self._saved is not None:
             saved = f"iteration {self._saved} is saved; `resume` continues from there"
-        return SaveError(f"train_run: {error.filename or out} could not be written: {reason}; {_advice(error, out)}; {saved}")
+        return SaveError(
+            f"train_run: {error.filename or out} could not be written: {reason};"
+            f" {_advice(error, out)}; {saved}"
+        )
 
 
 def _advice(error: OSError, folder: Path) -> str:
     """What to do about a write that failed."""
     if error.errno in (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)):
         try:
-            free = f"{shutil.disk_usage(folder).free / 1e6:,.1f} MB are free on the disk of {folder}"
+            free = (
+                f"{shutil.disk_usage(folder).free / 1e6:,.1f} MB are free on the disk of {folder}"
+            )
         except OSError as problem:
             free = f"free space unknown: {problem.strerror}"
-        return f"expected room for the new checkpoint beside the old one ({free}); free some, or raise your quota"
+        return (
+            f"expected room for the new checkpoint beside the old one ({free}); free some, or raise"
+            " your quota"
+        )
     if error.errno == errno.EFBIG:
         return "expected a limit on file sizes above the checkpoint's; raise it (ulimit -f)"
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-        return f"expected a folder that may be written to; did the permissions of {os.fspath(folder)} change, or is its disk mounted read-only?"
+        return (
+            f"expected a folder that may be written to; did the permissions of {os.fspath(folder)}"
+            " change, or is its disk mounted read-only?"
+        )
     return "expected a working disk; is it failing, or was it removed?"

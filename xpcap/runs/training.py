@@ -21,14 +21,42 @@ from xpcap.distributed import SINGLE, Group
 from xpcap.distributed.mpi import VARIABLE
 from xpcap.errors import DataError, GroupError, OptionError
 from xpcap.models import CaptioningRNN, ModelConfig, build_model
-from xpcap.runs.folder import BEST, CONFIG, LAST, LOCK, Checkpoint, Run, best_digest, check_scaling, digest, load_checkpoint, open_run, reserved
-from xpcap.runs.options import Plan, Stage, TrainOptions, check_options, default_out, resolve, settings_of
+from xpcap.runs.folder import (
+    BEST,
+    CONFIG,
+    LAST,
+    LOCK,
+    Checkpoint,
+    Run,
+    best_digest,
+    check_scaling,
+    digest,
+    load_checkpoint,
+    open_run,
+    reserved,
+)
+from xpcap.runs.options import (
+    Plan,
+    Stage,
+    TrainOptions,
+    check_options,
+    default_out,
+    resolve,
+    settings_of,
+)
 from xpcap.runs.pages import write_run_page
 from xpcap.runs.saver import Checkpointer, RunWriter, StopRequest, interval, write_start
 from xpcap.runs.scoring import Evaluation, evaluate_run
 from xpcap.safetensors_file import read_tensors
 from xpcap.shapes import generate
-from xpcap.training.objectives import CROSS_ENTROPY, SELF_CRITICAL, CrossEntropy, Objective, SelfCritical, scale_logits
+from xpcap.training.objectives import (
+    CROSS_ENTROPY,
+    SELF_CRITICAL,
+    CrossEntropy,
+    Objective,
+    SelfCritical,
+    scale_logits,
+)
 from xpcap.training.solver import CaptioningSolver
 
 # Variables of ours that ranks may differ in: a backend's name is compared without its device.
@@ -45,9 +73,17 @@ class Trained(NamedTuple):
 
 
 def train_run(
-    options: TrainOptions, *, on_epoch: Hook | None = None, progress: bool = False, on_resume: Hook | None = None, on_remark: Remark = warnings.warn,
-    group: Group = SINGLE, on_stage: Callable[[TrainOptions], object] | None = None, on_begin: Hook | None = None, on_step: Hook | None = None,
-) -> Trained:  # fmt: skip
+    options: TrainOptions,
+    *,
+    on_epoch: Hook | None = None,
+    progress: bool = False,
+    on_resume: Hook | None = None,
+    on_remark: Remark = warnings.warn,
+    group: Group = SINGLE,
+    on_stage: Callable[[TrainOptions], object] | None = None,
+    on_begin: Hook | None = None,
+    on_step: Hook | None = None,
+) -> Trained:
     """Train a captioner, score it, and leave a run folder with its page.
 
     With `score_epochs` the run has two stages. The first, of cross entropy, is a run of its own in
@@ -63,8 +99,8 @@ def train_run(
     progress : show progress bars on a terminal
     on_resume : called with the solver when a run is continued, before its first step
     on_remark : called with a sentence where a run goes on otherwise than it began, on other ranks
-    group : the ranks that train together, from `xpcap.distributed.init()`; `options` are rank 0's. Rank
-        0 writes; all return the same
+    group : the ranks that train together, from `xpcap.distributed.init()`; `options` are rank 0's.
+        Rank 0 writes; all return the same
     on_stage : called with the options of the second stage before it begins or goes on
     on_begin : called with the solver before the first step of a stage, or before the stage goes on
     on_step : called with the solver after each step, and between the batches of a validation
@@ -100,8 +136,16 @@ def train_run(
                 on_stage(stage.options)
             with contextlib.nullcontext() if stage.folder == out else reserve(stage.folder, True):
                 records = _train(
-                    stage, plan.data, group, progress, on_epoch=on_epoch, on_resume=on_resume, on_remark=on_remark, on_begin=on_begin, on_step=on_step
-                )  # fmt: skip
+                    stage,
+                    plan.data,
+                    group,
+                    progress,
+                    on_epoch=on_epoch,
+                    on_resume=on_resume,
+                    on_remark=on_remark,
+                    on_begin=on_begin,
+                    on_step=on_step,
+                )
                 group.all_gather("all is written")
                 run = open_run(stage.folder)
                 evaluation = None
@@ -113,24 +157,49 @@ def train_run(
 
 
 def _train(
-    stage: Stage, data: CaptionData, group: Group, progress: bool, *,
-    on_epoch: Hook | None, on_resume: Hook | None, on_remark: Remark, on_begin: Hook | None, on_step: Hook | None,
-) -> list[dict[str, Any]]:  # fmt: skip
+    stage: Stage,
+    data: CaptionData,
+    group: Group,
+    progress: bool,
+    *,
+    on_epoch: Hook | None,
+    on_resume: Hook | None,
+    on_remark: Remark,
+    on_begin: Hook | None,
+    on_step: Hook | None,
+) -> list[dict[str, Any]]:
     """Train a stage to its end; return its records. The memory of training is free afterwards."""
     options, folder = stage.options, stage.folder
-    model = build_model(_model_config(options, data), data.vocabulary.word_to_idx, seed=options.seed)
+    model = build_model(
+        _model_config(options, data), data.vocabulary.word_to_idx, seed=options.seed
+    )
     checkpoint = _checkpoint(stage, data, model)
-    data.scaling = scaling = checkpoint.scaling if checkpoint else _initial(stage, data, model, group)
+    data.scaling = scaling = (
+        checkpoint.scaling if checkpoint else _initial(stage, data, model, group)
+    )
     writer = RunWriter(folder, options.epochs, scaling, digest(data.vocabulary), group.rank == 0)
     stop = StopRequest(speaks=group.rank == 0)
     saver = Checkpointer(interval(options.save_every), writer, stop, group)
     objective, batch_size = _objective(options, data, group)
     solver = CaptioningSolver(
-        model, data, update_rule="adam", optim_config={"learning_rate": options.lr}, lr_decay=options.lr_decay,
-        select=options.select, batch_size=batch_size, num_epochs=options.epochs, patience=options.patience or None,
-        clip_norm=options.clip or None, seed=options.seed, verbose=False, progress=progress,
-        on_step=_both(saver.on_step, on_step), on_epoch=_both(saver.on_epoch, on_epoch), objective=objective, group=group,
-    )  # fmt: skip
+        model,
+        data,
+        update_rule="adam",
+        optim_config={"learning_rate": options.lr},
+        lr_decay=options.lr_decay,
+        select=options.select,
+        batch_size=batch_size,
+        num_epochs=options.epochs,
+        patience=options.patience or None,
+        clip_norm=options.clip or None,
+        seed=options.seed,
+        verbose=False,
+        progress=progress,
+        on_step=_both(saver.on_step, on_step),
+        on_epoch=_both(saver.on_epoch, on_epoch),
+        objective=objective,
+        group=group,
+    )
     if checkpoint is None and options.start is not None:
         if "val" in data.splits:
             solver.score_start()
@@ -150,7 +219,11 @@ def _train(
             on_begin(solver)
         solver.warm_up()
         saver.begin(solver.iteration)
-        with stop, saver, np.errstate(all="ignore"):  # the solver says more of a loss that is not finite
+        with (
+            stop,
+            saver,
+            np.errstate(all="ignore"),
+        ):  # the solver says more of a loss that is not finite
             solver.train()
         saver.check_stop(solver)
     return solver.records
@@ -179,13 +252,15 @@ def _model_config(options: TrainOptions, data: CaptionData) -> ModelConfig:
     grid, attends = len(data.feature_shape) > 1, "attention" in options.inject
     if grid and not attends:
         raise OptionError(
-            f"train_run: `inject` is {options.inject}, for one feature a picture, and the data has grids of {data.feature_shape[0]} places, expected "
-            "`inject` attention, or attention+every-step; or prepare the data without a grid"
+            f"train_run: `inject` is {options.inject}, for one feature a picture, and the data has"
+            f" grids of {data.feature_shape[0]} places, expected `inject` attention, or"
+            " attention+every-step; or prepare the data without a grid"
         )
     if attends and not grid:
         raise OptionError(
-            f"train_run: `inject` is {options.inject}, for grids, and the data has one feature a picture, of size {data.feature_dim}, expected places to "
-            "attend to: prepare the data with `grid` 5, or give `inject` every-step"
+            f"train_run: `inject` is {options.inject}, for grids, and the data has one feature a"
+            f" picture, of size {data.feature_dim}, expected places to attend to: prepare the data"
+            " with `grid` 5, or give `inject` every-step"
         )
     sizes = len(data.vocabulary), data.feature_shape, options.wordvec, options.hidden
     return ModelConfig(*sizes, cell=options.cell, dropout=options.dropout, inject=options.inject)
@@ -198,7 +273,10 @@ def _checkpoint(stage: Stage, data: CaptionData, model: CaptioningRNN) -> Checkp
         return None
     checkpoint = load_checkpoint(path, model.params.shapes)
     if checkpoint.vocabulary != digest(data.vocabulary):
-        raise DataError(f"train_run: {path} was trained with another vocabulary than that of its data, expected the same; from another run?")
+        raise DataError(
+            f"train_run: {path} was trained with another vocabulary than that of its data, expected"
+            " the same; from another run?"
+        )
     check_scaling(path, checkpoint.scaling, stage.config)
     return checkpoint
 
@@ -222,11 +300,15 @@ def _initial(stage: Stage, data: CaptionData, model: CaptioningRNN, group: Group
     ours, theirs = data.feature_shape, run.model.config.feature_shape
     if ours != theirs:
         raise DataError(
-            f"train_run: {start} takes features of shape {theirs}, the data has {ours}, expected the same; were pictures encoded otherwise?"
+            f"train_run: {start} takes features of shape {theirs}, the data has {ours}, expected"
+            " the same; were pictures encoded otherwise?"
         )
     recorded = (stage.config or {}).get("start_digest")
     if recorded is not None and recorded != best_digest(start):
-        raise DataError(f"train_run: {Path(start) / BEST} has changed since the run that starts from it began; begin another run")
+        raise DataError(
+            f"train_run: {Path(start) / BEST} has changed since the run that starts from it began;"
+            " begin another run"
+        )
     model.params = run.model.params
     return run.scaling
 
@@ -236,7 +318,8 @@ def _warn_if_ranks_changed(solver: CaptioningSolver, out: Path, on_remark: Remar
     now = solver.group.size
     if solver.times and before != now:
         on_remark(
-            f"train_run: {out} was trained by {before} process(es) and goes on with {now}: same batches, same dropout; sums are rounded differently"
+            f"train_run: {out} was trained by {before} process(es) and goes on with {now}: same"
+            " batches, same dropout; sums are rounded differently"
         )
 
 
@@ -255,7 +338,11 @@ def _check_ranks(group: Group, out: Path, plan: Plan) -> None:
     """
     if group.size == 1:
         return
-    environment = {name: value for name, value in sorted(os.environ.items()) if name.startswith("XPCAP_") and name not in OWN}
+    environment = {
+        name: value
+        for name, value in sorted(os.environ.items())
+        if name.startswith("XPCAP_") and name not in OWN
+    }
     ours: dict[str, Any] = {
         "xpcap": sys.modules["xpcap"].__version__,
         "Python": platform.python_version(),
@@ -283,7 +370,9 @@ def _iteration(folder: Path) -> Any:
 
 def _fitted_scaling(group: Group, kind: str, data: CaptionData) -> FeatureScaling:
     """The scaling that rank 0 fits to the train split, the same bits on every rank."""
-    fitted = fit_scaling(kind, data.split("train").features) if group.rank == 0 else FeatureScaling()
+    fitted = (
+        fit_scaling(kind, data.split("train").features) if group.rank == 0 else FeatureScaling()
+    )
     if group.size == 1:
         return fitted
     arrays = [array.tolist() for array in fitted if array is not None]
@@ -292,15 +381,26 @@ def _fitted_scaling(group: Group, kind: str, data: CaptionData) -> FeatureScalin
 
 
 def _compare(rank: int, theirs: Mapping[str, Any], first: Mapping[str, Any], out: Path) -> None:
-    if not theirs["run folder"] or theirs["checkpoint's iteration"] != first["checkpoint's iteration"]:
+    if (
+        not theirs["run folder"]
+        or theirs["checkpoint's iteration"] != first["checkpoint's iteration"]
+    ):
         raise DataError(
-            f"train_run: rank {rank} does not see {out} as rank 0 does, expected one folder for all ranks; is `out` on a disk that its machine shares?"
+            f"train_run: rank {rank} does not see {out} as rank 0 does, expected one folder for all"
+            " ranks; is `out` on a disk that its machine shares?"
         )
     for thing, value in theirs.items():
         if value != first[thing]:
             if isinstance(value, dict):
-                name = next(name for name in {**value, **first[thing]} if value.get(name) != first[thing].get(name))
+                name = next(
+                    name
+                    for name in {**value, **first[thing]}
+                    if value.get(name) != first[thing].get(name)
+                )
                 thing, value, other = f"{thing} {name}", value.get(name), first[thing].get(name)
             else:
                 other = first[thing]
-            raise GroupError(f"train_run: rank {rank} has {thing} {value!r:.80}, rank 0 has {other!r:.80}, expected the same on every rank")
+            raise GroupError(
+                f"train_run: rank {rank} has {thing} {value!r:.80}, rank 0 has {other!r:.80},"
+                " expected the same on every rank"
+            )

@@ -23,7 +23,9 @@ TRAIN, VAL = 15000, 500  # pictures
 MAX_WORDS = 25  # more than the grammar ever says
 
 
-def generate(seed: int = 0, *, train: int = TRAIN, val: int = VAL, progress: bool = False) -> CaptionData:
+def generate(
+    seed: int = 0, *, train: int = TRAIN, val: int = VAL, progress: bool = False
+) -> CaptionData:
     """Generated pictures with captions, and features by HistogramEncoder, as a data set.
 
     Parameters
@@ -40,7 +42,9 @@ def generate(seed: int = 0, *, train: int = TRAIN, val: int = VAL, progress: boo
     for split, count in zip(SPLITS, (train, val), strict=True):
         rng = np.random.default_rng([seed, len(SPLITS) + SPLITS.index(split)])
         scenes = [make_scene(split, number, seed) for number in range(count)]
-        features[split] = encoder.encode(paint(scene) for scene in bar(scenes, progress, f"drawing pictures of {split}"))
+        features[split] = encoder.encode(
+            paint(scene) for scene in bar(scenes, progress, f"drawing pictures of {split}")
+        )
         texts[split] = [describe(scene, rng) for scene in scenes for _ in range(CAPTIONS)]
     words = {split: [tokenize(text) for text in texts[split]] for split in SPLITS}
     vocabulary = Vocabulary.build_from_words(words["train"], min_count=1)
@@ -54,7 +58,16 @@ def generate(seed: int = 0, *, train: int = TRAIN, val: int = VAL, progress: boo
         )
         for split in SPLITS
     }
-    return CaptionData(vocabulary, splits, source=Source(encoder=encoder.name, generated=KIND, seed=int(seed), record={"train": train, "val": val}))
+    return CaptionData(
+        vocabulary,
+        splits,
+        source=Source(
+            encoder=encoder.name,
+            generated=KIND,
+            seed=int(seed),
+            record={"train": train, "val": val},
+        ),
+    )
 
 
 def picture_of(name: str, seed: int = 0) -> np.ndarray:

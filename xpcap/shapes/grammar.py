@@ -14,7 +14,8 @@ PLAIN = 0.6  # probability that a size is not mentioned
 TWO = "two of a kind"
 CHOICE = re.compile(r"\(([^)]*)\)")
 
-# Ways, choices in brackets and words for a size are listed from the likeliest to the rarest: see _odds.
+# Ways, choices in brackets and words for a size are listed from the likeliest to the rarest: see
+# _odds.
 POSITION = {
     "top left": "(in the top left corner|at the top left)",
     "top": "(at the top|near the top)",
@@ -26,7 +27,13 @@ POSITION = {
     "bottom": "(at the bottom|near the bottom)",
     "bottom right": "(in the bottom right corner|at the bottom right)",
 }
-ALONE = ("{0} POSITION", "(there is|we see) {0} POSITION", "{0} is POSITION", "(a picture of|a drawing of) {0} POSITION", "POSITION there is {0}")
+ALONE = (
+    "{0} POSITION",
+    "(there is|we see) {0} POSITION",
+    "{0} is POSITION",
+    "(a picture of|a drawing of) {0} POSITION",
+    "POSITION there is {0}",
+)
 WAYS = {
     "beside": (
         "{0} (to the left of|left of) {1}",
@@ -60,15 +67,25 @@ WAYS = {
         "(there is|we see) {0} over {1} and {2}",
         "{0} and below it {1} and {2}",
     ),
-    f"{TWO} beside": ("{0} (side by side|next to each other)", "(there are|we see) {0} side by side", "a row of {0}"),
-    f"{TWO} above": ("{0} (one above the other|in a column)", "(there are|we see) {0} one above the other", "a column of {0}"),
+    f"{TWO} beside": (
+        "{0} (side by side|next to each other)",
+        "(there are|we see) {0} side by side",
+        "a row of {0}",
+    ),
+    f"{TWO} above": (
+        "{0} (one above the other|in a column)",
+        "(there are|we see) {0} one above the other",
+        "a column of {0}",
+    ),
 }
 
 
 def describe(scene: Scene, rng: np.random.Generator) -> str:
     """Draw one caption of a scene from the grammar."""
     ways, names = _parts(scene)
-    way = CHOICE.sub(lambda choice: _draw(_odds(choice[1].split("|")), rng), _draw(_odds(ways), rng))
+    way = CHOICE.sub(
+        lambda choice: _draw(_odds(choice[1].split("|")), rng), _draw(_odds(ways), rng)
+    )
     return way.format(*(_draw(texts, rng) for texts in names))
 
 
@@ -96,12 +113,18 @@ def _alike(scene: Scene) -> bool:
 
 
 def _parts(scene: Scene) -> tuple[Sequence[str], list[dict[str, float]]]:
-    """Phrasings of a scene's arrangement, and for each of their slots its texts with probabilities."""
+    """Phrasings of a scene's arrangement, and for each of their slots its texts with
+    probabilities.
+    """
     if len(scene.things) == 1:
-        return [way.replace("POSITION", POSITION[scene.arrangement]) for way in ALONE], [_names(scene.things[0])]
+        return [way.replace("POSITION", POSITION[scene.arrangement]) for way in ALONE], [
+            _names(scene.things[0])
+        ]
     if _alike(scene):
         thing = scene.things[0]
-        return WAYS[f"{TWO} {scene.arrangement}"], [_names(thing._replace(shape=f"{thing.shape}s"), article="two")]
+        return WAYS[f"{TWO} {scene.arrangement}"], [
+            _names(thing._replace(shape=f"{thing.shape}s"), article="two")
+        ]
     return WAYS[scene.arrangement], [_names(thing) for thing in scene.things]
 
 
@@ -110,4 +133,7 @@ def _names(thing: Thing, article: str = "") -> dict[str, float]:
     texts = {f"{thing.colour} {thing.shape}": PLAIN}
     for size, share in _odds(SIZES[thing.size]).items():
         texts[f"{size} {thing.colour} {thing.shape}"] = (1 - PLAIN) * share
-    return {f"{article or ('an' if text[0] in 'aeio' else 'a')} {text}": share for text, share in texts.items()}
+    return {
+        f"{article or ('an' if text[0] in 'aeio' else 'a')} {text}": share
+        for text, share in texts.items()
+    }

@@ -23,7 +23,17 @@ COLOURS = {
     "black": (25, 25, 28),
 }
 KINDS = tuple((colour, shape) for colour in COLOURS for shape in SHAPES)
-POSITIONS = ("top left", "top", "top right", "left", "middle", "right", "bottom left", "bottom", "bottom right")
+POSITIONS = (
+    "top left",
+    "top",
+    "top right",
+    "left",
+    "middle",
+    "right",
+    "bottom left",
+    "bottom",
+    "bottom right",
+)
 LINES = (22.0, 64.0, 106.0)  # columns, left to right, and rows, top to bottom, of POSITIONS; pixels
 PAIRS, TRIPLES = ("beside", "above"), ("row", "column", "pyramid")
 APART = {2: (40.0, 84.0), 3: (36.0, 42.0)}  # pixels from one thing to the next, by number of things
@@ -64,9 +74,12 @@ class Scene(NamedTuple):
 def apart(one: tuple[str, str], other: tuple[str, str]) -> bool:
     """Whether two kinds, each (colour, shape), never meet in a training picture.
 
-    The 32 kinds are in eight groups of four. Two kinds of one group never meet, nor do two things of a group's first kind.
+    The 32 kinds are in eight groups of four. Two kinds of one group never meet, nor do two things
+    of a group's first kind.
     """
-    return _dealt(one) // GROUP == _dealt(other) // GROUP and (one != other or _dealt(one) % GROUP == 0)
+    return _dealt(one) // GROUP == _dealt(other) // GROUP and (
+        one != other or _dealt(one) % GROUP == 0
+    )
 
 
 def away(kind: tuple[str, str], position: str) -> bool:
@@ -78,7 +91,9 @@ def away(kind: tuple[str, str], position: str) -> bool:
 
 
 def _dealt(kind: tuple[str, str]) -> int:
-    """A kind's rank in a fixed shuffle of all 32: triangular numbers modulo 32 are a permutation."""
+    """A kind's rank in a fixed shuffle of all 32: triangular numbers modulo 32 are a
+    permutation.
+    """
     number = KINDS.index(kind)
     return 7 * number * (number + 1) // 2 % len(KINDS)
 
@@ -100,26 +115,41 @@ def make_scene(split: str, number: int, seed: int) -> Scene:
     count = int(rng.choice((1, 2, 3), p=(0.3, 0.4, 0.3)))
     arrangement, centres = _arrange(count, rng)
     things = []
-    for (colour, shape), (x, y) in zip(_choose(split, arrangement, count, rng), centres, strict=True):
+    for (colour, shape), (x, y) in zip(
+        _choose(split, arrangement, count, rng), centres, strict=True
+    ):
         size = str(rng.choice(("small", "large")))
         radius = rng.uniform(*(SMALL if size == "small" else LARGE if count > 1 else LARGE_ALONE))
         x, y = (float(np.clip(at, 1.3 * radius, SIDE - 1.3 * radius)) for at in (x, y))
-        red, green, blue = (int(np.clip(part + rng.uniform(-14, 14), 0, 255)) for part in COLOURS[colour])
-        things.append(Thing(size, colour, shape, x, y, radius, rng.uniform(-0.15, 0.15), (red, green, blue)))
+        red, green, blue = (
+            int(np.clip(part + rng.uniform(-14, 14), 0, 255)) for part in COLOURS[colour]
+        )
+        things.append(
+            Thing(size, colour, shape, x, y, radius, rng.uniform(-0.15, 0.15), (red, green, blue))
+        )
     light = rng.uniform(215, 255) + rng.uniform(-8, 8, 3) if rng.random() < 0.8 else np.full(3, 255)
     red, green, blue = (int(part) for part in np.clip(light, 0, 255))
-    return Scene(tuple(things), arrangement, (red, green, blue), float(rng.uniform(0.7, 1.5)) if rng.random() < LINED else 0.0)
+    return Scene(
+        tuple(things),
+        arrangement,
+        (red, green, blue),
+        float(rng.uniform(0.7, 1.5)) if rng.random() < LINED else 0.0,
+    )
 
 
 def scene_of(name: str, seed: int) -> Scene:
     """The scene behind a picture's name, such as ``val00012.png``. DataError : no such name."""
     match = re.fullmatch(rf"({'|'.join(SPLITS)})(\d{{1,9}})\.png", name)
     if match is None:
-        raise DataError(f"scene_of: {name!r} is no generated picture, expected a name such as val00012.png")
+        raise DataError(
+            f"scene_of: {name!r} is no generated picture, expected a name such as val00012.png"
+        )
     return make_scene(match[1], int(match[2]), seed)
 
 
-def _choose(split: str, arrangement: str, count: int, rng: np.random.Generator) -> list[tuple[str, str]]:
+def _choose(
+    split: str, arrangement: str, count: int, rng: np.random.Generator
+) -> list[tuple[str, str]]:
     """Draw kinds for a scene of the split; in a share of ALIKE, two are equal."""
     alike = count > 1 and rng.random() < ALIKE
     while True:
@@ -142,7 +172,10 @@ def _arrange(count: int, rng: np.random.Generator) -> tuple[str, list[tuple[floa
     arrangement = str(rng.choice(PAIRS if count == 2 else TRIPLES))
     gaps = rng.uniform(*APART[count], 2)
     span = float(gaps[: count - 1].sum())
-    first, across = rng.uniform(LINES[0], LINES[2] - span) if span < LINES[2] - LINES[0] else LINES[0], rng.uniform(LINES[0], LINES[2])
+    first, across = (
+        rng.uniform(LINES[0], LINES[2] - span) if span < LINES[2] - LINES[0] else LINES[0],
+        rng.uniform(LINES[0], LINES[2]),
+    )
     if arrangement == "pyramid":
         top = SIDE / 2 + rng.uniform(-ASTRAY, ASTRAY)
         height = rng.uniform(APART[2][0], LINES[2] - LINES[0])
@@ -164,7 +197,12 @@ def paint(scene: Scene) -> np.ndarray:
         corners = [((thing.x + x) * SMOOTH, (thing.y + y) * SMOOTH) for x, y in _outline(thing)]
         pen.polygon(corners, thing.paint)
         if scene.line:
-            pen.line([*corners, *corners[:2]], COLOURS["black"], round(scene.line * SMOOTH), joint="curve")
+            pen.line(
+                [*corners, *corners[:2]],
+                COLOURS["black"],
+                round(scene.line * SMOOTH),
+                joint="curve",
+            )
     return np.asarray(picture.reduce(SMOOTH))
 
 
@@ -179,6 +217,9 @@ def _outline(thing: Thing) -> list[tuple[float, float]]:
     first = math.pi / 4 if thing.shape == "square" else 0.0
     points = []
     for k in range(corners):
-        angle, radius = first + thing.turn + 2 * math.pi * k / corners, thing.radius * radii[k % len(radii)]
+        angle, radius = (
+            first + thing.turn + 2 * math.pi * k / corners,
+            thing.radius * radii[k % len(radii)],
+        )
         points.append((radius * math.sin(angle), -radius * math.cos(angle)))
     return points

@@ -15,7 +15,10 @@ class NamedExactly:
     name = "named"
     title = "named exactly"
     plain = "share of captions that name all the things there, and nothing else"
-    protocol = "share of captions that name exactly the (colour, shape) pairs of their scene, none missing and none made up"
+    protocol = (
+        "share of captions that name exactly the (colour, shape) pairs of their scene, none missing"
+        " and none made up"
+    )
     known_only = False
 
     def score(self, references: References, hypotheses: Sequence[Words]) -> Scored:

@@ -17,9 +17,18 @@ from xpcap.metrics.cider import CiderD
 from xpcap.models import Captioner, Policy
 from xpcap.progress import bar
 
-SELECT = ("loss", "cider")  # which epoch to keep: of the lowest loss, or the highest CIDEr-D, on val
-PLAIN = "as unsure as a choice among so many words, at each word that people wrote; the fewer the better"
-PROTOCOL = "exp of the mean negative log-likelihood per target word, END included, captions uncut, words outside the vocabulary as UNK"
+SELECT = (
+    "loss",
+    "cider",
+)  # which epoch to keep: of the lowest loss, or the highest CIDEr-D, on val
+PLAIN = (
+    "as unsure as a choice among so many words, at each word that people wrote; the fewer the"
+    " better"
+)
+PROTOCOL = (
+    "exp of the mean negative log-likelihood per target word, END included, captions uncut, words"
+    " outside the vocabulary as UNK"
+)
 ACCURACY_SAMPLE = 1000  # training captions, at most, that train_accuracy is measured on
 MOST = 1000  # pictures, at most, that are captioned after an epoch
 AT_ONCE = 250
@@ -76,7 +85,9 @@ def teacher_forced(
     return TeacherForced(total / max(n, 1), perplexity, right / words, n, tokens)
 
 
-def accuracy(model: Captioner, features: Array, captions: Array, most: int | None, batch_size: int) -> float:
+def accuracy(
+    model: Captioner, features: Array, captions: Array, most: int | None, batch_size: int
+) -> float:
     """Share of words guessed right, on at most `most` captions (N, T+1), spread evenly."""
     rows = evenly_spaced(len(captions), most or len(captions))
     chunks = [rows[start : start + batch_size] for start in range(0, len(rows), batch_size)]
@@ -181,6 +192,10 @@ class EpochEvaluator:
         if self._captions is not None:
             self._captions.warm_up(model)
 
-    def _scored(self, model: Captioner, split: str, most: int, between: Callable[[], None]) -> TeacherForced:
+    def _scored(
+        self, model: Captioner, split: str, most: int, between: Callable[[], None]
+    ) -> TeacherForced:
         captions = evenly_spaced(len(self._data.split(split).captions), most)
-        return teacher_forced(model, self._feed, split, captions=captions, between=between, group=self._group)
+        return teacher_forced(
+            model, self._feed, split, captions=captions, between=between, group=self._group
+        )

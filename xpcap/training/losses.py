@@ -77,7 +77,9 @@ class LossBuffer:
         return self._losses
 
     def _read(self) -> None:
-        """Bring the waiting steps to the host: the one place where training waits for the device."""
+        """Bring the waiting steps to the host: the one place where training waits for the
+        device.
+        """
         if not self._unread:
             return
         table = to_numpy(self._waiting[: self._unread + 1])
@@ -103,7 +105,9 @@ class LossBuffer:
             return ""
         return diagnose(step, self._last_good, params, None, learning_rate)
 
-    def explain(self, loss: Array, norm: Array, params: Parameters, grads: Parameters, learning_rate: float) -> str:
+    def explain(
+        self, loss: Array, norm: Array, params: Parameters, grads: Parameters, learning_rate: float
+    ) -> str:
         """Diagnosis of a step that is not finite and not recorded, before its update."""
         self._read()
         step = Step(len(self) + 1, float(loss), float(norm))
@@ -146,13 +150,21 @@ def diagnose(
     return f"{'; '.join(parts)}; expected finite numbers; {cause}"
 
 
-def _cause(before: Step | None, bad: list[str], largest: float, at_once: bool, learning_rate: float) -> str:
+def _cause(
+    before: Step | None, bad: list[str], largest: float, at_once: bool, learning_rate: float
+) -> str:
     """The likely cause. `at_once`: noticed at the step itself, before its update."""
     diverged = largest > HUGE or (before is not None and before.norm > HUGE)
     if at_once and bad:
-        return f"was {bad[0]} set from outside, or did the last update, with the learning rate {learning_rate:g}, overflow?"
+        return (
+            f"was {bad[0]} set from outside, or did the last update, with the learning rate"
+            f" {learning_rate:g}, overflow?"
+        )
     if at_once and before is None and not diverged:
-        return "this is the first step: are the features finite, and of a size near 1? Scale them, as `feature_scaling` standardize does"
+        return (
+            "this is the first step: are the features finite, and of a size near 1? Scale them, as"
+            " `feature_scaling` standardize does"
+        )
     return f"is the learning rate, now {learning_rate:g}, too high?"
 
 

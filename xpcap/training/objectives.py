@@ -29,7 +29,9 @@ LossFunction = Callable[[Any, Batch, Workspace | None], tuple[Array, Parameters]
 class Objective:
     """The quantity that training minimises. A subclass gives `loss`; all else has a default."""
 
-    def loss(self, model: Any, batch: Batch, workspace: Workspace | None = None) -> tuple[Array, Parameters]:
+    def loss(
+        self, model: Any, batch: Batch, workspace: Workspace | None = None
+    ) -> tuple[Array, Parameters]:
         """Loss of a batch, 0-d, and its gradients, laid out like `model.params`."""
         raise NotImplementedError
 
@@ -60,9 +62,13 @@ class CrossEntropy(Objective):
 
     def __init__(self, smoothing: float = 0.0) -> None:
         share = "; it is a share of probability"
-        self.smoothing = check_number("CrossEntropy", "`smoothing`", smoothing, 0, below=1, hint=share)
+        self.smoothing = check_number(
+            "CrossEntropy", "`smoothing`", smoothing, 0, below=1, hint=share
+        )
 
-    def loss(self, model: Any, batch: Batch, workspace: Workspace | None = None) -> tuple[Array, Parameters]:
+    def loss(
+        self, model: Any, batch: Batch, workspace: Workspace | None = None
+    ) -> tuple[Array, Parameters]:
         # Not every model knows how to share a batch between ranks, or how to smooth.
         more: dict[str, Any] = {} if batch.shard is None else {"shard": batch.shard}
         if self.smoothing:
@@ -77,7 +83,9 @@ class FunctionObjective(Objective):
     def __init__(self, function: LossFunction) -> None:
         self._function = function
 
-    def loss(self, model: Any, batch: Batch, workspace: Workspace | None = None) -> tuple[Array, Parameters]:
+    def loss(
+        self, model: Any, batch: Batch, workspace: Workspace | None = None
+    ) -> tuple[Array, Parameters]:
         return self._function(model, batch, workspace)
 
 
@@ -97,12 +105,15 @@ def as_objective(given: Objective | LossFunction | None) -> Objective:
         inspect.signature(given).bind("model", "batch", "workspace")
     except (TypeError, ValueError) as error:
         raise TypeError(
-            f"CaptioningSolver: objective is called as objective(model, batch, workspace), expected one that takes these ({error})"
+            "CaptioningSolver: objective is called as objective(model, batch, workspace), expected"
+            f" one that takes these ({error})"
         ) from error
     return FunctionObjective(given)
 
 
-def loss_and_gradients(objective: Objective, model: Any, batch: Batch, workspace: Workspace) -> tuple[Array, Parameters]:
+def loss_and_gradients(
+    objective: Objective, model: Any, batch: Batch, workspace: Workspace
+) -> tuple[Array, Parameters]:
     """Loss and gradients that an objective returns, checked.
 
     The loss is a 0-d array of the model's library and dtype.
@@ -113,7 +124,10 @@ def loss_and_gradients(objective: Objective, model: Any, batch: Batch, workspace
     """
     returned, params = objective.loss(model, batch, workspace), model.params
     if not (isinstance(returned, tuple) and len(returned) == 2):
-        raise TypeError(f"CaptioningSolver: the objective returned a {type(returned).__name__}, expected the tuple (loss, grads)")
+        raise TypeError(
+            f"CaptioningSolver: the objective returned a {type(returned).__name__}, expected the"
+            " tuple (loss, grads)"
+        )
     loss, grads = returned
     if not isinstance(grads, Parameters):
         raise TypeError(
@@ -168,7 +182,10 @@ class SelfCritical(Objective):
 
     def __init__(self, data: CaptionData, *, samples: int = 5, group: Group = SINGLE) -> None:
         if not (isinstance(samples, int | np.integer) and samples >= 2):
-            raise OptionError(f"SelfCritical: `samples` is {samples!r}, expected at least 2: a sample is judged beside the others of its picture")
+            raise OptionError(
+                f"SelfCritical: `samples` is {samples!r}, expected at least 2: a sample is judged"
+                " beside the others of its picture"
+            )
         self.samples, self._group, self._words = int(samples), group, data.vocabulary
         self._max_length = data.max_words + 1
         self._data, split = data, data.split("train")
@@ -185,10 +202,15 @@ class SelfCritical(Objective):
         """Index of the first caption of each picture that has any."""
         return np.unique(data.split("train").image_idxs, return_index=True)[1]
 
-    def loss(self, model: Any, batch: Batch, workspace: Workspace | None = None) -> tuple[Array, Parameters]:
+    def loss(
+        self, model: Any, batch: Batch, workspace: Workspace | None = None
+    ) -> tuple[Array, Parameters]:
         """Loss and gradients of N pictures; a rank samples for the pictures in `batch.shard`."""
         if batch.pictures is None or batch.step is None:
-            raise ValueError("SelfCritical: the batch names no pictures or no step, expected both, as `CaptioningSolver.train` gives them")
+            raise ValueError(
+                "SelfCritical: the batch names no pictures or no step, expected both, as"
+                " `CaptioningSolver.train` gives them"
+            )
         N, K = len(batch.pictures), self.samples
         shard = np.arange(N) if batch.shard is None else batch.shard
         rows = (shard[:, None] * K + np.arange(K)).ravel()  # this rank's among all N * K captions
@@ -199,8 +221,14 @@ class SelfCritical(Objective):
         weights = advantages(all_rewards.reshape(-1, K)).ravel()
         more = {} if batch.shard is None else {"shard": rows}
         _, grads = model.loss(
-            features, captions, workspace=workspace, weights=weights, total=N * K, step=batch.step, **more
-        )  # fmt: skip
+            features,
+            captions,
+            workspace=workspace,
+            weights=weights,
+            total=N * K,
+            step=batch.step,
+            **more,
+        )
         loss = np.asarray(-rewards.sum() / (N * K), grads.flat.dtype)
         return asarray(loss, like=grads.flat), grads
 
@@ -213,9 +241,15 @@ class SelfCritical(Objective):
         distinct = record.get("val_distinct", 1.0)
         length = record.get("val_length", self._length)
         if distinct < LEAST_DISTINCT:
-            return f"only {distinct:.1%} of the captions of the val split differ, expected at least {LEAST_DISTINCT:.0%}"
+            return (
+                f"only {distinct:.1%} of the captions of the val split differ, expected at least"
+                f" {LEAST_DISTINCT:.0%}"
+            )
         if not SHORTEST <= length / self._length <= LONGEST:
-            return f"captions of the val split have {length:.1f} words, expected about {self._length:.1f}, as the train split's have"
+            return (
+                f"captions of the val split have {length:.1f} words, expected about"
+                f" {self._length:.1f}, as the train split's have"
+            )
         return None
 
     def rewards(self, captions: np.ndarray, pictures: np.ndarray) -> np.ndarray:
@@ -241,7 +275,9 @@ class SelfCritical(Objective):
         special = (captions == words.null) | (captions == words.start) | (captions == words.end)
         return (~special).sum(axis=1)
 
-    def _sample(self, model: Any, features: Array | FeatureRows, rows: np.ndarray, n: int, step: int) -> np.ndarray:
+    def _sample(
+        self, model: Any, features: Array | FeatureRows, rows: np.ndarray, n: int, step: int
+    ) -> np.ndarray:
         """Sampled captions (len(rows), T): those numbered `rows` of the n of a step."""
         uniforms = draw_uniforms(n, self._max_length, model.seed, step)[rows]
         never = self._words.null, self._words.start
@@ -251,7 +287,9 @@ class SelfCritical(Objective):
             features = table[asarray(features.rows, like=model.like)]
         return model.sample(features, policy=policy)
 
-    def _gather(self, sampled: np.ndarray, rewards: np.ndarray, rows: np.ndarray, n: int) -> tuple[np.ndarray, np.ndarray]:
+    def _gather(
+        self, sampled: np.ndarray, rewards: np.ndarray, rows: np.ndarray, n: int
+    ) -> tuple[np.ndarray, np.ndarray]:
         """Captions (n, T+1), START first, and rewards (n,) of all ranks."""
         captions = np.full((n, self._max_length + 1), self._words.null, np.int32)
         captions[:, 0] = self._words.start

@@ -219,7 +219,11 @@ class CaptioningSolver:
         loss, grads = loss_and_gradients(self.objective, self.model, batch, self._workspace)
         loss = _all_reduce(self.group, loss, grads)
         buffer, clip = self._workspace.buffer.scope("solver"), self.clip_norm
-        norm = global_norm(grads.flat, buffer) if clip is None else optim.clip_by_global_norm(grads.flat, clip, buffer=buffer)
+        norm = (
+            global_norm(grads.flat, buffer)
+            if clip is None
+            else optim.clip_by_global_norm(grads.flat, clip, buffer=buffer)
+        )
         if require_finite and not (np.isfinite(loss) and np.isfinite(norm)):
             self._fail(self._record.explain(loss, norm, params, grads, self.learning_rate))
         self._optimizer.update(params.flat, grads.flat)
@@ -256,10 +260,14 @@ class CaptioningSolver:
             return
         model, record = copy.copy(self.model), LossBuffer(flat, 1)
         captions = self._captions[: self.batch_size]
-        batch = self._feed.minibatch("train", captions)._replace(step=0)  # features stay on the device
+        batch = self._feed.minibatch("train", captions)._replace(
+            step=0
+        )  # features stay on the device
         loss, grads = self.objective.loss(model, batch, Workspace(flat, 1))
         clip = self.clip_norm
-        norm = global_norm(grads.flat) if clip is None else optim.clip_by_global_norm(grads.flat, clip)
+        norm = (
+            global_norm(grads.flat) if clip is None else optim.clip_by_global_norm(grads.flat, clip)
+        )
         optimizer = Optimizer(self.update_rule, self.optim_config, flat)
         optimizer.update(model.params.flat, grads.flat)
         record.add(loss, norm)
@@ -353,9 +361,14 @@ class CaptioningSolver:
         config, shapes = self._optimizer.config, self.model.params.shapes
         moments = {key: Parameters(shapes, config[key]) for key in optim.STATE[self.update_rule]}
         rest = {key: value for key, value in config.items() if key not in moments}
-        return {name: MappingProxyType({**rest, **{key: views[name] for key, views in moments.items()}}) for name in shapes}
+        return {
+            name: MappingProxyType({**rest, **{key: views[name] for key, views in moments.items()}})
+            for name in shapes
+        }
 
-    def check_accuracy(self, X: Array, y: Array, num_samples: int | None = None, batch_size: int = 100) -> float:
+    def check_accuracy(
+        self, X: Array, y: Array, num_samples: int | None = None, batch_size: int = 100
+    ) -> float:
         """Share of the words of captions y (N, T+1) scored highest, given features X (N, D).
 
         On at most `num_samples` captions, spread evenly.
@@ -444,7 +457,9 @@ class CaptioningSolver:
             start=self.start,
         )
 
-    def restore(self, state: TrainingState, *, best_params: Mapping[str, Array] | None = None) -> None:
+    def restore(
+        self, state: TrainingState, *, best_params: Mapping[str, Array] | None = None
+    ) -> None:
         """Go on from a state: the next `train` does what it would have done then.
 
         On the host that is bit for bit with the same machine and threads, on a device with the same
@@ -464,7 +479,8 @@ class CaptioningSolver:
         """
         if not isinstance(state, TrainingState):
             raise TypeError(
-                f"CaptioningSolver.restore: state is a {type(state).__name__}, expected what CaptioningSolver.state() or load_state returns"
+                f"CaptioningSolver.restore: state is a {type(state).__name__}, expected what"
+                " CaptioningSolver.state() or load_state returns"
             )
         params = self.model.params
         state.check_fits(params, self._optimizer, self._order, self.batch_size)
@@ -532,7 +548,8 @@ def _check_words(word_to_idx: Mapping[str, int], vocabulary: Vocabulary) -> None
         j = vocabulary.word_to_idx.get(word, i)
         if i != j:
             raise DataError(
-                f"CaptioningSolver: the model gives {word!r} the id {i} and the data {j}, expected one id; was the model made for other data?"
+                f"CaptioningSolver: the model gives {word!r} the id {i} and the data {j}, expected"
+                " one id; was the model made for other data?"
             )
 
 

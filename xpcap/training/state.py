@@ -81,7 +81,8 @@ class EpochOrder:
 
 
 class TrainingState(NamedTuple):
-    """Training between two steps: CaptioningSolver.state() makes one, and restore() goes on from it.
+    """Training between two steps: CaptioningSolver.state() makes one, and restore() goes on from
+    it.
 
     Arrays are copies on the host, whatever the solver computes on.
     """
@@ -164,7 +165,9 @@ class TrainingState(NamedTuple):
         between = self.order is None and bool(self.history)
         return between and best_of(self.records) is self.history[-1]
 
-    def check_fits(self, params: Parameters, optimizer: Optimizer, order: EpochOrder, batch_size: int) -> None:
+    def check_fits(
+        self, params: Parameters, optimizer: Optimizer, order: EpochOrder, batch_size: int
+    ) -> None:
         """DataError : the state is of another model, data set, update rule or batch size."""
         pairs = {
             "update rule": (self.rule, optimizer.rule),
@@ -176,7 +179,8 @@ class TrainingState(NamedTuple):
         for thing, (theirs, ours) in pairs.items():
             if theirs != ours:
                 raise DataError(
-                    f"CaptioningSolver.restore: {thing} of the state: {theirs}, of this solver: {ours}, expected the same; of another training?"
+                    f"CaptioningSolver.restore: {thing} of the state: {theirs}, of this solver:"
+                    f" {ours}, expected the same; of another training?"
                 )
 
     def restore_into(self, params: Parameters, optimizer: Optimizer, order: EpochOrder) -> None:
@@ -184,7 +188,9 @@ class TrainingState(NamedTuple):
         try:
             config = init(self.rule, params.flat, self.optimizer)
         except ValueError as error:
-            raise DataError(f"CaptioningSolver.restore: the state's optimizer cannot be: {error}") from error
+            raise DataError(
+                f"CaptioningSolver.restore: the state's optimizer cannot be: {error}"
+            ) from error
         for key, moment in self.moments.items():
             config[key][...] = asarray(moment.flat, like=config[key])
         optimizer.config = config
@@ -203,7 +209,9 @@ def _check_finite(
 ) -> None:
     for name, value in arrays.items():
         if not np.isfinite(value).all():
-            raise error(f"{where}: {thing} of {name} is not finite, expected finite numbers; {cause}")
+            raise error(
+                f"{where}: {thing} of {name} is not finite, expected finite numbers; {cause}"
+            )
 
 
 # As tensors and JSON: parameters by their names, moments as adam.m.Wx
@@ -371,7 +379,10 @@ def _checked_rng(where: str, state: Any) -> dict[str, Any]:
     try:
         generator.bit_generator.state = dict(state)
     except (TypeError, ValueError, KeyError, OverflowError, AttributeError) as error:
-        raise DataError(f"{where}: the state of a random generator is {_short(state)}, expected NumPy's of PCG64; damaged? ({error!r})") from error
+        raise DataError(
+            f"{where}: the state of a random generator is {_short(state)}, expected NumPy's of"
+            f" PCG64; damaged? ({error!r})"
+        ) from error
     return dict(generator.bit_generator.state)
 
 

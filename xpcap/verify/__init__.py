@@ -1,4 +1,6 @@
-"""The course's published numbers and gradient checks, run on the backend in force: ours, or other people's modules of the same names."""
+"""The course's published numbers and gradient checks, run on the backend in force: ours, or other
+people's modules of the same names.
+"""
 
 from collections.abc import Iterator
 from typing import Any
@@ -15,22 +17,25 @@ from xpcap.verify.course import Row, mixed_error, read_cases
 __all__ = ["Row", "mixed_error", "read_cases", "verify"]
 
 
-def verify(*, layers: Any = our_layers, optim: Any = our_optim, captioner: type = CaptioningRNN) -> Iterator[Row]:
+def verify(
+    *, layers: Any = our_layers, optim: Any = our_optim, captioner: type = CaptioningRNN
+) -> Iterator[Row]:
     """Compare with the published numbers and with finite differences, on the backend in force.
 
     Parameters
     ----------
-    layers : module, or any object, with the functions of the course's ``rnn_layers``; attention is checked where it has that as well
+    layers : module, or any object, with the functions of the course's ``rnn_layers``; attention is
+        checked where it has that as well
     optim : with those of its ``optim``
     captioner : a class like its ``CaptioningRNN``
 
     Yields
     ------
-    Row : one a comparison. On CuPy our own captioner also trains beside NumPy's, and beside itself: see xpcap.verify.lockstep
+    Row : one a comparison. On CuPy our own captioner also trains beside NumPy's, and beside itself:
+        see xpcap.verify.lockstep
 
-    Notes
-    -----
-    Draws on NumPy's legacy global stream, as the course's checks do, and leaves that stream as it was.
+    Notes ----- Draws on NumPy's legacy global stream, as the course's checks do, and leaves that
+    stream as it was.
     """
     cases = read_cases()
     state = np.random.get_state()

@@ -1,7 +1,8 @@
-"""Lock-step: two training runs with one seed and the same batches, compared after each step to find where they part.
+"""Lock-step: two training runs with one seed and the same batches, compared after each step to find
+where they part.
 
-Two backends that do the same operations in the same order differ by rounding, and training carries that along. Comparing after each step
-names a mistake where it begins, not where it has grown.
+Two backends that do the same operations in the same order differ by rounding, and training carries
+that along. Comparing after each step names a mistake where it begins, not where it has grown.
 """
 
 import functools
@@ -25,12 +26,16 @@ from xpcap.verify.course import Row, make_row
 
 TOLERANCE = {"float64": 1e-9, "float32": 3e-5}
 LENGTHS = Lengths(6, 3, 1, 10)
-Place = Callable[[], AbstractContextManager[object]]  # a backend scope: entered to make a run, and for each of its steps
+Place = Callable[
+    [], AbstractContextManager[object]
+]  # a backend scope: entered to make a run, and for each of its steps
 
 
 @dataclass(frozen=True)
 class Setup:
-    """Settings of both runs: Adam with clipping and dropout, on captions of many lengths, some with a NULL inside, in two batches of N and a smaller one."""
+    """Settings of both runs: Adam with clipping and dropout, on captions of many lengths, some with
+    a NULL inside, in two batches of N and a smaller one.
+    """
 
     cell: str
     dtype: str
@@ -55,7 +60,9 @@ class Setup:
 
 
 class Outcome(NamedTuple):
-    """The first step, counted from 1, and tensor at which two runs part; if they never do, those at which they were furthest apart."""
+    """The first step, counted from 1, and tensor at which two runs part; if they never do, those at
+    which they were furthest apart.
+    """
 
     step: int
     tensor: str
@@ -82,7 +89,11 @@ def rows() -> Iterator[Row]:
 
 def _compare(label: str, setup: Setup, other: Place, tolerance: float) -> Row:
     outcome = lock_step(setup, on(get_backend()), other, tolerance)
-    where = f": {outcome.tensor} parts at step {outcome.step}" if outcome.parted else f", {setup.steps} steps"
+    where = (
+        f": {outcome.tensor} parts at step {outcome.step}"
+        if outcome.parted
+        else f", {setup.steps} steps"
+    )
     return make_row(label + where, setup.dtype, outcome.error, tolerance)
 
 
@@ -92,21 +103,23 @@ def lock_step(setup: Setup, left: Place, right: Place, tolerance: float | None =
     Parameters
     ----------
     setup : Setup
-    left, right : context managers to enter while a run is made and while it steps: `on` a backend, or one around it
-    tolerance : on each tensor's error, max |x - y| over the largest element of either; None: TOLERANCE of the dtype; 0: equal bits
+    left, right : context managers to enter while a run is made and while it steps: `on` a backend,
+        or one around it
+    tolerance : on each tensor's error, max |x - y| over the largest element of either; None:
+        TOLERANCE of the dtype; 0: equal bits
 
     Returns
     -------
-    Outcome : tensors are compared in the order in which a step computes them: loss, gradients from the last layer to the first, norm,
-        moments, parameters. So the first to part is the nearest to the mistake
+    Outcome : tensors are compared in the order in which a step computes them: loss, gradients from
+        the last layer to the first, norm, moments, parameters. So the first to part is the nearest
+        to the mistake
 
-    Notes
-    -----
-    Why these tolerances: a float32 run differs from the float64 run with the same weights by at most 4e-6 (12 seeds, both cells), so two
-    float32 runs by at most 8e-6; at H 512, with products added up in another order, 3.5e-6 (four seeds, both cells, on a CPU). 3e-5 leaves
-    room for a device's exp and tanh; products in TF32 fail it. float64 rounds 5e8 times finer, so 1e-9 is loose, yet anything computed in float32
-    fails it.
-    Both rely on the large epsilon of Adam here. With the usual 1e-8, an element whose gradient is all rounding moves by the sign of that
+    Notes ----- Why these tolerances: a float32 run differs from the float64 run with the same
+    weights by at most 4e-6 (12 seeds, both cells), so two float32 runs by at most 8e-6; at H 512,
+    with products added up in another order, 3.5e-6 (four seeds, both cells, on a CPU). 3e-5 leaves
+    room for a device's exp and tanh; products in TF32 fail it. float64 rounds 5e8 times finer, so
+    1e-9 is loose, yet anything computed in float32 fails it. Both rely on the large epsilon of Adam
+    here. With the usual 1e-8, an element whose gradient is all rounding moves by the sign of that
     rounding; the parameters of a correct float32 run were then 9e-3 from those in float64.
     """
     if tolerance is None:
@@ -136,7 +149,9 @@ def _draw(setup: Setup) -> CaptionData:
     """Captions for two and a half batches, every third with a word missing."""
     data = draw_data(2 * setup.N + setup.N // 2, setup.features, setup.V, setup.seed, LENGTHS)
     captions = data.split("train").captions
-    captions[::3, 2] = np.where(captions[::3, 3] == data.vocabulary.null, captions[::3, 2], data.vocabulary.null)
+    captions[::3, 2] = np.where(
+        captions[::3, 3] == data.vocabulary.null, captions[::3, 2], data.vocabulary.null
+    )
     return data
 
 
@@ -144,7 +159,18 @@ def backward_order(config: ModelConfig) -> list[str]:
     """Names of parameters in the order in which a step computes their gradients."""
     weight, bias = config.recurrent.inputs
     own = [name for name in config.cell_shapes() if name not in (weight, bias)]
-    return ["W_vocab", "b_vocab", *own, bias, "W_image", "Wattn", "W_proj", "b_proj", weight, "W_embed"]
+    return [
+        "W_vocab",
+        "b_vocab",
+        *own,
+        bias,
+        "W_image",
+        "Wattn",
+        "W_proj",
+        "b_proj",
+        weight,
+        "W_embed",
+    ]
 
 
 def _batches(setup: Setup, data: CaptionData) -> Iterator[tuple[np.ndarray, np.ndarray]]:
@@ -160,7 +186,9 @@ class _Keeping(CaptioningRNN):
 
     grads: Parameters
 
-    def loss(self, features: Any, captions: Array, workspace: Workspace | None = None, **counts: Any) -> tuple[Array, Parameters]:
+    def loss(
+        self, features: Any, captions: Array, workspace: Workspace | None = None, **counts: Any
+    ) -> tuple[Array, Parameters]:
         loss, grads = super().loss(features, captions, workspace=workspace, **counts)
         self.grads = grads.copy()
         return loss, grads
@@ -173,7 +201,15 @@ class _Run:
         words, sizes = data.vocabulary.word_to_idx, (setup.features, setup.W, setup.H)
         self._place = place
         with place():
-            self._model = _Keeping(words, *sizes, setup.cell, setup.dtype, dropout=setup.dropout, inject=setup.inject, seed=setup.seed)
+            self._model = _Keeping(
+                words,
+                *sizes,
+                setup.cell,
+                setup.dtype,
+                dropout=setup.dropout,
+                inject=setup.inject,
+                seed=setup.seed,
+            )
             self._solver = CaptioningSolver(
                 self._model,
                 data,
@@ -187,12 +223,21 @@ class _Run:
     def step(self, features: np.ndarray, captions: np.ndarray) -> dict[str, np.ndarray]:
         """Take a step, and bring all that it computed to the host, in that order."""
         with self._place():
-            loss, _ = self._solver._step(Batch(features, captions))  # unlike `step`, goes on where a number is not finite
+            loss, _ = self._solver._step(
+                Batch(features, captions)
+            )  # unlike `step`, goes on where a number is not finite
             found = {"loss": loss.copy()}
             grads = self._model.grads
-            found |= {f"d{name}": grads[name] for name in backward_order(self._model.config) if name in grads}
+            found |= {
+                f"d{name}": grads[name]
+                for name in backward_order(self._model.config)
+                if name in grads
+            }
             found["norm"] = global_norm(self._model.grads.flat)
             for moment in ("m", "v"):
-                found |= {f"{moment} of {name}": config[moment] for name, config in self._solver.optim_configs.items()}
+                found |= {
+                    f"{moment} of {name}": config[moment]
+                    for name, config in self._solver.optim_configs.items()
+                }
             found |= self._model.params
             return {name: to_numpy(x) for name, x in found.items()}
