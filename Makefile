@@ -54,12 +54,12 @@ KILLS ?= 100
 SEED ?= 0
 
 fuzz: .venv/ready
-	$(VENV) tests/fuzz.py --cases $(CASES) --seed $(SEED)
-	XPCAP_EXAMPLES=2000 $(VENV) -m pytest -q tests/test_properties.py
+	$(VENV) tests/helpers/fuzz.py --cases $(CASES) --seed $(SEED)
+	XPCAP_EXAMPLES=2000 $(VENV) -m pytest -q tests/layers/test_properties.py
 
 kill-test: .venv/ready
-	$(VENV) tests/kill.py --kills $(KILLS) --seed $(SEED)
-	$(VENV) tests/faults.py
+	$(VENV) tests/helpers/kill.py --kills $(KILLS) --seed $(SEED)
+	$(VENV) tests/helpers/faults.py
 
 lint: .venv/ready
 	$(VENV) -m ruff check .
@@ -71,16 +71,16 @@ format: .venv/ready
 	$(VENV) -m ruff format .
 
 docs: .venv/ready
-	$(VENV) tests/excerpts.py
+	$(VENV) tests/helpers/excerpts.py
 
 notebooks: .venv/ready
-	$(VENV) tests/notebooks.py
+	$(VENV) tests/helpers/notebooks.py
 
 bench: .venv/ready
 	$(VENV) -m benchmarks $(ARGS)
 
 gpu-check:
-	$(PYTHON) tests/gpu_check.py $(PAGE)
+	$(PYTHON) tests/helpers/gpu_check.py $(PAGE)
 
 clean:
 	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis

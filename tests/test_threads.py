@@ -17,7 +17,7 @@ pytestmark = [
     pytest.mark.threads,
     pytest.mark.skipif(cores() < 2, reason="BLAS has one thread here: there is nothing to share"),
 ]
-PROGRAM = Path(__file__).parent / "threads.py"
+PROGRAM = Path(__file__).parent / "helpers" / "threads.py"
 FORMER = (
     Path(sys.prefix) / "threadpoolctl-3.7"
 )  # of `make test`; from 3.8 on only the thread that set a limit first may set another

@@ -1,0 +1,253 @@
+"""Host time: what is counted is what a device would get, whatever is not modelled says so, and
+nothing stays behind.
+"""
+
+import contextlib
+import functools
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from click.testing import CliRunner, Result
+from emulated import EMULATOR, MISSING, install, real
+
+from benchmarks import __main__ as command
+from benchmarks import fake_cupy, host_time
+from benchmarks.fake_cupy import fake_device
+from xpcap import backend, optim
+from xpcap.layers.cells import CELLS
+from xpcap.training.losses import LossBuffer
+
+ROOT = Path(__file__).parents[2]
+NEEDS_CUPY = pytest.mark.skipif(not real.is_installed(), reason=MISSING)
+KEYS = ["n", "dropout", "ms", "python_ms", "calls", "parts", "reads", "allocations"]
+PARTS = ["packing", "masks", "loop_forward", "loop_backward", "vocabulary", "update", "rest"]
+BRIEF = (
+    "import functools; from benchmarks import __main__, host_time; host_time.host_times ="
+    " functools.partial(host_time.host_times, steps=3, warm_up=1); __main__.main()"
+)
+
+
+@pytest.fixture(autouse=True)
+def real_cupy(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(backend.VARIABLE, raising=False)
+    monkeypatch.setattr(backend, "_active", None)
+
+
+def measure(dropout: float = 0.5) -> host_time.HostTime:
+    return host_time.host_times((6,), (dropout,), steps=3, warm_up=1)[0]
+
+
+def call(*args: str) -> Result:
+    return CliRunner().invoke(command.main, args)
+
+
+@NEEDS_CUPY
+def test_host_time_prints_the_objects_that_are_promised() -> None:
+    command = [sys.executable, "-c", BRIEF, "--host-time", "--json"]
+    rows = json.loads(
+        subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    )
+    assert [(row["n"], row["dropout"]) for row in rows] == [
+        (n, p) for n in (25, 64, 128) for p in (0.0, 0.5)
+    ]
+    for row in rows:
+        assert list(row) == KEYS
+        assert list(row["parts"]) == PARTS
+        assert all(isinstance(row[key], int) for key in ("n", "calls", "reads", "allocations"))
+        assert all(
+            isinstance(value, float)
+            for value in (row["dropout"], row["ms"], row["python_ms"], *row["parts"].values())
+        )
+        assert 0 < row["python_ms"] < row["ms"]
+        assert [part for part, value in row["parts"].items() if value == 0] == (
+            [] if row["dropout"] else ["masks"]
+        )
+        assert row["reads"] == 0
+
+
+@NEEDS_CUPY
+def test_host_time_counts_what_the_emulated_device_counts() -> None:
+    import twin
+    from test_emulated_step import N, count_step, make
+
+    try:
+        twin.compiler()
+    except twin.UnavailableError as reason:
+        pytest.skip(str(reason))
+    for dropout in (0.0, 0.3):
+        with pytest.MonkeyPatch.context() as patch:
+            counts = count_step(install(patch), make("cupy", dropout=dropout))
+            assert counts.reads == EMULATOR.reads == []
+        with fake_device() as meter:
+            solver = make("cupy", dropout=dropout)
+            solver.step(*solver._feed.minibatch("train", np.arange(N))[:2])
+            before = meter.calls
+            solver._record.add(*solver._step(solver._feed.minibatch("train", np.arange(N))))
+            assert meter.calls - before == len(counts.launches) + len(counts.transfers)
+
+
+@NEEDS_CUPY
+def test_host_time_shows_a_launch_a_read_and_an_allocation_that_are_one_too_many(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    before, update, add = measure(), optim.update, LossBuffer.add
+
+    def update_twice(rule: str, w: Any, dw: Any, config: Any) -> None:
+        update(rule, w, dw, config)
+        w *= 1
+
+    def read_and_add(self: LossBuffer, loss: Any, norm: Any) -> None:
+        add(self, loss, loss if float(norm) else norm)
+
+    monkeypatch.setattr(optim, "update", update_twice)
+    launched = measure()
+    assert (launched.calls, launched.reads, launched.allocations) == (
+        before.calls + 1,
+        before.reads,
+        before.allocations,
+    )
+    monkeypatch.setattr(
+        optim, "update", lambda rule, w, dw, config: update(rule, w, dw * 1, config)
+    )
+    allocated = measure()
+    assert (allocated.calls, allocated.reads, allocated.allocations) == (
+        before.calls + 1,
+        before.reads,
+        before.allocations + 1,
+    )
+    monkeypatch.setattr(optim, "update", update)
+    monkeypatch.setattr(LossBuffer, "add", read_and_add)
+    read = measure()
+    assert (read.calls, read.reads, read.allocations) == (
+        before.calls,
+        before.reads + 1,
+        before.allocations,
+    )
+
+
+@NEEDS_CUPY
+def test_host_time_leaves_everything_as_it_was() -> None:
+    cupy = backend.import_cupy()
+
+    def state() -> list[Any]:
+        modules = [
+            module for name, module in sorted(sys.modules.items()) if name.split(".")[0] == "xpcap"
+        ]
+        places = [cupy.ndarray, LossBuffer, backend, *modules]
+        return [
+            sys.modules["cupy"],
+            dict(CELLS),
+            *({name: id(value) for name, value in vars(place).items()} for place in places),
+        ]
+
+    before = state()
+    measure()
+    assert state() == before
+    with contextlib.suppress(ZeroDivisionError), fake_device():
+        assert state() != before
+        raise ZeroDivisionError
+    assert state() == before
+
+
+@NEEDS_CUPY
+@pytest.mark.parametrize(
+    "use",
+    [
+        lambda xp, x: xp.sort(x),
+        lambda xp, x: xp.cuda.Stream(),
+        lambda xp, x: xp.cuda.cublas.gemmEx(),
+        lambda xp, x: xp.add.at(x, 0, 1),
+        lambda xp, x: x.sort(),
+        lambda xp, x: x % 2,
+        lambda xp, x: x.T.reshape(12),
+        lambda xp, x: x[np.arange(2)],
+        lambda xp, x: x[x > 0],
+        lambda xp, x: np.exp(x),
+        lambda xp, x: np.sum(x),
+        lambda xp, x: f"{x}",
+    ],
+)
+def test_host_time_runs_nothing_that_it_does_not_model(use: Any) -> None:
+    with fake_device() as meter:
+        x = meter.array((3, 4), np.dtype("f4"))
+        with pytest.raises(NotImplementedError, match="is not modelled"):
+            use(backend.array_module(), x)
+
+
+@NEEDS_CUPY
+def test_host_time_stands_still_in_stubs() -> None:
+    """A launch takes at least its time, and none of that is ours: our own time is the rest of what
+    a clock shows.
+    """
+    with fake_device() as meter:
+        clock = host_time.Clock(meter)
+        x = meter.array((3, 4), np.dtype("f4"))
+        start = time.perf_counter()
+        for _ in range(100):
+            clock.timed("update", x.fill)(0)
+        wall = time.perf_counter() - start
+        clock.switch("rest")
+    assert meter.calls == 100
+    assert meter.seconds >= 100 * 1e-6 * fake_cupy.COSTS["ufunc"].microseconds
+    assert clock.seconds["update"] > 0
+    assert sum(clock.seconds.values()) <= wall - meter.seconds + 1e-4
+
+
+@NEEDS_CUPY
+def test_host_time_notices_a_part_that_nothing_enters(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(host_time.SEAMS, "vocabulary", ("xpcap.layers.vocabulary_loss:renamed",))
+    with pytest.raises(NotImplementedError, match="no step entered vocabulary"):
+        measure(0.0)
+
+
+@NEEDS_CUPY
+def test_host_time_table_has_a_column_for_each_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        host_time,
+        "host_times",
+        functools.partial(host_time.host_times, (6,), (0.5,), steps=2, warm_up=1),
+    )
+    title, *lines = call("--host-time").output.splitlines()
+    assert "published" in title
+    assert len(lines) == 3
+    assert len(lines[2].split()) == len(KEYS) - 1 + len(PARTS)
+
+
+def test_host_time_costs_in_the_docs_are_those_of_the_stubs() -> None:
+    text = (ROOT / "docs/benchmarks.md").read_text(encoding="utf-8")
+    section = text.split("\n## Host time of a step on a card\n")[1].split("\n## ")[0]
+    table = section.split("\n|---|---|\n")[1].split("\n\n")[0]
+    assert table.splitlines() == [
+        f"| {cost.microseconds:g} | {cost.source} |" for cost in fake_cupy.COSTS.values()
+    ]
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        ["--config", "coco"],
+        ["--peer", "torch"],
+        ["--scaling"],
+        ["--neighbour"],
+        ["--plot", "a.png"],
+        ["--backend", "numpy"],
+    ],
+)
+def test_host_time_refuses_options_of_other_timings(other: list[str]) -> None:
+    result = call("--host-time", *other)
+    assert result.exit_code == 2
+    assert f"{other[0]} and --host-time are given, expected one or the other" in result.output
+
+
+def test_host_time_says_how_to_get_cupy(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "cupy", None)
+    result = call("--host-time")
+    assert result.exit_code == 1
+    assert "pip install '.[kernels]'" in result.output
+    assert "Traceback" not in result.output

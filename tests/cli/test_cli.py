@@ -1,0 +1,845 @@
+"""The commands as people type them: what they print, leave behind, and say when something is
+wrong.
+"""
+
+import dataclasses
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+import pytest
+from commands import SMALL, call, failing, good
+from safetensors import safe_open
+from safetensors.numpy import save_file
+
+from xpcap import CaptioningRNN, CaptioningSolver, backend, generate, open_run, runs
+from xpcap.cli import main
+from xpcap.cli.group import in_options
+from xpcap.cli.train import Progress, duration
+from xpcap.data import CaptionData, Vocabulary, open_data, tokenize, write_dataset
+from xpcap.distributed import SINGLE
+from xpcap.errors import DataError
+from xpcap.metrics import corpus_bleu, unigram_bleu
+from xpcap.runs import saver
+
+ROOT = Path(__file__).parents[2]
+pytestmark = pytest.mark.usefixtures(
+    "few_pictures", "plain_curves"
+)  # a page and its real curves are those of test_pages.py
+
+
+def test_train_alone_generates_learns_and_leaves_a_run_folder() -> None:
+    output = good("train", *SMALL).output
+    for words in (
+        "drawing 15,500 pictures of shapes",
+        (
+            "training an LSTM of 16 units on 60 pictures with 300 captions of 54 words; the run"
+            " folder is runs/pictures-lstm"
+        ),
+        "2 epochs of 10 steps, about ",
+        "epoch  2",
+        "Captions come from epoch 2 of 2.",
+        "named exactly",
+        "wrote runs/pictures-lstm; open runs/pictures-lstm/index.html",
+        "model  ",
+        "truth  ",
+        "BLEU-1..4",
+        "perplexity",
+    ):
+        assert words in output
+    names = {path.name for path in Path("runs/pictures-lstm").iterdir()}
+    assert names == {
+        ".lock",
+        "best.safetensors",
+        "config.json",
+        "data.h5",
+        "history.jsonl",
+        "index.html",
+        "last.safetensors",
+        "loss.png",
+        "pictures",
+        "times.jsonl",
+        "vocab.json",
+    }
+    again = good("train", *SMALL, "--verbose").output
+    assert (
+        "the run folder is runs/pictures-lstm-2" in again
+    )  # a second run gets a folder of its own
+    assert "data generated  out runs/pictures-lstm-2" in again
+    assert "hidden 16" in again
+    assert "hidden 16" not in output
+
+
+def test_equal_runs_leave_equal_bytes(run: Path, tmp_path: Path) -> None:
+    good("train", "--out", tmp_path / "again", *SMALL, "--feature-scaling", "standardize")
+    for name in (
+        "best.safetensors",
+        "last.safetensors",
+        "history.jsonl",
+        "vocab.json",
+        "config.json",
+    ):
+        assert (run / name).read_bytes() == (tmp_path / "again" / name).read_bytes(), name
+
+
+def test_generated_data_that_was_swapped_is_noticed(run: Path, tmp_path: Path) -> None:
+    good("train", "--seed", 1, "--out", tmp_path / "other", *SMALL)
+    shutil.copyfile(tmp_path / "other" / "data.h5", run / "data.h5")
+    failing(
+        ["evaluate", run], "data.h5, the data of", "has changed since training", "give it as --data"
+    )
+
+
+def test_evaluate_prints_one_json_object(run: Path) -> None:
+    result = json.loads(good("evaluate", run, "--json").stdout)
+    assert set(result) >= {
+        "split",
+        "n",
+        "bleu",
+        "unigram_bleu",
+        "perplexity",
+        "seconds",
+        "protocol",
+        "captions",
+    }
+    assert (result["split"], result["n"], len(result["bleu"]), len(result["captions"])) == (
+        "val",
+        14,
+        4,
+        14,
+    )
+    history = [json.loads(line) for line in (run / "history.jsonl").read_text().splitlines()]
+    assert result["perplexity"] == pytest.approx(
+        min(record["val_perplexity"] for record in history), rel=1e-4
+    )
+    assert "<" not in "".join(result["captions"].values())
+    assert "BLEU-1..4" in good("evaluate", run, "--split", "train").output
+
+
+def test_evaluate_encodes_other_data_with_the_runs_vocabulary_and_scaling(
+    run: Path, tmp_path: Path
+) -> None:
+    """The same pictures in a file whose own vocabulary has other ids: the scores do not move."""
+    data = open_data(run / "data.h5")
+    words = data.vocabulary.idx_to_word
+    other = data.encoded_with(Vocabulary([*words[:4], "zebra", *reversed(words[4:])]), "val")
+    write_dataset(tmp_path / "other.h5", other)
+    ours, theirs = (
+        json.loads(good("evaluate", run, *args, "--json").stdout)
+        for args in ([], ["--data", tmp_path / "other.h5"])
+    )
+    for key in ("bleu", "unigram_bleu", "perplexity", "captions"):
+        assert theirs[key] == ours[key]
+
+
+def test_caption_prints_pictures_with_what_people_wrote(run: Path) -> None:
+    result = json.loads(good("caption", run, "--split", "val", "-n", 3, "--json").stdout)
+    assert len(result) == 3
+    assert set(result[0]) == {"image", "caption", "probabilities", "references"}
+    assert len(result[0]["references"]) == 5
+    assert good("caption", run, "-n", 3).output.count("truth") == 3
+
+
+def test_runs_differ_by_cell_and_options_reach_the_model(tmp_path: Path) -> None:
+    good(
+        "train",
+        "--out",
+        tmp_path / "r",
+        *SMALL,
+        "--cell",
+        "rnn",
+        "--feature-scaling",
+        "none",
+        "--dropout",
+        0,
+        "--clip",
+        0,
+        "--batch-size",
+        50,
+        "--seed",
+        4,
+    )
+    opened = open_run(tmp_path / "r")
+    assert opened.model.cell_type == "rnn"
+    assert opened.scaling.mean is None
+    assert (opened.config["batch_size"], opened.config["seed"], opened.config["dropout"]) == (
+        50,
+        4,
+        0,
+    )
+
+
+def test_every_option_of_train_changes_what_is_trained(tmp_path: Path) -> None:
+    def trained(name: str, *options: object) -> bytes:
+        good("train", "--out", tmp_path / name, *SMALL, *options)
+        return (tmp_path / name / "last.safetensors").read_bytes()
+
+    changes = {
+        "--cell": "rnn",
+        "--hidden": 15,
+        "--wordvec": 7,
+        "--epochs": 1,
+        "--batch-size": 50,
+        "--lr": 1e-3,
+        "--lr-decay": "linear",
+        "--clip": 1,
+        "--dropout": 0.1,
+        "--smoothing": 0.1,
+        "--select": "cider",
+        "--inject": "every-step",
+        "--feature-scaling": "standardize",
+        "--seed": 1,
+    }
+    options = {
+        param.opts[-1] for param in main.commands["train"].params if param.opts[-1].startswith("--")
+    }
+    elsewhere = {
+        "--out",
+        "--backend",
+        "--patience",
+        "--save-every",
+        "--resume",
+        "--from",
+        "--objective",
+        "--samples",
+        "--sharpen",
+        "--score-epochs",
+        "--verbose",
+    }
+    assert (
+        set(changes) == options - elsewhere
+    )  # tests/runs/test_resume.py and tests/training/test_self_critical.py have those
+    results = {option: trained(option, option, value) for option, value in changes.items()}
+    assert len({trained("plain"), *results.values()}) == len(changes) + 1
+
+
+def test_the_scaling_is_fitted_on_the_train_split_alone(run: Path) -> None:
+    data, opened = open_data(run / "data.h5"), open_run(run)
+    np.testing.assert_allclose(
+        opened.scaling.mean, data.split("train").features.mean(axis=0), rtol=1e-5, atol=1e-7
+    )
+
+
+def test_best_keeps_the_epoch_with_the_least_validation_loss(tmp_path: Path) -> None:
+
+    def spoil(solver: Any) -> None:
+        if solver.epoch == 2:
+            solver.model.params.flat[...] += (
+                1  # the third epoch begins far from where the second ended
+            )
+
+    runs.train_run(
+        runs.TrainOptions(out=tmp_path / "r", hidden=16, wordvec=8, epochs=3, score_epochs=0),
+        on_epoch=spoil,
+    )
+    losses = [
+        json.loads(line)["val_loss"]
+        for line in (tmp_path / "r" / "history.jsonl").read_text().splitlines()
+    ]
+    assert losses[2] > losses[0] > losses[1]
+    assert (tmp_path / "r" / "best.safetensors").read_bytes() != (
+        tmp_path / "r" / "last.safetensors"
+    ).read_bytes()
+    assert json.loads(good("evaluate", tmp_path / "r", "--json").stdout)["loss"] == pytest.approx(
+        min(losses), rel=1e-5
+    )
+
+
+def test_scores_are_those_of_the_captions_against_the_text(run: Path) -> None:
+    data, result = open_data(run / "data.h5"), json.loads(good("evaluate", run, "--json").stdout)
+    said = {
+        i: result["captions"][image].split() for i, image in enumerate(data.split("val").images)
+    }
+    texts, pictures = data.texts("val"), data.split("val").image_idxs.tolist()
+    known = [
+        [word for word in tokenize(text) if word in data.vocabulary.word_to_idx] for text in texts
+    ]
+    assert result["unigram_bleu"] == pytest.approx(unigram_bleu(known, [said[i] for i in pictures]))
+    references = [
+        [tokenize(text) for text, picture in zip(texts, pictures, strict=True) if picture == i]
+        for i in said
+    ]
+    assert result["bleu"] == pytest.approx(corpus_bleu(references, list(said.values())))
+
+
+def test_captions_stand_beside_their_own_pictures_references(run: Path) -> None:
+    data = open_data(run / "data.h5")
+    captions = json.loads(good("evaluate", run, "--json").stdout)["captions"]
+    numbers = {image: i for i, image in enumerate(data.split("val").images)}
+    for picture in json.loads(good("caption", run, "-n", 5, "--json").stdout):
+        assert picture["references"] == data.references("val")[numbers[picture["image"]]]
+        assert picture["caption"] == captions[picture["image"]]
+
+
+@pytest.mark.usefixtures("verify_once")
+def test_verify_and_info_speak_json(run: Path) -> None:
+    rows = json.loads(good("verify", "--json").stdout)
+    assert all(
+        set(row) == {"case", "backend", "dtype", "error", "tolerance", "passed"} for row in rows
+    )
+    about = json.loads(good("info", "--json").stdout)
+    assert about["backends"]["numpy"]["usable"] is True
+    assert about["backends"]["cupy"]["usable"] or about["backends"]["cupy"]["reason"]
+    assert json.loads(good("info", run / "data.h5", "--json").stdout)["splits"]["val"] == {
+        "pictures": 14,
+        "captions": 70,
+    }
+    assert json.loads(good("info", run, "--json").stdout)["config"]["hidden"] == 16
+    for args in ([], [run], [run / "data.h5"]):
+        assert good("info", *args).output
+
+
+def test_verify_fails_where_a_row_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    from xpcap.cli import verify
+    from xpcap.verify import Row
+
+    monkeypatch.setattr(
+        verify, "run_verify", lambda: [Row("a case", "numpy", "float64", float("nan"), 1e-8, False)]
+    )
+    result = call("verify")
+    assert result.exit_code == 1
+    assert "0 of 1 rows pass" in result.output
+
+
+def test_prepare_writes_a_dataset_that_trains(tmp_path: Path, rng: np.random.Generator) -> None:
+    images = [f"{i}.jpg" for i in range(12)]
+    Path("token.txt").write_text(
+        "".join(
+            f"{image}#{k}\tA {'red' if i % 2 else 'blue'} thing .\n"
+            for i, image in enumerate(images)
+            for k in range(2)
+        )
+    )
+    Path("train.txt").write_text("\n".join(images[:8]))
+    Path("val.txt").write_text("\n".join(images[8:]))
+    np.savez("features.npz", names=images, features=rng.standard_normal((12, 5)).astype("f4"))
+    made = [
+        "prepare",
+        "token.txt",
+        "--split",
+        "train=train.txt",
+        "--split",
+        "val=val.txt",
+        "--features",
+        "features.npz",
+        "--out",
+        "small.h5",
+    ]
+    assert "8 pictures" in good(*made).output
+    about = json.loads(good("info", "small.h5", "--json").stdout)
+    assert (about["source"]["min_count"], about["max_words"], about["vocabulary"]) == (5, 20, 4 + 4)
+    good(*made[:-1], "other.h5", "--min-count", 9, "--max-words", 2)
+    about = json.loads(good("info", "other.h5", "--json").stdout)
+    assert (about["max_words"], about["vocabulary"]) == (2, 4 + 2)  # a, thing
+    again = call(*made)
+    assert again.exit_code == 1
+    assert "small.h5 exists" in again.output
+    assert "the run folder is runs/small-lstm" in good("train", "small.h5", *SMALL).output
+    assert not Path("runs/small-lstm/data.h5").exists()
+    assert json.loads(good("evaluate", "runs/small-lstm", "--json").stdout)["n"] == 4
+    Path("small.h5").rename("moved.h5")
+    failing(
+        ["evaluate", "runs/small-lstm"],
+        "small.h5, the data of",
+        "is gone",
+        "give its new path as --data",
+    )
+    assert (
+        json.loads(good("evaluate", "runs/small-lstm", "--data", "moved.h5", "--json").stdout)["n"]
+        == 4
+    )
+    Path("other.h5").rename("small.h5")
+    failing(["evaluate", "runs/small-lstm"], "small.h5, the data of", "has changed", "--data")
+
+
+def test_scores_do_not_depend_on_where_captions_were_cut(tmp_path: Path, run: Path) -> None:
+    """The same text in a file prepared with fewer words a caption: perplexity and BLEU take
+    captions whole.
+    """
+    data = open_data(run / "data.h5")
+    short = CaptionData(
+        data.vocabulary,
+        {
+            "val": dataclasses.replace(
+                data.split("val"), captions=data.vocabulary.encode(data.texts("val"), 3)
+            )
+        },
+    )
+    write_dataset(tmp_path / "short.h5", short)
+    whole, cut = (
+        json.loads(good("evaluate", run, *args, "--json").stdout)
+        for args in ([], ["--data", tmp_path / "short.h5"])
+    )
+    for key in ("bleu", "unigram_bleu", "perplexity"):
+        assert cut[key] == whole[key]
+
+
+def test_a_run_is_kept_when_a_later_epoch_fails(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stop(solver: Any) -> None:
+        if solver.epoch == 2:
+            raise KeyboardInterrupt
+
+    options = runs.TrainOptions(
+        out=tmp_path / "deep" / "r", hidden=8, wordvec=4, epochs=3, score_epochs=0
+    )
+    with pytest.raises(KeyboardInterrupt):
+        runs.train_run(options, on_epoch=stop)
+    assert open_run(tmp_path / "deep" / "r").meta["epoch"] in (1, 2)
+
+    def at_once(*args: Any, **kwargs: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(saver, "save_state", at_once)
+    with pytest.raises(KeyboardInterrupt):
+        runs.train_run(dataclasses.replace(options, out=tmp_path / "other" / "r"))
+    assert not (tmp_path / "other").exists()
+
+
+def test_training_that_fails_leaves_nothing(tmp_path: Path) -> None:
+    failing(
+        ["train", "--out", tmp_path / "new" / "r", *SMALL, "--lr", 1e30],
+        "iteration 2 has loss",
+        "the largest finite parameter is",
+        "learning rate",
+        "1e+30",
+    )
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there is no limit on file sizes to set")
+@pytest.mark.parametrize("blocks", [0, 4, 16])
+def test_no_room_for_a_dataset_is_one_line_and_leaves_nothing(
+    blocks: int, run: Path, tmp_path: Path
+) -> None:
+    """A limit on the size of files stands in for a full disk: writing fails after so many kB."""
+    code = (
+        "import resource, sys; from pathlib import Path; from xpcap.cli import main; from"
+        f" xpcap.data import open_data, write_dataset;data = open_data({str(run / 'data.h5')!r});"
+        f" resource.setrlimit(resource.RLIMIT_FSIZE, ({blocks * 1024},"
+        f" {blocks * 1024}));main.add_command(__import__('click').Command('write', callback=lambda:"
+        f" write_dataset(Path({str(tmp_path / 'big.h5')!r}), data))); main(['write'])"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )
+    assert (result.returncode, result.stdout) == (1, ""), result.stderr
+    assert "Traceback" not in result.stderr
+    assert "big.h5: File too large" in result.stderr
+    assert list(tmp_path.glob("*big.h5*")) == []
+
+
+MISUSED: dict[str, tuple[list[str], list[str]]] = {
+    "command": (["trian"], ["'trian'", "did you mean 'train'"]),
+    "option": (["train", "--hiden", "5"], ["--hiden", "--hidden"]),
+    "cell": (["train", "--cell", "lsmt"], ["--cell", "'lsmt'", "rnn, lstm", "did you mean 'lstm'"]),
+    "scaling": (["train", "--feature-scaling", "standardise"], ["did you mean 'standardize'"]),
+    "backend": (
+        ["train", "--backend", "cupi"],
+        ["'cupi'", "numpy, cupy, auto", "did you mean 'cupy'"],
+    ),
+    "epochs": (["train", "--epochs", "-1"], ["--epochs", "0<=x"]),
+    "dropout": (["train", "--dropout", "1"], ["--dropout", "0<=x<1"]),
+    "lr": (["train", "--lr", "nan"], ["--lr", "nan"]),
+    "split without list": (
+        ["prepare", "--split", "train", "--features", "f", "--out", "o"],
+        ["'train'", "NAME=LIST"],
+    ),
+    "split twice": (
+        ["prepare", "--split", "a=x", "--split", "a=y", "--features", "f", "--out", "o"],
+        ["'a=y'", "fresh name"],
+    ),
+}
+
+
+@pytest.mark.parametrize("name", MISUSED)
+def test_misuse_exits_2_with_the_near_name(name: str) -> None:
+    args, words = MISUSED[name]
+    result = call(*args)
+    assert result.exit_code == 2, result.output
+    for word in words:
+        assert word in result.output
+    assert list(Path().iterdir()) == []
+
+
+def test_what_is_not_there_fails_with_one_line(run: Path) -> None:
+    failing(["train", "nothing.h5"], "nothing.h5 does not exist", "prepare")
+    failing(["train", "--out", run], "exists", "never overwritten")
+    failing(["evaluate", "nothing"], "nothing does not exist", "run folder")
+    failing(["evaluate", run, "--split", "test"], "'test'", "train, val")
+    failing(["evaluate", run, "--data", "nothing.h5"], "nothing.h5")
+    failing(["caption", run / "data.h5"], "run folder")
+    failing(["info", "nothing"], "nothing does not exist")
+    failing(
+        ["prepare", "no.txt", "--split", "a=no.txt", "--features", "no.npz", "--out", "o.h5"],
+        "no.txt",
+        "No such file",
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "words"),
+    [
+        (
+            "my captions.csv",
+            b"image,caption\na.jpg,a dog\n",
+            [
+                "my captions.csv is text, such as a table",
+                "prepare 'my captions.csv' --pictures photos",
+            ],
+        ),
+        (
+            "c.xlsx",
+            b"PK\3\4....xl/workbook.xml",
+            [
+                "c.xlsx is an Excel workbook: save it as CSV UTF-8 first",
+                "prepare c.csv --pictures photos --out c.h5",
+            ],
+        ),
+    ],
+)
+def test_captions_given_to_train_are_answered_with_the_commands_that_train_on_them(
+    name: str, content: bytes, words: list[str]
+) -> None:
+    Path(name).write_bytes(content)
+    result = call("train", name)
+    assert result.exit_code == 1
+    for word in (*words, "\n  xpcap train ", ".h5"):
+        assert word in result.output.replace("python cli.py", "xpcap")
+    assert [path.name for path in Path().iterdir()] == [name]
+
+
+def test_cupy_without_a_device_is_one_clear_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    backend._cupy_status.cache_clear()
+    monkeypatch.setitem(sys.modules, "cupy", None)
+    for command in ("train", "verify"):
+        failing(
+            [command, "--backend", "cupy"],
+            "backend cupy: cupy cannot be imported",
+            "--backend numpy",
+        )
+    monkeypatch.setenv("XPCAP_BACKEND", "cupy")
+    failing(["verify"], "backend cupy")
+    backend._cupy_status.cache_clear()
+
+
+@pytest.mark.skipif(os.name != "posix" or os.geteuid() == 0, reason="root may write anywhere")
+def test_a_place_without_permission_fails_with_one_line(tmp_path: Path) -> None:
+    (tmp_path / "locked").mkdir(mode=0o500)
+    failing(["train", "--out", tmp_path / "locked" / "run", *SMALL], "locked", "Permission denied")
+
+
+def test_a_place_that_cannot_be_fails_with_one_line() -> None:
+    Path("file").write_text("")
+    failing(["train", "--out", "file/run", *SMALL], "file", "Not a directory")
+
+
+def spoil_best(run: Path) -> None:
+    path = run / "best.safetensors"
+    path.write_bytes(path.read_bytes()[:-100])
+
+
+def change_config(**values: Any) -> Any:
+    def change(run: Path) -> None:
+        path = run / "config.json"
+        path.write_text(json.dumps({**json.loads(path.read_text()), **values}))
+
+    return change
+
+
+def swap_words(path: Path) -> None:
+    words = json.loads(path.read_text())
+    words[4], words[5] = words[5], words[4]
+    path.write_text(json.dumps(words))
+
+
+def change_tensors(run: Path, **changes: np.ndarray | None) -> None:
+    """Rewrite best.safetensors with some tensors replaced, or left out where they are None."""
+    with safe_open(run / "best.safetensors", framework="numpy") as file:
+        tensors, metadata = {name: file.get_tensor(name) for name in file.keys()}, file.metadata()  # noqa: SIM118 - not a mapping
+    save_file(
+        {name: x for name, x in {**tensors, **changes}.items() if x is not None},
+        run / "best.safetensors",
+        metadata,
+    )
+
+
+@pytest.mark.parametrize(
+    ("spoil", "words"),
+    [
+        (spoil_best, ["best.safetensors", "damaged"]),
+        (lambda run: (run / "best.safetensors").unlink(), ["best.safetensors is missing"]),
+        (lambda run: (run / "vocab.json").write_text("[1]"), ["vocab.json", "list of words"]),
+        (lambda run: (run / "vocab.json").write_text("["), ["vocab.json is not JSON"]),
+        (
+            lambda run: (run / "config.json").write_text("{}"),
+            ["format None, expected 1", "damaged"],
+        ),
+        (change_config(hidden=17), ["best.safetensors", "has shape", "another run"]),
+        (change_config(cell="gru"), ["config.json", "cell 'gru'", "rnn, lstm"]),
+        (change_config(cell=["lstm"]), ["cell ['lstm'], expected text"]),
+        (change_config(dropout=1), ["config.json", "dropout is 1"]),
+        (change_config(dropout=None), ["dropout is None"]),
+        (change_config(hidden=True), ["hidden 'True'"]),
+        (
+            change_config(vocabulary=999),
+            ["config.json has vocabulary 999, expected the", "words of vocab.json"],
+        ),
+        (change_config(hidden="many"), ["config.json", "hidden 'many'"]),
+        (change_config(format=True), ["format True"]),
+        (change_config(format=2), ["format 2, expected 1", "made by a newer xpcap", "upgrade"]),
+        (change_config(source=["encoder"]), ["config.json has source"]),
+        (change_config(source={"encoder": []}), ["config.json: source says that encoder is '[]'"]),
+        (
+            lambda run: (run / "config.json").write_bytes(b" " * 2**20 + b"1"),
+            ["config.json", "expected at most 1,048,576"],
+        ),
+        (change_config(max_words=0), ["max_words '0'"]),
+        (change_config(feature_shape=[10**12]), ["feature_shape '1000000000000'"]),
+        (change_config(feature_shape=[]), ["feature_shape is ()"]),
+        (change_config(feature_shape=2101), ["feature_shape '2101', expected a list of sizes"]),
+        (change_config(feature_shape=None), ["feature_shape 'None'"]),
+        (change_config(data=None), ["data None"]),
+        (change_config(feature_scaling="foo"), ["feature_scaling 'foo'", "standardize, none"]),
+        (change_config(hidden=10**6), ["has shape", "another run"]),
+        (
+            lambda run: change_tensors(run, **{"feature_scaling.mean": np.zeros(2101)}),
+            ["feature scaling whose mean", "float32"],
+        ),
+        (change_config(feature_scaling="none"), ["feature scaling whose mean"]),
+        (lambda run: (run / "config.json").write_text("[" * 100_000), ["config.json is not JSON"]),
+        (
+            lambda run: swap_words(run / "vocab.json"),
+            ["not the vocabulary that best.safetensors was trained with"],
+        ),
+        (
+            lambda run: change_tensors(run, **{"feature_scaling.scale": None}),
+            ["feature scaling whose scale has shape None"],
+        ),
+        (
+            lambda run: change_tensors(run, **{"feature_scaling.scale": np.zeros(2101, "f4")}),
+            ["a scale above 0"],
+        ),
+        (
+            lambda run: change_tensors(run, b=np.full(64, np.nan, "f4")),
+            ["b has shape", "finite float32"],
+        ),
+        (lambda run: change_tensors(run, b=np.zeros(64)), ["dtype float64"]),
+        (lambda run: change_tensors(run, b=None), ["best.safetensors holds", "expected"]),
+    ],
+)
+def test_a_damaged_run_folder_is_named(spoil: Any, words: list[str], run: Path) -> None:
+    spoil(run)
+    with pytest.raises(DataError) as caught:
+        open_run(run)
+    for word in words:
+        assert word in str(caught.value)
+    assert call("evaluate", run).exit_code == 1
+
+
+# Flags are the command line's alone
+
+
+def test_no_flag_is_named_outside_the_command_line() -> None:
+    package = ROOT / "xpcap"
+    sources = {
+        path: path.read_text(encoding="utf-8")
+        for path in package.rglob("*.py")
+        if path.relative_to(package).parts[0] != "cli"
+    }
+    assert len(sources) > 80
+    assert {
+        path: found
+        for path, text in sources.items()
+        if (found := re.findall(r"--[a-z][\w-]*", text))
+    } == {}
+
+
+def test_errors_of_the_library_speak_of_parameters_and_those_of_the_command_of_its_options(
+    run: Path,
+) -> None:
+    with pytest.raises(DataError) as caught:
+        runs.train_run(runs.TrainOptions(out=run, score_epochs=0))
+    assert "choose another `out`, continue it with `resume`" in str(caught.value)
+    assert "choose another --out, continue it with --resume" in call("train", "--out", run).output
+    result = call("train", "--resume")
+    assert (result.exit_code, "--resume is given without --out" in result.output) == (2, True)
+
+
+@pytest.mark.parametrize("name", main.commands)
+def test_each_parameter_of_a_command_is_put_in_its_own_words(name: str) -> None:
+    params = main.commands[name].params
+    for param in params:
+        word = (
+            param.opts[-1]
+            if isinstance(param, click.Option)
+            else param.metavar or str(param.name).upper()
+        )
+        assert (
+            in_options(f"f: `{param.name}` is 3, expected 4", params)
+            == f"f: {word} is 3, expected 4"
+        )
+    assert (
+        in_options("f: `nobody's` and `unheard_of` stay", params)
+        == "f: `nobody's` and `unheard_of` stay"
+    )
+
+
+def python(*arguments: object, folder: Path = ROOT) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, *map(str, arguments)],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def test_python_m_xpcap_is_the_command_line() -> None:
+    as_module, as_file = (python(*way, "info", "--help") for way in (("-m", "xpcap"), ("cli.py",)))
+    assert as_module.stdout.startswith("Usage: python -m xpcap info [OPTIONS] ")
+    assert as_module.stdout.split("\n")[1:] == as_file.stdout.split("\n")[1:]
+
+
+def test_a_python_without_packages_says_how_to_get_one_with_them() -> None:
+    result = python("-E", "-s", "-S", "cli.py", "info")
+    assert (result.returncode, result.stdout, result.stderr.count("\n")) == (1, "", 2)
+    missing = re.match(
+        r"Error: xpcap needs the package (\w+), which (\S+) does not have", result.stderr
+    )
+    assert missing
+    assert missing[1] in ("numpy", "threadpoolctl")
+    assert missing[2] == sys.executable
+    for words in (
+        "source .venv/bin/activate",
+        ".venv\\Scripts\\activate",
+        "python -m venv .venv",
+        "pip install .",
+    ):
+        assert words in result.stderr
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "import xpcap.nothing",
+        "from xpcap import nothing",
+        "import numpy.nothing",
+        "import json.nothing",
+        "import nothing",
+    ],
+)
+def test_other_failing_imports_keep_their_traceback(line: str, tmp_path: Path) -> None:
+    shutil.copy(ROOT / "cli.py", tmp_path)
+    shutil.copy(ROOT / "pyproject.toml", tmp_path)
+    (tmp_path / "xpcap").mkdir()
+    (tmp_path / "xpcap/__init__.py").touch()
+    (tmp_path / "xpcap/cli.py").write_text(f"{line}\n")
+    result = python("cli.py", folder=tmp_path)
+    assert result.returncode == 1
+    assert result.stderr.startswith("Traceback ")
+    assert line in result.stderr
+
+
+# What training says, and to whom
+
+
+def test_the_time_of_training_is_told_from_its_first_steps_and_validation_does_not_count(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    seconds = iter([0.0, 5.0, 6.0, 7.0, 8.0])  # the first step sets things up
+    progress = Progress(
+        runs.TrainOptions(data="own.h5", out="run"),
+        SINGLE,
+        verbose=False,
+        clock=lambda: next(seconds),
+    )
+    data = generate(0, train=6, val=2)
+    model = CaptioningRNN(data.vocabulary.word_to_idx, data.feature_dim, 4, 4, "lstm")
+    solver = CaptioningSolver(model, data, batch_size=5, num_epochs=40, verbose=False)
+    progress.begin(solver)
+    solver.on_step = progress.step
+    for _ in range(4):
+        solver._record.add(np.zeros(()), np.zeros(()))
+        progress.step(solver)
+        progress.step(solver)  # between the batches of a validation
+    first, second = capsys.readouterr().out.splitlines()
+    assert first.startswith("training an LSTM of 4 units on 6 pictures with 30 captions of ")
+    assert (
+        second
+        == "40 epochs of 6 steps, about 4 minutes as the first 3 steps went, plus the scores after"
+        " each epoch; then a second stage of 5 epochs"
+    )
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"),
+    [
+        (0.1, "5 seconds"),
+        (61, "60 seconds"),
+        (95, "2 minutes"),
+        (5600, "93 minutes"),
+        (7200, "2.0 hours"),
+    ],
+)
+def test_times_are_told_in_round_words(seconds: float, words: str) -> None:
+    assert duration(seconds) == words
+
+
+SMALL_PICTURES = (
+    "import commands; from xpcap.runs import training; training.generate = commands.few; from"
+    " xpcap.cli import main; main()"
+)
+
+
+def begin(*args: object, **streams: Any) -> "subprocess.Popen[str]":
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")])}
+    return subprocess.Popen(
+        [sys.executable, "-c", SMALL_PICTURES, *map(str, args)],
+        env=environment,
+        text=True,
+        stderr=subprocess.PIPE,
+        **streams,
+    )
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="pipes break otherwise there")
+def test_a_command_whose_reader_has_gone_ends_quietly_as_unix_tools_do(run: Path) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    for command in ("caption", "evaluate", "info"):
+        process = begin(command, run, stdout=writer)
+        assert (process.communicate()[1], process.returncode) == ("", 141)
+    os.close(writer)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="pipes break otherwise there")
+def test_training_whose_reader_has_gone_is_saved_and_says_how_to_go_on(tmp_path: Path) -> None:
+    with begin(
+        "train", "--out", tmp_path / "run", *SMALL, "--epochs", 100_000, stdout=subprocess.PIPE
+    ) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        while not process.stdout.readline().startswith("epoch  1"):
+            assert process.poll() is None
+        process.stdout.close()
+        errors = process.stderr.read()
+    assert process.returncode == 141
+    assert "Traceback" not in errors
+    assert (
+        "nobody reads the output any more, so training was stopped, and saved; continue with"
+        in errors
+    )
+    assert f"train --out {tmp_path / 'run'} --resume" in errors
+    assert open_run(tmp_path / "run").meta["epoch"] >= 1

@@ -1,0 +1,215 @@
+"""Beam search beside the plainest one, which prunes nothing and knows one hypothesis at a time; its
+groups, limits, and what it must not depend on.
+"""
+
+from typing import Any
+
+import numpy as np
+import pytest
+from plain_beam import END, NULL, SILENT, START, pictures, plain_beam
+
+from xpcap import CaptioningRNN
+from xpcap.decoding import decode
+from xpcap.decoding.logits import largest
+from xpcap.errors import OptionError
+from xpcap.models import Beam
+from xpcap.threads import split_evenly
+
+
+def make(V: int, seed: int, says_end: float = 0.0, dtype: str = "float64") -> CaptioningRNN:
+    words = {"<NULL>": NULL, "<START>": START, "<END>": END, **{f"word{i}": i for i in range(3, V)}}
+    model = CaptioningRNN(words, 4, 5, 6, "lstm", np.dtype(dtype), seed=1)
+    rng = np.random.default_rng(seed)
+    for name, value in model.params.items():
+        model.params[name] = 2 * rng.standard_normal(value.shape)
+    model.params["b_vocab"][END] += says_end
+    return model
+
+
+def check(model: CaptioningRNN, beam: Beam, features: np.ndarray) -> int:
+    """Every caption of `beam` equals that of the plain one. Returns how many there were."""
+    said, count = model.decode(features, beam), 0
+    for feature, captions, probabilities, totals in zip(features, *said, strict=True):
+        wanted = plain_beam(model, feature, beam)[: beam.n_best]
+        count += len(wanted)
+        for j, one in enumerate(wanted):
+            assert captions[j].tolist() == [
+                *one.words,
+                *[NULL] * (beam.max_length - len(one.words)),
+            ], (j, beam)
+            assert totals[j] == pytest.approx(one.total, abs=1e-9)
+            assert np.log(probabilities[j, : len(one.words)]).sum() == pytest.approx(
+                one.total, abs=1e-9
+            )
+        assert (totals[len(wanted) :] == -np.inf).all()
+        assert (captions[len(wanted) :] == NULL).all()
+    return count
+
+
+@pytest.mark.parametrize("penalty", [0.0, 0.7, 1.5])
+@pytest.mark.parametrize("width", [1, 2, 5])
+def test_beam_finds_what_the_plain_beam_finds(width: int, penalty: float) -> None:
+    """The best alone, for which it may stop early, and all of them; with captions that end soon,
+    late and never.
+    """
+    for seed, says_end in enumerate((-2.0, 0.0, 1.0, 3.0, -50.0)):
+        for length in (1, 4, 9):
+            for n_best in {1, width}:
+                check(
+                    make(6, seed, says_end),
+                    Beam(
+                        width,
+                        length_penalty=penalty,
+                        n_best=n_best,
+                        max_length=length,
+                        forbid=SILENT,
+                    ),
+                    pictures(3),
+                )
+
+
+@pytest.mark.parametrize(("seed", "says_end", "penalty"), [(40, 0.0, 0.7), (45, 1.0, 1.5)])
+def test_beam_goes_on_while_a_longer_caption_may_still_win(
+    seed: int, says_end: float, penalty: float
+) -> None:
+    """Of a model so sure of itself that words far on cost next to nothing, and length pays."""
+    model, features = make(6, seed, says_end), pictures(30)
+    model.params["W_vocab"][...] *= 3
+    check(model, Beam(3, length_penalty=penalty, max_length=9, forbid=SILENT), features)
+
+
+@pytest.mark.parametrize("groups", [2, 3, 6])
+def test_groups_choose_in_turn_and_are_held_off_what_those_before_have_said(groups: int) -> None:
+    alike = apart = 0
+    for seed, says_end in enumerate((-2.0, 0.0, 1.0, 3.0)):
+        for diversity in (0.0, 0.5, 3.0):
+            model = make(8, seed, says_end)
+            beam = Beam(
+                6,
+                length_penalty=0.7,
+                n_best=6,
+                groups=groups,
+                diversity=diversity,
+                max_length=7,
+                forbid=SILENT,
+            )
+            check(model, beam, pictures(3))
+            distinct = sum(
+                len({tuple(caption) for caption in captions.tolist()})
+                for captions in model.decode(pictures(3), beam).captions
+            )
+            alike, apart = alike + distinct * (diversity == 0), apart + distinct * (diversity == 3)
+    assert alike < apart
+
+
+@pytest.mark.parametrize("groups", [1, 2])
+def test_limits_hold_in_every_hypothesis(groups: int) -> None:
+    for seed in range(6):
+        for limits in (
+            {"least_length": 4},
+            {"no_repeat_trigram": True},
+            {"least_length": 9, "no_repeat_trigram": True},
+            {"forbid": (NULL, START, 4)},
+        ):
+            beam = Beam(
+                4,
+                length_penalty=0.7,
+                n_best=4,
+                groups=groups,
+                **({"max_length": 9, "forbid": SILENT} | limits),
+            )  # type: ignore[arg-type]
+            assert check(make(9, seed, 1.0), beam, pictures(2)) == 8
+
+
+def test_beam_of_one_is_greedy() -> None:
+    model = make(12, 0, 1.0)
+    greedy, p = model.sample_with_probabilities(pictures(30), 9, forbid=SILENT)
+    said = model.decode(pictures(30), Beam(1, max_length=9, forbid=SILENT))
+    np.testing.assert_array_equal(said.captions[:, 0], greedy)
+    np.testing.assert_allclose(said.probabilities[:, 0], p, rtol=1e-9)
+
+
+def test_wide_enough_beam_finds_the_best_of_all_captions() -> None:
+    """Its score is the best of every caption of up to three words, each scored by itself."""
+    model, features, width = make(6, 2), pictures(1), 4**3 + 4**2 + 4
+    best = model.decode(features, Beam(width, length_penalty=0.7, max_length=3, forbid=SILENT))
+    words = range(2, 6)
+    captions = [
+        (END,),
+        *((a, END) for a in words[1:]),
+        *((a, b, c) for a in words[1:] for b in words[1:] for c in words),
+    ]
+    totals = [
+        -float(model.score(features, np.array([[START, *caption]])).nll) for caption in captions
+    ]
+    scores = np.array(totals) / np.array([len(caption) for caption in captions]) ** 0.7
+    assert (
+        tuple(word for word in best.captions[0, 0].tolist() if word != NULL)
+        == captions[scores.argmax()]
+    )
+    assert best.log_probabilities[0, 0] == pytest.approx(totals[scores.argmax()], abs=1e-9)
+
+
+@pytest.mark.parametrize(
+    "beam",
+    [
+        Beam(5, n_best=5, max_length=9, forbid=SILENT),
+        Beam(6, n_best=6, groups=3, max_length=9, forbid=SILENT),
+    ],
+)
+def test_captions_depend_neither_on_the_batch_nor_on_cores(
+    beam: Beam, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, features = make(12, 4), 5 * pictures(60)
+    whole = model.decode(features, beam)
+    assert len({tuple(caption) for caption in whole.captions.reshape(-1, 9).tolist()}) > 50
+    pieces = [model.decode(features[i : i + 7], beam) for i in range(0, 60, 7)]
+    monkeypatch.setattr(decode, "LEAST_PART", 8)
+    monkeypatch.setattr(decode, "cores", lambda: 3)
+    assert len(split_evenly(60, min(decode.cores(), 60 // decode.LEAST_PART))) == 3
+    for other in (
+        model.decode(features, beam),
+        [np.concatenate(results) for results in zip(*pieces, strict=True)],
+    ):
+        np.testing.assert_array_equal(other[0], whole.captions)
+        np.testing.assert_allclose(other[2], whole.log_probabilities, rtol=1e-9)
+
+
+def test_equally_likely_words_go_by_their_ids() -> None:
+    model = make(8, 0)
+    model.params.flat[...] = 0
+    said = model.decode(
+        pictures(2), Beam(3, length_penalty=0, n_best=3, max_length=2, forbid=SILENT)
+    )
+    np.testing.assert_array_equal(said.captions, [[[END, NULL], [3, END], [3, 3]]] * 2)
+
+
+def test_largest_are_in_falling_order_and_leave_the_array_as_it_was(
+    rng: np.random.Generator,
+) -> None:
+    x = rng.integers(0, 5, (150, 9)).astype(np.float32)
+    x[3, 2:] = x[4] = -np.inf
+    before = x.copy()
+    values, columns = largest(x, 6)
+    np.testing.assert_array_equal(x, before)
+    order = np.argsort(-x, axis=1, kind="stable")[:, :6]
+    np.testing.assert_array_equal(values, np.take_along_axis(x, order, axis=1))
+    np.testing.assert_array_equal(columns[values > -np.inf], order[values > -np.inf])
+
+
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        ({"n_best": 6}, r"`n_best` is 6, expected at most 5, as in `width`"),
+        ({"groups": 2}, r"`groups` is 2, expected a divisor of `width`, 5"),
+        ({"width": 0}, r"`width` is 0, expected a whole number of at least 1"),
+        ({"width": "5"}, r"`width` is '5', expected a whole number of at least 1"),
+        ({"n_best": 2.0}, r"`n_best` is 2\.0, expected a whole number of at least 1"),
+        ({"length_penalty": -0.1}, r"`length_penalty` is -0\.1, expected a number in 0\.\.10"),
+        ({"length_penalty": float("nan")}, r"`length_penalty` is nan"),
+        ({"diversity": float("inf")}, r"`diversity` is inf"),
+    ],
+)
+def test_beam_that_makes_no_sense_is_refused(settings: dict[str, Any], says: str) -> None:
+    with pytest.raises(OptionError, match=says):
+        Beam(**settings)

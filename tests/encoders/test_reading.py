@@ -1,0 +1,557 @@
+"""Picture files to arrays: what a person would see of them, and one DataError for whatever cannot
+be read.
+"""
+
+import io
+import os
+import random
+import shutil
+import struct
+import subprocess
+import sys
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+Image = pytest.importorskip("PIL.Image")
+
+
+from xpcap.encoders import find_pictures, read_picture  # noqa: E402
+from xpcap.errors import DataError  # noqa: E402
+
+ORIENTATION = 0x0112
+Flip = Image.Transpose
+STORED = {  # how a camera that was held so lays the upright picture down
+    1: None,
+    2: Flip.FLIP_LEFT_RIGHT,
+    3: Flip.ROTATE_180,
+    4: Flip.FLIP_TOP_BOTTOM,
+    5: Flip.TRANSPOSE,
+    6: Flip.ROTATE_90,
+    7: Flip.TRANSVERSE,
+    8: Flip.ROTATE_270,
+}
+
+
+def patches() -> np.ndarray:
+    """Colours in 8 x 8 blocks, no two corners alike: (32, 48, 3)."""
+    return np.kron(
+        np.random.default_rng(3).integers(0, 256, (4, 6, 3), dtype=np.uint8),
+        np.ones((8, 8, 1), np.uint8),
+    )
+
+
+def save(picture: Any, form: str, **options: Any) -> io.BytesIO:
+    file = io.BytesIO()
+    picture.save(file, form, **options)
+    return io.BytesIO(file.getvalue())
+
+
+def chunk(kind: bytes, content: bytes) -> bytes:
+    return (
+        struct.pack(">I", len(content))
+        + kind
+        + content
+        + struct.pack(">I", zlib.crc32(kind + content))
+    )
+
+
+def png(width: int, height: int, *chunks: bytes, depth: int = 8, colour: int = 2) -> bytes:
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, 0))
+    return b"\x89PNG\r\n\x1a\n" + header + b"".join(chunks) + chunk(b"IEND", b"")
+
+
+def refused(source: Any, *words: str) -> None:
+    with pytest.raises(DataError) as caught:
+        read_picture(source)
+    assert str(caught.value).startswith("read_picture: ")
+    for word in words:
+        assert word in str(caught.value)
+
+
+@pytest.mark.parametrize("form", ["PNG", "TIFF", "WEBP", "JPEG"])
+@pytest.mark.parametrize("orientation", STORED)
+def test_a_turned_picture_reads_like_the_upright_one(orientation: int, form: str) -> None:
+    upright, exif = Image.fromarray(patches()), Image.Exif()
+    exif[ORIENTATION] = orientation
+    stored = upright if STORED[orientation] is None else upright.transpose(STORED[orientation])
+    options = {"WEBP": {"lossless": True}, "JPEG": {"quality": 95, "subsampling": 0}}.get(form, {})
+    read = read_picture(save(stored, form, exif=exif, **options))
+    assert read.shape == (32, 48, 3)
+    np.testing.assert_allclose(read.astype(int), patches(), atol=0 if form != "JPEG" else 12)
+
+
+@pytest.mark.parametrize(
+    "exif",
+    [
+        b"Exif\0\0garbage",
+        b"Exif\0\0",
+        b"Exif\0\0II*\0\xff\xff\xff\x7f",
+        b"Exif\0\0MM\0*\0\0\0\x08\0\x05\x01\x12",
+    ],
+)
+def test_a_picture_with_damaged_exif_is_read_as_it_lies(exif: bytes) -> None:
+    for form in ("PNG", "JPEG", "WEBP"):
+        assert read_picture(save(Image.fromarray(patches()), form, exif=exif)).shape == (32, 48, 3)
+
+
+def test_every_mode_of_a_file_becomes_rgb() -> None:
+    picture = Image.fromarray(patches())
+    grey = np.asarray(picture.convert("L"))
+    as_grey, as_black = np.stack([grey] * 3, axis=-1), np.stack([grey > 127] * 3, axis=-1) * 255
+    cases = {
+        "L": (save(picture.convert("L"), "PNG"), as_grey, 0),
+        "LA": (save(picture.convert("LA"), "PNG"), as_grey, 0),
+        "1": (
+            save(picture.convert("L").point(lambda v: 255 * (v > 127)).convert("1"), "PNG"),
+            as_black,
+            0,
+        ),
+        "P": (save(picture.quantize(64), "PNG"), patches(), 3),
+        "RGBA": (save(picture.convert("RGBA"), "PNG"), patches(), 0),
+        "CMYK": (save(picture.convert("CMYK"), "JPEG", quality=100), patches(), 6),
+        "CMYK TIFF": (save(picture.convert("CMYK"), "TIFF"), patches(), 1),
+        "progressive": (
+            save(picture, "JPEG", progressive=True, quality=100, subsampling=0),
+            patches(),
+            6,
+        ),
+        "BMP": (save(picture, "BMP"), patches(), 0),
+        "PPM": (save(picture, "PPM"), patches(), 0),
+        "PGM": (save(picture.convert("L"), "PPM"), as_grey, 0),
+    }
+    if ".avif" in Image.registered_extensions():
+        cases["AVIF"] = (save(picture, "AVIF", quality=100, subsampling="4:4:4"), patches(), 6)
+    for name, (file, expected, tolerance) in cases.items():
+        read = read_picture(file)
+        assert (read.shape, read.dtype) == ((32, 48, 3), np.uint8), name
+        np.testing.assert_allclose(read.astype(int), expected, atol=tolerance, err_msg=name)
+
+
+def test_finer_greys_keep_their_lightness() -> None:
+    ramp = np.linspace(0, 1, 64 * 64).reshape(64, 64)
+    sixteen, whole = (ramp * 65535).astype(np.uint16), (ramp * 65535).astype(np.int32)
+    floats = ramp.astype(np.float32)
+    cases = {
+        "16-bit PNG": save(Image.fromarray(sixteen), "PNG"),
+        "16-bit TIFF": save(Image.fromarray(sixteen), "TIFF"),
+        "32-bit TIFF": save(Image.fromarray(whole), "TIFF"),
+        "32-bit TIFF, to the full": save(Image.fromarray(whole * 32767), "TIFF"),
+        "floats to 1": save(Image.fromarray(floats), "TIFF"),
+        "floats to 255": save(Image.fromarray(floats * 255), "TIFF"),
+        "floats beyond": save(Image.fromarray(floats * 1e30), "TIFF"),
+    }
+    for name, file in cases.items():
+        read = read_picture(file)
+        np.testing.assert_allclose(read[..., 0], ramp * 255, atol=0.51, err_msg=name)
+        assert (read == read[..., :1]).all()
+    assert (
+        read_picture(save(Image.fromarray((sixteen // 300).astype(np.uint16)), "PNG")).max() == 1
+    )  # all but black stays so
+    floats[0, :3] = np.nan, np.inf, -np.inf
+    holes = read_picture(save(Image.fromarray(floats), "TIFF"))
+    assert (holes[0, :3].max(), holes.max()) == (0, 255)
+
+
+def test_what_is_transparent_becomes_white_and_half_of_it_is_blended() -> None:
+    rgba = np.zeros((4, 3, 4), np.uint8)
+    rgba[..., 0] = 200
+    rgba[:, 1, 3], rgba[:, 2, 3] = 128, 255
+    expected = np.array([[255, 255, 255], [227, 127, 127], [200, 0, 0]])
+    for form in ("PNG", "TIFF"):
+        np.testing.assert_allclose(
+            read_picture(save(Image.fromarray(rgba), form))[0].astype(int), expected, atol=1
+        )
+    palette = Image.new("P", (3, 1))
+    palette.putpalette([200, 0, 0, 0, 0, 250])
+    palette.putdata([0, 1, 1])
+    for form in ("PNG", "GIF"):
+        assert read_picture(save(palette, form, transparency=0)).tolist() == [
+            [[255] * 3, [0, 0, 250], [0, 0, 250]]
+        ]
+        assert read_picture(save(palette, form)).tolist() == [
+            [[200, 0, 0], [0, 0, 250], [0, 0, 250]]
+        ]
+    for mode, colour in (("L", 9), ("RGB", (9, 8, 7)), ("I;16", 9)):
+        assert (
+            read_picture(save(Image.new(mode, (2, 2), colour), "PNG", transparency=colour)).min()
+            == 255
+        )
+
+
+def test_a_large_transparent_picture_is_blended_as_a_small_one_is() -> None:
+    large = Image.new("RGBA", (1500, 10), (0, 0, 0, 0))
+    large.paste((200, 0, 0, 255), (0, 0, 750, 10))
+    read = read_picture(save(large, "PNG"))
+    assert read.shape == (7, 1024, 3)
+    assert (read[:, :505] == (200, 0, 0)).all()
+    assert (read[:, 520:] == 255).all()
+
+
+@pytest.mark.parametrize("form", ["GIF", "WEBP", "PNG", "TIFF", "MPO"])
+def test_of_several_frames_the_first_is_read(form: str) -> None:
+    red, blue = (Image.new("RGB", (16, 16), colour) for colour in ("red", "blue"))
+    file = save(
+        red,
+        form,
+        save_all=True,
+        append_images=[blue],
+        **({} if form in ("TIFF", "MPO") else {"duration": 50}),
+    )
+    with Image.open(file) as opened:
+        assert opened.n_frames == 2
+    assert np.abs(read_picture(file)[8, 8].astype(int) - (255, 0, 0)).max() <= 3
+
+
+@pytest.mark.parametrize(
+    ("size", "read"),
+    [
+        ((2048, 1536), (768, 1024)),
+        ((300, 3000), (1024, 102)),
+        ((1024, 9), (9, 1024)),
+        ((5000, 1), (1, 1024)),
+    ],
+)
+def test_a_large_picture_is_scaled_down_to_1024_whole(
+    size: tuple[int, int], read: tuple[int, int]
+) -> None:
+    half = Image.new("RGB", size, "red")
+    half.paste("blue", (0, 0, size[0] // 2, size[1]))
+    for form in ("PNG", "JPEG"):
+        picture = read_picture(save(half, form))
+        assert picture.shape == (*read, 3)
+        assert picture[read[0] // 2, 0, 2] > 250
+        assert picture[read[0] // 2, -1, 0] > 250
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="the resource module tells the memory in use")
+def test_a_jpeg_of_64_million_pixels_never_takes_their_memory(tmp_path: Path) -> None:
+    Image.new("L", (8000, 8000), 90).save(tmp_path / "large.jpg")
+    Image.new("L", (80, 80)).save(tmp_path / "small.jpg")
+    code = (
+        "import resource, sys; from pathlib import Path; from xpcap.encoders import"
+        " read_picture\ndef peak(name): read_picture(Path(name)); return"
+        " resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == 'darwin' else"
+        " 1024)\nprint(-peak('small.jpg') + peak('large.jpg'))"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    result = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert int(result.stdout) < 20_000_000
+
+
+def test_too_many_pixels_are_refused_by_the_header_alone(tmp_path: Path) -> None:
+    """None of these holds a single pixel: were one decoded, the file would be called damaged."""
+    for width, height in ((60_000, 60_000), (13_000, 13_000), (2**31 - 1, 1)):
+        (tmp_path / "bomb.png").write_bytes(png(width, height))
+        size = (
+            "too many" if width * height > 2 * Image.MAX_IMAGE_PIXELS else f"{width} x {height}"
+        )  # Pillow refuses these
+        refused(
+            tmp_path / "bomb.png",
+            f"bomb.png has {size} pixels",
+            "scale it down first",
+            (
+                f"{2 * Image.MAX_IMAGE_PIXELS}"
+                if size == "too many"
+                else f"{Image.MAX_IMAGE_PIXELS:,}"
+            ),
+        )
+        refused(io.BytesIO(png(width, height)), "the picture has")
+    refused(io.BytesIO(png(7_000, 7_000)), "damaged")
+
+
+def test_a_picture_that_memory_does_not_suffice_for_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_room(*args: Any) -> None:
+        raise MemoryError
+
+    (tmp_path / "a.png").write_bytes(png(9, 9))
+    monkeypatch.setattr(Image.Image, "draft", no_room)
+    refused(tmp_path / "a.png", "a.png takes more memory")
+
+
+def spoilt_png(change: Callable[[bytes], bytes]) -> bytes:
+    return change(save(Image.fromarray(patches()), "PNG").getvalue())
+
+
+BAD: dict[str, tuple[bytes, str]] = {
+    "zeros.png": (bytes(5000), "damaged"),
+    "text.jpg": (b"not a picture\n" * 50, "BMP or TIFF; it is text"),
+    "umlauts.jpg": ("ä".encode() * 5000, "it is text"),  # cut in the middle of one
+    "page.jpg": (b"<!DOCTYPE html><html><body>404</body></html>", "it is an HTML page"),
+    "letter.jpg": (b"%PDF-1.4\n\xe2\xe3", "it is a PDF; export it as JPEG"),
+    "film.jpg": (b"\0\0\0\x18ftypmp42\0\0\0\0mp42isom" + bytes(50), "it is a video"),
+    "camera.jpg": (
+        b"\0\0\0\x18ftypcrx \0\0\0\1crx isom" + bytes(50),
+        "it is a camera's RAW file; export it as JPEG",
+    ),
+    "archive.jpg": (b"PK\3\4" + bytes(50), "it is a zip archive"),
+    "half.jpg": (b"\xff\xd8\xff\xe0\0\x10JFIF", "damaged"),
+    "crc.png": (spoilt_png(lambda b: b.replace(b"IHDR\0\0\0\x30", b"IHDR\0\0\0\x31")), "damaged"),
+    "data.png": (spoilt_png(lambda b: b[:60] + bytes(20) + b[80:]), "damaged"),
+    "no data.png": (png(8, 8), "damaged"),
+    "text bomb.png": (
+        png(8, 8, chunk(b"zTXt", b"a\0\0" + zlib.compress(bytes(2_000_000)))),
+        "damaged",
+    ),
+    "no size.png": (png(0, 5), "damaged"),
+}
+HEIC = b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(100)
+AVIF = b"\0\0\0\x1cftypmif1\0\0\0\0mif1avifmiaf" + bytes(100)
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_what_is_no_picture_is_named(name: str, tmp_path: Path) -> None:
+    content, words = BAD[name]
+    (tmp_path / name).write_bytes(content)
+    refused(tmp_path / name, f"{tmp_path / name} cannot be read", words)
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("IMG_1.jpg", HEIC),
+        ("IMG_1.HEIC", HEIC),
+        ("a.heif", b"\0\0\0\x18ftypmif1\0\0\0\0mif1"),
+        ("a.heic", bytes(99)),
+    ],
+)
+def test_a_heic_is_known_by_its_bytes_and_how_to_convert_it_is_said(
+    name: str, content: bytes, tmp_path: Path
+) -> None:
+    (tmp_path / name).write_bytes(content)
+    refused(
+        tmp_path / name,
+        f"{name} is a HEIC picture",
+        "convert it to JPEG first",
+        "heif-convert",
+        "Most Compatible",
+    )
+    refused(io.BytesIO(HEIC), "the picture is a HEIC picture")
+
+
+def test_an_empty_file_is_called_empty(tmp_path: Path) -> None:
+    (tmp_path / "a.jpg").write_bytes(b"")
+    refused(tmp_path / "a.jpg", "a.jpg is empty, expected JPEG")
+    refused(io.BytesIO(b""), "the picture is empty")
+
+
+@pytest.mark.parametrize("able", [True, False])
+def test_formats_are_those_that_this_pillow_reads(
+    able: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from PIL import features
+
+    monkeypatch.setitem(features.modules, "avif", features.modules["pil"])
+    monkeypatch.setattr(features, "check", lambda name: able)
+    (tmp_path / "a.jpg").write_bytes(AVIF)
+    hint = (
+        "damaged, or of another kind?"
+        if able
+        else "it is an AVIF picture, which this Pillow cannot read; a newer Pillow can"
+    )
+    refused(
+        tmp_path / "a.jpg", f"expected JPEG, PNG, GIF, {'WebP, AVIF, ' * able}BMP or TIFF; {hint}"
+    )
+
+
+@pytest.mark.parametrize("form", ["JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF", "PPM"])
+def test_a_picture_that_breaks_off_is_refused(form: str) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (40, 60, 3), dtype=np.uint8)
+    whole = save(Image.fromarray(noise), form).getvalue()
+    for part in (1, 4, 12, 30, len(whole) // 2, int(len(whole) * 0.9)):
+        refused(io.BytesIO(whole[:part]), "cannot be read")
+
+
+def test_no_other_program_is_ever_started(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    started: list[Any] = []
+    monkeypatch.setattr(subprocess, "Popen", lambda *args, **options: started.append(args))
+    monkeypatch.setattr(os, "system", started.append)
+    eps = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n%%EndComments\n%%EOF\n"
+    for name, content in {
+        "a.eps": eps,
+        "b.jpg": eps,
+        "c.svg": b"<svg xmlns='http://www.w3.org/2000/svg'/>",
+        "d.pdf": b"%PDF-1.4\n",
+    }.items():
+        (tmp_path / name).write_bytes(content)
+        refused(tmp_path / name, "cannot be read as a picture")
+    assert started == []
+
+
+def test_what_is_no_file_is_refused_and_not_waited_for(tmp_path: Path) -> None:
+    refused(tmp_path / "none.jpg", "none.jpg does not exist", "is the path right?")
+    refused(tmp_path, "is a folder")
+    (tmp_path / "dangling.png").symlink_to("nowhere")
+    refused(tmp_path / "dangling.png", "does not exist")
+    (tmp_path / "round.png").symlink_to("round.png")
+    refused(tmp_path / "round.png", "symbolic links")
+    refused(tmp_path / ("a" * 300), "File name too long")
+    refused(tmp_path / "a\0b.png", "cannot be read")
+    if hasattr(os, "mkfifo"):
+        os.mkfifo(tmp_path / "pipe.jpg")
+        refused(tmp_path / "pipe.jpg", "is a pipe or a device")
+        refused(Path("/dev/zero"), "is a pipe or a device")
+        with pytest.raises(DataError, match="is a pipe or a device"):
+            read_picture("/dev/zero")
+
+
+def test_text_names_a_picture_as_well_as_a_path_does(tmp_path: Path) -> None:
+    Image.new("RGB", (3, 2), (9, 8, 7)).save(tmp_path / "a.png")
+    np.testing.assert_array_equal(
+        read_picture(str(tmp_path / "a.png")), read_picture(tmp_path / "a.png")
+    )
+    assert find_pictures([str(tmp_path)]) == [tmp_path / "a.png"]
+
+
+@pytest.mark.skipif(os.name != "posix" or os.geteuid() == 0, reason="root may read anything")
+def test_a_picture_that_may_not_be_read_is_named(tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(png(1, 1))
+    (tmp_path / "a.png").chmod(0)
+    refused(tmp_path / "a.png", "a.png: Permission denied", "may it be read?")
+
+
+def test_names_and_links_of_any_kind_are_followed(tmp_path: Path) -> None:
+    content = save(Image.fromarray(patches()), "PNG").getvalue()
+    for name in (
+        "two words.png",
+        "line\nbreak.png",
+        "Ωμέγα 🐕.png",
+        "-n.png",
+        "no suffix",
+        "wrong.jpg",
+        os.fsdecode(b"\xff\xfe.png"),
+    ):
+        try:
+            (tmp_path / name).write_bytes(content)
+        except OSError:
+            continue  # not every file system takes every name
+        np.testing.assert_array_equal(read_picture(tmp_path / name), patches())
+    (tmp_path / "link.png").symlink_to("two words.png")
+    np.testing.assert_array_equal(read_picture(tmp_path / "link.png"), patches())
+
+
+def test_damaged_bytes_give_a_picture_or_a_data_error_and_silence(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    """Compressed TIFFs are left out: there the C library itself prints."""
+    picture, other = Image.fromarray(patches()), Image.fromarray(patches()[::-1].copy())
+    exif = Image.Exif()
+    exif[ORIENTATION] = 6
+    plain = [
+        (picture.convert(mode), form)
+        for mode, form in (
+            ("RGB", "BMP"),
+            ("L", "PNG"),
+            ("P", "PNG"),
+            ("CMYK", "JPEG"),
+            ("RGB", "TIFF"),
+            ("F", "TIFF"),
+        )
+    ]
+    files = [save(image, form).getvalue() for image, form in plain]
+    files += [save(picture, form, exif=exif).getvalue() for form in ("JPEG", "PNG", "WEBP")]
+    files += [
+        save(picture, form, save_all=True, append_images=[other]).getvalue()
+        for form in ("GIF", "WEBP", "MPO")
+    ]
+    rng = random.Random(5)
+    read = 0
+    for case in range(600):
+        content = bytearray(files[case % len(files)])
+        for _ in range(rng.choice((1, 3, 20))):
+            place = rng.randrange(min(len(content), rng.choice((60, 400, 10**6))))
+            content[place : place + rng.choice((1, 1, 2))] = rng.randbytes(
+                rng.choice((0, 1, 1, 1, 2, 4))
+            )
+        try:
+            found = read_picture(io.BytesIO(content))
+        except DataError:
+            continue
+        read += 1
+        assert (found.dtype, found.ndim, found.shape[2]) == (np.uint8, 3, 3)
+        assert 0 < max(found.shape) <= 1024
+    assert 60 < read < 540
+    assert capfd.readouterr() == ("", "")
+
+
+def test_a_folder_gives_its_pictures_by_name_and_files_come_as_given(tmp_path: Path) -> None:
+    names = ["b.JPG", "a.png", "C.jpeg", "d.Heic", "e.jfif", "z.webp"]
+    for name in [*names, ".hidden.jpg", "._a.png", "film.mp4", "notes.txt", "png"]:
+        (tmp_path / name).write_bytes(b"")
+    (tmp_path / "album.jpg").mkdir()
+    (tmp_path / "gone.gif").symlink_to(
+        "nowhere"
+    )  # called like a picture, and named when it cannot be read
+    inside = [tmp_path / name for name in sorted([*names, "gone.gif"])]
+    assert find_pictures([tmp_path]) == inside
+    single = [tmp_path / "notes.txt", tmp_path / ".hidden.jpg", tmp_path / "none.png"]
+    assert find_pictures([single[2], tmp_path, single[0], single[0], single[1]]) == [
+        single[2],
+        *inside,
+        single[0],
+        single[0],
+        single[1],
+    ]
+    assert find_pictures([]) == []
+
+
+def test_a_folder_without_a_picture_is_named(tmp_path: Path) -> None:
+    (tmp_path / "deeper").mkdir()
+    (tmp_path / "deeper" / "a.png").write_bytes(b"")
+    assert find_pictures([tmp_path]) == [tmp_path / "deeper" / "a.png"]
+    (tmp_path / "deeper" / "a.png").rename(tmp_path / "deeper" / "a.NEF")
+    with pytest.raises(
+        DataError,
+        match=(
+            r"holds no picture, nor do folders in it, expected files that end in \.jpg, .*; 1 other"
+            r" file in .*: 1 \.nef; .*RAW"
+        ),
+    ):
+        find_pictures([tmp_path / "deeper" / "a.png", tmp_path])
+
+
+def test_folders_inside_folders_are_searched_once_in_their_order_and_other_files_are_counted(
+    tmp_path: Path,
+) -> None:
+    names = ["b.jpg", "2023/z.jpg", "2023/a/deep.png", "2024/a.jpg", "last/z.gif"]
+    others = ["c.CR2", "2024/d.cr2", "2023/film.mp4", "no suffix"]
+    hidden = [".a.jpg", ".thumbs/a.jpg", "2023/._a.jpg", "Thumbs.db", "last/desktop.ini"]
+    for name in (*names, *others, *hidden):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(b"")
+    (tmp_path / "2024" / "round").symlink_to(tmp_path)
+    (tmp_path / "2024" / "self").symlink_to("self")
+    (tmp_path / "outside").mkdir()
+    shutil.move(tmp_path / "2024", tmp_path / "outside" / "2024")
+    (tmp_path / "2024").symlink_to("outside/2024")  # searched under the name that comes first
+    remarks: list[str] = []
+    assert find_pictures([tmp_path], remarks=remarks) == [
+        tmp_path / name
+        for name in ("b.jpg", "2023/z.jpg", "2023/a/deep.png", "2024/a.jpg", "last/z.gif")
+    ]
+    counts = "2 .cr2, 2 without a suffix, 1 .mp4"
+    assert remarks == [
+        f"5 other files in {tmp_path} not looked at: {counts}; a camera's RAW files are not read:"
+        " export them as JPEG"
+    ]
+
+
+@pytest.mark.skipif(os.name != "posix" or os.geteuid() == 0, reason="root may read anything")
+def test_a_folder_that_may_not_be_read_is_named(tmp_path: Path) -> None:
+    (tmp_path / "locked").mkdir(mode=0)
+    for path in (tmp_path / "locked", tmp_path / "locked" / "a.png"):
+        with pytest.raises(DataError, match=r"find_pictures: .*locked.*: Permission denied"):
+            find_pictures([path])

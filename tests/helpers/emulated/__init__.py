@@ -1,0 +1,50 @@
+"""A strict stand-in for cupy on a machine without a device, for tests only: NumPy computes, the
+manners are cupy's or stricter.
+
+Names and keywords are looked up in the real package. Host arrays are refused wherever cupy would
+refuse them or copy them in silence. Whatever waits for the device is a read, whatever runs on it a
+launch, and each keeps the line of xpcap that asked for it. It proves how the library is used, not
+what CUDA does: see DIFFERENCES in tests/device/test_emulated_device.py.
+"""
+
+import pytest
+
+from emulated import real
+from emulated.record import EMULATOR, Counts, Emulator
+
+MISSING = "cupy is not installed: the kernels extra is not installed"
+
+__all__ = ["EMULATOR", "Counts", "Emulator", "device", "install", "install_or_skip"]
+
+
+def install(monkeypatch: pytest.MonkeyPatch, **machine: object) -> Emulator:
+    """The emulated device in place of cupy until `monkeypatch` is undone. Needs the real package,
+    though no device.
+    """
+    from emulated.module import install as put
+
+    return put(monkeypatch, **machine)
+
+
+def install_or_skip(monkeypatch: pytest.MonkeyPatch, **machine: object) -> Emulator:
+    """The same in a test: skipped, with the reason, where the real cupy cannot be imported."""
+    if not real.is_installed():
+        pytest.skip(MISSING)
+    return install(monkeypatch, **machine)
+
+
+@pytest.fixture
+def device(monkeypatch: pytest.MonkeyPatch) -> Emulator:
+    """One emulated device in place of cupy, kernels and all: what it counts begins with the test.
+
+    Skipped, with the reason, where the real cupy cannot be imported or the twins of the kernels
+    cannot be built.
+    """
+    emulator = install_or_skip(monkeypatch)
+    import twin
+
+    try:
+        twin.compiler()
+    except twin.UnavailableError as reason:
+        pytest.skip(str(reason))
+    return emulator

@@ -1,0 +1,276 @@
+"""The emulated cupy.ndarray: NumPy's memory behind the manners of a device. Operators and methods
+are attached by the files beside this one.
+"""
+
+import dis
+import sys
+from typing import Any
+
+import numpy as np
+
+from emulated import memory, real
+from emulated.record import EMULATOR
+
+SCALARS = (bool, int, float, complex, np.number, np.bool_)
+SHAPES = (
+    np.shape,
+    np.ndim,
+    np.size,
+    np.result_type,
+    np.can_cast,
+)  # of NumPy, and harmless: they look at no element
+
+
+class Flags:
+    """The layout, as cupy tells it: read-only, and without `writeable`, which cupy's arrays
+    lack.
+    """
+
+    def __init__(self, host: np.ndarray) -> None:
+        self.c_contiguous, self.f_contiguous, self.owndata = (
+            host.flags.c_contiguous,
+            host.flags.f_contiguous,
+            host.base is None,
+        )
+
+    def __getitem__(self, name: str) -> bool:
+        return {
+            "C_CONTIGUOUS": self.c_contiguous,
+            "F_CONTIGUOUS": self.f_contiguous,
+            "OWNDATA": self.owndata,
+        }[name]
+
+
+class Pointer:
+    """What `array.data` is: where the elements lie; further on, so many bytes are added."""
+
+    def __init__(self, host: np.ndarray, device_id: int, offset: int = 0) -> None:
+        self.host, self.offset, self.device_id = host, offset, device_id
+        self.ptr = host.ctypes.data + offset
+
+    def __add__(self, nbytes: int) -> "Pointer":
+        return Pointer(self.host, self.device_id, self.offset + nbytes)
+
+    def view(self, shape: Any, dtype: Any) -> np.ndarray:
+        """An array of the memory behind it. It has to lie in what the pointer came from, which is
+        stricter than cupy.
+        """
+        if not self.host.flags.c_contiguous:
+            raise NotImplementedError(
+                "emulated cupy.ndarray: memptr into an array that is not contiguous is not modelled"
+            )
+        return np.ndarray(shape, dtype, self.host.reshape(-1).view(np.uint8), self.offset)
+
+
+class ndarray:  # noqa: N801 - cupy's name
+    """An array on the emulated device. `host` is NumPy's array behind it, for the files of this
+    package alone.
+    """
+
+    __slots__ = ("__weakref__", "host", "number")
+    __array_priority__ = 100
+    __hash__ = None  # type: ignore[assignment]
+    host: np.ndarray
+    number: int  # the device it lies on
+
+    def __init__(
+        self,
+        shape: Any,
+        dtype: Any = float,
+        memptr: Any = None,
+        strides: Any = None,
+        order: str = "C",
+    ) -> None:
+        if strides is not None:
+            raise NotImplementedError("emulated cupy.ndarray: strides are not modelled")
+        if memptr is not None:
+            self.host, self.number = memptr.view(shape, supported(dtype)), memptr.device_id
+            return
+        self.host, self.number = (
+            memory.allocate(poisoned(shape, dtype, order or "C")),
+            EMULATOR.current,
+        )
+
+    def __getattr__(self, name: str) -> Any:
+        """Only for what the emulation does not define."""
+        if name.startswith("__") or not hasattr(real.cupy().ndarray, name):
+            raise AttributeError(f"'cupy.ndarray' object has no attribute {name!r}")
+        raise NotImplementedError(
+            f"emulated device: cupy.ndarray.{name} is not modelled; add it to"
+            " tests/helpers/emulated/methods.py"
+        )
+
+    shape = property(lambda self: self.host.shape)
+    strides = property(lambda self: self.host.strides)
+    dtype = property(lambda self: self.host.dtype)
+    ndim = property(lambda self: self.host.ndim)
+    size = property(lambda self: self.host.size)
+    itemsize = property(lambda self: self.host.itemsize)
+    nbytes = property(lambda self: self.host.nbytes)
+    flags = property(lambda self: Flags(self.host))
+    data = property(lambda self: Pointer(self.host, self.number))
+    T = property(lambda self: view(self.host.T, self))
+
+    @property
+    def device(self) -> Any:
+        from emulated.cuda import Device
+
+        return Device(self.number)
+
+    def __reduce__(self) -> Any:
+        return loaded, (self.host,)
+
+    def __len__(self) -> int:
+        return len(self.host)
+
+    def __iter__(self) -> Any:
+        if self.ndim == 0:
+            raise TypeError("iteration over a 0-d array")
+        return (self[i] for i in range(len(self)))  # reads nothing by itself: each is an array
+
+    # What NumPy asks of an array that is not its own
+
+    def __array__(self, dtype: Any = None, copy: Any = None) -> Any:
+        raise TypeError(
+            "Implicit conversion to a NumPy array is not allowed. Please use `.get()` to construct"
+            " a NumPy array explicitly."
+        )
+
+    def __array_ufunc__(self, ufunc: np.ufunc, method: str, *inputs: Any, **kwargs: Any) -> Any:
+        """cupy takes over here without a word; a stray np. is to be seen. An operator with a NumPy
+        scalar on its left comes this way too.
+        """
+        if (
+            method == "__call__"
+            and not kwargs
+            and not isinstance(inputs[0], ndarray)
+            and _is_operator(sys._getframe(1))
+        ):
+            from emulated.elementwise import UFUNCS
+
+            return UFUNCS[ufunc.__name__](*inputs)
+        raise TypeError(
+            f"numpy.{ufunc.__name__} was called on a device array; write xp.{ufunc.__name__}, with"
+            " xp from get_array_module"
+        )
+
+    def __array_function__(self, func: Any, types: Any, args: Any, kwargs: Any) -> Any:
+        if func in SHAPES:
+            return func(*(x.host if isinstance(x, ndarray) else x for x in args), **kwargs)
+        raise TypeError(
+            f"numpy.{func.__name__} was called on a device array; write xp.{func.__name__}, with xp"
+            " from get_array_module"
+        )
+
+
+ndarray.__module__ = "cupy"
+
+
+def _is_operator(frame: Any) -> bool:
+    """Whether `frame` is at an operator, not at a call."""
+    return dis.opname[frame.f_code.co_code[frame.f_lasti]] in ("BINARY_OP", "COMPARE_OP")
+
+
+def supported(dtype: Any) -> np.dtype[Any]:
+    """A dtype that cupy has: numbers and booleans; strings, objects and dates it has not."""
+    found = np.dtype(dtype)
+    if found.kind not in "biufc":
+        raise ValueError(f"Unsupported dtype {found}")
+    return found
+
+
+def poisoned(shape: Any, dtype: Any, order: Any = "C") -> np.ndarray:
+    """Memory as it is found: NaN, or a large odd number, so that reading what was never written
+    shows.
+    """
+    found = supported(dtype)
+    poison: Any = (
+        np.nan if found.kind in "fc" else True if found.kind == "b" else np.iinfo(found).max - 2
+    )
+    return np.full(shape, poison, found, order)
+
+
+def wrap(value: Any) -> ndarray:
+    """A fresh result as an array on the current device: C-contiguous, as cupy's results are, and
+    never a scalar.
+    """
+    return fresh(np.asarray(value, order="C"))
+
+
+def fresh(host: np.ndarray) -> ndarray:
+    """NumPy's array `host` as it lies, as new memory on the current device."""
+    x = ndarray.__new__(ndarray)
+    x.host, x.number = memory.allocate(host), EMULATOR.current
+    return x
+
+
+def loaded(host: np.ndarray) -> ndarray:
+    """A copy of a host array on the current device, as unpickling gives one."""
+    return fresh(host.copy())
+
+
+def view(host: np.ndarray, like: ndarray) -> ndarray:
+    """NumPy's array `host`, which lies in the memory of `like`."""
+    x = ndarray.__new__(ndarray)
+    x.host, x.number = host, like.number
+    return x
+
+
+def here(x: ndarray, who: str) -> np.ndarray:
+    """The memory of `x` for a kernel that runs on the current device."""
+    if x.number != EMULATOR.current:
+        raise ValueError(
+            f"{who}: Array device must be same as the current device: array device = {x.number}"
+            f" while current = {EMULATOR.current}"
+        )
+    return x.host
+
+
+def array(x: Any, who: str) -> np.ndarray:
+    """The memory of a device array; nothing else will do."""
+    if isinstance(x, ndarray):
+        return here(x, who)
+    raise TypeError(
+        f"cupy.{who}: got a {type(x).__module__}.{type(x).__name__}, expected a device array; send"
+        " host arrays with asarray"
+    )
+
+
+def operand(x: Any, who: str) -> Any:
+    """The memory of a device array, or a scalar as it is."""
+    return x if isinstance(x, SCALARS) else array(x, who)
+
+
+def deliver(result: Any, out: ndarray | None, who: str) -> ndarray:
+    """A result as a fresh array, or in the one given as out=: exactly its shape and dtype, which is
+    stricter than cupy.
+    """
+    if out is None:
+        return wrap(result)
+    value = np.asarray(result)
+    target = array(out, f"{who}(out=)")
+    if target.dtype != value.dtype or target.shape != value.shape:
+        raise TypeError(
+            f"cupy.{who}: out is {target.dtype} {target.shape}, expected {value.dtype}"
+            f" {value.shape}"
+        )
+    target[...] = value
+    return out
+
+
+def cast(host: Any, dtype: np.dtype[Any], who: str) -> Any:
+    """As NumPy casts, where both libraries give the same: not a float that the integer type cannot
+    hold.
+    """
+    value = np.asarray(host)
+    if value.dtype.kind in "fc" and dtype.kind in "iu" and value.size:
+        low, high = np.iinfo(dtype).min, np.iinfo(dtype).max
+        if not (
+            np.isfinite(value).all() and (value.real > low - 1).all() and (value.real <= high).all()
+        ):
+            raise ValueError(
+                f"cupy.{who}: casts {value.dtype} to {dtype}, expected values that it can hold;"
+                " cupy and numpy differ on the others"
+            )
+    with np.errstate(all="ignore"):
+        return value.astype(dtype)

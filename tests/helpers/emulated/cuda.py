@@ -1,0 +1,296 @@
+"""The emulated cupy.cuda: devices, runtime, streams, events and the memory pool, as far as xpcap
+has a use for them.
+"""
+
+import time
+from typing import Any
+
+import numpy as np
+
+from emulated import real
+from emulated.record import EMULATOR
+
+
+class Module:
+    """A namespace of cupy: what it offers is here, what the real one lacks is an AttributeError,
+    and the rest is not modelled.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        why: str = "is not modelled; add it to tests/helpers/emulated/cuda.py",
+        **members: Any,
+    ) -> None:
+        self.__name__ = f"cupy.{name}"
+        self._path, self._why = name, why
+        vars(self).update(members)
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        real.look_up(f"{self._path}.{name}")
+        raise NotImplementedError(f"emulated device: cupy.{self._path}.{name} {self._why}")
+
+
+def cuda_error(status: str) -> Exception:
+    """The error type of the real runtime, so that code that catches it is tested."""
+    number = {
+        "cudaErrorInvalidDevice": 101,
+        "cudaErrorNotReady": 600,
+        "cudaErrorNoDevice": 100,
+        "cudaErrorDevicesUnavailable": 46,
+    }[status]
+    return real.look_up("cuda.runtime.CUDARuntimeError")(number)
+
+
+class Device:
+    """One of the emulated devices; inside a ``with``, or after use(), it is the current one."""
+
+    def __init__(self, device: Any = None) -> None:
+        self.id = EMULATOR.current if device is None else int(device)
+        self._before: list[int] = []
+        if not 0 <= self.id < EMULATOR.devices:
+            raise cuda_error("cudaErrorInvalidDevice")
+
+    def use(self) -> None:
+        """As from CUDA 12 on: it makes a context, or fails if the device gives none."""
+        if self.id in EMULATOR.busy:
+            raise cuda_error("cudaErrorDevicesUnavailable")
+        EMULATOR.current = self.id
+
+    def __enter__(self) -> "Device":
+        self._before.append(EMULATOR.current)
+        self.use()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        Device(self._before.pop()).use()
+
+    def synchronize(self) -> None:
+        EMULATOR.wait("Device.synchronize")
+
+    @property
+    def pci_bus_id(self) -> str:
+        return f"0000:{self.id:02X}:00.0"
+
+    @property
+    def mem_info(self) -> tuple[int, int]:
+        return EMULATOR.free, EMULATOR.total
+
+    @property
+    def cublas_handle(self) -> int:
+        from emulated.blas import handle_of
+
+        return handle_of(self.id)
+
+    compute_capability = "80"
+
+    def __int__(self) -> int:
+        return self.id
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Device) and other.id == self.id
+
+    def __hash__(self) -> int:
+        return hash(self.id)
+
+    def __repr__(self) -> str:
+        return f"<CUDA Device {self.id}>"
+
+
+class Event:
+    """A mark in the order of work; its time is known only after a synchronisation."""
+
+    def __init__(
+        self, block: bool = False, disable_timing: bool = False, interprocess: bool = False
+    ) -> None:
+        self.seconds, self._mark, self._timed = 0.0, -1, not disable_timing
+        self._copies = 0  # to or from pinned memory, begun before it
+        self._machine = EMULATOR.machine
+
+    def record(self, stream: Any = None) -> None:
+        self.seconds, self._mark, self._copies = (
+            time.perf_counter(),
+            EMULATOR.clock,
+            len(EMULATOR.copies),
+        )
+
+    def synchronize(self) -> None:
+        if self._machine is EMULATOR.machine:
+            EMULATOR.wait("Event.synchronize", self._copies)
+
+    @property
+    def done(self) -> bool:
+        return EMULATOR.clock > self._mark
+
+
+class Stream:
+    """A stream: the null stream, or one of its own, which can be made current, but is given no work
+    (`Emulator.launch`).
+    """
+
+    done = True
+
+    def __init__(
+        self,
+        null: bool = False,
+        non_blocking: bool = False,
+        ptds: bool = False,
+        priority: int | None = None,
+    ) -> None:
+        self.ptr = 0 if null else id(self)
+
+    def use(self) -> "Stream":
+        EMULATOR.stream = self if self.ptr else None
+        return self
+
+    def __repr__(self) -> str:
+        return f"<Stream {self.ptr}>"
+
+    def synchronize(self) -> None:
+        EMULATOR.wait("Stream.synchronize")
+
+    def record(self, event: Event | None = None) -> Event:
+        event = event or Event()
+        event.record()
+        return event
+
+    def wait_event(self, event: Event) -> None:
+        """Work on the device waits, the host does not."""
+
+
+Stream.null = Stream(null=True)
+
+
+def get_elapsed_time(start_event: Event, end_event: Event) -> float:
+    if start_event._mark < 0 or end_event._mark < 0 or not end_event.done:
+        raise cuda_error("cudaErrorNotReady")
+    return 1e3 * (end_event.seconds - start_event.seconds)
+
+
+class PinnedMemory(bytearray):
+    """Where copies to the host may end while it goes on; poisoned until they do."""
+
+    def __init__(self, size: int) -> None:
+        super().__init__(b"\x7f" * size)
+
+
+def is_pinned(host: np.ndarray) -> bool:
+    """Whether an array lies in pinned memory."""
+    base: Any = host
+    while isinstance(base, np.ndarray | memoryview):
+        base = base.obj if isinstance(base, memoryview) else base.base
+    return isinstance(base, PinnedMemory)
+
+
+class MemoryPool:
+    """Says what the emulator was told to say."""
+
+    def used_bytes(self) -> int:
+        return EMULATOR.pool_used
+
+    def free_bytes(self) -> int:
+        return EMULATOR.pool_free
+
+    def total_bytes(self) -> int:
+        return EMULATOR.pool_used + EMULATOR.pool_free
+
+    def free_all_blocks(self, stream: Any = None) -> None:
+        EMULATOR.free += EMULATOR.pool_free
+        EMULATOR.pool_free = 0
+
+
+def get_device_properties(device: int) -> dict[str, Any]:
+    if not 0 <= device < EMULATOR.devices:
+        raise cuda_error("cudaErrorInvalidDevice")
+    return {
+        "name": EMULATOR.name.encode(),
+        "totalGlobalMem": EMULATOR.total,
+        "major": 8,
+        "minor": 0,
+        "multiProcessorCount": 2,
+        "warpSize": 32,
+        "maxThreadsPerBlock": 1024,
+        "maxThreadsDim": (1024, 1024, 64),
+        "maxGridSize": (2147483647, 65535, 65535),
+        "sharedMemPerBlock": 49152,
+        "clockRate": 1000000,
+        "memoryClockRate": 1000000,
+        "memoryBusWidth": 256,
+        "l2CacheSize": 1 << 20,
+        "maxThreadsPerMultiProcessor": 2048,
+    }
+
+
+class PinnedMemoryPool:
+    """Only counts how often it was emptied."""
+
+    emptied = 0
+
+    def free_all_blocks(self) -> None:
+        PinnedMemoryPool.emptied += 1
+
+
+POOL, PINNED = MemoryPool(), PinnedMemoryPool()
+
+
+def driver() -> Module:
+    """cupy.cuda.driver."""
+    return Module(
+        "cuda.driver", ctxGetCurrent=lambda: 1 + EMULATOR.current if EMULATOR.has_context else 0
+    )
+
+
+class Cuda(Module):
+    """cupy.cuda, whose cublas is loaded when first asked for: an ImportError where it cannot be."""
+
+    @property
+    def cublas(self) -> Any:
+        from emulated import blas
+
+        if not EMULATOR.cublas:
+            raise ImportError(blas.MISSING)
+        return blas.CUBLAS
+
+
+def namespace() -> Module:
+    """cupy.cuda."""
+    from emulated import nccl
+    from emulated.blas import get_cublas_handle
+
+    runtime = Module(
+        "cuda.runtime",
+        getDeviceCount=lambda: EMULATOR.devices,
+        getDeviceProperties=get_device_properties,
+        getDevice=lambda: EMULATOR.current,
+        setDevice=lambda device: Device(device).use(),
+        memGetInfo=lambda: (EMULATOR.free, EMULATOR.total),
+        driverGetVersion=lambda: 13000,
+        runtimeGetVersion=lambda: 13000,
+        deviceSynchronize=lambda: EMULATOR.wait("deviceSynchronize"),
+        CUDARuntimeError=real.look_up("cuda.runtime.CUDARuntimeError"),
+    )
+    streams = {
+        "Stream": Stream,
+        "Event": Event,
+        "get_current_stream": lambda: EMULATOR.stream or Stream.null,
+        "get_elapsed_time": get_elapsed_time,
+    }
+    devices = {
+        "Device": Device,
+        "get_device_id": lambda: EMULATOR.current,
+        "get_cublas_handle": get_cublas_handle,
+    }
+    return Cuda(
+        "cuda",
+        runtime=runtime,
+        **streams,
+        **devices,
+        stream=Module("cuda.stream", **streams),
+        device=Module("cuda.device", **devices),
+        is_available=lambda: EMULATOR.devices > 0,
+        get_local_runtime_version=lambda: 13000,
+        alloc_pinned_memory=PinnedMemory,
+        nccl=nccl.namespace(available=True),
+    )

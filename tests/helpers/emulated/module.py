@@ -1,0 +1,119 @@
+"""The module that stands in place of cupy, and putting it there."""
+
+import functools
+import inspect
+import sys
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+
+from emulated import real
+from emulated.arrays import ndarray
+from emulated.cuda import PINNED, POOL, Module, driver, namespace
+from emulated.functions import BY_NAME, FUNCTIONS
+from emulated.kernels import RawKernel, RawModule
+from emulated.record import EMULATOR, Emulator
+
+HOST = (
+    "newaxis",
+    "pi",
+    "e",
+    "inf",
+    "nan",
+    "dtype",
+    "finfo",
+    "iinfo",
+    "can_cast",
+    "promote_types",
+    "isscalar",
+    "broadcast_shapes",
+    "ndindex",
+    "s_",
+    "exceptions",
+)
+
+DRAWS = "is refused: xpcap draws on the host, so that a run sees the same numbers on both libraries"
+
+
+class Cupy(ModuleType):
+    """Every name is first looked up in the real package: one that it lacks is an AttributeError,
+    one that is not modelled says so.
+    """
+
+    def __init__(self) -> None:
+        super().__init__("cupy", "The emulated device: see tests/helpers/emulated.")
+        self.__version__ = real.cupy().__version__
+        self.__path__: list[str] = []
+        self.ndarray, self.cuda, self.random, self.linalg = (
+            ndarray,
+            namespace(),
+            Module("random", DRAWS),
+            Module("linalg"),
+        )
+        self.cuda.driver, self.get_default_pinned_memory_pool = driver(), lambda: PINNED
+        self.RawModule, self.RawKernel = RawModule, RawKernel
+        self.get_default_memory_pool, self.is_available = lambda: POOL, lambda: EMULATOR.devices > 0
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(f"module 'cupy' has no attribute {name!r}")
+        found = real.look_up(name)
+        value = self._model(name, found)
+        vars(self)[name] = value
+        return value
+
+    def _model(self, name: str, found: Any) -> Any:
+        if name in FUNCTIONS or name in BY_NAME:
+            return checked(name)
+        if isinstance(found, real.look_up("ufunc")):
+            from emulated.elementwise import UFUNCS
+
+            return UFUNCS[name]
+        if name in HOST or (isinstance(found, type) and issubclass(found, np.generic)):
+            return found
+        raise NotImplementedError(
+            f"emulated device: cupy.{name} is not modelled; add it to tests/helpers/emulated/functions.py"
+        )
+
+
+def checked(name: str) -> Any:
+    """A function that refuses the calls that cupy's own would."""
+    function = FUNCTIONS.get(name)
+
+    @functools.wraps(function or BY_NAME[name])
+    def call(*args: Any, **kwargs: Any) -> Any:
+        bound = real.bind(name, args, kwargs)
+        if function:
+            return function(*args, **kwargs)
+        first = bound.pop(next(iter(bound)))
+        return BY_NAME[name](first, **bound)
+
+    call.__name__ = name
+    return call
+
+
+def install(monkeypatch: Any, **machine: Any) -> Emulator:
+    """Put the emulated device in place of cupy until `monkeypatch` is undone, with nothing probed,
+    chosen or counted before.
+
+    Parameters
+    ----------
+    monkeypatch : pytest's fixture, or a pytest.MonkeyPatch in a script
+    machine : devices, name, free, total, busy; see Emulator.configure
+    """
+    from xpcap import backend
+
+    EMULATOR.configure(**machine)
+    module = Cupy()
+    monkeypatch.setitem(sys.modules, "cupy", module)
+    monkeypatch.setitem(sys.modules, "cupy.cuda", module.cuda)
+    monkeypatch.setitem(sys.modules, "cupy.cuda.nccl", module.cuda.nccl)
+    monkeypatch.delenv(backend.VARIABLE, raising=False)
+    monkeypatch.setattr(
+        backend, "_cupy_status", functools.cache(inspect.unwrap(backend._cupy_status))
+    )
+    monkeypatch.setattr(backend, "_active", None)
+    backend.backend_status()  # the probe reads; what it reads is not the test's
+    EMULATOR.reset()
+    return EMULATOR

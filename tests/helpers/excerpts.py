@@ -1,0 +1,72 @@
+"""Fill in what the pages of docs/ quote: ```python FILE FUNCTION fences, and the table of planted
+mistakes. `make docs` runs this.
+"""
+
+import ast
+import re
+import textwrap
+from pathlib import Path
+
+import mistakes
+from planting import function_named
+
+ROOT = Path(__file__).parents[2]
+PAGES = sorted((ROOT / "docs").glob("*.md"))
+FENCE = re.compile(r"^```python (\S+) (\S+)\n(?:.*\n)*?```$", re.MULTILINE)
+TABLE = re.compile(r"^\| mistake \|.*\n(?:\|.*\n)+", re.MULTILINE)
+
+
+def excerpt(file: str, function: str) -> str:
+    """The body of a function: its mathematics, without docstring, checks, the allocation of `out`,
+    and the way to a fast version.
+    """
+    text = (ROOT / file).read_text(encoding="utf-8")
+    node = function_named(text, function)
+    first, *statements = node.body
+    statements = statements if ast.get_docstring(node) else node.body
+    lines = text.splitlines(keepends=True)
+    for statement in reversed(statements):
+        if _is_ceremony(statement):
+            lines[statement.lineno - 1 : statement.end_lineno] = [""] * (
+                statement.end_lineno - statement.lineno + 1
+            )
+    start = first.end_lineno if ast.get_docstring(node) else first.lineno - 1
+    return textwrap.dedent("".join(lines[start : node.end_lineno])).strip("\n") + "\n"
+
+
+def _is_ceremony(statement: ast.stmt) -> bool:
+    if isinstance(statement, ast.If):
+        checks = all(
+            isinstance(inner, ast.Raise) or _is_ceremony(inner)
+            for inner in (*statement.body, *statement.orelse)
+        )
+        return (
+            checks
+            or ast.unparse(statement.test) == "out is None"
+            or "(fast := " in ast.unparse(statement.test)
+        )
+    call = getattr(statement, "value", None)
+    return isinstance(call, ast.Call) and ast.unparse(call.func).rpartition(".")[2].startswith(
+        "check"
+    )
+
+
+def filled(page: str) -> str:
+    """The text of a page with every excerpt and table as the code has it now."""
+    page = FENCE.sub(
+        lambda fence: f"```python {fence[1]} {fence[2]}\n{excerpt(fence[1], fence[2])}```", page
+    )
+    return TABLE.sub(lambda _: "".join(f"{line}\n" for line in mistakes.table()), page)
+
+
+def main() -> None:
+    for path in PAGES:
+        before = path.read_text(encoding="utf-8")
+        after = filled(before)
+        if after != before:
+            path.write_text(after, encoding="utf-8")
+            print(f"docs/{path.name} is brought up to date")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,102 @@
+"""Prints what can be measured of the CUDA kernels without a GPU, as Markdown for docs/gpu.md:
+python tests/helpers/kernel_tables.py
+"""
+
+import platform
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import nvrtc
+import twin
+
+sys.path.append(str(Path(__file__).parents[1] / "ops"))
+
+import test_nvrtc
+import test_twin
+
+
+def table(head: Sequence[object], rows: Sequence[Sequence[object]]) -> None:
+    for row in (head, ["---"] * len(head), *rows):
+        print("|", " | ".join(str(cell) for cell in row), "|")
+    print()
+
+
+def compiles() -> None:
+    rows = {
+        (row.kernel, row.arch, row.real): row.usage
+        for row in test_nvrtc.compile_table(nvrtc.compiler().architectures)
+    }
+    kernels, arches = (list(dict.fromkeys(key[k] for key in rows)) for k in (0, 1))
+    print(
+        f"Registers a thread, float32 / float64, as compiled by {nvrtc.compiler().name}; none"
+        " spills:\n"
+    )
+
+    def cell(kernel: str, arch: str) -> str:
+        usages = [rows[kernel, arch, real] for real in twin.REALS]
+        assert all(usage is None or usage.spills == 0 for usage in usages)
+        return " / ".join("compiled" if usage is None else str(usage.registers) for usage in usages)
+
+    table(
+        ["kernel", *arches],
+        [[kernel, *(cell(kernel, arch) for arch in arches)] for kernel in kernels],
+    )
+
+
+def arithmetic() -> None:
+    rows = test_twin.arithmetic_table()
+    print(
+        "Worst difference from the float64 equations, relative to an array's largest value, by"
+        f" {compiler_version()} on {platform.machine()}:\n"
+    )
+    body = []
+    for kernel in dict.fromkeys(row.kernel for row in rows):
+        worst = [
+            max(
+                (row for row in rows if (row.kernel, row.real) == (kernel, real)),
+                key=lambda row: row.error,
+            )
+            for real in twin.REALS
+        ]
+        body.append(
+            [
+                kernel,
+                sum(row.kernel == kernel for row in rows),
+                *(f"{row.error:.1e} ({row.sizes})" for row in worst),
+            ]
+        )
+    table(["kernel", "launches", "float32 (at)", "float64 (at)"], body)
+
+
+def sanitizer() -> None:
+    rows = test_twin.sanitizer_table()
+    clean = [(kernel, races) for kernel, planted, races in rows if not planted]
+    print(
+        f"Thread sanitizer: {len(clean)} launches of the kernels as they are,"
+        f" {sum(races for _, races in clean)} races. Planted mistakes:\n"
+    )
+    table(["kernel", "mistake", "races reported"], [row for row in rows if row[1]])
+
+
+def compiler_version() -> str:
+    return (
+        "g++ "
+        + subprocess.run(
+            [twin.compiler(), "-dumpfullversion"], capture_output=True, text=True, check=True
+        ).stdout.strip()
+    )
+
+
+def main() -> None:
+    for title, part in (("Compiled", compiles), ("Arithmetic", arithmetic), ("Races", sanitizer)):
+        print(f"### {title}\n")
+        try:
+            part()
+        except (nvrtc.UnavailableError, twin.UnavailableError) as reason:
+            print(f"Not done: {reason}\n")
+
+
+if __name__ == "__main__":
+    main()

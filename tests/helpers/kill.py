@@ -1,0 +1,231 @@
+"""Kills trainings at random moments and goes on with them: in the end they must equal unbroken
+ones, byte for byte.
+
+python tests/helpers/kill.py --kills 100 --seed 0
+python tests/helpers/kill.py --kills 20 --ranks 2
+
+With ranks a random one of them is killed; the others, and mpiexec, have to end within TEN seconds.
+"""
+
+import argparse
+import dataclasses
+import os
+import random
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from xpcap.data import write_dataset
+from xpcap.shapes import generate
+
+ROOT = Path(__file__).parents[2]
+TEN = 10
+CLOCK = {"times.jsonl", ".lock"}  # what two equal runs need not have in common
+SIZES = [
+    "--hidden",
+    "48",
+    "--wordvec",
+    "24",
+    "--epochs",
+    "4",
+    "--score-epochs",
+    "0",
+    "--batch-size",
+    "16",
+]
+VARIANTS = [
+    ["--dropout", "0.3", "--save-every", "5", "--epochs", "3", "--score-epochs", "3"],
+    ["--cell", "rnn", "--save-every", "1", "--lr", "0.003"],
+    ["--dropout", "0.2", "--save-every", "0.05s", "--lr-decay", "0.5", "--seed", "1"],
+    [
+        "--feature-scaling",
+        "standardize",
+        "--save-every",
+        "60s",
+        "--lr",
+        "0.05",
+        "--patience",
+        "1",
+    ],  # overfits: the best is not the last
+]
+
+
+@dataclasses.dataclass
+class Count:
+    """What was done so far."""
+
+    kills: int = 0
+    runs: int = 0
+    in_training: int = 0  # kills after a first checkpoint and before the last epoch was saved
+    slowest: float = 0.0  # seconds from the kill of a rank to the end of all
+
+
+def command(data: Path, out: Path, options: list[str], ranks: int = 1) -> list[str]:
+    train = [
+        str(ROOT / "cli.py"),
+        "train",
+        str(data),
+        "--out",
+        str(out),
+        *SIZES,
+        *options,
+        "--resume",
+    ]
+    if ranks == 1:
+        return [sys.executable, *train]
+    return [
+        str(Path(sys.executable).with_name("mpiexec")),
+        "-n",
+        str(ranks),
+        sys.executable,
+        "-m",
+        "mpi4py",
+        *train,
+    ]
+
+
+def process_of(out: Path, rank: int) -> int | None:
+    """Process id of a rank of the run at `out`; None: it is not there, yet or any more."""
+    for entry in Path("/proc").glob("[0-9]*"):
+        try:
+            if (
+                str(out).encode() in (entry / "cmdline").read_bytes()
+                and f"\0PMI_RANK={rank}\0".encode() in (entry / "environ").read_bytes()
+            ):
+                return int(entry.name)
+        except OSError:  # another's, or gone
+            continue
+    return None
+
+
+def kill(
+    process: "subprocess.Popen[bytes]", out: Path, ranks: int, draw: random.Random, count: Count
+) -> None:
+    """Kill a process, or one of its ranks; a SystemExit if the others stay."""
+    rank = process_of(out, draw.randrange(ranks)) if ranks > 1 else None
+    if rank is None:
+        process.kill()
+        process.communicate()
+        return
+    began = time.monotonic()
+    os.kill(rank, signal.SIGKILL)
+    try:
+        process.communicate(timeout=TEN)
+    except subprocess.TimeoutExpired:
+        raise SystemExit(f"{TEN} s after a rank was killed the others are still there") from None
+    count.slowest = max(count.slowest, time.monotonic() - began)
+
+
+def start(arguments: list[str]) -> "subprocess.Popen[bytes]":
+    environment = {**os.environ, "OPENBLAS_NUM_THREADS": "1"}
+    return subprocess.Popen(
+        arguments, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, env=environment
+    )
+
+
+def finish(process: "subprocess.Popen[bytes]") -> None:
+    _, errors = process.communicate()
+    if process.returncode != 0:
+        raise SystemExit(
+            f"a run that was gone on with failed with {process.returncode}:\n{errors.decode()}"
+        )
+
+
+def files(out: Path) -> dict[str, bytes]:
+    return {
+        str(path.relative_to(out)): path.read_bytes()
+        for path in out.rglob("*")
+        if path.is_file() and path.name not in CLOCK
+    }
+
+
+def break_and_go_on(
+    data: Path,
+    out: Path,
+    options: list[str],
+    longest: float,
+    most: int,
+    draw: random.Random,
+    count: Count,
+    ranks: int,
+) -> None:
+    """Kill one run up to `most` times, at any moment that an unbroken one may have, then let it
+    end.
+    """
+    for _ in range(most):
+        process = start(command(data, out, options, ranks))
+        try:
+            process.wait(draw.uniform(0, longest))
+        except subprocess.TimeoutExpired:
+            kill(process, out, ranks, draw, count)
+            count.kills += 1
+            count.in_training += any(
+                (folder / "last.safetensors").exists() for folder in (out, out / "cross-entropy")
+            )
+            continue
+        finish(process)  # it was quicker
+        break
+    finish(start(command(data, out, options, ranks)))
+    count.runs += 1
+
+
+def hunt(kills: int, seed: int, ranks: int = 1) -> Count:
+    """Kill so many times, over the variants in turn; a SystemExit where anything differs in the
+    end.
+    """
+    draw, count = random.Random(seed), Count()
+    with tempfile.TemporaryDirectory() as folder:
+        data = Path(folder, "data.h5")
+        write_dataset(data, generate(0, train=200, val=30))
+        unbroken: dict[int, tuple[dict[str, bytes], float]] = {}
+        while count.kills < kills:
+            k = count.runs % len(VARIANTS)
+            if k not in unbroken:
+                began = time.monotonic()
+                finish(start(command(data, Path(folder, f"whole{k}", "run"), VARIANTS[k], ranks)))
+                unbroken[k] = files(Path(folder, f"whole{k}", "run")), time.monotonic() - began
+            whole, seconds = unbroken[k]
+            out = Path(folder, f"broken{count.runs}", "run")
+            break_and_go_on(
+                data, out, VARIANTS[k], seconds, min(8, kills - count.kills), draw, count, ranks
+            )
+            different = {
+                name
+                for name in whole.keys() | files(out).keys()
+                if whole.get(name) != files(out).get(name)
+            }
+            if different:
+                raise SystemExit(
+                    f"seed {seed}, run {count.runs} ({' '.join(VARIANTS[k])}):"
+                    f" {', '.join(sorted(different))} differ from the unbroken run"
+                )
+    return count
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--kills", type=int, default=100)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--ranks", type=int, default=1)
+    arguments = parser.parse_args()
+    began = time.monotonic()
+    count = hunt(arguments.kills, arguments.seed, arguments.ranks)
+    if arguments.ranks > 1:
+        print(
+            f"{arguments.ranks} ranks; all had ended {count.slowest:.1f} s after one was killed, at"
+            " most"
+        )
+    print(
+        f"{count.kills} kills ({count.in_training} with a checkpoint there), {count.runs} runs,"
+        f" seed {arguments.seed}, {time.monotonic() - began:.0f} s: all went on, and every file but"
+        " times.jsonl equals that of the unbroken run"
+    )
+
+
+if __name__ == "__main__":
+    main()

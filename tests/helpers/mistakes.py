@@ -1,0 +1,1031 @@
+"""Mistakes that GPU paths are known for, and the tests that have to catch them; see
+test_planted.py.
+
+No mutation tool makes them. mutmut 3.8 leaves decorated functions alone, which is every forward and
+backward pass. cosmic-ray 8.7 swaps operators and starts pytest anew for each; of a sample of 24 it
+caught a third by a wrong number, the rest by a TypeError, at import, or by running out of time.
+Neither takes host arrays for device arrays, waits for the device or addresses a wrong row.
+
+Functions and tests are named without their files, and Python is matched by its shape, so that
+moving or formatting code breaks nothing here. python tests/helpers/excerpts.py writes the table of
+docs/gpu.md.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+from planting import in_cuda, in_python
+
+
+@dataclass(frozen=True)
+class Mistake:
+    """In a function of the package, what the pattern finds is replaced (see planting.py); `test`
+    then fails with a message that holds `says`."""
+
+    name: str
+    kind: str
+    function: str
+    pattern: str
+    instead: str
+    test: str
+    says: str
+    suffix: ClassVar[str] = ".py"
+
+    def change(self, text: str) -> tuple[str, int]:
+        return in_python(text, self.function, self.pattern, self.instead)
+
+    def planted(self, root: Path) -> tuple[Path, str]:
+        """The one file of the project at `root` that it changes, and the file's text with it."""
+        places = []
+        for path in sorted((root / "xpcap").rglob(f"*{self.suffix}")):
+            before = path.read_text(encoding="utf-8")
+            after, count = self.change(before)
+            assert count == 0 or after != before, f"{self.name}: nothing is changed"
+            places += [(path, after)] * count
+        where = f"{self.pattern!r} in a function {self.function}"
+        assert len(places) == 1, f"{self.name}: found {len(places)} times, expected once: {where}"
+        return places[0]
+
+    def plant(self, root: Path) -> None:
+        path, text = self.planted(root)
+        path.write_text(text, encoding="utf-8")
+        for compiled in path.parent.glob(f"__pycache__/{path.stem}.*"):
+            compiled.unlink()
+
+
+@dataclass(frozen=True)
+class KernelMistake(Mistake):
+    """One in CUDA C, where the pattern is a regular expression."""
+
+    nth: int | None = None  # of the matches, counted from 0; None: all there are
+    suffix: ClassVar[str] = ".cu"
+
+    def change(self, text: str) -> tuple[str, int]:
+        return in_cuda(text, self.function, self.pattern, self.instead, self.nth)
+
+
+def table() -> Iterator[str]:
+    """The mistakes as lines of Markdown."""
+    yield "| mistake | where | caught by | which says |"
+    yield "|---|---|---|---|"
+    for mistake in MISTAKES:
+        test = mistake.test.rpartition("::")[2]
+        yield f"| {mistake.kind} | `{mistake.function}` | `{test}` | `{mistake.says}` |"
+
+
+_STEP = "test_emulated_"
+STEP = _STEP + "step_reads_nothing_and_launches_little[lstm-0.0-whole]"
+STEP_WITH_DROPOUT = _STEP + "step_reads_nothing_and_launches_little[lstm-0.3-whole]"
+TIME_STEP = _STEP + "time_step_is_one_kernel_and_one_product_each_way"
+LAUNCHES = _STEP + "step_launches_little_beside_its_time_steps[lstm-0.3]"
+RANKS = "test_group.py::test_ranks_train_the_model_that_one_process_trains[lstm-float64]"
+TRAINING = _STEP + "training_equals_numpy[lstm-float32]"
+TRAINING_RNN = _STEP + "training_equals_numpy[rnn-float32]"
+WITHOUT_CUBLAS = _STEP + "training_equals_numpy_where_cublas_cannot_be_called[lstm]"
+EPOCH_READS = _STEP + "epoch_reads_its_losses_once"
+EPOCH_SENDS = _STEP + "epoch_sends_features_once_and_then_index_vectors"
+FEATURES = _STEP + "features_live_on_the_device_where_they_fit"
+NOT_FINITE = _STEP + "step_that_is_not_finite_is_found_before_anything_is_kept"
+SAME_BITS = _STEP + "device_gets_equal_bits_twice"
+WORKSPACE = _STEP + "workspace_changes_no_bit[lstm]"
+SECOND_DEVICE = _STEP + "second_device_computes_where_it_was_asked_for"
+SAMPLING = _STEP + "sampling_says_what_numpy_says"
+LATE = "test_emulated_words_are_read_once_the_next_step_is_launched"
+SAVED = _STEP + "parameters_are_saved_as_they_are"
+BEAM = "test_beam_finds_what_the_plain_beam_finds[5-0.7]"
+ENSEMBLE = "test_ensemble_says_what_the_mean_of_probabilities_says[lstm+rnn]"
+NO_MEMORY = _STEP + "step_takes_no_memory_from_the_pool[lstm-0.3-whole]"
+LOOP = "test_emulated_steps_forward_touch_their_own_rows[rnn]"
+KEPT = "test_emulated_row_products_keep_the_memory_of_their_arrays"
+ALONE = "test_packed_rows_equal_each_caption_alone[emulated-{}]"
+SECOND_BLOCK = "test_vocabulary_loss_is_its_three_layers_and_holds_a_block_of_scores[emulated-6-2]"
+MANY_PLACES = "test_emulated_attention_runs_the_plain_equations_where_a_picture_has_too_many_places"
+LARGE_SCORES = "test_twin_attention_takes_scores_of_any_size_and_passes_nan_on[float]"
+NO_SUCH_WORD = "test_twin_softmax_loss_of_a_target_outside_the_vocabulary_is_nan[2147483647-float]"
+NO_KERNEL = "test_emulated_plain_equations_run_where_no_kernel_fits"
+_ANY_ORDER = "test_twin_equals_the_equations_in_any_order_and_stays_inside_its_arrays"
+ANY_ORDER, ATTENTION_ORDER = f"{_ANY_ORDER}[softmax_loss-float]", f"{_ANY_ORDER}[attend_step-float]"
+
+
+def kernel(op: str, dtype: str = "float32") -> str:
+    return f"test_emulated_kernel_equals_the_plain_equations[{dtype}-{op}]"
+
+
+MISTAKES = [
+    # What NumPy takes and CuPy does not
+    Mistake(
+        "np-for-xp",
+        "np. for xp. in the mathematics",
+        "image_backward",
+        '$here(..., out=grads["W_proj"])',
+        "__import__('numpy').dot",
+        STEP,
+        "numpy.dot was called on a device array",
+    ),
+    Mistake(
+        "np-for-new",
+        "np. for xp. where an array is made",
+        "Cell.initial",
+        "xp.zeros_like($h)",
+        "__import__('numpy').zeros($h.shape, $h.dtype)",
+        SAMPLING,
+        "c_prev is a numpy.ndarray, expected a device array",
+    ),
+    Mistake(
+        "host-numbers",
+        "the row numbers of dropout masks are sent, and those on the host used",
+        "enter",
+        "[$more for $first, $more in $sent]",
+        "numbers",
+        STEP_WITH_DROPOUT,
+        "got a numpy.ndarray, expected a device array",
+    ),
+    Mistake(
+        "host-index",
+        "an index vector stays on the host and is used on the device",
+        "send",
+        "PackedCaptions(PackedSequences(...), $order, $here, ...)",
+        "packed.words",
+        STEP,
+        "got a numpy.ndarray, expected a device array",
+    ),
+    Mistake(
+        "host-index-in-sampling",
+        "the captions that go on are picked by an index on the host",
+        "_decode",
+        "$rows = $buffer.upload($name, $going.astype(np.int32))",
+        "$rows = $going",
+        SAMPLING,
+        "getitem by index: got a numpy.ndarray",
+    ),
+    Mistake(
+        "device-into-host",
+        "words chosen on the device are put into a host array unread",
+        "Reading.__init__",
+        "xp is np",
+        "True",
+        SAMPLING,
+        "getitem by index: got a numpy.ndarray",
+    ),
+    Mistake(
+        "device-into-file",
+        "a checkpoint is written from device arrays",
+        "save_parameters",
+        "to_numpy($x)",
+        "$x",
+        SAVED,
+        "Implicit conversion to a NumPy array is not allowed",
+    ),
+    Mistake(
+        "keyword",
+        "a keyword that CuPy lacks",
+        "log_softmax",
+        "$scores.max(axis=-1, keepdims=True)",
+        "$scores.max(axis=-1, keepdims=True, initial=-xp.inf)",
+        TRAINING,
+        "unexpected keyword argument 'initial'",
+    ),
+    Mistake(
+        "function",
+        "a function that CuPy lacks",
+        "global_norm",
+        "xp.vdot",
+        "xp.vecdot",
+        kernel("global_norm"),
+        "module 'cupy' has no attribute 'vecdot'",
+    ),
+    # Waiting for the device
+    Mistake(
+        "boolean-index",
+        "a boolean index in the step, whose size the host waits for",
+        "gradients",
+        "weighted_sum($here, ...)",
+        "$here[packed.targets != 0]",
+        STEP,
+        "Read(how='boolean index'",
+    ),
+    Mistake(
+        "nonzero",
+        "nonzero on the device, whose size the host waits for",
+        "score",
+        "($hits == $targets).sum()",
+        "($hits == $targets).nonzero()[0].size",
+        EPOCH_READS,
+        "'models': 2",
+    ),
+    Mistake(
+        "if",
+        "an if on a number on the device",
+        "clip_by_global_norm",
+        "return clip_by_norm($grads, $most, $buffer)",
+        "norm = clip_by_norm($grads, $most, $buffer)\nreturn norm if norm > 0 else norm",
+        STEP,
+        "Read(how='bool'",
+    ),
+    Mistake(
+        "float",
+        "float() of a number on the device",
+        "CaptioningSolver._step",
+        "return $loss, $norm",
+        "self.last_norm = float($norm)\nreturn $loss, $norm",
+        STEP,
+        "Read(how='float'",
+    ),
+    Mistake(
+        "print",
+        "a loss printed while looking for something, and the line left in",
+        "CaptioningSolver._step",
+        "return $loss, $norm",
+        "print(f'loss {$loss:.4f}')\nreturn $loss, $norm",
+        STEP,
+        "Read(how='format'",
+    ),
+    Mistake(
+        "read-each-step",
+        "each loss is read when it is made",
+        "LossBuffer.add",
+        "self.full",
+        "self._unread",
+        EPOCH_READS,
+        "'training': 2",
+    ),
+    Mistake(
+        "synchronize",
+        "a synchronisation left in after timing something",
+        "LossBuffer.add",
+        "self._unread += 1",
+        "get_array_module(loss).cuda.Device().synchronize()\nself._unread += 1",
+        STEP,
+        "Wait(how='Device.synchronize'",
+    ),
+    Mistake(
+        "wait-in-sampling",
+        "the host reads the words of a step before it launches the next one",
+        "_decode",
+        "len(unread) > behind",
+        "unread",
+        LATE,
+        "assert 'SWSWSWSWSW'",
+    ),
+    Mistake(
+        "read-too-early",
+        "words are read while their copy to the host is under way",
+        "Reading.wait",
+        "$event.synchronize()",
+        "None",
+        SAMPLING,
+        "Arrays are not equal",
+    ),
+    Mistake(
+        "unread",
+        "an epoch is kept although nobody looked whether its steps were finite",
+        "CaptioningSolver._evaluate_epoch",
+        "self._require_finite()",
+        "None",
+        NOT_FINITE,
+        "CaptioningSolver: val_loss of epoch 1 is nan",
+    ),
+    # Launches and transfers that nobody needs
+    Mistake(
+        "stacked",
+        "losses are stacked where one kernel notes them",
+        "LossBuffer.add",
+        "record_step($record, $i, $loss, $norm)",
+        "$record[1 + $i] = get_array_module($loss).stack([$loss, $norm])",
+        LAUNCHES,
+        "launches beside the time steps",
+    ),
+    Mistake(
+        "copy-in-the-loop",
+        "a copy in the time loop",
+        "lstm_rows_forward",
+        "take($step)",
+        "h[$step.states_after] = h[$step.states_before].copy()\ntake($step)",
+        TIME_STEP,
+        "'copy copy': 1",
+    ),
+    Mistake(
+        "product-without-out",
+        "a product in the time loop into memory of its own, and copied",
+        "rnn_backward_steps",
+        "multiply($step.first, 0, $step.n)",
+        "dh_next[: $step.n] = da[$step.rows] @ Wh.T",
+        TIME_STEP,
+        "'copy setitem': 1",
+    ),
+    Mistake(
+        "copy-beside-the-loop",
+        "an astype that changes nothing, and copies",
+        "forward",
+        "gather($here, packed.kept, ...)",
+        "$here.astype($here.dtype)",
+        LAUNCHES,
+        "launches beside the time steps",
+    ),
+    Mistake(
+        "one-by-one",
+        "each index vector is sent by itself",
+        "send_joined",
+        'joined, $views, $start = buffer.upload("indices", $all), [], 0',
+        "return [buffer.upload(f'indices {k}', part) for k, part in enumerate(parts)]",
+        STEP,
+        "Wait(how='Event.synchronize'",
+    ),
+    Mistake(
+        "features-by-the-batch",
+        "features are sent with each batch although they are on the device",
+        "CaptioningSolver._train_batch",
+        "$feed.minibatch($split, $rows, $views, $mine)",
+        "Batch(*self.data.minibatch($split, $rows))",
+        EPOCH_SENDS,
+        "'models': 6",
+    ),
+    Mistake(
+        "features-beyond-memory",
+        "features may take all memory, and none is left to compute with",
+        "Feed._send",
+        "SHARE * $free",
+        "$free",
+        FEATURES,
+        "assert not True",
+    ),
+    # Indices
+    Mistake(
+        "ids-from-one",
+        "ids counted from 1, so that the last one is V, and a kernel reads beyond the table",
+        "forward",
+        'gather(params["W_embed"], $here, ...)',
+        "$here + 1",
+        TRAINING,
+        "has loss nan",
+    ),
+    KernelMistake(
+        "past-the-end",
+        "a kernel takes one row too many, the last time beyond the array",
+        "segment_sum",
+        r"(\w+) < end",
+        r"\1 <= end",
+        kernel("segment_sum"),
+        "Not equal to tolerance",
+    ),
+    KernelMistake(
+        "before-the-start",
+        "targets counted from 1 in a kernel: target 0 is read before the row",
+        "softmax_loss",
+        r"(targets\[blockIdx\.x\])",
+        r"\1 - 1",
+        kernel("softmax_loss"),
+        "Not equal to tolerance",
+    ),
+    Mistake(
+        "duplicates",
+        "rows added by an index that names some of them twice: one addition of each is left",
+        "backward",
+        "$out = segment_sum($rows, $groups, ...)",
+        "$out = get_array_module($rows).zeros((len($groups.starts) - 1, $rows.shape[1]), $rows.dtype)\n$out[$groups.ids] += $rows",
+        STEP,
+        "duplicate indices in an assignment",
+    ),
+    Mistake(
+        "atomics",
+        "rows added by atomics, in another order each time",
+        "backward",
+        "$out = segment_sum($rows, $groups, ...)",
+        "$out = get_array_module($rows).zeros((len($groups.starts) - 1, $rows.shape[1]), $rows.dtype)\nget_array_module($rows).add.at($out, $groups.ids, $rows)",
+        SAME_BITS,
+        "assert b'",
+    ),
+    # Ranks
+    Mistake(
+        "not-summed",
+        "each rank goes its own way",
+        "add_up",
+        "group.all_reduce(grads.flat)",
+        "None",
+        RANKS,
+        "has other parameters than rank 0",
+    ),
+    Mistake(
+        "share-of-the-total",
+        "each rank divides by the captions of its share, and the sum is too large",
+        "CaptioningRNN.loss",
+        "n if total is None else total",
+        "(n if mine is None else len(mine)) if total is None else total",
+        RANKS,
+        "Not equal to tolerance",
+    ),
+    Mistake(
+        "masks-of-a-share",
+        "dropout masks are numbered within a rank's share, so that they depend on the number of ranks",
+        "enter",
+        "row_numbers($packed, $whole)",
+        "row_numbers($packed)",
+        RANKS,
+        "Not equal to tolerance",
+    ),
+    # Memory
+    KernelMistake(
+        "rows-not-zeroed",
+        "rows without a target keep what was in memory",
+        "scatter_drop",
+        r"(1 / keep)\) : 0;",
+        r"\1) : out[k];",
+        TRAINING,
+        "gradient of norm nan",
+    ),
+    Mistake(
+        "state-not-zeroed",
+        "the last step starts its gradient from what was in memory",
+        "rnn_cell_backward_steps",
+        "i32(more)",
+        "i32(n)",
+        TRAINING_RNN,
+        "gradient of norm nan",
+    ),
+    Mistake(
+        "buffer-used-twice",
+        "one buffer for two things, after a line was copied",
+        "forward",
+        'buffer("projected", $shape)',
+        'buffer("projected image", $shape)',
+        WORKSPACE,
+        "assert array(",
+    ),
+    Mistake(
+        "strides",
+        "a view with strides for a kernel, which gets a bare pointer",
+        "fits",
+        "$a.flags.c_contiguous",
+        "True",
+        NO_KERNEL,
+        "expected C-contiguous rows",
+    ),
+    Mistake(
+        "default-device",
+        "the number of a device is checked and forgotten",
+        "_resolve",
+        'f"cupy:{device}" if device else "cupy"',
+        '"cupy"',
+        SECOND_DEVICE,
+        "== [1, 1, 1]",
+    ),
+    Mistake(
+        "kernel-of-another-device",
+        "a kernel is loaded once, and not once a device",
+        "kernel",
+        "_function($xp, $here, ...)",
+        "0",
+        SECOND_DEVICE,
+        "was loaded on device 0",
+    ),
+    # Raw products, and loops over whole buffers
+    Mistake(
+        "leading-dimension",
+        "the leading dimension is counted along the other axis",
+        "layout",
+        "(TRANSPOSED, $x.shape[0])",
+        "(TRANSPOSED, $x.shape[1])",
+        kernel("times_transpose"),
+        "lda is 7, expected at least the 11 rows of A",
+    ),
+    Mistake(
+        "flags-of-the-factors",
+        "the flags of the two factors change places, as the factors have",
+        "_multiply",
+        "(flag_x, leading_x), (flag_w, leading_w) = $factors",
+        "(flag_w, leading_x), (flag_x, leading_w) = $factors",
+        kernel("times_transpose"),
+        "beyond its allocation",
+    ),
+    Mistake(
+        "rows-for-columns",
+        "m and n change places: cuBLAS counts by column",
+        "_multiply",
+        "(n, k), m, real = $sizes",
+        "(m, k), n, real = $sizes",
+        kernel("add_product"),
+        "beyond its allocation",
+    ),
+    Mistake(
+        "single-precision",
+        "float64 for sgemm",
+        "GEMM",
+        '{"f": "sgemm", "d": $here}',
+        '"sgemm"',
+        kernel("product", "float64"),
+        "lies in memory of float64, expected float32",
+    ),
+    Mistake(
+        "beta-forgotten",
+        "a product that is to be added takes the place of what is there",
+        "add_product",
+        "_multiply($x, $w, $out, ONE)",
+        "_multiply($x, $w, $out, ZERO)",
+        kernel("add_product"),
+        "Not equal to tolerance",
+    ),
+    Mistake(
+        "beta-left-over",
+        "a product is added to what was in memory",
+        "product",
+        "_multiply($x, $w, $out, ZERO)",
+        "_multiply($x, $w, $out, ONE)",
+        kernel("product"),
+        "Not equal to tolerance",
+    ),
+    Mistake(
+        "beta-forgotten-by-row",
+        "a product of a step's rows takes the place of what it is to be added to",
+        "row_products_add",
+        "_multiply_rows($x, $w, $out, ONE)",
+        "_multiply_rows($x, $w, $out, ZERO)",
+        kernel("row_products_add"),
+        "Not equal to tolerance",
+    ),
+    Mistake(
+        "handle-of-another-device",
+        "the handle of cuBLAS is asked for once, and not once a device",
+        "gemm",
+        "$xp.cuda.device.get_cublas_handle()",
+        "vars(gemm).setdefault('handle', $xp.cuda.device.get_cublas_handle())",
+        SECOND_DEVICE,
+        "the handle belongs to device 0, and device 1 is the current one",
+    ),
+    Mistake(
+        "stream-of-their-own",
+        "products run on a stream of their own, which waits for no kernel",
+        "gemm",
+        "$xp.cuda.device.get_cublas_handle()",
+        "$xp.cuda.Stream(non_blocking=True).use() and $xp.cuda.device.get_cublas_handle()",
+        kernel("product"),
+        "expected the null stream",
+    ),
+    Mistake(
+        "no-cublas",
+        "nobody asks whether the binding of cuBLAS can be loaded",
+        "_fits",
+        '_binding(sys.modules["cupy"])',
+        "True",
+        WITHOUT_CUBLAS,
+        "'NoneType' object has no attribute 'sgemm'",
+    ),
+    Mistake(
+        "memory-let-go",
+        "a loop keeps the address of an array, and not the array",
+        "_multiply_rows",
+        "(x, w, out)",
+        "()",
+        KEPT,
+        "lies in no array of the device",
+    ),
+    Mistake(
+        "next-rows",
+        "the rows of a product begin one too late",
+        "_multiply_rows",
+        "$i * x_row",
+        "($i + 1) * x_row",
+        LOOP,
+        "C overlaps B",
+    ),
+    Mistake(
+        "stride-of-the-factor",
+        "rows of the result are found by the length of the factor's",
+        "_multiply_rows",
+        "$o * out_row",
+        "$o * x_row",
+        kernel("row_products"),
+        "Not equal to tolerance",
+    ),
+    Mistake(
+        "transpose-forgotten",
+        "the recurrent weights go backward as they went forward",
+        "row_products_transpose",
+        "row_products($x, $here, $out)",
+        "w",
+        kernel("row_products_transpose"),
+        "beyond its allocation",
+    ),
+    Mistake(
+        "first-for-before",
+        "a row where the stack of states wants the state before it",
+        "rnn_steps",
+        "multiply($here, ...)",
+        "step.first",
+        ALONE.format("rnn"),
+        "Not equal to tolerance",
+    ),
+    Mistake(
+        "first-for-before-in-a-launch",
+        "the same in the launch of a kernel",
+        "lstm_gate_steps",
+        "i32(before)",
+        "i32(first)",
+        kernel("lstm_gate_steps"),
+        "Not equal to tolerance",
+    ),
+    Mistake(
+        "state-before",
+        "the derivative of tanh is taken of the state before the step",
+        "rnn_cell_backward_steps",
+        "first, _, after, n, more = step",
+        "first, after, _, n, more = step",
+        kernel("rnn_cell_backward_steps"),
+        "Not equal to tolerance",
+    ),
+    KernelMistake(
+        "first-row-in-a-kernel",
+        "gates of each step are written from row 0 on",
+        "lstm_gates",
+        r"at_i = \(first \+ row\)",
+        "at_i = row",
+        kernel("lstm_gate_steps"),
+        "Not equal to tolerance",
+    ),
+    Mistake(
+        "short-stack",
+        "a stack of states has no room for the initial ones",
+        "lstm_rows_forward",
+        '$buffer("h", ($N + $R, $H))',
+        '$buffer("h", ($R, $H))',
+        STEP,
+        "wrote outside h",
+    ),
+    Mistake(
+        "all-go-on",
+        "every sequence of a step takes a gradient from the next step",
+        "_steps",
+        "Step($first, $before, $after, $n, $here)",
+        "$n",
+        TRAINING,
+        "gradient of norm nan",
+    ),
+    KernelMistake(
+        "all-go-on-in-a-kernel",
+        "the same in a kernel: what a step of other sequences left is added to dc",
+        "lstm_gates_backward",
+        r"row < more \? dc\[k\] \+ dc_here : dc_here",
+        "dc[k] + dc_here",
+        kernel("lstm_gate_backward_steps"),
+        "Not equal to tolerance",
+    ),
+    Mistake(
+        "without-a-step",
+        "the gradient of a state that no step starts from is what was in memory",
+        "lstm_rows_backward",
+        "zero_without_steps($rows, ...)",
+        "None",
+        ALONE.format("lstm"),
+        "Not equal to tolerance",
+    ),
+    Mistake(
+        "second-block",
+        "the second block of rows takes the place of the first one's gradients",
+        "vocabulary_loss",
+        "$rows.start == 0",
+        "$rows.stop > 0",
+        SECOND_BLOCK,
+        "Not equal to tolerance",
+    ),
+    KernelMistake(
+        "no-such-word",
+        "a target is taken as it comes, and a kernel reads beyond the scores",
+        "softmax_loss",
+        r"known = [^;]*;",
+        "known = true;",
+        NO_SUCH_WORD,
+        "SIGSEGV",
+    ),
+    Mistake(
+        "memory-in-a-step",
+        "a step takes fresh memory where it has a buffer",
+        "backward",
+        'buffer("dvectors", $x.shape)',
+        "get_array_module($x).empty_like($x)",
+        NO_MEMORY,
+        "Allocation(",
+    ),
+    # Hypotheses and models side by side
+    Mistake(
+        "parents-ignored",
+        "a hypothesis adds its word to what stood in its place, and not to what its parent said",
+        "Transcript.write",
+        '$step.before[$found["parents"]]',
+        "$step.after",
+        BEAM,
+        "Beam(max_length=",
+    ),
+    Mistake(
+        "end-not-counted",
+        "END is left out of the length that a beam divides by",
+        "Beam._scores",
+        "np.maximum($here, 1)",
+        "said.lengths - said.ended",
+        BEAM,
+        "Beam(max_length=",
+    ),
+    Mistake(
+        "mean-of-scores",
+        "an ensemble adds the models' logarithms in place of their probabilities",
+        "log_mean",
+        "$mean += _softmax($scores, $K)",
+        "_softmax($scores, $K)\n$mean *= xp.exp($scores)",
+        ENSEMBLE,
+        "Not equal to tolerance",
+    ),
+    # Launching kernels
+    Mistake(
+        "python-int",
+        "a Python int, which CuPy passes as 64 bits, where a kernel takes 32",
+        "segment_sum",
+        "i32($C)",
+        "$C",
+        kernel("segment_sum"),
+        "C is int 33, expected a NumPy scalar of int32",
+    ),
+    Mistake(
+        "blocks-rounded-down",
+        "blocks are rounded down, and the tail is not computed",
+        "blocks",
+        "-(-$n // THREADS)",
+        "max(1, $n // THREADS)",
+        kernel("adam_update"),
+        "Not equal to tolerance",
+    ),
+    Mistake(
+        "grid-turned",
+        "the axes of a grid change places",
+        "segment_sum",
+        "$count, blocks($C)",
+        "(blocks($C), $count)",
+        kernel("segment_sum"),
+        "Not equal to tolerance",
+    ),
+    Mistake(
+        "macro",
+        "float64 arrays for a kernel compiled for float",
+        "REALS",
+        '{"f": "float", "d": $here}',
+        '"float"',
+        kernel("adam_update", "float64"),
+        "expected an array of float32",
+    ),
+    Mistake(
+        "partial-sums",
+        "a buffer of floats where a kernel writes doubles",
+        "_squares",
+        'buffer("squares", $shape, np.float64)',
+        'buffer("squares", $shape)',
+        kernel("global_norm"),
+        "expected an array of float64",
+    ),
+    # Inside kernels
+    KernelMistake(
+        "gates-transposed",
+        "gates stacked i, f, g, o, as other libraries have them",
+        "lstm_gates",
+        r"(\w+) = (\w+) \+ H, (\w+) = \1 \+ H",
+        r"\3 = \2 + H, \1 = \3 + H",
+        kernel("lstm_gates"),
+        "Not equal to tolerance",
+    ),
+    KernelMistake(
+        "gradient-forgotten",
+        "the gradient from the step after is forgotten",
+        "lstm_gates_backward",
+        r"row < more \? dh\[at\] \+ dh_next\[k\] :",
+        "",
+        kernel("lstm_gates_backward"),
+        "Not equal to tolerance",
+    ),
+    KernelMistake(
+        "row-of-the-state-before",
+        "a step starts from states one row further on",
+        "lstm_step",
+        r"\(before \+ row0\)",
+        "(before + row0 + 1)",
+        kernel("lstm_steps"),
+        "Not equal to tolerance",
+    ),
+    KernelMistake(
+        "ended-sequences",
+        "sequences that have ended get a gradient from the next step, too",
+        "lstm_step_backward",
+        r"row < more \? dc\[k\] \+ dc_here : dc_here",
+        "dc[k] + dc_here",
+        kernel("lstm_backward_steps"),
+        "Not equal to tolerance",
+    ),
+    Mistake(
+        "last-cell",
+        "the gradient of the cell after a sequence's last step is not read",
+        "lstm_gate_backward_steps",
+        "i32(n if carried else more)",
+        "i32(more)",
+        kernel("lstm_gate_backward_steps"),
+        "Not equal to tolerance",
+    ),
+    Mistake(
+        "more-is-n",
+        "a step looks for the next one of all its sequences",
+        "lstm_backward_steps",
+        "i32(more)",
+        "i32(n)",
+        kernel("lstm_backward_steps"),
+        "Not equal to tolerance",
+    ),
+    KernelMistake(
+        "Wh-transposed",
+        "Wh is read as if it were (4H, H)",
+        "load_gates",
+        r"\(\(k \+ j % 2 \* apart\) \* 4 \+ j / 2\) \* H \+ unit",
+        "(j / 2 * H + unit) * H + k + j % 2 * apart",
+        kernel("lstm_steps"),
+        "Not equal to tolerance",
+    ),
+    KernelMistake(
+        "tiles-in-use",
+        "the sums take the place of tiles that are still multiplied",
+        "lstm_step",
+        r"__syncthreads\(\);",
+        "",
+        kernel("lstm_steps"),
+        "Not equal to tolerance",
+        nth=1,
+    ),
+    KernelMistake(
+        "guard",
+        "threads of the last block that have no number write beyond the array",
+        "dropout",
+        r"if \(\w+ >= n\) return;",
+        "",
+        kernel("drop"),
+        "wrote outside out",
+    ),
+    KernelMistake(
+        "barrier-between-uses",
+        "no barrier before shared memory is used for something else",
+        "softmax_loss",
+        r"__syncthreads\(\);",
+        "",
+        kernel("softmax_loss"),
+        "Not equal to tolerance",
+        nth=2,
+    ),
+    KernelMistake(
+        "barrier-before-the-tree",
+        "no barrier before the sums of a block's threads meet",
+        "squares",
+        r"__syncthreads\(\);",
+        "",
+        kernel("global_norm"),
+        "Not equal to tolerance",
+        nth=0,
+    ),
+    KernelMistake(
+        "read-after-write",
+        "a score is read after another thread may have put its gradient there",
+        "softmax_loss",
+        r"most - target_score",
+        "most - scores[row + target]",
+        ANY_ORDER,
+        "the result depends on the order of the threads",
+    ),
+    KernelMistake(
+        "share-forgotten",
+        "label smoothing leaves the other words' share out of the gradient",
+        "softmax_loss",
+        r"kept \+ rest : rest",
+        "kept : 0",
+        kernel("softmax_loss"),
+        "Not equal to tolerance",
+    ),
+    KernelMistake(
+        "scale-forgotten",
+        "scores are not divided by the square root of H",
+        "attend_step",
+        r"\(scores\[p\] - most\) \* scale",
+        "scores[p] - most",
+        kernel("attend_steps"),
+        "Not equal to tolerance",
+    ),
+    KernelMistake(
+        "not-shifted",
+        "the softmax of scores as they are, whose exp() overflows",
+        "attend_step",
+        r"\(scores\[p\] - most\) \* scale",
+        "scores[p] * scale",
+        LARGE_SCORES,
+        "Not equal to tolerance",
+    ),
+    KernelMistake(
+        "row-of-a-sequence",
+        "where a step looks is written from row 0 on",
+        "attend_step",
+        r"row = first \+ i",
+        "row = i",
+        kernel("attend_steps"),
+        "Not equal to tolerance",
+    ),
+    Mistake(
+        "first-for-before-in-attention",
+        "a row where attention wants the state before it",
+        "attend_steps",
+        "i32(before)",
+        "i32(first)",
+        kernel("attend_steps"),
+        "Not equal to tolerance",
+    ),
+    KernelMistake(
+        "gradient-replaced",
+        "the gradient through the scores takes the place of that through Wh",
+        "attend_step_backward",
+        r"(dh_next\[.*?\]) \+=",
+        r"\1 =",
+        kernel("attend_backward_steps"),
+        "Not equal to tolerance",
+    ),
+    KernelMistake(
+        "mean-forgotten",
+        "the gradient of a softmax without the mean over its places",
+        "attend_step_backward",
+        r"dweights\[p\] - mean",
+        "dweights[p]",
+        kernel("attend_backward_steps"),
+        "Not equal to tolerance",
+    ),
+    KernelMistake(
+        "state-of-the-step-itself",
+        "the sum over all steps takes the state that a step produced for the one it started from",
+        "attention_sum",
+        r"firsts\[t - 1\]",
+        "firsts[t]",
+        kernel("attention_sum"),
+        "Not equal to tolerance",
+    ),
+    Mistake(
+        "slabs-rounded-down",
+        "the last places of a picture get no gradient",
+        "attention_sum",
+        "-(-$P // SLAB)",
+        "max(1, $P // SLAB)",
+        kernel("attention_sum"),
+        "Not equal to tolerance",
+    ),
+    Mistake(
+        "too-many-places",
+        "nobody asks whether the scores of a picture fit into a block",
+        "_fits",
+        "A.shape[1] <= PLACES",
+        "True",
+        MANY_PLACES,
+        "is None",
+    ),
+    KernelMistake(
+        "parts-in-use",
+        "the parts of the next products take the place of those that are still added up",
+        "multiply",
+        r"__syncthreads\(\);",
+        "",
+        ATTENTION_ORDER,
+        "the result depends on the order of the threads",
+        nth=1,
+    ),
+    KernelMistake(
+        "masks-of-step-0",
+        "the number of the step is left out of the counter, so that each step drops the same units",
+        "draw",
+        r"0, 0, step",
+        "0, 0, 0",
+        kernel("dropout_masks"),
+        "Not equal to tolerance",
+    ),
+    KernelMistake(
+        "nine-rounds",
+        "a round of Philox too few",
+        "philox",
+        r"round < 10",
+        "round < 9",
+        kernel("dropout_masks"),
+        "Not equal to tolerance",
+    ),
+    KernelMistake(
+        "high-first",
+        "the high bits of a word are taken first",
+        "draw",
+        r"\(u % 4\)",
+        "(3 - u % 4)",
+        kernel("dropout_masks"),
+        "Not equal to tolerance",
+    ),
+    KernelMistake(
+        "flag",
+        "the flag for what is not finite is never set",
+        "record_step",
+        r"record\[0\] = 0;",
+        ";",
+        NOT_FINITE,
+        "CaptioningSolver: val_loss of epoch 1 is nan",
+    ),
+]

@@ -1,0 +1,71 @@
+"""Runs the notebooks of docs/ with this Python interpreter, for their tests and for `make
+notebooks`.
+"""
+
+import os
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import nbformat
+from jupyter_client.kernelspec import KernelSpecManager
+from jupyter_client.manager import AsyncKernelManager
+from nbclient import NotebookClient
+
+ROOT = Path(__file__).parents[2]
+NOTEBOOKS = sorted((ROOT / "docs").glob("*.ipynb"))
+SETTINGS = {
+    "OPENBLAS_NUM_THREADS": (
+        "1"
+    ),  # the same sums on any number of cores, and fastest for such small products
+    "OMP_NUM_THREADS": "1",
+    "MPLBACKEND": "module://matplotlib_inline.backend_inline",
+}
+WRITTEN_TO = ("IPYTHONDIR", "JUPYTER_CONFIG_DIR", "JUPYTER_DATA_DIR", "JUPYTER_RUNTIME_DIR")
+METADATA = {
+    "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
+    "language_info": {"name": "python"},
+}
+
+
+def run(notebook: nbformat.NotebookNode, environment: Mapping[str, str] | None = None) -> None:
+    """Run a notebook from top to bottom and fill in its outputs. A failing cell raises
+    CellExecutionError.
+
+    It runs in a temporary folder, where Jupyter and IPython also write their files. Installed
+    kernels are ignored: without kernel folders, Jupyter uses this interpreter's ipykernel. Times
+    and versions are left out, so that equal runs give equal files.
+    """
+    with TemporaryDirectory() as folder:
+        paths = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
+        env = {
+            **os.environ,
+            "PYTHONPATH": paths,
+            **SETTINGS,
+            **dict.fromkeys(WRITTEN_TO, folder),
+            **(environment or {}),
+        }
+        manager = AsyncKernelManager(
+            kernel_spec_manager=KernelSpecManager(kernel_dirs=[]),
+            connection_file=str(Path(folder, "kernel.json")),
+            transport="tcp" if os.name == "nt" else "ipc",  # no open port where the system allows
+        )
+        client = NotebookClient(
+            notebook, km=manager, timeout=600, record_timing=False, coalesce_streams=True
+        )
+        client.execute(cleanup_kc=True, cwd=folder, env=env)
+    notebook.metadata = nbformat.from_dict(METADATA)
+
+
+def main() -> None:
+    """Run every notebook and save its outputs in it."""
+    for path in NOTEBOOKS:
+        print(path.relative_to(ROOT), flush=True)
+        notebook = nbformat.read(path, as_version=4)
+        run(notebook)
+        path.write_text(nbformat.writes(notebook) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

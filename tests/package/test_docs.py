@@ -1,0 +1,346 @@
+"""The docs keep up with the code: every command and option is described, blocks run, excerpts are
+fresh, links and names exist.
+"""
+
+import ast
+import importlib.util
+import inspect
+import json
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import click
+import excerpts
+import forms
+import mistakes
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from commands import SMALL
+from planting import function_named
+
+import xpcap
+from xpcap import backend, layers, ops, runs
+from xpcap.cli import main
+from xpcap.encoders import read_picture
+from xpcap.ops import dispatch
+from xpcap.runs import captioning, training
+from xpcap.shapes import generate, picture_of
+
+ROOT = Path(__file__).parents[2]
+README, CONTRIBUTING = (
+    (ROOT / name).read_text(encoding="utf-8") for name in ("README.md", "CONTRIBUTING.md")
+)
+DOCS = {
+    path.name: path.read_text(encoding="utf-8") for path in sorted((ROOT / "docs").glob("*.md"))
+}
+COMMANDS, LAYERS = DOCS["commands.md"], DOCS["layers.md"]
+FENCE = re.compile(r"^ *```(.*)\n((?:.*\n)*?) *```$", re.MULTILINE)
+FENCES = [(name, info, code) for name, text in DOCS.items() for info, code in FENCE.findall(text)]
+BLOCKS = [
+    code
+    for info, code in (*FENCE.findall(README), *(fence[1:] for fence in FENCES))
+    if info == "python"
+]  # to be run; ```python FILE FUNCTION is an excerpt
+
+
+def section(name: str) -> str:
+    return COMMANDS.split(f"\n## {name}\n")[1].split("\n## ")[0]
+
+
+@pytest.mark.parametrize("name", list(main.commands))
+def test_every_option_of_a_command_is_described(name: str) -> None:
+    rows = set(re.findall(r"^\| `([^`]+)`", section(name), re.MULTILINE))
+    options = {p.opts[-1] for p in main.commands[name].params if isinstance(p, click.Option)}
+    assert rows == options
+    assert f"python cli.py {name}" in section(name)
+    assert "Examples:" in (main.commands[name].epilog or "")
+    assert all(p.help for p in main.commands[name].params if isinstance(p, click.Option))
+
+
+@pytest.mark.parametrize(
+    "option",
+    [p for p in main.commands["train"].params if isinstance(p, click.Option)],
+    ids=lambda p: p.name,
+)
+def test_defaults_in_the_docs_are_those_of_the_command(option: click.Option) -> None:
+    if option.name in ("out", "backend", "resume", "start", "verbose"):
+        return
+    row = re.search(rf"^\| `{option.opts[-1]}` \| ([^|]+) \|", section("train"), re.MULTILINE)
+    assert row
+    real, generated = (
+        getattr(options, str(option.name)) for options in (runs.TrainOptions(), runs.GENERATED)
+    )
+    shown = [
+        f"{value:g}" if isinstance(value, float) else str(value) for value in (real, generated)
+    ]
+    assert row[1] == (shown[0] if real == generated else f"{shown[0]} ({shown[1]})")
+    assert f"[default: {real}" in str(option.help)
+
+
+@pytest.mark.parametrize("block", BLOCKS)
+def test_code_blocks_run(
+    block: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Each as a program of its own, in an empty folder."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(backend, "_active", None)
+    once = re.sub(r"range\((31|300)\)", "range(1)", block)  # rounds of a timing
+    exec(compile(once, "block", "exec"), {"__name__": "__main__"})
+    assert capsys.readouterr().out
+
+
+COMMAND = re.compile(r"^(?: {4})?(make demo|python cli\.py(?:.*\\\n)*.*)$", re.MULTILINE)
+SCRIPTS = {name: COMMAND.findall(text) for name, text in {"README.md": README, **DOCS}.items()}
+
+
+def put_files_that_the_docs_speak_of() -> None:
+    """In the working folder: captions, lists, features, pictures, and another dataset, all of them
+    small.
+    """
+    from PIL import Image
+
+    pytest.importorskip(
+        "onnxruntime", reason="photographs are not encoded: the images extra is not installed"
+    )
+    names = [f"val{i:05d}.png" for i in range(12)]
+    Path("photos").mkdir()
+    Path("more").mkdir()
+    for name in names:
+        Image.fromarray(picture_of(name)).save(Path("photos") / name)
+        Image.fromarray(picture_of(name)).save("photo.jpg")
+    Image.fromarray(picture_of(names[0])).save("more/one.jpg")
+    Image.fromarray(picture_of(names[1])).save("drawing.png")
+    lines = [
+        f"{name}#{k}\tA {'red' if i % 2 else 'blue'} thing .\n"
+        for i, name in enumerate(names)
+        for k in range(3)
+    ]
+    for file, text in {
+        "captions.txt": "".join(lines),
+        "Flickr8k.token.txt": "".join(lines),
+        "train.txt": "\n".join(names[:8]),
+        "val.txt": "\n".join(names[8:]),
+        "Flickr_8k.trainImages.txt": "\n".join(names[:8]),
+        "Flickr_8k.devImages.txt": "\n".join(names[8:]),
+        "captions.json": json.dumps(dict.fromkeys(names[8:], "a thing")),
+    }.items():
+        Path(file).write_text(text)
+    Path("captions.csv").write_bytes(
+        forms.table({name: ["a red thing", "a thing"] for name in names})
+    )
+    for split, part in (("train", names[:8]), ("val", names[8:])):
+        Path(f"captions_{split}2017.json").write_bytes(
+            forms.coco({name: ["a thing"] for name in part})
+        )
+    for file in ("features.npz", "features_efficientnet_lite2.npz"):
+        np.savez(
+            file,
+            names=names,
+            features=np.random.default_rng(0).standard_normal((12, 6)).astype("f4"),
+        )
+    arguments = (
+        "prepare captions.txt --split train=train.txt --split test=val.txt --features features.npz"
+        " --out other.h5"
+    )
+    assert CliRunner().invoke(main, arguments.split()).exit_code == 0
+
+
+@pytest.mark.usefixtures("verify_once", "plain_curves")
+@pytest.mark.parametrize("name", [name for name, commands in SCRIPTS.items() if commands])
+def test_commands_in_the_docs_run_in_their_order(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On small data, and small models where they are trained; those for a GPU or PyTorch only where
+    there is one.
+    """
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(
+        training, "generate", lambda seed, **how: generate(seed, train=40, val=12, **how)
+    )
+    monkeypatch.setattr(backend, "_active", None)
+    monkeypatch.setattr(
+        captioning, "read_url", lambda url: read_picture(url.rpartition("/")[2])
+    )  # the file of that name
+    put_files_that_the_docs_speak_of()
+    for command in SCRIPTS[name]:
+        if "cupy" in command and not backend.backend_status()["cupy"].usable:
+            continue
+        if "torch" in command and importlib.util.find_spec("torch") is None:
+            continue
+        words = (
+            ["train"] if command == "make demo" else shlex.split(command.replace("\\\n", " "))[2:]
+        )
+        words += SMALL if words[0] == "train" and "--resume" not in words else []
+        if (
+            "--out" in words
+            and "--resume" not in words
+            and Path(words[words.index("--out") + 1]).exists()
+        ):
+            continue  # an example given twice
+        result = CliRunner().invoke(main, words)
+        assert result.exit_code == 0, f"{command}\n{result.output}"
+        assert result.output
+
+
+def test_no_other_command_stands_in_the_docs_unproven() -> None:
+    """Besides those there are set-up and make targets, which the suite cannot run inside itself,
+    and the course's archive.
+    """
+    others = re.findall(
+        r"^(?: {4})?((?:make|pip|source|git|conda|curl|xpcap) \S.*)$",
+        "\n".join([*DOCS.values(), README, CONTRIBUTING]),
+        re.MULTILINE,
+    )
+    targets = re.findall(r"^(\w[\w-]*):", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    archive = (  # its unpacking is in test_cs231n.py
+        "curl -C - -O https://cs231n.stanford.edu/coco_captioning.zip"
+    )
+    known = (
+        "pip install '.[",
+        "source .venv/bin/activate",
+        archive,
+        *(f"make {target}" for target in targets),
+    )
+    assert len(others) >= 4
+    for other in others:
+        assert other.startswith(known), other
+
+
+def test_fences_are_blocks_excerpts_or_mathematics() -> None:
+    """A misspelt fence would be neither run nor filled in."""
+    assert {info.split(" ")[0] for _, info, _ in FENCES} == {"python", "math"}
+    assert sum(text.count("```") for text in DOCS.values()) == 2 * len(FENCES)
+
+
+@pytest.mark.parametrize("name", DOCS)
+def test_what_a_page_quotes_is_what_the_code_says(name: str) -> None:
+    assert excerpts.filled(DOCS[name]) == DOCS[name], f"docs/{name} is out of date: run make docs"
+
+
+def test_excerpts_name_their_function_and_the_sentence_before_links_to_its_file() -> None:
+    labelled = re.findall(
+        r"^`(\w+)` in \[\w+\.py\]\(\.\./(\S+)\):\n\n```python \2 (?:\w+\.)?\1$",
+        LAYERS,
+        re.MULTILINE,
+    )
+    assert len(labelled) == sum(info.startswith("python ") for _, info, _ in FENCES) > 20
+
+
+def test_tables_name_functions_and_variables_of_the_file_that_heads_their_column() -> None:
+    seen = 0
+    for file, rows in re.findall(
+        r"^\|.*\| \[`(xpcap/\S+)`\]\(\S+\) \|\n((?:\|.*\n)+)", DOCS["notation.md"], re.MULTILINE
+    ):
+        text = (ROOT / file).read_text(encoding="utf-8")
+        for function, rest in re.findall(r"\| `(\w+)`([^|]*) \|$", rows, re.MULTILINE):
+            seen += 1
+            inside = {
+                name
+                for node in ast.walk(function_named(text, function))
+                for name in (getattr(node, "id", ""), getattr(node, "arg", ""))
+            }
+            assert set(re.findall(r"`(\w+)`", rest)) <= inside, f"{file}, {function}: {rest}"
+    assert seen > 30
+
+
+def test_layers_and_tests_that_the_docs_name_exist() -> None:
+    tests = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "tests").glob("test_*.py"))
+    for name in re.findall(r"`(test_\w+)`", "".join(DOCS.values())):
+        assert f"def {name}(" in tests, name
+    table = LAYERS.split("\n## Who proves what\n")[1].split("\n## ")[0]
+    functions = {name for name in layers.__all__ if inspect.isfunction(getattr(layers, name))}
+    assert functions <= set(re.findall(r"`(\w+)`", table))
+
+
+def test_ops_with_a_fast_version_are_those_of_the_table() -> None:
+    listed = dict(
+        re.findall(
+            r"^\| `(\w+)` \| .* \|(.*)\|$",
+            LAYERS.split("\n## Fast versions\n")[1].split("\n## ")[0],
+            re.MULTILINE,
+        )
+    )
+    assert all(callable(getattr(ops, op, None)) for op in listed)
+    assert {op for op, fast in listed.items() if fast.strip()} == {
+        op.__name__ for op in (*dispatch.HOST, *dispatch.DEVICE)
+    }
+
+
+def anchors(text: str) -> set[str]:
+    """What GitHub makes of headings: lower case, hyphens for spaces, other punctuation dropped."""
+    return {
+        re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-")
+        for heading in re.findall(r"^#+ (.*)$", FENCE.sub("", text), re.MULTILINE)
+    }
+
+
+def test_readme_is_short() -> None:
+    assert len(README.splitlines()) <= 100
+
+
+def test_reference_lists_every_public_name() -> None:
+    reference = DOCS["library.md"].split("\n## Reference\n")[1].split("\n## ")[0]
+    assert set(xpcap.__all__) <= set(re.findall(r"`(\w+)", reference))
+
+
+def test_functions_that_internals_names_are_in_the_files_it_links() -> None:
+    hops = re.findall(r"\[`([\w.]+)`\]\(\.\./(xpcap/\S+\.py)\)", DOCS["internals.md"])
+    assert len(hops) > 30
+    for name, file in hops:
+        if name.endswith(".py"):  # the file as a whole
+            assert file.endswith(f"/{name}")
+            continue
+        source, last = (ROOT / file).read_text(encoding="utf-8"), name.rpartition(".")[2]
+        assert re.search(rf"^ *(?:def|class) {last}\b|^{last}\b.* = ", source, re.MULTILINE), (
+            f"{file}: {name}"
+        )
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "README.md",
+        "CONTRIBUTING.md",
+        "CHANGELOG.md",
+        "SECURITY.md",
+        *(f"docs/{name}" for name in DOCS),
+    ],
+)
+def test_links_lead_somewhere(name: str) -> None:
+    text = re.sub(r"`[^`\n]+`", "", FENCE.sub("", (ROOT / name).read_text(encoding="utf-8")))
+    links = [link for link in re.findall(r"\]\(([^)\s]+)\)", text) if ":" not in link]
+    assert links or name == "SECURITY.md"
+    for link in links:
+        path, _, anchor = link.partition("#")
+        target = (ROOT / name).parent / path if path else ROOT / name
+        assert target.exists(), link
+        assert not anchor or anchor in anchors(target.read_text(encoding="utf-8")), link
+
+
+def test_pictures_in_the_docs_are_different_ones() -> None:
+    pictures = [path.read_bytes() for path in (ROOT / "docs").glob("*.png")]
+    assert len(pictures) == len(set(pictures)) >= 2
+
+
+def test_top_level_cli_is_the_command_line() -> None:
+    result = subprocess.run(
+        [sys.executable, ROOT / "cli.py", "--help"], capture_output=True, text=True, check=False
+    )
+    assert result.returncode == 0
+    for name in main.commands:
+        assert f"\n  {name} " in result.stdout
+
+
+def test_gpu_page_lists_every_difference() -> None:
+    from test_emulated_device import DIFFERENCES
+
+    for number, difference, _ in DIFFERENCES:
+        assert f"\n| {number} | {difference} | " in DOCS["gpu.md"], difference
+
+
+def test_gpu_page_has_the_table_of_planted_mistakes() -> None:
+    assert "\n".join(mistakes.table()) in DOCS["gpu.md"]

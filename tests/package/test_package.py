@@ -1,0 +1,391 @@
+"""What users of the package meet: its names, a light import, types, errors that can be copied,
+paths as text, and run folders of older versions.
+"""
+
+import copy
+import dataclasses
+import importlib
+import inspect
+import json
+import pickle
+import re
+import signal
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from commands import few
+
+import xpcap
+from xpcap import (
+    DataError,
+    ModelConfig,
+    OptionError,
+    TrainOptions,
+    caption_files,
+    evaluate_run,
+    load_state,
+    open_run,
+    runs,
+    save_state,
+    train_run,
+    write_dataset,
+)
+from xpcap.encoders import HistogramEncoder
+from xpcap.errors import EXPECTED, install, unknown
+from xpcap.models import Beam
+from xpcap.runs import Stopped
+from xpcap.runs.folder import model_config, read_config
+from xpcap.shapes import write_pictures
+
+ROOT = Path(__file__).parents[2]
+HEAVY = (
+    "matplotlib",
+    "PIL",
+    "nltk",
+    "jinja2",
+    "filelock",
+    "safetensors",
+    "tqdm",
+    "click",
+    "cupy",
+    "torch",
+    "onnxruntime",
+    "timm",
+)
+
+
+def test_every_public_name_is_there_once() -> None:
+    assert len(set(xpcap.__all__)) == len(xpcap.__all__)
+    assert [name for name in xpcap.__all__ if not hasattr(xpcap, name)] == []
+    assert {error.__name__ for error in EXPECTED} <= set(xpcap.__all__)
+
+
+ROOMS = (
+    "runs",
+    "models",
+    "data",
+    "prepare",
+    "encoders",
+    "metrics",
+    "training",
+    "verify",
+)  # whose names docs/library.md lists
+COURSE = {  # what the course's callers may give by position
+    "CaptioningRNN": {"input_dim", "wordvec_dim", "hidden_dim", "cell_type", "dtype"},
+    "Captioner.sample": {"max_length"},
+    "Captioner.sample_with_probabilities": {"max_length"},
+    "CaptioningSolver.check_accuracy": {"num_samples", "batch_size"},
+    "load_coco_data": {"base_dir", "max_train", "pca_features"},
+    "sample_coco_minibatch": {"batch_size", "split"},
+}
+COMPUTED_ON = {  # what a function computes on, where it may be left out
+    "caption_run": {"data", "split"},
+    "data_of": {"data"},
+    "evaluate_run": {"data", "split"},
+    "examine_run": {"data", "split"},
+    "generate": {"seed"},
+    "read_cases": {"name"},
+    "Beam": {"width"},
+    "CaptionData.encoded_with": {"words"},
+    "CaptionData.reference_words": {"words"},
+    "CaptionData.words": {"captions"},
+    "CiderD": {"frequencies"},
+    "CiderD.scores": {"pictures"},
+    "Sampling": {"temperature"},
+    "Split": {"text"},
+    "TrainOptions": {"data"},
+    "CrossEntropy": {"smoothing"},
+    "CrossEntropy.loss": {"workspace"},  # an Objective
+    "Objective.loss": {"workspace"},
+    "SelfCritical.loss": {"workspace"},
+}
+
+
+def public_functions() -> dict[str, Any]:
+    """Functions, constructors and methods of the names that users import; not the constructors of
+    tuples, which are values.
+    """
+    found: dict[str, Any] = {}
+    for module in (xpcap, *(importlib.import_module(f"xpcap.{room}") for room in ROOMS)):
+        for name, thing in ((name, getattr(module, name)) for name in module.__all__):
+            if inspect.isroutine(thing):
+                found[name] = thing
+            elif inspect.isclass(thing) and not issubclass(thing, BaseException | tuple):
+                methods = {
+                    key: value
+                    for key, value in vars(thing).items()
+                    if key == "__call__" or not key.startswith("_")
+                }
+                found |= {name: thing} | {
+                    f"{name}.{key}": getattr(thing, key)
+                    for key, value in methods.items()
+                    if hasattr(value, "__get__")
+                }
+    return {name: function for name, function in found.items() if callable(function)}
+
+
+def test_only_what_a_function_computes_on_goes_by_position() -> None:
+    by_position = {}
+    for name, function in public_functions().items():
+        parameters = inspect.signature(function).parameters.values()
+        if optional := {
+            one.name
+            for one in parameters
+            if one.kind is one.POSITIONAL_OR_KEYWORD and one.default is not one.empty
+        }:
+            by_position[name] = optional
+    assert len(public_functions()) > 80
+    assert by_position == COURSE | COMPUTED_ON
+
+
+def test_a_policy_in_the_place_of_another_argument_is_refused() -> None:
+    with pytest.raises(TypeError, match="positional"):
+        evaluate_run(None, None, "val", Beam(5))  # type: ignore[arg-type, misc]
+    with pytest.raises(TypeError, match="positional"):
+        caption_files(None, ["a.jpg"], Beam(5))  # type: ignore[arg-type, misc]
+
+
+def test_import_stays_light() -> None:
+    code = (
+        f"import sys, xpcap; sys.exit(', '.join(name for name in {HEAVY} if name in sys.modules)"
+        " or 0)"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert result.returncode == 0, f"import xpcap loads {result.stderr}"
+
+
+def test_verify_and_gradcheck_are_there_after_import_xpcap_alone_and_loaded_when_used() -> None:
+    code = (
+        "import sys, xpcap; late = ('xpcap.verify', 'xpcap.gradcheck'); assert not any(name in"
+        " sys.modules for name in late);assert next(xpcap.verify.verify()).error < 1e-6 and"
+        " xpcap.gradcheck.rel_error(1.0, 1.0) == 0; assert all(name in sys.modules for name in"
+        " late);assert not hasattr(xpcap, 'verifi')"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert result.returncode == 0, result.stderr
+
+
+def test_every_message_installs_an_extra_by_one_command_and_each_exists() -> None:
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"][
+        "optional-dependencies"
+    ]
+    sources = {
+        path.relative_to(ROOT).as_posix(): path.read_text(encoding="utf-8")
+        for path in (ROOT / "xpcap").rglob("*.py")
+    }
+    others = "".join(
+        path.read_text(encoding="utf-8") for path in (ROOT / "benchmarks").glob("*.py")
+    )
+    assert [name for name, text in sources.items() if "pip install" in text] == ["xpcap/errors.py"]
+    named = re.findall(
+        r"""\binstall\(["'](\w+)["']\)|\brequire\(\w+, "(\w+)\"""",
+        "".join(sources.values()) + others,
+    )
+    assert (
+        {one or other for one, other in named}
+        == {"bench", "images", "kernels", "mpi", "timm"}
+        <= set(extras)
+    )
+    assert install("images") == "pip install '.[images]'"
+    pages = [*(ROOT / "docs").glob("*.md"), ROOT / "README.md"]
+    commands = re.findall(
+        r"pip install ([^`\s#|]+)", "".join(page.read_text(encoding="utf-8") for page in pages)
+    )
+    assert len(commands) > 9
+    for command in commands:
+        assert command == "." or set(
+            re.fullmatch(r"'\.\[([\w,]+)\]'", command)[1].split(",")
+        ) <= set(extras), command  # type: ignore[index]
+
+
+def test_types_are_shipped() -> None:
+    assert (ROOT / "xpcap" / "py.typed").is_file()
+    wheel = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["hatch"]["build"][
+        "targets"
+    ]["wheel"]
+    assert wheel == {"packages": ["xpcap"]}  # the whole folder: nothing is left out
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        *(kind("f: `out` exists") for kind in EXPECTED),
+        unknown("f", "cell", "gru", ["rnn"]),
+        Stopped(signal.SIGTERM, 7, 2),
+    ],
+)
+def test_errors_survive_copies_and_pickles(error: BaseException) -> None:
+    for other in (copy.copy(error), copy.deepcopy(error), pickle.loads(pickle.dumps(error))):
+        assert type(other) is type(error)
+        assert str(other) == str(error)
+        assert vars(other) == vars(error)
+
+
+# Runs
+
+
+@pytest.fixture
+def options(few_pictures: None) -> TrainOptions:
+    """A run to train from x.h5 in the working folder, which has pictures beside it; every path is
+    text.
+    """
+    write_dataset("x.h5", few(0))
+    write_pictures(Path("pictures"), few(0), "val")
+    return TrainOptions(
+        data="x.h5",
+        out="runs/x",
+        hidden=8,
+        wordvec=4,
+        epochs=1,
+        score_epochs=0,
+        dropout=0.2,
+        lr_decay=0.9,
+        inject="init",
+    )
+
+
+def test_text_works_wherever_a_path_does(options: TrainOptions) -> None:
+    trained = train_run(options).run
+    assert trained.path == Path("runs/x")
+    run = open_run("runs/x")
+    assert evaluate_run(run, "x.h5").n == evaluate_run(run).n == 14
+    captions, skipped = caption_files(run, ["pictures", "none.png"])
+    assert (len(captions), [one.image for one in skipped]) == (14, ["none.png"])
+    runs.write_caption_page("page.html", run, captions, runs.look_at_files)
+    runs.write_caption_png("page.png", captions, runs.look_at_files)
+    state = load_state("runs/x/last.safetensors", run.model.params.shapes)
+    save_state("copy.safetensors", state)
+    assert load_state("copy.safetensors", run.model.params.shapes).iteration == state.iteration > 0
+    again = train_run(dataclasses.replace(options, epochs=2, resume=True)).run
+    assert again.meta["epoch"] in (1, 2)
+    assert len(Path("runs/x/history.jsonl").read_text().splitlines()) == 2
+
+
+@pytest.mark.parametrize(
+    ("bad", "says"),
+    [
+        (
+            {"objective": "rl"},
+            "`objective` 'rl' does not exist, expected one of cross-entropy, self-critical",
+        ),
+        ({"objective": "self-critical"}, "`objective` is self-critical without `start`"),
+        ({"score_epochs": -1}, "`score_epochs` is -1, expected a whole number of at least 0"),
+        (
+            {"score_epochs": 1, "samples": 1},
+            "`samples` is 1, expected a whole number of at least 2",
+        ),
+        ({"score_epochs": 1, "sharpen": 0.0}, "`sharpen` is 0.0, expected a positive number"),
+        ({"seed": -1}, "`seed` is -1, expected a whole number of at least 0"),
+        ({"save_every": 60}, "`save_every` is 60, expected seconds, as in 30s"),
+    ],
+)
+def test_options_that_make_no_sense_are_refused_before_anything_is_trained(
+    bad: dict[str, Any], says: str, options: TrainOptions
+) -> None:
+    with pytest.raises(OptionError, match=says):
+        train_run(dataclasses.replace(options, **bad))
+    assert not Path("runs/x/config.json").exists()
+    assert not Path("runs/x/cross-entropy").exists()
+
+
+def test_what_is_no_state_is_not_saved(tmp_path: Path) -> None:
+    with pytest.raises(
+        TypeError, match=r"save_state: state is a PosixPath|save_state: state is a WindowsPath"
+    ):
+        save_state({}, tmp_path)  # type: ignore[arg-type]
+
+
+def test_a_picture_whose_feature_is_not_finite_is_skipped_by_its_name(
+    options: TrainOptions, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = train_run(options).run
+    pictures = sorted(Path("pictures").iterdir())[:3]
+    encode = HistogramEncoder.encode
+
+    def broken(encoder: Any, given: Any) -> np.ndarray:
+        features = encode(encoder, given)
+        calls.append(features)
+        return features * np.nan if len(calls) == 2 else features
+
+    calls: list[np.ndarray] = []
+    monkeypatch.setattr(HistogramEncoder, "encode", broken)
+    captions, skipped = caption_files(run, pictures)
+    assert [one.image for one in captions] == [str(pictures[0]), str(pictures[2])]
+    assert skipped == [
+        (
+            str(pictures[1]),
+            f"the encoder {HistogramEncoder().name} makes a feature of it that is not finite",
+        )
+    ]
+
+
+def test_a_run_stores_the_models_config_flat_and_opens_it_with_the_dropout_it_was_trained_with(
+    options: TrainOptions,
+) -> None:
+    run = train_run(options).run
+    stored = json.loads(Path("runs/x/config.json").read_text())
+    expected = ModelConfig(
+        len(run.vocabulary), (few(0).feature_dim,), 4, 8, cell="lstm", dropout=0.2, inject="init"
+    )
+    assert run.model.config == expected == model_config(Path("config.json"), stored)
+    assert {
+        name: stored[name]
+        for name in (
+            "vocabulary",
+            "feature_shape",
+            "wordvec",
+            "hidden",
+            "cell",
+            "dropout",
+            "inject",
+        )
+    } == {
+        **dataclasses.asdict(expected),
+        "feature_shape": [few(0).feature_dim],
+    }
+    assert "feature_dim" not in stored
+    batch = few(0).minibatch("val", np.arange(4))
+    assert (
+        run.model.score(*batch).nll == run.model.score(*batch).nll
+    )  # dropout is for training alone
+    np.testing.assert_array_equal(run.model.sample(batch[0], 5), run.model.sample(batch[0], 5))
+    assert float(run.model.loss(*batch)[0]) != float(run.model.loss(*batch)[0])
+
+
+def test_open_run_draws_no_random_number(
+    options: TrainOptions, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train_run(options)
+    made: list[tuple[np.random.Generator, Any]] = []
+    original = np.random.default_rng
+
+    def remembered(*seed: Any) -> np.random.Generator:
+        rng = original(*seed)
+        made.append((rng, rng.bit_generator.state))
+        return rng
+
+    monkeypatch.setattr(np.random, "default_rng", remembered)
+    legacy = np.random.get_state()[1].copy()
+    open_run("runs/x")
+    assert all(rng.bit_generator.state == state for rng, state in made)
+    np.testing.assert_array_equal(np.random.get_state()[1], legacy)
+
+
+@pytest.mark.parametrize(
+    ("text", "cause"),
+    [("[]", "has format"), ('{"format": 1}', "has data None"), ("nonsense", "is not JSON")],
+)
+def test_a_config_that_is_none_names_its_file(text: str, cause: str, tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(text)
+    with pytest.raises(DataError, match=cause) as caught:
+        read_config(tmp_path)
+    assert str(tmp_path / "config.json") in str(caught.value)

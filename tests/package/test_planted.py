@@ -1,0 +1,90 @@
+"""Planted mistakes are caught: each is made in a copy of the project, and its test fails there."""
+
+import ast
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import twin
+from emulated import MISSING, real
+from mistakes import MISTAKES, Mistake
+from nursery import Nursery, Result
+
+ROOT = Path(__file__).parents[2]
+COPIED = ("xpcap", "tests", "pyproject.toml")
+
+
+@pytest.fixture(scope="module")
+def nursery() -> Iterator[Nursery]:
+    """Skipped, with the reason, where the tests of a copy could not run."""
+    if not real.is_installed():
+        pytest.skip(MISSING)
+    try:
+        twin.compiler()
+    except twin.UnavailableError as reason:
+        pytest.skip(str(reason))
+    with Nursery() as nursery:
+        yield nursery
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of what the tests need."""
+    base = tmp_path_factory.mktemp("planted").resolve() / "base"
+    base.mkdir()
+    for path in (ROOT / name for name in COPIED):
+        if path.is_dir():
+            shutil.copytree(path, base / path.name, ignore=shutil.ignore_patterns("__pycache__"))
+        else:
+            shutil.copy2(path, base)
+    return base
+
+
+@pytest.fixture(scope="module")
+def nodes() -> dict[str, str]:
+    """The test of each mistake as pytest wants it, with the file that defines it."""
+    defined: dict[str, list[str]] = {}
+    for path in sorted((ROOT / "tests").rglob("test_*.py")):
+        for statement in ast.parse(path.read_text(encoding="utf-8")).body:
+            if isinstance(statement, ast.FunctionDef):
+                file = str(path.relative_to(ROOT / "tests"))
+                defined.setdefault(statement.name, []).append(file)
+    found = {}
+    for test in {mistake.test for mistake in MISTAKES}:
+        file, _, name = test.rpartition("::")
+        files = [path for path in defined.get(name.partition("[")[0], []) if path.endswith(file)]
+        assert len(files) == 1, f"{test} is defined in {files or 'no file'}, expected one file"
+        found[test] = f"{files[0]}::{name}"
+    return found
+
+
+def test_planted_mistakes_are_many_and_each_changes_one_place(nodes: dict[str, str]) -> None:
+    assert len({mistake.name for mistake in MISTAKES}) == len(MISTAKES) >= 70
+    assert len(nodes) > 20
+    for mistake in MISTAKES:
+        mistake.planted(ROOT)
+
+
+@pytest.mark.hunt
+def test_planted_copy_without_a_mistake_passes(
+    nursery: Nursery, base: Path, nodes: dict[str, str]
+) -> None:
+    """The compiled files that this leaves serve the copies."""
+    results = nursery.run(base, sorted(nodes.values()))
+    failed = [result for result in results if result.outcome != "passed"]
+    assert results == [Result("passed", "")] * len(nodes), failed
+
+
+@pytest.mark.hunt
+@pytest.mark.parametrize("mistake", MISTAKES, ids=lambda mistake: mistake.name)
+def test_planted_mistake_is_caught(
+    mistake: Mistake, nursery: Nursery, base: Path, nodes: dict[str, str]
+) -> None:
+    root = base.parent / mistake.name
+    shutil.copytree(base, root, ignore=shutil.ignore_patterns("temporary"))
+    mistake.plant(root)
+    result = nursery.run(root, [nodes[mistake.test]])[0]
+    shutil.rmtree(root)
+    assert result.outcome == "failed", f"expected {mistake.test} to fail, got: {result}"
+    assert mistake.says in result.why

@@ -1,0 +1,309 @@
+"""Whole folders of pictures to features: on all cores, killed and resumed, and the cache of
+features meanwhile.
+"""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+Image = pytest.importorskip("PIL.Image")
+
+from xpcap.errors import DataError  # noqa: E402
+from xpcap.prepare import encode_folder  # noqa: E402 - after the skip
+from xpcap.prepare.features import BLOCK, mirror_of  # noqa: E402
+
+ROOT = Path(__file__).parents[2]
+COUNT = 5 * BLOCK + 3
+
+
+class Batchwise:
+    """An encoder whose features depend on which pictures come together, as some networks' last bits
+    do. It notes what it encoded.
+    """
+
+    shape = (4,)
+
+    def __init__(self, name: str = "batchwise", fatal: int | None = None) -> None:
+        self.name, self.fatal = name, fatal
+        self.encoded: list[int] = []
+        self.threads: set[int] = set()
+
+    def encode(self, pictures: Iterable[np.ndarray]) -> np.ndarray:
+        levels = [int(picture[0, 0, 0]) for picture in pictures]
+        self.encoded += levels
+        self.threads.add(threading.get_ident())
+        if self.fatal is not None and len(self.encoded) > self.fatal:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return np.array([[level, sum(levels), len(levels), 1 / 3] for level in levels], np.float32)
+
+
+class Wider(Batchwise):
+    """Another size of features."""
+
+    shape = (7,)  # type: ignore[assignment]
+
+    def encode(self, pictures: Iterable[np.ndarray]) -> np.ndarray:
+        return np.array([[int(picture[0, 0, 0])] * 7 for picture in pictures], np.float32)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Pictures 000.bmp, 001.bmp, ..., each of its number's grey."""
+    place = tmp_path / "photos"
+    place.mkdir()
+    for number in range(COUNT):
+        Image.new("L", (4, 4), number).save(place / f"{number:03}.bmp")
+    return place
+
+
+NAMES = [f"{number:03}.bmp" for number in range(COUNT)]
+
+
+def same(a: Mapping[str, np.ndarray], b: Mapping[str, np.ndarray]) -> bool:
+    return list(a) == list(b) and all(a[name].tobytes() == b[name].tobytes() for name in a)
+
+
+def test_features_come_in_the_order_of_the_names(folder: Path) -> None:
+    features = encode_folder(folder, NAMES[::-1], Batchwise())
+    assert list(features) == NAMES[::-1]
+    assert [int(feature[0]) for feature in features.values()] == list(range(COUNT))[::-1]
+    assert all(
+        (feature.shape, feature.dtype) == ((4,), np.float32) for feature in features.values()
+    )
+
+
+@pytest.mark.threads
+def test_pictures_are_encoded_on_several_cores(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("xpcap.prepare.features.cores", lambda: 2)
+    both = threading.Barrier(2, timeout=60)
+
+    class Together(Batchwise):
+        def encode(self, pictures: Iterable[np.ndarray]) -> np.ndarray:
+            both.wait()
+            return super().encode(pictures)
+
+    encode_folder(folder, NAMES[: 4 * BLOCK], encoder := Together())
+    assert len(encoder.threads) == 2
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs SIGKILL")
+def test_a_killed_encoding_goes_on_where_it_was_with_the_same_bytes(
+    folder: Path, tmp_path: Path
+) -> None:
+    cache = tmp_path / "cache"
+    encode = (
+        "encode_folder(sys.argv[1], NAMES, Batchwise(fatal=2 * BLOCK), cache=sys.argv[2],"
+        " mirrored=NAMES[::2])"
+    )
+    code = f"import sys; from test_encoding import *; {encode}"
+    path = os.pathsep.join([str(ROOT), str(ROOT / "tests")])
+    environment = {**os.environ, "PYTHONPATH": path, "OPENBLAS_NUM_THREADS": "1"}
+    killed = subprocess.run(
+        [sys.executable, "-c", code, str(folder), str(cache)], env=environment, check=False
+    )
+    assert killed.returncode == -signal.SIGKILL
+    features = encode_folder(
+        folder, NAMES, encoder := Batchwise(), cache=cache, mirrored=NAMES[::2]
+    )
+    assert (
+        len(encoder.encoded) == COUNT - BLOCK + (COUNT + 1 - BLOCK) // 2
+    )  # all but the first block and its mirror images
+    assert same(features, encode_folder(folder, NAMES, Batchwise(), mirrored=NAMES[::2]))
+    encoder = Batchwise()
+    assert same(
+        features, encode_folder(folder, NAMES, encoder, cache=str(cache), mirrored=NAMES[::2])
+    )
+    assert encoder.encoded == []
+    assert same(
+        encode_folder(folder, NAMES, encoder, cache=cache),
+        encode_folder(folder, NAMES, Batchwise()),
+    )  # a cache of other rows
+    assert len(encoder.encoded) == COUNT
+
+
+def test_mirror_images_are_encoded_of_those_that_were_asked_for(folder: Path) -> None:
+    class Ends:
+        name, shape = "ends", (2,)
+
+        def encode(self, pictures: Iterable[np.ndarray]) -> np.ndarray:
+            return np.array([picture[0, [0, -1], 0] for picture in pictures], np.float32)
+
+    for number in range(3):
+        Image.fromarray(np.array([[number, 50 + number]], np.uint8)).save(
+            folder / f"{number:03}.bmp"
+        )
+    (folder / "001.bmp").write_bytes(b"broken")
+    unreadable: dict[str, str] = {}
+    features = encode_folder(folder, NAMES[:3], Ends(), mirrored=NAMES[1:3], unreadable=unreadable)
+    assert list(unreadable) == ["001.bmp"]
+    assert {name: list(value) for name, value in features.items()} == {
+        "000.bmp": [0, 50], "002.bmp": [2, 52], mirror_of("002.bmp"): [52, 2],
+    }  # fmt: skip
+
+
+ROW = 32 + 16  # bytes of a row of the cache: digest and feature
+
+
+@pytest.mark.parametrize(
+    "damage", ["cut", "flipped feature", "flipped digest", "no digest", "no feature", "older row"]
+)
+def test_a_row_that_is_not_whole_is_made_again(damage: str, folder: Path, tmp_path: Path) -> None:
+    """What a kill, or a failure of power with parts of the file not on disk, can leave of the last
+    row.
+    """
+    cache = tmp_path / "cache"
+    wanted = encode_folder(folder, NAMES, Batchwise(), cache=cache)
+    whole = cache.read_bytes()
+    row = whole[-ROW:]
+    before, (digest, feature) = whole[:-ROW], (row[:32], row[32:])
+    other = whole[-2 * ROW : -ROW]
+    broken = {
+        "cut": before + row[:-7],
+        "flipped feature": before + digest + feature[:-1] + bytes([feature[-1] ^ 1]),
+        "flipped digest": before + bytes([digest[0] ^ 1]) + digest[1:] + feature,
+        "no digest": before + bytes(32) + feature,
+        "no feature": before + digest + bytes(16),
+        "older row": before + other,
+    }
+    cache.write_bytes(broken[damage])
+    assert same(encode_folder(folder, NAMES, encoder := Batchwise(), cache=cache), wanted)
+    assert len(encoder.encoded) == 3  # its block, the last one
+    assert cache.read_bytes() == whole
+    assert same(encode_folder(folder, NAMES, encoder := Batchwise(), cache=cache), wanted)
+    assert encoder.encoded == []
+
+
+def test_a_cache_that_is_being_made_is_whole_or_not_there(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache = tmp_path / "cache"
+    with monkeypatch.context() as patch:
+        patch.setattr(
+            "xpcap.files._rename", lambda *paths: (_ for _ in ()).throw(KeyboardInterrupt)
+        )
+        with pytest.raises(KeyboardInterrupt):
+            encode_folder(folder, NAMES, Batchwise(), cache=cache)
+    assert [path.name for path in tmp_path.iterdir()] == ["photos"]
+
+
+def test_what_another_encoder_made_or_from_another_picture_is_made_again(
+    folder: Path, tmp_path: Path
+) -> None:
+    cache = tmp_path / "cache"
+    encode_folder(folder, NAMES, Batchwise(), cache=cache)
+    place = folder / NAMES[BLOCK]
+    before = place.stat()
+    Image.new("L", (4, 4), 255).save(place)
+    os.utime(place, ns=(before.st_atime_ns, before.st_mtime_ns + 1_000_000_000))
+    assert place.stat().st_size == before.st_size  # its time alone gives it away
+    features = encode_folder(folder, NAMES, encoder := Batchwise(), cache=cache)
+    assert len(encoder.encoded) == BLOCK
+    assert features[NAMES[BLOCK]][0] == 255
+    assert same(features, encode_folder(folder, NAMES, Batchwise()))
+    encode_folder(folder, NAMES, encoder := Batchwise("another"), cache=cache)
+    assert len(encoder.encoded) == COUNT
+    encode_folder(folder, NAMES, encoder := Batchwise(), cache=cache)  # the former's rows are gone
+    assert len(encoder.encoded) == COUNT
+    assert (
+        encode_folder(folder, NAMES, Wider("wider"), cache=cache)["001.bmp"].tolist() == [1.0] * 7
+    )
+
+
+def test_no_other_file_and_no_link_is_written_to(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "letter").write_text("dear")
+    np.save(tmp_path / "mine.npy", np.zeros((COUNT, 4), np.float32))
+    mine = (tmp_path / "mine.npy").read_bytes()
+    (tmp_path / "cut.npy").write_bytes(mine[:40])
+    (tmp_path / "link").symlink_to(tmp_path / "nothing")
+    for name, says in (
+        ("letter", "is another file"),
+        ("mine.npy", "is another file"),
+        ("cut.npy", "is another file"),
+        ("link", "is a link"),
+        ("photos", "a folder"),
+    ):
+        with pytest.raises(DataError, match=says):
+            encode_folder(folder, NAMES, Batchwise(), cache=tmp_path / name)
+    assert (tmp_path / "letter").read_text() == "dear"
+    assert [(tmp_path / name).read_bytes() for name in ("mine.npy", "cut.npy")] == [mine, mine[:40]]
+    assert not (tmp_path / "nothing").exists()
+
+
+def test_pictures_that_cannot_be_read_end_it_or_are_left_out_with_the_reason(
+    folder: Path, tmp_path: Path
+) -> None:
+    (folder / NAMES[3]).write_bytes(b"not a picture")
+    (folder / NAMES[60]).write_bytes(b"")
+    with pytest.raises(DataError, match="cannot be read as a picture"):
+        encode_folder(folder, NAMES, Batchwise())
+    unreadable: dict[str, str] = {}
+    features = encode_folder(
+        folder, NAMES, Batchwise(), cache=tmp_path / "cache", unreadable=unreadable
+    )
+    assert list(features) == [name for name in NAMES if name not in (NAMES[3], NAMES[60])]
+    assert list(unreadable) == [NAMES[3], NAMES[60]]
+    assert all(
+        said in reason
+        for said, reason in zip(("it is text", "is empty"), unreadable.values(), strict=True)
+    )
+    again: dict[str, str] = {}
+    assert same(
+        encode_folder(folder, NAMES, Batchwise(), cache=tmp_path / "cache", unreadable=again),
+        features,
+    )
+    assert again == unreadable
+
+
+@pytest.mark.threads
+def test_no_block_is_begun_after_an_error(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("xpcap.prepare.features.cores", lambda: 2)
+    (folder / NAMES[3]).write_bytes(b"not a picture")
+    failed = threading.Event()
+
+    class Waiting(Batchwise):
+        def encode(self, pictures: Iterable[np.ndarray]) -> np.ndarray:
+            try:
+                return super().encode(pictures)
+            except DataError:
+                failed.set()
+                raise
+            finally:
+                assert failed.wait(60)
+
+    with pytest.raises(DataError, match="cannot be read as a picture"):
+        encode_folder(folder, NAMES, encoder := Waiting())
+    assert len(encoder.encoded) <= 2 * BLOCK  # what the other core was at, and at most one more
+
+
+@pytest.mark.skipif(
+    os.name != "posix", reason="needs a limit on the size of files, which stands for a full disk"
+)
+def test_a_full_disk_is_an_error_that_names_the_file_before_the_long_work(
+    folder: Path, tmp_path: Path
+) -> None:
+    import resource
+
+    cache = tmp_path / "cache"
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2000, before[1]))
+    try:
+        with pytest.raises(OSError, match="File too large") as caught:
+            encode_folder(folder, NAMES, encoder := Batchwise(), cache=cache)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert caught.value.filename == str(cache)
+    assert encoder.encoded == []
+    assert [path.name for path in tmp_path.iterdir()] == ["photos"]
+    assert same(
+        encode_folder(folder, NAMES, Batchwise(), cache=cache),
+        encode_folder(folder, NAMES, Batchwise()),
+    )

@@ -1,0 +1,355 @@
+"""Where a model looked, as it is shown: on pages and as JSON, over the part of the picture that its
+encoder sees.
+"""
+
+import base64
+import importlib.util
+import io
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from commands import good
+from photos import PREPARE, photos
+from test_report import SAID, Page, browser, decode, photo, scene  # noqa: F401 - a fixture
+
+from xpcap import open_run, runs
+from xpcap.data import open_data
+from xpcap.encoders import Area, TimmEncoder, grid_area
+from xpcap.encoders.grid import WHOLE_PICTURE, traced_area
+from xpcap.models import Ensemble, Policy
+from xpcap.report import AttentionMap, Card, Gallery, overlay, write_page
+from xpcap.report.captions import DIMMEST, overlay_alpha
+
+Image = pytest.importorskip("PIL.Image")
+
+needs_timm = pytest.mark.skipif(
+    importlib.util.find_spec("timm") is None, reason="the extra `timm` is not installed"
+)
+RNG = np.random.default_rng(0)
+SETTINGS = [
+    "--inject",
+    "attention",
+    "--hidden",
+    8,
+    "--wordvec",
+    6,
+    "--epochs",
+    1,
+    "--score-epochs",
+    0,
+]
+
+
+def softmax(*shape: int) -> np.ndarray:
+    """Weights of K x K places, the last two axes."""
+    raw = np.exp(2 * RNG.standard_normal(shape))
+    weights: np.ndarray = raw / raw.sum(axis=(-2, -1), keepdims=True)
+    return weights
+
+
+def veils(page: str) -> list[np.ndarray]:
+    """The opacities of each veil on a page, in its order."""
+    uris = re.findall(r'<image class="veil" href="data:image/png;base64,([^"]+)"', page)
+    pictures = [Image.open(io.BytesIO(base64.b64decode(uri))) for uri in uris]
+    assert all(
+        picture.mode == "LA" and not np.asarray(picture)[..., 0].any() for picture in pictures
+    )  # black
+    return [np.asarray(picture)[..., 1] for picture in pictures]
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Pictures, a data set of grids of them, two runs that attend and one that does not."""
+    folder = tmp_path_factory.mktemp("made")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        photos(30)
+        good(*PREPARE, "--grid", 3, "--out", "grid.h5")
+        good(*PREPARE, "--out", "whole.h5")
+        for seed in (0, 1):
+            good("train", "grid.h5", "--out", f"run{seed}", "--seed", seed, *SETTINGS)
+        good("train", "whole.h5", "--out", "plain", *SETTINGS[2:])
+    return folder
+
+
+def test_a_runs_page_shows_the_weights_of_the_model_for_the_captions_it_said(made: Path) -> None:
+    run, data = open_run(made / "run0"), runs.data_of(open_run(made / "run0"))
+    page = (made / "run0" / "index.html").read_text()
+    cards = re.findall(r"<article>(.*?)</article>", page, re.DOTALL)
+    assert len(cards) == 3
+    names = data.split("val").images
+    for card in cards:
+        words = re.findall(r'<span class="word"[^>]*>(.*?)</span>', card)
+        (name,) = re.findall(r"<h3[^>]*>(.*?)</h3>", card)
+        features = data.features("val", np.array([names.index(name)]))
+        weights = run.model.attention(features, run.vocabulary.encode_words([words], len(words)))[0]
+        shown = veils(card)
+        assert len(shown) == len(words) > 0
+        for seen, wanted in zip(shown, weights, strict=False):
+            np.testing.assert_array_equal(seen, overlay_alpha(wanted.reshape(3, 3)))
+        assert re.findall(r"</svg><bdi>(.*?)</bdi>", card) == words
+
+
+def test_json_and_pages_of_new_pictures_have_the_same_weights(made: Path, tmp_path: Path) -> None:
+    pictures = [made / "photos" / f"{number}.png" for number in range(3)]
+    for policy in ([], ["--beam", 3]):
+        page = tmp_path / f"{len(policy)}.html"
+        result = good("caption", made / "run0", *pictures, *policy, "--html", page, "--json")
+        told = json.loads(result.stdout)
+        run, shown = open_run(made / "run0"), iter(veils(page.read_text()))
+        for one, picture in zip(told, pictures, strict=True):
+            words, weights = one["caption"].split(), np.array(one["attention"])
+            assert (len(words), weights.size) == (len(weights), 9 * len(words))
+            if not words:
+                continue
+            np.testing.assert_array_equal(weights, weights.round(4))
+            features = run.preprocessing(_encoded(picture))
+            exact = run.model.attention(features, run.vocabulary.encode_words([words], len(words)))[
+                0, : len(words)
+            ]
+            np.testing.assert_allclose(weights, exact, atol=6e-5)
+            for of_word in exact:
+                assert (
+                    np.abs(next(shown).astype(int) - overlay_alpha(of_word.reshape(3, 3))).max()
+                    <= 1
+                )
+        assert next(shown, None) is None
+    assert "attention" not in json.loads(good("evaluate", made / "run0", "--json").stdout)
+
+
+def test_runs_without_attention_show_what_they_did(made: Path, tmp_path: Path) -> None:
+    picture = made / "photos" / "0.png"
+    result = good(
+        "caption",
+        made / "plain",
+        picture,
+        "--html",
+        tmp_path / "p.html",
+        "--png",
+        tmp_path / "p.png",
+        "--json",
+    )
+    assert list(json.loads(result.stdout)[0]) == ["image", "caption", "probabilities", "references"]
+    for page in (tmp_path / "p.html", made / "plain" / "index.html"):
+        assert not re.search("looks|looked|veil|<svg", page.read_text())
+    assert decode((tmp_path / "p.png").read_bytes()).shape[1] == 330
+
+
+def test_an_ensemble_looks_where_its_members_do_on_average(made: Path) -> None:
+    run = runs.open_runs([made / "run0", made / "run1"])
+    assert isinstance(run.model, Ensemble)
+    for one in runs.caption_run(run, count=3, policy=Policy(least_length=2), attend=True):
+        data, words = open_data(made / "grid.h5"), one.caption.split()
+        features = runs.data_of(run).features(
+            "val", np.array([data.split("val").images.index(one.image)])
+        )
+        ids = run.vocabulary.encode_words([words], len(words))
+        each = [model.attention(features, ids)[0, : len(words)] for model in run.model.models]
+        assert np.abs(each[0] - each[1]).max() > 1e-4
+        np.testing.assert_allclose(one.attention, np.mean(each, axis=0), rtol=1e-5)
+
+
+def test_pictures_not_at_hand_and_places_in_no_square_are_left_as_they_were(
+    made: Path, tmp_path: Path
+) -> None:
+    run = open_run(made / "run0")
+    captions = runs.caption_run(run, count=1, attend=True)
+    assert len(captions[0].attention[0]) == 9
+    odd = [captions[0]._replace(attention=[[1.0] + 7 * [0.0]] * len(captions[0].probabilities))]
+    for said, look in ((captions, lambda name: None), (odd, lambda name: scene())):
+        runs.write_caption_page(
+            page := tmp_path / f"{len(list(tmp_path.iterdir()))}.html", run, said, look
+        )
+        assert "<svg" not in page.read_text()
+    empty = Card("x", scene(), [], looked=AttentionMap(np.zeros((0, 3, 3)), WHOLE_PICTURE))
+    write_page(tmp_path / "e.html", "t", galleries=[Gallery("g", "", [empty])])
+    assert "<svg" not in (tmp_path / "e.html").read_text()
+
+
+def _encoded(path: Path) -> np.ndarray:
+    from xpcap.encoders import find_encoder, read_picture
+
+    return find_encoder("histogram:grid=3").encode([read_picture(path)])
+
+
+def test_a_veil_is_clear_where_the_weight_is_largest_and_the_area_is_kept_to() -> None:
+    picture = np.full((60, 120, 3), 200, np.uint8)
+    weights = np.zeros((3, 3))
+    weights[2, 0] = 1
+    seen = overlay(picture, weights)
+    row, column = np.array(np.unravel_index(seen[..., 0].argmax(), (60, 120)))
+    assert (seen.max(), seen.min()) == (200, round(200 * (1 - DIMMEST)))
+    assert row >= 40
+    assert column < 40
+    assert (seen[:20] == seen.min()).all()
+    part = overlay(
+        picture, np.eye(9)[5].reshape(3, 3), Area(0.5, 0.25, 1.0, 0.5)
+    )  # rows and columns 30 to 60: the place is at 40 to 50 and 50 to 60
+    assert np.argwhere(part[..., 0] == part.max()).mean(axis=0) == pytest.approx((44.5, 57), abs=1)
+    assert (part[:30] == part.min()).all()
+    assert (part[:, :30] == part.min()).all()
+    assert (part[:, 60:] == part.min()).all()
+    even = overlay(
+        picture, np.full((3, 3), 1 / 9), Area(-0.5, -0.5, 1.5, 1.5)
+    )  # beyond the picture
+    np.testing.assert_array_equal(even, picture)
+
+
+def cropped(picture: np.ndarray) -> np.ndarray:
+    """As most networks want it: the shorter side to 64 pixels, and the middle 56 x 56 of that."""
+    height, width = (round(side * 64 / min(picture.shape[:2])) for side in picture.shape[:2])
+    scaled = np.asarray(Image.fromarray(picture).resize((width, height), Image.Resampling.BICUBIC))
+    top, left = (height - 56) // 2, (width - 56) // 2
+    return scaled[top : top + 56, left : left + 56]
+
+
+def padded(picture: np.ndarray) -> np.ndarray:
+    """The longer side to 64 pixels, and black around it."""
+    height, width = (round(side * 64 / max(picture.shape[:2])) for side in picture.shape[:2])
+    sheet = np.zeros((64, 64, 3), np.uint8)
+    top, left = (64 - height) // 2, (64 - width) // 2
+    sheet[top : top + height, left : left + width] = Image.fromarray(picture).resize(
+        (width, height), Image.Resampling.BICUBIC
+    )
+    return sheet
+
+
+def squashed(picture: np.ndarray) -> np.ndarray:
+    return np.asarray(Image.fromarray(picture).resize((64, 48), Image.Resampling.BICUBIC))
+
+
+@pytest.mark.parametrize(
+    ("transform", "size", "area"),
+    [
+        (squashed, (300, 200), WHOLE_PICTURE),
+        (cropped, (400, 400), (0.0625, 0.0625, 0.9375, 0.9375)),
+        (cropped, (400, 800), (0.0625, 0.28125, 0.9375, 0.71875)),
+        (padded, (400, 200), (0.0, -0.5, 1.0, 1.5)),
+    ],
+)
+def test_what_a_preprocessing_keeps_of_a_picture_is_found_by_its_pixels(
+    transform: Callable[[np.ndarray], np.ndarray], size: tuple[int, int], area: Area
+) -> None:  # fmt: skip
+    np.testing.assert_allclose(traced_area(transform, *size), area, atol=0.006)
+
+
+@needs_timm
+def test_what_lies_outside_the_area_of_a_model_of_timm_changes_none_of_its_features() -> None:
+    encoder, picture = TimmEncoder("timm:resnet10t:grid=3", pretrained=False), photo(0, 300, 500)
+    area = grid_area(encoder.name, picture)
+    assert area is not None
+    for margin, changes in ((-3, False), (6, True)):  # pixels
+        top, left, bottom, right = (
+            round(share * side) for share, side in zip(area, (300, 500) * 2, strict=True)
+        )
+        inner = slice(top + margin, bottom - margin), slice(left + margin, right - margin)
+        other = np.zeros_like(picture)
+        other[inner] = picture[inner]
+        assert (np.abs(encoder.encode([other]) - encoder.encode([picture])).max() > 0) == changes
+    assert (
+        grid_area("timm:no_such_model:grid=3", picture)
+        is grid_area("timm:resnet10t.no_such_tag:grid=3", picture)
+        is None
+    )
+
+
+@pytest.mark.parametrize(("height", "width"), [(128, 128), (60, 90), (400, 100), (100, 400)])
+def test_the_cells_of_the_histogram_encoder_lie_over_what_is_drawn(height: int, width: int) -> None:
+    picture = np.full((height, width, 3), 250, np.uint8)
+    rows, columns = slice(height // 4, height // 2), slice(width // 2, width - width // 4)
+    picture[rows, columns] = (200, 30, 30)
+    found = grid_area("histogram:grid=3", picture)
+    assert found is not None
+    pixel = (
+        3 / 56
+        # of a sheet that is at least 85 pixels high and wide, 56 where a longer picture lies padded
+        # on
+        # it
+    )
+    np.testing.assert_allclose(found, (0.25, 0.5, 0.5, 0.75), atol=pixel)
+    for name in (
+        "efficientnet-lite2:grid=5",
+        "onnx:a.onnx:grid=2",
+        None,
+    ):  # scaled, not cropped; given features are taken to be of the whole
+        assert grid_area(name, picture) == WHOLE_PICTURE
+
+
+@pytest.mark.parametrize(
+    "weights",
+    [
+        softmax(2, 3, 3),
+        np.full((3, 3, 3), 0.2),
+        softmax(3, 3, 3) * np.nan,
+        softmax(3, 2, 3),
+        -softmax(3, 3, 3),
+    ],
+)
+def test_what_are_no_weights_is_refused(weights: np.ndarray, tmp_path: Path) -> None:
+    looked = AttentionMap(weights, WHOLE_PICTURE)
+    with pytest.raises(ValueError, match="write_page: picture 'x'"):
+        write_page(
+            tmp_path / "p.html",
+            "t",
+            galleries=[Gallery("g", "", [Card("x", scene(), SAID, looked=looked)])],
+        )
+    assert not list(tmp_path.iterdir())
+
+
+def test_one_picture_serves_all_words_and_a_word_adds_little(tmp_path: Path) -> None:
+    words, sizes = [(f"word{k}", 0.5) for k in range(20)], []
+    for looked in (None, AttentionMap(softmax(20, 7, 7), Area(0.1, 0.2, 0.8, 0.9))):
+        write_page(
+            tmp_path / "p.html",
+            "t",
+            galleries=[Gallery("g", "", [Card("x", photo(0), words, looked=looked)])],
+        )
+        sizes.append((tmp_path / "p.html").stat().st_size)
+    page = Page(tmp_path / "p.html")
+    assert (
+        len([image for image in page.all("image") if image["href"].startswith("data:image/jpeg")])
+        == 1
+    )
+    assert len(page.all("use")) == 20
+    assert (sizes[1] - sizes[0]) / 20 < 1000
+
+
+@pytest.mark.parametrize("dark", [False, True])
+def test_a_browser_brightens_the_place_that_weighed_most(
+    browser: Any,  # noqa: F811 - the fixture
+    dark: bool,
+    tmp_path: Path,
+) -> None:
+    weights = np.zeros((1, 4, 4))
+    weights[0, 2, 1] = 1
+    grey = np.full((200, 300, 3), 180, np.uint8)
+    grey[0, 0] = 0, 90, 0  # a photograph, if it has many colours; as it is, a drawing
+    for name, picture in (
+        ("flat", grey[:80, :120]),
+        ("photo", np.clip(grey + RNG.integers(-2, 3, grey.shape), 0, 255).astype(np.uint8)),
+    ):
+        card = Card(
+            name, picture, [("dog", 0.5)], looked=AttentionMap(weights, Area(0.5, 0.5, 1.0, 1.0))
+        )
+        write_page(tmp_path / "p.html", "t", galleries=[Gallery("g", "", [card])])
+        browser.show(tmp_path / "p.html", 800, dark, scale=2)
+        box = browser.evaluate(
+            "(r => [r.left, r.top + scrollY, r.width, r.height])(document.querySelector('.looks"
+            " svg').getBoundingClientRect())"
+        )
+        left, top, width, height = (round(2 * side) for side in box)
+        seen = decode(browser.screenshot(whole=True))[top : top + height, left : left + width].mean(
+            axis=2
+        )
+        inner = seen[10:-10, 10:-10]  # without the rounded corners
+        row, column = (
+            (10 + np.argwhere(inner > 0.9 * inner.max()).mean(axis=0)) / seen.shape
+        ).tolist()
+        assert row == pytest.approx(0.5 + 0.5 * 2.5 / 4, abs=0.03)
+        assert column == pytest.approx(0.5 + 0.5 * 1.5 / 4, abs=0.03)
+        assert seen[height // 4, width // 4] == pytest.approx(180 * (1 - DIMMEST), abs=4)

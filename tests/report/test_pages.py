@@ -1,0 +1,519 @@
+"""What goes on a run's page: which captions are best and worst, whose references and pictures stand
+beside them, and what is missing.
+"""
+
+import dataclasses
+import html
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import commands
+import numpy as np
+import pytest
+
+Image = pytest.importorskip("PIL.Image")
+
+import xpcap.data  # noqa: E402 - after the skip
+from xpcap import CaptioningRNN, runs  # noqa: E402
+from xpcap.data import (  # noqa: E402
+    CaptionData,
+    Vocabulary,
+    hdf5,
+    open_data,
+    tokenize,
+    write_dataset,
+)
+from xpcap.data.dataset import Source  # noqa: E402
+from xpcap.data.features import fit_scaling  # noqa: E402
+from xpcap.errors import DataError  # noqa: E402
+from xpcap.metrics import METRICS, Scored, averaged, smoothed_bleu  # noqa: E402
+from xpcap.models import Beam  # noqa: E402
+from xpcap.runs import TrainOptions, evaluate_run, train_run  # noqa: E402
+from xpcap.runs import folder as run_folder  # noqa: E402
+from xpcap.shapes import generate, named, write_pictures  # noqa: E402
+
+ROOT = Path(__file__).parents[2]
+SMALL: dict[str, Any] = {
+    "hidden": 16,
+    "wordvec": 8,
+    "epochs": 2,
+    "score_epochs": 0,
+    "feature_scaling": "none",
+}
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A dataset file whose val pictures lie in a folder that it remembers, one of them missing, and
+    a run on it.
+    """
+    folder = tmp_path_factory.mktemp("made")
+    data = generate(0, train=60, val=40)
+    write_pictures(folder / "photos", data, "val")
+    (folder / "photos" / "val00000.png").unlink()
+    data.source = Source(encoder="histogram", pictures=str(folder / "photos"))
+    write_dataset(folder / "data.h5", data)
+    train_run(TrainOptions(data=folder / "data.h5", out=folder / "run", **SMALL))
+    return folder
+
+
+class Shown(NamedTuple):
+    """A card of a page: what a reader sees."""
+
+    name: str
+    caption: str
+    probabilities: list[float]
+    references: list[str]
+    note: str
+    has_picture: bool
+    ranked: list[tuple[str, str]]
+
+
+def galleries(page: str) -> dict[str, list[Shown]]:
+    found = {}
+    for section in re.findall(r'<section id="gallery-\d+">(.*?)</section>', page, re.DOTALL):
+        cards = []
+        for card in re.findall(r"<article>(.*?)</article>", section, re.DOTALL):
+            words = re.findall(r'<span class="word" style="--p: ([\d.]+)"[^>]*>(.*?)</span>', card)
+            lists = re.findall(r'<ul class="references"[^>]*>(.*?)</ul>', card, re.DOTALL)
+            cards.append(
+                Shown(
+                    name=re.findall(r"<h3[^>]*>(.*?)</h3>", card)[0],
+                    caption=" ".join(word for _, word in words),
+                    probabilities=[float(p) for p, _ in words],
+                    references=[
+                        html.unescape(text)
+                        for text in re.findall(r"<li[^>]*>(.*?)</li>", "".join(lists))
+                    ],
+                    note=re.findall(r"</h3>\s*<p[^>]*>(.*?)</p>", card)[0],
+                    has_picture="<img" in card,
+                    ranked=re.findall(
+                        r"<li><bdi>(.*?)</bdi> <span>(.*?)</span></li>",
+                        "".join(re.findall(r'<ol class="ranked".*?</ol>', card, re.DOTALL)),
+                    ),
+                )
+            )
+        found[re.findall(r"<h2[^>]*>(.*?)</h2>", section)[0]] = cards
+    return found
+
+
+def test_galleries_show_the_best_the_worst_and_some_others_with_what_belongs_to_them(
+    made: Path,
+) -> None:
+    run, data = run_folder.open_run(made / "run"), open_data(made / "data.h5")
+    said = evaluate_run(run).to_json()["captions"]
+    images = data.split("val").images
+    references = {images[i]: texts for i, texts in data.references("val").items()}
+    scores = {
+        name: smoothed_bleu([tokenize(text) for text in references[name]], said[name].split())
+        for name in images
+    }
+    shown = galleries((made / "run" / "index.html").read_text())
+    assert list(shown) == ["Best", "Worst", "Random"]
+    assert {len(cards) for cards in shown.values()} == {9}
+    ranked = sorted(scores.values())
+    assert [scores[card.name] for card in shown["Best"]] == ranked[::-1][:9]
+    assert [scores[card.name] for card in shown["Worst"]] == ranked[:9]
+    assert len({card.name for card in shown["Random"]}) == 9
+    for card in (card for cards in shown.values() for card in cards):
+        assert card.caption == said[card.name]
+        assert card.references == references[card.name]
+        assert card.note == f"sentence BLEU-4 {scores[card.name]:.2f}"
+        assert card.has_picture == (card.name != "val00000.png")
+    captions = {caption.image: caption for caption in runs.caption_run(run, count=40)}
+    beams = {
+        caption.image: caption.n_best
+        for caption in runs.caption_run(
+            run, count=40, policy=Beam(5, n_best=5, max_length=run.config["max_words"])
+        )
+    }
+    for card in shown["Random"]:
+        np.testing.assert_allclose(card.probabilities, captions[card.name].probabilities, atol=6e-4)
+        assert card.ranked == [
+            (one.caption or "(nothing)", f"{one.log_probability:.2f}") for one in beams[card.name]
+        ]
+        assert len(set(card.ranked)) == 5
+
+
+def test_the_page_states_every_score_with_its_protocol(made: Path) -> None:
+    page = html.unescape((made / "run" / "index.html").read_text())
+    for row in evaluate_run(run_folder.open_run(made / "run")).rows():
+        for text in row:
+            assert text in page
+    assert re.search(
+        r"perplexity</dt>.*?as unsure as a choice.*?<summary>How it is"
+        r" measured</summary>.*?log-likelihood",
+        page,
+        re.DOTALL,
+    )
+
+
+def test_a_picture_is_described_by_its_caption_on_every_page(made: Path, tmp_path: Path) -> None:
+    run = run_folder.open_run(made / "run")
+    folder = shutil.copytree(made / "photos", tmp_path / "photos")
+    captions, _ = runs.caption_files(run, str(folder))
+    runs.write_caption_page(tmp_path / "page.html", run, captions, runs.look_at_files)
+    said = [
+        html.unescape(alt)
+        for alt in re.findall(r'<img [^>]*alt="(.*?)">', (tmp_path / "page.html").read_text())
+    ]
+    assert said == [caption.caption or f"Picture {caption.image}" for caption in captions]
+    for cards in galleries((made / "run" / "index.html").read_text()).values():
+        for card in cards:
+            if card.caption and card.has_picture:
+                assert f'alt="{card.caption}"' in (made / "run" / "index.html").read_text()
+
+
+def test_equal_runs_have_equal_pages(made: Path, tmp_path: Path) -> None:
+    train_run(TrainOptions(data=made / "data.h5", out=tmp_path / "run", **SMALL))
+    assert (tmp_path / "run" / "index.html").read_bytes() == (
+        made / "run" / "index.html"
+    ).read_bytes()
+
+
+def test_nothing_is_written_outside_the_run_folder(tmp_path: Path) -> None:
+    """Besides matplotlib's list of fonts, which it keeps in a cache folder of its own."""
+    folders = {
+        name: str(tmp_path / name)
+        for name in ("HOME", "TMPDIR", "XDG_CACHE_HOME", "XDG_CONFIG_HOME", "MPLCONFIGDIR")
+    }
+    for folder in folders.values():
+        Path(folder).mkdir()
+    code = (
+        "from pathlib import Path; from xpcap.shapes import generate; from xpcap.runs import"
+        " TrainOptions, training;training.generate = lambda seed, **how: generate(seed, train=20,"
+        f" val=6); training.train_run(TrainOptions(out=Path('runs/r'), **{SMALL}))"
+    )
+    environment = {**os.environ, **folders, "PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": "1"}
+    result = subprocess.run(
+        [sys.executable, "-W", "error", "-c", code],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (result.returncode, result.stderr) == (0, "")
+    written = [path.relative_to(tmp_path) for path in tmp_path.rglob("*") if path.is_file()]
+    assert {path.parts[0] for path in written if not path.name.startswith("fontlist")} == {"runs"}
+
+
+def test_a_run_on_data_without_val_has_a_page_of_curves(made: Path, tmp_path: Path) -> None:
+    data = open_data(made / "data.h5")
+    write_dataset(
+        tmp_path / "train.h5",
+        CaptionData(data.vocabulary, {"train": data.split("train")}, source=data.source),
+    )
+    run, evaluation = train_run(
+        TrainOptions(data=tmp_path / "train.h5", out=tmp_path / "run", **SMALL)
+    )
+    assert evaluation is None
+    page = (run.path / "index.html").read_text()
+    assert galleries(page) == {}
+    assert "Training" in page
+
+
+def test_few_pictures_make_short_galleries(made: Path, tmp_path: Path) -> None:
+    data = open_data(made / "data.h5")
+    val = data.split("val")
+    one = dataclasses.replace(
+        val,
+        captions=val.captions[:5],
+        image_idxs=val.image_idxs[:5],
+        features=val.features[:1],
+        images=["../secret.png"],
+    )
+    one = dataclasses.replace(one, text=list(val.text or [])[:5])
+    (made / "secret.png").write_bytes((made / "photos" / "val00001.png").read_bytes())
+    write_dataset(
+        tmp_path / "one.h5",
+        CaptionData(
+            data.vocabulary, {"train": data.split("train"), "val": one}, source=data.source
+        ),
+    )
+    run, _ = train_run(TrainOptions(data=tmp_path / "one.h5", out=tmp_path / "run", **SMALL))
+    shown = galleries((run.path / "index.html").read_text())
+    assert {title: len(cards) for title, cards in shown.items()} == {
+        "Best": 1,
+        "Worst": 1,
+        "Random": 1,
+    }
+    assert not shown["Best"][0].has_picture  # it lies outside the folder of pictures
+
+
+def test_a_run_stopped_on_the_way_has_a_page_that_says_so(made: Path, tmp_path: Path) -> None:
+    def stop(solver: object) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train_run(TrainOptions(data=made / "data.h5", out=tmp_path / "run", **SMALL), on_epoch=stop)
+    assert "After epoch 1 of 2" in (tmp_path / "run" / "index.html").read_text()
+
+
+def test_one_training_opens_stamps_tokenises_and_captions_once(
+    made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Training, scores, page and the captions that the command prints share one open data set and
+    the captions that were scored.
+
+    Words are made twice: captions that choose the epoch are scored as well.
+    """
+    data = open_data(made / "data.h5")
+    counts: Counter[str] = Counter()
+
+    def count(place: Any, name: str, size: Callable[..., int] = lambda *args, **kwargs: 1) -> None:
+        real = getattr(place, name)
+
+        def counted(*args: Any, **kwargs: Any) -> Any:
+            counts[name] += size(*args, **kwargs)
+            return real(*args, **kwargs)
+
+        monkeypatch.setattr(place, name, counted)
+
+    count(xpcap.data, "read_dataset")
+    count(hdf5, "stamp_of")
+    count(hdf5, "check_data")
+    count(
+        CaptioningRNN,
+        "decode",
+        lambda model, features, policy, **_: 0 if policy.n_best else len(features),
+    )
+    count(Vocabulary, "tokenize")
+    commands.good("train", made / "data.h5", "--out", tmp_path / "run", *commands.SMALL)
+    val = data.split("val")
+    opened = {"read_dataset": 1, "stamp_of": 1, "check_data": 1}
+    assert counts == {**opened, "decode": len(val.images), "tokenize": 2 * len(val.captions)}
+    counts.clear()
+    commands.good(
+        "train",
+        made / "data.h5",
+        "--out",
+        tmp_path / "staged",
+        *commands.SMALL,
+        "--score-epochs",
+        1,
+    )
+    assert {name: counts[name] for name in opened} == opened  # once for both stages
+
+
+def test_generated_pictures_are_stamped_once_and_never_opened(
+    few_pictures: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stamps: list[str] = []
+    real = hdf5.stamp_of
+
+    def stamp(data: CaptionData) -> str:
+        stamps.append(real(data))
+        return stamps[-1]
+
+    with monkeypatch.context() as patch:
+        patch.setattr(hdf5, "stamp_of", stamp)
+        patch.setattr(xpcap.data, "read_dataset", lambda path: pytest.fail(f"{path} was opened"))
+        run, evaluation = train_run(TrainOptions(out=Path("run"), **SMALL))
+    assert evaluation is not None
+    assert stamps == [run.config["data_stamp"]] == [open_data(run.path / "data.h5").stamp]
+
+
+def test_a_data_set_is_taken_open_or_by_any_kind_of_path(made: Path) -> None:
+    run = run_folder.open_run(made / "run")
+    path = made / "data.h5"
+    first, *others = (evaluate_run(run, data) for data in (None, path, str(path), open_data(path)))
+    assert all(
+        other.scores == first.scores and other.captions == first.captions for other in others
+    )
+    captions = [
+        runs.caption_run(run, data, count=5) for data in (None, path, str(path), open_data(path))
+    ]
+    assert captions[1:] == captions[:1] * 3
+    assert [caption.image for caption in first.spread(count=5)] == [
+        caption.image for caption in captions[0]
+    ]
+
+
+def test_an_open_data_set_is_left_as_it_was_and_checked_to_fit(made: Path) -> None:
+    run, data = run_folder.open_run(made / "run"), open_data(made / "data.h5")
+    data.scaling = fit_scaling("standardize", data.split("train").features)
+    before = data.features("val", np.arange(3))
+    evaluate_run(run, data)
+    np.testing.assert_array_equal(data.features("val", np.arange(3)), before)
+    narrow = {
+        name: dataclasses.replace(split, features=split.features[:, :9])
+        for name, split in data.splits.items()
+    }
+    with pytest.raises(
+        DataError, match=r"the data set has features of size 9, expected the run's 2101"
+    ):
+        evaluate_run(run, dataclasses.replace(data, splits=narrow))
+
+
+def test_an_evaluation_has_every_score_by_name_and_one_value_a_picture(
+    made: Path, tmp_path: Path
+) -> None:
+    result = evaluate_run(run_folder.open_run(made / "run"))
+    bleu = ["bleu1", "bleu2", "bleu3", "bleu4"]
+    others = [
+        "unigram_bleu",
+        "rouge_l",
+        "cider",
+        "cider_2015",
+        "distinct",
+        "words",
+        "length",
+        "novel",
+    ]
+    assert list(result.scores) == [*bleu, *others, "cider_d", "perplexity", "loss", "accuracy"]
+    assert set(result.protocol) == {"bleu", *others, "perplexity"}
+    assert set(result.intervals) == {*bleu, *others, "cider_d"} - {
+        "distinct",
+        "words",
+    }  # which no resample has
+    assert all(low <= result.scores[name] <= high for name, (low, high) in result.intervals.items())
+    assert {name: len(values) for name, values in result.per_picture.items()} == dict.fromkeys(
+        {"bleu", *others} - {"distinct", "words"}, 40
+    )
+    assert np.mean(result.per_picture["unigram_bleu"]) == pytest.approx(
+        result.scores["unigram_bleu"]
+    )  # as many references each
+    told = result.to_json()
+    assert set(told) == {
+        "split",
+        "n",
+        "bleu",
+        "unigram_bleu",
+        "perplexity",
+        "loss",
+        "accuracy",
+        "seconds",
+        "protocol",
+        "captions",
+        "named",
+        "scores",
+        "intervals",
+        "unscored",
+        "decoding",
+    }
+    assert told["named"] is None
+    assert told["bleu"] == [result.scores[name] for name in bleu]
+    assert json.loads(json.dumps(told)) == told
+
+
+class Colours:
+    """A metric of one's own, which returns NumPy's numbers."""
+
+    name = "colours"
+    title = "names a colour"
+    protocol = "share of captions that name a colour"
+
+    def score(self, references: Any, hypotheses: Any) -> Any:
+        scored = averaged(
+            "colours", [float("red" in words or "blue" in words) for words in hypotheses]
+        )
+        return scored._replace(
+            corpus={"colours": np.float32(scored.corpus["colours"])},
+            pictures=np.array(scored.pictures),
+        )
+
+
+def test_a_metric_of_ones_own_is_scored_beside_the_others(made: Path, tmp_path: Path) -> None:
+    run = run_folder.open_run(made / "run")
+    plain, result = evaluate_run(run), evaluate_run(run, None, "val", metrics=(*METRICS, Colours()))
+    low, high = result.intervals["colours"]
+    assert low <= result.scores["colours"] <= high
+    assert result.scores["colours"] == pytest.approx(np.mean(result.per_picture["colours"]))
+    assert {
+        name: value for name, value in result.scores.items() if name != "colours"
+    } == plain.scores
+    told = json.loads(json.dumps(result.to_json()))
+    assert told["scores"]["colours"] == result.scores["colours"]
+    assert told["protocol"]["colours"] == Colours.protocol
+    assert ("names a colour", Colours.protocol) in [
+        (title, protocol) for title, _, _, protocol in result.rows()
+    ]
+    result.write_csv(tmp_path / "t.csv")
+    assert "colours" in (tmp_path / "t.csv").read_text().splitlines()[0].split(",")
+    data = open_data(made / "data.h5")
+    alone = runs.score_captions(
+        data, "val", {one.image: one.caption for one in result.captions}, metrics=[Colours()]
+    )
+    assert set(alone.scores) == {"colours", "novel"}
+    assert alone.scores["colours"] == result.scores["colours"]
+    assert (alone.to_json()["bleu"], set(alone.to_json()["intervals"])) == (
+        None,
+        {"colours", "novel"},
+    )
+
+
+class Returns(Colours):
+    def __init__(self, scored: Any) -> None:
+        self._scored = scored
+
+    def score(self, references: Any, hypotheses: Any) -> Any:
+        return self._scored
+
+
+@pytest.mark.parametrize(
+    ("metric", "error", "says"),
+    [
+        (Colours, TypeError, r"got the class Colours, expected an object: Colours\(\)"),
+        (len, TypeError, "a builtin_function_or_method lacks name, title, protocol, score"),
+        (METRICS[0], ValueError, "the name 'bleu' of Bleu is taken"),
+        (Returns(0.5), TypeError, r"Returns\.score returned a float, expected a Scored"),
+        (
+            Returns(Scored({"mine": 0.5}, [1.0, 2.0])),
+            ValueError,
+            "Returns.score returned 2 values, expected one for each of 40 pictures",
+        ),
+        (
+            Returns(Scored({"cider_d": 0.5}, [])),
+            ValueError,
+            "the name 'cider_d' of Returns is taken",
+        ),
+    ],
+)
+def test_what_is_no_metric_is_refused(
+    metric: Any, error: type[Exception], says: str, made: Path
+) -> None:
+    data = open_data(made / "data.h5")
+    with pytest.raises(error, match=says):
+        runs.score_captions(
+            data,
+            "val",
+            dict.fromkeys(data.split("val").images, "a dog"),
+            metrics=(*METRICS, metric),
+        )
+
+
+def test_generated_pictures_bring_scores_of_their_own(few_pictures: None) -> None:
+    _, result = train_run(TrainOptions(out=Path("run"), **SMALL))
+    assert result is not None
+    assert [title for title, *_ in result.rows()][:3] == [
+        "BLEU-1..4",
+        "named exactly",
+        "unigram BLEU",
+    ]
+    exact = [
+        named(caption.caption.split()) == named(caption.references[0].split())
+        for caption in result.captions
+    ]
+    assert result.per_picture["named"] == exact
+    assert result.scores["named"] == pytest.approx(np.mean(exact))
+    assert result.to_json()["named"] == result.scores["named"]
+
+
+def test_pages_and_pngs_go_to_places_named_by_text(made: Path, tmp_path: Path) -> None:
+    run = run_folder.open_run(made / "run")
+    captions, skipped = runs.caption_files(
+        run, [str(made / "photos" / "val00001.png"), str(tmp_path)]
+    )
+    assert [len(captions), len(skipped)] == [1, 1]
+    assert runs.caption_files(run, str(made / "photos" / "val00001.png"))[0] == captions
+    runs.write_caption_page(f"{tmp_path}/p.html", run, captions, runs.look_at_files)
+    assert runs.write_caption_png(f"{tmp_path}/p.png", captions, runs.look_at_files) == 1

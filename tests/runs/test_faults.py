@@ -1,0 +1,156 @@
+"""Writes that fail: the checkpoint before survives, the message says what to do, and the run goes
+on to the same bytes.
+"""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+pytest.importorskip("PIL")
+pytest.importorskip("filelock")
+
+import commands
+import faults
+import kill
+from faults import Fault
+
+pytestmark = pytest.mark.usefixtures("few_pictures", "plain_curves")
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.mark.hunt
+def test_at_every_step_of_every_write_a_fault_costs_nothing_that_was_saved(tmp_path: Path) -> None:
+    """`make kill-test` lets each fail every time that it is done, with four errors."""
+    found, whole = faults.points(tmp_path)
+    chosen = faults.chosen(found)
+    assert {fault.name for fault in chosen} == {
+        "config.json",
+        "vocab.json",
+        "data.h5",
+        "last.safetensors",
+        "best.safetensors",
+        "history.jsonl",
+        "times.jsonl",
+        "loss.png",
+        "index.html",
+    }
+    assert len(chosen) == 9 * len(faults.STEPS)
+    for i, fault in enumerate(chosen):
+        output = faults.check(fault, whole, tmp_path / str(i))
+        assert f"{fault.name}" in output, (fault, output)
+        assert "Traceback" not in output, fault
+    assert len(found) > 80
+
+
+@pytest.mark.parametrize("step", faults.STEPS)
+def test_pages_pictures_and_data_sets_are_written_whole_or_not_at_all(
+    step: str, run: Path, tmp_path: Path
+) -> None:
+    commands_of = {
+        "page.html": ["caption", run, "-n", 2, "--html", tmp_path / "page.html"],
+        "page.png": ["caption", run, "-n", 2, "--png", tmp_path / "page.png"],
+        "own.h5": [
+            "prepare",
+            "tokens.txt",
+            "--split",
+            "train=list.txt",
+            "--features",
+            "f.npz",
+            "--min-count",
+            1,
+            "--out",
+            tmp_path / "own.h5",
+        ],
+    }
+    Path("tokens.txt").write_text("a.jpg#0\tA dog .\n")
+    Path("list.txt").write_text("a.jpg")
+    np.savez("f.npz", names=["a.jpg"], features=np.ones((1, 3), "f4"))
+    for name, command in commands_of.items():
+        with faults.failing_at(Fault(name, step, 1, faults.STEPS[step])):
+            result = commands.call(*command)
+        assert result.exit_code == 1, (name, result.output)
+        assert isinstance(result.exception, SystemExit)
+        assert name in result.output
+        assert (tmp_path / name).exists() == (
+            step == "flush_folder"
+        )  # the last step of all: whole, but perhaps not for ever
+        assert list(tmp_path.glob("*.part")) == []
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        ("ENOSPC", ["ENOSPC", "MB are free on the disk of", "free some, or raise your quota"]),
+        ("EFBIG", ["raise it (ulimit -f)"]),
+        ("EACCES", ["may be written to", "permissions"]),
+        ("EIO", ["is it failing"]),
+    ],
+)
+def test_the_message_says_what_to_do_and_what_is_safe(
+    error: str, words: list[str], tmp_path: Path
+) -> None:
+    import errno
+
+    number = getattr(errno, error)
+    with faults.failing_at(Fault("last.safetensors", "write", 2, number)):
+        output = commands.call("train", "--out", tmp_path / "run", *faults.OPTIONS).output
+    for word in (
+        *words,
+        "last.safetensors could not be written",
+        "iteration 6 is saved; --resume continues from there",
+    ):
+        assert word in output
+
+
+def test_a_picture_that_cannot_be_written_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from PIL import Image
+
+    def save(self: Any, path: Any, *args: Any, **kwargs: Any) -> None:
+        if str(path).endswith("val00007.png"):
+            raise OSError(28, "No space left on device", str(path))
+        original(self, path, *args, **kwargs)
+
+    original = Image.Image.save
+    monkeypatch.setattr(Image.Image, "save", save)
+    assert commands.call("train", "--out", tmp_path / "run", *faults.OPTIONS).exit_code == 1
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there is no limit on file sizes to set")
+def test_under_a_limit_on_file_sizes_the_checkpoint_before_survives(tmp_path: Path) -> None:
+    """A limit that the system sets, in a process of its own (which draws the curves): too low for
+    last.safetensors, which has grown since it was first written.
+    """
+    out = tmp_path / "run"
+    commands.good("train", "--out", out, *faults.OPTIONS, "--epochs", 1)
+    before = kill.files(out)
+    limit = len(before["last.safetensors"]) - 1
+    code = (
+        f"import resource; resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, {limit}));from"
+        f" xpcap.cli import main; main(['train', '--out', {str(out)!r}, '--epochs', '2',"
+        " '--resume'])"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )
+    assert result.returncode == 1, result.stderr
+    assert "File too large" in result.stderr
+    assert "raise it (ulimit -f); iteration 10 is saved" in result.stderr
+    after = kill.files(out)
+    assert {name for name in before if before[name] != after[name]} <= {
+        "config.json",
+        "index.html",
+        "loss.png",
+    }
+    commands.good("train", "--out", out, "--resume")

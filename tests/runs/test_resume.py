@@ -1,0 +1,715 @@
+"""Going on with a run: bit for bit as if it had never been broken off, whatever broke it off, and
+with nothing else than that run.
+"""
+
+import contextlib
+import functools
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+from stopping import stop_after
+
+pytest.importorskip("PIL")
+pytest.importorskip("filelock")
+
+import commands
+import kill
+from commands import SMALL, call, failing, good
+from safetensors.numpy import load_file, save_file
+
+from xpcap import runs
+from xpcap.errors import DataError, TrainingError
+from xpcap.runs import folder, training
+from xpcap.runs import saver as saving
+from xpcap.runs.folder import load_parameters, load_state, save_parameters
+from xpcap.runs.saver import RunWriter, Stopped, StopRequest
+from xpcap.safetensors_file import KEY, read_tensors, write_tensors
+
+ROOT = Path(__file__).parents[2]
+pytestmark = pytest.mark.usefixtures("few_pictures", "plain_curves")
+# of an epoch of the few pictures; they are followed by four pauses, three of them in validation
+STEPS = 10
+
+
+def broken_off(out: Path, pauses: int, *options: object) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        stop_after(pauses, patch)
+        result = call("train", "--out", out, *options)
+    assert result.exit_code == 143, result.output
+    assert "stopped by SIGTERM after iteration" in result.output
+    assert f"train --out {out} --resume" in result.output
+
+
+def assert_equal_runs(ours: Path, theirs: Path) -> None:
+    a, b = kill.files(ours), kill.files(theirs)
+    assert {name for name in a.keys() | b.keys() if a.get(name) != b.get(name)} == set()
+
+
+OPTIONS = [*SMALL, "--epochs", 3, "--dropout", 0.3, "--lr-decay", 0.5, "--select", "cider"]
+
+
+@pytest.fixture(scope="module")
+def unbroken(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three epochs in one go."""
+    folder = tmp_path_factory.mktemp("unbroken") / "run"
+    with pytest.MonkeyPatch.context() as patch:
+        commands.use_few_pictures(patch)
+        commands.use_plain_curves(patch)
+        good("train", "--out", folder, *OPTIONS)
+    return folder
+
+
+@pytest.mark.parametrize(
+    "pauses",
+    [
+        [1],
+        [STEPS],
+        [STEPS + 1],
+        [STEPS + 2],
+        [STEPS + 3],
+        [STEPS + 4],
+        [2 * STEPS + 6, 1, 1, STEPS],
+    ],
+)
+def test_a_run_that_was_stopped_ends_as_if_it_had_not_been(
+    pauses: list[int], unbroken: Path, tmp_path: Path
+) -> None:
+    """In an epoch, at its end, in each check of it, at the first step of the next, and several
+    times.
+    """
+    out = tmp_path / "run"
+    broken_off(out, pauses[0], *OPTIONS)
+    for more in pauses[1:]:
+        broken_off(out, more, "--resume")
+    output = good("train", "--out", out, "--resume").output
+    assert "resuming after iteration" in output
+    assert_equal_runs(out, unbroken)
+    good("train", "--out", out, "--resume")  # there is nothing left to do, and nothing changes
+    assert_equal_runs(out, unbroken)
+
+
+def test_one_command_begins_a_run_and_goes_on_with_it(unbroken: Path, tmp_path: Path) -> None:
+    broken_off(tmp_path / "run", 7, *OPTIONS, "--resume")
+    good("train", "--out", tmp_path / "run", *OPTIONS, "--resume")
+    assert_equal_runs(tmp_path / "run", unbroken)
+
+
+@pytest.mark.parametrize("left", ["nothing", "folder", "config", "vocabulary", "data", "pictures"])
+def test_a_run_that_was_killed_while_it_was_set_up_begins_anew(
+    left: str, unbroken: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "run"
+    names = ["folder", "config", "vocabulary", "data", "pictures"]
+    there = names[: names.index(left) + 1] if left != "nothing" else []
+    if there:
+        (out / ".pictures.part").mkdir(parents=True)
+        (out / ".config.json.0123abcd.part").write_text("{")
+    for name, kept in (
+        ("config", "config.json"),
+        ("vocabulary", "vocab.json"),
+        ("data", "data.h5"),
+    ):
+        if name in there:
+            shutil.copy(unbroken / kept, out / kept)
+    if "pictures" in there:
+        shutil.copytree(unbroken / "pictures", out / "pictures")
+    good("train", "--out", out, *OPTIONS, "--resume")
+    assert_equal_runs(out, unbroken)
+
+
+def test_steps_and_seconds_say_when_it_is_saved_within_an_epoch(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    saved: list[tuple[int, bool]] = []
+
+    def write(keeper: RunWriter, state: Any, times: Any) -> None:
+        saved.append((state.iteration, times is not None))
+        original(keeper, state, times)
+
+    original = RunWriter.write
+    monkeypatch.setattr(RunWriter, "write", write)
+    monkeypatch.setattr(saving.threading, "Thread", AtOnce)
+    good("train", "--out", tmp_path / "steps", *SMALL, "--save-every", 4)
+    assert saved == [(4, False), (8, False), (10, True), (14, False), (18, False), (20, True)]
+    saved.clear()
+    good("train", "--out", tmp_path / "seconds", *SMALL, "--save-every", "0.000001s")
+    assert [iteration for iteration, ended in saved if not ended][:3] == [1, 2, 3]
+    assert_equal_runs_but_for_their_names(tmp_path / "steps", tmp_path / "seconds")
+
+
+class AtOnce:
+    """A thread that has done its work when it is started."""
+
+    def __init__(self, target: Callable[..., None], args: tuple[Any, ...], name: str) -> None:
+        self._work = lambda: target(*args)
+
+    def start(self) -> None:
+        self._work()
+
+    def is_alive(self) -> bool:
+        return False
+
+    def join(self) -> None:
+        return
+
+
+def assert_equal_runs_but_for_their_names(ours: Path, theirs: Path) -> None:
+    a, b = kill.files(ours), kill.files(theirs)
+    assert {name for name in a.keys() | b.keys() if a.get(name) != b.get(name)} == {"index.html"}
+
+
+# Pictures of the history
+
+
+def shown(run: Path) -> int:
+    """Epochs that loss.png shows, drawn as text here; the page has to show as many."""
+    epochs = len(json.loads((run / "loss.png").read_bytes()))
+    assert f"After epoch {epochs} of " in (run / "index.html").read_text()
+    return epochs
+
+
+def use_clock(clock: Callable[[], float], patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(training, "RunWriter", functools.partial(RunWriter, clock=clock))
+
+
+def test_curves_are_drawn_now_and_then_while_training_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """loss.png every 10 s at most and the page every minute, both at the first epoch; and both when
+    training ends.
+    """
+    clock, drawn = [0.0], []
+
+    def tick(solver: Any) -> None:
+        clock[0] += 4
+
+    def noted(name: str, draw: Callable[..., None]) -> Callable[..., None]:
+        return lambda *args: (drawn.append((name, len(args[-1]))), draw(*args))[1]
+
+    use_clock(lambda: clock[0], monkeypatch)
+    here = SimpleNamespace(
+        Thread=AtOnce, current_thread=threading.current_thread, main_thread=threading.main_thread
+    )
+    monkeypatch.setattr(saving, "threading", here)
+    for name in ("draw_loss", "write_progress_page"):
+        monkeypatch.setattr(saving, name, noted(name, getattr(saving, name)))
+    runs.train_run(
+        runs.TrainOptions(out=tmp_path / "run", hidden=8, wordvec=4, epochs=17, score_epochs=0),
+        on_epoch=tick,
+    )
+    assert [epoch for name, epoch in drawn if name == "draw_loss"] == [1, 4, 7, 10, 13, 16, 17]
+    assert [epoch for name, epoch in drawn if name == "write_progress_page"] == [1, 16, 17]
+
+
+def test_checkpoints_within_an_epoch_draw_what_is_due(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An epoch may be long, and what its beginning did not show is drawn before its end."""
+    clock = [0.0]
+    drawn: list[Any] = []
+    picture = saving.Picture(lambda history: drawn.append(len(history)), 10, lambda: clock[0])
+    one, two = [{}], [{}, {}]
+    for seconds, history in ((0, []), (0, one), (5, two), (9, two), (10, two), (30, two)):
+        clock[0] = seconds
+        picture.update(history)
+        drawn.append(f"at {seconds}")
+    assert drawn == ["at 0", 1, "at 0", "at 5", "at 9", 2, "at 10", "at 30"]
+
+
+def test_curves_show_every_epoch_when_training_stops(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By a signal, also soon after a resume; or because a loss is not finite."""
+    use_clock(lambda: 0.0, monkeypatch)
+    out, epoch = tmp_path / "run", STEPS + 4
+    broken_off(out, 3 * epoch + 2, *OPTIONS, "--epochs", 9)
+    assert shown(out) == 3
+    broken_off(out, epoch, "--resume")
+    assert shown(out) == 4
+    (out / "loss.png").unlink()  # as if killed before it was drawn
+    broken_off(out, 1, "--resume")
+    assert shown(out) == 4
+
+    def sicken(solver: Any) -> None:
+        if solver.epoch == 3:
+            solver.model.params["W_proj"][...] = np.nan
+
+    with pytest.raises(TrainingError):
+        runs.train_run(
+            runs.TrainOptions(out=tmp_path / "sick", hidden=8, wordvec=4, score_epochs=0),
+            on_epoch=sicken,
+        )
+    assert shown(tmp_path / "sick") == 3
+
+
+def test_more_epochs_give_the_run_of_that_many(unbroken: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    good("train", "--out", out, *OPTIONS, "--epochs", 1)
+    good("train", "--out", out, "--epochs", 3, "--resume")
+    assert_equal_runs(out, unbroken)
+
+
+def test_patience_ends_training_after_so_many_epochs_without_a_better_one(tmp_path: Path) -> None:
+    """At this rate it overshoots; broken off or not, it ends at the same epoch, and with more
+    patience it goes on.
+    """
+    options = [*SMALL, "--epochs", 10, "--lr", 0.3, "--lr-decay", 1, "--patience", 1]
+    good("train", "--out", tmp_path / "whole" / "run", *options)
+    history = [
+        json.loads(line)
+        for line in (tmp_path / "whole" / "run" / "history.jsonl").read_text().splitlines()
+    ]
+    losses = [record["val_loss"] for record in history]
+    assert int(np.argmin(losses)) + 2 == len(losses) < 10
+    broken_off(tmp_path / "run", 13 * (len(losses) - 1) + 5, *options)
+    good("train", "--out", tmp_path / "run", "--resume")
+    assert_equal_runs(tmp_path / "run", tmp_path / "whole" / "run")
+    good("train", "--out", tmp_path / "run", "--resume", "--patience", 2)
+    assert len((tmp_path / "run" / "history.jsonl").read_text().splitlines()) > len(losses)
+
+
+def test_options_that_contradict_the_run_are_refused_all_at_once(run: Path) -> None:
+    before = kill.files(run)
+    result = call("train", "--out", run, "--hidden", 17, "--seed", 3, "--epochs", 1, "--resume")
+    assert result.exit_code == 2
+    for words in (
+        "--hidden 17 (the run has 16)",
+        "--seed 3 (the run has 0)",
+        "--epochs 1 (the run has 2)",
+    ):
+        assert words in result.output
+    assert kill.files(run) == before
+
+
+def test_a_linear_rate_is_planned_for_its_epochs(tmp_path: Path) -> None:
+    good("train", "--out", tmp_path / "run", *SMALL, "--lr-decay", "linear")
+    result = call("train", "--out", tmp_path / "run", "--resume", "--epochs", 3)
+    assert result.exit_code == 2
+    for words in (
+        "--epochs 3 given with --resume",
+        "expected the 2 of",
+        "falls to zero over them (--lr-decay linear)",
+        "leave --epochs out",
+        "--out",
+    ):
+        assert words in result.output
+
+
+def test_only_a_run_or_a_free_place_is_taken_for_one(run: Path, tmp_path: Path) -> None:
+    failing(["train", "--out", run], "exists", "choose another --out, continue it with --resume")
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "holiday.jpg").write_text("")
+    failing(
+        ["train", "--out", tmp_path / "photos", "--resume"],
+        "holds 'holiday.jpg' and no config.json",
+    )
+    (tmp_path / "file").write_text("")
+    failing(["train", "--out", tmp_path / "file", "--resume"], "holds 'a file'")
+    assert call("train", "--resume").exit_code == 2
+
+
+def test_data_that_moved_is_found_by_its_name_and_data_that_changed_is_refused(
+    run: Path, tmp_path: Path
+) -> None:
+    shutil.copy(run / "data.h5", tmp_path / "mine.h5")
+    broken_off(tmp_path / "r", 4, tmp_path / "mine.h5", *SMALL)
+    (tmp_path / "mine.h5").rename(tmp_path / "moved.h5")
+    failing(["train", "--out", tmp_path / "r", "--resume"], "mine.h5 does not exist")
+    good("train", tmp_path / "moved.h5", "--out", tmp_path / "r", "--resume")
+    assert json.loads((tmp_path / "r" / "config.json").read_text())["data"] == str(
+        tmp_path / "moved.h5"
+    )
+    good("evaluate", tmp_path / "r")
+    good("train", "--seed", 5, "--out", tmp_path / "other", *SMALL)
+    failing(
+        ["train", tmp_path / "other" / "data.h5", "--out", tmp_path / "r", "--resume"],
+        "is not the data that",
+        "began with",
+    )
+
+
+@pytest.mark.hunt
+def test_a_run_goes_on_on_another_backend(unbroken: Path, tmp_path: Path, device: Any) -> None:
+    out = tmp_path / "run"
+    broken_off(out, STEPS + 5, *OPTIONS)
+    good("train", "--out", out, "--resume", "--backend", "cupy")
+    ours, theirs = load_file(out / "last.safetensors"), load_file(unbroken / "last.safetensors")
+    assert ours.keys() == theirs.keys()
+    for name, value in theirs.items():
+        np.testing.assert_allclose(ours[name], value, rtol=2e-3, atol=2e-5, err_msg=name)
+    good("evaluate", out, "--backend", "numpy")
+
+
+# Signals and locks
+
+
+def begun(arguments: list[object], out: Path, code: str = "") -> "subprocess.Popen[str]":
+    """Training in a process of its own, once something of it is saved."""
+    script = (
+        f"import sys; sys.path[:0] = [{str(ROOT)!r}, {str(ROOT / 'tests')!r}]; import commands;"
+        " from xpcap.runs import training"
+    )
+    script += f"{code}; training.generate = commands.few; from xpcap.cli import main; main()"
+    whole = [
+        "train",
+        "--out",
+        str(out),
+        *map(str, arguments),
+        "--epochs",
+        "100000",
+        "--save-every",
+        "1",
+    ]
+    process = subprocess.Popen(
+        [sys.executable, "-c", script, *whole],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    while not (out / "last.safetensors").exists():
+        assert process.poll() is None, process.communicate()
+    return process
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there are no such signals")
+@pytest.mark.parametrize(("asked", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_finishes_the_step_saves_and_says_how_to_go_on(
+    asked: signal.Signals, status: int, tmp_path: Path
+) -> None:
+    process = begun(SMALL[:4], tmp_path / "run")
+    process.send_signal(asked)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == status
+    assert f"{asked.name}: finishing this step and saving" in errors
+    assert f"train --out {tmp_path / 'run'} --resume" in errors
+    assert "Traceback" not in errors
+    iteration = int(errors.split("after iteration ")[1].split(",")[0])
+    state = load_state(tmp_path / "run" / "last.safetensors", shapes_of(tmp_path / "run"))
+    assert state.iteration == iteration
+
+
+def test_a_signal_in_the_very_last_moment_of_training_is_heeded_too(
+    unbroken: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def on_epoch(saver: saving.Checkpointer, solver: Any) -> None:
+        original(saver, solver)
+        if solver.epoch == 3:
+            saver._stop.signal = signal.SIGINT
+
+    original = saving.Checkpointer.on_epoch
+    with monkeypatch.context() as patch:
+        patch.setattr(saving.Checkpointer, "on_epoch", on_epoch)
+        result = call("train", "--out", tmp_path / "run", *OPTIONS)
+    assert result.exit_code == 130
+    assert "stopped by SIGINT after iteration 30, and saved; continue with" in result.output
+    good("train", "--out", tmp_path / "run", "--resume")
+    assert_equal_runs(tmp_path / "run", unbroken)
+
+
+def test_an_interrupt_while_a_trained_run_is_scored_says_how_to_finish_it(
+    unbroken: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(*args: Any, **kwargs: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(training, "evaluate_run", interrupt)
+        result = call("train", "--out", tmp_path / "run", *OPTIONS)
+    assert result.exit_code == 130
+    assert "train: interrupted; continue with" in result.output
+    good("train", "--out", tmp_path / "run", "--resume")
+    assert_equal_runs(tmp_path / "run", unbroken)
+
+
+def shapes_of(run: Path) -> dict[str, tuple[int, ...]]:
+    names = ("W_proj", "b_proj", "W_embed", "Wx", "Wh", "b", "W_vocab", "b_vocab")
+    tensors = load_file(run / "last.safetensors")
+    return {name: tensors[name].shape for name in names}
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there are no such signals")
+def test_a_second_interrupt_leaves_at_once_with_nothing_broken(tmp_path: Path) -> None:
+    """Here the writer hangs, as on a disk that does not answer."""
+    hang = (
+        "; import threading; from xpcap import files; flush = files._flush; seen = []; hang ="
+        " threading.Event()"
+    )
+    hang += (
+        "; files._flush = lambda file: (seen.append(1), flush(file), len(seen) > 60 and"
+        " hang.wait())"
+    )
+    process = begun(SMALL[:4], tmp_path / "run", hang)
+    while len(list((tmp_path / "run").glob(".*.part"))) == 0 or process.poll() is not None:
+        assert process.poll() is None
+    process.send_signal(signal.SIGINT)
+    assert process.stderr is not None
+    while "finishing this step" not in process.stderr.readline():
+        assert process.poll() is None
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=60)
+    assert process.returncode == -signal.SIGINT
+    load_state(tmp_path / "run" / "last.safetensors", shapes_of(tmp_path / "run"))
+    broken_off(tmp_path / "run", 2, "--resume")
+    assert list((tmp_path / "run").glob(".*.part")) == []
+
+
+def test_a_signal_that_was_to_be_ignored_stays_so() -> None:
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        with StopRequest() as stop:
+            os.kill(os.getpid(), signal.SIGINT)
+            assert stop.signal is None
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def test_a_second_trainer_is_refused_and_a_dead_one_keeps_nobody_out(tmp_path: Path) -> None:
+    process = begun(SMALL[:4], tmp_path / "run")
+    result = call("train", "--out", tmp_path / "run", "--resume")
+    assert result.exit_code == 1
+    assert "is being trained by another process" in result.output
+    process.kill()
+    process.communicate()
+    broken_off(tmp_path / "run", 2, "--resume")
+
+
+@pytest.mark.parametrize("resume", [False, True])
+def test_who_comes_second_leaves_the_folder_of_the_first_alone(
+    resume: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both found the place free; the other was quicker by then."""
+    out = tmp_path / "deep" / "run"
+
+    def others(path: Path) -> None:
+        out.mkdir(parents=True)
+        (out / "config.json").write_text("theirs")
+
+    @contextlib.contextmanager
+    def taken(path: Path) -> Iterator[None]:
+        raise DataError("train: is being trained by another process")
+        yield
+
+    monkeypatch.setattr(folder, "check_resumable" if resume else "check_free", others)
+    monkeypatch.setattr(folder, "lock", taken)
+    with pytest.raises((DataError, FileExistsError)):
+        runs.train_run(
+            runs.TrainOptions(out=out, hidden=8, wordvec=4, score_epochs=0, resume=resume)
+        )
+    assert (out / "config.json").read_text() == "theirs"
+
+
+# Files that are not what they were
+
+
+def spoil_last(
+    change: Callable[[dict[str, np.ndarray], dict[str, Any]], None],
+) -> Callable[[Path], None]:
+    def spoil(run: Path) -> None:
+        tensors, meta = read_tensors(run / "last.safetensors", "test")
+        change(tensors, meta)
+        write_tensors(run / "last.safetensors", tensors, meta)
+
+    return spoil
+
+
+def header_of(length: int) -> Callable[[Path], None]:
+    return lambda run: (
+        (run / "last.safetensors").write_bytes(length.to_bytes(8, "little") + b"{}" * 50) and None
+    )
+
+
+def newer(run: Path) -> None:
+    save_file(load_file(run / "last.safetensors"), run / "last.safetensors", {KEY: '{"format": 2}'})
+
+
+@pytest.mark.parametrize(
+    ("spoil", "words"),
+    [
+        (lambda run: (run / "last.safetensors").write_bytes(b"12"), "claims a header"),
+        (header_of(2**40), "claims a header of 1,099,511,627,776"),
+        (header_of(100), "cannot be read as a safetensors file of ours"),
+        (
+            lambda run: (run / "last.safetensors").write_bytes(
+                (run / "last.safetensors").read_bytes()[:-9]
+            ),
+            "cannot be read",
+        ),
+        (newer, "has format 2, expected 1; it was made by a newer xpcap"),
+        (
+            lambda run: shutil.copy(run / "best.safetensors", run / "last.safetensors"),
+            "optimizer is None, expected an object",
+        ),
+        (spoil_last(lambda x, meta: x.update(Wx=x["Wx"][:-1])), "Wx has shape (7, 64)"),
+        (
+            spoil_last(
+                lambda x, meta: x.update({"adam.m.Wx": np.full_like(x["adam.m.Wx"], np.nan)})
+            ),
+            "adam.m of Wx is not finite",
+        ),
+        (spoil_last(lambda x, meta: x.pop("adam.v.b") is None), "adam.v.b missing or unknown"),
+        (spoil_last(lambda x, meta: x.update(losses=x["losses"][:-1])), "losses have shape (19,)"),
+        (
+            spoil_last(lambda x, meta: x.update(order=np.zeros(meta["captions"], "i4"))),
+            "expected each of 0..299 once",
+        ),
+        (spoil_last(lambda x, meta: meta.update(position=3)), "position 3 in 300 captions by 32"),
+        (spoil_last(lambda x, meta: meta.update(captions=10**400)), "captions is 1000"),
+        (spoil_last(lambda x, meta: meta["history"].pop() is None), "history is"),
+        (
+            spoil_last(lambda x, meta: meta["history"][0].update(val_loss="low")),
+            "record 1 of the history",
+        ),
+        (
+            spoil_last(lambda x, meta: meta["rng"].update(order={"bit_generator": "PCG64"})),
+            "state of a random generator",
+        ),
+        (spoil_last(lambda x, meta: meta["rng"].update(order=None)), "state of a random generator"),
+        (
+            spoil_last(lambda x, meta: meta["optimizer"].update(rule="lion")),
+            "update rule is 'lion'",
+        ),
+        (
+            spoil_last(lambda x, meta: meta["optimizer"].update(lr=1)),
+            "config key 'lr' does not exist",
+        ),
+        (
+            spoil_last(lambda x, meta: meta["optimizer"].update(beta1=[])),
+            "'beta1' is [], expected a finite number",
+        ),
+        (spoil_last(lambda x, meta: meta.update(vocabulary="0")), "another vocabulary"),
+        (
+            spoil_last(lambda x, meta: meta.update(batch_size=31)),
+            "batch_size of the state: 31, of this solver: 32",
+        ),
+    ],
+)
+def test_a_checkpoint_that_is_not_the_runs_is_refused_before_anything_is_changed(
+    spoil: Callable[[Path], None], words: str, run: Path
+) -> None:
+    spoil(run)
+    before = kill.files(run)
+    result = call("train", "--out", run, "--resume")
+    assert result.exit_code in (1, 2)
+    assert isinstance(result.exception, SystemExit)
+    assert words in result.output
+    assert kill.files(run) == before
+
+
+def test_best_parameters_of_another_epoch_are_noticed(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    broken_off(out, STEPS + 5, *OPTIONS)
+    (out / "best.safetensors").rename(out / "kept")
+    assert "best.safetensors is missing" in call("train", "--out", out, "--resume").output
+    tensors, scaling, meta = load_parameters(out / "kept")
+    save_parameters(out / "best.safetensors", tensors, scaling, {**meta, "epoch": 7})
+    assert "is of epoch 7, expected epoch 1" in call("train", "--out", out, "--resume").output
+
+
+def test_going_on_replaces_links_and_leaves_what_they_lead_to_alone(
+    run: Path, tmp_path: Path
+) -> None:
+    victim = tmp_path / "victim"
+    victim.mkdir()
+    for path in list(run.iterdir()):
+        path.rename(victim / path.name)
+        if path.name != ".lock":
+            path.symlink_to(victim / path.name)
+    before = kill.files(victim)
+    good("train", "--out", run, "--resume", "--epochs", 3)
+    assert kill.files(victim) == before
+    assert not (run / "last.safetensors").is_symlink()
+    (run / ".lock").unlink()
+    (run / ".lock").symlink_to(victim / "times.jsonl")
+    times = (victim / "times.jsonl").read_bytes()
+    assert call("train", "--out", run, "--resume", "--epochs", 4).exit_code == 1
+    assert (victim / "times.jsonl").read_bytes() == times != b""
+
+
+# Sick training
+
+
+def test_sick_training_names_step_parameter_norms_and_cause_and_saves_nothing_sick(
+    run: Path,
+) -> None:
+    config = json.loads((run / "config.json").read_text())
+    (run / "config.json").write_text(json.dumps({**config, "epochs": 3}))
+    spoil_last(lambda x, meta: x["W_proj"].fill(3e38))(
+        run
+    )  # h0 is infinite, and h0 @ Wh adds infinities of either sign
+    before = (run / "last.safetensors").read_bytes()
+    result = call("train", "--out", run, "--resume", "--save-every", 1)
+    assert result.exit_code == 1
+    for words in (
+        "iteration 21 has loss",
+        "a gradient of norm",
+        "the gradients of",
+        "the largest finite parameter is",
+        "learning rate",
+    ):
+        assert words in result.output
+    assert (run / "last.safetensors").read_bytes() == before
+
+
+def test_on_a_device_sick_training_is_caught_where_losses_are_read_and_nothing_sick_is_saved(
+    run: Path, device: Any
+) -> None:
+    config = json.loads((run / "config.json").read_text())
+    (run / "config.json").write_text(json.dumps({**config, "epochs": 3}))
+    spoil_last(lambda x, meta: x["W_proj"].fill(3e38))(
+        run
+    )  # h0 is infinite, and h0 @ Wh adds infinities of either sign
+    before = (run / "last.safetensors").read_bytes()
+    result = call("train", "--out", run, "--resume", "--save-every", 4, "--backend", "cupy")
+    assert result.exit_code == 1
+    for words in (
+        "iteration 21 has loss",
+        "a gradient of norm",
+        "are not finite by now",
+        "learning rate",
+    ):
+        assert words in result.output
+    assert (run / "last.safetensors").read_bytes() == before
+
+
+def test_a_run_of_python_stops_with_what_it_knows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stop_after(3, monkeypatch)
+    with pytest.raises(Stopped) as caught:
+        runs.train_run(runs.TrainOptions(out=tmp_path / "r", hidden=8, wordvec=4, score_epochs=0))
+    assert (caught.value.signal, caught.value.iteration, caught.value.epoch) == (
+        signal.SIGTERM,
+        3,
+        0,
+    )
+
+
+@pytest.mark.hunt
+def test_killed_runs_go_on_to_the_same_bytes() -> None:
+    """`make kill-test` does a hundred."""
+    count = kill.hunt(4, seed=3)
+    assert count.kills == 4
+
+
+@pytest.mark.parametrize("text", ["0", "0s", "-3", "1.5", "30 s", "soon", "", "s", "1e3s"])
+def test_an_interval_is_seconds_or_steps(text: str) -> None:
+    result = call("train", "--save-every", text)
+    assert result.exit_code == 2
+    assert "expected seconds, as in 30s, or steps, as in 200" in result.output
+    assert list(Path().iterdir()) == []
+
+
+def test_a_state_of_another_solver_is_refused(run: Path) -> None:
+    with pytest.raises(DataError, match="has shape"):
+        load_state(run / "last.safetensors", dict.fromkeys(shapes_of(run), (2, 2)))

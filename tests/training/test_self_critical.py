@@ -1,0 +1,665 @@
+"""Self-critical training: its gradient is that of the expected score, it goes on exactly, and ranks
+and devices train the same model.
+"""
+
+import itertools
+import json
+import re
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import commands
+import kill
+import numpy as np
+import pytest
+from ranks import together
+
+pytest.importorskip("PIL")  # generated pictures
+pytest.importorskip("filelock")
+
+from commands import SMALL, call, failing, good
+from emulated import Emulator
+from stopping import stop_after
+
+from xpcap import CaptionData, CaptioningRNN, CaptioningSolver
+from xpcap.data.dataset import Split
+from xpcap.data.vocabulary import END, Vocabulary
+from xpcap.distributed import SINGLE, Group
+from xpcap.errors import DataError, OptionError
+from xpcap.metrics.cider import CiderD
+from xpcap.models.batch import Batch
+from xpcap.runs import load_state, save_state
+from xpcap.runs.folder import HISTORY, open_run
+from xpcap.runs.options import SELF_CRITICAL_DEFAULTS, epochs_for
+from xpcap.runs.pages import whole_history
+from xpcap.shapes import generate
+from xpcap.training import objectives
+from xpcap.training.objectives import SelfCritical, advantages
+from xpcap.training.state import best_of
+
+WORDS = Vocabulary(["<NULL>", "<START>", "<END>", "<UNK>", "red", "dog"])
+SAID = ["red dog", "dog", "red", "dog dog"]
+
+
+def tiny() -> tuple[CaptionData, CaptioningRNN]:
+    """Two pictures, captions of at most two words; a model for them that never says NULL or
+    START.
+    """
+    rng = np.random.default_rng(4)
+    split = Split(
+        WORDS.encode(SAID, 2),
+        np.array([0, 0, 1, 1], np.int32),
+        rng.standard_normal((2, 3)),
+        ["a", "b"],
+        SAID,
+    )
+    model = CaptioningRNN(
+        WORDS.word_to_idx, 3, 4, 5, "lstm", np.float64, inject="every-step", seed=2
+    )
+    model.params.flat[...] = rng.standard_normal(model.params.flat.shape) / 2
+    model.params["b_vocab"][[WORDS.null, WORDS.start]] = -40
+    return CaptionData(WORDS, {"train": split}), model
+
+
+def every_caption() -> np.ndarray:
+    """All captions of at most three words, END included: (40, 4), START first."""
+    said = []
+    for words in itertools.product([WORDS.end, WORDS.unk, 4, 5], repeat=3):
+        length = words.index(WORDS.end) + 1 if WORDS.end in words else 3
+        said.append((WORDS.start, *words[:length], *[WORDS.null] * (3 - length)))
+    return np.array(sorted(set(said)), np.int32)
+
+
+def exact_gradient(data: CaptionData, model: CaptioningRNN) -> np.ndarray:
+    """The gradient of -E[reward], averaged over the pictures, by naming every caption: sum of p(c)
+    r(c) grad(-log p(c)).
+    """
+    captions, flat = every_caption(), np.zeros_like(model.params.flat)
+    objective = SelfCritical(data, samples=2)
+    for picture, feature in enumerate(data.split("train").features):
+        features = feature[None].repeat(len(captions), 0)
+        p = np.exp([-float(model.score(features[:1], caption[None]).nll) for caption in captions])
+        assert p.sum() == pytest.approx(1, abs=1e-12)
+        rewards = objective.rewards(captions[:, 1:], np.full(len(captions), picture))
+        flat += model.loss(features, captions, weights=p * rewards, total=2)[1].flat
+    return flat
+
+
+def test_the_gradient_is_the_exact_one_to_sampling_error() -> None:
+    """With two samples a picture, where a baseline that knows the sample itself would halve it: 400
+    means of 100 samples each.
+    """
+    data, model = tiny()
+    exact, objective = exact_gradient(data, model), SelfCritical(data, samples=2)
+    pictures = np.arange(2).repeat(25)
+    batch = Batch(
+        data.split("train").features[pictures],
+        data.split("train").captions[:1].repeat(50, 0),
+        pictures,
+    )
+    means = np.array(
+        [objective.loss(model, batch._replace(step=step))[1].flat.copy() for step in range(400)]
+    )
+    matter = np.abs(exact) > 0.02 * np.abs(exact).max()
+    error = (means.mean(axis=0) - exact)[matter] / (means.std(axis=0) / np.sqrt(len(means)))[matter]
+    assert matter.sum() > 100
+    assert np.sqrt(np.mean(error**2)) < 1.5
+    assert np.linalg.norm(means.mean(axis=0) - exact) < 0.1 * np.linalg.norm(exact)
+
+
+def test_advantages_compare_a_sample_with_the_others_of_its_picture() -> None:
+    np.testing.assert_allclose(
+        advantages(np.array([[1.0, 2.0, 6.0], [3.0, 3.0, 3.0]])), [[-3, -1.5, 4.5], [0, 0, 0]]
+    )
+
+
+def test_rewards_are_cider_d_with_train_frequencies_and_end_as_a_word() -> None:
+    data, _ = tiny()
+    references = [[[*text.split(), END] for text in SAID[i : i + 2]] for i in (0, 2)]
+    score, objective = CiderD(references), SelfCritical(data, samples=2)
+    ids = WORDS.encode(["red dog", "red", "dog"], 2)[:, 1:]
+    expected = score.scores([["red", "dog", END], ["red", END], ["dog", END]], [0, 1, 1])
+    np.testing.assert_array_equal(objective.rewards(ids, np.array([0, 1, 1])), expected)
+    broken_off = ids.copy()
+    broken_off[ids == WORDS.end] = WORDS.null
+    assert (objective.rewards(broken_off, np.array([0, 1, 1]))[:2] < expected[:2]).all()
+
+
+MADE = generate(seed=3, train=41, val=13)
+TRAIN = MADE.split("train")
+# mirror images, and a picture without captions in the middle
+VIEWS = replace(TRAIN, features=np.concatenate([TRAIN.features, TRAIN.features[:, ::-1]]), views=2)
+LACKS = replace(
+    VIEWS,
+    **{name: getattr(VIEWS, name)[TRAIN.image_idxs != 20] for name in ("captions", "image_idxs")},
+    text=None,
+)
+DATA = replace(MADE, splits={**MADE.splits, "train": LACKS})
+
+
+def trained(group: Group, **options: Any) -> CaptioningSolver:
+    model = CaptioningRNN(
+        DATA.vocabulary.word_to_idx,
+        DATA.feature_dim,
+        12,
+        16,
+        "lstm",
+        np.float64,
+        dropout=0.3,
+        inject="every-step",
+        seed=1,
+    )
+    usual = {
+        "batch_size": 7,
+        "num_epochs": 3,
+        "update_rule": "adam",
+        "optim_config": {"learning_rate": 1e-2},
+        "select": "cider",
+        "seed": 2,
+    }
+    made = CaptioningSolver(
+        model,
+        DATA,
+        verbose=False,
+        objective=SelfCritical(DATA, samples=3, group=group),
+        group=group,
+        **{**usual, **options},
+    )
+    made.train()
+    return made
+
+
+def test_an_epoch_visits_every_picture_that_has_captions_once() -> None:
+    objective = SelfCritical(DATA)
+    assert TRAIN.image_idxs[TRAIN.image_idxs != 20][objective.epoch_indices(DATA)].tolist() == [
+        i for i in range(41) if i != 20
+    ]
+    made = trained(SINGLE, num_epochs=1)
+    assert (
+        made.iteration,
+        set(made.history[0]) >= {"train_reward", "val_cider", "val_distinct", "val_length"},
+    ) == (6, True)
+    assert made.history[0]["train_reward"] == pytest.approx(-np.mean(made.loss_history))
+
+
+def test_ranks_train_the_model_that_one_process_trains() -> None:
+    """With seven ranks, two of them have no picture of the last batch, which is of five."""
+    alone = trained(SINGLE)
+    for size in (2, 7):
+        for rank in together(size, trained):
+            np.testing.assert_allclose(
+                rank.model.params.flat, alone.model.params.flat, rtol=0, atol=1e-11
+            )
+            np.testing.assert_allclose(rank.loss_history, alone.loss_history, rtol=0, atol=1e-12)
+
+
+def test_training_ends_where_captions_collapse() -> None:
+    objective = SelfCritical(DATA)
+    words = objective._length
+    assert objective.collapse({"val_distinct": 0.4, "val_length": words}) is None
+    assert "only 2.0% of the captions" in str(
+        objective.collapse({"val_distinct": 0.02, "val_length": words})
+    )
+    assert "expected about" in str(
+        objective.collapse({"val_distinct": 0.4, "val_length": 2 * words})
+    )
+
+    class Worse(SelfCritical):
+        def collapse(self, record: Any) -> str | None:
+            return (
+                super().collapse({**record, "val_distinct": 0.01}) if record["epoch"] == 2 else None
+            )
+
+    made = CaptioningSolver(
+        CaptioningRNN(DATA.vocabulary.word_to_idx, DATA.feature_dim, 12, 16, seed=1),
+        DATA,
+        objective=Worse(DATA),
+        select="cider",
+        num_epochs=5,
+        verbose=False,
+    )
+    made.train()
+    assert (made.epoch, made.finished, made.best_epoch) == (2, True, best_of(made.history)["epoch"])
+
+
+def test_a_sample_alone_is_refused() -> None:
+    with pytest.raises(OptionError, match="`samples` is 1, expected at least 2"):
+        SelfCritical(DATA, samples=1)
+
+
+# The command
+
+TUNED = ["--objective", "self-critical", "--epochs", 2, "--samples", 3, "--batch-size", 20]
+
+
+@pytest.mark.usefixtures("few_pictures", "plain_curves")
+class TestTrainFrom:
+    """train --from RUN."""
+
+    def test_a_run_on_the_score_goes_on_from_another_and_to_the_same_bytes_when_broken_off(
+        self, run: Path, tmp_path: Path
+    ) -> None:
+        good("train", "--from", run, "--out", tmp_path / "whole" / "run", *TUNED, "--dropout", 0.2)
+        for pauses, more in ((3, ["--from", run, *TUNED, "--dropout", 0.2]), (9, ["--resume"])):
+            with pytest.MonkeyPatch.context() as patch:
+                stop_after(pauses, patch)
+                assert call("train", "--out", tmp_path / "broken" / "run", *more).exit_code == 143
+        (run / "best.safetensors").unlink()  # the parameters are in the checkpoint now
+        output = good("train", "--out", tmp_path / "broken" / "run", "--resume").output
+        whole, broken = (
+            kill.files(tmp_path / "whole" / "run"),
+            kill.files(tmp_path / "broken" / "run"),
+        )
+        assert {
+            name for name in whole.keys() | broken.keys() if whole.get(name) != broken.get(name)
+        } == set()
+        assert "train reward" in output
+        assert "distinct" in output
+
+    def test_it_begins_with_the_parameters_the_scaling_and_the_model_of_the_run(
+        self, run: Path, tmp_path: Path
+    ) -> None:
+        good("train", "--from", run, "--out", tmp_path / "on", "--lr", 1e-12, "--epochs", 1)
+        before, after = open_run(run), open_run(tmp_path / "on")
+        np.testing.assert_allclose(after.model.params.flat, before.model.params.flat, atol=1e-9)
+        np.testing.assert_array_equal(after.scaling.mean, before.scaling.mean)
+        assert (after.config["hidden"], after.config["objective"], after.config["data_stamp"]) == (
+            16,
+            "cross-entropy",
+            before.config["data_stamp"],
+        )
+
+    def test_where_no_epoch_is_better_a_run_is_what_it_started_from_and_says_so(
+        self, run: Path, tmp_path: Path
+    ) -> None:
+        output = good("train", "--from", run, "--out", tmp_path / "on", "--lr", 30).output
+        np.testing.assert_array_equal(
+            open_run(tmp_path / "on").model.params.flat, open_run(run).model.params.flat
+        )
+        said = (
+            f"Captions are those of {run}, which training started from: none of 2 epochs made them"
+            " better."
+        )
+        assert said in output
+        assert said in (tmp_path / "on" / "index.html").read_text(encoding="utf-8")
+        assert (
+            good("evaluate", tmp_path / "on", "--json").stdout.partition('"seconds"')[0]
+            == good("evaluate", run, "--json").stdout.partition('"seconds"')[0]
+        )
+
+    @pytest.mark.parametrize(("options", "factor"), [((), 1.5), (("--sharpen", 2), 2)])
+    def test_training_on_the_score_begins_with_sharpened_scores_and_nothing_else_changed(
+        self, options: tuple[object, ...], factor: float, run: Path, tmp_path: Path
+    ) -> None:  # fmt: skip
+        good("train", "--from", run, "--out", tmp_path / "on", *TUNED, "--lr", 1e-12, *options)
+        before, after = open_run(run).model.params, open_run(tmp_path / "on").model.params
+        for name, value in before.items():
+            np.testing.assert_allclose(
+                after[name],
+                value * (factor if name in ("W_vocab", "b_vocab") else 1),
+                rtol=1e-6,
+                atol=1e-9,
+            )
+
+    def test_other_samples_are_another_training(self, run: Path, tmp_path: Path) -> None:
+        for samples in (2, 4):
+            good(
+                "train",
+                "--from",
+                run,
+                "--out",
+                tmp_path / str(samples),
+                *TUNED,
+                "--samples",
+                samples,
+            )
+        assert (tmp_path / "2" / "best.safetensors").read_bytes() != (
+            tmp_path / "4" / "best.safetensors"
+        ).read_bytes()
+
+    def test_what_does_not_fit_is_named(self, run: Path, tmp_path: Path) -> None:
+        good("train", "--from", run, "--out", tmp_path / "on", *TUNED, "--epochs", 1)
+        for args, words in (
+            (["--objective", "self-critical"], "--objective is self-critical without --from"),
+            (["--from", run, "--hidden", 32], "--hidden 32 (the run has 16) given with --from"),
+            (
+                ["--out", tmp_path / "on", "--resume", "--objective", "cross-entropy"],
+                "--objective cross-entropy (the run has self-critical)",
+            ),
+        ):
+            result = call("train", *args)
+            assert (result.exit_code, words in result.output) == (2, True), result.output
+        failing(["train", "--from", tmp_path / "nothing"], "does not exist, expected a run folder")
+
+    def test_a_start_that_changed_before_the_first_checkpoint_is_noticed(
+        self, run: Path, tmp_path: Path
+    ) -> None:
+        with pytest.MonkeyPatch.context() as patch:
+            stop_after(1, patch)
+            call("train", "--from", run, "--out", tmp_path / "on", *TUNED)
+        (tmp_path / "on" / "last.safetensors").unlink()
+        model = open_run(run)
+        good("train", "--from", run, "--out", tmp_path / "other", "--epochs", 1)
+        shutil.copy(tmp_path / "other" / "best.safetensors", run / "best.safetensors")
+        failing(
+            ["train", "--out", tmp_path / "on", "--resume"],
+            "has changed since the run that starts from it began",
+            left=(),
+        )
+        assert model.config["objective"] == "cross-entropy"
+
+    @pytest.mark.hunt
+    def test_emulated_training_on_the_score_is_that_of_numpy(
+        self, run: Path, device: Emulator, tmp_path: Path
+    ) -> None:
+        for backend in ("numpy", "cupy"):
+            good("train", "--from", run, "--out", tmp_path / backend, "--backend", backend, *TUNED)
+        ours, theirs = (
+            [json.loads(line) for line in (tmp_path / name / HISTORY).read_text().splitlines()]
+            for name in ("cupy", "numpy")
+        )
+        assert [record["epoch"] for record in ours] == [0, 1, 2]
+        for a, b in zip(ours, theirs, strict=True):
+            assert a == pytest.approx(b, rel=2e-4, abs=2e-5)
+
+
+# Both stages in one run
+
+STEPS_OF_FIRST = (
+    2 * (15 + 4)
+    # pauses of the first stage: two epochs of 300 captions in steps of 20, each followed by four
+    # pauses
+)
+STAGED = [*SMALL, "--dropout", 0.2, "--score-epochs", 2, "--samples", 3, "--batch-size", 20]
+
+
+@pytest.fixture(scope="module")
+def staged(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("staged") / "run"
+    with pytest.MonkeyPatch.context() as patch:
+        commands.use_few_pictures(patch)
+        commands.use_plain_curves(patch)
+        output = good("train", "--out", folder, *STAGED).output
+    assert [line.split()[:2] for line in output.splitlines() if line.startswith("epoch")] == [
+        ["epoch", "1"],
+        ["epoch", "2"],
+    ] * 2
+    assert (
+        output.count(
+            "second stage: training on the score of captions that it makes of 60 pictures, from"
+            " CIDEr 0."
+        )
+        == 1
+    )
+    return folder
+
+
+SPOILT = [*STAGED, "--lr", 0.02]
+
+
+def make_the_second_stage_worse(patch: pytest.MonkeyPatch) -> None:
+    """Its learning rate is far too high, and nothing ends it early."""
+    patch.setitem(SELF_CRITICAL_DEFAULTS, "lr", 3.0)
+    for limit, never in (("LEAST_DISTINCT", 0), ("SHORTEST", 0), ("LONGEST", 99)):
+        patch.setattr(objectives, limit, never)
+
+
+@pytest.fixture(scope="module")
+def spoilt(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of two stages, of which the second makes captions worse."""
+    folder = tmp_path_factory.mktemp("spoilt") / "run"
+    with pytest.MonkeyPatch.context() as patch:
+        commands.use_few_pictures(patch)
+        commands.use_plain_curves(patch)
+        make_the_second_stage_worse(patch)
+        good("train", "--out", folder, *SPOILT)
+    return folder
+
+
+@pytest.mark.usefixtures("few_pictures", "plain_curves")
+class TestStages:
+    """train --score-epochs."""
+
+    def test_the_second_stage_is_training_on_the_score_from_the_first(
+        self, staged: Path, tmp_path: Path
+    ) -> None:
+        """The same bytes as the two commands give, one after the other."""
+        good("train", "--out", tmp_path / "cross-entropy", *STAGED, "--score-epochs", 0)
+        good("train", "--from", tmp_path / "cross-entropy", "--out", tmp_path / "run", *TUNED)
+        for ours, theirs in (
+            (staged / "cross-entropy", tmp_path / "cross-entropy"),
+            (staged, tmp_path / "run"),
+        ):
+            for name in ("best.safetensors", "last.safetensors", "history.jsonl"):
+                assert (ours / name).read_bytes() == (theirs / name).read_bytes()
+        assert "trained on the score" in " ".join(
+            good("evaluate", staged, "--doctor").output.split()
+        )
+
+    def test_the_page_and_the_curves_show_both_stages(self, staged: Path) -> None:
+        page = " ".join((staged / "index.html").read_text(encoding="utf-8").split())
+        best = open_run(staged).meta
+        start = json.loads((staged / HISTORY).read_text().splitlines()[0])
+        assert (
+            "An LSTM captioner, scored on the 14 pictures of val. Captions come from the second of"
+            " two stages, training on the score " in page
+        )
+        scored = (
+            f"(epoch {best['epoch']} of 2, CIDEr {best['val_cider']:.3f} on val), after 2 epochs of"
+            f" cross entropy, CIDEr {start['val_cider']:.3f}"
+        )
+        assert scored in page
+        assert re.search(r"val loss from \S+ after epoch 1 to \S+ after epoch 4", page)
+        assert re.search(r"train reward from \S+ after epoch 3 to \S+ after epoch 4", page)
+        drawn = json.loads((staged / "loss.png").read_bytes())
+        assert [record["epoch"] for record in drawn] == [1, 2, 3, 4]
+        assert ["train_loss" in record for record in drawn] == [True, True, False, False]
+
+    def test_a_first_stage_whose_history_was_tampered_with_leaves_out_what_cannot_be_drawn(
+        self, tmp_path: Path
+    ) -> None:
+        (tmp_path / "cross-entropy").mkdir()
+        lines = [
+            '{"epoch": 1, "val_loss": 3.5, "val_cider": "much"}',
+            "no record",
+            f'{{"epoch": 1{"0" * 400}, "val_loss": NaN, "train_loss": 1e999}}',
+        ]
+        (tmp_path / "cross-entropy" / HISTORY).write_text("\n".join(lines[::2]))
+        assert whole_history(tmp_path, [{"epoch": 1, "val_loss": 3.0}]) == (
+            [{"epoch": 1, "val_loss": 3.5}, {"epoch": 2}, {"epoch": 3, "val_loss": 3.0}], 2
+        )  # fmt: skip
+        (tmp_path / "cross-entropy" / HISTORY).write_text("\n".join(lines))
+        assert whole_history(tmp_path, [{"epoch": 1}]) == ([{"epoch": 1}], 0)
+
+    @pytest.mark.parametrize("pauses", [[3], [STEPS_OF_FIRST + 2], [4, STEPS_OF_FIRST + 9]])
+    def test_one_command_given_again_goes_on_in_either_stage(
+        self, pauses: list[int], staged: Path, tmp_path: Path
+    ) -> None:
+        """Broken off in the first stage, in the second, and in both."""
+        out = tmp_path / "run"
+        for number in pauses:
+            with pytest.MonkeyPatch.context() as patch:
+                stop_after(number, patch)
+                result = call("train", "--out", out, *STAGED, "--resume")
+            assert (result.exit_code, f"train --out {out} --resume" in result.output) == (
+                143,
+                True,
+            ), result.output
+        good("train", "--out", out, "--resume")
+        whole, broken = kill.files(staged), kill.files(out)
+        assert {
+            name for name in whole.keys() | broken.keys() if whole.get(name) != broken.get(name)
+        } == set()
+
+    def test_options_that_contradict_either_stage_are_refused_and_the_first_can_be_used_alone(
+        self, staged: Path, tmp_path: Path
+    ) -> None:
+        out = Path(shutil.copytree(staged, tmp_path / "run"))
+        for option, value in (
+            ("--score-epochs", 3),
+            ("--epochs", 5),
+            ("--objective", "self-critical"),
+        ):
+            result = call("train", "--out", out, "--resume", option, value)
+            assert (result.exit_code, option in result.output) == (2, True), result.output
+        assert open_run(out / "cross-entropy").config["objective"] == "cross-entropy"
+        good("train", "--out", out / "cross-entropy", "--resume")
+        assert not (out / "cross-entropy" / "cross-entropy").exists()
+        failing(["train", "--out", out], "exists, and a run is never overwritten")
+
+    def test_where_no_epoch_on_the_score_is_better_the_run_is_its_first_stage(
+        self, spoilt: Path
+    ) -> None:
+        ours, first = open_run(spoilt), open_run(spoilt / "cross-entropy")
+        np.testing.assert_array_equal(ours.model.params.flat, first.model.params.flat)
+        start, *epochs = [json.loads(line) for line in (spoilt / HISTORY).read_text().splitlines()]
+        assert (ours.meta["epoch"], start["epoch"], ours.meta["val_cider"]) == (
+            0,
+            0,
+            start["val_cider"],
+        )
+        assert start["val_loss"] == pytest.approx(first.meta["val_loss"])
+        assert start["val_cider"] > max(record["val_cider"] for record in epochs)
+        scores = [
+            json.loads(good("evaluate", folder, "--json").stdout)["scores"]
+            for folder in (spoilt, spoilt / "cross-entropy")
+        ]
+        assert scores[0] == scores[1]
+        assert scores[0]["cider_d"] == pytest.approx(start["val_cider"])
+        assert (
+            good("caption", spoilt, "--json").stdout
+            == good("caption", spoilt / "cross-entropy", "--json").stdout
+        )
+
+    def test_the_page_the_command_and_the_doctor_say_that_captions_come_from_the_first_stage(
+        self, spoilt: Path
+    ) -> None:
+        best, cider = (
+            open_run(spoilt / "cross-entropy").meta["epoch"],
+            open_run(spoilt).meta["val_cider"],
+        )
+        said = (
+            f"Captions come from the first of two stages, cross entropy (epoch {best} of 2, CIDEr"
+            f" {cider:.3f} on val): the second"
+        )
+        assert said in " ".join((spoilt / "index.html").read_text(encoding="utf-8").split())
+        assert said in " ".join(good("train", "--out", spoilt, "--resume").output.split())
+        doctor = {
+            finding["name"]: finding
+            for finding in json.loads(good("evaluate", spoilt, "--doctor", "--json").stdout)[
+                "doctor"
+            ]
+        }
+        assert "alidation loss" in doctor["overfitting"]["text"]
+
+    @pytest.mark.parametrize("pauses", [[STEPS_OF_FIRST + 2], [STEPS_OF_FIRST + 26]])
+    def test_a_run_that_keeps_its_first_stage_goes_on_to_the_same_bytes(
+        self, pauses: list[int], spoilt: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:  # fmt: skip
+        """Broken off in the first epoch on the score, and in the second."""
+        make_the_second_stage_worse(monkeypatch)
+        out = tmp_path / "run"
+        for number in pauses:
+            with pytest.MonkeyPatch.context() as patch:
+                stop_after(number, patch)
+                assert call("train", "--out", out, *SPOILT, "--resume").exit_code == 143
+            assert open_run(out).meta["epoch"] == 0
+        good("train", "--out", out, "--resume")
+        whole, broken = kill.files(spoilt), kill.files(out)
+        assert {
+            name for name in whole.keys() | broken.keys() if whole.get(name) != broken.get(name)
+        } == set()
+
+    def test_a_run_killed_before_its_second_stage_has_a_checkpoint_is_its_first_stage(
+        self, spoilt: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:  # fmt: skip
+        """With the parameters that it starts from already written, and without."""
+        make_the_second_stage_worse(monkeypatch)
+        for missing in (
+            ("last.safetensors", HISTORY),
+            ("last.safetensors", HISTORY, "best.safetensors"),
+        ):
+            out = Path(shutil.copytree(spoilt, tmp_path / str(len(missing)) / "run"))
+            for name in missing:
+                (out / name).unlink()
+            assert good("caption", out, "--json").stdout == good("caption", spoilt, "--json").stdout
+            good("train", "--out", out, "--resume")
+            assert (out / "best.safetensors").read_bytes() == (
+                spoilt / "best.safetensors"
+            ).read_bytes()
+            assert (out / "last.safetensors").read_bytes() == (
+                spoilt / "last.safetensors"
+            ).read_bytes()
+
+    def test_a_state_whose_start_was_tampered_with_is_refused(
+        self, spoilt: Path, tmp_path: Path
+    ) -> None:
+        shapes = open_run(spoilt).model.params.shapes
+        state = load_state(spoilt / "last.safetensors", shapes)
+        assert state.start is not None
+        for odd in (
+            {**state.start, "epoch": 1},
+            {**state.start, "val_cider": "much"},
+            {"epoch": 0},
+        ):
+            save_state(tmp_path / "odd.safetensors", state._replace(start=odd), vocabulary="v")
+            with pytest.raises(DataError, match=r"start is .*, expected the figures of epoch 0"):
+                load_state(tmp_path / "odd.safetensors", shapes)
+
+    @pytest.mark.parametrize("command", ["caption", "evaluate", "info"])
+    def test_a_run_stopped_in_its_first_stage_is_opened_by_that_and_says_so(
+        self, command: str, tmp_path: Path
+    ) -> None:
+        out = tmp_path / "run"
+        with pytest.MonkeyPatch.context() as patch:
+            stop_after(STEPS_OF_FIRST // 2 + 3, patch)
+            assert call("train", "--out", out, *STAGED).exit_code == 143
+        result = good(command, out, "--json")
+        json.loads(result.stdout)
+        assert (
+            result.stderr
+            == f"note: {out} has only its first stage so far, cross entropy: opened with the best"
+            " of that, epoch 1 of 2\n"
+        )
+        with pytest.warns(UserWarning, match="has only its first stage so far"):
+            assert open_run(out).meta["epoch"] == 1
+        assert "first stage" not in good("caption", out / "cross-entropy").stderr
+
+    @pytest.mark.parametrize("options", [STAGED, [*STAGED, "--score-epochs", 0]])
+    def test_a_run_stopped_in_its_first_epoch_has_nothing_to_caption_with_and_says_how_to_go_on(
+        self, options: list[Any], tmp_path: Path
+    ) -> None:
+        with pytest.MonkeyPatch.context() as patch:
+            stop_after(3, patch)
+            assert call("train", "--out", tmp_path / "run", *options).exit_code == 143
+        for command in ("caption", "evaluate"):
+            failing(
+                [command, tmp_path / "run"],
+                "nothing to caption with yet",
+                "continue it with --resume",
+            )
+
+
+@pytest.mark.parametrize(
+    ("captions", "epochs"), [(1, 60), (1250, 60), (5000, 16), (9600, 8), (30000, 8), (400000, 8)]
+)
+def test_few_captions_get_more_epochs(captions: int, epochs: int) -> None:
+    assert epochs_for(captions, 64) == epochs
+
+
+@pytest.mark.usefixtures("few_pictures", "plain_curves")
+def test_as_many_epochs_as_suit_the_captions_are_trained_where_none_are_given(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        "xpcap.runs.options.epochs_for",
+        lambda captions, batch_size: (captions, batch_size) == (300, 20) and 3,
+    )
+    good("train", "--out", tmp_path / "run", *SMALL, "--epochs", 0, "--batch-size", 20)
+    assert (
+        open_run(tmp_path / "run").config["epochs"]
+        == len((tmp_path / "run" / HISTORY).read_text().splitlines())
+        == 3
+    )
