@@ -178,7 +178,7 @@ def read_config(path: Path) -> dict[str, Any]:
         config.get("format") if isinstance(config, dict) else type(config).__name__,
         FORMAT,
     )
-    config = {"tokeniser": ASCII, **config}  # runs from before it was recorded
+    config.setdefault("tokeniser", ASCII)  # runs from before it was recorded
     for key in TEXTS:
         if not isinstance(config.get(key), str):
             raise DataError(
