@@ -248,7 +248,9 @@ def test_tables_name_functions_and_variables_of_the_file_that_heads_their_column
 
 
 def test_layers_and_tests_that_the_docs_name_exist() -> None:
-    tests = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "tests").rglob("test_*.py"))
+    tests = "".join(
+        path.read_text(encoding="utf-8") for path in (ROOT / "tests").rglob("test_*.py")
+    )
     for name in re.findall(r"`(test_\w+)`", "".join(DOCS.values())):
         assert f"def {name}(" in tests, name
     table = LAYERS.split("\n## Who proves what\n")[1].split("\n## ")[0]
