@@ -18,6 +18,7 @@ import forms
 import mistakes
 import numpy as np
 import pytest
+import test_structure
 from click.testing import CliRunner
 from commands import SMALL
 from planting import function_named
@@ -306,6 +307,20 @@ def test_internals_walks_in_few_stops_and_its_map_names_one_or_two_places_for_ea
     assert len(table) > 25
     for change, places in table:
         assert 1 <= places.count("](") <= 2, change
+
+
+def test_layout_lists_every_part_of_the_package_from_the_top_floor_down() -> None:
+    layout = CONTRIBUTING.split("\n## Layout\n")[1].split("\n## ")[0]
+    rooms = re.findall(r"^\| (`.*`) \|", layout, re.MULTILINE)
+    row = {
+        part.removesuffix(".py"): number
+        for number, parts in enumerate(rooms)
+        for part in re.findall(r"`(\w+(?:\.py)?)/?`", parts)
+    }
+    assert set(row) == {part for part, _ in test_structure.files()}
+    for part, path in test_structure.files():
+        below = {name.split(".")[1] for name in test_structure.imports(path) if "xpcap." in name}
+        assert all(row[part] <= row[other] for other in below & set(row)), path
 
 
 @pytest.mark.parametrize(
