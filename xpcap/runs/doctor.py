@@ -1,4 +1,4 @@
-"""The doctor: usual causes of bad captions in a run, measured, judged, and what to do."""
+"""The doctor: common causes of bad captions in a run, measured and judged, with advice."""
 
 import math
 from collections import Counter
@@ -27,7 +27,7 @@ OK, CHECK, BAD, UNKNOWN = "ok", "check", "bad", "unknown"
 
 
 class Diagnosis(NamedTuple):
-    """One number about a run, and what follows from it."""
+    """One measurement of a run, with its verdict."""
 
     name: str  # key, as in the docs
     title: str  # what is measured
@@ -38,19 +38,19 @@ class Diagnosis(NamedTuple):
     row: tuple[str, str, str, str, str]  # as tables show it
 
     def to_json(self) -> dict[str, Any]:
-        """As an object for JSON."""
+        """The diagnosis as an object for JSON."""
         return {name: getattr(self, name) for name in ("name", "value", "limit", "verdict", "text")}
 
 
 @dataclass(frozen=True)
 class Symptom:
-    """Something that the doctor measures.
+    """A measurement and the limits of its verdicts.
 
     Parameters
     ----------
     name, title : as in Diagnosis
     check, bad : limits of the verdicts; smaller numbers are worse if `bad` is the smaller one
-    share : whether it is a share, to be shown in per cent
+    share : show the value in per cent
     """
 
     name: str
@@ -71,14 +71,12 @@ class Symptom:
         )
 
     def found(self, value: float, meaning: str, advice: str) -> Diagnosis:
-        """The finding for a value: its meaning in a sentence, with the advice unless all is
-        well.
-        """
+        """The diagnosis for a value: its meaning, then the advice unless the verdict is OK."""
         verdict = self.verdict(value)
         return self._finding(value, verdict, meaning if verdict == OK else f"{meaning} {advice}")
 
     def unknown(self, why: str) -> Diagnosis:
-        """The finding where nothing could be measured."""
+        """The diagnosis without a measurement, and the reason."""
         return self._finding(None, UNKNOWN, why)
 
     def _finding(self, value: float | None, verdict: str, text: str) -> Diagnosis:
@@ -104,13 +102,13 @@ def examine_run(
     data: CaptionData | str | Path | None = None,
     split: str = "val",
 ) -> list[Diagnosis]:
-    """Look for the usual reasons of bad captions.
+    """Measure the common causes of bad captions.
 
     Parameters
     ----------
     captions : the run's captions as lists of words, one for each picture of the split that has
-        references, in the order of the pictures, as `evaluate_run` gives them
-    data, split : that they are of, as in `evaluate_run`
+        references, in the order of the pictures, as `evaluate_run` returns them
+    data, split : of the captions, as in `evaluate_run`
 
     Returns
     -------
@@ -118,7 +116,7 @@ def examine_run(
 
     Raises
     ------
-    DataError : the data set, or the split, is not there or does not fit the run. ValueError : the
+    DataError : the data set or the split is missing, or does not fit the run. ValueError : the
         captions are not those of the split.
     """
     seen = data_of(run, data)
@@ -150,7 +148,7 @@ def examine_run(
 
 
 def _learnt(run: Run, data: CaptionData) -> list[bytes] | None:
-    """Some of the run's training captions, as it read them; None: this is other data."""
+    """A sample of the run's training captions, as encoded bytes; None: this is other data."""
     if "train" not in data.splits or run.config.get("data_stamp", data.stamp) != data.stamp:
         return None
     captions = data.split("train").captions
@@ -161,7 +159,7 @@ def _learnt(run: Run, data: CaptionData) -> list[bytes] | None:
 
 
 def _unforbidden(run: Run, data: CaptionData, split: str) -> list[list[str]]:
-    """Captions of some pictures of a split if UNK were a word like any other, without END."""
+    """Captions of a sample of the pictures, without END, by a model that may say UNK."""
     pictures = captioned(data, split)
     rows = pictures[evenly_spaced(len(pictures), MOST_UNFORBIDDEN)]
     vocabulary = run.vocabulary
@@ -222,12 +220,9 @@ VOCABULARY = Symptom(
 
 
 def alike(learnt: Sequence[Hashable] | None) -> Diagnosis:
-    """Share of training captions that are the same as the most frequent one.
+    """Share of training captions equal to the most frequent one, of at most 1,000.
 
-    Parameters
-    ----------
-    learnt : at most 1,000 of those that the run learnt from, as it read them; None: they are not at
-        hand
+    `learnt` None: the captions are not at hand.
     """
     if not learnt:
         return ALIKE.unknown("The captions that the run learnt from are not in this data.")
@@ -241,13 +236,12 @@ def alike(learnt: Sequence[Hashable] | None) -> Diagnosis:
 
 
 def variety(captions: Sequence[Words], references: Sequence[Words]) -> Diagnosis:
-    """Share of captions that differ.
+    """Share of distinct captions.
 
     Parameters
     ----------
-    captions : one caption a picture, of at most 1,000: among more pictures the share that differs
-        is smaller
-    references : one reference for each of them; what people say of alike pictures is alike as well
+    captions : one a picture, of at most 1,000: the share falls with the number of pictures
+    references : one reference for each, since limits scale with the share of distinct references
     """
     counts = Counter(map(detokenize, captions))
     people = len({tuple(words) for words in references}) / len(references)
@@ -264,7 +258,7 @@ def variety(captions: Sequence[Words], references: Sequence[Words]) -> Diagnosis
 
 
 def repeats(captions: Sequence[Words]) -> Diagnosis:
-    """Share of captions with a word, or up to three words, twice in a row."""
+    """Share of captions in which one to three words stand twice in a row."""
     twice = [found for words in captions if (found := repeated(words))]
     most = f", most often {Counter(twice).most_common(1)[0][0]!r}" if twice else ""
     return REPEATS.found(
@@ -278,7 +272,7 @@ def repeats(captions: Sequence[Words]) -> Diagnosis:
 
 
 def repeated(words: Words) -> str:
-    """The first word, or two or three words, that are said twice in a row; empty: none."""
+    """The first one to three words that stand twice in a row, both times; empty: none."""
     for n in range(1, MOST_REPEATED + 1):
         for i in range(len(words) - 2 * n + 1):
             if words[i : i + n] == words[i + n : i + 2 * n]:
@@ -307,7 +301,7 @@ def ending(captions: Sequence[Words], references: Sequence[Words], limit: int) -
 
 
 def length(captions: Sequence[Words], references: Sequence[Words]) -> Diagnosis:
-    """Length of captions over that of references."""
+    """Mean length of captions over that of references."""
     ours, theirs = _mean(captions), _mean(references)
     ratio = ours / max(theirs, 1e-9)
     shorter, longer = (
@@ -327,13 +321,12 @@ def length(captions: Sequence[Words], references: Sequence[Words]) -> Diagnosis:
 def unknown_words(
     captions: Sequence[Words], targets: float, prepared: Mapping[str, Any]
 ) -> Diagnosis:
-    """Share of words that would be UNK.
+    """Share of UNK in `captions`, of a model that may say it.
 
     Parameters
     ----------
-    captions : captions of a model that may say UNK
     targets : share of UNK in the references, as the model reads them
-    prepared : the record of the data that the run learnt from
+    prepared : the record of the training data
     """
     share = _share(word == UNK for words in captions for word in words)
     return UNKNOWN_WORDS.found(
@@ -348,9 +341,7 @@ def unknown_words(
 def vocabulary(
     references: Sequence[Words], known: Sequence[str], prepared: Mapping[str, Any]
 ) -> Diagnosis:
-    """Share of the references' words that the vocabulary lacks. `prepared` as in
-    `unknown_words`.
-    """
+    """Share of the references' words outside the vocabulary. `prepared` as in `unknown_words`."""
     share, lacking = lacking_words(references, known)
     named = ", ".join(f"{word} ({n:,})" for word, n in lacking.most_common(5))
     return VOCABULARY.found(
@@ -363,7 +354,7 @@ def vocabulary(
 
 
 def _more_words(prepared: Mapping[str, Any]) -> str:
-    """The options that make a larger vocabulary, with their present values."""
+    """The options that enlarge the vocabulary, with their present values."""
     fewest, most = prepared.get("min_count"), prepared.get("vocabulary_size")
     if most is not None:
         return f"a larger `vocabulary` than {most}"
@@ -375,7 +366,7 @@ def _more_words(prepared: Mapping[str, Any]) -> str:
 
 
 def lacking_words(references: Sequence[Words], known: Iterable[str]) -> tuple[float, Counter[str]]:
-    """The share of words that are not among the `known` ones, and how often each occurs."""
+    """The share of words that are not among the `known` ones, and their counts."""
     words, known = Counter(word for caption in references for word in caption), set(known) - {UNK}
     lacking = Counter({word: n for word, n in words.items() if word not in known})
     return lacking.total() / max(words.total(), 1), lacking
@@ -425,12 +416,12 @@ GATES = Symptom(
 
 
 def features(model: Any, data: CaptionData, split: str, alike: bool = False) -> Diagnosis:
-    """Perplexity of the references with the features of another picture, over that with their own.
+    """Perplexity of the references with another picture's features, over that with their own.
 
     Parameters
     ----------
     data : encoded with the model's vocabulary, features scaled
-    alike : the training captions are, so that features cannot help
+    alike : the training captions are alike, so that features cannot help
     """
     of, pictures = data.split(split), captioned(data, split)
     if len(pictures) < 2:
@@ -462,12 +453,9 @@ def features(model: Any, data: CaptionData, split: str, alike: bool = False) -> 
 
 
 def overfitting(history: Sequence[Mapping[str, Any]], kept: Any) -> Diagnosis:
-    """Whether validation loss rose while training loss fell.
+    """Rise of the validation loss since its lowest, from records of epochs.
 
-    Parameters
-    ----------
-    history : records of epochs
-    kept : number of the epoch whose parameters the run keeps
+    `best` is the number of the epoch whose parameters the run holds.
     """
     if any("train_reward" in record for record in history):
         keeps = (
@@ -510,7 +498,7 @@ def overfitting(history: Sequence[Mapping[str, Any]], kept: Any) -> Diagnosis:
 
 
 def gates(model: Any, data: CaptionData, split: str) -> Diagnosis:
-    """Share of the cell's activations that is saturated on references. `data` as in `features`."""
+    """Share of the cell's activations that are saturated on references. `data` as in `features`."""
     batch = data.minibatch(split, evenly_spaced(len(data.split(split).captions), READ))
     shares = {}
     for name, (values, low, high) in activations(model, *batch).items():

@@ -1,6 +1,4 @@
-"""The format of a run folder: what its files are called and hold, written whole, and read with
-nothing taken on trust. No pickle.
-"""
+"""Format of a run folder: its files, written atomically and checked when read. No pickle."""
 
 import contextlib
 import hashlib
@@ -52,8 +50,9 @@ Model_co = TypeVar("Model_co", bound=Captioner, covariant=True)
 
 
 class Run(NamedTuple, Generic[Model_co]):
-    """A run folder opened for use: the model with its best parameters, and what goes with it. Of
-    several opened as one, what the first holds.
+    """An opened run folder: the model with its best parameters, and their context.
+
+    Of several opened as one, all but the model is of the first.
     """
 
     path: Path
@@ -80,12 +79,12 @@ class Run(NamedTuple, Generic[Model_co]):
 
     @property
     def preprocessing(self) -> Preprocessing:
-        """What turns features, as the encoder makes them, into what the model takes."""
+        """The map from the encoder's features to the model's: projection, then scaling."""
         return Preprocessing(self.projection, self.scaling)
 
     @property
     def raw_shape(self) -> tuple[int, ...]:
-        """Shape of a feature as the encoder makes it."""
+        """Shape of a feature as the encoder computes it."""
         shape = self.model.config.feature_shape
         return shape if self.projection is None else (*shape[:-1], len(self.projection.mean))
 
@@ -93,15 +92,10 @@ class Run(NamedTuple, Generic[Model_co]):
 def open_run(
     path: str | Path, *, on_remark: Callable[[str], object] = warnings.warn
 ) -> Run[CaptioningRNN]:
-    """Open a run folder and build its model, with the best parameters, on the backend in force. No
-    random number is drawn.
+    """Open a run folder: its model with the best parameters, on the backend in force.
 
-    Of two stages whose second has no parameters yet, the first is opened, with the best that it has
-    so far.
-
-    Parameters
-    ----------
-    on_remark : called with a sentence where the first of two stages is opened
+    No random number is drawn. Of two stages whose second has no parameters yet, the first is
+    opened, with its best so far; `on_remark` is then called with a sentence.
 
     Raises
     ------
@@ -135,9 +129,7 @@ def open_run(
 
 
 def opened_folder(path: str | Path) -> Path:
-    """The folder that the run at `path` is opened from: its own, or that of its first stage while
-    the second has no best parameters.
-    """
+    """The folder that `open_run` opens: `path`, or its first stage until the second has a best."""
     path = Path(path)
     return (
         path / FIRST if not (path / BEST).is_file() and (path / FIRST / CONFIG).is_file() else path
@@ -148,16 +140,14 @@ def opened_folder(path: str | Path) -> Path:
 
 
 def write_config(path: Path, config: Mapping[str, Any]) -> None:
-    """Write the config of a run folder: the fields of its ModelConfig, the options it was trained
-    with, and what it was made from.
-    """
+    """Write config.json: the ModelConfig's fields, the training options, and versions and data."""
     write_text(
         path / CONFIG, json.dumps({"format": FORMAT, **config}, indent=2, sort_keys=True) + "\n"
     )
 
 
 def read_config(path: Path) -> dict[str, Any]:
-    """Read the config of a run folder, and check the settings that a run is used by.
+    """Read config.json, and check the settings that a run needs.
 
     Raises
     ------
@@ -230,12 +220,12 @@ def _check_size(file: Path, name: str, size: Any) -> None:
 
 
 def write_vocabulary(path: Path, vocabulary: Vocabulary) -> None:
-    """Write the vocabulary of a run folder."""
+    """Write vocab.json."""
     write_text(path / VOCAB, json.dumps(vocabulary.idx_to_word, ensure_ascii=False) + "\n")
 
 
 def read_vocabulary(path: Path, tokeniser: str) -> Vocabulary:
-    """Read the vocabulary of a run folder. DataError : missing, or damaged."""
+    """Read vocab.json. DataError : missing, or damaged."""
     words = _read_json(path / VOCAB, MOST_VOCAB)
     if not isinstance(words, list) or not all(isinstance(word, str) for word in words):
         raise DataError(
@@ -246,7 +236,7 @@ def read_vocabulary(path: Path, tokeniser: str) -> Vocabulary:
 
 
 def digest(vocabulary: Vocabulary) -> str:
-    """A digest of the words and their order: equal for equal vocabularies only."""
+    """SHA-256 of the words in their order."""
     return hashlib.sha256("\n".join(vocabulary.idx_to_word).encode()).hexdigest()
 
 
@@ -256,16 +246,14 @@ def write_lines(path: Path, records: list[dict[str, Any]]) -> None:
 
 
 def read_times(path: Path, epochs: int) -> list[dict[str, Any]]:
-    """The records of times.jsonl for the first `epochs` epochs. Nothing is decided by clock times,
-    so unreadable records are left out.
-    """
+    """The records of times.jsonl for the first `epochs` epochs; unreadable ones are left out."""
     return [record for record in _records(path / TIMES) if record["epoch"] <= epochs]
 
 
 def read_history(path: Path) -> list[dict[str, Any]]:
-    """The records of history.jsonl, for people to read about, epoch 0 that of the start, where it
-    was scored: what is no figure, or cannot be read, is left out. Training itself goes by its
-    checkpoint.
+    """The records of history.jsonl, for display; training itself reads its checkpoint.
+
+    Epoch 0 is the start, if it was scored. Values that are no number, or unreadable, are left out.
     """
     return [
         {name: x for name, x in record.items() if type(x) in (int, float) and abs(x) <= FIGURE}
@@ -306,9 +294,7 @@ def _read_json(path: Path, most: int) -> Any:
 def save_parameters(
     path: Path, params: Mapping[str, Array], scaling: FeatureScaling, meta: Mapping[str, Any]
 ) -> None:
-    """Write parameters and feature scaling, with `meta` beside them. Equal content gives equal
-    bytes.
-    """
+    """Write parameters, feature scaling and `meta`. Equal content gives equal bytes."""
     write_tensors(
         path,
         {**{name: to_numpy(x) for name, x in params.items()}, **scaling_tensors(scaling)},
@@ -317,12 +303,7 @@ def save_parameters(
 
 
 def load_parameters(path: Path) -> tuple[dict[str, np.ndarray], FeatureScaling, dict[str, Any]]:
-    """Read what save_parameters wrote, as host arrays.
-
-    Raises
-    ------
-    DataError : missing, damaged, or not ours.
-    """
+    """Read the file of `save_parameters` to host arrays. DataError : missing, damaged, not ours."""
     if not path.is_file():
         raise DataError(_nothing_yet(path.parent, path.name))
     tensors, meta = read_tensors(path, "open_run")
@@ -340,7 +321,7 @@ def _nothing_yet(folder: Path, file: str) -> str:
 def check_parameters(
     path: Path, tensors: Mapping[str, np.ndarray], shapes: Mapping[str, tuple[int, ...]]
 ) -> None:
-    """DataError : what was read from `path` are not finite float32 parameters of these `shapes`."""
+    """DataError : the tensors of `path` are not finite float32 parameters of these `shapes`."""
     if set(tensors) != set(shapes):
         raise DataError(
             f"open_run: {path} holds {', '.join(sorted(tensors))[:200]}, expected"
@@ -362,14 +343,12 @@ def check_parameters(
 
 
 def write_projection(path: Path, projection: Projection) -> None:
-    """Write the projection of a run's features."""
+    """Write projection.safetensors."""
     write_tensors(path / PROJECTION, projection._asdict(), {})
 
 
 def read_projection(path: Path, config: Mapping[str, Any]) -> Projection | None:
-    """Read the projection of a run's features; None if its config says that there is none.
-    DataError : missing, or damaged.
-    """
+    """Read projection.safetensors; None if the config has none. DataError : missing, or damaged."""
     size = config.get("projected_from")
     if size is None:
         return None
@@ -413,14 +392,14 @@ def check_scaling(path: Path, scaling: FeatureScaling, config: Mapping[str, Any]
 
 
 def scaling_tensors(scaling: FeatureScaling) -> dict[str, np.ndarray]:
-    """A scaling as tensors of a file."""
+    """The scaling's arrays by their names in a file."""
     if scaling.mean is None or scaling.scale is None:
         return {}
     return {_MEAN: scaling.mean, _SCALE: scaling.scale}
 
 
 def pop_scaling(tensors: dict[str, np.ndarray]) -> FeatureScaling:
-    """Take the scaling out of what was read from a file."""
+    """Remove the scaling from the tensors of a file, and return it."""
     return FeatureScaling(tensors.pop(_MEAN, None), tensors.pop(_SCALE, None))
 
 
@@ -428,9 +407,7 @@ def pop_scaling(tensors: dict[str, np.ndarray]) -> FeatureScaling:
 
 
 class Checkpoint(NamedTuple):
-    """Content of last.safetensors: the state of training, and what belongs to the run as a
-    whole.
-    """
+    """Content of last.safetensors: the training state, and the run's scaling and vocabulary."""
 
     state: TrainingState
     scaling: FeatureScaling
@@ -444,13 +421,13 @@ def save_state(
     scaling: FeatureScaling | None = None,
     vocabulary: str = "",
 ) -> None:
-    """Write a state of training, with its run's feature scaling and digest of the vocabulary.
+    """Write a training state, with its run's feature scaling and digest of the vocabulary.
 
     Equal states give equal bytes.
 
     Raises
     ------
-    OSError : the file cannot be written; what was there before is intact. TypeError : no state.
+    OSError : the file cannot be written; the one before is intact. TypeError : no TrainingState.
     """
     if not isinstance(state, TrainingState):
         raise TypeError(
@@ -463,7 +440,7 @@ def save_state(
 
 
 def load_state(path: str | Path, shapes: Mapping[str, tuple[int, ...]]) -> TrainingState:
-    """Read what save_state wrote, for a model with these parameters: ``model.params.shapes``.
+    """Read a training state, for a model with these parameters: ``model.params.shapes``.
 
     Raises
     ------
@@ -473,7 +450,7 @@ def load_state(path: str | Path, shapes: Mapping[str, tuple[int, ...]]) -> Train
 
 
 def load_checkpoint(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> Checkpoint:
-    """Like load_state, with the scaling and the vocabulary's digest."""
+    """As `load_state`, with the scaling and the vocabulary's digest."""
     tensors, meta = read_tensors(path, "load_state")
     scaling, vocabulary = pop_scaling(tensors), meta.get("vocabulary")
     if not isinstance(vocabulary, str):
@@ -490,14 +467,14 @@ def load_checkpoint(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> Checkp
 
 
 def best_digest(path: str | Path) -> str:
-    """A digest of the parameters that a run keeps."""
+    """SHA-256 of the run's file of best parameters."""
     return hashlib.sha256((opened_folder(path) / BEST).read_bytes()).hexdigest()
 
 
 def learnt(run: Run) -> tuple[list[Record], Any]:
-    """Records of the training that a run's parameters are from, and the number of their epoch.
+    """History of the stage that a run's parameters are from, and the number of their epoch.
 
-    Those of the first stage where it is the better.
+    Of two stages the first if it is the better. The number is as recorded, so perhaps none.
     """
     kept = run.meta.get("epoch")
     first = read_history(run.path / FIRST) if kept == 0 else []
@@ -552,14 +529,14 @@ def find_file(path: str | Path, name: str) -> Path | None:
 
 @contextlib.contextmanager
 def reserved(path: Path, resume: bool) -> Iterator[None]:
-    """A run folder, made if need be, tidied up, and kept from other trainers meanwhile.
+    """Create a run folder if need be, remove leftovers, and lock other trainers out meanwhile.
 
-    If the work fails before a first checkpoint, what was made is removed.
+    If the work fails before a first checkpoint, the folder is removed if it was created here.
 
     Raises
     ------
     DataError : something exists there, with `resume` something other than a run; or another process
-        trains there. OSError : it cannot be made, or locked.
+        trains there. OSError : it cannot be created, or locked.
     """
     if resume:
         check_resumable(path)
@@ -605,7 +582,7 @@ def check_resumable(path: Path) -> None:
 
 @contextlib.contextmanager
 def lock(path: Path) -> Iterator[None]:
-    """Keep other trainers out of a run folder meanwhile.
+    """Lock other trainers out of a run folder meanwhile.
 
     The lock is the operating system's, so it ends with the process, however that ends.
 
@@ -643,10 +620,7 @@ def _tidy(path: Path) -> None:
 
 
 def _make(path: Path, may_exist: bool) -> list[Path]:
-    """Make a folder and its parents; return those that were missing.
-
-    What another process makes meanwhile is its own.
-    """
+    """Create a folder and its parents, and return those that were missing."""
     missing = [folder for folder in (path, *path.parents) if not folder.exists()]
     try:
         path.mkdir(parents=True, exist_ok=may_exist)

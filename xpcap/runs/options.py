@@ -1,4 +1,4 @@
-"""Options of `train`: defaults, their record in a run, and the plan of training that they make."""
+"""Options of `train`: defaults, their record in a run, and the training plan that results."""
 
 import math
 from collections.abc import Callable, Mapping
@@ -137,9 +137,7 @@ SELF_CRITICAL_DEFAULTS: dict[str, Any] = {
 
 
 def check_options(options: TrainOptions) -> None:
-    """OptionError : an option is out of range that would be noticed late, after a first stage, or
-    not at all.
-    """
+    """OptionError : an option out of range that would be noticed after a first stage, or never."""
     if options.objective not in OBJECTIVES:
         raise unknown("train_run", "`objective`", options.objective, OBJECTIVES)
     for name, least in (
@@ -161,16 +159,15 @@ def check_options(options: TrainOptions) -> None:
 
 
 def epochs_for(captions: int, batch_size: int) -> int:
-    """The epochs of cross entropy for a train split of so many captions, where none are given: 8,
-    or up to 60 if that few steps would be below 1,200.
+    """Default number of cross-entropy epochs for a train split of `captions` captions.
+
+    8, or up to 60 if 8 would be fewer than 1,200 steps.
     """
     return max(8, min(60, math.ceil(1200 / math.ceil(captions / batch_size))))
 
 
 def default_out(options: TrainOptions) -> Path:
-    """The first of runs/NAME-CELL, runs/NAME-CELL-2, ... that does not exist; NAME is the
-    data's.
-    """
+    """The first free one of runs/NAME-CELL, runs/NAME-CELL-2, ...; NAME is the data's."""
     name = f"{Path(options.data).resolve().stem if options.data else 'pictures'}-{options.cell}"
     k = 1
     while (path := Path("runs") / (name if k == 1 else f"{name}-{k}")).exists():
@@ -179,8 +176,9 @@ def default_out(options: TrainOptions) -> Path:
 
 
 def settings_of(options: TrainOptions) -> dict[str, Any]:
-    """The options as a run's config stores them: without NO_SETTINGS, `data` and `start` as paths,
-    which are absolute unless they lie in the run.
+    """The options as a run's config stores them, without NO_SETTINGS.
+
+    `data` and `start` are absolute paths, or relative if they lie in the run.
     """
     settings = {key: value for key, value in asdict(options).items() if key not in NO_SETTINGS}
     data, start = (_kept(path, options.out) for path in (options.data, options.start))
@@ -200,8 +198,7 @@ def _kept(path: str | Path | None, out: str | Path | None) -> str:
 
 
 def options_of(config: Mapping[str, Any], out: Path) -> TrainOptions:
-    """The options that the run at `out` was trained with, from its config: the inverse of
-    settings_of.
+    """The options that the run at `out` was trained with: the inverse of `settings_of`.
 
     Raises
     ------
@@ -235,10 +232,9 @@ def options_of(config: Mapping[str, Any], out: Path) -> TrainOptions:
 
 
 def choose(data: str | Path | None, given: Mapping[str, Any]) -> TrainOptions:
-    """Complete the options that were given.
+    """Complete the given options by those of a run, or by the defaults.
 
-    With `resume` by those of the run at `out`, with `start` by those of that run, else by the
-    defaults.
+    The run is the one at `out` with `resume`, or the one at `start`.
 
     Raises
     ------
@@ -279,10 +275,9 @@ def _defaults(data: str | Path | None, given: Mapping[str, Any]) -> TrainOptions
 
 
 def _options_from(start: str | Path, given: Mapping[str, Any]) -> TrainOptions:
-    """Options of training that starts from a run.
+    """Options of training that starts from a run: its model and data, then the objective's.
 
-    Those of its model and data, then the objective's defaults. OptionError : one given contradicts
-    the model. DataError : `start` is no run folder.
+    OptionError : one given contradicts the model. DataError : `start` is no run folder.
     """
     start = opened_folder(start)
     run = options_of(read_config(start), start)
@@ -322,10 +317,10 @@ class Stage(NamedTuple):
 
 
 class Plan(NamedTuple):
-    """All of a training, known before anything is written: its stages, and the data of them all.
+    """All stages of a training, and their data, known before anything is written.
 
-    Two stages are cross entropy in the folder FIRST of the run's, a run of its own, then
-    self-critical training from its best parameters. A first stage that is done is left out.
+    Two stages are cross entropy in the subfolder FIRST, a run of its own, then self-critical
+    training from its best parameters. A first stage that is done is left out.
     """
 
     stages: list[Stage]
@@ -333,7 +328,7 @@ class Plan(NamedTuple):
 
 
 def resolve(options: TrainOptions, open_path: Callable[[Path | None], CaptionData]) -> Plan:
-    """Plan a training at `options.out`, by the options and by what has been done there before.
+    """Plan a training at `options.out`, from the options and the run that is there.
 
     Parameters
     ----------
@@ -341,8 +336,8 @@ def resolve(options: TrainOptions, open_path: Callable[[Path | None], CaptionDat
 
     Raises
     ------
-    DataError : the data cannot be opened, or is not what the run began with. OptionError : options
-        contradict the run, or are of self-critical training with nothing to start from.
+    DataError : the data cannot be opened, or is not the run's. OptionError : options contradict the
+        run, or are of self-critical training without a start.
     """
     out = Path(options.out or "")
     begun = _run_at(out)
@@ -399,7 +394,7 @@ def resolve(options: TrainOptions, open_path: Callable[[Path | None], CaptionDat
 
 
 def _run_at(folder: Path) -> Stage | None:
-    """The run in a folder, as it was recorded; None: there is none."""
+    """The run in a folder, from its config; None: there is none."""
     if not (folder / CONFIG).is_file():
         return None
     config = read_config(folder)
@@ -407,15 +402,10 @@ def _run_at(folder: Path) -> Stage | None:
 
 
 def check_agreement(options: TrainOptions, run: TrainOptions) -> None:
-    """Check that options do not contradict those of the run to continue. More epochs, or another
-    patience, are no contradiction.
+    """OptionError : options contradict those of the run to continue; it names all that differ.
 
-    With a learning rate that falls to zero in the last epoch, other epochs are one: every step
-    would have been another.
-
-    Raises
-    ------
-    OptionError : they do; it names all that differ.
+    More epochs, or another patience, are no contradiction. But with a learning rate that falls to
+    zero in the last epoch, other epochs are one: every step would have been another.
     """
     names = [
         field.name

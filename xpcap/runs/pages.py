@@ -1,6 +1,4 @@
-"""Pages of a run: its scores, curves and best, worst and random captions; and pages or PNGs of any
-captioned pictures.
-"""
+"""Pages of a run (scores, curves, captions), and pages or PNGs of any captioned pictures."""
 
 import math
 import warnings
@@ -47,9 +45,7 @@ Look = Callable[
 def whole_history(
     folder: Path, records: Sequence[Mapping[str, Any]]
 ) -> tuple[list[dict[str, Any]], int]:
-    """A run's records for people to look at: of two stages those of the first, then the second's
-    epochs counted on; and how many are the first's.
-    """
+    """Records of both stages in a row, epochs counted on, and how many are the first stage's."""
     epochs = [record for record in read_history(folder / FIRST) if record.get("epoch") != 0]
     first = [{**record, "epoch": number} for number, record in enumerate(epochs, start=1)]
     return [
@@ -82,11 +78,10 @@ def write_run_page(
     evaluation: Evaluation | None,
     data: CaptionData | None = None,
 ) -> None:
-    """Write the page of a finished run: curves, settings and, if it was scored, scores with their
-    protocols and three galleries.
+    """Write the page of a finished run: curves, settings and, if scored, scores and galleries.
 
-    Each picture has its caption and the `BEAM` best that a beam search finds. `data` is what was
-    scored; None: the run's own.
+    Each picture has its caption and the `BEAM` best of a beam search. `data` is the data set of the
+    scores; None: the run's own.
     """
     scored = (
         f", scored on the {evaluation.n:,} pictures of {evaluation.split}" if evaluation else ""
@@ -103,9 +98,7 @@ def write_run_page(
 
 
 def _scores(evaluation: Evaluation) -> list[tuple[str, str, str, str]]:
-    """Each score in plain words, and its protocol, which begins with half the width of the interval
-    if it has one.
-    """
+    """Title, value, meaning and protocol of each score, with half the width of its interval."""
     plain = evaluation.plain
     return [
         (
@@ -119,9 +112,7 @@ def _scores(evaluation: Evaluation) -> list[tuple[str, str, str, str]]:
 
 
 def check_new_file(path: str | Path, suffix: str, *, command: str = "caption") -> None:
-    """DataError : a page, PNG or table cannot be written to `path`. Call it before the work whose
-    result goes there.
-    """
+    """DataError : a page, PNG or table cannot be written to `path`. Call it before long work."""
     path = Path(path)
     if path.suffix.lower() != suffix:
         raise DataError(
@@ -164,7 +155,7 @@ def write_caption_png(
     *,
     on_remark: Callable[[str], object] = warnings.warn,
 ) -> int:
-    """Write captioned pictures as one PNG: the first 60 that are at hand.
+    """Write captioned pictures as one PNG: the first 60 whose files are at hand.
 
     Parameters
     ----------
@@ -172,7 +163,7 @@ def write_caption_png(
 
     Returns
     -------
-    int : how many there are in it
+    int : the number of pictures in it
 
     Raises
     ------
@@ -197,13 +188,12 @@ def write_caption_png(
 
 
 def look_at_files(name: str) -> np.ndarray | None:
-    """A picture whose name is its path."""
+    """The picture at the path `name`; None if it cannot be read."""
     return _read_or_none(Path(name))
 
 
 class Downloads:
-    """Small copies of downloaded pictures: a page shows what was captioned, though the link may be
-    dead or lead to another picture by then.
+    """Thumbnails of downloaded pictures, for pages: a link may change or die after captioning.
 
     Hand `keep` to `caption_files`, and `look` to `write_caption_page` and `write_caption_png`.
     """
@@ -212,7 +202,7 @@ class Downloads:
         self._small: dict[str, np.ndarray] = {}
 
     def keep(self, url: str, picture: np.ndarray) -> None:
-        """Keep a small copy."""
+        """Store a thumbnail."""
         from PIL import Image
 
         small = Image.fromarray(picture)
@@ -220,16 +210,16 @@ class Downloads:
         self._small[url] = np.asarray(small)
 
     def look(self, name: str) -> np.ndarray | None:
-        """The copy of a URL's picture, or a picture whose name is its path."""
+        """The thumbnail of a URL, or the picture at a path."""
         kept = self._small.get(name)
         return look_at_files(name) if kept is None else kept
 
 
 def look_in(run: Run, source: Source) -> Look:
-    """Pictures of a data set with that source, from the folder that it remembers; generated ones
-    from the run folder, or drawn again.
+    """Lookup of a data set's pictures in the folder that `source` names.
 
-    Names come from files of anybody's: what lies outside the folder is not opened.
+    Generated ones come from the run folder, or are drawn again. Names may be hostile: files outside
+    the folder are not opened.
     """
     folder = run.path / PICTURES if source.pictures is None else Path(source.pictures)
 
@@ -301,7 +291,7 @@ def _facts(run: Run) -> list[tuple[str, str]]:
 
 
 def _galleries(run: Run, evaluation: Evaluation, data: CaptionData | None) -> list[Gallery]:
-    """Best, worst and random captions of the split that a run was scored on."""
+    """Best, worst and random captions of the scored split."""
     look, scores = look_in(run, source_of(run)), evaluation.per_picture["bleu"]
     order = sorted(range(evaluation.n), key=lambda i: -scores[i])
     count = min(SHOWN, max(1, len(order) // 3))
@@ -330,9 +320,7 @@ def _galleries(run: Run, evaluation: Evaluation, data: CaptionData | None) -> li
 def _searched(
     run: Run, evaluation: Evaluation, data: CaptionData | None, numbers: Sequence[int]
 ) -> dict[int, PictureCaption]:
-    """Captions that were scored, each with what a beam finds for the same picture, and where the
-    run looked for its words.
-    """
+    """Scored captions by number, each with the n-best list of a beam and its attention map."""
     seen = data_of(run, data)
     pictures = captioned(seen, evaluation.split)[list(numbers)]
     policy = Beam(BEAM, n_best=BEAM, max_length=run.config["max_words"])

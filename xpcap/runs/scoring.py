@@ -1,6 +1,4 @@
-"""Scores of captions, whoever made them: of a run on a split, of captions from a file, and of two
-sides compared.
-"""
+"""Scores of captions: of a run on a split, of captions from a file, and of two sides compared."""
 
 import csv
 import io
@@ -45,7 +43,7 @@ TAKEN = {*ALIASES, "perplexity", "loss", "accuracy"}  # names of scores that no 
 
 
 class Result(NamedTuple):
-    """One metric and its scores."""
+    """A metric and its scores."""
 
     metric: Metric
     scored: Scored
@@ -60,10 +58,9 @@ class Scores:
     split : its name
     captions : one a picture, in the order of the pictures
     results : one a metric
-    unscored : name of each metric that could not be computed here to the reason; only of those that
-        were asked for
-    seconds : taken
-    words : how captions and references were made into words
+    unscored : name of each requested metric that could not be computed to the reason
+    seconds : time taken
+    words : the tokenisation of captions and references, in words
     """
 
     split: str
@@ -80,14 +77,12 @@ class Scores:
 
     @property
     def summary(self) -> str:
-        """What was scored and how long that took, in a line."""
+        """Split, number of pictures and time, in a line."""
         return f"{self.split}: {self.n} pictures, {self.seconds:.1f} s"
 
     @property
     def scores(self) -> dict[str, float]:
-        """Name to value: ``bleu1`` to ``bleu4``, ``unigram_bleu``, ``rouge_l``, ``cider`` and so
-        on, and what the data adds.
-        """
+        """Value by name: ``bleu1`` to ``bleu4``, ``unigram_bleu``, ``rouge_l``, ``cider``, ..."""
         scores = {
             name: value for result in self.results for name, value in result.scored.corpus.items()
         }
@@ -95,24 +90,18 @@ class Scores:
 
     @cached_property
     def intervals(self) -> dict[str, Interval]:
-        """Name to the ends of the score's 95 % interval: see `metrics.intervals`. Scores that count
-        different things have none.
-        """
+        """Ends of the 95 % interval by name of a score, if it has one: see `metrics.intervals`."""
         found = intervals([result.scored.sums for result in self.results if result.scored.sums])
         return found | {alias: found[name] for alias, name in ALIASES.items() if name in found}
 
     @property
     def per_picture(self) -> dict[str, list[float]]:
-        """Name of a metric to one value for each of `captions`, for metrics that say something of a
-        single picture.
-        """
+        """Name to one value for each of `captions`, of metrics that score single pictures."""
         return {metric.name: scored.pictures for metric, scored in self.results if scored.pictures}
 
     @property
     def protocol(self) -> dict[str, str]:
-        """Name of a metric to how it is computed, in words; that of BLEU says how text was made
-        into words.
-        """
+        """Name of a metric to how it is computed, in words; BLEU's with the tokenisation."""
         return {
             metric.name: (
                 f"{metric.protocol}, {self.words}" if metric.name == Bleu.name else metric.protocol
@@ -122,13 +111,11 @@ class Scores:
 
     @property
     def plain(self) -> dict[str, str]:
-        """Title of a score to what it says, for people who know no metric."""
+        """Title of a score to its meaning, for people who know no metric."""
         return {metric.title: metric.plain for metric, _ in self.results}
 
     def rows(self) -> list[tuple[str, str, str, str]]:
-        """(title, value, half the width of its interval or an empty string, protocol) of each
-        score, as tables show them.
-        """
+        """(title, value, half the interval's width or "", protocol) of each score, for tables."""
         return [
             (
                 metric.title,
@@ -144,11 +131,11 @@ class Scores:
         return "± " + "  ".join(figure((high - low) / 2) for low, high in ends) if ends else ""
 
     def spread(self, *, count: int = 10) -> list[PictureCaption]:
-        """`count` of the captions, spread evenly."""
+        """`count` of the captions, evenly spaced."""
         return [self.captions[i] for i in evenly_spaced(self.n, count).tolist()]
 
     def to_json(self) -> dict[str, Any]:
-        """All of it as one object for JSON."""
+        """The scores as an object for JSON."""
         scores = self.scores
         return {
             "split": self.split,
@@ -163,8 +150,9 @@ class Scores:
         }
 
     def write_csv(self, path: str | Path) -> None:
-        """Write a table with one row a picture: ``image``, ``caption``, and every score that a
-        picture has. OSError : it cannot be written.
+        """Write a table with one row a picture: ``image``, ``caption``, and each score per picture.
+
+        OSError : it cannot be written.
         """
         scores = self.per_picture
         table = io.StringIO()
@@ -188,7 +176,7 @@ def score_captions(
     java: bool = False,
     metrics: Sequence[Metric] = METRICS,
 ) -> Scores:
-    """Score captions that anything made of the pictures of a split.
+    """Score captions of the pictures of a split, from any source.
 
     They are tokenised as the split's own captions are: see `CaptionData.words`.
 
@@ -201,7 +189,7 @@ def score_captions(
 
     Raises
     ------
-    DataError : the split is not there, or a picture has no caption.
+    DataError : the split is missing, or a picture has no caption.
     """
     start = time.perf_counter()
     chosen = data.split(split)
@@ -235,7 +223,7 @@ def score_captions(
 
 
 def words_of(data: CaptionData, split: str) -> str:
-    """How the captions of a split are tokenised, as a sentence of a protocol."""
+    """The tokenisation of a split's captions, as a sentence of a protocol."""
     return (
         "words as the data set has them"
         if data.split(split).text is None
@@ -252,19 +240,19 @@ def score_words(
     java: bool,
     metrics: Sequence[Metric],
 ) -> tuple[list[Result], dict[str, str]]:
-    """The score of each metric for one caption a picture; and the reason where there is none.
+    """Score one caption a picture by each metric, and collect the reasons why one cannot.
 
     Parameters
     ----------
-    words : the split's captions, the references, as `CaptionData.words` gives them
-    vocabulary : of the captioner; the course's BLEU leaves out the words that it does not know
+    words : the split's captions, the references, from `CaptionData.words`
+    vocabulary : of the captioner; the course's BLEU leaves out words it does not know
     hypotheses : the words of the captions, in the order of the pictures that have references
-    metrics : those to ask besides what the data and `java` add
+    metrics : those to compute besides the data's and `java`'s
 
     Raises
     ------
-    TypeError, ValueError : something among them is no Metric, returns something else than a Scored
-        of these pictures, or has the name of another.
+    TypeError, ValueError : one of them is no Metric, returns something else than a Scored of these
+        pictures, or has the name of another.
     """
     written = list(data.reference_words(split, words).values())
     known = set(vocabulary.idx_to_word) - set(SPECIAL)
@@ -356,12 +344,12 @@ def _train_captions(data: CaptionData) -> Iterator[list[str]]:
 
 @dataclass(frozen=True)
 class Evaluation(Scores):
-    """Scores of a run on a split, with the captions they are of.
+    """Scores of a run on a split, with its captions.
 
     Parameters
     ----------
     forced : teacher-forced scores of the references
-    decoding : how the words were chosen, in words
+    decoding : the decoding policy, in words
     """
 
     forced: TeacherForced
@@ -389,7 +377,7 @@ class Evaluation(Scores):
 
     @property
     def summary(self) -> str:
-        """As `Scores.summary`, with how the words were chosen."""
+        """As `Scores.summary`, with the decoding."""
         return f"{super().summary}, {self.decoding}"
 
     def rows(self) -> list[tuple[str, str, str, str]]:
@@ -397,9 +385,7 @@ class Evaluation(Scores):
         return [*super().rows(), ("perplexity", f"{self.forced.perplexity:.2f}", "", PROTOCOL)]
 
     def to_json(self) -> dict[str, Any]:
-        """All of it as one object for JSON. Scores that only generated pictures have are None for
-        other data.
-        """
+        """As `Scores.to_json`, with decoding; scores of generated pictures may be None."""
         scores = self.scores
         return {
             **super().to_json(),
@@ -426,24 +412,21 @@ def evaluate_run(
     group: Group = SINGLE,
     metrics: Sequence[Metric] = METRICS,
 ) -> Evaluation:
-    """Score a run on a split: its captions against all references, and the likelihood it gives the
-    references.
+    """Score a run's captions of a split against all references, and the references' likelihood.
 
     Parameters
     ----------
     data : as in `data_of`: an open data set, a path, or None for the run's own
     java : METEOR and SPICE too, if they can be computed here
     policy : chooses the words, as in `caption_run`. None: greedy
-    group : ranks that share the pictures out; each returns the same, but for what `java` adds on
-        rank 0 alone
+    group : ranks that share the work; each returns the same, except that `java` scores are rank 0's
     metrics : objects that score captions against references, such as (*xpcap.metrics.METRICS,
-        Mine()); see xpcap.metrics.Metric. What the data adds, and teacher-forced scores, come
-        besides
+        Own()); see xpcap.metrics.Metric. The data's own, and teacher-forced scores, are added
 
     Raises
     ------
-    DataError : the data set, or the split, is not there or does not fit the run. TypeError,
-        ValueError : something in `metrics` is no metric, or has the name of another.
+    DataError : the data set or the split is missing, or does not fit the run. TypeError,
+        ValueError : one of `metrics` is no metric, or has the name of another.
     """
     start = time.perf_counter()
     seen = data_of(run, data)
@@ -486,7 +469,7 @@ def evaluate_run(
 
 @dataclass(frozen=True)
 class Comparison:
-    """Scores of one side beside the other's, and their paired differences."""
+    """Scores of both sides, and their paired differences."""
 
     ours: Scores
     theirs: Scores
@@ -496,9 +479,7 @@ class Comparison:
     ]  # name to the ends of the difference's 95 % interval, for scores that have one
 
     def rows(self) -> list[tuple[str, str, str, str, str]]:
-        """(name, ours, theirs, difference, interval or an empty string) of each score, as tables
-        show them.
-        """
+        """(name, ours, theirs, difference, interval or "") of each score, for tables."""
         ours, theirs = self.ours.scores, self.theirs.scores
         return [
             (
@@ -512,7 +493,7 @@ class Comparison:
         ]
 
     def to_json(self) -> dict[str, Any]:
-        """The other side's scores and the differences as one object for JSON."""
+        """The other side's scores and the differences as an object for JSON."""
         ends = {name: list(interval) for name, interval in self.intervals.items()}
         return {"scores": self.theirs.scores, "differences": self.differences, "intervals": ends}
 
@@ -523,11 +504,11 @@ def signed(value: float) -> str:
 
 
 def compare(ours: Scores, theirs: Scores) -> Comparison:
-    """Differences of all scores that both have.
+    """Paired differences of all scores that both sides have, with bootstrap intervals.
 
     Both sides are resampled alike, so that what makes a picture easy for both cancels out:
-    intervals of paired differences are narrower than those of two scores. An interval that does not
-    hold 0 says that other pictures of this kind would most likely show a difference too.
+    intervals of paired differences are narrower than those of two scores. If an interval excludes
+    0, other pictures of this kind would most likely show a difference too.
 
     Raises
     ------
@@ -573,7 +554,7 @@ NAMES = ("image", "image_id", "file_name")  # keys that may name the picture
 
 
 class CaptionFile(NamedTuple):
-    """Captions by the split's names of pictures, and how many were of no picture of the split."""
+    """Captions by the split's names of pictures, and the number of captions of other pictures."""
 
     captions: dict[str, str]
     others: int
@@ -618,7 +599,7 @@ def read_captions_json(path: str | Path, images: Sequence[str]) -> CaptionFile:
 
 
 def _pairs(where: str, content: Any) -> list[tuple[str, str]]:
-    """The key of a picture, and its caption, of each entry."""
+    """The picture's key and the caption of each entry."""
     if isinstance(content, dict) and isinstance(content.get("captions"), dict):
         content = content["captions"]  # all of an evaluation as JSON
     if isinstance(content, dict):

@@ -1,4 +1,4 @@
-"""train_run: from options to a finished run folder, in one go or continuing a run that is there."""
+"""`train_run`: from options to a finished run folder, new or resumed."""
 
 import contextlib
 import json
@@ -84,21 +84,20 @@ def train_run(
     on_begin: Hook | None = None,
     on_step: Hook | None = None,
 ) -> Trained:
-    """Train a captioner, score it, and leave a run folder with its page.
+    """Train a captioner, score it, and write its run folder and page.
 
     With `score_epochs` the run has two stages. The first, of cross entropy, is a run of its own in
-    the folder ``cross-entropy`` there; where no epoch of the second has a higher CIDEr-D on the val
+    the subfolder ``cross-entropy``; if no epoch of the second has a higher CIDEr-D on the val
     split, the run keeps the parameters of the first. Meanwhile SIGINT and SIGTERM finish the step,
     save, and raise Stopped; a second SIGINT ends the process at once.
 
     Parameters
     ----------
     options : of training. With `resume` the run at `out` is continued as if it had never stopped
-    on_epoch : called with the solver at the end of each epoch, once its checkpoint is on its way to
-        disk
+    on_epoch : called with the solver at the end of each epoch, once its checkpoint is being written
     progress : show progress bars on a terminal
     on_resume : called with the solver when a run is continued, before its first step
-    on_remark : called with a sentence where a run goes on otherwise than it began, on other ranks
+    on_remark : called with a sentence if a run continues on another number of ranks
     group : the ranks that train together, from `xpcap.distributed.init()`; `options` are rank 0's.
         Rank 0 writes; all return the same
     on_stage : called with the options of the second stage before it begins or goes on
@@ -107,11 +106,11 @@ def train_run(
 
     Raises
     ------
-    GroupError : ranks that differ. DataError : the data is not what it should be; `out` exists,
-        holds something else, or is being trained by another process. OptionError : a bad option, or
-        options that contradict those of the run to continue. SaveError : a checkpoint could not be
-        written. TrainingError : the loss or a gradient is no longer finite. Stopped : a signal
-        asked to stop, and training is saved. OSError : `out` cannot be written to.
+    GroupError : ranks that differ. DataError : the data does not fit; `out` exists, holds something
+        else, or is being trained by another process. OptionError : a bad option, or options that
+        contradict those of the run to continue. SaveError : a checkpoint could not be written.
+        TrainingError : the loss or a gradient is no longer finite. Stopped : a signal stopped
+        training, which is saved. OSError : `out` cannot be written to.
     """
     interval(options.save_every)  # complains before any work is done
     check_options(options)
@@ -230,8 +229,6 @@ def _train(
 
 
 def _both(first: Hook, second: Hook | None) -> Hook:
-    """A hook that calls two, one after the other."""
-
     def both(solver: CaptioningSolver) -> None:
         first(solver)
         if second is not None:
@@ -241,7 +238,7 @@ def _both(first: Hook, second: Hook | None) -> Hook:
 
 
 def _objective(options: TrainOptions, data: CaptionData, group: Group) -> tuple[Objective, int]:
-    """The objective, and the batch size: captions, or pictures that so many are sampled of."""
+    """The objective, and its batch size: in captions, or in pictures to sample captions of."""
     if options.objective == CROSS_ENTROPY:
         return CrossEntropy(options.smoothing), options.batch_size
     objective = SelfCritical(data, samples=options.samples, group=group)
@@ -267,7 +264,7 @@ def _model_config(options: TrainOptions, data: CaptionData) -> ModelConfig:
 
 
 def _checkpoint(stage: Stage, data: CaptionData, model: CaptioningRNN) -> Checkpoint | None:
-    """The checkpoint to go on from; None: there is none, or the run ended before its first."""
+    """The checkpoint to continue from; None: the run is new, or ended before its first."""
     path = stage.folder / LAST
     if stage.config is None or not path.exists():
         return None
@@ -327,14 +324,10 @@ def _warn_if_ranks_changed(solver: CaptioningSolver, out: Path, on_remark: Remar
 
 
 def _check_ranks(group: Group, out: Path, plan: Plan) -> None:
-    """Compare versions, environment, plan, data and run folder of all ranks.
+    """Compare versions, environment, plan, data and run folder of all ranks; all raise alike.
 
-    Every rank raises the same error.
-
-    Raises
-    ------
     GroupError : a rank differs from rank 0 in one of them. DataError : a rank does not see the run
-        folder as rank 0 does.
+    folder as rank 0 does.
     """
     if group.size == 1:
         return
