@@ -6,10 +6,11 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
+from xpcap.backend import Array
 from xpcap.data import CaptionData, open_data
 from xpcap.data.dataset import Source, evenly_spaced, size
 from xpcap.data.vocabulary import Vocabulary, detokenize
@@ -41,7 +42,7 @@ class PictureCaption(NamedTuple):
     references: list[str]
     n_best: Sequence[Ranked] = ()
     attention: Sequence[Sequence[float]] | None = None
-    words: Sequence[str] = ()  # of the caption; empty: those between white space
+    words: Sequence[str] = ()  # of the caption; empty: split at white space
 
 
 def data_of(run: Run, data: CaptionData | str | Path | None = None) -> CaptionData:
@@ -150,9 +151,8 @@ def caption_chosen(
     for start in bar(range(0, len(shard), batch_size), progress, f"captioning {split}"):
         numbers = shard[start : start + batch_size]
         names = [images[i] for i in numbers.tolist()]
-        captions += caption_features(
-            run, names, data.features(split, numbers), numbers, policy, attend
-        )
+        features = data.features(split, numbers)
+        captions += caption_features(run, names, features, numbers, policy, attend)
     references = data.references(split)
     everything = zip(pictures.tolist(), _all_gather(group, captions), strict=True)
     return [caption._replace(references=references[i]) for i, caption in everything]
@@ -436,6 +436,6 @@ def _both(texts: Iterable[object]) -> str:
     return " and ".join(map(str, texts))
 
 
-def _alike(one: Any, other: Any) -> bool:
+def _alike(one: Sequence[Array] | None, other: Sequence[Array] | None) -> bool:
     """True if both have the same arrays, or both are None."""
     return (one is None) == (other is None) and all(map(np.array_equal, one or (), other or ()))

@@ -16,12 +16,13 @@ from xpcap.data.vocabulary import UNK, detokenize
 from xpcap.layers.cells import Activation
 from xpcap.memory import fresh
 from xpcap.metrics import Words
-from xpcap.models import network
+from xpcap.models import Captioner, network
 from xpcap.models.batch import prepare_batch
 from xpcap.models.captioning_rnn import CaptioningRNN
 from xpcap.runs.captioning import captioned, data_of
 from xpcap.runs.folder import Run, learnt
 from xpcap.training.evaluate import teacher_forced
+from xpcap.training.state import Record
 
 OK, CHECK, BAD, UNKNOWN = "ok", "check", "bad", "unknown"
 
@@ -62,24 +63,20 @@ class Symptom:
     def verdict(self, value: float) -> str:
         """OK, CHECK or BAD. A value at a limit is on its good side."""
         sign = 1 if self.bad > self.check else -1
-        return (
-            BAD
-            if sign * value > sign * self.bad
-            else CHECK
-            if sign * value > sign * self.check
-            else OK
-        )
+        if sign * value > sign * self.bad:
+            return BAD
+        return CHECK if sign * value > sign * self.check else OK
 
     def found(self, value: float, meaning: str, advice: str) -> Diagnosis:
         """The diagnosis for a value: its meaning, then the advice unless the verdict is OK."""
         verdict = self.verdict(value)
-        return self._finding(value, verdict, meaning if verdict == OK else f"{meaning} {advice}")
+        return self._diagnosis(value, verdict, meaning if verdict == OK else f"{meaning} {advice}")
 
     def unknown(self, why: str) -> Diagnosis:
         """The diagnosis without a measurement, and the reason."""
-        return self._finding(None, UNKNOWN, why)
+        return self._diagnosis(None, UNKNOWN, why)
 
-    def _finding(self, value: float | None, verdict: str, text: str) -> Diagnosis:
+    def _diagnosis(self, value: float | None, verdict: str, text: str) -> Diagnosis:
         limit = f"at {'most' if self.bad > self.check else 'least'} {self._shown(self.check)}"
         row = (verdict, self.name, "" if value is None else self._shown(value), limit, self.title)
         return Diagnosis(self.name, self.title, value, self.check, verdict, text, row)
@@ -91,8 +88,7 @@ class Symptom:
 # The examination
 
 
-# pictures among which captions are compared with one another: the more there are, the more repeat
-MOST_DIFFERENT = 1000
+MOST_DIFFERENT = 1000  # captions compared with one another: the more there are, the more repeat
 MOST_UNFORBIDDEN = 500  # pictures captioned once more, with UNK allowed
 
 
@@ -131,6 +127,7 @@ def examine_run(
     compared = evenly_spaced(len(pictures), MOST_DIFFERENT)
     known, prepared = run.vocabulary.idx_to_word, run.config.get("source", {})
     same = alike(_learnt(run, seen))
+    unforbidden = _unforbidden(run, seen, split)
     return [
         same,
         features(run.model, encoded, split, same.verdict not in (OK, UNKNOWN)),
@@ -138,9 +135,7 @@ def examine_run(
         repeats(captions),
         ending(captions, references, run.config["max_words"]),
         length(captions, references),
-        unknown_words(
-            _unforbidden(run, seen, split), lacking_words(references, known)[0], prepared
-        ),
+        unknown_words(unforbidden, lacking_words(references, known)[0], prepared),
         vocabulary(references, known, prepared),
         overfitting(*learnt(run)),
         gates(run.model, encoded, split),
@@ -152,10 +147,8 @@ def _learnt(run: Run, data: CaptionData) -> list[bytes] | None:
     if "train" not in data.splits or run.config.get("data_stamp", data.stamp) != data.stamp:
         return None
     captions = data.split("train").captions
-    return [
-        np.asarray(captions[i]).tobytes()
-        for i in evenly_spaced(len(captions), MOST_DIFFERENT).tolist()
-    ]
+    chosen = evenly_spaced(len(captions), MOST_DIFFERENT)
+    return [np.asarray(captions[i]).tobytes() for i in chosen.tolist()]
 
 
 def _unforbidden(run: Run, data: CaptionData, split: str) -> list[list[str]]:
@@ -163,38 +156,35 @@ def _unforbidden(run: Run, data: CaptionData, split: str) -> list[list[str]]:
     pictures = captioned(data, split)
     rows = pictures[evenly_spaced(len(pictures), MOST_UNFORBIDDEN)]
     vocabulary = run.vocabulary
-    captions = run.model.sample(
-        data.features(split, rows),
-        run.config["max_words"],
-        forbid=(vocabulary.null, vocabulary.start),
-    )
+    forbid, most = (vocabulary.null, vocabulary.start), run.config["max_words"]
+    captions = run.model.sample(data.features(split, rows), most, forbid=forbid)
     return [
         [vocabulary.idx_to_word[i] for i in ids if i not in (vocabulary.end, vocabulary.null)]
         for ids in captions.tolist()
     ]
 
 
-# What captions show of their model
+# Symptoms in captions
 
 
-# The reasons give figures of Flickr8k's val split. Good runs learnt from 6,000 pictures and score
-# CIDEr 0.4 and more, poor ones learnt from 250.
+# The reasons for the limits give figures of Flickr8k's val split. Good runs learnt from 6,000
+# pictures and score CIDEr 0.4 and more, poor ones learnt from 250.
 
 # Of 1,000 captions of Flickr8k all differ, of generated ones 98 in 100. Of a handful to learn from
 # each is a large share.
 ALIKE = Symptom(
     "alike", "training captions that are one and the same, among at most 1,000", check=0.5, bad=0.9
 )
-# Good runs say 745 to 855 different captions on 1,000 pictures, the first after two epochs 278.
-# Both limits are shares of how much people's captions differ.
+# Good runs have 745 to 855 distinct captions on 1,000 pictures, the first after two epochs 278.
+# Both limits are relative to the share of distinct references.
 VARIETY = Symptom("variety", "captions that differ, among at most 1,000", check=0.25, bad=0.10)
-# Of what people write 0.0003, of generated captions 0.002; runs learnt from 400 photos with a
-# caption each 0.62 to 0.78.
+# References 0.0003, generated captions 0.002; runs learnt from 400 photos with a caption each 0.62
+# to 0.78.
 REPEATS = Symptom(
     "repeats", "captions with one to three words twice in a row", check=0.05, bad=0.20
 )
 MOST_REPEATED = 3  # words
-# Good runs 0.00 to 0.03, poor ones 0.14; of what people write, 0.03 is that long. A quarter is no
+# Good runs 0.00 to 0.03, poor ones 0.14; of the references 0.03 are that long. A quarter is no
 # accident of a few odd pictures.
 ENDING = Symptom(
     "ending", "captions that ran to the length limit without an end", check=0.05, bad=0.25
@@ -207,8 +197,8 @@ SHORT = Symptom(
 LONG = Symptom(
     "length", "words in a caption, over those in a reference", check=1.25, bad=1.6, share=False
 )
-# Good runs 0.01, 1,000 pictures to learn from 0.11, 250 pictures 0.39. As <UNK> is never said, each
-# such word is replaced by a less likely one.
+# Good runs 0.01, 1,000 pictures to learn from 0.11, 250 pictures 0.39. As <UNK> is never decoded,
+# a less likely word replaces it.
 UNKNOWN_WORDS = Symptom(
     "unknown", "words that would be <UNK> if that could be said", check=0.05, bad=0.20
 )
@@ -283,8 +273,7 @@ def repeated(words: Words) -> str:
 def ending(captions: Sequence[Words], references: Sequence[Words], limit: int) -> Diagnosis:
     """Share of captions without END within `limit` words."""
     share, people = (
-        _share(len(words) >= limit for words in captions),
-        _share(len(words) >= limit for words in references),
+        _share(len(words) >= limit for words in texts) for texts in (captions, references)
     )
     short_limit = (
         f"Of the references {people:.1%} are that long: prepare the data with a larger `max_words`."
@@ -304,15 +293,13 @@ def length(captions: Sequence[Words], references: Sequence[Words]) -> Diagnosis:
     """Mean length of captions over that of references."""
     ours, theirs = _mean(captions), _mean(references)
     ratio = ours / max(theirs, 1e-9)
-    shorter, longer = (
-        (
-            "Short captions lose to BLEU's brevity penalty. Search with a higher `length_penalty`"
-            " if you use a beam; else train for more epochs."
-        ),
-        (
-            "Long captions say things twice. See whether captions end, and whether the training"
-            " captions are as long as these references."
-        ),
+    shorter = (
+        "Short captions lose to BLEU's brevity penalty. Search with a higher `length_penalty`"
+        " if you use a beam; else train for more epochs."
+    )
+    longer = (
+        "Long captions say things twice. See whether captions end, and whether the training"
+        " captions are as long as these references."
     )
     meaning = f"A caption has {ours:.1f} words on average, a reference {theirs:.1f}."
     return SHORT.found(ratio, meaning, shorter) if ratio < 1 else LONG.found(ratio, meaning, longer)
@@ -381,16 +368,17 @@ def _mean(captions: Sequence[Words]) -> float:
     return sum(map(len, captions)) / max(len(captions), 1)
 
 
-# What only the model shows
+# Symptoms in the model
 
 
-# captions scored with the wrong picture, at most: the ratio is then good to a few per cent
-SCORED = 1000
-READ = 256  # captions read to look at gates, at most: millions of activations
+SCORED = (
+    1000  # captions scored with the wrong picture, at most: the ratio is good to a few per cent
+)
+READ = 256  # captions whose gates are measured, at most: millions of activations
 EXCHANGE = 0  # random stream of the exchange of pictures
 
-# Runs learnt from 250 to 6,000 photographs 1.6 to 3.5, from generated pictures 13; from features
-# without meaning 1.00.
+# Runs learnt from 250 to 6,000 photographs 1.6 to 3.5, from generated pictures 13; from meaningless
+# features 1.00.
 FEATURES = Symptom(
     "features",
     "perplexity with the wrong picture, over that with its own",
@@ -407,15 +395,14 @@ OVERFITTING = Symptom(
 # in every step, at 4 % more loss.
 OVERFITTING_BY_CAPTIONS = Symptom(OVERFITTING.name, OVERFITTING.title, check=0.10, bad=0.25)
 # Good runs 0.3 with the image in the initial state, 0.65 with it in every step, 0.53 on generated
-# pictures; with all weights three times as large 0.72
-# to 0.88, ten times 0.91 to 0.96. On toy data learning rates of 0.01, 0.1, 0.3 and 1 leave 0.42,
-# 0.76, 0.94 and 0.99, and captions that get worse.
+# pictures; with all weights three times as large 0.72 to 0.88, ten times 0.91 to 0.96. On toy data
+# learning rates of 0.01, 0.1, 0.3 and 1 leave 0.42, 0.76, 0.94 and 0.99, and worse captions.
 GATES = Symptom(
     "gates", "gates, or units of an RNN, at the ends of their range", check=0.8, bad=0.95
 )
 
 
-def features(model: Any, data: CaptionData, split: str, alike: bool = False) -> Diagnosis:
+def features(model: Captioner, data: CaptionData, split: str, alike: bool = False) -> Diagnosis:
     """Perplexity of the references with another picture's features, over that with their own.
 
     Parameters
@@ -435,32 +422,31 @@ def features(model: Any, data: CaptionData, split: str, alike: bool = False) -> 
     chosen = evenly_spaced(len(of.captions), SCORED)
     own, wrong = (teacher_forced(model, seen, split, captions=chosen) for seen in (data, exchanged))
     ratio = math.exp(min((wrong.loss - own.loss) * own.n / max(own.tokens, 1), 700.0))
+    same = (
+        "The captions hardly depend on the picture, as the training captions are alike: see above."
+    )
+    mixed_up = (
+        "The captions hardly depend on the picture. Check that features and names of pictures"
+        " belong together and that features differ from picture to picture, train with"
+        " `feature_scaling` standardize, and for more epochs."
+    )
     return FEATURES.found(
         ratio,
         f"With the features of another picture, the perplexity of the references is {ratio:.2f}"
         " times as high.",
-        (
-            "The captions hardly depend on the picture, as the training captions are alike: see"
-            " above."
-            if alike
-            else (
-                "The captions hardly depend on the picture. Check that features and names of"
-                " pictures belong together and that features differ from picture to picture, train"
-                " with `feature_scaling` standardize, and for more epochs."
-            )
-        ),
+        same if alike else mixed_up,
     )
 
 
-def overfitting(history: Sequence[Mapping[str, Any]], kept: Any) -> Diagnosis:
+def overfitting(history: Sequence[Record], epoch: object) -> Diagnosis:
     """Rise of the validation loss since its lowest, from records of epochs.
 
-    `best` is the number of the epoch whose parameters the run holds.
+    `epoch` is the number of the epoch whose parameters the run holds.
     """
     if any("train_reward" in record for record in history):
         keeps = (
-            f"epoch {kept}, the best by CIDEr-D"
-            if kept
+            f"epoch {epoch}, the best by CIDEr-D"
+            if epoch
             else "what it started from, since no epoch was better by CIDEr-D"
         )
         return OVERFITTING.unknown(
@@ -488,7 +474,7 @@ def overfitting(history: Sequence[Mapping[str, Any]], kept: Any) -> Diagnosis:
         else f"Validation loss was lowest in the last epoch, {last['epoch']}."
     )
     by_heart = (
-        f"The later epochs learnt the training captions by heart; the run keeps epoch {kept}. More"
+        f"The later epochs learnt the training captions by heart; the run keeps epoch {epoch}. More"
         " captions, more `dropout`, or fewer `hidden` units move the lowest point down."
     )
     diverging = "Training loss rose as well, so it is not the captions: train with a lower `lr`."
@@ -497,7 +483,7 @@ def overfitting(history: Sequence[Mapping[str, Any]], kept: Any) -> Diagnosis:
     )
 
 
-def gates(model: Any, data: CaptionData, split: str) -> Diagnosis:
+def gates(model: CaptioningRNN, data: CaptionData, split: str) -> Diagnosis:
     """Share of the cell's activations that are saturated on references. `data` as in `features`."""
     batch = data.minibatch(split, evenly_spaced(len(data.split(split).captions), READ))
     shares = {}
@@ -516,7 +502,7 @@ def gates(model: Any, data: CaptionData, split: str) -> Diagnosis:
     )
 
 
-def _positive(value: Any) -> bool:
+def _positive(value: object) -> bool:
     return isinstance(value, int | float) and math.isfinite(value) and value > 0
 
 
@@ -534,13 +520,6 @@ def activations(model: CaptioningRNN, features: Array, captions: Array) -> dict[
     """
     config, params = model.config, model.params
     buffer = fresh(params.flat)
-    (part,) = prepare_batch(
-        "activations",
-        config,
-        params.flat,
-        model.word_to_idx["<NULL>"],
-        features,
-        captions,
-        [buffer],
-    )
+    like, null = params.flat, model.word_to_idx["<NULL>"]
+    (part,) = prepare_batch("activations", config, like, null, features, captions, [buffer])
     return config.recurrent.activations(network.forward(config, params, part, buffer).cell)

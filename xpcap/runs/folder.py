@@ -25,14 +25,11 @@ FORMAT = 1
 CONFIG, VOCAB, HISTORY, TIMES = "config.json", "vocab.json", "history.jsonl", "times.jsonl"
 BEST, LAST = "best.safetensors", "last.safetensors"
 PROJECTION = "projection.safetensors"  # where the data was prepared with PCA
-DATA, PICTURES = (
-    "data.h5",
-    "pictures",
-)  # of generated pictures: the data set, and its val split as PNGs
-FIRST = "cross-entropy"  # folder in the folder of a run of two stages: the first, a run of its own
+DATA, PICTURES = "data.h5", "pictures"  # generated: the data set, and its val split as PNGs
+FIRST = "cross-entropy"  # subfolder of a run of two stages: the first stage, a run of its own
 LOCK = ".lock"
-FIGURE = 1e15  # the largest that is read of a history: it can be drawn and compared
-LARGEST = 10**6  # of any size in a config: what is larger is a mistake or a trap
+FIGURE = 1e15  # the largest value read from a history: it can be drawn and compared
+LARGEST = 10**6  # of any size in a config: a larger one is a mistake or an attack
 MOST_CONFIG, MOST_VOCAB = 2**20, 16 * 2**20  # bytes
 TEXTS = (  # settings of a config that are text
     "data",
@@ -46,6 +43,7 @@ TEXTS = (  # settings of a config that are text
     "tokeniser",
 )
 
+Config = dict[str, Any]  # content of config.json
 Model_co = TypeVar("Model_co", bound=Captioner, covariant=True)
 
 
@@ -56,13 +54,13 @@ class Run(NamedTuple, Generic[Model_co]):
     """
 
     path: Path
-    config: dict[str, Any]
+    config: Config
     vocabulary: Vocabulary
     scaling: FeatureScaling
     model: Model_co
-    meta: dict[str, Any]  # the record of the epoch that the parameters are from
-    projection: Projection | None = None  # of raw features, where the data was prepared with PCA
-    others: tuple[Path, ...] = ()  # the folders of the other runs that are opened as one with this
+    meta: Record  # of the epoch that the parameters are from
+    projection: Projection | None = None  # of raw features, if the data was prepared with PCA
+    others: tuple[Path, ...] = ()  # folders of the other runs, of several opened as one
 
     @property
     def paths(self) -> tuple[Path, ...]:
@@ -131,22 +129,20 @@ def open_run(
 def opened_folder(path: str | Path) -> Path:
     """The folder that `open_run` opens: `path`, or its first stage until the second has a best."""
     path = Path(path)
-    return (
-        path / FIRST if not (path / BEST).is_file() and (path / FIRST / CONFIG).is_file() else path
-    )
+    first_only = not (path / BEST).is_file() and (path / FIRST / CONFIG).is_file()
+    return path / FIRST if first_only else path
 
 
 # config.json
 
 
-def write_config(path: Path, config: Mapping[str, Any]) -> None:
+def write_config(path: Path, config: Config) -> None:
     """Write config.json: the ModelConfig's fields, the training options, and versions and data."""
-    write_text(
-        path / CONFIG, json.dumps({"format": FORMAT, **config}, indent=2, sort_keys=True) + "\n"
-    )
+    text = json.dumps({"format": FORMAT, **config}, indent=2, sort_keys=True)
+    write_text(path / CONFIG, text + "\n")
 
 
-def read_config(path: Path) -> dict[str, Any]:
+def read_config(path: Path) -> Config:
     """Read config.json, and check the settings that a run needs.
 
     Raises
@@ -162,12 +158,8 @@ def read_config(path: Path) -> dict[str, Any]:
             " expected a run folder from 'train'"
         )
     config = _read_json(file, MOST_CONFIG)
-    check_format(
-        "open_run",
-        file,
-        config.get("format") if isinstance(config, dict) else type(config).__name__,
-        FORMAT,
-    )
+    found = config.get("format") if isinstance(config, dict) else type(config).__name__
+    check_format("open_run", file, found, FORMAT)
     for key in TEXTS:
         if not isinstance(config.get(key), str):
             raise DataError(
@@ -190,7 +182,7 @@ def read_config(path: Path) -> dict[str, Any]:
     return config
 
 
-def model_config(file: Path, config: Mapping[str, Any]) -> ModelConfig:
+def model_config(file: Path, config: Config) -> ModelConfig:
     """The ModelConfig in a run's config. DataError : there is none; it names `file`."""
     shape = config.get("feature_shape")
     if not isinstance(shape, list):
@@ -208,7 +200,7 @@ def model_config(file: Path, config: Mapping[str, Any]) -> ModelConfig:
         raise DataError(f"open_run: {file} holds no model: {error}; damaged?") from error
 
 
-def _check_size(file: Path, name: str, size: Any) -> None:
+def _check_size(file: Path, name: str, size: object) -> None:
     if type(size) is not int or not 1 <= size <= LARGEST:
         raise DataError(
             f"open_run: {file} has {name} {str(size)[:60]!r}, expected a whole number in"
@@ -240,17 +232,17 @@ def digest(vocabulary: Vocabulary) -> str:
     return hashlib.sha256("\n".join(vocabulary.idx_to_word).encode()).hexdigest()
 
 
-def write_lines(path: Path, records: list[dict[str, Any]]) -> None:
+def write_lines(path: Path, records: list[Record]) -> None:
     """Write records as one JSON object a line."""
     write_text(path, "".join(json.dumps(record, sort_keys=True) + "\n" for record in records))
 
 
-def read_times(path: Path, epochs: int) -> list[dict[str, Any]]:
+def read_times(path: Path, epochs: int) -> list[Record]:
     """The records of times.jsonl for the first `epochs` epochs; unreadable ones are left out."""
     return [record for record in _records(path / TIMES) if record["epoch"] <= epochs]
 
 
-def read_history(path: Path) -> list[dict[str, Any]]:
+def read_history(path: Path) -> list[Record]:
     """The records of history.jsonl, for display; training itself reads its checkpoint.
 
     Epoch 0 is the start, if it was scored. Values that are no number, or unreadable, are left out.
@@ -261,7 +253,7 @@ def read_history(path: Path) -> list[dict[str, Any]]:
     ]
 
 
-def _records(file: Path) -> list[dict[str, Any]]:
+def _records(file: Path) -> list[Record]:
     """The records of a file of one JSON object an epoch; none if it cannot be read."""
     try:
         records = [json.loads(line) for line in read_text(file, MOST_VOCAB).splitlines()]
@@ -292,17 +284,14 @@ def _read_json(path: Path, most: int) -> Any:
 
 
 def save_parameters(
-    path: Path, params: Mapping[str, Array], scaling: FeatureScaling, meta: Mapping[str, Any]
+    path: Path, params: Mapping[str, Array], scaling: FeatureScaling, meta: Record
 ) -> None:
     """Write parameters, feature scaling and `meta`. Equal content gives equal bytes."""
-    write_tensors(
-        path,
-        {**{name: to_numpy(x) for name, x in params.items()}, **scaling_tensors(scaling)},
-        meta,
-    )
+    tensors = {name: to_numpy(x) for name, x in params.items()}
+    write_tensors(path, {**tensors, **scaling_tensors(scaling)}, meta)
 
 
-def load_parameters(path: Path) -> tuple[dict[str, np.ndarray], FeatureScaling, dict[str, Any]]:
+def load_parameters(path: Path) -> tuple[dict[str, np.ndarray], FeatureScaling, Record]:
     """Read the file of `save_parameters` to host arrays. DataError : missing, damaged, not ours."""
     if not path.is_file():
         raise DataError(_nothing_yet(path.parent, path.name))
@@ -347,16 +336,14 @@ def write_projection(path: Path, projection: Projection) -> None:
     write_tensors(path / PROJECTION, projection._asdict(), {})
 
 
-def read_projection(path: Path, config: Mapping[str, Any]) -> Projection | None:
+def read_projection(path: Path, config: Config) -> Projection | None:
     """Read projection.safetensors; None if the config has none. DataError : missing, or damaged."""
     size = config.get("projected_from")
     if size is None:
         return None
     _check_size(path / CONFIG, "projected_from", size)
-    file, shapes = (
-        path / PROJECTION,
-        {"mean": (size,), "components": (size, config["feature_shape"][-1])},
-    )
+    file = path / PROJECTION
+    shapes = {"mean": (size,), "components": (size, config["feature_shape"][-1])}
     if not file.is_file():
         raise DataError(
             f"open_run: {file} is missing, expected the PCA that the run's features go through;"
@@ -373,11 +360,11 @@ def read_projection(path: Path, config: Mapping[str, Any]) -> Projection | None:
 _MEAN, _SCALE = "feature_scaling.mean", "feature_scaling.scale"
 
 
-def check_scaling(path: Path, scaling: FeatureScaling, config: Mapping[str, Any]) -> None:
+def check_scaling(path: Path, scaling: FeatureScaling, config: Config) -> None:
     """DataError : a feature scaling read from `path` does not fit a run with that config."""
-    expected = (
-        None if config["feature_scaling"] == "none" else tuple(config["feature_shape"][-1:])
-    )  # all regions alike
+    # All regions are scaled alike
+    scaled = config["feature_scaling"] != "none"
+    expected = tuple(config["feature_shape"][-1:]) if scaled else None
     for name, values in (("mean", scaling.mean), ("scale", scaling.scale)):
         shape = None if values is None else values.shape
         fits = shape == expected and (
@@ -458,12 +445,11 @@ def load_checkpoint(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> Checkp
             f"load_state: {path} has no digest of a vocabulary, expected a training state; is it a"
             f" {BEST}, or from an older xpcap?"
         )
-    return Checkpoint(
-        from_tensors(f"load_state: {path}", tensors, meta, shapes), scaling, vocabulary
-    )
+    state = from_tensors(f"load_state: {path}", tensors, meta, shapes)
+    return Checkpoint(state, scaling, vocabulary)
 
 
-# Where parameters come from
+# The origin of the parameters
 
 
 def best_digest(path: str | Path) -> str:
@@ -471,15 +457,15 @@ def best_digest(path: str | Path) -> str:
     return hashlib.sha256((opened_folder(path) / BEST).read_bytes()).hexdigest()
 
 
-def learnt(run: Run) -> tuple[list[Record], Any]:
+def learnt(run: Run) -> tuple[list[Record], object]:
     """History of the stage that a run's parameters are from, and the number of their epoch.
 
     Of two stages the first if it is the better. The number is as recorded, so perhaps none.
     """
-    kept = run.meta.get("epoch")
-    first = read_history(run.path / FIRST) if kept == 0 else []
+    epoch = run.meta.get("epoch")
+    first = read_history(run.path / FIRST) if epoch == 0 else []
     best = best_of(first)
-    return (read_history(run.path), kept) if best is None else (first, best.get("epoch"))
+    return (read_history(run.path), epoch) if best is None else (first, best.get("epoch"))
 
 
 def origin(run: Run) -> str:
@@ -488,19 +474,19 @@ def origin(run: Run) -> str:
     def cider(value: float | None) -> str:
         return "" if value is None else f", CIDEr {value:.3f} on val"
 
-    records, kept = read_history(run.path), run.meta.get("epoch")
-    epochs = max((record.get("epoch", 0) for record in records), default=kept)
+    records, epoch = read_history(run.path), run.meta.get("epoch")
+    epochs = max((record.get("epoch", 0) for record in records), default=epoch)
     first = read_history(run.path / FIRST)
-    if not first and kept == 0:
+    if not first and epoch == 0:
         return (
             f"Captions are those of {run.config['start']}, which training started from: none of"
             f" {epochs} epochs made them better."
         )
     if not first:
-        return f"Captions come from epoch {kept} of {epochs}."
+        return f"Captions come from epoch {epoch} of {epochs}."
     best = best_of(first) or {}
     before = next((record for record in records if record.get("epoch") == 0), best).get("val_cider")
-    if kept == 0:
+    if epoch == 0:
         scores = [
             record["val_cider"]
             for record in records
@@ -513,7 +499,7 @@ def origin(run: Run) -> str:
         )
     return (
         "Captions come from the second of two stages, training on the score (epoch "
-        f"{kept} of {epochs}{cider(run.meta.get('val_cider'))}), after {len(first)} epochs of "
+        f"{epoch} of {epochs}{cider(run.meta.get('val_cider'))}), after {len(first)} epochs of "
         f"cross entropy{cider(before)}."
     )
 
@@ -542,15 +528,15 @@ def reserved(path: Path, resume: bool) -> Iterator[None]:
         check_resumable(path)
     else:
         check_free(path)
-    made = _make(path, may_exist=resume)
+    created = _create(path, may_exist=resume)
     with lock(path):
         try:
             _tidy(path)
             yield
         except BaseException:
-            if made and not find_file(path, LAST):
+            if created and not find_file(path, LAST):
                 shutil.rmtree(path, ignore_errors=True)
-                _remove_empty(made)
+                _remove_empty(created)
             raise
 
 
@@ -619,7 +605,7 @@ def _tidy(path: Path) -> None:
         shutil.rmtree(pictures)
 
 
-def _make(path: Path, may_exist: bool) -> list[Path]:
+def _create(path: Path, may_exist: bool) -> list[Path]:
     """Create a folder and its parents, and return those that were missing."""
     missing = [folder for folder in (path, *path.parents) if not folder.exists()]
     try:
@@ -632,5 +618,5 @@ def _make(path: Path, may_exist: bool) -> list[Path]:
 
 def _remove_empty(folders: list[Path]) -> None:
     for folder in folders:
-        with contextlib.suppress(OSError):  # not made yet, or in use by another process by now
+        with contextlib.suppress(OSError):  # missing, or in use by another process by now
             folder.rmdir()

@@ -17,6 +17,7 @@ from xpcap.runs.folder import (
     FIRST,
     LARGEST,
     LAST,
+    Config,
     check_resumable,
     opened_folder,
     read_config,
@@ -26,7 +27,7 @@ from xpcap.training.objectives import CROSS_ENTROPY, OBJECTIVES, SELF_CRITICAL
 
 @dataclass(frozen=True)
 class TrainOptions:
-    """The options of `train`. Their defaults stand here, those for generated pictures in GENERATED.
+    """The options of `train`, with their defaults; those of generated pictures are in GENERATED.
 
     Parameters
     ----------
@@ -36,8 +37,8 @@ class TrainOptions:
     objective : "cross-entropy", or "self-critical", which goes on from a run: see
         xpcap.training.objectives
     samples : captions of a picture that self-critical training samples
-    sharpen : factor on the scores of words that self-critical training begins with
-    out : run folder to make; None: a fresh folder under runs/
+    sharpen : factor on the logits at the start of self-critical training
+    out : run folder to create; None: a fresh folder under runs/
     cell : "lstm" or "rnn"
     hidden : H, size of the hidden state
     wordvec : W, size of a word vector
@@ -47,18 +48,17 @@ class TrainOptions:
     batch_size : N, captions in a batch; in self-critical training those sampled, of batch_size //
         samples pictures
     lr : Adam's learning rate in the first epoch
-    lr_decay : factor on the learning rate after each epoch; "linear": it falls with every step, to
-        zero after the last
-    select : what tells the best epoch: "loss" or "cider"; see CaptioningSolver
+    lr_decay : factor on the learning rate after each epoch; "linear": a linear fall to zero
+    select : criterion of the best epoch: "loss" or "cider"; see CaptioningSolver
     clip : largest global norm of a gradient; 0: no clipping
     dropout : share of features, word vectors and hidden units dropped, in [0, 1)
-    smoothing : share of each target word's probability that all words get alike, in [0, 1)
+    smoothing : share of the target probability spread evenly over all words, in [0, 1)
     inject : how the image enters, a name in xpcap.models.config.INJECT; "attention" and
         "attention+every-step" need a data set of grids
     feature_scaling : "standardize" or "none", fitted on the train split
     seed : of weights, order of captions, dropout and generated pictures
     patience : stop after this many epochs in a row without a better one; 0: never
-    save_every : how often to save within an epoch, in seconds ("60s") or steps ("200")
+    save_every : interval between checkpoints within an epoch, in seconds ("60s") or steps ("200")
     resume : continue the run at `out` if there is one
     """
 
@@ -89,24 +89,14 @@ class TrainOptions:
     resume: bool = False
 
 
-NO_SETTINGS = (
-    "out",
-    "save_every",
-    "resume",
-)  # they do not change what is learnt, and are not kept with a run
-MAY_CHANGE = (
-    "data",
-    "start",
-    "epochs",
-    "patience",
-)  # on resume: training so far does not depend on them
-OF_MODEL = ("cell", "hidden", "wordvec", "inject", "feature_scaling")  # the parameters decide them
+NO_SETTINGS = ("out", "save_every", "resume")  # no effect on the parameters; not in the config
+MAY_CHANGE = ("data", "start", "epochs", "patience")  # on resume: no effect on training so far
+OF_MODEL = ("cell", "hidden", "wordvec", "inject", "feature_scaling")  # fixed by the parameters
 
 
-# Fifteen thousand scenes need few epochs, and none of what keeps a captioner from learning
-# photographs by heart. Their features keep their scale:
-# standardising would blow up rare ones, and a captioner that memorises those does not carry over to
-# combinations it has not seen.
+# Fifteen thousand scenes need few epochs, and no regularisation. Their features stay unscaled:
+# standardising would blow up rare ones, and a captioner that memorises those does not generalise
+# to new combinations.
 GENERATED = TrainOptions(
     hidden=256,
     wordvec=128,
@@ -123,8 +113,8 @@ GENERATED = TrainOptions(
 )
 
 
-# Of training on the score itself, where they differ from those of the run that it starts from.
-SELF_CRITICAL_DEFAULTS: dict[str, Any] = {
+# Defaults of self-critical training; other options are those of the run that it starts from
+SELF_CRITICAL_DEFAULTS: Config = {
     "objective": SELF_CRITICAL,
     "epochs": 5,
     "score_epochs": 0,
@@ -140,13 +130,8 @@ def check_options(options: TrainOptions) -> None:
     """OptionError : an option out of range that would be noticed after a first stage, or never."""
     if options.objective not in OBJECTIVES:
         raise unknown("train_run", "`objective`", options.objective, OBJECTIVES)
-    for name, least in (
-        ("epochs", 0),
-        ("score_epochs", 0),
-        ("patience", 0),
-        ("seed", 0),
-        ("samples", 2),
-    ):
+    least_of = {"epochs": 0, "score_epochs": 0, "patience": 0, "seed": 0, "samples": 2}
+    for name, least in least_of.items():
         value = getattr(options, name)
         if not (isinstance(value, int | np.integer) and value >= least):
             raise OptionError(
@@ -175,42 +160,38 @@ def default_out(options: TrainOptions) -> Path:
     return path
 
 
-def settings_of(options: TrainOptions) -> dict[str, Any]:
+def settings_of(options: TrainOptions) -> Config:
     """The options as a run's config stores them, without NO_SETTINGS.
 
     `data` and `start` are absolute paths, or relative if they lie in the run.
     """
     settings = {key: value for key, value in asdict(options).items() if key not in NO_SETTINGS}
-    data, start = (_kept(path, options.out) for path in (options.data, options.start))
+    data, start = (_stored_path(path, options.out) for path in (options.data, options.start))
     return {**settings, "data": data or DATA, "start": start}
 
 
-def _kept(path: str | Path | None, out: str | Path | None) -> str:
+def _stored_path(path: str | Path | None, out: str | Path | None) -> str:
     if path is None:
         return ""
     whole = Path(path).resolve()
-    inside = out is not None and whole.is_relative_to(Path(out).resolve())
-    return (
-        whole.relative_to(Path(out).resolve()).as_posix()
-        if inside and out is not None
-        else str(whole)
-    )
+    folder = None if out is None else Path(out).resolve()
+    if folder is not None and whole.is_relative_to(folder):
+        return whole.relative_to(folder).as_posix()
+    return str(whole)
 
 
-def options_of(config: Mapping[str, Any], out: Path) -> TrainOptions:
+def options_of(config: Config, out: Path) -> TrainOptions:
     """The options that the run at `out` was trained with: the inverse of `settings_of`.
 
     Raises
     ------
     DataError : a setting is missing, or has a value of the wrong kind.
     """
-    kept: dict[str, Any] = {
-        "data": None if config["data"] == DATA else out / config["data"],
-        "out": out,
-    }
-    kept["start"] = out / config["start"] if config["start"] else None
+    data = None if config["data"] == DATA else out / config["data"]
+    start = out / config["start"] if config["start"] else None
+    settings: Config = {"data": data, "out": out, "start": start}
     for name, default in asdict(TrainOptions()).items():
-        if name in (*kept, *NO_SETTINGS):
+        if name in (*settings, *NO_SETTINGS):
             continue
         value, kind = config.get(name), type(default)
         if name == "lr_decay":
@@ -224,8 +205,8 @@ def options_of(config: Mapping[str, Any], out: Path) -> TrainOptions:
                 f"train_run: the config of {out} has {name} {str(value)[:60]!r}, expected"
                 f" {kind.__name__} from 'train'; damaged?"
             )
-        kept[name] = value
-    return TrainOptions(**kept)
+        settings[name] = value
+    return TrainOptions(**settings)
 
 
 # Completing the options that a user gives
@@ -292,13 +273,12 @@ def _options_from(start: str | Path, given: Mapping[str, Any]) -> TrainOptions:
             f"train_run: {listed} given with `start`, expected the model of {start}; leave them"
             " out, or train from the beginning"
         )
-    chosen: dict[str, Any] = {"objective": CROSS_ENTROPY, "score_epochs": 0}
+    chosen: Config = {"objective": CROSS_ENTROPY, "score_epochs": 0}
     if given.get("objective") == SELF_CRITICAL:
         chosen = SELF_CRITICAL_DEFAULTS
     data = start / DATA if run.data is None else run.data
-    return replace(
-        run, **{"out": None, "start": start, "data": data, "seed": TrainOptions.seed, **chosen}
-    )
+    chosen = {"out": None, "start": start, "data": data, "seed": TrainOptions.seed, **chosen}
+    return replace(run, **chosen)
 
 
 # The plan of training
@@ -308,7 +288,7 @@ class Stage(NamedTuple):
     """One training in one folder."""
 
     options: TrainOptions  # complete: `out` is the stage's folder, `epochs` is known
-    config: dict[str, Any] | None  # of the run to go on with there; None: it begins
+    config: Config | None  # of the run to continue there; None: a new run
 
     @property
     def folder(self) -> Path:
@@ -371,11 +351,7 @@ def resolve(options: TrainOptions, open_path: Callable[[Path | None], CaptionDat
 
     stages = [Stage(replace(options, out=folder), first and first.config)]
     if staged:
-        changed: dict[str, Any] = {
-            "data": options.data,
-            "save_every": options.save_every,
-            "resume": True,
-        }
+        changed: Config = {"save_every": options.save_every, "resume": True}
         if begun:
             changed["data"] = options.data or begun.options.data
             stages = [Stage(replace(begun.options, **changed), begun.config)]
@@ -386,9 +362,9 @@ def resolve(options: TrainOptions, open_path: Callable[[Path | None], CaptionDat
     for stage in stages:
         if stage.config is not None and stage.config["data_stamp"] != data.stamp:
             raise DataError(
-                f"train_run: {path or stage.folder / DATA} is not the data that {stage.folder} "
-                "began with, expected the "
-                "same, unchanged; give its path as `data`, or begin another run"
+                f"train_run: {path or stage.folder / DATA} is not the data that {stage.folder}"
+                " began with, expected the same, unchanged; give its path as `data`, or begin"
+                " another run"
             )
     return Plan(stages, data)
 
@@ -407,12 +383,9 @@ def check_agreement(options: TrainOptions, run: TrainOptions) -> None:
     More epochs, or another patience, are no contradiction. But with a learning rate that falls to
     zero in the last epoch, other epochs are one: every step would have been another.
     """
-    names = [
-        field.name
-        for field in fields(TrainOptions)
-        if field.name not in (*NO_SETTINGS, *MAY_CHANGE)
-    ]
-    different = [name for name in names if getattr(options, name) != getattr(run, name)]
+    names = [field.name for field in fields(TrainOptions)]
+    fixed = [name for name in names if name not in (*NO_SETTINGS, *MAY_CHANGE)]
+    different = [name for name in fixed if getattr(options, name) != getattr(run, name)]
     if not different and options.epochs != run.epochs and run.lr_decay == LINEAR:
         raise OptionError(
             f"train_run: `epochs` {options.epochs} given with `resume`, expected the {run.epochs}"

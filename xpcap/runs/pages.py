@@ -2,10 +2,9 @@
 
 import math
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -29,38 +28,30 @@ from xpcap.runs.captioning import (
 from xpcap.runs.folder import FIRST, PICTURES, Run, origin, read_history
 from xpcap.runs.scoring import Evaluation
 from xpcap.shapes import KIND, picture_of
+from xpcap.training.state import Record
 
 PAGE = "index.html"
 SHOWN = 9  # pictures in each gallery of a run
 BEAM = 5  # hypotheses of a picture, all of them shown
 DRAWN = 60  # most pictures in a PNG: twenty rows of three
-# pixels of the longer side of a downloaded picture that is kept, as much as a page or PNG shows
-KEPT = 320
+THUMBNAIL = 320  # pixels of a downloaded picture's longer side, as many as a page or PNG shows
 NOTE = "sentence BLEU-4"
-Look = Callable[
-    [str], np.ndarray | None
-]  # name of a picture to the picture; None if it is not at hand
+Look = Callable[[str], np.ndarray | None]  # a picture by its name; None: not at hand
 
 
-def whole_history(
-    folder: Path, records: Sequence[Mapping[str, Any]]
-) -> tuple[list[dict[str, Any]], int]:
+def whole_history(folder: Path, records: Sequence[Record]) -> tuple[list[Record], int]:
     """Records of both stages in a row, epochs counted on, and how many are the first stage's."""
     epochs = [record for record in read_history(folder / FIRST) if record.get("epoch") != 0]
     first = [{**record, "epoch": number} for number, record in enumerate(epochs, start=1)]
-    return [
-        *first,
-        *(
-            {**record, "epoch": len(first) + record["epoch"]}
-            for record in records
-            if record["epoch"] or not first
-        ),
-    ], len(first)
+    second = [
+        {**record, "epoch": len(first) + record["epoch"]}
+        for record in records
+        if record["epoch"] or not first
+    ]
+    return first + second, len(first)
 
 
-def write_progress_page(
-    folder: str | Path, epochs: int, records: Sequence[Mapping[str, Any]]
-) -> None:
+def write_progress_page(folder: str | Path, epochs: int, records: Sequence[Record]) -> None:
     """Write the page of a run in training: its curves so far."""
     folder = Path(folder)
     whole, before = whole_history(folder, records)
@@ -74,7 +65,7 @@ def write_progress_page(
 
 def write_run_page(
     run: Run,
-    records: Sequence[Mapping[str, Any]],
+    records: Sequence[Record],
     evaluation: Evaluation | None,
     data: CaptionData | None = None,
 ) -> None:
@@ -134,11 +125,8 @@ def write_caption_page(
 ) -> None:
     """Write a page of captioned pictures. DataError : `path` exists, or cannot be written to."""
     check_new_file(path, ".html")
-    about = (
-        "In the order they were given."
-        if not any(caption.references for caption in captions)
-        else "Spread evenly over the split."
-    )
+    of_split = any(caption.references for caption in captions)
+    about = "Spread evenly over the split." if of_split else "In the order they were given."
     cards = (_card(run, caption, look) for caption in bar(captions, progress, "writing the page"))
     write_page(
         path,
@@ -206,13 +194,13 @@ class Downloads:
         from PIL import Image
 
         small = Image.fromarray(picture)
-        small.thumbnail((KEPT, KEPT), Image.Resampling.LANCZOS)
+        small.thumbnail((THUMBNAIL, THUMBNAIL), Image.Resampling.LANCZOS)
         self._small[url] = np.asarray(small)
 
     def look(self, name: str) -> np.ndarray | None:
         """The thumbnail of a URL, or the picture at a path."""
-        kept = self._small.get(name)
-        return look_at_files(name) if kept is None else kept
+        thumbnail = self._small.get(name)
+        return look_at_files(name) if thumbnail is None else thumbnail
 
 
 def look_in(run: Run, source: Source) -> Look:
@@ -243,30 +231,17 @@ def _read_or_none(path: Path) -> np.ndarray | None:
         return None  # the page shows an empty frame that says so
 
 
-def _words(caption: PictureCaption) -> Sequence[str]:
-    return caption.words or caption.caption.split()
-
-
 def _card(run: Run, caption: PictureCaption, look: Look, note: str = "") -> Card:
-    words, picture = (
-        list(zip(_words(caption), caption.probabilities, strict=True)),
-        look(caption.image),
-    )
-    return Card(
-        caption.image,
-        picture,
-        words,
-        caption.references,
-        note,
-        caption.n_best,
-        _looked(run, caption, picture),
-    )
+    words = list(zip(caption.words or caption.caption.split(), caption.probabilities, strict=True))
+    picture = look(caption.image)
+    attention = _attention_map(run, caption, picture)
+    return Card(caption.image, picture, words, caption.references, note, caption.n_best, attention)
 
 
-def _looked(run: Run, caption: PictureCaption, picture: np.ndarray | None) -> AttentionMap | None:
-    """Where the run looked, over the part of the picture that its encoder sees. None: it is not
-    known, or the places are not K x K.
-    """
+def _attention_map(
+    run: Run, caption: PictureCaption, picture: np.ndarray | None
+) -> AttentionMap | None:
+    """Attention over the encoder's part of the picture; None: unknown, or regions not K x K."""
     weights = np.array(caption.attention or ())
     side = math.isqrt(weights.size // len(weights)) if weights.size else 0
     if picture is None or not side or side * side != weights.shape[1]:
@@ -283,11 +258,8 @@ def _facts(run: Run) -> list[tuple[str, str]]:
         for key, value in config.items()
         if key not in ("format", "source", "data_stamp", "data")
     ]
-    made = [
-        ("data", Path(config["data"]).name),
-        *((f"data: {key}", str(value)) for key, value in source.items()),
-    ]
-    return [*rows, ("parameters", f"{run.model.size:,}"), *made]
+    rows += [("parameters", f"{run.model.size:,}"), ("data", Path(config["data"]).name)]
+    return rows + [(f"data: {key}", str(value)) for key, value in source.items()]
 
 
 def _galleries(run: Run, evaluation: Evaluation, data: CaptionData | None) -> list[Gallery]:
@@ -304,9 +276,8 @@ def _galleries(run: Run, evaluation: Evaluation, data: CaptionData | None) -> li
         "Worst": (f"The {count} with the lowest.", order[::-1][:count]),
         "Random": (f"{count} drawn at random.", sorted(drawn.tolist())),
     }
-    searched = _searched(
-        run, evaluation, data, sorted({i for _, numbers in chosen.values() for i in numbers})
-    )
+    shown = sorted({i for _, numbers in chosen.values() for i in numbers})
+    searched = _searched(run, evaluation, data, shown)
     return [
         Gallery(
             title,
@@ -326,8 +297,7 @@ def _searched(
     policy = Beam(BEAM, n_best=BEAM, max_length=run.config["max_words"])
     beams = caption_chosen(run, seen, evaluation.split, pictures, policy=policy)
     scored = [evaluation.captions[i] for i in numbers]
-    looked = attention_maps(
-        run, seen.features(evaluation.split, pictures), [one.words for one in scored]
-    )
-    found = zip(numbers, scored, beams, looked, strict=True)
-    return {i: one._replace(n_best=beam.n_best, attention=where) for i, one, beam, where in found}
+    features = seen.features(evaluation.split, pictures)
+    maps = attention_maps(run, features, [one.words for one in scored])
+    found = zip(numbers, scored, beams, maps, strict=True)
+    return {i: one._replace(n_best=beam.n_best, attention=of) for i, one, beam, of in found}

@@ -13,11 +13,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from types import FrameType, TracebackType
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
-from xpcap.backend import get_backend
+from xpcap.backend import Array, get_backend
 from xpcap.data import CaptionData
 from xpcap.data.features import FeatureScaling
 from xpcap.data.hdf5 import write_stamped
@@ -45,18 +45,15 @@ from xpcap.runs.folder import (
     write_lines,
     write_projection,
     write_vocabulary,
-)  # fmt: skip
+)
 from xpcap.runs.options import Stage, settings_of
 from xpcap.runs.pages import whole_history, write_progress_page
 from xpcap.shapes import write_pictures
 from xpcap.training.solver import CaptioningSolver
 from xpcap.training.state import Record, TrainingState, best_of
 
-CURVE_SECONDS, PAGE_SECONDS = (
-    10,
-    60,
-)  # between drawings of loss.png, and of the page with its curves
-ASKED = (signal.SIGINT, signal.SIGTERM)
+CURVE_SECONDS, PAGE_SECONDS = 10, 60  # between drawings of loss.png, and of the page
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 # Stopping on a signal
@@ -91,13 +88,13 @@ class StopRequest:
     def __init__(self, speaks: bool = True) -> None:
         self.signal: int | None = None
         self._speaks = speaks
-        self._before: dict[int, Any] = {}
+        self._before: dict[int, Callable[[int, FrameType | None], object] | int | None] = {}
 
     def __enter__(self) -> "StopRequest":
         if threading.current_thread() is threading.main_thread():
-            for asked in ASKED:
-                if signal.getsignal(asked) is not signal.SIG_IGN:
-                    self._before[asked] = signal.signal(asked, self._note)
+            for signum in STOP_SIGNALS:
+                if signal.getsignal(signum) is not signal.SIG_IGN:
+                    self._before[signum] = signal.signal(signum, self._note)
         return self
 
     def __exit__(
@@ -106,8 +103,8 @@ class StopRequest:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        for asked, handler in self._before.items():
-            signal.signal(asked, handler)
+        for signum, handler in self._before.items():
+            signal.signal(signum, handler)
 
     def _note(self, signum: int, frame: FrameType | None) -> None:
         if self.signal is not None and signum == signal.SIGINT:
@@ -237,7 +234,7 @@ class RunWriter:
         write_lines(self.out / HISTORY, state.records)
         write_lines(self.out / TIMES, times)
 
-    def _write_best(self, record: Record, params: Mapping[str, Any]) -> None:
+    def _write_best(self, record: Record, params: Mapping[str, Array]) -> None:
         meta = {**record, "vocabulary": self._vocabulary}
         save_parameters(self.out / BEST, params, self._scaling, meta)
 
@@ -343,7 +340,7 @@ class Checkpointer:
     ) -> None:
         self.wait()
         if isinstance(error, SaveError) or self._group.rank:
-            return  # what was to be written next would fail as well, and hide why
+            return  # another write would fail as well, and hide the reason
         try:
             self._writer.finish()
         except OSError as problem:
@@ -390,15 +387,14 @@ class Checkpointer:
     def _save(self, solver: CaptioningSolver, times: list[Record] | None = None) -> None:
         if self._group.rank:
             return
-        begun = time.perf_counter()
+        start = time.perf_counter()
         self.wait()
         state = solver.state()
         self._count_from(state.iteration)
-        self._thread = threading.Thread(
-            target=self._write, args=(state, times), name="xpcap checkpoint"
-        )
+        job = state, times
+        self._thread = threading.Thread(target=self._write, args=job, name="xpcap checkpoint")
         self._thread.start()
-        self._seconds += time.perf_counter() - begun
+        self._seconds += time.perf_counter() - start
 
     def _write(self, state: TrainingState, times: list[Record] | None) -> None:
         try:
@@ -417,9 +413,8 @@ class Checkpointer:
 
     def _end(self, signum: int, solver: CaptioningSolver) -> None:
         self.wait()
-        self._group.all_gather(
-            "saved"
-        )  # where one process ends, all may: none leaves before rank 0 has saved
+        # A process that ends may end the others: none leaves before rank 0 has saved
+        self._group.all_gather("saved")
         raise Stopped(signum, solver.iteration, solver.epoch)
 
     def _explain(self, error: OSError) -> SaveError:
@@ -437,9 +432,8 @@ def _advice(error: OSError, folder: Path) -> str:
     """Advice on a write that failed."""
     if error.errno in (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)):
         try:
-            free = (
-                f"{shutil.disk_usage(folder).free / 1e6:,.1f} MB are free on the disk of {folder}"
-            )
+            megabytes = shutil.disk_usage(folder).free / 1e6
+            free = f"{megabytes:,.1f} MB are free on the disk of {folder}"
         except OSError as problem:
             free = f"free space unknown: {problem.strerror}"
         return (

@@ -32,6 +32,7 @@ from xpcap.metrics import (
 )
 from xpcap.metrics.bleu import ORDERS
 from xpcap.metrics.java import JavaError, java_metrics
+from xpcap.metrics.metric import Sums
 from xpcap.models import Policy
 from xpcap.prepare.text import kind_of, parse_json, read_whole
 from xpcap.runs.captioning import PictureCaption, caption_chosen, captioned, data_of
@@ -39,7 +40,7 @@ from xpcap.runs.folder import Run
 from xpcap.shapes import metrics_of
 from xpcap.training.evaluate import PLAIN, PROTOCOL, TeacherForced, teacher_forced
 
-TAKEN = {*ALIASES, "perplexity", "loss", "accuracy"}  # names of scores that no metric gives
+TAKEN = {*ALIASES, "perplexity", "loss", "accuracy"}  # names of scores that are no metric's
 
 
 class Result(NamedTuple):
@@ -83,16 +84,21 @@ class Scores:
     @property
     def scores(self) -> dict[str, float]:
         """Value by name: ``bleu1`` to ``bleu4``, ``unigram_bleu``, ``rouge_l``, ``cider``, ..."""
-        scores = {
-            name: value for result in self.results for name, value in result.scored.corpus.items()
-        }
+        scores: dict[str, float] = {}
+        for _, scored in self.results:
+            scores |= scored.corpus
         return scores | {alias: scores[name] for alias, name in ALIASES.items() if name in scores}
 
     @cached_property
     def intervals(self) -> dict[str, Interval]:
         """Ends of the 95 % interval by name of a score, if it has one: see `metrics.intervals`."""
-        found = intervals([result.scored.sums for result in self.results if result.scored.sums])
+        found = intervals(self.sums)
         return found | {alias: found[name] for alias, name in ALIASES.items() if name in found}
+
+    @property
+    def sums(self) -> list[Sums]:
+        """Sums per picture of each metric that has them: intervals resample these."""
+        return [scored.sums for _, scored in self.results if scored.sums]
 
     @property
     def per_picture(self) -> dict[str, list[float]]:
@@ -102,12 +108,10 @@ class Scores:
     @property
     def protocol(self) -> dict[str, str]:
         """Name of a metric to how it is computed, in words; BLEU's with the tokenisation."""
-        return {
-            metric.name: (
-                f"{metric.protocol}, {self.words}" if metric.name == Bleu.name else metric.protocol
-            )
-            for metric, _ in self.results
-        }
+        protocols = {metric.name: metric.protocol for metric, _ in self.results}
+        if Bleu.name in protocols:
+            protocols[Bleu.name] += f", {self.words}"
+        return protocols
 
     @property
     def plain(self) -> dict[str, str]:
@@ -204,31 +208,22 @@ def score_captions(
         captions[name].split() if chosen.text is None else data.vocabulary.tokenize(captions[name])
         for name in names
     ]
-    of_each = zip(names, data.references(split).values(), hypotheses, strict=True)
+    rows = zip(names, data.references(split).values(), hypotheses, strict=True)
     shown = [
-        PictureCaption(name, captions[name], [], references, words=words)
-        for name, references, words in of_each
+        PictureCaption(name, captions[name], [], refs, words=words) for name, refs, words in rows
     ]
     results, unscored = score_words(
         data, split, data.words(split), data.vocabulary, hypotheses, java, metrics
     )
-    return Scores(
-        split,
-        shown,
-        results,
-        time.perf_counter() - start,
-        unscored=unscored,
-        words=words_of(data, split),
-    )
+    seconds, words = time.perf_counter() - start, words_of(data, split)
+    return Scores(split, shown, results, seconds, unscored=unscored, words=words)
 
 
 def words_of(data: CaptionData, split: str) -> str:
     """The tokenisation of a split's captions, as a sentence of a protocol."""
-    return (
-        "words as the data set has them"
-        if data.split(split).text is None
-        else TOKENISERS[data.vocabulary.tokeniser]
-    )
+    if data.split(split).text is None:
+        return "words as the data set has them"
+    return TOKENISERS[data.vocabulary.tokeniser]
 
 
 def score_words(
@@ -260,7 +255,7 @@ def score_words(
     metrics = [UnigramBleu(known) if type(metric) is UnigramBleu else metric for metric in metrics]
     results: list[Result] = []
     usable, unscored = java_metrics() if java else ([], {})
-    for metric in (*_metrics(data, split, metrics), *usable):
+    for metric in (*_metrics(data, metrics), *usable):
         try:
             scored = metric.score(written, hypotheses)
         except JavaError as error:
@@ -270,19 +265,15 @@ def score_words(
     return results, unscored
 
 
-def _metrics(data: CaptionData, split: str, metrics: Sequence[Metric]) -> list[Metric]:
+def _metrics(data: CaptionData, metrics: Sequence[Metric]) -> list[Metric]:
     """`metrics`, those of generated pictures below BLEU, and novelty if there is a train split."""
+    needed = ("name", "title", "protocol", "score")
     for metric in metrics:
-        if lacking := [
-            name for name in ("name", "title", "protocol", "score") if not hasattr(metric, name)
-        ]:
-            what = (
-                f"the class {metric.__name__}"
-                if isinstance(metric, type)
-                else f"a {type(metric).__name__}"
-            )
+        if lacking := [name for name in needed if not hasattr(metric, name)]:
+            what = metric.__name__ if isinstance(metric, type) else type(metric).__name__
+            kind = "the class" if isinstance(metric, type) else "a"
             raise TypeError(
-                f"metrics: {what} lacks {', '.join(lacking)}, expected a metric: see"
+                f"metrics: {kind} {what} lacks {', '.join(lacking)}, expected a metric: see"
                 " xpcap.metrics.Metric"
             )
         if isinstance(metric, type):
@@ -294,7 +285,7 @@ def _metrics(data: CaptionData, split: str, metrics: Sequence[Metric]) -> list[M
     return [*metrics[:below], *metrics_of(data), *metrics[below:], *novel]
 
 
-def _result(metric: Metric, scored: Any, others: Sequence[Result], n: int) -> Result:
+def _result(metric: Metric, scored: object, others: Sequence[Result], n: int) -> Result:
     """A metric's scores in Python's own numbers.
 
     TypeError, ValueError : no Scored of n pictures, or a name that is taken.
@@ -319,9 +310,8 @@ def _result(metric: Metric, scored: Any, others: Sequence[Result], n: int) -> Re
         name: value.item() if isinstance(value, np.generic | np.ndarray) else value
         for name, value in scored.corpus.items()
     }
-    return Result(
-        metric, scored._replace(corpus=corpus, pictures=np.asarray(scored.pictures).tolist())
-    )
+    pictures = np.asarray(scored.pictures).tolist()
+    return Result(metric, scored._replace(corpus=corpus, pictures=pictures))
 
 
 def _train_captions(data: CaptionData) -> Iterator[list[str]]:
@@ -329,14 +319,10 @@ def _train_captions(data: CaptionData) -> Iterator[list[str]]:
 
     Tokenising them anew would take longer than all other scores.
     """
-    words, silent = (
-        data.vocabulary.idx_to_word,
-        {data.vocabulary.null, data.vocabulary.start, data.vocabulary.end},
-    )
-    return (
-        [words[i] for i in row if i not in silent]
-        for row in map(np.ndarray.tolist, data.split("train").captions)
-    )
+    words, vocabulary = data.vocabulary.idx_to_word, data.vocabulary
+    skipped = {vocabulary.null, vocabulary.start, vocabulary.end}
+    rows = map(np.ndarray.tolist, data.split("train").captions)
+    return ([words[i] for i in row if i not in skipped] for row in rows)
 
 
 # A run on a split
@@ -386,18 +372,13 @@ class Evaluation(Scores):
 
     def to_json(self) -> dict[str, Any]:
         """As `Scores.to_json`, with decoding; scores of generated pictures may be None."""
-        scores = self.scores
+        scores, names = self.scores, ("unigram_bleu", "perplexity", "loss", "accuracy", "named")
+        best = [value for name, value in scores.items() if name.startswith("best_bleu")]
         return {
             **super().to_json(),
             "decoding": self.decoding,
-            **{
-                name: scores.get(name)
-                for name in ("unigram_bleu", "perplexity", "loss", "accuracy")
-            },
-            "named": scores.get("named"),
-            "best_bleu": (
-                [value for name, value in scores.items() if name.startswith("best_bleu")] or None
-            ),
+            **{name: scores.get(name) for name in names},
+            "best_bleu": best or None,
         }
 
 
@@ -430,16 +411,11 @@ def evaluate_run(
     """
     start = time.perf_counter()
     seen = data_of(run, data)
-    words = seen.words(split)
-    forced = teacher_forced(
-        run.model,
-        seen.encoded_with(run.vocabulary, split, words),
-        split,
-        progress=progress,
-        group=group,
-    )
+    words, pictures = seen.words(split), captioned(seen, split)
+    encoded = seen.encoded_with(run.vocabulary, split, words)
+    forced = teacher_forced(run.model, encoded, split, progress=progress, group=group)
     captions = caption_chosen(
-        run, seen, split, captioned(seen, split), progress=progress, policy=policy, group=group
+        run, seen, split, pictures, progress=progress, policy=policy, group=group
     )
     same = seen.split(split).text is None or run.vocabulary.tokeniser == seen.vocabulary.tokeniser
     hypotheses = [
@@ -448,20 +424,11 @@ def evaluate_run(
     results, unscored = score_words(
         seen, split, words, run.vocabulary, hypotheses, java and group.rank == 0, metrics
     )
-    decoding = (policy or Policy()).title + (
-        f", probabilities averaged over {len(run.paths)} models" if run.others else ""
-    )
-    seconds = time.perf_counter() - start
-    return Evaluation(
-        split,
-        captions,
-        results,
-        seconds,
-        forced,
-        decoding,
-        unscored=unscored,
-        words=words_of(seen, split),
-    )
+    decoding = (policy or Policy()).title
+    if run.others:
+        decoding += f", probabilities averaged over {len(run.paths)} models"
+    found = split, captions, results, time.perf_counter() - start, forced, decoding
+    return Evaluation(*found, unscored=unscored, words=words_of(seen, split))
 
 
 # Two sides
@@ -474,9 +441,7 @@ class Comparison:
     ours: Scores
     theirs: Scores
     differences: dict[str, float]  # name of each score of both to ours - theirs
-    intervals: dict[
-        str, Interval
-    ]  # name to the ends of the difference's 95 % interval, for scores that have one
+    intervals: dict[str, Interval]  # name to the ends of the difference's 95 % interval, if any
 
     def rows(self) -> list[tuple[str, str, str, str, str]]:
         """(name, ours, theirs, difference, interval or "") of each score, for tables."""
@@ -514,10 +479,9 @@ def compare(ours: Scores, theirs: Scores) -> Comparison:
     ------
     DataError : they are not of the same pictures with the same references.
     """
-    pairs = list(zip(ours.captions, theirs.captions, strict=False))
     odd = [
         one.image
-        for one, other in pairs
+        for one, other in zip(ours.captions, theirs.captions, strict=False)
         if (one.image, one.references) != (other.image, other.references)
     ]
     if odd or ours.n != theirs.n:
@@ -532,25 +496,16 @@ def compare(ours: Scores, theirs: Scores) -> Comparison:
             " as `data`"
         )
     one, other = ours.scores, theirs.scores
-    found = paired(
-        *(
-            [result.scored.sums for result in side.results if result.scored.sums]
-            for side in (ours, theirs)
-        )
-    )
+    differences = {name: value - other[name] for name, value in one.items() if name in other}
+    found = paired(ours.sums, theirs.sums)
     found |= {alias: found[name] for alias, name in ALIASES.items() if name in found}
-    return Comparison(
-        ours,
-        theirs,
-        {name: value - other[name] for name, value in one.items() if name in other},
-        found,
-    )
+    return Comparison(ours, theirs, differences, found)
 
 
 # Captions from a file
 
 
-NAMES = ("image", "image_id", "file_name")  # keys that may name the picture
+NAMES = ("image", "image_id", "file_name")  # keys of a picture's name
 
 
 class CaptionFile(NamedTuple):
@@ -601,14 +556,12 @@ def read_captions_json(path: str | Path, images: Sequence[str]) -> CaptionFile:
 def _pairs(where: str, content: Any) -> list[tuple[str, str]]:
     """The picture's key and the caption of each entry."""
     if isinstance(content, dict) and isinstance(content.get("captions"), dict):
-        content = content["captions"]  # all of an evaluation as JSON
+        content = content["captions"]  # an evaluation as JSON
     if isinstance(content, dict):
         pairs = list(content.items())
     elif isinstance(content, list):
-        pairs = [
-            _pair(f"{where}, entry {number}", entry)
-            for number, entry in enumerate(content, start=1)
-        ]
+        entries = enumerate(content, start=1)
+        pairs = [_pair(f"{where}, entry {number}", entry) for number, entry in entries]
     else:
         raise DataError(
             f"{where} is {kind_of(content)}, expected an object of image and caption, or a list of"
@@ -650,14 +603,9 @@ def _loose(images: Sequence[str]) -> dict[str, list[str]]:
         base = name.rsplit("/", 1)[-1]
         stem = base.rsplit(".", 1)[0]
         number = re.search(r"\d+$", stem)
-        for key in {
-            base,
-            stem,
-            *(
-                [str(int(number[0]))]
-                if number and number[0].isascii() and len(number[0]) < 20
-                else []
-            ),
-        }:
+        keys = {base, stem}
+        if number and number[0].isascii() and len(number[0]) < 20:
+            keys.add(str(int(number[0])))
+        for key in keys:
             loose.setdefault(key, []).append(name)
     return loose
