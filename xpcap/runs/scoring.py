@@ -252,7 +252,8 @@ def score_words(
     written = list(data.reference_words(split, words).values())
     known = set(vocabulary.idx_to_word) - set(SPECIAL)
     # The course reads references without the words that the captioner does not know
-    metrics = [UnigramBleu(known) if type(metric) is UnigramBleu else metric for metric in metrics]
+    bleu = UnigramBleu(known=known)
+    metrics = [bleu if type(metric) is UnigramBleu else metric for metric in metrics]
     results: list[Result] = []
     usable, unscored = java_metrics() if java else ([], {})
     for metric in (*_metrics(data, metrics), *usable):
@@ -373,12 +374,10 @@ class Evaluation(Scores):
     def to_json(self) -> dict[str, Any]:
         """As `Scores.to_json`, with decoding; scores of generated pictures may be None."""
         scores, names = self.scores, ("unigram_bleu", "perplexity", "loss", "accuracy", "named")
-        best = [value for name, value in scores.items() if name.startswith("best_bleu")]
         return {
             **super().to_json(),
             "decoding": self.decoding,
             **{name: scores.get(name) for name in names},
-            "best_bleu": best or None,
         }
 
 
