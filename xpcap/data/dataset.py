@@ -260,7 +260,7 @@ class CaptionData:
         )
 
 
-def check_finite(where: str, features: np.ndarray, images: Sequence[str]) -> None:
+def check_finite(where: str, features: RowSource, images: Sequence[str]) -> None:
     """DataError : features (n, *shape) are not finite in float32; names the first such picture."""
     # in blocks: a float32 copy of everything would double the memory
     at_once = max(1, (1 << 20) // max(1, int(np.prod(features.shape[1:]))))
