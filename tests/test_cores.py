@@ -170,7 +170,7 @@ def test_long_work_lets_others_have_a_turn_between_two_blocks() -> None:
         asked.wait()
         log.append(block[0])
 
-    features._share_out(work, [["first"], *(["more"] for _ in range(2 * cores()))])
+    features._in_parallel(work, [["first"], *(["more"] for _ in range(2 * cores()))])
     other.join()
     assert "other" in log[: cores() + 1]
 

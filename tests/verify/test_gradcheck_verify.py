@@ -148,7 +148,7 @@ def rounded_loss(
             lambda: course.attention_rows(layers),
         ),
         (
-            layers.loss,
+            layers.elementary,
             "softmax_loss",
             rounded_loss,
             "temporal_softmax_loss dx",

@@ -121,7 +121,7 @@ class UnigramBleu:
         " and UNK removed, mean over all"
     )
 
-    def __init__(self, known: Collection[str] | None = None) -> None:
+    def __init__(self, *, known: Collection[str] | None = None) -> None:
         self._known = known
 
     def score(self, references: References, hypotheses: Sequence[Words]) -> Scored:

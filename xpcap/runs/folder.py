@@ -16,7 +16,7 @@ import numpy as np
 from xpcap.backend import Array, to_numpy
 from xpcap.data.dataset import Source
 from xpcap.data.features import KINDS, FeatureScaling, Preprocessing, Projection
-from xpcap.data.vocabulary import Vocabulary, check_tokeniser
+from xpcap.data.vocabulary import ASCII, Vocabulary, check_tokeniser
 from xpcap.errors import DataError
 from xpcap.files import PART, read_text, remove_parts, write_text
 from xpcap.models import Captioner, CaptioningRNN, ModelConfig, build_model
@@ -178,6 +178,7 @@ def read_config(path: Path) -> dict[str, Any]:
         config.get("format") if isinstance(config, dict) else type(config).__name__,
         FORMAT,
     )
+    config.setdefault("tokeniser", ASCII)  # runs from before it was recorded
     for key in TEXTS:
         if not isinstance(config.get(key), str):
             raise DataError(

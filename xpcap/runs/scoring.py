@@ -269,7 +269,9 @@ def score_words(
     written = list(data.reference_words(split, words).values())
     known = set(vocabulary.idx_to_word) - set(SPECIAL)
     # The course reads references without the words that the captioner does not know
-    metrics = [UnigramBleu(known) if type(metric) is UnigramBleu else metric for metric in metrics]
+    metrics = [
+        UnigramBleu(known=known) if type(metric) is UnigramBleu else metric for metric in metrics
+    ]
     results: list[Result] = []
     usable, unscored = java_metrics() if java else ([], {})
     for metric in (*_metrics(data, split, metrics), *usable):
@@ -409,9 +411,6 @@ class Evaluation(Scores):
                 for name in ("unigram_bleu", "perplexity", "loss", "accuracy")
             },
             "named": scores.get("named"),
-            "best_bleu": (
-                [value for name, value in scores.items() if name.startswith("best_bleu")] or None
-            ),
         }
 
 
