@@ -186,7 +186,8 @@ class RecurrentTerm(Protocol):
     def forward_steps(self, h: Array, r: Array) -> TakeStep:
         """Steps that add the term of h[step.states_before] to r[step.rows] (n, G).
 
-        `h` is the stack of states that steps start from; `r` has all rows.
+        `h` is the stack of states that steps start from. `r` has all rows: the term adds to any
+        part of the pre-activation whose gradient is da.
         """
 
     def backward_steps(self, da: Array, dh_prev: Array) -> TakeStep:
