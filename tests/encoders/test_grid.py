@@ -157,7 +157,7 @@ def test_grids_need_attention_and_attention_needs_grids(
     for arguments, says in (
         (
             ["grid.h5"],
-            ["--inject is every-step", "grids of 4 places", "expected --inject attention"],
+            ["--inject is every-step", "grids of 4 regions", "expected --inject attention"],
         ),
         (
             ["whole.h5", "--inject", "attention"],

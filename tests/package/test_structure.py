@@ -12,21 +12,16 @@ import pytest
 PACKAGE = Path(__file__).parents[2] / "xpcap"
 BENCHMARKS = PACKAGE.parent / "benchmarks"
 LEVELS = [
-    {"errors", "files", "progress", "signatures"},
-    {"threads"},
-    {"backend", "safetensors_file"},
-    {"distributed"},
-    {"memory"},
+    {"errors", "files", "progress", "signatures", "threads"},
+    {"backend", "safetensors_file", "metrics", "encoders"},
+    {"memory", "distributed", "gradcheck"},
     {"ops"},
     {"layers", "optim"},
     {"decoding"},
     {"models"},
-    {"gradcheck", "metrics", "encoders"},
     {"data"},
-    {"prepare", "shapes"},
-    {"report", "training"},
-    {"runs"},
-    {"verify"},
+    {"prepare", "shapes", "training", "report"},
+    {"runs", "verify"},
     {"cli"},
     {"__main__"},
 ]
