@@ -150,7 +150,7 @@ def shares(ctx: click.Context, param: click.Parameter, value: str | None) -> lis
 @click.option(
     "--grid",
     type=click.IntRange(1, MOST),
-    help="Features of GRID x GRID places of each picture, in place of one for the whole.",
+    help="Features of GRID x GRID regions of each picture, in place of one for the whole.",
 )
 @click.option(
     "--mirror/--no-mirror",
