@@ -1,6 +1,6 @@
 """Memory of a computation, and transfers between host and device.
 
-A `Workspace` keeps buffers from step to step and hands them out through a `Buffer`; `fresh` gives a
+A `Workspace` keeps buffers from step to step and lends them through a `Buffer`; `fresh` gives a
 `Buffer` of new arrays. `Uploads` sends host arrays to a device, `Reading` brings results back while
 the device goes on computing.
 """
@@ -8,21 +8,23 @@ the device goes on computing.
 import itertools
 import math
 from collections.abc import Callable, Collection
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
+from numpy.typing import DTypeLike
 
 from xpcap.backend import Array, asarray, get_array_module
 
+T = TypeVar("T")
 ALIGNED = 128  # elements; arrays in one allocation begin at multiples
+AHEAD = 4  # uploads under way at most; one more waits for the oldest
 
 
 class Buffer:
     """Arrays to write to, by name: ``buffer(name, shape)``. Their content is undefined.
 
     A name stands for one array, always of one dtype: the usual one, or as in ``buffer(name, shape,
-    bool)``. Each layer gets a scope of its own from its caller, so that two layers never share a
-    name.
+    bool)``. Each layer gets a scope of its own from its caller, so that no two layers share a name.
 
     Parameters
     ----------
@@ -32,24 +34,28 @@ class Buffer:
     """
 
     def __init__(
-        self, take: Callable[[str, tuple[int, ...], Any], Array],
-        send: Callable[[str, np.ndarray], Array], prefix: str = "",
-    ) -> None:  # fmt: skip
+        self,
+        take: Callable[[str, tuple[int, ...], DTypeLike | None], Array],
+        send: Callable[[str, np.ndarray], Array],
+        prefix: str = "",
+    ) -> None:
         self._take, self._send, self._prefix = take, send, prefix
-        self._made: dict[str, tuple[Array, Any, Any]] = {}
+        self._cache: dict[str, tuple[Array, object, Any]] = {}
 
-    def __call__(self, name: str, shape: tuple[int, ...], dtype: Any = None) -> Array:
+    def __call__(self, name: str, shape: tuple[int, ...], dtype: DTypeLike | None = None) -> Array:
         return self._take(self._prefix + name, shape, dtype)
 
-    def made(self, name: str, shape: tuple[int, ...], make: Callable[[Array], Any], of: Any) -> Any:
-        """make(self(name, shape)), such as a mapping of views.
+    def cached(
+        self, name: str, shape: tuple[int, ...], make: Callable[[Array], T], of: object
+    ) -> T:
+        """Result of make(self(name, shape)), such as a mapping of views.
 
-        The result is kept until the array moves, or `of`, what it is made for, is another object.
+        It is cached until the array moves, or `of`, the object it belongs to, is another one.
         """
         array = self(name, shape)
-        last = self._made.get(name)
+        last = self._cache.get(name)
         if last is None or last[0] is not array or last[1] is not of:
-            last = self._made[name] = array, of, make(array)
+            last = self._cache[name] = array, of, make(array)
         return last[2]
 
     def upload(self, name: str, host: np.ndarray) -> Array:
@@ -66,18 +72,15 @@ def fresh(like: Array, shapes: Collection[tuple[int, ...]] = ()) -> Buffer:
 
     The first ones share one allocation if they have these shapes, in this order. When large arrays
     are freed together, malloc returns memory beyond twice the largest to the system, and the next
-    arrays have to be paged in again: on a CPU that takes as long as a small batch's arithmetic.
+    arrays are paged in again: on a CPU that takes as long as a small batch's arithmetic.
     """
     xp, usual = get_array_module(like), like.dtype
-    starts = list(
-        itertools.accumulate(
-            (-(-math.prod(shape) // ALIGNED) * ALIGNED for shape in shapes), initial=0
-        )
-    )
+    sizes = (-(-math.prod(shape) // ALIGNED) * ALIGNED for shape in shapes)
+    starts = list(itertools.accumulate(sizes, initial=0))
     block = xp.empty(starts[-1], usual)
     parts = [view(block, start, shape) for start, shape in zip(starts, shapes, strict=False)][::-1]
 
-    def take(name: str, shape: tuple[int, ...], dtype: Any) -> Array:
+    def take(name: str, shape: tuple[int, ...], dtype: DTypeLike | None) -> Array:
         if parts and parts[-1].shape == shape and dtype is None:
             return parts.pop()
         return xp.empty(shape, dtype or usual)
@@ -86,9 +89,10 @@ def fresh(like: Array, shapes: Collection[tuple[int, ...]] = ()) -> Buffer:
 
 
 def view(flat: Array, start: int, shape: tuple[int, ...]) -> Array:
-    """flat[start : start + size].reshape(shape).
+    """View flat[start : start + size].reshape(shape).
 
-    A device's array is made at that address: slicing and reshaping cost the host twice the time.
+    A device's array is constructed at that address: slicing and reshaping take twice the host's
+    time.
     """
     if isinstance(flat, np.ndarray):
         return flat[start : start + math.prod(shape)].reshape(shape)
@@ -96,29 +100,29 @@ def view(flat: Array, start: int, shape: tuple[int, ...]) -> Array:
 
 
 class Workspace:
-    """Named buffers, kept from step to step. `buffer` hands them out.
+    """Named buffers that last from step to step, lent through `buffer`.
 
     A buffer is as large as its largest use so far, and a smaller use gets its beginning. Each step
-    overwrites what the step before left there, so whoever owns a workspace decides when that may
+    overwrites the results of the step before, so the owner of a workspace decides when that may
     happen. The solver owns one; a sampler makes one for each call.
 
     Parameters
     ----------
     like : array whose library, device and dtype the buffers have
-    parts : the number of parts, at most, of a step; each has buffers of its own
+    parts : most parts of a step; each has buffers of its own
     """
 
     def __init__(self, like: Array, parts: int = 1) -> None:
         self._xp, self._dtype = get_array_module(like), like.dtype
         self._buffers: dict[str, Array] = {}
-        # The last view of each: most are asked for in the same shape again, and making one costs a
+        # The last view of each: most are needed in the same shape again, and a new one costs a
         # device's host time
         self._views: dict[str, Array] = {}
         self._others = [Workspace(like) for _ in range(parts - 1)]
         self._uploads = Uploads(self._xp)
         self.buffer = Buffer(self._take, self._send)
 
-    def _take(self, name: str, shape: tuple[int, ...], dtype: Any) -> Array:
+    def _take(self, name: str, shape: tuple[int, ...], dtype: DTypeLike | None) -> Array:
         last = self._views.get(name)
         if last is not None and last.shape == shape:
             return last
@@ -127,8 +131,8 @@ class Workspace:
             self._views.pop(name, None)
             self._buffers.pop(name, None)  # free the old memory before asking for more
             self._buffers[name] = self._xp.empty(size, dtype or self._dtype)
-        self._views[name] = made = view(self._buffers[name], 0, shape)
-        return made
+        result = self._views[name] = view(self._buffers[name], 0, shape)
+        return result
 
     def hold(self, name: str, flat: Array) -> None:
         """Use `flat` as the buffer of a name."""
@@ -155,9 +159,6 @@ class Workspace:
         )
 
 
-AHEAD = 4  # uploads under way at most; one more waits for the oldest
-
-
 class Uploads:
     """A ring of pinned buffers: the host writes into one while a device copies from the others.
 
@@ -171,9 +172,8 @@ class Uploads:
 
     def __init__(self, xp: Any) -> None:
         self._xp, self._turn = xp, 0
-        self._slots: list[
-            tuple[np.ndarray, Any]
-        ] = []  # pinned memory as bytes, and the event behind its last copy
+        # Pinned memory as bytes, and the event behind its last copy
+        self._slots: list[tuple[np.ndarray, Any]] = []
 
     def send(self, host: np.ndarray, device: Array) -> None:
         """Copy `host` to `device`, an array of its shape and dtype.
@@ -187,7 +187,7 @@ class Uploads:
         copied.record()
 
     def _take(self, nbytes: int) -> tuple[np.ndarray, Any]:
-        """The next slot that no copy reads from, with room for so many bytes."""
+        """The next slot that no copy reads from, with room for `nbytes` bytes."""
         k, self._turn = self._turn, (self._turn + 1) % AHEAD
         if k == len(self._slots):
             self._slots.append((np.empty(0, np.uint8), self._xp.cuda.Event(disable_timing=True)))
@@ -196,10 +196,8 @@ class Uploads:
         pinned, copied = self._slots[k]
         if pinned.size < nbytes:
             size = nbytes + nbytes // 4  # batches differ a little
-            self._slots[k] = pinned, _ = (
-                np.frombuffer(self._xp.cuda.alloc_pinned_memory(size), np.uint8, size),
-                copied,
-            )
+            pinned = np.frombuffer(self._xp.cuda.alloc_pinned_memory(size), np.uint8, size)
+            self._slots[k] = pinned, copied
         return pinned, copied
 
     def __del__(self) -> None:
@@ -208,13 +206,13 @@ class Uploads:
 
 
 class Reading:
-    """Arrays on their way from a device to the host; those of the host are there already.
+    """Arrays on their way from a device to the host; those of the host have arrived.
 
-    The copies are queued behind the work that makes the arrays, and the host goes on. `wait` waits
-    for them and for nothing launched after them.
+    The copies are queued behind the work that computes the arrays, and the host goes on. `wait`
+    waits for them and for nothing launched after them.
     """
 
-    _copied: Any = None  # the event behind copies that nobody has waited for
+    _copied: Any = None  # the event behind copies that nothing has waited for
 
     def __init__(self, *arrays: Array) -> None:
         xp = get_array_module(*arrays)

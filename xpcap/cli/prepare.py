@@ -150,7 +150,7 @@ def shares(ctx: click.Context, param: click.Parameter, value: str | None) -> lis
 @click.option(
     "--grid",
     type=click.IntRange(1, MOST),
-    help="Features of GRID x GRID regions of each picture, instead of one for the whole.",
+    help="Features of GRID x GRID regions of each picture, in place of one for the whole.",
 )
 @click.option(
     "--mirror/--no-mirror",
@@ -195,9 +195,8 @@ def prepare(**given: Any) -> None:
     try:
         data, report = _import(given, cache)
     except ColumnsError as error:
-        raise _with_columns(
-            error, bool(given["image_column"] or given["caption_column"])
-        ) from error
+        named = bool(given["image_column"] or given["caption_column"])
+        raise _with_columns(error, named) from error
     except KeyboardInterrupt as interrupt:
         if not cache.exists():
             raise

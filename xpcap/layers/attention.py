@@ -1,11 +1,11 @@
-"""Dot-product attention over the regions of a picture: by itself, as a term of a cell, and in whole
-sequences of a cell that attends.
+"""Dot-product attention over the regions of a picture.
 
+By itself, in whole sequences of a cell that attends, in one LSTM step, and as a term of any cell.
 Source: the form of UMich EECS 498-007, assignment 5; the scaled dot product is Vaswani et al. 2017,
 section 3.2.1, with the regions as keys and values.
 """
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from xpcap.backend import Array, get_array_module
 from xpcap.errors import OptionError, unknown
@@ -29,6 +29,8 @@ from xpcap.ops import (
 )
 from xpcap.threads import in_turn
 
+# ---- Attention by itself
+
 
 class DotProductCache(NamedTuple):
     """Cache of dot_product_attention_forward."""
@@ -41,7 +43,7 @@ class DotProductCache(NamedTuple):
 
 @in_turn
 def dot_product_attention_forward(prev_h: Array, A: Array) -> tuple[Array, Array, DotProductCache]:
-    """Attend to the regions of each picture from a state.
+    """Attention to the regions of each picture from a state.
 
     scores = A . prev_h / sqrt(H);  attn_weights = softmax(scores) over regions
     attn = attn_weights . A
@@ -67,11 +69,8 @@ def dot_product_attention_forward(prev_h: Array, A: Array) -> tuple[Array, Array
     xp, (N, P, H) = get_array_module(A), regions.shape
     weights, context = xp.empty((N, P), A.dtype), xp.empty((N, H), A.dtype)
     attend_steps(prev_h, regions, weights, context)(single_step(N))
-    return (
-        context,
-        weights.reshape(N, *_grid(A)),
-        DotProductCache(prev_h, regions, weights.copy(), A.shape),
-    )
+    cache = DotProductCache(prev_h, regions, weights.copy(), A.shape)
+    return context, weights.reshape(N, *_grid(A)), cache
 
 
 @in_turn
@@ -88,10 +87,12 @@ def dot_product_attention_backward(dattn: Array, cache: DotProductCache) -> tupl
     xp = get_array_module(A)
     dscores, dprev_h = xp.empty_like(weights), xp.zeros_like(prev_h)
     attend_backward_steps(dattn, A, weights, dscores, dprev_h)(single_step(len(A)))
-    dA = (
-        weights[:, :, None] * dattn[:, None, :] + dscores[:, :, None] * prev_h[:, None, :]
-    )  # (N, P, H): A is read twice
+    # A is read twice: in the scores and in the mean
+    dA = weights[:, :, None] * dattn[:, None, :] + dscores[:, :, None] * prev_h[:, None, :]
     return dprev_h, from_regions(dA, shape)
+
+
+# ---- Attention as a term of a cell's pre-activation
 
 
 class Attention:
@@ -125,18 +126,15 @@ class Attention:
         return self.A.shape[2]
 
     def start(self) -> Array:
-        """h0 = mean of A over regions, (N, H): the state before the first step, and c0."""
+        """State before the first step, and c0: the mean of A over regions, (N, H)."""
         N, _, H = self.A.shape
         return self.A.mean(axis=1, out=self._buffer("h0", (N, H)))
 
     def forward_steps(self, h: Array, r: Array) -> TakeStep:
         """As in layers.RecurrentTerm."""
         buffer, R, (N, P, H) = self._buffer, len(r), self.A.shape
-        self._h, self.weights, self._context = (
-            h,
-            buffer("weights", (R, P)),
-            buffer("context", (R, H)),
-        )
+        self._h = h
+        self.weights, self._context = buffer("weights", (R, P)), buffer("context", (R, H))
         attend = attend_steps(h, self.A, self.weights, self._context)
         add = row_products_add(self._context, self._Wattn, r, buffer("r", (N, r.shape[1])))
 
@@ -149,13 +147,10 @@ class Attention:
     def backward_steps(self, da: Array, dh_prev: Array) -> TakeStep:
         """As in layers.RecurrentTerm."""
         buffer, (N, _, H) = self._buffer, self.A.shape
-        self._dcontext, self._dscores = (
-            buffer("dcontext", self._context.shape),
-            buffer("dscores", self.weights.shape),
-        )
-        multiply = row_products_transpose(
-            da, self._Wattn, self._dcontext, buffer("scratch", (N * H,))
-        )
+        self._dcontext = buffer("dcontext", self._context.shape)
+        self._dscores = buffer("dscores", self.weights.shape)
+        scratch = buffer("scratch", (N * H,))
+        multiply = row_products_transpose(da, self._Wattn, self._dcontext, scratch)
         attend = attend_backward_steps(self._dcontext, self.A, self.weights, self._dscores, dh_prev)
 
         def take(step: Step) -> None:
@@ -172,7 +167,7 @@ class Attention:
         Parameters
         ----------
         da : array (R, G), float; of the pre-activations that the term was added to
-        dh0 : array (N, H), float; summed over the states that `start` went into. It is overwritten
+        dh0 : array (N, H), float; summed over the states that began as `start()`. It is overwritten
         dWattn : array (H, G) to write to; None allocates
 
         Returns
@@ -189,37 +184,7 @@ class Attention:
         return dA, dWattn
 
 
-def check_regions(function: str, A: Array, shapes: str, *arrays: Array, note: str = "") -> None:
-    """check_arrays with A last, in either layout. ValueError : A has no region."""
-    layout = "N,H,J,K" if getattr(A, "ndim", 3) == 4 else "N,P,H"
-    check_arrays(function, f"{shapes} A:{layout}", *arrays, A, note=note)
-    if 0 in _grid(A):
-        raise ValueError(f"{function}: A has shape {A.shape}, expected at least one region")
-
-
-def to_regions(A: Array) -> Array:
-    """A as (N, P, H): itself, or (N, H, K, K) with regions, row by row, before units."""
-    if A.ndim == 3:
-        return A
-    N, H, down, across = A.shape
-    return get_array_module(A).ascontiguousarray(A.reshape(N, H, down * across).transpose(0, 2, 1))
-
-
-def from_regions(x: Array, shape: tuple[int, ...]) -> Array:
-    """The inverse of to_regions: x (N, P, H) in the layout that an A of `shape` has."""
-    return x if len(shape) == 3 else x.transpose(0, 2, 1).reshape(shape)
-
-
-def _grid(A: Array) -> tuple[int, ...]:
-    """The axes of regions: (P,), or (K, K)."""
-    return A.shape[1:2] if A.ndim == 3 else A.shape[2:]
-
-
-class AttentionLSTMStepCache(NamedTuple):
-    """Cache of attention_lstm_step_forward."""
-
-    D: int
-    step: LSTMStepCache  # on x and attn side by side
+# ---- Whole sequences of a cell that attends
 
 
 class AttentionCache(NamedTuple):
@@ -231,7 +196,85 @@ class AttentionCache(NamedTuple):
     attention: Attention
     rows: PackedSequences
     cell: str
-    loop: Any  # the cache of the cell's loop
+    loop: object  # the cache of the cell's loop
+
+
+@in_turn
+def attention_forward(
+    x: Array, A: Array, Wx: Array, Wh: Array, Wattn: Array, b: Array, cell: str = "lstm"
+) -> tuple[Array, AttentionCache]:
+    """Run a cell that attends over a whole sequence, from h0 = c0 = the mean of A over regions.
+
+    Each step adds attn @ Wattn to its pre-activation; attn attends to A from the state before.
+
+    Parameters
+    ----------
+    x : array (N, T, D), float
+    A : array (N, P, H), float; the regions of each picture, projected to the size of a state; or
+        (N, H, K, K)
+    Wx : array (D, G), float; G is 4H for an LSTM, H for an RNN
+    Wh, Wattn : array (H, G), float
+    b : array (G,), float
+    cell : a name in xpcap.layers.CELLS, of a cell with the parameters Wx, Wh and b
+
+    Returns
+    -------
+    h : array (N, T, H), float; the state after each step, without h0
+    cache : for attention_backward
+
+    Raises
+    ------
+    TypeError, ValueError : libraries, dtypes or shapes do not match, or there is no region.
+    OptionError : the cell is unknown, cannot attend, or has other parameters.
+    """
+    if cell not in CELLS:
+        raise unknown("attention_forward", "cell", cell, CELLS)
+    check_takes_extra_term("attention_forward", cell)
+    kind = CELLS[cell]
+    shapes = kind.shapes(1, 1)
+    if set(shapes) != {"Wx", "Wh", "b"}:
+        raise OptionError(
+            f"attention_forward: cell {cell!r} has the parameters {', '.join(shapes)}, expected one"
+            " of Wx, Wh and b"
+        )
+    G = f"{shapes['b'][0]}H"
+    note, layout = ORDER if cell == "lstm" else "", f"x:N,T,D Wh:H,{G} Wx:D,{G} Wattn:H,{G} b:{G}"
+    check_regions("attention_forward", A, layout, x, Wh, Wx, Wattn, b, note=note)
+    N, T, _ = x.shape
+    x_rows, rows = to_rows(x), PackedSequences.full(N, T)
+    attention = Attention(to_regions(A), Wattn)
+    a = x_rows @ Wx  # (T*N, G)
+    a += b
+    state0 = (attention.start(),) * kind.states
+    h, loop = kind.rows_forward(a, state0, {"Wh": Wh}, rows, extra_term=attention)
+    return from_rows(h, N, T), AttentionCache(x_rows, Wx, A.shape, attention, rows, cell, loop)
+
+
+@in_turn
+def attention_backward(
+    dh: Array, cache: AttentionCache
+) -> tuple[Array, Array, Array, Array, Array, Array]:
+    """Gradients of attention_forward.
+
+    dh (N, T, H), the upstream gradient of each step, to dx (N, T, D), dA, dWx, dWh, dWattn, db
+    """
+    x, Wx, shape, attention, rows, cell, loop = cache
+    N, T = rows.N, len(rows.batch_sizes)
+    check_upstream("attention_backward", "dh", dh, (N, T, attention.hidden), x)
+    da, dstate0, grads = CELLS[cell].rows_backward(to_rows(dh), loop)
+    dA, dWattn = attention.gradients(da, sum(dstate0), rows)
+    dx, dA = from_rows(da @ Wx.T, N, T), from_regions(dA, shape)
+    return dx, dA, x.T @ da, grads["Wh"], dWattn, da.sum(axis=0)
+
+
+# ---- One LSTM step with a context
+
+
+class AttentionLSTMStepCache(NamedTuple):
+    """Cache of attention_lstm_step_forward."""
+
+    D: int
+    step: LSTMStepCache  # of the step on [x, attn]
 
 
 @in_turn
@@ -245,7 +288,7 @@ def attention_lstm_step_forward(
     Wattn: Array,
     b: Array,
 ) -> tuple[Array, Array, AttentionLSTMStepCache]:
-    """Take one LSTM step with a context: a = x @ Wx + prev_h @ Wh + attn @ Wattn + b.
+    """One LSTM step with a context: a = x @ Wx + prev_h @ Wh + attn @ Wattn + b.
 
     The context is more of the input: [x, attn] @ [Wx; Wattn].
 
@@ -291,88 +334,30 @@ def attention_lstm_step_backward(
     return dinput[:, :D], dprev_h, dprev_c, dinput[:, D:], dweights[:D], dWh, dweights[D:], db
 
 
-@in_turn
-def attention_forward(
-    x: Array, A: Array, Wx: Array, Wh: Array, Wattn: Array, b: Array, cell: str = "lstm"
-) -> tuple[Array, AttentionCache]:  # fmt: skip
-    """Run a cell that attends over a whole sequence, from h0 = c0 = the mean of A over regions.
-
-    Each step adds attn @ Wattn to its pre-activation, attn = attention to A from the state before.
-
-    Parameters
-    ----------
-    x : array (N, T, D), float
-    A : array (N, P, H), float; the regions of each picture, projected to the size of a state; or
-        (N, H, K, K)
-    Wx : array (D, G), float; G is 4H for an LSTM, H for an RNN
-    Wh, Wattn : array (H, G), float
-    b : array (G,), float
-    cell : a name in xpcap.layers.CELLS, of a cell with the parameters Wx, Wh and b
-
-    Returns
-    -------
-    h : array (N, T, H), float; the state after each step, without h0
-    cache : for attention_backward
-
-    Raises
-    ------
-    TypeError, ValueError : libraries, dtypes or shapes do not match, or there is no region.
-    OptionError : the cell is unknown, cannot attend, or has other parameters.
-    """
-    if cell not in CELLS:
-        raise unknown("attention_forward", "cell", cell, CELLS)
-    check_takes_extra_term("attention_forward", cell)
-    kind = CELLS[cell]
-    shapes = kind.shapes(1, 1)
-    if set(shapes) != {"Wx", "Wh", "b"}:
-        raise OptionError(
-            f"attention_forward: cell {cell!r} has the parameters {', '.join(shapes)}, expected one"
-            " of Wx, Wh and b"
-        )
-    G = f"{shapes['b'][0]}H"
-    check_regions(
-        "attention_forward",
-        A,
-        f"x:N,T,D Wh:H,{G} Wx:D,{G} Wattn:H,{G} b:{G}",
-        x,
-        Wh,
-        Wx,
-        Wattn,
-        b,
-        note=ORDER if cell == "lstm" else "",
-    )
-    N, T, _ = x.shape
-    x_rows, rows, attention = (
-        to_rows(x),
-        PackedSequences.full(N, T),
-        Attention(to_regions(A), Wattn),
-    )
-    a = x_rows @ Wx  # (T*N, G)
-    a += b
-    h, loop = kind.rows_forward(
-        a, (attention.start(),) * kind.states, {"Wh": Wh}, rows, extra_term=attention
-    )
-    return from_rows(h, N, T), AttentionCache(x_rows, Wx, A.shape, attention, rows, cell, loop)
+# ---- Layouts of regions: (N, P, H), and the assignment's (N, H, K, K)
 
 
-@in_turn
-def attention_backward(
-    dh: Array, cache: AttentionCache
-) -> tuple[Array, Array, Array, Array, Array, Array]:
-    """Gradients of attention_forward.
+def check_regions(function: str, A: Array, shapes: str, *arrays: Array, note: str = "") -> None:
+    """check_arrays with A last, in either layout. ValueError : A has no region."""
+    layout = "N,H,J,K" if getattr(A, "ndim", 3) == 4 else "N,P,H"
+    check_arrays(function, f"{shapes} A:{layout}", *arrays, A, note=note)
+    if 0 in _grid(A):
+        raise ValueError(f"{function}: A has shape {A.shape}, expected at least one region")
 
-    dh (N, T, H), the upstream gradient of each step, to dx (N, T, D), dA, dWx, dWh, dWattn, db
-    """
-    x, Wx, shape, attention, rows, cell, loop = cache
-    N, T = rows.N, len(rows.batch_sizes)
-    check_upstream("attention_backward", "dh", dh, (N, T, attention.hidden), x)
-    da, dstate0, grads = CELLS[cell].rows_backward(to_rows(dh), loop)
-    dA, dWattn = attention.gradients(da, sum(dstate0), rows)
-    return (
-        from_rows(da @ Wx.T, N, T),
-        from_regions(dA, shape),
-        x.T @ da,
-        grads["Wh"],
-        dWattn,
-        da.sum(axis=0),
-    )
+
+def to_regions(A: Array) -> Array:
+    """Regions (N, P, H) of A in either layout; those of (N, H, K, K) row by row."""
+    if A.ndim == 3:
+        return A
+    N, H, down, across = A.shape
+    return get_array_module(A).ascontiguousarray(A.reshape(N, H, down * across).transpose(0, 2, 1))
+
+
+def from_regions(x: Array, shape: tuple[int, ...]) -> Array:
+    """Array x (N, P, H) in the layout of an A of `shape`: the inverse of to_regions."""
+    return x if len(shape) == 3 else x.transpose(0, 2, 1).reshape(shape)
+
+
+def _grid(A: Array) -> tuple[int, ...]:
+    """Axes of regions: (P,), or (K, K)."""
+    return A.shape[1:2] if A.ndim == 3 else A.shape[2:]

@@ -1,4 +1,4 @@
-"""The table of recurrent cells, and the contract by which training and sampling use them."""
+"""Recurrent cells: the contract by which training and sampling use them, and their table, CELLS."""
 
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -8,12 +8,15 @@ from xpcap.errors import OptionError
 from xpcap.layers.lstm import LSTMRowsCache, lstm_advance, lstm_rows_backward, lstm_rows_forward
 from xpcap.layers.rnn import RNNRowsCache, rnn_advance, rnn_rows_backward, rnn_rows_forward
 from xpcap.memory import Buffer
-from xpcap.ops import split_gates
-from xpcap.ops.recurrent import PackedSequences, RecurrentTerm
+from xpcap.ops import PackedSequences, RecurrentTerm, split_gates
+
+State = tuple[Array, ...]  # h first; each array (n, H)
+Shapes = dict[str, tuple[int, ...]]
+Params = Mapping[str, Array]
 
 
 class Activation(NamedTuple):
-    """Values of one nonlinearity for every row, a view into the cache.
+    """Activations of one nonlinearity in every row, a view into the cache.
 
     Below `low` and above `high` it is saturated: hardly any gradient passes.
     """
@@ -23,55 +26,38 @@ class Activation(NamedTuple):
     high: float
 
 
-def lstm_activations(cache: LSTMRowsCache) -> dict[str, Activation]:
-    """Gates i, f and o of lstm_rows_forward.
-
-    At 0.05 and 0.95 a sigmoid has a fifth of its steepest slope.
-    """
-    gates = zip("ifo", split_gates(cache.out.gates)[:3], strict=True)
-    return {f"gate {name}": Activation(gate, 0.05, 0.95) for name, gate in gates}
-
-
-def rnn_activations(cache: RNNRowsCache) -> dict[str, Activation]:
-    """States of rnn_rows_forward. At 0.99 tanh has a fiftieth of its steepest slope."""
-    return {"state": Activation(cache.h[cache.rows.N :], -0.99, 0.99)}
-
-
 def no_activations(cache: object) -> dict[str, Activation]:
-    """No activations: for a cell that does not say what its cache holds."""
+    """No activations, for a cell that does not name those in its cache."""
     return {}
-
-
-State = tuple[Array, ...]  # h first; each array (n, H)
-Shapes = dict[str, tuple[int, ...]]
-Params = Mapping[str, Array]
 
 
 class Cell(NamedTuple):
     """A recurrent cell: parameters, a step for sampling, a loop with gradients for training.
 
     A cell works on pre-activations a = x @ weight + bias, (n, G), of the parameters that `inputs`
-    names. The caller computes a, once for each distinct word, and the gradients of these two;
-    all other parameters are the cell's own. `params` is a mapping of the names in `shapes`.
+    names. The caller computes a, once for each distinct word, and the gradients of these two; all
+    other parameters are the cell's own. `params` is a mapping of the names in `shapes`.
 
     ``shapes(W, H)`` names the parameters, in the order of the buffer, for word vectors of W and
     states of H numbers. Matrices are drawn from randn / sqrt(rows); vectors begin at zero.
 
-    ``step(a, state, params, buffer) -> state`` takes one step of n hypotheses. The first array of
-    a state is the cell's output. `buffer` is memory for temporaries, not for the new state.
+    ``step(a, state, params, buffer) -> state`` takes one step of n hypotheses. The first array of a
+    state is the cell's output. `buffer` is memory for temporaries, not for the new state.
 
-    ``rows_forward(a, state0, params, rows, buffer=None) -> h, cache`` takes all steps of packed
+    ``rows_forward(a, state0, params, rows, buffer=None) -> h, cache`` takes all steps of
     PackedSequences; h (R, H). In state0 all arrays but the first may be None: zeros.
 
     ``rows_backward(dh, cache, buffer=None, grads=None) -> da, dstate0, grads`` returns the
-    gradients of a (R, G), of each array in state0, and of the cell's own parameters by name. It
-    may write the latter to the arrays of `grads`, if given.
+    gradients of a (R, G), of each array in state0, and of the cell's own parameters by name. It may
+    write the latter to the arrays of `grads`, if given.
+
+    ``activations(cache)`` are the nonlinearities to watch for saturation, for the doctor.
 
     A cell with `takes_extra_term` has one more parameter, ``extra_term=None``, in `step` and in
-    `rows_forward`: what each step adds to the pre-activation a besides, such as attention. It may
-    be added to any part of a step's pre-activation whose gradient is da, but not to what a reset
-    gate scales: the term's own gradients are computed from da. A cell without is never given a
-    term, and is refused where one is needed.
+    `rows_forward`: a RecurrentTerm, such as attention, that each step adds to its pre-activation a.
+    It may be added to any part of the pre-activation whose gradient is da, but not to a part that a
+    reset gate scales: the term's own gradients are computed from da. A cell without
+    `takes_extra_term` is never given a term, and is refused where one is needed.
 
     Dropout is the captioner's: of image features, word vectors and h. A cell drops nothing.
     """
@@ -81,9 +67,7 @@ class Cell(NamedTuple):
     step: Callable[..., State]
     rows_forward: Callable[..., tuple[Array, Any]]
     rows_backward: Callable[..., tuple[Array, State, Params]]
-    activations: Callable[[Any], dict[str, Activation]] = (
-        no_activations  # of a cache, for the doctor
-    )
+    activations: Callable[[Any], dict[str, Activation]] = no_activations  # of a cache
     takes_extra_term: bool = False
     inputs: tuple[str, str] = ("Wx", "b")  # weight (W, G) and bias (G,)
 
@@ -93,17 +77,20 @@ class Cell(NamedTuple):
         return (h0, *(xp.zeros_like(h0) for _ in range(self.states - 1)))
 
 
+# ---- The cells
+
+
 def one_layer(
     gates: int,
     states: int,
-    advance: Callable[..., Any],
-    rows_forward: Callable[..., Any],
-    rows_backward: Callable[..., Any],
+    advance: Callable[..., State],
+    rows_forward: Callable[..., tuple[Array, Any]],
+    rows_backward: Callable[..., tuple[Array, State, Array]],
     activations: Callable[[Any], dict[str, Activation]],
 ) -> Cell:
     """A Cell of one layer, with Wx (W, G), Wh (H, G) and b (G,); G = gates * H.
 
-    The functions take Wh in the place of `params`, and the last returns its gradient alone.
+    The functions take Wh instead of `params`, and the last returns its gradient alone.
     """
 
     def shapes(W: int, H: int) -> Shapes:
@@ -125,16 +112,30 @@ def one_layer(
         rows: PackedSequences,
         buffer: Buffer | None = None,
         extra_term: RecurrentTerm | None = None,
-    ) -> tuple[Array, Any]:
+    ) -> tuple[Array, object]:
         return rows_forward(a, state0, params["Wh"], rows, buffer, extra_term)
 
     def backward(
-        dh: Array, cache: Any, buffer: Buffer | None = None, grads: Params | None = None
+        dh: Array, cache: object, buffer: Buffer | None = None, grads: Params | None = None
     ) -> tuple[Array, State, Params]:
         da, dstate0, dWh = rows_backward(dh, cache, buffer, None if grads is None else grads["Wh"])
         return da, dstate0, {"Wh": dWh}
 
     return Cell(shapes, states, step, forward, backward, activations, takes_extra_term=True)
+
+
+def lstm_activations(cache: LSTMRowsCache) -> dict[str, Activation]:
+    """Gates i, f and o of lstm_rows_forward.
+
+    At 0.05 and 0.95 a sigmoid has a fifth of its steepest slope.
+    """
+    gates = zip("ifo", split_gates(cache.out.gates)[:3], strict=True)
+    return {f"gate {name}": Activation(gate, 0.05, 0.95) for name, gate in gates}
+
+
+def rnn_activations(cache: RNNRowsCache) -> dict[str, Activation]:
+    """States of rnn_rows_forward. At 0.99 tanh has a fiftieth of its steepest slope."""
+    return {"state": Activation(cache.h[cache.rows.N :], -0.99, 0.99)}
 
 
 CELLS: dict[str, Cell] = {

@@ -12,7 +12,7 @@ FLOATS = "fd"  # float32 and float64, by NumPy's characters, which cost less tha
 
 
 def check_arrays(function: str, shapes: str, *arrays: Array, note: str = "") -> ModuleType:
-    """Check float arrays against symbolic shapes and return their library.
+    """Library of float arrays, checked against symbolic shapes.
 
     Parameters
     ----------
@@ -37,38 +37,29 @@ def check_arrays(function: str, shapes: str, *arrays: Array, note: str = "") -> 
 
 
 class _Axes(NamedTuple):
-    """Axes of an array: factor and letter of each; `open` if any others may come before them."""
+    """Axes of an array: factor and letter of each; `open` if others may come before them."""
 
     letters: tuple[tuple[int, str], ...]
     open: bool
 
     def __str__(self) -> str:
-        return ", ".join(
-            f"{factor if factor > 1 else ''}{letter}" for factor, letter in self.letters
-        )
+        return ", ".join(f"{k if k > 1 else ''}{letter}" for k, letter in self.letters)
 
 
 @functools.cache
 def _entries(shapes: str) -> list[tuple[str, _Axes]]:
     """Names and axes in ``"x:N,T,D Wh:H,4H b:4H"``."""
-    found = []
+    entries = []
     for name, axes in (entry.split(":") for entry in shapes.split()):
         letters = [axis for axis in axes.split(",") if axis != "..."]
-        found.append(
-            (
-                name,
-                _Axes(
-                    tuple((int(axis[:-1] or 1), axis[-1]) for axis in letters),
-                    axes.startswith("..."),
-                ),
-            )
-        )
-    return found
+        sizes = tuple((int(axis[:-1] or 1), axis[-1]) for axis in letters)
+        entries.append((name, _Axes(sizes, axes.startswith("..."))))
+    return entries
 
 
 def _check_kind(function: str, name: str, x: Array, first_name: str, first: Array) -> None:
     if type(x) is type(first) and x is not first and hasattr(x, "dtype") and x.dtype == first.dtype:
-        return  # as good as the first, which has been checked: the common case
+        return  # the common case: as good as the first, which has been checked
     if not isinstance(x, np.ndarray) and not is_device_array(x):
         raise TypeError(
             f"{function}: {name} is a {type(x).__name__}, expected an array; make one with"
@@ -104,21 +95,16 @@ def _check_shape(
             sizes.setdefault(letter, size // factor)
         fits = fits and sizes.get(letter, -1) * factor == size
     if not fits:
-        known = "".join(
-            f", {letter} = {size}"
-            for letter, size in sizes.items()
-            if any(letter == own for _, own in letters)
-        )
-        raise ValueError(
-            f"{function}: {name} has shape {shape}, expected"
-            f" ({axes}){known}{'; ' + note if note else ''}"
-        )
+        own = {letter for _, letter in letters}
+        known = "".join(f", {one} = {size}" for one, size in sizes.items() if one in own)
+        cause = f"; {note}" if note else ""
+        raise ValueError(f"{function}: {name} has shape {shape}, expected ({axes}){known}{cause}")
 
 
 def check_upstream(
     function: str, name: str, dout: Array, shape: tuple[int, ...], like: Array
 ) -> None:
-    """Check that an upstream gradient has `shape`, and library and dtype of `like` in the cache."""
+    """TypeError, ValueError : an upstream gradient differs from `shape`, or from `like` in kind."""
     _check_kind(function, name, dout, "the cache", like)
     if dout.shape != shape:
         raise ValueError(
@@ -128,13 +114,12 @@ def check_upstream(
 
 
 def check_ids(function: str, name: str, ids: Array, V: int, like: Array) -> None:
-    """Check that ids are integers in 0..V-1.
+    """TypeError, ValueError : ids are not integers in 0..V-1, in the library of `like`.
 
     Values are checked on the host only: reading them from a device would wait for it.
     """
-    if is_device_array(ids) != is_device_array(like) or not (
-        isinstance(ids, np.ndarray) or is_device_array(ids)
-    ):
+    is_array = isinstance(ids, np.ndarray) or is_device_array(ids)
+    if not is_array or is_device_array(ids) != is_device_array(like):
         raise TypeError(
             f"{function}: {name} is a {type(ids).__module__}.{type(ids).__name__}, expected an"
             " array of the same library as the weights"
@@ -151,7 +136,7 @@ def check_ids(function: str, name: str, ids: Array, V: int, like: Array) -> None
 def all_below(numbers: np.ndarray, bound: int) -> bool:
     """True if all integers are in 0..bound-1.
 
-    Seen as unsigned, negative ones are above all others: one pass instead of two.
+    As unsigned, negative ones are above all others: one pass instead of two.
     """
     if numbers.dtype.kind == "i":
         bound = min(bound, 1 << (8 * numbers.itemsize - 1))
@@ -159,7 +144,7 @@ def all_below(numbers: np.ndarray, bound: int) -> bool:
 
 
 def check_mask(function: str, mask: Array, shape: tuple[int, ...], like: Array) -> None:
-    """Check that a mask is boolean, of shape `shape`, and in the library of `like`."""
+    """TypeError, ValueError : a mask is not boolean, of `shape`, in the library of `like`."""
     if not isinstance(mask, np.ndarray) and not is_device_array(mask):
         raise TypeError(
             f"{function}: mask is a {type(mask).__name__}, expected a boolean array; make one with"

@@ -10,8 +10,12 @@ from xpcap.layers.checks import check_arrays, check_ids, check_mask, check_upstr
 from xpcap.ops import drop, segment_sum, segments, softmax_loss
 from xpcap.threads import in_turn
 
+# ---- Affine
+
 
 class AffineCache(NamedTuple):
+    """Cache of affine_forward and temporal_affine_forward."""
+
     x: Array
     w: Array
     b: Array
@@ -41,13 +45,8 @@ def affine_forward(x: Array, w: Array, b: Array) -> tuple[Array, AffineCache]:
     CS231n's affine layer: same name and arguments.
     """
     check_arrays("affine_forward", "x:...,K w:D,M b:M", x, w, b)
-    check_arrays(
-        "affine_forward",
-        "x:N,D w:D,M",
-        _rows(x),
-        w,
-        note="D is the product of all axes of x after the first",
-    )
+    note = "D is the product of all axes of x after the first"
+    check_arrays("affine_forward", "x:N,D w:D,M", _rows(x), w, note=note)
     return _rows(x) @ w + b, AffineCache(x, w, b)
 
 
@@ -94,11 +93,14 @@ def temporal_affine_backward(dout: Array, cache: AffineCache) -> tuple[Array, Ar
 
 
 def _rows(x: Array) -> Array:
-    """Reshape x (N, ...) to (N, D). D is explicit, since reshape cannot infer -1 if N is 0."""
+    """Rows (N, D) of x (N, ...). D is explicit, since reshape cannot infer -1 if N is 0."""
     D = 1
     for size in x.shape[1:]:
         D *= size
     return x.reshape(x.shape[0], D)
+
+
+# ---- Word embedding
 
 
 class EmbeddingCache(NamedTuple):
@@ -133,11 +135,14 @@ def word_embedding_forward(x: Array, W: Array) -> tuple[Array, EmbeddingCache]:
 
 
 def word_embedding_backward(dout: Array, cache: EmbeddingCache) -> Array:
-    """Gradient of the table: dout (N, T, D) to dW (V, D). Gradients of a repeated word add up."""
+    """Gradient of the table: dout (N, T, D) to dW (V, D). Those of a repeated word add up."""
     x, W = cache
     V, D = W.shape
     check_upstream("word_embedding_backward", "dout", dout, (*x.shape, D), W)
     return segment_sum(dout.reshape(x.size, D), segments(x.reshape(x.size), V))
+
+
+# ---- Dropout
 
 
 class DropoutCache(NamedTuple):
@@ -146,11 +151,6 @@ class DropoutCache(NamedTuple):
     mask: Array | None  # bool, shape of x; None if nothing was dropped
     p: float
     x: Array
-
-
-def apply_mask(x: Array, mask: Array | None, p: float) -> Array:
-    """x / p where `mask` is true, else 0; x itself if mask is None. Its gradient is itself."""
-    return x if mask is None else drop(x, mask, p)
 
 
 def dropout_forward(x: Array, dropout_param: dict[str, Any]) -> tuple[Array, DropoutCache]:
@@ -185,9 +185,8 @@ def dropout_forward(x: Array, dropout_param: dict[str, Any]) -> tuple[Array, Dro
         )
     p, mode = dropout_param["p"], dropout_param["mode"]
     if not 0 < p <= 1:
-        raise ValueError(
-            f"dropout_forward: p is {p}, expected a probability of keeping a unit in (0, 1]"
-        )
+        wanted = "a probability of keeping a unit in (0, 1]"
+        raise ValueError(f"dropout_forward: p is {p}, expected {wanted}")
     if mode not in ("train", "test"):
         raise unknown("dropout_forward", "mode", mode, ("train", "test"))
     if mode == "test":
@@ -202,6 +201,14 @@ def dropout_backward(dout: Array, cache: DropoutCache) -> Array:
     """Gradient of dropout_forward: dx, in the shape of dout."""
     check_upstream("dropout_backward", "dout", dout, cache.x.shape, cache.x)
     return dout.copy() if cache.mask is None else apply_mask(dout, cache.mask, cache.p)
+
+
+def apply_mask(x: Array, mask: Array | None, p: float) -> Array:
+    """x / p where `mask` is true, else 0; x itself without a mask. Also its own gradient."""
+    return x if mask is None else drop(x, mask, p)
+
+
+# ---- Loss
 
 
 def temporal_softmax_loss(
@@ -241,9 +248,8 @@ def temporal_softmax_loss(
             f"temporal_softmax_loss: y has shape {y.shape}, expected (N, T) = {(N, T)}, as in x"
         )
     xp = get_array_module(x)
-    nll, dx = softmax_loss(
-        x.reshape(N * T, V), y.reshape(N * T), xp.full(N * T, 1 / max(N, 1), x.dtype)
-    )
+    scale = xp.full(N * T, 1 / max(N, 1), x.dtype)
+    nll, dx = softmax_loss(x.reshape(N * T, V), y.reshape(N * T), scale)
     counts = mask.reshape(N * T)
     loss = xp.where(counts, nll, 0).sum() / N
     dx = xp.where(counts[:, None], dx, 0)  # not a product: a masked step may hold inf

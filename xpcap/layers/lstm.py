@@ -64,7 +64,7 @@ class LSTMCache(NamedTuple):
 def lstm_step_forward(
     x: Array, prev_h: Array, prev_c: Array, Wx: Array, Wh: Array, b: Array
 ) -> tuple[Array, Array, LSTMStepCache]:
-    """Take one LSTM step.
+    """One LSTM step.
 
     a = x @ Wx + prev_h @ Wh + b
     i, f, o = sigmoid(a_i), sigmoid(a_f), sigmoid(a_o);  g = tanh(a_g)
@@ -87,17 +87,8 @@ def lstm_step_forward(
     ------
     TypeError, ValueError : libraries, dtypes or shapes do not match.
     """
-    check_arrays(
-        "lstm_step_forward",
-        "x:N,D prev_h:N,H prev_c:N,H Wx:D,4H Wh:H,4H b:4H",
-        x,
-        prev_h,
-        prev_c,
-        Wx,
-        Wh,
-        b,
-        note=ORDER,
-    )
+    shapes = "x:N,D prev_h:N,H prev_c:N,H Wx:D,4H Wh:H,4H b:4H"
+    check_arrays("lstm_step_forward", shapes, x, prev_h, prev_c, Wx, Wh, b, note=ORDER)
     gates = lstm_gates(x @ Wx + b, prev_h @ Wh, prev_c)
     return gates.h, gates.c, LSTMStepCache(x, prev_h, prev_c, Wx, Wh, gates)
 
@@ -121,12 +112,11 @@ def lstm_step_backward(
 def lstm_advance(
     a: Array, state: State, Wh: Array, buffer: Buffer, extra_term: RecurrentTerm | None = None
 ) -> State:
-    """Take one step from a (n, 4H) and (h, c) to the next (h, c), in fresh memory, for sampling."""
+    """One step from a (n, 4H) and (h, c) to the next (h, c), in fresh memory, for sampling."""
     h, _ = state
-    xp = get_array_module(h)
-    out = Gates(
-        xp.empty_like(h), xp.empty_like(h), buffer("gates", a.shape), buffer("tanh_c", h.shape)
-    )
+    empty_like = get_array_module(h).empty_like
+    gates, tanh_c = buffer("gates", a.shape), buffer("tanh_c", h.shape)
+    out = Gates(empty_like(h), empty_like(h), gates, tanh_c)
     lstm_steps(a, Wh, state, out, extra_term)(single_step(len(h)))
     return out.h, out.c
 
@@ -147,9 +137,9 @@ def lstm_rows_forward(
     a : array (R, 4H), float; x @ Wx + b of every row, time-major
     state0 : (h0, c0), each an array (N, H), float; c0 None: zeros
     Wh : array (H, 4H), float
-    rows : PackedSequences; which sequence and step each of the R rows belongs to
+    rows : PackedSequences; sequence and step of each of the R rows
     buffer : memory for results and cache; None allocates
-    extra_term : what each step adds to its pre-activation from h_{t-1} besides, such as attention
+    extra_term : RecurrentTerm that each step adds to its pre-activation, such as attention
 
     Returns
     -------
@@ -167,12 +157,8 @@ def lstm_rows_forward(
     (R, _), (N, H) = a.shape, h0.shape
     rows.check("lstm_rows_forward", R, N)
     buffer = buffer or fresh(a, ((N + R, H), (N + R, H), (R, 4 * H), (R, H)))
-    h, c, gates, tanh_c = (
-        buffer("h", (N + R, H)),
-        buffer("c", (N + R, H)),
-        buffer("gates", (R, 4 * H)),
-        buffer("tanh_c", (R, H)),
-    )
+    h, c = buffer("h", (N + R, H)), buffer("c", (N + R, H))
+    gates, tanh_c = buffer("gates", (R, 4 * H)), buffer("tanh_c", (R, H))
     start_states(h0, c0, h, c)
     out = Gates(h, c, gates, tanh_c)
     take = lstm_steps(a, Wh, (h, c), out, extra_term)
@@ -209,20 +195,15 @@ def lstm_rows_backward(
     if dc_T is not None:
         check_upstream("lstm_rows_backward", "dc_T", dc_T, (N, H), h)
     buffer = buffer or fresh(h)
-    da, dh_next, dc, scratch = (
-        buffer("da", (R, 4 * H)),
-        buffer("dh_next", (N, H)),
-        buffer("dc", (N, H)),
-        buffer("scratch", (N * H,)),
-    )
+    da, scratch = buffer("da", (R, 4 * H)), buffer("scratch", (N * H,))
+    dh_next, dc = buffer("dh_next", (N, H)), buffer("dc", (N, H))
     take = lstm_backward_steps(dh, dh_next, dc, out, Wh, da, scratch, extra_term, dc_T)
     for step in reversed(rows.steps):
         take(step)
     if dc_T is None:
         zero_without_steps(rows, dh_next, dc)
-    dWh = product(
-        rows.previous_states(h, buffer).T, da, out=buffer("dWh", Wh.shape) if dWh is None else dWh
-    )
+    dWh = buffer("dWh", Wh.shape) if dWh is None else dWh
+    dWh = product(rows.previous_states(h, buffer).T, da, out=dWh)
     return da, (dh_next, dc), dWh
 
 
@@ -233,8 +214,8 @@ def lstm_forward(
     """Run the LSTM over a whole sequence.
 
     The course's form, ``h, cache = lstm_forward(x, h0, Wx, Wh, b)``, begins with c0 = 0. With c0
-    the state is carried from one piece of a sequence to the next: ``h, c_T, cache =
-    lstm_forward(x, h0, Wx, Wh, b, c0=c0)``; the next piece begins with ``h[:, -1]`` and ``c_T``.
+    the state is carried from one piece of a sequence to the next: ``h, c_T, cache = lstm_forward(x,
+    h0, Wx, Wh, b, c0=c0)``; the next piece begins with ``h[:, -1]`` and ``c_T``.
 
     Parameters
     ----------
@@ -255,9 +236,8 @@ def lstm_forward(
     ------
     TypeError, ValueError : libraries, dtypes or shapes do not match.
     """
-    check_arrays(
-        "lstm_forward", "x:N,T,D h0:N,H Wx:D,4H Wh:H,4H b:4H", x, h0, Wx, Wh, b, note=ORDER
-    )
+    shapes = "x:N,T,D h0:N,H Wx:D,4H Wh:H,4H b:4H"
+    check_arrays("lstm_forward", shapes, x, h0, Wx, Wh, b, note=ORDER)
     if c0 is not None:
         check_arrays("lstm_forward", "h0:N,H c0:N,H", h0, c0)
     N, T, _ = x.shape

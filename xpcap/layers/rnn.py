@@ -93,7 +93,7 @@ def rnn_step_backward(
 def rnn_advance(
     a: Array, state: State, Wh: Array, buffer: Buffer, extra_term: RecurrentTerm | None = None
 ) -> State:
-    """Take one step from a (n, H) and (h,) to the next (h,), in fresh memory, for sampling."""
+    """One step from a (n, H) and (h,) to the next (h,), in fresh memory, for sampling."""
     (h_prev,) = state
     h = get_array_module(a).empty_like(a)
     rnn_steps(a, Wh, h_prev, h, extra_term)(single_step(len(h)))
@@ -116,9 +116,9 @@ def rnn_rows_forward(
     a : array (R, H), float; x @ Wx + b of every row, time-major
     state0 : (h0,), an array (N, H), float
     Wh : array (H, H), float
-    rows : PackedSequences; which sequence and step each of the R rows belongs to
+    rows : PackedSequences; sequence and step of each of the R rows
     buffer : memory for results and cache; None allocates
-    extra_term : what each step adds to its pre-activation from h_{t-1} besides, such as attention
+    extra_term : RecurrentTerm that each step adds to its pre-activation, such as attention
 
     Returns
     -------
@@ -161,18 +161,14 @@ def rnn_rows_backward(
     R, N, H = rows.R, rows.N, h.shape[1]
     check_upstream("rnn_rows_backward", "dh", dh, (R, H), h)
     buffer = buffer or fresh(h)
-    da, dh_next, scratch = (
-        buffer("da", (R, H)),
-        buffer("dh_next", (N, H)),
-        buffer("scratch", (N * H,)),
-    )
+    da, dh_next = buffer("da", (R, H)), buffer("dh_next", (N, H))
+    scratch = buffer("scratch", (N * H,))
     take = rnn_backward_steps(dh, dh_next, h, Wh, da, scratch, extra_term)
     for step in reversed(rows.steps):
         take(step)
     zero_without_steps(rows, dh_next)
-    dWh = product(
-        rows.previous_states(h, buffer).T, da, out=buffer("dWh", Wh.shape) if dWh is None else dWh
-    )
+    dWh = buffer("dWh", Wh.shape) if dWh is None else dWh
+    dWh = product(rows.previous_states(h, buffer).T, da, out=dWh)
     return da, (dh_next,), dWh
 
 

@@ -1,6 +1,6 @@
-"""Vocabulary layer and softmax loss in one, by blocks of rows: all scores never exist at once."""
+"""Vocabulary layer and softmax loss in one, by blocks of rows, so that few scores exist at once."""
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from xpcap.backend import Array, is_device_array
 from xpcap.layers.checks import check_arrays, check_ids
@@ -22,7 +22,7 @@ class VocabularyGrads(NamedTuple):
 
 
 def blocks(L: int, V: int, like: Array) -> list[slice]:
-    """Blocks of rows 0..L for scores over V words where `like` lies. No rows: one empty block."""
+    """Blocks of rows 0..L for scores over V words, on the device of `like`; at least one block."""
     n = max(LEAST, (DEVICE_BLOCK if is_device_array(like) else BLOCK) // V)
     return [slice(start, min(start + n, L)) for start in range(0, max(L, 1), n)]
 
@@ -67,15 +67,12 @@ def vocabulary_loss(
     TypeError, ValueError : libraries, dtypes or shapes do not match, or a target on the host is
         outside 0..V-1.
     """
-    given, of = ("", ()) if isinstance(scale, float) else (" scale:L", (scale,))
-    check_arrays("vocabulary_loss", f"h:L,H w:H,V b:V{given}", h, w, b, *of)
+    shape, scales = ("", ()) if isinstance(scale, float) else (" scale:L", (scale,))
+    check_arrays("vocabulary_loss", f"h:L,H w:H,V b:V{shape}", h, w, b, *scales)
     check_ids("vocabulary_loss", "targets", targets, len(b), h)
     buffer = buffer or fresh(h)
-    dh, nll, (dw, db) = (
-        buffer("dh", h.shape),
-        buffer("nll", (len(h),)),
-        out or (buffer("dw", w.shape), buffer("db", b.shape)),
-    )
+    dh, nll = buffer("dh", h.shape), buffer("nll", (len(h),))
+    dw, db = out or (buffer("dw", w.shape), buffer("db", b.shape))
     for rows in blocks(len(h), len(b), h):
         x, words, weights, losses, dx = _rows(rows, h, targets, scale, nll, dh)
         dscores = buffer("scores", (len(x), len(b)))  # (n, V)
@@ -89,9 +86,9 @@ def vocabulary_loss(
     return nll, VocabularyGrads(dh, dw, db)
 
 
-def _rows(rows: slice, *arrays: Any) -> tuple[Any, ...]:
-    """Those rows of each array; a number is the same for every row."""
-    # All rows are the arrays themselves: a slice costs a device's host time.
+def _rows(rows: slice, *arrays: Array) -> tuple[Array, ...]:
+    """The given rows of each array; a number is the same for every row."""
+    # All rows are the arrays themselves: a slice costs a device's host time
     if rows.start == 0 and rows.stop == len(arrays[0]):
         return arrays
     return tuple(x if isinstance(x, float) else x[rows] for x in arrays)

@@ -1,9 +1,11 @@
-"""A batch on its way into the network: checked, packed without padding, with dropout masks, and
-sent to the device in one transfer.
+"""A batch on its way into the network. Start with `Batch`, `Part` and `prepare_batch`.
+
+A batch is checked, packed without padding, given dropout masks, and sent to the device in one
+transfer.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import DTypeLike
@@ -24,19 +26,20 @@ class FeatureRows(NamedTuple):
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """(N, D) or (N, P, D), the shape of table[rows]."""
+        """Shape of table[rows]: (N, D) or (N, P, D)."""
         return len(self.rows), *self.table.shape[1:]
 
     def checked(self, function: str, like: Array) -> Array:
-        """The table, once it has the library and dtype of `like` and all rows exist."""
-        if (
-            get_array_module(self.table) is not get_array_module(like)
-            or self.table.dtype != like.dtype
-        ):
+        """The table, checked.
+
+        TypeError : library or dtype are not those of `like`. ValueError : a row does not exist.
+        """
+        xp, dtype = get_array_module(self.table), self.table.dtype
+        if xp is not get_array_module(like) or dtype != like.dtype:
             raise TypeError(
                 f"{function}: the table of features is a {type(self.table).__module__} array of"
-                f" {self.table.dtype}, expected the model's library and {like.dtype}; was it made"
-                " for another model?"
+                f" {dtype}, expected the model's library and {like.dtype}; was it made for another"
+                " model?"
             )
         if not all_below(self.rows, len(self.table)):
             raise ValueError(
@@ -50,7 +53,7 @@ class Batch(NamedTuple):
     """A minibatch of N captions.
 
     Its loss is sum(weights * cross entropy of each caption, summed over words) / total. Where
-    processes share a batch, each has all captions, since they number the rows of dropout masks, and
+    processes share a batch, each has all captions, which number the rows of dropout masks, and
     computes those in `shard`.
     """
 
@@ -63,6 +66,322 @@ class Batch(NamedTuple):
     step: int | None = None  # training step of the dropout masks, from 0; None: one after the last
 
 
+class PackedCaptions(NamedTuple):
+    """A batch of captions, or one part of it, as packed rows, longest caption first.
+
+    N captions, R rows or live (caption, step) pairs, K distinct input words, L rows with a target.
+    Index arrays are int32 on a device, of any integer type on the host.
+    """
+
+    rows: PackedSequences
+    order: Array  # (N,) caption number at each sorted position
+    words: Array  # (K,) ids of the distinct input words
+    inputs: Segments  # rows grouped by input word; ids index `words`
+    kept: Array | None  # (L,) rows whose target is not NULL; None if all are
+    targets: Array  # (L,) their target ids
+    source: np.ndarray  # (L,) their positions in the list of live steps, caption by caption; host
+
+
+class Masks(NamedTuple):
+    """Boolean masks of the units to keep; all None without dropout."""
+
+    features: Array | None = None  # (N, D); of a grid the same units in all regions
+    words: Array | None = None  # (K, W), one row for each distinct input word
+    hidden: Array | None = None  # (L, H), one row for each row with a target
+
+
+class DropoutKey(NamedTuple):
+    """Key of a training step's masks."""
+
+    seed: int
+    step: int
+
+
+class Part(NamedTuple):
+    """A minibatch, or one part of it, on the model's device, in packed order."""
+
+    table: Array  # (m, D) or (m, P, D); the features are table[packed.order]
+    packed: PackedCaptions
+    masks: Masks
+    scale: Array | float = 1.0  # (L,) factor of the loss of each row with a target; or one for all
+
+
+# ---- From a batch to parts on the device
+
+
+def prepare_batch(
+    where: str,
+    config: ModelConfig,
+    like: Array,
+    null: int,
+    features: Array | FeatureRows,
+    captions: Array,
+    buffers: Sequence[Buffer],
+    *,
+    scale: np.ndarray | float = 1.0,
+    draw: DropoutKey | None = None,
+    shard: np.ndarray | None = None,
+) -> list[Part]:
+    """Parts of a batch on the device: checked, packed, with dropout masks drawn there.
+
+    Parameters
+    ----------
+    where : begins messages
+    like : the model's flat buffer, with the library, device and dtype of the parts
+    null : id of the padding word
+    features, captions, shard : as in CaptioningRNN.loss
+    buffers : memory for transfers and masks, one for each part
+    scale : array (N,), the factor of each caption's loss; or one number for all
+    draw : seed and step of the dropout masks; None: no dropout
+    """
+    captions = to_numpy(as_array(where, "captions", captions))
+    if not isinstance(features, FeatureRows):
+        features = as_array(where, "features", features)
+    weights = None if isinstance(scale, float) else scale
+    check_batch(where, features, captions, config.feature_shape, config.vocabulary, weights, shard)
+
+    # On the host: the captions of each part, their order, and the numbers of its mask rows
+    packed = [pack(captions, null, part, len(buffers), shard) for part in range(len(buffers))]
+    numbers: Sequence[Sequence[np.ndarray]] = [()] * len(packed)
+    counts: Sequence[int] = ()
+    if draw is not None:
+        whole = None if shard is None else [pack(captions, null)]
+        numbers, counts = row_numbers(packed, whole)
+
+    # Features: a table on the device, and the row of each caption in it
+    if isinstance(features, FeatureRows):
+        table, rows = features.checked(where, like), features.rows
+        if not is_device_array(table):
+            check_finite(where, table[rows])
+    else:
+        table, rows = to_device(where, features, like, buffers[0]), np.arange(len(features))
+    if shard is not None:  # features are those of its captions alone
+        all_rows = np.zeros(len(captions), rows.dtype)
+        all_rows[shard] = rows
+        rows = all_rows
+
+    # To the device: index arrays, masks, and the factors of the rows with a target
+    sent = [
+        send(p, table, rows[p.order], more, buffer)
+        for p, more, buffer in zip(packed, numbers, buffers, strict=True)
+    ]
+    masks = [Masks()] * len(packed)
+    if draw is not None:
+        masks = masks_of(config, draw, [more for _, more in sent], counts, buffers)
+    scales: Sequence[Array | float] = [
+        scale if isinstance(scale, float) else _by_target(scale, p, buffer, like.dtype)
+        for p, buffer in zip(packed, buffers, strict=True)
+    ]
+    return [
+        Part(table, p, m, factor) for (p, _), m, factor in zip(sent, masks, scales, strict=True)
+    ]
+
+
+def _by_target(
+    scale: np.ndarray, packed: PackedCaptions, buffer: Buffer, dtype: DTypeLike
+) -> Array:
+    """Factors of captions (N,), for the rows with a target (L,), in `buffer`."""
+    by_row = scale[packed.order][packed.rows.sequence]
+    by_target = by_row if packed.kept is None else by_row[packed.kept]
+    return buffer.upload("scale", by_target.astype(dtype))
+
+
+def prepare_features(
+    where: str, features: Array, shape: tuple[int, ...], like: Array, *, read: bool = True
+) -> Array:
+    """Features (N, *shape), checked, on the device of `like` and in its dtype.
+
+    ValueError : features that are not finite; without `read`, those of a device are not checked.
+    """
+    features = as_array(where, "features", features)
+    check_features(where, features, shape)
+    if read and is_device_array(features):
+        check_finite(where, features)
+    return to_device(where, features, like)
+
+
+def to_device(where: str, features: Array, like: Array, buffer: Buffer | None = None) -> Array:
+    """Features on the device of `like`, in its dtype; those of the host in memory from `buffer`.
+
+    ValueError : features of the host are not finite in that dtype. Nothing is read from a device.
+    """
+    if is_device_array(features):
+        return asarray(features, dtype=like.dtype, like=like)
+    with np.errstate(over="ignore"):
+        cast = np.asarray(features, like.dtype)
+    check_finite(where, cast, features)
+    return asarray(cast, like=like) if buffer is None else buffer.upload("features", cast)
+
+
+# ---- Packing
+
+
+def pack(
+    captions: np.ndarray, null: int, part: int = 0, parts: int = 1, shard: np.ndarray | None = None
+) -> PackedCaptions:
+    """Pack a batch of captions, or one part of it, on the host.
+
+    Parameters
+    ----------
+    captions : array (N, T+1), int; inputs are all columns but the last, targets all but the first
+    null : id of the padding word
+    part, parts : pack part `part` of `parts`, as in `dealt`; `order` and `source` are then those
+        of the whole batch
+    shard : (n,), int, the captions to pack, or to pack a part of. None: all
+
+    Notes
+    -----
+    A caption ends with its last non-NULL target; later steps are left out. A step with a NULL
+    target inside a caption stays, since later steps depend on it, but does not enter the loss.
+    """
+    T, lengths = captions.shape[1] - 1, _lengths(captions, null)
+    shard = np.arange(len(captions)) if shard is None else shard
+    order = shard[(-lengths[shard]).argsort(kind="stable")][part::parts]
+    steps = np.bincount(lengths[order], minlength=1)  # captions of each length
+    rows = PackedSequences.of((len(order) - steps.cumsum()[:-1]).tolist(), len(order))
+    caption = order[rows.sequence]
+    t = np.arange(len(rows.batch_sizes)).repeat(rows.batch_sizes)
+    at, words = caption * (T + 1) + t, captions.ravel()
+    distinct, segments = _grouped(words.take(at))
+    targets, source, kept = words.take(at + 1), (lengths.cumsum() - lengths).take(caption) + t, None
+    if not (has_target := targets != null).all():
+        kept = has_target.nonzero()[0]
+        targets, source = targets[kept], source[kept]
+    return PackedCaptions(rows, order, distinct, segments, kept, targets, source)
+
+
+def dealt(captions: np.ndarray, null: int, part: int, parts: int) -> np.ndarray:
+    """Indices of the captions in part `part` of `parts`.
+
+    Captions are dealt round-robin by length, longest first, so that parts cost the same.
+    """
+    return (-_lengths(captions, null)).argsort(kind="stable")[part::parts]
+
+
+def _lengths(captions: np.ndarray, null: int) -> np.ndarray:
+    """Steps of each caption: up to its last non-NULL target."""
+    live = captions[:, 1:] != null
+    return np.where(live.any(axis=1), live.shape[1] - live[:, ::-1].argmax(axis=1), 0)
+
+
+def _grouped(words: np.ndarray) -> tuple[np.ndarray, Segments]:
+    """Distinct words (K,) of rows (R,), sorted, and rows grouped by them: np.unique in one sort."""
+    R = len(words)
+    if all_below(words, 1 << 16):
+        words = words.astype(np.uint16)  # NumPy sorts 16 bits by counting, in a third of the time
+    order = words.argsort(kind="stable")
+    in_order = words.take(order)
+    is_first = np.empty(R, bool)
+    is_first[:1] = True
+    np.not_equal(in_order[1:], in_order[:-1], out=is_first[1:])
+    (firsts,) = is_first.nonzero()
+    starts = np.empty(len(firsts) + 1, np.intp)
+    starts[:-1], starts[-1] = firsts, R
+    ids = np.empty(R, np.intp)
+    ids[order] = is_first.cumsum() - 1
+    return in_order.take(firsts), Segments(ids, order, starts)
+
+
+def send(
+    packed: PackedCaptions,
+    like: Array,
+    order: np.ndarray,
+    more: Sequence[np.ndarray],
+    buffer: Buffer,
+) -> tuple[PackedCaptions, list[Array]]:
+    """Packed captions on the device of `like`, and `more` index vectors, all in one transfer.
+
+    `order` takes the place of the packing's own.
+    """
+    rows, _, words, inputs, kept, targets, source = packed
+    if get_array_module(like) is np:
+        return PackedCaptions(rows, order, words, inputs, kept, targets, source), list(more)
+    assert rows.sequence is not None  # pack() sets both
+    assert rows.firsts is not None
+    optional = [x for x in (kept, rows.previous) if x is not None]
+    vectors = [order, words, *inputs, targets, rows.sequence, rows.firsts, *optional, *more]
+    order, words, ids, by_word, starts, targets, sequence, firsts, *rest = send_joined(
+        vectors, buffer
+    )
+    kept = None if kept is None else rest.pop(0)
+    previous = None if rows.previous is None else rest.pop(0)
+    sent = PackedCaptions(
+        PackedSequences(rows.batch_sizes, rows.N, previous, sequence, firsts),
+        order,
+        words,
+        Segments(ids, by_word, starts),
+        kept,
+        targets,
+        source,
+    )
+    return sent, rest
+
+
+def send_joined(parts: Sequence[np.ndarray], buffer: Buffer) -> list[Array]:
+    """Index vectors on the device as int32: one transfer, views of one array in `buffer`."""
+    all_parts = np.concatenate(parts, dtype=np.int32, casting="same_kind")
+    joined, views, start = buffer.upload("indices", all_parts), [], 0
+    for part in parts:
+        views.append(view(joined, start, part.shape))
+        start += part.size
+    return views
+
+
+# ---- Dropout masks
+
+
+class RowNumbers(NamedTuple):
+    """Row numbers of dropout masks within the whole batch, for `ops.dropout_masks`."""
+
+    parts: Sequence[Sequence[np.ndarray]]  # of each part, for each mask: (n,) int
+    counts: Sequence[int]  # for each mask: rows of the whole batch
+
+
+def row_numbers(
+    parts: Sequence[PackedCaptions], whole: Sequence[PackedCaptions] | None = None
+) -> RowNumbers:
+    """Row numbers of masks, which depend on neither packing nor parts.
+
+    Captions count as they come, distinct words by id, and live steps caption by caption. `whole`
+    has the parts that make up the whole batch, where `parts` do not.
+    """
+    whole = parts if whole is None else whole
+    counts = sum(part.rows.N for part in whole), sum(part.rows.R for part in whole)
+    if len(whole) == 1 and whole is parts:
+        (part,) = parts
+        K = len(part.words)  # sorted, so each is its own number
+        return RowNumbers([[part.order, np.arange(K), part.source]], (counts[0], K, counts[1]))
+    words = np.unique(np.concatenate([part.words for part in whole]))  # sorted
+    numbers = [[part.order, np.searchsorted(words, part.words), part.source] for part in parts]
+    return RowNumbers(numbers, (counts[0], len(words), counts[1]))
+
+
+def masks_of(
+    config: ModelConfig,
+    draw: DropoutKey,
+    numbers: Sequence[Sequence[Array]],
+    counts: Sequence[int],
+    buffers: Sequence[Buffer],
+) -> list[Masks]:
+    """Dropout masks of each part, drawn into its buffer; `numbers` are RowNumbers on the device.
+
+    The regions of a grid share a caption's mask: W_proj reads them all alike, and a unit kept in
+    another region would give away the dropped one (Gal & Ghahramani 2016 share masks over time
+    steps for the same reason). A grid then costs no more draws than a feature.
+    """
+    (*_, D), W, H = config.feature_shape, config.wordvec, config.hidden
+    masks = []
+    for (order, words, source), buffer in zip(numbers, buffers, strict=True):
+        features = buffer("mask of features", (len(order), D), bool)
+        vectors = buffer("mask of words", (len(words), W), bool)
+        masks.append(Masks(features, vectors, buffer("mask of hidden", (len(source), H), bool)))
+    dropout_masks(masks, numbers, counts, draw.seed, draw.step, 1 - config.dropout)
+    return masks
+
+
+# ---- Checks
+
+
 def check_batch(
     where: str,
     features: Array | FeatureRows,
@@ -72,22 +391,18 @@ def check_batch(
     weights: np.ndarray | None,
     shard: np.ndarray | None = None,
 ) -> None:
-    """TypeError, ValueError : a batch is not what CaptioningRNN.loss takes."""
+    """TypeError, ValueError : the arguments are no batch for CaptioningRNN.loss."""
     n = len(np.atleast_1d(captions) if shard is None else shard)
     if captions.dtype.kind not in "iu":
         raise TypeError(f"{where}: captions have dtype {captions.dtype}, expected integer word ids")
     if not isinstance(features, FeatureRows) and features.dtype.kind not in "fiub":
         raise TypeError(f"{where}: features have dtype {features.dtype}, expected real numbers")
-    if (
-        captions.ndim != 2
-        or captions.shape[0] < 1
-        or captions.shape[1] < 2
-        or np.shape(features) != (n, *shape)
-    ):
+    steps = captions.ndim == 2 and captions.shape[0] >= 1 and captions.shape[1] >= 2
+    if not steps or np.shape(features) != (n, *shape):
+        wanted = ", ".join(map(str, ("N" if shard is None else n, *shape)))
         raise ValueError(
             f"{where}: features have shape {np.shape(features)} and captions {captions.shape},"
-            f" expected ({', '.join(map(str, ('N' if shard is None else n, *shape)))}) and (N,"
-            " T+1), at least one caption of one step"
+            f" expected ({wanted}) and (N, T+1), at least one caption of one step"
         )
     if shard is not None and (not all_below(shard, len(captions)) or len(np.unique(shard)) < n):
         raise ValueError(
@@ -106,8 +421,37 @@ def check_batch(
         )
 
 
-def as_array(where: str, thing: str, x: Any) -> Array:
-    """`x` as an array: those of a device stay there, everything else becomes a host array.
+def check_features(where: str, features: Array, shape: tuple[int, ...]) -> None:
+    """TypeError : features are not real numbers. ValueError : their shape is not (N, *shape)."""
+    if features.dtype.kind not in "fiub":
+        raise TypeError(f"{where}: features have dtype {features.dtype}, expected real numbers")
+    if features.ndim != 1 + len(shape) or features.shape[1:] != shape:
+        raise ValueError(
+            f"{where}: features have shape {features.shape}, expected"
+            f" ({', '.join(map(str, ('N', *shape)))})"
+        )
+
+
+def check_finite(where: str, features: Array, given: Array | None = None) -> None:
+    """ValueError : features (N, D) or (N, P, D) are not finite. From a device it reads one flag.
+
+    The message names the first such row, with its value in `given`, the features before a cast.
+    """
+    if get_array_module(features).isfinite(features).all():
+        return
+    values = to_numpy(features)
+    row, *at = np.argwhere(~np.isfinite(values))[0].tolist()
+    value = values[(row, *at)] if given is None else given[(row, *at)]
+    axes = zip(("region", "column")[-len(at) :], at, strict=False)
+    position = ", ".join(f"{name} {number}" for name, number in axes)
+    raise ValueError(
+        f"{where}: features of row {row} (of {len(values)}) hold {value} at {position}, expected"
+        f" finite {values.dtype} numbers; extract them again"
+    )
+
+
+def as_array(where: str, thing: str, x: object) -> Array:
+    """Array of `x`, which stays where it is; anything but an array becomes one on the host.
 
     Raises
     ------
@@ -137,39 +481,12 @@ def as_array(where: str, thing: str, x: Any) -> Array:
         ) from error
 
 
-def check_features(where: str, features: Array, shape: tuple[int, ...]) -> None:
-    """TypeError : features are not real numbers. ValueError : their shape is not (N, *shape)."""
-    if features.dtype.kind not in "fiub":
-        raise TypeError(f"{where}: features have dtype {features.dtype}, expected real numbers")
-    if features.ndim != 1 + len(shape) or features.shape[1:] != shape:
-        raise ValueError(
-            f"{where}: features have shape {features.shape}, expected"
-            f" ({', '.join(map(str, ('N', *shape)))})"
-        )
-
-
-def check_finite(where: str, features: Array, given: Array | None = None) -> None:
-    """ValueError : features (N, D) or (N, P, D) are not finite. Of a device it reads one flag.
-
-    Parameters
-    ----------
-    given : the same features before they were cast, for the message, which names the first such row
-    """
-    if get_array_module(features).isfinite(features).all():
-        return
-    values = to_numpy(features)
-    row, *at = np.argwhere(~np.isfinite(values))[0].tolist()
-    value = values[(row, *at)] if given is None else given[(row, *at)]
-    axes = zip(("region", "column")[-len(at) :], at, strict=False)
-    position = ", ".join(f"{name} {number}" for name, number in axes)
-    raise ValueError(
-        f"{where}: features of row {row} (of {len(values)}) hold {value} at {position}, expected"
-        f" finite {values.dtype} numbers; extract them again"
-    )
-
-
 def check_terms(
-    where: str, workspace: Any, weights: Any, total: float | None, smoothing: float
+    where: str,
+    workspace: object,
+    weights: np.ndarray | None,
+    total: float | None,
+    smoothing: float,
 ) -> None:
     """TypeError, ValueError : an option of CaptioningRNN.loss is out of range."""
     if not isinstance(workspace, Workspace | None):
@@ -214,330 +531,3 @@ def check_words(word_to_idx: Mapping[str, int]) -> None:
             f"CaptioningRNN: word_to_idx has {len(ids)} words but no <NULL> with an id below that,"
             " expected one: it marks padding"
         )
-
-
-class PackedCaptions(NamedTuple):
-    """A batch of captions, or one part of it, as packed rows, longest caption first.
-
-    N captions, R rows or live (caption, step) pairs, K distinct input words, L rows with a target.
-    Index arrays are int32 on a device, of any integer type on the host.
-    """
-
-    rows: PackedSequences
-    order: Array  # (N,) caption number at each sorted position
-    words: Array  # (K,) ids of the distinct input words
-    inputs: Segments  # rows grouped by input word; ids index `words`
-    kept: Array | None  # (L,) rows whose target is not NULL; None if all are
-    targets: Array  # (L,) their target ids
-    source: np.ndarray  # (L,) their positions in the list of live steps, caption by caption; host
-
-
-def dealt(captions: np.ndarray, null: int, part: int, parts: int) -> np.ndarray:
-    """Indices of the captions in part `part` of `parts`.
-
-    They are dealt round-robin by length, longest first, so that parts cost the same.
-    """
-    return (-_lengths(captions, null)).argsort(kind="stable")[part::parts]
-
-
-def _lengths(captions: np.ndarray, null: int) -> np.ndarray:
-    """Steps of each caption: up to its last non-NULL target."""
-    live = captions[:, 1:] != null
-    return np.where(live.any(axis=1), live.shape[1] - live[:, ::-1].argmax(axis=1), 0)
-
-
-def pack(
-    captions: np.ndarray, null: int, part: int = 0, parts: int = 1, shard: np.ndarray | None = None
-) -> PackedCaptions:
-    """Pack a batch of captions, or one part of it, on the host.
-
-    Parameters
-    ----------
-    captions : array (N, T+1), int; inputs are all columns but the last, targets all but the first
-    null : id of the padding word
-    part, parts : pack part `part` of `parts`, as `dealt` makes them. `order` and `source` refer to
-        the whole batch
-    shard : (n,), int, the captions to pack, or to pack a part of. None: all
-
-    Notes
-    -----
-    A caption ends with its last non-NULL target; later steps are left out. A step with a NULL
-    target inside a caption stays, since later steps depend on it, but does not enter the loss.
-    """
-    T, lengths = captions.shape[1] - 1, _lengths(captions, null)
-    shard = np.arange(len(captions)) if shard is None else shard
-    order = shard[(-lengths[shard]).argsort(kind="stable")][part::parts]
-    steps = np.bincount(lengths[order], minlength=1)  # captions of each length
-    rows = PackedSequences.of((len(order) - steps.cumsum()[:-1]).tolist(), len(order))
-    caption = order[rows.sequence]
-    t = np.arange(len(rows.batch_sizes)).repeat(rows.batch_sizes)
-    at, words = caption * (T + 1) + t, captions.ravel()
-    distinct, segments = _grouped(words.take(at))
-    targets, source, kept = words.take(at + 1), (lengths.cumsum() - lengths).take(caption) + t, None
-    if not (has_target := targets != null).all():
-        kept = has_target.nonzero()[0]
-        targets, source = targets[kept], source[kept]
-    return PackedCaptions(rows, order, distinct, segments, kept, targets, source)
-
-
-def _grouped(words: np.ndarray) -> tuple[np.ndarray, Segments]:
-    """Distinct words (K,) of rows (R,), sorted, and the rows grouped by them.
-
-    That is np.unique and ops.segments with one sort.
-    """
-    R = len(words)
-    if all_below(words, 1 << 16):
-        words = words.astype(np.uint16)  # NumPy sorts 16 bits by counting, in a third of the time
-    order = words.argsort(kind="stable")
-    in_order = words.take(order)
-    is_first = np.empty(R, bool)
-    is_first[:1] = True
-    np.not_equal(in_order[1:], in_order[:-1], out=is_first[1:])
-    (firsts,) = is_first.nonzero()
-    starts = np.empty(len(firsts) + 1, np.intp)
-    starts[:-1], starts[-1] = firsts, R
-    ids = np.empty(R, np.intp)
-    ids[order] = is_first.cumsum() - 1
-    return in_order.take(firsts), Segments(ids, order, starts)
-
-
-def send(
-    packed: PackedCaptions,
-    like: Array,
-    order: np.ndarray,
-    more: Sequence[np.ndarray],
-    buffer: Buffer,
-) -> tuple[PackedCaptions, list[Array]]:
-    """Send the index arrays, with `order` for the packing's own, and `more` of int32, to a device.
-
-    It is the device of `like`, and all goes in one transfer.
-    """
-    rows, words, inputs, kept, targets, source = (
-        packed.rows,
-        packed.words,
-        packed.inputs,
-        packed.kept,
-        packed.targets,
-        packed.source,
-    )
-    if get_array_module(like) is np:
-        return PackedCaptions(rows, order, words, inputs, kept, targets, source), list(more)
-    assert rows.sequence is not None  # as pack() has made them both
-    assert rows.firsts is not None
-    optional = [x for x in (kept, rows.previous) if x is not None]
-    joined = send_joined(
-        [order, words, *inputs, targets, rows.sequence, rows.firsts, *optional, *more], buffer
-    )
-    order, words, ids, by_word, starts, targets, sequence, firsts, *rest = joined
-    kept = None if kept is None else rest.pop(0)
-    previous = None if rows.previous is None else rest.pop(0)
-    return (
-        PackedCaptions(
-            PackedSequences(rows.batch_sizes, rows.N, previous, sequence, firsts),
-            order,
-            words,
-            Segments(ids, by_word, starts),
-            kept,
-            targets,
-            source,
-        ),
-        rest,
-    )
-
-
-def send_joined(parts: Sequence[np.ndarray], buffer: Buffer) -> list[Array]:
-    """Send index vectors as int32 in one transfer, as views of one array where `buffer` lies."""
-    joined, views, start = (
-        buffer.upload("indices", np.concatenate(parts, dtype=np.int32, casting="same_kind")),
-        [],
-        0,
-    )
-    for part in parts:
-        views.append(view(joined, start, part.shape))
-        start += part.size
-    return views
-
-
-class Masks(NamedTuple):
-    """Boolean masks of the units to keep; all None without dropout."""
-
-    features: Array | None = None  # (N, D); of a grid the same units in all regions
-    words: Array | None = None  # (K, W), one row for each distinct input word
-    hidden: Array | None = None  # (L, H), one row for each row with a target
-
-
-class DropoutKey(NamedTuple):
-    """Key of the masks of a training step."""
-
-    seed: int
-    step: int
-
-
-class RowNumbers(NamedTuple):
-    """Row numbers of masks within the whole batch, for each mask of draws.dropout_masks."""
-
-    parts: Sequence[Sequence[np.ndarray]]  # of each part, for each mask: (n,) int
-    counts: Sequence[int]  # for each mask: rows of the whole batch
-
-
-def row_numbers(
-    parts: Sequence[PackedCaptions], whole: Sequence[PackedCaptions] | None = None
-) -> RowNumbers:
-    """Number the rows of masks, so that masks depend on neither packing nor parts.
-
-    Captions count as they come, distinct words by id, and live steps caption by caption.
-
-    Parameters
-    ----------
-    parts : those to number
-    whole : parts that make up the whole batch, where `parts` do not
-    """
-    whole = parts if whole is None else whole
-    counts = sum(part.rows.N for part in whole), sum(part.rows.R for part in whole)
-    if len(whole) == 1 and whole is parts:
-        (part,) = parts
-        K = len(part.words)  # sorted, so each is its own number
-        return RowNumbers([[part.order, np.arange(K), part.source]], (counts[0], K, counts[1]))
-    words = np.unique(np.concatenate([part.words for part in whole]))  # sorted
-    numbers = [[part.order, np.searchsorted(words, part.words), part.source] for part in parts]
-    return RowNumbers(numbers, (counts[0], len(words), counts[1]))
-
-
-def masks_of(
-    config: ModelConfig,
-    draw: DropoutKey,
-    numbers: Sequence[Sequence[Array]],
-    counts: Sequence[int],
-    buffers: Sequence[Buffer],
-) -> list[Masks]:
-    """DropoutKey the masks of each part into its buffer; the numbers of RowNumbers lie on the
-    device.
-
-    The regions of a grid share a caption's mask: W_proj reads them all alike, and a unit kept in
-    other regions would give away what was dropped (Gal & Ghahramani 2016 share masks over time
-    steps for the same reason). And a grid costs no more draws than a feature.
-    """
-    (*_, D), W, H = config.feature_shape, config.wordvec, config.hidden
-    masks = []
-    for (order, words, source), buffer in zip(numbers, buffers, strict=True):
-        features, vectors = (
-            buffer("mask of features", (len(order), D), bool),
-            buffer("mask of words", (len(words), W), bool),
-        )
-        masks.append(Masks(features, vectors, buffer("mask of hidden", (len(source), H), bool)))
-    dropout_masks(masks, numbers, counts, draw.seed, draw.step, 1 - config.dropout)
-    return masks
-
-
-class Part(NamedTuple):
-    """A minibatch, or one part of it, on the model's device, in packed order."""
-
-    table: Array  # (m, D) or (m, P, D); the features are table[packed.order]
-    packed: PackedCaptions
-    masks: Masks
-    scale: Array | float = 1.0  # (L,) factor of the loss of each row with a target; or one for all
-
-
-def prepare_batch(
-    where: str,
-    config: ModelConfig,
-    like: Array,
-    null: int,
-    features: Array | FeatureRows,
-    captions: Array,
-    buffers: Sequence[Buffer],
-    *,
-    scale: np.ndarray | float = 1.0,
-    draw: DropoutKey | None = None,
-    shard: np.ndarray | None = None,
-) -> list[Part]:
-    """Check a batch and pack it in parts; send them to the device; draw dropout masks there.
-
-    Parameters
-    ----------
-    where : begins messages
-    like : the model's flat buffer: its library, device and dtype are those of the parts
-    null : id of the padding word
-    features, captions, shard : as in CaptioningRNN.loss
-    buffers : memory for what is sent and for masks, one for each part
-    scale : array (N,), the factor of each caption's loss; or one number for all
-    draw : seed and step of the dropout masks; None: no dropout
-    """
-    captions = to_numpy(as_array(where, "captions", captions))
-    if not isinstance(features, FeatureRows):
-        features = as_array(where, "features", features)
-    weights = None if isinstance(scale, float) else scale
-    check_batch(where, features, captions, config.feature_shape, config.vocabulary, weights, shard)
-
-    # On the host: which captions each part has, in which order, and the numbers of its mask rows.
-    packed = [pack(captions, null, part, len(buffers), shard) for part in range(len(buffers))]
-    numbers: Sequence[Sequence[np.ndarray]] = [()] * len(packed)
-    counts: Sequence[int] = ()
-    if draw is not None:
-        whole = None if shard is None else [pack(captions, null)]
-        numbers, counts = row_numbers(packed, whole)
-
-    # Features: a table on the device, and which of its rows each caption has.
-    if isinstance(features, FeatureRows):
-        table, rows = features.checked(where, like), features.rows
-        if not is_device_array(table):
-            check_finite(where, table[rows])
-    else:
-        table, rows = to_device(where, features, like, buffers[0]), np.arange(len(features))
-    if shard is not None:  # there are features for its captions alone
-        all_rows = np.zeros(len(captions), rows.dtype)
-        all_rows[shard] = rows
-        rows = all_rows
-
-    # To the device: index arrays, masks, and the factors of the rows with a target.
-    sent = [
-        send(p, table, rows[p.order], more, buffer)
-        for p, more, buffer in zip(packed, numbers, buffers, strict=True)
-    ]
-    masks = [Masks()] * len(packed)
-    if draw is not None:
-        masks = masks_of(config, draw, [more for _, more in sent], counts, buffers)
-    scales: Sequence[Array | float] = [
-        scale if isinstance(scale, float) else _by_target(scale, p, buffer, like.dtype)
-        for p, buffer in zip(packed, buffers, strict=True)
-    ]
-    return [
-        Part(table, p, m, factor) for (p, _), m, factor in zip(sent, masks, scales, strict=True)
-    ]
-
-
-def _by_target(
-    scale: np.ndarray, packed: PackedCaptions, buffer: Buffer, dtype: DTypeLike
-) -> Array:
-    """Factors of captions (N,) for the rows with a target, (L,), where `buffer` lies."""
-    by_row = scale[packed.order][packed.rows.sequence]
-    by_target = by_row if packed.kept is None else by_row[packed.kept]
-    return buffer.upload("scale", by_target.astype(dtype))
-
-
-def prepare_features(
-    where: str, features: Array, shape: tuple[int, ...], like: Array, *, read: bool = True
-) -> Array:
-    """Features (N, *shape), checked, on the device of `like` and in its dtype.
-
-    ValueError : features that are not finite. Without `read` those of a device are not looked at.
-    """
-    features = as_array(where, "features", features)
-    check_features(where, features, shape)
-    if read and is_device_array(features):
-        check_finite(where, features)
-    return to_device(where, features, like)
-
-
-def to_device(where: str, features: Array, like: Array, buffer: Buffer | None = None) -> Array:
-    """Features on the device of `like`, in its dtype; those of the host in memory from `buffer`.
-
-    ValueError : features of the host that are not finite in that dtype. Those of a device are not
-    looked at: nothing is read from it.
-    """
-    if is_device_array(features):
-        return asarray(features, dtype=like.dtype, like=like)
-    with np.errstate(over="ignore"):
-        cast = np.asarray(features, like.dtype)
-    check_finite(where, cast, features)
-    return asarray(cast, like=like) if buffer is None else buffer.upload("features", cast)

@@ -18,8 +18,8 @@ from xpcap.models.network import Score
 class Captioner(ABC):
     """One model, or several whose probabilities are averaged.
 
-    A subclass says how it starts from features, projects words, advances by one word, and scores
-    captions. `sample`, `sample_with_probabilities` and `decode` are built on that.
+    A subclass starts from features, projects words, advances by one word, and scores captions;
+    `sample`, `sample_with_probabilities` and `decode` are built on that.
 
     Attributes
     ----------
@@ -35,7 +35,7 @@ class Captioner(ABC):
     @property
     @abstractmethod
     def like(self) -> Array:
-        """An array of the library, device and dtype that it computes in."""
+        """An array with the library, device and dtype of its computation."""
 
     @property
     @abstractmethod
@@ -44,7 +44,7 @@ class Captioner(ABC):
 
     @abstractmethod
     def start(self, features: Array) -> State:
-        """The state before the first word, from features (n, D) on host or device.
+        """State before the first word, from features (n, D) on host or device.
 
         A state is a tuple of arrays whose first axis is the caption.
         """
@@ -75,12 +75,10 @@ class Captioner(ABC):
 
     @abstractmethod
     def score(self, features: Array | FeatureRows, captions: Array) -> Score:
-        """Score given captions, without dropout. Arguments are as in CaptioningRNN.loss."""
+        """Scores of given captions, without dropout. Arguments are as in CaptioningRNN.loss."""
 
     def step(self, words: Array, state: State) -> tuple[Array, State]:
-        """Scores (n, V) of the next word after `words` (n,), ids on its device; and the new
-        state.
-        """
+        """Scores (n, V) of the next word after `words` (n,), ids on its device, and the state."""
         return self.advance(self.project(words), state, fresh(self.like))
 
     def sample(
@@ -91,7 +89,7 @@ class Captioner(ABC):
         forbid: Sequence[int] = (),
         policy: Policy | None = None,
     ) -> np.ndarray:
-        """Caption a batch, greedily if no policy is given.
+        """Captions of a batch, greedy if no policy is given.
 
         Parameters
         ----------
@@ -121,11 +119,11 @@ class Captioner(ABC):
     def sample_with_probabilities(
         self, features: Array, max_length: int = 30, *, forbid: Sequence[int] = ()
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Caption greedily, as `sample` does, and return the probability of each word as well.
+        """Greedy captions, as in `sample`, and the probability of each word.
 
         Returns
         -------
-        captions : as `sample` returns them
+        captions : as in `sample`
         probabilities : array (N, max_length), the model's dtype, on the host: softmax over the
             whole vocabulary, forbidden words included, given the words before; 0 after END
         """

@@ -31,9 +31,7 @@ from xpcap.ops import gather, product
 from xpcap.threads import in_turn, parallel_map
 
 WEIGHTS = 0  # random stream of the initial weights, from the seed
-LEAST_PART = (
-    32  # captions per part: products with fewer rows are too thin to gain from another core
-)
+LEAST_PART = 32  # captions, at least: products with fewer rows gain nothing from another core
 
 
 class CaptioningRNN(Captioner):
@@ -42,11 +40,11 @@ class CaptioningRNN(Captioner):
     h0 = features @ W_proj + b_proj
     h_t = cell(W_embed[word_t] @ Wx + b, h_{t-1});  scores_t = h_t @ W_vocab + b_vocab
 
-    With `inject` "every-step", each step has a term h0 @ W_image beside W_embed[word_t] @ Wx + b.
-    With "attention", features are grids of P regions: A = features @ W_proj + b_proj for each
-    region, h0 = c0 = mean of A over the regions, and each step has a term attn_t @ Wattn, where
-    attn_t attends to A from h_{t-1} (layers.dot_product_attention_forward).
-    "attention+every-step" has both terms. Wx and b are those of the cell, by its own names.
+    With `inject` "every-step", the pre-activation W_embed[word_t] @ Wx + b has a further term
+    h0 @ W_image. With "attention", features are grids of P regions: A = features @ W_proj + b_proj
+    for each region, h0 = c0 = mean of A over the regions, and each step has a term attn_t @ Wattn,
+    where attn_t attends to A from h_{t-1} (layers.dot_product_attention_forward).
+    "attention+every-step" has both terms. Wx and b are the cell's, under its own names.
 
     Parameters
     ----------
@@ -60,7 +58,7 @@ class CaptioningRNN(Captioner):
     dropout : share of units dropped in training, in [0, 1), to the nearest 1 / 65536: of image
         features, of word vectors (one mask per distinct word and batch) and of hidden states before
         the vocabulary
-    inject : how the image enters, a name in xpcap.models.config.INJECT: "init", "every-step",
+    inject : entry of the image, a name in xpcap.models.config.INJECT: "init", "every-step",
         "attention" or "attention+every-step"
     seed : int in 0..2**63-1, of weights and dropout masks; None draws weights from NumPy's legacy
         global stream, as the course does, and with dropout a seed of the masks
@@ -126,7 +124,7 @@ class CaptioningRNN(Captioner):
         seed: int | None = None,
         params: Mapping[str, Array] | None = None,
     ) -> Self:
-        """Build a model from a config, with weights copied from `params` or, if None, drawn.
+        """Model of a config, with weights copied from `params` or, if None, drawn.
 
         Raises
         ------
@@ -151,9 +149,7 @@ class CaptioningRNN(Captioner):
             model._draw_weights(seed)
         else:
             model.params = params
-            model.seed = check_whole(
-                "CaptioningRNN", "seed", seed or 0, 0, LARGEST, error=ValueError
-            )
+            model.seed = _check_seed(seed or 0)
         return model
 
     def _setup(self, config: ModelConfig, word_to_idx: Mapping[str, int], dtype: DTypeLike) -> None:
@@ -165,16 +161,15 @@ class CaptioningRNN(Captioner):
         self.word_to_idx = dict(word_to_idx)
         self.idx_to_word = {i: w for w, i in self.word_to_idx.items()}
         self._null = self.word_to_idx["<NULL>"]
-        # Under the course's names, for its notebooks
+        # The course's names, which its notebooks read
         self._start, self._end = self.word_to_idx.get("<START>"), self.word_to_idx.get("<END>")
         self._params = Parameters.empty(config.shapes(), self.dtype, array_module())
-        self._next_step = 0  # of `loss`, where none is given
+        self._next_step = 0  # of `loss` without a step
 
     def _draw_weights(self, seed: int | None) -> None:
         rng = None
         if seed is not None:
-            seed = check_whole("CaptioningRNN", "seed", seed, 0, LARGEST, error=ValueError)
-            rng = np.random.default_rng([seed, WEIGHTS])
+            rng = np.random.default_rng([_check_seed(seed), WEIGHTS])
         draw_weights(self.config, self.params, rng)
         if seed is None:  # the course has no dropout: without it, draw nothing more from its stream
             seed = np.random.randint(2**31) if self.dropout else 0
@@ -182,7 +177,7 @@ class CaptioningRNN(Captioner):
 
     @property
     def params(self) -> Parameters:
-        """The parameters. ``model.params = mapping`` checks names and shapes, and copies values."""
+        """Parameters. ``model.params = mapping`` checks names and shapes, and copies values."""
         return self._params
 
     @params.setter
@@ -210,7 +205,7 @@ class CaptioningRNN(Captioner):
     def size(self) -> int:
         return int(self.params.flat.size)
 
-    # Training
+    # ---- Training
 
     @in_turn
     def loss(
@@ -239,17 +234,17 @@ class CaptioningRNN(Captioner):
             on the model's device; of the captions in `shard`, if that is given
         captions : array (N, T+1), int; inputs are all columns but the last, targets all but the
             first; NULL targets do not count
-        workspace : xpcap.memory.Workspace for memory; the gradients, and on a device the loss,
-            stay valid until its next use. A large enough batch is split into as many parts as the
+        workspace : xpcap.memory.Workspace for memory; the gradients, and on a device the loss, stay
+            valid until its next use. A large enough batch is split into as many parts as the
             workspace has, computed in parallel. None: fresh memory, one part
         weights : array (N,), real, on the host; the weight of each caption. None: 1 each
         total : divisor of the sum. None: N
         step : number of the training step, which decides the dropout masks of a batch. None: one
             more than in the last call, 0 in the first
         smoothing : probability, in [0, 1), that a target gives up to all words alike
-        shard : indices of some of the captions (n,), int, distinct. Loss and gradients are then
-            those of the shard: with the same `step`, the shards of several processes add up to what
-            one gives, dropout included. None: all captions
+        shard : indices of some of the captions (n,), int, distinct. Loss and gradients are then the
+            shard's: with the same `step`, the shards of several processes add up to those of one,
+            dropout included. None: all captions
 
         Returns
         -------
@@ -259,7 +254,7 @@ class CaptioningRNN(Captioner):
         Raises
         ------
         ValueError : shapes do not match, word ids are outside the vocabulary, a number is out of
-            range, or features of the host are not finite; those on a device are not looked at.
+            range, or features of the host are not finite; those on a device are not checked.
         TypeError : captions are not integers, features no real numbers, or NumPy cannot read them.
         """
         if step is None:
@@ -288,7 +283,7 @@ class CaptioningRNN(Captioner):
             shard=shard,
         )
 
-        # Parts are computed in parallel, each with gradients of its own, and added up in order.
+        # Parts are computed in parallel, each with gradients of its own, and added up in order
         def of_part(k: int) -> tuple[Array, Parameters]:
             return network.gradients(self.config, self.params, parts[k], smoothing, buffers[k])
 
@@ -324,7 +319,7 @@ class CaptioningRNN(Captioner):
 
         Raises
         ------
-        ValueError : as of `loss`, or the model does not attend.
+        ValueError : as in `loss`, or the model does not attend.
         """
         if not self.config.attends:
             raise ValueError(
@@ -343,19 +338,18 @@ class CaptioningRNN(Captioner):
         weights[packed.order[packed.rows.sequence], steps] = to_numpy(attention.weights)
         return weights
 
-    # Sampling
+    # ---- Sampling
 
     @in_turn
     def start(self, features: Array) -> State:
-        """The state before the first word, from features (n, D) or (n, P, D) on host or device.
+        """State before the first word, from features (n, D) or (n, P, D) on host or device.
 
-        That of the cell; then, where `inject` has them, the image's term of every step (n, G) and
-        the regions A (n, P, H), which stay as they are.
+        The cell's state; then, if `inject` has them, the image's term of every step (n, G) and the
+        regions A (n, P, H), both constant.
         """
         config, params = self.config, self.params
-        features = prepare_features(
-            "CaptioningRNN.start", features, config.feature_shape, params.flat, read=False
-        )
+        shape, where = config.feature_shape, "CaptioningRNN.start"
+        features = prepare_features(where, features, shape, params.flat, read=False)
         image = project_image(config, params, features, fresh(params.flat))
         cell = config.recurrent
         state = (image.h0,) * cell.states if config.attends else cell.initial(image.h0)
@@ -364,14 +358,13 @@ class CaptioningRNN(Captioner):
 
     @in_turn
     def project(self, words: Array, *, buffer: Buffer | None = None) -> Array:
-        """The input half of a step: W_embed[words] @ weight + bias of the cell, (n, G)."""
+        """Input half of a step: W_embed[words] @ weight + bias of the cell, (n, G)."""
         params = self.params
         weight, bias = (params[name] for name in self.config.recurrent.inputs)
         if buffer is None:
             return params["W_embed"][words] @ weight + bias
-        vectors = gather(
-            params["W_embed"], words, out=buffer("vectors", (len(words), self.config.wordvec))
-        )
+        out = buffer("vectors", (len(words), self.config.wordvec))
+        vectors = gather(params["W_embed"], words, out=out)
         a = product(vectors, weight, out=buffer("a", (len(words), len(bias))))
         a += bias
         return a
@@ -387,11 +380,14 @@ class CaptioningRNN(Captioner):
             extra["extra_term"] = Attention(image[-1], params["Wattn"], buffer.scope("attention"))
         state = cell.step(a, state, cell_params(config, params), buffer.scope("cell"), **extra)
         h = state[0]
-        scores = product(
-            h, params["W_vocab"], out=buffer("scores", (len(h), len(params["b_vocab"])))
-        )
+        out = buffer("scores", (len(h), len(params["b_vocab"])))
+        scores = product(h, params["W_vocab"], out=out)
         scores += params["b_vocab"]
         return scores, (*state, *image)
+
+
+def _check_seed(seed: int) -> int:
+    return check_whole("CaptioningRNN", "seed", seed, 0, LARGEST, error=ValueError)
 
 
 def build_model(
@@ -401,5 +397,5 @@ def build_model(
     seed: int | None = None,
     params: Mapping[str, Array] | None = None,
 ) -> CaptioningRNN:
-    """The model that a config describes: the one place that chooses the class of a run's model."""
+    """Model of a config: the one place that chooses the class of a run's model."""
     return CaptioningRNN.from_config(config, word_to_idx, seed=seed, params=params)

@@ -21,7 +21,7 @@ class ModelConfig:
     hidden : H, size of the state
     cell : a name in xpcap.layers.CELLS
     dropout : share of units dropped in training, in [0, 1)
-    inject : how the image enters. ``init``: as the initial state, h0 = features @ W_proj + b_proj.
+    inject : entry of the image. ``init``: as the initial state, h0 = features @ W_proj + b_proj.
         ``every-step``: also as a term h0 @ W_image of the pre-activation of every step.
         ``attention``: A = features @ W_proj + b_proj for each region, h0 = c0 = mean of A over the
         regions, and each step has a term context @ Wattn, with the context of
@@ -30,7 +30,8 @@ class ModelConfig:
     Raises
     ------
     OptionError : the cell or `inject` is unknown, the cell cannot attend, or its parameters do not
-        fit in. ValueError : a size is below 1, dropout is out of range, or a grid is given without
+        fit
+        in. ValueError : a size is below 1, dropout is out of range, or a grid is given without
         attention, or a single feature with it.
     """
 
@@ -60,15 +61,14 @@ class ModelConfig:
             check_size("ModelConfig", name, getattr(self, name))
         for size in self.feature_shape:
             check_size("ModelConfig", "feature_shape", size)
-        share = "; it is the share of units to drop"
+        hint = "; it is the share of units to drop"
         check_number(
-            "ModelConfig", "dropout", self.dropout, 0, below=1, hint=share, error=ValueError
+            "ModelConfig", "dropout", self.dropout, 0, below=1, hint=hint, error=ValueError
         )
-
         self._check_cell()
 
     def _check_cell(self) -> None:
-        """OptionError : the parameters that a cell names do not fit in."""
+        """OptionError : names or shapes of the cell's parameters do not fit in."""
         own = self.cell_shapes()
         if taken := [name for name in OWN if name in own]:
             raise OptionError(
@@ -84,7 +84,7 @@ class ModelConfig:
 
     @property
     def recurrent(self) -> Cell:
-        """The cell itself."""
+        """The cell."""
         return CELLS[self.cell]
 
     def cell_shapes(self) -> Shapes:
@@ -110,20 +110,19 @@ class ModelConfig:
 
     @property
     def every_step(self) -> bool:
-        """Whether the image is a term of every step."""
+        """True if the image is a term of every step."""
         return "every-step" in self.inject.split("+")
 
     @property
     def attends(self) -> bool:
-        """Whether each step attends to the regions of a grid."""
+        """True if each step attends to the regions of a grid."""
         return "attention" in self.inject.split("+")
 
     @property
     def state_arrays(self) -> int:
-        """Number of arrays in a state of `CaptioningRNN.start`, those of the image included."""
+        """Number of arrays in a state of `CaptioningRNN.start`, including the image's."""
         return self.recurrent.states + self.every_step + self.attends
 
 
 def check_size(function: str, name: str, size: int) -> None:
-    """ValueError : a size is not a whole number of at least 1."""
     check_whole(function, name, size, 1, error=ValueError)

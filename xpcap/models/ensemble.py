@@ -22,8 +22,8 @@ class Ensemble(Captioner):
 
     p(word) = 1 / K * sum over models k of softmax(scores_k)[word]
 
-    Policies get log p, and every model reads the words that they choose. The models may differ in
-    cell, sizes of word vectors and state, and `inject`.
+    Policies get log p, and every model reads the chosen words. The models may differ in cell, sizes
+    of word vectors and state, and `inject`.
 
     Parameters
     ----------
@@ -40,17 +40,11 @@ class Ensemble(Captioner):
         _check(models)
         self.models = tuple(models)
         first = self.models[0]
-        self.config, self.word_to_idx, self.idx_to_word = (
-            first.config,
-            first.word_to_idx,
-            first.idx_to_word,
-        )
-        self._columns = _slices(
-            [model.config.columns for model in self.models]
-        )  # of each model in what `project` gives
-        self._arrays = _slices(
-            [model.config.state_arrays for model in self.models]
-        )  # of each in a state
+        self.config = first.config
+        self.word_to_idx, self.idx_to_word = first.word_to_idx, first.idx_to_word
+        # Each model's columns in the result of `project`, and its arrays in a state
+        self._columns = _slices([model.config.columns for model in self.models])
+        self._arrays = _slices([model.config.state_arrays for model in self.models])
 
     @property
     def like(self) -> Array:
@@ -61,9 +55,8 @@ class Ensemble(Captioner):
         return sum(model.size for model in self.models)
 
     def start(self, features: Array) -> State:
-        features = prepare_features(
-            "Ensemble.start", features, self.config.feature_shape, self.like, read=False
-        )
+        shape = self.config.feature_shape
+        features = prepare_features("Ensemble.start", features, shape, self.like, read=False)
         return tuple(array for model in self.models for array in model.start(features))
 
     def project(self, words: Array, *, buffer: Buffer | None = None) -> Array:
@@ -94,15 +87,13 @@ class Ensemble(Captioner):
         return network.score([(model.config, model.params) for model in self.models], part)
 
     def attention(self, features: Array | FeatureRows, captions: Array) -> np.ndarray:
-        found = [model.attention(features, captions) for model in self.models]
-        mean: np.ndarray = np.mean(
-            found, axis=0
-        )  # features have one shape, so regions are the same
+        # Features have one shape, so regions are the same
+        weights = [model.attention(features, captions) for model in self.models]
+        mean: np.ndarray = np.mean(weights, axis=0)
         return mean
 
 
 def _slices(sizes: Sequence[int]) -> list[slice]:
-    """Slices of these sizes, one after the other."""
     return [slice(start, stop) for start, stop in pairwise(accumulate(sizes, initial=0))]
 
 
@@ -124,14 +115,11 @@ def _check(models: Sequence[CaptioningRNN]) -> None:
                 f"Ensemble: model {k} takes features of shape {model.config.feature_shape},"
                 f" expected {first.config.feature_shape} as the first; made by another encoder?"
             )
-        if model.dtype != first.dtype or get_array_module(model.like) is not get_array_module(
-            first.like
-        ):
+        if (theirs := _library_and_dtype(model)) != (wanted := _library_and_dtype(first)):
             raise TypeError(
-                f"Ensemble: model {k} computes in {_computes_in(model)}, expected"
-                f" {_computes_in(first)} as the first does"
+                f"Ensemble: model {k} computes in {theirs}, expected {wanted} as the first does"
             )
 
 
-def _computes_in(model: CaptioningRNN) -> str:
+def _library_and_dtype(model: CaptioningRNN) -> str:
     return f"{get_array_module(model.like).__name__} and {np.dtype(model.dtype)}"

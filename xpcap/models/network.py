@@ -1,11 +1,12 @@
-"""The captioner's forward and backward pass over one packed part of a batch, on the model's device:
-image, words, cell, vocabulary.
+"""The captioner's forward and backward pass over one part of a batch, on the model's device.
+
+Start with `gradients`, `forward` and `backward`; the image's own part follows them.
 """
 
 import functools
 import math
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -32,86 +33,7 @@ from xpcap.ops import (
 )
 from xpcap.threads import run_parallel
 
-
-class Image(NamedTuple):
-    """Images of N captions, projected, and the cache of that."""
-
-    x: Array  # (N, D) after dropout; of grids (N*P, D), region by region
-    h0: Array  # (N, H)
-    term: Array | None  # (N, G), added to the pre-activation of every step
-    attention: Attention | None
-
-    def start(self, states: int) -> tuple[Array | None, ...]:
-        """`states` arrays before the first step: h0, then h0 with attention, else None: zeros."""
-        return (self.h0, *[None if self.attention is None else self.h0] * (states - 1))
-
-
-def image_forward(
-    config: ModelConfig,
-    params: Parameters,
-    table: Array,
-    order: Array,
-    mask: Array | None,
-    buffer: Buffer,
-) -> Image:
-    """Project the features table[order], with dropout if there is a mask (N, D)."""
-    shape, N, keep = config.feature_shape, len(order), 1 - config.dropout
-    take = gather_regions if config.attends else gather
-    return project_image(
-        config, params, take(table, order, buffer("x", (N, *shape)), mask, keep), buffer
-    )
-
-
-def project_image(
-    config: ModelConfig, params: Parameters, features: Array, buffer: Buffer
-) -> Image:
-    """Project features (N, D), or grids (N, P, D)."""
-    N, H, (*regions, D) = len(features), config.hidden, config.feature_shape
-    x = features.reshape(math.prod((N, *regions)), D)
-    projected = product(x, params["W_proj"], out=buffer("projected image", (len(x), H)))
-    projected += params["b_proj"]
-    h0, attention, term = projected, None, None
-    if config.attends:
-        A = projected.reshape(N, *regions, H)
-        attention = Attention(A, params["Wattn"], buffer.scope("attention"))
-        h0 = attention.start()
-    if config.every_step:
-        term = product(h0, params["W_image"], out=buffer("image", (N, config.columns)))
-    return Image(x, h0, term, attention)
-
-
-def image_backward(
-    config: ModelConfig,
-    params: Parameters,
-    da: Array,
-    dstate0: Sequence[Array],
-    rows: PackedSequences,
-    image: Image,
-    grads: Parameters,
-    buffer: Buffer,
-) -> None:
-    """Write the gradients of W_proj, b_proj, W_image and Wattn to `grads`.
-
-    They come from da (R, G) and dstate0 of a loop over rows; dstate0 is overwritten.
-    """
-    x, h0, term, attention = image
-    dh0, *others = dstate0
-    if term is not None:
-        dterm = sequence_sum(da, rows, buffer("dimage", term.shape))  # (N, G)
-        product(h0.T, dterm, out=grads["W_image"])
-        add_product(dterm, params["W_image"].T, dh0, buffer("dh0 of image", dh0.shape))
-    if attention is None:
-        dprojected = dh0
-    else:
-        for other in others:  # c0 is h0
-            dh0 += other
-        dA, _ = attention.gradients(da, dh0, rows, grads["Wattn"])
-        dprojected = dA.reshape(len(x), config.hidden)
-    product(x.T, dprojected, out=grads["W_proj"])
-    dprojected.sum(axis=0, out=grads["b_proj"])
-
-
-GRADIENTS = "grads"  # the buffer of all gradients in a workspace
+GRADIENTS = "grads"  # name of the buffer of all gradients in a workspace
 Member = tuple[ModelConfig, Parameters]  # a model of an ensemble
 
 
@@ -123,19 +45,35 @@ class Score(NamedTuple):
     tokens: int  # number of words
 
 
+class Image(NamedTuple):
+    """Projected images of N captions, and the cache of their projection."""
+
+    x: Array  # (N, D) after dropout; of grids (N*P, D), region by region
+    h0: Array  # (N, H)
+    term: Array | None  # (N, G), added to the pre-activation of every step
+    attention: Attention | None
+
+    def start(self, states: int) -> tuple[Array | None, ...]:
+        """The `states` first arrays: h0; with attention h0 in each, else None, which is zeros."""
+        return (self.h0, *[None if self.attention is None else self.h0] * (states - 1))
+
+
 class Forward(NamedTuple):
     """Cache of `forward`, with its result."""
 
     image: Image
     vectors: Array  # (K, W) after dropout
-    cell: Any  # the cell's cache
+    cell: object  # the cell's cache
     hidden: Array  # (L, H) hidden states of rows with a target, after dropout
+
+
+# ---- Loss and gradients
 
 
 def gradients(
     config: ModelConfig, params: Parameters, part: Part, smoothing: float, buffer: Buffer
 ) -> tuple[Array, Parameters]:
-    """The loss and gradients of one part; a batch's are the sum over its parts."""
+    """Loss and gradients of one part; those of a batch are the sum over its parts."""
     grads = _gradients_in(params, buffer)
     cache = forward(config, params, part, buffer)
     nll, (dh, _, _) = vocabulary_loss(
@@ -144,9 +82,9 @@ def gradients(
         params["b_vocab"],
         part.packed.targets,
         part.scale,
-        buffer.scope("vocabulary"),
-        (grads["W_vocab"], grads["b_vocab"]),
-        smoothing,
+        buffer=buffer.scope("vocabulary"),
+        out=(grads["W_vocab"], grads["b_vocab"]),
+        smoothing=smoothing,
     )
     backward(config, params, dh, part, cache, grads, buffer)
     return weighted_sum(nll, part.scale, buffer("loss", ())), grads
@@ -162,51 +100,23 @@ def zero_gradients(params: Parameters, buffer: Buffer) -> tuple[Array, Parameter
 
 def _gradients_in(params: Parameters, buffer: Buffer) -> Parameters:
     make = functools.partial(Parameters, params.shapes)
-    grads: Parameters = buffer.made(GRADIENTS, params.flat.shape, make, of=params)
-    return grads
-
-
-def score(members: Sequence[Member], part: Part) -> Score:
-    """Teacher-forced scores of a part, without dropout, by the mean probabilities of the models."""
-    hidden = [
-        forward(config, params, part, fresh(params.flat)).hidden for config, params in members
-    ]
-    xp, targets = get_array_module(hidden[0]), part.packed.targets
-    nll, correct = xp.zeros((), np.float64), xp.zeros((), np.int64)
-    for rows in blocks(len(targets), members[0][0].vocabulary, hidden[0]):
-        scores = log_mean(
-            [
-                h[rows] @ params["W_vocab"] + params["b_vocab"]
-                for h, (_, params) in zip(hidden, members, strict=True)
-            ]
-        )
-        correct = correct + (scores.argmax(axis=1) == targets[rows]).sum()
-        log_p = normalise(scores)[xp.arange(len(scores)), targets[rows]]
-        nll = nll - log_p.sum(dtype=np.float64)
-    return Score(nll, correct, len(targets))
-
-
-def cell_params(config: ModelConfig, params: Parameters) -> dict[str, Array]:
-    """The parameters of the cell."""
-    return {name: params[name] for name in config.cell_shapes()}
+    return buffer.cached(GRADIENTS, params.flat.shape, make, of=params)
 
 
 def forward(config: ModelConfig, params: Parameters, part: Part, buffer: Buffer) -> Forward:
-    """From features and words to the hidden states of the rows with a target."""
+    """Hidden states of the rows with a target, from features and words."""
     packed, masks, keep = part.packed, part.masks, 1 - config.dropout
     cell, rows = config.recurrent, packed.rows
     weight, bias = (params[name] for name in cell.inputs)
     image = image_forward(config, params, part.table, packed.order, masks.features, buffer)
 
     # Each distinct word and each image is projected once; rows gather the results.
-    shape = len(packed.words), config.wordvec
-    vectors = gather(
-        params["W_embed"], packed.words, buffer("vectors", shape), masks.words, keep
-    )  # (K, W)
-    projected = product(
-        vectors, weight, out=buffer("projected", (len(vectors), len(bias)))
-    )  # (K, G)
-    a = buffer("a", (rows.R, len(bias)))  # (R, G)
+    K, G = len(packed.words), len(bias)
+    out = buffer("vectors", (K, config.wordvec))
+    vectors = gather(params["W_embed"], packed.words, out, masks.words, keep)  # (K, W)
+    shape = K, G
+    projected = product(vectors, weight, out=buffer("projected", shape))  # (K, G)
+    a = buffer("a", (rows.R, G))
     if image.term is None:
         gather_plus(projected, packed.inputs.ids, bias, a)
     else:
@@ -262,9 +172,96 @@ def backward(
         product(vectors.T, dwords, out=grads[weight])
 
     def words() -> None:
-        dvectors = product(
-            dwords, params[weight].T, out=buffer("dvectors", vectors.shape)
-        )  # (K, W)
+        out = buffer("dvectors", vectors.shape)
+        dvectors = product(dwords, params[weight].T, out=out)  # (K, W)
         scatter(dvectors, packed.words, grads["W_embed"], masks.words, keep)
 
     run_parallel(params.flat, dwords.size * config.wordvec, weights_and_image, words)
+
+
+def cell_params(config: ModelConfig, params: Parameters) -> dict[str, Array]:
+    return {name: params[name] for name in config.cell_shapes()}
+
+
+# ---- The image
+
+
+def image_forward(
+    config: ModelConfig,
+    params: Parameters,
+    table: Array,
+    order: Array,
+    mask: Array | None,
+    buffer: Buffer,
+) -> Image:
+    """Projected images of the features table[order], after dropout if there is a mask (N, D)."""
+    shape, N, keep = config.feature_shape, len(order), 1 - config.dropout
+    take = gather_regions if config.attends else gather
+    features = take(table, order, buffer("x", (N, *shape)), mask, keep)
+    return project_image(config, params, features, buffer)
+
+
+def project_image(
+    config: ModelConfig, params: Parameters, features: Array, buffer: Buffer
+) -> Image:
+    """Projected images of features (N, D), or grids (N, P, D)."""
+    N, H, (*regions, D) = len(features), config.hidden, config.feature_shape
+    x = features.reshape(math.prod((N, *regions)), D)
+    projected = product(x, params["W_proj"], out=buffer("projected image", (len(x), H)))
+    projected += params["b_proj"]
+    h0, attention, term = projected, None, None
+    if config.attends:
+        A = projected.reshape(N, *regions, H)
+        attention = Attention(A, params["Wattn"], buffer.scope("attention"))
+        h0 = attention.start()
+    if config.every_step:
+        term = product(h0, params["W_image"], out=buffer("image", (N, config.columns)))
+    return Image(x, h0, term, attention)
+
+
+def image_backward(
+    config: ModelConfig,
+    params: Parameters,
+    da: Array,
+    dstate0: Sequence[Array],
+    rows: PackedSequences,
+    image: Image,
+    grads: Parameters,
+    buffer: Buffer,
+) -> None:
+    """Write the gradients of W_proj, b_proj, W_image and Wattn to `grads`.
+
+    da (R, G) and dstate0 come from the cell's backward loop over rows; dstate0 is overwritten.
+    """
+    x, h0, term, attention = image
+    dh0, *others = dstate0
+    if term is not None:
+        dterm = sequence_sum(da, rows, buffer("dimage", term.shape))  # (N, G)
+        product(h0.T, dterm, out=grads["W_image"])
+        add_product(dterm, params["W_image"].T, dh0, buffer("dh0 of image", dh0.shape))
+    if attention is None:
+        dprojected = dh0
+    else:
+        for other in others:  # c0 is h0
+            dh0 += other
+        dA, _ = attention.gradients(da, dh0, rows, grads["Wattn"])
+        dprojected = dA.reshape(len(x), config.hidden)
+    product(x.T, dprojected, out=grads["W_proj"])
+    dprojected.sum(axis=0, out=grads["b_proj"])
+
+
+# ---- Scores
+
+
+def score(members: Sequence[Member], part: Part) -> Score:
+    """Teacher-forced scores of a part, without dropout, by the mean probabilities of the models."""
+    hidden = [forward(*member, part, fresh(member[1].flat)).hidden for member in members]
+    xp, targets = get_array_module(hidden[0]), part.packed.targets
+    nll, correct = xp.zeros((), np.float64), xp.zeros((), np.int64)
+    for rows in blocks(len(targets), members[0][0].vocabulary, hidden[0]):
+        pairs = zip(hidden, members, strict=True)
+        scores = log_mean([h[rows] @ p["W_vocab"] + p["b_vocab"] for h, (_, p) in pairs])
+        correct = correct + (scores.argmax(axis=1) == targets[rows]).sum()
+        log_p = normalise(scores)[xp.arange(len(scores)), targets[rows]]
+        nll = nll - log_p.sum(dtype=np.float64)
+    return Score(nll, correct, len(targets))

@@ -3,9 +3,9 @@
 import math
 from collections.abc import Iterator, Mapping, MutableMapping
 from types import ModuleType
-from typing import Any
 
 import numpy as np
+from numpy.typing import DTypeLike
 
 from xpcap.backend import Array, asarray
 from xpcap.errors import nearest
@@ -14,7 +14,7 @@ from xpcap.models.config import ModelConfig
 
 
 class Parameters(MutableMapping[str, Array]):
-    """A mapping with fixed keys whose values are views of one flat array.
+    """Arrays by name, views of one flat array: a mapping with fixed keys.
 
     ``params["Wx"] = array`` checks the shape, casts, and copies into the buffer, so the values stay
     views of it. Keys cannot be added or deleted. Copies and pickles have their own buffer.
@@ -42,7 +42,7 @@ class Parameters(MutableMapping[str, Array]):
 
     @classmethod
     def empty(
-        cls, shapes: Mapping[str, tuple[int, ...]], dtype: Any, xp: ModuleType
+        cls, shapes: Mapping[str, tuple[int, ...]], dtype: DTypeLike, xp: ModuleType
     ) -> "Parameters":
         """Uninitialised parameters in the library `xp`."""
         return cls(shapes, xp.empty(sum(math.prod(shape) for shape in shapes.values()), dtype))
@@ -56,7 +56,7 @@ class Parameters(MutableMapping[str, Array]):
                 f" {', '.join(self._views)}{nearest(name, self._views)}"
             ) from None
 
-    def __setitem__(self, name: str, value: Any) -> None:
+    def __setitem__(self, name: str, value: Array) -> None:
         view = self[name]
         if np.shape(value) != view.shape:
             raise ValueError(
@@ -74,7 +74,7 @@ class Parameters(MutableMapping[str, Array]):
     def __len__(self) -> int:
         return len(self._views)
 
-    def assign(self, values: Mapping[str, Any]) -> None:
+    def assign(self, values: Mapping[str, Array]) -> None:
         """Copy in values for all parameters.
 
         ValueError : a key is missing or unknown, or a shape differs; nothing has changed then.
@@ -89,19 +89,19 @@ class Parameters(MutableMapping[str, Array]):
                 f"params: {', '.join(map(str, odd))} missing or unknown, expected"
                 f" {', '.join(self)}; are they from another model?"
             )
-        if wrong := [name for name in self if np.shape(values[name]) != self[name].shape]:
-            came = np.shape(values[wrong[0]])
-            raise ValueError(
-                f"params[{wrong[0]!r}]: got an array of shape {came}, expected"
-                f" {self[wrong[0]].shape}; are they from another model?"
-            )
+        for name in self:
+            if np.shape(values[name]) != self[name].shape:
+                raise ValueError(
+                    f"params[{name!r}]: got an array of shape {np.shape(values[name])}, expected"
+                    f" {self[name].shape}; are they from another model?"
+                )
         self.update(values)
 
-    def holding(self, values: Mapping[str, Any]) -> "Parameters":
-        """A copy with these values. ValueError : as of assign."""
-        made = self.copy()
-        made.assign(values)
-        return made
+    def holding(self, values: Mapping[str, Array]) -> "Parameters":
+        """A copy with these values. ValueError : as in `assign`."""
+        copy = self.copy()
+        copy.assign(values)
+        return copy
 
     def copy(self) -> "Parameters":
         """A copy with its own buffer."""
@@ -110,13 +110,13 @@ class Parameters(MutableMapping[str, Array]):
     def __copy__(self) -> "Parameters":
         return self.copy()
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> "Parameters":
+    def __deepcopy__(self, memo: dict[int, object]) -> "Parameters":
         return self.copy()
 
-    def __reduce__(self) -> tuple[Any, ...]:
+    def __reduce__(self) -> tuple[object, ...]:
         return Parameters, (self.shapes, self.flat)
 
-    def __array__(self, *args: Any, **kwargs: Any) -> np.ndarray:
+    def __array__(self, *args: object, **kwargs: object) -> np.ndarray:
         raise TypeError(
             "Parameters: several arrays cannot become one; to save them write numpy.savez(file,"
             " **params), or use params.flat, the whole buffer (xpcap.to_numpy brings device arrays"
@@ -124,14 +124,12 @@ class Parameters(MutableMapping[str, Array]):
         )
 
 
-SHRUNK = {
-    "W_image": 4,
-    "Wattn": 4,
-}  # drawn so many times smaller: the image is to begin as a small part of a step
+# Divisors of initial weights: the image begins as a small part of a step
+SHRUNK = {"W_image": 4, "Wattn": 4}
 
 
 def draw_weights(config: ModelConfig, params: Parameters, rng: np.random.Generator | None) -> None:
-    """Draw each weight from randn / sqrt(rows), W_embed from randn / 100; biases start at zero.
+    """Initial weights: randn / sqrt(rows), of W_embed randn / 100; biases start at zero.
 
     Without a generator the draws come from NumPy's legacy global stream, as in the course.
     """
@@ -142,6 +140,5 @@ def draw_weights(config: ModelConfig, params: Parameters, rng: np.random.Generat
         if len(shape) < 2:
             continue
         draw = np.random.randn(*shape) if rng is None else rng.standard_normal(shape)
-        params[name] = draw / (
-            100 if name == "W_embed" else SHRUNK.get(name, 1) * np.sqrt(shape[0])
-        )
+        scale = 100 if name == "W_embed" else SHRUNK.get(name, 1) * np.sqrt(shape[0])
+        params[name] = draw / scale

@@ -12,10 +12,10 @@ from xpcap.ops.recurrent import PackedSequences, Step, TakeStep
 
 def gather_regions(
     table: Array, rows: Array, out: Array, mask: Array | None = None, keep: float = 1.0
-) -> Array:  # fmt: skip
+) -> Array:
     """out = table[rows]: table (m, P, D), rows (N,) int, out (N, P, D).
 
-    With a mask (N, D), inverted dropout of those rows, the same at all their regions.
+    With a mask (N, D), inverted dropout of those rows, the same in all their regions.
     """
     if fast := find(gather_regions, table, rows, out, mask, keep):
         return fast(table, rows, out, mask, keep)
@@ -33,8 +33,8 @@ def attend_steps(h: Array, A: Array, weights: Array, context: Array) -> TakeStep
     weights[r] = softmax(A[i] . h_prev / sqrt(H)) over the regions
     context[r] = weights[r] @ A[i]
 
-    h is the stack (., H) of states that steps start from; A (N, P, H); weights (R, P) and context
-    (R, H), by row, are written to.
+    h is the stack (., H) of the states before; A (N, P, H); weights (R, P) and context (R, H), by
+    row, are written to.
     """
     if fast := find(attend_steps, h, A, weights, context):
         return fast(h, A, weights, context)
@@ -54,7 +54,7 @@ def attend_steps(h: Array, A: Array, weights: Array, context: Array) -> TakeStep
 
 def attend_backward_steps(
     dcontext: Array, A: Array, weights: Array, dscores: Array, dh_next: Array
-) -> TakeStep:  # fmt: skip
+) -> TakeStep:
     """Gradients of attend_steps for the states, later steps first:
 
     dweights = A[i] . dcontext[r]
@@ -80,8 +80,8 @@ def attend_backward_steps(
 
 def attention_sum(
     weights: Array, dcontext: Array, dscores: Array, h: Array, rows: PackedSequences, out: Array
-) -> Array:  # fmt: skip
-    """The gradient of attend_steps for A, (N, P, H), after the loop:
+) -> Array:
+    """Gradient of attend_steps for A, (N, P, H), after the loop:
 
     out[i] = sum over the rows r of sequence i of
         weights[r] (x) dcontext[r] + dscores[r] (x) h_prev[r]
@@ -92,7 +92,7 @@ def attention_sum(
         return fast(weights, dcontext, dscores, h, rows, out)
     xp, (N, P, H), T = get_array_module(out), out.shape, len(rows.steps)
 
-    # One product a sequence: its rows' factors side by side, zeros where it has ended
+    # One product a sequence, of the factors of all its rows; zeros after its end
     left, right = xp.zeros((N, 2 * T, P), out.dtype), xp.zeros((N, 2 * T, H), out.dtype)
     for t, step in enumerate(rows.steps):
         left[: step.n, t], right[: step.n, t] = weights[step.rows], dcontext[step.rows]

@@ -1,9 +1,9 @@
 """Products by cuBLAS's own gemm: no copy, slice or allocation, and half of cupy.dot's host time.
 
 cuBLAS sees columns where our arrays have rows: a row-major (n, k) matrix is a column-major (k, n)
-one. So out = x @ w is asked for as out.T = w.T @ x.T, and a matrix whose transpose is row-major is
-handed over with the flag for a transposed factor. Each call runs on CuPy's current stream. A raw
-call checks nothing: `fits_product` does.
+one. So out = x @ w is computed as out.T = w.T @ x.T, and a matrix whose transpose is row-major is
+passed with the flag for a transposed factor. Each call runs on CuPy's current stream. A raw call
+checks nothing: `fits_product` does.
 """
 
 import functools
@@ -20,12 +20,10 @@ from xpcap.ops.launch import current_device
 from xpcap.ops.recurrent import MultiplyRows
 
 GEMM = {"f": "sgemm", "d": "dgemm"}  # by NumPy's character for the dtype
-FACTORS = {
-    real: np.array([0, 1], real) for real in GEMM
-}  # 0 and 1 in the host's memory, where cuBLAS reads beta and alpha
-ZERO, ONE = (
-    {real: pair.ctypes.data + k * pair.itemsize for real, pair in FACTORS.items()} for k in (0, 1)
-)
+# 0 and 1 in the host's memory, where cuBLAS reads beta and alpha, and their addresses
+FACTORS = {real: np.array([0, 1], real) for real in GEMM}
+ZERO = {real: pair.ctypes.data for real, pair in FACTORS.items()}
+ONE = {real: pair.ctypes.data + pair.itemsize for real, pair in FACTORS.items()}
 AS_IT_IS, TRANSPOSED = 0, 1  # CUBLAS_OP_N and CUBLAS_OP_T
 
 
@@ -39,15 +37,12 @@ def _binding(xp: Any) -> Any:
 
 
 def layout(x: Array) -> tuple[int, int]:
-    """How cuBLAS reads a factor that is row-major, or whose transpose is.
-
-    Its flag, and its leading dimension: the distance between rows in elements.
-    """
+    """Flag and leading dimension of a factor that is row-major, or whose transpose is."""
     return (AS_IT_IS, x.shape[1]) if x.flags.c_contiguous else (TRANSPOSED, x.shape[0])
 
 
 def gemm(like: Array) -> tuple[Callable[..., None], int]:
-    """The function for the dtype of `like`, and its device's handle.
+    """cuBLAS's gemm for the dtype of `like`, and the handle of its device.
 
     ValueError : that device is not this thread's.
     """
@@ -57,20 +52,15 @@ def gemm(like: Array) -> tuple[Callable[..., None], int]:
 
 
 def fits_product(x: Array, w: Array, out: Array, scratch: Array | None = None) -> bool:
-    """Whether gemm can compute out = x @ w."""
+    """True if gemm can compute out = x @ w."""
     dtype = out.dtype
-    if (
-        dtype.char not in GEMM
-        or x.dtype != dtype
-        or w.dtype != dtype
-        or not (x.ndim == w.ndim == out.ndim == 2)
-    ):
+    one_dtype = dtype.char in GEMM and x.dtype == dtype and w.dtype == dtype
+    if not one_dtype or not x.ndim == w.ndim == out.ndim == 2:
         return False
-    there = is_device_array(x) and (
-        type(x) is type(w) is type(out) or (is_device_array(w) and is_device_array(out))
-    )
+    one_type = type(x) is type(w) is type(out)  # cheaper to ask than the other
+    on_device = is_device_array(x) and (one_type or (is_device_array(w) and is_device_array(out)))
     dense = _is_dense(x.flags) and _is_dense(w.flags) and out.flags.c_contiguous
-    return bool(there and x.size and w.size and dense and _binding(sys.modules["cupy"]))
+    return bool(on_device and x.size and w.size and dense and _binding(sys.modules["cupy"]))
 
 
 def _is_dense(flags: Any) -> bool:
@@ -90,22 +80,8 @@ def _multiply(x: Array, w: Array, out: Array, beta: dict[str, int]) -> Array:
     function, handle = gemm(out)
     (n, k), m, real = x.shape, w.shape[1], out.dtype.char
     (flag_x, leading_x), (flag_w, leading_w) = layout(x), layout(w)
-    function(
-        handle,
-        flag_w,
-        flag_x,
-        m,
-        n,
-        k,
-        ONE[real],
-        w.data.ptr,
-        leading_w,
-        x.data.ptr,
-        leading_x,
-        beta[real],
-        out.data.ptr,
-        m,
-    )
+    factors = w.data.ptr, leading_w, x.data.ptr, leading_x
+    function(handle, flag_w, flag_x, m, n, k, ONE[real], *factors, beta[real], out.data.ptr, m)
     return out
 
 
@@ -127,29 +103,14 @@ def times_transpose(x: Array, w: Array, out: Array, scratch: Array) -> Array:
 def _multiply_rows(x: Array, w: Array, out: Array, beta: dict[str, int]) -> MultiplyRows:
     """out[o : o + n] = x[i : i + n] @ w + beta * out[o : o + n], for each call with (i, o, n)."""
     function, handle = gemm(out)
-    (k, m), of_w, size, real = w.shape, layout(w), out.itemsize, out.dtype.char
-    from_x, to_out, (flag, leading), w_at = x.data.ptr, out.data.ptr, of_w, w.data.ptr
-    one, kept, x_row, out_row = ONE[real], beta[real], k * size, m * size
+    (k, m), (flag, leading), size, real = w.shape, layout(w), out.itemsize, out.dtype.char
+    from_x, to_out, w_at = x.data.ptr, out.data.ptr, w.data.ptr
+    one, factor, x_row, out_row = ONE[real], beta[real], k * size, m * size
 
-    def multiply(
-        i: int, o: int, n: int, alive: object = (x, w, out)
-    ) -> None:  # an address keeps no memory alive
-        function(
-            handle,
-            flag,
-            AS_IT_IS,
-            m,
-            n,
-            k,
-            one,
-            w_at,
-            leading,
-            from_x + i * x_row,
-            k,
-            kept,
-            to_out + o * out_row,
-            m,
-        )
+    # The arrays come along as a default: an address keeps no memory alive
+    def multiply(i: int, o: int, n: int, alive: object = (x, w, out)) -> None:
+        x_at, out_at = from_x + i * x_row, to_out + o * out_row
+        function(handle, flag, AS_IT_IS, m, n, k, one, w_at, leading, x_at, k, factor, out_at, m)
 
     return multiply
 

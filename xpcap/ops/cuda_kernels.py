@@ -1,6 +1,6 @@
 """CUDA kernels: versions of operations that launch the CUDA C files of cuda/ on CuPy's arrays.
 
-Those of the time loops launch one step over whole buffers; everything that stays the same is
+In the time loops each launch is a step over whole buffers; everything that stays the same is
 prepared. Matrix products are in cublas.py.
 """
 
@@ -26,17 +26,14 @@ from xpcap.ops.launch import (
 )
 from xpcap.ops.recurrent import Gates, PackedSequences, Step, TakeStep
 
-NORM_BLOCKS = (
-    256  # in the first pass of a norm; fixed, so that sums have the same order on every GPU
-)
+# Blocks in the first pass of a norm; fixed, so that sums have the same order on every GPU
+NORM_BLOCKS = 256
 
-# With at most so many sequences a step of an LSTM is one launch each way: product and gates
-# together. Not yet timed on a card
+# Most sequences for which an LSTM's step is one launch each way, product and gates together. Not
+# yet timed on a card
 FUSED = 128
-FORWARD_UNITS, BACKWARD_UNITS = (
-    8,
-    16,
-)  # of a block in lstm_step.cu; its rows are the rest of its threads
+# Units of a block in lstm_step.cu; its threads divided by them are its rows
+FORWARD_UNITS, BACKWARD_UNITS = 8, 16
 REGIONS = 1024  # regions of a picture, at most, as in attention.cu
 SLAB = 16  # regions for a thread of attention_sum
 
@@ -45,15 +42,10 @@ SLAB = 16  # regions for a thread of attention_sum
 
 
 def _scale(scale: Array | float, like: Array) -> tuple[Array, np.float64, np.int32]:
-    """A scale per row, or one for all, as a kernel takes it.
-
-    An array (any, if it is not read), the number, and whether there is one per row.
-    """
-    return (
-        (like, np.float64(scale), i32(0))
-        if isinstance(scale, float)
-        else (scale, np.float64(0), i32(1))
-    )
+    """Scale as a kernel takes it: an array, a number, and 1 to read the array, which else is any."""
+    if isinstance(scale, float):
+        return like, np.float64(scale), i32(0)
+    return scale, np.float64(0), i32(1)
 
 
 def _fits_scale(scale: Array | float, x: Array) -> bool:
@@ -67,51 +59,54 @@ def _fits_softmax_loss(scores: Array, targets: Array, scale: Array | float, out:
 @cuda_kernel(equations.softmax_loss, fits=_fits_softmax_loss)
 def softmax_loss(
     scores: Array, targets: Array, scale: Array | float, out: Array, smoothing: float = 0.0
-) -> tuple[Array, Array]:  # fmt: skip
+) -> tuple[Array, Array]:
     nll = get_array_module(scores).empty(len(scores), scores.dtype)
     _softmax_loss(scores, None, targets, scale, nll, out, smoothing)
     return nll, out
 
 
 def _softmax_loss(
-    scores: Array, bias: Array | None, targets: Array, scale: Array | float,
-    nll: Array, out: Array, smoothing: float,
-) -> None:  # fmt: skip
-    """nll and gradient of softmax(scores + bias)."""
+    scores: Array,
+    bias: Array | None,
+    targets: Array,
+    scale: Array | float,
+    nll: Array,
+    out: Array,
+    smoothing: float,
+) -> None:
+    """Loss nll and gradient of softmax(scores + bias), written to nll and out."""
     (R, V), (array, number, each) = scores.shape, _scale(scale, nll)
     b, biased = (scores, i32(0)) if bias is None else (bias, i32(1))
-    numbers = number, np.float64(smoothing)
-    launch(
-        "softmax_loss",
-        "softmax_loss",
-        scores,
-        R,
-        scores,
-        b,
-        targets,
-        array,
-        *numbers,
-        nll,
-        out,
-        biased,
-        each,
-        i32(V),
-    )
+    args = scores, b, targets, array, number, np.float64(smoothing), nll, out, biased, each, i32(V)
+    launch("softmax_loss", "softmax_loss", scores, R, *args)
 
 
 def _fits_word_loss(
-    h: Array, w: Array, b: Array, targets: Array, scale: Array | float,
-    nll: Array, dscores: Array, dh: Array,
-) -> bool:  # fmt: skip
+    h: Array,
+    w: Array,
+    b: Array,
+    targets: Array,
+    scale: Array | float,
+    nll: Array,
+    dscores: Array,
+    dh: Array,
+) -> bool:
     there = are_reals(h, w, b, nll, dscores, dh) and are_indices(targets) and _fits_scale(scale, h)
     return there and cublas.fits_product(h, w, dscores)
 
 
 @cuda_kernel(equations.word_loss, fits=_fits_word_loss)
 def word_loss(
-    h: Array, w: Array, b: Array, targets: Array, scale: Array | float,
-    nll: Array, dscores: Array, dh: Array, smoothing: float = 0.0,
-) -> None:  # fmt: skip
+    h: Array,
+    w: Array,
+    b: Array,
+    targets: Array,
+    scale: Array | float,
+    nll: Array,
+    dscores: Array,
+    dh: Array,
+    smoothing: float = 0.0,
+) -> None:
     cublas.product(h, w, dscores)
     _softmax_loss(dscores, b, targets, scale, nll, dscores, smoothing)
     cublas.product(dscores, w.T, dh)
@@ -135,7 +130,7 @@ def _is_mask(mask: Array, x: Array) -> bool:
 
 
 def _fits_table(table: Array, rows: Array | None, out: Array, mask: Array | None) -> bool:
-    """Whether the kernels of gather.cu take these."""
+    """True if the kernels of gather.cu take these."""
     there = are_reals(table, out) and table.ndim == out.ndim == 2 and out.size <= INT_MAX
     return there and (rows is None or are_indices(rows)) and (mask is None or _is_mask(mask, out))
 
@@ -149,35 +144,15 @@ def _fits_gather(
 @cuda_kernel(equations.gather, fits=_fits_gather)
 def gather(
     table: Array, rows: Array | None, out: Array, mask: Array | None = None, keep: float = 1.0
-) -> Array:  # fmt: skip
-    size = i32(out.size), i32(out.shape[1])
+) -> Array:
+    size, grid = (i32(out.size), i32(out.shape[1])), blocks(out.size)
+    share = np.float64(keep)
     if rows is None:
-        launch(
-            "dropout",
-            "dropout",
-            out,
-            blocks(out.size),
-            table,
-            mask,
-            out,
-            np.float64(keep),
-            np.int64(out.size),
-        )
+        launch("dropout", "dropout", out, grid, table, mask, out, share, np.int64(out.size))
     elif mask is None:
-        launch("gather", "gather", out, blocks(out.size), table, rows, out, *size)
+        launch("gather", "gather", out, grid, table, rows, out, *size)
     else:
-        launch(
-            "gather",
-            "gather_drop",
-            out,
-            blocks(out.size),
-            table,
-            rows,
-            mask,
-            out,
-            np.float64(keep),
-            *size,
-        )
+        launch("gather", "gather_drop", out, grid, table, rows, mask, out, share, *size)
     return out
 
 
@@ -186,50 +161,25 @@ def gather(
     fits=lambda table, rows, b, out: _fits_table(table, rows, out, None) and are_reals(b, out),
 )
 def gather_plus(table: Array, rows: Array, b: Array, out: Array) -> Array:
-    launch(
-        "gather",
-        "gather_plus",
-        out,
-        blocks(out.size),
-        table,
-        rows,
-        b,
-        out,
-        i32(out.size),
-        i32(out.shape[1]),
-    )
+    size = i32(out.size), i32(out.shape[1])
+    launch("gather", "gather_plus", out, blocks(out.size), table, rows, b, out, *size)
     return out
 
 
 def _fits_image(
     table: Array, ids: Array, b: Array, image: Array, rows: PackedSequences, out: Array
 ) -> bool:
-    there = (
-        rows.sequence is not None
-        and are_indices(ids, rows.sequence)
-        and are_reals(table, b, image, out)
-    )
+    indexed = rows.sequence is not None and are_indices(ids, rows.sequence)
+    there = indexed and are_reals(table, b, image, out)
     return there and table.ndim == image.ndim == out.ndim == 2 and out.size <= INT_MAX
 
 
 @cuda_kernel(recurrent.gather_plus_image, fits=_fits_image)
 def gather_plus_image(
     table: Array, ids: Array, b: Array, image: Array, rows: PackedSequences, out: Array
-) -> Array:  # fmt: skip
-    size = i32(out.size), i32(out.shape[1])
-    launch(
-        "gather",
-        "gather_plus_image",
-        out,
-        blocks(out.size),
-        table,
-        ids,
-        b,
-        image,
-        rows.sequence,
-        out,
-        *size,
-    )
+) -> Array:
+    args = table, ids, b, image, rows.sequence, out, i32(out.size), i32(out.shape[1])
+    launch("gather", "gather_plus_image", out, blocks(out.size), *args)
     return out
 
 
@@ -239,23 +189,13 @@ def gather_plus_image(
 )
 def scatter(
     x: Array, rows: Array, out: Array, mask: Array | None = None, keep: float = 1.0
-) -> Array:  # fmt: skip
+) -> Array:
     size = i32(len(rows)), i32(out.size), i32(out.shape[1])
     if mask is None:
         launch("gather", "scatter", x, blocks(out.size), x, rows, out, *size)
     else:
-        launch(
-            "gather",
-            "scatter_drop",
-            x,
-            blocks(out.size),
-            x,
-            rows,
-            mask,
-            out,
-            np.float64(keep),
-            *size,
-        )
+        args = x, rows, mask, out, np.float64(keep), *size
+        launch("gather", "scatter_drop", x, blocks(out.size), *args)
     return out
 
 
@@ -267,17 +207,8 @@ def scatter(
 )
 def segment_sum(rows: Array, groups: Segments, out: Array) -> Array:
     count, C = out.shape
-    launch(
-        "segment_sum",
-        "segment_sum",
-        rows,
-        (count, blocks(C)),
-        rows,
-        groups.order,
-        groups.starts,
-        out,
-        i32(C),
-    )
+    args = rows, groups.order, groups.starts, out, i32(C)
+    launch("segment_sum", "segment_sum", rows, (count, blocks(C)), *args)
     return out
 
 
@@ -290,26 +221,16 @@ def segment_sum(rows: Array, groups: Segments, out: Array) -> Array:
 def sequence_sum(x: Array, rows: PackedSequences, out: Array) -> Array:
     assert rows.firsts is not None
     N, C = out.shape
-    launch(
-        "segment_sum",
-        "sequence_sum",
-        x,
-        (N, blocks(C)),
-        x,
-        rows.firsts,
-        out,
-        i32(len(rows.firsts) - 1),
-        i32(C),
-    )
+    args = x, rows.firsts, out, i32(len(rows.firsts) - 1), i32(C)
+    launch("segment_sum", "sequence_sum", x, (N, blocks(C)), *args)
     return out
 
 
 @cuda_kernel(equations.drop, fits=lambda x, mask, keep: are_reals(x) and _is_mask(mask, x))
 def drop(x: Array, mask: Array, keep: float) -> Array:
     out = get_array_module(x).empty_like(x)
-    launch(
-        "dropout", "dropout", x, blocks(x.size), x, mask, out, np.float64(keep), np.int64(x.size)
-    )
+    args = x, mask, out, np.float64(keep), np.int64(x.size)
+    launch("dropout", "dropout", x, blocks(x.size), *args)
     return out
 
 
@@ -327,9 +248,13 @@ def _fits_masks(
 
 @cuda_kernel(random.dropout_masks, fits=_fits_masks)
 def dropout_masks(
-    masks: Sequence[Sequence[Array]], numbers: Sequence[Sequence[Array]], counts: Sequence[int],
-    seed: int, step: int, keep: float,
-) -> None:  # fmt: skip
+    masks: Sequence[Sequence[Array]],
+    numbers: Sequence[Sequence[Array]],
+    counts: Sequence[int],
+    seed: int,
+    step: int,
+    keep: float,
+) -> None:
     scalars = i32(round(65536 * keep)), np.int64(seed), np.int64(step)
     for part, rows in zip(masks, numbers, strict=True):
         (N, D), (K, W), (L, H) = (mask.shape for mask in part)
@@ -342,7 +267,7 @@ def dropout_masks(
 
 
 def _squares(x: Array, buffer: Buffer) -> tuple[Array, Array]:
-    """Partial sums of squares, and where the norm goes."""
+    """Partial sums of squares, and memory for the norm."""
     partial = buffer("squares", (NORM_BLOCKS,), np.float64)
     launch("norm", "squares", x, NORM_BLOCKS, x, partial, np.int64(x.size))
     return partial, buffer("norm", ())
@@ -390,50 +315,36 @@ def record_step(record: Array, i: int, loss: Array, norm: Array) -> None:
 @cuda_kernel(recurrent.lstm_gates, fits=lambda a, r, c_prev, out: are_reals(a, r, c_prev, *out))
 def lstm_gates(a: Array, r: Array, c_prev: Array, out: Gates) -> Gates:
     n, H = c_prev.shape
-    launch(
-        "lstm_gates",
-        "lstm_gates",
-        a,
-        blocks(n * H),
-        a,
-        r,
-        c_prev,
-        *out,
-        i32(0),
-        i32(0),
-        i32(0),
-        i32(n),
-        i32(H),
-    )
+    args = a, r, c_prev, *out, *map(i32, (0, 0, 0, n, H))
+    launch("lstm_gates", "lstm_gates", a, blocks(n * H), *args)
     return out
 
 
 def _fits_lstm_gates_backward(
-    dh: Array, dh_next: Array, dc: Array, gates: Array, tanh_c: Array, c_prev: Array,
+    dh: Array,
+    dh_next: Array,
+    dc: Array,
+    gates: Array,
+    tanh_c: Array,
+    c_prev: Array,
     out: tuple[Array, Array],
-) -> bool:  # fmt: skip
+) -> bool:
     return are_reals(dh, dh_next, dc, gates, tanh_c, c_prev, *out)
 
 
 @cuda_kernel(recurrent.lstm_gates_backward, fits=_fits_lstm_gates_backward)
 def lstm_gates_backward(
-    dh: Array, dh_next: Array, dc: Array, gates: Array, tanh_c: Array, c_prev: Array,
+    dh: Array,
+    dh_next: Array,
+    dc: Array,
+    gates: Array,
+    tanh_c: Array,
+    c_prev: Array,
     out: tuple[Array, Array],
-) -> tuple[Array, Array]:  # fmt: skip
+) -> tuple[Array, Array]:
     n, H = c_prev.shape
-    arrays = dh, dh_next, dc, gates, tanh_c, c_prev, *out
-    launch(
-        "lstm_gates",
-        "lstm_gates_backward",
-        dh,
-        blocks(n * H),
-        *arrays,
-        i32(0),
-        i32(0),
-        i32(n),
-        i32(n),
-        i32(H),
-    )
+    args = dh, dh_next, dc, gates, tanh_c, c_prev, *out, *map(i32, (0, 0, n, n, H))
+    launch("lstm_gates", "lstm_gates_backward", dh, blocks(n * H), *args)
     return out
 
 
@@ -446,21 +357,8 @@ def rnn_cell(a: Array, r: Array, out: Array) -> Array:
 @cuda_kernel(recurrent.rnn_cell_backward, fits=are_reals)
 def rnn_cell_backward(dh: Array, dh_next: Array, h: Array, out: Array) -> Array:
     n, H = dh.shape
-    launch(
-        "rnn_cell",
-        "rnn_cell_backward",
-        dh,
-        blocks(dh.size),
-        dh,
-        dh_next,
-        h,
-        out,
-        i32(0),
-        i32(0),
-        i32(n),
-        i32(n),
-        i32(H),
-    )
+    args = dh, dh_next, h, out, *map(i32, (0, 0, n, n, H))
+    launch("rnn_cell", "rnn_cell_backward", dh, blocks(dh.size), *args)
     return out
 
 
@@ -473,18 +371,8 @@ def _fits_start(h0: Array, c0: Array | None, h: Array, c: Array) -> bool:
 
 @cuda_kernel(recurrent.start_states, fits=_fits_start)
 def start_states(h0: Array, c0: Array | None, h: Array, c: Array) -> None:
-    launch(
-        "start",
-        "start_states",
-        h0,
-        blocks(h0.size),
-        h0,
-        h0 if c0 is None else c0,
-        h,
-        c,
-        i32(c0 is not None),
-        i32(h0.size),
-    )
+    args = h0, h0 if c0 is None else c0, h, c, i32(c0 is not None), i32(h0.size)
+    launch("start", "start_states", h0, blocks(h0.size), *args)
 
 
 @cuda_kernel(
@@ -496,9 +384,8 @@ def lstm_gate_steps(a: Array, r: Array, c_prev: Array, out: Gates) -> TakeStep:
 
     def take(step: Step) -> None:
         first, before, after, n, _ = step
-        gates(
-            (blocks(n * H),), BLOCK, (*arrays, i32(first), i32(before), i32(after), i32(n), width)
-        )
+        numbers = i32(first), i32(before), i32(after), i32(n)
+        gates((blocks(n * H),), BLOCK, (*arrays, *numbers, width))
 
     return take
 
@@ -509,24 +396,18 @@ def lstm_gate_steps(a: Array, r: Array, c_prev: Array, out: Gates) -> TakeStep:
 )
 def lstm_gate_backward_steps(
     dh: Array, dh_next: Array, dc: Array, out: Gates, da: Array, dc_T: Array | None = None
-) -> TakeStep:  # fmt: skip
+) -> TakeStep:
     """With dc_T, every sequence of a step reads dh_next and dc: they begin as 0 and dc_T."""
-    backward, H, carried = (
-        kernel("lstm_gates", "lstm_gates_backward", dh),
-        dc.shape[1],
-        dc_T is not None,
-    )
+    backward, H = kernel("lstm_gates", "lstm_gates_backward", dh), dc.shape[1]
+    carried = dc_T is not None
     arrays, width = (dh, dh_next, dc, out.gates, out.tanh_c, out.c, da, dc), i32(H)
     if carried:
         dh_next[...], dc[...] = 0, dc_T
 
     def take(step: Step) -> None:
         first, before, _, n, more = step
-        backward(
-            (blocks(n * H),),
-            BLOCK,
-            (*arrays, i32(first), i32(before), i32(n), i32(n if carried else more), width),
-        )
+        numbers = i32(first), i32(before), i32(n), i32(n if carried else more)
+        backward((blocks(n * H),), BLOCK, (*arrays, *numbers, width))
 
     return take
 
@@ -550,9 +431,8 @@ def rnn_cell_backward_steps(dh: Array, dh_next: Array, h: Array, da: Array) -> T
 
     def take(step: Step) -> None:
         first, _, after, n, more = step
-        backward(
-            (blocks(n * H),), BLOCK, (*arrays, i32(first), i32(after), i32(n), i32(more), width)
-        )
+        numbers = i32(first), i32(after), i32(n), i32(more)
+        backward((blocks(n * H),), BLOCK, (*arrays, *numbers, width))
 
     return take
 
@@ -561,15 +441,14 @@ def rnn_cell_backward_steps(dh: Array, dh_next: Array, h: Array, da: Array) -> T
 
 
 def _grid(n: int, H: int, units: int) -> tuple[int, int]:
-    """Blocks of (row, unit) pairs, with so many units each."""
+    """Blocks of (row, unit) pairs, with `units` units each."""
     return -(-H // units), -(-n // (THREADS // units))
 
 
 def _fits_lstm_steps(a: Array, Wh: Array, state: tuple[Array, Array], out: Gates) -> bool:
     h, c = state
-    N = len(h) - len(a) or len(
-        h
-    )  # a stack holds N more than there are rows; a single step has arrays of its own
+    # A stack holds N more than there are rows; a single step has separate arrays
+    N = len(h) - len(a) or len(h)
     return N <= FUSED and are_reals(a, Wh, h, c, *out)
 
 
@@ -580,18 +459,15 @@ def lstm_steps(a: Array, Wh: Array, state: tuple[Array, Array], out: Gates) -> T
 
     def take(step: Step) -> None:
         first, before, after, n, _ = step
-        fused(
-            _grid(n, H, FORWARD_UNITS),
-            BLOCK,
-            (*arrays, i32(first), i32(before), i32(after), i32(n), width),
-        )
+        numbers = i32(first), i32(before), i32(after), i32(n)
+        fused(_grid(n, H, FORWARD_UNITS), BLOCK, (*arrays, *numbers, width))
 
     return take
 
 
 def _fits_lstm_backward_steps(
     dh: Array, dh_next: Array, dc: Array, out: Gates, Wh: Array, da: Array, scratch: Array
-) -> bool:  # fmt: skip
+) -> bool:
     there = len(dc) <= FUSED and are_reals(dh, dh_next, dc, *out, Wh, da)
     return there and cublas.fits_row_products_transpose(da, Wh, dh_next, scratch)
 
@@ -599,7 +475,7 @@ def _fits_lstm_backward_steps(
 @cuda_kernel(recurrent.lstm_backward_steps, fits=_fits_lstm_backward_steps)
 def lstm_backward_steps(
     dh: Array, dh_next: Array, dc: Array, out: Gates, Wh: Array, da: Array, scratch: Array
-) -> TakeStep:  # fmt: skip
+) -> TakeStep:
     """Each step multiplies the da of its next one itself: only the first step writes dh_next."""
     fused, H = kernel("lstm_step", "lstm_step_backward", dh), len(Wh)
     arrays, width = (dh, out.gates, out.tanh_c, out.c, Wh, da, dc), i32(H)
@@ -607,11 +483,8 @@ def lstm_backward_steps(
 
     def take(step: Step) -> None:
         first, before, _, n, more = step
-        fused(
-            _grid(n, H, BACKWARD_UNITS),
-            BLOCK,
-            (*arrays, i32(first), i32(before), i32(n), i32(more), width),
-        )
+        numbers = i32(first), i32(before), i32(n), i32(more)
+        fused(_grid(n, H, BACKWARD_UNITS), BLOCK, (*arrays, *numbers, width))
         if not first:
             multiply(0, 0, n)
 
@@ -648,7 +521,7 @@ def attend_steps(h: Array, A: Array, weights: Array, context: Array) -> TakeStep
 )
 def attend_backward_steps(
     dcontext: Array, A: Array, weights: Array, dscores: Array, dh_next: Array
-) -> TakeStep:  # fmt: skip
+) -> TakeStep:
     backward, (_, P, H) = kernel("attention", "attend_step_backward", A), A.shape
     arrays, sizes = (dcontext, A, weights, dscores, dh_next), (i32(P), i32(H))
 
@@ -660,7 +533,7 @@ def attend_backward_steps(
 
 def _fits_attention_sum(
     weights: Array, dcontext: Array, dscores: Array, h: Array, rows: PackedSequences, out: Array
-) -> bool:  # fmt: skip
+) -> bool:
     there = rows.firsts is not None and are_indices(rows.firsts)
     return there and _fits_attention(out, weights, dcontext, dscores, h)
 
@@ -668,22 +541,10 @@ def _fits_attention_sum(
 @cuda_kernel(attention.attention_sum, fits=_fits_attention_sum)
 def attention_sum(
     weights: Array, dcontext: Array, dscores: Array, h: Array, rows: PackedSequences, out: Array
-) -> Array:  # fmt: skip
+) -> Array:
     assert rows.firsts is not None
     N, P, H = out.shape
     sizes = map(i32, (N, len(rows.firsts) - 1, P, H))
-    grid = N, blocks(H), -(-P // SLAB)
-    launch(
-        "attention",
-        "attention_sum",
-        out,
-        grid,
-        weights,
-        dcontext,
-        dscores,
-        h,
-        rows.firsts,
-        out,
-        *sizes,
-    )
+    grid, arrays = (N, blocks(H), -(-P // SLAB)), (weights, dcontext, dscores, h, rows.firsts, out)
+    launch("attention", "attention_sum", out, grid, *arrays, *sizes)
     return out

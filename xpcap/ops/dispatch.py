@@ -1,9 +1,9 @@
 """Kernels: fast versions of operations, found by the function that they replace.
 
-A kernel registers itself: ``@numpy_kernel(operation, fits=...)``, or ``@cuda_kernel(...)``, stands
-above a function that takes the operation's arguments and gives its results. No kernel changes a
-result by more than rounding. An operation that is replaced in its own module, by a test or a timer,
-has no kernel: replace it where it is imported.
+A kernel registers itself: ``@numpy_kernel(operation, fits=...)``, or ``@cuda_kernel(...)``, above a
+function with the operation's arguments and results. No kernel changes a result by more than
+rounding. A test or timer that replaces an operation in its own module finds no kernel for it:
+replace it in the modules that import it.
 """
 
 import contextlib
@@ -25,7 +25,7 @@ class Kernel(NamedTuple):
     run: Any  # of the operation's own type
 
 
-# By where an operation's arrays are, so that each lookup asks one kernel at most
+# By the memory of an operation's arrays, so that a lookup tries one kernel at most
 HOST: dict[Callable[..., Any], Kernel] = {}
 DEVICE: dict[Callable[..., Any], Kernel] = {}
 _plain = contextvars.ContextVar("xpcap_plain_only", default=False)
@@ -36,8 +36,7 @@ def numpy_kernel(
 ) -> Callable[[Callable[..., Result]], Callable[..., Result]]:
     """Register the decorated function as the version of `operation` for NumPy's arrays.
 
-    `fits` is called as `find` is, without the operation: it may rely on the first array being
-    NumPy's.
+    `fits` is called as `find` is, without the operation, and with a NumPy array as the first one.
     """
     return _registers(HOST, operation, fits)
 

@@ -1,8 +1,8 @@
 """Single operations that have, or may get, a fast version: contracts and plain equations.
 
 Each docstring is the contract of every version. A function looks for a kernel once (`find`) and
-runs the plain equations if there is none. Arguments are trusted, since the calling layer has
-checked them. `out` is where results are written to; None allocates.
+runs the plain equations if there is none. Arguments are trusted: the calling layer has checked
+them. Results are written to `out`; None allocates.
 """
 
 from typing import NamedTuple
@@ -55,16 +55,19 @@ def times_transpose(x: Array, w: Array, out: Array, scratch: Array) -> Array:
 
 
 def log_softmax(scores: Array) -> Array:
-    """log(exp(s) / sum(exp(s))) of each row of scores (R, V), after subtracting its maximum."""
+    """log(exp(s) / sum(exp(s))) of each row s of scores (R, V), after subtracting its maximum."""
     xp = get_array_module(scores)
     shifted = scores - scores.max(axis=-1, keepdims=True)
     return shifted - xp.log(xp.exp(shifted).sum(axis=-1, keepdims=True))
 
 
 def softmax_loss(
-    scores: Array, targets: Array, scale: Array | float,
-    out: Array | None = None, smoothing: float = 0.0,
-) -> tuple[Array, Array]:  # fmt: skip
+    scores: Array,
+    targets: Array,
+    scale: Array | float,
+    out: Array | None = None,
+    smoothing: float = 0.0,
+) -> tuple[Array, Array]:
     """Cross entropy nll (R,) of scores (R, V) with q, and the gradient dscores of sum(scale * nll).
 
     q[r] = (1 - smoothing) * onehot(targets[r]) + smoothing / V
@@ -92,10 +95,17 @@ def softmax_loss(
 
 
 def word_loss(
-    h: Array, w: Array, b: Array, targets: Array, scale: Array | float,
-    nll: Array, dscores: Array, dh: Array, smoothing: float = 0.0,
-) -> None:  # fmt: skip
-    """softmax_loss of the scores h @ w + b, with h (R, H), w (H, V), and the gradient of h.
+    h: Array,
+    w: Array,
+    b: Array,
+    targets: Array,
+    scale: Array | float,
+    nll: Array,
+    dscores: Array,
+    dh: Array,
+    smoothing: float = 0.0,
+) -> None:
+    """Softmax loss of the scores h @ w + b, with h (R, H), w (H, V), and the gradient of h.
 
     nll (R,), dscores (R, V) and dh = dscores @ w.T (R, H) are written to.
     """
@@ -123,7 +133,7 @@ def weighted_sum(x: Array, scale: Array | float, out: Array) -> Array:
 
 def gather(
     table: Array, rows: Array | None, out: Array, mask: Array | None = None, keep: float = 1.0
-) -> Array:  # fmt: skip
+) -> Array:
     """out = table[rows]: table (K, C), rows (R,) int, or None for all K, out (R, C).
 
     With a mask (R, C), inverted dropout of those rows, as in `drop`.
@@ -153,8 +163,8 @@ def gather_plus(table: Array, rows: Array, b: Array, out: Array) -> Array:
 
 def scatter(
     x: Array, rows: Array, out: Array, mask: Array | None = None, keep: float = 1.0
-) -> Array:  # fmt: skip
-    """The gradient of `gather` for rows that are distinct and ascend.
+) -> Array:
+    """Gradient of `gather` for rows that are distinct and ascend.
 
     out (K, C) = 0, then out[rows] = x (R, C), after inverted dropout if there is a mask (R, C).
     """
@@ -197,7 +207,7 @@ def segment_sum(rows: Array, groups: Segments, out: Array | None = None) -> Arra
 def drop(x: Array, mask: Array, keep: float) -> Array:
     """Inverted dropout: x / keep where `mask` (bool, shape of x) is true, else 0.
 
-    The gradient is the same function of dout.
+    Its gradient is drop(dout, mask, keep).
     """
     if fast := find(drop, x, mask, keep):
         return fast(x, mask, keep)
@@ -224,7 +234,7 @@ def global_norm(x: Array, buffer: Buffer | None = None) -> Array:
 
 @in_turn
 def clip_by_norm(x: Array, most: float, buffer: Buffer | None = None) -> Array:
-    """Scale x (n,) in place to the norm `most` if its norm is larger; returns the norm it had."""
+    """Norm of x (n,), which is scaled in place to the norm `most` if its own is larger."""
     if fast := find(clip_by_norm, x, most):
         return fast(x, most, buffer or fresh(x))
     norm = global_norm(x, buffer)
@@ -242,7 +252,7 @@ def adam_update(
     beta2: float,
     epsilon: float,
 ) -> None:
-    """One Adam step, updating w, m and v in place; alpha includes the bias correction.
+    """An Adam step, on w, m and v in place; alpha includes the bias correction.
 
     m = beta1 * m + (1 - beta1) * dw
     v = beta2 * v + (1 - beta2) * dw**2

@@ -1,7 +1,7 @@
 """CUDA C files of cuda/: loading them and launching their kernels.
 
 A macro compiles each file for float32 or float64. Scalar arguments are NumPy scalars of the C type
-that the kernel expects: CuPy passes a Python number as eight bytes, whatever the kernel expects.
+of the kernel's parameter: CuPy passes a Python number as eight bytes, whatever the kernel expects.
 """
 
 import functools
@@ -16,17 +16,14 @@ from xpcap.backend import Array, is_device_array
 
 THREADS = 256  # per block, in every kernel
 BLOCK = (THREADS,)
-REALS = {
-    "f": "float",
-    "d": "double",
-}  # by NumPy's character for the dtype, which costs far less than its name
+# C types by NumPy's character for the dtype, which costs far less than its name
+REALS = {"f": "float", "d": "double"}
 INT_MAX = 2**31 - 1
 
-Launch = Callable[
-    [tuple[int, ...], tuple[int, ...], tuple[Any, ...]], None
-]  # grid, BLOCK, arguments
+# A kernel, called with grid, BLOCK and arguments: arrays and NumPy scalars
+Launch = Callable[[tuple[int, ...], tuple[int, ...], tuple[Any, ...]], None]
 
-# Most are asked for again in the next step, and making one costs more than finding it
+# Cached, since the next step needs most of them again, and a new one costs more than a lookup
 i32 = functools.lru_cache(maxsize=1 << 14)(np.int32)
 
 
@@ -34,13 +31,12 @@ i32 = functools.lru_cache(maxsize=1 << 14)(np.int32)
 def _function(xp: Any, device: int, file: str, name: str, real: str) -> Launch:
     """A kernel for one device.
 
-    `device` only keys the cache: a module loads on the current device. `real` is not a float where
-    a file has no reals.
+    `device` only keys the cache: a module loads on the current device. `real` is not a float for a
+    file without reals.
     """
     code = resources.files("xpcap.ops").joinpath("cuda", f"{file}.cu").read_text(encoding="utf-8")
-    return xp.RawModule(code=code, options=(f"-DREAL={REALS.get(real, 'float')}",)).get_function(
-        name
-    )
+    options = (f"-DREAL={REALS.get(real, 'float')}",)
+    return xp.RawModule(code=code, options=options).get_function(name)
 
 
 def current_device(name: str, like: Array) -> tuple[Any, int]:
@@ -67,12 +63,12 @@ def launch(file: str, name: str, like: Array, grid: int | tuple[int, ...], *args
 
 
 def blocks(n: int) -> int:
-    """Blocks of one thread for each of n elements."""
+    """Number of blocks for n threads."""
     return -(-n // THREADS)
 
 
 def are_reals(*arrays: Array) -> bool:
-    """Whether kernels can index these: on a device, non-empty, C-contiguous, of one float dtype."""
+    """True if kernels can index all: on a device, non-empty, C-contiguous, of one float dtype."""
     dtype = arrays[0].dtype
     if dtype.char not in REALS or not is_device_array(arrays[0]):
         return False
@@ -84,7 +80,7 @@ def are_reals(*arrays: Array) -> bool:
 
 
 def are_indices(*arrays: Array) -> bool:
-    """Whether kernels can take these as vectors of row numbers."""
+    """True if kernels can read all as vectors of row numbers."""
     for a in arrays:  # noqa: SIM110 - as in are_reals
         if not (a.dtype == np.int32 and a.flags.c_contiguous):
             return False

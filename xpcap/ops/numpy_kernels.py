@@ -1,8 +1,8 @@
 """NumPy kernels: versions of operations that work in place, each with a row in docs/benchmarks.md.
 
-Elementwise work runs in blocks that fit in cache; large products and Adam use all cores. In the
-time loops everything that stays the same is prepared: with small batches NumPy's calls cost more
-than their arithmetic.
+Elementwise work runs in blocks that fit in cache; large products and Adam use all cores. The time
+loops prepare everything that stays the same: with small batches NumPy's calls cost more than their
+arithmetic.
 """
 
 import functools
@@ -23,7 +23,7 @@ from xpcap.threads import contention_guard, cores, free_cores, parallel_map, spl
 # lock between calls
 BLOCK = 1 << 17
 NORM_BLOCK = 1 << 15  # elements whose squares are summed in their own dtype
-FEW = 128  # rows, at most, of a small product: `product` keeps it whole, `times_transpose` turns it
+FEW = 128  # rows of a small product: `product` keeps it whole, `times_transpose` transposes it
 SMALL = 1 << 27  # multiplications: fewer are done before another thread has woken
 ROUNDS = 4  # ids with more rows than this are summed separately
 SHARE = 1 << 18  # elements, at least, for Adam to use another core
@@ -52,16 +52,15 @@ def _in_threads(x: Array, w: Array, out: Array) -> bool:
 
 @numpy_kernel(equations.product, fits=_in_threads)
 def product(x: Array, w: Array, out: Array) -> Array:
-    """A small product by blas.ContentionGuard, a large one split among the cores."""
+    """A small product under the ContentionGuard of threads, a large one split among the cores."""
     n, m = out.shape
     if n <= FEW or x.size * m < SMALL:
         return contention_guard().dot(x, w, out)
     if n > m:
-        parallel_map(
-            lambda rows: np.matmul(x[rows], w, out=out[rows]), split_evenly(n, free_cores())
-        )
+        parts = split_evenly(n, free_cores())
+        parallel_map(lambda rows: np.matmul(x[rows], w, out=out[rows]), parts)
         return out
-    # Each core packs its share of w, and x is the smaller one to pack twice
+    # By columns: each core packs its part of w, and all of x, which is the smaller one
     parts = split_evenly(m, free_cores())
     parallel_map(lambda columns: np.matmul(x, w[:, columns], out=out[:, columns]), parts)
     return out
@@ -88,7 +87,7 @@ def row_products(x: Array, w: Array, out: Array) -> MultiplyRows:
 
 @numpy_kernel(recurrent.row_products_transpose, fits=on_host)
 def row_products_transpose(x: Array, w: Array, out: Array, scratch: Array) -> MultiplyRows:
-    """Few rows are computed as (w @ x.T).T.
+    """Products of few rows as (w @ x.T).T.
 
     OpenBLAS packs the right factor on each call, and packing the large strided w.T costs almost as
     much as the product.
@@ -117,7 +116,7 @@ def _is_scale(scale: object) -> bool:
 
 
 def _part(scale: Array | float, rows: slice) -> Array | float:
-    """The scale of some rows: its part of an array, or the number that counts for all."""
+    """Scale of some rows: a slice of an array, or the one number for all."""
     return scale if isinstance(scale, float) else scale[rows]
 
 
@@ -128,7 +127,7 @@ def _fits_softmax_loss(scores: Array, targets: Array, scale: Array | float, out:
 @numpy_kernel(equations.softmax_loss, fits=_fits_softmax_loss)
 def softmax_loss(
     scores: Array, targets: Array, scale: Array | float, out: Array, smoothing: float = 0.0
-) -> tuple[Array, Array]:  # fmt: skip
+) -> tuple[Array, Array]:
     """A block of rows at a time; one exp per score gives both the probabilities and their sum."""
     nll = np.empty(len(scores), scores.dtype)
     for rows in _blocks(*scores.shape):
@@ -149,19 +148,31 @@ def softmax_loss(
 
 
 def _fits_word_loss(
-    h: Array, w: Array, b: Array, targets: Array, scale: Array | float,
-    nll: Array, dscores: Array, dh: Array,
-) -> bool:  # fmt: skip
+    h: Array,
+    w: Array,
+    b: Array,
+    targets: Array,
+    scale: Array | float,
+    nll: Array,
+    dscores: Array,
+    dh: Array,
+) -> bool:
     there = on_host(w, b, targets, dscores, dh) and _is_scale(scale)
     return there and h.size * len(b) >= SMALL and free_cores() > 1
 
 
 @numpy_kernel(equations.word_loss, fits=_fits_word_loss)
 def word_loss(
-    h: Array, w: Array, b: Array, targets: Array, scale: Array | float,
-    nll: Array, dscores: Array, dh: Array, smoothing: float = 0.0,
-) -> None:  # fmt: skip
-    """Rows are split among the cores."""
+    h: Array,
+    w: Array,
+    b: Array,
+    targets: Array,
+    scale: Array | float,
+    nll: Array,
+    dscores: Array,
+    dh: Array,
+    smoothing: float = 0.0,
+) -> None:
 
     def work(rows: slice) -> None:
         scores = np.dot(h[rows], w, out=dscores[rows])
@@ -181,7 +192,7 @@ def word_loss(
 )
 def gather(
     table: Array, rows: Array | None, out: Array, mask: Array | None = None, keep: float = 1.0
-) -> Array:  # fmt: skip
+) -> Array:
     """Straight into `out`. mode="clip" avoids NumPy's temporary; checked rows are not clipped."""
     if rows is not None:
         table = np.take(table, rows, axis=0, out=out, mode="clip")
@@ -199,7 +210,7 @@ def gather(
 )
 def gather_regions(
     table: Array, rows: Array, out: Array, mask: Array | None = None, keep: float = 1.0
-) -> Array:  # fmt: skip
+) -> Array:
     """One pass: the regions of a picture are dropped as they are read."""
     assert mask is not None
     scales = mask.astype(out.dtype)
@@ -240,9 +251,9 @@ def global_norm(x: Array, buffer: Buffer | None = None) -> Array:
     for start in range(0, x.size, NORM_BLOCK):
         block = x[start : start + NORM_BLOCK]
         square = float(np.vdot(block, block))
-        total += (
-            square if math.isfinite(square) else float(np.vdot(block, block.astype(np.float64)))
-        )
+        if not math.isfinite(square):
+            square = float(np.vdot(block, block.astype(np.float64)))
+        total += square
     return np.asarray(math.sqrt(total), x.dtype)
 
 
@@ -256,10 +267,8 @@ def clip_by_norm(x: Array, most: float, buffer: Buffer | None = None) -> Array:
 
 
 def _fits_adam(w: Array, *others: Array) -> bool:
-    arrays = w, *others
-    return on_host(*others) and all(
-        a.ndim == 1 and a.flags.c_contiguous and a.dtype == w.dtype for a in arrays
-    )
+    alike = (a.ndim == 1 and a.flags.c_contiguous and a.dtype == w.dtype for a in (w, *others))
+    return on_host(*others) and all(alike)
 
 
 @numpy_kernel(equations.adam_update, fits=_fits_adam)
@@ -275,9 +284,8 @@ def adam_update(
 ) -> None:
     """On all cores, in blocks that stay in cache, without full-size temporaries."""
     parts = split_evenly(w.size, min(cores(), w.size // SHARE))
-    parallel_map(
-        lambda part: _adam(w[part], dw[part], m[part], v[part], alpha, beta1, beta2, epsilon), parts
-    )
+    numbers = alpha, beta1, beta2, epsilon
+    parallel_map(lambda part: _adam(w[part], dw[part], m[part], v[part], *numbers), parts)
 
 
 def _adam(
@@ -290,7 +298,6 @@ def _adam(
     beta2: float,
     epsilon: float,
 ) -> None:
-    """Update one core's share of w, m and v."""
     step, scratch = np.empty((2, min(BLOCK, w.size)), w.dtype)
     for start in range(0, w.size, BLOCK):
         block = slice(start, start + BLOCK)
@@ -371,7 +378,7 @@ def _halves(rows: int, H: int, dtype: np.dtype) -> tuple[np.ndarray, np.ndarray]
 )
 def lstm_gate_backward_steps(
     dh: Array, dh_next: Array, dc: Array, out: Gates, da: Array, dc_T: Array | None = None
-) -> TakeStep:  # fmt: skip
+) -> TakeStep:
     """In the order of the plain equations, so with their bits."""
     dh_next[...], dc[...] = 0, 0 if dc_T is None else dc_T
     (_, c, gates, tanh_c), (N, H) = out, dc.shape
@@ -386,14 +393,8 @@ def lstm_gate_backward_steps(
         for k in range(0, n, most):
             m = min(most, n - k)
             rows, own = slice(first + k, first + k + m), slice(k, k + m)
-            dh_all, t, factor, dx, dc_all, tanh = (
-                totals[:m],
-                scratch[:m],
-                factors[:m],
-                da[rows],
-                dc[own],
-                tanh_c[rows],
-            )
+            dh_all, t, factor = totals[:m], scratch[:m], factors[:m]
+            dx, dc_all, tanh = da[rows], dc[own], tanh_c[rows]
             # dc_all = dc + dh_all * o * (1 - tanh_c * tanh_c)
             np.add(dh[rows], dh_next[own], dh_all)
             np.multiply(tanh, tanh, t)
@@ -401,7 +402,7 @@ def lstm_gate_backward_steps(
             np.multiply(dh_all, o[rows], products[:m])
             np.multiply(products[:m], t, t)
             np.add(dc_all, t, dc_all)
-            # What each gate is multiplied by in c and h ...
+            # The gradient of each gate, from c and h ...
             np.multiply(dc_all, g[rows], di[rows])
             np.multiply(dc_all, c[before + k : before + k + m], df[rows])
             np.multiply(dh_all, tanh, do[rows])

@@ -1,8 +1,8 @@
 """Counter-based random numbers (Philox), equal on host and device.
 
 Dropout masks, augmentation choices, and uniforms for sampling captions in training. Each is a
-function of the seed, its stream, the training step, and the number of the row; so results depend
-neither on the order of calls nor on how a batch is packed and shared.
+function of the seed, its stream, the training step, and the number of the row, so results depend
+neither on the order of calls nor on packing and sharding.
 
 Notes
 -----
@@ -21,17 +21,21 @@ VIEWS, SAMPLES = 3, 4  # streams of augmentations and of sampled captions; masks
 
 
 def dropout_masks(
-    masks: Sequence[Sequence[Array]], numbers: Sequence[Sequence[Array]], counts: Sequence[int],
-    seed: int, step: int, keep: float,
-) -> None:  # fmt: skip
-    """Draw a training step's dropout masks: which units of each row are kept.
+    masks: Sequence[Sequence[Array]],
+    numbers: Sequence[Sequence[Array]],
+    counts: Sequence[int],
+    seed: int,
+    step: int,
+    keep: float,
+) -> None:
+    """Draw a training step's dropout masks, true for the units to keep.
 
     Image features have stream 0, words 1, hidden states 2. Unit u of row number r is kept if 16
     bits are below round(65536 * keep), at most 65536: bits 16 * (u % 16) and up of the 256 that
-    Philox 4x64-10 makes of the key (seed, stream) and the counter
-    (1 + r * ceil(width / 16) + u // 16, 0, 0, step), low words and low bits first. So
-    ``numpy.random.Philox(key=[seed, stream], counter=[0, 0, 0, step]).random_raw(...)``, seen as
-    uint16, has the bits of row 0, of row 1, and so on: NumPy counts up before it makes a block.
+    Philox 4x64-10 makes of the key (seed, stream) and the counter (1 + r * ceil(width / 16) + u //
+    16, 0, 0, step), low words and low bits first. So ``numpy.random.Philox(key=[seed, stream],
+    counter=[0, 0, 0, step]).random_raw(...)``, seen as uint16, has the bits of row 0, of row 1, and
+    so on: NumPy counts up before it makes a block.
 
     Parameters
     ----------
@@ -54,17 +58,17 @@ def _kept_units(
 ) -> np.ndarray:
     """Masks of rows 0, 1, ... of a stream, on the host."""
     count, width = shape
-    blocks = -(-width // 16)  # of 16 units, a row
+    blocks = -(-width // 16)  # of 16 units, in each row
     words = _philox(seed, stream, step).random_raw(4 * count * blocks)
     bits = words.astype("<u8", copy=False).view("<u2")
     return (bits < round(65536 * keep)).reshape(count, 16 * blocks)[:, :width]
 
 
 def draw_views(n: int, views: int, seed: int, step: int) -> np.ndarray | None:
-    """Which of `views` augmentations of its picture each of n captions gets in a training step.
+    """Augmentation, one of `views`, for each of n captions in a training step: array (n,), int32.
 
-    Array (n,), int32; None if there is only one. Row i gets 64 bits, number i of
-    ``numpy.random.Philox(key=[seed, VIEWS], counter=[0, 0, 0, step])``, modulo `views`.
+    None if there is only one. Row i gets 64 bits, number i of ``numpy.random.Philox(key=[seed,
+    VIEWS], counter=[0, 0, 0, step])``, modulo `views`.
     """
     if views == 1:
         return None

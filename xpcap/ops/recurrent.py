@@ -1,17 +1,17 @@
 """Recurrent cells over packed sequences: equations, forward and backward loops.
 
-The page has four parts: packed sequences, products of a step's rows, the LSTM, the RNN. Of each
-cell it has the equations of one step on arrays of its own (`lstm_gates`, `lstm_gates_backward`) and
-the step of a loop (`lstm_steps`, `lstm_backward_steps`). A loop over whole buffers is then
+Four parts: packed sequences, products of a step's rows, the LSTM, the RNN. Each cell has
+the equations of one step on separate arrays (`lstm_gates`, `lstm_gates_backward`) and the step of
+a loop (`lstm_steps`, `lstm_backward_steps`). A loop over whole buffers is then
 
     take = lstm_steps(a, Wh, (h, c), out)                       take = lstm_backward_steps(dh, ...)
     for step in rows.steps:                                     for step in reversed(rows.steps):
         take(step)                                                  take(step)
 
 with a = x @ Wx + b of all rows in one product before it, and the gradients of Wx, Wh and b in one
-product each after it, as layers/lstm.py and layers/rnn.py have them. The functions of a step
-choose their kernels once for a sequence: at each step nothing is looked up, and nothing is sliced
-that stays the same. Kernels, in numpy_kernels.py, cuda_kernels.py and cublas.py:
+product each after it, as in layers/lstm.py and layers/rnn.py. The functions of a step choose
+their kernels once for a sequence: at each step nothing is looked up, and nothing is sliced that
+stays the same. Kernels, in numpy_kernels.py, cuda_kernels.py and cublas.py:
 
     row_products...                  NumPy: a product that avoids waiting threads; CuPy: cuBLAS
     lstm_gate_steps, rnn_cell_steps  NumPy: in place, in blocks of rows; CuPy: one launch a step
@@ -48,11 +48,11 @@ from xpcap.ops.equations import add_product, gather, gather_plus, product, sigmo
 
 
 class Step(NamedTuple):
-    """A time step of n sequences: where its rows and states begin.
+    """A time step of n sequences, by the beginnings of its rows and states.
 
-    Its rows begin at row `first`. In a stack of states, those it starts from begin at `before` and
-    those it produces at `after`. The first `more` of its sequences have a next step, whose rows
-    begin at `first + n`.
+    Its rows begin at row `first`. In a stack of states, the ones before it begin at `before`, the
+    ones after it at `after`. The first `more` of its sequences have a next step, whose rows begin
+    at `first + n`.
     """
 
     first: int
@@ -68,12 +68,12 @@ class Step(NamedTuple):
 
     @property
     def states_before(self) -> slice:
-        """The states it starts from, in their stack."""
+        """The states before it, in their stack."""
         return slice(self.before, self.before + self.n)
 
     @property
     def states_after(self) -> slice:
-        """The states it produces, in their stack."""
+        """The states after it, in their stack."""
         return slice(self.after, self.after + self.n)
 
 
@@ -86,7 +86,7 @@ def single_step(n: int) -> Step:
 
 
 class PackedSequences(NamedTuple):
-    """The layout of N sequences, longest first, in R packed rows.
+    """Layout of N sequences, longest first, in R packed rows.
 
     In a `full` one, whose sequences all have T steps, the index arrays may be None.
     """
@@ -99,7 +99,7 @@ class PackedSequences(NamedTuple):
 
     @classmethod
     def of(cls, batch_sizes: Sequence[int], N: int) -> "PackedSequences":
-        """N sequences, batch_sizes[t] of them alive at step t. Index arrays are on the host."""
+        """Layout of N sequences, batch_sizes[t] alive at step t. Index arrays are on the host."""
         sizes = np.array(batch_sizes, np.intp)
         firsts = np.zeros(len(sizes) + 1, np.intp)
         sizes.cumsum(out=firsts[1:])
@@ -107,15 +107,13 @@ class PackedSequences(NamedTuple):
         sequence = np.arange(sizes.sum()) - starts.repeat(sizes)
         if len(sequence) == N * len(sizes):
             return cls(tuple(batch_sizes), N, None, sequence, firsts)
-        before = np.zeros_like(
-            starts
-        )  # where the states that a step starts from begin in the stack
+        before = np.zeros_like(starts)  # in the stack: the first state that a step starts from
         before[1:] = N + starts[:-1]
         return cls(tuple(batch_sizes), N, before.repeat(sizes) + sequence, sequence, firsts)
 
     @classmethod
     def full(cls, N: int, T: int) -> "PackedSequences":
-        """N sequences of T steps each, as in an (N, T, D) array."""
+        """Layout of N sequences of T steps each, as in an (N, T, D) array."""
         return cls([N] * T, N, None, None)
 
     @property
@@ -129,7 +127,7 @@ class PackedSequences(NamedTuple):
         return _steps(tuple(self.batch_sizes), self.N)
 
     def check(self, function: str, R: int, N: int) -> None:
-        """Raise a ValueError unless this lays out N sequences in R rows, longest first."""
+        """ValueError : this is not a layout of N sequences in R rows, longest first."""
         bounds = [N, *self.batch_sizes, 0]
         if self.R != R or self.N != N or bounds != sorted(bounds, reverse=True):
             raise ValueError(
@@ -139,7 +137,7 @@ class PackedSequences(NamedTuple):
             )
 
     def previous_states(self, stack: Array, buffer: Buffer) -> Array:
-        """The state (R, H) before each row, from a stack (N + R, H)."""
+        """State (R, H) before each row, from a stack (N + R, H)."""
         if self.previous is None:
             return stack[: self.R]
         previous = asarray(self.previous, like=stack)
@@ -165,13 +163,13 @@ def zero_without_steps(rows: PackedSequences, *grads: Array) -> None:
 
 
 def to_rows(x: Array) -> Array:
-    """(N, T, D) to time-major rows (T*N, D)."""
+    """Time-major rows (T*N, D) of x (N, T, D)."""
     N, T, D = x.shape
     return x.transpose(1, 0, 2).reshape(T * N, D)
 
 
 def from_rows(rows: Array, N: int, T: int) -> Array:
-    """Time-major rows (T*N, D) to (N, T, D), in memory of its own even if N = 1."""
+    """Array (N, T, D) of time-major rows (T*N, D), in memory of its own even if N = 1."""
     return rows.reshape(T, N, rows.shape[1]).transpose(1, 0, 2).copy()
 
 
@@ -186,7 +184,8 @@ class RecurrentTerm(Protocol):
     def forward_steps(self, h: Array, r: Array) -> TakeStep:
         """Steps that add the term of h[step.states_before] to r[step.rows] (n, G).
 
-        `h` is the stack of states that steps start from; `r` has all rows.
+        `h` is the stack of states that steps start from. `r` has all rows: the term adds to any
+        part of the pre-activation whose gradient is da.
         """
 
     def backward_steps(self, da: Array, dh_prev: Array) -> TakeStep:
@@ -198,7 +197,7 @@ class RecurrentTerm(Protocol):
 
 def gather_plus_image(
     table: Array, ids: Array, b: Array, image: Array, rows: PackedSequences, out: Array
-) -> Array:  # fmt: skip
+) -> Array:
     """out[r] = table[ids[r]] + b + image[k] for each row r of sequence k.
 
     table (K, C), ids (R,) int, b (C,), image (N, C), out (R, C). The table may be overwritten.
@@ -246,20 +245,15 @@ def row_products(x: Array, w: Array, out: Array) -> MultiplyRows:
 def row_products_add(x: Array, w: Array, out: Array, scratch: Array | None = None) -> MultiplyRows:
     """out[o : o + n] += x[i : i + n] @ w; x (., k), w (k, m), out (., m).
 
-    `scratch` (., m) has a row for each of n and is overwritten; None takes fresh memory, where a
-    version needs any.
+    `scratch` (., m) has a row for each of n and is overwritten; None takes fresh memory if needed.
     """
     if fast := find(row_products_add, x, w, out, scratch):
         return fast(x, w, out, scratch)
 
     def multiply(i: int, o: int, n: int) -> None:
         to = out[o : o + n]
-        add_product(
-            x[i : i + n],
-            w,
-            to,
-            get_array_module(to).empty_like(to) if scratch is None else scratch[:n],
-        )
+        room = get_array_module(to).empty_like(to) if scratch is None else scratch[:n]
+        add_product(x[i : i + n], w, to, room)
 
     return multiply
 
@@ -288,7 +282,7 @@ def row_products_transpose(x: Array, w: Array, out: Array, scratch: Array) -> Mu
 
 
 class Gates(NamedTuple):
-    """Results of LSTM steps: the states h and c, the gates i, f, o, g side by side, and tanh(c)."""
+    """Results of LSTM steps: states h and c, the four gates in one array, and tanh(c)."""
 
     h: Array  # (n, H); of a loop the stack
     c: Array  # (n, H); of a loop the stack
@@ -303,7 +297,7 @@ def split_gates(gates: Array) -> tuple[Array, Array, Array, Array]:
 
 
 def lstm_gates(a: Array, r: Array, c_prev: Array, out: Gates | None = None) -> Gates:
-    """The elementwise half of an LSTM step: a (n, 4H) from the input, r (n, 4H) from the state.
+    """Elementwise half of an LSTM step: a (n, 4H) from the input, r (n, 4H) from the state.
 
     i, f, o = sigmoid((a + r)_i), sigmoid((a + r)_f), sigmoid((a + r)_o);  g = tanh((a + r)_g)
     c = f * c_prev + i * g;  h = o * tanh(c)
@@ -312,9 +306,8 @@ def lstm_gates(a: Array, r: Array, c_prev: Array, out: Gates | None = None) -> G
     """
     if out is None:
         xp = get_array_module(a, c_prev)
-        out = Gates(
-            xp.empty_like(c_prev), xp.empty_like(c_prev), xp.empty_like(a), xp.empty_like(c_prev)
-        )
+        h, c, tanh_c = (xp.empty_like(c_prev) for _ in range(3))
+        out = Gates(h, c, xp.empty_like(a), tanh_c)
     if fast := find(lstm_gates, a, r, c_prev, out):
         return fast(a, r, c_prev, out)
     xp, H = get_array_module(a, r, c_prev), c_prev.shape[1]
@@ -330,9 +323,14 @@ def lstm_gates(a: Array, r: Array, c_prev: Array, out: Gates | None = None) -> G
 
 
 def lstm_gates_backward(
-    dh: Array, dh_next: Array, dc: Array, gates: Array, tanh_c: Array, c_prev: Array,
+    dh: Array,
+    dh_next: Array,
+    dc: Array,
+    gates: Array,
+    tanh_c: Array,
+    c_prev: Array,
     out: tuple[Array, Array] | None = None,
-) -> tuple[Array, Array]:  # fmt: skip
+) -> tuple[Array, Array]:
     """Gradients of lstm_gates: da (n, 4H), for a and r alike, and dc_prev (n, H).
 
     Upstream gradients, each (n, H): dh from the layer above, dh_next and dc from the next time
@@ -366,13 +364,16 @@ def start_states(h0: Array, c0: Array | None, h: Array, c: Array) -> None:
 
 
 def lstm_steps(
-    a: Array, Wh: Array, state: tuple[Array, Array], out: Gates,
+    a: Array,
+    Wh: Array,
+    state: tuple[Array, Array],
+    out: Gates,
     extra_term: RecurrentTerm | None = None,
-) -> TakeStep:  # fmt: skip
+) -> TakeStep:
     """A step of an LSTM: h, c and the gates from a + h_prev @ Wh (+ extra_term).
 
-    a (R, 4H), out.gates and out.tanh_c by row. `state` has the stacks h and c that steps start
-    from; out.h and out.c, those they produce, may be the same.
+    a (R, 4H), out.gates and out.tanh_c by row. `state` has the stacks h and c of the states before;
+    out.h and out.c, of the states after, may be the same.
     """
     if extra_term is None and (fast := find(lstm_steps, a, Wh, state, out)):
         return fast(a, Wh, state, out)
@@ -411,21 +412,25 @@ def lstm_gate_steps(a: Array, r: Array, c_prev: Array, out: Gates) -> TakeStep:
 
 
 def lstm_backward_steps(
-    dh: Array, dh_next: Array, dc: Array, out: Gates, Wh: Array, da: Array, scratch: Array,
-    extra_term: RecurrentTerm | None = None, dc_T: Array | None = None,
-) -> TakeStep:  # fmt: skip
+    dh: Array,
+    dh_next: Array,
+    dc: Array,
+    out: Gates,
+    Wh: Array,
+    da: Array,
+    scratch: Array,
+    extra_term: RecurrentTerm | None = None,
+    dc_T: Array | None = None,
+) -> TakeStep:
     """Gradients of lstm_steps, later steps first.
 
-    A step writes da by row, and dh_next[:n] and dc[:n], which go to the step before, and from the
-    first step to h0 and c0. Arguments as in lstm_gate_backward_steps; `out` holds the stacks and
-    buffers of the forward pass, `scratch` (N * H,) is overwritten. Between steps a kernel may leave
-    dh_next as it was. With dc_T a step is always a product and the gates.
+    A step writes da by row, and dh_next[:n] and dc[:n], the gradients for the step before; the
+    first step writes those of h0 and c0. Arguments as in lstm_gate_backward_steps; `out` has the
+    stacks and buffers of the forward pass, `scratch` (N * H,) is overwritten. Between steps a
+    kernel may leave dh_next as it was. With dc_T a step is always a product and the gates.
     """
-    if (
-        extra_term is None
-        and dc_T is None
-        and (fast := find(lstm_backward_steps, dh, dh_next, dc, out, Wh, da, scratch))
-    ):
+    is_plain = extra_term is None and dc_T is None
+    if is_plain and (fast := find(lstm_backward_steps, dh, dh_next, dc, out, Wh, da, scratch)):
         return fast(dh, dh_next, dc, out, Wh, da, scratch)
     gate = lstm_gate_backward_steps(dh, dh_next, dc, out, da, dc_T)
     multiply = row_products_transpose(da, Wh, dh_next, scratch)
@@ -442,8 +447,8 @@ def lstm_backward_steps(
 
 def lstm_gate_backward_steps(
     dh: Array, dh_next: Array, dc: Array, out: Gates, da: Array, dc_T: Array | None = None
-) -> TakeStep:  # fmt: skip
-    """lstm_gates_backward on the rows of a step, later steps first.
+) -> TakeStep:
+    """Gradients of lstm_gates on the rows of a step, later steps first.
 
     dh, da (R, .) by row; `out` has the whole buffers of the forward pass. dh_next and dc (N, H)
     hold the gradients from the next step for the first `more` sequences of a step. For the others
@@ -456,15 +461,9 @@ def lstm_gate_backward_steps(
 
     def take(step: Step) -> None:
         rows, n = step.rows, step.n
-        args = (
-            dh[rows],
-            dh_next[:n],
-            dc[:n],
-            out.gates[rows],
-            out.tanh_c[rows],
-            out.c[step.states_before],
-        )
-        lstm_gates_backward(*args, out=(da[rows], dc[:n]))
+        upstream = dh[rows], dh_next[:n], dc[:n]
+        c_prev, to = out.c[step.states_before], (da[rows], dc[:n])
+        lstm_gates_backward(*upstream, out.gates[rows], out.tanh_c[rows], c_prev, out=to)
 
     return take
 
@@ -475,7 +474,7 @@ def lstm_gate_backward_steps(
 
 
 def rnn_cell(a: Array, r: Array, out: Array | None = None) -> Array:
-    """The elementwise half of an RNN step: h = tanh(a + r), each (n, H). `out` may be a or r."""
+    """Elementwise half of an RNN step: h = tanh(a + r), each (n, H). `out` may be a or r."""
     if out is None:
         out = get_array_module(a).empty_like(a)
     if fast := find(rnn_cell, a, r, out):
@@ -500,13 +499,13 @@ def rnn_cell_backward(dh: Array, dh_next: Array, h: Array, out: Array | None = N
 
 def rnn_steps(
     a: Array, Wh: Array, h_prev: Array, h: Array, extra_term: RecurrentTerm | None = None
-) -> TakeStep:  # fmt: skip
+) -> TakeStep:
     """A step of an RNN: h = tanh(a + h_prev @ Wh (+ extra_term)).
 
     a (R, H) by row; h_prev and h are stacks, which may be the same.
     """
     multiply, activate = row_products(h_prev, Wh, h), rnn_cell_steps(a, h)
-    # The term is added to the rows of h, which begin behind the initial states
+    # The extra term is added to the rows of h, which begin behind the initial states
     add = None if extra_term is None else extra_term.forward_steps(h_prev, h[len(h) - len(a) :])
 
     def take(step: Step) -> None:
@@ -530,9 +529,14 @@ def rnn_cell_steps(a: Array, h: Array) -> TakeStep:
 
 
 def rnn_backward_steps(
-    dh: Array, dh_next: Array, h: Array, Wh: Array, da: Array, scratch: Array,
+    dh: Array,
+    dh_next: Array,
+    h: Array,
+    Wh: Array,
+    da: Array,
+    scratch: Array,
     extra_term: RecurrentTerm | None = None,
-) -> TakeStep:  # fmt: skip
+) -> TakeStep:
     """Gradients of rnn_steps, later steps first: da by row, dh_next[:n] for the step before."""
     activate = rnn_cell_backward_steps(dh, dh_next, h, da)
     multiply = row_products_transpose(da, Wh, dh_next, scratch)
