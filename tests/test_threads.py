@@ -17,7 +17,8 @@ pytestmark = [
     pytest.mark.threads,
     pytest.mark.skipif(cores() < 2, reason="BLAS has one thread here: there is nothing to share"),
 ]
-PROGRAM = Path(__file__).parent / "helpers" / "threads.py"
+ROOT = Path(__file__).parents[1]
+PROGRAM = ROOT / "tests" / "helpers" / "threads.py"
 FORMER = (
     Path(sys.prefix) / "threadpoolctl-3.7"
 )  # of `make test`; from 3.8 on only the thread that set a limit first may set another
@@ -26,9 +27,7 @@ FORMER = (
 def run(version: str, *arguments: str) -> dict[str, Any]:
     if version == "3.7" and not FORMER.is_dir():
         pytest.skip("threadpoolctl 3.7 is not beside the installed one, as `make test` puts it")
-    path = os.pathsep.join(
-        [*([str(FORMER)] if version == "3.7" else []), str(PROGRAM.parent.parent)]
-    )
+    path = os.pathsep.join([*([str(FORMER)] if version == "3.7" else []), str(ROOT)])
     environment = {**os.environ, "PYTHONPATH": path}
     shown = subprocess.run(
         [sys.executable, str(PROGRAM), *arguments],

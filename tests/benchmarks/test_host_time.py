@@ -72,8 +72,10 @@ def test_host_time_prints_the_objects_that_are_promised() -> None:
 
 
 @NEEDS_CUPY
-def test_host_time_counts_what_the_emulated_device_counts() -> None:
+def test_host_time_counts_what_the_emulated_device_counts(monkeypatch: pytest.MonkeyPatch) -> None:
     import twin
+
+    monkeypatch.syspath_prepend(ROOT / "tests" / "device")
     from test_emulated_step import N, count_step, make
 
     try:

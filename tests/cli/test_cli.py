@@ -804,10 +804,10 @@ SMALL_PICTURES = (
 
 
 def begin(*args: object, **streams: Any) -> "subprocess.Popen[str]":
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")])}
+    path = os.pathsep.join([str(ROOT), str(ROOT / "tests" / "helpers")])
     return subprocess.Popen(
         [sys.executable, "-c", SMALL_PICTURES, *map(str, args)],
-        env=environment,
+        env={**os.environ, "PYTHONPATH": path},
         text=True,
         stderr=subprocess.PIPE,
         **streams,

@@ -1,4 +1,4 @@
-"""Grids of features: averages over K x K places, from every encoder, through the dataset file and a
+"""Grids of features: averages over K x K regions, from every encoder, through the dataset file and a
 run that attends to them.
 """
 
@@ -78,7 +78,7 @@ def test_an_exported_models_map_becomes_a_grid(shape: list[Any], tmp_path: Path)
     wanted = scaled.reshape(2, 3, 2, 4, 3).mean((1, 3)).reshape(4, 3)
     np.testing.assert_allclose(encoder.encode([PHOTO])[0], wanted, atol=1e-6)
     with pytest.raises(
-        DataError, match=r"sees 6 x 8 places, expected at least the 7 x 7 of its grid"
+        DataError, match=r"sees 6 x 8 regions, expected at least the 7 x 7 of its grid"
     ):
         find_encoder(f"onnx:{tmp_path}/m.onnx:mean=0:std=1:grid=7")
 
@@ -117,8 +117,8 @@ def test_histograms_of_the_cells_are_a_grid() -> None:
 @pytest.mark.parametrize(
     ("name", "says"),
     [
-        ("histogram:grid=4", "sees 3 x 3 places, expected at least the 4 x 4"),
-        ("histogram:grid=0", "has grid=0, expected places along a side"),
+        ("histogram:grid=4", "sees 3 x 3 regions, expected at least the 4 x 4"),
+        ("histogram:grid=0", "has grid=0, expected regions along a side"),
         ("histogram:grid=two", "has grid=two"),
         ("histogram:cells=3", "option 'cells' does not exist"),
         ("histogram:", "encoder 'histogram:' does not exist"),
@@ -157,7 +157,7 @@ def test_grids_need_attention_and_attention_needs_grids(
     for arguments, says in (
         (
             ["grid.h5"],
-            ["--inject is every-step", "grids of 4 places", "expected --inject attention"],
+            ["--inject is every-step", "grids of 4 regions", "expected --inject attention"],
         ),
         (
             ["whole.h5", "--inject", "attention"],

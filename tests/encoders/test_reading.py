@@ -271,6 +271,20 @@ def test_too_many_pixels_are_refused_by_the_header_alone(tmp_path: Path) -> None
     refused(io.BytesIO(png(7_000, 7_000)), "damaged")
 
 
+@pytest.mark.parametrize("form", ["PNG", "WEBP", "AVIF"])
+def test_pixels_of_formats_that_take_more_memory_count_double(
+    form: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if f".{form.lower()}" not in Image.registered_extensions():
+        pytest.skip(f"this Pillow does not write {form}")
+    file, pixels = save(Image.fromarray(patches()), form), 32 * 48
+    limit = pixels if form == "PNG" else 2 * pixels
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", limit)
+    assert read_picture(file).shape == (32, 48, 3)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", limit - 1)
+    refused(file, f"48 x 32 pixels{'' if form == 'PNG' else f', which count double in {form}'}")
+
+
 def test_a_picture_that_memory_does_not_suffice_for_is_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

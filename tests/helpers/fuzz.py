@@ -136,7 +136,7 @@ def _told(kind: str, seed: int, first: int, cases: int) -> Iterator[dict[str, An
     environment = {
         **os.environ,
         "OPENBLAS_NUM_THREADS": "1",
-        "PYTHONPATH": os.pathsep.join((str(ROOT), str(ROOT / "tests"))),
+        "PYTHONPATH": os.pathsep.join((str(ROOT), str(ROOT / "tests" / "helpers"))),
     }
     with subprocess.Popen(arguments, stdout=subprocess.PIPE, text=True, env=environment) as process:
         lines: queue.Queue[str] = queue.Queue()

@@ -18,6 +18,7 @@ import forms
 import mistakes
 import numpy as np
 import pytest
+import test_structure
 from click.testing import CliRunner
 from commands import SMALL
 from planting import function_named
@@ -248,7 +249,9 @@ def test_tables_name_functions_and_variables_of_the_file_that_heads_their_column
 
 
 def test_layers_and_tests_that_the_docs_name_exist() -> None:
-    tests = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "tests").glob("test_*.py"))
+    tests = "".join(
+        path.read_text(encoding="utf-8") for path in (ROOT / "tests").rglob("test_*.py")
+    )
     for name in re.findall(r"`(test_\w+)`", "".join(DOCS.values())):
         assert f"def {name}(" in tests, name
     table = LAYERS.split("\n## Who proves what\n")[1].split("\n## ")[0]
@@ -288,16 +291,36 @@ def test_reference_lists_every_public_name() -> None:
 
 
 def test_functions_that_internals_names_are_in_the_files_it_links() -> None:
-    hops = re.findall(r"\[`([\w.]+)`\]\(\.\./(xpcap/\S+\.py)\)", DOCS["internals.md"])
-    assert len(hops) > 30
-    for name, file in hops:
-        if name.endswith(".py"):  # the file as a whole
-            assert file.endswith(f"/{name}")
-            continue
+    links = re.findall(r"\[`([\w.]+)`\]\(\.\./(\S+\.py)\)", DOCS["internals.md"])
+    assert len(links) > 60
+    for name, file in links:
         source, last = (ROOT / file).read_text(encoding="utf-8"), name.rpartition(".")[2]
         assert re.search(rf"^ *(?:def|class) {last}\b|^{last}\b.* = ", source, re.MULTILINE), (
             f"{file}: {name}"
         )
+
+
+def test_internals_walks_in_few_stops_and_its_map_names_one_or_two_places_for_each_change() -> None:
+    walk, rows = DOCS["internals.md"].split("\n## To change X, open Y\n")
+    assert 6 <= len(re.findall(r"^\d+\. ", walk, re.MULTILINE)) <= 8
+    table = re.findall(r"^\| (.+?) \| (.+) \|$", rows, re.MULTILINE)[1:]
+    assert len(table) > 25
+    for change, places in table:
+        assert 1 <= places.count("](") <= 2, change
+
+
+def test_layout_lists_every_part_of_the_package_from_the_top_floor_down() -> None:
+    layout = CONTRIBUTING.split("\n## Layout\n")[1].split("\n## ")[0]
+    rooms = re.findall(r"^\| (`.*`) \|", layout, re.MULTILINE)
+    row = {
+        part.removesuffix(".py"): number
+        for number, parts in enumerate(rooms)
+        for part in re.findall(r"`(\w+(?:\.py)?)/?`", parts)
+    }
+    assert set(row) == {part for part, _ in test_structure.files()}
+    for part, path in test_structure.files():
+        below = {name.split(".")[1] for name in test_structure.imports(path) if "xpcap." in name}
+        assert all(row[part] <= row[other] for other in below & set(row)), path
 
 
 @pytest.mark.parametrize(
@@ -335,7 +358,8 @@ def test_top_level_cli_is_the_command_line() -> None:
         assert f"\n  {name} " in result.stdout
 
 
-def test_gpu_page_lists_every_difference() -> None:
+def test_gpu_page_lists_every_difference(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(ROOT / "tests" / "device")
     from test_emulated_device import DIFFERENCES
 
     for number, difference, _ in DIFFERENCES:

@@ -105,7 +105,7 @@ def test_a_killed_encoding_goes_on_where_it_was_with_the_same_bytes(
         " mirrored=NAMES[::2])"
     )
     code = f"import sys; from test_encoding import *; {encode}"
-    path = os.pathsep.join([str(ROOT), str(ROOT / "tests")])
+    path = os.pathsep.join(map(str, (ROOT, Path(__file__).parent)))
     environment = {**os.environ, "PYTHONPATH": path, "OPENBLAS_NUM_THREADS": "1"}
     killed = subprocess.run(
         [sys.executable, "-c", code, str(folder), str(cache)], env=environment, check=False

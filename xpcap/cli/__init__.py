@@ -1,5 +1,6 @@
-"""The command line: one file a command, which parses, calls and prints. What a command does stands
-in the modules that it calls.
+"""The command line, one file a command: parse, call, print. Open score.py first, the shortest.
+
+group.py holds what all commands share: errors, exit statuses, and which ranks speak.
 """
 
 from xpcap.cli import caption, evaluate, info, prepare, score, train, verify

@@ -1,4 +1,4 @@
-"""`caption`: what a run says about picture files and URLs, or about pictures of a split."""
+"""`caption`: captions of picture files and URLs, or of pictures of a split."""
 
 import json
 from collections.abc import Sequence
@@ -38,7 +38,7 @@ OF_A_SPLIT = ("split", "count", "data")  # parameters that choose pictures when 
 
 
 class PictureOrUrl(click.Path):
-    """A URL, as the text it is, or a path; whether it can be read is found out later."""
+    """A URL, as text, or a path, which need not be readable."""
 
     def __init__(self) -> None:
         super().__init__(path_type=Path, readable=False)
@@ -157,7 +157,7 @@ def caption(
 def _split_runs(
     arguments: tuple[str | Path, ...],
 ) -> tuple[tuple[str | Path, ...], tuple[str | Path, ...]]:
-    """Run folders, and the pictures behind them."""
+    """Run folders, and the pictures that follow them."""
     further = tuple(takewhile(_is_run, arguments))
     pictures = arguments[len(further) :]
     if late := [picture for picture in pictures if _is_run(picture)]:

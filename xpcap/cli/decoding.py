@@ -1,4 +1,4 @@
-"""Options that say how words are chosen: `caption` and `evaluate` share them."""
+"""Decoding options, which `caption` and `evaluate` share."""
 
 import functools
 from collections.abc import Callable, Sequence
@@ -19,7 +19,7 @@ OF_SAMPLING = ("temperature", "top_k", "top_p", "seed")
 
 @dataclass(frozen=True)
 class Decoding:
-    """What the options say; None where one was not given."""
+    """Values of the decoding options; None if one was not given."""
 
     width: int | None
     length_penalty: float | None
@@ -35,11 +35,9 @@ class Decoding:
     forbid: Sequence[str]
 
     def policy(self, run: Run, n_best: int = 1) -> Policy:
-        """The policy for a run. A beam gives the `n_best` captions, or as many as it has, unless
-        the option says how many.
+        """The policy for a run; a beam returns up to `n_best` captions, unless the option is given.
 
-        OptionError : options do not go together or are out of range, or a banned word is none of
-            the run's.
+        OptionError : options clash or are out of range, or a banned word is none of the run's.
         """
         limits = {
             "max_length": run.config["max_words"],
@@ -162,9 +160,7 @@ OPTIONS = (  # the policies check ranges: their messages are for everybody
 
 
 def decoding_options(n_best: bool) -> Callable[[Callable[..., None]], Function]:
-    """Add the options to a command, which gets them as one `decoding`; --n-best only to one that
-    shows more than one caption of a picture.
-    """
+    """Add the options to a command, as one `decoding`; --n-best only if `n_best`."""
 
     def add(command: Callable[..., None]) -> Function:
         @functools.wraps(command)

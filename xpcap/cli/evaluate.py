@@ -1,6 +1,4 @@
-"""`evaluate`: the scores of a run on a split, beside those of another run, and the doctor's
-findings.
-"""
+"""`evaluate`: scores of a run on a split, comparison with another run, and the doctor."""
 
 import json
 import textwrap
@@ -161,17 +159,13 @@ def _print_comparison(comparison: Comparison, ours: str, theirs: str) -> None:
 
 
 def _in_flags(findings: Sequence[Diagnosis], params: Sequence[click.Parameter]) -> list[Diagnosis]:
-    """The findings as a user of the command line knows things: what to change are options of
-    `prepare`, of `train`, or among `params`.
-    """
+    """The diagnoses in terms of the options of `prepare`, of `train`, and of `params`."""
     options = [*prepare.params, *train.params, *params]
     return [finding._replace(text=in_options(finding.text, options)) for finding in findings]
 
 
 def _print_findings(findings: Sequence[Diagnosis], run: Run) -> None:
-    """A row for each finding, then what those that are not ok mean, and what to do; where words are
-    lacking also the command to type.
-    """
+    """Print a row for each diagnosis, those not ok at length, and `prepare` again if words lack."""
     verdicts = Counter(finding.verdict for finding in findings)
     found = ", ".join(
         f"{verdicts[verdict]} {verdict}"
@@ -196,9 +190,7 @@ def _print_findings(findings: Sequence[Diagnosis], run: Run) -> None:
 
 
 def _prepare_again(run: Run) -> str:
-    """The command that prepares a run's data with more words, as far as its record tells; empty: it
-    was not made by `prepare`, or keeps all words.
-    """
+    """The command that prepares the run's data with more words; empty: unknown, or all are in."""
     source = run.config.get("source", {})
     files, fewest, most = (
         source.get("captions"),

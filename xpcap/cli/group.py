@@ -1,7 +1,6 @@
-"""The group of commands, and what it does with errors: one message in terms of the command's
-options, and an exit status.
+"""The command group: errors become one message in terms of options, and an exit status.
 
-Where a launcher started several processes, rank 0 speaks. A rank that fails alone says so, and ends
+Of several processes of a launcher, rank 0 prints. A rank that fails alone prints too, and ends
 all.
 """
 
@@ -36,12 +35,10 @@ PIPE_CLOSED = 128 + 13  # exit status of a program that SIGPIPE ends; Windows ha
 
 
 class Commands(click.Group):
-    """A group that prints errors the user can mend as one message, without a traceback, and
-    suggests near names.
-    """
+    """A group that prints errors the user can mend without a traceback, and suggests near names."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        """In the order that people use them."""
+        """The commands in the order of use."""
         return list(self.commands)
 
     def resolve_command(
@@ -137,9 +134,7 @@ def shown(error: Exception, params: list[click.Parameter]) -> str:
 
 
 def leave_closed_pipe() -> None:
-    """Let what is still to be written go nowhere, since the reader of the output has gone: or
-    Python complains of it as it ends.
-    """
+    """Discard further output, since its reader has gone: Python would complain of it at exit."""
     with contextlib.suppress(
         OSError, ValueError, AttributeError
     ):  # no such stream, or not of a file
@@ -149,9 +144,7 @@ def leave_closed_pipe() -> None:
 
 
 def in_options(message: str, params: list[click.Parameter]) -> str:
-    """A message of the library as a user of the command line knows things: a parameter in
-    backquotes becomes the command's option.
-    """
+    """A message of the library, its parameters in backquotes replaced by the command's options."""
     names = {
         param.name: (
             param.human_readable_name if isinstance(param, click.Argument) else param.opts[-1]

@@ -1,4 +1,4 @@
-"""`info`: the backends of this machine, or what a file or run folder holds."""
+"""`info`: the backends of this machine, or the content of a file or run folder."""
 
 import json
 import os
@@ -83,7 +83,7 @@ def _print_machine(as_json: bool) -> None:
 
 
 def _ranks(group: Group) -> dict[str, Any]:
-    """What connects several ranks; empty for one process."""
+    """The number of ranks and their libraries; empty for one process."""
     if not isinstance(group, MPIGroup):
         return {}
     usable = backend_status()["cupy"].usable

@@ -53,9 +53,7 @@ def split_lists(
 def named_files(
     ctx: click.Context, param: click.Parameter, values: Sequence[str]
 ) -> list[tuple[str | None, Path]]:
-    """(split, file) of each argument FILE or SPLIT=FILE; an existing file may have "=" in its
-    name.
-    """
+    """(split, file) of each FILE or SPLIT=FILE; an existing file may have "=" in its name."""
     files: list[tuple[str | None, Path]] = []
     for value in values:
         name, equals, file = value.partition("=")
@@ -152,7 +150,7 @@ def shares(ctx: click.Context, param: click.Parameter, value: str | None) -> lis
 @click.option(
     "--grid",
     type=click.IntRange(1, MOST),
-    help="Features of GRID x GRID places of each picture, in place of one for the whole.",
+    help="Features of GRID x GRID regions of each picture, in place of one for the whole.",
 )
 @click.option(
     "--mirror/--no-mirror",
@@ -318,7 +316,7 @@ def _more_words(data: CaptionData, given: dict[str, Any]) -> str:
 def _describe(
     out: Path, data: CaptionData, files: Sequence[tuple[str | None, Path]], report: ImportReport
 ) -> None:
-    """Print the report, the data set, its counts, and three captions as training sees them."""
+    """Print the report, the data set, its counts, and three captions as training reads them."""
     for (_, path), form in zip(files, report.forms, strict=False):
         click.echo(f"{visible(str(path))}: {form}")
     for note in report.notes:

@@ -1,4 +1,4 @@
-"""`score`: the scores of captions that anything made."""
+"""`score`: scores of captions from any source."""
 
 import json
 from pathlib import Path

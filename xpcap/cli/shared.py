@@ -1,6 +1,4 @@
-"""Shared by the commands: types of options, the options --backend and --json, command lines to
-type, and printing.
-"""
+"""Shared by the commands: types of options, --backend, --json and --csv, and printing."""
 
 import math
 import os
@@ -67,18 +65,14 @@ class Number(click.FloatRange):
 
 
 def examples(*lines: str) -> str:
-    """Examples for the foot of a help page, one command each; an indented line continues the one
-    before.
-    """
+    """Examples for the foot of a help page, one command a line; an indented line continues one."""
     return "\b\nExamples:\n" + "\n".join(
         line if line.startswith(" ") else f"  python cli.py {line}" for line in lines
     )
 
 
 def command_line(*words: str) -> str:
-    """A command as the user types it: by the program that runs now, words quoted where a shell
-    needs it.
-    """
+    """A command as the user types it: with the program that runs now, words quoted for a shell."""
     program = "python cli.py" if Path(sys.argv[0]).name == "cli.py" else "xpcap"
     return f"{program} {shlex.join(words)}"
 
@@ -98,8 +92,7 @@ def backend_option(command: Function) -> Function:
 
 
 def choose_backend(backend: str | None) -> None:
-    """Put a backend in force, or check the one from the environment. An unusable one fails here,
-    before any work is done.
+    """Put a backend in force, or check the environment's; an unusable one fails here.
 
     Of several ranks on a machine each takes a GPU of its own, unless one is named.
     """
@@ -127,9 +120,7 @@ def _use_own(device: int, rank: int) -> None:
 
 
 def wanted_backend(backend: str | None) -> str:
-    """The backend that --backend or the environment asks for, unproved. OptionError : there is none
-    of that name.
-    """
+    """The backend of --backend or the environment, untested. OptionError : no such name."""
     wanted = backend or os.environ.get(VARIABLE) or "numpy"
     try:
         parse_backend(wanted)
@@ -139,14 +130,12 @@ def wanted_backend(backend: str | None) -> str:
 
 
 def json_option(command: Function) -> Function:
-    """Add --json to a command."""
     return click.option("--json", "as_json", is_flag=True, help="Print JSON instead of text.")(
         command
     )
 
 
 def csv_option(command: Function) -> Function:
-    """Add --csv to a command."""
     text = (
         "Also write a table with one row a picture: its caption and scores. Must end in .csv; an"
         " existing file is never overwritten."
@@ -158,7 +147,7 @@ def csv_option(command: Function) -> Function:
 
 
 def remark(sentence: str) -> None:
-    """A remark of the library, on standard error: what is printed for programs stays pure."""
+    """Print a remark of the library on standard error, so that output for programs stays pure."""
     click.echo(f"note: {visible(sentence)}", err=True)
 
 
@@ -174,9 +163,7 @@ def table(rows: Sequence[Sequence[str]]) -> str:
 
 
 def print_captions(captions: Sequence[PictureCaption]) -> None:
-    """A few lines a picture: its name, its caption, the first reference if it has any, and a beam's
-    captions with their log-probabilities.
-    """
+    """Print each picture's name, its caption, the first reference, and the captions of a beam."""
     for caption in captions:
         click.echo(f"{visible(caption.image)}\n  model  {visible(caption.caption)}")
         for reference in caption.references[:1]:
@@ -187,9 +174,7 @@ def print_captions(captions: Sequence[PictureCaption]) -> None:
 
 
 def print_scores(scores: Scores) -> None:
-    """Scores of captions, each with its interval and protocol, and what could not be scored
-    here.
-    """
+    """Print scores with intervals and protocols, and the metrics that could not be computed."""
     click.echo(f"{scores.summary}; ± is half of the 95 % interval, over pictures")
     click.echo(table(scores.rows()))
     for name, reason in scores.unscored.items():
@@ -197,7 +182,7 @@ def print_scores(scores: Scores) -> None:
 
 
 def describe_data(file: Path, data: CaptionData) -> str:
-    """What a data set holds, in a few lines."""
+    """The content of a data set, in a few lines."""
     rows = [
         (visible(name), f"{len(split.images)} pictures", f"{len(split.captions)} captions")
         for name, split in data.splits.items()

@@ -1,4 +1,4 @@
-"""`train`: a data set in, a run folder out; and what it prints meanwhile."""
+"""`train`: a data set in, a run folder out; and the lines printed meanwhile."""
 
 import contextlib
 import dataclasses
@@ -61,9 +61,7 @@ class Decay(Number):
 
 
 def option(name: str, kind: Any, text: str) -> Callable[[Function], Function]:
-    """An option of train. Its default stands in TrainOptions, and in GENERATED if generated
-    pictures have another.
-    """
+    """An option of train, with the defaults of TrainOptions and GENERATED in its help."""
     default, generated = (
         getattr(options, name.replace("-", "_")) for options in (DEFAULTS, GENERATED)
     )
@@ -238,9 +236,7 @@ def train(data: Path | None, backend: str | None, verbose: bool, **options: Any)
 
 
 def _refuse_captions(data: Path | None) -> None:
-    """ClickException : `data` is a file of captions, or a workbook of them, which `prepare` makes a
-    dataset file of.
-    """
+    """ClickException : `data` is a file or workbook of captions, to be prepared first."""
     if data is None or not data.is_file():
         return
     try:
@@ -264,14 +260,13 @@ def _refuse_captions(data: Path | None) -> None:
 
 
 class Progress:
-    """The lines about training: what it is of, how long it will take as its first steps tell, and
-    how each epoch went.
+    """Lines about training: its subject, an estimate of its time, and a record of each epoch.
 
     Parameters
     ----------
     options : of training, or of its first stage
     verbose : print all options as well
-    clock : gives the time in seconds
+    clock : returns the time in seconds
     """
 
     def __init__(
@@ -339,9 +334,7 @@ class Progress:
                 self._print_estimate(solver)
 
     def _print_estimate(self, solver: CaptioningSolver) -> None:
-        """Print the number of steps, and the time that those left will take, by the time of those
-        done.
-        """
+        """Print the number of steps, and the time left, extrapolated from the steps done."""
         self._due = False
         since = self._first if self._first and self._last[0] > self._first[0] else self._begun
         done, left = (

@@ -1,6 +1,4 @@
-"""CS231n's coco_captioning folder as downloaded: the course's functions on it, and the same data as
-CaptionData.
-"""
+"""CS231n's coco_captioning folder: the course's functions on it, and its data as CaptionData."""
 
 import json
 from collections.abc import Mapping
@@ -19,45 +17,40 @@ from xpcap.files import read_text
 CAPTIONS, VOCABULARY = "coco2014_captions.h5", "coco2014_vocab.json"
 SPLITS = ("train", "val")
 TEXT_BYTES = 64 * 2**20  # the course's longest list of URLs has 5 MB
-PLACES = (
-    "datasets/coco_captioning",
-    "cs231n/datasets/coco_captioning",
-)  # seen from cs231n/ and from the assignment's folder
+# seen from cs231n/ and from the assignment's folder
+USUAL = ("datasets/coco_captioning", "cs231n/datasets/coco_captioning")
 FOLDER = "the folder that the course's coco_captioning.zip unpacks to"
 
 
 def load_coco_data(
     base_dir: str | Path | None = None, max_train: int | None = None, pca_features: bool = True
 ) -> dict[str, Any]:
-    """Read the course's COCO captions, features and vocabulary into memory, and print the folder,
-    as the course does.
+    """Read the course's COCO captions, features and vocabulary; print the folder, as there.
 
     Parameters
     ----------
     base_dir : the folder that coco_captioning.zip unpacks to; None: datasets/coco_captioning, or
         else cs231n/datasets/coco_captioning
     max_train : draw this many training captions with replacement from NumPy's legacy global stream,
-        as the course does; None: keep all
+        as the course does; None: take all
     pca_features : read the 512-d features instead of the 4096-d ones
 
     Returns
     -------
     dict : ``train_captions`` (n, 17), ``train_image_idxs`` (n,), ``train_features`` (m, D),
-        ``train_urls`` (m,), the same for ``val``, ``idx_to_word`` (list), ``word_to_idx`` (dict)
+        ``train_urls`` (m,), likewise for ``val``, ``idx_to_word`` (list), ``word_to_idx`` (dict)
 
     Raises
     ------
-    DataError : a file is missing, truncated, or not what the course ships.
+    DataError : a file is missing, truncated, or not as the course ships it.
     """
     base_dir = _find() if base_dir is None else base_dir
     print("base dir", base_dir)
     data = _load(Path(base_dir), pca_features)
     if max_train is not None:
         drawn = np.random.randint(len(data["train_captions"]), size=max_train)
-        data["train_captions"], data["train_image_idxs"] = (
-            data["train_captions"][drawn],
-            data["train_image_idxs"][drawn],
-        )
+        for key in ("train_captions", "train_image_idxs"):
+            data[key] = data[key][drawn]
     return data
 
 
@@ -91,13 +84,14 @@ def from_coco(
     start: bool = False,
     where: str = "the course's dict",
 ) -> CaptionData:
-    """Turn the dict of load_coco_data into CaptionData. Splits without captions are left out; URLs
-    serve as names of pictures.
+    """CaptionData of the dict that load_coco_data returns.
+
+    Splits without captions are left out; URLs serve as names of pictures.
 
     Parameters
     ----------
     data : the course's keys; those of val may be missing
-    source : how it came about
+    source : origin of the data
     start : require each caption to begin with ``<START>``
     where : name of the data in messages
 
@@ -138,19 +132,18 @@ def from_coco(
             f"{where}: idx_to_word missing, expected the list of words, as load_coco_data"
             " returns it"
         )
-    made = CaptionData(Vocabulary(data["idx_to_word"]), splits, source=source or Source())
-    check_data(where, made, start)
-    return made
+    converted = CaptionData(Vocabulary(data["idx_to_word"]), splits, source=source or Source())
+    check_data(where, converted, start)
+    return converted
 
 
 def to_coco(data: CaptionData) -> dict[str, Any]:
-    """Turn CaptionData into the dict that load_coco_data returns, for code written for the course.
-    `from_coco` turns it back.
+    """The dict that load_coco_data returns, for code written for the course; inverse of from_coco.
 
     Parameters
     ----------
-    data : with a train or a val split; other splits are left out, since the course's dict has no
-        keys for them
+    data : with a train or a val split; the course's dict has no keys for others, so they are left
+        out
 
     Returns
     -------
@@ -169,23 +162,21 @@ def to_coco(data: CaptionData) -> dict[str, Any]:
             f"to_coco: the data has the splits {', '.join(data.splits) or 'none'}, expected train"
             " or val: the course's dict has no other"
         )
-    made: dict[str, Any] = {}
+    arrays: dict[str, np.ndarray] = {}
     for name in names:
         split = data.split(name)
-        made[f"{name}_captions"], made[f"{name}_image_idxs"] = split.captions, split.image_idxs
-        made[f"{name}_features"] = data.features(name, np.arange(len(split.images)))
-        made[f"{name}_urls"] = np.array(split.images, dtype=str)
+        arrays[f"{name}_captions"], arrays[f"{name}_image_idxs"] = split.captions, split.image_idxs
+        arrays[f"{name}_features"] = data.features(name, np.arange(len(split.images)))
+        arrays[f"{name}_urls"] = np.array(split.images, dtype=str)
     return {
-        **made,
+        **arrays,
         "idx_to_word": list(data.vocabulary.idx_to_word),
         "word_to_idx": dict(data.vocabulary.word_to_idx),
     }
 
 
 def read_coco_folder(folder: Path) -> CaptionData:
-    """Open a coco_captioning folder and check it like a dataset file. Without the 512-d features
-    the 4096-d ones are read.
-    """
+    """CaptionData of a coco_captioning folder, checked; with 4096-d features if need be."""
     if not (folder / CAPTIONS).exists():
         raise DataError(
             f"open_data: {folder} is a folder without {CAPTIONS}, expected a dataset file from"
@@ -201,12 +192,11 @@ def read_coco_folder(folder: Path) -> CaptionData:
 
 
 def _find() -> Path:
-    """The first of PLACES that is a folder."""
-    found = next((Path(place) for place in PLACES if Path(place).is_dir()), None)
+    found = next((Path(folder) for folder in USUAL if Path(folder).is_dir()), None)
     if found is None:
         raise DataError(
-            f"load_coco_data: there is neither {PLACES[0]} nor {PLACES[1]} in {Path.cwd()},"
-            f" expected {FOLDER}; give its place as `base_dir`"
+            f"load_coco_data: there is neither {USUAL[0]} nor {USUAL[1]} in {Path.cwd()},"
+            f" expected {FOLDER}; give its path as `base_dir`"
         )
     return found
 

@@ -1,6 +1,4 @@
-"""CaptionData: features of pictures and their captions, split by split; its Source, and the checks
-that it must pass.
-"""
+"""CaptionData: pictures' features and captions, split by split; its Source, and its checks."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, field, replace
@@ -51,11 +49,7 @@ class Source:
 
     @classmethod
     def from_json(cls, where: str, stored: Mapping[str, Any]) -> "Source":
-        """Read the object that `to_json` made.
-
-        Parameters
-        ----------
-        where : names the file in messages
+        """Read the object that `to_json` returns; `where` names the file in messages.
 
         Raises
         ------
@@ -75,7 +69,7 @@ class Source:
 
 
 def _fault(stored: Mapping[str, Any]) -> str:
-    """The fault in the fields of a stored source; empty if there is none."""
+    """The fault of a stored source; empty if there is none."""
     if odd := [name for name in TEXT if not isinstance(stored.get(name, ""), str)]:
         return f"{odd[0]} is {str(stored[odd[0]])[:60]!r}, expected text"
     seed = stored.get("seed")
@@ -86,11 +80,7 @@ def _fault(stored: Mapping[str, Any]) -> str:
     return ""
 
 
-RESERVED = (
-    "vocab",
-    "pca_mean",
-    "pca_components",
-)  # what else a dataset file holds beside its splits
+RESERVED = ("vocab", "pca_mean", "pca_components")  # members of a dataset file but its splits
 
 
 @dataclass(frozen=True)
@@ -104,9 +94,8 @@ class Split:
 
     captions: np.ndarray  # (n, T+1) int32
     image_idxs: np.ndarray  # (n,) int32, number of each caption's picture
-    features: (
-        RowSource  # (views * m, D) float, raw, or grids (.., P, D); on disk it is read by the batch
-    )
+    # (views * m, D) float, raw, or grids (.., P, D); on disk it is read by the batch
+    features: RowSource
     images: Sequence[str]  # (m,) names or URLs
     text: Sequence[str] | None = None  # (n,) captions as written, if known
     _: KW_ONLY
@@ -115,17 +104,13 @@ class Split:
 
 @dataclass
 class CaptionData:
-    """A data set: its splits, the vocabulary that encodes its captions, and the scaling of its
-    features.
+    """A data set: its splits, the vocabulary of its captions, and the scaling of its features.
 
     Parameters
     ----------
-    vocabulary : Vocabulary
-    splits : mapping of name to Split
-    source : its origin
     scaling : applied to every feature that `features` and `minibatch` return
     stamp : digest of its contents, if it was read from a stamped file
-    projection : what the features have been through since an encoder made them
+    projection : the PCA that the features have been through since an encoder computed them
     """
 
     vocabulary: Vocabulary
@@ -165,16 +150,17 @@ class CaptionData:
         return next(iter(self.splits.values())).captions.shape[1] - 2
 
     def features(self, name: str, rows: np.ndarray) -> np.ndarray:
-        """Scaled features of the pictures numbered `rows` of a split, or of their views, in that
-        order; repeats are allowed.
+        """Scaled features of a split's pictures, or of views, by row number; repeats are allowed.
 
-        Returns ------- array (len(rows), D), or (len(rows), P, D) for grids; float32, or float64 if
-        the data set is float64
+        Returns
+        -------
+        array (len(rows), D), or (len(rows), P, D) for grids; float32, or float64 if the data set is
+        float64
 
         Raises
         ------
-        DataError : a feature is not finite; the message names the picture. ValueError : a row that
-            there is not.
+        DataError : a feature is not finite; the message names the picture. ValueError : no such
+            row.
         """
         split = self.split(name)
         if not all_below(np.asarray(rows), len(split.features)):
@@ -185,9 +171,8 @@ class CaptionData:
         if isinstance(split.features, np.ndarray):
             raw = split.features[rows]
         else:
-            distinct, back = np.unique(
-                rows, return_inverse=True
-            )  # HDF5 reads rows in rising order, each once
+            # HDF5 reads rows in rising order, each once
+            distinct, back = np.unique(rows, return_inverse=True)
             raw = split.features[distinct][back]
         with np.errstate(over="ignore"):
             finite = np.isfinite(raw.astype(np.float32, copy=False)).all()
@@ -201,9 +186,7 @@ class CaptionData:
         return self.scaling(raw)
 
     def minibatch(self, name: str, captions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Features (N, D) and captions (N, T+1) of the captions numbered `captions` (N,) of a
-        split.
-        """
+        """Features (N, D) and captions (N, T+1) of a split's captions numbered `captions` (N,)."""
         split = self.split(name)
         if not all_below(np.asarray(captions), len(split.captions)):
             came = f"{np.min(captions)}..{np.max(captions)}"
@@ -214,37 +197,28 @@ class CaptionData:
         return self.features(name, split.image_idxs[captions]), split.captions[captions]
 
     def texts(self, name: str) -> list[str]:
-        """Every caption of a split as text: as written, or rebuilt from its ids, with ``<UNK>`` for
-        lost words, if no text was kept.
-        """
+        """Captions of a split as written, or from their ids, with ``<UNK>`` for lost words."""
         split = self.split(name)
         if split.text is not None:
             return list(split.text)
         return [detokenize(words) for words in self.words(name)]
 
     def words(self, name: str, captions: np.ndarray | None = None) -> list[list[str]]:
-        """Captions of a split as words: their text by the vocabulary's tokeniser, or the words of
-        their ids, with ``<UNK>`` for lost ones.
+        """Captions of a split as words, of their text or ids, with ``<UNK>`` for lost ones.
 
-        Parameters
-        ----------
-        captions : their numbers, int. None: all
+        `captions` : their numbers, int. None: all.
         """
         split = self.split(name)
         if split.text is None:
-            words, silent = (
-                self.vocabulary.idx_to_word,
-                {self.vocabulary.null, self.vocabulary.start, self.vocabulary.end},
-            )
+            words, vocabulary = self.vocabulary.idx_to_word, self.vocabulary
+            silent = {vocabulary.null, vocabulary.start, vocabulary.end}
             rows = split.captions if captions is None else split.captions[captions]
             return [[words[i] for i in row if i not in silent] for row in rows.tolist()]
         texts = split.text if captions is None else [split.text[i] for i in captions.tolist()]
         return [self.vocabulary.tokenize(text) for text in texts]
 
     def references(self, name: str) -> dict[int, list[str]]:
-        """Picture number to its captions as text, in the order of the pictures; pictures without
-        captions are left out.
-        """
+        """Picture number to captions as text, in rising order, of pictures that have some."""
         references: dict[int, list[str]] = {}
         for image, text in zip(self.split(name).image_idxs.tolist(), self.texts(name), strict=True):
             references.setdefault(image, []).append(text)
@@ -253,11 +227,9 @@ class CaptionData:
     def reference_words(
         self, name: str, words: Sequence[list[str]] | None = None
     ) -> dict[int, list[list[str]]]:
-        """Like `references`, as words for metrics, without the mark of lost words.
+        """`references` as words for metrics, without the mark of lost words.
 
-        Parameters
-        ----------
-        words : the split's captions as `words` gives them, where the caller has them already
+        `words` : the split's captions as `words` returns them, if the caller has them already.
         """
         references: dict[int, list[list[str]]] = {}
         for image, caption in zip(
@@ -271,17 +243,13 @@ class CaptionData:
     def encoded_with(
         self, vocabulary: Vocabulary, name: str, words: Sequence[Sequence[str]] | None = None
     ) -> "CaptionData":
-        """One split of the same data, its captions encoded by another vocabulary, with its
-        tokeniser where there is text, and not cut.
+        """One split of the data, its captions encoded by another vocabulary, and not cut.
 
-        Parameters
-        ----------
-        words : the split's captions as `words` gives them, where the caller has them already;
-            tokenising takes long
+        Where there is text, the other vocabulary's tokeniser is used. `words` : the split's
+        captions as `words` returns them, if the caller has them already; tokenising takes long.
         """
-        if (
-            text := self.split(name).text
-        ) is not None and vocabulary.tokeniser != self.vocabulary.tokeniser:
+        text = self.split(name).text
+        if text is not None and vocabulary.tokeniser != self.vocabulary.tokeniser:
             words = [vocabulary.tokenize(caption) for caption in text]
         words = self.words(name) if words is None else words
         captions = vocabulary.encode_words(words, max(1, *(len(caption) for caption in words)))
@@ -292,13 +260,10 @@ class CaptionData:
         )
 
 
-def check_finite(where: str, features: np.ndarray, images: Sequence[str]) -> None:
-    """DataError : features (n, *shape) are not finite in float32; the message names the first such
-    picture.
-    """
-    at_once = max(
-        1, (1 << 20) // max(1, int(np.prod(features.shape[1:])))
-    )  # in blocks: a float32 copy of everything would double the memory
+def check_finite(where: str, features: RowSource, images: Sequence[str]) -> None:
+    """DataError : features (n, *shape) are not finite in float32; names the first such picture."""
+    # in blocks: a float32 copy of everything would double the memory
+    at_once = max(1, (1 << 20) // max(1, int(np.prod(features.shape[1:]))))
     bad: list[int] = []
     with np.errstate(over="ignore"):
         for start in range(0, len(features), at_once):
@@ -314,7 +279,7 @@ def check_finite(where: str, features: np.ndarray, images: Sequence[str]) -> Non
 
 
 def may_name_a_split(name: str) -> bool:
-    """Whether a dataset file can hold a split of that name."""
+    """True if a dataset file can hold a split of that name."""
     return name.isidentifier() and name not in RESERVED
 
 
@@ -334,8 +299,8 @@ def check_data(where: str, data: CaptionData, start: bool = True) -> None:
     Parameters
     ----------
     where : name of the data set in messages
-    start : require each caption to begin with ``<START>``, as in our dataset files and the course's
-        folder
+    start : require each caption to begin with ``<START>``, as dataset files and the course's folder
+        do
 
     Raises
     ------

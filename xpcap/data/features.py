@@ -1,8 +1,7 @@
-"""Features of many pictures, one row a picture: rows that need not be in memory, their scaling, and
-their projection onto principal components (PCA).
+"""Features of many pictures, a row each: lazy rows, their scaling, and their PCA projection.
 
-A run keeps the scaling and the projection that it was trained with, and applies them to all it
-captions.
+A run stores the scaling and the projection that it was trained with, and applies them to all that
+it captions.
 """
 
 import math
@@ -16,14 +15,12 @@ from xpcap.errors import DataError, unknown
 from xpcap.threads import blas, parallel_map, split_evenly
 
 AT_ONCE = 16 << 20  # bytes of rows that are read together
-IN_MEMORY = 64 << 20  # bytes: larger tables stay on disk while a data set is made of them
+IN_MEMORY = 64 << 20  # bytes: larger tables stay on disk while a data set is built from them
 Function = Callable[[np.ndarray], np.ndarray]
 
 
 class RowSource(Protocol):
-    """Features (m, *shape), one row a picture: an array, an HDF5 data set, `Stored` or `Picked`. A
-    slice or row numbers read rows.
-    """
+    """Features (m, *shape), read by slice or row numbers: array, HDF5, Stored or Picked."""
 
     @property
     def shape(self) -> tuple[int, ...]: ...
@@ -37,19 +34,18 @@ class RowSource(Protocol):
 
 
 class Stored:
-    """The rows (m, *shape) of an array in a file: rows of one size, at one distance. Indexing by
-    numbers or a slice reads them.
+    """The rows (m, *shape) of an array in a file, read by a slice or by row numbers.
 
     Parameters
     ----------
-    path : of the file. It is opened for each reading, and must stay as it is
+    path : of the file, which is opened for each reading and must stay as it is
     start, step : bytes from the beginning of the file to the first row, and from one row to the
         next
     shape, dtype : of the whole array
 
     Raises
     ------
-    DataError : on reading, if the file is not what it was.
+    DataError : on reading, if the file has changed.
     """
 
     def __init__(
@@ -82,10 +78,9 @@ class Stored:
 
 
 class Picked:
-    """Lazy rows: rows `numbers` (n,) of an array, or of anything indexed like one, each block put
-    through `then`.
+    """Lazy rows: rows `numbers` (n,) of a row source.
 
-    `then` maps (k, *shape) to as many rows and is called when rows are read.
+    `then` maps (k, *shape) to as many rows and is applied when rows are read.
     """
 
     def __init__(self, rows: RowSource, numbers: np.ndarray, then: Function | None = None) -> None:
@@ -125,17 +120,13 @@ class Table(Mapping[str, np.ndarray]):
         return len(self.numbers)
 
     def pick(self, names: Sequence[str], then: Function | None = None) -> RowSource:
-        """The rows of these pictures, in that order, each put through `then`: an array if the table
-        is one, else `Picked`.
-        """
+        """Rows of these pictures, mapped by `then`: an array if the table is, else `Picked`."""
         picked = Picked(self.rows, np.array([self.numbers[name] for name in names], np.int64), then)
         return whole(picked) if isinstance(self.rows, np.ndarray) else picked
 
 
 def blocks(rows: RowSource) -> Iterator[tuple[slice, np.ndarray]]:
-    """All rows of an array, or of what is indexed like one, a block at a time: (where, rows). Equal
-    shapes and dtypes have equal blocks.
-    """
+    """All rows, a block at a time: (slice, rows). Equal shapes and dtypes have equal blocks."""
     step = max(1, AT_ONCE // max(1, rows.dtype.itemsize * int(np.prod(rows.shape[1:]))))
     for start in range(0, len(rows), step):
         where = slice(start, min(start + step, len(rows)))
@@ -144,10 +135,10 @@ def blocks(rows: RowSource) -> Iterator[tuple[slice, np.ndarray]]:
 
 def whole(rows: RowSource) -> np.ndarray:
     """All rows as one array."""
-    made = np.empty(rows.shape, rows.dtype)
+    array = np.empty(rows.shape, rows.dtype)
     for where, block in blocks(rows):
-        made[where] = block
-    return made
+        array[where] = block
+    return array
 
 
 def _state(path: Path) -> tuple[int, ...]:
@@ -168,9 +159,7 @@ class FeatureScaling(NamedTuple):
     scale: np.ndarray | None = None  # (D,) float32
 
     def __call__(self, features: np.ndarray) -> np.ndarray:
-        """A scaled copy of features (N, D) or (N, P, D): float64 stays float64, other dtypes become
-        float32.
-        """
+        """A scaled copy of features (N, D) or (N, P, D): of float64 in float64, else float32."""
         scaled = np.empty(features.shape, np.promote_types(features.dtype, np.float32))
         step = max(1, BLOCK // max(1, math.prod(features.shape[1:])))
         for start in range(0, len(features), step):
@@ -195,12 +184,8 @@ def fit_scaling(kind: str, features: RowSource) -> FeatureScaling:
     OptionError : another kind. ValueError : a feature is not finite.
     """
     if not isinstance(kind, str) or kind not in KINDS:
-        raise unknown(
-            "fit_scaling",
-            "feature scaling",
-            kind if isinstance(kind, str) else type(kind).__name__,
-            KINDS,
-        )
+        name = kind if isinstance(kind, str) else type(kind).__name__
+        raise unknown("fit_scaling", "feature scaling", name, KINDS)
     if kind == "none":
         return FeatureScaling()
     features = features if hasattr(features, "shape") else np.asarray(features)
@@ -218,19 +203,15 @@ def fit_scaling(kind: str, features: RowSource) -> FeatureScaling:
         total += block.reshape(-1, D).sum(axis=0)
     mean = total / count
     for start in range(0, m, step):
-        squares += (
-            (np.asarray(features[start : start + step]).astype(np.float64).reshape(-1, D) - mean)
-            ** 2
-        ).sum(axis=0)
+        block = np.asarray(features[start : start + step]).astype(np.float64)
+        squares += ((block.reshape(-1, D) - mean) ** 2).sum(axis=0)
     scale = np.sqrt(squares / count)
-    scale[scale <= np.maximum(1e-8 * np.abs(mean), np.finfo(np.float32).tiny)] = (
-        1  # rounding errors of a constant feature
-    )
+    rounding = np.maximum(1e-8 * np.abs(mean), np.finfo(np.float32).tiny)
+    scale[scale <= rounding] = 1  # a constant feature
     return FeatureScaling(mean.astype(np.float32), scale.astype(np.float32))
 
 
-# of the covariance matrix that are computed side by side; fixed, so that the bits do not depend on
-# the number of cores
+# of the covariance matrix, computed in parallel; fixed, so that bits do not depend on the cores
 STRIPES = 8
 NEGLIGIBLE = 1e-9  # of the largest variance: what is below it is rounding
 
@@ -239,9 +220,7 @@ class Projection(NamedTuple):
     """``(x - mean) @ components`` for each feature, or each region of a grid."""
 
     mean: np.ndarray  # (D,) float32
-    components: (
-        np.ndarray
-    )  # (D, d) float32, orthonormal columns, the one with the largest variance first
+    components: np.ndarray  # (D, d) float32, orthonormal columns, in falling order of variance
 
     def __call__(self, features: np.ndarray) -> np.ndarray:
         """Features (..., D), float, projected: (..., d) float32."""
@@ -250,7 +229,7 @@ class Projection(NamedTuple):
         return projected
 
     def is_like(self, other: "Projection | None") -> bool:
-        """Whether another projection has the same bits."""
+        """True if another projection has the same bits."""
         return other is not None and all(
             x.shape == y.shape and x.tobytes() == y.tobytes()
             for x, y in zip(self, other, strict=True)
@@ -273,29 +252,27 @@ def fit_projection(features: RowSource, d: int) -> tuple[Projection, float]:
 
     Parameters
     ----------
-    features : (m, D) or (m, P, D), an array or what is indexed like one; read twice, a block at a
-        time
+    features : (m, D) or (m, P, D); read twice, a block at a time
 
     Returns
     -------
-    the projection, and the share of the variance that it keeps
+    the projection, and its share of the variance
 
     Raises
     ------
     DataError : the features do not vary in so many directions.
 
-    Notes ----- Eigenvectors of the covariance matrix in float64. Of the two signs that each may
-    have, the one is taken that makes its largest entry positive.
+    Notes
+    -----
+    Eigenvectors of the covariance matrix in float64, with the sign that makes the largest entry
+    positive.
     """
     D = features.shape[-1]
     count = int(np.prod(features.shape[:-1]))
-    mean = (
-        sum(
-            (block.reshape(-1, D).sum(axis=0, dtype=np.float64) for _, block in blocks(features)),
-            np.zeros(D),
-        )
-        / count
-    )
+    total = np.zeros(D)
+    for _, block in blocks(features):
+        total += block.reshape(-1, D).sum(axis=0, dtype=np.float64)
+    mean = total / count
     covariance = np.zeros((D, D))
     for _, block in blocks(features):
         centred = block.reshape(-1, D) - mean  # float64

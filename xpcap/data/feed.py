@@ -1,6 +1,4 @@
-"""Minibatches for a model: the features of a whole split stay on its device if they fit, else they
-travel batch by batch.
-"""
+"""Minibatches for a model: a split's features on its device if they fit, else sent by the batch."""
 
 import math
 
@@ -19,7 +17,7 @@ class Feed:
 
     Parameters
     ----------
-    data : CaptionData; its scaling must be set before the first minibatch
+    data : its scaling must be set before the first minibatch
     like : array of the model's library, device and dtype, such as `model.params.flat`
     """
 
@@ -32,9 +30,7 @@ class Feed:
         return self._data.split(name)
 
     def resident(self, name: str) -> bool:
-        """Whether the model's device holds all features of a split; never for a model on the
-        host.
-        """
+        """True if the model's device holds all features of a split; never on the host."""
         return self._table(name) is not None
 
     def minibatch(
@@ -44,13 +40,12 @@ class Feed:
         views: np.ndarray | None = None,
         shard: np.ndarray | None = None,
     ) -> Batch:
-        """The captions numbered `captions` (N,) of a split, with features (N, D) or (N, P, D), or
-        FeatureRows of the table on the device.
+        """A batch, with features (N, D) or (N, P, D), or FeatureRows of the device's table.
 
         Parameters
         ----------
-        views : array (N,), int; which view of its picture each caption gets. None: the pictures as
-            they are
+        captions : array (N,), int; numbers of captions of the split
+        views : array (N,), int; each caption's view of its picture. None: the pictures as they are
         shard : array (n,), int; the captions of the batch whose features are wanted. None: all
         """
         split, table = self.split(name), self._table(name)
@@ -66,9 +61,7 @@ class Feed:
         return self._tables[name]
 
     def _send(self, name: str) -> Array | None:
-        """The scaled features of a split on the device, or None where that is the host or they do
-        not fit.
-        """
+        """Scaled features of a split on the device; None on the host, or if they do not fit."""
         shape = self.split(name).features.shape
         free = free_memory(self._like)
         if free is None or math.prod(shape) * self._like.dtype.itemsize > SHARE * free:
@@ -80,5 +73,5 @@ class Feed:
             table[start : start + step] = asarray(
                 self._data.features(name, rows), dtype=self._like.dtype, like=self._like
             )
-        free_staging(self._like)  # CuPy would keep as much for the life of the process
+        free_staging(self._like)  # else CuPy holds as much for the life of the process
         return table

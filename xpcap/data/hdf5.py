@@ -25,19 +25,16 @@ from xpcap.errors import DataError
 from xpcap.files import atomic, obstacle
 
 SCRIPT = Path(__file__).with_name("hdf5_check.py")
+# the child needs no more threads
 ONE_THREAD = dict.fromkeys(
     ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "VECLIB_MAXIMUM_THREADS"), "1"
-)  # the child needs no others
-WALL_SECONDS, BYTES_A_SECOND = (
-    30.0,
-    5e6,
-)  # the last resort, if the limit on CPU time does not end the child
+)
+WALL_SECONDS, BYTES_A_SECOND = 30.0, 5e6  # last resort, if the limit on CPU time fails
 OUT_OF_TIME = -getattr(signal, "SIGPROF", 0)  # exit status of a child that has used up its CPU time
 TOO_LONG = "takes far longer to go through than a file of its size should"
 
-_known: set[tuple[str | int | None, ...]] = (
-    set()
-)  # files that this process wrote or has screened, and that have not changed since
+# files that this process wrote or has screened, by path, inode, size and times
+_known: set[tuple[str | int | None, ...]] = set()
 
 
 def screen_hdf5(function: str, path: Path, most: int | None, expected: str) -> None:
@@ -45,7 +42,7 @@ def screen_hdf5(function: str, path: Path, most: int | None, expected: str) -> N
 
     Parameters
     ----------
-    function, expected : for messages: who asks, and for what
+    function, expected : the caller and the kind of file it expects, for messages
     most : features of more bytes are not read; None: read all
 
     Raises
@@ -77,14 +74,8 @@ def mark_screened(path: Path, most: int | None) -> None:
 
 def _state_of(path: Path) -> tuple[str | int, ...]:
     about = path.stat()
-    return (
-        str(path.resolve()),
-        about.st_dev,
-        about.st_ino,
-        about.st_size,
-        about.st_mtime_ns,
-        about.st_ctime_ns,
-    )
+    times = about.st_mtime_ns, about.st_ctime_ns
+    return (str(path.resolve()), about.st_dev, about.st_ino, about.st_size, *times)
 
 
 def _screen(path: Path, most: int | None) -> str:
@@ -116,34 +107,29 @@ def _screen(path: Path, most: int | None) -> str:
 
 
 FORMAT = 1
-IN_MEMORY = (
-    512 * 2**20
-    # bytes: if the features of all splits together are larger, they stay on disk and are read by
-    # the
-    # batch
-)
+IN_MEMORY = 512 * 2**20  # bytes of features of all splits; larger ones are read by the batch
 FIELDS = ("captions", "image_idxs", "features", "images", "text", "text_offsets")
 
 
 def write_dataset(path: str | Path, data: CaptionData) -> None:
-    """Check `data`, stamp it, and write it to `path` in one piece.
+    """Check `data`, stamp it, and write it to `path`, whole or not at all.
 
     Raises
     ------
-    DataError : something in it is wrong, `path` exists, or its folder does not. OSError : it cannot
-        be written. Nothing is left behind then.
+    DataError : the data are at fault, `path` exists, or its folder does not. OSError : it cannot be
+        written.
     """
     _check(Path(path), data)
     _write(Path(path), stamped(data))
 
 
 def stamped(data: CaptionData) -> CaptionData:
-    """The same data with the stamp that its file would have."""
+    """The data with the stamp that its file has."""
     return replace(data, stamp=stamp_of(data))
 
 
 def write_stamped(path: str | Path, data: CaptionData) -> None:
-    """`write_dataset` for what `stamped` has just returned: it is not hashed again."""
+    """`write_dataset` for the result of `stamped`, which is not hashed again."""
     _check(Path(path), data)
     _write(Path(path), data)
 
@@ -157,13 +143,13 @@ def _check(path: Path, data: CaptionData) -> None:
 
 def _write(path: Path, data: CaptionData) -> None:
     views = {name: split.views for name, split in data.splits.items() if split.views > 1}
-    told = {
+    facts = {
         "format": FORMAT,
         "source": data.source.to_json(),
         "stamp": data.stamp,
         "tokeniser": data.vocabulary.tokeniser,
     }
-    about = json.dumps({**told, **({"views": views} if views else {})}, sort_keys=True)
+    about = json.dumps({**facts, **({"views": views} if views else {})}, sort_keys=True)
     # h5py gets an open file, not a name: a full disk is then an OSError; with files that h5py opens
     # itself it is a crash
     with atomic(path) as stream, h5py.File(stream, "w") as file:
@@ -176,12 +162,8 @@ def _write(path: Path, data: CaptionData) -> None:
             group = file.create_group(name)
             group["captions"], group["image_idxs"] = split.captions, split.image_idxs
             shape, dtype = split.features.shape, split.features.dtype
-            features = group.create_dataset(
-                "features",
-                shape,
-                dtype,
-                compression="lzf" if _mostly_zero(split.features) else None,
-            )
+            compression = "lzf" if _mostly_zero(split.features) else None
+            features = group.create_dataset("features", shape, dtype, compression=compression)
             for where, rows in blocks(split.features):
                 features[where] = rows
             group.create_dataset("images", data=list(split.images), dtype=h5py.string_dtype())
@@ -191,11 +173,9 @@ def _write(path: Path, data: CaptionData) -> None:
 
 
 def read_dataset(path: str | Path) -> CaptionData:
-    """Open a dataset file and check its stamp and contents. Features that stay on disk are checked
-    as they are read.
+    """Open a dataset file and check its stamp and contents; features on disk are checked when read.
 
-    Files that this process did not write are first screened in another one, since some damaged
-    files make HDF5 loop for ever.
+    Files that this process did not write are screened first, by `screen_hdf5`.
 
     Raises
     ------
@@ -238,9 +218,7 @@ def read_dataset(path: str | Path) -> CaptionData:
 
 
 def _mostly_zero(features: RowSource) -> bool:
-    """Whether compression pays: histograms of drawings shrink to a tenth, activations of a network
-    not at all.
-    """
+    """True if compression pays: histograms of drawings shrink to a tenth, activations do not."""
     return isinstance(features, np.ndarray) and bool(np.count_nonzero(features) < features.size / 2)
 
 
@@ -294,9 +272,7 @@ def _read(path: Path, file: h5py.File) -> CaptionData:
 
 
 def _about(path: Path, text: str) -> dict[str, Any]:
-    """The object in the attribute of a dataset file. The format comes first: a newer one may lack
-    the rest.
-    """
+    """The object in a dataset file's attribute; its format first, since newer ones may lack more."""
     try:
         about = json.loads(text)
     except (ValueError, RecursionError) as error:
@@ -326,9 +302,8 @@ def _about(path: Path, text: str) -> dict[str, Any]:
         raise DataError(
             f"read_dataset: {path} has views {str(views)[:60]}, expected a count by split; damaged?"
         )
-    check_tokeniser(
-        f"read_dataset: {path}", about.setdefault("tokeniser", ASCII)
-    )  # files from before there was a choice record none
+    # files from before there was a choice record none
+    check_tokeniser(f"read_dataset: {path}", about.setdefault("tokeniser", ASCII))
     return cast("dict[str, Any]", about)
 
 
@@ -386,9 +361,7 @@ def _strings(dataset: h5py.Dataset) -> list[str]:
 
 
 def stamp_of(data: CaptionData) -> str:
-    """A digest of everything but the values of features, which may be too large to read each time a
-    file is opened.
-    """
+    """A digest of all but the values of features, which may be large, and slow to read."""
     digest = hashlib.sha256("\n".join(data.vocabulary.idx_to_word).encode())
     for numbers in data.projection or ():
         digest.update(np.ascontiguousarray(numbers, "<f4").tobytes())

@@ -1,8 +1,7 @@
-"""The process that screens an HDF5 file for `xpcap.data.hdf5`: is the file plain, and does HDF5
-read it to the end?
+"""The process that screens an HDF5 file for `xpcap.data.hdf5`: plain, and readable to its end?
 
 A script, run once a file with little time and memory, since HDF5 may loop for ever on a damaged
-one. Nothing of this package is imported here.
+one. It imports nothing of this package.
 """
 
 import contextlib
@@ -20,19 +19,10 @@ MEMBERS, DEPTH = 64, 2  # a dataset file has one group a split, with 6 data sets
 ATTRIBUTE = "xpcap"
 ATTRIBUTE_BYTES = 2**20
 CHUNK_BYTES = 64 * 2**20
-SPARE = (
-    2**20
-    # bytes that a data set may hold beyond its share of stored ones: fill values, and small things
-    # that
-    # compress well
-)
-RATIO = {
-    "f": 200,
-    "i": 100,
-    "u": 100,
-    "S": 100,
-    "O": 100,
-}  # most bytes for each stored one, of compressed data; lzf reaches 90, sorted numbers 50
+# bytes that a data set may hold beyond RATIO: fill values, and small things that compress well
+SPARE = 2**20
+# most bytes for each stored one, of compressed data; lzf reaches 90, sorted numbers 50
+RATIO = {"f": 200, "i": 100, "u": 100, "S": 100, "O": 100}
 FILTERS = {
     h5py.h5z.FILTER_DEFLATE: "gzip",
     h5py.h5z.FILTER_SHUFFLE: "shuffle",
@@ -43,11 +33,8 @@ CLASSES = (h5py.h5t.INTEGER, h5py.h5t.FLOAT, h5py.h5t.STRING)
 AT_ONCE = 8 * 2**20  # bytes
 STRINGS_AT_ONCE = 128
 SECONDS, BYTES_A_SECOND = 0.5, 20e6  # of CPU time; several times what good files take
-ROOM, ROOM_A_BYTE, ROOM_AT_MOST = (
-    64 * 2**20,
-    16,
-    320 * 2**20,
-)  # bytes of memory beyond what the process has
+# bytes of memory beyond what the process has
+ROOM, ROOM_A_BYTE, ROOM_AT_MOST = 64 * 2**20, 16, 320 * 2**20
 
 
 class OddError(Exception):
@@ -55,8 +42,7 @@ class OddError(Exception):
 
 
 def check(path: str, most: int | None) -> None:
-    """Read a file as whoever opens it will: all members, all values, except values of features
-    larger than `most`.
+    """Read all members and values of a file, except features of more than `most` bytes.
 
     Raises
     ------
@@ -123,9 +109,7 @@ def _data_sets(
 
 
 def _check_described(name: str, data: h5py.Dataset) -> int:
-    """Check the description of a data set before reading any of it; return how many bytes are
-    stored.
-    """
+    """Check a data set's description before reading any of it; return its bytes as stored."""
     what = f"has a data set {_short(name)}"
     plan = data.id.get_create_plist()
     if data.is_virtual:
@@ -167,9 +151,7 @@ def _read(data: h5py.Dataset) -> None:
 
 
 def _read_strings(name: str, data: h5py.Dataset, before: int, most: int) -> int:
-    """Read texts a few at a time, since many may share one long one; return the bytes of all so
-    far.
-    """
+    """Read texts a few at a time, since many may share one long one; return the bytes so far."""
     if data.ndim != 1:
         raise OddError(f"has texts of shape {data.shape} in {_short(name)}, expected a list")
     for start in range(0, data.shape[0], STRINGS_AT_ONCE):
@@ -195,18 +177,15 @@ def report(path: str, most: int | None) -> str:
     except OddError as error:
         return str(error)
     except Exception as error:  # damaged HDF5 raises errors of many types
-        if isinstance(error, MemoryError) or "memory allocation failed" in str(
-            error
-        ):  # HDF5's words
+        no_memory = "memory allocation failed"  # HDF5's words
+        if isinstance(error, MemoryError) or no_memory in str(error):
             return "needs far more memory than a file of its size should"
         return f"is not whole HDF5 ({str(error)[:300]!r})"
     return ""
 
 
 def limit(size: int) -> None:
-    """Limit the time and memory of this process to several times what a good file of `size` bytes
-    needs.
-    """
+    """Limit this process to several times the time and memory that a good file of `size` needs."""
     import resource
 
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
@@ -221,24 +200,19 @@ def limit(size: int) -> None:
             resource.RLIMIT_AS, (most if hard == resource.RLIM_INFINITY else min(most, hard), hard)
         )
     signal.signal(signal.SIGPROF, signal.SIG_DFL)
-    signal.setitimer(
-        signal.ITIMER_PROF, SECONDS + size / BYTES_A_SECOND
-    )  # its signal ends the process even inside HDF5
+    # its signal ends the process even inside HDF5
+    signal.setitimer(signal.ITIMER_PROF, SECONDS + size / BYTES_A_SECOND)
 
 
 def main() -> None:
-    """Print a line once running, then a line of JSON: the fault of the file in the argument, empty
-    if there is none.
-    """
+    """Print a line once running, then the fault of the file in the argument, as a line of JSON."""
     print("ready", flush=True)
     request = json.loads(sys.argv[1])
     if hasattr(signal, "setitimer"):
         limit(os.path.getsize(request["path"]))  # noqa: PTH202
-    fault = (
-        report(request["path"], request["most"]).encode("utf-8", "backslashreplace").decode()[:2000]
-    )
-    print(json.dumps(fault), flush=True)
-    os._exit(0)  # HDF5 need not put a damaged file away
+    fault = report(request["path"], request["most"]).encode("utf-8", "backslashreplace").decode()
+    print(json.dumps(fault[:2000]), flush=True)
+    os._exit(0)  # without HDF5's own closing of a damaged file
 
 
 if __name__ == "__main__":

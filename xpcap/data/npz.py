@@ -1,6 +1,4 @@
-"""Arrays from an .npz archive that nobody vouches for; a large one that is not compressed stays on
-disk.
-"""
+"""Arrays from an .npz archive that nobody vouches for; large uncompressed ones stay on disk."""
 
 import io
 import math
@@ -9,7 +7,6 @@ import struct
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.lib import format as npy
@@ -31,23 +28,21 @@ class BoundedReader(io.BufferedReader):
         return super().read(size)
 
 
-def read_npz(path: Path, names: Sequence[str]) -> list[Any]:
-    """Read the arrays called `names`; whatever else the archive holds is ignored.
+def read_npz(path: Path, names: Sequence[str]) -> list[np.ndarray | Stored]:
+    """Read the arrays called `names`; all else in the archive is ignored.
 
     Returns
     -------
     arrays; one of more than 64 MB of floats that is not compressed, and lies there row by row, is
-        `Stored`: it has been read once, for its checksum, and stays on disk
+    `Stored`: read once, for its checksum, it stays on disk
 
     Raises
     ------
     DataError : no .npz, one without these arrays, objects in them, or other bytes than it claims to
-        hold.
-        OSError : it cannot be opened.
+        hold. OSError : it cannot be opened.
     """
-    if (
-        not stat.S_ISREG(path.stat().st_mode) and not path.is_dir()
-    ):  # opening a pipe would wait for a writer
+    # opening a pipe would wait for a writer
+    if not stat.S_ISREG(path.stat().st_mode) and not path.is_dir():
         raise DataError(
             f"read_npz: {path} is a pipe or a device, expected an .npz file; is the path right?"
         )
@@ -67,16 +62,15 @@ def read_npz(path: Path, names: Sequence[str]) -> list[Any]:
                 return [_array(path, archive, archive.getinfo(f"{name}.npy")) for name in names]
         except DataError:
             raise
-        except (
-            Exception
-        ) as error:  # damaged archives raise errors of many types, from zipfile, zlib and NumPy
+        # damaged archives raise errors of many types, from zipfile, zlib and NumPy
+        except Exception as error:
             raise DataError(
                 f"read_npz: {path} cannot be read as .npz, expected {_listed(names)}; truncated, or"
                 f" of another kind? ({str(error)[:200]!r})"
             ) from error
 
 
-def _array(path: Path, archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> Any:
+def _array(path: Path, archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> np.ndarray | Stored:
     if member.compress_type not in (
         zipfile.ZIP_STORED,
         zipfile.ZIP_DEFLATED,
@@ -114,9 +108,7 @@ def _array(path: Path, archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> Any
 
 
 def _content(path: Path, member: zipfile.ZipInfo) -> int:
-    """Where in the file a member's content begins: behind a header of 30 bytes, the name and the
-    extra field.
-    """
+    """Offset of a member's content, behind a header of 30 bytes, its name and its extra field."""
     with path.open("rb", buffering=0) as file:
         file.seek(member.header_offset + 26)
         return member.header_offset + 30 + sum(struct.unpack("<HH", file.read(4)))

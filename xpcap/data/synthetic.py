@@ -33,8 +33,10 @@ def draw_data(
     lengths : of the captions, which have lengths.high + 2 columns, ``<START>`` first, ``<END>``
         after the last word, then ``<NULL>``
 
-    Notes ----- The word of rank k has a frequency proportional to 1 / k, as in text. Features are
-    standard normal.
+    Notes
+    -----
+    The word of rank k has a frequency proportional to 1 / k, as in text. Features are standard
+    normal.
     """
     rng = np.random.default_rng(seed)
     vocabulary = Vocabulary([*SPECIAL, *(f"word{rank}" for rank in range(1, V - len(SPECIAL) + 1))])

@@ -1,6 +1,4 @@
-"""Text to words to ids and back: the tokenisers, under the names that data sets record, the
-vocabulary, and the course's decode_captions.
-"""
+"""Text to words to ids and back: tokenisers, the vocabulary, and the course's decode_captions."""
 
 import re
 import unicodedata
@@ -12,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from xpcap.backend import to_numpy
+from xpcap.backend import Array, to_numpy
 from xpcap.errors import DataError, unknown
 
 UNICODE, ASCII = "unicode", "ascii"
@@ -24,8 +22,7 @@ TOKENISERS = {  # name, as it is stored, to how it makes words
     ASCII: "words in [a-z0-9]+ lower case",
 }
 _ASCII = re.compile("[a-z0-9]+")
-# Soft hyphen, combining grapheme joiner, word joiner, byte order mark, variation selectors: they
-# change how a word looks, if anything.
+# soft hyphen, combining grapheme joiner, word joiner, byte order mark, variation selectors
 _INVISIBLE = re.compile("[\u00ad\u034f\u2060\ufeff\ufe00-\ufe0f\U000e0100-\U000e01ef]")
 
 
@@ -59,17 +56,13 @@ def has_word(text: str) -> bool:
 def detokenize(words: Sequence[str]) -> str:
     """Words as one line of text, with the `gaps` between them."""
     text = " ".join(words)
-    return (
-        text
-        if text.isascii()
-        else "".join(word + gap for word, gap in zip(words, gaps(words), strict=True))
-    )
+    if text.isascii():
+        return text
+    return "".join(word + gap for word, gap in zip(words, gaps(words), strict=True))
 
 
 def gaps(words: Sequence[str]) -> list[str]:
-    """The text that follows each word in a line: a space, but none after the last, nor between two
-    words of scripts that are written without spaces.
-    """
+    """The space after each word of a line; none after the last, or between two unspaced scripts."""
     alone = [not word.isascii() and _unspaced().match(word) is not None for word in words]
     return [
         *("" if one and other else " " for one, other in pairwise(alone)),
@@ -84,9 +77,7 @@ def check_tokeniser(where: str, name: str) -> None:
 
 
 def _normalized(text: str) -> str:
-    """Lower case, in NFC, without invisible characters. The dot that Turkish İ would leave above
-    the i is dropped.
-    """
+    """Lower case, in NFC, without invisible characters and the dot of a lower-case Turkish İ."""
     return unicodedata.normalize("NFC", _INVISIBLE.sub("", text.lower()).replace("i\u0307", "i"))
 
 
@@ -172,37 +163,32 @@ class Vocabulary:
 
     @classmethod
     def build(cls, texts: Iterable[str], min_count: int) -> "Vocabulary":
-        """The words that occur at least `min_count` times in `texts`, most frequent first, ties in
-        alphabetical order.
-        """
+        """The words that occur `min_count` times in `texts`, by falling frequency, then A to Z."""
         return cls.build_from_words((tokenize(text) for text in texts), min_count)
 
     @classmethod
     def build_from_words(
         cls, captions: Iterable[Sequence[str]], min_count: int, *, most: int | None = None
     ) -> "Vocabulary":
-        """`build` for captions that are lists of words; at most the first `most` of those words, if
-        given.
-        """
+        """`build` for captions that are lists of words; at most the `most` first of its words."""
         counts = Counter(word for caption in captions for word in caption)
-        kept = sorted(
+        frequent = sorted(
             (word for word, n in counts.items() if n >= min_count),
             key=lambda word: (-counts[word], word),
         )
-        return cls([*SPECIAL, *kept[:most]])
+        return cls([*SPECIAL, *frequent[:most]])
 
     def __len__(self) -> int:
         return len(self.idx_to_word)
 
     def tokenize(self, text: str) -> list[str]:
-        """The words of a text, by the vocabulary's tokeniser; those that the vocabulary lacks are
-        among them.
-        """
+        """The words of a text by the vocabulary's tokeniser, unknown ones included."""
         return tokenize(text, tokeniser=self.tokeniser)
 
     def encode(self, texts: Sequence[str], max_words: int) -> np.ndarray:
-        """Encode captions as ids (n, max_words + 2), int32: START, at most `max_words` words (UNK
-        if unknown), END, then NULL.
+        """Encode captions as ids (n, max_words + 2), int32.
+
+        START, at most `max_words` words (UNK if unknown), END, then NULL.
         """
         if isinstance(texts, str) or max_words < 1:
             raise ValueError(
@@ -220,7 +206,7 @@ class Vocabulary:
         return encoded
 
     def words(self, caption: np.ndarray) -> list[str]:
-        """The words of one caption of ids (T,), up to END; special words are left out."""
+        """The words of one caption of ids (T,), up to END, without special ones."""
         words = []
         for i in caption.tolist():
             if i == self.end:
@@ -231,16 +217,15 @@ class Vocabulary:
 
 
 def decode_captions(
-    captions: Any, idx_to_word: Sequence[str] | Mapping[int, str], *, special: bool = True
+    captions: Array, idx_to_word: Sequence[str] | Mapping[int, str], *, special: bool = True
 ) -> str | list[str]:
-    """Turn ids into text as the course does: ``<NULL>`` is dropped, ``<START>`` and ``<END>`` are
-    kept, and ``<END>`` ends a caption.
+    """Turn ids into text as the course does: without ``<NULL>``, and up to ``<END>``.
 
     Parameters
     ----------
     captions : array (T,) or (N, T), int, host or device
     idx_to_word : list, or mapping of id to word
-    special : keep ``<START>`` and ``<END>`` in the text
+    special : write ``<START>`` and ``<END>``, as the course does
 
     Returns
     -------

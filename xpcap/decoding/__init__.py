@@ -1,4 +1,4 @@
-"""Decoding: from a model's probabilities to captions. Start with decode.py; it knows no model.
+"""Decoding: from a model's probabilities to captions; it knows no model. Open decode.py first.
 
 `decode` runs one loop over hypotheses; a `Policy` (policies.py, beam.py) chooses the next words.
 """

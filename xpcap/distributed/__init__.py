@@ -1,6 +1,4 @@
-"""Ranks: processes that train one model or share pictures out together. Open group.py first; mpi.py
-is what MPI adds.
-"""
+"""Ranks: processes that train one model or share pictures. Open group.py first, then mpi.py."""
 
 from xpcap.distributed.group import SINGLE, Group, RankDone, abort, batches, init, launcher_rank
 

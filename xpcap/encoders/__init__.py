@@ -1,6 +1,4 @@
-"""Encoders: pictures to features. Open reading.py for pictures, then network.py and histogram.py
-for two encoders.
-"""
+"""Encoders: pictures to features. Open pictures.py first, then histogram.py, an encoder."""
 
 from collections.abc import Callable, Iterable
 from typing import Protocol

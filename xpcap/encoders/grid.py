@@ -64,7 +64,7 @@ def grid_of(name: str, options: Mapping[str, str]) -> int | None:
     grid = options.get("grid")
     if grid is not None and not (grid.isdecimal() and 1 <= int(grid) <= MOST):
         raise DataError(
-            f"find_encoder: encoder {name!r} has grid={grid}, expected places along a side, 1 to"
+            f"find_encoder: encoder {name!r} has grid={grid}, expected regions along a side, 1 to"
             f" {MOST}"
         )
     return None if grid is None else int(grid)
@@ -80,7 +80,7 @@ def require_regions(name: str, shape: tuple[int, ...], grid: int) -> None:
     height, width = shape[:2]
     if grid > min(height, width):
         raise DataError(
-            f"find_encoder: encoder {name!r} sees {height} x {width} places, expected at least the"
+            f"find_encoder: encoder {name!r} sees {height} x {width} regions, expected at least the"
             f" {grid} x {grid} of its grid"
         )
 

@@ -29,6 +29,7 @@ MOST_EXIF = (
 HEAD = 4096  # bytes that say what a file is which is no picture
 LONGEST = 1024  # pixels of the longer side; no encoder uses more
 STRIP = 1 << 20  # pixels converted at once
+DOUBLED = ("WEBP", "AVIF")  # decoded, they take twice the memory of other formats
 WIDEST = 2.25  # longer side over shorter on the sheet of `fit`; longer pictures are padded to it
 
 logging.getLogger("PIL").addHandler(
@@ -54,9 +55,9 @@ def read_picture(source: str | Path | BinaryIO) -> np.ndarray:
     Raises
     ------
     DataError : not a picture, a damaged one, a format that cannot be read here, more than 256 MB,
-        or a folder, pipe or device; or more pixels to decode than Pillow's
-        `PIL.Image.MAX_IMAGE_PIXELS`, 89 million, or twice as many in a JPEG, which is decoded at a
-        fraction of its size. Both are refused before decoding.
+        or a folder, pipe or device; or, by its header, more pixels to decode than Pillow's
+        `PIL.Image.MAX_IMAGE_PIXELS`, 89 million. A JPEG may have twice as many, since it is decoded
+        at a fraction of its size, a WebP or AVIF half as many, since it takes twice the memory.
     """
     from PIL import Image
 
@@ -87,10 +88,12 @@ def read_picture(source: str | Path | BinaryIO) -> np.ndarray:
                 # A JPEG is decoded at an eighth, a quarter or half of its size if that is enough
                 shrink = max(1.0, max(width, height) / LONGEST)
                 picture.draft("RGB", (math.ceil(width / shrink), math.ceil(height / shrink)))
-                if math.prod(picture.size) > (most := Image.MAX_IMAGE_PIXELS or math.inf):
+                times = 2 if picture.format in DOUBLED else 1
+                if times * math.prod(picture.size) > (most := Image.MAX_IMAGE_PIXELS or math.inf):
+                    doubled = f", which count double in {picture.format}" if times == 2 else ""
                     raise DataError(
-                        f"read_picture: {name} has {width} x {height} pixels, expected at most"
-                        f" {most:,}; scale it down first"
+                        f"read_picture: {name} has {width} x {height} pixels{doubled}, expected at"
+                        f" most {most:,}; scale it down first"
                     )
                 return _upright_rgb(picture)
     except DataError:

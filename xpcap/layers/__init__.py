@@ -1,9 +1,9 @@
-"""Hand-written forward and backward passes, with CS231n's names and signatures.
+"""Hand-written forward and backward passes, with CS231n's names. Open lstm.py first.
 
 ``forward(...) -> (out, cache)``, and ``backward(dout, cache) -> grads`` with gradients in argument
 order. Inputs are read-only, results are fresh arrays, and dtype in is dtype out (float32 or
-float64). Arrays may be NumPy's or CuPy's, but not both in one call. Start with lstm.py; cells.py
-says what a recurrent cell is, and how to add one.
+float64). Arrays may be NumPy's or CuPy's, but not both in one call. cells.py says what a recurrent
+cell is, and how to add one.
 """
 
 from xpcap.layers.attention import (

@@ -1,4 +1,4 @@
-"""Scores of captions against references, one file each, in the table METRICS."""
+"""Scores of captions against references, in the table METRICS. Open metric.py first."""
 
 from xpcap.metrics.bleu import Bleu, UnigramBleu, corpus_bleu, smoothed_bleu, unigram_bleu
 from xpcap.metrics.cider import Cider, Cider2015, CiderD, DocumentFrequencies

@@ -1,4 +1,7 @@
-"""Captioning models: config, parameters, loss and gradients, decoding."""
+"""Captioning models: configuration, parameters, loss and gradients. Open network.py first.
+
+batch.py packs a batch for it; captioning_rnn.py is the model that people use.
+"""
 
 from xpcap.decoding.beam import Beam
 from xpcap.decoding.decode import Decoded

@@ -1,10 +1,8 @@
-"""Operations that have fast versions, and the recurrent loops.
-
-Start with recurrent.py: the LSTM and the RNN, equations and loops, and packed sequences.
+"""Operations with fast versions, and the recurrent loops. Open recurrent.py first.
 
 ===================  ==============================================================================
 equations.py         single operations: contracts and plain equations
-recurrent.py         recurrent cells and their loops over packed sequences
+recurrent.py         LSTM and RNN: equations, and loops over packed sequences
 attention.py         attention in those loops
 random.py            counter-based random numbers: dropout masks, augmentations, sampling
 dispatch.py          `find`: the kernel of an operation, if one fits its arguments

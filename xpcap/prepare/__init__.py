@@ -1,4 +1,4 @@
-"""Caption files and pictures to a data set. Start with `import_captions` in dataset.py.
+"""Caption files and pictures to a data set. Open dataset.py first, at `import_captions`.
 
 A reader is a generator of `CaptionRow`; `read_captions` picks one for each file, and
 `assemble` builds the data set from the rows of any reader.

@@ -46,7 +46,7 @@ def read_features(path: str | Path) -> Table:
     """
     path = Path(path)
     names, features = read_npz(path, ("names", "features"))
-    if names.ndim != 1 or names.dtype.kind not in "US":
+    if not isinstance(names, np.ndarray) or names.ndim != 1 or names.dtype.kind not in "US":
         raise DataError(
             f"read_features: {path}, 'names' has shape {names.shape} and dtype {names.dtype},"
             " expected (m,) of text"

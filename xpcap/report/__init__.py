@@ -1,6 +1,4 @@
-"""Pictures and pages of a run: learning curves, captions below their pictures, and an HTML page
-with both.
-"""
+"""Pages, learning curves, and captions below their pictures. Open page.py first."""
 
 from xpcap.report.captions import AttentionMap, draw_captions, overlay
 from xpcap.report.curves import cider_curve, draw_loss, loss_curve, perplexity_curve

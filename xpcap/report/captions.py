@@ -1,6 +1,4 @@
-"""Pictures with captions below them, as one PNG; and attention maps: the overlay that shows where a
-model looked for a word.
-"""
+"""Pictures with captions below them, as one PNG; and overlays that show attention on a picture."""
 
 import warnings
 from bisect import bisect_right
@@ -66,9 +64,7 @@ def check_attention_map(
 
 
 def overlay_alpha(weights: np.ndarray) -> np.ndarray:
-    """Opacity of the overlay per region (K, K), uint8: 0 where the weight is largest, 255 where it
-    is 0, linear between.
-    """
+    """Opacity per region (K, K), uint8: 255 at weight 0, linear down to 0 at the largest weight."""
     alpha: np.ndarray = np.round(255 * (1 - weights / weights.max())).astype(np.uint8)
     return alpha
 
@@ -79,8 +75,7 @@ def overlay(picture: np.ndarray, weights: np.ndarray, area: Area = WHOLE_PICTURE
     Parameters
     ----------
     picture : (h, w, 3) uint8
-    weights : (K, K), of the regions into which `area` is cut; the overlay fades from the middle of
-        a region to the next
+    weights : (K, K), of the regions into which `area` is cut; the overlay fades between centres
 
     Returns
     -------
@@ -117,7 +112,7 @@ def draw_captions(
     columns: int = 3,
     on_remark: Callable[[str], object] = warnings.warn,
 ) -> None:
-    """Write pictures with the model's caption (dark) and one human's (grey) under each, as a PNG.
+    """Write a PNG of pictures, each above the model's caption (dark) and one human's (grey).
 
     Characters that Matplotlib's own font lacks are drawn with other fonts of the machine.
 
@@ -131,8 +126,8 @@ def draw_captions(
 
     Raises
     ------
-    ValueError : no picture, or another number of captions or references.
-    OSError : the file cannot be written.
+    ValueError : no picture, or another number of captions or references. OSError : the file cannot
+        be written.
     """
     from matplotlib import rc_context
 
@@ -176,9 +171,7 @@ def _draw(pictures: Sequence[np.ndarray], texts: Sequence[Texts], columns: int) 
 def _draw_cell(
     figure: "Figure", corner: tuple[float, float], picture: np.ndarray, texts: Texts
 ) -> None:
-    """Draw one picture and its texts. `corner` is their upper left, in inches from the lower left
-    of the figure.
-    """
+    """Draw a picture and its texts; `corner` is in inches from the figure's lower left."""
     width, height = figure.get_size_inches()
     left, top = corner
     # The picture is fitted into its box, on the lower edge
@@ -221,7 +214,7 @@ def _height(texts: Texts) -> float:
 
 
 def _measure(size: float) -> Callable[[str], float]:
-    """The width of a text of a size in points, in inches."""
+    """A function that measures a text of `size` points, in inches."""
     from matplotlib.backends.backend_agg import RendererAgg
     from matplotlib.font_manager import FontProperties
 
@@ -235,9 +228,7 @@ def _wrap_both(caption: str, reference: str) -> Texts:
 
 
 def wrap(text: str, width: Callable[[str], float], most: float = PICTURE[0]) -> list[str]:
-    """Break a text into lines no wider than `most`, as measured by `width`; a single wider word is
-    broken too.
-    """
+    """Break a text into lines no wider than `most` by `width`; a wider single word is broken."""
     lines: list[str] = []
     for word in text.split():
         if lines and width(f"{lines[-1]} {word}") <= most:

@@ -36,9 +36,7 @@ Draw = Callable[..., bytes]
 
 
 def _cached(draw: Draw) -> Draw:
-    """Cache the latest drawings: loss.png, the page in training and the page at the end show the
-    same curves.
-    """
+    """Cache the latest drawings, which loss.png and the pages share."""
 
     @functools.lru_cache(CACHED)
     def drawn(rows: tuple[tuple[tuple[str, Any], ...], ...], dark: bool) -> bytes:
@@ -52,12 +50,7 @@ def _cached(draw: Draw) -> Draw:
 
 
 def draw_loss(path: str | Path, history: History) -> None:
-    """Write the light `loss_curve` of a history to a file.
-
-    Raises
-    ------
-    OSError : the file cannot be written.
-    """
+    """Write the light `loss_curve` of a history to a file. OSError : it cannot be written."""
     png = loss_curve(history)
     with atomic(Path(path)) as file:
         file.write(png)
@@ -65,8 +58,7 @@ def draw_loss(path: str | Path, history: History) -> None:
 
 @_cached
 def loss_curve(history: History, dark: bool = False) -> bytes:
-    """Draw the loss of each epoch, in training (with dropout) and on the val split if it was
-    measured, as PNG.
+    """Draw the loss by epoch, of training (with dropout) and of the val split if measured, as PNG.
 
     Parameters
     ----------
@@ -103,17 +95,13 @@ def loss_curve(history: History, dark: bool = False) -> bytes:
 
 @_cached
 def perplexity_curve(history: History, dark: bool = False) -> bytes:
-    """Draw the perplexity of the val split after each epoch, as PNG; records without
-    ``val_perplexity`` are left out.
-    """
+    """Draw the val split's perplexity by epoch, as PNG, from records with ``val_perplexity``."""
     return _val_curve(history, "val_perplexity", "perplexity on val", dark)
 
 
 @_cached
 def cider_curve(history: History, dark: bool = False) -> bytes:
-    """Draw CIDEr-D of the val split's captions after each epoch, as PNG, and the mean reward of
-    what was sampled in training, if anything was.
-    """
+    """Draw CIDEr-D of the val split by epoch, and the mean reward of training if any, as PNG."""
     if not points(history, "train_reward"):
         return _val_curve(history, "val_cider", "CIDEr-D on val", dark)
     palette = DARK if dark else LIGHT
@@ -191,7 +179,6 @@ def _line(axes: "Axes", history: History, key: str, colour: str, **style: Any) -
 
 
 def _ring_best(axes: "Axes", history: History, key: str, palette: Palette) -> None:
-    """Mark the best value."""
     if len(points(history, key)) < 2:
         return
     epoch, value, word = best_point(history, key)

@@ -1,6 +1,4 @@
-"""Fonts for text of any script: Matplotlib's own, and fonts of this machine for the characters that
-it lacks.
-"""
+"""Fonts for any script: Matplotlib's own, and this machine's for the characters it lacks."""
 
 import unicodedata
 from collections.abc import Iterable
@@ -20,7 +18,7 @@ NAMED = 3  # scripts, at most, that a message names
 
 
 class Fonts(NamedTuple):
-    """Font families that together draw a text, and what none of them draws."""
+    """Font families that together draw a text, and the characters in none of them."""
 
     families: (
         list[str] | None
@@ -29,9 +27,7 @@ class Fonts(NamedTuple):
 
 
 def find_fonts(texts: Iterable[str]) -> Fonts:
-    """Find fonts of this machine, sans serif where there is a choice, that have the characters of
-    texts.
-    """
+    """Find fonts of this machine, preferably sans serif, that have the characters of texts."""
     from matplotlib import font_manager
 
     needed = {
@@ -69,9 +65,7 @@ def explain_lacking(lacking: str) -> str:
 
 
 def _regular(font_manager: Any) -> list[Any]:
-    """The regular face of each family on this machine, those installed since Matplotlib listed
-    fonts among them.
-    """
+    """The regular face of each installed family, also of fonts newer than Matplotlib's list."""
     manager, installed = font_manager.fontManager, set(font_manager.findSystemFonts())
     for path in sorted(installed - {entry.fname for entry in manager.ttflist}):
         try:
@@ -100,9 +94,7 @@ def _characters(path: str, face: int = 0) -> set[str]:
 
 
 def _rank(name: str, needed: Iterable[str]) -> tuple[bool, ...]:
-    """A key that sorts families by how well they go with Matplotlib's own font and with each
-    other's forms of Chinese characters.
-    """
+    """A sort key: families like Matplotlib's own font, with the right Chinese forms, first."""
     region = next((CJK[script] for script in map(_script, sorted(needed)) if script in CJK), "SC")
     foreign = any(name.endswith(f" {other}") for other in REGIONS if other != region)
     return not name.startswith("Noto Sans"), "Mono" in name, foreign, "Sans" not in name

@@ -1,6 +1,4 @@
-"""An HTML page of a run or of captioned pictures in one file: scores, learning curves, settings and
-galleries.
-"""
+"""HTML page of a run or of captioned pictures, in one file: scores, curves, settings, galleries."""
 
 import base64
 import functools
@@ -124,14 +122,13 @@ def write_page(
     facts : (name, value) of each setting
     history : the solver's: one record an epoch with ``epoch``, ``train_loss`` and, if measured,
         ``val_loss``, ``val_perplexity``, ``val_accuracy``, ``learning_rate``
-    scores : (name, value, what it says in plain words, protocol) of each score
+    scores : (name, value, meaning in plain words, protocol) of each score
     skipped : (picture, reason) of each picture that could not be captioned
 
     Raises
     ------
     ValueError : a probability outside 0 to 1; a picture that is not uint8 of shape (h, w, 3);
-        attention weights of a word that do not sum to 1.
-    OSError : the file cannot be written.
+        attention weights of a word that do not sum to 1. OSError : the file cannot be written.
     """
     shown = [
         (gallery.title, gallery.about, [_card(card) for card in gallery.cards])
@@ -227,8 +224,7 @@ def _words(words: Sequence[tuple[str, float]]) -> list[tuple[str, float, str, bo
 def _looked(card: Card, looked: AttentionMap, image: _Image) -> dict[str, Any]:
     """For each word an overlay image (one pixel per region) and its alt text.
 
-    With them the rectangle to stretch it over, and the hole in the mask around it, in displayed
-    pixels.
+    Also the rectangle to stretch it over, and the hole in the mask around it, in displayed pixels.
     """
     from PIL import Image
 
@@ -274,9 +270,7 @@ def _probability(word: str, p: float) -> float:
 
 
 def _embed(name: str, picture: np.ndarray) -> _Image:
-    """Embed a picture as a data URI: a small flat one as PNG, enlarged by a whole factor, others as
-    JPEG.
-    """
+    """A picture as a data URI: a small flat one as PNG, enlarged by a whole factor, else a JPEG."""
     from PIL import Image
 
     if picture.ndim != 3 or picture.shape[2] != 3 or picture.dtype != np.uint8 or not picture.size:
@@ -312,9 +306,7 @@ def _data(kind: str, content: bytes) -> str:
 
 
 def _curves(history: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Each curve, light and dark, and described in words. None for a single epoch, which the table
-    shows better.
-    """
+    """Each curve, light and dark, with its description; none for a single epoch."""
     curves: list[dict[str, Any]] = []
     if len(history) < 2:
         return curves
@@ -342,9 +334,7 @@ def _course(history: Sequence[Mapping[str, Any]], key: str) -> str:
 
 
 def _epochs(history: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """The history as a table: headings and rows of text. A very long one shows every second, third,
-    ... epoch.
-    """
+    """The history as a table of text; a very long one shows every second, third, ... epoch."""
     every = -(-len(history) // MOST_ROWS)
     told = [
         record for i, record in enumerate(history) if (i + 1) % every == 0 or i == len(history) - 1

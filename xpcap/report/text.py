@@ -1,6 +1,4 @@
-"""Makes untrusted text safe to show: control characters are escaped, and long text is cut. And how
-wide text is, and where it may be cut.
-"""
+"""Untrusted text made safe to show, escaped and cut; and its width, and where lines may break."""
 
 import unicodedata
 
@@ -21,11 +19,10 @@ MARKS = ("Mn", "Me")
 
 
 def visible(text: str, most: int = LONGEST) -> str:
-    """Escape control and bidi characters, as in ``\\x1b``, turn line breaks into spaces, and cut
-    after about `most` characters.
+    r"""Escape control and bidi characters, as in ``\x1b``, and cut after about `most` characters.
 
-    Letters of every script, emoji and their joiners stay as they are. This does not escape HTML; do
-    that as well.
+    Line breaks become spaces. Letters of every script, emoji and their joiners stay. HTML is not
+    escaped.
     """
     signs: list[str] = []
     length = stacked = 0
@@ -46,9 +43,7 @@ def visible(text: str, most: int = LONGEST) -> str:
 
 
 def columns(text: str) -> int:
-    """Columns that a text takes in a terminal: two for a wide East Asian character, none for a
-    combining mark.
-    """
+    """Terminal columns of a text: 2 for a wide East Asian character, 0 for a combining mark."""
     return len(text) if text.isascii() else sum(_columns(sign) for sign in text)
 
 
@@ -63,8 +58,9 @@ def _columns(sign: str) -> int:
 
 
 def pieces(word: str) -> list[str]:
-    """A word in the pieces that a line break may part: characters with their marks, and with the
-    punctuation that must not begin a line.
+    """The parts of a word between which a line may break.
+
+    Characters with their marks, and with punctuation that must not begin a line.
     """
     if word.isascii():
         return list(word)

@@ -1,5 +1,6 @@
-"""What the commands train, evaluate and caption do, as functions: options in; a run folder, scores,
-captions or pages out.
+"""Use cases over a run folder: train, evaluate, caption. Open training.py first.
+
+options.py plans a training, saver.py writes it down, and folder.py has the format of the folder.
 """
 
 from xpcap.runs.captioning import (

@@ -1,6 +1,4 @@
-"""Captions from a run, or from several as one: of the pictures of a data set, beside what people
-wrote, and of new pictures.
-"""
+"""Captions by a run, or by several as one: of a data set's pictures, and of new pictures."""
 
 import json
 import warnings
@@ -8,10 +6,11 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
+from xpcap.backend import Array
 from xpcap.data import CaptionData, open_data
 from xpcap.data.dataset import Source, evenly_spaced, size
 from xpcap.data.vocabulary import Vocabulary, detokenize
@@ -25,7 +24,7 @@ from xpcap.runs.folder import CONFIG, VOCAB, Run, digest, open_run, opened_folde
 
 
 class Ranked(NamedTuple):
-    """One of the captions of a beam, and its total log-probability, END included."""
+    """A caption of a beam, and its total log-probability, END included."""
 
     caption: str
     log_probability: float
@@ -43,12 +42,11 @@ class PictureCaption(NamedTuple):
     references: list[str]
     n_best: Sequence[Ranked] = ()
     attention: Sequence[Sequence[float]] | None = None
-    words: Sequence[str] = ()  # of the caption; empty: those between white space
+    words: Sequence[str] = ()  # of the caption; empty: split at white space
 
 
 def data_of(run: Run, data: CaptionData | str | Path | None = None) -> CaptionData:
-    """A data set as the run sees it: checked to fit, and its features scaled, and projected unless
-    they have been, as the run does it.
+    """A data set checked to fit the run, with the run's scaling, and its projection if it has none.
 
     Parameters
     ----------
@@ -56,7 +54,7 @@ def data_of(run: Run, data: CaptionData | str | Path | None = None) -> CaptionDa
 
     Raises
     ------
-    DataError : it is not there, does not fit the run, or is the run's own and has changed since.
+    DataError : it is missing, does not fit the run, or is the run's own and has changed since.
     """
     where = "the data set"
     if not isinstance(data, CaptionData):
@@ -83,7 +81,6 @@ def data_of(run: Run, data: CaptionData | str | Path | None = None) -> CaptionDa
 
 
 def _own(run: Run) -> Path:
-    """The path of the data that a run was trained on."""
     path = run.path / run.config["data"]  # an absolute path stays what it is
     if not path.exists():
         raise DataError(
@@ -94,7 +91,7 @@ def _own(run: Run) -> Path:
 
 
 def source_of(run: Run) -> Source:
-    """How the data that a run was trained on came about."""
+    """The record of how the run's training data was prepared."""
     return Source.from_json(f"open_run: {run.path}", run.config.get("source", {}))
 
 
@@ -107,18 +104,18 @@ def caption_run(
     policy: Policy | None = None,
     attend: bool = False,
 ) -> list[PictureCaption]:
-    """Captions of `count` pictures spread evenly over a split, each beside its references.
+    """Captions of `count` pictures spread evenly over a split, each with its references.
 
     Parameters
     ----------
     data : as in `data_of`
     policy : chooses the words; captions keep to the run's limits as well. None: greedy
-    attend : whether to give the `attention` of each caption, of a model that attends
+    attend : fill `attention` of each caption, for a model that attends
 
     Raises
     ------
-    DataError : the data set, or the split, is not there or does not fit the run. OptionError : the
-        policy wants longer captions than there are, or no word is left to it.
+    DataError : the data set or the split is missing, or does not fit the run. OptionError : the
+        policy's captions are longer than the run's, or it forbids every word.
     """
     seen = data_of(run, data)
     pictures = captioned(seen, split)
@@ -145,8 +142,8 @@ def caption_chosen(
 ) -> list[PictureCaption]:
     """Captions of the pictures numbered `pictures` of a split of `data_of`, with references.
 
-    `policy` and `attend` are as in `caption_run`. The ranks of `group` share the pictures out; each
-    returns all captions.
+    `policy` and `attend` are as in `caption_run`. The ranks of `group` share the work; each returns
+    all captions.
     """
     images = data.split(split).images
     shard = pictures[group.shard(len(pictures))]
@@ -154,9 +151,8 @@ def caption_chosen(
     for start in bar(range(0, len(shard), batch_size), progress, f"captioning {split}"):
         numbers = shard[start : start + batch_size]
         names = [images[i] for i in numbers.tolist()]
-        captions += caption_features(
-            run, names, data.features(split, numbers), numbers, policy, attend
-        )
+        features = data.features(split, numbers)
+        captions += caption_features(run, names, features, numbers, policy, attend)
     references = data.references(split)
     everything = zip(pictures.tolist(), _all_gather(group, captions), strict=True)
     return [caption._replace(references=references[i]) for i, caption in everything]
@@ -170,14 +166,10 @@ def caption_features(
     policy: Policy | None = None,
     attend: bool = False,
 ) -> Iterator[PictureCaption]:
-    """Captions of pictures by their names and their features (n, D), as the model takes them.
+    """Captions of pictures from their features (n, *shape), preprocessed for the model.
 
-    They end at END or after the run's `max_words`, and never hold NULL, START or UNK.
-
-    Parameters
-    ----------
-    numbers : (n,), of the pictures, for a policy that draws
-    policy, attend : as in `caption_run`
+    They end at END or after the run's `max_words`, and never hold NULL, START or UNK. `numbers`
+    (n,) seed a policy that samples; `policy` and `attend` are as in `caption_run`.
     """
     model, vocabulary, max_words = run.model, run.vocabulary, run.config["max_words"]
     within = _limited(policy or Policy(max_length=max_words), vocabulary, max_words)
@@ -202,7 +194,7 @@ def attention_maps(
 ) -> Sequence[Sequence[Sequence[float]] | None]:
     """Attention over regions (T, P) of each caption, given as words; rows sum to 1.
 
-    None if the model does not attend.
+    None for each if the model does not attend.
     """
     if not run.model.config.attends:
         return [None] * len(captions)
@@ -212,7 +204,7 @@ def attention_maps(
 
 
 def _limited(policy: Policy, vocabulary: Vocabulary, max_words: int) -> Policy:
-    """A policy that keeps to `max_words` too, and to words that mean something."""
+    """The policy within `max_words`, and without NULL, START and UNK."""
     special = {vocabulary.null, vocabulary.start, vocabulary.unk}
     never = special | {*check_ids("caption", policy.forbid)}
     if not set(range(len(vocabulary))) - never - {vocabulary.end}:
@@ -225,7 +217,6 @@ def _limited(policy: Policy, vocabulary: Vocabulary, max_words: int) -> Policy:
 
 
 def _all_gather(group: Group, captions: list[PictureCaption]) -> list[PictureCaption]:
-    """The captions of all ranks, in their order, on every rank."""
     if group.size == 1:
         return captions
     shards = group.all_gather(json.dumps(captions))
@@ -240,7 +231,7 @@ BATCH = 64  # pictures captioned at once
 
 
 class Skipped(NamedTuple):
-    """A picture that could not be captioned, and why."""
+    """A picture that could not be captioned, and the reason."""
 
     image: str
     reason: str
@@ -257,29 +248,27 @@ def caption_files(
     attend: bool = False,
     on_remark: Callable[[str], object] | None = None,
 ) -> tuple[list[PictureCaption], list[Skipped]]:
-    """Captions of picture files, of the pictures in folders and their folders, and behind URLs.
+    """Captions of picture files, of pictures in folders (recursively), and of URLs.
 
-    They go through the encoder that made the run's features.
+    They go through the encoder that computed the run's features.
 
     Parameters
     ----------
     paths : files, folders and URLs, or one of them; text that begins with ``http://`` or
         ``https://`` is a URL
-    keep : is given each URL and its picture, to show it without another download
+    keep : called with each URL and its picture, to show it without another download
     policy, attend : as in `caption_run`
-    group : ranks that share the pictures out; each returns all captions. Rank 0 does all if there
-        are URLs
-    on_remark : is given a line on each folder's other files, and on folders in it that cannot be
-        read
+    group : ranks that share the work; each returns all captions. Rank 0 does all if there are URLs
+    on_remark : called with a sentence on each folder's other files, and on unreadable subfolders
 
     Returns
     -------
-    captions, in the order of `paths`; and what could not be read, with the reason: pictures,
-        folders without one, and URLs, which are limited as in `read_url`
+    captions, in the order of `paths`; and a Skipped for each unreadable picture or URL, and each
+        folder without a picture. URLs are limited as in `read_url`
 
     Raises
     ------
-    DataError : the run was trained on features that no encoder of this package made.
+    DataError : the run's features come from no encoder of this package.
     """
     encoder = _encoder_of(run)
     captions: list[PictureCaption] = []
@@ -365,7 +354,7 @@ def _find(
 
 
 def _skipped(source: str | Path, error: DataError) -> Skipped:
-    """The reason, without the function and path that the message begins with."""
+    """The error's reason, without the function and path that its message begins with."""
     return Skipped(str(source), str(error).partition(f": {source}")[2].lstrip(": ") or str(error))
 
 
@@ -373,8 +362,9 @@ def _skipped(source: str | Path, error: DataError) -> Skipped:
 
 
 def is_run(path: str | Path) -> bool:
-    """Whether a run folder is at `path`, or one with its first stage alone. It may be damaged. What
-    may not be looked at, or has a name that no file can have, is none.
+    """True if a run folder, perhaps damaged, or its first stage alone, is at `path`.
+
+    An unreadable or impossible path is none.
     """
     try:
         return all((opened_folder(path) / name).is_file() for name in (CONFIG, VOCAB))
@@ -385,16 +375,14 @@ def is_run(path: str | Path) -> bool:
 def open_runs(
     paths: Sequence[str | Path], *, on_remark: Callable[[str], object] = warnings.warn
 ) -> Run[Captioner]:
-    """Open run folders as one run, whose model is the Ensemble of theirs; one alone as `open_run`
-    does.
+    """Open run folders as one run, whose model is an Ensemble; one alone as by `open_run`.
 
     Its data, config and record are those of the first. `on_remark` is as in `open_run`.
 
     Raises
     ------
-    DataError : as in `open_run`; or the runs do not have the same vocabulary, `max_words`, and
-        encoder, projection and scaling of features.
-        ValueError : no path.
+    DataError : as in `open_run`; or the runs differ in vocabulary, `max_words`, or the encoder,
+        projection or scaling of features. ValueError : no path.
     """
     if not paths:
         raise ValueError("open_runs: got no run folder, expected at least one")
@@ -421,7 +409,7 @@ def open_runs(
 
 
 def _difference(first: Run[CaptioningRNN], other: Run[CaptioningRNN]) -> str:
-    """What keeps two runs from captioning together, in words; empty: nothing does."""
+    """The reason why two runs cannot caption together; empty: none."""
     runs = first, other
     if digest(first.vocabulary) != digest(other.vocabulary):
         return (
@@ -448,6 +436,6 @@ def _both(texts: Iterable[object]) -> str:
     return " and ".join(map(str, texts))
 
 
-def _alike(one: Any, other: Any) -> bool:
-    """Whether two projections or scalings have the same arrays, or neither has any."""
+def _alike(one: Sequence[Array] | None, other: Sequence[Array] | None) -> bool:
+    """True if both have the same arrays, or both are None."""
     return (one is None) == (other is None) and all(map(np.array_equal, one or (), other or ()))

@@ -1,4 +1,4 @@
-"""The doctor: usual causes of bad captions in a run, measured, judged, and what to do."""
+"""The doctor: common causes of bad captions in a run, measured and judged, with advice."""
 
 import math
 from collections import Counter
@@ -16,18 +16,19 @@ from xpcap.data.vocabulary import UNK, detokenize
 from xpcap.layers.cells import Activation
 from xpcap.memory import fresh
 from xpcap.metrics import Words
-from xpcap.models import network
+from xpcap.models import Captioner, network
 from xpcap.models.batch import prepare_batch
 from xpcap.models.captioning_rnn import CaptioningRNN
 from xpcap.runs.captioning import captioned, data_of
 from xpcap.runs.folder import Run, learnt
 from xpcap.training.evaluate import teacher_forced
+from xpcap.training.state import Record
 
 OK, CHECK, BAD, UNKNOWN = "ok", "check", "bad", "unknown"
 
 
 class Diagnosis(NamedTuple):
-    """One number about a run, and what follows from it."""
+    """One measurement of a run, with its verdict."""
 
     name: str  # key, as in the docs
     title: str  # what is measured
@@ -38,19 +39,19 @@ class Diagnosis(NamedTuple):
     row: tuple[str, str, str, str, str]  # as tables show it
 
     def to_json(self) -> dict[str, Any]:
-        """As an object for JSON."""
+        """The diagnosis as an object for JSON."""
         return {name: getattr(self, name) for name in ("name", "value", "limit", "verdict", "text")}
 
 
 @dataclass(frozen=True)
 class Symptom:
-    """Something that the doctor measures.
+    """A measurement and the limits of its verdicts.
 
     Parameters
     ----------
     name, title : as in Diagnosis
     check, bad : limits of the verdicts; smaller numbers are worse if `bad` is the smaller one
-    share : whether it is a share, to be shown in per cent
+    share : show the value in per cent
     """
 
     name: str
@@ -62,26 +63,20 @@ class Symptom:
     def verdict(self, value: float) -> str:
         """OK, CHECK or BAD. A value at a limit is on its good side."""
         sign = 1 if self.bad > self.check else -1
-        return (
-            BAD
-            if sign * value > sign * self.bad
-            else CHECK
-            if sign * value > sign * self.check
-            else OK
-        )
+        if sign * value > sign * self.bad:
+            return BAD
+        return CHECK if sign * value > sign * self.check else OK
 
     def found(self, value: float, meaning: str, advice: str) -> Diagnosis:
-        """The finding for a value: its meaning in a sentence, with the advice unless all is
-        well.
-        """
+        """The diagnosis for a value: its meaning, then the advice unless the verdict is OK."""
         verdict = self.verdict(value)
-        return self._finding(value, verdict, meaning if verdict == OK else f"{meaning} {advice}")
+        return self._diagnosis(value, verdict, meaning if verdict == OK else f"{meaning} {advice}")
 
     def unknown(self, why: str) -> Diagnosis:
-        """The finding where nothing could be measured."""
-        return self._finding(None, UNKNOWN, why)
+        """The diagnosis without a measurement, and the reason."""
+        return self._diagnosis(None, UNKNOWN, why)
 
-    def _finding(self, value: float | None, verdict: str, text: str) -> Diagnosis:
+    def _diagnosis(self, value: float | None, verdict: str, text: str) -> Diagnosis:
         limit = f"at {'most' if self.bad > self.check else 'least'} {self._shown(self.check)}"
         row = (verdict, self.name, "" if value is None else self._shown(value), limit, self.title)
         return Diagnosis(self.name, self.title, value, self.check, verdict, text, row)
@@ -93,8 +88,7 @@ class Symptom:
 # The examination
 
 
-# pictures among which captions are compared with one another: the more there are, the more repeat
-MOST_DIFFERENT = 1000
+MOST_DIFFERENT = 1000  # captions compared with one another: the more there are, the more repeat
 MOST_UNFORBIDDEN = 500  # pictures captioned once more, with UNK allowed
 
 
@@ -104,13 +98,13 @@ def examine_run(
     data: CaptionData | str | Path | None = None,
     split: str = "val",
 ) -> list[Diagnosis]:
-    """Look for the usual reasons of bad captions.
+    """Measure the common causes of bad captions.
 
     Parameters
     ----------
     captions : the run's captions as lists of words, one for each picture of the split that has
-        references, in the order of the pictures, as `evaluate_run` gives them
-    data, split : that they are of, as in `evaluate_run`
+        references, in the order of the pictures, as `evaluate_run` returns them
+    data, split : of the captions, as in `evaluate_run`
 
     Returns
     -------
@@ -118,7 +112,7 @@ def examine_run(
 
     Raises
     ------
-    DataError : the data set, or the split, is not there or does not fit the run. ValueError : the
+    DataError : the data set or the split is missing, or does not fit the run. ValueError : the
         captions are not those of the split.
     """
     seen = data_of(run, data)
@@ -133,6 +127,7 @@ def examine_run(
     compared = evenly_spaced(len(pictures), MOST_DIFFERENT)
     known, prepared = run.vocabulary.idx_to_word, run.config.get("source", {})
     same = alike(_learnt(run, seen))
+    unforbidden = _unforbidden(run, seen, split)
     return [
         same,
         features(run.model, encoded, split, same.verdict not in (OK, UNKNOWN)),
@@ -140,9 +135,7 @@ def examine_run(
         repeats(captions),
         ending(captions, references, run.config["max_words"]),
         length(captions, references),
-        unknown_words(
-            _unforbidden(run, seen, split), lacking_words(references, known)[0], prepared
-        ),
+        unknown_words(unforbidden, lacking_words(references, known)[0], prepared),
         vocabulary(references, known, prepared),
         overfitting(*learnt(run)),
         gates(run.model, encoded, split),
@@ -150,53 +143,48 @@ def examine_run(
 
 
 def _learnt(run: Run, data: CaptionData) -> list[bytes] | None:
-    """Some of the run's training captions, as it read them; None: this is other data."""
+    """A sample of the run's training captions, as encoded bytes; None: this is other data."""
     if "train" not in data.splits or run.config.get("data_stamp", data.stamp) != data.stamp:
         return None
     captions = data.split("train").captions
-    return [
-        np.asarray(captions[i]).tobytes()
-        for i in evenly_spaced(len(captions), MOST_DIFFERENT).tolist()
-    ]
+    chosen = evenly_spaced(len(captions), MOST_DIFFERENT)
+    return [np.asarray(captions[i]).tobytes() for i in chosen.tolist()]
 
 
 def _unforbidden(run: Run, data: CaptionData, split: str) -> list[list[str]]:
-    """Captions of some pictures of a split if UNK were a word like any other, without END."""
+    """Captions of a sample of the pictures, without END, by a model that may say UNK."""
     pictures = captioned(data, split)
     rows = pictures[evenly_spaced(len(pictures), MOST_UNFORBIDDEN)]
     vocabulary = run.vocabulary
-    captions = run.model.sample(
-        data.features(split, rows),
-        run.config["max_words"],
-        forbid=(vocabulary.null, vocabulary.start),
-    )
+    forbid, most = (vocabulary.null, vocabulary.start), run.config["max_words"]
+    captions = run.model.sample(data.features(split, rows), most, forbid=forbid)
     return [
         [vocabulary.idx_to_word[i] for i in ids if i not in (vocabulary.end, vocabulary.null)]
         for ids in captions.tolist()
     ]
 
 
-# What captions show of their model
+# Symptoms in captions
 
 
-# The reasons give figures of Flickr8k's val split. Good runs learnt from 6,000 pictures and score
-# CIDEr 0.4 and more, poor ones learnt from 250.
+# The reasons for the limits give figures of Flickr8k's val split. Good runs learnt from 6,000
+# pictures and score CIDEr 0.4 and more, poor ones learnt from 250.
 
 # Of 1,000 captions of Flickr8k all differ, of generated ones 98 in 100. Of a handful to learn from
 # each is a large share.
 ALIKE = Symptom(
     "alike", "training captions that are one and the same, among at most 1,000", check=0.5, bad=0.9
 )
-# Good runs say 745 to 855 different captions on 1,000 pictures, the first after two epochs 278.
-# Both limits are shares of how much people's captions differ.
+# Good runs have 745 to 855 distinct captions on 1,000 pictures, the first after two epochs 278.
+# Both limits are relative to the share of distinct references.
 VARIETY = Symptom("variety", "captions that differ, among at most 1,000", check=0.25, bad=0.10)
-# Of what people write 0.0003, of generated captions 0.002; runs learnt from 400 photos with a
-# caption each 0.62 to 0.78.
+# References 0.0003, generated captions 0.002; runs learnt from 400 photos with a caption each 0.62
+# to 0.78.
 REPEATS = Symptom(
     "repeats", "captions with one to three words twice in a row", check=0.05, bad=0.20
 )
 MOST_REPEATED = 3  # words
-# Good runs 0.00 to 0.03, poor ones 0.14; of what people write, 0.03 is that long. A quarter is no
+# Good runs 0.00 to 0.03, poor ones 0.14; of the references 0.03 are that long. A quarter is no
 # accident of a few odd pictures.
 ENDING = Symptom(
     "ending", "captions that ran to the length limit without an end", check=0.05, bad=0.25
@@ -209,8 +197,8 @@ SHORT = Symptom(
 LONG = Symptom(
     "length", "words in a caption, over those in a reference", check=1.25, bad=1.6, share=False
 )
-# Good runs 0.01, 1,000 pictures to learn from 0.11, 250 pictures 0.39. As <UNK> is never said, each
-# such word is replaced by a less likely one.
+# Good runs 0.01, 1,000 pictures to learn from 0.11, 250 pictures 0.39. As <UNK> is never decoded,
+# a less likely word replaces it.
 UNKNOWN_WORDS = Symptom(
     "unknown", "words that would be <UNK> if that could be said", check=0.05, bad=0.20
 )
@@ -222,12 +210,9 @@ VOCABULARY = Symptom(
 
 
 def alike(learnt: Sequence[Hashable] | None) -> Diagnosis:
-    """Share of training captions that are the same as the most frequent one.
+    """Share of training captions equal to the most frequent one, of at most 1,000.
 
-    Parameters
-    ----------
-    learnt : at most 1,000 of those that the run learnt from, as it read them; None: they are not at
-        hand
+    `learnt` None: the captions are not at hand.
     """
     if not learnt:
         return ALIKE.unknown("The captions that the run learnt from are not in this data.")
@@ -241,13 +226,12 @@ def alike(learnt: Sequence[Hashable] | None) -> Diagnosis:
 
 
 def variety(captions: Sequence[Words], references: Sequence[Words]) -> Diagnosis:
-    """Share of captions that differ.
+    """Share of distinct captions.
 
     Parameters
     ----------
-    captions : one caption a picture, of at most 1,000: among more pictures the share that differs
-        is smaller
-    references : one reference for each of them; what people say of alike pictures is alike as well
+    captions : one a picture, of at most 1,000: the share falls with the number of pictures
+    references : one reference for each, since limits scale with the share of distinct references
     """
     counts = Counter(map(detokenize, captions))
     people = len({tuple(words) for words in references}) / len(references)
@@ -264,7 +248,7 @@ def variety(captions: Sequence[Words], references: Sequence[Words]) -> Diagnosis
 
 
 def repeats(captions: Sequence[Words]) -> Diagnosis:
-    """Share of captions with a word, or up to three words, twice in a row."""
+    """Share of captions in which one to three words stand twice in a row."""
     twice = [found for words in captions if (found := repeated(words))]
     most = f", most often {Counter(twice).most_common(1)[0][0]!r}" if twice else ""
     return REPEATS.found(
@@ -278,7 +262,7 @@ def repeats(captions: Sequence[Words]) -> Diagnosis:
 
 
 def repeated(words: Words) -> str:
-    """The first word, or two or three words, that are said twice in a row; empty: none."""
+    """The first one to three words that stand twice in a row, both times; empty: none."""
     for n in range(1, MOST_REPEATED + 1):
         for i in range(len(words) - 2 * n + 1):
             if words[i : i + n] == words[i + n : i + 2 * n]:
@@ -289,8 +273,7 @@ def repeated(words: Words) -> str:
 def ending(captions: Sequence[Words], references: Sequence[Words], limit: int) -> Diagnosis:
     """Share of captions without END within `limit` words."""
     share, people = (
-        _share(len(words) >= limit for words in captions),
-        _share(len(words) >= limit for words in references),
+        _share(len(words) >= limit for words in texts) for texts in (captions, references)
     )
     short_limit = (
         f"Of the references {people:.1%} are that long: prepare the data with a larger `max_words`."
@@ -307,18 +290,16 @@ def ending(captions: Sequence[Words], references: Sequence[Words], limit: int) -
 
 
 def length(captions: Sequence[Words], references: Sequence[Words]) -> Diagnosis:
-    """Length of captions over that of references."""
+    """Mean length of captions over that of references."""
     ours, theirs = _mean(captions), _mean(references)
     ratio = ours / max(theirs, 1e-9)
-    shorter, longer = (
-        (
-            "Short captions lose to BLEU's brevity penalty. Search with a higher `length_penalty`"
-            " if you use a beam; else train for more epochs."
-        ),
-        (
-            "Long captions say things twice. See whether captions end, and whether the training"
-            " captions are as long as these references."
-        ),
+    shorter = (
+        "Short captions lose to BLEU's brevity penalty. Search with a higher `length_penalty`"
+        " if you use a beam; else train for more epochs."
+    )
+    longer = (
+        "Long captions say things twice. See whether captions end, and whether the training"
+        " captions are as long as these references."
     )
     meaning = f"A caption has {ours:.1f} words on average, a reference {theirs:.1f}."
     return SHORT.found(ratio, meaning, shorter) if ratio < 1 else LONG.found(ratio, meaning, longer)
@@ -327,13 +308,12 @@ def length(captions: Sequence[Words], references: Sequence[Words]) -> Diagnosis:
 def unknown_words(
     captions: Sequence[Words], targets: float, prepared: Mapping[str, Any]
 ) -> Diagnosis:
-    """Share of words that would be UNK.
+    """Share of UNK in `captions`, of a model that may say it.
 
     Parameters
     ----------
-    captions : captions of a model that may say UNK
     targets : share of UNK in the references, as the model reads them
-    prepared : the record of the data that the run learnt from
+    prepared : the record of the training data
     """
     share = _share(word == UNK for words in captions for word in words)
     return UNKNOWN_WORDS.found(
@@ -348,9 +328,7 @@ def unknown_words(
 def vocabulary(
     references: Sequence[Words], known: Sequence[str], prepared: Mapping[str, Any]
 ) -> Diagnosis:
-    """Share of the references' words that the vocabulary lacks. `prepared` as in
-    `unknown_words`.
-    """
+    """Share of the references' words outside the vocabulary. `prepared` as in `unknown_words`."""
     share, lacking = lacking_words(references, known)
     named = ", ".join(f"{word} ({n:,})" for word, n in lacking.most_common(5))
     return VOCABULARY.found(
@@ -363,7 +341,7 @@ def vocabulary(
 
 
 def _more_words(prepared: Mapping[str, Any]) -> str:
-    """The options that make a larger vocabulary, with their present values."""
+    """The options that enlarge the vocabulary, with their present values."""
     fewest, most = prepared.get("min_count"), prepared.get("vocabulary_size")
     if most is not None:
         return f"a larger `vocabulary` than {most}"
@@ -375,7 +353,7 @@ def _more_words(prepared: Mapping[str, Any]) -> str:
 
 
 def lacking_words(references: Sequence[Words], known: Iterable[str]) -> tuple[float, Counter[str]]:
-    """The share of words that are not among the `known` ones, and how often each occurs."""
+    """The share of words that are not among the `known` ones, and their counts."""
     words, known = Counter(word for caption in references for word in caption), set(known) - {UNK}
     lacking = Counter({word: n for word, n in words.items() if word not in known})
     return lacking.total() / max(words.total(), 1), lacking
@@ -390,16 +368,17 @@ def _mean(captions: Sequence[Words]) -> float:
     return sum(map(len, captions)) / max(len(captions), 1)
 
 
-# What only the model shows
+# Symptoms in the model
 
 
-# captions scored with the wrong picture, at most: the ratio is then good to a few per cent
-SCORED = 1000
-READ = 256  # captions read to look at gates, at most: millions of activations
+SCORED = (
+    1000  # captions scored with the wrong picture, at most: the ratio is good to a few per cent
+)
+READ = 256  # captions whose gates are measured, at most: millions of activations
 EXCHANGE = 0  # random stream of the exchange of pictures
 
-# Runs learnt from 250 to 6,000 photographs 1.6 to 3.5, from generated pictures 13; from features
-# without meaning 1.00.
+# Runs learnt from 250 to 6,000 photographs 1.6 to 3.5, from generated pictures 13; from meaningless
+# features 1.00.
 FEATURES = Symptom(
     "features",
     "perplexity with the wrong picture, over that with its own",
@@ -416,21 +395,20 @@ OVERFITTING = Symptom(
 # in every step, at 4 % more loss.
 OVERFITTING_BY_CAPTIONS = Symptom(OVERFITTING.name, OVERFITTING.title, check=0.10, bad=0.25)
 # Good runs 0.3 with the image in the initial state, 0.65 with it in every step, 0.53 on generated
-# pictures; with all weights three times as large 0.72
-# to 0.88, ten times 0.91 to 0.96. On toy data learning rates of 0.01, 0.1, 0.3 and 1 leave 0.42,
-# 0.76, 0.94 and 0.99, and captions that get worse.
+# pictures; with all weights three times as large 0.72 to 0.88, ten times 0.91 to 0.96. On toy data
+# learning rates of 0.01, 0.1, 0.3 and 1 leave 0.42, 0.76, 0.94 and 0.99, and worse captions.
 GATES = Symptom(
     "gates", "gates, or units of an RNN, at the ends of their range", check=0.8, bad=0.95
 )
 
 
-def features(model: Any, data: CaptionData, split: str, alike: bool = False) -> Diagnosis:
-    """Perplexity of the references with the features of another picture, over that with their own.
+def features(model: Captioner, data: CaptionData, split: str, alike: bool = False) -> Diagnosis:
+    """Perplexity of the references with another picture's features, over that with their own.
 
     Parameters
     ----------
     data : encoded with the model's vocabulary, features scaled
-    alike : the training captions are, so that features cannot help
+    alike : the training captions are alike, so that features cannot help
     """
     of, pictures = data.split(split), captioned(data, split)
     if len(pictures) < 2:
@@ -444,35 +422,31 @@ def features(model: Any, data: CaptionData, split: str, alike: bool = False) -> 
     chosen = evenly_spaced(len(of.captions), SCORED)
     own, wrong = (teacher_forced(model, seen, split, captions=chosen) for seen in (data, exchanged))
     ratio = math.exp(min((wrong.loss - own.loss) * own.n / max(own.tokens, 1), 700.0))
+    same = (
+        "The captions hardly depend on the picture, as the training captions are alike: see above."
+    )
+    mixed_up = (
+        "The captions hardly depend on the picture. Check that features and names of pictures"
+        " belong together and that features differ from picture to picture, train with"
+        " `feature_scaling` standardize, and for more epochs."
+    )
     return FEATURES.found(
         ratio,
         f"With the features of another picture, the perplexity of the references is {ratio:.2f}"
         " times as high.",
-        (
-            "The captions hardly depend on the picture, as the training captions are alike: see"
-            " above."
-            if alike
-            else (
-                "The captions hardly depend on the picture. Check that features and names of"
-                " pictures belong together and that features differ from picture to picture, train"
-                " with `feature_scaling` standardize, and for more epochs."
-            )
-        ),
+        same if alike else mixed_up,
     )
 
 
-def overfitting(history: Sequence[Mapping[str, Any]], kept: Any) -> Diagnosis:
-    """Whether validation loss rose while training loss fell.
+def overfitting(history: Sequence[Record], epoch: object) -> Diagnosis:
+    """Rise of the validation loss since its lowest, from records of epochs.
 
-    Parameters
-    ----------
-    history : records of epochs
-    kept : number of the epoch whose parameters the run keeps
+    `epoch` is the number of the epoch whose parameters the run holds.
     """
     if any("train_reward" in record for record in history):
         keeps = (
-            f"epoch {kept}, the best by CIDEr-D"
-            if kept
+            f"epoch {epoch}, the best by CIDEr-D"
+            if epoch
             else "what it started from, since no epoch was better by CIDEr-D"
         )
         return OVERFITTING.unknown(
@@ -500,7 +474,7 @@ def overfitting(history: Sequence[Mapping[str, Any]], kept: Any) -> Diagnosis:
         else f"Validation loss was lowest in the last epoch, {last['epoch']}."
     )
     by_heart = (
-        f"The later epochs learnt the training captions by heart; the run keeps epoch {kept}. More"
+        f"The later epochs learnt the training captions by heart; the run keeps epoch {epoch}. More"
         " captions, more `dropout`, or fewer `hidden` units move the lowest point down."
     )
     diverging = "Training loss rose as well, so it is not the captions: train with a lower `lr`."
@@ -509,8 +483,8 @@ def overfitting(history: Sequence[Mapping[str, Any]], kept: Any) -> Diagnosis:
     )
 
 
-def gates(model: Any, data: CaptionData, split: str) -> Diagnosis:
-    """Share of the cell's activations that is saturated on references. `data` as in `features`."""
+def gates(model: CaptioningRNN, data: CaptionData, split: str) -> Diagnosis:
+    """Share of the cell's activations that are saturated on references. `data` as in `features`."""
     batch = data.minibatch(split, evenly_spaced(len(data.split(split).captions), READ))
     shares = {}
     for name, (values, low, high) in activations(model, *batch).items():
@@ -528,7 +502,7 @@ def gates(model: Any, data: CaptionData, split: str) -> Diagnosis:
     )
 
 
-def _positive(value: Any) -> bool:
+def _positive(value: object) -> bool:
     return isinstance(value, int | float) and math.isfinite(value) and value > 0
 
 
@@ -546,13 +520,6 @@ def activations(model: CaptioningRNN, features: Array, captions: Array) -> dict[
     """
     config, params = model.config, model.params
     buffer = fresh(params.flat)
-    (part,) = prepare_batch(
-        "activations",
-        config,
-        params.flat,
-        model.word_to_idx["<NULL>"],
-        features,
-        captions,
-        [buffer],
-    )
+    like, null = params.flat, model.word_to_idx["<NULL>"]
+    (part,) = prepare_batch("activations", config, like, null, features, captions, [buffer])
     return config.recurrent.activations(network.forward(config, params, part, buffer).cell)

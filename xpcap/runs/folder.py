@@ -1,6 +1,4 @@
-"""The format of a run folder: what its files are called and hold, written whole, and read with
-nothing taken on trust. No pickle.
-"""
+"""Format of a run folder: its files, written atomically and checked when read. No pickle."""
 
 import contextlib
 import hashlib
@@ -27,14 +25,11 @@ FORMAT = 1
 CONFIG, VOCAB, HISTORY, TIMES = "config.json", "vocab.json", "history.jsonl", "times.jsonl"
 BEST, LAST = "best.safetensors", "last.safetensors"
 PROJECTION = "projection.safetensors"  # where the data was prepared with PCA
-DATA, PICTURES = (
-    "data.h5",
-    "pictures",
-)  # of generated pictures: the data set, and its val split as PNGs
-FIRST = "cross-entropy"  # folder in the folder of a run of two stages: the first, a run of its own
+DATA, PICTURES = "data.h5", "pictures"  # generated: the data set, and its val split as PNGs
+FIRST = "cross-entropy"  # subfolder of a run of two stages: the first stage, a run of its own
 LOCK = ".lock"
-FIGURE = 1e15  # the largest that is read of a history: it can be drawn and compared
-LARGEST = 10**6  # of any size in a config: what is larger is a mistake or a trap
+FIGURE = 1e15  # the largest value read from a history: it can be drawn and compared
+LARGEST = 10**6  # of any size in a config: a larger one is a mistake or an attack
 MOST_CONFIG, MOST_VOCAB = 2**20, 16 * 2**20  # bytes
 TEXTS = (  # settings of a config that are text
     "data",
@@ -48,22 +43,24 @@ TEXTS = (  # settings of a config that are text
     "tokeniser",
 )
 
+Config = dict[str, Any]  # content of config.json
 Model_co = TypeVar("Model_co", bound=Captioner, covariant=True)
 
 
 class Run(NamedTuple, Generic[Model_co]):
-    """A run folder opened for use: the model with its best parameters, and what goes with it. Of
-    several opened as one, what the first holds.
+    """An opened run folder: the model with its best parameters, and their context.
+
+    Of several opened as one, all but the model is of the first.
     """
 
     path: Path
-    config: dict[str, Any]
+    config: Config
     vocabulary: Vocabulary
     scaling: FeatureScaling
     model: Model_co
-    meta: dict[str, Any]  # the record of the epoch that the parameters are from
-    projection: Projection | None = None  # of raw features, where the data was prepared with PCA
-    others: tuple[Path, ...] = ()  # the folders of the other runs that are opened as one with this
+    meta: Record  # of the epoch that the parameters are from
+    projection: Projection | None = None  # of raw features, if the data was prepared with PCA
+    others: tuple[Path, ...] = ()  # folders of the other runs, of several opened as one
 
     @property
     def paths(self) -> tuple[Path, ...]:
@@ -80,12 +77,12 @@ class Run(NamedTuple, Generic[Model_co]):
 
     @property
     def preprocessing(self) -> Preprocessing:
-        """What turns features, as the encoder makes them, into what the model takes."""
+        """The map from the encoder's features to the model's: projection, then scaling."""
         return Preprocessing(self.projection, self.scaling)
 
     @property
     def raw_shape(self) -> tuple[int, ...]:
-        """Shape of a feature as the encoder makes it."""
+        """Shape of a feature as the encoder computes it."""
         shape = self.model.config.feature_shape
         return shape if self.projection is None else (*shape[:-1], len(self.projection.mean))
 
@@ -93,15 +90,10 @@ class Run(NamedTuple, Generic[Model_co]):
 def open_run(
     path: str | Path, *, on_remark: Callable[[str], object] = warnings.warn
 ) -> Run[CaptioningRNN]:
-    """Open a run folder and build its model, with the best parameters, on the backend in force. No
-    random number is drawn.
+    """Open a run folder: its model with the best parameters, on the backend in force.
 
-    Of two stages whose second has no parameters yet, the first is opened, with the best that it has
-    so far.
-
-    Parameters
-    ----------
-    on_remark : called with a sentence where the first of two stages is opened
+    No random number is drawn. Of two stages whose second has no parameters yet, the first is
+    opened, with its best so far; `on_remark` is then called with a sentence.
 
     Raises
     ------
@@ -135,29 +127,23 @@ def open_run(
 
 
 def opened_folder(path: str | Path) -> Path:
-    """The folder that the run at `path` is opened from: its own, or that of its first stage while
-    the second has no best parameters.
-    """
+    """The folder that `open_run` opens: `path`, or its first stage until the second has a best."""
     path = Path(path)
-    return (
-        path / FIRST if not (path / BEST).is_file() and (path / FIRST / CONFIG).is_file() else path
-    )
+    first_only = not (path / BEST).is_file() and (path / FIRST / CONFIG).is_file()
+    return path / FIRST if first_only else path
 
 
 # config.json
 
 
-def write_config(path: Path, config: Mapping[str, Any]) -> None:
-    """Write the config of a run folder: the fields of its ModelConfig, the options it was trained
-    with, and what it was made from.
-    """
-    write_text(
-        path / CONFIG, json.dumps({"format": FORMAT, **config}, indent=2, sort_keys=True) + "\n"
-    )
+def write_config(path: Path, config: Config) -> None:
+    """Write config.json: the ModelConfig's fields, the training options, and versions and data."""
+    text = json.dumps({"format": FORMAT, **config}, indent=2, sort_keys=True)
+    write_text(path / CONFIG, text + "\n")
 
 
-def read_config(path: Path) -> dict[str, Any]:
-    """Read the config of a run folder, and check the settings that a run is used by.
+def read_config(path: Path) -> Config:
+    """Read config.json, and check the settings that a run needs.
 
     Raises
     ------
@@ -172,12 +158,8 @@ def read_config(path: Path) -> dict[str, Any]:
             " expected a run folder from 'train'"
         )
     config = _read_json(file, MOST_CONFIG)
-    check_format(
-        "open_run",
-        file,
-        config.get("format") if isinstance(config, dict) else type(config).__name__,
-        FORMAT,
-    )
+    found = config.get("format") if isinstance(config, dict) else type(config).__name__
+    check_format("open_run", file, found, FORMAT)
     config.setdefault("tokeniser", ASCII)  # runs from before it was recorded
     for key in TEXTS:
         if not isinstance(config.get(key), str):
@@ -201,7 +183,7 @@ def read_config(path: Path) -> dict[str, Any]:
     return config
 
 
-def model_config(file: Path, config: Mapping[str, Any]) -> ModelConfig:
+def model_config(file: Path, config: Config) -> ModelConfig:
     """The ModelConfig in a run's config. DataError : there is none; it names `file`."""
     shape = config.get("feature_shape")
     if not isinstance(shape, list):
@@ -219,7 +201,7 @@ def model_config(file: Path, config: Mapping[str, Any]) -> ModelConfig:
         raise DataError(f"open_run: {file} holds no model: {error}; damaged?") from error
 
 
-def _check_size(file: Path, name: str, size: Any) -> None:
+def _check_size(file: Path, name: str, size: object) -> None:
     if type(size) is not int or not 1 <= size <= LARGEST:
         raise DataError(
             f"open_run: {file} has {name} {str(size)[:60]!r}, expected a whole number in"
@@ -231,12 +213,12 @@ def _check_size(file: Path, name: str, size: Any) -> None:
 
 
 def write_vocabulary(path: Path, vocabulary: Vocabulary) -> None:
-    """Write the vocabulary of a run folder."""
+    """Write vocab.json."""
     write_text(path / VOCAB, json.dumps(vocabulary.idx_to_word, ensure_ascii=False) + "\n")
 
 
 def read_vocabulary(path: Path, tokeniser: str) -> Vocabulary:
-    """Read the vocabulary of a run folder. DataError : missing, or damaged."""
+    """Read vocab.json. DataError : missing, or damaged."""
     words = _read_json(path / VOCAB, MOST_VOCAB)
     if not isinstance(words, list) or not all(isinstance(word, str) for word in words):
         raise DataError(
@@ -247,26 +229,24 @@ def read_vocabulary(path: Path, tokeniser: str) -> Vocabulary:
 
 
 def digest(vocabulary: Vocabulary) -> str:
-    """A digest of the words and their order: equal for equal vocabularies only."""
+    """SHA-256 of the words in their order."""
     return hashlib.sha256("\n".join(vocabulary.idx_to_word).encode()).hexdigest()
 
 
-def write_lines(path: Path, records: list[dict[str, Any]]) -> None:
+def write_lines(path: Path, records: list[Record]) -> None:
     """Write records as one JSON object a line."""
     write_text(path, "".join(json.dumps(record, sort_keys=True) + "\n" for record in records))
 
 
-def read_times(path: Path, epochs: int) -> list[dict[str, Any]]:
-    """The records of times.jsonl for the first `epochs` epochs. Nothing is decided by clock times,
-    so unreadable records are left out.
-    """
+def read_times(path: Path, epochs: int) -> list[Record]:
+    """The records of times.jsonl for the first `epochs` epochs; unreadable ones are left out."""
     return [record for record in _records(path / TIMES) if record["epoch"] <= epochs]
 
 
-def read_history(path: Path) -> list[dict[str, Any]]:
-    """The records of history.jsonl, for people to read about, epoch 0 that of the start, where it
-    was scored: what is no figure, or cannot be read, is left out. Training itself goes by its
-    checkpoint.
+def read_history(path: Path) -> list[Record]:
+    """The records of history.jsonl, for display; training itself reads its checkpoint.
+
+    Epoch 0 is the start, if it was scored. Values that are no number, or unreadable, are left out.
     """
     return [
         {name: x for name, x in record.items() if type(x) in (int, float) and abs(x) <= FIGURE}
@@ -274,7 +254,7 @@ def read_history(path: Path) -> list[dict[str, Any]]:
     ]
 
 
-def _records(file: Path) -> list[dict[str, Any]]:
+def _records(file: Path) -> list[Record]:
     """The records of a file of one JSON object an epoch; none if it cannot be read."""
     try:
         records = [json.loads(line) for line in read_text(file, MOST_VOCAB).splitlines()]
@@ -305,25 +285,15 @@ def _read_json(path: Path, most: int) -> Any:
 
 
 def save_parameters(
-    path: Path, params: Mapping[str, Array], scaling: FeatureScaling, meta: Mapping[str, Any]
+    path: Path, params: Mapping[str, Array], scaling: FeatureScaling, meta: Record
 ) -> None:
-    """Write parameters and feature scaling, with `meta` beside them. Equal content gives equal
-    bytes.
-    """
-    write_tensors(
-        path,
-        {**{name: to_numpy(x) for name, x in params.items()}, **scaling_tensors(scaling)},
-        meta,
-    )
+    """Write parameters, feature scaling and `meta`. Equal content gives equal bytes."""
+    tensors = {name: to_numpy(x) for name, x in params.items()}
+    write_tensors(path, {**tensors, **scaling_tensors(scaling)}, meta)
 
 
-def load_parameters(path: Path) -> tuple[dict[str, np.ndarray], FeatureScaling, dict[str, Any]]:
-    """Read what save_parameters wrote, as host arrays.
-
-    Raises
-    ------
-    DataError : missing, damaged, or not ours.
-    """
+def load_parameters(path: Path) -> tuple[dict[str, np.ndarray], FeatureScaling, Record]:
+    """Read the file of `save_parameters` to host arrays. DataError : missing, damaged, not ours."""
     if not path.is_file():
         raise DataError(_nothing_yet(path.parent, path.name))
     tensors, meta = read_tensors(path, "open_run")
@@ -341,7 +311,7 @@ def _nothing_yet(folder: Path, file: str) -> str:
 def check_parameters(
     path: Path, tensors: Mapping[str, np.ndarray], shapes: Mapping[str, tuple[int, ...]]
 ) -> None:
-    """DataError : what was read from `path` are not finite float32 parameters of these `shapes`."""
+    """DataError : the tensors of `path` are not finite float32 parameters of these `shapes`."""
     if set(tensors) != set(shapes):
         raise DataError(
             f"open_run: {path} holds {', '.join(sorted(tensors))[:200]}, expected"
@@ -363,22 +333,18 @@ def check_parameters(
 
 
 def write_projection(path: Path, projection: Projection) -> None:
-    """Write the projection of a run's features."""
+    """Write projection.safetensors."""
     write_tensors(path / PROJECTION, projection._asdict(), {})
 
 
-def read_projection(path: Path, config: Mapping[str, Any]) -> Projection | None:
-    """Read the projection of a run's features; None if its config says that there is none.
-    DataError : missing, or damaged.
-    """
+def read_projection(path: Path, config: Config) -> Projection | None:
+    """Read projection.safetensors; None if the config has none. DataError : missing, or damaged."""
     size = config.get("projected_from")
     if size is None:
         return None
     _check_size(path / CONFIG, "projected_from", size)
-    file, shapes = (
-        path / PROJECTION,
-        {"mean": (size,), "components": (size, config["feature_shape"][-1])},
-    )
+    file = path / PROJECTION
+    shapes = {"mean": (size,), "components": (size, config["feature_shape"][-1])}
     if not file.is_file():
         raise DataError(
             f"open_run: {file} is missing, expected the PCA that the run's features go through;"
@@ -395,11 +361,11 @@ def read_projection(path: Path, config: Mapping[str, Any]) -> Projection | None:
 _MEAN, _SCALE = "feature_scaling.mean", "feature_scaling.scale"
 
 
-def check_scaling(path: Path, scaling: FeatureScaling, config: Mapping[str, Any]) -> None:
+def check_scaling(path: Path, scaling: FeatureScaling, config: Config) -> None:
     """DataError : a feature scaling read from `path` does not fit a run with that config."""
-    expected = (
-        None if config["feature_scaling"] == "none" else tuple(config["feature_shape"][-1:])
-    )  # all regions alike
+    # All regions are scaled alike
+    scaled = config["feature_scaling"] != "none"
+    expected = tuple(config["feature_shape"][-1:]) if scaled else None
     for name, values in (("mean", scaling.mean), ("scale", scaling.scale)):
         shape = None if values is None else values.shape
         fits = shape == expected and (
@@ -414,14 +380,14 @@ def check_scaling(path: Path, scaling: FeatureScaling, config: Mapping[str, Any]
 
 
 def scaling_tensors(scaling: FeatureScaling) -> dict[str, np.ndarray]:
-    """A scaling as tensors of a file."""
+    """The scaling's arrays by their names in a file."""
     if scaling.mean is None or scaling.scale is None:
         return {}
     return {_MEAN: scaling.mean, _SCALE: scaling.scale}
 
 
 def pop_scaling(tensors: dict[str, np.ndarray]) -> FeatureScaling:
-    """Take the scaling out of what was read from a file."""
+    """Remove the scaling from the tensors of a file, and return it."""
     return FeatureScaling(tensors.pop(_MEAN, None), tensors.pop(_SCALE, None))
 
 
@@ -429,9 +395,7 @@ def pop_scaling(tensors: dict[str, np.ndarray]) -> FeatureScaling:
 
 
 class Checkpoint(NamedTuple):
-    """Content of last.safetensors: the state of training, and what belongs to the run as a
-    whole.
-    """
+    """Content of last.safetensors: the training state, and the run's scaling and vocabulary."""
 
     state: TrainingState
     scaling: FeatureScaling
@@ -445,13 +409,13 @@ def save_state(
     scaling: FeatureScaling | None = None,
     vocabulary: str = "",
 ) -> None:
-    """Write a state of training, with its run's feature scaling and digest of the vocabulary.
+    """Write a training state, with its run's feature scaling and digest of the vocabulary.
 
     Equal states give equal bytes.
 
     Raises
     ------
-    OSError : the file cannot be written; what was there before is intact. TypeError : no state.
+    OSError : the file cannot be written; the one before is intact. TypeError : no TrainingState.
     """
     if not isinstance(state, TrainingState):
         raise TypeError(
@@ -464,7 +428,7 @@ def save_state(
 
 
 def load_state(path: str | Path, shapes: Mapping[str, tuple[int, ...]]) -> TrainingState:
-    """Read what save_state wrote, for a model with these parameters: ``model.params.shapes``.
+    """Read a training state, for a model with these parameters: ``model.params.shapes``.
 
     Raises
     ------
@@ -474,7 +438,7 @@ def load_state(path: str | Path, shapes: Mapping[str, tuple[int, ...]]) -> Train
 
 
 def load_checkpoint(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> Checkpoint:
-    """Like load_state, with the scaling and the vocabulary's digest."""
+    """As `load_state`, with the scaling and the vocabulary's digest."""
     tensors, meta = read_tensors(path, "load_state")
     scaling, vocabulary = pop_scaling(tensors), meta.get("vocabulary")
     if not isinstance(vocabulary, str):
@@ -482,28 +446,27 @@ def load_checkpoint(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> Checkp
             f"load_state: {path} has no digest of a vocabulary, expected a training state; is it a"
             f" {BEST}, or from an older xpcap?"
         )
-    return Checkpoint(
-        from_tensors(f"load_state: {path}", tensors, meta, shapes), scaling, vocabulary
-    )
+    state = from_tensors(f"load_state: {path}", tensors, meta, shapes)
+    return Checkpoint(state, scaling, vocabulary)
 
 
-# Where parameters come from
+# The origin of the parameters
 
 
 def best_digest(path: str | Path) -> str:
-    """A digest of the parameters that a run keeps."""
+    """SHA-256 of the run's file of best parameters."""
     return hashlib.sha256((opened_folder(path) / BEST).read_bytes()).hexdigest()
 
 
-def learnt(run: Run) -> tuple[list[Record], Any]:
-    """Records of the training that a run's parameters are from, and the number of their epoch.
+def learnt(run: Run) -> tuple[list[Record], object]:
+    """History of the stage that a run's parameters are from, and the number of their epoch.
 
-    Those of the first stage where it is the better.
+    Of two stages the first if it is the better. The number is as recorded, so perhaps none.
     """
-    kept = run.meta.get("epoch")
-    first = read_history(run.path / FIRST) if kept == 0 else []
+    epoch = run.meta.get("epoch")
+    first = read_history(run.path / FIRST) if epoch == 0 else []
     best = best_of(first)
-    return (read_history(run.path), kept) if best is None else (first, best.get("epoch"))
+    return (read_history(run.path), epoch) if best is None else (first, best.get("epoch"))
 
 
 def origin(run: Run) -> str:
@@ -512,19 +475,19 @@ def origin(run: Run) -> str:
     def cider(value: float | None) -> str:
         return "" if value is None else f", CIDEr {value:.3f} on val"
 
-    records, kept = read_history(run.path), run.meta.get("epoch")
-    epochs = max((record.get("epoch", 0) for record in records), default=kept)
+    records, epoch = read_history(run.path), run.meta.get("epoch")
+    epochs = max((record.get("epoch", 0) for record in records), default=epoch)
     first = read_history(run.path / FIRST)
-    if not first and kept == 0:
+    if not first and epoch == 0:
         return (
             f"Captions are those of {run.config['start']}, which training started from: none of"
             f" {epochs} epochs made them better."
         )
     if not first:
-        return f"Captions come from epoch {kept} of {epochs}."
+        return f"Captions come from epoch {epoch} of {epochs}."
     best = best_of(first) or {}
     before = next((record for record in records if record.get("epoch") == 0), best).get("val_cider")
-    if kept == 0:
+    if epoch == 0:
         scores = [
             record["val_cider"]
             for record in records
@@ -537,7 +500,7 @@ def origin(run: Run) -> str:
         )
     return (
         "Captions come from the second of two stages, training on the score (epoch "
-        f"{kept} of {epochs}{cider(run.meta.get('val_cider'))}), after {len(first)} epochs of "
+        f"{epoch} of {epochs}{cider(run.meta.get('val_cider'))}), after {len(first)} epochs of "
         f"cross entropy{cider(before)}."
     )
 
@@ -553,28 +516,28 @@ def find_file(path: str | Path, name: str) -> Path | None:
 
 @contextlib.contextmanager
 def reserved(path: Path, resume: bool) -> Iterator[None]:
-    """A run folder, made if need be, tidied up, and kept from other trainers meanwhile.
+    """Create a run folder if need be, remove leftovers, and lock other trainers out meanwhile.
 
-    If the work fails before a first checkpoint, what was made is removed.
+    If the work fails before a first checkpoint, the folder is removed if it was created here.
 
     Raises
     ------
     DataError : something exists there, with `resume` something other than a run; or another process
-        trains there. OSError : it cannot be made, or locked.
+        trains there. OSError : it cannot be created, or locked.
     """
     if resume:
         check_resumable(path)
     else:
         check_free(path)
-    made = _make(path, may_exist=resume)
+    created = _create(path, may_exist=resume)
     with lock(path):
         try:
             _tidy(path)
             yield
         except BaseException:
-            if made and not find_file(path, LAST):
+            if created and not find_file(path, LAST):
                 shutil.rmtree(path, ignore_errors=True)
-                _remove_empty(made)
+                _remove_empty(created)
             raise
 
 
@@ -606,7 +569,7 @@ def check_resumable(path: Path) -> None:
 
 @contextlib.contextmanager
 def lock(path: Path) -> Iterator[None]:
-    """Keep other trainers out of a run folder meanwhile.
+    """Lock other trainers out of a run folder meanwhile.
 
     The lock is the operating system's, so it ends with the process, however that ends.
 
@@ -643,11 +606,8 @@ def _tidy(path: Path) -> None:
         shutil.rmtree(pictures)
 
 
-def _make(path: Path, may_exist: bool) -> list[Path]:
-    """Make a folder and its parents; return those that were missing.
-
-    What another process makes meanwhile is its own.
-    """
+def _create(path: Path, may_exist: bool) -> list[Path]:
+    """Create a folder and its parents, and return those that were missing."""
     missing = [folder for folder in (path, *path.parents) if not folder.exists()]
     try:
         path.mkdir(parents=True, exist_ok=may_exist)
@@ -659,5 +619,5 @@ def _make(path: Path, may_exist: bool) -> list[Path]:
 
 def _remove_empty(folders: list[Path]) -> None:
     for folder in folders:
-        with contextlib.suppress(OSError):  # not made yet, or in use by another process by now
+        with contextlib.suppress(OSError):  # missing, or in use by another process by now
             folder.rmdir()

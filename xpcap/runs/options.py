@@ -1,4 +1,4 @@
-"""Options of `train`: defaults, their record in a run, and the plan of training that they make."""
+"""Options of `train`: defaults, their record in a run, and the training plan that results."""
 
 import math
 from collections.abc import Callable, Mapping
@@ -17,6 +17,7 @@ from xpcap.runs.folder import (
     FIRST,
     LARGEST,
     LAST,
+    Config,
     check_resumable,
     opened_folder,
     read_config,
@@ -26,7 +27,7 @@ from xpcap.training.objectives import CROSS_ENTROPY, OBJECTIVES, SELF_CRITICAL
 
 @dataclass(frozen=True)
 class TrainOptions:
-    """The options of `train`. Their defaults stand here, those for generated pictures in GENERATED.
+    """The options of `train`, with their defaults; those of generated pictures are in GENERATED.
 
     Parameters
     ----------
@@ -36,8 +37,8 @@ class TrainOptions:
     objective : "cross-entropy", or "self-critical", which goes on from a run: see
         xpcap.training.objectives
     samples : captions of a picture that self-critical training samples
-    sharpen : factor on the scores of words that self-critical training begins with
-    out : run folder to make; None: a fresh folder under runs/
+    sharpen : factor on the logits at the start of self-critical training
+    out : run folder to create; None: a fresh folder under runs/
     cell : "lstm" or "rnn"
     hidden : H, size of the hidden state
     wordvec : W, size of a word vector
@@ -47,18 +48,17 @@ class TrainOptions:
     batch_size : N, captions in a batch; in self-critical training those sampled, of batch_size //
         samples pictures
     lr : Adam's learning rate in the first epoch
-    lr_decay : factor on the learning rate after each epoch; "linear": it falls with every step, to
-        zero after the last
-    select : what tells the best epoch: "loss" or "cider"; see CaptioningSolver
+    lr_decay : factor on the learning rate after each epoch; "linear": a linear fall to zero
+    select : criterion of the best epoch: "loss" or "cider"; see CaptioningSolver
     clip : largest global norm of a gradient; 0: no clipping
     dropout : share of features, word vectors and hidden units dropped, in [0, 1)
-    smoothing : share of each target word's probability that all words get alike, in [0, 1)
+    smoothing : share of the target probability spread evenly over all words, in [0, 1)
     inject : how the image enters, a name in xpcap.models.config.INJECT; "attention" and
         "attention+every-step" need a data set of grids
     feature_scaling : "standardize" or "none", fitted on the train split
     seed : of weights, order of captions, dropout and generated pictures
     patience : stop after this many epochs in a row without a better one; 0: never
-    save_every : how often to save within an epoch, in seconds ("60s") or steps ("200")
+    save_every : interval between checkpoints within an epoch, in seconds ("60s") or steps ("200")
     resume : continue the run at `out` if there is one
     """
 
@@ -89,24 +89,14 @@ class TrainOptions:
     resume: bool = False
 
 
-NO_SETTINGS = (
-    "out",
-    "save_every",
-    "resume",
-)  # they do not change what is learnt, and are not kept with a run
-MAY_CHANGE = (
-    "data",
-    "start",
-    "epochs",
-    "patience",
-)  # on resume: training so far does not depend on them
-OF_MODEL = ("cell", "hidden", "wordvec", "inject", "feature_scaling")  # the parameters decide them
+NO_SETTINGS = ("out", "save_every", "resume")  # no effect on the parameters; not in the config
+MAY_CHANGE = ("data", "start", "epochs", "patience")  # on resume: no effect on training so far
+OF_MODEL = ("cell", "hidden", "wordvec", "inject", "feature_scaling")  # fixed by the parameters
 
 
-# Fifteen thousand scenes need few epochs, and none of what keeps a captioner from learning
-# photographs by heart. Their features keep their scale:
-# standardising would blow up rare ones, and a captioner that memorises those does not carry over to
-# combinations it has not seen.
+# Fifteen thousand scenes need few epochs, and no regularisation. Their features stay unscaled:
+# standardising would blow up rare ones, and a captioner that memorises those does not generalise
+# to new combinations.
 GENERATED = TrainOptions(
     hidden=256,
     wordvec=128,
@@ -123,8 +113,8 @@ GENERATED = TrainOptions(
 )
 
 
-# Of training on the score itself, where they differ from those of the run that it starts from.
-SELF_CRITICAL_DEFAULTS: dict[str, Any] = {
+# Defaults of self-critical training; other options are those of the run that it starts from
+SELF_CRITICAL_DEFAULTS: Config = {
     "objective": SELF_CRITICAL,
     "epochs": 5,
     "score_epochs": 0,
@@ -137,18 +127,11 @@ SELF_CRITICAL_DEFAULTS: dict[str, Any] = {
 
 
 def check_options(options: TrainOptions) -> None:
-    """OptionError : an option is out of range that would be noticed late, after a first stage, or
-    not at all.
-    """
+    """OptionError : an option out of range that would be noticed after a first stage, or never."""
     if options.objective not in OBJECTIVES:
         raise unknown("train_run", "`objective`", options.objective, OBJECTIVES)
-    for name, least in (
-        ("epochs", 0),
-        ("score_epochs", 0),
-        ("patience", 0),
-        ("seed", 0),
-        ("samples", 2),
-    ):
+    least_of = {"epochs": 0, "score_epochs": 0, "patience": 0, "seed": 0, "samples": 2}
+    for name, least in least_of.items():
         value = getattr(options, name)
         if not (isinstance(value, int | np.integer) and value >= least):
             raise OptionError(
@@ -161,16 +144,15 @@ def check_options(options: TrainOptions) -> None:
 
 
 def epochs_for(captions: int, batch_size: int) -> int:
-    """The epochs of cross entropy for a train split of so many captions, where none are given: 8,
-    or up to 60 if that few steps would be below 1,200.
+    """Default number of cross-entropy epochs for a train split of `captions` captions.
+
+    8, or up to 60 if 8 would be fewer than 1,200 steps.
     """
     return max(8, min(60, math.ceil(1200 / math.ceil(captions / batch_size))))
 
 
 def default_out(options: TrainOptions) -> Path:
-    """The first of runs/NAME-CELL, runs/NAME-CELL-2, ... that does not exist; NAME is the
-    data's.
-    """
+    """The first free one of runs/NAME-CELL, runs/NAME-CELL-2, ...; NAME is the data's."""
     name = f"{Path(options.data).resolve().stem if options.data else 'pictures'}-{options.cell}"
     k = 1
     while (path := Path("runs") / (name if k == 1 else f"{name}-{k}")).exists():
@@ -178,42 +160,38 @@ def default_out(options: TrainOptions) -> Path:
     return path
 
 
-def settings_of(options: TrainOptions) -> dict[str, Any]:
-    """The options as a run's config stores them: without NO_SETTINGS, `data` and `start` as paths,
-    which are absolute unless they lie in the run.
+def settings_of(options: TrainOptions) -> Config:
+    """The options as a run's config stores them, without NO_SETTINGS.
+
+    `data` and `start` are absolute paths, or relative if they lie in the run.
     """
     settings = {key: value for key, value in asdict(options).items() if key not in NO_SETTINGS}
-    data, start = (_kept(path, options.out) for path in (options.data, options.start))
+    data, start = (_stored_path(path, options.out) for path in (options.data, options.start))
     return {**settings, "data": data or DATA, "start": start}
 
 
-def _kept(path: str | Path | None, out: str | Path | None) -> str:
+def _stored_path(path: str | Path | None, out: str | Path | None) -> str:
     if path is None:
         return ""
     whole = Path(path).resolve()
-    inside = out is not None and whole.is_relative_to(Path(out).resolve())
-    return (
-        whole.relative_to(Path(out).resolve()).as_posix()
-        if inside and out is not None
-        else str(whole)
-    )
+    folder = None if out is None else Path(out).resolve()
+    if folder is not None and whole.is_relative_to(folder):
+        return whole.relative_to(folder).as_posix()
+    return str(whole)
 
 
-def options_of(config: Mapping[str, Any], out: Path) -> TrainOptions:
-    """The options that the run at `out` was trained with, from its config: the inverse of
-    settings_of.
+def options_of(config: Config, out: Path) -> TrainOptions:
+    """The options that the run at `out` was trained with: the inverse of `settings_of`.
 
     Raises
     ------
     DataError : a setting is missing, or has a value of the wrong kind.
     """
-    kept: dict[str, Any] = {
-        "data": None if config["data"] == DATA else out / config["data"],
-        "out": out,
-    }
-    kept["start"] = out / config["start"] if config["start"] else None
+    data = None if config["data"] == DATA else out / config["data"]
+    start = out / config["start"] if config["start"] else None
+    settings: Config = {"data": data, "out": out, "start": start}
     for name, default in asdict(TrainOptions()).items():
-        if name in (*kept, *NO_SETTINGS):
+        if name in (*settings, *NO_SETTINGS):
             continue
         value, kind = config.get(name), type(default)
         if name == "lr_decay":
@@ -227,18 +205,17 @@ def options_of(config: Mapping[str, Any], out: Path) -> TrainOptions:
                 f"train_run: the config of {out} has {name} {str(value)[:60]!r}, expected"
                 f" {kind.__name__} from 'train'; damaged?"
             )
-        kept[name] = value
-    return TrainOptions(**kept)
+        settings[name] = value
+    return TrainOptions(**settings)
 
 
 # Completing the options that a user gives
 
 
 def choose(data: str | Path | None, given: Mapping[str, Any]) -> TrainOptions:
-    """Complete the options that were given.
+    """Complete the given options by those of a run, or by the defaults.
 
-    With `resume` by those of the run at `out`, with `start` by those of that run, else by the
-    defaults.
+    The run is the one at `out` with `resume`, or the one at `start`.
 
     Raises
     ------
@@ -279,10 +256,9 @@ def _defaults(data: str | Path | None, given: Mapping[str, Any]) -> TrainOptions
 
 
 def _options_from(start: str | Path, given: Mapping[str, Any]) -> TrainOptions:
-    """Options of training that starts from a run.
+    """Options of training that starts from a run: its model and data, then the objective's.
 
-    Those of its model and data, then the objective's defaults. OptionError : one given contradicts
-    the model. DataError : `start` is no run folder.
+    OptionError : one given contradicts the model. DataError : `start` is no run folder.
     """
     start = opened_folder(start)
     run = options_of(read_config(start), start)
@@ -297,13 +273,12 @@ def _options_from(start: str | Path, given: Mapping[str, Any]) -> TrainOptions:
             f"train_run: {listed} given with `start`, expected the model of {start}; leave them"
             " out, or train from the beginning"
         )
-    chosen: dict[str, Any] = {"objective": CROSS_ENTROPY, "score_epochs": 0}
+    chosen: Config = {"objective": CROSS_ENTROPY, "score_epochs": 0}
     if given.get("objective") == SELF_CRITICAL:
         chosen = SELF_CRITICAL_DEFAULTS
     data = start / DATA if run.data is None else run.data
-    return replace(
-        run, **{"out": None, "start": start, "data": data, "seed": TrainOptions.seed, **chosen}
-    )
+    chosen = {"out": None, "start": start, "data": data, "seed": TrainOptions.seed, **chosen}
+    return replace(run, **chosen)
 
 
 # The plan of training
@@ -313,7 +288,7 @@ class Stage(NamedTuple):
     """One training in one folder."""
 
     options: TrainOptions  # complete: `out` is the stage's folder, `epochs` is known
-    config: dict[str, Any] | None  # of the run to go on with there; None: it begins
+    config: Config | None  # of the run to continue there; None: a new run
 
     @property
     def folder(self) -> Path:
@@ -322,10 +297,10 @@ class Stage(NamedTuple):
 
 
 class Plan(NamedTuple):
-    """All of a training, known before anything is written: its stages, and the data of them all.
+    """All stages of a training, and their data, known before anything is written.
 
-    Two stages are cross entropy in the folder FIRST of the run's, a run of its own, then
-    self-critical training from its best parameters. A first stage that is done is left out.
+    Two stages are cross entropy in the subfolder FIRST, a run of its own, then self-critical
+    training from its best parameters. A first stage that is done is left out.
     """
 
     stages: list[Stage]
@@ -333,7 +308,7 @@ class Plan(NamedTuple):
 
 
 def resolve(options: TrainOptions, open_path: Callable[[Path | None], CaptionData]) -> Plan:
-    """Plan a training at `options.out`, by the options and by what has been done there before.
+    """Plan a training at `options.out`, from the options and the run that is there.
 
     Parameters
     ----------
@@ -341,8 +316,8 @@ def resolve(options: TrainOptions, open_path: Callable[[Path | None], CaptionDat
 
     Raises
     ------
-    DataError : the data cannot be opened, or is not what the run began with. OptionError : options
-        contradict the run, or are of self-critical training with nothing to start from.
+    DataError : the data cannot be opened, or is not the run's. OptionError : options contradict the
+        run, or are of self-critical training without a start.
     """
     out = Path(options.out or "")
     begun = _run_at(out)
@@ -376,11 +351,7 @@ def resolve(options: TrainOptions, open_path: Callable[[Path | None], CaptionDat
 
     stages = [Stage(replace(options, out=folder), first and first.config)]
     if staged:
-        changed: dict[str, Any] = {
-            "data": options.data,
-            "save_every": options.save_every,
-            "resume": True,
-        }
+        changed: Config = {"save_every": options.save_every, "resume": True}
         if begun:
             changed["data"] = options.data or begun.options.data
             stages = [Stage(replace(begun.options, **changed), begun.config)]
@@ -391,15 +362,15 @@ def resolve(options: TrainOptions, open_path: Callable[[Path | None], CaptionDat
     for stage in stages:
         if stage.config is not None and stage.config["data_stamp"] != data.stamp:
             raise DataError(
-                f"train_run: {path or stage.folder / DATA} is not the data that {stage.folder} "
-                "began with, expected the "
-                "same, unchanged; give its path as `data`, or begin another run"
+                f"train_run: {path or stage.folder / DATA} is not the data that {stage.folder}"
+                " began with, expected the same, unchanged; give its path as `data`, or begin"
+                " another run"
             )
     return Plan(stages, data)
 
 
 def _run_at(folder: Path) -> Stage | None:
-    """The run in a folder, as it was recorded; None: there is none."""
+    """The run in a folder, from its config; None: there is none."""
     if not (folder / CONFIG).is_file():
         return None
     config = read_config(folder)
@@ -407,22 +378,14 @@ def _run_at(folder: Path) -> Stage | None:
 
 
 def check_agreement(options: TrainOptions, run: TrainOptions) -> None:
-    """Check that options do not contradict those of the run to continue. More epochs, or another
-    patience, are no contradiction.
+    """OptionError : options contradict those of the run to continue; it names all that differ.
 
-    With a learning rate that falls to zero in the last epoch, other epochs are one: every step
-    would have been another.
-
-    Raises
-    ------
-    OptionError : they do; it names all that differ.
+    More epochs, or another patience, are no contradiction. But with a learning rate that falls to
+    zero in the last epoch, other epochs are one: every step would have been another.
     """
-    names = [
-        field.name
-        for field in fields(TrainOptions)
-        if field.name not in (*NO_SETTINGS, *MAY_CHANGE)
-    ]
-    different = [name for name in names if getattr(options, name) != getattr(run, name)]
+    names = [field.name for field in fields(TrainOptions)]
+    fixed = [name for name in names if name not in (*NO_SETTINGS, *MAY_CHANGE)]
+    different = [name for name in fixed if getattr(options, name) != getattr(run, name)]
     if not different and options.epochs != run.epochs and run.lr_decay == LINEAR:
         raise OptionError(
             f"train_run: `epochs` {options.epochs} given with `resume`, expected the {run.epochs}"

@@ -1,13 +1,10 @@
-"""Pages of a run: its scores, curves and best, worst and random captions; and pages or PNGs of any
-captioned pictures.
-"""
+"""Pages of a run (scores, curves, captions), and pages or PNGs of any captioned pictures."""
 
 import math
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -31,40 +28,30 @@ from xpcap.runs.captioning import (
 from xpcap.runs.folder import FIRST, PICTURES, Run, origin, read_history
 from xpcap.runs.scoring import Evaluation
 from xpcap.shapes import KIND, picture_of
+from xpcap.training.state import Record
 
 PAGE = "index.html"
 SHOWN = 9  # pictures in each gallery of a run
 BEAM = 5  # hypotheses of a picture, all of them shown
 DRAWN = 60  # most pictures in a PNG: twenty rows of three
-# pixels of the longer side of a downloaded picture that is kept, as much as a page or PNG shows
-KEPT = 320
+THUMBNAIL = 320  # pixels of a downloaded picture's longer side, as many as a page or PNG shows
 NOTE = "sentence BLEU-4"
-Look = Callable[
-    [str], np.ndarray | None
-]  # name of a picture to the picture; None if it is not at hand
+Look = Callable[[str], np.ndarray | None]  # a picture by its name; None: not at hand
 
 
-def whole_history(
-    folder: Path, records: Sequence[Mapping[str, Any]]
-) -> tuple[list[dict[str, Any]], int]:
-    """A run's records for people to look at: of two stages those of the first, then the second's
-    epochs counted on; and how many are the first's.
-    """
+def whole_history(folder: Path, records: Sequence[Record]) -> tuple[list[Record], int]:
+    """Records of both stages in a row, epochs counted on, and how many are the first stage's."""
     epochs = [record for record in read_history(folder / FIRST) if record.get("epoch") != 0]
     first = [{**record, "epoch": number} for number, record in enumerate(epochs, start=1)]
-    return [
-        *first,
-        *(
-            {**record, "epoch": len(first) + record["epoch"]}
-            for record in records
-            if record["epoch"] or not first
-        ),
-    ], len(first)
+    second = [
+        {**record, "epoch": len(first) + record["epoch"]}
+        for record in records
+        if record["epoch"] or not first
+    ]
+    return first + second, len(first)
 
 
-def write_progress_page(
-    folder: str | Path, epochs: int, records: Sequence[Mapping[str, Any]]
-) -> None:
+def write_progress_page(folder: str | Path, epochs: int, records: Sequence[Record]) -> None:
     """Write the page of a run in training: its curves so far."""
     folder = Path(folder)
     whole, before = whole_history(folder, records)
@@ -78,15 +65,14 @@ def write_progress_page(
 
 def write_run_page(
     run: Run,
-    records: Sequence[Mapping[str, Any]],
+    records: Sequence[Record],
     evaluation: Evaluation | None,
     data: CaptionData | None = None,
 ) -> None:
-    """Write the page of a finished run: curves, settings and, if it was scored, scores with their
-    protocols and three galleries.
+    """Write the page of a finished run: curves, settings and, if scored, scores and galleries.
 
-    Each picture has its caption and the `BEAM` best that a beam search finds. `data` is what was
-    scored; None: the run's own.
+    Each picture has its caption and the `BEAM` best of a beam search. `data` is the data set of the
+    scores; None: the run's own.
     """
     scored = (
         f", scored on the {evaluation.n:,} pictures of {evaluation.split}" if evaluation else ""
@@ -103,9 +89,7 @@ def write_run_page(
 
 
 def _scores(evaluation: Evaluation) -> list[tuple[str, str, str, str]]:
-    """Each score in plain words, and its protocol, which begins with half the width of the interval
-    if it has one.
-    """
+    """Title, value, meaning and protocol of each score, with half the width of its interval."""
     plain = evaluation.plain
     return [
         (
@@ -119,9 +103,7 @@ def _scores(evaluation: Evaluation) -> list[tuple[str, str, str, str]]:
 
 
 def check_new_file(path: str | Path, suffix: str, *, command: str = "caption") -> None:
-    """DataError : a page, PNG or table cannot be written to `path`. Call it before the work whose
-    result goes there.
-    """
+    """DataError : a page, PNG or table cannot be written to `path`. Call it before long work."""
     path = Path(path)
     if path.suffix.lower() != suffix:
         raise DataError(
@@ -143,11 +125,8 @@ def write_caption_page(
 ) -> None:
     """Write a page of captioned pictures. DataError : `path` exists, or cannot be written to."""
     check_new_file(path, ".html")
-    about = (
-        "In the order they were given."
-        if not any(caption.references for caption in captions)
-        else "Spread evenly over the split."
-    )
+    of_split = any(caption.references for caption in captions)
+    about = "Spread evenly over the split." if of_split else "In the order they were given."
     cards = (_card(run, caption, look) for caption in bar(captions, progress, "writing the page"))
     write_page(
         path,
@@ -164,7 +143,7 @@ def write_caption_png(
     *,
     on_remark: Callable[[str], object] = warnings.warn,
 ) -> int:
-    """Write captioned pictures as one PNG: the first 60 that are at hand.
+    """Write captioned pictures as one PNG: the first 60 whose files are at hand.
 
     Parameters
     ----------
@@ -172,7 +151,7 @@ def write_caption_png(
 
     Returns
     -------
-    int : how many there are in it
+    int : the number of pictures in it
 
     Raises
     ------
@@ -197,13 +176,12 @@ def write_caption_png(
 
 
 def look_at_files(name: str) -> np.ndarray | None:
-    """A picture whose name is its path."""
+    """The picture at the path `name`; None if it cannot be read."""
     return _read_or_none(Path(name))
 
 
 class Downloads:
-    """Small copies of downloaded pictures: a page shows what was captioned, though the link may be
-    dead or lead to another picture by then.
+    """Thumbnails of downloaded pictures, for pages: a link may change or die after captioning.
 
     Hand `keep` to `caption_files`, and `look` to `write_caption_page` and `write_caption_png`.
     """
@@ -212,24 +190,24 @@ class Downloads:
         self._small: dict[str, np.ndarray] = {}
 
     def keep(self, url: str, picture: np.ndarray) -> None:
-        """Keep a small copy."""
+        """Store a thumbnail."""
         from PIL import Image
 
         small = Image.fromarray(picture)
-        small.thumbnail((KEPT, KEPT), Image.Resampling.LANCZOS)
+        small.thumbnail((THUMBNAIL, THUMBNAIL), Image.Resampling.LANCZOS)
         self._small[url] = np.asarray(small)
 
     def look(self, name: str) -> np.ndarray | None:
-        """The copy of a URL's picture, or a picture whose name is its path."""
-        kept = self._small.get(name)
-        return look_at_files(name) if kept is None else kept
+        """The thumbnail of a URL, or the picture at a path."""
+        thumbnail = self._small.get(name)
+        return look_at_files(name) if thumbnail is None else thumbnail
 
 
 def look_in(run: Run, source: Source) -> Look:
-    """Pictures of a data set with that source, from the folder that it remembers; generated ones
-    from the run folder, or drawn again.
+    """Lookup of a data set's pictures in the folder that `source` names.
 
-    Names come from files of anybody's: what lies outside the folder is not opened.
+    Generated ones come from the run folder, or are drawn again. Names may be hostile: files outside
+    the folder are not opened.
     """
     folder = run.path / PICTURES if source.pictures is None else Path(source.pictures)
 
@@ -253,30 +231,17 @@ def _read_or_none(path: Path) -> np.ndarray | None:
         return None  # the page shows an empty frame that says so
 
 
-def _words(caption: PictureCaption) -> Sequence[str]:
-    return caption.words or caption.caption.split()
-
-
 def _card(run: Run, caption: PictureCaption, look: Look, note: str = "") -> Card:
-    words, picture = (
-        list(zip(_words(caption), caption.probabilities, strict=True)),
-        look(caption.image),
-    )
-    return Card(
-        caption.image,
-        picture,
-        words,
-        caption.references,
-        note,
-        caption.n_best,
-        _looked(run, caption, picture),
-    )
+    words = list(zip(caption.words or caption.caption.split(), caption.probabilities, strict=True))
+    picture = look(caption.image)
+    attention = _attention_map(run, caption, picture)
+    return Card(caption.image, picture, words, caption.references, note, caption.n_best, attention)
 
 
-def _looked(run: Run, caption: PictureCaption, picture: np.ndarray | None) -> AttentionMap | None:
-    """Where the run looked, over the part of the picture that its encoder sees. None: it is not
-    known, or the places are not K x K.
-    """
+def _attention_map(
+    run: Run, caption: PictureCaption, picture: np.ndarray | None
+) -> AttentionMap | None:
+    """Attention over the encoder's part of the picture; None: unknown, or regions not K x K."""
     weights = np.array(caption.attention or ())
     side = math.isqrt(weights.size // len(weights)) if weights.size else 0
     if picture is None or not side or side * side != weights.shape[1]:
@@ -293,15 +258,12 @@ def _facts(run: Run) -> list[tuple[str, str]]:
         for key, value in config.items()
         if key not in ("format", "source", "data_stamp", "data")
     ]
-    made = [
-        ("data", Path(config["data"]).name),
-        *((f"data: {key}", str(value)) for key, value in source.items()),
-    ]
-    return [*rows, ("parameters", f"{run.model.size:,}"), *made]
+    rows += [("parameters", f"{run.model.size:,}"), ("data", Path(config["data"]).name)]
+    return rows + [(f"data: {key}", str(value)) for key, value in source.items()]
 
 
 def _galleries(run: Run, evaluation: Evaluation, data: CaptionData | None) -> list[Gallery]:
-    """Best, worst and random captions of the split that a run was scored on."""
+    """Best, worst and random captions of the scored split."""
     look, scores = look_in(run, source_of(run)), evaluation.per_picture["bleu"]
     order = sorted(range(evaluation.n), key=lambda i: -scores[i])
     count = min(SHOWN, max(1, len(order) // 3))
@@ -314,9 +276,8 @@ def _galleries(run: Run, evaluation: Evaluation, data: CaptionData | None) -> li
         "Worst": (f"The {count} with the lowest.", order[::-1][:count]),
         "Random": (f"{count} drawn at random.", sorted(drawn.tolist())),
     }
-    searched = _searched(
-        run, evaluation, data, sorted({i for _, numbers in chosen.values() for i in numbers})
-    )
+    shown = sorted({i for _, numbers in chosen.values() for i in numbers})
+    searched = _searched(run, evaluation, data, shown)
     return [
         Gallery(
             title,
@@ -330,16 +291,13 @@ def _galleries(run: Run, evaluation: Evaluation, data: CaptionData | None) -> li
 def _searched(
     run: Run, evaluation: Evaluation, data: CaptionData | None, numbers: Sequence[int]
 ) -> dict[int, PictureCaption]:
-    """Captions that were scored, each with what a beam finds for the same picture, and where the
-    run looked for its words.
-    """
+    """Scored captions by number, each with the n-best list of a beam and its attention map."""
     seen = data_of(run, data)
     pictures = captioned(seen, evaluation.split)[list(numbers)]
     policy = Beam(BEAM, n_best=BEAM, max_length=run.config["max_words"])
     beams = caption_chosen(run, seen, evaluation.split, pictures, policy=policy)
     scored = [evaluation.captions[i] for i in numbers]
-    looked = attention_maps(
-        run, seen.features(evaluation.split, pictures), [one.words for one in scored]
-    )
-    found = zip(numbers, scored, beams, looked, strict=True)
-    return {i: one._replace(n_best=beam.n_best, attention=where) for i, one, beam, where in found}
+    features = seen.features(evaluation.split, pictures)
+    maps = attention_maps(run, features, [one.words for one in scored])
+    found = zip(numbers, scored, beams, maps, strict=True)
+    return {i: one._replace(n_best=beam.n_best, attention=of) for i, one, beam, of in found}

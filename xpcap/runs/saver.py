@@ -1,4 +1,4 @@
-"""Saving training as it goes: on a signal, when a checkpoint is due, on a thread of its own."""
+"""Saving during training: signals, the run folder, and checkpoints written by another thread."""
 
 import errno
 import math
@@ -13,11 +13,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from types import FrameType, TracebackType
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
-from xpcap.backend import get_backend
+from xpcap.backend import Array, get_backend
 from xpcap.data import CaptionData
 from xpcap.data.features import FeatureScaling
 from xpcap.data.hdf5 import write_stamped
@@ -45,25 +45,22 @@ from xpcap.runs.folder import (
     write_lines,
     write_projection,
     write_vocabulary,
-)  # fmt: skip
+)
 from xpcap.runs.options import Stage, settings_of
 from xpcap.runs.pages import whole_history, write_progress_page
 from xpcap.shapes import write_pictures
 from xpcap.training.solver import CaptioningSolver
 from xpcap.training.state import Record, TrainingState, best_of
 
-CURVE_SECONDS, PAGE_SECONDS = (
-    10,
-    60,
-)  # between drawings of loss.png, and of the page with its curves
-ASKED = (signal.SIGINT, signal.SIGTERM)
+CURVE_SECONDS, PAGE_SECONDS = 10, 60  # between drawings of loss.png, and of the page
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 # Stopping on a signal
 
 
 class Stopped(KeyboardInterrupt):
-    """A signal asked training to stop, and it is saved.
+    """Training was stopped by a signal, and is saved.
 
     Attributes
     ----------
@@ -85,22 +82,19 @@ class StopRequest:
 
     A second SIGINT ends it at once, as if not caught. Python delivers signals to the main thread
     only, so on another thread this does nothing. A signal that the process ignores stays ignored.
-
-    Parameters
-    ----------
-    speaks : says on standard error that the signal has come
+    With `speaks` the first signal is reported on standard error.
     """
 
     def __init__(self, speaks: bool = True) -> None:
         self.signal: int | None = None
         self._speaks = speaks
-        self._before: dict[int, Any] = {}
+        self._before: dict[int, Callable[[int, FrameType | None], object] | int | None] = {}
 
     def __enter__(self) -> "StopRequest":
         if threading.current_thread() is threading.main_thread():
-            for asked in ASKED:
-                if signal.getsignal(asked) is not signal.SIG_IGN:
-                    self._before[asked] = signal.signal(asked, self._note)
+            for signum in STOP_SIGNALS:
+                if signal.getsignal(signum) is not signal.SIG_IGN:
+                    self._before[signum] = signal.signal(signum, self._note)
         return self
 
     def __exit__(
@@ -109,8 +103,8 @@ class StopRequest:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        for asked, handler in self._before.items():
-            signal.signal(asked, handler)
+        for signum, handler in self._before.items():
+            signal.signal(signum, handler)
 
     def _note(self, signum: int, frame: FrameType | None) -> None:
         if self.signal is not None and signum == signal.SIGINT:
@@ -133,8 +127,8 @@ class StopRequest:
 class Picture:
     """A file that shows the history.
 
-    It is drawn at the end of an epoch, but no sooner than `seconds` after the last time: a curve
-    takes some 0.1 s, and holds Python's lock, so that a thread that launches kernels stands still.
+    It is drawn at the end of an epoch, at most once in `seconds`: a curve takes some 0.1 s and
+    holds Python's lock, which stalls a thread that launches kernels.
     """
 
     def __init__(
@@ -144,7 +138,7 @@ class Picture:
         self._shown = 0  # epochs
 
     def update(self, history: list[Record], now: bool = False) -> None:
-        """Draw a history with epochs that are not shown, if it is time, or has to be `now`."""
+        """Draw the history if it has new epochs and the interval is over, or `now` is set."""
         if len(history) > self._shown and (now or self._pace.due):
             self._draw(history)
             self._shown = len(history)
@@ -152,13 +146,13 @@ class Picture:
 
 
 class RunWriter:
-    """Writes a run folder as training goes on.
+    """Writes a run folder during training.
 
     `last.safetensors` is written first, and alone decides how training continues: it holds the
     history and, at the end of an epoch that is the best so far, also the best parameters. So the
-    process may be killed between any two writes; `restore` repeats those that are missing. The
-    parameters that training starts from, if they were scored, are written before all checkpoints.
-    Pictures of the history may stay behind by their intervals; `finish` draws what is missing.
+    process may be killed between any two writes; `restore` repeats those that are missing. Scored
+    parameters of the start are written before all checkpoints. Pictures of the history may lag by
+    their intervals; `finish` brings them up to date.
 
     Parameters
     ----------
@@ -166,8 +160,8 @@ class RunWriter:
     epochs : of the stage
     scaling : of the run's features
     vocabulary : its digest
-    writes : whether this process is the one that writes; of several ranks rank 0 is
-    clock : gives the time in seconds
+    writes : this process writes; of several ranks rank 0 does
+    clock : returns the time in seconds
     """
 
     def __init__(
@@ -209,14 +203,12 @@ class RunWriter:
         self._draw(state.records)
 
     def finish(self) -> None:
-        """Draw what curves and page do not show yet. OSError : a file cannot be written."""
+        """Bring curves and page up to date. OSError : a file cannot be written."""
         self._draw(self._records, now=True)
 
     def restore(self, solver: CaptioningSolver, state: TrainingState) -> None:
         """Restore a solver, and repeat the writes of an epoch that may not have been finished.
 
-        Raises
-        ------
         DataError : the best parameters are missing, or not from the epoch that was the best.
         """
         best = best_of(state.records)
@@ -242,7 +234,7 @@ class RunWriter:
         write_lines(self.out / HISTORY, state.records)
         write_lines(self.out / TIMES, times)
 
-    def _write_best(self, record: Record, params: Mapping[str, Any]) -> None:
+    def _write_best(self, record: Record, params: Mapping[str, Array]) -> None:
         meta = {**record, "vocabulary": self._vocabulary}
         save_parameters(self.out / BEST, params, self._scaling, meta)
 
@@ -259,10 +251,7 @@ class RunWriter:
 
 
 def write_start(stage: Stage, data: CaptionData, model: ModelConfig) -> None:
-    """Write what a run folder holds before training begins.
-
-    In one that is there already, what is missing or has changed.
-    """
+    """Write the files of a run folder that precede training; on resume those missing or changed."""
     out, options, settings = stage.folder, stage.options, settings_of(stage.options)
     if stage.config is None:
         start = {} if options.start is None else {"start_digest": best_digest(options.start)}
@@ -293,19 +282,14 @@ def write_start(stage: Stage, data: CaptionData, model: ModelConfig) -> None:
 
 
 class Interval(NamedTuple):
-    """How often training is saved within an epoch: in seconds, or in steps."""
+    """Time between checkpoints within an epoch: in seconds, or in steps."""
 
     seconds: float = math.inf
     steps: float = math.inf
 
 
 def interval(text: str) -> Interval:
-    """``"30s"`` is 30 seconds, ``"200"`` is 200 steps.
-
-    Raises
-    ------
-    OptionError : neither, or not above zero. It names `save_every`.
-    """
+    """Parse `save_every`, such as "30s" (seconds) or "200" (steps). OptionError : neither, or 0."""
     pattern = r"(\d{1,9}(?:\.\d{1,9})?)s|(\d{1,9})"
     match = re.fullmatch(pattern, text) if isinstance(text, str) else None
     if match is not None:
@@ -318,7 +302,7 @@ def interval(text: str) -> Interval:
 
 
 class Checkpointer:
-    """Saves training as it goes.
+    """Saves training on time, at epochs' ends and on signals.
 
     Give `on_step` and `on_epoch` to the solver, and enter the checkpointer while the solver trains.
     The training thread copies the state; another thread writes it. One write is under way at a
@@ -327,10 +311,10 @@ class Checkpointer:
 
     Parameters
     ----------
-    every : how often within an epoch; the end of each epoch is always saved
-    writer : writes the checkpoints, on another thread; its `finish` is called when the checkpointer
-        is left, after the last write, unless that failed
-    stop : looked at after each step; if a signal has come, training is saved and Stopped raised
+    every : interval within an epoch; the end of each epoch is always saved
+    writer : writes the checkpoints, on another thread; its `finish` is called on exit, after the
+        last write, unless that failed
+    stop : read after each step; after a signal, training is saved and Stopped raised
     group : the ranks that train together; rank 0 writes, and a signal to one of them stops all
         after the same step
     """
@@ -356,24 +340,19 @@ class Checkpointer:
     ) -> None:
         self.wait()
         if isinstance(error, SaveError) or self._group.rank:
-            return  # what was to be written next would fail as well, and hide why
+            return  # another write would fail as well, and hide the reason
         try:
             self._writer.finish()
         except OSError as problem:
             raise self._explain(problem) from problem
 
     def begin(self, iteration: int) -> None:
-        """Training begins at `iteration`, which is on disk unless it is 0."""
+        """Start at `iteration`, which is on disk unless it is 0."""
         self._saved = iteration or None
         self._count_from(iteration)
 
     def on_step(self, solver: CaptioningSolver) -> None:
-        """Save if a checkpoint is due, and stop if a signal has come.
-
-        Raises
-        ------
-        Stopped, SaveError
-        """
+        """Save if a checkpoint is due, and stop after a signal. Raises Stopped, SaveError."""
         if signum := self._signal():
             self._save(solver)
             self._end(signum, solver)
@@ -408,15 +387,14 @@ class Checkpointer:
     def _save(self, solver: CaptioningSolver, times: list[Record] | None = None) -> None:
         if self._group.rank:
             return
-        begun = time.perf_counter()
+        start = time.perf_counter()
         self.wait()
         state = solver.state()
         self._count_from(state.iteration)
-        self._thread = threading.Thread(
-            target=self._write, args=(state, times), name="xpcap checkpoint"
-        )
+        job = state, times
+        self._thread = threading.Thread(target=self._write, args=job, name="xpcap checkpoint")
         self._thread.start()
-        self._seconds += time.perf_counter() - begun
+        self._seconds += time.perf_counter() - start
 
     def _write(self, state: TrainingState, times: list[Record] | None) -> None:
         try:
@@ -426,7 +404,7 @@ class Checkpointer:
             self._error = error
 
     def _count_from(self, iteration: int) -> None:
-        """Count from here until the next checkpoint is due."""
+        """Restart the interval."""
         self._since, self._first = time.monotonic(), iteration
 
     def _signal(self) -> int:
@@ -435,9 +413,8 @@ class Checkpointer:
 
     def _end(self, signum: int, solver: CaptioningSolver) -> None:
         self.wait()
-        self._group.all_gather(
-            "saved"
-        )  # where one process ends, all may: none leaves before rank 0 has saved
+        # A process that ends may end the others: none leaves before rank 0 has saved
+        self._group.all_gather("saved")
         raise Stopped(signum, solver.iteration, solver.epoch)
 
     def _explain(self, error: OSError) -> SaveError:
@@ -452,12 +429,11 @@ class Checkpointer:
 
 
 def _advice(error: OSError, folder: Path) -> str:
-    """What to do about a write that failed."""
+    """Advice on a write that failed."""
     if error.errno in (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)):
         try:
-            free = (
-                f"{shutil.disk_usage(folder).free / 1e6:,.1f} MB are free on the disk of {folder}"
-            )
+            megabytes = shutil.disk_usage(folder).free / 1e6
+            free = f"{megabytes:,.1f} MB are free on the disk of {folder}"
         except OSError as problem:
             free = f"free space unknown: {problem.strerror}"
         return (

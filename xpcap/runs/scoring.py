@@ -1,6 +1,4 @@
-"""Scores of captions, whoever made them: of a run on a split, of captions from a file, and of two
-sides compared.
-"""
+"""Scores of captions: of a run on a split, of captions from a file, and of two sides compared."""
 
 import csv
 import io
@@ -34,6 +32,7 @@ from xpcap.metrics import (
 )
 from xpcap.metrics.bleu import ORDERS
 from xpcap.metrics.java import JavaError, java_metrics
+from xpcap.metrics.metric import Sums
 from xpcap.models import Policy
 from xpcap.prepare.text import kind_of, parse_json, read_whole
 from xpcap.runs.captioning import PictureCaption, caption_chosen, captioned, data_of
@@ -41,11 +40,11 @@ from xpcap.runs.folder import Run
 from xpcap.shapes import metrics_of
 from xpcap.training.evaluate import PLAIN, PROTOCOL, TeacherForced, teacher_forced
 
-TAKEN = {*ALIASES, "perplexity", "loss", "accuracy"}  # names of scores that no metric gives
+TAKEN = {*ALIASES, "perplexity", "loss", "accuracy"}  # names of scores that are no metric's
 
 
 class Result(NamedTuple):
-    """One metric and its scores."""
+    """A metric and its scores."""
 
     metric: Metric
     scored: Scored
@@ -60,10 +59,9 @@ class Scores:
     split : its name
     captions : one a picture, in the order of the pictures
     results : one a metric
-    unscored : name of each metric that could not be computed here to the reason; only of those that
-        were asked for
-    seconds : taken
-    words : how captions and references were made into words
+    unscored : name of each requested metric that could not be computed to the reason
+    seconds : time taken
+    words : the tokenisation of captions and references, in words
     """
 
     split: str
@@ -80,55 +78,48 @@ class Scores:
 
     @property
     def summary(self) -> str:
-        """What was scored and how long that took, in a line."""
+        """Split, number of pictures and time, in a line."""
         return f"{self.split}: {self.n} pictures, {self.seconds:.1f} s"
 
     @property
     def scores(self) -> dict[str, float]:
-        """Name to value: ``bleu1`` to ``bleu4``, ``unigram_bleu``, ``rouge_l``, ``cider`` and so
-        on, and what the data adds.
-        """
-        scores = {
-            name: value for result in self.results for name, value in result.scored.corpus.items()
-        }
+        """Value by name: ``bleu1`` to ``bleu4``, ``unigram_bleu``, ``rouge_l``, ``cider``, ..."""
+        scores: dict[str, float] = {}
+        for _, scored in self.results:
+            scores |= scored.corpus
         return scores | {alias: scores[name] for alias, name in ALIASES.items() if name in scores}
 
     @cached_property
     def intervals(self) -> dict[str, Interval]:
-        """Name to the ends of the score's 95 % interval: see `metrics.intervals`. Scores that count
-        different things have none.
-        """
-        found = intervals([result.scored.sums for result in self.results if result.scored.sums])
+        """Ends of the 95 % interval by name of a score, if it has one: see `metrics.intervals`."""
+        found = intervals(self.sums)
         return found | {alias: found[name] for alias, name in ALIASES.items() if name in found}
 
     @property
+    def sums(self) -> list[Sums]:
+        """Sums per picture of each metric that has them: intervals resample these."""
+        return [scored.sums for _, scored in self.results if scored.sums]
+
+    @property
     def per_picture(self) -> dict[str, list[float]]:
-        """Name of a metric to one value for each of `captions`, for metrics that say something of a
-        single picture.
-        """
+        """Name to one value for each of `captions`, of metrics that score single pictures."""
         return {metric.name: scored.pictures for metric, scored in self.results if scored.pictures}
 
     @property
     def protocol(self) -> dict[str, str]:
-        """Name of a metric to how it is computed, in words; that of BLEU says how text was made
-        into words.
-        """
-        return {
-            metric.name: (
-                f"{metric.protocol}, {self.words}" if metric.name == Bleu.name else metric.protocol
-            )
-            for metric, _ in self.results
-        }
+        """Name of a metric to how it is computed, in words; BLEU's with the tokenisation."""
+        protocols = {metric.name: metric.protocol for metric, _ in self.results}
+        if Bleu.name in protocols:
+            protocols[Bleu.name] += f", {self.words}"
+        return protocols
 
     @property
     def plain(self) -> dict[str, str]:
-        """Title of a score to what it says, for people who know no metric."""
+        """Title of a score to its meaning, for people who know no metric."""
         return {metric.title: metric.plain for metric, _ in self.results}
 
     def rows(self) -> list[tuple[str, str, str, str]]:
-        """(title, value, half the width of its interval or an empty string, protocol) of each
-        score, as tables show them.
-        """
+        """(title, value, half the interval's width or "", protocol) of each score, for tables."""
         return [
             (
                 metric.title,
@@ -144,11 +135,11 @@ class Scores:
         return "± " + "  ".join(figure((high - low) / 2) for low, high in ends) if ends else ""
 
     def spread(self, *, count: int = 10) -> list[PictureCaption]:
-        """`count` of the captions, spread evenly."""
+        """`count` of the captions, evenly spaced."""
         return [self.captions[i] for i in evenly_spaced(self.n, count).tolist()]
 
     def to_json(self) -> dict[str, Any]:
-        """All of it as one object for JSON."""
+        """The scores as an object for JSON."""
         scores = self.scores
         return {
             "split": self.split,
@@ -163,8 +154,9 @@ class Scores:
         }
 
     def write_csv(self, path: str | Path) -> None:
-        """Write a table with one row a picture: ``image``, ``caption``, and every score that a
-        picture has. OSError : it cannot be written.
+        """Write a table with one row a picture: ``image``, ``caption``, and each score per picture.
+
+        OSError : it cannot be written.
         """
         scores = self.per_picture
         table = io.StringIO()
@@ -188,7 +180,7 @@ def score_captions(
     java: bool = False,
     metrics: Sequence[Metric] = METRICS,
 ) -> Scores:
-    """Score captions that anything made of the pictures of a split.
+    """Score captions of the pictures of a split, from any source.
 
     They are tokenised as the split's own captions are: see `CaptionData.words`.
 
@@ -201,7 +193,7 @@ def score_captions(
 
     Raises
     ------
-    DataError : the split is not there, or a picture has no caption.
+    DataError : the split is missing, or a picture has no caption.
     """
     start = time.perf_counter()
     chosen = data.split(split)
@@ -216,31 +208,22 @@ def score_captions(
         captions[name].split() if chosen.text is None else data.vocabulary.tokenize(captions[name])
         for name in names
     ]
-    of_each = zip(names, data.references(split).values(), hypotheses, strict=True)
+    rows = zip(names, data.references(split).values(), hypotheses, strict=True)
     shown = [
-        PictureCaption(name, captions[name], [], references, words=words)
-        for name, references, words in of_each
+        PictureCaption(name, captions[name], [], refs, words=words) for name, refs, words in rows
     ]
     results, unscored = score_words(
         data, split, data.words(split), data.vocabulary, hypotheses, java, metrics
     )
-    return Scores(
-        split,
-        shown,
-        results,
-        time.perf_counter() - start,
-        unscored=unscored,
-        words=words_of(data, split),
-    )
+    seconds, words = time.perf_counter() - start, words_of(data, split)
+    return Scores(split, shown, results, seconds, unscored=unscored, words=words)
 
 
 def words_of(data: CaptionData, split: str) -> str:
-    """How the captions of a split are tokenised, as a sentence of a protocol."""
-    return (
-        "words as the data set has them"
-        if data.split(split).text is None
-        else TOKENISERS[data.vocabulary.tokeniser]
-    )
+    """The tokenisation of a split's captions, as a sentence of a protocol."""
+    if data.split(split).text is None:
+        return "words as the data set has them"
+    return TOKENISERS[data.vocabulary.tokeniser]
 
 
 def score_words(
@@ -252,29 +235,28 @@ def score_words(
     java: bool,
     metrics: Sequence[Metric],
 ) -> tuple[list[Result], dict[str, str]]:
-    """The score of each metric for one caption a picture; and the reason where there is none.
+    """Score one caption a picture by each metric, and collect the reasons why one cannot.
 
     Parameters
     ----------
-    words : the split's captions, the references, as `CaptionData.words` gives them
-    vocabulary : of the captioner; the course's BLEU leaves out the words that it does not know
+    words : the split's captions, the references, from `CaptionData.words`
+    vocabulary : of the captioner; the course's BLEU leaves out words it does not know
     hypotheses : the words of the captions, in the order of the pictures that have references
-    metrics : those to ask besides what the data and `java` add
+    metrics : those to compute besides the data's and `java`'s
 
     Raises
     ------
-    TypeError, ValueError : something among them is no Metric, returns something else than a Scored
-        of these pictures, or has the name of another.
+    TypeError, ValueError : one of them is no Metric, returns something else than a Scored of these
+        pictures, or has the name of another.
     """
     written = list(data.reference_words(split, words).values())
     known = set(vocabulary.idx_to_word) - set(SPECIAL)
     # The course reads references without the words that the captioner does not know
-    metrics = [
-        UnigramBleu(known=known) if type(metric) is UnigramBleu else metric for metric in metrics
-    ]
+    bleu = UnigramBleu(known=known)
+    metrics = [bleu if type(metric) is UnigramBleu else metric for metric in metrics]
     results: list[Result] = []
     usable, unscored = java_metrics() if java else ([], {})
-    for metric in (*_metrics(data, split, metrics), *usable):
+    for metric in (*_metrics(data, metrics), *usable):
         try:
             scored = metric.score(written, hypotheses)
         except JavaError as error:
@@ -284,19 +266,15 @@ def score_words(
     return results, unscored
 
 
-def _metrics(data: CaptionData, split: str, metrics: Sequence[Metric]) -> list[Metric]:
+def _metrics(data: CaptionData, metrics: Sequence[Metric]) -> list[Metric]:
     """`metrics`, those of generated pictures below BLEU, and novelty if there is a train split."""
+    needed = ("name", "title", "protocol", "score")
     for metric in metrics:
-        if lacking := [
-            name for name in ("name", "title", "protocol", "score") if not hasattr(metric, name)
-        ]:
-            what = (
-                f"the class {metric.__name__}"
-                if isinstance(metric, type)
-                else f"a {type(metric).__name__}"
-            )
+        if lacking := [name for name in needed if not hasattr(metric, name)]:
+            what = metric.__name__ if isinstance(metric, type) else type(metric).__name__
+            kind = "the class" if isinstance(metric, type) else "a"
             raise TypeError(
-                f"metrics: {what} lacks {', '.join(lacking)}, expected a metric: see"
+                f"metrics: {kind} {what} lacks {', '.join(lacking)}, expected a metric: see"
                 " xpcap.metrics.Metric"
             )
         if isinstance(metric, type):
@@ -308,7 +286,7 @@ def _metrics(data: CaptionData, split: str, metrics: Sequence[Metric]) -> list[M
     return [*metrics[:below], *metrics_of(data), *metrics[below:], *novel]
 
 
-def _result(metric: Metric, scored: Any, others: Sequence[Result], n: int) -> Result:
+def _result(metric: Metric, scored: object, others: Sequence[Result], n: int) -> Result:
     """A metric's scores in Python's own numbers.
 
     TypeError, ValueError : no Scored of n pictures, or a name that is taken.
@@ -333,9 +311,8 @@ def _result(metric: Metric, scored: Any, others: Sequence[Result], n: int) -> Re
         name: value.item() if isinstance(value, np.generic | np.ndarray) else value
         for name, value in scored.corpus.items()
     }
-    return Result(
-        metric, scored._replace(corpus=corpus, pictures=np.asarray(scored.pictures).tolist())
-    )
+    pictures = np.asarray(scored.pictures).tolist()
+    return Result(metric, scored._replace(corpus=corpus, pictures=pictures))
 
 
 def _train_captions(data: CaptionData) -> Iterator[list[str]]:
@@ -343,14 +320,10 @@ def _train_captions(data: CaptionData) -> Iterator[list[str]]:
 
     Tokenising them anew would take longer than all other scores.
     """
-    words, silent = (
-        data.vocabulary.idx_to_word,
-        {data.vocabulary.null, data.vocabulary.start, data.vocabulary.end},
-    )
-    return (
-        [words[i] for i in row if i not in silent]
-        for row in map(np.ndarray.tolist, data.split("train").captions)
-    )
+    words, vocabulary = data.vocabulary.idx_to_word, data.vocabulary
+    skipped = {vocabulary.null, vocabulary.start, vocabulary.end}
+    rows = map(np.ndarray.tolist, data.split("train").captions)
+    return ([words[i] for i in row if i not in skipped] for row in rows)
 
 
 # A run on a split
@@ -358,12 +331,12 @@ def _train_captions(data: CaptionData) -> Iterator[list[str]]:
 
 @dataclass(frozen=True)
 class Evaluation(Scores):
-    """Scores of a run on a split, with the captions they are of.
+    """Scores of a run on a split, with its captions.
 
     Parameters
     ----------
     forced : teacher-forced scores of the references
-    decoding : how the words were chosen, in words
+    decoding : the decoding policy, in words
     """
 
     forced: TeacherForced
@@ -391,7 +364,7 @@ class Evaluation(Scores):
 
     @property
     def summary(self) -> str:
-        """As `Scores.summary`, with how the words were chosen."""
+        """As `Scores.summary`, with the decoding."""
         return f"{super().summary}, {self.decoding}"
 
     def rows(self) -> list[tuple[str, str, str, str]]:
@@ -399,18 +372,12 @@ class Evaluation(Scores):
         return [*super().rows(), ("perplexity", f"{self.forced.perplexity:.2f}", "", PROTOCOL)]
 
     def to_json(self) -> dict[str, Any]:
-        """All of it as one object for JSON. Scores that only generated pictures have are None for
-        other data.
-        """
-        scores = self.scores
+        """As `Scores.to_json`, with decoding; scores of generated pictures may be None."""
+        scores, names = self.scores, ("unigram_bleu", "perplexity", "loss", "accuracy", "named")
         return {
             **super().to_json(),
             "decoding": self.decoding,
-            **{
-                name: scores.get(name)
-                for name in ("unigram_bleu", "perplexity", "loss", "accuracy")
-            },
-            "named": scores.get("named"),
+            **{name: scores.get(name) for name in names},
         }
 
 
@@ -425,37 +392,29 @@ def evaluate_run(
     group: Group = SINGLE,
     metrics: Sequence[Metric] = METRICS,
 ) -> Evaluation:
-    """Score a run on a split: its captions against all references, and the likelihood it gives the
-    references.
+    """Score a run's captions of a split against all references, and the references' likelihood.
 
     Parameters
     ----------
     data : as in `data_of`: an open data set, a path, or None for the run's own
     java : METEOR and SPICE too, if they can be computed here
     policy : chooses the words, as in `caption_run`. None: greedy
-    group : ranks that share the pictures out; each returns the same, but for what `java` adds on
-        rank 0 alone
+    group : ranks that share the work; each returns the same, except that `java` scores are rank 0's
     metrics : objects that score captions against references, such as (*xpcap.metrics.METRICS,
-        Mine()); see xpcap.metrics.Metric. What the data adds, and teacher-forced scores, come
-        besides
+        Own()); see xpcap.metrics.Metric. The data's own, and teacher-forced scores, are added
 
     Raises
     ------
-    DataError : the data set, or the split, is not there or does not fit the run. TypeError,
-        ValueError : something in `metrics` is no metric, or has the name of another.
+    DataError : the data set or the split is missing, or does not fit the run. TypeError,
+        ValueError : one of `metrics` is no metric, or has the name of another.
     """
     start = time.perf_counter()
     seen = data_of(run, data)
-    words = seen.words(split)
-    forced = teacher_forced(
-        run.model,
-        seen.encoded_with(run.vocabulary, split, words),
-        split,
-        progress=progress,
-        group=group,
-    )
+    words, pictures = seen.words(split), captioned(seen, split)
+    encoded = seen.encoded_with(run.vocabulary, split, words)
+    forced = teacher_forced(run.model, encoded, split, progress=progress, group=group)
     captions = caption_chosen(
-        run, seen, split, captioned(seen, split), progress=progress, policy=policy, group=group
+        run, seen, split, pictures, progress=progress, policy=policy, group=group
     )
     same = seen.split(split).text is None or run.vocabulary.tokeniser == seen.vocabulary.tokeniser
     hypotheses = [
@@ -464,20 +423,11 @@ def evaluate_run(
     results, unscored = score_words(
         seen, split, words, run.vocabulary, hypotheses, java and group.rank == 0, metrics
     )
-    decoding = (policy or Policy()).title + (
-        f", probabilities averaged over {len(run.paths)} models" if run.others else ""
-    )
-    seconds = time.perf_counter() - start
-    return Evaluation(
-        split,
-        captions,
-        results,
-        seconds,
-        forced,
-        decoding,
-        unscored=unscored,
-        words=words_of(seen, split),
-    )
+    decoding = (policy or Policy()).title
+    if run.others:
+        decoding += f", probabilities averaged over {len(run.paths)} models"
+    found = split, captions, results, time.perf_counter() - start, forced, decoding
+    return Evaluation(*found, unscored=unscored, words=words_of(seen, split))
 
 
 # Two sides
@@ -485,19 +435,15 @@ def evaluate_run(
 
 @dataclass(frozen=True)
 class Comparison:
-    """Scores of one side beside the other's, and their paired differences."""
+    """Scores of both sides, and their paired differences."""
 
     ours: Scores
     theirs: Scores
     differences: dict[str, float]  # name of each score of both to ours - theirs
-    intervals: dict[
-        str, Interval
-    ]  # name to the ends of the difference's 95 % interval, for scores that have one
+    intervals: dict[str, Interval]  # name to the ends of the difference's 95 % interval, if any
 
     def rows(self) -> list[tuple[str, str, str, str, str]]:
-        """(name, ours, theirs, difference, interval or an empty string) of each score, as tables
-        show them.
-        """
+        """(name, ours, theirs, difference, interval or "") of each score, for tables."""
         ours, theirs = self.ours.scores, self.theirs.scores
         return [
             (
@@ -511,7 +457,7 @@ class Comparison:
         ]
 
     def to_json(self) -> dict[str, Any]:
-        """The other side's scores and the differences as one object for JSON."""
+        """The other side's scores and the differences as an object for JSON."""
         ends = {name: list(interval) for name, interval in self.intervals.items()}
         return {"scores": self.theirs.scores, "differences": self.differences, "intervals": ends}
 
@@ -522,20 +468,19 @@ def signed(value: float) -> str:
 
 
 def compare(ours: Scores, theirs: Scores) -> Comparison:
-    """Differences of all scores that both have.
+    """Paired differences of all scores that both sides have, with bootstrap intervals.
 
     Both sides are resampled alike, so that what makes a picture easy for both cancels out:
-    intervals of paired differences are narrower than those of two scores. An interval that does not
-    hold 0 says that other pictures of this kind would most likely show a difference too.
+    intervals of paired differences are narrower than those of two scores. If an interval excludes
+    0, other pictures of this kind would most likely show a difference too.
 
     Raises
     ------
     DataError : they are not of the same pictures with the same references.
     """
-    pairs = list(zip(ours.captions, theirs.captions, strict=False))
     odd = [
         one.image
-        for one, other in pairs
+        for one, other in zip(ours.captions, theirs.captions, strict=False)
         if (one.image, one.references) != (other.image, other.references)
     ]
     if odd or ours.n != theirs.n:
@@ -550,29 +495,20 @@ def compare(ours: Scores, theirs: Scores) -> Comparison:
             " as `data`"
         )
     one, other = ours.scores, theirs.scores
-    found = paired(
-        *(
-            [result.scored.sums for result in side.results if result.scored.sums]
-            for side in (ours, theirs)
-        )
-    )
+    differences = {name: value - other[name] for name, value in one.items() if name in other}
+    found = paired(ours.sums, theirs.sums)
     found |= {alias: found[name] for alias, name in ALIASES.items() if name in found}
-    return Comparison(
-        ours,
-        theirs,
-        {name: value - other[name] for name, value in one.items() if name in other},
-        found,
-    )
+    return Comparison(ours, theirs, differences, found)
 
 
 # Captions from a file
 
 
-NAMES = ("image", "image_id", "file_name")  # keys that may name the picture
+NAMES = ("image", "image_id", "file_name")  # keys of a picture's name
 
 
 class CaptionFile(NamedTuple):
-    """Captions by the split's names of pictures, and how many were of no picture of the split."""
+    """Captions by the split's names of pictures, and the number of captions of other pictures."""
 
     captions: dict[str, str]
     others: int
@@ -617,16 +553,14 @@ def read_captions_json(path: str | Path, images: Sequence[str]) -> CaptionFile:
 
 
 def _pairs(where: str, content: Any) -> list[tuple[str, str]]:
-    """The key of a picture, and its caption, of each entry."""
+    """The picture's key and the caption of each entry."""
     if isinstance(content, dict) and isinstance(content.get("captions"), dict):
-        content = content["captions"]  # all of an evaluation as JSON
+        content = content["captions"]  # an evaluation as JSON
     if isinstance(content, dict):
         pairs = list(content.items())
     elif isinstance(content, list):
-        pairs = [
-            _pair(f"{where}, entry {number}", entry)
-            for number, entry in enumerate(content, start=1)
-        ]
+        entries = enumerate(content, start=1)
+        pairs = [_pair(f"{where}, entry {number}", entry) for number, entry in entries]
     else:
         raise DataError(
             f"{where} is {kind_of(content)}, expected an object of image and caption, or a list of"
@@ -668,14 +602,9 @@ def _loose(images: Sequence[str]) -> dict[str, list[str]]:
         base = name.rsplit("/", 1)[-1]
         stem = base.rsplit(".", 1)[0]
         number = re.search(r"\d+$", stem)
-        for key in {
-            base,
-            stem,
-            *(
-                [str(int(number[0]))]
-                if number and number[0].isascii() and len(number[0]) < 20
-                else []
-            ),
-        }:
+        keys = {base, stem}
+        if number and number[0].isascii() and len(number[0]) < 20:
+            keys.add(str(int(number[0])))
+        for key in keys:
             loose.setdefault(key, []).append(name)
     return loose

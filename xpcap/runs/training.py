@@ -1,4 +1,4 @@
-"""train_run: from options to a finished run folder, in one go or continuing a run that is there."""
+"""`train_run`: from options to a finished run folder, new or resumed."""
 
 import contextlib
 import json
@@ -58,8 +58,9 @@ from xpcap.training.objectives import (
     scale_logits,
 )
 from xpcap.training.solver import CaptioningSolver
+from xpcap.training.state import Record
 
-# Variables of ours that ranks may differ in: a backend's name is compared without its device.
+# Our variables in which ranks may differ: a backend's name is compared without its device
 OWN = (VARIABLE, "XPCAP_BACKEND")
 Hook = Callable[[CaptioningSolver], None]
 Remark = Callable[[str], object]
@@ -84,21 +85,20 @@ def train_run(
     on_begin: Hook | None = None,
     on_step: Hook | None = None,
 ) -> Trained:
-    """Train a captioner, score it, and leave a run folder with its page.
+    """Train a captioner, score it, and write its run folder and page.
 
     With `score_epochs` the run has two stages. The first, of cross entropy, is a run of its own in
-    the folder ``cross-entropy`` there; where no epoch of the second has a higher CIDEr-D on the val
+    the subfolder ``cross-entropy``; if no epoch of the second has a higher CIDEr-D on the val
     split, the run keeps the parameters of the first. Meanwhile SIGINT and SIGTERM finish the step,
     save, and raise Stopped; a second SIGINT ends the process at once.
 
     Parameters
     ----------
     options : of training. With `resume` the run at `out` is continued as if it had never stopped
-    on_epoch : called with the solver at the end of each epoch, once its checkpoint is on its way to
-        disk
+    on_epoch : called with the solver at the end of each epoch, once its checkpoint is being written
     progress : show progress bars on a terminal
     on_resume : called with the solver when a run is continued, before its first step
-    on_remark : called with a sentence where a run goes on otherwise than it began, on other ranks
+    on_remark : called with a sentence if a run continues on another number of ranks
     group : the ranks that train together, from `xpcap.distributed.init()`; `options` are rank 0's.
         Rank 0 writes; all return the same
     on_stage : called with the options of the second stage before it begins or goes on
@@ -107,11 +107,11 @@ def train_run(
 
     Raises
     ------
-    GroupError : ranks that differ. DataError : the data is not what it should be; `out` exists,
-        holds something else, or is being trained by another process. OptionError : a bad option, or
-        options that contradict those of the run to continue. SaveError : a checkpoint could not be
-        written. TrainingError : the loss or a gradient is no longer finite. Stopped : a signal
-        asked to stop, and training is saved. OSError : `out` cannot be written to.
+    GroupError : ranks that differ. DataError : the data does not fit; `out` exists, holds something
+        else, or is being trained by another process. OptionError : a bad option, or options that
+        contradict those of the run to continue. SaveError : a checkpoint could not be written.
+        TrainingError : the loss or a gradient is no longer finite. Stopped : a signal stopped
+        training, which is saved. OSError : `out` cannot be written to.
     """
     interval(options.save_every)  # complains before any work is done
     check_options(options)
@@ -167,16 +167,14 @@ def _train(
     on_remark: Remark,
     on_begin: Hook | None,
     on_step: Hook | None,
-) -> list[dict[str, Any]]:
+) -> list[Record]:
     """Train a stage to its end; return its records. The memory of training is free afterwards."""
     options, folder = stage.options, stage.folder
-    model = build_model(
-        _model_config(options, data), data.vocabulary.word_to_idx, seed=options.seed
-    )
+    config, words = _model_config(options, data), data.vocabulary.word_to_idx
+    model = build_model(config, words, seed=options.seed)
     checkpoint = _checkpoint(stage, data, model)
-    data.scaling = scaling = (
-        checkpoint.scaling if checkpoint else _initial(stage, data, model, group)
-    )
+    scaling = checkpoint.scaling if checkpoint else _initial(stage, data, model, group)
+    data.scaling = scaling
     writer = RunWriter(folder, options.epochs, scaling, digest(data.vocabulary), group.rank == 0)
     stop = StopRequest(speaks=group.rank == 0)
     saver = Checkpointer(interval(options.save_every), writer, stop, group)
@@ -219,19 +217,14 @@ def _train(
             on_begin(solver)
         solver.warm_up()
         saver.begin(solver.iteration)
-        with (
-            stop,
-            saver,
-            np.errstate(all="ignore"),
-        ):  # the solver says more of a loss that is not finite
+        # The solver itself reports a loss that is not finite
+        with stop, saver, np.errstate(all="ignore"):
             solver.train()
         saver.check_stop(solver)
     return solver.records
 
 
 def _both(first: Hook, second: Hook | None) -> Hook:
-    """A hook that calls two, one after the other."""
-
     def both(solver: CaptioningSolver) -> None:
         first(solver)
         if second is not None:
@@ -241,7 +234,7 @@ def _both(first: Hook, second: Hook | None) -> Hook:
 
 
 def _objective(options: TrainOptions, data: CaptionData, group: Group) -> tuple[Objective, int]:
-    """The objective, and the batch size: captions, or pictures that so many are sampled of."""
+    """The objective, and its batch size: in captions, or in pictures to sample captions of."""
     if options.objective == CROSS_ENTROPY:
         return CrossEntropy(options.smoothing), options.batch_size
     objective = SelfCritical(data, samples=options.samples, group=group)
@@ -253,13 +246,13 @@ def _model_config(options: TrainOptions, data: CaptionData) -> ModelConfig:
     if grid and not attends:
         raise OptionError(
             f"train_run: `inject` is {options.inject}, for one feature a picture, and the data has"
-            f" grids of {data.feature_shape[0]} places, expected `inject` attention, or"
+            f" grids of {data.feature_shape[0]} regions, expected `inject` attention, or"
             " attention+every-step; or prepare the data without a grid"
         )
     if attends and not grid:
         raise OptionError(
             f"train_run: `inject` is {options.inject}, for grids, and the data has one feature a"
-            f" picture, of size {data.feature_dim}, expected places to attend to: prepare the data"
+            f" picture, of size {data.feature_dim}, expected regions to attend to: prepare the data"
             " with `grid` 5, or give `inject` every-step"
         )
     sizes = len(data.vocabulary), data.feature_shape, options.wordvec, options.hidden
@@ -267,7 +260,7 @@ def _model_config(options: TrainOptions, data: CaptionData) -> ModelConfig:
 
 
 def _checkpoint(stage: Stage, data: CaptionData, model: CaptioningRNN) -> Checkpoint | None:
-    """The checkpoint to go on from; None: there is none, or the run ended before its first."""
+    """The checkpoint to continue from; None: the run is new, or ended before its first."""
     path = stage.folder / LAST
     if stage.config is None or not path.exists():
         return None
@@ -293,9 +286,9 @@ def _initial(stage: Stage, data: CaptionData, model: CaptioningRNN, group: Group
     run = open_run(start)
     if digest(run.vocabulary) != digest(data.vocabulary):
         raise DataError(
-            f"train_run: {start} has {len(run.vocabulary):,} words and the data "
-            f"{len(data.vocabulary):,}, expected the same vocabulary; was the data prepared anew, "
-            "or from other captions?"
+            f"train_run: {start} has {len(run.vocabulary):,} words and the data"
+            f" {len(data.vocabulary):,}, expected the same vocabulary; was the data prepared anew,"
+            " or from other captions?"
         )
     ours, theirs = data.feature_shape, run.model.config.feature_shape
     if ours != theirs:
@@ -323,32 +316,24 @@ def _warn_if_ranks_changed(solver: CaptioningSolver, out: Path, on_remark: Remar
         )
 
 
-# Agreement of ranks, checked at the start, so that a mistake in one place is named, not trained on
+# Agreement of ranks, checked at the start, so that a mistake on one rank is named, not trained on
 
 
 def _check_ranks(group: Group, out: Path, plan: Plan) -> None:
-    """Compare versions, environment, plan, data and run folder of all ranks.
+    """Compare versions, environment, plan, data and run folder of all ranks; all raise alike.
 
-    Every rank raises the same error.
-
-    Raises
-    ------
     GroupError : a rank differs from rank 0 in one of them. DataError : a rank does not see the run
-        folder as rank 0 does.
+    folder as rank 0 does.
     """
     if group.size == 1:
         return
-    environment = {
-        name: value
-        for name, value in sorted(os.environ.items())
-        if name.startswith("XPCAP_") and name not in OWN
-    }
-    ours: dict[str, Any] = {
+    names = [name for name in sorted(os.environ) if name.startswith("XPCAP_") and name not in OWN]
+    ours: dict[str, object] = {
         "xpcap": sys.modules["xpcap"].__version__,
         "Python": platform.python_version(),
         "NumPy": np.__version__,
         "backend": get_backend().partition(":")[0],
-        "environment": environment,
+        "environment": {name: os.environ[name] for name in names},
         "data's stamp": plan.data.stamp,
         "run folder": (out / LOCK).exists() or (out / CONFIG).exists(),
         "checkpoint's iteration": [_iteration(stage.folder) for stage in plan.stages],
@@ -362,7 +347,7 @@ def _check_ranks(group: Group, out: Path, plan: Plan) -> None:
         _compare(rank, theirs, everyone[0], out)
 
 
-def _iteration(folder: Path) -> Any:
+def _iteration(folder: Path) -> object:
     """Iteration of the checkpoint in a folder; 0: there is none."""
     path = folder / LAST
     return read_tensors(path, "load_state")[1].get("iteration") if path.exists() else 0
@@ -370,9 +355,9 @@ def _iteration(folder: Path) -> Any:
 
 def _fitted_scaling(group: Group, kind: str, data: CaptionData) -> FeatureScaling:
     """The scaling that rank 0 fits to the train split, the same bits on every rank."""
-    fitted = (
-        fit_scaling(kind, data.split("train").features) if group.rank == 0 else FeatureScaling()
-    )
+    fitted = FeatureScaling()
+    if group.rank == 0:
+        fitted = fit_scaling(kind, data.split("train").features)
     if group.size == 1:
         return fitted
     arrays = [array.tolist() for array in fitted if array is not None]
@@ -381,25 +366,18 @@ def _fitted_scaling(group: Group, kind: str, data: CaptionData) -> FeatureScalin
 
 
 def _compare(rank: int, theirs: Mapping[str, Any], first: Mapping[str, Any], out: Path) -> None:
-    if (
-        not theirs["run folder"]
-        or theirs["checkpoint's iteration"] != first["checkpoint's iteration"]
-    ):
+    iteration = "checkpoint's iteration"
+    if not theirs["run folder"] or theirs[iteration] != first[iteration]:
         raise DataError(
             f"train_run: rank {rank} does not see {out} as rank 0 does, expected one folder for all"
             " ranks; is `out` on a disk that its machine shares?"
         )
     for thing, value in theirs.items():
-        if value != first[thing]:
+        other = first[thing]
+        if value != other:
             if isinstance(value, dict):
-                name = next(
-                    name
-                    for name in {**value, **first[thing]}
-                    if value.get(name) != first[thing].get(name)
-                )
-                thing, value, other = f"{thing} {name}", value.get(name), first[thing].get(name)
-            else:
-                other = first[thing]
+                name = next(n for n in {**value, **other} if value.get(n) != other.get(n))
+                thing, value, other = f"{thing} {name}", value.get(name), other.get(name)
             raise GroupError(
                 f"train_run: rank {rank} has {thing} {value!r:.80}, rank 0 has {other!r:.80},"
                 " expected the same on every rank"

@@ -1,9 +1,9 @@
-"""Generated pictures: seeded scenes of one to three shapes with five captions each, no download.
+"""Generated pictures: scenes of one to three shapes, five captions each. Open scenes.py first.
 
-The val split tests new combinations: no two kinds of a val scene are together in a training scene,
-and a single thing of a val scene lies where its kind never lies alone in train. All kinds,
-positions and arrangements occur in train. What is held out does not depend on the seed. Start with
-scenes.py (what is drawn), then grammar.py (what is said).
+grammar.py has the captions. The val split tests new combinations: no two kinds of a val scene are
+together in a training scene, and a single thing of a val scene lies where its kind never lies alone
+in train. All kinds, positions and arrangements occur in train. What is held out does not depend on
+the seed.
 """
 
 from pathlib import Path

@@ -107,15 +107,13 @@ def _draw(odds: dict[str, float], rng: np.random.Generator) -> str:
 
 
 def _alike(scene: Scene) -> bool:
-    """Whether a scene has two equal things, named together as in "two red circles"."""
+    """True for two equal things, named together as in "two red circles"."""
     looks = {(thing.size, thing.colour, thing.shape) for thing in scene.things}
     return len(scene.things) == 2 and len(looks) == 1
 
 
 def _parts(scene: Scene) -> tuple[Sequence[str], list[dict[str, float]]]:
-    """Phrasings of a scene's arrangement, and for each of their slots its texts with
-    probabilities.
-    """
+    """Phrasings of a scene's arrangement, and the texts of each slot with probabilities."""
     if len(scene.things) == 1:
         return [way.replace("POSITION", POSITION[scene.arrangement]) for way in ALONE], [
             _names(scene.things[0])

@@ -1,4 +1,4 @@
-"""Scenes of generated pictures: which things lie where, drawn from a seed, and painting them."""
+"""Scenes of generated pictures: things and their positions, drawn from a seed, and painted."""
 
 import itertools
 import math
@@ -72,7 +72,7 @@ class Scene(NamedTuple):
 
 
 def apart(one: tuple[str, str], other: tuple[str, str]) -> bool:
-    """Whether two kinds, each (colour, shape), never meet in a training picture.
+    """True if two kinds, each (colour, shape), never meet in a training picture.
 
     The 32 kinds are in eight groups of four. Two kinds of one group never meet, nor do two things
     of a group's first kind.
@@ -83,7 +83,7 @@ def apart(one: tuple[str, str], other: tuple[str, str]) -> bool:
 
 
 def away(kind: tuple[str, str], position: str) -> bool:
-    """Whether a single thing of this kind never lies there in a training picture.
+    """True if a single thing of this kind never lies there in a training picture.
 
     Each kind is held out of one of the nine positions.
     """
@@ -91,9 +91,7 @@ def away(kind: tuple[str, str], position: str) -> bool:
 
 
 def _dealt(kind: tuple[str, str]) -> int:
-    """A kind's rank in a fixed shuffle of all 32: triangular numbers modulo 32 are a
-    permutation.
-    """
+    """Rank of a kind in a fixed shuffle: triangular numbers modulo 32 are a permutation."""
     number = KINDS.index(kind)
     return 7 * number * (number + 1) // 2 % len(KINDS)
 

@@ -1,4 +1,4 @@
-"""The metric that generated pictures add: captions that name exactly what is there."""
+"""The metric of generated pictures: captions that name exactly the things of their scene."""
 
 from collections.abc import Sequence
 

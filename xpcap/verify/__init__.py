@@ -1,5 +1,6 @@
-"""The course's published numbers and gradient checks, run on the backend in force: ours, or other
-people's modules of the same names.
+"""The course's published numbers and gradient checks. Open course.py first, then lockstep.py.
+
+They check our modules, or other people's of the same names, on the backend in force.
 """
 
 from collections.abc import Iterator

@@ -1,8 +1,7 @@
-"""The course's published numbers, and gradients against finite differences: of layers, update
-rules, attention and captioners.
+"""The course's published numbers, and gradients against finite differences.
 
-Each comparison is a row, with the error that it is judged by. Attention, which the course does not
-have, is compared with values of our own, computed apart from this library.
+Of layers, update rules, attention and captioners: one Row a comparison. Attention, which the
+course does not have, is compared with values of our own, computed apart from this library.
 """
 
 import json
@@ -24,9 +23,7 @@ from xpcap.models import CaptioningRNN
 
 
 class Row(NamedTuple):
-    """One comparison. `error` is the course's relative error in float64, the mixed error |x - y| /
-    (1 + |y|) where the case says so.
-    """
+    """One comparison: the course's relative error, or where the case says so the mixed error."""
 
     case: str
     backend: str
@@ -48,18 +45,14 @@ def mixed_error(x: Any, y: Any) -> float:
 
 
 def read_cases(name: str = "conformance") -> dict[str, Any]:
-    """The cases of a file here, with their source: the course's published numbers, or those of
-    "attention", which are ours.
-    """
+    """The cases of a file here, with their source: the course's, or our own of "attention"."""
     return json.loads(
         resources.files("xpcap.verify").joinpath(f"{name}.json").read_text(encoding="utf-8")
     )
 
 
 def read_array(spec: Any, dtype: str | None) -> Array:
-    """An array of a case: a linspace over a shape, or the numbers listed. Real ones have
-    `dtype`.
-    """
+    """An array of a case: a linspace over a shape, or the numbers listed; floats get `dtype`."""
     if isinstance(spec, Mapping):
         spec = np.linspace(
             spec["linspace"][0], spec["linspace"][1], int(np.prod(spec["shape"]))
@@ -91,9 +84,7 @@ def layer_values(layers: Any, cases: Mapping[str, Any]) -> Iterator[Row]:
 
 
 def layer_losses(layers: Any, cases: Mapping[str, Any]) -> Iterator[Row]:
-    """Losses of near-zero scores, log(V) a step; then, on the same random stream, the gradient
-    check that follows them in the notebook.
-    """
+    """Losses of near-zero scores, log(V) a step; then the notebook's gradient check."""
     np.random.seed(cases["seed"])
     for case in cases["sanity_losses"]:
         N, T, V, p = (case[key] for key in ("N", "T", "V", "p"))
@@ -172,9 +163,7 @@ def compare(
     shapes: Sequence[tuple[int, ...]],
     fixed: tuple[Array, ...] = (),
 ) -> Iterator[Row]:
-    """Draw upstream gradients of these shapes, and check a layer's backward against differences of
-    its forward.
-    """
+    """A layer's backward, on drawn upstream gradients of `shapes`, against numeric gradients."""
     forward, upstream = getattr(layers, f"{layer}_forward"), randn(*shapes)
 
     def output(k: int) -> Callable[[Array], Array]:
@@ -201,7 +190,7 @@ def randn(*shapes: tuple[int, ...]) -> list[Array]:
 
 
 def rules(optim: Any, cases: Mapping[str, Any]) -> Iterator[Row]:
-    """One step of each rule: the weights after it, and the state that it keeps."""
+    """One step of each rule: the weights after it, and the state."""
     for case in cases["rules"]:
         config = {
             key: read_array(value, "float64") if isinstance(value, Mapping) else value
@@ -333,9 +322,7 @@ def captioner_gradients(captioner: Any, cases: Mapping[str, Any]) -> Iterator[Ro
 
 
 def captioner_directions(captioner: Any, cases: Mapping[str, Any]) -> Iterator[Row]:
-    """Slopes of a larger model along random directions, all parameters at once; with dropout in our
-    own class, the only one that has it.
-    """
+    """Slopes of a larger model along random directions; with dropout in our own class."""
     ours = issubclass(captioner, CaptioningRNN)
     for cell in _cells_of(captioner):
         rng = np.random.default_rng(cases["seed"])
@@ -392,5 +379,5 @@ def _cells_of(captioner: type) -> Iterable[str]:
 
 
 def _loss_of(model: Any, features: Array, captions: Array, **options: Any) -> Callable[..., Any]:
-    """The model's loss at its present parameters, whatever it is called with."""
+    """The model's loss at its present parameters, whatever the arguments."""
     return lambda *_: model.loss(features, captions, **options)[0]

@@ -1,8 +1,8 @@
-"""Lock-step: two training runs with one seed and the same batches, compared after each step to find
-where they part.
+"""Lock-step: two training runs on the same batches, compared after each step.
 
-Two backends that do the same operations in the same order differ by rounding, and training carries
-that along. Comparing after each step names a mistake where it begins, not where it has grown.
+Two backends that do the same operations in the same order differ by rounding, and training
+carries that along. Comparing after each step names a mistake where it begins, not where it has
+grown.
 """
 
 import functools
@@ -33,8 +33,9 @@ Place = Callable[
 
 @dataclass(frozen=True)
 class Setup:
-    """Settings of both runs: Adam with clipping and dropout, on captions of many lengths, some with
-    a NULL inside, in two batches of N and a smaller one.
+    """Settings of both runs: Adam with clipping and dropout, in two batches of N and a smaller one.
+
+    Captions are of many lengths, some with a NULL inside.
     """
 
     cell: str
@@ -60,9 +61,7 @@ class Setup:
 
 
 class Outcome(NamedTuple):
-    """The first step, counted from 1, and tensor at which two runs part; if they never do, those at
-    which they were furthest apart.
-    """
+    """The first step, from 1, and tensor at which two runs part; if none, of the largest error."""
 
     step: int
     tensor: str
@@ -76,7 +75,7 @@ def on(backend: str) -> Place:
 
 
 def rows() -> Iterator[Row]:
-    """Training on the backend in force beside NumPy's, and beside itself, as rows of `verify`."""
+    """Training on the backend in force against NumPy's, and against itself, as rows of `verify`."""
     for dtype, tolerance in TOLERANCE.items():
         setups = {name: Setup(name, dtype) for name in CELLS}
         for name, cell in CELLS.items():
@@ -103,8 +102,8 @@ def lock_step(setup: Setup, left: Place, right: Place, tolerance: float | None =
     Parameters
     ----------
     setup : Setup
-    left, right : context managers to enter while a run is made and while it steps: `on` a backend,
-        or one around it
+    left, right : context managers to enter while a run is created and while it steps: `on` a
+        backend, or one around it
     tolerance : on each tensor's error, max |x - y| over the largest element of either; None:
         TOLERANCE of the dtype; 0: equal bits
 
@@ -114,13 +113,15 @@ def lock_step(setup: Setup, left: Place, right: Place, tolerance: float | None =
         the last layer to the first, norm, moments, parameters. So the first to part is the nearest
         to the mistake
 
-    Notes ----- Why these tolerances: a float32 run differs from the float64 run with the same
-    weights by at most 4e-6 (12 seeds, both cells), so two float32 runs by at most 8e-6; at H 512,
-    with products added up in another order, 3.5e-6 (four seeds, both cells, on a CPU). 3e-5 leaves
-    room for a device's exp and tanh; products in TF32 fail it. float64 rounds 5e8 times finer, so
-    1e-9 is loose, yet anything computed in float32 fails it. Both rely on the large epsilon of Adam
-    here. With the usual 1e-8, an element whose gradient is all rounding moves by the sign of that
-    rounding; the parameters of a correct float32 run were then 9e-3 from those in float64.
+    Notes
+    -----
+    The tolerances: a float32 run differs from the float64 run with the same weights by at most 4e-6
+    (12 seeds, both cells), so two float32 runs by at most 8e-6; at H 512, with products added up in
+    another order, 3.5e-6 (four seeds, both cells, on a CPU). 3e-5 leaves room for a device's exp
+    and tanh; products in TF32 fail it. float64 rounds 5e8 times finer, so 1e-9 is loose, yet
+    anything computed in float32 fails it. Both rely on the large epsilon of Adam here. With the
+    usual 1e-8, an element whose gradient is all rounding moves by the sign of that rounding; the
+    parameters of a correct float32 run were then 9e-3 from those in float64.
     """
     if tolerance is None:
         tolerance = TOLERANCE[setup.dtype]
@@ -174,7 +175,7 @@ def backward_order(config: ModelConfig) -> list[str]:
 
 
 def _batches(setup: Setup, data: CaptionData) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """One batch a step, made on the host."""
+    """One batch a step, on the host."""
     starts = range(0, len(data.split("train").captions), setup.N)
     for step in range(setup.steps):
         start = starts[step % len(starts)]
@@ -182,7 +183,7 @@ def _batches(setup: Setup, data: CaptionData) -> Iterator[tuple[np.ndarray, np.n
 
 
 class _Keeping(CaptioningRNN):
-    """A captioner that keeps its latest gradients as they were before clipping."""
+    """A captioner that stores its latest gradients as they were before clipping."""
 
     grads: Parameters
 
@@ -195,8 +196,6 @@ class _Keeping(CaptioningRNN):
 
 
 class _Run:
-    """One of the two runs."""
-
     def __init__(self, setup: Setup, data: CaptionData, place: Place) -> None:
         words, sizes = data.vocabulary.word_to_idx, (setup.features, setup.W, setup.H)
         self._place = place
@@ -221,7 +220,7 @@ class _Run:
             )
 
     def step(self, features: np.ndarray, captions: np.ndarray) -> dict[str, np.ndarray]:
-        """Take a step, and bring all that it computed to the host, in that order."""
+        """Take a step, and copy all its results to the host, in the order computed."""
         with self._place():
             loss, _ = self._solver._step(
                 Batch(features, captions)

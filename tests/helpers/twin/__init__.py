@@ -27,7 +27,7 @@ import numpy as np
 from planting import functions_in_cuda
 
 HERE = Path(__file__).parent
-KERNELS = HERE.parent.parent / "xpcap" / "ops" / "cuda"
+KERNELS = HERE.parents[2] / "xpcap" / "ops" / "cuda"
 HEADERS = ("shim.h", "fibers.h", "threads.h")
 THREADS = 256  # of a block, in every kernel
 REALS = {
