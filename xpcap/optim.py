@@ -29,10 +29,7 @@ STATE: dict[str, tuple[str, ...]] = {
 def init(rule: str, w: Array, config: Mapping[str, Any] | None = None) -> Config:
     """Complete config for `rule`: `config` over the course's defaults, and state arrays of zeros.
 
-    Raises
-    ------
-    OptionError : an unknown rule or key, with the nearest known one. ValueError : a hyperparameter
-        out of its range.
+    OptionError : an unknown rule or key. ValueError : a hyperparameter out of its range.
     """
     if rule not in DEFAULTS:
         raise unknown("optim", "update rule", rule, DEFAULTS)

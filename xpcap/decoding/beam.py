@@ -115,13 +115,10 @@ class Beam(Policy):
 
 
 class Group(NamedTuple):
-    """The n hypotheses of one group, and the m that continue them; rows count from the first.
+    """The n hypotheses of one group, and the m that continue them, with a table of best words."""
 
-    The hypotheses of a picture compete in a table with `size` rows a picture: each puts its best
-    words into its row.
-    """
-
-    own: slice  # of all hypotheses
+    # In a table with `size` rows a picture, each hypothesis puts its best words into its row
+    own: slice  # of all hypotheses; the rows below count from its first
     rows: Array  # (n,) int, row of each in the table
     # (m,) int, rows after the step: a picture's j-th row takes the j-th best entry of its table
     next_rows: Array
@@ -154,10 +151,7 @@ class Search:
         return Choice(*(xp.concatenate(parts) for parts in zip(*choices, strict=True)))
 
     def _groups(self, beams: np.ndarray, first_step: bool) -> Iterator[Group]:
-        """Groups with hypotheses left, given each one's beam, group * N + picture, rising.
-
-        All indices go to the device at once.
-        """
+        """Groups with hypotheses left, given each one's beam, group * N + picture, rising."""
         size, n = self._beam.size, len(beams)
         bounds = np.searchsorted(beams, self._N * np.arange(self._beam.groups + 1))
         firsts = np.searchsorted(beams, beams)
@@ -168,7 +162,7 @@ class Search:
             next_rows, firsts = (rows[:, None] + np.arange(size)).reshape(-1), firsts.repeat(size)
         each, m = len(next_rows) // n, len(next_rows)
         indices = np.concatenate([rows, next_rows, firsts]).astype(np.int32)
-        sent = self._buffer.upload("groups", indices)
+        sent = self._buffer.upload("groups", indices)  # all indices at once
         for start, stop in zip(bounds[:-1].tolist(), bounds[1:].tolist(), strict=True):
             if start < stop:
                 new = slice(n + start * each, n + stop * each)

@@ -20,15 +20,12 @@ LEAST_PART = 64  # hypotheses, at least, for another core to pay off
 
 
 class Decoded(NamedTuple):
-    """Captions of N pictures, n of each, the best first.
-
-    `log_probabilities` are totals over a caption's words, END included. If a picture has fewer than
-    n captions, the others are empty.
-    """
+    """Captions of N pictures, n of each, the best first; empty ones if a picture has fewer."""
 
     captions: np.ndarray  # (N, n, max_length) int32, NULL after END
     probabilities: np.ndarray  # (N, n, max_length), the model's dtype; of the words, 0 after END
-    log_probabilities: np.ndarray  # (N, n), the model's dtype; -inf where there is no n-th caption
+    # (N, n), the model's dtype: totals over a caption's words, END included; -inf without a caption
+    log_probabilities: np.ndarray
 
 
 class Decodable(Protocol):
@@ -202,12 +199,8 @@ def _decode(
 def check_choice(policy: Policy, choice: Choice, scores: Array) -> Choice:
     """The choice itself, if a policy may choose it from scores (n, V).
 
-    Values are checked on the host only: a device would have to wait.
-
-    Raises
-    ------
     TypeError : no Choice, or words or parents that are not integers. ValueError : their number is
-        wrong, or one is out of range.
+    wrong, or one is out of range; values are checked on the host only: a device would have to wait.
     """
     where, (n, V) = f"decode: {type(policy).__name__}.choose", scores.shape
     if not isinstance(choice, Choice):

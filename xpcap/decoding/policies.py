@@ -90,17 +90,13 @@ class Policy:
     def rowwise(self) -> bool:
         """True if `choose` treats each row by itself and names no parents, as greedy decoding.
 
-        On a device it then also gets rows of captions that ended in the step before; its choice for
-        them is dropped.
+        On a device it then also gets rows of captions that ended in the step before; their words
+        are dropped.
         """
         return type(self).choose is Policy.choose
 
     def banned(self, function: str, V: int, end: int | None) -> list[int]:
-        """The forbidden ids, sorted.
-
-        ValueError : a limit on lengths, or an id in `forbid`, is out of range, or too few words are
-        left.
-        """
+        """The forbidden ids, sorted. ValueError : they, or a limit on lengths, are out of range."""
         if not (isinstance(self.max_length, int | np.integer) and self.max_length >= 1):
             shown, hint = repr(self.max_length), ""
             if isinstance(self.max_length, Policy):
@@ -134,10 +130,10 @@ class Policy:
         return banned
 
     def start(self, numbers: np.ndarray, special: Special, buffer: Buffer) -> StepFunction:
-        """StepFunction for the pictures of these numbers (N,).
+        """StepFunction for pictures (N,): `choose` with a further argument, the slots (n,).
 
-        It is `choose` with one argument more, the slots (n,) of the rows. With several `slots` a
-        picture, scores are log-probabilities and not only so up to a constant.
+        With several `slots` a picture, scores are log-probabilities and not only so up to a
+        constant.
         """
         return lambda scores, totals, t, slots: self.choose(scores, totals, t)
 
@@ -246,12 +242,7 @@ class Sampling(Policy):
 
 
 class LogitMask:
-    """Mask that sets the scores of words forbidden by a policy's limits to -inf.
-
-    Parameters
-    ----------
-    banned : ids that are never chosen
-    """
+    """Mask that sets the scores of `banned` ids and of words beyond a policy's limits to -inf."""
 
     def __init__(
         self, policy: Policy, banned: Sequence[int], special: Special, buffer: Buffer

@@ -111,10 +111,7 @@ class CaptionScore:
         self._forbid = data.vocabulary.null, data.vocabulary.start, data.vocabulary.unk
 
     def __call__(self, model: Captioner, between: Callable[[], None]) -> dict[str, float]:
-        """Score, share of captions that differ, and their mean length in words.
-
-        `between` is called between batches; an exception from it ends the scoring.
-        """
+        """CIDEr-D, share of captions that differ, mean length. Calls `between` between batches."""
         words, shard = self._data.vocabulary, []
         for batch in batches(self._group, len(self._pictures), AT_ONCE):
             if len(pictures := self._pictures[batch]):
@@ -132,10 +129,7 @@ class CaptionScore:
         }
 
     def warm_up(self, model: Captioner) -> None:
-        """Caption a batch for three words.
-
-        After fewer, no ended caption leaves the batch on a device, which reads a step late.
-        """
+        """Caption a batch for three words, the fewest after which captions leave it on a device."""
         policy = _HalfStop(max_length=3, forbid=self._forbid)
         model.sample(self._data.features("val", self._pictures[:AT_ONCE]), policy=policy)
 

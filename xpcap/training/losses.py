@@ -93,10 +93,7 @@ class LossBuffer:
             self._first_bad = steps[bad] if bad < len(steps) else None
 
     def fault(self, params: Parameters, learning_rate: float) -> str:
-        """Diagnosis of the first step that was not finite, given once; empty if there is none.
-
-        Reads the steps that wait.
-        """
+        """Diagnosis of the first step that was not finite, given once; else empty. Reads losses."""
         self._read()
         step, self._first_bad = self._first_bad, None
         if step is None:

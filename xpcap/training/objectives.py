@@ -51,13 +51,7 @@ class Objective:
 class CrossEntropy(Objective):
     """Cross entropy, summed over time, weighted by caption, divided by `batch.total`.
 
-    Parameters
-    ----------
-    smoothing : label smoothing, in [0, 1); see CaptioningRNN.loss
-
-    Raises
-    ------
-    OptionError : smoothing is out of range.
+    smoothing : label smoothing, in [0, 1), else OptionError; see CaptioningRNN.loss
     """
 
     def __init__(self, smoothing: float = 0.0) -> None:
@@ -116,8 +110,6 @@ def loss_and_gradients(
 ) -> tuple[Array, Parameters]:
     """Loss and gradients of an objective, checked; the loss 0-d, of the model's library and dtype.
 
-    Raises
-    ------
     TypeError, ValueError : it is not a loss and a Parameters with the gradients of all parameters.
     """
     returned, params = objective.loss(model, batch, workspace), model.params
@@ -241,10 +233,7 @@ class SelfCritical(Objective):
         return None
 
     def rewards(self, captions: np.ndarray, pictures: np.ndarray) -> np.ndarray:
-        """CIDEr-D (n,) of captions (n, T) of ids, of pictures (n,) of the train split.
-
-        END counts as a word of a caption that has it.
-        """
+        """CIDEr-D (n,) of captions (n, T) of train pictures (n,); END, if it comes, is a word."""
         distinct, number = np.unique(pictures, return_inverse=True)
         references = [self._references(picture) for picture in distinct.tolist()]
         end = self._words.end

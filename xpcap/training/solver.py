@@ -163,10 +163,7 @@ class CaptioningSolver:
             self._train_epoch()
 
     def score_start(self) -> None:
-        """Score the model as it is, before the first epoch.
-
-        Its parameters count as the best until an epoch is better.
-        """
+        """Score the model as epoch 0. Its parameters count as the best until an epoch is better."""
         figures = self._evaluate(self.model, between=lambda: None)
         self.start = {"epoch": 0, "iteration": 0, **figures}
         self.best_params = self.model.params.copy()
@@ -196,10 +193,7 @@ class CaptioningSolver:
         self._report_epoch()
 
     def train_batch(self, positions: np.ndarray) -> None:
-        """A recorded training step on captions, by their positions in the objective's list.
-
-        `train` calls this for each batch of an epoch; it also evaluates, prints and calls back.
-        """
+        """A training step, recorded, on captions by their positions in the objective's list."""
         split, captions = self._feed.split("train"), self._captions[positions]
         seed = getattr(self.model, "seed", 0)
         views = draw_views(len(captions), split.views, seed, self.iteration)
@@ -353,10 +347,7 @@ class CaptioningSolver:
 
     @property
     def optim_configs(self) -> dict[str, Mapping[str, Any]]:
-        """Config of the rule for each parameter, read-only.
-
-        There is one flat config: state arrays here are views of it.
-        """
+        """Config of the rule for each parameter, read-only, with views of the state arrays."""
         config, shapes = self._optimizer.config, self.model.params.shapes
         moments = {key: Parameters(shapes, config[key]) for key in optim.STATE[self.update_rule]}
         rest = {key: value for key, value in config.items() if key not in moments}
@@ -396,10 +387,7 @@ class CaptioningSolver:
         return record
 
     def _show_loss(self, shown: Any) -> None:
-        """Print the loss every `print_every` steps, and show it on the progress bar `shown`.
-
-        The bar gets it by time: each read waits for a device.
-        """
+        """Print the loss every `print_every` steps; show it on the bar from time to time."""
         printed = self.verbose and (self.iteration - 1) % self.print_every == 0
         if not printed and (shown.disable or not self._pace.due):
             return
@@ -422,10 +410,7 @@ class CaptioningSolver:
         self._report_due = False
 
     def _require_finite(self) -> None:
-        """TrainingError : a step so far was not finite.
-
-        Called before any loss is shown and before anything is recorded.
-        """
+        """TrainingError : a step so far was not finite. To call before a loss is recorded."""
         if fault := self._record.fault(self.model.params, self.learning_rate):
             self._fail(fault)
 
@@ -436,14 +421,10 @@ class CaptioningSolver:
     # ---- The state
 
     def state(self) -> TrainingState:
-        """State of the training, copied to the host.
+        """State of the training, copied to the host. For callbacks, and between trainings.
 
-        To be called in `on_step`, in `on_epoch`, and while training does not run.
-
-        Raises
-        ------
-        TrainingError : a loss, gradient norm, parameter or moment is not finite: there is nothing
-            to go on from.
+        TrainingError : a loss, gradient norm, parameter or moment is not finite: nothing to go on
+        from.
         """
         self._require_finite()
         return TrainingState.of(
@@ -556,10 +537,7 @@ def _check_words(word_to_idx: Mapping[str, int], vocabulary: Vocabulary) -> None
 
 
 def _all_reduce(group: Group, loss: Array, grads: Parameters) -> Array:
-    """Loss of a batch, 0-d, summed over the shards of the ranks, as are gradients, in place.
-
-    On a device nothing is read.
-    """
+    """Loss (0-d) of a batch summed over ranks, as are gradients in place; nothing is read."""
     if group.size == 1:
         return loss
     group.all_reduce(grads.flat)

@@ -21,8 +21,8 @@ ORDER_STREAM = 2  # of a seed; CaptioningRNN draws from streams 0 and 1
 def best_of(history: Sequence[Record]) -> Record | None:
     """Record of the highest CIDEr-D on val, of equals the one of the lowest validation loss.
 
-    If captions are not scored, loss alone decides; without validation it is the latest record. The
-    first of equals; None of no records.
+    Without CIDEr-D loss alone decides; without validation it is the latest record. The first of
+    equals; None of no records.
     """
     figures = history[-1] if history else {}
     if "val_cider" in figures:
@@ -63,10 +63,7 @@ class EpochOrder:
         self.position = 0
 
     def batches(self, size: int) -> Iterator[np.ndarray]:
-        """Caption numbers of each batch from `position` on; the caller advances `position`.
-
-        An order is drawn if no epoch is under way.
-        """
+        """Captions of each batch from `position`, which the caller advances, in a drawn order."""
         if self.captions is None:
             self.captions, self.position = self.rng.permutation(self.count), 0
         captions, first = self.captions, self.position
@@ -81,10 +78,7 @@ class EpochOrder:
 
 
 class TrainingState(NamedTuple):
-    """Training between two steps, from CaptioningSolver.state() and for restore().
-
-    Arrays are copies on the host, whatever the solver computes on.
-    """
+    """Training between two steps: from CaptioningSolver.state(), for restore(). All on the host."""
 
     params: Parameters
     rule: str  # the update rule
@@ -111,12 +105,7 @@ class TrainingState(NamedTuple):
         history: Sequence[Record],
         start: Record | None,
     ) -> "TrainingState":
-        """State of the parts of a solver, copied to the host.
-
-        Raises
-        ------
-        TrainingError : a parameter or moment is not finite.
-        """
+        """State of the parts of a solver. TrainingError : a parameter or moment is not finite."""
 
         def on_host(flat: Array) -> Parameters:
             return Parameters(params.shapes, np.array(to_numpy(flat)))
@@ -245,15 +234,9 @@ def from_tensors(
     meta: Mapping[str, Any],
     shapes: Mapping[str, tuple[int, ...]],
 ) -> TrainingState:
-    """State from the tensors and JSON object of to_tensors, with every piece checked.
+    """State from the tensors and JSON of to_tensors, with every piece checked.
 
-    Parameters
-    ----------
-    where : function and file, for messages
-    shapes : of the model's parameters
-
-    Raises
-    ------
+    `where` has function and file, for messages; `shapes` are those of the model's parameters.
     DataError : anything missing, unknown, of another shape or type, or not finite.
     """
 
