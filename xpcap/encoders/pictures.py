@@ -283,8 +283,10 @@ def fit(picture: np.ndarray, side: int) -> np.ndarray:
     picture : array (height, width, 3), uint8
     side : pixels
 
-    Returns ------- array (height, width, 3), uint8, of about side * side pixels; the picture itself
-    if it has that size already
+    Returns
+    -------
+    array (height, width, 3), uint8, of about side * side pixels; the picture itself if it has that
+        size already
 
     Raises
     ------

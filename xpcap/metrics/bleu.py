@@ -48,9 +48,11 @@ def corpus_bleu(
 ) -> tuple[float, float, float, float]:
     """Corpus BLEU-1 to BLEU-4 of one hypothesis a picture against all its references.
 
-    Notes ----- No smoothing: an order without a single match makes that BLEU 0 (nltk returns about
-    1e-77 and warns). As nltk counts, a hypothesis of fewer than n words adds one n-gram that is not
-    found; Papineni et al. add none.
+    Notes
+    -----
+    No smoothing: an order without a single match makes that BLEU 0 (nltk returns about 1e-77 and
+    warns). As nltk counts, a hypothesis of fewer than n words adds one n-gram that is not found;
+    Papineni et al. add none.
     """
     b1, b2, b3, b4 = _bleu(_counts(references, hypotheses).sum(axis=0, keepdims=True))[0].tolist()
     return b1, b2, b3, b4

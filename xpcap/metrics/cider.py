@@ -207,9 +207,11 @@ class CiderD:
     ------
     ValueError : a picture has no reference.
 
-    Notes ----- pycocoevalcap reports this formula as "CIDEr". As there, words are not stemmed,
-    unlike in the paper, and lengths are counted in pairs of neighbouring words, so that an empty
-    sentence is as long as one of a single word.
+    Notes
+    -----
+    pycocoevalcap reports this formula as "CIDEr". As there, words are not stemmed, unlike in the
+    paper, and lengths are counted in pairs of neighbouring words, so that an empty sentence is as
+    long as one of a single word.
     """
 
     def __init__(

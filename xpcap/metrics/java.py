@@ -38,8 +38,10 @@ class Meteor:
     ----------
     jar : the program
 
-    Notes ----- The program is called directly: pycocoevalcap's wrapper leaves pipes open, and waits
-    for ever once the program has failed.
+    Notes
+    -----
+    The program is called directly: pycocoevalcap's wrapper leaves pipes open, and waits for ever
+    once the program has failed.
     """
 
     name = "meteor"
