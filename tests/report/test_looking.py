@@ -166,7 +166,7 @@ def test_pictures_not_at_hand_and_places_in_no_square_are_left_as_they_were(
             page := tmp_path / f"{len(list(tmp_path.iterdir()))}.html", run, said, look
         )
         assert "<svg" not in page.read_text()
-    empty = Card("x", scene(), [], looked=AttentionMap(np.zeros((0, 3, 3)), WHOLE_PICTURE))
+    empty = Card("x", scene(), [], attention=AttentionMap(np.zeros((0, 3, 3)), WHOLE_PICTURE))
     write_page(tmp_path / "e.html", "t", galleries=[Gallery("g", "", [empty])])
     assert "<svg" not in (tmp_path / "e.html").read_text()
 
@@ -296,7 +296,7 @@ def test_what_are_no_weights_is_refused(weights: np.ndarray, tmp_path: Path) -> 
         write_page(
             tmp_path / "p.html",
             "t",
-            galleries=[Gallery("g", "", [Card("x", scene(), SAID, looked=looked)])],
+            galleries=[Gallery("g", "", [Card("x", scene(), SAID, attention=looked)])],
         )
     assert not list(tmp_path.iterdir())
 
@@ -307,7 +307,7 @@ def test_one_picture_serves_all_words_and_a_word_adds_little(tmp_path: Path) -> 
         write_page(
             tmp_path / "p.html",
             "t",
-            galleries=[Gallery("g", "", [Card("x", photo(0), words, looked=looked)])],
+            galleries=[Gallery("g", "", [Card("x", photo(0), words, attention=looked)])],
         )
         sizes.append((tmp_path / "p.html").stat().st_size)
     page = Page(tmp_path / "p.html")
@@ -334,7 +334,7 @@ def test_a_browser_brightens_the_place_that_weighed_most(
         ("photo", np.clip(grey + RNG.integers(-2, 3, grey.shape), 0, 255).astype(np.uint8)),
     ):
         card = Card(
-            name, picture, [("dog", 0.5)], looked=AttentionMap(weights, Area(0.5, 0.5, 1.0, 1.0))
+            name, picture, [("dog", 0.5)], attention=AttentionMap(weights, Area(0.5, 0.5, 1.0, 1.0))
         )
         write_page(tmp_path / "p.html", "t", galleries=[Gallery("g", "", [card])])
         browser.show(tmp_path / "p.html", 800, dark, scale=2)

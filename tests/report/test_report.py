@@ -127,7 +127,7 @@ def full(tmp_path_factory: pytest.TempPathFactory) -> Path:
             scene(1),
             [(NASTY, 0.5), (long, 0.9), ("circle", 0.1)],
             ["a circle"],
-            looked=AttentionMap(LOOKED, Area(0.2, 0.1, 0.8, 1.2)),
+            attention=AttentionMap(LOOKED, Area(0.2, 0.1, 0.8, 1.2)),
         ),
         Card("tower.jpg", photo(3, 2000, 9), [("مرحبا", 0.2), ("عالم", 0.9)], ["مرحبا بالعالم"]),
     ]

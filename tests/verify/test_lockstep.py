@@ -16,7 +16,7 @@ from xpcap.layers import lstm
 from xpcap.models import network
 from xpcap.ops import equations, numpy_kernels, recurrent
 from xpcap.verify import lockstep
-from xpcap.verify.lockstep import TOLERANCE, Place, Setup, distance, lock_step, on
+from xpcap.verify.lockstep import TOLERANCE, Scope, Setup, distance, lock_step, on
 
 NOTEBOOK = {"N": 25, "D": 512, "W": 256, "H": 512, "V": 1004}
 SMALL = {"N": 6, "D": 10, "W": 6, "H": 8, "V": 20}
@@ -32,8 +32,8 @@ def plain() -> Iterator[None]:
 
 
 def spoilt(
-    inner: Place, module: ModuleType, op: str, change: Callable[..., Any], since: int
-) -> Place:
+    inner: Scope, module: ModuleType, op: str, change: Callable[..., Any], since: int
+) -> Scope:
     """The place `inner`, where from step `since` on what `op` gives is changed: `change` gets it,
     and the op's arguments.
     """

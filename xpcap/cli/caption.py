@@ -34,7 +34,7 @@ EXAMPLES = examples(
 )
 DIGITS = 4  # of an attention weight in JSON
 SHOWN = 5  # captions of a beam in JSON and on a page
-OF_A_SPLIT = ("split", "count", "data")  # parameters that choose pictures when none are given
+OF_A_SPLIT = ("split", "count", "data")  # parameters that choose pictures if none are given
 
 
 class PictureOrUrl(click.Path):
@@ -114,17 +114,17 @@ def caption(
     Captions are greedy. --beam searches for likelier ones; --temperature, --top-k and --top-p draw
     words at random.
     """
-    further, pictures = _split_runs(pictures)
+    more_runs, pictures = _split_runs(pictures)
     if pictures:
         _refuse_both(ctx)
     for file, suffix in ((html, ".html"), (png, ".png")):
         if file is not None:
             runs.check_new_file(file, suffix)  # before any work is done
     choose_backend(backend)
-    opened = open_runs([run, *further], on_remark=remark)
+    opened = open_runs([run, *more_runs], on_remark=remark)
     policy = decoding.policy(opened, SHOWN if html or as_json else 1)
     skipped: list[Skipped] = []
-    attend = bool(as_json or html)  # attention maps are shown there alone
+    attend = bool(as_json or html)  # nothing else shows attention maps
     if pictures:
         downloads = Downloads()
         look: Look = downloads.look
@@ -140,17 +140,14 @@ def caption(
         )
     elif init().rank == 0:
         seen = runs.data_of(opened, data)
-        captions, look = (
-            runs.caption_run(opened, seen, split, count=count, policy=policy, attend=attend),
-            runs.look_in(opened, seen.source),
-        )
+        look = runs.look_in(opened, seen.source)
+        captions = runs.caption_run(opened, seen, split, count=count, policy=policy, attend=attend)
     if init().rank:
         raise RankDone
-    _print(
-        captions if as_json or decoding.n_best else [one._replace(n_best=()) for one in captions],
-        skipped,
-        as_json,
-    )
+    shown = captions
+    if not (as_json or decoding.n_best):
+        shown = [one._replace(n_best=()) for one in captions]
+    _print(shown, skipped, as_json)
     _write(html, png, opened, captions, skipped, look, as_json)
 
 
@@ -158,13 +155,13 @@ def _split_runs(
     arguments: tuple[str | Path, ...],
 ) -> tuple[tuple[str | Path, ...], tuple[str | Path, ...]]:
     """Run folders, and the pictures that follow them."""
-    further = tuple(takewhile(_is_run, arguments))
-    pictures = arguments[len(further) :]
+    more_runs = tuple(takewhile(_is_run, arguments))
+    pictures = arguments[len(more_runs) :]
     if late := [picture for picture in pictures if _is_run(picture)]:
         raise click.UsageError(
             f"{late[0]} is a run folder and stands behind pictures, expected all runs before them"
         )
-    return further, pictures
+    return more_runs, pictures
 
 
 def _is_run(argument: str | Path) -> bool:
@@ -188,10 +185,10 @@ def _was_given(ctx: click.Context, param: click.Parameter) -> bool:
 
 
 def _print(captions: Sequence[PictureCaption], skipped: Sequence[Skipped], as_json: bool) -> None:
-    for left in skipped:
-        click.echo(f"skipped {visible(left.image)}: {visible(left.reason)}", err=True)
+    for one in skipped:
+        click.echo(f"skipped {visible(one.image)}: {visible(one.reason)}", err=True)
     if as_json:
-        click.echo(json.dumps([_object(one) for one in captions]))
+        click.echo(json.dumps(list(map(_object, captions))))
     else:
         print_captions(captions)
     if skipped and not captions:
@@ -201,12 +198,9 @@ def _print(captions: Sequence[PictureCaption], skipped: Sequence[Skipped], as_js
         )
 
 
-def _object(caption: PictureCaption) -> dict[str, Any]:
-    one = {
-        key: value
-        for key, value in caption._asdict().items()
-        if key not in ("n_best", "attention", "words")
-    }
+def _object(caption: PictureCaption) -> dict[str, object]:
+    names = ("image", "caption", "probabilities", "references")
+    one: dict[str, object] = {name: getattr(caption, name) for name in names}
     if caption.words != caption.caption.split():
         one["words"] = caption.words
     if caption.n_best:
@@ -232,11 +226,9 @@ def _write(
         click.echo(f"wrote {html}", err=as_json)
     if png is not None:
         drawn = runs.write_caption_png(png, captions, look, on_remark=remark)
-        rest = (
-            f" with {drawn} of {len(captions)} pictures; the others were not found"
-            if drawn < len(captions)
-            else ""
-        )
+        rest = ""
+        if drawn < len(captions):
+            rest = f" with {drawn} of {len(captions)} pictures; the others were not found"
         if drawn == pages.DRAWN < len(captions):
             rest = (
                 f" with the first {drawn} of {len(captions)} pictures, as many as one PNG takes; a"

@@ -69,20 +69,20 @@ class Decoding:
 
     def _id(self, run: Run, word: str) -> int:
         words = [known for known in run.vocabulary.idx_to_word if known not in SPECIAL]
-        made = (
-            [word] if word in words or word in SPECIAL else run.vocabulary.tokenize(word)
-        )  # Hund is hund to a run
-        if len(made) > 1:
+        # A run may know Hund as hund
+        is_word = word in words or word in SPECIAL
+        tokens = [word] if is_word else run.vocabulary.tokenize(word)
+        if len(tokens) > 1:
             raise OptionError(
-                f"decoding: `forbid`: {word!r} is {len(made)} words to {run.path},"
-                f" {', '.join(made)}; expected one"
+                f"decoding: `forbid`: {word!r} is {len(tokens)} words to {run.path},"
+                f" {', '.join(tokens)}; expected one"
             )
-        if not set(made) & set(words):
+        if not set(tokens) & set(words):
             raise OptionError(
                 f"decoding: `forbid`: no caption of {run.path} says {word!r}, expected one of its"
                 f" {len(words):,} words{nearest(word, words)}"
             )
-        return run.vocabulary.word_to_idx[made[0]]
+        return run.vocabulary.word_to_idx[tokens[0]]
 
 
 N_BEST = click.option(
@@ -91,7 +91,7 @@ N_BEST = click.option(
     type=int,
     help="Of a beam: the N best captions of a picture, with log-probabilities. Default: 1.",
 )
-OPTIONS = (  # the policies check ranges: their messages are for everybody
+OPTIONS = (  # the policies check ranges, also for users of the library
     click.option(
         "--beam",
         "width",
@@ -165,10 +165,8 @@ def decoding_options(n_best: bool) -> Callable[[Callable[..., None]], Function]:
     def add(command: Callable[..., None]) -> Function:
         @functools.wraps(command)
         def call(*args: Any, **given: Any) -> None:
-            decoding = Decoding(
-                **{field.name: given.pop(field.name, None) for field in fields(Decoding)}
-            )
-            command(*args, decoding=decoding, **given)
+            chosen = {field.name: given.pop(field.name, None) for field in fields(Decoding)}
+            command(*args, decoding=Decoding(**chosen), **given)
 
         for option in reversed(OPTIONS):
             if n_best or option is not N_BEST:

@@ -5,7 +5,6 @@ import textwrap
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import click
 
@@ -117,36 +116,28 @@ def evaluate(
     comparison = compare(evaluation, _other(against, data, split, decoding)) if against else None
     if init().rank:
         raise RankDone
-    findings = _findings(opened, evaluation, seen) if doctor else None
+    diagnoses = _diagnoses(opened, evaluation, seen) if doctor else None
     if csv is not None:
         evaluation.write_csv(csv)
     if as_json:
-        more: dict[str, Any] = (
-            {"against": {"run": str(against), **comparison.to_json()}} if comparison else {}
-        )
-        if findings is not None:
-            more["doctor"] = [finding.to_json() for finding in findings]
-        click.echo(json.dumps({**evaluation.to_json(), **more}))
+        content = evaluation.to_json()
+        if comparison:
+            content["against"] = {"run": str(against), **comparison.to_json()}
+        if diagnoses is not None:
+            content["doctor"] = [one.to_json() for one in diagnoses]
+        click.echo(json.dumps(content))
         return
     print_scores(evaluation)
     if comparison:
         _print_comparison(comparison, " + ".join(map(str, folders)), str(against))
-    if findings is not None:
-        _print_findings(findings, opened)
+    if diagnoses is not None:
+        _print_diagnoses(diagnoses, opened)
 
 
 def _other(against: Path, data: Path | None, split: str, decoding: Decoding) -> Evaluation:
     run = open_run(against, on_remark=remark)
     return evaluate_run(
         run, data, split, progress=True, policy=decoding.policy(run), java=True, group=init()
-    )
-
-
-def _findings(run: Run, evaluation: Evaluation, data: CaptionData) -> list[Diagnosis]:
-    captions = [caption.words for caption in evaluation.captions]
-    return _in_flags(
-        examine_run(run, captions, data, evaluation.split),
-        click.get_current_context().command.params,
     )
 
 
@@ -158,32 +149,29 @@ def _print_comparison(comparison: Comparison, ours: str, theirs: str) -> None:
 # The doctor
 
 
-def _in_flags(findings: Sequence[Diagnosis], params: Sequence[click.Parameter]) -> list[Diagnosis]:
-    """The diagnoses in terms of the options of `prepare`, of `train`, and of `params`."""
-    options = [*prepare.params, *train.params, *params]
-    return [finding._replace(text=in_options(finding.text, options)) for finding in findings]
+def _diagnoses(run: Run, evaluation: Evaluation, data: CaptionData) -> list[Diagnosis]:
+    """The diagnoses in terms of the options of `prepare`, of `train` and of this command."""
+    captions = [caption.words for caption in evaluation.captions]
+    found = examine_run(run, captions, data, evaluation.split)
+    params = [*prepare.params, *train.params, *click.get_current_context().command.params]
+    return [one._replace(text=in_options(one.text, params)) for one in found]
 
 
-def _print_findings(findings: Sequence[Diagnosis], run: Run) -> None:
+def _print_diagnoses(diagnoses: Sequence[Diagnosis], run: Run) -> None:
     """Print a row for each diagnosis, those not ok at length, and `prepare` again if words lack."""
-    verdicts = Counter(finding.verdict for finding in findings)
-    found = ", ".join(
-        f"{verdicts[verdict]} {verdict}"
-        for verdict in (BAD, CHECK, UNKNOWN, OK)
-        if verdicts[verdict]
-    )
+    counts = Counter(one.verdict for one in diagnoses)
+    order = (BAD, CHECK, UNKNOWN, OK)
+    found = ", ".join(f"{counts[verdict]} {verdict}" for verdict in order if counts[verdict])
     click.echo(f"\ndoctor: {found}")
-    click.echo(table([finding.row for finding in findings]))
-    for finding in findings:
-        if finding.verdict != OK:
-            text = f"{finding.name}, {finding.verdict}: {visible(finding.text)}"
-            click.echo(
-                "\n" + textwrap.fill(text, WIDTH, subsequent_indent="  ", break_on_hyphens=False)
-            )
-    verdict = {finding.name: finding.verdict for finding in findings}
-    if {verdict["unknown"], verdict["vocabulary"]} & {BAD, CHECK} and (
-        again := _prepare_again(run)
-    ):
+    click.echo(table([one.row for one in diagnoses]))
+    for one in diagnoses:
+        if one.verdict != OK:
+            text = f"{one.name}, {one.verdict}: {visible(one.text)}"
+            lines = textwrap.fill(text, WIDTH, subsequent_indent="  ", break_on_hyphens=False)
+            click.echo(f"\n{lines}")
+    verdict = {one.name: one.verdict for one in diagnoses}
+    lacking = {verdict["unknown"], verdict["vocabulary"]} & {BAD, CHECK}
+    if lacking and (again := _prepare_again(run)):
         click.echo(
             f"\nnext, with the folders and the other options that you gave before:\n  {again}"
         )
@@ -192,28 +180,20 @@ def _print_findings(findings: Sequence[Diagnosis], run: Run) -> None:
 def _prepare_again(run: Run) -> str:
     """The command that prepares the run's data with more words; empty: unknown, or all are in."""
     source = run.config.get("source", {})
-    files, fewest, most = (
-        source.get("captions"),
-        source.get("min_count"),
-        source.get("vocabulary_size"),
-    )
-    if (
-        not isinstance(files, list)
-        or not all(isinstance(file, str) for file in files)
-        or not (most or (isinstance(fewest, int) and fewest > 1))
-    ):
+    files, least, most = (source.get(key) for key in ("captions", "min_count", "vocabulary_size"))
+    if not isinstance(files, list) or not all(isinstance(file, str) for file in files):
         return ""
-    kept = (
-        ["--vocabulary", str(2 * most)]
-        if isinstance(most, int)
-        else ["--min-count", str(fewest // 2)]
-    )
+    if not (most or (isinstance(least, int) and least > 1)):
+        return ""
+    if isinstance(most, int):
+        limit = ["--vocabulary", str(2 * most)]
+    else:
+        limit = ["--min-count", str(least // 2)]
     given = [
         word
         for option in ("pictures", "features")
         if isinstance(source.get(option), str)
         for word in (f"--{option}", source[option])
     ]
-    out = Path(run.config["data"])
-    other = f"{out.stem}{kept[0][1:]}-{kept[1]}.h5"
-    return visible(command_line("prepare", *files, *given, *kept, "--out", other))
+    other = f"{Path(run.config['data']).stem}{limit[0][1:]}-{limit[1]}.h5"
+    return visible(command_line("prepare", *files, *given, *limit, "--out", other))

@@ -22,15 +22,10 @@ from xpcap.errors import EXPECTED, OptionError, nearest
 from xpcap.report import visible
 
 LONGEST_MESSAGE = 4000  # characters
-SHARED = (
-    "train",
-    "evaluate",
-    "caption",
-    "prepare",
-    "info",
-)  # what ranks do together; of other commands rank 0 does all
-GRACE = 2.0  # seconds that a rank which fails leaves rank 0 to fail in the same way and say so
-STOPPED = (128 + signal.SIGINT, 128 + signal.SIGTERM)  # exit statuses: every rank leaves by itself
+# Commands that ranks run together; others are rank 0's
+SHARED = ("train", "evaluate", "caption", "prepare", "info")
+GRACE = 2.0  # seconds that a rank which fails leaves rank 0 to report the same failure
+STOPPED = (128 + signal.SIGINT, 128 + signal.SIGTERM)  # exit statuses: every rank exits by itself
 PIPE_CLOSED = 128 + 13  # exit status of a program that SIGPIPE ends; Windows has no such signal
 
 
@@ -45,11 +40,8 @@ class Commands(click.Group):
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
         if args and self.get_command(ctx, args[0]) is None and not args[0].startswith("-"):
-            raise click.UsageError(
-                f"no command {args[0]!r}, expected one of"
-                f" {', '.join(self.commands)}{nearest(args[0], self.commands)}",
-                ctx,
-            )
+            names = f"{', '.join(self.commands)}{nearest(args[0], self.commands)}"
+            raise click.UsageError(f"no command {args[0]!r}, expected one of {names}", ctx)
         ctx.meta[TYPED] = list(args)
         name, command, rest = super().resolve_command(ctx, args)
         if launcher_rank()[0] and name not in SHARED:
@@ -100,31 +92,26 @@ class Commands(click.Group):
                 " smaller data"
             ) from error
         except KeyboardInterrupt as interrupt:
-            click.echo(
-                f"{ctx.invoked_subcommand}: interrupted;"
-                f" {str(interrupt) or 'no file was left half-written'}",
-                err=True,
-            )
+            state = str(interrupt) or "no file was left half-written"
+            click.echo(f"{ctx.invoked_subcommand}: interrupted; {state}", err=True)
             ctx.exit(128 + signal.SIGINT)
         except BrokenPipeError:
             leave_closed_pipe()
             ctx.exit(PIPE_CLOSED)
         except OSError as error:
-            place = f"{visible(str(error.filename))}: " if error.filename else ""
+            file = f"{visible(str(error.filename))}: " if error.filename else ""
             hint = (
                 "expected to read or write there; is the path right, and is there room and"
                 " permission?"
             )
             raise click.ClickException(
-                f"{ctx.invoked_subcommand}: {place}{error.strerror or error}, {hint}"
+                f"{ctx.invoked_subcommand}: {file}{error.strerror or error}, {hint}"
             ) from error
 
     def _message(self, ctx: click.Context, error: Exception) -> str:
+        # With train's options, since a run may need more training before it can be used
         command = self.get_command(ctx, ctx.invoked_subcommand or "")
-        params = [
-            *self.commands["train"].params,
-            *(command.params if command else []),
-        ]  # a run may have to be trained on before it can be used
+        params = [*self.commands["train"].params, *(command.params if command else [])]
         return shown(error, params)
 
 
@@ -135,9 +122,7 @@ def shown(error: Exception, params: list[click.Parameter]) -> str:
 
 def leave_closed_pipe() -> None:
     """Discard further output, since its reader has gone: Python would complain of it at exit."""
-    with contextlib.suppress(
-        OSError, ValueError, AttributeError
-    ):  # no such stream, or not of a file
+    with contextlib.suppress(OSError, ValueError, AttributeError):  # no stream, or not of a file
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, sys.stdout.fileno())
         os.close(nowhere)
@@ -145,12 +130,10 @@ def leave_closed_pipe() -> None:
 
 def in_options(message: str, params: list[click.Parameter]) -> str:
     """A message of the library, its parameters in backquotes replaced by the command's options."""
-    names = {
-        param.name: (
-            param.human_readable_name if isinstance(param, click.Argument) else param.opts[-1]
-        )
-        for param in params
-    }
+    names = {}
+    for param in params:
+        argument = isinstance(param, click.Argument)
+        names[param.name] = param.human_readable_name if argument else param.opts[-1]
     return re.sub(r"`(\w+)`", lambda match: names.get(match[1], match[0]), message)
 
 
@@ -165,7 +148,6 @@ def main() -> None:
     shows the result. 'COMMAND --help' has examples of each command. Exit status: 0 done, 1 failed,
     2 wrong usage, 130 or 143 stopped by Ctrl-C or SIGTERM, 141 nobody reads the output any more.
     """
+    # Captions may hold characters that the terminal cannot show
     if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(
-            errors="backslashreplace"
-        )  # captions may hold what the terminal cannot show
+        sys.stdout.reconfigure(errors="backslashreplace")

@@ -48,30 +48,17 @@ def _print_machine(as_json: bool) -> None:
     if group.rank:
         raise RankDone
     if as_json:
-        click.echo(
-            json.dumps(
-                {
-                    **about,
-                    **ranks,
-                    "backends": {name: state._asdict() for name, state in status.items()},
-                }
-            )
-        )
+        backends = {name: state._asdict() for name, state in status.items()}
+        click.echo(json.dumps({**about, **ranks, "backends": backends}))
         return
-    click.echo(
-        f"xpcap {__version__}, Python {about['python']}, {about['platform']}, {about['cores']}"
-        " cores"
-    )
-    rows = [
-        (
-            s.name,
-            s.version or "-",
-            "usable" if s.usable else "not usable",
-            ", ".join(s.devices) if s.usable else s.reason,
-        )
-        for s in status.values()
-    ]
-    click.echo(table([("backend", "version", "", "devices, or why not"), *rows]))
+    python, system, number = (about[key] for key in ("python", "platform", "cores"))
+    click.echo(f"xpcap {__version__}, Python {python}, {system}, {number} cores")
+    rows = [("backend", "version", "", "devices, or why not")]
+    for state in status.values():
+        usable = "usable" if state.usable else "not usable"
+        devices = ", ".join(state.devices) if state.usable else state.reason
+        rows.append((state.name, state.version or "-", usable, devices))
+    click.echo(table(rows))
     if ranks:
         machines = f"{ranks['machines']} machine{'s' if ranks['machines'] > 1 else ''}"
         click.echo(

@@ -30,7 +30,7 @@ EXAMPLES = examples(
     "      --split train=Flickr_8k.trainImages.txt --split val=Flickr_8k.devImages.txt",
 )
 MIN_COUNT = 5  # the default of --min-count
-ENOUGH = 250  # training pictures from which captions begin to fit: see docs/own-data.md
+ENOUGH = 250  # training pictures without a remark: see docs/own-data.md
 MOST_UNKNOWN = 0.1  # share of unknown words without a remark
 
 
@@ -190,12 +190,13 @@ def prepare(**given: Any) -> None:
     if why := obstacle(out):
         raise click.ClickException(f"prepare: {out} {why}")  # before any work is done
     group = init()
-    group.all_gather("the place is free")  # before rank 0 writes to it
+    group.all_gather("the file is new")  # before rank 0 writes it
     cache = out.with_name(f"{out.name}.encoding")  # the same command resumes from it if killed
     try:
         data, report = _import(given, cache)
     except ColumnsError as error:
-        raise _with_columns(error, given) from error
+        named = bool(given["image_column"] or given["caption_column"])
+        raise _with_columns(error, named) from error
     except KeyboardInterrupt as interrupt:
         if not cache.exists():
             raise
@@ -206,11 +207,11 @@ def prepare(**given: Any) -> None:
     write_dataset(out, data)
     cache.unlink(missing_ok=True)
     _describe(out, data, given["files"], report)
-    for remark in _remarks(data, given):
+    for remark in _remarks(data, given["vocabulary"]):
         click.echo(f"note: {remark}")
 
 
-def _check_usage(given: dict[str, Any]) -> None:
+def _check_usage(given: dict[str, object]) -> None:
     """UsageError : options that are missing or contradict each other."""
     if given["pictures"] is None and given["features"] is None:
         raise click.UsageError(
@@ -241,9 +242,7 @@ def _import(given: dict[str, Any], cache: Path) -> tuple[CaptionData, ImportRepo
         fractions=given["fractions"],
         seed=given["seed"],
         columns=Columns(
-            image=given["image_column"],
-            caption=given["caption_column"],
-            split=given["split_column"],
+            **{name: given[f"{name}_column"] for name in ("image", "caption", "split")}
         ),
         features_file=given["features"],
         pictures=given["pictures"],
@@ -254,7 +253,7 @@ def _import(given: dict[str, Any], cache: Path) -> tuple[CaptionData, ImportRepo
         max_words=given["max_words"],
         pca=given["pca"],
         float16=given["float16"],
-        # captions of drawings say what is left of what, so their mirror images are wrong
+        # Captions of drawings name left and right, so they do not fit mirror images
         mirror=photographs if given["mirror"] is None else given["mirror"],
         strict=given["strict"],
         progress=True,
@@ -262,22 +261,21 @@ def _import(given: dict[str, Any], cache: Path) -> tuple[CaptionData, ImportRepo
     )
 
 
-def _with_columns(error: ColumnsError, given: dict[str, Any]) -> click.ClickException:
+def _with_columns(error: ColumnsError, named: bool) -> click.ClickException:
     """The error, with a command line that names the columns unless this one does."""
     message = shown(error, click.get_current_context().command.params)
-    if given["image_column"] or given["caption_column"]:
+    if named:
         return click.ClickException(message)
-    image, caption = (
-        (error.likely.image, error.likely.caption) if error.likely else ("PICTURES", "CAPTIONS")
-    )
-    condition = (
-        "if those are the columns" if error.likely else "with your names for PICTURES and CAPTIONS"
-    )
-    again = typed_again("--image-column", str(image), "--caption-column", str(caption))
+    image, caption = "PICTURES", "CAPTIONS"
+    condition = "with your names for PICTURES and CAPTIONS"
+    if error.likely:
+        image, caption = str(error.likely.image), str(error.likely.caption)
+        condition = "if those are the columns"
+    again = typed_again("--image-column", image, "--caption-column", caption)
     return click.ClickException(f"{message}; {condition}, type\n  {visible(again)}")
 
 
-def _remarks(data: CaptionData, given: dict[str, Any]) -> list[str]:
+def _remarks(data: CaptionData, vocabulary: int | None) -> list[str]:
     """Remarks on too few training pictures, and on too many unknown words."""
     if "train" not in data.splits:
         return []
@@ -291,14 +289,14 @@ def _remarks(data: CaptionData, given: dict[str, Any]) -> list[str]:
     if (unknown := data.source.record["unknown"]["train"]) > MOST_UNKNOWN:
         remarks.append(
             f"{len(data.vocabulary):,} words only: {unknown:.1%} of the words to learn from are"
-            f" unknown; {_more_words(data, given)}"
+            f" unknown; {_more_words(data, vocabulary)}"
         )
     return remarks
 
 
-def _more_words(data: CaptionData, given: dict[str, Any]) -> str:
+def _more_words(data: CaptionData, vocabulary: int | None) -> str:
     """Advice to keep more words: the highest --min-count that leaves few of them unknown."""
-    if given["vocabulary"]:
+    if vocabulary:
         return "a larger --vocabulary would keep more"
     counts = Counter(word for text in data.texts("train") for word in tokenize(text))
     highest = min(int(data.source.record["min_count"]) - 1, max(counts.values()))

@@ -43,12 +43,8 @@ class Choice(click.ParamType):
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
         if value not in self.names:
-            self.fail(
-                f"{value!r} does not exist, expected one of"
-                f" {', '.join(self.names)}{nearest(value, self.names)}",
-                param,
-                ctx,
-            )
+            names = f"{', '.join(self.names)}{nearest(value, self.names)}"
+            self.fail(f"{value!r} does not exist, expected one of {names}", param, ctx)
         return str(value)
 
 
@@ -66,9 +62,8 @@ class Number(click.FloatRange):
 
 def examples(*lines: str) -> str:
     """Examples for the foot of a help page, one command a line; an indented line continues one."""
-    return "\b\nExamples:\n" + "\n".join(
-        line if line.startswith(" ") else f"  python cli.py {line}" for line in lines
-    )
+    shown = [line if line.startswith(" ") else f"  python cli.py {line}" for line in lines]
+    return "\b\nExamples:\n" + "\n".join(shown)
 
 
 def command_line(*words: str) -> str:
@@ -99,7 +94,7 @@ def choose_backend(backend: str | None) -> None:
     group = init()
     wanted = wanted_backend(backend)
     if group.size > 1 and wanted in ("cupy", "auto"):
-        local: int = group.local_rank  # type: ignore[attr-defined]  # of a group that was joined
+        local: int = group.local_rank  # type: ignore[attr-defined]  # of an MPIGroup
         if wanted == "cupy" or backend_status()["cupy"].usable:
             _use_own(local, group.rank)
             return
@@ -154,12 +149,13 @@ def remark(sentence: str) -> None:
 def table(rows: Sequence[Sequence[str]]) -> str:
     """Rows of cells as lines with aligned columns."""
     widths = [max(columns(row[i]) for row in rows) for i in range(len(rows[0]))]
-    return "\n".join(
-        "  ".join(
-            cell + " " * (width - columns(cell)) for cell, width in zip(row, widths, strict=True)
-        ).rstrip()
-        for row in rows
-    )
+    lines = []
+    for row in rows:
+        cells = zip(row, widths, strict=True)
+        lines.append(
+            "  ".join(cell + " " * (width - columns(cell)) for cell, width in cells).rstrip()
+        )
+    return "\n".join(lines)
 
 
 def print_captions(captions: Sequence[PictureCaption]) -> None:

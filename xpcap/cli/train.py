@@ -60,11 +60,10 @@ class Decay(Number):
         return value if value == LINEAR else super().convert(value, param, ctx)
 
 
-def option(name: str, kind: Any, text: str) -> Callable[[Function], Function]:
+def option(name: str, kind: click.ParamType | type, text: str) -> Callable[[Function], Function]:
     """An option of train, with the defaults of TrainOptions and GENERATED in its help."""
-    default, generated = (
-        getattr(options, name.replace("-", "_")) for options in (DEFAULTS, GENERATED)
-    )
+    field = name.replace("-", "_")
+    default, generated = getattr(DEFAULTS, field), getattr(GENERATED, field)
     shown = str(default) if default == generated else f"{default}; generated pictures: {generated}"
     return click.option(f"--{name}", type=kind, default=None, help=f"{text}  [default: {shown}]")
 
@@ -212,12 +211,9 @@ def train(data: Path | None, backend: str | None, verbose: bool, **options: Any)
     except BrokenPipeError as closed:
         if group.rank == 0 and find_file(str(chosen.out), LAST):
             leave_closed_pipe()
-            with contextlib.suppress(BrokenPipeError):  # nor does anybody read errors
-                _print_how_to_continue(
-                    "nobody reads the output any more, so training was stopped, and saved",
-                    chosen,
-                    backend,
-                )
+            with contextlib.suppress(BrokenPipeError):  # errors may have no reader either
+                why = "nobody reads the output any more, so training was stopped, and saved"
+                _print_how_to_continue(why, chosen, backend)
         raise closed
     except KeyboardInterrupt as stopped:
         if not isinstance(stopped, Stopped) and not find_file(str(chosen.out), LAST):
@@ -243,19 +239,19 @@ def _refuse_captions(data: Path | None) -> None:
         with data.open("rb") as file:
             head = file.read(ENDS)
     except OSError:
-        return  # whoever opens it as data says so
+        return  # opening it as data will report this
     kind = kind_of_file(head)
     if not head or (kind.family != "spreadsheet" if kind else b"\0" in head):
         return
-    what = (
-        f"{kind.name}: save it as CSV UTF-8 first" if kind else "text, such as a table of captions"
-    )
-    table, made = data.with_suffix(".csv") if kind else data, data.with_suffix(".h5")
+    found, table = "text, such as a table of captions", data
+    if kind:
+        found, table = f"{kind.name}: save it as CSV UTF-8 first", data.with_suffix(".csv")
+    out = str(data.with_suffix(".h5"))
+    prepare = command_line("prepare", str(table), "--pictures", "photos", "--out", out)
     raise click.ClickException(
-        f"train: {visible(str(data))} is {what}, expected a dataset file; make one of the captions"
-        " and the folder of pictures, here called photos:\n "
-        f" {command_line('prepare', str(table), '--pictures', 'photos', '--out', str(made))}\n "
-        f" {command_line('train', str(made))}"
+        f"train: {visible(str(data))} is {found}, expected a dataset file; make one of the captions"
+        " and the folder of pictures, here called photos:\n"
+        f"  {prepare}\n  {command_line('train', out)}"
     )
 
 
@@ -277,7 +273,7 @@ class Progress:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._options, self._group, self._verbose, self._clock = options, group, verbose, clock
-        self._second = False  # training on the score, after cross entropy
+        self._second = False  # self-critical training, after cross entropy
         self._print_options()
         if options.data is None and not find_file(str(options.out), DATA):
             say(f"drawing {TRAIN + VAL:,} pictures of shapes")
@@ -290,10 +286,7 @@ class Progress:
     def _print_options(self) -> None:
         if not self._verbose:
             return
-        shown = {
-            field.name: getattr(self._options, field.name)
-            for field in dataclasses.fields(self._options)
-        }
+        shown = dataclasses.asdict(self._options)
         ranks = {"ranks": self._group.size} if self._group.size > 1 else {}
         shown |= {"data": self._options.data or "generated", "backend": get_backend(), **ranks}
         click.echo("  ".join(f"{key} {value}" for key, value in shown.items()))
@@ -302,11 +295,9 @@ class Progress:
         """Training begins, or goes on."""
         train, config = solver.data.split("train"), solver.model.config
         if self._second:
-            start = (
-                f", from CIDEr {solver.start['val_cider']:.3f} on val"
-                if solver.start and "val_cider" in solver.start
-                else ""
-            )
+            start = ""
+            if solver.start and "val_cider" in solver.start:
+                start = f", from CIDEr {solver.start['val_cider']:.3f} on val"
             say(
                 "second stage: training on the score of captions that it makes of"
                 f" {len(train.images):,} pictures{start}"
@@ -319,9 +310,8 @@ class Progress:
                 f" {len(train.images):,} pictures with {len(train.captions):,} captions of"
                 f" {words:,} words{ranks}; the run folder is {self._options.out}"
             )
-        self._first: tuple[int, float] | None = (
-            None  # steps and time once the first step is done, which also sets things up
-        )
+        # Steps and time after the first step, which includes allocation and compilation
+        self._first: tuple[int, float] | None = None
         self._last = self._begun = solver.iteration, self._clock()
         self._due = True
 
@@ -337,10 +327,8 @@ class Progress:
         """Print the number of steps, and the time left, extrapolated from the steps done."""
         self._due = False
         since = self._first if self._first and self._last[0] > self._first[0] else self._begun
-        done, left = (
-            self._last[0] - since[0],
-            solver.num_epochs * solver.steps_per_epoch - self._last[0],
-        )
+        done = self._last[0] - since[0]
+        left = solver.num_epochs * solver.steps_per_epoch - self._last[0]
         line = f"{counted(solver.num_epochs, 'epoch')} of {counted(solver.steps_per_epoch, 'step')}"
         if left > 0:
             seconds = left * (self._last[1] - since[1]) / done
@@ -348,11 +336,8 @@ class Progress:
                 f", about {duration(seconds)} as the first {counted(done, 'step')} went, plus the"
                 " scores after each epoch"
             )
-        if (
-            not self._second
-            and self._options.objective == CROSS_ENTROPY
-            and (more := self._options.score_epochs)
-        ):
+        more = self._options.score_epochs
+        if not self._second and self._options.objective == CROSS_ENTROPY and more:
             line += f"; then a second stage of {counted(more, 'epoch')}"
         say(line)
 
@@ -377,14 +362,9 @@ def duration(seconds: float) -> str:
 
 
 def _print_how_to_continue(why: str, options: TrainOptions, backend: str | None) -> None:
-    again = [
-        "train",
-        "--out",
-        str(options.out),
-        "--resume",
-        *(("--backend", backend) if backend else ()),
-    ]
-    click.echo(f"train: {why}; continue with\n  {command_line(*again)}", err=True)
+    given = ("--backend", backend) if backend else ()
+    again = command_line("train", "--out", str(options.out), "--resume", *given)
+    click.echo(f"train: {why}; continue with\n  {again}", err=True)
 
 
 def _print_resume(solver: CaptioningSolver) -> None:
@@ -396,24 +376,18 @@ def _print_resume(solver: CaptioningSolver) -> None:
 
 def _print_epoch(solver: CaptioningSolver) -> None:
     record, times = solver.history[-1], solver.times[-1]
-    val = (
-        f"  val loss {record['val_loss']:6.2f}  perplexity {record['val_perplexity']:6.2f}"
-        if "val_loss" in record
-        else ""
-    )
-    val += f"  CIDEr {record['val_cider']:.3f}" if "val_cider" in record else ""
-    if "train_reward" in record:
-        trained = f"train reward {record['train_reward']:.3f}"
-        val += (
-            f"  distinct {record['val_distinct']:.0%}  words {record['val_length']:.1f}"
-            if "val_distinct" in record
-            else ""
-        )
+    self_critical = "train_reward" in record
+    line = f"epoch {record['epoch']:2}  "
+    if self_critical:
+        line += f"train reward {record['train_reward']:.3f}"
     else:
-        trained = f"train loss {record['train_loss']:6.2f}"
-    say(
-        f"epoch {record['epoch']:2}  {trained}{val} "
-        f" {times['train_seconds'] + times['check_seconds']:5.1f} s"
-    )
+        line += f"train loss {record['train_loss']:6.2f}"
+    if "val_loss" in record:
+        line += f"  val loss {record['val_loss']:6.2f}  perplexity {record['val_perplexity']:6.2f}"
+    if "val_cider" in record:
+        line += f"  CIDEr {record['val_cider']:.3f}"
+    if self_critical and "val_distinct" in record:
+        line += f"  distinct {record['val_distinct']:.0%}  words {record['val_length']:.1f}"
+    say(f"{line}  {times['train_seconds'] + times['check_seconds']:5.1f} s")
     if solver.collapse is not None:
         say(f"training ends: {solver.collapse}")

@@ -26,20 +26,13 @@ def verify(backend: str | None, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps([row._asdict() for row in rows]))
     else:
-        click.echo(
-            table([("case", "backend", "dtype", "error", "tolerance", "pass"), *map(_line, rows)])
-        )
+        heads = ("case", "backend", "dtype", "error", "tolerance", "pass")
+        click.echo(table([heads, *map(_line, rows)]))
         click.echo(f"{len(rows) - len(failed)} of {len(rows)} rows pass")
     if failed:
         sys.exit(1)
 
 
 def _line(row: Row) -> tuple[str, ...]:
-    return (
-        row.case,
-        row.backend,
-        row.dtype,
-        f"{row.error:.1e}",
-        f"{row.tolerance:.0e}",
-        "yes" if row.passed else "NO",
-    )
+    numbers = f"{row.error:.1e}", f"{row.tolerance:.0e}"
+    return row.case, row.backend, row.dtype, *numbers, "yes" if row.passed else "NO"

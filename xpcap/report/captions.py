@@ -17,9 +17,9 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 DIMMEST = 0.75  # opacity of the black overlay where it is densest
-ROUNDING = 1e-3  # the weights of a word may add up to so much more or less than 1
+ROUNDING = 1e-3  # tolerance of the sum of a word's weights
 DPI = 110
-CELL, PICTURE = 3.0, (2.7, 2.05)  # inches: width of a column; the box that a picture is fitted into
+CELL, PICTURE = 3.0, (2.7, 2.05)  # inches: width of a column; box of a picture
 GAP, MARGIN = 0.09, 0.16  # inches
 LEADING = 1.3  # line height, in font sizes
 MOST_LINES = 8  # of a text; a longer one is cut and ends in an ellipsis
@@ -36,25 +36,20 @@ class AttentionMap(NamedTuple):
 
 
 def check_attention_map(
-    function: str, name: str, looked: AttentionMap, words: Sequence[str]
+    function: str, name: str, attention: AttentionMap, words: Sequence[str]
 ) -> None:
     """ValueError : not a square of regions for each word, with weights that sum to 1."""
-    weights = looked.weights
-    if (
-        weights.ndim != 3
-        or weights.shape[0] != len(words)
-        or not 0 < weights.shape[1] == weights.shape[2]
-    ):
+    weights, shape = attention.weights, attention.weights.shape
+    if len(shape) != 3 or shape[0] != len(words) or not 0 < shape[1] == shape[2]:
         raise ValueError(
-            f"{function}: picture {name!r} has weights of shape {weights.shape}, expected (T, K, K)"
+            f"{function}: picture {name!r} has weights of shape {shape}, expected (T, K, K)"
             f" with T = {len(words)} words"
         )
+    totals, least = weights.sum(axis=(1, 2)), weights.min(axis=(1, 2))
     odd = [
         word
-        for word, total, least in zip(
-            words, weights.sum(axis=(1, 2)), weights.min(axis=(1, 2)), strict=True
-        )
-        if not (abs(total - 1) <= ROUNDING and least >= 0)
+        for word, total, low in zip(words, totals, least, strict=True)
+        if not (abs(total - 1) <= ROUNDING and low >= 0)
     ]
     if odd:
         raise ValueError(
@@ -89,12 +84,10 @@ def overlay(picture: np.ndarray, weights: np.ndarray, area: Area = WHOLE_PICTURE
     )
     over = Image.new("L", (width, height), 255)
     size = max(1, right - left), max(1, bottom - top)
-    over.paste(
-        Image.fromarray(overlay_alpha(weights)).resize(size, Image.Resampling.BILINEAR), (left, top)
-    )
-    dimmed: np.ndarray = np.round(
-        picture * (1 - np.asarray(over)[..., None] * (DIMMEST / 255))
-    ).astype(np.uint8)
+    alpha = Image.fromarray(overlay_alpha(weights)).resize(size, Image.Resampling.BILINEAR)
+    over.paste(alpha, (left, top))
+    light = 1 - np.asarray(over)[..., None] * (DIMMEST / 255)
+    dimmed: np.ndarray = np.round(picture * light).astype(np.uint8)
     return dimmed
 
 
@@ -132,19 +125,16 @@ def draw_captions(
     from matplotlib import rc_context
 
     if not pictures or not len(pictures) == len(captions) == len(references):
-        counts = (
-            f"{len(pictures)} pictures, {len(captions)} captions and {len(references)} references"
-        )
         raise ValueError(
-            f"draw_captions: got {counts}, expected the same number of each, at least one"
+            f"draw_captions: got {len(pictures)} pictures, {len(captions)} captions and"
+            f" {len(references)} references, expected the same number of each, at least one"
         )
     families, lacking = find_fonts(map(visible, (*captions, *references)))
     if lacking:
         on_remark(f"draw_captions: {explain_lacking(lacking)}")
     with warnings.catch_warnings(), rc_context({"font.family": families} if families else {}):
-        warnings.filterwarnings(
-            "ignore", "Glyph .* missing from font"
-        )  # drawn as a box; the remark above says so
+        # Such a glyph is drawn as a box, and the remark above has named it
+        warnings.filterwarnings("ignore", "Glyph .* missing from font")
         texts = [_wrap_both(*both) for both in zip(captions, references, strict=True)]
         figure = _draw(pictures, texts, min(columns, len(pictures)))
         with atomic(Path(path)) as file:
@@ -175,42 +165,28 @@ def _draw_cell(
     width, height = figure.get_size_inches()
     left, top = corner
     # The picture is fitted into its box, on the lower edge
-    box = (
-        (left + (CELL - PICTURE[0]) / 2) / width,
-        (top - PICTURE[1]) / height,
-        PICTURE[0] / width,
-        PICTURE[1] / height,
-    )
+    x, y = left + (CELL - PICTURE[0]) / 2, top - PICTURE[1]
+    box = x / width, y / height, PICTURE[0] / width, PICTURE[1] / height
     axes = figure.add_axes(box, anchor="S")
-    axes.imshow(
-        picture, interpolation="nearest" if max(picture.shape[:2]) <= 128 else "antialiased"
-    )
+    flat = max(picture.shape[:2]) <= 128
+    axes.imshow(picture, interpolation="nearest" if flat else "antialiased")
     axes.set_axis_off()
     top -= PICTURE[1] + GAP
+    x = (left + CELL / 2) / width
     for lines, (size, colour) in zip(texts, (CAPTION, REFERENCE), strict=True):
         for line in lines:
+            y = top / height
             figure.text(
-                (left + CELL / 2) / width,
-                top / height,
-                line,
-                ha="center",
-                va="top",
-                fontsize=size,
-                color=colour,
-                parse_math=False,
+                x, y, line, ha="center", va="top", fontsize=size, color=colour, parse_math=False
             )
             top -= size * LEADING / 72
         top -= GAP / 2
 
 
 def _height(texts: Texts) -> float:
-    return (
-        sum(
-            len(lines) * size * LEADING / 72
-            for lines, (size, _) in zip(texts, (CAPTION, REFERENCE), strict=True)
-        )
-        + GAP / 2
-    )
+    sizes = CAPTION[0], REFERENCE[0]
+    heights = [len(lines) * size * LEADING / 72 for lines, size in zip(texts, sizes, strict=True)]
+    return sum(heights) + GAP / 2
 
 
 def _measure(size: float) -> Callable[[str], float]:
@@ -236,10 +212,8 @@ def wrap(text: str, width: Callable[[str], float], most: float = PICTURE[0]) -> 
             continue
         parts = pieces(word)
         while len(parts) > 1 and len(lines) <= MOST_LINES and width("".join(parts)) > most:
-            cut = max(
-                1,
-                bisect_right(range(len(parts)), most, key=lambda n: width("".join(parts[:n]))) - 1,
-            )
+            fitting = bisect_right(range(len(parts)), most, key=lambda n: width("".join(parts[:n])))
+            cut = max(1, fitting - 1)
             lines.append("".join(parts[:cut]))
             parts = parts[cut:]
         lines.append("".join(parts))
@@ -251,8 +225,9 @@ def wrap(text: str, width: Callable[[str], float], most: float = PICTURE[0]) -> 
 def _cut(line: str, width: Callable[[str], float], most: float) -> str:
     """The longest beginning of a line that fits with an ellipsis."""
     parts = pieces(line)
-    fitting = (
-        bisect_right(range(len(parts) + 1), most, key=lambda n: width(f"{''.join(parts[:n])} …"))
-        - 1
-    )
+
+    def measure(n: int) -> float:
+        return width(f"{''.join(parts[:n])} …")
+
+    fitting = bisect_right(range(len(parts) + 1), most, key=measure) - 1
     return f"{''.join(parts[: max(0, fitting)])} …"

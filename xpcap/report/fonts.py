@@ -4,25 +4,18 @@ import unicodedata
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
-LAST_RESORT = (  # a font of macOS whose glyphs are no letters: they say what script a letter is of
-    "lastresort"
-)
+LAST_RESORT = "lastresort"  # a font of macOS whose glyphs are symbols of scripts, not letters
 INVISIBLE = ("Cf", "Cc", "Zs")  # Unicode categories that need no glyph
-CJK = {
-    "KATAKANA": "JP",
-    "HIRAGANA": "JP",
-    "HANGUL": "KR",
-}  # first word of a character's name to the form of Chinese characters that goes with it
+# First word of a character's name to the regional form of Chinese characters to use with it
+CJK = {"KATAKANA": "JP", "HIRAGANA": "JP", "HANGUL": "KR"}
 REGIONS = ("JP", "KR", "SC", "TC", "HK")
-NAMED = 3  # scripts, at most, that a message names
+NAMED = 3  # scripts, at most, in a message
 
 
 class Fonts(NamedTuple):
     """Font families that together draw a text, and the characters in none of them."""
 
-    families: (
-        list[str] | None
-    )  # for Matplotlib, in the order to be tried; None: its own font is enough
+    families: list[str] | None  # for Matplotlib, in order; None: its own font is enough
     lacking: str  # characters that no font has; Matplotlib draws a placeholder for each
 
 
@@ -43,11 +36,10 @@ def find_fonts(texts: Iterable[str]) -> Fonts:
         covers[entry.name] = needed & _characters(entry.fname, entry.index)
         if covers[entry.name] == needed:
             break
-    while (
-        needed
-        and (best := max(covers, key=lambda name: len(covers[name] & needed), default=""))
-        and covers[best] & needed
-    ):
+    while covers and needed:
+        best = max(covers, key=lambda name: len(covers[name] & needed))
+        if not covers[best] & needed:
+            break
         families.append(best)
         needed -= covers[best]
     return Fonts([*font_manager.FontProperties().get_family(), *families], "".join(sorted(needed)))
@@ -70,11 +62,8 @@ def _regular(font_manager: Any) -> list[Any]:
     for path in sorted(installed - {entry.fname for entry in manager.ttflist}):
         try:
             manager.addfont(path)
-        except (
-            OSError,
-            RuntimeError,
-        ):  # a font that Matplotlib cannot draw with, such as one of coloured pictures
-            continue
+        except (OSError, RuntimeError):
+            continue  # Matplotlib cannot draw with it: it has coloured glyphs, for example
     there = (
         entry
         for entry in manager.ttflist
@@ -102,11 +91,9 @@ def _rank(name: str, needed: Iterable[str]) -> tuple[bool, ...]:
 
 def _script(sign: str) -> str:
     """The script of a letter, as its name begins, such as CJK."""
-    return (
-        "symbols"
-        if unicodedata.category(sign)[0] == "S"
-        else unicodedata.name(sign, "unnamed").split()[0]
-    )
+    if unicodedata.category(sign)[0] == "S":
+        return "symbols"
+    return unicodedata.name(sign, "unnamed").split()[0]
 
 
 def _is_selector(sign: str) -> bool:

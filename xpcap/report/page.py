@@ -3,10 +3,10 @@
 import base64
 import functools
 import io
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from importlib import resources
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -25,6 +25,7 @@ from xpcap.report.curves import (
     DARK,
     LIGHT,
     PIXELS,
+    History,
     best_point,
     cider_curve,
     loss_curve,
@@ -35,22 +36,16 @@ from xpcap.report.text import visible
 
 if TYPE_CHECKING:
     from jinja2 import Template
+    from PIL import Image
 
-# pixels: a picture no larger and of at most COLOURS colours is stored as it is and shown enlarged
-FLAT = 128
-COLOURS = 256
+# A picture of at most FLAT pixels a side and COLOURS colours is stored as it is and shown enlarged
+FLAT, COLOURS = 128, 256
 ENLARGED = 256  # most pixels of a flat picture as shown; the factor is a whole number
 LONGEST = 320  # pixels of any other picture's long side
 QUALITY = 80  # of JPEG
-# pixels as shown of a picture: what is dark around an area reaches so far into it, or a bright seam
-# would show
-OVERLAP = 2
+OVERLAP = 2  # pixels as shown: the mask reaches so far into the area, or a bright seam would show
 ROUNDING = 1e-3  # a probability may lie this far outside 0..1
-MOST_WORDS, MOST_REFERENCES, MOST_ROWS = (
-    200,
-    50,
-    1000,
-)  # shown of a caption, of a picture's references, and of a table; the rest is counted
+MOST_WORDS, MOST_REFERENCES, MOST_ROWS = 200, 50, 1000  # shown of a caption, a picture, a table
 MOST_RANKED = 20  # captions of a beam
 COLUMNS = {  # of the table of epochs: key of a record, heading, format
     "epoch": ("epoch", "d"),
@@ -72,21 +67,17 @@ class Card(NamedTuple):
     name: str  # the picture's name
     picture: np.ndarray | None  # (h, w, 3) uint8; None if its file is not at hand
     words: Sequence[tuple[str, float]]  # the caption: each word with its probability
-    references: Sequence[
-        str
-    ] = ()  # what people wrote; empty ones, and those after the fiftieth, are left out
+    references: Sequence[str] = ()  # empty ones, and those after the fiftieth, are left out
     note: str = ""  # e.g. "BLEU-4 0.81"
-    ranked: Sequence[
-        tuple[str, float]
-    ] = ()  # captions that a beam found, with their log-probabilities, the best first
-    looked: AttentionMap | None = None  # attention map of each word; shown if the picture is
+    ranked: Sequence[tuple[str, float]] = ()  # captions of a beam and log-probabilities, best first
+    attention: AttentionMap | None = None  # shown if the picture is
 
 
 class Gallery(NamedTuple):
     """Pictures chosen by one rule."""
 
     title: str  # "Best"
-    about: str  # one sentence: how they were chosen
+    about: str  # the rule, in a sentence
     cards: Iterable[Card]  # read once, in order: a generator keeps one picture in memory at a time
 
 
@@ -105,7 +96,7 @@ def write_page(
     *,
     summary: str = "",
     facts: Sequence[tuple[str, str]] = (),
-    history: Sequence[Mapping[str, Any]] = (),
+    history: History = (),
     scores: Sequence[tuple[str, str, str, str]] = (),
     galleries: Sequence[Gallery] = (),
     skipped: Sequence[tuple[str, str]] = (),
@@ -148,7 +139,7 @@ def write_page(
         shaded=any(card["words"] for card in cards),
         described=any(card["references"] for card in cards),
         searched=any(card["ranked"] for card in cards),
-        looking=any(card["looked"] for card in cards),
+        attending=any(card["attention"] for card in cards),
         nothing=NOTHING,
         light=LIGHT,
         dark=DARK,
@@ -161,8 +152,7 @@ def write_page(
 def _template() -> "Template":
     from jinja2 import Environment, StrictUndefined
 
-    # finalize gets everything that the template prints, so no text escapes it; autoescape comes
-    # after it
+    # finalize gets all that the template prints, so no text evades it; autoescape comes after it
     environment = Environment(
         autoescape=True,
         finalize=_finalize,
@@ -170,37 +160,33 @@ def _template() -> "Template":
         lstrip_blocks=True,
         undefined=StrictUndefined,
     )
-    return environment.from_string(
-        resources.files("xpcap.report").joinpath("page.html").read_text(encoding="utf-8")
-    )
+    file = resources.files("xpcap.report").joinpath("page.html")
+    return environment.from_string(file.read_text(encoding="utf-8"))
 
 
-def _finalize(value: Any) -> Any:
-    return (
-        visible(value) if isinstance(value, str) and not hasattr(value, "__html__") else value
-    )  # Markup is our own
+def _finalize(value: object) -> object:
+    ours = hasattr(value, "__html__")  # Markup
+    return visible(value) if isinstance(value, str) and not ours else value
 
 
 def _first(rows: Sequence[tuple[str, ...]]) -> list[tuple[str, ...]]:
     """The first rows of a table, and a row with the number of the rest."""
-    rest = len(rows) - MOST_ROWS
-    return [
-        *rows[:MOST_ROWS],
-        *([(f"{rest:,} more", "not shown", "", "")[: len(rows[0])]] if rest > 0 else []),
-    ]
+    first, rest = list(rows[:MOST_ROWS]), len(rows) - MOST_ROWS
+    if rest > 0:
+        first.append((f"{rest:,} more", "not shown", "", "")[: len(rows[0])])
+    return first
 
 
-def _card(card: Card) -> dict[str, Any]:
+def _card(card: Card) -> dict[str, object]:
     references = [reference for reference in card.references if reference.strip()]
     image = None if card.picture is None else _embed(card.name, card.picture)
+    attention = None
+    if image is not None and card.attention is not None and card.words:
+        attention = _overlays(card, card.attention, image)
     return {
         "name": card.name,
         "image": image,
-        "looked": (
-            None
-            if image is None or card.looked is None or not card.words
-            else _looked(card, card.looked, image)
-        ),
+        "attention": attention,
         "words": _words(card.words[:MOST_WORDS]),
         "cut": len(card.words) > MOST_WORDS,
         "references": references[:MOST_REFERENCES],
@@ -221,44 +207,28 @@ def _words(words: Sequence[tuple[str, float]]) -> list[tuple[str, float, str, bo
     ]
 
 
-def _looked(card: Card, looked: AttentionMap, image: _Image) -> dict[str, Any]:
+def _overlays(card: Card, attention: AttentionMap, image: _Image) -> dict[str, object]:
     """For each word an overlay image (one pixel per region) and its alt text.
 
     Also the rectangle to stretch it over, and the hole in the mask around it, in displayed pixels.
     """
     from PIL import Image
 
-    check_attention_map("write_page", card.name, looked, [word for word, _ in card.words])
+    check_attention_map("write_page", card.name, attention, [word for word, _ in card.words])
     words = []
-    for (word, _), weights in zip(card.words[:MOST_WORDS], looked.weights, strict=False):
+    for (word, _), weights in zip(card.words[:MOST_WORDS], attention.weights, strict=False):
         row, column, weight = heaviest(weights)
-        black = Image.new("L", weights.shape[::-1])
-        uri = _uri(
-            "png",
-            Image.merge("LA", (black, Image.fromarray(overlay_alpha(weights)))),
-            optimize=True,
-        )
-        words.append(
-            (
-                word,
-                uri,
-                f"{weight:.0%} on row {row}, column {column} of {len(weights)} x {len(weights)}",
-            )
-        )
-    top, left, bottom, right = looked.area
-    x, y, width, height = (
-        left * image.width,
-        top * image.height,
-        (right - left) * image.width,
-        (bottom - top) * image.height,
-    )
+        black, alpha = Image.new("L", weights.shape[::-1]), Image.fromarray(overlay_alpha(weights))
+        uri = _uri("png", Image.merge("LA", (black, alpha)), optimize=True)
+        side = len(weights)
+        words.append((word, uri, f"{weight:.0%} on row {row}, column {column} of {side} x {side}"))
+    top, left, bottom, right = attention.area
+    x, y = left * image.width, top * image.height
+    width, height = (right - left) * image.width, (bottom - top) * image.height
     hole = x + OVERLAP, y + OVERLAP, max(0, width - 2 * OVERLAP), max(0, height - 2 * OVERLAP)
-    boxes = {"box": (x, y, width, height), "hole": () if looked.area == WHOLE_PICTURE else hole}
-    return {
-        "words": words,
-        "dimmest": DIMMEST,
-        **{name: [f"{side:.1f}" for side in box] for name, box in boxes.items()},
-    }
+    boxes = {"box": (x, y, width, height), "hole": () if attention.area == WHOLE_PICTURE else hole}
+    shown = {name: [f"{side:.1f}" for side in box] for name, box in boxes.items()}
+    return {"words": words, "dimmest": DIMMEST, **shown}
 
 
 def _probability(word: str, p: float) -> float:
@@ -281,19 +251,16 @@ def _embed(name: str, picture: np.ndarray) -> _Image:
     image = Image.fromarray(picture)
     longest = max(image.size)
     if longest <= FLAT and image.getcolors(COLOURS):
-        factor = ENLARGED // longest
-        return _Image(
-            _uri("png", image, optimize=True), image.width * factor, image.height * factor, True
-        )
+        uri, factor = _uri("png", image, optimize=True), ENLARGED // longest
+        return _Image(uri, image.width * factor, image.height * factor, True)
     if longest > LONGEST:
         size = [max(1, round(side * LONGEST / longest)) for side in image.size]
         image = image.resize((size[0], size[1]), Image.Resampling.LANCZOS)
-    return _Image(
-        _uri("jpeg", image, quality=QUALITY, optimize=True), image.width, image.height, False
-    )
+    uri = _uri("jpeg", image, quality=QUALITY, optimize=True)
+    return _Image(uri, image.width, image.height, False)
 
 
-def _uri(kind: str, image: Any, **options: Any) -> str:
+def _uri(kind: str, image: "Image.Image", **options: int) -> str:
     file = io.BytesIO()
     image.save(file, format=kind, **options)
     return _data(kind, file.getvalue())
@@ -305,9 +272,9 @@ def _data(kind: str, content: bytes) -> str:
     return Markup(f"data:image/{kind};base64,{base64.b64encode(content).decode('ascii')}")
 
 
-def _curves(history: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+def _curves(history: History) -> list[dict[str, str]]:
     """Each curve, light and dark, with its description; none for a single epoch."""
-    curves: list[dict[str, Any]] = []
+    curves: list[dict[str, str]] = []
     if len(history) < 2:
         return curves
     for draw, keys in (
@@ -322,7 +289,7 @@ def _curves(history: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     return curves
 
 
-def _course(history: Sequence[Mapping[str, Any]], key: str) -> str:
+def _course(history: History, key: str) -> str:
     """A curve described in words."""
     drawn, name = points(history, key), COLUMNS[key][0]
     (first, start), (last, end) = drawn[0], drawn[-1]
@@ -333,22 +300,16 @@ def _course(history: Sequence[Mapping[str, Any]], key: str) -> str:
     return f"{name} from {start:.2f} after epoch {first} to {end:.2f} after epoch {last}{turn}"
 
 
-def _epochs(history: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def _epochs(history: History) -> dict[str, object]:
     """The history as a table of text; a very long one shows every second, third, ... epoch."""
-    every = -(-len(history) // MOST_ROWS)
-    told = [
-        record for i, record in enumerate(history) if (i + 1) % every == 0 or i == len(history) - 1
-    ]
-    columns = {
-        key: column
-        for key, column in COLUMNS.items()
-        if any(record.get(key) is not None for record in told)
-    }
+    every, last = -(-len(history) // MOST_ROWS), len(history) - 1
+    shown = [record for i, record in enumerate(history) if (i + 1) % every == 0 or i == last]
+    columns = {key: column for key, column in COLUMNS.items() if points(shown, key)}
     rows = [
         [
             format(record[key], form) if record.get(key) is not None else "–"
             for key, (_, form) in columns.items()
         ]
-        for record in told
+        for record in shown
     ]
     return {"heads": [heading for heading, _ in columns.values()], "rows": rows, "every": every}

@@ -4,17 +4,10 @@ import unicodedata
 
 LONGEST = 1000  # characters shown of a text; a longer one ends in an ellipsis
 STACKED = 6  # combining marks on one letter; more would cover the lines around it
-BIDI = frozenset(
-    "\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
-)  # reverse the direction of the text after them
-SPELT = (
-    "Cc",
-    "Cs",
-    "Zl",
-    "Zp",
-    "Co",
-    "Cn",
-)  # Unicode categories: controls, lone surrogates, line ends, and characters without a glyph
+# Characters that reverse the direction of the text after them
+BIDI = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
+# Unicode categories of controls, lone surrogates, line ends, and characters without a glyph
+SPELT = ("Cc", "Cs", "Zl", "Zp", "Co", "Cn")
 MARKS = ("Mn", "Me")
 
 
@@ -31,14 +24,12 @@ def visible(text: str, most: int = LONGEST) -> str:
             return "".join(signs) + "…"
         category = unicodedata.category(sign)
         stacked = stacked + 1 if category in MARKS else 0
-        signs.append(
-            " "
-            if sign in "\t\n\r"
-            else _spelt(sign)
-            if category in SPELT or sign in BIDI or stacked > STACKED
-            else sign
-        )
-        length += len(signs[-1])
+        if sign in "\t\n\r":
+            sign = " "
+        elif category in SPELT or sign in BIDI or stacked > STACKED:
+            sign = sign.encode("unicode_escape").decode("ascii")
+        signs.append(sign)
+        length += len(sign)
     return "".join(signs)
 
 
@@ -48,13 +39,9 @@ def columns(text: str) -> int:
 
 
 def _columns(sign: str) -> int:
-    return (
-        0
-        if unicodedata.category(sign) in (*MARKS, "Cf")
-        else 2
-        if unicodedata.east_asian_width(sign) in "WF"
-        else 1
-    )
+    if unicodedata.category(sign) in (*MARKS, "Cf"):
+        return 0
+    return 2 if unicodedata.east_asian_width(sign) in "WF" else 1
 
 
 def pieces(word: str) -> list[str]:
@@ -67,7 +54,3 @@ def pieces(word: str) -> list[str]:
     import regex
 
     return [str(piece) for piece in regex.findall(r"\X[\p{Po}\p{Pe}\p{Pf}]{0,2}", word)]
-
-
-def _spelt(sign: str) -> str:
-    return sign.encode("unicode_escape").decode("ascii")

@@ -26,9 +26,8 @@ from xpcap.verify.course import Row, make_row
 
 TOLERANCE = {"float64": 1e-9, "float32": 3e-5}
 LENGTHS = Lengths(6, 3, 1, 10)
-Place = Callable[
-    [], AbstractContextManager[object]
-]  # a backend scope: entered to make a run, and for each of its steps
+# A backend, entered to create a run and for each of its steps
+Scope = Callable[[], AbstractContextManager[object]]
 
 
 @dataclass(frozen=True)
@@ -69,7 +68,7 @@ class Outcome(NamedTuple):
     parted: bool
 
 
-def on(backend: str) -> Place:
+def on(backend: str) -> Scope:
     """The scope of a backend."""
     return functools.partial(use_backend, backend)
 
@@ -86,17 +85,14 @@ def rows() -> Iterator[Row]:
             yield _compare(f"same bits twice {label}", setup, on(get_backend()), 0.0)
 
 
-def _compare(label: str, setup: Setup, other: Place, tolerance: float) -> Row:
+def _compare(label: str, setup: Setup, other: Scope, tolerance: float) -> Row:
     outcome = lock_step(setup, on(get_backend()), other, tolerance)
-    where = (
-        f": {outcome.tensor} parts at step {outcome.step}"
-        if outcome.parted
-        else f", {setup.steps} steps"
-    )
-    return make_row(label + where, setup.dtype, outcome.error, tolerance)
+    found = f": {outcome.tensor} parts at step {outcome.step}"
+    label += found if outcome.parted else f", {setup.steps} steps"
+    return make_row(label, setup.dtype, outcome.error, tolerance)
 
 
-def lock_step(setup: Setup, left: Place, right: Place, tolerance: float | None = None) -> Outcome:
+def lock_step(setup: Setup, left: Scope, right: Scope, tolerance: float | None = None) -> Outcome:
     """Train two captioners alike, and compare after each step.
 
     Parameters
@@ -126,7 +122,7 @@ def lock_step(setup: Setup, left: Place, right: Place, tolerance: float | None =
     if tolerance is None:
         tolerance = TOLERANCE[setup.dtype]
     data = _draw(setup)
-    runs = [_Run(setup, data, place) for place in (left, right)]
+    runs = [_Run(setup, data, scope) for scope in (left, right)]
     worst = Outcome(1, "loss", 0.0, False)
     for step, batch in enumerate(_batches(setup, data), start=1):
         ours, theirs = (run.step(*batch) for run in runs)
@@ -149,10 +145,8 @@ def distance(x: np.ndarray, y: np.ndarray) -> float:
 def _draw(setup: Setup) -> CaptionData:
     """Captions for two and a half batches, every third with a word missing."""
     data = draw_data(2 * setup.N + setup.N // 2, setup.features, setup.V, setup.seed, LENGTHS)
-    captions = data.split("train").captions
-    captions[::3, 2] = np.where(
-        captions[::3, 3] == data.vocabulary.null, captions[::3, 2], data.vocabulary.null
-    )
+    captions, null = data.split("train").captions, data.vocabulary.null
+    captions[::3, 2] = np.where(captions[::3, 3] == null, captions[::3, 2], null)
     return data
 
 
@@ -160,18 +154,8 @@ def backward_order(config: ModelConfig) -> list[str]:
     """Names of parameters in the order in which a step computes their gradients."""
     weight, bias = config.recurrent.inputs
     own = [name for name in config.cell_shapes() if name not in (weight, bias)]
-    return [
-        "W_vocab",
-        "b_vocab",
-        *own,
-        bias,
-        "W_image",
-        "Wattn",
-        "W_proj",
-        "b_proj",
-        weight,
-        "W_embed",
-    ]
+    first = ["W_vocab", "b_vocab", *own, bias]
+    return [*first, "W_image", "Wattn", "W_proj", "b_proj", weight, "W_embed"]
 
 
 def _batches(setup: Setup, data: CaptionData) -> Iterator[tuple[np.ndarray, np.ndarray]]:
@@ -182,13 +166,13 @@ def _batches(setup: Setup, data: CaptionData) -> Iterator[tuple[np.ndarray, np.n
         yield data.minibatch("train", np.arange(start, min(start + setup.N, starts.stop)))
 
 
-class _Keeping(CaptioningRNN):
+class _GradientRecorder(CaptioningRNN):
     """A captioner that stores its latest gradients as they were before clipping."""
 
     grads: Parameters
 
     def loss(
-        self, features: Any, captions: Array, workspace: Workspace | None = None, **counts: Any
+        self, features: Array, captions: Array, workspace: Workspace | None = None, **counts: Any
     ) -> tuple[Array, Parameters]:
         loss, grads = super().loss(features, captions, workspace=workspace, **counts)
         self.grads = grads.copy()
@@ -196,11 +180,11 @@ class _Keeping(CaptioningRNN):
 
 
 class _Run:
-    def __init__(self, setup: Setup, data: CaptionData, place: Place) -> None:
+    def __init__(self, setup: Setup, data: CaptionData, scope: Scope) -> None:
         words, sizes = data.vocabulary.word_to_idx, (setup.features, setup.W, setup.H)
-        self._place = place
-        with place():
-            self._model = _Keeping(
+        self._scope = scope
+        with scope():
+            self._model = _GradientRecorder(
                 words,
                 *sizes,
                 setup.cell,
@@ -221,22 +205,16 @@ class _Run:
 
     def step(self, features: np.ndarray, captions: np.ndarray) -> dict[str, np.ndarray]:
         """Take a step, and copy all its results to the host, in the order computed."""
-        with self._place():
-            loss, _ = self._solver._step(
-                Batch(features, captions)
-            )  # unlike `step`, goes on where a number is not finite
+        with self._scope():
+            # Unlike `step`, this goes on if a number is not finite
+            loss, _ = self._solver._step(Batch(features, captions))
             found = {"loss": loss.copy()}
             grads = self._model.grads
-            found |= {
-                f"d{name}": grads[name]
-                for name in backward_order(self._model.config)
-                if name in grads
-            }
-            found["norm"] = global_norm(self._model.grads.flat)
+            order = backward_order(self._model.config)
+            found |= {f"d{name}": grads[name] for name in order if name in grads}
+            found["norm"] = global_norm(grads.flat)
+            states = self._solver.optim_configs
             for moment in ("m", "v"):
-                found |= {
-                    f"{moment} of {name}": config[moment]
-                    for name, config in self._solver.optim_configs.items()
-                }
+                found |= {f"{moment} of {name}": states[name][moment] for name in states}
             found |= self._model.params
             return {name: to_numpy(x) for name, x in found.items()}
