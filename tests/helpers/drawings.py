@@ -1,5 +1,6 @@
-"""Tests a run on drawings unlike its training pictures: `python tests/helpers/drawings.py RUN` prints the
-share named exactly, sheet by sheet.
+"""Captions of drawings unlike a run's training pictures: the share named exactly, by sheet.
+
+`python tests/helpers/drawings.py RUN` prints it.
 """
 
 import math
