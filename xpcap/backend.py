@@ -263,9 +263,11 @@ class use_backend(contextlib.AbstractContextManager["use_backend"]):  # noqa: N8
     OptionError : the backend does not exist. BackendError : it is not usable here, with the reason;
         there is no silent fallback.
 
-    Notes ----- The choice applies to the whole process. CUDA's current device belongs to a thread:
-    one that is to compute on ``cupy:N`` calls this itself. numpy leaves the current device as it
-    is. Before the first call the choice is `XPCAP_BACKEND`, or numpy if that is not set.
+    Notes
+    -----
+    The choice applies to the whole process. CUDA's current device belongs to a thread: one that is
+    to compute on ``cupy:N`` calls this itself. numpy leaves the current device as it is. Before the
+    first call the choice is `XPCAP_BACKEND`, or numpy if that is not set.
     """
 
     def __init__(self, spec: str) -> None:

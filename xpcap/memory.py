@@ -48,10 +48,7 @@ class Buffer:
     def cached(
         self, name: str, shape: tuple[int, ...], make: Callable[[Array], T], of: object
     ) -> T:
-        """Result of make(self(name, shape)), such as a mapping of views.
-
-        It is cached until the array moves, or `of`, the object it belongs to, is another one.
-        """
+        """Result of make(self(name, shape)), cached until the array or `of` is another object."""
         array = self(name, shape)
         last = self._cache.get(name)
         if last is None or last[0] is not array or last[1] is not of:
@@ -89,13 +86,10 @@ def fresh(like: Array, shapes: Collection[tuple[int, ...]] = ()) -> Buffer:
 
 
 def view(flat: Array, start: int, shape: tuple[int, ...]) -> Array:
-    """View flat[start : start + size].reshape(shape).
-
-    A device's array is constructed at that address: slicing and reshaping take twice the host's
-    time.
-    """
+    """View flat[start : start + size].reshape(shape)."""
     if isinstance(flat, np.ndarray):
         return flat[start : start + math.prod(shape)].reshape(shape)
+    # Slicing and reshaping a device's array takes twice the host's time
     return type(flat)(shape, flat.dtype, flat.data + start * flat.itemsize if start else flat.data)
 
 
@@ -164,10 +158,6 @@ class Uploads:
 
     A copy from ordinary memory would wait for all work launched before it. An upload waits only if
     the device is AHEAD uploads behind.
-
-    Parameters
-    ----------
-    xp : cupy
     """
 
     def __init__(self, xp: Any) -> None:
@@ -176,10 +166,7 @@ class Uploads:
         self._slots: list[tuple[np.ndarray, Any]] = []
 
     def send(self, host: np.ndarray, device: Array) -> None:
-        """Copy `host` to `device`, an array of its shape and dtype.
-
-        Work launched afterwards sees it; `host` may be overwritten at once.
-        """
+        """Copy `host` to `device` for later launches; `host` may be overwritten at once."""
         pinned, copied = self._take(host.nbytes)
         staged = np.ndarray(host.shape, host.dtype, pinned.data)
         staged[...] = host

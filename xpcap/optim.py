@@ -1,4 +1,4 @@
-"""Update rules, the course's ``rule(w, dw, config)`` and in place on a flat buffer; clipping."""
+"""Update rules: the course's ``rule(w, dw, config)``, and in place on a flat buffer; clipping."""
 
 import math
 from collections.abc import Callable, Mapping
@@ -27,12 +27,9 @@ STATE: dict[str, tuple[str, ...]] = {
 
 
 def init(rule: str, w: Array, config: Mapping[str, Any] | None = None) -> Config:
-    """A complete config for `rule`: `config` over the course's defaults, and state arrays of zeros.
+    """Complete config for `rule`: `config` over the course's defaults, and state arrays of zeros.
 
-    Raises
-    ------
-    OptionError : an unknown rule or key, with the nearest known one. ValueError : a hyperparameter
-        out of its range.
+    OptionError : an unknown rule or key. ValueError : a hyperparameter out of its range.
     """
     if rule not in DEFAULTS:
         raise unknown("optim", "update rule", rule, DEFAULTS)
@@ -43,7 +40,7 @@ def init(rule: str, w: Array, config: Mapping[str, Any] | None = None) -> Config
             raise unknown(f"optim.{rule}", "config key", key, known)
     full: Config = {**DEFAULTS[rule], **given}
     for key in DEFAULTS[rule]:
-        # a Python float: float32 weights stay float32
+        # A Python float: float32 weights stay float32
         top = math.inf if key in ("learning_rate", "epsilon") else 1.0
         full[key] = check_number(f"optim.{rule}", key, full[key], 0, below=top, error=ValueError)
     for key in STATE[rule]:
@@ -93,7 +90,7 @@ _IN_PLACE: dict[str, Callable[[Array, Array, Config], None]] = {
 
 
 def update(rule: str, w: Array, dw: Array, config: Config) -> None:
-    """Take one step of `rule` in place, on w and on the state in `config`, completed by `init`."""
+    """A step of `rule` in place, on w and on the state in `config`, completed by `init`."""
     _IN_PLACE[rule](w, dw, config)
 
 
@@ -109,13 +106,13 @@ def _pure(rule: str, w: Array, dw: Array, config: Config | None) -> tuple[Array,
     next_w = w.copy()
     update(rule, next_w, dw, full)
     if config is not None:
-        config.update(full)  # callers of the course's rules may keep the dict they passed
+        config.update(full)  # callers of the course's rules may reuse the dict they passed
         full = config
     return next_w, full
 
 
 def sgd(w: Array, dw: Array, config: Config | None = None) -> tuple[Array, Config]:
-    """w -= learning_rate * dw (default 1e-2). Returns (next_w, config); w itself is left alone."""
+    """w -= learning_rate * dw (default 1e-2). Returns (next_w, config); w itself is unchanged."""
     return _pure("sgd", w, dw, config)
 
 
@@ -149,7 +146,7 @@ def adam(w: Array, dw: Array, config: Config | None = None) -> tuple[Array, Conf
 
 
 def clip_by_global_norm(grads: Array, max_norm: float, *, buffer: Buffer | None = None) -> Array:
-    """Scale `grads` (flat, in place) down to Euclidean norm `max_norm` if it is longer.
+    """Norm of `grads` (flat), which are scaled down in place to `max_norm` if it is larger.
 
     Returns
     -------
@@ -165,17 +162,17 @@ def clip_by_global_norm(grads: Array, max_norm: float, *, buffer: Buffer | None 
     return clip_by_norm(grads, min(max_norm, float(np.finfo(grads.dtype).max)), buffer)
 
 
-# A descent
+# ---- An optimizer of a model's flat parameters
 
-LINEAR = "linear"
+LINEAR = "linear"  # an lr_decay: to zero, step by step
 
 
 class Optimizer:
-    """The state of a descent.
+    """An update rule with its state, for flat parameters.
 
     Parameters
     ----------
-    rule, config : as in init, for parameters that are laid out like `like`
+    rule, config : as in init, for parameters laid out like `like`
 
     Attributes
     ----------
@@ -199,19 +196,10 @@ class Optimizer:
     def end_epoch(self, lr_decay: float | str) -> None:
         """Lower the learning rate after an epoch."""
         if not isinstance(lr_decay, str):
-            self.config["learning_rate"] *= float(
-                lr_decay
-            )  # a NumPy scalar would spread into what is saved
+            # As a float: a NumPy scalar would spread into the saved state
+            self.config["learning_rate"] *= float(lr_decay)
 
     def begin_again(self, lr_decay: float | str) -> None:
-        """Before more epochs than were planned: a learning rate that has fallen to zero starts
-        anew.
-        """
+        """Restore a learning rate that has fallen to zero, before more epochs than were planned."""
         if lr_decay == LINEAR:
             self.config["learning_rate"] = self._first_rate
-
-
-def check_lr_decay(lr_decay: Any) -> None:
-    """OptionError : not a decay that an Optimizer can take."""
-    if lr_decay != LINEAR:
-        check_number("CaptioningSolver", "lr_decay", lr_decay, above=0, hint=f", or {LINEAR!r}")

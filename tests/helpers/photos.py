@@ -4,13 +4,14 @@ from pathlib import Path
 
 import forms
 import numpy as np
-from PIL import Image
 
 RNG = np.random.default_rng(0)
 
 
 def photos(count: int) -> list[str]:
     """Pictures of noise in the folder photos, and captions.csv of two sentences for each."""
+    from PIL import Image  # machines with a GPU do without it
+
     Path("photos").mkdir()
     names = [f"{number}.png" for number in range(count)]
     for number, name in enumerate(names):

@@ -309,18 +309,14 @@ def test_internals_walks_in_few_stops_and_its_map_names_one_or_two_places_for_ea
         assert 1 <= places.count("](") <= 2, change
 
 
-def test_layout_lists_every_part_of_the_package_from_the_top_floor_down() -> None:
-    layout = CONTRIBUTING.split("\n## Layout\n")[1].split("\n## ")[0]
-    rooms = re.findall(r"^\| (`.*`) \|", layout, re.MULTILINE)
-    row = {
-        part.removesuffix(".py"): number
-        for number, parts in enumerate(rooms)
-        for part in re.findall(r"`(\w+(?:\.py)?)/?`", parts)
+def test_layout_lists_every_part_of_the_package_on_its_floor() -> None:
+    listed = {
+        part: int(floor)
+        for floor, parts in re.findall(r"^\| (\d+) \| (.*?) \|", CONTRIBUTING, re.MULTILINE)
+        for part in re.findall(r"`(\w+)(?:/|\.py)`", parts)
     }
-    assert set(row) == {part for part, _ in test_structure.files()}
-    for part, path in test_structure.files():
-        below = {name.split(".")[1] for name in test_structure.imports(path) if "xpcap." in name}
-        assert all(row[part] <= row[other] for other in below & set(row)), path
+    levels = enumerate(test_structure.LEVELS, start=1)
+    assert listed == {part: floor for floor, parts in levels for part in parts}
 
 
 @pytest.mark.parametrize(

@@ -225,7 +225,9 @@ def test_training_ends_where_captions_collapse() -> None:
 
 
 def test_a_sample_alone_is_refused() -> None:
-    with pytest.raises(OptionError, match="`samples` is 1, expected at least 2"):
+    with pytest.raises(
+        OptionError, match="`samples` is 1, expected a whole number of at least 2; a sample is"
+    ):
         SelfCritical(DATA, samples=1)
 
 

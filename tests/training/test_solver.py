@@ -338,9 +338,7 @@ def test_data_whose_numbers_do_not_fit_are_refused_before_training() -> None:
         ),
     ):
         make("flickr8k.h5")
-    with pytest.raises(
-        TypeError, match=r"restore: state is a dict, expected what CaptioningSolver\.state\(\)"
-    ):
+    with pytest.raises(TypeError, match="restore: state is a dict, expected a TrainingState"):
         make().restore({})  # type: ignore[arg-type]
 
 

@@ -1,4 +1,4 @@
-"""Beam search: a few hypotheses of each picture at once, in one beam or in groups that differ."""
+"""Beam search: several hypotheses of each picture at once, in one beam or in groups that differ."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import KW_ONLY, dataclass
@@ -22,10 +22,10 @@ class Beam(Policy):
 
     In each step the continuations of all hypotheses of a picture are ranked by total
     log-probability, ties by the parent's rank, then by the word's id. The best go on, as many as
-    have not ended: a hypothesis leaves with END, and the beam is narrower by one. Where
-    `max_length` cuts a hypothesis, it counts as it is. A picture is finished early if no hypothesis
-    in its beam can reach the `n_best` any more: a total only falls, so none comes above
-    total / max_length**length_penalty. That changes no result.
+    have not ended: a hypothesis leaves with END, and the beam is narrower by one. A hypothesis cut
+    at `max_length` counts as it is. A picture is finished early if no hypothesis in its beam can
+    reach the `n_best` any more: a total only falls, so none comes above total /
+    max_length**length_penalty. That changes no result.
 
     Parameters
     ----------
@@ -58,9 +58,9 @@ class Beam(Policy):
 
     @property
     def title(self) -> str:
-        groups = (
-            f" in {self.groups} groups, diversity {self.diversity:g}" if self.groups > 1 else ""
-        )
+        groups = ""
+        if self.groups > 1:
+            groups = f" in {self.groups} groups, diversity {self.diversity:g}"
         return f"beam of {self.width}{groups}, length penalty {self.length_penalty:g}"
 
     def __post_init__(self) -> None:
@@ -110,36 +110,30 @@ class Beam(Policy):
         return transcript.totals / np.maximum(transcript.lengths, 1) ** self.length_penalty
 
     def _by_picture(self, x: np.ndarray) -> np.ndarray:
-        """One value of each hypothesis, from the order of slots to (N, width)."""
+        """Values of all hypotheses, in the order of slots, as (N, width)."""
         return x.reshape(self.groups, -1, self.size).swapaxes(0, 1).reshape(-1, self.width)
 
 
 class Group(NamedTuple):
-    """The n hypotheses of one group, and the m that continue them; rows count from the first.
+    """The n hypotheses of one group, and the m that continue them, with a table of best words."""
 
-    Those of one picture compete in a table with `size` rows a picture: each puts its best words
-    into its row.
-    """
-
-    own: slice  # of all hypotheses
+    # In a table with `size` rows a picture, each hypothesis puts its best words into its row
+    own: slice  # of all hypotheses; the rows below count from its first
     rows: Array  # (n,) int, row of each in the table
-    next_rows: (
-        Array  # (m,) int, likewise after the step: the j-th takes its picture's j-th best entry
-    )
+    # (m,) int, rows after the step: a picture's j-th row takes the j-th best entry of its table
+    next_rows: Array
     firsts: Array  # (m,) int, the picture's first hypothesis before the step
 
 
 class Search:
-    """The StepFunction of a beam for N pictures."""
+    """StepFunction of a beam for N pictures."""
 
     def __init__(self, beam: Beam, N: int, null: int, buffer: Buffer) -> None:
         self._beam, self._N, self._null, self._buffer = beam, N, null, buffer
 
     def __call__(self, scores: Array, totals: Array | None, t: int, slots: np.ndarray) -> Choice:
         xp, n, beams = get_array_module(scores), len(scores), slots // self._beam.size
-        if (
-            totals is None
-        ):  # the first step: a picture has one hypothesis, and every group starts from it
+        if totals is None:  # the first step: every group starts from a picture's one hypothesis
             copies = self._beam.groups
             scores = xp.concatenate([scores] * copies)
             totals, beams = xp.zeros(n * copies, scores.dtype), np.arange(n * copies)
@@ -157,10 +151,7 @@ class Search:
         return Choice(*(xp.concatenate(parts) for parts in zip(*choices, strict=True)))
 
     def _groups(self, beams: np.ndarray, first_step: bool) -> Iterator[Group]:
-        """The groups with hypotheses left, given each one's beam, group * N + picture, rising.
-
-        All indices go to the device at once.
-        """
+        """Groups with hypotheses left, given each one's beam, group * N + picture, rising."""
         size, n = self._beam.size, len(beams)
         bounds = np.searchsorted(beams, self._N * np.arange(self._beam.groups + 1))
         firsts = np.searchsorted(beams, beams)
@@ -171,47 +162,37 @@ class Search:
             next_rows, firsts = (rows[:, None] + np.arange(size)).reshape(-1), firsts.repeat(size)
         each, m = len(next_rows) // n, len(next_rows)
         indices = np.concatenate([rows, next_rows, firsts]).astype(np.int32)
-        sent = self._buffer.upload("groups", indices)
+        sent = self._buffer.upload("groups", indices)  # all indices at once
         for start, stop in zip(bounds[:-1].tolist(), bounds[1:].tolist(), strict=True):
             if start < stop:
                 new = slice(n + start * each, n + stop * each)
-                yield Group(
-                    slice(start, stop),
-                    sent[start:stop],
-                    sent[new],
-                    sent[new.start + m : new.stop + m],
-                )
+                own, its_firsts = slice(start, stop), sent[new.start + m : new.stop + m]
+                yield Group(own, sent[own], sent[new], its_firsts)
 
     def _penalised(self, scores: Array, chosen: Sequence[Array], group: Group) -> Array:
-        """Scores (n, V) less `diversity` for each hypothesis of a group before that chose the
-        word.
-        """
+        """Scores (n, V) less `diversity` per earlier group's hypothesis that chose the word."""
         if not chosen:
             return scores
-        xp, penalised = get_array_module(scores), scores.copy()
-        flat, starts = (
-            penalised.reshape(-1),
-            xp.arange(len(scores), dtype=np.int64) * scores.shape[1],
-        )
+        xp, (n, V), dtype = get_array_module(scores), scores.shape, scores.dtype
+        penalised = scores.copy()
+        flat, starts = penalised.reshape(-1), xp.arange(n, dtype=np.int64) * V
         first = group.rows // self._beam.size * self._beam.size
         for words in chosen:
             for j in range(self._beam.size):
                 word = words[first + j]
                 at = starts + xp.maximum(word, 0)
-                flat[at] = flat[at] - xp.where(word < 0, 0, self._beam.diversity).astype(
-                    scores.dtype
-                )
+                penalty = xp.where(word < 0, 0, self._beam.diversity).astype(dtype)
+                flat[at] = flat[at] - penalty
         return penalised
 
     def _choose(self, ranked: Array, scores: Array, totals: Array, group: Group) -> Choice:
-        """The best continuations in a group by totals + ranked (n, V); totals add up `scores`."""
+        """Best continuations in a group by totals + ranked (n, V); totals add up `scores`."""
         xp, size = get_array_module(scores), self._beam.size
         values, words = largest(ranked, size)  # (n, size)
         table = xp.full((self._N * size, size), -np.inf, scores.dtype)
         table[group.rows] = values + totals[:, None]
-        best, entries = (
-            x.reshape(-1)[group.next_rows] for x in largest(table.reshape(self._N, -1), size)
-        )  # (m,)
+        found = largest(table.reshape(self._N, -1), size)
+        best, entries = (x.reshape(-1)[group.next_rows] for x in found)  # (m,)
         parents = group.firsts + entries // size
         chosen = words[parents, entries % size]
         there = best > -np.inf  # else no word is left for this slot

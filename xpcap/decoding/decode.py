@@ -20,19 +20,16 @@ LEAST_PART = 64  # hypotheses, at least, for another core to pay off
 
 
 class Decoded(NamedTuple):
-    """Captions of N pictures, n of each, the best first.
-
-    `log_probabilities` are totals over a caption's words, END included. Where a picture has fewer
-    than n captions, the others are empty.
-    """
+    """Captions of N pictures, n of each, the best first; empty ones if a picture has fewer."""
 
     captions: np.ndarray  # (N, n, max_length) int32, NULL after END
     probabilities: np.ndarray  # (N, n, max_length), the model's dtype; of the words, 0 after END
-    log_probabilities: np.ndarray  # (N, n), the model's dtype; -inf where there is no n-th caption
+    # (N, n), the model's dtype: totals over a caption's words, END included; -inf without a caption
+    log_probabilities: np.ndarray
 
 
 class Decodable(Protocol):
-    """A model as decoding sees it; models.Captioner says what each does."""
+    """The part of a model that decoding uses; models.Captioner describes each method."""
 
     word_to_idx: dict[str, int]
 
@@ -95,12 +92,12 @@ def decode(
     function: str = "decode",
     numbers: Sequence[int] | np.ndarray | None = None,
 ) -> Decoded:
-    """Caption N pictures. On the host, the cores caption parts of them in parallel.
+    """Captions of N pictures. On the host, the cores caption parts of them in parallel.
 
     Parameters
     ----------
-    features : array (N, ...), where the model computes
-    scored : whether to compute the probabilities of the words; else they and their totals are 0
+    features : array (N, ...), on the model's device
+    scored : compute the probabilities of the words; else they and their totals are 0
     function : the caller's name, for messages
     numbers : (N,), int from 0; keys of the pictures for a policy that samples. None: 0..N-1
     """
@@ -120,11 +117,12 @@ def decode(
     parts = [slice(0, N)]
     if isinstance(model.like, np.ndarray):
         parts = split_evenly(N, min(cores(), N * policy.slots // LEAST_PART))
-    found = parallel_map(
-        lambda part: _decode(model, features[part], policy, special, banned, scored, numbers[part]),
-        parts,
-    )
-    return Decoded(*(np.concatenate(results) for results in zip(*found, strict=True)))
+
+    def decode_part(part: slice) -> Decoded:
+        return _decode(model, features[part], policy, special, banned, scored, numbers[part])
+
+    results = parallel_map(decode_part, parts)
+    return Decoded(*(np.concatenate(arrays) for arrays in zip(*results, strict=True)))
 
 
 def _decode(
@@ -136,7 +134,7 @@ def _decode(
     scored: bool,
     numbers: np.ndarray,
 ) -> Decoded:
-    """Caption one part of the pictures."""
+    """Captions of one part of the pictures."""
     state = model.start(features)
     h = state[0]
     xp, buffer = get_array_module(h), Workspace(h).buffer
@@ -152,28 +150,25 @@ def _decode(
     behind = int(xp is not np and policy.rowwise and not policy.no_repeat_trigram)
     unread = deque[Step]()
 
-    # Row k of the batch is the hypothesis in slot alive[k]. `words` and `totals` have a row for
-    # each; `state` still has the rows of the step before: parents[k] for k, or k itself if None.
+    # Row k of the batch is the hypothesis in slot alive[k], with words[k] and totals[k]. `state`
+    # still has the rows of the step before: parents[k] for row k, or k itself if None.
     alive = np.arange(len(features))
     words, totals, parents = xp.full(len(alive), special.start, np.int32), None, None
     for t in range(policy.max_length):
-        # Hypotheses that have ended leave the batch, and states follow their parents: one gather.
+        # Hypotheses that have ended leave the batch, and states follow their parents: one gather
         going = np.flatnonzero(~policy.finished(transcript)[alive])
         if going.size == 0:
             break
         if len(going) < len(alive):
             rows = buffer.upload("going", going.astype(np.int32))
-            alive, words, totals = (
-                alive[going],
-                words[rows],
-                None if totals is None else totals[rows],
-            )
+            alive, words = alive[going], words[rows]
+            totals = None if totals is None else totals[rows]
             parents = rows if parents is None else parents[rows]
         if parents is not None:
             state = tuple(s[parents] for s in state)
 
-        # Probabilities are over the whole vocabulary, so they come before the mask. Where totals
-        # of several hypotheses are compared, the policy gets them too.
+        # Probabilities are over the whole vocabulary, so they come before the mask. To compare
+        # totals of several hypotheses, the policy gets log-probabilities, too.
         scores, state = model.advance(project(words, buffer=buffer), state, buffer)
         log_p = normalise(scores) if policy.slots > 1 else log_softmax(scores) if scored else None
         mask(scores, t, transcript, alive)
@@ -204,12 +199,8 @@ def _decode(
 def check_choice(policy: Policy, choice: Choice, scores: Array) -> Choice:
     """The choice itself, if a policy may choose it from scores (n, V).
 
-    Values are checked on the host only: a device would have to wait.
-
-    Raises
-    ------
     TypeError : no Choice, or words or parents that are not integers. ValueError : their number is
-        wrong, or one is out of range.
+    wrong, or one is out of range; values are checked on the host only: a device would have to wait.
     """
     where, (n, V) = f"decode: {type(policy).__name__}.choose", scores.shape
     if not isinstance(choice, Choice):
@@ -220,10 +211,11 @@ def check_choice(policy: Policy, choice: Choice, scores: Array) -> Choice:
     for name, ids, below in (("words", choice.words, V), ("parents", choice.parents, n)):
         if ids is None:
             continue
-        if getattr(ids, "dtype", np.dtype(object)).kind not in "iu":
+        dtype = getattr(ids, "dtype", None)
+        if dtype is None or dtype.kind not in "iu":
             raise TypeError(
-                f"{where} returned {name} of {getattr(ids, 'dtype', type(ids).__name__)}, expected"
-                " an array of integers"
+                f"{where} returned {name} of {dtype or type(ids).__name__}, expected an array of"
+                " integers"
             )
         if ids.shape != (m,):
             raise ValueError(
@@ -237,7 +229,7 @@ def check_choice(policy: Policy, choice: Choice, scores: Array) -> Choice:
 
 
 def _probabilities(words: Array, log_p: Array, parents: Array | None) -> Array:
-    """Probabilities of words, given those of each parent's next word."""
+    """Probabilities of words, from the log-probabilities of each parent's next word."""
     xp = get_array_module(log_p)
     return xp.exp(log_p[xp.arange(len(words)) if parents is None else parents, words])
 
@@ -249,10 +241,10 @@ def _selected(policy: Policy, transcript: Transcript, scored: bool) -> Decoded:
     if policy.slots > 1:
         totals = transcript.totals[slots]
     elif scored:
-        there = np.arange(captions.shape[2]) < lengths[:, :, None]
-        zeros = np.zeros(there.shape)
+        is_word = np.arange(captions.shape[2]) < lengths[:, :, None]
+        zeros = np.zeros(is_word.shape)
         with np.errstate(divide="ignore"):  # a word may be less likely than the smallest number
-            totals = np.log(probabilities, dtype=np.float64, where=there, out=zeros).sum(axis=2)
+            totals = np.log(probabilities, dtype=np.float64, where=is_word, out=zeros).sum(axis=2)
     else:
         totals = np.zeros(slots.shape)
     return Decoded(captions, probabilities, totals.astype(probabilities.dtype))

@@ -1,6 +1,6 @@
 """Operations on rows of scores, on the host by blocks of rows that stay in a core's cache."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -24,7 +24,7 @@ def log_mean(scores: Sequence[Array]) -> Array:
     """log(mean over all s of softmax(s)) for arrays s (n, V), which are overwritten.
 
     One array alone is returned as it is: its softmax is the mean. Of K arrays the mean is at least
-    the largest probability / K, and counts as that where it rounds to 0: logarithms stay finite.
+    the largest probability / K, and counts as that if it rounds to 0: logarithms stay finite.
     """
     first, *others = scores
     if not others:
@@ -54,8 +54,8 @@ def _softmax(scores: Array, K: int) -> Array:
 def largest(x: Array, k: int) -> tuple[Array, Array]:
     """The k largest of each row of x (n, m), falling, and their columns, each (n, k).
 
-    Of equals the first column comes first. Where fewer than k of a row are above -inf, the rest are
-    -inf, of any column. x is written to, and is as it was afterwards.
+    Of equals the first column comes first. If fewer than k of a row are above -inf, the rest are
+    -inf, of any column. x is written to, and restored.
     """
     xp, n = get_array_module(x), len(x)
     values, columns = xp.empty((n, k), x.dtype), xp.empty((n, k), np.int32)
@@ -66,13 +66,10 @@ def largest(x: Array, k: int) -> tuple[Array, Array]:
 
 def _largest(x: Array, values: Array, columns: Array) -> None:
     xp, (n, m) = get_array_module(x), x.shape
-    flat, starts, hidden = (
-        x.reshape(-1),
-        xp.arange(n, dtype=np.int64) * m,
-        xp.full(n, -np.inf, x.dtype),
-    )
+    flat, starts = x.reshape(-1), xp.arange(n, dtype=np.int64) * m
+    hidden = xp.full(n, -np.inf, x.dtype)
     seen = []
-    # Find each and hide it behind -inf: k fast passes, where sorting would be one slow one.
+    # Find each and hide it behind -inf: k fast passes, where sorting would be one slow one
     for j in range(values.shape[1]):
         columns[:, j] = best = x.argmax(axis=1)
         seen.append(starts + best)
@@ -82,9 +79,7 @@ def _largest(x: Array, values: Array, columns: Array) -> None:
         flat[seen[j]] = values[:, j]
 
 
-def _blocks(x: Array) -> Iterator[slice]:
-    return iter(
-        split_evenly(len(x), -(-len(x) // BLOCK))
-        if isinstance(x, np.ndarray)
-        else [slice(0, len(x))]
-    )
+def _blocks(x: Array) -> list[slice]:
+    if not isinstance(x, np.ndarray):
+        return [slice(0, len(x))]
+    return split_evenly(len(x), -(-len(x) // BLOCK))

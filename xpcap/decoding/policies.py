@@ -1,4 +1,4 @@
-"""Policies, which choose the words of captions: greedy decoding and sampling. See also beam.py."""
+"""Policies that choose the words of captions: greedy decoding and sampling. See also beam.py."""
 
 import operator
 from collections.abc import Callable, Iterable, Sequence
@@ -25,9 +25,7 @@ class Choice(NamedTuple):
     """A policy's choice in one step, for m hypotheses."""
 
     words: Array  # (m,) int
-    parents: Array | None = (
-        None  # (m,) int, index of the hypothesis that each continues; None: itself
-    )
+    parents: Array | None = None  # (m,) int, the hypothesis that each continues; None: itself
     totals: Array | None = None  # (m,) float, such as the log-probability of each hypothesis
 
 
@@ -51,17 +49,17 @@ class Policy:
     To choose each word from its scores alone, override `choose`. Decoding calls, in this order:
 
     1. `banned` once, and `start` for each part of the pictures, which returns a StepFunction.
-    2. For each word `finished`, then the StepFunction; that of `start` here calls `choose`.
+    2. For each word `finished`, then the StepFunction; the default one calls `choose`.
     3. `select` once, for the captions to return.
 
-    A policy that keeps several hypotheses of a picture overrides `slots`, `start` and `select`.
+    A policy with several hypotheses of a picture overrides `slots`, `start` and `select`.
 
     Parameters
     ----------
     max_length : most words in a caption, END included
     forbid : ids of words that are never chosen
     least_length : least words in a caption, END not counted
-    no_repeat_trigram : whether no three words may follow each other twice in a caption
+    no_repeat_trigram : forbid any three words to follow each other twice in a caption
     """
 
     max_length: int = 30
@@ -83,35 +81,28 @@ class Policy:
     def slots(self) -> int:
         """Hypotheses of a picture. There is one before the first word; the first choice makes all.
 
-        A hypothesis keeps its slot when it has ended. Slots are numbered over all pictures: the
-        first choice fills slots 0, 1, ... in its order, later ones those that have not ended.
+        A hypothesis keeps its slot after its end. Slots are numbered over all pictures: the first
+        choice fills slots 0, 1, ... in its order, later ones the slots that have not ended.
         """
         return 1
 
     @property
     def rowwise(self) -> bool:
-        """Whether `choose` looks at each row by itself and names no parents, as greedy decoding.
+        """True if `choose` treats each row by itself and names no parents, as greedy decoding.
 
-        On a device it then also gets rows of captions that ended in the step before; what it
-        chooses for them is dropped.
+        On a device it then also gets rows of captions that ended in the step before; their words
+        are dropped.
         """
         return type(self).choose is Policy.choose
 
     def banned(self, function: str, V: int, end: int | None) -> list[int]:
-        """The forbidden ids, sorted.
-
-        ValueError : a limit on lengths, or an id in `forbid`, is out of range, or too few words are
-        left.
-        """
+        """The forbidden ids, sorted. ValueError : they, or a limit on lengths, are out of range."""
         if not (isinstance(self.max_length, int | np.integer) and self.max_length >= 1):
-            came = (
-                f"a {type(self.max_length).__name__}"
-                if isinstance(self.max_length, Policy)
-                else repr(self.max_length)
-            )
-            hint = "; give a policy as `policy`" if isinstance(self.max_length, Policy) else ""
+            shown, hint = repr(self.max_length), ""
+            if isinstance(self.max_length, Policy):
+                shown, hint = f"a {type(self.max_length).__name__}", "; give a policy as `policy`"
             raise ValueError(
-                f"{function}: max_length is {came}, expected a whole number of at least 1{hint}"
+                f"{function}: max_length is {shown}, expected a whole number of at least 1{hint}"
             )
         if not (
             isinstance(self.least_length, int | np.integer)
@@ -128,9 +119,8 @@ class Policy:
                 f" some, not all, of 0..{V - 1}"
             )
         left = V - len({*banned, *(() if end is None else (end,))})
-        needed = (
-            1 + self.max_length // 2 if self.no_repeat_trigram else 1
-        )  # two words have at most max_length / 2 that followed them
+        # In a caption at most max_length / 2 words have followed the same two words
+        needed = 1 + self.max_length // 2 if self.no_repeat_trigram else 1
         if (self.least_length or self.no_repeat_trigram) and left < needed:
             limit = "no_repeat_trigram" if self.no_repeat_trigram else "least_length"
             raise OptionError(
@@ -140,24 +130,24 @@ class Policy:
         return banned
 
     def start(self, numbers: np.ndarray, special: Special, buffer: Buffer) -> StepFunction:
-        """A StepFunction for the pictures of these numbers (N,).
+        """StepFunction for pictures (N,): `choose` with a further argument, the slots (n,).
 
-        It is `choose` with one argument more, the slots (n,) of the rows. With several `slots` a
-        picture, scores are log-probabilities and not only so up to a constant.
+        With several `slots` a picture, scores are log-probabilities and not only so up to a
+        constant.
         """
         return lambda scores, totals, t, slots: self.choose(scores, totals, t)
 
     def finished(self, transcript: Transcript) -> np.ndarray:
-        """A mask of the slots that need no further word: ended, or unable to matter any more."""
+        """Mask of the slots that need no further word: ended, or unable to matter any more."""
         return transcript.ended
 
     def choose(self, scores: Array, totals: Array | None, t: int) -> Choice:
-        """Choose the next words.
+        """Choice of the next words.
 
         Parameters
         ----------
-        scores : array (n, V); log-probabilities of the next word up to a constant per row; -inf
-            for forbidden words
+        scores : array (n, V); log-probabilities of the next word up to a constant per row; -inf for
+            forbidden words
         totals : the totals of the previous Choice; None in the first step
         t : number of words chosen so far
         """
@@ -201,11 +191,8 @@ class Sampling(Policy):
 
     @property
     def title(self) -> str:
-        cut = "".join(
-            f", top {name} {value:g}"
-            for name, value in (("k", self.top_k), ("p", self.top_p))
-            if value is not None
-        )
+        cuts = {"k": self.top_k, "p": self.top_p}
+        cut = "".join(f", top {name} {x:g}" for name, x in cuts.items() if x is not None)
         return f"sampling at temperature {self.temperature:g}{cut}, seed {self.seed}"
 
     def __post_init__(self) -> None:
@@ -231,16 +218,13 @@ class Sampling(Policy):
 
     def uniforms(self, numbers: np.ndarray) -> np.ndarray:
         """Random numbers (N, max_length), float64, in [0, 1), for the words of pictures (N,)."""
-        drawn = [
-            np.random.Generator(np.random.Philox(key=np.array([self.seed, i], np.uint64))).random(
-                self.max_length
-            )
-            for i in numbers.tolist()
-        ]
+        keys = (np.array([self.seed, i], np.uint64) for i in numbers.tolist())
+        generators = (np.random.Generator(np.random.Philox(key=key)) for key in keys)
+        drawn = [generator.random(self.max_length) for generator in generators]
         return np.array(drawn).reshape(-1, self.max_length)
 
     def weights(self, scores: Array) -> Array:
-        """Unnormalised probabilities (n, V) of the words; 0 for those that are cut off."""
+        """Unnormalised probabilities (n, V) of the words; 0 for words that are cut off."""
         xp, (n, V) = get_array_module(scores), scores.shape
         p = xp.exp((scores - scores.max(axis=1, keepdims=True)) / self.temperature)
         if self.top_k is None and self.top_p is None:
@@ -250,21 +234,15 @@ class Sampling(Policy):
             rising[:, : V - self.top_k] = 0
         least = rising[:, V - min(self.top_k or V, V)]
         if self.top_p is not None:
+            # The nucleus leaves out the least likely words
             cumulative = rising.cumsum(axis=1)
-            outside = (cumulative <= (1 - self.top_p) * cumulative[:, -1:]).sum(
-                axis=1
-            )  # the least likely words, which the nucleus leaves out
+            outside = (cumulative <= (1 - self.top_p) * cumulative[:, -1:]).sum(axis=1)
             least = rising[xp.arange(n), xp.minimum(outside, V - 1)]
         return xp.where(p >= least[:, None], p, 0)
 
 
 class LogitMask:
-    """Sets the scores of words that a policy's limits forbid to -inf.
-
-    Parameters
-    ----------
-    banned : ids that are never chosen
-    """
+    """Mask that sets the scores of `banned` ids and of words beyond a policy's limits to -inf."""
 
     def __init__(
         self, policy: Policy, banned: Sequence[int], special: Special, buffer: Buffer
@@ -282,13 +260,13 @@ class LogitMask:
         return asarray(np.array(ids, np.int32), like=like), self._hidden(name, len(ids))
 
     def _hidden(self, name: str, count: int) -> Array:
-        """(count,), -inf each: an array, since a device would have to be sent a number."""
+        """An array (count,) of -inf: a number would have to be sent to a device."""
         hidden = self._buffer(name, (count,))
         hidden[...] = -np.inf
         return hidden
 
     def __call__(self, scores: Array, t: int, transcript: Transcript, slots: np.ndarray) -> None:
-        """Write to scores (n, V) of the word after t others, of the hypotheses in `slots` (n,)."""
+        """Mask scores (n, V) of the word after t others, of the hypotheses in `slots` (n,)."""
         if mask := self._first if t < self._least else self._always:
             ids, hidden = mask
             scores[:, ids] = hidden
@@ -300,7 +278,7 @@ class LogitMask:
 
 
 def _repeating(words: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Row and word for each word that would repeat three words of its row: words (n, t), int."""
+    """Row and word of each word that would repeat three words of its row: words (n, t), int."""
     again = (words[:, :-2] == words[:, -2:-1]) & (words[:, 1:-1] == words[:, -1:])
     rows, starts = again.nonzero()
     return rows, words[rows, starts + 2].astype(np.int64)

@@ -1,4 +1,4 @@
-"""The words of hypotheses, on the host, as they come from a policy step by step."""
+"""Transcript: the words of hypotheses, on the host, as they come from a policy step by step."""
 
 from collections.abc import Mapping
 from typing import NamedTuple, Self
@@ -14,22 +14,22 @@ class Step(NamedTuple):
     """A policy's choice in step t, on its way to the host."""
 
     t: int
-    before: np.ndarray  # (n,) int, slots of the hypotheses that it chose for
+    before: np.ndarray  # (n,) int, slots of the hypotheses before
     after: np.ndarray  # (m,) int, slots of their continuations
-    names: tuple[str, ...]  # of what is read: words, and any of parents, probabilities and totals
+    names: tuple[str, ...]  # of the arrays: words, and any of parents, probabilities and totals
     reading: Reading
 
     @classmethod
     def of(
         cls, t: int, before: np.ndarray, after: np.ndarray, chosen: Mapping[str, Array | None]
     ) -> Self:
-        """Start to read the arrays that are not None."""
-        there = {name: array for name, array in chosen.items() if array is not None}
-        return cls(t, before, after, tuple(there), Reading(*there.values()))
+        """A step whose arrays, but for None, are being read."""
+        arrays = {name: array for name, array in chosen.items() if array is not None}
+        return cls(t, before, after, tuple(arrays), Reading(*arrays.values()))
 
 
 class Transcript:
-    """Words of hypotheses, each in a slot of its own.
+    """Words of hypotheses, each in its own slot.
 
     Attributes
     ----------
@@ -37,7 +37,7 @@ class Transcript:
     probabilities : array (slots, length), of the words
     lengths : array (slots,), int, words, END included
     totals : array (slots,), float64; the policy's
-    ended : array (slots,), bool; whether END has come
+    ended : array (slots,), bool; true after END
     """
 
     def __init__(

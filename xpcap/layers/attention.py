@@ -162,17 +162,10 @@ class Attention:
     def gradients(
         self, da: Array, dh0: Array, rows: PackedSequences, dWattn: Array | None = None
     ) -> tuple[Array, Array]:
-        """Gradients after the backward loop.
+        """dA (N, P, H) and dWattn (H, G), after the backward loop.
 
-        Parameters
-        ----------
-        da : array (R, G), float; of the pre-activations that the term was added to
-        dh0 : array (N, H), float; summed over the states that began as `start()`. It is overwritten
-        dWattn : array (H, G) to write to; None allocates
-
-        Returns
-        -------
-        dA (N, P, H), dWattn (H, G)
+        From da (R, G) of the pre-activations, and dh0 (N, H), summed over the states that began as
+        `start()`; it is overwritten. dWattn : array to write to; None allocates.
         """
         if dWattn is None:
             dWattn = self._buffer("dWattn", self._Wattn.shape)
@@ -254,10 +247,7 @@ def attention_forward(
 def attention_backward(
     dh: Array, cache: AttentionCache
 ) -> tuple[Array, Array, Array, Array, Array, Array]:
-    """Gradients of attention_forward.
-
-    dh (N, T, H), the upstream gradient of each step, to dx (N, T, D), dA, dWx, dWh, dWattn, db
-    """
+    """Gradients of attention_forward: dh (N, T, H) to dx (N, T, D), dA, dWx, dWh, dWattn, db."""
     x, Wx, shape, attention, rows, cell, loop = cache
     N, T = rows.N, len(rows.batch_sizes)
     check_upstream("attention_backward", "dh", dh, (N, T, attention.hidden), x)
@@ -325,10 +315,7 @@ def attention_lstm_step_forward(
 def attention_lstm_step_backward(
     dnext_h: Array, dnext_c: Array, cache: AttentionLSTMStepCache
 ) -> tuple[Array, Array, Array, Array, Array, Array, Array, Array]:
-    """Gradients of attention_lstm_step_forward.
-
-    dnext_h, dnext_c (N, H) to dx, dprev_h, dprev_c, dattn, dWx, dWh, dWattn, db
-    """
+    """dnext_h, dnext_c (N, H) to dx, dprev_h, dprev_c, dattn, dWx, dWh, dWattn, db."""
     D, step = cache
     dinput, dprev_h, dprev_c, dweights, dWh, db = lstm_step_backward(dnext_h, dnext_c, step)
     return dinput[:, :D], dprev_h, dprev_c, dinput[:, D:], dweights[:D], dWh, dweights[D:], db

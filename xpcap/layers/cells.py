@@ -16,10 +16,7 @@ Params = Mapping[str, Array]
 
 
 class Activation(NamedTuple):
-    """Activations of one nonlinearity in every row, a view into the cache.
-
-    Below `low` and above `high` it is saturated: hardly any gradient passes.
-    """
+    """Activations (R, H) of one nonlinearity; beyond low..high hardly any gradient passes."""
 
     values: Array  # (R, H)
     low: float
@@ -88,10 +85,7 @@ def one_layer(
     rows_backward: Callable[..., tuple[Array, State, Array]],
     activations: Callable[[Any], dict[str, Activation]],
 ) -> Cell:
-    """A Cell of one layer, with Wx (W, G), Wh (H, G) and b (G,); G = gates * H.
-
-    The functions take Wh instead of `params`, and the last returns its gradient alone.
-    """
+    """A Cell with Wx (W, G), Wh (H, G) and b (G,), G = gates * H. Functions get Wh as `params`."""
 
     def shapes(W: int, H: int) -> Shapes:
         return {"Wx": (W, gates * H), "Wh": (H, gates * H), "b": (gates * H,)}
@@ -125,16 +119,13 @@ def one_layer(
 
 
 def lstm_activations(cache: LSTMRowsCache) -> dict[str, Activation]:
-    """Gates i, f and o of lstm_rows_forward.
-
-    At 0.05 and 0.95 a sigmoid has a fifth of its steepest slope.
-    """
+    """Gates i, f and o. At 0.05 and 0.95 a sigmoid has a fifth of its steepest slope."""
     gates = zip("ifo", split_gates(cache.out.gates)[:3], strict=True)
     return {f"gate {name}": Activation(gate, 0.05, 0.95) for name, gate in gates}
 
 
 def rnn_activations(cache: RNNRowsCache) -> dict[str, Activation]:
-    """States of rnn_rows_forward. At 0.99 tanh has a fiftieth of its steepest slope."""
+    """States. At 0.99 tanh has a fiftieth of its steepest slope."""
     return {"state": Activation(cache.h[cache.rows.N :], -0.99, 0.99)}
 
 

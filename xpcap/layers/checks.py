@@ -114,10 +114,7 @@ def check_upstream(
 
 
 def check_ids(function: str, name: str, ids: Array, V: int, like: Array) -> None:
-    """TypeError, ValueError : ids are not integers in 0..V-1, in the library of `like`.
-
-    Values are checked on the host only: reading them from a device would wait for it.
-    """
+    """TypeError, ValueError : no integers in 0..V-1; values are checked on the host only."""
     is_array = isinstance(ids, np.ndarray) or is_device_array(ids)
     if not is_array or is_device_array(ids) != is_device_array(like):
         raise TypeError(
@@ -134,12 +131,10 @@ def check_ids(function: str, name: str, ids: Array, V: int, like: Array) -> None
 
 
 def all_below(numbers: np.ndarray, bound: int) -> bool:
-    """True if all integers are in 0..bound-1.
-
-    As unsigned, negative ones are above all others: one pass instead of two.
-    """
+    """True if all integers are in 0..bound-1."""
     if numbers.dtype.kind == "i":
         bound = min(bound, 1 << (8 * numbers.itemsize - 1))
+    # As unsigned, negative ones are above all others: one pass instead of two
     return not numbers.size or bool(numbers.view(numbers.dtype.str.replace("i", "u")).max() < bound)
 
 

@@ -97,10 +97,7 @@ def lstm_step_forward(
 def lstm_step_backward(
     dnext_h: Array, dnext_c: Array, cache: LSTMStepCache
 ) -> tuple[Array, Array, Array, Array, Array, Array]:
-    """Gradients of lstm_step_forward.
-
-    dnext_h, dnext_c (N, H) to dx, dprev_h, dprev_c, dWx, dWh, db
-    """
+    """dnext_h, dnext_c (N, H) to dx, dprev_h, dprev_c, dWx, dWh, db: gradients of a step."""
     x, prev_h, prev_c, Wx, Wh, gates = cache
     check_upstream("lstm_step_backward", "dnext_h", dnext_h, prev_c.shape, prev_c)
     check_upstream("lstm_step_backward", "dnext_c", dnext_c, prev_c.shape, prev_c)

@@ -204,10 +204,7 @@ def rnn_forward(x: Array, h0: Array, Wx: Array, Wh: Array, b: Array) -> tuple[Ar
 
 @in_turn
 def rnn_backward(dh: Array, cache: RNNCache) -> tuple[Array, Array, Array, Array, Array]:
-    """Gradients of rnn_forward.
-
-    dh (N, T, H), the upstream gradient of each step, to dx (N, T, D), dh0, dWx, dWh, db
-    """
+    """Gradients of rnn_forward: dh (N, T, H), of each step, to dx (N, T, D), dh0, dWx, dWh, db."""
     x, Wx, loop = cache
     N, T, H = loop.rows.N, len(loop.rows.batch_sizes), loop.h.shape[1]
     check_upstream("rnn_backward", "dh", dh, (N, T, H), loop.h)

@@ -30,10 +30,7 @@ class FeatureRows(NamedTuple):
         return len(self.rows), *self.table.shape[1:]
 
     def checked(self, function: str, like: Array) -> Array:
-        """The table, checked.
-
-        TypeError : library or dtype are not those of `like`. ValueError : a row does not exist.
-        """
+        """The table. TypeError : another library or dtype than `like`. ValueError : no such row."""
         xp, dtype = get_array_module(self.table), self.table.dtype
         if xp is not get_array_module(like) or dtype != like.dtype:
             raise TypeError(
@@ -251,10 +248,7 @@ def pack(
 
 
 def dealt(captions: np.ndarray, null: int, part: int, parts: int) -> np.ndarray:
-    """Indices of the captions in part `part` of `parts`.
-
-    Captions are dealt round-robin by length, longest first, so that parts cost the same.
-    """
+    """Captions in part `part` of `parts`: dealt by length, so that parts cost the same."""
     return (-_lengths(captions, null)).argsort(kind="stable")[part::parts]
 
 
@@ -289,10 +283,7 @@ def send(
     more: Sequence[np.ndarray],
     buffer: Buffer,
 ) -> tuple[PackedCaptions, list[Array]]:
-    """Packed captions on the device of `like`, and `more` index vectors, all in one transfer.
-
-    `order` takes the place of the packing's own.
-    """
+    """Packed captions, with `order` for their own, and `more` index vectors, in one transfer."""
     rows, _, words, inputs, kept, targets, source = packed
     if get_array_module(like) is np:
         return PackedCaptions(rows, order, words, inputs, kept, targets, source), list(more)
@@ -433,10 +424,7 @@ def check_features(where: str, features: Array, shape: tuple[int, ...]) -> None:
 
 
 def check_finite(where: str, features: Array, given: Array | None = None) -> None:
-    """ValueError : features (N, D) or (N, P, D) are not finite. From a device it reads one flag.
-
-    The message names the first such row, with its value in `given`, the features before a cast.
-    """
+    """ValueError, with the first bad row: features are not finite. Reads one flag from a device."""
     if get_array_module(features).isfinite(features).all():
         return
     values = to_numpy(features)
@@ -453,10 +441,8 @@ def check_finite(where: str, features: Array, given: Array | None = None) -> Non
 def as_array(where: str, thing: str, x: object) -> Array:
     """Array of `x`, which stays where it is; anything but an array becomes one on the host.
 
-    Raises
-    ------
     ValueError : nested lists of unequal lengths, or an array with masked numbers. TypeError : an
-        object that NumPy cannot read, such as a tensor on a device or with a gradient.
+    object that NumPy cannot read, such as a tensor on a device or with a gradient.
     """
     if isinstance(x, np.ndarray) or is_device_array(x):
         if (mask := getattr(x, "mask", None)) is not None and np.any(mask):

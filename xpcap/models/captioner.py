@@ -44,10 +44,7 @@ class Captioner(ABC):
 
     @abstractmethod
     def start(self, features: Array) -> State:
-        """State before the first word, from features (n, D) on host or device.
-
-        A state is a tuple of arrays whose first axis is the caption.
-        """
+        """State before the first word, arrays by caption first. Features are (n, D)."""
 
     @abstractmethod
     def project(self, words: Array, *, buffer: Buffer | None = None) -> Array:
@@ -68,10 +65,7 @@ class Captioner(ABC):
 
     @abstractmethod
     def attention(self, features: Array | FeatureRows, captions: Array) -> np.ndarray:
-        """Attention over regions (N, T, P) at each word of given captions.
-
-        As `CaptioningRNN.attention`; of several models the mean.
-        """
+        """Attention as of CaptioningRNN.attention (N, T, P); of several models the mean."""
 
     @abstractmethod
     def score(self, features: Array | FeatureRows, captions: Array) -> Score:
@@ -134,12 +128,7 @@ class Captioner(ABC):
     def decode(
         self, features: Array, policy: Policy, *, numbers: Sequence[int] | np.ndarray | None = None
     ) -> Decoded:
-        """Captions that a policy returns of each picture, with their probabilities.
-
-        Parameters
-        ----------
-        numbers : (N,), int; keys of the pictures for Sampling. None: 0..N-1
-        """
+        """Captions by a policy, with probabilities. Sampling's keys are `numbers`, or 0..N-1."""
         return self._decode("decode", features, policy, scored=True, numbers=numbers)
 
     def _decode(

@@ -68,7 +68,6 @@ class ModelConfig:
         self._check_cell()
 
     def _check_cell(self) -> None:
-        """OptionError : names or shapes of the cell's parameters do not fit in."""
         own = self.cell_shapes()
         if taken := [name for name in OWN if name in own]:
             raise OptionError(

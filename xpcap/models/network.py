@@ -1,7 +1,4 @@
-"""The captioner's forward and backward pass over one part of a batch, on the model's device.
-
-Start with `gradients`, `forward` and `backward`; the image's own part follows them.
-"""
+"""Forward and backward pass of the captioner over one part of a batch, on the model's device."""
 
 import functools
 import math
@@ -229,9 +226,9 @@ def image_backward(
     grads: Parameters,
     buffer: Buffer,
 ) -> None:
-    """Write the gradients of W_proj, b_proj, W_image and Wattn to `grads`.
+    """Gradients of W_proj, b_proj, W_image and Wattn, from da (R, G) and dstate0, to `grads`.
 
-    da (R, G) and dstate0 come from the cell's backward loop over rows; dstate0 is overwritten.
+    dstate0 is overwritten.
     """
     x, h0, term, attention = image
     dh0, *others = dstate0

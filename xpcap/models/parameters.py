@@ -75,10 +75,7 @@ class Parameters(MutableMapping[str, Array]):
         return len(self._views)
 
     def assign(self, values: Mapping[str, Array]) -> None:
-        """Copy in values for all parameters.
-
-        ValueError : a key is missing or unknown, or a shape differs; nothing has changed then.
-        """
+        """Copy in all parameters. ValueError : other names or shapes; nothing is copied."""
         if not isinstance(values, Mapping):
             raise TypeError(
                 f"params: got a {type(values).__name__}, expected a mapping of parameter names to"

@@ -42,7 +42,7 @@ SLAB = 16  # regions for a thread of attention_sum
 
 
 def _scale(scale: Array | float, like: Array) -> tuple[Array, np.float64, np.int32]:
-    """Scale as a kernel takes it: an array, a number, and 1 to read the array, which else is any."""
+    """Scale for a kernel: an array, a number, and 1 to read the array, which else is any."""
     if isinstance(scale, float):
         return like, np.float64(scale), i32(0)
     return scale, np.float64(0), i32(1)

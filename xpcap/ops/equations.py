@@ -31,10 +31,7 @@ def product(x: Array, w: Array, out: Array) -> Array:
 
 
 def add_product(x: Array, w: Array, out: Array, scratch: Array) -> Array:
-    """out += x @ w: x (n, k), w (k, m), out (n, m) C-contiguous.
-
-    `scratch` has the shape of out and is overwritten.
-    """
+    """out += x @ w: x (n, k), w (k, m), out (n, m) C-contiguous, scratch as out, overwritten."""
     if fast := find(add_product, x, w, out, scratch):
         return fast(x, w, out, scratch)
     out += product(x, w, out=scratch)
@@ -151,10 +148,7 @@ def gather(
 
 
 def gather_plus(table: Array, rows: Array, b: Array, out: Array) -> Array:
-    """out = table[rows] + b: table (K, C), rows (R,) int, b (C,), out (R, C).
-
-    The table may be overwritten.
-    """
+    """out = table[rows] + b: table (K, C), overwritten, rows (R,) int, b (C,), out (R, C)."""
     if fast := find(gather_plus, table, rows, b, out):
         return fast(table, rows, b, out)
     table += b
@@ -205,10 +199,7 @@ def segment_sum(rows: Array, groups: Segments, out: Array | None = None) -> Arra
 
 
 def drop(x: Array, mask: Array, keep: float) -> Array:
-    """Inverted dropout: x / keep where `mask` (bool, shape of x) is true, else 0.
-
-    Its gradient is drop(dout, mask, keep).
-    """
+    """Inverted dropout: x / keep where `mask` (bool, as x) is true, else 0. Its own gradient."""
     if fast := find(drop, x, mask, keep):
         return fast(x, mask, keep)
     out = x * mask
@@ -221,10 +212,7 @@ def drop(x: Array, mask: Array, keep: float) -> Array:
 
 @in_turn
 def global_norm(x: Array, buffer: Buffer | None = None) -> Array:
-    """Euclidean norm of x (n,): 0-d, in x's dtype, on a device in memory from `buffer`.
-
-    Squares are summed in double: float32 would lose digits.
-    """
+    """Euclidean norm of x (n,), 0-d, in x's dtype, summed in double; on a device in `buffer`."""
     if fast := find(global_norm, x):
         return fast(x, buffer or fresh(x))
     xp = get_array_module(x)

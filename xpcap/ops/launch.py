@@ -29,11 +29,7 @@ i32 = functools.lru_cache(maxsize=1 << 14)(np.int32)
 
 @functools.cache
 def _function(xp: Any, device: int, file: str, name: str, real: str) -> Launch:
-    """A kernel for one device.
-
-    `device` only keys the cache: a module loads on the current device. `real` is not a float for a
-    file without reals.
-    """
+    """A kernel, cached for each device: a module loads on the current one."""
     code = resources.files("xpcap.ops").joinpath("cuda", f"{file}.cu").read_text(encoding="utf-8")
     options = (f"-DREAL={REALS.get(real, 'float')}",)
     return xp.RawModule(code=code, options=options).get_function(name)

@@ -361,10 +361,7 @@ def lstm_gate_steps(a: Array, r: Array, c_prev: Array, out: Gates) -> TakeStep:
 
 @functools.lru_cache(maxsize=8)
 def _halves(rows: int, H: int, dtype: np.dtype) -> tuple[np.ndarray, np.ndarray]:
-    """Factors and terms (rows, 4H) that turn x to x / 2 and tanh to a sigmoid: 0.5 each.
-
-    For g they are 1 and -0.0, which leave any number as it is.
-    """
+    """Factors and terms (rows, 4H): 0.5 each; for g 1 and -0.0, which leave any number as it is."""
     half, shift = np.full((2, rows, 4 * H), 0.5, dtype)
     half[:, 3 * H :], shift[:, 3 * H :] = 1, -0.0
     for x in (half, shift):

@@ -86,10 +86,7 @@ def single_step(n: int) -> Step:
 
 
 class PackedSequences(NamedTuple):
-    """Layout of N sequences, longest first, in R packed rows.
-
-    In a `full` one, whose sequences all have T steps, the index arrays may be None.
-    """
+    """Layout of N sequences, longest first, in R packed rows. A `full` one has no indices."""
 
     batch_sizes: Sequence[int]  # sequences alive at each step, non-increasing; always on the host
     N: int

@@ -17,10 +17,7 @@ from xpcap.metrics.cider import CiderD
 from xpcap.models import Captioner, Policy
 from xpcap.progress import bar
 
-SELECT = (
-    "loss",
-    "cider",
-)  # which epoch to keep: of the lowest loss, or the highest CIDEr-D, on val
+SELECT = ("loss", "cider")  # epoch to keep: of the lowest loss, or the highest CIDEr-D, on val
 PLAIN = (
     "as unsure as a choice among so many words, at each word that people wrote; the fewer the"
     " better"
@@ -31,10 +28,10 @@ PROTOCOL = (
 )
 ACCURACY_SAMPLE = 1000  # training captions, at most, that train_accuracy is measured on
 MOST = 1000  # pictures, at most, that are captioned after an epoch
-AT_ONCE = 250
+AT_ONCE = 250  # pictures of a batch
 
 
-# Teacher-forced scores
+# ---- Teacher-forced scores
 
 
 class TeacherForced(NamedTuple):
@@ -58,7 +55,7 @@ def teacher_forced(
     between: Callable[[], None] | None = None,
     group: Group = SINGLE,
 ) -> TeacherForced:
-    """Score captions of a split, without dropout.
+    """Scores of given captions of a split, without dropout.
 
     Totals gather on the model's device and are read once.
 
@@ -96,7 +93,7 @@ def accuracy(
     return sum(int(to_numpy(score.correct)) for score in scores) / max(tokens, 1)
 
 
-# Scores of greedy captions
+# ---- Scores of greedy captions
 
 
 class CaptionScore:
@@ -114,10 +111,7 @@ class CaptionScore:
         self._forbid = data.vocabulary.null, data.vocabulary.start, data.vocabulary.unk
 
     def __call__(self, model: Captioner, between: Callable[[], None]) -> dict[str, float]:
-        """The score now, the share of captions that differ, and their mean length in words.
-
-        `between` is called between batches; an exception from it ends the scoring.
-        """
+        """CIDEr-D, share of captions that differ, mean length. Calls `between` between batches."""
         words, shard = self._data.vocabulary, []
         for batch in batches(self._group, len(self._pictures), AT_ONCE):
             if len(pictures := self._pictures[batch]):
@@ -135,11 +129,7 @@ class CaptionScore:
         }
 
     def warm_up(self, model: Captioner) -> None:
-        """Caption a batch for three words.
-
-        Those are the fewest after which a caption that has ended leaves the batch on a device,
-        which reads a step late.
-        """
+        """Caption a batch for three words, the fewest after which captions leave it on a device."""
         policy = _HalfStop(max_length=3, forbid=self._forbid)
         model.sample(self._data.features("val", self._pictures[:AT_ONCE]), policy=policy)
 
@@ -153,15 +143,15 @@ class _HalfStop(Policy):
         return ended | ((transcript.lengths > 0) & (np.arange(len(ended)) % 2 == 1))
 
 
-# The end of an epoch
+# ---- The end of an epoch
 
 
 class EpochEvaluator:
-    """Figures that end an epoch.
+    """Evaluation at the end of an epoch.
 
     Training accuracy; with a validation split also its loss, perplexity and accuracy, and CIDEr-D
     if that selects the best epoch. Validation takes no more captions than there are to train on,
-    spread evenly over the split, so that it stays a small part of an epoch.
+    spread evenly over the split, so that it remains a small part of an epoch.
 
     Parameters
     ----------
@@ -188,7 +178,7 @@ class EpochEvaluator:
         return figures
 
     def warm_up(self, model: Captioner) -> None:
-        """Do once what captioning does on a device."""
+        """Run the work of captioning once on a device."""
         if self._captions is not None:
             self._captions.warm_up(model)
 

@@ -9,7 +9,7 @@ from xpcap.backend import Array, get_array_module, to_numpy
 from xpcap.models.parameters import Parameters
 from xpcap.ops import record_step
 
-MOST_WAITING = 4096  # steps whose losses may wait on the device, at most
+MOST_WAITING = 4096  # steps whose losses may wait on the device
 HUGE = 1e6  # no parameter or gradient of a healthy captioner has a norm anywhere near
 
 
@@ -26,18 +26,18 @@ class Step(NamedTuple):
 
     @property
     def finite(self) -> bool:
-        """Whether both numbers are finite."""
+        """True if both numbers are finite."""
         return bool(np.isfinite(self.loss) and np.isfinite(self.norm))
 
 
 class LossBuffer:
-    """The loss of every step.
+    """Losses of all steps.
 
-    The latest wait on the device with their gradient norms and one flag, whether all are finite.
+    The latest wait on the device with their gradient norms and one flag: all are finite.
 
     Parameters
     ----------
-    like : array whose library, device and dtype the numbers have
+    like : array with the library, device and dtype of the numbers
     capacity : steps that may wait, up to MOST_WAITING; one more reads them
     losses : of the steps before
     """
@@ -60,7 +60,7 @@ class LossBuffer:
 
     @property
     def full(self) -> bool:
-        """Whether the next step needs a read first."""
+        """True if the next step needs a read first."""
         return self._unread + 1 == len(self._waiting)
 
     def add(self, loss: Array, norm: Array) -> None:
@@ -72,14 +72,12 @@ class LossBuffer:
 
     @property
     def losses(self) -> list[float]:
-        """The loss of every step; reads those that wait."""
+        """Loss of every step; reads those that wait."""
         self._read()
         return self._losses
 
     def _read(self) -> None:
-        """Bring the waiting steps to the host: the one place where training waits for the
-        device.
-        """
+        """Bring the waiting steps to the host: the one read in training that waits for a device."""
         if not self._unread:
             return
         table = to_numpy(self._waiting[: self._unread + 1])
@@ -95,10 +93,7 @@ class LossBuffer:
             self._first_bad = steps[bad] if bad < len(steps) else None
 
     def fault(self, params: Parameters, learning_rate: float) -> str:
-        """Diagnosis of the first step that was not finite, given once; empty if there is none.
-
-        Reads the steps that wait.
-        """
+        """Diagnosis of the first step that was not finite, given once; else empty. Reads losses."""
         self._read()
         step, self._first_bad = self._first_bad, None
         if step is None:
@@ -121,7 +116,7 @@ def diagnose(
     grads: Parameters | None,
     learning_rate: float,
 ) -> str:
-    """A step that is not finite in words: where it shows, the norms before it, the likely cause.
+    """Diagnosis of a step that is not finite: its symptoms, the norms before it, the likely cause.
 
     Parameters
     ----------
@@ -153,7 +148,7 @@ def diagnose(
 def _cause(
     before: Step | None, bad: list[str], largest: float, at_once: bool, learning_rate: float
 ) -> str:
-    """The likely cause. `at_once`: noticed at the step itself, before its update."""
+    """The likely cause. `at_once`: found at the step itself, before its update."""
     diverged = largest > HUGE or (before is not None and before.norm > HUGE)
     if at_once and bad:
         return (

@@ -1,4 +1,4 @@
-"""Objectives: the loss of a batch and its gradients. Cross entropy, and self-critical training."""
+"""Objectives: loss of a batch and its gradients, by cross entropy or self-critical training."""
 
 import inspect
 import json
@@ -13,7 +13,7 @@ from xpcap.data.dataset import CaptionData
 from xpcap.data.vocabulary import END, UNK
 from xpcap.decoding.policies import Sampling
 from xpcap.distributed import SINGLE, Group
-from xpcap.errors import OptionError, check_number
+from xpcap.errors import check_number, check_whole
 from xpcap.memory import Workspace
 from xpcap.metrics.cider import CiderD, DocumentFrequencies
 from xpcap.models.batch import Batch, FeatureRows
@@ -51,25 +51,19 @@ class Objective:
 class CrossEntropy(Objective):
     """Cross entropy, summed over time, weighted by caption, divided by `batch.total`.
 
-    Parameters
-    ----------
-    smoothing : label smoothing, in [0, 1); see CaptioningRNN.loss
-
-    Raises
-    ------
-    OptionError : smoothing is out of range.
+    smoothing : label smoothing, in [0, 1), else OptionError; see CaptioningRNN.loss
     """
 
     def __init__(self, smoothing: float = 0.0) -> None:
-        share = "; it is a share of probability"
+        hint = "; it is a share of probability"
         self.smoothing = check_number(
-            "CrossEntropy", "`smoothing`", smoothing, 0, below=1, hint=share
+            "CrossEntropy", "`smoothing`", smoothing, 0, below=1, hint=hint
         )
 
     def loss(
         self, model: Any, batch: Batch, workspace: Workspace | None = None
     ) -> tuple[Array, Parameters]:
-        # Not every model knows how to share a batch between ranks, or how to smooth.
+        # Options that not every model has are passed only if they are used
         more: dict[str, Any] = {} if batch.shard is None else {"shard": batch.shard}
         if self.smoothing:
             more["smoothing"] = self.smoothing
@@ -90,7 +84,7 @@ class FunctionObjective(Objective):
 
 
 def as_objective(given: Objective | LossFunction | None) -> Objective:
-    """An objective as it is, a function as one; None: cross entropy. TypeError : neither."""
+    """Objective of a solver's argument; None: cross entropy. TypeError : it cannot be one."""
     if given is None:
         return CrossEntropy()
     if isinstance(given, Objective):
@@ -114,12 +108,8 @@ def as_objective(given: Objective | LossFunction | None) -> Objective:
 def loss_and_gradients(
     objective: Objective, model: Any, batch: Batch, workspace: Workspace
 ) -> tuple[Array, Parameters]:
-    """Loss and gradients that an objective returns, checked.
+    """Loss and gradients of an objective, checked; the loss 0-d, of the model's library and dtype.
 
-    The loss is a 0-d array of the model's library and dtype.
-
-    Raises
-    ------
     TypeError, ValueError : it is not a loss and a Parameters with the gradients of all parameters.
     """
     returned, params = objective.loss(model, batch, workspace), model.params
@@ -146,7 +136,7 @@ def loss_and_gradients(
     return loss, grads
 
 
-# Self-critical training
+# ---- Self-critical training
 
 
 class SelfCritical(Objective):
@@ -158,7 +148,7 @@ class SelfCritical(Objective):
         loss = -1/(nK) sum over pictures sum_k r(c_k)
         gradient = 1/(nK) sum over pictures sum_k (r(c_k) - b_k) grad(-log p(c_k))
 
-    where the baseline b_k is the mean reward of the picture's other samples. r is CIDEr-D against
+    with the mean reward of the picture's other samples as the baseline b_k. r is CIDEr-D against
     the picture's train captions, with document frequencies of the train split, and with END as a
     word: without it captions learn to break off. An epoch visits every picture once, not every
     caption.
@@ -181,16 +171,13 @@ class SelfCritical(Objective):
     """
 
     def __init__(self, data: CaptionData, *, samples: int = 5, group: Group = SINGLE) -> None:
-        if not (isinstance(samples, int | np.integer) and samples >= 2):
-            raise OptionError(
-                f"SelfCritical: `samples` is {samples!r}, expected at least 2: a sample is judged"
-                " beside the others of its picture"
-            )
-        self.samples, self._group, self._words = int(samples), group, data.vocabulary
+        why = "; a sample is compared with the others of its picture"
+        self.samples = check_whole("SelfCritical", "`samples`", samples, 2, hint=why)
+        self._group, self._words = group, data.vocabulary
         self._max_length = data.max_words + 1
         self._data, split = data, data.split("train")
         pictures = np.unique(split.image_idxs)
-        # captions by picture: those of picture i lie from _first[i] to _first[i + 1]
+        # Captions by picture: those of picture i lie from _first[i] to _first[i + 1]
         self._captions = np.argsort(split.image_idxs, kind="stable")
         ordered = split.image_idxs[self._captions]
         self._first = np.searchsorted(ordered, np.arange(len(split.images) + 1))
@@ -213,27 +200,20 @@ class SelfCritical(Objective):
             )
         N, K = len(batch.pictures), self.samples
         shard = np.arange(N) if batch.shard is None else batch.shard
-        rows = (shard[:, None] * K + np.arange(K)).ravel()  # this rank's among all N * K captions
+        rows = (shard[:, None] * K + np.arange(K)).ravel()  # this rank's, among N * K captions
         features = _repeated(batch.features, K)
         sampled = self._sample(model, features, rows, N * K, batch.step)
         rewards = self.rewards(sampled, batch.pictures[shard].repeat(K))
         captions, all_rewards = self._gather(sampled, rewards, rows, N * K)
         weights = advantages(all_rewards.reshape(-1, K)).ravel()
-        more = {} if batch.shard is None else {"shard": rows}
-        _, grads = model.loss(
-            features,
-            captions,
-            workspace=workspace,
-            weights=weights,
-            total=N * K,
-            step=batch.step,
-            **more,
-        )
+        more: dict[str, Any] = {} if batch.shard is None else {"shard": rows}
+        more |= {"weights": weights, "total": N * K, "step": batch.step}
+        _, grads = model.loss(features, captions, workspace=workspace, **more)
         loss = np.asarray(-rewards.sum() / (N * K), grads.flat.dtype)
         return asarray(loss, like=grads.flat), grads
 
     def figures(self, mean_loss: float) -> dict[str, float]:
-        """The mean reward of all samples, as ``train_reward``."""
+        """Mean reward of all samples, as ``train_reward``."""
         return {"train_reward": -mean_loss}
 
     def collapse(self, record: Mapping[str, Any]) -> str | None:
@@ -253,10 +233,7 @@ class SelfCritical(Objective):
         return None
 
     def rewards(self, captions: np.ndarray, pictures: np.ndarray) -> np.ndarray:
-        """CIDEr-D (n,) of captions (n, T) of ids, of pictures (n,) of the train split.
-
-        END counts as a word where a caption has it.
-        """
+        """CIDEr-D (n,) of captions (n, T) of train pictures (n,); END, if it comes, is a word."""
         distinct, number = np.unique(pictures, return_inverse=True)
         references = [self._references(picture) for picture in distinct.tolist()]
         end = self._words.end
@@ -264,13 +241,13 @@ class SelfCritical(Objective):
         return CiderD(references, self._frequencies).scores(words, number)
 
     def _references(self, picture: int) -> list[list[str]]:
-        """Captions that people wrote of a picture of the train split, END as a word."""
+        """Reference captions of a picture of the train split, END as a word."""
         captions = self._captions[self._first[picture] : self._first[picture + 1]]
         references = self._data.words("train", captions)
         return [[*(word for word in words if word != UNK), END] for words in references]
 
     def _lengths(self) -> np.ndarray:
-        """Words of each train caption, as far as they are encoded."""
+        """Words of each train caption, as encoded."""
         captions, words = self._data.split("train").captions, self._words
         special = (captions == words.null) | (captions == words.start) | (captions == words.end)
         return (~special).sum(axis=1)
@@ -278,7 +255,7 @@ class SelfCritical(Objective):
     def _sample(
         self, model: Any, features: Array | FeatureRows, rows: np.ndarray, n: int, step: int
     ) -> np.ndarray:
-        """Sampled captions (len(rows), T): those numbered `rows` of the n of a step."""
+        """Sampled captions (len(rows), T), the ones numbered `rows` of the n of a step."""
         uniforms = draw_uniforms(n, self._max_length, model.seed, step)[rows]
         never = self._words.null, self._words.start
         policy = GivenUniforms(max_length=self._max_length, forbid=never, given=uniforms)
@@ -324,7 +301,7 @@ def advantages(rewards: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True, eq=False)
 class GivenUniforms(Sampling):
-    """Sampling by uniforms (N, max_length) drawn before: row i chooses the words of picture i."""
+    """Sampling by given uniforms (N, max_length): row i chooses the words of picture i."""
 
     given: np.ndarray | None = None
 
@@ -334,7 +311,7 @@ class GivenUniforms(Sampling):
 
 
 def _repeated(features: Array | FeatureRows, K: int) -> Array | FeatureRows:
-    """The features of each picture K times."""
+    """Features of each picture K times."""
     if isinstance(features, FeatureRows):
         return FeatureRows(features.table, features.rows.repeat(K))
     return get_array_module(features).repeat(features, K, axis=0)

@@ -6,7 +6,7 @@ import inspect
 import time
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 
@@ -24,7 +24,7 @@ from xpcap.models.network import GRADIENTS
 from xpcap.models.parameters import Parameters
 from xpcap.ops import global_norm
 from xpcap.ops.random import draw_views
-from xpcap.optim import Optimizer, check_lr_decay
+from xpcap.optim import LINEAR, Optimizer
 from xpcap.progress import BAR_SECONDS, Pace, bar, say
 from xpcap.threads import cores
 from xpcap.training.evaluate import SELECT, EpochEvaluator, accuracy
@@ -34,21 +34,21 @@ from xpcap.training.state import EpochOrder, Record, TrainingState, best_of, wit
 
 
 class CaptioningSolver:
-    """Train a captioner: CS231n's class, with the validation and best parameters it only promised.
+    """The training loop: CS231n's class, with the validation and best parameters it only promised.
 
     An epoch visits every training caption once, in an order of its own.
 
     Parameters
     ----------
-    model : CaptioningRNN, or anything with `params` (a Parameters), `score`, and what the objective
-        needs
+    model : CaptioningRNN, or anything with `params` (a Parameters), `score`, and the methods that
+        the objective needs
     data : CaptionData, or the dict that load_coco_data returns
     update_rule : "sgd", "sgd_momentum", "rmsprop" or "adam"
     optim_config : hyperparameters of the rule, as in xpcap.optim
     lr_decay : factor on the learning rate after each epoch; "linear": the rate falls with every
         step, to zero after the last epoch
-    select : which epoch to keep: "loss", that of the lowest validation loss, or "cider", that of
-        the highest CIDEr-D of greedy captions of the val split
+    select : epoch to keep: "loss", that of the lowest validation loss, or "cider", that of the
+        highest CIDEr-D of greedy captions of the val split
     batch_size, num_epochs : the last batch of an epoch may be smaller
     print_every, verbose : print the loss every `print_every` steps
     clip_norm : largest global norm of a gradient; None: no clipping. The loss is summed over time:
@@ -57,10 +57,10 @@ class CaptioningSolver:
         come from `model.seed` and the iteration
     patience : stop after this many epochs in a row without a better one; None: never before
         `num_epochs`
-    progress : show a progress bar where standard error is a terminal
-    on_step : called with the solver after each step and between the batches of a validation:
-        `state` may be asked for there. An exception from it ends training; `train`, or the state,
-        goes on from there
+    progress : show a progress bar if standard error is a terminal
+    on_step : called with the solver after each step and between the batches of a validation, when
+        `state` may be called. An exception from it ends training; `train`, or the state, goes on
+        from there
     on_epoch : called with the solver after each epoch, once it is recorded
     objective : an Objective, or a function of (model, batch, workspace) that returns loss and
         gradients; None: cross entropy
@@ -71,7 +71,7 @@ class CaptioningSolver:
     ----------
     loss_history : one float an iteration
     history : one dict an epoch: epoch, iteration, learning_rate, train_loss or train_reward,
-        train_accuracy, with a val split val_loss, val_perplexity, val_accuracy, and where captions
+        train_accuracy, with a val split val_loss, val_perplexity, val_accuracy, and if captions
         select the best, val_cider, val_distinct, val_length
     times : one dict an epoch: epoch, steps, train_seconds, check_seconds
     start : record of the parameters that training starts from, as epoch 0, if they were scored
@@ -107,9 +107,10 @@ class CaptioningSolver:
         on_epoch: Callable[["CaptioningSolver"], None] | None = None,
         objective: Objective | LossFunction | None = None,
         group: Group = SINGLE,
-        **unknown_keywords: Any,
+        **unknown_keywords: object,
     ) -> None:
-        _refuse_keywords(CaptioningSolver, unknown_keywords)
+        if unknown_keywords:
+            raise _unknown_keyword(next(iter(unknown_keywords)))
         self.model = model
         self.data = data if isinstance(data, CaptionData) else from_coco(data)
         self.update_rule, self.optim_config = update_rule, dict(optim_config or {})
@@ -125,7 +126,7 @@ class CaptioningSolver:
         self.times: list[Record] = []
         self.best_params: Parameters | dict[str, Array] = {}
         self._last_epoch = num_epochs
-        self._report_due = False  # on_epoch has yet to hear of the last epoch
+        self._report_due = False  # true while on_epoch has not returned for the last epoch
 
         flat = model.params.flat
         self._on_host = get_array_module(flat) is np
@@ -142,15 +143,15 @@ class CaptioningSolver:
     def train(self) -> None:
         """Train for `num_epochs` epochs, or until patience ends.
 
-        Called again it goes on: with what was interrupted, else for as many epochs more. An
-        interrupt may come anywhere; one that falls into the update of the parameters itself can
-        apply that one batch twice.
+        Called again it goes on: with an interrupted epoch, else for as many epochs more. An
+        interrupt may come anywhere; one in the middle of the update of the parameters can apply
+        that batch twice.
 
         Raises
         ------
-        TrainingError : a loss or gradient is not finite. On the host that is noticed at once, on a
-            device where losses are read: to print or save, and at the end of an epoch before
-            anything is kept of it. Best parameters and history are those of the epochs before.
+        TrainingError : a loss or gradient is not finite. On the host that is found at once, on a
+            device when losses are read: to print or save, and at the end of an epoch before
+            anything of it is recorded. Best parameters and history are those of the epochs before.
         """
         if self._report_due:
             self._report_epoch()
@@ -162,16 +163,13 @@ class CaptioningSolver:
             self._train_epoch()
 
     def score_start(self) -> None:
-        """Score the model as it is, before the first epoch.
-
-        Its parameters count as the best until an epoch is better.
-        """
+        """Score the model as epoch 0. Its parameters count as the best until an epoch is better."""
         figures = self._evaluate(self.model, between=lambda: None)
         self.start = {"epoch": 0, "iteration": 0, **figures}
         self.best_params = self.model.params.copy()
 
     def _train_epoch(self) -> None:
-        """One epoch, or the rest of an interrupted one. It counts as done once all is recorded."""
+        """One epoch, or the rest of an interrupted one. It is done once all is recorded."""
         begun, batches = time.perf_counter(), self._order.batches(self.batch_size)
         first, title = self._order.position, f"epoch {self.epoch + 1}/{self._last_epoch}"
         with bar(batches, self.progress, title, self.steps_per_epoch, first) as shown:
@@ -195,10 +193,7 @@ class CaptioningSolver:
         self._report_epoch()
 
     def train_batch(self, positions: np.ndarray) -> None:
-        """A recorded training step on captions, by their positions in the objective's list.
-
-        `train` calls this for each batch of an epoch; it also evaluates, prints and calls back.
-        """
+        """A training step, recorded, on captions by their positions in the objective's list."""
         split, captions = self._feed.split("train"), self._captions[positions]
         seed = getattr(self.model, "seed", 0)
         views = draw_views(len(captions), split.views, seed, self.iteration)
@@ -219,22 +214,21 @@ class CaptioningSolver:
         loss, grads = loss_and_gradients(self.objective, self.model, batch, self._workspace)
         loss = _all_reduce(self.group, loss, grads)
         buffer, clip = self._workspace.buffer.scope("solver"), self.clip_norm
-        norm = (
-            global_norm(grads.flat, buffer)
-            if clip is None
-            else optim.clip_by_global_norm(grads.flat, clip, buffer=buffer)
-        )
+        if clip is None:
+            norm = global_norm(grads.flat, buffer)
+        else:
+            norm = optim.clip_by_global_norm(grads.flat, clip, buffer=buffer)
         if require_finite and not (np.isfinite(loss) and np.isfinite(norm)):
             self._fail(self._record.explain(loss, norm, params, grads, self.learning_rate))
         self._optimizer.update(params.flat, grads.flat)
         return loss, norm
 
     def step(self, features: Array | FeatureRows, captions: Array) -> Array:
-        """One optimisation step on a minibatch of your own, which is not recorded.
+        """An optimisation step on a minibatch of your own, which is not recorded.
 
         Nothing is read from a device. Dropout masks are those of the step after the model's last
-        one: `model.loss` counts. On the host, where loss or gradient are not finite, it raises a
-        TrainingError and has changed nothing. On a device that shows in the loss.
+        one: `model.loss` counts. On the host, a loss or gradient that is not finite raises a
+        TrainingError, and nothing has changed. On a device it shows in the loss.
 
         Parameters
         ----------
@@ -246,35 +240,34 @@ class CaptioningSolver:
         loss : 0-d, of the model's library; reading it waits for the device
         """
         loss, _ = self._step(Batch(features, captions), require_finite=self._on_host)
-        return loss.copy()  # the next step overwrites a device's own
+        return loss.copy()  # on a device the next step overwrites the original
 
     def warm_up(self) -> None:
-        """Do once what training and validation do on a device, with a copy of the model.
+        """Run the work of training and validation once on a device, with a copy of the model.
 
         Kernels are then compiled before any step is timed; at the real sizes, since CuPy compiles
-        for some of them. Parameters, moments, the order of captions and random streams stay as they
-        were. On the host this does nothing.
+        for some of them. Parameters, moments, the order of captions and random streams are
+        unchanged. On the host this does nothing.
         """
         flat = self.model.params.flat
         if not is_device_array(flat):
             return
         model, record = copy.copy(self.model), LossBuffer(flat, 1)
         captions = self._captions[: self.batch_size]
-        batch = self._feed.minibatch("train", captions)._replace(
-            step=0
-        )  # features stay on the device
+        # Features stay on the device
+        batch = self._feed.minibatch("train", captions)._replace(step=0)
         loss, grads = self.objective.loss(model, batch, Workspace(flat, 1))
-        clip = self.clip_norm
-        norm = (
-            global_norm(grads.flat) if clip is None else optim.clip_by_global_norm(grads.flat, clip)
-        )
+        if (clip := self.clip_norm) is None:
+            norm = global_norm(grads.flat)
+        else:
+            norm = optim.clip_by_global_norm(grads.flat, clip)
         optimizer = Optimizer(self.update_rule, self.optim_config, flat)
         optimizer.update(model.params.flat, grads.flat)
         record.add(loss, norm)
         self._evaluate.warm_up(model)
         float(model.score(batch.features, batch.captions).nll)  # waits for the device
 
-    # Progress
+    # ---- Progress
 
     @property
     def steps_per_epoch(self) -> int:
@@ -293,7 +286,7 @@ class CaptioningSolver:
 
     @property
     def finished(self) -> bool:
-        """Whether all epochs are done, patience has ended, or captions have collapsed."""
+        """True if all epochs are done, patience has ended, or captions have collapsed."""
         impatient = self.patience is not None and self.epoch - self.best_epoch >= self.patience
         return self.epoch >= self._last_epoch or impatient or self.collapse is not None
 
@@ -304,12 +297,12 @@ class CaptioningSolver:
 
     @property
     def loss_history(self) -> list[float]:
-        """The loss of every iteration so far; reads those that are still on the device."""
+        """Loss of every iteration so far; reads those that are still on the device."""
         return self._record.losses
 
     @property
     def records(self) -> list[Record]:
-        """Records of the epochs, behind that of the start if it was scored."""
+        """Records of the epochs, after that of the start if it was scored."""
         return with_start(self.start, self.history)
 
     @property
@@ -348,16 +341,13 @@ class CaptioningSolver:
 
     @learning_rate.setter
     def learning_rate(self, value: float) -> None:
-        # 0 is one, as where a warm-up begins
+        # 0 is allowed: a warm-up begins there
         rate = check_number("CaptioningSolver", "learning_rate", value, 0)
         self._optimizer.config["learning_rate"] = rate
 
     @property
     def optim_configs(self) -> dict[str, Mapping[str, Any]]:
-        """The rule's config for each parameter, read-only.
-
-        There is one flat config: state arrays here are views of it.
-        """
+        """Config of the rule for each parameter, read-only, with views of the state arrays."""
         config, shapes = self._optimizer.config, self.model.params.shapes
         moments = {key: Parameters(shapes, config[key]) for key in optim.STATE[self.update_rule]}
         rest = {key: value for key, value in config.items() if key not in moments}
@@ -375,7 +365,7 @@ class CaptioningSolver:
         """
         return accuracy(self.model, X, y, num_samples, batch_size)
 
-    # Parts of an epoch
+    # ---- Parts of an epoch
 
     def _evaluate_epoch(self) -> Record:
         """Record of the epoch that was just trained."""
@@ -397,10 +387,7 @@ class CaptioningSolver:
         return record
 
     def _show_loss(self, shown: Any) -> None:
-        """Print the loss every `print_every` steps, and keep it on the progress bar `shown`.
-
-        The bar gets it by time: each read waits for a device.
-        """
+        """Print the loss every `print_every` steps; show it on the bar from time to time."""
         printed = self.verbose and (self.iteration - 1) % self.print_every == 0
         if not printed and (shown.disable or not self._pace.due):
             return
@@ -423,10 +410,7 @@ class CaptioningSolver:
         self._report_due = False
 
     def _require_finite(self) -> None:
-        """TrainingError : a step so far was not finite.
-
-        Called before any loss is shown and before anything is kept.
-        """
+        """TrainingError : a step so far was not finite. To call before a loss is recorded."""
         if fault := self._record.fault(self.model.params, self.learning_rate):
             self._fail(fault)
 
@@ -434,17 +418,13 @@ class CaptioningSolver:
         self._order.end()  # once the caller has mended the model, an epoch begins anew
         raise TrainingError(f"CaptioningSolver: {why}")
 
-    # The state
+    # ---- The state
 
     def state(self) -> TrainingState:
-        """Training as it stands, copied to the host.
+        """State of the training, copied to the host. For callbacks, and between trainings.
 
-        May be asked for in `on_step`, in `on_epoch`, and while training does not run.
-
-        Raises
-        ------
-        TrainingError : a loss, gradient norm, parameter or moment is not finite: there is nothing
-            to go on from.
+        TrainingError : a loss, gradient norm, parameter or moment is not finite: nothing to go on
+        from.
         """
         self._require_finite()
         return TrainingState.of(
@@ -460,7 +440,7 @@ class CaptioningSolver:
     def restore(
         self, state: TrainingState, *, best_params: Mapping[str, Array] | None = None
     ) -> None:
-        """Go on from a state: the next `train` does what it would have done then.
+        """Go on from a state: the next `train` continues it.
 
         On the host that is bit for bit with the same machine and threads, on a device with the same
         card model, CUDA libraries, CuPy and their settings.
@@ -469,8 +449,8 @@ class CaptioningSolver:
         ----------
         state : of a solver for the same model, data, update rule and batch size; hyperparameters
             are taken from it
-        best_params : those that were the best by then. If the last epoch was the best and nothing
-            was trained since, they are in `state`
+        best_params : the best ones by then. If the last epoch was the best and nothing was trained
+            since, they are in `state`
 
         Raises
         ------
@@ -479,8 +459,8 @@ class CaptioningSolver:
         """
         if not isinstance(state, TrainingState):
             raise TypeError(
-                f"CaptioningSolver.restore: state is a {type(state).__name__}, expected what"
-                " CaptioningSolver.state() or load_state returns"
+                f"CaptioningSolver.restore: state is a {type(state).__name__}, expected a"
+                " TrainingState, as CaptioningSolver.state() or load_state returns"
             )
         params = self.model.params
         state.check_fits(params, self._optimizer, self._order, self.batch_size)
@@ -495,26 +475,25 @@ class CaptioningSolver:
         self.best_params = {} if best is None else best
         self._last_epoch = self.num_epochs
 
-    def __reduce__(self) -> Any:
+    def __reduce__(self) -> NoReturn:
         raise TypeError(
             "CaptioningSolver: cannot be copied or pickled, since it holds callbacks and buffers; "
             "make another solver from the same arguments, and write other.restore(solver.state())"
         )
 
 
-# Checks of a solver's arguments
+# ---- Checks of a solver's arguments
 
 
-def _refuse_keywords(function: Callable[..., Any], given: Mapping[str, Any]) -> None:
-    """OptionError : a keyword that the function does not have; it suggests the nearest one."""
-    if given:
-        parameters = inspect.signature(function).parameters.values()
-        known = [one.name for one in parameters if one.kind is one.KEYWORD_ONLY]
-        raise unknown(function.__name__, "keyword", next(iter(given)), known)
+def _unknown_keyword(name: str) -> Exception:
+    """The error for a keyword that the solver lacks; it suggests the nearest one."""
+    parameters = inspect.signature(CaptioningSolver).parameters.values()
+    known = [one.name for one in parameters if one.kind is one.KEYWORD_ONLY]
+    return unknown("CaptioningSolver", "keyword", name, known)
 
 
 def _check_arguments(solver: CaptioningSolver, seed: int | None) -> None:
-    """Check what a solver was made from; raises as its constructor says."""
+    """Check a solver's attributes; raises as its constructor does."""
     where, params = "CaptioningSolver", getattr(solver.model, "params", None)
     if not isinstance(params, Parameters):
         raise TypeError(
@@ -528,7 +507,8 @@ def _check_arguments(solver: CaptioningSolver, seed: int | None) -> None:
         check_whole(where, "patience", solver.patience, 1)
     if solver.clip_norm is not None:
         check_number(where, "clip_norm", solver.clip_norm, above=0)
-    check_lr_decay(solver.lr_decay)
+    if solver.lr_decay != LINEAR:
+        check_number(where, "lr_decay", solver.lr_decay, above=0, hint=f", or {LINEAR!r}")
     if solver.select not in SELECT:
         raise unknown(where, "select", solver.select, SELECT)
     if seed is not None:
@@ -553,14 +533,11 @@ def _check_words(word_to_idx: Mapping[str, int], vocabulary: Vocabulary) -> None
             )
 
 
-# Ranks
+# ---- Ranks
 
 
 def _all_reduce(group: Group, loss: Array, grads: Parameters) -> Array:
-    """Sum gradients, in place, and the loss of a batch's shards over the ranks.
-
-    Returns the loss, 0-d. On a device nothing is read.
-    """
+    """Loss (0-d) of a batch summed over ranks, as are gradients in place; nothing is read."""
     if group.size == 1:
         return loss
     group.all_reduce(grads.flat)

@@ -1,4 +1,4 @@
-"""The state of a training, which decides how it goes on; as tensors of a file, and back."""
+"""State of a training, which decides how it goes on: in memory, and as tensors of a file."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -15,14 +15,14 @@ Record = dict[str, Any]
 ORDER_STREAM = 2  # of a seed; CaptioningRNN draws from streams 0 and 1
 
 
-# Records of epochs
+# ---- Records of epochs
 
 
 def best_of(history: Sequence[Record]) -> Record | None:
-    """The record of the highest CIDEr-D on val, of equals the one of the lowest validation loss.
+    """Record of the highest CIDEr-D on val, of equals the one of the lowest validation loss.
 
-    Where captions are not scored, loss alone decides; without validation it is the latest record.
-    The first of equals; None of no records.
+    Without CIDEr-D loss alone decides; without validation it is the latest record. The first of
+    equals; None of no records.
     """
     figures = history[-1] if history else {}
     if "val_cider" in figures:
@@ -33,15 +33,15 @@ def best_of(history: Sequence[Record]) -> Record | None:
 
 
 def with_start(start: Record | None, history: Sequence[Record]) -> list[Record]:
-    """All records that the best is chosen from."""
+    """Records of start and epochs: the candidates for the best."""
     return [*([] if start is None else [start]), *history]
 
 
-# The order of captions
+# ---- The order of captions
 
 
 class EpochOrder:
-    """All captions of an epoch once, shuffled anew for each, and the position in the current one.
+    """Order of the captions of an epoch, drawn anew for each, and the position in the current one.
 
     Parameters
     ----------
@@ -63,10 +63,7 @@ class EpochOrder:
         self.position = 0
 
     def batches(self, size: int) -> Iterator[np.ndarray]:
-        """Caption numbers of each batch from `position` on, which the caller moves on.
-
-        An order is drawn if no epoch is under way.
-        """
+        """Captions of each batch from `position`, which the caller advances, in a drawn order."""
         if self.captions is None:
             self.captions, self.position = self.rng.permutation(self.count), 0
         captions, first = self.captions, self.position
@@ -77,15 +74,11 @@ class EpochOrder:
         self.captions, self.position = None, 0
 
 
-# The state
+# ---- The state
 
 
 class TrainingState(NamedTuple):
-    """Training between two steps: CaptioningSolver.state() makes one, and restore() goes on from
-    it.
-
-    Arrays are copies on the host, whatever the solver computes on.
-    """
+    """Training between two steps: from CaptioningSolver.state(), for restore(). All on the host."""
 
     params: Parameters
     rule: str  # the update rule
@@ -112,12 +105,7 @@ class TrainingState(NamedTuple):
         history: Sequence[Record],
         start: Record | None,
     ) -> "TrainingState":
-        """Copy the parts of a solver to the host.
-
-        Raises
-        ------
-        TrainingError : a parameter or moment is not finite.
-        """
+        """State of the parts of a solver. TrainingError : a parameter or moment is not finite."""
 
         def on_host(flat: Array) -> Parameters:
             return Parameters(params.shapes, np.array(to_numpy(flat)))
@@ -156,12 +144,12 @@ class TrainingState(NamedTuple):
 
     @property
     def records(self) -> list[Record]:
-        """As those of a solver."""
+        """Records of start and epochs, as those of a solver."""
         return with_start(self.start, self.history)
 
     @property
     def is_best(self) -> bool:
-        """Whether `params` are the best so far: the best epoch has just ended."""
+        """True if `params` are the best so far: the best epoch has just ended."""
         between = self.order is None and bool(self.history)
         return between and best_of(self.records) is self.history[-1]
 
@@ -184,7 +172,7 @@ class TrainingState(NamedTuple):
                 )
 
     def restore_into(self, params: Parameters, optimizer: Optimizer, order: EpochOrder) -> None:
-        """Set the parts of a solver that the state fits. DataError : bad hyperparameters."""
+        """Write the state to the parts of a solver. DataError : bad hyperparameters."""
         try:
             config = init(self.rule, params.flat, self.optimizer)
         except ValueError as error:
@@ -201,11 +189,7 @@ class TrainingState(NamedTuple):
 
 
 def _check_finite(
-    where: str,
-    thing: str,
-    arrays: Mapping[str, np.ndarray],
-    error: type[Exception],
-    cause: str,
+    where: str, thing: str, arrays: Mapping[str, np.ndarray], error: type[Exception], cause: str
 ) -> None:
     for name, value in arrays.items():
         if not np.isfinite(value).all():
@@ -214,7 +198,7 @@ def _check_finite(
             )
 
 
-# As tensors and JSON: parameters by their names, moments as adam.m.Wx
+# ---- As tensors and JSON: parameters by their names, moments as adam.m.Wx
 
 VALIDATED = {"val_loss", "val_perplexity", "val_accuracy"}  # a record has all of them or none
 TRAINED = {"train_loss", "train_reward"}  # a record has one of them
@@ -250,15 +234,9 @@ def from_tensors(
     meta: Mapping[str, Any],
     shapes: Mapping[str, tuple[int, ...]],
 ) -> TrainingState:
-    """The state that to_tensors took apart, with every piece checked.
+    """State from the tensors and JSON of to_tensors, with every piece checked.
 
-    Parameters
-    ----------
-    where : function and file, for messages
-    shapes : of the model's parameters
-
-    Raises
-    ------
+    `where` has function and file, for messages; `shapes` are those of the model's parameters.
     DataError : anything missing, unknown, of another shape or type, or not finite.
     """
 
@@ -359,14 +337,14 @@ def from_tensors(
 
 
 def _is_record(record: Any, number: int) -> bool:
-    """Whether this is the record of the epoch of that number."""
+    """True for a record of the epoch of that number."""
     names = {"iteration", "learning_rate", "train_accuracy"}
     complete = _has_numbers(record) and names <= record.keys()
     return complete and len(TRAINED & record.keys()) == 1 and record.get("epoch") == number
 
 
-def _has_numbers(record: Any) -> bool:
-    """Whether this is a record of finite numbers, with all figures of validation or none."""
+def _has_numbers(record: object) -> bool:
+    """True for a record of finite numbers, with all figures of validation or none."""
     if not isinstance(record, dict):
         return False
     numbers = all(type(x) in (int, float) and abs(x) <= 1e300 for x in record.values())
@@ -374,7 +352,7 @@ def _has_numbers(record: Any) -> bool:
 
 
 def _checked_rng(where: str, state: Any) -> dict[str, Any]:
-    """The state of a generator, once NumPy has taken it."""
+    """State of a generator, once NumPy has taken it."""
     generator = np.random.default_rng(0)
     try:
         generator.bit_generator.state = dict(state)
@@ -386,6 +364,6 @@ def _checked_rng(where: str, state: Any) -> dict[str, Any]:
     return dict(generator.bit_generator.state)
 
 
-def _short(value: Any) -> str:
+def _short(value: object) -> str:
     text = repr(value)
     return text if len(text) <= 60 else f"{text[:60]}..."

@@ -35,8 +35,10 @@ def verify(
     Row : one a comparison. On CuPy our own captioner also trains beside NumPy's, and beside itself:
         see xpcap.verify.lockstep
 
-    Notes ----- Draws on NumPy's legacy global stream, as the course's checks do, and leaves that
-    stream as it was.
+    Notes
+    -----
+    Draws on NumPy's legacy global stream, as the course's checks do, and leaves that stream as it
+    was.
     """
     cases = read_cases()
     state = np.random.get_state()
