@@ -42,7 +42,6 @@ def reason_of(error: Exception) -> str:
 
 
 def _cached_kernels() -> int:
-    """Files in CuPy's cache of compiled kernels."""
     folder = Path(os.environ.get("CUPY_CACHE_DIR", "~/.cupy/kernel_cache")).expanduser()
     return len([*folder.glob("*")])
 
@@ -216,7 +215,7 @@ def _activate(resolved: str) -> int | None:
     return before
 
 
-class use_backend(contextlib.AbstractContextManager["use_backend"]):  # noqa: N801 - reads as a function
+class use_backend(contextlib.AbstractContextManager["use_backend"]):  # noqa: N801 - as a function
     """Choose where new arrays are created, from now on or inside a ``with``.
 
     Parameters

@@ -106,10 +106,7 @@ def check_number(
     hint: str = "",
     error: type[Exception] = OptionError,
 ) -> float:
-    """A finite number in low..high, more than `above` and less than `below`, as a float.
-
-    Other parameters as in check_whole.
-    """
+    """A finite number in low..high, above `above` and below `below`; else as `check_whole`."""
     try:
         number = float(value) if isinstance(value, numbers.Real) else math.nan
     except OverflowError:

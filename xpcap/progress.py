@@ -13,10 +13,7 @@ WORTH_A_LINE = 50  # things that are left to do
 
 
 class Pace:
-    """A rate limit: at once the first time, then no sooner than `seconds` after the last.
-
-    `clock` gives the time in seconds.
-    """
+    """A rate limit: at once, then no sooner than `seconds` after the last, by `clock`."""
 
     def __init__(self, seconds: float, clock: Callable[[], float] = time.monotonic) -> None:
         self._seconds, self._clock, self._next = seconds, clock, -math.inf
@@ -62,10 +59,7 @@ def bar(
 
 
 class Lines:
-    """Progress in lines on standard error, for a log or a pipe.
-
-    Used like tqdm's bars: as an iterator, or by ``update(n)`` in a ``with`` block.
-    """
+    """Progress in lines on standard error; used like tqdm's bars, by iteration or ``update(n)``."""
 
     def __init__(
         self,

@@ -70,10 +70,7 @@ SINGLE: Group = _Single()
 
 
 def batches(group: Group, n: int, size: int) -> Iterator[slice]:
-    """This rank's shard of n items in batches of `size`.
-
-    Every rank has as many, so the last of some may be empty.
-    """
+    """This rank's shard of n items in batches of `size`; as many as on other ranks, some empty."""
     shard = group.shard(n)
     for first in range(0, -(-n // group.size), size):  # up to the largest shard
         start = shard.start + first

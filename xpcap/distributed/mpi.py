@@ -103,7 +103,6 @@ class Watchdog:
         self._communicator.Send(np.array([kind, self._calls], np.int64), dest=other)
 
     def _read(self) -> None:
-        """Answer questions, and note answers."""
         from mpi4py import MPI
 
         status, message = MPI.Status(), np.empty(2, np.int64)
