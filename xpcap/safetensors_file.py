@@ -49,7 +49,7 @@ def read_tensors(path: Path, function: str) -> tuple[dict[str, np.ndarray], dict
     try:
         with safe_open(path, framework="numpy") as file:
             meta = json.loads((file.metadata() or {})[KEY])
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no dict
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (
         SafetensorError,
         OSError,
